@@ -1,0 +1,476 @@
+"""Channels, connections and messages: send, receive, reply, as in QNX (MsgSend, MsgReceive, MsgReply, MsgError, MsgRead, MsgWrite, pulses).
+
+A server owns a `Channel`; a client holds a `Connection` to `(nd, pid, chid)`; `Kernel` is the table of both for one node. A send is a
+record with a completion, not a task: `Connection.submit` hands the parts over and returns, and `done(status, reply)` is called once, in
+dispatch context, when the server replied (status >= 0), answered an error, died, or the send was unblocked (status = -errno).
+
+`nd == 0` is this node: the message goes to the channel's handler by a plain call. Any other node's messages, and those for channels that
+live in other processes of this node, go to the `Remote` that the network module or the local socket server registered; the handler and
+the caller cannot tell the difference except by latency.
+
+States of a sent message, as QNX names them: SEND-blocked until the handler took it, REPLY-blocked until it is answered. `Pending.unblock`
+(a signal, a deadline, a cancelled task) asks the server by `Message.on_unblock`; a server that set no callback is taken to agree and
+the client gets EINTR at once. The rcvid (the `Message` object) stays valid until the server answers it, whatever the client does.
+
+Buffers: parts given to `submit` and `reply` are borrowed until the message ends (`done`, or the reply was handed on); the caller must
+not change them before. `Message.data` is valid until the message is answered.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Sequence
+from typing import NewType, Protocol
+
+import attrs
+
+from resmgr.dispatch import Buffer, Dispatch
+from resmgr.errors import Misuse
+
+Nd = NewType("Nd", int)
+"""Node descriptor: 0 is this node, others are private to this node and name a peer as the network module numbered it."""
+
+ND_LOCAL = Nd(0)
+PID_SYSTEM = 1
+"""The node itself (procnto's place): its channels are the well-known managers."""
+CHID_PATHMGR = 1
+CHID_PROCMGR = 2
+PRIORITY_DEFAULT = 10
+PRIORITY_MAX = 63
+FIRST_PART_DEFAULT = 16 * 1024
+"""Bytes of a message that travel unasked to a channel in another process or node; QNX sends 8 KB. The rest is pulled by `Message.read`."""
+
+Done = Callable[[int, Buffer], None]
+ReadDone = Callable[[int, Buffer], None]
+
+
+@attrs.frozen
+class Credentials:
+    """Who a client is. `groups` are supplementary groups."""
+
+    uid: int
+    gid: int
+    groups: tuple[int, ...] = ()
+    pid: int = 0
+
+
+@attrs.frozen
+class ClientInfo:
+    """What a server may know of the sender: MsgInfo and ConnectClientInfo in one. Filled by the kernel, never by the client's bytes.
+
+    `nd` is 0 for a local client; `node` and `roles` come from the peer's certificate and are empty for a local client. The credentials of a
+    remote client are what its node claims: map them (`resmgr.access`) before acting on them. `scoid` is unique per client connection.
+    """
+
+    nd: Nd
+    node: str
+    roles: frozenset[str]
+    credentials: Credentials
+    scoid: int
+
+
+class Message:
+    """A received message, the server's rcvid: answer it exactly once with `reply` or `error`.
+
+    `data` is the part that has arrived, `msglen` the length of everything the client sent: pull the rest with `read`. `reply_len` is the
+    size of the client's reply buffer, so the byte counts of `write` and `reply` are exact, at home and away.
+    """
+
+    __slots__ = ("_pending", "channel", "data", "info", "msglen", "on_unblock", "priority", "reply_len")
+
+    def __init__(
+        self,
+        channel: Channel,
+        info: ClientInfo,
+        data: Buffer,
+        msglen: int,
+        reply_len: int,
+        priority: int,
+        pending: Answerer,
+    ) -> None:
+        self.channel = channel
+        self.info = info
+        self.data = data
+        self.msglen = msglen
+        self.reply_len = reply_len
+        self.priority = priority
+        self.on_unblock: Callable[[], None] | None = None
+        """Set by a server that wants to finish or undo work when the client gives up; it must then still answer."""
+        self._pending: Answerer | None = pending
+
+    @property
+    def answered(self) -> bool:
+        return self._pending is None
+
+    def reply(self, status: int = 0, *parts: Buffer) -> None:
+        """Answer with *status* (>= 0) and data. Data beyond the client's reply buffer is cut, as MsgReply does. Does not block."""
+        pending = self._pending
+        if pending is None:
+            raise Misuse("message answered twice")
+        self._pending = None
+        self.channel.held.discard(self)
+        pending.answer(status, parts)
+
+    def error(self, code: int) -> None:
+        """Answer with errno *code* (> 0); the client's send fails with it."""
+        pending = self._pending
+        if pending is None:
+            raise Misuse("message answered twice")
+        self._pending = None
+        self.channel.held.discard(self)
+        pending.answer(-code, ())
+
+    def read(self, offset: int, length: int, done: ReadDone) -> None:
+        """Pull up to *length* bytes at *offset* of what the client sent (MsgRead). `done(count or -errno, bytes)`; may run before return.
+
+        ESRCH when the client is no longer blocked.
+        """
+        if self._pending is None:
+            done(-errno.ESRCH, b"")
+        else:
+            self._pending.pull(offset, length, done)
+
+    def write(self, offset: int, data: Buffer) -> int:
+        """Push *data* into the client's reply buffer at *offset* (MsgWrite) ahead of the reply. Returns the bytes that fit, exactly.
+
+        -ESRCH when the client is no longer blocked. Does not block; order with a later `reply` is kept.
+        """
+        if self._pending is None:
+            return -errno.ESRCH
+        count = max(0, min(len(data), self.reply_len - offset))
+        if count:
+            self._pending.push(offset, memoryview(data)[:count])
+        return count
+
+    def unblock(self) -> None:
+        """The client wants out (kernel side: called by whoever carries the message). The server decides through `on_unblock`."""
+        if self._pending is None:
+            return
+        if self.on_unblock is not None:
+            self.on_unblock()
+        else:
+            self.error(errno.EINTR)
+
+
+class Answerer(Protocol):
+    """The client's half of a message: where answers, pulls and pushes go."""
+
+    def answer(self, status: int, parts: Sequence[Buffer]) -> None: ...
+
+    def pull(self, offset: int, length: int, done: ReadDone) -> None: ...
+
+    def push(self, offset: int, data: Buffer) -> None: ...
+
+
+@attrs.frozen
+class Pulse:
+    """A small message nobody waits for. Negative codes are the system's."""
+
+    code: int
+    value: int
+    priority: int
+    info: ClientInfo
+
+
+PULSE_DISCONNECT = -33
+"""The last connection of a client to this channel is gone (its process, its node or its close)."""
+PULSE_COIDDEATH = -35
+"""The server behind a connection of yours is gone; value is the coid."""
+
+
+class Channel:
+    """A server's end. `handler` is called with every message, `on_pulse` with every pulse, in dispatch context; neither may block.
+
+    `first_part` is how many bytes of a message may come unasked. `remote` says whether clients on other nodes may use the channel at all
+    (QNX: the NET_MSG flag).
+    """
+
+    __slots__ = ("chid", "first_part", "handler", "held", "kernel", "on_pulse", "pid", "remote")
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        pid: int,
+        chid: int,
+        handler: Callable[[Message], None],
+        on_pulse: Callable[[Pulse], None] | None,
+        first_part: int,
+        remote: bool,
+    ) -> None:
+        self.kernel = kernel
+        self.pid = pid
+        self.chid = chid
+        self.handler = handler
+        self.on_pulse = on_pulse
+        self.first_part = first_part
+        self.remote = remote
+        self.held: set[Message] = set()
+        """Messages received and not yet answered."""
+
+    def destroy(self) -> None:
+        """Close the channel: blocked clients get ESRCH, later sends EBADF, connected clients a death pulse."""
+        self.kernel.destroy_channel(self)
+
+
+class Pending(Protocol):
+    """A send under way."""
+
+    def unblock(self) -> None:
+        """Ask the server to let go. `done` still comes exactly once: with -EINTR, or with the answer if that was quicker."""
+        ...
+
+
+class Connection:
+    """A client's end (coid). Attaching is local: a wrong target shows at the first send, as in QNX."""
+
+    __slots__ = (
+        "chid",
+        "closed",
+        "coid",
+        "credentials",
+        "info",
+        "kernel",
+        "nd",
+        "on_death",
+        "pid",
+        "priority",
+        "remote_state",
+    )
+
+    def __init__(self, kernel: Kernel, coid: int, nd: Nd, pid: int, chid: int, credentials: Credentials, priority: int) -> None:
+        self.kernel = kernel
+        self.coid = coid
+        self.nd = nd
+        self.pid = pid
+        self.chid = chid
+        self.credentials = credentials
+        self.priority = priority
+        self.closed = False
+        self.info = ClientInfo(ND_LOCAL, "", frozenset(), credentials, coid)
+        self.on_death: Callable[[Connection], None] | None = None
+        """Called once when the server's channel, process or node is gone (COIDDEATH)."""
+        self.remote_state: object | None = None
+        """Owned by the `Remote` that carries this connection."""
+
+    def submit(self, parts: Sequence[Buffer], reply_len: int, done: Done, priority: int | None = None) -> Pending | None:
+        """Send *parts* as one message and return; `done(status, reply)` once, possibly before this returns (then the result is None).
+
+        Errors come as status: EBADF (no such channel), ESRCH (server died while blocked), EHOSTDOWN, EHOSTUNREACH, ENOTSUP (no
+        network module), EINTR (unblocked).
+        """
+        return self.kernel.submit(self, parts, reply_len, done, self.priority if priority is None else priority)
+
+    def pulse(self, code: int, value: int = 0, priority: int | None = None) -> int:
+        """Send a pulse; 0, or -errno if it could not even be taken for delivery. Never blocks."""
+        return self.kernel.pulse(self, code, value, self.priority if priority is None else priority)
+
+    def close(self) -> None:
+        """Detach. The server's channel gets PULSE_DISCONNECT. Sends under way end with EBADF. Idempotent."""
+        self.kernel.detach(self)
+
+
+class Remote(Protocol):
+    """Carries connections whose server is not in this kernel: another node, or another process on this node."""
+
+    def submit(self, connection: Connection, parts: Sequence[Buffer], reply_len: int, done: Done, priority: int) -> Pending | None: ...
+
+    def pulse(self, connection: Connection, code: int, value: int, priority: int) -> int: ...
+
+    def detach(self, connection: Connection) -> None: ...
+
+
+class Network(Protocol):
+    """What a network module registers: finds the remote for a node descriptor."""
+
+    def remote(self, nd: Nd) -> Remote | int:
+        """The carrier for *nd*, or the errno with which sends to it fail now (EHOSTDOWN, EHOSTUNREACH)."""
+        ...
+
+
+class _LocalSend:
+    """A message between two ends in this kernel: buffers are passed by reference, nothing is copied until the reply is cut or joined."""
+
+    __slots__ = ("connection", "done", "message", "parts", "pushed", "reply_len")
+
+    def __init__(self, connection: Connection, parts: Sequence[Buffer], reply_len: int, done: Done) -> None:
+        self.connection = connection
+        self.parts = parts
+        self.reply_len = reply_len
+        self.done = done
+        self.pushed: bytearray | None = None
+        self.message: Message | None = None
+
+    def answer(self, status: int, parts: Sequence[Buffer]) -> None:
+        self.connection.kernel.local_ended(self)
+        done = self.done
+        if status < 0:
+            done(status, b"")
+            return
+        if self.pushed is not None:
+            data = b"".join(parts)
+            self.pushed[0 : len(data)] = data
+            done(status, memoryview(self.pushed)[: self.reply_len])
+            return
+        reply: Buffer = parts[0] if len(parts) == 1 else b"".join(parts)
+        done(status, reply if len(reply) <= self.reply_len else memoryview(reply)[: self.reply_len])
+
+    def pull(self, offset: int, length: int, done: ReadDone) -> None:
+        whole: Buffer = self.parts[0] if len(self.parts) == 1 else b"".join(self.parts)
+        piece = memoryview(whole)[offset : offset + length]
+        done(len(piece), piece)
+
+    def push(self, offset: int, data: Buffer) -> None:
+        if self.pushed is None:
+            self.pushed = bytearray()
+        end = offset + len(data)
+        if len(self.pushed) < end:
+            self.pushed.extend(bytes(end - len(self.pushed)))
+        self.pushed[offset:end] = data
+
+    def unblock(self) -> None:
+        if self.message is not None:
+            self.message.unblock()
+
+
+class Kernel:
+    """Channels and connections of one node: what procnto is to QNX, reduced to messages. Pure: all calls happen in dispatch context."""
+
+    def __init__(self, dispatch: Dispatch, node_name: str) -> None:
+        self.dispatch = dispatch
+        self.node_name = node_name
+        self.network: Network | None = None
+        """Set by the network module (Qnet) while it is loaded."""
+        self._channels: dict[tuple[int, int], Channel] = {}
+        self._processes: dict[int, Remote] = {}
+        self._connections: dict[int, Connection] = {}
+        self._by_channel: dict[Channel, set[Connection]] = {}
+        self._sends: dict[Connection, set[_LocalSend]] = {}
+        self._next_coid = 1
+        self._next_chid = 16
+
+    def channel(
+        self,
+        handler: Callable[[Message], None],
+        *,
+        on_pulse: Callable[[Pulse], None] | None = None,
+        pid: int = PID_SYSTEM,
+        chid: int | None = None,
+        first_part: int = FIRST_PART_DEFAULT,
+        remote: bool = True,
+    ) -> Channel:
+        """Create a channel (ChannelCreate). *chid* is chosen unless given; ids are never used twice in one kernel's life."""
+        if chid is None:
+            chid = self._next_chid
+            self._next_chid += 1
+        if (pid, chid) in self._channels:
+            raise Misuse(f"channel {pid}/{chid} exists")
+        channel = Channel(self, pid, chid, handler, on_pulse, first_part, remote)
+        self._channels[pid, chid] = channel
+        self._by_channel[channel] = set()
+        return channel
+
+    def find_channel(self, pid: int, chid: int) -> Channel | None:
+        return self._channels.get((pid, chid))
+
+    def connect(self, nd: Nd, pid: int, chid: int, credentials: Credentials, *, priority: int = PRIORITY_DEFAULT) -> Connection:
+        """Attach to a channel (ConnectAttach). Never fails and never blocks: a wrong target shows at the first send."""
+        connection = Connection(self, self._next_coid, nd, pid, chid, credentials, priority)
+        self._next_coid += 1
+        self._connections[connection.coid] = connection
+        if nd == ND_LOCAL:
+            channel = self._channels.get((pid, chid))
+            if channel is not None:
+                self._by_channel[channel].add(connection)
+        return connection
+
+    def attach_process(self, pid: int, remote: Remote) -> None:
+        """Channels of process *pid* of this node are reached through *remote* (the local socket server) from now on."""
+        self._processes[pid] = remote
+
+    def detach_process(self, pid: int) -> None:
+        self._processes.pop(pid, None)
+
+    def carrier(self, connection: Connection) -> Remote | int:
+        """Who carries this connection, or the errno of why nobody does. Only for targets outside this kernel."""
+        if connection.nd != ND_LOCAL:
+            return errno.ENOTSUP if self.network is None else self.network.remote(connection.nd)
+        return self._processes.get(connection.pid, errno.EBADF)
+
+    def submit(self, connection: Connection, parts: Sequence[Buffer], reply_len: int, done: Done, priority: int) -> Pending | None:
+        if connection.closed:
+            done(-errno.EBADF, b"")
+            return None
+        channel = self._channels.get((connection.pid, connection.chid)) if connection.nd == ND_LOCAL else None
+        if channel is None:
+            remote = self.carrier(connection)
+            if isinstance(remote, int):
+                done(-remote, b"")
+                return None
+            return remote.submit(connection, parts, reply_len, done, priority)
+        send = _LocalSend(connection, parts, reply_len, done)
+        self._by_channel[channel].add(connection)
+        self._sends.setdefault(connection, set()).add(send)
+        data: Buffer = parts[0] if len(parts) == 1 else b"".join(parts)
+        send.message = self.deliver(channel, connection.info, data, len(data), reply_len, priority, send)
+        return None if send.message.answered else send
+
+    def deliver(
+        self,
+        channel: Channel,
+        info: ClientInfo,
+        data: Buffer,
+        msglen: int,
+        reply_len: int,
+        priority: int,
+        answerer: Answerer,
+    ) -> Message:
+        """Hand a message to a channel's handler. Used for local sends and by remotes for what arrived."""
+        message = Message(channel, info, data, msglen, reply_len, priority, answerer)
+        channel.held.add(message)
+        channel.handler(message)
+        return message
+
+    def pulse(self, connection: Connection, code: int, value: int, priority: int) -> int:
+        if connection.closed:
+            return -errno.EBADF
+        channel = self._channels.get((connection.pid, connection.chid)) if connection.nd == ND_LOCAL else None
+        if channel is None:
+            remote = self.carrier(connection)
+            return -remote if isinstance(remote, int) else remote.pulse(connection, code, value, priority)
+        if channel.on_pulse is not None:
+            channel.on_pulse(Pulse(code, value, priority, connection.info))
+        return 0
+
+    def detach(self, connection: Connection) -> None:
+        if connection.closed:
+            return
+        connection.closed = True
+        self._connections.pop(connection.coid, None)
+        channel = self._channels.get((connection.pid, connection.chid)) if connection.nd == ND_LOCAL else None
+        if channel is None:
+            remote = self.carrier(connection)
+            if not isinstance(remote, int):
+                remote.detach(connection)
+            return
+        for send in list(self._sends.pop(connection, ())):
+            if send.message is not None:
+                send.message.unblock()
+        self._by_channel[channel].discard(connection)
+        if channel.on_pulse is not None:
+            channel.on_pulse(Pulse(PULSE_DISCONNECT, connection.coid, connection.priority, connection.info))
+
+    def local_ended(self, send: _LocalSend) -> None:
+        sends = self._sends.get(send.connection)
+        if sends is not None:
+            sends.discard(send)
+            if not sends:
+                del self._sends[send.connection]
+
+    def destroy_channel(self, channel: Channel) -> None:
+        if self._channels.pop((channel.pid, channel.chid), None) is None:
+            return
+        for message in list(channel.held):
+            message.error(errno.ESRCH)
+        for connection in self._by_channel.pop(channel, set()):
+            if connection.on_death is not None:
+                connection.on_death(connection)

@@ -1,0 +1,299 @@
+"""Formats of the messages that resource managers answer: connect messages and I/O messages (QNX `_IO_CONNECT`, `_IO_READ`, ...).
+
+Every request begins with the same 16 bytes, network byte order, followed by the operation's own fixed part and then names or data:
+
+    0       2         4         8                16
+    +-------+---------+---------+-----------------+----------------
+    | type  | subtype | flags   | handle          | fixed part, then bytes
+    +-------+---------+---------+-----------------+----------------
+
+*Connect* messages (type CONNECT) act on a name: `handle` is a base handle that an earlier reply gave (0: the manager's root) and the
+trailing bytes are a path relative to it, components separated by one slash, never absolute, never `.` or `..`, possibly empty (the base
+itself). Symbolic links are never followed: the walk of links is the client's business. *I/O* messages act on `handle`, an open control
+block (OCB) or a base handle. Names are bytes.
+
+Which server a handle belongs to is told by the reply (`Entry.target`): `/net/B` answers with a target on node B, and whatever follows is
+sent there. A handle is only meaningful on the connection's server and only to the client (scoid) that obtained it.
+
+Numbers of messages are QNX's where QNX has them. `mode`, open flags and rename flags are Linux's values.
+"""
+
+from __future__ import annotations
+
+import enum
+import os
+import struct
+
+import attrs
+
+from resmgr.dispatch import Buffer
+from resmgr.errors import BadMessage
+
+
+class Io(enum.IntEnum):
+    """Message types. 0x100 to 0x11a are QNX's `_IO_*`; 0x140 on are ours."""
+
+    CONNECT = 0x100
+    READ = 0x101
+    WRITE = 0x102
+    STAT = 0x104
+    NOTIFY = 0x105
+    DEVCTL = 0x106
+    LOCK = 0x10F
+    SPACE = 0x110
+    CLOSE = 0x116
+    SYNC = 0x119
+    READDIR = 0x140
+    SETATTR = 0x141
+    STATFS = 0x142
+
+
+class Connect(enum.IntEnum):
+    """Subtypes of CONNECT."""
+
+    LOOKUP = 1
+    OPEN = 2
+    UNLINK = 3
+    RMDIR = 4
+    RENAME = 5
+    MKDIR = 6
+    MKNOD = 7
+    LINK = 8
+    SYMLINK = 9
+    READLINK = 10
+    SETATTR = 11
+    ACCESS = 12
+    STATFS = 13
+
+
+REQUEST = struct.Struct("!HHIQ")
+NAME_MAX = 255
+PATH_MAX = 4096
+"""A longer trailing path is refused with ENAMETOOLONG; callers walk in steps."""
+
+WANT_HANDLE = 1
+"""LOOKUP flag: keep a base handle even for what is not a directory."""
+UNLINK_DIRECTORY = 1
+READDIR_ATTRS = 1
+"""READDIR flag: entries come with attributes."""
+SYNC_DATA_ONLY = 1
+CLOSE_BATCH = 1
+"""CLOSE flag: the trailing bytes are further handles, eight bytes each."""
+
+OPEN = struct.Struct("!III")
+"""mode, umask, prefetch: open flags are in `flags`; up to `prefetch` first bytes come with the reply of a read-only open."""
+MAKE = struct.Struct("!IIQ")
+"""MKDIR, MKNOD: mode (with type), umask, rdev."""
+RENAME = struct.Struct("!QIH")
+"""new base handle, length of the old path, padding; rename flags are in `flags`; old path, then new path follow."""
+LINK = struct.Struct("!QIH")
+"""As RENAME: the existing name is (handle, old path), the new one (second handle, new path)."""
+SYMLINK = struct.Struct("!I")
+"""Length of the path; path, then target follow."""
+READ = struct.Struct("!QI")
+"""offset, size."""
+WRITE = struct.Struct("!QI")
+"""offset, size; data follows. Offset OFFSET_APPEND asks for the end of file."""
+OFFSET_APPEND = (1 << 64) - 1
+READDIR = struct.Struct("!QI")
+"""cookie (0: start), size: at most that many bytes of entries."""
+ACCESS = struct.Struct("!I")
+SPACE = struct.Struct("!IQQ")
+"""fallocate mode, offset, length."""
+LOCK = struct.Struct("!IIQQQ")
+"""operation (F_GETLK, F_SETLK, F_SETLKW), type, start, length (0: to the end), owner."""
+
+
+def request(kind: Io, subtype: int = 0, flags: int = 0, handle: int = 0) -> bytes:
+    """The common 16 bytes."""
+    return REQUEST.pack(kind, subtype, flags, handle)
+
+
+@attrs.define
+class Attr:
+    """What stat tells. Times are nanoseconds since the epoch, `blocks` counts 512 bytes, `rdev` is Linux's 64-bit makedev.
+
+    `ino` is unique in the whole tree of one server (it mixes the device in), `change` differs whenever data or metadata changed
+    (ctime in nanoseconds where the file system has nothing better).
+    """
+
+    ino: int
+    mode: int
+    nlink: int
+    uid: int
+    gid: int
+    rdev: int
+    size: int
+    blocks: int
+    blksize: int
+    atime: int
+    mtime: int
+    ctime: int
+    change: int
+
+    def pack(self) -> bytes:
+        return ATTR.pack(
+            self.ino,
+            self.mode,
+            self.nlink,
+            self.uid,
+            self.gid,
+            self.rdev,
+            self.size,
+            self.blocks,
+            self.blksize,
+            self.atime,
+            self.mtime,
+            self.ctime,
+            self.change,
+        )
+
+    @classmethod
+    def parse(cls, view: Buffer, offset: int = 0) -> Attr:
+        try:
+            return cls(*ATTR.unpack_from(view, offset))
+        except struct.error:
+            raise BadMessage("attributes cut short") from None
+
+    @classmethod
+    def of(cls, status: os.stat_result, ino: int | None = None) -> Attr:
+        """From an `os.stat_result`."""
+        return cls(
+            status.st_ino if ino is None else ino,
+            status.st_mode,
+            status.st_nlink,
+            status.st_uid,
+            status.st_gid,
+            status.st_rdev,
+            status.st_size,
+            status.st_blocks,
+            status.st_blksize,
+            status.st_atime_ns,
+            status.st_mtime_ns,
+            status.st_ctime_ns,
+            status.st_ctime_ns,
+        )
+
+
+ATTR = struct.Struct("!QIIIIQQQIqqqq")
+
+
+@attrs.frozen
+class Target:
+    """The server that a handle belongs to: as seen by the sender of the reply, so `nd` 0 means the replying node."""
+
+    nd: int
+    pid: int
+    chid: int
+
+
+ENTRY = struct.Struct("!IIIQQI")
+"""nd, pid, chid of the server, base handle (0: none kept), OCB handle (0: not opened), length of prefetched data."""
+
+
+@attrs.frozen
+class Entry:
+    """Reply to LOOKUP, OPEN, MKDIR, MKNOD, LINK, SYMLINK: the object's server, handles, attributes and perhaps its first bytes.
+
+    With `redirect` set the walk is not finished: send the same request with `rest`, the unresolved path, and base `handle` to `target`.
+    """
+
+    target: Target
+    handle: int
+    ocb: int
+    attr: Attr | None
+    data: Buffer = b""
+    rest: bytes | None = None
+
+    @property
+    def redirect(self) -> bool:
+        return self.attr is None
+
+    def pack(self) -> bytes:
+        head = ENTRY.pack(
+            self.target.nd,
+            self.target.pid,
+            self.target.chid,
+            self.handle,
+            self.ocb,
+            len(self.data) | (REDIRECT if self.attr is None else 0),
+        )
+        if self.attr is None:
+            return head + (self.rest or b"")
+        return b"".join((head, self.attr.pack(), self.data))
+
+    @classmethod
+    def parse(cls, view: Buffer) -> Entry:
+        try:
+            nd, pid, chid, handle, ocb, length = ENTRY.unpack_from(view)
+        except struct.error:
+            raise BadMessage("entry cut short") from None
+        target = Target(nd, pid, chid)
+        if length & REDIRECT:
+            return cls(target, handle, ocb, None, rest=bytes(view[ENTRY.size :]))
+        attr = Attr.parse(view, ENTRY.size)
+        start = ENTRY.size + ATTR.size
+        if len(view) - start != length:
+            raise BadMessage("entry's data has another length than it says")
+        return cls(target, handle, ocb, attr, memoryview(view)[start:])
+
+
+REDIRECT = 1 << 31
+
+SETATTR = struct.Struct("!IIIIQqq")
+"""valid (bits SET_*), mode, uid, gid, size, atime, mtime; times in nanoseconds. The reply is Attr."""
+SET_MODE = 1
+SET_UID = 2
+SET_GID = 4
+SET_SIZE = 8
+SET_ATIME = 16
+SET_MTIME = 32
+SET_ATIME_NOW = 64
+SET_MTIME_NOW = 128
+
+DIRENT = struct.Struct("!QQIH")
+"""ino, cookie of the next entry, type bits of mode, length of the name; the name follows, then Attr if asked for (mode 0: unknown)."""
+
+
+@attrs.define
+class DirEntry:
+    """One name of a directory."""
+
+    name: bytes
+    ino: int
+    cookie: int
+    mode: int
+    attr: Attr | None = None
+
+
+def pack_dirent(entry: DirEntry) -> bytes:
+    head = DIRENT.pack(entry.ino, entry.cookie, entry.mode, len(entry.name))
+    if entry.attr is None:
+        return head + entry.name
+    return b"".join((head, entry.name, entry.attr.pack()))
+
+
+def parse_dirents(view: Buffer, attrs_too: bool) -> list[DirEntry]:
+    """All entries of a READDIR reply."""
+    entries: list[DirEntry] = []
+    offset, end = 0, len(view)
+    while offset < end:
+        try:
+            ino, cookie, mode, length = DIRENT.unpack_from(view, offset)
+        except struct.error:
+            raise BadMessage("directory entry cut short") from None
+        offset += DIRENT.size
+        name = bytes(view[offset : offset + length])
+        if len(name) != length or not 0 < length <= NAME_MAX:
+            raise BadMessage("directory entry's name cut short")
+        offset += length
+        attr = None
+        if attrs_too:
+            attr = Attr.parse(view, offset)
+            offset += ATTR.size
+        entries.append(DirEntry(name, ino, cookie, mode, attr))
+    return entries
+
+
+STATFS = struct.Struct("!QQQQQIII")
+"""blocks, bfree, bavail, files, ffree, bsize, namelen, frsize."""

@@ -1,0 +1,1 @@
+"""io-pkt: frames, drivers, layer 2, crypto API, the network manager. Knows no node names and no Qnet."""
