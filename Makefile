@@ -1,0 +1,37 @@
+# Every goal does its own set-up: a virtual environment in .venv, and the system packages in .ci/packages where root or sudo is there.
+VENV   := .venv
+PYTHON := $(VENV)/bin/python
+READY  := $(VENV)/.ready
+SEEDS  ?= 5000
+
+.PHONY: help demo test lint bench sim clean
+help:
+	@echo 'make demo         three machines become one, shown with real commands (under 2 minutes)'
+	@echo 'make test         all tests'
+	@echo 'make lint         formatting, lint and types'
+	@echo 'make sim SEEDS=N  whole nodes in virtual time over N seeds'
+	@echo 'make bench        our figures beside the peers'"'"' of the same run'
+	@echo 'make clean        remove the virtual environment and caches'
+
+$(READY): pyproject.toml .ci/prepare .ci/packages
+	@.ci/prepare $(VENV)
+
+demo: $(READY)
+	@$(PYTHON) -m qnetpy.cluster.demo
+
+test: $(READY)
+	@$(PYTHON) -m pytest -q
+
+lint: $(READY)
+	@$(VENV)/bin/ruff format --check .
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/mypy
+
+sim: $(READY)
+	@QNETPY_SIM_SEEDS=$(SEEDS) $(PYTHON) -m pytest -q -m sim
+
+bench: $(READY)
+	@$(PYTHON) -m qnetpy.cli.main bench
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info

@@ -1,0 +1,99 @@
+"""`qnet COMMAND ...`: finds the command's file, parses its options, turns errors into one line.
+
+A command is a file in this folder with `add_arguments(parser)` and `run(args) -> exit status`, and one row in `COMMANDS`. Its file is
+imported only when it is asked for, so that `qnet on`, which is started for every remote program, pays for nothing else: no Trio, no
+stack, no cryptography.
+
+Exit status: what the command says (a remote program's own status for `on` and `cluster exec`), 1 for an error of the world, 2 for wrong
+usage, 130 after Ctrl-C. An error is one line on standard error: what failed, where, why, and what to try.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import NoReturn, Protocol, cast
+
+from qnetpy.cli.output import CommandError, said
+
+COMMANDS = {
+    "init": "make a cluster: its root key and certificate, kept on this machine",
+    "cert": "issue a node's certificate, or show one",
+    "up": "start this node",
+    "down": "stop this node",
+    "status": "what this node is doing: interfaces, links, nodes, counters",
+    "ls": "the nodes of the cluster, as this node sees them",
+    "nodes": "the nodes of the cluster, as this node sees them",
+    "on": "run a program on another node",
+    "send": "send a message to a named server and print the reply",
+    "name": "attach a name and answer every message with what it said (for trials)",
+    "cluster": "whole nodes in namespaces of this machine: up, exec, status, kill, start, link, capture, down",
+    "config": "print the configuration, checked, or a commented example",
+    "bench": "measure, with the peers beside",
+}
+
+
+class Command(Protocol):
+    """What a file of this folder offers."""
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None: ...
+
+    def run(self, args: argparse.Namespace) -> int: ...
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with errors of one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}; try: {self.prog} --help\n")
+
+
+def usage() -> str:
+    width = max(len(name) for name in COMMANDS)
+    rows = "\n".join(f"  {name:<{width}}  {text}" for name, text in COMMANDS.items())
+    return f"usage: qnet COMMAND ...\n\n{rows}\n\nqnet COMMAND --help says more. Every command that prints facts takes --json."
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The console script. Returns the exit status."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
+        from importlib.metadata import version
+
+        print(f"qnet {version('qnetpy')}")
+        return 0
+    name = arguments.pop(0)
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, 1)
+        print(f"qnet: no command {name!r}; try: qnet {near[0] if near else '--help'}", file=sys.stderr)
+        return 2
+    command = cast(Command, importlib.import_module(f"qnetpy.cli.{name}"))
+    parser = Parser(prog=f"qnet {name}", description=COMMANDS[name])
+    command.add_arguments(parser)
+    try:
+        status = command.run(parser.parse_args(arguments))
+        sys.stdout.flush()
+        return status
+    except CommandError as error:
+        print(f"qnet {name}: {error}", file=sys.stderr)
+        return error.status
+    except BrokenPipeError:
+        # The reader of our output went away: nobody is left to tell. Keep the interpreter from complaining when it flushes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        print(f"qnet {name}: {said(error)}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

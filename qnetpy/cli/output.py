@@ -1,0 +1,51 @@
+"""What every command prints: errors of one line, tables for people, JSON for programs. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+
+Fact = object
+"""Something JSON can say: str, int, float, bool, None, lists and dicts of them."""
+
+
+class CommandError(Exception):
+    """A command could not do its work. The text says what failed, where and why; *hint* is what to try."""
+
+    def __init__(self, message: str, hint: str = "", status: int = 1) -> None:
+        super().__init__(f"{message}; try: {hint}" if hint else message)
+        self.status = status
+
+
+def said(error: OSError) -> str:
+    """`/dev/fuse: permission denied` for an OSError."""
+    why = (error.strerror or str(error)).lower()
+    if error.filename is None:
+        return why
+    name = error.filename.decode(errors="backslashreplace") if isinstance(error.filename, bytes) else str(error.filename)
+    return f"{name}: {why}"
+
+
+def as_json(fact: Fact) -> str:
+    return json.dumps(fact, indent=2, sort_keys=True, default=str)
+
+
+def table(rows: Sequence[Sequence[object]], header: Sequence[str] = ()) -> str:
+    """Columns as wide as their widest cell; no trailing blanks."""
+    cells = [[str(cell) for cell in row] for row in ([header, *rows] if header else rows)]
+    if not cells:
+        return ""
+    widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]))]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells)
+
+
+def facts(pairs: Mapping[str, object]) -> str:
+    """`name: value` lines, values aligned."""
+    width = max((len(name) for name in pairs), default=0)
+    return "\n".join(f"{name + ':':<{width + 1}} {value}" for name, value in pairs.items())
+
+
+def environment(name: str, default: str) -> str:
+    """An environment variable, or *default* when it is unset or empty."""
+    return os.environ.get(name) or default

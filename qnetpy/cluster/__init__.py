@@ -1,0 +1,1 @@
+"""The cluster harness: whole nodes in namespaces of this machine, described by one TOML file."""

@@ -1,0 +1,172 @@
+"""The rules of docs/architecture.md that a machine can check: import direction, quiet imports, file sizes, no shared mutable state."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("resmgr", "stack", "qnetpy")
+"""From the bottom up: a package may import itself and those before it."""
+LINES_MAX = 600
+MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+
+
+def dotted(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imported(path: Path) -> Iterator[tuple[int, str]]:
+    """Absolute names of everything that *path* imports, at any depth of its code."""
+    package = dotted(path).split(".") if path.name == "__init__.py" else dotted(path).split(".")[:-1]
+    for node in ast.walk(ast.parse(path.read_text(), str(path))):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield node.lineno, alias.name
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            yield node.lineno, ".".join([*base, *([node.module] if node.module else [])])
+
+
+@pytest.mark.parametrize("path", MODULES, ids=dotted)
+def test_imports_point_down(path: Path) -> None:
+    level = PACKAGES.index(path.relative_to(ROOT).parts[0])
+    forbidden = {*PACKAGES[level + 1 :], "tests", "clusters"}
+    wrong = [f"{path}:{line} imports {name}" for line, name in imported(path) if name.split(".")[0] in forbidden]
+    assert not wrong
+
+
+@pytest.mark.parametrize("path", MODULES, ids=dotted)
+def test_product_does_not_import_a_test_kit(path: Path) -> None:
+    if "testing" in path.parts:
+        return
+    wrong = [
+        f"{path}:{line} imports {name}" for line, name in imported(path) if "testing" in name.split(".") and name.split(".")[0] in PACKAGES
+    ]
+    assert not wrong
+
+
+@pytest.mark.parametrize("path", MODULES, ids=dotted)
+def test_files_are_small(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= LINES_MAX
+
+
+MUTABLE = (ast.List, ast.Dict, ast.Set, ast.ListComp, ast.DictComp, ast.SetComp)
+MUTABLE_CALLS = {"list", "dict", "set", "bytearray", "deque", "defaultdict", "OrderedDict", "Counter", "WeakValueDictionary"}
+MUTATORS = {
+    "append",
+    "add",
+    "update",
+    "setdefault",
+    "pop",
+    "popitem",
+    "clear",
+    "extend",
+    "insert",
+    "remove",
+    "discard",
+    "appendleft",
+    "popleft",
+}
+
+
+def shared_state(tree: ast.Module) -> Iterator[str]:
+    """Module-level containers that the module's functions change, and `global` statements."""
+    held: set[str] = set()
+    for node in tree.body:
+        targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+        value = node.value if isinstance(node, ast.Assign | ast.AnnAssign) else None
+        call = value.func if isinstance(value, ast.Call) else None
+        name = call.id if isinstance(call, ast.Name) else call.attr if isinstance(call, ast.Attribute) else ""
+        if isinstance(value, MUTABLE) or name in MUTABLE_CALLS:
+            held.update(target.id for target in targets if isinstance(target, ast.Name))
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    for inner in (inner for function in functions for inner in ast.walk(function)):
+        match inner:
+            case ast.Global(names=names):
+                yield f"line {inner.lineno}: global {', '.join(names)}"
+            case ast.Call(func=ast.Attribute(value=ast.Name(id=name), attr=method)) if name in held and method in MUTATORS:
+                yield f"line {inner.lineno}: {name}.{method}()"
+            case ast.Subscript(value=ast.Name(id=name), ctx=ast.Store() | ast.Del()) if name in held:
+                yield f"line {inner.lineno}: {name}[...] is changed"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=dotted)
+def test_no_module_keeps_state(path: Path) -> None:
+    assert not list(shared_state(ast.parse(path.read_text())))
+
+
+def test_the_check_for_state_sees_state() -> None:
+    code = "seen = {}\ncount = 0\ndef f(x):\n    global count\n    count = 1\n    seen[x] = 1\n    seen.update(a=1)\n"
+    assert len(list(shared_state(ast.parse(code)))) == 3
+
+
+WATCH = """
+import sys
+events = []
+WRITES = 0o1 | 0o2 | 0o100
+def watch(event, args):
+    if event.startswith(("socket.", "subprocess.", "os.fork", "os.system", "os.posix_spawn", "os.mkdir", "os.remove", "os.rename")):
+        if event != "socket.gethostname":
+            events.append(f"{event} {args}")
+    elif event == "open" and isinstance(args[2], int) and args[2] & WRITES:
+        events.append(f"open for writing {args[0]}")
+import threading
+sys.dont_write_bytecode = True
+# What third parties do when they are imported is theirs: import them before watching.
+import attrs, cattrs, trio, zeroconf, cryptography.x509, asyncio, ctypes.util, multiprocessing, ssl, concurrent.futures, subprocess, socket
+sys.addaudithook(watch)
+import importlib
+for name in sys.argv[1:]:
+    # Each alone, as far as ours go: forget the others first.
+    for other in [m for m in sys.modules if m.split(".")[0] in ("qnetpy", "stack", "resmgr")]:
+        del sys.modules[other]
+    del events[:]
+    before = threading.active_count()
+    try:
+        importlib.import_module(name)
+    except BaseException as error:
+        print(f"{name}: cannot be imported alone: {error!r}")
+    if threading.active_count() != before:
+        print(f"{name}: starts a thread")
+    for event in events:
+        print(f"{name}: {event}")
+"""
+
+
+@pytest.mark.host
+def test_every_module_can_be_imported_alone_and_does_nothing() -> None:
+    names = [dotted(path) for path in MODULES if path.name != "__main__.py"]
+    result = subprocess.run([sys.executable, "-c", WATCH, *names], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+
+
+def seconds(code: str) -> float:
+    """Processor seconds of the quickest of five fresh interpreters that run *code*, without those of an empty one."""
+    measure = "import time; begin = time.process_time(); {}; print(time.process_time() - begin)"
+    runs = [
+        subprocess.run([sys.executable, "-c", measure.format(code)], cwd=ROOT, capture_output=True, text=True, check=True) for _ in range(5)
+    ]
+    return min(float(run.stdout) for run in runs)
+
+
+@pytest.mark.host
+def test_importing_is_quick() -> None:
+    """Relative to what every user of the libraries pays, so that a slow machine does not fail it."""
+    libraries = seconds("import attrs, cattrs, trio, cryptography.x509")
+    assert seconds("import qnetpy, stack, resmgr") < libraries / 20
+
+
+@pytest.mark.host
+def test_the_command_line_loads_no_library_it_does_not_need() -> None:
+    """`qnet on` must start quickly: its process is started for each remote command."""
+    heavy = ("trio", "stack", "cryptography", "zeroconf", "asyncio", "cattrs", "attr")
+    code = f"import sys, qnetpy.cli.main; print([m for m in {heavy} if m in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert result.stdout == "[]\n"
