@@ -1,0 +1,417 @@
+"""`TrioDispatch`: a node's dispatch in real time, on one epoll descriptor and one Trio task.
+
+The task runs turns. Between turns it looks for more work without sleeping (`epoll.poll(0)`); before it sleeps it keeps looking for a short
+time, giving the processor away each time (`sched_yield` for a peer on the same core, then a Trio checkpoint for other tasks). Waking a
+sleeping process on another core costs 25 to 100 µs on the machines we measured, a failed look 5 µs: it pays while messages come and go.
+
+When it looks, and for how long: after a turn that had traffic on a descriptor it looks for at most `spin` seconds. Looks that found nothing
+use up credit, looks that found something and sleeps that turned out shorter than `spin` earn it; without credit it sleeps at once. So a
+stream of timers, or one message a second, costs no polling, and an idle node sleeps in Trio's own epoll.
+
+Timers live in one heap. For sleeping, the earliest one is put into a timerfd in the same epoll set: a Trio cancel scope per sleep costs 6
+to 10 µs and rounds to milliseconds, `timerfd_settime` costs below 1 µs and does not. It is only moved when it would be too late; a timer
+that was cancelled meanwhile costs one empty turn.
+
+Other Trio tasks run at every checkpoint: after `TURNS_MAX` turns or `STRETCH_MAX` seconds without one, at once after `task_woken`, and
+at every look. A Trio task that wants to act on the machines outside a turn uses `enter`, which runs a turn of its own, right there: the
+dispatch task need not wake.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import queue
+import select
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import TypeVar, TypeVarTuple
+
+import attrs
+import trio
+
+from resmgr.errors import Misuse
+from resmgr.turns import Call, PendingCall, TimerHeap, TurnQueue
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+SPIN_DEFAULT = 100e-6
+"""Seconds of looking for more work before sleeping; 0 switches it off."""
+SPIN_CREDIT_MAX = 8
+"""Looks in a row that may find nothing before the dispatch sleeps at once."""
+EVENTS_MAX = 64
+TURNS_MAX = 16
+STRETCH_MAX = 1e-3
+THREADS_DEFAULT = 8
+
+_CLOCK_MONOTONIC = 1
+_TFD_TIMER_ABSTIME = 1
+_NEVER = float("inf")
+
+
+@attrs.frozen
+class DispatchStatistics:
+    """Counters since start. `spins` are looks that found nothing yet, `spin_hits` sleeps that looking saved."""
+
+    turns: int
+    sleeps: int
+    spins: int
+    spin_hits: int
+    wakeups_from_threads: int
+    blocking_calls: int
+    threads: int
+    descriptors: int
+    timers: int
+
+
+class TrioDispatch:
+    """See the head of this file; create it with `open_dispatch`. The contract of the methods is `resmgr.dispatch.Dispatch`'s."""
+
+    def __init__(self, nursery: trio.Nursery, spin: float, threads: int) -> None:
+        self._nursery = nursery
+        self._spin = spin
+        self._epoll = select.epoll()
+        self._readable: dict[int, Callable[[], None]] = {}
+        self._writable: dict[int, Callable[[], None]] = {}
+        self._timers = TimerHeap()
+        self._queue = TurnQueue()
+        self._in_turn = False
+        self._asleep = False
+        self._woken = False
+        self._failure: BaseException | None = None
+        self._now = time.monotonic()
+        self._wake = _WakeUp()
+        self._alarm = _Alarm()
+        self._pool = _Pool(self, threads)
+        self._turns = self._sleeps = self._spins = self._spin_hits = self._blocking = 0
+        self.attach_fd(self._wake.fd, self._wake.drained_into(self._queue.soon.append))
+        self.attach_fd(self._alarm.fd, self._alarm.rang)
+
+    def now(self) -> float:
+        return self._now if self._in_turn else time.monotonic()
+
+    def wall(self) -> float:
+        return time.time()
+
+    def attach_fd(self, fd: int, readable: Callable[[], None]) -> None:
+        if fd in self._readable:
+            raise Misuse(f"descriptor {fd} is attached already")
+        self._epoll.register(fd, select.EPOLLIN)
+        self._readable[fd] = readable
+
+    def want_write(self, fd: int, writable: Callable[[], None] | None) -> None:
+        if fd not in self._readable:
+            raise Misuse(f"descriptor {fd} is not attached")
+        if writable is None:
+            if self._writable.pop(fd, None) is not None:
+                self._epoll.modify(fd, select.EPOLLIN)
+        else:
+            if fd not in self._writable:
+                self._epoll.modify(fd, select.EPOLLIN | select.EPOLLOUT)
+            self._writable[fd] = writable
+
+    def detach_fd(self, fd: int) -> None:
+        if self._readable.pop(fd, None) is not None:
+            self._writable.pop(fd, None)
+            self._epoll.unregister(fd)
+
+    def call_at(self, when: float, call: Call) -> PendingCall:
+        timer = self._timers.push(when, call)
+        if self._asleep and when < self._alarm.armed:
+            self._alarm.set(when)
+        return timer
+
+    def call_soon(self, call: Call) -> None:
+        self._queue.soon.append(call)
+        if self._asleep and not self._in_turn:
+            self._wake.signal()
+
+    def at_turn_end(self, call: Call) -> None:
+        self._queue.ends.append(call)
+        if self._asleep and not self._in_turn:
+            self._wake.signal()
+
+    def call_blocking(self, work: Callable[[], T], done: Callable[[T | BaseException], None]) -> None:
+        self._blocking += 1
+        self._pool.run(work, done)
+
+    def call_from_thread(self, call: Call) -> None:
+        self._wake.post(call)
+
+    def start_task(self, function: Callable[[*Ts], Awaitable[object]], *args: *Ts) -> None:
+        self._nursery.start_soon(function, *args)
+
+    def task_woken(self) -> None:
+        """Tell that a callback rescheduled a Trio task: it gets its checkpoint at the end of this turn."""
+        self._woken = True
+
+    def enter(self, call: Call) -> None:
+        """From a Trio task, outside any turn: run *call* and whatever it defers as a turn, now. Inside a turn: just run it."""
+        if self._in_turn:
+            call()
+            return
+        self._queue.soon.appendleft(call)
+        try:
+            self._turn(())
+        except Exception as error:
+            # The node fails, not the task that happened to be here.
+            self._failure = error
+            self._wake.signal()
+        if self._queue:
+            self._wake.signal()
+
+    def statistics(self) -> DispatchStatistics:
+        return DispatchStatistics(
+            self._turns,
+            self._sleeps,
+            self._spins,
+            self._spin_hits,
+            self._wake.posts,
+            self._blocking,
+            self._pool.threads,
+            len(self._readable) - 2,
+            len(self._timers),
+        )
+
+    def _turn(self, events: list[tuple[int, int]] | tuple[()]) -> None:
+        self._turns += 1
+        self._now = time.monotonic()
+        self._in_turn = True
+        try:
+            for fd, mask in events:
+                if mask & select.EPOLLOUT:
+                    writable = self._writable.get(fd)
+                    if writable is not None:
+                        writable()
+                if mask & ~select.EPOLLOUT:
+                    readable = self._readable.get(fd)
+                    if readable is not None:
+                        readable()
+            self._timers.run_due(self._now)
+            self._queue.run()
+        finally:
+            self._in_turn = False
+
+    async def run(self) -> None:
+        """The dispatch task. Ends only by cancellation or with the exception that left a callback."""
+        poll = self._epoll.poll
+        monotonic = time.monotonic
+        checkpoint = trio.lowlevel.checkpoint
+        turns = 0
+        credit = SPIN_CREDIT_MAX
+        look_until = 0.0
+        looking = False
+        stretch_began = monotonic()
+        while True:
+            events = poll(0, EVENTS_MAX)
+            due = self._timers.first()
+            if events or self._queue or (due is not None and due <= monotonic()):
+                if events:
+                    if looking:
+                        self._spin_hits += 1
+                        credit = min(credit + 1, SPIN_CREDIT_MAX)
+                    look_until = -1.0
+                looking = False
+                self._turn(events)
+                turns += 1
+                if self._woken or turns >= TURNS_MAX or self._now - stretch_began > STRETCH_MAX:
+                    # Trio may put this task before the woken one: then one turn more, and the next checkpoint is its.
+                    turns = TURNS_MAX - 1 if self._woken else 0
+                    self._woken = False
+                    await checkpoint()
+                    stretch_began = monotonic()
+                continue
+            if self._failure is not None:
+                raise self._failure
+            turns = 0
+            now = monotonic()
+            if look_until < 0.0:
+                look_until = now + self._spin if credit else 0.0
+            if now < look_until:
+                looking = True
+                self._spins += 1
+                os.sched_yield()
+                await checkpoint()
+                stretch_began = monotonic()
+                continue
+            if looking:
+                looking = False
+                credit -= 1
+            # Whatever other tasks queued during a checkpoint above was seen by the poll and the queue check after it.
+            if due is not None and due < self._alarm.armed:
+                self._alarm.set(due)
+            self._sleeps += 1
+            self._asleep = True
+            try:
+                await trio.lowlevel.wait_readable(self._epoll.fileno())
+            finally:
+                self._asleep = False
+            stretch_began = monotonic()
+            if stretch_began - now < 2 * self._spin:
+                credit = min(credit + 1, SPIN_CREDIT_MAX)
+
+    def close(self) -> None:
+        """Let go of every descriptor. Descriptors attached by others stay open: they are theirs."""
+        self._pool.close()
+        self._readable.clear()
+        self._writable.clear()
+        self._timers.clear()
+        self._queue.clear()
+        self._epoll.close()
+        self._wake.close()
+        self._alarm.close()
+
+
+class _WakeUp:
+    """An eventfd, and the calls that other threads posted."""
+
+    def __init__(self) -> None:
+        self.fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self.posts = 0
+        self._posted: queue.SimpleQueue[Call] = queue.SimpleQueue()
+        self._signalled = False
+        self._lock = threading.Lock()
+
+    def post(self, call: Call) -> None:
+        """Any thread. After close the call is dropped: there is nobody left to run it."""
+        self._posted.put(call)
+        self.posts += 1
+        self.signal()
+
+    def signal(self) -> None:
+        if not self._signalled:
+            with self._lock:
+                self._signalled = True
+                if self.fd >= 0:
+                    os.eventfd_write(self.fd, 1)
+
+    def drained_into(self, sink: Callable[[Call], None]) -> Call:
+        def drain() -> None:
+            try:
+                os.eventfd_read(self.fd)
+            except BlockingIOError:
+                pass
+            # Lowered before draining: a post after this signals again.
+            self._signalled = False
+            posted = self._posted
+            while True:
+                try:
+                    sink(posted.get_nowait())
+                except queue.Empty:
+                    return
+
+        return drain
+
+    def close(self) -> None:
+        with self._lock:
+            os.close(self.fd)
+            self.fd = -1
+
+
+class _Alarm:
+    """A timerfd on CLOCK_MONOTONIC, which is `time.monotonic`'s clock. Python has it from 3.13 on; before, glibc is called directly."""
+
+    def __init__(self) -> None:
+        self.armed = _NEVER
+        if sys.version_info >= (3, 13):
+            self.fd = os.timerfd_create(time.CLOCK_MONOTONIC, flags=os.TFD_NONBLOCK | os.TFD_CLOEXEC)
+        else:
+            libc = ctypes.PyDLL(None, use_errno=True)
+            self.fd = libc.timerfd_create(_CLOCK_MONOTONIC, os.O_NONBLOCK | os.O_CLOEXEC)
+            if self.fd < 0:
+                raise OSError(ctypes.get_errno(), "timerfd_create")
+            self._value = (ctypes.c_long * 4)()
+            self._settime = libc.timerfd_settime
+            self._settime.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
+            self._address = ctypes.addressof(self._value)
+
+    def set(self, when: float) -> None:
+        self.armed = when
+        when = max(when, 1e-9)  # zero would disarm it
+        if sys.version_info >= (3, 13):
+            os.timerfd_settime(self.fd, flags=os.TFD_TIMER_ABSTIME, initial=when)
+        else:
+            seconds = int(when)
+            self._value[2] = seconds
+            self._value[3] = int((when - seconds) * 1e9) or (seconds == 0)
+            if self._settime(self.fd, _TFD_TIMER_ABSTIME, self._address, None) < 0:
+                raise OSError(ctypes.get_errno(), "timerfd_settime")
+
+    def rang(self) -> None:
+        self.armed = _NEVER
+        try:
+            os.read(self.fd, 8)
+        except BlockingIOError:
+            pass
+
+    def close(self) -> None:
+        os.close(self.fd)
+
+
+class _Pool:
+    """Worker threads for blocking calls, started when needed and kept. Daemon threads: one stuck in a dead file system delays no exit."""
+
+    def __init__(self, dispatch: TrioDispatch, limit: int) -> None:
+        self._dispatch = dispatch
+        self._limit = limit
+        self._jobs: queue.SimpleQueue[Callable[[], Call] | None] = queue.SimpleQueue()
+        self._busy = 0
+        self.threads = 0
+
+    def run(self, work: Callable[[], T], done: Callable[[T | BaseException], None]) -> None:
+        def job() -> Call:
+            result: T | BaseException
+            try:
+                result = work()
+            except BaseException as error:
+                result = error
+
+            def finish() -> None:
+                self._busy -= 1
+                done(result)
+
+            return finish
+
+        self._busy += 1
+        if self._busy > self.threads and self.threads < self._limit:
+            self.threads += 1
+            threading.Thread(target=self._work, name="dispatch-worker", daemon=True).start()
+        self._jobs.put(job)
+
+    def _work(self) -> None:
+        while True:
+            job = self._jobs.get()
+            if job is None:
+                return
+            self._dispatch.call_from_thread(job())
+
+    def close(self) -> None:
+        for _ in range(self.threads):
+            self._jobs.put(None)
+
+
+@asynccontextmanager
+async def open_dispatch(*, spin: float = SPIN_DEFAULT, threads: int = THREADS_DEFAULT) -> AsyncIterator[TrioDispatch]:
+    """Run a dispatch for the length of the block. *spin*: seconds of looking before a sleep; *threads*: cap for `call_blocking`.
+
+    On the way out its tasks are cancelled and its descriptors let go. An exception that left a callback leaves this block.
+    """
+    dispatch: TrioDispatch | None = None
+    try:
+        async with trio.open_nursery() as nursery:
+            dispatch = TrioDispatch(nursery, spin, threads)
+            nursery.start_soon(dispatch.run)
+            yield dispatch
+            nursery.cancel_scope.cancel()
+    except BaseExceptionGroup as group:
+        if len(group.exceptions) == 1:
+            raise group.exceptions[0] from None
+        raise
+    finally:
+        # Not before the nursery has ended: its tasks still run, and may use descriptors, while they are being cancelled.
+        if dispatch is not None:
+            dispatch.close()
