@@ -1,0 +1,241 @@
+"""The configuration of a node: one TOML file, one frozen tree, every field with its explanation.
+
+Without a file every default holds, and `qnet up` works on a machine that has an identity: the packet driver on each interface that has a
+carrier, Qnet with zeroconf, /net mounted, files readable and writable by the roles the certificate gives. Nothing here is read after
+start, except where a field says so. `qnet config --example` prints the file, `docs/reference/configuration.md` is made from it.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+
+import attrs
+
+from qnetpy import settings
+from qnetpy.settings import SettingsError, setting
+
+ETHERTYPE_DEFAULT = 0x88B5
+"""IEEE 802 local experimental ethertype 1. QNX uses 0x8204, which is assigned to it and means another format."""
+CONFIG_PATH = "/etc/qnet/qnet.toml"
+VERBS = ("read", "write", "send", "spawn", "administer")
+
+
+@attrs.frozen
+class Node:
+    """This node and where it keeps its things."""
+
+    name: str = setting("The node's name. Empty: the name in its certificate, which it has to match anyway.", "")
+    run_dir: str = setting("Sockets, process id and log of the running daemon. Made at start, mode 0755.", "/run/qnet")
+    key_dir: str = setting("The node's private key, its certificate and the cluster's root certificates.", "/etc/qnet")
+    log: Literal["error", "warning", "info", "debug"] = setting("What is written to the log, from fewest to most lines.", "info")
+
+
+@attrs.frozen
+class Driver:
+    """One driver to load, as `io-pkt -d DRIVER OPTIONS` does."""
+
+    driver: str = setting("Name of a driver of stack.drivers, an installed entry point, or a dotted path.", "packet")
+    options: str = setting("The driver's options, as on the command line: key=value,flag.", "")
+    fault: str = setting(
+        "Faults put around the driver, for trials: drop=5%,dup=2%,reorder=5%,corrupt=0.5%,delay=20ms,rate=10M,seed=1. Shown by status.", ""
+    )
+
+
+@attrs.frozen
+class Protocol:
+    """One more protocol module to load, as `io-pkt -p PROTOCOL OPTIONS` does. Qnet itself has its own table."""
+
+    protocol: str = setting("Name of a module.", "")
+    options: str = setting("The module's options: key=value,flag.", "")
+
+
+@attrs.frozen
+class Stack:
+    """io-pkt: drivers and protocol modules."""
+
+    drivers: tuple[Driver, ...] = setting(
+        "Drivers to load. Empty: the packet driver on each interface of [qnet] interfaces.",
+        (),
+    )
+    protocols: tuple[Protocol, ...] = setting("Protocol modules to load besides Qnet.", ())
+    poll_us: int = setting(
+        "Microseconds for which the daemon looks for more work before it sleeps. It costs CPU only while there is traffic; 0 turns it off.",
+        200,
+    )
+
+
+@attrs.frozen
+class Timers:
+    """How soon a silent node is noticed. Seconds."""
+
+    heartbeat: float = setting("A silent link is asked after this time whether the other side is there.", 0.3)
+    suspect: float = setting("A node that was silent for this long is suspect: operations wait.", 1.0)
+    down: float = setting("A node that was silent for this long is down: operations fail with EHOSTDOWN.", 3.0)
+    rekey: float = setting("A session's keys are exchanged at least this often.", 120.0)
+
+
+@attrs.frozen
+class StaticPeer:
+    """A node that need not be discovered."""
+
+    name: str = setting("Its node name.", "")
+    mac: str = setting("Its Ethernet address.", "")
+    interface: str = setting("The interface of ours through which it is reached.", "")
+
+
+@attrs.frozen
+class Mount:
+    """/net as a file system of this machine."""
+
+    enabled: bool = setting("Mount it. Without, /net is there for programs that send messages, but not for others.", True)
+    point: str = setting("Where it is mounted. The directory is made if it is missing.", "/net")
+    allow_other: bool = setting("Every user of this machine may use it, each with their own rights on the far side.", True)
+    attribute_seconds: float = setting("How long the kernel may trust a remote file's attributes without asking again.", 1.0)
+    entry_seconds: float = setting("How long the kernel may trust a remote name without asking again.", 1.0)
+    max_write: int = setting("Largest read or write in one request, bytes.", 1048576)
+
+
+@attrs.frozen
+class Qnet:
+    """The protocol between nodes."""
+
+    ethertype: int = setting("Ethertype of our frames; the same on all nodes.", ETHERTYPE_DEFAULT)
+    interfaces: tuple[str, ...] = setting("Interfaces to use. Empty: every Ethernet interface that is up at start.", ())
+    discovery: Literal["zeroconf", "static"] = setting(
+        "How nodes are found: zeroconf (mDNS, multicast DNS, on each interface) or only the static peers.", "zeroconf"
+    )
+    peers: tuple[StaticPeer, ...] = setting("Static peers; used besides zeroconf too.", ())
+    suites: tuple[Literal["aes256gcm", "aes128gcm", "chacha20poly1305"], ...] = setting(
+        "Ciphers this node accepts, best first. Both sides' lists are part of the handshake, so nobody can make them choose a worse one.",
+        ("aes256gcm", "aes128gcm", "chacha20poly1305"),
+    )
+    timers: Timers = setting("", Timers())
+    mount: Mount = setting("", Mount())
+
+
+@attrs.frozen
+class Export:
+    """A part of this node's pathname space that others may use. The longest path that matches decides."""
+
+    path: str = setting("The directory.", "/")
+    verbs: tuple[Literal["read", "write"], ...] = setting("What may be done there.", ("read",))
+    nodes: tuple[str, ...] = setting("Nodes that may. Empty together with roles: every node of the cluster.", ())
+    roles: tuple[str, ...] = setting("Roles that may; a node's roles stand in its certificate.", ())
+
+
+@attrs.frozen
+class UserMap:
+    """What a user of another node is here."""
+
+    mode: Literal["identity", "table", "squash"] = setting(
+        "identity: the same number, except root, which becomes `squash`; table: as listed, others become `squash`; squash: everybody is.",
+        "identity",
+    )
+    squash: str = setting("The user (name or number) that stands for those who are nobody here.", "nobody")
+    root: bool = setting("With identity: root of another node is root here. Only for machines that are one administration anyway.", False)
+    table: dict[str, str] = setting("With table: user (or NODE:user) there = user here. Names or numbers.", attrs.Factory(dict))
+
+
+@attrs.frozen
+class Spawn:
+    """Who may start programs here. Nobody, unless said."""
+
+    nodes: tuple[str, ...] = setting("Nodes that may. `*` is every node of the cluster.", ())
+    roles: tuple[str, ...] = setting("Roles that may.", ())
+    users: tuple[str, ...] = setting(
+        "Mapped users (names or numbers on this machine) under which programs may run. Empty: all but root.", ()
+    )
+    commands: tuple[str, ...] = setting("Absolute paths of the programs that may be started. Empty: every program.", ())
+
+
+@attrs.frozen
+class Send:
+    """Who may send messages to named servers here. Each server may still refuse."""
+
+    nodes: tuple[str, ...] = setting("Nodes that may. `*` is every node of the cluster.", ("*",))
+    roles: tuple[str, ...] = setting("Roles that may.", ())
+
+
+@attrs.frozen
+class Administer:
+    """Who may change this node's stack: load and unload modules. Nobody, unless said."""
+
+    nodes: tuple[str, ...] = setting("Nodes that may. `*` is every node of the cluster.", ())
+    roles: tuple[str, ...] = setting("Roles that may.", ())
+
+
+@attrs.frozen
+class Access:
+    """What other nodes may do here. A node is known by its certificate; a user by what that node says, mapped."""
+
+    users: UserMap = setting("", UserMap())
+    exports: tuple[Export, ...] = setting(
+        "Exported directories. The default lets every node of the cluster read what the mapped user may read.", (Export(),)
+    )
+    spawn: Spawn = setting("", Spawn())
+    send: Send = setting("", Send())
+    administer: Administer = setting("", Administer())
+
+
+@attrs.frozen
+class Config:
+    """Configuration of one qnetpy node. Every line that is commented out shows the default."""
+
+    node: Node = setting("", Node())
+    stack: Stack = setting("", Stack())
+    qnet: Qnet = setting("", Qnet())
+    access: Access = setting("", Access())
+
+
+def check(config: Config, source: str = "configuration") -> Config:
+    """What types cannot say. Returns *config*; SettingsError names the place."""
+
+    def wrong(place: str, why: str) -> SettingsError:
+        return SettingsError(f"{source}: {place}: {why}")
+
+    if not 0x0600 <= config.qnet.ethertype <= 0xFFFF:
+        raise wrong("qnet.ethertype", f"{config.qnet.ethertype:#x} is not an ethertype: 0x0600 to 0xffff")
+    timers = config.qnet.timers
+    if not 0 < timers.heartbeat < timers.suspect < timers.down:
+        raise wrong("qnet.timers", "heartbeat < suspect < down is needed, all above 0")
+    if timers.rekey <= 0:
+        raise wrong("qnet.timers.rekey", "must be above 0")
+    if not config.qnet.suites:
+        raise wrong("qnet.suites", "at least one cipher is needed")
+    if config.qnet.discovery == "static" and not config.qnet.peers:
+        raise wrong("qnet.peers", "discovery is static, so at least one peer is needed")
+    for index, peer in enumerate(config.qnet.peers):
+        octets = peer.mac.split(":")
+        if len(octets) != 6 or any(len(octet) != 2 or not set(octet.lower()) <= set("0123456789abcdef") for octet in octets):
+            raise wrong(f"qnet.peers[{index}].mac", f"{peer.mac!r} is not an Ethernet address such as 02:00:00:00:00:01")
+    for place, path in (
+        ("node.run_dir", config.node.run_dir),
+        ("node.key_dir", config.node.key_dir),
+        ("qnet.mount.point", config.qnet.mount.point),
+    ):
+        if not os.path.isabs(path):
+            raise wrong(place, f"{path!r} is not an absolute path")
+    for index, export in enumerate(config.access.exports):
+        if not os.path.isabs(export.path):
+            raise wrong(f"access.exports[{index}].path", f"{export.path!r} is not an absolute path")
+    if not 4096 <= config.qnet.mount.max_write <= 1 << 20:
+        raise wrong("qnet.mount.max_write", "4096 to 1048576 bytes")
+    return config
+
+
+def load(path: str | Path | None = None) -> Config:
+    """The checked configuration of *path*; of CONFIG_PATH if that exists; else the defaults. SettingsError or OSError otherwise."""
+    if path is None:
+        if not os.path.exists(CONFIG_PATH):
+            return Config()
+        path = CONFIG_PATH
+    return check(settings.load(Config, path), str(path))
+
+
+def reference_page() -> str:
+    """docs/reference/configuration.md; a test compares."""
+    return "# Configuration\n\nMade from `qnetpy/config.py`; `qnet config --example` prints the same as a file.\n\n" + settings.reference(
+        Config
+    )

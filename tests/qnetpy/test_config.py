@@ -1,0 +1,77 @@
+"""The node's configuration: defaults that work, rules that types cannot say, and an example that matches the code."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import attrs
+import pytest
+
+from qnetpy import config, settings
+from qnetpy.config import Config
+from qnetpy.settings import SettingsError
+
+
+def test_the_defaults_are_consistent() -> None:
+    assert config.check(Config()) == Config()
+
+
+def test_without_a_file_the_defaults_hold(tmp_path: Path) -> None:
+    path = tmp_path / "qnet.toml"
+    path.write_text('[node]\nname = "n1"\n[qnet]\ninterfaces = ["eth0"]\n[[stack.drivers]]\nfault = "drop=5%"\n')
+
+    loaded = config.load(path)
+
+    assert loaded.node.name == "n1"
+    assert loaded.stack.drivers[0] == config.Driver(fault="drop=5%")
+    assert loaded.qnet.timers == config.Timers()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[qnet]\nethertype = 5", "qnet.ethertype: 0x5 is not an ethertype: 0x0600 to 0xffff"),
+        ("[qnet.timers]\nsuspect = 5", "qnet.timers: heartbeat < suspect < down is needed, all above 0"),
+        ('[qnet]\ndiscovery = "static"', "qnet.peers: discovery is static, so at least one peer is needed"),
+        ('[qnet]\npeers = [{name = "b", mac = "1:2"}]', "qnet.peers[0].mac: '1:2' is not an Ethernet address such as 02:00:00:00:00:01"),
+        ('[node]\nrun_dir = "run"', "node.run_dir: 'run' is not an absolute path"),
+        ("[qnet]\nsuites = []", "qnet.suites: at least one cipher is needed"),
+        ('[qnet]\nsuites = ["null"]', "qnet.suites[0]: one of aes256gcm, aes128gcm, chacha20poly1305 expected, not 'null'"),
+        ('[[access.exports]]\npath = "home"', "access.exports[0].path: 'home' is not an absolute path"),
+        ("[qnet.mount]\nmax_write = 1", "qnet.mount.max_write: 4096 to 1048576 bytes"),
+    ],
+)
+def test_wrong_settings_are_one_clear_line(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "qnet.toml"
+    path.write_text(text)
+    with pytest.raises(SettingsError) as caught:
+        config.load(path)
+    assert str(caught.value) == f"{path}: {message}"
+
+
+def test_the_example_is_the_default_configuration() -> None:
+    text = settings.example(Config)
+    live = "\n".join(line[1:] if line[:1] == "#" and line[1:2] not in (" ", "") else line for line in text.splitlines())
+
+    assert settings.structure(Config, tomllib.loads(text)) == Config()
+    assert settings.structure(Config, tomllib.loads(live)) == Config()
+
+
+def test_every_field_is_explained() -> None:
+    def walk(kind: type[attrs.AttrsInstance]) -> None:
+        assert kind.__doc__
+        for field in attrs.fields(kind):
+            own = type(field.default)
+            if attrs.has(own) and own.__name__ != "Factory":
+                walk(own)
+            else:
+                assert field.metadata["doc"].endswith("."), f"{kind.__name__}.{field.name}"
+
+    walk(Config)
+
+
+def test_the_reference_page_is_current() -> None:
+    page = Path(__file__).parents[2] / "docs" / "reference" / "configuration.md"
+
+    assert page.read_text() == config.reference_page()
