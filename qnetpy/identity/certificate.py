@@ -1,0 +1,261 @@
+"""Certificates: X.509 (RFC 5280) with X25519 subject keys (RFC 8410), signed by the cluster's Ed25519 root. Parse and verify; no files.
+
+`openssl x509 -text` shows everything that counts: O is the cluster, CN the node, each OU a role, the subject public key the node's static
+Noise key. There are no intermediate authorities, so a chain is always root and node. What a certificate says beyond that is refused when it
+is critical and ignored otherwise. Layout and checks: docs/protocol/identity.md.
+"""
+
+from __future__ import annotations
+
+import datetime
+import warnings
+from collections.abc import Sequence
+
+import attrs
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.utils import CryptographyDeprecationWarning
+from cryptography.x509.oid import ExtensionOID, NameOID, SignatureAlgorithmOID
+
+from qnetpy.identity.names import ROLES_MAX, is_name
+from resmgr.errors import BadMessage
+
+CERTIFICATE_MAX = 896
+"""Bytes of DER accepted and issued (usual: 350). Stops a peer that makes us parse megabytes, and keeps
+handshake frames under 1,280 bytes."""
+
+_UNREADABLE = (
+    ValueError,
+    x509.InvalidVersion,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+    UnsupportedAlgorithm,
+    CryptographyDeprecationWarning,
+)
+"""What the parser raises for bytes it does not like, early or when a field is looked at."""
+_KNOWN_EXTENSIONS = frozenset(
+    {
+        ExtensionOID.BASIC_CONSTRAINTS,
+        ExtensionOID.KEY_USAGE,
+        ExtensionOID.SUBJECT_KEY_IDENTIFIER,
+        ExtensionOID.AUTHORITY_KEY_IDENTIFIER,
+        ExtensionOID.SUBJECT_ALTERNATIVE_NAME,
+    }
+)
+
+
+class CertificateError(BadMessage):
+    """A certificate does not prove what it should. The text is a sentence for people; the class says which check failed."""
+
+
+class Malformed(CertificateError):
+    """Not a certificate of the form above."""
+
+
+class WrongCluster(CertificateError):
+    """Signed by a root we do not trust, or for another cluster."""
+
+
+class BadSignature(CertificateError):
+    """Names one of our roots as issuer, but that root did not sign it."""
+
+
+class Expired(CertificateError):
+    """Its validity has ended."""
+
+
+class NotYetValid(CertificateError):
+    """Its validity has not begun, or a clock is wrong."""
+
+
+class WrongName(CertificateError):
+    """It is another node's certificate."""
+
+
+@attrs.frozen
+class Certificate:
+    """A node certificate as parsed, not verified. `not_before` and `not_after` are seconds since the epoch, both inclusive."""
+
+    name: str
+    cluster: str
+    roles: frozenset[str]
+    static_key: bytes = attrs.field(repr=bytes.hex)
+    """The node's X25519 public key, 32 bytes."""
+    not_before: float
+    not_after: float
+    serial: int
+    der: bytes = attrs.field(repr=False)
+    parsed: x509.Certificate = attrs.field(repr=False, eq=False, hash=False)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the DER, as `openssl x509 -fingerprint -sha256` prints it."""
+        return self.parsed.fingerprint(hashes.SHA256()).hex(":").upper()
+
+
+@attrs.frozen
+class Root:
+    """A cluster root as parsed and found to have signed itself. `key_id` names it in the certificates it signs."""
+
+    cluster: str
+    key: bytes = attrs.field(repr=bytes.hex)
+    key_id: bytes = attrs.field(repr=bytes.hex)
+    not_before: float
+    not_after: float
+    der: bytes = attrs.field(repr=False)
+    parsed: x509.Certificate = attrs.field(repr=False, eq=False, hash=False)
+
+
+def parse_certificate(der: bytes) -> Certificate:
+    """The node certificate in *der*. Malformed for anything else."""
+    parsed = _load(der)
+    cluster, name, roles = _subject(parsed)
+    if not is_name(name):
+        raise Malformed("certificate: the common name is not a node name")
+    if _is_authority(parsed):
+        raise Malformed("certificate: this is a root, not a node's certificate")
+    try:
+        key = parsed.public_key()
+    except _UNREADABLE as error:
+        raise Malformed("certificate: unreadable public key") from error
+    if not isinstance(key, X25519PublicKey):
+        raise Malformed("certificate: the public key is not an X25519 key")
+    return Certificate(
+        name=name,
+        cluster=cluster,
+        roles=roles,
+        static_key=key.public_bytes_raw(),
+        not_before=parsed.not_valid_before_utc.timestamp(),
+        not_after=parsed.not_valid_after_utc.timestamp(),
+        serial=parsed.serial_number,
+        der=der,
+        parsed=parsed,
+    )
+
+
+def parse_root(der: bytes) -> Root:
+    """The root certificate in *der*; its own signature is checked. Malformed or BadSignature."""
+    parsed = _load(der)
+    cluster, _, _ = _subject(parsed)
+    if not _is_authority(parsed):
+        raise Malformed("certificate: this is not a root")
+    try:
+        key = parsed.public_key()
+    except _UNREADABLE as error:
+        raise Malformed("certificate: unreadable public key") from error
+    if not isinstance(key, Ed25519PublicKey):
+        raise Malformed("certificate: the root's public key is not an Ed25519 key")
+    try:
+        key.verify(parsed.signature, parsed.tbs_certificate_bytes)
+    except InvalidSignature as error:
+        raise BadSignature(f"the root certificate of cluster {cluster} is not signed by itself") from error
+    return Root(
+        cluster=cluster,
+        key=key.public_bytes_raw(),
+        key_id=x509.SubjectKeyIdentifier.from_public_key(key).digest,
+        not_before=parsed.not_valid_before_utc.timestamp(),
+        not_after=parsed.not_valid_after_utc.timestamp(),
+        der=der,
+        parsed=parsed,
+    )
+
+
+def parse_pem_certificates(pem: bytes) -> list[bytes]:
+    """The DER of every certificate in *pem*, in order. Malformed when there is none or one is broken."""
+    try:
+        return [certificate.public_bytes(Encoding.DER) for certificate in x509.load_pem_x509_certificates(pem)]
+    except ValueError as error:
+        raise Malformed("no certificate in PEM form") from error
+
+
+def verify(certificate: Certificate, roots: Sequence[Root], wall: float, name: str | None = None) -> Root:
+    """Check *certificate* against *roots* at wall time *wall* and, if given, for being *name*'s. Returns the root that signed it.
+
+    Order of checks, so that the error names the first cause: root, signature, validity, name. Raises WrongCluster, BadSignature, Expired,
+    NotYetValid, WrongName.
+    """
+    try:
+        issuer = certificate.parsed.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value.key_identifier
+    except x509.ExtensionNotFound:
+        issuer = None
+    root = next((root for root in roots if root.key_id == issuer and root.cluster == certificate.cluster), None)
+    if root is None:
+        ours = ", ".join(sorted({root.cluster for root in roots})) or "none"
+        raise WrongCluster(
+            f"the certificate of {certificate.name} is of a cluster {certificate.cluster} whose root we do not have (our cluster: {ours})"
+        )
+    try:
+        Ed25519PublicKey.from_public_bytes(root.key).verify(certificate.parsed.signature, certificate.parsed.tbs_certificate_bytes)
+    except InvalidSignature as error:
+        raise BadSignature(f"the certificate of {certificate.name} has a bad signature") from error
+    if wall > min(certificate.not_after, root.not_after):
+        what = "the certificate of " + certificate.name if wall > certificate.not_after else "the root of cluster " + root.cluster
+        raise Expired(f"{what} expired on {date(min(certificate.not_after, root.not_after))}; it is now {date(wall)} here")
+    if wall < max(certificate.not_before, root.not_before):
+        raise NotYetValid(
+            f"the certificate of {certificate.name} is valid from {date(max(certificate.not_before, root.not_before))} on,"
+            f" and it is {date(wall)} here: one of the clocks is wrong"
+        )
+    if name is not None and name != certificate.name:
+        raise WrongName(f"expected node {name}, found node {certificate.name}")
+    return root
+
+
+def date(wall: float) -> str:
+    """Seconds since the epoch for people, in UTC."""
+    try:
+        return datetime.datetime.fromtimestamp(wall, datetime.UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    except (ValueError, OverflowError, OSError):
+        return "an impossible date"
+
+
+def _load(der: bytes) -> x509.Certificate:
+    if len(der) > CERTIFICATE_MAX:
+        raise Malformed("certificate: too long")
+    try:
+        with warnings.catch_warnings():
+            # The parser only warns of oddities (a negative serial number, an algorithm's superfluous parameters): to us they are errors.
+            warnings.simplefilter("error", CryptographyDeprecationWarning)
+            parsed = x509.load_der_x509_certificate(der)
+            extensions = parsed.extensions
+            version = parsed.version
+            algorithm = parsed.signature_algorithm_oid
+    except _UNREADABLE as error:
+        raise Malformed("certificate: not DER of X.509") from error
+    if version is not x509.Version.v3:
+        raise Malformed("certificate: not version 3")
+    if algorithm != SignatureAlgorithmOID.ED25519:
+        raise Malformed("certificate: not signed with Ed25519")
+    if any(extension.critical and extension.oid not in _KNOWN_EXTENSIONS for extension in extensions):
+        raise Malformed("certificate: a critical extension is not known")
+    return parsed
+
+
+def _subject(parsed: x509.Certificate) -> tuple[str, str, frozenset[str]]:
+    """Cluster, common name and roles of the subject."""
+    try:
+        values = [(attribute.oid, attribute.value) for attribute in parsed.subject]
+    except _UNREADABLE as error:
+        raise Malformed("certificate: unreadable subject") from error
+    texts = [(oid, value) for oid, value in values if isinstance(value, str)]
+    clusters = [value for oid, value in texts if oid == NameOID.ORGANIZATION_NAME]
+    names = [value for oid, value in texts if oid == NameOID.COMMON_NAME]
+    roles = [value for oid, value in texts if oid == NameOID.ORGANIZATIONAL_UNIT_NAME]
+    if len(clusters) != 1 or not is_name(clusters[0]):
+        raise Malformed("certificate: not exactly one cluster (O) in the subject")
+    if len(names) != 1:
+        raise Malformed("certificate: not exactly one common name in the subject")
+    if len(roles) > ROLES_MAX or not all(map(is_name, roles)):
+        raise Malformed("certificate: roles (OU) that are no names, or too many")
+    return clusters[0], names[0], frozenset(roles)
+
+
+def _is_authority(parsed: x509.Certificate) -> bool:
+    try:
+        return parsed.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    except x509.ExtensionNotFound:
+        return False
