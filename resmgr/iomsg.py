@@ -100,6 +100,8 @@ READDIR = struct.Struct("!QI")
 ACCESS = struct.Struct("!I")
 SPACE = struct.Struct("!IQQ")
 """fallocate mode, offset, length."""
+DEVCTL = struct.Struct("!II")
+"""command, length of the data; the data follows. The reply's status is the command's own result, its bytes the data given back."""
 LOCK = struct.Struct("!IIQQQ")
 """operation (F_GETLK, F_SETLK, F_SETLKW), type, start, length (0: to the end), owner."""
 
@@ -239,6 +241,8 @@ class Entry:
 
 
 REDIRECT = 1 << 31
+STATUS_REDIRECT = 1
+"""Status of a reply to any connect message whose data is a redirect `Entry`; 0 is the answer proper. Only connect messages have it."""
 
 SETATTR = struct.Struct("!IIIIQqq")
 """valid (bits SET_*), mode, uid, gid, size, atime, mtime; times in nanoseconds. The reply is Attr."""
@@ -264,6 +268,30 @@ class DirEntry:
     cookie: int
     mode: int
     attr: Attr | None = None
+
+
+@attrs.define
+class StatFs:
+    """What statfs tells of a file system; sizes in units of `frsize`."""
+
+    blocks: int
+    bfree: int
+    bavail: int
+    files: int
+    ffree: int
+    bsize: int
+    namelen: int
+    frsize: int
+
+    def pack(self) -> bytes:
+        return STATFS.pack(self.blocks, self.bfree, self.bavail, self.files, self.ffree, self.bsize, self.namelen, self.frsize)
+
+    @classmethod
+    def parse(cls, view: Buffer) -> StatFs:
+        try:
+            return cls(*STATFS.unpack(view))
+        except struct.error:
+            raise BadMessage("file system attributes cut short") from None
 
 
 def pack_dirent(entry: DirEntry) -> bytes:

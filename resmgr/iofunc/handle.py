@@ -1,0 +1,142 @@
+"""Handles: what a client holds of a manager (base handles and open control blocks), who owns them, and how they end.
+
+A handle's number is the channel's id in the upper bits and a counter that is never used twice: a number is valid on one server of one node,
+so two servers never mistake each other's handles, and a stale one is EBADF instead of somebody else's file.
+
+A handle belongs to the client connection (scoid) that obtained it, and dies with it. One exception: the path manager hands a connect
+message on to the manager of the name, so the reply's handle is made on the *path manager's* connection and used on the manager's own.
+Such a handle is *lent*; the first connection with the same credentials from the same node that uses it on the manager's channel adopts
+it. Beyond that, a handle is open to connections of the same node with equal credentials (a rename between two servers' directories needs
+it): that gives away nothing, as the operation is carried out with those credentials in any case.
+"""
+
+from __future__ import annotations
+
+from typing import Generic, TypeVar
+
+from resmgr.channel import ClientInfo
+
+HANDLE_BITS = 40
+HANDLES_PER_CLIENT = 65536
+"""Handles of one client connection; more is EMFILE. Stops a client that opens for ever from taking all memory or descriptors."""
+CLIENTS_MAX = 16384
+"""Client connections of one manager; more is ENFILE. Stops connection floods; each costs a record of about 300 bytes."""
+
+
+class Handle:
+    """One open thing. Subclasses add what it is, and override `release`."""
+
+    __slots__ = ("busy", "client", "closed", "lent", "number")
+
+    def __init__(self) -> None:
+        self.number = 0
+        self.client: Client | None = None
+        self.lent = False
+        self.closed = False
+        self.busy = 0
+        """Uses by worker threads; `release` waits until it is 0."""
+
+    def release(self) -> None:
+        """Called once, when nothing uses the handle any more: give back descriptors and the like. Does not raise."""
+
+    def hold(self) -> None:
+        self.busy += 1
+
+    def drop(self) -> None:
+        self.busy -= 1
+        if self.closed and self.busy == 0:
+            self.release()
+
+    def close(self) -> None:
+        """Idempotent; `release` runs now, or when the last user drops."""
+        if not self.closed:
+            self.closed = True
+            if self.busy == 0:
+                self.release()
+
+
+class Client:
+    """What a manager knows of one client connection. Subclasses add what they cache per client."""
+
+    __slots__ = ("gone", "handles", "info")
+
+    def __init__(self, info: ClientInfo) -> None:
+        self.info = info
+        self.handles: set[Handle] = set()
+        self.gone = False
+
+    def same_as(self, other: Client) -> bool:
+        """Whether *other* acts with the same rights from the same node."""
+        mine, theirs = self.info, other.info
+        a, b = mine.credentials, theirs.credentials
+        return mine.nd == theirs.nd and a.uid == b.uid and a.gid == b.gid and a.groups == b.groups
+
+
+C = TypeVar("C", bound=Client)
+
+
+class HandleTable(Generic[C]):
+    """All clients and handles of one manager."""
+
+    def __init__(self, chid: int, handles_per_client: int, clients_max: int) -> None:
+        self.clients: dict[int, C] = {}
+        self.handles: dict[int, Handle] = {}
+        self.handles_per_client = handles_per_client
+        self.clients_max = clients_max
+        self._next = (chid << HANDLE_BITS) + 1
+
+    def full(self, client: C) -> bool:
+        """No further handle for this client (EMFILE). Ask before doing work that would have to be undone."""
+        return len(client.handles) >= self.handles_per_client
+
+    def add(self, client: C, handle: Handle, lent: bool) -> int:
+        """Register *handle* as *client*'s; the number to tell it."""
+        number = self._next
+        self._next = number + 1
+        handle.number = number
+        handle.client = client
+        handle.lent = lent
+        client.handles.add(handle)
+        self.handles[number] = handle
+        return number
+
+    def find(self, client: C, number: int, native: bool) -> Handle | None:
+        """The handle, if *client* may use it. *native*: the message came on the manager's own channel, so a lent handle is adopted."""
+        handle = self.handles.get(number)
+        if handle is None:
+            return None
+        owner = handle.client
+        if owner is client:
+            return handle
+        if owner is None or not owner.same_as(client):
+            return None
+        if native and handle.lent:
+            owner.handles.discard(handle)
+            client.handles.add(handle)
+            handle.client = client
+            handle.lent = False
+        return handle
+
+    def close(self, handle: Handle) -> None:
+        self.handles.pop(handle.number, None)
+        if handle.client is not None:
+            handle.client.handles.discard(handle)
+        handle.close()
+
+    def reap(self, scoid: int) -> int:
+        """The client is gone: close all it had. Returns how many handles that were."""
+        client = self.clients.pop(scoid, None)
+        if client is None:
+            return 0
+        client.gone = True
+        count = len(client.handles)
+        for handle in list(client.handles):
+            self.close(handle)
+        return count
+
+    def close_all(self) -> None:
+        for scoid in list(self.clients):
+            self.reap(scoid)
+
+
+__all__ = ["CLIENTS_MAX", "HANDLES_PER_CLIENT", "HANDLE_BITS", "Client", "Handle", "HandleTable"]

@@ -1,0 +1,285 @@
+"""Requests of `resmgr.iomsg`, parsed and packed: the one place that knows where names and fixed parts lie (docs/protocol/iomsg.md).
+
+A manager gets a `ConnectRequest` from `parse_connect`; I/O requests are a fixed part after the common header, so they have one parse
+function each. Everything here is pure; hostile bytes raise `BadMessage` only, and a name that is too long raises
+`ResmgrError(ENAMETOOLONG)`, since that is what a program that asked for it wants to hear.
+"""
+
+from __future__ import annotations
+
+import errno
+import struct
+
+import attrs
+
+from resmgr.dispatch import Buffer
+from resmgr.errors import BadMessage, ResmgrError
+from resmgr.iomsg import (
+    ACCESS,
+    DEVCTL,
+    MAKE,
+    NAME_MAX,
+    OPEN,
+    PATH_MAX,
+    READ,
+    READDIR,
+    RENAME,
+    REQUEST,
+    SET_ATIME,
+    SET_ATIME_NOW,
+    SET_GID,
+    SET_MODE,
+    SET_MTIME,
+    SET_MTIME_NOW,
+    SET_SIZE,
+    SET_UID,
+    SETATTR,
+    SPACE,
+    SYMLINK,
+    WRITE,
+    Connect,
+    Io,
+)
+
+HEAD = REQUEST.size
+SET_ALL = SET_MODE | SET_UID | SET_GID | SET_SIZE | SET_ATIME | SET_MTIME | SET_ATIME_NOW | SET_MTIME_NOW
+TARGET_MAX = PATH_MAX - 1
+"""Longest text of a symbolic link, as Linux has it."""
+CONNECT_MAX = 3 * PATH_MAX
+"""Bytes of a connect message; longer ones cannot be meant seriously and are refused before they are parsed."""
+
+
+def check_path(path: bytes) -> bytes:
+    """*path* if it is what a connect message may carry: relative, single slashes, no `.`, no `..`, no NUL; empty is the base itself."""
+    if not path:
+        return path
+    if len(path) > PATH_MAX:
+        raise ResmgrError(errno.ENAMETOOLONG)
+    if b"\0" in path:
+        raise BadMessage("path holds a NUL")
+    if b"/" not in path:
+        if path == b"." or path == b"..":
+            raise BadMessage("path has a dot component")
+        if len(path) > NAME_MAX:
+            raise ResmgrError(errno.ENAMETOOLONG)
+        return path
+    for name in path.split(b"/"):
+        if not name or name == b"." or name == b"..":
+            raise BadMessage("path has an empty or a dot component")
+        if len(name) > NAME_MAX:
+            raise ResmgrError(errno.ENAMETOOLONG)
+    return path
+
+
+@attrs.define
+class SetAttr:
+    """What to change: bits SET_* say which fields count. Times are nanoseconds since the epoch."""
+
+    valid: int
+    mode: int = 0
+    uid: int = 0
+    gid: int = 0
+    size: int = 0
+    atime: int = 0
+    mtime: int = 0
+
+    def pack(self) -> bytes:
+        return SETATTR.pack(self.valid, self.mode, self.uid, self.gid, self.size, self.atime, self.mtime)
+
+    @classmethod
+    def parse(cls, data: Buffer, offset: int) -> SetAttr:
+        try:
+            change = cls(*SETATTR.unpack_from(data, offset))
+        except struct.error:
+            raise BadMessage("attribute change cut short") from None
+        if change.valid & ~SET_ALL:
+            raise BadMessage("attribute change has unknown bits")
+        return change
+
+
+@attrs.define
+class ConnectRequest:
+    """A connect message. `path` is relative to `handle`; `path2` is the second name of RENAME and LINK (relative to `handle2`) or a
+    symbolic link's text. Fields that the subtype has no use for are zero. `flags` are open flags (OPEN), rename flags (RENAME), else this
+    protocol's.
+    """
+
+    subtype: int
+    flags: int
+    handle: int
+    path: bytes
+    mode: int = 0
+    umask: int = 0
+    rdev: int = 0
+    prefetch: int = 0
+    handle2: int = 0
+    path2: bytes = b""
+    change: SetAttr | None = None
+
+    def pack(self) -> bytes:
+        """The whole message."""
+        head = REQUEST.pack(Io.CONNECT, self.subtype, self.flags, self.handle)
+        kind = self.subtype
+        if kind == Connect.OPEN:
+            return b"".join((head, OPEN.pack(self.mode, self.umask, self.prefetch), self.path))
+        if kind in (Connect.MKDIR, Connect.MKNOD):
+            return b"".join((head, MAKE.pack(self.mode, self.umask, self.rdev), self.path))
+        if kind in (Connect.RENAME, Connect.LINK):
+            return b"".join((head, RENAME.pack(self.handle2, len(self.path), 0), self.path, self.path2))
+        if kind == Connect.SYMLINK:
+            return b"".join((head, SYMLINK.pack(len(self.path)), self.path, self.path2))
+        if kind == Connect.SETATTR and self.change is not None:
+            return b"".join((head, self.change.pack(), self.path))
+        if kind == Connect.ACCESS:
+            return b"".join((head, ACCESS.pack(self.mode), self.path))
+        return head + self.path
+
+
+def _two_names(data: Buffer, start: int, length: int) -> tuple[bytes, bytes]:
+    names = bytes(data[start:])
+    if length > len(names):
+        raise BadMessage("first name cut short")
+    return names[:length], names[length:]
+
+
+def parse_connect(data: Buffer) -> ConnectRequest:
+    """A connect message whose type was already seen to be CONNECT. Unknown subtypes parse as a bare path: the manager answers ENOSYS."""
+    if len(data) > CONNECT_MAX:
+        raise BadMessage("connect message too long")
+    try:
+        _, kind, flags, handle = REQUEST.unpack_from(data)
+        if kind == Connect.LOOKUP:
+            return ConnectRequest(kind, flags, handle, check_path(bytes(data[HEAD:])))
+        if kind == Connect.OPEN:
+            mode, umask, prefetch = OPEN.unpack_from(data, HEAD)
+            return ConnectRequest(kind, flags, handle, check_path(bytes(data[HEAD + OPEN.size :])), mode, umask, 0, prefetch)
+        if kind in (Connect.MKDIR, Connect.MKNOD):
+            mode, umask, rdev = MAKE.unpack_from(data, HEAD)
+            return ConnectRequest(kind, flags, handle, check_path(bytes(data[HEAD + MAKE.size :])), mode, umask, rdev)
+        if kind in (Connect.RENAME, Connect.LINK):
+            handle2, length, _ = RENAME.unpack_from(data, HEAD)
+            path, path2 = _two_names(data, HEAD + RENAME.size, length)
+            return ConnectRequest(kind, flags, handle, check_path(path), handle2=handle2, path2=check_path(path2))
+        if kind == Connect.SYMLINK:
+            (length,) = SYMLINK.unpack_from(data, HEAD)
+            path, text = _two_names(data, HEAD + SYMLINK.size, length)
+            if b"\0" in text:
+                raise BadMessage("link text holds a NUL")
+            if len(text) > TARGET_MAX:
+                raise ResmgrError(errno.ENAMETOOLONG)
+            return ConnectRequest(kind, flags, handle, check_path(path), path2=text)
+        if kind == Connect.SETATTR:
+            change = SetAttr.parse(data, HEAD)
+            return ConnectRequest(kind, flags, handle, check_path(bytes(data[HEAD + SETATTR.size :])), change=change)
+        if kind == Connect.ACCESS:
+            (mode,) = ACCESS.unpack_from(data, HEAD)
+            return ConnectRequest(kind, flags, handle, check_path(bytes(data[HEAD + ACCESS.size :])), mode)
+        return ConnectRequest(kind, flags, handle, check_path(bytes(data[HEAD:])))
+    except struct.error:
+        raise BadMessage("connect message cut short") from None
+
+
+def pack_read(handle: int, offset: int, size: int) -> bytes:
+    return REQUEST.pack(Io.READ, 0, 0, handle) + READ.pack(offset, size)
+
+
+def parse_read(data: Buffer) -> tuple[int, int]:
+    """offset, size of READ."""
+    try:
+        offset, size = READ.unpack_from(data, HEAD)
+    except struct.error:
+        raise BadMessage("read cut short") from None
+    return offset, size
+
+
+WRITE_HEAD = HEAD + WRITE.size
+"""Where the data of a WRITE message begins."""
+
+
+def pack_write(handle: int, offset: int, size: int) -> bytes:
+    """Everything of a WRITE message but its data, which the caller sends as a further part."""
+    return REQUEST.pack(Io.WRITE, 0, 0, handle) + WRITE.pack(offset, size)
+
+
+def parse_write(data: Buffer) -> tuple[int, int]:
+    """offset (OFFSET_APPEND: the end), size of WRITE; the data begins at WRITE_HEAD of the message."""
+    try:
+        offset, size = WRITE.unpack_from(data, HEAD)
+    except struct.error:
+        raise BadMessage("write cut short") from None
+    return offset, size
+
+
+def pack_readdir(handle: int, cookie: int, size: int, flags: int = 0) -> bytes:
+    return REQUEST.pack(Io.READDIR, 0, flags, handle) + READDIR.pack(cookie, size)
+
+
+def parse_readdir(data: Buffer) -> tuple[int, int]:
+    """cookie, size of READDIR."""
+    try:
+        cookie, size = READDIR.unpack_from(data, HEAD)
+    except struct.error:
+        raise BadMessage("readdir cut short") from None
+    return cookie, size
+
+
+def pack_space(handle: int, mode: int, offset: int, length: int) -> bytes:
+    return REQUEST.pack(Io.SPACE, 0, 0, handle) + SPACE.pack(mode, offset, length)
+
+
+def parse_space(data: Buffer) -> tuple[int, int, int]:
+    """fallocate mode, offset, length of SPACE."""
+    try:
+        mode, offset, length = SPACE.unpack_from(data, HEAD)
+    except struct.error:
+        raise BadMessage("space cut short") from None
+    return mode, offset, length
+
+
+def pack_setattr(handle: int, change: SetAttr) -> bytes:
+    return REQUEST.pack(Io.SETATTR, 0, 0, handle) + change.pack()
+
+
+def pack_devctl(handle: int, command: int, data: Buffer = b"") -> bytes:
+    return b"".join((REQUEST.pack(Io.DEVCTL, 0, 0, handle), DEVCTL.pack(command, len(data)), data))
+
+
+def parse_devctl(data: Buffer) -> tuple[int, Buffer]:
+    """command, its data."""
+    try:
+        command, length = DEVCTL.unpack_from(data, HEAD)
+    except struct.error:
+        raise BadMessage("devctl cut short") from None
+    start = HEAD + DEVCTL.size
+    if len(data) - start != length:
+        raise BadMessage("devctl's data has another length than it says")
+    return command, memoryview(data)[start:]
+
+
+CLOSE_MAX = 4096
+"""Handles of one CLOSE message: a client that closes more sends several."""
+_HANDLE = struct.Struct("!Q")
+
+
+def pack_close(*handles: int) -> bytes:
+    """CLOSE of one handle or of several (CLOSE_BATCH)."""
+    head = REQUEST.pack(Io.CLOSE, 0, 1 if len(handles) > 1 else 0, handles[0])
+    return head if len(handles) == 1 else head + b"".join(map(_HANDLE.pack, handles[1:]))
+
+
+def parse_close(data: Buffer) -> list[int]:
+    """Every handle that a CLOSE names."""
+    try:
+        _, _, flags, handle = REQUEST.unpack_from(data)
+    except struct.error:
+        raise BadMessage("close cut short") from None
+    tail = len(data) - HEAD
+    if not flags & 1:
+        if tail:
+            raise BadMessage("close of one handle has a tail")
+        return [handle]
+    if tail % _HANDLE.size:
+        raise BadMessage("close's last handle cut short")
+    if tail > CLOSE_MAX * _HANDLE.size:
+        raise BadMessage("close names too many handles")
+    return [handle, *(number for (number,) in _HANDLE.iter_unpack(bytes(data[HEAD:])))]
