@@ -1,0 +1,1 @@
+"""The network manager itself: the Stack object, interfaces, modules and their loader, hooks, statistics."""

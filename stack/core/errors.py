@@ -1,0 +1,27 @@
+"""Errors about modules that people see: one sentence, and an errno for whoever asked over a message."""
+
+from __future__ import annotations
+
+import errno
+
+from resmgr.errors import ResmgrError
+
+
+class ModuleError(ResmgrError):
+    """A module cannot be loaded, attached or unloaded for a reason that lies in the world. `str` is one sentence.
+
+    errno as in QNX: ENXIO no such module, EINVAL wrong options, else what the system said (EPERM, ENODEV).
+    """
+
+    def __init__(self, code: int, text: str) -> None:
+        super().__init__(code, text)
+
+    def __str__(self) -> str:
+        return str(self.strerror)
+
+
+class OptionError(ModuleError):
+    """Options do not parse or do not fit the module (EINVAL)."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(errno.EINVAL, text)

@@ -1,0 +1,69 @@
+"""Ethernet hooks: modules that see every batch before the ethertype registry (IN) or before the driver (OUT).
+
+Order is a number, low first on the way in and high first on the way out, so that one module sits at one height. A hook gets
+`(interface, frames)` and returns the frames that go on: the same list, or a new one. Frames are valid until the hook returns; a hook that
+replaces a frame gives bytes of its own. What it takes out is counted as `hook_dropped` unless it counts itself (`counts=True`).
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import attrs
+
+from stack.frame import Frame
+
+if TYPE_CHECKING:
+    from stack.core.ifnet import Interface
+
+Hook = Callable[["Interface", list[Frame]], list[Frame]]
+
+
+class Point(enum.Enum):
+    IN = "in"
+    OUT = "out"
+
+
+ORDER_TAP = 100
+"""Taps see what the driver saw."""
+ORDER_FILTER = 200
+ORDER_BRIDGE = 300
+
+
+@attrs.define(eq=False)
+class HookEntry:
+    """One hook in the list. `everything`: it wants frames of all ethertypes, so drivers may not filter."""
+
+    point: Point
+    order: int
+    hook: Hook
+    name: str
+    everything: bool
+    counts: bool
+
+
+class Hooks:
+    """The hooks of one stack, sorted. `incoming` and `outgoing` are replaced, never changed: a batch under way keeps its list."""
+
+    def __init__(self) -> None:
+        self._entries: list[HookEntry] = []
+        self.incoming: tuple[HookEntry, ...] = ()
+        self.outgoing: tuple[HookEntry, ...] = ()
+
+    def add(self, entry: HookEntry) -> None:
+        self._entries.append(entry)
+        self._sort()
+
+    def remove(self, entry: HookEntry) -> None:
+        self._entries.remove(entry)
+        self._sort()
+
+    def want_everything(self) -> bool:
+        return any(entry.everything for entry in self.incoming)
+
+    def _sort(self) -> None:
+        by_order = sorted(self._entries, key=lambda entry: entry.order)
+        self.incoming = tuple(entry for entry in by_order if entry.point is Point.IN)
+        self.outgoing = tuple(entry for entry in reversed(by_order) if entry.point is Point.OUT)

@@ -1,0 +1,78 @@
+"""Find a module by name, as QNX finds `devnp-NAME.so` and `lsm-NAME.so`.
+
+- `-d packet`: `MODULE` of `stack.drivers.packet`; a wrapper, `fault`: of `stack.drivers.wrap.fault`.
+- `-p qnet`: the installed entry point `qnet` of group `io_pkt.modules`; drivers of third parties may be installed that way too.
+- a name with a dot: `MODULE` (or `:NAME`) of that Python module, for code that is not installed.
+
+Nothing is scanned and nothing registers itself: a module is looked up when somebody names it.
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import importlib.util
+import re
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING
+
+from stack.core.errors import ModuleError
+from stack.core.module import Kind, Module
+
+if TYPE_CHECKING:
+    from stack.core.module import Loadable
+
+ENTRY_POINT_GROUP = "io_pkt.modules"
+_PACKAGES = {Kind.DRIVER: "stack.drivers", Kind.WRAPPER: "stack.drivers.wrap"}
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
+_PATH = re.compile(r"(?P<module>[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+)(?::(?P<attribute>[A-Za-z_]\w*))?")
+
+
+def find_module(name: str, kind: Kind | None = None) -> Loadable:
+    """The module called *name*; with *kind* it must be of that kind. ModuleError (ENXIO) in one sentence otherwise."""
+    module = _by_path(name) if "." in name else _by_name(name, kind)
+    if kind is not None and module.kind is not kind:
+        option = "-d" if module.kind is Kind.DRIVER else "-p" if module.kind is Kind.PROTOCOL else f"--{name}"
+        raise ModuleError(errno.ENXIO, f"{name} is a {module.kind.value}, not a {kind.value}: load it with {option}")
+    return module
+
+
+def _by_path(path: str) -> Loadable:
+    match = _PATH.fullmatch(path)
+    if match is None:
+        raise ModuleError(errno.ENXIO, f"{path!r} is not a module's name and not a dotted path")
+    return _member(match["module"], match["attribute"] or "MODULE", path)
+
+
+def _by_name(name: str, kind: Kind | None) -> Loadable:
+    if _NAME.fullmatch(name) is None:
+        raise ModuleError(errno.ENXIO, f"{name!r} is not a module's name and not a dotted path")
+    for group, package in _PACKAGES.items():
+        if kind in (None, group):
+            path = f"{package}.{name.replace('-', '_')}"
+            if importlib.util.find_spec(path) is not None:
+                return _member(path, "MODULE", name)
+    for entry in entry_points(group=ENTRY_POINT_GROUP, name=name):
+        return _member(entry.module, entry.attr, name)
+    what = "module" if kind is None else kind.value
+    raise ModuleError(errno.ENXIO, f"there is no {what} called {name}: not in {_places(kind)}")
+
+
+def _places(kind: Kind | None) -> str:
+    packages = [package for group, package in _PACKAGES.items() if kind in (None, group)]
+    return " and not ".join([*(f"in {package}" for package in packages), f"among the installed {ENTRY_POINT_GROUP}"]).removeprefix("in ")
+
+
+def _member(path: str, attribute: str, name: str) -> Loadable:
+    try:
+        module: object = importlib.import_module(path)
+    except ModuleNotFoundError as error:
+        if error.name is not None and (path == error.name or path.startswith(f"{error.name}.")):
+            raise ModuleError(errno.ENXIO, f"there is no module {name}: Python finds no {error.name}") from None
+        raise ModuleError(errno.ENXIO, f"cannot load {name}: it needs the Python module {error.name}, which is not installed") from error
+    except Exception as error:
+        raise ModuleError(errno.ENXIO, f"cannot load {name}: importing {path} raised {type(error).__name__}: {error}") from error
+    found = getattr(module, attribute, None)
+    if not isinstance(found, Module):
+        raise ModuleError(errno.ENXIO, f"{name} cannot be loaded: {path} has no {attribute} that is a Module")
+    return found

@@ -1,0 +1,76 @@
+"""Modules: what `io-pkt -d` and `-p` load. QNX's `iopkt_drvr_entry` and `iopkt_lsm_entry` in one.
+
+A module is a value, `MODULE`, in an importable file: a name, a kind, a class of options and `attach`. Importing the file does nothing.
+`attach(context, options)` starts the module and returns what it started; `detach()` of that ends it, synchronously, and leaves nothing
+behind: no descriptor, timer, ethertype, hook, channel or network. What it forgot the stack takes away and complains about.
+
+What `attach` returns depends on the kind: DRIVER a `stack.core.driver.Driver`, WRAPPER a `Wrapper`, PROTOCOL anything with `detach`.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+
+import attrs
+
+from resmgr.channel import Kernel
+from resmgr.dispatch import Dispatch
+from stack.core.options import parse_options
+
+if TYPE_CHECKING:
+    from stack.core.stack import Stack
+
+O = TypeVar("O")  # noqa: E741  # the options class
+Random = Callable[[int], bytes]
+
+
+class Kind(enum.Enum):
+    DRIVER = "driver"
+    PROTOCOL = "protocol"
+    WRAPPER = "wrapper"
+
+
+@attrs.frozen
+class Context:
+    """What a module is given. `random(n)` yields n bytes; under simulation they come from the seed."""
+
+    stack: Stack
+    dispatch: Dispatch
+    kernel: Kernel
+    random: Random
+
+
+class Attached(Protocol):
+    """A module at work."""
+
+    def detach(self) -> None:
+        """End it, synchronously, leaving nothing behind. Called once. May be called while traffic flows."""
+        ...
+
+
+class Loadable(Protocol):
+    """A `Module` of any options: what the loader finds and `Stack.load` takes."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def kind(self) -> Kind: ...
+
+    def attach_text(self, context: Context, text: str) -> Attached: ...
+
+
+@attrs.frozen
+class Module(Generic[O]):
+    """See the head of this file. `options` is an attrs class; `stack.core.options` says how its fields become keys."""
+
+    name: str
+    kind: Kind
+    options: type[O]
+    attach: Callable[[Context, O], Attached]
+
+    def attach_text(self, context: Context, text: str) -> Attached:
+        """Parse *text* as this module's options and attach. `OptionError`, or what `attach` raises."""
+        return self.attach(context, parse_options(self.options, text, self.name))

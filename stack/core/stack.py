@@ -1,0 +1,357 @@
+"""The network manager: interfaces, modules, and the way of a batch between them. QNX's io-pkt stack, without any protocol of its own.
+
+    driver -> deliver -> IN hooks, low order first -> ethertype registry -> protocol module
+    driver <- transmit <- OUT hooks, high order first <- output <- protocol module
+
+A stack is an object; a process may have several. It runs on a `Dispatch` and does no I/O itself; all calls happen in dispatch context.
+
+Unlike QNX: every module can be unloaded, under traffic. An exception in a module's callback ends that callback, not the manager: it is
+counted, logged once per callback, and the stack goes on. (In QNX a fault in a driver kills io-pkt.)
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import struct
+from collections.abc import Callable, Sequence
+from types import MappingProxyType
+from typing import TypeGuard
+
+import attrs
+
+from resmgr.channel import Kernel
+from resmgr.dispatch import Dispatch
+from resmgr.errors import Misuse
+from stack.core.driver import Driver, Wrapper
+from stack.core.errors import ModuleError
+from stack.core.hooks import ORDER_TAP, Hook, HookEntry, Hooks, Point
+from stack.core.ifnet import Interface, InterfaceEvent
+from stack.core.loader import find_module
+from stack.core.module import Attached, Context, Kind, Loadable, Random
+from stack.core.registry import Ethertypes, Handler, Registration
+from stack.core.statistics import Counters, Drop, StackStatistics
+from stack.crypto.registry import Crypto, standard_crypto
+from stack.frame import BadFrame, Frame
+from stack.wire.ethernet import HEADER_SIZE, TPIDS, ethertype_of, unpack_type
+
+log = logging.getLogger(__name__)
+
+Listener = Callable[[InterfaceEvent, Interface], None]
+INTERFACES_MAX = 256
+"""More are refused: mount requests must not fill the node."""
+
+
+@attrs.define(eq=False)
+class Loaded:
+    """A module at work. `interface` is set for drivers; `wrappers` are around the driver, innermost first."""
+
+    module: Loadable
+    options: str
+    attached: Attached
+    interface: Interface | None = None
+    wrappers: tuple[Wrapper, ...] = ()
+    registrations: list[Registration] = attrs.field(factory=list)
+
+
+class Stack:
+    """See the head of this file. *random(n)* yields n bytes for modules; *name* is for logs and statistics."""
+
+    def __init__(self, dispatch: Dispatch, kernel: Kernel, random: Random, name: str = "io-pkt0", crypto: Crypto | None = None) -> None:
+        self.dispatch = dispatch
+        self.kernel = kernel
+        self.name = name
+        self.crypto = standard_crypto() if crypto is None else crypto
+        self._context = Context(self, dispatch, kernel, random)
+        self._interfaces: dict[str, Interface] = {}
+        self._loaded: list[Loaded] = []
+        self._ethertypes = Ethertypes()
+        self._hooks = Hooks()
+        self._listeners: list[Listener] = []
+        self._loading: list[Registration] | None = None
+        self._failures = Counters()
+        self._next_index = 1
+        self._closed = False
+
+    # Modules
+
+    def load(
+        self,
+        module: Loadable | str,
+        options: str = "",
+        *,
+        kind: Kind | None = None,
+        wrap: Sequence[tuple[str, str]] = (),
+    ) -> Loaded:
+        """Find, attach and list a module; a driver gets its interface. *wrap*: wrappers around a driver, innermost first, with options.
+
+        ModuleError in one sentence when that does not work; then nothing is left behind. Misuse when the module breaks a rule
+        (two modules want one ethertype).
+        """
+        if self._closed:
+            raise Misuse("the stack is closed")
+        found = find_module(module, kind) if isinstance(module, str) else module
+        if wrap and found.kind is not Kind.DRIVER:
+            raise ModuleError(errno.EINVAL, f"{found.name} is no driver: nothing can be wrapped around it")
+        if found.kind is Kind.WRAPPER:
+            raise ModuleError(errno.EINVAL, f"{found.name} needs a driver to be wrapped around")
+        registrations: list[Registration] = []
+        outer, self._loading = self._loading, registrations
+        attached: Attached | None = None
+        try:
+            attached = found.attach_text(self._context, options)
+            loaded = Loaded(found, options, attached, registrations=registrations)
+            if found.kind is Kind.DRIVER:
+                attached = driver = self._wrapped(loaded, wrap)
+                self._attach_interface(loaded, driver)
+        except BaseException:
+            if attached is not None:
+                attached.detach()
+            for registration in reversed(registrations):
+                registration.revoke()
+            raise
+        finally:
+            self._loading = outer
+        self._loaded.append(loaded)
+        if loaded.interface is not None:
+            self.tell(InterfaceEvent.ATTACHED, loaded.interface)
+        return loaded
+
+    def unload(self, loaded: Loaded) -> None:
+        """Detach a module and everything it put into the stack. Synchronous; may be called from within its own callbacks."""
+        if loaded not in self._loaded:
+            raise Misuse(f"{loaded.module.name} is not loaded in {self.name}")
+        self._loaded.remove(loaded)
+        interface = loaded.interface
+        if interface is not None:
+            del self._interfaces[interface.name]
+            interface.attached = False
+            interface.up = False
+            self.tell(InterfaceEvent.DETACHED, interface)
+        try:
+            loaded.attached.detach()
+        except Exception:
+            self._failed(f"{loaded.module.name}.detach", loaded.attached.detach)
+        for registration in reversed(loaded.registrations):
+            if registration.live:
+                log.warning("%s: module %s left %s behind", self.name, loaded.module.name, registration.what)
+                registration.revoke()
+
+    def close(self) -> None:
+        """Unload everything, newest first. Idempotent."""
+        self._closed = True
+        while self._loaded:
+            self.unload(self._loaded[-1])
+
+    @property
+    def loaded(self) -> tuple[Loaded, ...]:
+        """In order of loading."""
+        return tuple(self._loaded)
+
+    # Interfaces
+
+    @property
+    def interfaces(self) -> tuple[Interface, ...]:
+        return tuple(self._interfaces.values())
+
+    def interface(self, name: str) -> Interface | None:
+        return self._interfaces.get(name)
+
+    def on_interface(self, listener: Listener) -> Registration:
+        """Tell *listener* of interfaces that come, go and change from now on. Those that are there: `interfaces`."""
+        self._listeners = [*self._listeners, listener]
+
+        def revoke() -> None:
+            self._listeners = [one for one in self._listeners if one is not listener]
+
+        return self._registered("an interface listener", revoke)
+
+    def tell(self, event: InterfaceEvent, interface: Interface) -> None:
+        """For interfaces: pass an event to the listeners."""
+        log.info("%s: interface %s %s", self.name, interface.name, event.value)
+        for listener in self._listeners:
+            try:
+                listener(event, interface)
+            except Exception:
+                self._failed("interface listener", listener)
+
+    def _wrapped(self, loaded: Loaded, wrap: Sequence[tuple[str, str]]) -> Driver:
+        driver = loaded.attached
+        if not _is_driver(driver):
+            raise Misuse(f"{loaded.module.name}: attach returned no driver")
+        wrappers: list[Wrapper] = []
+        for name, options in wrap:
+            try:
+                wrapper = find_module(name, Kind.WRAPPER).attach_text(self._context, options)
+            except BaseException:
+                driver.detach()
+                raise
+            if not _is_wrapper(wrapper):
+                raise Misuse(f"{name}: attach returned no wrapper")
+            wrapper.around(driver)
+            wrappers.append(wrapper)
+            driver = wrapper
+        loaded.attached = driver
+        loaded.wrappers = tuple(wrappers)
+        return driver
+
+    def _attach_interface(self, loaded: Loaded, driver: Driver) -> None:
+        if len(self._interfaces) >= INTERFACES_MAX:
+            raise ModuleError(errno.ENOSPC, f"{self.name} has {INTERFACES_MAX} interfaces already")
+        if driver.name in self._interfaces:
+            raise ModuleError(errno.EEXIST, f"{self.name} has an interface {driver.name} already")
+        interface = Interface(self, driver.name, self._next_index, driver)
+        self._next_index += 1
+        driver.start(interface)
+        driver.accept(self._wanted())
+        self._interfaces[interface.name] = interface
+        loaded.interface = interface
+
+    # Protocols and hooks
+
+    def register_ethertype(self, ethertype: int, handler: Handler) -> Registration:
+        """From now on *handler* gets received frames of *ethertype*, as batches. Misuse when somebody has it already.
+
+        Frames may be tagged (`stack.wire.ethernet.payload_offset`) and padded, and are valid until the handler returns.
+        """
+        self._ethertypes.add(ethertype, handler)
+        self._tell_drivers()
+
+        def revoke() -> None:
+            self._ethertypes.remove(ethertype)
+            self._tell_drivers()
+
+        return self._registered(f"ethertype {ethertype:#06x}", revoke)
+
+    def add_hook(
+        self,
+        point: Point,
+        hook: Hook,
+        *,
+        order: int = ORDER_TAP,
+        name: str = "hook",
+        everything: bool = False,
+        counts: bool = False,
+    ) -> Registration:
+        """Put *hook* at *point*; see `stack.core.hooks`. *everything*: drivers stop filtering by ethertype while it is there."""
+        entry = HookEntry(point, order, hook, name, everything, counts)
+        self._hooks.add(entry)
+        self._tell_drivers()
+
+        def revoke() -> None:
+            self._hooks.remove(entry)
+            self._tell_drivers()
+
+        return self._registered(f"hook {name}", revoke)
+
+    def _registered(self, what: str, revoke: Callable[[], None]) -> Registration:
+        registration = Registration(what, revoke)
+        if self._loading is not None:
+            self._loading.append(registration)
+        return registration
+
+    def _wanted(self) -> frozenset[int] | None:
+        return None if self._hooks.want_everything() else self._ethertypes.wanted()
+
+    def _tell_drivers(self) -> None:
+        wanted = self._wanted()
+        for interface in self._interfaces.values():
+            interface.driver.accept(wanted)
+
+    # Frames
+
+    def received(self, interface: Interface, frames: list[Frame]) -> None:
+        """For interfaces: a batch from a driver goes up. Never raises what a module raised."""
+        interface.rx_frames += len(frames)
+        interface.rx_bytes += sum(map(len, frames))
+        for entry in self._hooks.incoming:
+            frames = self._hooked(entry, interface, frames)
+        if not frames:
+            return
+        try:
+            kinds = list(map(unpack_type, frames))
+        except struct.error:
+            self._sort_out(interface, frames)
+            return
+        first = kinds[0]
+        if first[0] not in TPIDS and kinds.count(first) == len(kinds):
+            self._handle(interface, first[0], frames)
+        else:
+            self._sort_out(interface, frames)
+
+    def _sort_out(self, interface: Interface, frames: list[Frame]) -> None:
+        """A batch that is not all of one untagged ethertype."""
+        by_type: dict[int, list[Frame]] = {}
+        for frame in frames:
+            try:
+                kind = ethertype_of(frame)
+            except BadFrame:
+                interface.drops.count(Drop.TOO_SHORT if len(frame) < HEADER_SIZE else Drop.BAD_TAGS)
+                continue
+            by_type.setdefault(kind, []).append(frame)
+        for kind, batch in by_type.items():
+            self._handle(interface, kind, batch)
+
+    def _handle(self, interface: Interface, ethertype: int, frames: list[Frame]) -> None:
+        handler = self._ethertypes.handlers.get(ethertype)
+        if handler is None:
+            interface.drops.count(Drop.NO_PROTOCOL, len(frames))
+            return
+        self._ethertypes.handled[ethertype] += len(frames)
+        try:
+            handler(interface, frames)
+        except Exception:
+            interface.drops.count(Drop.HANDLER_FAILED, len(frames))
+            self._failed(f"handler of {ethertype:#06x}", handler)
+
+    def output(self, interface: Interface, frames: list[Frame]) -> None:
+        """Send whole frames, in order, through the OUT hooks. Borrowed until this returns. What cannot be sent is dropped and counted."""
+        for entry in self._hooks.outgoing:
+            frames = self._hooked(entry, interface, frames)
+        if not frames:
+            return
+        if not interface.up:
+            interface.drops.count(Drop.LINK_DOWN, len(frames))
+            return
+        interface.tx_frames += len(frames)
+        interface.tx_bytes += sum(map(len, frames))
+        try:
+            interface.driver.transmit(frames)
+        except Exception:
+            interface.drops.count(Drop.DRIVER_FAILED, len(frames))
+            self._failed(f"driver of {interface.name}", interface.driver.transmit)
+
+    def _hooked(self, entry: HookEntry, interface: Interface, frames: list[Frame]) -> list[Frame]:
+        try:
+            left = entry.hook(interface, frames)
+        except Exception:
+            interface.drops.count(Drop.HOOK_FAILED, len(frames))
+            self._failed(f"hook {entry.name}", entry.hook)
+            return []
+        if len(left) < len(frames) and not entry.counts:
+            interface.drops.count(Drop.HOOK_DROPPED, len(frames) - len(left))
+        return left
+
+    def _failed(self, what: str, callback: Callable[..., object]) -> None:
+        """Called while handling the exception of *callback*."""
+        self._failures.count(what)
+        if self._failures[what] == 1:
+            log.exception("%s: exception in %s (%r); further ones are only counted", self.name, what, callback)
+
+    def statistics(self) -> StackStatistics:
+        """Frozen copies of all counters."""
+        return StackStatistics(
+            self.name,
+            MappingProxyType({interface.name: interface.statistics for interface in self.interfaces}),
+            tuple(loaded.module.name for loaded in self._loaded),
+            MappingProxyType(dict(self._ethertypes.handled)),
+            self._failures.copy_frozen(),
+        )
+
+
+def _is_driver(attached: Attached) -> TypeGuard[Driver]:
+    return all(hasattr(attached, name) for name in ("start", "accept", "transmit", "mac", "mtu", "up", "name"))
+
+
+def _is_wrapper(attached: Attached) -> TypeGuard[Wrapper]:
+    return _is_driver(attached) and hasattr(attached, "around")

@@ -1,0 +1,1 @@
+"""Providers of the crypto API, one file each."""
