@@ -1,0 +1,1 @@
+"""/net: the directory whose entries are nodes."""
