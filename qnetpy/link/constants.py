@@ -1,0 +1,95 @@
+"""Numbers of the link protocol: those of the specification (docs/protocol/link.md), and ours, which another implementation may change."""
+
+from __future__ import annotations
+
+# Specification. Two nodes must agree on these.
+
+VERSION = 1
+"""Of the handshake. In every handshake frame and in the transcript; another version is refused."""
+TAG_SIZE = 16
+"""Of all three suites (RFC 5116 section 5.1, RFC 8439 section 2.8)."""
+MAC_SIZE = 16
+COOKIE_SIZE = 16
+COOKIE_NONCE_SIZE = 16
+BOOT_ID_SIZE = 16
+SUITE_SLOTS = 4
+"""Suites that an INITIATION can offer."""
+REPLAY_WINDOW = 8192
+"""Packet numbers per path and direction that may arrive late, as WireGuard's; must exceed what reorders between two interfaces."""
+PACKET_NUMBER_MAX = 2**62 - 1
+"""As QUIC's (RFC 9000 section 12.3); no counter reaches it."""
+HANDSHAKE_FRAME_MAX = 1280
+"""Longest handshake frame, so that one fits any path that carries IPv6 as well."""
+
+# Ours: handshake.
+
+RETRY_FIRST = 0.1
+"""Seconds until an unanswered handshake frame is sent again. A LAN answers in under 1 ms, a busy daemon in 30."""
+RETRY_FACTOR = 2.0
+RETRY_MAX = 1.0
+RETRY_JITTER = 0.25
+"""Part of each wait that is random, so that nodes that lost power together do not answer in step."""
+ATTEMPT_TIMEOUT = 8.0
+"""Seconds after which an attempt is given up; the caller decides whether to begin another."""
+RENEW_AFTER = 3.0
+"""Seconds for which one INITIATION is repeated before a new one is made. Less than HALF_OPEN_LIFETIME, so an answer is still open."""
+PINNED_TRIES = 2.0
+"""Seconds for which IK is tried before XX: the peer may have a new key."""
+JOIN_WAIT = 0.5
+"""Seconds for which our own INITIATION waits when the peer's is being answered."""
+DONE_LIFETIME = 15.0
+"""Seconds for which a responder still answers a repeated FINAL. More than ATTEMPT_TIMEOUT."""
+DESTINATIONS_MAX = 4
+"""Addresses tried at once for one peer. Stops discovery that announces one node everywhere from multiplying our frames."""
+ATTEMPTS_MAX = 1024
+"""Attempts at once. Stops a flood of announcements."""
+EVENTS_MAX = 1024
+"""Events not yet fetched. Stops strangers' failures from filling memory; the oldest failure goes first."""
+
+# Ours: what strangers may make us keep and do (docs/protocol/link.md, "Under attack").
+
+HALF_OPEN_LIFETIME = 5.0
+HALF_OPEN_MAX = 256
+"""Handshakes we answered that are not confirmed. Stops half-open floods; about 4 KiB each."""
+HALF_OPEN_STRANGERS = 192
+"""Of these, for addresses from which no node was ever authenticated: the rest is the known peers' share."""
+HALF_OPEN_PER_SOURCE = 8
+HALF_OPEN_PER_NAME = 4
+HALF_OPEN_LOAD = 64
+"""From this many on, everybody needs a cookie."""
+SEEN_MAX = 4096
+"""INITIATIONs remembered so that a copy makes no second half-open entry."""
+KNOWN_MAX = 4096
+"""Addresses remembered as a known peer's."""
+SOURCES_MAX = 1024
+"""Token buckets of single sources. Stops a flood from many spoofed addresses; the longest unused is forgotten."""
+SOURCE_RATE = 20.0
+"""INITIATIONs per second from one source, above a burst; WireGuard's figure."""
+SOURCE_BURST = 20.0
+KNOWN_RATE = 500.0
+"""INITIATIONs and FINALs per second from all known peers together: 5 % of a core at 100 microseconds each."""
+STRANGER_RATE = 100.0
+"""The same from strangers that proved their address by a cookie."""
+COOKIE_RATE = 1000.0
+"""COOKIE frames per second in total; each costs 15 microseconds."""
+BURST_SECONDS = 0.5
+"""The burst of a total budget is what it gets in this time."""
+COOKIE_SECRET_LIFETIME = 120.0
+"""WireGuard's; a cookie is honoured until the secret after next, so for 120 to 240 s."""
+NODES_MAX = 65536
+"""Nodes remembered (boot id, sequence, pinned key). Needs as many certificates; see also qnetpy.nodes."""
+
+# Ours: sessions.
+
+REKEY_AFTER = 120.0
+"""Seconds (WireGuard: 120)."""
+REKEY_STAGGER = 15.0
+"""The responder of the last handshake waits this much longer, so that usually only one end begins."""
+REKEY_PART = 0.5
+"""Part of a suite's limits at which new keys are due: the other half is for the handshake, under load."""
+REKEY_FAILURES = 2**20
+"""Frames that failed authentication after which new keys are due, if the suite's limit is not less."""
+REJECT_AFTER = 600.0
+"""Seconds after which a session seals nothing more: handshakes have failed for 8 minutes, and forward secrecy is promised by the rekey."""
+PREVIOUS_GRACE = 10.0
+"""Seconds for which the keys before the current ones still open what is in flight."""

@@ -1,0 +1,239 @@
+"""A session: the keys that one handshake gave, sealing and opening DATA frames by the batch. The hot path of a link.
+
+Nonces are path and packet number, the additional data is the DATA header (docs/protocol/link.md). Numbers belong to the transport, one
+space per path, and go on across sessions; a session seals only numbers above the last it sealed on that path, so no key ever sees a
+nonce twice. Keys live in memory only and are forgotten by `close`: a process that starts again has none. Order when opening: replay
+window, decryption, replay window again (a peer that updates it first can be made to drop good packets by a forger).
+
+A peer has a `Sessions`: the current one, and the one before it for a grace time, so that a rekey loses nothing that is in flight.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+
+import attrs
+
+from qnetpy.link.constants import (
+    PACKET_NUMBER_MAX,
+    PREVIOUS_GRACE,
+    REJECT_AFTER,
+    REKEY_AFTER,
+    REKEY_FAILURES,
+    REKEY_PART,
+    REKEY_STAGGER,
+    TAG_SIZE,
+)
+from qnetpy.link.replay import ReplayWindow
+from qnetpy.link.wire import DATA, DATA_HEADER, NONCE, Arrivals
+from resmgr.dispatch import Buffer
+from resmgr.errors import Misuse
+from stack.crypto import api as crypto
+
+
+class Role(enum.Enum):
+    """Which end of the handshake this node was."""
+
+    INITIATOR = "initiator"
+    RESPONDER = "responder"
+
+
+class KeysExhausted(Misuse):
+    """Sealing would pass what one key may seal. Ask `Session.left` first and rekey when `Sessions.rekey_due` says so."""
+
+
+@attrs.define
+class SessionCounters:
+    """Frames, in both directions."""
+
+    sealed: int = 0
+    opened: int = 0
+    replayed: int = 0
+    """Copies, and numbers older than the window."""
+    bad_tag: int = 0
+    """Failed authentication: forged, corrupted or cut short."""
+
+
+class Session:
+    """One handshake's keys. `local_index` is in the headers of frames to us, `remote_index` in those we seal."""
+
+    __slots__ = (
+        "_last", "_rx", "_tx", "_windows", "counters", "established", "failures_limit", "local_index", "remote_index", "role", "seal_limit",
+    )  # fmt: skip
+
+    def __init__(self, tx: crypto.Session, rx: crypto.Session, local_index: int, remote_index: int, role: Role, now: float) -> None:
+        self._tx = tx
+        self._rx = rx
+        self.local_index = local_index
+        self.remote_index = remote_index
+        self.role = role
+        self.established = now
+        self.seal_limit = tx.algorithm.seal_limit
+        """Frames one key may seal."""
+        self.failures_limit = rx.algorithm.open_failures_limit
+        """Frames that may fail authentication under one key."""
+        self.counters = SessionCounters()
+        self._last: dict[int, int] = {}
+        """Last packet number sealed, by path."""
+        self._windows: dict[int, ReplayWindow] = {}
+
+    @property
+    def suite(self) -> str:
+        """Name of the AEAD."""
+        return self._tx.algorithm.name
+
+    @property
+    def left(self) -> int:
+        """Frames that may still be sealed."""
+        return self.seal_limit - self.counters.sealed
+
+    def seal(self, prefix: bytes, path: int, first_number: int, plaintexts: Sequence[Buffer]) -> list[bytes]:
+        """Whole frames: *prefix* (the Ethernet header), DATA header, ciphertext and tag. Packets are numbered from *first_number* on.
+
+        Plaintexts are borrowed until the return. Misuse when *first_number* is not above the last number sealed on *path*; KeysExhausted.
+        Each plaintext fits the length field (65,519 bytes).
+        """
+        count = len(plaintexts)
+        end = first_number + count
+        if first_number <= self._last.get(path, -1) or end > PACKET_NUMBER_MAX:
+            raise Misuse(f"packet number {first_number} on path {path} was sealed already or is no number")
+        if self.counters.sealed + count > self.seal_limit:
+            raise KeysExhausted(f"{count} frames more would pass {self.seal_limit} under one key of {self.suite}")
+        if not count:
+            return []
+        # Counted before sealing: a failure half way must not make a number usable again.
+        self._last[path] = end - 1
+        self.counters.sealed += count
+        pack, index = DATA_HEADER.pack, self.remote_index
+        headers = [
+            pack(DATA, path, len(plaintext) + TAG_SIZE, index, number)
+            for plaintext, number in zip(plaintexts, range(first_number, end), strict=True)
+        ]
+        salt = path.to_bytes(4, "big")
+        nonces = [salt + header[8:] for header in headers]
+        sealed = self._tx.seal_many(nonces, plaintexts, headers)
+        return list(map(b"".join, zip([prefix] * count, headers, sealed, strict=True)))
+
+    def open(self, arrivals: Arrivals) -> list[tuple[int, bytes]]:
+        """(packet number, plaintext) of what is authentic and was not seen before, in order of arrival; the rest is counted."""
+        numbers, headers, bodies = arrivals.numbers, arrivals.headers, arrivals.bodies
+        path = arrivals.path
+        window = self._windows.get(path)
+        if window is None:
+            # Kept only once something on this path was authentic.
+            window = ReplayWindow()
+        count = len(numbers)
+        first = numbers[0]
+        in_order = (
+            first > window.highest
+            and numbers[-1] == first + count - 1 <= PACKET_NUMBER_MAX
+            and (count == 1 or list(numbers) == list(range(first, first + count)))
+        )
+        if not in_order:
+            fresh = [place for place, number in enumerate(numbers) if number <= PACKET_NUMBER_MAX and window.fresh(number)]
+            if len(fresh) != count:
+                self.counters.replayed += count - len(fresh)
+                numbers = [numbers[place] for place in fresh]
+                headers = [headers[place] for place in fresh]
+                bodies = [bodies[place] for place in fresh]
+        if self.counters.bad_tag + len(numbers) > self.failures_limit:
+            self.counters.bad_tag += len(numbers)
+            return []
+        pack = NONCE.pack
+        plaintexts = self._rx.open_many([pack(path, number) for number in numbers], bodies, headers)
+        if in_order and None not in plaintexts:
+            window.accept_run(first, count)
+            self._windows[path] = window
+            self.counters.opened += count
+            return list(zip(numbers, plaintexts, strict=True))  # type: ignore[arg-type]  # the condition says there is no None
+        opened = []
+        for number, plaintext in zip(numbers, plaintexts, strict=True):
+            if plaintext is None:
+                self.counters.bad_tag += 1
+            elif window.accept(number):
+                opened.append((number, plaintext))
+            else:
+                # Its copy is in the same batch.
+                self.counters.replayed += 1
+        if opened:
+            self._windows[path] = window
+            self.counters.opened += len(opened)
+        return opened
+
+    def close(self) -> None:
+        """Forget the keys. Idempotent; sealing and opening afterwards is Misuse."""
+        self._tx.close()
+        self._rx.close()
+
+
+@attrs.frozen
+class RekeyPolicy:
+    """When new keys are due. Seconds; `frames` caps what one key seals or opens below the suite's own limit, for tests and the cautious."""
+
+    after: float = REKEY_AFTER
+    stagger: float = REKEY_STAGGER
+    failures: int = REKEY_FAILURES
+    frames: int = 2**62
+    reject_after: float = REJECT_AFTER
+    grace: float = PREVIOUS_GRACE
+
+    def due(self, session: Session, now: float) -> str:
+        """Why new keys are due: "time", "frames", "failures"; "" when they are not."""
+        counters = session.counters
+        part = 1.0 if session.role is Role.INITIATOR else 1.0 + (1.0 - REKEY_PART) / 4
+        frames = min(session.seal_limit * REKEY_PART, self.frames) * part
+        if max(counters.sealed, counters.opened) >= frames:
+            return "frames"
+        if counters.bad_tag >= min(session.failures_limit * REKEY_PART, self.failures):
+            return "failures"
+        if now - session.established >= self.after + (0.0 if session.role is Role.INITIATOR else self.stagger):
+            return "time"
+        return ""
+
+
+class Sessions:
+    """The sessions of one peer: `current` seals and opens, `previous` opens what was in flight at the last rekey."""
+
+    def __init__(self, policy: RekeyPolicy | None = None) -> None:
+        self.policy = policy if policy is not None else RekeyPolicy()
+        self.current: Session | None = None
+        self.previous: Session | None = None
+        self._previous_until = 0.0
+
+    def install(self, session: Session, now: float) -> list[Session]:
+        """Make *session* the current one. Returns the sessions that ended by this (closed): forget their indices."""
+        ended = [self.previous] if self.previous is not None else []
+        self.previous, self.current = self.current, session
+        self._previous_until = now + self.policy.grace
+        for old in ended:
+            old.close()
+        return ended
+
+    def usable(self, now: float) -> bool:
+        """Whether there is a session that may still seal."""
+        return self.current is not None and self.current.left > 0 and now - self.current.established < self.policy.reject_after
+
+    def rekey_due(self, now: float) -> str:
+        """Why a new handshake is due; "" when it is not (or there is nothing to renew). Ask about once per heartbeat and batch."""
+        return self.policy.due(self.current, now) if self.current is not None else ""
+
+    def next_timeout(self) -> float | None:
+        """When `expire` has something to do."""
+        return self._previous_until if self.previous is not None else None
+
+    def expire(self, now: float) -> list[Session]:
+        """End the previous session after its grace. Returns what ended (closed): forget its index."""
+        if self.previous is None or now < self._previous_until:
+            return []
+        ended, self.previous = self.previous, None
+        ended.close()
+        return [ended]
+
+    def close(self) -> list[Session]:
+        """End all. Returns what ended (closed): forget their indices."""
+        ended = [session for session in (self.current, self.previous) if session is not None]
+        self.current = self.previous = None
+        for session in ended:
+            session.close()
+        return ended
