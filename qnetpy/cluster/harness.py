@@ -1,0 +1,210 @@
+"""Starting a cluster, running commands on its nodes, stopping it: what `qnet cluster` and the pytest fixture both use.
+
+Blocking calls of ordinary programs, no event loop. `start` returns when every node has booted; the cluster then lives until `stop`, or,
+when it was started with a leash, until the starter ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qnetpy.cluster import control, linux, machine, state
+from qnetpy.cluster.control import ControlError
+
+if TYPE_CHECKING:  # `exec` is started for every command on a node and needs no settings
+    from qnetpy.cluster.topology import Plan
+
+START_SECONDS = 60.0
+
+
+class ClusterError(Exception):
+    """The cluster could not be started, or is not what was asked for. One line."""
+
+
+def start(
+    plan: Plan, keys: Callable[[Plan, Path], None] | None = None, leash: bool = False, writable: Sequence[str] = ()
+) -> subprocess.Popen[bytes]:
+    """Start a cluster and wait until its nodes have booted. *keys* puts each node's /etc/qnet into a folder of its name.
+
+    *writable* are directories of this machine that nodes may write to, besides those of the topology.
+    With *leash* the cluster ends when the returned process's standard input is closed, or when this process dies. ClusterError names the
+    node and the command that failed; nothing is left behind then.
+    """
+    try:
+        path, lock = state.create(plan.name)
+    except FileExistsError as error:
+        raise ClusterError(f"cluster {plan.name!r} is running already; try: qnet cluster down {plan.name}") from error
+    except OSError as error:
+        raise ClusterError(
+            f"{error.filename or state.base()}: {(error.strerror or str(error)).lower()}; try: QNET_CLUSTERS=DIRECTORY"
+        ) from error
+    try:
+        Path(path, "plan").write_text(plan.as_json(writable), encoding="utf-8")
+        if keys is not None:
+            keys(plan, Path(path, "keys"))
+        with open(f"{path}/log", "ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "qnetpy.cluster.guardian", path, str(lock)],
+                stdin=subprocess.PIPE if leash else subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                pass_fds=[lock],
+                start_new_session=True,
+            )
+    except BaseException:
+        state.remove(path)
+        raise
+    finally:
+        os.close(lock)
+    try:
+        _until_ready(process, path)
+    except BaseException:
+        end(process, path)
+        raise
+    return process
+
+
+def _until_ready(process: subprocess.Popen[bytes], path: str) -> None:
+    assert process.stdout is not None
+    with process.stdout as facts:
+        readable, _, _ = select.select([facts], [], [], START_SECONDS)
+        line = facts.readline() if readable else b""
+    if not line:
+        log = _tail(path)
+        raise ClusterError(f"the supervisor did not start{': ' + log if log else ''}")
+    fact = json.loads(line)
+    if "error" in fact:
+        raise ClusterError(str(fact["error"]))
+    try:
+        answer, _ = control.ask(path, {"do": "wait"}, START_SECONDS)
+    except ControlError as error:
+        raise ClusterError(str(error)) from error
+    failed = answer["failed"]
+    assert isinstance(failed, dict)
+    for node, report in failed.items():
+        raise ClusterError(f"node {node} did not start: {' / '.join(str(report).splitlines()[-3:])}")
+
+
+def _tail(path: str) -> str:
+    with contextlib.suppress(OSError, IndexError):
+        return Path(path, "log").read_text(errors="replace").strip().splitlines()[-1]
+    return ""
+
+
+def end(process: subprocess.Popen[bytes], path: str) -> None:
+    """Have a cluster that this process started be gone."""
+    with contextlib.suppress(ControlError):
+        control.ask(path, {"do": "down"}, 20.0)
+    if process.stdin is not None:
+        process.stdin.close()
+    try:
+        process.wait(10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    state.sweep()
+
+
+def stop(name: str) -> bool:
+    """Shut a cluster down and wait until nothing of it is left. False when there was none (what a dead one left is removed)."""
+    path = state.directory(name)
+    if not state.alive(path):
+        return name in state.sweep()
+    with contextlib.suppress(ControlError):
+        control.ask(path, {"do": "down"}, 20.0)
+    deadline = time.monotonic() + 15
+    while state.alive(path) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    state.sweep()
+    if state.alive(path):
+        raise ClusterError(f"cluster {name!r} did not end within 15 s; its processes hold {path}/lock")
+    return True
+
+
+def the_one(name: str | None) -> str:
+    """The directory of the cluster called *name*, or of the only one that runs."""
+    running = [found for found in state.names() if state.alive(state.directory(found))]
+    if name is not None:
+        if name not in running:
+            raise ClusterError(f"cluster {name!r} is not running" + (f"; running: {', '.join(running)}" if running else ""))
+        return state.directory(name)
+    if not running:
+        raise ClusterError("no cluster is running; try: qnet cluster up clusters/three")
+    if len(running) > 1:
+        raise ClusterError(f"several clusters are running: {', '.join(running)}; say which with --name")
+    return state.directory(running[0])
+
+
+def enter(path: str, request: Mapping[str, object], argv: Sequence[str], user: str | None = None, cwd: str | None = None) -> int:
+    """Run *argv* inside the namespaces that *request* asks for, with this process's standard streams and terminal; its exit status.
+
+    The program is a child of this process in everything but its namespaces: Ctrl-C reaches it from the terminal, and it is killed when this
+    process dies. Must be called in a process with one thread; it does not come back to its own namespaces.
+    """
+    answer, fds = control.ask(path, request)
+    kinds = answer["kinds"]
+    assert isinstance(kinds, list)
+    for kind, fd in zip(kinds, fds, strict=True):
+        linux.setns(fd, kind)
+        os.close(fd)
+    node = str(request.get("node", "fabric"))
+    # The terminal sends its signals to both of us: this one waits for what the other makes of them.
+    for number in (signal.SIGINT, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_IGN)
+    child = os.fork()
+    if child == 0:
+        _program(argv, node, user, cwd)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, _frame: os.kill(child, number))
+    while True:
+        _, status = os.waitpid(child, os.WUNTRACED)
+        if os.WIFSTOPPED(status):
+            # Ctrl-Z: stop as well, so that the shell takes over; and go on together.
+            os.kill(os.getpid(), signal.SIGSTOP)
+            os.kill(child, signal.SIGCONT)
+            continue
+        code = os.waitstatus_to_exitcode(status)
+        return code if code >= 0 else 128 - code
+
+
+def _program(argv: Sequence[str], node: str, user: str | None, cwd: str | None) -> None:
+    """In the child: become the user and the program. Does not return."""
+    status = 127
+    try:
+        for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGPIPE):
+            signal.signal(number, signal.SIG_DFL)
+        env = {**machine.environment(node), **{name: os.environ[name] for name in ("TERM", "COLUMNS", "LINES") if name in os.environ}}
+        if user is not None:
+            import pwd
+
+            try:
+                found = pwd.getpwuid(int(user)) if user.isdigit() else pwd.getpwnam(user)
+            except KeyError:
+                raise OSError(0, f"no user {user!r} on node {node}") from None
+            os.initgroups(found.pw_name, found.pw_gid)
+            os.setgid(found.pw_gid)
+            os.setuid(found.pw_uid)
+            env.update(HOME=found.pw_dir, USER=found.pw_name, LOGNAME=found.pw_name)
+        linux.die_with_parent()
+        os.chdir(cwd or "/")
+        os.execvpe(argv[0], list(argv), env)
+    except FileNotFoundError:
+        message = f"{argv[0]}: no such program or directory on node {node}"
+    except PermissionError as error:
+        message, status = f"{argv[0]}: {(error.strerror or str(error)).lower()}", 126
+    except OSError as error:
+        message = error.strerror or str(error)
+    finally:
+        with contextlib.suppress(OSError, UnboundLocalError):
+            os.write(2, f"qnet cluster exec: {message}\n".encode())
+        os._exit(status)

@@ -1,0 +1,41 @@
+"""Clusters for tests: `cluster` is the plain one (no Qnet), `start_cluster` starts any topology. Both are gone after the test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from qnetpy.testing import cluster as kit
+
+CLUSTERS = Path(__file__).parents[2] / "clusters"
+Start = Callable[..., kit.Cluster]
+
+
+@pytest.fixture(scope="session")
+def _rights() -> None:
+    lacking = kit.missing(fuse=False)
+    if lacking:
+        pytest.skip(f"needs namespaces: {lacking}")
+
+
+@pytest.fixture
+def start_cluster(_rights: None) -> Iterator[Start]:
+    """Starts the topology of clusters/NAME, of a path, or of a TOML text."""
+    with ExitStack() as stack:
+
+        def start(source: Path | str, writable: tuple[Path, ...] = ()) -> kit.Cluster:
+            if isinstance(source, str) and "\n" not in source:
+                source = CLUSTERS / source
+            return stack.enter_context(kit.cluster(source, writable))
+
+        yield start
+
+
+@pytest.fixture(scope="session")
+def cluster(_rights: None) -> Iterator[kit.Cluster]:
+    """Three plain machines on one switch, shared by the whole run: leave them as you found them."""
+    with kit.cluster(CLUSTERS / "plain") as running:
+        yield running
