@@ -1,0 +1,98 @@
+"""Watches one network interface through rtnetlink: address, MTU, carrier, disappearance, and its return under the same name.
+
+The socket belongs to the network namespace in which it was made, as all of the driver's; everything is asked through it and nothing by name
+through the process, so a process that moves on to another namespace loses nothing.
+
+The kernel tells a loss of carrier at once if the last change of carrier is over a second ago, and else up to a second late (linkwatch).
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Callable
+
+from resmgr.dispatch import Dispatch
+from resmgr.errors import BadMessage
+from stack.wire.rtnetlink import RTMGRP_LINK, Link, LinkGone, Refused, get_link, parse_messages
+
+RECEIVE_MAX = 1 << 16
+DRAIN_MAX = 64
+"""Datagrams per call: interfaces of others may come and go in thousands."""
+
+
+class LinkMonitor:
+    """*changed* is called with the link whenever it was reported, None when it is gone. Silent before `start`."""
+
+    def __init__(self, dispatch: Dispatch, changed: Callable[[Link | None], None]) -> None:
+        self._dispatch = dispatch
+        self._changed = changed
+        self._name = ""
+        self._index: int | None = None
+        self._sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE)
+        self._started = False
+
+    def find(self, name: str) -> Link | None:
+        """The interface called *name*, which is then the one that is watched; None when there is none. Answered by the kernel at once."""
+        self._name = name
+        self._sock.bind((0, RTMGRP_LINK))
+        self._sock.send(get_link(name))
+        while True:
+            for message in parse_messages(self._sock.recv(RECEIVE_MAX)):
+                if isinstance(message, Link) and message.name == name:
+                    self._index = message.index
+                    return message
+                if isinstance(message, Refused):
+                    return None
+
+    def start(self) -> None:
+        self._started = True
+        self._dispatch.attach_fd(self._sock.fileno(), self._readable)
+
+    def close(self) -> None:
+        """Idempotent."""
+        if self._started:
+            self._started = False
+            self._dispatch.detach_fd(self._sock.fileno())
+        self._sock.close()
+
+    def _readable(self) -> None:
+        for _ in range(DRAIN_MAX):
+            try:
+                data = self._sock.recv(RECEIVE_MAX)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise
+                self._ask_again()
+                continue
+            try:
+                for message in parse_messages(data):
+                    self._take(message)
+                    if not self._started:
+                        return
+            except BadMessage:
+                self._ask_again()
+
+    def _ask_again(self) -> None:
+        """Reports were lost: the answer to this is one."""
+        self._sock.send(get_link(self._name if self._index is None else None, self._index or 0))
+
+    def _take(self, message: Link | LinkGone | Refused) -> None:
+        if isinstance(message, Link):
+            if self._index is None and message.name == self._name:
+                self._index = message.index
+            if message.index == self._index:
+                self._changed(message)
+        elif isinstance(message, LinkGone):
+            if message.index == self._index:
+                self._lost()
+        elif message.code == errno.ENODEV and self._index is not None:
+            self._lost()
+
+    def _lost(self) -> None:
+        self._index = None
+        self._changed(None)
+        if self._started:
+            self._ask_again()  # it may have come back already, before we looked

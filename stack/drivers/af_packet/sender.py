@@ -1,0 +1,123 @@
+"""Sending through a packet socket: plain send for few frames, sendmmsg through ctypes for many.
+
+The message headers are built once; per frame one address and one length are written into the iovecs. A `bytes` object is sent from where
+it lies: its data begins at a fixed distance from its address (`bytes.__basicsize__ - 1`, checked when a sender is made; where that does not
+hold, it is copied like the others). Frames in other buffers are copied into slots. The caller's list keeps the frames alive meanwhile.
+
+The function is called without letting go of the interpreter lock (PyDLL): the call never blocks, and handing the lock to a worker thread
+here could cost a switch interval of 5 ms.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import socket
+
+from stack.drivers.af_packet.constants import MSG_DONTWAIT
+from stack.frame import Frame
+
+PLAIN_MAX = 3
+"""Up to here one send per frame is cheaper (docs/decisions/packet-io.md)."""
+SLOTS = 64
+
+
+class _Iovec(ctypes.Structure):
+    _fields_ = [("base", ctypes.c_void_p), ("length", ctypes.c_size_t)]
+
+
+class _Msghdr(ctypes.Structure):
+    _fields_ = [
+        ("name", ctypes.c_void_p),
+        ("name_length", ctypes.c_uint32),
+        ("iovecs", ctypes.c_void_p),
+        ("iovecs_count", ctypes.c_size_t),
+        ("control", ctypes.c_void_p),
+        ("control_length", ctypes.c_size_t),
+        ("flags", ctypes.c_int),
+    ]
+
+
+class _Mmsghdr(ctypes.Structure):
+    _fields_ = [("header", _Msghdr), ("sent", ctypes.c_uint)]
+
+
+class Sender:
+    """Sends batches on *sock*, which is non-blocking. *room*: longest frame that may have to be copied."""
+
+    def __init__(self, sock: socket.socket, room: int) -> None:
+        self._sock = sock
+        self._stride = (room + 63) // 64 * 64
+        slots = ctypes.create_string_buffer(self._stride * SLOTS)
+        iovecs = (_Iovec * SLOTS)()
+        headers = (_Mmsghdr * SLOTS)()
+        for number in range(SLOTS):
+            headers[number].header.iovecs = ctypes.addressof(iovecs) + number * ctypes.sizeof(_Iovec)
+            headers[number].header.iovecs_count = 1
+        self._slots = memoryview(slots).cast("B")
+        self._slots_address = ctypes.addressof(slots)
+        self._iovecs = memoryview(iovecs).cast("B").cast("L")
+        self._keep = (slots, iovecs, headers)
+        self._headers = ctypes.c_void_p(ctypes.addressof(headers))
+        self._sendmmsg = ctypes.PyDLL(None, use_errno=True).sendmmsg
+        self._data = _data_offset()
+
+    @property
+    def copies(self) -> bool:
+        """`bytes` are copied too: this interpreter lays them out differently."""
+        return self._data is None
+
+    def send(self, frames: list[Frame], start: int) -> tuple[int, int]:
+        """Send `frames[start:]`, in order, as far as it goes. How many went out, and the errno of the next (0: not tried, or all sent)."""
+        if len(frames) - start <= PLAIN_MAX:
+            return self._send_plain(frames, start)
+        sent = 0
+        while start < len(frames):
+            part = frames[start : start + SLOTS]
+            self._fill(part)
+            count = self._sendmmsg(self._sock.fileno(), self._headers, len(part), MSG_DONTWAIT)
+            if count < 0:
+                return sent, ctypes.get_errno()
+            sent += count
+            start += count
+            if count < len(part):
+                break
+        return sent, 0
+
+    def _send_plain(self, frames: list[Frame], start: int) -> tuple[int, int]:
+        send = self._sock.send
+        for place in range(start, len(frames)):
+            try:
+                send(frames[place])
+            except OSError as error:
+                return place - start, error.errno or errno.EIO
+        return len(frames) - start, 0
+
+    def _fill(self, part: list[Frame]) -> None:
+        iovecs, data = self._iovecs, self._data
+        place = 0
+        if data is not None and set(map(type, part)) == {bytes}:
+            for frame in part:
+                iovecs[place] = id(frame) + data
+                iovecs[place + 1] = len(frame)
+                place += 2
+            return
+        slots, offset = self._slots, 0
+        for frame in part:
+            size = len(frame)
+            slots[offset : offset + size] = frame
+            iovecs[place] = self._slots_address + offset
+            iovecs[place + 1] = size
+            offset += self._stride
+            place += 2
+
+
+def _data_offset() -> int | None:
+    """Where the data of a `bytes` object begins, counted from its `id`; None when this interpreter does not have it there."""
+    offset = bytes.__basicsize__ - 1
+    probe = bytes(range(7, 207))
+    try:
+        found = ctypes.string_at(id(probe) + offset, len(probe)) == probe
+    except (ValueError, OSError):
+        return None
+    return offset if found else None

@@ -1,0 +1,328 @@
+"""AF_PACKET on a Linux interface: `io-pkt -d packet ifname=eth0`. The driver for every Ethernet that Linux knows.
+
+Receives from a ring in shared memory and sends with send or sendmmsg (`stack.drivers.af_packet`; docs/decisions/packet-io.md has the
+measurements). A BPF program in the kernel lets only wanted ethertypes for this machine wake the node; own transmissions are not heard.
+
+The interface is followed through rtnetlink. When it vanishes the link is down; when one of the same name comes again, the driver takes it.
+Frames that the kernel cannot take at once (EAGAIN) wait in a short queue, QNX's `if_snd`; what does not fit there is dropped and counted:
+
+    tx_queue_full       the queue is full            link_down           the interface is down or gone (ENETDOWN, ENXIO)
+    tx_no_buffers       the device dropped (ENOBUFS) too_long, too_short not a frame for this MTU
+    tx_refused          any other error of send      rx_overrun          the ring was full (PACKET_STATISTICS)
+    rx_truncated        longer than the MTU allows
+
+Needs CAP_NET_RAW in the user namespace that owns the network namespace.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import socket
+import struct
+from collections import deque
+from collections.abc import Mapping
+from typing import Literal
+
+import attrs
+
+from resmgr.dispatch import Dispatch
+from stack.core.driver import BATCH_MAX, Port
+from stack.core.errors import ModuleError
+from stack.core.module import Context, Kind, Module
+from stack.core.options import Size
+from stack.core.statistics import Drop
+from stack.drivers.af_packet import filter as kernel_filter
+from stack.drivers.af_packet.constants import (
+    ARPHRD_ETHER,
+    ARPHRD_LOOPBACK,
+    ETH_P_ALL,
+    PACKET_IGNORE_OUTGOING,
+    PACKET_STATISTICS,
+    SO_SNDBUFFORCE,
+    SOL_PACKET,
+)
+from stack.drivers.af_packet.link import LinkMonitor
+from stack.drivers.af_packet.receiver import Receiver, Recv, Ring, ring_is_safe
+from stack.drivers.af_packet.sender import Sender
+from stack.frame import Frame
+from stack.wire.ethernet import HEADER_SIZE, MAC_SIZE, TAG_SIZE, TAGS_MAX, TPIDS, unpack_type
+from stack.wire.rtnetlink import Link
+
+log = logging.getLogger(__name__)
+
+SEND_BUFFER = 4 << 20
+"""Bytes, if we have the right; wmem_max otherwise."""
+MTU_MAX = 65535
+_LINK_ERRORS = frozenset((errno.ENETDOWN, errno.ENXIO, errno.ENODEV))
+
+
+@attrs.frozen
+class PacketOptions:
+    """Options of `-d packet`."""
+
+    ifname: str
+    """The Linux interface."""
+    name: str | None = None
+    """Name of the interface in the stack; the Linux name by default."""
+    rx: Literal["auto", "ring", "recv"] = "auto"
+    """How to receive; auto takes the ring where the processor allows it."""
+    ring: Size = attrs.field(default=Size(8 << 20), validator=[attrs.validators.ge(Size(1 << 16)), attrs.validators.le(Size(1 << 30))])
+    """Memory for frames that were received and not yet handled."""
+    queue: int = attrs.field(default=512, validator=[attrs.validators.ge(0), attrs.validators.le(65536)])
+    """Frames that wait when the kernel takes no more."""
+
+
+class PacketDriver:
+    """See the head of this file and `stack.core.driver.Driver`."""
+
+    def __init__(self, dispatch: Dispatch, options: PacketOptions) -> None:
+        """ModuleError when there is no such interface, it is no Ethernet, or the right is missing."""
+        self.name = options.name or options.ifname
+        self._options = options
+        self._dispatch = dispatch
+        self._port: Port | None = None
+        self._closed = False
+        self._delivering = False
+        self._queue: deque[Frame] = deque()
+        self._overruns = 0
+        self._monitor = LinkMonitor(dispatch, self._link_reported)
+        try:
+            link = self._monitor.find(options.ifname)
+            if link is None:
+                raise ModuleError(errno.ENODEV, f"there is no network interface {options.ifname} in this network namespace")
+            if link.kind not in (ARPHRD_ETHER, ARPHRD_LOOPBACK) or len(link.mac) != MAC_SIZE:
+                raise ModuleError(errno.EINVAL, f"{options.ifname} is no Ethernet interface (device type {link.kind})")
+            self._sock = self._open_socket(options.ifname)
+        except BaseException:
+            self._monitor.close()
+            raise
+        self._link: Link | None = link
+        self.mac, self.mtu, self.up = link.mac, link.mtu, link.up
+        try:
+            self._receiver = self._make_receiver()
+            self._sender = self._make_sender()
+            self._bind(link)
+        except OSError as error:
+            self.detach()
+            raise ModuleError(error.errno or errno.EIO, f"cannot use {options.ifname}: {error.strerror}") from error
+
+    @staticmethod
+    def _open_socket(ifname: str) -> socket.socket:
+        try:
+            # Protocol 0: nothing is received until bind, when the filter is in place.
+            sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
+        except PermissionError as error:
+            raise ModuleError(
+                errno.EPERM, f"no right to send and receive frames on {ifname}: this needs root or the capability CAP_NET_RAW"
+            ) from error
+        except OSError as error:
+            raise ModuleError(error.errno or errno.EIO, f"this kernel opens no packet socket: {error.strerror}") from error
+        kernel_filter.attach(sock, frozenset())
+        sock.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, SEND_BUFFER)
+        except PermissionError:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
+        return sock
+
+    def _make_receiver(self) -> Receiver:
+        mode = self._options.rx
+        size = self._options.ring
+        if mode == "ring" or (mode == "auto" and ring_is_safe()):
+            return Ring(self._sock, min(self.mtu, MTU_MAX), size)
+        return Recv(self._sock, min(self.mtu, MTU_MAX), size)
+
+    def _make_sender(self) -> Sender:
+        return Sender(self._sock, HEADER_SIZE + TAG_SIZE * TAGS_MAX + min(self.mtu, MTU_MAX))
+
+    def _bind(self, link: Link) -> None:
+        self._sock.bind((link.name, ETH_P_ALL))
+
+    def start(self, port: Port) -> None:
+        self._port = port
+        self._dispatch.attach_fd(self._sock.fileno(), self._readable)
+        self._monitor.start()
+
+    def accept(self, ethertypes: frozenset[int] | None) -> None:
+        if not self._closed:
+            kernel_filter.attach(self._sock, ethertypes)
+
+    def info(self) -> Mapping[str, str | int]:
+        self._count_overruns()
+        link = self._link
+        return {
+            "driver": "packet",
+            "linux interface": self._options.ifname if link is None else f"{link.name} (index {link.index})",
+            "receive": self._receiver.describe(),
+            "transmit": "send, sendmmsg for batches" + (", copying" if self._sender.copies else ""),
+            "transmit queue": len(self._queue),
+            "receive overruns": self._overruns,
+        }
+
+    def detach(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        self.up = False
+        self._queue.clear()
+        self._monitor.close()
+        if self._port is not None:
+            self._dispatch.detach_fd(self._sock.fileno())
+        self._sock.close()
+        if not self._delivering and hasattr(self, "_receiver"):
+            self._receiver.close()
+
+    # Receiving
+
+    def _readable(self) -> None:
+        receiver, port = self._receiver, self._port
+        assert port is not None
+        try:
+            frames = receiver.take(BATCH_MAX)
+        except OSError as error:
+            if error.errno not in _LINK_ERRORS:
+                raise
+            return
+        if frames:
+            self._delivering = True
+            try:
+                port.deliver(frames)
+            finally:
+                self._delivering = False
+                if self._closed:
+                    receiver.close()
+                else:
+                    receiver.give_back()
+            if self._closed:
+                return
+        else:
+            receiver.give_back()
+            # An error of the socket (the interface went down) makes it readable until somebody fetches it.
+            self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if receiver.truncated:
+            port.count("rx_truncated", receiver.truncated)
+            receiver.truncated = 0
+        if receiver.losing:
+            self._count_overruns()
+
+    def _count_overruns(self) -> None:
+        if self._closed:
+            return
+        self._receiver.losing = False
+        _, lost = struct.unpack("II", self._sock.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8))
+        if lost:
+            self._overruns += lost
+            if self._port is not None:
+                self._port.count("rx_overrun", lost)
+
+    # Sending
+
+    def transmit(self, frames: list[Frame]) -> None:
+        if self._closed or self._link is None:
+            self._count(Drop.LINK_DOWN, len(frames))
+            return
+        if max(map(len, frames), default=0) > self.mtu + HEADER_SIZE:
+            frames = self._without_long(frames)
+        if self._queue:
+            self._enqueue(frames)
+            return
+        left = self._send(frames)
+        if left:
+            self._enqueue(left)
+            if self._queue:
+                self._dispatch.want_write(self._sock.fileno(), self._writable)
+
+    def _send(self, frames: list[Frame]) -> list[Frame]:
+        """Send or drop; returns those that must wait."""
+        start, count = 0, len(frames)
+        while start < count:
+            sent, code = self._sender.send(frames, start)
+            start += sent
+            if code == 0:
+                continue
+            if code in (errno.EAGAIN, errno.EINTR):
+                return frames[start:]
+            if code in _LINK_ERRORS:
+                self._count(Drop.LINK_DOWN, count - start)
+                return []
+            start += 1
+            if code == errno.ENOBUFS:
+                self._count("tx_no_buffers")
+            elif code == errno.EMSGSIZE:
+                self._count(Drop.TOO_LONG)
+            elif code == errno.EINVAL and len(frames[start - 1]) < HEADER_SIZE:
+                self._count(Drop.TOO_SHORT)
+            else:
+                self._count("tx_refused")
+        return []
+
+    def _enqueue(self, frames: list[Frame]) -> None:
+        room = self._options.queue - len(self._queue)
+        self._queue.extend(map(bytes, frames[:room]))
+        if len(frames) > room:
+            self._count("tx_queue_full", len(frames) - room)
+
+    def _writable(self) -> None:
+        waiting = list(self._queue)
+        self._queue.clear()
+        self._queue.extend(self._send(waiting))
+        if not self._queue:
+            self._dispatch.want_write(self._sock.fileno(), None)
+
+    def _without_long(self, frames: list[Frame]) -> list[Frame]:
+        fitting = [frame for frame in frames if len(frame) <= self._size_max(frame)]
+        if len(fitting) < len(frames):
+            self._count(Drop.TOO_LONG, len(frames) - len(fitting))
+        return fitting
+
+    def _size_max(self, frame: Frame) -> int:
+        """As the kernel has it: one 802.1Q tag does not count."""
+        return self.mtu + HEADER_SIZE + (TAG_SIZE if unpack_type(frame)[0] in TPIDS else 0)
+
+    def _count(self, reason: str, number: int = 1) -> None:
+        if self._port is not None:
+            self._port.count(reason, number)
+
+    # The link
+
+    def _link_reported(self, link: Link | None) -> None:
+        before = self._link
+        self._link = link
+        if link is None:
+            log.warning("packet: interface %s is gone", self._options.ifname)
+            self._queue.clear()
+            self.up = False
+        else:
+            if before is None or before.index != link.index:
+                try:
+                    self._bind(link)
+                except OSError as error:
+                    log.warning("packet: cannot take %s: %s", link.name, error.strerror)
+                    self._link = None
+                    return
+            if link.mtu != self.mtu:
+                self._resize(link.mtu)
+            self.mac, self.up = link.mac, link.up
+        if self._port is not None:
+            self._port.changed()
+
+    def _resize(self, mtu: int) -> None:
+        """Another MTU: other slots. What lies in the ring is lost."""
+        self.mtu = mtu
+        self._sender = self._make_sender()
+        if isinstance(self._receiver, Ring) and not self._receiver.dissolve():
+            log.warning("packet: a module holds frames of %s: the ring stays as it is, longer frames are lost", self._options.ifname)
+            return
+        try:
+            self._receiver = self._make_receiver()
+        except OSError as error:
+            log.warning("packet: no ring for MTU %d on %s (%s): receiving with recv", mtu, self._options.ifname, error.strerror)
+            self._receiver = Recv(self._sock, min(mtu, MTU_MAX), self._options.ring)
+
+
+def _attach(context: Context, options: PacketOptions) -> PacketDriver:
+    return PacketDriver(context.dispatch, options)
+
+
+MODULE = Module("packet", Kind.DRIVER, PacketOptions, _attach)

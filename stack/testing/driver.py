@@ -1,0 +1,217 @@
+"""The contract of drivers: give a pair of yours to `check_driver`. Raises AssertionError with the rule that was broken.
+
+The pair is two drivers at the two ends of one link, neither started. Frames in one direction arrive at the other end and nowhere else; the
+link loses nothing while little is on it. `settle` runs the dispatch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Protocol
+
+from stack.core.driver import BATCH_MAX, Driver
+from stack.core.statistics import Counters, Drop
+from stack.frame import Frame
+from stack.wire.ethernet import BROADCAST, HEADER_SIZE, MAC_SIZE, SIZE_MIN, Ethernet, ethertype_of, payload_offset
+
+TYPE = 0x88B5
+OTHER_TYPE = 0x88B6
+"""The local experimental ethertypes (IEEE 802)."""
+
+
+class DriverPair(Protocol):
+    """What is tested. `settle` runs the dispatch until the predicate holds (True) or a generous time has passed (False)."""
+
+    a: Driver
+    b: Driver
+
+    async def settle(self, until: Callable[[], bool]) -> bool: ...
+
+
+class RecordingPort:
+    """A port that copies what it is given. `on_frames` is called within `deliver`, with the frames themselves."""
+
+    def __init__(self) -> None:
+        self.frames: list[bytes] = []
+        self.batches: list[int] = []
+        self.drops = Counters()
+        self.changes = 0
+        self.on_frames: Callable[[list[Frame]], None] | None = None
+
+    def deliver(self, frames: list[Frame]) -> None:
+        self.batches.append(len(frames))
+        self.frames.extend(map(bytes, frames))
+        if self.on_frames is not None:
+            self.on_frames(frames)
+
+    def changed(self) -> None:
+        self.changes += 1
+
+    def count(self, reason: str, number: int = 1) -> None:
+        self.drops.count(reason, number)
+
+
+def frame(destination: bytes, source: bytes, payload: bytes, ethertype: int = TYPE, tags: tuple[tuple[int, int], ...] = ()) -> bytes:
+    return Ethernet(destination, source, ethertype, tags).pack() + payload
+
+
+async def check_driver(pair: DriverPair) -> None:
+    """All rules of `stack.core.driver.Driver`, in one go. The drivers are detached at the end."""
+    a, b = pair.a, pair.b
+    port_a, port_b = RecordingPort(), RecordingPort()
+    for driver, port in ((a, port_a), (b, port_b)):
+        assert driver.name
+        assert len(driver.mac) == MAC_SIZE
+        assert driver.mtu >= 68
+        driver.start(port)
+        driver.accept(frozenset((TYPE,)))
+    assert a.mac != b.mac
+    assert await pair.settle(lambda: a.up and b.up), "the link does not come up"
+    check = _Check(pair, port_a, port_b)
+    await check.whole_frames()
+    await check.kinds_of_buffers()
+    await check.large_batches()
+    await check.filtering()
+    await check.tags()
+    await check.bad_frames()
+    await check.calls_from_within()
+    assert all(isinstance(label, str) for label in a.info())
+    await check.detaching()
+
+
+class _Check:
+    def __init__(self, pair: DriverPair, port_a: RecordingPort, port_b: RecordingPort) -> None:
+        self.pair = pair
+        self.a, self.b = pair.a, pair.b
+        self.port_a, self.port_b = port_a, port_b
+
+    async def arrives(self, frames: list[bytes], what: str) -> None:
+        """Exactly *frames*, in order, perhaps padded, arrive at b."""
+        port = self.port_b
+        assert await self.pair.settle(lambda: len(port.frames) >= len(frames)), f"{what}: {len(port.frames)} of {len(frames)} arrived"
+        for number, (sent, got) in enumerate(zip(frames, port.frames, strict=True)):
+            assert got[: len(sent)] == sent, f"{what}: frame {number} is not what was sent"
+            assert len(got) == len(sent) or (len(got) <= SIZE_MIN and not any(got[len(sent) :])), f"{what}: frame {number} grew"
+        assert not self.port_a.frames, f"{what}: the sender hears itself"
+        port.frames.clear()
+
+    async def whole_frames(self) -> None:
+        sizes = (0, 1, 46, 100, self.a.mtu - 1, self.a.mtu)
+        frames = [frame(self.b.mac, self.a.mac, bytes([size & 255]) * size) for size in sizes]
+        for one in frames:
+            self.a.transmit([one])
+        await self.arrives(frames, "frames of every size, one by one")
+        self.a.transmit(list(frames))
+        await self.arrives(frames, "frames of every size, in a batch")
+        self.a.transmit([])
+        broadcast = [frame(BROADCAST, self.a.mac, b"all"), frame(b"\x33\x33\0\0\0\1", self.a.mac, b"some")]
+        self.a.transmit(list(broadcast))
+        await self.arrives(broadcast, "broadcast and multicast")
+
+    async def kinds_of_buffers(self) -> None:
+        frames = [frame(self.b.mac, self.a.mac, bytes([number]) * (60 + number)) for number in range(8)]
+        for number in (1, len(frames)):
+            arrays = [bytearray(one) for one in frames[:number]]
+            self.a.transmit(list(arrays))
+            for array in arrays:
+                array[:] = bytes(len(array))  # borrowed until transmit returns, not longer
+            await self.arrives(frames[:number], "bytearrays that change after transmit")
+            whole = b"".join(frames[:number])
+            places = [sum(map(len, frames[:end])) for end in range(number + 1)]
+            self.a.transmit([memoryview(whole)[start:end] for start, end in pairwise(places)])
+            await self.arrives(frames[:number], "memoryviews")
+        mixed: list[Frame] = [bytearray(one) if number % 2 else one for number, one in enumerate(frames)]
+        self.a.transmit(mixed)
+        await self.arrives(frames, "a batch of different buffers")
+
+    async def large_batches(self) -> None:
+        frames = [frame(self.b.mac, self.a.mac, number.to_bytes(4, "big") * 20) for number in range(BATCH_MAX + 50)]
+        self.port_b.batches.clear()
+        self.a.transmit(list(frames))
+        await self.arrives(frames, "a large batch")
+        assert max(self.port_b.batches) <= BATCH_MAX, "more frames per call than BATCH_MAX"
+
+    async def filtering(self) -> None:
+        mark = frame(self.b.mac, self.a.mac, b"mark")
+        unwanted = frame(self.b.mac, self.a.mac, b"unwanted", OTHER_TYPE)
+        self.a.transmit([unwanted, mark])
+        await self.arrives([mark], "an ethertype that nobody wants")
+        self.b.accept(None)
+        self.a.transmit([unwanted, mark])
+        await self.arrives([unwanted, mark], "all ethertypes")
+        self.b.accept(frozenset((TYPE, OTHER_TYPE)))
+        self.a.transmit([unwanted, mark])
+        await self.arrives([unwanted, mark], "two ethertypes")
+        self.b.accept(frozenset())
+        self.a.transmit([mark])
+        assert not await self.pair.settle(lambda: bool(self.port_b.frames)), "no ethertype is wanted, and a frame is delivered"
+        self.b.accept(frozenset((TYPE,)))
+        foreign = frame(b"\2\0\0\0\xee\xee", self.a.mac, b"for somebody else")
+        self.a.transmit([foreign, mark])
+        await self.arrives([mark], "a frame for another machine")
+
+    async def tags(self) -> None:
+        mark = frame(self.b.mac, self.a.mac, b"mark")
+        for tags in (((0x8100, 5),), ((0x8100, 0xE000),), ((0x88A8, 7), (0x8100, 8))):
+            self.a.transmit(
+                [frame(self.b.mac, self.a.mac, b"unwanted", OTHER_TYPE, tags), frame(self.b.mac, self.a.mac, b"tagged", TYPE, tags), mark]
+            )
+            assert await self.pair.settle(lambda: len(self.port_b.frames) >= 2), f"a frame with {len(tags)} tags does not arrive"
+            tagged, untagged = self.port_b.frames
+            assert ethertype_of(tagged) == TYPE, "tagged frames count by the type behind the tags"
+            assert tagged[payload_offset(tagged) :].startswith(b"tagged")
+            assert untagged.startswith(mark)
+            self.port_b.frames.clear()
+
+    async def bad_frames(self) -> None:
+        """None raises, each is counted, and the others of the batch go out."""
+        good = [frame(self.b.mac, self.a.mac, bytes([number]) * 70) for number in range(9)]
+        too_long = frame(self.b.mac, self.a.mac, bytes(self.a.mtu + 1))
+        drops = self.port_a.drops
+        before = drops.get(Drop.TOO_LONG, 0)
+        self.a.transmit([*good[:4], too_long, *good[4:]])
+        await self.arrives(good, "a batch with a frame that is too long")
+        self.a.transmit([too_long, good[0]])
+        await self.arrives(good[:1], "a short batch with a frame that is too long")
+        assert drops.get(Drop.TOO_LONG, 0) == before + 2, "frames that are too long are not counted"
+        before = drops.get(Drop.TOO_SHORT, 0)
+        self.a.transmit([*good[:4], b"", bytes(HEADER_SIZE - 1), *good[4:]])
+        await self.arrives(good, "a batch with frames that are too short")
+        assert drops.get(Drop.TOO_SHORT, 0) == before + 2, "frames that are too short are not counted"
+
+    async def calls_from_within(self) -> None:
+        """`deliver` may transmit what it was given, and ask for other ethertypes."""
+        request = frame(self.b.mac, self.a.mac, b"ping" * 20)
+        answer = frame(self.a.mac, self.b.mac, b"ping" * 20)
+
+        def turn_round(frames: list[Frame]) -> None:
+            self.b.accept(frozenset((TYPE,)))
+            self.b.transmit([b"".join((one[6:12], one[0:6], one[12:])) for one in frames])
+
+        self.port_b.on_frames = turn_round
+        self.a.transmit([request] * 5)
+        assert await self.pair.settle(lambda: len(self.port_a.frames) == 5), "answers sent from within deliver do not arrive"
+        assert self.port_a.frames == [answer] * 5
+        self.port_a.frames.clear()
+        self.port_b.frames.clear()
+        self.port_b.on_frames = None
+
+    async def detaching(self) -> None:
+        """From within `deliver`; then silence, and calls that do nothing."""
+        mark = frame(self.b.mac, self.a.mac, b"mark")
+
+        def leave(frames: list[Frame]) -> None:
+            self.b.detach()
+            assert bytes(frames[0]).startswith(mark), "detach takes the frames of the batch under way with it"
+
+        self.port_b.on_frames = leave
+        self.a.transmit([mark])
+        assert await self.pair.settle(lambda: bool(self.port_b.frames)), "the frame before detach does not arrive"
+        self.port_b.frames.clear()
+        self.a.transmit([mark] * 3)
+        assert not await self.pair.settle(lambda: bool(self.port_b.frames)), "frames are delivered after detach"
+        self.b.transmit([mark])
+        self.b.accept(None)
+        self.b.detach()
+        self.a.detach()

@@ -1,0 +1,91 @@
+"""Network namespaces for tests: anonymous, held by a descriptor, gone with it; nothing of them has a name on the machine."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import attrs
+import pytest
+
+CLONE_NEWNET = 0x40000000
+
+
+def _libc(call: str, *arguments: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if getattr(libc, call)(*arguments) < 0:
+        raise OSError(ctypes.get_errno(), f"{call}: {os.strerror(ctypes.get_errno())}")
+
+
+@attrs.frozen
+class Namespace:
+    """A network namespace. Sockets opened inside `entered` belong to it, whatever the thread does later."""
+
+    fd: int
+
+    @classmethod
+    def make(cls) -> Namespace:
+        with _returning():
+            _libc("unshare", CLONE_NEWNET)
+            return cls(os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC))
+
+    @contextmanager
+    def entered(self) -> Iterator[None]:
+        with _returning():
+            _libc("setns", self.fd, CLONE_NEWNET)
+            yield
+
+    def ip(self, *arguments: str) -> None:
+        """Run ip(8) inside."""
+        with self.entered():
+            subprocess.run(["ip", *arguments], check=True)
+
+    def move(self, link: str, other: Namespace) -> None:
+        """Give the interface *link* to *other*."""
+        self.ip("link", "set", link, "netns", f"/proc/{os.getpid()}/fd/{other.fd}")
+
+    def close(self) -> None:
+        os.close(self.fd)
+
+
+@contextmanager
+def _returning() -> Iterator[None]:
+    before = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        yield
+    finally:
+        _libc("setns", before, CLONE_NEWNET)
+        os.close(before)
+
+
+@attrs.frozen
+class Veth:
+    """Two namespaces, one cable: `va` in `a`, `vb` in `b`, both up."""
+
+    a: Namespace
+    b: Namespace
+
+
+@pytest.fixture
+def veth() -> Iterator[Veth]:
+    pair = Veth(Namespace.make(), Namespace.make())
+    try:
+        pair.a.ip("link", "add", "va", "address", "02:00:00:00:00:0a", "type", "veth", "peer", "name", "vb", "address", "02:00:00:00:00:0b")
+        pair.a.move("vb", pair.b)
+        pair.a.ip("link", "set", "va", "up")
+        pair.b.ip("link", "set", "vb", "up")
+        yield pair
+    finally:
+        pair.a.close()
+        pair.b.close()
+
+
+@pytest.fixture
+def namespace() -> Iterator[Namespace]:
+    """An empty namespace."""
+    made = Namespace.make()
+    yield made
+    made.close()

@@ -1,0 +1,140 @@
+"""Parts of the packet driver that need no interface: the BPF program and the sender."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import struct
+from collections.abc import Iterator
+from itertools import product
+
+import pytest
+
+from stack.drivers.af_packet import filter as kernel_filter
+from stack.drivers.af_packet.filter import AD_PKTTYPE, JEQ, JGE, LD_B_ABS, LD_H_ABS, RET, program
+from stack.drivers.af_packet.sender import PLAIN_MAX, SLOTS, Sender
+from stack.frame import Frame
+
+FOR_US, BROADCAST, MULTICAST, OTHER_HOST, OUTGOING = range(5)
+
+
+def run(code: list[tuple[int, int, int, int]], frame: bytes, packet_type: int) -> bool:
+    """A little classic BPF machine: whether the frame passes. A load beyond the frame ends with 0, as in the kernel."""
+    place = accumulator = 0
+    while True:
+        kind, jump_true, jump_false, k = code[place]
+        place += 1
+        if kind == RET:
+            return k > 0
+        if kind == LD_B_ABS and k == AD_PKTTYPE:
+            accumulator = packet_type
+        elif kind == LD_H_ABS:
+            if k + 2 > len(frame):
+                return False
+            accumulator = struct.unpack_from("!H", frame, k)[0]
+        elif kind == JEQ:
+            place += jump_true if accumulator == k else jump_false
+        elif kind == JGE:
+            place += jump_true if accumulator >= k else jump_false
+        elif kind == 0x05:
+            place += k
+        else:
+            raise AssertionError(f"unknown instruction {kind:#x}")
+
+
+def frame_of(kind: int, tags: tuple[int, ...]) -> bytes:
+    return bytes(12) + b"".join(struct.pack("!HH", tpid, 7) for tpid in tags) + struct.pack("!H", kind) + bytes(40)
+
+
+@pytest.mark.parametrize("wanted", [frozenset({0x88B5}), frozenset({0x88B5, 0x88B6, 0x0806}), frozenset(range(0x2000, 0x2040))])
+def test_program_passes_wanted_types_behind_tags(wanted: frozenset[int]) -> None:
+    code = program(wanted)
+    assert all(jump < 256 for _, *jumps, _ in code for jump in jumps)
+    tpids = (0x8100, 0x88A8, 0x9100)
+    runs = [(), *product(tpids), *product(tpids, tpids)]
+    for tags in runs:
+        for kind in (*sorted(wanted)[:3], max(wanted), 0x0800, 0x1FFF, 0x2040):
+            assert run(code, frame_of(kind, tags), FOR_US) == (kind in wanted), (tags, hex(kind))
+    for tags in product(tpids, tpids, tpids):
+        assert not run(code, frame_of(min(wanted), tags), FOR_US)
+    one = frame_of(min(wanted), ())
+    assert [run(code, one, kind) for kind in range(5)] == [True, True, True, False, False]
+    for length in range(14):
+        assert not run(code, one[:length], FOR_US)
+
+
+def test_program_for_all_none_and_too_many() -> None:
+    for everything in (None, frozenset(range(0x2000, 0x2041))):
+        code = program(everything)
+        assert run(code, frame_of(0x0800, ()), BROADCAST)
+        assert not run(code, frame_of(0x0800, ()), OUTGOING)
+        assert not run(code, frame_of(0x0800, ()), OTHER_HOST)
+    assert not run(program(frozenset()), frame_of(0x0800, ()), MULTICAST)
+
+
+@pytest.mark.host
+def test_the_kernel_takes_the_programs() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        for wanted in (None, frozenset[int](), frozenset({1}), frozenset(range(0x2000, 0x2040)), frozenset(range(0x2000, 0x3000))):
+            kernel_filter.attach(sock, wanted)
+
+
+@pytest.fixture
+def sockets() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """A datagram socket pair stands in for the device: it keeps boundaries and order, and answers EAGAIN when it is full."""
+    near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    near.setblocking(False)
+    far.setblocking(False)
+    with near, far:
+        yield near, far
+
+
+def received(far: socket.socket) -> list[bytes]:
+    got = []
+    while True:
+        try:
+            got.append(far.recv(1 << 16))
+        except BlockingIOError:
+            return got
+
+
+def send_all(sender: Sender, far: socket.socket, frames: list[Frame]) -> list[bytes]:
+    """Send everything; the socket pair holds fewer than a batch, so EAGAIN comes in the middle of it."""
+    got: list[bytes] = []
+    start = 0
+    while start < len(frames):
+        sent, code = sender.send(frames, start)
+        assert code in (0, errno.EAGAIN)
+        start += sent
+        got += received(far)
+    return got
+
+
+@pytest.mark.host
+@pytest.mark.parametrize("count", [0, 1, PLAIN_MAX, PLAIN_MAX + 1, SLOTS, SLOTS + 1, 5 * SLOTS + 3])
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview, None])
+def test_sender_sends_in_order_through_a_socket_that_fills_up(
+    sockets: tuple[socket.socket, socket.socket], count: int, kind: type[Frame] | None
+) -> None:
+    near, far = sockets
+    sender = Sender(near, 1514)
+    wanted = [number.to_bytes(2, "big") * (number % 700 + 1) for number in range(count)]
+    kinds = [kind or (bytes, bytearray, memoryview)[number % 3] for number in range(count)]
+    frames: list[Frame] = [make(one) for make, one in zip(kinds, wanted, strict=True)]
+    assert send_all(sender, far, frames) == wanted
+
+
+@pytest.mark.host
+def test_sender_tells_what_went_wrong_and_where(sockets: tuple[socket.socket, socket.socket]) -> None:
+    near, far = sockets
+    sender = Sender(near, 1514)
+    frames: list[Frame] = [b"%d" % number for number in range(1000)]
+    sent, code = sender.send(frames, 3)
+    while code == 0:
+        more, code = sender.send(frames, 3 + sent)
+        sent += more
+    assert code == errno.EAGAIN
+    assert received(far) == frames[3 : 3 + sent]
+    far.close()
+    assert sender.send(frames, 0) == (0, errno.ECONNREFUSED)
+    assert sender.send(frames[:2], 0) == (0, errno.ENOTCONN)

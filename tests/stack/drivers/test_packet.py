@@ -1,0 +1,242 @@
+"""The packet driver on a veth pair between two real namespaces."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from typing import Any, Literal
+
+import pytest
+import trio
+
+from resmgr.runner import TrioDispatch, open_dispatch
+from stack.core.driver import Driver
+from stack.core.errors import ModuleError
+from stack.core.options import Size, parse_options
+from stack.core.statistics import Drop
+from stack.drivers.packet import PacketDriver, PacketOptions
+from stack.frame import Frame
+from stack.testing.driver import OTHER_TYPE, TYPE, RecordingPort, check_driver, frame
+
+pytestmark = pytest.mark.priv
+
+Rx = Literal["ring", "recv"]
+
+
+async def settle(until: Callable[[], bool], seconds: float = 3.0) -> bool:
+    """Let the dispatch run until the predicate holds; a quarter second is enough to see that nothing comes."""
+    with trio.move_on_after(seconds):
+        while not until():  # noqa: ASYNC110  # what is awaited is the kernel: there is no event to wait for
+            await trio.sleep(0.002)
+        return True
+    return False
+
+
+class Pair:
+    def __init__(self, a: Driver, b: Driver) -> None:
+        self.a = a
+        self.b = b
+
+    async def settle(self, until: Callable[[], bool]) -> bool:
+        return await settle(until, 0.4)
+
+
+@pytest.fixture
+async def dispatch() -> AsyncIterator[TrioDispatch]:
+    async with open_dispatch() as made:
+        yield made
+
+
+def open_pair(dispatch: TrioDispatch, veth: Any, rx: Rx = "ring", **options: Any) -> tuple[PacketDriver, PacketDriver]:
+    with veth.a.entered():
+        a = PacketDriver(dispatch, PacketOptions("va", rx=rx, **options))
+    with veth.b.entered():
+        b = PacketDriver(dispatch, PacketOptions("vb", rx=rx, **options))
+    return a, b
+
+
+@pytest.mark.parametrize("rx", ["ring", "recv"])
+@pytest.mark.parametrize("mtu", [1500, 9000])
+async def test_contract(dispatch: TrioDispatch, veth: Any, rx: Rx, mtu: int) -> None:
+    veth.a.ip("link", "set", "va", "mtu", str(mtu))
+    veth.b.ip("link", "set", "vb", "mtu", str(mtu))
+    a, b = open_pair(dispatch, veth, rx)
+    assert a.mtu == mtu
+    await check_driver(Pair(a, b))
+    assert dispatch.statistics().descriptors == 0
+
+
+class Ends:
+    """Both drivers started, each with a port that records."""
+
+    def __init__(self, a: PacketDriver, b: PacketDriver) -> None:
+        self.a, self.b = a, b
+        self.port_a, self.port_b = RecordingPort(), RecordingPort()
+        for driver, port in ((a, self.port_a), (b, self.port_b)):
+            driver.start(port)
+            driver.accept(frozenset((TYPE,)))
+
+    def frames(self, count: int, size: int = 100) -> list[Frame]:
+        return [frame(self.b.mac, self.a.mac, number.to_bytes(4, "big") * (size // 4)) for number in range(count)]
+
+
+@pytest.fixture
+async def ends(dispatch: TrioDispatch, veth: Any) -> AsyncIterator[Ends]:
+    made = Ends(*open_pair(dispatch, veth, ring=Size(1 << 18)))
+    assert await settle(lambda: made.a.up and made.b.up)
+    yield made
+    made.a.detach()
+    made.b.detach()
+    assert dispatch.statistics().descriptors == 0
+
+
+async def test_ring_goes_round(ends: Ends) -> None:
+    """More frames than slots, in portions that do not divide their number."""
+    sent: list[bytes] = []
+    for _ in range(40):
+        portion = ends.frames(37)
+        ends.a.transmit(portion)
+        sent.extend(map(bytes, portion))
+        assert await settle(lambda: len(ends.port_b.frames) == len(sent))
+    assert ends.port_b.frames == sent
+    assert ends.port_b.drops == {}
+
+
+async def test_overrun_is_counted_and_what_fits_arrives(ends: Ends) -> None:
+    """The node does not look while a burst comes that is larger than the ring."""
+    burst = ends.frames(600)
+    for start in range(0, 600, 30):
+        ends.a.transmit(burst[start : start + 30])
+    assert await settle(lambda: bool(ends.port_b.frames))
+    ends.a.transmit(burst[:1])  # the first frame behind the gap says that there is one
+    assert await settle(lambda: bool(ends.port_b.drops))
+    lost = ends.port_b.drops["rx_overrun"]
+    assert 0 < lost < 600
+    assert ends.port_b.frames == [*burst[: 600 - lost], burst[0]]
+    assert ends.b.info()["receive overruns"] == lost
+
+
+async def test_link_state_address_and_mtu_are_followed(ends: Ends, veth: Any) -> None:
+    veth.a.ip("link", "set", "va", "down")
+    assert await settle(lambda: not ends.a.up and not ends.b.up)
+    changes = ends.port_a.changes
+    assert changes > 0
+    ends.a.transmit(ends.frames(2))
+    ends.a.transmit(ends.frames(20))
+    assert ends.port_a.drops == {Drop.LINK_DOWN: 22}
+    veth.a.ip("link", "set", "va", "address", "02:00:00:00:00:cc", "mtu", "9000")
+    veth.b.ip("link", "set", "vb", "mtu", "9000")
+    veth.a.ip("link", "set", "va", "up")
+    assert await settle(lambda: ends.a.up and ends.b.up and ends.a.mtu == ends.b.mtu == 9000)
+    assert ends.a.mac.hex() == "0200000000cc"
+    large = frame(ends.b.mac, ends.a.mac, bytes(range(250)) * 36)
+    ends.a.transmit([large])
+    assert await settle(lambda: ends.port_b.frames == [large])
+
+
+async def test_a_link_that_is_down_does_not_keep_the_node_busy(ends: Ends, veth: Any, dispatch: TrioDispatch) -> None:
+    """The error that the kernel leaves on the socket is fetched: the descriptor is readable once, not for ever."""
+    veth.b.ip("link", "set", "vb", "down")
+    assert await settle(lambda: not ends.b.up)
+    before = dispatch.statistics().turns
+    assert not await settle(lambda: False, 0.2)
+    assert dispatch.statistics().turns - before < 10
+
+
+async def test_interface_that_vanishes_and_comes_back(ends: Ends, veth: Any) -> None:
+    veth.b.ip("link", "delete", "vb")
+    assert await settle(lambda: not ends.a.up and not ends.b.up)
+    ends.b.transmit(ends.frames(3))
+    assert ends.port_b.drops == {Drop.LINK_DOWN: 3}
+    veth.a.ip("link", "add", "va", "type", "veth", "peer", "name", "vx")
+    veth.a.move("vx", veth.b)
+    veth.b.ip("link", "set", "vx", "name", "vb", "mtu", "4000", "up")
+    veth.a.ip("link", "set", "va", "mtu", "4000", "up")
+    assert await settle(lambda: ends.a.up and ends.b.up)
+    assert (ends.a.mtu, ends.b.mtu) == (4000, 4000)
+    portion = ends.frames(20, 3900)
+    ends.a.transmit(portion)
+    assert await settle(lambda: len(ends.port_b.frames) == 20)
+    assert ends.port_b.frames == portion
+
+
+async def test_frames_that_somebody_keeps_do_no_harm(ends: Ends, veth: Any) -> None:
+    """A module that breaks the rule keeps bytes of the ring: the ring stays while he has them, and everything goes on."""
+    kept: list[Frame] = []
+    ends.port_b.on_frames = kept.extend
+    ends.a.transmit(ends.frames(3))
+    assert await settle(lambda: len(kept) == 3)
+    ends.port_b.on_frames = None
+    veth.a.ip("link", "set", "va", "mtu", "3000")
+    veth.b.ip("link", "set", "vb", "mtu", "3000")
+    assert await settle(lambda: ends.a.mtu == ends.b.mtu == 3000)
+    assert ends.a.info()["receive"] != ends.b.info()["receive"]
+    ends.a.transmit([*ends.frames(1, 2900), *ends.frames(1)])
+    assert await settle(lambda: len(ends.port_b.frames) == 4)
+    assert ends.port_b.drops == {"rx_truncated": 1}
+    ends.b.detach()
+    assert len(bytes(kept[0])) == 114
+
+
+async def test_several_nodes_on_one_interface(ends: Ends, dispatch: TrioDispatch, veth: Any) -> None:
+    with veth.b.entered():
+        third = PacketDriver(dispatch, PacketOptions("vb"))
+    port = RecordingPort()
+    third.start(port)
+    third.accept(frozenset((OTHER_TYPE,)))
+    other = frame(ends.b.mac, ends.a.mac, b"other", OTHER_TYPE)
+    one = frame(ends.b.mac, ends.a.mac, b"one")
+    ends.a.transmit([one, other])
+    assert await settle(lambda: bool(port.frames) and bool(ends.port_b.frames))
+    assert (port.frames, ends.port_b.frames) == ([other], [one])
+    third.detach()
+
+
+def refusal(dispatch: TrioDispatch, options: PacketOptions) -> ModuleError:
+    with pytest.raises(ModuleError) as raised:
+        PacketDriver(dispatch, options)
+    assert dispatch.statistics().descriptors == 0
+    assert "\n" not in str(raised.value)
+    return raised.value
+
+
+async def test_refusals_are_one_sentence(dispatch: TrioDispatch, namespace: Any) -> None:
+    with namespace.entered():
+        assert str(refusal(dispatch, PacketOptions("eth7"))) == "there is no network interface eth7 in this network namespace"
+        assert "no network interface" in str(refusal(dispatch, PacketOptions("a-name-that-is-longer-than-linux-allows")))
+        namespace.ip("tuntap", "add", "tun7", "mode", "tun")
+        assert "no Ethernet" in str(refusal(dispatch, PacketOptions("tun7")))
+
+
+NO_RIGHT = """
+import os
+from resmgr.testing.virtual import VirtualDispatch
+from stack.drivers.packet import PacketDriver, PacketOptions
+os.setgid(65534)
+os.setuid(65534)
+try:
+    PacketDriver(VirtualDispatch(1), PacketOptions("lo"))
+except OSError as error:
+    print(error.errno, error)
+"""
+
+
+def test_without_the_right() -> None:
+    result = subprocess.run(
+        [sys.executable, "-c", NO_RIGHT], capture_output=True, text=True, check=True, env={"PYTHONPATH": ":".join(sys.path)}
+    )
+    assert result.stdout == "1 no right to send and receive frames on lo: this needs root or the capability CAP_NET_RAW\n"
+
+
+def test_options() -> None:
+    assert parse_options(PacketOptions, "ifname=eth0,ring=1M,rx=recv", "packet") == PacketOptions("eth0", rx="recv", ring=Size(1 << 20))
+    for text, sentence in (
+        ("", "packet: option ifname is missing: ifname=TEXT"),
+        ("ifname=eth0,rx=rng", "packet: rx=rng: expected one of auto, ring, recv"),
+        ("ifnam=eth0", "packet: there is no option ifnam; did you mean ifname?"),
+        ("ifname=eth0,ring=1", "packet: 'ring' must be >= 65536: 1"),
+    ):
+        with pytest.raises(ModuleError) as raised:
+            parse_options(PacketOptions, text, "packet")
+        assert str(raised.value) == sentence

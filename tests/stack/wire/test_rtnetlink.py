@@ -1,0 +1,103 @@
+"""Link messages of rtnetlink: what is read out of them, and that cut ones raise only BadMessage."""
+
+from __future__ import annotations
+
+import random
+import socket
+import struct
+
+import pytest
+
+from resmgr.errors import BadMessage
+from stack.wire.rtnetlink import (
+    HEADER,
+    IFINFO,
+    IFLA_ADDRESS,
+    IFLA_IFNAME,
+    IFLA_MTU,
+    NLMSG_DONE,
+    NLMSG_ERROR,
+    RTM_DELLINK,
+    RTM_NEWLINK,
+    Link,
+    LinkGone,
+    Refused,
+    attribute,
+    get_link,
+    parse_messages,
+)
+
+MAC = b"\2\0\0\0\0\1"
+
+
+def message(kind: int, body: bytes) -> bytes:
+    data = HEADER.pack(HEADER.size + len(body), kind, 0, 1, 0) + body
+    return data + bytes(-len(data) % 4)
+
+
+def link(flags: int = 0x10043, *, kind: int = RTM_NEWLINK, family: int = 0, mtu: int = 1500) -> bytes:
+    attributes = (
+        attribute(IFLA_IFNAME, b"eth0\0") + attribute(IFLA_ADDRESS, MAC) + attribute(IFLA_MTU, struct.pack("=I", mtu)) + attribute(99, b"x")
+    )
+    return message(kind, IFINFO.pack(family, 1, 7, flags, 0) + attributes)
+
+
+def test_links() -> None:
+    data = link() + link(0x1003) + link(0x42) + link(kind=RTM_DELLINK) + message(NLMSG_DONE, bytes(4))
+    up, no_carrier, off, gone = parse_messages(data)
+    assert up == Link(7, "eth0", 1, MAC, 1500, True)
+    assert isinstance(no_carrier, Link)
+    assert isinstance(off, Link)
+    assert (no_carrier.up, off.up, gone) == (False, False, LinkGone(7))
+
+
+def test_an_interface_that_leaves_a_bridge_is_not_gone() -> None:
+    assert list(parse_messages(link(kind=RTM_DELLINK, family=socket.AF_BRIDGE if hasattr(socket, "AF_BRIDGE") else 7))) == []
+
+
+def test_refusals() -> None:
+    assert list(parse_messages(message(NLMSG_ERROR, struct.pack("=i", -19) + bytes(16)))) == [Refused(19)]
+
+
+def test_request() -> None:
+    data = get_link("eth0")
+    length, *_ = HEADER.unpack_from(data)
+    assert length == len(data) == HEADER.size + IFINFO.size + 12
+    assert data[HEADER.size + IFINFO.size :] == struct.pack("=HH", 9, IFLA_IFNAME) + b"eth0\0" + bytes(3)
+    assert IFINFO.unpack_from(get_link(index=7), HEADER.size)[2] == 7
+
+
+def test_truncation_raises_badmessage_only() -> None:
+    whole = link()[:-8]  # without the last attribute, which nobody needs
+    whole = struct.pack("=I", len(whole)) + whole[4:]
+    assert list(parse_messages(whole))
+    for length in range(1, len(whole)):
+        with pytest.raises(BadMessage):
+            list(parse_messages(whole[:length]))
+        with pytest.raises(BadMessage):
+            # A message whose own length was cut with it.
+            list(parse_messages(struct.pack("=I", length) + whole[4:length]))
+
+
+def test_damage_raises_badmessage_only() -> None:
+    whole = link() + link(kind=RTM_DELLINK)
+    for seed in range(2000):
+        rng = random.Random(seed)
+        data = bytearray(whole)
+        for _ in range(rng.randrange(1, 6)):
+            data[rng.randrange(len(data))] = rng.randrange(256)
+        try:
+            list(parse_messages(data))
+        except BadMessage:
+            pass
+
+
+@pytest.mark.host
+def test_the_kernel_answers_the_request() -> None:
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as sock:
+        sock.send(get_link("lo"))
+        (found,) = parse_messages(sock.recv(1 << 16))
+        assert isinstance(found, Link)
+        assert (found.name, found.kind) == ("lo", 772)
+        sock.send(get_link("there-is-none"))
+        assert list(parse_messages(sock.recv(1 << 16))) == [Refused(19)]
