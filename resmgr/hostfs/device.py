@@ -1,0 +1,88 @@
+"""What is known of each mounted file system (one `st_dev`): does it answer at once, can it read without blocking, which inode numbers.
+
+An operation that a local file system answers from memory is done inline; a thread hop would cost ten times as much. But the dispatch must
+not wait for a disk or for another machine, so:
+
+- network and FUSE file systems are never touched inline;
+- a file system on which an inline operation took longer than `SLOW` is left to worker threads for `REST` seconds;
+- a read is tried with RWF_NOWAIT; where that is refused, the device is remembered as one whose reads go to a thread, unless it is
+  one that lives in memory.
+"""
+
+from __future__ import annotations
+
+import os
+
+SLOW = 0.02
+"""Seconds. Heartbeats and all other traffic of the node wait for an inline operation."""
+REST = 2.0
+FOREVER = float("inf")
+NETWORK = frozenset({b"nfs", b"nfs4", b"cifs", b"smb3", b"9p", b"ceph", b"afs", b"lustre", b"glusterfs", b"fuse", b"fuseblk", b"coda"})
+MEMORY = frozenset({b"tmpfs", b"ramfs", b"devtmpfs", b"proc", b"cgroup2", b"hugetlbfs"})
+INO_BITS = 48
+
+
+class Device:
+    """One file system."""
+
+    __slots__ = ("blocking_until", "kind", "memory", "nowait", "number", "salt")
+
+    def __init__(self, number: int, kind: bytes, salt: int) -> None:
+        self.number = number
+        self.kind = kind
+        self.salt = salt
+        """Or-ed over the inode numbers of this device, so that they are unique in the served tree."""
+        self.memory = kind in MEMORY
+        self.nowait = True
+        """RWF_NOWAIT has not been refused yet."""
+        self.blocking_until = FOREVER if kind in NETWORK or kind.startswith(b"fuse.") else 0.0
+        """Until then (monotonic seconds) everything goes to worker threads."""
+
+    def took(self, seconds: float, now: float, work: float = 0.0) -> None:
+        """An inline operation ended at *now* and took *seconds*, of which *work* are expected of its size."""
+        if seconds > SLOW + work:
+            self.blocking_until = max(self.blocking_until, now + REST)
+
+
+def _kind(number: int) -> bytes:
+    wanted = b"%d:%d" % (os.major(number), os.minor(number))
+    try:
+        with open("/proc/self/mountinfo", "rb") as mounts:
+            for line in mounts:
+                fields = line.split()
+                if fields[2] == wanted:
+                    return fields[fields.index(b"-") + 1]
+    except (OSError, ValueError, IndexError):
+        pass
+    return b""
+
+
+class Devices:
+    """All file systems seen so far. The tree's own device has salt 0, so its inode numbers are the real ones."""
+
+    def __init__(self, root: int) -> None:
+        self._devices: dict[int, Device] = {}
+        self._salts: set[int] = set()
+        self.root = self.get(root)
+
+    def get(self, number: int) -> Device:
+        device = self._devices.get(number)
+        if device is None:
+            device = Device(number, _kind(number), self._salt(number))
+            self._devices[number] = device
+        return device
+
+    def _salt(self, number: int) -> int:
+        if not self._devices:
+            salt = 0
+        else:
+            # From the number, so that it is the same after a restart; the next free one if two numbers meet.
+            salt = (number * 0x9E3779B97F4A7C15 >> 48) & 0xFFFF
+            while salt in self._salts:
+                salt = salt + 1 & 0xFFFF
+        self._salts.add(salt)
+        return salt << INO_BITS
+
+    def ino(self, device: int, ino: int) -> int:
+        """The inode number to tell, from st_dev and st_ino."""
+        return ino ^ self.get(device).salt

@@ -1,0 +1,49 @@
+"""What a handle of the host file system is: a descriptor, the export scope it was reached by, and how it was opened."""
+
+from __future__ import annotations
+
+import os
+
+from resmgr.access import Scope
+from resmgr.hostfs.device import Device
+from resmgr.hostfs.directory import DirectoryStream
+from resmgr.iofunc.handle import Handle
+
+
+class HostHandle(Handle):
+    """A base handle (O_PATH descriptor) or an open control block. Owns its descriptor."""
+
+    __slots__ = ("append", "device", "directory", "fd", "readable", "scope", "stream", "writable")
+
+    def __init__(self, fd: int, scope: Scope, device: Device, directory: bool, flags: int = os.O_PATH) -> None:
+        super().__init__()
+        self.fd = fd
+        self.scope = scope
+        self.device = device
+        self.directory = directory
+        access = flags & os.O_ACCMODE
+        opened = not flags & os.O_PATH
+        self.readable = opened and access != os.O_WRONLY
+        self.writable = opened and access != os.O_RDONLY
+        self.append = opened and bool(flags & os.O_APPEND)
+        self.stream = DirectoryStream(fd) if opened and directory else None
+
+    def release(self) -> None:
+        os.close(self.fd)
+
+
+class Opened:
+    """What an operation made: to be registered and told to the client, or to be discarded."""
+
+    __slots__ = ("attr", "data", "node", "ocb")
+
+    def __init__(self, attr: bytes, node: HostHandle | None, ocb: HostHandle | None, data: bytes | bytearray = b"") -> None:
+        self.attr = attr
+        self.node = node
+        self.ocb = ocb
+        self.data = data
+
+    def discard(self) -> None:
+        for handle in (self.node, self.ocb):
+            if handle is not None:
+                handle.close()

@@ -1,0 +1,170 @@
+"""What is done to something already open: reading, attributes, directory entries. Safe to run on any thread, as `operations`."""
+
+from __future__ import annotations
+
+import errno
+import os
+from stat import S_ISDIR, S_ISLNK, S_ISREG
+from typing import Protocol
+
+from resmgr.access import Scope
+from resmgr.hostfs import syscalls
+from resmgr.hostfs.objects import HostHandle
+from resmgr.iomsg import (
+    ATTR,
+    DIRENT,
+    READDIR_ATTRS,
+    SET_ATIME,
+    SET_ATIME_NOW,
+    SET_GID,
+    SET_MODE,
+    SET_MTIME,
+    SET_MTIME_NOW,
+    SET_SIZE,
+    SET_UID,
+    STATFS,
+)
+from resmgr.iorequest import SetAttr
+
+RWF_NOWAIT = os.RWF_NOWAIT
+PERMISSIONS = 0o7777
+_BLANK_ATTR = bytes(ATTR.size)
+_AT_FDCWD = -100
+
+
+class Attributes(Protocol):
+    """Packs what stat says, with inode numbers of the served tree."""
+
+    def attr(self, status: os.stat_result) -> bytes: ...
+
+
+def own_path(fd: int) -> bytes:
+    """A path that leads to exactly what *fd* is, for calls that take no descriptor of the O_PATH kind."""
+    return b"/proc/self/fd/%d" % fd
+
+
+def read_now(fd: int, size: int, offset: int) -> bytearray | memoryview | None:
+    """Up to *size* bytes from the page cache; shorter only at the end of the file. None: that would block. OSError EOPNOTSUPP: never."""
+    buffer = bytearray(size)
+    count = 0
+    try:
+        while count < size:
+            part = os.preadv(fd, (memoryview(buffer)[count:] if count else buffer,), offset + count, RWF_NOWAIT)
+            if part == 0:
+                return memoryview(buffer)[:count]
+            count += part
+    except BlockingIOError:
+        return None
+    return buffer
+
+
+def read_waiting(fd: int, size: int, offset: int) -> bytes:
+    """Up to *size* bytes; shorter only at the end of the file."""
+    data = os.pread(fd, size, offset)
+    if len(data) in (0, size):
+        return data
+    parts = [data]
+    count = len(data)
+    while count < size:
+        data = os.pread(fd, size - count, offset + count)
+        if not data:
+            break
+        parts.append(data)
+        count += len(data)
+    return b"".join(parts)
+
+
+def change(attrs: Attributes, fd: int, scope: Scope, change: SetAttr, writable: bool) -> bytes:
+    """Change attributes of what *fd* is (any descriptor, O_PATH too). *writable*: the client has it open for writing."""
+    if not scope.write:
+        raise OSError(errno.EROFS, "export is read-only")
+    valid = change.valid
+    path = own_path(fd)
+    if valid & SET_SIZE:
+        if change.size >= 1 << 63:
+            raise OSError(errno.EFBIG, "size")
+        if writable:
+            os.ftruncate(fd, change.size)
+        else:
+            kind = os.fstat(fd).st_mode
+            if not S_ISREG(kind):
+                raise OSError(errno.EISDIR if S_ISDIR(kind) else errno.EINVAL, "not a regular file")
+            os.truncate(path, change.size)
+    if valid & (SET_UID | SET_GID):
+        os.chown(path, change.uid if valid & SET_UID else -1, change.gid if valid & SET_GID else -1)
+    if valid & SET_MODE:
+        if S_ISLNK(os.fstat(fd).st_mode):
+            raise OSError(errno.EOPNOTSUPP, "a symbolic link has no mode")
+        os.chmod(path, change.mode & PERMISSIONS)
+    if valid & (SET_ATIME | SET_MTIME | SET_ATIME_NOW | SET_MTIME_NOW):
+        atime = _time(valid, SET_ATIME, SET_ATIME_NOW, change.atime)
+        mtime = _time(valid, SET_MTIME, SET_MTIME_NOW, change.mtime)
+        syscalls.utimensat(_AT_FDCWD, path, atime, mtime, 0)
+    return attrs.attr(os.fstat(fd))
+
+
+def read_directory(attrs: Attributes, handle: HostHandle, cookie: int, size: int, flags: int) -> bytes:
+    """Entries from *cookie* on, at most *size* bytes of them."""
+    stream = handle.stream
+    if stream is None:
+        raise NotADirectoryError(errno.ENOTDIR, "not open as a directory")
+    want = flags & READDIR_ATTRS
+    salt = handle.device.salt
+    scope = handle.scope
+    children = scope.children
+    fd = handle.fd
+    fixed = DIRENT.size + (ATTR.size if want else 0)
+    pack = DIRENT.pack
+    out: list[bytes] = []
+    room = size
+    with stream.lock:
+        stream.seek(cookie)
+        while (record := stream.peek()) is not None:
+            ino, following, kind, name = record
+            if not (scope.verbs and children is None) and scope.step(name) is None:
+                stream.advance(record)
+                continue
+            room -= fixed + len(name)
+            if room < 0:
+                if not out:
+                    raise OSError(errno.EINVAL, "no room for one entry")
+                break
+            if want:
+                try:
+                    status = os.stat(name, dir_fd=fd, follow_symlinks=False)
+                except FileNotFoundError:
+                    # Gone since the record was read.
+                    room += fixed + len(name)
+                    stream.advance(record)
+                    continue
+                except OSError:
+                    out += (pack(ino ^ salt, following, kind << 12, len(name)), name, _BLANK_ATTR)
+                else:
+                    attr = attrs.attr(status)
+                    out += (attr[:8], pack(0, following, status.st_mode & 0o170000, len(name))[8:], name, attr)
+            else:
+                out += (pack(ino ^ salt, following, kind << 12, len(name)), name)
+            stream.advance(record)
+    return b"".join(out)
+
+
+def pack_statfs(fd: int) -> bytes:
+    status = os.fstatvfs(fd)
+    return STATFS.pack(
+        status.f_blocks,
+        status.f_bfree,
+        status.f_bavail,
+        status.f_files,
+        status.f_ffree,
+        status.f_bsize,
+        status.f_namemax,
+        status.f_frsize,
+    )
+
+
+def _time(valid: int, given: int, now: int, value: int) -> tuple[int, int]:
+    if valid & now:
+        return (0, syscalls.UTIME_NOW)
+    if valid & given:
+        return divmod(value, 1_000_000_000)
+    return (0, syscalls.UTIME_OMIT)

@@ -1,0 +1,467 @@
+"""The system calls behind each connect message: pure functions of (descriptor, name), safe to run on any thread.
+
+Rules that hold everywhere here:
+
+- Every call acts on a directory descriptor and one name, and never follows a symbolic link in that name. Longer paths are walked by openat2
+  with RESOLVE_BENEATH, NO_SYMLINKS and NO_MAGICLINKS; where the kernel has no openat2, one component at a time with O_NOFOLLOW. There is no
+  `..` in a path (`iorequest.check_path`), so no rename and no race can lead a walk out of the tree.
+- What the client may see and do is computed by going down its export scope with the same names. What has no verb does not exist.
+- An object is opened only if it is a regular file or a directory: others are refused before the open (opening a device or a FIFO has
+  effects of its own) and again after it. No open blocks (O_NONBLOCK).
+- The caller has already taken the client's identity; the kernel checks permissions. Only export verbs are checked here.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from stat import S_IFIFO, S_IFMT, S_IFREG, S_IFSOCK, S_ISBLK, S_ISCHR, S_ISDIR, S_ISLNK
+
+from resmgr.access import Scope
+from resmgr.hostfs import syscalls
+from resmgr.hostfs.device import Devices
+from resmgr.hostfs.objects import HostHandle, Opened
+from resmgr.hostfs.opened import PERMISSIONS, change, own_path, pack_statfs, read_now
+from resmgr.hostfs.syscalls import OpenHow, openat2
+from resmgr.iomsg import (
+    ATTR,
+    ENTRY,
+    UNLINK_DIRECTORY,
+    WANT_HANDLE,
+)
+from resmgr.iorequest import ConnectRequest
+
+OPEN_FLAGS = (
+    os.O_ACCMODE | os.O_CREAT | os.O_EXCL | os.O_TRUNC | os.O_APPEND | os.O_DIRECTORY | os.O_SYNC | os.O_DSYNC | os.O_NOATIME
+) & ~os.O_PATH
+"""Open flags a client may set. O_DIRECT would need aligned buffers, O_TMPFILE and O_PATH are not for files of others."""
+_ALWAYS = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+_NODE = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+_PARENT_HOW = OpenHow(os.O_PATH | os.O_DIRECTORY)
+_OBJECT_HOW = OpenHow(os.O_PATH | os.O_NOFOLLOW)
+PREFETCH_MAX = 128 * 1024
+RENAME_FLAGS = 1 | 2
+"""NOREPLACE, EXCHANGE. WHITEOUT is for file systems that stack."""
+_EXCHANGE = 2
+
+
+class Operations:
+    """The operations of one served tree. *head* is the ENTRY target (nd, pid, chid) of its channel."""
+
+    def __init__(self, devices: Devices, head: tuple[int, int, int], process_umask: int) -> None:
+        self.devices = devices
+        self._head = head
+        self._process_umask = process_umask
+        self._openat2 = True
+
+    # ---- attributes
+
+    def attr(self, status: os.stat_result) -> bytes:
+        """Packed `Attr` of a stat result."""
+        ino = status.st_ino
+        devices = self.devices
+        if status.st_dev != devices.root.number:
+            ino = devices.ino(status.st_dev, ino)
+        change = status.st_ctime_ns
+        return ATTR.pack(
+            ino,
+            status.st_mode,
+            status.st_nlink,
+            status.st_uid,
+            status.st_gid,
+            status.st_rdev,
+            status.st_size,
+            status.st_blocks,
+            status.st_blksize,
+            status.st_atime_ns,
+            status.st_mtime_ns,
+            change,
+            change,
+        )
+
+    def entry(self, attr: bytes, node: int = 0, ocb: int = 0, data: bytes | bytearray = b"") -> bytes:
+        """Packed `Entry`."""
+        head = ENTRY.pack(*self._head, node, ocb, len(data))
+        return b"".join((head, attr, data)) if data else head + attr
+
+    # ---- walks
+
+    def _walk(self, fd: int, path: bytes, how: OpenHow, flags: int) -> int:
+        """Open a path of several components beneath *fd*. The caller closes the result."""
+        if self._openat2:
+            try:
+                return openat2(fd, path, how)
+            except OSError as error:
+                if error.errno != errno.ENOSYS and not (error.errno == errno.EPERM and self._no_openat2(fd)):
+                    raise
+                self._openat2 = False
+        names = path.split(b"/")
+        here = fd
+        try:
+            for name in names[:-1]:
+                below = _step(here, name, _NODE | os.O_DIRECTORY)
+                if here != fd:
+                    os.close(here)
+                here = below
+            return _step(here, names[-1], flags)
+        finally:
+            if here != fd:
+                os.close(here)
+
+    @staticmethod
+    def _no_openat2(fd: int) -> bool:
+        """Whether a sandbox refuses the call itself: opening the base again cannot be forbidden otherwise."""
+        try:
+            os.close(openat2(fd, b".", _PARENT_HOW))
+        except OSError as error:
+            return error.errno == errno.EPERM
+        return False
+
+    def _parent(self, base: HostHandle, path: bytes) -> tuple[int, bytes, Scope, int]:
+        """(descriptor, name, scope of the directory, descriptor to close or -1) of the last component's directory."""
+        scope = base.scope
+        cut = path.rfind(b"/")
+        if cut < 0:
+            if not path:
+                raise OSError(errno.EBUSY, "the base itself")
+            return base.fd, path, scope, -1
+        lead = path[:cut]
+        if not (scope.fixed and scope.verbs):
+            below = scope.walk(lead.split(b"/"))
+            if below is None:
+                raise FileNotFoundError(errno.ENOENT, "not exported")
+            scope = below
+        fd = self._walk(base.fd, lead, _PARENT_HOW, _NODE | os.O_DIRECTORY)
+        return fd, path[cut + 1 :], scope, fd
+
+    def _object(self, base: HostHandle, path: bytes) -> tuple[int, Scope]:
+        """(new O_PATH descriptor, scope) of the object itself, a symbolic link included."""
+        scope = base.scope
+        if not path:
+            return os.dup(base.fd), scope
+        if not (scope.fixed and scope.verbs):
+            below = scope.walk(path.split(b"/"))
+            if below is None:
+                raise FileNotFoundError(errno.ENOENT, "not exported")
+            scope = below
+        if b"/" in path:
+            return self._walk(base.fd, path, _OBJECT_HOW, _NODE), scope
+        return os.open(path, _NODE, dir_fd=base.fd), scope
+
+    def _handle(self, fd: int, status: os.stat_result, scope: Scope, flags: int = os.O_PATH) -> HostHandle:
+        return HostHandle(fd, scope, self.devices.get(status.st_dev), S_ISDIR(status.st_mode), flags)
+
+    # ---- connect messages
+
+    def lookup(self, base: HostHandle, request: ConnectRequest) -> bytes | Opened:
+        path = request.path
+        keep = request.flags & WANT_HANDLE
+        if not keep and path and b"/" not in path:
+            scope = _down(base.scope, path)
+            status = os.stat(path, dir_fd=base.fd, follow_symlinks=False)
+            if status.st_mode & 0o170000 != 0o040000:
+                return ENTRY.pack(*self._head, 0, 0, 0) + self.attr(status)
+            fd = os.open(path, _NODE | os.O_DIRECTORY, dir_fd=base.fd)
+        else:
+            fd, scope = self._object(base, path)
+        try:
+            status = os.fstat(fd)
+            if keep or S_ISDIR(status.st_mode):
+                return Opened(self.attr(status), self._handle(fd, status, scope), None)
+        except BaseException:
+            os.close(fd)
+            raise
+        os.close(fd)
+        return ENTRY.pack(*self._head, 0, 0, 0) + self.attr(status)
+
+    def open(self, base: HostHandle, request: ConnectRequest) -> Opened:
+        flags = request.flags & OPEN_FLAGS
+        access = flags & os.O_ACCMODE
+        if access == os.O_ACCMODE:
+            raise OSError(errno.EINVAL, "access mode 3")
+        writes = access != os.O_RDONLY or bool(flags & os.O_TRUNC)
+        if not request.path:
+            return self._open_base(base, request, flags, writes)
+        dirfd, name, parent_scope, owned = self._parent(base, request.path)
+        try:
+            scope = _down(parent_scope, name)
+            exists = True
+            if flags & (os.O_CREAT | os.O_EXCL) == os.O_CREAT | os.O_EXCL and parent_scope.write:
+                exists = False
+            else:
+                try:
+                    _check_kind(os.stat(name, dir_fd=dirfd, follow_symlinks=False))
+                except FileNotFoundError:
+                    if not flags & os.O_CREAT:
+                        raise
+                    exists = False
+                if exists and flags & os.O_CREAT and flags & os.O_EXCL:
+                    raise FileExistsError(errno.EEXIST, "exists")
+            if exists:
+                _check_verbs(scope, access != os.O_WRONLY, writes)
+                if flags & os.O_CREAT and not parent_scope.write:
+                    flags &= ~os.O_CREAT
+            elif not parent_scope.write:
+                raise OSError(errno.EROFS, "export is read-only")
+            elif access != os.O_WRONLY and not scope.read:
+                raise PermissionError(errno.EACCES, "export is write-only")
+            mode = request.mode & ~request.umask & PERMISSIONS
+            fd = os.open(name, flags | _ALWAYS, mode, dir_fd=dirfd)
+        finally:
+            if owned >= 0:
+                os.close(owned)
+        return self._opened(fd, scope, flags, request.prefetch, mode if not exists else None)
+
+    def _open_base(self, base: HostHandle, request: ConnectRequest, flags: int, writes: bool) -> Opened:
+        """Open what the base handle itself is, again, with the client's rights."""
+        _check_verbs(base.scope, flags & os.O_ACCMODE != os.O_WRONLY, writes)
+        if flags & os.O_CREAT and flags & os.O_EXCL:
+            raise FileExistsError(errno.EEXIST, "exists")
+        flags &= ~os.O_CREAT
+        if base.directory:
+            fd = os.open(b".", flags | _ALWAYS, dir_fd=base.fd)
+        else:
+            _check_kind(os.fstat(base.fd))
+            fd = os.open(own_path(base.fd), (flags | _ALWAYS) & ~os.O_NOFOLLOW)
+        return self._opened(fd, base.scope, flags, request.prefetch, None)
+
+    def _opened(self, fd: int, scope: Scope, flags: int, prefetch: int, created: int | None) -> Opened:
+        data: bytes | bytearray = b""
+        try:
+            status = os.fstat(fd)
+            kind = S_IFMT(status.st_mode)
+            if kind != S_IFREG and not S_ISDIR(kind):
+                raise OSError(errno.ENXIO, "not a regular file")
+            if created is not None:
+                status = self._fix_mode(fd, status, created)
+            handle = self._handle(fd, status, scope, flags)
+            if prefetch and kind == S_IFREG and handle.readable and not handle.writable and status.st_size:
+                data = self._prefetch(handle, min(prefetch, PREFETCH_MAX, status.st_size))
+            return Opened(self.attr(status), None, handle, data)
+        except BaseException:
+            os.close(fd)
+            raise
+
+    @staticmethod
+    def _prefetch(handle: HostHandle, size: int) -> bytes | bytearray:
+        device = handle.device
+        if device.nowait:
+            try:
+                data = read_now(handle.fd, size, 0)
+            except OSError as error:
+                if error.errno == errno.EOPNOTSUPP:
+                    device.nowait = False
+            else:
+                return b"" if data is None else bytes(data) if isinstance(data, memoryview) else data
+        return os.pread(handle.fd, size, 0) if device.memory else b""
+
+    def _fix_mode(self, fd: int, status: os.stat_result, mode: int) -> os.stat_result:
+        """Give back the permission bits that this process's own umask took from a file just made."""
+        lost = mode & self._process_umask & 0o777 & ~status.st_mode
+        if not lost:
+            return status
+        os.chmod(own_path(fd), status.st_mode & PERMISSIONS | lost)
+        return os.fstat(fd)
+
+    def mkdir(self, base: HostHandle, request: ConnectRequest) -> Opened:
+        dirfd, name, parent_scope, owned = self._parent(base, request.path)
+        try:
+            scope = _make(parent_scope, name)
+            mode = request.mode & ~request.umask & PERMISSIONS
+            os.mkdir(name, mode, dir_fd=dirfd)
+            fd = os.open(name, _NODE | os.O_DIRECTORY, dir_fd=dirfd)
+        finally:
+            if owned >= 0:
+                os.close(owned)
+        try:
+            status = self._fix_mode(fd, os.fstat(fd), mode)
+            return Opened(self.attr(status), self._handle(fd, status, scope), None)
+        except BaseException:
+            os.close(fd)
+            raise
+
+    def mknod(self, base: HostHandle, request: ConnectRequest) -> bytes:
+        kind = S_IFMT(request.mode) or S_IFREG
+        if kind not in (S_IFREG, S_IFIFO, S_IFSOCK) and not S_ISCHR(kind) and not S_ISBLK(kind):
+            raise OSError(errno.EINVAL, "no such type of node")
+        dirfd, name, parent_scope, owned = self._parent(base, request.path)
+        try:
+            _make(parent_scope, name)
+            mode = request.mode & ~request.umask & PERMISSIONS
+            os.mknod(name, kind | mode, request.rdev, dir_fd=dirfd)
+            fd = os.open(name, _NODE, dir_fd=dirfd)
+            try:
+                status = self._fix_mode(fd, os.fstat(fd), mode)
+            finally:
+                os.close(fd)
+        finally:
+            if owned >= 0:
+                os.close(owned)
+        return self.entry(self.attr(status))
+
+    def symlink(self, base: HostHandle, request: ConnectRequest) -> bytes:
+        dirfd, name, parent_scope, owned = self._parent(base, request.path)
+        try:
+            _make(parent_scope, name)
+            os.symlink(request.path2, name, dir_fd=dirfd)
+            status = os.stat(name, dir_fd=dirfd, follow_symlinks=False)
+        finally:
+            if owned >= 0:
+                os.close(owned)
+        return self.entry(self.attr(status))
+
+    def readlink(self, base: HostHandle, request: ConnectRequest) -> bytes:
+        if not request.path:
+            return os.readlink(b"", dir_fd=base.fd)
+        dirfd, name, parent_scope, owned = self._parent(base, request.path)
+        try:
+            _down(parent_scope, name)
+            return os.readlink(name, dir_fd=dirfd)
+        finally:
+            if owned >= 0:
+                os.close(owned)
+
+    def unlink(self, base: HostHandle, request: ConnectRequest) -> bytes:
+        dirfd, name, parent_scope, owned = self._parent(base, request.path)
+        try:
+            _remove(parent_scope, name)
+            if request.flags & UNLINK_DIRECTORY:
+                os.rmdir(name, dir_fd=dirfd)
+            else:
+                os.unlink(name, dir_fd=dirfd)
+        finally:
+            if owned >= 0:
+                os.close(owned)
+        return b""
+
+    def rmdir(self, base: HostHandle, request: ConnectRequest) -> bytes:
+        request.flags |= UNLINK_DIRECTORY
+        return self.unlink(base, request)
+
+    def rename(self, base: HostHandle, request: ConnectRequest, base2: HostHandle) -> bytes:
+        if request.flags & ~RENAME_FLAGS:
+            raise OSError(errno.EINVAL, "rename flags")
+        dirfd, name, parent_scope, owned = self._parent(base, request.path)
+        owned2 = -1
+        try:
+            dirfd2, name2, parent_scope2, owned2 = self._parent(base2, request.path2)
+            old = _remove(parent_scope, name)
+            if parent_scope2.pinned(name2):
+                raise OSError(errno.EBUSY, "an export begins there")
+            new = _make(parent_scope2, name2)
+            if not new.verbs <= old.verbs or (request.flags & _EXCHANGE and not old.verbs <= new.verbs):
+                # The move would give the client more rights over the object than it has.
+                raise OSError(errno.EXDEV, "between exports")
+            if request.flags:
+                syscalls.renameat2(dirfd, name, dirfd2, name2, request.flags)
+            else:
+                os.rename(name, name2, src_dir_fd=dirfd, dst_dir_fd=dirfd2)
+        finally:
+            if owned >= 0:
+                os.close(owned)
+            if owned2 >= 0:
+                os.close(owned2)
+        return b""
+
+    def link(self, base: HostHandle, request: ConnectRequest, base2: HostHandle) -> bytes:
+        dirfd2, name2, parent_scope2, owned2 = self._parent(base2, request.path2)
+        owned = -1
+        try:
+            new = _make(parent_scope2, name2)
+            if request.path:
+                dirfd, name, parent_scope, owned = self._parent(base, request.path)
+                old = _down(parent_scope, name)
+            else:
+                dirfd, name, old = base.fd, b"", base.scope
+            if not new.verbs <= old.verbs:
+                raise OSError(errno.EXDEV, "between exports")
+            if name:
+                os.link(name, name2, src_dir_fd=dirfd, dst_dir_fd=dirfd2, follow_symlinks=False)
+            else:
+                os.link(own_path(dirfd), name2, dst_dir_fd=dirfd2, follow_symlinks=True)
+            status = os.stat(name2, dir_fd=dirfd2, follow_symlinks=False)
+        finally:
+            if owned >= 0:
+                os.close(owned)
+            if owned2 >= 0:
+                os.close(owned2)
+        return self.entry(self.attr(status))
+
+    def access(self, base: HostHandle, request: ConnectRequest) -> bytes:
+        fd, scope = self._object(base, request.path)
+        try:
+            if request.mode & os.W_OK and not scope.write:
+                raise OSError(errno.EROFS, "export is read-only")
+            if request.mode & os.R_OK and not scope.read and scope.fixed:
+                raise PermissionError(errno.EACCES, "export is write-only")
+            syscalls.faccessat2(fd, b"", request.mode, syscalls.AT_EACCESS | syscalls.AT_EMPTY_PATH)
+        finally:
+            os.close(fd)
+        return b""
+
+    def statfs(self, base: HostHandle, request: ConnectRequest) -> bytes:
+        fd, _ = self._object(base, request.path)
+        try:
+            return pack_statfs(fd)
+        finally:
+            os.close(fd)
+
+    def setattr(self, base: HostHandle, request: ConnectRequest) -> bytes:
+        assert request.change is not None
+        fd, scope = self._object(base, request.path)
+        try:
+            return change(self, fd, scope, request.change, False)
+        finally:
+            os.close(fd)
+
+
+def _step(fd: int, name: bytes, flags: int) -> int:
+    try:
+        return os.open(name, flags, dir_fd=fd)
+    except NotADirectoryError:
+        if S_ISLNK(os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode):
+            raise OSError(errno.ELOOP, "symbolic link in the path") from None
+        raise
+
+
+def _down(scope: Scope, name: bytes) -> Scope:
+    """The scope of *name* in a directory of *scope*; ENOENT for what is not exported."""
+    if scope.fixed and scope.verbs:
+        return scope
+    below = scope.step(name)
+    if below is None:
+        raise FileNotFoundError(errno.ENOENT, "not exported")
+    return below
+
+
+def _make(scope: Scope, name: bytes) -> Scope:
+    below = _down(scope, name)
+    if not scope.write:
+        raise OSError(errno.EROFS, "export is read-only")
+    return below
+
+
+def _remove(scope: Scope, name: bytes) -> Scope:
+    below = _make(scope, name)
+    if scope.pinned(name):
+        raise OSError(errno.EBUSY, "an export begins there")
+    return below
+
+
+def _check_verbs(scope: Scope, reads: bool, writes: bool) -> None:
+    if writes and not scope.write:
+        raise OSError(errno.EROFS, "export is read-only")
+    if reads and not scope.read and scope.fixed:
+        raise PermissionError(errno.EACCES, "export is write-only")
+
+
+def _check_kind(status: os.stat_result) -> None:
+    """Only regular files and directories are opened."""
+    kind = status.st_mode & 0o170000
+    if kind == S_IFREG or kind == 0o040000:
+        return
+    if S_ISLNK(kind):
+        raise OSError(errno.ELOOP, "symbolic link")
+    if kind in (S_IFIFO, S_IFSOCK):
+        raise OSError(errno.ENXIO, "FIFO or socket")
+    raise PermissionError(errno.EACCES, "device")

@@ -1,0 +1,123 @@
+"""System calls that Python's os module lacks, through ctypes. Each raises OSError with the kernel's errno.
+
+`raw` is the C library's `syscall` without errno handling and without giving up the interpreter lock: for the credential calls, which never
+block and where glibc's wrappers must not be used, since those change every thread of the process.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import platform
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_syscall = _libc.syscall
+_syscall.restype = ctypes.c_long
+
+raw = ctypes.PyDLL(None).syscall
+raw.restype = ctypes.c_long
+
+_CREDENTIAL_CALLS = {"x86_64": (117, 119, 116), "aarch64": (147, 149, 159), "riscv64": (147, 149, 159)}
+"""setresuid, setresgid, setgroups, by machine."""
+
+
+def credential_calls() -> tuple[int, int, int] | None:
+    """Numbers of setresuid, setresgid and setgroups on this machine; None where we do not know them."""
+    return _CREDENTIAL_CALLS.get(platform.machine())
+
+
+# Numbers above 424 are the same on all machines.
+_OPENAT2 = 437
+_FACCESSAT2 = 439
+_RESOLVE = 0x08 | 0x04 | 0x02
+"""RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS, RESOLVE_NO_MAGICLINKS."""
+AT_SYMLINK_NOFOLLOW = 0x100
+AT_EACCESS = 0x200
+AT_EMPTY_PATH = 0x1000
+
+
+class _OpenHow(ctypes.Structure):
+    _fields_ = [("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64)]
+
+
+_HOW_SIZE = ctypes.c_long(ctypes.sizeof(_OpenHow))
+_OPENAT2_ARG = ctypes.c_long(_OPENAT2)
+_FACCESSAT2_ARG = ctypes.c_long(_FACCESSAT2)
+
+
+class OpenHow:
+    """Constant flags of an `openat2`; the structure is built once."""
+
+    __slots__ = ("_how", "pointer")
+
+    def __init__(self, flags: int) -> None:
+        self._how = _OpenHow(flags | os.O_CLOEXEC, 0, _RESOLVE)
+        self.pointer = ctypes.byref(self._how)
+
+
+def _fail(path: bytes | None = None) -> OSError:
+    code = ctypes.get_errno()
+    return OSError(code, os.strerror(code))
+
+
+def openat2(fd: int, path: bytes, how: OpenHow) -> int:
+    """Open *path* below *fd* without following any symbolic link and without ever leaving *fd*'s tree."""
+    while True:
+        opened: int = _syscall(_OPENAT2_ARG, fd, path, how.pointer, _HOW_SIZE)
+        if opened >= 0:
+            return opened
+        if ctypes.get_errno() not in (errno.EAGAIN, errno.EINTR):
+            raise _fail()
+
+
+_renameat2 = _libc.renameat2
+
+
+def renameat2(fd: int, name: bytes, new_fd: int, new_name: bytes, flags: int) -> None:
+    if _renameat2(fd, name, new_fd, new_name, flags) != 0:
+        raise _fail()
+
+
+def faccessat2(fd: int, name: bytes, mode: int, flags: int) -> None:
+    """Like access(2), for the effective user of the calling thread."""
+    if _syscall(_FACCESSAT2_ARG, fd, name, mode, flags) != 0:
+        raise _fail()
+
+
+_fallocate = _libc.fallocate64 if hasattr(_libc, "fallocate64") else _libc.fallocate
+_fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
+
+
+def fallocate(fd: int, mode: int, offset: int, length: int) -> None:
+    if _fallocate(fd, mode, offset, length) != 0:
+        raise _fail()
+
+
+class _Timespec(ctypes.Structure):
+    _fields_ = [("sec", ctypes.c_long), ("nsec", ctypes.c_long)]
+
+
+UTIME_NOW = (1 << 30) - 1
+UTIME_OMIT = (1 << 30) - 2
+_utimensat = _libc.utimensat
+
+
+def utimensat(fd: int, name: bytes, atime: tuple[int, int], mtime: tuple[int, int], flags: int) -> None:
+    """Times are (seconds, nanoseconds); nanoseconds may be UTIME_NOW or UTIME_OMIT."""
+    times = (_Timespec * 2)(_Timespec(*atime), _Timespec(*mtime))
+    if _utimensat(fd, name, times, flags) != 0:
+        raise _fail()
+
+
+_getdents64 = _libc.getdents64
+_getdents64.restype = ctypes.c_ssize_t
+_getdents64.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t]
+
+
+def getdents64(fd: int, buffer: ctypes.Array[ctypes.c_char]) -> int:
+    """Fill *buffer* with directory records; the bytes used, 0 at the end."""
+    count: int = _getdents64(fd, ctypes.addressof(buffer), len(buffer))
+    if count < 0:
+        raise _fail()
+    return count
