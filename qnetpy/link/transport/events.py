@@ -1,0 +1,62 @@
+"""What a transport tells its user, drained as a list by `Transport.events`."""
+
+from __future__ import annotations
+
+import enum
+
+import attrs
+
+from resmgr.dispatch import Buffer
+
+
+class CloseCode(enum.IntEnum):
+    """Why a transport ended (CLOSE item). Unknown codes of a newer peer are shown as PROTOCOL_ERROR."""
+
+    NORMAL = 0
+    PROTOCOL_ERROR = 1
+    CREDIT_EXCEEDED = 2
+    TOO_MANY_MESSAGES = 3
+    TOO_MANY_HOLES = 4
+
+
+@attrs.define
+class MessageReceived:
+    """A whole message, once, in the order of its stream. The receiver of the event owns *data*; its credit has been given back."""
+
+    stream: int
+    priority: int
+    data: Buffer
+
+
+@attrs.define
+class PathLost:
+    """No answer to several probes on *path*: its unacknowledged data goes over another path as soon as there is one. Probing goes on."""
+
+    path: int
+
+
+@attrs.define
+class PathFound:
+    """A path that was lost answers again."""
+
+    path: int
+
+
+@attrs.define
+class MtuChanged:
+    """*payload* is now the largest plaintext that is sent on *path*."""
+
+    path: int
+    payload: int
+
+
+@attrs.define
+class Closed:
+    """The transport is over: nothing is sent or delivered any more, and messages not yet acknowledged may or may not have arrived."""
+
+    by_peer: bool
+    code: CloseCode
+    reason: str
+
+
+Event = MessageReceived | PathLost | PathFound | MtuChanged | Closed

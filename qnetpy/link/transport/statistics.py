@@ -1,0 +1,86 @@
+"""Frozen copies of what a transport counts, for `status` and tests. Bytes and seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import attrs
+
+from qnetpy.link.transport.path import Path
+
+
+@attrs.frozen
+class PathStatistics:
+    """One path."""
+
+    payload: int
+    """Largest plaintext known to pass."""
+    window: int
+    in_flight: int
+    smoothed_rtt: float
+    minimum_rtt: float
+    packets_sent: int
+    packets_received: int
+    packets_lost: int
+    """Taken for lost, of those sent."""
+    packets_late: int
+    """Of those, arrived after all."""
+    timeouts: int
+    reductions: int
+    """Times the congestion window was lowered for loss."""
+    packet_threshold: int
+    mtu_probes: int
+    mtu_changes: int
+    suspect: bool
+    runs: int
+    """Records of packets in flight."""
+    received_ranges: int
+
+    @staticmethod
+    def of(path: Path) -> PathStatistics:
+        return PathStatistics(
+            payload=path.payload,
+            window=path.congestion.window,
+            in_flight=path.in_flight,
+            smoothed_rtt=path.rtt.smoothed,
+            minimum_rtt=path.rtt.minimum,
+            packets_sent=path.packets_sent,
+            packets_received=path.packets_received,
+            packets_lost=path.packets_lost,
+            packets_late=path.packets_late,
+            timeouts=path.timeouts,
+            reductions=path.congestion.reductions,
+            packet_threshold=path.packet_threshold,
+            mtu_probes=path.mtu.probes_sent,
+            mtu_changes=path.mtu.changes,
+            suspect=path.suspect,
+            runs=len(path.runs),
+            received_ranges=len(path.received),
+        )
+
+
+@attrs.frozen
+class TransportStatistics:
+    """One transport. `outgoing_streams`, `incomplete`, `waiting` and `held` are 0 when everything has arrived."""
+
+    backlog: int
+    unacknowledged: int
+    outgoing_streams: int
+    messages_sent: int
+    messages_received: int
+    resent_bytes: int
+    credit_blocked: int
+    incomplete: int
+    """Incoming messages that are not delivered."""
+    waiting: int
+    """Of these, complete ones behind another of their stream."""
+    held: int
+    """Credit in use by the peer."""
+    duplicate_fragments: int
+    delivered_ranges: int
+    no_such_path: int
+    """Packets dropped: their path was removed."""
+    after_close: int
+    """Packets dropped: the transport is closed."""
+    protocol_errors: int
+    paths: Mapping[int, PathStatistics]
