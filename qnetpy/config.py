@@ -117,25 +117,30 @@ class Qnet:
 
 @attrs.frozen
 class Export:
-    """A part of this node's pathname space that others may use. The longest path that matches decides."""
+    """A part of this node's pathname space that others may use. Exports add up; the longest path that matches decides."""
 
     path: str = setting("The directory.", "/")
-    verbs: tuple[Literal["read", "write"], ...] = setting("What may be done there.", ("read",))
+    verbs: tuple[Literal["read", "write"], ...] = setting(
+        "What may be done there. Empty: hidden, though a wider export would show it.", ("read",)
+    )
     nodes: tuple[str, ...] = setting("Nodes that may. Empty together with roles: every node of the cluster.", ())
     roles: tuple[str, ...] = setting("Roles that may; a node's roles stand in its certificate.", ())
 
 
 @attrs.frozen
-class UserMap:
-    """What a user of another node is here."""
+class UserRule:
+    """Whom users of other nodes become here. Rules are tried in order; the first that names the node or one of its roles decides."""
 
-    mode: Literal["identity", "table", "squash"] = setting(
-        "identity: the same number, except root, which becomes `squash`; table: as listed, others become `squash`; squash: everybody is.",
+    mapping: str = setting(
+        "identity: the user with the same number; table: as listed, everybody else is nobody; squash: everybody is nobody; none: refused; "
+        "all:USER: everybody is USER. Root becomes nobody unless `root` says otherwise.",
         "identity",
     )
-    squash: str = setting("The user (name or number) that stands for those who are nobody here.", "nobody")
-    root: bool = setting("With identity: root of another node is root here. Only for machines that are one administration anyway.", False)
-    table: dict[str, str] = setting("With table: user (or NODE:user) there = user here. Names or numbers.", attrs.Factory(dict))
+    nodes: tuple[str, ...] = setting("Nodes for which the rule is. Empty together with roles: every node of the cluster.", ())
+    roles: tuple[str, ...] = setting("Roles for which the rule is.", ())
+    users: dict[str, str] = setting("For table: number there = user (name or number) here.", attrs.Factory(dict))
+    groups: dict[str, str] = setting("For table: number there = group here, if the user here is a member of it.", attrs.Factory(dict))
+    root: str = setting("Whom root of another node becomes under identity and table. Empty: nobody.", "")
 
 
 @attrs.frozen
@@ -170,7 +175,7 @@ class Administer:
 class Access:
     """What other nodes may do here. A node is known by its certificate; a user by what that node says, mapped."""
 
-    users: UserMap = setting("", UserMap())
+    users: tuple[UserRule, ...] = setting("Rules that say whom users of other nodes become here. None: nobody gets in.", (UserRule(),))
     exports: tuple[Export, ...] = setting(
         "Exported directories. The default lets every node of the cluster read what the mapped user may read.", (Export(),)
     )
@@ -218,8 +223,18 @@ def check(config: Config, source: str = "configuration") -> Config:
         if not os.path.isabs(path):
             raise wrong(place, f"{path!r} is not an absolute path")
     for index, export in enumerate(config.access.exports):
-        if not os.path.isabs(export.path):
-            raise wrong(f"access.exports[{index}].path", f"{export.path!r} is not an absolute path")
+        if not os.path.isabs(export.path) or {".", ".."} & set(export.path.split("/")):
+            raise wrong(f"access.exports[{index}].path", f"{export.path!r} is not an absolute path without dot components")
+    for index, rule in enumerate(config.access.users):
+        kinds = ("identity", "table", "squash", "none")
+        if rule.mapping not in kinds and not (rule.mapping.startswith("all:") and len(rule.mapping) > 4):
+            raise wrong(f"access.users[{index}].mapping", f"one of {', '.join(kinds)}, all:USER expected, not {rule.mapping!r}")
+        for name in (*rule.users, *rule.groups):
+            if not name.isdecimal():
+                raise wrong(f"access.users[{index}]", f"{name!r} is not a number: what the other node says is a number")
+    for index, command in enumerate(config.access.spawn.commands):
+        if not os.path.isabs(command):
+            raise wrong(f"access.spawn.commands[{index}]", f"{command!r} is not an absolute path")
     if not 4096 <= config.qnet.mount.max_write <= 1 << 20:
         raise wrong("qnet.mount.max_write", "4096 to 1048576 bytes")
     return config

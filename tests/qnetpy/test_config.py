@@ -38,7 +38,13 @@ def test_without_a_file_the_defaults_hold(tmp_path: Path) -> None:
         ('[node]\nrun_dir = "run"', "node.run_dir: 'run' is not an absolute path"),
         ("[qnet]\nsuites = []", "qnet.suites: at least one cipher is needed"),
         ('[qnet]\nsuites = ["null"]', "qnet.suites[0]: one of aes256gcm, aes128gcm, chacha20poly1305 expected, not 'null'"),
-        ('[[access.exports]]\npath = "home"', "access.exports[0].path: 'home' is not an absolute path"),
+        ('[[access.exports]]\npath = "home"', "access.exports[0].path: 'home' is not an absolute path without dot components"),
+        (
+            '[[access.users]]\nmapping = "root"',
+            "access.users[0].mapping: one of identity, table, squash, none, all:USER expected, not 'root'",
+        ),
+        ("[[access.users]]\nusers = {alice = 'bob'}", "access.users[0]: 'alice' is not a number: what the other node says is a number"),
+        ("[access.spawn]\ncommands = ['sort']", "access.spawn.commands[0]: 'sort' is not an absolute path"),
         ("[qnet.mount]\nmax_write = 1", "qnet.mount.max_write: 4096 to 1048576 bytes"),
     ],
 )
