@@ -1,0 +1,1 @@
+"""Discovery: hints of where nodes may be. Nothing here is trusted; the handshake of the link decides (docs/protocol/discovery.md)."""

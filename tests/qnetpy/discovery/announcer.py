@@ -1,0 +1,87 @@
+"""A node's discovery alone, run by test_zeroconf.py in a namespace of its own: commands as JSON lines in, events as JSON lines out."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import resource
+import socket
+import struct
+import sys
+import threading
+import time
+
+import trio
+
+from qnetpy.discovery.hint import Announcement, Hint, Interface
+from qnetpy.discovery.zeroconf import ZeroconfDiscovery
+from resmgr.runner import TrioDispatch, open_dispatch
+
+
+def say(event: str, **facts: object) -> None:
+    print(json.dumps({"event": event, "at": time.monotonic(), **facts}), flush=True)
+
+
+def interface(name: str) -> Interface:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        return Interface(name, fcntl.ioctl(sock, 0x8927, struct.pack("16s24x", name.encode()))[18:24])
+
+
+class Node:
+    def __init__(self, dispatch: TrioDispatch, done: trio.Event) -> None:
+        self.dispatch = dispatch
+        self.done = done
+        self.discovery = ZeroconfDiscovery()
+        self.rest = b""
+        dispatch.attach_fd(0, self.readable)
+
+    def heard(self, event: str, hint: Hint) -> None:
+        say(event, interface=hint.interface, mac=hint.mac.hex(), ethertype=hint.ethertype, token=hint.token.hex(), addresses=hint.addresses)
+
+    def readable(self) -> None:
+        data = os.read(0, 65536)
+        if not data:
+            self.dispatch.detach_fd(0)
+            self.done.set()
+        *lines, self.rest = (self.rest + data).split(b"\n")
+        for line in lines:
+            getattr(self, json.loads(line)[0])(*json.loads(line)[1:])
+
+    def start(self, token: str, *names: str) -> None:
+        begin = time.monotonic()
+        say("starting")
+        announce = Announcement(bytes.fromhex(token), 0x88B5)
+        interfaces = [interface(name) for name in names]
+        self.discovery.start(
+            self.dispatch, interfaces, announce, lambda hint: self.heard("hint", hint), lambda hint: self.heard("gone", hint)
+        )
+        say("started", took=time.monotonic() - begin)
+
+    def add(self, name: str) -> None:
+        self.discovery.interface_added(interface(name))
+
+    def remove(self, name: str) -> None:
+        self.discovery.interface_removed(name)
+
+    def facts(self) -> None:
+        usage = resource.getrusage(resource.RUSAGE_SELF)
+        say("facts", drops=self.discovery.drops, cpu=usage.ru_utime + usage.ru_stime, threads=threading.active_count())
+
+    def close(self) -> None:
+        begin = time.monotonic()
+        self.discovery.close()
+        names = [thread.name for thread in threading.enumerate() if thread.name == "qnet-discovery"]
+        say("closed", took=time.monotonic() - begin, threads=names)
+
+
+async def main() -> None:
+    done = trio.Event()
+    async with open_dispatch() as dispatch:
+        Node(dispatch, done)
+        say("ready")
+        await done.wait()
+
+
+if __name__ == "__main__":
+    sys.exit(trio.run(main))
