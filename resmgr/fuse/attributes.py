@@ -1,0 +1,226 @@
+"""GETATTR, SETATTR, ACCESS, STATFS.
+
+A directory is asked by its base handle, an open file by its OCB when the same user has it open (right even if it was renamed or removed), a
+leaf by a LOOKUP of its name: if another object has the name now, the kernel gets ESTALE and looks at its names again.
+"""
+
+from __future__ import annotations
+
+import errno
+import struct
+
+from resmgr.dispatch import Buffer
+from resmgr.errors import BadMessage
+from resmgr.fuse import formats
+from resmgr.fuse.core import CONNECT, ENTRY_MAX, Core
+from resmgr.fuse.formats import (
+    BODY,
+    FATTR_ATIME,
+    FATTR_ATIME_NOW,
+    FATTR_FH,
+    FATTR_GID,
+    FATTR_MODE,
+    FATTR_MTIME,
+    FATTR_MTIME_NOW,
+    FATTR_SIZE,
+    FATTR_UID,
+    NSEC,
+    AttrTuple,
+)
+from resmgr.fuse.inode import File, Node, same_type
+from resmgr.fuse.request import Request, told
+from resmgr.iomsg import (
+    ACCESS,
+    ATTR,
+    REQUEST,
+    SET_ATIME,
+    SET_ATIME_NOW,
+    SET_GID,
+    SET_MODE,
+    SET_MTIME,
+    SET_MTIME_NOW,
+    SET_SIZE,
+    SET_UID,
+    SETATTR,
+    STATFS,
+    Connect,
+    Io,
+)
+
+_BITS = (
+    (FATTR_MODE, SET_MODE),
+    (FATTR_UID, SET_UID),
+    (FATTR_GID, SET_GID),
+    (FATTR_SIZE, SET_SIZE),
+    (FATTR_ATIME, SET_ATIME),
+    (FATTR_MTIME, SET_MTIME),
+    (FATTR_ATIME_NOW, SET_ATIME_NOW),
+    (FATTR_MTIME_NOW, SET_MTIME_NOW),
+)
+_STAT = int(Io.STAT)
+_SETATTR = int(Io.SETATTR)
+
+
+def getattr_(core: Core, request: Request, view: memoryview) -> None:
+    node = request.node
+    if node.fresh and request.at - node.attr_at < core.options.attr_valid:
+        core.answer_attr(request, node)
+        return
+    if node.directory:
+        core.on_base(request, node, _STAT, 0, 0, b"", b"", ATTR.size, _got_attr)
+        return
+    file = open_file(core, request, view)
+    if file is not None:
+        core.on_file(request, file, (REQUEST.pack(_STAT, 0, 0, file.ocb),), ATTR.size, _got_attr)
+    else:
+        core.on_leaf(request, node, Connect.LOOKUP, 0, b"", ENTRY_MAX, _looked_at)
+
+
+def open_file(core: Core, request: Request, view: memoryview) -> File | None:
+    """The open file to ask: what the kernel names, or one of the same user's, or for a nameless file anybody's (to look is no harm)."""
+    node = request.node
+    if not node.files:
+        return None
+    flags, fh = formats.GETATTR_IN.parse(view, BODY)
+    if flags & formats.GETATTR_FH:
+        file = core.files.get(fh)
+        if file is not None:
+            return file
+    return node.file_of(node.server.connections.get(request.user)) if node.named else node.file_of(None)
+
+
+def parse_attr(reply: Buffer) -> AttrTuple:
+    try:
+        attr: AttrTuple = ATTR.unpack_from(reply)
+    except struct.error:
+        raise BadMessage("attributes cut short") from None
+    return attr
+
+
+def take_attr(node: Node, attr: AttrTuple, now: float) -> None:
+    """The server said *attr* of the object that *node* is."""
+    node.attr = attr
+    node.mode = attr[1]
+    node.ino = attr[0]
+    node.attr_at = now
+
+
+def _got_attr(request: Request, status: int, reply: Buffer) -> None:
+    core = request.core
+    if status < 0:
+        core.failed(request, status)
+        return
+    attr = parse_attr(reply)
+    if (attr[1] ^ request.node.mode) & 0o170000:
+        core.error(request, errno.ESTALE)
+        return
+    take_attr(request.node, attr, request.at)
+    core.answer_attr(request, request.node)
+
+
+def _looked_at(request: Request, status: int, reply: Buffer) -> None:
+    core = request.core
+    if status < 0:
+        core.failed(request, status)
+        return
+    entry = core.entry(request, reply)
+    if entry is None:
+        return
+    found, attr = entry
+    node = request.node
+    if found.handle:
+        core.handles.close_later(found.connection, found.handle)
+    if found.server is not node.server or not same_type(node, attr):
+        core.error(request, errno.ESTALE)
+        return
+    if attr[0] != node.ino:
+        if node.files:
+            core.error(request, errno.ESTALE)
+            return
+        core.nodes.rebind(node, attr)
+    take_attr(node, attr, request.at)
+    core.answer_attr(request, node)
+
+
+def setattr_(core: Core, request: Request, view: memoryview) -> None:
+    fields = formats.SETATTR_IN.parse(view, BODY)
+    asked, fh, size, _, atime, mtime, _, atime_ns, mtime_ns, _, mode, _, uid, gid, _ = fields
+    valid = 0
+    for theirs, ours in _BITS:
+        if asked & theirs:
+            valid |= ours
+    node = request.node
+    request.extra = valid
+    fixed = SETATTR.pack(valid, mode & 0o7777, uid, gid, size, atime * NSEC + atime_ns, mtime * NSEC + mtime_ns)
+    if node.directory:
+        core.on_base(request, node, _SETATTR, 0, 0, fixed, b"", ATTR.size, _set)
+        return
+    file = core.files.get(fh) if asked & FATTR_FH else None
+    if file is None and not node.named:
+        file = node.file_of(node.server.connections.get(request.user))
+    if file is not None:
+        core.on_file(request, file, (REQUEST.pack(_SETATTR, 0, 0, file.ocb) + fixed,), ATTR.size, _set)
+    else:
+        core.on_leaf(request, node, Connect.SETATTR, 0, fixed, ATTR.size, _set)
+
+
+def _set(request: Request, status: int, reply: Buffer) -> None:
+    core = request.core
+    if status < 0:
+        core.failed(request, status)
+        return
+    attr = parse_attr(reply)
+    node = request.node
+    before = node.attr
+    node.fresh = False
+    take_attr(node, attr, request.at)
+    if request.extra & SET_SIZE:
+        node.pages = None
+        for file in node.files:
+            file.data = None
+    elif node.pages is not None and (before[6] == attr[6] and (before[10] == attr[10] or request.extra & (SET_MTIME | SET_MTIME_NOW))):
+        # Our own chmod or utimes moved the change value, not the data.
+        node.pages = node.version() if node.pages[2:] == (before[10], before[6]) else None
+    core.answer_attr(request, node)
+
+
+def access(core: Core, request: Request, view: memoryview) -> None:
+    (mask,) = formats.ACCESS_IN.parse(view, BODY)
+    node = request.node
+    fixed = ACCESS.pack(mask)
+    if node.directory:
+        core.on_base(request, node, CONNECT, Connect.ACCESS, 0, fixed, b"", 0, done)
+    else:
+        core.on_leaf(request, node, Connect.ACCESS, 0, fixed, 0, done)
+
+
+def done(request: Request, status: int, reply: Buffer) -> None:
+    """Answer success or the error, nothing else."""
+    if status < 0:
+        request.core.failed(request, status)
+    else:
+        request.core.error(request, 0)
+
+
+def statfs(core: Core, request: Request, view: memoryview) -> None:
+    node = request.node
+    if node.directory:
+        core.on_base(request, node, Io.STATFS, 0, 0, b"", b"", STATFS.size, _statfs)
+    else:
+        core.on_leaf(request, node, Connect.STATFS, 0, b"", STATFS.size, _statfs)
+
+
+def _statfs(request: Request, status: int, reply: Buffer) -> None:
+    core = request.core
+    if status == -errno.ENOSYS:
+        # A manager without a file system behind it (a root of names): df shows an empty one.
+        core.answer(request, formats.STATFS_REPLY.pack(96, 0, request.unique, 0, 0, 0, 0, 0, 4096, 255, 4096))
+        return
+    if status < 0:
+        core.error(request, told(status))
+        return
+    try:
+        fields = STATFS.unpack(reply)
+    except struct.error:
+        raise BadMessage("file system attributes cut short") from None
+    core.answer(request, formats.STATFS_REPLY.pack(96, 0, request.unique, *fields))

@@ -1,0 +1,457 @@
+"""The life of one kernel request: the message that it becomes, its answer, and everything that can come between.
+
+A request that acts on a name or a directory is sent with a base handle. The handle may not be there yet (another user, a handle closed to
+save descriptors) or not be valid any more (the server came back after a restart): then the directory is looked up again by its path, from
+the nearest ancestor that has a handle, at last from the root, whose handle 0 is always valid; and the request is sent again. So a node
+that came back needs no remount. A handle that an *open file* has is never replaced: what it was is gone, and the program gets the error.
+
+States of a request: read, (walking), sent, answered. An INTERRUPT asks the server to unblock after `interrupt_delay`; if the server says
+nothing for `interrupt_patience` more, the kernel is answered EINTR here, and what the server says later is thrown away (handles in it are
+closed). The kernel never waits for ever for a request whose process wants out.
+
+Answers are collected in `output`: one item is one write, bytes or a tuple of parts that must go out with one writev. Parts belong to
+whoever gave them until `on_output` returns, which is called for every answer given outside `Machine.receive`.
+"""
+
+from __future__ import annotations
+
+import errno
+import struct
+from collections import Counter
+from collections.abc import Callable
+from stat import S_IFBLK, S_IFCHR, S_IFIFO, S_IFREG
+from typing import TYPE_CHECKING, NamedTuple
+
+from resmgr.channel import Connection
+from resmgr.dispatch import Buffer, Dispatch
+from resmgr.errors import BadMessage
+from resmgr.fuse import formats
+from resmgr.fuse.formats import AttrTuple, Opcode
+from resmgr.fuse.handles import Handles
+from resmgr.fuse.inode import File, Node, NodeTable, Server
+from resmgr.fuse.options import FuseOptions
+from resmgr.fuse.request import Outstanding, Request, Step, told
+from resmgr.fuse.servers import Resolver, Servers, User
+from resmgr.fuse.walk import CONNECT, ENTRY_MAX, HOPS_MAX, RETRIES_MAX, walk
+from resmgr.iomsg import ATTR, ENTRY, PATH_MAX, REDIRECT, REQUEST, Connect, Target
+
+if TYPE_CHECKING:
+    from resmgr.fuse.directory import Directory
+
+OutputItem = bytes | tuple[Buffer, ...]
+
+EARLY_INTERRUPTS_MAX = 64
+"""Interrupts remembered for requests not read yet; older ones belonged to requests that were answered meanwhile."""
+
+DEVICES = frozenset((S_IFCHR, S_IFBLK, S_IFIFO))
+_ENTRY_REPLIES = frozenset((Connect.LOOKUP, Connect.OPEN, Connect.MKDIR, Connect.MKNOD, Connect.LINK, Connect.SYMLINK))
+_ENTRY_ATTR_SIZE = ENTRY.size + ATTR.size
+_attr_of = ATTR.unpack_from
+_OUT_HEADER = formats.OUT_HEADER.pack
+_ENTRY_REPLY = formats.ENTRY_REPLY.pack
+_ATTR_REPLY = formats.ATTR_REPLY.pack
+
+
+class Found(NamedTuple):
+    """A parsed entry: whose it is as seen from here, handles, attributes (None: a redirect, `data` is the path left), first bytes."""
+
+    connection: Connection
+    server: Server
+    handle: int
+    ocb: int
+    attr: AttrTuple | None
+    data: Buffer
+
+
+class Core:
+    """What the operations stand on; `Machine` adds their table and the entry point."""
+
+    def __init__(self, dispatch: Dispatch, resolver: Resolver, root: Target, options: FuseOptions, mountpoint: bytes) -> None:
+        self.dispatch = dispatch
+        self.options = options
+        self.mountpoint = mountpoint
+        self.output: list[OutputItem] = []
+        self.on_output: Callable[[], None] = lambda: None
+        self.receiving = False
+        self.requests: Counter[int] = Counter()
+        """Requests by opcode."""
+        self.errors: Counter[tuple[int, int]] = Counter()
+        """Error answers by (opcode, errno)."""
+        self.drops: Counter[str] = Counter()
+        """What did not go the straight way, by name."""
+        self.outstanding: dict[int, Request] = {}
+        self.files: dict[int, File] = {}
+        self.directories: dict[int, Directory] = {}
+        self.held_bytes = 0
+        """Bytes of WRITEs that wait for servers."""
+        self.borrow: Callable[[], Callable[[], None]] = lambda: _nothing
+        """Keeps the buffer of the request being received; what it returns gives it back. Set by the session."""
+        self._next_fh = 1
+        self._early: dict[int, None] = {}
+        self.servers = Servers(resolver, root)
+        self.handles = Handles(dispatch, options.handles_max, self.drops)
+        self.nodes = NodeTable(self.servers.root, self.handles.drop_all)
+        entry_s, entry_ns = divmod(round(options.entry_valid * formats.NSEC), formats.NSEC)
+        attr_s, attr_ns = divmod(round(options.attr_valid * formats.NSEC), formats.NSEC)
+        self._valid = (entry_s, attr_s, entry_ns, attr_ns)
+
+    # ---- answers
+
+    def emit(self, item: OutputItem) -> None:
+        self.output.append(item)
+        if not self.receiving:
+            self.on_output()
+
+    def _finish(self, request: Request) -> None:
+        request.answered = True
+        if self.outstanding:
+            self.outstanding.pop(request.unique, None)
+
+    def error(self, request: Request, code: int) -> None:
+        """Answer with errno *code*; 0 is success without data."""
+        if request.answered:
+            return
+        self._finish(request)
+        if code:
+            self.errors[request.opcode, code] += 1
+        self.emit(_OUT_HEADER(16, -code, request.unique))
+
+    def failed(self, request: Request, status: int) -> None:
+        """Answer with the errno of a negative *status*."""
+        self.error(request, told(status))
+
+    def bad_reply(self, request: Request) -> None:
+        self.drops["bad_reply"] += 1
+        self.error(request, errno.EIO)
+
+    def answer(self, request: Request, reply: bytes) -> None:
+        """Answer with a whole reply, header included."""
+        if not request.answered:
+            self._finish(request)
+            self.emit(reply)
+
+    def answer_data(self, request: Request, *parts: Buffer) -> None:
+        """Answer with data; nothing is joined."""
+        if not request.answered:
+            self._finish(request)
+            self.emit((_OUT_HEADER(16 + sum(map(len, parts)), 0, request.unique), *parts))
+
+    def answer_entry(self, request: Request, node: Node) -> None:
+        """Answer that the name leads to *node*, which counts as a lookup."""
+        if not request.answered:
+            self._finish(request)
+            node.lookups += 1
+            self.emit(_ENTRY_REPLY(144, 0, request.unique, *self.entry_fields(node)))
+
+    def answer_attr(self, request: Request, node: Node) -> None:
+        if not request.answered:
+            self._finish(request)
+            self.emit(_ATTR_REPLY(120, 0, request.unique, self._valid[1], self._valid[3], *self.attr_fields(node)))
+
+    def entry_fields(self, node: Node) -> tuple[int, ...]:
+        """Fields of ENTRY_LAYOUT for *node*; what they say is remembered as told."""
+        return (node.nodeid, 0, *self._valid, *self.attr_fields(node))
+
+    def attr_fields(self, node: Node) -> tuple[int, ...]:
+        """Fields of ATTR_LAYOUT for *node*; what they say is remembered as told."""
+        attr = node.attr
+        mode = attr[1]
+        if mode & 0o170000 in DEVICES and self.options.devices_as_files:
+            mode = S_IFREG | mode & 0o7777
+        node.told = shown(attr)
+        node.fresh = False
+        return formats.attr_fields(attr, (attr[0] ^ node.server.salt) or 1, mode)
+
+    # ---- messages
+
+    def on_base(
+        self, request: Request, base: Node, kind: int, subtype: int, flags: int, fixed: bytes, path: bytes, reply_len: int, step: Step
+    ) -> None:
+        """Send a message whose handle is *base*'s, as the request's user: the common head, *fixed*, *path*. *step* takes the answer."""
+        request.base = base
+        request.kind = kind
+        request.subtype = subtype
+        request.flags = flags
+        request.fixed = fixed
+        request.path = path
+        request.reply_len = reply_len
+        request.step = step
+        self.send(request)
+
+    def send(self, request: Request) -> None:
+        """Send the request's message, after a walk if the base handle is missing."""
+        base = request.base
+        assert base is not None
+        if base.parent is None and request.kind == CONNECT:
+            # The root's names are resolved by the root's server, whoever serves the root directory itself.
+            connection = self.servers.connect(self.servers.root, request.user)
+            handle = 0
+        else:
+            connection = base.server.connections.get(request.user) or self.servers.connect(base.server, request.user)
+            held = base.handles.get(connection)
+            if held is None:
+                walk(self, request, base)
+                return
+            handle = held
+        request.connection = connection
+        request.handle = handle
+        message = REQUEST.pack(request.kind, request.subtype, request.flags, handle) + request.fixed + request.path
+        pending = connection.submit((message,), request.reply_len, request.done)
+        if pending is not None:
+            request.pending = pending
+
+    def on_leaf(self, request: Request, node: Node, subtype: int, flags: int, fixed: bytes, reply_len: int, step: Step) -> None:
+        """Send a connect message about *node* by its name."""
+        parent = node.parent
+        if node.via is not None:
+            connection = self.servers.connect(node.server, request.user)
+            self.direct(request, connection, node.via, subtype, flags, fixed, reply_len, step)
+        elif parent is None:
+            self.on_base(request, node, CONNECT, subtype, flags, fixed, b"", reply_len, step)
+        elif not node.named:
+            self.error(request, errno.ESTALE)
+        else:
+            self.on_base(request, parent, CONNECT, subtype, flags, fixed, node.name, reply_len, step)
+
+    def direct(
+        self,
+        request: Request,
+        connection: Connection,
+        via: tuple[int, bytes],
+        subtype: int,
+        flags: int,
+        fixed: bytes,
+        reply_len: int,
+        step: Step,
+    ) -> None:
+        """Send a connect message with a base handle and path that a redirect gave."""
+        request.base = None
+        request.via = via
+        request.kind = CONNECT
+        request.subtype = subtype
+        request.flags = flags
+        request.fixed = fixed
+        request.path = via[1]
+        request.reply_len = reply_len
+        request.step = step
+        request.connection = connection
+        message = REQUEST.pack(CONNECT, subtype, flags, via[0]) + fixed + via[1]
+        pending = connection.submit((message,), reply_len, request.done)
+        if pending is not None:
+            request.pending = pending
+
+    def on_file(self, request: Request, file: File, message: tuple[Buffer, ...], reply_len: int, step: Step) -> None:
+        """Send an I/O message to an open file."""
+        request.step = step
+        pending = file.connection.submit(message, reply_len, request.file_done)
+        if pending is not None:
+            request.pending = pending
+
+    def with_handle(self, request: Request, node: Node, then: Callable[[Connection, int], None]) -> None:
+        """Run *then* with a base handle of directory *node*, after a walk if there is none."""
+        connection = self.servers.connect(node.server, request.user)
+        handle = node.handles.get(connection)
+        if handle is not None:
+            then(connection, handle)
+        else:
+            request.again = lambda: self.with_handle(request, node, then)
+            walk(self, request, node)
+
+    # ---- what an entry says
+
+    def parse_entry(self, via: Connection, user: User, reply: Buffer) -> Found:
+        """Read the entry that the server behind *via* replied."""
+        try:
+            nd, pid, chid, handle, ocb, length = ENTRY.unpack_from(reply)
+            if nd == 0 and chid == via.chid and pid == via.pid:
+                connection = via
+            else:
+                connection = self.servers.translate(via, (nd, pid, chid), user)
+            server = self.servers.of(connection)
+            if length & REDIRECT:
+                return Found(connection, server, handle, 0, None, bytes(memoryview(reply)[ENTRY.size :]))
+            attr: AttrTuple = _attr_of(reply, ENTRY.size)
+        except struct.error:
+            raise BadMessage("entry cut short") from None
+        if len(reply) != _ENTRY_ATTR_SIZE + length:
+            raise BadMessage("entry's data has another length than it says")
+        return Found(connection, server, handle, ocb, attr, memoryview(reply)[_ENTRY_ATTR_SIZE:] if length else b"")
+
+    def entry(self, request: Request, reply: Buffer) -> tuple[Found, AttrTuple] | None:
+        """The entry that answers *request*'s message; None when it was a redirect, which is followed (or refused, and answered)."""
+        found = self.parse_entry(request.connection, request.user, reply)
+        attr = found.attr
+        if attr is not None:
+            return found, attr
+        request.hops += 1
+        if request.hops > HOPS_MAX or len(found.data) > PATH_MAX:
+            self.drops["redirect_loop"] += 1
+            self.error(request, errno.ELOOP)
+        elif request.subtype not in (Connect.LOOKUP, Connect.OPEN):
+            # The name is another server's root: nothing can be made in its place.
+            self.error(request, errno.EEXIST)
+        else:
+            self.direct(
+                request,
+                found.connection,
+                (found.handle, bytes(found.data)),
+                request.subtype,
+                request.flags,
+                request.fixed,
+                request.reply_len,
+                request.step,
+            )
+        return None
+
+    def enter(self, request: Request, parent: Node, name: bytes, found: Found, attr: AttrTuple) -> Node:
+        """The node for a parsed entry. A directory keeps the base handle; any other is closed."""
+        node = self.nodes.enter(parent, name, found.server, attr)
+        node.attr_at = request.at
+        if node.directory:
+            if found.handle:
+                self.handles.keep(node, found.connection, found.handle)
+        else:
+            if found.handle:
+                self.handles.close_later(found.connection, found.handle)
+            node.via = request.via
+        return node
+
+    def late(self, request: Request, status: int, reply: Buffer) -> None:
+        """The answer to a request that was given up: what it opened is closed."""
+        self.drops["late_replies"] += 1
+        if status < 0 or request.kind != CONNECT or request.subtype not in _ENTRY_REPLIES:
+            return
+        try:
+            found = self.parse_entry(request.connection, request.user, reply)
+        except BadMessage:
+            self.drops["bad_reply"] += 1
+            return
+        if found.attr is not None:
+            for number in (found.handle, found.ocb):
+                if number:
+                    self.handles.close_later(found.connection, number)
+
+    # ---- stale handles
+
+    def walked(self, request: Request) -> None:
+        """The handle that was missing is there: go on."""
+        again = request.again
+        if again is not None:
+            request.again = None
+            again()
+        else:
+            self.send(request)
+
+    def stale(self, request: Request, status: int) -> None:
+        """A base handle is not valid any more, or its server is not there: forget the handles on the way and look up again."""
+        base = request.base
+        assert base is not None
+        request.retries += 1
+        if request.retries > RETRIES_MAX or (base.parent is None and request.kind == CONNECT):
+            self.failed(request, status)
+            return
+        self.drops["stale_handle"] += 1
+        self.forget_handles(base, request.connection)
+        self.forget_handles(request.second, request.connection)
+        self.walked(request)
+
+    def forget_handles(self, node: Node | None, connection: Connection) -> None:
+        """Drop the handles that *node* and its ancestors have on *connection*."""
+        while node is not None:
+            self.handles.drop(node, connection)
+            node = node.parent
+
+    # ---- open files
+
+    def new_fh(self) -> int:
+        fh = self._next_fh
+        self._next_fh += 1
+        return fh
+
+    def add_file(self, node: Node, connection: Connection, ocb: int, flags: int) -> File:
+        file = File(self.new_fh(), node, connection, ocb, flags)
+        self.files[file.fh] = file
+        node.files.append(file)
+        return file
+
+    def remove_file(self, fh: int) -> File | None:
+        file = self.files.pop(fh, None)
+        if file is not None:
+            file.node.files.remove(file)
+            self.nodes.settle(file.node)
+        return file
+
+    # ---- interrupts
+
+    def waits(self, request: Request) -> None:
+        """The request was not answered at once: it is listed, and an interrupt that came before it takes effect."""
+        self.outstanding[request.unique] = request
+        if self._early and request.unique in self._early:
+            del self._early[request.unique]
+            self.interrupt(request.unique)
+
+    def interrupt(self, unique: int) -> None:
+        """The process that waits for *unique* has a signal."""
+        request = self.outstanding.get(unique)
+        if request is None:
+            if len(self._early) >= EARLY_INTERRUPTS_MAX:
+                del self._early[next(iter(self._early))]
+            self._early[unique] = None
+        elif not request.interrupted:
+            request.interrupted = True
+            self.dispatch.call_at(self.dispatch.now() + self.options.interrupt_delay, lambda: self._unblock(request))
+
+    def _unblock(self, request: Request) -> None:
+        if request.answered:
+            return
+        self.drops["unblocked"] += 1
+        if request.pending is not None:
+            request.pending.unblock()
+        if not request.answered:
+            self.dispatch.call_at(self.dispatch.now() + self.options.interrupt_patience, lambda: self._give_up(request))
+
+    def _give_up(self, request: Request) -> None:
+        if not request.answered:
+            self.drops["gave_up"] += 1
+            self.error(request, errno.EINTR)
+
+    # ---- the whole
+
+    def status(self) -> list[Outstanding]:
+        """Every request that the kernel waits for, oldest first."""
+        now = self.dispatch.now()
+        return [
+            Outstanding(
+                request.unique,
+                Opcode(request.opcode).name,
+                now - request.at,
+                request.node.path().decode("utf-8", "backslashreplace"),
+                request.node.server.key,
+                request.user[0],
+                request.pid,
+                request.interrupted,
+            )
+            for request in sorted(self.outstanding.values(), key=lambda request: request.at)
+        ]
+
+    def close(self) -> None:
+        """The mount is gone: nothing is answered any more, every connection is closed, and with them all handles. Idempotent."""
+        for request in list(self.outstanding.values()):
+            request.answered = True
+        self.outstanding.clear()
+        self.handles.close()
+        self.servers.close()
+        self.files.clear()
+        self.directories.clear()
+
+
+__all__ = ["CONNECT", "DEVICES", "ENTRY_MAX", "Core", "Found", "OutputItem", "shown"]
+
+
+def _nothing() -> None:
+    pass
+
+
+def shown(attr: AttrTuple) -> tuple[int, ...]:
+    """What of *attr* a program can see changing: mode, links, owner, group, device, size, mtime, ctime."""
+    return attr[1:7] + attr[10:12]

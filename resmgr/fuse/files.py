@@ -1,0 +1,316 @@
+"""Open files: CREATE, OPEN, READ, WRITE, FLUSH, RELEASE, FSYNC, FALLOCATE.
+
+OPEN is one message that brings attributes and, for a read-only open of a file whose pages the kernel may not have, the first bytes. READs
+inside them are answered without the server; the bytes are dropped once they were read to their end, and after `attr_valid` seconds.
+
+Close-to-open: pages that the kernel has stay only if change value, mtime, size and inode number are what they were when the pages began
+to be filled, and nothing was written from here since. If the attributes differ from what the kernel was told, it is told that they are
+not valid before it gets the answer to OPEN, and its next question is answered from what OPEN brought.
+
+Some opens bypass the page cache: O_APPEND (the server knows where the end is), devices and FIFOs, and read-only opens of files of size 0,
+which may be of the kind that has no size (/proc) and would read as empty.
+
+WRITEs go to the server at once, there is no write-back cache: an error is told to the write(2) that caused it, or for shared mappings to
+fsync(2) and close(2). FLUSH waits for WRITEs under way and tells a remembered error; a file opened for reading needs none.
+"""
+
+from __future__ import annotations
+
+import errno
+import struct
+from stat import S_IFCHR, S_IFIFO, S_IFREG
+
+from resmgr.dispatch import Buffer
+from resmgr.fuse import formats
+from resmgr.fuse.attributes import done
+from resmgr.fuse.core import CONNECT, DEVICES, ENTRY_MAX, Core, Found, shown
+from resmgr.fuse.formats import (
+    BODY,
+    FOPEN_DIRECT_IO,
+    FOPEN_KEEP_CACHE,
+    FOPEN_NOFLUSH,
+    FOPEN_NONSEEKABLE,
+    FOPEN_STREAM,
+    AttrTuple,
+    names_at,
+)
+from resmgr.fuse.inode import File, Node, same_type
+from resmgr.fuse.request import Request, told
+from resmgr.iomsg import OFFSET_APPEND, OPEN, READ, REQUEST, SPACE, SYNC_DATA_ONLY, WRITE, Connect, Io
+
+O_ACCMODE = 0o3
+O_CREAT = 0o100
+O_EXCL = 0o200
+O_TRUNC = 0o1000
+O_APPEND = 0o2000
+O_NONBLOCK = 0o4000
+O_SYNC = 0o4010000
+SERVER_FLAGS = O_ACCMODE | O_CREAT | O_EXCL | O_TRUNC | O_APPEND | O_NONBLOCK | O_SYNC
+"""Open flags that mean something to a server; O_DIRECT, O_NOFOLLOW and the like are the kernel's here."""
+HELD_WRITE_BYTES_MAX = 256 * 1024 * 1024
+"""Data of WRITEs that wait for servers. Stops programs from filling memory through a server that hangs: ENOMEM beyond."""
+
+_READ_MESSAGE = struct.Struct(REQUEST.format + READ.format[1:])
+_WRITE_MESSAGE = struct.Struct(REQUEST.format + WRITE.format[1:])
+_READ = int(Io.READ)
+_WRITE = int(Io.WRITE)
+_read_in = formats.READ_IN.parse
+_WRITE_DATA = BODY + formats.WRITE_IN.size
+
+
+def create(core: Core, request: Request, view: memoryview) -> None:
+    flags, mode, umask, _ = formats.CREATE_IN.parse(view, BODY)
+    (request.name,) = names_at(view, BODY + formats.CREATE_IN.size, 1)
+    request.extra = flags
+    fixed = OPEN.pack(mode & 0o7777, umask, 0)
+    wanted = flags & SERVER_FLAGS | O_CREAT
+    core.on_base(request, request.node, CONNECT, Connect.OPEN, wanted, fixed, request.name, ENTRY_MAX, _created)
+
+
+def _created(request: Request, status: int, reply: Buffer) -> None:
+    core = request.core
+    if status < 0:
+        # A symbolic link appeared under the name: the kernel has to look again.
+        core.failed(request, -errno.ESTALE if status == -errno.ELOOP else status)
+        return
+    entry = core.entry(request, reply)
+    if entry is None:
+        return
+    found, attr = entry
+    node = core.enter(request, request.node, request.name, found, attr)
+    node.pages = node.version()
+    file = core.add_file(node, found.connection, found.ocb, request.extra)
+    node.lookups += 1
+    fields = core.entry_fields(node)
+    size = formats.CREATE_REPLY.size
+    flags = FOPEN_DIRECT_IO if request.extra & O_APPEND else 0
+    core.answer(request, formats.CREATE_REPLY.pack(size, 0, request.unique, *fields, file.fh, flags))
+
+
+def open_(core: Core, request: Request, view: memoryview) -> None:
+    flags, _ = formats.OPEN_IN.parse(view, BODY)
+    node = request.node
+    request.extra = flags
+    prefetch = 0
+    if not flags & (O_ACCMODE | O_TRUNC) and node.pages is None and node.mode & 0o170000 == S_IFREG:
+        prefetch = core.options.prefetch
+    fixed = OPEN.pack(0, 0, prefetch)
+    core.on_leaf(request, node, Connect.OPEN, flags & SERVER_FLAGS, fixed, ENTRY_MAX + prefetch, _opened)
+
+
+def _opened(request: Request, status: int, reply: Buffer) -> None:
+    core, node = request.core, request.node
+    if status < 0:
+        core.failed(request, status)
+        return
+    entry = core.entry(request, reply)
+    if entry is None:
+        return
+    found, attr = entry
+    if found.handle:
+        core.handles.close_later(found.connection, found.handle)
+    if not _is_still(core, node, found, attr):
+        core.handles.close_now(found.connection, found.ocb)
+        core.error(request, errno.ESTALE)
+        return
+    node.attr = attr
+    node.mode = attr[1]
+    node.attr_at = request.at
+    flags = request.extra
+    file = core.add_file(node, found.connection, found.ocb, flags)
+    version = node.version()
+    kind = attr[1] & 0o170000
+    answer = 0 if flags & O_ACCMODE else FOPEN_NOFLUSH
+    if kind in DEVICES:
+        answer |= FOPEN_DIRECT_IO | (FOPEN_NONSEEKABLE | FOPEN_STREAM if kind in (S_IFCHR, S_IFIFO) else 0)
+    elif flags & O_APPEND or (attr[6] == 0 and not flags & O_ACCMODE):
+        answer |= FOPEN_DIRECT_IO
+    elif node.pages == version:
+        answer |= FOPEN_KEEP_CACHE
+    node.pages = version
+    if len(found.data):
+        file.data = bytes(found.data)
+        file.data_at = request.at
+        file.data_ends = len(file.data) < core.options.prefetch
+    if flags & O_TRUNC:
+        node.told = None
+    elif node.told is not None and node.told != shown(attr):
+        node.told = None
+        node.fresh = True
+        core.drops["attributes_changed"] += 1
+        core.output.append(formats.inval_inode(node.nodeid))
+    core.answer(request, formats.OPEN_REPLY.pack(32, 0, request.unique, file.fh, answer))
+
+
+def _is_still(core: Core, node: Node, found: Found, attr: AttrTuple) -> bool:
+    """Whether the object that was opened can be *node*: the same one, or a new one in the place of one that nobody has open."""
+    if found.server is not node.server or not same_type(node, attr):
+        return False
+    if attr[0] != node.ino:
+        if node.files:
+            return False
+        core.nodes.rebind(node, attr)
+    return True
+
+
+def read(core: Core, request: Request, view: memoryview) -> None:
+    fh, offset, size, _, _, _ = _read_in(view, BODY)
+    file = core.files.get(fh)
+    if file is None:
+        core.error(request, errno.EBADF)
+        return
+    first: Buffer | None = None
+    if file.data is not None:
+        first = _prefetched(core, request, file, offset, size)
+        if request.answered:
+            return
+        if first is not None:
+            offset += len(first)
+            size -= len(first)
+            known = first
+
+            def joined(request: Request, status: int, reply: Buffer) -> None:
+                if status < 0:
+                    core.failed(request, status)
+                else:
+                    core.answer_data(request, known, reply)
+
+            core.on_file(request, file, (_READ_MESSAGE.pack(_READ, 0, 0, file.ocb, offset, size),), size, joined)
+            return
+    request.step = _have_read
+    pending = file.connection.submit((_READ_MESSAGE.pack(_READ, 0, 0, file.ocb, offset, size),), size, request.file_done)
+    if pending is not None:
+        request.pending = pending
+
+
+def _prefetched(core: Core, request: Request, file: File, offset: int, size: int) -> Buffer | None:
+    """Answer from the first bytes if they are enough; else return what of them the answer begins with, if any."""
+    data = file.data
+    assert data is not None
+    length = len(data)
+    if request.at - file.data_at > core.options.attr_valid or offset >= length:
+        file.data = None
+        return None
+    if offset + size >= length:
+        file.data = None
+    if offset + size <= length or file.data_ends:
+        core.drops["prefetch_hits"] += 1
+        core.answer_data(request, data if offset == 0 and size >= length else memoryview(data)[offset : offset + size])
+        return None
+    return memoryview(data)[offset:]
+
+
+def _have_read(request: Request, status: int, reply: Buffer) -> None:
+    if status < 0:
+        request.core.failed(request, status)
+    else:
+        request.core.answer_data(request, reply)
+
+
+def write(core: Core, request: Request, view: memoryview) -> None:
+    fh, offset, size, how, _, _ = formats.WRITE_IN.parse(view, BODY)
+    data = view[_WRITE_DATA:]
+    file = core.files.get(fh)
+    if file is None or len(data) != size:
+        core.error(request, errno.EBADF if file is None else errno.EINVAL)
+        return
+    if core.held_bytes + size > HELD_WRITE_BYTES_MAX:
+        core.drops["writes_refused"] += 1
+        core.error(request, errno.ENOMEM)
+        return
+    if file.flags & O_APPEND and not how & formats.WRITE_CACHE:
+        offset = OFFSET_APPEND
+    file.data = None
+    file.writes += 1
+    node = file.node
+    node.pages = None
+    request.extra = size
+    core.held_bytes += size
+    # The data lie in the buffer that the descriptor was read into: it stays ours until the server has answered.
+    let_go = core.borrow()
+
+    def written(request: Request, status: int, reply: Buffer) -> None:
+        core.held_bytes -= size
+        let_go()
+        node.pages = None
+        node.told = None
+        node.fresh = False
+        file.writes -= 1
+        if status < 0:
+            code = told(status)
+            if request.answered or how & formats.WRITE_CACHE:
+                file.error = file.error or code
+            core.error(request, code)
+        else:
+            core.answer(request, formats.WRITE_REPLY.pack(24, 0, request.unique, min(status, size)))
+        if not file.writes and file.waiting:
+            waiting, file.waiting = file.waiting, []
+            for call in waiting:
+                call()
+
+    core.on_file(request, file, (_WRITE_MESSAGE.pack(_WRITE, 0, 0, file.ocb, offset, size), data), 0, written)
+
+
+def flush(core: Core, request: Request, view: memoryview) -> None:
+    (fh, _) = formats.FLUSH_IN.parse(view, BODY)
+    file = core.files.get(fh)
+    if file is None:
+        core.error(request, errno.EBADF)
+        return
+
+    def told_now() -> None:
+        if not request.answered:
+            code, file.error = file.error, 0
+            core.error(request, code)
+
+    if file.writes:
+        file.waiting.append(told_now)
+    else:
+        told_now()
+
+
+def fsync(core: Core, request: Request, view: memoryview) -> None:
+    fh, flags = formats.FSYNC_IN.parse(view, BODY)
+    file = core.files.get(fh)
+    if file is None:
+        core.error(request, errno.EBADF)
+        return
+    how = SYNC_DATA_ONLY if flags & formats.FSYNC_DATA else 0
+
+    def synced(request: Request, status: int, reply: Buffer) -> None:
+        code, file.error = file.error, 0
+        core.error(request, told(status) if status < 0 else code)
+
+    def sync() -> None:
+        if not request.answered:
+            core.on_file(request, file, (REQUEST.pack(Io.SYNC, 0, how, file.ocb),), 0, synced)
+
+    if file.writes:
+        file.waiting.append(sync)
+    else:
+        sync()
+
+
+def release(core: Core, request: Request, view: memoryview) -> None:
+    """Nobody waits for it: answered at once, the OCB is closed at the end of the turn or when the last WRITE came back."""
+    fh = formats.RELEASE_IN.parse(view, BODY)[0]
+    core.error(request, 0)
+    file = core.remove_file(fh)
+    if file is None:
+        core.drops["unknown_file"] += 1
+    elif file.writes:
+        file.waiting.append(lambda: core.handles.close_now(file.connection, file.ocb))
+    else:
+        core.handles.close_now(file.connection, file.ocb)
+
+
+def fallocate(core: Core, request: Request, view: memoryview) -> None:
+    fh, offset, length, mode = formats.FALLOCATE_IN.parse(view, BODY)
+    file = core.files.get(fh)
+    if file is None:
+        core.error(request, errno.EBADF)
+        return
+    file.node.pages = None
+    file.node.told = None
+    message = REQUEST.pack(Io.SPACE, 0, 0, file.ocb) + SPACE.pack(mode, offset, length)
+    core.on_file(request, file, (message,), 0, done)

@@ -1,0 +1,312 @@
+"""Formats of the FUSE kernel protocol, 7.31 to 7.40, as in include/uapi/linux/fuse.h. All numbers are in the machine's byte order.
+
+A request is an `IN_HEADER` (40 bytes), the operation's fixed part, then names (each ended by a zero byte) or data. A reply is an
+`OUT_HEADER` (16 bytes: total length, 0 or -errno, the request's `unique`) and, without error, the operation's reply. A message with
+`unique` 0 and a positive code in the place of the error is a notification. One read(2) gives one request, one write(2) takes one reply.
+
+Parsing raises only `BadMessage`. What is listed here is what the machine uses; operations it does not serve are named in `Opcode` so that
+counters and `status` can name them.
+"""
+
+from __future__ import annotations
+
+import enum
+import struct
+
+from resmgr.dispatch import Buffer
+from resmgr.errors import BadMessage
+
+MAJOR = 7
+MINOR_MIN = 31
+"""Linux 5.4. Older kernels differ in structures and are refused with a clear message."""
+MINOR_MAX = 40
+ROOT_ID = 1
+MIN_READ_BUFFER = 8192
+
+
+class Opcode(enum.IntEnum):
+    """Every opcode of the protocol."""
+
+    LOOKUP = 1
+    FORGET = 2
+    GETATTR = 3
+    SETATTR = 4
+    READLINK = 5
+    SYMLINK = 6
+    MKNOD = 8
+    MKDIR = 9
+    UNLINK = 10
+    RMDIR = 11
+    RENAME = 12
+    LINK = 13
+    OPEN = 14
+    READ = 15
+    WRITE = 16
+    STATFS = 17
+    RELEASE = 18
+    FSYNC = 20
+    SETXATTR = 21
+    GETXATTR = 22
+    LISTXATTR = 23
+    REMOVEXATTR = 24
+    FLUSH = 25
+    INIT = 26
+    OPENDIR = 27
+    READDIR = 28
+    RELEASEDIR = 29
+    FSYNCDIR = 30
+    GETLK = 31
+    SETLK = 32
+    SETLKW = 33
+    ACCESS = 34
+    CREATE = 35
+    INTERRUPT = 36
+    BMAP = 37
+    DESTROY = 38
+    IOCTL = 39
+    POLL = 40
+    NOTIFY_REPLY = 41
+    BATCH_FORGET = 42
+    FALLOCATE = 43
+    READDIRPLUS = 44
+    RENAME2 = 45
+    LSEEK = 46
+    COPY_FILE_RANGE = 47
+    SETUPMAPPING = 48
+    REMOVEMAPPING = 49
+    SYNCFS = 50
+    TMPFILE = 51
+    STATX = 52
+
+
+class Init(enum.IntFlag):
+    """Flags of INIT. Bits from 32 on travel in `flags2`."""
+
+    ASYNC_READ = 1 << 0
+    POSIX_LOCKS = 1 << 1
+    ATOMIC_O_TRUNC = 1 << 3
+    EXPORT_SUPPORT = 1 << 4
+    BIG_WRITES = 1 << 5
+    DONT_MASK = 1 << 6
+    AUTO_INVAL_DATA = 1 << 12
+    DO_READDIRPLUS = 1 << 13
+    READDIRPLUS_AUTO = 1 << 14
+    ASYNC_DIO = 1 << 15
+    WRITEBACK_CACHE = 1 << 16
+    PARALLEL_DIROPS = 1 << 18
+    HANDLE_KILLPRIV = 1 << 19
+    MAX_PAGES = 1 << 22
+    CACHE_SYMLINKS = 1 << 23
+    INIT_EXT = 1 << 30
+    DIRECT_IO_ALLOW_MMAP = 1 << 36
+
+
+FOPEN_DIRECT_IO = 1
+FOPEN_KEEP_CACHE = 2
+FOPEN_NONSEEKABLE = 4
+FOPEN_STREAM = 16
+FOPEN_NOFLUSH = 32
+"""7.35: the kernel sends no FLUSH for this open file."""
+
+FATTR_MODE = 1 << 0
+FATTR_UID = 1 << 1
+FATTR_GID = 1 << 2
+FATTR_SIZE = 1 << 3
+FATTR_ATIME = 1 << 4
+FATTR_MTIME = 1 << 5
+FATTR_FH = 1 << 6
+FATTR_ATIME_NOW = 1 << 7
+FATTR_MTIME_NOW = 1 << 8
+
+GETATTR_FH = 1
+WRITE_CACHE = 1
+"""WRITE flag: the data come from a shared mapping, the file handle is any writable one of the inode."""
+FSYNC_DATA = 1
+NOTIFY_INVAL_INODE = 2
+NOTIFY_INVAL_ENTRY = 3
+
+
+class Format:
+    """A fixed part at a place in a message."""
+
+    __slots__ = ("_unpack", "pack", "size")
+
+    def __init__(self, layout: str) -> None:
+        compiled = struct.Struct("=" + layout)
+        self.size = compiled.size
+        self.pack = compiled.pack
+        self._unpack = compiled.unpack_from
+
+    def parse(self, view: Buffer, offset: int = 0) -> tuple[int, ...]:
+        """The fields at *offset*. `BadMessage` when *view* ends before."""
+        try:
+            return self._unpack(view, offset)
+        except struct.error:
+            raise BadMessage("kernel request cut short") from None
+
+
+IN_HEADER = Format("IIQQIIIHH")
+"""len, opcode, unique, nodeid, uid, gid, pid, length of extensions, padding."""
+BODY = IN_HEADER.size
+OUT_HEADER = Format("IiQ")
+"""len, error (0 or -errno; a notification's code), unique."""
+
+INIT_IN = Format("IIII")
+"""major, minor, max_readahead, flags; flags2 follows when flags has INIT_EXT."""
+INIT_FLAGS2 = Format("I")
+INIT_OUT = Format("IIIIHHIIHHI28x")
+"""major, minor, max_readahead, flags, max_background, congestion_threshold, max_write, time_gran, max_pages, map_alignment, flags2."""
+GETATTR_IN = Format("I4xQ")
+"""flags, fh."""
+SETATTR_IN = Format("I4xQQQqqqIIIIIIII")
+"""valid, fh, size, lock_owner, atime, mtime, ctime (s), their nanoseconds, mode, unused, uid, gid, unused."""
+MKNOD_IN = Format("IIII")
+"""mode, rdev (32 bits), umask, padding; name."""
+MKDIR_IN = Format("II")
+"""mode, umask; name."""
+RENAME_IN = Format("Q")
+"""new directory; old name, new name."""
+RENAME2_IN = Format("QI4x")
+"""new directory, flags; old name, new name."""
+LINK_IN = Format("Q")
+"""existing node; the header's node is the directory; new name."""
+OPEN_IN = Format("II")
+"""flags, open_flags."""
+CREATE_IN = Format("IIII")
+"""flags, mode, umask, open_flags; name."""
+RELEASE_IN = Format("QIIQ")
+"""fh, flags, release_flags, lock_owner."""
+FLUSH_IN = Format("Q8xQ")
+"""fh, lock_owner."""
+READ_IN = Format("QQIIQI4x")
+"""fh, offset, size, read_flags, lock_owner, open flags. READDIR and READDIRPLUS use it too."""
+WRITE_IN = Format("QQIIQI4x")
+"""fh, offset, size, write_flags, lock_owner, open flags; data."""
+FSYNC_IN = Format("QI4x")
+"""fh, flags."""
+ACCESS_IN = Format("I4x")
+"""mask."""
+INTERRUPT_IN = Format("Q")
+"""unique of the request."""
+FORGET_IN = Format("Q")
+"""lookups to take back."""
+BATCH_FORGET_IN = Format("I4x")
+"""count; as many FORGET_ONE follow."""
+FORGET_ONE = Format("QQ")
+"""nodeid, lookups."""
+FALLOCATE_IN = Format("QQQI4x")
+"""fh, offset, length, mode."""
+
+ATTR_LAYOUT = "QQQqqqIIIIIIIIII"
+"""ino, size, blocks, atime, mtime, ctime (s), their nanoseconds, mode, nlink, uid, gid, rdev, blksize, flags."""
+ENTRY_LAYOUT = "QQQQII" + ATTR_LAYOUT
+"""nodeid, generation, entry and attribute validity (s), their nanoseconds, attributes."""
+ENTRY_OUT = Format(ENTRY_LAYOUT)
+ENTRY_REPLY = Format("IiQ" + ENTRY_LAYOUT)
+ATTR_REPLY = Format("IiQ" + "QI4x" + ATTR_LAYOUT)
+"""header, attribute validity (s), its nanoseconds, attributes."""
+CREATE_REPLY = Format("IiQ" + ENTRY_LAYOUT + "QI4x")
+"""header, entry, fh, open flags."""
+OPEN_REPLY = Format("IiQ" + "QI4x")
+"""header, fh, open flags."""
+WRITE_REPLY = Format("IiQ" + "I4x")
+"""header, bytes written."""
+STATFS_REPLY = Format("IiQ" + "QQQQQIII28x")
+"""header, blocks, bfree, bavail, files, ffree, bsize, namelen, frsize."""
+DIRENT = Format("QQII")
+"""ino, offset of the next entry, length of the name, type (mode >> 12); name, padded to 8 bytes."""
+INVAL_INODE = Format("IiQ" + "Qqq")
+"""header, nodeid, offset (negative: attributes only), length."""
+INVAL_ENTRY = Format("IiQ" + "QII")
+"""header, parent's nodeid, length of the name, flags; name and a zero byte."""
+
+NSEC = 1_000_000_000
+MASK64 = (1 << 64) - 1
+AttrTuple = tuple[int, int, int, int, int, int, int, int, int, int, int, int, int]
+"""The 13 fields of `iomsg.Attr`, in its order: ino mode nlink uid gid rdev size blocks blksize atime mtime ctime change."""
+
+
+def device_32(rdev: int) -> int:
+    """Linux's 64-bit device number as the 32 bits that FUSE carries (new_encode_dev)."""
+    major = (rdev >> 8) & 0xFFF | (rdev >> 32) & ~0xFFF
+    minor = rdev & 0xFF | (rdev >> 12) & ~0xFF
+    return (minor & 0xFF | (major & 0xFFF) << 8 | (minor & 0xFFF00) << 12) & 0xFFFFFFFF
+
+
+def device_64(rdev: int) -> int:
+    """The opposite of `device_32`: FUSE's 32 bits as the number that makedev(3) makes."""
+    major = (rdev & 0xFFF00) >> 8
+    minor = rdev & 0xFF | (rdev >> 12) & 0xFFF00
+    return (major & 0xFFF) << 8 | (major & ~0xFFF) << 32 | minor & 0xFF | (minor & ~0xFF) << 12
+
+
+def attr_fields(attr: AttrTuple, ino: int, mode: int) -> tuple[int, ...]:
+    """The fields of ATTR_LAYOUT from those of `iomsg.Attr`, with another *ino* and *mode*. Cannot fail for parsed attributes."""
+    _, _, nlink, uid, gid, rdev, size, blocks, blksize, atime, mtime, ctime, _ = attr
+    atime_s, atime_ns = divmod(atime, NSEC)
+    mtime_s, mtime_ns = divmod(mtime, NSEC)
+    ctime_s, ctime_ns = divmod(ctime, NSEC)
+    return (
+        ino,
+        size,
+        blocks,
+        atime_s,
+        mtime_s,
+        ctime_s,
+        atime_ns,
+        mtime_ns,
+        ctime_ns,
+        mode,
+        nlink,
+        uid,
+        gid,
+        device_32(rdev) if rdev else 0,
+        blksize,
+        0,
+    )
+
+
+def error_reply(unique: int, code: int) -> bytes:
+    """A reply without data: errno *code*, or 0 for success."""
+    return OUT_HEADER.pack(16, -code, unique)
+
+
+def inval_inode(nodeid: int) -> bytes:
+    """Notification: the attributes of *nodeid* are not valid any more. Takes no page lock in the kernel, so it never waits for a READ."""
+    return INVAL_INODE.pack(INVAL_INODE.size, NOTIFY_INVAL_INODE, 0, nodeid, -1, 0)
+
+
+def inval_entry(parent: int, name: bytes) -> bytes:
+    """Notification: forget what *name* in *parent* is. Waits for the directory's lock: send it from a thread that answers no request."""
+    size = INVAL_ENTRY.size + len(name) + 1
+    return INVAL_ENTRY.pack(size, NOTIFY_INVAL_ENTRY, 0, parent, len(name), 0) + name + b"\0"
+
+
+def names_at(view: Buffer, offset: int, count: int) -> list[bytes]:
+    """*count* zero-ended names from *offset* on; none may be empty, a dot name or hold a slash."""
+    pieces = bytes(memoryview(view)[offset:]).split(b"\0", count)
+    if len(pieces) != count + 1:
+        raise BadMessage("name without end")
+    del pieces[count]
+    for name in pieces:
+        if not name or b"/" in name or name == b"." or name == b"..":
+            raise BadMessage("not the name of a directory entry")
+    return pieces
+
+
+def strings_at(view: Buffer, offset: int, count: int) -> list[bytes]:
+    """As `names_at`, for names and texts of symbolic links, which may be anything."""
+    pieces = bytes(memoryview(view)[offset:]).split(b"\0", count)
+    if len(pieces) != count + 1:
+        raise BadMessage("name without end")
+    return pieces[:count]
+
+
+def forgets(view: Buffer) -> list[tuple[int, int]]:
+    """(nodeid, lookups) of a BATCH_FORGET."""
+    (count,) = BATCH_FORGET_IN.parse(view, BODY)
+    start = BODY + BATCH_FORGET_IN.size
+    if len(view) < start + count * FORGET_ONE.size:
+        raise BadMessage("kernel request cut short")
+    layout = struct.Struct("=QQ")
+    return [(node, lookups) for node, lookups in layout.iter_unpack(memoryview(view)[start : start + count * 16])]

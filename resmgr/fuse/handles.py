@@ -1,0 +1,133 @@
+"""Base handles that nodes keep, and the closing of handles in batches.
+
+A base handle may be in use by a message that is still on its way, and messages may overtake each other: so it is closed one to two
+`CLOSE_PERIOD`s after it was let go. The OCB of a file that a program closed is closed at the end of the turn.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections import Counter
+
+from resmgr.channel import Connection
+from resmgr.dispatch import Buffer, Dispatch, Timer
+from resmgr.fuse.inode import Node
+from resmgr.iomsg import CLOSE_BATCH, REQUEST, Io
+
+CLOSE_PERIOD = 1.0
+CLOSE_BATCH_MAX = 512
+_HANDLE = struct.Struct("!Q")
+
+
+class Handles:
+    """Keeps at most *limit* base handles; counts in *drops* what went by the way."""
+
+    def __init__(self, dispatch: Dispatch, limit: int, drops: Counter[str]) -> None:
+        self._dispatch = dispatch
+        self._limit = limit
+        self._drops = drops
+        self._kept: dict[tuple[Node, Connection], None] = {}
+        self._pins: Counter[tuple[Connection, int]] = Counter()
+        self._close_when_unpinned: set[tuple[Connection, int]] = set()
+        self._aged: list[tuple[Connection, int]] = []
+        self._young: list[tuple[Connection, int]] = []
+        self._at_once: list[tuple[Connection, int]] = []
+        self._timer: Timer | None = None
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def keep(self, node: Node, connection: Connection, handle: int) -> None:
+        """*node* has *handle* on *connection* from now on; an older one is closed. The oldest of all go when there are too many."""
+        old = node.handles.get(connection)
+        if old == handle:
+            return
+        node.handles[connection] = handle
+        if old is not None:
+            self.close_later(connection, old)
+            return
+        kept = self._kept
+        kept[node, connection] = None
+        if len(kept) > self._limit:
+            oldest = next(iter(kept))
+            self._drops["handles_evicted"] += 1
+            self.drop(*oldest)
+
+    def drop(self, node: Node, connection: Connection) -> None:
+        """*node* has no handle on *connection* any more; what it had is closed."""
+        handle = node.handles.pop(connection, None)
+        if handle is not None:
+            self._kept.pop((node, connection), None)
+            self.close_later(connection, handle)
+
+    def drop_all(self, node: Node) -> None:
+        for connection in list(node.handles):
+            self.drop(node, connection)
+
+    def pin(self, connection: Connection, handle: int) -> None:
+        """An open directory uses *handle*: it is not closed before `unpin`."""
+        self._pins[connection, handle] += 1
+
+    def unpin(self, connection: Connection, handle: int) -> None:
+        pinned = (connection, handle)
+        self._pins[pinned] -= 1
+        if self._pins[pinned] <= 0:
+            del self._pins[pinned]
+            if pinned in self._close_when_unpinned:
+                self._close_when_unpinned.discard(pinned)
+                self.close_later(connection, handle)
+
+    def close_later(self, connection: Connection, handle: int) -> None:
+        """Close a handle that messages under way may still use."""
+        if connection.closed:
+            return
+        if (connection, handle) in self._pins:
+            self._close_when_unpinned.add((connection, handle))
+            return
+        self._young.append((connection, handle))
+        if self._timer is None:
+            self._timer = self._dispatch.call_at(self._dispatch.now() + CLOSE_PERIOD, self._period)
+
+    def close_now(self, connection: Connection, handle: int) -> None:
+        """Close the OCB of a file that nothing uses, at the end of this turn."""
+        if not self._at_once:
+            self._dispatch.at_turn_end(self._turn_end)
+        self._at_once.append((connection, handle))
+
+    def _period(self) -> None:
+        self._timer = None
+        due, self._aged, self._young = self._aged, self._young, []
+        pinned = [item for item in due if item in self._pins]
+        self._close_when_unpinned.update(pinned)
+        self._send([item for item in due if item not in self._close_when_unpinned] if pinned else due)
+        if self._aged:
+            self._timer = self._dispatch.call_at(self._dispatch.now() + CLOSE_PERIOD, self._period)
+
+    def _turn_end(self) -> None:
+        due, self._at_once = self._at_once, []
+        self._send(due)
+
+    def _send(self, due: list[tuple[Connection, int]]) -> None:
+        by_connection: dict[Connection, list[int]] = {}
+        for connection, handle in due:
+            if not connection.closed:
+                by_connection.setdefault(connection, []).append(handle)
+        for connection, handles in by_connection.items():
+            for start in range(0, len(handles), CLOSE_BATCH_MAX):
+                first, *others = handles[start : start + CLOSE_BATCH_MAX]
+                head = REQUEST.pack(Io.CLOSE, 0, CLOSE_BATCH if others else 0, first)
+                connection.submit((head + b"".join(map(_HANDLE.pack, others)),), 0, self._done)
+
+    def _done(self, status: int, reply: Buffer) -> None:
+        if status < 0:
+            # The server forgot it already; there is nobody to tell.
+            self._drops["close_failed"] += 1
+
+    def close(self) -> None:
+        """The mount is gone; its connections are closed by others, and all handles with them."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._young.clear()
+        self._aged.clear()
+        self._at_once.clear()

@@ -1,0 +1,287 @@
+"""What the kernel knows by number: nodes (directory entries it holds) and open files.
+
+A *node* is a place in the tree: server, parent and name. The kernel counts the lookups it was given and takes them back with FORGET; a node
+lives while the count is not zero, while it is open, and while nodes below it live (their path leads through it). Only directories keep base
+handles, one for each connection (user) that needed one; a leaf is addressed by its parent's handle and its name, or by its open file.
+
+Nodes are found again by (parent, name) and the identity that the server tells: inode number, type, and for symbolic links the change
+value (their text never changes, so the kernel may cache it). Another identity under the same name is another node. A regular file with
+several links is also found by its inode number, so that all its names share pages and attributes in the kernel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from stat import S_IFDIR, S_IFLNK, S_IFMT, S_IFREG
+
+import attrs
+
+from resmgr.channel import Connection
+from resmgr.dispatch import Buffer
+from resmgr.fuse.formats import MASK64, ROOT_ID, AttrTuple
+from resmgr.iomsg import Target
+
+Version = tuple[int, int, int, int]
+"""ino, change, mtime, size: when all are equal the data are."""
+
+
+def mix(key: tuple[int, int, int]) -> int:
+    """64 bits that tell servers apart inside st_ino (splitmix64's finisher over the server's address)."""
+    value = (key[0] * 0x9E3779B97F4A7C15 + key[1] * 0xBF58476D1CE4E5B9 + key[2] * 0x94D049BB133111EB) & MASK64
+    value = ((value ^ value >> 30) * 0xBF58476D1CE4E5B9) & MASK64
+    value = ((value ^ value >> 27) * 0x94D049BB133111EB) & MASK64
+    return value ^ value >> 31
+
+
+@attrs.define(eq=False)
+class Server:
+    """A manager that nodes belong to: its address as this node sees it, one connection per user, and what targets in its replies mean."""
+
+    key: tuple[int, int, int]
+    salt: int
+    connections: dict[tuple[int, int], Connection] = attrs.Factory(dict)
+    targets: dict[tuple[int, int, int], Server] = attrs.Factory(dict)
+
+    @property
+    def target(self) -> Target:
+        return Target(*self.key)
+
+
+class Node:
+    """See the head of this file. `attr` is the last that the server said, at `attr_at`; `told` is what the kernel was last told of it."""
+
+    __slots__ = (
+        "aliases",
+        "attr",
+        "attr_at",
+        "children",
+        "directory",
+        "files",
+        "fresh",
+        "handles",
+        "ino",
+        "lookups",
+        "mode",
+        "name",
+        "named",
+        "nodeid",
+        "pages",
+        "parent",
+        "server",
+        "told",
+        "via",
+    )
+
+    def __init__(self, nodeid: int, parent: Node | None, name: bytes, server: Server, attr: AttrTuple) -> None:
+        self.nodeid = nodeid
+        self.parent = parent
+        self.name = name
+        self.named = True
+        """Whether (parent, name) is believed to lead to it; False after it was removed or replaced."""
+        self.aliases: list[tuple[Node, bytes]] | None = None
+        """Further names of a file with several links."""
+        self.server = server
+        self.ino = attr[0]
+        self.mode = attr[1]
+        self.directory = S_IFMT(attr[1]) == S_IFDIR
+        self.attr = attr
+        self.attr_at = 0.0
+        self.fresh = False
+        """`attr` is newer than what the kernel was told: one GETATTR may be answered from it."""
+        self.told: tuple[int, ...] | None = None
+        self.pages: Version | None = None
+        """The version that the kernel's cached pages were read at; None: not known."""
+        self.lookups = 0
+        self.children: dict[bytes, Node] = {}
+        self.handles: dict[Connection, int] = {}
+        self.files: list[File] = []
+        self.via: tuple[int, bytes] | None = None
+        """A leaf on another server than its parent's: base handle and path there."""
+
+    def path(self) -> bytes:
+        """Path from the mount's root, for people; the names may be outdated."""
+        names: list[bytes] = []
+        node = self
+        while node.parent is not None:
+            names.append(node.name)
+            node = node.parent
+        return b"/" + b"/".join(reversed(names))
+
+    def version(self) -> Version:
+        attr = self.attr
+        return (attr[0], attr[12], attr[10], attr[6])
+
+    def file_of(self, connection: Connection | None) -> File | None:
+        """An open file of this node on *connection*; on any connection when that is None."""
+        for file in self.files:
+            if connection is None or file.connection is connection:
+                return file
+        return None
+
+
+class File:
+    """An open file: the server's OCB, and first bytes that came with the reply to open."""
+
+    __slots__ = ("connection", "data", "data_at", "data_ends", "error", "fh", "flags", "node", "ocb", "waiting", "writes", "wrote")
+
+    def __init__(self, fh: int, node: Node, connection: Connection, ocb: int, flags: int) -> None:
+        self.fh = fh
+        self.node = node
+        self.connection = connection
+        self.ocb = ocb
+        self.flags = flags
+        self.data: Buffer | None = None
+        self.data_at = 0.0
+        self.data_ends = False
+        """`data` ended at the end of the file."""
+        self.writes = 0
+        """WRITE messages under way."""
+        self.wrote = False
+        self.error = 0
+        """errno of a write whose caller was not told; the next FLUSH or FSYNC tells it."""
+        self.waiting: list[Callable[[], None]] = []
+        """Called when `writes` is 0 again."""
+
+
+class NodeTable:
+    """All nodes. `closed(node)` is called for a node that leaves, so that its base handles can be closed."""
+
+    def __init__(self, root_server: Server, closed: Callable[[Node], None]) -> None:
+        unknown: AttrTuple = (0, S_IFDIR | 0o755, 2, 0, 0, 0, 0, 0, 4096, 0, 0, 0, 0)
+        self.root = Node(ROOT_ID, None, b"", root_server, unknown)
+        self.root.lookups = 1
+        self._nodes: dict[int, Node] = {ROOT_ID: self.root}
+        self._linked: dict[tuple[Server, int], Node] = {}
+        self._next = ROOT_ID + 1
+        self._closed = closed
+        self.get = self._nodes.get
+
+    def __len__(self) -> int:
+        return len(self._nodes)
+
+    def __iter__(self) -> Iterator[Node]:
+        return iter(list(self._nodes.values()))
+
+    def enter(self, parent: Node, name: bytes, server: Server, attr: AttrTuple) -> Node:
+        """The node that *name* in *parent* leads to, by what the server just said. Its lookup count is not changed."""
+        child = parent.children.get(name)
+        if child is not None:
+            if child.server is server and child.ino == attr[0] and same_type(child, attr):
+                child.attr = attr
+                child.mode = attr[1]
+                return child
+            self.unname(child, parent, name)
+        if attr[2] > 1 and attr[1] & 0o170000 == S_IFREG and attr[0]:
+            known = self._linked.get((server, attr[0]))
+            if known is not None and known.nodeid in self._nodes:
+                known.attr = attr
+                known.mode = attr[1]
+                self.add_name(known, parent, name)
+                return known
+        node = Node(self._next, parent, name, server, attr)
+        self._nodes[self._next] = node
+        self._next += 1
+        parent.children[name] = node
+        if attr[2] > 1 and attr[1] & 0o170000 == S_IFREG and attr[0]:
+            self._linked[server, attr[0]] = node
+        return node
+
+    def add_name(self, node: Node, parent: Node, name: bytes) -> None:
+        """*node* is also, or now, *name* in *parent*; whatever had that name has it no more."""
+        other = parent.children.get(name)
+        if other is node:
+            return
+        if other is not None:
+            self.unname(other, parent, name)
+        parent.children[name] = node
+        old = node.parent
+        if node.named and old is not None:
+            if node.aliases is None:
+                node.aliases = []
+            node.aliases.append((parent, name))
+            self._linked[node.server, node.ino] = node
+        else:
+            node.parent = parent
+            node.name = name
+            node.named = True
+
+    def unname(self, node: Node, parent: Node, name: bytes) -> None:
+        """*name* in *parent* leads to *node* no more."""
+        if parent.children.get(name) is node:
+            del parent.children[name]
+        if node.parent is parent and node.name == name:
+            if node.aliases:
+                node.parent, node.name = node.aliases.pop()
+            else:
+                node.named = False
+        elif node.aliases and (parent, name) in node.aliases:
+            node.aliases.remove((parent, name))
+        self.settle(node)
+        self.settle(parent)
+
+    def rename(self, parent: Node, name: bytes, new_parent: Node, new_name: bytes, exchange: bool) -> None:
+        """A rename was done. Whatever had the new name lost it (or has the old one now)."""
+        moved = parent.children.get(name)
+        other = new_parent.children.get(new_name)
+        if moved is not None and moved is other:
+            return
+        if other is not None:
+            self._move(other, new_parent, new_name)
+        if moved is not None:
+            self._move(moved, parent, name)
+            self.add_name(moved, new_parent, new_name)
+        if other is not None:
+            if exchange:
+                self.add_name(other, parent, name)
+            self.settle(other)
+        self.settle(parent)
+
+    def _move(self, node: Node, parent: Node, name: bytes) -> None:
+        del parent.children[name]
+        if node.parent is parent and node.name == name:
+            if node.aliases:
+                node.parent, node.name = node.aliases.pop()
+            else:
+                node.named = False
+        elif node.aliases and (parent, name) in node.aliases:
+            node.aliases.remove((parent, name))
+
+    def forget(self, node: Node, count: int) -> None:
+        """The kernel gives *count* lookups back; more than it had counts as all."""
+        node.lookups = max(0, node.lookups - count)
+        if node.lookups == 0:
+            self.settle(node)
+
+    def settle(self, node: Node | None) -> None:
+        """Let *node* go if nothing needs it any more, then perhaps its parent."""
+        while node is not None and node.parent is not None and not node.lookups and not node.children and not node.files:
+            if self._nodes.pop(node.nodeid, None) is None:
+                return
+            if self._linked.get((node.server, node.ino)) is node:
+                del self._linked[node.server, node.ino]
+            parent = node.parent
+            for holder, name in [(parent, node.name), *(node.aliases or ())]:
+                if holder.children.get(name) is node:
+                    del holder.children[name]
+                    if holder is not parent:
+                        self.settle(holder)
+            self._closed(node)
+            node = parent
+
+    def rebind(self, node: Node, attr: AttrTuple) -> None:
+        """The name leads to another file of the same type now, and nothing has the old one open: the node becomes the new file."""
+        if self._linked.get((node.server, node.ino)) is node:
+            del self._linked[node.server, node.ino]
+        for holder, name in node.aliases or ():
+            if holder.children.get(name) is node:
+                del holder.children[name]
+        node.ino = attr[0]
+        node.aliases = None
+        node.pages = None
+
+
+def same_type(node: Node, attr: AttrTuple) -> bool:
+    """Whether *attr* can be the same object: type, and for a symbolic link the change value."""
+    if (node.mode ^ attr[1]) & 0o170000:
+        return False
+    return attr[1] & 0o170000 != S_IFLNK or node.attr[12] == attr[12]

@@ -1,0 +1,226 @@
+"""The table of operations, and the entry point for what was read from /dev/fuse: bytes in, messages to servers, bytes out.
+
+Nothing that the kernel sends leaves `receive` as an exception: what does not parse is answered EIO and counted, unless no answer is
+expected. Operations that are not in the table are answered ENOSYS; for most of them the kernel remembers that and never asks again.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+
+import attrs
+
+from resmgr.dispatch import Dispatch
+from resmgr.errors import BadMessage
+from resmgr.fuse import attributes, directory, files, formats, names
+from resmgr.fuse.core import Core
+from resmgr.fuse.formats import BODY, MAJOR, MINOR_MAX, MINOR_MIN, Init, Opcode
+from resmgr.fuse.options import FuseOptions
+from resmgr.fuse.request import Request
+from resmgr.fuse.servers import Resolver
+from resmgr.iomsg import Target
+
+Handler = Callable[[Core, Request, memoryview], None]
+
+WANTED = (
+    Init.ASYNC_READ
+    | Init.ATOMIC_O_TRUNC
+    | Init.BIG_WRITES
+    | Init.AUTO_INVAL_DATA
+    | Init.DO_READDIRPLUS
+    | Init.READDIRPLUS_AUTO
+    | Init.ASYNC_DIO
+    | Init.PARALLEL_DIROPS
+    | Init.HANDLE_KILLPRIV
+    | Init.MAX_PAGES
+    | Init.CACHE_SYMLINKS
+    | Init.INIT_EXT
+    | Init.DIRECT_IO_ALLOW_MMAP
+)
+"""What is asked for, if the kernel offers it."""
+PAGE = 4096
+
+OPERATIONS: dict[int, Handler] = {
+    Opcode.LOOKUP: names.lookup,
+    Opcode.GETATTR: attributes.getattr_,
+    Opcode.SETATTR: attributes.setattr_,
+    Opcode.READLINK: names.readlink,
+    Opcode.SYMLINK: names.symlink,
+    Opcode.MKNOD: names.mknod,
+    Opcode.MKDIR: names.mkdir,
+    Opcode.UNLINK: names.unlink,
+    Opcode.RMDIR: names.rmdir,
+    Opcode.RENAME: names.rename,
+    Opcode.RENAME2: names.rename2,
+    Opcode.LINK: names.link,
+    Opcode.OPEN: files.open_,
+    Opcode.READ: files.read,
+    Opcode.WRITE: files.write,
+    Opcode.STATFS: attributes.statfs,
+    Opcode.RELEASE: files.release,
+    Opcode.FSYNC: files.fsync,
+    Opcode.FLUSH: files.flush,
+    Opcode.OPENDIR: directory.opendir,
+    Opcode.READDIR: directory.readdir,
+    Opcode.READDIRPLUS: directory.readdirplus,
+    Opcode.RELEASEDIR: directory.releasedir,
+    Opcode.FSYNCDIR: directory.fsyncdir,
+    Opcode.ACCESS: attributes.access,
+    Opcode.CREATE: files.create,
+    Opcode.FALLOCATE: files.fallocate,
+}
+REFUSED: dict[int, int] = {
+    Opcode.IOCTL: errno.ENOTTY,
+    Opcode.TMPFILE: errno.EOPNOTSUPP,
+}
+"""Errors other than ENOSYS for what is not served."""
+
+
+@attrs.frozen
+class FuseStatistics:
+    """Counters since the mount. `requests` by operation, `errors` by operation and errno, `events` what did not go the straight way."""
+
+    minor: int
+    nodes: int
+    handles: int
+    open_files: int
+    outstanding: int
+    requests: dict[str, int]
+    errors: dict[str, int]
+    events: dict[str, int]
+
+
+class Machine(Core):
+    """Turns kernel requests into messages. `receive` takes one request; answers are in `output`, also those that come later (`on_output`).
+
+    *root* is the manager that is mounted, its handle 0 the root directory. *mountpoint* is only used to show absolute links of other nodes.
+    """
+
+    def __init__(
+        self,
+        dispatch: Dispatch,
+        resolver: Resolver,
+        root: Target,
+        options: FuseOptions | None = None,
+        mountpoint: bytes = b"",
+    ) -> None:
+        super().__init__(dispatch, resolver, root, FuseOptions() if options is None else options, mountpoint)
+        self.minor = 0
+        """Negotiated; 0 before INIT."""
+        self.on_end: Callable[[str], None] = lambda reason: None
+        """Called when the kernel says that it is over (DESTROY), or speaks a version that is not ours."""
+
+    def receive(self, request: memoryview, now: float) -> None:
+        """One request as read from /dev/fuse. Its bytes are only used until this returns, except by those who called `borrow`."""
+        self.receiving = True
+        try:
+            length, opcode, unique, nodeid, uid, gid, pid, _, _ = formats.IN_HEADER.parse(request)
+            if length != len(request):
+                raise BadMessage("request has another length than it says")
+            self.requests[opcode] += 1
+            handler = OPERATIONS.get(opcode)
+            if handler is None:
+                self._special(opcode, unique, nodeid, request)
+                return
+            node = self.nodes.get(nodeid)
+            if node is None:
+                self.errors[opcode, errno.ESTALE] += 1
+                self.output.append(formats.error_reply(unique, errno.ESTALE))
+                return
+            record = Request(self, unique, opcode, node, (uid, gid), pid, now)
+            try:
+                handler(self, record, request)
+            except BadMessage:
+                self.drops["bad_request"] += 1
+                self.error(record, errno.EIO)
+            if not record.answered:
+                self.waits(record)
+        except BadMessage:
+            self.drops["bad_request"] += 1
+        finally:
+            self.receiving = False
+
+    def _special(self, opcode: int, unique: int, nodeid: int, request: memoryview) -> None:
+        """What is not about a node, or has no answer."""
+        if opcode == Opcode.FORGET:
+            (count,) = formats.FORGET_IN.parse(request, BODY)
+            self._forget(nodeid, count)
+        elif opcode == Opcode.BATCH_FORGET:
+            for forgotten, count in formats.forgets(request):
+                self._forget(forgotten, count)
+        elif opcode == Opcode.INTERRUPT:
+            (victim,) = formats.INTERRUPT_IN.parse(request, BODY)
+            self.interrupt(victim)
+        elif opcode == Opcode.INIT:
+            try:
+                self._init(unique, request)
+            except BadMessage:
+                self.output.append(formats.error_reply(unique, errno.EPROTO))
+                raise
+        elif opcode == Opcode.DESTROY:
+            self.output.append(formats.error_reply(unique, 0))
+            self.on_end("unmounted")
+        elif opcode != Opcode.NOTIFY_REPLY:
+            code = REFUSED.get(opcode, errno.ENOSYS)
+            self.errors[opcode, code] += 1
+            self.output.append(formats.error_reply(unique, code))
+
+    def _forget(self, nodeid: int, count: int) -> None:
+        node = self.nodes.get(nodeid)
+        if node is None:
+            self.drops["forgot_unknown"] += 1
+        elif node.parent is not None:
+            self.nodes.forget(node, count)
+
+    def _init(self, unique: int, request: memoryview) -> None:
+        major, minor, _, flags = formats.INIT_IN.parse(request, BODY)
+        options = self.options
+        if major > MAJOR:
+            # The kernel will ask again with our version.
+            reply = formats.INIT_OUT.pack(MAJOR, MINOR_MAX, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+            self.output.append(formats.OUT_HEADER.pack(16 + len(reply), 0, unique) + reply)
+            return
+        if major < MAJOR or minor < MINOR_MIN:
+            self.output.append(formats.error_reply(unique, errno.EPROTO))
+            self.on_end(f"the kernel speaks FUSE {major}.{minor}, {MAJOR}.{MINOR_MIN} is needed (Linux 5.4)")
+            return
+        if flags & Init.INIT_EXT:
+            (high,) = formats.INIT_FLAGS2.parse(request, BODY + formats.INIT_IN.size)
+            flags |= high << 32
+        agreed = int(WANTED) & flags
+        self.minor = min(minor, MINOR_MAX)
+        reply = formats.INIT_OUT.pack(
+            MAJOR,
+            self.minor,
+            options.max_readahead,
+            agreed & 0xFFFFFFFF,
+            options.max_background,
+            options.max_background * 3 // 4,
+            options.max_write,
+            1,
+            options.max_write // PAGE,
+            0,
+            agreed >> 32,
+        )
+        self.output.append(formats.OUT_HEADER.pack(16 + len(reply), 0, unique) + reply)
+
+    def statistics(self) -> FuseStatistics:
+        """A copy of all counters."""
+        return FuseStatistics(
+            self.minor,
+            len(self.nodes),
+            len(self.handles),
+            len(self.files) + len(self.directories),
+            len(self.outstanding),
+            {_operation(opcode): count for opcode, count in self.requests.items()},
+            {f"{_operation(opcode)} {errno.errorcode.get(code, code)}": count for (opcode, code), count in self.errors.items()},
+            dict(self.drops),
+        )
+
+
+def _operation(opcode: int) -> str:
+    try:
+        return Opcode(opcode).name
+    except ValueError:
+        return f"opcode {opcode}"

@@ -1,0 +1,194 @@
+"""Operations on names: LOOKUP, MKDIR, MKNOD, SYMLINK, LINK, UNLINK, RMDIR, RENAME, READLINK."""
+
+from __future__ import annotations
+
+import errno
+
+from resmgr.channel import Connection
+from resmgr.dispatch import Buffer
+from resmgr.fuse import formats
+from resmgr.fuse.core import CONNECT, ENTRY_MAX, Core
+from resmgr.fuse.formats import BODY, device_64, names_at, strings_at
+from resmgr.fuse.inode import Node
+from resmgr.fuse.request import Request, Step
+from resmgr.iomsg import MAKE, PATH_MAX, RENAME, SYMLINK, Connect
+
+NO_FIELDS = (0,) * 16
+RENAME_EXCHANGE = 2
+
+
+def lookup(core: Core, request: Request, view: memoryview) -> None:
+    (request.name,) = names_at(view, BODY, 1)
+    core.on_base(request, request.node, CONNECT, Connect.LOOKUP, 0, b"", request.name, ENTRY_MAX, _looked_up)
+
+
+def _looked_up(request: Request, status: int, reply: Buffer) -> None:
+    core = request.core
+    if status == -errno.ENOENT:
+        _forget_name(core, request.node, request.name)
+        if core.options.negative_valid:
+            seconds, nanoseconds = divmod(round(core.options.negative_valid * formats.NSEC), formats.NSEC)
+            core.answer(request, formats.ENTRY_REPLY.pack(144, 0, request.unique, 0, 0, seconds, 0, nanoseconds, 0, *NO_FIELDS))
+            return
+    _entered(request, status, reply)
+
+
+def _entered(request: Request, status: int, reply: Buffer) -> None:
+    """The reply is an entry for the request's name in the request's directory."""
+    core = request.core
+    if status < 0:
+        core.failed(request, status)
+        return
+    entry = core.entry(request, reply)
+    if entry is not None:
+        core.answer_entry(request, core.enter(request, request.node, request.name, *entry))
+
+
+def _forget_name(core: Core, parent: Node, name: bytes) -> None:
+    child = parent.children.get(name)
+    if child is not None:
+        core.nodes.unname(child, parent, name)
+
+
+def mkdir(core: Core, request: Request, view: memoryview) -> None:
+    mode, umask = formats.MKDIR_IN.parse(view, BODY)
+    (request.name,) = names_at(view, BODY + formats.MKDIR_IN.size, 1)
+    fixed = MAKE.pack(mode & 0o7777, umask, 0)
+    core.on_base(request, request.node, CONNECT, Connect.MKDIR, 0, fixed, request.name, ENTRY_MAX, _entered)
+
+
+def mknod(core: Core, request: Request, view: memoryview) -> None:
+    mode, rdev, umask, _ = formats.MKNOD_IN.parse(view, BODY)
+    (request.name,) = names_at(view, BODY + formats.MKNOD_IN.size, 1)
+    fixed = MAKE.pack(mode, umask, device_64(rdev))
+    core.on_base(request, request.node, CONNECT, Connect.MKNOD, 0, fixed, request.name, ENTRY_MAX, _entered)
+
+
+def symlink(core: Core, request: Request, view: memoryview) -> None:
+    # The kernel sends the name first, then the text.
+    (request.name,) = names_at(view, BODY, 1)
+    _, text = strings_at(view, BODY, 2)
+    path = request.name + text
+    core.on_base(request, request.node, CONNECT, Connect.SYMLINK, 0, SYMLINK.pack(len(request.name)), path, ENTRY_MAX, _entered)
+
+
+def link(core: Core, request: Request, view: memoryview) -> None:
+    (old_id,) = formats.LINK_IN.parse(view, BODY)
+    (request.name,) = names_at(view, BODY + formats.LINK_IN.size, 1)
+    old = core.nodes.get(old_id)
+    if old is None or old.parent is None or not old.named:
+        core.error(request, errno.ESTALE)
+        return
+    directory = request.node
+
+    def linked(request: Request, status: int, reply: Buffer) -> None:
+        if status < 0:
+            core.failed(request, status)
+            return
+        entry = core.entry(request, reply)
+        if entry is not None:
+            found, attr = entry
+            if attr[0] == old.ino and found.server is old.server:
+                core.nodes.add_name(old, directory, request.name)
+            core.answer_entry(request, core.enter(request, directory, request.name, found, attr))
+
+    _two_directories(core, request, Connect.LINK, 0, (old.parent, old.name), (directory, request.name), ENTRY_MAX, linked)
+
+
+def rename(core: Core, request: Request, view: memoryview) -> None:
+    (new_id,) = formats.RENAME_IN.parse(view, BODY)
+    _rename(core, request, view, new_id, 0, formats.RENAME_IN.size)
+
+
+def rename2(core: Core, request: Request, view: memoryview) -> None:
+    new_id, flags = formats.RENAME2_IN.parse(view, BODY)
+    _rename(core, request, view, new_id, flags, formats.RENAME2_IN.size)
+
+
+def _rename(core: Core, request: Request, view: memoryview, new_id: int, flags: int, size: int) -> None:
+    old_name, new_name = names_at(view, BODY + size, 2)
+    old_dir, new_dir = request.node, core.nodes.get(new_id)
+    if new_dir is None:
+        core.error(request, errno.ESTALE)
+        return
+
+    def renamed(request: Request, status: int, reply: Buffer) -> None:
+        if status < 0:
+            core.failed(request, status)
+        else:
+            core.nodes.rename(old_dir, old_name, new_dir, new_name, bool(flags & RENAME_EXCHANGE))
+            core.error(request, 0)
+
+    _two_directories(core, request, Connect.RENAME, flags, (old_dir, old_name), (new_dir, new_name), 0, renamed)
+
+
+def _two_directories(
+    core: Core,
+    request: Request,
+    subtype: int,
+    flags: int,
+    old: tuple[Node, bytes],
+    new: tuple[Node, bytes],
+    reply_len: int,
+    step: Step,
+) -> None:
+    """Send a message with the base handles and names of two places. After a stale handle both are got again."""
+    request.second = new[0]
+
+    def begin() -> None:
+        core.with_handle(request, new[0], send)
+
+    def send(connection: Connection, handle: int) -> None:
+        if old[0].parent is not None and old[0].server is not new[0].server:
+            core.error(request, errno.EXDEV)
+            return
+        request.again = begin
+        core.on_base(request, old[0], CONNECT, subtype, flags, RENAME.pack(handle, len(old[1]), 0), old[1] + new[1], reply_len, step)
+
+    begin()
+
+
+def unlink(core: Core, request: Request, view: memoryview) -> None:
+    (request.name,) = names_at(view, BODY, 1)
+    core.on_base(request, request.node, CONNECT, Connect.UNLINK, 0, b"", request.name, 0, _removed)
+
+
+def rmdir(core: Core, request: Request, view: memoryview) -> None:
+    (request.name,) = names_at(view, BODY, 1)
+    core.on_base(request, request.node, CONNECT, Connect.RMDIR, 0, b"", request.name, 0, _removed)
+
+
+def _removed(request: Request, status: int, reply: Buffer) -> None:
+    core = request.core
+    if status < 0:
+        core.failed(request, status)
+    else:
+        _forget_name(core, request.node, request.name)
+        core.error(request, 0)
+
+
+def readlink(core: Core, request: Request, view: memoryview) -> None:
+    core.on_leaf(request, request.node, Connect.READLINK, 0, b"", PATH_MAX, _read_link)
+
+
+def _read_link(request: Request, status: int, reply: Buffer) -> None:
+    core = request.core
+    if status < 0:
+        core.failed(request, status)
+        return
+    text = bytes(reply)
+    if text.startswith(b"/") and core.options.transform_links:
+        text = root_of(core, request.node) + text
+    core.answer_data(request, text)
+
+
+def root_of(core: Core, node: Node) -> bytes:
+    """The path under which this machine sees the root of the node that serves *node*; empty for what this machine serves itself."""
+    nd = node.server.key[0]
+    if nd == 0:
+        return b""
+    top = node
+    while top.parent is not None and top.parent.server.key[0] == nd:
+        top = top.parent
+    path = top.path()
+    return core.mountpoint if path == b"/" else core.mountpoint.rstrip(b"/") + path

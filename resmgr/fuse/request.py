@@ -1,0 +1,133 @@
+"""One kernel request and, one after another, the messages that it takes to answer it."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import attrs
+
+from resmgr.channel import Connection, Pending
+from resmgr.dispatch import Buffer
+from resmgr.errors import BadMessage
+from resmgr.fuse.inode import Node
+
+if TYPE_CHECKING:
+    from resmgr.fuse.core import Core
+
+Step = Callable[["Request", int, Buffer], None]
+STALE = frozenset((-errno.ESTALE, -errno.EBADF, -errno.ESRCH))
+"""What a base handle of a server that came back, or went away, is answered with."""
+_GONE = {errno.EBADF: errno.ESTALE, errno.ESRCH: errno.EIO}
+
+
+def told(status: int) -> int:
+    """The errno to tell a program for a negative *status*: its descriptor is not bad, the server behind it is another one."""
+    return _GONE.get(-status, -status)
+
+
+@attrs.frozen
+class Outstanding:
+    """A request that the kernel waits for. `age` in seconds; `server` is (nd, pid, chid)."""
+
+    unique: int
+    operation: str
+    age: float
+    path: str
+    server: tuple[int, int, int]
+    uid: int
+    pid: int
+    interrupted: bool
+
+
+class Request:
+    """State of a request; what the fields of its current message mean is told at `Core.on_base`."""
+
+    __slots__ = (
+        "again",
+        "answered",
+        "at",
+        "base",
+        "connection",
+        "core",
+        "extra",
+        "fixed",
+        "flags",
+        "handle",
+        "hops",
+        "interrupted",
+        "kind",
+        "name",
+        "node",
+        "opcode",
+        "path",
+        "pending",
+        "pid",
+        "reply_len",
+        "retries",
+        "second",
+        "step",
+        "subtype",
+        "unique",
+        "user",
+        "via",
+    )
+
+    def __init__(self, core: Core, unique: int, opcode: int, node: Node, user: tuple[int, int], pid: int, at: float) -> None:
+        self.core = core
+        self.unique = unique
+        self.opcode = opcode
+        self.node = node
+        self.user = user
+        self.pid = pid
+        self.at = at
+        self.answered = False
+        self.interrupted = False
+        self.pending: Pending | None = None
+        self.base: Node | None = None
+        """The directory whose handle the message carries; None: no handle that could be got again."""
+        self.second: Node | None = None
+        """A second directory whose handle the message carries (RENAME, LINK)."""
+        self.via: tuple[int, bytes] | None = None
+        """After a redirect: base handle and path on the server it led to."""
+        self.retries = 0
+        self.hops = 0
+        self.extra = 0
+        """A number of the operation's own."""
+        self.name = b""
+        """The name that the request is about, for operations in a directory."""
+        self.again: Callable[[], None] | None = None
+        """Begins the operation anew after a walk; None: the same message is sent again."""
+        self.connection: Connection
+        self.handle = 0
+        """The base handle that the message carries."""
+        self.kind = 0
+        self.subtype = 0
+        self.flags = 0
+        self.fixed = b""
+        self.path = b""
+        self.reply_len = 0
+        self.step: Step
+
+    def done(self, status: int, reply: Buffer) -> None:
+        """Completion of a message with a base handle: send it again, throw its answer away, or take the operation's next step."""
+        self.pending = None
+        core = self.core
+        if self.answered:
+            core.late(self, status, reply)
+        elif status in STALE and self.base is not None:
+            core.stale(self, status)
+        else:
+            try:
+                self.step(self, status, reply)
+            except BadMessage:
+                core.bad_reply(self)
+
+    def file_done(self, status: int, reply: Buffer) -> None:
+        """Completion of a message to an open file, which is never sent again; its step runs even if the request was given up."""
+        self.pending = None
+        try:
+            self.step(self, status, reply)
+        except BadMessage:
+            self.core.bad_reply(self)

@@ -1,0 +1,98 @@
+"""The servers behind a mount, one connection to each per user, and what the targets in their replies mean on this node."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from resmgr.channel import ND_LOCAL, Connection, Credentials, Kernel, Nd
+from resmgr.fuse.inode import Server, mix
+from resmgr.iomsg import Target
+
+User = tuple[int, int]
+"""uid, gid of a request."""
+
+
+class Resolver(Protocol):
+    """Makes the connections of a mount. The mount keeps them, one per server and user, and closes them."""
+
+    def connection(self, target: Target, via: Connection | None, uid: int, gid: int) -> Connection:
+        """A connection to *target*, which is as seen by the server behind *via* (`nd` 0: its node); None: as seen by this node."""
+        ...
+
+
+class KernelResolver:
+    """For mounts whose replies name no third node: `nd` 0 in a target is the replying node, other numbers are taken as this node's.
+
+    *groups* tells a user's supplementary groups, which the kernel's requests do not carry; without it there are none.
+    """
+
+    def __init__(self, kernel: Kernel, groups: Callable[[int, int], tuple[int, ...]] | None = None) -> None:
+        self._kernel = kernel
+        self._groups = groups
+
+    def connection(self, target: Target, via: Connection | None, uid: int, gid: int) -> Connection:
+        nd = ND_LOCAL if via is None else via.nd
+        groups = () if self._groups is None else self._groups(uid, gid)
+        return self._kernel.connect(Nd(target.nd) if target.nd else nd, target.pid, target.chid, Credentials(uid, gid, groups))
+
+
+class Servers:
+    """All servers that were met, by address. `root` is the mount's."""
+
+    def __init__(self, resolver: Resolver, root: Target) -> None:
+        self._resolver = resolver
+        key = (root.nd, root.pid, root.chid)
+        self.root = Server(key, 0)
+        self._by_key: dict[tuple[int, int, int], Server] = {key: self.root}
+
+    def of(self, connection: Connection) -> Server:
+        """The server behind a connection."""
+        key = (connection.nd, connection.pid, connection.chid)
+        server = self._by_key.get(key)
+        if server is None:
+            server = self._by_key[key] = Server(key, mix(key))
+        return server
+
+    def connect(self, server: Server, user: User) -> Connection:
+        """The connection of *user* to *server*, made if there is none."""
+        connection = server.connections.get(user)
+        if connection is None:
+            connection = self._resolver.connection(server.target, None, *user)
+            self._adopt(server, user, connection)
+        return connection
+
+    def translate(self, via: Connection, target: tuple[int, int, int], user: User) -> Connection:
+        """The connection of *user* to what the server behind *via* calls *target*."""
+        origin = self.of(via)
+        server = origin.targets.get(target)
+        if server is not None and user in server.connections:
+            return server.connections[user]
+        connection = self._resolver.connection(Target(*target), via, *user)
+        server = origin.targets[target] = self.of(connection)
+        known = server.connections.get(user)
+        if known is not None:
+            if known is not connection:
+                connection.close()
+            return known
+        self._adopt(server, user, connection)
+        return connection
+
+    def _adopt(self, server: Server, user: User, connection: Connection) -> None:
+        server.connections[user] = connection
+
+        def died(gone: Connection) -> None:
+            if server.connections.get(user) is gone:
+                del server.connections[user]
+                server.targets.clear()
+
+        connection.on_death = died
+
+    def close(self) -> None:
+        """Close every connection, and with it all handles."""
+        for server in self._by_key.values():
+            connections = list(server.connections.values())
+            server.connections.clear()
+            for connection in connections:
+                connection.on_death = None
+                connection.close()

@@ -1,0 +1,196 @@
+"""The descriptor: reads kernel requests from /dev/fuse, gives them to the machine, writes its answers.
+
+One read(2) takes one whole request, so the buffer must hold the largest: max_write bytes of data and the headers. A WRITE that is not
+done when `receive` returns keeps the buffer, and another one is taken from a small pool. One write(2) or writev(2) takes one answer; data
+are not joined.
+
+A turn reads up to `BATCH` requests. A read that finds nothing costs an exception, more than another look of the dispatch; so after such a
+read only one request per turn is read until two came together again.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+from collections.abc import Callable
+
+from resmgr.dispatch import Dispatch
+from resmgr.fuse import formats
+from resmgr.fuse.core import OutputItem
+from resmgr.fuse.machine import Machine
+
+logger = logging.getLogger(__name__)
+
+BATCH = 32
+"""Requests read in one turn; the others of the node get their share then."""
+LOOK_EVERY = 16
+"""A lone reader looks for a second request this often."""
+HEADERS = 4096
+POOL_MAX = 4
+"""Buffers kept for later; more are given back to the system."""
+
+
+class _Buffer:
+    """A read buffer and how many requests still use it."""
+
+    __slots__ = ("borrowers", "session", "view")
+
+    def __init__(self, session: Session, size: int) -> None:
+        self.session = session
+        self.view = memoryview(bytearray(size))
+        self.borrowers = 0
+
+    def let_go(self) -> None:
+        self.borrowers -= 1
+        if not self.borrowers:
+            self.session.buffer_free(self)
+
+
+class Session:
+    """Serves one mount until the kernel ends it or `close` is called.
+
+    *fd* is an open, non-blocking /dev/fuse whose mount exists or is about to; it belongs to the session from `start` on. *on_end* is
+    called once, with a sentence for people, when the kernel has ended the connection; it is not called after `close`.
+    """
+
+    def __init__(self, dispatch: Dispatch, fd: int, machine: Machine, on_end: Callable[[str], None] | None = None) -> None:
+        self.machine = machine
+        self.closed = False
+        self._dispatch = dispatch
+        self._fd = fd
+        self._on_end = on_end
+        self._size = machine.options.max_write + HEADERS
+        self._pool: list[_Buffer] = []
+        self._buffer = _Buffer(self, self._size)
+        self._alone = 0
+        machine.borrow = self._borrow
+        machine.on_output = self._flush
+        machine.on_end = self._ended_later
+
+    def start(self) -> None:
+        """Begin to serve."""
+        self._dispatch.attach_fd(self._fd, self._readable)
+
+    def close(self) -> None:
+        """Stop serving: the kernel fails what is under way and everything later (ENOTCONN) until the mount is removed. Idempotent."""
+        if self.closed:
+            return
+        self.closed = True
+        self._dispatch.detach_fd(self._fd)
+        os.close(self._fd)
+        self.machine.close()
+        self._pool.clear()
+
+    def invalidate_entry(self, parent: int, name: bytes) -> None:
+        """Tell the kernel that what it believes of *name* in node *parent* is wrong. Done in a worker thread: it may have to wait there."""
+        self._notify(formats.inval_entry(parent, name))
+
+    def _notify(self, message: bytes) -> None:
+        fd = os.dup(self._fd)
+
+        def write() -> None:
+            try:
+                os.write(fd, message)
+            finally:
+                os.close(fd)
+
+        def done(result: BaseException | None) -> None:
+            # ENOENT: the kernel does not know it, so nothing was to be forgotten.
+            if isinstance(result, OSError) and result.errno not in (errno.ENOENT, errno.ENODEV, errno.ENOTDIR):
+                self.machine.drops["notify_failed"] += 1
+
+        self._dispatch.call_blocking(write, done)
+
+    # ---- buffers
+
+    def _borrow(self) -> Callable[[], None]:
+        buffer = self._buffer
+        buffer.borrowers += 1
+        return buffer.let_go
+
+    def buffer_free(self, buffer: _Buffer) -> None:
+        """Nobody uses *buffer* any more."""
+        if buffer is not self._buffer and len(self._pool) < POOL_MAX and not self.closed:
+            self._pool.append(buffer)
+
+    # ---- reading
+
+    def _readable(self) -> None:
+        machine = self.machine
+        now = self._dispatch.now()
+        rounds = 1 if self._alone else BATCH
+        if self._alone:
+            self._alone -= 1
+        for _ in range(rounds):
+            buffer = self._buffer
+            try:
+                length = os.readv(self._fd, (buffer.view,))
+            except BlockingIOError:
+                self._alone = LOOK_EVERY
+                return
+            except OSError as error:
+                if error.errno in (errno.ENOENT, errno.EINTR):
+                    # The request was taken back before it was read.
+                    continue
+                self._ended("unmounted" if error.errno == errno.ENODEV else f"reading /dev/fuse failed: {error.strerror}")
+                return
+            if not length:
+                self._ended("the kernel aborted the connection")
+                return
+            machine.receive(buffer.view[:length], now)
+            if buffer.borrowers:
+                self._buffer = self._pool.pop() if self._pool else _Buffer(self, self._size)
+            if machine.output:
+                self._flush()
+            if self.closed:
+                return
+
+    # ---- writing
+
+    def _flush(self) -> None:
+        output = self.machine.output
+        fd = self._fd
+        if self.closed:
+            output.clear()
+            return
+        for item in output:
+            try:
+                if isinstance(item, bytes):
+                    os.write(fd, item)
+                else:
+                    os.writev(fd, item)
+            except OSError as error:
+                self._refused(item, error)
+        output.clear()
+
+    def _refused(self, item: OutputItem, error: OSError) -> None:
+        """The kernel did not take an answer or a notification."""
+        drops = self.machine.drops
+        if error.errno in (errno.ENOENT, errno.ENODEV):
+            # Nobody waits for it any more, or the inode is not known there.
+            drops["reply_not_wanted"] += 1
+            return
+        drops["reply_refused"] += 1
+        head = item if isinstance(item, bytes) else item[0]
+        length, code, unique = formats.OUT_HEADER.parse(head)
+        logger.error("kernel refused a reply: %s", error.strerror)
+        logger.debug("refused reply: length %d, error %d, unique %d", length, code, unique)
+        if unique:
+            # Whoever waits must not wait for ever.
+            try:
+                os.write(self._fd, formats.error_reply(unique, errno.EIO))
+            except OSError:
+                drops["reply_not_wanted"] += 1
+
+    # ---- the end
+
+    def _ended_later(self, reason: str) -> None:
+        self._dispatch.call_soon(lambda: self._ended(reason))
+
+    def _ended(self, reason: str) -> None:
+        if self.closed:
+            return
+        self.close()
+        if self._on_end is not None:
+            self._on_end(reason)
