@@ -18,10 +18,9 @@ import attrs
 
 from qnetpy import config, settings
 from qnetpy.config import Config
+from qnetpy.identity.names import is_name
 from qnetpy.settings import SettingsError, setting
 
-NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
-"""Names of nodes and clusters: a DNS label (RFC 1123)."""
 LINK_NAME = re.compile(r"[a-z][a-z0-9]{0,7}")
 """Links name interfaces, which have 15 bytes."""
 NODES_MAX = 64
@@ -167,7 +166,7 @@ def plan(topology: Topology, name: str, source: str) -> Plan:
     def wrong(place: str, why: str) -> SettingsError:
         return SettingsError(f"{source}: {place}: {why}")
 
-    if not NAME.fullmatch(name):
+    if not is_name(name):
         raise wrong("name", f"{name!r} is not a name of letters a-z, digits and hyphens")
     links = dict(topology.links) or {"lan": Link()}
     if len(links) > LINKS_MAX:
@@ -182,7 +181,7 @@ def plan(topology: Topology, name: str, source: str) -> Plan:
     order = list(links)
     nodes: dict[str, PlannedNode] = {}
     for number, (node_name, spec) in enumerate(topology.nodes.items(), 1):
-        if not NAME.fullmatch(node_name):
+        if not is_name(node_name):
             raise wrong(f"nodes.{node_name}", "a node's name is letters a-z, digits and hyphens")
         config.check(spec.config, f"{source}: nodes.{node_name}.config")
         ports = []
@@ -197,7 +196,7 @@ def plan(topology: Topology, name: str, source: str) -> Plan:
         if link.kind == "veth" and len(members) != 2:
             raise wrong(f"links.{link_name}", f"a veth link joins two nodes, not {len(members)}")
     for index, user in enumerate(topology.users):
-        if not NAME.fullmatch(user.name) or not 0 < user.uid < 65534:
+        if not is_name(user.name) or not 0 < user.uid < 65534:
             raise wrong(f"users[{index}]", "a user needs a name and a uid from 1 to 65533")
     return Plan(name, topology, links, nodes)
 

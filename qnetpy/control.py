@@ -1,0 +1,84 @@
+"""What the commands ask the daemon of this node: one well-known channel of the node itself, JSON in, JSON out.
+
+    {"do": "status"}    facts about the node: identity, interfaces, counters, mount, start
+    {"do": "nodes"}     the node table
+    {"do": "stop"}      shut down; answered first
+
+The channel is `(0, PID_SYSTEM, CHID_CONTROL)` and takes no messages from other nodes. `status` and `nodes` are for every user of this
+machine; `stop` for root and for the user whose daemon it is. Errors are errnos: EINVAL for what is no request, ENOSYS for an unknown one,
+EPERM, EMSGSIZE.
+
+Not on any fast path: a request may walk tables and make text.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+from collections.abc import Callable, Mapping
+
+import attrs
+
+from resmgr.channel import ND_LOCAL, Message
+
+CHID_CONTROL = 8
+"""Of PID_SYSTEM; numbers below 16 are given by hand, the first of them to the managers of `resmgr.channel`."""
+REQUEST_MAX = 4096
+"""A request is a short text; longer ones are refused unread."""
+REPLY_MAX = 1 << 20
+"""Reply buffer of the commands."""
+Facts = Callable[[], Mapping[str, object]]
+
+
+@attrs.define
+class Control:
+    """The daemon's side. *owner* is the daemon's uid; the calls give facts that JSON can say."""
+
+    owner: int
+    status: Facts
+    nodes: Facts
+    stop: Callable[[], None]
+
+    def handle(self, message: Message) -> None:
+        """The channel's handler."""
+        if message.info.nd != ND_LOCAL:
+            message.error(errno.EPERM)
+            return
+        if message.msglen > REQUEST_MAX or message.msglen != len(message.data):
+            message.error(errno.EMSGSIZE)
+            return
+        try:
+            request = json.loads(bytes(message.data))
+            verb = request["do"]
+        except (ValueError, KeyError, TypeError, RecursionError):
+            message.error(errno.EINVAL)
+            return
+        if verb == "status":
+            message.reply(0, _pack(self.status()))
+        elif verb == "nodes":
+            message.reply(0, _pack(self.nodes()))
+        elif verb == "stop":
+            if message.info.credentials.uid not in (0, self.owner):
+                message.error(errno.EPERM)
+                return
+            message.reply(0, _pack({}))
+            self.stop()
+        else:
+            message.error(errno.ENOSYS)
+
+
+def _pack(facts: Mapping[str, object]) -> bytes:
+    return json.dumps(facts, default=str).encode()
+
+
+def pack_request(verb: str) -> bytes:
+    return json.dumps({"do": verb}).encode()
+
+
+def unpack_reply(data: bytes) -> dict[str, object]:
+    """The facts of a reply. ValueError when the daemon is of another version and says something else."""
+    match json.loads(data):
+        case dict(facts):
+            return facts
+        case other:
+            raise ValueError(f"not a table of facts: {other!r}")

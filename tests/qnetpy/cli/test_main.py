@@ -1,0 +1,102 @@
+"""The commands as people type them: what they print, and errors of one line without a traceback."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from qnetpy.cli import main
+
+pytestmark = pytest.mark.host
+
+
+def qnet(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "qnetpy.cli.main", *arguments], capture_output=True, text=True, check=False, cwd=cwd)
+
+
+def refused(*arguments: str, status: int = 1) -> str:
+    result = qnet(*arguments)
+    assert result.returncode == status, result
+    assert result.stdout == ""
+    assert result.stderr.count("\n") == 1, result.stderr
+    return result.stderr.strip()
+
+
+def test_every_command_has_its_file_and_its_help() -> None:
+    listed = qnet("--help").stdout
+    for name in main.COMMANDS:
+        assert f"\n  {name} " in listed
+        assert qnet(name, "--help").stdout.startswith(f"usage: qnet {name} ")
+
+
+def test_wrong_usage_is_one_line() -> None:
+    assert refused("statsu", status=2) == "qnet: no command 'statsu'; try: qnet status"
+    assert refused("cert", status=2) == "qnet cert: the following arguments are required: VERB; try: qnet cert --help"
+
+
+def test_a_cluster_is_made_and_a_node_joins_it(tmp_path: Path) -> None:
+    root, other, file = tmp_path / "root", tmp_path / "other", tmp_path / "n2.qnet"
+
+    assert qnet("init", "office", "--node", "n1", "--dir", str(root)).returncode == 0
+    assert qnet("cert", "issue", "n2", "--role", "printer", "--days", "10", "--dir", str(root), "-o", str(file)).returncode == 0
+    assert stat.S_IMODE(os.stat(file).st_mode) == 0o600
+    assert qnet("cert", "install", str(file), "--dir", str(other)).returncode == 0
+
+    shown = json.loads(qnet("cert", "show", "--json", "--dir", str(other)).stdout)
+    assert (shown["node"], shown["cluster"], shown["roles"]) == ("n2", "office", ["printer"])
+    assert 9.9 < shown["days_left"] < 10.1
+    own = json.loads(qnet("cert", "show", "--json", "--dir", str(root)).stdout)
+    assert own["node"] == "n1"
+
+
+def test_identity_errors_say_where(tmp_path: Path) -> None:
+    there = str(tmp_path / "there")
+    assert qnet("init", "office", "--node", "n1", "--dir", there).returncode == 0
+
+    assert "there is a cluster authority already" in refused("init", "other", "--node", "n1", "--dir", there)
+    assert "'Ofc!' cannot be the name of a cluster" in refused("init", "Ofc!", "--dir", there, status=2)
+    assert refused("cert", "issue", "n2", "--dir", str(tmp_path / "nowhere")).endswith("; try: qnet init CLUSTER")
+    assert "'N 2' is no name for a node" in refused("cert", "issue", "N 2", "--dir", there)
+    (tmp_path / "x.qnet").write_text("nonsense")
+    assert "not a node bundle" in refused("cert", "install", str(tmp_path / "x.qnet"), "--dir", str(tmp_path / "new"))
+    assert refused("cert", "show", "/etc/hostname") == "qnet cert: show: /etc/hostname: no certificate in PEM form"
+    assert refused("cert", "show", str(tmp_path / "nothing")) == f"qnet cert: {tmp_path}/nothing: no such file or directory"
+
+
+def test_configuration_is_checked_and_shown(tmp_path: Path) -> None:
+    good, bad = tmp_path / "good.toml", tmp_path / "bad.toml"
+    good.write_text(qnet("config", "--example").stdout)
+    bad.write_text("[qnet]\ninterface = ['eth0']\n")
+
+    assert qnet("config", str(good)).stdout == qnet("config", str(good)).stdout
+    assert json.loads(qnet("config", "--json", str(good)).stdout)["qnet"]["ethertype"] == 0x88B5
+    assert refused("config", str(bad), status=2) == (
+        f"qnet config: {bad}: qnet.interface: unknown key; did you mean 'interfaces'?; try: qnet config --example"
+    )
+
+
+def test_output_that_nobody_reads_is_no_error() -> None:
+    command = f"{sys.executable} -m qnetpy.cli.main config --example | head -n 1"
+    result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert result.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (("cluster", "up", "/nowhere"), "qnet cluster: /nowhere: no such file or directory"),
+        (("cluster", "status", "--name", "nosuch"), "qnet cluster: status: cluster 'nosuch' is not running"),
+        (("cluster", "exec", "--name", "nosuch", "n1"), "qnet cluster: exec: no command given; try: qnet cluster exec n1 -- ls /net"),
+    ],
+)
+def test_cluster_errors_are_one_line(arguments: tuple[str, ...], line: str) -> None:
+    result = qnet(*arguments)
+    assert result.returncode in (1, 2)
+    assert result.stderr.strip().startswith(line)
+    assert result.stderr.count("\n") == 1

@@ -1,0 +1,88 @@
+"""The control channel answers this machine's users, obeys only the daemon's owner and root, and survives nonsense."""
+
+from __future__ import annotations
+
+import errno
+import json
+
+import pytest
+
+from qnetpy.control import CHID_CONTROL, REPLY_MAX, Control, pack_request, unpack_reply
+from resmgr.channel import ND_LOCAL, PID_SYSTEM, ClientInfo, Credentials, Kernel, Nd
+from resmgr.dispatch import Buffer
+from resmgr.testing.virtual import VirtualDispatch
+
+
+class Answers:
+    """What a client got."""
+
+    def __init__(self) -> None:
+        self.status = 0
+        self.data = b""
+
+    def done(self, status: int, reply: Buffer) -> None:
+        self.status = status
+        self.data = bytes(reply)
+
+    def answer(self, status: int, parts: object, descriptors: object) -> None:
+        self.status = status
+
+    def pull(self, offset: int, length: int, done: object) -> None:
+        raise AssertionError("the request is short: nothing to pull")
+
+    def push(self, offset: int, data: object) -> None:
+        raise AssertionError("the reply goes in one piece")
+
+
+def ask(control: Control, data: bytes, uid: int = 1000) -> Answers:
+    kernel = Kernel(VirtualDispatch(1), "n1")
+    kernel.channel(control.handle, pid=PID_SYSTEM, chid=CHID_CONTROL, remote=False)
+    answers = Answers()
+    assert kernel.connect(ND_LOCAL, PID_SYSTEM, CHID_CONTROL, Credentials(uid, uid)).submit((data,), REPLY_MAX, answers.done) is None
+    return answers
+
+
+def deliver(control: Control, data: bytes, nd: Nd, msglen: int) -> int:
+    """As it would come from a carrier; the status of the answer."""
+    kernel = Kernel(VirtualDispatch(1), "n1")
+    channel = kernel.channel(control.handle, pid=PID_SYSTEM, chid=CHID_CONTROL)
+    answers = Answers()
+    kernel.deliver(channel, ClientInfo(nd, "", frozenset(), Credentials(0, 0), 1), data, msglen, REPLY_MAX, 10, answers)
+    return answers.status
+
+
+def control(stopped: list[bool]) -> Control:
+    return Control(1000, lambda: {"node": "n1", "pid": 7}, lambda: {"nodes": []}, lambda: stopped.append(True))
+
+
+def test_facts_are_for_everybody_here() -> None:
+    made = control([])
+    assert unpack_reply(ask(made, pack_request("status"), uid=4000).data) == {"node": "n1", "pid": 7}
+    assert unpack_reply(ask(made, pack_request("nodes"), uid=4000).data) == {"nodes": []}
+
+
+@pytest.mark.parametrize(("uid", "status", "stops"), [(0, 0, [True]), (1000, 0, [True]), (1001, -errno.EPERM, [])])
+def test_stopping_is_for_root_and_the_owner(uid: int, status: int, stops: list[bool]) -> None:
+    stopped: list[bool] = []
+    assert ask(control(stopped), pack_request("stop"), uid=uid).status == status
+    assert stopped == stops
+
+
+@pytest.mark.parametrize(
+    ("data", "code"),
+    [(b"", errno.EINVAL), (b"\xff", errno.EINVAL), (b"[]", errno.EINVAL), (b"3", errno.EINVAL), (b"{}", errno.EINVAL)]
+    + [(b'{"do": "explode"}', errno.ENOSYS), (b'{"do": []}', errno.ENOSYS), (b"[" * 4000, errno.EINVAL), (b"x" * 5000, errno.EMSGSIZE)],
+)
+def test_nonsense_is_an_errno(data: bytes, code: int) -> None:
+    assert ask(control([]), data).status == -code
+
+
+def test_other_nodes_and_partial_messages_are_refused() -> None:
+    request = pack_request("status")
+    assert deliver(control([]), request, Nd(5), len(request)) == -errno.EPERM
+    assert deliver(control([]), request, ND_LOCAL, 100) == -errno.EMSGSIZE
+
+
+def test_a_reply_is_a_table() -> None:
+    with pytest.raises(ValueError, match="table"):
+        unpack_reply(json.dumps([1]).encode())
