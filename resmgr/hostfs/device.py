@@ -47,7 +47,7 @@ class Device:
 def _kind(number: int) -> bytes:
     wanted = b"%d:%d" % (os.major(number), os.minor(number))
     try:
-        with open("/proc/self/mountinfo", "rb") as mounts:
+        with open("/proc/thread-self/mountinfo", "rb") as mounts:
             for line in mounts:
                 fields = line.split()
                 if fields[2] == wanted:

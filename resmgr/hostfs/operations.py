@@ -160,12 +160,16 @@ class Operations:
             scope = _down(base.scope, path)
             status = os.stat(path, dir_fd=base.fd, follow_symlinks=False)
             if status.st_mode & 0o170000 != 0o040000:
+                if not scope.verbs:
+                    raise FileNotFoundError(errno.ENOENT, "not exported")
                 return ENTRY.pack(*self._head, 0, 0, 0) + self.attr(status)
             fd = os.open(path, _NODE | os.O_DIRECTORY, dir_fd=base.fd)
         else:
             fd, scope = self._object(base, path)
         try:
             status = os.fstat(fd)
+            if not scope.verbs and not S_ISDIR(status.st_mode):
+                raise FileNotFoundError(errno.ENOENT, "not exported")
             if keep or S_ISDIR(status.st_mode):
                 return Opened(self.attr(status), self._handle(fd, status, scope), None)
         except BaseException:
@@ -199,6 +203,8 @@ class Operations:
                     raise FileExistsError(errno.EEXIST, "exists")
             if exists:
                 _check_verbs(scope, access != os.O_WRONLY, writes)
+                if not scope.verbs:
+                    flags |= os.O_DIRECTORY
                 if flags & os.O_CREAT and not parent_scope.write:
                     flags &= ~os.O_CREAT
             elif not parent_scope.write:
@@ -315,7 +321,8 @@ class Operations:
             return os.readlink(b"", dir_fd=base.fd)
         dirfd, name, parent_scope, owned = self._parent(base, request.path)
         try:
-            _down(parent_scope, name)
+            if not _down(parent_scope, name).verbs:
+                raise FileNotFoundError(errno.ENOENT, "not exported")
             return os.readlink(name, dir_fd=dirfd)
         finally:
             if owned >= 0:
@@ -392,7 +399,7 @@ class Operations:
         try:
             if request.mode & os.W_OK and not scope.write:
                 raise OSError(errno.EROFS, "export is read-only")
-            if request.mode & os.R_OK and not scope.read and scope.fixed:
+            if request.mode & os.R_OK and not scope.read and scope.verbs:
                 raise PermissionError(errno.EACCES, "export is write-only")
             syscalls.faccessat2(fd, b"", request.mode, syscalls.AT_EACCESS | syscalls.AT_EMPTY_PATH)
         finally:
@@ -451,7 +458,7 @@ def _remove(scope: Scope, name: bytes) -> Scope:
 def _check_verbs(scope: Scope, reads: bool, writes: bool) -> None:
     if writes and not scope.write:
         raise OSError(errno.EROFS, "export is read-only")
-    if reads and not scope.read and scope.fixed:
+    if reads and not scope.read and scope.verbs:
         raise PermissionError(errno.EACCES, "export is write-only")
 
 
