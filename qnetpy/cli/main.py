@@ -23,17 +23,8 @@ from qnetpy.cli.output import CommandError, said
 COMMANDS = {
     "init": "make a cluster: its root key and certificate, kept on this machine",
     "cert": "issue a node's certificate, or show one",
-    "up": "start this node",
-    "down": "stop this node",
-    "status": "what this node is doing: interfaces, links, nodes, counters",
-    "ls": "the nodes of the cluster, as this node sees them",
-    "nodes": "the nodes of the cluster, as this node sees them",
-    "on": "run a program on another node",
-    "send": "send a message to a named server and print the reply",
-    "name": "attach a name and answer every message with what it said (for trials)",
     "cluster": "whole nodes in namespaces of this machine: up, exec, status, kill, start, link, capture, down",
     "config": "print the configuration, checked, or a commented example",
-    "bench": "measure, with the peers beside",
 }
 
 

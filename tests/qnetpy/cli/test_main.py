@@ -30,13 +30,16 @@ def refused(*arguments: str, status: int = 1) -> str:
 
 def test_every_command_has_its_file_and_its_help() -> None:
     listed = qnet("--help").stdout
+    folder = Path(main.__file__).parent
+    files = {path.stem for path in folder.glob("*.py") if "def add_arguments(" in path.read_text()}
+    assert files == set(main.COMMANDS)
     for name in main.COMMANDS:
         assert f"\n  {name} " in listed
         assert qnet(name, "--help").stdout.startswith(f"usage: qnet {name} ")
 
 
 def test_wrong_usage_is_one_line() -> None:
-    assert refused("statsu", status=2) == "qnet: no command 'statsu'; try: qnet status"
+    assert refused("confg", status=2) == "qnet: no command 'confg'; try: qnet config"
     assert refused("cert", status=2) == "qnet cert: the following arguments are required: VERB; try: qnet cert --help"
 
 
