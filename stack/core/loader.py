@@ -55,12 +55,12 @@ def _by_name(name: str, kind: Kind | None) -> Loadable:
     for entry in entry_points(group=ENTRY_POINT_GROUP, name=name):
         return _member(entry.module, entry.attr, name)
     what = "module" if kind is None else kind.value
-    raise ModuleError(errno.ENXIO, f"there is no {what} called {name}: not in {_places(kind)}")
+    raise ModuleError(errno.ENXIO, f"there is no {what} called {name}: not {_places(kind)}")
 
 
 def _places(kind: Kind | None) -> str:
     packages = [package for group, package in _PACKAGES.items() if kind in (None, group)]
-    return " and not ".join([*(f"in {package}" for package in packages), f"among the installed {ENTRY_POINT_GROUP}"]).removeprefix("in ")
+    return " and not ".join([*(f"in {package}" for package in packages), f"among the installed {ENTRY_POINT_GROUP}"])
 
 
 def _member(path: str, attribute: str, name: str) -> Loadable:

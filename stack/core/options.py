@@ -62,7 +62,7 @@ def parse_options(cls: type[O], text: str, module: str) -> O:
         try:
             found.setdefault(field, []).append(kind.convert(value))
         except ValueError as error:
-            raise OptionError(f"{module}: {key}={value}: {error}") from None
+            raise OptionError(f"{module}: {key}={value if value.isprintable() else repr(value)}: {error}") from None
     missing = [field for field, kind in kinds.items() if kind.required and field not in found]
     if missing:
         raise OptionError(f"{module}: option {missing[0]} is missing: {missing[0]}={kinds[missing[0]].example}")
@@ -71,7 +71,7 @@ def parse_options(cls: type[O], text: str, module: str) -> O:
     try:
         return make(**values)
     except ValueError as error:
-        raise OptionError(f"{module}: {error}") from None
+        raise OptionError(f"{module}: {str(error).splitlines()[0]}") from None
 
 
 def describe_options(cls: type[object]) -> list[tuple[str, str]]:

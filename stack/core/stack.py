@@ -350,7 +350,7 @@ class Stack:
 
 
 def _is_driver(attached: Attached) -> TypeGuard[Driver]:
-    return all(hasattr(attached, name) for name in ("start", "accept", "transmit", "mac", "mtu", "up", "name"))
+    return all(hasattr(attached, name) for name in ("start", "accept", "transmit", "info"))
 
 
 def _is_wrapper(attached: Attached) -> TypeGuard[Wrapper]:

@@ -1,0 +1,193 @@
+"""A hub in memory: Ethernet between stacks of one process, under virtual time or real. The simulator's cable.
+
+Every frame goes to all other ports, after `latency`, in the order of transmission. A port is a driver like any other, and behaves like a
+network card: it hands up what is addressed to it, broadcast and multicast, of the ethertypes that the stack accepts. Delivery runs on
+the receiving port's own dispatch, so a simulated node that is stopped receives nothing.
+
+Received frames are memoryviews whose bytes are overwritten when `deliver` returns: a module that keeps a frame without copying it is found
+out in the simulator, not by a ring on a real link.
+
+    hub = Hub(dispatch)
+    stack.load(hub.module(), "mac=02:00:00:00:00:01")     or     hub.port("en0", mac) for a bare driver
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+
+import attrs
+
+from resmgr.dispatch import Dispatch
+from resmgr.errors import Misuse
+from stack.core.driver import BATCH_MAX, Port
+from stack.core.module import Context, Kind, Module
+from stack.core.statistics import Drop
+from stack.frame import BadFrame, Frame
+from stack.wire.ethernet import HEADER_SIZE, MTU_DEFAULT, TAG_SIZE, TPIDS, ethertype_of, is_group, mac_bytes, mac_text, unpack_type
+
+LATENCY_DEFAULT = 10e-6
+"""Seconds on the cable. Not 0, so that time passes in a simulation in which two nodes answer each other at once."""
+WAITING_MAX = 4096
+"""Frames that wait at a port: what a card's ring would hold. More are lost (`rx_overrun`)."""
+POISON = 0xDB
+
+
+@attrs.frozen
+class HubOptions:
+    """Options of a hub's module."""
+
+    mac: str
+    name: str = "en0"
+    mtu: int = attrs.field(default=MTU_DEFAULT, validator=[attrs.validators.ge(68), attrs.validators.le(65535)])
+
+
+class Hub:
+    """See the head of this file. *dispatch* serves ports that bring none of their own."""
+
+    def __init__(self, dispatch: Dispatch, *, latency: float = LATENCY_DEFAULT) -> None:
+        self._dispatch = dispatch
+        self._ports: list[HubPort] = []
+        self.latency = latency
+        self.frames = 0
+        """Frames that were put on the hub."""
+
+    def port(self, name: str, mac: bytes, *, mtu: int = MTU_DEFAULT, dispatch: Dispatch | None = None) -> HubPort:
+        """Plug in. Misuse when a port has this address already."""
+        if any(port.mac == mac for port in self._ports):
+            raise Misuse(f"the hub has a port {mac_text(mac)} already")
+        port = HubPort(self, self._dispatch if dispatch is None else dispatch, name, mac, mtu)
+        self._ports.append(port)
+        return port
+
+    def module(self) -> Module[HubOptions]:
+        """A driver module whose interfaces are plugged into this hub, on the dispatch of the stack that loads it."""
+
+        def attach(context: Context, options: HubOptions) -> HubPort:
+            return self.port(options.name, mac_bytes(options.mac), mtu=options.mtu, dispatch=context.dispatch)
+
+        return Module("hub", Kind.DRIVER, HubOptions, attach)
+
+    @property
+    def ports(self) -> tuple[HubPort, ...]:
+        return tuple(self._ports)
+
+    def spread(self, sender: HubPort, frames: list[bytes]) -> None:
+        """For ports: carry *frames* to all others."""
+        self.frames += len(frames)
+        for port in self._ports:
+            if port is not sender:
+                port.arrive(frames)
+
+    def unplug(self, port: HubPort) -> None:
+        """For ports that are detached."""
+        self._ports.remove(port)
+
+
+class HubPort:
+    """One plug of the hub: see `stack.core.driver.Driver`."""
+
+    def __init__(self, hub: Hub, dispatch: Dispatch, name: str, mac: bytes, mtu: int) -> None:
+        self.name = name
+        self.mac = mac
+        self.mtu = mtu
+        self.up = True
+        self._hub = hub
+        self._dispatch = dispatch
+        self._port: Port | None = None
+        self._accepted: frozenset[int] | None = frozenset()
+        self._waiting: deque[tuple[float, bytes]] = deque()
+        self._due = False
+        self._detached = False
+
+    def start(self, port: Port) -> None:
+        self._port = port
+
+    def accept(self, ethertypes: frozenset[int] | None) -> None:
+        self._accepted = ethertypes
+
+    def info(self) -> Mapping[str, str | int]:
+        return {"driver": "hub", "ports": len(self._hub.ports), "waiting": len(self._waiting)}
+
+    def set_carrier(self, up: bool) -> None:
+        """Pull the plug or put it back, as seen from this port: the stack is told, nothing passes meanwhile."""
+        if self._detached or up == self.up:
+            return
+        self.up = up
+        if not up:
+            self._waiting.clear()
+        if self._port is not None:
+            self._port.changed()
+
+    def detach(self) -> None:
+        if not self._detached:
+            self._detached = True
+            self.up = False
+            self._waiting.clear()
+            self._hub.unplug(self)
+
+    def transmit(self, frames: list[Frame]) -> None:
+        if not self.up:
+            self._count(Drop.LINK_DOWN, len(frames))
+            return
+        good: list[bytes] = []
+        for frame in frames:
+            size = len(frame)
+            if size < HEADER_SIZE:
+                self._count(Drop.TOO_SHORT)
+            elif size > self.mtu + HEADER_SIZE and not (unpack_type(frame)[0] in TPIDS and size <= self.mtu + HEADER_SIZE + TAG_SIZE):
+                self._count(Drop.TOO_LONG)
+            else:
+                good.append(bytes(frame))
+        if good:
+            self._hub.spread(self, good)
+
+    def arrive(self, frames: list[bytes]) -> None:
+        """For the hub: frames from another port."""
+        if not self.up or self._port is None:
+            return
+        when = self._dispatch.now() + self._hub.latency
+        for frame in frames:
+            if not self._is_wanted(frame):
+                continue
+            if len(self._waiting) >= WAITING_MAX:
+                self._count("rx_overrun")
+            else:
+                self._waiting.append((when, frame))
+        self._schedule()
+
+    def _is_wanted(self, frame: bytes) -> bool:
+        if frame[:6] != self.mac and not is_group(frame):
+            return False
+        if self._accepted is None:
+            return True
+        try:
+            return ethertype_of(frame) in self._accepted
+        except BadFrame:
+            return False
+
+    def _schedule(self) -> None:
+        if self._due or not self._waiting:
+            return
+        self._due = True
+        when = self._waiting[0][0]
+        if when > self._dispatch.now():
+            self._dispatch.call_at(when, self._deliver)
+        else:
+            self._dispatch.call_soon(self._deliver)
+
+    def _deliver(self) -> None:
+        self._due = False
+        now = self._dispatch.now()
+        batch: list[bytearray] = []
+        while self._waiting and len(batch) < BATCH_MAX and self._waiting[0][0] <= now:
+            batch.append(bytearray(self._waiting.popleft()[1]))
+        if batch and self._port is not None:
+            self._port.deliver([memoryview(frame) for frame in batch])
+            for frame in batch:
+                frame[:] = bytes((POISON,)) * len(frame)
+        self._schedule()
+
+    def _count(self, reason: str, number: int = 1) -> None:
+        if self._port is not None:
+            self._port.count(reason, number)
