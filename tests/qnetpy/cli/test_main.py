@@ -31,7 +31,7 @@ def refused(*arguments: str, status: int = 1) -> str:
 def test_every_command_has_its_file_and_its_help() -> None:
     listed = qnet("--help").stdout
     folder = Path(main.__file__).parent
-    files = {path.stem for path in folder.glob("*.py") if "def add_arguments(" in path.read_text()}
+    files = {path.stem for path in folder.glob("*.py") if "\ndef add_arguments(" in path.read_text()}
     assert files == set(main.COMMANDS)
     for name in main.COMMANDS:
         assert f"\n  {name} " in listed
