@@ -10,37 +10,42 @@ the caller cannot tell the difference except by latency.
 
 States of a sent message, as QNX names them: SEND-blocked until the handler took it, REPLY-blocked until it is answered. `Pending.unblock`
 (a signal, a deadline, a cancelled task) asks the server by `Message.on_unblock`; a server that set no callback is taken to agree and
-the client gets EINTR at once. The rcvid (the `Message` object) stays valid until the server answers it, whatever the client does.
+the client gets EINTR at once. The rcvid (the `Message` object) stays valid until the server answers it, whatever the client does: what
+the server then answers to a client that is gone is dropped, reads and writes give ESRCH.
 
 Buffers: parts given to `submit` and `reply` are borrowed until the message ends (`done`, or the reply was handed on); the caller must
-not change them before. `Message.data` is valid until the message is answered.
+not change them before. `Message.data` is valid until the message is answered. Descriptors travel with messages inside a node only; they
+are lent likewise: a server duplicates what it keeps before it answers, a client what it keeps before `done` returns.
+
+A message may pass through a kernel on its way between two others (from a node to a process, from a process to a node): `Kernel.relay`
+is `submit` for a message of which only the first part is here, with an `Answerer` that reaches the client.
 """
 
 from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Sequence
-from typing import NewType, Protocol
+from typing import Final, Protocol
 
 import attrs
 
 from resmgr.dispatch import Buffer, Dispatch
 from resmgr.errors import Misuse
+from resmgr.ids import CHID_NAMES as CHID_NAMES
+from resmgr.ids import CHID_PATHMGR as CHID_PATHMGR
+from resmgr.ids import CHID_PROCMGR as CHID_PROCMGR
+from resmgr.ids import FIRST_PART_DEFAULT as FIRST_PART_DEFAULT
+from resmgr.ids import ND_LOCAL as ND_LOCAL
+from resmgr.ids import PID_SYSTEM as PID_SYSTEM
+from resmgr.ids import PRIORITY_DEFAULT as PRIORITY_DEFAULT
+from resmgr.ids import PRIORITY_MAX as PRIORITY_MAX
+from resmgr.ids import PULSE_COIDDEATH as PULSE_COIDDEATH
+from resmgr.ids import PULSE_DISCONNECT as PULSE_DISCONNECT
+from resmgr.ids import Nd as Nd
 
-Nd = NewType("Nd", int)
-"""Node descriptor: 0 is this node, others are private to this node and name a peer as the network module numbered it."""
-
-ND_LOCAL = Nd(0)
-PID_SYSTEM = 1
-"""The node itself (procnto's place): its channels are the well-known managers."""
-CHID_PATHMGR = 1
-CHID_PROCMGR = 2
-PRIORITY_DEFAULT = 10
-PRIORITY_MAX = 63
-FIRST_PART_DEFAULT = 16 * 1024
-"""Bytes of a message that travel unasked to a channel in another process or node; QNX sends 8 KB. The rest is pulled by `Message.read`."""
-
+Descriptors = Sequence[int]
 Done = Callable[[int, Buffer], None]
+DescriptorsDone = Callable[[int, Buffer, Descriptors], None]
 ReadDone = Callable[[int, Buffer], None]
 
 
@@ -76,7 +81,7 @@ class Message:
     size of the client's reply buffer, so the byte counts of `write` and `reply` are exact, at home and away.
     """
 
-    __slots__ = ("_pending", "channel", "data", "info", "msglen", "on_unblock", "priority", "reply_len")
+    __slots__ = ("_pending", "channel", "data", "descriptors", "info", "msglen", "on_unblock", "priority", "reply_len")
 
     def __init__(
         self,
@@ -87,6 +92,7 @@ class Message:
         reply_len: int,
         priority: int,
         pending: Answerer,
+        descriptors: Descriptors = (),
     ) -> None:
         self.channel = channel
         self.info = info
@@ -94,31 +100,40 @@ class Message:
         self.msglen = msglen
         self.reply_len = reply_len
         self.priority = priority
+        self.descriptors = descriptors
+        """Descriptors that came with the message, lent until it is answered; `os.dup` what you keep."""
         self.on_unblock: Callable[[], None] | None = None
         """Set by a server that wants to finish or undo work when the client gives up; it must then still answer."""
         self._pending: Answerer | None = pending
 
     @property
     def answered(self) -> bool:
+        """Whether the server has answered. It answers once even if the client is gone."""
         return self._pending is None
 
-    def reply(self, status: int = 0, *parts: Buffer) -> None:
-        """Answer with *status* (>= 0) and data. Data beyond the client's reply buffer is cut, as MsgReply does. Does not block."""
-        pending = self._pending
-        if pending is None:
-            raise Misuse("message answered twice")
-        self._pending = None
-        self.channel.held.discard(self)
-        pending.answer(status, parts)
+    @property
+    def client_waits(self) -> bool:
+        """Whether an answer would still reach somebody."""
+        return self._pending is not None and self._pending is not GONE
+
+    def reply(self, status: int = 0, *parts: Buffer, descriptors: Descriptors = ()) -> None:
+        """Answer with *status* (>= 0) and data. Data beyond the client's reply buffer is cut, as MsgReply does. Does not block.
+
+        *descriptors* are lent until this returns and reach a client on this node; one on another node gets ENOTSUP in place of the reply.
+        """
+        self._answer(status, parts, descriptors)
 
     def error(self, code: int) -> None:
         """Answer with errno *code* (> 0); the client's send fails with it."""
+        self._answer(-code, (), ())
+
+    def _answer(self, status: int, parts: Sequence[Buffer], descriptors: Descriptors) -> None:
         pending = self._pending
         if pending is None:
             raise Misuse("message answered twice")
         self._pending = None
-        self.channel.held.discard(self)
-        pending.answer(-code, ())
+        self.channel.held.pop(self, None)
+        pending.answer(status, parts, descriptors)
 
     def read(self, offset: int, length: int, done: ReadDone) -> None:
         """Pull up to *length* bytes at *offset* of what the client sent (MsgRead). `done(count or -errno, bytes)`; may run before return.
@@ -133,33 +148,56 @@ class Message:
     def write(self, offset: int, data: Buffer) -> int:
         """Push *data* into the client's reply buffer at *offset* (MsgWrite) ahead of the reply. Returns the bytes that fit, exactly.
 
-        -ESRCH when the client is no longer blocked. Does not block; order with a later `reply` is kept.
+        -ESRCH when the client is no longer blocked. Does not block; order with a later `reply` is kept. *data* is borrowed like a reply's.
         """
-        if self._pending is None:
+        if not self.client_waits:
             return -errno.ESRCH
         count = max(0, min(len(data), self.reply_len - offset))
-        if count:
+        if count and self._pending is not None:
             self._pending.push(offset, memoryview(data)[:count])
         return count
 
     def unblock(self) -> None:
         """The client wants out (kernel side: called by whoever carries the message). The server decides through `on_unblock`."""
-        if self._pending is None:
+        if not self.client_waits:
             return
         if self.on_unblock is not None:
             self.on_unblock()
         else:
-            self.error(errno.EINTR)
+            self.abandon(errno.EINTR)
+
+    def abandon(self, code: int) -> None:
+        """End the client's send with errno *code*; the server still holds the message and its answer will be dropped (kernel side)."""
+        pending = self._pending
+        if pending is not None and pending is not GONE:
+            self._pending = GONE
+            pending.answer(-code, (), ())
 
 
 class Answerer(Protocol):
-    """The client's half of a message: where answers, pulls and pushes go."""
+    """The client's half of a message: where answers, pulls and pushes go. `answer` comes once and last."""
 
-    def answer(self, status: int, parts: Sequence[Buffer]) -> None: ...
+    def answer(self, status: int, parts: Sequence[Buffer], descriptors: Descriptors) -> None: ...
 
     def pull(self, offset: int, length: int, done: ReadDone) -> None: ...
 
     def push(self, offset: int, data: Buffer) -> None: ...
+
+
+class _Gone:
+    """The client's half of a message whose client is no longer blocked on it."""
+
+    def answer(self, status: int, parts: Sequence[Buffer], descriptors: Descriptors) -> None:
+        """Nobody waits."""
+
+    def pull(self, offset: int, length: int, done: ReadDone) -> None:
+        done(-errno.ESRCH, b"")
+
+    def push(self, offset: int, data: Buffer) -> None:
+        """Nobody waits."""
+
+
+GONE: Final[Answerer] = _Gone()
 
 
 @attrs.frozen
@@ -170,12 +208,6 @@ class Pulse:
     value: int
     priority: int
     info: ClientInfo
-
-
-PULSE_DISCONNECT = -33
-"""The last connection of a client to this channel is gone (its process, its node or its close)."""
-PULSE_COIDDEATH = -35
-"""The server behind a connection of yours is gone; value is the coid."""
 
 
 class Channel:
@@ -204,8 +236,8 @@ class Channel:
         self.on_pulse = on_pulse
         self.first_part = first_part
         self.remote = remote
-        self.held: set[Message] = set()
-        """Messages received and not yet answered."""
+        self.held: dict[Message, None] = {}
+        """Messages received and not yet answered. A dict, here and elsewhere, where order must be the same in every run of a simulation."""
 
     def destroy(self) -> None:
         """Close the channel: blocked clients get ESRCH, later sends EBADF, connected clients a death pulse."""
@@ -235,6 +267,7 @@ class Connection:
         "pid",
         "priority",
         "remote_state",
+        "sends",
     )
 
     def __init__(self, kernel: Kernel, coid: int, nd: Nd, pid: int, chid: int, credentials: Credentials, priority: int) -> None:
@@ -251,14 +284,28 @@ class Connection:
         """Called once when the server's channel, process or node is gone (COIDDEATH)."""
         self.remote_state: object | None = None
         """Owned by the `Remote` that carries this connection."""
+        self.sends: dict[LocalSend, None] = {}
+        """Sends of this kernel's clients under way."""
 
     def submit(self, parts: Sequence[Buffer], reply_len: int, done: Done, priority: int | None = None) -> Pending | None:
         """Send *parts* as one message and return; `done(status, reply)` once, possibly before this returns (then the result is None).
 
         Errors come as status: EBADF (no such channel), ESRCH (server died while blocked), EHOSTDOWN, EHOSTUNREACH, ENOTSUP (no
-        network module), EINTR (unblocked).
+        network module), EINTR (unblocked), EAGAIN (too many sends under way to that peer).
         """
         return self.kernel.submit(self, parts, reply_len, done, self.priority if priority is None else priority)
+
+    def submit_descriptors(
+        self,
+        parts: Sequence[Buffer],
+        descriptors: Descriptors,
+        reply_len: int,
+        done: DescriptorsDone,
+        priority: int | None = None,
+    ) -> Pending | None:
+        """As `submit`, with open descriptors, and taking descriptors with the reply. ENOTSUP towards another node."""
+        send = LocalSend(self, parts, reply_len, None, descriptors, done)
+        return self.kernel.start(send, self.priority if priority is None else priority)
 
     def pulse(self, code: int, value: int = 0, priority: int | None = None) -> int:
         """Send a pulse; 0, or -errno if it could not even be taken for delivery. Never blocks."""
@@ -272,11 +319,27 @@ class Connection:
 class Remote(Protocol):
     """Carries connections whose server is not in this kernel: another node, or another process on this node."""
 
-    def submit(self, connection: Connection, parts: Sequence[Buffer], reply_len: int, done: Done, priority: int) -> Pending | None: ...
+    def relay(
+        self,
+        connection: Connection,
+        data: Buffer,
+        msglen: int,
+        reply_len: int,
+        priority: int,
+        answerer: Answerer,
+        descriptors: Descriptors,
+    ) -> Pending | None:
+        """Carry one message, of which *data* is the beginning (at least FIRST_PART_DEFAULT bytes or all); the rest is pulled.
+
+        None if it was answered before this returned.
+        """
+        ...
 
     def pulse(self, connection: Connection, code: int, value: int, priority: int) -> int: ...
 
-    def detach(self, connection: Connection) -> None: ...
+    def detach(self, connection: Connection) -> None:
+        """*connection* is closed. Sends under way on it have been ended towards their clients or are unblocked by this."""
+        ...
 
 
 class Network(Protocol):
@@ -287,39 +350,60 @@ class Network(Protocol):
         ...
 
 
-class _LocalSend:
-    """A message between two ends in this kernel: buffers are passed by reference, nothing is copied until the reply is cut or joined."""
+class LocalSend:
+    """A message whose client is in this kernel. Between two ends here buffers go by reference; only several parts are joined."""
 
-    __slots__ = ("connection", "done", "message", "parts", "pushed", "reply_len")
+    __slots__ = ("connection", "data", "descriptors", "descriptors_done", "done", "pending", "pushed", "reply_len")
 
-    def __init__(self, connection: Connection, parts: Sequence[Buffer], reply_len: int, done: Done) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        parts: Sequence[Buffer],
+        reply_len: int,
+        done: Done | None,
+        descriptors: Descriptors = (),
+        descriptors_done: DescriptorsDone | None = None,
+    ) -> None:
         self.connection = connection
-        self.parts = parts
+        self.data: Buffer = parts[0] if len(parts) == 1 else b"".join(parts)
         self.reply_len = reply_len
         self.done = done
+        self.descriptors = descriptors
+        self.descriptors_done = descriptors_done
         self.pushed: bytearray | None = None
-        self.message: Message | None = None
+        self.pending: Pending | None = None
 
-    def answer(self, status: int, parts: Sequence[Buffer]) -> None:
-        self.connection.kernel.local_ended(self)
-        done = self.done
-        if status < 0:
-            done(status, b"")
-            return
-        if self.pushed is not None:
-            data = b"".join(parts)
-            self.pushed[0 : len(data)] = data
-            done(status, memoryview(self.pushed)[: self.reply_len])
-            return
-        reply: Buffer = parts[0] if len(parts) == 1 else b"".join(parts)
-        done(status, reply if len(reply) <= self.reply_len else memoryview(reply)[: self.reply_len])
+    def answer(self, status: int, parts: Sequence[Buffer], descriptors: Descriptors) -> None:
+        self.connection.sends.pop(self, None)
+        done, self.done = self.done, None
+        descriptors_done, self.descriptors_done = self.descriptors_done, None
+        if done is None and descriptors_done is None:
+            return  # the connection was closed meanwhile, and `done` told so
+        reply: Buffer = b""
+        if status >= 0:
+            if self.pushed is not None:
+                data = b"".join(parts)
+                self.pushed[0 : len(data)] = data
+                reply = memoryview(self.pushed)[: self.reply_len]
+            else:
+                reply = parts[0] if len(parts) == 1 else b"".join(parts)
+                if len(reply) > self.reply_len:
+                    reply = memoryview(reply)[: self.reply_len]
+        if done is not None:
+            done(status, reply)
+        elif descriptors_done is not None:
+            descriptors_done(status, reply, descriptors)
 
     def pull(self, offset: int, length: int, done: ReadDone) -> None:
-        whole: Buffer = self.parts[0] if len(self.parts) == 1 else b"".join(self.parts)
-        piece = memoryview(whole)[offset : offset + length]
+        if self.done is None and self.descriptors_done is None:
+            done(-errno.ESRCH, b"")
+            return
+        piece = memoryview(self.data)[offset : offset + length]
         done(len(piece), piece)
 
     def push(self, offset: int, data: Buffer) -> None:
+        if self.done is None and self.descriptors_done is None:
+            return
         if self.pushed is None:
             self.pushed = bytearray()
         end = offset + len(data)
@@ -328,8 +412,9 @@ class _LocalSend:
         self.pushed[offset:end] = data
 
     def unblock(self) -> None:
-        if self.message is not None:
-            self.message.unblock()
+        pending, self.pending = self.pending, None
+        if pending is not None:
+            pending.unblock()
 
 
 class Kernel:
@@ -340,11 +425,12 @@ class Kernel:
         self.node_name = node_name
         self.network: Network | None = None
         """Set by the network module (Qnet) while it is loaded."""
+        self.uplink: Remote | None = None
+        """In the kernel of a process: the daemon, which knows all other processes."""
         self._channels: dict[tuple[int, int], Channel] = {}
         self._processes: dict[int, Remote] = {}
         self._connections: dict[int, Connection] = {}
-        self._by_channel: dict[Channel, set[Connection]] = {}
-        self._sends: dict[Connection, set[_LocalSend]] = {}
+        self._by_channel: dict[Channel, dict[Connection, None]] = {}
         self._next_coid = 1
         self._next_chid = 16
 
@@ -366,7 +452,7 @@ class Kernel:
             raise Misuse(f"channel {pid}/{chid} exists")
         channel = Channel(self, pid, chid, handler, on_pulse, first_part, remote)
         self._channels[pid, chid] = channel
-        self._by_channel[channel] = set()
+        self._by_channel[channel] = {}
         return channel
 
     def find_channel(self, pid: int, chid: int) -> Channel | None:
@@ -380,7 +466,7 @@ class Kernel:
         if nd == ND_LOCAL:
             channel = self._channels.get((pid, chid))
             if channel is not None:
-                self._by_channel[channel].add(connection)
+                self._by_channel[channel][connection] = None
         return connection
 
     def attach_process(self, pid: int, remote: Remote) -> None:
@@ -393,26 +479,47 @@ class Kernel:
     def carrier(self, connection: Connection) -> Remote | int:
         """Who carries this connection, or the errno of why nobody does. Only for targets outside this kernel."""
         if connection.nd != ND_LOCAL:
-            return errno.ENOTSUP if self.network is None else self.network.remote(connection.nd)
-        return self._processes.get(connection.pid, errno.EBADF)
+            if self.network is not None:
+                return self.network.remote(connection.nd)
+            return errno.ENOTSUP if self.uplink is None else self.uplink
+        remote = self._processes.get(connection.pid, self.uplink)
+        return errno.EBADF if remote is None else remote
 
     def submit(self, connection: Connection, parts: Sequence[Buffer], reply_len: int, done: Done, priority: int) -> Pending | None:
+        return self.start(LocalSend(connection, parts, reply_len, done), priority)
+
+    def start(self, send: LocalSend, priority: int) -> Pending | None:
+        """Send what a client of this kernel handed over."""
+        connection = send.connection
         if connection.closed:
-            done(-errno.EBADF, b"")
+            send.answer(-errno.EBADF, (), ())
             return None
+        connection.sends[send] = None
+        data = send.data
+        send.pending = self.relay(connection, data, len(data), send.reply_len, priority, send, send.descriptors)
+        return None if send.pending is None else send
+
+    def relay(
+        self,
+        connection: Connection,
+        data: Buffer,
+        msglen: int,
+        reply_len: int,
+        priority: int,
+        answerer: Answerer,
+        descriptors: Descriptors = (),
+    ) -> Pending | None:
+        """Send a message of which *data* is the beginning; the rest is pulled from *answerer*. None if it is answered already."""
         channel = self._channels.get((connection.pid, connection.chid)) if connection.nd == ND_LOCAL else None
         if channel is None:
             remote = self.carrier(connection)
             if isinstance(remote, int):
-                done(-remote, b"")
+                answerer.answer(-remote, (), ())
                 return None
-            return remote.submit(connection, parts, reply_len, done, priority)
-        send = _LocalSend(connection, parts, reply_len, done)
-        self._by_channel[channel].add(connection)
-        self._sends.setdefault(connection, set()).add(send)
-        data: Buffer = parts[0] if len(parts) == 1 else b"".join(parts)
-        send.message = self.deliver(channel, connection.info, data, len(data), reply_len, priority, send)
-        return None if send.message.answered else send
+            return remote.relay(connection, data, msglen, reply_len, priority, answerer, descriptors)
+        self._by_channel[channel][connection] = None
+        message = self.deliver(channel, connection.info, data, msglen, reply_len, priority, answerer, descriptors)
+        return message if message.client_waits else None
 
     def deliver(
         self,
@@ -423,10 +530,11 @@ class Kernel:
         reply_len: int,
         priority: int,
         answerer: Answerer,
+        descriptors: Descriptors = (),
     ) -> Message:
         """Hand a message to a channel's handler. Used for local sends and by remotes for what arrived."""
-        message = Message(channel, info, data, msglen, reply_len, priority, answerer)
-        channel.held.add(message)
+        message = Message(channel, info, data, msglen, reply_len, priority, answerer, descriptors)
+        channel.held[message] = None
         channel.handler(message)
         return message
 
@@ -447,30 +555,26 @@ class Kernel:
         connection.closed = True
         self._connections.pop(connection.coid, None)
         channel = self._channels.get((connection.pid, connection.chid)) if connection.nd == ND_LOCAL else None
+        if channel is not None:
+            self._by_channel[channel].pop(connection, None)
+        # The clients are told first: a server that agrees to the unblock must find nobody left to tell EINTR.
+        sends = list(connection.sends)
+        for send in sends:
+            send.answer(-errno.EBADF, (), ())
+        for send in sends:
+            send.unblock()
         if channel is None:
             remote = self.carrier(connection)
             if not isinstance(remote, int):
                 remote.detach(connection)
-            return
-        for send in list(self._sends.pop(connection, ())):
-            if send.message is not None:
-                send.message.unblock()
-        self._by_channel[channel].discard(connection)
-        if channel.on_pulse is not None:
+        elif channel.on_pulse is not None:
             channel.on_pulse(Pulse(PULSE_DISCONNECT, connection.coid, connection.priority, connection.info))
-
-    def local_ended(self, send: _LocalSend) -> None:
-        sends = self._sends.get(send.connection)
-        if sends is not None:
-            sends.discard(send)
-            if not sends:
-                del self._sends[send.connection]
 
     def destroy_channel(self, channel: Channel) -> None:
         if self._channels.pop((channel.pid, channel.chid), None) is None:
             return
         for message in list(channel.held):
-            message.error(errno.ESRCH)
-        for connection in self._by_channel.pop(channel, set()):
+            message.abandon(errno.ESRCH)
+        for connection in list(self._by_channel.pop(channel, ())):
             if connection.on_death is not None:
                 connection.on_death(connection)

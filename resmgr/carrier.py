@@ -1,0 +1,51 @@
+"""What carries messages between two kernels, and the state that both halves of a `resmgr.peer.Peer` share about it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from resmgr.channel import Credentials, Descriptors, Kernel, Nd
+from resmgr.dispatch import Buffer
+
+
+class Carrier(Protocol):
+    """Takes whole messages; see docs/architecture.md. *parts* are borrowed until the message is delivered."""
+
+    def send(self, stream: int, parts: Sequence[Buffer], priority: int) -> None: ...
+
+
+class DescriptorCarrier(Carrier, Protocol):
+    """A carrier within one machine: passes open descriptors along with a message. They are lent until the call returns."""
+
+    def send_descriptors(self, stream: int, parts: Sequence[Buffer], priority: int, descriptors: Descriptors) -> None: ...
+
+
+class Link:
+    """One link to another kernel. The fields are `resmgr.peer.Peer`'s arguments."""
+
+    __slots__ = ("closed", "congested", "credentials", "descriptors", "dropped", "kernel", "nd", "node", "roles", "send", "suspected")
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        carrier: Carrier,
+        nd: Nd,
+        node: str,
+        roles: frozenset[str],
+        credentials: Credentials | None,
+        congested: Callable[[], bool],
+        descriptors: DescriptorCarrier | None,
+    ) -> None:
+        self.kernel = kernel
+        self.send = carrier.send
+        self.nd = nd
+        self.node = node
+        self.roles = roles
+        self.credentials = credentials
+        self.congested = congested
+        self.descriptors = descriptors
+        self.closed = False
+        self.suspected = False
+        self.dropped: Counter[str] = Counter()

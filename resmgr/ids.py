@@ -1,0 +1,28 @@
+"""Well-known numbers of message passing: node, process and channel ids, priorities, system pulses. Imports nothing that costs time."""
+
+from __future__ import annotations
+
+from typing import NewType
+
+Nd = NewType("Nd", int)
+"""Node descriptor: 0 is this node, others are private to this node and name a peer as the network module numbered it."""
+
+ND_LOCAL = Nd(0)
+PID_SYSTEM = 1
+"""The node itself (procnto's place): its channels are the well-known managers."""
+CHID_PATHMGR = 1
+CHID_PROCMGR = 2
+CHID_NAMES = 3
+PRIORITY_DEFAULT = 10
+PRIORITY_MAX = 63
+FIRST_PART_DEFAULT = 16 * 1024
+"""Bytes of a message that travel unasked to a channel in another process or node; QNX sends 8 KB. The rest is pulled by `Message.read`."""
+
+PULSE_UNBLOCK = -32
+"""A client of a server in another process wants out; value is the transaction. In a kernel this is `Message.on_unblock`."""
+PULSE_DISCONNECT = -33
+"""The last connection of a client to this channel is gone (its process, its node or its close)."""
+PULSE_COIDDEATH = -35
+"""The server behind a connection of yours is gone; value is the coid."""
+PULSE_CODE_MAX = 127
+"""User pulses are 0 to 127, as in QNX."""
