@@ -82,11 +82,11 @@ class Run:
         """How many messages each end sent on each stream."""
         self.got: tuple[dict[int, int], dict[int, int]] = ({}, {})
         self.count = 0
-        self.budget = random.choice([20_000, 100_000, 300_000])
+        self.budget = random.choice([50_000, 300_000, 1_000_000])
 
     def send(self, end: int, stream: int) -> None:
         random = self.random
-        size = random.choice([0, 1, 64, 64, 1000, 1400, 5000, 20_000, 100_000])
+        size = random.choice([0, 1, 64, 64, 1000, 1400, 5000, 20_000, 100_000, 400_000])
         if size > self.budget:
             size = 64
         self.budget -= size
@@ -109,7 +109,7 @@ class Run:
         self.got[end][event.stream] = sequence + 1
         body = bytes(event.data[MESSAGE.size :])
         assert body == content(seed, len(body)), "content changed"
-        if self.count < 60 and self.random.random() < 0.7:
+        if self.count < 150 and self.random.random() < 0.8:
             self.send(end, self.random.choice([event.stream, event.stream, self.random.getrandbits(63)]))
 
     def heal(self) -> None:

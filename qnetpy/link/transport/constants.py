@@ -25,8 +25,8 @@ BASE_PAYLOAD: Final = 1200
 """Plaintext that every path must carry (BASE_PLPMTU of RFC 8899 section 5.1.2)."""
 MAX_MESSAGE: Final = 64 << 20
 """Bytes of one message. Each end's receive window holds at least one of these."""
-MESSAGE_COST: Final = 256
-"""Credit that each message costs beside its bytes, so that empty messages cannot fill tables without end."""
+MESSAGE_COST: Final = 1024
+"""Credit that each message costs beside its bytes: about what its records take, so that empty messages cannot fill memory."""
 INITIAL_CREDIT: Final = 1 << 20
 """What may be sent before the peer's first CREDIT."""
 PRIORITY_MAX: Final = 63

@@ -509,12 +509,12 @@ class Transport:
         if self._closed is not None:
             return
         for path in self._paths.values():
-            was_suspect = path.suspect
+            count = path.pto_count
             path.on_timeout(now)
             if path.credit_lost:
                 path.credit_lost = False
                 self._credit_due = True
-            if path.suspect and not was_suspect:
+            if path.suspect and path.pto_count > count:
                 self._rescue(path)
 
     def _rescue(self, path: Path) -> None:
