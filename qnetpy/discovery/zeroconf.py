@@ -357,11 +357,13 @@ class _Responder:
             addresses.append(self.places.ipv6)
         self._zeroconf = AsyncZeroconf(interfaces=chosen, ip_version=_version(self.places))
         library = self._zeroconf.zeroconf
-        # Before the first await: what arrives earlier goes to the library's cache unseen, is sent along as a known answer, and never repeated.
-        library.async_add_listener(_listener(self), None)
         await library.async_wait_for_start()
         for reader in library.engine.readers:
             _confine(reader.transport.get_extra_info("socket"), self.interface.name)
+        # What came before that may be another interface's: forget it, so that it is not sent along as a known answer, but asked for.
+        for known in library.cache.names():
+            library.cache.async_remove_records(list(library.cache.async_entries_with_name(known)))
+        library.async_add_listener(_listener(self), None)
         # The browser is there for its schedule of queries (RFC 6762 section 5.2); what is heard comes through the listener.
         AsyncServiceBrowser(library, SERVICE_TYPE, handlers=[lambda **_: None])
         announce = self._worker.announce
