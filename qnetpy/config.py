@@ -39,7 +39,8 @@ class Driver:
     driver: str = setting("Name of a driver of stack.drivers, an installed entry point, or a dotted path.", "packet")
     options: str = setting("The driver's options, as on the command line: key=value,flag.", "")
     fault: str = setting(
-        "Faults put around the driver, for trials: drop=5%,dup=2%,reorder=5%,corrupt=0.5%,delay=20ms,rate=10M,seed=1. Shown by status.", ""
+        "Faults put around the driver, for trials: drop=5%,dup=2%,reorder=5%,corrupt=0.5%,delay=20ms,rate=10M,apply=tx. Shown by status.",
+        "",
     )
 
 

@@ -62,7 +62,7 @@ def _up(args: argparse.Namespace) -> int:
     from qnetpy.settings import SettingsError
 
     try:
-        plan = topology.read(args.file, args.name)
+        plan = keys.fit(topology.read(args.file, args.name))
     except SettingsError as error:
         raise CommandError(f"up: {error}") from error
     missing = rights.missing(fuse=any(node.spec.boot for node in plan.nodes.values()))

@@ -65,7 +65,7 @@ def enter_user_namespace() -> None:
     """Become root of a new user namespace. With `newuidmap` and a range in /etc/subuid other users exist in it too, else only root."""
     uid, gid = os.geteuid(), os.getegid()
     ranges = [_subordinate("/etc/subuid", uid), _subordinate("/etc/subgid", uid)]
-    helper = all(ranges) and shutil.which("newuidmap") and shutil.which("newgidmap")
+    helper = subordinate_users()
     ready, go = os.pipe()
     mapper = os.fork() if helper else 0
     if helper and mapper == 0:
@@ -85,6 +85,13 @@ def enter_user_namespace() -> None:
     for name, text in (("setgroups", "deny"), ("uid_map", f"0 {uid} 1"), ("gid_map", f"0 {gid} 1")):
         with open(f"/proc/self/{name}", "w") as file:
             file.write(text)
+
+
+def subordinate_users() -> bool:
+    """Whether this ordinary user can have other users in a user namespace: the package uidmap and ranges for it."""
+    uid = os.geteuid()
+    ranges = _subordinate("/etc/subuid", uid) and _subordinate("/etc/subgid", uid)
+    return bool(ranges and shutil.which("newuidmap") and shutil.which("newgidmap"))
 
 
 def _subordinate(path: str, uid: int) -> tuple[str, str] | None:

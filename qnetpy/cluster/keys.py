@@ -2,17 +2,37 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 
+import attrs
+
 from qnetpy import settings
+from qnetpy.cluster import guardian
 from qnetpy.cluster.topology import Plan, node_config
+from qnetpy.config import ETHERTYPE_DEFAULT, UserRule
 from qnetpy.identity.authority import NODE_VALIDITY, Authority, issue_identity, make_authority
 from qnetpy.identity.store import save_identity
 
 DAY = 86400.0
 AGE = 30 * DAY
 """How long ago the roots were made, so that certificates can have expired since."""
+ETHERTYPE = ETHERTYPE_DEFAULT
+
+
+def fit(plan: Plan) -> Plan:
+    """*plan* as it can be here: in a user namespace that has root only there is nobody else, so root of one node stays root on the others,
+    and the topology's users are left out. Unchanged for root, and where newuidmap gives an ordinary user more users."""
+    if os.geteuid() == 0 or guardian.subordinate_users():
+        return plan
+    nodes = {}
+    for name, node in plan.nodes.items():
+        own = node.spec.config
+        users = (UserRule(root="root"),) if own.access.users == (UserRule(),) else own.access.users
+        config = attrs.evolve(own, access=attrs.evolve(own.access, users=users))
+        nodes[name] = attrs.evolve(node, spec=attrs.evolve(node.spec, config=config))
+    return attrs.evolve(plan, nodes=nodes, topology=attrs.evolve(plan.topology, users=()))
 
 
 def make(plan: Plan, folder: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import subprocess
@@ -32,19 +31,12 @@ def outside(pids: list[int]) -> list[str]:
 
 
 def everybody(cluster: kit.Cluster) -> list[int]:
-    """Pids, as this machine numbers them, of all processes of a cluster: those that hold its nodes' namespaces, and the supervisor."""
+    """All processes of a cluster, the supervisor and the inits among them."""
     status = cluster.status()
     supervisor, nodes = status["pid"], status["nodes"]
-    assert isinstance(supervisor, int)
     assert isinstance(nodes, dict)
-    inits = [node["pid"] for node in nodes.values() if node["pid"]]
-    spaces = {os.readlink(f"/proc/{pid}/ns/net") for pid in [supervisor, *inits]}
-    found = []
-    for entry in os.listdir("/proc"):
-        with contextlib.suppress(OSError):
-            if entry.isdigit() and os.readlink(f"/proc/{entry}/ns/net") in spaces:
-                found.append(int(entry))
-    assert set(found) >= {supervisor, *inits}
+    found = cluster.processes()
+    assert set(found) >= {supervisor, *(node["pid"] for node in nodes.values())}
     return found
 
 
