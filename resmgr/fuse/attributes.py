@@ -123,10 +123,7 @@ def _looked_at(request: Request, status: int, reply: Buffer) -> None:
     if status < 0:
         core.failed(request, status)
         return
-    entry = core.entry(request, reply)
-    if entry is None:
-        return
-    found, attr = entry
+    found, attr = core.entry(request, reply)
     node = request.node
     if found.handle:
         core.handles.close_later(found.connection, found.handle)
@@ -161,7 +158,7 @@ def setattr_(core: Core, request: Request, view: memoryview) -> None:
     if file is not None:
         core.on_file(request, file, (REQUEST.pack(_SETATTR, 0, 0, file.ocb) + fixed,), ATTR.size, _set)
     else:
-        core.on_leaf(request, node, Connect.SETATTR, 0, fixed, ATTR.size, _set)
+        core.on_leaf(request, node, Connect.SETATTR, 0, fixed, ENTRY_MAX, _set)
 
 
 def _set(request: Request, status: int, reply: Buffer) -> None:
@@ -189,9 +186,9 @@ def access(core: Core, request: Request, view: memoryview) -> None:
     node = request.node
     fixed = ACCESS.pack(mask)
     if node.directory:
-        core.on_base(request, node, CONNECT, Connect.ACCESS, 0, fixed, b"", 0, done)
+        core.on_base(request, node, CONNECT, Connect.ACCESS, 0, fixed, b"", ENTRY_MAX, done)
     else:
-        core.on_leaf(request, node, Connect.ACCESS, 0, fixed, 0, done)
+        core.on_leaf(request, node, Connect.ACCESS, 0, fixed, ENTRY_MAX, done)
 
 
 def done(request: Request, status: int, reply: Buffer) -> None:
@@ -205,9 +202,9 @@ def done(request: Request, status: int, reply: Buffer) -> None:
 def statfs(core: Core, request: Request, view: memoryview) -> None:
     node = request.node
     if node.directory:
-        core.on_base(request, node, Io.STATFS, 0, 0, b"", b"", STATFS.size, _statfs)
+        core.on_base(request, node, Io.STATFS, 0, 0, b"", b"", ENTRY_MAX, _statfs)
     else:
-        core.on_leaf(request, node, Connect.STATFS, 0, b"", STATFS.size, _statfs)
+        core.on_leaf(request, node, Connect.STATFS, 0, b"", ENTRY_MAX, _statfs)
 
 
 def _statfs(request: Request, status: int, reply: Buffer) -> None:

@@ -33,7 +33,7 @@ from resmgr.fuse.options import FuseOptions
 from resmgr.fuse.request import Outstanding, Request, Step, told
 from resmgr.fuse.servers import Resolver, Servers, User
 from resmgr.fuse.walk import CONNECT, ENTRY_MAX, HOPS_MAX, RETRIES_MAX, walk
-from resmgr.iomsg import ATTR, ENTRY, PATH_MAX, REDIRECT, REQUEST, Connect, Target
+from resmgr.iomsg import ATTR, ENTRY, PATH_MAX, REDIRECT, REQUEST, SYMLINK, Connect, Target
 
 if TYPE_CHECKING:
     from resmgr.fuse.directory import Directory
@@ -194,7 +194,6 @@ class Core:
                 return
             handle = held
         request.connection = connection
-        request.handle = handle
         message = REQUEST.pack(request.kind, request.subtype, request.flags, handle) + request.fixed + request.path
         pending = connection.submit((message,), request.reply_len, request.done)
         if pending is not None:
@@ -205,7 +204,7 @@ class Core:
         parent = node.parent
         if node.via is not None:
             connection = self.servers.connect(node.server, request.user)
-            self.direct(request, connection, node.via, subtype, flags, fixed, reply_len, step)
+            self.direct(request, connection, node.via, subtype, flags, fixed, b"", reply_len, step)
         elif parent is None:
             self.on_base(request, node, CONNECT, subtype, flags, fixed, b"", reply_len, step)
         elif not node.named:
@@ -221,21 +220,22 @@ class Core:
         subtype: int,
         flags: int,
         fixed: bytes,
+        tail: bytes,
         reply_len: int,
         step: Step,
     ) -> None:
-        """Send a connect message with a base handle and path that a redirect gave."""
+        """Send a connect message with a base handle and path that a redirect gave; *tail* follows the path."""
         request.base = None
         request.via = via
         request.kind = CONNECT
         request.subtype = subtype
         request.flags = flags
         request.fixed = fixed
-        request.path = via[1]
+        request.path = via[1] + tail
         request.reply_len = reply_len
         request.step = step
         request.connection = connection
-        message = REQUEST.pack(CONNECT, subtype, flags, via[0]) + fixed + via[1]
+        message = REQUEST.pack(CONNECT, subtype, flags, via[0]) + fixed + request.path
         pending = connection.submit((message,), reply_len, request.done)
         if pending is not None:
             request.pending = pending
@@ -277,31 +277,42 @@ class Core:
             raise BadMessage("entry's data has another length than it says")
         return Found(connection, server, handle, ocb, attr, memoryview(reply)[_ENTRY_ATTR_SIZE:] if length else b"")
 
-    def entry(self, request: Request, reply: Buffer) -> tuple[Found, AttrTuple] | None:
-        """The entry that answers *request*'s message; None when it was a redirect, which is followed (or refused, and answered)."""
+    def entry(self, request: Request, reply: Buffer) -> tuple[Found, AttrTuple]:
+        """The entry that answers *request*'s message."""
         found = self.parse_entry(request.connection, request.user, reply)
-        attr = found.attr
-        if attr is not None:
-            return found, attr
+        if found.attr is None:
+            raise BadMessage("redirect without its status")
+        return found, found.attr
+
+    def redirected(self, request: Request, reply: Buffer) -> None:
+        """The name belongs to another server: the same message goes there, with what of the path is left."""
+        found = self.parse_entry(request.connection, request.user, reply)
         request.hops += 1
-        if request.hops > HOPS_MAX or len(found.data) > PATH_MAX:
+        if found.attr is not None:
+            raise BadMessage("redirect with attributes")
+        rest = bytes(found.data)
+        if request.hops > HOPS_MAX or len(rest) > PATH_MAX:
             self.drops["redirect_loop"] += 1
             self.error(request, errno.ELOOP)
-        elif request.subtype not in (Connect.LOOKUP, Connect.OPEN):
-            # The name is another server's root: nothing can be made in its place.
-            self.error(request, errno.EEXIST)
+        elif request.subtype in (Connect.RENAME, Connect.LINK):
+            # Two names that do not lie on one server.
+            self.error(request, errno.EXDEV)
         else:
+            fixed, tail = request.fixed, b""
+            if request.subtype == Connect.SYMLINK:
+                tail = request.path[len(request.name) :]
+                fixed = SYMLINK.pack(len(rest))
             self.direct(
                 request,
                 found.connection,
-                (found.handle, bytes(found.data)),
+                (found.handle, rest),
                 request.subtype,
                 request.flags,
-                request.fixed,
+                fixed,
+                tail,
                 request.reply_len,
                 request.step,
             )
-        return None
 
     def enter(self, request: Request, parent: Node, name: bytes, found: Found, attr: AttrTuple) -> Node:
         """The node for a parsed entry. A directory keeps the base handle; any other is closed."""

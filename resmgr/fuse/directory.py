@@ -1,8 +1,8 @@
 """Reading directories: OPENDIR, READDIR, READDIRPLUS, RELEASEDIR, FSYNCDIR.
 
-OPENDIR asks for the first entries at once, so the right to read is checked where open(2) expects it, and the first READDIR is answered
-without the server; while a chunk is handed to the kernel the next one is under way. Entries are read through the directory's base handle,
-which is not closed while somebody reads with it. `.` and `..` are made here.
+OPENDIR is an OPEN whose reply may bring the first entries, as that of a file brings its first bytes (what a READDIR with READDIR_ATTRS
+from cookie 0 gives); from a server that sends none they are fetched while the kernel takes the answer. While a chunk is handed to the
+kernel the next one is under way. `.` and `..` are made here.
 
 Positions told to the kernel are counters within one open directory (0 `.`, 1 `..`, then the server's entries in the order they came); the
 server's cookie of each is kept, so that seekdir(3) and telldir(3) work for any cookies a manager may use.
@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 import struct
 from array import array
+from os import O_DIRECTORY
 from typing import NamedTuple
 
 from resmgr.channel import Connection
@@ -20,11 +21,11 @@ from resmgr.dispatch import Buffer
 from resmgr.errors import BadMessage
 from resmgr.fuse import formats
 from resmgr.fuse.attributes import done
-from resmgr.fuse.core import Core
+from resmgr.fuse.core import CONNECT, ENTRY_MAX, Core
 from resmgr.fuse.formats import BODY, AttrTuple
-from resmgr.fuse.inode import Node
+from resmgr.fuse.inode import Node, same_type
 from resmgr.fuse.request import Request
-from resmgr.iomsg import ATTR, DIRENT, NAME_MAX, READDIR, READDIR_ATTRS, REQUEST, SYNC_DATA_ONLY, Io
+from resmgr.iomsg import ATTR, DIRENT, NAME_MAX, OPEN, READDIR, READDIR_ATTRS, REQUEST, SYNC_DATA_ONLY, Connect, Io
 
 CHUNK_FIRST = 32 * 1024
 CHUNK = 256 * 1024
@@ -48,13 +49,13 @@ class Item(NamedTuple):
 class Directory:
     """An open directory: the chunk of entries at hand, the cookies of all that passed, and a fetch that may be under way."""
 
-    __slots__ = ("connection", "cookies", "end", "fetching", "fh", "handle", "items", "node", "start", "waiting", "with_attrs")
+    __slots__ = ("connection", "cookies", "end", "fetching", "fh", "items", "node", "ocb", "start", "waiting", "with_attrs")
 
-    def __init__(self, fh: int, node: Node, connection: Connection, handle: int) -> None:
+    def __init__(self, fh: int, node: Node, connection: Connection, ocb: int) -> None:
         self.fh = fh
         self.node = node
         self.connection = connection
-        self.handle = handle
+        self.ocb = ocb
         self.items: list[Item] = []
         self.start = 0
         """Index of items[0]; the server's entries count from 0."""
@@ -70,8 +71,8 @@ class Directory:
 
 
 def opendir(core: Core, request: Request, view: memoryview) -> None:
-    fixed = READDIR.pack(0, CHUNK_FIRST)
-    core.on_base(request, request.node, _READDIR, 0, READDIR_ATTRS, fixed, b"", CHUNK_FIRST, _opened)
+    fixed = OPEN.pack(0, 0, CHUNK_FIRST)
+    core.on_base(request, request.node, CONNECT, Connect.OPEN, O_DIRECTORY, fixed, b"", ENTRY_MAX + CHUNK_FIRST, _opened)
 
 
 def _opened(request: Request, status: int, reply: Buffer) -> None:
@@ -79,12 +80,19 @@ def _opened(request: Request, status: int, reply: Buffer) -> None:
     if status < 0:
         core.failed(request, status)
         return
-    cookies, items = parse_entries(reply, True)
-    connection = request.connection
-    directory = Directory(core.new_fh(), node, connection, request.handle)
+    found, attr = core.entry(request, reply)
+    if found.handle:
+        core.handles.keep(node, found.connection, found.handle)
+    if node.parent is not None and (attr[0] != node.ino or not same_type(node, attr)):
+        core.handles.close_now(found.connection, found.ocb)
+        core.error(request, errno.ESTALE)
+        return
+    directory = Directory(core.new_fh(), node, found.connection, found.ocb)
     core.directories[directory.fh] = directory
-    core.handles.pin(connection, directory.handle)
-    _arrived(directory, 0, True, cookies, items)
+    if len(found.data):
+        _arrived(directory, 0, True, *parse_entries(found.data, True))
+    else:
+        _fetch(core, directory, 0, True)
     core.answer(request, formats.OPEN_REPLY.pack(32, 0, request.unique, directory.fh, 0))
 
 
@@ -171,7 +179,7 @@ def _fetch(core: Core, directory: Directory, index: int, with_attrs: bool) -> No
     cookie = directory.cookies[index - 1] if index else 0
     directory.fetching = index
     flags = READDIR_ATTRS if with_attrs else 0
-    message = REQUEST.pack(_READDIR, 0, flags, directory.handle) + READDIR.pack(cookie, CHUNK)
+    message = REQUEST.pack(_READDIR, 0, flags, directory.ocb) + READDIR.pack(cookie, CHUNK)
 
     def came(status: int, reply: Buffer) -> None:
         directory.fetching = -1
@@ -256,13 +264,20 @@ def releasedir(core: Core, request: Request, view: memoryview) -> None:
     if directory is None:
         core.drops["unknown_file"] += 1
     else:
-        core.handles.unpin(directory.connection, directory.handle)
+        core.handles.close_now(directory.connection, directory.ocb)
 
 
 def fsyncdir(core: Core, request: Request, view: memoryview) -> None:
-    _, flags = formats.FSYNC_IN.parse(view, BODY)
+    fh, flags = formats.FSYNC_IN.parse(view, BODY)
+    directory = core.directories.get(fh)
+    if directory is None:
+        core.error(request, errno.EBADF)
+        return
     how = SYNC_DATA_ONLY if flags & formats.FSYNC_DATA else 0
-    core.on_base(request, request.node, Io.SYNC, 0, how, b"", b"", 0, _synced)
+    request.step = _synced
+    pending = directory.connection.submit((REQUEST.pack(Io.SYNC, 0, how, directory.ocb),), 0, request.file_done)
+    if pending is not None:
+        request.pending = pending
 
 
 def _synced(request: Request, status: int, reply: Buffer) -> None:

@@ -73,10 +73,7 @@ def _created(request: Request, status: int, reply: Buffer) -> None:
         # A symbolic link appeared under the name: the kernel has to look again.
         core.failed(request, -errno.ESTALE if status == -errno.ELOOP else status)
         return
-    entry = core.entry(request, reply)
-    if entry is None:
-        return
-    found, attr = entry
+    found, attr = core.entry(request, reply)
     node = core.enter(request, request.node, request.name, found, attr)
     node.pages = node.version()
     file = core.add_file(node, found.connection, found.ocb, request.extra)
@@ -103,10 +100,7 @@ def _opened(request: Request, status: int, reply: Buffer) -> None:
     if status < 0:
         core.failed(request, status)
         return
-    entry = core.entry(request, reply)
-    if entry is None:
-        return
-    found, attr = entry
+    found, attr = core.entry(request, reply)
     if found.handle:
         core.handles.close_later(found.connection, found.handle)
     if not _is_still(core, node, found, attr):
@@ -231,7 +225,9 @@ def write(core: Core, request: Request, view: memoryview) -> None:
 
     def written(request: Request, status: int, reply: Buffer) -> None:
         core.held_bytes -= size
-        let_go()
+        if status != -errno.EINTR:
+            # After an unblock the server may still be busy with the data: then the buffer is left to it.
+            let_go()
         node.pages = None
         node.told = None
         node.fresh = False
@@ -248,7 +244,14 @@ def write(core: Core, request: Request, view: memoryview) -> None:
             for call in waiting:
                 call()
 
-    core.on_file(request, file, (_WRITE_MESSAGE.pack(_WRITE, 0, 0, file.ocb, offset, size), data), 0, written)
+    if view.readonly:
+        message: tuple[Buffer, ...] = (_WRITE_MESSAGE.pack(_WRITE, 0, 0, file.ocb, offset, size), data)
+    else:
+        # The message's head overwrites the request's, right in front of the data: one part, nothing is joined.
+        start = _WRITE_DATA - _WRITE_MESSAGE.size
+        _WRITE_MESSAGE.pack_into(view, start, _WRITE, 0, 0, file.ocb, offset, size)
+        message = (view[start:],)
+    core.on_file(request, file, message, 0, written)
 
 
 def flush(core: Core, request: Request, view: memoryview) -> None:

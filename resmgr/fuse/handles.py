@@ -27,8 +27,6 @@ class Handles:
         self._limit = limit
         self._drops = drops
         self._kept: dict[tuple[Node, Connection], None] = {}
-        self._pins: Counter[tuple[Connection, int]] = Counter()
-        self._close_when_unpinned: set[tuple[Connection, int]] = set()
         self._aged: list[tuple[Connection, int]] = []
         self._young: list[tuple[Connection, int]] = []
         self._at_once: list[tuple[Connection, int]] = []
@@ -64,25 +62,9 @@ class Handles:
         for connection in list(node.handles):
             self.drop(node, connection)
 
-    def pin(self, connection: Connection, handle: int) -> None:
-        """An open directory uses *handle*: it is not closed before `unpin`."""
-        self._pins[connection, handle] += 1
-
-    def unpin(self, connection: Connection, handle: int) -> None:
-        pinned = (connection, handle)
-        self._pins[pinned] -= 1
-        if self._pins[pinned] <= 0:
-            del self._pins[pinned]
-            if pinned in self._close_when_unpinned:
-                self._close_when_unpinned.discard(pinned)
-                self.close_later(connection, handle)
-
     def close_later(self, connection: Connection, handle: int) -> None:
         """Close a handle that messages under way may still use."""
         if connection.closed:
-            return
-        if (connection, handle) in self._pins:
-            self._close_when_unpinned.add((connection, handle))
             return
         self._young.append((connection, handle))
         if self._timer is None:
@@ -97,9 +79,7 @@ class Handles:
     def _period(self) -> None:
         self._timer = None
         due, self._aged, self._young = self._aged, self._young, []
-        pinned = [item for item in due if item in self._pins]
-        self._close_when_unpinned.update(pinned)
-        self._send([item for item in due if item not in self._close_when_unpinned] if pinned else due)
+        self._send(due)
         if self._aged:
             self._timer = self._dispatch.call_at(self._dispatch.now() + CLOSE_PERIOD, self._period)
 

@@ -11,7 +11,7 @@ from resmgr.fuse.core import CONNECT, ENTRY_MAX, Core
 from resmgr.fuse.formats import BODY, device_64, names_at, strings_at
 from resmgr.fuse.inode import Node
 from resmgr.fuse.request import Request, Step
-from resmgr.iomsg import MAKE, PATH_MAX, RENAME, SYMLINK, Connect
+from resmgr.iomsg import MAKE, RENAME, SYMLINK, Connect
 
 NO_FIELDS = (0,) * 16
 RENAME_EXCHANGE = 2
@@ -39,9 +39,7 @@ def _entered(request: Request, status: int, reply: Buffer) -> None:
     if status < 0:
         core.failed(request, status)
         return
-    entry = core.entry(request, reply)
-    if entry is not None:
-        core.answer_entry(request, core.enter(request, request.node, request.name, *entry))
+    core.answer_entry(request, core.enter(request, request.node, request.name, *core.entry(request, reply)))
 
 
 def _forget_name(core: Core, parent: Node, name: bytes) -> None:
@@ -85,12 +83,10 @@ def link(core: Core, request: Request, view: memoryview) -> None:
         if status < 0:
             core.failed(request, status)
             return
-        entry = core.entry(request, reply)
-        if entry is not None:
-            found, attr = entry
-            if attr[0] == old.ino and found.server is old.server:
-                core.nodes.add_name(old, directory, request.name)
-            core.answer_entry(request, core.enter(request, directory, request.name, found, attr))
+        found, attr = core.entry(request, reply)
+        if attr[0] == old.ino and found.server is old.server:
+            core.nodes.add_name(old, directory, request.name)
+        core.answer_entry(request, core.enter(request, directory, request.name, found, attr))
 
     _two_directories(core, request, Connect.LINK, 0, (old.parent, old.name), (directory, request.name), ENTRY_MAX, linked)
 
@@ -119,7 +115,7 @@ def _rename(core: Core, request: Request, view: memoryview, new_id: int, flags: 
             core.nodes.rename(old_dir, old_name, new_dir, new_name, bool(flags & RENAME_EXCHANGE))
             core.error(request, 0)
 
-    _two_directories(core, request, Connect.RENAME, flags, (old_dir, old_name), (new_dir, new_name), 0, renamed)
+    _two_directories(core, request, Connect.RENAME, flags, (old_dir, old_name), (new_dir, new_name), ENTRY_MAX, renamed)
 
 
 def _two_directories(
@@ -150,12 +146,12 @@ def _two_directories(
 
 def unlink(core: Core, request: Request, view: memoryview) -> None:
     (request.name,) = names_at(view, BODY, 1)
-    core.on_base(request, request.node, CONNECT, Connect.UNLINK, 0, b"", request.name, 0, _removed)
+    core.on_base(request, request.node, CONNECT, Connect.UNLINK, 0, b"", request.name, ENTRY_MAX, _removed)
 
 
 def rmdir(core: Core, request: Request, view: memoryview) -> None:
     (request.name,) = names_at(view, BODY, 1)
-    core.on_base(request, request.node, CONNECT, Connect.RMDIR, 0, b"", request.name, 0, _removed)
+    core.on_base(request, request.node, CONNECT, Connect.RMDIR, 0, b"", request.name, ENTRY_MAX, _removed)
 
 
 def _removed(request: Request, status: int, reply: Buffer) -> None:
@@ -168,7 +164,7 @@ def _removed(request: Request, status: int, reply: Buffer) -> None:
 
 
 def readlink(core: Core, request: Request, view: memoryview) -> None:
-    core.on_leaf(request, request.node, Connect.READLINK, 0, b"", PATH_MAX, _read_link)
+    core.on_leaf(request, request.node, Connect.READLINK, 0, b"", ENTRY_MAX, _read_link)
 
 
 def _read_link(request: Request, status: int, reply: Buffer) -> None:

@@ -12,6 +12,7 @@ from resmgr.channel import Connection, Pending
 from resmgr.dispatch import Buffer
 from resmgr.errors import BadMessage
 from resmgr.fuse.inode import Node
+from resmgr.iomsg import STATUS_REDIRECT, Io
 
 if TYPE_CHECKING:
     from resmgr.fuse.core import Core
@@ -54,7 +55,6 @@ class Request:
         "extra",
         "fixed",
         "flags",
-        "handle",
         "hops",
         "interrupted",
         "kind",
@@ -100,8 +100,6 @@ class Request:
         self.again: Callable[[], None] | None = None
         """Begins the operation anew after a walk; None: the same message is sent again."""
         self.connection: Connection
-        self.handle = 0
-        """The base handle that the message carries."""
         self.kind = 0
         self.subtype = 0
         self.flags = 0
@@ -120,7 +118,10 @@ class Request:
             core.stale(self, status)
         else:
             try:
-                self.step(self, status, reply)
+                if status == STATUS_REDIRECT and self.kind == Io.CONNECT:
+                    core.redirected(self, reply)
+                else:
+                    self.step(self, status, reply)
             except BadMessage:
                 core.bad_reply(self)
 

@@ -1,0 +1,653 @@
+"""A file system in memory, as a resource manager: every message of `resmgr.iomsg` that a file system answers, with faults on demand.
+
+For tests of what uses managers (the FUSE front end, transports, the simulator): deterministic, needs no right and no disk, and can be
+made to be late, to fail, or to hang. It does what hostfs does where a program can see it, with these differences: no device or FIFO can
+be opened, OPEN of a directory brings its first entries when a prefetch is asked for, and a change value is a counter, so that every
+change differs.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Iterator
+from stat import S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, S_ISDIR, S_ISREG
+
+import attrs
+
+from resmgr.channel import PID_SYSTEM, Credentials, Kernel, Message
+from resmgr.dispatch import Buffer
+from resmgr.iofunc.handle import Client, Handle
+from resmgr.iofunc.manager import Manager
+from resmgr.iomsg import (
+    NAME_MAX,
+    OFFSET_APPEND,
+    READDIR_ATTRS,
+    SET_ATIME,
+    SET_ATIME_NOW,
+    SET_GID,
+    SET_MODE,
+    SET_MTIME,
+    SET_MTIME_NOW,
+    SET_SIZE,
+    SET_UID,
+    WANT_HANDLE,
+    Attr,
+    Connect,
+    DirEntry,
+    Entry,
+    Io,
+    StatFs,
+    Target,
+    pack_dirent,
+)
+from resmgr.iorequest import (
+    HEAD,
+    WRITE_HEAD,
+    ConnectRequest,
+    SetAttr,
+    parse_read,
+    parse_readdir,
+    parse_space,
+    parse_write,
+)
+
+MAY_READ, MAY_WRITE, MAY_SEARCH = 4, 2, 1
+RENAME_NOREPLACE = 1
+RENAME_EXCHANGE = 2
+FALLOC_KEEP_SIZE = 1
+FALLOC_PUNCH_HOLE = 2
+BLOCK = 4096
+CAPACITY_BLOCKS = 1 << 20
+"""What statfs says; nothing is enforced."""
+
+
+@attrs.define(eq=False)
+class Inode:
+    """One object. `entries` of a directory: name -> (object, cookie), in the order of the cookies."""
+
+    ino: int
+    mode: int
+    uid: int
+    gid: int
+    nlink: int
+    rdev: int = 0
+    atime: int = 0
+    mtime: int = 0
+    ctime: int = 0
+    change: int = 0
+    data: bytearray = attrs.Factory(bytearray)
+    entries: dict[bytes, tuple[Inode, int]] = attrs.Factory(dict)
+    parent: Inode | None = None
+
+
+@attrs.define
+class Fault:
+    """What goes wrong with messages. *operation* is the lower-case name of a connect subtype or I/O type ("lookup", "read"), or "*";
+    *name*, if not None, the last component of the path or the name by which the handle was obtained.
+
+    *code*: answer with this errno. *delay*: seconds until it is handled (or answered with *code*). *hang*: never handled; the client's
+    unblock ends it with EINTR, unless *deaf*. *times*: how many messages it hits, None: all until it is removed.
+    """
+
+    operation: str
+    name: bytes | None = None
+    code: int = 0
+    delay: float = 0.0
+    hang: bool = False
+    deaf: bool = False
+    times: int | None = None
+    hits: int = 0
+
+
+class MemHandle(Handle):
+    """A base handle (*flags* None) or an open control block."""
+
+    __slots__ = ("flags", "inode", "name")
+
+    def __init__(self, inode: Inode, name: bytes, flags: int | None = None) -> None:
+        super().__init__()
+        self.inode = inode
+        self.name = name
+        self.flags = flags
+
+
+class MemFs:
+    """Serve a new, empty file system on a channel of *kernel*; `target` is its address on this node.
+
+    `faults` may be changed at any time; `requests` counts messages by operation. With *check* the mode bits count, as for a local file
+    system.
+    """
+
+    def __init__(self, kernel: Kernel, *, pid: int = PID_SYSTEM, chid: int | None = None, check: bool = True) -> None:
+        self.faults: list[Fault] = []
+        self.requests: dict[str, int] = {}
+        self.hanging: list[Message] = []
+        self.check = check
+        self._dispatch = kernel.dispatch
+        self._next_ino = 1
+        self._next_cookie = 1
+        self._change = 0
+        connect = {
+            Connect.LOOKUP: self._lookup,
+            Connect.OPEN: self._open,
+            Connect.UNLINK: self._unlink,
+            Connect.RMDIR: self._rmdir,
+            Connect.RENAME: self._rename,
+            Connect.MKDIR: self._mkdir,
+            Connect.MKNOD: self._mknod,
+            Connect.LINK: self._link,
+            Connect.SYMLINK: self._symlink,
+            Connect.READLINK: self._readlink,
+            Connect.SETATTR: self._setattr_path,
+            Connect.ACCESS: self._access,
+            Connect.STATFS: self._statfs_path,
+        }
+        io = {
+            Io.READ: self._read,
+            Io.WRITE: self._write,
+            Io.STAT: self._stat,
+            Io.READDIR: self._readdir,
+            Io.SETATTR: self._setattr,
+            Io.STATFS: self._statfs,
+            Io.SYNC: self._sync,
+            Io.SPACE: self._space,
+        }
+        self.root = self._new(S_IFDIR | 0o777, Credentials(0, 0))
+        self.root.nlink = 2
+        self.root.parent = self.root
+        self.manager: Manager[Client] = Manager(
+            kernel,
+            name="memfs",
+            make_client=Client,
+            connect={subtype: self._connect_gate(subtype.name.lower(), handler) for subtype, handler in connect.items()},
+            io={kind: self._io_gate(kind.name.lower(), handler) for kind, handler in io.items()},
+            pid=pid,
+            chid=chid,
+        )
+        self.target = Target(0, pid, self.manager.channel.chid)
+
+    # ---- for the test: what is in it, without messages
+
+    def find(self, path: bytes) -> Inode:
+        """The object at *path* from the root. KeyError if there is none."""
+        inode = self.root
+        for name in path.split(b"/"):
+            if name:
+                inode = inode.entries[name][0]
+        return inode
+
+    def add(self, path: bytes, data: bytes = b"", mode: int = S_IFREG | 0o644, uid: int = 0) -> Inode:
+        """Put an object there (directories on the way are made), or change its data, as if somebody else did it."""
+        inode = self.root
+        *above, last = [name for name in path.split(b"/") if name]
+        for name in above:
+            if name not in inode.entries:
+                self._enter(inode, name, self._new(S_IFDIR | 0o755, Credentials(0, 0)))
+            inode = inode.entries[name][0]
+        if last in inode.entries:
+            found = inode.entries[last][0]
+        else:
+            found = self._new(mode, Credentials(uid, uid))
+            self._enter(inode, last, found)
+        found.data[:] = data
+        self._touch(found, data=True)
+        return found
+
+    def remove(self, path: bytes) -> None:
+        """Take the name away, whatever it is, as if somebody else did it."""
+        above, _, last = path.rpartition(b"/")
+        self._drop(self.find(above), last)
+
+    def destroy(self) -> None:
+        """The server is gone: its clients get ESRCH and EBADF."""
+        self.manager.destroy()
+
+    # ---- faults
+
+    def _connect_gate(
+        self, operation: str, handler: Callable[[Message, Client, ConnectRequest, MemHandle | None], None]
+    ) -> Callable[[Message, Client, ConnectRequest, Handle | None], None]:
+        def gate(message: Message, client: Client, request: ConnectRequest, base: Handle | None) -> None:
+            memory = base if isinstance(base, MemHandle) else None
+            self._admit(message, operation, request.path.rpartition(b"/")[2], lambda: handler(message, client, request, memory))
+
+        return gate
+
+    def _io_gate(
+        self, operation: str, handler: Callable[[Message, Client, MemHandle, int], None]
+    ) -> Callable[[Message, Client, Handle, int], None]:
+        def gate(message: Message, client: Client, handle: Handle, flags: int) -> None:
+            assert isinstance(handle, MemHandle)
+            self._admit(message, operation, handle.name, lambda: handler(message, client, handle, flags))
+
+        return gate
+
+    def _admit(self, message: Message, operation: str, name: bytes, go_on: Callable[[], None]) -> None:
+        self.requests[operation] = self.requests.get(operation, 0) + 1
+        for fault in self.faults:
+            if fault.operation in ("*", operation) and fault.name in (None, name):
+                self._suffer(message, fault, go_on)
+                return
+        go_on()
+
+    def _suffer(self, message: Message, fault: Fault, go_on: Callable[[], None]) -> None:
+        fault.hits += 1
+        if fault.times is not None and fault.hits >= fault.times:
+            self.faults.remove(fault)
+        if fault.hang:
+            self.hanging.append(message)
+            message.on_unblock = (lambda: None) if fault.deaf else (lambda: self._unblock(message))
+        elif fault.delay:
+            self._dispatch.call_at(self._dispatch.now() + fault.delay, lambda: self._late(message, fault.code, go_on))
+        elif fault.code:
+            message.error(fault.code)
+        else:
+            go_on()
+
+    def _unblock(self, message: Message) -> None:
+        if not message.answered:
+            self.hanging.remove(message)
+            message.error(errno.EINTR)
+
+    def _late(self, message: Message, code: int, go_on: Callable[[], None]) -> None:
+        if message.answered:
+            return
+        if code:
+            message.error(code)
+            return
+        try:
+            go_on()
+        except Exception as error:
+            self.manager.failed(message, error)
+
+    # ---- objects
+
+    def _now(self) -> int:
+        return int(self._dispatch.wall() * 1e9)
+
+    def _touch(self, inode: Inode, *, data: bool = False) -> None:
+        self._change += 1
+        inode.change = self._change
+        inode.ctime = self._now()
+        if data:
+            inode.mtime = inode.ctime
+
+    def _new(self, mode: int, who: Credentials, rdev: int = 0) -> Inode:
+        inode = Inode(self._next_ino, mode, who.uid, who.gid, 0, rdev)
+        self._next_ino += 1
+        self._touch(inode, data=True)
+        inode.atime = inode.ctime
+        return inode
+
+    def _enter(self, directory: Inode, name: bytes, inode: Inode) -> None:
+        directory.entries[name] = (inode, self._next_cookie)
+        self._next_cookie += 1
+        inode.nlink += 1
+        if S_ISDIR(inode.mode):
+            inode.nlink = 2
+            inode.parent = directory
+            directory.nlink += 1
+        self._touch(directory, data=True)
+        self._touch(inode)
+
+    def _drop(self, directory: Inode, name: bytes) -> None:
+        inode, _ = directory.entries.pop(name)
+        inode.nlink -= 1
+        if S_ISDIR(inode.mode):
+            inode.nlink = 0
+            directory.nlink -= 1
+        self._touch(directory, data=True)
+        self._touch(inode)
+
+    def attr(self, inode: Inode) -> Attr:
+        """What stat tells of it."""
+        size = len(inode.data) if not S_ISDIR(inode.mode) else BLOCK
+        return Attr(
+            inode.ino,
+            inode.mode,
+            inode.nlink,
+            inode.uid,
+            inode.gid,
+            inode.rdev,
+            size,
+            (size + 511) // 512,
+            BLOCK,
+            inode.atime,
+            inode.mtime,
+            inode.ctime,
+            inode.change,
+        )
+
+    def _may(self, inode: Inode, message: Message, mask: int) -> None:
+        who = message.info.credentials
+        if not self.check or who.uid == 0:
+            return
+        if who.uid == inode.uid:
+            bits = inode.mode >> 6
+        elif inode.gid == who.gid or inode.gid in who.groups:
+            bits = inode.mode >> 3
+        else:
+            bits = inode.mode
+        if mask & ~bits & 7:
+            raise PermissionError(errno.EACCES, "mode")
+
+    def _walk(self, message: Message, base: MemHandle | None, path: bytes) -> tuple[Inode, bytes, Inode | None]:
+        """(directory, last name, object or None) of a path; for an empty path the base itself under the name b"" ."""
+        inode = self.root if base is None else base.inode
+        if not path:
+            return inode, b"", inode
+        *above, last = path.split(b"/")
+        for name in (*above, None):
+            if not S_ISDIR(inode.mode):
+                raise NotADirectoryError(errno.ENOTDIR, "component")
+            self._may(inode, message, MAY_SEARCH)
+            if inode.nlink == 0:
+                raise FileNotFoundError(errno.ENOENT, "directory was removed")
+            if name is not None:
+                if name not in inode.entries:
+                    raise FileNotFoundError(errno.ENOENT, "component")
+                inode = inode.entries[name][0]
+        found = inode.entries.get(last)
+        return inode, last, None if found is None else found[0]
+
+    def _existing(self, message: Message, base: MemHandle | None, path: bytes) -> tuple[Inode, bytes, Inode]:
+        directory, name, inode = self._walk(message, base, path)
+        if inode is None:
+            raise FileNotFoundError(errno.ENOENT, "name")
+        return directory, name, inode
+
+    def _vacant(self, message: Message, base: MemHandle | None, path: bytes) -> tuple[Inode, bytes]:
+        directory, name, inode = self._walk(message, base, path)
+        if inode is not None or not name:
+            raise FileExistsError(errno.EEXIST, "name")
+        if len(name) > NAME_MAX:
+            raise OSError(errno.ENAMETOOLONG, "name")
+        self._may(directory, message, MAY_WRITE | MAY_SEARCH)
+        return directory, name
+
+    # ---- connect messages
+
+    def _entry(
+        self,
+        message: Message,
+        client: Client,
+        inode: Inode,
+        name: bytes,
+        *,
+        ocb: MemHandle | None = None,
+        data: Buffer = b"",
+        keep: bool = False,
+    ) -> None:
+        handle = 0
+        if keep or (ocb is None and S_ISDIR(inode.mode)):
+            self.manager.check_room(client)
+            handle = self.manager.add(message, client, MemHandle(inode, name))
+        number = 0 if ocb is None else self.manager.add(message, client, ocb)
+        message.reply(0, Entry(self.target, handle, number, self.attr(inode), data).pack())
+
+    def _lookup(self, message: Message, client: Client, request: ConnectRequest, base: MemHandle | None) -> None:
+        _, name, inode = self._existing(message, base, request.path)
+        self._entry(message, client, inode, name, keep=bool(request.flags & WANT_HANDLE))
+
+    def _open(self, message: Message, client: Client, request: ConnectRequest, base: MemHandle | None) -> None:
+        flags = request.flags
+        directory, name, inode = self._walk(message, base, request.path)
+        if inode is None:
+            if not flags & os.O_CREAT:
+                raise FileNotFoundError(errno.ENOENT, "name")
+            self._may(directory, message, MAY_WRITE | MAY_SEARCH)
+            inode = self._new(S_IFREG | (request.mode & ~request.umask & 0o7777), message.info.credentials)
+            self._enter(directory, name, inode)
+        else:
+            if flags & os.O_CREAT and flags & os.O_EXCL:
+                raise FileExistsError(errno.EEXIST, "name")
+            if S_IFMT(inode.mode) == S_IFLNK:
+                raise OSError(errno.ELOOP, "symbolic link")
+            if not S_ISDIR(inode.mode) and not S_ISREG(inode.mode):
+                raise OSError(errno.ENXIO, "not a regular file")
+            access = flags & os.O_ACCMODE
+            if S_ISDIR(inode.mode) and access != os.O_RDONLY:
+                raise IsADirectoryError(errno.EISDIR, "directory")
+            self._may(inode, message, (MAY_READ if access != os.O_WRONLY else 0) | (MAY_WRITE if access != os.O_RDONLY else 0))
+            if flags & os.O_TRUNC and S_ISREG(inode.mode):
+                del inode.data[:]
+                self._touch(inode, data=True)
+        self.manager.check_room(client)
+        data: Buffer = b""
+        if request.prefetch and S_ISDIR(inode.mode):
+            data = b"".join(self._entries(inode, 0, request.prefetch, True))
+        elif request.prefetch and flags & os.O_ACCMODE == os.O_RDONLY:
+            data = bytes(inode.data[: request.prefetch])
+        self._entry(message, client, inode, name, ocb=MemHandle(inode, name, flags), data=data)
+
+    def _make(
+        self, message: Message, client: Client, request: ConnectRequest, base: MemHandle | None, mode: int, data: bytes = b""
+    ) -> None:
+        directory, name = self._vacant(message, base, request.path)
+        inode = self._new(mode, message.info.credentials, request.rdev)
+        inode.data[:] = data
+        self._enter(directory, name, inode)
+        self._entry(message, client, inode, name)
+
+    def _mkdir(self, message: Message, client: Client, request: ConnectRequest, base: MemHandle | None) -> None:
+        self._make(message, client, request, base, S_IFDIR | (request.mode & ~request.umask & 0o7777))
+
+    def _mknod(self, message: Message, client: Client, request: ConnectRequest, base: MemHandle | None) -> None:
+        self._make(message, client, request, base, (S_IFMT(request.mode) or S_IFREG) | (request.mode & ~request.umask & 0o7777))
+
+    def _symlink(self, message: Message, client: Client, request: ConnectRequest, base: MemHandle | None) -> None:
+        self._make(message, client, request, base, S_IFLNK | 0o777, request.path2)
+
+    def _readlink(self, message: Message, client: Client, request: ConnectRequest, base: MemHandle | None) -> None:
+        _, _, inode = self._existing(message, base, request.path)
+        if S_IFMT(inode.mode) != S_IFLNK:
+            raise OSError(errno.EINVAL, "not a symbolic link")
+        message.reply(0, bytes(inode.data))
+
+    def _second(self, message: Message, client: Client, request: ConnectRequest) -> MemHandle | None:
+        if not request.handle2:
+            return None
+        handle = self.manager.table.find(client, request.handle2, True)
+        if not isinstance(handle, MemHandle):
+            raise OSError(errno.EBADF, "second handle")
+        return handle
+
+    def _link(self, message: Message, client: Client, request: ConnectRequest, base: MemHandle | None) -> None:
+        _, _, inode = self._existing(message, base, request.path)
+        if S_ISDIR(inode.mode):
+            raise PermissionError(errno.EPERM, "directory")
+        directory, name = self._vacant(message, self._second(message, client, request), request.path2)
+        self._enter(directory, name, inode)
+        self._entry(message, client, inode, name)
+
+    def _rename(self, message: Message, client: Client, request: ConnectRequest, base: MemHandle | None) -> None:
+        old_dir, old_name, inode = self._existing(message, base, request.path)
+        new_dir, new_name, other = self._walk(message, self._second(message, client, request), request.path2)
+        if not old_name or not new_name:
+            raise OSError(errno.EBUSY, "root")
+        for directory in (old_dir, new_dir):
+            self._may(directory, message, MAY_WRITE | MAY_SEARCH)
+        above: Inode | None = new_dir
+        while above is not None and above is not self.root:
+            if above is inode:
+                raise OSError(errno.EINVAL, "into itself")
+            above = above.parent
+        if request.flags & RENAME_EXCHANGE:
+            if other is None:
+                raise FileNotFoundError(errno.ENOENT, "name")
+            self._drop(old_dir, old_name)
+            self._drop(new_dir, new_name)
+            self._enter(new_dir, new_name, inode)
+            self._enter(old_dir, old_name, other)
+            message.reply(0)
+            return
+        if other is inode:
+            message.reply(0)
+            return
+        if other is not None:
+            if request.flags & RENAME_NOREPLACE:
+                raise FileExistsError(errno.EEXIST, "name")
+            if S_ISDIR(other.mode) and not S_ISDIR(inode.mode):
+                raise IsADirectoryError(errno.EISDIR, "name")
+            if S_ISDIR(inode.mode) and not S_ISDIR(other.mode):
+                raise NotADirectoryError(errno.ENOTDIR, "name")
+            if other.entries:
+                raise OSError(errno.ENOTEMPTY, "name")
+            self._drop(new_dir, new_name)
+        self._drop(old_dir, old_name)
+        self._enter(new_dir, new_name, inode)
+        message.reply(0)
+
+    def _unlink(self, message: Message, client: Client, request: ConnectRequest, base: MemHandle | None) -> None:
+        directory, name, inode = self._existing(message, base, request.path)
+        if S_ISDIR(inode.mode):
+            raise IsADirectoryError(errno.EISDIR, "name")
+        self._may(directory, message, MAY_WRITE | MAY_SEARCH)
+        self._drop(directory, name)
+        message.reply(0)
+
+    def _rmdir(self, message: Message, client: Client, request: ConnectRequest, base: MemHandle | None) -> None:
+        directory, name, inode = self._existing(message, base, request.path)
+        if not S_ISDIR(inode.mode):
+            raise NotADirectoryError(errno.ENOTDIR, "name")
+        if inode.entries:
+            raise OSError(errno.ENOTEMPTY, "name")
+        if not name:
+            raise OSError(errno.EBUSY, "root")
+        self._may(directory, message, MAY_WRITE | MAY_SEARCH)
+        self._drop(directory, name)
+        message.reply(0)
+
+    def _setattr_path(self, message: Message, client: Client, request: ConnectRequest, base: MemHandle | None) -> None:
+        _, _, inode = self._existing(message, base, request.path)
+        assert request.change is not None
+        self._set(message, inode, request.change, writable=False)
+
+    def _access(self, message: Message, client: Client, request: ConnectRequest, base: MemHandle | None) -> None:
+        _, _, inode = self._existing(message, base, request.path)
+        self._may(inode, message, request.mode & 7)
+        message.reply(0)
+
+    def _statfs_path(self, message: Message, client: Client, request: ConnectRequest, base: MemHandle | None) -> None:
+        self._existing(message, base, request.path)
+        self._tell_statfs(message)
+
+    # ---- I/O messages
+
+    def _read(self, message: Message, client: Client, handle: MemHandle, flags: int) -> None:
+        offset, size = parse_read(message.data)
+        if handle.flags is None or handle.flags & os.O_ACCMODE == os.O_WRONLY:
+            raise OSError(errno.EBADF, "not open for reading")
+        message.reply(0, bytes(memoryview(handle.inode.data)[offset : offset + size]))
+
+    def _write(self, message: Message, client: Client, handle: MemHandle, flags: int) -> None:
+        offset, size = parse_write(message.data)
+        if handle.flags is None or handle.flags & os.O_ACCMODE == os.O_RDONLY:
+            raise OSError(errno.EBADF, "not open for writing")
+        if handle.flags & os.O_APPEND:
+            offset = OFFSET_APPEND
+        here = memoryview(message.data)[WRITE_HEAD : WRITE_HEAD + size]
+        if len(here) == size:
+            self._store(message, handle.inode, offset, here)
+            return
+
+        def pulled(count: int, data: Buffer) -> None:
+            if count < 0:
+                message.error(-count)
+            else:
+                self._store(message, handle.inode, offset, data)
+
+        message.read(WRITE_HEAD, size, pulled)
+
+    def _store(self, message: Message, inode: Inode, offset: int, data: Buffer) -> None:
+        content = inode.data
+        if offset == OFFSET_APPEND:
+            offset = len(content)
+        if len(content) < offset:
+            content.extend(bytes(offset - len(content)))
+        content[offset : offset + len(data)] = data
+        self._touch(inode, data=True)
+        message.reply(len(data))
+
+    def _stat(self, message: Message, client: Client, handle: MemHandle, flags: int) -> None:
+        message.reply(0, self.attr(handle.inode).pack())
+
+    def _entries(self, directory: Inode, cookie: int, size: int, with_attrs: bool) -> Iterator[bytes]:
+        for name, (inode, mine) in list(directory.entries.items()):
+            if mine <= cookie:
+                continue
+            attr = self.attr(inode) if with_attrs else None
+            packed = pack_dirent(DirEntry(name, inode.ino, mine, S_IFMT(inode.mode), attr))
+            size -= len(packed)
+            if size < 0:
+                return
+            yield packed
+
+    def _readdir(self, message: Message, client: Client, handle: MemHandle, flags: int) -> None:
+        cookie, size = parse_readdir(message.data)
+        if not S_ISDIR(handle.inode.mode):
+            raise NotADirectoryError(errno.ENOTDIR, "handle")
+        self._may(handle.inode, message, MAY_READ)
+        message.reply(0, b"".join(self._entries(handle.inode, cookie, min(size, message.reply_len), bool(flags & READDIR_ATTRS))))
+
+    def _setattr(self, message: Message, client: Client, handle: MemHandle, flags: int) -> None:
+        writable = handle.flags is not None and handle.flags & os.O_ACCMODE != os.O_RDONLY
+        self._set(message, handle.inode, SetAttr.parse(message.data, HEAD), writable=writable)
+
+    def _set(self, message: Message, inode: Inode, change: SetAttr, *, writable: bool) -> None:
+        who = message.info.credentials
+        valid = change.valid
+        owner = not self.check or who.uid in (0, inode.uid)
+        if not owner and valid & (SET_MODE | SET_UID | SET_GID | SET_ATIME | SET_MTIME):
+            raise PermissionError(errno.EPERM, "not the owner")
+        if valid & SET_SIZE:
+            if S_ISDIR(inode.mode):
+                raise IsADirectoryError(errno.EISDIR, "size")
+            if not writable:
+                self._may(inode, message, MAY_WRITE)
+            length = len(inode.data)
+            if change.size < length:
+                del inode.data[change.size :]
+            else:
+                inode.data.extend(bytes(change.size - length))
+        if valid & SET_MODE:
+            inode.mode = S_IFMT(inode.mode) | change.mode & 0o7777
+        if valid & SET_UID:
+            inode.uid = change.uid
+        if valid & SET_GID:
+            inode.gid = change.gid
+        self._touch(inode, data=bool(valid & SET_SIZE))
+        if valid & SET_ATIME:
+            inode.atime = change.atime
+        if valid & SET_MTIME:
+            inode.mtime = change.mtime
+        if valid & SET_ATIME_NOW:
+            inode.atime = inode.ctime
+        if valid & SET_MTIME_NOW:
+            inode.mtime = inode.ctime
+        message.reply(0, self.attr(inode).pack())
+
+    def _statfs(self, message: Message, client: Client, handle: MemHandle, flags: int) -> None:
+        self._tell_statfs(message)
+
+    def _tell_statfs(self, message: Message) -> None:
+        free = CAPACITY_BLOCKS - self._next_ino
+        message.reply(0, StatFs(CAPACITY_BLOCKS, free, free, CAPACITY_BLOCKS, free, BLOCK, NAME_MAX, BLOCK).pack())
+
+    def _sync(self, message: Message, client: Client, handle: MemHandle, flags: int) -> None:
+        message.reply(0)
+
+    def _space(self, message: Message, client: Client, handle: MemHandle, flags: int) -> None:
+        mode, offset, length = parse_space(message.data)
+        content = handle.inode.data
+        if mode & FALLOC_PUNCH_HOLE:
+            end = min(offset + length, len(content))
+            if offset < end:
+                content[offset:end] = bytes(end - offset)
+        elif mode & ~FALLOC_KEEP_SIZE:
+            raise OSError(errno.EOPNOTSUPP, "mode")
+        elif not mode & FALLOC_KEEP_SIZE and offset + length > len(content):
+            content.extend(bytes(offset + length - len(content)))
+        self._touch(handle.inode, data=True)
+        message.reply(0)
