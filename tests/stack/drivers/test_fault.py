@@ -26,8 +26,8 @@ class Pair:
         self.a = a
         self.b = b
 
-    async def settle(self, until: Callable[[], bool]) -> bool:
-        return self.dispatch.run_until(until, limit=10.0)
+    async def settle(self, until: Callable[[], bool], seconds: float) -> bool:
+        return self.dispatch.run_until(until, limit=seconds)
 
 
 def around(dispatch: VirtualDispatch, driver: Driver, options: FaultOptions) -> FaultDriver:

@@ -24,8 +24,8 @@ class Pair:
         self.a = a
         self.b = b
 
-    async def settle(self, until: Callable[[], bool]) -> bool:
-        return self.dispatch.run_until(until, limit=10.0)
+    async def settle(self, until: Callable[[], bool], seconds: float) -> bool:
+        return self.dispatch.run_until(until, limit=seconds)
 
 
 def ports(dispatch: VirtualDispatch, hub: Hub, count: int) -> list[tuple[HubPort, RecordingPort]]:

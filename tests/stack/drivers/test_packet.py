@@ -38,8 +38,8 @@ class Pair:
         self.a = a
         self.b = b
 
-    async def settle(self, until: Callable[[], bool]) -> bool:
-        return await settle(until, 0.4)
+    async def settle(self, until: Callable[[], bool], seconds: float) -> bool:
+        return await settle(until, seconds)
 
 
 @pytest.fixture
