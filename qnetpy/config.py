@@ -108,9 +108,9 @@ class Qnet:
         "How nodes are found: zeroconf (mDNS, multicast DNS, on each interface) or only the static peers.", "zeroconf"
     )
     peers: tuple[StaticPeer, ...] = setting("Static peers; used besides zeroconf too.", ())
-    suites: tuple[Literal["aes256gcm", "aes128gcm", "chacha20poly1305"], ...] = setting(
+    suites: tuple[Literal["aes-128-gcm", "chacha20-poly1305", "aes-256-gcm"], ...] = setting(
         "Ciphers this node accepts, best first. Both sides' lists are part of the handshake, so nobody can make them choose a worse one.",
-        ("aes256gcm", "aes128gcm", "chacha20poly1305"),
+        ("aes-128-gcm", "chacha20-poly1305", "aes-256-gcm"),
     )
     timers: Timers = setting("", Timers())
     mount: Mount = setting("", Mount())
@@ -203,6 +203,8 @@ def check(config: Config, source: str = "configuration") -> Config:
 
     if not 0x0600 <= config.qnet.ethertype <= 0xFFFF:
         raise wrong("qnet.ethertype", f"{config.qnet.ethertype:#x} is not an ethertype: 0x0600 to 0xffff")
+    if config.qnet.ethertype & 0xFF in (0x00, 0xA8):
+        raise wrong("qnet.ethertype", f"{config.qnet.ethertype:#06x} could be taken for a VLAN tag; choose another")
     timers = config.qnet.timers
     if not 0 < timers.heartbeat < timers.suspect < timers.down:
         raise wrong("qnet.timers", "heartbeat < suspect < down is needed, all above 0")

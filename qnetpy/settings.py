@@ -13,7 +13,7 @@ from __future__ import annotations
 import difflib
 import json
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, TypeVar, get_args, get_type_hints
 from typing import get_origin as typing_origin
@@ -237,12 +237,16 @@ def _made(default: object) -> bool:
     return type(default).__name__ == "Factory"
 
 
-def reference(kind: type[attrs.AttrsInstance]) -> str:
-    """The settings as Markdown tables, for docs/reference."""
-    return "\n".join(_reference(kind, ())).strip() + "\n"
+def reference(kind: type[attrs.AttrsInstance], leave_out: Sequence[type] = ()) -> str:
+    """The settings as Markdown tables, for docs/reference, without what is below the classes of *leave_out*."""
+    return "\n".join(_reference(kind, (), leave_out)).strip() + "\n"
 
 
-def _reference(kind: type[attrs.AttrsInstance], path: tuple[str, ...]) -> Iterator[str]:
+def _first_line(kind: type) -> str:
+    return (kind.__doc__ or "").split("\n")[0]
+
+
+def _reference(kind: type[attrs.AttrsInstance], path: tuple[str, ...], leave_out: Sequence[type]) -> Iterator[str]:
     hints = get_type_hints(kind)
     yield from ("", f"## [{'.'.join(path)}]", "") if path else ()
     yield from (" ".join((kind.__doc__ or "").split()), "")
@@ -251,6 +255,9 @@ def _reference(kind: type[attrs.AttrsInstance], path: tuple[str, ...]) -> Iterat
     for field in attrs.fields(kind):
         found = hints[field.name]
         origin, arguments = get_origin(found), get_args(found)
+        if found in leave_out:
+            rows.append(f"| `{field.name}` | | A table: {_first_line(found)} |")
+            continue
         if attrs.has(found):
             inner.append(((*path, field.name), found))
             continue
@@ -263,4 +270,4 @@ def _reference(kind: type[attrs.AttrsInstance], path: tuple[str, ...]) -> Iterat
     if rows:
         yield from ("| key | default | meaning |", "|---|---|---|", *rows)
     for where, found in inner:
-        yield from _reference(found, where)
+        yield from _reference(found, where, leave_out)

@@ -183,6 +183,9 @@ def plan(topology: Topology, name: str, source: str) -> Plan:
     for number, (node_name, spec) in enumerate(topology.nodes.items(), 1):
         if not is_name(node_name):
             raise wrong(f"nodes.{node_name}", "a node's name is letters a-z, digits and hyphens")
+        for what, given in (("cluster", spec.cluster), ("node", spec.node), *(("roles", role) for role in spec.roles)):
+            if given and not is_name(given):
+                raise wrong(f"nodes.{node_name}.{what}", f"{given!r} is not a name of letters a-z, digits and hyphens")
         config.check(spec.config, f"{source}: nodes.{node_name}.config")
         ports = []
         for index, link_name in enumerate(spec.links or order):
@@ -225,3 +228,9 @@ def node_config(planned: Plan, node: PlannedNode) -> Config:
         stack=attrs.evolve(own.stack, drivers=drivers),
         qnet=attrs.evolve(own.qnet, interfaces=own.qnet.interfaces or tuple(port.interface for port in node.ports)),
     )
+
+
+def reference_page() -> str:
+    """docs/reference/topology.md; a test compares."""
+    head = "# Topology files\n\nMade from `qnetpy/cluster/topology.py`. How to use them: [howto/cluster.md](../howto/cluster.md).\n\n"
+    return head + settings.reference(Topology, leave_out=(Config,))
