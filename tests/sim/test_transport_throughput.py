@@ -1,0 +1,113 @@
+"""What each controller reaches on a virtual wire of 125 MB/s: loss by round trip time. docs/decisions/congestion.md shows the table.
+
+The figures are virtual, so they repeat exactly; the ranges leave room for honest changes. `python
+tests/sim/test_transport_throughput.py` prints
+the table.
+"""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+
+from qnetpy.link.transport.config import TransportConfig
+from qnetpy.link.transport.testing import Faults, Pair
+
+RATE = 125e6
+SIZE = 4 << 20
+CONTROLLERS = ("tolerant", "cubic", "newreno")
+LOSSES = (0.0, 0.01, 0.05, 0.10)
+ROUND_TRIPS = (100e-6, 2e-3, 20e-3)
+
+# Least megabytes per second, by loss and round trip time, for the controllers in their order.
+FLOORS: dict[tuple[float, float], tuple[float, float, float]] = {
+    (0.0, 100e-6): (95, 95, 95),
+    (0.0, 2e-3): (75, 60, 50),
+    (0.0, 20e-3): (15, 15, 10),
+    (0.01, 100e-6): (90, 50, 40),
+    (0.01, 2e-3): (60, 5, 4),
+    (0.05, 100e-6): (80, 15, 8),
+    (0.05, 2e-3): (50, 1, 1),
+    (0.10, 100e-6): (30, 3, 1),
+    (0.10, 2e-3): (25, 0.3, 0.2),
+}
+
+pytestmark = pytest.mark.sim
+
+
+def measure(controller: str, faults: Faults, both: bool = False) -> tuple[float, float]:
+    """Megabytes per second of one direction, and the share of packets sent again."""
+    pair = Pair(TransportConfig(congestion=controller))
+    pair.join(0, (faults, faults), Random(7), 1400)
+    pair.run(0.2, lambda: False)
+    began = pair.now
+    for end in (0, 1) if both else (0,):
+        for stream in range(4):
+            pair.send(end, stream, bytes(SIZE // 4))
+    assert pair.run(began + 120.0)
+    statistics = pair.ends[0].statistics()
+    return SIZE / (pair.now - began) / 1e6, statistics.resent_bytes / SIZE
+
+
+@pytest.mark.parametrize("controller", CONTROLLERS)
+@pytest.mark.parametrize(("loss", "round_trip"), list(FLOORS))
+def test_floor(controller: str, loss: float, round_trip: float) -> None:
+    speed, _ = measure(controller, Faults(rate=RATE, delay=round_trip / 2, loss=loss))
+
+    assert speed >= FLOORS[loss, round_trip][CONTROLLERS.index(controller)]
+
+
+@pytest.mark.parametrize("controller", CONTROLLERS)
+def test_the_bad_link_both_ways(controller: str) -> None:
+    """5 % loss, 5 % reordering, 2 % duplicates and 0.5 % corruption, both directions at once."""
+    faults = Faults(rate=RATE, loss=0.05, reorder=0.05, duplicate=0.02, corrupt=0.005)
+    speed, resent = measure(controller, faults, both=True)
+
+    assert speed >= (60 if controller == "tolerant" else 10)
+    assert resent < 0.09, "reordering must not pass for loss"
+
+
+@pytest.mark.parametrize("controller", CONTROLLERS)
+def test_reordering_alone_costs_little(controller: str) -> None:
+    speed, resent = measure(controller, Faults(rate=RATE, reorder=0.05, queue=4 << 20))
+
+    assert speed >= 95
+    assert resent < 0.02
+
+
+@pytest.mark.parametrize("queue", [16 << 10, 64 << 10])
+def test_short_queue_is_not_flooded_without_end(queue: int) -> None:
+    """The default's floor assumes a queue of SLACK; where there is less, the guard lets go."""
+    speed, resent = measure("tolerant", Faults(rate=RATE, queue=queue))
+
+    assert speed >= 80
+    assert resent < 0.25
+
+
+def test_full_speed_within_milliseconds() -> None:
+    pair = Pair()
+    pair.join(0, (Faults(rate=RATE), Faults(rate=RATE)), Random(1), 1400)
+    pair.send(0, 1, bytes(1 << 20))
+    assert pair.run(1.0, lambda: bool(pair.received[1]))
+    assert pair.now < 0.011, "1 MiB from a cold start; the wire alone takes 8.8 ms"
+
+
+def table() -> str:
+    """The table of the decision page, in Markdown."""
+    lines = ["| loss | RTT | " + " | ".join(CONTROLLERS) + " |", "|---|---|" + "---|" * len(CONTROLLERS)]
+    for loss in LOSSES:
+        for round_trip in ROUND_TRIPS:
+            cells = []
+            for controller in CONTROLLERS:
+                speed, resent = measure(controller, Faults(rate=RATE, delay=round_trip / 2, loss=loss))
+                cells.append(f"{speed:.1f} ({resent:.0%})")
+            lines.append(f"| {loss:.0%} | {round_trip * 1e3:g} ms | " + " | ".join(cells) + " |")
+    bad = Faults(rate=RATE, loss=0.05, reorder=0.05, duplicate=0.02, corrupt=0.005)
+    cells = [f"{speed:.1f} ({resent:.0%})" for speed, resent in (measure(controller, bad, both=True) for controller in CONTROLLERS)]
+    lines.append("| 5 % and reordering, both ways | 0.1 ms | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(table())
