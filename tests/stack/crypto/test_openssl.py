@@ -31,7 +31,7 @@ def test_packaged_vectors() -> None:
         assert {vector.valid for vector in vectors} == {True, False}
 
 
-@pytest.mark.skipif(not WYCHEPROOF.is_dir(), reason="Wycheproof's files are not next to the checkout (shared/data/wycheproof)")
+@pytest.mark.skipif(not WYCHEPROOF.is_dir(), reason="optional: Wycheproof's files are not next to the checkout (shared/data/wycheproof)")
 def test_wycheproof() -> None:
     vectors = list(wycheproof_vectors(WYCHEPROOF))
     assert len(vectors) > 400
