@@ -140,6 +140,18 @@ class PathSpace:
 
         A path with such names is a directory of the path manager: its listing is these names and what the servers have there.
         """
+        branch = self._branch(path)
+        if branch is None or not branch.children:
+            return None
+        names = [name for name in sorted(branch.children) if not hidden or _shown(branch.children[name], hidden)]
+        return names or None
+
+    def attached_below(self, path: bytes) -> frozenset[bytes]:
+        """Names directly below *path* at which something is attached, hidden or not."""
+        branch = self._branch(path)
+        return frozenset() if branch is None else frozenset(name for name, below in branch.children.items() if below.servers)
+
+    def _branch(self, path: bytes) -> _Branch | None:
         branch = self._root
         if path:
             for name in path.split(b"/"):
@@ -147,10 +159,7 @@ class PathSpace:
                 if below is None:
                     return None
                 branch = below
-        if not branch.children:
-            return None
-        names = [name for name in sorted(branch.children) if not hidden or _shown(branch.children[name], hidden)]
-        return names or None
+        return branch
 
 
 def _shown(branch: _Branch, hidden: Attach) -> bool:

@@ -32,7 +32,8 @@ class Manager(Generic[C]):
     """A served channel. `counters` are named drops and failures.
 
     *connect* handlers are called `(message, client, request, base)`, base None meaning the manager's root; *io* handlers
-    `(message, client, handle, flags)`, and read the rest of their request from `message.data`. CLOSE is built in.
+    `(message, client, handle, flags)`, and read the rest of their request from `message.data`. CLOSE is built in. With *foreign*,
+    connect handlers also get requests whose handle is not this manager's (base None, `request.handle` set).
     """
 
     def __init__(
@@ -49,11 +50,13 @@ class Manager(Generic[C]):
         remote: bool = True,
         handles_per_client: int = HANDLES_PER_CLIENT,
         clients_max: int = CLIENTS_MAX,
+        foreign: bool = False,
     ) -> None:
         self.kernel = kernel
         self.name = name
         self.counters = {"bad_message": 0, "failed": 0, "reaped": 0, "handles_full": 0, "clients_full": 0, "unsupported": 0}
         self._make_client = make_client
+        self._foreign = foreign
         self._connect = {int(subtype): handler for subtype, handler in connect.items()}
         self._io = {int(kind): handler for kind, handler in io.items()}
         self.channel = kernel.channel(self._receive, on_pulse=self._pulse, pid=pid, chid=chid, first_part=first_part, remote=remote)
@@ -77,7 +80,7 @@ class Manager(Generic[C]):
                 base = None
                 if number:
                     base = table.find(client, number, message.channel is self.channel)
-                    if base is None:
+                    if base is None and not self._foreign:
                         message.error(errno.EBADF)
                         return
                 connect(message, client, request, base)

@@ -1,0 +1,569 @@
+"""The path manager: the server behind (PID_SYSTEM, CHID_PATHMGR), which knows who serves which name of this node.
+
+A client sends its connect messages here first, relative to base handle 0, the root of this node's pathname space. QNX's path manager
+answers which servers to ask, and the client asks them; that is one round trip more than another node can afford. So when the server of
+the name is in this kernel, the message is *handed on* to it by a plain call, with the path cut to what lies below its prefix, and the
+server's own reply goes to the client: it names the server (`Entry.target`) for whatever follows. A server in another process or on
+another node is told to the client as a redirect.
+
+A directory above an attached prefix (`/`, `/dev` while something is at `/dev/name/local`) belongs to the path manager: its listing is the
+attached names and what the server below has there; a name that is attached hides the server's. Its attributes are those of the server's
+directory, or made up where the server has none.
+
+Several servers at one prefix are tried in order until one does not say ENOENT. Only the directory at the prefix itself is listed as their
+union; what is below belongs to the first server that has it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Sequence
+from hashlib import blake2b
+from stat import S_IFDIR
+
+from resmgr.channel import (
+    CHID_PATHMGR,
+    ND_LOCAL,
+    PID_SYSTEM,
+    PULSE_DISCONNECT,
+    Channel,
+    ClientInfo,
+    Kernel,
+    Message,
+    Pulse,
+    ReadDone,
+)
+from resmgr.dispatch import Buffer
+from resmgr.errors import BadMessage
+from resmgr.iofunc.handle import HANDLE_BITS, Client, Handle
+from resmgr.iofunc.manager import Manager
+from resmgr.iomsg import (
+    ATTR,
+    DIRENT,
+    PATH_MAX,
+    READDIR_ATTRS,
+    REQUEST,
+    STATUS_REDIRECT,
+    Attr,
+    Connect,
+    DirEntry,
+    Entry,
+    Io,
+    StatFs,
+    Target,
+    pack_dirent,
+    parse_dirents,
+)
+from resmgr.iorequest import ConnectRequest, pack_close, pack_readdir, parse_readdir
+from resmgr.pathspace import Attach, Attached, PathSpace
+
+_OWN = 1 << 63
+"""Cookies of a merged directory: 0 is the start, _OWN + n the n-th of the path manager's own names, a smaller number the first server's own
+cookie. Whatever else (a further server's, or one that needs the top bit) gets a number with _ALIAS, kept with the open directory."""
+_ALIAS = 1 << 62
+_MADE_MODE = S_IFDIR | 0o755
+_NO_FILES = StatFs(0, 0, 0, 0, 0, 4096, 255, 4096).pack()
+_ENTRY_REPLY = 256 + PATH_MAX
+
+
+class PathClient(Client):
+    __slots__ = ()
+
+
+class _Part:
+    """A server's half of a merged directory: where it is and what it opened for us, on the client's behalf."""
+
+    __slots__ = ("channel", "number")
+
+    def __init__(self, channel: Channel, number: int) -> None:
+        self.channel = channel
+        self.number = number
+
+
+class MergedDirectory(Handle):
+    """A base handle or OCB of a directory that the path manager owns. `parts` are closed with it."""
+
+    __slots__ = ("alias_of", "aliases", "attr", "covered", "info", "kernel", "names", "opened", "parts", "path")
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        info: ClientInfo,
+        path: bytes,
+        names: list[bytes],
+        covered: frozenset[bytes],
+        attr: Attr,
+        parts: list[_Part],
+        opened: bool,
+    ) -> None:
+        super().__init__()
+        self.kernel = kernel
+        self.info = info
+        self.path = path
+        self.names = names
+        self.covered = covered
+        """Attached names, also those that this client does not see: they hide what servers below have."""
+        self.attr = attr
+        self.parts = parts
+        self.opened = opened
+        self.aliases: list[tuple[int, int]] = []
+        self.alias_of: dict[tuple[int, int], int] = {}
+
+    def cookie(self, whose: int, theirs: int) -> int:
+        """What to tell for the cookie *theirs* of part *whose* (1 is the first)."""
+        if whose == 1 and 0 < theirs < _OWN:
+            return theirs
+        alias = self.alias_of.get((whose, theirs))
+        if alias is None:
+            alias = self.alias_of[whose, theirs] = len(self.aliases)
+            self.aliases.append((whose, theirs))
+        return _OWN | _ALIAS | alias
+
+    def place(self, cookie: int) -> tuple[int, int]:
+        """(part, its cookie) that a told cookie means; part 0 are the own names. EINVAL for one that was never told."""
+        if cookie == 0:
+            return 0, 0
+        if not cookie & _OWN:
+            if not self.parts:
+                raise OSError(errno.EINVAL, "cookie")
+            return 1, cookie
+        number = cookie & ~_OWN
+        if not number & _ALIAS:
+            return 0, number
+        number &= ~_ALIAS
+        if number >= len(self.aliases):
+            raise OSError(errno.EINVAL, "cookie")
+        return self.aliases[number]
+
+    def release(self) -> None:
+        for part in self.parts:
+            ask(self.kernel, part.channel, self.info, pack_close(part.number), 0, lambda status, reply: None)
+
+
+class _Asking:
+    """The answer to a message that the path manager sends to a server in a client's name."""
+
+    __slots__ = ("done",)
+
+    def __init__(self, done: Callable[[int, bytes], None]) -> None:
+        self.done = done
+
+    def answer(self, status: int, parts: Sequence[Buffer], descriptors: Sequence[int]) -> None:
+        self.done(status, b"".join(parts))
+
+    def pull(self, offset: int, length: int, done: ReadDone) -> None:
+        done(0, b"")
+
+    def push(self, offset: int, data: Buffer) -> None:
+        """Replies to what is asked here come in one piece."""
+
+
+def ask(kernel: Kernel, channel: Channel, info: ClientInfo, data: bytes, reply_len: int, done: Callable[[int, bytes], None]) -> Message:
+    """Send *data* to a channel of this kernel as if *info* did."""
+    return kernel.deliver(channel, info, data, len(data), reply_len, 10, _Asking(done))
+
+
+class PathManager:
+    """Owns the pathname space of a node. `attach` and `detach` are its interface to managers; clients talk to its channel.
+
+    *transit*: clients of other nodes may pass through this node's TRANSIT prefixes (`/net`) to third nodes. A client counts the redirects
+    it follows, so there is no loop to break here.
+    """
+
+    def __init__(self, kernel: Kernel, *, transit: bool = False) -> None:
+        self.space = PathSpace()
+        self.transit = transit
+        self._kernel = kernel
+        forward = dict.fromkeys(Connect, self._forward)
+        forward[Connect.LOOKUP] = self._look
+        forward[Connect.OPEN] = self._look
+        self.manager = Manager(
+            kernel,
+            name="pathmgr",
+            make_client=PathClient,
+            connect=forward,
+            io={
+                Io.STAT: self._stat,
+                Io.READDIR: self._readdir,
+                Io.STATFS: self._statfs,
+                Io.SYNC: self._sync,
+            },
+            pid=PID_SYSTEM,
+            chid=CHID_PATHMGR,
+            foreign=True,
+        )
+        self.channel = self.manager.channel
+        self.channel.on_pulse = self._pulse
+        self.target = Target(0, PID_SYSTEM, CHID_PATHMGR)
+        self.counters = self.manager.counters
+        self.counters.update({"handed_on": 0, "redirected": 0, "nobody": 0})
+
+    def attach(self, path: bytes, target: Target, flags: Attach = Attach.DEFAULT) -> Attached:
+        """*target* serves *path* from now on. An absolute path or one without the leading slash."""
+        return self.space.attach(path, target, flags)
+
+    def detach(self, attached: Attached) -> bool:
+        return self.space.detach(attached)
+
+    def destroy(self) -> None:
+        self.manager.destroy()
+
+    # ---- finding the server
+
+    def _hidden(self, info: ClientInfo) -> Attach:
+        if info.nd == ND_LOCAL:
+            return Attach.DEFAULT
+        return Attach.LOCAL if self.transit else Attach.LOCAL | Attach.TRANSIT
+
+    def _full(self, base: Handle | None, path: bytes) -> bytes:
+        if base is None:
+            return path
+        assert isinstance(base, MergedDirectory)
+        if not base.path or not path:
+            return base.path or path
+        full = base.path + b"/" + path
+        if len(full) > PATH_MAX:
+            raise OSError(errno.ENAMETOOLONG, "path too long")
+        return full
+
+    def _own(self, request: ConnectRequest, base: Handle | None) -> bytes:
+        """The full path of a request with one name; EBADF if its handle is not ours."""
+        if request.handle and base is None:
+            raise OSError(errno.EBADF, "base handle")
+        return self._full(base, request.path)
+
+    def _here(self, target: Target) -> Channel | None:
+        return self._kernel.find_channel(target.pid, target.chid) if target.nd == ND_LOCAL else None
+
+    def _hand_on(self, message: Message, channel: Channel, request: ConnectRequest) -> None:
+        """The server answers the client itself. The message stays this channel's, which is how the server knows that the handle is lent."""
+        self.counters["handed_on"] += 1
+        message.data = request.pack()
+        channel.handler(message)
+
+    def _redirect(self, message: Message, target: Target, rest: bytes) -> None:
+        self.counters["redirected"] += 1
+        message.reply(STATUS_REDIRECT, Entry(target, 0, 0, None, rest=rest).pack())
+
+    def _forward(self, message: Message, client: PathClient, request: ConnectRequest, base: Handle | None) -> None:
+        """Any connect message: give it to whoever serves the name."""
+        hidden = self._hidden(message.info)
+        kind = request.subtype
+        if kind in (Connect.RENAME, Connect.LINK):
+            path = request.path if request.handle and base is None else self._full(base, request.path)
+            self._two_names(message, client, request, path, hidden)
+            return
+        path = self._own(request, base)
+        covered = self.space.below(path) is not None
+        if covered:
+            if kind in (Connect.MKDIR, Connect.MKNOD, Connect.SYMLINK):
+                raise FileExistsError(errno.EEXIST, "a directory of the path manager")
+            if kind in (Connect.UNLINK, Connect.RMDIR):
+                raise OSError(errno.EBUSY, "something is attached below")
+        servers = self.space.resolve(path, hidden)
+        if covered:
+            shown = self.space.below(path, hidden) is not None
+            self._attempt(message, servers, request, 0, lambda: self._made_answer(message, kind if shown else 0))
+            return
+        self._give(message, request, servers)
+
+    @staticmethod
+    def _made_answer(message: Message, kind: int) -> None:
+        """The answer about a directory that no server has."""
+        if kind == 0:
+            message.error(errno.ENOENT)
+        elif kind == Connect.ACCESS:
+            message.reply(0)
+        elif kind == Connect.STATFS:
+            message.reply(0, _NO_FILES)
+        else:
+            message.error(errno.EINVAL if kind == Connect.READLINK else errno.EPERM)
+
+    def _give(self, message: Message, request: ConnectRequest, servers: list[tuple[Attached, bytes]]) -> None:
+        if not servers:
+            self.counters["nobody"] += 1
+            raise FileNotFoundError(errno.ENOENT, "nobody serves this name")
+        if len(servers) > 1:
+            self._attempt(message, servers, request, 0, lambda: message.error(errno.ENOENT))
+            return
+        attached, rest = servers[0]
+        channel = self._here(attached.target)
+        if channel is None:
+            self._redirect(message, attached.target, rest)
+            return
+        request.handle = 0
+        request.path = rest
+        self._hand_on(message, channel, request)
+
+    def _attempt(
+        self,
+        message: Message,
+        servers: list[tuple[Attached, bytes]],
+        request: ConnectRequest,
+        index: int,
+        nobody: Callable[[], None],
+    ) -> None:
+        """Ask the servers of a union one after another until one does not say ENOENT; *nobody* answers when all do."""
+        while index < len(servers):
+            attached, rest = servers[index]
+            channel = self._here(attached.target)
+            index += 1
+            if channel is None:
+                # What it has cannot be asked from here: the client goes there, and later servers are not tried.
+                self._redirect(message, attached.target, rest)
+                return
+            request.handle = 0
+            request.path = rest
+            following = index
+
+            def done(status: int, reply: bytes) -> None:
+                if status == -errno.ENOENT:
+                    self._attempt(message, servers, request, following, nobody)  # noqa: B023
+                elif status < 0:
+                    message.error(-status)
+                else:
+                    message.reply(status, reply)
+
+            self._guard(message, ask(self._kernel, channel, message.info, request.pack(), message.reply_len, done))
+            return
+        nobody()
+
+    @staticmethod
+    def _guard(message: Message, asked: Message) -> None:
+        """An unblock of the client reaches the server that works for it."""
+        if not asked.answered:
+            message.on_unblock = asked.unblock
+
+    def _two_names(self, message: Message, client: PathClient, request: ConnectRequest, path: bytes, hidden: Attach) -> None:
+        """RENAME and LINK: both names must be the same server's. A base handle that is not ours is that server's own and stays as it is."""
+        first: tuple[Target, int, bytes] | None = None
+        second: tuple[Target, int, bytes] | None = None
+        for own, handle, name in ((True, request.handle, path), (False, request.handle2, request.path2)):
+            chid = handle >> HANDLE_BITS
+            if handle and chid != CHID_PATHMGR:
+                found = (Target(0, PID_SYSTEM, chid), handle, name)
+            else:
+                if not own and handle:
+                    base = self.manager.table.find(client, handle, True)
+                    if base is None:
+                        raise OSError(errno.EBADF, "second base handle")
+                    name = self._full(base, name)
+                if self.space.below(name) is not None:
+                    raise OSError(errno.EBUSY, "something is attached below")
+                servers = self.space.resolve(name, hidden)
+                if not servers:
+                    raise FileNotFoundError(errno.ENOENT, "nobody serves this name")
+                attached, rest = servers[0]
+                found = (attached.target, 0, rest)
+            if own:
+                first = found
+            else:
+                second = found
+        assert first is not None
+        assert second is not None
+        channel = self._here(first[0])
+        if first[0] != second[0] or channel is None:
+            raise OSError(errno.EXDEV, "names of two servers")
+        request.handle, request.path = first[1:]
+        request.handle2, request.path2 = second[1:]
+        self._hand_on(message, channel, request)
+
+    # ---- merged directories
+
+    def _look(self, message: Message, client: PathClient, request: ConnectRequest, base: Handle | None) -> None:
+        """LOOKUP and OPEN: as any other message, unless the name is a directory of ours."""
+        hidden = self._hidden(message.info)
+        path = self._own(request, base)
+        servers = self.space.resolve(path, hidden)
+        covered = self.space.below(path)
+        names = self.space.below(path, hidden) or []
+        if covered is None and not (len(servers) > 1 and not servers[0][1]):
+            self._give(message, request, servers)
+            return
+        opening = request.subtype == Connect.OPEN
+        if opening:
+            if request.flags & (os.O_CREAT | os.O_EXCL) == os.O_CREAT | os.O_EXCL:
+                raise FileExistsError(errno.EEXIST, "exists")
+            if request.flags & os.O_ACCMODE != os.O_RDONLY or request.flags & os.O_TRUNC:
+                raise IsADirectoryError(errno.EISDIR, "is a directory")
+        self.manager.check_room(client)
+        subtype = Connect.OPEN if opening else Connect.LOOKUP
+        flags = os.O_RDONLY | os.O_DIRECTORY if opening else 0
+        found: list[tuple[_Part, Attr]] = []
+        refused: list[int] = []
+        left = [(channel, rest) for attached, rest in servers if (channel := self._here(attached.target)) is not None]
+
+        def following() -> None:
+            if not left:
+                finish()
+                return
+            channel, rest = left.pop(0)
+            asked = ConnectRequest(subtype, flags, 0, rest)
+
+            def done(status: int, reply: bytes) -> None:
+                if status == 0:
+                    entry = Entry.parse(reply)
+                    number = entry.ocb if opening else entry.handle
+                    if entry.attr is not None and number:
+                        found.append((_Part(channel, number), entry.attr))
+                elif status < 0 and -status not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+                    refused.append(-status)
+                following()
+
+            self._guard(message, ask(self._kernel, channel, message.info, asked.pack(), _ENTRY_REPLY, done))
+
+        def finish() -> None:
+            parts = [part for part, _ in found]
+            if not found and not refused and not names:
+                refused.append(errno.ENOENT)
+            if message.answered or client.gone or (refused and not found):
+                for part in parts:
+                    ask(self._kernel, part.channel, message.info, pack_close(part.number), 0, lambda status, reply: None)
+                if not message.answered:
+                    message.error(refused[0] if refused else errno.EBADF)
+                return
+            attr = found[0][1] if found else self._made(path)
+            handle = MergedDirectory(
+                self._kernel, message.info, path, names, self.space.attached_below(path).union(names), attr, parts, opening
+            )
+            number = self.manager.add(message, client, handle)
+            entry = Entry(self.target, 0 if opening else number, number if opening else 0, attr)
+            message.reply(0, entry.pack())
+
+        following()
+
+    def _made(self, path: bytes) -> Attr:
+        """Attributes of a directory that no server has: it exists because something is attached below."""
+        when = int(self._kernel.dispatch.wall()) * 1_000_000_000
+        ino = int.from_bytes(blake2b(path, digest_size=8).digest(), "big") >> 1 or 1
+        return Attr(ino, _MADE_MODE, 2, 0, 0, 0, 0, 0, 4096, when, when, when, 0)
+
+    # ---- I/O messages on merged directories
+
+    def _stat(self, message: Message, client: PathClient, handle: Handle, flags: int) -> None:
+        assert isinstance(handle, MergedDirectory)
+        if not handle.parts:
+            message.reply(0, handle.attr.pack())
+            return
+        self._pass(message, handle, REQUEST.pack(Io.STAT, 0, 0, handle.parts[0].number))
+
+    def _statfs(self, message: Message, client: PathClient, handle: Handle, flags: int) -> None:
+        assert isinstance(handle, MergedDirectory)
+        if not handle.parts:
+            message.reply(0, _NO_FILES)
+            return
+        self._pass(message, handle, REQUEST.pack(Io.STATFS, 0, 0, handle.parts[0].number))
+
+    def _sync(self, message: Message, client: PathClient, handle: Handle, flags: int) -> None:
+        message.reply(0)
+
+    def _pass(self, message: Message, handle: MergedDirectory, data: bytes) -> None:
+        def done(status: int, reply: bytes) -> None:
+            if status < 0:
+                message.error(-status)
+            else:
+                message.reply(status, reply)
+
+        self._guard(message, ask(self._kernel, handle.parts[0].channel, handle.info, data, message.reply_len, done))
+
+    def _readdir(self, message: Message, client: PathClient, handle: Handle, flags: int) -> None:
+        """Own names first (cookies 1, 2, ...), then each server's entries, without those that an own name hides."""
+        assert isinstance(handle, MergedDirectory)
+        if not handle.opened:
+            raise OSError(errno.EBADF, "not open")
+        cookie, size = parse_readdir(message.data)
+        size = min(size, message.reply_len)
+        whose, theirs = handle.place(cookie)
+        self._continue(message, handle, whose, theirs, size, flags)
+
+    def _continue(self, message: Message, handle: MergedDirectory, whose: int, theirs: int, size: int, flags: int) -> None:
+        if whose == 0:
+            out = self._own_entries(handle, theirs, size, flags)
+            if out or not handle.parts:
+                message.reply(0, b"".join(out))
+                return
+            whose, theirs = 1, 0
+        part = handle.parts[whose - 1]
+
+        def done(status: int, reply: bytes) -> None:
+            if status < 0:
+                message.error(-status)
+                return
+            try:
+                entries = parse_dirents(reply, bool(flags & READDIR_ATTRS))
+            except BadMessage as error:
+                self.manager.failed(message, error)
+                return
+            if not entries:
+                if whose < len(handle.parts):
+                    self._continue(message, handle, whose + 1, 0, size, flags)
+                else:
+                    message.reply(0)
+                return
+            last = entries[-1].cookie
+            shown: list[bytes] = []
+            for entry in entries:
+                if entry.name in handle.covered or (whose > 1 and self._seen(handle, whose, entry.name)):
+                    continue
+                entry.cookie = handle.cookie(whose, entry.cookie)
+                shown.append(pack_dirent(entry))
+            if shown:
+                message.reply(0, b"".join(shown))
+            else:
+                self._continue(message, handle, whose, last, size, flags)
+
+        data = pack_readdir(part.number, theirs, size, flags & READDIR_ATTRS)
+        self._guard(message, ask(self._kernel, part.channel, handle.info, data, size, done))
+
+    def _seen(self, handle: MergedDirectory, whose: int, name: bytes) -> bool:
+        """Whether an earlier server of a union has *name*, as far as it answers at once."""
+        path = handle.path + b"/" + name if handle.path else name
+        answers: list[int] = []
+        for attached, rest in self.space.resolve(path, self._hidden(handle.info))[: whose - 1]:
+            channel = self._here(attached.target)
+            if channel is None:
+                continue
+
+            def done(status: int, reply: bytes, channel: Channel = channel) -> None:
+                answers.append(status)
+                if status == 0:
+                    entry = Entry.parse(reply)
+                    if entry.handle:
+                        ask(self._kernel, channel, handle.info, pack_close(entry.handle), 0, lambda status, reply: None)
+
+            ask(self._kernel, channel, handle.info, ConnectRequest(Connect.LOOKUP, 0, 0, rest).pack(), _ENTRY_REPLY, done)
+        return 0 in answers
+
+    def _own_entries(self, handle: MergedDirectory, first: int, size: int, flags: int) -> list[bytes]:
+        out: list[bytes] = []
+        attrs = flags & READDIR_ATTRS
+        fixed = DIRENT.size + (ATTR.size if attrs else 0)
+        for index in range(first, len(handle.names)):
+            name = handle.names[index]
+            size -= fixed + len(name)
+            if size < 0:
+                if not out:
+                    raise OSError(errno.EINVAL, "no room for one entry")
+                break
+            path = handle.path + b"/" + name if handle.path else name
+            attr = self._made(path)
+            exact = any(attached.flags & Attach.EXACT for attached, _ in self.space.resolve(path))
+            # What it is, its server knows: no attributes that a client could take for true.
+            blank = Attr(attr.ino, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0) if attrs else None
+            out.append(pack_dirent(DirEntry(name, attr.ino, _OWN | index + 1, 0 if exact else S_IFDIR, blank)))
+        return out
+
+    # ---- life
+
+    def _pulse(self, pulse: Pulse) -> None:
+        """A client's connection is gone: its merged directories, and the handles that servers lent to it, go too."""
+        if pulse.code != PULSE_DISCONNECT:
+            return
+        self.counters["reaped"] += self.manager.table.reap(pulse.info.scoid)
+        told: set[Channel] = set()
+        for attached in self.space.attachments():
+            channel = self._here(attached.target)
+            if channel is not None and channel not in told and channel.on_pulse is not None:
+                told.add(channel)
+                channel.on_pulse(pulse)
