@@ -1,0 +1,290 @@
+"""lsm-qnet at work: the thin runner that ties the pure parts together on a node's dispatch.
+
+    stack (frames) <-> LinkMachine (links) <-> Peer per node (messages) <-> kernel (channels)
+    discovery -> hints -> LinkMachine        LinkMachine -> NodeTable -> NetFs (/net)
+
+It owns the one timer of the link machine, sends what the machine has at the end of each turn, and does nothing else by itself. It runs the
+same on real and on virtual time.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+from collections.abc import Sequence
+
+import attrs
+
+from qnetpy.discovery.hint import TOKEN_LENGTH, Announcement, Discovery, Hint
+from qnetpy.identity.authority import NodeIdentity
+from qnetpy.link.handshake import HandshakeMachine
+from qnetpy.link.machine import Link, LinkMachine, LinkTimers
+from qnetpy.link.outcome import Failed
+from qnetpy.link.session import RekeyPolicy
+from qnetpy.link.transport.config import TransportConfig
+from qnetpy.netfs.manager import NetFs
+from qnetpy.nodes import Node, NodeState, NodeTable
+from resmgr.access import Verb
+from resmgr.channel import ClientInfo, Nd, Remote
+from resmgr.dispatch import Buffer, Timer
+from resmgr.pathspace import Attach
+from resmgr.peer import Peer
+from resmgr.system import System
+from stack.core.ifnet import Interface, InterfaceEvent
+from stack.core.module import Random
+from stack.core.stack import Stack
+from stack.frame import Frame
+from stack.wire.ethernet import HEADER_SIZE, payload_offset
+
+log = logging.getLogger(__name__)
+
+BACKLOG_MAX = 64 << 20
+"""Bytes waiting for one node above which new messages to it fail with EAGAIN: bounds our memory when a node is slow."""
+
+
+@attrs.frozen
+class QnetSettings:
+    """What a node's Qnet is told. `interfaces` empty: all of the stack's."""
+
+    ethertype: int = attrs.field(default=0x88B5)
+    interfaces: frozenset[str] = frozenset()
+    suites: tuple[str, ...] = ()
+    """Names in order of preference; empty: the handshake's own choice."""
+    timers: LinkTimers = LinkTimers()
+    transport: TransportConfig = TransportConfig()
+    rekey: RekeyPolicy = RekeyPolicy()
+
+    @ethertype.validator
+    def _no_tag(self, attribute: object, value: int) -> None:
+        if value & 0xFF in (0x00, 0xA8):
+            raise ValueError(f"ethertype {value:#06x} could be taken for a VLAN tag; choose another")
+
+
+class _LinkCarrier:
+    """A `Carrier` over one link."""
+
+    __slots__ = ("link", "qnet")
+
+    def __init__(self, qnet: Qnet, link: Link) -> None:
+        self.qnet = qnet
+        self.link = link
+
+    def send(self, stream: int, parts: Sequence[Buffer], priority: int) -> None:
+        qnet = self.qnet
+        qnet.machine.send(self.link, stream, parts, priority, qnet.now())
+        qnet.flush_later()
+
+    def congested(self) -> bool:
+        return self.link.transport.backlog() > BACKLOG_MAX
+
+
+class Qnet:
+    """See the head of this file. `detach` ends it: goodbye to every node, nothing left behind."""
+
+    def __init__(
+        self, stack: Stack, system: System, identity: NodeIdentity, settings: QnetSettings, discovery: Discovery, random: Random
+    ) -> None:
+        self._dispatch = stack.dispatch
+        self._stack = stack
+        self._system = system
+        self._kernel = system.kernel
+        self.identity = identity
+        self.settings = settings
+        self.nodes = NodeTable()
+        self._peers: dict[int, Peer] = {}
+        self._links: dict[int, Link] = {}
+        self._discovery = discovery
+        self._timer: Timer | None = None
+        self._timer_at = 0.0
+        self._flushing = False
+        self._detached = False
+        self._low_byte = settings.ethertype & 0xFF
+        self.now = self._dispatch.now
+        self.boot_id = random(16)
+        self.machine = LinkMachine(
+            identity.name,
+            lambda machine: HandshakeMachine(identity, machine, self.boot_id, stack.crypto, random, self._dispatch.wall, settings.suites),
+            settings.ethertype,
+            self,
+            timers=settings.timers,
+            transport=settings.transport,
+            rekey=settings.rekey,
+        )
+        self.netfs = NetFs(self._kernel, self.nodes)
+        self._attached = system.paths.attach(b"net", self.netfs.target, Attach.TRANSIT | Attach.LOCAL)
+        self._kernel.network = self
+        self._ethertype = stack.register_ethertype(settings.ethertype, self._input)
+        self._listener = stack.on_interface(self._interface_event)
+        now = self.now()
+        used = [interface for interface in stack.interfaces if self._uses(interface)]
+        for interface in used:
+            self.machine.interface(interface.name, interface.mac, interface.mtu, interface.up, now)
+        self.announcement = Announcement(random(TOKEN_LENGTH), settings.ethertype)
+        discovery.start(self._dispatch, used, self.announcement, self._hint, self._hint_gone)
+        self.flush_later()
+
+    # Kernel's network
+
+    def remote(self, nd: Nd) -> Remote | int:
+        """`resmgr.channel.Network`."""
+        peer = self._peers.get(nd)
+        if peer is not None:
+            return peer
+        return errno.EHOSTDOWN if self.nodes.by_nd(nd) is not None else errno.EHOSTUNREACH
+
+    # Stack
+
+    def _uses(self, interface: Interface) -> bool:
+        return not self.settings.interfaces or interface.name in self.settings.interfaces
+
+    def _interface_event(self, event: InterfaceEvent, interface: Interface) -> None:
+        if not self._uses(interface):
+            return
+        now = self.now()
+        if event is InterfaceEvent.DETACHED:
+            self._discovery.interface_removed(interface.name)
+            self.machine.interface_gone(interface.name, now)
+        else:
+            self.machine.interface(interface.name, interface.mac, interface.mtu, interface.up, now)
+            if event in (InterfaceEvent.ATTACHED, InterfaceEvent.CHANGED):
+                self._discovery.interface_added(interface)
+        self.flush_later()
+
+    def _input(self, interface: Interface, frames: list[Frame]) -> None:
+        if not self._uses(interface):
+            return
+        now = self.now()
+        # Tags end in 0x00 or 0xa8, and so the settings refuse ethertypes that do.
+        low = self._low_byte
+        if any(frame[13] != low for frame in frames):
+            for frame in frames:
+                self.machine.receive(interface.name, [frame], payload_offset(frame), now)
+        else:
+            self.machine.receive(interface.name, frames, HEADER_SIZE, now)
+        self.flush_later()
+
+    def flush_later(self) -> None:
+        """Transmit at the end of this turn, or begin a turn for it."""
+        if not self._flushing:
+            self._flushing = True
+            self._dispatch.at_turn_end(self._flush)
+
+    def _flush(self) -> None:
+        self._flushing = False
+        now = self.now()
+        for name, frames in self.machine.transmit(now):
+            interface = self._stack.interface(name)
+            if interface is not None:
+                self._stack.output(interface, list[Frame](frames))
+        if self._detached:
+            return
+        if self.machine.pending:
+            self._dispatch.call_soon(self.flush_later)
+        when = self.machine.next_timeout()
+        if when is not None and (self._timer is None or when < self._timer_at):
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = self._dispatch.call_at(when, self._timeout)
+            self._timer_at = when
+
+    def _timeout(self) -> None:
+        self._timer = None
+        self.machine.handle_timeout(self.now())
+        self.flush_later()
+
+    # Discovery
+
+    def _hint(self, hint: Hint) -> None:
+        if hint.ethertype == self.settings.ethertype and hint.token != self.announcement.token:
+            self.machine.hint((hint.interface, hint.mac), self.now())
+            self.flush_later()
+
+    def _hint_gone(self, hint: Hint) -> None:
+        self.machine.unhint((hint.interface, hint.mac), self.now())
+        self.flush_later()
+
+    # Links
+
+    def _node(self, link: Link) -> Node:
+        node = self.nodes.add(link.name, self.now())
+        if node is None:
+            raise MemoryError("node table is full")
+        return node
+
+    def _enter(self, node: Node, state: NodeState, reason: str) -> None:
+        if self.nodes.enter(node, state, self.now(), reason):
+            log.info("node %s is %s%s", node.name, state.value, f": {reason}" if reason else "")
+            self.netfs.changed()
+
+    def link_up(self, link: Link, restarted: bool) -> None:
+        """`Upcalls`."""
+        node = self._node(link)
+        node.boot_id, node.roles = link.peer.boot_id, link.peer.roles
+        carrier = _LinkCarrier(self, link)
+        self._links[node.nd] = link
+        self._peers[node.nd] = Peer(
+            self._kernel,
+            carrier,
+            nd=node.nd,
+            node=node.name,
+            roles=node.roles,
+            authorize=self._authorize,
+            congested=carrier.congested,
+        )
+        self._enter(node, NodeState.UP, "restarted" if restarted else "")
+
+    def link_suspect(self, link: Link, reason: str) -> None:
+        """`Upcalls`."""
+        node = self._node(link)
+        self._enter(node, NodeState.SUSPECT, reason)
+        self._peers[node.nd].suspect(True)
+
+    def link_back(self, link: Link) -> None:
+        """`Upcalls`."""
+        node = self._node(link)
+        self._enter(node, NodeState.UP, "heard again")
+        self._peers[node.nd].suspect(False)
+
+    def link_down(self, link: Link, reason: str) -> None:
+        """`Upcalls`."""
+        node = self._node(link)
+        peer = self._peers.pop(node.nd)
+        del self._links[node.nd]
+        self._enter(node, NodeState.DOWN, reason)
+        peer.down(errno.EHOSTDOWN)
+
+    def message(self, link: Link, stream: int, priority: int, data: Buffer) -> None:
+        """`Upcalls`."""
+        node = self.nodes.get(link.name)
+        if node is not None:
+            peer = self._peers.get(node.nd)
+            if peer is not None:
+                peer.receive(data, stream, priority)
+
+    def refused(self, failed: Failed) -> None:
+        """`Upcalls`."""
+        log.warning("%s", failed.sentence)
+
+    def _authorize(self, info: ClientInfo, pid: int, chid: int) -> int:
+        """May a client of another node connect to this channel? Managers of files and processes ask the policy per operation."""
+        if self._system.guarded(pid, chid):
+            return 0
+        return 0 if self._system.policy.may(info, Verb.SEND) else errno.EACCES
+
+    # End
+
+    def detach(self) -> None:
+        """Say goodbye, then undo everything. Connections through us end with EHOSTDOWN. Idempotent."""
+        if self._detached:
+            return
+        self._discovery.close()
+        self.machine.close(self.now())
+        self._detached = True
+        if self._timer is not None:
+            self._timer.cancel()
+        self._flush()
+        self._listener.revoke()
+        self._ethertype.revoke()
+        self._kernel.network = None
+        self._system.paths.detach(self._attached)
+        self.netfs.destroy()

@@ -1,0 +1,95 @@
+"""The system part of a node, what procnto is to QNX: the message kernel, the pathname space, host files, processes, the local socket.
+
+A daemon makes one of everything; a simulated node makes the kernel and the pathname space and attaches managers of its own. All parts that
+act for clients of other nodes share one `Policy`, which is replaced as a whole by `set_policy`. Until somebody sets one, other nodes
+may do nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from resmgr.access import Policy
+from resmgr.channel import Channel, Kernel
+from resmgr.dispatch import Dispatch
+from resmgr.iomsg import Target
+from resmgr.pathmgr import PathManager
+from resmgr.pathspace import Attach
+from resmgr.users import Accounts
+
+if TYPE_CHECKING:
+    from resmgr.hostfs.manager import HostFs
+    from resmgr.procmgr.manager import ProcessManager
+    from resmgr.transport.unix import UnixServer
+
+
+class System:
+    """See the head of this file. Everything is used from dispatch context; `close` undoes what was started, newest first."""
+
+    def __init__(self, dispatch: Dispatch, node_name: str) -> None:
+        self.dispatch = dispatch
+        self.kernel = Kernel(dispatch, node_name)
+        self.accounts = Accounts(dispatch.now)
+        self.policy = Policy(self.accounts)
+        self.paths = PathManager(self.kernel)
+        self.files: HostFs | None = None
+        self.processes: ProcessManager | None = None
+        self.server: UnixServer | None = None
+        self._guarded: set[tuple[int, int]] = set()
+        self._on_policy: list[Callable[[Policy], None]] = []
+        self._ends: list[Callable[[], None]] = [self.paths.destroy]
+        self.guard(self.paths.channel)
+
+    def guard(self, channel: Channel) -> None:
+        """*channel*'s manager asks the policy itself for each thing that a remote client wants: whoever is in the cluster may connect."""
+        self._guarded.add((channel.pid, channel.chid))
+
+    def guarded(self, pid: int, chid: int) -> bool:
+        """Whether that channel's manager asks the policy itself."""
+        return (pid, chid) in self._guarded
+
+    def set_policy(self, policy: Policy) -> None:
+        """Use *policy* from now on; what remote clients hold under the old one is taken away where it might not be given again."""
+        self.policy = policy
+        for tell in self._on_policy:
+            tell(policy)
+
+    def serve_files(self, root: bytes | str = b"/", prefix: bytes = b"") -> HostFs:
+        """Attach the Linux directory *root* at *prefix* of the pathname space."""
+        from resmgr.hostfs.manager import HostFs
+
+        files = self.files = HostFs(self.kernel, self.policy, root=root, prefix=b"/" + prefix)
+        self._on_policy.append(files.set_policy)
+        self.paths.attach(prefix, Target(0, files.channel.pid, files.channel.chid))
+        self.guard(files.channel)
+        self._ends.append(files.destroy)
+        return files
+
+    def serve_processes(self) -> ProcessManager:
+        """Let clients that the policy allows start and signal processes."""
+        from resmgr.procmgr.manager import ProcessManager
+
+        processes = self.processes = ProcessManager(self.kernel, self.policy)
+        self._on_policy.append(processes.set_policy)
+        self.guard(processes.channel)
+        self._ends.append(processes.destroy)
+        return processes
+
+    def listen(self, path: str | os.PathLike[str]) -> UnixServer:
+        """Serve the programs of this machine on a local socket."""
+        from resmgr.transport.unix import UnixServer
+
+        server = self.server = UnixServer(self.dispatch, self.kernel, path)
+        self._ends.append(server.close)
+        return server
+
+    def attach(self, path: bytes, channel: Channel, flags: Attach = Attach.DEFAULT) -> None:
+        """Attach a manager of this kernel to a path for as long as the system lives."""
+        self.paths.attach(path, Target(0, channel.pid, channel.chid), flags)
+
+    def close(self) -> None:
+        """End everything. Idempotent."""
+        while self._ends:
+            self._ends.pop()()
