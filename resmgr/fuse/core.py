@@ -47,6 +47,8 @@ DEVICES = frozenset((S_IFCHR, S_IFBLK, S_IFIFO))
 _ENTRY_REPLIES = frozenset((Connect.LOOKUP, Connect.OPEN, Connect.MKDIR, Connect.MKNOD, Connect.LINK, Connect.SYMLINK))
 _ENTRY_ATTR_SIZE = ENTRY.size + ATTR.size
 _attr_of = ATTR.unpack_from
+_entry_of = ENTRY.unpack_from
+_message = REQUEST.pack
 _OUT_HEADER = formats.OUT_HEADER.pack
 _ENTRY_REPLY = formats.ENTRY_REPLY.pack
 _ATTR_REPLY = formats.ATTR_REPLY.pack
@@ -141,7 +143,7 @@ class Core:
         if not request.answered:
             self._finish(request)
             node.lookups += 1
-            self.emit(_ENTRY_REPLY(144, 0, request.unique, *self.entry_fields(node)))
+            self.emit(_ENTRY_REPLY(144, 0, request.unique, node.nodeid, 0, *self._valid, *self.attr_fields(node)))
 
     def answer_attr(self, request: Request, node: Node) -> None:
         if not request.answered:
@@ -158,7 +160,7 @@ class Core:
         mode = attr[1]
         if mode & 0o170000 in DEVICES and self.options.devices_as_files:
             mode = S_IFREG | mode & 0o7777
-        node.told = shown(attr)
+        node.told = attr
         node.fresh = False
         return formats.attr_fields(attr, (attr[0] ^ node.server.salt) or 1, mode)
 
@@ -194,7 +196,7 @@ class Core:
                 return
             handle = held
         request.connection = connection
-        message = REQUEST.pack(request.kind, request.subtype, request.flags, handle) + request.fixed + request.path
+        message = _message(request.kind, request.subtype, request.flags, handle) + request.fixed + request.path
         pending = connection.submit((message,), request.reply_len, request.done)
         if pending is not None:
             request.pending = pending
@@ -262,7 +264,7 @@ class Core:
     def parse_entry(self, via: Connection, user: User, reply: Buffer) -> Found:
         """Read the entry that the server behind *via* replied."""
         try:
-            nd, pid, chid, handle, ocb, length = ENTRY.unpack_from(reply)
+            nd, pid, chid, handle, ocb, length = _entry_of(reply)
             if nd == 0 and chid == via.chid and pid == via.pid:
                 connection = via
             else:

@@ -32,7 +32,7 @@ from resmgr.fuse.formats import (
     FOPEN_NONSEEKABLE,
     FOPEN_STREAM,
     AttrTuple,
-    names_at,
+    name_at,
 )
 from resmgr.fuse.inode import File, Node, same_type
 from resmgr.fuse.request import Request, told
@@ -60,7 +60,7 @@ _WRITE_DATA = BODY + formats.WRITE_IN.size
 
 def create(core: Core, request: Request, view: memoryview) -> None:
     flags, mode, umask, _ = formats.CREATE_IN.parse(view, BODY)
-    (request.name,) = names_at(view, BODY + formats.CREATE_IN.size, 1)
+    request.name = name_at(view, BODY + formats.CREATE_IN.size)
     request.extra = flags
     fixed = OPEN.pack(mode & 0o7777, umask, 0)
     wanted = flags & SERVER_FLAGS | O_CREAT
@@ -128,7 +128,7 @@ def _opened(request: Request, status: int, reply: Buffer) -> None:
         file.data_ends = len(file.data) < core.options.prefetch
     if flags & O_TRUNC:
         node.told = None
-    elif node.told is not None and node.told != shown(attr):
+    elif node.told is not None and shown(node.told) != shown(attr):
         node.told = None
         node.fresh = True
         core.drops["attributes_changed"] += 1

@@ -282,6 +282,14 @@ def inval_entry(parent: int, name: bytes) -> bytes:
     return INVAL_ENTRY.pack(size, NOTIFY_INVAL_ENTRY, 0, parent, len(name), 0) + name + b"\0"
 
 
+def name_at(view: Buffer, offset: int) -> bytes:
+    """The one zero-ended name that ends a request at *offset*; not empty, no dot name, no slash."""
+    name, end, rest = bytes(view[offset:]).partition(b"\0")
+    if not end or rest or not name or b"/" in name or name == b"." or name == b"..":
+        raise BadMessage("not the name of a directory entry")
+    return name
+
+
 def names_at(view: Buffer, offset: int, count: int) -> list[bytes]:
     """*count* zero-ended names from *offset* on; none may be empty, a dot name or hold a slash."""
     pieces = bytes(memoryview(view)[offset:]).split(b"\0", count)

@@ -88,7 +88,7 @@ class Node:
         self.attr_at = 0.0
         self.fresh = False
         """`attr` is newer than what the kernel was told: one GETATTR may be answered from it."""
-        self.told: tuple[int, ...] | None = None
+        self.told: AttrTuple | None = None
         self.pages: Version | None = None
         """The version that the kernel's cached pages were read at; None: not known."""
         self.lookups = 0

@@ -8,7 +8,7 @@ from resmgr.channel import Connection
 from resmgr.dispatch import Buffer
 from resmgr.fuse import formats
 from resmgr.fuse.core import CONNECT, ENTRY_MAX, Core
-from resmgr.fuse.formats import BODY, device_64, names_at, strings_at
+from resmgr.fuse.formats import BODY, device_64, name_at, names_at, strings_at
 from resmgr.fuse.inode import Node
 from resmgr.fuse.request import Request, Step
 from resmgr.iomsg import MAKE, RENAME, SYMLINK, Connect
@@ -18,7 +18,7 @@ RENAME_EXCHANGE = 2
 
 
 def lookup(core: Core, request: Request, view: memoryview) -> None:
-    (request.name,) = names_at(view, BODY, 1)
+    request.name = name_at(view, BODY)
     core.on_base(request, request.node, CONNECT, Connect.LOOKUP, 0, b"", request.name, ENTRY_MAX, _looked_up)
 
 
@@ -50,14 +50,14 @@ def _forget_name(core: Core, parent: Node, name: bytes) -> None:
 
 def mkdir(core: Core, request: Request, view: memoryview) -> None:
     mode, umask = formats.MKDIR_IN.parse(view, BODY)
-    (request.name,) = names_at(view, BODY + formats.MKDIR_IN.size, 1)
+    request.name = name_at(view, BODY + formats.MKDIR_IN.size)
     fixed = MAKE.pack(mode & 0o7777, umask, 0)
     core.on_base(request, request.node, CONNECT, Connect.MKDIR, 0, fixed, request.name, ENTRY_MAX, _entered)
 
 
 def mknod(core: Core, request: Request, view: memoryview) -> None:
     mode, rdev, umask, _ = formats.MKNOD_IN.parse(view, BODY)
-    (request.name,) = names_at(view, BODY + formats.MKNOD_IN.size, 1)
+    request.name = name_at(view, BODY + formats.MKNOD_IN.size)
     fixed = MAKE.pack(mode, umask, device_64(rdev))
     core.on_base(request, request.node, CONNECT, Connect.MKNOD, 0, fixed, request.name, ENTRY_MAX, _entered)
 
@@ -72,7 +72,7 @@ def symlink(core: Core, request: Request, view: memoryview) -> None:
 
 def link(core: Core, request: Request, view: memoryview) -> None:
     (old_id,) = formats.LINK_IN.parse(view, BODY)
-    (request.name,) = names_at(view, BODY + formats.LINK_IN.size, 1)
+    request.name = name_at(view, BODY + formats.LINK_IN.size)
     old = core.nodes.get(old_id)
     if old is None or old.parent is None or not old.named:
         core.error(request, errno.ESTALE)
@@ -145,12 +145,12 @@ def _two_directories(
 
 
 def unlink(core: Core, request: Request, view: memoryview) -> None:
-    (request.name,) = names_at(view, BODY, 1)
+    request.name = name_at(view, BODY)
     core.on_base(request, request.node, CONNECT, Connect.UNLINK, 0, b"", request.name, ENTRY_MAX, _removed)
 
 
 def rmdir(core: Core, request: Request, view: memoryview) -> None:
-    (request.name,) = names_at(view, BODY, 1)
+    request.name = name_at(view, BODY)
     core.on_base(request, request.node, CONNECT, Connect.RMDIR, 0, b"", request.name, ENTRY_MAX, _removed)
 
 

@@ -45,9 +45,13 @@ class Servers:
         key = (root.nd, root.pid, root.chid)
         self.root = Server(key, 0)
         self._by_key: dict[tuple[int, int, int], Server] = {key: self.root}
+        self._by_connection: dict[Connection, Server] = {}
 
     def of(self, connection: Connection) -> Server:
         """The server behind a connection."""
+        found = self._by_connection.get(connection)
+        if found is not None:
+            return found
         key = (connection.nd, connection.pid, connection.chid)
         server = self._by_key.get(key)
         if server is None:
@@ -80,8 +84,10 @@ class Servers:
 
     def _adopt(self, server: Server, user: User, connection: Connection) -> None:
         server.connections[user] = connection
+        self._by_connection[connection] = server
 
         def died(gone: Connection) -> None:
+            self._by_connection.pop(gone, None)
             if server.connections.get(user) is gone:
                 del server.connections[user]
                 server.targets.clear()
@@ -96,3 +102,4 @@ class Servers:
             for connection in connections:
                 connection.on_death = None
                 connection.close()
+        self._by_connection.clear()
