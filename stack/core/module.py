@@ -17,7 +17,7 @@ import attrs
 
 from resmgr.channel import Kernel
 from resmgr.dispatch import Dispatch
-from stack.core.options import parse_options
+from stack.core.options import describe_options, parse_options
 
 if TYPE_CHECKING:
     from stack.core.stack import Stack
@@ -61,6 +61,8 @@ class Loadable(Protocol):
 
     def attach_text(self, context: Context, text: str) -> Attached: ...
 
+    def usage(self) -> list[tuple[str, str]]: ...
+
 
 @attrs.frozen
 class Module(Generic[O]):
@@ -74,3 +76,7 @@ class Module(Generic[O]):
     def attach_text(self, context: Context, text: str) -> Attached:
         """Parse *text* as this module's options and attach. `OptionError`, or what `attach` raises."""
         return self.attach(context, parse_options(self.options, text, self.name))
+
+    def usage(self) -> list[tuple[str, str]]:
+        """The module's options for people: `key=example` and the default."""
+        return describe_options(self.options)

@@ -1,0 +1,144 @@
+"""The command line of `io-pkt`, in QNX's form: `io-pkt -d packet ifname=eth0 -p tcpip prefix=/alt -p qnet`.
+
+`-d` and `-p` take a module's name and then, if the next word does not begin with a dash, its options; the name may be glued to the letter
+(`-dpacket`, `-ptcpip`). They are carried out in the order in which they stand. `--fault` belongs to the driver before it. Options
+of QNX's io-pkt that have no place on Linux are refused with what to do instead, rather than taken and ignored.
+"""
+
+from __future__ import annotations
+
+import difflib
+
+import attrs
+
+from stack.core.module import Kind
+
+USAGE = """\
+usage: io-pkt [-v] [-i N] [--run-dir DIR] [--ready-fd N]
+              [-d DRIVER [OPTIONS] [--fault OPTIONS]]... [-p PROTOCOL [OPTIONS]]...
+
+The network manager: loads drivers and protocol modules, in the order given, and runs until SIGTERM or SIGINT.
+
+  -d DRIVER [OPTIONS]    load a driver: a name (packet), an installed one, or a dotted path
+  -p PROTOCOL [OPTIONS]  load a protocol module (qnet)
+  --fault OPTIONS        put a bad link around the driver before it: drop=5%,dup=2%,reorder=5%,corrupt=0.5%,delay=20ms,rate=10M,seed=1
+  -i N                   instance number, 0 to 99: several managers on one machine (default 0)
+  -v                     log more: what is loaded, interfaces that come and go
+  --run-dir DIR          sockets and lock of this instance (default /run/io-pktN, or in $XDG_RUNTIME_DIR for ordinary users)
+  --ready-fd N           write READY=1 to this inherited descriptor, and close it, when everything is loaded
+  --options MODULE       print the options of a module and exit
+  -h, --help             print this and exit
+
+OPTIONS are key=value,flag,... without spaces. Example: io-pkt -d packet ifname=eth0 --fault drop=5%,delay=20ms -p qnet
+"""
+
+INSTANCES = 100
+_REFUSED = {
+    "-D": "there is one stack context, and it is this process",
+    "-I": "no I/O privilege is taken",
+    "-S": "no SIGSEGV handler is installed",
+    "-P": "use nice or chrt to set the priority",
+    "-r": "use nice or chrt to set the priority",
+    "-t": "there are no packet threads to number",
+    "-q": "there is no quiet time to set",
+    "-w": "there is no watchdog interval to set",
+    "-u": "run io-pkt as the user it should be; the packet driver needs CAP_NET_RAW only",
+    "-U": "run io-pkt as the user it should be; the packet driver needs CAP_NET_RAW only",
+}
+_KNOWN = ("-d", "-p", "-i", "-v", "-h", "--help", "--fault", "--run-dir", "--ready-fd", "--options")
+
+
+class UsageError(Exception):
+    """The command line is wrong; `str` is one sentence."""
+
+
+@attrs.define
+class Load:
+    """One module to load; `wrap` as for `Stack.load`."""
+
+    kind: Kind
+    name: str
+    options: str = ""
+    wrap: list[tuple[str, str]] = attrs.field(factory=list)
+
+
+@attrs.define
+class CommandLine:
+    loads: list[Load] = attrs.field(factory=list)
+    instance: int = 0
+    verbose: bool = False
+    run_dir: str | None = None
+    ready_fd: int | None = None
+    help: bool = False
+    options_of: str | None = None
+
+
+def parse_command_line(words: list[str]) -> CommandLine:
+    """*words* without the program's name. UsageError."""
+    line = CommandLine()
+    rest = list(words)
+    while rest:
+        option, glued = _split_option(rest.pop(0))
+        if option in ("-d", "-p"):
+            name = _value(option, glued, rest, "the name of a module")
+            load = Load(Kind.DRIVER if option == "-d" else Kind.PROTOCOL, name)
+            if rest and not rest[0].startswith("-"):
+                load.options = rest.pop(0)
+            line.loads.append(load)
+        elif option == "--fault":
+            text = _value(option, glued, rest, "faults, like drop=5%,delay=20ms")
+            if not line.loads or line.loads[-1].kind is not Kind.DRIVER:
+                raise UsageError("--fault belongs behind the driver that it is for: -d packet ifname=eth0 --fault drop=5%")
+            line.loads[-1].wrap.append(("fault", text))
+        elif option == "-i":
+            line.instance = _number(option, _value(option, glued, rest, "a number"), INSTANCES - 1)
+        elif option == "--ready-fd":
+            line.ready_fd = _number(option, _value(option, glued, rest, "a descriptor"), 1 << 20)
+        elif option == "--run-dir":
+            line.run_dir = _value(option, glued, rest, "a folder")
+        elif option == "--options":
+            line.options_of = _value(option, glued, rest, "the name of a module")
+        elif option == "-v" and glued is None:
+            line.verbose = True
+        elif option in ("-h", "--help") and glued is None:
+            line.help = True
+        else:
+            raise UsageError(_unknown(option, glued))
+    if not line.loads and not line.help and line.options_of is None:
+        raise UsageError("nothing to load: give at least one driver, like -d packet ifname=eth0")
+    return line
+
+
+def _split_option(word: str) -> tuple[str, str | None]:
+    """`--run-dir=x` and `-dpacket` into option and value."""
+    if word.startswith("--"):
+        option, equals, value = word.partition("=")
+        return option, value if equals else None
+    if word.startswith("-") and len(word) > 2:
+        return word[:2], word[2:]
+    return word, None
+
+
+def _value(option: str, glued: str | None, rest: list[str], what: str) -> str:
+    if glued:
+        return glued
+    if glued is None and rest and not rest[0].startswith("-"):
+        return rest.pop(0)
+    raise UsageError(f"{option} needs {what}")
+
+
+def _number(option: str, text: str, most: int) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) > most:
+        raise UsageError(f"{option} {text}: expected a number from 0 to {most}")
+    return int(text)
+
+
+def _unknown(option: str, glued: str | None) -> str:
+    if option in _REFUSED:
+        return f"{option} has no meaning here: {_REFUSED[option]}"
+    if not option.startswith("-"):
+        return f"{option!r} is not expected here: options of a module stand right behind its name, as one word without spaces"
+    if option in _KNOWN:
+        return f"{option} takes no value"
+    near = difflib.get_close_matches(option, _KNOWN, n=1, cutoff=0.5) if option.startswith("--") else []
+    return f"there is no option {option}; " + (f"did you mean {near[0]}?" if near else "see io-pkt --help")

@@ -1,0 +1,137 @@
+"""`io-pkt`: a network manager as a process of its own. Puts dispatch, kernel, stack and modules together, and takes them apart again.
+
+Start: lock of the instance, dispatch, kernel, modules in the order of the command line, then one line on standard output and `READY=1` on
+the descriptor that was asked for. End: SIGTERM or SIGINT; modules are unloaded in reverse order. What goes wrong on the way is one line on
+standard error: exit status 2 for a command line that is wrong, 1 for everything else.
+
+Heavy imports wait until the command line is known to be good.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from stack.core.commandline import USAGE, CommandLine, UsageError, parse_command_line
+from stack.core.errors import ModuleError
+
+if TYPE_CHECKING:
+    from stack.core.stack import Stack
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The console script; *argv* without the program's name. Returns the exit status."""
+    try:
+        line = parse_command_line(sys.argv[1:] if argv is None else argv)
+    except UsageError as error:
+        return _fail(str(error), 2)
+    if line.help:
+        print(USAGE, end="")
+        return 0
+    try:
+        if line.options_of is not None:
+            _print_options(line.options_of)
+            return 0
+        return _run(line)
+    except ModuleError as error:
+        return _fail(str(error), 1)
+
+
+def _fail(sentence: str, status: int) -> int:
+    print(f"io-pkt: {sentence}", file=sys.stderr)
+    return status
+
+
+def _print_options(name: str) -> None:
+    from stack.core.loader import find_module
+
+    for option, default in find_module(name).usage():
+        print(f"{option:32}{default}".rstrip())
+
+
+def _run(line: CommandLine) -> int:
+    import logging
+
+    import trio
+
+    logging.basicConfig(format="io-pkt: %(levelname)s: %(message)s", level=logging.INFO if line.verbose else logging.WARNING)
+    run_dir = line.run_dir or default_run_dir(line.instance)
+    with _locked(run_dir, f"io-pkt{line.instance}"):
+        return trio.run(_manage, line)
+
+
+async def _manage(line: CommandLine) -> int:
+    import signal
+
+    import trio
+
+    from resmgr.channel import Kernel
+    from resmgr.errors import Misuse
+    from resmgr.runner import open_dispatch
+    from stack.core.stack import Stack
+
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async with open_dispatch() as dispatch:
+            stack = Stack(dispatch, Kernel(dispatch, os.uname().nodename), os.urandom, f"io-pkt{line.instance}")
+            try:
+                for load in line.loads:
+                    try:
+                        stack.load(load.name, load.options, kind=load.kind, wrap=load.wrap)
+                    except Misuse as error:
+                        raise ModuleError(errno.EBUSY, f"cannot load {load.name}: {error}") from error
+                _tell_ready(stack, line.ready_fd)
+                async for _ in signals:
+                    break
+            finally:
+                stack.close()
+    return 0
+
+
+def _tell_ready(stack: Stack, ready_fd: int | None) -> None:
+    from stack.wire.ethernet import mac_text
+
+    links = [f"{one.name} {mac_text(one.mac)} mtu {one.mtu} {'up' if one.up else 'down'}" for one in stack.interfaces]
+    print(f"{stack.name} ready: {'; '.join(links) or 'no interfaces'}; modules {' '.join(stack.statistics().modules)}", flush=True)
+    if ready_fd is not None:
+        try:
+            os.write(ready_fd, b"READY=1\n")
+            os.close(ready_fd)
+        except OSError as error:
+            raise ModuleError(error.errno or errno.EIO, f"cannot write to --ready-fd {ready_fd}: {error.strerror}") from error
+
+
+def default_run_dir(instance: int) -> str:
+    """`/run/io-pktN` for root; under $XDG_RUNTIME_DIR, or /tmp with the user's number, for others."""
+    if os.geteuid() == 0:
+        return f"/run/io-pkt{instance}"
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    return f"{runtime}/io-pkt{instance}" if runtime else f"/tmp/io-pkt{instance}-{os.geteuid()}"
+
+
+@contextmanager
+def _locked(run_dir: str, name: str) -> Iterator[None]:
+    """Make the folder and hold its lock; one manager per folder. The lock dies with the process, whatever kills it."""
+    import fcntl
+
+    path = os.path.join(run_dir, "lock")
+    try:
+        os.makedirs(run_dir, 0o755, exist_ok=True)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+    except OSError as error:
+        raise ModuleError(error.errno or errno.EIO, f"cannot use the run directory {run_dir}: {error.strerror}; see --run-dir") from error
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            pid = os.pread(fd, 20, 0).decode("ascii", "replace").strip() or "unknown"
+            raise ModuleError(errno.EBUSY, f"{name} is running already, as process {pid}; -i N starts another instance") from None
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, b"%d\n" % os.getpid(), 0)
+        yield
+        os.unlink(path)
+    finally:
+        os.close(fd)

@@ -1,0 +1,134 @@
+"""The io-pkt program, as a process: ready, traffic, signals, and one line for everything that goes wrong."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stack.core.main import main
+
+IO_PKT = [sys.executable, "-c", "import sys; from stack.core.main import main; sys.exit(main())"]
+ENV = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+
+
+class Manager:
+    """An io-pkt in a namespace."""
+
+    def __init__(self, namespace: Any, run_dir: Path, *words: str) -> None:
+        ready, tell = os.pipe()
+        with namespace.entered():
+            began = time.monotonic()
+            self.process = subprocess.Popen(
+                [*IO_PKT, "--run-dir", str(run_dir), "--ready-fd", str(tell), *words],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                env=ENV,
+                pass_fds=(tell,),
+            )
+        os.close(tell)
+        self.told = os.read(ready, 100)
+        self.took = time.monotonic() - began
+        os.close(ready)
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> tuple[int, str, str]:
+        self.process.send_signal(number)
+        out, err = self.process.communicate(timeout=10)
+        return self.process.returncode, out, err
+
+    def memory(self) -> int:
+        """Resident kilobytes."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        (line,) = (line for line in status.splitlines() if line.startswith("VmRSS:"))
+        return int(line.split()[1])
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> Path:
+    return tmp_path / "run"
+
+
+@pytest.mark.priv
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_ready_and_a_clean_end(veth: Any, run_dir: Path, number: signal.Signals) -> None:
+    manager = Manager(veth.a, run_dir, "-d", "packet", "ifname=va", "--fault", "drop=5%")
+    assert manager.told == b"READY=1\n"
+    assert manager.took < 1.0 * 3, "start to ready must stay below a second; three are allowed on a machine that tests something else"
+    assert manager.memory() < 80_000
+    status, out, err = manager.stop(number)
+    assert (status, err) == (0, "")
+    assert out == "io-pkt0 ready: va 02:00:00:00:00:0a mtu 1500 up; modules packet\n"
+    assert os.listdir(run_dir) == []
+
+
+@pytest.mark.priv
+def test_an_idle_manager_sleeps(veth: Any, run_dir: Path) -> None:
+    """Frames of other protocols do not wake it: both ends talk IPv6 neighbour discovery all the time."""
+    manager = Manager(veth.a, run_dir, "-d", "packet", "ifname=va")
+    stat = Path(f"/proc/{manager.process.pid}/stat")
+    before = sum(map(int, stat.read_text().rsplit(")", 1)[1].split()[11:13]))
+    for number in range(20):
+        veth.b.ip("address", "add", f"10.77.{number}.1/24", "dev", "vb")
+    after = sum(map(int, stat.read_text().rsplit(")", 1)[1].split()[11:13]))
+    manager.stop()
+    assert after - before <= 2, "ticks of 10 ms"
+
+
+@pytest.mark.priv
+def test_one_manager_per_instance(veth: Any, run_dir: Path) -> None:
+    manager = Manager(veth.a, run_dir, "-d", "packet", "ifname=va")
+    second = Manager(veth.a, run_dir, "-d", "packet", "ifname=va")
+    assert second.told == b""
+    out, err = second.process.communicate(timeout=10)
+    assert (second.process.returncode, out) == (1, "")
+    assert err == f"io-pkt: io-pkt0 is running already, as process {manager.process.pid}; -i N starts another instance\n"
+    manager.process.kill()
+    manager.process.communicate(timeout=10)
+    third = Manager(veth.a, run_dir, "-i", "3", "-d", "packet", "ifname=va")
+    assert third.told == b"READY=1\n"
+    assert third.stop()[1].startswith("io-pkt3 ready")
+
+
+@pytest.mark.priv
+@pytest.mark.parametrize(
+    ("words", "status", "line"),
+    [
+        ("-d packet ifname=none0", 1, "there is no network interface none0 in this network namespace"),
+        ("-d packet ifnam=va", 1, "packet: there is no option ifnam; did you mean ifname?"),
+        ("-d packet", 1, "packet: option ifname is missing: ifname=TEXT"),
+        ("-d packt ifname=va", 1, "there is no driver called packt: not in stack.drivers and not among the installed io_pkt.modules"),
+        ("-d packet ifname=va --fault drop=5", 1, "fault: drop=5: expected a share between 0 and 1, or with a percent sign, like 5%"),
+        ("-d packet ifname=va -d packet ifname=va", 1, "io-pkt0 has an interface va already"),
+        ("-p packet", 1, "there is no protocol called packet: not among the installed io_pkt.modules"),
+        ("-x", 2, "there is no option -x; see io-pkt --help"),
+    ],
+)
+def test_errors_are_one_line(veth: Any, run_dir: Path, words: str, status: int, line: str) -> None:
+    manager = Manager(veth.a, run_dir, *words.split())
+    out, err = manager.process.communicate(timeout=10)
+    assert (manager.process.returncode, out, err) == (status, "", f"io-pkt: {line}\n")
+    assert manager.told == b""
+
+
+def test_help_and_options_of_modules(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    assert "io-pkt [-v] [-i N]" in capsys.readouterr().out
+    assert main(["--options", "packet"]) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert out[0].split() == ["ifname=TEXT", "required"]
+    assert main(["--options", "nosuch"]) == 1
+    assert capsys.readouterr().err.startswith("io-pkt: there is no module called nosuch")
+
+
+def test_a_run_directory_that_cannot_be(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    assert main(["--run-dir", str(tmp_path / "file" / "run"), "-d", "packet", "ifname=lo"]) == 1
+    err = capsys.readouterr().err
+    assert err == f"io-pkt: cannot use the run directory {tmp_path}/file/run: Not a directory; see --run-dir\n"
