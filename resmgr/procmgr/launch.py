@@ -1,0 +1,299 @@
+"""Starting a program as somebody: account, environment, descriptors, session, terminal.
+
+A thread of its own starts programs, one after another, so that account databases and the fork never hold up the dispatch. In the child,
+only C code of `_posixsubprocess` runs between fork and exec (the daemon has threads): it closes every descriptor, makes a session, sets
+groups, gid, uid and umask for good and executes /bin/sh with a fixed script, already as the user and in the client's environment. The
+script takes the controlling terminal (a session leader that opens a terminal gets it), changes the directory and executes the program.
+So whatever depends on paths that the user names (a directory on a dead network mount, a program that is not there) happens in the user's
+process, after the daemon has let go of it, and fails as in a remote shell: status 127 for a program that was not found, 126 for one that
+could not be executed or a directory that could not be entered, and a line on standard error. A library that the client's environment
+preloads can never run with the daemon's rights.
+
+The child gets nothing of the daemon's environment. It gets what the client sent, except names that steer the loader or the shell, and
+HOME, USER, LOGNAME, SHELL and PATH of the account.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+import pwd
+import queue
+import re
+import signal
+import struct
+import subprocess
+import termios
+import threading
+import time
+import tty
+from collections.abc import Callable
+
+import attrs
+
+from resmgr.access import MappedUser
+from resmgr.errors import ResmgrError
+from resmgr.procmgr.message import (
+    SPAWN_PTY,
+    SPAWN_STDERR,
+    SPAWN_STDIN,
+    SPAWN_STDOUT,
+    UMASK_DEFAULT,
+    Spawn,
+)
+
+SCRIPT = b"""case $1 in *t*) exec 0<>/proc/self/fd/0 1>&0 2>&0;; esac
+cd -- "$2" || case $1 in *h*) cd /;; *) exit 126;; esac
+shift 2
+exec "$@"
+"""
+"""$1: t takes the terminal, h lets a missing home directory be /. $2: the directory. Then the program and its arguments."""
+PATH_USER = b"/usr/local/bin:/usr/bin:/bin"
+PATH_ROOT = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+UMASK_USER = 0o022
+PIPE_SIZE = 256 * 1024
+"""Larger pipes than Linux's 64 KiB: fewer messages for the same bytes. The kernel may refuse; then 64 KiB it is."""
+SHADOW = "/etc/shadow"
+
+_NAME = re.compile(rb"[A-Za-z_][A-Za-z0-9_]*\Z")
+_OURS = frozenset((b"HOME", b"USER", b"LOGNAME", b"SHELL", b"PATH", b"PWD", b"OLDPWD"))
+_STEERING = frozenset(
+    (b"BASH_ENV", b"ENV", b"CDPATH", b"SHELLOPTS", b"BASHOPTS", b"IFS", b"PS4", b"GLIBC_TUNABLES", b"GCONV_PATH", b"LOCPATH", b"NLSPATH")
+)
+"""Variables that make the loader, the C library or /bin/sh read something else: with them a list of allowed commands would be void."""
+_CLONE_FS = 0x200
+_CLONE_NEWNS = 0x20000
+
+
+@attrs.frozen
+class Account:
+    """The account a program runs under."""
+
+    user: MappedUser
+    name: bytes
+    home: bytes
+    shell: bytes
+
+
+@attrs.frozen
+class Launched:
+    """A running program. The descriptors are ours, non-blocking and not inherited; -1 where a stream is not carried."""
+
+    pid: int
+    pidfd: int
+    account: Account
+    stdin: int
+    stdout: int
+    stderr: int
+    milliseconds: float
+
+
+LaunchDone = Callable[[Launched | Exception], None]
+
+
+def account(user: MappedUser, wanted: bytes) -> Account:
+    """The account of *user*, or the *wanted* one (a name) if *user* is root or is it. EACCES: no such account, locked, expired; EPERM.
+
+    Reads the account database: not for the dispatch thread.
+    """
+    try:
+        record = pwd.getpwuid(user.uid) if not wanted else pwd.getpwnam(os.fsdecode(wanted))
+    except (KeyError, ValueError):
+        raise ResmgrError(errno.EACCES, "no such account on this node") from None
+    if record.pw_uid != user.uid:
+        if user.uid != 0:
+            raise ResmgrError(errno.EPERM, "only root may choose another user")
+        user = MappedUser(record.pw_uid, record.pw_gid, tuple(os.getgrouplist(record.pw_name, record.pw_gid)))
+    refused = shut(record.pw_name, time.time())
+    if refused:
+        raise ResmgrError(errno.EACCES, refused)
+    names = (os.fsencode(record.pw_name), os.fsencode(record.pw_dir or "/"), os.fsencode(record.pw_shell or "/bin/sh"))
+    return Account(user, *names)
+
+
+def shut(name: str, wall: float, shadow: str = SHADOW) -> str:
+    """Why the account must not be used, or an empty string. `!` before the password locks (as for OpenSSH), a bare `*` is no password only.
+
+    A daemon that may not read the shadow file is not root and starts programs only as itself; then the kernel has let that user in already.
+    """
+    try:
+        with open(shadow, encoding="utf-8", errors="surrogateescape") as file:
+            fields = next((line.rstrip("\n").split(":") for line in file if line.startswith(name + ":")), [])
+    except OSError:
+        return ""
+    if len(fields) > 1 and fields[1].startswith("!"):
+        return "the account is locked"
+    if len(fields) > 7 and fields[7].isdecimal() and wall / 86400 >= int(fields[7]):
+        return "the account has expired"
+    return ""
+
+
+def environment(spawn: Spawn, account: Account) -> dict[bytes, bytes]:
+    """What the program gets: see the head of this file."""
+    result: dict[bytes, bytes] = {}
+    for variable in spawn.environment:
+        name, _, value = variable.partition(b"=")
+        if _NAME.match(name) and name not in _OURS and name not in _STEERING and not name.startswith((b"LD_", b"BASH_FUNC_")):
+            result[name] = value
+    result[b"HOME"] = account.home
+    result[b"USER"] = result[b"LOGNAME"] = account.name
+    result[b"SHELL"] = account.shell
+    result[b"PATH"] = PATH_ROOT if account.user.uid == 0 else PATH_USER
+    return result
+
+
+def start(spawn: Spawn, account: Account) -> Launched:
+    """Start the program. OSError when it could not even be forked (EAGAIN, EMFILE, EPERM: this daemon may not become that user)."""
+    begin = time.monotonic()
+    mine: list[int] = []
+    theirs: list[int] = []
+    try:
+        if spawn.flags & SPAWN_PTY:
+            stdio = _terminal(spawn, account, mine, theirs)
+        else:
+            stdio = _pipes(spawn, mine, theirs)
+        pid = _execute(spawn, account, stdio)
+        try:
+            # The child is not reaped by anybody else, so its number is still its own.
+            pidfd = os.pidfd_open(pid)
+        except OSError:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            raise
+    except BaseException:
+        for fd in (*mine, *theirs):
+            os.close(fd)
+        raise
+    for fd in theirs:
+        os.close(fd)
+    stdin, stdout, stderr = (*mine, -1, -1, -1)[:3] if spawn.flags & SPAWN_PTY else _carried(spawn, mine)
+    return Launched(pid, pidfd, account, stdin, stdout, stderr, (time.monotonic() - begin) * 1e3)
+
+
+def _carried(spawn: Spawn, mine: list[int]) -> tuple[int, int, int]:
+    ours = iter(mine)
+    stdin, stdout, stderr = (next(ours) if spawn.flags & flag else -1 for flag in (SPAWN_STDIN, SPAWN_STDOUT, SPAWN_STDERR))
+    return stdin, stdout, stderr
+
+
+def _pipes(spawn: Spawn, mine: list[int], theirs: list[int]) -> tuple[int, int, int]:
+    ends: list[int] = []
+    for flag in (SPAWN_STDIN, SPAWN_STDOUT, SPAWN_STDERR):
+        if not spawn.flags & flag:
+            null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+            theirs.append(null)
+            ends.append(null)
+            continue
+        reading, writing = os.pipe()
+        ours, other = (writing, reading) if flag == SPAWN_STDIN else (reading, writing)
+        mine.append(ours)
+        theirs.append(other)
+        ends.append(other)
+        os.set_blocking(ours, False)
+        try:
+            fcntl.fcntl(ours, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
+        except OSError:
+            pass
+    return ends[0], ends[1], ends[2]
+
+
+def _terminal(spawn: Spawn, account: Account, mine: list[int], theirs: list[int]) -> tuple[int, int, int]:
+    master, slave = os.openpty()
+    mine.append(master)
+    theirs.append(slave)
+    os.set_blocking(master, False)
+    fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack("HHHH", spawn.rows, spawn.columns, 0, 0))
+    settings = termios.tcgetattr(slave)
+    settings[tty.IFLAG] |= 0o40000  # IUTF8: erase whole characters
+    termios.tcsetattr(slave, termios.TCSANOW, settings)
+    if account.user.uid != os.geteuid():
+        os.fchown(slave, account.user.uid, -1)
+    # Inlet and outlet each own one descriptor of the one terminal; standard error is the terminal too.
+    mine.append(os.dup(master))
+    return slave, slave, slave
+
+
+def _execute(spawn: Spawn, account: Account, stdio: tuple[int, int, int]) -> int:
+    user = account.user
+    how = b"t" if spawn.flags & SPAWN_PTY else b""
+    if not spawn.directory:
+        how += b"h"
+    arguments = [b"/bin/sh", b"-c", SCRIPT, b"qnet", how, spawn.directory or account.home, *spawn.arguments]
+    umask = UMASK_USER if spawn.umask == UMASK_DEFAULT else spawn.umask
+    # As oneself nothing is set: an ordinary user's daemon may not, and without it the cheaper vfork is used.
+    same = user.uid == os.geteuid() and user.gid == os.getegid()
+    process = subprocess.Popen(
+        arguments,
+        stdin=stdio[0],
+        stdout=stdio[1],
+        stderr=stdio[2],
+        env=environment(spawn, account),
+        start_new_session=True,
+        close_fds=True,
+        umask=umask,
+        user=None if same else user.uid,
+        group=None if same else user.gid,
+        extra_groups=None if same else list(user.groups),
+    )
+    # Reaped through its pidfd, by the manager: this object shall neither wait for it nor complain that nobody did.
+    process.returncode = 0
+    return process.pid
+
+
+class Launcher:
+    """The thread. `launch` may be called from the dispatch; *done* is called in the thread with the result or the error.
+
+    *namespace* names a mount namespace (`/proc/PID/ns/mnt`, or a path kept open as `/proc/self/fd/N`) that programs shall see instead of
+    the daemon's: a daemon that hides its own mounts from itself gives its users' namespace here.
+    """
+
+    def __init__(self, namespace: str | None = None) -> None:
+        self._namespace = namespace
+        self._jobs: queue.SimpleQueue[tuple[MappedUser, Spawn, LaunchDone] | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    def launch(self, user: MappedUser, spawn: Spawn, done: LaunchDone) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="procmgr-launch", daemon=True)
+            self._thread.start()
+        self._jobs.put((user, spawn, done))
+
+    def close(self, patience: float) -> None:
+        """No further jobs. Waits up to *patience* seconds for the one that runs."""
+        if self._thread is not None:
+            self._jobs.put(None)
+            self._thread.join(patience)
+
+    def _run(self) -> None:
+        failure: OSError | None = None
+        if self._namespace is not None:
+            try:
+                enter_mounts(self._namespace)
+            except OSError as error:
+                failure = error
+        while True:
+            job = self._jobs.get()
+            if job is None:
+                return
+            user, spawn, done = job
+            if failure is not None:
+                # In the daemon's own namespace the program would see another machine than its user does.
+                done(failure)
+                continue
+            try:
+                done(start(spawn, account(user, spawn.user)))
+            except Exception as error:
+                done(error)
+
+
+def enter_mounts(namespace: str) -> None:
+    """Make the calling thread, and what it starts, see the mounts of *namespace*. Other threads stay where they are."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    fd = os.open(namespace, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if libc.unshare(_CLONE_FS) or libc.setns(fd, _CLONE_NEWNS):
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), namespace)
+    finally:
+        os.close(fd)

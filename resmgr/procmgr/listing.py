@@ -1,0 +1,55 @@
+"""The processes of this node, as rows for `sin` and `pidin`: read from /proc. Blocking; run it in a worker thread."""
+
+from __future__ import annotations
+
+import os
+
+from resmgr.procmgr.message import Row, pack_row
+
+COMMAND_MAX = 512
+"""Bytes of a command line that are told."""
+
+
+def rows(after: int, limit: int, proc: str = "/proc") -> tuple[int, bytes]:
+    """Number of rows and the rows of processes above *after*, as many as fit *limit* bytes. A process that ends meanwhile is left out."""
+    parts: list[bytes] = []
+    size = 0
+    for pid in sorted(int(name) for name in os.listdir(proc) if name.isdecimal()):
+        if pid <= after:
+            continue
+        row = read(pid, proc)
+        if row is None:
+            continue
+        part = pack_row(row)
+        if size + len(part) > limit:
+            break
+        parts.append(part)
+        size += len(part)
+    return len(parts), b"".join(parts)
+
+
+def read(pid: int, proc: str = "/proc") -> Row | None:
+    """proc(5): stat (whose second field may hold anything, blanks and brackets too), cmdline, and the owner of the directory."""
+    try:
+        uid = os.stat(f"{proc}/{pid}").st_uid
+        with open(f"{proc}/{pid}/stat", "rb") as file:
+            stat = file.read()
+        with open(f"{proc}/{pid}/cmdline", "rb") as file:
+            command = file.read(COMMAND_MAX).rstrip(b"\0")
+    except OSError:
+        return None
+    name = stat[stat.index(b"(") + 1 : stat.rindex(b")")]
+    fields = stat[stat.rindex(b")") + 2 :].split()
+    ticks = int(fields[11]) + int(fields[12])
+    return Row(
+        pid,
+        int(fields[1]),
+        uid,
+        fields[0].decode("ascii"),
+        int(fields[16]),
+        int(fields[17]),
+        int(fields[21]) * os.sysconf("SC_PAGE_SIZE"),
+        ticks / os.sysconf("SC_CLK_TCK"),
+        name,
+        command,
+    )

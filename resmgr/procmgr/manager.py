@@ -1,0 +1,407 @@
+"""The process manager: channel (PID_SYSTEM, CHID_PROCMGR) of a node. docs/protocol/spawn.md has the messages.
+
+Every request is authorised before anything is done with it. A client of another node needs the verb `spawn`, which nobody has unless the
+configuration says so; programs run as the mapped user. A client of this node acts as itself. Each attempt to start or signal something
+leaves a line in the log (logger `resmgr.procmgr`), allowed or not, with the client's node and claimed uid and the user it became.
+
+A process belongs to the client connection that started it. When that goes (its program or its node died, it was closed), the process
+gets SIGHUP, and after a grace SIGKILL, with its whole process group; a detached one goes on.
+"""
+
+from __future__ import annotations
+
+import enum
+import errno
+import functools
+import logging
+import os
+import select
+import signal
+import time
+from collections.abc import Callable, Iterator
+
+import attrs
+
+from resmgr.access import MappedUser, Policy, Verb
+from resmgr.channel import CHID_PROCMGR, ND_LOCAL, PID_SYSTEM, PULSE_DISCONNECT, ClientInfo, Kernel, Message, Pulse
+from resmgr.dispatch import Buffer, Dispatch
+from resmgr.errors import BadMessage, ResmgrError, errno_of
+from resmgr.procmgr import listing, message
+from resmgr.procmgr.launch import Launched, Launcher
+from resmgr.procmgr.message import SPAWN_MAX, SPAWN_PTY, Proc, Spawn
+from resmgr.procmgr.process import Process, State
+
+log = logging.getLogger("resmgr.procmgr")
+
+PROCESSES_MAX = 512
+PROCESSES_PER_NODE_MAX = 256
+PROCESSES_PER_CLIENT_MAX = 64
+"""Processes held, starting ones and unclosed ended ones included. Stop a client, or one node, from using up processes and descriptors."""
+CLOSE_PATIENCE = 0.2
+"""Seconds that processes have after SIGHUP when the manager closes."""
+SIGNAL_MAX = 64
+
+_Owner = tuple[int, int]
+
+
+class Refusal(enum.StrEnum):
+    """Why a request was refused; counted."""
+
+    BAD_MESSAGE = "bad_message"
+    NOT_GRANTED = "not_granted"
+    NO_USER = "no_user"
+    USER_NOT_ALLOWED = "user_not_allowed"
+    COMMAND_NOT_ALLOWED = "command_not_allowed"
+    TOO_MANY = "too_many"
+    NOT_STARTED = "not_started"
+
+
+@attrs.frozen
+class SpawnRules:
+    """What the verb `spawn` covers for clients of other nodes. None: no limit, except that root is never meant by it."""
+
+    users: frozenset[int] | None = None
+    """uids of this node under which programs may run. None: every one but 0."""
+    commands: frozenset[bytes] | None = None
+    """Absolute paths of the programs that may be started, to be given exactly so."""
+
+    def refuse(self, user: MappedUser, spawn: Spawn) -> Refusal | None:
+        if (user.uid == 0) if self.users is None else (user.uid not in self.users):
+            return Refusal.USER_NOT_ALLOWED
+        if self.commands is not None and spawn.arguments[0] not in self.commands:
+            return Refusal.COMMAND_NOT_ALLOWED
+        return None
+
+
+@attrs.define(eq=False)
+class _Start:
+    """A program that is being started by the launcher's thread."""
+
+    owner: _Owner
+    request: Message
+    spawn: Spawn
+    orphan: bool = False
+    """The client has gone meanwhile."""
+
+
+@attrs.frozen
+class ProcessFacts:
+    """One spawned process, for status and tests."""
+
+    handle: int
+    pid: int
+    node: str
+    user: str
+    command: str
+    state: str
+    seconds: float
+
+
+class ProcessManager:
+    """Create it once per node. `close` ends every process that it still holds, detached ones excepted."""
+
+    def __init__(
+        self, kernel: Kernel, dispatch: Dispatch, policy: Policy, rules: SpawnRules | None = None, *, namespace: str | None = None
+    ) -> None:
+        """*namespace*: the mount namespace that programs shall see, if it is not the daemon's (see `Launcher`)."""
+        self.policy = policy
+        self.rules = SpawnRules() if rules is None else rules
+        self.refusals: dict[Refusal, int] = dict.fromkeys(Refusal, 0)
+        self.spawned = 0
+        self._dispatch = dispatch
+        self._launcher = Launcher(namespace)
+        self._processes: dict[int, Process] = {}
+        self._owner: dict[int, tuple[_Owner, ClientInfo]] = {}
+        self._starting: set[_Start] = set()
+        self._next = 1
+        self._closed = False
+        self._table: dict[int, Callable[[Message, int, int, int], None]] = {
+            Proc.SPAWN: self._spawn,
+            Proc.READ: self._read,
+            Proc.WRITE: self._write,
+            Proc.SIGNAL: self._signal,
+            Proc.WINSIZE: self._winsize,
+            Proc.WAIT: self._wait,
+            Proc.CLOSE: self._close,
+            Proc.LIST: self._list,
+            Proc.KILL: self._kill,
+        }
+        self._channel = kernel.channel(self._receive, on_pulse=self._pulse, pid=PID_SYSTEM, chid=CHID_PROCMGR)
+
+    def facts(self) -> Iterator[ProcessFacts]:
+        for process in self._processes.values():
+            info = self._owner[process.handle][1]
+            command = " ".join(os.fsdecode(argument) for argument in process.command)
+            name = os.fsdecode(process.account.name)
+            seconds = self._dispatch.now() - process.started
+            yield ProcessFacts(process.handle, process.pid, info.node, name, command, process.state.value, seconds)
+
+    def close(self) -> None:
+        """Refuse everything from now on; SIGHUP, then SIGKILL to what still runs. Blocks up to CLOSE_PATIENCE seconds for that."""
+        if self._closed:
+            return
+        self._closed = True
+        self._channel.destroy()
+        self._launcher.close(CLOSE_PATIENCE)
+        leaving = [process for process in self._processes.values() if not process.detached]
+        for process in leaving:
+            process.close()
+        _await_ends(leaving)
+        for process in leaving:
+            if process.state is not State.FREED:
+                process.kill()
+        _await_ends(leaving)
+        for process in list(self._processes.values()):
+            process.reap()
+
+    def _receive(self, request: Message) -> None:
+        try:
+            kind, subtype, flags, handle = message.parse_header(request.data)
+            operation = self._table.get(kind)
+            if operation is None:
+                request.error(errno.ENOSYS)
+            else:
+                operation(request, subtype, flags, handle)
+        except BadMessage as error:
+            self._refuse(request, Refusal.BAD_MESSAGE, errno.EBADMSG, str(error))
+        except ResmgrError as error:
+            request.error(errno_of(error))
+
+    def _pulse(self, pulse: Pulse) -> None:
+        if pulse.code != PULSE_DISCONNECT:
+            return
+        owner = _owner(pulse.info)
+        for start in self._starting:
+            start.orphan = start.orphan or start.owner == owner
+        for handle in [handle for handle, (other, _) in self._owner.items() if other == owner]:
+            self._processes[handle].close()
+
+    def _refuse(self, request: Message, refusal: Refusal, code: int, why: str, what: str = "request") -> None:
+        self.refusals[refusal] += 1
+        log.warning("%s refused: %s; %s", what, why or refusal.value, _who(request.info))
+        if not request.answered:
+            request.error(code)
+
+    def _user(self, request: Message, what: str) -> MappedUser | None:
+        """The mapped user of a client that may spawn; None when the request was refused."""
+        info = request.info
+        if self._closed:
+            request.error(errno.ESHUTDOWN)
+            return None
+        if not self.policy.may(info, Verb.SPAWN):
+            self._refuse(request, Refusal.NOT_GRANTED, errno.EPERM, "", what)
+            return None
+        user = self.policy.user(info)
+        if isinstance(user, int):
+            self._refuse(request, Refusal.NO_USER, user, "", what)
+            return None
+        return user
+
+    def _spawn(self, request: Message, subtype: int, flags: int, handle: int) -> None:
+        if self._user(request, "spawn") is None:
+            return
+        if request.msglen > SPAWN_MAX:
+            request.error(errno.E2BIG)
+        elif len(request.data) >= request.msglen:
+            self._start(request, request.data)
+        else:
+            request.read(0, request.msglen, functools.partial(self._arrived, request))
+
+    def _arrived(self, request: Message, count: int, data: Buffer) -> None:
+        if request.answered:
+            return
+        try:
+            if count != request.msglen:
+                raise BadMessage("SPAWN cut short")
+            self._start(request, data)
+        except BadMessage as error:
+            self._refuse(request, Refusal.BAD_MESSAGE, errno.EBADMSG, str(error))
+
+    def _start(self, request: Message, data: Buffer) -> None:
+        spawn = message.parse_spawn(data)
+        what = f"spawn of {_shown(spawn.arguments[0])}"
+        # Asked again: pulling the message may have taken a while.
+        user = self._user(request, what)
+        if user is None:
+            return
+        if spawn.arguments[0].startswith(b"-") or (spawn.directory and not spawn.directory.startswith(b"/")):
+            request.error(errno.EINVAL)
+            return
+        if request.info.nd != ND_LOCAL:
+            refusal = self.rules.refuse(user, spawn)
+            if refusal is not None:
+                self._refuse(request, refusal, errno.EPERM, f"{refusal.value}: uid {user.uid}", what)
+                return
+        owner = _owner(request.info)
+        if self._full(owner):
+            self._refuse(request, Refusal.TOO_MANY, errno.EAGAIN, "", what)
+            return
+        start = _Start(owner, request, spawn)
+        self._starting.add(start)
+        self._launcher.launch(
+            user, spawn, lambda result: self._dispatch.call_from_thread(functools.partial(self._started, start, user, result))
+        )
+
+    def _full(self, owner: _Owner) -> bool:
+        owners = [other for other, _ in self._owner.values()] + [start.owner for start in self._starting]
+        return (
+            len(owners) >= PROCESSES_MAX
+            or sum(other == owner for other in owners) >= PROCESSES_PER_CLIENT_MAX
+            or (owner[0] != ND_LOCAL and sum(other[0] == owner[0] for other in owners) >= PROCESSES_PER_NODE_MAX)
+        )
+
+    def _started(self, start: _Start, user: MappedUser, result: Launched | Exception) -> None:
+        self._starting.discard(start)
+        request, spawn = start.request, start.spawn
+        what = f"spawn of {_shown(spawn.arguments[0])} as uid {user.uid}"
+        if isinstance(result, Exception):
+            self.refusals[Refusal.NOT_STARTED] += 1
+            log.warning("%s failed: %s; %s", what, result, _who(request.info))
+            if not request.answered:
+                request.error(errno_of(result))
+            return
+        handle = self._next
+        self._next += 1
+        process = Process(self._dispatch, handle, result, spawn, self._freed)
+        self._processes[handle] = process
+        self._owner[handle] = (start.owner, request.info)
+        self.spawned += 1
+        log.info(
+            "%s: pid %d, user %s%s, %.1f ms; %s",
+            what,
+            result.pid,
+            os.fsdecode(result.account.name),
+            ", terminal" if spawn.flags & SPAWN_PTY else "",
+            result.milliseconds,
+            _who(request.info),
+        )
+        wanted = request.client_waits and not start.orphan and not self._closed
+        if not request.answered:
+            request.reply(0, message.pack_spawned(handle, result.pid))
+        if not wanted:
+            # Nobody was told of it, so nobody can want it; a detached one neither.
+            process.detached = False
+            process.close()
+
+    def _freed(self, process: Process) -> None:
+        del self._processes[process.handle]
+        del self._owner[process.handle]
+
+    def _process(self, request: Message, handle: int) -> Process:
+        """The client's own process; ResmgrError(EBADF) for a handle that is not its own."""
+        owned = self._owner.get(handle)
+        if owned is None or owned[0] != _owner(request.info) or self._processes[handle].state is State.LEAVING:
+            raise ResmgrError(errno.EBADF)
+        return self._processes[handle]
+
+    def _read(self, request: Message, subtype: int, flags: int, handle: int) -> None:
+        number, size = message.parse_stream(request.data)
+        outlet = self._process(request, handle).outlets.get(subtype)
+        if outlet is None:
+            raise ResmgrError(errno.EBADF)
+        outlet.read(request, number, size)
+
+    def _write(self, request: Message, subtype: int, flags: int, handle: int) -> None:
+        number, _ = message.parse_stream(request.data)
+        if flags & ~message.WRITE_LAST:
+            raise BadMessage("WRITE has unknown flags")
+        inlet = self._process(request, handle).inlet
+        if inlet is None or subtype != 0:
+            raise ResmgrError(errno.EBADF)
+        inlet.write(request, number, bool(flags & message.WRITE_LAST))
+
+    def _signal(self, request: Message, subtype: int, flags: int, handle: int) -> None:
+        (number,) = message.parse_fixed(request.data, message.SIGNAL)
+        process = self._process(request, handle)
+        _answer(request, errno.EINVAL if not 0 <= number <= SIGNAL_MAX else process.signal(number))
+
+    def _winsize(self, request: Message, subtype: int, flags: int, handle: int) -> None:
+        size = message.parse_fixed(request.data, message.WINSIZE)
+        _answer(request, self._process(request, handle).winsize(size))
+
+    def _wait(self, request: Message, subtype: int, flags: int, handle: int) -> None:
+        self._process(request, handle).wait(request)
+
+    def _close(self, request: Message, subtype: int, flags: int, handle: int) -> None:
+        self._process(request, handle).close()
+        request.reply(0)
+
+    def _list(self, request: Message, subtype: int, flags: int, handle: int) -> None:
+        (after,) = message.parse_fixed(request.data, message.LIST)
+        if self._user(request, "process list") is None:
+            return
+
+        def done(result: tuple[int, bytes] | BaseException) -> None:
+            if request.answered:
+                return
+            if isinstance(result, BaseException):
+                request.error(errno_of(result))
+            else:
+                request.reply(*result)
+
+        limit = min(request.reply_len, message.READ_MAX)
+        self._dispatch.call_blocking(lambda: listing.rows(after, limit), done)
+
+    def _kill(self, request: Message, subtype: int, flags: int, handle: int) -> None:
+        pid, number = message.parse_fixed(request.data, message.KILL)
+        what = f"signal {number} to pid {pid}"
+        user = self._user(request, what)
+        if user is None:
+            return
+        if not 0 <= number <= SIGNAL_MAX or pid < 1:
+            raise ResmgrError(errno.EINVAL)
+        try:
+            _send_signal(pid, number, user)
+        except OSError as error:
+            log.warning("%s as uid %d failed: %s; %s", what, user.uid, error.strerror, _who(request.info))
+            raise ResmgrError(errno_of(error)) from None
+        log.info("%s as uid %d; %s", what, user.uid, _who(request.info))
+        request.reply(0)
+
+
+def _send_signal(pid: int, number: int, user: MappedUser) -> None:
+    """kill(2) as *user* would be let: to root's eyes anything, else what has its uid as real or saved one. Pinned by a pidfd."""
+    pidfd = os.pidfd_open(pid)
+    try:
+        if user.uid != 0:
+            with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as file:
+                uids = next(line.split()[1:] for line in file if line.startswith("Uid:"))
+            if str(user.uid) not in (uids[0], uids[2]):
+                raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+        signal.pidfd_send_signal(pidfd, number)
+    finally:
+        os.close(pidfd)
+
+
+def _answer(request: Message, code: int) -> None:
+    if code:
+        request.error(code)
+    else:
+        request.reply(0)
+
+
+def _owner(info: ClientInfo) -> _Owner:
+    return info.nd, info.scoid
+
+
+def _who(info: ClientInfo) -> str:
+    where = f"node {info.node!r}" if info.nd != ND_LOCAL else "this node"
+    return f"client on {where}, its uid {info.credentials.uid}, pid {info.credentials.pid}"
+
+
+def _shown(name: bytes) -> str:
+    """For the log: no line breaks, no terminal codes, not endless."""
+    return ascii(os.fsdecode(name[:200]))
+
+
+def _await_ends(processes: list[Process]) -> None:
+    """Until all have ended, at most CLOSE_PATIENCE seconds."""
+    poller = select.poll()
+    running = {process.descriptor for process in processes if process.state is not State.FREED}
+    for fd in running:
+        poller.register(fd, select.POLLIN)
+    end = time.monotonic() + CLOSE_PATIENCE
+    while running and (left := end - time.monotonic()) > 0:
+        for fd, _ in poller.poll(left * 1e3):
+            poller.unregister(fd)
+            running.discard(fd)

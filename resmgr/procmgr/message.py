@@ -1,0 +1,315 @@
+"""Formats of the messages that the process manager answers, on channel (PID_SYSTEM, CHID_PROCMGR). docs/protocol/spawn.md explains them.
+
+QNX starts remote programs with `_PROC_SPAWN` to the process manager of the other node and gives them descriptors that lead back through
+Qnet. A Linux program has only Linux descriptors, so here its standard streams are pipes or a terminal of the node it runs on, and the
+client reads and writes them by messages on the process handle that SPAWN returned: the manager holds a READ until there is output.
+
+All requests begin with the 16 bytes of `resmgr.iomsg` (type, subtype, flags, handle), network byte order. Types are ours.
+
+Several READs and WRITEs of a stream may be under way, and messages do not keep their order on the way, so each carries a number: 0, 1,
+2, ... per stream in the order in which the client means them. The manager serves them in that order, and the client puts the replies
+back into it.
+"""
+
+from __future__ import annotations
+
+import enum
+import struct
+from typing import NamedTuple
+
+from resmgr.dispatch import Buffer
+from resmgr.errors import BadMessage
+
+
+class Proc(enum.IntEnum):
+    """Message types of the process manager."""
+
+    SPAWN = 0x200
+    READ = 0x201
+    WRITE = 0x202
+    SIGNAL = 0x203
+    WINSIZE = 0x204
+    WAIT = 0x205
+    CLOSE = 0x206
+    LIST = 0x207
+    KILL = 0x208
+
+
+HEADER = struct.Struct("!HHIQ")
+"""type, subtype, flags, handle: the common 16 bytes."""
+
+SPAWN_PTY = 1
+"""Flag of SPAWN: a terminal for all three streams; STDIN and STDOUT are it, STDERR is not separate."""
+SPAWN_DETACHED = 2
+"""Flag of SPAWN: the program outlives its client. Streams that were asked for end with the client."""
+SPAWN_STDIN = 4
+SPAWN_STDOUT = 8
+SPAWN_STDERR = 16
+"""Flags of SPAWN: this stream is carried. One that is not is /dev/null."""
+SPAWN_FLAGS = 31
+
+SPAWN = struct.Struct("!IHHHHHH")
+"""umask, rows, columns of the terminal, number of arguments, number of variables, length of the user name, length of the directory."""
+UMASK_DEFAULT = 0xFFFFFFFF
+SPAWNED = struct.Struct("!QI")
+"""Reply to SPAWN: handle, process id on that node."""
+STREAM = struct.Struct("!II")
+"""READ: number, size. WRITE: number, 0; the bytes follow. `subtype` is the stream: 0, 1 or 2."""
+WRITE_LAST = 1
+"""Flag of WRITE: nothing follows; the program sees end of file after these bytes (which may be none)."""
+SIGNAL = struct.Struct("!I")
+WINSIZE = struct.Struct("!HHHH")
+"""rows, columns, width and height in pixels."""
+ENDED = struct.Struct("!BBH")
+"""Reply to WAIT: kind (1 exited, 2 killed), 1 if it left a core image, exit status or signal."""
+KILL = struct.Struct("!II")
+"""process id, signal."""
+LIST = struct.Struct("!I")
+"""Processes above this id are asked for; the reply's status is the number of rows."""
+ROW = struct.Struct("!IIIBxHIQQII")
+"""pid, parent, uid, state (a letter), priority (nice + 20), threads, resident bytes, processor time in µs, lengths of name and command."""
+
+SPAWN_MAX = 256 * 1024
+"""Largest SPAWN message. Linux takes 2 MiB of arguments; a stranger who may spawn shall not make us hold more than this per try."""
+ARGUMENTS_MAX = 8192
+VARIABLES_MAX = 1024
+READ_MAX = 256 * 1024
+"""Most bytes that one READ returns."""
+
+
+class Spawn(NamedTuple):
+    """What to start. `environment` holds NAME=VALUE. `user` is empty for the mapped user, `directory` for the user's home."""
+
+    arguments: tuple[bytes, ...]
+    environment: tuple[bytes, ...] = ()
+    flags: int = SPAWN_STDIN | SPAWN_STDOUT | SPAWN_STDERR
+    directory: bytes = b""
+    user: bytes = b""
+    umask: int = UMASK_DEFAULT
+    rows: int = 0
+    columns: int = 0
+
+
+class Ended(NamedTuple):
+    """How a process ended: its exit status, or the signal that killed it (the other is None)."""
+
+    status: int | None
+    signal: int | None
+    core: bool = False
+
+    @property
+    def shell_status(self) -> int:
+        """As a shell says it: the status, or 128 and the signal."""
+        return 128 + self.signal if self.signal is not None else self.status or 0
+
+
+class Row(NamedTuple):
+    """One process in a list. `time` is seconds of processor time, `memory` resident bytes, `command` the arguments joined by NUL."""
+
+    pid: int
+    parent: int
+    uid: int
+    state: str
+    nice: int
+    threads: int
+    memory: int
+    time: float
+    name: bytes
+    command: bytes
+
+
+def header(kind: Proc, subtype: int = 0, flags: int = 0, handle: int = 0) -> bytes:
+    return HEADER.pack(kind, subtype, flags, handle)
+
+
+def parse_header(view: Buffer) -> tuple[int, int, int, int]:
+    """type, subtype, flags, handle."""
+    if len(view) < HEADER.size:
+        raise BadMessage("request cut short")
+    kind, subtype, flags, handle = HEADER.unpack_from(view)
+    return kind, subtype, flags, handle
+
+
+def pack_spawn(spawn: Spawn) -> bytes:
+    strings = (*spawn.arguments, *spawn.environment)
+    return b"".join(
+        (
+            header(Proc.SPAWN, flags=spawn.flags),
+            SPAWN.pack(
+                spawn.umask,
+                spawn.rows,
+                spawn.columns,
+                len(spawn.arguments),
+                len(spawn.environment),
+                len(spawn.user),
+                len(spawn.directory),
+            ),
+            struct.pack(f"!{len(strings)}I", *map(len, strings)),
+            spawn.user,
+            spawn.directory,
+            *strings,
+        )
+    )
+
+
+def parse_spawn(view: Buffer) -> Spawn:
+    """A whole SPAWN message. BadMessage for whatever could not be handed to execve: no arguments, NUL bytes, NAME=VALUE without a name."""
+    _, _, flags, _ = parse_header(view)
+    if len(view) > SPAWN_MAX:
+        raise BadMessage("SPAWN too long")
+    if flags & ~SPAWN_FLAGS:
+        raise BadMessage("SPAWN has unknown flags")
+    try:
+        umask, rows, columns, arguments, variables, user_length, directory_length = SPAWN.unpack_from(view, HEADER.size)
+    except struct.error:
+        raise BadMessage("SPAWN cut short") from None
+    if umask > 0o777 and umask != UMASK_DEFAULT:
+        raise BadMessage("SPAWN umask is not one")
+    if not 0 < arguments <= ARGUMENTS_MAX or variables > VARIABLES_MAX:
+        raise BadMessage("SPAWN has no arguments or too many")
+    at = HEADER.size + SPAWN.size
+    try:
+        lengths = struct.unpack_from(f"!{arguments + variables}I", view, at)
+    except struct.error:
+        raise BadMessage("SPAWN lengths cut short") from None
+    at += 4 * len(lengths)
+    data = bytes(view[at:])
+    if user_length + directory_length + sum(lengths) != len(data):
+        raise BadMessage("SPAWN has another length than it says")
+    if b"\0" in data:
+        raise BadMessage("SPAWN string holds a NUL")
+    strings: list[bytes] = []
+    at = 0
+    for length in (user_length, directory_length, *lengths):
+        strings.append(data[at : at + length])
+        at += length
+    environment = tuple(strings[2 + arguments :])
+    if any(variable.find(b"=") < 1 for variable in environment):
+        raise BadMessage("SPAWN variable has no name")
+    if not strings[2]:
+        raise BadMessage("SPAWN program has no name")
+    return Spawn(tuple(strings[2 : 2 + arguments]), environment, flags, strings[1], strings[0], umask, rows, columns)
+
+
+def pack_spawned(handle: int, pid: int) -> bytes:
+    return SPAWNED.pack(handle, pid)
+
+
+def parse_spawned(view: Buffer) -> tuple[int, int]:
+    """handle, process id."""
+    if len(view) != SPAWNED.size:
+        raise BadMessage("reply to SPAWN has a wrong length")
+    handle, pid = SPAWNED.unpack_from(view)
+    return handle, pid
+
+
+def pack_read(handle: int, stream: int, number: int, size: int) -> bytes:
+    return header(Proc.READ, stream, 0, handle) + STREAM.pack(number, size)
+
+
+def pack_write(handle: int, number: int, last: bool) -> bytes:
+    """What goes before the bytes of a WRITE to standard input."""
+    return header(Proc.WRITE, 0, WRITE_LAST if last else 0, handle) + STREAM.pack(number, 0)
+
+
+def parse_stream(view: Buffer) -> tuple[int, int]:
+    """number, size of a READ or WRITE. The bytes of a WRITE follow and may not have arrived."""
+    if len(view) < HEADER.size + STREAM.size:
+        raise BadMessage("READ or WRITE cut short")
+    number, size = STREAM.unpack_from(view, HEADER.size)
+    return number, size
+
+
+STREAM_DATA = HEADER.size + STREAM.size
+"""Where the bytes of a WRITE begin."""
+
+
+def pack_signal(handle: int, signal: int) -> bytes:
+    return header(Proc.SIGNAL, 0, 0, handle) + SIGNAL.pack(signal)
+
+
+def pack_winsize(handle: int, rows: int, columns: int, width: int = 0, height: int = 0) -> bytes:
+    return header(Proc.WINSIZE, 0, 0, handle) + WINSIZE.pack(rows, columns, width, height)
+
+
+def pack_wait(handle: int) -> bytes:
+    return header(Proc.WAIT, 0, 0, handle)
+
+
+def pack_close(handle: int) -> bytes:
+    return header(Proc.CLOSE, 0, 0, handle)
+
+
+def pack_list(after: int) -> bytes:
+    return header(Proc.LIST) + LIST.pack(after)
+
+
+def pack_kill(pid: int, signal: int) -> bytes:
+    return header(Proc.KILL) + KILL.pack(pid, signal)
+
+
+def parse_fixed(view: Buffer, layout: struct.Struct) -> tuple[int, ...]:
+    """The fixed part of SIGNAL, WINSIZE, LIST or KILL, which have nothing behind it."""
+    if len(view) != HEADER.size + layout.size:
+        raise BadMessage("request has a wrong length")
+    return layout.unpack_from(view, HEADER.size)
+
+
+def pack_ended(ended: Ended) -> bytes:
+    if ended.signal is not None:
+        return ENDED.pack(2, ended.core, ended.signal)
+    return ENDED.pack(1, 0, ended.status or 0)
+
+
+def parse_ended(view: Buffer) -> Ended:
+    if len(view) != ENDED.size:
+        raise BadMessage("reply to WAIT has a wrong length")
+    kind, core, code = ENDED.unpack_from(view)
+    if kind == 1 and not core and code <= 255:
+        return Ended(code, None)
+    if kind == 2 and core <= 1 and 0 < code < 128:
+        return Ended(None, code, core == 1)
+    raise BadMessage("reply to WAIT contradicts itself")
+
+
+def pack_row(row: Row) -> bytes:
+    return b"".join(
+        (
+            ROW.pack(
+                row.pid,
+                row.parent,
+                row.uid,
+                ord(row.state),
+                row.nice + 20,
+                row.threads,
+                row.memory,
+                int(row.time * 1e6),
+                len(row.name),
+                len(row.command),
+            ),
+            row.name,
+            row.command,
+        )
+    )
+
+
+def parse_rows(view: Buffer) -> list[Row]:
+    """The rows of a reply to LIST, by process id."""
+    rows: list[Row] = []
+    at = 0
+    while at < len(view):
+        try:
+            pid, parent, uid, state, nice, threads, memory, time, name_length, command_length = ROW.unpack_from(view, at)
+        except struct.error:
+            raise BadMessage("row cut short") from None
+        at += ROW.size
+        end = at + name_length + command_length
+        if end > len(view):
+            raise BadMessage("row's names cut short")
+        if not 0x20 < state < 0x7F or nice > 39:
+            raise BadMessage("row's state is no letter or its priority none")
+        name = bytes(view[at : at + name_length])
+        command = bytes(view[at + name_length : end])
+        rows.append(Row(pid, parent, uid, chr(state), nice - 20, threads, memory, time / 1e6, name, command))
+        at = end
+    return rows
