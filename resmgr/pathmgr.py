@@ -292,6 +292,11 @@ class PathManager:
         if channel is None:
             self._redirect(message, attached.target, rest)
             return
+        if request.handle == 0 and request.path == rest:
+            # A server of the root: the message can stay as it is.
+            self.counters["handed_on"] += 1
+            channel.handler(message)
+            return
         request.handle = 0
         request.path = rest
         self._hand_on(message, channel, request)
@@ -377,10 +382,10 @@ class PathManager:
         path = self._own(request, base)
         servers = self.space.resolve(path, hidden)
         covered = self.space.below(path)
-        names = self.space.below(path, hidden) or []
         if covered is None and not (len(servers) > 1 and not servers[0][1]):
             self._give(message, request, servers)
             return
+        names = self.space.below(path, hidden) or []
         opening = request.subtype == Connect.OPEN
         if opening:
             if request.flags & (os.O_CREAT | os.O_EXCL) == os.O_CREAT | os.O_EXCL:

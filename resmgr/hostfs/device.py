@@ -12,6 +12,7 @@ not wait for a disk or for another machine, so:
 from __future__ import annotations
 
 import os
+import threading
 
 SLOW = 0.02
 """Seconds. Heartbeats and all other traffic of the node wait for an inline operation."""
@@ -63,13 +64,17 @@ class Devices:
     def __init__(self, root: int) -> None:
         self._devices: dict[int, Device] = {}
         self._salts: set[int] = set()
+        self._lock = threading.Lock()
         self.root = self.get(root)
 
     def get(self, number: int) -> Device:
         device = self._devices.get(number)
         if device is None:
-            device = Device(number, _kind(number), self._salt(number))
-            self._devices[number] = device
+            with self._lock:
+                device = self._devices.get(number)
+                if device is None:
+                    device = Device(number, _kind(number), self._salt(number))
+                    self._devices[number] = device
         return device
 
     def _salt(self, number: int) -> int:

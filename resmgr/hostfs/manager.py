@@ -27,7 +27,7 @@ from resmgr.hostfs.objects import HostHandle, Opened
 from resmgr.hostfs.opened import change, pack_statfs, read_directory, read_now, read_waiting
 from resmgr.hostfs.operations import Operations
 from resmgr.hostfs.syscalls import fallocate
-from resmgr.iofunc.handle import HANDLES_PER_CLIENT, Client, Handle
+from resmgr.iofunc.handle import HANDLES_PER_CLIENT, HANDLES_PER_MANAGER, Client, Handle
 from resmgr.iofunc.manager import Manager
 from resmgr.iomsg import OFFSET_APPEND, SET_SIZE, SYNC_DATA_ONLY, Attr, Connect, Io, Target
 from resmgr.iorequest import (
@@ -96,9 +96,11 @@ class HostFs:
         fd = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         self._devices = Devices(os.fstat(fd).st_dev)
         self._root = HostHandle(fd, SCOPE_NONE, self._devices.root, True)
+        # A handle is a descriptor; a quarter of them is left to the rest of the process.
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        handles_max = min(HANDLES_PER_MANAGER, soft * 3 // 4) if soft > 0 else HANDLES_PER_MANAGER
         if handles_per_client is None:
-            soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-            handles_per_client = min(HANDLES_PER_CLIENT, soft // 2) if soft > 0 else HANDLES_PER_CLIENT
+            handles_per_client = min(HANDLES_PER_CLIENT, handles_max // 2)
         self.manager = Manager(
             kernel,
             name="hostfs",
@@ -132,6 +134,7 @@ class HostFs:
             chid=chid,
             first_part=FIRST_PART,
             handles_per_client=handles_per_client,
+            handles_max=handles_max,
         )
         self.channel = self.manager.channel
         self.target = Target(0, pid, self.channel.chid)

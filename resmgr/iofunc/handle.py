@@ -12,6 +12,7 @@ it): that gives away nothing, as the operation is carried out with those credent
 
 from __future__ import annotations
 
+import errno
 from typing import Generic, TypeVar
 
 from resmgr.channel import ClientInfo
@@ -19,6 +20,8 @@ from resmgr.channel import ClientInfo
 HANDLE_BITS = 40
 HANDLES_PER_CLIENT = 65536
 """Handles of one client connection; more is EMFILE. Stops a client that opens for ever from taking all memory or descriptors."""
+HANDLES_PER_MANAGER = 1 << 20
+"""Handles of one manager; more is ENFILE. A node may have half of them, so that one node cannot take them from all others."""
 CLIENTS_MAX = 16384
 """Client connections of one manager; more is ENFILE. Stops connection floods; each costs a record of about 300 bytes."""
 
@@ -78,16 +81,22 @@ C = TypeVar("C", bound=Client)
 class HandleTable(Generic[C]):
     """All clients and handles of one manager."""
 
-    def __init__(self, chid: int, handles_per_client: int, clients_max: int) -> None:
+    def __init__(self, chid: int, handles_per_client: int, clients_max: int, handles_max: int = HANDLES_PER_MANAGER) -> None:
         self.clients: dict[int, C] = {}
         self.handles: dict[int, Handle] = {}
         self.handles_per_client = handles_per_client
         self.clients_max = clients_max
+        self.handles_max = handles_max
+        self._of_node: dict[int, int] = {}
         self._next = (chid << HANDLE_BITS) + 1
 
-    def full(self, client: C) -> bool:
-        """No further handle for this client (EMFILE). Ask before doing work that would have to be undone."""
-        return len(client.handles) >= self.handles_per_client
+    def full(self, client: C) -> int:
+        """0, or why this client may have no further handle: EMFILE (it has enough), ENFILE (its node, or all together)."""
+        if len(client.handles) >= self.handles_per_client:
+            return errno.EMFILE
+        if len(self.handles) >= self.handles_max or (client.info.nd and self._of_node.get(client.info.nd, 0) >= self.handles_max // 2):
+            return errno.ENFILE
+        return 0
 
     def add(self, client: C, handle: Handle, lent: bool) -> int:
         """Register *handle* as *client*'s; the number to tell it."""
@@ -98,6 +107,8 @@ class HandleTable(Generic[C]):
         handle.lent = lent
         client.handles.add(handle)
         self.handles[number] = handle
+        nd = client.info.nd
+        self._of_node[nd] = self._of_node.get(nd, 0) + 1
         return number
 
     def find(self, client: C, number: int, native: bool) -> Handle | None:
@@ -118,9 +129,14 @@ class HandleTable(Generic[C]):
         return handle
 
     def close(self, handle: Handle) -> None:
-        self.handles.pop(handle.number, None)
-        if handle.client is not None:
-            handle.client.handles.discard(handle)
+        client = handle.client
+        if self.handles.pop(handle.number, None) is not None and client is not None:
+            client.handles.discard(handle)
+            left = self._of_node[client.info.nd] - 1
+            if left:
+                self._of_node[client.info.nd] = left
+            else:
+                del self._of_node[client.info.nd]
         handle.close()
 
     def reap(self, scoid: int) -> int:
@@ -139,4 +155,4 @@ class HandleTable(Generic[C]):
             self.reap(scoid)
 
 
-__all__ = ["CLIENTS_MAX", "HANDLES_PER_CLIENT", "HANDLE_BITS", "Client", "Handle", "HandleTable"]
+__all__ = ["CLIENTS_MAX", "HANDLES_PER_CLIENT", "HANDLES_PER_MANAGER", "HANDLE_BITS", "Client", "Handle", "HandleTable"]

@@ -15,7 +15,7 @@ from typing import Generic, TypeVar
 
 from resmgr.channel import FIRST_PART_DEFAULT, PID_SYSTEM, PULSE_DISCONNECT, ClientInfo, Kernel, Message, Pulse
 from resmgr.errors import BadMessage, errno_of
-from resmgr.iofunc.handle import CLIENTS_MAX, HANDLES_PER_CLIENT, Client, Handle, HandleTable
+from resmgr.iofunc.handle import CLIENTS_MAX, HANDLES_PER_CLIENT, HANDLES_PER_MANAGER, Client, Handle, HandleTable
 from resmgr.iomsg import REQUEST, Connect, Io
 from resmgr.iorequest import ConnectRequest, parse_close, parse_connect
 
@@ -49,6 +49,7 @@ class Manager(Generic[C]):
         first_part: int = FIRST_PART_DEFAULT,
         remote: bool = True,
         handles_per_client: int = HANDLES_PER_CLIENT,
+        handles_max: int = HANDLES_PER_MANAGER,
         clients_max: int = CLIENTS_MAX,
         foreign: bool = False,
     ) -> None:
@@ -60,7 +61,7 @@ class Manager(Generic[C]):
         self._connect = {int(subtype): handler for subtype, handler in connect.items()}
         self._io = {int(kind): handler for kind, handler in io.items()}
         self.channel = kernel.channel(self._receive, on_pulse=self._pulse, pid=pid, chid=chid, first_part=first_part, remote=remote)
-        self.table: HandleTable[C] = HandleTable(self.channel.chid, handles_per_client, clients_max)
+        self.table: HandleTable[C] = HandleTable(self.channel.chid, handles_per_client, clients_max, handles_max)
 
     # ---- messages
 
@@ -143,10 +144,11 @@ class Manager(Generic[C]):
     # ---- handles
 
     def check_room(self, client: C) -> None:
-        """EMFILE when *client* may have no further handle."""
-        if self.table.full(client):
+        """Raises EMFILE or ENFILE when *client* may have no further handle. Ask before doing work that would have to be undone."""
+        code = self.table.full(client)
+        if code:
             self.counters["handles_full"] += 1
-            raise OSError(errno.EMFILE, "too many handles")
+            raise OSError(code, "too many handles")
 
     def add(self, message: Message, client: C, handle: Handle) -> int:
         """Register a new handle for the sender of *message*. Its number."""

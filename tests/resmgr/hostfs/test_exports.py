@@ -248,7 +248,7 @@ def test_handles_die_with_their_client_and_belong_to_it(host: HostDirectory) -> 
     (host.root / "d").mkdir()
     (host.root / "f").write_bytes(b"")
     before = descriptors()
-    one, other = host.client(0), host.client(1234)
+    one, other = host.client(0), host.client(1234, 0)
     held = one.lookup(b"d")
     opened = one.open(b"f")
     for handle in (held.handle, opened.ocb):
@@ -303,6 +303,23 @@ def test_a_client_has_only_so_many_handles(host: HostDirectory) -> None:
     assert client.lookup(b"").handle
     assert fs.counters["handles_full"] == 6
     fs.destroy()
+
+
+def test_one_node_cannot_take_all_handles(host: HostDirectory) -> None:
+    host.fs.set_policy(host.policy((Export("/", ["read"]),)))
+    host.fs.manager.table.handles_max = 10
+    far, near = [host.remote("b") for _ in range(3)], host.client()
+    for turn in range(5):
+        far[turn % 3].lookup(b"")
+    for client in far:
+        with fails(errno.ENFILE):
+            client.lookup(b"")
+    for _ in range(5):
+        near.lookup(b"")
+    with fails(errno.ENFILE):
+        near.lookup(b"")
+    far[0].close_all()
+    assert near.lookup(b"").handle
 
 
 @pytest.mark.priv
