@@ -2,11 +2,9 @@
 
     {"do": "status"}    facts about the node: identity, interfaces, counters, mount, start
     {"do": "nodes"}     the node table
-    {"do": "stop"}      shut down; answered first
 
-The channel is `(0, PID_SYSTEM, CHID_CONTROL)` and takes no messages from other nodes. `status` and `nodes` are for every user of this
-machine; `stop` for root and for the user whose daemon it is. Errors are errnos: EINVAL for what is no request, ENOSYS for an unknown one,
-EPERM, EMSGSIZE.
+The channel is `(0, PID_SYSTEM, CHID_CONTROL)` and takes no messages from other nodes. It is for every user of this machine and only tells;
+the daemon is stopped by a signal. Errors are errnos: EINVAL for what is no request, ENOSYS for an unknown one, EPERM, EMSGSIZE.
 
 Not on any fast path: a request may walk tables and make text.
 """
@@ -32,12 +30,10 @@ Facts = Callable[[], Mapping[str, object]]
 
 @attrs.define
 class Control:
-    """The daemon's side. *owner* is the daemon's uid; the calls give facts that JSON can say."""
+    """The daemon's side. The calls give facts that JSON can say."""
 
-    owner: int
     status: Facts
     nodes: Facts
-    stop: Callable[[], None]
 
     def handle(self, message: Message) -> None:
         """The channel's handler."""
@@ -57,12 +53,6 @@ class Control:
             message.reply(0, _pack(self.status()))
         elif verb == "nodes":
             message.reply(0, _pack(self.nodes()))
-        elif verb == "stop":
-            if message.info.credentials.uid not in (0, self.owner):
-                message.error(errno.EPERM)
-                return
-            message.reply(0, _pack({}))
-            self.stop()
         else:
             message.error(errno.ENOSYS)
 

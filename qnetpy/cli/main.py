@@ -23,6 +23,11 @@ from qnetpy.cli.output import CommandError, said
 COMMANDS = {
     "init": "make a cluster: its root key and certificate, kept on this machine",
     "cert": "issue a node's certificate, or show one",
+    "up": "start this node",
+    "down": "stop this node",
+    "status": "what this node is doing: interfaces, links, nodes, counters",
+    "ls": "the nodes of the cluster, as this node sees them",
+    "nodes": "the nodes of the cluster, as this node sees them",
     "cluster": "whole nodes in namespaces of this machine: up, exec, status, kill, start, link, capture, down",
     "config": "print the configuration, checked, or a commented example",
 }

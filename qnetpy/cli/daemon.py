@@ -1,0 +1,137 @@
+"""Finding this node's daemon, and asking it. Light: `qnet on` uses `socket_path`, and that reads at most one small file.
+
+The daemon's run directory ($QNET_RUN_DIR, or run_dir of the configuration, /run/qnet) holds `lock`, held and with its process id in it
+while it runs, and `socket`, where programs connect.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from typing import TYPE_CHECKING
+
+from qnetpy.cli.output import CommandError
+
+if TYPE_CHECKING:
+    from qnetpy.config import Config
+
+RUN_DIR = "/run/qnet"
+"""The same as in `qnetpy.config`, which is too heavy to import for this; a test compares. So is CONFIG_PATH."""
+CONFIG_PATH = "/etc/qnet/qnet.toml"
+ASK_SECONDS = 3.0
+
+
+def run_dir(config: str | None = None) -> str:
+    """Where the daemon's socket and lock are. Reads only that one setting, so a mistake elsewhere in the file stops nobody."""
+    chosen = os.environ.get("QNET_RUN_DIR")
+    if chosen:
+        return chosen
+    try:
+        with open(config or CONFIG_PATH, "rb") as file:
+            import tomllib
+
+            found = tomllib.load(file).get("node", {}).get("run_dir", RUN_DIR)
+            return found if isinstance(found, str) else RUN_DIR
+    except (OSError, ValueError, AttributeError):
+        return RUN_DIR
+
+
+def socket_path(config: str | None = None) -> str:
+    """The socket of this machine's daemon."""
+    return os.path.join(run_dir(config), "socket")
+
+
+def running_pid(directory: str) -> int:
+    """The daemon's process id, 0 when none runs: whoever holds the lock wrote its number there."""
+    try:
+        lock = os.open(os.path.join(directory, "lock"), os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return 0
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        text = os.pread(lock, 20, 0).strip()
+        return int(text) if text.isdigit() else 0
+    finally:
+        os.close(lock)
+    return 0
+
+
+def ask(verb: str, config: str | None = None) -> dict[str, object]:
+    """Facts from the daemon: "status" or "nodes". CommandError when it is not there or does not answer."""
+    from qnetpy.control import CHID_CONTROL, REPLY_MAX, pack_request, unpack_reply
+    from resmgr.client import Client
+    from resmgr.errors import ResmgrError
+    from resmgr.ids import ND_LOCAL, PID_SYSTEM
+
+    path = socket_path(config)
+    try:
+        with Client(path) as client:
+            reply = client.connect(ND_LOCAL, PID_SYSTEM, CHID_CONTROL).send(pack_request(verb), reply_len=REPLY_MAX, timeout=ASK_SECONDS)
+            return unpack_reply(bytes(reply.data))
+    except ResmgrError as error:
+        raise CommandError(f"{path}: the daemon does not answer: {error.strerror}", "its log, or qnet down and qnet up") from error
+    except ValueError as error:
+        raise CommandError(f"{path}: the daemon is of another version: {error}", "qnet down, then qnet up") from error
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ECONNREFUSED):
+            raise CommandError("this node is not up", "qnet up") from error
+        raise
+
+
+def command_line(config: Config, path: str | None, interfaces: list[str], fault: str) -> list[str]:
+    """io-pkt's command line for *config*, which was read from *path* (None: found or default)."""
+    import sys
+
+    from qnetpy.config import Driver
+
+    drivers = config.stack.drivers
+    if interfaces or not drivers:
+        names = interfaces or list(config.qnet.interfaces) or ethernets()
+        drivers = tuple(Driver("packet", f"ifname={name}") for name in names)
+    argv = [sys.executable, "-m", "stack.core.main", "--run-dir", config.node.run_dir]
+    if config.node.log in ("info", "debug"):
+        argv.append("-v")
+    for driver in drivers:
+        argv += ["-d", driver.driver, *([driver.options] if driver.options else [])]
+        faults = ",".join(filter(None, (driver.fault, fault)))
+        argv += ["--fault", faults] if faults else []
+    for protocol in config.stack.protocols:
+        argv += ["-p", protocol.protocol, *([protocol.options] if protocol.options else [])]
+    file = path or (CONFIG_PATH if os.path.exists(CONFIG_PATH) else None)
+    return [*argv, "-p", "qnet", *([f"config={os.path.abspath(file)}"] if file else [])]
+
+
+def ethernets() -> list[str]:
+    """Ethernet interfaces that are up and not part of a bridge or bond."""
+    arphrd_ether, iff_up = 1, 1
+    found = []
+    for name in sorted(os.listdir("/sys/class/net")):
+        folder = f"/sys/class/net/{name}"
+        try:
+            with open(f"{folder}/type") as kind, open(f"{folder}/flags") as flags:
+                if int(kind.read()) == arphrd_ether and int(flags.read(), 16) & iff_up and not os.path.exists(f"{folder}/master"):
+                    found.append(name)
+        except (OSError, ValueError):
+            # It went away while we looked.
+            continue
+    if not found:
+        raise CommandError("no Ethernet interface is up", "ip link set IF up, or [qnet] interfaces in the configuration")
+    return found
+
+
+def check_identity(config: Config) -> None:
+    """Say in one line what is wrong with this machine's keys before a daemon is started for nothing."""
+    from pathlib import Path
+
+    from qnetpy.identity.store import StoreError, load_identity
+
+    folder = Path(config.node.key_dir)
+    try:
+        identity = load_identity(folder)
+    except StoreError as error:
+        hint = "qnet init CLUSTER, or qnet cert install FILE" if error.errno == errno.ENOENT else ""
+        raise CommandError(str(error.strerror), hint) from error
+    if config.node.name not in ("", identity.name):
+        raise CommandError(f"the configuration calls this node {config.node.name}, its certificate {identity.name}", "remove [node] name")

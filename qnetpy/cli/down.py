@@ -1,0 +1,41 @@
+"""`qnet down`: stop this node's daemon. It says goodbye to the others, who see it leave at once, and unmounts /net."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import select
+import signal
+
+from qnetpy.cli.output import CommandError
+
+END_SECONDS = 10.0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", metavar="FILE")
+
+
+def run(args: argparse.Namespace) -> int:
+    from qnetpy.cli import daemon
+
+    directory = daemon.run_dir(args.config)
+    pid = daemon.running_pid(directory)
+    if not pid:
+        print("this node is not up")
+        return 0
+    try:
+        ended = os.pidfd_open(pid)
+        try:
+            signal.pidfd_send_signal(ended, signal.SIGTERM)
+            gone, _, _ = select.select([ended], [], [], END_SECONDS)
+        finally:
+            os.close(ended)
+    except ProcessLookupError:
+        gone = [pid]
+    except PermissionError as error:
+        raise CommandError(f"process {pid} is another user's", "sudo qnet down") from error
+    if not gone:
+        raise CommandError(f"the daemon (process {pid}) did not end within {END_SECONDS:g} s", f"kill -9 {pid}")
+    print("node is down")
+    return 0

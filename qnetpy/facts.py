@@ -1,0 +1,89 @@
+"""What `qnet status` and `qnet nodes` show of a running node, as values that JSON can say. Times are seconds, sizes bytes."""
+
+from __future__ import annotations
+
+import os
+
+import attrs
+
+from qnetpy.link.link import Link
+from qnetpy.nodes import Node
+from qnetpy.qnet import Qnet
+from stack.core.stack import Stack
+from stack.wire.ethernet import mac_text
+
+Fact = dict[str, object]
+
+
+def _link(link: Link) -> Fact:
+    counted = link.transport.statistics()
+    paths = [
+        {
+            "rtt": round(path.smoothed_rtt, 6),
+            "payload": path.payload,
+            "sent": path.packets_sent,
+            "received": path.packets_received,
+            "lost": path.packets_lost,
+            "window": path.window,
+            "suspect": path.suspect,
+        }
+        for path in counted.paths.values()
+    ]
+    interface, mac = link.address
+    return {
+        "interface": interface,
+        "mac": mac_text(mac),
+        "mtu": link.mtu,
+        "messages_sent": counted.messages_sent,
+        "messages_received": counted.messages_received,
+        "backlog": counted.backlog,
+        "paths": paths,
+    }
+
+
+def _node(node: Node, link: Link | None, now: float) -> Fact:
+    return {
+        "name": node.name,
+        "nd": node.nd,
+        "state": node.state.value,
+        "seconds": round(now - node.since, 3),
+        "reason": node.reason,
+        "roles": sorted(node.roles),
+        "starts": node.starts,
+        "link": None if link is None else _link(link),
+    }
+
+
+def nodes(qnet: Qnet) -> Fact:
+    """Every node that was ever authenticated, and this one."""
+    now = qnet.now()
+    links = qnet.machine.links
+    return {
+        "self": qnet.identity.name,
+        "nodes": [_node(node, links.get(node.name), now) for node in sorted(qnet.nodes, key=lambda node: node.name)],
+    }
+
+
+def status(qnet: Qnet, stack: Stack, started: float, mount: str | None) -> Fact:
+    """*started* is the monotonic time of the daemon's start; *mount* where /net is mounted, if it is."""
+    counted = stack.statistics()
+    certificate = qnet.identity.certificate
+    return {
+        "node": qnet.identity.name,
+        "cluster": qnet.identity.cluster,
+        "roles": sorted(certificate.roles),
+        "certificate_seconds_left": round(certificate.not_after - stack.dispatch.wall()),
+        "pid": os.getpid(),
+        "seconds": round(qnet.now() - started, 1),
+        "mount": mount,
+        "ethertype": qnet.settings.ethertype,
+        "modules": list(counted.modules),
+        "interfaces": [
+            {**attrs.asdict(one, filter=lambda field, _: field.name not in ("mac", "drops", "info")), "mac": mac_text(one.mac)}
+            | {"drops": dict(one.drops), "info": dict(one.info)}
+            for one in counted.interfaces.values()
+        ],
+        "drops": {reason: count for reason, count in sorted(qnet.machine.counters.items()) if count},
+        "failures": dict(counted.failures),
+        **nodes(qnet),
+    }
