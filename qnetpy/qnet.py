@@ -85,7 +85,7 @@ class Qnet:
         self, stack: Stack, system: System, identity: NodeIdentity, settings: QnetSettings, discovery: Discovery, random: Random
     ) -> None:
         self._dispatch = stack.dispatch
-        self._stack = stack
+        self.stack = stack
         self._system = system
         self._kernel = system.kernel
         self.identity = identity
@@ -173,9 +173,9 @@ class Qnet:
         self._flushing = False
         now = self.now()
         for name, frames in self.machine.transmit(now):
-            interface = self._stack.interface(name)
+            interface = self.stack.interface(name)
             if interface is not None:
-                self._stack.output(interface, list[Frame](frames))
+                self.stack.output(interface, list[Frame](frames))
         if self._detached:
             return
         if self.machine.pending:

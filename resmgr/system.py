@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from resmgr.access import Policy
-from resmgr.channel import Channel, Kernel
+from resmgr.channel import CHID_PROCMGR, PID_SYSTEM, Channel, Kernel
 from resmgr.dispatch import Dispatch
 from resmgr.iomsg import Target
 from resmgr.pathmgr import PathManager
@@ -21,7 +21,7 @@ from resmgr.users import Accounts
 
 if TYPE_CHECKING:
     from resmgr.hostfs.manager import HostFs
-    from resmgr.procmgr.manager import ProcessManager
+    from resmgr.procmgr.manager import ProcessManager, SpawnRules
     from resmgr.transport.unix import UnixServer
 
 
@@ -37,6 +37,8 @@ class System:
         self.files: HostFs | None = None
         self.processes: ProcessManager | None = None
         self.server: UnixServer | None = None
+        self.namespace: int | None = None
+        """Descriptor of the mount namespace of this node's users, when the daemon has one of its own. Its setter keeps it open."""
         self._guarded: set[tuple[int, int]] = set()
         self._on_policy: list[Callable[[Policy], None]] = []
         self._ends: list[Callable[[], None]] = [self.paths.destroy]
@@ -67,14 +69,19 @@ class System:
         self._ends.append(files.destroy)
         return files
 
-    def serve_processes(self) -> ProcessManager:
-        """Let clients that the policy allows start and signal processes."""
+    def serve_processes(self, rules: SpawnRules) -> ProcessManager:
+        """Let clients that the policy allows start and signal processes. They see the mounts of `namespace`."""
         from resmgr.procmgr.manager import ProcessManager
 
-        processes = self.processes = ProcessManager(self.kernel, self.policy)
-        self._on_policy.append(processes.set_policy)
-        self.guard(processes.channel)
-        self._ends.append(processes.destroy)
+        mounts = None if self.namespace is None else f"/proc/self/fd/{self.namespace}"
+        processes = self.processes = ProcessManager(self.kernel, self.dispatch, self.policy, rules, namespace=mounts)
+
+        def use(policy: Policy) -> None:
+            processes.policy = policy
+
+        self._on_policy.append(use)
+        self._guarded.add((PID_SYSTEM, CHID_PROCMGR))
+        self._ends.append(processes.close)
         return processes
 
     def listen(self, path: str | os.PathLike[str]) -> UnixServer:

@@ -116,6 +116,11 @@ class LinkMachine:
         self._last_words: list[tuple[str, bytes]] = []
         self._closed = False
 
+    @property
+    def handshake_counters(self) -> Counter[str]:
+        """Frames and failures of handshakes by reason. The live object."""
+        return self._handshake.counters
+
     # What the handshake asks
 
     def held(self, name: str, key: bytes, boot_id: bytes) -> int:

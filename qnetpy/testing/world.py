@@ -1,8 +1,8 @@
 """A whole cluster in one process, under virtual time, from one seed: the simulator.
 
 Each node is what a daemon is: stack, Qnet, kernel, pathname space, a file manager (in memory), on its own view of one virtual clock. The
-cable is a hub with a fault wrapper at each node. Nothing in a node knows that it is simulated; keys, cookies and certificates are real, their
-random numbers come from the seed. The same seed gives the same trace.
+cable is a hub with a fault wrapper at each node. Nothing in a node knows that it is simulated; keys, cookies and certificates are real,
+their random numbers come from the seed. The same seed gives the same trace.
 
     world = World(seed=7, fault="drop=5%,reorder=5%")
     a, b = world.start("a"), world.start("b")
@@ -105,7 +105,7 @@ class SimNode:
         self.files = MemFs(self.system.kernel)
         self.system.attach(b"", self.files.manager.channel)
         self.system.guard(self.files.manager.channel)
-        self.stack = Stack(self.view, self.system.kernel, random.randbytes, name=f"{name}/io-pkt0")
+        self.stack = Stack(self.system, random.randbytes, name=f"{name}/io-pkt0")
         text = ",".join(part for part in (f"seed={random.getrandbits(31)}", world.fault) if part)
         self.driver = self.stack.load(world.hub.module(), f"mac={mac.hex(':')}", wrap=[("fault", text)])
         fault = self.driver.attached

@@ -22,6 +22,9 @@ from stack.core.errors import ModuleError
 if TYPE_CHECKING:
     from stack.core.stack import Stack
 
+SOCKET = "socket"
+"""Name of the local socket in the run directory."""
+
 
 def main(argv: list[str] | None = None) -> int:
     """The console script; *argv* without the program's name. Returns the exit status."""
@@ -61,33 +64,40 @@ def _run(line: CommandLine) -> int:
     logging.basicConfig(format="io-pkt: %(levelname)s: %(message)s", level=logging.INFO if line.verbose else logging.WARNING)
     run_dir = line.run_dir or default_run_dir(line.instance)
     with _locked(run_dir, f"io-pkt{line.instance}"):
-        return trio.run(_manage, line)
+        return trio.run(_manage, line, run_dir)
 
 
-async def _manage(line: CommandLine) -> int:
+async def _manage(line: CommandLine, run_dir: str) -> int:
     import signal
 
     import trio
 
-    from resmgr.channel import Kernel
     from resmgr.errors import Misuse
     from resmgr.runner import open_dispatch
+    from resmgr.system import System
     from stack.core.stack import Stack
 
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with open_dispatch() as dispatch:
-            stack = Stack(dispatch, Kernel(dispatch, os.uname().nodename), os.urandom, f"io-pkt{line.instance}")
+            system = System(dispatch, os.uname().nodename)
+            stack = Stack(system, os.urandom, f"io-pkt{line.instance}")
             try:
                 for load in line.loads:
                     try:
                         stack.load(load.name, load.options, kind=load.kind, wrap=load.wrap)
                     except Misuse as error:
                         raise ModuleError(errno.EBUSY, f"cannot load {load.name}: {error}") from error
+                try:
+                    # After the modules: who connects finds everything that was asked for.
+                    system.listen(os.path.join(run_dir, SOCKET))
+                except OSError as error:
+                    raise ModuleError(error.errno or errno.EIO, f"cannot listen in {run_dir}: {error.strerror}; see --run-dir") from error
                 _tell_ready(stack, line.ready_fd)
                 async for _ in signals:
                     break
             finally:
                 stack.close()
+                system.close()
     return 0
 
 
@@ -135,3 +145,7 @@ def _locked(run_dir: str, name: str) -> Iterator[None]:
         os.unlink(path)
     finally:
         os.close(fd)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

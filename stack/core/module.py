@@ -20,6 +20,7 @@ from resmgr.dispatch import Dispatch
 from stack.core.options import describe_options, parse_options
 
 if TYPE_CHECKING:
+    from resmgr.system import System
     from stack.core.stack import Stack
 
 O = TypeVar("O")  # noqa: E741  # the options class
@@ -40,6 +41,8 @@ class Context:
     dispatch: Dispatch
     kernel: Kernel
     random: Random
+    system: System
+    """The node's pathname space, policy and managers; `kernel` is its kernel."""
 
 
 class Attached(Protocol):

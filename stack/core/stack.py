@@ -20,9 +20,8 @@ from typing import TypeGuard
 
 import attrs
 
-from resmgr.channel import Kernel
-from resmgr.dispatch import Dispatch
 from resmgr.errors import Misuse
+from resmgr.system import System
 from stack.core.driver import Driver, Wrapper
 from stack.core.errors import ModuleError
 from stack.core.hooks import ORDER_TAP, Hook, HookEntry, Hooks, Point
@@ -57,12 +56,13 @@ class Loaded:
 class Stack:
     """See the head of this file. *random(n)* yields n bytes for modules; *name* is for logs and statistics."""
 
-    def __init__(self, dispatch: Dispatch, kernel: Kernel, random: Random, name: str = "io-pkt0", crypto: Crypto | None = None) -> None:
-        self.dispatch = dispatch
-        self.kernel = kernel
+    def __init__(self, system: System, random: Random, name: str = "io-pkt0", crypto: Crypto | None = None) -> None:
+        self.system = system
+        self.dispatch = system.dispatch
+        self.kernel = system.kernel
         self.name = name
         self.crypto = standard_crypto() if crypto is None else crypto
-        self._context = Context(self, dispatch, kernel, random)
+        self._context = Context(self, system.dispatch, system.kernel, random, system)
         self._interfaces: dict[str, Interface] = {}
         self._loaded: list[Loaded] = []
         self._ethertypes = Ethertypes()

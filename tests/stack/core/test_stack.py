@@ -9,8 +9,8 @@ from collections.abc import Callable
 import attrs
 import pytest
 
-from resmgr.channel import Kernel
 from resmgr.errors import Misuse
+from resmgr.system import System
 from resmgr.testing.virtual import VirtualDispatch
 from stack.core.errors import ModuleError, OptionError
 from stack.core.hooks import ORDER_FILTER, Point
@@ -34,7 +34,7 @@ class World:
     def __init__(self, count: int = 2) -> None:
         self.dispatch = VirtualDispatch(1)
         self.hub = Hub(self.dispatch)
-        self.stacks = [Stack(self.dispatch, Kernel(self.dispatch, "n"), random.Random(n).randbytes, f"io-pkt{n}") for n in range(count)]
+        self.stacks = [Stack(System(self.dispatch, "n"), random.Random(n).randbytes, f"io-pkt{n}") for n in range(count)]
         self.loaded = [stack.load(self.hub.module(), f"mac={MACS[n].hex(':')}") for n, stack in enumerate(self.stacks)]
         self.seen: list[tuple[str, list[bytes]]] = []
 

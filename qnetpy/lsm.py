@@ -1,0 +1,204 @@
+"""The module that `io-pkt -p qnet` loads: reads configuration and keys, makes the node's Qnet, mounts /net. Read this first.
+
+    io-pkt -d packet ifname=eth0 -p qnet config=/etc/qnet/qnet.toml
+
+What it starts, in this order: a private mount namespace, this node's files and processes for other nodes (under the access rules), the
+link protocol with discovery (`qnetpy.qnet`), the live statistics, and the mount. `detach` undoes it in reverse: goodbye is said first.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import resource
+from pathlib import Path
+
+import attrs
+
+from qnetpy import config as configuration
+from qnetpy import facts
+from qnetpy.config import Config
+from qnetpy.control import CHID_CONTROL, Control
+from qnetpy.discovery.hint import Discovery
+from qnetpy.discovery.several import SeveralDiscovery
+from qnetpy.discovery.static import StaticDiscovery, StaticPeer
+from qnetpy.discovery.zeroconf import ZeroconfDiscovery
+from qnetpy.identity.store import load_identity
+from qnetpy.link.machine import LinkTimers
+from qnetpy.link.session import RekeyPolicy
+from qnetpy.netfs.mount import NetMount, net_options
+from qnetpy.netfs.stats import StatsFile
+from qnetpy.policy import policy
+from qnetpy.qnet import Qnet, QnetSettings
+from qnetpy.settings import SettingsError
+from resmgr.channel import Channel
+from resmgr.fuse.mount import private_namespace
+from resmgr.procmgr.manager import SpawnRules
+from resmgr.users import Accounts
+from stack.core.errors import ModuleError
+from stack.core.module import Context, Kind, Module
+from stack.wire.ethernet import mac_bytes
+
+log = logging.getLogger(__name__)
+
+
+@attrs.frozen
+class QnetOptions:
+    """Options of the module. What is empty comes from the configuration file."""
+
+    config: str = ""
+    keys: str = ""
+    mount: str = ""
+    """Where /net is mounted; `none`: nowhere."""
+
+
+class LsmQnet:
+    """The module at work."""
+
+    def __init__(self, context: Context, options: QnetOptions) -> None:
+        try:
+            settings = configuration.load(options.config or None)
+        except (SettingsError, OSError) as error:
+            raise ModuleError(errno.EINVAL, str(error)) from None
+        try:
+            identity = load_identity(Path(options.keys or settings.node.key_dir))
+        except OSError as error:
+            raise ModuleError(error.errno or errno.EIO, error.strerror or str(error)) from None
+        if settings.node.name not in ("", identity.name):
+            raise ModuleError(errno.EINVAL, f"the configuration calls this node {settings.node.name}, its certificate {identity.name}")
+        self._control: Channel | None = None
+        self._stats: StatsFile | None = None
+        self._began = context.dispatch.now()
+        self._mount: NetMount | None = None
+        self._namespace: int | None = None
+        self._context = context
+        self.system = context.system
+        self._point = options.mount or (settings.qnet.mount.point if settings.qnet.mount.enabled else "none")
+        if self._point == "none":
+            self._point = ""
+        try:
+            self._start(context, settings, identity_name=identity.name)
+            self.qnet = Qnet(context.stack, self.system, identity, link_settings(settings), discovery(settings), context.random)
+            control = Control(self._status, lambda: facts.nodes(self.qnet))
+            self._stats = StatsFile(self.system, self._status)
+            self._control = self.system.kernel.channel(control.handle, chid=CHID_CONTROL, remote=False)
+            self._mount_net(settings)
+        except BaseException:
+            self.detach()
+            raise
+
+    def _start(self, context: Context, settings: Config, identity_name: str) -> None:
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        system = self.system
+        system.kernel.node_name = identity_name
+        try:
+            system.set_policy(policy(settings.access, system.accounts))
+        except (SettingsError, ValueError) as error:
+            raise ModuleError(errno.EINVAL, str(error)) from None
+        if self._point:
+            try:
+                os.makedirs(self._point, 0o755, exist_ok=True)
+                self._namespace = system.namespace = private_namespace()
+            except OSError as error:
+                raise ModuleError(error.errno or errno.EPERM, f"{self._point}: {error.strerror}") from None
+        if system.files is None:
+            system.serve_files()
+        if system.processes is None:
+            system.serve_processes(spawn_rules(settings, system.accounts))
+
+    def _mount_net(self, settings: Config) -> None:
+        if not self._point:
+            return
+        mount = settings.qnet.mount
+        options = net_options(
+            attr_valid=mount.attribute_seconds,
+            entry_valid=mount.entry_seconds,
+            max_write=mount.max_write,
+            allow_other=mount.allow_other,
+        )
+        try:
+            self._mount = NetMount(
+                self._context.dispatch,
+                self.system.kernel,
+                self.system.accounts,
+                self.qnet.netfs.target,
+                self._point,
+                options,
+                self._namespace,
+                self._ended,
+            )
+        except OSError as error:
+            raise ModuleError(error.errno or errno.EIO, error.strerror or str(error)) from None
+
+    def _status(self) -> dict[str, object]:
+        mount = self._mount
+        told = facts.status(self.qnet, self._context.stack, self._began, None if mount is None else mount.point)
+        waiting = [] if mount is None else [attrs.asdict(one) for one in mount.machine.status()]
+        return told | {"handshake": dict(self.qnet.machine.handshake_counters), "waiting": waiting}
+
+    def _ended(self, reason: str) -> None:
+        log.warning("%s is not mounted any more: %s", self._point, reason)
+        self._mount = None
+
+    def detach(self) -> None:
+        """`Attached`: idempotent."""
+        if self._mount is not None:
+            self._mount.close()
+            self._mount = None
+        if self._control is not None:
+            self._control.destroy()
+            self._control = None
+        if self._stats is not None:
+            self._stats.close()
+            self._stats = None
+        if hasattr(self, "qnet"):
+            self.qnet.detach()
+        if self._namespace is not None:
+            os.close(self._namespace)
+            self._namespace = self.system.namespace = None
+
+
+def link_settings(settings: Config) -> QnetSettings:
+    """What the link protocol is told."""
+    timers = settings.qnet.timers
+    return QnetSettings(
+        ethertype=settings.qnet.ethertype,
+        interfaces=frozenset(settings.qnet.interfaces),
+        suites=settings.qnet.suites,
+        timers=LinkTimers(timers.heartbeat, timers.suspect, timers.down),
+        rekey=RekeyPolicy(after=timers.rekey),
+    )
+
+
+def spawn_rules(settings: Config, accounts: Accounts) -> SpawnRules:
+    """What the verb spawn covers. ModuleError for an account that this machine does not have."""
+    spawn = settings.access.spawn
+    users: set[int] = set()
+    for name in spawn.users:
+        account = accounts.user(name)
+        if account is None and not name.isdecimal():
+            raise ModuleError(errno.EINVAL, f"configuration: access.spawn.users: no account {name!r} on this machine")
+        users.add(int(name) if account is None else account.uid)
+    return SpawnRules(
+        frozenset(users) if spawn.users else None,
+        frozenset(os.fsencode(command) for command in spawn.commands) if spawn.commands else None,
+    )
+
+
+def discovery(settings: Config) -> Discovery:
+    """The source of hints that the configuration names."""
+    peers = [StaticPeer(mac_bytes(peer.mac), peer.interface) for peer in settings.qnet.peers]
+    sources: list[Discovery] = [StaticDiscovery(peers)] if peers else []
+    if settings.qnet.discovery == "zeroconf":
+        sources.append(ZeroconfDiscovery())
+    return SeveralDiscovery(sources)
+
+
+def attach(context: Context, options: QnetOptions) -> LsmQnet:
+    """Called by the stack's loader."""
+    return LsmQnet(context, options)
+
+
+MODULE = Module("qnet", Kind.PROTOCOL, QnetOptions, attach)

@@ -1,0 +1,71 @@
+"""/net as a directory that every program of the machine can use: the FUSE front end over the /net manager.
+
+The daemon lives in a mount namespace of its own, in which this mount does not exist, so that the files it serves can never lead back into
+itself; the mount is made in the namespace that the daemon came from.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+
+from resmgr.channel import Kernel
+from resmgr.dispatch import Dispatch
+from resmgr.fuse.machine import Machine
+from resmgr.fuse.mount import Mount, MountError
+from resmgr.fuse.options import FuseOptions, Permissions
+from resmgr.fuse.servers import KernelResolver
+from resmgr.fuse.session import Session
+from resmgr.iomsg import Target
+from resmgr.users import Accounts
+
+log = logging.getLogger(__name__)
+
+
+class NetMount:
+    """One mount of /net; `close` removes it. MountError when it cannot be made."""
+
+    def __init__(
+        self,
+        dispatch: Dispatch,
+        kernel: Kernel,
+        accounts: Accounts,
+        root: Target,
+        point: str,
+        options: FuseOptions,
+        namespace: int | None,
+        on_end: Callable[[str], None],
+    ) -> None:
+        self.point = point
+
+        def groups(uid: int, gid: int) -> tuple[int, ...]:
+            account = accounts.user(uid)
+            return () if account is None else account.groups
+
+        self._mount = Mount(point, options, namespace)
+        fd = self._mount.attach()
+        self.machine = Machine(dispatch, KernelResolver(kernel, groups), root, options, os.fsencode(point))
+        self._session = Session(dispatch, fd, self.machine, on_end)
+        self._session.start()
+
+    def close(self) -> None:
+        """Unmount, also while in use: programs inside get ENOTCONN. Idempotent."""
+        try:
+            self._mount.detach()
+        except MountError as error:
+            log.warning("%s", error.strerror)
+        self._session.close()
+
+
+def net_options(*, attr_valid: float, entry_valid: float, max_write: int, allow_other: bool) -> FuseOptions:
+    """Options for a mount of /net: owners are numbers of the far side, so only the far side checks permissions."""
+    return FuseOptions(
+        attr_valid=attr_valid,
+        entry_valid=entry_valid,
+        max_write=max_write,
+        allow_other=allow_other,
+        permissions=Permissions.SERVER,
+        source="qnet",
+        subtype="qnet",
+    )

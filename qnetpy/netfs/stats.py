@@ -1,0 +1,31 @@
+"""`/proc/qnetstats`: what `qnet status` shows, as a file in JSON (QNX: a text of counters).
+
+It is served by a tree that takes the place of the machine's own /proc in the pathname space: read through a daemon's rights, that one would
+show other nodes what no user may see.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+
+from resmgr.iofunc.node import Directory, TreeManager, Value
+from resmgr.system import System
+
+
+class StatsFile:
+    """Serves the file until `close`. *facts* is asked at each opening."""
+
+    def __init__(self, system: System, facts: Callable[[], Mapping[str, object]]) -> None:
+        self._system = system
+        self._facts = facts
+        self._tree = TreeManager(system.kernel, Directory({b"qnetstats": Value(self._text)}), name="proc")
+        self._attached = system.paths.attach(b"proc", self._tree.target)
+        system.guard(self._tree.channel)
+
+    def _text(self) -> bytes:
+        return json.dumps(self._facts(), indent=1, default=str).encode() + b"\n"
+
+    def close(self) -> None:
+        self._system.paths.detach(self._attached)
+        self._tree.destroy()
