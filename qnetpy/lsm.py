@@ -89,6 +89,7 @@ class LsmQnet:
             raise
 
     def _start(self, context: Context, settings: Config, identity_name: str) -> None:
+        os.umask(0)
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         system = self.system
