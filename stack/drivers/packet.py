@@ -4,7 +4,7 @@ Receives from a ring in shared memory and sends with send or sendmmsg (`stack.dr
 measurements). A BPF program in the kernel lets only wanted ethertypes for this machine wake the node; own transmissions are not heard.
 
 The interface is followed through rtnetlink. When it vanishes the link is down; when one of the same name comes again, the driver takes it.
-Frames that the kernel cannot take at once (EAGAIN) wait in a short queue, QNX's `if_snd`; what does not fit there is dropped and counted:
+Frames that the kernel cannot take at once wait in a short queue (`stack.drivers.af_packet.output`). What is dropped is counted:
 
     tx_queue_full       the queue is full            link_down           the interface is down or gone (ENETDOWN, ENXIO)
     tx_no_buffers       the device dropped (ENOBUFS) too_long, too_short not a frame for this MTU
@@ -20,7 +20,6 @@ import errno
 import logging
 import socket
 import struct
-from collections import deque
 from collections.abc import Mapping
 from typing import Literal
 
@@ -43,10 +42,10 @@ from stack.drivers.af_packet.constants import (
     SOL_PACKET,
 )
 from stack.drivers.af_packet.link import LinkMonitor
+from stack.drivers.af_packet.output import LINK_ERRORS, Output
 from stack.drivers.af_packet.receiver import Receiver, Recv, Ring, ring_is_safe
-from stack.drivers.af_packet.sender import Sender
 from stack.frame import Frame
-from stack.wire.ethernet import HEADER_SIZE, MAC_SIZE, TAG_SIZE, TAGS_MAX, TPIDS, unpack_type
+from stack.wire.ethernet import MAC_SIZE
 from stack.wire.rtnetlink import Link
 
 log = logging.getLogger(__name__)
@@ -54,7 +53,6 @@ log = logging.getLogger(__name__)
 SEND_BUFFER = 4 << 20
 """Bytes, if we have the right; wmem_max otherwise."""
 MTU_MAX = 65535
-_LINK_ERRORS = frozenset((errno.ENETDOWN, errno.ENXIO, errno.ENODEV))
 
 
 @attrs.frozen
@@ -84,7 +82,6 @@ class PacketDriver:
         self._port: Port | None = None
         self._closed = False
         self._delivering = False
-        self._queue: deque[Frame] = deque()
         self._overruns = 0
         self._monitor = LinkMonitor(dispatch, self._link_reported)
         try:
@@ -101,7 +98,7 @@ class PacketDriver:
         self.mac, self.mtu, self.up = link.mac, link.mtu, link.up
         try:
             self._receiver = self._make_receiver()
-            self._sender = self._make_sender()
+            self._output = Output(dispatch, self._sock, min(self.mtu, MTU_MAX), options.queue, self._count)
             self._bind(link)
         except OSError as error:
             self.detach()
@@ -119,6 +116,7 @@ class PacketDriver:
         except OSError as error:
             raise ModuleError(error.errno or errno.EIO, f"this kernel opens no packet socket: {error.strerror}") from error
         kernel_filter.attach(sock, frozenset())
+        # The filter drops them as well; this way they do not even get there.
         sock.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)
         try:
             sock.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, SEND_BUFFER)
@@ -132,9 +130,6 @@ class PacketDriver:
         if mode == "ring" or (mode == "auto" and ring_is_safe()):
             return Ring(self._sock, min(self.mtu, MTU_MAX), size)
         return Recv(self._sock, min(self.mtu, MTU_MAX), size)
-
-    def _make_sender(self) -> Sender:
-        return Sender(self._sock, HEADER_SIZE + TAG_SIZE * TAGS_MAX + min(self.mtu, MTU_MAX))
 
     def _bind(self, link: Link) -> None:
         self._sock.bind((link.name, ETH_P_ALL))
@@ -155,8 +150,8 @@ class PacketDriver:
             "driver": "packet",
             "linux interface": self._options.ifname if link is None else f"{link.name} (index {link.index})",
             "receive": self._receiver.describe(),
-            "transmit": "send, sendmmsg for batches" + (", copying" if self._sender.copies else ""),
-            "transmit queue": len(self._queue),
+            "transmit": self._output.describe(),
+            "transmit queue": self._output.waiting,
             "receive overruns": self._overruns,
         }
 
@@ -165,7 +160,6 @@ class PacketDriver:
             return
         self._closed = True
         self.up = False
-        self._queue.clear()
         self._monitor.close()
         if self._port is not None:
             self._dispatch.detach_fd(self._sock.fileno())
@@ -181,7 +175,7 @@ class PacketDriver:
         try:
             frames = receiver.take(BATCH_MAX)
         except OSError as error:
-            if error.errno not in _LINK_ERRORS:
+            if error.errno not in LINK_ERRORS:
                 raise
             return
         if frames:
@@ -216,69 +210,11 @@ class PacketDriver:
             if self._port is not None:
                 self._port.count("rx_overrun", lost)
 
-    # Sending
-
     def transmit(self, frames: list[Frame]) -> None:
         if self._closed or self._link is None:
             self._count(Drop.LINK_DOWN, len(frames))
-            return
-        if max(map(len, frames), default=0) > self.mtu + HEADER_SIZE:
-            frames = self._without_long(frames)
-        if self._queue:
-            self._enqueue(frames)
-            return
-        left = self._send(frames)
-        if left:
-            self._enqueue(left)
-            if self._queue:
-                self._dispatch.want_write(self._sock.fileno(), self._writable)
-
-    def _send(self, frames: list[Frame]) -> list[Frame]:
-        """Send or drop; returns those that must wait."""
-        start, count = 0, len(frames)
-        while start < count:
-            sent, code = self._sender.send(frames, start)
-            start += sent
-            if code == 0:
-                continue
-            if code in (errno.EAGAIN, errno.EINTR):
-                return frames[start:]
-            if code in _LINK_ERRORS:
-                self._count(Drop.LINK_DOWN, count - start)
-                return []
-            start += 1
-            if code == errno.ENOBUFS:
-                self._count("tx_no_buffers")
-            elif code == errno.EMSGSIZE:
-                self._count(Drop.TOO_LONG)
-            elif code == errno.EINVAL and len(frames[start - 1]) < HEADER_SIZE:
-                self._count(Drop.TOO_SHORT)
-            else:
-                self._count("tx_refused")
-        return []
-
-    def _enqueue(self, frames: list[Frame]) -> None:
-        room = self._options.queue - len(self._queue)
-        self._queue.extend(map(bytes, frames[:room]))
-        if len(frames) > room:
-            self._count("tx_queue_full", len(frames) - room)
-
-    def _writable(self) -> None:
-        waiting = list(self._queue)
-        self._queue.clear()
-        self._queue.extend(self._send(waiting))
-        if not self._queue:
-            self._dispatch.want_write(self._sock.fileno(), None)
-
-    def _without_long(self, frames: list[Frame]) -> list[Frame]:
-        fitting = [frame for frame in frames if len(frame) <= self._size_max(frame)]
-        if len(fitting) < len(frames):
-            self._count(Drop.TOO_LONG, len(frames) - len(fitting))
-        return fitting
-
-    def _size_max(self, frame: Frame) -> int:
-        """As the kernel has it: one 802.1Q tag does not count."""
-        return self.mtu + HEADER_SIZE + (TAG_SIZE if unpack_type(frame)[0] in TPIDS else 0)
+        else:
+            self._output.transmit(frames)
 
     def _count(self, reason: str, number: int = 1) -> None:
         if self._port is not None:
@@ -291,7 +227,7 @@ class PacketDriver:
         self._link = link
         if link is None:
             log.warning("packet: interface %s is gone", self._options.ifname)
-            self._queue.clear()
+            self._output.clear()
             self.up = False
         else:
             if before is None or before.index != link.index:
@@ -310,7 +246,7 @@ class PacketDriver:
     def _resize(self, mtu: int) -> None:
         """Another MTU: other slots. What lies in the ring is lost."""
         self.mtu = mtu
-        self._sender = self._make_sender()
+        self._output.set_mtu(min(mtu, MTU_MAX))
         if isinstance(self._receiver, Ring) and not self._receiver.dissolve():
             log.warning("packet: a module holds frames of %s: the ring stays as it is, longer frames are lost", self._options.ifname)
             return

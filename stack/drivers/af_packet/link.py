@@ -31,6 +31,8 @@ class LinkMonitor:
         self._index: int | None = None
         self._sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE)
         self._started = False
+        self._stale = False
+        """Something may have happened that was not told: ask."""
 
     def find(self, name: str) -> Link | None:
         """The interface called *name*, which is then the one that is watched; None when there is none. Answered by the kernel at once."""
@@ -61,11 +63,16 @@ class LinkMonitor:
             try:
                 data = self._sock.recv(RECEIVE_MAX)
             except BlockingIOError:
-                return
+                if not self._stale:
+                    return
+                # Only now: the kernel drops answers as well while a queue that overflowed is not empty.
+                self._stale = False
+                self._ask()
+                continue
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
                     raise
-                self._ask_again()
+                self._stale = True
                 continue
             try:
                 for message in parse_messages(data):
@@ -73,9 +80,14 @@ class LinkMonitor:
                     if not self._started:
                         return
             except BadMessage:
-                self._ask_again()
+                self._stale = True
+        self._dispatch.call_soon(self._go_on)
 
-    def _ask_again(self) -> None:
+    def _go_on(self) -> None:
+        if self._started:
+            self._readable()
+
+    def _ask(self) -> None:
         """Reports were lost: the answer to this is one."""
         self._sock.send(get_link(self._name if self._index is None else None, self._index or 0))
 
@@ -93,6 +105,5 @@ class LinkMonitor:
 
     def _lost(self) -> None:
         self._index = None
+        self._stale = True  # it may have come back already, in a report that was dropped
         self._changed(None)
-        if self._started:
-            self._ask_again()  # it may have come back already, before we looked

@@ -78,10 +78,9 @@ class Sender:
             count = self._sendmmsg(self._sock.fileno(), self._headers, len(part), MSG_DONTWAIT)
             if count < 0:
                 return sent, ctypes.get_errno()
+            # Fewer than asked for: the next round learns why.
             sent += count
             start += count
-            if count < len(part):
-                break
         return sent, 0
 
     def _send_plain(self, frames: list[Frame], start: int) -> tuple[int, int]:

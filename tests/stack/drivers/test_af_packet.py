@@ -9,9 +9,14 @@ from collections.abc import Iterator
 from itertools import product
 
 import pytest
+import trio
+import trio.lowlevel
 
+from resmgr.runner import TrioDispatch, open_dispatch
+from stack.core.statistics import Counters, Drop
 from stack.drivers.af_packet import filter as kernel_filter
 from stack.drivers.af_packet.filter import AD_PKTTYPE, JEQ, JGE, LD_B_ABS, LD_H_ABS, RET, program
+from stack.drivers.af_packet.output import Output
 from stack.drivers.af_packet.sender import PLAIN_MAX, SLOTS, Sender
 from stack.frame import Frame
 
@@ -138,3 +143,79 @@ def test_sender_tells_what_went_wrong_and_where(sockets: tuple[socket.socket, so
     far.close()
     assert sender.send(frames, 0) == (0, errno.ECONNREFUSED)
     assert sender.send(frames[:2], 0) == (0, errno.ENOTCONN)
+
+
+class Ends:
+    """An `Output` on one end of a socket pair, under a dispatch that the test turns itself."""
+
+    def __init__(self, near: socket.socket, dispatch: TrioDispatch, limit: int) -> None:
+        self.drops = Counters()
+        self.output = Output(dispatch, near, 1500, limit, self.drops.count)
+        dispatch.attach_fd(near.fileno(), lambda: None)
+
+
+def numbered(first: int, count: int) -> list[Frame]:
+    return [bytearray(number.to_bytes(4, "big") * 25) for number in range(first, first + count)]
+
+
+@pytest.mark.host
+async def test_frames_wait_for_a_slow_device_in_order_and_are_copied(sockets: tuple[socket.socket, socket.socket]) -> None:
+    near, far = sockets
+    near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
+    async with open_dispatch() as dispatch:
+        ends = Ends(near, dispatch, 1000)
+        sent: list[bytes] = []
+        for first, count in ((0, 50), (50, 1), (51, 300)):
+            frames = numbered(first, count)
+            sent.extend(map(bytes, frames))
+            ends.output.transmit(frames)
+            for frame in frames:
+                frame[:] = bytes(len(frame))  # type: ignore[index]  # these are bytearrays
+        assert ends.output.waiting > 200
+        got: list[bytes] = []
+        with trio.fail_after(5):
+            while len(got) < len(sent):
+                got += received(far)
+                await trio.lowlevel.checkpoint()
+        assert got == sent
+        assert ends.output.waiting == 0
+        assert ends.drops == {}
+        turns = dispatch.statistics().turns
+        await trio.sleep(0.02)
+        assert dispatch.statistics().turns - turns < 3, "nobody waits for a descriptor that can be written"
+
+
+@pytest.mark.host
+async def test_the_queue_ends_and_clear_forgets(sockets: tuple[socket.socket, socket.socket]) -> None:
+    near, far = sockets
+    async with open_dispatch() as dispatch:
+        ends = Ends(near, dispatch, 20)
+        frames = numbered(0, 500)
+        ends.output.transmit(frames[:400])
+        assert ends.output.waiting == 20
+        passed = 400 - ends.drops["tx_queue_full"] - 20
+        ends.output.transmit(frames[400:])
+        assert ends.drops == {"tx_queue_full": 480 - passed}
+        ends.output.clear()
+        assert (ends.output.waiting, ends.drops[Drop.LINK_DOWN]) == (0, 20)
+        assert received(far) == frames[:passed]
+        ends.output.transmit(frames[:1])
+        assert received(far) == frames[:1]
+
+
+@pytest.mark.host
+async def test_an_error_takes_one_frame_and_the_others_go_on(sockets: tuple[socket.socket, socket.socket]) -> None:
+    """A frame that the socket refuses (here: larger than its buffer) is dropped under a name; those behind it are sent."""
+    near, far = sockets
+    near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    async with open_dispatch() as dispatch:
+        ends = Ends(near, dispatch, 20)
+        ends.output.set_mtu(60000)
+        for count in (2, 6):
+            frames: list[Frame] = [b"%d" % number for number in range(count)]
+            ends.output.transmit([*frames[:1], bytes(50000), *frames[1:]])
+            assert received(far) == frames
+        assert ends.drops == {Drop.TOO_LONG: 2}
+        far.close()
+        ends.output.transmit([b"x", b"y"])
+        assert ends.drops["tx_refused"] == 2

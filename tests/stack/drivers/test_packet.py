@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -159,6 +160,23 @@ async def test_interface_that_vanishes_and_comes_back(ends: Ends, veth: Any) -> 
     ends.a.transmit(portion)
     assert await settle(lambda: len(ends.port_b.frames) == 20)
     assert ends.port_b.frames == portion
+
+
+async def test_return_of_an_interface_is_seen_though_its_report_was_lost(ends: Ends, veth: Any) -> None:
+    """So many interfaces come and go at once that the kernel drops reports: the driver asks for what it may have missed."""
+    ends.b._monitor._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+    veth.b.ip("link", "delete", "vb")
+    veth.a.ip("link", "add", "va", "type", "veth", "peer", "name", "vb", "address", "02:00:00:00:00:0d")
+    veth.a.move("vb", veth.b)
+    for _ in range(10):
+        veth.b.ip("link", "add", "noise0", "type", "veth", "peer", "name", "noise1")
+        veth.b.ip("link", "delete", "noise0")
+    veth.b.ip("link", "set", "vb", "up")
+    veth.a.ip("link", "set", "va", "up")
+    assert await settle(lambda: ends.b.mac.hex() == "02000000000d" and ends.b.up and ends.a.up)
+    portion = ends.frames(5)
+    ends.a.transmit(portion)
+    assert await settle(lambda: ends.port_b.frames == portion)
 
 
 async def test_frames_that_somebody_keeps_do_no_harm(ends: Ends, veth: Any) -> None:
