@@ -57,6 +57,7 @@ _BITS = (
     (FATTR_ATIME_NOW, SET_ATIME_NOW),
     (FATTR_MTIME_NOW, SET_MTIME_NOW),
 )
+TIME_MAX = (1 << 63) - 1
 _STAT = int(Io.STAT)
 _SETATTR = int(Io.SETATTR)
 
@@ -148,7 +149,7 @@ def setattr_(core: Core, request: Request, view: memoryview) -> None:
             valid |= ours
     node = request.node
     request.extra = valid
-    fixed = SETATTR.pack(valid, mode & 0o7777, uid, gid, size, atime * NSEC + atime_ns, mtime * NSEC + mtime_ns)
+    fixed = SETATTR.pack(valid, mode & 0o7777, uid, gid, size, _time(atime, atime_ns), _time(mtime, mtime_ns))
     if node.directory:
         core.on_base(request, node, _SETATTR, 0, 0, fixed, b"", ATTR.size, _set)
         return
@@ -159,6 +160,11 @@ def setattr_(core: Core, request: Request, view: memoryview) -> None:
         core.on_file(request, file, (REQUEST.pack(_SETATTR, 0, 0, file.ocb) + fixed,), ATTR.size, _set)
     else:
         core.on_leaf(request, node, Connect.SETATTR, 0, fixed, ENTRY_MAX, _set)
+
+
+def _time(seconds: int, nanoseconds: int) -> int:
+    """Nanoseconds since the epoch; what 64 bits do not hold (before 1677, after 2262) becomes the nearest time that they do."""
+    return max(-TIME_MAX - 1, min(TIME_MAX, seconds * NSEC + nanoseconds))
 
 
 def _set(request: Request, status: int, reply: Buffer) -> None:

@@ -71,6 +71,7 @@ class Directory:
 
 
 def opendir(core: Core, request: Request, view: memoryview) -> None:
+    formats.OPEN_IN.parse(view, BODY)
     fixed = OPEN.pack(0, 0, CHUNK_FIRST)
     core.on_base(request, request.node, CONNECT, Connect.OPEN, O_DIRECTORY, fixed, b"", ENTRY_MAX + CHUNK_FIRST, _opened)
 

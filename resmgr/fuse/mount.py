@@ -6,8 +6,8 @@ the namespace it came from is kept. `Mount` then mounts there, from a thread of 
 state (`unshare(CLONE_FS)`) may enter another mount namespace alone, and takes the open /dev/fuse with it. If the new mount propagated
 back into the daemon's namespace it is detached there at once, before anything looks at it.
 
-The kernel requires that /dev/fuse was opened in the user namespace that owns the mount namespace: a target in another user namespace is
-refused with a clear error. Inside a user namespace (`unshare -Urnm`) everything here works when /dev/fuse can be opened.
+Inside a user namespace (`unshare -Urnm`) everything here works when /dev/fuse can be opened. A mount namespace that belongs to a user
+namespace further in can be mounted in, one further out cannot be entered.
 
 Everything blocks shortly and never asks the mounted file system anything, so it may be called from the dispatch that serves the mount.
 """
@@ -160,7 +160,10 @@ def _in_namespace(namespace: int | None, work: Callable[[], T]) -> T:
             try:
                 _libc_call("setns", namespace, CLONE_NEWNS)
             except OSError as error:
-                raise MountError(error.errno, f"cannot enter the mount namespace to mount in: {error.strerror}") from None
+                raise MountError(
+                    error.errno,
+                    f"cannot enter the mount namespace to mount in: {error.strerror}; it needs CAP_SYS_ADMIN in its user namespace",
+                ) from None
             results.append(work())
         except BaseException as error:
             failures.append(error)
@@ -267,7 +270,7 @@ class Mount:
     def _why(self, error: OSError, cleared: int) -> str:
         reason = {
             errno.EPERM: "run as root, or in a user and mount namespace of your own (unshare -Urnm)",
-            errno.EINVAL: "the mount namespace belongs to another user namespace than the one in which /dev/fuse was opened",
+            errno.EINVAL: "the kernel does not take these options, or /dev/fuse was opened in another user namespace",
             errno.ENODEV: "the kernel has no FUSE: modprobe fuse",
             errno.ENOTDIR: "it must be an existing directory",
             errno.ENOENT: "it must be an existing directory",

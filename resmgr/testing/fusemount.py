@@ -1,8 +1,10 @@
-"""A program for the tests of real mounts: serves a manager on a mountpoint of its own mount namespace, and takes orders on its input.
+"""Real FUSE mounts for tests: a program that serves a manager in its own mount namespace, and the other end of it.
 
-    serve_mount.py MOUNTPOINT [hostfs DIRECTORY]
+    python -m resmgr.testing.fusemount MOUNTPOINT [hostfs DIRECTORY]
 
-One JSON object per line, in both directions. It prints {"ready": true} when the mount is there, {"ended": REASON} when the kernel ended it.
+It takes orders on its input and answers on its output, one JSON object per line; {"ready": true} comes when the mount is there,
+{"ended": REASON} when the kernel ended it. The test reaches the mount through /proc/PID/root: whoever serves a mount must not make system
+calls on it.
 """
 
 from __future__ import annotations
@@ -10,7 +12,10 @@ from __future__ import annotations
 import errno
 import json
 import os
+import signal
+import subprocess
 import sys
+from pathlib import Path
 
 import attrs
 import trio
@@ -32,7 +37,7 @@ def say(value: dict[str, object]) -> None:
     print(json.dumps(value), flush=True)
 
 
-class Served:
+class Server:
     """The mounted manager and what the orders do with it."""
 
     def __init__(self, dispatch: TrioDispatch, mountpoint: str, options: FuseOptions, directory: str | None) -> None:
@@ -84,12 +89,62 @@ class Served:
         return None
 
 
+class Served:
+    """A mount of another process. `path` leads into its mount namespace: system calls there go through the kernel to that process."""
+
+    def __init__(self, mountpoint: Path, options: dict[str, object], directory: Path | None) -> None:
+        self.mountpoint = mountpoint
+        arguments = [] if directory is None else ["hostfs", str(directory)]
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "resmgr.testing.fusemount", str(mountpoint), *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=dict(os.environ, FUSE_OPTIONS=json.dumps(options)),
+        )
+        ready = self.read()
+        if ready != {"ready": True}:
+            raise RuntimeError(f"mount not served: {ready}")
+        self.path = Path(f"/proc/{self.process.pid}/root{mountpoint}")
+        self.inside = ["nsenter", f"--mount=/proc/{self.process.pid}/ns/mnt"]
+        """Put before a command that is to run where the mount has its own name, `mountpoint`."""
+
+    def read(self) -> dict[str, object]:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        assert line, "server ended"
+        value: dict[str, object] = json.loads(line)
+        return value
+
+    def order(self, order: str, **fields: str) -> object:
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps({"order": order, **fields}).encode() + b"\n")
+        self.process.stdin.flush()
+        return self.read()["result"]
+
+    def fault(self, **fields: object) -> None:
+        self.order("fault", fault=json.dumps(fields))
+
+    def kill(self) -> None:
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait(10)
+
+    def close(self) -> None:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.close()
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.kill()
+        self.process.stdout.close()
+
+
 async def main(arguments: list[str]) -> None:
     mountpoint = arguments[0]
     options = FuseOptions(**json.loads(os.environ.get("FUSE_OPTIONS", "{}")))
     private_namespace(follow=False)
     async with open_dispatch() as dispatch:
-        served = Served(dispatch, mountpoint, options, arguments[2] if len(arguments) > 2 else None)
+        served = Server(dispatch, mountpoint, options, arguments[2] if len(arguments) > 2 else None)
         say({"ready": True})
         buffered = b""
         orders: list[dict[str, str]] = []
