@@ -59,7 +59,8 @@ class Session:
     """One handshake's keys. `local_index` is in the headers of frames to us, `remote_index` in those we seal."""
 
     __slots__ = (
-        "_last", "_rx", "_tx", "_windows", "counters", "established", "failures_limit", "local_index", "remote_index", "role", "seal_limit",
+        "__weakref__", "_last", "_rx", "_tx", "_windows", "counters", "established", "failures_limit", "local_index", "remote_index",
+        "role", "seal_limit",
     )  # fmt: skip
 
     def __init__(self, tx: crypto.Session, rx: crypto.Session, local_index: int, remote_index: int, role: Role, now: float) -> None:

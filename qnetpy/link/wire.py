@@ -72,10 +72,8 @@ def sort_frames(frames: Sequence[memoryview], offset: int = ETHERNET_HEADER) -> 
     with a few calls for the whole batch.
     """
     result = Sorted()
-    if not frames:
-        return result
     body = offset + DATA_HEADER.size
-    if min(map(len, frames)) >= body + TAG_SIZE:
+    if len(frames) > 2 and min(map(len, frames)) >= body + TAG_SIZE:
         unpack = DATA_HEADER.unpack_from
         types, paths, lengths, indexes, numbers = zip(*[unpack(frame, offset) for frame in frames], strict=True)
         if (

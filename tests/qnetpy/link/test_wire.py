@@ -59,7 +59,7 @@ def test_both_ways_of_sorting_agree() -> None:
     """The quick way sees what the general one sees, for each batch of one kind, also when frames are cut."""
     for cut in range(1, len(data_frame()) + 1):
         frame = data_frame()[:cut]
-        quick, general = sort_frames([frame]), sort_frames([frame, data_frame(index=99)])
+        quick, general = sort_frames([frame] * 3), sort_frames([frame, data_frame(index=99)])
         full = cut == len(data_frame())
         assert bool([group for group in general.data if group.index == 7]) == full
         # A frame that is cut behind its header and 16 bytes passes the quick way as a body too short to be authentic.

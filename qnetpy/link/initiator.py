@@ -1,0 +1,357 @@
+"""The calling half of the handshake: attempts. Sans-IO; docs/protocol/link.md has the states and the reasons.
+
+    WAITING     the peer's own INITIATION is being answered: ours waits a little, since one handshake is enough
+    INITIATED   INITIATION sent, repeated until a RESPONSE comes; a COOKIE only changes its mac2
+    FINAL       RESPONSE verified, FINAL sent, repeated until the CONFIRM comes
+
+Every attempt ends in one event that carries its number.
+"""
+
+from __future__ import annotations
+
+import enum
+import hmac
+
+import attrs
+
+from qnetpy.identity.certificate import Certificate, CertificateError, verify
+from qnetpy.link.constants import (
+    ATTEMPT_TIMEOUT,
+    ATTEMPTS_MAX,
+    DESTINATIONS_MAX,
+    JOIN_WAIT,
+    MAC_SIZE,
+    PINNED_TRIES,
+    RENEW_AFTER,
+    RETRY_FACTOR,
+    RETRY_FIRST,
+    RETRY_JITTER,
+    RETRY_MAX,
+)
+from qnetpy.link.cookie import mac
+from qnetpy.link.halfopen import HalfOpenTable
+from qnetpy.link.hello import Hello, Offer, parse_offer, parse_verdict
+from qnetpy.link.noise.functions import BadHandshake
+from qnetpy.link.noise.handshakestate import HandshakeState
+from qnetpy.link.outcome import PeerHint, Reason, place, reason_of, reason_of_status, told_sentence
+from qnetpy.link.party import SUITES, Party, Refusal
+from qnetpy.link.session import Role
+from qnetpy.link.wire import FINAL, INITIATION, PATTERN_IK, PATTERN_XX, Address, HandshakeFrame
+from resmgr.errors import BadMessage, Misuse
+
+YIELDS_MAX = 2
+"""Times that one attempt gives way to the peer's. Stops a member without certificate who claims a name from holding up a call to it."""
+
+
+class Step(enum.Enum):
+    WAITING = "waiting"
+    INITIATED = "initiated"
+    FINAL = "final"
+
+
+@attrs.define(eq=False)
+class Attempt:
+    """One call to one peer."""
+
+    number: int
+    name: str
+    """As hinted, later as proven; empty when unknown."""
+    destinations: list[Address]
+    began: float
+    send_at: float
+    step: Step = Step.WAITING
+    wait: float = RETRY_FIRST
+    renewed: float = 0.0
+    """When the current INITIATION, or the FINAL, was made."""
+    index: int = 0
+    remote_index: int = 0
+    pattern: int = PATTERN_XX
+    state: HandshakeState | None = None
+    initiation: bytes = b""
+    """The frame up to and with mac1."""
+    boot_id: bytes = b""
+    """Of the peer, that `transport_id` is about."""
+    transport_id: int = 0
+    """Ours, as told to the peer."""
+    cookies: dict[Address, bytes] = attrs.field(factory=dict)
+    final: bytes = b""
+    offer: Offer | None = None
+    certificate: Certificate | None = None
+    yields: int = 0
+    sent_to: dict[Address, float] = attrs.field(factory=dict)
+
+    @property
+    def who(self) -> str:
+        return f"node {self.name} at {place(self.destinations[0])}" if self.name else f"node at {place(self.destinations[0])}"
+
+
+class Initiator:
+    """Attempts by number and, while they wait for an answer, by index."""
+
+    def __init__(self, party: Party, half_open: HalfOpenTable) -> None:
+        self._party = party
+        self._half_open = half_open
+        self._attempts: dict[int, Attempt] = {}
+        self._by_index: dict[int, Attempt] = {}
+        self._last_number = 0
+
+    def __len__(self) -> int:
+        return len(self._attempts)
+
+    def initiate(self, hint: PeerHint, now: float) -> int:
+        party = self._party
+        if hint.name == party.identity.name:
+            raise Misuse("a node does not call itself")
+        attempt = self._find(hint.name, hint.address)
+        if attempt is not None:
+            if self._add_destination(attempt, hint.address) and attempt.step is Step.INITIATED:
+                self._send(attempt, hint.address, now)
+            return attempt.number
+        self._last_number += 1
+        attempt = Attempt(self._last_number, hint.name, [hint.address], now, now)
+        if len(self._attempts) >= ATTEMPTS_MAX:
+            party.fail(Reason.BUSY, f"too many calls at once, {attempt.who} is not called", hint.name, hint.address, attempt.number, now)
+            return attempt.number
+        own = party.identity.certificate
+        try:
+            verify(own, party.identity.roots, party.wall())
+        except CertificateError as error:
+            sentence = f"our own certificate will not be accepted: {error}"
+            party.fail(reason_of(error), sentence, hint.name, hint.address, attempt.number, now)
+            return attempt.number
+        self._attempts[attempt.number] = attempt
+        if hint.name and self._half_open.of_name(hint.name):
+            attempt.send_at = now + JOIN_WAIT
+        else:
+            self._begin(attempt, now)
+        return attempt.number
+
+    def abandon(self, number: int) -> None:
+        attempt = self._attempts.get(number)
+        if attempt is not None:
+            self._end(attempt)
+
+    def crossing(self, name: str, source: Address) -> Attempt | None:
+        """Our attempt, if frames of it are out, to the node that calls us as *name* from *source*."""
+        attempt = self._find(name, source)
+        return attempt if attempt is not None and attempt.step is not Step.WAITING else None
+
+    def insist(self, attempt: Attempt, source: Address, now: float) -> None:
+        """The peer calls as well and our call is the one that counts: make sure that it reaches the peer where it really is."""
+        if attempt.step is Step.INITIATED and now - attempt.sent_to.get(source, -RETRY_FIRST) >= RETRY_FIRST / 2:
+            self._add_destination(attempt, source)
+            self._send(attempt, source, now)
+
+    def satisfied(self, name: str, source: Address, now: float) -> int:
+        """The peer's handshake succeeded: attempts to it end. Returns the number of one, 0 when there was none."""
+        found = [one for one in self._attempts.values() if one.name == name or (not one.name and source in one.destinations)]
+        for attempt in found[1:]:
+            self._fail(attempt, Reason.SUPERSEDED, f"{attempt.who} was reached by another call", now)
+        for attempt in found[:1]:
+            self._end(attempt)
+        return found[0].number if found else 0
+
+    def on_cookie(self, frame: HandshakeFrame, source: Address, now: float) -> None:
+        attempt = self._by_index.get(frame.receiver)
+        if attempt is None or attempt.step is not Step.INITIATED or source not in attempt.destinations:
+            self._party.counters["unknown_index"] += 1
+            return
+        cookie = self._party.mac.open_cookie(frame.body, attempt.initiation[-MAC_SIZE:])
+        if attempt.cookies.get(source) == cookie:
+            # A copy. Answering it would let anybody double our frames.
+            self._party.counters["duplicate"] += 1
+            return
+        attempt.cookies[source] = cookie
+        self._send(attempt, source, now)
+
+    def on_response(self, frame: HandshakeFrame, source: Address, now: float) -> None:
+        party = self._party
+        attempt = self._by_index.get(frame.receiver)
+        if attempt is None or attempt.state is None:
+            party.counters["unknown_index"] += 1
+            return
+        if attempt.step is not Step.INITIATED or frame.pattern != attempt.pattern:
+            party.counters["duplicate"] += 1
+            return
+        try:
+            offer = parse_offer(attempt.state.read(frame.body))
+        except BadHandshake:
+            party.counters["bad_handshake"] += 1
+            return
+        except BadMessage as error:
+            self._fail(attempt, Reason.PROTOCOL, f"{attempt.who} speaks another protocol: {error}", now)
+            return
+        try:
+            certificate = party.examine(offer, attempt.state.remote_static, attempt.name, source, now)
+        except Refusal as refusal:
+            self._fail(attempt, refusal.reason, refusal.sentence, now)
+            return
+        if not attempt.name:
+            attempt.name = certificate.name
+        if offer.status:
+            reason = reason_of_status(offer.status)
+            self._fail(attempt, reason, told_sentence(attempt.who, reason, offer.wall - party.wall()), now)
+        elif offer.index != frame.sender or offer.suite not in SUITES or offer.suite not in party.suites:
+            self._fail(attempt, Reason.PROTOCOL, f"{attempt.who} chose what we did not offer", now)
+        elif any(one.step is Step.FINAL and one.name == attempt.name for one in self._attempts.values()):
+            self._fail(attempt, Reason.SUPERSEDED, f"{attempt.who} is being reached by another call", now)
+        elif self._gives_way(attempt, offer, now):
+            self._wait(attempt, now)
+        else:
+            self._finish(attempt, frame, offer, certificate, source, now)
+
+    def on_confirm(self, frame: HandshakeFrame, data: bytes, source: Address, now: float) -> None:
+        party = self._party
+        attempt = self._by_index.get(frame.receiver)
+        if attempt is None or attempt.step is not Step.FINAL or frame.sender != attempt.remote_index:
+            party.counters["unknown_index"] += 1
+            return
+        state, offer, certificate = attempt.state, attempt.offer, attempt.certificate
+        assert state is not None
+        assert offer is not None
+        assert certificate is not None
+        if not hmac.compare_digest(mac(state.derive(b"confirm responder"), data[:-MAC_SIZE]), data[-MAC_SIZE:]):
+            party.counters["bad_handshake"] += 1
+            return
+        status, wall = parse_verdict(frame.body[:-MAC_SIZE])
+        if status:
+            reason = reason_of_status(status)
+            self._fail(attempt, reason, told_sentence(attempt.who, reason, wall - party.wall()), now)
+        elif party.transport_id_with(attempt.name, attempt.boot_id) != attempt.transport_id:
+            self._fail(attempt, Reason.SUPERSEDED, f"{attempt.who}: the connection changed during the handshake", now)
+        else:
+            self._end(attempt, keep_index=True)
+            party.establish(
+                state, Role.INITIATOR, offer.suite, (attempt.index, attempt.remote_index), offer, certificate, attempt.transport_id,
+                source, attempt.number, now,
+            )  # fmt: skip
+
+    def next_timeout(self) -> float | None:
+        return min((min(one.send_at, one.began + ATTEMPT_TIMEOUT) for one in self._attempts.values()), default=None)
+
+    def handle_timeout(self, now: float) -> None:
+        for attempt in list(self._attempts.values()):
+            if now >= attempt.began + ATTEMPT_TIMEOUT:
+                if attempt.step is Step.FINAL:
+                    self._fail(attempt, Reason.UNCONFIRMED, f"{attempt.who} answered and then fell silent", now)
+                else:
+                    text = f"{attempt.who} does not answer: not there, another cluster, or another cluster secret"
+                    self._fail(attempt, Reason.NO_ANSWER, text, now)
+            elif now >= attempt.send_at:
+                if attempt.step is Step.WAITING or now - attempt.renewed >= RENEW_AFTER or self._pin_failed(attempt, now):
+                    self._begin(attempt, now)
+                else:
+                    self._repeat(attempt, now)
+
+    def _find(self, name: str, address: Address) -> Attempt | None:
+        for attempt in self._attempts.values():
+            if (attempt.name == name) if (attempt.name and name) else (address in attempt.destinations):
+                return attempt
+        return None
+
+    def _add_destination(self, attempt: Attempt, address: Address) -> bool:
+        if address in attempt.destinations:
+            return False
+        if len(attempt.destinations) >= DESTINATIONS_MAX:
+            # The first was asked for; the newest is the likeliest.
+            del attempt.destinations[1]
+        attempt.destinations.append(address)
+        return True
+
+    def _pin_failed(self, attempt: Attempt, now: float) -> bool:
+        return attempt.pattern == PATTERN_IK and attempt.step is Step.INITIATED and now - attempt.began >= PINNED_TRIES
+
+    def _begin(self, attempt: Attempt, now: float) -> None:
+        """Make a new INITIATION and send it everywhere."""
+        party = self._party
+        self._forget_index(attempt)
+        node = party.nodes.get(attempt.name)
+        pinned = node is not None and now - attempt.began < PINNED_TRIES
+        attempt.pattern = PATTERN_IK if pinned else PATTERN_XX
+        attempt.step = Step.INITIATED
+        attempt.renewed = now
+        attempt.wait = RETRY_FIRST
+        attempt.cookies.clear()
+        attempt.index = party.new_index()
+        self._by_index[attempt.index] = attempt
+        party.sequence += 1
+        attempt.boot_id = node.boot_id if node is not None else b""
+        attempt.transport_id = party.transport_id_with(attempt.name, attempt.boot_id)
+        attempt.state = party.noise(
+            attempt.pattern, True, party.suites, attempt.index, node.static_key if node is not None and pinned else None
+        )
+        payload = Hello(party.sequence, party.boot_id, party.identity.name, attempt.name).pack()
+        if pinned:
+            payload += party.own_offer(attempt.index, attempt.destinations[0][0], attempt.transport_id).pack()
+        body = attempt.state.write(payload)
+        data = HandshakeFrame(INITIATION, attempt.index, 0, attempt.pattern, party.suites, body).pack()
+        attempt.initiation = data + party.mac.make(data)
+        self._repeat(attempt, now)
+
+    def _repeat(self, attempt: Attempt, now: float) -> None:
+        for destination in attempt.destinations:
+            self._send(attempt, destination, now)
+        attempt.send_at = now + attempt.wait * (1.0 + RETRY_JITTER * self._party.chance())
+        attempt.wait = min(attempt.wait * RETRY_FACTOR, RETRY_MAX)
+
+    def _send(self, attempt: Attempt, destination: Address, now: float) -> None:
+        if attempt.step is Step.FINAL:
+            frame = attempt.final
+        else:
+            cookie = attempt.cookies.get(destination)
+            frame = attempt.initiation + (mac(cookie, attempt.initiation) if cookie is not None else bytes(MAC_SIZE))
+        attempt.sent_to[destination] = now
+        self._party.out.append((destination, frame))
+
+    def _gives_way(self, attempt: Attempt, offer: Offer, now: float) -> bool:
+        """Whether the peer calls us at this moment, without having known that we call it, and its call is the one that counts."""
+        if attempt.name > self._party.identity.name or attempt.yields >= YIELDS_MAX:
+            return False
+        return any(
+            entry.boot_id == offer.boot_id and now - entry.began < JOIN_WAIT for entry in self._half_open.of_name(attempt.name)
+        )  # fmt: skip
+
+    def _wait(self, attempt: Attempt, now: float) -> None:
+        attempt.yields += 1
+        attempt.step = Step.WAITING
+        self._forget_index(attempt)
+        attempt.send_at = now + JOIN_WAIT
+
+    def _finish(self, attempt: Attempt, frame: HandshakeFrame, offer: Offer, certificate: Certificate, source: Address, now: float) -> None:
+        """The peer is who it should be: say who we are."""
+        party = self._party
+        assert attempt.state is not None
+        for entry in self._half_open.of_name(attempt.name):
+            self._half_open.remove(entry)
+            party.release(entry.index)
+        attempt.step = Step.FINAL
+        attempt.renewed = now
+        attempt.wait = RETRY_FIRST
+        attempt.offer, attempt.certificate = offer, certificate
+        attempt.remote_index = frame.sender
+        attempt.destinations = [source]
+        if attempt.pattern == PATTERN_XX:
+            attempt.boot_id = offer.boot_id
+            attempt.transport_id = party.transport_id_with(attempt.name, offer.boot_id)
+            body = attempt.state.write(party.own_offer(attempt.index, source[0], attempt.transport_id).pack())
+            data = HandshakeFrame(FINAL, attempt.index, frame.sender, attempt.pattern, bytes(4), body).pack()
+        else:
+            head = HandshakeFrame(FINAL, attempt.index, frame.sender, attempt.pattern, bytes(4), bytes(MAC_SIZE)).header()
+            data = head + mac(attempt.state.derive(b"confirm initiator"), head)
+        attempt.final = data + party.mac.make(data)
+        self._repeat(attempt, now)
+
+    def _fail(self, attempt: Attempt, reason: Reason, sentence: str, now: float) -> None:
+        self._end(attempt)
+        self._party.fail(reason, sentence, attempt.name, attempt.destinations[0], attempt.number, now)
+
+    def _end(self, attempt: Attempt, keep_index: bool = False) -> None:
+        self._attempts.pop(attempt.number, None)
+        if keep_index:
+            self._by_index.pop(attempt.index, None)
+        else:
+            self._forget_index(attempt)
+
+    def _forget_index(self, attempt: Attempt) -> None:
+        if self._by_index.pop(attempt.index, None) is not None:
+            self._party.release(attempt.index)
