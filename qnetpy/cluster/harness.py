@@ -132,7 +132,8 @@ def stop(name: str) -> bool:
 
 
 def the_one(name: str | None) -> str:
-    """The directory of the cluster called *name*, or of the only one that runs."""
+    """The directory of the cluster called *name* (None: $QNET_CLUSTER), or of the only one that runs."""
+    name = name or os.environ.get("QNET_CLUSTER")
     running = [found for found in state.names() if state.alive(state.directory(found))]
     if name is not None:
         if name not in running:
@@ -141,7 +142,7 @@ def the_one(name: str | None) -> str:
     if not running:
         raise ClusterError("no cluster is running; try: qnet cluster up clusters/three")
     if len(running) > 1:
-        raise ClusterError(f"several clusters are running: {', '.join(running)}; say which with --name")
+        raise ClusterError(f"several clusters are running: {', '.join(running)}; say which with --name or $QNET_CLUSTER")
     return state.directory(running[0])
 
 
