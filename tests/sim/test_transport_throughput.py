@@ -26,11 +26,11 @@ FLOORS: dict[tuple[float, float], tuple[float, float, float]] = {
     (0.0, 2e-3): (75, 60, 50),
     (0.0, 20e-3): (15, 15, 10),
     (0.01, 100e-6): (90, 50, 40),
-    (0.01, 2e-3): (60, 5, 4),
+    (0.01, 2e-3): (50, 5, 4),
     (0.05, 100e-6): (80, 15, 8),
-    (0.05, 2e-3): (50, 1, 1),
+    (0.05, 2e-3): (40, 1, 1),
     (0.10, 100e-6): (30, 3, 1),
-    (0.10, 2e-3): (25, 0.3, 0.2),
+    (0.10, 2e-3): (20, 0.3, 0.2),
 }
 
 pytestmark = pytest.mark.sim
@@ -64,7 +64,7 @@ def test_the_bad_link_both_ways(controller: str) -> None:
     faults = Faults(rate=RATE, loss=0.05, reorder=0.05, duplicate=0.02, corrupt=0.005)
     speed, resent = measure(controller, faults, both=True)
 
-    assert speed >= (60 if controller == "tolerant" else 10)
+    assert speed >= (45 if controller == "tolerant" else 10)
     assert resent < 0.09, "reordering must not pass for loss"
 
 
@@ -76,13 +76,13 @@ def test_reordering_alone_costs_little(controller: str) -> None:
     assert resent < 0.02
 
 
-@pytest.mark.parametrize("queue", [16 << 10, 64 << 10])
+@pytest.mark.parametrize("queue", [16 << 10, 32 << 10, 64 << 10, 128 << 10])
 def test_short_queue_is_not_flooded_without_end(queue: int) -> None:
-    """The default's floor assumes a queue of SLACK; where there is less, the guard lets go."""
+    """The default's floor assumes a queue of SLACK; where there is less, it is taken back."""
     speed, resent = measure("tolerant", Faults(rate=RATE, queue=queue))
 
     assert speed >= 80
-    assert resent < 0.25
+    assert resent < 0.12
 
 
 def test_full_speed_within_milliseconds() -> None:

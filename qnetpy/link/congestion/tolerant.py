@@ -3,29 +3,37 @@
 Three additions to RFC 9438:
 
 - A floor. After a loss the window does not fall below what the path has just proved to carry: the highest delivery rate of the last
-  ROUNDS round trips, times the minimum round trip plus SLACK, and a little more to make up for the share that is lost. With random
-  loss the floor governs, and the window settles where the queue that we cause is about SLACK long.
-- A guard. A queue shorter than SLACK would lose without end. When more than LOSS_CEILING of a sample of GUARD_PACKETS is lost, the floor
-  is lowered step by step, at the end to nothing, which is plain CUBIC; it comes back by smaller steps.
+  ROUNDS round trips, times the minimum round trip plus a slack, and a little more to make up for the share that is lost.
+- Whose loss. With the slack at LEAST_SLACK the floor causes hardly any queue. If more than SHARE is lost all the same, sample after
+  sample, the loss is the path's, and the slack becomes SLACK: the window then settles where the queue that we cause is about that long.
+  If the loss then grows much, the queue is too short for that: back, and the next try waits, longer each time. Loss above CEILING takes
+  the floor away, which leaves plain CUBIC.
 - A ceiling for growth. While even the fastest packet of a round waits longer than a quarter of the minimum round trip plus SLACK, the
   window does not grow. It is not reduced for delay either, so a competitor that fills queues takes a share but not all.
 """
 
 from __future__ import annotations
 
-from qnetpy.link.congestion.base import AckSample
+from qnetpy.link.congestion.base import MIN_PACKETS, AckSample
 from qnetpy.link.congestion.cubic import Cubic
 
 ROUNDS = 10
 SLACK = 0.001
 """At 1 Gbit/s 125 kB: less than a switch port's share of buffer, and more than the two ends take to turn a batch of packets round."""
+LEAST_SLACK = SLACK / 10
 GROWTH_RTTS = 1.25
-LOSS_CEILING = 0.12
-"""Twice the loss that a link may have and still be called one. Above, loss is taken for our own doing."""
-GUARD_PACKETS = 128
-GUARD_DOWN = 0.8
-GUARD_UP = 0.05
-GUARD_LEAST = 0.1
+SAMPLE_PACKETS = 128
+SHARE = 0.03
+"""Loss that CUBIC and the least slack can live with."""
+CEILING = 0.2
+"""Four times the loss that a link may have and still be called one."""
+OWN_SPREAD = 1.3
+"""With the slack, the loss may be this many times what it was without, plus SHARE, before the queue is held to be too short."""
+SAMPLES = 4
+"""Samples in a row on which a judgement rests."""
+PAUSE = 32
+MAX_PAUSE = 1024
+"""Samples until the slack is tried again on a path whose queue was too short: at first, at most."""
 
 
 class Tolerant(Cubic):
@@ -35,9 +43,17 @@ class Tolerant(Cubic):
         super().__init__(mss, max_window)
         self._rates: list[float] = [0.0]
         """Highest delivery rate of each of the last rounds, newest last."""
-        self._budget = SLACK
-        self._scale = 1.0
-        self._loss_share = 0.0
+        self._minimum_rtt = 0.0
+        self._slack = LEAST_SLACK
+        self._floored = True
+        self._share = 0.0
+        """Share that is lost, smoothed over samples."""
+        self._own_share = 0.0
+        """Share that was lost with the least slack."""
+        self._count = 0
+        """Samples in a row that speak for a change of slack."""
+        self._pause = 0
+        self._next_pause = PAUSE
         self._acked_sample = 0
         self._lost_sample = 0
         self._delay_min = 1e9
@@ -45,7 +61,10 @@ class Tolerant(Cubic):
 
     def floor(self) -> int:
         """Bytes below which a loss does not push the window."""
-        return int(min(max(self._rates) * self._budget * self._scale / (1 - self._loss_share), self.max_window))
+        if not self._floored:
+            return 0
+        share = self._share if self._share < CEILING else CEILING
+        return int(min(max(self._rates) * (self._minimum_rtt + self._slack) / (1 - share), self.max_window))
 
     def on_ack(self, ack: AckSample) -> None:
         if ack.new_round:
@@ -59,14 +78,13 @@ class Tolerant(Cubic):
             self._rates[-1] = ack.rate
         if ack.rtt < self._delay_min:
             self._delay_min = ack.rtt
-        self._budget = ack.minimum + SLACK
+        self._minimum_rtt = ack.minimum
         super().on_ack(ack)
-        if self._lost_sample:
+        self._acked_sample += ack.acked
+        self._judge()
+        if ack.limited and (self._share > 0.0 or self._lost_sample) and self.window < self.floor():
             # Loss is about: follow the rate that the path delivers, also upward and within recovery.
-            self._acked_sample += ack.acked
-            self._guard()
-            if ack.limited and self.window < self.floor():
-                self.window = min(self.floor(), self.window + ack.acked)
+            self.window = min(self.floor(), self.window + ack.acked)
 
     def avoidance(self, ack: AckSample) -> None:
         if not self._delayed:
@@ -74,7 +92,7 @@ class Tolerant(Cubic):
 
     def on_loss(self, lost: int, sent: float, now: float) -> None:
         self._lost_sample += lost
-        self._guard()
+        self._judge()
         super().on_loss(lost, sent, now)
 
     def reduce(self, now: float) -> None:
@@ -86,17 +104,35 @@ class Tolerant(Cubic):
         super().on_persistent_congestion()
         self._rates = [0.0]
 
-    def _guard(self) -> None:
+    def _judge(self) -> None:
+        """At the end of a sample: whose fault is the loss?"""
         total = self._acked_sample + self._lost_sample
-        if total < GUARD_PACKETS * self.mss:
+        if total < SAMPLE_PACKETS * self.mss:
             return
         share = self._lost_sample / total
-        self._loss_share = min(share, LOSS_CEILING)
-        if share > LOSS_CEILING:
-            self._scale *= GUARD_DOWN
-            if self._scale < GUARD_LEAST:
-                self._scale = 0.0
-        elif self._scale < 1.0:
-            self._scale = min(1.0, self._scale + GUARD_UP)
-        self._acked_sample >>= 1
-        self._lost_sample >>= 1
+        self._acked_sample = self._lost_sample = 0
+        self._share = (self._share + share) / 2
+        if self._share < 0.001:
+            self._share = 0.0
+        self._floored = self._share <= CEILING
+        if self._pause:
+            self._pause -= 1
+            return
+        if self._slack == LEAST_SLACK:
+            self._count = self._count + 1 if SHARE < share < CEILING and self._share > SHARE else 0
+            if self._count >= SAMPLES:
+                self._own_share = self._share
+                self._set_slack(SLACK)
+            return
+        self._count = self._count + 1 if self._share > OWN_SPREAD * self._own_share + SHARE or self._share < SHARE / 2 else 0
+        if self._count >= SAMPLES:
+            if self._share > SHARE:
+                self._pause = self._next_pause
+                self._next_pause = min(2 * self._next_pause, MAX_PAUSE)
+            self._set_slack(LEAST_SLACK)
+            self.window = max(min(self.window, self.floor()), MIN_PACKETS * self.mss)
+            self.threshold = min(self.threshold, self.window)
+
+    def _set_slack(self, slack: float) -> None:
+        self._slack = slack
+        self._count = 0

@@ -7,7 +7,7 @@ import pytest
 from qnetpy.link.congestion import CONTROLLERS, AckSample, Controller, create
 from qnetpy.link.congestion.base import CSS_DIVISOR, INITIAL_PACKETS, MIN_PACKETS
 from qnetpy.link.congestion.cubic import ALPHA, BETA, C, Cubic
-from qnetpy.link.congestion.tolerant import GUARD_PACKETS, SLACK, Tolerant
+from qnetpy.link.congestion.tolerant import CEILING, LEAST_SLACK, SAMPLE_PACKETS, SAMPLES, SLACK, Tolerant
 
 MSS = 1000
 RTT = 0.1
@@ -158,26 +158,60 @@ def test_tolerant_does_not_fall_below_what_was_delivered() -> None:
     controller.on_ack(sample(controller, 1.0, rate=rate))
     for step in range(5):
         controller.on_loss(MSS, 2.0 + step, 2.1 + step)
-    assert controller.window == pytest.approx(rate * (RTT + SLACK), rel=0.01)
+    assert controller.window == pytest.approx(rate * (RTT + LEAST_SLACK), rel=0.01)
 
 
-def test_tolerant_gives_way_when_most_is_lost() -> None:
+def sampled(controller: Tolerant, share: float, now: float) -> None:
+    """One sample of packets, of which *share* was lost."""
+    lost = int(SAMPLE_PACKETS * MSS * share)
+    ack = sample(controller, now + RTT, acked=SAMPLE_PACKETS * MSS - lost, rate=10e6)
+    if lost:
+        controller.on_loss(lost, now, now + RTT / 2)
+    controller.on_ack(ack)
+
+
+def tolerant() -> Tolerant:
     controller = create("tolerant", MSS, 1 << 30)
     assert isinstance(controller, Tolerant)
-    controller.on_ack(sample(controller, 1.0, rate=1e6))
+    controller.on_ack(sample(controller, 0.0, acked=MSS, rate=10e6))
+    return controller
+
+
+def test_tolerant_gives_slack_to_loss_that_stays() -> None:
+    controller = tolerant()
     floors = []
-    for step in range(60):
-        now = 2.0 + step
-        controller.on_loss(GUARD_PACKETS * MSS // 4, now, now + 0.1)
-        controller.on_ack(sample(controller, now + 0.3, acked=GUARD_PACKETS * MSS * 3 // 4, rate=1e6))
+    for step in range(100):
+        sampled(controller, 0.06, 1.0 + step)
         floors.append(controller.floor())
-    assert floors[0] > 90_000
-    assert floors[-1] == 0
-    for step in range(60):
-        now = 100.0 + step
-        controller.on_loss(MSS, now, now + 0.1)
-        controller.on_ack(sample(controller, now + 0.3, acked=GUARD_PACKETS * MSS, rate=1e6))
-    assert controller.floor() > 100_000
+
+    assert max(floors[: SAMPLES - 1]) < 10e6 * (RTT + LEAST_SLACK) * 1.07
+    assert floors[20:] == pytest.approx([10e6 * (RTT + SLACK) / (1 - 0.06)] * 80, rel=0.005)
+
+    for step in range(100, 110):
+        sampled(controller, 0.0, 1.0 + step)
+    assert controller.floor() <= 10e6 * (RTT + LEAST_SLACK) * 1.01, "no loss, no slack"
+
+
+def test_tolerant_takes_slack_back_when_it_makes_the_loss() -> None:
+    controller = tolerant()
+    with_slack = 0
+    for step in range(400):
+        slack = controller._slack > LEAST_SLACK
+        with_slack += slack
+        sampled(controller, 0.3 if slack else 0.05, 1.0 + step)
+
+    assert 2 <= with_slack <= 40, "tried again, but rarely"
+
+
+def test_tolerant_without_floor_when_most_is_lost_whatever_it_does() -> None:
+    controller = tolerant()
+    for step in range(10):
+        sampled(controller, CEILING + 0.1, 1.0 + step)
+    assert controller.floor() == 0
+
+    for step in range(10, 20):
+        sampled(controller, 0.0, 1.0 + step)
+    assert controller.floor() >= 10e6 * RTT
 
 
 def test_tolerant_stops_growing_at_its_delay_budget() -> None:

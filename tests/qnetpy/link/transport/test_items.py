@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from random import Random
 
 import pytest
 
 from qnetpy.link.transport.constants import ACK_DELAY_UNIT, MAX_MESSAGE
-from qnetpy.link.transport.items import Ack, Close, Credit, Data, Item, Packet, Padding, Ping, Start, decode
+from qnetpy.link.transport.items import (
+    ACK_HEAD,
+    CLOSE_HEAD,
+    CREDIT,
+    DATA_HEAD,
+    START_HEAD,
+    Ack,
+    Close,
+    Credit,
+    Data,
+    Item,
+    Packet,
+    Padding,
+    Ping,
+    Start,
+    decode,
+)
 from resmgr.errors import BadMessage
 
 KNOWN: list[tuple[str, Item]] = [
@@ -141,3 +158,21 @@ def test_random_bytes_raise_only_bad_message(seed: int) -> None:
             decode(junk)
         except BadMessage:
             pass
+
+
+def test_protocol_page_draws_these_structs() -> None:
+    page = (Path(__file__).parents[4] / "docs/protocol/transport.md").read_text()
+    drawn = {}
+    for line in page.splitlines():
+        name, _, fields = line.partition(" ")
+        if name in ("ACK", "DATA", "START", "CREDIT", "CLOSE") and fields.startswith(" "):
+            sizes = [field.split()[1] for field in fields.split("(")[0].split("|") if len(field.split()) > 1]
+            drawn[name] = sum(int(size) for size in sizes if size.isdigit())
+
+    assert drawn == {
+        "ACK": ACK_HEAD.size,
+        "DATA": DATA_HEAD.size,
+        "START": START_HEAD.size,
+        "CREDIT": CREDIT.size,
+        "CLOSE": CLOSE_HEAD.size,
+    }
