@@ -12,7 +12,7 @@ from typing import Protocol
 
 from stack.core.driver import BATCH_MAX, Driver
 from stack.core.statistics import Counters, Drop
-from stack.frame import Frame
+from stack.frame import BadFrame, Frame
 from stack.wire.ethernet import BROADCAST, HEADER_SIZE, MAC_SIZE, SIZE_MIN, Ethernet, ethertype_of, payload_offset
 
 TYPE = 0x88B5
@@ -36,7 +36,10 @@ QUIET = 0.2
 
 
 class RecordingPort:
-    """A port that copies what it is given. `on_frames` is called within `deliver`, with the frames themselves."""
+    """A port that copies what it is given. `on_frames` is called within `deliver`, with the frames themselves.
+
+    Frames of other ethertypes than the contract's two are passed over: on a link of a real system others speak too.
+    """
 
     def __init__(self) -> None:
         self.frames: list[bytes] = []
@@ -47,15 +50,23 @@ class RecordingPort:
 
     def deliver(self, frames: list[Frame]) -> None:
         self.batches.append(len(frames))
-        self.frames.extend(map(bytes, frames))
-        if self.on_frames is not None:
-            self.on_frames(frames)
+        ours = [one for one in frames if _is_ours(one)]
+        self.frames.extend(map(bytes, ours))
+        if self.on_frames is not None and ours:
+            self.on_frames(ours)
 
     def changed(self) -> None:
         self.changes += 1
 
     def count(self, reason: str, number: int = 1) -> None:
         self.drops.count(reason, number)
+
+
+def _is_ours(one: Frame) -> bool:
+    try:
+        return ethertype_of(one) in (TYPE, OTHER_TYPE)
+    except BadFrame:
+        return True
 
 
 def frame(destination: bytes, source: bytes, payload: bytes, ethertype: int = TYPE, tags: tuple[tuple[int, int], ...] = ()) -> bytes:

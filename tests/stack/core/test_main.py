@@ -68,6 +68,42 @@ def test_ready_and_a_clean_end(veth: Any, run_dir: Path, number: signal.Signals)
     assert os.listdir(run_dir) == []
 
 
+THIRD_PARTY = """
+import attrs
+from stack.core.module import Kind, Module
+
+@attrs.frozen
+class Options:
+    name: str
+
+class Protocol:
+    def __init__(self, context, options):
+        self.name = options.name
+        self.links = [interface.name for interface in context.stack.interfaces]
+
+    def detach(self):
+        print(f"{self.name} detached, had {self.links}", flush=True)
+
+MODULE = Module("third", Kind.PROTOCOL, Options, Protocol)
+"""
+
+
+@pytest.mark.priv
+def test_modules_are_loaded_in_order_and_unloaded_in_reverse(
+    veth: Any, run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "thirdparty").mkdir()
+    (tmp_path / "thirdparty" / "proto.py").write_text(THIRD_PARTY)
+    monkeypatch.setitem(ENV, "PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path]))
+    manager = Manager(
+        veth.a, run_dir, "-p", "thirdparty.proto", "name=first", "-d", "packet", "ifname=va", "-p", "thirdparty.proto", "name=second"
+    )
+    assert manager.told == b"READY=1\n"
+    status, out, err = manager.stop()
+    assert (status, err) == (0, "")
+    assert out.splitlines()[1:] == ["second detached, had ['va']", "first detached, had []"]
+
+
 @pytest.mark.priv
 def test_an_idle_manager_sleeps(veth: Any, run_dir: Path) -> None:
     """Frames of other protocols do not wake it: both ends talk IPv6 neighbour discovery all the time."""

@@ -231,6 +231,10 @@ def test_unloading_under_traffic_from_within_the_handler() -> None:
     assert len(world.hub.ports) == 1
     stack.output(interface, [one])
     assert interface.drops == {Drop.LINK_DOWN: 1}
+    interface.deliver([one])  # a driver that breaks its contract
+    interface.changed()
+    assert world.arrived() == []
+    assert proto.events == ["en0 detached"]
 
 
 def test_an_exception_in_a_handler_is_counted_logged_once_and_goes_no_further(caplog: pytest.LogCaptureFixture) -> None:
