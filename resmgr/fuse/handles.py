@@ -26,7 +26,8 @@ class Handles:
         self._dispatch = dispatch
         self._limit = limit
         self._drops = drops
-        self._kept: dict[tuple[Node, Connection], None] = {}
+        self._kept: dict[tuple[Node, Connection], float] = {}
+        """When each was got, in that order."""
         self._aged: list[tuple[Connection, int]] = []
         self._young: list[tuple[Connection, int]] = []
         self._at_once: list[tuple[Connection, int]] = []
@@ -36,16 +37,24 @@ class Handles:
         return len(self._kept)
 
     def keep(self, node: Node, connection: Connection, handle: int) -> None:
-        """*node* has *handle* on *connection* from now on; an older one is closed. The oldest of all go when there are too many."""
+        """*node* was found again, with *handle* on *connection*. The oldest of all handles go when there are too many.
+
+        A directory can be replaced by another one with the same inode number, so a newer handle takes the place of an older one. But not
+        more often than once in a CLOSE_PERIOD, else those waiting to be closed would pile up: before that the new one is closed.
+        """
         old = node.handles.get(connection)
         if old == handle:
             return
-        node.handles[connection] = handle
-        if old is not None:
-            self.close_later(connection, old)
-            return
         kept = self._kept
-        kept[node, connection] = None
+        now = self._dispatch.now()
+        if old is not None:
+            if now - kept[node, connection] < CLOSE_PERIOD:
+                self.close_now(connection, handle)
+                return
+            self.close_later(connection, old)
+            del kept[node, connection]
+        node.handles[connection] = handle
+        kept[node, connection] = now
         if len(kept) > self._limit:
             oldest = next(iter(kept))
             self._drops["handles_evicted"] += 1
@@ -71,7 +80,7 @@ class Handles:
             self._timer = self._dispatch.call_at(self._dispatch.now() + CLOSE_PERIOD, self._period)
 
     def close_now(self, connection: Connection, handle: int) -> None:
-        """Close the OCB of a file that nothing uses, at the end of this turn."""
+        """Close a handle that nothing uses, at the end of this turn."""
         if not self._at_once:
             self._dispatch.at_turn_end(self._turn_end)
         self._at_once.append((connection, handle))

@@ -566,7 +566,10 @@ class MemFs:
             offset = len(content)
         if len(content) < offset:
             content.extend(bytes(offset - len(content)))
-        content[offset : offset + len(data)] = data
+        if len(content) == offset:
+            content += data
+        else:
+            content[offset : offset + len(data)] = data
         self._touch(inode, data=True)
         message.reply(len(data))
 
