@@ -116,9 +116,10 @@ def build_root(root: str, disk: str, visible: Sequence[str], writable: Sequence[
         _cover(f"{root}/dev/shm", "mode=1777")
     linux.mount("proc", f"{root}/proc", "proc", linux.MS_NOSUID | linux.MS_NODEV | linux.MS_NOEXEC)
     linux.mount("sysfs", f"{root}/sys", "sysfs", linux.MS_NOSUID | linux.MS_NODEV | linux.MS_NOEXEC)
+    hidden = tuple(f"/{name}/" for name in (*PRIVATE, *(["home"] if users else [])))
     for path in visible:
-        if not os.path.isdir(root + path):
-            os.makedirs(root + path)
+        if path.startswith(hidden):
+            os.makedirs(root + path, exist_ok=True)
             linux.bind(path, root + path)
             linux.read_only(root + path)
     for path in writable:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -148,6 +149,31 @@ def test_a_killed_node_dies_whole_and_starts_again_with_its_disk(start_cluster: 
         assert server.stdout is not None
         assert server.stdout.readline() == b"ready\n"
         assert cluster.run("a", "python3", "-c", CALL, "b").stdout == "HELLO\n"
+
+
+def test_the_project_is_seen_on_every_node_wherever_it_lies(tmp_path: Path) -> None:
+    """Also below /tmp, which is each node's own, and after a restart, when the disk has the place for it already."""
+    for package in ("qnetpy", "resmgr", "stack"):
+        shutil.copytree(Path(__file__).parents[2] / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
+    code = f"""if True:
+        import qnetpy
+        from qnetpy.testing.cluster import cluster
+        assert qnetpy.__file__.startswith({str(tmp_path)!r})
+        with cluster({f"[nodes.a]{chr(10)}{EMPTY}"!r}) as nodes:
+            for _ in range(2):
+                print(nodes.run("a", "ls", {str(tmp_path)!r}).stdout.split())
+                nodes.kill("a")
+                nodes.start("a")
+    """
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (result.stdout, result.stderr) == ("['qnetpy', 'resmgr', 'stack']\n" * 2, "")
 
 
 def test_links_have_their_mtu_and_a_cable_joins_two(start_cluster: Start) -> None:
