@@ -64,6 +64,7 @@ class Session:
         self._pool: list[_Buffer] = []
         self._buffer = _Buffer(self, self._size)
         self._alone = 0
+        self._aborted = False
         machine.borrow = self._borrow
         machine.on_output = self._flush
         machine.on_end = self._ended_later
@@ -133,10 +134,12 @@ class Session:
                 if error.errno in (errno.ENOENT, errno.EINTR):
                     # The request was taken back before it was read.
                     continue
-                self._ended("unmounted" if error.errno == errno.ENODEV else f"reading /dev/fuse failed: {error.strerror}")
-                return
-            if not length:
-                self._ended("the kernel aborted the connection")
+                if error.errno == errno.ECONNABORTED and not self._aborted:
+                    # The mount may just have gone while this request was being read: then the next read says so.
+                    self._aborted = True
+                    continue
+                reasons = {errno.ENODEV: "unmounted", errno.ECONNABORTED: "the connection was aborted"}
+                self._ended(reasons.get(error.errno or 0, f"reading /dev/fuse failed: {error.strerror}"))
                 return
             machine.receive(buffer.view[:length], now)
             if buffer.borrowers:
