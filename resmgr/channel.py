@@ -431,20 +431,31 @@ class Kernel:
         self._processes: dict[int, Remote] = {}
         self._connections: dict[int, Connection] = {}
         self._by_channel: dict[Channel, dict[Connection, None]] = {}
+        self.pid = PID_SYSTEM
+        """Whose channels are made here: the node's own, or those of one process."""
         self._next_coid = 1
         self._next_chid = 16
+
+    def become(self, pid: int, first_chid: int) -> None:
+        """Be the kernel of process *pid* of the node (in the process; told by the daemon). Channel ids begin at *first_chid*."""
+        if self._channels:
+            raise Misuse("this kernel has channels already")
+        self.pid = pid
+        self._next_chid = first_chid
 
     def channel(
         self,
         handler: Callable[[Message], None],
         *,
         on_pulse: Callable[[Pulse], None] | None = None,
-        pid: int = PID_SYSTEM,
+        pid: int | None = None,
         chid: int | None = None,
         first_part: int = FIRST_PART_DEFAULT,
         remote: bool = True,
     ) -> Channel:
         """Create a channel (ChannelCreate). *chid* is chosen unless given; ids are never used twice in one kernel's life."""
+        if pid is None:
+            pid = self.pid
         if chid is None:
             chid = self._next_chid
             self._next_chid += 1

@@ -48,6 +48,10 @@ class Dispatch(Protocol):
         """Also call *writable* while *fd* (already attached) can be written; None stops it."""
         ...
 
+    def want_read(self, fd: int, wanted: bool) -> None:
+        """Stop calling *readable* of an attached *fd* (back-pressure), or go on. A hang-up is told all the same."""
+        ...
+
     def detach_fd(self, fd: int) -> None:
         """Stop watching *fd*. Call before closing it. Unknown descriptors are ignored."""
         ...

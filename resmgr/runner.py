@@ -77,6 +77,7 @@ class TrioDispatch:
         self._epoll = select.epoll()
         self._readable: dict[int, Callable[[], None]] = {}
         self._writable: dict[int, Callable[[], None]] = {}
+        self._paused: set[int] = set()
         self._timers = TimerHeap()
         self._queue = TurnQueue()
         self._in_turn = False
@@ -104,19 +105,36 @@ class TrioDispatch:
         self._readable[fd] = readable
 
     def want_write(self, fd: int, writable: Callable[[], None] | None) -> None:
-        if fd not in self._readable:
-            raise Misuse(f"descriptor {fd} is not attached")
+        self._check_attached(fd)
         if writable is None:
             if self._writable.pop(fd, None) is not None:
-                self._epoll.modify(fd, select.EPOLLIN)
+                self._watch(fd)
         else:
-            if fd not in self._writable:
-                self._epoll.modify(fd, select.EPOLLIN | select.EPOLLOUT)
+            news = fd not in self._writable
             self._writable[fd] = writable
+            if news:
+                self._watch(fd)
+
+    def want_read(self, fd: int, wanted: bool) -> None:
+        self._check_attached(fd)
+        if wanted == (fd in self._paused):
+            if wanted:
+                self._paused.discard(fd)
+            else:
+                self._paused.add(fd)
+            self._watch(fd)
+
+    def _check_attached(self, fd: int) -> None:
+        if fd not in self._readable:
+            raise Misuse(f"descriptor {fd} is not attached")
+
+    def _watch(self, fd: int) -> None:
+        self._epoll.modify(fd, (0 if fd in self._paused else select.EPOLLIN) | (select.EPOLLOUT if fd in self._writable else 0))
 
     def detach_fd(self, fd: int) -> None:
         if self._readable.pop(fd, None) is not None:
             self._writable.pop(fd, None)
+            self._paused.discard(fd)
             self._epoll.unregister(fd)
 
     def call_at(self, when: float, call: Call) -> PendingCall:

@@ -56,6 +56,9 @@ class NodeView:
     def want_write(self, fd: int, writable: Call | None) -> NoReturn:
         raise Misuse("there are no descriptors in virtual time")
 
+    def want_read(self, fd: int, wanted: bool) -> NoReturn:
+        raise Misuse("there are no descriptors in virtual time")
+
     def detach_fd(self, fd: int) -> None:
         """Unknown descriptors are ignored, and here all are unknown."""
 

@@ -192,6 +192,25 @@ async def test_want_write_and_detach() -> None:
     right.close()
 
 
+async def test_want_read_pauses_and_hang_up_is_still_told() -> None:
+    left, right = socket.socketpair()
+    got: list[bytes] = []
+    async with open_dispatch() as dispatch:
+        dispatch.attach_fd(right.fileno(), lambda: got.append(right.recv(10)))
+        dispatch.want_read(right.fileno(), False)
+        dispatch.want_read(right.fileno(), False)
+        left.send(b"x")
+        await trio.sleep(0.003)
+        assert got == []
+        dispatch.want_read(right.fileno(), True)
+        await until(lambda: got == [b"x"])
+        dispatch.want_read(right.fileno(), False)
+        left.close()
+        await until(lambda: got[1:2] == [b""])
+        dispatch.detach_fd(right.fileno())
+    right.close()
+
+
 async def test_an_idle_dispatch_sleeps_and_does_not_spin() -> None:
     async with open_dispatch(spin=0.01) as dispatch:
         dispatch.call_soon(lambda: None)

@@ -1,0 +1,301 @@
+"""The Trio face of message passing: `await send(...)`, `async for message in ReceiveChannel(...)`.
+
+For code inside a daemon and, with `open_process`, for a Trio program that joins the node over its local socket. These are the edges where a
+person's code awaits; between them messages are records and plain calls (see `resmgr.channel`).
+
+Cancellation and deadlines are unblocks, as in QNX: the server is asked to let go and the task waits until it has. If the server answers
+EINTR the task is cancelled (or gets ETIMEDOUT); if it answers something else, that answer came first and counts. A server that ignores the
+unblock keeps its client waiting; only the end of the server, of its node or of the link frees it then.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from types import TracebackType
+from typing import NamedTuple, NoReturn
+
+import trio
+
+from resmgr import message as wire
+from resmgr.channel import (
+    FIRST_PART_DEFAULT,
+    ND_LOCAL,
+    PRIORITY_DEFAULT,
+    Connection,
+    Credentials,
+    Descriptors,
+    Kernel,
+    Message,
+    Nd,
+    Pending,
+    Pulse,
+)
+from resmgr.dispatch import Buffer
+from resmgr.errors import BadMessage, ResmgrError
+from resmgr.peer import Peer
+from resmgr.runner import SPIN_DEFAULT, TrioDispatch, open_dispatch
+from resmgr.transport.unix import UnixCarrier
+
+
+class Reply(NamedTuple):
+    """A server's answer: status (>= 0), data, and descriptors, which are the caller's to close."""
+
+    status: int
+    data: bytes
+    descriptors: tuple[int, ...] = ()
+
+
+class _Waiting:
+    """One task in `send`."""
+
+    __slots__ = ("cancel", "data", "descriptors", "finished", "pending", "status", "task", "timed_out")
+
+    def __init__(self) -> None:
+        self.status = 0
+        self.data = b""
+        self.descriptors: tuple[int, ...] = ()
+        self.finished = False
+        self.timed_out = False
+        self.task: trio.lowlevel.Task | None = None
+        self.pending: Pending | None = None
+        self.cancel: Callable[[], NoReturn] | None = None
+
+    def unblock(self) -> None:
+        if self.pending is not None:
+            self.pending.unblock()
+
+    def expire(self) -> None:
+        self.timed_out = True
+        self.unblock()
+
+
+async def send(
+    connection: Connection,
+    parts: Sequence[Buffer] = (b"",),
+    reply_len: int = 0,
+    *,
+    deadline: float | None = None,
+    priority: int | None = None,
+    descriptors: Descriptors = (),
+) -> Reply:
+    """Send and wait for the answer (MsgSend). Raises ResmgrError with the errno of a failure.
+
+    *deadline*: monotonic seconds, as `dispatch.now()`. The parts are borrowed until this returns. One task switch per call.
+    """
+    await trio.lowlevel.checkpoint_if_cancelled()
+    dispatch = connection.kernel.dispatch
+    waiting = _Waiting()
+
+    def done(status: int, reply: Buffer, received: Descriptors) -> None:
+        waiting.status = status
+        waiting.data = bytes(reply)
+        # Lent until this returns, so copies.
+        waiting.descriptors = tuple(os.dup(fd) for fd in received)
+        waiting.finished = True
+        if waiting.task is not None:
+            trio.lowlevel.reschedule(waiting.task)
+            waiting.task = None
+            if isinstance(dispatch, TrioDispatch):
+                dispatch.task_woken()
+
+    def start() -> None:
+        waiting.pending = connection.submit_descriptors(parts, descriptors, reply_len, done, priority)
+
+    enter(connection.kernel, start)
+    if waiting.finished:
+        await trio.lowlevel.cancel_shielded_checkpoint()
+    else:
+        timer = None if deadline is None else dispatch.call_at(deadline, waiting.expire)
+
+        def abort(cancel: Callable[[], NoReturn]) -> trio.lowlevel.Abort:
+            waiting.cancel = cancel
+            enter(connection.kernel, waiting.unblock)
+            return trio.lowlevel.Abort.FAILED
+
+        waiting.task = trio.lowlevel.current_task()
+        await trio.lowlevel.wait_task_rescheduled(abort)
+        if timer is not None:
+            timer.cancel()
+    if waiting.status < 0:
+        if waiting.status == -errno.EINTR:
+            if waiting.cancel is not None:
+                waiting.cancel()
+            if waiting.timed_out:
+                raise ResmgrError(errno.ETIMEDOUT)
+        raise ResmgrError(-waiting.status)
+    return Reply(waiting.status, waiting.data, waiting.descriptors)
+
+
+def enter(kernel: Kernel, call: Callable[[], None]) -> None:
+    """Run *call* in dispatch context from a Trio task: now, as a turn of its own, so that what it sends leaves at once."""
+    dispatch = kernel.dispatch
+    if isinstance(dispatch, TrioDispatch):
+        dispatch.enter(call)
+    else:
+        call()
+
+
+class ReceiveChannel:
+    """A channel whose server is a task: `async for item in channel`, items being `Message` and `Pulse`. Close it, or use `with`.
+
+    A message whose client gave up before it was received is not delivered. Messages are answered with their own methods. Set
+    `message.on_unblock` before the next await if the work for it should hear of a client that gives up.
+    """
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        *,
+        pid: int | None = None,
+        chid: int | None = None,
+        first_part: int = FIRST_PART_DEFAULT,
+        remote: bool = True,
+    ) -> None:
+        self.kernel = kernel
+        self._items: deque[Message | Pulse] = deque()
+        self._tasks: deque[trio.lowlevel.Task] = deque()
+        self._closed = False
+        self.channel = kernel.channel(self._arrived, on_pulse=self._arrived, pid=pid, chid=chid, first_part=first_part, remote=remote)
+
+    def _arrived(self, item: Message | Pulse) -> None:
+        self._items.append(item)
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._tasks:
+            trio.lowlevel.reschedule(self._tasks.popleft())
+            if isinstance(self.kernel.dispatch, TrioDispatch):
+                self.kernel.dispatch.task_woken()
+
+    def _next(self) -> Message | Pulse | None:
+        while self._items:
+            item = self._items.popleft()
+            if isinstance(item, Message) and not item.client_waits:
+                if not item.answered:
+                    item.error(errno.EINTR)
+                continue
+            return item
+        return None
+
+    async def receive(self) -> Message | Pulse:
+        """MsgReceive. ResmgrError(ESRCH) when the channel is closed. Several tasks may wait; each item goes to one."""
+        await trio.lowlevel.checkpoint_if_cancelled()
+        item = self._next()
+        if item is not None:
+            await trio.lowlevel.cancel_shielded_checkpoint()
+            return item
+        while not self._closed:
+            task = trio.lowlevel.current_task()
+            self._tasks.append(task)
+
+            def abort(_: object, task: trio.lowlevel.Task = task) -> trio.lowlevel.Abort:
+                self._tasks.remove(task)
+                return trio.lowlevel.Abort.SUCCEEDED
+
+            await trio.lowlevel.wait_task_rescheduled(abort)
+            item = self._next()
+            if item is not None:
+                return item
+        raise ResmgrError(errno.ESRCH, "the channel is closed")
+
+    def __aiter__(self) -> ReceiveChannel:
+        return self
+
+    async def __anext__(self) -> Message | Pulse:
+        try:
+            return await self.receive()
+        except ResmgrError:
+            raise StopAsyncIteration from None
+
+    def close(self) -> None:
+        """Destroy the channel; waiting receivers end. Messages that nobody received fail with ESRCH, those under work too."""
+        if self._closed:
+            return
+        self._closed = True
+        enter(self.kernel, self.channel.destroy)
+        while self._tasks:
+            self._wake()
+
+    def __enter__(self) -> ReceiveChannel:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+class Process:
+    """This program as a process of the node whose daemon it is connected to."""
+
+    def __init__(self, dispatch: TrioDispatch, sock: socket.socket) -> None:
+        self.dispatch = dispatch
+        self.kernel = Kernel(dispatch, "")
+        self.node = ""
+        self.credentials = Credentials(os.geteuid(), os.getegid(), tuple(os.getgroups()), os.getpid())
+        self.ready = trio.Event()
+        self.gone = trio.Event()
+        """Set when the daemon has ended or refused us; `failure` says why."""
+        self.failure = ""
+        self._carrier = UnixCarrier(dispatch, sock, self._receive, self._down)
+        self.peer = Peer(self.kernel, self._carrier, believes=True, congested=self._carrier.congested, descriptors=self._carrier)
+        self.kernel.uplink = self.peer
+
+    def connect(self, nd: int, pid: int, chid: int, *, priority: int = PRIORITY_DEFAULT) -> Connection:
+        """Attach to a channel of the node, or of another (`nd` as this node's daemon numbers it)."""
+        return self.kernel.connect(Nd(nd) if nd else ND_LOCAL, pid, chid, self.credentials, priority=priority)
+
+    def close(self) -> None:
+        """Leave the node."""
+        self._carrier.close()
+        self.peer.down(errno.ENOTCONN)
+
+    def _receive(self, view: Buffer, descriptors: Descriptors) -> None:
+        if self.ready.is_set():
+            self.peer.receive(view, 0, 0, descriptors)
+            return
+        try:
+            version, pid, first_chid, self.node = wire.parse_hello(view)
+        except BadMessage as error:
+            self._refuse(f"not a daemon of ours: {error}")
+            return
+        if version != wire.VERSION:
+            self._refuse(f"the daemon speaks version {version} of the message protocol, this program {wire.VERSION}")
+            return
+        self.kernel.become(pid, first_chid)
+        self.kernel.node_name = self.node
+        self.ready.set()
+
+    def _refuse(self, why: str) -> None:
+        self._carrier.close()
+        self._down(why)
+
+    def _down(self, reason: str) -> None:
+        self.failure = reason
+        self.peer.down(errno.ENOTCONN)
+        self.gone.set()
+        self.ready.set()
+
+
+@asynccontextmanager
+async def open_process(path: str | bytes | os.PathLike[str], *, spin: float = SPIN_DEFAULT) -> AsyncIterator[Process]:
+    """Join the node whose daemon listens at *path*, for the length of the block. OSError if nobody does; ResmgrError(EPROTO) if the daemon
+    refuses. Runs a dispatch of its own.
+    """
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+    try:
+        sock.connect(os.fspath(path))
+        async with open_dispatch(spin=spin) as dispatch:
+            process = Process(dispatch, sock)
+            try:
+                await process.ready.wait()
+                if process.gone.is_set():
+                    raise ResmgrError(errno.EPROTO, process.failure)
+                yield process
+            finally:
+                process.close()
+    finally:
+        sock.close()

@@ -1,0 +1,285 @@
+"""Names: attached by programs and by the node, found by walking, gone with their process; and the walk itself."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+import trio
+
+from resmgr import iomsg, walk
+from resmgr.aio import open_process, send
+from resmgr.channel import CHID_NAMES, CHID_PATHMGR, ND_LOCAL, PID_SYSTEM, Credentials, Kernel, Message, Nd, Remote
+from resmgr.client import Client
+from resmgr.errors import ResmgrError
+from resmgr.iofunc.node import Directory, Elsewhere, TreeManager
+from resmgr.iomsg import Target
+from resmgr.names import protocol
+from resmgr.names.aio import name_attach as name_attach_trio
+from resmgr.names.aio import name_open as name_open_trio
+from resmgr.names.client import name_attach, name_open
+from resmgr.names.manager import NAMES_PER_CONNECTION, NameDirectory
+from resmgr.pathmgr import PathManager
+from resmgr.peer import Peer
+from resmgr.runner import open_dispatch
+from resmgr.server import Message as ServerMessage
+from resmgr.testing.ioclient import IoClient
+from resmgr.testing.memory import MemoryLink
+from resmgr.testing.virtual import VirtualDispatch
+from resmgr.transport.unix import UnixServer
+
+T = TypeVar("T")
+USER = Credentials(1000, 1000, (), 77)
+
+
+class Machine:
+    """A node's kernel with a path manager and names."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self.kernel = kernel
+        self.paths = PathManager(kernel)
+        self.names = NameDirectory(kernel)
+        self.paths.attach(protocol.PREFIX, self.names.target)
+
+
+@asynccontextmanager
+async def running(path: Path) -> AsyncIterator[tuple[Machine, str]]:
+    async with open_dispatch() as dispatch:
+        machine = Machine(Kernel(dispatch, "here"))
+        server = UnixServer(dispatch, machine.kernel, path / "socket")
+        try:
+            yield machine, server.path
+        finally:
+            server.close()
+
+
+async def in_thread(work: Callable[[], T]) -> T:
+    with trio.fail_after(20):
+        return await trio.to_thread.run_sync(work)
+
+
+@pytest.mark.host
+async def test_a_program_is_found_by_another(tmp_path: Path) -> None:
+    async with running(tmp_path) as (machine, path):
+
+        def serve() -> None:
+            with Client(path) as client, name_attach(client, "clock") as server:
+                with pytest.raises(ResmgrError) as raised:
+                    name_attach(client, "clock")
+                assert raised.value.errno == errno.EEXIST
+                message = server.channel.receive(timeout=10)
+                assert isinstance(message, ServerMessage)
+                message.reply(0, b"noon")
+
+        def ask() -> None:
+            with Client(path) as client:
+                connection = name_open(client, "clock")
+                assert connection.send(b"time?", reply_len=10, timeout=10).data == b"noon"
+                with pytest.raises(ResmgrError) as raised:
+                    name_open(client, "no such")
+                assert raised.value.errno == errno.ENOENT
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(in_thread, serve)
+            while b"clock" not in machine.names.names():  # noqa: ASYNC110  # attached by the thread
+                await trio.sleep(0.001)
+            await in_thread(ask)
+        assert list(machine.names.names()) == []
+
+
+@pytest.mark.host
+async def test_a_name_goes_with_its_process(tmp_path: Path) -> None:
+    async with running(tmp_path) as (machine, path):
+        reader, writer = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            attached = name_attach(Client(path), "doomed")
+            os.write(writer, b"%d" % attached.channel.chid)
+            attached.channel.receive()
+            os._exit(0)
+        os.close(writer)
+        await in_thread(lambda: os.read(reader, 10))
+        os.close(reader)
+        async with open_process(path) as process:
+            connection = await name_open_trio(process.kernel, process.credentials, "doomed")
+            assert connection.pid == pid
+            os.kill(pid, 9)
+            await in_thread(lambda: os.waitpid(pid, 0))
+            while list(machine.names.names()):  # noqa: ASYNC110  # the daemon's business
+                await trio.sleep(0.001)
+            with pytest.raises(ResmgrError) as raised:
+                await send(connection, (b"x",))
+            assert raised.value.errno == errno.EBADF
+
+
+@pytest.mark.host
+async def test_on_trio(tmp_path: Path) -> None:
+    async with running(tmp_path) as (machine, path), open_process(path) as process:
+        channel = process.kernel.channel(lambda message: message.reply(0, b"hello"))
+        name = await name_attach_trio(process.kernel, process.credentials, "greeter", channel.chid)
+        for kernel in (machine.kernel, process.kernel):
+            connection = await name_open_trio(kernel, USER, "greeter")
+            assert (await send(connection, (b"",), 10)).data == b"hello"
+        name.close()
+        with pytest.raises(ResmgrError):
+            await name_open_trio(process.kernel, USER, "greeter")
+
+
+def call(kernel: Kernel, body: bytes, credentials: Credentials = USER) -> int:
+    results: list[int] = []
+    connection = kernel.connect(ND_LOCAL, PID_SYSTEM, CHID_NAMES, credentials)
+    connection.submit((body,), 0, lambda status, reply: results.append(status))
+    return results[0]
+
+
+def test_the_names_messages() -> None:
+    machine = Machine(Kernel(VirtualDispatch(0), "here"))
+    attach = protocol.REQUEST.pack(protocol.ATTACH, 0, 20)
+    assert call(machine.kernel, attach + b"good") == 0
+    assert call(machine.kernel, attach + b"good") == -errno.EEXIST
+    for bad in (b"", b".", b"..", b"a/b", b"a\0b", b"x" * 256):
+        assert call(machine.kernel, attach + bad) == -errno.EINVAL
+    for length in range(len(attach)):
+        assert call(machine.kernel, attach[:length]) == -errno.EINVAL
+    assert call(machine.kernel, protocol.REQUEST.pack(9, 0, 20) + b"x") == -errno.ENOSYS
+    # Only the connection that attached a name takes it back.
+    assert call(machine.kernel, protocol.REQUEST.pack(protocol.DETACH, 0, 0) + b"good") == -errno.ENOENT
+    channel = machine.kernel.channel(lambda message: message.reply())
+    assert machine.names.attach(b"own", channel) == 0
+    assert machine.names.attach(b"own", channel) == errno.EEXIST
+    assert sorted(machine.names.names()) == [b"good", b"own"]
+    assert machine.names.detach(b"own") == 0
+    assert machine.names.detach(b"own") == errno.ENOENT
+
+
+def test_names_of_one_connection_are_capped() -> None:
+    machine = Machine(Kernel(VirtualDispatch(0), "here"))
+    connection = machine.kernel.connect(ND_LOCAL, PID_SYSTEM, CHID_NAMES, USER)
+    results: list[int] = []
+    for number in range(NAMES_PER_CONNECTION + 1):
+        body = protocol.REQUEST.pack(protocol.ATTACH, 0, 20) + b"n%d" % number
+        connection.submit((body,), 0, lambda status, reply: results.append(status))
+    assert results == [0] * NAMES_PER_CONNECTION + [-errno.EAGAIN]
+    connection.close()
+    assert list(machine.names.names()) == []
+
+
+def test_names_are_listed_and_have_attributes() -> None:
+    machine = Machine(Kernel(VirtualDispatch(0), "here"))
+    assert call(machine.kernel, protocol.REQUEST.pack(protocol.ATTACH, 0, 20) + b"x") == 0
+    client = IoClient(machine.kernel, USER)
+    assert [entry.name for entry in client.list(b"dev/name/local")] == [b"x"]
+    entry = client.lookup(b"dev/name/local/x")
+    assert entry.target == Target(0, USER.pid, 20)
+    assert entry.attr is not None
+    assert (entry.attr.mode, entry.attr.uid) == (0o140666, 1000)
+
+
+# ---- walking
+
+
+class Pair:
+    """Two nodes on a link in memory, each with a path manager; `/net/b` on the first leads to the second."""
+
+    def __init__(self) -> None:
+        self.clock = VirtualDispatch(0)
+        self.a = Machine(Kernel(self.clock, "a"))
+        self.b = Machine(Kernel(self.clock.node("b"), "b"))
+        link = MemoryLink(self.a.kernel.dispatch, self.b.kernel.dispatch, self.clock.random("link"))
+        link.left.peer = Peer(self.a.kernel, link.left, nd=Nd(7), node="b")
+        link.right.peer = Peer(self.b.kernel, link.right, nd=Nd(3), node="a")
+        self.a.kernel.network = _To(link.left.peer)
+        net = Directory({b"b": Elsewhere(Target(7, PID_SYSTEM, CHID_PATHMGR))})
+        self.a.paths.attach(b"net", TreeManager(self.a.kernel, net, name="net", remote=False).target)
+
+    def walk(self, path: bytes) -> walk.Found:
+        steps = walk.walk(path)
+        question = next(steps)
+        while True:
+            nd, pid, chid = question.address
+            connection = self.a.kernel.connect(Nd(nd), pid, chid, USER)
+            answers: list[tuple[int, bytes]] = []
+            connection.submit((question.message,), question.reply_len, lambda status, reply: answers.append((status, bytes(reply))))  # noqa: B023
+            self.clock.run_for(1)
+            connection.close()
+            try:
+                question = steps.send(answers[0])
+            except StopIteration as end:
+                found: walk.Found = end.value
+                return found
+
+
+class _To:
+    def __init__(self, peer: Peer) -> None:
+        self._peer = peer
+
+    def remote(self, nd: Nd) -> Remote | int:
+        return self._peer
+
+
+def test_a_name_of_another_node() -> None:
+    pair = Pair()
+    channel = pair.b.kernel.channel(lambda message: message.reply(0, message.info.node.encode()))
+    assert pair.b.names.attach(b"far", channel) == 0
+    found = pair.walk(protocol.name_path("far", "b"))
+    assert found.address == (7, PID_SYSTEM, channel.chid)
+    connection = pair.a.kernel.connect(Nd(found.address[0]), found.address[1], found.address[2], USER)
+    replies: list[bytes] = []
+    connection.submit((b"",), 10, lambda status, reply: replies.append(bytes(reply)))
+    pair.clock.run_for(1)
+    assert replies == [b"a"]
+    with pytest.raises(ResmgrError) as raised:
+        pair.walk(b"/net/b/dev/name/local/none")
+    assert raised.value.errno == errno.ENOENT
+
+
+def test_a_name_on_another_node_that_is_held_by_a_process_there() -> None:
+    pair = Pair()
+    assert call(pair.b.kernel, protocol.REQUEST.pack(protocol.ATTACH, 0, 20) + b"program") == 0
+    assert pair.walk(b"/net/b/dev/name/local/program").address == (7, USER.pid, 20)
+
+
+def test_walks_that_go_wrong() -> None:
+    def redirect(target: Target) -> tuple[int, bytes]:
+        return 1, iomsg.Entry(target, 0, 0, None, rest=b"more").pack()
+
+    steps = walk.walk(b"/x")
+    next(steps)
+    for _ in range(walk.HOPS_MAX - 1):
+        steps.send(redirect(Target(0, 1, 1)))
+    with pytest.raises(ResmgrError) as raised:
+        steps.send(redirect(Target(0, 1, 1)))
+    assert raised.value.errno == errno.ELOOP
+
+    steps = walk.walk(b"/x")
+    next(steps)
+    assert steps.send(redirect(Target(5, 1, 1))).address == (5, 1, 1)
+    with pytest.raises(ResmgrError) as raised:
+        steps.send(redirect(Target(6, 1, 1)))
+    assert raised.value.errno == errno.EREMOTE
+
+    steps = walk.walk(b"/x")
+    next(steps)
+    with pytest.raises(ResmgrError) as raised:
+        steps.send((0, b"short"))
+    assert raised.value.errno == errno.EBADMSG
+
+    with pytest.raises(ResmgrError) as raised:
+        next(walk.walk(b"/" + b"x/" * 5000))
+    assert raised.value.errno == errno.ENAMETOOLONG
+
+
+def test_remote_clients_attach_no_names() -> None:
+    pair = Pair()
+    results: list[int] = []
+    connection = pair.a.kernel.connect(Nd(7), PID_SYSTEM, CHID_NAMES, USER)
+    connection.submit((protocol.REQUEST.pack(protocol.ATTACH, 0, 20) + b"evil",), 0, lambda status, reply: results.append(status))
+    pair.clock.run_for(1)
+    assert results == [-errno.EBADF]
+    message_type: type[Message] = Message
+    assert message_type is Message
