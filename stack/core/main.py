@@ -125,25 +125,52 @@ def default_run_dir(instance: int) -> str:
 @contextmanager
 def _locked(run_dir: str, name: str) -> Iterator[None]:
     """Make the folder and hold its lock; one manager per folder. The lock dies with the process, whatever kills it."""
-    import fcntl
-
     path = os.path.join(run_dir, "lock")
     try:
         os.makedirs(run_dir, 0o755, exist_ok=True)
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+        if os.stat(run_dir).st_uid not in (0, os.geteuid()):
+            raise ModuleError(errno.EPERM, f"the run directory {run_dir} belongs to somebody else; see --run-dir")
+        fd = _open_and_lock(path)
+    except BlockingIOError:
+        raise ModuleError(errno.EBUSY, f"{name} is running already, as process {_holder(path)}; -i N starts another instance") from None
+    except ModuleError:
+        raise
     except OSError as error:
         raise ModuleError(error.errno or errno.EIO, f"cannot use the run directory {run_dir}: {error.strerror}; see --run-dir") from error
     try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            pid = os.pread(fd, 20, 0).decode("ascii", "replace").strip() or "unknown"
-            raise ModuleError(errno.EBUSY, f"{name} is running already, as process {pid}; -i N starts another instance") from None
         os.ftruncate(fd, 0)
         os.pwrite(fd, b"%d\n" % os.getpid(), 0)
         yield
-        os.unlink(path)
     finally:
+        try:
+            os.unlink(path)
+        except FileNotFoundError:
+            pass  # somebody tidied up
+        os.close(fd)
+
+
+def _holder(path: str) -> str:
+    try:
+        with open(path, encoding="ascii", errors="replace") as file:
+            return file.read(20).strip() or "unknown"
+    except FileNotFoundError:
+        return "unknown"  # it has just ended
+
+
+def _open_and_lock(path: str) -> int:
+    """The locked file. BlockingIOError when somebody else holds it."""
+    import fcntl
+
+    while True:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Whoever had it before us removes the file: perhaps between our open and our lock.
+            if os.path.exists(path) and os.path.samestat(os.fstat(fd), os.stat(path)):
+                return fd
+        except BaseException:
+            os.close(fd)
+            raise
         os.close(fd)
 
 

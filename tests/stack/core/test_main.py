@@ -14,7 +14,7 @@ import pytest
 
 from stack.core.main import main
 
-IO_PKT = [sys.executable, "-c", "import sys; from stack.core.main import main; sys.exit(main())"]
+IO_PKT = [sys.executable, "-m", "stack.core.main"]
 ENV = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
 
 
@@ -168,3 +168,23 @@ def test_a_run_directory_that_cannot_be(capsys: pytest.CaptureFixture[str], tmp_
     assert main(["--run-dir", str(tmp_path / "file" / "run"), "-d", "packet", "ifname=lo"]) == 1
     err = capsys.readouterr().err
     assert err == f"io-pkt: cannot use the run directory {tmp_path}/file/run: Not a directory; see --run-dir\n"
+
+
+def test_a_run_directory_of_somebody_else(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    os.chown(tmp_path / "run", 12345, 12345)
+    assert main(["--run-dir", str(tmp_path / "run"), "-d", "packet", "ifname=lo"]) == 1
+    assert capsys.readouterr().err == f"io-pkt: the run directory {tmp_path}/run belongs to somebody else; see --run-dir\n"
+
+
+@pytest.mark.host
+def test_many_at_once_and_one_wins(run_dir: Path) -> None:
+    """Whatever the order in which they open, lock and remove the file."""
+    managers = [
+        subprocess.Popen([*IO_PKT, "--run-dir", str(run_dir), "-d", "packet", "ifname=none0"], stderr=subprocess.PIPE, env=ENV, text=True)
+        for _ in range(6)
+    ]
+    said = [manager.communicate(timeout=20)[1] for manager in managers]
+    assert all("is running already" in one or "there is no network interface none0" in one for one in said), said
+    assert any("none0" in one for one in said)
+    assert os.listdir(run_dir) == []
