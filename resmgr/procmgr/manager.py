@@ -323,7 +323,13 @@ class ProcessManager:
         self._process(request, handle).wait(request)
 
     def _close(self, request: Message, subtype: int, flags: int, handle: int) -> None:
-        self._process(request, handle).close()
+        process = self._process(request, handle)
+        if not flags:
+            process.close()
+        elif flags != message.CLOSE_STREAM:
+            raise BadMessage("CLOSE has unknown flags")
+        elif not process.close_stream(subtype):
+            raise ResmgrError(errno.EBADF)
         request.reply(0)
 
     def _list(self, request: Message, subtype: int, flags: int, handle: int) -> None:

@@ -57,6 +57,8 @@ STREAM = struct.Struct("!II")
 """READ: number, size. WRITE: number, 0; the bytes follow. `subtype` is the stream: 0, 1 or 2."""
 WRITE_LAST = 1
 """Flag of WRITE: nothing follows; the program sees end of file after these bytes (which may be none)."""
+CLOSE_STREAM = 1
+"""Flag of CLOSE: only the stream `subtype`. A program that writes there then gets SIGPIPE."""
 SIGNAL = struct.Struct("!I")
 WINSIZE = struct.Struct("!HHHH")
 """rows, columns, width and height in pixels."""
@@ -236,8 +238,9 @@ def pack_wait(handle: int) -> bytes:
     return header(Proc.WAIT, 0, 0, handle)
 
 
-def pack_close(handle: int) -> bytes:
-    return header(Proc.CLOSE, 0, 0, handle)
+def pack_close(handle: int, stream: int | None = None) -> bytes:
+    """Free the handle; with *stream*, only end that stream."""
+    return header(Proc.CLOSE, 0, 0, handle) if stream is None else header(Proc.CLOSE, stream, CLOSE_STREAM, handle)
 
 
 def pack_list(after: int) -> bytes:

@@ -92,6 +92,17 @@ class Process:
             return error.errno or errno.EIO
         return 0
 
+    def close_stream(self, number: int) -> bool:
+        """End one stream; False if it is not there."""
+        end: Inlet | Outlet | None
+        if number == 0:
+            end, self.inlet = self.inlet, None
+        else:
+            end = self.outlets.pop(number, None)
+        if end is not None:
+            end.close()
+        return end is not None
+
     def close(self) -> None:
         """The client needs it no more: free it if it has ended, else make it end. A detached process goes on, without its streams."""
         self._close_streams()

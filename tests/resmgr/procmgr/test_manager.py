@@ -335,6 +335,17 @@ async def test_the_program_gets_a_clean_world() -> None:
     assert int(lines[-1].split()[1], 16) == 0
 
 
+async def test_a_stream_that_is_closed_ends_who_writes_there() -> None:
+    async with world() as here:
+        client = Client(here)
+        running = await client.spawn("sh", "-c", "yes; echo $? >&2")
+        assert (await running.read()).startswith(b"y\n")
+        await client.send(message.pack_close(running.handle, 1))
+        assert await running.read_all(2) == b"%d\n" % (128 + signal.SIGPIPE)
+        with pytest.raises(Failed, match="EBADF"):
+            await client.send(message.pack_close(running.handle, 1))
+
+
 async def test_a_terminal() -> None:
     async with world() as here:
         client = Client(here)

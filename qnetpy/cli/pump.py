@@ -1,0 +1,250 @@
+"""Moves a remote program's streams, signals and end between its messages and this process. The engine of `qnet on`."""
+
+from __future__ import annotations
+
+import errno
+import os
+import queue
+import select
+import signal
+import stat
+import threading
+from collections.abc import Callable
+from functools import partial
+
+from qnetpy.cli.output import CommandError
+from qnetpy.cli.terminal import Escape, Raw, size
+from resmgr.client import Client
+from resmgr.dispatch import Buffer
+from resmgr.errors import ResmgrError
+from resmgr.procmgr.client import Process
+from resmgr.procmgr.message import Ended
+
+PARTS = 4
+"""Reads, and writes, of one stream under way."""
+PART = 128 * 1024
+PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+"""The second of these ends us, whatever the program does."""
+FAILED = 255
+
+
+class Writer:
+    """Writes one output stream, in a thread where writing may block. `written` is called in the pump's thread, after each part."""
+
+    def __init__(self, fd: int, wake: Callable[[], None]) -> None:
+        self._fd = fd
+        self._wake = wake
+        self._direct = stat.S_ISREG(os.fstat(fd).st_mode)
+        self._parts: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._count = 0
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self.broken = False
+        """The reader has gone, or the disk is full: nothing more can be written."""
+        self.error: OSError | None = None
+
+    def put(self, data: Buffer) -> None:
+        if self._direct:
+            self._write(data)
+            self._wrote()
+            return
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, daemon=True)
+            self._thread.start()
+        # The message that brought the data is gone when this returns.
+        self._parts.put(bytes(data))
+
+    def taken(self) -> int:
+        """Parts written since the last call."""
+        with self._lock:
+            count, self._count = self._count, 0
+            return count
+
+    def _run(self) -> None:
+        while True:
+            data = self._parts.get()
+            if data is None:
+                return
+            self._write(data)
+            self._wrote()
+
+    def _wrote(self) -> None:
+        with self._lock:
+            self._count += 1
+        self._wake()
+
+    def _write(self, data: Buffer) -> None:
+        view = memoryview(data)
+        try:
+            while view and not self.broken:
+                try:
+                    view = view[os.write(self._fd, view) :]
+                except BlockingIOError:
+                    # Somebody who shares this descriptor made it non-blocking.
+                    select.select([], [self._fd], [])
+        except OSError as error:
+            self.error = error
+            self.broken = True
+
+
+class Pump:
+    """Runs until the program has ended and everything it said is written."""
+
+    def __init__(self, client: Client, process: Process, *, terminal: bool, no_input: bool) -> None:
+        self._client = client
+        self._process = process
+        self._terminal = terminal
+        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._outputs = {stream: Writer(stream, lambda: os.eventfd_write(self._wake, 1)) for stream in ((1,) if terminal else (1, 2))}
+        self._pending = dict.fromkeys(self._outputs, 0)
+        """Parts asked for or being written."""
+        self._open = set(self._outputs)
+        self._input = not no_input
+        self._input_parts = 0
+        self._ended: Ended | int | None = None
+        self._failure = 0
+        self._endings = 0
+        self._leave = False
+        self._escape = Escape() if terminal and os.isatty(0) else None
+
+    def run(self, node: str) -> int:
+        """The exit status. CommandError (status 255) when the connection is lost."""
+        signals, signalled = os.pipe()
+        os.set_blocking(signals, False)
+        os.set_blocking(signalled, False)
+        before = {number: signal.signal(number, lambda *_: None) for number in PASSED_ON}
+        if self._terminal:
+            before[signal.SIGWINCH] = signal.signal(signal.SIGWINCH, lambda *_: None)
+        signal.set_wakeup_fd(signalled, warn_on_full_buffer=False)
+        try:
+            with Raw(0 if self._escape is not None else -1):
+                self._loop(signals)
+        except ResmgrError as error:
+            if error.errno != errno.ENOTCONN:
+                raise
+            raise CommandError("the daemon of this node went away", "qnet status", FAILED) from error
+        finally:
+            signal.set_wakeup_fd(-1)
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            os.close(signals)
+            os.close(signalled)
+        for stream, writer in self._outputs.items():
+            if writer.error is not None and writer.error.errno != errno.EPIPE:
+                name = ("", "standard output", "standard error")[stream]
+                raise CommandError(f"{name}: {(writer.error.strerror or '').lower()}", "", FAILED)
+        if self._leave:
+            return FAILED
+        failure = self._failure or (-self._ended if isinstance(self._ended, int) else 0)
+        if failure:
+            raise CommandError(f"{node}: {os.strerror(failure).lower()}", "qnet ls", FAILED)
+        assert isinstance(self._ended, Ended)
+        return self._ended.shell_status
+
+    def _loop(self, signals: int) -> None:
+        self._process.wait(self._on_end)
+        for stream in self._outputs:
+            for _ in range(PARTS):
+                self._ask(stream)
+        poll = select.poll()
+        poll.register(self._client.fileno(), select.POLLIN)
+        poll.register(self._wake, select.POLLIN)
+        poll.register(signals, select.POLLIN)
+        reading = False
+        while not self._done():
+            while self._client.pump(0):
+                pass
+            self._written()
+            if self._done():
+                return
+            wants = self._input and self._input_parts < PARTS
+            if wants != reading:
+                reading = wants
+                if wants:
+                    poll.register(0, select.POLLIN)
+                else:
+                    poll.unregister(0)
+            for fd, _ in poll.poll():
+                if fd == signals:
+                    self._signals(os.read(signals, 64))
+                elif fd == self._wake:
+                    os.eventfd_read(self._wake)
+                elif fd == 0:
+                    self._read_input()
+
+    def _done(self) -> bool:
+        if self._leave or self._failure:
+            return True
+        return self._ended is not None and not self._open and not any(self._pending.values())
+
+    def _on_end(self, ended: Ended | int) -> None:
+        self._ended = ended
+        if isinstance(ended, int):
+            self._failure = -ended
+        self._input = False
+
+    def _ask(self, stream: int) -> None:
+        self._pending[stream] += 1
+        self._process.read(stream, PART, partial(self._arrived, stream))
+
+    def _arrived(self, stream: int, status: int, data: Buffer) -> None:
+        if status > 0 and not self._outputs[stream].broken:
+            self._outputs[stream].put(data)
+            return
+        self._pending[stream] -= 1
+        if status == 0:
+            self._open.discard(stream)
+        elif status < 0 and stream in self._open:
+            self._failure = self._failure or -status
+
+    def _written(self) -> None:
+        for stream, writer in self._outputs.items():
+            for _ in range(writer.taken()):
+                self._pending[stream] -= 1
+                if stream in self._open and not writer.broken:
+                    self._ask(stream)
+            if writer.broken and stream in self._open:
+                # As a local program would: its next write gets SIGPIPE.
+                self._open.discard(stream)
+                self._process.close_stream(stream)
+
+    def _read_input(self) -> None:
+        try:
+            data = os.read(0, PART)
+        except BlockingIOError:
+            return
+        except OSError:
+            # EIO: a terminal that hung up, or we are in the background.
+            data = b""
+        last = not data
+        if self._escape is not None:
+            data, self._leave = self._escape.feed(data)
+            if not data and not last:
+                return
+        if last:
+            self._input = False
+        self._input_parts += 1
+        self._process.write(data, self._taken, last)
+
+    def _taken(self, status: int) -> None:
+        self._input_parts -= 1
+        if status < 0 and self._input:
+            # The program reads no more (EPIPE), so whoever writes to us shall know.
+            self._input = False
+            if not self._terminal:
+                null = os.open(os.devnull, os.O_RDONLY)
+                os.dup2(null, 0)
+                os.close(null)
+
+    def _signals(self, numbers: bytes) -> None:
+        for number in numbers:
+            if number == signal.SIGWINCH:
+                self._process.winsize(*size(0))
+                continue
+            if number in ENDING:
+                self._endings += 1
+                if self._endings > 1:
+                    self._leave = True
+                    return
+            self._process.signal(number)

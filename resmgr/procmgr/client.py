@@ -1,0 +1,148 @@
+"""Starting and steering programs on any node, for blocking programs (`resmgr.client`). Loads nothing that costs time.
+
+    with Client(path) as client:
+        process = spawn(client, node_descriptor(client, "n2"), Spawn((b"sort",)))
+        process.write(b"b\na\n", last=True)
+        process.read(1, 65536, lambda status, data: ...)
+        process.wait(lambda ended: ...)
+        while ...: client.pump(None)
+
+Several reads and writes may be under way. Results are reported in the order of the calls, whatever order they arrive in.
+"""
+
+from __future__ import annotations
+
+import errno
+import struct
+from collections.abc import Callable
+from functools import partial
+
+from resmgr.client import Client, Connection, Send
+from resmgr.dispatch import Buffer
+from resmgr.errors import BadMessage, ResmgrError
+from resmgr.ids import CHID_PATHMGR, CHID_PROCMGR, ND_LOCAL, PID_SYSTEM
+from resmgr.procmgr import message
+from resmgr.procmgr.message import Ended, Spawn
+
+LOOKUP = message.HEADER.pack(0x100, 1, 0, 0)
+"""The connect message LOOKUP from the root of this node, and the beginning of its reply (nd, pid, chid): `resmgr.iomsg` is too heavy to
+import for this; a test compares."""
+ENTRY_TARGET = struct.Struct("!III")
+ENTRY_LEN = 8192
+TIMEOUT = 10.0
+"""Seconds for an answer that does not depend on the program. A node that is down is told of sooner."""
+
+ReadDone = Callable[[int, Buffer], None]
+"""Count of bytes (0: end of the stream) or -errno, and the bytes."""
+
+
+def node_descriptor(client: Client, node: str, timeout: float = TIMEOUT) -> int:
+    """The number by which this machine's daemon knows *node*; 0 for this node itself. ResmgrError(ENOENT): nobody of that name is up."""
+    if not node or "/" in node or node in (".", ".."):
+        raise ResmgrError(errno.EINVAL, f"{node!r} is not a node's name")
+    if node == client.node:
+        return ND_LOCAL
+    connection = client.connect(ND_LOCAL, PID_SYSTEM, CHID_PATHMGR)
+    try:
+        reply = connection.send(LOOKUP + b"net/" + node.encode(errors="surrogateescape"), reply_len=ENTRY_LEN, timeout=timeout)
+    finally:
+        connection.close()
+    try:
+        nd, pid, _ = ENTRY_TARGET.unpack_from(reply.data)
+    except struct.error:
+        raise ResmgrError(errno.EBADMSG) from None
+    if not nd and pid == PID_SYSTEM:
+        return ND_LOCAL
+    return int(nd)
+
+
+class _Order:
+    """Reports results by their numbers, in order."""
+
+    __slots__ = ("_early", "_next", "number")
+
+    def __init__(self) -> None:
+        self.number = 0
+        self._next = 0
+        self._early: dict[int, Callable[[], None]] = {}
+
+    def take(self) -> int:
+        self.number += 1
+        return self.number - 1
+
+    def arrived(self, number: int, report: Callable[[], None]) -> None:
+        self._early[number] = report
+        while self._next in self._early:
+            self._next += 1
+            self._early.pop(self._next - 1)()
+
+
+class Process:
+    """A program that was started through `connection`, which is its own: it ends with it."""
+
+    def __init__(self, connection: Connection, handle: int, pid: int) -> None:
+        self.connection = connection
+        self.handle = handle
+        self.pid = pid
+        """On its node."""
+        self._orders = [_Order(), _Order(), _Order()]
+
+    def read(self, stream: int, size: int, done: ReadDone) -> None:
+        """Ask for up to *size* bytes of stream 1 or 2; answered when there are some, or none will come any more."""
+        order = self._orders[stream]
+        number = order.take()
+
+        def arrived(send: Send) -> None:
+            data = send.result().data if send.status >= 0 else b""
+            order.arrived(number, partial(done, send.status, data))
+
+        self.connection.submit(message.pack_read(self.handle, stream, number, size), reply_len=size, done=arrived)
+
+    def write(self, data: Buffer, done: Callable[[int], None], last: bool = False) -> None:
+        """Give *data* to the program's standard input; *last*: nothing follows. *done* gets the count, or -EPIPE when it reads no more."""
+        order = self._orders[0]
+        number = order.take()
+        request = message.pack_write(self.handle, number, last)
+        self.connection.submit(request, data, done=lambda send: order.arrived(number, partial(done, send.status)))
+
+    def wait(self, done: Callable[[Ended | int], None]) -> None:
+        """*done* gets how the program ended, or -errno when that cannot be known any more."""
+
+        def arrived(send: Send) -> None:
+            try:
+                done(message.parse_ended(send.result().data) if send.status >= 0 else send.status)
+            except BadMessage:
+                done(-errno.EBADMSG)
+
+        self.connection.submit(message.pack_wait(self.handle), reply_len=message.ENDED.size, done=arrived)
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the program's process group; not waited for."""
+        self.connection.submit(message.pack_signal(self.handle, number))
+
+    def winsize(self, rows: int, columns: int, width: int = 0, height: int = 0) -> None:
+        """Tell the size of the terminal; not waited for."""
+        self.connection.submit(message.pack_winsize(self.handle, rows, columns, width, height))
+
+    def close_stream(self, stream: int) -> None:
+        """Read no more from this stream: the program gets SIGPIPE when it writes there."""
+        self.connection.submit(message.pack_close(self.handle, stream))
+
+    def close(self) -> None:
+        """Free it. If it still runs it is hung up, unless it was started detached."""
+        self.connection.close()
+
+
+def spawn(client: Client, nd: int, what: Spawn, timeout: float = TIMEOUT) -> Process:
+    """Start a program on node *nd*. ResmgrError: EPERM (not granted there), EACCES (no usable account), EAGAIN (too many), EHOSTDOWN."""
+    connection = client.connect(nd, PID_SYSTEM, CHID_PROCMGR)
+    try:
+        reply = connection.send(message.pack_spawn(what), reply_len=message.SPAWNED.size, timeout=timeout)
+        handle, pid = message.parse_spawned(reply.data)
+    except BadMessage as error:
+        connection.close()
+        raise ResmgrError(errno.EBADMSG, str(error)) from None
+    except BaseException:
+        connection.close()
+        raise
+    return Process(connection, handle, pid)
