@@ -15,6 +15,7 @@ from qnetpy.cli.output import CommandError
 
 if TYPE_CHECKING:
     from qnetpy.config import Config
+    from resmgr.client import Client
 
 RUN_DIR = "/run/qnet"
 """The same as in `qnetpy.config`, which is too heavy to import for this; a test compares. So is CONFIG_PATH."""
@@ -58,26 +59,38 @@ def running_pid(directory: str) -> int:
     return 0
 
 
-def ask(verb: str, config: str | None = None) -> dict[str, object]:
-    """Facts from the daemon: "status" or "nodes". CommandError when it is not there or does not answer."""
-    from qnetpy.control import CHID_CONTROL, REPLY_MAX, pack_request, unpack_reply
+def connect(config: str | None = None) -> Client:
+    """A link to the daemon, the caller's to close. CommandError when it is not there."""
     from resmgr.client import Client
     from resmgr.errors import ResmgrError
-    from resmgr.ids import ND_LOCAL, PID_SYSTEM
 
     path = socket_path(config)
     try:
-        with Client(path) as client:
-            reply = client.connect(ND_LOCAL, PID_SYSTEM, CHID_CONTROL).send(pack_request(verb), reply_len=REPLY_MAX, timeout=ASK_SECONDS)
-            return unpack_reply(bytes(reply.data))
+        return Client(path)
     except ResmgrError as error:
-        raise CommandError(f"{path}: the daemon does not answer: {error.strerror}", "its log, or qnet down and qnet up") from error
-    except ValueError as error:
-        raise CommandError(f"{path}: the daemon is of another version: {error}", "qnet down, then qnet up") from error
+        raise CommandError(f"{path}: {error.strerror or error}") from error
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ECONNREFUSED):
             raise CommandError("this node is not up", "qnet up") from error
-        raise
+        raise CommandError(f"{path}: {(error.strerror or str(error)).lower()}") from error
+
+
+def ask(verb: str, config: str | None = None) -> dict[str, object]:
+    """Facts from the daemon: "status" or "nodes". CommandError when it is not there or does not answer."""
+    from qnetpy.control import CHID_CONTROL, REPLY_MAX, pack_request, unpack_reply
+    from resmgr.errors import ResmgrError
+    from resmgr.ids import ND_LOCAL, PID_SYSTEM
+
+    with connect(config) as client:
+        try:
+            reply = client.connect(ND_LOCAL, PID_SYSTEM, CHID_CONTROL).send(pack_request(verb), reply_len=REPLY_MAX, timeout=ASK_SECONDS)
+            return unpack_reply(bytes(reply.data))
+        except ResmgrError as error:
+            raise CommandError(
+                f"the daemon does not answer: {(error.strerror or str(error)).lower()}", "qnet down, then qnet up"
+            ) from error
+        except ValueError as error:
+            raise CommandError(f"the daemon is of another version: {error}", "qnet down, then qnet up") from error
 
 
 def command_line(config: Config, path: str | None, interfaces: list[str], fault: str) -> list[str]:

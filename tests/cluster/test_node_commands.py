@@ -1,0 +1,108 @@
+"""up, down, status and nodes on whole nodes, and bad input: each mistake is one clear line, and the others go on."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from qnetpy.testing import cluster as kit
+
+pytestmark = [pytest.mark.cluster, pytest.mark.priv]
+Start = Callable[..., kit.Cluster]
+
+
+def refused(cluster: kit.Cluster, node: str, *argv: str) -> str:
+    """Standard error, one line, of a command that must fail."""
+    result = cluster.run(node, *argv, check=False)
+    assert result.returncode not in (0, 124), result
+    assert result.stderr.count("\n") == 1, result.stderr
+    return result.stderr.strip()
+
+
+def facts(cluster: kit.Cluster, node: str, what: str = "status") -> dict[str, object]:
+    found = json.loads(cluster.run(node, "qnet", what, "--json").stdout)
+    assert isinstance(found, dict)
+    return found
+
+
+def states(cluster: kit.Cluster, node: str) -> dict[str, str]:
+    nodes = facts(cluster, node, "nodes")["nodes"]
+    assert isinstance(nodes, list)
+    return {one["name"]: one["state"] for one in nodes}
+
+
+def wait_for(condition: Callable[[], bool], seconds: float) -> float:
+    begin = time.monotonic()
+    while not condition():
+        assert time.monotonic() - begin < seconds, "did not happen in time"
+        time.sleep(0.01)
+    return time.monotonic() - begin
+
+
+def test_a_node_starts_tells_about_itself_and_stops(start_cluster: Start) -> None:
+    cluster = start_cluster("[nodes.a]\n[nodes.b]\n")
+    cluster.run("a", "qnet", "nodes", "--wait", "b")
+    cluster.run("b", "qnet", "nodes", "--wait", "a")
+
+    status = facts(cluster, "a")
+    assert (status["node"], status["cluster"], status["mount"]) == ("a", cluster.name, "/net")
+    for row in ("node:", "NODE", "b     up"):
+        assert row in cluster.run("a", "qnet", "status").stdout
+    assert "b     up" in cluster.run("a", "qnet", "ls").stdout
+    assert "is up already" in refused(cluster, "a", "qnet", "up")
+
+    begin = time.monotonic()
+    assert cluster.run("b", "qnet", "down").stdout == "node is down\n"
+    took = time.monotonic() - begin + wait_for(lambda: states(cluster, "a") == {"b": "down"}, 5.0)
+    assert took < 3.0, "it did not say goodbye: the others waited for the silence"
+    assert cluster.run("b", "qnet", "down").stdout == "this node is not up\n"
+    assert refused(cluster, "b", "qnet", "status") == "qnet status: this node is not up; try: qnet up"
+    assert cluster.run("b", "cat", "/proc/mounts").stdout.count(" /net ") == 0
+    assert "not up within 0.1 s: b" in refused(cluster, "a", "qnet", "nodes", "--wait", "b", "--timeout", "0.1")
+
+    cluster.run("b", "qnet", "up")
+    cluster.run("a", "qnet", "nodes", "--wait", "b")
+    assert cluster.run("a", "cat", "/net/b/etc/hostname").stdout == "b\n"
+
+
+def test_a_node_that_cannot_start_says_why(start_cluster: Start, tmp_path: Path) -> None:
+    cluster = start_cluster('[nodes.a]\nboot = []\n[nodes.b]\nboot = []\ncertificate = "none"\n')
+
+    assert "there is no network interface eth7" in refused(cluster, "a", "qnet", "up", "--interface", "eth7")
+    assert "drop=lots" in refused(cluster, "a", "qnet", "up", "--fault", "drop=lots")
+    assert refused(cluster, "b", "qnet", "up").endswith("try: qnet init CLUSTER, or qnet cert install FILE")
+    cluster.run("a", "sh", "-c", "printf '[qnet]\\nethertyp = 1\\n' >/tmp/bad.toml")
+    assert "qnet.ethertyp: unknown key; did you mean 'ethertype'?" in refused(cluster, "a", "qnet", "up", "--config", "/tmp/bad.toml")
+    cluster.run("a", "chmod", "644", "/etc/qnet/node.key")
+    assert "/etc/qnet/node.key" in refused(cluster, "a", "qnet", "up")
+    cluster.run("a", "chmod", "600", "/etc/qnet/node.key")
+    hidden = "mount --bind /dev/null /dev/fuse && qnet up"
+    assert "/dev/fuse" in refused(cluster, "a", "unshare", "-m", "sh", "-c", hidden)
+    cluster.run("a", "qnet", "up")
+    assert cluster.run("a", "ls", "/net").stdout == "a\n"
+
+
+def test_wrong_certificates_are_refused_counted_and_harm_nobody(start_cluster: Start) -> None:
+    cluster = start_cluster(
+        '[nodes.a]\n[nodes.b]\n[nodes.stranger]\ncluster = "other"\n[nodes.old]\ncertificate = "expired"\n[nodes.twin]\nnode = "b"\n'
+    )
+    cluster.run("a", "qnet", "nodes", "--wait", "b")
+
+    def counted() -> dict[str, int]:
+        handshake = facts(cluster, "a")["handshake"]
+        assert isinstance(handshake, dict)
+        return handshake
+
+    wait_for(lambda: counted().get("bad_mac", 0) > 0, 10.0)
+    wait_for(lambda: any(name.startswith("bad_certificate") for name in counted()), 10.0)
+    wait_for(lambda: "duplicate_name" in json.dumps(facts(cluster, "a")) or "duplicate_name" in json.dumps(facts(cluster, "b")), 10.0)
+    assert states(cluster, "a")["b"] == "up"
+    assert not {"stranger", "old"} & set(states(cluster, "a"))
+    assert cluster.run("stranger", "ls", "/net").stdout == "stranger\n"
+    assert cluster.run("a", "ls", "/net").stdout == "a\nb\n"
+    for node in cluster.nodes:
+        assert "Traceback" not in cluster.run(node, "cat", "/run/qnet/log").stdout
