@@ -28,6 +28,7 @@ COMMANDS = {
     "status": "what this node is doing: interfaces, links, nodes, counters",
     "ls": "the nodes of the cluster, as this node sees them",
     "nodes": "the nodes of the cluster, as this node sees them",
+    "on": "run a program on another node",
     "send": "send a message to a named server and print the reply",
     "name": "be a named server that answers every message with what it said (for trials)",
     "cluster": "whole nodes in namespaces of this machine: up, exec, status, kill, start, link, capture, down",
