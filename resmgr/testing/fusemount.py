@@ -74,6 +74,8 @@ class Server:
             self.memory.root = old
         elif kind == "destroy":
             self.memory.destroy()
+        elif kind == "invalidate":
+            self.session.invalidate_entry(1, path)
         elif kind == "status":
             return [attrs.asdict(request) for request in self.machine.status()]
         elif kind == "statistics":

@@ -15,7 +15,7 @@ from stat import S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, S_ISDIR, S_ISREG
 
 import attrs
 
-from resmgr.channel import PID_SYSTEM, Credentials, Kernel, Message
+from resmgr.channel import PID_SYSTEM, Kernel, Message
 from resmgr.dispatch import Buffer
 from resmgr.iofunc.handle import Client, Handle
 from resmgr.iofunc.manager import Manager
@@ -32,7 +32,6 @@ from resmgr.iomsg import (
     SET_SIZE,
     SET_UID,
     WANT_HANDLE,
-    Attr,
     Connect,
     DirEntry,
     Entry,
@@ -51,34 +50,14 @@ from resmgr.iorequest import (
     parse_space,
     parse_write,
 )
+from resmgr.testing.memtree import BLOCK, MAY_READ, MAY_SEARCH, MAY_WRITE, Inode, Tree
 
-MAY_READ, MAY_WRITE, MAY_SEARCH = 4, 2, 1
 RENAME_NOREPLACE = 1
 RENAME_EXCHANGE = 2
 FALLOC_KEEP_SIZE = 1
 FALLOC_PUNCH_HOLE = 2
-BLOCK = 4096
 CAPACITY_BLOCKS = 1 << 20
 """What statfs says; nothing is enforced."""
-
-
-@attrs.define(eq=False)
-class Inode:
-    """One object. `entries` of a directory: name -> (object, cookie), in the order of the cookies."""
-
-    ino: int
-    mode: int
-    uid: int
-    gid: int
-    nlink: int
-    rdev: int = 0
-    atime: int = 0
-    mtime: int = 0
-    ctime: int = 0
-    change: int = 0
-    data: bytearray = attrs.Factory(bytearray)
-    entries: dict[bytes, tuple[Inode, int]] = attrs.Factory(dict)
-    parent: Inode | None = None
 
 
 @attrs.define
@@ -112,7 +91,11 @@ class MemHandle(Handle):
         self.flags = flags
 
 
-class MemFs:
+def _inode(handle: MemHandle | None) -> Inode | None:
+    return None if handle is None else handle.inode
+
+
+class MemFs(Tree):
     """Serve a new, empty file system on a channel of *kernel*; `target` is its address on this node.
 
     `faults` may be changed at any time; `requests` counts messages by operation. With *check* the mode bits count, as for a local file
@@ -123,11 +106,8 @@ class MemFs:
         self.faults: list[Fault] = []
         self.requests: dict[str, int] = {}
         self.hanging: list[Message] = []
-        self.check = check
+        super().__init__(kernel.dispatch.wall, check)
         self._dispatch = kernel.dispatch
-        self._next_ino = 1
-        self._next_cookie = 1
-        self._change = 0
         connect = {
             Connect.LOOKUP: self._lookup,
             Connect.OPEN: self._open,
@@ -153,9 +133,6 @@ class MemFs:
             Io.SYNC: self._sync,
             Io.SPACE: self._space,
         }
-        self.root = self._new(S_IFDIR | 0o777, Credentials(0, 0))
-        self.root.nlink = 2
-        self.root.parent = self.root
         self.manager: Manager[Client] = Manager(
             kernel,
             name="memfs",
@@ -166,38 +143,6 @@ class MemFs:
             chid=chid,
         )
         self.target = Target(0, pid, self.manager.channel.chid)
-
-    # ---- for the test: what is in it, without messages
-
-    def find(self, path: bytes) -> Inode:
-        """The object at *path* from the root. KeyError if there is none."""
-        inode = self.root
-        for name in path.split(b"/"):
-            if name:
-                inode = inode.entries[name][0]
-        return inode
-
-    def add(self, path: bytes, data: bytes = b"", mode: int = S_IFREG | 0o644, uid: int = 0) -> Inode:
-        """Put an object there (directories on the way are made), or change its data, as if somebody else did it."""
-        inode = self.root
-        *above, last = [name for name in path.split(b"/") if name]
-        for name in above:
-            if name not in inode.entries:
-                self._enter(inode, name, self._new(S_IFDIR | 0o755, Credentials(0, 0)))
-            inode = inode.entries[name][0]
-        if last in inode.entries:
-            found = inode.entries[last][0]
-        else:
-            found = self._new(mode, Credentials(uid, uid))
-            self._enter(inode, last, found)
-        found.data[:] = data
-        self._touch(found, data=True)
-        return found
-
-    def remove(self, path: bytes) -> None:
-        """Take the name away, whatever it is, as if somebody else did it."""
-        above, _, last = path.rpartition(b"/")
-        self._drop(self.find(above), last)
 
     def destroy(self) -> None:
         """The server is gone: its clients get ESRCH and EBADF."""
@@ -261,111 +206,6 @@ class MemFs:
         except Exception as error:
             self.manager.failed(message, error)
 
-    # ---- objects
-
-    def _now(self) -> int:
-        return int(self._dispatch.wall() * 1e9)
-
-    def _touch(self, inode: Inode, *, data: bool = False) -> None:
-        self._change += 1
-        inode.change = self._change
-        inode.ctime = self._now()
-        if data:
-            inode.mtime = inode.ctime
-
-    def _new(self, mode: int, who: Credentials, rdev: int = 0) -> Inode:
-        inode = Inode(self._next_ino, mode, who.uid, who.gid, 0, rdev)
-        self._next_ino += 1
-        self._touch(inode, data=True)
-        inode.atime = inode.ctime
-        return inode
-
-    def _enter(self, directory: Inode, name: bytes, inode: Inode) -> None:
-        directory.entries[name] = (inode, self._next_cookie)
-        self._next_cookie += 1
-        inode.nlink += 1
-        if S_ISDIR(inode.mode):
-            inode.nlink = 2
-            inode.parent = directory
-            directory.nlink += 1
-        self._touch(directory, data=True)
-        self._touch(inode)
-
-    def _drop(self, directory: Inode, name: bytes) -> None:
-        inode, _ = directory.entries.pop(name)
-        inode.nlink -= 1
-        if S_ISDIR(inode.mode):
-            inode.nlink = 0
-            directory.nlink -= 1
-        self._touch(directory, data=True)
-        self._touch(inode)
-
-    def attr(self, inode: Inode) -> Attr:
-        """What stat tells of it."""
-        size = len(inode.data) if not S_ISDIR(inode.mode) else BLOCK
-        return Attr(
-            inode.ino,
-            inode.mode,
-            inode.nlink,
-            inode.uid,
-            inode.gid,
-            inode.rdev,
-            size,
-            (size + 511) // 512,
-            BLOCK,
-            inode.atime,
-            inode.mtime,
-            inode.ctime,
-            inode.change,
-        )
-
-    def _may(self, inode: Inode, message: Message, mask: int) -> None:
-        who = message.info.credentials
-        if not self.check or who.uid == 0:
-            return
-        if who.uid == inode.uid:
-            bits = inode.mode >> 6
-        elif inode.gid == who.gid or inode.gid in who.groups:
-            bits = inode.mode >> 3
-        else:
-            bits = inode.mode
-        if mask & ~bits & 7:
-            raise PermissionError(errno.EACCES, "mode")
-
-    def _walk(self, message: Message, base: MemHandle | None, path: bytes) -> tuple[Inode, bytes, Inode | None]:
-        """(directory, last name, object or None) of a path; for an empty path the base itself under the name b"" ."""
-        inode = self.root if base is None else base.inode
-        if not path:
-            return inode, b"", inode
-        *above, last = path.split(b"/")
-        for name in (*above, None):
-            if not S_ISDIR(inode.mode):
-                raise NotADirectoryError(errno.ENOTDIR, "component")
-            self._may(inode, message, MAY_SEARCH)
-            if inode.nlink == 0:
-                raise FileNotFoundError(errno.ENOENT, "directory was removed")
-            if name is not None:
-                if name not in inode.entries:
-                    raise FileNotFoundError(errno.ENOENT, "component")
-                inode = inode.entries[name][0]
-        found = inode.entries.get(last)
-        return inode, last, None if found is None else found[0]
-
-    def _existing(self, message: Message, base: MemHandle | None, path: bytes) -> tuple[Inode, bytes, Inode]:
-        directory, name, inode = self._walk(message, base, path)
-        if inode is None:
-            raise FileNotFoundError(errno.ENOENT, "name")
-        return directory, name, inode
-
-    def _vacant(self, message: Message, base: MemHandle | None, path: bytes) -> tuple[Inode, bytes]:
-        directory, name, inode = self._walk(message, base, path)
-        if inode is not None or not name:
-            raise FileExistsError(errno.EEXIST, "name")
-        if len(name) > NAME_MAX:
-            raise OSError(errno.ENAMETOOLONG, "name")
-        self._may(directory, message, MAY_WRITE | MAY_SEARCH)
-        return directory, name
-
     # ---- connect messages
 
     def _entry(
@@ -387,18 +227,18 @@ class MemFs:
         message.reply(0, Entry(self.target, handle, number, self.attr(inode), data).pack())
 
     def _lookup(self, message: Message, client: Client, request: ConnectRequest, base: MemHandle | None) -> None:
-        _, name, inode = self._existing(message, base, request.path)
+        _, name, inode = self.existing(message.info.credentials, _inode(base), request.path)
         self._entry(message, client, inode, name, keep=bool(request.flags & WANT_HANDLE))
 
     def _open(self, message: Message, client: Client, request: ConnectRequest, base: MemHandle | None) -> None:
         flags = request.flags
-        directory, name, inode = self._walk(message, base, request.path)
+        directory, name, inode = self.walk(message.info.credentials, _inode(base), request.path)
         if inode is None:
             if not flags & os.O_CREAT:
                 raise FileNotFoundError(errno.ENOENT, "name")
-            self._may(directory, message, MAY_WRITE | MAY_SEARCH)
-            inode = self._new(S_IFREG | (request.mode & ~request.umask & 0o7777), message.info.credentials)
-            self._enter(directory, name, inode)
+            self.may(directory, message.info.credentials, MAY_WRITE | MAY_SEARCH)
+            inode = self.new(S_IFREG | (request.mode & ~request.umask & 0o7777), message.info.credentials)
+            self.enter(directory, name, inode)
         else:
             if flags & os.O_CREAT and flags & os.O_EXCL:
                 raise FileExistsError(errno.EEXIST, "name")
@@ -409,10 +249,12 @@ class MemFs:
             access = flags & os.O_ACCMODE
             if S_ISDIR(inode.mode) and access != os.O_RDONLY:
                 raise IsADirectoryError(errno.EISDIR, "directory")
-            self._may(inode, message, (MAY_READ if access != os.O_WRONLY else 0) | (MAY_WRITE if access != os.O_RDONLY else 0))
+            self.may(
+                inode, message.info.credentials, (MAY_READ if access != os.O_WRONLY else 0) | (MAY_WRITE if access != os.O_RDONLY else 0)
+            )
             if flags & os.O_TRUNC and S_ISREG(inode.mode):
                 del inode.data[:]
-                self._touch(inode, data=True)
+                self.touch(inode, data=True)
         self.manager.check_room(client)
         data: Buffer = b""
         if request.prefetch and S_ISDIR(inode.mode):
@@ -424,10 +266,10 @@ class MemFs:
     def _make(
         self, message: Message, client: Client, request: ConnectRequest, base: MemHandle | None, mode: int, data: bytes = b""
     ) -> None:
-        directory, name = self._vacant(message, base, request.path)
-        inode = self._new(mode, message.info.credentials, request.rdev)
+        directory, name = self.vacant(message.info.credentials, _inode(base), request.path)
+        inode = self.new(mode, message.info.credentials, request.rdev)
         inode.data[:] = data
-        self._enter(directory, name, inode)
+        self.enter(directory, name, inode)
         self._entry(message, client, inode, name)
 
     def _mkdir(self, message: Message, client: Client, request: ConnectRequest, base: MemHandle | None) -> None:
@@ -440,7 +282,7 @@ class MemFs:
         self._make(message, client, request, base, S_IFLNK | 0o777, request.path2)
 
     def _readlink(self, message: Message, client: Client, request: ConnectRequest, base: MemHandle | None) -> None:
-        _, _, inode = self._existing(message, base, request.path)
+        _, _, inode = self.existing(message.info.credentials, _inode(base), request.path)
         if S_IFMT(inode.mode) != S_IFLNK:
             raise OSError(errno.EINVAL, "not a symbolic link")
         message.reply(0, bytes(inode.data))
@@ -454,20 +296,20 @@ class MemFs:
         return handle
 
     def _link(self, message: Message, client: Client, request: ConnectRequest, base: MemHandle | None) -> None:
-        _, _, inode = self._existing(message, base, request.path)
+        _, _, inode = self.existing(message.info.credentials, _inode(base), request.path)
         if S_ISDIR(inode.mode):
             raise PermissionError(errno.EPERM, "directory")
-        directory, name = self._vacant(message, self._second(message, client, request), request.path2)
-        self._enter(directory, name, inode)
+        directory, name = self.vacant(message.info.credentials, _inode(self._second(message, client, request)), request.path2)
+        self.enter(directory, name, inode)
         self._entry(message, client, inode, name)
 
     def _rename(self, message: Message, client: Client, request: ConnectRequest, base: MemHandle | None) -> None:
-        old_dir, old_name, inode = self._existing(message, base, request.path)
-        new_dir, new_name, other = self._walk(message, self._second(message, client, request), request.path2)
+        old_dir, old_name, inode = self.existing(message.info.credentials, _inode(base), request.path)
+        new_dir, new_name, other = self.walk(message.info.credentials, _inode(self._second(message, client, request)), request.path2)
         if not old_name or not new_name:
             raise OSError(errno.EBUSY, "root")
         for directory in (old_dir, new_dir):
-            self._may(directory, message, MAY_WRITE | MAY_SEARCH)
+            self.may(directory, message.info.credentials, MAY_WRITE | MAY_SEARCH)
         above: Inode | None = new_dir
         while above is not None and above is not self.root:
             if above is inode:
@@ -476,10 +318,10 @@ class MemFs:
         if request.flags & RENAME_EXCHANGE:
             if other is None:
                 raise FileNotFoundError(errno.ENOENT, "name")
-            self._drop(old_dir, old_name)
-            self._drop(new_dir, new_name)
-            self._enter(new_dir, new_name, inode)
-            self._enter(old_dir, old_name, other)
+            self.drop(old_dir, old_name)
+            self.drop(new_dir, new_name)
+            self.enter(new_dir, new_name, inode)
+            self.enter(old_dir, old_name, other)
             message.reply(0)
             return
         if other is inode:
@@ -494,43 +336,43 @@ class MemFs:
                 raise NotADirectoryError(errno.ENOTDIR, "name")
             if other.entries:
                 raise OSError(errno.ENOTEMPTY, "name")
-            self._drop(new_dir, new_name)
-        self._drop(old_dir, old_name)
-        self._enter(new_dir, new_name, inode)
+            self.drop(new_dir, new_name)
+        self.drop(old_dir, old_name)
+        self.enter(new_dir, new_name, inode)
         message.reply(0)
 
     def _unlink(self, message: Message, client: Client, request: ConnectRequest, base: MemHandle | None) -> None:
-        directory, name, inode = self._existing(message, base, request.path)
+        directory, name, inode = self.existing(message.info.credentials, _inode(base), request.path)
         if S_ISDIR(inode.mode):
             raise IsADirectoryError(errno.EISDIR, "name")
-        self._may(directory, message, MAY_WRITE | MAY_SEARCH)
-        self._drop(directory, name)
+        self.may(directory, message.info.credentials, MAY_WRITE | MAY_SEARCH)
+        self.drop(directory, name)
         message.reply(0)
 
     def _rmdir(self, message: Message, client: Client, request: ConnectRequest, base: MemHandle | None) -> None:
-        directory, name, inode = self._existing(message, base, request.path)
+        directory, name, inode = self.existing(message.info.credentials, _inode(base), request.path)
         if not S_ISDIR(inode.mode):
             raise NotADirectoryError(errno.ENOTDIR, "name")
         if inode.entries:
             raise OSError(errno.ENOTEMPTY, "name")
         if not name:
             raise OSError(errno.EBUSY, "root")
-        self._may(directory, message, MAY_WRITE | MAY_SEARCH)
-        self._drop(directory, name)
+        self.may(directory, message.info.credentials, MAY_WRITE | MAY_SEARCH)
+        self.drop(directory, name)
         message.reply(0)
 
     def _setattr_path(self, message: Message, client: Client, request: ConnectRequest, base: MemHandle | None) -> None:
-        _, _, inode = self._existing(message, base, request.path)
+        _, _, inode = self.existing(message.info.credentials, _inode(base), request.path)
         assert request.change is not None
         self._set(message, inode, request.change, writable=False)
 
     def _access(self, message: Message, client: Client, request: ConnectRequest, base: MemHandle | None) -> None:
-        _, _, inode = self._existing(message, base, request.path)
-        self._may(inode, message, request.mode & 7)
+        _, _, inode = self.existing(message.info.credentials, _inode(base), request.path)
+        self.may(inode, message.info.credentials, request.mode & 7)
         message.reply(0)
 
     def _statfs_path(self, message: Message, client: Client, request: ConnectRequest, base: MemHandle | None) -> None:
-        self._existing(message, base, request.path)
+        self.existing(message.info.credentials, _inode(base), request.path)
         self._tell_statfs(message)
 
     # ---- I/O messages
@@ -570,7 +412,7 @@ class MemFs:
             content += data
         else:
             content[offset : offset + len(data)] = data
-        self._touch(inode, data=True)
+        self.touch(inode, data=True)
         message.reply(len(data))
 
     def _stat(self, message: Message, client: Client, handle: MemHandle, flags: int) -> None:
@@ -591,7 +433,7 @@ class MemFs:
         cookie, size = parse_readdir(message.data)
         if not S_ISDIR(handle.inode.mode):
             raise NotADirectoryError(errno.ENOTDIR, "handle")
-        self._may(handle.inode, message, MAY_READ)
+        self.may(handle.inode, message.info.credentials, MAY_READ)
         message.reply(0, b"".join(self._entries(handle.inode, cookie, min(size, message.reply_len), bool(flags & READDIR_ATTRS))))
 
     def _setattr(self, message: Message, client: Client, handle: MemHandle, flags: int) -> None:
@@ -608,7 +450,7 @@ class MemFs:
             if S_ISDIR(inode.mode):
                 raise IsADirectoryError(errno.EISDIR, "size")
             if not writable:
-                self._may(inode, message, MAY_WRITE)
+                self.may(inode, message.info.credentials, MAY_WRITE)
             length = len(inode.data)
             if change.size < length:
                 del inode.data[change.size :]
@@ -620,7 +462,7 @@ class MemFs:
             inode.uid = change.uid
         if valid & SET_GID:
             inode.gid = change.gid
-        self._touch(inode, data=bool(valid & SET_SIZE))
+        self.touch(inode, data=bool(valid & SET_SIZE))
         if valid & SET_ATIME:
             inode.atime = change.atime
         if valid & SET_MTIME:
@@ -652,5 +494,5 @@ class MemFs:
             raise OSError(errno.EOPNOTSUPP, "mode")
         elif not mode & FALLOC_KEEP_SIZE and offset + length > len(content):
             content.extend(bytes(offset + length - len(content)))
-        self._touch(handle.inode, data=True)
+        self.touch(handle.inode, data=True)
         message.reply(0)

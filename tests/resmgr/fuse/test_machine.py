@@ -19,7 +19,8 @@ from resmgr.fuse.options import FuseOptions
 from resmgr.iomsg import STATUS_REDIRECT, Attr, Connect, Entry, Io, Target
 from resmgr.iorequest import parse_connect
 from resmgr.testing.fuserig import Rig
-from resmgr.testing.memfs import Fault, Inode, MemFs
+from resmgr.testing.memfs import Fault, MemFs
+from resmgr.testing.memtree import Inode
 
 
 def events(rig: Rig) -> dict[str, int]:

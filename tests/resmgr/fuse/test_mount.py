@@ -220,6 +220,19 @@ def test_close_to_open(serve: Serve) -> None:
     assert (mount.path / "new").read_text() == "x"
 
 
+def test_name_that_is_taken_back(serve: Serve) -> None:
+    """What a node that went down needs: the kernel is told, whatever it was allowed to believe."""
+    mount = serve(entry_valid=1000.0, attr_valid=1000.0)
+    mount.order("write", path="node", data="x")
+    os.stat(mount.path / "node")
+    mount.order("remove", path="node")
+    assert code_of(lambda: os.stat(mount.path / "node")) == 0
+
+    mount.order("invalidate", path="node")
+
+    wait_until(lambda: code_of(lambda: os.stat(mount.path / "node")) == errno.ENOENT)
+
+
 def test_second_open_needs_no_data(serve: Serve) -> None:
     mount = serve()
     mount.order("write", path="f", data="x" * 100_000)
