@@ -21,6 +21,7 @@ from resmgr.users import Accounts
 
 if TYPE_CHECKING:
     from resmgr.hostfs.manager import HostFs
+    from resmgr.names.manager import NameDirectory
     from resmgr.procmgr.manager import ProcessManager, SpawnRules
     from resmgr.transport.unix import UnixServer
 
@@ -36,6 +37,7 @@ class System:
         self.paths = PathManager(self.kernel)
         self.files: HostFs | None = None
         self.processes: ProcessManager | None = None
+        self.names: NameDirectory | None = None
         self.server: UnixServer | None = None
         self.namespace: int | None = None
         """Descriptor of the mount namespace of this node's users, when the daemon has one of its own. Its setter keeps it open."""
@@ -84,8 +86,20 @@ class System:
         self._ends.append(processes.close)
         return processes
 
+    def serve_names(self) -> NameDirectory:
+        """Let servers attach names, which others find under /dev/name/local."""
+        from resmgr.names.manager import NameDirectory
+        from resmgr.names.protocol import PREFIX
+
+        names = self.names = NameDirectory(self.kernel)
+        self.paths.attach(PREFIX, names.target)
+        self._ends.append(names.destroy)
+        return names
+
     def listen(self, path: str | os.PathLike[str]) -> UnixServer:
-        """Serve the programs of this machine on a local socket."""
+        """Serve the programs of this machine on a local socket, and keep their names."""
+        if self.names is None:
+            self.serve_names()
         from resmgr.transport.unix import UnixServer
 
         server = self.server = UnixServer(self.dispatch, self.kernel, path)
