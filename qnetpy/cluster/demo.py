@@ -158,10 +158,12 @@ def messages(demo: Demo) -> None:
 
 def programs(demo: Demo) -> None:
     demo.step("Programs on another machine, with their streams and exit status here")
-    check(demo.on("n1", "qnet on n2 -- uname -n") == "n2\n", "it ran on n2")
-    demo.on("n1", "qnet on n2 -- sh -c 'exit 7'", status=7)
-    check(True, "its exit status is ours: 7")
-    piped = demo.on("n1", "printf 'pear\\nfig\\napple\\n' | qnet on n2 -- sort | tr a-z A-Z")
+    user = "alice" if demo.users else None
+    check(demo.on("n1", "qnet on n2 -- uname -n; echo exit status $?", user) == "n2\nexit status 0\n", "it ran on n2")
+    check(demo.on("n1", "qnet on n2 -- sh -c 'exit 7'; echo exit status $?", user) == "exit status 7\n", "its exit status is ours")
+    if user:
+        check(demo.on("n1", "qnet on n2 -- id -un", user) == "alice\n", "it runs there as the user who started it here")
+    piped = demo.on("n1", "printf 'pear\\nfig\\napple\\n' | qnet on n2 -- sort | tr a-z A-Z", user)
     check(piped == "APPLE\nFIG\nPEAR\n", "a pipe goes through a process on n2")
 
 
