@@ -538,6 +538,8 @@ def test_looking_up_a_directory_again_does_not_pile_up_handles(rig: Rig) -> None
     rig.fs.add(b"d/f")
     for _ in range(50):
         rig.lookup(1, b"d")
+        rig.run(0)
+    assert len(rig.fs.manager.table.handles) == 1
     rig.run(3)
 
     assert len(rig.fs.manager.table.handles) == 1
