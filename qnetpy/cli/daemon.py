@@ -103,7 +103,7 @@ def command_line(config: Config, path: str | None, interfaces: list[str], fault:
     if interfaces or not drivers:
         names = interfaces or list(config.qnet.interfaces) or ethernets()
         drivers = tuple(Driver("packet", f"ifname={name}") for name in names)
-    argv = [sys.executable, "-m", "stack.core.main", "--run-dir", config.node.run_dir]
+    argv = [sys.executable, "-m", "stack.core.main", "--run-dir", config.node.run_dir, "--poll", str(config.stack.poll_us)]
     if config.node.log in ("info", "debug"):
         argv.append("-v")
     for driver in drivers:

@@ -14,7 +14,7 @@ import attrs
 from stack.core.module import Kind
 
 USAGE = """\
-usage: io-pkt [-v] [-i N] [--run-dir DIR] [--ready-fd N]
+usage: io-pkt [-v] [-i N] [--run-dir DIR] [--ready-fd N] [--poll USEC]
               [-d DRIVER [OPTIONS] [--fault OPTIONS]]... [-p PROTOCOL [OPTIONS]]...
 
 The network manager: loads drivers and protocol modules, in the order given, and runs until SIGTERM or SIGINT.
@@ -26,6 +26,7 @@ The network manager: loads drivers and protocol modules, in the order given, and
   -v                     log more: what is loaded, interfaces that come and go
   --run-dir DIR          sockets and lock of this instance (default /run/io-pktN, or in $XDG_RUNTIME_DIR for ordinary users)
   --ready-fd N           write READY=1 to this inherited descriptor, and close it, when everything is loaded
+  --poll USEC            look for more work for so long before sleeping, while there is traffic; 0 never (default 100)
   --options MODULE       print the options of a module and exit
   -h, --help             print this and exit
 
@@ -33,6 +34,7 @@ OPTIONS are key=value,flag,... without spaces. Example: io-pkt -d packet ifname=
 """
 
 INSTANCES = 100
+POLL_MAX = 10_000
 _REFUSED = {
     "-D": "there is one stack context, and it is this process",
     "-I": "no I/O privilege is taken",
@@ -45,7 +47,7 @@ _REFUSED = {
     "-u": "run io-pkt as the user it should be; the packet driver needs CAP_NET_RAW only",
     "-U": "run io-pkt as the user it should be; the packet driver needs CAP_NET_RAW only",
 }
-_KNOWN = ("-d", "-p", "-i", "-v", "-h", "--help", "--fault", "--run-dir", "--ready-fd", "--options")
+_KNOWN = ("-d", "-p", "-i", "-v", "-h", "--help", "--fault", "--run-dir", "--ready-fd", "--poll", "--options")
 
 
 class UsageError(Exception):
@@ -69,6 +71,7 @@ class CommandLine:
     verbose: bool = False
     run_dir: str | None = None
     ready_fd: int | None = None
+    poll_us: int = 100
     help: bool = False
     options_of: str | None = None
 
@@ -94,6 +97,8 @@ def parse_command_line(words: list[str]) -> CommandLine:
             line.instance = _number(option, _value(option, glued, rest, "a number"), INSTANCES - 1)
         elif option == "--ready-fd":
             line.ready_fd = _number(option, _value(option, glued, rest, "a descriptor"), 1 << 20)
+        elif option == "--poll":
+            line.poll_us = _number(option, _value(option, glued, rest, "microseconds"), POLL_MAX)
         elif option == "--run-dir":
             line.run_dir = _value(option, glued, rest, "a folder")
         elif option == "--options":

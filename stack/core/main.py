@@ -78,7 +78,7 @@ async def _manage(line: CommandLine, run_dir: str) -> int:
     from stack.core.stack import Stack
 
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async with open_dispatch() as dispatch:
+        async with open_dispatch(spin=line.poll_us * 1e-6) as dispatch:
             system = System(dispatch, os.uname().nodename)
             stack = Stack(system, os.urandom, f"io-pkt{line.instance}")
             try:
