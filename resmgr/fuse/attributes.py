@@ -151,7 +151,7 @@ def setattr_(core: Core, request: Request, view: memoryview) -> None:
     request.extra = valid
     fixed = SETATTR.pack(valid, mode & 0o7777, uid, gid, size, _time(atime, atime_ns), _time(mtime, mtime_ns))
     if node.directory:
-        core.on_base(request, node, _SETATTR, 0, 0, fixed, b"", ATTR.size, _set)
+        core.on_base(request, node, CONNECT, Connect.SETATTR, 0, fixed, b"", ENTRY_MAX, _set)
         return
     file = core.files.get(fh) if asked & FATTR_FH else None
     if file is None and not node.named:

@@ -7,7 +7,7 @@ import os
 import random
 import struct
 from collections.abc import Callable
-from stat import S_IFCHR, S_IFLNK, S_IFREG
+from stat import S_IFCHR, S_IFLNK, S_IFREG, S_ISDIR
 
 import pytest
 
@@ -16,8 +16,10 @@ from resmgr.fuse import formats
 from resmgr.fuse.formats import FOPEN_DIRECT_IO, FOPEN_KEEP_CACHE, FOPEN_NOFLUSH, FOPEN_STREAM, Init, Opcode
 from resmgr.fuse.machine import OPERATIONS
 from resmgr.fuse.options import FuseOptions
+from resmgr.fuse.servers import KernelResolver
 from resmgr.iomsg import STATUS_REDIRECT, Attr, Connect, Entry, Io, Target
 from resmgr.iorequest import parse_connect
+from resmgr.pathmgr import PathManager
 from resmgr.testing.fuserig import Rig
 from resmgr.testing.memfs import Fault, MemFs
 from resmgr.testing.memtree import Inode
@@ -480,9 +482,11 @@ def test_small_directory_is_listed_with_two_messages(rig: Rig) -> None:
     rig.messages()
 
     fh = rig.ask(Opcode.OPENDIR, node, formats.OPEN_IN.pack(0, 0)).fh
+    assert rig.messages() == {"open": 1}
+    rig.ask(Opcode.READDIRPLUS, node, formats.READ_IN.pack(fh, 0, 4096, 0, 0, 0))
+    # The end is asked for before the kernel does.
+    assert rig.messages() == {"readdir": 1}
     list_names(rig, node, fh, plus=True)
-
-    assert rig.messages() == {"open": 1, "readdir": 1}
 
 
 def test_entries_with_attributes_count_as_lookups(rig: Rig) -> None:
@@ -855,6 +859,44 @@ def test_absolute_links_of_another_node_stay_there() -> None:
             node.server.key = (5, *node.server.key[1:])
     assert rig.ask(Opcode.READLINK, link).body == b"/net/B/usr/x"
     assert rig.ask(Opcode.READLINK, rig.walk(b"B/etc/relative")).body == b"../y"
+
+
+def test_whole_pathname_space_is_mounted() -> None:
+    """The path manager's own directories, names of one manager and names of another below them."""
+    rig = Rig()
+    other = MemFs(rig.kernel)
+    paths = PathManager(rig.kernel)
+    paths.attach(b"/", rig.fs.target)
+    paths.attach(b"/dev/mem", other.target)
+    rig.machine = type(rig.machine)(rig.dispatch, KernelResolver(rig.kernel), paths.target)
+    rig.machine.on_output = rig._collect
+    rig.fs.add(b"etc/f", b"123")
+    rig.fs.add(b"dev/null", b"")
+    other.add(b"d/g", b"4567")
+
+    for path, size in ((b"etc/f", 3), (b"dev/mem/d/g", 4)):
+        node = rig.walk(path)
+        assert getattr_(rig, node)[1] == size
+        assert len(rig.read(node, rig.open(node).fh, 0, 100).body) == size
+    dev = rig.walk(b"dev")
+    fh = rig.ask(Opcode.OPENDIR, dev, bytes(8)).fh
+    assert set(list_names(rig, dev, fh, plus=True)) == {b".", b"..", b"mem", b"null"}
+    assert rig.ask(Opcode.MKDIR, rig.walk(b"dev/mem"), struct.pack("=II", 0o755, 0) + b"new\0").error == 0
+    assert S_ISDIR(other.find(b"new").mode)
+    assert rig.ask(Opcode.MKDIR, 1, struct.pack("=II", 0o755, 0) + b"top\0").error == 0
+    assert S_ISDIR(rig.fs.find(b"top").mode)
+    # From a directory of one manager to the root, which the path manager shows: the same server below, or not.
+    etc, mem = rig.walk(b"etc"), rig.walk(b"dev/mem/d")
+    assert rig.ask(Opcode.RENAME2, mem, struct.pack("=QII", etc, 0, 0) + b"g\0g\0").error == -errno.EXDEV
+    chmod = formats.SETATTR_IN.pack(formats.FATTR_MODE, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0o700, 0, 0, 0, 0)
+    assert rig.ask(Opcode.SETATTR, etc, chmod).error == 0
+    assert rig.ask(Opcode.STATFS, 1).error == 0
+    assert rig.ask(Opcode.GETATTR, 1, bytes(16)).error == 0
+    # Everything is still found after all handles were lost.
+    for manager in (rig.fs.manager, other.manager, paths.manager):
+        manager.table.close_all()
+    assert rig.lookup(mem, b"g").error == 0
+    assert rig.lookup(etc, b"f").error == 0
 
 
 # ---- hostile and unknown bytes
