@@ -240,7 +240,8 @@ class Process:
         self.gone = trio.Event()
         """Set when the daemon has ended or refused us; `failure` says why."""
         self.failure = ""
-        self._carrier = UnixCarrier(dispatch, sock, self._receive, self._down)
+        self._carrier = UnixCarrier(dispatch, sock, self._down)
+        self._carrier.on_message = self._hello
         self.peer = Peer(self.kernel, self._carrier, believes=True, congested=self._carrier.congested, descriptors=self._carrier)
         self.kernel.uplink = self.peer
 
@@ -253,10 +254,7 @@ class Process:
         self._carrier.close()
         self.peer.down(errno.ENOTCONN)
 
-    def _receive(self, view: Buffer, descriptors: Descriptors) -> None:
-        if self.ready.is_set():
-            self.peer.receive(view, 0, 0, descriptors)
-            return
+    def _hello(self, view: Buffer, stream: int, priority: int, descriptors: Descriptors) -> None:
         try:
             version, pid, first_chid, self.node = wire.parse_hello(view)
         except BadMessage as error:
@@ -267,6 +265,7 @@ class Process:
             return
         self.kernel.become(pid, first_chid)
         self.kernel.node_name = self.node
+        self._carrier.on_message = self.peer.receive
         self.ready.set()
 
     def _refuse(self, why: str) -> None:

@@ -210,6 +210,7 @@ class Client:
         self._assembler = Assembler()
         self._descriptors: tuple[int, ...] = ()
         self._arrived: deque[memoryview] = deque()
+        self._sent = 0.0
         self._connections: dict[int, Connection] = {}
         self._sends: dict[int, Send] = {}
         self._next_connection = 0
@@ -348,30 +349,25 @@ class Client:
 
         Callbacks (`done`, `on_death`) run from here.
         """
-        if not self._arrived:
-            datagram = self._receive(timeout)
-            if datagram is None:
-                return False
-            self._feed(datagram)
-        while self._arrived:
-            try:
-                self._handle(self._arrived.popleft())
-            except BadMessage as error:
-                self._lost()
-                raise ResmgrError(errno.EPROTO, f"the daemon sent what does not parse: {error}") from None
-        return True
-
-    def _feed(self, datagram: bytes) -> None:
+        arrived = self._arrived
         try:
-            self._arrived.extend(self._assembler.feed(datagram))
+            if not arrived:
+                datagram = self._receive(timeout)
+                if datagram is None:
+                    return False
+                arrived.extend(self._assembler.feed(datagram))
+            while arrived:
+                self._handle(arrived.popleft())
         except BadMessage as error:
             self._lost()
             raise ResmgrError(errno.EPROTO, f"the daemon sent what does not parse: {error}") from None
+        return True
 
     def transmit(self, parts: Sequence[Buffer], descriptors: Sequence[int] = ()) -> None:
         """Write one message (used by this and `resmgr.server`). Reads while the socket is full, for the daemon may wait for just that."""
         if self._gone:
             raise ResmgrError(errno.ENOTCONN, "the daemon is gone")
+        self._sent = time.monotonic()
         size = 0
         for part in parts:
             size += len(part)
@@ -407,7 +403,7 @@ class Client:
         if events & select.POLLIN:
             datagram = self._receive(0)
             if datagram is not None:
-                self._feed(datagram)
+                self._arrived.extend(self._assembler.feed(datagram))
 
     def _receive(self, timeout: float | None) -> bytes | None:
         """The next datagram, after at most *timeout* seconds. The socket is a blocking one: each call says whether it may block."""
@@ -418,13 +414,15 @@ class Client:
             if timeout == 0:
                 datagram, ancillary, _, _ = receive(DATAGRAM_MAX, _ANCILLARY, _NOW)
             else:
-                began = time.monotonic()
+                # Counted from the sending: on one core the daemon may have answered before we get here.
+                began = self._sent or time.monotonic()
+                self._sent = 0.0
                 if self.spin:
                     looked = self._waiting.look()
-                found = self._look(began + self.spin) if looked else None
+                found = self._look(time.monotonic() + self.spin) if looked else None
                 if found is not None:
                     datagram, ancillary = found
-                elif timeout is None or self._poll.poll(max(0.0, timeout - (time.monotonic() - began)) * 1000):
+                elif timeout is None or self._poll.poll(timeout * 1000):
                     datagram, ancillary, _, _ = receive(DATAGRAM_MAX, _ANCILLARY, socket.MSG_CMSG_CLOEXEC)
                 else:
                     return None

@@ -59,10 +59,12 @@ class Assembler:
 
     def feed(self, datagram: bytes) -> list[memoryview]:
         """The messages that *datagram* completes; they refer to its memory. BadMessage if it does not parse: the link is then unusable."""
-        messages: list[memoryview] = []
         view = memoryview(datagram)
-        offset = 0
         end = len(view)
+        if end >= LENGTH_SIZE and not self._parts and LENGTH.unpack_from(view)[0] == end - LENGTH_SIZE:
+            return [view[LENGTH_SIZE:]]  # the common case: one whole message
+        messages: list[memoryview] = []
+        offset = 0
         while offset < end:
             if end - offset < LENGTH_SIZE:
                 raise BadMessage("datagram cut short")

@@ -30,7 +30,7 @@ import attrs
 from resmgr import message as wire
 from resmgr.channel import PID_SYSTEM, Answerer, Connection, Credentials, Descriptors, Kernel, Pending
 from resmgr.dispatch import Buffer, Dispatch, Timer
-from resmgr.errors import BadMessage
+from resmgr.errors import BadMessage, Misuse
 from resmgr.peer import Peer
 from resmgr.serving import Limits
 from resmgr.transport.datagram import DATAGRAM_MAX, LENGTH, LENGTH_SIZE, Assembler, fragments
@@ -71,23 +71,21 @@ class OwnedDescriptors(tuple[int, ...]):
                 pass
 
 
-class UnixCarrier:
-    """One connected socket as a `DescriptorCarrier`. Owns the socket. `on_message` gets what `Peer.receive` takes; `on_down` comes once."""
+def _unset(view: Buffer, stream: int, priority: int, descriptors: Descriptors) -> None:
+    raise Misuse("a carrier without a receiver")
 
-    def __init__(
-        self,
-        dispatch: Dispatch,
-        sock: socket.socket,
-        on_message: Callable[[Buffer, Descriptors], None],
-        on_down: Callable[[str], None],
-    ) -> None:
+
+class UnixCarrier:
+    """One connected socket as a `DescriptorCarrier`. Owns it. `on_message`, to be set, is like `Peer.receive`; `on_down` comes once."""
+
+    def __init__(self, dispatch: Dispatch, sock: socket.socket, on_down: Callable[[str], None]) -> None:
+        self.on_message: Callable[[Buffer, int, int, Descriptors], None] = _unset
         self.queued = 0
         """Bytes taken by `send` and not yet by the kernel."""
         self.reads = self.writes = 0
         self._dispatch = dispatch
         self._socket = sock
         self._fd = sock.fileno()
-        self._on_message = on_message
         self._on_down = on_down
         self._assembler = Assembler()
         self._descriptors: Descriptors = ()
@@ -236,14 +234,18 @@ class UnixCarrier:
             except BadMessage as error:
                 self._down(str(error))
                 return
-            for message in messages:
-                self._inbox.append((message, self._descriptors))
-                self._descriptors = ()
-            self._deliver()
+            if len(messages) == 1 and not self._inbox and not self._paused:
+                descriptors, self._descriptors = self._descriptors, ()
+                self.on_message(messages[0], 0, 0, descriptors)
+                # A sender of one small message waits for the answer: looking for another would cost a call for nothing.
+                if not self._more_likely and len(datagram) < DATAGRAM_MAX // 2:
+                    return
+            else:
+                for message in messages:
+                    self._inbox.append((message, self._descriptors))
+                    self._descriptors = ()
+                self._deliver()
             if self._closed or self._paused:
-                return
-            # A sender of one small message waits for the answer: looking for another would cost a call for nothing.
-            if len(messages) == 1 and not self._more_likely and len(datagram) < DATAGRAM_MAX // 2:
                 return
             self._more_likely = True
 
@@ -252,7 +254,7 @@ class UnixCarrier:
         inbox = self._inbox
         while inbox and not self._paused:
             message, descriptors = inbox.popleft()
-            self._on_message(message, descriptors)
+            self.on_message(message, 0, 0, descriptors)
 
     def _take(self, ancillary: list[tuple[int, int, bytes]]) -> None:
         for level, kind, data in ancillary:
@@ -319,7 +321,7 @@ class _Client:
         self.credentials = credentials
         self.uid = uid
         self.index = -1
-        self.carrier = UnixCarrier(server.dispatch, sock, self.receive, self.down)
+        self.carrier = UnixCarrier(server.dispatch, sock, self.down)
         self.peer = Peer(
             server.kernel,
             self.carrier,
@@ -329,9 +331,7 @@ class _Client:
             descriptors=self.carrier,
             limits=limits,
         )
-
-    def receive(self, view: Buffer, descriptors: Descriptors) -> None:
-        self.peer.receive(view, 0, 0, descriptors)
+        self.carrier.on_message = self.peer.receive
 
     def down(self, reason: str) -> None:
         self.server.ended(self, reason)

@@ -432,8 +432,9 @@ async def test_large_messages_through_a_real_socketpair() -> None:
     bodies = [generator.randbytes(generator.choice((0, 5, 3000, 70_000, 900_000))) for _ in range(60)]
     got: list[bytes] = []
     async with open_dispatch() as dispatch:
-        sender = UnixCarrier(dispatch, left, lambda view, descriptors: None, lambda reason: None)
-        receiver = UnixCarrier(dispatch, right, lambda view, descriptors: got.append(bytes(view)), lambda reason: None)
+        sender = UnixCarrier(dispatch, left, lambda reason: None)
+        receiver = UnixCarrier(dispatch, right, lambda reason: None)
+        receiver.on_message = lambda view, stream, priority, descriptors: got.append(bytes(view))
         for body in bodies:
             sender.send(0, (body[:7], body[7:]), 0)
         await until(lambda: len(got) == len(bodies))
