@@ -7,6 +7,7 @@ import os
 import attrs
 
 from qnetpy.link.link import Link
+from qnetpy.link.session import SessionCounters
 from qnetpy.nodes import Node
 from qnetpy.qnet import Qnet
 from stack.core.stack import Stack
@@ -36,9 +37,18 @@ def _link(link: Link) -> Fact:
         "mtu": link.mtu,
         "messages_sent": counted.messages_sent,
         "messages_received": counted.messages_received,
+        "resent_bytes": counted.resent_bytes,
         "backlog": counted.backlog,
+        "keys": _keys(link),
         "paths": paths,
     }
+
+
+def _keys(link: Link) -> Fact:
+    """Frames under the keys in use, the last ones' included: what was sealed, opened, and refused for what reason."""
+    sessions = [session for session in (link.sessions.current, link.sessions.previous) if session is not None]
+    names = [field.name for field in attrs.fields(SessionCounters)]
+    return {name: sum(getattr(session.counters, name) for session in sessions) for name in names}
 
 
 def _node(node: Node, link: Link | None, now: float) -> Fact:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from qnetpy.cli import main
+from qnetpy.cli import daemon, main
+from qnetpy.config import CONFIG_PATH, Config
 
 pytestmark = pytest.mark.host
 
@@ -103,3 +104,25 @@ def test_cluster_errors_are_one_line(arguments: tuple[str, ...], line: str) -> N
     assert result.returncode in (1, 2)
     assert result.stderr.strip().startswith(line)
     assert result.stderr.count("\n") == 1
+
+
+def test_the_defaults_of_light_commands_are_those_of_the_configuration() -> None:
+    assert (daemon.RUN_DIR, daemon.CONFIG_PATH) == (Config().node.run_dir, CONFIG_PATH)
+
+
+def test_the_run_directory_comes_from_the_environment_the_file_or_the_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "qnet.toml"
+    file.write_text('[node]\nrun_dir = "/run/other"\n[qnet]\nnonsense = 1\n')
+
+    assert daemon.run_dir(str(tmp_path / "missing")) == "/run/qnet"
+    assert daemon.socket_path(str(file)) == "/run/other/socket"
+    file.write_text("not toml")
+    assert daemon.run_dir(str(file)) == "/run/qnet"
+    monkeypatch.setenv("QNET_RUN_DIR", "/run/mine")
+    assert daemon.run_dir(str(file)) == "/run/mine"
+
+
+def test_every_command_is_in_the_reference() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "reference" / "commands.md").read_text()
+    for name in main.COMMANDS:
+        assert f"`qnet {name} " in page or f"`qnet {name}`" in page, name
