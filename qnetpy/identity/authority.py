@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
-from qnetpy.identity.certificate import CERTIFICATE_MAX, Certificate, Root, parse_certificate, parse_root
+from qnetpy.identity.certificate import CERTIFICATE_MAX, Certificate, Root, date, parse_certificate, parse_root
 from qnetpy.identity.names import ROLES_MAX, is_name
 from resmgr.errors import Misuse
 
@@ -114,6 +114,8 @@ def issue_certificate(
         raise Misuse(f"roles are names, at most {ROLES_MAX}: {', '.join(granted)}")
     if validity <= 0:
         raise Misuse("validity must be more than nothing")
+    if not authority.root.not_before <= wall < authority.root.not_after:
+        raise Misuse(f"the root of cluster {authority.cluster} is not valid now: it is {date(wall)} here")
     subject = [x509.NameAttribute(NameOID.ORGANIZATION_NAME, authority.cluster)]
     subject += [x509.NameAttribute(NameOID.ORGANIZATIONAL_UNIT_NAME, role) for role in granted]
     subject += [x509.NameAttribute(NameOID.COMMON_NAME, name)]

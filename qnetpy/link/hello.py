@@ -55,7 +55,7 @@ class Offer:
     transport_id: int
     """Of the connection that the sender holds with this boot of the receiver; 0: none."""
     sequence: int
-    """Of the sender's latest INITIATION: those up to it are old."""
+    """The sender's INITIATIONs up to this one are old: it waits for an answer to none of them."""
     wall: int
     """The sender's clock, seconds since the epoch. To explain what a certificate's dates seem to say; decides nothing."""
     index: int

@@ -33,14 +33,15 @@ from qnetpy.link.halfopen import HalfOpenTable
 from qnetpy.link.hello import Hello, Offer, parse_offer, parse_verdict
 from qnetpy.link.noise.functions import BadHandshake
 from qnetpy.link.noise.handshakestate import HandshakeState
-from qnetpy.link.outcome import PeerHint, Reason, place, reason_of, reason_of_status, told_sentence
+from qnetpy.link.outcome import STATUS, PeerHint, Reason, place, reason_of, reason_of_status, told_sentence
 from qnetpy.link.party import SUITES, Party, Refusal
 from qnetpy.link.session import Role
 from qnetpy.link.wire import FINAL, INITIATION, PATTERN_IK, PATTERN_XX, Address, HandshakeFrame
 from resmgr.errors import BadMessage, Misuse
 
 YIELDS_MAX = 2
-"""Times that one attempt gives way to the peer's. Stops a member without certificate who claims a name from holding up a call to it."""
+"""Times that one attempt gives way to the peer's, or begins again because a connection changed. Stops a member without certificate who
+claims a name from holding up a call to it."""
 
 
 class Step(enum.Enum):
@@ -64,6 +65,8 @@ class Attempt:
     renewed: float = 0.0
     """When the current INITIATION, or the FINAL, was made."""
     index: int = 0
+    sequence: int = 0
+    """Of the current INITIATION."""
     remote_index: int = 0
     pattern: int = PATTERN_XX
     state: HandshakeState | None = None
@@ -131,6 +134,11 @@ class Initiator:
         if attempt is not None:
             self._end(attempt)
 
+    def ours(self, frame: HandshakeFrame, first_mac: bytes) -> bool:
+        """Whether an INITIATION is one that we sent: a loop in the network, or a driver that shows what it transmits."""
+        attempt = self._by_index.get(frame.sender)
+        return attempt is not None and attempt.initiation[-MAC_SIZE:] == first_mac
+
     def crossing(self, name: str, source: Address) -> Attempt | None:
         """Our attempt, if frames of it are out, to the node that calls us as *name* from *source*."""
         attempt = self._find(name, source)
@@ -173,16 +181,20 @@ class Initiator:
         if attempt.step is not Step.INITIATED or frame.pattern != attempt.pattern:
             party.counters["duplicate"] += 1
             return
+        state = attempt.state.copy()
         try:
-            offer = parse_offer(attempt.state.read(frame.body))
+            offer = parse_offer(state.read(frame.body))
+            if offer.index != frame.sender:
+                raise BadHandshake("response: header changed on the way")
         except BadHandshake:
             party.counters["bad_handshake"] += 1
             return
         except BadMessage as error:
             self._fail(attempt, Reason.PROTOCOL, f"{attempt.who} speaks another protocol: {error}", now)
             return
+        attempt.state = state
         try:
-            certificate = party.examine(offer, attempt.state.remote_static, attempt.name, source, now)
+            certificate = party.examine(offer, state.remote_static, attempt.name, source, now)
         except Refusal as refusal:
             self._fail(attempt, refusal.reason, refusal.sentence, now)
             return
@@ -191,10 +203,10 @@ class Initiator:
         if offer.status:
             reason = reason_of_status(offer.status)
             self._fail(attempt, reason, told_sentence(attempt.who, reason, offer.wall - party.wall()), now)
-        elif offer.index != frame.sender or offer.suite not in SUITES or offer.suite not in party.suites:
+        elif offer.suite not in SUITES or offer.suite not in party.suites:
             self._fail(attempt, Reason.PROTOCOL, f"{attempt.who} chose what we did not offer", now)
-        elif any(one.step is Step.FINAL and one.name == attempt.name for one in self._attempts.values()):
-            self._fail(attempt, Reason.SUPERSEDED, f"{attempt.who} is being reached by another call", now)
+        elif self._reached_otherwise(attempt, offer):
+            self._fail(attempt, Reason.SUPERSEDED, f"{attempt.who} was reached by another call", now)
         elif self._gives_way(attempt, offer, now):
             self._wait(attempt, now)
         else:
@@ -214,10 +226,15 @@ class Initiator:
             party.counters["bad_handshake"] += 1
             return
         status, wall = parse_verdict(frame.body[:-MAC_SIZE])
-        if status:
+        changed = party.transport_id_with(attempt.name, attempt.boot_id) != attempt.transport_id
+        if (status == STATUS[Reason.SUPERSEDED] or (not status and changed)) and attempt.yields < YIELDS_MAX:
+            # The connection that this was about ended, or began, at one of the ends.
+            attempt.yields += 1
+            self._begin(attempt, now)
+        elif status:
             reason = reason_of_status(status)
             self._fail(attempt, reason, told_sentence(attempt.who, reason, wall - party.wall()), now)
-        elif party.transport_id_with(attempt.name, attempt.boot_id) != attempt.transport_id:
+        elif changed:
             self._fail(attempt, Reason.SUPERSEDED, f"{attempt.who}: the connection changed during the handshake", now)
         else:
             self._end(attempt, keep_index=True)
@@ -275,6 +292,8 @@ class Initiator:
         attempt.index = party.new_index()
         self._by_index[attempt.index] = attempt
         party.sequence += 1
+        attempt.sequence = party.sequence
+        party.outstanding.add(attempt.sequence)
         attempt.boot_id = node.boot_id if node is not None else b""
         attempt.transport_id = party.transport_id_with(attempt.name, attempt.boot_id)
         attempt.state = party.noise(
@@ -303,6 +322,13 @@ class Initiator:
         attempt.sent_to[destination] = now
         self._party.out.append((destination, frame))
 
+    def _reached_otherwise(self, attempt: Attempt, offer: Offer) -> bool:
+        """Whether another handshake with this boot of the peer was completed, or nearly, since the INITIATION of *attempt* was made."""
+        node = self._party.nodes.get(attempt.name)
+        if node is not None and node.boot_id == offer.boot_id and node.met >= attempt.renewed:
+            return True
+        return any(one.step is Step.FINAL and one.name == attempt.name for one in self._attempts.values())
+
     def _gives_way(self, attempt: Attempt, offer: Offer, now: float) -> bool:
         """Whether the peer calls us at this moment, without having known that we call it, and its call is the one that counts."""
         if attempt.name > self._party.identity.name or attempt.yields >= YIELDS_MAX:
@@ -325,6 +351,7 @@ class Initiator:
             self._half_open.remove(entry)
             party.release(entry.index)
         attempt.step = Step.FINAL
+        party.outstanding.discard(attempt.sequence)
         attempt.renewed = now
         attempt.wait = RETRY_FIRST
         attempt.offer, attempt.certificate = offer, certificate
@@ -353,5 +380,6 @@ class Initiator:
             self._forget_index(attempt)
 
     def _forget_index(self, attempt: Attempt) -> None:
+        self._party.outstanding.discard(attempt.sequence)
         if self._by_index.pop(attempt.index, None) is not None:
             self._party.release(attempt.index)

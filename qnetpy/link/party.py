@@ -61,7 +61,9 @@ class Remembered:
     static_key: bytes
     boot_id: bytes = b""
     sequence: int = 0
-    """Of its latest INITIATION that is known to exist."""
+    """Its INITIATIONs up to this one are old."""
+    met: float = float("-inf")
+    """When the latest handshake with it was complete; monotonic."""
 
 
 class Connections(Protocol):
@@ -111,6 +113,9 @@ class Party:
         self.nodes: Recent[str, Remembered] = Recent(NODES_MAX)
         self.known: Recent[Address, None] = Recent(KNOWN_MAX)
         self.sequence = 0
+        """Of our latest INITIATION."""
+        self.outstanding: set[int] = set()
+        """Sequences of INITIATIONs that may still be answered."""
         self._indices: set[int] = set()
         self._live: WeakValueDictionary[int, Session] = WeakValueDictionary()
         """Sessions that somebody still has: their indices are taken."""
@@ -146,7 +151,7 @@ class Party:
             mtu=min(self.mtu(interface), 65535),
             features=self.features,
             transport_id=transport_id,
-            sequence=self.sequence,
+            sequence=min(self.outstanding, default=self.sequence + 1) - 1,
             wall=max(0, int(self.wall())),
             index=index,
             boot_id=self.boot_id,
@@ -203,7 +208,7 @@ class Party:
         continued = same_boot and sent_transport_id != 0 and sent_transport_id == offer.transport_id
         transport_id = sent_transport_id if continued else int.from_bytes(state.derive(b"transport id")[:8], "big") or 1
         sequence = max(offer.sequence, before.sequence) if before is not None and same_boot else offer.sequence
-        self.nodes.put(name, Remembered(certificate.static_key, offer.boot_id, sequence))
+        self.nodes.put(name, Remembered(certificate.static_key, offer.boot_id, sequence, now))
         self.known.put(address, None)
         algorithm = SUITES[suite]
         tx, rx = (self.crypto.session(algorithm, suite_key(algorithm, key)) for key in state.split())

@@ -55,6 +55,9 @@ class Responder:
         if not self._budgets.source(source, now):
             party.counters["rate_source"] += 1
             return
+        if self._initiator.ours(frame, first_mac):
+            party.counters["own_echo"] += 1
+            return
         entry = self._half_open.answering(first_mac)
         if entry is not None:
             party.counters["duplicate"] += 1
@@ -65,7 +68,8 @@ class Responder:
             return
         proven = self._jar.check(source, data + first_mac, second_mac, now)
         known = source in party.known
-        if not proven and (self._half_open.loaded or (frame.pattern == PATTERN_IK and not known)):
+        if not proven and (not known or self._half_open.loaded):
+            # Nothing tells a first call from a copy of an old one, except an answer of the caller to something new.
             self._send_cookie(frame, first_mac, source, now)
             return
         if not (self._budgets.known if known else self._budgets.strangers).take(now):
@@ -89,7 +93,7 @@ class Responder:
             party.counters["replayed_initiation"] += 1
             return
         if not proven and not same_boot:
-            # Nothing tells a first call from a copy of an old one, except an answer of the caller to something new.
+            # A known address and a node or boot that is not: as if from a stranger.
             self._send_cookie(frame, first_mac, source, now)
             return
         self._seen.put(first_mac, None)

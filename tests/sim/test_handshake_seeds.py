@@ -46,7 +46,7 @@ def storm(seed: int, identities: list[NodeIdentity]) -> None:
 
     count = chance.choice([2, 2, 3])
     nodes = [start(number) for number in range(count)]
-    storm_end = chance.uniform(0.5, 8.0)
+    storm_end = chance.uniform(0.5, 5.0)
     for _ in range(chance.randrange(3)):
         wire.run(chance.uniform(wire.now, storm_end))
         victim = chance.randrange(count)

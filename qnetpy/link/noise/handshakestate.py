@@ -64,6 +64,14 @@ class HandshakeState:
                     raise Misuse(f"noise: {protocol.name} needs the other's public key")
                 self._symmetric.mix_hash(key)
 
+    def copy(self) -> HandshakeState:
+        """An independent twin, to try a message on."""
+        twin = HandshakeState.__new__(HandshakeState)
+        for name in HandshakeState.__slots__:
+            setattr(twin, name, getattr(self, name))
+        twin._symmetric = self._symmetric.copy()
+        return twin
+
     @property
     def finished(self) -> bool:
         return self.position == len(self.protocol.pattern.messages)

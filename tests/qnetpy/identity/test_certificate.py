@@ -78,6 +78,12 @@ def test_the_bounds_of_validity_are_inclusive(authority: Authority) -> None:
         verify(certificate, [authority.root], NOW - 301)
 
 
+def test_nothing_is_issued_outside_the_validity_of_the_root(authority: Authority) -> None:
+    for wall in (NOW - DAY, NOW + 21 * 365.25 * DAY):
+        with pytest.raises(Misuse, match="root of cluster garden is not valid now"):
+            issue_identity(authority, "n1", [], wall)
+
+
 def test_an_expired_root_is_named(authority: Authority) -> None:
     certificate = issue_identity(authority, "n1", [], NOW, 30 * DAY).certificate
     short = attrs.evolve(authority.root, not_after=NOW)
