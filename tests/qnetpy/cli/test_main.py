@@ -107,7 +107,7 @@ def test_cluster_errors_are_one_line(arguments: tuple[str, ...], line: str) -> N
 
 
 def test_the_defaults_of_light_commands_are_those_of_the_configuration() -> None:
-    assert (daemon.RUN_DIR, daemon.CONFIG_PATH) == (Config().node.run_dir, CONFIG_PATH)
+    assert (Config().node.run_dir, CONFIG_PATH) == (daemon.RUN_DIR, daemon.CONFIG_PATH)
 
 
 def test_the_run_directory_comes_from_the_environment_the_file_or_the_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
