@@ -198,7 +198,7 @@ def test_large_file_in_parallel_readers(mount: Served) -> None:
     readers = [subprocess.Popen(["sha256sum", path], stdout=subprocess.PIPE, text=True) for _ in range(3)]
 
     for reader in readers:
-        output, _ = reader.communicate(timeout=30)
+        output, _ = reader.communicate(timeout=120)
         assert output.split()[0] == expected
 
 
@@ -270,9 +270,9 @@ def test_file_without_a_size_can_be_read(serve: Serve, tmp_path: Path) -> None:
 
 
 def wait_until(goal: Callable[[], bool]) -> None:
-    end = time.monotonic() + 10
+    end = time.monotonic() + 30
     while not goal():
-        assert time.monotonic() < end, "waited 10 s"
+        assert time.monotonic() < end, "waited 30 s"
         time.sleep(0.01)
 
 
@@ -287,9 +287,9 @@ def test_interrupt_of_a_hung_server_returns_at_once(serve: Serve, operation: str
 
     began = time.monotonic()
     cat.send_signal(signal.SIGINT)
-    cat.wait(10)
+    cat.wait(30)
 
-    assert time.monotonic() - began < (2.0 if deaf else 0.5)
+    assert time.monotonic() - began < (5.0 if deaf else 0.9)
     assert cat.returncode == -signal.SIGINT
 
 
@@ -301,7 +301,7 @@ def test_write_to_a_hung_server_can_be_killed(serve: Serve) -> None:
 
     began = time.monotonic()
     writer.kill()
-    writer.wait(10)
+    writer.wait(30)
 
     assert time.monotonic() - began < 1
 
@@ -330,7 +330,7 @@ def test_killed_server_is_enotconn_at_once(serve: Serve) -> None:
 
     mount.kill()
 
-    _, message = cat.communicate(timeout=5)
+    _, message = cat.communicate(timeout=30)
     assert cat.returncode == 1
     assert b"connect" in message.lower() or b"abort" in message.lower()
     assert code_of(lambda: os.stat("other", dir_fd=directory)) in (errno.ENOTCONN, errno.ECONNABORTED)
@@ -407,7 +407,7 @@ def test_clean_unmount_ends_the_session(serve: Serve) -> None:
 def run_isolated(code: str, *prefix: str) -> subprocess.CompletedProcess[str]:
     """Python *code* in a mount namespace of its own."""
     command = [*(prefix or ("unshare", "-m")), sys.executable, "-c", code]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=30, cwd=Path(__file__).parents[3])
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, cwd=Path(__file__).parents[3])
 
 
 def test_stale_mount_is_replaced(tmp_path: Path) -> None:
@@ -563,7 +563,7 @@ def test_no_process_is_left_in_uninterruptible_sleep(serve: Serve) -> None:
     for reader in readers:
         reader.kill()
     for reader in readers:
-        reader.wait(5)
+        reader.wait(30)
 
 
 def test_many_threads_at_once(mount: Served) -> None:
