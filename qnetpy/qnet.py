@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import errno
 import logging
+from collections import Counter
 from collections.abc import Sequence
+from operator import itemgetter
 
 import attrs
 
@@ -60,6 +62,10 @@ class QnetSettings:
             raise ValueError(f"ethertype {value:#06x} could be taken for a VLAN tag; choose another")
 
 
+_low_byte = itemgetter(13)
+"""Last byte of a frame's first type field."""
+
+
 class _LinkCarrier:
     """A `Carrier` over one link."""
 
@@ -91,8 +97,11 @@ class Qnet:
         self.identity = identity
         self.settings = settings
         self.nodes = NodeTable()
+        self.counters: Counter[str] = Counter()
+        """What went wrong above the links, by reason."""
         self._peers: dict[int, Peer] = {}
-        self._links: dict[int, Link] = {}
+        self._up: dict[str, tuple[Node, Peer]] = {}
+        """Nodes that have a link."""
         self._discovery = discovery
         self._timer: Timer | None = None
         self._timer_at = 0.0
@@ -103,7 +112,9 @@ class Qnet:
         self.boot_id = random(16)
         self.machine = LinkMachine(
             identity.name,
-            lambda machine: HandshakeMachine(identity, machine, self.boot_id, stack.crypto, random, self._dispatch.wall, settings.suites),
+            lambda machine: HandshakeMachine(
+                identity, machine, self.boot_id, stack.crypto, random, self._dispatch.wall, settings.suites, mtu=machine.mtu
+            ),
             settings.ethertype,
             self,
             timers=settings.timers,
@@ -156,7 +167,7 @@ class Qnet:
         now = self.now()
         # Tags end in 0x00 or 0xa8, and so the settings refuse ethertypes that do.
         low = self._low_byte
-        if any(frame[13] != low for frame in frames):
+        if list(map(_low_byte, frames)).count(low) != len(frames):
             for frame in frames:
                 self.machine.receive(interface.name, [frame], payload_offset(frame), now)
         else:
@@ -178,9 +189,8 @@ class Qnet:
                 self.stack.output(interface, list[Frame](frames))
         if self._detached:
             return
-        if self.machine.pending:
-            self._dispatch.call_soon(self.flush_later)
-        when = self.machine.next_timeout()
+        # What is left waits for the next turn: descriptors and other tasks come first.
+        when = now if self.machine.pending else self.machine.next_timeout()
         if when is not None and (self._timer is None or when < self._timer_at):
             if self._timer is not None:
                 self._timer.cancel()
@@ -205,12 +215,6 @@ class Qnet:
 
     # Links
 
-    def _node(self, link: Link) -> Node:
-        node = self.nodes.add(link.name, self.now())
-        if node is None:
-            raise MemoryError("node table is full")
-        return node
-
     def _enter(self, node: Node, state: NodeState, reason: str) -> None:
         if self.nodes.enter(node, state, self.now(), reason):
             log.info("node %s is %s%s", node.name, state.value, f": {reason}" if reason else "")
@@ -218,11 +222,15 @@ class Qnet:
 
     def link_up(self, link: Link, restarted: bool) -> None:
         """`Upcalls`."""
-        node = self._node(link)
+        node = self.nodes.add(link.name, self.now())
+        if node is None:
+            self.counters["node_table_full"] += 1
+            log.error("node %s is not taken in: the table of nodes is full", link.name)
+            self._dispatch.call_soon(lambda: self._drop(link, "no room for another node"))
+            return
         node.boot_id, node.roles = link.peer.boot_id, link.peer.roles
         carrier = _LinkCarrier(self, link)
-        self._links[node.nd] = link
-        self._peers[node.nd] = Peer(
+        peer = Peer(
             self._kernel,
             carrier,
             nd=node.nd,
@@ -231,35 +239,58 @@ class Qnet:
             authorize=self._authorize,
             congested=carrier.congested,
         )
+        self._peers[node.nd] = peer
+        self._up[link.name] = node, peer
         self._enter(node, NodeState.UP, "restarted" if restarted else "")
+
+    def _drop(self, link: Link, reason: str) -> None:
+        self.machine.drop(link, reason, self.now())
+        self.flush_later()
 
     def link_suspect(self, link: Link, reason: str) -> None:
         """`Upcalls`."""
-        node = self._node(link)
-        self._enter(node, NodeState.SUSPECT, reason)
-        self._peers[node.nd].suspect(True)
+        if link.name in self._up:
+            node, peer = self._up[link.name]
+            self._enter(node, NodeState.SUSPECT, reason)
+            peer.suspect(True)
 
     def link_back(self, link: Link) -> None:
         """`Upcalls`."""
-        node = self._node(link)
-        self._enter(node, NodeState.UP, "heard again")
-        self._peers[node.nd].suspect(False)
+        if link.name in self._up:
+            node, peer = self._up[link.name]
+            self._enter(node, NodeState.UP, "heard again")
+            peer.suspect(False)
 
     def link_down(self, link: Link, reason: str) -> None:
         """`Upcalls`."""
-        node = self._node(link)
-        peer = self._peers.pop(node.nd)
-        del self._links[node.nd]
-        self._enter(node, NodeState.DOWN, reason)
-        peer.down(errno.EHOSTDOWN)
+        if link.name in self._up:
+            node, peer = self._up.pop(link.name)
+            del self._peers[node.nd]
+            self._enter(node, NodeState.DOWN, reason)
+            peer.down(errno.EHOSTDOWN)
+
+    def calling(self, name: str) -> None:
+        """`Upcalls`."""
+        node = self.nodes.get(name)
+        if node is not None:
+            self._enter(node, NodeState.CONNECTING, "")
+
+    def unreachable(self, name: str, why: str) -> None:
+        """`Upcalls`."""
+        node = self.nodes.get(name)
+        if node is not None and node.state is NodeState.CONNECTING:
+            self._enter(node, NodeState.DOWN, why)
 
     def message(self, link: Link, stream: int, priority: int, data: Buffer) -> None:
         """`Upcalls`."""
-        node = self.nodes.get(link.name)
-        if node is not None:
-            peer = self._peers.get(node.nd)
-            if peer is not None:
-                peer.receive(data, stream, priority)
+        up = self._up.get(link.peer.name)
+        if up is not None:
+            try:
+                up[1].receive(data, stream, priority)
+            except Exception:
+                # A server's bug must not lose the messages of others that came in the same batch.
+                self.counters["handler_failed"] += 1
+                log.exception("a message from node %s: exception in its server", link.name)
 
     def refused(self, failed: Failed) -> None:
         """`Upcalls`."""

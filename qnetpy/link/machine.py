@@ -1,89 +1,48 @@
 """All links of a node: frames in, frames out, and the life of each link from a hint to its end. Pure; docs/protocol/node.md is the page.
 
-    hints (discovery) ---> attempts (handshake) ---> links (sessions + transport) ---> upcalls
+    hints (discovery) ---> calls (handshakes) ---> links (sessions + transport) ---> upcalls
 
 The machine is driven by frames (`receive`), by the user (`send`, `hint`), by interfaces (`interface`, `interface_gone`) and by time
 (`handle_timeout`). After any of them the caller sends what `transmit` yields and arms one timer for `next_timeout`. Upcalls run inside
-these calls; they may call `send` and `hint`, not the others.
+these calls; they may call `send` and `hint`, not the others. What a call costs depends on what it touches, not on how many links there are.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
 
-import attrs
-
+from qnetpy.link.calls import UNANSWERED, Calls, Hint
+from qnetpy.link.deadlines import Deadlines
 from qnetpy.link.handshake import HandshakeMachine
-from qnetpy.link.link import MOVES_PER_KEY, Link
-from qnetpy.link.outcome import Established, Failed, PeerHint, Reason
+from qnetpy.link.link import PATHS_PER_KEY, Link
+from qnetpy.link.outcome import Established, Failed, PeerHint
+from qnetpy.link.ports import Port, Ports
 from qnetpy.link.session import RekeyPolicy
 from qnetpy.link.transport.config import TransportConfig
-from qnetpy.link.transport.events import Closed, MessageReceived
-from qnetpy.link.wire import Address, Arrivals, sort_frames
+from qnetpy.link.transport.events import Closed, MessageReceived, PathFound, PathLost
+from qnetpy.link.upcalls import LinkTimers, Upcalls
+from qnetpy.link.wire import DATA, DATA_HEADER, Address, Arrivals, sort_frames
 from resmgr.dispatch import Buffer
-from resmgr.errors import Misuse
 from stack.frame import Frame
 
 BURST = 128
 """Packets sealed and handed to the driver in one call: enough to spread the cost of the call, few enough that the peer can begin."""
 BURSTS_PER_TURN = 4
 """Per link, before others get their turn and acknowledgements are looked at."""
-HINTS_MAX = 4096
-"""Addresses called at once. Stops a flood of announcements from costing more than this table."""
 CLOSE_COPIES = 3
-RETRY_UNANSWERED = 2.0
-RETRY_REFUSED = 15.0
-"""Seconds until an address is called again after nobody answered, and after a refusal that only a person can change."""
+HEARTBEAT_SECOND = 1.25
+"""The node with the greater name waits so much longer before it pings."""
 RETRY_REKEY = 5.0
-
-
-@attrs.frozen
-class LinkTimers:
-    """Seconds; docs/protocol/node.md."""
-
-    heartbeat: float = 0.3
-    suspect_after: float = 1.0
-    down_after: float = 3.0
-
-
-class Upcalls(Protocol):
-    """What the machine tells its owner."""
-
-    def link_up(self, link: Link, restarted: bool) -> None: ...
-
-    def link_suspect(self, link: Link, reason: str) -> None: ...
-
-    def link_back(self, link: Link) -> None: ...
-
-    def link_down(self, link: Link, reason: str) -> None: ...
-
-    def message(self, link: Link, stream: int, priority: int, data: Buffer) -> None: ...
-
-    def refused(self, failed: Failed) -> None:
-        """A handshake failed for a reason that people should hear of; at most once per address, reason and RETRY_REFUSED."""
-        ...
-
-
-@attrs.define
-class _Hint:
-    """An address that may be a node's. `name` is set once a node was authenticated there."""
-
-    address: Address
-    retry_at: float
-    attempt: int = 0
-    name: str = ""
-    told: Reason | None = None
-
-
-@attrs.define
-class _Port:
-    """An interface of ours."""
-
-    mac: bytes
-    mtu: int
-    up: bool
+"""Seconds until new keys are asked for again after a handshake for them failed."""
+RENEW_CHECK = 1.0
+"""Seconds between looks at whether a link's keys are due for renewal."""
+MOVE_SILENCE = 0.1
+MOVE_PAUSE = 0.3
+"""A link whose probes are not answered moves if it heard nothing for the first and has not moved for the second, in seconds. Less would
+take a peer that is busy for a moment for a broken path."""
+MOVE_AGAIN = 0.5
+"""Seconds for which a suspect link tries one address before the next."""
 
 
 class LinkMachine:
@@ -103,16 +62,20 @@ class LinkMachine:
         self.name = name
         self.counters: Counter[str] = Counter()
         self.links: dict[str, Link] = {}
+        self._ports = Ports(ethertype)
         self._handshake = make_handshake(self)
-        self._type = ethertype.to_bytes(2, "big")
+        self._handshake_at: float | None = None
+        self._handshake_touched = True
+        self._calls = Calls(self._handshake, self._ports.usable, self._linked, self.counters)
         self._upcalls = upcalls
         self._timers = LinkTimers() if timers is None else timers
         self._transport = TransportConfig() if transport is None else transport
         self._rekey = RekeyPolicy() if rekey is None else rekey
-        self._ports: dict[str, _Port] = {}
         self._sessions: dict[int, Link] = {}
-        self._hints: dict[Address, _Hint] = {}
         self._dirty: list[Link] = []
+        self._touched: list[Link] = []
+        """Links whose deadline may have changed, beside those in `_dirty`."""
+        self._due: Deadlines[Link] = Deadlines()
         self._last_words: list[tuple[str, bytes]] = []
         self._closed = False
 
@@ -120,6 +83,11 @@ class LinkMachine:
     def handshake_counters(self) -> Counter[str]:
         """Frames and failures of handshakes by reason. The live object."""
         return self._handshake.counters
+
+    @property
+    def hints(self) -> int:
+        """Addresses that are called or remembered."""
+        return len(self._calls)
 
     # What the handshake asks
 
@@ -135,47 +103,48 @@ class LinkMachine:
         link = self.links.get(name)
         return link is not None and link.peer.static_key != key and now - link.transport.last_received < self._timers.down_after
 
+    def mtu(self, interface: str) -> int:
+        """What an interface of ours takes."""
+        return self._ports.mtu(interface)
+
     # Interfaces
 
     def interface(self, name: str, mac: bytes, mtu: int, up: bool, now: float) -> None:
         """An interface is there, or changed."""
         before = self._ports.get(name)
-        self._ports[name] = _Port(mac, mtu, up)
+        self._ports[name] = Port(mac, mtu, up)
+        changed = before is not None and (before.mac, before.mtu) != (mac, mtu)
+        rose = up and (before is None or not before.up)
         for link in list(self.links.values()):
             if link.address[0] != name:
+                if rose and (link.suspect or not self._ports.usable(link.address)):
+                    self._move_away(link, now)
                 continue
-            link.prefix = self._prefix(link.address)
             if not up and (before is None or before.up):
                 self._carrier_lost(link, now)
-        if up and (before is None or not before.up):
-            for hint in self._hints.values():
-                if hint.address[0] == name:
-                    hint.retry_at = min(hint.retry_at, now)
-            for link in self.links.values():
-                if link.address[0] == name:
-                    self._ping(link, now)
+            elif changed and link.may_move():
+                # The peer learns of our new address, and the transport of the new size, by a new path.
+                self._move(link, link.address, now)
+            elif rose:
+                self._ping(link, now)
+        if rose:
+            self._handshake_touched = True
+            self._calls.interface_up(name, now)
+            self._outcomes(now)
 
     def interface_gone(self, name: str, now: float) -> None:
-        port = self._ports.pop(name, None)
-        if port is None:
+        if self._ports.pop(name, None) is None:
             return
-        for address in [address for address in self._hints if address[0] == name]:
-            self.unhint(address, now)
+        self._handshake_touched = True
+        self._calls.interface_gone(name)
         for link in list(self.links.values()):
             if link.address[0] == name:
                 self._carrier_lost(link, now)
 
     def _carrier_lost(self, link: Link, now: float) -> None:
+        interface = link.address[0]
         if not self._move_away(link, now):
-            self._suspect(link, f"carrier of {link.address[0]} lost")
-
-    def _usable(self, address: Address) -> bool:
-        port = self._ports.get(address[0])
-        return port is not None and port.up
-
-    def _prefix(self, address: Address) -> bytes:
-        port = self._ports.get(address[0])
-        return address[1] + (port.mac if port is not None else bytes(6)) + self._type
+            self._suspect(link, f"carrier of {interface} lost", now)
 
     # Hints
 
@@ -184,32 +153,21 @@ class LinkMachine:
         if self._closed:
             return
         port = self._ports.get(address[0])
-        if port is None or address[1] == port.mac:
+        if port is None or address[1] == port.mac or address[1][0] & 1:
             return
-        hint = self._hints.get(address)
-        if hint is None:
-            if len(self._hints) >= HINTS_MAX:
-                self.counters["hints_full"] += 1
-                return
-            hint = self._hints[address] = _Hint(address, now)
-        else:
-            hint.retry_at = min(hint.retry_at, now)
-        self._call(hint, now)
+        self._handshake_touched = True
+        hint = self._calls.hint(address, now)
+        if hint.attempt and hint.name and hint.name not in self.links:
+            self._upcalls.calling(hint.name)
+        self._outcomes(now)
 
     def unhint(self, address: Address, now: float) -> None:
         """Discovery withdrew *address*. A live link does not care."""
-        hint = self._hints.pop(address, None)
-        if hint is not None and hint.attempt:
-            self._handshake.abandon(hint.attempt)
+        self._handshake_touched = True
+        self._calls.unhint(address)
 
-    def _call(self, hint: _Hint, now: float) -> None:
-        """Begin a handshake with the hint's address, unless there is no need or one is under way."""
-        if hint.attempt or now < hint.retry_at or not self._usable(hint.address):
-            return
-        if any(link.address == hint.address for link in self.links.values()) or hint.name in self.links:
-            return
-        hint.attempt = self._handshake.initiate(PeerHint(hint.address, hint.name), now)
-        hint.retry_at = now + RETRY_UNANSWERED
+    def _linked(self, hint: Hint) -> bool:
+        return hint.name in self.links if hint.name else any(link.address == hint.address for link in self.links.values())
 
     # Frames in
 
@@ -224,33 +182,32 @@ class LinkMachine:
             if link is None:
                 self.counters["unknown_session"] += len(arrivals.numbers)
                 continue
-            # All frames of one session and path in one batch are taken to come from where the first does.
-            self._data(link, arrivals, (interface, bytes(views[0][6:12])) if len(batch.data) == 1 else None, now)
+            packets = link.open(arrivals.index, arrivals)
+            if not packets:
+                continue
+            if arrivals.path == link.path or self._follow(link, interface, views, offset, arrivals, packets, now):
+                self._data(link, packets, now)
         if batch.handshakes:
+            self._handshake_touched = True
             for place, frame in batch.handshakes:
-                self._handshake.receive(frame, (interface, bytes(views[place][6:12])), now)
+                source = bytes(views[place][6:12])
+                if source[0] & 1:
+                    # It would be answered to everybody.
+                    self.counters["group_source"] += 1
+                else:
+                    self._handshake.receive(frame, (interface, source), now)
+        if self._handshake_touched:
             self._outcomes(now)
         if batch.malformed:
             self.counters["malformed"] += batch.malformed
 
-    def _data(self, link: Link, arrivals: Arrivals, source: Address | None, now: float) -> None:
-        packets = link.open(arrivals.index, arrivals)
-        if not packets:
-            self._mark(link)
-            return
-        if arrivals.path != link.path:
-            if not link.newer(arrivals.path):
-                self.counters["old_path"] += len(packets)
-                return
-            if source is None or not self._usable(source):
-                self.counters["no_such_path"] += len(packets)
-                return
-            link.move(source, self._prefix(source), self._ports[source[0]].mtu, now, arrivals.path)
+    def _data(self, link: Link, packets: list[tuple[int, bytes]], now: float) -> None:
+        """Authentic new packets of the link's path."""
+        link.confirmed = True
         if link.suspect:
             link.suspect = False
             self._upcalls.link_back(link)
-        transport = link.transport
-        transport.receive(arrivals.path, packets, now)
+        link.transport.receive(link.path, packets, now)
         self._events(link, now)
         self._mark(link)
 
@@ -259,77 +216,101 @@ class LinkMachine:
         for event in link.transport.events():
             if type(event) is MessageReceived:
                 message(link, event.stream, event.priority, event.data)
+            elif type(event) is PathLost:
+                link.lost = True
+            elif type(event) is PathFound:
+                link.lost = False
             elif type(event) is Closed:
-                self._flush_close(link, now)
-                self._down(link, event.reason if event.by_peer else f"broke the protocol: {event.reason}", now)
+                if event.by_peer:
+                    self._down(link, event.reason, now)
+                else:
+                    self._last_word(link, "", 1, now)
+                    self._down(link, f"broke the protocol: {event.reason}", now)
                 return
+
+    def _follow(
+        self,
+        link: Link,
+        interface: str,
+        views: list[memoryview],
+        offset: int,
+        arrivals: Arrivals,
+        packets: list[tuple[int, bytes]],
+        now: float,
+    ) -> bool:
+        """Packets on another path than the link's: whether they can be taken now, since the link moved to that path."""
+        source = interface, _source(views, offset, arrivals, packets[0][0])
+        if not self._ports.usable(source) or source[1][0] & 1:
+            self.counters["no_such_path"] += len(packets)
+            return False
+        if link.newer(arrivals.path):
+            if not link.may_move(arrivals.path):
+                self.counters["paths_used_up"] += len(packets)
+                return False
+            self._move(link, source, now, arrivals.path)
+            return True
+        self.counters["old_path"] += len(packets)
+        if not link.confirmed and now - link.moved_at >= MOVE_PAUSE and link.may_move():
+            # We moved where the peer does not hear us, and the way that we left works.
+            self._move(link, source, now)
+        return False
 
     # Handshake results
 
     def _outcomes(self, now: float) -> None:
         for event in self._handshake.events():
+            callers = self._calls.ended(event.attempt) if event.attempt else []
             if isinstance(event, Established):
                 self._established(event, now)
             else:
-                self._failed(event, now)
+                self._failed(event, [caller for caller in callers if isinstance(caller, Hint)], now)
+                for caller in callers:
+                    if isinstance(caller, Link):
+                        caller.retry_at = now + RETRY_REKEY
+            self._calls.resume([caller for caller in callers if isinstance(caller, Hint)], now)
 
     def _established(self, event: Established, now: float) -> None:
         session, peer = event.session, event.peer
-        for hint in self._hints.values():
-            if hint.attempt and hint.attempt == event.attempt:
-                hint.attempt = 0
-            if hint.address == event.address:
-                hint.name = peer.name
-                hint.told = None
+        self._calls.learned(event.address, peer.name, now)
         link = self.links.get(peer.name)
         if link is not None and not (event.continued and event.transport_id == link.transport_id):
-            same = link.peer.boot_id == peer.boot_id
-            self._down(link, "began a new connection" if same else "restarted", now)
+            self._down(link, "began a new connection" if link.peer.boot_id == peer.boot_id else "restarted", now)
             link = None
         fresh = link is None
         if link is None:
-            if not self._usable(event.address):
+            if not self._ports.usable(event.address):
                 session.close()
                 return
-            prefix = self._prefix(event.address)
-            mtu = min(event.mtu, self._ports[event.address[0]].mtu)
-            link = Link(peer, event.transport_id, event.address, prefix, mtu, self._transport, self._rekey, now)
+            mtu = min(event.mtu, self._ports.mtu(event.address[0]))
+            # One of the two pings first, always the same one; its acknowledgement is the other's sign of life, who then need not ping.
+            heartbeat = self._timers.heartbeat * (1.0 if self.name < peer.name else HEARTBEAT_SECOND)
+            prefix = self._ports.prefix(event.address)
+            link = Link(peer, event.transport_id, event.address, prefix, mtu, self._transport, self._rekey, heartbeat, now)
             self.links[peer.name] = link
-            if event.address not in self._hints and len(self._hints) < HINTS_MAX:
-                # It called us before discovery told of it: call back if it is lost.
-                self._hints[event.address] = _Hint(event.address, now + RETRY_UNANSWERED, name=peer.name)
-        else:
-            link.peer = peer
-            link.attempt = 0
-            link.moves = 0
-            if event.address != link.address and self._usable(event.address) and (link.suspect or not self._usable(link.address)):
-                link.move(event.address, self._prefix(event.address), self._ports[event.address[0]].mtu, now)
-        for ended in link.sessions.install(session, now):
+        link.peer = peer
+        for ended in link.install(session, now):
             self._sessions.pop(ended.local_index, None)
         self._sessions[session.local_index] = link
         if fresh:
             self._upcalls.link_up(link, event.restarted)
+        elif event.address != link.address and self._ports.usable(event.address) and (link.suspect or not self._ports.usable(link.address)):
+            self._move(link, event.address, now)
         # The first packet under the new keys confirms them to a peer that waits for that.
         self._ping(link, now)
 
-    def _failed(self, event: Failed, now: float) -> None:
-        unanswered = event.reason in (Reason.NO_ANSWER, Reason.UNCONFIRMED, Reason.SUPERSEDED)
-        for link in self.links.values():
-            if link.attempt and link.attempt == event.attempt:
-                link.attempt = 0
-                link.retry_at = now + RETRY_REKEY
-        hint = next((hint for hint in self._hints.values() if hint.attempt and hint.attempt == event.attempt), None)
-        if hint is None:
-            hint = self._hints.get(event.address)
-        else:
-            hint.attempt = 0
-            hint.retry_at = now + (RETRY_UNANSWERED if unanswered else RETRY_REFUSED)
-        if unanswered:
+    def _failed(self, event: Failed, hints: list[Hint], now: float) -> None:
+        for hint in hints:
+            self._calls.failed(hint, event, now)
+            if hint.name and hint.name not in self.links:
+                self._upcalls.unreachable(hint.name, event.sentence)
+        if event.reason in UNANSWERED:
             return
-        if hint is None or hint.told is not event.reason:
-            if hint is not None:
-                hint.told = event.reason
-            self._upcalls.refused(event)
+        about = hints[0] if hints else self._calls.get(event.address)
+        if about is not None:
+            if about.told is event.reason:
+                return
+            about.told = event.reason
+        self._upcalls.refused(event)
 
     # Frames out
 
@@ -355,16 +336,18 @@ class LinkMachine:
 
     def transmit(self, now: float) -> Iterator[tuple[str, list[bytes]]]:
         """Batches of whole frames, by interface. Bounded per call; see `pending`. Frames are the caller's."""
-        last_words, self._last_words = self._last_words, []
-        for interface, frame in last_words:
-            yield interface, [frame]
+        if self._last_words:
+            last_words, self._last_words = self._last_words, []
+            for interface, frame in last_words:
+                yield interface, [frame]
         for (interface, station), frame in self._handshake.transmit():
             if interface in self._ports:
-                yield interface, [self._prefix((interface, station)) + frame]
+                yield interface, [self._ports.prefix((interface, station)) + frame]
         dirty, self._dirty = self._dirty, []
+        self._touched += dirty
         for link in dirty:
             link.dirty = False
-            if not link.alive:
+            if not link.alive or not self._ports.usable(link.address):
                 continue
             for _ in range(BURSTS_PER_TURN):
                 frames = self._burst(link, now)
@@ -391,84 +374,116 @@ class LinkMachine:
 
     def next_timeout(self) -> float | None:
         """When `handle_timeout` wants to be called."""
-        times: list[float] = []
-        when = self._handshake.next_timeout()
-        if when is not None:
-            times.append(when)
-        timers = self._timers
-        for link in self.links.values():
-            heard = link.transport.last_received
-            times.append(heard + (timers.down_after if link.suspect else timers.suspect_after))
-            times.append(link.last_sent + timers.heartbeat)
-            when = link.transport.next_timeout()
-            if when is not None:
-                times.append(when)
-        for hint in self._hints.values():
-            if not hint.attempt and hint.name not in self.links and self._usable(hint.address):
-                times.append(hint.retry_at)
-        return min(times, default=None)
+        due = self._due
+        for links in (self._touched, self._dirty):
+            for link in links:
+                if link.alive:
+                    due.set(link, self._deadline(link))
+        self._touched.clear()
+        if self._handshake_touched:
+            self._handshake_touched = False
+            self._handshake_at = self._handshake.next_timeout()
+        first = due.first()
+        for when in (self._handshake_at, self._calls.next_timeout()):
+            if when is not None and (first is None or when < first):
+                first = when
+        return first
+
+    def _deadline(self, link: Link) -> float:
+        timers, transport = self._timers, link.transport
+        first = link.last_sent + link.heartbeat
+        heard = transport.last_received
+        when = heard + (timers.down_after if link.suspect else timers.suspect_after)
+        if when < first:
+            first = when
+        if link.renew_at < first:
+            first = link.renew_at
+        if link.suspect and link.move_at < first:
+            first = link.move_at
+        for other in (transport.next_timeout(), link.sessions.next_timeout()):
+            if other is not None and other < first:
+                first = other
+        return first
 
     def handle_timeout(self, now: float) -> None:
         """Do what is due. Calling it early is harmless."""
         if self._closed:
             return
-        self._handshake.handle_timeout(now)
+        self.next_timeout()
+        if self._handshake_at is not None and self._handshake_at <= now:
+            self._handshake_touched = True
+            self._handshake.handle_timeout(now)
+        for link in self._due.due(now):
+            if link.alive:
+                self._touched.append(link)
+                self._tend(link, now)
+        when = self._calls.next_timeout()
+        if when is not None and when <= now:
+            self._handshake_touched = True
+            self._calls.handle_timeout(now)
         self._outcomes(now)
-        for link in list(self.links.values()):
-            self._tend(link, now)
-        for hint in list(self._hints.values()):
-            if now >= hint.retry_at:
-                if hint.name in self.links:
-                    hint.retry_at = now + RETRY_UNANSWERED
-                self._call(hint, now)
 
     def _tend(self, link: Link, now: float) -> None:
         timers, transport = self._timers, link.transport
-        # Compared as `next_timeout` adds them up: a difference may round to the other side, and the timer would stand still.
+        # Compared as `_deadline` adds them up: a difference may round to the other side, and the timer would stand still.
         heard = transport.last_received
         if now >= heard + timers.down_after:
+            self._last_word(link, "hears nothing from us", 1, now)
             self._down(link, "silent", now)
             return
         if now >= heard + timers.suspect_after and not link.suspect:
+            self._suspect(link, "silent", now)
+        if link.suspect and now >= link.move_at:
+            link.move_at = now + MOVE_AGAIN
             self._move_away(link, now)
-            self._suspect(link, "silent")
-        if now >= link.last_sent + timers.heartbeat:
+        if now >= link.last_sent + link.heartbeat:
             link.last_sent = now
             self._ping(link, now)
-            self._renew(link, now)
         when = transport.next_timeout()
         if when is not None and when <= now:
             transport.handle_timeout(now)
             self._events(link, now)
             self._mark(link)
+            if link.lost and now >= heard + MOVE_SILENCE and now >= link.moved_at + MOVE_PAUSE:
+                self._move_away(link, now)
         for ended in link.sessions.expire(now):
             self._sessions.pop(ended.local_index, None)
+        if now >= link.renew_at and link.alive:
+            link.renew_at = now + RENEW_CHECK
+            self._renew(link, now)
 
     def _renew(self, link: Link, now: float) -> None:
-        if link.attempt or now < link.retry_at or not self._usable(link.address):
+        session = link.sessions.current
+        if session is not None and session.left > 0 and not link.sessions.usable(now):
+            self._down(link, "keys are too old", now)
+        elif link.attempt or now < link.retry_at or not self._ports.usable(link.address):
             return
-        if link.sessions.rekey_due(now) or link.moves >= MOVES_PER_KEY:
-            link.attempt = self._handshake.initiate(PeerHint(link.address, link.name), now)
-        elif not link.sessions.usable(now):
-            self._down(link, "keys used up", now)
+        elif link.sessions.rekey_due(now) or link.advance > PATHS_PER_KEY // 2:
+            self._handshake_touched = True
+            self._calls.join(link, PeerHint(link.address, link.name), now)
 
-    # Ends
+    # Paths
 
-    def _suspect(self, link: Link, reason: str) -> None:
+    def _suspect(self, link: Link, reason: str, now: float) -> None:
         if not link.suspect:
             link.suspect = True
+            link.move_at = now
+            self._touched.append(link)
             self._upcalls.link_suspect(link, reason)
 
+    def _move(self, link: Link, address: Address, now: float, path: int | None = None) -> None:
+        link.move(address, self._ports.prefix(address), self._ports.mtu(address[0]), now, path)
+        self._ping(link, now)
+
     def _move_away(self, link: Link, now: float) -> bool:
-        """Go on over another interface through which this node was seen; False if there is none."""
-        if link.moves >= MOVES_PER_KEY:
+        """Go on at another address of the node, the one left longest ago; False if there is none."""
+        others = [address for address in self._calls.addresses(link.name) if address != link.address and self._ports.usable(address)]
+        if not others or not link.may_move():
             return False
-        for hint in self._hints.values():
-            if hint.name == link.name and hint.address != link.address and self._usable(hint.address):
-                link.move(hint.address, self._prefix(hint.address), self._ports[hint.address[0]].mtu, now)
-                self._ping(link, now)
-                return True
-        return False
+        self._move(link, min(others, key=lambda address: link.tried.get(address, 0.0)), now)
+        return True
+
+    # Ends
 
     def _down(self, link: Link, reason: str, now: float) -> None:
         if not link.alive:
@@ -476,46 +491,51 @@ class LinkMachine:
         link.alive = False
         if self.links.get(link.name) is link:
             del self.links[link.name]
-        if link.attempt:
-            self._handshake.abandon(link.attempt)
+        self._due.discard(link)
+        self._handshake_touched = True
+        self._calls.leave(link)
         for ended in link.sessions.close():
             self._sessions.pop(ended.local_index, None)
-        for hint in self._hints.values():
-            if hint.name == link.name:
-                hint.retry_at = min(hint.retry_at, now)
         self._upcalls.link_down(link, reason)
+        self._calls.lost(link.name, now)
 
-    def _flush_close(self, link: Link, now: float) -> None:
-        """Frames of a CLOSE that the transport wants to say, sealed while there are keys."""
+    def _last_word(self, link: Link, reason: str, copies: int, now: float) -> None:
+        """A CLOSE, sealed while there are keys."""
         session = link.sessions.current
-        if session is None or session.left <= 0 or link.path not in link.transport.paths():
-            return
-        number, packets = link.transport.transmit(link.path, now, 1)
-        if packets:
-            self._last_words += [(link.address[0], frame) for frame in session.seal(link.prefix, link.path, number, packets)]
+        for path, number, packet in link.transport.close(reason, now):
+            if session is not None and session.left > 0:
+                frames = session.seal(link.prefix, path, number, [packet])
+                self._last_words += [(link.address[0], frame) for frame in frames * copies]
 
     def drop(self, link: Link, reason: str, now: float) -> None:
         """End one link: tell the node, wipe the keys."""
-        if not link.alive:
-            return
-        final = link.transport.close(reason, now)
-        session = link.sessions.current
-        if session is not None and session.left > 0:
-            for path, number, packet in final:
-                frames = session.seal(link.prefix, path, number, [packet])
-                self._last_words += [(link.address[0], frame) for frame in frames * CLOSE_COPIES]
-        self._down(link, reason, now)
+        if link.alive:
+            self._last_word(link, reason, CLOSE_COPIES, now)
+            self._down(link, reason, now)
 
     def close(self, now: float) -> None:
         """Say goodbye to every node and end. One more `transmit` sends the last words."""
         if self._closed:
             return
+        self._calls.clear()
         for link in list(self.links.values()):
             self.drop(link, "left", now)
-        self._hints.clear()
+        self._calls.clear()
         self._dirty.clear()
+        self._touched.clear()
         self._closed = True
         self._sessions.clear()
 
 
-__all__ = ["Link", "LinkMachine", "LinkTimers", "Misuse", "Upcalls"]
+def _source(views: list[memoryview], offset: int, arrivals: Arrivals, number: int) -> bytes:
+    """From where the packet of that number came: one of the batch."""
+    wanted = (DATA, arrivals.path, arrivals.index, number)
+    for view in views:
+        if len(view) >= offset + DATA_HEADER.size:
+            kind, path, _, index, found = DATA_HEADER.unpack_from(view, offset)
+            if (kind, path, index, found) == wanted:
+                return bytes(view[6:12])
+    raise AssertionError("the packet is of this batch")
+
+
+__all__ = ["Link", "LinkMachine", "LinkTimers", "Upcalls"]

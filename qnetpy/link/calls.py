@@ -1,0 +1,255 @@
+"""Whom to call, and when again: addresses where nodes may be (hints), the handshake attempts under way, and who waits for which.
+
+An address is a *stranger's* until a node was authenticated there; then it is a *known* one's, and is remembered with the node's name.
+Anybody on the cable can announce strangers: they are bounded in number, in calls at a time, and called ever more rarely. A known
+address is called again within seconds, so that a healed network is noticed; within a minute once discovery has withdrawn it, since after
+a long partition no announcement may be under way on either side.
+
+One attempt may serve several callers (two addresses of one node; a link that renews its keys and a hint): it is abandoned when the last of
+them leaves.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+import attrs
+
+from qnetpy.link.deadlines import Deadlines
+from qnetpy.link.handshake import HandshakeMachine
+from qnetpy.link.outcome import Failed, PeerHint, Reason
+from qnetpy.link.wire import Address
+
+STRANGERS_MAX = 4096
+"""Addresses without a known node. Stops a flood of announcements from filling memory; the one not called for longest goes first."""
+CALLS_MAX = 256
+"""Strangers called at once. Stops the same flood from making us send and compute without end: about one frame a second and call."""
+ADDRESSES_MAX = 8
+"""Known addresses of one node. Stops a member that moves about from filling memory; the oldest goes first."""
+RETRY_SOON = 0.5
+"""Seconds from one call to the next at least, whatever the reason of it."""
+RETRY_FIRST = 2.0
+RETRY_KNOWN = 5.0
+RETRY_STRANGER = 60.0
+"""Seconds until an address is called again after nobody answered: at first, and at most for known ones and strangers. It doubles."""
+RETRY_REFUSED = 15.0
+"""The same after a refusal that only a person can change."""
+UNANSWERED = frozenset({Reason.NO_ANSWER, Reason.UNCONFIRMED, Reason.SUPERSEDED, Reason.BUSY})
+
+
+class Caller(Protocol):
+    """Who waits for an attempt: a hint or a link. `attempt` is its number, 0 while there is none."""
+
+    attempt: int
+
+
+@attrs.define(eq=False)
+class Hint:
+    """An address that may be a node's."""
+
+    address: Address
+    retry_at: float
+    attempt: int = 0
+    name: str = ""
+    """Of the node that was authenticated here."""
+    called_at: float = -RETRY_FIRST
+    unanswered: int = 0
+    """Calls in a row that nobody answered."""
+    told: Reason | None = None
+    """The refusal that people have heard of."""
+    withdrawn: bool = False
+    """Discovery does not announce it any more."""
+    counted: bool = False
+    """Its call is one of CALLS_MAX."""
+
+
+class Calls:
+    """See the head of this file. *usable*: is that address' interface up? *linked*: does a live link make a call to that hint needless?"""
+
+    def __init__(
+        self, handshake: HandshakeMachine, usable: Callable[[Address], bool], linked: Callable[[Hint], bool], counters: Counter[str]
+    ) -> None:
+        self._handshake = handshake
+        self._usable = usable
+        self._linked = linked
+        self._counters = counters
+        self._strangers: dict[Address, Hint] = {}
+        self._known: dict[Address, Hint] = {}
+        self._by_name: dict[str, dict[Address, Hint]] = {}
+        self._callers: dict[int, list[Caller]] = {}
+        self._due: Deadlines[Address] = Deadlines()
+        self._waiting: dict[Address, Hint] = {}
+        """Strangers to call when fewer calls are under way, longest first."""
+        self._calling = 0
+
+    def __len__(self) -> int:
+        return len(self._strangers) + len(self._known)
+
+    # Hints
+
+    def get(self, address: Address) -> Hint | None:
+        return self._known.get(address) or self._strangers.get(address)
+
+    def hint(self, address: Address, now: float) -> Hint:
+        """A node may be at *address*: call it, now if that is not too often."""
+        hint = self.get(address)
+        if hint is None:
+            if len(self._strangers) >= STRANGERS_MAX:
+                self._counters["hints_full"] += 1
+                self._forget(next((old for old in self._strangers.values() if not old.attempt), next(iter(self._strangers.values()))))
+            hint = self._strangers[address] = Hint(address, now)
+        hint.withdrawn = False
+        if hint.told is None:
+            self._sooner(hint, now)
+        self._call(hint, now)
+        return hint
+
+    def unhint(self, address: Address) -> None:
+        """Discovery withdrew *address*."""
+        hint = self.get(address)
+        if hint is not None and hint.name:
+            hint.withdrawn = True
+        elif hint is not None:
+            self._forget(hint)
+
+    def learned(self, address: Address, name: str, now: float) -> None:
+        """The node *name* was authenticated at *address*."""
+        hint = self.get(address)
+        if hint is None:
+            hint = Hint(address, now)
+        elif hint.name != name:
+            self._unname(hint)
+        self._strangers.pop(address, None)
+        self._waiting.pop(address, None)
+        hint.name, hint.told, hint.unanswered = name, None, 0
+        hint.retry_at = now + RETRY_FIRST
+        self._known[address] = hint
+        named = self._by_name.setdefault(name, {})
+        named.pop(address, None)
+        named[address] = hint
+        if len(named) > ADDRESSES_MAX:
+            self._forget(next(iter(named.values())))
+        self._due.discard(address)
+
+    def addresses(self, name: str) -> list[Address]:
+        """Where that node was authenticated, latest last."""
+        return list(self._by_name.get(name, ()))
+
+    def lost(self, name: str, now: float) -> None:
+        """There is no link to that node any more: call it everywhere."""
+        for hint in list(self._by_name.get(name, {}).values()):
+            self._sooner(hint, now)
+            self._call(hint, now)
+
+    def interface_up(self, interface: str, now: float) -> None:
+        for hint in [hint for hint in self._all() if hint.address[0] == interface]:
+            self._sooner(hint, now)
+            self._call(hint, now)
+
+    def interface_gone(self, interface: str) -> None:
+        for hint in [hint for hint in self._all() if hint.address[0] == interface]:
+            self._forget(hint)
+
+    def clear(self) -> None:
+        for hint in list(self._all()):
+            self._forget(hint)
+
+    def _all(self) -> Iterator[Hint]:
+        yield from self._known.values()
+        yield from self._strangers.values()
+
+    def _forget(self, hint: Hint) -> None:
+        self._unname(hint)
+        self._strangers.pop(hint.address, None)
+        self._waiting.pop(hint.address, None)
+        self._due.discard(hint.address)
+        self.leave(hint)
+
+    def _unname(self, hint: Hint) -> None:
+        self._known.pop(hint.address, None)
+        named = self._by_name.get(hint.name)
+        if named is not None:
+            named.pop(hint.address, None)
+            if not named:
+                del self._by_name[hint.name]
+        hint.name = ""
+
+    def _sooner(self, hint: Hint, now: float) -> None:
+        hint.retry_at = min(hint.retry_at, max(now, hint.called_at + RETRY_SOON))
+
+    # Calls
+
+    def _call(self, hint: Hint, now: float) -> None:
+        """Call the address if it is time and there is need; otherwise see to it that it is looked at again."""
+        if hint.attempt or hint.address in self._waiting or not self._usable(hint.address) or self._linked(hint):
+            # The end of the attempt or of the link, or the interface, brings it back.
+            self._due.discard(hint.address)
+        elif now < hint.retry_at:
+            self._due.set(hint.address, hint.retry_at)
+        elif not hint.name and self._calling >= CALLS_MAX:
+            self._waiting[hint.address] = hint
+        else:
+            hint.called_at = now
+            hint.counted = not hint.name
+            self._calling += hint.counted
+            self.join(hint, PeerHint(hint.address, hint.name), now)
+
+    def join(self, caller: Caller, whom: PeerHint, now: float) -> None:
+        """Begin a handshake for *caller*, or join the one to the same node."""
+        number = caller.attempt = self._handshake.initiate(whom, now)
+        self._callers.setdefault(number, []).append(caller)
+
+    def leave(self, caller: Caller) -> None:
+        """*caller* does not want its attempt any more."""
+        callers = self._callers.get(caller.attempt)
+        if callers is not None:
+            callers.remove(caller)
+            if not callers:
+                del self._callers[caller.attempt]
+                self._handshake.abandon(caller.attempt)
+            self._released(caller)
+        caller.attempt = 0
+
+    def ended(self, attempt: int) -> list[Caller]:
+        """The attempt has had its event: who waited for it, free again."""
+        callers = self._callers.pop(attempt, [])
+        for caller in callers:
+            self._released(caller)
+            caller.attempt = 0
+        return callers
+
+    def _released(self, caller: Caller) -> None:
+        if isinstance(caller, Hint) and caller.counted:
+            caller.counted = False
+            self._calling -= 1
+
+    def failed(self, hint: Hint, event: Failed, now: float) -> None:
+        """A call to that address came to nothing: when is the next one due?"""
+        if event.reason in UNANSWERED:
+            limit = RETRY_KNOWN if hint.name and not hint.withdrawn else RETRY_STRANGER
+            hint.retry_at = now + min(RETRY_FIRST * 2.0 ** min(hint.unanswered, 10), limit)
+            hint.unanswered += 1
+        else:
+            hint.retry_at = now + RETRY_REFUSED
+
+    # Time
+
+    def next_timeout(self) -> float | None:
+        return self._due.first()
+
+    def handle_timeout(self, now: float) -> None:
+        for address in self._due.due(now):
+            hint = self.get(address)
+            if hint is not None:
+                self._call(hint, now)
+
+    def resume(self, hints: list[Hint], now: float) -> None:
+        """After `ended`: look at these hints again, and give strangers that wait their turn."""
+        for hint in hints:
+            if self.get(hint.address) is hint:
+                self._call(hint, now)
+        while self._waiting and self._calling < CALLS_MAX:
+            hint = self._waiting.pop(next(iter(self._waiting)))
+            self._call(hint, now)
