@@ -42,7 +42,9 @@ SPIN_DEFAULT = 100e-6
 UNBLOCK_GRACE = 1.0
 """Seconds that an interrupted program (Ctrl-C) waits for the server to let go, before it stops caring."""
 
-_NOW = socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT
+_CLOEXEC = int(socket.MSG_CMSG_CLOEXEC)
+_DONTWAIT = int(socket.MSG_DONTWAIT)
+_NOW = _CLOEXEC | _DONTWAIT
 _ANCILLARY = socket.CMSG_SPACE(wire.DESCRIPTORS_MAX * 4)
 
 
@@ -380,11 +382,11 @@ class Client:
             while True:
                 try:
                     if ancillary:
-                        self._socket.sendmsg(datagram, ancillary, socket.MSG_DONTWAIT)
+                        self._socket.sendmsg(datagram, ancillary, _DONTWAIT)
                     elif size <= 16384:
-                        self._socket.send(b"".join(datagram), socket.MSG_DONTWAIT)
+                        self._socket.send(b"".join(datagram), _DONTWAIT)
                     else:
-                        self._socket.sendmsg(datagram, (), socket.MSG_DONTWAIT)
+                        self._socket.sendmsg(datagram, (), _DONTWAIT)
                     break
                 except BlockingIOError:
                     self._read_until_writable()
@@ -423,7 +425,7 @@ class Client:
                 if found is not None:
                     datagram, ancillary = found
                 elif timeout is None or self._poll.poll(timeout * 1000):
-                    datagram, ancillary, _, _ = receive(DATAGRAM_MAX, _ANCILLARY, socket.MSG_CMSG_CLOEXEC)
+                    datagram, ancillary, _, _ = receive(DATAGRAM_MAX, _ANCILLARY, _CLOEXEC)
                 else:
                     return None
         except BlockingIOError:

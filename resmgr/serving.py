@@ -16,6 +16,7 @@ from resmgr.channel import (
     ND_LOCAL,
     PRIORITY_DEFAULT,
     PRIORITY_MAX,
+    Channel,
     ClientInfo,
     Connection,
     Credentials,
@@ -54,9 +55,11 @@ class Limits:
 class Inlet:
     """A connection of a client on the other side to a channel that we serve or forward to."""
 
-    __slots__ = ("block", "connection", "number")
+    __slots__ = ("block", "channel", "connection", "number")
 
-    def __init__(self, number: int, block: wire.ConnectBlock, connection: Connection) -> None:
+    def __init__(self, number: int, block: wire.ConnectBlock, connection: Connection, channel: Channel | None) -> None:
+        self.channel = channel
+        """None: forwarded. A channel that dies takes its inlets along, so what is here is alive."""
         self.number = number
         self.block = block
         self.connection = connection
@@ -176,7 +179,12 @@ class ServingSide:
         self.incoming[txn] = message
         self.held += len(data)
         self.served += 1
-        message.pending = self._kernel.relay(inlet.connection, data, msglen, reply_len, priority, message, descriptors)
+        channel = inlet.channel
+        if channel is not None:
+            info = inlet.connection.info
+            message.pending = self._kernel.deliver(channel, info, data, msglen, reply_len, priority, message, descriptors)
+        else:
+            message.pending = self._kernel.relay(inlet.connection, data, msglen, reply_len, priority, message, descriptors)
         if self.link.closed and message.pending is not None:
             message.pending.unblock()
 
@@ -205,7 +213,7 @@ class ServingSide:
                 connection.close()
                 return remote
         connection.info = attrs.evolve(info, scoid=connection.coid)
-        inlet = Inlet(number, block, connection)
+        inlet = Inlet(number, block, connection, channel)
         connection.on_death = partial(self._channel_died, inlet)
         self.inlets[number] = inlet
         return inlet
@@ -275,9 +283,7 @@ class ServingSide:
         if status < 0:
             parts = ()
         elif parts:
-            total = 0
-            for part in parts:
-                total += len(part)
+            total = len(parts[0]) if len(parts) == 1 else sum(map(len, parts))
             if total > message.reply_len or total > wire.CHUNK_MAX:
                 whole = memoryview(parts[0] if len(parts) == 1 else b"".join(parts))[: message.reply_len]
                 self.push(message, wire.CHUNK_MAX, whole[wire.CHUNK_MAX :])
@@ -285,7 +291,7 @@ class ServingSide:
         inlet = message.inlet
         flags = wire.CONNECTED if self.inlets.get(inlet.number) is inlet else 0
         head = wire.REPLY_HEADER.pack(
-            wire.REPLY, flags, 0, 0 if carried is None else len(descriptors), message.txn, self._grant(inlet.connection), status
+            wire.REPLY, flags, 0, 0 if carried is None else len(descriptors), message.txn, self._grant(inlet), status
         )
         stream = message.txn << 2 | wire.STREAM_ANSWER
         if carried is not None and status >= 0:
@@ -293,13 +299,11 @@ class ServingSide:
         else:
             self._send(stream, (head, *parts), message.priority)
 
-    def _grant(self, connection: Connection) -> int:
+    def _grant(self, inlet: Inlet) -> int:
         """How much of a message the client may send unasked from now on."""
-        if connection.nd == ND_LOCAL:
-            channel = self._kernel.find_channel(connection.pid, connection.chid)
-            if channel is not None:
-                return min(channel.first_part, wire.CHUNK_MAX)
-        outlet = connection.remote_state
+        if inlet.channel is not None:
+            return min(inlet.channel.first_part, wire.CHUNK_MAX)
+        outlet = inlet.connection.remote_state
         return outlet.first_part if isinstance(outlet, Outlet) else FIRST_PART_DEFAULT
 
     def push(self, message: Incoming, offset: int, data: Buffer) -> None:

@@ -56,6 +56,9 @@ BACKLOG = 128
 _SO_PEERGROUPS = 59
 _UCRED = struct.Struct("iII")
 _ANCILLARY = socket.CMSG_SPACE(wire.DESCRIPTORS_MAX * 4)
+# As plain numbers: arithmetic on the enumeration costs as much as the system call.
+_CLOEXEC = int(socket.MSG_CMSG_CLOEXEC)
+_CUT = int(socket.MSG_TRUNC) | int(socket.MSG_CTRUNC)
 
 
 class OwnedDescriptors(tuple[int, ...]):
@@ -213,7 +216,7 @@ class UnixCarrier:
     def _readable(self) -> None:
         for _ in range(READS_PER_TURN):
             try:
-                datagram, ancillary, flags, _ = self._socket.recvmsg(DATAGRAM_MAX, _ANCILLARY, socket.MSG_CMSG_CLOEXEC)
+                datagram, ancillary, flags, _ = self._socket.recvmsg(DATAGRAM_MAX, _ANCILLARY, _CLOEXEC)
             except BlockingIOError:
                 self._more_likely = False
                 return
@@ -226,7 +229,7 @@ class UnixCarrier:
                 self._down("closed")
                 return
             self.reads += 1
-            if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+            if flags & _CUT:
                 self._down("datagram too large")
                 return
             try:

@@ -1,0 +1,123 @@
+"""Round trip of a small message between a program and a server in its node's daemon, over the local socket, beside a plain echo.
+
+    python bench/messages.py [rounds]
+
+Both ends on one core, then on two; with and without looking before sleeping (docs/decisions/dispatch-waiting.md). Per round trip also the
+processor time of either end, which a busy machine disturbs less than the latency.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import trio
+
+from resmgr.channel import Kernel
+from resmgr.client import Client
+from resmgr.runner import SPIN_DEFAULT, open_dispatch
+from resmgr.transport.unix import UnixServer
+
+SIZE = 64
+WARM_UP = 300
+CHID = 50
+
+
+def child(core: int, work: Callable[[], None]) -> int:
+    """Run *work* in a new process on *core*; it is ended with `end`."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.sched_setaffinity(0, {core})
+            work()
+        finally:
+            os._exit(0)
+    return pid
+
+
+def end(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+
+
+def processor_time(pid: int | str) -> float:
+    """Microseconds on a processor."""
+    return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e3
+
+
+def measure(what: str, pid: int, rounds: int, turn: Callable[[], object]) -> None:
+    for _ in range(WARM_UP):
+        turn()
+    took: list[float] = []
+    ours, theirs = processor_time("self"), processor_time(pid)
+    for _ in range(rounds):
+        began = time.perf_counter()
+        turn()
+        took.append((time.perf_counter() - began) * 1e6)
+    ours, theirs = (processor_time("self") - ours) / rounds, (processor_time(pid) - theirs) / rounds
+    took.sort()
+    p50, p99 = took[rounds // 2], took[rounds * 99 // 100]
+    print(f"{what:44} p50 {p50:7.1f}  p99 {p99:7.1f}  processor: program {ours:5.1f}  server {theirs:5.1f} µs", flush=True)
+
+
+def plain(core: int, name: str, rounds: int) -> None:
+    left, right = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
+    def echo() -> None:
+        left.close()
+        while data := right.recv(SIZE):
+            right.send(data)
+
+    pid = child(core, echo)
+    right.close()
+    body = bytes(SIZE)
+    measure(f"{name}, plain blocking echo", pid, rounds, lambda: (left.send(body), left.recv(SIZE)))
+    left.close()
+    end(pid)
+
+
+def daemon(path: Path, spin: float) -> None:
+    async def main() -> None:
+        async with open_dispatch(spin=spin) as dispatch:
+            kernel = Kernel(dispatch, "bench")
+            kernel.channel(lambda message: message.reply(0, message.data), chid=CHID)
+            UnixServer(dispatch, kernel, path)
+            await trio.sleep_forever()
+
+    trio.run(main)
+
+
+def ours(folder: Path, core: int, name: str, server_spin: float, client_spin: float, rounds: int) -> None:
+    path = folder / "socket"
+    path.unlink(missing_ok=True)
+    pid = child(core, lambda: daemon(path, server_spin))
+    while not path.exists():
+        time.sleep(0.01)
+    looks = {(False, False): "nobody looks", (True, False): "daemon looks", (True, True): "both look"}
+    with Client(path, spin=client_spin) as client:
+        connection = client.connect(0, 1, CHID)
+        body = bytes(SIZE)
+        what = f"{name}, {looks[bool(server_spin), bool(client_spin)]}"
+        measure(what, pid, rounds, lambda: connection.send(body, reply_len=SIZE))
+    end(pid)
+
+
+def main() -> None:
+    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 4000
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {cores[0]})
+    with tempfile.TemporaryDirectory() as folder:
+        for name, core in (("one core", cores[0]), ("two cores", cores[-1])):
+            plain(core, name, rounds)
+            for server_spin, client_spin in ((0.0, 0.0), (SPIN_DEFAULT, 0.0), (SPIN_DEFAULT, SPIN_DEFAULT)):
+                ours(Path(folder), core, name, server_spin, client_spin, rounds)
+
+
+if __name__ == "__main__":
+    main()
