@@ -45,7 +45,7 @@ from resmgr.procmgr.message import (
 )
 
 SCRIPT = b"""case $1 in *t*) exec 0<>/proc/self/fd/0 1>&0 2>&0;; esac
-cd -- "$2" || case $1 in *h*) cd /;; *) exit 126;; esac
+case $1 in *h*) cd -- "$2" 2>/dev/null || cd /;; *) cd -- "$2" || exit 126;; esac
 shift 2
 exec "$@"
 """

@@ -1,0 +1,294 @@
+"""The programs of `qnet bench` that run on a node: clients print one JSON object, servers print `ready` and serve until they are killed.
+
+    python bench/probe.py [--cpu N] VERB ...
+
+One process per measurement, so that nothing of one is warm in the next but what the node itself keeps.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import json
+import os
+import random
+import socket
+import sys
+import time
+from collections.abc import Callable
+
+SIZE = 64
+WARM_UP = 300
+PORT = 7100
+NAME = "bench"
+BLOCK = 1 << 20
+UNKNOWN_REQUEST = b"\xff\xff" + bytes(SIZE - 2)
+"""To the far process manager: a type it does not know. It is looked up and answered ENOSYS: the shortest way through a daemon and back."""
+
+
+def say(**facts: object) -> None:
+    print(json.dumps(facts), flush=True)
+
+
+def round_trips(once: Callable[[], None], count: int) -> None:
+    """p50 and p99 of *count* calls in µs, after a warm-up."""
+    for _ in range(WARM_UP):
+        once()
+    clock = time.perf_counter_ns
+    took = []
+    for _ in range(count):
+        begin = clock()
+        once()
+        took.append(clock() - begin)
+    took.sort()
+    say(p50=took[count // 2] / 1e3, p99=took[count * 99 // 100] / 1e3)
+
+
+def serve_tcp() -> None:
+    server = socket.create_server(("", PORT))
+    print("ready", flush=True)
+    while True:
+        connection, _ = server.accept()
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        while data := connection.recv(SIZE):
+            connection.sendall(data)
+
+
+def tcp(host: str, count: int) -> None:
+    connection = socket.create_connection((host, PORT))
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    data = bytes(SIZE)
+
+    def once() -> None:
+        connection.sendall(data)
+        connection.recv(SIZE)
+
+    round_trips(once, count)
+
+
+def serve_zmq() -> None:
+    import zmq
+
+    server = zmq.Context().socket(zmq.REP)
+    server.bind(f"tcp://*:{PORT + 1}")
+    print("ready", flush=True)
+    while True:
+        server.send(server.recv())
+
+
+def zmq_req(host: str, count: int) -> None:
+    import zmq
+
+    client = zmq.Context().socket(zmq.REQ)
+    client.connect(f"tcp://{host}:{PORT + 1}")
+    data = bytes(SIZE)
+
+    def once() -> None:
+        client.send(data)
+        client.recv()
+
+    round_trips(once, count)
+    client.close(0)
+
+
+def run_socket() -> str:
+    return os.path.join(os.environ.get("QNET_RUN_DIR") or "/run/qnet", "socket")
+
+
+def serve_name() -> None:
+    from resmgr.client import Client
+    from resmgr.names.client import name_attach
+    from resmgr.server import Pulse
+
+    with Client(run_socket()) as client, name_attach(client, NAME) as server:
+        print("ready", flush=True)
+        while True:
+            message = server.channel.receive()
+            if message is not None and not isinstance(message, Pulse):
+                message.reply(0, message.data)
+
+
+def name(node: str, count: int) -> None:
+    from resmgr.client import Client
+    from resmgr.names.client import name_open
+
+    with Client(run_socket()) as client:
+        connection = name_open(client, NAME, node=node)
+        data = bytes(SIZE)
+
+        def once() -> None:
+            connection.send(data, reply_len=SIZE)
+
+        round_trips(once, count)
+
+
+def daemon(node: str, count: int) -> None:
+    from resmgr.client import Client
+    from resmgr.errors import ResmgrError
+    from resmgr.ids import CHID_PROCMGR, PID_SYSTEM
+    from resmgr.procmgr.client import node_descriptor
+
+    with Client(run_socket()) as client:
+        connection = client.connect(node_descriptor(client, node), PID_SYSTEM, CHID_PROCMGR)
+
+        def once() -> None:
+            try:
+                connection.send(UNKNOWN_REQUEST, reply_len=SIZE)
+            except ResmgrError as error:
+                if error.errno != errno.ENOSYS:
+                    raise
+
+        round_trips(once, count)
+
+
+def write(path: str, size: int) -> None:
+    """Sequential, until close returns."""
+    data = random.Random(1).randbytes(BLOCK)
+    begin = time.perf_counter()
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    left = size
+    while left:
+        left -= os.write(fd, data[:left] if left < BLOCK else data)
+    os.close(fd)
+    took = time.perf_counter() - begin
+    found = os.stat(path).st_size
+    if found != size:
+        raise SystemExit(f"{path}: {found} bytes instead of {size}")
+    say(seconds=took, rate=size / took / 1e6)
+
+
+def read(path: str, size: int) -> None:
+    """Sequential, with nothing of the file in this node's page cache."""
+    buffer = bytearray(BLOCK)
+    fd = os.open(path, os.O_RDONLY)
+    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    begin = time.perf_counter()
+    total = 0
+    while count := os.readv(fd, [buffer]):
+        total += count
+    took = time.perf_counter() - begin
+    os.close(fd)
+    if total != size:
+        raise SystemExit(f"{path}: {total} bytes instead of {size}")
+    say(seconds=took, rate=total / took / 1e6)
+
+
+def small_files(folder: str, count: int) -> list[str]:
+    """Paths of that many files in a tree that `make_tree` made, known without listing it: nothing is looked up in advance."""
+    return [f"{folder}/d{number % 100:02d}/f{number // 100:03d}" for number in range(count)]
+
+
+def stat(folder: str, count: int) -> None:
+    """Each file for the first time; the directories are known already."""
+    paths = small_files(folder, count + 100)
+    for path in paths[-100:]:
+        os.stat(path)
+    spread(lambda path: os.stat(path), paths[:count])
+
+
+def small(folder: str, count: int) -> None:
+    """open, read and close of files of 1 KiB, each for the first time."""
+    paths = small_files(folder, count + 100)
+    for path in paths[-100:]:
+        open_read_close(path)
+    spread(open_read_close, paths[:count])
+
+
+def open_read_close(path: str) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    if len(os.read(fd, 4096)) != 1024:
+        raise SystemExit(f"{path}: not 1 KiB")
+    os.close(fd)
+
+
+def spread(call: Callable[[str], object], paths: list[str]) -> None:
+    clock = time.perf_counter_ns
+    took = []
+    for path in paths:
+        begin = clock()
+        call(path)
+        took.append(clock() - begin)
+    took.sort()
+    say(p50=took[len(took) // 2] / 1e3, p99=took[len(took) * 99 // 100] / 1e3)
+
+
+def find(folder: str, count: int) -> None:
+    """What `find FOLDER -type f -size +0` does: list every directory, stat every file."""
+    begin = time.perf_counter()
+    found = 0
+    for parent, folders, files in os.walk(folder):
+        for entry in files:
+            found += os.lstat(f"{parent}/{entry}").st_size > 0
+        folders.sort()
+    took = time.perf_counter() - begin
+    if found != count:
+        raise SystemExit(f"{folder}: {found} files instead of {count}")
+    say(seconds=took)
+
+
+def make_tree(folder: str, count: int) -> None:
+    """*count* files of 1 KiB in 100 directories."""
+    for number in range(100):
+        os.makedirs(f"{folder}/d{number:02d}")
+    data = bytes(1024)
+    for path in small_files(folder, count):
+        with open(path, "wb") as file:
+            file.write(data)
+
+
+def usage() -> None:
+    """Processor seconds and context switches of every process of the node, its threads included: {pid: [command, seconds, switches]}."""
+    ticks = os.sysconf("SC_CLK_TCK")
+    found: dict[str, tuple[str, float, int]] = {}
+    for pid in os.listdir("/proc"):
+        if not pid.isdecimal() or int(pid) == os.getpid():
+            continue
+        try:
+            with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
+                text = file.read()
+            fields = text.rpartition(")")[2].split()
+            switches = 0
+            for thread in os.listdir(f"/proc/{pid}/task"):
+                with open(f"/proc/{pid}/task/{thread}/status", encoding="ascii", errors="replace") as file:
+                    switches += sum(int(line.split()[1]) for line in file if "ctxt_switches" in line)
+        except OSError:
+            continue
+        found[pid] = (text[text.index("(") + 1 : text.rindex(")")], (int(fields[11]) + int(fields[12])) / ticks, switches)
+    say(processes=found)
+
+
+CLIENTS: dict[str, Callable[[str, int], None]] = {
+    "tcp": tcp,
+    "zmq": zmq_req,
+    "name": name,
+    "daemon": daemon,
+    "write": write,
+    "read": read,
+    "stat": stat,
+    "small": small,
+    "find": find,
+    "make-tree": make_tree,
+}
+SERVERS: dict[str, Callable[[], None]] = {"serve-tcp": serve_tcp, "serve-zmq": serve_zmq, "serve-name": serve_name, "usage": usage}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--cpu", type=int)
+    parser.add_argument("verb", choices=[*CLIENTS, *SERVERS])
+    parser.add_argument("where", nargs="?", default="")
+    parser.add_argument("count", nargs="?", type=int, default=0)
+    args = parser.parse_args()
+    if args.cpu is not None:
+        os.sched_setaffinity(0, {args.cpu})
+    try:
+        if args.verb in SERVERS:
+            SERVERS[args.verb]()
+        else:
+            CLIENTS[args.verb](args.where, args.count)
+    except OSError as error:
+        sys.exit(f"{args.verb} {args.where}: {error}")
+
+
+if __name__ == "__main__":
+    main()

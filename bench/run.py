@@ -1,0 +1,311 @@
+"""`make bench`: our figures beside those of what people use instead, from the same run on the same wire, as ratios.
+
+Two nodes (namespaces) with one veth pair between them, offloads off, so that frames of the MTU's size cross. Peers run on the same two
+nodes over the same pair: a blocking TCP ping-pong in Python and pyzmq REQ/REP for messages, both in clear text; sshfs with aes128-gcm for
+files. Ours is encrypted always. Each figure is the median of several runs that take turns with the peer's.
+
+Placement. `one core`: both programs and both daemons on CPU 0; steady, ranks by the work that is done. `split`: one node on CPU 0, the
+other on CPU 1; what waking a sleeping process on another core costs dominates it, and varies from machine to machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TypedDict
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import peers
+
+from qnetpy.cluster.handle import Cluster, running
+from qnetpy.cluster.harness import ClusterError
+
+PROBE = str(Path(__file__).with_name("probe.py"))
+CLIENT, SERVER = "n1", "n2"
+SIZE = 256 << 20
+FILES = 10_000
+STATS = 2_000
+MTUS = (1500, 9000)
+TOPOLOGY = """
+title = "bench"
+[links.wire]
+kind = "veth"
+mtu = {mtu}
+[config.access.spawn]
+nodes = ["*"]
+[[config.access.exports]]
+path = "/tmp"
+verbs = ["read", "write"]
+[nodes.n1]
+[nodes.n2]
+"""
+REMOTE, MOUNT = f"/net/{SERVER}/tmp/bench", "/tmp/bench-mount"
+
+
+class Result(TypedDict):
+    """One line of the table. `ratio` is ours to the peer's, so that above 1 is better for rates and worse for times."""
+
+    what: str
+    mtu: int
+    placement: str
+    unit: str
+    peer: str
+    ours: float
+    ours_p99: float | None
+    theirs: float
+    theirs_p99: float | None
+    ratio: float
+    target: str
+    met: bool | None
+    ours_usage: dict[str, float]
+    theirs_usage: dict[str, float]
+
+
+class Figures(TypedDict, total=False):
+    """What a probe prints."""
+
+    p50: float
+    p99: float
+    seconds: float
+    rate: float
+
+
+Measured = tuple[Figures, dict[str, float]]
+
+
+class Bench:
+    """Measures on one running cluster."""
+
+    def __init__(self, cluster: Cluster, mtu: int, runs: int, report: Callable[[Result], None]) -> None:
+        self.cluster = cluster
+        self.mtu = mtu
+        self.runs = runs
+        self.report = report
+        self.cpus = {CLIENT: 0, SERVER: 0}
+        self.placement = "one core"
+
+    def place(self, placement: str) -> None:
+        """Pin the daemons, all their threads, and whatever is started from now on."""
+        self.placement = placement
+        self.cpus = {CLIENT: 0, SERVER: 0 if placement == "one core" or (os.cpu_count() or 1) < 2 else 1}
+        for node, cpu in self.cpus.items():
+            self.cluster.run(node, "sh", "-c", f"taskset -a -p -c {cpu} $(cat /run/qnet/lock) >/dev/null")
+
+    def probe(self, node: str, *words: str, seconds: float = 120.0) -> Figures:
+        figures: Figures = json.loads(self.cluster.run(node, *self.command(node, *words), seconds=seconds).stdout)
+        return figures
+
+    def command(self, node: str, *words: str) -> list[str]:
+        return [sys.executable, PROBE, "--cpu", str(self.cpus[node]), *words]
+
+    @contextlib.contextmanager
+    def server(self, verb: str) -> Iterator[None]:
+        with self.cluster.running(SERVER, *self.command(SERVER, verb)) as process:
+            assert process.stdout is not None
+            if process.stdout.readline() != b"ready\n":
+                process.kill()
+                raise SystemExit(f"bench: {verb}: {process.communicate()[1].decode(errors='replace').strip()}")
+            yield
+
+    def usage(self) -> dict[tuple[str, str], tuple[str, float, int]]:
+        found = {}
+        for node in (CLIENT, SERVER):
+            text = self.cluster.run(node, sys.executable, PROBE, "usage").stdout
+            for pid, (command, seconds, switches) in json.loads(text)["processes"].items():
+                found[node, pid] = (command, seconds, switches)
+        return found
+
+    def measured(self, node: str, *words: str) -> Measured:
+        """A probe's figures, and what the long-running processes of both nodes used meanwhile."""
+        before = self.usage()
+        figures = self.probe(node, *words)
+        seconds = switches = 0.0
+        for key, (_, used, switched) in self.usage().items():
+            if key in before:
+                seconds += used - before[key][1]
+                switches += switched - before[key][2]
+        return figures, {"cpu_seconds": round(seconds, 3), "context_switches": switches}
+
+    def compare(
+        self,
+        what: str,
+        peer: str,
+        ours: Callable[[int], Measured],
+        theirs: Callable[[int], Measured],
+        field: str,
+        unit: str,
+        target: tuple[str, float] | None = None,
+    ) -> None:
+        """Run both in turn and report medians, with the last run's use of the machine. *target*: `<=` or `>=` and the ratio."""
+        found: dict[str, list[Figures]] = {"ours": [], "theirs": []}
+        used: dict[str, dict[str, float]] = {}
+        for number in range(self.runs):
+            for side, call in (("ours", ours), ("theirs", theirs)):
+                figures, used[side] = call(number)
+                found[side].append(figures)
+
+        def median(side: str, name: str) -> float | None:
+            values = [float(figures[name]) for figures in found[side] if name in figures]  # type: ignore[literal-required]
+            return statistics.median(values) if values else None
+
+        our, their = median("ours", field), median("theirs", field)
+        assert our is not None
+        assert their is not None
+        ratio = our / their
+        met = None if target is None else ratio <= target[1] if target[0] == "<=" else ratio >= target[1]
+        self.report(
+            Result(
+                what=what,
+                mtu=self.mtu,
+                placement=self.placement,
+                unit=unit,
+                peer=peer,
+                ours=our,
+                ours_p99=median("ours", "p99"),
+                theirs=their,
+                theirs_p99=median("theirs", "p99"),
+                ratio=ratio,
+                target="" if target is None else f"{target[0]} {target[1]:g}",
+                met=met,
+                ours_usage=used["ours"],
+                theirs_usage=used["theirs"],
+            )
+        )
+
+    def messages(self, count: int) -> None:
+        address = self.cluster.address(SERVER)
+        for placement in ("one core", "split"):
+            self.place(placement)
+            with self.server("serve-tcp"), self.server("serve-zmq"), self.server("serve-name"):
+
+                def probe(verb: str, where: str) -> Callable[[int], Measured]:
+                    return lambda _: self.measured(CLIENT, verb, where, str(count))
+
+                for what, verb, target in (
+                    ("message 64 B, to the far daemon", "daemon", ("<=", 2.0)),
+                    ("message 64 B, to a far program", "name", None),
+                ):
+                    self.compare(what, "pyzmq", probe(verb, SERVER), probe("zmq", address), "p50", "us", target)
+                    self.compare(what, "TCP", probe(verb, SERVER), probe("tcp", address), "p50", "us")
+
+    def files(self) -> None:
+        run, cluster = self.cluster.run, self.cluster
+        run(SERVER, "sh", "-c", "mkdir -p /tmp/bench; chmod 777 /tmp/bench")
+        for number in range(3 * self.runs):
+            self.probe_quiet(SERVER, "make-tree", f"/tmp/bench/tree{number}", str(FILES if number >= 2 * self.runs else STATS + 100))
+        self.place("split")
+        with peers.sshd(cluster, CLIENT, SERVER):
+            run(SERVER, "sh", "-c", f"for p in $(pgrep -x sshd); do taskset -a -p -c {self.cpus[SERVER]} $p >/dev/null; done")
+
+            def theirs(verb: str, name: str, amount: int) -> Measured:
+                with peers.sshfs(cluster, CLIENT, SERVER, "/tmp/bench", MOUNT, self.cpus[CLIENT]):
+                    return self.measured(CLIENT, verb, f"{MOUNT}/{name}", str(amount))
+
+            def ours(verb: str, name: str, amount: int) -> Measured:
+                return self.measured(CLIENT, verb, f"{REMOTE}/{name}", str(amount))
+
+            for verb, what, amount, field, unit, target in (
+                ("write", "write 256 MiB", SIZE, "rate", "MB/s", (">=", 1.0) if self.mtu >= 9000 else None),
+                ("read", "read 256 MiB", SIZE, "rate", "MB/s", (">=", 1.0 if self.mtu >= 9000 else 0.5)),
+                ("stat", "stat, first time", STATS, "p50", "us", ("<=", 1.0)),
+                ("small", "open, read, close of 1 KiB", STATS, "p50", "us", ("<=", 1.0)),
+                ("find", "find over 10,000 files", FILES, "seconds", "s", None),
+            ):
+                # Every run has a tree that neither has touched; both see it, so what the far node's caches hold is the same.
+                base = {"stat": 0, "small": self.runs, "find": 2 * self.runs}.get(verb)
+
+                def name(number: int, side: str, base: int | None = base) -> str:
+                    return f"data-{side}" if base is None else f"tree{base + number}"
+
+                self.compare(
+                    what,
+                    "sshfs",
+                    lambda number, verb=verb, amount=amount, name=name: ours(verb, name(number, "ours"), amount),  # type: ignore[misc]
+                    lambda number, verb=verb, amount=amount, name=name: theirs(verb, name(number, "theirs"), amount),  # type: ignore[misc]
+                    field,
+                    unit,
+                    target,
+                )
+
+    def probe_quiet(self, node: str, *words: str) -> None:
+        self.cluster.run(node, sys.executable, PROBE, *words, seconds=60)
+
+
+def until_found(cluster: Cluster, seconds: float = 15.0) -> None:
+    end = time.monotonic() + seconds
+    while SERVER not in cluster.run(CLIENT, "ls", "/net", check=False).stdout.split():
+        if time.monotonic() > end:
+            raise SystemExit(f"bench: {CLIENT} did not find {SERVER} within {seconds:g} s")
+        time.sleep(0.05)
+
+
+HEADER = ("what", "MTU", "placement", "ours", "p99", "peer", "theirs", "p99", "ratio", "target", "CPU s", "switches", "CPU s", "switches")
+
+
+def row(result: Result) -> list[str]:
+    def number(value: float | None) -> str:
+        return "" if value is None else f"{value:.3g}" if value < 100 else f"{value:.0f}"
+
+    mark = {None: "", True: f"{result['target']} met", False: f"{result['target']} MISSED"}[result["met"]]
+    cells = [
+        result["what"],
+        str(result["mtu"]),
+        result["placement"],
+        f"{number(result['ours'])} {result['unit']}",
+        number(result["ours_p99"]),
+    ]
+    cells += [result["peer"], f"{number(result['theirs'])} {result['unit']}", number(result["theirs_p99"]), f"{result['ratio']:.2f}", mark]
+    for used in (result["ours_usage"], result["theirs_usage"]):
+        cells += [f"{used['cpu_seconds']:.2f}", f"{used['context_switches']:.0f}"]
+    return cells
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="qnet bench", description="our figures beside the peers', from the same run")
+    parser.add_argument("--json", action="store_true", help="all figures as JSON")
+    parser.add_argument("--only", choices=("messages", "files"), help="only this part")
+    parser.add_argument("--mtu", type=int, action="append", help="only at this MTU; may be repeated (default: 1500 and 9000)")
+    parser.add_argument("--runs", type=int, default=3, metavar="N", help="runs of each measurement, of which the median counts")
+    parser.add_argument("--count", type=int, default=3000, metavar="N", help="round trips per run")
+    args = parser.parse_args(argv)
+    if args.only != "messages" and (packages := peers.missing()):
+        print(f"qnet bench: the peers are missing; try: apt-get install {packages}, or --only messages", file=sys.stderr)
+        return 1
+    results: list[Result] = []
+
+    def report(result: Result) -> None:
+        results.append(result)
+        print("  ".join(cell for cell in row(result)[:10] if cell), file=sys.stderr, flush=True)
+
+    try:
+        for mtu in args.mtu or MTUS:
+            with running(TOPOLOGY.format(mtu=mtu)) as cluster:
+                until_found(cluster)
+                bench = Bench(cluster, mtu, args.runs, report)
+                if args.only != "files":
+                    bench.messages(args.count)
+                if args.only != "messages":
+                    bench.files()
+    except (ClusterError, AssertionError) as error:
+        print(f"qnet bench: {error}", file=sys.stderr)
+        return 1
+    if args.json:
+        print(json.dumps(results, indent=2))
+    else:
+        from qnetpy.cli.output import table
+
+        print("CPU s and switches: processor seconds and context switches of the daemons (and servers) of both nodes, ours then theirs\n")
+        print(table([row(result) for result in results], HEADER))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
