@@ -648,6 +648,73 @@ def test_an_initiation_with_its_cookie_counts_once(make: Make, wire: Wire) -> No
     assert b.machine.counters["replayed_initiation"] == 1
 
 
+def test_what_is_old_is_known_without_remembering_each_frame(make: Make, wire: Wire) -> None:
+    """The sequence in the INITIATION tells, when the list of those seen has overflowed."""
+    a, b = make("a", A), make("b", B)
+    for _ in range(3):
+        a.call(B, "b")
+        wire.run(wire.now + 0.2)
+    record = sent(wire, w.INITIATION)
+    b.machine._responder._seen.clear()
+    wire.run(30.0)
+    wire.log.clear()
+    for frame in record:
+        wire.inject(A, B, frame)
+    wire.run(wire.now + 0.1)
+    assert b.machine.half_open == 0
+    assert spoken(wire) == []
+    assert b.machine.counters["replayed_initiation"] == len(record)
+
+
+def test_a_frame_of_an_earlier_boot_is_a_strangers(make: Make, wire: Wire) -> None:
+    """Recorded before it could arrive, from an address where a node is known by now."""
+    early, b = make("a", A), make("b", B)
+    early.machine.initiate(PeerHint(B, "b"), 0.0)
+    ((_, frame),) = early.machine.transmit()
+    a = make("a", A)
+    a.call(B, "b")
+    wire.run(1.0)
+    wire.log.clear()
+    wire.inject(A, B, frame)
+    wire.run(2.0)
+    assert b.machine.half_open == 0
+    assert spoken(wire) == [(B, "cookie")]
+    assert agreed(a, b)
+
+
+def test_copies_of_a_cookie_do_not_make_us_send(make: Make, wire: Wire) -> None:
+    a, _ = make("a", A), make("b", B)
+    a.call(B, "b")
+    while len(sent(wire, w.INITIATION)) < 2:
+        wire.run(wire.now + 0.00005)
+    del wire.callers[B]
+    for _ in range(20):
+        a.machine.receive(sent(wire, w.COOKIE)[0], B, wire.now)
+    assert a.machine.transmit() == []
+    assert a.machine.counters["duplicate"] == 20
+
+
+def test_when_both_call_by_name_one_does_not_answer(make: Make, wire: Wire) -> None:
+    a, b = make("a", A), make("b", B)
+    a.call(B, "b")
+    b.call(A, "a")
+    wire.run(1.0)
+    assert len(sent(wire, w.RESPONSE)) == 1
+    assert a.machine.counters["crossed"] >= 1
+    assert a.established()[0].role is Role.INITIATOR
+    assert agreed(a, b)
+
+
+def test_the_call_that_counts_finds_the_peer_where_it_calls_from(make: Make, wire: Wire) -> None:
+    """a's address for b is out of date, and a's call is the one that counts."""
+    a, b = make("a", A), make("b", B)
+    a.call(C, "b")
+    b.call(A, "a")
+    wire.run(0.1)
+    assert agreed(a, b)
+    assert a.established()[0].address == B
+
+
 def test_an_initiation_does_not_work_at_another_node(make: Make, wire: Wire) -> None:
     a, b, c = make("a", A), make("b", B), make("c", C)
     a.call(B, "b")
