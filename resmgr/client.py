@@ -165,39 +165,45 @@ class Send:
 
 
 class _Waiting:
-    """Chooses between looking and sleeping by what round trips took lately."""
+    """Chooses between looking and sleeping by what round trips took.
 
-    EXPLORE_EVERY = 64
-    EXPLORE_FOR = 3
-    WEIGHT = 0.2
+    Now and then a few waits of either kind are timed, and the kind with the shortest one is kept to: the shortest, since everything else
+    that happens on the machine only makes waits longer. While the answer stays the same the question is asked less often.
+    """
 
-    __slots__ = ("_average", "_count", "_tried")
+    SAMPLES = 4
+    CYCLE_MIN = 64
+    CYCLE_MAX = 1024
+
+    __slots__ = ("_best", "_count", "_cycle", "_shortest", "timing")
 
     def __init__(self) -> None:
-        self._average = [0.0, 0.0]
-        self._tried = [0, 0]
+        self._best = True
         self._count = 0
+        self._cycle = self.CYCLE_MIN
+        self._shortest = [1e9, 1e9]
+        self.timing = False
+        """Whether `took` wants to know."""
 
     def look(self) -> bool:
         """Whether the next wait should look before it sleeps."""
         self._count += 1
-        phase = self._count % self.EXPLORE_EVERY
-        if not self._tried[1]:
-            return True
-        if not self._tried[0]:
-            return False
-        better = self._average[1] <= self._average[0]
-        return not better if phase < self.EXPLORE_FOR else better
+        if self._count > 2 * self.SAMPLES:
+            self.timing = False
+            if self._count >= self._cycle:
+                self._count = 0
+            return self._best
+        self.timing = True
+        return self._best == (self._count > self.SAMPLES)
 
     def took(self, looked: bool, seconds: float) -> None:
-        average = self._average
-        if self._tried[looked]:
-            # One slow answer is the server's, not the way of waiting: it counts no more than double.
-            seconds = min(seconds, 2 * average[looked])
-            average[looked] += self.WEIGHT * (seconds - average[looked])
-        else:
-            average[looked] = seconds
-            self._tried[looked] = 1
+        shortest = self._shortest
+        shortest[looked] = min(shortest[looked], seconds)
+        if self._count == 2 * self.SAMPLES:
+            best = shortest[True] < shortest[False]
+            self._cycle = min(2 * self._cycle, self.CYCLE_MAX) if best == self._best else self.CYCLE_MIN
+            self._best = best
+            self._shortest = [1e9, 1e9]
 
 
 class Client:
@@ -432,7 +438,7 @@ class Client:
             return None
         except OSError:
             datagram, ancillary = b"", []
-        if began and self.spin:
+        if began and self._waiting.timing:
             self._waiting.took(looked, time.monotonic() - began)
         if not datagram:
             self._lost()

@@ -6,6 +6,7 @@ import errno
 import gc
 import os
 import random
+import select
 import socket
 import stat
 import struct
@@ -353,7 +354,9 @@ async def test_a_client_that_dies_at_each_step_leaves_nothing(tmp_path: Path, st
         assert channel.held == {}
 
 
-async def test_a_server_process_that_dies_frees_its_clients(tmp_path: Path) -> None:
+@pytest.mark.parametrize("step", range(4))
+async def test_a_server_process_that_dies_at_each_step_frees_its_clients(tmp_path: Path, step: int) -> None:
+    """Killed with the message unread, read, pulled from, and half answered."""
     async with node(tmp_path) as here, open_process(here.path) as client:
         reader, writer = os.pipe()
         pid = os.fork()
@@ -361,8 +364,20 @@ async def test_a_server_process_that_dies_frees_its_clients(tmp_path: Path) -> N
             sock = raw(here.path)
             hello = Assembler().feed(sock.recv(1000))[0]
             os.write(writer, bytes(hello))
-            sock.recv(10_000)
-            os._exit(1)
+            if step >= 1:
+                txn = wire.parse_send(Assembler().feed(sock.recv(DATAGRAM_MAX))[0])[3]
+            else:
+                while not select.select([sock], [], [], 1)[0]:
+                    pass
+            if step >= 2:
+                message = wire.READ_HEADER.pack(wire.READ, 0, 0, 0, txn, 1, 10_000, 20_000)
+                sock.send(LENGTH.pack(len(message)) + message)
+                sock.recv(DATAGRAM_MAX)
+            if step >= 3:
+                message = wire.WRITE_HEADER.pack(wire.WRITE, 0, 0, 0, txn, 0) + b"half"
+                sock.send(LENGTH.pack(len(message)) + message)
+                sock.send(LENGTH.pack(100 | MORE) + wire.REPLY_HEADER.pack(wire.REPLY, 1, 0, 0, txn, 0, 4) + bytes(80))
+            os.kill(os.getpid(), 9)
         _, server_pid, first_chid, _ = wire.parse_hello(await trio.to_thread.run_sync(os.read, reader, 100))
         os.close(reader)
         os.close(writer)
@@ -371,13 +386,14 @@ async def test_a_server_process_that_dies_frees_its_clients(tmp_path: Path) -> N
         deaths: list[int] = []
         connection.on_death = lambda dead: deaths.append(dead.coid)
         with pytest.raises(ResmgrError) as raised:
-            await send(connection, (b"x",), 10)
+            await send(connection, (bytes(40_000),), 10)
         assert raised.value.errno == errno.ESRCH
         with pytest.raises(ResmgrError) as raised:
             await send(connection, (b"x",), 10)
         assert raised.value.errno == errno.EBADF
-        assert deaths == [connection.coid]
+        await until(lambda: deaths == [connection.coid])
         await trio.to_thread.run_sync(os.waitpid, pid, 0)
+        assert client.peer.statistics().outgoing == 0
 
 
 async def test_the_end_of_the_daemon(tmp_path: Path) -> None:
