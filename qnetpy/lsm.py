@@ -67,6 +67,8 @@ class LsmQnet:
             raise ModuleError(error.errno or errno.EIO, error.strerror or str(error)) from None
         if settings.node.name not in ("", identity.name):
             raise ModuleError(errno.EINVAL, f"the configuration calls this node {settings.node.name}, its certificate {identity.name}")
+        self.qnet: Qnet | None = None
+        """None only before the start and after the end."""
         self._control: Channel | None = None
         self._stats: StatsFile | None = None
         self._began = context.dispatch.now()
@@ -79,11 +81,15 @@ class LsmQnet:
             self._point = ""
         try:
             self._start(context, settings, identity_name=identity.name)
-            self.qnet = Qnet(context.stack, self.system, identity, link_settings(settings), discovery(settings), context.random)
-            control = Control(self._status, lambda: facts.nodes(self.qnet))
-            self._stats = StatsFile(self.system, self._status)
+            qnet = self.qnet = Qnet(context.stack, self.system, identity, link_settings(settings), discovery(settings), context.random)
+
+            def status() -> dict[str, object]:
+                return self._status(qnet)
+
+            control = Control(status, lambda: facts.nodes(qnet))
+            self._stats = StatsFile(self.system, status)
             self._control = self.system.kernel.channel(control.handle, chid=CHID_CONTROL, remote=False)
-            self._mount_net(settings)
+            self._mount_net(qnet, settings)
         except BaseException:
             self.detach()
             raise
@@ -105,11 +111,13 @@ class LsmQnet:
             except OSError as error:
                 raise ModuleError(error.errno or errno.EPERM, f"{self._point}: {error.strerror}") from None
         if system.files is None:
-            system.serve_files()
+            files = system.serve_files()
+            if files.switch.problem:
+                log.warning("files: %s", files.switch.problem)
         if system.processes is None:
             system.serve_processes(spawn_rules(settings, system.accounts))
 
-    def _mount_net(self, settings: Config) -> None:
+    def _mount_net(self, qnet: Qnet, settings: Config) -> None:
         if not self._point:
             return
         mount = settings.qnet.mount
@@ -124,7 +132,7 @@ class LsmQnet:
                 self._context.dispatch,
                 self.system.kernel,
                 self.system.accounts,
-                self.qnet.netfs.target,
+                qnet.netfs.target,
                 self._point,
                 options,
                 self._namespace,
@@ -132,19 +140,24 @@ class LsmQnet:
             )
         except OSError as error:
             raise ModuleError(error.errno or errno.EIO, error.strerror or str(error)) from None
+        qnet.netfs.listeners.append(self._mount.forget)
 
-    def _status(self) -> dict[str, object]:
+    def _status(self, qnet: Qnet) -> dict[str, object]:
         mount = self._mount
-        told = facts.status(self.qnet, self._context.stack, self._began, None if mount is None else mount.point)
+        told = facts.status(qnet, self._context.stack, self._began, None if mount is None else mount.point)
         waiting = [] if mount is None else [attrs.asdict(one) for one in mount.machine.status()]
-        return told | {"handshake": dict(self.qnet.machine.handshake_counters), "waiting": waiting}
+        return told | {"handshake": dict(qnet.machine.handshake_counters), "waiting": waiting}
 
     def _ended(self, reason: str) -> None:
         log.warning("%s is not mounted any more: %s", self._point, reason)
         self._mount = None
+        if self.qnet is not None:
+            self.qnet.netfs.listeners.clear()
 
     def detach(self) -> None:
         """`Attached`: idempotent."""
+        if self.qnet is not None:
+            self.qnet.netfs.listeners.clear()
         if self._mount is not None:
             self._mount.close()
             self._mount = None
@@ -154,8 +167,9 @@ class LsmQnet:
         if self._stats is not None:
             self._stats.close()
             self._stats = None
-        if hasattr(self, "qnet"):
+        if self.qnet is not None:
             self.qnet.detach()
+            self.qnet = None
         if self._namespace is not None:
             os.close(self._namespace)
             self._namespace = self.system.namespace = None

@@ -218,7 +218,7 @@ class Qnet:
     def _enter(self, node: Node, state: NodeState, reason: str) -> None:
         if self.nodes.enter(node, state, self.now(), reason):
             log.info("node %s is %s%s", node.name, state.value, f": {reason}" if reason else "")
-            self.netfs.changed()
+            self.netfs.changed(node.name)
 
     def link_up(self, link: Link, restarted: bool) -> None:
         """`Upcalls`."""

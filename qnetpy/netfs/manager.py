@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from qnetpy.nodes import NodeTable
 from resmgr.channel import CHID_PATHMGR, ND_LOCAL, PID_SYSTEM, Kernel
@@ -56,8 +56,12 @@ class NetFs(TreeManager):
 
     def __init__(self, kernel: Kernel, nodes: NodeTable) -> None:
         self._kernel = kernel
+        self.listeners: list[Callable[[bytes], None]] = []
+        """Told the name of each entry that may not be what it was."""
         super().__init__(kernel, NetDirectory(kernel.node_name, nodes), name="net", remote=False)
 
-    def changed(self) -> None:
-        """A node came or went: the directory's times move on."""
+    def changed(self, name: str) -> None:
+        """The node of that name came or went: the directory's times move on, and mounts forget what they believe of the entry."""
         self.root.changed = self._kernel.dispatch.wall()
+        for tell in self.listeners:
+            tell(name.encode())

@@ -22,6 +22,9 @@ from resmgr.users import Accounts
 
 log = logging.getLogger(__name__)
 
+ROOT_NODE = 1
+"""The kernel's number of the mount's root directory (FUSE_ROOT_ID)."""
+
 
 class NetMount:
     """One mount of /net; `close` removes it. MountError when it cannot be made."""
@@ -48,6 +51,10 @@ class NetMount:
         self.machine = Machine(dispatch, KernelResolver(kernel, groups), root, options, os.fsencode(point))
         self._session = Session(dispatch, fd, self.machine, on_end)
         self._session.start()
+
+    def forget(self, name: bytes) -> None:
+        """What the kernel believes of the entry *name* of /net is not to be believed any more."""
+        self._session.invalidate_entry(ROOT_NODE, name)
 
     def close(self) -> None:
         """Unmount, also while in use: programs inside get ENOTCONN. Idempotent."""
