@@ -1,7 +1,7 @@
 """One node of a cluster: a process that is init (PID 1) in its own mount, network, UTS, IPC and PID namespaces.
 
 What is the node's own: /etc (its hostname, hosts, users and /etc/qnet; all else there points to this machine's files), /tmp, /var/tmp,
-/run, /dev/shm, /proc, /sys, /net and, when the topology has users, /home. /etc, /tmp, /var/tmp and /home are its disk: they live in the
+/run, /dev/shm, /proc, /sys, /net, /root and, when the topology has users, /home. /etc, /tmp, /var/tmp, /root and /home are its disk: they live in the
 supervisor's tmpfs and survive the node's death. /run does not. Everything else is this machine's, read-only except for the directories
 listed as writable, so no command on a node, and no remote one, can harm the machine that plays it.
 
@@ -58,6 +58,8 @@ def install_disk(disk: str, node: str, hosts: str, users: Sequence[tuple[str, in
     for name in PRIVATE[:2]:
         os.makedirs(f"{disk}/{name}")
         os.chmod(f"{disk}/{name}", 0o1777)
+    # Others may pass: this machine's Python may live in its root's home, and users of the node run it from there.
+    os.mkdir(f"{disk}/root", 0o711)
     os.mkdir(f"{disk}/home", 0o755)
     for user, uid in users:
         os.mkdir(f"{disk}/home/{user}", 0o700)
@@ -86,7 +88,7 @@ def build_root(root: str, disk: str, visible: Sequence[str], writable: Sequence[
     """
     linux.mount("none", "/", "", linux.MS_REC | linux.MS_PRIVATE)
     linux.mount("qnet-node", root, "tmpfs", linux.MS_NODEV, "mode=0755")
-    own = {"proc", "sys", "etc", "tmp", "run", "net", ".machine", *(["home"] if users else [])}
+    own = {"proc", "sys", "etc", "tmp", "run", "net", "root", ".machine", *(["home"] if users else [])}
     shared = []
     for entry in os.scandir("/"):
         if entry.name in own:
@@ -107,16 +109,16 @@ def build_root(root: str, disk: str, visible: Sequence[str], writable: Sequence[
     for target in (*shared, f"{root}/.machine/etc"):
         if target != f"{root}/dev":
             linux.read_only(target)
-    for name in (*PRIVATE, "etc", "net", "proc", "sys", *(["home"] if users else [])):
+    for name in (*PRIVATE, "etc", "net", "proc", "sys", "root", *(["home"] if users else [])):
         os.makedirs(f"{root}/{name}", exist_ok=True)
-    for name in ("etc", "tmp", "var/tmp", *(["home"] if users else [])):
+    for name in ("etc", "tmp", "var/tmp", "root", *(["home"] if users else [])):
         linux.bind(f"{disk}/{name}", f"{root}/{name}")
     _cover(f"{root}/run")
     if os.path.isdir(f"{root}/dev/shm"):
         _cover(f"{root}/dev/shm", "mode=1777")
     linux.mount("proc", f"{root}/proc", "proc", linux.MS_NOSUID | linux.MS_NODEV | linux.MS_NOEXEC)
     linux.mount("sysfs", f"{root}/sys", "sysfs", linux.MS_NOSUID | linux.MS_NODEV | linux.MS_NOEXEC)
-    hidden = tuple(f"/{name}/" for name in (*PRIVATE, *(["home"] if users else [])))
+    hidden = tuple(f"/{name}/" for name in (*PRIVATE, "root", *(["home"] if users else [])))
     for path in visible:
         if path.startswith(hidden):
             os.makedirs(root + path, exist_ok=True)
