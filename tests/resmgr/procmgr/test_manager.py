@@ -9,9 +9,11 @@ import os
 import pwd
 import random
 import signal
+import subprocess
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import attrs
 import pytest
@@ -129,10 +131,10 @@ class Running:
 class World:
     """A kernel with a process manager on a real dispatch."""
 
-    def __init__(self, dispatch: TrioDispatch, policy: Policy, rules: SpawnRules | None) -> None:
+    def __init__(self, dispatch: TrioDispatch, policy: Policy, rules: SpawnRules | None, namespace: str | None) -> None:
         self.dispatch = dispatch
         self.kernel = Kernel(dispatch, "here")
-        self.manager = ProcessManager(self.kernel, dispatch, policy, rules)
+        self.manager = ProcessManager(self.kernel, dispatch, policy, rules, namespace=namespace)
 
     async def until(self, condition: Callable[[], bool]) -> None:
         with trio.fail_after(10):
@@ -145,17 +147,17 @@ def policy(**rules: object) -> Policy:
 
 
 @asynccontextmanager
-async def world(rules: SpawnRules | None = None, **policies: object) -> AsyncIterator[World]:
+async def world(rules: SpawnRules | None = None, namespace: str | None = None, **policies: object) -> AsyncIterator[World]:
     """Checks on the way out that no descriptor, zombie or child is left."""
-    before = descriptors()
+    before, before_children = descriptors(), children()
     async with open_dispatch() as dispatch:
-        here = World(dispatch, policy(**policies), rules)
+        here = World(dispatch, policy(**policies), rules, namespace)
         try:
             yield here
         finally:
             here.manager.close()
     assert descriptors() == before
-    assert not children()
+    assert children() == before_children
 
 
 def descriptors() -> dict[str, str]:
@@ -474,6 +476,29 @@ async def test_the_end_of_the_manager_ends_its_processes() -> None:
         assert time.monotonic() - began < 0.5
         assert not alive(running.pid)
         assert statuses == [-errno.ESRCH]
+
+
+@pytest.mark.priv
+@needs_root
+async def test_programs_see_the_mounts_of_their_users_not_the_daemons(tmp_path: Path) -> None:
+    """A file system is mounted there and not here, as it is when a daemon hides its own mounts from itself."""
+    script = f"mount -t tmpfs none {tmp_path}; echo seen > {tmp_path}/file; echo; exec sleep 100"
+    keeper = await trio.lowlevel.open_process(["unshare", "--mount", "sh", "-c", script], stdout=subprocess.PIPE)
+    assert keeper.stdout is not None
+    try:
+        async with keeper.stdout:
+            await keeper.stdout.receive_some(1)
+        async with world(namespace=f"/proc/{keeper.pid}/ns/mnt") as here:
+            running = await Client(here).spawn("cat", f"{tmp_path}/file")
+            assert await running.read_all() == b"seen\n"
+            assert await (await Client(here).spawn("cat", "file", directory=bytes(tmp_path))).wait() == Ended(0, None)
+        assert os.listdir(tmp_path) == []
+        async with world(namespace="/proc/self/no-such-namespace") as here:
+            with pytest.raises(Failed, match="ENOENT"):
+                await Client(here).spawn("true")
+    finally:
+        keeper.kill()
+        await keeper.wait()
 
 
 async def test_handles_are_the_clients_own() -> None:
