@@ -156,6 +156,7 @@ async def test_several_sends_under_way_pulses_and_select(tmp_path: Path) -> None
 async def test_timeout_unblock_and_close_under_way(tmp_path: Path) -> None:
     asked: list[bytes] = []
     held: list[Message] = []
+    disconnected = threading.Event()
     async with node(tmp_path) as here:
 
         def serve(message: Message) -> None:
@@ -168,7 +169,7 @@ async def test_timeout_unblock_and_close_under_way(tmp_path: Path) -> None:
             if message.data != b"simple":
                 message.on_unblock = unblock
 
-        channel = here.channel(serve)
+        channel = here.kernel.channel(serve, on_pulse=lambda pulse: disconnected.set())
 
         def program(client: Client) -> None:
             connection = client.connect(0, channel.pid, channel.chid)
@@ -190,6 +191,9 @@ async def test_timeout_unblock_and_close_under_way(tmp_path: Path) -> None:
             with pytest.raises(ResmgrError) as raised:
                 waiting.wait()
             assert raised.value.errno == errno.EBADF
+            # The server hears of the close while the program lives on.
+            while not disconnected.wait(0):
+                client.pump(0.01)
 
         await here.run(program)
         assert asked == [b"careful"]
@@ -364,6 +368,44 @@ async def test_unblock_in_a_blocking_server(tmp_path: Path, careful: bool) -> No
             assert raised.value.errno == errno.ETIMEDOUT
         connection.pulse(1)
         connection.close()
+
+
+async def test_a_client_that_gives_up_while_it_is_read_from(tmp_path: Path) -> None:
+    """The READ is never answered, the unblock comes first: the server's read must end all the same."""
+    chids: list[int] = []
+    pulled: list[int] = []
+
+    class Silent:
+        def answer(self, status: int, parts: object, descriptors: object) -> None:
+            pulled.append(status)
+
+        def pull(self, offset: int, length: int, done: object) -> None:
+            pulled.append(offset)
+
+        def push(self, offset: int, data: object) -> None:
+            """Nothing is written."""
+
+    def program(client: Client) -> None:
+        channel = client.channel()
+        chids.append(channel.chid)
+        message = channel.receive()
+        assert isinstance(message, ServerMessage)
+        with pytest.raises(ResmgrError) as raised:
+            message.read(0, 1000)
+        assert raised.value.errno == errno.ESRCH
+        message.reply()
+
+    async with node(tmp_path) as here, trio.open_nursery() as nursery:
+        nursery.start_soon(here.run, program)
+        while not chids:  # noqa: ASYNC110  # set by the thread
+            await trio.sleep(0.001)
+        connection = here.kernel.connect(ND_LOCAL, os.getpid(), chids[0], ME)
+        pending = here.kernel.relay(connection, b"", 1000, 0, 10, Silent())
+        assert pending is not None
+        while not pulled:  # noqa: ASYNC110  # the callback is not a task
+            await trio.sleep(0.001)
+        pending.unblock()
+    assert pulled == [0, -errno.EINTR]
 
 
 async def test_closing_a_channel_and_channels_that_keep_nodes_out(tmp_path: Path) -> None:

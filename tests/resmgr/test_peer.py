@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import errno
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 
@@ -446,6 +446,44 @@ def test_nodes_are_not_forwarded_to_nodes() -> None:
     block = wire.pack_block(wire.ConnectBlock(3, 1, 1, 0, 0, 0))
     peer.receive(wire.SEND_HEADER.pack(wire.SEND, wire.CONNECT, 10, 0, 1, 1, 0, 0) + block)
     assert wire.parse_reply(sent[0][1])[4] == -errno.EHOSTUNREACH
+
+
+@pytest.mark.parametrize(
+    ("answers", "expected"),
+    [
+        ([(262144, 262144), (100, 100)], 262244),
+        ([(262144, 262144), (-errno.EIO, 0)], 262144),
+        ([(-errno.EIO, 0)], -errno.EIO),
+        ([(0, 0)], 0),
+    ],
+)
+def test_a_client_that_has_less_than_it_said(answers: list[tuple[int, int]], expected: int) -> None:
+    """A pull ends with the first short piece; pieces that come after it are nobody's."""
+    world = World("node")
+    asked: list[tuple[int, int, int]] = []
+
+    class Tap:
+        def send(self, stream: int, parts: Sequence[Buffer], priority: int) -> None:
+            view = b"".join(parts)
+            if view[0] == wire.READ:
+                _, number, length, offset = wire.parse_read(view)
+                asked.append((number, length, offset))
+
+    peer = Peer(world.server, Tap(), nd=ND_A, node="a")
+    held: list[Message] = []
+    channel = world.channel(held.append)
+    block = wire.pack_block(wire.ConnectBlock(0, channel.pid, channel.chid, 0, 0, 0))
+    peer.receive(wire.SEND_HEADER.pack(wire.SEND, wire.CONNECT, 10, 0, 1, 1, 0, 900_000) + block)
+    results: list[tuple[int, int]] = []
+    held[0].read(0, 900_000, lambda status, data: results.append((status, len(data))))
+    for (number, _, _), (status, size) in zip(asked, answers, strict=False):
+        peer.receive(wire.READ_DATA_HEADER.pack(wire.READ_DATA, 0, 0, 0, 1, number, status) + bytes(size))
+    assert results == [(expected, max(expected, 0))]
+    for number, length, _ in asked[len(answers) :]:
+        peer.receive(wire.READ_DATA_HEADER.pack(wire.READ_DATA, 0, 0, 0, 1, number, length) + bytes(length))
+    assert len(results) == 1
+    held[0].reply()
+    assert peer.statistics().dropped == {}
 
 
 def test_caps_answer_eagain() -> None:
