@@ -18,11 +18,13 @@ from resmgr.client import Client
 from resmgr.dispatch import Buffer
 from resmgr.errors import ResmgrError
 from resmgr.procmgr.client import Process
-from resmgr.procmgr.message import Ended
+from resmgr.procmgr.message import WRITE_UNASKED, Ended
 
-PARTS = 4
-"""Reads, and writes, of one stream under way."""
-PART = 128 * 1024
+READS = 4
+"""Reads of one stream under way."""
+READ_PART = 128 * 1024
+WRITES = 8
+WRITE_PART = WRITE_UNASKED
 PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 """The second of these ends us, whatever the program does."""
@@ -145,7 +147,7 @@ class Pump:
     def _loop(self, signals: int) -> None:
         self._process.wait(self._on_end)
         for stream in self._outputs:
-            for _ in range(PARTS):
+            for _ in range(READS):
                 self._ask(stream)
         poll = select.poll()
         poll.register(self._client.fileno(), select.POLLIN)
@@ -158,7 +160,7 @@ class Pump:
             self._written()
             if self._done():
                 return
-            wants = self._input and self._input_parts < PARTS
+            wants = self._input and self._input_parts < WRITES
             if wants != reading:
                 reading = wants
                 if wants:
@@ -186,7 +188,7 @@ class Pump:
 
     def _ask(self, stream: int) -> None:
         self._pending[stream] += 1
-        self._process.read(stream, PART, partial(self._arrived, stream))
+        self._process.read(stream, READ_PART, partial(self._arrived, stream))
 
     def _arrived(self, stream: int, status: int, data: Buffer) -> None:
         if status > 0 and not self._outputs[stream].broken:
@@ -211,7 +213,7 @@ class Pump:
 
     def _read_input(self) -> None:
         try:
-            data = os.read(0, PART)
+            data = os.read(0, WRITE_PART)
         except BlockingIOError:
             return
         except OSError:

@@ -37,6 +37,7 @@ PROCESSES_MAX = 512
 PROCESSES_PER_NODE_MAX = 256
 PROCESSES_PER_CLIENT_MAX = 64
 """Processes held, starting ones and unclosed ended ones included. Stop a client, or one node, from using up processes and descriptors."""
+FIRST_PART = message.STREAM_DATA + message.WRITE_UNASKED
 CLOSE_PATIENCE = 0.2
 """Seconds that processes have after SIGHUP when the manager closes."""
 SIGNAL_MAX = 64
@@ -126,7 +127,7 @@ class ProcessManager:
             Proc.LIST: self._list,
             Proc.KILL: self._kill,
         }
-        self._channel = kernel.channel(self._receive, on_pulse=self._pulse, pid=PID_SYSTEM, chid=CHID_PROCMGR)
+        self._channel = kernel.channel(self._receive, on_pulse=self._pulse, pid=PID_SYSTEM, chid=CHID_PROCMGR, first_part=FIRST_PART)
 
     def facts(self) -> Iterator[ProcessFacts]:
         for process in self._processes.values():
