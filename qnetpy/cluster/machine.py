@@ -1,9 +1,9 @@
 """One node of a cluster: a process that is init (PID 1) in its own mount, network, UTS, IPC and PID namespaces.
 
 What is the node's own: /etc (its hostname, hosts, users and /etc/qnet; all else there points to this machine's files), /tmp, /var/tmp,
-/run, /dev/shm, /proc, /sys, /net, /root and, when the topology has users, /home. /etc, /tmp, /var/tmp, /root and /home are its disk: they live in the
-supervisor's tmpfs and survive the node's death. /run does not. Everything else is this machine's, read-only except for the directories
-listed as writable, so no command on a node, and no remote one, can harm the machine that plays it.
+/run, /dev/shm, /proc, /sys, /net, /root and, when the topology has users, /home. /etc, /tmp, /var/tmp, /root and /home are its disk:
+they live in the supervisor's tmpfs and survive the node's death. /run does not. Everything else is this machine's, read-only except for
+the directories listed as writable, so no command on a node, and no remote one, can harm the machine that plays it.
 
 Init runs the boot commands one after another, tells the supervisor what came of each, then waits; it is told to shut down by a word on
 its socket, or by the socket's end. When init is gone the kernel kills every process of the node, drops its mounts (aborting FUSE
