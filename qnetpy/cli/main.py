@@ -33,6 +33,7 @@ COMMANDS = {
     "name": "be a named server that answers every message with what it said (for trials)",
     "cluster": "whole nodes in namespaces of this machine: up, exec, status, kill, start, link, capture, down",
     "config": "print the configuration, checked, or a commented example",
+    "bench": "our figures beside the peers' of the same run (in a source tree)",
 }
 
 
