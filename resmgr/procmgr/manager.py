@@ -81,8 +81,6 @@ class _Start:
     owner: _Owner
     request: Message
     spawn: Spawn
-    orphan: bool = False
-    """The client has gone meanwhile."""
 
 
 @attrs.frozen
@@ -172,8 +170,6 @@ class ProcessManager:
         if pulse.code != PULSE_DISCONNECT:
             return
         owner = _owner(pulse.info)
-        for start in self._starting:
-            start.orphan = start.orphan or start.owner == owner
         for handle in [handle for handle, (other, _) in self._owner.items() if other == owner]:
             self._processes[handle].close()
 
@@ -276,7 +272,7 @@ class ProcessManager:
             result.milliseconds,
             _who(request.info),
         )
-        wanted = request.client_waits and not start.orphan and not self._closed
+        wanted = request.client_waits and not self._closed
         if not request.answered:
             request.reply(0, message.pack_spawned(handle, result.pid))
         if not wanted:

@@ -131,6 +131,24 @@ async def test_a_program_that_stops_reading_ends_the_writer(tmp_path: Path) -> N
         assert (result.stdout, result.stderr) == (b"y\n", b"%d\n" % (128 + signal.SIGPIPE))
 
 
+async def test_the_writer_ends_though_the_program_goes_on(tmp_path: Path) -> None:
+    async with node(tmp_path):
+        shell = f"(yes; echo stopped >&2) | {' '.join(ON)} n1 -- sh -c 'exec <&-; echo; sleep 100'"
+        process = await trio.lowlevel.open_process(
+            ["sh", "-c", shell], stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+        )
+        assert process.stderr is not None
+        assert process.stdout is not None
+        try:
+            with trio.fail_after(10):
+                async with process.stderr, process.stdout:
+                    assert await process.stderr.receive_some(100) == b"stopped\n"
+            assert process.poll() is None
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+            await process.wait()
+
+
 async def test_a_slow_reader_of_output_does_not_stop_input_and_errors(tmp_path: Path) -> None:
     async with node(tmp_path):
         process = await trio.lowlevel.open_process(

@@ -198,6 +198,15 @@ async def test_death_by_signal() -> None:
             await running.signal(signal.SIGTERM)
 
 
+async def test_signals_reach_the_whole_group() -> None:
+    async with world() as here:
+        running = await Client(here).spawn("sh", "-c", "sleep 100 & echo $!; wait")
+        child = int(await running.read())
+        await running.signal(signal.SIGTERM)
+        assert await running.wait() == Ended(None, signal.SIGTERM)
+        await here.until(lambda: not alive(child))
+
+
 async def test_what_cannot_be_executed_says_so_as_a_shell_does() -> None:
     async with world() as here:
         client = Client(here)
@@ -426,16 +435,16 @@ async def test_when_its_client_goes_a_process_gets_hangup_and_then_is_killed() -
     async with world() as here:
         client, other = Client(here), Client(here)
         polite = await client.spawn("sh", "-c", "trap 'echo bye >&2; exit 0' HUP; echo; sleep 100 & wait")
-        stubborn = await client.spawn("sh", "-c", "trap '' HUP; echo; while :; do sleep 0.05; done")
+        stubborn = await client.spawn("sh", "-c", "trap '' HUP; sleep 100 & echo $!; while :; do sleep 0.05; done")
         stays = await other.spawn("sleep", "100")
         await polite.read()
-        await stubborn.read()
+        child = int(await stubborn.read())
         began = time.monotonic()
         client.close()
         await here.until(lambda: not alive(polite.pid))
         assert time.monotonic() - began < 1.0
         assert alive(stubborn.pid)
-        await here.until(lambda: not alive(stubborn.pid))
+        await here.until(lambda: not alive(stubborn.pid) and not alive(child))
         assert 1.0 < time.monotonic() - began < 4.0
         await here.until(lambda: [fact.pid for fact in here.manager.facts()] == [stays.pid])
         await other.send(message.pack_close(stays.handle))
@@ -689,12 +698,15 @@ async def test_nobody_from_another_node_may_spawn_unless_it_is_granted(caplog: p
 
 
 @needs_root
-async def test_programs_run_as_the_mapped_user(caplog: pytest.LogCaptureFixture) -> None:
+async def test_programs_run_as_the_mapped_user(caplog: pytest.LogCaptureFixture, request: pytest.FixtureRequest) -> None:
     caplog.set_level(logging.INFO, logger="resmgr.procmgr")
     daemon = pwd.getpwnam("daemon")
     script = (
         "id -u; id -g; id -G; grep -E '^(Uid|Gid|CapEff|CapPrm)' /proc/self/status; touch /qnetpy-must-not-be 2>/dev/null && echo wrote"
     )
+    before = os.getgroups()
+    os.setgroups([0, 4])
+    request.addfinalizer(lambda: os.setgroups(before))
     async with world(grants=[Grant("spawn")]) as here:
         # Root of another node is nobody; groups that a node claims are not believed.
         lines = (await Far(here, uid=0).run(script)).splitlines()
