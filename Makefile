@@ -28,7 +28,7 @@ lint: $(READY)
 	@$(VENV)/bin/mypy
 
 sim: $(READY)
-	@QNETPY_SIM_SEEDS=$(SEEDS) $(PYTHON) -m pytest -q -m sim
+	@SEEDS=$(SEEDS) $(PYTHON) -m pytest -q -m sim
 
 bench: $(READY)
 	@$(PYTHON) -m qnetpy.cli.main bench

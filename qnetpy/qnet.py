@@ -296,6 +296,15 @@ class Qnet:
         """`Upcalls`."""
         log.warning("%s", failed.sentence)
 
+    def sizes(self) -> dict[str, int]:
+        """How much of everything there is at the moment, for leak checks and for people."""
+        sizes = {"peers": len(self._peers), **self.machine.sizes()}
+        for peer in self._peers.values():
+            told = peer.statistics()
+            for name in ("outgoing", "incoming", "connections_out", "connections_in", "held"):
+                sizes[name] = sizes.get(name, 0) + getattr(told, name)
+        return sizes
+
     def _authorize(self, info: ClientInfo, pid: int, chid: int) -> int:
         """May a client of another node connect to this channel? Managers of files and processes ask the policy per operation."""
         if self._system.guarded(pid, chid):

@@ -227,7 +227,9 @@ class Calls:
 
     def failed(self, hint: Hint, event: Failed, now: float) -> None:
         """A call to that address came to nothing: when is the next one due?"""
-        if event.reason in UNANSWERED:
+        if event.reason is Reason.SUPERSEDED:
+            hint.retry_at = now + RETRY_SOON
+        elif event.reason in UNANSWERED:
             limit = RETRY_KNOWN if hint.name and not hint.withdrawn else RETRY_STRANGER
             hint.retry_at = now + min(RETRY_FIRST * 2.0 ** min(hint.unanswered, 10), limit)
             hint.unanswered += 1

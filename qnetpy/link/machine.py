@@ -84,10 +84,21 @@ class LinkMachine:
         """Frames and failures of handshakes by reason. The live object."""
         return self._handshake.counters
 
-    @property
-    def hints(self) -> int:
-        """Addresses that are called or remembered."""
-        return len(self._calls)
+    def sizes(self) -> dict[str, int]:
+        """How much of everything there is at the moment."""
+        sizes = {
+            "links": len(self.links),
+            "sessions": len(self._sessions),
+            "hints": len(self._calls),
+            "calls": self._handshake.calling,
+            "half_open": self._handshake.half_open,
+            "timers": len(self._due),
+        }
+        for link in self.links.values():
+            told = link.transport.statistics()
+            for name in ("backlog", "unacknowledged", "outgoing_streams", "incomplete", "waiting"):
+                sizes[name] = sizes.get(name, 0) + getattr(told, name)
+        return sizes
 
     # What the handshake asks
 

@@ -1,18 +1,19 @@
-"""A whole cluster in one process, under virtual time, from one seed: the simulator.
+"""A whole cluster in one process, under virtual time, from one seed: the simulator. docs/howto/simulate.md shows how to use it.
 
 Each node is what a daemon is: stack, Qnet, kernel, pathname space, a file manager (in memory), on its own view of one virtual clock. The
-cable is a hub with a fault wrapper at each node. Nothing in a node knows that it is simulated; keys, cookies and certificates are real,
-their random numbers come from the seed. The same seed gives the same trace.
+cables are hubs, with a fault wrapper at each interface of each node. Nothing in a node knows that it is simulated; keys, cookies and
+certificates are real, their random numbers come from the seed. The same seed gives the same trace.
 
     world = World(seed=7, fault="drop=5%,reorder=5%")
     a, b = world.start("a"), world.start("b")
-    world.until(lambda: a.sees("b") and b.sees("a"))
+    world.until(world.settled)
     b.crash(); ...; world.start("b")          # the same identity, another boot
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from zlib import crc32
 
 from qnetpy.discovery.static import StaticDiscovery, StaticPeer
 from qnetpy.identity.authority import NodeIdentity, issue_identity, make_authority
@@ -20,31 +21,64 @@ from qnetpy.nodes import NodeState
 from qnetpy.qnet import Qnet, QnetSettings
 from resmgr.access import Export, Grant, Policy, UserRule, Verb
 from resmgr.channel import Connection, Credentials, Nd
+from resmgr.errors import Misuse
 from resmgr.system import System
 from resmgr.testing.memfs import MemFs
-from resmgr.testing.virtual import VirtualDispatch
+from resmgr.testing.virtual import NodeView, VirtualDispatch
+from stack.core.options import parse_options
 from stack.core.stack import Stack
-from stack.drivers.hub import Hub
-from stack.drivers.wrap.fault import FaultDriver
+from stack.drivers.hub import Hub, HubPort
+from stack.drivers.wrap.fault import FaultDriver, FaultOptions
 
 DAY = 86400.0
 
 
-class World:
-    """The clock, the cable, the cluster's authority, and the nodes by name. *fault*: options of the fault wrapper of every node."""
+class TracedHub(Hub):
+    """A hub that leaves a line for each batch in the world's trace: who sent how many frames, and a checksum of them."""
 
-    def __init__(self, seed: int, *, fault: str = "", settings: QnetSettings | None = None, trace: bool = False) -> None:
+    def __init__(self, dispatch: VirtualDispatch, name: str) -> None:
+        super().__init__(dispatch)
+        self._world = dispatch
+        self._name = name
+
+    def spread(self, sender: HubPort, frames: list[bytes]) -> None:
+        if self._world.trace is not None:
+            self._world.note(f"{self._name} {sender.mac.hex()} {len(frames)} {crc32(b''.join(frames)):08x}")
+        super().spread(sender, frames)
+
+
+class World:
+    """The clock, the cables, the cluster's authority, and the nodes by name.
+
+    *fault*: options of the fault wrapper of every interface of every node. *links*: names of the cables; a node has one interface on each
+    that it is started with, `en0` on the first.
+    """
+
+    def __init__(
+        self, seed: int, *, fault: str = "", settings: QnetSettings | None = None, links: Sequence[str] = ("lan",), trace: bool = False
+    ) -> None:
         self.seed = seed
         self.dispatch = VirtualDispatch(seed, name="world", trace=trace)
-        self.hub = Hub(self.dispatch)
+        self.hubs: dict[str, TracedHub] = {name: TracedHub(self.dispatch, name) for name in links}
         self.fault = fault
         self.settings = QnetSettings() if settings is None else settings
         self.nodes: dict[str, SimNode] = {}
+        """The latest boot of each node, dead or alive."""
         self._random = self.dispatch.random("keys")
         self.authority = make_authority("sim", self.dispatch.wall(), random=self._random.randbytes)
         self._identities: dict[str, NodeIdentity] = {}
-        self._macs: dict[str, bytes] = {}
+        self._numbers: dict[str, int] = {}
         self._boots = 0
+
+    @property
+    def hub(self) -> TracedHub:
+        """The first cable."""
+        return next(iter(self.hubs.values()))
+
+    @property
+    def now(self) -> float:
+        """Virtual monotonic seconds."""
+        return self.dispatch.time
 
     def identity(self, name: str) -> NodeIdentity:
         """The node's certificate and key, issued at first use."""
@@ -56,20 +90,54 @@ class World:
         return known
 
     def join(self, *names: str) -> None:
-        """Make the nodes' addresses known, so that each is every other's static peer."""
+        """Make the nodes' addresses known, so that each is every other's static peer. Nodes that were started have joined."""
         for name in names:
-            self._macs.setdefault(name, bytes((2, 0, 0, 0, 0, len(self._macs) + 1)))
+            self._numbers.setdefault(name, len(self._numbers) + 1)
 
-    def start(self, name: str, identity: NodeIdentity | None = None) -> SimNode:
-        """Switch a node on: a new boot of it, with empty memory."""
+    def mac(self, name: str, link: str) -> bytes:
+        """The address of a node that has joined on that cable."""
+        return bytes((2, 0, 0, list(self.hubs).index(link))) + self._numbers[name].to_bytes(2, "big")
+
+    def start(
+        self,
+        name: str,
+        identity: NodeIdentity | None = None,
+        *,
+        links: Sequence[str] | None = None,
+        skew: float = 0.0,
+        mtu: int = 1500,
+        fault: str | None = None,
+        settings: QnetSettings | None = None,
+        call: Sequence[str] | None = None,
+    ) -> SimNode:
+        """Switch a node on: a new boot of it, with empty memory, on the named cables (default: all).
+
+        *skew* is by how many seconds its wall clock is wrong. *call*: the nodes that it knows of; default are all that have joined. Misuse
+        when it is on already.
+        """
+        before = self.nodes.get(name)
+        if before is not None and not before.dead:
+            raise Misuse(f"node {name} is on")
         self.join(name)
         self._boots += 1
-        node = SimNode(self, name, self.identity(name) if identity is None else identity, self._macs[name], self._boots)
-        self.nodes[name] = node
+        node = self.nodes[name] = SimNode(
+            self,
+            name,
+            self.identity(name) if identity is None else identity,
+            self._boots,
+            list(self.hubs) if links is None else links,
+            skew,
+            mtu,
+            self.fault if fault is None else fault,
+            self.settings if settings is None else settings,
+            [other for other in self._numbers if other != name] if call is None else call,
+        )
         return node
 
-    def peers_of(self, name: str) -> list[StaticPeer]:
-        return [StaticPeer(mac) for other, mac in self._macs.items() if other != name]
+    @property
+    def live(self) -> list[SimNode]:
+        """Nodes that are on."""
+        return [node for node in self.nodes.values() if not node.dead]
 
     def until(self, goal: Callable[[], bool], limit: float = 30.0) -> bool:
         """Run until *goal*; False when it did not come true within *limit* virtual seconds."""
@@ -78,20 +146,38 @@ class World:
     def run(self, seconds: float) -> None:
         self.dispatch.run_for(seconds)
 
+    def at(self, when: float, call: Callable[[], None]) -> None:
+        """Run *call* at a virtual time, outside all nodes."""
+        self.dispatch.call_at(when, call)
+
     def settled(self) -> bool:
-        """Every live node sees every other live node."""
-        live = [node for node in self.nodes.values() if not node.dead]
-        return all(node.sees(other.name) for node in live for other in live if other is not node)
+        """Every live node sees every other live node, and no dead one."""
+        up = {node.name for node in self.live}
+        return all({other.name for other in node.qnet.nodes if other.state is NodeState.UP} == up - {node.name} for node in self.live)
 
 
 class SimNode:
-    """One boot of a node."""
+    """One boot of a node. Made by `World.start`."""
 
-    def __init__(self, world: World, name: str, identity: NodeIdentity, mac: bytes, boot: int) -> None:
+    def __init__(
+        self,
+        world: World,
+        name: str,
+        identity: NodeIdentity,
+        boot: int,
+        links: Sequence[str],
+        skew: float,
+        mtu: int,
+        fault: str,
+        settings: QnetSettings,
+        call: Sequence[str],
+    ) -> None:
         self.world = world
         self.name = name
+        self.boot = boot
+        """Unique in the world; later boots have greater numbers."""
         self.dead = False
-        self.view = world.dispatch.node(name)
+        self.view: NodeView = world.dispatch.node(name, skew=skew)
         random = world.dispatch.random(f"{name}/{boot}")
         self.system = System(self.view, name)
         self.system.set_policy(
@@ -103,16 +189,33 @@ class SimNode:
             )
         )
         self.files = MemFs(self.system.kernel)
+        """What is at `/`; gone with the boot."""
         self.system.attach(b"", self.files.manager.channel)
         self.system.guard(self.files.manager.channel)
         self.stack = Stack(self.system, random.randbytes, name=f"{name}/io-pkt0")
-        text = ",".join(part for part in (f"seed={random.getrandbits(31)}", world.fault) if part)
-        self.driver = self.stack.load(world.hub.module(), f"mac={mac.hex(':')}", wrap=[("fault", text)])
-        fault = self.driver.attached
-        assert isinstance(fault, FaultDriver)
-        self.fault = fault
-        """Its cable: `cut`, `set_carrier`, `options`."""
-        self.qnet = Qnet(self.stack, self.system, identity, world.settings, StaticDiscovery(world.peers_of(name)), random.randbytes)
+        self.cables: dict[str, FaultDriver] = {}
+        """By interface: `cut`, `set_carrier`, `options`."""
+        peers: list[StaticPeer] = []
+        for link in links:
+            interface = f"en{list(world.hubs).index(link)}"
+            text = ",".join(part for part in (f"seed={random.getrandbits(31)}", fault) if part)
+            options = f"name={interface},mac={world.mac(name, link).hex(':')},mtu={mtu}"
+            driver = self.stack.load(world.hubs[link].module(), options, wrap=[("fault", text)]).attached
+            assert isinstance(driver, FaultDriver)
+            self.cables[interface] = driver
+            peers += [StaticPeer(world.mac(other, link), interface) for other in call]
+        self.qnet = Qnet(self.stack, self.system, identity, settings, StaticDiscovery(peers), random.randbytes)
+
+    @property
+    def fault(self) -> FaultDriver:
+        """Its first cable."""
+        return next(iter(self.cables.values()))
+
+    def set_fault(self, text: str, interface: str | None = None) -> None:
+        """Other faults from now on, on one interface or all; "" for a good cable."""
+        for name, cable in self.cables.items():
+            if interface in (None, name):
+                cable.options = parse_options(FaultOptions, text, "fault")
 
     def sees(self, name: str) -> bool:
         """The other node is up, as this one knows."""
@@ -120,6 +223,9 @@ class SimNode:
         return node is not None and node.state is NodeState.UP
 
     def nd(self, name: str) -> Nd:
+        """The descriptor of another node, 0 of this one. LookupError for one that it never met."""
+        if name == self.name:
+            return Nd(0)
         node = self.qnet.nodes.get(name)
         if node is None:
             raise LookupError(f"{self.name} never met {name}")
@@ -127,14 +233,14 @@ class SimNode:
 
     def connect(self, node: str, pid: int, chid: int, uid: int = 0) -> Connection:
         """A connection to a channel of another node, or of this one."""
-        nd = Nd(0) if node == self.name else self.nd(node)
-        return self.system.kernel.connect(nd, pid, chid, Credentials(uid, uid))
+        return self.system.kernel.connect(self.nd(node), pid, chid, Credentials(uid, uid))
 
     def crash(self) -> None:
         """Power off: nothing is said, nothing more runs."""
         self.dead = True
         self.view.stop()
-        self.driver.attached.detach()
+        for cable in self.cables.values():
+            cable.detach()
 
     def stop(self) -> None:
         """A clean stop: goodbye is said."""

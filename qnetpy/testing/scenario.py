@@ -1,0 +1,583 @@
+"""Scenarios drawn from a seed: some nodes, some work, and what goes wrong meanwhile; afterwards everything must be right again.
+
+    python -m qnetpy.testing.scenario 1234           # run that seed and say what happened
+    python -m qnetpy.testing.scenario 1234 --trace   # and print its trace: two runs of one seed print the same
+
+The kind of a scenario is the seed modulo the number of kinds; all else is drawn. Phases: trouble (the plan below runs), healing (all cables
+good, whoever is off stays off), a second round of work that nothing may disturb, silence. docs/howto/simulate.md lists what is checked.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import random
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import attrs
+
+from qnetpy.link.machine import LinkTimers
+from qnetpy.link.session import RekeyPolicy
+from qnetpy.link.transport.config import TransportConfig
+from qnetpy.qnet import QnetSettings
+from qnetpy.testing.workload import HOLD, Client, FileJob, Ledger, Op, Server
+from qnetpy.testing.world import SimNode, World
+
+KINDS = ("clean", "lossy", "partition", "crash", "carrier", "two links", "rekey", "coming and going", "mtu and delay", "everything")
+CONVERGE = 12.0
+"""Seconds after healing within which all nodes must see each other: a call repeats once a second, and begins again after 5."""
+SLACK = 0.5
+"""Seconds beyond `down_after` until a pending operation must have failed: frames under way, and one heartbeat."""
+IDLE_TURNS = 60.0
+IDLE_FRAMES = 20.0
+"""Per second and pair of nodes, at most, when nothing happens. A PING and its ACK each heartbeat are 7 frames a second."""
+
+
+@attrs.frozen
+class Step:
+    """Something that happens to the world at a time."""
+
+    at: float
+    what: str
+    call: Callable[[], None] = attrs.field(repr=False)
+
+
+@attrs.define
+class Outcome:
+    """What a run came to, when nothing was wrong."""
+
+    seed: int
+    kind: str
+    plan: list[str]
+    results: Counter[str]
+    converged: float
+    """Seconds from healing until all nodes saw each other."""
+    seconds: float
+    """Virtual."""
+    frames: int
+    turns: int
+    trace: list[str] | None
+
+
+class ScenarioFailed(AssertionError):
+    """With everything that is needed to see why."""
+
+
+class _Errors(logging.Handler):
+    """Exceptions that a stack survives and logs."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.seen: list[str] = []
+        self._formatter = logging.Formatter("%(message)s")
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.seen.append(self._formatter.format(record))
+
+
+class Scenario:
+    """One seed. `run` returns an `Outcome` or raises `ScenarioFailed`."""
+
+    def __init__(self, seed: int, *, trace: bool = False) -> None:
+        self.seed = seed
+        self.kind = KINDS[seed % len(KINDS)]
+        self.chance = chance = random.Random(f"{seed}/plan")
+        kind = self.kind
+        two = kind == "two links" or (kind == "everything" and chance.random() < 0.5)
+        self.count = chance.choice([3, 4]) if kind == "everything" else chance.choice([2, 2, 3])
+        self.names = [f"n{number}" for number in range(1, self.count + 1)]
+        rekey = RekeyPolicy()
+        if kind == "rekey" or (kind == "everything" and chance.random() < 0.5):
+            rekey = RekeyPolicy(
+                after=chance.choice([1.0, 2.0]), stagger=chance.choice([0.0, 0.5]), grace=1.0, frames=chance.choice([300, 2**62])
+            )
+        settings = QnetSettings(
+            rekey=rekey,
+            timers=LinkTimers(),
+            transport=TransportConfig(congestion=chance.choice(["tolerant", "tolerant", "cubic", "newreno"])),
+            suites=chance.choice([(), ("chacha20-poly1305",), ("aes-256-gcm", "aes-128-gcm")]),
+        )
+        self.world = World(seed, settings=settings, links=("lan", "lan2") if two else ("lan",), trace=trace)
+        self.ledger = Ledger(self.world.dispatch.note)
+        self.servers: dict[str, Server] = {}
+        self.clients: list[Client] = []
+        self.steps: list[Step] = []
+        self.faults = ""
+        self.mtu = 1500
+        self.trouble = chance.choice([2.0, 4.0])
+        """Seconds for which things go wrong."""
+        self.skew = {name: chance.uniform(-100, 100) if chance.random() < 0.5 else 0.0 for name in self.names}
+        self.breaks = Counter(self.names)
+        """How often something was changed about each node."""
+        self._plan()
+
+    # The plan
+
+    def _step(self, at: float, what: str, call: Callable[[], None]) -> None:
+        self.steps.append(Step(at, what, call))
+
+    def _plan(self) -> None:
+        chance, kind = self.chance, self.kind
+        mixed = kind == "everything"
+        if kind == "lossy" or (mixed and chance.random() < 0.5):
+            self.faults = self._bad_cable()
+        if kind == "mtu and delay" or (mixed and chance.random() < 0.3):
+            self.mtu = chance.choice([1500, 4000, 9000])
+            delay = chance.choice(["", "delay=1ms", "delay=5ms,jitter=2ms", "rate=10M", "delay=2ms,rate=50M"])
+            self.faults = ",".join(part for part in (self.faults, delay) if part)
+        late = kind in ("coming and going", "everything")
+        for name in self.names:
+            at = chance.choice([0.0, chance.random() * 2]) if late else 0.0
+            self._step(at, f"{name} is switched on", lambda name=name: self._start(name))  # type: ignore[misc]  # bound early
+        kinds: dict[str, list[Callable[[float], None]]] = {
+            "partition": [self._partition],
+            "crash": [self._crash],
+            "carrier": [self._carrier, self._one_way],
+            "two links": [self._carrier, self._cut_one, self._carrier],
+            "coming and going": [self._stop, self._crash, self._stop],
+            "mtu and delay": [self._shrink, self._burst],
+            "everything": [
+                self._partition,
+                self._crash,
+                self._carrier,
+                self._one_way,
+                self._stop,
+                self._shrink,
+                self._burst,
+                self._cut_one,
+            ],
+            "rekey": [],
+        }
+        troubles = kinds.get(kind, [])
+        at = 0.7 + chance.random()
+        for _ in range(chance.choice([1, 2, 3]) if troubles else 0):
+            chance.choice(troubles)(at)
+            at += 0.3 + chance.random() * 3
+        self.end = max(at, self.trouble, *(step.at for step in self.steps)) + chance.choice([0.0, 0.1, 0.5, 4.0])
+        self._work(0.2, self.end)
+        self.steps.sort(key=lambda step: step.at)
+
+    def _bad_cable(self) -> str:
+        chance = self.chance
+        parts = []
+        for name, shares, likely in (
+            ("drop", ("1%", "5%", "15%"), 0.8),
+            ("dup", ("2%", "20%"), 0.5),
+            ("reorder", ("2%", "5%", "30%"), 0.5),
+            ("corrupt", ("0.5%", "2%"), 0.5),
+            ("jitter", ("100us", "2ms"), 0.2),
+        ):
+            if chance.random() < likely:
+                parts.append(f"{name}={chance.choice(shares)}")
+        return ",".join(parts)
+
+    def _someone(self) -> str:
+        return self.chance.choice(self.names)
+
+    def _for_all(self, name: str, call: Callable[[SimNode], None]) -> Callable[[], None]:
+        def run() -> None:
+            node = self.world.nodes.get(name)
+            if node is not None and not node.dead:
+                call(node)
+
+        return run
+
+    def _partition(self, at: float) -> None:
+        name, length = self._someone(), self.chance.choice([0.3, 1.5, 2.5, 4.0, 5.0])
+
+        def cut(node: SimNode, value: bool) -> None:
+            self._broken(name)
+            for cable in node.cables.values():
+                cable.cut = value
+            if value:
+                self._expect_end(node, f"partition of {name}")
+
+        self._step(at, f"{name} is cut off", self._for_all(name, lambda node: cut(node, True)))
+        self._step_back(at, length, f"{name} is connected again", self._for_all(name, lambda node: cut(node, False)))
+
+    def _crash(self, at: float) -> None:
+        name = self._someone()
+        back = self.chance.choice([0.0, 0.05, 0.5, 2.0, 4.5, None])
+        self._step(at, f"{name} loses power", lambda: self._off(name, False))
+        if back is not None:
+            self._step(at + back, f"{name} is switched on again", lambda: self._start(name))
+
+    def _stop(self, at: float) -> None:
+        name = self._someone()
+        back = self.chance.choice([0.0, 0.05, 0.5, 4.5, None])
+        self._step(at, f"{name} is stopped", lambda: self._off(name, True))
+        if back is not None:
+            self._step(at + back, f"{name} is started again", lambda: self._start(name))
+
+    def _carrier(self, at: float) -> None:
+        name, length = self._someone(), self.chance.choice([0.05, 0.5, 2.0, 4.0])
+        interface = self.chance.choice([f"en{number}" for number in range(len(self.world.hubs))])
+
+        def set_carrier(node: SimNode, up: bool) -> None:
+            self._broken(name)
+            node.cables[interface].set_carrier(up)
+
+        self._step(at, f"{name} {interface}: carrier lost", self._for_all(name, lambda node: set_carrier(node, False)))
+        self._step_back(at, length, f"{name} {interface}: carrier back", self._for_all(name, lambda node: set_carrier(node, True)))
+
+    def _cut_one(self, at: float) -> None:
+        name, length = self._someone(), self.chance.choice([0.5, 2.0, 5.0])
+        interface = self.chance.choice([f"en{number}" for number in range(len(self.world.hubs))])
+
+        def cut(node: SimNode, value: bool) -> None:
+            self._broken(name)
+            node.cables[interface].cut = value
+
+        self._step(at, f"{name} {interface}: cut", self._for_all(name, lambda node: cut(node, True)))
+        self._step_back(at, length, f"{name} {interface}: good", self._for_all(name, lambda node: cut(node, False)))
+
+    def _one_way(self, at: float) -> None:
+        name, length, way = self._someone(), self.chance.choice([0.5, 2.0, 5.0]), self.chance.choice(["tx", "rx"])
+        self._step(at, f"{name} can only {way}", self._for_all(name, lambda node: self._set_fault(node, f"oneway={way}")))
+        self._step_back(at, length, f"{name} can do both", self._for_all(name, lambda node: self._set_fault(node, self.faults)))
+
+    def _shrink(self, at: float) -> None:
+        name, mtu = self._someone(), self.chance.choice([1280, 1300, 1400])
+        self._step(at, f"{name}: path takes {mtu}", self._for_all(name, lambda node: self._set_fault(node, f"mtu={mtu}")))
+
+    def _burst(self, at: float) -> None:
+        name = self._someone()
+        self._step(at, f"{name}: half of all is lost", self._for_all(name, lambda node: self._set_fault(node, "drop=50%")))
+        self._step(at + 0.4, f"{name}: no more", self._for_all(name, lambda node: self._set_fault(node, self.faults)))
+
+    def _set_fault(self, node: SimNode, text: str) -> None:
+        self._broken(node.name)
+        node.set_fault(text)
+
+    def _step_back(self, at: float, length: float, what: str, call: Callable[[], None]) -> None:
+        """The end of a trouble; one in four lasts until all is healed."""
+        if self.chance.random() < 0.75:
+            self._step(at + length, what, call)
+
+    def _broken(self, name: str) -> None:
+        self.breaks[name] += 1
+
+    def _start(self, name: str) -> None:
+        before = self.world.nodes.get(name)
+        if before is None or before.dead:
+            self._broken(name)
+            node = self.world.start(name, skew=self.skew[name], mtu=self.mtu, fault=self.faults)
+            self.servers[name] = Server(node, self.ledger)
+
+    def _off(self, name: str, clean: bool) -> None:
+        node = self.world.nodes.get(name)
+        if node is None or node.dead:
+            return
+        self._broken(name)
+        if clean:
+            node.stop()
+        else:
+            node.crash()
+        self._expect_end(node, f"end of {name}")
+
+    def _expect_end(self, node: SimNode, what: str) -> None:
+        """Unless *node* comes back before: whatever others wait for from it must have ended when they give it up."""
+        since, count = self.world.now, self.breaks[node.name]
+        limit = self.world.settings.timers.down_after + SLACK
+
+        def check() -> None:
+            if self.breaks[node.name] != count:
+                return
+            for op in self.ledger.open.values():
+                if node.name in (op.to, op.client.name) and op.to != op.client.name and not op.client.dead:
+                    self.ledger.wrong(
+                        f"operation {op.number} of {op.client.name} to {op.to} since {op.began} is pending {limit} s after {what}"
+                    )
+
+        self.world.at(since + limit, check)
+
+    # Work
+
+    def _work(self, first: float, last: float) -> None:
+        chance = self.chance
+        for _ in range(chance.randrange(8, 40)):
+            self._step(chance.uniform(first, last), "", self._send)
+        for _ in range(chance.randrange(1, 5)):
+            self._step(chance.uniform(first, last), "", self._job)
+        for _ in range(chance.randrange(6)):
+            self._step(chance.uniform(first, last), "", self._pulse)
+
+    def _pair(self) -> tuple[SimNode, str] | None:
+        live = self.world.live
+        if not live:
+            return None
+        node = self.chance.choice(live)
+        to = self.chance.choice([name for name in self.names if name != node.name])
+        return node, to
+
+    def _client(self) -> Client | None:
+        pair = self._pair()
+        if pair is None:
+            return None
+        node, to = pair
+        mine = [client for client in self.clients if client.node is node and client.to == to]
+        if mine and self.chance.random() < 0.7:
+            return self.chance.choice(mine)
+        client = Client(node, to, self.ledger, random.Random(f"{self.seed}/client/{len(self.clients)}"))
+        self.clients.append(client)
+        return client
+
+    def _send(self) -> None:
+        client = self._client()
+        if client is None:
+            return
+        for _ in range(self.chance.choice([1, 1, 3])):
+            op = client.send()
+            if op is not None and (op.mode == HOLD or self.chance.random() < 0.2):
+                self._unblock_later(client, op)
+
+    def _unblock_later(self, client: Client, op: Op) -> None:
+        def unblock() -> None:
+            if not client.node.dead:
+                client.unblock(op)
+
+        self.world.at(self.world.now + self.chance.choice([0.0, 0.0001, 0.01, 0.5, 2.0]), unblock)
+
+    def _job(self) -> None:
+        pair = self._pair()
+        if pair is not None:
+            FileJob(pair[0], pair[1], self.ledger, random.Random(self.chance.getrandbits(64))).start()
+
+    def _pulse(self) -> None:
+        client = self._client()
+        if client is not None:
+            client.pulse()
+
+    # The run
+
+    def run(self) -> Outcome:
+        """All phases."""
+        errors = _Errors()
+        logger = logging.getLogger()
+        logger.addHandler(errors)
+        loggers = [logging.getLogger(name) for name in ("stack", "qnetpy", "resmgr")]
+        before = [(one, one.propagate, one.level) for one in loggers]
+        try:
+            with self._telling(errors):
+                return self._run()
+        finally:
+            logger.removeHandler(errors)
+            for one, propagate, level in before:
+                one.propagate, one.level = propagate, level
+
+    @contextmanager
+    def _telling(self, errors: _Errors) -> Iterator[None]:
+        """Whatever goes wrong is told with the plan and the way to see it again."""
+        try:
+            yield
+            if self.ledger.wrongs or errors.seen:
+                raise ScenarioFailed("; ".join(self.ledger.wrongs[:5] + errors.seen[:2]))
+        except Exception as error:
+            first = self.ledger.wrongs[:3] + errors.seen[:2]
+            text = "\n".join(
+                (
+                    f"seed {self.seed} ({self.kind}, {self.count} nodes, cable {self.faults or 'good'}): {error}",
+                    f"failed at {self.world.now:.6f}",
+                    *first,
+                    *self.plan,
+                    f"replay: python -m qnetpy.testing.scenario {self.seed} --trace",
+                )
+            )
+            raise ScenarioFailed(text) from error
+
+    @property
+    def plan(self) -> list[str]:
+        """What happens when, for people."""
+        return [f"  {1000.0 + step.at:.6f} {step.what}" for step in self.steps if step.what]
+
+    def _run(self) -> Outcome:
+        world = self.world
+        begin = world.now
+        self.ledger.undisturbed = False
+        if self.kind == "clean":
+            world.at(begin + 0.2, self._calm)
+        for step in self.steps:
+            world.at(begin + step.at, self._doing(step))
+        world.run(self.end)
+        self._check_wrongs()
+        self._heal()
+        healed = world.now
+        if not world.until(world.settled, CONVERGE):
+            raise ScenarioFailed(f"the nodes do not see each other {CONVERGE} s after healing: {self._states()}")
+        converged = world.now - healed
+        # What went on before may still end by the old trouble's consequences; new work may not.
+        world.run(4.5)
+        if not world.settled():
+            raise ScenarioFailed(f"the nodes lost each other again on good cables: {self._states()}")
+        self._second_round()
+        self._quiet()
+        return Outcome(
+            self.seed,
+            self.kind,
+            self.plan,
+            self.ledger.results,
+            converged,
+            world.now - begin,
+            sum(hub.frames for hub in world.hubs.values()),
+            world.dispatch.turns,
+            world.dispatch.trace,
+        )
+
+    def _doing(self, step: Step) -> Callable[[], None]:
+        def do() -> None:
+            if step.what:
+                self.world.dispatch.note(f"! {step.what}")
+            step.call()
+
+        return do
+
+    def _calm(self) -> None:
+        self.ledger.undisturbed = True
+
+    def _check_wrongs(self) -> None:
+        if self.ledger.wrongs:
+            raise ScenarioFailed(self.ledger.wrongs[0])
+
+    def _states(self) -> str:
+        return "; ".join(
+            f"{node.name} knows " + ", ".join(f"{other.name}={other.state.value}({other.reason})" for other in node.qnet.nodes)
+            for node in self.world.live
+        )
+
+    def _heal(self) -> None:
+        self.world.dispatch.note("! heal")
+        if len(self.world.live) < 2:
+            for name in self.names:
+                self._start(name)
+        for node in self.world.live:
+            self._broken(node.name)
+            node.set_fault("")
+            for cable in node.cables.values():
+                cable.cut = False
+                cable.set_carrier(True)
+
+    def _second_round(self) -> None:
+        """New work on good cables, between nodes that see each other: all of it succeeds."""
+        world = self.world
+        self._calm()
+        for client in self.clients:
+            if not client.node.dead:
+                for op in client.mine:
+                    client.unblock(op)
+        if not world.until(lambda: not self._unfinished(), 5.0):
+            raise ScenarioFailed(f"still pending on good cables: {self._unfinished()}")
+        for client in self.clients:
+            client.close()
+        before = Counter(self.ledger.results)
+        live = world.live
+        clients = [Client(a, b.name, self.ledger, self.chance) for a in live for b in live if a is not b]
+        self.clients += clients
+        pulses = self.ledger.pulses_sent, self.ledger.pulses.total()
+        ops = [client.send(mode) for client in clients for mode in (0, 1, 2, 4)]
+        for client in clients:
+            client.pulse()
+            FileJob(client.node, client.to, self.ledger, random.Random(self.chance.getrandbits(64))).start()
+        done = world.until(lambda: bool(self.ledger.wrongs) or not self._unfinished(), 20.0)
+        self._check_wrongs()
+        if not done:
+            raise ScenarioFailed(f"new work does not end on good cables: {self._unfinished()}")
+        self._check_wrongs()
+        if any(op is None for op in ops):
+            raise ScenarioFailed("a node that is up is not known")
+        world.run(0.1)
+        sent, came = self.ledger.pulses_sent - pulses[0], self.ledger.pulses.total() - pulses[1]
+        if sent != came:
+            raise ScenarioFailed(f"{sent} pulses were sent on good cables and {came} came")
+        after = self.ledger.results - before
+        if set(after) - {"ok", "EDOM", "job ok"}:
+            raise ScenarioFailed(f"failures on good cables: {dict(after)}")
+        for client in self.clients:
+            client.close()
+
+    def _unfinished(self) -> list[str]:
+        return [
+            f"op {op.number} {op.client.name}>{op.to} mode {op.mode} {op.size}/{op.reply_size} since {op.began:.3f}"
+            for op in self.ledger.open.values()
+            if not op.client.dead
+        ] + [f"job {job.number} {job.node.name}>{job.to}" for job in self.ledger.jobs.values() if not job.node.dead]
+
+    # Silence
+
+    def _quiet(self) -> None:
+        """With nothing to do, nothing is kept and hardly anything happens."""
+        world = self.world
+        world.run(3.0)
+        left: list[str] = []
+        for _ in range(3):  # a renewal of keys may be under way at any one moment
+            left = [text for node in world.live for text in self._left_on(node)]
+            if not left:
+                break
+            world.run(0.25)
+        if left:
+            raise ScenarioFailed("; ".join(left))
+        turns, frames = world.dispatch.turns, sum(hub.frames for hub in world.hubs.values())
+        world.run(5.0)
+        live = len(world.live)
+        pairs = live * (live - 1) / 2 + live * (self.count - live)
+        turn_rate = (world.dispatch.turns - turns) / 5 / pairs
+        frame_rate = (sum(hub.frames for hub in world.hubs.values()) - frames) / 5 / pairs
+        if turn_rate > IDLE_TURNS or frame_rate > IDLE_FRAMES:
+            raise ScenarioFailed(f"{turn_rate:.0f} turns and {frame_rate:.0f} frames a second and pair while nothing happens")
+        self._check_wrongs()
+
+    def _left_on(self, node: SimNode) -> Iterator[str]:
+        """What a node that has nothing to do should not have."""
+        others = {other.name for other in self.world.live if other is not node}
+        sizes = node.qnet.sizes()
+        wanted = {"links": len(others), "peers": len(others)}
+        for name, size in sizes.items():
+            if name in ("hints", "calls", "sessions", "half_open", "timers"):
+                continue
+            if size != wanted.get(name, 0):
+                yield f"{node.name} has {name}={size}, not {wanted.get(name, 0)}"
+        if sizes["sessions"] > 2 * len(others):
+            yield f"{node.name} has {sizes['sessions']} sessions for {len(others)} nodes"
+        if sizes["calls"] > (self.count - 1 - len(others)) * len(node.cables):
+            yield f"{node.name} makes {sizes['calls']} calls"
+        if len(node.files.manager.table.handles):
+            yield f"{node.name} has {len(node.files.manager.table.handles)} open handles"
+        if len(node.files.manager.table.clients):
+            yield f"{node.name} has {len(node.files.manager.table.clients)} file clients"
+        if failures := dict(node.stack.statistics().failures):
+            yield f"{node.name}: exceptions in {failures}"
+        if node.qnet.counters:
+            yield f"{node.name}: {dict(node.qnet.counters)}"
+
+
+def run(seed: int, *, trace: bool = False) -> Outcome:
+    """Run one seed."""
+    return Scenario(seed, trace=trace).run()
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m qnetpy.testing.scenario", description="Run one simulated scenario.")
+    parser.add_argument("seed", type=int)
+    parser.add_argument("--trace", action="store_true", help="print every turn, frame batch and result")
+    arguments = parser.parse_args(argv)
+    scenario = Scenario(arguments.seed, trace=arguments.trace)
+    try:
+        outcome = scenario.run()
+    except ScenarioFailed as error:
+        for line in scenario.world.dispatch.trace or ():
+            print(line)
+        print(error, file=sys.stderr)
+        return 1
+    for line in outcome.trace or outcome.plan:
+        print(line)
+    print(
+        f"seed {outcome.seed} ({outcome.kind}): {dict(sorted(outcome.results.items()))}, {outcome.seconds:.1f} s, {outcome.frames} frames, "
+        f"{outcome.turns} turns, settled {outcome.converged:.2f} s after healing"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
