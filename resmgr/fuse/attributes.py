@@ -179,6 +179,8 @@ def _set(request: Request, status: int, reply: Buffer) -> None:
     take_attr(node, attr, request.at)
     if request.extra & SET_SIZE:
         node.pages = None
+        if node.behind is not None:
+            node.behind.truncated()
         for file in node.files:
             file.data = None
     elif node.pages is not None and (before[6] == attr[6] and (before[10] == attr[10] or request.extra & (SET_MTIME | SET_MTIME_NOW))):

@@ -86,6 +86,8 @@ class Core:
         self.directories: dict[int, Directory] = {}
         self.held_bytes = 0
         """Bytes of WRITEs that wait for servers."""
+        self.behind_cost = 0
+        """Of these, what the kernel was told is done, as `Behind.cost` counts."""
         self.borrow: Callable[[], Callable[[], None]] = lambda: _nothing
         """Keeps the buffer of the request being received; what it returns gives it back. Set by the session."""
         self._next_fh = 1
@@ -96,6 +98,7 @@ class Core:
         entry_s, entry_ns = divmod(round(options.entry_valid * formats.NSEC), formats.NSEC)
         attr_s, attr_ns = divmod(round(options.attr_valid * formats.NSEC), formats.NSEC)
         self._valid = (entry_s, attr_s, entry_ns, attr_ns)
+        self._unsure = (entry_s, 0, entry_ns, 0)
 
     # ---- answers
 
@@ -143,15 +146,20 @@ class Core:
         if not request.answered:
             self._finish(request)
             node.lookups += 1
-            self.emit(_ENTRY_REPLY(144, 0, request.unique, node.nodeid, 0, *self._valid, *self.attr_fields(node)))
+            self.emit(_ENTRY_REPLY(144, 0, request.unique, *self.entry_fields(node)))
 
     def answer_attr(self, request: Request, node: Node) -> None:
         if not request.answered:
             self._finish(request)
-            self.emit(_ATTR_REPLY(120, 0, request.unique, self._valid[1], self._valid[3], *self.attr_fields(node)))
+            fields = self.entry_fields(node)
+            self.emit(_ATTR_REPLY(120, 0, request.unique, fields[3], fields[5], *fields[6:]))
 
     def entry_fields(self, node: Node) -> tuple[int, ...]:
         """Fields of ENTRY_LAYOUT for *node*; what they say is remembered as told."""
+        behind = node.behind
+        if behind is not None and behind.outdates(node.attr_at):
+            node.attr = behind.adjusted(node.attr)
+            return (node.nodeid, 0, *self._unsure, *self.attr_fields(node))
         return (node.nodeid, 0, *self._valid, *self.attr_fields(node))
 
     def attr_fields(self, node: Node) -> tuple[int, ...]:
@@ -385,13 +393,6 @@ class Core:
         file = File(self.new_fh(), node, connection, ocb, flags)
         self.files[file.fh] = file
         node.files.append(file)
-        return file
-
-    def remove_file(self, fh: int) -> File | None:
-        file = self.files.pop(fh, None)
-        if file is not None:
-            file.node.files.remove(file)
-            self.nodes.settle(file.node)
         return file
 
     # ---- interrupts

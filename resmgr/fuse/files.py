@@ -1,4 +1,4 @@
-"""Open files: CREATE, OPEN, READ, WRITE, FLUSH, RELEASE, FSYNC, FALLOCATE.
+"""Open files: CREATE, OPEN, READ, FLUSH, RELEASE, FSYNC, FALLOCATE. WRITE is in `writing`.
 
 OPEN is one message that brings attributes and, for a read-only open of a file whose pages the kernel may not have, the first bytes. READs
 inside them are answered without the server; the bytes are dropped once they were read to their end, and after `attr_valid` seconds.
@@ -10,8 +10,7 @@ not valid before it gets the answer to OPEN, and its next question is answered f
 Some opens bypass the page cache: O_APPEND (the server knows where the end is), devices and FIFOs, and read-only opens of files of size 0,
 which may be of the kind that has no size (/proc) and would read as empty.
 
-WRITEs go to the server at once, there is no write-back cache: an error is told to the write(2) that caused it, or for shared mappings to
-fsync(2) and close(2). FLUSH waits for WRITEs under way and tells a remembered error; a file opened for reading needs none.
+FLUSH waits for WRITEs under way and tells a remembered error; a file opened for reading needs none.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ import struct
 from stat import S_IFCHR, S_IFIFO, S_IFREG
 
 from resmgr.dispatch import Buffer
-from resmgr.fuse import formats
+from resmgr.fuse import formats, writing
 from resmgr.fuse.attributes import done
 from resmgr.fuse.core import CONNECT, DEVICES, ENTRY_MAX, Core, Found, shown
 from resmgr.fuse.formats import (
@@ -36,7 +35,7 @@ from resmgr.fuse.formats import (
 )
 from resmgr.fuse.inode import File, Node, same_type
 from resmgr.fuse.request import Request, told
-from resmgr.iomsg import OFFSET_APPEND, OPEN, READ, REQUEST, SPACE, SYNC_DATA_ONLY, WRITE, Connect, Io
+from resmgr.iomsg import OPEN, READ, REQUEST, SPACE, SYNC_DATA_ONLY, Connect, Io
 
 O_ACCMODE = 0o3
 O_CREAT = 0o100
@@ -47,15 +46,9 @@ O_NONBLOCK = 0o4000
 O_SYNC = 0o4010000
 SERVER_FLAGS = O_ACCMODE | O_CREAT | O_EXCL | O_TRUNC | O_APPEND | O_NONBLOCK | O_SYNC
 """Open flags that mean something to a server; O_DIRECT, O_NOFOLLOW and the like are the kernel's here."""
-HELD_WRITE_BYTES_MAX = 256 * 1024 * 1024
-"""Data of WRITEs that wait for servers. Stops programs from filling memory through a server that hangs: ENOMEM beyond."""
-
 _READ_MESSAGE = struct.Struct(REQUEST.format + READ.format[1:])
-_WRITE_MESSAGE = struct.Struct(REQUEST.format + WRITE.format[1:])
 _READ = int(Io.READ)
-_WRITE = int(Io.WRITE)
 _read_in = formats.READ_IN.parse
-_WRITE_DATA = BODY + formats.WRITE_IN.size
 
 
 def create(core: Core, request: Request, view: memoryview) -> None:
@@ -128,6 +121,8 @@ def _opened(request: Request, status: int, reply: Buffer) -> None:
         file.data_ends = len(file.data) < core.options.prefetch
     if flags & O_TRUNC:
         node.told = None
+        if node.behind is not None:
+            node.behind.truncated()
     elif node.told is not None and shown(node.told) != shown(attr):
         node.told = None
         node.fresh = True
@@ -201,59 +196,6 @@ def _have_read(request: Request, status: int, reply: Buffer) -> None:
         request.core.answer_data(request, reply)
 
 
-def write(core: Core, request: Request, view: memoryview) -> None:
-    fh, offset, size, how, _, _ = formats.WRITE_IN.parse(view, BODY)
-    data = view[_WRITE_DATA:]
-    file = core.files.get(fh)
-    if file is None or len(data) != size:
-        core.error(request, errno.EBADF if file is None else errno.EINVAL)
-        return
-    if core.held_bytes + size > HELD_WRITE_BYTES_MAX:
-        core.drops["writes_refused"] += 1
-        core.error(request, errno.ENOMEM)
-        return
-    if file.flags & O_APPEND and not how & formats.WRITE_CACHE:
-        offset = OFFSET_APPEND
-    file.data = None
-    file.writes += 1
-    node = file.node
-    node.pages = None
-    request.extra = size
-    core.held_bytes += size
-    # The data lie in the buffer that the descriptor was read into: it stays ours until the server has answered.
-    let_go = core.borrow()
-
-    def written(request: Request, status: int, reply: Buffer) -> None:
-        core.held_bytes -= size
-        if status != -errno.EINTR:
-            # After an unblock the server may still be busy with the data: then the buffer is left to it.
-            let_go()
-        node.pages = None
-        node.told = None
-        node.fresh = False
-        file.writes -= 1
-        if status < 0:
-            code = told(status)
-            if request.answered or how & formats.WRITE_CACHE:
-                file.error = file.error or code
-            core.error(request, code)
-        else:
-            core.answer(request, formats.WRITE_REPLY.pack(24, 0, request.unique, min(status, size)))
-        if not file.writes and file.waiting:
-            waiting, file.waiting = file.waiting, []
-            for call in waiting:
-                call()
-
-    if view.readonly:
-        message: tuple[Buffer, ...] = (_WRITE_MESSAGE.pack(_WRITE, 0, 0, file.ocb, offset, size), data)
-    else:
-        # The message's head overwrites the request's, right in front of the data: one part, nothing is joined.
-        start = _WRITE_DATA - _WRITE_MESSAGE.size
-        _WRITE_MESSAGE.pack_into(view, start, _WRITE, 0, 0, file.ocb, offset, size)
-        message = (view[start:],)
-    core.on_file(request, file, message, 0, written)
-
-
 def flush(core: Core, request: Request, view: memoryview) -> None:
     (fh, _) = formats.FLUSH_IN.parse(view, BODY)
     file = core.files.get(fh)
@@ -263,8 +205,7 @@ def flush(core: Core, request: Request, view: memoryview) -> None:
 
     def told_now() -> None:
         if not request.answered:
-            code, file.error = file.error, 0
-            core.error(request, code)
+            core.error(request, file.take_error())
 
     if file.writes:
         file.waiting.append(told_now)
@@ -281,7 +222,7 @@ def fsync(core: Core, request: Request, view: memoryview) -> None:
     how = SYNC_DATA_ONLY if flags & formats.FSYNC_DATA else 0
 
     def synced(request: Request, status: int, reply: Buffer) -> None:
-        code, file.error = file.error, 0
+        code = file.take_error()
         core.error(request, told(status) if status < 0 else code)
 
     def sync() -> None:
@@ -298,13 +239,30 @@ def release(core: Core, request: Request, view: memoryview) -> None:
     """Nobody waits for it: answered at once, the OCB is closed at the end of the turn or when the last WRITE came back."""
     fh = formats.RELEASE_IN.parse(view, BODY)[0]
     core.error(request, 0)
-    file = core.remove_file(fh)
+    file = core.files.pop(fh, None)
     if file is None:
         core.drops["unknown_file"] += 1
-    elif file.writes:
-        file.waiting.append(lambda: core.handles.close_now(file.connection, file.ocb))
-    else:
+        return
+
+    def close() -> None:
+        file.node.files.remove(file)
+        core.nodes.settle(file.node)
         core.handles.close_now(file.connection, file.ocb)
+        if file.unseen:
+            writing.lost(core, file)
+
+    def arrived() -> None:
+        if file.writes:
+            file.waiting.append(close)
+        else:
+            close()
+
+    behind = file.node.behind
+    if behind is None:
+        arrived()
+    else:
+        # The node stays, and with it the account of its writes.
+        behind.after(arrived)
 
 
 def fallocate(core: Core, request: Request, view: memoryview) -> None:

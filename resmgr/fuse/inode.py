@@ -18,6 +18,7 @@ import attrs
 
 from resmgr.channel import Connection
 from resmgr.dispatch import Buffer
+from resmgr.fuse.behind import Behind
 from resmgr.fuse.formats import MASK64, ROOT_ID, AttrTuple
 from resmgr.iomsg import Target
 
@@ -54,6 +55,7 @@ class Node:
         "aliases",
         "attr",
         "attr_at",
+        "behind",
         "children",
         "directory",
         "files",
@@ -91,6 +93,8 @@ class Node:
         self.told: AttrTuple | None = None
         self.pages: Version | None = None
         """The version that the kernel's cached pages were read at; None: not known."""
+        self.behind: Behind | None = None
+        """Writes that the kernel was told are done; None: there never were any."""
         self.lookups = 0
         self.children: dict[bytes, Node] = {}
         self.handles: dict[Connection, int] = {}
@@ -122,7 +126,7 @@ class Node:
 class File:
     """An open file: the server's OCB, and first bytes that came with the reply to open."""
 
-    __slots__ = ("connection", "data", "data_at", "data_ends", "error", "fh", "flags", "node", "ocb", "waiting", "writes", "wrote")
+    __slots__ = ("connection", "data", "data_at", "data_ends", "error", "fh", "flags", "node", "ocb", "unseen", "waiting", "writes")
 
     def __init__(self, fh: int, node: Node, connection: Connection, ocb: int, flags: int) -> None:
         self.fh = fh
@@ -136,11 +140,18 @@ class File:
         """`data` ended at the end of the file."""
         self.writes = 0
         """WRITE messages under way."""
-        self.wrote = False
         self.error = 0
-        """errno of a write whose caller was not told; the next FLUSH or FSYNC tells it."""
+        """errno of a write whose caller was not told; the next WRITE, FLUSH or FSYNC tells it."""
+        self.unseen = False
+        """`error` is that of a write through this file, and nobody was told yet."""
         self.waiting: list[Callable[[], None]] = []
         """Called when `writes` is 0 again."""
+
+    def take_error(self) -> int:
+        """The errno to tell now, which is then told."""
+        code, self.error = self.error, 0
+        self.unseen = False
+        return code
 
 
 class NodeTable:

@@ -13,7 +13,8 @@ import attrs
 
 from resmgr.dispatch import Dispatch
 from resmgr.errors import BadMessage
-from resmgr.fuse import attributes, directory, files, formats, names
+from resmgr.fuse import attributes, directory, files, formats, names, writing
+from resmgr.fuse.behind import Behind
 from resmgr.fuse.core import Core
 from resmgr.fuse.formats import BODY, MAJOR, MINOR_MAX, MINOR_MIN, Init, Opcode
 from resmgr.fuse.options import FuseOptions
@@ -56,7 +57,7 @@ OPERATIONS: dict[int, Handler] = {
     Opcode.LINK: names.link,
     Opcode.OPEN: files.open_,
     Opcode.READ: files.read,
-    Opcode.WRITE: files.write,
+    Opcode.WRITE: writing.write,
     Opcode.STATFS: attributes.statfs,
     Opcode.RELEASE: files.release,
     Opcode.FSYNC: files.fsync,
@@ -70,6 +71,8 @@ OPERATIONS: dict[int, Handler] = {
     Opcode.CREATE: files.create,
     Opcode.FALLOCATE: files.fallocate,
 }
+AFTER_WRITES = frozenset((Opcode.READ, Opcode.GETATTR, Opcode.SETATTR, Opcode.OPEN, Opcode.FALLOCATE, Opcode.FLUSH, Opcode.FSYNC))
+"""Operations on a node that begin when the writes that are on the way to it have arrived."""
 REFUSED: dict[int, int] = {
     Opcode.IOCTL: errno.ENOTTY,
     Opcode.TMPFILE: errno.EOPNOTSUPP,
@@ -129,6 +132,9 @@ class Machine(Core):
                 self.output.append(formats.error_reply(unique, errno.ESTALE))
                 return
             record = Request(self, unique, opcode, node, (uid, gid), pid, now)
+            if node.behind is not None and node.behind.outstanding and opcode in AFTER_WRITES:
+                self._after_writes(record, node.behind, handler, bytes(request))
+                return
             try:
                 handler(self, record, request)
             except BadMessage:
@@ -140,6 +146,23 @@ class Machine(Core):
             self.drops["bad_request"] += 1
         finally:
             self.receiving = False
+
+    def _after_writes(self, record: Request, behind: Behind, handler: Handler, request: bytes) -> None:
+        """Begin with a request when the writes on the way have arrived."""
+
+        def begin() -> None:
+            if record.answered:
+                return
+            record.at = self.dispatch.now()
+            try:
+                handler(self, record, memoryview(request))
+            except BadMessage:
+                self.drops["bad_request"] += 1
+                self.error(record, errno.EIO)
+
+        self.drops["waited_for_writes"] += 1
+        self.waits(record)
+        behind.after(begin)
 
     def _special(self, opcode: int, unique: int, nodeid: int, request: memoryview) -> None:
         """What is not about a node, or has no answer."""

@@ -30,6 +30,10 @@ class FuseOptions:
     """First bytes asked for with a read-only open; 0: none."""
     max_write: int = 1024 * 1024
     """Largest READ and WRITE. The descriptor is read with a buffer of this and 4096 bytes more."""
+    write_behind: int = 8 * 1024 * 1024
+    """Bytes of one file that may be on the way to its server after the program was told that they are written; 0: each write(2) waits for
+    its server.
+    """
     max_readahead: int = 1024 * 1024
     max_background: int = 64
     """Requests that nobody waits for (read-ahead, asynchronous direct I/O) that the kernel has under way at once."""

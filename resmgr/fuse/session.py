@@ -15,7 +15,7 @@ import logging
 import os
 from collections.abc import Callable
 
-from resmgr.dispatch import Dispatch
+from resmgr.dispatch import Dispatch, Timer
 from resmgr.fuse import formats
 from resmgr.fuse.core import OutputItem
 from resmgr.fuse.machine import Machine
@@ -27,8 +27,10 @@ BATCH = 32
 LOOK_EVERY = 16
 """A lone reader looks for a second request this often."""
 HEADERS = 4096
-POOL_MAX = 4
-"""Buffers kept for later; more are given back to the system."""
+POOL_MAX = 12
+"""Buffers kept for later; more are given back to the system. Getting one is a millisecond of page faults."""
+POOL_IDLE = 2.0
+"""Seconds after which buffers that were not needed are given back."""
 
 
 class _Buffer:
@@ -63,6 +65,9 @@ class Session:
         self._size = machine.options.max_write + HEADERS
         self._pool: list[_Buffer] = []
         self._buffer = _Buffer(self, self._size)
+        self._trim: Timer | None = None
+        self._least = 0
+        """Fewest buffers in the pool since it was last trimmed."""
         self._alone = 0
         self._aborted = False
         machine.borrow = self._borrow
@@ -82,6 +87,9 @@ class Session:
         os.close(self._fd)
         self.machine.close()
         self._pool.clear()
+        if self._trim is not None:
+            self._trim.cancel()
+            self._trim = None
 
     def invalidate_entry(self, parent: int, name: bytes) -> None:
         """Tell the kernel that what it believes of *name* in node *parent* is wrong. Done in a worker thread: it may have to wait there."""
@@ -110,10 +118,30 @@ class Session:
         buffer.borrowers += 1
         return buffer.let_go
 
+    def _take_buffer(self) -> _Buffer:
+        pool = self._pool
+        if not pool:
+            return _Buffer(self, self._size)
+        buffer = pool.pop()
+        self._least = min(self._least, len(pool))
+        return buffer
+
     def buffer_free(self, buffer: _Buffer) -> None:
         """Nobody uses *buffer* any more."""
         if buffer is not self._buffer and len(self._pool) < POOL_MAX and not self.closed:
             self._pool.append(buffer)
+            if self._trim is None:
+                self._least = 0
+                self._trim = self._dispatch.call_at(self._dispatch.now() + POOL_IDLE, self._trim_pool)
+
+    def _trim_pool(self) -> None:
+        """Give back the buffers that nobody took since the last time."""
+        self._trim = None
+        pool = self._pool
+        del pool[: self._least]
+        if pool:
+            self._least = len(pool)
+            self._trim = self._dispatch.call_at(self._dispatch.now() + POOL_IDLE, self._trim_pool)
 
     # ---- reading
 
@@ -143,7 +171,7 @@ class Session:
                 return
             machine.receive(buffer.view[:length], now)
             if buffer.borrowers:
-                self._buffer = self._pool.pop() if self._pool else _Buffer(self, self._size)
+                self._buffer = self._take_buffer()
             if machine.output:
                 self._flush()
             if self.closed:

@@ -104,6 +104,8 @@ class MemFs(Tree):
 
     def __init__(self, kernel: Kernel, *, pid: int = PID_SYSTEM, chid: int | None = None, check: bool = True) -> None:
         self.faults: list[Fault] = []
+        self.size_max: int | None = None
+        """Bytes that a file can hold; None: no limit."""
         self.requests: dict[str, int] = {}
         self.hanging: list[Message] = []
         super().__init__(kernel.dispatch.wall, check)
@@ -406,6 +408,11 @@ class MemFs(Tree):
         content = inode.data
         if offset == OFFSET_APPEND:
             offset = len(content)
+        if self.size_max is not None and offset + len(data) > self.size_max:
+            # As on a full disk: what fits is written, then nothing.
+            data = memoryview(data)[: max(0, self.size_max - offset)]
+            if not len(data):
+                raise OSError(errno.ENOSPC, "full")
         if len(content) < offset:
             content.extend(bytes(offset - len(content)))
         if len(content) == offset:

@@ -427,16 +427,21 @@ def test_data_of_a_slow_write_is_not_lost_when_the_buffer_is_reused(rig: Rig) ->
         return lambda: borrowed.append(-1)
 
     rig.machine.borrow = borrow
-    rig.fs.faults.append(Fault("write", delay=0.1, times=1))
-    rig.start(Opcode.WRITE, node, formats.WRITE_IN.pack(fh, 0, 4, 0, 0, 0) + b"data")
+    rig.fs.faults.append(Fault("write", delay=0.1, times=2))
+    large = bytes(range(256)) * 1024
+    request = rig.write(node, fh, 0, large)
+    assert request.error == 0
     assert borrowed == [1]
-    assert rig.machine.held_bytes == 4
+    # A small one is copied: a buffer is a megabyte.
+    assert rig.write(node, fh, len(large), b"data").error == 0
+    assert borrowed == [1]
+    assert rig.machine.held_bytes == len(large) + 4
 
     rig.run(0.2)
 
     assert borrowed == [1, -1]
     assert rig.machine.held_bytes == 0
-    assert rig.fs.find(b"f").data == b"data"
+    assert rig.fs.find(b"f").data == large + b"data"
 
 
 def test_reads_overtake_each_other(rig: Rig) -> None:

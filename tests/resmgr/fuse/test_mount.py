@@ -303,7 +303,8 @@ def test_write_to_a_hung_server_can_be_killed(serve: Serve) -> None:
     writer.kill()
     writer.wait(30)
 
-    assert time.monotonic() - began < 1
+    # Its end closes the file, which waits for what was written, but not for ever.
+    assert time.monotonic() - began < 2
 
 
 def test_signal_that_a_program_handles_is_an_eintr_only_if_it_lasts(serve: Serve) -> None:

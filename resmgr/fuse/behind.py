@@ -1,0 +1,91 @@
+"""Write-behind: WRITEs that the kernel was told are done while their messages are still on the way (docs/decisions/fuse-write-behind.md).
+
+`Behind` is the account of one node: which ranges are on the way, what waits for them, and how far the file reaches once they have arrived.
+Requests that must see the writes, or must not overtake them (`machine.AFTER_WRITES`), wait for those that are on the way when they come,
+not for later ones: a program that writes without a pause delays nobody for longer than one window.
+
+Writes that overlap are never on the way together, because messages overtake each other. An entry or attributes that a server told while
+writes were on the way may be older than they are: `adjusted` makes the size at least what the kernel was told, and the kernel is not
+allowed to remember such attributes.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+from resmgr.fuse.formats import AttrTuple
+
+OVERHEAD = 16 * 1024
+"""What a write on the way costs beside its bytes, so that tiny writes do not make a server refuse messages (EAGAIN at thousands)."""
+TOTAL_MAX = 32 * 1024 * 1024
+"""Bytes on the way in one mount; below what a server's node takes of one peer. Stops many files from filling memory together."""
+
+
+class Behind:
+    """Writes on the way of one node, by number, in the order in which they were sent."""
+
+    __slots__ = ("_next", "_waiting", "cost", "end", "outstanding", "quiet_at", "throttled")
+
+    def __init__(self) -> None:
+        self.outstanding: dict[int, tuple[int, int]] = {}
+        """number -> (start, end)"""
+        self.cost = 0
+        """Bytes on the way, with OVERHEAD for each."""
+        self.end = 0
+        """The farthest end of any of them since `truncated`, or since it was long quiet."""
+        self.quiet_at = float("-inf")
+        """When the last one arrived."""
+        self.throttled: deque[Callable[[], None]] = deque()
+        """Answers that are held back until less is on the way."""
+        self._next = 1
+        self._waiting: deque[tuple[int, Callable[[], None]]] = deque()
+
+    def overlaps(self, start: int, end: int) -> bool:
+        """Whether a write of [start, end) has to wait."""
+        if start >= self.end:
+            return False
+        return any(start < other_end and other_start < end for other_start, other_end in self.outstanding.values())
+
+    def begin(self, start: int, end: int, quiet_since: float) -> int:
+        """A write of [start, end) is sent; its number. *quiet_since*: attributes asked before that are not on the way any more."""
+        if not self.outstanding and self.quiet_at < quiet_since:
+            self.end = 0
+        number = self._next
+        self._next += 1
+        self.outstanding[number] = (start, end)
+        self.cost += end - start + OVERHEAD
+        if end > self.end:
+            self.end = end
+        return number
+
+    def finish(self, number: int, now: float) -> None:
+        """That write arrived or failed: runs what waited for it."""
+        start, end = self.outstanding.pop(number)
+        self.cost -= end - start + OVERHEAD
+        if not self.outstanding:
+            self.quiet_at = now
+        waiting = self._waiting
+        while waiting and waiting[0][0] < next(iter(self.outstanding), self._next):
+            waiting.popleft()[1]()
+
+    def after(self, call: Callable[[], None]) -> None:
+        """Run *call* when all that is on the way now has arrived; now, if nothing is."""
+        if self.outstanding:
+            self._waiting.append((self._next - 1, call))
+        else:
+            call()
+
+    def truncated(self) -> None:
+        """The file ends where the server says, not where writes before this ended."""
+        self.end = 0
+
+    def outdates(self, attr_at: float) -> bool:
+        """Whether attributes asked for at *attr_at* may be older than a write that the kernel was told is done."""
+        return bool(self.outstanding) or attr_at < self.quiet_at
+
+    def adjusted(self, attr: AttrTuple) -> AttrTuple:
+        """*attr* with a size that covers the writes."""
+        if attr[6] >= self.end:
+            return attr
+        return (*attr[:6], self.end, *attr[7:])

@@ -1,0 +1,240 @@
+"""WRITE, and the two ways in which a program is told that it is done.
+
+A write to a regular file is usually answered at once, while its message is on the way (write-behind, `behind`,
+docs/decisions/fuse-write-behind.md). It waits for its server when the program asked for that (O_SYNC, O_DSYNC, O_DIRECT), when the server
+decides where it goes (O_APPEND), when the kernel writes pages of shared mappings (which it may have many of under way by itself), and for
+devices. A write that overlaps one on the way is sent when that one has arrived, either way.
+
+The error of a write behind is told once to each program that has the file open (each open file of the node, as Linux does with errors of
+its own write-back): by its next WRITE, FLUSH (close) or FSYNC. If the file that was written through is closed without any of these having
+told it, that is logged. A short write is continued, so that its reason comes out; one that the server's node has no room for (EAGAIN) is
+sent again later.
+
+The data of a large write lie in the buffer that the request was read into, which is kept until the server has answered; small ones are
+copied, since a buffer is a megabyte.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import struct
+from collections.abc import Callable
+from stat import S_IFREG
+
+from resmgr.dispatch import Buffer
+from resmgr.fuse import formats
+from resmgr.fuse.behind import OVERHEAD, TOTAL_MAX, Behind
+from resmgr.fuse.core import Core
+from resmgr.fuse.formats import BODY
+from resmgr.fuse.inode import File
+from resmgr.fuse.request import Request, told
+from resmgr.iomsg import OFFSET_APPEND, REQUEST, WRITE, Io
+
+logger = logging.getLogger(__name__)
+
+HELD_WRITE_BYTES_MAX = 256 * 1024 * 1024
+"""Data of WRITEs that wait for servers. Stops programs from filling memory through a server that hangs: ENOMEM beyond."""
+COPY_MAX = 64 * 1024
+"""Data up to this size are copied out of the read buffer."""
+AGAIN_AFTER = 0.02
+AGAIN_MAX = 250
+"""A write behind that is answered EAGAIN is sent again after so many seconds, and so many times (5 s) before that is its error."""
+SYNCHRONOUS = os.O_APPEND | os.O_DSYNC | os.O_DIRECT
+"""Open flags with which a write waits for its server. O_SYNC contains O_DSYNC."""
+
+_MESSAGE = struct.Struct(REQUEST.format + WRITE.format[1:])
+_WRITE = int(Io.WRITE)
+_DATA = BODY + formats.WRITE_IN.size
+
+
+def write(core: Core, request: Request, view: memoryview) -> None:
+    fh, offset, size, how, _, flags = formats.WRITE_IN.parse(view, BODY)
+    file = core.files.get(fh)
+    if file is None or len(view) - _DATA != size:
+        core.error(request, errno.EBADF if file is None else errno.EINVAL)
+        return
+    mapped = bool(how & formats.WRITE_CACHE)
+    if file.error and not mapped:
+        core.error(request, file.take_error())
+        return
+    if core.held_bytes + size > HELD_WRITE_BYTES_MAX:
+        core.drops["writes_refused"] += 1
+        core.error(request, errno.ENOMEM)
+        return
+    flags |= file.flags
+    if flags & os.O_APPEND and not mapped:
+        offset = OFFSET_APPEND
+    node = file.node
+    for other in node.files:
+        other.data = None
+    node.pages = None
+    if size <= COPY_MAX or view.readonly:
+        view = memoryview(bytearray(view))
+        let_go = _nothing
+    else:
+        let_go = core.borrow()
+    # The message's head overwrites the request's, right in front of the data: one part, nothing is joined.
+    start = _DATA - _MESSAGE.size
+    _MESSAGE.pack_into(view, start, _WRITE, 0, 0, file.ocb, offset, size)
+    writing = _Writing(core, request, file, offset, size, mapped, view[start:], let_go)
+    if mapped or flags & SYNCHRONOUS or node.mode & 0o170000 != S_IFREG or not size or not core.options.write_behind:
+        begin = writing.wait
+        file.writes += 1
+    else:
+        begin = writing.go_behind
+        if node.behind is None:
+            node.behind = Behind()
+    behind = node.behind
+    if behind is None or not behind.outstanding:
+        begin()
+    elif offset == OFFSET_APPEND or behind.overlaps(offset, offset + size):
+        core.drops["writes_overlapped"] += 1
+        behind.after(begin)
+    else:
+        begin()
+
+
+def lost(core: Core, file: File) -> None:
+    """A write through *file* failed after the program was told that it is done, and nobody asked until it was closed."""
+    core.drops["writes_lost"] += 1
+    path = file.node.path().decode("utf-8", "backslashreplace")
+    logger.error("data written to %s are lost: %s; the program did not wait for close", path, os.strerror(file.error))
+
+
+class _Writing:
+    """One WRITE, until its server has answered. `message` is the head and the data."""
+
+    __slots__ = ("core", "file", "let_go", "mapped", "message", "number", "offset", "request", "size", "tries", "wrote")
+
+    def __init__(
+        self,
+        core: Core,
+        request: Request,
+        file: File,
+        offset: int,
+        size: int,
+        mapped: bool,
+        message: memoryview,
+        let_go: Callable[[], None],
+    ) -> None:
+        self.core = core
+        self.request = request
+        self.file = file
+        self.offset = offset
+        self.size = size
+        self.mapped = mapped
+        """The kernel writes pages of a shared mapping: no program waits for the answer."""
+        self.message: Buffer = message
+        self.let_go = let_go
+        self.number = 0
+        self.wrote = 0
+        """Bytes that earlier messages of a write behind have brought there."""
+        self.tries = 0
+        core.held_bytes += size
+
+    # ---- the program waits
+
+    def wait(self) -> None:
+        if self.request.answered:
+            self._written(self.request, -errno.EINTR, b"")
+        else:
+            self.core.on_file(self.request, self.file, (self.message,), 0, self._written)
+
+    def _written(self, request: Request, status: int, reply: Buffer) -> None:
+        core, file = self.core, self.file
+        self._over(status)
+        file.writes -= 1
+        if status < 0:
+            code = told(status)
+            if request.answered or self.mapped:
+                file.error = file.error or code
+            core.error(request, code)
+        else:
+            self._acknowledge(min(status, self.size))
+        if not file.writes and file.waiting:
+            waiting, file.waiting = file.waiting, []
+            for call in waiting:
+                call()
+
+    # ---- the program goes on
+
+    def go_behind(self) -> None:
+        core, behind = self.core, self._account()
+        long_ago = core.dispatch.now() - core.options.attr_valid
+        self.number = behind.begin(self.offset, self.offset + self.size, long_ago)
+        core.behind_cost += self.size + OVERHEAD
+        self._send()
+        if not self.number:
+            return
+        if behind.cost <= core.options.write_behind and core.behind_cost <= TOTAL_MAX:
+            self._acknowledge(self.size)
+        else:
+            behind.throttled.append(self._room)
+            core.drops["writes_throttled"] += 1
+
+    def _send(self) -> None:
+        self.file.connection.submit((self.message,), 0, self._arrived)
+
+    def _arrived(self, status: int, reply: Buffer) -> None:
+        core = self.core
+        if 0 < status < self.size - self.wrote:
+            self.wrote += status
+            left = self.size - self.wrote
+            head = _MESSAGE.pack(_WRITE, 0, 0, self.file.ocb, self.offset + self.wrote, left)
+            self.message = head + bytes(memoryview(self.message)[-left:])
+            self._send()
+            return
+        if status == -errno.EAGAIN and self.tries < AGAIN_MAX:
+            self.tries += 1
+            core.drops["writes_again"] += 1
+            core.dispatch.call_at(core.dispatch.now() + AGAIN_AFTER, self._send)
+            return
+        request, behind = self.request, self._account()
+        self._over(status)
+        if status <= 0:
+            code = told(status) if status else errno.EIO
+            if request.answered:
+                core.drops["writes_failed"] += 1
+                for file in self.file.node.files:
+                    file.error = file.error or code
+                self.file.unseen = True
+            core.error(request, code)
+        else:
+            self._acknowledge(self.size)
+        number, self.number = self.number, 0
+        core.behind_cost -= self.size + OVERHEAD
+        behind.finish(number, core.dispatch.now())
+        throttled = behind.throttled
+        while throttled and (not behind.outstanding or (behind.cost <= core.options.write_behind and core.behind_cost <= TOTAL_MAX)):
+            throttled.popleft()()
+
+    def _room(self) -> None:
+        if self.number:
+            self._acknowledge(self.size)
+
+    def _account(self) -> Behind:
+        behind = self.file.node.behind
+        assert behind is not None
+        return behind
+
+    # ---- both
+
+    def _acknowledge(self, size: int) -> None:
+        self.core.answer(self.request, formats.WRITE_REPLY.pack(24, 0, self.request.unique, size))
+
+    def _over(self, status: int) -> None:
+        """The server has answered, or the message was never sent."""
+        self.core.held_bytes -= self.size
+        if status != -errno.EINTR:
+            # After an unblock the server may still be busy with the data: then the buffer is left to it.
+            self.let_go()
+        node = self.file.node
+        node.pages = None
+        node.told = None
+        node.fresh = False
+
+
+def _nothing() -> None:
+    pass
