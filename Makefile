@@ -2,6 +2,7 @@
 VENV   := .venv
 PYTHON := $(VENV)/bin/python
 READY  := $(VENV)/.ready
+PEERS  := $(VENV)/.ready-bench
 SEEDS  ?= 5000
 
 .PHONY: help demo test lint bench sim clean
@@ -30,7 +31,10 @@ lint: $(READY)
 sim: $(READY)
 	@SEEDS=$(SEEDS) $(PYTHON) -m pytest -q -m sim
 
-bench: $(READY)
+$(PEERS): pyproject.toml .ci/prepare .ci/packages .ci/packages-bench
+	@.ci/prepare $(VENV) $(PEERS) .ci/packages-bench
+
+bench: $(PEERS)
 	@$(PYTHON) -m qnetpy.cli.main bench
 
 clean:
