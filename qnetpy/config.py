@@ -15,11 +15,11 @@ import attrs
 
 from qnetpy import settings
 from qnetpy.settings import SettingsError, setting
+from stack.wire.ethernet import mac_bytes
 
 ETHERTYPE_DEFAULT = 0x88B5
 """IEEE 802 local experimental ethertype 1. QNX uses 0x8204, which is assigned to it and means another format."""
 CONFIG_PATH = "/etc/qnet/qnet.toml"
-VERBS = ("read", "write", "send", "spawn", "administer")
 
 
 @attrs.frozen
@@ -215,9 +215,10 @@ def check(config: Config, source: str = "configuration") -> Config:
     if config.qnet.discovery == "static" and not config.qnet.peers:
         raise wrong("qnet.peers", "discovery is static, so at least one peer is needed")
     for index, peer in enumerate(config.qnet.peers):
-        octets = peer.mac.split(":")
-        if len(octets) != 6 or any(len(octet) != 2 or not set(octet.lower()) <= set("0123456789abcdef") for octet in octets):
-            raise wrong(f"qnet.peers[{index}].mac", f"{peer.mac!r} is not an Ethernet address such as 02:00:00:00:00:01")
+        try:
+            mac_bytes(peer.mac)
+        except ValueError:
+            raise wrong(f"qnet.peers[{index}].mac", f"{peer.mac!r} is not an Ethernet address such as 02:00:00:00:00:01") from None
     for place, path in (
         ("node.run_dir", config.node.run_dir),
         ("node.key_dir", config.node.key_dir),

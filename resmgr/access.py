@@ -42,7 +42,6 @@ class Verb(enum.StrEnum):
 
 
 FILE_VERBS = frozenset({Verb.READ, Verb.WRITE})
-ALL_VERBS = frozenset(Verb)
 NO_VERBS: frozenset[Verb] = frozenset()
 
 

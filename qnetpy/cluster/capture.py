@@ -14,11 +14,9 @@ import time
 
 from qnetpy.cluster import control, linux
 from qnetpy.cluster.control import ControlError
+from stack.drivers.af_packet.constants import ETH_P_ALL, PACKET_STATISTICS, SOL_PACKET
 
-ETH_P_ALL = 0x0003
-SOL_PACKET = 263
 PACKET_ADD_MEMBERSHIP = 1
-PACKET_STATISTICS = 6
 PACKET_MR_PROMISC = 1
 PCAP_MAGIC_NANOSECONDS = 0xA1B23C4D
 LINKTYPE_ETHERNET = 1

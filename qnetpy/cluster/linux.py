@@ -26,7 +26,6 @@ NAMES = {
 }
 """Names under /proc/PID/ns, in the order in which a process has to join them: user first, since it gives the rights for the others."""
 
-MS_RDONLY = 0x1
 MS_NOSUID = 0x2
 MS_NODEV = 0x4
 MS_NOEXEC = 0x8

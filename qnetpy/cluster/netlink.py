@@ -1,8 +1,8 @@
 """Network interfaces by rtnetlink: veth pairs, bridges, addresses. rtnetlink(7), and <linux/if_link.h> for the attribute numbers.
 
 Only what the harness needs, since the usual library takes 0.3 s and 33 MB to import and has one event loop per socket, which a process
-that forks and changes namespaces cannot use (docs/decisions/dependencies.md). A socket stays in the network namespace in which it was
-made, wherever its owner goes.
+that forks and changes namespaces cannot use (docs/decisions/dependencies.md). It shares nothing with `stack.wire.rtnetlink`, which needs
+more than the standard library. A socket stays in the network namespace in which it was made, wherever its owner goes.
 """
 
 from __future__ import annotations

@@ -18,14 +18,13 @@ import attrs
 
 from resmgr.dispatch import Buffer, Dispatch
 from resmgr.errors import BadMessage
+from stack.wire.ethernet import ETHERTYPE_MIN
 
 SERVICE_TYPE = "_qnet._udp.local."
 VERSION = 1
 TOKEN_LENGTH = 16
 TXT_MAX = 400
 """Longest TXT record read; ours has 31 bytes. Stops a stranger who makes us scan 64 KiB records."""
-ETHERTYPE_MIN = 0x0600
-"""Below this the field of a frame is a length (IEEE 802.3)."""
 ADDRESSES_MAX = 8
 """Addresses kept per hint. Stops an announcement with hundreds of address records."""
 

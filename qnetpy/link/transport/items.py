@@ -28,9 +28,8 @@ from qnetpy.link.transport.constants import (
 from resmgr.errors import BadMessage
 
 ACK_HEAD = struct.Struct(">BBHQI")
-"""kind, number of further ranges, delay in 16 us, largest number, numbers directly below it that are acknowledged too."""
-RANGE = struct.Struct(">II")
-"""Going down: how many numbers are missing (at least 1), how many follow that are acknowledged (at least 1)."""
+"""kind, number of further ranges, delay in 16 us, largest number, numbers directly below it that are acknowledged too. For each further
+range, going down, two numbers of 32 bits: how many are missing (at least 1), how many follow that are acknowledged (at least 1)."""
 DATA_HEAD = struct.Struct(">BBHQII")
 """kind, priority, length, message id, offset, size of the whole message; then length bytes."""
 START_HEAD = struct.Struct(">BBHQIIQI")

@@ -201,13 +201,6 @@ class Path:
 
     # Receiving
 
-    def note_gap(self, pn: int) -> bool:
-        """A packet other than the next one came. True when it was below the largest (late)."""
-        if pn >= self.expected:
-            self.expected = pn + 1
-            return False
-        return True
-
     def ack_item(self, now: float) -> bytes:
         """An ACK of the newest ranges; nothing is owed afterwards."""
         self.pending = 0

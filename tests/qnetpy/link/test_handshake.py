@@ -10,7 +10,7 @@ import pytest
 
 from qnetpy.identity.authority import Authority, NodeIdentity, issue_identity, make_authority
 from qnetpy.link import wire as w
-from qnetpy.link.constants import ATTEMPT_TIMEOUT, ATTEMPTS_MAX, MAC_SIZE, PINNED_TRIES, RETRY_FIRST
+from qnetpy.link.constants import ATTEMPT_TIMEOUT, ATTEMPTS_MAX, HANDSHAKE_FRAME_MAX, MAC_SIZE, PINNED_TRIES, RETRY_FIRST
 from qnetpy.link.cookie import ClusterMac
 from qnetpy.link.outcome import PeerHint, Reason
 from qnetpy.link.party import choose_suite, suite_numbers
@@ -88,7 +88,7 @@ def test_frames_fit_everywhere_and_hide_names(make: Make, wire: Wire, authority:
     wire.run(0.2)
     assert len(b.established()) == 2
     for _, _, _, frame in wire.log:
-        assert len(frame) <= 1280
+        assert len(frame) <= HANDSHAKE_FRAME_MAX
         assert b"nnnn" not in frame
         assert b"garden" not in frame
 
