@@ -1,4 +1,6 @@
-"""The rules of docs/architecture.md that a machine can check: import direction, quiet imports, file sizes, no shared mutable state."""
+"""The rules of docs/architecture.md that a machine can check: import direction, machines without I/O, quiet imports, file sizes, no shared
+mutable state.
+"""
 
 from __future__ import annotations
 
@@ -40,6 +42,143 @@ def test_imports_point_down(path: Path) -> None:
     forbidden = {*PACKAGES[level + 1 :], "tests", "clusters"}
     wrong = [f"{path}:{line} imports {name}" for line, name in imported(path) if name.split(".")[0] in forbidden]
     assert not wrong
+
+
+def imported_modules(path: Path, running: bool = False) -> Iterator[tuple[int, str]]:
+    """Our modules that *path* imports; *running*: only those that importing it imports."""
+    names = {dotted(module) for module in MODULES}
+    waiting: list[ast.AST] = [ast.parse(path.read_text(), str(path))]
+    while waiting:
+        node = waiting.pop()
+        later = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) or (
+            isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+        )
+        if not (running and later):
+            waiting += ast.iter_child_nodes(node)
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names if alias.name in names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}"
+                if whole in names or node.module in names:
+                    yield node.lineno, whole if whole in names else node.module
+
+
+ARROWS = {
+    "resmgr": {"resmgr.iofunc", "resmgr.transport"},
+    "resmgr.iofunc": {"resmgr"},
+    "resmgr.transport": {"resmgr"},
+    "resmgr.names": {"resmgr", "resmgr.iofunc"},
+    "resmgr.hostfs": {"resmgr", "resmgr.iofunc"},
+    "resmgr.procmgr": {"resmgr"},
+    "resmgr.fuse": {"resmgr"},
+    "stack": {"resmgr"},
+    "stack.wire": {"resmgr", "stack"},
+    "stack.crypto": {"resmgr", "stack.crypto.providers"},
+    "stack.crypto.providers": {"resmgr", "stack.crypto"},
+    "stack.core": {"resmgr", "stack", "stack.wire", "stack.crypto"},
+    "stack.drivers": {"resmgr", "stack", "stack.wire", "stack.core", "stack.drivers.af_packet"},
+    "stack.drivers.af_packet": {"resmgr", "stack", "stack.wire", "stack.core"},
+    "stack.drivers.wrap": {"resmgr", "stack", "stack.wire", "stack.core"},
+    "qnetpy": {"resmgr", "stack.wire"},
+    "qnetpy.identity": {"resmgr"},
+    "qnetpy.discovery": {"resmgr", "stack.wire"},
+    "qnetpy.link": {"resmgr", "stack", "stack.crypto", "qnetpy.identity", "qnetpy.link.noise", "qnetpy.link.transport"},
+    "qnetpy.link.noise": {"resmgr"},
+    "qnetpy.link.transport": {"resmgr", "qnetpy.link.congestion"},
+    "qnetpy.link.congestion": set[str](),
+    "qnetpy.netfs": {"resmgr", "resmgr.iofunc", "resmgr.fuse", "qnetpy"},
+    "qnetpy.cluster": {"stack.drivers.af_packet", "qnetpy", "qnetpy.identity"},
+    "qnetpy.cli": {"resmgr", "resmgr.names", "resmgr.procmgr", "qnetpy", "qnetpy.identity", "qnetpy.cluster"},
+}
+"""What the files of a folder may import besides each other. A new arrow is a decision: it is entered here."""
+COMPOSE = {"resmgr/system.py", "qnetpy/qnet.py", "qnetpy/lsm.py", "qnetpy/facts.py"}
+"""Files that put a node together, or show all of it."""
+
+
+def folder(module: str) -> str:
+    return module if (ROOT / module.replace(".", "/")).is_dir() else module.rpartition(".")[0]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=dotted)
+def test_folders_import_what_they_may(path: Path) -> None:
+    name = str(path.relative_to(ROOT))
+    if name in COMPOSE or "testing" in path.with_suffix("").parts:
+        return
+    own = ".".join(path.relative_to(ROOT).parent.parts)
+    allowed = {own} | ARROWS.get(own, set())
+    wrong = [f"{name}:{line} imports {what}" for line, what in imported_modules(path) if folder(what) not in allowed]
+    assert not wrong
+
+
+def test_imports_have_no_cycles() -> None:
+    """Those for annotations only, and those inside functions, may point back."""
+    waits = {dotted(path): {name for _, name in imported_modules(path, running=True)} for path in MODULES}
+    while ready := [name for name, needs in waits.items() if not needs & waits.keys()]:
+        for name in ready:
+            del waits[name]
+    assert not waits, "modules in or above a cycle"
+
+
+IO = {
+    "trio",
+    "asyncio",
+    "socket",
+    "select",
+    "selectors",
+    "time",
+    "random",
+    "secrets",
+    "threading",
+    "subprocess",
+    "multiprocessing",
+    "fcntl",
+}
+IMPURE = {
+    "stack.core.main",  # the program
+    "resmgr.fuse.mount",  # makes mounts
+    "resmgr.fuse.session",  # reads and writes /dev/fuse
+}
+PURE = (
+    *("qnetpy.link", "qnetpy.nodes", "qnetpy.discovery.hint", "qnetpy.discovery.table", "qnetpy.discovery.static", "qnetpy.netfs.manager"),
+    *("stack.wire", "stack.frame", "stack.core", "stack.crypto"),
+    *("resmgr.channel", "resmgr.carrier", "resmgr.message", "resmgr.peer", "resmgr.sending", "resmgr.serving", "resmgr.turns"),
+    *("resmgr.iomsg", "resmgr.iorequest", "resmgr.iofunc", "resmgr.pathspace", "resmgr.pathmgr", "resmgr.access", "resmgr.fuse"),
+    *("resmgr.names.manager", "resmgr.names.protocol", "resmgr.procmgr.message", "resmgr.transport.datagram"),
+)
+"""Machines and formats: time and randomness are arguments, and what goes in and out is bytes."""
+
+
+def acts(tree: ast.Module) -> Iterator[str]:
+    """Imports of what does I/O, and uses of `os` other than constants and conversions."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Import(names=aliases):
+                yield from (f"line {node.lineno}: {alias.name}" for alias in aliases if alias.name.split(".")[0] in IO)
+            case ast.ImportFrom(module="os", names=aliases):
+                yield from (f"line {node.lineno}: os.{alias.name}" for alias in aliases if not harmless(alias.name))
+            case ast.ImportFrom(module=str(name)) if name.split(".")[0] in IO:
+                yield f"line {node.lineno}: {name}"
+            case ast.Attribute(value=ast.Name(id="os"), attr=name) if not harmless(name):
+                yield f"line {node.lineno}: os.{name}"
+
+
+def harmless(name: str) -> bool:
+    return name.isupper() or name in ("fsencode", "fsdecode", "strerror", "stat_result")
+
+
+@pytest.mark.parametrize("path", MODULES, ids=dotted)
+def test_machines_do_no_io(path: Path) -> None:
+    name = dotted(path)
+    if name not in IMPURE and "testing" not in name.split(".") and any(name == pure or name.startswith(f"{pure}.") for pure in PURE):
+        assert not list(acts(ast.parse(path.read_text())))
+
+
+def test_the_check_for_io_sees_io() -> None:
+    code = (
+        "import os, time\nfrom random import random\nwhen = time.time()\ndef f():\n    import socket\n    return os.getpid(), os.O_RDWR\n"
+    )
+    assert len(list(acts(ast.parse(code)))) == 4
 
 
 @pytest.mark.parametrize("path", MODULES, ids=dotted)
