@@ -166,7 +166,7 @@ class Send:
 
 @attrs.frozen
 class Administer:
-    """Who may change this node's stack: load and unload modules. Nobody, unless said."""
+    """Who may change this node's stack: load and unload modules. Nobody, unless said. No message asks for it yet."""
 
     nodes: tuple[str, ...] = setting("Nodes that may. `*` is every node of the cluster.", ())
     roles: tuple[str, ...] = setting("Roles that may.", ())

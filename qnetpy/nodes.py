@@ -1,13 +1,13 @@
 """Who is where: the table of nodes and the state of each. Pure; driven by the link machine and by discovery.
 
     state       entered when                                        leaves to
-    KNOWN       a name is configured, or came with a certificate     CONNECTING
-    CONNECTING  a handshake with an address of the node is under way UP, DOWN
+    KNOWN       its certificate was verified, for a moment           CONNECTING, UP
+    CONNECTING  it was down, and a handshake with it is under way    UP, DOWN
     UP          a session is confirmed and the node was heard        SUSPECT, DOWN
     SUSPECT     silent for `suspect_after`, or carrier lost          UP (heard again), DOWN
-    DOWN        silent for `down_after`, said goodbye, was revoked   CONNECTING
+    DOWN        silent for `down_after`, or said goodbye             CONNECTING, UP
 
-A node enters the table only with an authenticated name (or from configuration): what was merely announced on the wire is the business of
+A node enters the table only with an authenticated name: what was merely announced on the wire is the business of
 `qnetpy.discovery` and never shows in `/net`. A node descriptor is given at first sight and kept for the life of this table, so it means
 the same node after the node's restart; a restart is told by the boot id, and connections made to the earlier boot fail.
 QNX keeps an entry in /net until somebody uses it and fails; here the state is the truth, as old as `since`.
