@@ -305,6 +305,13 @@ class Qnet:
                 sizes[name] = sizes.get(name, 0) + getattr(told, name)
         return sizes
 
+    def dropped(self) -> dict[str, int]:
+        """Messages of other nodes that made no sense, by reason, on the links of now."""
+        dropped: Counter[str] = Counter()
+        for peer in self._peers.values():
+            dropped.update(peer.statistics().dropped)
+        return dict(dropped)
+
     def _authorize(self, info: ClientInfo, pid: int, chid: int) -> int:
         """May a client of another node connect to this channel? Managers of files and processes ask the policy per operation."""
         if self._system.guarded(pid, chid):

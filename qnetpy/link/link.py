@@ -28,7 +28,7 @@ class Link:
     """State only; `qnetpy.link.machine.LinkMachine` drives it. Times are monotonic seconds."""
 
     __slots__ = (
-        "address", "advance", "alive", "attempt", "confirmed", "dirty", "heartbeat", "last_sent", "lost", "move_at", "moved_at", "mtu",
+        "address", "advance", "alive", "attempt", "dirty", "heartbeat", "last_sent", "lost", "move_at", "moved_at", "mtu",
         "path", "peer", "prefix", "renew_at", "retry_at", "sessions", "suspect", "transport", "transport_id", "tried",
     )  # fmt: skip
 
@@ -76,8 +76,6 @@ class Link:
         """When a suspect link tries the next address."""
         self.tried: dict[Address, float] = {}
         """When each address of the node was left."""
-        self.confirmed = True
-        """The peer was heard on the current path."""
         self.last_sent = now
 
     @property
@@ -111,7 +109,6 @@ class Link:
         self.mtu = mtu
         self.moved_at = now
         self.lost = False
-        self.confirmed = path is not None
 
     def newer(self, path: int) -> bool:
         """Whether *path* is a later path number than ours."""

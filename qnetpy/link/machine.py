@@ -214,7 +214,6 @@ class LinkMachine:
 
     def _data(self, link: Link, packets: list[tuple[int, bytes]], now: float) -> None:
         """Authentic new packets of the link's path."""
-        link.confirmed = True
         if link.suspect:
             link.suspect = False
             self._upcalls.link_back(link)
@@ -235,6 +234,7 @@ class LinkMachine:
                 if event.by_peer:
                     self._down(link, event.reason, now)
                 else:
+                    self.counters["protocol_errors"] += 1
                     self._last_word(link, "", 1, now)
                     self._down(link, f"broke the protocol: {event.reason}", now)
                 return
@@ -261,9 +261,6 @@ class LinkMachine:
             self._move(link, source, now, arrivals.path)
             return True
         self.counters["old_path"] += len(packets)
-        if not link.confirmed and now - link.moved_at >= MOVE_PAUSE and link.may_move():
-            # We moved where the peer does not hear us, and the way that we left works.
-            self._move(link, source, now)
         return False
 
     # Handshake results

@@ -127,7 +127,8 @@ class Scenario:
         if kind == "mtu and delay" or (mixed and chance.random() < 0.3):
             self.mtu = chance.choice([1500, 4000, 9000])
             delay = chance.choice(["", "delay=1ms", "delay=5ms,jitter=2ms", "rate=10M", "delay=2ms,rate=50M"])
-            self.faults = ",".join(part for part in (self.faults, delay) if part)
+            before = self.faults.split(",") if self.faults else []
+            self.faults = ",".join([part for part in before if not part.startswith("jitter")] + [part for part in delay.split(",") if part])
         late = kind in ("coming and going", "everything")
         for name in self.names:
             at = chance.choice([0.0, chance.random() * 2]) if late else 0.0
@@ -152,7 +153,10 @@ class Scenario:
             "rekey": [],
         }
         troubles = kinds.get(kind, [])
-        at = 0.7 + chance.random()
+        self.sound = kind == "two links" and chance.random() < 0.5
+        """One of two cables stays good, so nothing may fail."""
+        self.bad_interface = chance.choice([f"en{number}" for number in range(len(self.world.hubs))]) if self.sound else ""
+        at = (4.0 if self.sound else 0.7) + chance.random()
         for _ in range(chance.choice([1, 2, 3]) if troubles else 0):
             chance.choice(troubles)(at)
             at += 0.3 + chance.random() * 3
@@ -176,6 +180,9 @@ class Scenario:
 
     def _someone(self) -> str:
         return self.chance.choice(self.names)
+
+    def _interface(self) -> str:
+        return self.bad_interface or self.chance.choice([f"en{number}" for number in range(len(self.world.hubs))])
 
     def _for_all(self, name: str, call: Callable[[SimNode], None]) -> Callable[[], None]:
         def run() -> None:
@@ -214,7 +221,7 @@ class Scenario:
 
     def _carrier(self, at: float) -> None:
         name, length = self._someone(), self.chance.choice([0.05, 0.5, 2.0, 4.0])
-        interface = self.chance.choice([f"en{number}" for number in range(len(self.world.hubs))])
+        interface = self._interface()
 
         def set_carrier(node: SimNode, up: bool) -> None:
             self._broken(name)
@@ -225,7 +232,7 @@ class Scenario:
 
     def _cut_one(self, at: float) -> None:
         name, length = self._someone(), self.chance.choice([0.5, 2.0, 5.0])
-        interface = self.chance.choice([f"en{number}" for number in range(len(self.world.hubs))])
+        interface = self._interface()
 
         def cut(node: SimNode, value: bool) -> None:
             self._broken(name)
@@ -274,9 +281,20 @@ class Scenario:
         self._broken(name)
         if clean:
             node.stop()
+            if self.kind == "coming and going":
+                count = self.breaks.total()
+                self.world.at(self.world.now + 0.5, lambda: self._check_gone(name, count))
         else:
             node.crash()
         self._expect_end(node, f"end of {name}")
+
+    def _check_gone(self, name: str, count: int) -> None:
+        """A clean stop on a good cable is known to all half a second later."""
+        if self.breaks.total() == count:
+            for node in self.world.live:
+                other = node.qnet.nodes.get(name)
+                if other is not None and other.reachable:
+                    self.ledger.wrong(f"{node.name} takes {name} for {other.state.value} half a second after its stop")
 
     def _expect_end(self, node: SimNode, what: str) -> None:
         """Unless *node* comes back before: whatever others wait for from it must have ended when they give it up."""
@@ -399,6 +417,8 @@ class Scenario:
         self.ledger.undisturbed = False
         if self.kind == "clean":
             world.at(begin + 0.2, self._calm)
+        elif self.sound:
+            world.at(begin + 4.0, self._calm)
         for step in self.steps:
             world.at(begin + step.at, self._doing(step))
         world.run(self.end)
@@ -548,6 +568,10 @@ class Scenario:
             yield f"{node.name} has {len(node.files.manager.table.clients)} file clients"
         if failures := dict(node.stack.statistics().failures):
             yield f"{node.name}: exceptions in {failures}"
+        if protocol_errors := node.qnet.machine.counters["protocol_errors"]:
+            yield f"{node.name}: a node broke the protocol {protocol_errors} times"
+        if dropped := node.qnet.dropped():
+            yield f"{node.name}: messages dropped: {dropped}"
         if node.qnet.counters:
             yield f"{node.name}: {dict(node.qnet.counters)}"
 

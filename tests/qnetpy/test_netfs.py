@@ -1,0 +1,147 @@
+"""/net through a kernel: what it lists, where it leads, and who may look."""
+
+from __future__ import annotations
+
+import errno
+import os
+from stat import S_ISDIR
+
+import attrs
+import pytest
+
+from qnetpy.netfs.manager import NetFs
+from qnetpy.nodes import NodeState, NodeTable
+from qnetpy.testing.world import World
+from resmgr.channel import CHID_PATHMGR, PID_SYSTEM, Credentials, Kernel, Nd
+from resmgr.errors import ResmgrError
+from resmgr.iomsg import STATUS_REDIRECT, Connect, Entry, Target
+from resmgr.iorequest import ConnectRequest
+from resmgr.testing.ioclient import IoClient
+from resmgr.testing.virtual import VirtualDispatch
+
+
+def fails(code: int) -> pytest.RaisesExc[ResmgrError]:
+    return pytest.raises(ResmgrError, match=os.strerror(code))
+
+
+@attrs.define
+class Rig:
+    dispatch: VirtualDispatch
+    kernel: Kernel
+    nodes: NodeTable
+    fs: NetFs
+
+    def client(self) -> IoClient:
+        """Nothing runs the dispatch for it: whatever is not answered at once fails."""
+        return IoClient(self.kernel, Credentials(1000, 1000), target=self.fs.target)
+
+    def node(self, name: str, *states: NodeState) -> Nd:
+        node = self.nodes.add(name, 1.0)
+        assert node is not None
+        for state in states:
+            self.nodes.enter(node, state, 1.0)
+        return node.nd
+
+    def redirect(self, path: bytes, kind: Connect = Connect.LOOKUP) -> Entry:
+        status, reply = self.client().send(self.fs.target, (ConnectRequest(kind, 0, 0, path).pack(),))
+        assert status == STATUS_REDIRECT
+        return Entry.parse(reply)
+
+
+@pytest.fixture
+def rig() -> Rig:
+    dispatch = VirtualDispatch(1)
+    kernel = Kernel(dispatch, "a")
+    nodes = NodeTable()
+    return Rig(dispatch, kernel, nodes, NetFs(kernel, nodes))
+
+
+def test_lists_this_node_and_those_that_can_be_reached(rig: Rig) -> None:
+    rig.node("up", NodeState.UP)
+    rig.node("suspect", NodeState.UP, NodeState.SUSPECT)
+    rig.node("known")
+    rig.node("calling", NodeState.CONNECTING)
+    rig.node("down", NodeState.UP, NodeState.DOWN)
+    assert rig.client().names() == {b"a", b"up", b"suspect"}
+
+
+def test_listing_asks_nobody(rig: Rig) -> None:
+    """With attributes, too: a node that hangs must not hang `ls -l /net`."""
+    rig.node("suspect", NodeState.UP, NodeState.SUSPECT)
+    entries = rig.client().list(attrs=True)
+    assert {entry.name for entry in entries} == {b"a", b"suspect"}
+    assert all(S_ISDIR(entry.mode) for entry in entries)
+
+
+def test_a_path_below_a_node_leads_to_its_path_manager(rig: Rig) -> None:
+    nd = rig.node("b", NodeState.UP)
+    entry = rig.redirect(b"b/etc/hostname")
+    assert (entry.target, entry.rest) == (Target(nd, PID_SYSTEM, CHID_PATHMGR), b"etc/hostname")
+    assert rig.redirect(b"b").rest == b""
+    for kind in (Connect.OPEN, Connect.UNLINK, Connect.MKDIR, Connect.READLINK, Connect.STATFS, Connect.SETATTR):
+        if kind is not Connect.SETATTR:
+            assert rig.redirect(b"b/x", kind).target.nd == nd
+
+
+def test_the_own_name_leads_home(rig: Rig) -> None:
+    assert rig.redirect(b"a/etc").target == Target(0, PID_SYSTEM, CHID_PATHMGR)
+
+
+def test_a_suspect_node_still_leads_there(rig: Rig) -> None:
+    nd = rig.node("b", NodeState.UP, NodeState.SUSPECT)
+    assert rig.redirect(b"b/x").target.nd == nd
+
+
+@pytest.mark.parametrize("states", [(NodeState.UP, NodeState.DOWN), (NodeState.CONNECTING,), ()])
+def test_a_node_that_cannot_be_reached_is_down(rig: Rig, states: tuple[NodeState, ...]) -> None:
+    rig.node("b", *states)
+    for path in (b"b", b"b/etc/hostname"):
+        with fails(errno.EHOSTDOWN):
+            rig.client().lookup(path)
+        with fails(errno.EHOSTDOWN):
+            rig.client().open(path)
+
+
+def test_a_name_that_nobody_ever_had_does_not_exist(rig: Rig) -> None:
+    for path in (b"nobody", b"nobody/etc", b"\xff\xfe", b"B"):
+        with fails(errno.ENOENT):
+            rig.client().lookup(path)
+
+
+def test_nothing_can_be_made_or_removed_there(rig: Rig) -> None:
+    rig.node("b", NodeState.UP)
+    for kind in (Connect.MKDIR, Connect.UNLINK, Connect.RMDIR):
+        with pytest.raises(ResmgrError) as caught:
+            rig.client().name(kind, b"new")
+        assert caught.value.errno in (errno.EPERM, errno.EROFS, errno.ENOENT, errno.EACCES)
+    assert rig.client().names() == {b"a", b"b"}
+
+
+def test_its_times_move_on_and_listeners_hear_when_a_node_comes_or_goes(rig: Rig) -> None:
+    heard: list[bytes] = []
+    rig.fs.listeners.append(heard.append)
+    before = rig.client().lookup(b"").attr
+    rig.dispatch.run_for(5.0)
+    rig.fs.changed("b")
+    after = rig.client().lookup(b"").attr
+    assert before is not None
+    assert after is not None
+    assert after.mtime >= before.mtime + 5_000_000_000
+    assert after.change != before.change
+    assert heard == [b"b"]
+
+
+def test_clients_of_other_nodes_cannot_use_it() -> None:
+    world = World(1)
+    a, b = world.start("a"), world.start("b")
+    assert world.until(world.settled)
+    client = IoClient(a.system.kernel, Credentials(0, 0), run=lambda goal: (world.until(goal), None)[1])
+    nd = a.nd("b")
+    target = b.qnet.netfs.target
+    with fails(errno.EBADF):
+        client.lookup(b"", target=Target(nd, target.pid, target.chid))
+    there = Target(nd, PID_SYSTEM, CHID_PATHMGR)
+    with fails(errno.ENOENT):
+        client.lookup(b"net/a", target=there)
+    assert b"net" in client.names()
+    assert client.names(b"net") == {b"a", b"b"}
