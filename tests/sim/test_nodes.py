@@ -13,7 +13,8 @@ from itertools import zip_longest
 
 import pytest
 
-from qnetpy.testing.scenario import KINDS, Outcome, Scenario, ScenarioFailed, run
+from qnetpy.testing.plan import KINDS
+from qnetpy.testing.scenario import Outcome, Scenario, ScenarioFailed, run
 from qnetpy.testing.world import World
 
 pytestmark = pytest.mark.sim
