@@ -32,6 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                 "-o", "--output", metavar="FILE", help="default: NODE.qnet; holds a private key, so it is readable by you only"
             )
         else:
+            if name == "install":
+                verb.add_argument("--replace", action="store_true", help="though this machine is another node, whose keys it loses")
             verb.add_argument(
                 "file", nargs="?" if name == "show" else None, help="the file; for show: this machine's certificate by default"
             )
@@ -45,7 +47,8 @@ def run(args: argparse.Namespace) -> int:
     try:
         return {"issue": _issue, "install": _install, "show": _show}[args.verb](args)
     except StoreError as error:
-        hint = "qnet init CLUSTER" if args.verb == "issue" and error.errno == errno.ENOENT else ""
+        hints = {("issue", errno.ENOENT): "qnet init CLUSTER", ("install", errno.EEXIST): "--replace, to give that up"}
+        hint = hints.get((args.verb, error.errno or 0), "")
         raise CommandError(f"{args.verb}: {error.strerror}", hint) from error
     except CertificateError as error:
         raise CommandError(f"{args.verb}: {args.file or 'this machine'}: {error}") from error
@@ -83,7 +86,7 @@ def _install(args: argparse.Namespace) -> int:
     from qnetpy.identity.store import install_bundle
 
     path = Path(args.file)
-    identity = install_bundle(_folder(args), path.read_bytes())
+    identity = install_bundle(_folder(args), path.read_bytes(), replace=args.replace, origin=str(path))
     if args.json:
         print(as_json({"node": identity.name, "cluster": identity.cluster}))
     else:

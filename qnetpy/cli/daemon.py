@@ -44,11 +44,14 @@ def socket_path(config: str | None = None) -> str:
 
 
 def running_pid(directory: str) -> int:
-    """The daemon's process id, 0 when none runs: whoever holds the lock wrote its number there."""
+    """The daemon's process id, 0 when none runs: whoever holds the lock wrote its number there. Who may not look at the lock asks the
+    kernel who listens at the socket."""
     try:
         lock = os.open(os.path.join(directory, "lock"), os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return 0
+    except PermissionError:
+        return _listener(os.path.join(directory, "socket"))
     try:
         fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -57,6 +60,21 @@ def running_pid(directory: str) -> int:
     finally:
         os.close(lock)
     return 0
+
+
+def _listener(path: str) -> int:
+    """The process that listens at a socket, 0 when nobody does."""
+    import socket
+    import struct
+
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
+        sock.settimeout(ASK_SECONDS)
+        try:
+            sock.connect(path)
+        except OSError:
+            return 0
+        (pid,) = struct.unpack_from("i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        return int(pid)
 
 
 def connect(config: str | None = None) -> Client:
@@ -103,7 +121,8 @@ def command_line(config: Config, path: str | None, interfaces: list[str], fault:
     if interfaces or not drivers:
         names = interfaces or list(config.qnet.interfaces) or ethernets()
         drivers = tuple(Driver("packet", f"ifname={name}") for name in names)
-    argv = [sys.executable, "-m", "stack.core.main", "--run-dir", config.node.run_dir, "--poll", str(config.stack.poll_us)]
+    # -P: what lies in the directory where somebody types `qnet up` is not ours to import.
+    argv = [sys.executable, "-P", "-m", "stack.core.main", "--run-dir", config.node.run_dir, "--poll", str(config.stack.poll_us)]
     if config.node.log in ("info", "debug"):
         argv.append("-v")
     for driver in drivers:

@@ -54,7 +54,7 @@ def _start(argv: list[str], run_dir: Path) -> int:
     begin = os.fstat(log).st_size
     ready, theirs = os.pipe2(os.O_CLOEXEC)
     process = subprocess.Popen(
-        [*argv[:3], "--ready-fd", str(theirs), *argv[3:]],
+        [*argv[:4], "--ready-fd", str(theirs), *argv[4:]],
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=log,

@@ -37,7 +37,7 @@ class Cluster:
 
     def command(self, node: str, *argv: str, user: str | None = None) -> list[str]:
         """The command line that runs *argv* on *node*, for whoever starts processes in another way."""
-        prefix = [sys.executable, "-m", "qnetpy.cli.main", "cluster", "exec", "--name", self.name]
+        prefix = [sys.executable, "-P", "-m", "qnetpy.cli.main", "cluster", "exec", "--name", self.name]
         return [*prefix, *(["--user", user] if user else []), node, "--", *argv]
 
     def run(
@@ -112,7 +112,7 @@ class Cluster:
     @contextlib.contextmanager
     def capture(self, link: str, file: Path) -> Iterator[None]:
         """Record a link into a pcap file meanwhile."""
-        argv = [sys.executable, "-m", "qnetpy.cli.main", "cluster", "capture", "--name", self.name, link, str(file)]
+        argv = [sys.executable, "-P", "-m", "qnetpy.cli.main", "cluster", "capture", "--name", self.name, link, str(file)]
         with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None
             assert process.stdout.readline().startswith("recording"), "the capture did not start"

@@ -54,7 +54,7 @@ def start(
             keys(plan, Path(path, "keys"))
         with open(f"{path}/log", "ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "qnetpy.cluster.guardian", path, str(lock)],
+                [sys.executable, "-P", "-m", "qnetpy.cluster.guardian", path, str(lock)],
                 stdin=subprocess.PIPE if leash else subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log,

@@ -53,7 +53,7 @@ def create_cluster(directory: Path, name: str, now: float, validity: float = ROO
     """Make the cluster *name* and keep its authority under *directory*. *now*: seconds since the epoch. EEXIST when there is one."""
     authority = make_authority(name, now, validity)
     place = directory / AUTHORITY
-    if (place / ROOT_KEY).exists():
+    if os.path.lexists(place / ROOT_KEY):
         raise StoreError(errno.EEXIST, f"{place}: there is a cluster authority already; it is never overwritten")
     _make_directory(directory)
     _make_directory(place)
@@ -115,11 +115,26 @@ def unpack_bundle(bundle: bytes, origin: str = "bundle") -> NodeIdentity:
         raise StoreError(errno.EINVAL, f"{origin}: {error}") from error
 
 
-def install_bundle(directory: Path, bundle: bytes) -> NodeIdentity:
-    """Make this machine the node of *bundle*: check it, then write the files of *directory*, the certificate last."""
-    identity = unpack_bundle(bundle)
+def install_bundle(directory: Path, bundle: bytes, *, replace: bool = False, origin: str = "bundle") -> NodeIdentity:
+    """Make this machine the node of *bundle*, which was read from *origin*: check it, then write the files of *directory*, the certificate
+    last. EEXIST when this machine is another node already, unless *replace*: its private key would be gone."""
+    identity = unpack_bundle(bundle, origin)
+    if not replace:
+        check_vacant(directory, identity.cluster, identity.name)
     save_identity(directory, identity)
     return identity
+
+
+def check_vacant(directory: Path, cluster: str = "", name: str = "") -> None:
+    """EEXIST when *directory* holds an identity, except that of node *name* of *cluster*. One that cannot be read counts as another's."""
+    if not os.path.lexists(directory / NODE_KEY):
+        return
+    try:
+        found = load_identity(directory)
+    except StoreError as error:
+        raise StoreError(errno.EEXIST, f"{directory} holds keys already, and they are broken ({error.strerror})") from error
+    if (found.cluster, found.name) != (cluster, name):
+        raise StoreError(errno.EEXIST, f"this machine is node {found.name} of cluster {found.cluster} already ({directory})")
 
 
 def save_identity(directory: Path, identity: NodeIdentity) -> None:

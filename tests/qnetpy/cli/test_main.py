@@ -73,6 +73,45 @@ def test_identity_errors_say_where(tmp_path: Path) -> None:
     assert refused("cert", "show", str(tmp_path / "nothing")) == f"qnet cert: {tmp_path}/nothing: no such file or directory"
 
 
+def test_an_identity_is_not_lost_by_accident(tmp_path: Path) -> None:
+    """Keys of a node exist once: whoever becomes another node has to say that the old ones may go."""
+    office, home, file = tmp_path / "office", tmp_path / "home", tmp_path / "n2.qnet"
+    assert qnet("init", "office", "--node", "n1", "--dir", str(office)).returncode == 0
+    assert qnet("cert", "issue", "n2", "--dir", str(office), "-o", str(file)).returncode == 0
+    assert qnet("cert", "install", str(file), "--dir", str(home)).returncode == 0
+    key = (home / "node.key").read_bytes()
+
+    for words in (("init", "mine", "--node", "n2"), ("init", "office", "--node", "n2")):
+        assert refused(*words, "--dir", str(home)) == (
+            f"qnet init: this machine is node n2 of cluster office already ({home}); try: --no-node, or --replace to give that up"
+        )
+        assert not (home / "authority").exists()
+    other = tmp_path / "n3.qnet"
+    assert qnet("cert", "issue", "n3", "--dir", str(office), "-o", str(other)).returncode == 0
+    assert refused("cert", "install", str(other), "--dir", str(home)).endswith(
+        "already (" + str(home) + "); try: --replace, to give that up"
+    )
+    assert (home / "node.key").read_bytes() == key
+    (home / "node.crt").write_text("broken")
+    assert "holds keys already, and they are broken" in refused("cert", "install", str(file), "--dir", str(home))
+
+    assert qnet("cert", "install", str(other), "--replace", "--dir", str(home)).returncode == 0
+    assert json.loads(qnet("cert", "show", "--json", "--dir", str(home)).stdout)["node"] == "n3"
+    renewed = tmp_path / "again.qnet"
+    assert qnet("cert", "issue", "n3", "--dir", str(office), "-o", str(renewed)).returncode == 0
+    assert qnet("cert", "install", str(renewed), "--dir", str(home)).returncode == 0, "renewing needs no option"
+
+
+def test_what_lies_in_the_current_directory_is_not_imported(tmp_path: Path) -> None:
+    """`qnet up` and `qnet cluster up` are typed by root, anywhere."""
+    (tmp_path / "stack").mkdir()
+    (tmp_path / "stack" / "__init__.py").write_text("raise SystemExit('imported')")
+    argv = daemon.command_line(Config(), None, ["lo"], "")
+    started = subprocess.run([*argv, "--help"], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert (started.returncode, started.stderr) == (0, "")
+    assert started.stdout.startswith("usage: io-pkt")
+
+
 def test_configuration_is_checked_and_shown(tmp_path: Path) -> None:
     good, bad = tmp_path / "good.toml", tmp_path / "bad.toml"
     good.write_text(qnet("config", "--example").stdout)
