@@ -23,14 +23,16 @@ ETHERTYPE = ETHERTYPE_DEFAULT
 
 def fit(plan: Plan) -> Plan:
     """*plan* as it can be here: in a user namespace that has root only there is nobody else, so root of one node stays root on the others,
-    and the topology's users are left out. Unchanged for root, and where newuidmap gives an ordinary user more users."""
+    programs that others start run as root, and the topology's users are left out. Unchanged for root, and where newuidmap gives an
+    ordinary user more users."""
     if os.geteuid() == 0 or guardian.subordinate_users():
         return plan
     nodes = {}
     for name, node in plan.nodes.items():
         own = node.spec.config
         users = (UserRule(root="root"),) if own.access.users == (UserRule(),) else own.access.users
-        config = attrs.evolve(own, access=attrs.evolve(own.access, users=users))
+        spawn = own.access.spawn if own.access.spawn.users else attrs.evolve(own.access.spawn, users=("root",))
+        config = attrs.evolve(own, access=attrs.evolve(own.access, users=users, spawn=spawn))
         nodes[name] = attrs.evolve(node, spec=attrs.evolve(node.spec, config=config))
     return attrs.evolve(plan, nodes=nodes, topology=attrs.evolve(plan.topology, users=()))
 
