@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 SOCKET = "socket"
 """Name of the local socket in the run directory."""
+LOCK_SECONDS = 0.25
+"""How long the lock of the run directory is waited for: a command that looks whether we run holds it for microseconds."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -158,16 +160,27 @@ def _holder(path: str) -> str:
 
 
 def _open_and_lock(path: str) -> int:
-    """The locked file. BlockingIOError when somebody else holds it."""
-    import fcntl
+    """The locked file. BlockingIOError when somebody else holds it.
 
+    It is the owner's alone: whoever can open a file can lock it, and other users must not keep the manager from starting.
+    """
+    import fcntl
+    import time
+
+    patience = time.monotonic() + LOCK_SECONDS
     while True:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
+            os.fchmod(fd, 0o600)
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # Whoever had it before us removes the file: perhaps between our open and our lock.
             if os.path.exists(path) and os.path.samestat(os.fstat(fd), os.stat(path)):
                 return fd
+        except BlockingIOError:
+            if time.monotonic() > patience:
+                os.close(fd)
+                raise
+            time.sleep(LOCK_SECONDS / 50)
         except BaseException:
             os.close(fd)
             raise

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -175,6 +177,33 @@ def test_a_run_directory_of_somebody_else(capsys: pytest.CaptureFixture[str], tm
     os.chown(tmp_path / "run", 12345, 12345)
     assert main(["--run-dir", str(tmp_path / "run"), "-d", "packet", "ifname=lo"]) == 1
     assert capsys.readouterr().err == f"io-pkt: the run directory {tmp_path}/run belongs to somebody else; see --run-dir\n"
+
+
+@pytest.mark.host
+def test_the_lock_is_the_owners_alone_and_a_look_at_it_does_not_hinder(capsys: pytest.CaptureFixture[str], run_dir: Path) -> None:
+    """Other users could lock what they can open. Whoever may look holds the lock for a moment only."""
+    run_dir.mkdir()
+    lock = run_dir / "lock"
+    lock.write_text("1\n")
+    lock.chmod(0o644)
+    words = ["--run-dir", str(run_dir), "-d", "packet", "ifname=none0"]
+    looking = os.open(lock, os.O_RDONLY)
+    try:
+        fcntl.flock(looking, fcntl.LOCK_SH)
+        letting_go = threading.Timer(0.02, fcntl.flock, (looking, fcntl.LOCK_UN))
+        letting_go.start()
+        assert main(words) == 1
+        letting_go.join()
+        assert "there is no network interface none0" in capsys.readouterr().err
+        assert os.fstat(looking).st_mode & 0o777 == 0o600
+
+        lock.write_text("1\n")
+        with lock.open() as held:
+            fcntl.flock(held, fcntl.LOCK_SH)
+            assert main(words) == 1
+        assert "is running already, as process 1" in capsys.readouterr().err
+    finally:
+        os.close(looking)
 
 
 @pytest.mark.host
