@@ -1,5 +1,4 @@
-"""Numbers of the transport: what the peer must agree on first, then what is ours alone. Seconds and bytes unless the name says
-otherwise."""
+"""Numbers of the transport: what the peer must agree on first, then what is ours alone. Seconds and bytes unless the name says so."""
 
 from __future__ import annotations
 
