@@ -7,8 +7,12 @@ from __future__ import annotations
 
 import argparse
 import sys
+from typing import TYPE_CHECKING
 
 from qnetpy.cli.output import CommandError, as_json
+
+if TYPE_CHECKING:
+    from resmgr.client import Client
 
 REPLY_LEN = 1 << 20
 
@@ -29,7 +33,10 @@ def run(args: argparse.Namespace) -> int:
     from resmgr.errors import ResmgrError
     from resmgr.names.client import name_open
 
+    # A name without a slash is found at home; with one, what stands before it is a node; a path from / is taken as it is.
     node, _, name = args.to.rpartition("/") if not args.to.startswith("/") else ("", "", args.to)
+    if not name:
+        raise CommandError(f"{args.to!r} is no server's name", "qnet send NODE/NAME, or NAME for one on this node", 2)
     message = args.text.encode(errors="surrogateescape") if args.text is not None else sys.stdin.buffer.read()
     with daemon.connect(args.config) as client:
         try:
@@ -37,6 +44,8 @@ def run(args: argparse.Namespace) -> int:
             reply = connection.send(message, reply_len=args.reply_len, timeout=args.timeout)
         except ResmgrError as error:
             where = f" on node {node}" if node else ""
+            if error.errno == errno.ENOENT and node and not _is_up(client, node):
+                raise CommandError(f"no node {node} is up", "qnet ls") from error
             if error.errno == errno.ENOENT:
                 raise CommandError(f"nobody has attached the name {name!r}{where}", f"qnet name {name}, there") from error
             raise CommandError(f"{args.to}: {(error.strerror or str(error)).lower()}") from error
@@ -48,3 +57,14 @@ def run(args: argparse.Namespace) -> int:
         sys.stdout.buffer.write(data if data.endswith(b"\n") or not sys.stdout.isatty() else data + b"\n")
         sys.stdout.buffer.flush()
     return 0
+
+
+def _is_up(client: Client, node: str) -> bool:
+    from resmgr.errors import ResmgrError
+    from resmgr.procmgr.client import node_descriptor
+
+    try:
+        node_descriptor(client, node)
+    except ResmgrError:
+        return False
+    return True
