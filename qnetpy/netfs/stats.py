@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 
-from resmgr.iofunc.node import Directory, TreeManager, Value
+from resmgr.iofunc.static import tree
 from resmgr.system import System
 
 
@@ -19,7 +19,7 @@ class StatsFile:
     def __init__(self, system: System, facts: Callable[[], Mapping[str, object]]) -> None:
         self._system = system
         self._facts = facts
-        self._tree = TreeManager(system.kernel, Directory({b"qnetstats": Value(self._text)}), name="proc")
+        self._tree = tree(system.kernel, {"qnetstats": self._text}, name="proc")
         self._attached = system.paths.attach(b"proc", self._tree.target)
         system.guard(self._tree.channel)
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from resmgr.channel import CHID_PATHMGR, ND_LOCAL, PID_SYSTEM, Connection, Credentials, Kernel, Nd
 from resmgr.dispatch import Buffer
@@ -38,6 +39,18 @@ from resmgr.iorequest import (
 
 REPLY = 2 * 1024 * 1024
 HOPS_MAX = 8
+
+
+@contextmanager
+def fails(code: int) -> Iterator[None]:
+    """The body must raise ResmgrError with this errno."""
+    try:
+        yield
+    except ResmgrError as error:
+        if error.errno != code:
+            raise AssertionError(f"failed with {error}, not with {errno.errorcode[code]}") from error
+    else:
+        raise AssertionError(f"did not fail with {errno.errorcode[code]}")
 
 
 class IoClient:

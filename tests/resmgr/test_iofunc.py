@@ -13,7 +13,7 @@ import pytest
 from resmgr.access import MappedUser
 from resmgr.channel import ND_LOCAL, PULSE_DISCONNECT, Credentials, Kernel, Message, Pulse
 from resmgr.dispatch import Buffer
-from resmgr.errors import BadMessage, Misuse, ResmgrError
+from resmgr.errors import BadMessage, Misuse
 from resmgr.iofunc.handle import Client, Handle
 from resmgr.iofunc.manager import Manager
 from resmgr.iofunc.node import Directory, Elsewhere, Link, Node, Setting, TreeManager, Value
@@ -21,12 +21,8 @@ from resmgr.iofunc.permission import READ, SEARCH, WRITE, may
 from resmgr.iofunc.static import Tree, tree
 from resmgr.iomsg import REQUEST, SET_MODE, SET_SIZE, Connect, Io, Target
 from resmgr.iorequest import ConnectRequest, SetAttr, pack_devctl, pack_write
-from resmgr.testing.ioclient import IoClient
+from resmgr.testing.ioclient import IoClient, fails
 from resmgr.testing.virtual import VirtualDispatch
-
-
-def fails(code: int) -> pytest.RaisesExc[ResmgrError]:
-    return pytest.raises(ResmgrError, match=os.strerror(code))
 
 
 @pytest.fixture

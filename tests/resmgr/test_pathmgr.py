@@ -12,7 +12,6 @@ import pytest
 
 from resmgr.access import Export, Policy, UserRule
 from resmgr.channel import ClientInfo, Credentials, Kernel, Message, Nd
-from resmgr.errors import ResmgrError
 from resmgr.hostfs.device import FOREVER
 from resmgr.hostfs.manager import HostFs
 from resmgr.iofunc.node import Directory, Elsewhere, TreeManager, Value
@@ -20,13 +19,9 @@ from resmgr.iomsg import WANT_HANDLE, Connect, Entry, Io, Target
 from resmgr.iorequest import ConnectRequest
 from resmgr.pathmgr import PathManager
 from resmgr.pathspace import Attach
-from resmgr.testing.ioclient import IoClient
+from resmgr.testing.ioclient import IoClient, fails
 from resmgr.testing.virtual import VirtualDispatch
 from resmgr.users import Accounts
-
-
-def fails(code: int) -> pytest.RaisesExc[ResmgrError]:
-    return pytest.raises(ResmgrError, match=os.strerror(code))
 
 
 @attrs.define
