@@ -16,6 +16,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGES = ("resmgr", "stack", "qnetpy")
 """From the bottom up: a package may import itself and those before it."""
 LINES_MAX = 600
+FUNCTION_MAX = 90
 MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 
 
@@ -194,6 +195,12 @@ def test_product_does_not_import_a_test_kit(path: Path) -> None:
 @pytest.mark.parametrize("path", MODULES, ids=dotted)
 def test_files_are_small(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= LINES_MAX
+
+
+@pytest.mark.parametrize("path", MODULES, ids=dotted)
+def test_functions_are_short(path: Path) -> None:
+    functions = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    assert not [one.name for one in functions if (one.end_lineno or 0) - one.lineno >= FUNCTION_MAX]
 
 
 MUTABLE = (ast.List, ast.Dict, ast.Set, ast.ListComp, ast.DictComp, ast.SetComp)

@@ -419,19 +419,8 @@ class Transport:
             left = end - start
             if start and not used and left >= step:
                 count = min(left // step, limit - len(out), max(1, room // payload), outbox.turn_room() // step + 1)
-                end = start + count * step
-                out += message.cut(start, count, step)
-                pn = path.next_pn
-                path.next_pn = pn + count
-                run = Run(pn, pn + count - 1, payload, now)
-                run.message = message
-                run.offset = start
-                run.stop = end
-                run.step = step
-                path.record(run, now)
+                out += self._cut(path, message, start, count, step, now)
                 room -= count * payload
-                message.took(start, end)
-                outbox.served(message, end - start)
                 path.probes = 0
                 continue
             head = DATA_SIZE if start else START_SIZE
@@ -469,6 +458,22 @@ class Transport:
             last = out[-1]
             out[-1] = bytes((last[0] | URGENT,)) + last[1:]
         return out
+
+    def _cut(self, path: Path, message: OutMessage, start: int, count: int, step: int, now: float) -> list[bytes]:
+        """*count* packets that hold nothing but *step* bytes of *message* each, recorded as one run."""
+        end = start + count * step
+        packets = message.cut(start, count, step)
+        pn = path.next_pn
+        path.next_pn = pn + count
+        run = Run(pn, pn + count - 1, path.payload, now)
+        run.message = message
+        run.offset = start
+        run.stop = end
+        run.step = step
+        path.record(run, now)
+        message.took(start, end)
+        self._outbox.served(message, end - start)
+        return packets
 
     def _emit(
         self,
