@@ -138,8 +138,10 @@ IO = {
 IMPURE = {
     "stack.core.main",  # the program
     "resmgr.fuse.mount",  # makes mounts
+    "resmgr.fuse.copies",  # watches mounts
     "resmgr.fuse.session",  # reads and writes /dev/fuse
 }
+"""Files among PURE that are the edge: what reads, writes or mounts."""
 PURE = (
     *("qnetpy.link", "qnetpy.nodes", "qnetpy.discovery.hint", "qnetpy.discovery.table", "qnetpy.discovery.static", "qnetpy.netfs.manager"),
     *("stack.wire", "stack.frame", "stack.core", "stack.crypto"),
