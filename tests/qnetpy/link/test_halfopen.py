@@ -277,16 +277,6 @@ def test_events_are_bounded_and_ours_stay(identities: list[NodeIdentity]) -> Non
 # Bytes that are not what they should be
 
 
-def handshake_frames(identities: list[NodeIdentity], pinned: bool) -> list[tuple[w.Address, bytes]]:
-    wire = Wire(9)
-    a, b = Caller(wire, identities[0], A), Caller(wire, identities[1], B)
-    if pinned:
-        a.machine.pin("b", b.identity.certificate.static_key)
-    a.call(B, "b")
-    wire.run(0.1)
-    return [(destination, frame) for _, _, destination, frame in wire.log if frame[0] != w.DATA]
-
-
 @pytest.mark.parametrize("insider", [False, True])
 @pytest.mark.parametrize("pinned", [False, True])
 def test_damaged_frames_change_nothing(authority: Authority, identities: list[NodeIdentity], insider: bool, pinned: bool) -> None:
