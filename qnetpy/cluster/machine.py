@@ -128,6 +128,8 @@ def build_root(root: str, disk: str, visible: Sequence[str], writable: Sequence[
         os.makedirs(root + path, exist_ok=True)
         linux.bind(path, root + path)
     linux.change_root(root)
+    # As on a machine: what is mounted later is seen in mount namespaces that follow this one, the daemon's among them.
+    linux.mount("none", "/", "", linux.MS_REC | linux.MS_SHARED)
 
 
 def run_command(argv: Sequence[str], env: Mapping[str, str], seconds: float) -> tuple[int, str]:

@@ -1,7 +1,7 @@
 """/net as a directory that every program of the machine can use: the FUSE front end over the /net manager.
 
 The daemon lives in a mount namespace of its own, in which this mount does not exist, so that the files it serves can never lead back into
-itself; the mount is made in the namespace that the daemon came from.
+itself; the mount is made in the namespace that the daemon came from. Copies of it that others make are kept out (`resmgr.fuse.copies`).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from resmgr.channel import Kernel
 from resmgr.dispatch import Dispatch
+from resmgr.fuse.copies import CopyWatch
 from resmgr.fuse.machine import Machine
 from resmgr.fuse.mount import Mount, MountError
 from resmgr.fuse.options import FuseOptions, Permissions
@@ -51,6 +52,7 @@ class NetMount:
         self.machine = Machine(dispatch, KernelResolver(kernel, groups), root, options, os.fsencode(point))
         self._session = Session(dispatch, fd, self.machine, on_end)
         self._session.start()
+        self._copies = None if namespace is None else CopyWatch(self._mount)
 
     def forget(self, name: bytes) -> None:
         """What the kernel believes of the entry *name* of /net is not to be believed any more."""
@@ -58,6 +60,8 @@ class NetMount:
 
     def close(self) -> None:
         """Unmount, also while in use: programs inside get ENOTCONN. Idempotent."""
+        if self._copies is not None:
+            self._copies.close()
         try:
             self._mount.detach()
         except MountError as error:

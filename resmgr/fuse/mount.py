@@ -247,7 +247,7 @@ class Mount:
             raise MountError(error.errno, self._why(error, cleared)) from None
         self.mounted = True
         if self._namespace is not None:
-            self._detach_here()
+            self.detach_here()
         self._set_read_ahead()
         return fd
 
@@ -279,11 +279,15 @@ class Mount:
         removed = f" (after removing {cleared} dead mounts)" if cleared else ""
         return f"cannot mount on {self.mountpoint}: {error.strerror}; {reason}{removed}"
 
-    def _detach_here(self) -> None:
-        """The mount may have propagated into this namespace, where it must not be seen."""
-        for entry in _mounts():
-            if entry.device == self.device and entry.kind == f"fuse.{self.options.subtype}":
-                _unmount(entry.place, MNT_DETACH | UMOUNT_NOFOLLOW)
+    def detach_here(self) -> int:
+        """Remove this mount, and copies of it, from the caller's namespace, where they must not be seen. How many there were.
+
+        OSError for one that cannot be removed (it is covered by another mount).
+        """
+        copies = [entry.place for entry in _mounts() if entry.device == self.device and entry.kind == f"fuse.{self.options.subtype}"]
+        for place in reversed(copies):
+            _unmount(place, MNT_DETACH | UMOUNT_NOFOLLOW)
+        return len(copies)
 
     def _set_read_ahead(self) -> None:
         if self.device is None:

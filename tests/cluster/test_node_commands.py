@@ -69,6 +69,34 @@ def test_a_node_starts_tells_about_itself_and_stops(start_cluster: Start) -> Non
     assert cluster.run("a", "cat", "/net/b/etc/hostname").stdout == "b\n"
 
 
+def test_a_message_to_nobody_says_what_is_missing(start_cluster: Start) -> None:
+    cluster = start_cluster("[nodes.a]\n[nodes.b]\n")
+    cluster.run("a", "qnet", "nodes", "--wait", "b")
+
+    assert refused(cluster, "a", "qnet", "send", "b/clock", "x") == (
+        "qnet send: nobody has attached the name 'clock' on node b; try: qnet name clock, there"
+    )
+    assert refused(cluster, "a", "qnet", "send", "c/clock", "x") == "qnet send: no node c is up; try: qnet ls"
+    assert refused(cluster, "a", "qnet", "send", "b/", "x").startswith("qnet send: 'b/' is no server's name")
+
+
+def test_what_is_mounted_on_a_running_node_is_seen_by_the_others(start_cluster: Start) -> None:
+    """As on machines, whose mounts are shared with the daemon's namespace; and /net itself, mounted again elsewhere, is not served in a
+    circle."""
+    cluster = start_cluster("[nodes.a]\n[nodes.b]\n")
+    cluster.run("a", "qnet", "nodes", "--wait", "b")
+    cluster.run("b", "qnet", "nodes", "--wait", "a")
+
+    cluster.run("b", "sh", "-c", "mkdir /tmp/disk && mount -t tmpfs -o mode=0755 none /tmp/disk && echo there >/tmp/disk/file")
+    assert cluster.run("a", "cat", "/net/b/tmp/disk/file").stdout == "there\n"
+
+    cluster.run("b", "sh", "-c", "mkdir /tmp/again && mount --bind /net /tmp/again")
+    assert cluster.run("b", "ls", "/tmp/again").stdout == "a\nb\n"
+    assert cluster.run("a", "timeout", "5", "ls", "-A", "/net/b/tmp/again").stdout == ""
+    assert cluster.run("a", "timeout", "5", "cat", "/net/b/etc/hostname").stdout == "b\n"
+    assert cluster.run("b", "timeout", "5", "cat", "/net/a/etc/hostname").stdout == "a\n"
+
+
 def test_a_node_that_cannot_start_says_why(start_cluster: Start, tmp_path: Path) -> None:
     cluster = start_cluster('[nodes.a]\nboot = []\n[nodes.b]\nboot = []\ncertificate = "none"\n')
 
