@@ -28,6 +28,17 @@ def test_links_and_paths_exist(page: Path) -> None:
     assert not wrong
 
 
+def test_pages_that_the_code_names_exist() -> None:
+    files = [path for folder in ("resmgr", "stack", "qnetpy", "tests", "bench") for path in sorted((ROOT / folder).rglob("*.py"))]
+    wrong = [
+        f"{name(path)}: {page}"
+        for path in files
+        for page in re.findall(r"\bdocs/[\w/-]+\.md", path.read_text())
+        if not (ROOT / page).exists()
+    ]
+    assert not wrong
+
+
 def test_every_decision_is_in_the_index() -> None:
     folder = ROOT / "docs" / "decisions"
     listed = LINK.findall((folder / "README.md").read_text())
