@@ -1,8 +1,8 @@
 """Which paths carry messages. Acknowledgements, pings and probes go on every path; this is about data only.
 
 A policy is asked once per transmission of a path and answers from the states of all paths. A path that is suspect carries data only when
-every path is. `loadbalance` needs no schedule: each path takes from the common queue what its own window allows. A link of this node has one
-path at a time so far (`qnetpy.link.link`), so there is nothing to choose between yet.
+every path is. `loadbalance` needs no schedule: each path takes from the common queue what its own window allows. A link has one path at a
+time so far (`qnetpy.link.link`), so there is nothing to choose between yet.
 """
 
 from __future__ import annotations
