@@ -1,19 +1,26 @@
 """`TrioDispatch`: a node's dispatch in real time, on one epoll descriptor and one Trio task.
 
-The task runs turns. Between turns it looks for more work without sleeping (`epoll.poll(0)`); before it sleeps it keeps looking for a short
-time, giving the processor away each time (`sched_yield` for a peer on the same core, then a Trio checkpoint for other tasks). Waking a
-sleeping process on another core costs 25 to 100 µs on the machines we measured, a failed look 5 µs: it pays while messages come and go.
+The task runs turns. Between turns, while messages come and go, it waits in three ways, one after the other:
 
-When it looks, and for how long: after a turn that had traffic on a descriptor it looks for at most `spin` seconds. Looks that found nothing
-use up credit, looks that found something and sleeps that turned out shorter than `spin` earn it; without credit it sleeps at once. So a
-stream of timers, or one message a second, costs no polling, and an idle node sleeps in Trio's own epoll.
+    look    epoll.poll(0) again and again for up to `spin` seconds, giving the processor away each time (`sched_yield`)
+    nap     epoll.poll(NAP): the task itself sleeps in our epoll
+    sleep   Trio's own wait, on our epoll descriptor; an idle node sleeps here
 
-Timers live in one heap. For sleeping, the earliest one is put into a timerfd in the same epoll set: a Trio cancel scope per sleep costs 6
+Looking: waking a sleeping process on another core costs 25 to 100 µs on the machines we measured, a failed look 1 µs. Looks that found
+nothing use up credit; looks that found something, and naps and sleeps that turned out shorter than two `spin`, earn it; without credit
+there is no look. A yield that took long (`YIELD_MAX`) let somebody else run on this core: what we wait for may be his to do, so the
+looking ends there. So a stream of timers, or one message a second, costs no polling.
+
+Napping: a sleep through Trio costs 13 µs of work, and three times that with the cold caches of a process that has just been woken; a nap
+costs 1 µs. Trio and its other tasks stand still meanwhile, as they do in a turn, so a nap happens only while nothing else waits in Trio but
+for a thread or a signal (`_Company`), and the task gives way at latest after `STRETCH_ALONE`; after STRETCH_MAX if others do wait.
+
+Timers live in one heap. For waiting, the earliest one is put into a timerfd in the same epoll set: a Trio cancel scope per sleep costs 6
 to 10 µs and rounds to milliseconds, `timerfd_settime` costs below 1 µs and does not. It is only moved when it would be too late; a timer
 that was cancelled meanwhile costs one empty turn.
 
-Other Trio tasks run at every checkpoint: after `TURNS_MAX` turns or `STRETCH_MAX` seconds without one, at once after `task_woken`, and
-at every look. A Trio task that wants to act on the machines outside a turn uses `enter`, which runs a turn of its own, right there: the
+Other Trio tasks run at every checkpoint: after `TURNS_MAX` turns or the stretch, at once after `task_woken` and `start_task`, and in every
+sleep. A Trio task that wants to act on the machines outside a turn uses `enter`, which runs a turn of its own, right there: the
 dispatch task need not wake.
 """
 
@@ -43,11 +50,19 @@ SPIN_DEFAULT = 100e-6
 """Seconds of looking for more work before sleeping; 0 switches it off."""
 SPIN_CREDIT_MAX = 8
 """Looks in a row that may find nothing before the dispatch sleeps at once."""
+YIELD_MAX = 5e-6
+"""Seconds that `sched_yield` takes at most when nobody else wants the core."""
+NAP = 1e-3
+"""Seconds of one nap: the least that epoll can be told."""
 EVENTS_MAX = 64
 TURNS_MAX = 16
+"""Turns in a row without a checkpoint, and seconds, while others wait in Trio."""
 STRETCH_MAX = 1e-3
+STRETCH_ALONE = 5e-3
+"""Seconds without a checkpoint while nobody does: what a signal, or the return of a Trio thread, may wait."""
 THREADS_DEFAULT = 8
 
+_LOOK, _NAP, _SLEEP = range(3)
 _CLOCK_MONOTONIC = 1
 _TFD_TIMER_ABSTIME = 1
 _NEVER = float("inf")
@@ -55,9 +70,10 @@ _NEVER = float("inf")
 
 @attrs.frozen
 class DispatchStatistics:
-    """Counters since start. `spins` are looks that found nothing yet, `spin_hits` sleeps that looking saved."""
+    """Counters since start. `spins` are looks that found nothing yet, `spin_hits` naps that looking saved."""
 
     turns: int
+    naps: int
     sleeps: int
     spins: int
     spin_hits: int
@@ -88,7 +104,7 @@ class TrioDispatch:
         self._wake = _WakeUp()
         self._alarm = _Alarm()
         self._pool = _Pool(self, threads)
-        self._turns = self._sleeps = self._spins = self._spin_hits = self._blocking = 0
+        self._turns = self._naps = self._sleeps = self._spins = self._spin_hits = self._blocking = 0
         self.attach_fd(self._wake.fd, self._wake.drained_into(self._queue.soon.append))
         self.attach_fd(self._alarm.fd, self._alarm.rang)
 
@@ -162,6 +178,7 @@ class TrioDispatch:
 
     def start_task(self, function: Callable[[*Ts], Awaitable[object]], *args: *Ts) -> None:
         self._nursery.start_soon(function, *args)
+        self._woken = True
 
     def task_woken(self) -> None:
         """Tell that a callback rescheduled a Trio task: it gets its checkpoint at the end of this turn."""
@@ -185,6 +202,7 @@ class TrioDispatch:
     def statistics(self) -> DispatchStatistics:
         return DispatchStatistics(
             self._turns,
+            self._naps,
             self._sleeps,
             self._spins,
             self._spin_hits,
@@ -218,59 +236,73 @@ class TrioDispatch:
         """The dispatch task. Ends only by cancellation or with the exception that left a callback."""
         poll = self._epoll.poll
         monotonic = time.monotonic
-        checkpoint = trio.lowlevel.checkpoint
+        alarm = self._alarm.fd
+        company = _Company()
         turns = 0
         credit = SPIN_CREDIT_MAX
-        look_until = 0.0
-        looking = False
-        stretch_began = monotonic()
-        while True:
-            events = poll(0, EVENTS_MAX)
-            due = self._timers.first()
-            if events or self._queue or (due is not None and due <= monotonic()):
-                if events:
-                    if looking:
-                        self._spin_hits += 1
-                        credit = min(credit + 1, SPIN_CREDIT_MAX)
-                    look_until = -1.0
-                looking = False
-                self._turn(events)
-                turns += 1
-                if self._woken or turns >= TURNS_MAX or self._now - stretch_began > STRETCH_MAX:
-                    # Trio may put this task before the woken one: then one turn more, and the next checkpoint is its.
-                    turns = TURNS_MAX - 1 if self._woken else 0
-                    self._woken = False
-                    await checkpoint()
-                    stretch_began = monotonic()
-                continue
-            if self._failure is not None:
-                raise self._failure
-            turns = 0
-            now = monotonic()
-            if look_until < 0.0:
-                look_until = now + self._spin if credit else 0.0
-            if now < look_until:
-                looking = True
-                self._spins += 1
-                os.sched_yield()
-                await checkpoint()
-                stretch_began = monotonic()
-                continue
-            if looking:
-                looking = False
-                credit -= 1
-            # Whatever other tasks queued during a checkpoint above was seen by the poll and the queue check after it.
-            if due is not None and due < self._alarm.armed:
-                self._alarm.set(due)
-            self._sleeps += 1
-            self._asleep = True
-            try:
-                await trio.lowlevel.wait_readable(self._epoll.fileno())
-            finally:
-                self._asleep = False
-            stretch_began = monotonic()
-            if stretch_began - now < 2 * self._spin:
-                credit = min(credit + 1, SPIN_CREDIT_MAX)
+        wait = _SLEEP
+        look_until = waited_from = 0.0
+        with company:
+            await company.give_way()
+            while True:
+                due = self._timers.first()
+                # Whatever other tasks queued during a checkpoint is seen here or by the poll.
+                ready = bool(self._queue) or (due is not None and due <= monotonic())
+                napping = wait == _NAP and company.alone and not ready
+                if napping:
+                    self._arm(due)
+                    self._naps += 1
+                    waited_from = monotonic()
+                events = poll(NAP if napping else 0, EVENTS_MAX)
+                if events or ready:
+                    self._turn(events)
+                    turns += 1
+                    if events and (len(events) > 1 or events[0][0] != alarm):
+                        if wait == _LOOK:
+                            self._spin_hits += 1
+                        # A wait that was as short as looking is, or little longer, could have been a look.
+                        if self._now - waited_from < 2 * self._spin and credit < SPIN_CREDIT_MAX:
+                            credit += 1
+                        wait = _LOOK if credit > 0 and self._spin else _NAP
+                        look_until = 0.0
+                    if self._woken or self._now >= company.until or (turns >= TURNS_MAX and not company.alone):
+                        # Trio may put this task before the woken one: then one turn more, and the next checkpoint is its.
+                        turns = TURNS_MAX - 1 if self._woken else 0
+                        self._woken = False
+                        await company.give_way()
+                    continue
+                if self._failure is not None:
+                    raise self._failure
+                turns = 0
+                if wait == _LOOK:
+                    self._spins += 1
+                    now = monotonic()
+                    if not look_until:
+                        waited_from = now
+                        look_until = now + self._spin
+                    os.sched_yield()
+                    after = monotonic()
+                    if after >= look_until or after - now > YIELD_MAX:
+                        credit -= 1
+                        wait = _NAP
+                    if not company.alone or after >= company.until:
+                        await company.give_way()
+                    continue
+                self._arm(due)
+                if not napping:
+                    waited_from = monotonic()
+                wait = _SLEEP
+                self._sleeps += 1
+                self._asleep = True
+                try:
+                    await company.sleep(self._epoll.fileno())
+                finally:
+                    self._asleep = False
+
+    def _arm(self, due: float | None) -> None:
+        """Before a wait: have the alarm ring at *due* at latest."""
+        if due is not None and due < self._alarm.armed:
+            self._alarm.set(due)
 
     def close(self) -> None:
         """Let go of every descriptor. Descriptors attached by others stay open: they are theirs."""
@@ -282,6 +314,60 @@ class TrioDispatch:
         self._epoll.close()
         self._wake.close()
         self._alarm.close()
+
+
+class _Company(trio.abc.Instrument):
+    """Tells whether the dispatch task is alone: nothing else waits in Trio, but for threads and signals. A context, of one task.
+
+    Trio takes all that can run as one batch, in any order, and shows only what waits for the next. So we are alone when nothing was ready
+    or could become so by itself when we gave way, and nothing else ran until we were back.
+    """
+
+    def __init__(self) -> None:
+        self.alone = False
+        self.until = 0.0
+        """When the task has to give way again (monotonic)."""
+        self._steps = 0
+        """Steps of any task."""
+
+    def __enter__(self) -> None:
+        trio.lowlevel.add_instrument(self)
+
+    def __exit__(self, *_: object) -> None:
+        trio.lowlevel.remove_instrument(self)
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        self._steps += 1
+
+    async def give_way(self) -> None:
+        """Let every other task run that can."""
+        deadline = self._quiet_until()
+        steps = self._steps
+        await trio.lowlevel.checkpoint()
+        self._back(deadline, steps)
+
+    async def sleep(self, fd: int) -> None:
+        """Until *fd* is readable."""
+        deadline = self._quiet_until()
+        steps = self._steps
+        await trio.lowlevel.wait_readable(fd)
+        self._back(deadline, steps)
+
+    def _quiet_until(self) -> float:
+        """When Trio has something to do by itself (monotonic); 0 if it has now, or may have at any time. Costs 3 µs."""
+        statistics = trio.lowlevel.current_statistics()
+        waiting = statistics.io_statistics
+        # One reader is Trio itself: that is how threads and signals reach it.
+        if statistics.tasks_runnable or waiting.tasks_waiting_read > 1 or waiting.tasks_waiting_write:
+            return 0.0
+        return time.monotonic() + statistics.seconds_to_next_deadline
+
+    def _back(self, deadline: float, steps: int) -> None:
+        now = time.monotonic()
+        self.until = min(now + STRETCH_ALONE, deadline - NAP)
+        self.alone = self._steps == steps + 1 and now < self.until
+        if not self.alone:
+            self.until = now + STRETCH_MAX
 
 
 class _WakeUp:

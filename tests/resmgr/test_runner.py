@@ -10,10 +10,11 @@ from collections.abc import Callable
 
 import pytest
 import trio
+import trio.testing
 
 from resmgr.dispatch import Dispatch
 from resmgr.errors import Misuse
-from resmgr.runner import SPIN_DEFAULT, TrioDispatch, open_dispatch
+from resmgr.runner import SPIN_DEFAULT, STRETCH_ALONE, TrioDispatch, open_dispatch
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -270,6 +271,66 @@ async def test_spin_zero_never_looks() -> None:
     async with open_dispatch(spin=0) as dispatch:
         await ping_pong(dispatch, 100)
         assert dispatch.statistics().spins == 0
+
+
+async def test_alone_it_naps_instead_of_sleeping_through_trio() -> None:
+    left, right = socket.socketpair()
+    rounds = 200
+    async with open_dispatch(spin=0) as dispatch:
+        dispatch.attach_fd(right.fileno(), lambda: right.sendall(right.recv(100)))
+
+        def client() -> None:
+            for _ in range(rounds):
+                left.send(b"ping")
+                left.recv(100)
+
+        thread = threading.Thread(target=client)
+        thread.start()
+        # Nobody else waits for anything in Trio: this task only for the thread.
+        await trio.to_thread.run_sync(thread.join)
+        statistics = dispatch.statistics()
+        assert statistics.naps > rounds // 2
+        assert statistics.sleeps < rounds // 2
+    left.close()
+    right.close()
+
+
+async def test_it_does_not_nap_while_others_wait_in_trio() -> None:
+    left, right = socket.socketpair()
+    ours, theirs = trio.socket.socketpair()
+    async with open_dispatch(spin=0) as dispatch, trio.open_nursery() as nursery:
+        dispatch.attach_fd(right.fileno(), lambda: right.sendall(right.recv(100)))
+        nursery.start_soon(ours.recv, 1)
+        await trio.testing.wait_all_tasks_blocked()
+        before = dispatch.statistics().naps
+
+        def client() -> None:
+            for _ in range(100):
+                left.send(b"ping")
+                left.recv(100)
+
+        await trio.to_thread.run_sync(client)
+        assert dispatch.statistics().naps == before
+        nursery.cancel_scope.cancel()
+    for one in (left, right, ours, theirs):
+        one.close()
+
+
+async def test_it_gives_way_before_a_deadline_of_trio() -> None:
+    """Permanent traffic, nobody else there but a task that sleeps: it wakes in time, not when the traffic ends."""
+    left, right = socket.socketpair()
+    async with open_dispatch(spin=0) as dispatch:
+        dispatch.attach_fd(right.fileno(), lambda: None)
+        left.send(b"never read: always readable")
+        late = []
+        for _ in range(20):
+            until_ = trio.current_time() + STRETCH_ALONE * 0.3
+            await trio.sleep_until(until_)
+            late.append(trio.current_time() - until_)
+        assert sorted(late)[10] < STRETCH_ALONE * 0.5
+        dispatch.detach_fd(right.fileno())
+    left.close()
+    right.close()
 
 
 async def test_other_tasks_run_under_permanent_load() -> None:
