@@ -6,7 +6,11 @@ import errno
 import json
 
 from qnetpy.netfs.stats import StatsFile
-from resmgr.channel import Credentials
+from qnetpy.testing.world import World
+from resmgr.access import Export, Grant, Policy, Verb
+from resmgr.channel import CHID_PATHMGR, PID_SYSTEM, Credentials
+from resmgr.iomsg import Connect
+from resmgr.iorequest import ConnectRequest
 from resmgr.system import System
 from resmgr.testing.ioclient import IoClient, fails
 from resmgr.testing.virtual import VirtualDispatch
@@ -32,3 +36,23 @@ def test_the_file_tells_the_facts_of_each_opening() -> None:
     with fails(errno.ENOENT):
         client.get(b"proc/qnetstats")
     system.close()
+
+
+def test_another_node_needs_an_export_that_covers_it() -> None:
+    world = World(1)
+    world.join("a", "b")
+    a, b = world.start("a"), world.start("b")
+    assert world.until(world.settled)
+    stats = StatsFile(b.system, lambda: {"node": "b"})
+    path = ConnectRequest(Connect.LOOKUP, 0, 0, b"proc/qnetstats").pack()
+
+    def look() -> int:
+        told: list[int] = []
+        a.connect("b", PID_SYSTEM, CHID_PATHMGR).submit([path], 4096, lambda status, reply: told.append(status))
+        assert world.until(lambda: bool(told))
+        return told[0]
+
+    assert look() == 0
+    b.system.set_policy(Policy(b.system.accounts, exports=(Export("/tmp"),), grants=(Grant(Verb.SEND),)))
+    assert look() == -errno.EACCES
+    stats.close()
