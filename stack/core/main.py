@@ -63,6 +63,9 @@ def _run(line: CommandLine) -> int:
 
     import trio
 
+    from resmgr.heap import keep_freed_memory
+
+    keep_freed_memory()
     logging.basicConfig(format="io-pkt: %(levelname)s: %(message)s", level=logging.INFO if line.verbose else logging.WARNING)
     run_dir = line.run_dir or default_run_dir(line.instance)
     with _locked(run_dir, f"io-pkt{line.instance}"):
