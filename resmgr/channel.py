@@ -132,6 +132,8 @@ class Message:
         if pending is None:
             raise Misuse("message answered twice")
         self._pending = None
+        # What it refers to usually refers to the message: a ring that would keep the data until the next garbage collection.
+        self.on_unblock = None
         self.channel.held.pop(self, None)
         pending.answer(status, parts, descriptors)
 

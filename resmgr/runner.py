@@ -492,6 +492,8 @@ class _Pool:
             if job is None:
                 return
             self._dispatch.call_from_thread(job())
+            # It refers to the data of its message, and the next job may be hours away.
+            del job
 
     def close(self) -> None:
         for _ in range(self.threads):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import gc
+import weakref
 
 import pytest
 
@@ -26,6 +28,31 @@ USER = Credentials(1000, 1000)
 
 def kernel() -> Kernel:
     return Kernel(VirtualDispatch(0), "here")
+
+
+def test_answered_message_is_gone_without_garbage_collection() -> None:
+    """Its data may be a megabyte, and the collector counts objects."""
+    node = kernel()
+    seen: list[weakref.ref[bytearray]] = []
+
+    class Data(bytearray):
+        """Can be referred to weakly."""
+
+    def serve(message: Message) -> None:
+        message.on_unblock = lambda: message.error(errno.EINTR)
+        message.reply(0)
+
+    channel = node.channel(serve)
+    connection = node.connect(ND_LOCAL, channel.pid, channel.chid, USER)
+    gc.disable()
+    try:
+        data = Data(b"much")
+        seen.append(weakref.ref(data))
+        connection.submit((data,), 0, lambda status, reply: None)
+        del data
+        assert seen[0]() is None
+    finally:
+        gc.enable()
 
 
 def test_a_reply_goes_by_reference() -> None:
