@@ -97,6 +97,8 @@ WRITE = struct.Struct("!QI")
 OFFSET_APPEND = (1 << 64) - 1
 READDIR = struct.Struct("!QI")
 """cookie (0: start), size: at most that many bytes of entries."""
+COOKIE_END = (1 << 64) - 1
+"""Cookie of an entry behind which the server knows that there is none: who got it need not ask for the end."""
 ACCESS = struct.Struct("!I")
 SPACE = struct.Struct("!IQQ")
 """fallocate mode, offset, length."""

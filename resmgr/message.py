@@ -66,8 +66,9 @@ BLOCK = struct.Struct("!HHIIIIIIBB")
 """length of the block, number of groups; nd, pid, chid of the server; pid, uid, gid of the client; lengths of what follows the groups:
 number of roles (255: the client is not known further, nothing follows) and length of the node's name."""
 
-CHUNK_MAX = 1 << 20
-"""Most data bytes in one message of any kind. Larger replies go out as WRITEs first, larger pulls as several READs."""
+CHUNK_MAX = (1 << 20) + 4096
+"""Most data bytes in one message of any kind: a mebibyte and the head of a manager's message, so that a write of that size can be pushed
+whole. Larger replies go out as WRITEs first, larger pulls as several READs."""
 PULL_CHUNK = 256 * 1024
 """What one READ asks for."""
 BLOCK_MAX = 8 * 1024

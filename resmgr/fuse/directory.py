@@ -25,7 +25,7 @@ from resmgr.fuse.core import CONNECT, ENTRY_MAX, Core
 from resmgr.fuse.formats import BODY, AttrTuple
 from resmgr.fuse.inode import Node, same_type
 from resmgr.fuse.request import Request
-from resmgr.iomsg import ATTR, DIRENT, NAME_MAX, OPEN, READDIR, READDIR_ATTRS, REQUEST, SYNC_DATA_ONLY, Connect, Io
+from resmgr.iomsg import ATTR, COOKIE_END, DIRENT, NAME_MAX, OPEN, READDIR, READDIR_ATTRS, REQUEST, SYNC_DATA_ONLY, Connect, Io
 
 CHUNK_FIRST = 32 * 1024
 CHUNK = 256 * 1024
@@ -137,6 +137,8 @@ def _arrived(directory: Directory, index: int, with_attrs: bool, cookies: list[i
         directory.cookies.extend(cookies[len(directory.cookies) - index :])
     if not items:
         directory.end = index
+    elif cookies[-1] == COOKIE_END:
+        directory.end = index + len(items)
 
 
 def readdir(core: Core, request: Request, view: memoryview) -> None:
@@ -265,7 +267,7 @@ def releasedir(core: Core, request: Request, view: memoryview) -> None:
     if directory is None:
         core.drops["unknown_file"] += 1
     else:
-        core.handles.close_now(directory.connection, directory.ocb)
+        core.handles.close_lazily(directory.connection, directory.ocb)
 
 
 def fsyncdir(core: Core, request: Request, view: memoryview) -> None:

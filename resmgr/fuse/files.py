@@ -247,7 +247,10 @@ def release(core: Core, request: Request, view: memoryview) -> None:
     def close() -> None:
         file.node.files.remove(file)
         core.nodes.settle(file.node)
-        core.handles.close_now(file.connection, file.ocb)
+        if file.flags & O_ACCMODE or file.node.mode & 0o170000 != S_IFREG:
+            core.handles.close_now(file.connection, file.ocb)
+        else:
+            core.handles.close_lazily(file.connection, file.ocb)
         if file.unseen:
             writing.lost(core, file)
 

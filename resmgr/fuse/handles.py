@@ -1,7 +1,8 @@
 """Base handles that nodes keep, and the closing of handles in batches.
 
 A base handle may be in use by a message that is still on its way, and messages may overtake each other: so it is closed one to two
-`CLOSE_PERIOD`s after it was let go. The OCB of a file that a program closed is closed at the end of the turn.
+`CLOSE_PERIOD`s after it was let go. The OCB of a file that a program closed is closed at the end of the turn, or, if it is a regular file
+or directory that was only read, within `LAZY` seconds together with others.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from resmgr.iomsg import CLOSE_BATCH, REQUEST, Io
 
 CLOSE_PERIOD = 1.0
 CLOSE_BATCH_MAX = 512
+LAZY = 0.01
+"""Seconds after which OCBs that were only read from are closed together: a program that reads many small files costs fewer messages."""
 _HANDLE = struct.Struct("!Q")
 
 
@@ -31,7 +34,9 @@ class Handles:
         self._aged: list[tuple[Connection, int]] = []
         self._young: list[tuple[Connection, int]] = []
         self._at_once: list[tuple[Connection, int]] = []
+        self._lazy: list[tuple[Connection, int]] = []
         self._timer: Timer | None = None
+        self._lazy_timer: Timer | None = None
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -85,6 +90,17 @@ class Handles:
             self._dispatch.at_turn_end(self._turn_end)
         self._at_once.append((connection, handle))
 
+    def close_lazily(self, connection: Connection, handle: int) -> None:
+        """Close a handle that nothing uses and whose being open nobody notices."""
+        if not self._lazy:
+            self._lazy_timer = self._dispatch.call_at(self._dispatch.now() + LAZY, self._lazy_end)
+        self._lazy.append((connection, handle))
+
+    def _lazy_end(self) -> None:
+        due, self._lazy = self._lazy, []
+        self._lazy_timer = None
+        self._send(due)
+
     def _period(self) -> None:
         self._timer = None
         due, self._aged, self._young = self._aged, self._young, []
@@ -117,6 +133,10 @@ class Handles:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        if self._lazy_timer is not None:
+            self._lazy_timer.cancel()
+            self._lazy_timer = None
+        self._lazy.clear()
         self._young.clear()
         self._aged.clear()
         self._at_once.clear()

@@ -4,7 +4,8 @@ An operation that a local file system answers from memory is done inline; a thre
 not wait for a disk or for another machine, so:
 
 - network and FUSE file systems are never touched inline;
-- a file system on which an inline operation took longer than `SLOW` is left to worker threads for `REST` seconds;
+- a file system on which an inline operation took longer than `SLOW` is left to worker threads for `REST` seconds, unless its files are
+  pages in memory and nothing else;
 - a read is tried with RWF_NOWAIT; where that is refused, the device is remembered as one whose reads go to a thread, unless it is
   one that lives in memory.
 """
@@ -20,6 +21,8 @@ REST = 2.0
 FOREVER = float("inf")
 NETWORK = frozenset({b"nfs", b"nfs4", b"cifs", b"smb3", b"9p", b"ceph", b"afs", b"lustre", b"glusterfs", b"fuse", b"fuseblk", b"coda"})
 MEMORY = frozenset({b"tmpfs", b"ramfs", b"devtmpfs", b"proc", b"cgroup2", b"hugetlbfs"})
+PAGES = frozenset({b"tmpfs", b"ramfs", b"devtmpfs"})
+"""Of these, the ones that never wait for anything: what took long was work (truncating a large file) or another process's turn."""
 INO_BITS = 48
 
 
@@ -41,7 +44,7 @@ class Device:
 
     def took(self, seconds: float, now: float, work: float = 0.0) -> None:
         """An inline operation ended at *now* and took *seconds*, of which *work* are expected of its size."""
-        if seconds > SLOW + work:
+        if seconds > SLOW + work and self.kind not in PAGES:
             self.blocking_until = max(self.blocking_until, now + REST)
 
 

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from time import monotonic
 
 from resmgr.access import SCOPE_NONE, Policy, Scope
-from resmgr.channel import PID_SYSTEM, ClientInfo, Kernel, Message
+from resmgr.channel import ND_LOCAL, PID_SYSTEM, ClientInfo, Kernel, Message
 from resmgr.dispatch import Buffer
 from resmgr.errors import BadMessage
 from resmgr.hostfs.device import Devices
@@ -41,8 +41,8 @@ from resmgr.iorequest import (
     parse_write,
 )
 
-FIRST_PART = 128 * 1024 + WRITE_HEAD
-"""A write of 128 KiB arrives in one piece; the rest of larger ones is pulled."""
+FIRST_PART = 1024 * 1024 + WRITE_HEAD
+"""A write of 1 MiB, the most that a kernel's FUSE client sends, arrives in one piece; the rest of larger ones is pulled."""
 READ_MAX = 4 * 1024 * 1024
 """Bytes of one READ reply; a reply's memory is the server's. A larger request gets this much."""
 WRITE_MAX = 16 * 1024 * 1024
@@ -497,8 +497,10 @@ class _Write:
         now = fs._dispatch.now()
         if device.blocking_until > now:
             fs.counters["threaded"] += 1
+            # A client of this kernel that gives up may use its buffer again while the thread writes; what came from elsewhere is ours.
+            data = bytes(part) if self._message.info.nd == ND_LOCAL else part
             fs.manager.background(
-                self._message, self._client, (self._handle,), lambda: fs.switch.run(self._identity, self._put, part), self._written
+                self._message, self._client, (self._handle,), lambda: fs.switch.run(self._identity, self._put, data), self._written
             )
             return
         start = monotonic()

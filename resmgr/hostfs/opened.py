@@ -12,6 +12,7 @@ from resmgr.hostfs import syscalls
 from resmgr.hostfs.objects import HostHandle
 from resmgr.iomsg import (
     ATTR,
+    COOKIE_END,
     DIRENT,
     READDIR_ATTRS,
     SET_ATIME,
@@ -29,6 +30,7 @@ from resmgr.iorequest import SetAttr
 RWF_NOWAIT = os.RWF_NOWAIT
 PERMISSIONS = 0o7777
 _BLANK_ATTR = bytes(ATTR.size)
+_END = COOKIE_END.to_bytes(8, "big")
 _AT_FDCWD = -100
 
 
@@ -118,7 +120,11 @@ def read_directory(attrs: Attributes, handle: HostHandle, cookie: int, size: int
     out: list[bytes] = []
     room = size
     with stream.lock:
+        if cookie == COOKIE_END:
+            return b""
         stream.seek(cookie)
+        head = b""
+        at = 0
         while (record := stream.peek()) is not None:
             ino, following, kind, name = record
             if not (scope.verbs and children is None) and scope.step(name) is None:
@@ -128,7 +134,8 @@ def read_directory(attrs: Attributes, handle: HostHandle, cookie: int, size: int
             if room < 0:
                 if not out:
                     raise OSError(errno.EINVAL, "no room for one entry")
-                break
+                return b"".join(out)
+            attr = b""
             if want:
                 try:
                     status = os.stat(name, dir_fd=fd, follow_symlinks=False)
@@ -138,13 +145,17 @@ def read_directory(attrs: Attributes, handle: HostHandle, cookie: int, size: int
                     stream.advance(record)
                     continue
                 except OSError:
-                    out += (pack(ino ^ salt, following, kind << 12, len(name)), name, _BLANK_ATTR)
+                    head, attr = pack(ino ^ salt, following, kind << 12, len(name)), _BLANK_ATTR
                 else:
                     attr = attrs.attr(status)
-                    out += (attr[:8], pack(0, following, status.st_mode & 0o170000, len(name))[8:], name, attr)
+                    head = attr[:8] + pack(0, following, status.st_mode & 0o170000, len(name))[8:]
             else:
-                out += (pack(ino ^ salt, following, kind << 12, len(name)), name)
+                head = pack(ino ^ salt, following, kind << 12, len(name))
+            at = len(out)
+            out += (head, name, attr)
             stream.advance(record)
+        if out:
+            out[at] = head[:8] + _END + head[16:]
     return b"".join(out)
 
 

@@ -21,11 +21,12 @@ from resmgr.access import Scope
 from resmgr.hostfs import syscalls
 from resmgr.hostfs.device import Devices
 from resmgr.hostfs.objects import HostHandle, Opened
-from resmgr.hostfs.opened import PERMISSIONS, change, own_path, pack_statfs, read_now
+from resmgr.hostfs.opened import PERMISSIONS, change, own_path, pack_statfs, read_directory, read_now
 from resmgr.hostfs.syscalls import OpenHow, openat2
 from resmgr.iomsg import (
     ATTR,
     ENTRY,
+    READDIR_ATTRS,
     UNLINK_DIRECTORY,
     WANT_HANDLE,
 )
@@ -243,10 +244,19 @@ class Operations:
             handle = self._handle(fd, status, scope, flags)
             if prefetch and kind == S_IFREG and handle.readable and not handle.writable and status.st_size:
                 data = self._prefetch(handle, min(prefetch, PREFETCH_MAX, status.st_size))
+            elif prefetch and handle.stream is not None and handle.readable:
+                data = self._first_entries(handle, min(prefetch, PREFETCH_MAX))
             return Opened(self.attr(status), None, handle, data)
         except BaseException:
             os.close(fd)
             raise
+
+    def _first_entries(self, handle: HostHandle, size: int) -> bytes:
+        try:
+            return read_directory(self, handle, 0, size, READDIR_ATTRS)
+        except OSError:
+            # Whoever reads the directory is told.
+            return b""
 
     @staticmethod
     def _prefetch(handle: HostHandle, size: int) -> bytes | bytearray:

@@ -20,6 +20,7 @@ from resmgr.dispatch import Buffer
 from resmgr.iofunc.handle import Client, Handle
 from resmgr.iofunc.manager import Manager
 from resmgr.iomsg import (
+    COOKIE_END,
     NAME_MAX,
     OFFSET_APPEND,
     READDIR_ATTRS,
@@ -106,6 +107,8 @@ class MemFs(Tree):
         self.faults: list[Fault] = []
         self.size_max: int | None = None
         """Bytes that a file can hold; None: no limit."""
+        self.tells_end = False
+        """The last entry of a directory has COOKIE_END."""
         self.requests: dict[str, int] = {}
         self.hanging: list[Message] = []
         super().__init__(kernel.dispatch.wall, check)
@@ -426,9 +429,13 @@ class MemFs(Tree):
         message.reply(0, self.attr(handle.inode).pack())
 
     def _entries(self, directory: Inode, cookie: int, size: int, with_attrs: bool) -> Iterator[bytes]:
-        for name, (inode, mine) in list(directory.entries.items()):
+        entries = list(directory.entries.items())
+        last = entries[-1][0] if entries and self.tells_end else None
+        for name, (inode, mine) in entries:
             if mine <= cookie:
                 continue
+            if name == last:
+                mine = COOKIE_END
             attr = self.attr(inode) if with_attrs else None
             packed = pack_dirent(DirEntry(name, inode.ino, mine, S_IFMT(inode.mode), attr))
             size -= len(packed)

@@ -399,6 +399,21 @@ def test_release_closes_the_ocb_at_once_and_is_never_waited_for(rig: Rig) -> Non
     assert len(rig.fs.manager.table.handles) == before - 1
 
 
+def test_files_that_were_only_read_are_closed_together(rig: Rig) -> None:
+    before = len(rig.fs.manager.table.handles)
+    for number in range(5):
+        rig.fs.add(b"f%d" % number, b"1")
+        node = rig.walk(b"f%d" % number)
+        assert rig.release(node, rig.open(node).fh).error == 0
+    rig.messages()
+    rig.run(0.001)
+    assert len(rig.fs.manager.table.handles) == before + 5
+
+    rig.run(0.02)
+
+    assert len(rig.fs.manager.table.handles) == before
+
+
 def test_flush_waits_for_writes_and_tells_their_error(rig: Rig) -> None:
     rig.fs.add(b"f", b"1")
     node = rig.walk(b"f")
@@ -492,6 +507,23 @@ def test_small_directory_is_listed_with_two_messages(rig: Rig) -> None:
     # The end is asked for before the kernel does.
     assert rig.messages() == {"readdir": 1}
     list_names(rig, node, fh, plus=True)
+
+
+def test_end_that_the_server_tells_is_not_asked_for(rig: Rig) -> None:
+    rig.fs.tells_end = True
+    names = {b"n%d" % number for number in range(1000)}
+    for name in names:
+        rig.fs.add(b"d/" + name)
+    node = rig.walk(b"d")
+    rig.messages()
+
+    fh = rig.ask(Opcode.OPENDIR, node, formats.OPEN_IN.pack(0, 0)).fh
+    listed = list_names(rig, node, fh, plus=True)
+
+    assert set(listed) == names | {b".", b".."}
+    assert len(listed) == 1002
+    # 32 KiB came with OPEN, the rest of it is one message.
+    assert rig.messages() == {"open": 1, "readdir": 1}
 
 
 def test_entries_with_attributes_count_as_lookups(rig: Rig) -> None:

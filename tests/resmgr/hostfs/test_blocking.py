@@ -46,6 +46,9 @@ def test_a_device_that_was_slow_is_left_alone_for_a_while() -> None:
     assert device.blocking_until <= 10.0, "it was expected to take that long"
     device.took(SLOW * 2, 10.0)
     assert device.blocking_until == 10.0 + REST
+    pages = Device(1, b"tmpfs", 0)
+    pages.took(10.0, 10.0)
+    assert pages.blocking_until == 0.0, "it has nothing to wait for"
     for kind in (b"nfs4", b"fuse.sshfs", b"cifs", b"9p"):
         assert Device(1, kind, 0).blocking_until == FOREVER
 

@@ -13,7 +13,7 @@ import pytest
 from resmgr.access import Export
 from resmgr.errors import ResmgrError
 from resmgr.hostfs.manager import HostFs
-from resmgr.iomsg import SET_MODE, WANT_HANDLE, Connect
+from resmgr.iomsg import SET_MODE, WANT_HANDLE, Connect, parse_dirents
 from resmgr.iorequest import SetAttr
 from resmgr.testing.hostdir import HostDirectory
 from resmgr.testing.ioclient import IoClient
@@ -66,6 +66,8 @@ def test_only_exports_and_the_way_to_them_exist(tree: HostDirectory) -> None:
     assert ops.names(b"deep/er") == {b"open"}
     assert ops.get(b"deep/er/open/x") == b"deep/er/open/x"
     assert c.names(b"pub") == {b"f", b"sub"}
+    first = c.open(b"pub", os.O_DIRECTORY, prefetch=4096).data
+    assert {entry.name for entry in parse_dirents(first, True)} == {b"f", b"sub"}
     for client, path in (
         (b, b"private/p"),
         (b, b"private"),

@@ -12,6 +12,7 @@ import pytest
 
 from resmgr.errors import ResmgrError
 from resmgr.iomsg import (
+    COOKIE_END,
     OFFSET_APPEND,
     REQUEST,
     SET_ATIME,
@@ -28,6 +29,7 @@ from resmgr.iomsg import (
     Connect,
     Entry,
     Io,
+    parse_dirents,
 )
 from resmgr.iorequest import ConnectRequest, SetAttr, pack_write
 from resmgr.testing.hostdir import HostDirectory
@@ -359,6 +361,34 @@ def test_listing_goes_on_where_it_was_under_concurrent_change(host: HostDirector
     assert resumed[0].name == again[10].name
     with fails(errno.EINVAL):
         client.readdir(entry.target, entry.ocb, 0, 8)
+
+
+def test_open_brings_the_first_entries_and_says_where_the_end_is(host: HostDirectory) -> None:
+    for number in range(300):
+        (host.root / f"f{number}").write_bytes(b"x" * number)
+    client = host.client()
+    names: set[bytes] = set()
+
+    entry = client.open(b"", os.O_DIRECTORY, prefetch=32 * 1024)
+    found = parse_dirents(entry.data, True)
+    assert 100 < len(found) < 300
+    while True:
+        for item in found:
+            assert item.attr is not None
+            assert item.attr.size == int(item.name[1:])
+            names.add(item.name)
+        if found[-1].cookie == COOKIE_END:
+            break
+        found = client.readdir(entry.target, entry.ocb, found[-1].cookie, 8192, attrs=True)
+
+    assert len(names) == 300
+    assert client.readdir(entry.target, entry.ocb, COOKIE_END, 8192) == []
+    # Without attributes too, and again from the start.
+    assert client.readdir(entry.target, entry.ocb, 0, 1 << 20)[-1].cookie == COOKIE_END
+    (host.root / "empty").mkdir()
+    assert client.open(b"empty", os.O_DIRECTORY, prefetch=4096).data == b""
+    assert client.open(b"", os.O_DIRECTORY).data == b""
+    assert client.open(b"", os.O_DIRECTORY, prefetch=8).data == b"", "no room for one is no reason not to open"
 
 
 def test_listing_of_many_keeps_little_in_memory(host: HostDirectory) -> None:
