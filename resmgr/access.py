@@ -29,6 +29,8 @@ from resmgr.users import Account, Accounts
 
 NOBODY = 65534
 NOGROUP = 65534
+ID_MAX = 0xFFFFFFFE
+"""The largest uid or gid. The number above it is nobody's: set*id(2) and chown(2) take it as "leave as it is", which here is root."""
 
 
 class Verb(enum.StrEnum):
@@ -231,7 +233,7 @@ class Policy:
 
     def _map(self, rule: UserRule, uid: int, gid: int) -> MappedUser | int:
         mapping = rule.mapping
-        if mapping == "none":
+        if mapping == "none" or not 0 <= uid <= ID_MAX:
             return errno.EPERM
         if mapping == "squash":
             return NOBODY_USER

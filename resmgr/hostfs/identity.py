@@ -21,7 +21,7 @@ import os
 from collections.abc import Callable
 from typing import TypeVar, TypeVarTuple
 
-from resmgr.access import MappedUser
+from resmgr.access import ID_MAX, MappedUser
 from resmgr.hostfs.syscalls import credential_calls, raw
 
 T = TypeVar("T")
@@ -94,6 +94,10 @@ class Switch:
     def identity(self, user: MappedUser) -> Identity:
         """How to act as *user*; EPERM (counted) where this process cannot."""
         groups = tuple(sorted(set(user.groups) - {user.gid}))
+        if not all(0 <= number <= ID_MAX for number in (user.uid, user.gid, *groups)):
+            # The kernel would take 0xffffffff for "unchanged" and cut longer numbers: both could be root.
+            self.refused += 1
+            raise PermissionError(errno.EPERM, f"cannot act as uid {user.uid}, gid {user.gid}: not the number of a user and a group")
         if user.uid == self.uid and (self.problem or (user.gid == self.gid and (user.uid == 0 or groups == self.groups))):
             # Root needs no groups: it passes every check without them.
             return Identity(user, True)

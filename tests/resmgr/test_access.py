@@ -87,6 +87,13 @@ def test_root_only_if_said() -> None:
         assert mapped.uid == wanted, rule
 
 
+def test_the_number_that_means_unchanged_is_nobodys() -> None:
+    """set*id(2) take 0xffffffff for "leave as it is": a node that claims it must not find us as root."""
+    for rule in (UserRule(), UserRule("table"), UserRule("squash"), UserRule("all:root"), UserRule("table", users={0xFFFFFFFF: "root"})):
+        assert Policy(ACCOUNTS, users=[rule]).user(client(uid=0xFFFFFFFF, gid=0xFFFFFFFF)) == errno.EPERM
+    assert Policy(ACCOUNTS).user(client(uid=0xFFFFFFFE, gid=0xFFFFFFFF)) == MappedUser(0xFFFFFFFE, 65534)
+
+
 def test_tables_and_the_first_rule_that_fits() -> None:
     policy = Policy(
         ACCOUNTS,

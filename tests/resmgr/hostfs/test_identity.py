@@ -30,6 +30,7 @@ def status(thread: str = "thread-self") -> dict[str, str]:
         return dict(line.rstrip("\n").split(":", 1) for line in file)
 
 
+NONE = 0xFFFFFFFF
 IDENTITY_FIELDS = ("Uid", "Gid", "Groups", "CapEff")
 
 
@@ -64,6 +65,23 @@ def test_files_are_made_and_refused_as_the_client(host: HostDirectory) -> None:
     assert made2.attr.uid == 1234
     assert host.client(0).get(b"secret") == b"root's"
     assert mine() == before
+
+
+@pytest.mark.parametrize("user", [MappedUser(NONE, 1000), MappedUser(1000, NONE), MappedUser(1000, 1000, (NONE,)), MappedUser(1 << 32, 0)])
+def test_numbers_that_the_kernel_takes_for_something_else_are_refused(user: MappedUser) -> None:
+    """0xffffffff would leave root as it is, 1 << 32 would be cut to root."""
+    switch = Switch()
+    with pytest.raises(PermissionError, match="not the number of a user and a group"):
+        switch.run(switch.identity(user), os.geteuid)
+    assert switch.refused == 1
+
+
+def test_a_node_that_claims_no_number_reads_nothing(host: HostDirectory) -> None:
+    (host.root / "secret").write_bytes(b"root's")
+    (host.root / "secret").chmod(0o600)
+    host.fs.set_policy(host.policy((Export("/", ["read", "write"]),), (UserRule("identity"),)))
+    with fails(errno.EPERM):
+        host.remote("b", NONE, gid=NONE).open(b"secret")
 
 
 def test_supplementary_groups_count(host: HostDirectory) -> None:
