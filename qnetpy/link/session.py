@@ -107,6 +107,9 @@ class Session:
         self._last[path] = end - 1
         self.counters.sealed += count
         pack, index = DATA_HEADER.pack, self.remote_index
+        if count == 1:
+            header = pack(DATA, path, len(plaintexts[0]) + TAG_SIZE, index, first_number)
+            return [prefix + header + self._tx.seal_many((NONCE.pack(path, first_number),), plaintexts, (header,))[0]]
         headers = [
             pack(DATA, path, len(plaintext) + TAG_SIZE, index, number)
             for plaintext, number in zip(plaintexts, range(first_number, end), strict=True)
@@ -144,7 +147,10 @@ class Session:
         pack = NONCE.pack
         plaintexts = self._rx.open_many([pack(path, number) for number in numbers], bodies, headers)
         if in_order and None not in plaintexts:
-            window.accept_run(first, count)
+            if count == 1:
+                window.accept(first)
+            else:
+                window.accept_run(first, count)
             self._windows[path] = window
             self.counters.opened += count
             return list(zip(numbers, plaintexts, strict=True))  # type: ignore[arg-type]  # the condition says there is no None

@@ -68,11 +68,21 @@ class Sorted:
 def sort_frames(frames: Sequence[memoryview], offset: int = ETHERNET_HEADER) -> Sorted:
     """Take a batch of frames apart; *offset* is where the Ethernet header ends. Never raises for what the frames hold.
 
-    Bytes beyond the length that a header gives are padding and ignored. The usual batch, all DATA of one session and path, is found out
-    with a few calls for the whole batch.
+    Bytes beyond the length that a header gives are padding and ignored. The usual batches, one DATA frame (a message, its answer) and all
+    DATA of one session and path, are found out with a few calls for the whole batch.
     """
     result = Sorted()
     body = offset + DATA_HEADER.size
+    if len(frames) == 1:
+        frame = frames[0]
+        if len(frame) >= body + TAG_SIZE:
+            kind, path, length, index, number = DATA_HEADER.unpack_from(frame, offset)
+            end = body + length
+            if kind == DATA and length >= TAG_SIZE and end <= len(frame):
+                arrivals = Arrivals(index, path)
+                arrivals.numbers, arrivals.headers, arrivals.bodies = (number,), (frame[offset:body],), (frame[body:end],)
+                result.data.append(arrivals)
+                return result
     if len(frames) > 2 and min(map(len, frames)) >= body + TAG_SIZE:
         unpack = DATA_HEADER.unpack_from
         types, paths, lengths, indexes, numbers = zip(*[unpack(frame, offset) for frame in frames], strict=True)

@@ -113,6 +113,14 @@ class Inbox:
         """A START item. A message that is whole in it is delivered without a buffer. Result as of `fragment`."""
         check_fragment(priority, ident, 0, total, len(chunk))
         check_start(0, ident, behind)
+        if ident == self.floor and len(chunk) == total and not self.open and not self._waiting and not self.done.bounds:
+            # Nothing is missing before it and nothing came ahead of it: what it costs is consumed as it is opened.
+            self._charge(ident, total)
+            self.delivered += 1
+            self.consumed += total + MESSAGE_COST
+            self.floor = ident + 1
+            self.out.append(MessageReceived(stream, priority, chunk))
+            return None
         message = self.open.get(ident)
         if message is None:
             if self.is_delivered(ident):

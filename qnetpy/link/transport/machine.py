@@ -30,6 +30,7 @@ from qnetpy.link.transport.constants import (
     KIND_PADDING,
     KIND_PING,
     KIND_START,
+    MAX_ACK_DELAY,
     MAX_MESSAGE,
     MAX_PATHS,
     MAX_RECEIVED_RANGES,
@@ -192,6 +193,16 @@ class Transport:
             self._fail(CloseCode.PROTOCOL_ERROR, "truncated item")
 
     def _receive(self, path: Path, packets: list[tuple[int, bytes]], now: float) -> None:
+        if len(packets) == 1 and packets[0][0] == path.expected:
+            # A message and its answer are one packet each: without the means to join fragments.
+            wants, urgent, _ = self._take_apart(path, packets[0][1], now)
+            if self._closed is None:
+                expected = path.expected
+                path.received.add(expected, expected + 1)
+                path.expected = expected + 1
+                path.largest_at = now
+                self._owe(path, int(wants), urgent, now)
+            return
         inbox = self._inbox
         received = path.received
         expected = path.expected
@@ -257,12 +268,17 @@ class Transport:
             path.largest_at = now
         if len(received.bounds) > 2 * MAX_RECEIVED_RANGES:
             received.drop_oldest(MAX_RECEIVED_RANGES)
+        self._owe(path, wanting, urgent, now)
+
+    def _owe(self, path: Path, wanting: int, urgent: bool, now: float) -> None:
+        """What the packets just received ask of us: *wanting* of them an ACK, and perhaps more credit."""
         if wanting:
             path.pending += wanting
             if urgent or path.pending >= ACK_THRESHOLD:
                 path.ack_now = True
             elif path.ack_at is None:
-                path.ack_later(now)
+                path.ack_at = now + MAX_ACK_DELAY
+        inbox = self._inbox
         if path.credit_lost or inbox.wants_grant():
             path.credit_lost = False
             self._credit_due = True
@@ -402,6 +418,15 @@ class Transport:
             self._emit(path, out, pieces, used, items, credit, wants, now)
             pieces, used, credit, wants = [], 0, False, False
         path.limited = False
+        if data and room >= payload and (lone := outbox.take_lone(payload - used - START_SIZE)) is not None:
+            before = lone.predecessor
+            total = lone.total
+            behind = lone.id - before.id if before is not None else 0
+            pieces.append(_pack_start(KIND_START, lone.priority, total, lone.id, 0, total, lone.stream, behind))
+            pieces.append(lone.view)
+            used += START_SIZE + total
+            items = [(lone, 0, total)]
+            data = outbox.mask != 0
         step = payload - DATA_SIZE
         while data:
             if len(out) >= limit:

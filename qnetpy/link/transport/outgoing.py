@@ -79,7 +79,10 @@ class OutMessage:
             self.view = view
             self.total = view.nbytes
         else:
-            self.total = sum(map(len, parts)) if all(type(part) is bytes for part in parts) else sum(memoryview(p).nbytes for p in parts)
+            total = 0
+            for part in parts:
+                total += len(part) if type(part) is bytes else memoryview(part).nbytes
+            self.total = total
             if self.total <= SMALL_MESSAGE:
                 self.view = memoryview(b"".join(parts))
             else:
@@ -251,6 +254,28 @@ class Outbox:
                 return message
             mask &= ~(1 << index)
         return None
+
+    def take_lone(self, space: int) -> OutMessage | None:
+        """The message to serve now, if nothing else waits and all of it goes into *space* bytes: `pick`, `took` and `served` in one."""
+        mask = self.mask
+        if mask & (mask - 1) or self._debt >= LOWER_SHARE * QUANTUM:
+            return None
+        level = self._levels[mask.bit_length() - 1]
+        small = level.small
+        if len(small) != 1 or level.active or level.large:
+            return None
+        message = small[0]
+        total = message.total
+        if message.id or total > space or total + MESSAGE_COST > self.credit - self.opened or not self._open(message):
+            return None
+        small.popleft()
+        message.queued = False
+        message.next = total
+        message.sent_start = True
+        # Its successor in the stream may have come to this level.
+        if not small and not level.large:
+            self.mask &= ~mask
+        return message
 
     def _pick_level(self, level: Level, index: int) -> OutMessage | None:
         active = level.active

@@ -20,7 +20,6 @@ from qnetpy.link.transport.constants import (
     BASE_PAYLOAD,
     GRANULARITY,
     LOST_MEMORY,
-    MAX_ACK_DELAY,
     MAX_ACK_RANGES,
     MAX_PACKET_THRESHOLD,
     PACKET_THRESHOLD,
@@ -104,7 +103,11 @@ class Run:
 
 def take(runs: list[Run], ranges: list[tuple[int, int]]) -> list[Run]:
     """Remove from *runs* what the inclusive ascending *ranges* cover, splitting runs at their edges; returns it, ascending."""
-    taken: list[Run] = []
+    if len(runs) == 1 and runs[0].first >= ranges[-1][0] and runs[0].last <= ranges[-1][1]:
+        taken = runs[:]
+        runs.clear()
+        return taken
+    taken = []
     kept: list[Run] = []
     index = 0
     total = len(runs)
@@ -158,6 +161,7 @@ class Path:
         """Packets that want an ACK and have none."""
         self.ack_now = False
         self.ack_at: float | None = None
+        """When an owed ACK goes out, unless it can ride with data before."""
         self.last_received = now
 
         self.next_pn = 0
@@ -487,8 +491,3 @@ class Path:
         self.runs = []
         self.in_flight = 0
         self.loss_at = self.ack_at = self.mtu.retry_at = None
-
-    def ack_later(self, now: float) -> None:
-        """An ACK is owed: within MAX_ACK_DELAY, unless it can ride with data before."""
-        if self.ack_at is None:
-            self.ack_at = now + MAX_ACK_DELAY

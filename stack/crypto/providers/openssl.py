@@ -21,10 +21,11 @@ Call = Callable[[Buffer, Buffer, Buffer], bytes]
 class OpenSSLSession:
     """See `stack.crypto.api.Session`."""
 
-    __slots__ = ("_open", "_seal", "algorithm")
+    __slots__ = ("_nonce_size", "_open", "_seal", "algorithm")
 
     def __init__(self, algorithm: Algorithm, seal: Call, open_: Call) -> None:
         self.algorithm = algorithm
+        self._nonce_size = algorithm.nonce_size
         self._seal: Call | None = seal
         self._open: Call | None = open_
 
@@ -32,6 +33,8 @@ class OpenSSLSession:
         seal = self._seal
         if seal is None:
             raise Misuse("the session is closed")
+        if len(nonces) == len(plaintexts) == len(aads) == 1 and len(nonces[0]) == self._nonce_size:
+            return [seal(nonces[0], plaintexts[0], aads[0])]
         self._check(nonces, plaintexts, aads)
         return list(map(seal, nonces, plaintexts, aads))
 
@@ -39,6 +42,11 @@ class OpenSSLSession:
         open_ = self._open
         if open_ is None:
             raise Misuse("the session is closed")
+        if len(nonces) == len(ciphertexts) == len(aads) == 1 and len(nonces[0]) == self._nonce_size:
+            try:
+                return [open_(nonces[0], ciphertexts[0], aads[0])]
+            except InvalidTag:
+                return [None]
         self._check(nonces, ciphertexts, aads)
         opened: list[bytes | None] = []
         items = map(open_, nonces, ciphertexts, aads)

@@ -45,6 +45,13 @@ class Output:
 
     def transmit(self, frames: list[Frame]) -> None:
         """See `stack.core.driver.Driver.transmit`."""
+        if len(frames) == 1 and not self._queue and len(frames[0]) <= self._mtu + HEADER_SIZE:
+            try:
+                self._sock.send(frames[0])
+            except OSError:
+                pass  # nothing went out: the long way tries again, and knows what to do
+            else:
+                return
         if max(map(len, frames), default=0) > self._mtu + HEADER_SIZE:
             frames = self._without_long(frames)
         if self._queue:

@@ -37,6 +37,8 @@ FRAME_OFFSET = 66
 """tp_mac: header 32, sockaddr_ll 20, link header, each aligned to 16 as tpacket_rcv does it for Ethernet."""
 BLOCK_SIZE = 1 << 16
 """Blocks must be contiguous memory: small enough to be found on a machine that is up for long."""
+FEW = 4
+"""Slots that are looked at first: nearly always there is one frame, or there are many."""
 _TOTAL_STORE_ORDER = frozenset(("x86_64", "i686", "i386", "AMD64"))
 
 
@@ -97,11 +99,27 @@ class Ring:
         self._longs = self._view.cast("Q")
 
     def take(self, limit: int) -> list[Frame]:
-        longs, view, first = self._longs, self._view, self._next
         frames: list[Frame] = []
+        limit = min(limit, self.slots)
+        few = min(limit, FEW)
+        done = self._look_at(0, few, frames)
+        if done == few < limit:
+            done += self._look_at(few, limit, frames)
+        if done:
+            first = self._next
+            self._taken = self._offsets[first : first + done]
+            self._next = (first + done) % self.slots
+            # The kernel sets it on every frame from the first loss on until its counters are read.
+            if self._longs[self._taken[0] >> 3] & TP_STATUS_LOSING:
+                self.losing = True
+        return frames
+
+    def _look_at(self, start: int, stop: int, frames: list[Frame]) -> int:
+        """Collect frames from the slots *start* to *stop*, counted from the next one, up to the first that is empty. How many were full."""
+        longs, view, first = self._longs, self._view, self._next
         append = frames.append
         done = 0
-        for offset in self._offsets[first : first + min(limit, self.slots)]:
+        for offset in self._offsets[first + start : first + stop]:
             place = offset >> 3
             status = longs[place]
             if not status & TP_STATUS_USER:
@@ -112,15 +130,9 @@ class Ring:
             if status >> 32 != length:
                 self.truncated += 1
                 continue
-            start = offset + (sizes >> 32 & 0xFFFF)
-            append(view[start : start + length])
-        if done:
-            self._taken = self._offsets[first : first + done]
-            self._next = (first + done) % self.slots
-            # The kernel sets it on every frame from the first loss on until its counters are read.
-            if longs[self._taken[0] >> 3] & TP_STATUS_LOSING:
-                self.losing = True
-        return frames
+            begin = offset + (sizes >> 32 & 0xFFFF)
+            append(view[begin : begin + length])
+        return done
 
     def give_back(self) -> None:
         words = self._words
