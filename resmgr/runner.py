@@ -237,6 +237,7 @@ class TrioDispatch:
         poll = self._epoll.poll
         monotonic = time.monotonic
         alarm = self._alarm.fd
+        pending = self._queue
         company = _Company()
         turns = 0
         credit = SPIN_CREDIT_MAX
@@ -247,7 +248,7 @@ class TrioDispatch:
             while True:
                 due = self._timers.first()
                 # Whatever other tasks queued during a checkpoint is seen here or by the poll.
-                ready = bool(self._queue) or (due is not None and due <= monotonic())
+                ready = bool(pending.soon or pending.ends) or (due is not None and due <= monotonic())
                 napping = wait == _NAP and company.alone and not ready
                 if napping:
                     self._arm(due)

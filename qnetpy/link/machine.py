@@ -359,9 +359,10 @@ class LinkMachine:
                 continue
             for _ in range(BURSTS_PER_TURN):
                 frames = self._burst(link, now)
-                if not frames:
+                if frames:
+                    yield link.address[0], frames
+                if len(frames) < BURST:
                     break
-                yield link.address[0], frames
             else:
                 self._mark(link)
 

@@ -351,9 +351,9 @@ class Transport:
     # Packets out
 
     def transmit(self, path: int, now: float, limit: int) -> tuple[int, list[bytes]]:
-        """Up to *limit* (at least 1) plaintexts for *path* and the packet number of the first; the others follow in order. An empty list
-        means that there is
-        nothing to send now, on this path. Each number is used once: what is returned must be sent or counts as lost."""
+        """Up to *limit* (at least 1) plaintexts for *path* and the packet number of the first; the others follow in order. Fewer than *limit*
+        mean that there is nothing more to send now, on this path. Each number is used once: what is returned must be sent or counts as
+        lost."""
         where = self._paths.get(path)
         if where is None:
             return 0, []
@@ -370,8 +370,8 @@ class Transport:
             packets = []
         else:
             packets = self._fill(where, now, limit, data)
-        if not packets and where.mtu.due() and where.rtt.sampled and not where.suspect:
-            packets = self._probe(where, now, limit)
+        if len(packets) < limit and where.mtu.due() and where.rtt.sampled and not where.suspect:
+            packets += self._probe(where, now, limit - len(packets))
         where.packets_sent += len(packets)
         return first, packets
 

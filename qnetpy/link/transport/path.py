@@ -434,9 +434,10 @@ class Path:
 
     def pto_at(self) -> float:
         interval = self.rtt.pto()
-        limit = self._max_pto if self._max_pto > interval else interval
         count = self.pto_count
-        interval = limit if count > 16 else min(interval * (1 << count), limit)
+        if count:
+            limit = self._max_pto if self._max_pto > interval else interval
+            interval = limit if count > 16 else min(interval * (1 << count), limit)
         return self.pto_from + interval
 
     def next_timeout(self) -> float | None:
