@@ -135,6 +135,8 @@ class ServingSide:
         self._routes = routes
         self._authorize = authorize
         self._limits = limits
+        # A process that does not read its answers is not read from (`transport.unix`). A node is, so it is refused.
+        self._congested = link.congested if link.nd != ND_LOCAL else None
         self.served = 0
         self.refused = 0
         self.held = 0
@@ -170,7 +172,11 @@ class ServingSide:
             inlet = opened
         elif block is not None and block != inlet.block:
             raise BadMessage("SEND connects a connection anew")
-        if len(self.incoming) >= self._limits.pending or self.held + len(data) > self._limits.held:
+        if (
+            len(self.incoming) >= self._limits.pending
+            or self.held + len(data) > self._limits.held
+            or (self._congested is not None and self._congested())
+        ):
             self._refuse(txn, errno.EAGAIN, wire.CONNECTED, priority)
             return
         if priority > PRIORITY_MAX:

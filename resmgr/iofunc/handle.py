@@ -21,7 +21,8 @@ HANDLE_BITS = 40
 HANDLES_PER_CLIENT = 65536
 """Handles of one client connection; more is EMFILE. Stops a client that opens for ever from taking all memory or descriptors."""
 HANDLES_PER_MANAGER = 1 << 20
-"""Handles of one manager; more is ENFILE. A node may have half of them, so that one node cannot take them from all others."""
+"""Handles of one manager; more is ENFILE. A node may have half of them, so that one node cannot take them from all others, and one of its
+users, or of this machine's except root, three quarters of such a half, so that one user cannot take them from the rest of the node."""
 CLIENTS_MAX = 16384
 """Client connections of one manager; more is ENFILE. Stops connection floods; each costs a record of about 300 bytes."""
 
@@ -76,6 +77,15 @@ class Client:
 
 
 C = TypeVar("C", bound=Client)
+K = TypeVar("K")
+
+
+def _one_less(counts: dict[K, int], key: K) -> None:
+    left = counts[key] - 1
+    if left:
+        counts[key] = left
+    else:
+        del counts[key]
 
 
 class HandleTable(Generic[C]):
@@ -88,13 +98,18 @@ class HandleTable(Generic[C]):
         self.clients_max = clients_max
         self.handles_max = handles_max
         self._of_node: dict[int, int] = {}
+        self._of_user: dict[tuple[int, int], int] = {}
         self._next = (chid << HANDLE_BITS) + 1
 
     def full(self, client: C) -> int:
-        """0, or why this client may have no further handle: EMFILE (it has enough), ENFILE (its node, or all together)."""
+        """0, or why this client may have no further handle: EMFILE (it or its user has enough), ENFILE (its node, or all together)."""
         if len(client.handles) >= self.handles_per_client:
             return errno.EMFILE
-        if len(self.handles) >= self.handles_max or (client.info.nd and self._of_node.get(client.info.nd, 0) >= self.handles_max // 2):
+        nd, uid = client.info.nd, client.info.credentials.uid
+        share = self.handles_max // 2
+        if (nd or uid) and self._of_user.get((nd, uid), 0) >= share - share // 4:
+            return errno.EMFILE
+        if len(self.handles) >= self.handles_max or (nd and self._of_node.get(nd, 0) >= share):
             return errno.ENFILE
         return 0
 
@@ -109,6 +124,8 @@ class HandleTable(Generic[C]):
         self.handles[number] = handle
         nd = client.info.nd
         self._of_node[nd] = self._of_node.get(nd, 0) + 1
+        user = nd, client.info.credentials.uid
+        self._of_user[user] = self._of_user.get(user, 0) + 1
         return number
 
     def find(self, client: C, number: int, native: bool) -> Handle | None:
@@ -132,11 +149,9 @@ class HandleTable(Generic[C]):
         client = handle.client
         if self.handles.pop(handle.number, None) is not None and client is not None:
             client.handles.discard(handle)
-            left = self._of_node[client.info.nd] - 1
-            if left:
-                self._of_node[client.info.nd] = left
-            else:
-                del self._of_node[client.info.nd]
+            nd = client.info.nd
+            _one_less(self._of_node, nd)
+            _one_less(self._of_user, (nd, client.info.credentials.uid))
         handle.close()
 
     def reap(self, scoid: int) -> int:

@@ -486,6 +486,40 @@ def test_a_client_that_has_less_than_it_said(answers: list[tuple[int, int]], exp
     assert peer.statistics().dropped == {}
 
 
+@pytest.mark.parametrize("node", [True, False])
+def test_a_node_that_does_not_take_its_answers_gets_no_more_of_them(node: bool) -> None:
+    """Else it could ask for reads without end, and every answer would wait in our memory. A process is not read from instead."""
+    statuses: list[int] = []
+    full = False
+
+    class Tap:
+        def send(self, stream: int, parts: Sequence[Buffer], priority: int) -> None:
+            statuses.append(wire.parse_reply(b"".join(parts))[4])
+
+    world = World("local")
+    served: list[Message] = []
+
+    def serve(message: Message) -> None:
+        served.append(message)
+        message.reply(0, b"answer")
+
+    channel = world.channel(serve)
+    whose: dict[str, object] = {"nd": ND_A, "node": "a"} if node else {"credentials": USER}
+    peer = Peer(world.server, Tap(), congested=lambda: full, **whose)  # type: ignore[arg-type]  # either way
+    block = wire.pack_block(wire.ConnectBlock(0, channel.pid, channel.chid, 0, 0, 0))
+
+    def send(txn: int, flags: int = 0) -> None:
+        peer.receive(wire.SEND_HEADER.pack(wire.SEND, flags, 10, 0, txn, 1, 64, 0) + (block if flags else b""))
+
+    send(1, wire.CONNECT)
+    full = True
+    send(2)
+    full = False
+    send(3)
+    assert statuses == [0, -errno.EAGAIN if node else 0, 0]
+    assert len(served) == 3 - node
+
+
 def test_caps_answer_eagain() -> None:
     world = World("node", limits=Limits(pending=3, connections=2, held=30_000))
     held: list[Message] = []

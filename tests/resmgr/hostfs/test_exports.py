@@ -310,7 +310,7 @@ def test_a_client_has_only_so_many_handles(host: HostDirectory) -> None:
 def test_one_node_cannot_take_all_handles(host: HostDirectory) -> None:
     host.fs.set_policy(host.policy((Export("/", ["read"]),)))
     host.fs.manager.table.handles_max = 10
-    far, near = [host.remote("b") for _ in range(3)], host.client()
+    far, near = [host.remote("b", uid) for uid in (0, 1000, 1001)], host.client()
     for turn in range(5):
         far[turn % 3].lookup(b"")
     for client in far:
@@ -322,6 +322,25 @@ def test_one_node_cannot_take_all_handles(host: HostDirectory) -> None:
         near.lookup(b"")
     far[0].close_all()
     assert near.lookup(b"").handle
+
+
+@pytest.mark.parametrize("local", [False, True])
+def test_one_user_cannot_take_all_handles_of_a_node(host: HostDirectory, local: bool) -> None:
+    host.root.chmod(0o755)
+    host.fs.set_policy(host.policy((Export("/", ["read"]),)))
+    host.fs.manager.table.handles_max = 24
+    greedy, other = [host.client(uid) if local else host.remote("b", uid) for uid in (1000, 1001)]
+    again = host.client(1000) if local else host.remote("b", 1000)
+    for turn in range(9):
+        (greedy, again)[turn % 2].lookup(b"")
+    for client in (greedy, again):
+        with fails(errno.EMFILE):
+            client.lookup(b"")
+    for _ in range(3):
+        other.lookup(b"")
+    again.close_all()
+    assert greedy.lookup(b"").handle
+    assert host.client(0).lookup(b"").handle, "root of this machine is never out"
 
 
 @pytest.mark.priv
