@@ -8,6 +8,7 @@ link protocol with discovery (`qnetpy.qnet`), the live statistics, and the mount
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
@@ -106,7 +107,9 @@ class LsmQnet:
             raise ModuleError(errno.EINVAL, str(error)) from None
         if self._point:
             try:
-                os.makedirs(self._point, 0o755, exist_ok=True)
+                with contextlib.suppress(FileExistsError):
+                    # Not exist_ok, which looks at what is there: the dead mount of a daemon that was killed, which mounting removes.
+                    os.makedirs(self._point, 0o755)
                 self._namespace = system.namespace = private_namespace()
             except OSError as error:
                 raise ModuleError(error.errno or errno.EPERM, f"{self._point}: {error.strerror}") from None

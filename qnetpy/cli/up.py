@@ -78,4 +78,6 @@ def _start(argv: list[str], run_dir: Path) -> int:
     with open(run_dir / "log", "rb") as file:
         file.seek(begin)
         lines = file.read().decode(errors="replace").strip().splitlines()
-    raise CommandError(lines[-1].removeprefix("io-pkt: ") if lines else f"the daemon ended with {status} and said nothing")
+    # Another daemon may be writing there: two that were started at once.
+    said = [line for line in lines if not line.startswith(("io-pkt: INFO: ", "io-pkt: WARNING: "))] or lines
+    raise CommandError(said[-1].removeprefix("io-pkt: ") if said else f"the daemon ended with {status} and said nothing")
