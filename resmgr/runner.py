@@ -3,7 +3,7 @@
 The task runs turns. Between turns, while messages come and go, it waits in three ways, one after the other:
 
     look    epoll.poll(0) again and again for up to `spin` seconds, giving the processor away each time (`sched_yield`)
-    nap     epoll.poll(NAP): the task itself sleeps in our epoll
+    nap     epoll.poll(): the task itself sleeps in our epoll
     sleep   Trio's own wait, on our epoll descriptor; an idle node sleeps here
 
 Looking: waking a sleeping process on another core costs 25 to 100 µs on the machines we measured, a failed look 1 µs. Looks that found
@@ -53,7 +53,7 @@ SPIN_CREDIT_MAX = 8
 YIELD_MAX = 5e-6
 """Seconds that `sched_yield` takes at most when nobody else wants the core."""
 NAP = 1e-3
-"""Seconds of one nap: the least that epoll can be told."""
+"""Seconds after the last traffic for which the task naps rather than sleeps."""
 EVENTS_MAX = 64
 TURNS_MAX = 16
 """Turns in a row without a checkpoint, and seconds, while others wait in Trio."""
@@ -242,7 +242,7 @@ class TrioDispatch:
         turns = 0
         credit = SPIN_CREDIT_MAX
         wait = _SLEEP
-        look_until = waited_from = 0.0
+        look_until = nap_until = waited_from = 0.0
         with company:
             await company.give_way()
             while True:
@@ -251,10 +251,11 @@ class TrioDispatch:
                 ready = bool(pending.soon or pending.ends) or (due is not None and due <= monotonic())
                 napping = wait == _NAP and company.alone and not ready
                 if napping:
-                    self._arm(due)
+                    # The alarm ends the nap when we must give way; a time limit of epoll's would cost setting a timer for every nap.
+                    self._arm(company.until if due is None else min(due, company.until))
                     self._naps += 1
                     waited_from = monotonic()
-                events = poll(NAP if napping else 0, EVENTS_MAX)
+                events = poll(None if napping else 0, EVENTS_MAX)
                 if events or ready:
                     self._turn(events)
                     turns += 1
@@ -266,6 +267,9 @@ class TrioDispatch:
                             credit += 1
                         wait = _LOOK if credit > 0 and self._spin else _NAP
                         look_until = 0.0
+                        nap_until = self._now + NAP
+                    elif wait == _NAP and self._now >= nap_until:
+                        wait = _SLEEP
                     if self._woken or self._now >= company.until or (turns >= TURNS_MAX and not company.alone):
                         # Trio may put this task before the woken one: then one turn more, and the next checkpoint is its.
                         turns = TURNS_MAX - 1 if self._woken else 0
@@ -289,9 +293,9 @@ class TrioDispatch:
                     if not company.alone or after >= company.until:
                         await company.give_way()
                     continue
-                self._arm(due)
-                if not napping:
-                    waited_from = monotonic()
+                if due is not None:
+                    self._arm(due)
+                waited_from = monotonic()
                 wait = _SLEEP
                 self._sleeps += 1
                 self._asleep = True
@@ -300,9 +304,9 @@ class TrioDispatch:
                 finally:
                     self._asleep = False
 
-    def _arm(self, due: float | None) -> None:
+    def _arm(self, due: float) -> None:
         """Before a wait: have the alarm ring at *due* at latest."""
-        if due is not None and due < self._alarm.armed:
+        if due < self._alarm.armed:
             self._alarm.set(due)
 
     def close(self) -> None:
@@ -365,7 +369,7 @@ class _Company(trio.abc.Instrument):
 
     def _back(self, deadline: float, steps: int) -> None:
         now = time.monotonic()
-        self.until = min(now + STRETCH_ALONE, deadline - NAP)
+        self.until = min(now + STRETCH_ALONE, deadline)
         self.alone = self._steps == steps + 1 and now < self.until
         if not self.alone:
             self.until = now + STRETCH_MAX

@@ -351,9 +351,11 @@ class Transport:
     # Packets out
 
     def transmit(self, path: int, now: float, limit: int) -> tuple[int, list[bytes]]:
-        """Up to *limit* (at least 1) plaintexts for *path* and the packet number of the first; the others follow in order. Fewer than *limit*
-        mean that there is nothing more to send now, on this path. Each number is used once: what is returned must be sent or counts as
-        lost."""
+        """Up to *limit* (at least 1) plaintexts for *path* and the packet number of the first; the others follow in order.
+
+        Fewer than *limit* mean that there is nothing more to send now, on this path. Each number is used once: what is returned must be
+        sent or counts as lost.
+        """
         where = self._paths.get(path)
         if where is None:
             return 0, []
