@@ -59,14 +59,15 @@ def _print_options(name: str) -> None:
 
 
 def _run(line: CommandLine) -> int:
-    import logging
+    import time
 
     import trio
 
     from resmgr.heap import keep_freed_memory
+    from stack.core import logs
 
     keep_freed_memory()
-    logging.basicConfig(format="io-pkt: %(levelname)s: %(message)s", level=logging.INFO if line.verbose else logging.WARNING)
+    logs.start(line.verbose, time.monotonic)
     run_dir = line.run_dir or default_run_dir(line.instance)
     with _locked(run_dir, f"io-pkt{line.instance}"):
         return trio.run(_manage, line, run_dir)
