@@ -131,7 +131,7 @@ def test_a_listing_resumes_at_any_cookie(machine: Machine) -> None:
         after = user.readdir(entry.target, entry.ocb, everything[index].cookie, 1 << 20)
         assert [item.name for item in after] == (names[index + 1 :] if index > 1 else names[index + 1 : 2] or names[2:])
     with fails(errno.EINVAL):
-        user.readdir(entry.target, entry.ocb, (3 << 62) + 1000, 1 << 20)
+        user.readdir(entry.target, entry.ocb, (3 << 62) + (1 << 40), 1 << 20)
 
 
 def test_names_of_the_path_manager_cannot_be_moved_or_removed(machine: Machine) -> None:

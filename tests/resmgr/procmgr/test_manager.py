@@ -343,7 +343,8 @@ async def test_the_program_gets_a_clean_world() -> None:
     # ls opens the directory itself: 0, 1, 2, 3 and the line with the total.
     assert int(lines[-4]) == 5
     assert lines[-3].split() == [lines[-2]] * 2
-    assert int(lines[-1].split()[1], 16) == 0
+    # Signals 32 and 33 are the C library's own; who started the tests may have left them ignored, and nobody can change that.
+    assert int(lines[-1].split()[1], 16) & ~(3 << 31) == 0
 
 
 async def test_a_stream_that_is_closed_ends_who_writes_there() -> None:
@@ -566,7 +567,7 @@ async def test_fifty_at_once_leave_nothing() -> None:
             assert await running.wait() == Ended(number, None)
             await running.close()
 
-        before = descriptors()
+        before, others = descriptors(), set(children())
         began = time.monotonic()
         async with trio.open_nursery() as nursery:
             for number in range(50):
@@ -574,7 +575,7 @@ async def test_fifty_at_once_leave_nothing() -> None:
         print(f"50 programs in {(time.monotonic() - began) * 1e3:.0f} ms")
         assert outputs == {number: b"%d%d\n" % (number, number) for number in range(50)}
         assert descriptors() == before
-        assert not children()
+        await here.until(lambda: set(children()) <= others)
 
 
 def children() -> list[int]:
