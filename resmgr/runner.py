@@ -7,7 +7,7 @@ The task runs turns. Between turns, while messages come and go, it waits in thre
     sleep   Trio's own wait, on our epoll descriptor; an idle node sleeps here
 
 Looking: waking a sleeping process on another core costs 25 to 100 µs on the machines we measured, a failed look 1 µs. Looks that found
-nothing use up credit; looks that found something, and naps and sleeps that turned out shorter than two `spin`, earn it; without credit
+nothing use up credit; looks that found something, and naps and sleeps that turned out shorter than `spin`, earn it; without credit
 there is no look. A yield that took long (`YIELD_MAX`) let somebody else run on this core: what we wait for may be his to do, so the
 looking ends there. So a stream of timers, or one message a second, costs no polling.
 
@@ -46,7 +46,7 @@ from resmgr.turns import Call, PendingCall, TimerHeap, TurnQueue
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
-SPIN_DEFAULT = 100e-6
+SPIN_DEFAULT = 200e-6
 """Seconds of looking for more work before sleeping; 0 switches it off."""
 SPIN_CREDIT_MAX = 8
 """Looks in a row that may find nothing before the dispatch sleeps at once."""
@@ -262,8 +262,8 @@ class TrioDispatch:
                     if events and (len(events) > 1 or events[0][0] != alarm):
                         if wait == _LOOK:
                             self._spin_hits += 1
-                        # A wait that was as short as looking is, or little longer, could have been a look.
-                        if self._now - waited_from < 2 * self._spin and credit < SPIN_CREDIT_MAX:
+                        # A wait that was as short as looking is could have been a look.
+                        if self._now - waited_from < self._spin and credit < SPIN_CREDIT_MAX:
                             credit += 1
                         wait = _LOOK if credit > 0 and self._spin else _NAP
                         look_until = 0.0
