@@ -56,6 +56,13 @@ _pack_data = DATA_HEAD.pack
 _pack_start = START_HEAD.pack
 
 
+def _start_of(message: OutMessage, length: int) -> bytes:
+    """The START head of *message*, of which the first *length* bytes follow."""
+    before = message.predecessor
+    behind = message.id - before.id if before is not None else 0
+    return _pack_start(KIND_START, message.priority, length, message.id, 0, message.total, message.stream, behind)
+
+
 @attrs.define
 class Counters:
     """What the machine dropped or refused, by reason."""
@@ -421,10 +428,8 @@ class Transport:
             pieces, used, credit, wants = [], 0, False, False
         path.limited = False
         if data and room >= payload and (lone := outbox.take_lone(payload - used - START_SIZE)) is not None:
-            before = lone.predecessor
             total = lone.total
-            behind = lone.id - before.id if before is not None else 0
-            pieces.append(_pack_start(KIND_START, lone.priority, total, lone.id, 0, total, lone.stream, behind))
+            pieces.append(_start_of(lone, total))
             pieces.append(lone.view)
             used += START_SIZE + total
             items = [(lone, 0, total)]
@@ -462,15 +467,10 @@ class Transport:
             if start:
                 pieces.append(_pack_data(KIND_DATA, message.priority, length, message.id, start, message.total))
             else:
-                before = message.predecessor
-                behind = message.id - before.id if before is not None else 0
-                pieces.append(_pack_start(KIND_START, message.priority, length, message.id, 0, message.total, message.stream, behind))
+                pieces.append(_start_of(message, length))
             pieces.append(message.piece(start, end))
             used += head + length
-            if items is None:
-                items = [(message, start, end)]
-            else:
-                items.append((message, start, end))
+            items = [*(items or ()), (message, start, end)]
             message.took(start, end)
             outbox.served(message, length)
             if used + START_SIZE >= payload:

@@ -221,12 +221,12 @@ print(fs.switch.problem)
 
 
 @pytest.mark.parametrize("how", ["user", "namespace", "capabilities"])
-def test_without_the_right_only_oneself_is_served(host: HostDirectory, how: str) -> None:
+def test_without_the_right_only_oneself_is_served(how: str) -> None:
     prefix = {
         "user": ["setpriv", "--reuid=4000", "--regid=4000", "--clear-groups"],
         "namespace": ["unshare", "--user", "--map-root-user"],
         "capabilities": ["setpriv", "--bounding-set=-setuid", "--inh-caps=-all"],
     }[how]
-    result = subprocess.run([*prefix, sys.executable, "-c", UNPRIVILEGED, str(host.root)], capture_output=True, text=True, timeout=30)
+    result = subprocess.run([*prefix, sys.executable, "-c", UNPRIVILEGED, "/usr"], capture_output=True, text=True, timeout=30)
     assert result.returncode == 0, result.stderr
     assert {"user": "not started as root", "namespace": "single user", "capabilities": "CAP_SETUID"}[how] in result.stdout
