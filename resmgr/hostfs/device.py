@@ -3,7 +3,7 @@
 An operation that a local file system answers from memory is done inline; a thread hop would cost ten times as much. But the dispatch must
 not wait for a disk or for another machine, so:
 
-- network and FUSE file systems are never touched inline;
+- network and FUSE file systems are never touched inline, nor is the way across their mount points gone inline (`mountpoints`);
 - a file system on which an inline operation took longer than `SLOW` is left to worker threads for `REST` seconds, unless its files are
   pages in memory and nothing else;
 - a read is tried with RWF_NOWAIT; where that is refused, the device is remembered as one whose reads go to a thread, unless it is
@@ -19,11 +19,18 @@ SLOW = 0.02
 """Seconds. Heartbeats and all other traffic of the node wait for an inline operation."""
 REST = 2.0
 FOREVER = float("inf")
-NETWORK = frozenset({b"nfs", b"nfs4", b"cifs", b"smb3", b"9p", b"ceph", b"afs", b"lustre", b"glusterfs", b"fuse", b"fuseblk", b"coda"})
+NETWORK = frozenset(
+    {b"nfs", b"nfs4", b"cifs", b"smb3", b"9p", b"ceph", b"afs", b"lustre", b"glusterfs", b"fuse", b"fuseblk", b"coda", b"autofs"}
+)
 MEMORY = frozenset({b"tmpfs", b"ramfs", b"devtmpfs", b"proc", b"cgroup2", b"hugetlbfs"})
 PAGES = frozenset({b"tmpfs", b"ramfs", b"devtmpfs"})
 """Of these, the ones that never wait for anything: what took long was work (truncating a large file) or another process's turn."""
 INO_BITS = 48
+
+
+def blocks(kind: bytes) -> bool:
+    """Whether file systems of this kind wait for somebody else, who may never answer."""
+    return kind in NETWORK or kind.startswith(b"fuse.")
 
 
 class Device:
@@ -39,7 +46,7 @@ class Device:
         self.memory = kind in MEMORY
         self.nowait = True
         """RWF_NOWAIT has not been refused yet."""
-        self.blocking_until = FOREVER if kind in NETWORK or kind.startswith(b"fuse.") else 0.0
+        self.blocking_until = FOREVER if blocks(kind) else 0.0
         """Until then (monotonic seconds) everything goes to worker threads."""
 
     def took(self, seconds: float, now: float, work: float = 0.0) -> None:

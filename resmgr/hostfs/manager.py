@@ -23,6 +23,7 @@ from resmgr.dispatch import Buffer
 from resmgr.errors import BadMessage
 from resmgr.hostfs.device import Devices
 from resmgr.hostfs.identity import Identity, Switch
+from resmgr.hostfs.mountpoints import MountPoints
 from resmgr.hostfs.objects import HostHandle, Opened
 from resmgr.hostfs.opened import change, pack_statfs, read_directory, read_now, read_waiting
 from resmgr.hostfs.operations import Operations
@@ -96,6 +97,8 @@ class HostFs:
         fd = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         self._devices = Devices(os.fstat(fd).st_dev)
         self._root = HostHandle(fd, SCOPE_NONE, self._devices.root, True)
+        self._mounts = MountPoints()
+        self._looked = -1.0
         # A handle is a descriptor; a quarter of them is left to the rest of the process.
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         handles_max = min(HANDLES_PER_MANAGER, soft * 3 // 4) if soft > 0 else HANDLES_PER_MANAGER
@@ -155,6 +158,7 @@ class HostFs:
         """Close the channel, every handle and the root."""
         self.manager.destroy()
         self._root.close()
+        self._mounts.close()
 
     # ---- who and what
 
@@ -198,7 +202,7 @@ class HostFs:
         assert isinstance(place, HostHandle)
         device = place.device
         now = self._dispatch.now()
-        if device.blocking_until > now:
+        if device.blocking_until > now or self._crosses(request, now):
             self.counters["threaded"] += 1
             self.manager.background(
                 message,
@@ -218,6 +222,19 @@ class HostFs:
             message.reply(0, result)
         else:
             self._finish(message, client, result)
+
+    def _at_risk(self, now: float) -> frozenset[bytes]:
+        """Names of mount points that must not be touched inline; asked for once a turn."""
+        if now != self._looked:
+            self._looked = now
+            self._ops.at_risk = self._mounts.look()
+        return self._ops.at_risk
+
+    def _crosses(self, request: ConnectRequest, now: float) -> bool:
+        names = self._at_risk(now)
+        return bool(names) and not (
+            names.isdisjoint(request.path.split(b"/")) and (not request.path2 or names.isdisjoint(request.path2.split(b"/")))
+        )
 
     def _finish(self, message: Message, client: HostClient, result: bytes | Opened) -> None:
         if isinstance(result, bytes):
@@ -386,6 +403,7 @@ class HostFs:
         cookie, size = parse_readdir(message.data)
         assert isinstance(handle, HostHandle)
         size = min(size, message.reply_len, READDIR_MAX)
+        self._at_risk(self._dispatch.now())
         self._io(message, client, handle, lambda: read_directory(self._ops, handle, cookie, size, flags), expected=size * READDIR_COST)
 
     def _setattr(self, message: Message, client: HostClient, handle: Handle, flags: int) -> None:

@@ -35,7 +35,9 @@ _AT_FDCWD = -100
 
 
 class Attributes(Protocol):
-    """Packs what stat says, with inode numbers of the served tree."""
+    """Packs what stat says, with inode numbers of the served tree. `at_risk`: names that a listing must not stat (`mountpoints`)."""
+
+    at_risk: frozenset[bytes]
 
     def attr(self, status: os.stat_result) -> bytes: ...
 
@@ -136,7 +138,10 @@ def read_directory(attrs: Attributes, handle: HostHandle, cookie: int, size: int
                     raise OSError(errno.EINVAL, "no room for one entry")
                 return b"".join(out)
             attr = b""
-            if want:
+            if want and name in attrs.at_risk:
+                # A file system that may not answer is mounted there: the client asks for it by name, which takes a thread.
+                head, attr = pack(ino ^ salt, following, kind << 12, len(name)), _BLANK_ATTR
+            elif want:
                 try:
                     status = os.stat(name, dir_fd=fd, follow_symlinks=False)
                 except FileNotFoundError:

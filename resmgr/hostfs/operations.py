@@ -54,6 +54,8 @@ class Operations:
         self._head = head
         self._process_umask = process_umask
         self._openat2 = True
+        self.at_risk: frozenset[bytes] = frozenset()
+        """For `read_directory`."""
 
     # ---- attributes
 
