@@ -148,6 +148,19 @@ class Core:
             node.lookups += 1
             self.emit(_ENTRY_REPLY(144, 0, request.unique, *self.entry_fields(node)))
 
+    def answer_made(self, request: Request, node: Node) -> None:
+        """`answer_entry` to MKNOD. The kernel refuses another type than it asked for, so this once a device or FIFO is told as what it is,
+        and not to be believed: the next lookup shows it as a file like any other."""
+        if request.answered or node.attr[1] & 0o170000 not in DEVICES:
+            self.answer_entry(request, node)
+            return
+        self._finish(request)
+        node.lookups += 1
+        fields = self.attr_fields(node)
+        if self.options.devices_as_files:
+            fields = formats.attr_fields(node.attr, fields[0], node.attr[1])
+        self.emit(_ENTRY_REPLY(144, 0, request.unique, node.nodeid, 0, 0, 0, 0, 0, *fields))
+
     def answer_attr(self, request: Request, node: Node) -> None:
         if not request.answered:
             self._finish(request)

@@ -59,7 +59,15 @@ def mknod(core: Core, request: Request, view: memoryview) -> None:
     mode, rdev, umask, _ = formats.MKNOD_IN.parse(view, BODY)
     request.name = name_at(view, BODY + formats.MKNOD_IN.size)
     fixed = MAKE.pack(mode, umask, device_64(rdev))
-    core.on_base(request, request.node, CONNECT, Connect.MKNOD, 0, fixed, request.name, ENTRY_MAX, _entered)
+    core.on_base(request, request.node, CONNECT, Connect.MKNOD, 0, fixed, request.name, ENTRY_MAX, _made)
+
+
+def _made(request: Request, status: int, reply: Buffer) -> None:
+    core = request.core
+    if status < 0:
+        core.failed(request, status)
+        return
+    core.answer_made(request, core.enter(request, request.node, request.name, *core.entry(request, reply)))
 
 
 def symlink(core: Core, request: Request, view: memoryview) -> None:

@@ -8,6 +8,7 @@ import mmap
 import os
 import random
 import signal
+import stat
 import subprocess
 import sys
 import tarfile
@@ -149,6 +150,29 @@ def test_directory_of_10000_entries(mount: Served) -> None:
     assert found == dict.fromkeys(expected, 0)
     subprocess.run(["rm", "-r", directory], check=True)
     assert os.listdir(mount.path) == []
+
+
+def test_fifos_and_sockets_are_made_and_moved(serve: Serve, tmp_path: Path) -> None:
+    """A FIFO is shown as a file (docs/decisions/fuse-devices.md), but the kernel wants to hear that it made one."""
+    directory, source = tmp_path / "served", tmp_path / "source"
+    directory.mkdir()
+    source.mkdir()
+    mount = serve(directory)
+    os.mkfifo(source / "fifo", 0o640)
+    subprocess.run(["cp", "-a", source, mount.path / "copy"], check=True)
+    assert stat.S_ISFIFO((directory / "copy/fifo").stat().st_mode)
+    shown = (mount.path / "copy/fifo").stat()
+    assert stat.S_ISREG(shown.st_mode)
+    assert shown.st_mode & 0o777 == 0o640
+
+    os.mkfifo(mount.path / "made")
+    os.rename(mount.path / "made", mount.path / "moved")
+    os.mknod(mount.path / "socket", stat.S_IFSOCK | 0o600)
+    assert stat.S_ISSOCK((mount.path / "socket").stat().st_mode)
+    assert sorted(os.listdir(directory)) == ["copy", "moved", "socket"]
+    os.unlink(mount.path / "moved")
+    os.mkfifo(mount.path / "moved")
+    os.unlink(mount.path / "moved")
 
 
 def test_append_from_two_descriptors(mount: Served) -> None:
