@@ -8,8 +8,8 @@ The task runs turns. Between turns, while messages come and go, it waits in thre
 
 Looking: waking a sleeping process on another core costs 25 to 100 µs on the machines we measured, a failed look 1 µs. Looks that found
 nothing use up credit; looks that found something, and naps and sleeps that turned out shorter than `spin`, earn it; without credit
-there is no look. A yield that took long (`YIELD_MAX`) let somebody else run on this core: what we wait for may be his to do, so the
-looking ends there. So a stream of timers, or one message a second, costs no polling.
+there is no look. A yield that took long (`YIELD_MAX`) let somebody else run on this core. That may have been whom we wait for; if not, the
+looking only takes his time, and all credit is gone (`SPIN_PAUSE`). So a stream of timers, or one message a second, costs no polling.
 
 Napping: a sleep through Trio costs 13 µs of work, and three times that with the cold caches of a process that has just been woken; a nap
 costs 1 µs. Trio and its other tasks stand still meanwhile, as they do in a turn, so a nap happens only while nothing else waits in Trio but
@@ -50,6 +50,8 @@ SPIN_DEFAULT = 200e-6
 """Seconds of looking for more work before sleeping; 0 switches it off."""
 SPIN_CREDIT_MAX = 8
 """Looks in a row that may find nothing before the dispatch sleeps at once."""
+SPIN_PAUSE = -16
+"""Credit after looking on a core that somebody else wanted, in vain: so many short waits until the next look."""
 YIELD_MAX = 5e-6
 """Seconds that `sched_yield` takes at most when nobody else wants the core."""
 NAP = 1e-3
@@ -242,6 +244,7 @@ class TrioDispatch:
         turns = 0
         credit = SPIN_CREDIT_MAX
         wait = _SLEEP
+        shared = False
         look_until = nap_until = waited_from = 0.0
         with company:
             await company.give_way()
@@ -267,6 +270,7 @@ class TrioDispatch:
                             credit += 1
                         wait = _LOOK if credit > 0 and self._spin else _NAP
                         look_until = 0.0
+                        shared = False
                         nap_until = self._now + NAP
                     elif wait == _NAP and self._now >= nap_until:
                         wait = _SLEEP
@@ -280,16 +284,22 @@ class TrioDispatch:
                     raise self._failure
                 turns = 0
                 if wait == _LOOK:
-                    self._spins += 1
                     now = monotonic()
                     if not look_until:
                         waited_from = now
                         look_until = now + self._spin
+                    if now >= look_until:
+                        credit = SPIN_PAUSE if shared else credit - 1
+                        shared = False
+                        wait = _NAP
+                        continue
+                    self._spins += 1
                     os.sched_yield()
                     after = monotonic()
-                    if after >= look_until or after - now > YIELD_MAX:
-                        credit -= 1
-                        wait = _NAP
+                    if after - now > YIELD_MAX:
+                        # Somebody else ran on this core: one look more at what came of it.
+                        shared = True
+                        look_until = after
                     if not company.alone or after >= company.until:
                         await company.give_way()
                     continue
