@@ -21,9 +21,12 @@ def run(args: argparse.Namespace) -> int:
         print(as_json(found))
         return 0
     interfaces, nodes, drops, roles, modules = (found[name] for name in ("interfaces", "nodes", "drops", "roles", "modules"))
+    handshake, failures = found["handshake"], found["failures"]
     assert isinstance(interfaces, list)
     assert isinstance(nodes, list)
     assert isinstance(drops, dict)
+    assert isinstance(handshake, dict)
+    assert isinstance(failures, dict)
     assert isinstance(roles, list)
     assert isinstance(modules, list)
     left = found["certificate_seconds_left"]
@@ -35,13 +38,15 @@ def run(args: argparse.Namespace) -> int:
                 "certificate": f"{left / 86400:.1f} days left" if left > 0 else "EXPIRED",
                 "daemon": f"process {found['pid']}, up for {found['seconds']} s, modules {', '.join(modules)}",
                 "mount": found["mount"] or "none",
-                "dropped": ", ".join(f"{reason} {count}" for reason, count in drops.items()) or "nothing",
+                "handshakes": _counted(handshake) or "none",
+                "dropped": _counted(drops) or "nothing",
+                **({"faults": f"{_counted(failures)}; the log says more"} if failures else {}),
             }
         )
     )
     rows = []
     for one in interfaces:
-        lost = ", ".join(f"{reason} {count}" for reason, count in one["drops"].items() if count) or "nothing"
+        lost = _counted(one["drops"]) or "nothing"
         how = ", ".join(f"{name} {value}" for name, value in one["info"].items())
         rows.append([one["name"], one["mac"], one["mtu"], "up" if one["up"] else "down", one["rx_frames"], one["tx_frames"], lost, how])
     print()
@@ -49,3 +54,7 @@ def run(args: argparse.Namespace) -> int:
     print()
     print(listing(str(found["node"]), nodes))
     return 0
+
+
+def _counted(numbers: dict[str, int]) -> str:
+    return ", ".join(f"{reason} {count}" for reason, count in sorted(numbers.items()) if count)

@@ -50,7 +50,7 @@ def test_a_node_starts_tells_about_itself_and_stops(start_cluster: Start) -> Non
 
     status = facts(cluster, "a")
     assert (status["node"], status["cluster"], status["mount"]) == ("a", cluster.name, "/net")
-    for row in ("node:", "NODE", "b     up"):
+    for row in ("node:", "NODE", "b     up", "established ", "dropped: "):
         assert row in cluster.run("a", "qnet", "status").stdout
     assert "b     up" in cluster.run("a", "qnet", "ls").stdout
     assert "is up already" in refused(cluster, "a", "qnet", "up")
@@ -146,6 +146,9 @@ def test_wrong_certificates_are_refused_counted_and_harm_nobody(start_cluster: S
     wait_for(lambda: counted().get("bad_mac", 0) > 0, 10.0)
     wait_for(lambda: any(name.startswith("bad_certificate") for name in counted()), 10.0)
     wait_for(lambda: "duplicate_name" in json.dumps(facts(cluster, "a")) or "duplicate_name" in json.dumps(facts(cluster, "b")), 10.0)
+    (line,) = [line for line in cluster.run("a", "qnet", "status").stdout.splitlines() if line.startswith("handshakes:")]
+    assert "bad_mac" in line
+    assert "bad_certificate_expired" in line
     assert states(cluster, "a")["b"] == "up"
     assert not {"stranger", "old"} & set(states(cluster, "a"))
     assert cluster.run("stranger", "ls", "/net").stdout == "stranger\n"
