@@ -7,7 +7,7 @@ The task runs turns. Between turns, while messages come and go, it waits in thre
     sleep   Trio's own wait, on our epoll descriptor; an idle node sleeps here
 
 Looking: waking a sleeping process on another core costs 25 to 100 µs on the machines we measured, a failed look 1 µs. Looks that found
-nothing use up credit; looks that found something, and naps and sleeps that turned out shorter than `spin`, earn it; without credit
+nothing use up credit; looks that found something, and naps and sleeps shorter than `spin` and WAKE_UP, earn it; without credit
 there is no look. A yield that took long (`YIELD_MAX`) let somebody else run on this core. That may have been whom we wait for; if not, the
 looking only takes his time, and all credit is gone (`SPIN_PAUSE`). So a stream of timers, or one message a second, costs no polling.
 
@@ -52,8 +52,10 @@ SPIN_CREDIT_MAX = 8
 """Looks in a row that may find nothing before the dispatch sleeps at once."""
 SPIN_PAUSE = -16
 """Credit after looking on a core that somebody else wanted, in vain: so many short waits until the next look."""
-YIELD_MAX = 5e-6
-"""Seconds that `sched_yield` takes at most when nobody else wants the core."""
+YIELD_MAX = 20e-6
+"""Seconds that `sched_yield` takes at most when nobody else wants the core, an interrupt included."""
+WAKE_UP = 100e-6
+"""Seconds that being woken takes at most: a wait that looking would have ended sooner was so much longer for it."""
 NAP = 1e-3
 """Seconds after the last traffic for which the task naps rather than sleeps."""
 EVENTS_MAX = 64
@@ -265,8 +267,8 @@ class TrioDispatch:
                     if events and (len(events) > 1 or events[0][0] != alarm):
                         if wait == _LOOK:
                             self._spin_hits += 1
-                        # A wait that was as short as looking is could have been a look.
-                        if self._now - waited_from < self._spin and credit < SPIN_CREDIT_MAX:
+                        # A wait that was as short as looking is, but for the waking, could have been a look.
+                        if self._now - waited_from < self._spin + WAKE_UP and credit < SPIN_CREDIT_MAX:
                             credit += 1
                         wait = _LOOK if credit > 0 and self._spin else _NAP
                         look_until = 0.0
