@@ -52,6 +52,8 @@ class QnetOptions:
     keys: str = ""
     mount: str = ""
     """Where /net is mounted; `none`: nowhere."""
+    serve: bool = True
+    """Serve the files and programs of this machine to other nodes, under the access rules."""
 
 
 class LsmQnet:
@@ -81,7 +83,7 @@ class LsmQnet:
         if self._point == "none":
             self._point = ""
         try:
-            self._start(context, settings, identity_name=identity.name)
+            self._start(settings, identity.name, options.serve)
             qnet = self.qnet = Qnet(context.stack, self.system, identity, link_settings(settings), discovery(settings), context.random)
 
             def status() -> dict[str, object]:
@@ -95,10 +97,7 @@ class LsmQnet:
             self.detach()
             raise
 
-    def _start(self, context: Context, settings: Config, identity_name: str) -> None:
-        os.umask(0)
-        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    def _start(self, settings: Config, identity_name: str, serve: bool) -> None:
         system = self.system
         system.kernel.node_name = identity_name
         try:
@@ -113,6 +112,14 @@ class LsmQnet:
                 self._namespace = system.namespace = private_namespace()
             except OSError as error:
                 raise ModuleError(error.errno or errno.EPERM, f"{self._point}: {error.strerror}") from None
+        if serve:
+            self._serve(settings)
+
+    def _serve(self, settings: Config) -> None:
+        os.umask(0)
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        system = self.system
         if system.files is None:
             files = system.serve_files()
             if files.switch.problem:

@@ -93,7 +93,7 @@ ARROWS = {
     "qnetpy.cli": {"resmgr", "resmgr.names", "resmgr.procmgr", "qnetpy", "qnetpy.identity", "qnetpy.cluster"},
 }
 """What the files of a folder may import besides each other. A new arrow is a decision: it is entered here."""
-COMPOSE = {"resmgr/system.py", "qnetpy/qnet.py", "qnetpy/lsm.py", "qnetpy/facts.py"}
+COMPOSE = {"resmgr/system.py", "qnetpy/qnet.py", "qnetpy/lsm.py", "qnetpy/facts.py", "qnetpy/embed.py"}
 """Files that put a node together, or show all of it."""
 
 
@@ -137,6 +137,7 @@ IO = {
 }
 IMPURE = {
     "stack.core.main",  # the program
+    "stack.core.manager",  # dispatch and stack put together
     "resmgr.fuse.mount",  # makes mounts
     "resmgr.fuse.copies",  # watches mounts
     "resmgr.fuse.session",  # reads and writes /dev/fuse

@@ -1,4 +1,4 @@
-"""`io-pkt`: a network manager as a process of its own. Puts dispatch, kernel, stack and modules together, and takes them apart again.
+"""`io-pkt`: a network manager (`stack.core.manager`) as a process of its own.
 
 Start: lock of the instance, dispatch, kernel, modules in the order of the command line, then one line on standard output and `READY=1` on
 the descriptor that was asked for. End: SIGTERM or SIGINT; modules are unloaded in reverse order. What goes wrong on the way is one line on
@@ -78,32 +78,14 @@ async def _manage(line: CommandLine, run_dir: str) -> int:
 
     import trio
 
-    from resmgr.errors import Misuse
-    from resmgr.runner import open_dispatch
-    from resmgr.system import System
-    from stack.core.stack import Stack
+    from stack.core.manager import open_manager
 
+    socket = os.path.join(run_dir, SOCKET)
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async with open_dispatch(spin=line.poll_us * 1e-6) as dispatch:
-            system = System(dispatch, os.uname().nodename)
-            stack = Stack(system, os.urandom, f"io-pkt{line.instance}")
-            try:
-                for load in line.loads:
-                    try:
-                        stack.load(load.name, load.options, kind=load.kind, wrap=load.wrap)
-                    except Misuse as error:
-                        raise ModuleError(errno.EBUSY, f"cannot load {load.name}: {error}") from error
-                try:
-                    # After the modules: who connects finds everything that was asked for.
-                    system.listen(os.path.join(run_dir, SOCKET))
-                except OSError as error:
-                    raise ModuleError(error.errno or errno.EIO, f"cannot listen in {run_dir}: {error.strerror}; see --run-dir") from error
-                _tell_ready(stack, line.ready_fd)
-                async for _ in signals:
-                    break
-            finally:
-                stack.close()
-                system.close()
+        async with open_manager(line.loads, name=f"io-pkt{line.instance}", socket=socket, spin=line.poll_us * 1e-6) as manager:
+            _tell_ready(manager.stack, line.ready_fd)
+            async for _ in signals:
+                break
     return 0
 
 

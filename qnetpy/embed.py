@@ -1,0 +1,154 @@
+"""A node inside a Trio program: `open_node`. docs/howto/embed.md shows how to use it.
+
+    async with open_node(interfaces=["eth0"], key_dir="/etc/app-node") as node:
+        await node.up("B")
+        with node.serve(chid=7) as channel: ...
+        connection = node.connect("B", PID_SYSTEM, 7)
+        reply = await send(connection, [b"ping"], reply_len=64)
+
+The same modules as in the daemon, in this process: a message goes from the caller's task to the driver without another program in between.
+Such a node has its own identity, is seen and listed by the others as any node, and serves what its program serves: channels and names.
+It serves no files and starts no programs unless asked to (`files`), mounts nothing, and leaves umask and limits of its program alone.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+
+import attrs
+import trio
+
+from qnetpy.lsm import LsmQnet
+from qnetpy.nodes import NodeState
+from qnetpy.qnet import Qnet
+from resmgr.aio import ReceiveChannel
+from resmgr.channel import FIRST_PART_DEFAULT, ND_LOCAL, PID_SYSTEM, PRIORITY_DEFAULT, Connection, Credentials, Nd
+from resmgr.errors import ResmgrError
+from resmgr.names import aio as names
+from resmgr.names.manager import NameDirectory
+from resmgr.runner import SPIN_DEFAULT
+from resmgr.system import System
+from stack.core.commandline import Load
+from stack.core.manager import Manager, open_manager
+from stack.core.module import Kind
+from stack.core.stack import Stack
+
+CHID_FIRST = 16
+"""Channels below are the system's own."""
+
+
+@attrs.frozen
+class EmbeddedNode:
+    """A node at work in this program. Made by `open_node`; everything is used from the Trio thread."""
+
+    manager: Manager
+    qnet: Qnet
+    credentials: Credentials
+    """Who the program is to the servers it sends to."""
+
+    @property
+    def name(self) -> str:
+        return self.qnet.identity.name
+
+    @property
+    def system(self) -> System:
+        return self.manager.system
+
+    @property
+    def stack(self) -> Stack:
+        return self.manager.stack
+
+    def nd(self, node: str) -> Nd:
+        """The descriptor of *node*, 0 for this one. ResmgrError(EHOSTUNREACH) for one that was never met."""
+        if node in ("", self.name):
+            return ND_LOCAL
+        found = self.qnet.nodes.get(node)
+        if found is None:
+            raise ResmgrError(errno.EHOSTUNREACH, f"no node {node} was met yet")
+        return found.nd
+
+    async def up(self, *nodes: str) -> None:
+        """Wait until all of *nodes* can be reached. Without end: put a Trio time limit around it."""
+        waiting = {node for node in nodes if node != self.name}
+        came = trio.Event()
+
+        def changed(name: bytes) -> None:
+            came.set()
+            self.manager.dispatch.task_woken()
+
+        listeners = self.qnet.netfs.listeners
+        listeners.append(changed)
+        try:
+            while not all((node := self.qnet.nodes.get(name)) is not None and node.state is NodeState.UP for name in waiting):
+                await came.wait()
+                came = trio.Event()
+            await trio.lowlevel.checkpoint()
+        finally:
+            if changed in listeners:  # not when the node has ended meanwhile
+                listeners.remove(changed)
+
+    def connect(self, node: str, pid: int, chid: int, *, priority: int = PRIORITY_DEFAULT) -> Connection:
+        """Attach to a channel of *node* ("" is this one). Says nothing to the other side before the first message."""
+        return self.system.kernel.connect(self.nd(node), pid, chid, self.credentials, priority=priority)
+
+    def serve(self, *, chid: int | None = None, first_part: int = FIRST_PART_DEFAULT, remote: bool = True) -> ReceiveChannel:
+        """A channel of this node, for a task to receive from; others reach it as (this node, PID_SYSTEM, its `chid`), or by a name.
+
+        *first_part*: bytes of a message that come unasked. *remote*: whether other nodes may connect (and access rules let them).
+        """
+        if chid is not None and chid < CHID_FIRST:
+            raise ResmgrError(errno.EINVAL, f"channels below {CHID_FIRST} are the system's")
+        return ReceiveChannel(self.system.kernel, pid=PID_SYSTEM, chid=chid, first_part=first_part, remote=remote)
+
+    def name_attach(self, name: str, channel: ReceiveChannel) -> None:
+        """Let others find *channel* by *name*, until `name_detach` or the end of the node. ResmgrError: EEXIST if it is taken, EINVAL."""
+        self._name(lambda directory: directory.attach(name.encode(), channel.channel))
+
+    def name_detach(self, name: str) -> None:
+        """Take a name back. Connections made by it stay. ResmgrError(ENOENT)."""
+        self._name(lambda directory: directory.detach(name.encode()))
+
+    def _name(self, change: Callable[[NameDirectory], int]) -> None:
+        assert self.system.names is not None
+        code = change(self.system.names)
+        if code:
+            raise ResmgrError(code)
+
+    async def name_open(self, name: str, *, node: str = "") -> Connection:
+        """A connection to the server that attached *name* on *node* (empty: this one). ResmgrError(ENOENT) if nobody has."""
+        return await names.name_open(self.system.kernel, self.credentials, name, node=node)
+
+
+@asynccontextmanager
+async def open_node(
+    *,
+    config: str | os.PathLike[str] | None = None,
+    key_dir: str | os.PathLike[str] | None = None,
+    interfaces: Sequence[str] = (),
+    drivers: Sequence[Load] = (),
+    files: bool = False,
+    socket: str | None = None,
+    spin: float = SPIN_DEFAULT,
+) -> AsyncIterator[EmbeddedNode]:
+    """Be a node of the cluster for the length of the block. On the way out goodbye is said and nothing is left behind.
+
+    *config*: a configuration file (default: /etc/qnet/qnet.toml if there is one); *key_dir* overrides where it says the identity lies.
+    *interfaces*: Linux interfaces, one packet driver each; *drivers*: instead, any drivers, as on io-pkt's command line. *files*: serve
+    this machine's files and programs to other nodes under the configuration's access rules, as the daemon does; that changes the umask
+    and the descriptor limit of this process. *socket*: a path where local programs may join. ModuleError when anything is missing.
+    """
+    chosen = [*drivers] or [Load(Kind.DRIVER, "packet", f"ifname={name}") for name in interfaces]
+    options = [f"config={os.fspath(config)}"] if config is not None else []
+    options += [f"keys={os.fspath(key_dir)}"] if key_dir is not None else []
+    options += ["mount=none", *(() if files else ("serve=false",))]
+    loads = [*chosen, Load(Kind.PROTOCOL, "qnet", ",".join(options))]
+    async with open_manager(loads, socket=socket, spin=spin) as manager:
+        if manager.system.names is None:
+            manager.system.serve_names()
+        [module] = [one.attached for one in manager.stack.loaded if isinstance(one.attached, LsmQnet)]
+        assert module.qnet is not None
+        who = Credentials(os.geteuid(), os.getegid(), tuple(os.getgroups()), os.getpid())
+        yield EmbeddedNode(manager, module.qnet, who)

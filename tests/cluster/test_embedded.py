@@ -1,0 +1,96 @@
+"""Programs that are nodes themselves: what docs/howto/embed.md shows, run as it stands there, and what can go wrong."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from qnetpy.testing import cluster as kit
+
+pytestmark = [pytest.mark.cluster, pytest.mark.priv]
+Start = Callable[..., kit.Cluster]
+PAGE = Path(__file__).parents[2] / "docs" / "howto" / "embed.md"
+QUIET = "[nodes.a]\nboot = []\nshutdown = []\n[nodes.b]\nboot = []\nshutdown = []\n"
+
+
+def program(name: str) -> str:
+    found = re.search(rf"^```python {name}\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    assert found is not None
+    return found[1]
+
+
+def test_what_the_page_shows_works(start_cluster: Start) -> None:
+    cluster = start_cluster(QUIET)
+    with cluster.running("b", sys.executable, "-c", program("server")) as server:
+        assert server.stdout is not None
+        assert server.stdout.readline() == b"serving\n"
+        answer = cluster.run("a", sys.executable, "-c", program("client"), seconds=20)
+
+    assert answer.stdout == "FROM A\n"
+    assert answer.stderr == ""
+
+
+def test_a_daemon_and_an_embedded_node_are_nodes_to_each_other(start_cluster: Start) -> None:
+    cluster = start_cluster("[nodes.a]\nboot = []\nshutdown = []\n[nodes.b]\n")
+    text = program("client").replace("        print(", "        import os\n        assert os.umask(0o27) == 0o27\n        print(")
+    with cluster.running("b", "qnet", "name", "upper") as server:
+        assert server.stdout is not None
+        assert server.stdout.readline().startswith(b"attached ")
+        answer = cluster.run("a", sys.executable, "-c", "import os; os.umask(0o27)\n" + text, seconds=20)
+
+    assert "from a" in answer.stdout
+    known = json.loads(cluster.run("b", "qnet", "nodes", "--json").stdout)["nodes"]
+    assert [(one["name"], one["state"], one["reason"]) for one in known] == [("a", "down", "left")]
+
+
+MISTAKES = """
+import os
+import trio
+from qnetpy.embed import open_node
+from resmgr.errors import ResmgrError
+from stack.core.errors import ModuleError
+
+def descriptors():
+    return len(os.listdir("/proc/self/fd"))
+
+async def main():
+    before = descriptors()
+    try:
+        async with open_node(interfaces=["eth9"]) as node:
+            pass
+    except ModuleError as error:
+        print("interface:", error)
+    try:
+        async with open_node(interfaces=["eth0"], key_dir="/nowhere") as node:
+            pass
+    except ModuleError as error:
+        print("keys:", error)
+    async with open_node(interfaces=["eth0"]) as node:
+        try:
+            node.connect("nobody", 1, 50)
+        except ResmgrError as error:
+            print("node:", error)
+        with trio.move_on_after(0.3) as scope:
+            await node.up("nobody")
+        print("gave up:", scope.cancelled_caught)
+        assert not node.qnet.netfs.listeners
+    print("left:", descriptors() - before)
+
+trio.run(main)
+"""
+
+
+def test_what_is_missing_is_one_sentence_and_nothing_is_left(start_cluster: Start) -> None:
+    cluster = start_cluster(QUIET)
+    said = cluster.run("a", sys.executable, "-c", MISTAKES, seconds=20).stdout.splitlines()
+
+    assert said[0].startswith("interface: ")
+    assert "eth9" in said[0]
+    assert said[1].startswith("keys: ")
+    assert "/nowhere" in said[1]
+    assert said[2:] == ["node: [Errno 113] no node nobody was met yet", "gave up: True", "left: 0"]
