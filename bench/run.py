@@ -269,14 +269,19 @@ def row(result: Result) -> list[str]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    import link_peers
+    import links
+
     parser = argparse.ArgumentParser(prog="qnet bench", description="our figures beside the peers', from the same run")
     parser.add_argument("--json", action="store_true", help="all figures as JSON")
-    parser.add_argument("--only", choices=("messages", "files"), help="only this part")
+    parser.add_argument("--only", choices=("messages", "files", "links"), help="only this part")
     parser.add_argument("--mtu", type=int, action="append", help="only at this MTU; may be repeated (default: 1500 and 9000)")
     parser.add_argument("--runs", type=int, default=3, metavar="N", help="runs of each measurement, of which the median counts")
     parser.add_argument("--count", type=int, default=3000, metavar="N", help="round trips per run")
     args = parser.parse_args(argv)
-    if args.only != "messages" and (packages := peers.missing()):
+    parts = (args.only,) if args.only else ("messages", "files", "links")
+    lacking = [peers.missing() if "files" in parts else "", link_peers.missing() if "links" in parts else ""]
+    if packages := " ".join(filter(None, lacking)):
         print(f"qnet bench: the peers are missing; try: apt-get install {packages}, or --only messages", file=sys.stderr)
         return 1
     results: list[Result] = []
@@ -287,13 +292,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     try:
         for mtu in args.mtu or MTUS:
-            with running(TOPOLOGY.format(mtu=mtu)) as cluster:
-                until_found(cluster)
-                bench = Bench(cluster, mtu, args.runs, report)
-                if args.only != "files":
-                    bench.messages(args.count)
-                if args.only != "messages":
-                    bench.files()
+            if "messages" in parts or "files" in parts:
+                with running(TOPOLOGY.format(mtu=mtu)) as cluster:
+                    until_found(cluster)
+                    bench = Bench(cluster, mtu, args.runs, report)
+                    if "messages" in parts:
+                        bench.messages(args.count)
+                    if "files" in parts:
+                        bench.files()
+            if "links" in parts:
+                with running(links.TOPOLOGY.format(mtu=mtu)) as cluster:
+                    links.measure(cluster, mtu, args.runs, report, args.count)
     except (ClusterError, AssertionError) as error:
         print(f"qnet bench: {error}", file=sys.stderr)
         return 1
@@ -308,4 +317,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    # The other files import this one by its name.
+    sys.modules["run"] = sys.modules["__main__"]
     sys.exit(main())

@@ -1,0 +1,110 @@
+"""`qnet bench --only links`: programs that embed a node, beside Erlang distribution over TLS, pyzmq in clear text, and nebula.
+
+What one hop less makes of the figures of `messages`: both programs are nodes (docs/howto/embed.md), so a message passes from one task to
+the other with nothing between but the two stacks and the wire. One core: both ends on CPU 0. Split: one each.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import link_peers
+from run import CLIENT, SERVER, Bench, Figures, Measured
+
+from qnetpy.cluster.handle import Cluster
+
+PROGRAM = str(Path(__file__).with_name("embedded.py"))
+NONE: dict[str, float] = {"cpu_seconds": 0.0, "context_switches": 0.0}
+SIZES = (64, 1024, 65536)
+BULK = 1 << 20
+BULK_COUNT = 256
+REQUESTS = 20_000
+WIDTH = 16
+TOPOLOGY = """
+title = "bench of links"
+[links.wire]
+kind = "veth"
+mtu = {mtu}
+[nodes.n1]
+boot = []
+shutdown = []
+[nodes.n2]
+boot = []
+shutdown = []
+"""
+
+
+class Links(Bench):
+    """Measures on two nodes without daemons."""
+
+    def place(self, placement: str) -> None:
+        self.placement = placement
+        self.cpus = {CLIENT: 0, SERVER: 0 if placement == "one core" else 1}
+
+    @contextlib.contextmanager
+    def embedded(self) -> Iterator[None]:
+        words = [sys.executable, PROGRAM, "--cpu", str(self.cpus[SERVER]), "serve"]
+        with self.cluster.running(SERVER, *words) as process:
+            assert process.stdout is not None
+            if process.stdout.readline() != b"ready\n":
+                process.kill()
+                raise SystemExit(f"bench: embedded node: {process.communicate()[1].decode(errors='replace').strip()}")
+            yield
+
+    def ours(self, verb: str, count: int, size: int) -> Callable[[int], Measured]:
+        def measure(_: int) -> Measured:
+            with self.embedded():
+                words = [sys.executable, PROGRAM, "--cpu", str(self.cpus[CLIENT]), verb, SERVER, str(count), str(size)]
+                figures: Figures = json.loads(self.cluster.run(CLIENT, *words, seconds=120).stdout)
+                return figures, NONE
+
+        return measure
+
+    def zmq(self, address: str, count: int) -> Callable[[int], Measured]:
+        return lambda _: (self.probe(CLIENT, "zmq", address, str(count)), NONE)
+
+    def run_all(self, count: int) -> None:
+        erlang = link_peers.Erlang(self.cluster, CLIENT, SERVER)
+
+        def theirs(function: str, *numbers: int) -> Callable[[int], Measured]:
+            def measure(_: int) -> Measured:
+                with erlang.serving(self.cpus[SERVER]):
+                    figures: Figures = erlang.ask(self.cpus[CLIENT], function, *numbers)  # type: ignore[assignment]  # the program prints these keys
+                    return figures, NONE
+
+            return measure
+
+        address = self.cluster.address(SERVER)
+        for placement, target in (("one core", 1.4), ("split", 0.8)):
+            self.place(placement)
+            for size in SIZES:
+                goal = ("<=", target) if size == 64 else None
+                rounds = count if size < 65536 else count // 5
+                what = f"embedded: message {size} B and back"
+                self.compare(
+                    what, "Erlang TLS", self.ours("round-trips", rounds, size), theirs("round_trips", rounds, size), "p50", "us", goal
+                )
+                if size == 64:
+                    with self.server("serve-zmq"):
+                        self.compare(what, "pyzmq", self.ours("round-trips", rounds, size), self.zmq(address, count), "p50", "us")
+        what = f"embedded: requests of 64 B, {WIDTH} in flight"
+        self.compare(what, "Erlang TLS", self.ours("in-flight", REQUESTS, 64), theirs("in_flight", REQUESTS, 64, WIDTH), "rate", "/s", None)
+        what = "embedded: messages of 1 MiB"
+        goal = (">=", 1.0) if self.mtu <= 1500 else None
+        self.compare(what, "Erlang TLS", self.ours("bulk", BULK_COUNT, BULK), theirs("bulk", BULK_COUNT, BULK), "rate", "MB/s", goal)
+        with link_peers.nebula(self.cluster, (CLIENT, SERVER), self.cpus, self.mtu) as address:
+
+            def iperf(_: int) -> Measured:
+                return {"rate": link_peers.iperf(self.cluster, CLIENT, SERVER, self.cpus, address)}, NONE
+
+            goal = (">=", 3.0) if self.mtu <= 1500 else None
+            self.compare(what, "nebula, iperf3", self.ours("bulk", BULK_COUNT, BULK), iperf, "rate", "MB/s", goal)
+
+
+def measure(cluster: Cluster, mtu: int, runs: int, report: Callable[..., None], count: int) -> None:
+    """All of it on a running cluster of TOPOLOGY."""
+    Links(cluster, mtu, runs, report).run_all(count)
