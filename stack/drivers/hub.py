@@ -1,8 +1,8 @@
 """A hub in memory: Ethernet between stacks of one process, under virtual time or real. The simulator's cable.
 
-Every frame goes to all other ports, after `latency`, in the order of transmission. A port is a driver like any other, and behaves like a
-network card: it hands up what is addressed to it, broadcast and multicast, of the ethertypes that the stack accepts. Delivery runs on
-the receiving port's own dispatch, so a simulated node that is stopped receives nothing.
+Every frame goes to the port that it is addressed to, broadcast and multicast to all others, after `latency`, in the order of transmission.
+A port is a driver like any other, and behaves like a network card: it hands up what is of the ethertypes that the stack accepts.
+Delivery runs on the receiving port's own dispatch, so a simulated node that is stopped receives nothing.
 
 Received frames are memoryviews whose bytes are overwritten when `deliver` returns: a module that keeps a frame without copying it is found
 out in the simulator, not by a ring on a real link.
@@ -47,17 +47,18 @@ class Hub:
 
     def __init__(self, dispatch: Dispatch, *, latency: float = LATENCY_DEFAULT) -> None:
         self._dispatch = dispatch
-        self._ports: list[HubPort] = []
+        self._ports: dict[bytes, HubPort] = {}
+        """By address: what has one addressee must not cost a look at every port."""
         self.latency = latency
         self.frames = 0
         """Frames that were put on the hub."""
 
     def port(self, name: str, mac: bytes, *, mtu: int = MTU_DEFAULT, dispatch: Dispatch | None = None) -> HubPort:
         """Plug in. Misuse when a port has this address already."""
-        if any(port.mac == mac for port in self._ports):
+        if mac in self._ports:
             raise Misuse(f"the hub has a port {mac_text(mac)} already")
         port = HubPort(self, self._dispatch if dispatch is None else dispatch, name, mac, mtu)
-        self._ports.append(port)
+        self._ports[mac] = port
         return port
 
     def module(self) -> Module[HubOptions]:
@@ -70,18 +71,27 @@ class Hub:
 
     @property
     def ports(self) -> tuple[HubPort, ...]:
-        return tuple(self._ports)
+        return tuple(self._ports.values())
 
     def spread(self, sender: HubPort, frames: list[bytes]) -> None:
-        """For ports: carry *frames* to all others."""
+        """For ports: carry *frames* to all others that they are for, in order."""
         self.frames += len(frames)
-        for port in self._ports:
-            if port is not sender:
-                port.arrive(frames)
+        if any(map(is_group, frames)):
+            for port in self._ports.values():
+                if port is not sender:
+                    port.arrive([frame for frame in frames if is_group(frame) or frame[:6] == port.mac])
+            return
+        addressed: dict[bytes, list[bytes]] = {}
+        for frame in frames:
+            addressed.setdefault(frame[:6], []).append(frame)
+        for mac, batch in addressed.items():
+            there = self._ports.get(mac)
+            if there is not None and there is not sender:
+                there.arrive(batch)
 
     def unplug(self, port: HubPort) -> None:
         """For ports that are detached."""
-        self._ports.remove(port)
+        del self._ports[port.mac]
 
 
 class HubPort:
@@ -143,7 +153,7 @@ class HubPort:
             self._hub.spread(self, good)
 
     def arrive(self, frames: list[bytes]) -> None:
-        """For the hub: frames from another port."""
+        """For the hub: frames from another port, addressed to this one or to a group."""
         if not self.up or self._port is None:
             return
         when = self._dispatch.now() + self._hub.latency
@@ -157,8 +167,6 @@ class HubPort:
         self._schedule()
 
     def _is_wanted(self, frame: bytes) -> bool:
-        if frame[:6] != self.mac and not is_group(frame):
-            return False
         if self._accepted is None:
             return True
         try:
