@@ -35,6 +35,7 @@ from qnetpy.qnet import Qnet, QnetSettings
 from qnetpy.settings import SettingsError
 from resmgr.channel import Channel
 from resmgr.fuse.mount import private_namespace
+from resmgr.procmgr.inherit import catch_ignored_signals
 from resmgr.procmgr.manager import SpawnRules
 from resmgr.users import Accounts
 from stack.core.errors import ModuleError
@@ -97,9 +98,12 @@ class LsmQnet:
 
     def _start(self, context: Context, settings: Config, identity_name: str) -> None:
         os.umask(0)
-        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        catch_ignored_signals()
         system = self.system
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if system.open_files is None:
+            system.open_files = soft
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         system.kernel.node_name = identity_name
         try:
             system.set_policy(policy(settings.access, system.accounts))
