@@ -177,3 +177,24 @@ def test_a_program_has_the_limits_it_would_have_at_home(start_cluster: Start) ->
     at_home = cluster.run("b", "sh", "-c", f"ulimit -Sn 1000; {show}").stdout
     assert cluster.run("a", "qnet", "on", "b", "--", "sh", "-c", show).stdout == at_home
     assert int(cluster.run("a", "qnet", "on", "b", "--", "grep", "SigIgn", "/proc/self/status").stdout.split()[1], 16) & 1 == 0
+
+
+def test_a_third_node_through_a_second_one(start_cluster: Start) -> None:
+    """`/net/b/net/c` is c, which a reaches itself: as the same user, and also while b takes no part any more."""
+    cluster = start_cluster("[nodes.a]\n[nodes.b]\n[nodes.c]\n")
+    for one in "abc":
+        for other in "abc".replace(one, ""):
+            cluster.run(one, "qnet", "nodes", "--wait", other)
+
+    assert cluster.run("a", "cat", "/net/b/net/c/etc/hostname").stdout == "c\n"
+    assert cluster.run("a", "cat", "/net/b/net/c/net/b/etc/hostname", check=False).stderr.endswith("Too many levels of symbolic links\n")
+    assert cluster.run("a", "stat", "-c", "%F", "/net/c/net/b/net").stdout == "directory\n"
+    for path in ("b/net/a", "b/net/b", "c/net/b/net/c"):
+        result = cluster.run("a", "ls", f"/net/{path}", check=False)
+        assert "Too many levels of symbolic links" in result.stderr, path
+    assert "No such file" in cluster.run("a", "ls", "/net/b/net/nobody", check=False).stderr
+    assert cluster.run("a", "ls", "/net/b/net").stdout == ""
+
+    wait_for(lambda: cluster.run("a", "sh", "-c", "exec 3</net/b/net/c/etc/hostname; cat <&3").stdout == "c\n", 5.0)
+    cluster.run("c", "qnet", "down")
+    wait_for(lambda: "down" in cluster.run("a", "cat", "/net/b/net/c/etc/hostname", check=False).stderr, 5.0)
