@@ -118,7 +118,10 @@ class Qnet:
 
 @attrs.frozen
 class Export:
-    """A part of this node's pathname space that others may use. Exports add up; the longest path that matches decides."""
+    """A part of this node's pathname space that others may use. Exports add up; the longest path that matches decides.
+
+    Who may read /net here may also go on from here to other nodes (/net/B/net/C), as his own node and user.
+    """
 
     path: str = setting("The directory.", "/")
     verbs: tuple[Literal["read", "write"], ...] = setting(

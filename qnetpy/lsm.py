@@ -35,6 +35,7 @@ from qnetpy.qnet import Qnet, QnetSettings
 from qnetpy.settings import SettingsError
 from resmgr.channel import Channel
 from resmgr.fuse.mount import private_namespace
+from resmgr.procmgr.inherit import catch_ignored_signals
 from resmgr.procmgr.manager import SpawnRules
 from resmgr.users import Accounts
 from stack.core.errors import ModuleError
@@ -117,9 +118,12 @@ class LsmQnet:
 
     def _serve(self, settings: Config) -> None:
         os.umask(0)
-        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        catch_ignored_signals()
         system = self.system
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if system.open_files is None:
+            system.open_files = soft
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         if system.files is None:
             files = system.serve_files()
             if files.switch.problem:

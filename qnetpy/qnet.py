@@ -121,8 +121,10 @@ class Qnet:
             transport=settings.transport,
             rekey=settings.rekey,
         )
-        self.netfs = NetFs(self._kernel, self.nodes)
-        self._attached = system.paths.attach(b"net", self.netfs.target, Attach.TRANSIT | Attach.LOCAL)
+        self.netfs = NetFs(self._kernel, self.nodes, self._transit)
+        self._attached = system.paths.attach(b"net", self.netfs.target, Attach.TRANSIT)
+        system.paths.transit = self._transit
+        system.guard(self.netfs.channel)
         self._kernel.network = self
         self._ethertype = stack.register_ethertype(settings.ethertype, self._input)
         self._listener = stack.on_interface(self._interface_event)
@@ -133,6 +135,10 @@ class Qnet:
         self.announcement = Announcement(random(TOKEN_LENGTH), settings.ethertype)
         discovery.start(self._dispatch, used, self.announcement, self._hint, self._hint_gone)
         self.flush_later()
+
+    def _transit(self, info: ClientInfo) -> bool:
+        """Whether a client of another node may see this node's /net, and go on from there."""
+        return Verb.READ in self._system.policy.verbs(info, b"/net")
 
     # Kernel's network
 

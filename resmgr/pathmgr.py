@@ -167,13 +167,13 @@ def ask(kernel: Kernel, channel: Channel, info: ClientInfo, data: bytes, reply_l
 class PathManager:
     """Owns the pathname space of a node. `attach` and `detach` are its interface to managers; clients talk to its channel.
 
-    *transit*: clients of other nodes may pass through this node's TRANSIT prefixes (`/net`) to third nodes. A client counts the redirects
-    it follows, so there is no loop to break here.
+    `transit` says which clients of other nodes may pass through this node's TRANSIT prefixes (`/net`) to third nodes; for others these
+    do not exist. What they are told is a redirect that their own node checks (docs/protocol/iomsg.md).
     """
 
-    def __init__(self, kernel: Kernel, *, transit: bool = False) -> None:
+    def __init__(self, kernel: Kernel) -> None:
         self.space = PathSpace()
-        self.transit = transit
+        self.transit: Callable[[ClientInfo], bool] = lambda info: False
         self._kernel = kernel
         forward = dict.fromkeys(Connect, self._forward)
         forward[Connect.LOOKUP] = self._look
@@ -214,7 +214,7 @@ class PathManager:
     def _hidden(self, info: ClientInfo) -> Attach:
         if info.nd == ND_LOCAL:
             return Attach.DEFAULT
-        return Attach.LOCAL if self.transit else Attach.LOCAL | Attach.TRANSIT
+        return Attach.LOCAL if self.transit(info) else Attach.LOCAL | Attach.TRANSIT
 
     def _full(self, base: Handle | None, path: bytes) -> bytes:
         if base is None:

@@ -64,7 +64,8 @@ TURNS_MAX = 16
 STRETCH_MAX = 1e-3
 STRETCH_ALONE = 5e-3
 """Seconds without a checkpoint while nobody does: what a signal, or the return of a Trio thread, may wait."""
-THREADS_DEFAULT = 8
+THREADS_DEFAULT = 64
+"""Cap for `call_blocking`. A thread is started when more jobs are under way than there are threads; who has many limits them himself."""
 
 _LOOK, _NAP, _SLEEP = range(3)
 _CLOCK_MONOTONIC = 1

@@ -41,6 +41,8 @@ class System:
         self.server: UnixServer | None = None
         self.namespace: int | None = None
         """Descriptor of the mount namespace of this node's users, when the daemon has one of its own. Its setter keeps it open."""
+        self.open_files: int | None = None
+        """Soft limit of open files with which this process was started; set by who raised it."""
         self._guarded: set[tuple[int, int]] = set()
         self._on_policy: list[Callable[[Policy], None]] = []
         self._ends: list[Callable[[], None]] = [self.paths.destroy]
@@ -72,11 +74,13 @@ class System:
         return files
 
     def serve_processes(self, rules: SpawnRules) -> ProcessManager:
-        """Let clients that the policy allows start and signal processes. They see the mounts of `namespace`."""
+        """Let clients that the policy allows start and signal processes. They see the mounts of `namespace` and have `open_files`."""
         from resmgr.procmgr.manager import ProcessManager
 
         mounts = None if self.namespace is None else f"/proc/self/fd/{self.namespace}"
-        processes = self.processes = ProcessManager(self.kernel, self.dispatch, self.policy, rules, namespace=mounts)
+        processes = self.processes = ProcessManager(
+            self.kernel, self.dispatch, self.policy, rules, namespace=mounts, open_files=self.open_files
+        )
 
         def use(policy: Policy) -> None:
             processes.policy = policy

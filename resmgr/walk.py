@@ -5,7 +5,8 @@
 belong to the connection they came on, and end with it.
 
 A target in a reply is as seen by the node that replied: `nd` 0 there means that node. Numbers of third nodes mean nothing here (QNX:
-netmgr_remote_nd translates them); path managers do not send clients through a third node, and a reply that does is refused with EREMOTE.
+netmgr_remote_nd translates them). A path manager that says that a name is a third node's (`/net/B/net/C`) is believed in that and no more:
+the same name is looked up at home, and must lead to a node, not this one and none that the walk has been to (docs/protocol/iomsg.md).
 Symbolic links are not followed: a link on the way is ELOOP, a link at the end is what the path names.
 """
 
@@ -56,6 +57,8 @@ def walk(path: bytes) -> Generator[Question, tuple[int, Buffer], Found]:
         raise ResmgrError(errno.ENAMETOOLONG)
     asked: Address = (0, PID_SYSTEM, CHID_PATHMGR)
     handle = 0
+    visited = {0}
+    onward = False
     for _ in range(HOPS_MAX):
         status, reply = yield Question(asked, request(Io.CONNECT, Connect.LOOKUP, 0, handle) + rest, REPLY_LEN)
         if status < 0:
@@ -64,7 +67,14 @@ def walk(path: bytes) -> Generator[Question, tuple[int, Buffer], Found]:
             entry = Entry.parse(reply)
         except BadMessage as error:
             raise ResmgrError(errno.EBADMSG, str(error)) from None
+        if asked[0] and entry.target.nd and entry.redirect and not handle and asked[1:] == (PID_SYSTEM, CHID_PATHMGR):
+            asked, onward = (0, PID_SYSTEM, CHID_PATHMGR), True
+            continue
         address = translate(asked[0], (entry.target.nd, entry.target.pid, entry.target.chid))
+        if onward and (not entry.redirect or address[0] in visited):
+            raise ResmgrError(errno.ELOOP if entry.redirect else errno.EREMOTE)
+        onward = False
+        visited.add(address[0])
         if not entry.redirect:
             return Found(address, asked, entry)
         asked, handle, rest = address, entry.handle, entry.rest or b""

@@ -22,8 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     ):
         verb = verbs.add_parser(name, help=text, description=text)
         verb.add_argument("--dir", metavar="DIR", help="where keys are kept (default: key_dir of the configuration, /etc/qnet)")
-        verb.add_argument("--config", metavar="FILE")
-        verb.add_argument("--json", action="store_true")
+        verb.add_argument("--config", metavar="FILE", help="default: /etc/qnet/qnet.toml if there is one")
+        verb.add_argument("--json", action="store_true", help="the same facts as JSON, for programs")
         if name == "issue":
             verb.add_argument("node", help="the node's name")
             verb.add_argument("--role", action="append", default=[], help="a role of the node; may be repeated")

@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     enter.add_argument("node")
     enter.add_argument("command", nargs=argparse.REMAINDER)
     status = verb("status", "nodes, links and addresses", _status)
-    status.add_argument("--json", action="store_true")
+    status.add_argument("--json", action="store_true", help="the same facts as JSON, for programs")
     verb("kill", "power a node off: kill -9 of everything on it", _kill).add_argument("node")
     verb("start", "power a node on again and wait until it has booted", _start).add_argument("node")
     link = verb("link", "take a node's carrier away, or give it back", _link)
@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     down = verb("down", "stop a cluster; leaves nothing behind", _down)
     down.add_argument("name", nargs="?", help="which (default: the one that runs)")
     listing = verb("list", "the clusters of this user", _list)
-    listing.add_argument("--json", action="store_true")
+    listing.add_argument("--json", action="store_true", help="the same facts as JSON, for programs")
 
 
 def run(args: argparse.Namespace) -> int:

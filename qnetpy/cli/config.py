@@ -10,7 +10,7 @@ from qnetpy.cli.output import as_json
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", nargs="?", help="the file to check (default: /etc/qnet/qnet.toml if there is one, else the defaults)")
     parser.add_argument("--example", action="store_true", help="print a file with every setting, explained")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", action="store_true", help="the same facts as JSON, for programs")
 
 
 def run(args: argparse.Namespace) -> int:

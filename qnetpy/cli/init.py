@@ -15,8 +15,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-node", action="store_true", help="only make the root key; this machine does not become a node")
     parser.add_argument("--replace", action="store_true", help="though this machine is a node of another cluster, whose keys it loses")
     parser.add_argument("--dir", metavar="DIR", help="where keys are kept (default: key_dir of the configuration, /etc/qnet)")
-    parser.add_argument("--config", metavar="FILE")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--config", metavar="FILE", help="default: /etc/qnet/qnet.toml if there is one")
+    parser.add_argument("--json", action="store_true", help="the same facts as JSON, for programs")
 
 
 def run(args: argparse.Namespace) -> int:

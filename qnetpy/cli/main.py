@@ -14,6 +14,7 @@ import argparse
 import difflib
 import importlib
 import os
+import re
 import sys
 from collections.abc import Sequence
 from typing import NoReturn, Protocol, cast
@@ -49,6 +50,14 @@ class Parser(argparse.ArgumentParser):
     """argparse with errors of one line."""
 
     def error(self, message: str) -> NoReturn:
+        unknown = message.removeprefix("unrecognized arguments: ")
+        if unknown != message and unknown.startswith("-"):
+            option = unknown.split()[0].partition("=")[0]
+            near = difflib.get_close_matches(option, self._option_string_actions, 1)
+            if near:
+                self.exit(2, f"{self.prog}: there is no option {option}; did you mean {near[0]}?\n")
+            message = f"there is no option {option}"
+        message = re.sub(r"invalid (?:float|int) value: ", "not a number: ", message)
         self.exit(2, f"{self.prog}: {message}; try: {self.prog} --help\n")
 
 

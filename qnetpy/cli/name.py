@@ -19,7 +19,7 @@ MESSAGE_MAX = 1 << 20
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", help="the name to attach")
     parser.add_argument("--local", action="store_true", help="take no messages from other nodes")
-    parser.add_argument("--config", metavar="FILE")
+    parser.add_argument("--config", metavar="FILE", help="default: /etc/qnet/qnet.toml if there is one")
 
 
 def run(args: argparse.Namespace) -> int:

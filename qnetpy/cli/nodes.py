@@ -9,8 +9,8 @@ from qnetpy.cli.output import CommandError, as_json, table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", metavar="FILE")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--config", metavar="FILE", help="default: /etc/qnet/qnet.toml if there is one")
+    parser.add_argument("--json", action="store_true", help="the same facts as JSON, for programs")
     parser.add_argument("--wait", metavar="NODE,...", help="wait until all of these are up")
     parser.add_argument("--timeout", type=float, default=10.0, metavar="SECONDS", help="for --wait (default: 10)")
 

@@ -41,8 +41,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-n", "--no-input", action="store_true", help="standard input is empty")
     parser.add_argument("-d", "--detach", action="store_true", help="print its process id and leave it running")
     parser.add_argument("--config", metavar="FILE", help=argparse.SUPPRESS)
-    parser.add_argument("node", metavar="NODE")
-    parser.add_argument("command", metavar="CMD", nargs=argparse.REMAINDER)
+    parser.add_argument("node", metavar="NODE", help="where, as `qnet ls` names it")
+    parser.add_argument(
+        "command", metavar="CMD", nargs=argparse.REMAINDER, help="the program and its arguments, after -- if they have options"
+    )
     parser.set_defaults(parser=parser)
 
 

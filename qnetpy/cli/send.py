@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("text", nargs="?", help="the message (default: standard input)")
     parser.add_argument("--reply-len", type=int, default=REPLY_LEN, metavar="BYTES", help="size of the reply buffer (default: 1 MiB)")
     parser.add_argument("--timeout", type=float, metavar="SECONDS", help="give up after this long (default: wait for the server)")
-    parser.add_argument("--config", metavar="FILE")
+    parser.add_argument("--config", metavar="FILE", help="default: /etc/qnet/qnet.toml if there is one")
     parser.add_argument("--json", action="store_true", help="status and reply as JSON")
 
 

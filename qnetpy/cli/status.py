@@ -8,8 +8,8 @@ from qnetpy.cli.output import as_json, facts, table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", metavar="FILE")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--config", metavar="FILE", help="default: /etc/qnet/qnet.toml if there is one")
+    parser.add_argument("--json", action="store_true", help="the same facts as JSON, for programs")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--interface", action="append", default=[], metavar="IF", help="use this interface; may be repeated")
     parser.add_argument("--fault", default="", help="faults around every driver, for trials: drop=5%%,reorder=5%%")
     parser.add_argument("--foreground", action="store_true", help="be the daemon: do not return until it ends, log to standard error")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", action="store_true", help="the same facts as JSON, for programs")
 
 
 def run(args: argparse.Namespace) -> int:

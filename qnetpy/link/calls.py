@@ -25,7 +25,7 @@ from qnetpy.link.wire import Address
 STRANGERS_MAX = 4096
 """Addresses without a known node. Stops a flood of announcements from filling memory; the one not called for longest goes first."""
 CALLS_MAX = 256
-"""Strangers called at once. Stops the same flood from making us send and compute without end: about one frame a second and call."""
+"""Strangers called at once. Stops the same flood from making us send and compute without end: about two frames a second and call."""
 ADDRESSES_MAX = 8
 """Known addresses of one node. Stops a member that moves about from filling memory; the oldest goes first."""
 RETRY_SOON = 0.5

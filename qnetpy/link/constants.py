@@ -25,6 +25,9 @@ HANDSHAKE_FRAME_MAX = 1280
 
 RETRY_FIRST = 0.1
 """Seconds until an unanswered handshake frame is sent again. A LAN answers in under 1 ms, a busy daemon in 30."""
+RETRY_STEADY = 5
+"""Waits of RETRY_FIRST before they begin to double. A handshake takes six frames, and where one in five is lost the same one is lost
+three times in a row often enough; silence for half a second means more than loss."""
 RETRY_FACTOR = 2.0
 RETRY_MAX = 1.0
 RETRY_JITTER = 0.25

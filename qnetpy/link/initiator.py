@@ -27,6 +27,7 @@ from qnetpy.link.constants import (
     RETRY_FIRST,
     RETRY_JITTER,
     RETRY_MAX,
+    RETRY_STEADY,
 )
 from qnetpy.link.cookie import mac
 from qnetpy.link.halfopen import HalfOpenTable
@@ -61,7 +62,8 @@ class Attempt:
     began: float
     send_at: float
     step: Step = Step.WAITING
-    wait: float = RETRY_FIRST
+    repeats: int = 0
+    """Times that the frame of this step was sent, since the peer last showed that it hears us."""
     renewed: float = 0.0
     """When the current INITIATION, or the FINAL, was made."""
     index: int = 0
@@ -169,8 +171,12 @@ class Initiator:
             # A copy. Answering it would let anybody double our frames.
             self._party.counters["duplicate"] += 1
             return
+        fresh = source not in attempt.cookies
         attempt.cookies[source] = cookie
         self._send(attempt, source, now)
+        if fresh:
+            attempt.repeats = 1
+            self._set_timer(attempt, now)
 
     def on_response(self, frame: HandshakeFrame, source: Address, now: float) -> None:
         party = self._party
@@ -256,7 +262,9 @@ class Initiator:
                     self._fail(attempt, Reason.NO_ANSWER, text, now)
             elif now >= attempt.send_at:
                 if attempt.step is Step.WAITING or now - attempt.renewed >= RENEW_AFTER or self._pin_failed(attempt, now):
-                    self._begin(attempt, now)
+                    # A new frame for the same silence does not make us impatient again.
+                    patient = attempt.step is Step.INITIATED and not attempt.cookies and not self._pin_failed(attempt, now)
+                    self._begin(attempt, now, attempt.repeats if patient else 0)
                 else:
                     self._repeat(attempt, now)
 
@@ -278,8 +286,8 @@ class Initiator:
     def _pin_failed(self, attempt: Attempt, now: float) -> bool:
         return attempt.pattern == PATTERN_IK and attempt.step is Step.INITIATED and now - attempt.began >= PINNED_TRIES
 
-    def _begin(self, attempt: Attempt, now: float) -> None:
-        """Make a new INITIATION and send it everywhere."""
+    def _begin(self, attempt: Attempt, now: float, repeats: int = 0) -> None:
+        """Make a new INITIATION and send it everywhere. *repeats*: how often the one before was sent to somebody who is silent."""
         party = self._party
         self._forget_index(attempt)
         node = party.nodes.get(attempt.name)
@@ -287,7 +295,7 @@ class Initiator:
         attempt.pattern = PATTERN_IK if pinned else PATTERN_XX
         attempt.step = Step.INITIATED
         attempt.renewed = now
-        attempt.wait = RETRY_FIRST
+        attempt.repeats = repeats
         attempt.cookies.clear()
         attempt.index = party.new_index()
         self._by_index[attempt.index] = attempt
@@ -310,8 +318,12 @@ class Initiator:
     def _repeat(self, attempt: Attempt, now: float) -> None:
         for destination in attempt.destinations:
             self._send(attempt, destination, now)
-        attempt.send_at = now + attempt.wait * (1.0 + RETRY_JITTER * self._party.chance())
-        attempt.wait = min(attempt.wait * RETRY_FACTOR, RETRY_MAX)
+        attempt.repeats += 1
+        self._set_timer(attempt, now)
+
+    def _set_timer(self, attempt: Attempt, now: float) -> None:
+        wait = min(RETRY_FIRST * RETRY_FACTOR ** max(0, attempt.repeats - RETRY_STEADY), RETRY_MAX)
+        attempt.send_at = now + wait * (1.0 + RETRY_JITTER * self._party.chance())
 
     def _send(self, attempt: Attempt, destination: Address, now: float) -> None:
         if attempt.step is Step.FINAL:
@@ -353,7 +365,7 @@ class Initiator:
         attempt.step = Step.FINAL
         party.outstanding.discard(attempt.sequence)
         attempt.renewed = now
-        attempt.wait = RETRY_FIRST
+        attempt.repeats = 0
         attempt.offer, attempt.certificate = offer, certificate
         attempt.remote_index = frame.sender
         attempt.destinations = [source]

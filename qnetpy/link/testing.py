@@ -234,12 +234,17 @@ class Wire:
         self.callers: dict[Address, Caller] = {}
         self.log: list[tuple[float, Address, Address, bytes]] = []
         """Every frame sent: time, from, to, bytes."""
+        self.lose: dict[int, int] = {}
+        """How many of the next frames of each type are lost, beside the faults."""
         self._queue: list[tuple[float, int, Address, Address, bytes]] = []
         self._count = 0
 
     def send(self, source: Address, destination: Address, frame: bytes) -> None:
         self.log.append((self.now, source, destination, frame))
         chance, faults = self.chance.random, self.faults
+        if self.lose.get(frame[0], 0) > 0:
+            self.lose[frame[0]] -= 1
+            return
         for _ in range(2 if chance() < faults.copy else 1):
             if chance() < faults.drop:
                 continue

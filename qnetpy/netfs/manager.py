@@ -7,7 +7,10 @@ too, so that `/net/<own name>/x` is `x` here.
 The listing is what the node table knows now: it asks nobody, so it never blocks (QNX lists cached name mappings, which may be hours
 old). A node that is known but down gives EHOSTDOWN, a name nobody ever authenticated ENOENT.
 
-Clients of other nodes cannot reach this manager: they have a /net of their own. (QNX: `/net/B/net/C` goes on to C.)
+`/net/B/net/C` on A goes on to C: B tells A's client that the name is a third node's, and A finds C by the same name in its own /net. So C
+deals with A and knows it by A's certificate; nothing that B says of a user, and no request of A's, ever passes through B. What B decides is
+whether A sees its /net at all: if A may read `/net` here (`exports`). For such a client the own name and the client's name are ELOOP, and
+the listing is empty: `find /net/B` would otherwise go through every node once for each way to it.
 """
 
 from __future__ import annotations
@@ -17,8 +20,9 @@ import os
 from collections.abc import Callable, Iterator
 
 from qnetpy.nodes import NodeTable
-from resmgr.channel import CHID_PATHMGR, ND_LOCAL, PID_SYSTEM, Kernel
-from resmgr.iofunc.node import Directory, Elsewhere, Node, TreeManager
+from resmgr.channel import CHID_PATHMGR, ND_LOCAL, PID_SYSTEM, ClientInfo, Kernel, Message
+from resmgr.iofunc.handle import Handle
+from resmgr.iofunc.node import Directory, Elsewhere, Node, NodeClient, TreeManager
 from resmgr.iomsg import Target
 
 
@@ -52,13 +56,29 @@ def _path_manager(nd: int) -> Elsewhere:
 
 
 class NetFs(TreeManager):
-    """Serves the directory on a channel of *kernel*, for clients of this node only."""
+    """Serves the directory on a channel of *kernel*. *transit*: which clients of other nodes it exists for."""
 
-    def __init__(self, kernel: Kernel, nodes: NodeTable) -> None:
+    def __init__(self, kernel: Kernel, nodes: NodeTable, transit: Callable[[ClientInfo], bool]) -> None:
+        self._transit = transit
         self._kernel = kernel
         self.listeners: list[Callable[[bytes], None]] = []
         """Told the name of each entry that may not be what it was."""
-        super().__init__(kernel, NetDirectory(kernel.node_name, nodes), name="net", remote=False)
+        super().__init__(kernel, NetDirectory(kernel.node_name, nodes), name="net")
+
+    def _walk(self, client: NodeClient, base: Handle | None, path: bytes) -> tuple[Node, bytes, bytes]:
+        info = client.info
+        if info.nd != ND_LOCAL:
+            if not self._transit(info):
+                raise FileNotFoundError(errno.ENOENT, "not exported")
+            if path.partition(b"/")[0] in (self._kernel.node_name.encode(), info.node.encode()):
+                raise OSError(errno.ELOOP, "the way leads back")
+        return super()._walk(client, base, path)
+
+    def _readdir(self, message: Message, client: NodeClient, handle: Handle, flags: int) -> None:
+        if client.info.nd == ND_LOCAL:
+            super()._readdir(message, client, handle, flags)
+        else:
+            message.reply(0)
 
     def changed(self, name: str) -> None:
         """The node of that name came or went: the directory's times move on, and mounts forget what they believe of the entry."""

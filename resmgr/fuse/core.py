@@ -29,6 +29,7 @@ from resmgr.fuse import formats
 from resmgr.fuse.formats import AttrTuple, Opcode
 from resmgr.fuse.handles import Handles
 from resmgr.fuse.inode import File, Node, NodeTable, Server
+from resmgr.fuse.onward import onward, third_node
 from resmgr.fuse.options import FuseOptions
 from resmgr.fuse.request import Outstanding, Request, Step, told
 from resmgr.fuse.servers import Resolver, Servers, User
@@ -288,6 +289,8 @@ class Core:
             nd, pid, chid, handle, ocb, length = _entry_of(reply)
             if nd == 0 and chid == via.chid and pid == via.pid:
                 connection = via
+            elif nd and via.nd:
+                raise BadMessage("another node says what a third one has")
             else:
                 connection = self.servers.translate(via, (nd, pid, chid), user)
             server = self.servers.of(connection)
@@ -309,7 +312,13 @@ class Core:
 
     def redirected(self, request: Request, reply: Buffer) -> None:
         """The name belongs to another server: the same message goes there, with what of the path is left."""
-        found = self.parse_entry(request.connection, request.user, reply)
+        if third_node(request.connection, reply):
+            onward(self, request)
+        else:
+            self.follow(request, self.parse_entry(request.connection, request.user, reply))
+
+    def follow(self, request: Request, found: Found) -> None:
+        """Send *request*'s message to where a redirect leads."""
         request.hops += 1
         if found.attr is not None:
             raise BadMessage("redirect with attributes")

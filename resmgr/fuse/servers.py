@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from resmgr.channel import ND_LOCAL, Connection, Credentials, Kernel, Nd
+from resmgr.channel import CHID_PATHMGR, ND_LOCAL, PID_SYSTEM, Connection, Credentials, Kernel, Nd
 from resmgr.fuse.inode import Server, mix
 from resmgr.iomsg import Target
 
@@ -22,7 +22,7 @@ class Resolver(Protocol):
 
 
 class KernelResolver:
-    """For mounts whose replies name no third node: `nd` 0 in a target is the replying node, other numbers are taken as this node's.
+    """`nd` 0 in a target is the replying node. Other numbers are this node's: only its own servers' replies may have them (see `onward`).
 
     *groups* tells a user's supplementary groups, which the kernel's requests do not carry; without it there are none.
     """
@@ -45,6 +45,9 @@ class Servers:
         key = (root.nd, root.pid, root.chid)
         self.root = Server(key, 0)
         self._by_key: dict[tuple[int, int, int], Server] = {key: self.root}
+        home = (int(ND_LOCAL), int(PID_SYSTEM), int(CHID_PATHMGR))
+        self.home = self._by_key.setdefault(home, Server(home, mix(home)))
+        """This node's path manager."""
         self._by_connection: dict[Connection, Server] = {}
 
     def of(self, connection: Connection) -> Server:

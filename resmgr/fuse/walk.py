@@ -13,8 +13,9 @@ from resmgr.channel import Connection
 from resmgr.dispatch import Buffer
 from resmgr.errors import BadMessage
 from resmgr.fuse.inode import Node, same_type
+from resmgr.fuse.onward import ask_home, name_at_node, third_node
 from resmgr.fuse.request import STALE, Request
-from resmgr.iomsg import ATTR, ENTRY, PATH_MAX, REQUEST, Connect, Io
+from resmgr.iomsg import ATTR, ENTRY, PATH_MAX, REQUEST, STATUS_REDIRECT, Connect, Io
 
 if TYPE_CHECKING:
     from resmgr.fuse.core import Core, Found
@@ -64,7 +65,7 @@ def walk(core: Core, request: Request, target: Node) -> None:
 class _Walk:
     """One LOOKUP, and the redirects that follow it."""
 
-    __slots__ = ("connection", "core", "hops", "origin", "request", "target")
+    __slots__ = ("connection", "core", "handle", "hops", "origin", "path", "request", "target")
 
     def __init__(self, core: Core, request: Request, target: Node, origin: Node | None) -> None:
         self.core = core
@@ -74,9 +75,11 @@ class _Walk:
         """The ancestor whose handle is used; None: the mount's root."""
         self.hops = 0
         self.connection: Connection
+        self.handle = 0
+        self.path = b""
 
     def send(self, connection: Connection, handle: int, path: bytes) -> None:
-        self.connection = connection
+        self.connection, self.handle, self.path = connection, handle, path
         message = REQUEST.pack(CONNECT, Connect.LOOKUP, 0, handle) + path
         pending = connection.submit((message,), ENTRY_MAX, self.done)
         if pending is not None:
@@ -96,9 +99,34 @@ class _Walk:
                 core.failed(request, -errno.ESTALE if status in (-errno.ENOENT, -errno.ENOTDIR) else status)
             return
         try:
-            self._found(core.parse_entry(self.connection, request.user, reply))
+            if status == STATUS_REDIRECT and third_node(self.connection, reply):
+                self._onward()
+            else:
+                self._found(core.parse_entry(self.connection, request.user, reply))
         except BadMessage:
             core.bad_reply(request)
+
+    def _onward(self) -> None:
+        """The walk goes on to a third node."""
+        request, core = self.request, self.core
+        where = name_at_node(self.connection, self.origin if self.handle else None, self.handle, self.path)
+        if where is None:
+            core.drops["third_node"] += 1
+            core.error(request, errno.EREMOTE)
+            return
+        self.origin = None
+
+        def found(there: Found) -> None:
+            request.pending = None
+            self._found(there)
+
+        def failed(code: int) -> None:
+            request.pending = None
+            core.failed(request, -code)
+
+        pending = ask_home(core, request.user, *where, found, failed)
+        if pending is not None:
+            request.pending = pending
 
     def _found(self, found: Found) -> None:
         request, core, target = self.request, self.core, self.target

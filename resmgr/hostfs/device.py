@@ -6,6 +6,7 @@ not wait for a disk or for another machine, so:
 - network and FUSE file systems are never touched inline, nor is the way across their mount points gone inline (`mountpoints`);
 - a file system on which an inline operation took longer than `SLOW` is left to worker threads for `REST` seconds, unless its files are
   pages in memory and nothing else;
+- what goes to threads goes there by the file system's lane (`resmgr.iofunc.lanes`): a dead one keeps a few threads, not all;
 - a read is tried with RWF_NOWAIT; where that is refused, the device is remembered as one whose reads go to a thread, unless it is
   one that lives in memory.
 """
@@ -14,6 +15,8 @@ from __future__ import annotations
 
 import os
 import threading
+
+from resmgr.iofunc.lanes import Lane, Lanes
 
 SLOW = 0.02
 """Seconds. Heartbeats and all other traffic of the node wait for an inline operation."""
@@ -36,9 +39,9 @@ def blocks(kind: bytes) -> bool:
 class Device:
     """One file system."""
 
-    __slots__ = ("blocking_until", "kind", "memory", "nowait", "number", "salt")
+    __slots__ = ("blocking_until", "kind", "lane", "memory", "nowait", "number", "salt")
 
-    def __init__(self, number: int, kind: bytes, salt: int) -> None:
+    def __init__(self, number: int, kind: bytes, salt: int, lanes: Lanes) -> None:
         self.number = number
         self.kind = kind
         self.salt = salt
@@ -48,6 +51,9 @@ class Device:
         """RWF_NOWAIT has not been refused yet."""
         self.blocking_until = FOREVER if blocks(kind) else 0.0
         """Until then (monotonic seconds) everything goes to worker threads."""
+        name = f"file system {os.major(number)}:{os.minor(number)} ({kind.decode(errors='replace') or 'unknown'})"
+        self.lane = Lane(lanes, name, blocks(kind))
+        """Where its work in threads waits."""
 
     def took(self, seconds: float, now: float, work: float = 0.0) -> None:
         """An inline operation ended at *now* and took *seconds*, of which *work* are expected of its size."""
@@ -71,7 +77,8 @@ def _kind(number: int) -> bytes:
 class Devices:
     """All file systems seen so far. The tree's own device has salt 0, so its inode numbers are the real ones."""
 
-    def __init__(self, root: int) -> None:
+    def __init__(self, root: int, lanes: Lanes) -> None:
+        self.lanes = lanes
         self._devices: dict[int, Device] = {}
         self._salts: set[int] = set()
         self._lock = threading.Lock()
@@ -83,7 +90,7 @@ class Devices:
             with self._lock:
                 device = self._devices.get(number)
                 if device is None:
-                    device = Device(number, _kind(number), self._salt(number))
+                    device = Device(number, _kind(number), self._salt(number), self.lanes)
                     self._devices[number] = device
         return device
 

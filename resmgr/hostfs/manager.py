@@ -14,14 +14,14 @@ from __future__ import annotations
 import errno
 import os
 import resource
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from time import monotonic
 
 from resmgr.access import SCOPE_NONE, Policy, Scope
 from resmgr.channel import ND_LOCAL, PID_SYSTEM, ClientInfo, Kernel, Message
 from resmgr.dispatch import Buffer
 from resmgr.errors import BadMessage
-from resmgr.hostfs.device import Devices
+from resmgr.hostfs.device import Device, Devices
 from resmgr.hostfs.identity import Identity, Switch
 from resmgr.hostfs.mountpoints import MountPoints
 from resmgr.hostfs.objects import HostHandle, Opened
@@ -29,6 +29,7 @@ from resmgr.hostfs.opened import change, pack_statfs, read_directory, read_now, 
 from resmgr.hostfs.operations import Operations
 from resmgr.hostfs.syscalls import fallocate
 from resmgr.iofunc.handle import HANDLES_PER_CLIENT, HANDLES_PER_MANAGER, Client, Handle
+from resmgr.iofunc.lanes import Lanes
 from resmgr.iofunc.manager import Manager
 from resmgr.iomsg import OFFSET_APPEND, SET_SIZE, SYNC_DATA_ONLY, Attr, Connect, Io, Target
 from resmgr.iorequest import (
@@ -95,7 +96,8 @@ class HostFs:
         self._prefix = prefix
         self._dispatch = kernel.dispatch
         fd = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        self._devices = Devices(os.fstat(fd).st_dev)
+        self.lanes = Lanes(kernel.dispatch)
+        self._devices = Devices(os.fstat(fd).st_dev, self.lanes)
         self._root = HostHandle(fd, SCOPE_NONE, self._devices.root, True)
         self._mounts = MountPoints()
         self._looked = -1.0
@@ -202,7 +204,10 @@ class HostFs:
         assert isinstance(place, HostHandle)
         device = place.device
         now = self._dispatch.now()
-        if device.blocking_until > now or self._crosses(request, now):
+        waits = device if device.blocking_until > now else self._crosses(request, now)
+        if waits is None and isinstance(second, HostHandle) and second.device.blocking_until > now:
+            waits = second.device
+        if waits is not None:
             self.counters["threaded"] += 1
             self.manager.background(
                 message,
@@ -211,6 +216,7 @@ class HostFs:
                 lambda: self.switch.run(identity, operation, place, request),
                 lambda result: self._finish(message, client, result),
                 _discard,
+                waits.lane,
             )
             return
         start = monotonic()
@@ -223,18 +229,21 @@ class HostFs:
         else:
             self._finish(message, client, result)
 
-    def _at_risk(self, now: float) -> frozenset[bytes]:
+    def _at_risk(self, now: float) -> Mapping[bytes, int]:
         """Names of mount points that must not be touched inline; asked for once a turn."""
         if now != self._looked:
             self._looked = now
             self._ops.at_risk = self._mounts.look()
         return self._ops.at_risk
 
-    def _crosses(self, request: ConnectRequest, now: float) -> bool:
+    def _crosses(self, request: ConnectRequest, now: float) -> Device | None:
+        """The file system that may not answer and that the way seems to lead into."""
         names = self._at_risk(now)
-        return bool(names) and not (
-            names.isdisjoint(request.path.split(b"/")) and (not request.path2 or names.isdisjoint(request.path2.split(b"/")))
-        )
+        if names:
+            for name in (*request.path.split(b"/"), *request.path2.split(b"/")):
+                if name in names:
+                    return self._devices.get(names[name])
+        return None
 
     def _finish(self, message: Message, client: HostClient, result: bytes | Opened) -> None:
         if isinstance(result, bytes):
@@ -265,7 +274,7 @@ class HostFs:
         if not inline or device.blocking_until > now:
             self.counters["threaded"] += 1
             self.manager.background(
-                message, client, (handle,), lambda: self.switch.run(identity, work), lambda data: message.reply(0, data)
+                message, client, (handle,), lambda: self.switch.run(identity, work), lambda data: message.reply(0, data), lane=device.lane
             )
             return
         start = monotonic()
@@ -374,6 +383,7 @@ class HostFs:
             (handle,),
             lambda: self.switch.run(identity, read_waiting, handle.fd, size, offset),
             lambda late: message.reply(len(late), late),
+            lane=device.lane,
         )
 
     def _write(self, message: Message, client: HostClient, handle: Handle, flags: int) -> None:
@@ -518,7 +528,12 @@ class _Write:
             # A client of this kernel that gives up may use its buffer again while the thread writes; what came from elsewhere is ours.
             data = bytes(part) if self._message.info.nd == ND_LOCAL else part
             fs.manager.background(
-                self._message, self._client, (self._handle,), lambda: fs.switch.run(self._identity, self._put, data), self._written
+                self._message,
+                self._client,
+                (self._handle,),
+                lambda: fs.switch.run(self._identity, self._put, data),
+                self._written,
+                lane=device.lane,
             )
             return
         start = monotonic()

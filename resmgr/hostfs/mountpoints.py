@@ -16,31 +16,34 @@ import select
 from resmgr.hostfs.device import blocks
 
 _ESCAPES = ((rb"\040", b" "), (rb"\011", b"\t"), (rb"\012", b"\n"), (rb"\134", b"\\"))
-_NONE: frozenset[bytes] = frozenset()
 
 
-def names_at_risk(mountinfo: bytes) -> frozenset[bytes]:
-    """Last components of the mount points of file systems that may not answer. Lines that do not parse are left out."""
-    found = set()
+def names_at_risk(mountinfo: bytes) -> dict[bytes, int]:
+    """Last components of the mount points of file systems that may not answer, and the device (st_dev) that is mounted there.
+
+    Of several with one name, the latest. Lines that do not parse are left out.
+    """
+    found: dict[bytes, int] = {}
     for line in mountinfo.splitlines():
         fields = line.split(b" ")
         try:
             kind = fields[fields.index(b"-", 6) + 1]
             name = fields[4].rpartition(b"/")[2]
+            major, minor = map(int, fields[2].split(b":"))
         except (ValueError, IndexError):
             continue
         if name and blocks(kind):
             for escape, byte in _ESCAPES:
                 name = name.replace(escape, byte)
-            found.add(name)
-    return frozenset(found)
+            found[name] = os.makedev(major, minor)
+    return found
 
 
 class MountPoints:
     """Those of the mount namespace of the thread that makes it. Without /proc there are none, and nothing is known to be at risk."""
 
     def __init__(self) -> None:
-        self.names = _NONE
+        self.names: dict[bytes, int] = {}
         self._poll = select.poll()
         try:
             self._list = os.open("/proc/thread-self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
@@ -58,7 +61,7 @@ class MountPoints:
             at += len(part)
         self.names = names_at_risk(b"".join(parts))
 
-    def look(self) -> frozenset[bytes]:
+    def look(self) -> dict[bytes, int]:
         """The names now. Costs a system call when nothing has changed."""
         if self._list >= 0 and self._poll.poll(0):
             self._read()

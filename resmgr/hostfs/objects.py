@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 
 from resmgr.access import Scope
 from resmgr.hostfs.device import Device
@@ -29,7 +30,12 @@ class HostHandle(Handle):
         self.stream = DirectoryStream(fd) if opened and directory else None
 
     def release(self) -> None:
-        os.close(self.fd)
+        lane = self.device.lane
+        if lane.patient and (self.readable or self.writable):
+            # Closing writes back, or asks the file system's server: it waits as a write does.
+            lane.submit(partial(os.close, self.fd), lambda _: None)
+        else:
+            os.close(self.fd)
 
 
 class Opened:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Mapping
 from stat import S_ISDIR, S_ISLNK, S_ISREG
 from typing import Protocol
 
@@ -37,7 +38,7 @@ _AT_FDCWD = -100
 class Attributes(Protocol):
     """Packs what stat says, with inode numbers of the served tree. `at_risk`: names that a listing must not stat (`mountpoints`)."""
 
-    at_risk: frozenset[bytes]
+    at_risk: Mapping[bytes, int]
 
     def attr(self, status: os.stat_result) -> bytes: ...
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Mapping
 from stat import S_IFIFO, S_IFMT, S_IFREG, S_IFSOCK, S_ISBLK, S_ISCHR, S_ISDIR, S_ISLNK
 
 from resmgr.access import Scope
@@ -54,7 +55,7 @@ class Operations:
         self._head = head
         self._process_umask = process_umask
         self._openat2 = True
-        self.at_risk: frozenset[bytes] = frozenset()
+        self.at_risk: Mapping[bytes, int] = {}
         """For `read_directory`."""
 
     # ---- attributes

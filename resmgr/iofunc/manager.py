@@ -16,6 +16,7 @@ from typing import Generic, TypeVar
 from resmgr.channel import FIRST_PART_DEFAULT, PID_SYSTEM, PULSE_DISCONNECT, ClientInfo, Kernel, Message, Pulse
 from resmgr.errors import BadMessage, errno_of
 from resmgr.iofunc.handle import CLIENTS_MAX, HANDLES_PER_CLIENT, HANDLES_PER_MANAGER, Client, Handle, HandleTable
+from resmgr.iofunc.lanes import Job, Lane
 from resmgr.iomsg import REQUEST, Connect, Io
 from resmgr.iorequest import ConnectRequest, parse_close, parse_connect
 
@@ -164,16 +165,25 @@ class Manager(Generic[C]):
         work: Callable[[], R],
         finish: Callable[[R], None],
         discard: Callable[[R], None] | None = None,
+        lane: Lane | None = None,
     ) -> None:
         """Run *work* in a worker thread and *finish* with its result, in dispatch context. *held* handles stay open until then.
 
-        A client that gives up gets EINTR at once; the work goes on, and its result is given to *discard* (new descriptors are to be
-        closed).
+        A client that gives up gets EINTR at once; work that waits in its *lane* is dropped, other work goes on, and its result is given to
+        *discard* (new descriptors are to be closed).
         """
         for handle in held:
             handle.hold()
-        if message.on_unblock is None:
-            message.on_unblock = lambda: message.error(errno.EINTR)
+        job: Job | None = None
+
+        def give_up() -> None:
+            if job is not None and job.cancel():
+                for handle in held:
+                    handle.drop()
+            message.error(errno.EINTR)
+
+        if message.on_unblock is None or lane is not None:
+            message.on_unblock = give_up
 
         def done(result: R | BaseException) -> None:
             for handle in held:
@@ -193,7 +203,10 @@ class Manager(Generic[C]):
             except Exception as error:
                 self.failed(message, error)
 
-        self.kernel.dispatch.call_blocking(work, done)
+        if lane is None:
+            self.kernel.dispatch.call_blocking(work, done)
+        else:
+            job = lane.submit(work, done)
 
     # ---- life
 

@@ -9,6 +9,8 @@ process, after the daemon has let go of it, and fails as in a remote shell: stat
 could not be executed or a directory that could not be entered, and a line on standard error. A library that the client's environment
 preloads can never run with the daemon's rights.
 
+What else it would inherit is dropped by the thread that starts it (`inherit`) or by the script.
+
 The child gets nothing of the daemon's environment. It gets what the client sent, except names that steer the loader or the shell, and
 HOME, USER, LOGNAME, SHELL and PATH of the account.
 """
@@ -22,6 +24,7 @@ import os
 import pwd
 import queue
 import re
+import resource
 import signal
 import struct
 import subprocess
@@ -35,6 +38,7 @@ import attrs
 
 from resmgr.access import MappedUser
 from resmgr.errors import ResmgrError
+from resmgr.procmgr.inherit import drop_privileges_of_thread, spared_from_oom
 from resmgr.procmgr.message import (
     SPAWN_PTY,
     SPAWN_STDERR,
@@ -45,11 +49,14 @@ from resmgr.procmgr.message import (
 )
 
 SCRIPT = b"""case $1 in *t*) exec 0<>/proc/self/fd/0 1>&0 2>&0;; esac
+case $1 in *o*) echo 0 >/proc/self/oom_score_adj;; esac 2>/dev/null
+ulimit -S -n "$3" 2>/dev/null
 case $1 in *h*) cd -- "$2" 2>/dev/null || cd /;; *) cd -- "$2" || exit 126;; esac
-shift 2
+shift 3
 exec "$@"
 """
-"""$1: t takes the terminal, h lets a missing home directory be /. $2: the directory. Then the program and its arguments."""
+"""$1: t takes the terminal, o gives up protection from the out-of-memory killer, h lets a missing home directory be /. $2: the directory.
+$3: how many files may be open. Then the program and its arguments."""
 PATH_USER = b"/usr/local/bin:/usr/bin:/bin"
 PATH_ROOT = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 UMASK_USER = 0o022
@@ -144,8 +151,10 @@ def environment(spawn: Spawn, account: Account) -> dict[bytes, bytes]:
     return result
 
 
-def start(spawn: Spawn, account: Account) -> Launched:
-    """Start the program. OSError when it could not even be forked (EAGAIN, EMFILE, EPERM: this daemon may not become that user)."""
+def start(spawn: Spawn, account: Account, open_files: int | None = None) -> Launched:
+    """Start the program; *open_files* is its soft limit, None the daemon's.
+
+    OSError when it could not even be forked (EAGAIN, EMFILE, EPERM: this daemon may not become that user)."""
     begin = time.monotonic()
     mine: list[int] = []
     theirs: list[int] = []
@@ -154,7 +163,7 @@ def start(spawn: Spawn, account: Account) -> Launched:
             stdio = _terminal(spawn, account, mine, theirs)
         else:
             stdio = _pipes(spawn, mine, theirs)
-        pid = _execute(spawn, account, stdio)
+        pid = _execute(spawn, account, stdio, open_files)
         try:
             # The child is not reaped by anybody else, so its number is still its own.
             pidfd = os.pidfd_open(pid)
@@ -215,12 +224,17 @@ def _terminal(spawn: Spawn, account: Account, mine: list[int], theirs: list[int]
     return slave, slave, slave
 
 
-def _execute(spawn: Spawn, account: Account, stdio: tuple[int, int, int]) -> int:
+def _execute(spawn: Spawn, account: Account, stdio: tuple[int, int, int], open_files: int | None) -> int:
     user = account.user
     how = b"t" if spawn.flags & SPAWN_PTY else b""
     if not spawn.directory:
         how += b"h"
-    arguments = [b"/bin/sh", b"-c", SCRIPT, b"qnet", how, spawn.directory or account.home, *spawn.arguments]
+    if spared_from_oom():
+        how += b"o"
+    if open_files is None:
+        open_files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    files = b"unlimited" if open_files == resource.RLIM_INFINITY else b"%d" % open_files
+    arguments = [b"/bin/sh", b"-c", SCRIPT, b"qnet", how, spawn.directory or account.home, files, *spawn.arguments]
     umask = UMASK_USER if spawn.umask == UMASK_DEFAULT else spawn.umask
     # As oneself nothing is set: an ordinary user's daemon may not, and without it the cheaper vfork is used.
     same = user.uid == os.geteuid() and user.gid == os.getegid()
@@ -246,11 +260,13 @@ class Launcher:
     """The thread. `launch` may be called from the dispatch; *done* is called in the thread with the result or the error.
 
     *namespace* names a mount namespace (`/proc/PID/ns/mnt`, or a path kept open as `/proc/self/fd/N`) that programs shall see instead of
-    the daemon's: a daemon that hides its own mounts from itself gives its users' namespace here.
+    the daemon's: a daemon that hides its own mounts from itself gives its users' namespace here. *open_files*: the soft limit of programs,
+    for a daemon that raised its own; None: this process's.
     """
 
-    def __init__(self, namespace: str | None = None) -> None:
+    def __init__(self, namespace: str | None = None, open_files: int | None = None) -> None:
         self._namespace = namespace
+        self._open_files = open_files
         self._jobs: queue.SimpleQueue[tuple[MappedUser, Spawn, LaunchDone] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
 
@@ -273,6 +289,8 @@ class Launcher:
                 enter_mounts(self._namespace)
             except OSError as error:
                 failure = error
+        # After the namespace, which takes a capability that may be an ambient one.
+        drop_privileges_of_thread()
         while True:
             job = self._jobs.get()
             if job is None:
@@ -283,7 +301,7 @@ class Launcher:
                 done(failure)
                 continue
             try:
-                done(start(spawn, account(user, spawn.user)))
+                done(start(spawn, account(user, spawn.user), self._open_files))
             except Exception as error:
                 done(error)
 

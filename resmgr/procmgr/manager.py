@@ -100,15 +100,22 @@ class ProcessManager:
     """Create it once per node. `close` ends every process that it still holds, detached ones excepted."""
 
     def __init__(
-        self, kernel: Kernel, dispatch: Dispatch, policy: Policy, rules: SpawnRules | None = None, *, namespace: str | None = None
+        self,
+        kernel: Kernel,
+        dispatch: Dispatch,
+        policy: Policy,
+        rules: SpawnRules | None = None,
+        *,
+        namespace: str | None = None,
+        open_files: int | None = None,
     ) -> None:
-        """*namespace*: the mount namespace that programs shall see, if it is not the daemon's (see `Launcher`)."""
+        """*namespace*: the mount namespace that programs see, *open_files*: their soft limit, if they are not the daemon's (`Launcher`)."""
         self.policy = policy
         self.rules = SpawnRules() if rules is None else rules
         self.refusals: dict[Refusal, int] = dict.fromkeys(Refusal, 0)
         self.spawned = 0
         self._dispatch = dispatch
-        self._launcher = Launcher(namespace)
+        self._launcher = Launcher(namespace, open_files)
         self._processes: dict[int, Process] = {}
         self._owner: dict[int, tuple[_Owner, ClientInfo]] = {}
         self._starting: set[_Start] = set()

@@ -53,6 +53,8 @@ log = logging.getLogger(__name__)
 SEND_BUFFER = 4 << 20
 """Bytes, if we have the right; wmem_max otherwise."""
 MTU_MAX = 65535
+INTERFACES_TOLD = 8
+"""Names of interfaces in a message about one that is not there."""
 
 
 @attrs.frozen
@@ -87,7 +89,7 @@ class PacketDriver:
         try:
             link = self._monitor.find(options.ifname)
             if link is None:
-                raise ModuleError(errno.ENODEV, f"there is no network interface {options.ifname} in this network namespace")
+                raise ModuleError(errno.ENODEV, _no_interface(options.ifname))
             if link.kind not in (ARPHRD_ETHER, ARPHRD_LOOPBACK) or len(link.mac) != MAC_SIZE:
                 raise ModuleError(errno.EINVAL, f"{options.ifname} is no Ethernet interface (device type {link.kind})")
             self._sock = self._open_socket(options.ifname)
@@ -255,6 +257,13 @@ class PacketDriver:
         except OSError as error:
             log.warning("packet: no ring for MTU %d on %s (%s): receiving with recv", mtu, self._options.ifname, error.strerror)
             self._receiver = Recv(self._sock, min(mtu, MTU_MAX), self._options.ring)
+
+
+def _no_interface(name: str) -> str:
+    """The sentence about an interface that is not there, with those that are."""
+    there = sorted(other for _, other in socket.if_nameindex())
+    few = ", ".join(there[:INTERFACES_TOLD]) + (", ..." if len(there) > INTERFACES_TOLD else "")
+    return f"there is no network interface {name} in this network namespace; there is: {few or 'none'}"
 
 
 def _attach(context: Context, options: PacketOptions) -> PacketDriver:

@@ -13,6 +13,12 @@ from qnetpy.testing import cluster as kit
 
 pytestmark = [pytest.mark.cluster, pytest.mark.priv]
 Start = Callable[..., kit.Cluster]
+SPAWN = """
+[config.access.spawn]
+nodes = ["a"]
+[nodes.a]
+[nodes.b]
+"""
 
 
 def refused(cluster: kit.Cluster, node: str, *argv: str) -> str:
@@ -155,3 +161,40 @@ def test_wrong_certificates_are_refused_counted_and_harm_nobody(start_cluster: S
     assert cluster.run("a", "ls", "/net").stdout == "a\nb\n"
     for node in cluster.nodes:
         assert "Traceback" not in cluster.run(node, "cat", "/run/qnet/log").stdout
+
+
+def test_a_program_has_the_limits_it_would_have_at_home(start_cluster: Start) -> None:
+    """Not those that the daemon gave itself."""
+    cluster = start_cluster(SPAWN)
+    cluster.run("b", "qnet", "down")
+    cluster.run("b", "sh", "-c", "ulimit -Sn 1000; nohup nice -n -3 qnet up")
+    cluster.run("a", "qnet", "nodes", "--wait", "b")
+    pid = cluster.run("b", "cat", "/run/qnet/lock").stdout.strip()
+    daemon = cluster.run("b", "sh", "-c", f"grep 'open files' /proc/{pid}/limits; cut -d' ' -f19 /proc/{pid}/stat").stdout.split()
+    assert daemon[3] == daemon[4] != "1000", "the daemon has all it can get"
+    assert daemon[-1] == "-3"
+    show = "ulimit -Sn; ulimit -Hn; umask; nice"
+    at_home = cluster.run("b", "sh", "-c", f"ulimit -Sn 1000; {show}").stdout
+    assert cluster.run("a", "qnet", "on", "b", "--", "sh", "-c", show).stdout == at_home
+    assert int(cluster.run("a", "qnet", "on", "b", "--", "grep", "SigIgn", "/proc/self/status").stdout.split()[1], 16) & 1 == 0
+
+
+def test_a_third_node_through_a_second_one(start_cluster: Start) -> None:
+    """`/net/b/net/c` is c, which a reaches itself: as the same user, and also while b takes no part any more."""
+    cluster = start_cluster("[nodes.a]\n[nodes.b]\n[nodes.c]\n")
+    for one in "abc":
+        for other in "abc".replace(one, ""):
+            cluster.run(one, "qnet", "nodes", "--wait", other)
+
+    assert cluster.run("a", "cat", "/net/b/net/c/etc/hostname").stdout == "c\n"
+    assert cluster.run("a", "cat", "/net/b/net/c/net/b/etc/hostname", check=False).stderr.endswith("Too many levels of symbolic links\n")
+    assert cluster.run("a", "stat", "-c", "%F", "/net/c/net/b/net").stdout == "directory\n"
+    for path in ("b/net/a", "b/net/b", "c/net/b/net/c"):
+        result = cluster.run("a", "ls", f"/net/{path}", check=False)
+        assert "Too many levels of symbolic links" in result.stderr, path
+    assert "No such file" in cluster.run("a", "ls", "/net/b/net/nobody", check=False).stderr
+    assert cluster.run("a", "ls", "/net/b/net").stdout == ""
+
+    wait_for(lambda: cluster.run("a", "sh", "-c", "exec 3</net/b/net/c/etc/hostname; cat <&3").stdout == "c\n", 5.0)
+    cluster.run("c", "qnet", "down")
+    wait_for(lambda: "down" in cluster.run("a", "cat", "/net/b/net/c/etc/hostname", check=False).stderr, 5.0)

@@ -12,6 +12,7 @@ import pytest
 from qnetpy.netfs.manager import NetFs
 from qnetpy.nodes import NodeState, NodeTable
 from qnetpy.testing.world import World
+from resmgr.access import Export, Policy
 from resmgr.channel import CHID_PATHMGR, PID_SYSTEM, Credentials, Kernel, Nd
 from resmgr.errors import ResmgrError
 from resmgr.iomsg import STATUS_REDIRECT, Connect, Entry, Target
@@ -53,7 +54,7 @@ def rig() -> Rig:
     dispatch = VirtualDispatch(1)
     kernel = Kernel(dispatch, "a")
     nodes = NodeTable()
-    return Rig(dispatch, kernel, nodes, NetFs(kernel, nodes))
+    return Rig(dispatch, kernel, nodes, NetFs(kernel, nodes, lambda info: True))
 
 
 def test_lists_this_node_and_those_that_can_be_reached(rig: Rig) -> None:
@@ -131,17 +132,19 @@ def test_its_times_move_on_and_listeners_hear_when_a_node_comes_or_goes(rig: Rig
     assert heard == [b"b"]
 
 
-def test_clients_of_other_nodes_cannot_use_it() -> None:
+def test_it_is_not_there_for_clients_of_other_nodes_that_may_not_read_it() -> None:
     world = World(1)
     a, b = world.start("a"), world.start("b")
     assert world.until(world.settled)
+    b.system.set_policy(Policy(b.system.accounts, exports=(Export("/srv", ("read",)),)))
     client = IoClient(a.system.kernel, Credentials(0, 0), run=lambda goal: (world.until(goal), None)[1])
     nd = a.nd("b")
     target = b.qnet.netfs.target
-    with fails(errno.EBADF):
-        client.lookup(b"", target=Target(nd, target.pid, target.chid))
-    there = Target(nd, PID_SYSTEM, CHID_PATHMGR)
     with fails(errno.ENOENT):
-        client.lookup(b"net/a", target=there)
-    assert b"net" in client.names()
-    assert client.names(b"net") == {b"a", b"b"}
+        client.lookup(b"c", target=Target(nd, target.pid, target.chid))
+    there = Target(nd, PID_SYSTEM, CHID_PATHMGR)
+    for name in (b"net", b"net/a", b"net/c"):
+        with fails(errno.ENOENT):
+            client.lookup(name, target=there)
+    root = client.open(b"", os.O_RDONLY | os.O_DIRECTORY, target=there)
+    assert b"net" not in {entry.name for entry in client.readdir(there, root.ocb, 0, 65536)}

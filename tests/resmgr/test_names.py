@@ -258,10 +258,31 @@ def test_walks_that_go_wrong() -> None:
 
     steps = walk.walk(b"/x")
     next(steps)
-    assert steps.send(redirect(Target(5, 1, 1))).address == (5, 1, 1)
+    assert steps.send(redirect(Target(5, 1, 9))).address == (5, 1, 9)
     with pytest.raises(ResmgrError) as raised:
         steps.send(redirect(Target(6, 1, 1)))
-    assert raised.value.errno == errno.EREMOTE
+    assert raised.value.errno == errno.EREMOTE, "only a path manager is asked by the whole name"
+
+    def onward(answer: tuple[int, bytes]) -> walk.Question:
+        """What comes after the path manager of node 5 has said that the name is a third node's, and home has given *answer*."""
+        steps = walk.walk(b"/x")
+        next(steps)
+        assert steps.send(redirect(Target(5, 1, 1))).address == (5, 1, 1)
+        home = steps.send(redirect(Target(6, 1, 1)))
+        assert (home.address, home.message[16:]) == ((0, 1, 1), b"more"), "the same name, at home"
+        return steps.send(answer)
+
+    assert onward(redirect(Target(8, 1, 1))).address == (8, 1, 1)
+    there = iomsg.Entry(Target(0, 1, 3), 1, 0, iomsg.Attr(*range(13))).pack()
+    for answer, code in (
+        ((0, there), errno.EREMOTE),
+        (redirect(Target(5, 1, 1)), errno.ELOOP),
+        (redirect(Target(0, 1, 1)), errno.ELOOP),
+        ((-errno.EHOSTDOWN, b""), errno.EHOSTDOWN),
+    ):
+        with pytest.raises(ResmgrError) as raised:
+            onward(answer)
+        assert raised.value.errno == code
 
     steps = walk.walk(b"/x")
     next(steps)

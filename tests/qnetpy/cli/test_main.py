@@ -102,6 +102,12 @@ def test_an_identity_is_not_lost_by_accident(tmp_path: Path) -> None:
     assert qnet("cert", "install", str(renewed), "--dir", str(home)).returncode == 0, "renewing needs no option"
 
 
+def test_a_mistyped_option_is_told_with_the_one_that_was_meant() -> None:
+    assert refused("status", "--jsn", status=2) == "qnet status: there is no option --jsn; did you mean --json?"
+    assert refused("status", "--zzz", status=2) == "qnet status: there is no option --zzz; try: qnet status --help"
+    assert refused("ls", "--timeout", "abc", status=2) == "qnet ls: argument --timeout: not a number: 'abc'; try: qnet ls --help"
+
+
 def test_what_lies_in_the_current_directory_is_not_imported(tmp_path: Path) -> None:
     """`qnet up` and `qnet cluster up` are typed by root, anywhere."""
     (tmp_path / "stack").mkdir()

@@ -10,7 +10,7 @@ import pytest
 
 from qnetpy.identity.authority import Authority, NodeIdentity, issue_identity, make_authority
 from qnetpy.link import wire as w
-from qnetpy.link.constants import ATTEMPT_TIMEOUT, ATTEMPTS_MAX, HANDSHAKE_FRAME_MAX, MAC_SIZE, PINNED_TRIES, RETRY_FIRST
+from qnetpy.link.constants import ATTEMPT_TIMEOUT, ATTEMPTS_MAX, HANDSHAKE_FRAME_MAX, MAC_SIZE, PINNED_TRIES, RETRY_FIRST, RETRY_JITTER
 from qnetpy.link.cookie import ClusterMac
 from qnetpy.link.outcome import PeerHint, Reason
 from qnetpy.link.party import choose_suite, suite_numbers
@@ -307,10 +307,40 @@ def test_nobody_answers(make: Make, wire: Wire) -> None:
     assert (failed.reason, failed.attempt, failed.name, failed.address) == (Reason.NO_ANSWER, number, "b", B)
     assert failed.sentence == "node b at eth0 02:00:00:00:00:02 does not answer: not there, another cluster, or another cluster secret"
     assert a.machine.next_timeout() is None
-    assert 8 < len(wire.log) < 20
+    assert 8 < len(wire.log) < 16, "a call costs a handful of frames, however often its INITIATION is made anew"
     wire.log.clear()
     wire.run(100.0)
     assert wire.log == []
+
+
+def test_a_lost_frame_costs_a_tenth_of_a_second_whichever_it_is(make: Make, wire: Wire) -> None:
+    """Each frame of the handshake lost twice: the waits are those of the first half second, not doubled ones."""
+    wire.lose = dict.fromkeys((w.INITIATION, w.COOKIE, w.RESPONSE, w.FINAL, w.CONFIRM), 2)
+    a, b = make("a", A), make("b", B)
+    a.call(B, "b")
+    wire.run(10 * RETRY_FIRST * (1 + RETRY_JITTER) + 0.05)
+    assert not any(wire.lose.values())
+    assert agreed(a, b)
+
+
+def test_fresh_cookies_without_end_give_one_frame_each_and_no_faster_timer(make: Make, wire: Wire, authority: Authority) -> None:
+    """Somebody with the cluster secret answers every INITIATION with another cookie, and never with a RESPONSE."""
+    a = make("a", A)
+    secret = ClusterMac(authority.secret)
+    a.call(B, "b")
+    cookies = 0
+    while wire.now < ATTEMPT_TIMEOUT + 0.1:
+        if len(sent(wire, w.INITIATION)) > 2 * cookies:
+            frame, _, macs = w.parse_handshake(sent(wire, w.INITIATION)[-1])
+            body = secret.seal_cookie(cookies.to_bytes(16, "big"), macs[:MAC_SIZE], bytes(16))
+            head = w.HandshakeFrame(w.COOKIE, 0, frame.sender, frame.pattern, bytes(4), body).pack()
+            wire.inject(B, A, head + secret.make(head))
+            cookies += 1
+        wire.run(wire.now + 0.02)
+    assert a.failures()[0].reason is Reason.NO_ANSWER
+    assert len(sent(wire, w.INITIATION)) == 2 * cookies
+    # Three INITIATIONs in 8 s, each repeated nine times in RENEW_AFTER.
+    assert 20 < cookies <= 3 * 9
 
 
 def test_a_peer_that_falls_silent_is_told(make: Make, wire: Wire) -> None:

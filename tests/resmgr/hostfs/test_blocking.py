@@ -14,10 +14,12 @@ from resmgr.channel import ND_LOCAL, Credentials, Kernel
 from resmgr.errors import ResmgrError
 from resmgr.hostfs.device import FOREVER, REST, SLOW, Device
 from resmgr.hostfs.manager import HostFs
+from resmgr.iofunc.lanes import Lanes
 from resmgr.iomsg import Connect, Entry, Io
 from resmgr.iorequest import ConnectRequest, pack_close, pack_read, pack_write
 from resmgr.runner import open_dispatch
 from resmgr.testing.hostdir import HostDirectory
+from resmgr.testing.virtual import VirtualDispatch
 
 
 def test_a_cold_read_is_right_and_not_inline(host: HostDirectory) -> None:
@@ -39,18 +41,19 @@ def test_a_cold_read_is_right_and_not_inline(host: HostDirectory) -> None:
 
 
 def test_a_device_that_was_slow_is_left_alone_for_a_while() -> None:
-    device = Device(1, b"ext4", 0)
+    lanes = Lanes(VirtualDispatch(1))
+    device = Device(1, b"ext4", 0, lanes)
     device.took(SLOW / 2, 10.0)
     assert device.blocking_until <= 10.0
     device.took(SLOW * 2, 10.0, SLOW * 2)
     assert device.blocking_until <= 10.0, "it was expected to take that long"
     device.took(SLOW * 2, 10.0)
     assert device.blocking_until == 10.0 + REST
-    pages = Device(1, b"tmpfs", 0)
+    pages = Device(1, b"tmpfs", 0, lanes)
     pages.took(10.0, 10.0)
     assert pages.blocking_until == 0.0, "it has nothing to wait for"
     for kind in (b"nfs4", b"fuse.sshfs", b"cifs", b"9p"):
-        assert Device(1, kind, 0).blocking_until == FOREVER
+        assert Device(1, kind, 0, lanes).blocking_until == FOREVER
 
 
 def test_every_operation_on_a_network_file_system_is_threaded(host: HostDirectory) -> None:
@@ -75,6 +78,21 @@ def test_every_operation_on_a_network_file_system_is_threaded(host: HostDirector
     with pytest.raises(ResmgrError) as caught:
         client.open(b"none")
     assert caught.value.errno == errno.ENOENT
+
+
+def test_a_file_of_a_network_file_system_is_closed_in_its_turn(host: HostDirectory) -> None:
+    """close(2) may wait for the server: not in the dispatch."""
+    root = host.fs._devices.root
+    root.blocking_until = FOREVER
+    root.lane.patient = True
+    client = host.client()
+    made = client.open(b"f", os.O_CREAT | os.O_RDWR)
+    before = len(os.listdir("/proc/self/fd"))
+    began = root.lane.begun
+    client.close(made.target, made.ocb, made.handle)
+    host.dispatch.run_for(1.0)
+    assert root.lane.begun == began + 1
+    assert len(os.listdir("/proc/self/fd")) < before
 
 
 def user_ids() -> set[tuple[str, ...]]:

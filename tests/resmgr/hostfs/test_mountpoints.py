@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from resmgr.hostfs.mountpoints import MountPoints, names_at_risk
 
 MOUNTS = rb"""22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
@@ -17,8 +19,13 @@ MOUNTS = rb"""22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
 
 
 def test_names_at_risk() -> None:
-    assert names_at_risk(MOUNTS) == {b"far away\\", b"doc", b"pool", b"efi"}
-    assert names_at_risk(b"") == set()
+    assert names_at_risk(MOUNTS) == {
+        b"far away\\": os.makedev(0, 40),
+        b"doc": os.makedev(0, 41),
+        b"pool": os.makedev(0, 42),
+        b"efi": os.makedev(0, 44),
+    }
+    assert names_at_risk(b"") == {}
 
 
 def test_the_list_of_this_machine_is_read_once_and_closed_twice() -> None:

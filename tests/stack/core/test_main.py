@@ -138,7 +138,7 @@ def test_one_manager_per_instance(veth: Any, run_dir: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "status", "line"),
     [
-        ("-d packet ifname=none0", 1, "there is no network interface none0 in this network namespace"),
+        ("-d packet ifname=none0", 1, "there is no network interface none0 in this network namespace; there is: lo, va"),
         ("-d packet ifnam=va", 1, "packet: there is no option ifnam; did you mean ifname?"),
         ("-d packet", 1, "packet: option ifname is missing: ifname=TEXT"),
         ("-d packt ifname=va", 1, "there is no driver called packt: not in stack.drivers and not among the installed io_pkt.modules"),
