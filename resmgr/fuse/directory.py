@@ -24,6 +24,7 @@ from resmgr.fuse.attributes import done
 from resmgr.fuse.core import CONNECT, ENTRY_MAX, Core
 from resmgr.fuse.formats import BODY, AttrTuple
 from resmgr.fuse.inode import Node, same_type
+from resmgr.fuse.listed import Record
 from resmgr.fuse.request import Request
 from resmgr.iomsg import ATTR, COOKIE_END, DIRENT, NAME_MAX, OPEN, READDIR, READDIR_ATTRS, REQUEST, SYNC_DATA_ONLY, Connect, Io
 
@@ -35,6 +36,7 @@ _ENTRY = formats.ENTRY_OUT.pack
 _READDIR = int(Io.READDIR)
 _NO_ENTRY = bytes(formats.ENTRY_OUT.size)
 _DOTS = 2
+_NOT_THERE = frozenset((-errno.ENOENT, -errno.ENOTDIR, -errno.ELOOP))
 
 
 class Item(NamedTuple):
@@ -49,13 +51,34 @@ class Item(NamedTuple):
 class Directory:
     """An open directory: the chunk of entries at hand, the cookies of all that passed, and a fetch that may be under way."""
 
-    __slots__ = ("connection", "cookies", "end", "fetching", "fh", "items", "node", "ocb", "start", "waiting", "with_attrs")
+    __slots__ = (
+        "at",
+        "connection",
+        "cookies",
+        "end",
+        "fetching",
+        "fh",
+        "items",
+        "node",
+        "ocb",
+        "raw",
+        "record",
+        "start",
+        "waiting",
+        "with_attrs",
+    )
 
-    def __init__(self, fh: int, node: Node, connection: Connection, ocb: int) -> None:
+    def __init__(self, fh: int, node: Node, connection: Connection, ocb: int, record: Record) -> None:
         self.fh = fh
         self.node = node
         self.connection = connection
         self.ocb = ocb
+        self.record = record
+        """Knows what was changed from here since a chunk was asked for."""
+        self.at = 0.0
+        """When the chunk at hand was asked for."""
+        self.raw: Buffer = b""
+        """Its bytes, if they have attributes that neither the kernel nor the read-ahead was told."""
         self.items: list[Item] = []
         self.start = 0
         """Index of items[0]; the server's entries count from 0."""
@@ -72,26 +95,39 @@ class Directory:
 
 def opendir(core: Core, request: Request, view: memoryview) -> None:
     formats.OPEN_IN.parse(view, BODY)
+    node = request.node
     fixed = OPEN.pack(0, 0, CHUNK_FIRST)
-    core.on_base(request, request.node, CONNECT, Connect.OPEN, O_DIRECTORY, fixed, b"", ENTRY_MAX + CHUNK_FIRST, _opened)
+    connection = node.server.connections.get(request.user)
+    if node.parent is None or (connection is not None and connection in node.handles):
+        core.on_base(request, node, CONNECT, Connect.OPEN, O_DIRECTORY, fixed, b"", ENTRY_MAX + CHUNK_FIRST, _opened)
+    else:
+        # By its name: one message, where getting a handle first would be two.
+        core.on_leaf(request, node, Connect.OPEN, O_DIRECTORY, fixed, ENTRY_MAX + CHUNK_FIRST, _opened)
 
 
 def _opened(request: Request, status: int, reply: Buffer) -> None:
     core, node = request.core, request.node
     if status < 0:
-        core.failed(request, status)
+        # If the name leads elsewhere now, the kernel has to look again.
+        core.failed(request, -errno.ESTALE if status in _NOT_THERE and request.base is not node else status)
         return
     found, attr = core.entry(request, reply)
-    if found.handle:
-        core.handles.keep(node, found.connection, found.handle)
     if node.parent is not None and (attr[0] != node.ino or not same_type(node, attr)):
+        if found.handle and found.handle != found.ocb:
+            core.handles.close_later(found.connection, found.handle)
         core.handles.close_now(found.connection, found.ocb)
         core.error(request, errno.ESTALE)
         return
-    directory = Directory(core.new_fh(), node, found.connection, found.ocb)
+    node.server = found.server
+    if found.handle == found.ocb:
+        core.handles.share(node, found.connection, found.ocb)
+    elif found.handle:
+        core.handles.keep(node, found.connection, found.handle)
+    record = core.ahead.record(node, found.connection, request.user)
+    directory = Directory(core.new_fh(), node, found.connection, found.ocb, record)
     core.directories[directory.fh] = directory
     if len(found.data):
-        _arrived(directory, 0, True, *parse_entries(found.data, True))
+        _arrived(directory, 0, True, bytes(found.data), request.at)
     else:
         _fetch(core, directory, 0, True)
     core.answer(request, formats.OPEN_REPLY.pack(32, 0, request.unique, directory.fh, 0))
@@ -127,7 +163,10 @@ def parse_entries(reply: Buffer, with_attrs: bool) -> tuple[list[int], list[Item
     return cookies, items
 
 
-def _arrived(directory: Directory, index: int, with_attrs: bool, cookies: list[int], items: list[Item]) -> None:
+def _arrived(directory: Directory, index: int, with_attrs: bool, reply: Buffer, at: float) -> None:
+    cookies, items = parse_entries(reply, with_attrs)
+    directory.at = at
+    directory.raw = reply if with_attrs else b""
     directory.items = items
     directory.start = index
     directory.with_attrs = with_attrs
@@ -181,6 +220,7 @@ def _fetch(core: Core, directory: Directory, index: int, with_attrs: bool) -> No
     """Ask for the entries from *index* on; whoever waits is served when they came."""
     cookie = directory.cookies[index - 1] if index else 0
     directory.fetching = index
+    at = core.dispatch.now()
     flags = READDIR_ATTRS if with_attrs else 0
     message = REQUEST.pack(_READDIR, 0, flags, directory.ocb) + READDIR.pack(cookie, CHUNK)
 
@@ -189,7 +229,7 @@ def _fetch(core: Core, directory: Directory, index: int, with_attrs: bool) -> No
         waiting, directory.waiting = directory.waiting, []
         if status >= 0:
             try:
-                _arrived(directory, index, with_attrs, *parse_entries(reply, with_attrs))
+                _arrived(directory, index, with_attrs, bytes(reply) if with_attrs else reply, at)
             except BadMessage:
                 core.drops["bad_reply"] += 1
                 status = -errno.EIO
@@ -221,6 +261,14 @@ def _hand_over(core: Core, directory: Directory, request: Request, offset: int, 
     items = directory.items
     salt = node.server.salt
     count = len(items)
+    at = directory.at
+    age = core.dispatch.now() - at
+    valid = core.left(age)
+    doubted = directory.record.doubted
+    unsure = age >= core.options.attr_valid or at <= directory.record.floor
+    if not plus and len(directory.raw):
+        core.ahead.learn(directory.record, directory.raw, at)
+    directory.raw = b""
     while position < count:
         name, ino, mode, attr = items[position]
         length = len(name)
@@ -229,16 +277,17 @@ def _hand_over(core: Core, directory: Directory, request: Request, offset: int, 
             break
         size -= room
         if plus:
-            if attr is None:
+            if attr is None or unsure or (doubted and doubted.get(name, 0.0) >= at):
+                # Not known, for too long, or changed from here meanwhile: a lookup will tell.
                 parts.append(_NO_ENTRY)
-            elif (known := node.children.get(name)) is not None and known.server is not node.server:
-                # Another manager's root: only a lookup tells what it is.
+            elif (known := node.children.get(name)) is not None and (known.server is not node.server or known.attr_at > at):
+                # Another manager's root, or something newer is known.
                 parts.append(_NO_ENTRY)
             else:
                 child = core.nodes.enter(node, name, node.server, attr)
-                child.attr_at = request.at
+                child.attr_at = at
                 child.lookups += 1
-                parts.append(_ENTRY(*core.entry_fields(child)))
+                parts.append(_ENTRY(*core.entry_fields(child, valid)))
         if core.options.devices_as_files and mode & 0o170000 in (0o020000, 0o060000, 0o010000):
             mode = 0o100000
         position += 1
@@ -267,7 +316,7 @@ def releasedir(core: Core, request: Request, view: memoryview) -> None:
     if directory is None:
         core.drops["unknown_file"] += 1
     else:
-        core.handles.close_lazily(directory.connection, directory.ocb)
+        core.handles.let_go(directory.node, directory.connection, directory.ocb)
 
 
 def fsyncdir(core: Core, request: Request, view: memoryview) -> None:

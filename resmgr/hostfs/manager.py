@@ -247,6 +247,8 @@ class HostFs:
             raise
         node = 0 if result.node is None else self.manager.add(message, client, result.node)
         ocb = 0 if result.ocb is None else self.manager.add(message, client, result.ocb)
+        if result.ocb is not None and result.ocb.directory:
+            node = ocb
         message.reply(0, self._ops.entry(result.attr, node, ocb, result.data))
 
     def _io(
