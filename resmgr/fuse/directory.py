@@ -14,14 +14,13 @@ import errno
 import struct
 from array import array
 from os import O_DIRECTORY
-from typing import NamedTuple
 
 from resmgr.channel import Connection
 from resmgr.dispatch import Buffer
 from resmgr.errors import BadMessage
 from resmgr.fuse import formats
 from resmgr.fuse.attributes import done
-from resmgr.fuse.core import CONNECT, ENTRY_MAX, Core
+from resmgr.fuse.core import CONNECT, DEVICES, ENTRY_MAX, Core
 from resmgr.fuse.formats import BODY, AttrTuple
 from resmgr.fuse.inode import Node, same_type
 from resmgr.fuse.listed import Record
@@ -32,20 +31,15 @@ CHUNK_FIRST = 32 * 1024
 CHUNK = 256 * 1024
 """Bytes of entries asked for at once."""
 _DIRENT = formats.DIRENT.pack
-_ENTRY = formats.ENTRY_OUT.pack
+_ENTRY_AND_DIRENT = formats.ENTRY_AND_DIRENT.pack
 _READDIR = int(Io.READDIR)
 _NO_ENTRY = bytes(formats.ENTRY_OUT.size)
 _DOTS = 2
 _NOT_THERE = frozenset((-errno.ENOENT, -errno.ENOTDIR, -errno.ELOOP))
 
 
-class Item(NamedTuple):
-    """One entry as the server told it."""
-
-    name: bytes
-    ino: int
-    mode: int
-    attr: AttrTuple | None
+Item = tuple[bytes, int, int, AttrTuple | None]
+"""One entry as the server told it: name, inode number, mode, attributes."""
 
 
 class Directory:
@@ -139,25 +133,28 @@ def parse_entries(reply: Buffer, with_attrs: bool) -> tuple[list[int], list[Item
     items: list[Item] = []
     view = memoryview(reply)
     offset, end = 0, len(view)
+    head_of, attr_of, head_size, attr_size = DIRENT.unpack_from, ATTR.unpack_from, DIRENT.size, ATTR.size
+    attr: AttrTuple | None = None
     try:
         while offset < end:
-            ino, cookie, mode, length = DIRENT.unpack_from(view, offset)
-            offset += DIRENT.size
+            ino, cookie, mode, length = head_of(view, offset)
+            offset += head_size
             name = bytes(view[offset : offset + length])
             offset += length
-            attr: AttrTuple | None = None
             if with_attrs:
-                attr = ATTR.unpack_from(view, offset)
-                offset += ATTR.size
+                attr = attr_of(view, offset)
+                offset += attr_size
+                if not attr[1]:
+                    attr = None
             if len(name) != length or not 0 < length <= NAME_MAX or b"/" in name or b"\0" in name:
                 raise BadMessage("directory entry's name")
-            if name == b"." or name == b"..":
+            if length < 3 and (name == b"." or name == b".."):
                 # Its cookie still counts: the entry before leads past it.
                 if cookies:
                     cookies[-1] = cookie
                 continue
             cookies.append(cookie)
-            items.append(Item(name, ino, mode, attr if attr and attr[1] else None))
+            items.append((name, ino, mode, attr))
     except struct.error:
         raise BadMessage("directory entry cut short") from None
     return cookies, items
@@ -269,29 +266,33 @@ def _hand_over(core: Core, directory: Directory, request: Request, offset: int, 
     if not plus and len(directory.raw):
         core.ahead.learn(directory.record, directory.raw, at)
     directory.raw = b""
+    fixed = 24 + (128 if plus else 0)
+    devices = core.options.devices_as_files
+    children, server, enter, fields_of = node.children, node.server, core.nodes.enter, core.entry_fields
     while position < count:
         name, ino, mode, attr = items[position]
         length = len(name)
-        room = 24 + (length + 7 & ~7) + (128 if plus else 0)
+        room = fixed + (length + 7 & ~7)
         if room > size:
             break
         size -= room
-        if plus:
-            if attr is None or unsure or (doubted and doubted.get(name, 0.0) >= at):
-                # Not known, for too long, or changed from here meanwhile: a lookup will tell.
-                parts.append(_NO_ENTRY)
-            elif (known := node.children.get(name)) is not None and (known.server is not node.server or known.attr_at > at):
-                # Another manager's root, or something newer is known.
-                parts.append(_NO_ENTRY)
-            else:
-                child = core.nodes.enter(node, name, node.server, attr)
-                child.attr_at = at
-                child.lookups += 1
-                parts.append(_ENTRY(*core.entry_fields(child, valid)))
-        if core.options.devices_as_files and mode & 0o170000 in (0o020000, 0o060000, 0o010000):
-            mode = 0o100000
         position += 1
-        parts.append(_DIRENT((ino ^ salt) or 1, start + position + _DOTS, length, mode >> 12 & 15))
+        if devices and mode & 0o170000 in DEVICES:
+            mode = 0o100000
+        entry = ((ino ^ salt) or 1, start + position + _DOTS, length, mode >> 12 & 15)
+        if not plus:
+            parts.append(_DIRENT(*entry))
+        elif attr is None or unsure or (doubted and doubted.get(name, 0.0) >= at):
+            # Not known, for too long, or changed from here meanwhile: a lookup will tell.
+            parts.append(_NO_ENTRY + _DIRENT(*entry))
+        elif (known := children.get(name)) is not None and (known.server is not server or known.attr_at > at):
+            # Another manager's root, or something newer is known.
+            parts.append(_NO_ENTRY + _DIRENT(*entry))
+        else:
+            child = enter(node, name, server, attr)
+            child.attr_at = at
+            child.lookups += 1
+            parts.append(_ENTRY_AND_DIRENT(*fields_of(child, valid), *entry))
         parts.append(name + b"\0\0\0\0\0\0\0"[: -length & 7])
     core.answer_data(request, b"".join(parts))
     if position >= count and count and directory.fetching < 0 and directory.end < 0:

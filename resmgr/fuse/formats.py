@@ -218,6 +218,8 @@ DIRENT = Format("QQII")
 """ino, offset of the next entry, length of the name, type (mode >> 12); name, padded to 8 bytes."""
 INVAL_INODE = Format("IiQ" + "Qqq")
 """header, nodeid, offset (negative: attributes only), length."""
+ENTRY_AND_DIRENT = Format(ENTRY_LAYOUT + "QQII")
+"""An entry of READDIRPLUS: ENTRY_OUT, then DIRENT."""
 STORE = Format("IiQ" + "QQI4x")
 """header, nodeid, offset, size; data."""
 INVAL_ENTRY = Format("IiQ" + "QII")
