@@ -228,9 +228,10 @@ class ReadAhead:
 
     def _keep(self, record: Record, chunk: Chunk) -> None:
         core = self._core
-        if chunk.at <= record.floor or record not in self._records:
+        now = core.dispatch.now()
+        if chunk.at <= record.floor or now - chunk.at > self._valid or record not in self._records:
             return
-        self._expire(record, core.dispatch.now())
+        self._expire(record, now)
         chunks = record.chunks
         held = sum(len(other.data) for other in chunks) + len(chunk.data)
         while chunks and held > self._limit:
@@ -243,7 +244,7 @@ class ReadAhead:
             core.drops["ahead_evicted"] += 1
             self._clear(oldest)
         if self._timer is None:
-            self._timer = core.dispatch.call_at(core.dispatch.now() + self._valid, self._sweep)
+            self._timer = core.dispatch.call_at(now + self._valid, self._sweep)
 
     def _sweep(self) -> None:
         """Memory and open directories are given back although nobody asks."""
@@ -328,12 +329,16 @@ class ReadAhead:
         if len(data) > size:
             raise BadMessage("more entries than asked for")
         if not len(data):
-            record.whole = True
+            record.whole = bool(record.chunks)
             self._close(record)
             return
         chunk = Chunk(bytes(data), at)
         record.cookie = chunk.last
         self._keep(record, chunk)
+        if not record.chunks:
+            # It took so long that it is not to be believed any more, or there was no room.
+            self._restart(record)
+            return
         held = sum(len(kept.data) for kept in record.chunks)
         if chunk.last == COOKIE_END or held >= self._limit:
             record.whole = True

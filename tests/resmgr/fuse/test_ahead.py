@@ -173,6 +173,19 @@ def test_the_kernel_is_told_what_is_left_of_the_validity() -> None:
     assert rig.messages() == {}
 
 
+def test_the_age_counts_from_when_the_listing_was_asked_for() -> None:
+    rig, node = filled()
+    rig.fs.faults = [Fault("open", delay=0.3)]
+    rig.lookup(node, b"f0")
+    rig.lookup(node, b"f1")
+    rig.run(0.31)
+    assert validity(rig.lookup(node, b"f5")) == pytest.approx((0.69, 0.69))
+    rig.fs.add(b"d/f5", b"12345")
+    rig.run(0.7)
+
+    assert size(rig, node, b"f5") == 5
+
+
 def test_a_change_of_the_far_side_is_seen_when_the_validity_is_over() -> None:
     rig, node = warmed()
     rig.fs.add(b"d/f5", b"12345")
@@ -356,6 +369,30 @@ def test_a_listing_that_was_on_the_way_meanwhile_is_not_believed(operation: str)
     assert rig.messages() == {}
 
 
+@pytest.mark.parametrize("operation", ["unlink", "write"])
+def test_a_listing_that_was_made_while_a_change_was_on_the_way_is_not_believed_after_it(operation: str) -> None:
+    rig, node = filled()
+    file = rig.lookup(node, b"f5").nodeid
+    opened = rig.open(file, os.O_WRONLY)
+    rig.run(VALID + 0.1)
+    rig.fs.faults = [Fault(operation, delay=0.1)]
+    if operation == "unlink":
+        rig.start(Opcode.UNLINK, node, b"f5\0")
+    else:
+        rig.start(Opcode.WRITE, file, formats.WRITE_IN.pack(opened.fh, 0, 3, 0, 0, 0) + b"123")
+    rig.start(Opcode.RELEASE, file, formats.RELEASE_IN.pack(opened.fh, 0, 0, 0))
+    rig.start(Opcode.FORGET, file, struct.pack("=Q", 99))
+    rig.run(0.05)
+    rig.lookup(node, b"f0")
+    rig.lookup(node, b"f1")  # brings the listing, with the old f5
+    rig.run(0.1)
+    rig.fs.faults.clear()
+
+    assert size(rig, node, b"f5") == (-1 if operation == "unlink" else 3)
+    assert size(rig, node, b"f6") == 1
+    assert events(rig)["ahead_hits"] == 1
+
+
 def test_more_changes_than_are_remembered_drop_everything(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(listed, "DOUBTED_MAX", 5)
     rig, node = warmed()
@@ -471,6 +508,8 @@ def test_a_server_that_is_gone_answers_nothing() -> None:
     rig.fs.destroy()
 
     assert rig.lookup(node, b"f5").error < 0
+    assert rig.machine.ahead.cost == 0
+    assert len(rig.machine.ahead) == 0
 
 
 def test_files_with_several_links_are_asked_for() -> None:
@@ -501,7 +540,7 @@ def entry(name: bytes, *, size: int = 77, mode: int = S_IFREG | 0o644, cookie: i
         [entry(b"f5") + b"x"],
         [b"\xff" * 300],
         [entry(b"f5").replace(b"f5", b"")],
-        [entry(b"f%d" % number) for number in range(30)] * 10000,
+        [entry(b"f%03d" % number) for number in range(170)],
         [],
     ],
     ids=["cut short", "one byte more", "noise", "empty name", "more than asked for", "nothing"],
@@ -607,3 +646,19 @@ def test_closing_the_mount_while_a_listing_is_on_the_way() -> None:
     rig.run(3.0)
 
     assert rig.machine.ahead.cost == 0
+
+
+def test_a_listing_that_took_too_long_is_not_kept_and_its_directory_is_closed() -> None:
+    rig, node = filled(1000)
+    before = len(rig.fs.manager.table.handles)
+    rig.fs.faults = [Fault("open", delay=VALID + 0.1, times=1)]
+    rig.lookup(node, b"f0")
+    rig.lookup(node, b"f1")
+    rig.run(VALID + 0.3)
+
+    assert rig.machine.ahead.cost == 0
+    assert len(rig.fs.manager.table.handles) == before
+    # And the next ones bring it.
+    for number in range(10):
+        rig.lookup(node, b"f%d" % number)
+    assert rig.machine.ahead.cost > 0
