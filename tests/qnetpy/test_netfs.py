@@ -66,7 +66,7 @@ def test_lists_this_node_and_those_that_can_be_reached(rig: Rig) -> None:
 
 
 def test_listing_asks_nobody(rig: Rig) -> None:
-    """With attributes, too: a node that hangs must not hang `ls -l /net`."""
+    """With attributes, too: a node that hangs must not hang the listing."""
     rig.node("suspect", NodeState.UP, NodeState.SUSPECT)
     entries = rig.client().list(attrs=True)
     assert {entry.name for entry in entries} == {b"a", b"suspect"}
