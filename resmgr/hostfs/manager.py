@@ -30,7 +30,7 @@ from resmgr.hostfs.operations import Operations
 from resmgr.hostfs.syscalls import fallocate
 from resmgr.iofunc.handle import HANDLES_PER_CLIENT, HANDLES_PER_MANAGER, Client, Handle
 from resmgr.iofunc.manager import Manager
-from resmgr.iomsg import OFFSET_APPEND, SET_SIZE, SYNC_DATA_ONLY, Attr, Connect, Io, Target
+from resmgr.iomsg import ATTR, ENTRY, OFFSET_APPEND, SET_SIZE, SYNC_DATA_ONLY, Connect, Io, Target
 from resmgr.iorequest import (
     HEAD,
     WRITE_HEAD,
@@ -284,7 +284,7 @@ class HostFs:
 
     def _open(self, message: Message, client: HostClient, request: ConnectRequest, base: Handle | None) -> None:
         self.manager.check_room(client)
-        room = message.reply_len - len(self._ops.entry(_NO_ATTR))
+        room = message.reply_len - ENTRY.size - ATTR.size
         if request.prefetch > room:
             request.prefetch = max(0, room)
         self._run(message, client, base, request, self._ops.open)
@@ -446,9 +446,6 @@ class HostFs:
             return b""
 
         self._io(message, client, handle, work, inline=False)
-
-
-_NO_ATTR = Attr(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0).pack()
 
 
 def _discard(result: bytes | Opened) -> None:

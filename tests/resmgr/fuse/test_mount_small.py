@@ -89,7 +89,8 @@ def test_stat_is_not_older_than_the_validity(serve: Serve, served: Path) -> None
         for number in list(left):
             if os.stat(mount.path / "d" / f"f{number}").st_size == 0:
                 left.discard(number)
-        assert not left or asked - changed < 0.3, left
+        # The bound itself is tested in virtual time; a loaded machine adds to it.
+        assert not left or asked - changed < 2.0, left
 
 
 def test_what_a_program_here_does_it_sees_at_once(serve: Serve, served: Path) -> None:
@@ -163,6 +164,7 @@ def test_readers_mappers_and_writers_of_the_same_files_never_stop(serve: Serve, 
         changer.join()
         for reader in readers:
             reader.kill()
+            reader.communicate()
     assert statistics(mount)["events"]["stored"] > 0
 
 
