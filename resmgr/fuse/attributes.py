@@ -149,6 +149,7 @@ def setattr_(core: Core, request: Request, view: memoryview) -> None:
             valid |= ours
     node = request.node
     request.extra = valid
+    core.changes_node(request, node)
     fixed = SETATTR.pack(valid, mode & 0o7777, uid, gid, size, _time(atime, atime_ns), _time(mtime, mtime_ns))
     if node.directory:
         core.on_base(request, node, CONNECT, Connect.SETATTR, 0, fixed, b"", ENTRY_MAX, _set)

@@ -26,6 +26,7 @@ from resmgr.channel import Connection
 from resmgr.dispatch import Buffer, Dispatch
 from resmgr.errors import BadMessage
 from resmgr.fuse import formats
+from resmgr.fuse.ahead import ReadAhead
 from resmgr.fuse.formats import AttrTuple, Opcode
 from resmgr.fuse.handles import Handles
 from resmgr.fuse.inode import File, Node, NodeTable, Server
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
     from resmgr.fuse.directory import Directory
 
 OutputItem = bytes | tuple[Buffer, ...]
+Valid = tuple[int, int, int, int]
+"""Validity of an entry and of attributes, seconds; their nanoseconds."""
 
 EARLY_INTERRUPTS_MAX = 64
 """Interrupts remembered for requests not read yet; older ones belonged to requests that were answered meanwhile."""
@@ -95,7 +98,9 @@ class Core:
         self._early: dict[int, None] = {}
         self.servers = Servers(resolver, root)
         self.handles = Handles(dispatch, options.handles_max, self.drops)
-        self.nodes = NodeTable(self.servers.root, self.handles.drop_all)
+        self.nodes = NodeTable(self.servers.root, self._node_leaves)
+        self.ahead = ReadAhead(self)
+        self.servers.on_death = self.ahead.forget_connection
         entry_s, entry_ns = divmod(round(options.entry_valid * formats.NSEC), formats.NSEC)
         attr_s, attr_ns = divmod(round(options.attr_valid * formats.NSEC), formats.NSEC)
         self._valid = (entry_s, attr_s, entry_ns, attr_ns)
@@ -108,8 +113,15 @@ class Core:
         if not self.receiving:
             self.on_output()
 
+    def _node_leaves(self, node: Node) -> None:
+        self.handles.drop_all(node)
+        if node.ahead:
+            self.ahead.forget_node(node)
+
     def _finish(self, request: Request) -> None:
         request.answered = True
+        if request.changes:
+            self._doubt(request)
         if self.outstanding:
             self.outstanding.pop(request.unique, None)
 
@@ -142,12 +154,12 @@ class Core:
             self._finish(request)
             self.emit((_OUT_HEADER(16 + sum(map(len, parts)), 0, request.unique), *parts))
 
-    def answer_entry(self, request: Request, node: Node) -> None:
-        """Answer that the name leads to *node*, which counts as a lookup."""
+    def answer_entry(self, request: Request, node: Node, valid: Valid | None = None) -> None:
+        """Answer that the name leads to *node*, which counts as a lookup. *valid*: as for `entry_fields`."""
         if not request.answered:
             self._finish(request)
             node.lookups += 1
-            self.emit(_ENTRY_REPLY(144, 0, request.unique, *self.entry_fields(node)))
+            self.emit(_ENTRY_REPLY(144, 0, request.unique, *self.entry_fields(node, valid)))
 
     def answer_made(self, request: Request, node: Node) -> None:
         """`answer_entry` to MKNOD. The kernel refuses another type than it asked for, so this once a device or FIFO is told as what it is,
@@ -168,13 +180,20 @@ class Core:
             fields = self.entry_fields(node)
             self.emit(_ATTR_REPLY(120, 0, request.unique, fields[3], fields[5], *fields[6:]))
 
-    def entry_fields(self, node: Node) -> tuple[int, ...]:
-        """Fields of ENTRY_LAYOUT for *node*; what they say is remembered as told."""
+    def entry_fields(self, node: Node, valid: Valid | None = None) -> tuple[int, ...]:
+        """Fields of ENTRY_LAYOUT for *node*; what they say is remembered as told. *valid*: what `left` gave, for what is not fresh."""
         behind = node.behind
         if behind is not None and behind.outdates(node.attr_at):
             node.attr = behind.adjusted(node.attr)
             return (node.nodeid, 0, *self._unsure, *self.attr_fields(node))
-        return (node.nodeid, 0, *self._valid, *self.attr_fields(node))
+        return (node.nodeid, 0, *(valid or self._valid), *self.attr_fields(node))
+
+    def left(self, age: float) -> Valid:
+        """How long the kernel may believe an entry and attributes that were asked for *age* seconds ago."""
+        options = self.options
+        entry_s, entry_ns = divmod(max(0, round((options.entry_valid - age) * formats.NSEC)), formats.NSEC)
+        attr_s, attr_ns = divmod(max(0, round((options.attr_valid - age) * formats.NSEC)), formats.NSEC)
+        return (entry_s, attr_s, entry_ns, attr_ns)
 
     def attr_fields(self, node: Node) -> tuple[int, ...]:
         """Fields of ATTR_LAYOUT for *node*; what they say is remembered as told."""
@@ -362,6 +381,8 @@ class Core:
     def late(self, request: Request, status: int, reply: Buffer) -> None:
         """The answer to a request that was given up: what it opened is closed."""
         self.drops["late_replies"] += 1
+        if request.changes:
+            self._doubt(request)
         if status < 0 or request.kind != CONNECT or request.subtype not in _ENTRY_REPLIES:
             return
         try:
@@ -370,9 +391,26 @@ class Core:
             self.drops["bad_reply"] += 1
             return
         if found.attr is not None:
-            for number in (found.handle, found.ocb):
+            for number in {found.handle, found.ocb}:
                 if number:
                     self.handles.close_later(found.connection, number)
+
+    # ---- what is changed from here
+
+    def changes_name(self, request: Request, directory: Node, name: bytes) -> None:
+        """The request makes, removes or replaces *name*: from now until it is answered nothing older is believed of it."""
+        request.changes = (*request.changes, (directory, name))
+        self.ahead.doubt(directory, name)
+
+    def changes_node(self, request: Request, node: Node) -> None:
+        """The request changes attributes of *node*."""
+        if node.parent is not None:
+            request.changes = ((node.parent, node.name), *(node.aliases or ()))
+        self.ahead.doubt_node(node)
+
+    def _doubt(self, request: Request) -> None:
+        for directory, name in request.changes:
+            self.ahead.doubt(directory, name)
 
     # ---- stale handles
 
@@ -394,6 +432,7 @@ class Core:
             self.failed(request, status)
             return
         self.drops["stale_handle"] += 1
+        self.ahead.forget_node(base)
         self.forget_handles(base, request.connection)
         self.forget_handles(request.second, request.connection)
         self.walked(request)
@@ -475,6 +514,7 @@ class Core:
         for request in list(self.outstanding.values()):
             request.answered = True
         self.outstanding.clear()
+        self.ahead.close()
         self.handles.close()
         self.servers.close()
         self.files.clear()

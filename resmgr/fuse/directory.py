@@ -14,16 +14,16 @@ import errno
 import struct
 from array import array
 from os import O_DIRECTORY
-from typing import NamedTuple
 
 from resmgr.channel import Connection
 from resmgr.dispatch import Buffer
 from resmgr.errors import BadMessage
 from resmgr.fuse import formats
 from resmgr.fuse.attributes import done
-from resmgr.fuse.core import CONNECT, ENTRY_MAX, Core
+from resmgr.fuse.core import CONNECT, DEVICES, ENTRY_MAX, Core
 from resmgr.fuse.formats import BODY, AttrTuple
 from resmgr.fuse.inode import Node, same_type
+from resmgr.fuse.listed import Record
 from resmgr.fuse.request import Request
 from resmgr.iomsg import ATTR, COOKIE_END, DIRENT, NAME_MAX, OPEN, READDIR, READDIR_ATTRS, REQUEST, SYNC_DATA_ONLY, Connect, Io
 
@@ -31,31 +31,48 @@ CHUNK_FIRST = 32 * 1024
 CHUNK = 256 * 1024
 """Bytes of entries asked for at once."""
 _DIRENT = formats.DIRENT.pack
-_ENTRY = formats.ENTRY_OUT.pack
+_ENTRY_AND_DIRENT = formats.ENTRY_AND_DIRENT.pack
 _READDIR = int(Io.READDIR)
 _NO_ENTRY = bytes(formats.ENTRY_OUT.size)
 _DOTS = 2
+_NOT_THERE = frozenset((-errno.ENOENT, -errno.ENOTDIR, -errno.ELOOP))
 
 
-class Item(NamedTuple):
-    """One entry as the server told it."""
-
-    name: bytes
-    ino: int
-    mode: int
-    attr: AttrTuple | None
+Item = tuple[bytes, int, int, AttrTuple | None]
+"""One entry as the server told it: name, inode number, mode, attributes."""
 
 
 class Directory:
     """An open directory: the chunk of entries at hand, the cookies of all that passed, and a fetch that may be under way."""
 
-    __slots__ = ("connection", "cookies", "end", "fetching", "fh", "items", "node", "ocb", "start", "waiting", "with_attrs")
+    __slots__ = (
+        "at",
+        "connection",
+        "cookies",
+        "end",
+        "fetching",
+        "fh",
+        "items",
+        "node",
+        "ocb",
+        "raw",
+        "record",
+        "start",
+        "waiting",
+        "with_attrs",
+    )
 
-    def __init__(self, fh: int, node: Node, connection: Connection, ocb: int) -> None:
+    def __init__(self, fh: int, node: Node, connection: Connection, ocb: int, record: Record) -> None:
         self.fh = fh
         self.node = node
         self.connection = connection
         self.ocb = ocb
+        self.record = record
+        """Knows what was changed from here since a chunk was asked for."""
+        self.at = 0.0
+        """When the chunk at hand was asked for."""
+        self.raw: Buffer = b""
+        """Its bytes, if they have attributes that neither the kernel nor the read-ahead was told."""
         self.items: list[Item] = []
         self.start = 0
         """Index of items[0]; the server's entries count from 0."""
@@ -72,26 +89,39 @@ class Directory:
 
 def opendir(core: Core, request: Request, view: memoryview) -> None:
     formats.OPEN_IN.parse(view, BODY)
+    node = request.node
     fixed = OPEN.pack(0, 0, CHUNK_FIRST)
-    core.on_base(request, request.node, CONNECT, Connect.OPEN, O_DIRECTORY, fixed, b"", ENTRY_MAX + CHUNK_FIRST, _opened)
+    connection = node.server.connections.get(request.user)
+    if node.parent is None or (connection is not None and connection in node.handles):
+        core.on_base(request, node, CONNECT, Connect.OPEN, O_DIRECTORY, fixed, b"", ENTRY_MAX + CHUNK_FIRST, _opened)
+    else:
+        # By its name: one message, where getting a handle first would be two.
+        core.on_leaf(request, node, Connect.OPEN, O_DIRECTORY, fixed, ENTRY_MAX + CHUNK_FIRST, _opened)
 
 
 def _opened(request: Request, status: int, reply: Buffer) -> None:
     core, node = request.core, request.node
     if status < 0:
-        core.failed(request, status)
+        # If the name leads elsewhere now, the kernel has to look again.
+        core.failed(request, -errno.ESTALE if status in _NOT_THERE and request.base is not node else status)
         return
     found, attr = core.entry(request, reply)
-    if found.handle:
-        core.handles.keep(node, found.connection, found.handle)
     if node.parent is not None and (attr[0] != node.ino or not same_type(node, attr)):
+        if found.handle and found.handle != found.ocb:
+            core.handles.close_later(found.connection, found.handle)
         core.handles.close_now(found.connection, found.ocb)
         core.error(request, errno.ESTALE)
         return
-    directory = Directory(core.new_fh(), node, found.connection, found.ocb)
+    node.server = found.server
+    if found.handle == found.ocb:
+        core.handles.share(node, found.connection, found.ocb)
+    elif found.handle:
+        core.handles.keep(node, found.connection, found.handle)
+    record = core.ahead.record(node, found.connection, request.user)
+    directory = Directory(core.new_fh(), node, found.connection, found.ocb, record)
     core.directories[directory.fh] = directory
     if len(found.data):
-        _arrived(directory, 0, True, *parse_entries(found.data, True))
+        _arrived(directory, 0, True, bytes(found.data), request.at)
     else:
         _fetch(core, directory, 0, True)
     core.answer(request, formats.OPEN_REPLY.pack(32, 0, request.unique, directory.fh, 0))
@@ -103,31 +133,37 @@ def parse_entries(reply: Buffer, with_attrs: bool) -> tuple[list[int], list[Item
     items: list[Item] = []
     view = memoryview(reply)
     offset, end = 0, len(view)
+    head_of, attr_of, head_size, attr_size = DIRENT.unpack_from, ATTR.unpack_from, DIRENT.size, ATTR.size
+    attr: AttrTuple | None = None
     try:
         while offset < end:
-            ino, cookie, mode, length = DIRENT.unpack_from(view, offset)
-            offset += DIRENT.size
+            ino, cookie, mode, length = head_of(view, offset)
+            offset += head_size
             name = bytes(view[offset : offset + length])
             offset += length
-            attr: AttrTuple | None = None
             if with_attrs:
-                attr = ATTR.unpack_from(view, offset)
-                offset += ATTR.size
+                attr = attr_of(view, offset)
+                offset += attr_size
+                if not attr[1]:
+                    attr = None
             if len(name) != length or not 0 < length <= NAME_MAX or b"/" in name or b"\0" in name:
                 raise BadMessage("directory entry's name")
-            if name == b"." or name == b"..":
+            if length < 3 and (name == b"." or name == b".."):
                 # Its cookie still counts: the entry before leads past it.
                 if cookies:
                     cookies[-1] = cookie
                 continue
             cookies.append(cookie)
-            items.append(Item(name, ino, mode, attr if attr and attr[1] else None))
+            items.append((name, ino, mode, attr))
     except struct.error:
         raise BadMessage("directory entry cut short") from None
     return cookies, items
 
 
-def _arrived(directory: Directory, index: int, with_attrs: bool, cookies: list[int], items: list[Item]) -> None:
+def _arrived(directory: Directory, index: int, with_attrs: bool, reply: Buffer, at: float) -> None:
+    cookies, items = parse_entries(reply, with_attrs)
+    directory.at = at
+    directory.raw = reply if with_attrs else b""
     directory.items = items
     directory.start = index
     directory.with_attrs = with_attrs
@@ -181,6 +217,7 @@ def _fetch(core: Core, directory: Directory, index: int, with_attrs: bool) -> No
     """Ask for the entries from *index* on; whoever waits is served when they came."""
     cookie = directory.cookies[index - 1] if index else 0
     directory.fetching = index
+    at = core.dispatch.now()
     flags = READDIR_ATTRS if with_attrs else 0
     message = REQUEST.pack(_READDIR, 0, flags, directory.ocb) + READDIR.pack(cookie, CHUNK)
 
@@ -189,7 +226,7 @@ def _fetch(core: Core, directory: Directory, index: int, with_attrs: bool) -> No
         waiting, directory.waiting = directory.waiting, []
         if status >= 0:
             try:
-                _arrived(directory, index, with_attrs, *parse_entries(reply, with_attrs))
+                _arrived(directory, index, with_attrs, bytes(reply) if with_attrs else reply, at)
             except BadMessage:
                 core.drops["bad_reply"] += 1
                 status = -errno.EIO
@@ -221,28 +258,41 @@ def _hand_over(core: Core, directory: Directory, request: Request, offset: int, 
     items = directory.items
     salt = node.server.salt
     count = len(items)
+    at = directory.at
+    age = core.dispatch.now() - at
+    valid = core.left(age)
+    doubted = directory.record.doubted
+    unsure = age >= core.options.attr_valid or at <= directory.record.floor
+    if not plus and len(directory.raw):
+        core.ahead.learn(directory.record, directory.raw, at)
+    directory.raw = b""
+    fixed = 24 + (128 if plus else 0)
+    devices = core.options.devices_as_files
+    children, server, enter, fields_of = node.children, node.server, core.nodes.enter, core.entry_fields
     while position < count:
         name, ino, mode, attr = items[position]
         length = len(name)
-        room = 24 + (length + 7 & ~7) + (128 if plus else 0)
+        room = fixed + (length + 7 & ~7)
         if room > size:
             break
         size -= room
-        if plus:
-            if attr is None:
-                parts.append(_NO_ENTRY)
-            elif (known := node.children.get(name)) is not None and known.server is not node.server:
-                # Another manager's root: only a lookup tells what it is.
-                parts.append(_NO_ENTRY)
-            else:
-                child = core.nodes.enter(node, name, node.server, attr)
-                child.attr_at = request.at
-                child.lookups += 1
-                parts.append(_ENTRY(*core.entry_fields(child)))
-        if core.options.devices_as_files and mode & 0o170000 in (0o020000, 0o060000, 0o010000):
-            mode = 0o100000
         position += 1
-        parts.append(_DIRENT((ino ^ salt) or 1, start + position + _DOTS, length, mode >> 12 & 15))
+        if devices and mode & 0o170000 in DEVICES:
+            mode = 0o100000
+        entry = ((ino ^ salt) or 1, start + position + _DOTS, length, mode >> 12 & 15)
+        if not plus:
+            parts.append(_DIRENT(*entry))
+        elif attr is None or unsure or (doubted and doubted.get(name, 0.0) >= at):
+            # Not known, for too long, or changed from here meanwhile: a lookup will tell.
+            parts.append(_NO_ENTRY + _DIRENT(*entry))
+        elif (known := children.get(name)) is not None and (known.server is not server or known.attr_at > at):
+            # Another manager's root, or something newer is known.
+            parts.append(_NO_ENTRY + _DIRENT(*entry))
+        else:
+            child = enter(node, name, server, attr)
+            child.attr_at = at
+            child.lookups += 1
+            parts.append(_ENTRY_AND_DIRENT(*fields_of(child, valid), *entry))
         parts.append(name + b"\0\0\0\0\0\0\0"[: -length & 7])
     core.answer_data(request, b"".join(parts))
     if position >= count and count and directory.fetching < 0 and directory.end < 0:
@@ -267,7 +317,7 @@ def releasedir(core: Core, request: Request, view: memoryview) -> None:
     if directory is None:
         core.drops["unknown_file"] += 1
     else:
-        core.handles.close_lazily(directory.connection, directory.ocb)
+        core.handles.let_go(directory.node, directory.connection, directory.ocb)
 
 
 def fsyncdir(core: Core, request: Request, view: memoryview) -> None:

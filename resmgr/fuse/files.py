@@ -1,7 +1,9 @@
 """Open files: CREATE, OPEN, READ, FLUSH, RELEASE, FSYNC, FALLOCATE. WRITE is in `writing`.
 
 OPEN is one message that brings attributes and, for a read-only open of a file whose pages the kernel may not have, the first bytes. READs
-inside them are answered without the server; the bytes are dropped once they were read to their end, and after `attr_valid` seconds.
+inside them are answered without the server; the bytes are dropped once they were read to their end, and after `attr_valid` seconds. If
+they are the whole file, and it is opened for the first time, they are given to the kernel as pages (NOTIFY_STORE) before the answer, and it
+asks for none.
 
 Close-to-open: pages that the kernel has stay only if change value, mtime, size and inode number are what they were when the pages began
 to be filled, and nothing was written from here since. If the attributes differ from what the kernel was told, it is told that they are
@@ -57,6 +59,7 @@ def create(core: Core, request: Request, view: memoryview) -> None:
     request.extra = flags
     fixed = OPEN.pack(mode & 0o7777, umask, 0)
     wanted = flags & SERVER_FLAGS | O_CREAT
+    core.changes_name(request, request.node, request.name)
     core.on_base(request, request.node, CONNECT, Connect.OPEN, wanted, fixed, request.name, ENTRY_MAX, _created)
 
 
@@ -69,6 +72,7 @@ def _created(request: Request, status: int, reply: Buffer) -> None:
     found, attr = core.entry(request, reply)
     node = core.enter(request, request.node, request.name, found, attr)
     node.pages = node.version()
+    node.cached = True
     file = core.add_file(node, found.connection, found.ocb, request.extra)
     node.lookups += 1
     fields = core.entry_fields(node)
@@ -84,6 +88,8 @@ def open_(core: Core, request: Request, view: memoryview) -> None:
     prefetch = 0
     if not flags & (O_ACCMODE | O_TRUNC) and node.pages is None and node.mode & 0o170000 == S_IFREG:
         prefetch = core.options.prefetch
+    if flags & O_TRUNC:
+        core.changes_node(request, node)
     fixed = OPEN.pack(0, 0, prefetch)
     core.on_leaf(request, node, Connect.OPEN, flags & SERVER_FLAGS, fixed, ENTRY_MAX + prefetch, _opened)
 
@@ -119,6 +125,11 @@ def _opened(request: Request, status: int, reply: Buffer) -> None:
         file.data = bytes(found.data)
         file.data_at = request.at
         file.data_ends = len(file.data) < core.options.prefetch
+        if _may_store(node, attr, answer, file.data):
+            core.drops["stored"] += 1
+            core.output.append(formats.store(node.nodeid, file.data))
+            answer |= FOPEN_KEEP_CACHE
+    node.cached = True
     if flags & O_TRUNC:
         node.told = None
         if node.behind is not None:
@@ -129,6 +140,13 @@ def _opened(request: Request, status: int, reply: Buffer) -> None:
         core.drops["attributes_changed"] += 1
         core.output.append(formats.inval_inode(node.nodeid))
     core.answer(request, formats.OPEN_REPLY.pack(32, 0, request.unique, file.fh, answer))
+
+
+def _may_store(node: Node, attr: AttrTuple, answer: int, data: bytes) -> bool:
+    """Whether *data* can be given to the kernel as the file's pages: they are all of it, the kernel knows its size, and there has been no
+    READ of this node and no page, so that nothing can hold a page's lock and wait for an answer of ours."""
+    told = node.told
+    return not node.cached and not answer & FOPEN_DIRECT_IO and len(data) == attr[6] and told is not None and shown(told) == shown(attr)
 
 
 def _is_still(core: Core, node: Node, found: Found, attr: AttrTuple) -> bool:
@@ -276,5 +294,6 @@ def fallocate(core: Core, request: Request, view: memoryview) -> None:
         return
     file.node.pages = None
     file.node.told = None
+    core.changes_node(request, file.node)
     message = REQUEST.pack(Io.SPACE, 0, 0, file.ocb) + SPACE.pack(mode, offset, length)
     core.on_file(request, file, (message,), 0, done)

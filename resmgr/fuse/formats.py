@@ -124,6 +124,7 @@ WRITE_CACHE = 1
 FSYNC_DATA = 1
 NOTIFY_INVAL_INODE = 2
 NOTIFY_INVAL_ENTRY = 3
+NOTIFY_STORE = 4
 
 
 class Format:
@@ -217,6 +218,10 @@ DIRENT = Format("QQII")
 """ino, offset of the next entry, length of the name, type (mode >> 12); name, padded to 8 bytes."""
 INVAL_INODE = Format("IiQ" + "Qqq")
 """header, nodeid, offset (negative: attributes only), length."""
+ENTRY_AND_DIRENT = Format(ENTRY_LAYOUT + "QQII")
+"""An entry of READDIRPLUS: ENTRY_OUT, then DIRENT."""
+STORE = Format("IiQ" + "QQI4x")
+"""header, nodeid, offset, size; data."""
 INVAL_ENTRY = Format("IiQ" + "QII")
 """header, parent's nodeid, length of the name, flags; name and a zero byte."""
 
@@ -274,6 +279,12 @@ def error_reply(unique: int, code: int) -> bytes:
 def inval_inode(nodeid: int) -> bytes:
     """Notification: the attributes of *nodeid* are not valid any more. Takes no page lock in the kernel, so it never waits for a READ."""
     return INVAL_INODE.pack(INVAL_INODE.size, NOTIFY_INVAL_INODE, 0, nodeid, -1, 0)
+
+
+def store(nodeid: int, data: Buffer) -> tuple[Buffer, ...]:
+    """Notification: *data* are what the file *nodeid* begins with; the kernel keeps them as pages. Takes page locks, so it waits for READs
+    of those pages: send it only when none can be under way."""
+    return (STORE.pack(STORE.size + len(data), NOTIFY_STORE, 0, nodeid, 0, len(data)), data)
 
 
 def inval_entry(parent: int, name: bytes) -> bytes:

@@ -35,6 +35,8 @@ class Handles:
         self._young: list[tuple[Connection, int]] = []
         self._at_once: list[tuple[Connection, int]] = []
         self._lazy: list[tuple[Connection, int]] = []
+        self._shared: set[tuple[Connection, int]] = set()
+        """OCBs of open directories that are base handles, too: not closed before the directory is."""
         self._timer: Timer | None = None
         self._lazy_timer: Timer | None = None
 
@@ -65,6 +67,18 @@ class Handles:
             self._drops["handles_evicted"] += 1
             self.drop(*oldest)
 
+    def share(self, node: Node, connection: Connection, ocb: int) -> None:
+        """*node* was opened, and its server lets the OCB serve as a base handle: it does, if there is no other, also after the close."""
+        if connection not in node.handles:
+            self._shared.add((connection, ocb))
+            self.keep(node, connection, ocb)
+
+    def let_go(self, node: Node, connection: Connection, ocb: int) -> None:
+        """The directory that was opened as *ocb* is closed. As a base handle it stays."""
+        self._shared.discard((connection, ocb))
+        if node.handles.get(connection) != ocb:
+            self.close_lazily(connection, ocb)
+
     def drop(self, node: Node, connection: Connection) -> None:
         """*node* has no handle on *connection* any more; what it had is closed."""
         handle = node.handles.pop(connection, None)
@@ -78,7 +92,7 @@ class Handles:
 
     def close_later(self, connection: Connection, handle: int) -> None:
         """Close a handle that messages under way may still use."""
-        if connection.closed:
+        if connection.closed or (connection, handle) in self._shared:
             return
         self._young.append((connection, handle))
         if self._timer is None:
@@ -137,6 +151,7 @@ class Handles:
             self._lazy_timer.cancel()
             self._lazy_timer = None
         self._lazy.clear()
+        self._shared.clear()
         self._young.clear()
         self._aged.clear()
         self._at_once.clear()

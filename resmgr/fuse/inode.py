@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from stat import S_IFDIR, S_IFLNK, S_IFMT, S_IFREG
+from typing import TYPE_CHECKING
 
 import attrs
 
@@ -21,6 +22,9 @@ from resmgr.dispatch import Buffer
 from resmgr.fuse.behind import Behind
 from resmgr.fuse.formats import MASK64, ROOT_ID, AttrTuple
 from resmgr.iomsg import Target
+
+if TYPE_CHECKING:
+    from resmgr.fuse.listed import Record
 
 Version = tuple[int, int, int, int]
 """ino, change, mtime, size: when all are equal the data are."""
@@ -52,10 +56,12 @@ class Node:
     """See the head of this file. `attr` is the last that the server said, at `attr_at`; `told` is what the kernel was last told of it."""
 
     __slots__ = (
+        "ahead",
         "aliases",
         "attr",
         "attr_at",
         "behind",
+        "cached",
         "children",
         "directory",
         "files",
@@ -93,12 +99,16 @@ class Node:
         self.told: AttrTuple | None = None
         self.pages: Version | None = None
         """The version that the kernel's cached pages were read at; None: not known."""
+        self.cached = False
+        """The kernel may have pages of it, of whatever version."""
         self.behind: Behind | None = None
         """Writes that the kernel was told are done; None: there never were any."""
         self.lookups = 0
         self.children: dict[bytes, Node] = {}
         self.handles: dict[Connection, int] = {}
         self.files: list[File] = []
+        self.ahead: dict[Connection, Record] | None = None
+        """What was read ahead of a directory, for each user; None: nothing."""
         self.via: tuple[int, bytes] | None = None
         """A leaf on another server than its parent's: base handle and path there."""
 

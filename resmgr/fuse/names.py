@@ -8,8 +8,8 @@ from resmgr.channel import Connection
 from resmgr.dispatch import Buffer
 from resmgr.fuse import formats
 from resmgr.fuse.core import CONNECT, ENTRY_MAX, Core
-from resmgr.fuse.formats import BODY, device_64, name_at, names_at, strings_at
-from resmgr.fuse.inode import Node
+from resmgr.fuse.formats import BODY, AttrTuple, device_64, name_at, names_at, strings_at
+from resmgr.fuse.inode import Node, same_type
 from resmgr.fuse.request import Request, Step
 from resmgr.iomsg import MAKE, RENAME, SYMLINK, Connect
 
@@ -19,18 +19,44 @@ RENAME_EXCHANGE = 2
 
 def lookup(core: Core, request: Request, view: memoryview) -> None:
     request.name = name_at(view, BODY)
-    core.on_base(request, request.node, CONNECT, Connect.LOOKUP, 0, b"", request.name, ENTRY_MAX, _looked_up)
+    listed = core.ahead.find(request)
+    if listed is None or not _known(core, request, *listed):
+        core.on_base(request, request.node, CONNECT, Connect.LOOKUP, 0, b"", request.name, ENTRY_MAX, _looked_up)
+
+
+def _known(core: Core, request: Request, attr: AttrTuple, at: float) -> bool:
+    """Answer from what was read ahead, asked for at *at*. False: something newer speaks against it, so the server is asked."""
+    directory, name = request.node, request.name
+    node = directory.children.get(name)
+    if node is not None:
+        if node.server is not directory.server or (node.behind is not None and node.behind.outdates(at)):
+            return False
+        if node.attr_at > at:
+            # Asked for later, by another way; that the name leads there is what was read ahead.
+            if node.ino != attr[0] or not same_type(node, attr):
+                return False
+            attr = node.attr
+    node = core.nodes.enter(directory, name, directory.server, attr)
+    if node.attr_at < at:
+        node.attr_at = at
+    core.drops["ahead_hits"] += 1
+    core.answer_entry(request, node, core.left(request.at - at))
+    return True
 
 
 def _looked_up(request: Request, status: int, reply: Buffer) -> None:
     core = request.core
-    if status == -errno.ENOENT:
+    if status == -errno.EACCES:
+        core.ahead.forget_user(request.node, request.connection)
+    elif status == -errno.ENOENT:
         _forget_name(core, request.node, request.name)
         if core.options.negative_valid:
             seconds, nanoseconds = divmod(round(core.options.negative_valid * formats.NSEC), formats.NSEC)
             core.answer(request, formats.ENTRY_REPLY.pack(144, 0, request.unique, 0, 0, seconds, 0, nanoseconds, 0, *NO_FIELDS))
             return
     _entered(request, status, reply)
+    if status == 0:
+        core.ahead.looked_up(request)
 
 
 def _entered(request: Request, status: int, reply: Buffer) -> None:
@@ -52,6 +78,7 @@ def mkdir(core: Core, request: Request, view: memoryview) -> None:
     mode, umask = formats.MKDIR_IN.parse(view, BODY)
     request.name = name_at(view, BODY + formats.MKDIR_IN.size)
     fixed = MAKE.pack(mode & 0o7777, umask, 0)
+    core.changes_name(request, request.node, request.name)
     core.on_base(request, request.node, CONNECT, Connect.MKDIR, 0, fixed, request.name, ENTRY_MAX, _entered)
 
 
@@ -59,6 +86,7 @@ def mknod(core: Core, request: Request, view: memoryview) -> None:
     mode, rdev, umask, _ = formats.MKNOD_IN.parse(view, BODY)
     request.name = name_at(view, BODY + formats.MKNOD_IN.size)
     fixed = MAKE.pack(mode, umask, device_64(rdev))
+    core.changes_name(request, request.node, request.name)
     core.on_base(request, request.node, CONNECT, Connect.MKNOD, 0, fixed, request.name, ENTRY_MAX, _made)
 
 
@@ -75,6 +103,7 @@ def symlink(core: Core, request: Request, view: memoryview) -> None:
     (request.name,) = names_at(view, BODY, 1)
     _, text = strings_at(view, BODY, 2)
     path = request.name + text
+    core.changes_name(request, request.node, request.name)
     core.on_base(request, request.node, CONNECT, Connect.SYMLINK, 0, SYMLINK.pack(len(request.name)), path, ENTRY_MAX, _entered)
 
 
@@ -86,6 +115,8 @@ def link(core: Core, request: Request, view: memoryview) -> None:
         core.error(request, errno.ESTALE)
         return
     directory = request.node
+    core.changes_node(request, old)
+    core.changes_name(request, directory, request.name)
 
     def linked(request: Request, status: int, reply: Buffer) -> None:
         if status < 0:
@@ -115,6 +146,8 @@ def _rename(core: Core, request: Request, view: memoryview, new_id: int, flags: 
     if new_dir is None:
         core.error(request, errno.ESTALE)
         return
+    core.changes_name(request, old_dir, old_name)
+    core.changes_name(request, new_dir, new_name)
 
     def renamed(request: Request, status: int, reply: Buffer) -> None:
         if status < 0:
@@ -154,11 +187,13 @@ def _two_directories(
 
 def unlink(core: Core, request: Request, view: memoryview) -> None:
     request.name = name_at(view, BODY)
+    core.changes_name(request, request.node, request.name)
     core.on_base(request, request.node, CONNECT, Connect.UNLINK, 0, b"", request.name, ENTRY_MAX, _removed)
 
 
 def rmdir(core: Core, request: Request, view: memoryview) -> None:
     request.name = name_at(view, BODY)
+    core.changes_name(request, request.node, request.name)
     core.on_base(request, request.node, CONNECT, Connect.RMDIR, 0, b"", request.name, ENTRY_MAX, _removed)
 
 

@@ -28,6 +28,8 @@ class FuseOptions:
     """The same for names that do not exist."""
     prefetch: int = 64 * 1024
     """First bytes asked for with a read-only open; 0: none."""
+    attributes_ahead: int = 256 * 1024
+    """Bytes of entries with attributes read ahead of one directory in which names are looked up one after another; 0: none."""
     max_write: int = 1024 * 1024
     """Largest READ and WRITE. The descriptor is read with a buffer of this and 4096 bytes more."""
     write_behind: int = 8 * 1024 * 1024

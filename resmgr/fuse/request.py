@@ -50,6 +50,7 @@ class Request:
         "answered",
         "at",
         "base",
+        "changes",
         "connection",
         "core",
         "extra",
@@ -97,6 +98,8 @@ class Request:
         """A number of the operation's own."""
         self.name = b""
         """The name that the request is about, for operations in a directory."""
+        self.changes: tuple[tuple[Node, bytes], ...] = ()
+        """Directories and names in them whose attributes, or existence, the request changes."""
         self.again: Callable[[], None] | None = None
         """Begins the operation anew after a walk; None: the same message is sent again."""
         self.connection: Connection

@@ -43,6 +43,8 @@ class Servers:
     def __init__(self, resolver: Resolver, root: Target) -> None:
         self._resolver = resolver
         key = (root.nd, root.pid, root.chid)
+        self.on_death: Callable[[Connection], None] = lambda connection: None
+        """Called when the server behind a connection, or its node, is not there any more."""
         self.root = Server(key, 0)
         self._by_key: dict[tuple[int, int, int], Server] = {key: self.root}
         home = (int(ND_LOCAL), int(PID_SYSTEM), int(CHID_PATHMGR))
@@ -94,6 +96,7 @@ class Servers:
             if server.connections.get(user) is gone:
                 del server.connections[user]
                 server.targets.clear()
+            self.on_death(gone)
 
         connection.on_death = died
 

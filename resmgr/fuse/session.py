@@ -5,7 +5,8 @@ done when `receive` returns keeps the buffer, and another one is taken from a sm
 are not joined.
 
 A turn reads up to `BATCH` requests. A read that finds nothing costs an exception, more than another look of the dispatch; so after such a
-read only one request per turn is read until two came together again.
+read only one request per turn is read until two came together again. RELEASE and FORGET do not count: the program that closes goes on
+without waiting, so its next request is there mostly.
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import struct
 from collections.abc import Callable
 
 from resmgr.dispatch import Dispatch, Timer
 from resmgr.fuse import formats
 from resmgr.fuse.core import OutputItem
+from resmgr.fuse.formats import Opcode
 from resmgr.fuse.machine import Machine
 
 logger = logging.getLogger(__name__)
@@ -26,11 +29,14 @@ BATCH = 32
 """Requests read in one turn; the others of the node get their share then."""
 LOOK_EVERY = 16
 """A lone reader looks for a second request this often."""
+NOT_WAITED_FOR = frozenset((Opcode.RELEASE, Opcode.RELEASEDIR, Opcode.FORGET, Opcode.BATCH_FORGET))
+"""Requests that follow from what a program did, and that it does not wait for."""
 HEADERS = 4096
 POOL_MAX = 12
 """Buffers kept for later; more are given back to the system. Getting one is a millisecond of page faults."""
 POOL_IDLE = 2.0
 """Seconds after which buffers that were not needed are given back."""
+_opcode = struct.Struct("=I").unpack_from
 
 
 class _Buffer:
@@ -148,10 +154,10 @@ class Session:
     def _readable(self) -> None:
         machine = self.machine
         now = self._dispatch.now()
-        rounds = 1 if self._alone else BATCH
-        if self._alone:
+        alone = self._alone > 0
+        if alone:
             self._alone -= 1
-        for _ in range(rounds):
+        for _ in range(BATCH):
             buffer = self._buffer
             try:
                 length = os.readv(self._fd, (buffer.view,))
@@ -169,12 +175,14 @@ class Session:
                 reasons = {errno.ENODEV: "unmounted", errno.ECONNABORTED: "the connection was aborted"}
                 self._ended(reasons.get(error.errno or 0, f"reading /dev/fuse failed: {error.strerror}"))
                 return
-            machine.receive(buffer.view[:length], now)
+            view = buffer.view[:length]
+            waited_for = _opcode(view, 4)[0] not in NOT_WAITED_FOR
+            machine.receive(view, now)
             if buffer.borrowers:
                 self._buffer = self._take_buffer()
             if machine.output:
                 self._flush()
-            if self.closed:
+            if self.closed or (alone and waited_for):
                 return
 
     # ---- writing

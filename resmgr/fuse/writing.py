@@ -70,6 +70,8 @@ def write(core: Core, request: Request, view: memoryview) -> None:
     for other in node.files:
         other.data = None
     node.pages = None
+    node.cached = True
+    core.ahead.doubt_node(node)
     if size <= COPY_MAX or view.readonly:
         view = memoryview(bytearray(view))
         let_go = _nothing
@@ -234,6 +236,7 @@ class _Writing:
         node.pages = None
         node.told = None
         node.fresh = False
+        self.core.ahead.doubt_node(node)
 
 
 def _nothing() -> None:

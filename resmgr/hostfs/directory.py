@@ -47,21 +47,17 @@ class DirectoryStream:
             self._end = False
             self.position = cookie
 
-    def peek(self) -> Record | None:
-        """The next entry, without `.` and `..`; None at the end."""
-        while True:
-            if self._index >= len(self._records) and (self._end or not self._fill()):
-                return None
-            record = self._records[self._index]
-            name = record[3]
-            if name != b"." and name != b"..":
-                return record
-            self.advance(record)
+    def rest(self) -> list[Record]:
+        """Records that are at hand from here on, `.` and `..` among them; more are read if there are none. Empty at the end."""
+        if self._index >= len(self._records) and (self._end or not self._fill()):
+            return []
+        return self._records[self._index :]
 
-    def advance(self, record: Record) -> None:
-        """Go past *record*, which `peek` gave."""
-        self._index += 1
-        self.position = record[1]
+    def advance(self, count: int) -> None:
+        """Go past *count* of the records that `rest` gave."""
+        if count:
+            self._index += count
+            self.position = self._records[self._index - 1][1]
 
     def _fill(self) -> bool:
         buffer = ctypes.create_string_buffer(BUFFER)

@@ -31,7 +31,7 @@ from resmgr.hostfs.syscalls import fallocate
 from resmgr.iofunc.handle import HANDLES_PER_CLIENT, HANDLES_PER_MANAGER, Client, Handle
 from resmgr.iofunc.lanes import Lanes
 from resmgr.iofunc.manager import Manager
-from resmgr.iomsg import OFFSET_APPEND, SET_SIZE, SYNC_DATA_ONLY, Attr, Connect, Io, Target
+from resmgr.iomsg import ATTR, ENTRY, OFFSET_APPEND, SET_SIZE, SYNC_DATA_ONLY, Connect, Io, Target
 from resmgr.iorequest import (
     HEAD,
     WRITE_HEAD,
@@ -256,6 +256,8 @@ class HostFs:
             raise
         node = 0 if result.node is None else self.manager.add(message, client, result.node)
         ocb = 0 if result.ocb is None else self.manager.add(message, client, result.ocb)
+        if result.ocb is not None and result.ocb.directory:
+            node = ocb
         message.reply(0, self._ops.entry(result.attr, node, ocb, result.data))
 
     def _io(
@@ -291,7 +293,7 @@ class HostFs:
 
     def _open(self, message: Message, client: HostClient, request: ConnectRequest, base: Handle | None) -> None:
         self.manager.check_room(client)
-        room = message.reply_len - len(self._ops.entry(_NO_ATTR))
+        room = message.reply_len - ENTRY.size - ATTR.size
         if request.prefetch > room:
             request.prefetch = max(0, room)
         self._run(message, client, base, request, self._ops.open)
@@ -454,9 +456,6 @@ class HostFs:
             return b""
 
         self._io(message, client, handle, work, inline=False)
-
-
-_NO_ATTR = Attr(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0).pack()
 
 
 def _discard(result: bytes | Opened) -> None:

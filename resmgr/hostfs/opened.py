@@ -128,38 +128,40 @@ def read_directory(attrs: Attributes, handle: HostHandle, cookie: int, size: int
         stream.seek(cookie)
         head = b""
         at = 0
-        while (record := stream.peek()) is not None:
-            ino, following, kind, name = record
-            if not (scope.verbs and children is None) and scope.step(name) is None:
-                stream.advance(record)
-                continue
-            room -= fixed + len(name)
-            if room < 0:
-                if not out:
-                    raise OSError(errno.EINVAL, "no room for one entry")
-                return b"".join(out)
-            attr = b""
-            if want and name in attrs.at_risk:
-                # A file system that may not answer is mounted there: the client asks for it by name, which takes a thread.
-                head, attr = pack(ino ^ salt, following, kind << 12, len(name)), _BLANK_ATTR
-            elif want:
-                try:
-                    status = os.stat(name, dir_fd=fd, follow_symlinks=False)
-                except FileNotFoundError:
-                    # Gone since the record was read.
-                    room += fixed + len(name)
-                    stream.advance(record)
+        everything = scope.verbs and children is None
+        at_risk = attrs.at_risk
+        stat = os.stat
+        while records := stream.rest():
+            for taken, (ino, following, kind, name) in enumerate(records):
+                if name == b"." or name == b".." or not (everything or scope.step(name) is not None):
                     continue
-                except OSError:
-                    head, attr = pack(ino ^ salt, following, kind << 12, len(name)), _BLANK_ATTR
+                length = len(name)
+                room -= fixed + length
+                if room < 0:
+                    stream.advance(taken)
+                    if not out:
+                        raise OSError(errno.EINVAL, "no room for one entry")
+                    return b"".join(out)
+                if not want:
+                    head, attr = pack(ino ^ salt, following, kind << 12, length), b""
+                elif name in at_risk:
+                    # A file system that may not answer is mounted there: the client asks for it by name, which takes a thread.
+                    head, attr = pack(ino ^ salt, following, kind << 12, length), _BLANK_ATTR
                 else:
-                    attr = attrs.attr(status)
-                    head = attr[:8] + pack(0, following, status.st_mode & 0o170000, len(name))[8:]
-            else:
-                head = pack(ino ^ salt, following, kind << 12, len(name))
-            at = len(out)
-            out += (head, name, attr)
-            stream.advance(record)
+                    try:
+                        status = stat(name, dir_fd=fd, follow_symlinks=False)
+                    except FileNotFoundError:
+                        # Gone since the record was read.
+                        room += fixed + length
+                        continue
+                    except OSError:
+                        head, attr = pack(ino ^ salt, following, kind << 12, length), _BLANK_ATTR
+                    else:
+                        attr = attrs.attr(status)
+                        head = attr[:8] + pack(0, following, status.st_mode & 0o170000, length)[8:]
+                at = len(out)
+                out += (head, name, attr)
+            stream.advance(len(records))
         if out:
             out[at] = head[:8] + _END + head[16:]
     return b"".join(out)

@@ -344,7 +344,7 @@ class TreeManager:
             handle.close()
             raise
         number = self.manager.add(message, client, handle)
-        message.reply(0, Entry(self.target, 0, number, attr, data).pack())
+        message.reply(0, Entry(self.target, number if directory else 0, number, attr, data).pack())
 
     def _readlink(self, message: Message, client: NodeClient, request: ConnectRequest, base: Handle | None) -> None:
         node, _, rest = self._walk(client, base, request.path)
@@ -450,7 +450,8 @@ class TreeManager:
                     raise OSError(errno.EINVAL, "no room for one entry")
                 return
             attr = self.attr(node, ocb.path + b"/" + name)
-            yield pack_dirent(DirEntry(name, attr.ino, index + 1, node.mode & 0o170000, attr if attrs else None))
+            told = _ELSEWHERE if isinstance(node, Elsewhere) else attr
+            yield pack_dirent(DirEntry(name, attr.ino, index + 1, node.mode & 0o170000, told if attrs else None))
 
     def _changed(self, client: NodeClient, node: Node, path: bytes, change: SetAttr) -> Attr:
         size = change.valid & 8
@@ -482,6 +483,8 @@ class TreeManager:
         message.reply(result, back)
 
 
+_ELSEWHERE = Attr(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+"""Attributes of what somebody else serves, in a listing: only a lookup there tells them."""
 _NO_SPACE = StatFs(0, 0, 0, 0, 0, 4096, 255, 4096).pack()
 
 

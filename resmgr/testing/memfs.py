@@ -109,6 +109,8 @@ class MemFs(Tree):
         """Bytes that a file can hold; None: no limit."""
         self.tells_end = False
         """The last entry of a directory has COOKIE_END."""
+        self.shares_handles = False
+        """An open directory's OCB is told as its base handle, too."""
         self.requests: dict[str, int] = {}
         self.hanging: list[Message] = []
         super().__init__(kernel.dispatch.wall, check)
@@ -229,6 +231,8 @@ class MemFs(Tree):
             self.manager.check_room(client)
             handle = self.manager.add(message, client, MemHandle(inode, name))
         number = 0 if ocb is None else self.manager.add(message, client, ocb)
+        if number and self.shares_handles and S_ISDIR(inode.mode):
+            handle = number
         message.reply(0, Entry(self.target, handle, number, self.attr(inode), data).pack())
 
     def _lookup(self, message: Message, client: Client, request: ConnectRequest, base: MemHandle | None) -> None:

@@ -283,7 +283,8 @@ def test_first_bytes_are_not_used_when_old_or_written_over(rig: Rig) -> None:
 def test_pages_are_kept_only_while_nothing_changed(rig: Rig) -> None:
     rig.fs.add(b"f", b"1")
     node = rig.walk(b"f")
-    assert rig.open(node).open_flags == FOPEN_NOFLUSH
+    # The first time the answer brings the pages.
+    assert rig.open(node).open_flags == FOPEN_NOFLUSH | FOPEN_KEEP_CACHE
     assert rig.open(node).open_flags == FOPEN_NOFLUSH | FOPEN_KEEP_CACHE
 
     rig.fs.add(b"f", b"2")
@@ -331,8 +332,141 @@ def test_open_without_change_tells_nothing(rig: Rig) -> None:
     node = rig.walk(b"f")
 
     rig.open(node)
+    rig.notifications.clear()
+    rig.open(node)
 
     assert rig.notifications == []
+
+
+def walk_tree(rig: Rig, node: int) -> int:
+    """Do what find does below *node*: list with attributes, close, go into each directory. How many names that were."""
+    fh = rig.ask(Opcode.OPENDIR, node, formats.OPEN_IN.pack(0, 0)).fh
+    below = [
+        nodeid
+        for name, _, nodeid in dirents(rig.ask(Opcode.READDIRPLUS, node, formats.READ_IN.pack(fh, 0, 32768, 0, 0, 0)).body, True)
+        if not name.startswith(b".")
+    ]
+    assert all(below)
+    assert rig.ask(Opcode.RELEASEDIR, node, formats.RELEASE_IN.pack(fh, 0, 0, 0)).error == 0
+    nodes = [rig.machine.nodes.get(nodeid) for nodeid in below]
+    return len(below) + sum(walk_tree(rig, found.nodeid) for found in nodes if found is not None and found.directory)
+
+
+def test_a_directory_is_opened_listed_and_closed_with_one_message(rig: Rig) -> None:
+    """No CLOSE follows: the OCB stays as base handle."""
+    rig.fs.tells_end = rig.fs.shares_handles = True
+    for number in range(120):
+        rig.fs.add(b"t/a%d/b%d/f%d" % (number % 3, number % 12, number), b"1")
+    top = rig.walk(b"t")
+    rig.messages()
+
+    assert walk_tree(rig, top) == 3 + 12 + 120
+    rig.run(0.1)
+
+    assert rig.messages() == {"open": 16}
+    assert "walks" not in events(rig)
+
+
+def test_an_opened_directory_serves_as_base_handle_while_open_and_after(rig: Rig) -> None:
+    rig.fs.tells_end = rig.fs.shares_handles = True
+    rig.fs.add(b"t/d/f", b"1")
+    top = rig.walk(b"t")
+    fh = rig.ask(Opcode.OPENDIR, top, formats.OPEN_IN.pack(0, 0)).fh
+    body = rig.ask(Opcode.READDIRPLUS, top, formats.READ_IN.pack(fh, 2, 4096, 0, 0, 0)).body
+    below = dirents(body, True)[0][2]
+    inner = rig.ask(Opcode.OPENDIR, below, formats.OPEN_IN.pack(0, 0)).fh
+    assert rig.lookup(below, b"f").entry[1] == 1
+    rig.ask(Opcode.RELEASEDIR, below, formats.RELEASE_IN.pack(inner, 0, 0, 0))
+    rig.run(5.0)
+    assert rig.lookup(below, b"f").entry[1] == 1
+
+    assert "stale_handle" not in events(rig)
+    assert "walks" not in events(rig)
+
+
+def test_an_open_directory_outlives_the_eviction_of_its_base_handle() -> None:
+    rig = Rig(FuseOptions(handles_max=4))
+    rig.fs.tells_end = rig.fs.shares_handles = True
+    for number in range(2000):
+        rig.fs.add(b"t/d/f%04d" % number)
+    for number in range(10):
+        rig.fs.add(b"t/e%d/f" % number)
+    top = rig.walk(b"t")
+    body = rig.ask(Opcode.READDIRPLUS, top, formats.READ_IN.pack(rig.ask(Opcode.OPENDIR, top, bytes(8)).fh, 2, 4096, 0, 0, 0)).body
+    below = {name: nodeid for name, _, nodeid in dirents(body, True)}
+    fh = rig.ask(Opcode.OPENDIR, below[b"d"], formats.OPEN_IN.pack(0, 0)).fh
+    for number in range(10):
+        rig.ask(Opcode.OPENDIR, below[b"e%d" % number], formats.OPEN_IN.pack(0, 0))
+    rig.run(5.0)
+
+    assert len(list_names(rig, below[b"d"], fh)) == 2002
+    assert events(rig)["handles_evicted"] > 3
+    assert len(rig.machine.handles) == 4
+
+
+def test_a_directory_that_another_took_the_place_of_is_not_opened(rig: Rig) -> None:
+    rig.fs.shares_handles = True
+    rig.fs.add(b"t/d/f", b"1")
+    top = rig.walk(b"t")
+    fh = rig.ask(Opcode.OPENDIR, top, formats.OPEN_IN.pack(0, 0)).fh
+    below = dirents(rig.ask(Opcode.READDIRPLUS, top, formats.READ_IN.pack(fh, 2, 4096, 0, 0, 0)).body, True)[0][2]
+    for replacement in (b"t/d/other", b"t/d", None):
+        rig.fs.remove(b"t/d")
+        if replacement:
+            rig.fs.add(replacement)
+        before = len(rig.fs.manager.table.handles)
+        # The kernel looks at the name again.
+        assert rig.ask(Opcode.OPENDIR, below, formats.OPEN_IN.pack(0, 0)).error == -errno.ESTALE
+        rig.run(0.1)
+        assert len(rig.fs.manager.table.handles) == before
+        if not replacement:
+            break
+
+
+def stored(rig: Rig) -> list[tuple[int, int, bytes]]:
+    """(nodeid, offset, data) of every page that was given to the kernel unasked."""
+    found = []
+    for notification in rig.notifications:
+        if notification.error == formats.NOTIFY_STORE:
+            nodeid, offset, size = struct.unpack_from("=QQI", notification.body)
+            assert len(notification.body) == 24 + size
+            found.append((nodeid, offset, notification.body[24:]))
+    rig.notifications.clear()
+    return found
+
+
+def test_a_whole_small_file_is_given_to_the_kernel_before_the_answer_to_open(rig: Rig) -> None:
+    rig.fs.add(b"f", b"contents")
+    node = rig.walk(b"f")
+
+    assert rig.open(node).open_flags & FOPEN_KEEP_CACHE
+    assert stored(rig) == [(node, 0, b"contents")]
+    # Once: what the kernel may hold pages of is its business, and a READ may hold their locks.
+    rig.fs.add(b"f", b"changed!")
+    assert not rig.open(node).open_flags & FOPEN_KEEP_CACHE
+    assert stored(rig) == []
+
+
+@pytest.mark.parametrize("how", ["larger", "longer than known", "empty", "for writing", "append", "truncate", "written before", "created"])
+def test_pages_are_not_stored_when_they_are_not_the_whole_or_may_be_locked(how: str) -> None:
+    rig = Rig(FuseOptions(prefetch=16))
+    rig.fs.add(b"f", {"larger": b"x" * 17, "empty": b""}.get(how, b"short"))
+    if how == "created":
+        body = formats.CREATE_IN.pack(os.O_RDWR, 0o644, 0, 0) + b"f\0"
+        node = rig.ask(Opcode.CREATE, 1, body).nodeid
+    else:
+        node = rig.walk(b"f")
+    flags = {"for writing": os.O_RDWR, "append": os.O_RDONLY | os.O_APPEND, "truncate": os.O_RDONLY | os.O_TRUNC}.get(how, os.O_RDONLY)
+    if how == "longer than known":
+        rig.fs.add(b"f", b"longer")
+    if how == "written before":
+        writer = rig.open(node, os.O_WRONLY)
+        rig.write(node, writer.fh, 0, b"other")
+        rig.release(node, writer.fh)
+
+    rig.open(node, flags)
+
+    assert stored(rig) == []
 
 
 def test_file_in_the_place_of_another(rig: Rig) -> None:

@@ -1,0 +1,138 @@
+"""What was read ahead of one directory, as one user sees it (`ahead`): entries with attributes as they came, and what speaks against them.
+
+The entries stay packed. Where each name's attributes lie is found once, when they come; they are unpacked when somebody asks.
+"""
+
+from __future__ import annotations
+
+import struct
+from stat import S_IFMT, S_IFREG
+from typing import TYPE_CHECKING
+
+from resmgr.channel import Connection
+from resmgr.dispatch import Buffer
+from resmgr.errors import BadMessage
+from resmgr.fuse.formats import AttrTuple
+from resmgr.iomsg import ATTR, DIRENT, NAME_MAX
+
+if TYPE_CHECKING:
+    from resmgr.fuse.inode import Node
+    from resmgr.fuse.servers import User
+
+FIRST = 16 * 1024
+"""Bytes of entries asked for first: about 140. The server's work for them is that of two messages."""
+NEED_FIRST = 2
+"""Lookups that had to ask the server before something is read ahead."""
+ENTRY_COST = 160
+"""Bytes that an entry costs beside its own."""
+DOUBTED_MAX = 512
+"""Names of one directory, changed from here, that are remembered as such; with more of them everything kept of it is dropped."""
+
+_attr_of = ATTR.unpack_from
+_DIRENT_SIZE = DIRENT.size
+_ATTR_SIZE = ATTR.size
+_MODE_AT = 8
+_MODE = struct.Struct("!I").unpack_from
+
+
+class Chunk:
+    """Entries of one reply: where in `data` each name's attributes are. `at` is when they were asked for, `last` the last cookie."""
+
+    __slots__ = ("at", "cost", "data", "last", "offsets")
+
+    def __init__(self, data: Buffer, at: float) -> None:
+        """Raises `BadMessage` when *data* are not entries with attributes. They are kept, not copied."""
+        self.data = data
+        self.at = at
+        self.last = 0
+        offsets: dict[bytes, int] = {}
+        view = memoryview(data)
+        offset, end = 0, len(view)
+        try:
+            while offset < end:
+                _, self.last, _, length = DIRENT.unpack_from(view, offset)
+                offset += _DIRENT_SIZE
+                name = bytes(view[offset : offset + length])
+                offset += length
+                if not 0 < length <= NAME_MAX or offset + _ATTR_SIZE > end:
+                    raise BadMessage("directory entry cut short")
+                offsets[name] = -1 if name in offsets or not _MODE(view, offset + _MODE_AT)[0] else offset
+                offset += _ATTR_SIZE
+        except struct.error:
+            raise BadMessage("directory entry cut short") from None
+        self.offsets = offsets
+        self.cost = end + len(offsets) * ENTRY_COST
+
+
+class Record:
+    """One directory as one user sees it."""
+
+    __slots__ = (
+        "asked",
+        "asking",
+        "chunks",
+        "connection",
+        "cookie",
+        "cost",
+        "doubted",
+        "entries",
+        "floor",
+        "hits",
+        "misses",
+        "need",
+        "node",
+        "ocb",
+        "since",
+        "size",
+        "user",
+        "whole",
+    )
+
+    def __init__(self, node: Node, connection: Connection, user: User, now: float) -> None:
+        self.node = node
+        self.connection = connection
+        self.user = user
+        self.misses = 0
+        """LOOKUPs that the server had to answer, since `since` or since something came."""
+        self.since = now
+        self.need = NEED_FIRST
+        self.size = FIRST
+        """Bytes to ask for next."""
+        self.hits = 0
+        """LOOKUPs that were answered from `chunks`."""
+        self.chunks: list[Chunk] = []
+        """The newest first: a name may be in several."""
+        self.entries = 0
+        self.cost = 0
+        self.doubted: dict[bytes, float] = {}
+        """Names changed from here: believed only if asked for after that."""
+        self.floor = float("-inf")
+        """The same for every name."""
+        self.asking = False
+        self.asked = False
+        """Some of `chunks` were asked for here."""
+        self.ocb = 0
+        """The directory, open for more entries; 0: not open."""
+        self.cookie = 0
+        self.whole = False
+        """The last entry has come: there is nothing more to ask for."""
+
+    def find(self, name: bytes, oldest: float) -> tuple[AttrTuple, float] | None:
+        """Attributes of *name* and when they were asked for, which is later than *oldest*."""
+        for chunk in self.chunks:
+            offset = chunk.offsets.get(name)
+            if offset is None:
+                continue
+            if offset < 0 or chunk.at <= oldest or chunk.at <= self.floor or chunk.at <= self.doubted.get(name, oldest):
+                return None
+            attr: AttrTuple = _attr_of(chunk.data, offset)
+            if attr[2] > 1 and S_IFMT(attr[1]) == S_IFREG:
+                return None
+            return attr, chunk.at
+        return None
+
+    def doubt(self, name: bytes, now: float) -> None:
+        if name not in self.doubted and len(self.doubted) >= DOUBTED_MAX:
+            self.doubted.clear()
+            self.floor = now
+        self.doubted[name] = now
