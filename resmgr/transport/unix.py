@@ -34,6 +34,7 @@ from resmgr.errors import BadMessage, Misuse
 from resmgr.peer import Peer
 from resmgr.serving import Limits
 from resmgr.transport.datagram import DATAGRAM_MAX, LENGTH, LENGTH_SIZE, Assembler, fragments
+from resmgr.transport.descriptors import OwnedDescriptors
 
 OUTPUT_HIGH = 1 << 20
 OUTPUT_MAX = 64 << 20
@@ -59,19 +60,6 @@ _ANCILLARY = socket.CMSG_SPACE(wire.DESCRIPTORS_MAX * 4)
 # As plain numbers: arithmetic on the enumeration costs as much as the system call.
 _CLOEXEC = int(socket.MSG_CMSG_CLOEXEC)
 _CUT = int(socket.MSG_TRUNC) | int(socket.MSG_CTRUNC)
-
-
-class OwnedDescriptors(tuple[int, ...]):
-    """Descriptors that close when nobody refers to the sequence any more: received ones, and copies of those that wait to be sent."""
-
-    __slots__ = ()
-
-    def __del__(self) -> None:
-        for fd in self:
-            try:
-                os.close(fd)
-            except OSError:
-                pass
 
 
 def _unset(view: Buffer, stream: int, priority: int, descriptors: Descriptors) -> None:
