@@ -8,18 +8,22 @@ broken off has none. A build that fits is left alone. Takes minutes; the errors 
 from __future__ import annotations
 
 import argparse
+import ast
 import hashlib
 import json
 import os
+import re
 import shutil
 import sys
 import sysconfig
 import tomllib
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = Path("build", "compiled")
+WORK = Path("build", "compiled.work")
 SHARED = "qnetpy__mypyc"
 """The library: a top-level module, whose name mypyc makes of its group's."""
 
@@ -39,6 +43,11 @@ def main() -> int:
     # Before the build: a source that is changed meanwhile then does not fit.
     facts = [fact(source_of(module)) for module in modules]
     build(modules, args.optimise, args.verbose)
+    compared = list(identities(modules))
+    if compared:
+        print("compile: == of attrs values becomes identity in compiled code; compare their fields (as Target.same does):", file=sys.stderr)
+        print("\n".join(compared), file=sys.stderr)
+        return 1
     suffix = sysconfig.get_config_var("EXT_SUFFIX")
     files = {module: str(Path(*module.split("."))) + suffix for module in modules} | {SHARED: SHARED + suffix}
     missing = [name for name in files.values() if not (BUILD / name).is_file()]
@@ -72,6 +81,27 @@ def fact(source: Path) -> list[object]:
     return [str(source), status.st_size, status.st_mtime_ns, hashlib.sha256(source.read_bytes()).hexdigest()]
 
 
+def identities(modules: list[str]) -> Iterator[str]:
+    """Functions that compare two values of an attrs class with `==`: mypyc does not see the `__eq__` that attrs makes.
+
+    Read from the intermediate code that mypyc leaves in ops.txt: `name :: type` of each register, then lines like `r1 = r2 == r3`.
+    """
+    values: set[str] = set()
+    for module in modules:
+        for node in ast.walk(ast.parse(source_of(module).read_text())):
+            made = [ast.unparse(decorator) for decorator in node.decorator_list] if isinstance(node, ast.ClassDef) else []
+            if any(text.startswith("attrs.") and "eq=False" not in text for text in made):
+                values.add(f"{module}.{node.name}")
+    function, types = "", dict[str, str]()
+    for line in (WORK / "c" / "ops.txt").read_text().splitlines():
+        if line.startswith("def "):
+            function, types = line[4:], {}
+        elif found := re.fullmatch(r"\s+([\w, ]+) :: (\S+)", line):
+            types |= dict.fromkeys(found[1].split(", "), found[2])
+        elif (found := re.search(r" = (\w+) [!=]= (\w+)$", line)) and {types.get(found[1]), types.get(found[2])} & values:
+            yield f"  {function}  {types.get(found[1])}"
+
+
 def build(modules: list[str], level: str, verbose: bool) -> None:
     # mypyc adjusts setuptools' compiler, so it comes first.
     from mypyc.build import mypycify  # isort: skip
@@ -91,14 +121,13 @@ def build(modules: list[str], level: str, verbose: bool) -> None:
             self.compiler.compile = compile_all
             super().build_extensions()
 
-    work = BUILD.with_name("compiled.work")
     sources = [str(source_of(module)) for module in modules]
     extensions = mypycify(
-        sources, opt_level=level, group_name=SHARED.removesuffix("__mypyc"), multi_file=True, target_dir=str(work / "c"), verbose=verbose
+        sources, opt_level=level, group_name=SHARED.removesuffix("__mypyc"), multi_file=True, target_dir=str(WORK / "c"), verbose=verbose
     )
     command = Build(Distribution({"name": "qnetpy", "ext_modules": extensions}))
     command.build_lib = str(BUILD)
-    command.build_temp = str(work / "o")
+    command.build_temp = str(WORK / "o")
     command.ensure_finalized()
     command.run()
 

@@ -266,7 +266,7 @@ class PathManager:
         assert first is not None
         assert second is not None
         channel = self._here(first[0])
-        if first[0] != second[0] or channel is None:
+        if not first[0].same(second[0]) or channel is None:
             raise OSError(errno.EXDEV, "names of two servers")
         request.handle, request.path = first[1:]
         request.handle2, request.path2 = second[1:]
