@@ -3,14 +3,16 @@ VENV   := .venv
 PYTHON := $(VENV)/bin/python
 READY  := $(VENV)/.ready
 PEERS  := $(VENV)/.ready-bench
+CC_SET := $(VENV)/.ready-compile
 SEEDS  ?= 5000
 
-.PHONY: help demo test lint bench sim clean
+.PHONY: help demo test lint bench sim compile clean
 help:
 	@echo 'make demo         three machines become one, shown with real commands (under 2 minutes)'
 	@echo 'make test         all tests'
 	@echo 'make lint         formatting, lint and types'
 	@echo 'make sim SEEDS=N  whole nodes in virtual time over N seeds'
+	@echo 'make compile      compile the hot modules, which io-pkt then uses (QNETPY_COMPILED=off: not)'
 	@echo 'make bench        our figures beside the peers'"'"' of the same run'
 	@echo 'make clean        remove the virtual environment and caches'
 
@@ -36,6 +38,12 @@ $(PEERS): pyproject.toml .ci/prepare .ci/packages .ci/packages-bench
 
 bench: $(PEERS)
 	@$(PYTHON) -m qnetpy.cli.main bench
+
+$(CC_SET): pyproject.toml .ci/prepare .ci/packages .ci/packages-compile
+	@.ci/prepare $(VENV) $(CC_SET) .ci/packages-compile
+
+compile: $(CC_SET)
+	@$(PYTHON) .ci/compile.py
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info

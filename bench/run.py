@@ -27,6 +27,7 @@ import peers
 
 from qnetpy.cluster.handle import Cluster, running
 from qnetpy.cluster.harness import ClusterError
+from resmgr.compiled import describe
 
 PROBE = str(Path(__file__).with_name("probe.py"))
 CLIENT, SERVER = "n1", "n2"
@@ -51,7 +52,7 @@ REMOTE, MOUNT = f"/net/{SERVER}/tmp/bench", "/tmp/bench-mount"
 
 
 class Result(TypedDict):
-    """One line of the table. `ratio` is ours to the peer's, so that above 1 is better for rates and worse for times."""
+    """One line of the table. `ratio` is ours to the peer's, above 1 is better for rates and worse for times. `code`: what daemons run."""
 
     what: str
     mtu: int
@@ -67,6 +68,7 @@ class Result(TypedDict):
     met: bool | None
     ours_usage: dict[str, float]
     theirs_usage: dict[str, float]
+    code: str
 
 
 class Figures(TypedDict, total=False):
@@ -91,6 +93,7 @@ class Bench:
         self.report = report
         self.cpus = {CLIENT: 0, SERVER: 0}
         self.placement = "one core"
+        self.code = running_code(cluster)
 
     def place(self, placement: str) -> None:
         """Pin the daemons, all their threads, and whatever is started from now on."""
@@ -177,6 +180,7 @@ class Bench:
                 met=met,
                 ours_usage=used["ours"],
                 theirs_usage=used["theirs"],
+                code=self.code,
             )
         )
 
@@ -237,6 +241,14 @@ class Bench:
 
     def probe_quiet(self, node: str, *words: str) -> None:
         self.cluster.run(node, sys.executable, PROBE, *words, seconds=60)
+
+
+def running_code(cluster: Cluster) -> str:
+    """What the daemons run: Python source, or compiled modules."""
+    told = {
+        describe(int(json.loads(cluster.run(node, "qnet", "status", "--json").stdout)["compiled_modules"])) for node in (CLIENT, SERVER)
+    }
+    return " and ".join(sorted(told))
 
 
 def until_found(cluster: Cluster, seconds: float = 15.0) -> None:
@@ -313,6 +325,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         print("CPU s and switches: processor seconds and context switches of the daemons (and servers) of both nodes, ours then theirs\n")
         print(table([row(result) for result in results], HEADER))
+        print(f"\ndaemons: {' and '.join(sorted({result['code'] for result in results}))}")
     return 0
 
 

@@ -10,6 +10,7 @@ from qnetpy.link.link import Link
 from qnetpy.link.session import SessionCounters
 from qnetpy.nodes import Node
 from qnetpy.qnet import Qnet
+from resmgr import compiled
 from stack.core.stack import Stack
 from stack.wire.ethernet import mac_text
 
@@ -88,6 +89,7 @@ def status(qnet: Qnet, stack: Stack, started: float, mount: str | None) -> Fact:
         "mount": mount,
         "ethertype": qnet.settings.ethertype,
         "modules": list(counted.modules),
+        "compiled_modules": len(compiled.running()),
         "interfaces": [
             {**attrs.asdict(one, filter=lambda field, _: field.name not in ("mac", "drops", "info")), "mac": mac_text(one.mac)}
             | {"drops": dict(one.drops), "info": dict(one.info)}

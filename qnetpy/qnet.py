@@ -48,7 +48,7 @@ BACKLOG_MAX = 64 << 20
 class QnetSettings:
     """What a node's Qnet is told. `interfaces` empty: all of the stack's."""
 
-    ethertype: int = attrs.field(default=0x88B5)
+    ethertype: int = 0x88B5
     interfaces: frozenset[str] = frozenset()
     suites: tuple[str, ...] = ()
     """Names in order of preference; empty: the handshake's own choice."""
@@ -56,10 +56,9 @@ class QnetSettings:
     transport: TransportConfig = TransportConfig()
     rekey: RekeyPolicy = RekeyPolicy()
 
-    @ethertype.validator
-    def _no_tag(self, attribute: object, value: int) -> None:
-        if value & 0xFF in (0x00, 0xA8):
-            raise ValueError(f"ethertype {value:#06x} could be taken for a VLAN tag; choose another")
+    def __attrs_post_init__(self) -> None:
+        if self.ethertype & 0xFF in (0x00, 0xA8):
+            raise ValueError(f"ethertype {self.ethertype:#06x} could be taken for a VLAN tag; choose another")
 
 
 _low_byte = itemgetter(13)

@@ -3,3 +3,7 @@
 Reading order: `dispatch` (what machines run on), `channel` (send, receive, reply), `peer` (the same over a wire), `iomsg` (what resource
 managers are asked), `pathspace` and `pathmgr` (who serves which name), `iofunc` (default handlers), `hostfs`, `fuse`, `procmgr`, `names`.
 """
+
+from resmgr import compiled
+
+compiled.install()

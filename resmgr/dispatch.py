@@ -5,7 +5,7 @@ serves a whole node: descriptors that became readable, timers, deferred calls an
 synchronous calls, one after another, in *turns*. A turn handles everything that is ready, then runs the turn-end calls (which flush
 batches: frames to a driver, messages to a socket), then sleeps. Nothing on the message path is a task.
 
-`resmgr.runner.TrioDispatch` implements this on one epoll descriptor and one Trio task. `resmgr.testing.VirtualDispatch` implements it
+`resmgr.realtime.TrioDispatch` implements this on one epoll descriptor and one Trio task. `resmgr.testing.VirtualDispatch` implements it
 under virtual time for the simulator. Code above this seam cannot tell which one it runs on.
 """
 

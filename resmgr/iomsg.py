@@ -190,6 +190,10 @@ class Target:
     pid: int
     chid: int
 
+    def same(self, other: Target) -> bool:
+        """Equality for compiled modules, in which `==` of two of these is identity."""
+        return self.nd == other.nd and self.pid == other.pid and self.chid == other.chid
+
 
 ENTRY = struct.Struct("!IIIQQI")
 """nd, pid, chid of the server, base handle (0: none kept), OCB handle (0: not opened), length of prefetched data."""

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from hashlib import blake2b
 from stat import S_IFDIR
 
@@ -32,11 +32,9 @@ from resmgr.channel import (
     Kernel,
     Message,
     Pulse,
-    ReadDone,
 )
-from resmgr.dispatch import Buffer
 from resmgr.errors import BadMessage
-from resmgr.iofunc.handle import HANDLE_BITS, Client, Handle
+from resmgr.iofunc.handle import HANDLE_BITS, Handle
 from resmgr.iofunc.manager import Manager
 from resmgr.iomsg import (
     ATTR,
@@ -56,112 +54,12 @@ from resmgr.iomsg import (
     parse_dirents,
 )
 from resmgr.iorequest import ConnectRequest, pack_close, pack_readdir, parse_readdir
+from resmgr.mergeddir import OWN, MergedDirectory, Part, PathClient, ask
 from resmgr.pathspace import Attach, Attached, PathSpace
 
-_OWN = 1 << 63
-"""Cookies of a merged directory: 0 is the start, _OWN + n the n-th of the path manager's own names, a smaller number the first server's own
-cookie. Whatever else (a further server's, or one that needs the top bit) gets a number with _ALIAS, kept with the open directory."""
-_ALIAS = 1 << 62
 _MADE_MODE = S_IFDIR | 0o755
 _NO_FILES = StatFs(0, 0, 0, 0, 0, 4096, 255, 4096).pack()
 _ENTRY_REPLY = 256 + PATH_MAX
-
-
-class PathClient(Client):
-    __slots__ = ()
-
-
-class _Part:
-    """A server's half of a merged directory: where it is and what it opened for us, on the client's behalf."""
-
-    __slots__ = ("channel", "number")
-
-    def __init__(self, channel: Channel, number: int) -> None:
-        self.channel = channel
-        self.number = number
-
-
-class MergedDirectory(Handle):
-    """A base handle or OCB of a directory that the path manager owns. `parts` are closed with it."""
-
-    __slots__ = ("alias_of", "aliases", "attr", "covered", "info", "kernel", "names", "opened", "parts", "path")
-
-    def __init__(
-        self,
-        kernel: Kernel,
-        info: ClientInfo,
-        path: bytes,
-        names: list[bytes],
-        covered: frozenset[bytes],
-        attr: Attr,
-        parts: list[_Part],
-        opened: bool,
-    ) -> None:
-        super().__init__()
-        self.kernel = kernel
-        self.info = info
-        self.path = path
-        self.names = names
-        self.covered = covered
-        """Attached names, also those that this client does not see: they hide what servers below have."""
-        self.attr = attr
-        self.parts = parts
-        self.opened = opened
-        self.aliases: list[tuple[int, int]] = []
-        self.alias_of: dict[tuple[int, int], int] = {}
-
-    def cookie(self, whose: int, theirs: int) -> int:
-        """What to tell for the cookie *theirs* of part *whose* (1 is the first)."""
-        if whose == 1 and 0 < theirs < _OWN:
-            return theirs
-        alias = self.alias_of.get((whose, theirs))
-        if alias is None:
-            alias = self.alias_of[whose, theirs] = len(self.aliases)
-            self.aliases.append((whose, theirs))
-        return _OWN | _ALIAS | alias
-
-    def place(self, cookie: int) -> tuple[int, int]:
-        """(part, its cookie) that a told cookie means; part 0 are the own names. EINVAL for one that was never told."""
-        if cookie == 0:
-            return 0, 0
-        if not cookie & _OWN:
-            if not self.parts:
-                raise OSError(errno.EINVAL, "cookie")
-            return 1, cookie
-        number = cookie & ~_OWN
-        if not number & _ALIAS:
-            return 0, number
-        number &= ~_ALIAS
-        if number >= len(self.aliases):
-            raise OSError(errno.EINVAL, "cookie")
-        return self.aliases[number]
-
-    def release(self) -> None:
-        for part in self.parts:
-            ask(self.kernel, part.channel, self.info, pack_close(part.number), 0, lambda status, reply: None)
-
-
-class _Asking:
-    """The answer to a message that the path manager sends to a server in a client's name."""
-
-    __slots__ = ("done",)
-
-    def __init__(self, done: Callable[[int, bytes], None]) -> None:
-        self.done = done
-
-    def answer(self, status: int, parts: Sequence[Buffer], descriptors: Sequence[int]) -> None:
-        self.done(status, b"".join(parts))
-
-    def pull(self, offset: int, length: int, done: ReadDone) -> None:
-        done(0, b"")
-
-    def push(self, offset: int, data: Buffer) -> None:
-        """Replies to what is asked here come in one piece."""
-
-
-def ask(kernel: Kernel, channel: Channel, info: ClientInfo, data: bytes, reply_len: int, done: Callable[[int, bytes], None]) -> Message:
-    """Send *data* to a channel of this kernel as if *info* did."""
-    return kernel.deliver(channel, info, data, len(data), reply_len, 10, _Asking(done))
 
 
 class PathManager:
@@ -368,7 +266,7 @@ class PathManager:
         assert first is not None
         assert second is not None
         channel = self._here(first[0])
-        if first[0] != second[0] or channel is None:
+        if not first[0].same(second[0]) or channel is None:
             raise OSError(errno.EXDEV, "names of two servers")
         request.handle, request.path = first[1:]
         request.handle2, request.path2 = second[1:]
@@ -395,7 +293,7 @@ class PathManager:
         self.manager.check_room(client)
         subtype = Connect.OPEN if opening else Connect.LOOKUP
         flags = os.O_RDONLY | os.O_DIRECTORY if opening else 0
-        found: list[tuple[_Part, Attr]] = []
+        found: list[tuple[Part, Attr]] = []
         refused: list[int] = []
         left = [(channel, rest) for attached, rest in servers if (channel := self._here(attached.target)) is not None]
 
@@ -411,7 +309,7 @@ class PathManager:
                     entry = Entry.parse(reply)
                     number = entry.ocb if opening else entry.handle
                     if entry.attr is not None and number:
-                        found.append((_Part(channel, number), entry.attr))
+                        found.append((Part(channel, number), entry.attr))
                 elif status < 0 and -status not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
                     refused.append(-status)
                 following()
@@ -556,7 +454,7 @@ class PathManager:
             exact = any(attached.flags & Attach.EXACT for attached, _ in self.space.resolve(path))
             # What it is, its server knows: no attributes that a client could take for true.
             blank = Attr(attr.ino, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0) if attrs else None
-            out.append(pack_dirent(DirEntry(name, attr.ino, _OWN | index + 1, 0 if exact else S_IFDIR, blank)))
+            out.append(pack_dirent(DirEntry(name, attr.ino, OWN | index + 1, 0 if exact else S_IFDIR, blank)))
         return out
 
     # ---- life

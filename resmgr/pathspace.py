@@ -95,7 +95,7 @@ class PathSpace:
 
     def detach_target(self, target: Target) -> int:
         """Undo everything that *target* attached (its process ended). Returns how many attachments that were."""
-        gone = [attached for attached in self.attachments() if attached.target == target]
+        gone = [attached for attached in self.attachments() if attached.target.same(target)]
         for attached in gone:
             self.detach(attached)
         return len(gone)

@@ -147,7 +147,8 @@ PURE = (
     *("qnetpy.link", "qnetpy.nodes", "qnetpy.discovery.hint", "qnetpy.discovery.table", "qnetpy.discovery.static", "qnetpy.netfs.manager"),
     *("stack.wire", "stack.frame", "stack.core", "stack.crypto"),
     *("resmgr.channel", "resmgr.carrier", "resmgr.message", "resmgr.peer", "resmgr.sending", "resmgr.serving", "resmgr.turns"),
-    *("resmgr.iomsg", "resmgr.iorequest", "resmgr.iofunc", "resmgr.pathspace", "resmgr.pathmgr", "resmgr.access", "resmgr.fuse"),
+    *("resmgr.iomsg", "resmgr.iorequest", "resmgr.iofunc", "resmgr.pathspace", "resmgr.pathmgr", "resmgr.access"),
+    *("resmgr.mergeddir", "resmgr.fuse"),
     *("resmgr.names.manager", "resmgr.names.protocol", "resmgr.procmgr.message", "resmgr.transport.datagram"),
 )
 """Machines and formats: time and randomness are arguments, and what goes in and out is bytes."""

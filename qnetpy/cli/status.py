@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from qnetpy.cli.output import as_json, facts, table
+from resmgr.compiled import describe
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,14 +30,16 @@ def run(args: argparse.Namespace) -> int:
     assert isinstance(failures, dict)
     assert isinstance(roles, list)
     assert isinstance(modules, list)
-    left = found["certificate_seconds_left"]
+    left, number = found["certificate_seconds_left"], found["compiled_modules"]
     assert isinstance(left, int)
+    assert isinstance(number, int)
     print(
         facts(
             {
                 "node": f"{found['node']} of cluster {found['cluster']}" + (f", roles {', '.join(roles)}" if roles else ""),
                 "certificate": f"{left / 86400:.1f} days left" if left > 0 else "EXPIRED",
                 "daemon": f"process {found['pid']}, up for {found['seconds']} s, modules {', '.join(modules)}",
+                "code": describe(number),
                 "mount": found["mount"] or "none",
                 "handshakes": _counted(handshake) or "none",
                 "dropped": _counted(drops) or "nothing",

@@ -20,6 +20,7 @@ from qnetpy.link.constants import BOOT_ID_SIZE, EVENTS_MAX, KNOWN_MAX, NODES_MAX
 from qnetpy.link.cookie import ClusterMac
 from qnetpy.link.halfopen import Recent
 from qnetpy.link.hello import Offer
+from qnetpy.link.lease import Lease
 from qnetpy.link.noise.handshakestate import HandshakeState
 from qnetpy.link.noise.patterns import Protocol as NoiseProtocol
 from qnetpy.link.noise.patterns import parse_name
@@ -117,8 +118,8 @@ class Party:
         self.outstanding: set[int] = set()
         """Sequences of INITIATIONs that may still be answered."""
         self._indices: set[int] = set()
-        self._live: WeakValueDictionary[int, Session] = WeakValueDictionary()
-        """Sessions that somebody still has: their indices are taken."""
+        self._live: WeakValueDictionary[int, Lease] = WeakValueDictionary()
+        """Of the sessions that somebody still has: their indices are taken."""
         self._said: Recent[tuple[Reason, str, Address], float] = Recent(KNOWN_MAX)
         self._protocols: dict[int, NoiseProtocol] = {number: parse_name(name) for number, name in NOISE.items()}
 
@@ -214,7 +215,7 @@ class Party:
         tx, rx = (self.crypto.session(algorithm, suite_key(algorithm, key)) for key in state.split())
         session = Session(tx, rx, indices[0], indices[1], role, now)
         self.release(indices[0])
-        self._live[indices[0]] = session
+        self._live[indices[0]] = session.lease
         self.counters["established"] += 1
         self._tell(
             Established(

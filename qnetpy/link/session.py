@@ -25,6 +25,7 @@ from qnetpy.link.constants import (
     REKEY_STAGGER,
     TAG_SIZE,
 )
+from qnetpy.link.lease import Lease
 from qnetpy.link.replay import ReplayWindow
 from qnetpy.link.wire import DATA, DATA_HEADER, NONCE, Arrivals
 from resmgr.dispatch import Buffer
@@ -59,8 +60,8 @@ class Session:
     """One handshake's keys. `local_index` is in the headers of frames to us, `remote_index` in those we seal."""
 
     __slots__ = (
-        "__weakref__", "_last", "_rx", "_tx", "_windows", "counters", "established", "failures_limit", "local_index", "remote_index",
-        "role", "seal_limit",
+        "_last", "_rx", "_tx", "_windows", "counters", "established", "failures_limit", "lease", "local_index", "remote_index", "role",
+        "seal_limit",
     )  # fmt: skip
 
     def __init__(self, tx: crypto.Session, rx: crypto.Session, local_index: int, remote_index: int, role: Role, now: float) -> None:
@@ -69,6 +70,7 @@ class Session:
         self.local_index = local_index
         self.remote_index = remote_index
         self.role = role
+        self.lease = Lease()
         self.established = now
         self.seal_limit = tx.algorithm.seal_limit
         """Frames one key may seal."""

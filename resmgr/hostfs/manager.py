@@ -18,17 +18,17 @@ from collections.abc import Callable, Mapping
 from time import monotonic
 
 from resmgr.access import SCOPE_NONE, Policy, Scope
-from resmgr.channel import ND_LOCAL, PID_SYSTEM, ClientInfo, Kernel, Message
+from resmgr.channel import ND_LOCAL, PID_SYSTEM, Kernel, Message
 from resmgr.dispatch import Buffer
 from resmgr.errors import BadMessage
 from resmgr.hostfs.device import Device, Devices
 from resmgr.hostfs.identity import Identity, Switch
 from resmgr.hostfs.mountpoints import MountPoints
-from resmgr.hostfs.objects import HostHandle, Opened
+from resmgr.hostfs.objects import HostClient, HostHandle, Opened
 from resmgr.hostfs.opened import change, pack_statfs, read_directory, read_now, read_waiting
 from resmgr.hostfs.operations import Operations
 from resmgr.hostfs.syscalls import fallocate
-from resmgr.iofunc.handle import HANDLES_PER_CLIENT, HANDLES_PER_MANAGER, Client, Handle
+from resmgr.iofunc.handle import HANDLES_PER_CLIENT, HANDLES_PER_MANAGER, Handle
 from resmgr.iofunc.lanes import Lanes
 from resmgr.iofunc.manager import Manager
 from resmgr.iomsg import ATTR, ENTRY, OFFSET_APPEND, SET_SIZE, SYNC_DATA_ONLY, Connect, Io, Target
@@ -56,18 +56,6 @@ READDIR_COST = 10e-6 / 128
 CLIENT_EXPIRY = 60.0
 """Seconds after which a client's mapping and exports are computed again (accounts may have changed)."""
 OFFSET_MAX = (1 << 63) - 1
-
-
-class HostClient(Client):
-    """A client with what the policy says of it. `root` stands for handle 0 and owns no descriptor."""
-
-    __slots__ = ("expires", "identity", "root")
-
-    def __init__(self, info: ClientInfo) -> None:
-        super().__init__(info)
-        self.expires = 0.0
-        self.identity: Identity | None = None
-        self.root: HostHandle | None = None
 
 
 Operation = Callable[[HostHandle, ConnectRequest], bytes | Opened]

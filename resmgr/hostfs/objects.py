@@ -1,4 +1,4 @@
-"""What a handle of the host file system is: a descriptor, the export scope it was reached by, and how it was opened."""
+"""Clients and handles of the host file system. A handle is a descriptor, the export scope it was reached by, and how it was opened."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import os
 from functools import partial
 
 from resmgr.access import Scope
+from resmgr.channel import ClientInfo
 from resmgr.hostfs.device import Device
 from resmgr.hostfs.directory import DirectoryStream
-from resmgr.iofunc.handle import Handle
+from resmgr.hostfs.identity import Identity
+from resmgr.iofunc.handle import Client, Handle
 
 
 class HostHandle(Handle):
@@ -36,6 +38,18 @@ class HostHandle(Handle):
             lane.submit(partial(os.close, self.fd), lambda _: None)
         else:
             os.close(self.fd)
+
+
+class HostClient(Client):
+    """A client with what the policy says of it. `root` stands for handle 0 and owns no descriptor."""
+
+    __slots__ = ("expires", "identity", "root")
+
+    def __init__(self, info: ClientInfo) -> None:
+        super().__init__(info)
+        self.expires = 0.0
+        self.identity: Identity | None = None
+        self.root: HostHandle | None = None
 
 
 class Opened:

@@ -21,7 +21,6 @@ import errno
 import os
 import socket
 import stat
-import struct
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 
@@ -33,7 +32,9 @@ from resmgr.dispatch import Buffer, Dispatch, Timer
 from resmgr.errors import BadMessage, Misuse
 from resmgr.peer import Peer
 from resmgr.serving import Limits
+from resmgr.transport import peercred
 from resmgr.transport.datagram import DATAGRAM_MAX, LENGTH, LENGTH_SIZE, Assembler, fragments
+from resmgr.transport.descriptors import OwnedDescriptors
 
 OUTPUT_HIGH = 1 << 20
 OUTPUT_MAX = 64 << 20
@@ -53,25 +54,10 @@ ACCEPT_PAUSE = 0.1
 ACCEPTS_PER_TURN = 16
 BACKLOG = 128
 
-_SO_PEERGROUPS = 59
-_UCRED = struct.Struct("iII")
 _ANCILLARY = socket.CMSG_SPACE(wire.DESCRIPTORS_MAX * 4)
 # As plain numbers: arithmetic on the enumeration costs as much as the system call.
 _CLOEXEC = int(socket.MSG_CMSG_CLOEXEC)
 _CUT = int(socket.MSG_TRUNC) | int(socket.MSG_CTRUNC)
-
-
-class OwnedDescriptors(tuple[int, ...]):
-    """Descriptors that close when nobody refers to the sequence any more: received ones, and copies of those that wait to be sent."""
-
-    __slots__ = ()
-
-    def __del__(self) -> None:
-        for fd in self:
-            try:
-                os.close(fd)
-            except OSError:
-                pass
 
 
 def _unset(view: Buffer, stream: int, priority: int, descriptors: Descriptors) -> None:
@@ -416,7 +402,7 @@ class UnixServer:
 
     def _admit(self, sock: socket.socket) -> None:
         try:
-            credentials = peer_credentials(sock)
+            credentials = peercred.peer_credentials(sock)
         except OSError:
             self._refused["credentials unknown"] += 1
             sock.close()
@@ -462,21 +448,6 @@ class UnixServer:
             del self._processes[pid]
             self.kernel.detach_process(pid)
         client.peer.down(errno.ESRCH)
-
-
-def peer_credentials(sock: socket.socket) -> Credentials:
-    """Who is at the other end of a connected AF_UNIX socket, as the kernel saw it at connect time.
-
-    Python reads at most 1024 bytes of a socket option: a user in more than 256 groups is taken to be in none, which only loses rights.
-    """
-    pid, uid, gid = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
-    groups = array.array("I")
-    try:
-        groups.frombytes(sock.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, 4 * wire.GROUPS_MAX))
-    except OSError as error:
-        if error.errno != errno.ERANGE:
-            raise
-    return Credentials(uid, gid, tuple(groups), pid)
 
 
 def _listen(path: str, backlog: int) -> socket.socket:

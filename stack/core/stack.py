@@ -50,7 +50,7 @@ class Loaded:
     attached: Attached
     interface: Interface | None = None
     wrappers: tuple[Wrapper, ...] = ()
-    registrations: list[Registration] = attrs.field(factory=list)
+    registrations: list[Registration] = attrs.Factory(list)
 
 
 class Stack:

@@ -21,15 +21,11 @@ import logging
 import socket
 import struct
 from collections.abc import Mapping
-from typing import Literal
-
-import attrs
 
 from resmgr.dispatch import Dispatch
 from stack.core.driver import BATCH_MAX, Port
 from stack.core.errors import ModuleError
 from stack.core.module import Context, Kind, Module
-from stack.core.options import Size
 from stack.core.statistics import Drop
 from stack.drivers.af_packet import filter as kernel_filter
 from stack.drivers.af_packet.constants import (
@@ -42,11 +38,14 @@ from stack.drivers.af_packet.constants import (
     SOL_PACKET,
 )
 from stack.drivers.af_packet.link import LinkMonitor
+from stack.drivers.af_packet.options import PacketOptions
 from stack.drivers.af_packet.output import LINK_ERRORS, Output
 from stack.drivers.af_packet.receiver import Receiver, Recv, Ring, ring_is_safe
 from stack.frame import Frame
 from stack.wire.ethernet import MAC_SIZE
 from stack.wire.rtnetlink import Link
+
+__all__ = ["MODULE", "PacketDriver", "PacketOptions"]
 
 log = logging.getLogger(__name__)
 
@@ -55,22 +54,6 @@ SEND_BUFFER = 4 << 20
 MTU_MAX = 65535
 INTERFACES_TOLD = 8
 """Names of interfaces in a message about one that is not there."""
-
-
-@attrs.frozen
-class PacketOptions:
-    """Options of `-d packet`."""
-
-    ifname: str
-    """The Linux interface."""
-    name: str | None = None
-    """Name of the interface in the stack; the Linux name by default."""
-    rx: Literal["auto", "ring", "recv"] = "auto"
-    """How to receive; auto takes the ring where the processor allows it."""
-    ring: Size = attrs.field(default=Size(4 << 20), validator=[attrs.validators.ge(Size(1 << 16)), attrs.validators.le(Size(1 << 30))])
-    """Memory for frames that were received and not yet handled."""
-    queue: int = attrs.field(default=512, validator=[attrs.validators.ge(0), attrs.validators.le(65536)])
-    """Frames that wait when the kernel takes no more."""
 
 
 class PacketDriver:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from qnetpy.testing import cluster as kit
+from resmgr.compiled import describe
 
 pytestmark = [pytest.mark.cluster, pytest.mark.priv]
 Start = Callable[..., kit.Cluster]
@@ -56,7 +58,10 @@ def test_a_node_starts_tells_about_itself_and_stops(start_cluster: Start) -> Non
 
     status = facts(cluster, "a")
     assert (status["node"], status["cluster"], status["mount"]) == ("a", cluster.name, "/net")
-    for row in ("node:", "NODE", "b     up", "established ", "dropped: "):
+    number = status["compiled_modules"]
+    assert isinstance(number, int)
+    assert (number > 0) == (os.environ["QNETPY_COMPILED"] == "on")
+    for row in ("node:", "NODE", "b     up", "established ", "dropped: ", describe(number)):
         assert row in cluster.run("a", "qnet", "status").stdout
     assert "b     up" in cluster.run("a", "qnet", "ls").stdout
     assert "is up already" in refused(cluster, "a", "qnet", "up")

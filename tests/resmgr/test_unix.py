@@ -25,7 +25,8 @@ from resmgr.dispatch import Buffer
 from resmgr.errors import BadMessage, ResmgrError
 from resmgr.runner import open_dispatch
 from resmgr.transport.datagram import DATAGRAM_MAX, LENGTH, MORE, Assembler, fragments
-from resmgr.transport.unix import SYNTHETIC_PID, UnixCarrier, UnixServer, peer_credentials
+from resmgr.transport.peercred import peer_credentials
+from resmgr.transport.unix import SYNTHETIC_PID, UnixCarrier, UnixServer
 
 pytestmark = pytest.mark.host
 
@@ -435,7 +436,7 @@ async def test_too_many_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 async def test_a_client_without_a_pid_of_ours_gets_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("resmgr.transport.unix.peer_credentials", lambda sock: Credentials(5, 5, (), 0))
+    monkeypatch.setattr("resmgr.transport.peercred.peer_credentials", lambda sock: Credentials(5, 5, (), 0))
     async with node(tmp_path) as here, open_process(here.path) as one, open_process(here.path) as two:
         assert one.kernel.pid > SYNTHETIC_PID
         assert two.kernel.pid > SYNTHETIC_PID

@@ -9,7 +9,7 @@ from qnetpy.link.congestion.tolerant import Tolerant
 
 __all__ = ["CONTROLLERS", "AckSample", "Controller", "create"]
 
-CONTROLLERS: dict[str, type[Controller]] = {kind.name: kind for kind in (Tolerant, Cubic, NewReno)}
+CONTROLLERS: dict[str, type[Controller]] = {"tolerant": Tolerant, "cubic": Cubic, "newreno": NewReno}
 
 
 def create(name: str, mss: int, max_window: int) -> Controller:

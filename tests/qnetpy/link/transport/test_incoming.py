@@ -6,7 +6,7 @@ from itertools import permutations
 
 import pytest
 
-from qnetpy.link.transport import incoming
+from qnetpy.link.transport import constants, incoming
 from qnetpy.link.transport.constants import INITIAL_CREDIT, MAX_MESSAGE, MESSAGE_COST
 from qnetpy.link.transport.events import CloseCode, Event, MessageReceived
 from qnetpy.link.transport.incoming import Inbox, PeerError
@@ -119,7 +119,9 @@ def test_skipping_ids_is_bounded() -> None:
 
 
 def test_holes_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(incoming, "MAX_HOLES", 500)
+    # Python source looks the name up in the first, a compiled module in the second.
+    for module in (incoming, constants):
+        monkeypatch.setattr(module, "MAX_HOLES", 500)
     box, _ = inbox()
     hostile = box
 
