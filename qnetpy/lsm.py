@@ -187,6 +187,8 @@ def link_settings(settings: Config) -> QnetSettings:
         suites=settings.qnet.suites,
         timers=LinkTimers(timers.heartbeat, timers.suspect, timers.down),
         rekey=RekeyPolicy(after=timers.rekey),
+        paths=settings.qnet.paths,
+        policies={entry.node: entry.paths for entry in settings.qnet.policies},
     )
 
 

@@ -8,6 +8,8 @@ Nd = NewType("Nd", int)
 """Node descriptor: 0 is this node, others are private to this node and name a peer as the network module numbered it."""
 
 ND_LOCAL = Nd(0)
+ND_BITS = 16
+"""The lower half of a node descriptor is the node; the upper one is how messages should travel there (quality of service), 0 by default."""
 PID_SYSTEM = 1
 """The node itself (procnto's place): its channels are the well-known managers."""
 CHID_PATHMGR = 1

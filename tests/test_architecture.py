@@ -81,7 +81,7 @@ ARROWS = {
     "stack.drivers": {"resmgr", "stack", "stack.wire", "stack.core", "stack.drivers.af_packet"},
     "stack.drivers.af_packet": {"resmgr", "stack", "stack.wire", "stack.core"},
     "stack.drivers.wrap": {"resmgr", "stack", "stack.wire", "stack.core"},
-    "qnetpy": {"resmgr", "stack.wire"},
+    "qnetpy": {"resmgr", "stack.wire", "qnetpy.link.transport"},
     "qnetpy.identity": {"resmgr"},
     "qnetpy.discovery": {"resmgr", "stack.wire"},
     "qnetpy.link": {"resmgr", "stack", "stack.crypto", "qnetpy.identity", "qnetpy.link.noise", "qnetpy.link.transport"},

@@ -48,12 +48,19 @@ class Rig:
         return Entry.parse(reply)
 
 
+def route_by(text: str) -> int:
+    """Two choices, and what a real node says to others."""
+    if text not in ("preferred:en1", "redundant"):
+        raise OSError(errno.EINVAL, "no policy")
+    return 0x0183 if text == "preferred:en1" else 0x81
+
+
 @pytest.fixture
 def rig() -> Rig:
     dispatch = VirtualDispatch(1)
     kernel = Kernel(dispatch, "a")
     nodes = NodeTable()
-    return Rig(dispatch, kernel, nodes, NetFs(kernel, nodes))
+    return Rig(dispatch, kernel, nodes, NetFs(kernel, nodes, route_by))
 
 
 def test_lists_this_node_and_those_that_can_be_reached(rig: Rig) -> None:
@@ -145,3 +152,24 @@ def test_clients_of_other_nodes_cannot_use_it() -> None:
         client.lookup(b"net/a", target=there)
     assert b"net" in client.names()
     assert client.names(b"net") == {b"a", b"b"}
+
+
+def test_a_choice_of_paths_behind_a_name_is_in_the_descriptor_and_is_not_listed(rig: Rig) -> None:
+    nd = rig.node("up", NodeState.UP)
+    entry = rig.redirect(b"up~preferred:en1/etc/hostname")
+    assert entry.target == Target(nd | 0x0183 << 16, PID_SYSTEM, CHID_PATHMGR)
+    assert entry.rest == b"etc/hostname"
+    assert rig.redirect(b"up~redundant").target.nd == nd | 0x81 << 16
+    assert rig.redirect(b"a~redundant").target.nd == 0
+    assert rig.client().names() == {b"a", b"up"}
+    heard: list[bytes] = []
+    rig.fs.listeners.append(heard.append)
+    rig.fs.changed("up")
+    assert heard == [b"up", b"up~preferred:en1", b"up~redundant"]
+
+
+@pytest.mark.parametrize("name", [b"up~", b"up~best", b"up~preferred", b"up~preferred:en1~redundant"])
+def test_a_choice_that_says_nothing_is_refused(rig: Rig, name: bytes) -> None:
+    rig.node("up", NodeState.UP)
+    with fails(errno.EINVAL):
+        rig.redirect(name)

@@ -12,6 +12,7 @@ Differs from RFC 9002: the packet threshold and the time threshold grow when pac
 from __future__ import annotations
 
 from bisect import insort
+from collections import deque
 from typing import Final
 
 from qnetpy.link.congestion import AckSample, create
@@ -26,12 +27,14 @@ from qnetpy.link.transport.constants import (
     PERSISTENT_THRESHOLD,
     SUSPECT_TIMEOUTS,
 )
-from qnetpy.link.transport.events import Event, MtuChanged, PathFound, PathLost
+from qnetpy.link.transport.events import Event, MtuChanged, PathFound, PathLost, PathRefused
 from qnetpy.link.transport.items import pack_ack
 from qnetpy.link.transport.mtu import MtuSearch
-from qnetpy.link.transport.outgoing import Outbox, OutMessage
+from qnetpy.link.transport.outgoing import Outbox
+from qnetpy.link.transport.outmessage import OutMessage
 from qnetpy.link.transport.ranges import RangeSet
 from qnetpy.link.transport.rtt import RttEstimator
+from qnetpy.link.transport.validation import Validation
 from resmgr.errors import BadMessage
 
 FORGET_REORDERING_ROUNDS: Final = 64
@@ -42,10 +45,12 @@ FORGET_LATE: Final = 0.005
 class Run:
     """Packets *first* to *last*, sent together, each *size* bytes, with the bytes [offset, stop) of *message* in steps of *step*.
 
-    A run of one packet may instead carry several pieces (`items`), a CREDIT, or be an MTU probe of size `probe`.
+    A run of one packet may instead carry several pieces (`items`), a CREDIT, PATH items up to the `news`-th, or be an MTU probe of size
+    `probe`.
     """
 
     __slots__ = (
+        "copy",
         "credit",
         "delivered",
         "delivered_at",
@@ -54,6 +59,7 @@ class Run:
         "items",
         "last",
         "message",
+        "news",
         "offset",
         "probe",
         "sent",
@@ -73,7 +79,10 @@ class Run:
         self.stop = 0
         self.step = 0
         self.items: list[tuple[OutMessage, int, int]] | None = None
+        self.copy = False
+        """It went over another path too, which sees to it that it arrives."""
         self.credit = False
+        self.news = 0
         self.probe = 0
         self.delivered = 0
         self.delivered_at = 0.0
@@ -176,10 +185,34 @@ class Path:
         """Packets that may be sent whatever the window says, after a probe timeout."""
         self.ping_due = False
         self.suspect = False
+        self.valid = False
+        """The peer has answered a CHALLENGE here, or the handshake did as much."""
+        self.up = True
+        """Our interface works."""
+        self.peer_up = True
+        """The peer's does, as it told."""
+        self.open = False
+        """All three: packets may carry data."""
+        self.port = 0
+        """Number of our interface; 0: without."""
+        self.peer_port = 0
+        """The peer's number of its."""
+        self.validation: Validation | None = None
+        """Our CHALLENGE, until it is answered."""
+        self.responses: list[bytes] = []
+        """Tokens of the peer's CHALLENGEs, to be answered."""
+        self.news_seen = 0
+        """PATH items of the peer about this path that count."""
+        self.copies: deque[tuple[OutMessage, int, int]] = deque()
+        """Redundant fragments that went over another path and are to go over this one too."""
         self.limited = False
         """The last transmission ended for want of window."""
         self.credit_lost = False
         """A CREDIT may not have arrived."""
+        self.news_lost = False
+        """Nor may a PATH."""
+        self.news_acked = 0
+        """Sequence of the newest PATH that arrived, to be looked at by the transport."""
 
         self.lost_runs: list[Run] = []
         self.packet_threshold = PACKET_THRESHOLD
@@ -202,6 +235,46 @@ class Path:
         self.packets_lost = 0
         self.packets_late = 0
         self.timeouts = 0
+        self.bytes_sent = 0
+        self.copies_dropped = 0
+
+    # States
+
+    def set_states(self, *, valid: bool | None = None, up: bool | None = None, peer_up: bool | None = None) -> None:
+        """Note what changed. A path that does not work gives up what is in flight; one that works again is asked before it is trusted."""
+        before = self.open
+        if valid is not None:
+            self.valid = valid
+        if up is not None:
+            self.up = up
+        if peer_up is not None:
+            self.peer_up = peer_up
+        self.open = self.valid and self.up and self.peer_up
+        if before and not self.open:
+            self.abandon(keep_probing=False)
+            self.copies.clear()
+            self.pto_count = 0
+            self.probes = 0
+            self.suspect = True
+        elif self.open and not before:
+            self.ping_due = True
+
+    @property
+    def state(self) -> str:
+        """For people."""
+        if not self.valid:
+            return "opening"
+        if not self.up:
+            return "down"
+        if not self.peer_up:
+            return "peer down"
+        return "suspect" if self.suspect else "usable"
+
+    def resize(self, max_payload: int) -> None:
+        """The interface's MTU is another: the search for the packet size begins anew."""
+        self.mtu.resize(max_payload)
+        if self.payload != self.mtu.payload:
+            self._set_payload()
 
     # Receiving
 
@@ -222,6 +295,7 @@ class Path:
             self._first_sent = now
             self._delivered_at = now
         self.in_flight += flight
+        self.bytes_sent += flight
         run.delivered = self.delivered
         run.delivered_at = self._delivered_at
         run.first_sent = self._first_sent
@@ -266,6 +340,8 @@ class Path:
             if run.size > BASE_PAYLOAD:
                 self.mtu.suspicion = 0
                 self._newest_large_sent = run.sent
+            if run.news > self.news_acked:
+                self.news_acked = run.news
             if run.probe and self.mtu.on_acked(run.probe, now):
                 self._set_payload()
         newest = newly[-1]
@@ -403,6 +479,10 @@ class Path:
         del remembered[:keep]
 
     def _resend(self, run: Run, outbox: Outbox) -> None:
+        if run.news:
+            self.news_lost = True
+        if run.copy:
+            return
         if run.message is not None:
             outbox.lost(run.message, run.offset, run.stop)
         elif run.items is not None:
@@ -453,6 +533,9 @@ class Path:
         retry = self.mtu.retry_at
         if retry is not None and (when is None or retry < when):
             when = retry
+        validation = self.validation
+        if validation is not None and not validation.due and self.up and (when is None or validation.again_at < when):
+            when = validation.again_at
         return when
 
     def on_timeout(self, now: float) -> None:
@@ -462,6 +545,10 @@ class Path:
             self.ack_now = True
         if self.mtu.retry_at is not None and self.mtu.retry_at <= now:
             self.mtu.on_retry()
+        validation = self.validation
+        if validation is not None and self.up and validation.on_timeout(now):
+            self.validation = None
+            self._out.append(PathRefused(self.ident))
         if self.loss_at is not None:
             if self.loss_at <= now:
                 self._detect(now, [], self._newest_acked_sent)
@@ -476,6 +563,8 @@ class Path:
         self.ping_due = True
         self.probes = 1
         for run in self.runs:
+            if run.copy:
+                continue
             if run.message is not None:
                 self._outbox.lost(run.message, run.offset, min(run.stop, run.offset + run.step))
                 break
@@ -491,4 +580,6 @@ class Path:
         """The transport is closed: no timer, nothing in flight."""
         self.runs = []
         self.in_flight = 0
-        self.loss_at = self.ack_at = self.mtu.retry_at = None
+        self.loss_at = self.ack_at = self.mtu.retry_at = self.validation = None
+        self.responses.clear()
+        self.copies.clear()

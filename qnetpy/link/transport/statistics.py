@@ -31,6 +31,16 @@ class PathStatistics:
     packet_threshold: int
     mtu_probes: int
     mtu_changes: int
+    state: str
+    """usable, suspect (does not answer), down (our interface), peer down, or opening."""
+    port: int
+    peer_port: int
+    bytes_sent: int
+    """Of packets that carried anything to be acknowledged."""
+    delivered: int
+    """Of these, acknowledged."""
+    copies_waiting: int
+    copies_dropped: int
     suspect: bool
     runs: int
     """Records of packets in flight."""
@@ -53,6 +63,13 @@ class PathStatistics:
             packet_threshold=path.packet_threshold,
             mtu_probes=path.mtu.probes_sent,
             mtu_changes=path.mtu.changes,
+            state=path.state,
+            port=path.port,
+            peer_port=path.peer_port,
+            bytes_sent=path.bytes_sent,
+            delivered=path.delivered,
+            copies_waiting=len(path.copies),
+            copies_dropped=path.copies_dropped,
             suspect=path.suspect,
             runs=len(path.runs),
             received_ranges=len(path.received),
@@ -83,4 +100,10 @@ class TransportStatistics:
     after_close: int
     """Packets dropped: the transport is closed."""
     protocol_errors: int
+    challenges_dropped: int
+    """CHALLENGEs not answered: too many of them at once."""
+    stray_responses: int
+    """RESPONSEs to no CHALLENGE of ours, or to an earlier one."""
+    lanes: int
+    """Routes on which messages wait, beside the plain one."""
     paths: Mapping[int, PathStatistics]
