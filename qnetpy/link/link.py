@@ -12,6 +12,7 @@ from qnetpy.link.session import RekeyPolicy, Session, Sessions
 from qnetpy.link.transport.config import TransportConfig
 from qnetpy.link.transport.constants import BASE_PAYLOAD
 from qnetpy.link.transport.machine import Transport
+from qnetpy.link.transport.path import Path
 from qnetpy.link.wire import DATA_OVERHEAD, Address, Arrivals
 
 NUMBERS = 256
@@ -21,11 +22,11 @@ NUMBERS_RENEW = 48
 
 
 class LinkPath:
-    """Where one path of a link goes. Its transport side is `qnetpy.link.transport.path.Path` of the same number."""
+    """Where one path of a link goes."""
 
-    __slots__ = ("address", "asked", "last_sent", "mtu", "number", "ours", "prefix")
+    __slots__ = ("address", "asked", "last_sent", "mtu", "number", "ours", "prefix", "state")
 
-    def __init__(self, number: int, address: Address, prefix: bytes, mtu: int, ours: bool, now: float) -> None:
+    def __init__(self, number: int, address: Address, prefix: bytes, mtu: int, ours: bool, state: Path, now: float) -> None:
         self.number = number
         self.address = address
         self.prefix = prefix
@@ -36,6 +37,8 @@ class LinkPath:
         """We opened it."""
         self.asked = False
         """Our CHALLENGE on it was answered."""
+        self.state = state
+        """Its transport side, to be looked at."""
         self.last_sent = now
 
 

@@ -373,8 +373,7 @@ class LinkMachine:
             if not link.alive:
                 continue
             paths = link.paths
-            for number in list(paths) if len(paths) < 2 else link.transport.order():
-                path = paths[number]
+            for path in tuple(paths.values()) if len(paths) < 2 else [paths[number] for number in link.transport.order()]:
                 if not self._ports.usable(path.address):
                     continue
                 for _ in range(BURSTS_PER_TURN):
@@ -424,7 +423,7 @@ class LinkMachine:
         first = heard + (timers.down_after if link.suspect else timers.suspect_after)
         for path in link.paths.values():
             when = path.last_sent + link.heartbeat
-            if when < first and transport.is_open(path.number):
+            if when < first and path.state.open:
                 first = when
         if link.renew_at < first:
             first = link.renew_at
@@ -464,7 +463,7 @@ class LinkMachine:
         if now >= heard + timers.suspect_after and not link.suspect:
             self._suspect(link, "silent", now)
         for path in link.paths.values():
-            if now >= path.last_sent + link.heartbeat and transport.is_open(path.number):
+            if now >= path.last_sent + link.heartbeat and path.state.open:
                 path.last_sent = now
                 transport.ping(now, path.number)
                 self._mark(link)

@@ -53,9 +53,9 @@ class Paths:
 
     def _add(self, link: Link, number: int, address: Address, mtu: int, ours: bool, now: float, *, valid: bool) -> None:
         port = self._ports[address[0]]
-        path = LinkPath(number, address, port.bearer.prefix(port.station, address[1]), mtu, ours, now)
-        link.paths[number] = path
         link.transport.add_path(number, max_payload(mtu), now, valid=valid, port=port.number, up=port.up)
+        prefix = port.bearer.prefix(port.station, address[1])
+        path = link.paths[number] = LinkPath(number, address, prefix, mtu, ours, link.transport.path(number), now)
         self._challenge(link, path, now)
 
     def _challenge(self, link: Link, path: LinkPath, now: float) -> None:
@@ -148,7 +148,7 @@ class Paths:
     def refused(self, link: Link, number: int, now: float) -> None:
         """It was not, and the path is not one, unless the handshake showed it."""
         path = link.paths.get(number)
-        if path is not None and not link.transport.is_valid(number):
+        if path is not None and not path.state.valid:
             _, pause = link.tried.get(path.address, (0.0, SEEK_AGAIN / 2))
             pause = min(2 * pause, SEEK_MAX)
             link.tried[path.address] = now + pause, pause

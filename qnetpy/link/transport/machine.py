@@ -19,8 +19,6 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 
-import attrs
-
 from qnetpy.link.transport.config import TransportConfig
 from qnetpy.link.transport.constants import (
     ACK_THRESHOLD,
@@ -60,13 +58,14 @@ from qnetpy.link.transport.items import (
     read_path,
     read_route,
 )
+from qnetpy.link.transport.lane import Lane
 from qnetpy.link.transport.outgoing import Outbox
 from qnetpy.link.transport.outmessage import OutMessage
 from qnetpy.link.transport.packing import Packer
 from qnetpy.link.transport.path import Path
 from qnetpy.link.transport.routes import route
 from qnetpy.link.transport.schedule import Schedule
-from qnetpy.link.transport.statistics import PathStatistics, TransportStatistics
+from qnetpy.link.transport.statistics import Counters, TransportStatistics, collect
 from qnetpy.link.transport.validation import Validation
 from resmgr.dispatch import Buffer
 from resmgr.errors import BadMessage, Misuse
@@ -77,17 +76,6 @@ SHARED_BURST = 16
 """Packets that one lane fills before the next has its turn, when there are several."""
 _unpack_data = DATA_HEAD.unpack_from
 _unpack_start = START_HEAD.unpack_from
-
-
-@attrs.define
-class Counters:
-    """What the machine dropped or refused, by reason."""
-
-    no_such_path: int = 0
-    after_close: int = 0
-    protocol_errors: int = 0
-    challenges_dropped: int = 0
-    stray_responses: int = 0
 
 
 class Transport:
@@ -104,6 +92,8 @@ class Transport:
         self._packer = Packer(self._inbox)
         self._paths: dict[int, Path] = {}
         self._schedule = Schedule(self._outbox, self._paths)
+        self._alone = False
+        """There is one path and no policy, so nothing to choose."""
         self._news_seen = 0
         self._tickets = 0
         self._closed: Close | None = None
@@ -187,12 +177,14 @@ class Transport:
         where.valid, where.up = valid, up
         where.open = valid and up
         self._packer.news.pop(path, None)
+        self._count_paths()
 
     def challenge(self, path: int, token: bytes, station: bytes, now: float) -> None:
         """Ask the peer to show that *path* leads to it. *token*: 8 random bytes; *station*: our address there, empty if unknown. Ends with
         PathValid or PathRefused."""
         where = self._paths[path]
         where.validation = Validation(token, where.port, station, now)
+        where.control_due = True
 
     def path_up(self, path: int, up: bool, now: float) -> None:
         """Our interface of *path* works, or does not: then what was in flight goes over the others, and the peer is told not to use it."""
@@ -211,6 +203,7 @@ class Transport:
         """Forget a path: what was in flight on it goes over the others. Its packet numbers must not come again under the same key. *tell*:
         CLOSED or GONE, for the peer. Unknown paths are ignored."""
         gone = self._paths.pop(path, None)
+        self._count_paths()
         self._closing.discard(path)
         if gone is not None:
             gone.abandon(keep_probing=False)
@@ -219,7 +212,11 @@ class Transport:
             self._packer.say(path, tell)
 
     def _told(self, path: Path) -> None:
-        """What *path* may have lost of control items is due again."""
+        """What *path* may have lost of control items is due again; what it has told is done."""
+        path.attention = False
+        if path.news_acked:
+            self._packer.heard(path.news_acked)
+            path.news_acked = 0
         if path.credit_lost:
             path.credit_lost = False
             self._packer.credit_due = True
@@ -230,13 +227,9 @@ class Transport:
     def paths(self) -> list[int]:
         return list(self._paths)
 
-    def is_valid(self, path: int) -> bool:
-        """Whether *path* is known to lead to the peer."""
-        return self._paths[path].valid
-
-    def is_open(self, path: int) -> bool:
-        """Whether *path* is valid and both ends' interfaces work."""
-        return self._paths[path].open
+    def path(self, path: int) -> Path:
+        """The live state of *path*, to be looked at only."""
+        return self._paths[path]
 
     def usable(self, path: int) -> bool:
         """Whether *path* may carry data and answers."""
@@ -251,13 +244,17 @@ class Transport:
     @route.setter
     def route(self, route: int) -> None:
         self._schedule.route = route
+        self._count_paths()
+
+    def _count_paths(self) -> None:
+        self._alone = len(self._paths) == 1 and not self._schedule.route
 
     def order(self) -> list[int]:
         """The paths in the order in which `transmit` should be called for them: who delivers soonest first."""
         return self._schedule.order()
 
     def stuck(self, route: int) -> bool:
-        """Whether no path that messages of *route* may take answers now."""
+        """Whether no path that messages of *route* may take answers now, although others do."""
         return self._schedule.stuck(route)
 
     # Packets in
@@ -371,11 +368,8 @@ class Transport:
                 path.ack_now = True
             elif path.ack_at is None:
                 path.ack_at = now + MAX_ACK_DELAY
-        if path.credit_lost or path.news_lost:
+        if path.attention:
             self._told(path)
-        if path.news_acked:
-            self._packer.heard(path.news_acked)
-            path.news_acked = 0
         if self._inbox.wants_grant():
             self._packer.credit_due = True
 
@@ -451,6 +445,7 @@ class Transport:
         path.peer_port = challenge.port
         if len(path.responses) < MAX_RESPONSES:
             path.responses.append(challenge.token)
+            path.control_due = True
         else:
             self.counters.challenges_dropped += 1
         self._events.append(Challenged(path.ident, challenge.station))
@@ -507,18 +502,18 @@ class Transport:
             self._closing.discard(path)
             where.next_pn += 1
             return first, [self._closed.pack()]
-        packer = self._packer
-        packets = packer.control(where, now) if where.responses or where.validation is not None else []
-        lane, others = self._schedule.lane(where)
+        packer, outbox = self._packer, self._outbox
+        packets = packer.control(where, now) if where.control_due else []
+        if self._alone and not outbox.routed:
+            others: list[Path] = []
+            lane = outbox.plain if outbox.plain.mask and where.open else None
+        else:
+            lane, others = self._schedule.lane(where)
         if lane is not None or where.ack_now or where.ping_due or (where.open and (packer.credit_due or packer.news_due)):
-            packets += packer.fill(where, now, limit if not self._outbox.routed else min(limit, SHARED_BURST), lane, others)
-            while lane is not None and self._outbox.routed and len(packets) < limit and not where.limited:
-                lane, others = self._schedule.lane(where)
-                if lane is not None:
-                    more = packer.fill(where, now, min(limit - len(packets), SHARED_BURST), lane, others)
-                    if not more:
-                        break
-                    packets += more
+            if not outbox.routed:
+                packets += packer.fill(where, now, limit, lane, others)
+            else:
+                packets += self._fill_in_turn(where, now, limit, lane, others)
         else:
             where.limited = False
         if where.copies and len(packets) < limit:
@@ -527,6 +522,18 @@ class Transport:
             packets += packer.probe(where, now, limit - len(packets))
         where.packets_sent += len(packets)
         return first, packets
+
+    def _fill_in_turn(self, path: Path, now: float, limit: int, lane: Lane | None, others: list[Path]) -> list[bytes]:
+        """`Packer.fill` for several lanes, a part of the burst each."""
+        packets = self._packer.fill(path, now, min(limit, SHARED_BURST), lane, others)
+        while lane is not None and len(packets) < limit and not path.limited:
+            lane, others = self._schedule.lane(path)
+            if lane is not None:
+                more = self._packer.fill(path, now, min(limit - len(packets), SHARED_BURST), lane, others)
+                if not more:
+                    break
+                packets += more
+        return packets
 
     # Time
 
@@ -546,7 +553,7 @@ class Transport:
         for path in self._paths.values():
             count = path.pto_count
             path.on_timeout(now)
-            if path.credit_lost or path.news_lost:
+            if path.attention:
                 self._told(path)
             if path.suspect and path.pto_count > count:
                 self._rescue(path)
@@ -560,26 +567,4 @@ class Transport:
 
     def statistics(self) -> TransportStatistics:
         """A copy of all counters and sizes."""
-        inbox = self._inbox
-        outbox = self._outbox
-        return TransportStatistics(
-            backlog=outbox.backlog,
-            unacknowledged=outbox.messages,
-            outgoing_streams=outbox.streams(),
-            messages_sent=self._tickets,
-            messages_received=inbox.delivered,
-            resent_bytes=outbox.resent_bytes,
-            credit_blocked=outbox.credit_blocked,
-            incomplete=len(inbox.open),
-            waiting=inbox.waiting(),
-            held=inbox.held(),
-            duplicate_fragments=inbox.duplicates,
-            delivered_ranges=len(inbox.done),
-            no_such_path=self.counters.no_such_path,
-            after_close=self.counters.after_close,
-            protocol_errors=self.counters.protocol_errors,
-            challenges_dropped=self.counters.challenges_dropped,
-            stray_responses=self.counters.stray_responses,
-            lanes=sum(lane.mask != 0 for lane in outbox.routed.values()),
-            paths={ident: PathStatistics.of(path) for ident, path in self._paths.items()},
-        )
+        return collect(self._inbox, self._outbox, self._tickets, self.counters, self._paths)

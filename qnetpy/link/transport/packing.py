@@ -73,6 +73,7 @@ class Packer:
         packets: list[bytes] = []
         items = [response(token) for token in path.responses]
         path.responses.clear()
+        path.control_due = False
         validation = path.validation
         if validation is not None and validation.due:
             items.append(validation.challenge(now))
@@ -133,10 +134,20 @@ class Packer:
             self._emit(path, out, pieces, used, None, credit, news, wants, now)
             pieces, used, credit, news, wants = [], 0, False, 0, False
         path.limited = False
-        if lane is not None:
-            self._messages(path, out, pieces, used, credit, news, wants, now, limit, lane, room)
+        items: Items | None = None
+        if lane is not None and room >= payload and (lone := lane.take_lone(payload - used - START_SIZE - ROUTE.size)) is not None:
+            # The usual packet of a message or an answer: nothing else waits.
+            head = start_of(lone, lone.total)
+            pieces.append(head)
+            pieces.append(lone.view)
+            used += len(head) + lone.total
+            items = [(lone, 0, lone.total)]
+        if lane is not None and lane.mask:
+            self._messages(path, out, pieces, used, items, credit, news, wants, now, limit, lane, room)
         elif pieces:
-            self._emit(path, out, pieces, used, None, credit, news, wants, now)
+            self._emit(path, out, pieces, used, items, credit, news, wants, now)
+            if items is not None:
+                path.probes = 0
         if others:
             self._copied([piece for run in path.runs[before:] for piece in pieces_of(run)], others)
         if path.limited and out:
@@ -150,6 +161,7 @@ class Packer:
         out: list[bytes],
         pieces: list[Buffer],
         used: int,
+        items: Items | None,
         credit: bool,
         news: int,
         wants: bool,
@@ -160,18 +172,9 @@ class Packer:
     ) -> None:
         """Go on with a packet that holds *pieces*: messages, as far as window and *limit* go."""
         payload = path.payload
-        items: Items | None = None
         start_size = START_SIZE + ROUTE.size if lane.route else START_SIZE
-        more = True
-        if room >= payload and (lone := lane.take_lone(payload - used - start_size)) is not None:
-            total = lone.total
-            pieces.append(start_of(lone, total))
-            pieces.append(lone.view)
-            used += start_size + total
-            items = [(lone, 0, total)]
-            more = lane.mask != 0
         step = payload - DATA_SIZE
-        while more:
+        while True:
             if len(out) >= limit:
                 break
             if room < payload and not path.probes:

@@ -12,7 +12,6 @@ Differs from RFC 9002: the packet threshold and the time threshold grow when pac
 from __future__ import annotations
 
 from bisect import insort
-from collections import deque
 from typing import Final
 
 from qnetpy.link.congestion import AckSample, create
@@ -34,7 +33,7 @@ from qnetpy.link.transport.outgoing import Outbox
 from qnetpy.link.transport.outmessage import OutMessage
 from qnetpy.link.transport.ranges import RangeSet
 from qnetpy.link.transport.rtt import RttEstimator
-from qnetpy.link.transport.validation import Validation
+from qnetpy.link.transport.standing import Standing
 from resmgr.errors import BadMessage
 
 FORGET_REORDERING_ROUNDS: Final = 64
@@ -147,12 +146,13 @@ def take(runs: list[Run], ranges: list[tuple[int, int]]) -> list[Run]:
     return taken
 
 
-class Path:
+class Path(Standing):
     """State of one path. The transport fills packets and calls `record`; everything about acknowledgement and time is here."""
 
     def __init__(
         self, ident: int, max_payload: int, config: TransportConfig, outbox: Outbox, out: list[Event], now: float, rtt: float | None
     ) -> None:
+        super().__init__()
         self.ident = ident
         self.mtu = MtuSearch(max_payload, config.mtu_retry, config.mtu_probe)
         self.payload = self.mtu.payload
@@ -184,29 +184,10 @@ class Path:
         self.probes = 0
         """Packets that may be sent whatever the window says, after a probe timeout."""
         self.ping_due = False
-        self.suspect = False
-        self.valid = False
-        """The peer has answered a CHALLENGE here, or the handshake did as much."""
-        self.up = True
-        """Our interface works."""
-        self.peer_up = True
-        """The peer's does, as it told."""
-        self.open = False
-        """All three: packets may carry data."""
-        self.port = 0
-        """Number of our interface; 0: without."""
-        self.peer_port = 0
-        """The peer's number of its."""
-        self.validation: Validation | None = None
-        """Our CHALLENGE, until it is answered."""
-        self.responses: list[bytes] = []
-        """Tokens of the peer's CHALLENGEs, to be answered."""
-        self.news_seen = 0
-        """PATH items of the peer about this path that count."""
-        self.copies: deque[tuple[OutMessage, int, int]] = deque()
-        """Redundant fragments that went over another path and are to go over this one too."""
         self.limited = False
         """The last transmission ended for want of window."""
+        self.attention = False
+        """The transport should look at the next three."""
         self.credit_lost = False
         """A CREDIT may not have arrived."""
         self.news_lost = False
@@ -236,7 +217,6 @@ class Path:
         self.packets_late = 0
         self.timeouts = 0
         self.bytes_sent = 0
-        self.copies_dropped = 0
 
     # States
 
@@ -258,17 +238,6 @@ class Path:
             self.suspect = True
         elif self.open and not before:
             self.ping_due = True
-
-    @property
-    def state(self) -> str:
-        """For people."""
-        if not self.valid:
-            return "opening"
-        if not self.up:
-            return "down"
-        if not self.peer_up:
-            return "peer down"
-        return "suspect" if self.suspect else "usable"
 
     def resize(self, max_payload: int) -> None:
         """The interface's MTU is another: the search for the packet size begins anew."""
@@ -340,8 +309,10 @@ class Path:
             if run.size > BASE_PAYLOAD:
                 self.mtu.suspicion = 0
                 self._newest_large_sent = run.sent
-            if run.news > self.news_acked:
-                self.news_acked = run.news
+            if run.news:
+                self.attention = True
+                if run.news > self.news_acked:
+                    self.news_acked = run.news
             if run.probe and self.mtu.on_acked(run.probe, now):
                 self._set_payload()
         newest = newly[-1]
@@ -480,7 +451,7 @@ class Path:
 
     def _resend(self, run: Run, outbox: Outbox) -> None:
         if run.news:
-            self.news_lost = True
+            self.news_lost = self.attention = True
         if run.copy:
             return
         if run.message is not None:
@@ -489,7 +460,7 @@ class Path:
             for message, start, stop in run.items:
                 outbox.lost(message, start, stop)
         if run.credit:
-            self.credit_lost = True
+            self.credit_lost = self.attention = True
 
     def _set_payload(self) -> None:
         self.payload = self.mtu.payload
@@ -546,6 +517,8 @@ class Path:
         if self.mtu.retry_at is not None and self.mtu.retry_at <= now:
             self.mtu.on_retry()
         validation = self.validation
+        if validation is not None and self.up:
+            self.control_due = True
         if validation is not None and self.up and validation.on_timeout(now):
             self.validation = None
             self._out.append(PathRefused(self.ident))

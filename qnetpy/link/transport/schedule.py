@@ -24,8 +24,11 @@ class Schedule:
         return [path.ident for path in sorted(self._paths.values(), key=rank)]
 
     def stuck(self, route: int) -> bool:
-        """Whether no path that messages of *route* may take answers now."""
-        return all(path.suspect for path in candidates(route or self.route, self._paths.values()))
+        """Whether no path that messages of *route* may take answers now, although others do."""
+        paths = self._paths.values()
+        return any(path.open and not path.suspect for path in paths) and all(
+            path.suspect for path in candidates(route or self.route, paths)
+        )
 
     def lane(self, path: Path) -> tuple[Lane | None, list[Path]]:
         """From which queue *path* takes now, and over which other paths the same goes."""
