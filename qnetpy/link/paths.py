@@ -126,7 +126,6 @@ class Paths:
             self._remove(link, before, "replaced", now)
         if len(link.paths) >= PATHS_MAX:
             return self._refused("too_many_paths", packets)
-        self._calls.learned(source, link.name, now)
         self._add(link, number, source, port.mtu, False, now, valid=False)
         return True
 
@@ -141,6 +140,7 @@ class Paths:
         path = link.paths.get(number)
         if path is not None:
             link.tried.pop(path.address, None)
+            self._calls.learned(path.address, link.name, now)
             if not path.asked:
                 path.asked = True
                 self._changed(link, path.address, "is there")
