@@ -10,9 +10,13 @@ import pytest
 from qnetpy.link.transport.constants import ACK_DELAY_UNIT, MAX_MESSAGE
 from qnetpy.link.transport.items import (
     ACK_HEAD,
+    CHALLENGE_HEAD,
     CLOSE_HEAD,
     CREDIT,
     DATA_HEAD,
+    PATH,
+    RESPONSE,
+    ROUTE,
     START_HEAD,
     Ack,
     Challenge,
@@ -180,19 +184,26 @@ def test_random_bytes_raise_only_bad_message(seed: int) -> None:
             pass
 
 
+STRUCTS = {
+    "ACK": ACK_HEAD,
+    "DATA": DATA_HEAD,
+    "START": START_HEAD,
+    "CREDIT": CREDIT,
+    "CLOSE": CLOSE_HEAD,
+    "CHALLENGE": CHALLENGE_HEAD,
+    "RESPONSE": RESPONSE,
+    "PATH": PATH,
+    "ROUTE": ROUTE,
+}
+
+
 def test_protocol_page_draws_these_structs() -> None:
     page = (Path(__file__).parents[4] / "docs/protocol/transport.md").read_text()
     drawn = {}
     for line in page.splitlines():
         name, _, fields = line.partition(" ")
-        if name in ("ACK", "DATA", "START", "CREDIT", "CLOSE") and fields.startswith(" "):
+        if name in STRUCTS and (fields.startswith(" ") or name in ("CHALLENGE", "RESPONSE")) and "|" in fields:
             sizes = [field.split()[1] for field in fields.split("(")[0].split("|") if len(field.split()) > 1]
             drawn[name] = sum(int(size) for size in sizes if size.isdigit())
 
-    assert drawn == {
-        "ACK": ACK_HEAD.size,
-        "DATA": DATA_HEAD.size,
-        "START": START_HEAD.size,
-        "CREDIT": CREDIT.size,
-        "CLOSE": CLOSE_HEAD.size,
-    }
+    assert drawn == {name: layout.size for name, layout in STRUCTS.items()}
