@@ -14,6 +14,7 @@ from typing import Literal
 import attrs
 
 from qnetpy import settings
+from qnetpy.qos import QosError, parse_choice
 from qnetpy.settings import SettingsError, setting
 from stack.wire.ethernet import mac_bytes
 
@@ -87,6 +88,14 @@ class StaticPeer:
 
 
 @attrs.frozen
+class PathPolicy:
+    """Which paths messages to one node take."""
+
+    node: str = setting("Its node name.", "")
+    paths: str = setting("As `paths` of [qnet].", "loadbalance")
+
+
+@attrs.frozen
 class Mount:
     """/net as a file system of this machine."""
 
@@ -112,6 +121,13 @@ class Qnet:
         "Ciphers this node accepts, best first. Both sides' lists are part of the handshake, so nobody can make them choose a worse one.",
         ("aes-128-gcm", "chacha20-poly1305", "aes-256-gcm"),
     )
+    paths: str = setting(
+        "Which paths messages take where a node is reached over several interfaces: loadbalance (who delivers soonest; the bandwidths add "
+        "up), preferred:IF (that interface of ours while it works), exclusive:IF (only that one), redundant (all; the first copy counts). "
+        "A program chooses for itself by name: /net/NODE~preferred:IF.",
+        "loadbalance",
+    )
+    policies: tuple[PathPolicy, ...] = setting("The same for single nodes.", ())
     timers: Timers = setting("", Timers())
     mount: Mount = setting("", Mount())
 
@@ -215,6 +231,18 @@ def check(config: Config, source: str = "configuration") -> Config:
         raise wrong("qnet.timers.rekey", "must be above 0")
     if not config.qnet.suites:
         raise wrong("qnet.suites", "at least one cipher is needed")
+    chosen = [("qnet.paths", config.qnet.paths)]
+    for index, entry in enumerate(config.qnet.policies):
+        if not entry.node or [other.node for other in config.qnet.policies].count(entry.node) > 1:
+            raise wrong(f"qnet.policies[{index}].node", f"{entry.node!r}: a node's name is needed, each once")
+        chosen.append((f"qnet.policies[{index}].paths", entry.paths))
+    for place, text in chosen:
+        try:
+            choice = parse_choice(text)
+        except QosError as error:
+            raise wrong(place, str(error)) from None
+        if choice.interface and config.qnet.interfaces and choice.interface not in config.qnet.interfaces:
+            raise wrong(place, f"{choice.interface!r} is none of qnet.interfaces: {', '.join(config.qnet.interfaces)}")
     if config.qnet.discovery == "static" and not config.qnet.peers:
         raise wrong("qnet.peers", "discovery is static, so at least one peer is needed")
     for index, peer in enumerate(config.qnet.peers):

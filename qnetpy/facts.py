@@ -6,8 +6,9 @@ import os
 
 import attrs
 
-from qnetpy.link.link import Link
+from qnetpy.link.link import Link, LinkPath
 from qnetpy.link.session import SessionCounters
+from qnetpy.link.transport.statistics import PathStatistics
 from qnetpy.nodes import Node
 from qnetpy.qnet import Qnet
 from resmgr import compiled
@@ -15,31 +16,53 @@ from stack.core.stack import Stack
 from stack.wire.ethernet import mac_text
 
 Fact = dict[str, object]
+DROPS = ("duplicate_fragments", "no_such_path", "after_close", "challenges_dropped", "stray_responses")
+"""Of a transport: packets and fragments that were received and not used."""
+
+
+def _path(path: LinkPath, told: PathStatistics, share: float) -> Fact:
+    interface, station = path.address
+    rate = told.window / told.smoothed_rtt if told.smoothed_rtt > 0 else 0.0
+    return {
+        "path": path.number,
+        "interface": interface,
+        "mac": mac_text(station),
+        "state": told.state,
+        "rtt": round(told.smoothed_rtt, 6),
+        "loss": round(told.packets_lost / told.packets_sent, 6) if told.packets_sent else 0.0,
+        "rate": round(rate),
+        "mtu": path.mtu,
+        "payload": told.payload,
+        "share": round(share, 3),
+        "window": told.window,
+        "in_flight": told.in_flight,
+        "sent": told.packets_sent,
+        "received": told.packets_received,
+        "lost": told.packets_lost,
+        "late": told.packets_late,
+        "timeouts": told.timeouts,
+        "copies_dropped": told.copies_dropped,
+        "suspect": told.suspect,
+    }
 
 
 def _link(link: Link) -> Fact:
     counted = link.transport.statistics()
+    whole = sum(path.bytes_sent for path in counted.paths.values())
     paths = [
-        {
-            "rtt": round(path.smoothed_rtt, 6),
-            "payload": path.payload,
-            "sent": path.packets_sent,
-            "received": path.packets_received,
-            "lost": path.packets_lost,
-            "window": path.window,
-            "suspect": path.suspect,
-        }
-        for path in counted.paths.values()
+        _path(path, counted.paths[path.number], counted.paths[path.number].bytes_sent / whole if whole else 0.0)
+        for path in link.paths.values()
     ]
-    interface, mac = link.address
+    best = link.best
     return {
-        "interface": interface,
-        "mac": mac_text(mac),
-        "mtu": link.mtu,
+        "interface": "" if best is None else best.address[0],
+        "mac": "" if best is None else mac_text(best.address[1]),
+        "mtu": 0 if best is None else best.mtu,
         "messages_sent": counted.messages_sent,
         "messages_received": counted.messages_received,
         "resent_bytes": counted.resent_bytes,
         "backlog": counted.backlog,
+        "drops": {name: getattr(counted, name) for name in DROPS if getattr(counted, name)},
         "keys": _keys(link),
         "paths": paths,
     }
@@ -52,7 +75,7 @@ def _keys(link: Link) -> Fact:
     return {name: sum(getattr(session.counters, name) for session in sessions) for name in names}
 
 
-def _node(node: Node, link: Link | None, now: float) -> Fact:
+def _node(node: Node, link: Link | None, policy: str, now: float) -> Fact:
     return {
         "name": node.name,
         "nd": node.nd,
@@ -61,6 +84,7 @@ def _node(node: Node, link: Link | None, now: float) -> Fact:
         "reason": node.reason,
         "roles": sorted(node.roles),
         "starts": node.starts,
+        "policy": policy,
         "link": None if link is None else _link(link),
     }
 
@@ -71,7 +95,9 @@ def nodes(qnet: Qnet) -> Fact:
     links = qnet.machine.links
     return {
         "self": qnet.identity.name,
-        "nodes": [_node(node, links.get(node.name), now) for node in sorted(qnet.nodes, key=lambda node: node.name)],
+        "nodes": [
+            _node(node, links.get(node.name), str(qnet.choice(node.name)), now) for node in sorted(qnet.nodes, key=lambda node: node.name)
+        ],
     }
 
 

@@ -30,8 +30,9 @@ from qnetpy.link.machine import LinkTimers
 from qnetpy.link.session import RekeyPolicy
 from qnetpy.netfs.mount import NetMount, net_options
 from qnetpy.netfs.stats import StatsFile
+from qnetpy.parameters import QnetSettings
 from qnetpy.policy import policy
-from qnetpy.qnet import Qnet, QnetSettings
+from qnetpy.qnet import Qnet
 from qnetpy.settings import SettingsError
 from resmgr.channel import Channel
 from resmgr.fuse.mount import private_namespace
@@ -198,6 +199,8 @@ def link_settings(settings: Config) -> QnetSettings:
         suites=settings.qnet.suites,
         timers=LinkTimers(timers.heartbeat, timers.suspect, timers.down),
         rekey=RekeyPolicy(after=timers.rekey),
+        paths=settings.qnet.paths,
+        policies={entry.node: entry.paths for entry in settings.qnet.policies},
     )
 
 

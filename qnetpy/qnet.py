@@ -15,20 +15,22 @@ from collections import Counter
 from collections.abc import Sequence
 from operator import itemgetter
 
-import attrs
-
 from qnetpy.discovery.hint import TOKEN_LENGTH, Announcement, Discovery, Hint
 from qnetpy.identity.authority import NodeIdentity
 from qnetpy.link.handshake import HandshakeMachine
-from qnetpy.link.machine import Link, LinkMachine, LinkTimers
+from qnetpy.link.machine import Link, LinkMachine
 from qnetpy.link.outcome import Failed
-from qnetpy.link.session import RekeyPolicy
-from qnetpy.link.transport.config import TransportConfig
+from qnetpy.link.transport.routes import route
+from qnetpy.link.wire import Address
 from qnetpy.netfs.manager import NetFs
 from qnetpy.nodes import Node, NodeState, NodeTable
+from qnetpy.parameters import QnetSettings
+from qnetpy.qos import LOADBALANCE, Choice, QosError, parse_choice
+from qnetpy.routewatch import RouteWatch
 from resmgr.access import Verb
 from resmgr.channel import ClientInfo, Nd, Remote
 from resmgr.dispatch import Buffer, Timer
+from resmgr.ids import node_of
 from resmgr.pathspace import Attach
 from resmgr.peer import Peer
 from resmgr.system import System
@@ -36,29 +38,12 @@ from stack.core.ifnet import Interface, InterfaceEvent
 from stack.core.module import Random
 from stack.core.stack import Stack
 from stack.frame import Frame
-from stack.wire.ethernet import HEADER_SIZE, payload_offset
+from stack.wire.ethernet import HEADER_SIZE, mac_text, payload_offset
 
 log = logging.getLogger(__name__)
 
 BACKLOG_MAX = 64 << 20
 """Bytes waiting for one node above which new messages to it fail with EAGAIN: bounds our memory when a node is slow."""
-
-
-@attrs.frozen
-class QnetSettings:
-    """What a node's Qnet is told. `interfaces` empty: all of the stack's."""
-
-    ethertype: int = 0x88B5
-    interfaces: frozenset[str] = frozenset()
-    suites: tuple[str, ...] = ()
-    """Names in order of preference; empty: the handshake's own choice."""
-    timers: LinkTimers = LinkTimers()
-    transport: TransportConfig = TransportConfig()
-    rekey: RekeyPolicy = RekeyPolicy()
-
-    def __attrs_post_init__(self) -> None:
-        if self.ethertype & 0xFF in (0x00, 0xA8):
-            raise ValueError(f"ethertype {self.ethertype:#06x} could be taken for a VLAN tag; choose another")
 
 
 _low_byte = itemgetter(13)
@@ -74,9 +59,9 @@ class _LinkCarrier:
         self.qnet = qnet
         self.link = link
 
-    def send(self, stream: int, parts: Sequence[Buffer], priority: int) -> None:
+    def send(self, stream: int, parts: Sequence[Buffer], priority: int, route: int = 0) -> None:
         qnet = self.qnet
-        qnet.machine.send(self.link, stream, parts, priority, qnet.now())
+        qnet.machine.send(self.link, stream, parts, priority, qnet.now(), route)
         qnet.flush_later()
 
     def congested(self) -> bool:
@@ -119,8 +104,9 @@ class Qnet:
             timers=settings.timers,
             transport=settings.transport,
             rekey=settings.rekey,
+            routes=self.route,
         )
-        self.netfs = NetFs(self._kernel, self.nodes, self._transit)
+        self.netfs = NetFs(self._kernel, self.nodes, self.route_by, self._transit)
         self._attached = system.paths.attach(b"net", self.netfs.target, Attach.TRANSIT)
         system.paths.transit = self._transit
         system.guard(self.netfs.channel)
@@ -143,10 +129,35 @@ class Qnet:
 
     def remote(self, nd: Nd) -> Remote | int:
         """`resmgr.channel.Network`."""
-        peer = self._peers.get(nd)
+        number = node_of(nd)
+        peer = self._peers.get(number)
         if peer is not None:
             return peer
-        return errno.EHOSTDOWN if self.nodes.by_nd(nd) is not None else errno.EHOSTUNREACH
+        return errno.EHOSTDOWN if self.nodes.by_nd(number) is not None else errno.EHOSTUNREACH
+
+    # Routes
+
+    def choice(self, name: str) -> Choice:
+        """By which paths messages to that node go, unless they say otherwise."""
+        return parse_choice(self.settings.policies.get(name, self.settings.paths))
+
+    def route(self, name: str) -> int:
+        """The same as a number for the link; 0 is loadbalance."""
+        choice = self.choice(name)
+        return 0 if choice == LOADBALANCE else route(choice.policy, self.machine.port_number(choice.interface) if choice.interface else 0)
+
+    def route_by(self, text: str) -> int:
+        """The number of what a program chose. OSError: EINVAL for no policy, ENXIO for no interface of ours."""
+        try:
+            choice = parse_choice(text)
+        except QosError as error:
+            log.info("/net: ~%s: %s", text, error)
+            raise OSError(errno.EINVAL, str(error)) from None
+        if choice.interface and choice.interface not in self.machine.ports:
+            why = f"{choice.interface!r} is no interface that Qnet uses here; there are: {', '.join(self.machine.ports) or 'none'}"
+            log.info("/net: ~%s: %s", text, why)
+            raise OSError(errno.ENXIO, why)
+        return route(choice.policy, self.machine.port_number(choice.interface) if choice.interface else 0)
 
     # Stack
 
@@ -244,6 +255,8 @@ class Qnet:
             roles=node.roles,
             authorize=self._authorize,
             congested=carrier.congested,
+            stuck=RouteWatch(self._dispatch, link.transport.stuck, self.settings.timers.down_after, lambda: peer.routes_changed()).state,
+            route=self.route(link.name),
         )
         self._peers[node.nd] = peer
         self._up[link.name] = node, peer
@@ -287,12 +300,18 @@ class Qnet:
         if node is not None and node.state is NodeState.CONNECTING:
             self._enter(node, NodeState.DOWN, why)
 
-    def message(self, link: Link, stream: int, priority: int, data: Buffer) -> None:
+    def path_changed(self, link: Link, address: Address, what: str) -> None:
+        """`Upcalls`."""
+        log.info("node %s: path over %s to %s %s", link.name, address[0], mac_text(address[1]), what)
+        if link.name in self._up:
+            self._up[link.name][1].routes_changed()
+
+    def message(self, link: Link, stream: int, priority: int, data: Buffer, route: int) -> None:
         """`Upcalls`."""
         up = self._up.get(link.peer.name)
         if up is not None:
             try:
-                up[1].receive(data, stream, priority)
+                up[1].receive(data, stream, priority, route=route)
             except Exception:
                 # A server's bug must not lose the messages of others that came in the same batch.
                 self.counters["handler_failed"] += 1

@@ -9,11 +9,15 @@ from typing import Protocol
 from resmgr.channel import Credentials, Descriptors, Kernel, Nd
 from resmgr.dispatch import Buffer
 
+WAITING = -1
+"""Of a route: messages wait for a way that is not there at the moment."""
+
 
 class Carrier(Protocol):
-    """Takes whole messages; see docs/architecture.md. *parts* are borrowed until the message is delivered."""
+    """Takes whole messages; see docs/architecture.md. *parts* are borrowed until the message is delivered. *route*: how it should travel
+    (the upper half of a node descriptor, or what came with the message that this one answers); 0 leaves it to the carrier."""
 
-    def send(self, stream: int, parts: Sequence[Buffer], priority: int) -> None: ...
+    def send(self, stream: int, parts: Sequence[Buffer], priority: int, route: int = 0) -> None: ...
 
 
 class DescriptorCarrier(Carrier, Protocol):
@@ -25,7 +29,10 @@ class DescriptorCarrier(Carrier, Protocol):
 class Link:
     """One link to another kernel. The fields are `resmgr.peer.Peer`'s arguments."""
 
-    __slots__ = ("closed", "congested", "credentials", "descriptors", "dropped", "kernel", "nd", "node", "roles", "send", "suspected")
+    __slots__ = (
+        "closed", "congested", "credentials", "default_route", "descriptors", "dropped", "kernel", "nd", "node", "roles", "route", "send",
+        "stuck", "suspected",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -37,6 +44,8 @@ class Link:
         credentials: Credentials | None,
         congested: Callable[[], bool],
         descriptors: DescriptorCarrier | None,
+        stuck: Callable[[int], int],
+        route: int,
     ) -> None:
         self.kernel = kernel
         self.send = carrier.send
@@ -46,6 +55,10 @@ class Link:
         self.credentials = credentials
         self.congested = congested
         self.descriptors = descriptors
+        self.stuck = stuck
+        self.default_route = route
+        self.route = 0
+        """Of the message that is being received."""
         self.closed = False
         self.suspected = False
         self.dropped: Counter[str] = Counter()

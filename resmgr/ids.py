@@ -8,6 +8,8 @@ Nd = NewType("Nd", int)
 """Node descriptor: 0 is this node, others are private to this node and name a peer as the network module numbered it."""
 
 ND_LOCAL = Nd(0)
+ND_BITS = 16
+"""The lower half of a node descriptor is the node; the upper one is how messages should travel there (quality of service), 0 by default."""
 PID_SYSTEM = 1
 """The node itself (procnto's place): its channels are the well-known managers."""
 CHID_PATHMGR = 1
@@ -17,6 +19,12 @@ PRIORITY_DEFAULT = 10
 PRIORITY_MAX = 63
 FIRST_PART_DEFAULT = 16 * 1024
 """Bytes of a message that travel unasked to a channel in another process or node; QNX sends 8 KB. The rest is pulled by `Message.read`."""
+
+
+def node_of(nd: int) -> int:
+    """The node of a descriptor, without how messages travel there: equal for all descriptors of one node."""
+    return nd & (1 << ND_BITS) - 1
+
 
 PULSE_UNBLOCK = -32
 """A client of a server in another process wants out; value is the transaction. In a kernel this is `Message.on_unblock`."""

@@ -44,6 +44,10 @@ def _never() -> bool:
     return False
 
 
+def _open(route: int) -> int:
+    return 0
+
+
 @attrs.frozen
 class PeerStatistics:
     """Gauges, then counters since the peer came up. `dropped` counts messages that did not parse or made no sense, by reason."""
@@ -64,7 +68,9 @@ class Peer:
 
     `nd`, `node`, `roles`: who the other side is, if it is a node. `credentials`: who it is, if it is a process of this node.
     `believes`, `routes`: see "Trust" above. `authorize`: policy for its clients. `congested`: whether the carrier has so much to send
-    that new messages to this peer should fail with EAGAIN. `descriptors`: the carrier again, if it passes descriptors.
+    that new messages to this peer should fail with EAGAIN. `descriptors`: the carrier again, if it passes descriptors. `stuck`: whether
+    messages of a route (not 0) do not get through although the peer may be there: 0 if they do, WAITING if they wait, or the errno with
+    which they fail. `route`: of connections whose descriptor names none.
     """
 
     def __init__(
@@ -82,8 +88,10 @@ class Peer:
         congested: Callable[[], bool] = _never,
         descriptors: DescriptorCarrier | None = None,
         limits: Limits | None = None,
+        stuck: Callable[[int], int] = _open,
+        route: int = 0,
     ) -> None:
-        link = self._link = Link(kernel, carrier, nd, node, roles, credentials, congested, descriptors)
+        link = self._link = Link(kernel, carrier, nd, node, roles, credentials, congested, descriptors, stuck, route)
         sending = self._sending = SendingSide(link)
         serving = self._serving = ServingSide(link, believes, routes, authorize, Limits() if limits is None else limits)
         self._handlers: dict[int, Callable[[Buffer, Descriptors], None]] = {
@@ -110,10 +118,11 @@ class Peer:
     def node(self) -> str:
         return self._link.node
 
-    def receive(self, view: Buffer, stream: int = 0, priority: int = 0, descriptors: Descriptors = ()) -> None:
+    def receive(self, view: Buffer, stream: int = 0, priority: int = 0, descriptors: Descriptors = (), route: int = 0) -> None:
         """One message from the carrier. *view* is ours from now on: the carrier does not use the memory again (nothing is copied here).
 
-        Bytes that make no sense are counted and dropped. *descriptors* stay open as long as the sequence itself is referred to.
+        Bytes that make no sense are counted and dropped. *descriptors* stay open as long as the sequence itself is referred to. What the
+        message asks for is answered with *route*.
         """
         if self._link.closed:
             return
@@ -121,6 +130,7 @@ class Peer:
         if handler is None:
             self._link.dropped["unknown kind"] += 1
             return
+        self._link.route = route
         try:
             handler(view, descriptors)
         except BadMessage as error:
@@ -141,6 +151,10 @@ class Peer:
         self._link.suspected = suspected
         if suspected:
             self._sending.let_go()
+
+    def routes_changed(self) -> None:
+        """Some route may have got stuck: sends on it that are unblocked end, and all if it has failed. The servers are asked to let go."""
+        self._sending.routes_changed()
 
     def relay(
         self,

@@ -10,7 +10,7 @@ from resmgr.carrier import Link
 from resmgr.channel import FIRST_PART_DEFAULT, GONE, ND_LOCAL, PRIORITY_MAX, Answerer, Connection, Descriptors, Pending
 from resmgr.dispatch import Buffer
 from resmgr.errors import BadMessage
-from resmgr.ids import PULSE_CODE_MAX
+from resmgr.ids import ND_BITS, PULSE_CODE_MAX
 
 READS_MAX = 64
 """READs of one transaction answered at a time; more get EAGAIN. Stops a server from filling our output with one message's copies."""
@@ -19,12 +19,14 @@ READS_MAX = 64
 class Outlet:
     """Our end of a connection to a channel on the other side; it sits in `Connection.remote_state`."""
 
-    __slots__ = ("announced", "connected", "connection", "dead", "first_part", "number", "sends", "side")
+    __slots__ = ("announced", "connected", "connection", "dead", "first_part", "number", "route", "sends", "side")
 
     def __init__(self, side: SendingSide, number: int, connection: Connection) -> None:
         self.side = side
         self.number = number
         self.connection = connection
+        self.route = 0 if side.local else connection.nd >> ND_BITS or side.default_route
+        """How messages of this connection should travel."""
         self.first_part = FIRST_PART_DEFAULT
         self.announced = False
         self.connected = False
@@ -65,6 +67,9 @@ class SendingSide:
     def __init__(self, link: Link) -> None:
         self._link = link
         self._send = link.send
+        self.local = link.nd == ND_LOCAL
+        """The other side is a process of this node; descriptors are its to look at."""
+        self.default_route = link.default_route
         self.sends = 0
         self.outlets: dict[int, Outlet] = {}
         self.outgoing: dict[int, Outgoing] = {}
@@ -89,6 +94,16 @@ class SendingSide:
         for send in [send for send in self.outgoing.values() if send.unblocked]:
             send.abandon(errno.EINTR)
 
+    def routes_changed(self) -> None:
+        """`Peer.routes_changed`."""
+        for send in [send for send in self.outgoing.values() if send.outlet.route]:
+            code = self._link.stuck(send.outlet.route)
+            if code and send.unblocked:
+                send.abandon(errno.EINTR)
+            elif code > 0:
+                send.abandon(code)
+                send.unblock()
+
     def relay(
         self,
         connection: Connection,
@@ -110,6 +125,8 @@ class SendingSide:
             code = errno.EMSGSIZE
         elif self._link.congested():
             code = errno.EAGAIN
+        elif outlet.route:
+            code = max(self._link.stuck(outlet.route), 0)
         if code or isinstance(outlet, int):
             answerer.answer(-code, (), ())
             return None
@@ -126,7 +143,7 @@ class SendingSide:
         if descriptors and self._link.descriptors is not None:
             self._link.descriptors.send_descriptors(txn << 2, (head, first), priority, descriptors)
         else:
-            self._send(txn << 2, (head, first), priority)
+            self._send(txn << 2, (head, first), priority, outlet.route)
         return None if send.answerer is GONE else send
 
     def pulse(self, connection: Connection, code: int, value: int, priority: int) -> int:
@@ -143,7 +160,7 @@ class SendingSide:
         if flags:
             head += wire.pack_block(self._block(connection))
         outlet.announced = True
-        self._send(outlet.number << 2 | wire.STREAM_CONNECTION, (head,), priority)
+        self._send(outlet.number << 2 | wire.STREAM_CONNECTION, (head,), priority, outlet.route)
         return 0
 
     def detach(self, connection: Connection) -> None:
@@ -159,8 +176,8 @@ class SendingSide:
     def unblock(self, send: Outgoing) -> None:
         if self._link.closed or self.outgoing.get(send.txn) is not send:
             return
-        self._send(send.txn << 2, (wire.HEADER.pack(wire.UNBLOCK, 0, send.priority, 0, send.txn),), send.priority)
-        if self._link.suspected:
+        self._send(send.txn << 2, (wire.HEADER.pack(wire.UNBLOCK, 0, send.priority, 0, send.txn),), send.priority, send.outlet.route)
+        if self._link.suspected or (send.outlet.route and self._link.stuck(send.outlet.route)):
             send.abandon(errno.EINTR)
 
     def _outlet(self, connection: Connection) -> Outlet | int:
@@ -203,7 +220,7 @@ class SendingSide:
         connection = outlet.connection
         if outlet.announced:
             head = wire.HEADER.pack(wire.DETACH, 0, connection.priority, 0, outlet.number)
-            self._send(outlet.number << 2 | wire.STREAM_CONNECTION, (head,), connection.priority)
+            self._send(outlet.number << 2 | wire.STREAM_CONNECTION, (head,), connection.priority, outlet.route)
         if outlet.dead and connection.on_death is not None and not connection.closed:
             connection.on_death(connection)
 
@@ -240,7 +257,7 @@ class SendingSide:
 
     def _read_data(self, send: Outgoing, number: int, status: int, data: Buffer) -> None:
         head = wire.READ_DATA_HEADER.pack(wire.READ_DATA, 0, send.priority, 0, send.txn, number, status)
-        self._send(send.txn << 2, (head, data) if status > 0 else (head,), send.priority)
+        self._send(send.txn << 2, (head, data) if status > 0 else (head,), send.priority, send.outlet.route)
 
     def on_write(self, view: Buffer, descriptors: Descriptors) -> None:
         txn, offset, data = wire.parse_write(view)

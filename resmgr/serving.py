@@ -91,7 +91,7 @@ class Pull:
 class Incoming:
     """The answerer of a message that came from the other side."""
 
-    __slots__ = ("data", "inlet", "msglen", "pending", "priority", "pulls", "reply_len", "side", "txn")
+    __slots__ = ("data", "inlet", "msglen", "pending", "priority", "pulls", "reply_len", "route", "side", "txn")
 
     def __init__(self, side: ServingSide, inlet: Inlet, txn: int, data: Buffer, msglen: int, reply_len: int, priority: int) -> None:
         self.side = side
@@ -101,6 +101,8 @@ class Incoming:
         self.msglen = msglen
         self.reply_len = reply_len
         self.priority = priority
+        self.route = side.link.route
+        """How it came; what is sent for it goes the same way."""
         self.pending: Pending | None = None
         self.pulls: dict[int, Pull] | None = None
 
@@ -235,7 +237,7 @@ class ServingSide:
     def _refuse(self, txn: int, code: int, flags: int, priority: int) -> None:
         self.refused += 1
         head = wire.REPLY_HEADER.pack(wire.REPLY, flags, 0, 0, txn, FIRST_PART_DEFAULT, -code)
-        self._send(txn << 2 | wire.STREAM_ANSWER, (head,), min(priority, PRIORITY_MAX))
+        self._send(txn << 2 | wire.STREAM_ANSWER, (head,), min(priority, PRIORITY_MAX), self.link.route)
 
     def _channel_died(self, inlet: Inlet, connection: Connection) -> None:
         if self.inlets.pop(inlet.number, None) is None or self.link.closed:
@@ -303,7 +305,7 @@ class ServingSide:
         if carried is not None and status >= 0:
             carried.send_descriptors(stream, (head, *parts), message.priority, descriptors)
         else:
-            self._send(stream, (head, *parts), message.priority)
+            self._send(stream, (head, *parts), message.priority, message.route)
 
     def _grant(self, inlet: Inlet) -> int:
         """How much of a message the client may send unasked from now on."""
@@ -316,7 +318,7 @@ class ServingSide:
         view = memoryview(data)
         for start in range(0, len(view), wire.CHUNK_MAX):
             head = wire.WRITE_HEADER.pack(wire.WRITE, 0, message.priority, 0, message.txn, offset + start)
-            self._send(message.txn << 2 | wire.STREAM_ANSWER, (head, view[start : start + wire.CHUNK_MAX]), message.priority)
+            self._send(message.txn << 2 | wire.STREAM_ANSWER, (head, view[start : start + wire.CHUNK_MAX]), message.priority, message.route)
 
     def pull(self, message: Incoming, pull: Pull) -> None:
         if message.pulls is None:
@@ -329,7 +331,7 @@ class ServingSide:
             pull.reads.append((number, length))
             head = wire.READ_HEADER.pack(wire.READ, 0, message.priority, 0, message.txn, number, length, pull.asked)
             pull.asked += length
-            self._send(message.txn << 2 | wire.STREAM_ANSWER, (head,), message.priority)
+            self._send(message.txn << 2 | wire.STREAM_ANSWER, (head,), message.priority, message.route)
 
     def on_read_data(self, view: Buffer, descriptors: Descriptors) -> None:
         txn, number, status, data = wire.parse_read_data(view)

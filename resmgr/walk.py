@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from resmgr.dispatch import Buffer
 from resmgr.errors import BadMessage, ResmgrError
-from resmgr.ids import CHID_PATHMGR, PID_SYSTEM
+from resmgr.ids import CHID_PATHMGR, PID_SYSTEM, node_of
 from resmgr.iomsg import ATTR, ENTRY, PATH_MAX, Connect, Entry, Io, request
 
 if TYPE_CHECKING:
@@ -71,10 +71,10 @@ def walk(path: bytes) -> Generator[Question, tuple[int, Buffer], Found]:
             asked, onward = (0, PID_SYSTEM, CHID_PATHMGR), True
             continue
         address = translate(asked[0], (entry.target.nd, entry.target.pid, entry.target.chid))
-        if onward and (not entry.redirect or address[0] in visited):
+        if onward and (not entry.redirect or node_of(address[0]) in visited):
             raise ResmgrError(errno.ELOOP if entry.redirect else errno.EREMOTE)
         onward = False
-        visited.add(address[0])
+        visited.add(node_of(address[0]))
         if not entry.redirect:
             return Found(address, asked, entry)
         asked, handle, rest = address, entry.handle, entry.rest or b""

@@ -81,7 +81,7 @@ ARROWS = {
     "stack.drivers": {"resmgr", "stack", "stack.wire", "stack.core", "stack.drivers.af_packet"},
     "stack.drivers.af_packet": {"resmgr", "stack", "stack.wire", "stack.core"},
     "stack.drivers.wrap": {"resmgr", "stack", "stack.wire", "stack.core"},
-    "qnetpy": {"resmgr", "stack.wire"},
+    "qnetpy": {"resmgr", "stack.wire", "qnetpy.link.transport"},
     "qnetpy.identity": {"resmgr"},
     "qnetpy.discovery": {"resmgr", "stack.wire"},
     "qnetpy.link": {"resmgr", "stack", "stack.crypto", "qnetpy.identity", "qnetpy.link.noise", "qnetpy.link.transport"},
@@ -93,7 +93,7 @@ ARROWS = {
     "qnetpy.cli": {"resmgr", "resmgr.names", "resmgr.procmgr", "qnetpy", "qnetpy.identity", "qnetpy.cluster"},
 }
 """What the files of a folder may import besides each other. A new arrow is a decision: it is entered here."""
-COMPOSE = {"resmgr/system.py", "qnetpy/qnet.py", "qnetpy/lsm.py", "qnetpy/facts.py", "qnetpy/embed.py"}
+COMPOSE = {"resmgr/system.py", "qnetpy/qnet.py", "qnetpy/lsm.py", "qnetpy/facts.py", "qnetpy/embed.py", "qnetpy/parameters.py"}
 """Files that put a node together, or show all of it."""
 
 

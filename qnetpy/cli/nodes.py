@@ -11,6 +11,7 @@ from qnetpy.cli.output import CommandError, as_json, table
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", metavar="FILE", help="default: /etc/qnet/qnet.toml if there is one")
     parser.add_argument("--json", action="store_true", help="the same facts as JSON, for programs")
+    parser.add_argument("-l", dest="long", action="store_true", help="with the paths to each node")
     parser.add_argument("--wait", metavar="NODE,...", help="wait until all of these are up")
     parser.add_argument("--timeout", type=float, default=10.0, metavar="SECONDS", help="for --wait (default: 10)")
 
@@ -34,6 +35,9 @@ def run(args: argparse.Namespace) -> int:
         print(as_json(facts))
     else:
         print(listing(str(facts["self"]), found))
+        if args.long:
+            print()
+            print(paths(found))
     return 0
 
 
@@ -42,9 +46,34 @@ def listing(own: str, nodes: list[dict[str, object]]) -> str:
     rows: list[list[object]] = [[own, "this node", "", "", "", ""]]
     for node in nodes:
         link = node["link"]
-        interface = rtt = ""
+        used = rtt = ""
         if isinstance(link, dict):
-            interface = f"{link['interface']} {link['mac']}"
-            rtt = ", ".join(f"{path['rtt'] * 1e6:.0f} us" for path in link["paths"])
-        rows.append([node["name"], node["state"], f"{node['seconds']:.0f} s", interface, rtt, node["reason"]])
+            working = [path for path in link["paths"] if path["state"] == "usable"] or link["paths"]
+            used = ", ".join(f"{path['interface']} {path['mac']}" for path in working)
+            rtt = ", ".join(f"{path['rtt'] * 1e6:.0f} us" for path in working)
+        rows.append([node["name"], node["state"], f"{node['seconds']:.0f} s", used, rtt, node["reason"]])
     return table(rows, ("NODE", "STATE", "SINCE", "LINK", "RTT", "WHY"))
+
+
+def paths(nodes: list[dict[str, object]]) -> str:
+    """The table of paths to the nodes that have a link."""
+    rows: list[list[object]] = []
+    for node in nodes:
+        link = node["link"]
+        for path in link["paths"] if isinstance(link, dict) else ():
+            rows.append(
+                [
+                    f"{node['name']} ({node['policy']})",
+                    path["path"],
+                    path["interface"],
+                    path["mac"],
+                    path["state"],
+                    f"{path['rtt'] * 1e6:.0f} us",
+                    f"{path['loss']:.2%}",
+                    f"{path['rate'] / 1e6:.1f} MB/s",
+                    path["mtu"],
+                    path["payload"],
+                    f"{path['share']:.0%}",
+                ]
+            )
+    return table(rows, ("NODE (POLICY)", "PATH", "INTERFACE", "ADDRESS", "STATE", "RTT", "LOSS", "RATE", "MTU", "PACKET", "SHARE"))

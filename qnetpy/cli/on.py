@@ -59,9 +59,10 @@ def run(args: argparse.Namespace) -> int:
     if command and command[0] == "--":
         command = command[1:]
     args.command = command
-    from qnetpy.cli import daemon
+    from qnetpy.cli import choice, daemon
     from resmgr.errors import ResmgrError
 
+    choice.check(args.node, FAILED)
     try:
         with daemon.connect(args.config) as client:
             return _run(client, args)
@@ -131,6 +132,9 @@ def _environment(wanted: list[str], terminal: bool) -> list[bytes]:
 def _fail(node: str, error: ResmgrError) -> NoReturn:
     import errno
 
+    from qnetpy.cli import choice
+
+    choice.explain(node, error, FAILED)
     why = (error.strerror or str(error)).lower()
     if error.errno == errno.ENOENT:
         raise CommandError(f"no node {node} is up", "qnet ls", FAILED) from error

@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     import errno
 
-    from qnetpy.cli import daemon
+    from qnetpy.cli import choice, daemon
     from resmgr.errors import ResmgrError
     from resmgr.names.client import name_open
 
@@ -37,12 +37,14 @@ def run(args: argparse.Namespace) -> int:
     node, _, name = args.to.rpartition("/") if not args.to.startswith("/") else ("", "", args.to)
     if not name:
         raise CommandError(f"{args.to!r} is no server's name", "qnet send NODE/NAME, or NAME for one on this node", 2)
+    choice.check(node)
     message = args.text.encode(errors="surrogateescape") if args.text is not None else sys.stdin.buffer.read()
     with daemon.connect(args.config) as client:
         try:
             connection = name_open(client, name, node=node, timeout=args.timeout)
             reply = connection.send(message, reply_len=args.reply_len, timeout=args.timeout)
         except ResmgrError as error:
+            choice.explain(node, error)
             where = f" on node {node}" if node else ""
             if error.errno == errno.ENOENT and node and not _is_up(client, node):
                 raise CommandError(f"no node {node} is up", "qnet ls") from error

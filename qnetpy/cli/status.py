@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from qnetpy.cli import daemon
-    from qnetpy.cli.nodes import listing
+    from qnetpy.cli.nodes import listing, paths
 
     found = daemon.ask("status", args.config)
     if args.json:
@@ -56,6 +56,9 @@ def run(args: argparse.Namespace) -> int:
     print(table(rows, ("INTERFACE", "MAC", "MTU", "STATE", "RX", "TX", "DROPPED", "DRIVER")))
     print()
     print(listing(str(found["node"]), nodes))
+    if any(node["link"] for node in nodes):
+        print()
+        print(paths(nodes))
     return 0
 
 

@@ -26,7 +26,7 @@ STRANGERS_MAX = 4096
 """Addresses without a known node. Stops a flood of announcements from filling memory; the one not called for longest goes first."""
 CALLS_MAX = 256
 """Strangers called at once. Stops the same flood from making us send and compute without end: about two frames a second and call."""
-ADDRESSES_MAX = 8
+ADDRESSES_MAX = 16
 """Known addresses of one node. Stops a member that moves about from filling memory; the oldest goes first."""
 RETRY_SOON = 0.5
 """Seconds from one call to the next at least, whatever the reason of it."""
@@ -132,6 +132,12 @@ class Calls:
         if len(named) > ADDRESSES_MAX:
             self._forget(next(iter(named.values())))
         self._due.discard(address)
+
+    def gone(self, address: Address, name: str) -> None:
+        """The node *name* says that it is not at *address* any more. Others may be."""
+        hint = self._known.get(address)
+        if hint is not None and hint.name == name:
+            self._forget(hint)
 
     def addresses(self, name: str) -> list[Address]:
         """Where that node was authenticated, latest last."""

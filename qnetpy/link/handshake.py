@@ -68,6 +68,10 @@ class HandshakeMachine:
     def boot_id(self) -> bytes:
         return self._party.boot_id
 
+    def random(self, size: int) -> bytes:
+        """Random bytes of the node's source."""
+        return self._party.random(size)
+
     @property
     def identity(self) -> NodeIdentity:
         return self._party.identity

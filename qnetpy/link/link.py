@@ -1,8 +1,8 @@
-"""A link: our association with one authenticated node. Keys (`Sessions`), one transport, and the address where the node is reached now.
+"""A link: our association with one authenticated node. Keys (`Sessions`), one transport, and the paths over which the node is reached.
 
-A link uses one path at a time. When its interface fails, or the node writes from elsewhere, the link moves: the new path has the next path
-number (modulo 256), the transport carries what was in flight over to it, and the other end follows the newer number. So a path number
-means the same address period on both ends, and packet numbers never start again under one key.
+A path is an interface of ours and an address of the node there, under a number that both ends use for it. Numbers of the node with the
+smaller name are even, the other's odd, so both may open paths at once. A number is taken only if no key that is still in use has seen it:
+packet numbers begin at 0 on each path, and no key may see a path and packet number twice.
 """
 
 from __future__ import annotations
@@ -12,55 +12,65 @@ from qnetpy.link.session import RekeyPolicy, Session, Sessions
 from qnetpy.link.transport.config import TransportConfig
 from qnetpy.link.transport.constants import BASE_PAYLOAD
 from qnetpy.link.transport.machine import Transport
+from qnetpy.link.transport.path import Path
 from qnetpy.link.wire import DATA_OVERHEAD, Address, Arrivals
 
-PATHS = 256
-PATHS_PER_KEY = 60
-"""How far the path number may advance under one key. A number may not come twice under a key, and a packet that was held back under this
-key or the one before must not look newer than the present path: that begins half of PATHS away."""
+NUMBERS = 256
+"""Path numbers, of both ends together."""
+NUMBERS_RENEW = 48
+"""New keys are asked for when an end has used that many of its 128 numbers under the present ones."""
 
 
-TRIED_MAX = 16
-"""Addresses remembered as left: stops a peer that moves about from filling memory."""
+class LinkPath:
+    """Where one path of a link goes."""
+
+    __slots__ = ("address", "asked", "last_sent", "mtu", "number", "ours", "prefix", "state")
+
+    def __init__(self, number: int, address: Address, prefix: bytes, mtu: int, ours: bool, state: Path, now: float) -> None:
+        self.number = number
+        self.address = address
+        self.prefix = prefix
+        """Bearer's header of what we send."""
+        self.mtu = mtu
+        """Longest frame at `address`, as far as known; the transport finds out what really passes."""
+        self.ours = ours
+        """We opened it."""
+        self.asked = False
+        """Our CHALLENGE on it was answered."""
+        self.state = state
+        """Its transport side, to be looked at."""
+        self.last_sent = now
 
 
 class Link:
     """State only; `qnetpy.link.machine.LinkMachine` drives it. Times are monotonic seconds."""
 
     __slots__ = (
-        "address", "advance", "alive", "attempt", "dirty", "heartbeat", "last_sent", "lost", "move_at", "moved_at", "mtu",
-        "path", "peer", "prefix", "renew_at", "retry_at", "sessions", "suspect", "transport", "transport_id", "tried",
+        "alive", "attempt", "dirty", "heartbeat", "paths", "peer", "renew_at", "retry_at", "seek_at", "sessions", "smaller", "suspect",
+        "transport", "transport_id", "tried", "used",
     )  # fmt: skip
 
     def __init__(
         self,
         peer: PeerIdentity,
         transport_id: int,
-        address: Address,
-        prefix: bytes,
-        mtu: int,
         config: TransportConfig,
         rekey: RekeyPolicy,
         heartbeat: float,
+        smaller: bool,
         now: float,
     ) -> None:
         self.peer = peer
         self.heartbeat = heartbeat
-        """Seconds without sending after which a PING is sent."""
+        """Seconds without sending on a path after which a PING is sent there."""
+        self.smaller = smaller
+        """Our name is smaller than the peer's."""
         self.transport_id = transport_id
-        self.address = address
-        self.prefix = prefix
-        """Ethernet header of what we send."""
-        self.mtu = mtu
-        """Longest Ethernet payload at `address`, as far as known; the transport finds out what really passes."""
         self.sessions = Sessions(rekey)
         self.transport = Transport(config, now)
-        self.path = 0
-        self.transport.add_path(0, max_payload(mtu), now)
+        self.paths: dict[int, LinkPath] = {}
         self.alive = True
         self.suspect = False
-        self.lost = False
-        """The transport's probes of this path are not answered."""
         self.dirty = False
         """It may have something to transmit, and is in the machine's list of such links."""
         self.attempt = 0
@@ -69,50 +79,52 @@ class Link:
         """When to look whether the keys are due for renewal."""
         self.retry_at = 0.0
         """When a handshake for that may begin."""
-        self.advance = 0
-        """How far `path` has advanced under the current key."""
-        self.moved_at = now
-        self.move_at = 0.0
-        """When a suspect link tries the next address."""
-        self.tried: dict[Address, float] = {}
-        """When each address of the node was left."""
-        self.last_sent = now
+        self.seek_at: float | None = None
+        """When to look for addresses of the node that have no path."""
+        self.tried: dict[Address, tuple[float, float]] = {}
+        """Addresses where opening a path came to nothing: when to try again, and the pause before that."""
+        self.used = 0
+        """Last path number that we chose."""
 
     @property
     def name(self) -> str:
         return self.peer.name
 
+    @property
+    def best(self) -> LinkPath | None:
+        """The path that would be used now; None: there is none."""
+        return self.paths[self.transport.order()[0]] if self.paths else None
+
+    def at(self, address: Address) -> LinkPath | None:
+        """The path to *address*."""
+        for path in self.paths.values():
+            if path.address == address:
+                return path
+        return None
+
     def install(self, session: Session, now: float) -> list[Session]:
         """Use new keys. Returns the sessions that ended: forget their indices."""
-        self.advance = 0
         self.renew_at = now
         return self.sessions.install(session, now)
 
-    def may_move(self, path: int | None = None) -> bool:
-        """Whether the key allows to go on to path number *path* or the next one."""
-        step = 1 if path is None else (path - self.path) % PATHS
-        return self.advance + step <= PATHS_PER_KEY
+    def number(self) -> int | None:
+        """A path number of ours that no key in use has seen; None when there is no more."""
+        for step in range(2, NUMBERS + 2, 2):
+            number = ((self.used + step) & ~1 | self.parity) % NUMBERS
+            if number not in self.paths and not self.sessions.knows(number):
+                self.used = number
+                return number
+        return None
 
-    def move(self, address: Address, prefix: bytes, mtu: int, now: float, path: int | None = None) -> None:
-        """Go on at *address*, on path number *path* (the other end's choice) or the next one. Ask `may_move` first."""
-        self.transport.remove_path(self.path, now)
-        before = self.path
-        self.path = (before + 1) % PATHS if path is None else path
-        self.advance += (self.path - before) % PATHS
-        self.transport.add_path(self.path, max_payload(mtu), now)
-        self.tried.pop(self.address, None)
-        self.tried[self.address] = now
-        if len(self.tried) > TRIED_MAX:
-            del self.tried[next(iter(self.tried))]
-        self.address = address
-        self.prefix = prefix
-        self.mtu = mtu
-        self.moved_at = now
-        self.lost = False
+    @property
+    def parity(self) -> int:
+        """Of the numbers that we choose."""
+        return 0 if self.smaller else 1
 
-    def newer(self, path: int) -> bool:
-        """Whether *path* is a later path number than ours."""
-        return 0 < (path - self.path) % PATHS < PATHS // 2
+    def numbers_low(self) -> bool:
+        """New keys are needed soon for want of path numbers."""
+        session = self.sessions.current
+        return session is not None and session.paths_seen() >= NUMBERS_RENEW
 
     def open(self, index: int, arrivals: Arrivals) -> list[tuple[int, bytes]]:
         """Authentic new packets of a batch for our session *index*."""

@@ -91,6 +91,18 @@ class Session:
         """Frames that may still be sealed."""
         return self.seal_limit - self.counters.sealed
 
+    def sealed_on(self, path: int) -> bool:
+        """Whether something was sealed on that path."""
+        return path in self._last
+
+    def knows(self, path: int) -> bool:
+        """Whether something was sealed or opened on that path."""
+        return path in self._last or path in self._windows
+
+    def paths_seen(self) -> int:
+        """Path numbers that are used up under these keys."""
+        return len(self._last.keys() | self._windows.keys())
+
     def seal(self, prefix: bytes, path: int, first_number: int, plaintexts: Sequence[Buffer]) -> list[bytes]:
         """Whole frames: *prefix* (the Ethernet header), DATA header, ciphertext and tag. Packets are numbered from *first_number* on.
 
@@ -218,6 +230,10 @@ class Sessions:
         for old in ended:
             old.close()
         return ended
+
+    def knows(self, path: int) -> bool:
+        """Whether a key in use has seen that path number."""
+        return any(session is not None and session.knows(path) for session in (self.current, self.previous))
 
     def usable(self, now: float) -> bool:
         """Whether there is a session that may still seal."""

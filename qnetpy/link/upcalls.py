@@ -8,6 +8,7 @@ import attrs
 
 from qnetpy.link.link import Link
 from qnetpy.link.outcome import Failed
+from qnetpy.link.wire import Address
 from resmgr.dispatch import Buffer
 
 
@@ -31,6 +32,10 @@ class Upcalls(Protocol):
 
     def link_down(self, link: Link, reason: str) -> None: ...
 
+    def path_changed(self, link: Link, address: Address, what: str) -> None:
+        """A path of the link is there, works no more, works again, or is gone: *what* is a sentence's end for people."""
+        ...
+
     def calling(self, name: str) -> None:
         """A node that is down was heard of again and is being called."""
         ...
@@ -39,7 +44,9 @@ class Upcalls(Protocol):
         """A call to a node that is down came to nothing."""
         ...
 
-    def message(self, link: Link, stream: int, priority: int, data: Buffer) -> None: ...
+    def message(self, link: Link, stream: int, priority: int, data: Buffer, route: int) -> None:
+        """A whole message; *route* makes an answer go the way that it came (0: as the node's policy says)."""
+        ...
 
     def refused(self, failed: Failed) -> None:
         """A handshake failed for a reason that people should hear of; once per address and reason."""

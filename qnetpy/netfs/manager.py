@@ -11,6 +11,10 @@ old). A node that is known but down gives EHOSTDOWN, a name nobody ever authenti
 deals with A and knows it by A's certificate; nothing that B says of a user, and no request of A's, ever passes through B. What B decides is
 whether A sees its /net at all: if A may read `/net` here (`exports`). For such a client the own name and the client's name are ELOOP, and
 the listing is empty: `find /net/B` would otherwise go through every node once for each way to it.
+
+`B~preferred:en1` is B too, with a choice of paths (`qnetpy.qos`): the choice is in the upper half of the node descriptor, so it holds for
+everything that is found below the name. Such names are not listed. A choice that names no policy is EINVAL, no interface ENXIO. Choices are
+this node's: a client of another node makes its own (`/net/B/net/C~redundant` is found by that name in its own /net).
 """
 
 from __future__ import annotations
@@ -20,30 +24,45 @@ import os
 from collections.abc import Callable, Iterator
 
 from qnetpy.nodes import NodeTable
+from qnetpy.qos import split
 from resmgr.channel import CHID_PATHMGR, ND_LOCAL, PID_SYSTEM, ClientInfo, Kernel, Message
+from resmgr.ids import ND_BITS
 from resmgr.iofunc.handle import Handle
 from resmgr.iofunc.node import Directory, Elsewhere, Node, NodeClient, TreeManager
 from resmgr.iomsg import Target
 
+CHOSEN_MAX = 64
+"""Names with a choice remembered per node: stops a user from filling memory with names; a forgotten one is trusted a second longer."""
+
 
 class NetDirectory(Directory):
-    """`/net` of the node named *own*."""
+    """`/net` of the node named *own*. *route_by*: the route that a name's choice means; OSError if it means none."""
 
-    def __init__(self, own: str, nodes: NodeTable) -> None:
+    def __init__(self, own: str, nodes: NodeTable, route_by: Callable[[str], int]) -> None:
         super().__init__()
         self._own = own
         self._table = nodes
+        self._route_by = route_by
+        self.chosen: dict[str, dict[bytes, None]] = {}
+        """Names with a choice that were looked up, by node: what is said of a node is said of them."""
 
     def lookup(self, name: bytes) -> Node | None:
-        text = os.fsdecode(name)
-        if text == self._own:
-            return _path_manager(ND_LOCAL)
+        text, choice = split(os.fsdecode(name))
         node = self._table.get(text)
-        if node is None:
+        if node is None and text != self._own:
             return None
+        route = 0
+        if choice is not None:
+            route = self._route_by(choice)
+            names = self.chosen.setdefault(text, {})
+            names[name] = None
+            if len(names) > CHOSEN_MAX:
+                del names[next(iter(names))]
+        if node is None or text == self._own:
+            return _path_manager(ND_LOCAL)
         if not node.reachable:
             raise OSError(errno.EHOSTDOWN, "node is down")
-        return _path_manager(node.nd)
+        return _path_manager(node.nd | route << ND_BITS)
 
     def entries(self) -> Iterator[tuple[bytes, Node]]:
         yield self._own.encode(), _path_manager(ND_LOCAL)
@@ -58,20 +77,24 @@ def _path_manager(nd: int) -> Elsewhere:
 class NetFs(TreeManager):
     """Serves the directory on a channel of *kernel*. *transit*: which clients of other nodes it exists for."""
 
-    def __init__(self, kernel: Kernel, nodes: NodeTable, transit: Callable[[ClientInfo], bool]) -> None:
+    def __init__(self, kernel: Kernel, nodes: NodeTable, route_by: Callable[[str], int], transit: Callable[[ClientInfo], bool]) -> None:
         self._transit = transit
         self._kernel = kernel
+        self._net = NetDirectory(kernel.node_name, nodes, route_by)
         self.listeners: list[Callable[[bytes], None]] = []
         """Told the name of each entry that may not be what it was."""
-        super().__init__(kernel, NetDirectory(kernel.node_name, nodes), name="net")
+        super().__init__(kernel, self._net, name="net")
 
     def _walk(self, client: NodeClient, base: Handle | None, path: bytes) -> tuple[Node, bytes, bytes]:
         info = client.info
         if info.nd != ND_LOCAL:
             if not self._transit(info):
                 raise FileNotFoundError(errno.ENOENT, "not exported")
-            if path.partition(b"/")[0] in (self._kernel.node_name.encode(), info.node.encode()):
+            first, slash, rest = path.partition(b"/")
+            name, _ = split(os.fsdecode(first))
+            if name in (self._kernel.node_name, info.node):
                 raise OSError(errno.ELOOP, "the way leads back")
+            path = os.fsencode(name) + slash + rest
         return super()._walk(client, base, path)
 
     def _readdir(self, message: Message, client: NodeClient, handle: Handle, flags: int) -> None:
@@ -84,4 +107,5 @@ class NetFs(TreeManager):
         """The node of that name came or went: the directory's times move on, and mounts forget what they believe of the entry."""
         self.root.changed = self._kernel.dispatch.wall()
         for tell in self.listeners:
-            tell(name.encode())
+            for entry in (name.encode(), *self._net.chosen.get(name, ())):
+                tell(entry)

@@ -5,17 +5,23 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 
 import attrs
 
 from qnetpy.link.machine import LinkTimers
 from qnetpy.link.session import RekeyPolicy
 from qnetpy.link.transport.config import TransportConfig
-from qnetpy.qnet import QnetSettings
+from qnetpy.parameters import QnetSettings
 from qnetpy.testing.workload import HOLD, Client, FileJob, Ledger, Op, Server
 from qnetpy.testing.world import SimNode, World
 
-KINDS = ("clean", "lossy", "partition", "crash", "carrier", "two links", "rekey", "coming and going", "mtu and delay", "everything")
+KINDS = (
+    *("clean", "lossy", "partition", "crash", "carrier", "two links", "rekey", "coming and going", "mtu and delay", "everything"),
+    *("three links", "cards", "paths and keys"),
+)
+SEVERAL = ("two links", "three links", "cards", "paths and keys")
+"""Kinds with more than one cable."""
 SLACK = 0.5
 """Seconds beyond `down_after` until a pending operation must have failed: frames under way, and one heartbeat."""
 
@@ -37,11 +43,15 @@ class Plan:
         self.kind = KINDS[seed % len(KINDS)]
         self.chance = chance = random.Random(f"{seed}/plan")
         kind = self.kind
-        two = kind == "two links" or (kind == "everything" and chance.random() < 0.5)
+        cables = {"two links": 2, "three links": 3}.get(kind, 1)
+        if kind in ("cards", "paths and keys"):
+            cables = chance.choice([2, 3])
+        if kind == "everything":
+            cables = chance.choice([1, 1, 2, 3])
         self.count = chance.choice([3, 4]) if kind == "everything" else chance.choice([2, 2, 3])
         self.names = [f"n{number}" for number in range(1, self.count + 1)]
         rekey = RekeyPolicy()
-        if kind == "rekey" or (kind == "everything" and chance.random() < 0.5):
+        if kind in ("rekey", "paths and keys") or (kind == "everything" and chance.random() < 0.5):
             rekey = RekeyPolicy(
                 after=chance.choice([1.0, 2.0]), stagger=chance.choice([0.0, 0.5]), grace=1.0, frames=chance.choice([300, 2**62])
             )
@@ -49,9 +59,10 @@ class Plan:
             rekey=rekey,
             timers=LinkTimers(),
             transport=TransportConfig(congestion=chance.choice(["tolerant", "tolerant", "cubic", "newreno"])),
+            paths=chance.choice(["loadbalance", "loadbalance", "redundant", "preferred:en0", "preferred:en1"]),
             suites=chance.choice([(), ("chacha20-poly1305",), ("aes-256-gcm", "aes-128-gcm")]),
         )
-        self.world = World(seed, settings=settings, links=("lan", "lan2") if two else ("lan",), trace=trace)
+        self.world = World(seed, settings=settings, links=("lan", "lan2", "lan3")[:cables], trace=trace, watch=True)
         self.ledger = Ledger(self.world.dispatch.note)
         self.servers: dict[str, Server] = {}
         self.clients: list[Client] = []
@@ -88,7 +99,10 @@ class Plan:
             "partition": [self._partition],
             "crash": [self._crash],
             "carrier": [self._carrier, self._one_way],
-            "two links": [self._carrier, self._cut_one, self._carrier],
+            "two links": [self._carrier, self._cut_one, self._carrier, self._one_way_of, self._all_cut],
+            "three links": [self._carrier, self._cut_one, self._one_way_of, self._flap, self._shrink, self._all_cut],
+            "cards": [self._card, self._card, self._unplug, self._carrier, self._cut_one],
+            "paths and keys": [self._carrier, self._cut_one, self._one_way_of, self._flap, self._card, self._unplug],
             "coming and going": [self._stop, self._crash, self._stop],
             "mtu and delay": [self._shrink, self._burst],
             "everything": [
@@ -100,15 +114,19 @@ class Plan:
                 self._shrink,
                 self._burst,
                 self._cut_one,
+                self._one_way_of,
+                self._flap,
+                self._card,
+                self._unplug,
             ],
             "rekey": [],
         }
         troubles = kinds.get(kind, [])
-        self.sound = kind == "two links" and chance.random() < 0.5
+        self.sound = kind in SEVERAL and chance.random() < 0.5
         """One of two cables stays good, so nothing may fail."""
         self.bad_interface = chance.choice([f"en{number}" for number in range(len(self.world.hubs))]) if self.sound else ""
         at = (4.0 if self.sound else 0.7) + chance.random()
-        for _ in range(chance.choice([1, 2, 3]) if troubles else 0):
+        for _ in range(chance.choice([1, 2, 3, 6] if kind in SEVERAL else [1, 2, 3]) if troubles else 0):
             chance.choice(troubles)(at)
             at += 0.3 + chance.random() * 3
         self.end = max(at, self.trouble, *(step.at for step in self.steps)) + chance.choice([0.0, 0.1, 0.5, 4.0])
@@ -176,7 +194,7 @@ class Plan:
 
         def set_carrier(node: SimNode, up: bool) -> None:
             self._broken(name)
-            node.cables[interface].set_carrier(up)
+            node.cable(interface).set_carrier(up)
 
         self._step(at, f"{name} {interface}: carrier lost", self._for_all(name, lambda node: set_carrier(node, False)))
         self._step_back(at, length, f"{name} {interface}: carrier back", self._for_all(name, lambda node: set_carrier(node, True)))
@@ -187,7 +205,7 @@ class Plan:
 
         def cut(node: SimNode, value: bool) -> None:
             self._broken(name)
-            node.cables[interface].cut = value
+            node.cable(interface).cut = value
 
         self._step(at, f"{name} {interface}: cut", self._for_all(name, lambda node: cut(node, True)))
         self._step_back(at, length, f"{name} {interface}: good", self._for_all(name, lambda node: cut(node, False)))
@@ -196,6 +214,74 @@ class Plan:
         name, length, way = self._someone(), self.chance.choice([0.5, 2.0, 5.0]), self.chance.choice(["tx", "rx"])
         self._step(at, f"{name} can only {way}", self._for_all(name, lambda node: self._set_fault(node, f"oneway={way}")))
         self._step_back(at, length, f"{name} can do both", self._for_all(name, lambda node: self._set_fault(node, self.faults)))
+
+    def _one_way_of(self, at: float) -> None:
+        name, length, way = self._someone(), self.chance.choice([0.5, 2.0, 5.0]), self.chance.choice(["tx", "rx"])
+        interface = self._interface()
+
+        def set_fault(node: SimNode, text: str) -> None:
+            self._broken(name)
+            node.set_fault(text, interface)
+
+        self._step(at, f"{name} {interface}: only {way}", self._for_all(name, lambda node: set_fault(node, f"oneway={way}")))
+        self._step_back(at, length, f"{name} {interface}: both ways", self._for_all(name, lambda node: set_fault(node, self.faults)))
+
+    def _flap(self, at: float) -> None:
+        """A plug that sits loosely: carrier and silence in turn, ten times."""
+        name, interface, pause = self._someone(), self._interface(), self.chance.choice([0.01, 0.05, 0.3])
+        carrier = self.chance.random() < 0.5
+
+        def work(node: SimNode, good: bool) -> None:
+            self._broken(name)
+            if carrier:
+                node.cable(interface).set_carrier(good)
+            else:
+                node.cable(interface).cut = not good
+
+        for count in range(20):
+            good = bool(count % 2)
+            what = f"{name} {interface}: {'good' if good else 'bad'}"
+            self._step(at + count * pause, what, self._for_all(name, partial(work, good=good)))
+
+    def _all_cut(self, at: float) -> None:
+        """Every cable of a node, one after another, and back before it is given up; unless one is to stay good."""
+        name, length = self._someone(), self.chance.choice([0.3, 1.5, 2.5])
+
+        def cut(node: SimNode, interface: str, value: bool) -> None:
+            self._broken(name)
+            node.cable(interface).cut = value
+
+        for number in range(len(self.world.hubs)):
+            interface = f"en{number}"
+            if not self.sound or interface == self.bad_interface:
+                when = at + 0.01 * number
+                self._step(when, f"{name} {interface}: cut", self._for_all(name, partial(cut, interface=interface, value=True)))
+                self._step(when + length, f"{name} {interface}: good", self._for_all(name, partial(cut, interface=interface, value=False)))
+
+    def _card(self, at: float) -> None:
+        """A card is exchanged: another address on the same cable, told by nobody but its node."""
+        name, interface, number = self._someone(), self._interface(), self.chance.getrandbits(16)
+
+        def exchange(node: SimNode) -> None:
+            self._broken(name)
+            node.exchange(interface, bytes((2, 9, int(interface[2:]), self.names.index(name))) + number.to_bytes(2, "big"))
+
+        self._step(at, f"{name} {interface}: another card", self._for_all(name, exchange))
+
+    def _unplug(self, at: float) -> None:
+        """An interface is not there any more, and comes back or stays away until all is healed."""
+        name, interface, length = self._someone(), self._interface(), self.chance.choice([0.0, 0.2, 2.0])
+
+        def remove(node: SimNode) -> None:
+            self._broken(name)
+            node.unplug(interface)
+
+        def back(node: SimNode) -> None:
+            self._broken(name)
+            node.plug(interface)
+
+        self._step(at, f"{name} {interface}: removed", self._for_all(name, remove))
+        self._step_back(at, length, f"{name} {interface}: added", self._for_all(name, back))
 
     def _shrink(self, at: float) -> None:
         name, mtu = self._someone(), self.chance.choice([1280, 1300, 1400])

@@ -27,7 +27,7 @@ CONVERGE = 12.0
 """Seconds after healing within which all nodes must see each other: a call repeats once a second, and begins again after 5."""
 IDLE_TURNS = 60.0
 IDLE_FRAMES = 20.0
-"""Per second and pair of nodes, at most, when nothing happens. A PING and its ACK each heartbeat are 7 frames a second."""
+"""Per second, pair of nodes and cable, at most, when nothing happens. A PING and its ACK each heartbeat are 7 frames a second."""
 
 
 @attrs.define
@@ -165,6 +165,9 @@ class Scenario(Plan):
                 self._start(name)
         for node in self.world.live:
             self._broken(node.name)
+            for interface, link in node.links.items():
+                if interface not in node.cables or node.cables[interface].mac != self.world.mac(node.name, link):
+                    node.exchange(interface, self.world.mac(node.name, link))
             node.set_fault("")
             for cable in node.cables.values():
                 cable.cut = False
@@ -232,7 +235,7 @@ class Scenario(Plan):
         turns, frames = world.dispatch.turns, sum(hub.frames for hub in world.hubs.values())
         world.run(5.0)
         live = len(world.live)
-        pairs = live * (live - 1) / 2 + live * (self.count - live)
+        pairs = (live * (live - 1) / 2 + live * (self.count - live)) * len(world.hubs)
         turn_rate = (world.dispatch.turns - turns) / 5 / pairs
         frame_rate = (sum(hub.frames for hub in world.hubs.values()) - frames) / 5 / pairs
         if turn_rate > IDLE_TURNS or frame_rate > IDLE_FRAMES:
@@ -243,7 +246,7 @@ class Scenario(Plan):
         """What a node that has nothing to do should not have."""
         others = {other.name for other in self.world.live if other is not node}
         sizes = node.qnet.sizes()
-        wanted = {"links": len(others), "peers": len(others)}
+        wanted = {"links": len(others), "peers": len(others), "paths": len(others) * len(node.cables)}
         for name, size in sizes.items():
             if name in ("hints", "calls", "sessions", "half_open", "timers"):
                 continue
@@ -251,6 +254,10 @@ class Scenario(Plan):
                 yield f"{node.name} has {name}={size}, not {wanted.get(name, 0)}"
         if sizes["sessions"] > 2 * len(others):
             yield f"{node.name} has {sizes['sessions']} sessions for {len(others)} nodes"
+        for link in node.qnet.machine.links.values():
+            for number, path in link.paths.items():
+                if not link.transport.usable(number):
+                    yield f"{node.name} does not use the path to {link.name} over {path.address[0]}"
         if sizes["calls"] > (self.count - 1 - len(others)) * len(node.cables):
             yield f"{node.name} makes {sizes['calls']} calls"
         if len(node.files.manager.table.handles):

@@ -17,8 +17,10 @@ from zlib import crc32
 
 from qnetpy.discovery.static import StaticDiscovery, StaticPeer
 from qnetpy.identity.authority import NodeIdentity, issue_identity, make_authority
+from qnetpy.link.testing import WatchedCrypto
 from qnetpy.nodes import NodeState
-from qnetpy.qnet import Qnet, QnetSettings
+from qnetpy.parameters import QnetSettings
+from qnetpy.qnet import Qnet
 from resmgr.access import Export, Grant, Policy, UserRule, Verb
 from resmgr.channel import Connection, Credentials, Nd
 from resmgr.errors import Misuse
@@ -26,7 +28,8 @@ from resmgr.system import System
 from resmgr.testing.memfs import MemFs
 from resmgr.testing.virtual import NodeView, VirtualDispatch
 from stack.core.options import parse_options
-from stack.core.stack import Stack
+from stack.core.stack import Loaded, Stack
+from stack.crypto.registry import Crypto
 from stack.drivers.hub import Hub, HubPort
 from stack.drivers.wrap.fault import FaultDriver, FaultOptions
 
@@ -51,17 +54,25 @@ class World:
     """The clock, the cables, the cluster's authority, and the nodes by name.
 
     *fault*: options of the fault wrapper of every interface of every node. *links*: names of the cables; a node has one interface on each
-    that it is started with, `en0` on the first.
+    that it is started with, `en0` on the first. *watch*: every key of every node is watched, and a nonce that comes twice raises.
     """
 
     def __init__(
-        self, seed: int, *, fault: str = "", settings: QnetSettings | None = None, links: Sequence[str] = ("lan",), trace: bool = False
+        self,
+        seed: int,
+        *,
+        fault: str = "",
+        settings: QnetSettings | None = None,
+        links: Sequence[str] = ("lan",),
+        trace: bool = False,
+        watch: bool = False,
     ) -> None:
         self.seed = seed
         self.dispatch = VirtualDispatch(seed, name="world", trace=trace)
         self.hubs: dict[str, TracedHub] = {name: TracedHub(self.dispatch, name) for name in links}
         self.fault = fault
         self.settings = QnetSettings() if settings is None else settings
+        self.crypto: Crypto | None = WatchedCrypto() if watch else None
         self.nodes: dict[str, SimNode] = {}
         """The latest boot of each node, dead or alive."""
         self._random = self.dispatch.random("keys")
@@ -192,19 +203,46 @@ class SimNode:
         """What is at `/`; gone with the boot."""
         self.system.attach(b"", self.files.manager.channel)
         self.system.guard(self.files.manager.channel)
-        self.stack = Stack(self.system, random.randbytes, name=f"{name}/io-pkt0")
+        self.stack = Stack(self.system, random.randbytes, name=f"{name}/io-pkt0", crypto=world.crypto)
         self.cables: dict[str, FaultDriver] = {}
         """By interface: `cut`, `set_carrier`, `options`."""
         peers: list[StaticPeer] = []
-        for link in links:
-            interface = f"en{list(world.hubs).index(link)}"
-            text = ",".join(part for part in (f"seed={random.getrandbits(31)}", fault) if part)
-            options = f"name={interface},mac={world.mac(name, link).hex(':')},mtu={mtu}"
-            driver = self.stack.load(world.hubs[link].module(), options, wrap=[("fault", text)]).attached
-            assert isinstance(driver, FaultDriver)
-            self.cables[interface] = driver
+        self.links = {f"en{list(world.hubs).index(link)}": link for link in links}
+        """The cable of each interface, plugged in or not."""
+        self._loaded: dict[str, Loaded] = {}
+        self._mtu = mtu
+        self._random = random
+        for interface, link in self.links.items():
+            self.plug(interface, fault=fault)
             peers += [StaticPeer(world.mac(other, link), interface) for other in call]
         self.qnet = Qnet(self.stack, self.system, identity, settings, StaticDiscovery(peers), random.randbytes)
+
+    def plug(self, interface: str, mac: bytes | None = None, fault: str = "") -> None:
+        """Add an interface on its cable, with its own address or another. Nothing happens when it is there."""
+        if interface in self.cables:
+            return
+        hub = self.world.hubs[self.links[interface]]
+        own = self.world.mac(self.name, self.links[interface]) if mac is None else mac
+        text = ",".join(part for part in (f"seed={self._random.getrandbits(31)}", fault) if part)
+        loaded = self.stack.load(hub.module(), f"name={interface},mac={own.hex(':')},mtu={self._mtu}", wrap=[("fault", text)])
+        assert isinstance(loaded.attached, FaultDriver)
+        self._loaded[interface] = loaded
+        self.cables[interface] = loaded.attached
+
+    def cable(self, interface: str) -> FaultDriver:
+        """The end of the cable at an interface; an interface that is removed is plugged in for it."""
+        self.plug(interface)
+        return self.cables[interface]
+
+    def unplug(self, interface: str) -> None:
+        """Remove an interface. Nothing happens when it is not there."""
+        if self.cables.pop(interface, None) is not None:
+            self.stack.unload(self._loaded.pop(interface))
+
+    def exchange(self, interface: str, mac: bytes) -> None:
+        """Another card on the same cable."""
+        self.unplug(interface)
+        self.plug(interface, mac)
 
     @property
     def fault(self) -> FaultDriver:

@@ -18,6 +18,7 @@ from resmgr.channel import CHID_PATHMGR, ND_LOCAL, PID_SYSTEM, Connection, Pendi
 from resmgr.dispatch import Buffer
 from resmgr.errors import BadMessage
 from resmgr.fuse.inode import Node
+from resmgr.ids import node_of
 from resmgr.iomsg import ENTRY, PATH_MAX, REQUEST, STATUS_REDIRECT, Connect, Io
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def name_at_node(connection: Connection, base: Node | None, handle: int, path: b
     *base* is the directory whose *handle* the message carries. None when the name cannot be told: a handle of no known directory.
     """
     nd = int(connection.nd)
-    visited = {int(ND_LOCAL), nd}
+    visited = {int(ND_LOCAL), node_of(nd)}
     if base is None:
         whole = not handle and (connection.pid, connection.chid) == (PID_SYSTEM, CHID_PATHMGR)
         return (path, visited) if whole else None
@@ -52,7 +53,7 @@ def name_at_node(connection: Connection, base: Node | None, handle: int, path: b
         node = node.parent
     ancestor: Node | None = node
     while ancestor is not None:
-        visited.add(ancestor.server.key[0])
+        visited.add(node_of(ancestor.server.key[0]))
         ancestor = ancestor.parent
     return b"/".join(reversed(names)), visited
 
@@ -72,7 +73,7 @@ def ask_home(
             failed(errno.EREMOTE)
             return
         (nd,) = _NUMBER.unpack_from(reply)
-        if nd in visited:
+        if node_of(nd) in visited:
             core.drops["redirect_loop"] += 1
             failed(errno.ELOOP)
             return

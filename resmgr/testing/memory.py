@@ -27,7 +27,7 @@ class MemoryEnd:
         self.other: MemoryEnd | None = None
         self.sent = 0
 
-    def send(self, stream: int, parts: Sequence[Buffer], priority: int) -> None:
+    def send(self, stream: int, parts: Sequence[Buffer], priority: int, route: int = 0) -> None:
         other = self.other
         if self._link.down or other is None or other.dispatch is None:
             return

@@ -93,7 +93,7 @@ class UnixCarrier:
     def congested(self) -> bool:
         return self.queued > OUTPUT_HIGH
 
-    def send(self, stream: int, parts: Sequence[Buffer], priority: int) -> None:
+    def send(self, stream: int, parts: Sequence[Buffer], priority: int, route: int = 0) -> None:
         """`Carrier.send`. The stream does not matter: one socket keeps the order of everything."""
         if self._closed:
             return

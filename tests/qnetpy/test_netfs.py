@@ -49,12 +49,19 @@ class Rig:
         return Entry.parse(reply)
 
 
+def route_by(text: str) -> int:
+    """Two choices, and what a real node says to others."""
+    if text not in ("preferred:en1", "redundant"):
+        raise OSError(errno.EINVAL, "no policy")
+    return 0x0183 if text == "preferred:en1" else 0x81
+
+
 @pytest.fixture
 def rig() -> Rig:
     dispatch = VirtualDispatch(1)
     kernel = Kernel(dispatch, "a")
     nodes = NodeTable()
-    return Rig(dispatch, kernel, nodes, NetFs(kernel, nodes, lambda info: True))
+    return Rig(dispatch, kernel, nodes, NetFs(kernel, nodes, route_by, lambda info: True))
 
 
 def test_lists_this_node_and_those_that_can_be_reached(rig: Rig) -> None:
@@ -150,3 +157,42 @@ def test_it_is_not_there_for_clients_of_other_nodes_that_may_not_read_it() -> No
             client.lookup(name, target=there)
     root = client.open(b"", os.O_RDONLY | os.O_DIRECTORY, target=there)
     assert b"net" not in {entry.name for entry in client.readdir(there, root.ocb, 0, 65536)}
+    assert b"net" in client.names()
+    assert client.names(b"net") == {b"a", b"b"}
+
+
+def test_a_choice_of_paths_behind_a_name_is_in_the_descriptor_and_is_not_listed(rig: Rig) -> None:
+    nd = rig.node("up", NodeState.UP)
+    entry = rig.redirect(b"up~preferred:en1/etc/hostname")
+    assert entry.target == Target(nd | 0x0183 << 16, PID_SYSTEM, CHID_PATHMGR)
+    assert entry.rest == b"etc/hostname"
+    assert rig.redirect(b"up~redundant").target.nd == nd | 0x81 << 16
+    assert rig.redirect(b"a~redundant").target.nd == 0
+    assert rig.client().names() == {b"a", b"up"}
+    heard: list[bytes] = []
+    rig.fs.listeners.append(heard.append)
+    rig.fs.changed("up")
+    assert heard == [b"up", b"up~preferred:en1", b"up~redundant"]
+
+
+@pytest.mark.parametrize("name", [b"up~", b"up~best", b"up~preferred", b"up~preferred:en1~redundant"])
+def test_a_choice_that_says_nothing_is_refused(rig: Rig, name: bytes) -> None:
+    rig.node("up", NodeState.UP)
+    with fails(errno.EINVAL):
+        rig.redirect(name)
+
+
+def test_a_choice_on_the_way_to_a_third_node_is_the_client_s() -> None:
+    world = World(1, links=("lan", "san"))
+    a = world.start("a")
+    world.start("b", links=("lan",))
+    world.start("c")
+    assert world.until(world.settled)
+    client = IoClient(a.system.kernel, Credentials(0, 0), run=lambda goal: (world.until(goal), None)[1])
+    there = Target(a.nd("b"), PID_SYSTEM, CHID_PATHMGR)
+    for name in (b"net/c", b"net/c~preferred:en1", b"net/c~nonsense"):  # en1 is no interface of b's; a's own /net tells sense from nonsense
+        status, _ = client.send(there, (ConnectRequest(Connect.LOOKUP, 0, 0, name).pack(),))
+        assert status == STATUS_REDIRECT
+    for name in (b"net/a~redundant", b"net/b~redundant"):
+        with fails(errno.ELOOP):
+            client.lookup(name, target=there)

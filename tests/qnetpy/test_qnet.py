@@ -8,7 +8,7 @@ import logging
 import pytest
 
 from qnetpy.nodes import NODES_MAX, NodeState
-from qnetpy.qnet import QnetSettings
+from qnetpy.parameters import QnetSettings
 from qnetpy.testing.world import SimNode, World
 from resmgr.channel import PID_SYSTEM, Connection, Message, Nd
 from resmgr.dispatch import Buffer
@@ -264,7 +264,7 @@ def test_only_the_interfaces_that_are_named_are_used() -> None:
     assert world.until(world.settled)
     world.run(1.0)
     assert world.hubs["lan"].frames == 0
-    assert a.qnet.machine.links["b"].address[0] == "en1"
+    assert {path.address[0] for path in a.qnet.machine.links["b"].paths.values()} == {"en1"}
 
 
 def test_an_interface_that_is_unloaded_leaves_the_link_on_the_other() -> None:

@@ -441,7 +441,7 @@ def test_policy_is_asked_once_per_connection() -> None:
 def test_nodes_are_not_forwarded_to_nodes() -> None:
     world = World("node")
     sent: list[tuple[int, bytes]] = []
-    world.links[0].right.send = lambda stream, parts, priority: sent.append((stream, b"".join(parts)))  # type: ignore[method-assign]  # a tap
+    world.links[0].right.send = lambda stream, parts, priority, route=0: sent.append((stream, b"".join(parts)))  # type: ignore[method-assign]  # a tap
     peer = Peer(world.server, world.links[0].right, nd=ND_A, node="a")
     block = wire.pack_block(wire.ConnectBlock(3, 1, 1, 0, 0, 0))
     peer.receive(wire.SEND_HEADER.pack(wire.SEND, wire.CONNECT, 10, 0, 1, 1, 0, 0) + block)
@@ -463,7 +463,7 @@ def test_a_client_that_has_less_than_it_said(answers: list[tuple[int, int]], exp
     asked: list[tuple[int, int, int]] = []
 
     class Tap:
-        def send(self, stream: int, parts: Sequence[Buffer], priority: int) -> None:
+        def send(self, stream: int, parts: Sequence[Buffer], priority: int, route: int = 0) -> None:
             view = b"".join(parts)
             if view[0] == wire.READ:
                 _, number, length, offset = wire.parse_read(view)
@@ -493,7 +493,7 @@ def test_a_node_that_does_not_take_its_answers_gets_no_more_of_them(node: bool) 
     full = False
 
     class Tap:
-        def send(self, stream: int, parts: Sequence[Buffer], priority: int) -> None:
+        def send(self, stream: int, parts: Sequence[Buffer], priority: int, route: int = 0) -> None:
             statuses.append(wire.parse_reply(b"".join(parts))[4])
 
     world = World("local")

@@ -67,7 +67,6 @@ class Run:
         configs = tuple(
             TransportConfig(
                 congestion=random.choice(["tolerant", "tolerant", "cubic", "newreno"]),
-                policy=random.choice(["first", "loadbalance"]),
                 mtu_retry=random.choice([0.5, 30.0]),
             )
             for _ in range(2)

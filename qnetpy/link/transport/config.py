@@ -23,8 +23,6 @@ class TransportConfig:
 
     congestion: str = "tolerant"
     """Congestion controller: tolerant, cubic or newreno (docs/decisions/congestion.md)."""
-    policy: str = "first"
-    """Which paths carry messages: first, or loadbalance (all usable ones)."""
     receive_window: int = attrs.field(default=72 << 20, validator=_window)
     """Bytes of undelivered messages that the peer may make us hold."""
     initial_rtt: float = attrs.field(default=0.05, validator=_positive)

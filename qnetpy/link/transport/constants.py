@@ -13,6 +13,9 @@ KIND_DATA: Final = 3
 KIND_START: Final = 4
 KIND_CREDIT: Final = 5
 KIND_CLOSE: Final = 6
+KIND_CHALLENGE: Final = 7
+KIND_RESPONSE: Final = 8
+KIND_PATH: Final = 9
 
 URGENT: Final = 0x80
 """Bit of a packet's first byte: acknowledge at once."""
@@ -29,6 +32,11 @@ MESSAGE_COST: Final = 1024
 INITIAL_CREDIT: Final = 1 << 20
 """What may be sent before the peer's first CREDIT."""
 PRIORITY_MAX: Final = 63
+ROUTED: Final = 0x40
+"""Bit of a START's priority: the route follows the head."""
+TOKEN_SIZE: Final = 8
+MAX_STATION: Final = 32
+"""Bytes of an address in a CHALLENGE."""
 
 # What stops a hostile peer that is authenticated.
 
@@ -41,6 +49,8 @@ MAX_HOLES: Final = 65536
 window's worth of packets missing."""
 MAX_PATHS: Final = 64
 """Paths of one peer: stops a caller that adds one per address a peer makes up."""
+MAX_RESPONSES: Final = 4
+"""CHALLENGEs of one path that wait for their RESPONSE: stops a peer from making us remember tokens."""
 MAX_REASON: Final = 128
 """Bytes of text in a CLOSE: it is shown to people."""
 
@@ -58,6 +68,11 @@ ACK_THRESHOLD: Final = 8
 """Packets after which an ACK no longer waits. TCP has 2; a sender that runs out of window asks by URGENT instead."""
 SUSPECT_TIMEOUTS: Final = 3
 """Probe timeouts in a row after which a path is taken for dead and its data goes over another."""
+CHALLENGE_FIRST: Final = 0.1
+CHALLENGE_TRIES: Final = 5
+"""A CHALLENGE is repeated after the first, each time twice as late, at most so often."""
+COPIES_MAX: Final = 1024
+"""Fragments of redundant messages that wait for the window of one path: what a slow path does not take in time it need not take."""
 LOST_MEMORY: Final = 128
 """Runs declared lost that are remembered per path, to notice that they were only late."""
 

@@ -6,6 +6,7 @@ import enum
 
 import attrs
 
+from qnetpy.link.transport.items import PathState
 from resmgr.dispatch import Buffer
 
 
@@ -26,6 +27,8 @@ class MessageReceived:
     stream: int
     priority: int
     data: Buffer
+    route: int = 0
+    """For an answer to go the way the message came (`qnetpy.link.transport.routes`); 0: by the node's policy."""
 
 
 @attrs.define
@@ -40,6 +43,36 @@ class PathFound:
     """A path that was lost answers again."""
 
     path: int
+
+
+@attrs.define
+class PathValid:
+    """The peer has answered our CHALLENGE on *path*: it carries packets both ways, and the peer is where we think."""
+
+    path: int
+
+
+@attrs.define
+class PathRefused:
+    """Nobody has answered our CHALLENGEs on *path*."""
+
+    path: int
+
+
+@attrs.define
+class Challenged:
+    """A CHALLENGE came on *path*. `station` is where the peer believes to be (empty: it does not know); the answer goes out by itself."""
+
+    path: int
+    station: bytes
+
+
+@attrs.define
+class PathTold:
+    """The peer's own state of *path*."""
+
+    path: int
+    state: PathState
 
 
 @attrs.define
@@ -59,4 +92,4 @@ class Closed:
     reason: str
 
 
-Event = MessageReceived | PathLost | PathFound | MtuChanged | Closed
+Event = MessageReceived | PathLost | PathFound | PathValid | PathRefused | Challenged | PathTold | MtuChanged | Closed

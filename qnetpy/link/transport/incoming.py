@@ -31,7 +31,7 @@ _NOTHING = memoryview(b"")
 class InMessage:
     """One message that is not yet delivered. `buffer` is the only copy between the decrypted packet and the user."""
 
-    __slots__ = ("behind", "buffer", "complete", "got", "got_bytes", "id", "priority", "started", "stream", "total", "view")
+    __slots__ = ("behind", "buffer", "complete", "got", "got_bytes", "id", "priority", "route", "started", "stream", "total", "view")
 
     def __init__(self, ident: int, priority: int, total: int) -> None:
         self.id = ident
@@ -45,6 +45,7 @@ class InMessage:
         self.started = False
         """The START fragment, which names the stream, has come."""
         self.stream = 0
+        self.route = 0
         self.behind = 0
         self.complete = False
 
@@ -109,7 +110,7 @@ class Inbox:
             message = self._new(ident, priority, total)
         return self._fill(message, offset, total, chunk)
 
-    def start(self, ident: int, priority: int, total: int, stream: int, behind: int, chunk: Buffer) -> InMessage | None:
+    def start(self, ident: int, priority: int, total: int, stream: int, behind: int, chunk: Buffer, route: int = 0) -> InMessage | None:
         """A START item. A message that is whole in it is delivered without a buffer. Result as of `fragment`."""
         check_fragment(priority, ident, 0, total, len(chunk))
         check_start(0, ident, behind)
@@ -119,7 +120,7 @@ class Inbox:
             self.delivered += 1
             self.consumed += total + MESSAGE_COST
             self.floor = ident + 1
-            self.out.append(MessageReceived(stream, priority, chunk))
+            self.out.append(MessageReceived(stream, priority, chunk, route))
             return None
         message = self.open.get(ident)
         if message is None:
@@ -129,13 +130,14 @@ class Inbox:
             if len(chunk) == total and (not behind or self.is_delivered(ident - behind)) and ident not in self._waiting:
                 self._charge(ident, total)
                 self._mark(ident, total)
-                self.out.append(MessageReceived(stream, priority, chunk))
+                self.out.append(MessageReceived(stream, priority, chunk, route))
                 return None
             message = self._new(ident, priority, total)
         if not message.started:
             message.started = True
             message.stream = stream
             message.behind = behind
+            message.route = route
         elif message.stream != stream:
             raise BadMessage("START changed its stream")
         return self._fill(message, 0, total, chunk)
@@ -210,7 +212,7 @@ class Inbox:
         while following is not None:
             ident = following.id
             del self.open[ident]
-            self.out.append(MessageReceived(following.stream, following.priority, following.buffer))
+            self.out.append(MessageReceived(following.stream, following.priority, following.buffer, following.route))
             self._mark(ident, following.total)
             following = self._waiting.pop(ident, None)
 

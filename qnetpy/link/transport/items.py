@@ -7,6 +7,7 @@ Everything here that reads bytes raises BadMessage and nothing else.
 
 from __future__ import annotations
 
+import enum
 import struct
 
 import attrs
@@ -14,15 +15,21 @@ import attrs
 from qnetpy.link.transport.constants import (
     ACK_DELAY_UNIT,
     KIND_ACK,
+    KIND_CHALLENGE,
     KIND_CLOSE,
     KIND_CREDIT,
     KIND_DATA,
     KIND_PADDING,
+    KIND_PATH,
     KIND_PING,
+    KIND_RESPONSE,
     KIND_START,
     MAX_MESSAGE,
     MAX_REASON,
+    MAX_STATION,
     PRIORITY_MAX,
+    ROUTED,
+    TOKEN_SIZE,
     URGENT,
 )
 from resmgr.errors import BadMessage
@@ -38,8 +45,28 @@ CREDIT = struct.Struct(">BQ")
 """kind, total credit since the beginning."""
 CLOSE_HEAD = struct.Struct(">BBH")
 """kind, bytes of reason, code; then the reason in UTF-8."""
+CHALLENGE_HEAD = struct.Struct(f">BBB{TOKEN_SIZE}s")
+"""kind, the sender's port, bytes of its address, token; then the address."""
+RESPONSE = struct.Struct(f">B{TOKEN_SIZE}s")
+"""kind, token of the CHALLENGE that it answers."""
+PATH = struct.Struct(">BBBI")
+"""kind, path, state, how many such items the sender has made before about that path."""
+ROUTE = struct.Struct(">BB")
+"""policy, the sender's port: behind a START head with the bit ROUTED."""
+POLICIES_MAX = 3
 
 PING_BYTE = bytes([KIND_PING])
+
+
+class PathState(enum.IntEnum):
+    """What a PATH item says of a path, as far as its sender is concerned."""
+
+    CLOSED = 0
+    """Not used any more; may be opened again."""
+    DOWN = 1
+    UP = 2
+    GONE = 3
+    """The same, and the sender's address does not exist any more."""
 
 
 @attrs.frozen
@@ -99,10 +126,13 @@ class Start:
     behind: int
     """Message id minus the id of the stream's previous message, 0 when that is known to be delivered."""
     payload: bytes
+    route: tuple[int, int] | None = None
+    """Policy and the sender's port, when the message is not for the ordinary paths."""
 
     def pack(self) -> bytes:
-        head = START_HEAD.pack(KIND_START, self.priority, len(self.payload), self.message, 0, self.total, self.stream, self.behind)
-        return head + self.payload
+        priority = self.priority if self.route is None else self.priority | ROUTED
+        head = START_HEAD.pack(KIND_START, priority, len(self.payload), self.message, 0, self.total, self.stream, self.behind)
+        return head + (b"" if self.route is None else ROUTE.pack(*self.route)) + self.payload
 
 
 @attrs.frozen
@@ -127,7 +157,43 @@ class Close:
         return CLOSE_HEAD.pack(KIND_CLOSE, len(text), self.code) + text
 
 
-Item = Padding | Ping | Ack | Data | Start | Credit | Close
+@attrs.frozen
+class Challenge:
+    """Show that you get what I send to you on this path."""
+
+    port: int
+    """Number of the sender's interface; 0: not told."""
+    token: bytes
+    station: bytes
+    """The sender's address on this path, as it knows it itself; empty: it does not."""
+
+    def pack(self) -> bytes:
+        return CHALLENGE_HEAD.pack(KIND_CHALLENGE, self.port, len(self.station), self.token) + self.station
+
+
+@attrs.frozen
+class Response:
+    """The answer to a CHALLENGE, on the same path."""
+
+    token: bytes
+
+    def pack(self) -> bytes:
+        return RESPONSE.pack(KIND_RESPONSE, self.token)
+
+
+@attrs.frozen
+class PathNews:
+    """The sender's state of a path; goes over any path."""
+
+    path: int
+    state: PathState
+    sequence: int
+
+    def pack(self) -> bytes:
+        return PATH.pack(KIND_PATH, self.path, self.state, self.sequence)
+
+
+Item = Padding | Ping | Ack | Data | Start | Credit | Close | Challenge | Response | PathNews
 
 
 @attrs.frozen
@@ -200,6 +266,40 @@ def read_close(packet: bytes, at: int) -> tuple[int, str, int]:
     return code, "".join(c if c.isprintable() else "?" for c in text), at + length
 
 
+def read_challenge(packet: bytes, at: int) -> tuple[Challenge, int]:
+    """The CHALLENGE at *at*, and where the next item begins."""
+    try:
+        _, port, length, token = CHALLENGE_HEAD.unpack_from(packet, at)
+    except struct.error:
+        raise BadMessage("truncated CHALLENGE") from None
+    at += CHALLENGE_HEAD.size
+    if length > MAX_STATION or at + length > len(packet):
+        raise BadMessage("CHALLENGE address length")
+    return Challenge(port, token, bytes(packet[at : at + length])), at + length
+
+
+def read_path(packet: bytes, at: int) -> tuple[PathNews, int]:
+    """The PATH at *at*, and where the next item begins."""
+    try:
+        _, path, state, sequence = PATH.unpack_from(packet, at)
+    except struct.error:
+        raise BadMessage("truncated PATH") from None
+    if state > PathState.GONE:
+        raise BadMessage("PATH state")
+    return PathNews(path, PathState(state), sequence), at + PATH.size
+
+
+def read_route(packet: bytes, at: int) -> tuple[int, int]:
+    """Policy and port at *at*."""
+    try:
+        policy, port = ROUTE.unpack_from(packet, at)
+    except struct.error:
+        raise BadMessage("truncated route") from None
+    if policy > POLICIES_MAX:
+        raise BadMessage("route policy")
+    return policy, port
+
+
 def check_fragment(priority: int, message: int, offset: int, total: int, length: int) -> None:
     """What holds for every DATA and START item."""
     if priority > PRIORITY_MAX:
@@ -244,10 +344,15 @@ def decode(packet: bytes) -> Packet:
             elif kind == KIND_START:
                 _, priority, length, message, offset, total, stream, behind = START_HEAD.unpack_from(packet, at)
                 at += START_HEAD.size
+                route = None
+                if priority & ROUTED:
+                    priority ^= ROUTED
+                    route = read_route(packet, at)
+                    at += ROUTE.size
                 _room(packet, at, length)
                 check_fragment(priority, message, offset, total, length)
                 check_start(offset, message, behind)
-                items.append(Start(priority, message, total, stream, behind, bytes(packet[at : at + length])))
+                items.append(Start(priority, message, total, stream, behind, bytes(packet[at : at + length]), route))
                 at += length
             elif kind == KIND_ACK:
                 delay, ranges, at = read_ack(packet, at)
@@ -261,6 +366,15 @@ def decode(packet: bytes) -> Packet:
             elif kind == KIND_CLOSE:
                 code, reason, at = read_close(packet, at)
                 items.append(Close(code, reason))
+            elif kind == KIND_CHALLENGE:
+                challenge, at = read_challenge(packet, at)
+                items.append(challenge)
+            elif kind == KIND_RESPONSE:
+                items.append(Response(RESPONSE.unpack_from(packet, at)[1]))
+                at += RESPONSE.size
+            elif kind == KIND_PATH:
+                news, at = read_path(packet, at)
+                items.append(news)
             elif kind == KIND_PADDING:
                 items.append(Padding(size - at))
                 at = size

@@ -7,9 +7,11 @@ Drivers of the machine are three: the user (`send`), packets (`receive`) and tim
     path.Path         packet numbers, ACKs, RTT, loss, window, packet size: one per path
     incoming.Inbox    reassembly, stream order, exactly once, our credit
 
-This file only moves bytes between them: it fills packets from the outbox and takes packets apart. Both have a fast way for bulk: `cut`
-makes
-a burst of packets in one list comprehension, and `receive` copies fragments that continue the current message without leaving its loop.
+    packing.Packer    fills packets of a path
+    schedule          which path carries what, by policy
+
+This file takes packets apart and ties the others together. There is a fast way for bulk: `receive` copies fragments that continue the
+current message without leaving its loop.
 """
 
 from __future__ import annotations
@@ -17,59 +19,63 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 
-import attrs
-
 from qnetpy.link.transport.config import TransportConfig
 from qnetpy.link.transport.constants import (
     ACK_THRESHOLD,
     BASE_PAYLOAD,
     KIND_ACK,
+    KIND_CHALLENGE,
     KIND_CLOSE,
     KIND_CREDIT,
     KIND_DATA,
     KIND_PADDING,
+    KIND_PATH,
     KIND_PING,
+    KIND_RESPONSE,
     KIND_START,
     MAX_ACK_DELAY,
     MAX_MESSAGE,
     MAX_PATHS,
     MAX_RECEIVED_RANGES,
-    MIN_FRAGMENT,
+    MAX_RESPONSES,
     PRIORITY_MAX,
+    ROUTED,
     URGENT,
 )
-from qnetpy.link.transport.events import CloseCode, Closed, Event
+from qnetpy.link.transport.events import Challenged, CloseCode, Closed, Event, PathTold, PathValid
 from qnetpy.link.transport.incoming import Inbox, InMessage, PeerError
-from qnetpy.link.transport.items import CREDIT, DATA_HEAD, PING_BYTE, START_HEAD, Close, read_ack, read_close
-from qnetpy.link.transport.outgoing import Outbox, OutMessage
-from qnetpy.link.transport.path import Path, Run
-from qnetpy.link.transport.policy import policy
-from qnetpy.link.transport.statistics import PathStatistics, TransportStatistics
+from qnetpy.link.transport.items import (
+    CREDIT,
+    DATA_HEAD,
+    RESPONSE,
+    ROUTE,
+    START_HEAD,
+    Close,
+    PathState,
+    read_ack,
+    read_challenge,
+    read_close,
+    read_path,
+    read_route,
+)
+from qnetpy.link.transport.lane import Lane
+from qnetpy.link.transport.outgoing import Outbox
+from qnetpy.link.transport.outmessage import OutMessage
+from qnetpy.link.transport.packing import Packer
+from qnetpy.link.transport.path import Path
+from qnetpy.link.transport.routes import route
+from qnetpy.link.transport.schedule import Schedule
+from qnetpy.link.transport.statistics import Counters, TransportStatistics, collect
+from qnetpy.link.transport.validation import Validation
 from resmgr.dispatch import Buffer
 from resmgr.errors import BadMessage, Misuse
 
 DATA_SIZE = DATA_HEAD.size
 START_SIZE = START_HEAD.size
+SHARED_BURST = 16
+"""Packets that one lane fills before the next has its turn, when there are several."""
 _unpack_data = DATA_HEAD.unpack_from
 _unpack_start = START_HEAD.unpack_from
-_pack_data = DATA_HEAD.pack
-_pack_start = START_HEAD.pack
-
-
-def _start_of(message: OutMessage, length: int) -> bytes:
-    """The START head of *message*, of which the first *length* bytes follow."""
-    before = message.predecessor
-    behind = message.id - before.id if before is not None else 0
-    return _pack_start(KIND_START, message.priority, length, message.id, 0, message.total, message.stream, behind)
-
-
-@attrs.define
-class Counters:
-    """What the machine dropped or refused, by reason."""
-
-    no_such_path: int = 0
-    after_close: int = 0
-    protocol_errors: int = 0
 
 
 class Transport:
@@ -80,12 +86,15 @@ class Transport:
         self.last_received = now
         """When the peer was last heard on any path (authenticated, so it lives)."""
         self.counters = Counters()
-        self._policy = policy(config.policy)
         self._events: list[Event] = []
         self._outbox = Outbox()
         self._inbox = Inbox(config.receive_window, self._events)
+        self._packer = Packer(self._inbox)
         self._paths: dict[int, Path] = {}
-        self._credit_due = True
+        self._schedule = Schedule(self._outbox, self._paths)
+        self._alone = False
+        """There is one path and no policy, so nothing to choose."""
+        self._news_seen = 0
         self._tickets = 0
         self._closed: Close | None = None
         self._closing: set[int] = set()
@@ -93,19 +102,18 @@ class Transport:
 
     # User
 
-    def send(self, stream: int, parts: Sequence[Buffer], priority: int, now: float) -> int:
+    def send(self, stream: int, parts: Sequence[Buffer], priority: int, now: float, route: int = 0) -> int:
         """Queue one message of *stream* (0 to 2**64 - 1): its parts joined. Returns a number that is unique in this direction.
 
-        The parts are borrowed until every byte is acknowledged: do not change them while `backlog` counts them. Messages up to
-        SMALL_MESSAGE
-        in several parts are copied. Raises Misuse when it is longer than MAX_MESSAGE, the priority is not 0 to 63, or the transport is
-        closed.
+        *route* of `qnetpy.link.transport.routes`, 0 for the connection's own. The parts are borrowed until every byte is acknowledged: do
+        not change them while `backlog` counts them. Messages up to SMALL_MESSAGE in several parts are copied. Raises Misuse when it is
+        longer than MAX_MESSAGE, the priority is not 0 to 63, or the transport is closed.
         """
         if self._closed is not None:
             raise Misuse("send on a closed transport")
         if not 0 <= priority <= PRIORITY_MAX:
             raise Misuse(f"priority {priority} is not 0 to {PRIORITY_MAX}")
-        message = OutMessage(stream, priority, parts)
+        message = OutMessage(self._outbox.lane(route), stream, priority, parts)
         if message.total > MAX_MESSAGE:
             raise Misuse(f"message of {message.total} bytes; the limit is {MAX_MESSAGE}")
         self._outbox.push(message)
@@ -126,10 +134,11 @@ class Transport:
         self._events.clear()
         return events
 
-    def ping(self, now: float) -> None:
-        """Ask every path for a sign of life: goes out in the next `transmit`, before data and whatever the window says."""
-        for path in self._paths.values():
-            path.ping_due = True
+    def ping(self, now: float, path: int | None = None) -> None:
+        """Ask one path, or every one, for a sign of life: goes out in the next `transmit`, before data and whatever the window says."""
+        for where in self._paths.values() if path is None else (self._paths[path],):
+            if where.valid:
+                where.ping_due = True
 
     def close(self, reason: str, now: float) -> list[tuple[int, int, bytes]]:
         """End at once: returns the final packets as (path, packet number, plaintext), one per path. Messages in `backlog` are given up.
@@ -149,30 +158,104 @@ class Transport:
 
     # Paths
 
-    def add_path(self, path: int, max_payload: int, now: float, rtt: float | None = None) -> None:
-        """A path that may be used from now on. *max_payload* is the largest plaintext that fits its interface's MTU; *rtt* is the
-        handshake's
-        round trip time if known. Raises Misuse when it is there already, cannot carry BASE_PAYLOAD, or is one too many."""
+    def add_path(
+        self, path: int, max_payload: int, now: float, rtt: float | None = None, *, valid: bool = True, port: int = 0, up: bool = True
+    ) -> None:
+        """A path that exists from now on. *max_payload* is the largest plaintext that fits its interface's MTU; *rtt* is the handshake's
+        round trip time if known; *port* the number of our interface. Unless it is *valid* (the handshake came this way), nothing but
+        CHALLENGEs and acknowledgements goes out on it until the peer has answered one. Raises Misuse when it is there already, cannot
+        carry BASE_PAYLOAD, or is one too many."""
         if path in self._paths:
             raise Misuse(f"path {path} exists")
         if max_payload < BASE_PAYLOAD:
             raise Misuse(f"path {path} carries {max_payload} bytes; {BASE_PAYLOAD} is the least")
         if len(self._paths) >= MAX_PATHS:
             raise Misuse(f"more than {MAX_PATHS} paths")
-        self._paths[path] = Path(path, max_payload, self.config, self._outbox, self._events, now, rtt)
+        where = self._paths[path] = Path(path, max_payload, self.config, self._outbox, self._events, now, rtt)
+        where.port = port
+        where.news_seen = self._news_seen
+        where.valid, where.up = valid, up
+        where.open = valid and up
+        self._packer.news.pop(path, None)
+        self._count_paths()
 
-    def remove_path(self, path: int, now: float) -> None:
-        """Forget a path (carrier lost, address gone): what was in flight on it goes over the others. Its packet numbers must not come again
-        under the same key. Unknown paths are ignored."""
+    def challenge(self, path: int, token: bytes, station: bytes, now: float) -> None:
+        """Ask the peer to show that *path* leads to it. *token*: 8 random bytes; *station*: our address there, empty if unknown. Ends with
+        PathValid or PathRefused."""
+        where = self._paths[path]
+        where.validation = Validation(token, where.port, station, now)
+        where.control_due = True
+
+    def path_up(self, path: int, up: bool, now: float) -> None:
+        """Our interface of *path* works, or does not: then what was in flight goes over the others, and the peer is told not to use it."""
+        where = self._paths[path]
+        if where.up == up:
+            return
+        where.set_states(up=up)
+        self._told(where)
+        self._packer.say(path, PathState.UP if up else PathState.DOWN)
+
+    def resize_path(self, path: int, max_payload: int, now: float) -> None:
+        """The MTU of our interface of *path* has changed. What is in flight and was larger is sent again in smaller packets."""
+        self._paths[path].resize(max_payload)
+
+    def remove_path(self, path: int, now: float, tell: PathState | None = None) -> None:
+        """Forget a path: what was in flight on it goes over the others. Its packet numbers must not come again under the same key. *tell*:
+        CLOSED or GONE, for the peer. Unknown paths are ignored."""
         gone = self._paths.pop(path, None)
+        self._count_paths()
         self._closing.discard(path)
         if gone is not None:
             gone.abandon(keep_probing=False)
-            if gone.credit_lost:
-                self._credit_due = True
+            self._told(gone)
+        if tell is not None:
+            self._packer.say(path, tell)
+
+    def _told(self, path: Path) -> None:
+        """What *path* may have lost of control items is due again; what it has told is done."""
+        path.attention = False
+        if path.news_acked:
+            self._packer.heard(path.news_acked)
+            path.news_acked = 0
+        if path.credit_lost:
+            path.credit_lost = False
+            self._packer.credit_due = True
+        if path.news_lost:
+            path.news_lost = False
+            self._packer.news_due = bool(self._packer.news)
 
     def paths(self) -> list[int]:
         return list(self._paths)
+
+    def path(self, path: int) -> Path:
+        """The live state of *path*, to be looked at only."""
+        return self._paths[path]
+
+    def usable(self, path: int) -> bool:
+        """Whether *path* may carry data and answers."""
+        where = self._paths.get(path)
+        return where is not None and where.open and not where.suspect
+
+    @property
+    def route(self) -> int:
+        """Of messages without one of their own; 0: loadbalance."""
+        return self._schedule.route
+
+    @route.setter
+    def route(self, route: int) -> None:
+        self._schedule.route = route
+        self._count_paths()
+
+    def _count_paths(self) -> None:
+        self._alone = len(self._paths) == 1 and not self._schedule.route
+
+    def order(self) -> list[int]:
+        """The paths in the order in which `transmit` should be called for them: who delivers soonest first."""
+        return self._schedule.order()
+
+    def stuck(self, route: int) -> bool:
+        """Whether no path that messages of *route* may take answers now, although others do."""
+        return self._schedule.stuck(route)
 
     # Packets in
 
@@ -285,10 +368,10 @@ class Transport:
                 path.ack_now = True
             elif path.ack_at is None:
                 path.ack_at = now + MAX_ACK_DELAY
-        inbox = self._inbox
-        if path.credit_lost or inbox.wants_grant():
-            path.credit_lost = False
-            self._credit_due = True
+        if path.attention:
+            self._told(path)
+        if self._inbox.wants_grant():
+            self._packer.credit_due = True
 
     def _take_apart(self, path: Path, packet: bytes, now: float) -> tuple[bool, bool, InMessage | None]:
         """Any packet, item by item. Tells whether it wants an ACK, whether at once, and which incomplete message its last fragment
@@ -304,11 +387,17 @@ class Transport:
             if kind == KIND_START:
                 _, priority, length, ident, offset, total, stream, behind = _unpack_start(packet, at)
                 at += START_SIZE + length
+                way = 0
+                if priority & ROUTED:
+                    priority ^= ROUTED
+                    policy, port = read_route(packet, at - length)
+                    way = route(policy, port, theirs=True)
+                    at += ROUTE.size
                 if at > size:
                     raise BadMessage("fragment beyond its packet")
                 if offset:
                     raise BadMessage("START not at 0")
-                message = inbox.start(ident, priority, total, stream, behind, packet[at - length : at])
+                message = inbox.start(ident, priority, total, stream, behind, packet[at - length : at], way)
                 wants = True
             elif kind == KIND_DATA:
                 _, priority, length, ident, offset, total = _unpack_data(packet, at)
@@ -331,6 +420,13 @@ class Transport:
                 wants = True
             elif kind == KIND_PADDING:
                 break
+            elif kind == KIND_CHALLENGE:
+                at = self._challenged(path, packet, at)
+            elif kind == KIND_RESPONSE:
+                at = self._answered(path, packet, at)
+            elif kind == KIND_PATH:
+                at = self._path_told(packet, at, now)
+                wants = True
             elif kind == KIND_CLOSE:
                 code, reason, at = read_close(packet, at)
                 known = code in CloseCode.__members__.values()
@@ -343,6 +439,39 @@ class Transport:
                 break
             kind = packet[at]
         return wants, urgent, message
+
+    def _challenged(self, path: Path, packet: bytes, at: int) -> int:
+        challenge, at = read_challenge(packet, at)
+        path.peer_port = challenge.port
+        if len(path.responses) < MAX_RESPONSES:
+            path.responses.append(challenge.token)
+            path.control_due = True
+        else:
+            self.counters.challenges_dropped += 1
+        self._events.append(Challenged(path.ident, challenge.station))
+        return at
+
+    def _answered(self, path: Path, packet: bytes, at: int) -> int:
+        token = RESPONSE.unpack_from(packet, at)[1]
+        if path.validation is not None and path.validation.token == token:
+            path.validation = None
+            path.set_states(valid=True)
+            self._events.append(PathValid(path.ident))
+        else:
+            self.counters.stray_responses += 1
+        return at + RESPONSE.size
+
+    def _path_told(self, packet: bytes, at: int, now: float) -> int:
+        news, at = read_path(packet, at)
+        self._news_seen = max(self._news_seen, news.sequence)
+        path = self._paths.get(news.path)
+        if path is not None and news.sequence > path.news_seen:
+            path.news_seen = news.sequence
+            if news.state in (PathState.UP, PathState.DOWN):
+                path.set_states(peer_up=news.state is PathState.UP)
+                self._told(path)
+            self._events.append(PathTold(news.path, news.state))
+        return at
 
     def _fail(self, code: CloseCode, text: str) -> None:
         self.counters.protocol_errors += 1
@@ -373,157 +502,38 @@ class Transport:
             self._closing.discard(path)
             where.next_pn += 1
             return first, [self._closed.pack()]
-        data = self._outbox.mask != 0 and self._policy(where, self._paths)
-        if not data and not where.ack_now and not where.ping_due and not self._credit_due:
-            where.limited = False
-            packets = []
+        packer, outbox = self._packer, self._outbox
+        packets = packer.control(where, now) if where.control_due else []
+        if self._alone and not outbox.routed:
+            others: list[Path] = []
+            lane = outbox.plain if outbox.plain.mask and where.open else None
         else:
-            packets = self._fill(where, now, limit, data)
-        if len(packets) < limit and where.mtu.due() and where.rtt.sampled and not where.suspect:
-            packets += self._probe(where, now, limit - len(packets))
+            lane, others = self._schedule.lane(where)
+        if lane is not None or where.ack_now or where.ping_due or (where.open and (packer.credit_due or packer.news_due)):
+            if not outbox.routed:
+                packets += packer.fill(where, now, limit, lane, others)
+            else:
+                packets += self._fill_in_turn(where, now, limit, lane, others)
+        else:
+            where.limited = False
+        if where.copies and len(packets) < limit:
+            packets += packer.copies(where, now, limit - len(packets))
+        if len(packets) < limit and where.mtu.due() and where.rtt.sampled and where.open and not where.suspect:
+            packets += packer.probe(where, now, limit - len(packets))
         where.packets_sent += len(packets)
         return first, packets
 
-    def _probe(self, path: Path, now: float, limit: int) -> list[bytes]:
-        packets: list[bytes] = []
-        while path.mtu.due() and len(packets) < limit:
-            size = path.mtu.probe()
-            run = Run(path.next_pn, path.next_pn, 0, now)
-            run.probe = size
-            path.record(run, now)
-            path.next_pn += 1
-            packets.append(PING_BYTE + bytes(size - 1))
+    def _fill_in_turn(self, path: Path, now: float, limit: int, lane: Lane | None, others: list[Path]) -> list[bytes]:
+        """`Packer.fill` for several lanes, a part of the burst each."""
+        packets = self._packer.fill(path, now, min(limit, SHARED_BURST), lane, others)
+        while lane is not None and len(packets) < limit and not path.limited:
+            lane, others = self._schedule.lane(path)
+            if lane is not None:
+                more = self._packer.fill(path, now, min(limit - len(packets), SHARED_BURST), lane, others)
+                if not more:
+                    break
+                packets += more
         return packets
-
-    def _fill(self, path: Path, now: float, limit: int, data: bool) -> list[bytes]:
-        """Packets with what is due: control items first, then messages as far as the window goes."""
-        out: list[bytes] = []
-        outbox = self._outbox
-        payload = path.payload
-        room = path.congestion.window - path.in_flight
-        pieces: list[Buffer] = []
-        used = 0
-        credit = False
-        wants = False
-        items: list[tuple[OutMessage, int, int]] | None = None
-        if path.pending and ((data and (room >= payload or path.probes)) or path.ack_now or path.ping_due or self._credit_due):
-            ack = path.ack_item(now)
-            pieces.append(ack)
-            used = len(ack)
-        elif path.ack_now:
-            path.ack_now = False
-        if path.ping_due:
-            path.ping_due = False
-            pieces.append(PING_BYTE)
-            used += 1
-            wants = True
-        if self._credit_due:
-            self._credit_due = False
-            pieces.append(CREDIT.pack(KIND_CREDIT, self._inbox.grant()))
-            used += CREDIT.size
-            credit = wants = True
-        if wants and path.probes:
-            # After a probe timeout the small probe stays small: it passes where a large packet may not.
-            self._emit(path, out, pieces, used, items, credit, wants, now)
-            pieces, used, credit, wants = [], 0, False, False
-        path.limited = False
-        if data and room >= payload and (lone := outbox.take_lone(payload - used - START_SIZE)) is not None:
-            total = lone.total
-            pieces.append(_start_of(lone, total))
-            pieces.append(lone.view)
-            used += START_SIZE + total
-            items = [(lone, 0, total)]
-            data = outbox.mask != 0
-        step = payload - DATA_SIZE
-        while data:
-            if len(out) >= limit:
-                break
-            if room < payload and not path.probes:
-                path.limited = True
-                break
-            message = outbox.pick()
-            if message is None:
-                break
-            span = message.span()
-            if span is None:
-                raise AssertionError("picked a message with nothing to send")
-            start, end = span
-            left = end - start
-            if start and not used and left >= step:
-                count = min(left // step, limit - len(out), max(1, room // payload), outbox.turn_room() // step + 1)
-                out += self._cut(path, message, start, count, step, now)
-                room -= count * payload
-                path.probes = 0
-                continue
-            head = DATA_SIZE if start else START_SIZE
-            space = payload - used - head
-            if left > space and space < MIN_FRAGMENT:
-                room -= self._emit(path, out, pieces, used, items, credit, wants, now)
-                path.probes = 0
-                pieces, used, credit, wants, items = [], 0, False, False, None
-                continue
-            length = left if left <= space else space
-            end = start + length
-            if start:
-                pieces.append(_pack_data(KIND_DATA, message.priority, length, message.id, start, message.total))
-            else:
-                pieces.append(_start_of(message, length))
-            pieces.append(message.piece(start, end))
-            used += head + length
-            items = [*(items or ()), (message, start, end)]
-            message.took(start, end)
-            outbox.served(message, length)
-            if used + START_SIZE >= payload:
-                room -= self._emit(path, out, pieces, used, items, credit, wants, now)
-                path.probes = 0
-                pieces, used, credit, wants, items = [], 0, False, False, None
-        if pieces:
-            self._emit(path, out, pieces, used, items, credit, wants, now)
-            if items is not None:
-                path.probes = 0
-        if path.limited and out:
-            last = out[-1]
-            out[-1] = bytes((last[0] | URGENT,)) + last[1:]
-        return out
-
-    def _cut(self, path: Path, message: OutMessage, start: int, count: int, step: int, now: float) -> list[bytes]:
-        """*count* packets that hold nothing but *step* bytes of *message* each, recorded as one run."""
-        end = start + count * step
-        packets = message.cut(start, count, step)
-        pn = path.next_pn
-        path.next_pn = pn + count
-        run = Run(pn, pn + count - 1, path.payload, now)
-        run.message = message
-        run.offset = start
-        run.stop = end
-        run.step = step
-        path.record(run, now)
-        message.took(start, end)
-        self._outbox.served(message, end - start)
-        return packets
-
-    def _emit(
-        self,
-        path: Path,
-        out: list[bytes],
-        pieces: list[Buffer],
-        used: int,
-        items: list[tuple[OutMessage, int, int]] | None,
-        credit: bool,
-        wants: bool,
-        now: float,
-    ) -> int:
-        """Finish a packet of several items; returns the bytes it takes from the window."""
-        pn = path.next_pn
-        path.next_pn = pn + 1
-        out.append(b"".join(pieces))
-        if items is None and not wants:
-            return 0
-        run = Run(pn, pn, used, now)
-        run.items = items
-        run.credit = credit
-        path.record(run, now)
-        return used
 
     # Time
 
@@ -543,38 +553,18 @@ class Transport:
         for path in self._paths.values():
             count = path.pto_count
             path.on_timeout(now)
-            if path.credit_lost:
-                path.credit_lost = False
-                self._credit_due = True
+            if path.attention:
+                self._told(path)
             if path.suspect and path.pto_count > count:
                 self._rescue(path)
 
     def _rescue(self, path: Path) -> None:
         """*path* does not answer: move its data if there is anywhere to go."""
-        if any(not other.suspect for other in self._paths.values()):
+        if any(other.open and not other.suspect for other in self._paths.values()):
             path.abandon(keep_probing=True)
 
     # Looking
 
     def statistics(self) -> TransportStatistics:
         """A copy of all counters and sizes."""
-        inbox = self._inbox
-        outbox = self._outbox
-        return TransportStatistics(
-            backlog=outbox.backlog,
-            unacknowledged=outbox.messages,
-            outgoing_streams=outbox.streams(),
-            messages_sent=self._tickets,
-            messages_received=inbox.delivered,
-            resent_bytes=outbox.resent_bytes,
-            credit_blocked=outbox.credit_blocked,
-            incomplete=len(inbox.open),
-            waiting=inbox.waiting(),
-            held=inbox.held(),
-            duplicate_fragments=inbox.duplicates,
-            delivered_ranges=len(inbox.done),
-            no_such_path=self.counters.no_such_path,
-            after_close=self.counters.after_close,
-            protocol_errors=self.counters.protocol_errors,
-            paths={ident: PathStatistics.of(path) for ident, path in self._paths.items()},
-        )
+        return collect(self._inbox, self._outbox, self._tickets, self.counters, self._paths)

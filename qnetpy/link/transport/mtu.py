@@ -59,6 +59,21 @@ class MtuSearch:
         if self.enabled:
             self._begin([maximum, maximum - JUMBO_LESS_ETHERNET])
 
+    def resize(self, maximum: int) -> None:
+        """The interface takes *maximum* from now on: what is known to pass stays, as far as it fits; the rest is found out again."""
+        probing = self.enabled or self.maximum <= BASE_PAYLOAD
+        self.maximum = maximum
+        self.payload = min(self.payload, maximum)
+        self.suspicion = 0
+        self.changes += 1
+        self.retry_at = None
+        self._high = maximum + 1
+        self._outstanding.clear()
+        self._wanted = []
+        self.enabled = probing and maximum > BASE_PAYLOAD
+        if self.enabled:
+            self._begin([maximum, maximum - JUMBO_LESS_ETHERNET])
+
     def _begin(self, sizes: list[int]) -> None:
         self._losses.clear()
         self._wanted = [size for size in sizes if self.payload < size < self._high]

@@ -26,12 +26,14 @@ from qnetpy.link.transport.constants import (
     PERSISTENT_THRESHOLD,
     SUSPECT_TIMEOUTS,
 )
-from qnetpy.link.transport.events import Event, MtuChanged, PathFound, PathLost
+from qnetpy.link.transport.events import Event, MtuChanged, PathFound, PathLost, PathRefused
 from qnetpy.link.transport.items import pack_ack
 from qnetpy.link.transport.mtu import MtuSearch
-from qnetpy.link.transport.outgoing import Outbox, OutMessage
+from qnetpy.link.transport.outgoing import Outbox
+from qnetpy.link.transport.outmessage import OutMessage
 from qnetpy.link.transport.ranges import RangeSet
 from qnetpy.link.transport.rtt import RttEstimator
+from qnetpy.link.transport.standing import Standing
 from resmgr.errors import BadMessage
 
 FORGET_REORDERING_ROUNDS: Final = 64
@@ -42,10 +44,12 @@ FORGET_LATE: Final = 0.005
 class Run:
     """Packets *first* to *last*, sent together, each *size* bytes, with the bytes [offset, stop) of *message* in steps of *step*.
 
-    A run of one packet may instead carry several pieces (`items`), a CREDIT, or be an MTU probe of size `probe`.
+    A run of one packet may instead carry several pieces (`items`), a CREDIT, PATH items up to the `news`-th, or be an MTU probe of size
+    `probe`.
     """
 
     __slots__ = (
+        "copy",
         "credit",
         "delivered",
         "delivered_at",
@@ -54,6 +58,7 @@ class Run:
         "items",
         "last",
         "message",
+        "news",
         "offset",
         "probe",
         "sent",
@@ -73,7 +78,10 @@ class Run:
         self.stop = 0
         self.step = 0
         self.items: list[tuple[OutMessage, int, int]] | None = None
+        self.copy = False
+        """It went over another path too, which sees to it that it arrives."""
         self.credit = False
+        self.news = 0
         self.probe = 0
         self.delivered = 0
         self.delivered_at = 0.0
@@ -138,12 +146,13 @@ def take(runs: list[Run], ranges: list[tuple[int, int]]) -> list[Run]:
     return taken
 
 
-class Path:
+class Path(Standing):
     """State of one path. The transport fills packets and calls `record`; everything about acknowledgement and time is here."""
 
     def __init__(
         self, ident: int, max_payload: int, config: TransportConfig, outbox: Outbox, out: list[Event], now: float, rtt: float | None
     ) -> None:
+        super().__init__()
         self.ident = ident
         self.mtu = MtuSearch(max_payload, config.mtu_retry, config.mtu_probe)
         self.payload = self.mtu.payload
@@ -175,11 +184,16 @@ class Path:
         self.probes = 0
         """Packets that may be sent whatever the window says, after a probe timeout."""
         self.ping_due = False
-        self.suspect = False
         self.limited = False
         """The last transmission ended for want of window."""
+        self.attention = False
+        """The transport should look at the next three."""
         self.credit_lost = False
         """A CREDIT may not have arrived."""
+        self.news_lost = False
+        """Nor may a PATH."""
+        self.news_acked = 0
+        """Sequence of the newest PATH that arrived, to be looked at by the transport."""
 
         self.lost_runs: list[Run] = []
         self.packet_threshold = PACKET_THRESHOLD
@@ -202,6 +216,34 @@ class Path:
         self.packets_lost = 0
         self.packets_late = 0
         self.timeouts = 0
+        self.bytes_sent = 0
+
+    # States
+
+    def set_states(self, *, valid: bool | None = None, up: bool | None = None, peer_up: bool | None = None) -> None:
+        """Note what changed. A path that does not work gives up what is in flight; one that works again is asked before it is trusted."""
+        before = self.open
+        if valid is not None:
+            self.valid = valid
+        if up is not None:
+            self.up = up
+        if peer_up is not None:
+            self.peer_up = peer_up
+        self.open = self.valid and self.up and self.peer_up
+        if before and not self.open:
+            self.abandon(keep_probing=False)
+            self.copies.clear()
+            self.pto_count = 0
+            self.probes = 0
+            self.suspect = True
+        elif self.open and not before:
+            self.ping_due = True
+
+    def resize(self, max_payload: int) -> None:
+        """The interface's MTU is another: the search for the packet size begins anew."""
+        self.mtu.resize(max_payload)
+        if self.payload != self.mtu.payload:
+            self._set_payload()
 
     # Receiving
 
@@ -222,6 +264,7 @@ class Path:
             self._first_sent = now
             self._delivered_at = now
         self.in_flight += flight
+        self.bytes_sent += flight
         run.delivered = self.delivered
         run.delivered_at = self._delivered_at
         run.first_sent = self._first_sent
@@ -266,6 +309,10 @@ class Path:
             if run.size > BASE_PAYLOAD:
                 self.mtu.suspicion = 0
                 self._newest_large_sent = run.sent
+            if run.news:
+                self.attention = True
+                if run.news > self.news_acked:
+                    self.news_acked = run.news
             if run.probe and self.mtu.on_acked(run.probe, now):
                 self._set_payload()
         newest = newly[-1]
@@ -403,13 +450,17 @@ class Path:
         del remembered[:keep]
 
     def _resend(self, run: Run, outbox: Outbox) -> None:
+        if run.news:
+            self.news_lost = self.attention = True
+        if run.copy:
+            return
         if run.message is not None:
             outbox.lost(run.message, run.offset, run.stop)
         elif run.items is not None:
             for message, start, stop in run.items:
                 outbox.lost(message, start, stop)
         if run.credit:
-            self.credit_lost = True
+            self.credit_lost = self.attention = True
 
     def _set_payload(self) -> None:
         self.payload = self.mtu.payload
@@ -453,6 +504,9 @@ class Path:
         retry = self.mtu.retry_at
         if retry is not None and (when is None or retry < when):
             when = retry
+        validation = self.validation
+        if validation is not None and not validation.due and self.up and (when is None or validation.again_at < when):
+            when = validation.again_at
         return when
 
     def on_timeout(self, now: float) -> None:
@@ -462,6 +516,12 @@ class Path:
             self.ack_now = True
         if self.mtu.retry_at is not None and self.mtu.retry_at <= now:
             self.mtu.on_retry()
+        validation = self.validation
+        if validation is not None and self.up:
+            self.control_due = True
+        if validation is not None and self.up and validation.on_timeout(now):
+            self.validation = None
+            self._out.append(PathRefused(self.ident))
         if self.loss_at is not None:
             if self.loss_at <= now:
                 self._detect(now, [], self._newest_acked_sent)
@@ -476,6 +536,8 @@ class Path:
         self.ping_due = True
         self.probes = 1
         for run in self.runs:
+            if run.copy:
+                continue
             if run.message is not None:
                 self._outbox.lost(run.message, run.offset, min(run.stop, run.offset + run.step))
                 break
@@ -491,4 +553,6 @@ class Path:
         """The transport is closed: no timer, nothing in flight."""
         self.runs = []
         self.in_flight = 0
-        self.loss_at = self.ack_at = self.mtu.retry_at = None
+        self.loss_at = self.ack_at = self.mtu.retry_at = self.validation = None
+        self.responses.clear()
+        self.copies.clear()

@@ -6,7 +6,20 @@ from collections.abc import Mapping
 
 import attrs
 
+from qnetpy.link.transport.incoming import Inbox
+from qnetpy.link.transport.outgoing import Outbox
 from qnetpy.link.transport.path import Path
+
+
+@attrs.define
+class Counters:
+    """What the machine dropped or refused, by reason."""
+
+    no_such_path: int = 0
+    after_close: int = 0
+    protocol_errors: int = 0
+    challenges_dropped: int = 0
+    stray_responses: int = 0
 
 
 @attrs.frozen
@@ -31,6 +44,16 @@ class PathStatistics:
     packet_threshold: int
     mtu_probes: int
     mtu_changes: int
+    state: str
+    """usable, suspect (does not answer), down (our interface), peer down, or opening."""
+    port: int
+    peer_port: int
+    bytes_sent: int
+    """Of packets that carried anything to be acknowledged."""
+    delivered: int
+    """Of these, acknowledged."""
+    copies_waiting: int
+    copies_dropped: int
     suspect: bool
     runs: int
     """Records of packets in flight."""
@@ -53,6 +76,13 @@ class PathStatistics:
             packet_threshold=path.packet_threshold,
             mtu_probes=path.mtu.probes_sent,
             mtu_changes=path.mtu.changes,
+            state=path.state,
+            port=path.port,
+            peer_port=path.peer_port,
+            bytes_sent=path.bytes_sent,
+            delivered=path.delivered,
+            copies_waiting=len(path.copies),
+            copies_dropped=path.copies_dropped,
             suspect=path.suspect,
             runs=len(path.runs),
             received_ranges=len(path.received),
@@ -83,4 +113,35 @@ class TransportStatistics:
     after_close: int
     """Packets dropped: the transport is closed."""
     protocol_errors: int
+    challenges_dropped: int
+    """CHALLENGEs not answered: too many of them at once."""
+    stray_responses: int
+    """RESPONSEs to no CHALLENGE of ours, or to an earlier one."""
+    lanes: int
+    """Routes on which messages wait, beside the plain one."""
     paths: Mapping[int, PathStatistics]
+
+
+def collect(inbox: Inbox, outbox: Outbox, messages_sent: int, counters: Counters, paths: Mapping[int, Path]) -> TransportStatistics:
+    """A copy of all that the parts of a transport count."""
+    return TransportStatistics(
+        backlog=outbox.backlog,
+        unacknowledged=outbox.messages,
+        outgoing_streams=outbox.streams(),
+        messages_sent=messages_sent,
+        messages_received=inbox.delivered,
+        resent_bytes=outbox.resent_bytes,
+        credit_blocked=outbox.credit_blocked,
+        incomplete=len(inbox.open),
+        waiting=inbox.waiting(),
+        held=inbox.held(),
+        duplicate_fragments=inbox.duplicates,
+        delivered_ranges=len(inbox.done),
+        no_such_path=counters.no_such_path,
+        after_close=counters.after_close,
+        protocol_errors=counters.protocol_errors,
+        challenges_dropped=counters.challenges_dropped,
+        stray_responses=counters.stray_responses,
+        lanes=sum(lane.mask != 0 for lane in outbox.routed.values()),
+        paths={ident: PathStatistics.of(path) for ident, path in paths.items()},
+    )

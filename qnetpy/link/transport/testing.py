@@ -135,7 +135,7 @@ class Pair:
     def _flush(self, end: int) -> None:
         transport = self.ends[end]
         now = self.now
-        for path in transport.paths():
+        for path in transport.order():
             wire = self.wires.get((path, end))
             if wire is None:
                 continue

@@ -10,18 +10,26 @@ import pytest
 from qnetpy.link.transport.constants import ACK_DELAY_UNIT, MAX_MESSAGE
 from qnetpy.link.transport.items import (
     ACK_HEAD,
+    CHALLENGE_HEAD,
     CLOSE_HEAD,
     CREDIT,
     DATA_HEAD,
+    PATH,
+    RESPONSE,
+    ROUTE,
     START_HEAD,
     Ack,
+    Challenge,
     Close,
     Credit,
     Data,
     Item,
     Packet,
     Padding,
+    PathNews,
+    PathState,
     Ping,
+    Response,
     Start,
     decode,
 )
@@ -37,6 +45,12 @@ KNOWN: list[tuple[str, Item]] = [
     ("04 00 0000 0000000000000001 00000000 00000000 ffffffffffffffff 00000000", Start(0, 1, 0, (1 << 64) - 1, 0, b"")),
     ("05 0000000000100000", Credit(1 << 20)),
     ("06 03 0001 627965", Close(1, "bye")),
+    ("04 7f 0001 0000000000000007 00000000 00000009 0000000000000063 00000004 0302 43", Start(63, 7, 9, 99, 4, b"C", (3, 2))),
+    ("07 05 06 0102030405060708 020000000001", Challenge(5, bytes(range(1, 9)), bytes((2, 0, 0, 0, 0, 1)))),
+    ("07 00 00 ffffffffffffffff", Challenge(0, b"\xff" * 8, b"")),
+    ("08 0102030405060708", Response(bytes(range(1, 9)))),
+    ("09 07 00 00000009", PathNews(7, PathState.CLOSED, 9)),
+    ("09 ff 02 ffffffff", PathNews(255, PathState.UP, 0xFFFFFFFF)),
 ]
 
 
@@ -60,7 +74,7 @@ def test_several_items_and_urgent() -> None:
 
 
 def random_item(random: Random) -> Item:
-    kind = random.randrange(7)
+    kind = random.randrange(9)
     total = random.choice([2, 1400, MAX_MESSAGE])
     size = random.randrange(1, min(total, 1000))
     if kind == 0:
@@ -85,12 +99,17 @@ def random_item(random: Random) -> Item:
             random.getrandbits(64),
             random.randrange(min(message, 1 << 32)),
             random.randbytes(size),
+            random.choice([None, (random.randrange(4), random.randrange(256))]),
         )
     if kind == 4:
         return Credit(random.getrandbits(64))
     if kind == 5:
         return Close(random.getrandbits(16), "".join(random.choice("aé☃ ") for _ in range(random.randrange(30))))
-    return Ping()
+    if kind == 6:
+        return Challenge(random.randrange(256), random.randbytes(8), random.randbytes(random.randrange(33)))
+    if kind == 7:
+        return Response(random.randbytes(8))
+    return PathNews(random.randrange(256), random.choice(list(PathState)), random.getrandbits(32))
 
 
 @pytest.mark.parametrize("seed", range(50))
@@ -120,7 +139,12 @@ def test_truncation_at_every_length(text: str, item: Item) -> None:
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("07", "unknown item"),
+        ("0a", "unknown item"),
+        ("07 01 21 0102030405060708" + "41" * 33, "address length"),
+        ("07 01 06 0102030405060708 41", "address length"),
+        ("09 01 04 00000001", "PATH state"),
+        ("04 40 0001 0000000000000005 00000000 00000001 0000000000000001 00000000 0400 41", "route policy"),
+        ("04 80 0001 0000000000000005 00000000 00000001 0000000000000001 00000000 41", "priority"),
         ("7f", "unknown item"),
         ("01 81", "unknown item"),
         ("02 00 0000 0000000000000001 00000002", "below 0"),
@@ -160,19 +184,26 @@ def test_random_bytes_raise_only_bad_message(seed: int) -> None:
             pass
 
 
+STRUCTS = {
+    "ACK": ACK_HEAD,
+    "DATA": DATA_HEAD,
+    "START": START_HEAD,
+    "CREDIT": CREDIT,
+    "CLOSE": CLOSE_HEAD,
+    "CHALLENGE": CHALLENGE_HEAD,
+    "RESPONSE": RESPONSE,
+    "PATH": PATH,
+    "ROUTE": ROUTE,
+}
+
+
 def test_protocol_page_draws_these_structs() -> None:
     page = (Path(__file__).parents[4] / "docs/protocol/transport.md").read_text()
     drawn = {}
     for line in page.splitlines():
         name, _, fields = line.partition(" ")
-        if name in ("ACK", "DATA", "START", "CREDIT", "CLOSE") and fields.startswith(" "):
+        if name in STRUCTS and (fields.startswith(" ") or name in ("CHALLENGE", "RESPONSE")) and "|" in fields:
             sizes = [field.split()[1] for field in fields.split("(")[0].split("|") if len(field.split()) > 1]
             drawn[name] = sum(int(size) for size in sizes if size.isdigit())
 
-    assert drawn == {
-        "ACK": ACK_HEAD.size,
-        "DATA": DATA_HEAD.size,
-        "START": START_HEAD.size,
-        "CREDIT": CREDIT.size,
-        "CLOSE": CLOSE_HEAD.size,
-    }
+    assert drawn == {name: layout.size for name, layout in STRUCTS.items()}

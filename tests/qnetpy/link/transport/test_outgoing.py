@@ -5,7 +5,8 @@ from __future__ import annotations
 from random import Random
 
 from qnetpy.link.transport.constants import INITIAL_CREDIT, LOWER_SHARE, MESSAGE_COST, QUANTUM, SMALL_MESSAGE, SMALL_RESERVE
-from qnetpy.link.transport.outgoing import Outbox, OutMessage
+from qnetpy.link.transport.outgoing import Outbox
+from qnetpy.link.transport.outmessage import OutMessage
 
 PACKET = 1000
 
@@ -17,21 +18,21 @@ def box(credit: int = 1 << 40) -> Outbox:
 
 
 def push(outbox: Outbox, size: int, stream: int = 1, priority: int = 10) -> OutMessage:
-    message = OutMessage(stream, priority, [bytes(size)])
+    message = OutMessage(outbox.plain, stream, priority, [bytes(size)])
     outbox.push(message)
     return message
 
 
 def serve(outbox: Outbox) -> tuple[OutMessage, int, int] | None:
     """One packet's worth."""
-    message = outbox.pick()
+    message = outbox.plain.pick()
     if message is None:
         return None
     span = message.span()
     assert span is not None
     start, stop = span[0], min(span[1], span[0] + PACKET)
     message.took(start, stop)
-    outbox.served(message, stop - start)
+    outbox.plain.served(message, stop - start)
     return message, start, stop
 
 
@@ -108,7 +109,7 @@ def test_messages_of_a_stream_are_opened_in_order_and_name_the_one_before() -> N
     serve(outbox)
     outbox.acked(third, 0, 10)
     outbox.acked(other, 0, 10)
-    assert outbox.streams() == outbox.backlog == outbox.messages == outbox.mask == 0
+    assert outbox.streams() == outbox.backlog == outbox.messages == outbox.plain.mask == 0
 
 
 def test_lost_bytes_go_first_and_without_what_is_acknowledged() -> None:
@@ -134,7 +135,7 @@ def test_late_acknowledgement_saves_the_retransmission() -> None:
     outbox.acked(message, 0, 1000)
 
     assert serve(outbox) is None
-    assert outbox.mask == 0
+    assert outbox.plain.mask == 0
     outbox.acked(message, 1000, 2000)
     assert outbox.backlog == 0
 
@@ -176,7 +177,7 @@ def test_parts_are_joined_without_copying_large_ones() -> None:
     random = Random(3)
     parts = [random.randbytes(size) for size in (7, 0, SMALL_MESSAGE, 1, 50_000)]
     whole = b"".join(parts)
-    message = OutMessage(1, 2, [parts[0], memoryview(parts[1]), bytearray(parts[2]), parts[3], parts[4]])
+    message = OutMessage(Outbox().plain, 1, 2, [parts[0], memoryview(parts[1]), bytearray(parts[2]), parts[3], parts[4]])
 
     assert message.total == len(whole)
     for start, stop in [(0, 7), (0, 8), (6, 9), (1, len(whole)), (SMALL_MESSAGE + 7, SMALL_MESSAGE + 8)]:
@@ -189,5 +190,5 @@ def test_parts_are_joined_without_copying_large_ones() -> None:
 def test_parts_of_wider_items_count_as_bytes() -> None:
     wide = memoryview(bytes(16)).cast("I")
 
-    assert OutMessage(1, 2, [wide]).total == 16
-    assert OutMessage(1, 2, [wide, b"x"]).total == 17
+    assert OutMessage(Outbox().plain, 1, 2, [wide]).total == 16
+    assert OutMessage(Outbox().plain, 1, 2, [wide, b"x"]).total == 17

@@ -9,7 +9,8 @@ import pytest
 from qnetpy.link.transport.config import TransportConfig
 from qnetpy.link.transport.constants import GRANULARITY, LOST_MEMORY, MAX_ACK_DELAY, PACKET_THRESHOLD
 from qnetpy.link.transport.events import Event, MtuChanged, PathFound, PathLost
-from qnetpy.link.transport.outgoing import Outbox, OutMessage
+from qnetpy.link.transport.outgoing import Outbox
+from qnetpy.link.transport.outmessage import OutMessage
 from qnetpy.link.transport.path import Path, Run, take
 from qnetpy.link.transport.ranges import RangeSet
 from qnetpy.link.transport.rtt import RttEstimator
@@ -28,9 +29,9 @@ class Bench:
         self.events: list[Event] = []
         config = TransportConfig(congestion="newreno")
         self.path = Path(0, max_payload, config, self.outbox, self.events, 0.0, None)
-        self.message = OutMessage(1, 1, [bytes(packets * 1000)])
+        self.message = OutMessage(self.outbox.plain, 1, 1, [bytes(packets * 1000)])
         self.outbox.push(self.message)
-        assert self.outbox.pick() is self.message
+        assert self.outbox.plain.pick() is self.message
 
     def send(self, now: float, count: int = 1, size: int = SIZE) -> None:
         start = self.message.next

@@ -1,0 +1,219 @@
+"""The paths of links: opened, validated, closed, and what interfaces that change mean to them. docs/protocol/link.md, "Paths".
+
+    known address without a path -> CHALLENGE under a new number -> answered: path   (we open)
+    CHALLENGE under a number of the peer's -> answered, and our own -> path          (the peer opens)
+
+An address becomes known by a handshake there, or because the peer opens a path from it. Both ends then know it; the one with the smaller
+name opens at once and the other only if nothing came. If both open, the smaller name's number stays. A path whose interface or peer is
+silent is kept and probed, so it returns by itself under its number; numbers are used up only by addresses that change.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+
+from qnetpy.link.bearer import Port, Ports
+from qnetpy.link.calls import Calls
+from qnetpy.link.link import Link, LinkPath, max_payload
+from qnetpy.link.transport.constants import KIND_CHALLENGE, TOKEN_SIZE
+from qnetpy.link.transport.items import PathState, read_challenge
+from qnetpy.link.wire import Address
+from resmgr.errors import BadMessage
+
+PATHS_MAX = 16
+"""Paths of one link: stops a member with many addresses from making us probe without end."""
+SEEK_AGAIN = 1.0
+SEEK_MAX = 30.0
+"""Seconds until a path to an address that did not answer is tried again: at first, and at most."""
+SEEK_SECOND = 0.25
+"""The node with the greater name waits so much longer before it opens a path."""
+
+
+class Paths:
+    """Functions of a `LinkMachine` about the paths of its links. *changed* hears of what people may want to know."""
+
+    def __init__(
+        self,
+        ports: Ports,
+        calls: Calls,
+        counters: Counter[str],
+        random: Callable[[int], bytes],
+        changed: Callable[[Link, Address, str], None],
+    ) -> None:
+        self._ports = ports
+        self._calls = calls
+        self._counters = counters
+        self._random = random
+        self._changed = changed
+
+    def first(self, link: Link, address: Address, mtu: int, now: float) -> None:
+        """The path on which the handshake came: number 0, valid. It is challenged all the same, which tells ports and addresses."""
+        self._add(link, 0, address, min(mtu, self._ports.mtu(address[0])), link.smaller, now, valid=True)
+
+    def _add(self, link: Link, number: int, address: Address, mtu: int, ours: bool, now: float, *, valid: bool) -> None:
+        port = self._ports[address[0]]
+        link.transport.add_path(number, max_payload(mtu), now, valid=valid, port=port.number, up=port.up)
+        prefix = port.bearer.prefix(port.station, address[1])
+        path = link.paths[number] = LinkPath(number, address, prefix, mtu, ours, link.transport.path(number), now)
+        self._challenge(link, path, now)
+
+    def _challenge(self, link: Link, path: LinkPath, now: float) -> None:
+        port = self._ports.get(path.address[0])
+        if port is not None:
+            link.transport.challenge(path.number, self._random(TOKEN_SIZE), port.station, now)
+
+    def _remove(self, link: Link, path: LinkPath, why: str, now: float, tell: PathState | None = PathState.CLOSED) -> None:
+        del link.paths[path.number]
+        link.transport.remove_path(path.number, now, tell)
+        if path.asked:
+            self._changed(link, path.address, why)
+
+    # Opening
+
+    def wanted(self, link: Link, now: float, *, again: bool = False) -> None:
+        """The node may be reached at more addresses: look soon. *again*: also where nobody answered before."""
+        if again:
+            link.tried.clear()
+        self._later(link, now if link.smaller else now + SEEK_SECOND)
+
+    def _later(self, link: Link, when: float) -> None:
+        if link.seek_at is None or when < link.seek_at:
+            link.seek_at = when
+
+    def seek(self, link: Link, now: float) -> None:
+        """Open a path to every known address of the node that has none and is due."""
+        link.seek_at = None
+        for address in self._calls.addresses(link.name):
+            if link.at(address) is not None or not self._ports.usable(address):
+                continue
+            when, _ = link.tried.get(address, (now, 0.0))
+            if when <= now and len(link.paths) < PATHS_MAX:
+                self.open(link, address, now)
+            elif link.seek_at is None or when < link.seek_at:
+                link.seek_at = max(when, now + SEEK_AGAIN)
+
+    def open(self, link: Link, address: Address, now: float) -> None:
+        """Open a path to *address*."""
+        number = link.number()
+        if number is None:
+            self._counters["paths_used_up"] += 1
+            link.seek_at = now + SEEK_AGAIN
+            return
+        self._add(link, number, address, self._ports.mtu(address[0]), True, now, valid=False)
+
+    def accept(self, link: Link, number: int, source: Address, packets: list[tuple[int, bytes]], now: float) -> bool:
+        """Authentic packets under a number that is no path: whether they begin one of the peer's."""
+        session = link.sessions.current
+        packet = packets[0][1]
+        if not packet or packet[0] != KIND_CHALLENGE:
+            return self._refused("unknown_path", packets)
+        if number % 2 == link.parity or session is None or session.sealed_on(number):
+            return self._refused("path_number", packets)
+        try:
+            station = read_challenge(packet, 0)[0].station
+        except BadMessage:
+            return self._refused("unknown_path", packets)
+        port = self._ports.get(source[0])
+        if port is None or not port.up or not port.bearer.individual(source[1]):
+            return self._refused("no_such_path", packets)
+        if station and station != source[1]:
+            return self._refused("spoofed_path", packets)
+        before = link.at(source)
+        if before is not None:
+            if before.ours and link.smaller:
+                return self._refused("crossed_path", packets)
+            self._remove(link, before, "replaced", now)
+        if len(link.paths) >= PATHS_MAX:
+            return self._refused("too_many_paths", packets)
+        self._add(link, number, source, port.mtu, False, now, valid=False)
+        return True
+
+    def _refused(self, counter: str, packets: list[tuple[int, bytes]]) -> bool:
+        self._counters[counter] += len(packets)
+        return False
+
+    # What the transport says
+
+    def valid(self, link: Link, number: int, now: float) -> None:
+        """Our CHALLENGE was answered."""
+        path = link.paths.get(number)
+        if path is not None:
+            link.tried.pop(path.address, None)
+            self._calls.learned(path.address, link.name, now)
+            if not path.asked:
+                path.asked = True
+                self._changed(link, path.address, "is there")
+
+    def refused(self, link: Link, number: int, now: float) -> None:
+        """It was not, and the path is not one, unless the handshake showed it."""
+        path = link.paths.get(number)
+        if path is not None and not path.state.valid:
+            _, pause = link.tried.get(path.address, (0.0, SEEK_AGAIN / 2))
+            pause = min(2 * pause, SEEK_MAX)
+            link.tried[path.address] = now + pause, pause
+            self._remove(link, path, "does not answer", now)
+            self._later(link, now + pause)
+
+    def found(self, link: Link, number: int, now: float) -> None:
+        """A path answers again: what was not told on it before is told now."""
+        path = link.paths.get(number)
+        if path is not None:
+            if not path.asked:
+                self._challenge(link, path, now)
+            self._changed(link, path.address, "answers again")
+
+    def lost(self, link: Link, number: int) -> None:
+        path = link.paths.get(number)
+        if path is not None:
+            self._changed(link, path.address, "does not answer")
+
+    def challenged(self, link: Link, number: int, station: bytes, now: float) -> None:
+        """The peer told its address on a path. If it is not the one from which it came, go there as well; that is authentic."""
+        path = link.paths.get(number)
+        if path is None or not station or station == path.address[1]:
+            return
+        self._counters["other_station"] += 1
+        port = self._ports.get(path.address[0])
+        if port is not None and port.bearer.individual(station) and station != port.station:
+            self._calls.learned((path.address[0], station), link.name, now)
+            self.wanted(link, now)
+
+    def told(self, link: Link, number: int, state: PathState, now: float) -> None:
+        """The peer said how a path is at its end."""
+        path = link.paths.get(number)
+        if path is None:
+            return
+        if state is PathState.GONE:
+            self._remove(link, path, "is gone: the node has another address", now, None)
+            self._calls.gone(path.address, link.name)
+        elif state is PathState.CLOSED:
+            self._remove(link, path, "was closed by the node", now, None)
+            link.tried[path.address] = now + SEEK_AGAIN, SEEK_AGAIN
+            self._later(link, now + SEEK_AGAIN)
+        elif path.asked:
+            self._changed(link, path.address, "is down at the node's end" if state is PathState.DOWN else "is up again at the node's end")
+
+    # Interfaces
+
+    def interface(self, link: Link, name: str, before: Port | None, port: Port, now: float) -> None:
+        """An interface of ours is there, or changed."""
+        for path in [path for path in link.paths.values() if path.address[0] == name]:
+            if path.prefix != port.bearer.prefix(port.station, path.address[1]):
+                self._remove(link, path, "has another address of ours", now, PathState.GONE)
+                link.tried.pop(path.address, None)
+                if port.up:
+                    self.open(link, path.address, now)
+                continue
+            if path.mtu != port.mtu:
+                path.mtu = port.mtu
+                link.transport.resize_path(path.number, max_payload(port.mtu), now)
+            link.transport.path_up(path.number, port.up, now)
+        if port.up and (before is None or not before.up):
+            self.wanted(link, now, again=True)
+
+    def interface_gone(self, link: Link, name: str, now: float) -> None:
+        """An interface of ours is not there any more. Its paths wait for it, in case it comes back."""
+        for path in link.paths.values():
+            if path.address[0] == name:
+                link.transport.path_up(path.number, False, now)

@@ -1,0 +1,163 @@
+"""The order of messages that go the same way: who is next.
+
+The highest priority goes first, byte by byte: a fragment of a higher one overtakes a lower message between any two packets. Lower
+priorities together keep a share of 1 in LOWER_SHARE, in turn, so the lowest always moves. Within one priority, messages up to
+SMALL_MESSAGE go ahead of larger ones (these keep the same share), and larger ones take turns of QUANTUM bytes.
+
+Messages that may take any path queue in one lane; those that ask for particular paths (`qnetpy.link.transport.routes`) have a lane for
+each such wish, so that a path that is down holds up only those that insist on it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+from qnetpy.link.transport.constants import LOWER_SHARE, MAX_ACTIVE, QUANTUM, SMALL_MESSAGE
+from qnetpy.link.transport.outmessage import OutMessage
+
+
+class Level:
+    """One priority."""
+
+    __slots__ = ("active", "large", "small", "small_debt")
+
+    def __init__(self) -> None:
+        self.small: deque[OutMessage] = deque()
+        """Not opened yet, small."""
+        self.large: deque[OutMessage] = deque()
+        """Not opened yet, large."""
+        self.active: deque[OutMessage] = deque()
+        """Opened, with bytes to send; the first one is served."""
+        self.small_debt = 0
+
+
+class Lane:
+    """See the head of this file. *opens* gives a message its id, if credit allows."""
+
+    __slots__ = ("_debt", "_left_in_turn", "_levels", "_open", "_served", "_turn", "mask", "route")
+
+    def __init__(self, route: int, opens: Callable[[OutMessage], bool]) -> None:
+        self.route = route
+        self.mask = 0
+        """Bit per priority that has something to send, credit or not."""
+        self._open = opens
+        self._levels: dict[int, Level] = {}
+        self._debt = 0
+        self._turn = 0
+        self._served = 0
+        self._left_in_turn = QUANTUM
+
+    def enqueue(self, message: OutMessage) -> None:
+        level = self._level(message.priority)
+        (level.small if message.total <= SMALL_MESSAGE else level.large).append(message)
+        message.queued = True
+        self.mask |= 1 << message.priority
+
+    def _level(self, priority: int) -> Level:
+        level = self._levels.get(priority)
+        if level is None:
+            level = self._levels[priority] = Level()
+        return level
+
+    def pick(self) -> OutMessage | None:
+        """The message to serve now; stays queued until `served`. None: nothing to send, or no credit."""
+        mask = self.mask
+        while mask:
+            index = mask.bit_length() - 1
+            if self._debt >= LOWER_SHARE * QUANTUM:
+                lower = mask ^ (1 << index)
+                if lower:
+                    index = (lower & ((1 << self._turn) - 1) or lower).bit_length() - 1
+                else:
+                    self._debt = 0
+            message = self._pick_level(self._levels[index], index)
+            if message is not None:
+                self._served = index
+                return message
+            mask &= ~(1 << index)
+        return None
+
+    def take_lone(self, space: int) -> OutMessage | None:
+        """The message to serve now, if nothing else waits and all of it goes into *space* bytes: `pick`, `took` and `served` in one."""
+        mask = self.mask
+        if mask & (mask - 1) or self._debt >= LOWER_SHARE * QUANTUM:
+            return None
+        level = self._levels[mask.bit_length() - 1]
+        small = level.small
+        if len(small) != 1 or level.active or level.large:
+            return None
+        message = small[0]
+        total = message.total
+        if message.id or total > space or not self._open(message):
+            return None
+        small.popleft()
+        message.queued = False
+        message.next = total
+        message.sent_start = True
+        # Its successor in the stream may have come to this level.
+        if not small and not level.large:
+            self.mask &= ~mask
+        return message
+
+    def _pick_level(self, level: Level, index: int) -> OutMessage | None:
+        active = level.active
+        while active and active[0].span() is None:
+            active.popleft().queued = False
+        if level.small and (not active or level.small_debt < LOWER_SHARE * QUANTUM):
+            message = level.small[0]
+            if message.id or self._open(message):
+                return message
+        if level.large and len(active) < MAX_ACTIVE:
+            message = level.large[0]
+            if self._open(message):
+                level.large.popleft()
+                active.append(message)
+        if active:
+            return active[0]
+        if not level.small and not level.large:
+            self.mask &= ~(1 << index)
+        return None
+
+    def served(self, message: OutMessage, count: int) -> None:
+        """*count* bytes of the picked message have been taken."""
+        index = self._served
+        level = self._levels[index]
+        rest = message.span() is not None
+        active = level.active
+        if level.small and level.small[0] is message:
+            level.small.popleft()
+            if active:
+                level.small_debt += count
+            if rest:
+                active.appendleft(message)
+            else:
+                message.queued = False
+        else:
+            level.small_debt = 0
+            self._left_in_turn -= count
+            if not rest:
+                active.popleft()
+                message.queued = False
+                self._left_in_turn = QUANTUM
+            elif self._left_in_turn <= 0:
+                active.rotate(-1)
+                self._left_in_turn = QUANTUM
+        mask = self.mask
+        if mask >> (index + 1):
+            self._debt = max(0, self._debt - count * LOWER_SHARE)
+            self._turn = index
+        elif mask & ((1 << index) - 1):
+            self._debt += count
+        if not (active or level.small or level.large):
+            self.mask = mask & ~(1 << index)
+
+    def turn_room(self) -> int:
+        """Bytes the picked message may take before somebody else should be asked."""
+        return self._left_in_turn
+
+    def again(self, message: OutMessage) -> None:
+        """An opened message that has something to send once more."""
+        message.queued = True
+        self._level(message.priority).active.appendleft(message)
+        self.mask |= 1 << message.priority
