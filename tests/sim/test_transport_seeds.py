@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import os
 import struct
+from functools import partial
 from random import Random
 
 import pytest
 
 from qnetpy.link.transport.config import TransportConfig
-from qnetpy.link.transport.constants import MAX_RECEIVED_RANGES
+from qnetpy.link.transport.constants import COPIES_MAX, MAX_RECEIVED_RANGES
 from qnetpy.link.transport.events import Closed, MessageReceived, MtuChanged
+from qnetpy.link.transport.routes import EXCLUSIVE, PREFERRED, REDUNDANT, route
 from qnetpy.link.transport.testing import Faults, Pair
 
 SEEDS = int(os.environ.get("SEEDS", "500"))
@@ -81,6 +83,13 @@ class Run:
         """How many messages each end sent on each stream."""
         self.got: tuple[dict[int, int], dict[int, int]] = ({}, {})
         self.count = 0
+        self.routes = [0, 0, 0]
+        if self.paths > 1:
+            self.routes += [route(REDUNDANT), route(PREFERRED, random.randrange(1, 4)), route(EXCLUSIVE, 2)]
+            for end in self.pair.ends:
+                end.route = random.choice([0, 0, route(REDUNDANT), route(PREFERRED, random.randrange(1, 4))])
+        self.answers: tuple[dict[int, int], dict[int, int]] = ({}, {})
+        """The way of each stream's last message, for what is sent on it from here."""
         self.budget = random.choice([50_000, 300_000, 1_000_000])
 
     def send(self, end: int, stream: int) -> None:
@@ -97,7 +106,8 @@ class Run:
         parts = [MESSAGE.pack(sequence, seed, priority), data]
         if random.random() < 0.3:
             parts = [parts[0], data[: size // 3], b"", data[size // 3 :]]
-        self.pair.ends[end].send(stream, parts, priority, self.pair.now)
+        way = random.choice([*self.routes, self.answers[end].get(stream, 0)])
+        self.pair.ends[end].send(stream, parts, priority, self.pair.now, way)
         self.count += 1
 
     def on_message(self, end: int, event: MessageReceived, now: float) -> None:
@@ -105,6 +115,7 @@ class Run:
         expected = self.got[end].get(event.stream, 0)
         assert sequence == expected, f"stream {event.stream}: message {sequence} where {expected} was due"
         assert event.priority == priority
+        self.answers[end][event.stream] = event.route
         self.got[end][event.stream] = sequence + 1
         body = bytes(event.data[MESSAGE.size :])
         assert body == content(seed, len(body)), "content changed"
@@ -112,6 +123,9 @@ class Run:
             self.send(end, self.random.choice([event.stream, event.stream, self.random.getrandbits(63)]))
 
     def heal(self) -> None:
+        for end in (0, 1):
+            for path in range(self.paths):
+                self.carrier(end, path, True)
         for wire in self.pair.wires.values():
             wire.faults.loss = min(wire.faults.loss, 0.05)
             wire.faults.dark = ()
@@ -119,9 +133,18 @@ class Run:
             wire.faults.mtu = 9000
 
     def cut(self) -> None:
-        """Carrier lost on a path: both ends are told, the first later than the second."""
+        """A path is closed: both ends are told, the first later than the second."""
         for end in (0, 1):
             self.pair.ends[end].remove_path(0, self.pair.now)
+
+    def carrier(self, end: int, path: int, up: bool) -> None:
+        """At one end only, which tells the other."""
+        if path in self.pair.ends[end].paths():
+            self.pair.ends[end].path_up(path, up, self.pair.now)
+
+    def resize(self, end: int, path: int, size: int) -> None:
+        if path in self.pair.ends[end].paths():
+            self.pair.ends[end].resize_path(path, size, self.pair.now)
 
     def go(self) -> None:
         random = self.random
@@ -132,8 +155,15 @@ class Run:
             end, stream = random.randrange(2), random.choice([1, 3])
             pair.at(random.random() * 0.5, lambda end=end, stream=stream: self.send(end, stream))  # type: ignore[misc]  # bound early
         pair.at(HEAL, self.heal)
-        if self.paths > 1 and random.random() < 0.5:
+        if self.paths > 1 and random.random() < 0.3:
             pair.at(random.random() * 0.1, self.cut)
+        for _ in range(random.choice([0, 0, 1, 4, 12]) if self.paths > 1 else 0):
+            end, where, when = random.randrange(2), random.randrange(self.paths), random.random() * random.choice([0.02, 0.5])
+            pair.at(when, partial(self.carrier, end, where, False))
+            pair.at(when + random.random() * random.choice([0.001, 0.1, 2.0]), partial(self.carrier, end, where, True))
+        for _ in range(random.choice([0, 0, 2])):
+            end, where, size = random.randrange(2), random.randrange(self.paths), random.choice([1200, 1300, 1468, 8900])
+            pair.at(random.random() * 0.5, partial(self.resize, end, where, size))
         pair.at(0.6, lambda: pair.ends[0].ping(pair.now))
         done = pair.run(LIMIT, lambda: pair.now > 0.7 and pair.idle())
         for end, transport in enumerate(pair.ends):
@@ -144,8 +174,10 @@ class Run:
             assert statistics.backlog == statistics.unacknowledged == statistics.outgoing_streams == 0, statistics
             assert statistics.incomplete == statistics.waiting == statistics.held == statistics.delivered_ranges == 0, statistics
             assert pair.peak_held <= transport.config.receive_window
+            assert statistics.lanes == 0
             for path in statistics.paths.values():
                 assert path.received_ranges <= MAX_RECEIVED_RANGES
+                assert path.copies_waiting <= COPIES_MAX
         # Let probes and delayed ACKs run out; then nothing may be in flight and no timer may spin.
         steps = pair.steps
         pair.run(pair.now + 3.0, lambda: False)

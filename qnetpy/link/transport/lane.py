@@ -152,6 +152,15 @@ class Lane:
         if not (active or level.small or level.large):
             self.mask = mask & ~(1 << index)
 
+    def waiting(self) -> bool:
+        """Whether anything has bytes to send. `mask` may still say so of what was acknowledged meanwhile."""
+        return any(
+            message.span() is not None
+            for level in self._levels.values()
+            for queue in (level.small, level.large, level.active)
+            for message in queue
+        )
+
     def turn_room(self) -> int:
         """Bytes the picked message may take before somebody else should be asked."""
         return self._left_in_turn

@@ -423,7 +423,7 @@ class Transport:
             elif kind == KIND_CHALLENGE:
                 at = self._challenged(path, packet, at)
             elif kind == KIND_RESPONSE:
-                at = self._answered(path, packet, at)
+                at = self._answered(path, packet, at, now)
             elif kind == KIND_PATH:
                 at = self._path_told(packet, at, now)
                 wants = True
@@ -451,9 +451,12 @@ class Transport:
         self._events.append(Challenged(path.ident, challenge.station))
         return at
 
-    def _answered(self, path: Path, packet: bytes, at: int) -> int:
+    def _answered(self, path: Path, packet: bytes, at: int, now: float) -> int:
         token = RESPONSE.unpack_from(packet, at)[1]
         if path.validation is not None and path.validation.token == token:
+            round_trip = path.validation.round_trip(now)
+            if round_trip is not None:
+                path.rtt.update(round_trip, 0.0, now)
             path.validation = None
             path.set_states(valid=True)
             self._events.append(PathValid(path.ident))
@@ -509,11 +512,12 @@ class Transport:
             lane = outbox.plain if outbox.plain.mask and where.open else None
         else:
             lane, others = self._schedule.lane(where)
-        if lane is not None or where.ack_now or where.ping_due or (where.open and (packer.credit_due or packer.news_due)):
+        tells = (packer.credit_due or packer.news_due) and (where.open or self._last_way(where))
+        if lane is not None or where.ack_now or where.ping_due or tells:
             if not outbox.routed:
-                packets += packer.fill(where, now, limit, lane, others)
+                packets += packer.fill(where, now, limit, lane, others, tells)
             else:
-                packets += self._fill_in_turn(where, now, limit, lane, others)
+                packets += self._fill_in_turn(where, now, limit, lane, others, tells)
         else:
             where.limited = False
         if where.copies and len(packets) < limit:
@@ -523,13 +527,17 @@ class Transport:
         where.packets_sent += len(packets)
         return first, packets
 
-    def _fill_in_turn(self, path: Path, now: float, limit: int, lane: Lane | None, others: list[Path]) -> list[bytes]:
+    def _last_way(self, path: Path) -> bool:
+        """No path is open, perhaps because each end waits for the other's news of that: then they go over what our interfaces reach."""
+        return path.valid and path.up and not any(other.open for other in self._paths.values())
+
+    def _fill_in_turn(self, path: Path, now: float, limit: int, lane: Lane | None, others: list[Path], tells: bool) -> list[bytes]:
         """`Packer.fill` for several lanes, a part of the burst each."""
-        packets = self._packer.fill(path, now, min(limit, SHARED_BURST), lane, others)
+        packets = self._packer.fill(path, now, min(limit, SHARED_BURST), lane, others, tells)
         while lane is not None and len(packets) < limit and not path.limited:
             lane, others = self._schedule.lane(path)
             if lane is not None:
-                more = self._packer.fill(path, now, min(limit - len(packets), SHARED_BURST), lane, others)
+                more = self._packer.fill(path, now, min(limit - len(packets), SHARED_BURST), lane, others, False)
                 if not more:
                     break
                 packets += more

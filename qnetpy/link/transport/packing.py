@@ -93,9 +93,9 @@ class Packer:
             packets.append(PING_BYTE + bytes(size - 1))
         return packets
 
-    def fill(self, path: Path, now: float, limit: int, lane: Lane | None, others: list[Path]) -> list[bytes]:
+    def fill(self, path: Path, now: float, limit: int, lane: Lane | None, others: list[Path], tells: bool) -> list[bytes]:
         """Packets with what is due: control items first, then messages of *lane* as far as the window goes. *others*: paths over which
-        the same messages are to go."""
+        the same messages are to go. *tells*: CREDIT and PATH may go on this path."""
         out: list[bytes] = []
         before = len(path.runs)
         room = path.congestion.window - path.in_flight
@@ -106,7 +106,7 @@ class Packer:
         credit = False
         wants = False
         news = 0
-        if path.pending and (ready or path.ack_now or path.ping_due or ((self.credit_due or self.news_due) and path.open)):
+        if path.pending and (ready or path.ack_now or path.ping_due or tells):
             ack = path.ack_item(now)
             pieces.append(ack)
             used = len(ack)
@@ -117,12 +117,12 @@ class Packer:
             pieces.append(PING_BYTE)
             used += 1
             wants = True
-        if self.credit_due and path.open:
+        if self.credit_due and tells:
             self.credit_due = False
             pieces.append(CREDIT.pack(KIND_CREDIT, self._inbox.grant()))
             used += CREDIT.size
             credit = wants = True
-        if self.news_due and path.open:
+        if self.news_due and tells:
             self.news_due = False
             news = self.news_sequence
             told = [PathNews(ident, state, sequence).pack() for ident, (state, sequence) in list(self.news.items())[-NEWS_MAX:]]

@@ -142,6 +142,6 @@ def collect(inbox: Inbox, outbox: Outbox, messages_sent: int, counters: Counters
         protocol_errors=counters.protocol_errors,
         challenges_dropped=counters.challenges_dropped,
         stray_responses=counters.stray_responses,
-        lanes=sum(lane.mask != 0 for lane in outbox.routed.values()),
+        lanes=sum(lane.waiting() for lane in outbox.routed.values()),
         paths={ident: PathStatistics.of(path) for ident, path in paths.items()},
     )

@@ -118,26 +118,27 @@ class Pair:
         self._order = 0
 
     def join(self, path: int, faults: tuple[Faults, Faults], random: Random, max_payload: int = 1400) -> None:
-        """Add a path; *faults* are of the directions 0 to 1 and 1 to 0."""
+        """Add a path, port *path* + 1 of both ends; *faults* are of the directions 0 to 1 and 1 to 0."""
         for end in (0, 1):
             self.wires[path, end] = Wire(faults[end], random)
             self._seen[path, end] = set()
-            self.ends[end].add_path(path, max_payload, self.now)
+            self.ends[end].add_path(path, max_payload, self.now, port=path + 1)
+            self.ends[end].challenge(path, bytes((path + 1,)) * 8, b"", self.now)
 
     def at(self, when: float, call: Callable[[], None]) -> None:
         """Run *call* at virtual time *when*."""
         self._order += 1
         heapq.heappush(self._calls, (when, self._order, call))
 
-    def send(self, end: int, stream: int, data: bytes, priority: int = 10) -> None:
-        self.ends[end].send(stream, [data], priority, self.now)
+    def send(self, end: int, stream: int, data: bytes, priority: int = 10, route: int = 0) -> None:
+        self.ends[end].send(stream, [data], priority, self.now, route)
 
     def _flush(self, end: int) -> None:
         transport = self.ends[end]
         now = self.now
         for path in transport.order():
             wire = self.wires.get((path, end))
-            if wire is None:
+            if wire is None or not transport.path(path).up:
                 continue
             while True:
                 pn, packets = transport.transmit(path, now, self.batch)

@@ -15,7 +15,7 @@ from resmgr.errors import Misuse
 class Validation:
     """One path's. *token* is drawn at random by the caller; *station* is our address on that path."""
 
-    __slots__ = ("again_at", "due", "port", "station", "token", "tries")
+    __slots__ = ("again_at", "due", "port", "sent", "station", "token", "tries")
 
     def __init__(self, token: bytes, port: int, station: bytes, now: float) -> None:
         if len(token) != TOKEN_SIZE or len(station) > MAX_STATION or not 0 <= port <= 255:
@@ -24,6 +24,7 @@ class Validation:
         self.port = port
         self.station = station
         self.tries = 0
+        self.sent = now
         self.due = True
         """It should be sent now."""
         self.again_at = now
@@ -31,9 +32,14 @@ class Validation:
     def challenge(self, now: float) -> bytes:
         """The item to send now."""
         self.due = False
+        self.sent = now
         self.again_at = now + CHALLENGE_FIRST * (1 << self.tries)
         self.tries += 1
         return Challenge(self.port, self.token, self.station).pack()
+
+    def round_trip(self, now: float) -> float | None:
+        """From CHALLENGE to RESPONSE; None when it cannot be known which one was answered."""
+        return now - self.sent if self.tries == 1 else None
 
     def on_timeout(self, now: float) -> bool:
         """Send it once more when it is time; True when it has been sent often enough."""

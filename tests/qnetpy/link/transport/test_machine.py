@@ -268,7 +268,6 @@ def two_paths(faults: Faults, number: int = 0) -> Pair:
     for path in (0, 1):
         pair.join(path, (faults, faults), Random(path), 1400)
         for end in pair.ends:
-            end._paths[path].port = end._paths[path].peer_port = path + 1
             end.route = number
     pair.run(0.2, lambda: False)
     return pair
@@ -316,6 +315,57 @@ def test_removed_path_hands_its_data_over() -> None:
     assert pair.run(1.0)
     assert len(pair.received[1]) == 1
     assert pair.ends[1].statistics().no_such_path > 0, "packets that were under way are counted"
+
+
+def test_ends_that_told_each_other_that_the_last_path_is_down_find_it_again() -> None:
+    pair = two_paths(Faults())
+    for end in pair.ends:
+        end.path_up(1, False, pair.now)
+    pair.run(pair.now + 0.1, lambda: False)
+    assert [end.statistics().paths[1].state for end in pair.ends] == ["down", "down"]
+    for end in pair.ends:
+        end.remove_path(0, pair.now)
+    pair.send(0, 1, b"waits")
+    for end in pair.ends:
+        end.path_up(1, True, pair.now)
+    assert pair.run(pair.now + 0.1), [end.statistics().paths[1].state for end in pair.ends]
+
+
+@pytest.mark.parametrize("size", [64, 100_000])
+def test_a_wish_is_kept_and_told_for_the_answer(size: int) -> None:
+    pair = two_paths(Faults())
+    for port in (1, 2):
+        before = [pair.wires[path, 0].bytes for path in (0, 1)]
+        pair.send(0, 1, bytes(size), route=route(EXCLUSIVE, port))
+        assert pair.run(pair.now + 1.0)
+        used = [pair.wires[path, 0].bytes - first for path, first in zip((0, 1), before, strict=True)]
+        assert used[port - 1] > size
+        assert used[2 - port] < 100
+        assert pair.received[1][-1].route == route(EXCLUSIVE, port, theirs=True)
+
+
+def test_small_messages_of_another_lane_do_not_wait_for_bulk() -> None:
+    pair = two_paths(Faults(rate=20e6))
+    pair.send(0, 1, bytes(10 << 20), route=route(PREFERRED, 1))
+    pair.run(pair.now + 0.05, lambda: False)
+    began = pair.now
+    pair.send(0, 2, b"small", route=route(EXCLUSIVE, 2))
+    assert pair.run(pair.now + 0.1, lambda: any(event.stream == 2 for event in pair.received[1]))
+    assert pair.now - began < 0.005
+
+
+def test_a_transfer_does_not_wait_for_a_slow_path_at_its_end() -> None:
+    """100 ms and 0.1 ms away: whatever is left when the fast one is full is sooner there by waiting."""
+    pair = Pair()
+    pair.join(0, (Faults(rate=10e6), Faults(rate=10e6)), Random(1), 1400)
+    pair.join(1, (Faults(rate=10e6, delay=0.1), Faults(rate=10e6, delay=0.1)), Random(2), 1400)
+    pair.run(2.0, lambda: False)
+    for _ in range(20):
+        began = pair.now
+        count = len(pair.received[1])
+        pair.send(0, 1, bytes(60_000))
+        assert pair.run(pair.now + 1.0, lambda count=count: len(pair.received[1]) > count)  # type: ignore[misc]  # bound early
+        assert pair.now - began < 0.02
 
 
 def test_path_added_after_the_only_one_died() -> None:
