@@ -109,8 +109,10 @@ class Qnet:
     )
     peers: tuple[StaticPeer, ...] = setting("Static peers; used besides zeroconf too.", ())
     suites: tuple[Literal["aes-128-gcm", "chacha20-poly1305", "aes-256-gcm"], ...] = setting(
-        "Ciphers this node accepts, best first. Both sides' lists are part of the handshake, so nobody can make them choose a worse one.",
-        ("aes-128-gcm", "chacha20-poly1305", "aes-256-gcm"),
+        "Ciphers this node accepts, best first. Both sides' lists are part of the handshake, so nobody can make them choose a worse one. "
+        "Empty: aes-128-gcm, chacha20-poly1305, aes-256-gcm; without AES in the processor, chacha20-poly1305 first. "
+        "Change them at run time with qnet suites.",
+        (),
     )
     timers: Timers = setting("", Timers())
     mount: Mount = setting("", Mount())
@@ -210,8 +212,8 @@ def check(config: Config, source: str = "configuration") -> Config:
         raise wrong("qnet.timers", "heartbeat < suspect < down is needed, all above 0")
     if timers.rekey <= 0:
         raise wrong("qnet.timers.rekey", "must be above 0")
-    if not config.qnet.suites:
-        raise wrong("qnet.suites", "at least one cipher is needed")
+    if len(set(config.qnet.suites)) != len(config.qnet.suites):
+        raise wrong("qnet.suites", "a cipher is named twice")
     if config.qnet.discovery == "static" and not config.qnet.peers:
         raise wrong("qnet.peers", "discovery is static, so at least one peer is needed")
     for index, peer in enumerate(config.qnet.peers):

@@ -39,6 +39,7 @@ def _link(link: Link) -> Fact:
         "messages_received": counted.messages_received,
         "resent_bytes": counted.resent_bytes,
         "backlog": counted.backlog,
+        "suite": "" if link.sessions.current is None else link.sessions.current.suite,
         "keys": _keys(link),
         "paths": paths,
     }

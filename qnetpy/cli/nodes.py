@@ -39,12 +39,13 @@ def run(args: argparse.Namespace) -> int:
 
 def listing(own: str, nodes: list[dict[str, object]]) -> str:
     """The table of nodes."""
-    rows: list[list[object]] = [[own, "this node", "", "", "", ""]]
+    rows: list[list[object]] = [[own, "this node", "", "", "", "", ""]]
     for node in nodes:
         link = node["link"]
-        interface = rtt = ""
+        interface = rtt = suite = ""
         if isinstance(link, dict):
             interface = f"{link['interface']} {link['mac']}"
+            suite = str(link["suite"])
             rtt = ", ".join(f"{path['rtt'] * 1e6:.0f} us" for path in link["paths"])
-        rows.append([node["name"], node["state"], f"{node['seconds']:.0f} s", interface, rtt, node["reason"]])
-    return table(rows, ("NODE", "STATE", "SINCE", "LINK", "RTT", "WHY"))
+        rows.append([node["name"], node["state"], f"{node['seconds']:.0f} s", interface, suite, rtt, node["reason"]])
+    return table(rows, ("NODE", "STATE", "SINCE", "LINK", "CIPHER", "RTT", "WHY"))

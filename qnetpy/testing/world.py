@@ -17,6 +17,7 @@ from zlib import crc32
 
 from qnetpy.discovery.static import StaticDiscovery, StaticPeer
 from qnetpy.identity.authority import NodeIdentity, issue_identity, make_authority
+from qnetpy.link.testing import WatchedCrypto
 from qnetpy.nodes import NodeState
 from qnetpy.qnet import Qnet, QnetSettings
 from resmgr.access import Export, Grant, Policy, UserRule, Verb
@@ -61,6 +62,8 @@ class World:
         self.dispatch = VirtualDispatch(seed, name="world", trace=trace)
         self.hubs: dict[str, TracedHub] = {name: TracedHub(self.dispatch, name) for name in links}
         self.fault = fault
+        self.crypto = WatchedCrypto()
+        """Of all nodes: every frame that any of them seals is checked for a key and nonce that were used before."""
         self.settings = QnetSettings() if settings is None else settings
         self.nodes: dict[str, SimNode] = {}
         """The latest boot of each node, dead or alive."""
@@ -192,7 +195,7 @@ class SimNode:
         """What is at `/`; gone with the boot."""
         self.system.attach(b"", self.files.manager.channel)
         self.system.guard(self.files.manager.channel)
-        self.stack = Stack(self.system, random.randbytes, name=f"{name}/io-pkt0")
+        self.stack = Stack(self.system, random.randbytes, name=f"{name}/io-pkt0", crypto=world.crypto)
         self.cables: dict[str, FaultDriver] = {}
         """By interface: `cut`, `set_carrier`, `options`."""
         peers: list[StaticPeer] = []
