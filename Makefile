@@ -4,15 +4,18 @@ PYTHON := $(VENV)/bin/python
 READY  := $(VENV)/.ready
 PEERS  := $(VENV)/.ready-bench
 CC_SET := $(VENV)/.ready-compile
+FUZZER := $(VENV)/.ready-fuzz
 SEEDS  ?= 5000
+SECONDS ?= 600
 
-.PHONY: help demo test lint bench sim compile clean
+.PHONY: help demo test lint bench sim compile fuzz clean
 help:
 	@echo 'make demo         three machines become one, shown with real commands (under 2 minutes)'
 	@echo 'make test         all tests'
 	@echo 'make lint         formatting, lint and types'
 	@echo 'make sim SEEDS=N  whole nodes in virtual time over N seeds'
 	@echo 'make compile      compile the hot modules, which io-pkt then uses (QNETPY_COMPILED=off: not)'
+	@echo 'make fuzz SECONDS=N  look for bytes that break a parser or a machine'
 	@echo 'make bench        our figures beside the peers'"'"' of the same run'
 	@echo 'make clean        remove the virtual environment and caches'
 
@@ -33,6 +36,14 @@ lint: $(READY)
 sim: $(READY)
 	@SEEDS=$(SEEDS) $(PYTHON) -m pytest -q -m sim
 
+$(FUZZER): pyproject.toml $(READY)
+	@$(PYTHON) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["dependency-groups"]["fuzz"], sep="\n")' | \
+	  xargs $(PYTHON) -m pip install -q --disable-pip-version-check
+	@touch $@
+
+fuzz: $(FUZZER)
+	@$(PYTHON) tests/fuzz/run.py $(SECONDS)
+
 $(PEERS): pyproject.toml .ci/prepare .ci/packages .ci/packages-bench
 	@.ci/prepare $(VENV) $(PEERS) .ci/packages-bench
 
@@ -46,4 +57,4 @@ compile: $(CC_SET)
 	@$(PYTHON) .ci/compile.py
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .fuzz build *.egg-info

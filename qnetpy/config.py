@@ -118,8 +118,10 @@ class Qnet:
     )
     peers: tuple[StaticPeer, ...] = setting("Static peers; used besides zeroconf too.", ())
     suites: tuple[Literal["aes-128-gcm", "chacha20-poly1305", "aes-256-gcm"], ...] = setting(
-        "Ciphers this node accepts, best first. Both sides' lists are part of the handshake, so nobody can make them choose a worse one.",
-        ("aes-128-gcm", "chacha20-poly1305", "aes-256-gcm"),
+        "Ciphers this node accepts, best first. Both sides' lists are part of the handshake, so nobody can make them choose a worse one. "
+        "Empty: aes-128-gcm, chacha20-poly1305, aes-256-gcm; without AES in the processor, chacha20-poly1305 first. "
+        "Change them at run time with qnet suites.",
+        (),
     )
     paths: str = setting(
         "Which paths messages take where a node is reached over several interfaces: loadbalance (who delivers soonest; the bandwidths add "
@@ -229,8 +231,8 @@ def check(config: Config, source: str = "configuration") -> Config:
         raise wrong("qnet.timers", "heartbeat < suspect < down is needed, all above 0")
     if timers.rekey <= 0:
         raise wrong("qnet.timers.rekey", "must be above 0")
-    if not config.qnet.suites:
-        raise wrong("qnet.suites", "at least one cipher is needed")
+    if len(set(config.qnet.suites)) != len(config.qnet.suites):
+        raise wrong("qnet.suites", "a cipher is named twice")
     chosen = [("qnet.paths", config.qnet.paths)]
     for index, entry in enumerate(config.qnet.policies):
         if not entry.node or [other.node for other in config.qnet.policies].count(entry.node) > 1:

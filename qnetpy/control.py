@@ -2,8 +2,9 @@
 
     {"do": "status"}    facts about the node: identity, interfaces, counters, mount, start
     {"do": "nodes"}     the node table
+    {"do": "suites", "names": [...]}    use these ciphers from now on, best first; only for the user of the daemon and root
 
-The channel is `(0, PID_SYSTEM, CHID_CONTROL)` and takes no messages from other nodes. It is for every user of this machine and only tells;
+The channel is `(0, PID_SYSTEM, CHID_CONTROL)` and takes no messages from other nodes. What only tells is for every user of this machine;
 the daemon is stopped by a signal. Errors are errnos: EINVAL for what is no request, ENOSYS for an unknown one, EPERM, EMSGSIZE.
 
 Not on any fast path: a request may walk tables and make text.
@@ -18,6 +19,7 @@ from collections.abc import Callable, Mapping
 import attrs
 
 from resmgr.channel import ND_LOCAL, Message
+from resmgr.errors import Misuse
 
 CHID_CONTROL = 8
 """Of PID_SYSTEM; numbers below 16 are given by hand, the first of them to the managers of `resmgr.channel`."""
@@ -34,6 +36,10 @@ class Control:
 
     status: Facts
     nodes: Facts
+    set_suites: Callable[[list[str]], None]
+    """Raises Misuse for what is no cipher."""
+    owner: int = 0
+    """The daemon's user."""
 
     def handle(self, message: Message) -> None:
         """The channel's handler."""
@@ -53,16 +59,32 @@ class Control:
             message.reply(0, _pack(self.status()))
         elif verb == "nodes":
             message.reply(0, _pack(self.nodes()))
+        elif verb == "suites":
+            self._suites(message, request.get("names"))
         else:
             message.error(errno.ENOSYS)
+
+    def _suites(self, message: Message, names: object) -> None:
+        if message.info.credentials.uid not in (0, self.owner):
+            message.error(errno.EPERM)
+            return
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            message.error(errno.EINVAL)
+            return
+        try:
+            self.set_suites(names)
+        except Misuse:
+            message.error(errno.EINVAL)
+        else:
+            message.reply(0, _pack({}))
 
 
 def _pack(facts: Mapping[str, object]) -> bytes:
     return json.dumps(facts, default=str).encode()
 
 
-def pack_request(verb: str) -> bytes:
-    return json.dumps({"do": verb}).encode()
+def pack_request(verb: str, **more: object) -> bytes:
+    return json.dumps({"do": verb, **more}).encode()
 
 
 def unpack_reply(data: bytes) -> dict[str, object]:

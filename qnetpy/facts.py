@@ -63,6 +63,7 @@ def _link(link: Link) -> Fact:
         "resent_bytes": counted.resent_bytes,
         "backlog": counted.backlog,
         "drops": {name: getattr(counted, name) for name in DROPS if getattr(counted, name)},
+        "suite": "" if link.sessions.current is None else link.sessions.current.suite,
         "keys": _keys(link),
         "paths": paths,
     }

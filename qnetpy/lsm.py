@@ -41,6 +41,7 @@ from resmgr.procmgr.manager import SpawnRules
 from resmgr.users import Accounts
 from stack.core.errors import ModuleError
 from stack.core.module import Context, Kind, Module
+from stack.crypto.hardware import fast_suites, processor_flags
 from stack.wire.ethernet import mac_bytes
 
 log = logging.getLogger(__name__)
@@ -91,7 +92,7 @@ class LsmQnet:
             def status() -> dict[str, object]:
                 return self._status(qnet)
 
-            control = Control(status, lambda: facts.nodes(qnet))
+            control = Control(status, lambda: facts.nodes(qnet), qnet.set_suites, os.geteuid())
             self._stats = StatsFile(self.system, status)
             self._control = self.system.kernel.channel(control.handle, chid=CHID_CONTROL, remote=False)
             self._mount_net(qnet, settings)
@@ -161,7 +162,12 @@ class LsmQnet:
         mount = self._mount
         told = facts.status(qnet, self._context.stack, self._began, None if mount is None else mount.point)
         waiting = [] if mount is None else [attrs.asdict(one) for one in mount.machine.status()]
-        return told | {"handshake": dict(qnet.machine.handshake_counters), "waiting": waiting}
+        return told | {
+            "suites": qnet.suites(),
+            "handshake": dict(qnet.machine.handshake_counters),
+            "flood": qnet.screen.facts(),
+            "waiting": waiting,
+        }
 
     def _ended(self, reason: str) -> None:
         log.warning("%s is not mounted any more: %s", self._point, reason)
@@ -196,7 +202,7 @@ def link_settings(settings: Config) -> QnetSettings:
     return QnetSettings(
         ethertype=settings.qnet.ethertype,
         interfaces=frozenset(settings.qnet.interfaces),
-        suites=settings.qnet.suites,
+        suites=settings.qnet.suites or fast_suites(processor_flags()),
         timers=LinkTimers(timers.heartbeat, timers.suspect, timers.down),
         rekey=RekeyPolicy(after=timers.rekey),
         paths=settings.qnet.paths,

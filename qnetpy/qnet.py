@@ -22,6 +22,7 @@ from qnetpy.link.machine import Link, LinkMachine
 from qnetpy.link.outcome import Failed
 from qnetpy.link.transport.routes import route
 from qnetpy.link.wire import Address
+from qnetpy.linkscreen import LinkScreen
 from qnetpy.netfs.manager import NetFs
 from qnetpy.nodes import Node, NodeState, NodeTable
 from qnetpy.parameters import QnetSettings
@@ -94,11 +95,10 @@ class Qnet:
         self._low_byte = settings.ethertype & 0xFF
         self.now = self._dispatch.now
         self.boot_id = random(16)
+        self._random = random
         self.machine = LinkMachine(
             identity.name,
-            lambda machine: HandshakeMachine(
-                identity, machine, self.boot_id, stack.crypto, random, self._dispatch.wall, settings.suites, mtu=machine.mtu
-            ),
+            self._make_handshake,
             settings.ethertype,
             self,
             timers=settings.timers,
@@ -112,6 +112,7 @@ class Qnet:
         system.guard(self.netfs.channel)
         self._kernel.network = self
         self._ethertype = stack.register_ethertype(settings.ethertype, self._input)
+        self.screen = LinkScreen(stack, settings.ethertype, self.handshake, self.machine.sessions)
         self._listener = stack.on_interface(self._interface_event)
         now = self.now()
         used = [interface for interface in stack.interfaces if self._uses(interface)]
@@ -124,6 +125,19 @@ class Qnet:
     def _transit(self, info: ClientInfo) -> bool:
         """Whether a client of another node may see this node's /net, and go on from there."""
         return Verb.READ in self._system.policy.verbs(info, b"/net")
+
+    def _make_handshake(self, machine: LinkMachine) -> HandshakeMachine:
+        self.handshake = HandshakeMachine(
+            self.identity,
+            machine,
+            self.boot_id,
+            self.stack.crypto,
+            self._random,
+            self._dispatch.wall,
+            self.settings.suites,
+            mtu=machine.mtu,
+        )
+        return self.handshake
 
     # Kernel's network
 
@@ -181,6 +195,7 @@ class Qnet:
         if self.settings.interfaces and not self._uses(interface):
             return
         now = self.now()
+        self.screen.received(frames, now)
         # Tags end in 0x00 or 0xa8, and so the settings refuse ethertypes that do.
         low = self._low_byte
         if list(map(_low_byte, frames)).count(low) != len(frames):
@@ -199,6 +214,8 @@ class Qnet:
     def _flush(self) -> None:
         self._flushing = False
         now = self.now()
+        # Before frames go out that tell an index: the answer must find it known.
+        self.screen.refresh()
         for name, frames in self.machine.transmit(now):
             interface = self.stack.interface(name)
             if interface is not None:
@@ -321,6 +338,16 @@ class Qnet:
         """`Upcalls`."""
         log.warning("%s", failed.sentence)
 
+    def set_suites(self, names: Sequence[str]) -> None:
+        """Other ciphers from now on, best first: every link renews its keys within a second or two. Misuse for an unknown one."""
+        self.handshake.set_suites(names)
+        for link in self.machine.links.values():
+            link.sessions.renew("suite")
+
+    def suites(self) -> list[str]:
+        """In order of preference."""
+        return self.handshake.suites()
+
     def sizes(self) -> dict[str, int]:
         """How much of everything there is at the moment, for leak checks and for people."""
         sizes = {"peers": len(self._peers), **self.machine.sizes()}
@@ -356,6 +383,7 @@ class Qnet:
             self._timer.cancel()
         self._flush()
         self._listener.revoke()
+        self.screen.close()
         self._ethertype.revoke()
         self._kernel.network = None
         self._system.paths.detach(self._attached)

@@ -77,14 +77,15 @@ ARROWS = {
     "stack.wire": {"resmgr", "stack"},
     "stack.crypto": {"resmgr", "stack.crypto.providers"},
     "stack.crypto.providers": {"resmgr", "stack.crypto"},
-    "stack.core": {"resmgr", "stack", "stack.wire", "stack.crypto"},
+    "stack.filter.bpf": {"resmgr", "stack"},
+    "stack.core": {"resmgr", "stack", "stack.wire", "stack.crypto", "stack.filter.bpf"},
     "stack.drivers": {"resmgr", "stack", "stack.wire", "stack.core", "stack.drivers.af_packet"},
-    "stack.drivers.af_packet": {"resmgr", "stack", "stack.wire", "stack.core"},
+    "stack.drivers.af_packet": {"resmgr", "stack", "stack.wire", "stack.core", "stack.filter.bpf"},
     "stack.drivers.wrap": {"resmgr", "stack", "stack.wire", "stack.core"},
     "qnetpy": {"resmgr", "stack.wire", "qnetpy.link.transport"},
     "qnetpy.identity": {"resmgr"},
     "qnetpy.discovery": {"resmgr", "stack.wire"},
-    "qnetpy.link": {"resmgr", "stack", "stack.crypto", "qnetpy.identity", "qnetpy.link.noise", "qnetpy.link.transport"},
+    "qnetpy.link": {"resmgr", "stack", "stack.crypto", "stack.filter.bpf", "qnetpy.identity", "qnetpy.link.noise", "qnetpy.link.transport"},
     "qnetpy.link.noise": {"resmgr"},
     "qnetpy.link.transport": {"resmgr", "qnetpy.link.congestion"},
     "qnetpy.link.congestion": set[str](),
@@ -93,7 +94,10 @@ ARROWS = {
     "qnetpy.cli": {"resmgr", "resmgr.names", "resmgr.procmgr", "qnetpy", "qnetpy.identity", "qnetpy.cluster"},
 }
 """What the files of a folder may import besides each other. A new arrow is a decision: it is entered here."""
-COMPOSE = {"resmgr/system.py", "qnetpy/qnet.py", "qnetpy/lsm.py", "qnetpy/facts.py", "qnetpy/embed.py", "qnetpy/parameters.py"}
+COMPOSE = {
+    *("resmgr/system.py", "qnetpy/qnet.py", "qnetpy/linkscreen.py", "qnetpy/lsm.py", "qnetpy/facts.py", "qnetpy/embed.py"),
+    "qnetpy/parameters.py",
+}
 """Files that put a node together, or show all of it."""
 
 

@@ -93,17 +93,21 @@ def connect(config: str | None = None) -> Client:
         raise CommandError(f"{path}: {(error.strerror or str(error)).lower()}") from error
 
 
-def ask(verb: str, config: str | None = None) -> dict[str, object]:
-    """Facts from the daemon: "status" or "nodes". CommandError when it is not there or does not answer."""
+def ask(verb: str, config: str | None = None, **more: object) -> dict[str, object]:
+    """What the daemon answers to a request of `qnetpy.control`. CommandError when it is not there, does not answer or refuses."""
     from qnetpy.control import CHID_CONTROL, REPLY_MAX, pack_request, unpack_reply
     from resmgr.errors import ResmgrError
     from resmgr.ids import ND_LOCAL, PID_SYSTEM
 
     with connect(config) as client:
         try:
-            reply = client.connect(ND_LOCAL, PID_SYSTEM, CHID_CONTROL).send(pack_request(verb), reply_len=REPLY_MAX, timeout=ASK_SECONDS)
+            reply = client.connect(ND_LOCAL, PID_SYSTEM, CHID_CONTROL).send(
+                pack_request(verb, **more), reply_len=REPLY_MAX, timeout=ASK_SECONDS
+            )
             return unpack_reply(bytes(reply.data))
         except ResmgrError as error:
+            if error.errno == errno.EPERM:
+                raise CommandError("only root and the user of the daemon may change this", "sudo") from error
             raise CommandError(
                 f"the daemon does not answer: {(error.strerror or str(error)).lower()}", "qnet down, then qnet up"
             ) from error

@@ -43,16 +43,17 @@ def run(args: argparse.Namespace) -> int:
 
 def listing(own: str, nodes: list[dict[str, object]]) -> str:
     """The table of nodes."""
-    rows: list[list[object]] = [[own, "this node", "", "", "", ""]]
+    rows: list[list[object]] = [[own, "this node", "", "", "", "", ""]]
     for node in nodes:
         link = node["link"]
-        used = rtt = ""
+        used = rtt = suite = ""
         if isinstance(link, dict):
             working = [path for path in link["paths"] if path["state"] == "usable"] or link["paths"]
             used = ", ".join(f"{path['interface']} {path['mac']}" for path in working)
             rtt = ", ".join(f"{path['rtt'] * 1e6:.0f} us" for path in working)
-        rows.append([node["name"], node["state"], f"{node['seconds']:.0f} s", used, rtt, node["reason"]])
-    return table(rows, ("NODE", "STATE", "SINCE", "LINK", "RTT", "WHY"))
+            suite = str(link["suite"])
+        rows.append([node["name"], node["state"], f"{node['seconds']:.0f} s", used, suite, rtt, node["reason"]])
+    return table(rows, ("NODE", "STATE", "SINCE", "LINK", "CIPHER", "RTT", "WHY"))
 
 
 def paths(nodes: list[dict[str, object]]) -> str:

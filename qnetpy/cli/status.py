@@ -30,6 +30,7 @@ def run(args: argparse.Namespace) -> int:
     assert isinstance(failures, dict)
     assert isinstance(roles, list)
     assert isinstance(modules, list)
+    flood = _flood(found["flood"])
     left, number = found["certificate_seconds_left"], found["compiled_modules"]
     assert isinstance(left, int)
     assert isinstance(number, int)
@@ -43,6 +44,7 @@ def run(args: argparse.Namespace) -> int:
                 "mount": found["mount"] or "none",
                 "handshakes": _counted(handshake) or "none",
                 "dropped": _counted(drops) or "nothing",
+                **({"flood": flood} if flood else {}),
                 **({"faults": f"{_counted(failures)}; the log says more"} if failures else {}),
             }
         )
@@ -60,6 +62,13 @@ def run(args: argparse.Namespace) -> int:
         print()
         print(paths(nodes))
     return 0
+
+
+def _flood(told: object) -> str:
+    assert isinstance(told, dict)
+    if not told["times"]:
+        return ""
+    return f"{'now' if told['on'] else 'over'}, {told['times']} so far, about {told['shed']} frames screened away"
 
 
 def _counted(numbers: dict[str, int]) -> str:

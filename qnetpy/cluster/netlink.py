@@ -38,6 +38,7 @@ IFLA_LINKINFO = 18
 IFLA_NET_NS_FD = 28
 IFLA_INFO_KIND = 1
 IFLA_INFO_DATA = 2
+IFLA_BR_AGEING_TIME = 4
 IFLA_BR_MCAST_SNOOPING = 23
 VETH_INFO_PEER = 1
 IFA_ADDRESS = 1
@@ -109,9 +110,12 @@ class Netlink:
                 why += "; the kernel has no such device (module not loaded or not built)"
             raise OSError(code, f"{what}: {why}")
 
-    def add_bridge(self, name: str, mtu: int) -> None:
-        """A bridge that floods all multicast, without spanning tree; up."""
-        info: Attribute = (IFLA_LINKINFO, [(IFLA_INFO_KIND, "bridge"), (IFLA_INFO_DATA, [(IFLA_BR_MCAST_SNOOPING, b"\0")])])
+    def add_bridge(self, name: str, mtu: int, learning: bool = True) -> None:
+        """A bridge that floods all multicast, without spanning tree; up. Without *learning* it floods everything."""
+        data: list[Attribute] = [(IFLA_BR_MCAST_SNOOPING, b"\0")]
+        if not learning:
+            data.append((IFLA_BR_AGEING_TIME, 0))
+        info: Attribute = (IFLA_LINKINFO, [(IFLA_INFO_KIND, "bridge"), (IFLA_INFO_DATA, data)])
         payload = IFINFO.pack(0, 0, 0, IFF_UP, IFF_UP) + pack([(IFLA_IFNAME, name), (IFLA_MTU, mtu), info])
         self._request(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, payload, f"bridge {name}")
 

@@ -93,7 +93,7 @@ class Supervisor:
         self.netlink.set_up("lo")
         for name, link in self.plan["links"].items():
             if link["kind"] == "bridge":
-                self.netlink.add_bridge(name, link["mtu"])
+                self.netlink.add_bridge(name, link["mtu"], link["learning"])
         server = control.bind(self.path)
         self.watch(server.fileno(), lambda: self.accept(server))
         self.watch(awake, lambda: self.woken(awake))

@@ -41,6 +41,7 @@ class Link:
     offload: bool = setting(
         "Let frames larger than the MTU cross in one piece, as the kernel likes to do between its own interfaces.", False
     )
+    learning: bool = setting("Whether a bridge learns who is where. If not, it is a hub: every node hears every frame.", True)
     fault: str = setting("Faults around every node's driver on this link, as in stack.drivers: drop=5%,reorder=5%.", "")
 
 
@@ -124,7 +125,10 @@ class Plan:
                 "users": [[user.name, user.uid] for user in self.topology.users],
                 "writable": [*self.topology.writable, *writable],
                 "hosts": self.hosts(),
-                "links": {name: {"kind": link.kind, "mtu": link.mtu, "offload": link.offload} for name, link in self.links.items()},
+                "links": {
+                    name: {"kind": link.kind, "mtu": link.mtu, "offload": link.offload, "learning": link.learning}
+                    for name, link in self.links.items()
+                },
                 "nodes": {
                     node.name: {
                         "ports": [attrs.asdict(port) for port in node.ports],

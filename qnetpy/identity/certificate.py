@@ -30,6 +30,7 @@ handshake frames under 1,280 bytes."""
 
 _UNREADABLE = (
     ValueError,
+    TypeError,
     x509.InvalidVersion,
     x509.DuplicateExtension,
     x509.UnsupportedGeneralNameType,
@@ -167,8 +168,10 @@ def parse_root(der: bytes) -> Root:
 def parse_pem_certificates(pem: bytes) -> list[bytes]:
     """The DER of every certificate in *pem*, in order. Malformed when there is none or one is broken."""
     try:
-        return [certificate.public_bytes(Encoding.DER) for certificate in x509.load_pem_x509_certificates(pem)]
-    except ValueError as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", CryptographyDeprecationWarning)
+            return [certificate.public_bytes(Encoding.DER) for certificate in x509.load_pem_x509_certificates(pem)]
+    except _UNREADABLE as error:
         raise Malformed("no certificate in PEM form") from error
 
 

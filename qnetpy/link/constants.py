@@ -9,6 +9,7 @@ VERSION = 1
 TAG_SIZE = 16
 """Of all three suites (RFC 5116 section 5.1, RFC 8439 section 2.8)."""
 MAC_SIZE = 16
+STAMP_SIZE = 4
 COOKIE_SIZE = 16
 COOKIE_NONCE_SIZE = 16
 BOOT_ID_SIZE = 16
@@ -75,6 +76,10 @@ STRANGER_RATE = 100.0
 """The same from strangers that proved their address by a cookie."""
 COOKIE_RATE = 1000.0
 """COOKIE frames per second in total; each costs 15 microseconds."""
+ANSWER_AGAIN = 0.05
+"""Seconds after which a copy of an INITIATION is answered again. A node repeats one after 0.1 s at the earliest."""
+INDICES_AHEAD = 32
+"""Session indices that are drawn ahead, so that a driver's screen knows them before use and need not change for every handshake."""
 BURST_SECONDS = 0.5
 """The burst of a total budget is what it gets in this time."""
 COOKIE_SECRET_LIFETIME = 120.0

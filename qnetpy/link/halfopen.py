@@ -67,22 +67,30 @@ class TokenBucket:
         return True
 
 
-class Budgets:
-    """How much work others may cause. Memory: SOURCES_MAX buckets."""
+class Sources:
+    """A bucket for each source. Memory: SOURCES_MAX buckets."""
 
     def __init__(self) -> None:
-        self._sources: Recent[Address, TokenBucket] = Recent(SOURCES_MAX)
+        self._buckets: Recent[Address, TokenBucket] = Recent(SOURCES_MAX)
+
+    def take(self, source: Address, now: float) -> bool:
+        bucket = self._buckets.get(source)
+        if bucket is None:
+            bucket = TokenBucket(SOURCE_RATE, SOURCE_BURST)
+        self._buckets.put(source, bucket)
+        return bucket.take(now)
+
+
+class Budgets:
+    """How much work others may cause."""
+
+    def __init__(self) -> None:
+        self.proven = Sources()
+        """Of INITIATIONs with a cookie, which only the node at that address can send."""
+        self.unproven = Sources()
         self.known = TokenBucket(KNOWN_RATE, KNOWN_RATE * BURST_SECONDS)
         self.strangers = TokenBucket(STRANGER_RATE, STRANGER_RATE * BURST_SECONDS)
         self.cookies = TokenBucket(COOKIE_RATE, COOKIE_RATE * BURST_SECONDS)
-
-    def source(self, source: Address, now: float) -> bool:
-        """Take from the bucket of one source."""
-        bucket = self._sources.get(source)
-        if bucket is None:
-            bucket = TokenBucket(SOURCE_RATE, SOURCE_BURST)
-        self._sources.put(source, bucket)
-        return bucket.take(now)
 
 
 @attrs.define(eq=False)
@@ -109,6 +117,8 @@ class HalfOpen:
     """IK: the initiator's Offer, from its INITIATION."""
     began: float
     expires: float
+    answered: float
+    """When the RESPONSE was sent last."""
 
 
 class HalfOpenTable:

@@ -19,7 +19,7 @@ from qnetpy.link.constants import MAC_SIZE
 from qnetpy.link.halfopen import HalfOpenTable
 from qnetpy.link.initiator import Initiator
 from qnetpy.link.outcome import Event, PeerHint
-from qnetpy.link.party import Connections, Party, Random, Remembered, suite_numbers
+from qnetpy.link.party import SUITES, Connections, Party, Random, Remembered, suite_numbers
 from qnetpy.link.responder import Responder
 from qnetpy.link.wire import CONFIRM, COOKIE, FINAL, INITIATION, RESPONSE, Address, BadVersion, parse_handshake
 from resmgr.dispatch import Buffer
@@ -80,6 +80,20 @@ class HandshakeMachine:
     def counters(self) -> Counter[str]:
         """Frames and failures by reason; docs/protocol/link.md explains the names. The live object."""
         return self._party.counters
+
+    @property
+    def stamp_key(self) -> tuple[int, int]:
+        """Of this cluster: `qnetpy.link.stamp`."""
+        return self._party.stamp_key
+
+    @property
+    def draws(self) -> int:
+        """Another number when `indices` has new ones."""
+        return self._party.draws
+
+    def indices(self) -> frozenset[int]:
+        """Session indices that frames to us may carry: of sessions, of handshakes, and of the next handshakes."""
+        return self._party.indices()
 
     @property
     def half_open(self) -> int:
@@ -153,6 +167,10 @@ class HandshakeMachine:
     def set_identity(self, identity: NodeIdentity) -> None:
         """A renewed certificate or more roots, of the same name, key and cluster secret; handshakes from now on use it."""
         self._party.identity = identity
+
+    def suites(self) -> list[str]:
+        """Names, in order of preference."""
+        return [SUITES[number].name for number in self._party.suites if number]
 
     def set_suites(self, suites: Sequence[str]) -> None:
         """Other suites for handshakes from now on; sessions change with their next rekey. Misuse for an unknown one."""

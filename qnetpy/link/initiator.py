@@ -37,6 +37,7 @@ from qnetpy.link.noise.handshakestate import HandshakeState
 from qnetpy.link.outcome import STATUS, PeerHint, Reason, place, reason_of, reason_of_status, told_sentence
 from qnetpy.link.party import SUITES, Party, Refusal
 from qnetpy.link.session import Role
+from qnetpy.link.stamp import stamp
 from qnetpy.link.wire import FINAL, INITIATION, PATTERN_IK, PATTERN_XX, Address, HandshakeFrame
 from resmgr.errors import BadMessage, Misuse
 
@@ -74,6 +75,7 @@ class Attempt:
     state: HandshakeState | None = None
     initiation: bytes = b""
     """The frame up to and with mac1."""
+    stamp: bytes = b""
     boot_id: bytes = b""
     """Of the peer, that `transport_id` is about."""
     transport_id: int = 0
@@ -312,7 +314,9 @@ class Initiator:
             payload += party.own_offer(attempt.index, attempt.destinations[0][0], attempt.transport_id).pack()
         body = attempt.state.write(payload)
         data = HandshakeFrame(INITIATION, attempt.index, 0, attempt.pattern, party.suites, body).pack()
-        attempt.initiation = data + party.mac.make(data)
+        first_mac = party.mac.make(data)
+        attempt.initiation = data + first_mac
+        attempt.stamp = stamp(party.stamp_key, first_mac)
         self._repeat(attempt, now)
 
     def _repeat(self, attempt: Attempt, now: float) -> None:
@@ -330,7 +334,8 @@ class Initiator:
             frame = attempt.final
         else:
             cookie = attempt.cookies.get(destination)
-            frame = attempt.initiation + (mac(cookie, attempt.initiation) if cookie is not None else bytes(MAC_SIZE))
+            second = mac(cookie, attempt.initiation) if cookie is not None else bytes(MAC_SIZE)
+            frame = attempt.initiation + second + attempt.stamp
         attempt.sent_to[destination] = now
         self._party.out.append((destination, frame))
 

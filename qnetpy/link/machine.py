@@ -20,7 +20,7 @@ from qnetpy.link.handshake import HandshakeMachine
 from qnetpy.link.link import Link, LinkPath
 from qnetpy.link.outcome import Established, Failed, PeerHint
 from qnetpy.link.paths import Paths
-from qnetpy.link.session import RekeyPolicy
+from qnetpy.link.session import RekeyPolicy, Session
 from qnetpy.link.transport.config import TransportConfig
 from qnetpy.link.transport.events import Challenged, Closed, Event, MessageReceived, PathFound, PathLost, PathRefused, PathTold, PathValid
 from qnetpy.link.upcalls import LinkTimers, Upcalls
@@ -88,6 +88,12 @@ class LinkMachine:
     def handshake_counters(self) -> Counter[str]:
         """Frames and failures of handshakes by reason. The live object."""
         return self._handshake.counters
+
+    def sessions(self) -> list[Session]:
+        """All whose keys open frames now."""
+        return [
+            session for link in self.links.values() for session in (link.sessions.current, link.sessions.previous) if session is not None
+        ]
 
     def sizes(self) -> dict[str, int]:
         """How much of everything there is at the moment."""

@@ -16,7 +16,7 @@ import attrs
 
 from qnetpy.identity.authority import NodeIdentity
 from qnetpy.identity.certificate import Certificate, CertificateError, parse_certificate, verify
-from qnetpy.link.constants import BOOT_ID_SIZE, EVENTS_MAX, KNOWN_MAX, NODES_MAX, SUITE_SLOTS
+from qnetpy.link.constants import BOOT_ID_SIZE, EVENTS_MAX, INDICES_AHEAD, KNOWN_MAX, NODES_MAX, SUITE_SLOTS
 from qnetpy.link.cookie import ClusterMac
 from qnetpy.link.halfopen import Recent
 from qnetpy.link.hello import Offer
@@ -26,6 +26,7 @@ from qnetpy.link.noise.patterns import Protocol as NoiseProtocol
 from qnetpy.link.noise.patterns import parse_name
 from qnetpy.link.outcome import STATUS, Established, Event, Failed, PeerIdentity, Reason, place, reason_of, skew_text
 from qnetpy.link.session import Role, Session
+from qnetpy.link.stamp import stamp_key
 from qnetpy.link.wire import PATTERN_IK, PATTERN_XX, Address
 from resmgr.errors import Misuse
 from stack.crypto.api import AES_128_GCM, AES_256_GCM, CHACHA20_POLY1305, Algorithm
@@ -108,6 +109,7 @@ class Party:
         self.features = features
         self.accept = accept
         self.mac = ClusterMac(identity.secret)
+        self.stamp_key = stamp_key(identity.secret)
         self.counters: Counter[str] = Counter()
         self.out: list[tuple[Address, bytes]] = []
         self.events: deque[Event] = deque()
@@ -118,6 +120,10 @@ class Party:
         self.outstanding: set[int] = set()
         """Sequences of INITIATIONs that may still be answered."""
         self._indices: set[int] = set()
+        self._ahead: list[int] = []
+        """Indices for the next handshakes."""
+        self.draws = 0
+        """How often indices were drawn: when it changes, there are some that nobody knows of."""
         self._live: WeakValueDictionary[int, Lease] = WeakValueDictionary()
         """Of the sessions that somebody still has: their indices are taken."""
         self._said: Recent[tuple[Reason, str, Address], float] = Recent(KNOWN_MAX)
@@ -132,11 +138,23 @@ class Party:
 
     def new_index(self) -> int:
         """A session index that is not in use: random, so that a stranger cannot guess one."""
-        while True:
+        if not self._ahead:
+            self.draw()
+        index = self._ahead.pop()
+        self._indices.add(index)
+        return index
+
+    def draw(self) -> None:
+        """Draw indices for the next handshakes."""
+        self.draws += 1
+        while len(self._ahead) < INDICES_AHEAD:
             index = int.from_bytes(self.random(4), "big")
-            if index and index not in self._indices and index not in self._live:
-                self._indices.add(index)
-                return index
+            if index and index not in self._indices and index not in self._live and index not in self._ahead:
+                self._ahead.append(index)
+
+    def indices(self) -> frozenset[int]:
+        """All indices that frames to us may carry now or soon."""
+        return frozenset((*self._indices, *self._live, *self._ahead))
 
     def release(self, index: int) -> None:
         self._indices.discard(index)

@@ -31,6 +31,11 @@ class ReplayWindow:
     def holes(self) -> int:
         return len(self._first)
 
+    @property
+    def oldest_fresh(self) -> int:
+        """The smallest number that is fresh."""
+        return self._first[0] if self._first else self.highest + 1
+
     def fresh(self, number: int) -> bool:
         """Whether *number* was not accepted before and is not older than the window."""
         if number > self.highest:

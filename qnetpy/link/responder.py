@@ -11,7 +11,7 @@ import hmac
 
 import attrs
 
-from qnetpy.link.constants import COOKIE_NONCE_SIZE, DONE_LIFETIME, HALF_OPEN_LIFETIME, HALF_OPEN_MAX, MAC_SIZE, SEEN_MAX
+from qnetpy.link.constants import ANSWER_AGAIN, COOKIE_NONCE_SIZE, DONE_LIFETIME, HALF_OPEN_LIFETIME, HALF_OPEN_MAX, MAC_SIZE, SEEN_MAX
 from qnetpy.link.cookie import CookieJar, mac
 from qnetpy.link.halfopen import Budgets, HalfOpen, HalfOpenTable, Recent
 from qnetpy.link.hello import Hello, Offer, pack_verdict, parse_hello, parse_offer
@@ -46,27 +46,35 @@ class Responder:
         self._jar = CookieJar(party.random)
         self._budgets = Budgets()
         self._seen: Recent[bytes, None] = Recent(SEEN_MAX)
+        self._cookies: Recent[bytes, float] = Recent(SEEN_MAX)
+        """When an INITIATION was last answered by a COOKIE, by its mac1."""
         self._done: dict[int, Done] = {}
 
     def on_initiation(self, frame: HandshakeFrame, data: bytes, macs: bytes, source: Address, now: float) -> None:
         """*data*: what mac1 is over, which was checked; *macs*: both."""
         party = self._party
-        first_mac, second_mac = macs[:MAC_SIZE], macs[MAC_SIZE:]
-        if not self._budgets.source(source, now):
-            party.counters["rate_source"] += 1
-            return
+        first_mac, second_mac = macs[:MAC_SIZE], macs[MAC_SIZE : 2 * MAC_SIZE]
         if self._initiator.ours(frame, first_mac):
             party.counters["own_echo"] += 1
             return
         entry = self._half_open.answering(first_mac)
         if entry is not None:
             party.counters["duplicate"] += 1
-            party.out.append((entry.source, entry.response))
+            if now >= entry.answered + ANSWER_AGAIN:
+                entry.answered = now
+                party.out.append((entry.source, entry.response))
             return
         if first_mac in self._seen:
             party.counters["replayed_initiation"] += 1
             return
         proven = self._jar.check(source, data + first_mac, second_mac, now)
+        if not proven and now < self._cookies.get(first_mac, -ANSWER_AGAIN) + ANSWER_AGAIN:
+            party.counters["duplicate"] += 1
+            return
+        # Not before: whoever sends copies of a node's frames in its name must not use up its budget.
+        if not (self._budgets.proven if proven else self._budgets.unproven).take(source, now):
+            party.counters["rate_source"] += 1
+            return
         known = source in party.known
         if not proven and (not known or self._half_open.loaded):
             # Nothing tells a first call from a copy of an old one, except an answer of the caller to something new.
@@ -90,6 +98,7 @@ class Responder:
         node = party.nodes.get(hello.caller)
         same_boot = node is not None and node.boot_id == hello.boot_id
         if node is not None and same_boot and hello.sequence <= node.sequence:
+            self._seen.put(first_mac, None)
             party.counters["replayed_initiation"] += 1
             return
         if not proven and not same_boot:
@@ -230,6 +239,7 @@ class Responder:
                 offer=packed_offer,
                 began=now,
                 expires=now + HALF_OPEN_LIFETIME,
+                answered=now,
             )
         )
         for entry in before:
@@ -263,6 +273,7 @@ class Responder:
             party.counters["rate_cookies"] += 1
             return
         party.counters["cookies_sent"] += 1
+        self._cookies.put(first_mac, now)
         body = party.mac.seal_cookie(self._jar.make(source, now), first_mac, party.random(COOKIE_NONCE_SIZE))
         data = HandshakeFrame(COOKIE, 0, frame.sender, frame.pattern, bytes(4), body).pack()
         party.out.append((source, data + party.mac.make(data)))

@@ -182,6 +182,10 @@ class Session:
             self.counters.opened += len(opened)
         return opened
 
+    def floors(self, reorder: int) -> dict[int, int]:
+        """By path, the oldest packet number that is taken to be new: what is below was received, or is more than *reorder* late."""
+        return {path: max(window.oldest_fresh, window.highest + 1 - reorder) for path, window in self._windows.items()}
+
     def close(self) -> None:
         """Forget the keys. Idempotent; sealing and opening afterwards is Misuse."""
         self._tx.close()
@@ -221,11 +225,17 @@ class Sessions:
         self.current: Session | None = None
         self.previous: Session | None = None
         self._previous_until = 0.0
+        self._asked = ""
+
+    def renew(self, reason: str) -> None:
+        """Have new keys made at the next occasion, for a reason in a word: "suite"."""
+        self._asked = reason
 
     def install(self, session: Session, now: float) -> list[Session]:
         """Make *session* the current one. Returns the sessions that ended by this (closed): forget their indices."""
         ended = [self.previous] if self.previous is not None else []
         self.previous, self.current = self.current, session
+        self._asked = ""
         self._previous_until = now + self.policy.grace
         for old in ended:
             old.close()
@@ -241,7 +251,7 @@ class Sessions:
 
     def rekey_due(self, now: float) -> str:
         """Why a new handshake is due; "" when it is not (or there is nothing to renew). Ask about once per heartbeat and batch."""
-        return self.policy.due(self.current, now) if self.current is not None else ""
+        return (self._asked or self.policy.due(self.current, now)) if self.current is not None else ""
 
     def next_timeout(self) -> float | None:
         """When `expire` has something to do."""

@@ -17,7 +17,7 @@ from qnetpy.identity.authority import NodeIdentity
 from qnetpy.link.handshake import HandshakeMachine
 from qnetpy.link.outcome import Established, Event, Failed, PeerHint
 from qnetpy.link.session import RekeyPolicy, Session, Sessions
-from qnetpy.link.wire import ETHERNET_HEADER, Address, sort_frames
+from qnetpy.link.wire import ETHERNET_HEADER, NONCE, Address, sort_frames
 from resmgr.dispatch import Buffer
 from stack.crypto.api import Algorithm
 from stack.crypto.api import Session as CryptoSession
@@ -41,7 +41,7 @@ class Faults:
 
 
 class NonceReused(AssertionError):
-    """A key sealed two items with one nonce."""
+    """A key sealed two items with one nonce, or out of order, which a sender must not either."""
 
 
 class WatchedCrypto(Crypto):
@@ -50,15 +50,16 @@ class WatchedCrypto(Crypto):
     def __init__(self) -> None:
         super().__init__()
         self._real = standard_crypto()
-        self._used: dict[tuple[str, bytes], set[bytes]] = {}
+        self._used: dict[tuple[str, bytes], dict[int, int]] = {}
+        """By suite and key: the last number sealed on each path."""
 
     def session(self, algorithm: Algorithm, key: Buffer, provider: str | None = None) -> CryptoSession:
-        used = self._used.setdefault((algorithm.name, bytes(key)), set())
+        used = self._used.setdefault((algorithm.name, bytes(key)), {})
         return _Watched(self._real.session(algorithm, key, provider), used)
 
 
 class _Watched:
-    def __init__(self, session: CryptoSession, used: set[bytes]) -> None:
+    def __init__(self, session: CryptoSession, used: dict[int, int]) -> None:
         self._session = session
         self._used = used
         self.close = session.close
@@ -69,10 +70,11 @@ class _Watched:
         return self._session.algorithm
 
     def seal_many(self, nonces: Sequence[Buffer], plaintexts: Sequence[Buffer], aads: Sequence[Buffer]) -> list[bytes]:
-        for nonce in map(bytes, nonces):
-            if nonce in self._used:
-                raise NonceReused(nonce.hex())
-            self._used.add(nonce)
+        for path, number in map(NONCE.unpack, nonces):
+            # The numbers of a path only rise, so that one number remembers all that were used.
+            if number <= self._used.get(path, -1):
+                raise NonceReused(f"path {path}, number {number}")
+            self._used[path] = number
         return self._session.seal_many(nonces, plaintexts, aads)
 
 

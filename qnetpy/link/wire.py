@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import attrs
 
-from qnetpy.link.constants import MAC_SIZE, SUITE_SLOTS, TAG_SIZE, VERSION
+from qnetpy.link.constants import MAC_SIZE, STAMP_SIZE, SUITE_SLOTS, TAG_SIZE, VERSION
 from resmgr.dispatch import Buffer
 from resmgr.errors import BadMessage
 
@@ -149,8 +149,8 @@ class HandshakeFrame:
 
 
 def macs_size(kind: int) -> int:
-    """Bytes of the macs at the end of a frame of that type."""
-    return 2 * MAC_SIZE if kind == INITIATION else MAC_SIZE
+    """Bytes of the macs at the end of a frame of that type; an INITIATION's are mac1, mac2 and the stamp."""
+    return 2 * MAC_SIZE + STAMP_SIZE if kind == INITIATION else MAC_SIZE
 
 
 def parse_handshake(data: Buffer) -> tuple[HandshakeFrame, bytes, bytes]:

@@ -65,7 +65,7 @@ class World:
         settings: QnetSettings | None = None,
         links: Sequence[str] = ("lan",),
         trace: bool = False,
-        watch: bool = False,
+        watch: bool = True,
     ) -> None:
         self.seed = seed
         self.dispatch = VirtualDispatch(seed, name="world", trace=trace)

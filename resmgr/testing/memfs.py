@@ -411,6 +411,11 @@ class MemFs(Tree):
 
         message.read(WRITE_HEAD, size, pulled)
 
+    def _fits(self, size: int) -> None:
+        """ENOSPC for a file of more than `size_max`, if that is set."""
+        if self.size_max is not None and size > self.size_max:
+            raise OSError(errno.ENOSPC, "full")
+
     def _store(self, message: Message, inode: Inode, offset: int, data: Buffer) -> None:
         content = inode.data
         if offset == OFFSET_APPEND:
@@ -470,6 +475,7 @@ class MemFs(Tree):
             if not writable:
                 self.may(inode, message.info.credentials, MAY_WRITE)
             length = len(inode.data)
+            self._fits(change.size)
             if change.size < length:
                 del inode.data[change.size :]
             else:
@@ -511,6 +517,7 @@ class MemFs(Tree):
         elif mode & ~FALLOC_KEEP_SIZE:
             raise OSError(errno.EOPNOTSUPP, "mode")
         elif not mode & FALLOC_KEEP_SIZE and offset + length > len(content):
+            self._fits(offset + length)
             content.extend(bytes(offset + length - len(content)))
         self.touch(handle.inode, data=True)
         message.reply(0)

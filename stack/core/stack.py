@@ -29,6 +29,7 @@ from stack.core.ifnet import Interface, InterfaceEvent
 from stack.core.loader import find_module
 from stack.core.module import Attached, Context, Kind, Loadable, Random
 from stack.core.registry import Ethertypes, Handler, Registration
+from stack.core.screen import Screen, can_screen
 from stack.core.statistics import Counters, Drop, StackStatistics
 from stack.crypto.registry import Crypto, standard_crypto
 from stack.frame import BadFrame, Frame
@@ -66,6 +67,7 @@ class Stack:
         self._interfaces: dict[str, Interface] = {}
         self._loaded: list[Loaded] = []
         self._ethertypes = Ethertypes()
+        self._screens: dict[int, Screen] = {}
         self._hooks = Hooks()
         self._listeners: list[Listener] = []
         self._loading: list[Registration] | None = None
@@ -204,6 +206,8 @@ class Stack:
         self._next_index += 1
         driver.start(interface)
         driver.accept(self._wanted())
+        if self._screens and can_screen(driver):
+            driver.screen(dict(self._screens))
         self._interfaces[interface.name] = interface
         loaded.interface = interface
 
@@ -220,8 +224,24 @@ class Stack:
         def revoke() -> None:
             self._ethertypes.remove(ethertype)
             self._tell_drivers()
+            self.screen(ethertype, None)
 
         return self._registered(f"ethertype {ethertype:#06x}", revoke)
+
+    def screen(self, ethertype: int, screen: Screen | None) -> None:
+        """From now on drivers that can screen *ethertype* so (`stack.core.screen`); None: not any more. Costs a system call per driver."""
+        if screen is None:
+            if self._screens.pop(ethertype, None) is None:
+                return
+        else:
+            self._screens[ethertype] = screen
+        for interface in self._interfaces.values():
+            if can_screen(interface.driver):
+                interface.driver.screen(dict(self._screens))
+
+    def shed(self) -> int:
+        """Frames that drivers have shed by screens, as far as samples tell."""
+        return sum(interface.driver.shed for interface in self._interfaces.values() if can_screen(interface.driver))
 
     def add_hook(
         self,

@@ -11,6 +11,8 @@ Frames that the kernel cannot take at once wait in a short queue (`stack.drivers
     tx_refused          any other error of send      rx_overrun          the ring was full (PACKET_STATISTICS)
     rx_truncated        longer than the MTU allows
 
+With a screen (`stack.core.screen`) strangers' frames have a socket of their own (`stack.drivers.af_packet.side`).
+
 Needs CAP_NET_RAW in the user namespace that owns the network namespace.
 """
 
@@ -26,6 +28,7 @@ from resmgr.dispatch import Dispatch
 from stack.core.driver import BATCH_MAX, Port
 from stack.core.errors import ModuleError
 from stack.core.module import Context, Kind, Module
+from stack.core.screen import Screen
 from stack.core.statistics import Drop
 from stack.drivers.af_packet import filter as kernel_filter
 from stack.drivers.af_packet.constants import (
@@ -41,6 +44,9 @@ from stack.drivers.af_packet.link import LinkMonitor
 from stack.drivers.af_packet.options import PacketOptions
 from stack.drivers.af_packet.output import LINK_ERRORS, Output
 from stack.drivers.af_packet.receiver import Receiver, Recv, Ring, ring_is_safe
+from stack.drivers.af_packet.side import MTU as SIDE_MTU
+from stack.drivers.af_packet.side import RING as SIDE_RING
+from stack.drivers.af_packet.side import SideQueue
 from stack.frame import Frame
 from stack.wire.ethernet import MAC_SIZE
 from stack.wire.rtnetlink import Link
@@ -68,6 +74,10 @@ class PacketDriver:
         self._closed = False
         self._delivering = False
         self._overruns = 0
+        self._ethertypes: frozenset[int] | None = frozenset()
+        self._screens: Mapping[int, Screen] = {}
+        self._side: SideQueue | None = None
+        self._unscreened = ""
         self._monitor = LinkMonitor(dispatch, self._link_reported)
         try:
             link = self._monitor.find(options.ifname)
@@ -76,6 +86,8 @@ class PacketDriver:
             if link.kind not in (ARPHRD_ETHER, ARPHRD_LOOPBACK) or len(link.mac) != MAC_SIZE:
                 raise ModuleError(errno.EINVAL, f"{options.ifname} is no Ethernet interface (device type {link.kind})")
             self._sock = self._open_socket(options.ifname)
+            # Now, since it belongs to the network namespace that this thread is in; it hears nothing until there is a screen.
+            self._side_sock = self._open_socket(options.ifname)
         except BaseException:
             self._monitor.close()
             raise
@@ -100,7 +112,7 @@ class PacketDriver:
             ) from error
         except OSError as error:
             raise ModuleError(error.errno or errno.EIO, f"this kernel opens no packet socket: {error.strerror}") from error
-        kernel_filter.attach(sock, frozenset())
+        kernel_filter.attach(sock, kernel_filter.program(frozenset()))
         # The filter drops them as well; this way they do not even get there.
         sock.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)
         try:
@@ -118,6 +130,8 @@ class PacketDriver:
 
     def _bind(self, link: Link) -> None:
         self._sock.bind((link.name, ETH_P_ALL))
+        if self._side is not None:
+            self._side.bind(link.name)
 
     def start(self, port: Port) -> None:
         self._port = port
@@ -125,8 +139,45 @@ class PacketDriver:
         self._monitor.start()
 
     def accept(self, ethertypes: frozenset[int] | None) -> None:
-        if not self._closed:
-            kernel_filter.attach(self._sock, ethertypes)
+        self._ethertypes = ethertypes
+        self._attach()
+
+    def screen(self, screens: Mapping[int, Screen]) -> None:
+        """`stack.core.screen.Screening`: in the kernel, with a second socket for the side queue."""
+        self._screens = screens
+        self._attach()
+
+    @property
+    def shed(self) -> int:
+        return 0 if self._side is None else self._side.samples * max((screen.sample_of for screen in self._screens.values()), default=0)
+
+    def _attach(self) -> None:
+        """Tell the kernel what is wanted: first the side socket, so that no frame falls between the two."""
+        if self._closed:
+            return
+        screens = self._screens
+        try:
+            if screens and self._side is None:
+                self._side = self._open_side()
+            if self._side is not None:
+                self._side.screen(self._ethertypes, screens)
+            kernel_filter.attach(self._sock, kernel_filter.program(self._ethertypes, screens))
+            self._unscreened = ""
+        except OSError as error:
+            # All frames as before: nothing depends on a screen but the cost of a flood.
+            self._unscreened = error.strerror or "the kernel refuses"
+            log.warning("packet: no screen on %s: %s", self._options.ifname, self._unscreened)
+            kernel_filter.attach(self._sock, kernel_filter.program(self._ethertypes))
+            kernel_filter.attach(self._side_sock, kernel_filter.program(frozenset()))
+
+    def _open_side(self) -> SideQueue:
+        assert self._port is not None
+        mode = self._options.rx
+        kind = Ring if mode == "ring" or (mode == "auto" and ring_is_safe()) else Recv
+        side = SideQueue(self._dispatch, self._side_sock, kind(self._side_sock, SIDE_MTU, SIDE_RING), self._port)
+        if self._link is not None:
+            side.bind(self._link.name)
+        return side
 
     def info(self) -> Mapping[str, str | int]:
         self._count_overruns()
@@ -138,7 +189,16 @@ class PacketDriver:
             "transmit": self._output.describe(),
             "transmit queue": self._output.waiting,
             "receive overruns": self._overruns,
+            **self._screen_info(),
         }
+
+    def _screen_info(self) -> dict[str, str | int]:
+        side = self._side
+        if side is None:
+            return {"screen": f"none: {self._unscreened}"} if self._unscreened else {}
+        side.count_lost()
+        how = f"none: {self._unscreened}" if self._unscreened else side.describe()
+        return {"screen": how, "screened out": self.shed, "side queue overruns": side.lost}
 
     def detach(self) -> None:
         if self._closed:
@@ -146,9 +206,13 @@ class PacketDriver:
         self._closed = True
         self.up = False
         self._monitor.close()
+        if self._side is not None:
+            self._side.close()
         if self._port is not None:
             self._dispatch.detach_fd(self._sock.fileno())
         self._sock.close()
+        if self._side is None:
+            self._side_sock.close()
         if not self._delivering and hasattr(self, "_receiver"):
             self._receiver.close()
 

@@ -10,6 +10,7 @@ import pytest
 from qnetpy.control import CHID_CONTROL, REPLY_MAX, Control, pack_request, unpack_reply
 from resmgr.channel import ND_LOCAL, PID_SYSTEM, ClientInfo, Credentials, Kernel, Nd
 from resmgr.dispatch import Buffer
+from resmgr.errors import Misuse
 from resmgr.testing.virtual import VirtualDispatch
 
 
@@ -51,8 +52,29 @@ def deliver(control: Control, data: bytes, nd: Nd, msglen: int) -> int:
     return answers.status
 
 
-def control() -> Control:
-    return Control(lambda: {"node": "n1", "pid": 7}, lambda: {"nodes": []})
+def control(chosen: list[list[str]] | None = None, owner: int = 0) -> Control:
+    def choose(names: list[str]) -> None:
+        if "null" in names:
+            raise Misuse("no cipher")
+        assert chosen is not None
+        chosen.append(names)
+
+    return Control(lambda: {"node": "n1", "pid": 7}, lambda: {"nodes": []}, choose, owner)
+
+
+@pytest.mark.parametrize(
+    ("uid", "owner", "status"), [(0, 0, 0), (0, 500, 0), (500, 500, 0), (1000, 500, -errno.EPERM), (1000, 0, -errno.EPERM)]
+)
+def test_ciphers_are_for_root_and_the_owner(uid: int, owner: int, status: int) -> None:
+    chosen: list[list[str]] = []
+    answers = ask(control(chosen, owner), pack_request("suites", names=["a", "b"]), uid=uid)
+    assert min(answers.status, 0) == status
+    assert chosen == ([["a", "b"]] if status == 0 else [])
+
+
+@pytest.mark.parametrize("names", [None, "a", [1], ["null"], {"a": 1}])
+def test_what_is_no_list_of_ciphers_is_refused(names: object) -> None:
+    assert ask(control([]), pack_request("suites", names=names), uid=0).status == -errno.EINVAL
 
 
 def test_facts_are_for_everybody_here() -> None:

@@ -1,7 +1,8 @@
-"""The classic BPF program that decides in the kernel which frames wake the node (socket(7), SO_ATTACH_FILTER).
+"""The classic BPF programs that decide in the kernel which frames wake the node, and through which socket (socket(7), SO_ATTACH_FILTER).
 
-Passes frames for this machine (packet types host, broadcast, multicast) whose type, behind at most two VLAN tags, is wanted. The kernel
-takes the outermost tag out of a frame before a packet socket sees it, so most tagged frames look untagged here.
+Frames for this machine (packet types host, broadcast, multicast) whose type, behind at most two VLAN tags, is wanted. The kernel takes the
+outermost tag out of a frame before a packet socket sees it, so most tagged frames look untagged here. An ethertype with a screen
+(`stack.core.screen`) is decided by the screen's programs, one for each of the driver's two sockets.
 """
 
 from __future__ import annotations
@@ -9,47 +10,76 @@ from __future__ import annotations
 import ctypes
 import socket
 import struct
+from collections.abc import Mapping
 
+from stack.core.screen import Screen
 from stack.drivers.af_packet.constants import SO_ATTACH_FILTER
-from stack.wire.ethernet import TAG_SIZE, TAGS_MAX, TPIDS
+from stack.filter.bpf.assembler import (
+    AD_PKTTYPE,
+    JEQ,
+    JGE,
+    LD_B_ABS,
+    LD_H_ABS,
+    LDX_IMM,
+    RET,
+    WHOLE,
+    Assembler,
+    Code,
+)
+from stack.wire.ethernet import HEADER_SIZE, TAG_SIZE, TAGS_MAX, TPIDS
 
-LD_H_ABS, LD_B_ABS = 0x28, 0x30
-JEQ, JGE, RET = 0x15, 0x35, 0x06
-AD_PKTTYPE = 0xFFFFF000 + 4
-"""SKF_AD_OFF + SKF_AD_PKTTYPE: the kernel's packet type instead of a byte of the frame."""
 PACKET_OTHERHOST = 3
 """From here on types mean: not for us (other host, outgoing, loopback)."""
-PASS = 0x40000
 TYPES_MAX = 64
-"""More ethertypes than this are not told apart in the kernel: jumps of classic BPF reach 255 instructions."""
-
-Instruction = tuple[int, int, int, int]
-"""code, jump if true, jump if false, k; jumps are relative to the next instruction."""
+"""More ethertypes than this are not told apart in the kernel."""
 
 
-def program(ethertypes: frozenset[int] | None) -> list[Instruction]:
-    """Instructions that pass *ethertypes* (None: all)."""
+def program(ethertypes: frozenset[int] | None, screens: Mapping[int, Screen] | None = None) -> Code:
+    """Of the main socket: pass *ethertypes* (None: all); those with a screen as its `main` says."""
+    screened = {kind: screen.main for kind, screen in (screens or {}).items() if ethertypes is None or kind in ethertypes}
     if ethertypes is not None and not ethertypes:
-        return [(RET, 0, 0, 0)]
-    for_us: list[Instruction] = [(LD_B_ABS, 0, 0, AD_PKTTYPE), (JGE, 0, 1, PACKET_OTHERHOST), (RET, 0, 0, 0)]
-    if ethertypes is None or len(ethertypes) > TYPES_MAX:
-        return [*for_us, (RET, 0, 0, PASS)]
-    wanted = sorted(ethertypes)
-    tags: list[Instruction] = []
-    # Behind each tag: no tag, jump over the remaining look-ups; a tag, load the next type.
-    per_tag = len(TPIDS) + 2
-    for depth in range(TAGS_MAX):
-        over = (TAGS_MAX - depth - 1) * per_tag
-        for number, tpid in enumerate(sorted(TPIDS)):
-            tags.append((JEQ, len(TPIDS) - number, 0, tpid))
-        tags.append((0x05, 0, 0, over + 1))
-        tags.append((LD_H_ABS, 0, 0, 12 + TAG_SIZE * (depth + 1)))
-    match: list[Instruction] = [(JEQ, len(wanted) - number, 0, kind) for number, kind in enumerate(wanted)]
-    return [*for_us, (LD_H_ABS, 0, 0, 12), *tags, *match, (RET, 0, 0, 0), (RET, 0, 0, PASS)]
+        return ((RET, 0, 0, 0),)
+    everything = ethertypes is None or len(ethertypes) > TYPES_MAX
+    return _program(frozenset() if everything else ethertypes or frozenset(), screened, WHOLE if everything else 0)
 
 
-def attach(sock: socket.socket, ethertypes: frozenset[int] | None) -> None:
-    """Make *sock* pass these ethertypes only; replaces the program before, atomically."""
-    code = b"".join(struct.pack("HBBI", *instruction) for instruction in program(ethertypes))
-    memory = ctypes.create_string_buffer(code, len(code))
-    sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("HP", len(code) // 8, ctypes.addressof(memory)))
+def side_program(ethertypes: frozenset[int] | None, screens: Mapping[int, Screen]) -> Code:
+    """Of the side socket: what the screens send there."""
+    return _program(frozenset(), {kind: screen.side for kind, screen in screens.items() if ethertypes is None or kind in ethertypes}, 0)
+
+
+def _program(passed: frozenset[int], screened: Mapping[int, Code], other: int) -> Code:
+    asm = Assembler()
+    asm.op(LD_B_ABS, AD_PKTTYPE)
+    asm.branch(JGE, PACKET_OTHERHOST, "drop")
+    # X follows the place where the payload would begin.
+    for depth in range(TAGS_MAX + 1):
+        asm.op(LDX_IMM, HEADER_SIZE + TAG_SIZE * depth)
+        asm.op(LD_H_ABS, HEADER_SIZE - 2 + TAG_SIZE * depth)
+        if depth < TAGS_MAX:
+            tagged = f"tag {depth}"
+            for tpid in sorted(TPIDS):
+                asm.branch(JEQ, tpid, tagged)
+            asm.jump("type")
+            asm.label(tagged)
+    asm.label("type")
+    for kind in screened:
+        asm.branch(JEQ, kind, f"screen {kind}")
+    for kind in sorted(passed - screened.keys()):
+        asm.branch(JEQ, kind, "pass")
+    asm.op(RET, other)
+    asm.label("pass")
+    asm.op(RET, WHOLE)
+    asm.label("drop")
+    asm.op(RET, 0)
+    for kind, code in screened.items():
+        asm.label(f"screen {kind}")
+        asm.code(code)
+    return asm.assemble()
+
+
+def attach(sock: socket.socket, code: Code) -> None:
+    """Make *sock* pass what the program passes; replaces the program before, atomically. OSError when the kernel refuses it."""
+    packed = b"".join(struct.pack("HBBI", *instruction) for instruction in code)
+    memory = ctypes.create_string_buffer(packed, len(packed))
+    sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("HP", len(code), ctypes.addressof(memory)))

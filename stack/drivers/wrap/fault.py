@@ -30,6 +30,7 @@ from resmgr.errors import Misuse
 from stack.core.driver import BATCH_MAX, Driver, Port
 from stack.core.module import Context, Kind, Module
 from stack.core.options import BitRate, Duration, Percent, Size
+from stack.core.screen import Screen, can_screen
 from stack.core.statistics import Counters, Drop
 from stack.frame import Frame
 from stack.wire.ethernet import HEADER_SIZE
@@ -326,6 +327,15 @@ class FaultDriver:
 
     def accept(self, ethertypes: frozenset[int] | None) -> None:
         self.inner.accept(ethertypes)
+
+    def screen(self, screens: Mapping[int, Screen]) -> None:
+        """Passed on to a driver that screens; others deliver everything."""
+        if can_screen(self.inner):
+            self.inner.screen(screens)
+
+    @property
+    def shed(self) -> int:
+        return self.inner.shed if can_screen(self.inner) else 0
 
     def transmit(self, frames: list[Frame]) -> None:
         if self._detached:

@@ -21,9 +21,10 @@ from qnetpy.link.constants import (
     MAC_SIZE,
     SEEN_MAX,
     SOURCES_MAX,
+    STAMP_SIZE,
 )
 from qnetpy.link.cookie import ClusterMac, CookieJar, mac
-from qnetpy.link.halfopen import Budgets, HalfOpen, HalfOpenTable, Recent, TokenBucket
+from qnetpy.link.halfopen import HalfOpen, HalfOpenTable, Recent, Sources, TokenBucket
 from qnetpy.link.hello import Hello
 from qnetpy.link.noise.handshakestate import HandshakeState
 from qnetpy.link.noise.patterns import parse_name
@@ -31,6 +32,8 @@ from qnetpy.link.party import NOISE, PROLOGUE
 from qnetpy.link.testing import WALL, Caller, Wire, address, agreed
 from resmgr.errors import BadMessage
 
+TAIL = MAC_SIZE + STAMP_SIZE
+"""Behind mac1 of an INITIATION."""
 A, B, C = address(1), address(2), address(3)
 STATE = HandshakeState(parse_name(NOISE[w.PATTERN_XX]), False, b"", bytes(32), random.Random(1).randbytes, None, [bytes(32)])
 
@@ -49,6 +52,7 @@ def entry(index: int, source: w.Address = A, name: str = "n", known: bool = Fals
     return HalfOpen(
         index=index, remote_index=1, source=source, known=known, name=name, boot_id=b"", sequence=1, first_mac=index.to_bytes(16, "big"),
         pattern=1, state=STATE, response=b"", suite=1, transport_id=0, offer=b"", began=began, expires=began + 5.0,
+        answered=began,
     )  # fmt: skip
 
 
@@ -70,10 +74,10 @@ def test_recent_forgets_the_oldest() -> None:
 
 
 def test_sources_do_not_grow() -> None:
-    budgets = Budgets()
+    sources = Sources()
     for number in range(SOURCES_MAX * 3):
-        assert budgets.source(("eth0", number.to_bytes(6, "big")), 1.0)
-    assert len(budgets._sources) == SOURCES_MAX
+        assert sources.take(("eth0", number.to_bytes(6, "big")), 1.0)
+    assert len(sources._buckets) == SOURCES_MAX
 
 
 def test_table_bounds() -> None:
@@ -159,7 +163,7 @@ def test_a_flood_of_recorded_frames_keeps_nothing_and_a_known_peer_connects(auth
     a.call(B, "b")
     wire.run(0.1)
     chance = random.Random(2)
-    frames = [forged(authority, "a", chance, n + 1) + bytes(MAC_SIZE) for n in range(50)]
+    frames = [forged(authority, "a", chance, n + 1) + bytes(TAIL) for n in range(200)]
     wire.log.clear()
     # The flood itself does not pass the wire's timers: it would only make the test slow.
     now = wire.now
@@ -197,11 +201,11 @@ def test_a_flood_by_a_member_without_certificate_is_bounded(authority: Authority
         now += 0.0008
         source = ("eth0", b"\6" + (number % 700).to_bytes(5, "big"))
         initiation = forged(authority, f"x{number}", chance, number + 1)
-        b.machine.receive(initiation + bytes(MAC_SIZE), source, now)
+        b.machine.receive(initiation + bytes(TAIL), source, now)
         for _, answer in b.machine.transmit():
             if answer[0] == w.COOKIE:
                 cookie = seal.open_cookie(w.parse_handshake(answer)[0].body, initiation[-MAC_SIZE:])
-                b.machine.receive(initiation + mac(cookie, initiation), source, now)
+                b.machine.receive(initiation + mac(cookie, initiation) + bytes(STAMP_SIZE), source, now)
         b.machine.transmit()
     party = b.machine._party
     assert b.machine.half_open <= HALF_OPEN_STRANGERS
@@ -228,7 +232,7 @@ def test_one_source_cannot_use_up_what_others_need(authority: Authority, identit
     b, c = Caller(wire, identities[1], B), Caller(wire, identities[2], C)
     chance = random.Random(4)
     for number in range(2000):
-        b.machine.receive(forged(authority, "a", chance, number + 1) + bytes(MAC_SIZE), A, 1.0)
+        b.machine.receive(forged(authority, "a", chance, number + 1) + bytes(TAIL), A, 1.0)
     assert b.machine.counters["rate_source"] >= 1900
     b.machine.transmit()
     wire.now = 1.0
@@ -246,11 +250,11 @@ def test_a_name_claimed_by_a_member_does_not_hold_up_its_owner(authority: Author
     b.want(A, "a")
     for number in range(40):
         initiation = forged(authority, "a", chance, number + 1, sequence=2**63, boot=a.machine.boot_id)
-        b.machine.receive(initiation + bytes(MAC_SIZE), C, wire.now)
+        b.machine.receive(initiation + bytes(TAIL), C, wire.now)
         for destination, answer in b.machine.transmit():
             if destination == C and answer[0] == w.COOKIE:
                 cookie = seal.open_cookie(w.parse_handshake(answer)[0].body, initiation[-MAC_SIZE:])
-                b.machine.receive(initiation + mac(cookie, initiation), C, wire.now)
+                b.machine.receive(initiation + mac(cookie, initiation) + bytes(STAMP_SIZE), C, wire.now)
             elif destination != C:
                 wire.send(B, destination, answer)
         b.pump()

@@ -312,6 +312,33 @@ def test_a_lost_confirmation_of_new_keys_harms_nobody() -> None:
     assert a.owner.log == ["b up"]
 
 
+def test_keys_and_ciphers_are_renewed_at_both_ends_at_once_while_every_fifth_frame_is_lost() -> None:
+    net, a, b = pair(rekey=RekeyPolicy(after=1.0, stagger=0.0, grace=1.0))
+    net.block = lambda sender, cable, frame: net.random.random() < 0.2
+    suites, indices = set(), set()
+    ciphers = ["aes-128-gcm", "chacha20-poly1305", "aes-256-gcm"]
+    for number in range(600):
+        if number % 150 == 75:
+            for station in (a, b):
+                station.machine._handshake.set_suites([ciphers[number // 150 % 3]])
+                for link in station.owner.links.values():
+                    link.sessions.renew("suite")
+        for near, far in ((a, "b"), (b, "a")):
+            net.send(near, far, number.to_bytes(4, "big") * 200)
+        net.run(0.02)
+        current = a.owner.links["b"].sessions.current
+        assert current is not None
+        suites.add(current.suite)
+        indices.add(current.local_index)
+    net.block = lambda sender, cable, frame: False
+    net.run(5.0)
+    for station in (a, b):
+        assert [int.from_bytes(data[:4], "big") for data in sorted(station.owner.got)] == list(range(600))
+    assert a.owner.log == ["b up"], "a link went down"
+    assert len(indices) >= 6
+    assert suites == set(ciphers)
+
+
 # Floods
 
 

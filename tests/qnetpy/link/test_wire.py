@@ -91,7 +91,7 @@ FRAMES = [
 
 
 def test_handshake_header_bytes() -> None:
-    assert FRAMES[0].header().hex() == "02010048" + "00000005" + "00000000" + "01" + "00" + "0000" + "03010000"
+    assert FRAMES[0].header().hex() == "0201004c" + "00000005" + "00000000" + "01" + "00" + "0000" + "03010000"
 
 
 @pytest.mark.parametrize("frame", FRAMES)
@@ -126,7 +126,7 @@ def test_handshake_truncated_anywhere(frame: HandshakeFrame) -> None:
     ],
 )
 def test_handshake_header_fields_are_checked(place: int, value: int, reason: str) -> None:
-    whole = bytearray(FRAMES[0].pack() + bytes(32))
+    whole = bytearray(FRAMES[0].pack() + bytes(36))
     whole[place] = value
     with pytest.raises(BadMessage, match=reason):
         parse_handshake(whole)
@@ -136,4 +136,4 @@ def test_suites_only_in_an_initiation() -> None:
     for kind, suites in ((wire.INITIATION, bytes(4)), (wire.RESPONSE, bytes([1, 0, 0, 0]))):
         frame = HandshakeFrame(kind, 1, 0 if kind == wire.INITIATION else 2, wire.PATTERN_XX, suites, b"")
         with pytest.raises(BadMessage, match="does not belong"):
-            parse_handshake(frame.pack() + bytes(32))
+            parse_handshake(frame.pack() + bytes(36))

@@ -15,36 +15,19 @@ import trio.lowlevel
 from resmgr.runner import TrioDispatch, open_dispatch
 from stack.core.statistics import Counters, Drop
 from stack.drivers.af_packet import filter as kernel_filter
-from stack.drivers.af_packet.filter import AD_PKTTYPE, JEQ, JGE, LD_B_ABS, LD_H_ABS, RET, program
+from stack.drivers.af_packet.filter import program
 from stack.drivers.af_packet.output import Output
 from stack.drivers.af_packet.sender import PLAIN_MAX, SLOTS, Sender
+from stack.filter.bpf import machine
+from stack.filter.bpf.assembler import Code
 from stack.frame import Frame
 
 FOR_US, BROADCAST, MULTICAST, OTHER_HOST, OUTGOING = range(5)
 
 
-def run(code: list[tuple[int, int, int, int]], frame: bytes, packet_type: int) -> bool:
-    """A little classic BPF machine: whether the frame passes. A load beyond the frame ends with 0, as in the kernel."""
-    place = accumulator = 0
-    while True:
-        kind, jump_true, jump_false, k = code[place]
-        place += 1
-        if kind == RET:
-            return k > 0
-        if kind == LD_B_ABS and k == AD_PKTTYPE:
-            accumulator = packet_type
-        elif kind == LD_H_ABS:
-            if k + 2 > len(frame):
-                return False
-            accumulator = struct.unpack_from("!H", frame, k)[0]
-        elif kind == JEQ:
-            place += jump_true if accumulator == k else jump_false
-        elif kind == JGE:
-            place += jump_true if accumulator >= k else jump_false
-        elif kind == 0x05:
-            place += k
-        else:
-            raise AssertionError(f"unknown instruction {kind:#x}")
+def run(code: Code, frame: bytes, packet_type: int) -> bool:
+    """Whether the frame passes."""
+    return machine.run(code, frame, packet_type) > 0
 
 
 def frame_of(kind: int, tags: tuple[int, ...]) -> bytes:
@@ -81,7 +64,7 @@ def test_program_for_all_none_and_too_many() -> None:
 def test_the_kernel_takes_the_programs() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         for wanted in (None, frozenset[int](), frozenset({1}), frozenset(range(0x2000, 0x2040)), frozenset(range(0x2000, 0x3000))):
-            kernel_filter.attach(sock, wanted)
+            kernel_filter.attach(sock, program(wanted))
 
 
 @pytest.fixture

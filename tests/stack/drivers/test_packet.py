@@ -15,8 +15,10 @@ from resmgr.runner import TrioDispatch, open_dispatch
 from stack.core.driver import Driver
 from stack.core.errors import ModuleError
 from stack.core.options import Size, parse_options
+from stack.core.screen import Screen
 from stack.core.statistics import Drop
 from stack.drivers.packet import PacketDriver, PacketOptions
+from stack.filter.bpf.assembler import JEQ, JGE, LD_B_IND, RET, SAMPLE_SIZE, WHOLE, Assembler, Code
 from stack.frame import Frame
 from stack.testing.driver import OTHER_TYPE, TYPE, RecordingPort, check_driver, frame
 
@@ -260,3 +262,97 @@ def test_options() -> None:
         with pytest.raises(ModuleError) as raised:
             parse_options(PacketOptions, text, "packet")
         assert str(raised.value) == sentence
+
+
+def screen_of(pressed: Callable[[], None] = lambda: None) -> Screen:
+    """By the first byte of the payload: 1 to the main queue, 2 to the side, others are shed, and each of them is a sample."""
+
+    def queue(wanted: int, other: int) -> Code:
+        asm = Assembler()
+        asm.op(LD_B_IND, 0)
+        asm.branch(JEQ, wanted, "yes")
+        asm.branch(JGE, 3, None, "no")
+        asm.op(RET, other)
+        asm.label("no")
+        asm.op(RET, 0)
+        asm.label("yes")
+        asm.op(RET, WHOLE)
+        return asm.assemble()
+
+    return Screen(queue(1, 0), queue(2, SAMPLE_SIZE), 10, pressed)
+
+
+def marked(ends: Ends, mark: int, count: int) -> list[Frame]:
+    return [frame(ends.b.mac, ends.a.mac, bytes((mark,)) + number.to_bytes(4, "big") + bytes(200)) for number in range(count)]
+
+
+async def test_a_screen_sorts_into_two_queues_and_sheds(ends: Ends) -> None:
+    ends.b.screen({TYPE: screen_of()})
+    main, side, shed = (marked(ends, mark, 20) for mark in (1, 2, 3))
+    for one in zip(main, side, shed, strict=True):
+        ends.a.transmit(list(one))
+    assert await settle(lambda: len(ends.port_b.frames) == 40 and ends.b.shed == 200)
+    assert [one for one in ends.port_b.frames if one in main] == main
+    assert [one for one in ends.port_b.frames if one in side] == side
+    assert ends.b.info()["screened out"] == 200
+    ends.b.screen({})
+    ends.a.transmit(shed)
+    assert await settle(lambda: len(ends.port_b.frames) == 60)
+
+
+async def test_a_flood_in_the_side_queue_does_not_touch_the_main_one(ends: Ends) -> None:
+    """Ten times what either ring holds, sent while the node does not look, and after it only then."""
+    pressed = []
+    ends.b.screen({TYPE: screen_of(lambda: pressed.append(1))})
+    main = marked(ends, 1, 50)
+    ends.a.transmit(main)
+    for _ in range(80):
+        ends.a.transmit(marked(ends, 2, 30))
+    assert await settle(lambda: bool(pressed) and len([one for one in ends.port_b.frames if one in main]) == 50)
+    assert ends.port_b.drops == {}, "nothing was lost in the main queue"
+    assert await settle(lambda: int(ends.b.info()["side queue overruns"]) > 1000)
+    # What is left in the side queue comes in portions; then it is empty, and the node sleeps.
+    assert await settle(lambda: len(ends.port_b.frames) == 50 + 80)
+    assert not await settle(lambda: len(ends.port_b.frames) != 50 + 80, 0.25)
+
+
+async def test_a_program_that_the_kernel_refuses_leaves_everything_as_it_was(ends: Ends, caplog: pytest.LogCaptureFixture) -> None:
+    broken = ((0xFFFF, 0, 0, 0),)
+    ends.b.screen({TYPE: Screen(broken, broken, 1, lambda: None)})
+    assert "no screen on vb" in caplog.text
+    assert str(ends.b.info()["screen"]).startswith("none: ")
+    frames = [one for mark in (1, 2, 3) for one in marked(ends, mark, 5)]
+    ends.a.transmit(frames)
+    assert await settle(lambda: ends.port_b.frames == frames)
+    ends.b.screen({TYPE: screen_of()})
+    ends.a.transmit(marked(ends, 3, 5))
+    assert await settle(lambda: ends.b.shed == 50)
+
+
+async def test_a_screen_follows_the_interface(ends: Ends, veth: Any) -> None:
+    ends.b.screen({TYPE: screen_of()})
+    veth.b.ip("link", "set", "vb", "down")
+    assert await settle(lambda: not ends.b.up)
+    veth.b.ip("link", "set", "vb", "up")
+    assert await settle(lambda: ends.a.up and ends.b.up)
+    ends.a.transmit([*marked(ends, 2, 3), *marked(ends, 3, 3)])
+    assert await settle(lambda: len(ends.port_b.frames) == 3 and ends.b.shed == 30)
+
+
+async def test_detach_from_within_a_delivery_of_the_side_queue(dispatch: TrioDispatch, veth: Any) -> None:
+    made = Ends(*open_pair(dispatch, veth))
+    assert await settle(lambda: made.a.up and made.b.up)
+    made.b.screen({TYPE: screen_of()})
+    kept: list[Frame] = []
+
+    def deliver(frames: list[Frame]) -> None:
+        made.b.detach()
+        kept.extend(map(bytes, frames))
+
+    made.port_b.deliver = deliver  # type: ignore[method-assign]  # the port of this test
+    sent = marked(made, 2, 3)
+    made.a.transmit(sent)
+    assert await settle(lambda: bool(kept))
+    assert kept == sent[: len(kept)]
+    made.a.detach()
+    assert dispatch.statistics().descriptors == 0

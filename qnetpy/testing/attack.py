@@ -1,0 +1,110 @@
+"""The tests' side of a trial with an enemy (`qnetpy.testing.enemy`): records what he can hear, starts him, asks the victim how it is."""
+
+from __future__ import annotations
+
+import json
+import struct
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from qnetpy.cluster.handle import Cluster
+from qnetpy.link import wire
+from qnetpy.testing.enemy import ETHERTYPE, pack_recording
+from stack.wire.ethernet import HEADER_SIZE
+
+TRIES = 8
+
+
+def read_pcap(file: Path) -> list[bytes]:
+    """Frames of our ethertype."""
+    data = file.read_bytes()
+    frames, at = [], 24
+    while at + 16 <= len(data):
+        length = struct.unpack_from("=I", data, at + 8)[0]
+        frames.append(data[at + 16 : at + 16 + length])
+        at += 16 + length
+    return [frame for frame in frames if frame[12:14] == ETHERTYPE.to_bytes(2, "big")]
+
+
+def record(cluster: Cluster, caller: str, called: str, folder: Path) -> bytes:
+    """The handshake and some traffic of two nodes, as somebody sees it who listens on the wire. It begins with a call of *caller*.
+
+    It restarts *caller*, and again when it was *called* that called first.
+    """
+    mac = bytes.fromhex(Victim(cluster, called).mac.replace(":", ""))
+    for number in range(TRIES):
+        file = folder / f"{caller}-{number}.pcap"
+        with cluster.capture("lan", file):
+            cluster.run(caller, "qnet", "down")
+            cluster.run(caller, "qnet", "up")
+            cluster.run(caller, "qnet", "nodes", "--wait", called)
+            cluster.run(caller, "sh", "-c", f"head -c 3000000 /dev/zero > /net/{called}/tmp/some")
+            time.sleep(0.3)
+        frames = read_pcap(file)
+        if any(frame[:6] == mac and frame[HEADER_SIZE] == wire.INITIATION for frame in frames):
+            return pack_recording(frames)
+    raise AssertionError(f"{caller} never called {called} in {TRIES} starts")
+
+
+class Victim:
+    """A node under attack, and what is asked of it."""
+
+    def __init__(self, cluster: Cluster, node: str) -> None:
+        self.cluster = cluster
+        self.node = node
+        status = self.status()
+        self.pid = status["pid"]
+        self.mac: str = status["interfaces"][0]["mac"]
+
+    def status(self) -> dict[str, Any]:
+        """Of `qnet status --json`."""
+        told: dict[str, Any] = json.loads(self.cluster.run(self.node, "qnet", "status", "--json").stdout)
+        return told
+
+    def received(self) -> int:
+        """Frames that came out of its interface, wanted or not."""
+        return int(self.cluster.run(self.node, "cat", "/sys/class/net/eth0/statistics/rx_packets").stdout)
+
+    def processor(self) -> float:
+        """Seconds that the daemon's threads have had a core."""
+        script = f"cat /proc/{self.pid}/task/*/schedstat"
+        return sum(int(line.split()[0]) for line in self.cluster.run(self.node, "sh", "-c", script).stdout.splitlines()) / 1e9
+
+    def share(self, seconds: float) -> tuple[float, float]:
+        """Share of a core that the daemon takes, and frames per second that arrive, during so many seconds from now."""
+        arrived, before, began = self.received(), self.processor(), time.monotonic()
+        time.sleep(seconds)
+        taken, passed = self.processor() - before, time.monotonic() - began
+        return taken / passed, (self.received() - arrived) / (time.monotonic() - began)
+
+    def memory(self) -> int:
+        """KiB."""
+        lines = self.cluster.run(self.node, "cat", f"/proc/{self.pid}/status").stdout.splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS"))
+
+    def link(self, other: str) -> tuple[str, int]:
+        """State of a node as the victim sees it, and how often it came up."""
+        node = next(node for node in self.status()["nodes"] if node["name"] == other)
+        return node["state"], node["starts"]
+
+
+@contextmanager
+def flooding(victim: Victim, enemy: str, recording: bytes, kinds: list[str], rate: float) -> Iterator[None]:
+    """The machine *enemy* floods *victim* with these kinds of frames, in turn, from when the block begins until it ends."""
+    words = ["-m", "qnetpy.testing.enemy", "--to", victim.mac, "--rate", str(rate), "--seconds", "3600"]
+    for kind in kinds:
+        words += ["--kind", kind]
+    with victim.cluster.running(enemy, sys.executable, *words) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(recording)
+        process.stdin.close()
+        process.stdin = None
+        if not process.stdout.readline().startswith(b"sending"):
+            assert process.stderr is not None
+            raise AssertionError(process.stderr.read().decode())
+        yield

@@ -1,0 +1,1 @@
+"""Everything that takes bytes from others, as targets for a fuzzer."""

@@ -1,0 +1,251 @@
+"""What is fuzzed: everything that takes bytes from a peer, a stranger, the kernel or a file. One function per door, bytes in.
+
+A target returns; bytes that the product refuses in the way it promises (`BadMessage`, `SettingsError`, ...) are fine, any other exception
+is a finding. Where a value comes out, it is packed again and must come out the same. `tests/fuzz/run.py` drives these with coverage, and
+`test_corpus.py` replays the corpus in the ordinary tests.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
+
+from qnetpy import config, control, settings
+from qnetpy.cluster import topology
+from qnetpy.discovery.hint import pack_txt, parse_instance, parse_txt
+from qnetpy.identity.certificate import CertificateError, parse_certificate, parse_pem_certificates, parse_root
+from qnetpy.identity.store import StoreError, unpack_bundle
+from qnetpy.link import hello
+from qnetpy.link.transport.items import decode
+from qnetpy.link.wire import parse_handshake, sort_frames
+from qnetpy.settings import SettingsError
+from qnetpy.testing.fuzz import machines
+from resmgr import iomsg, iorequest, message
+from resmgr.errors import BadMessage, ResmgrError
+from resmgr.procmgr import message as spawn
+from stack.core.errors import OptionError
+from stack.core.options import parse_options
+from stack.drivers.packet import PacketOptions
+from stack.drivers.wrap.fault import FaultOptions
+from stack.frame import BadFrame
+from stack.wire import rtnetlink
+from stack.wire.ethernet import ethertype_of, payload_offset
+
+Target = Callable[[bytes], None]
+
+
+def items(data: bytes) -> Iterator[bytes]:
+    """*data* cut into items, each behind two bytes of length; the last may be short."""
+    at = 0
+    while at + 2 <= len(data):
+        end = at + 2 + int.from_bytes(data[at : at + 2], "big")
+        yield data[at + 2 : end]
+        at = end
+
+
+def frames(data: bytes) -> None:
+    """A batch of frames of our ethertype, sorted as the link machine does it."""
+    batch = [memoryview(one) for one in items(data)]
+    if not batch:
+        return
+    result = sort_frames(batch)
+    found = sum(len(arrivals.numbers) for arrivals in result.data) + len(result.handshakes) + result.malformed
+    assert found == len(batch)
+    for frame in batch:
+        try:
+            assert ethertype_of(frame) >= 0
+            assert payload_offset(frame) >= 14
+        except BadFrame:
+            pass
+
+
+def handshake(data: bytes) -> None:
+    """One handshake frame, and what is in its body once it is authentic."""
+    frame, covered, macs = parse_handshake(data)
+    assert frame.pack() == covered
+    assert parse_handshake(covered + macs)[0] == frame
+
+
+def offers(data: bytes) -> None:
+    """Hello, Offer and Verdict: the plaintext of handshake messages."""
+    for parse in (_hello, _offer, _verdict):
+        try:
+            parse(data)
+        except BadMessage:
+            pass
+
+
+def _hello(data: bytes) -> None:
+    value, rest = hello.parse_hello(data)
+    assert hello.parse_hello(value.pack()) == (value, b"")
+    assert len(rest) <= len(data)
+
+
+def _offer(data: bytes) -> None:
+    value = hello.parse_offer(data)
+    assert hello.parse_offer(value.pack()) == value
+
+
+def _verdict(data: bytes) -> None:
+    assert hello.parse_verdict(hello.pack_verdict(*hello.parse_verdict(data))) == hello.parse_verdict(data)
+
+
+def packet(data: bytes) -> None:
+    """The plaintext of a DATA frame, as values."""
+    assert decode(data).items
+
+
+def messages(data: bytes) -> None:
+    """Messages between kernels, each parser on the same bytes."""
+    for parse in (
+        message.parse_send,
+        message.parse_reply,
+        message.parse_read,
+        message.parse_read_data,
+        message.parse_write,
+        message.parse_pulse,
+        message.parse_bare,
+        message.parse_hello,
+    ):
+        try:
+            parse(data)
+        except BadMessage:
+            pass
+
+
+def requests(data: bytes) -> None:
+    """Requests to resource managers, and their answers."""
+    for parse in (
+        _connect,
+        iorequest.parse_read,
+        iorequest.parse_write,
+        iorequest.parse_readdir,
+        iorequest.parse_space,
+        iorequest.parse_devctl,
+        iorequest.parse_close,
+        lambda view: iomsg.parse_dirents(view, True),
+        lambda view: iomsg.parse_dirents(view, False),
+    ):
+        try:
+            parse(data)
+        except (BadMessage, ResmgrError):
+            pass
+
+
+def _connect(data: bytes) -> None:
+    iorequest.parse_connect(data)
+
+
+def processes(data: bytes) -> None:
+    """Messages to the process manager, and its answers."""
+    for parse in (_spawn, spawn.parse_header, spawn.parse_stream, spawn.parse_spawned, spawn.parse_ended, _rows):
+        try:
+            parse(data)
+        except BadMessage:
+            pass
+
+
+def _spawn(data: bytes) -> None:
+    value = spawn.parse_spawn(data)
+    assert spawn.parse_spawn(spawn.pack_spawn(value)) == value
+
+
+def _rows(data: bytes) -> None:
+    rows = spawn.parse_rows(data)
+    assert len(rows) <= len(data)
+
+
+def certificates(data: bytes) -> None:
+    """Certificates from a handshake, and the files of a node."""
+    for parse in (parse_certificate, parse_root, parse_pem_certificates, unpack_bundle):
+        try:
+            parse(data)
+        except (CertificateError, StoreError):
+            pass
+
+
+def discovery(data: bytes) -> None:
+    """What anybody can announce by mDNS."""
+    try:
+        parse_instance(data.decode("latin-1"))
+    except BadMessage:
+        pass
+    place = parse_txt(data)
+    assert parse_txt(pack_txt(place)) == place
+
+
+def links(data: bytes) -> None:
+    """rtnetlink, from the kernel."""
+    for told in rtnetlink.parse_messages(data):
+        assert told is not None
+
+
+def configuration(data: bytes) -> None:
+    """The node's settings file, a topology file, and a control reply, as text."""
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        return
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError:
+        return
+    try:
+        config.check(settings.structure(config.Config, table))
+    except SettingsError:
+        pass
+    try:
+        topology.plan(topology.parse(text, "text"), "name", "text")
+    except SettingsError:
+        pass
+
+
+def options(data: bytes) -> None:
+    """Module options, which come over the network too."""
+    text = data.decode("latin-1")
+    for kind in (PacketOptions, FaultOptions):
+        try:
+            parse_options(kind, text, "module")
+        except OptionError:
+            pass
+
+
+def control_reply(data: bytes) -> None:
+    try:
+        control.unpack_reply(data)
+    except (ValueError, RecursionError):
+        pass
+
+
+TARGETS: Mapping[str, Target] = {
+    "frames": frames,
+    "handshake": handshake,
+    "offers": offers,
+    "packet": packet,
+    "messages": messages,
+    "requests": requests,
+    "processes": processes,
+    "certificates": certificates,
+    "discovery": discovery,
+    "links": links,
+    "configuration": configuration,
+    "options": options,
+    "control_reply": control_reply,
+    "transport": lambda data: machines.transport(list(items(data))),
+    "peer": lambda data: machines.peer(list(items(data))),
+    "manager": lambda data: machines.manager(list(items(data))),
+    "fuse": lambda data: machines.fuse(list(items(data))),
+    "shaking": lambda data: machines.shaking(list(items(data))),
+    "link": lambda data: machines.link(list(items(data))),
+}
+"""By the name of the folder of their corpus."""
+REFUSALS = (BadMessage, BadFrame)
+"""What any target may raise for bytes it does not like."""
+
+
+def run(name: str, data: bytes) -> None:
+    """One input to one target; raises for a finding only."""
+    try:
+        TARGETS[name](data)
+    except REFUSALS:
+        pass

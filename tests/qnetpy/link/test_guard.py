@@ -1,0 +1,134 @@
+"""When the guard goes on and off, and what it takes for a flood."""
+
+from __future__ import annotations
+
+import random
+
+import attrs
+
+from qnetpy.link.guard import CALM_SECONDS, COPIES_MAX, HOT_SECONDS, REORDER_GUARDED, REPLAYS_MAX, REVIEW, SEEN_MAX, Guard
+from qnetpy.link.screen import FLOORS_MAX, HOT_MAX
+from qnetpy.link.session import Session
+from qnetpy.link.wire import CONFIRM, DATA, HANDSHAKE_HEADER, HandshakeFrame
+
+
+@attrs.define
+class Counts:
+    replayed: int = 0
+
+
+class Played:
+    """What the guard asks of a session."""
+
+    def __init__(self, index: int, floors: dict[int, int]) -> None:
+        self.local_index = index
+        self.counters = Counts()
+        self._floors = floors
+
+    def floors(self, reorder: int) -> dict[int, int]:
+        assert reorder == REORDER_GUARDED
+        return self._floors
+
+
+def sessions(*played: Played) -> list[Session]:
+    return list(played)  # type: ignore[arg-type]  # the guard needs no more of a session
+
+
+def frame(mac: bytes) -> memoryview:
+    return memoryview(HandshakeFrame(CONFIRM, 1, 2, 1, bytes(4), b"body").pack() + mac.ljust(16, b"\0"))
+
+
+def test_pressure_puts_it_on_and_calm_takes_it_off() -> None:
+    guard = Guard((1, 2))
+    assert not guard.view([5]).guarded
+    assert guard.next_timeout() is None
+    assert guard.sign(10.0)
+    assert not guard.sign(11.0), "it is on already"
+    assert guard.view([5]).guarded
+    assert not guard.review([], 0, 11.0 + CALM_SECONDS - 0.1)
+    assert guard.next_timeout() == 11.0 + CALM_SECONDS - 0.1 + REVIEW
+    assert guard.review([], 0, 11.0 + CALM_SECONDS)
+    assert not guard.on
+    assert guard.times == 1
+
+
+def test_what_drivers_shed_keeps_it_on() -> None:
+    guard = Guard((1, 2))
+    guard.sign(0.0)
+    for second in range(1, 30):
+        guard.review([], 256 * second, float(second))
+        assert guard.on
+    guard.review([], 256 * 29, 29.0 + CALM_SECONDS)
+    assert not guard.on
+
+
+def test_a_frame_repeated_too_often_is_hot_for_a_while() -> None:
+    guard = Guard((1, 2))
+    guard.sign(0.0)
+    for _ in range(COPIES_MAX):
+        guard.saw([frame(b"once"), memoryview(bytes((DATA,)) + bytes(60))], 0, 0.5)
+    assert not guard.review([], 0, 0.5)
+    guard.saw([frame(b"once")], 0, 0.6)
+    assert guard.review([], 0, 0.7), "the program must be made anew"
+    assert guard.view([]).hot == {int.from_bytes(b"once", "big")}
+    guard.sign(HOT_SECONDS)
+    assert guard.review([], 0, 0.6 + HOT_SECONDS)
+    assert guard.hot == 0
+
+
+def test_repetitions_of_a_real_node_are_none() -> None:
+    """Its frames come again after 0.1, 0.2, 0.4 s, then every second, on each of four addresses."""
+    guard = Guard((1, 2))
+    guard.sign(0.0)
+    for now in (0.0, 0.1, 0.3, 0.7, 1.5, 2.5):
+        for _ in range(2):
+            guard.saw([frame(b"node")], 0, now)
+    assert guard.hot == 0
+
+
+def test_memory_is_bounded() -> None:
+    guard = Guard((1, 2))
+    guard.sign(0.0)
+    chance = random.Random(1)
+    for _ in range(5):
+        for _ in range(SEEN_MAX):
+            guard.saw([frame(chance.randbytes(4))], 0, 0.5)
+    assert len(guard._counts) == SEEN_MAX
+    words = [chance.randbytes(4) for _ in range(HOT_MAX + 100)]
+    for _ in range(COPIES_MAX + 1):
+        guard.saw([frame(word) for word in words], 0, 2.5)
+    assert guard.hot == HOT_MAX
+    many = [Played(number, {0: 5}) for number in range(100)]
+    guard.review(sessions(*many), 0, 3.0)
+    for one in many:
+        one.counters.replayed = REPLAYS_MAX + 1
+    guard.review(sessions(*many), 0, 3.2)
+    assert len(guard.view([]).floors) == FLOORS_MAX
+
+
+def test_copies_of_a_session_give_it_floors() -> None:
+    guard = Guard((1, 2))
+    attacked, other = Played(7, {0: 100, 1: 5}), Played(8, {0: 9})
+    attacked.counters.replayed = 10_000
+    assert not guard.review(sessions(attacked, other), 0, 1.0), "old copies are no flood"
+    attacked.counters.replayed += REPLAYS_MAX
+    assert not guard.review(sessions(attacked, other), 0, 1.1)
+    attacked.counters.replayed += REPLAYS_MAX + 1
+    assert guard.review(sessions(attacked, other), 0, 1.2)
+    assert guard.view([]).floors == {(7, 0): 100, (7, 1): 5}
+    # The program sheds them now: the counter stands still, the floors follow the session.
+    attacked._floors = {0: 300, 1: 5}
+    assert guard.review(sessions(attacked, other), 500, 1.3)
+    assert guard.view([]).floors == {(7, 0): 300, (7, 1): 5}
+    assert guard.review(sessions(attacked, other), 500, 1.3 + CALM_SECONDS)
+    assert guard.view([]).floors == {}
+    assert not guard.on
+
+
+def test_frames_that_are_none_are_not_counted() -> None:
+    guard = Guard((1, 2))
+    guard.sign(0.0)
+    for length in range(HANDSHAKE_HEADER.size + 3):
+        for _ in range(COPIES_MAX + 1):
+            guard.saw([frame(b"x")[:length]], 0, 0.1)
+    assert guard.hot == 0
