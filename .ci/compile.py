@@ -42,6 +42,11 @@ def main() -> int:
     shutil.rmtree(BUILD, ignore_errors=True)
     # Before the build: a source that is changed meanwhile then does not fit.
     facts = [fact(source_of(module)) for module in modules]
+    reused = [place for module in modules for place in reused_names(source_of(module))]
+    if reused:
+        print("compile: one name for exceptions of two types in a function is a TypeError in compiled code:", file=sys.stderr)
+        print("\n".join(reused), file=sys.stderr)
+        return 1
     build(modules, args.optimise, args.verbose)
     compared = list(identities(modules))
     if compared:
@@ -79,6 +84,18 @@ def fact(source: Path) -> list[object]:
     """Path, size, time and digest, as the manifest has them."""
     status = source.stat()
     return [str(source), status.st_size, status.st_mtime_ns, hashlib.sha256(source.read_bytes()).hexdigest()]
+
+
+def reused_names(source: Path) -> Iterator[str]:
+    """`except A as error` and `except B as error` in one function: mypyc gives the variable the first one's type."""
+    for function in ast.walk(ast.parse(source.read_text())):
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+            kinds: dict[str, str] = {}
+            for handler in ast.walk(function):
+                if isinstance(handler, ast.ExceptHandler) and handler.name and handler.type:
+                    kind = ast.unparse(handler.type)
+                    if kinds.setdefault(handler.name, kind) != kind:
+                        yield f"  {source}:{handler.lineno}: {function.name}: {handler.name}"
 
 
 def identities(modules: list[str]) -> Iterator[str]:
