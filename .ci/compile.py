@@ -41,7 +41,7 @@ def main() -> int:
         return 0
     shutil.rmtree(BUILD, ignore_errors=True)
     # Before the build: a source that is changed meanwhile then does not fit.
-    facts = [fact(source_of(module)) for module in modules]
+    facts = [fact(source) for source in sorted(closure(modules))]
     reused = [place for module in modules for place in reused_names(source_of(module))]
     if reused:
         print("compile: one name for exceptions of two types in a function is a TypeError in compiled code:", file=sys.stderr)
@@ -78,6 +78,24 @@ def fits(modules: list[str]) -> bool:
 
 def source_of(module: str) -> Path:
     return Path(*module.split(".")).with_suffix(".py")
+
+
+def closure(modules: list[str]) -> set[Path]:
+    """The sources of *modules* and of all of ours that they import, at any depth: constants of those are built in as well."""
+    found: set[Path] = set()
+    waiting = [source_of(module) for module in modules]
+    while waiting:
+        source = waiting.pop()
+        if source in found or not source.is_file():
+            continue
+        found.add(source)
+        for node in ast.walk(ast.parse(source.read_text())):
+            if isinstance(node, ast.Import):
+                waiting += [source_of(alias.name) for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                package = Path(*node.module.split("."), "__init__.py")
+                waiting += [source_of(node.module), package, *(source_of(f"{node.module}.{alias.name}") for alias in node.names)]
+    return found
 
 
 def fact(source: Path) -> list[object]:
