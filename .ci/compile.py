@@ -41,7 +41,12 @@ def main() -> int:
         return 0
     shutil.rmtree(BUILD, ignore_errors=True)
     # Before the build: a source that is changed meanwhile then does not fit.
-    facts = [fact(source_of(module)) for module in modules]
+    facts = [fact(source) for source in sorted(closure(modules))]
+    reused = [place for module in modules for place in reused_names(source_of(module))]
+    if reused:
+        print("compile: one name for exceptions of two types in a function is a TypeError in compiled code:", file=sys.stderr)
+        print("\n".join(reused), file=sys.stderr)
+        return 1
     build(modules, args.optimise, args.verbose)
     compared = list(identities(modules))
     if compared:
@@ -75,10 +80,40 @@ def source_of(module: str) -> Path:
     return Path(*module.split(".")).with_suffix(".py")
 
 
+def closure(modules: list[str]) -> set[Path]:
+    """The sources of *modules* and of all of ours that they import, at any depth: constants of those are built in as well."""
+    found: set[Path] = set()
+    waiting = [source_of(module) for module in modules]
+    while waiting:
+        source = waiting.pop()
+        if source in found or not source.is_file():
+            continue
+        found.add(source)
+        for node in ast.walk(ast.parse(source.read_text())):
+            if isinstance(node, ast.Import):
+                waiting += [source_of(alias.name) for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                package = Path(*node.module.split("."), "__init__.py")
+                waiting += [source_of(node.module), package, *(source_of(f"{node.module}.{alias.name}") for alias in node.names)]
+    return found
+
+
 def fact(source: Path) -> list[object]:
     """Path, size, time and digest, as the manifest has them."""
     status = source.stat()
     return [str(source), status.st_size, status.st_mtime_ns, hashlib.sha256(source.read_bytes()).hexdigest()]
+
+
+def reused_names(source: Path) -> Iterator[str]:
+    """`except A as error` and `except B as error` in one function: mypyc gives the variable the first one's type."""
+    for function in ast.walk(ast.parse(source.read_text())):
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+            kinds: dict[str, str] = {}
+            for handler in ast.walk(function):
+                if isinstance(handler, ast.ExceptHandler) and handler.name and handler.type:
+                    kind = ast.unparse(handler.type)
+                    if kinds.setdefault(handler.name, kind) != kind:
+                        yield f"  {source}:{handler.lineno}: {function.name}: {handler.name}"
 
 
 def identities(modules: list[str]) -> Iterator[str]:

@@ -7,8 +7,9 @@ QNETPY_COMPILED chooses:
     on                compiled; ImportError when there is no build or it does not fit
     off               Python source
 
-A build fits when it was made by this Python and none of its sources has changed since: all of them or none, because compiled
-modules call each other without looking names up. A source is looked at by size and time, and read only when its time differs.
+A build fits when it was made by this Python and none of its sources has changed since, nor any of ours that they import: all or nothing,
+because compiled modules call each other without looking names up, and have the constants of others built in. A source is looked at by size
+and time, and read only when its time differs.
 
 `choose` runs once, when the first of the three packages is imported. It reads the manifest and the status of the sources; an installed
 distribution without a build costs one failed `open`. The choice is a finder in `sys.meta_path`: each module is loaded when it is imported.

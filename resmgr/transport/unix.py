@@ -220,8 +220,8 @@ class UnixCarrier:
                 return
             try:
                 messages = self._assembler.feed(datagram)
-            except BadMessage as error:
-                self._down(str(error))
+            except BadMessage as bad:
+                self._down(str(bad))
                 return
             if len(messages) == 1 and not self._inbox and not self._paused:
                 descriptors, self._descriptors = self._descriptors, ()

@@ -106,10 +106,10 @@ class PacketDriver:
         try:
             # Protocol 0: nothing is received until bind, when the filter is in place.
             sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
-        except PermissionError as error:
+        except PermissionError as refused:
             raise ModuleError(
                 errno.EPERM, f"no right to send and receive frames on {ifname}: this needs root or the capability CAP_NET_RAW"
-            ) from error
+            ) from refused
         except OSError as error:
             raise ModuleError(error.errno or errno.EIO, f"this kernel opens no packet socket: {error.strerror}") from error
         kernel_filter.attach(sock, kernel_filter.program(frozenset()))

@@ -277,8 +277,8 @@ class Transport:
             self._receive(where, packets, now)
         except PeerError as error:
             self._fail(error.code, str(error))
-        except BadMessage as error:
-            self._fail(CloseCode.PROTOCOL_ERROR, str(error))
+        except BadMessage as bad:
+            self._fail(CloseCode.PROTOCOL_ERROR, str(bad))
         except (struct.error, IndexError):
             self._fail(CloseCode.PROTOCOL_ERROR, "truncated item")
 
