@@ -2,9 +2,11 @@
 
     {"do": "status"}    facts about the node: identity, interfaces, counters, mount, start
     {"do": "nodes"}     the node table
+    {"do": "invite", ...} and others: what is changed (`qnetpy.members.commands`)
 
-The channel is `(0, PID_SYSTEM, CHID_CONTROL)` and takes no messages from other nodes. It is for every user of this machine and only tells;
-the daemon is stopped by a signal. Errors are errnos: EINVAL for what is no request, ENOSYS for an unknown one, EPERM, EMSGSIZE.
+The channel is `(0, PID_SYSTEM, CHID_CONTROL)` and takes no messages from other nodes. It tells every user of this machine; who changes
+something must be root or the daemon's user. The daemon is stopped by a signal. Errors are errnos: EINVAL for what is no request, ENOSYS
+for an unknown one, EPERM, EMSGSIZE; a request that was understood and cannot be done is answered with `{"error": sentence}`.
 
 Not on any fast path: a request may walk tables and make text.
 """
@@ -13,6 +15,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 from collections.abc import Callable, Mapping
 
 import attrs
@@ -26,6 +29,8 @@ REQUEST_MAX = 4096
 REPLY_MAX = 1 << 20
 """Reply buffer of the commands."""
 Facts = Callable[[], Mapping[str, object]]
+Verb = Callable[[Mapping[str, object], Callable[[Mapping[str, object]], None]], None]
+"""A request and what takes its answer, which comes once, then or later."""
 
 
 @attrs.define
@@ -34,6 +39,8 @@ class Control:
 
     status: Facts
     nodes: Facts
+    verbs: Mapping[str, Verb] = attrs.Factory(dict)
+    """What changes something."""
 
     def handle(self, message: Message) -> None:
         """The channel's handler."""
@@ -53,16 +60,20 @@ class Control:
             message.reply(0, _pack(self.status()))
         elif verb == "nodes":
             message.reply(0, _pack(self.nodes()))
-        else:
+        elif not isinstance(verb, str) or verb not in self.verbs:
             message.error(errno.ENOSYS)
+        elif message.info.credentials.uid not in (0, os.geteuid()):
+            message.error(errno.EPERM)
+        else:
+            self.verbs[verb](request, lambda facts: message.reply(0, _pack(facts)))
 
 
 def _pack(facts: Mapping[str, object]) -> bytes:
     return json.dumps(facts, default=str).encode()
 
 
-def pack_request(verb: str) -> bytes:
-    return json.dumps({"do": verb}).encode()
+def pack_request(verb: str, arguments: Mapping[str, object] | None = None) -> bytes:
+    return json.dumps({**(arguments or {}), "do": verb}).encode()
 
 
 def unpack_reply(data: bytes) -> dict[str, object]:

@@ -12,18 +12,20 @@ from __future__ import annotations
 import errno
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from operator import itemgetter
 
 import attrs
 
 from qnetpy.discovery.hint import TOKEN_LENGTH, Announcement, Discovery, Hint
 from qnetpy.identity.authority import NodeIdentity
-from qnetpy.link.handshake import HandshakeMachine
+from qnetpy.identity.certificate import Certificate
+from qnetpy.link.handshake import HandshakeMachine, everybody
 from qnetpy.link.machine import Link, LinkMachine, LinkTimers
-from qnetpy.link.outcome import Failed
+from qnetpy.link.outcome import Failed, Reason
 from qnetpy.link.session import RekeyPolicy
 from qnetpy.link.transport.config import TransportConfig
+from qnetpy.members.membership import Membership
 from qnetpy.netfs.manager import NetFs
 from qnetpy.nodes import Node, NodeState, NodeTable
 from resmgr.access import Verb
@@ -88,8 +90,16 @@ class Qnet:
     """See the head of this file. `detach` ends it: goodbye to every node, nothing left behind."""
 
     def __init__(
-        self, stack: Stack, system: System, identity: NodeIdentity, settings: QnetSettings, discovery: Discovery, random: Random
+        self,
+        stack: Stack,
+        system: System,
+        identity: NodeIdentity,
+        settings: QnetSettings,
+        discovery: Discovery,
+        random: Random,
+        membership: Membership | None = None,
     ) -> None:
+        """*membership* renews and revokes; without one the identity stays as it is, and whoever has a good certificate is let in."""
         self._dispatch = stack.dispatch
         self.stack = stack
         self._system = system
@@ -99,6 +109,7 @@ class Qnet:
         self.nodes = NodeTable()
         self.counters: Counter[str] = Counter()
         """What went wrong above the links, by reason."""
+        self._membership = membership
         self._peers: dict[int, Peer] = {}
         self._up: dict[str, tuple[Node, Peer]] = {}
         """Nodes that have a link."""
@@ -110,10 +121,11 @@ class Qnet:
         self._low_byte = settings.ethertype & 0xFF
         self.now = self._dispatch.now
         self.boot_id = random(16)
+        accept = everybody if membership is None else membership.standing.trust.accepts
         self.machine = LinkMachine(
             identity.name,
             lambda machine: HandshakeMachine(
-                identity, machine, self.boot_id, stack.crypto, random, self._dispatch.wall, settings.suites, mtu=machine.mtu
+                identity, machine, self.boot_id, stack.crypto, random, self._dispatch.wall, settings.suites, mtu=machine.mtu, accept=accept
             ),
             settings.ethertype,
             self,
@@ -131,6 +143,9 @@ class Qnet:
         for interface in used:
             self.machine.interface(interface.name, interface.mac, interface.mtu, interface.up, now)
         self.announcement = Announcement(random(TOKEN_LENGTH), settings.ethertype)
+        if membership is not None:
+            system.guard(membership.channel)
+            membership.start(self)
         discovery.start(self._dispatch, used, self.announcement, self._hint, self._hint_gone)
         self.flush_later()
 
@@ -243,6 +258,8 @@ class Qnet:
         self._peers[node.nd] = peer
         self._up[link.name] = node, peer
         self._enter(node, NodeState.UP, "restarted" if restarted else "")
+        if self._membership is not None:
+            self._membership.link_up(link.name)
 
     def _drop(self, link: Link, reason: str) -> None:
         self.machine.drop(link, reason, self.now())
@@ -265,6 +282,8 @@ class Qnet:
     def link_down(self, link: Link, reason: str) -> None:
         """`Upcalls`."""
         if link.name in self._up:
+            if self._membership is not None:
+                self._membership.link_down(link.name)
             node, peer = self._up.pop(link.name)
             del self._peers[node.nd]
             self._enter(node, NodeState.DOWN, reason)
@@ -296,6 +315,32 @@ class Qnet:
     def refused(self, failed: Failed) -> None:
         """`Upcalls`."""
         log.warning("%s", failed.sentence)
+        if failed.attempt and self._membership is not None:
+            if failed.reason is Reason.WRONG_CLUSTER:
+                self._membership.root_unknown()
+            elif failed.reason is Reason.REFUSED:
+                self._membership.refused(failed.name)
+
+    # What membership needs
+
+    def members_up(self) -> Mapping[str, Certificate]:
+        """`qnetpy.members.membership.Links`."""
+        return {name: self.machine.links[name].peer.certificate for name in self._up if name in self.machine.links}
+
+    def member_nd(self, name: str) -> Nd:
+        """`qnetpy.members.membership.Links`."""
+        return self._up[name][0].nd
+
+    def end_link(self, name: str, reason: str) -> None:
+        """`qnetpy.members.membership.Links`: within this call the node's sessions are gone here, and it is told."""
+        link = self.machine.links.get(name)
+        if link is not None:
+            self._drop(link, reason)
+
+    def set_identity(self, identity: NodeIdentity) -> None:
+        """`qnetpy.members.membership.Links`: a renewed certificate, or other roots."""
+        self.identity = identity
+        self.machine.set_identity(identity)
 
     def sizes(self) -> dict[str, int]:
         """How much of everything there is at the moment, for leak checks and for people."""

@@ -29,13 +29,16 @@ def run(args: argparse.Namespace) -> int:
     assert isinstance(failures, dict)
     assert isinstance(roles, list)
     assert isinstance(modules, list)
-    left = found["certificate_seconds_left"]
+    left, members = found["certificate_seconds_left"], found["membership"]
+    assert isinstance(members, dict)
     assert isinstance(left, int)
     print(
         facts(
             {
                 "node": f"{found['node']} of cluster {found['cluster']}" + (f", roles {', '.join(roles)}" if roles else ""),
                 "certificate": f"{left / 86400:.1f} days left" if left > 0 else "EXPIRED",
+                **({"WARNING": members["warning"]} if members["warning"] else {}),
+                **({"roots": "two, one replaces the other (qnet root status)"} if members["roots"] != 1 else {}),
                 "daemon": f"process {found['pid']}, up for {found['seconds']} s, modules {', '.join(modules)}",
                 "mount": found["mount"] or "none",
                 "handshakes": _counted(handshake) or "none",

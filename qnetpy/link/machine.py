@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
+from qnetpy.identity.authority import NodeIdentity
 from qnetpy.link.calls import UNANSWERED, Calls, Hint
 from qnetpy.link.deadlines import Deadlines
 from qnetpy.link.handshake import HandshakeMachine
@@ -83,6 +84,10 @@ class LinkMachine:
     def handshake_counters(self) -> Counter[str]:
         """Frames and failures of handshakes by reason. The live object."""
         return self._handshake.counters
+
+    def set_identity(self, identity: NodeIdentity) -> None:
+        """Show and trust that from the next handshake on; the name, key and secret are the same."""
+        self._handshake.set_identity(identity)
 
     def sizes(self) -> dict[str, int]:
         """How much of everything there is at the moment."""
