@@ -45,10 +45,11 @@ class Pake:
         """The keys, from the other end's *message* and everything that was said so far, in order. BadMessage for what is no point of the
         group. That the code was another one shows only at the confirmation."""
         import spake2
+        from spake2.ed25519_basic import NotOnCurve
 
         try:
             shared: bytes = self._run.finish(message)
-        except (ValueError, AssertionError, spake2.SPAKEError) as error:
+        except (ValueError, AssertionError, NotOnCurve, spake2.SPAKEError) as error:
             raise BadMessage("enrolment: not a message of the key exchange") from error
         return derive(shared, transcript, self._joiner)
 

@@ -11,11 +11,12 @@ import errno
 from collections.abc import Callable
 
 from qnetpy.enrol.wire import Grant
-from qnetpy.identity.authority import BACKDATE, NODE_VALIDITY, Authority, IssuingPower, certify_issuer, issue_certificate, make_authority
+from qnetpy.identity.authority import NODE_VALIDITY, Authority, IssuingPower, certify_issuer, issue_certificate, make_authority
 from qnetpy.identity.certificate import ROLE_ISSUER, Certificate
 from qnetpy.identity.files import StoreError
 from qnetpy.identity.trust import KEPT_MAX, Kind, Revoked, Statement, make_statement
 from qnetpy.members.register import Member
+from qnetpy.members.renewal import life
 from qnetpy.members.standing import Standing, problem
 from qnetpy.members.store import Store
 from qnetpy.members.wire import NO_KEY, Renew, Renewed
@@ -71,7 +72,7 @@ class Office:
         if wrong:
             raise OfficeError(errno.EACCES, wrong)
         power = self._power(shown.roles, wanted.root_id)
-        length = shown.not_after - shown.not_before - BACKDATE
+        length = life(shown)
         signer = shown.issuer or next((root for root in standing.trust.roots if root.key_id == shown.root_id), None)
         if signer is not None and shown.not_after == signer.not_after:
             # It was cut at its signer's end, which says nothing of how long it should be.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import attrs
 
+from qnetpy.identity.authority import BACKDATE
 from qnetpy.identity.certificate import ROLE_ISSUER, Certificate, Issuer
 from qnetpy.members.standing import Standing
 
@@ -32,7 +33,12 @@ class Want:
 
 def due(certificate: Certificate | Issuer, wall: float) -> bool:
     """Whether two thirds of its life are over."""
-    return wall >= certificate.not_before + PART * (certificate.not_after - certificate.not_before)
+    return wall >= certificate.not_after - (1 - PART) * life(certificate)
+
+
+def life(certificate: Certificate | Issuer) -> float:
+    """Seconds from when it was issued to its end; its begin lies a little before."""
+    return max(0.0, certificate.not_after - certificate.not_before - BACKDATE)
 
 
 def wants(standing: Standing, wall: float) -> list[Want]:
@@ -51,13 +57,12 @@ def wants(standing: Standing, wall: float) -> list[Want]:
 
 def pause(standing: Standing) -> float:
     """Seconds between looks, and between tries: a small part of the life of the certificate that lives shortest."""
-    life = min(one.not_after - one.not_before for one in standing.certificates())
-    return min(max(life * RETRY_PART, RETRY_MIN), RETRY_MAX)
+    shortest = min(map(life, standing.certificates()))
+    return min(max(shortest * RETRY_PART, RETRY_MIN), RETRY_MAX)
 
 
 def warning(certificate: Certificate, told: float, wall: float) -> float | None:
     """The mark of WARNINGS that was passed and not told: *told* is the last that was, `inf` for none. None: nothing to say."""
-    left, life = certificate.not_after - wall, certificate.not_after - certificate.not_before
-    passed = [mark for mark in WARNINGS if left <= mark < life]
+    passed = [mark for mark in WARNINGS if certificate.not_after - wall <= mark < life(certificate)]
     mark = min(passed, default=None)
     return mark if mark is not None and mark < told else None
