@@ -150,7 +150,7 @@ def certify_issuer(
         )
     _check_time(root, wall)
     public = Ed25519PublicKey.from_public_bytes(key)
-    subject = [x509.NameAttribute(NameOID.ORGANIZATION_NAME, root.cluster), x509.NameAttribute(NameOID.COMMON_NAME, ISSUER_PREFIX + node)]
+    subject = [x509.NameAttribute(NameOID.COMMON_NAME, ISSUER_PREFIX + node)]
     certificate = (
         x509.CertificateBuilder()
         .subject_name(x509.Name(subject))
@@ -206,7 +206,9 @@ def issue_certificate(
     der = certificate.public_bytes(Encoding.DER)
     size = len(der) + (0 if issuer is None else len(issuer.der))
     if size > CERTIFICATE_MAX:
-        raise Misuse(f"the names of the roles are too long: the certificate would have {size} bytes, and {CERTIFICATE_MAX} are allowed")
+        raise Misuse(
+            f"the names of cluster, node and roles are too long: the certificate would have {size} bytes, and {CERTIFICATE_MAX} are allowed"
+        )
     return attrs.evolve(parse_certificate(der), issuer=issuer)
 
 

@@ -31,7 +31,8 @@ megabytes, and keeps handshake frames under 1,280 bytes."""
 ROLE_ISSUER = "issuer"
 """The role of nodes that may issue. Only a root gives it: an issuer cannot make issuers."""
 ISSUER_PREFIX = "qnet issuer "
-"""Common name of an issuer's certificate, followed by the node's name."""
+"""Common name of an issuer's certificate, followed by the node's name. It is the whole subject, since it stands in every certificate that
+the issuer signs; the cluster is its signer's."""
 
 _UNREADABLE = (
     ValueError,
@@ -227,9 +228,14 @@ def parse_root(der: bytes) -> Root:
 def parse_issuer(der: bytes) -> Issuer:
     """The issuer's certificate in *der*. Malformed for anything else."""
     parsed = _load(der)
-    cluster, name, roles = _subject(parsed)
-    node = name.removeprefix(ISSUER_PREFIX)
-    if not _is_authority(parsed) or _path_length(parsed) != 0 or roles or node == name or not is_name(node):
+    try:
+        subject = [(attribute.oid, attribute.value) for attribute in parsed.subject]
+        clusters = [attribute.value for attribute in parsed.issuer if attribute.oid == NameOID.ORGANIZATION_NAME]
+    except _UNREADABLE as error:
+        raise Malformed("certificate: unreadable subject") from error
+    name = str(subject[0][1]) if len(subject) == 1 and subject[0][0] == NameOID.COMMON_NAME else ""
+    cluster, node = str(clusters[0]) if len(clusters) == 1 else "", name.removeprefix(ISSUER_PREFIX)
+    if not _is_authority(parsed) or _path_length(parsed) != 0 or node == name or not is_name(node) or not is_name(cluster):
         raise Malformed("certificate: this is not an issuer's")
     key = _signing_key(parsed)
     return Issuer(
