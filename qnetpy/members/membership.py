@@ -40,6 +40,9 @@ RENEW_EVERY = 1.0
 SPREAD = 2.0
 """Seconds within which nodes ask after something has changed for all of them, each at its own moment."""
 RETIRE_CHECK = 2.0
+"""Seconds between looks at whether every node has a certificate under the newer root."""
+SWITCH_PAUSE = 10.0
+"""Seconds for which a certificate is shown before its root may turn out to be unknown. More than a handshake takes."""
 
 
 class Links(Protocol):
@@ -77,6 +80,7 @@ class Membership:
         self._saving = False
         self._dirty = False
         self._warned = math.inf
+        self._switched_at = -math.inf
         self.refused_by = ""
         """A node that refuses this one; empty when none did, or when one has let us in since."""
         self._timer: Timer | None = None
@@ -123,8 +127,11 @@ class Membership:
         self._drop_connection(name)
 
     def root_unknown(self) -> None:
-        """Somebody does not know the root of the certificate that we show: show the other, if there is one."""
-        if self.standing.show_other():
+        """Somebody does not know the root of the certificate that we show: show the other, if there is one. Several say so at once, of the
+        same certificate, so the next one is heard only after a while."""
+        now = self._dispatch.now()
+        if now >= self._switched_at + SWITCH_PAUSE and self.standing.show_other():
+            self._switched_at = now
             self._use_identity()
 
     def refused(self, name: str) -> None:
@@ -279,7 +286,7 @@ class Membership:
             return
         self._renewed = {name: when for name, when in self._renewed.items() if now < when + RENEW_EVERY} | {node: now}
         try:
-            renewed = self.office.renew(shown, wanted, self._dispatch.wall())
+            renewed = self.office.renew(node, shown.static_key, wanted, self._dispatch.wall())
         except OfficeError as error:
             self.counters["renewals_refused"] += 1
             log.info("node %s asked for a certificate and got none: %s", node, error)
@@ -336,9 +343,10 @@ class Membership:
         if want.issuing and not private:
             private = self._random(32)
         public = Ed25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw() if want.issuing else wire.NO_KEY
-        request = wire.Renew(want.root_id, public)
+        own = self.standing.identity.certificate
+        request = wire.Renew(want.root_id, own.chain, public)
         try:
-            renewed = self.office.renew(self.standing.identity.certificate, request, wall)
+            renewed = self.office.renew(own.name, own.static_key, request, wall)
         except OfficeError:
             assert self._links is not None
             able = [name for name, one in self._links.members_up().items() if ROLE_ISSUER in one.roles and name in self._connections]

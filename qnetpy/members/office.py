@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from qnetpy.enrol.wire import Grant
 from qnetpy.identity.authority import NODE_VALIDITY, Authority, IssuingPower, certify_issuer, issue_certificate, make_authority
-from qnetpy.identity.certificate import ROLE_ISSUER, Certificate
+from qnetpy.identity.certificate import ROLE_ISSUER, Certificate, CertificateError, parse_chain
 from qnetpy.identity.files import StoreError
 from qnetpy.identity.trust import KEPT_MAX, Kind, Revoked, Statement, make_statement
 from qnetpy.members.register import Member
@@ -65,9 +65,15 @@ class Office:
             tuple(statement.data for statement in trust.statements),
         )
 
-    def renew(self, shown: Certificate, wanted: Renew, wall: float) -> Renewed:
-        """A later certificate for the node that has shown *shown*, with the same name, key and roles, and as long as before."""
+    def renew(self, name: str, static_key: bytes, wanted: Renew, wall: float) -> Renewed:
+        """A later certificate for the node *name*, which has proven to have that key: with the roles of the one it has, and as long."""
         standing = self._standing
+        try:
+            shown = parse_chain(wanted.chain)
+        except CertificateError as error:
+            raise OfficeError(errno.EINVAL, str(error)) from error
+        if (shown.name, shown.static_key) != (name, static_key):
+            raise OfficeError(errno.EACCES, f"node {name} has shown a certificate that is not its own")
         wrong = problem(shown, standing, wall)
         if wrong:
             raise OfficeError(errno.EACCES, wrong)

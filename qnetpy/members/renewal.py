@@ -15,8 +15,8 @@ from qnetpy.members.standing import Standing
 PART = 2 / 3
 """Of its life, after which a certificate is renewed."""
 DAY = 86400.0
-WARNINGS = (30 * DAY, 7 * DAY, DAY)
-"""Seconds before the end at which people are warned, if the certificate lived longer than that when it was new."""
+WARNINGS = (30 * DAY, 7 * DAY, DAY, 0.0)
+"""Seconds before the end at which people are warned, if the certificate lived longer than that when it was new; and at the end."""
 RETRY_PART = 1 / 50
 """Of a certificate's life, between looks at it and between tries."""
 RETRY_MIN = 1.0

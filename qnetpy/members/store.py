@@ -171,7 +171,10 @@ def unpack_statements(data: bytes) -> list[Statement]:
     """The reverse. BadMessage."""
     try:
         text = data.decode("ascii")
-        blocks = [block.partition(END)[0] for block in text.split(BEGIN)[1:]]
-        return [parse_statement(base64.b64decode("".join(block.split()), validate=True)) for block in blocks]
+        before, *blocks = text.split(BEGIN)
+        ends = [block.partition(END) for block in blocks]
+        if before.strip() or any(not end or rest.strip() for _, end, rest in ends):
+            raise BadMessage("not statements")
+        return [parse_statement(base64.b64decode("".join(block.split()), validate=True)) for block, _, _ in ends]
     except ValueError as error:
         raise BadMessage("not statements") from error

@@ -50,9 +50,11 @@ class Known:
 
 @attrs.frozen
 class Renew:
-    """Asks for a certificate under *root_id* for the key and with the roles that the sender's link shows."""
+    """Asks for a certificate under *root_id*, with the name, key and roles of the one that the sender has."""
 
     root_id: bytes
+    chain: bytes
+    """The sender's certificate of now, with its issuer's: the link may have shown an older one."""
     issuer_key: bytes = NO_KEY
     """Ed25519 public key that the sender wants to issue with; zeros: none."""
 
@@ -110,13 +112,17 @@ def parse_tell(data: bytes) -> list[bytes]:
 
 
 def pack_renew(renew: Renew) -> bytes:
-    return bytes((Op.RENEW,)) + renew.root_id + renew.issuer_key
+    return bytes((Op.RENEW,)) + renew.root_id + renew.issuer_key + _long(renew.chain)
 
 
 def parse_renew(data: bytes) -> Renew:
-    if len(data) != 1 + KEY_ID_SIZE + 32 or data[0] != Op.RENEW:
+    fixed = 1 + KEY_ID_SIZE + 32
+    if len(data) < fixed or data[0] != Op.RENEW:
         raise BadMessage("renew: length")
-    return Renew(data[1 : 1 + KEY_ID_SIZE], data[1 + KEY_ID_SIZE :])
+    chain, place = _take(data, fixed, CERTIFICATE_MAX)
+    if place != len(data):
+        raise BadMessage("renew: length")
+    return Renew(data[1 : 1 + KEY_ID_SIZE], chain, data[1 + KEY_ID_SIZE : fixed])
 
 
 def pack_renewed(renewed: Renewed) -> bytes:
