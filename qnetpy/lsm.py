@@ -35,6 +35,7 @@ from qnetpy.netfs.mount import NetMount, net_options
 from qnetpy.netfs.stats import StatsFile
 from qnetpy.policy import policy
 from qnetpy.qnet import Qnet, QnetSettings
+from qnetpy.resume import ResumeWatch
 from qnetpy.settings import SettingsError
 from resmgr.channel import Channel
 from resmgr.fuse.mount import private_namespace
@@ -78,6 +79,7 @@ class LsmQnet:
         self._control: Channel | None = None
         self._membership: Membership | None = None
         self._registrar: Registrar | None = None
+        self._resume: ResumeWatch | None = None
         self._stats: StatsFile | None = None
         self._began = context.dispatch.now()
         self._mount: NetMount | None = None
@@ -100,6 +102,8 @@ class LsmQnet:
                 context.dispatch, issuing, context.random, settings.enrol.port, lambda port: self._announce(zeroconf, port)
             )
 
+            self._resume = ResumeWatch(context.dispatch, self._cloned, self._jumped)
+
             def status() -> dict[str, object]:
                 return self._status(qnet)
 
@@ -111,6 +115,16 @@ class LsmQnet:
         except BaseException:
             self.detach()
             raise
+
+    def _cloned(self) -> None:
+        if self.qnet is not None:
+            log.warning("this virtual machine was resumed or copied: every session begins anew")
+            self.qnet.begin_anew("resumed from a snapshot")
+
+    def _jumped(self, seconds: float) -> None:
+        if self.qnet is not None:
+            log.warning("the clock jumped by %.0f s: new keys for every session", seconds)
+            self.qnet.rekey()
 
     def _announce(self, zeroconf: ZeroconfDiscovery | None, port: int | None) -> None:
         """Let machines on the LAN find where they can join."""
@@ -194,6 +208,9 @@ class LsmQnet:
         if self._stats is not None:
             self._stats.close()
             self._stats = None
+        if self._resume is not None:
+            self._resume.close()
+            self._resume = None
         if self._registrar is not None:
             self._registrar.close()
             self._registrar = None

@@ -120,6 +120,7 @@ class Qnet:
         self._detached = False
         self._low_byte = settings.ethertype & 0xFF
         self.now = self._dispatch.now
+        self._random = random
         self.boot_id = random(16)
         accept = everybody if membership is None else membership.standing.trust.accepts
         self.machine = LinkMachine(
@@ -320,6 +321,17 @@ class Qnet:
                 self._membership.root_unknown()
             elif failed.reason is Reason.REFUSED:
                 self._membership.refused(failed.name)
+
+    def begin_anew(self, reason: str) -> None:
+        """There may be a copy of this process: end every session without a word, and call everybody as another boot."""
+        self.boot_id = self._random(16)
+        self.machine.begin_anew(self.boot_id, reason, self.now())
+        self.flush_later()
+
+    def rekey(self) -> None:
+        """New keys for every link, while the old ones are in use."""
+        self.machine.rekey(self.now())
+        self.flush_later()
 
     # What membership needs
 

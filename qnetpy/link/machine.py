@@ -89,6 +89,19 @@ class LinkMachine:
         """Show and trust that from the next handshake on; the name, key and secret are the same."""
         self._handshake.set_identity(identity)
 
+    def begin_anew(self, boot_id: bytes, reason: str, now: float) -> None:
+        """Forget every session without a word under its keys, which a copy of this process may have as well, and be another boot."""
+        self._handshake.set_boot_id(boot_id)
+        for link in list(self.links.values()):
+            self._down(link, reason, now)
+
+    def rekey(self, now: float) -> None:
+        """Ask every link's other end for new keys now; the old ones are in use until then."""
+        for link in self.links.values():
+            if not link.attempt and self._ports.usable(link.address):
+                self._handshake_touched = True
+                self._calls.join(link, PeerHint(link.address, link.name), now)
+
     def sizes(self) -> dict[str, int]:
         """How much of everything there is at the moment."""
         sizes = {
