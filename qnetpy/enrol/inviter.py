@@ -13,6 +13,7 @@ Whatever is not expected in a state ends the exchange. Nothing secret is said be
 from __future__ import annotations
 
 import enum
+import logging
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
@@ -38,6 +39,7 @@ from qnetpy.enrol.wire import (
 )
 from resmgr.errors import BadMessage
 
+log = logging.getLogger(__name__)
 SECONDS = 10.0
 """A whole enrolment takes this long at most. Stops connections that are opened and left."""
 BYTES_MAX = 2048
@@ -120,7 +122,11 @@ class Exchange:
             self._refuse(Refused(Refusal.MALFORMED, 0))
             return
         if isinstance(result, BaseException):
-            raise result
+            # A bug of ours or of the library, reached from outside: it must not end the daemon.
+            self._counters["exchange_failed"] += 1
+            log.error("enrolment: the key exchange failed", exc_info=result)
+            self._refuse(Refused(Refusal.MALFORMED, 0))
+            return
         message, self._keys = result
         self.out.append(frame(Kind.CHALLENGE, message))
         self.step = Step.CONFIRM

@@ -6,6 +6,7 @@ time.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import socket
@@ -24,6 +25,8 @@ CONNECTIONS_PER_SOURCE = 4
 JOBS_MAX = 2
 """Key exchanges computed at a time; others wait. Leaves the other worker threads to the files."""
 ACCEPTS_PER_TURN = 16
+ACCEPT_PAUSE = 0.1
+"""Seconds until connections are accepted again after that failed."""
 BACKLOG = 16
 READ_MAX = 4096
 LINGER = 1.0
@@ -52,6 +55,7 @@ class Listener:
         self._jobs: deque[_Connection] = deque()
         self._working = 0
         self._timer: Timer | None = None
+        self._resume: Timer | None = None
         self._socket = _listen(port)
         self.port: int = self._socket.getsockname()[1]
         dispatch.attach_fd(self._socket.fileno(), self._accept)
@@ -64,8 +68,9 @@ class Listener:
     def close(self) -> None:
         self._dispatch.detach_fd(self._socket.fileno())
         self._socket.close()
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._resume):
+            if timer is not None:
+                timer.cancel()
         for connection in list(self._connections):
             self._drop(connection)
 
@@ -76,8 +81,10 @@ class Listener:
             except BlockingIOError:
                 return
             except OSError:
-                # The joiner went away before we looked, or there is no descriptor left for strangers.
+                # The joiner went away before we looked, or there is no descriptor left for strangers: then it would be tried in a circle.
                 self._counters["accept_failed"] += 1
+                self._dispatch.want_read(self._socket.fileno(), False)
+                self._resume = self._dispatch.call_at(self._dispatch.now() + ACCEPT_PAUSE, self._accept_again)
                 return
             source = str(address[0]).removeprefix("::ffff:")
             own = sum(1 for connection in self._connections if connection.source == source)
@@ -90,6 +97,9 @@ class Listener:
             self._connections[connection] = None
             self._dispatch.attach_fd(sock.fileno(), functools.partial(self._readable, connection))
             self._arm()
+
+    def _accept_again(self) -> None:
+        self._dispatch.want_read(self._socket.fileno(), True)
 
     def _readable(self, connection: _Connection) -> None:
         try:
@@ -149,7 +159,8 @@ class Listener:
             return
         self._dispatch.want_write(fd, functools.partial(self._write, connection) if connection.pending else None)
         if connection.exchange.ended and not connection.pending and connection.closing is None:
-            connection.sock.shutdown(socket.SHUT_WR)
+            with contextlib.suppress(OSError):  # it is gone already; the descriptor will say so
+                connection.sock.shutdown(socket.SHUT_WR)
             connection.closing = self._dispatch.call_at(self._dispatch.now() + LINGER, functools.partial(self._drop, connection))
 
     def _drop(self, connection: _Connection) -> None:
