@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 
 from qnetpy.cli.output import as_json, table
@@ -20,6 +21,8 @@ def run(args: argparse.Namespace) -> int:
     if args.node:
         done = daemon.ask("revoke", args.config, node=args.node)
         told = f"node {args.node} is revoked; nodes that are up know it now, the others when they come back"
+        if done["issues_on"]:
+            print("its issuing power is not known here, so what it signs from now on counts: qnet root rotate ends that", file=sys.stderr)
         print(as_json(done) if args.json else f"{told}; if it was stolen, look at what it could read")
         return 0
     members = daemon.ask("status", args.config)["membership"]

@@ -9,10 +9,13 @@ from qnetpy.enrol.invitation import TTL_DEFAULT, Invitation
 from qnetpy.enrol.registrar import Registrar
 from qnetpy.enrol.wire import Grant
 from qnetpy.identity.authority import NODE_VALIDITY
+from qnetpy.identity.certificate import ROLE_ISSUER
 from qnetpy.identity.trust import Revoked
 from qnetpy.members import renewal
-from qnetpy.members.membership import Membership, ends
+from qnetpy.members.membership import Membership
 from qnetpy.members.office import OfficeError
+from qnetpy.members.renewer import ends
+from qnetpy.members.standing import problem
 from resmgr.dispatch import Dispatch
 
 Fact = dict[str, object]
@@ -78,12 +81,15 @@ def verbs(membership: Membership, registrar: Registrar, dispatch: Dispatch, anno
 
     def revoke(request: Request, answer: Answer) -> None:
         name = str(request.get("node", ""))
+        member = membership.standing.register.get(name)
+        issuer = member is not None and ROLE_ISSUER in member.roles
         try:
             statement = membership.revoke(name)
         except OfficeError as error:
             answer({"error": str(error)})
         else:
-            answer({"node": name, "by": statement.by})
+            subject = statement.subject
+            answer({"node": name, "by": statement.by, "issues_on": issuer and isinstance(subject, Revoked) and not subject.issuer_id})
 
     def root(request: Request, answer: Answer) -> None:
         try:
@@ -148,6 +154,9 @@ def facts(membership: Membership, wall: float) -> Fact:
         warning = f"this node was revoked by {own.by}; try: qnet leave --force, then qnet join CODE"
     elif renewal.warning(certificate, float("inf"), wall) is not None or certificate.not_after < wall:
         warning = ends(certificate, wall)
+    elif problem(certificate, standing, wall):
+        # Its root was retired while this node was off, or a clock is wrong.
+        warning = f"no other node accepts this one: {problem(certificate, standing, wall)}; try: qnet join CODE --replace"
     elif membership.refused_by:
         warning = f"node {membership.refused_by} refuses this node, which was revoked; try: qnet leave --force, then qnet join CODE"
     return {

@@ -19,30 +19,33 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
 from qnetpy.identity.authority import NodeIdentity
-from qnetpy.identity.certificate import ROLE_ISSUER, Certificate, CertificateError, date, parse_chain, parse_issuer
+from qnetpy.identity.certificate import ROLE_ISSUER, Certificate, date
 from qnetpy.identity.trust import Kind, Revoked, Statement
 from qnetpy.members import renewal, wire
+from qnetpy.members.keeper import Keeper
 from qnetpy.members.office import Office, OfficeError
+from qnetpy.members.renewer import RENEW_EVERY, Peers, Renewer
 from qnetpy.members.standing import Standing
 from qnetpy.members.store import Kept, Store
 from resmgr.channel import ND_LOCAL, PID_SYSTEM, Channel, Connection, Credentials, Kernel, Message, Nd
-from resmgr.dispatch import Buffer, Dispatch, Timer
-from resmgr.errors import BadMessage, Misuse
+from resmgr.dispatch import Buffer, Dispatch
+from resmgr.errors import BadMessage
 
 log = logging.getLogger(__name__)
 Random = Callable[[int], bytes]
 Reply = Callable[[int, Buffer], None]
-RENEW_EVERY = 1.0
-"""Seconds between two certificates for one node. Stops a node that asks in a loop from using our time for signing."""
-SPREAD = 2.0
-"""Seconds within which nodes ask after something has changed for all of them, each at its own moment."""
 RETIRE_CHECK = 2.0
 """Seconds between looks at whether every node has a certificate under the newer root."""
 SWITCH_PAUSE = 10.0
 """Seconds for which a certificate is shown before its root may turn out to be unknown. More than a handshake takes."""
+
+
+PATIENCE = 64
+PATIENCE_SECONDS = 60.0
+PATIENCE_NODES = 256
+"""A node whose statements were refused so often within that time is not heard until it is over: each costs a signature to check. Honest
+ones are refused a few when roots change."""
 
 
 class Links(Protocol):
@@ -71,19 +74,18 @@ class Membership:
         self._dispatch = dispatch
         self._kernel = kernel
         self._store = store
-        self._random = random
         self._links: Links | None = None
         self._connections: dict[str, Connection] = {}
         self._renewed: dict[str, float] = {}
-        self._asking = False
-        self._asked_at = -math.inf
-        self._saving = False
-        self._dirty = False
-        self._warned = math.inf
+        self._patience: dict[str, tuple[float, int]] = {}
+        """Of nodes that told us what we do not believe: since when, and how often."""
+        self._keeper = Keeper(dispatch, self.standing.kept, store, self.counters)
+        self._renewer = Renewer(
+            dispatch, self.standing, self.office, random, self.counters, Peers(self._issuers_up, self._send), self._renewal, self._looked
+        )
         self._switched_at = -math.inf
         self.refused_by = ""
         """A node that refuses this one; empty when none did, or when one has let us in since."""
-        self._timer: Timer | None = None
         self._closed = False
 
     # Life
@@ -92,21 +94,19 @@ class Membership:
         """The links are there. Nothing of theirs is used before."""
         self._links = links
         self._note_self()
-        self._look_at(self._dispatch.now())
+        self._renewer.look_at(self._dispatch.now())
 
     def close(self) -> None:
         """Idempotent. What is not stored yet is stored now."""
         if self._closed:
             return
         self._closed = True
-        if self._timer is not None:
-            self._timer.cancel()
+        self._renewer.close()
         for connection in self._connections.values():
             connection.close()
         self._connections.clear()
         self.channel.destroy()
-        if self._dirty:
-            self._store.save(self.standing.kept())
+        self._keeper.close()
 
     def link_up(self, name: str) -> None:
         """A link to *name* has come up."""
@@ -116,12 +116,12 @@ class Membership:
         if name == self.refused_by:
             self.refused_by = ""
         if self._keeps_register and self.standing.register.note(certificate):
-            self._save()
+            self._keeper.save()
         self._drop_connection(name)
         self._connections[name] = self._kernel.connect(self._links.member_nd(name), PID_SYSTEM, wire.CHID_MEMBERS, Credentials(0, 0))
         self._sync(name)
         if ROLE_ISSUER in certificate.roles and renewal.wants(self.standing, self._dispatch.wall()):
-            self._look_at(self._dispatch.now() + self._chance() * SPREAD)
+            self._renewer.soon()
 
     def link_down(self, name: str) -> None:
         self._drop_connection(name)
@@ -153,7 +153,7 @@ class Membership:
             power = self.standing.any_power()
             issuer_id = b"" if power is None else power.issuer.key_id
             if self.standing.register.note(self.standing.identity.certificate, self.standing.ready(), issuer_id):
-                self._save()
+                self._keeper.save()
 
     # Knowing the same
 
@@ -196,14 +196,14 @@ class Membership:
             return []
         for statement in fresh:
             log.warning("%s", told(statement))
-        self._save()
+        self._keeper.save()
         for name in list(self._connections):
             if name != source:
                 self._tell(name, fresh)
         self._end_revoked()
         if self.standing.identity != before:
             self._use_identity()
-        self._look_at(self._dispatch.now() + self._chance() * SPREAD)
+        self._renewer.soon()
         return fresh
 
     def _end_revoked(self) -> None:
@@ -222,7 +222,7 @@ class Membership:
     def _use_identity(self) -> None:
         if self._links is not None:
             self._links.set_identity(self.standing.identity)
-        self._save()
+        self._keeper.save()
 
     # Answers
 
@@ -256,9 +256,7 @@ class Membership:
                 case wire.Op.SYNC:
                     self._answer_sync(message, node, shown, wire.parse_sync(data))
                 case wire.Op.TELL:
-                    statements = wire.parse_tell(data)
-                    message.reply(0)
-                    self.believe(statements, node)
+                    self._answer_tell(message, node, wire.parse_tell(data))
                 case wire.Op.RENEW:
                     self._answer_renew(message, node, shown, wire.parse_renew(data))
                 case wire.Op.LEAVE:
@@ -275,8 +273,26 @@ class Membership:
         digest = trust.digest()
         message.reply(0, wire.pack_known(wire.Known(digest, () if sync.digest == digest else tuple(trust.ids()))))
         if self._keeps_register and self.standing.register.note(shown, sync.ready):
-            self._save()
-            self._look_at(self._dispatch.now() + RETIRE_CHECK)
+            self._keeper.save()
+            self._renewer.look_at(self._dispatch.now() + RETIRE_CHECK)
+
+    def _answer_tell(self, message: Message, node: str, statements: list[bytes]) -> None:
+        since, count = self._patience.get(node, (-math.inf, 0))
+        now = self._dispatch.now()
+        if now >= since + PATIENCE_SECONDS:
+            since, count = now, 0
+        if count >= PATIENCE:
+            self.counters["tells_ignored"] += 1
+            message.error(errno.EAGAIN)
+            return
+        message.reply(0)
+        before = self.counters["statements_refused"]
+        self.believe(statements[:PATIENCE] if count else statements, node)
+        refused = self.counters["statements_refused"] - before
+        if refused:
+            if len(self._patience) >= PATIENCE_NODES:
+                del self._patience[next(iter(self._patience))]
+            self._patience[node] = since, count + refused
 
     def _answer_renew(self, message: Message, node: str, shown: Certificate, wanted: wire.Renew) -> None:
         now = self._dispatch.now()
@@ -294,7 +310,7 @@ class Membership:
             return
         log.info("certificate of node %s renewed", node)
         message.reply(0, wire.pack_renewed(renewed))
-        self._save()
+        self._keeper.save()
 
     def _answer_leave(self, message: Message, node: str, shown: Certificate) -> None:
         try:
@@ -314,91 +330,24 @@ class Membership:
     def _believed(self, statement: Statement) -> None:
         self.believe([statement.data])
 
-    # Renewal
+    # Renewal, two roots
 
-    def _look_at(self, when: float) -> None:
-        if self._closed:
-            return
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = self._dispatch.call_at(when, self._look)
+    def _issuers_up(self) -> list[str]:
+        """Nodes that may issue and can be asked."""
+        up = {} if self._links is None else self._links.members_up()
+        return [name for name, one in up.items() if ROLE_ISSUER in one.roles and name in self._connections]
 
-    def _look(self) -> None:
-        """Everything that is done because of time."""
-        self._timer = None
-        wall = self._dispatch.wall()
-        self._warn(wall)
-        self._retire_when_ready(wall)
-        pause = renewal.pause(self.standing)
-        wants = renewal.wants(self.standing, wall)
-        if wants and not self._asking and self.standing.trust.accepts(self.standing.identity.certificate):
-            self._renew(wants[0], wall)
-        if len(self.standing.trust.roots) > 1:
-            pause = min(pause, RETIRE_CHECK)
-        if self._timer is None:
-            self._look_at(self._dispatch.now() + pause * (0.75 + self._chance() / 2))
-
-    def _renew(self, want: renewal.Want, wall: float) -> None:
-        private = self.standing.powers[0].private if self.standing.powers else b""
-        if want.issuing and not private:
-            private = self._random(32)
-        public = Ed25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw() if want.issuing else wire.NO_KEY
-        own = self.standing.identity.certificate
-        request = wire.Renew(want.root_id, own.chain, public)
-        try:
-            renewed = self.office.renew(own.name, own.static_key, request, wall)
-        except OfficeError:
-            assert self._links is not None
-            able = [name for name, one in self._links.members_up().items() if ROLE_ISSUER in one.roles and name in self._connections]
-            self._asking = bool(able)
-            self._ask(able, request, private)
-        else:
-            self._install(renewed, private, self.standing.name)
-
-    def _ask(self, able: list[str], request: wire.Renew, private: bytes) -> None:
-        """Ask nodes that may issue, one after another in random order, until one does."""
-        if not able or self._closed:
-            self._asking = False
-            return
-        name = able.pop(int(self._chance() * len(able)))
-
-        def answered(status: int, reply: Buffer) -> None:
-            if status < 0:
-                self.counters["renewals_failed"] += 1
-                self._ask(able, request, private)
-                return
-            self._asking = False
-            try:
-                self._install(wire.parse_renewed(bytes(reply)), private, name)
-            except BadMessage as error:
-                self.counters["malformed"] += 1
-                log.warning("node %s issued a certificate that is no good: %s", name, error)
-
-        self._send(name, wire.pack_renew(request), 2048, answered)
-
-    def _install(self, renewed: wire.Renewed, private: bytes, by: str) -> None:
-        try:
-            certificate = parse_chain(renewed.chain)
-            issuer = parse_issuer(renewed.issuer) if renewed.issuer else None
-            self.standing.install(certificate, issuer, private, self._dispatch.wall())
-        except (CertificateError, Misuse) as error:
-            self.counters["renewals_failed"] += 1
-            log.warning("node %s issued a certificate that is no good: %s", by, error)
-            return
-        self._warned = math.inf
-        log.info("new certificate by %s, valid until %s", by, date(certificate.not_after))
+    def _renewal(self) -> None:
+        """We have a new certificate."""
         self._note_self()
         self._use_identity()
         for name in list(self._connections):
             self._sync(name)
-        self._look_at(self._dispatch.now() + RENEW_EVERY + self._chance())
 
-    def _warn(self, wall: float) -> None:
-        certificate = self.standing.identity.certificate
-        mark = renewal.warning(certificate, self._warned, wall)
-        if mark is not None:
-            self._warned = mark
-            log.warning("%s", ends(certificate, wall))
+    def _looked(self, wall: float) -> float:
+        """Beside renewal, at each look; returns the longest pause until the next."""
+        self._retire_when_ready(wall)
+        return RETIRE_CHECK if len(self.standing.trust.roots) > 1 else math.inf
 
     def _retire_when_ready(self, wall: float) -> None:
         """The machine with the root key retires the older root when every node has a certificate under the newer."""
@@ -429,7 +378,7 @@ class Membership:
         self.believe([statement.data])
         self._store.save(self.standing.kept())
         self._store.replace_authority(authority)
-        self._look_at(self._dispatch.now())
+        self._renewer.look_at(self._dispatch.now())
         return statement
 
     def retire(self) -> Statement:
@@ -441,7 +390,7 @@ class Membership:
     def leave(self, done: Callable[[str], None]) -> None:
         """Ask nodes that may issue to revoke this one, until one does: *done* with its name, or "" when none did."""
         assert self._links is not None
-        able = [name for name, one in self._links.members_up().items() if ROLE_ISSUER in one.roles and name in self._connections]
+        able = self._issuers_up()
 
         def ask() -> None:
             if not able:
@@ -464,37 +413,7 @@ class Membership:
 
     def save(self) -> None:
         """Something was changed from outside, such as the register."""
-        self._save()
-
-    # Storing
-
-    def _save(self) -> None:
-        """Store everything soon. One at a time, so that the latest wins."""
-        self._dirty = True
-        if self._saving or self._closed:
-            return
-        self._saving = True
-        self._dispatch.call_soon(self._write)
-
-    def _write(self) -> None:
-        if self._closed:
-            return
-        self._dirty = False
-        kept = self.standing.kept()
-        self._dispatch.call_blocking(lambda: self._store.save(kept), self._written)
-
-    def _written(self, result: BaseException | None) -> None:
-        self._saving = False
-        if isinstance(result, OSError):
-            self.counters["not_stored"] += 1
-            log.error("membership is not stored: %s", result.strerror or result)
-        elif isinstance(result, BaseException):
-            raise result
-        if self._dirty and not self._closed:
-            self._save()
-
-    def _chance(self) -> float:
-        return int.from_bytes(self._random(2), "big") / 65536
+        self._keeper.save()
 
 
 def told(statement: Statement) -> str:
@@ -505,17 +424,3 @@ def told(statement: Statement) -> str:
     if statement.kind is Kind.ROOT:
         return "the cluster gets a new root; both count until every node has a certificate under the new one"
     return "the old root of the cluster was retired"
-
-
-def ends(certificate: Certificate, wall: float) -> str:
-    """What to say of a certificate that ends soon, or has ended."""
-    left = certificate.not_after - wall
-    if left <= 0:
-        return (
-            f"the certificate of this node expired on {date(certificate.not_after)}: no other node accepts it; "
-            f"try: qnet invite --name {certificate.name} on a node that may, and here: qnet join CODE --replace"
-        )
-    return (
-        f"the certificate of this node ends in {left / 86400:.1f} days ({date(certificate.not_after)}) and could not be renewed: "
-        f"a node with the role {ROLE_ISSUER} must be up"
-    )

@@ -66,11 +66,21 @@ class Register:
             roots,
             own,
         )
+        learned = self._note_issuer(certificate)
         if after == before:
-            return False
+            return learned
         self._members[certificate.name] = after
         if len(self._members) > MEMBERS_MAX:
             self.forget(min(self, key=lambda member: member.not_after).name)
+        return True
+
+    def _note_issuer(self, certificate: Certificate) -> bool:
+        """Which issuing power a node has shows in what it signed: whoever revokes it must know."""
+        issuer = certificate.issuer
+        member = None if issuer is None else self._members.get(issuer.node)
+        if issuer is None or member is None or member.issuer_id:
+            return False
+        self._members[issuer.node] = attrs.evolve(member, issuer_id=issuer.key_id)
         return True
 
     def forget(self, name: str) -> bool:

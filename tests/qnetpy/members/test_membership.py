@@ -10,7 +10,7 @@ import attrs
 import pytest
 
 from qnetpy.identity.authority import NODE_VALIDITY, issue_certificate
-from qnetpy.identity.certificate import Certificate
+from qnetpy.identity.certificate import Certificate, parse_chain, verify
 from qnetpy.identity.trust import Kind, Revoked, make_statement
 from qnetpy.link.session import RekeyPolicy
 from qnetpy.members import wire
@@ -133,6 +133,8 @@ def test_who_may_revoke_whom() -> None:
         cluster.member("issuer").revoke("root")
     with pytest.raises(OfficeError, match="takes the root key"):
         cluster.member("a").revoke("issuer")
+    with pytest.raises(OfficeError, match="takes the root key"):
+        cluster.member("a").revoke("root")
     with pytest.raises(OfficeError, match="never met"):
         cluster.member("issuer").revoke("ghost")
     with pytest.raises(OfficeError, match="qnet leave"):
@@ -160,8 +162,6 @@ def test_a_stolen_issuer_is_revoked_and_those_whom_it_enrolled_stay() -> None:
     cluster.stores["guest"] = enrolled(cluster.world.authority, "guest", wall, cluster.random.randbytes, by=stolen)
     cluster.start("guest")
     cluster.until(cluster.world.settled)
-    # The machine with the root key certified its power, as it does when it is renewed.
-    cluster.member("root").standing.register.note(cluster.shown("issuer"), (), stolen.issuer.key_id)
     cluster.member("root").revoke("issuer")
     cluster.until(lambda: not any("issuer" in pair for pair in cluster.links()), 2.0)
     cluster.world.run(150.0)
@@ -256,6 +256,44 @@ def test_only_issuers_issue_and_not_in_a_loop() -> None:
     assert ask("a", "root", wire.pack_tells([broken])[0]) == 0
     assert cluster.member("root").counters["statements_refused"] == 1
     assert cluster.member("root").standing.trust.accepts(cluster.shown("b"))
+
+
+def test_a_member_that_tells_nonsense_in_a_loop_is_not_heard_for_a_while() -> None:
+    cluster = Cluster(19, "a", "b")
+    a = cluster.world.nodes["a"]
+    statement = make_statement(cluster.stores["root"].kept.powers[0], Kind.REVOKE, Revoked("b", cluster.shown("b").static_key), 0.0).data
+    broken = [statement[:-1] + bytes((number,)) for number in range(256) if number != statement[-1]]
+    statuses: list[int] = []
+    connection = a.system.kernel.connect(a.nd("root"), PID_SYSTEM, wire.CHID_MEMBERS, Credentials(0, 0))
+
+    def tell(data: list[bytes]) -> None:
+        connection.submit((wire.pack_tells(data)[0],), 0, lambda status, reply: statuses.append(status))
+
+    for first in range(0, 200, 40):
+        tell(broken[first : first + 40])
+    cluster.until(lambda: len(statuses) == 5, 5.0)
+    assert statuses == [0, 0, -errno.EAGAIN, -errno.EAGAIN, -errno.EAGAIN]
+    tell([statement])
+    cluster.world.run(1.0)
+    assert cluster.member("root").standing.trust.accepts(cluster.shown("b"))
+    cluster.world.run(60.0)
+    tell([statement])
+    cluster.world.run(1.0)
+    assert not cluster.member("root").standing.trust.accepts(cluster.shown("b")), "what is true is believed, whoever tells it"
+
+
+def test_a_node_that_gets_the_role_becomes_an_issuer_by_itself() -> None:
+    cluster = Cluster(20, "a")
+    bare = enrolled(cluster.world.authority, "second", cluster.world.dispatch.wall(), cluster.random.randbytes, roles=["issuer"])
+    cluster.stores["second"] = MemoryStore(attrs.evolve(bare.kept, powers=()))
+    second = cluster.start("second")
+    cluster.until(lambda: cluster.member("second").office.may_issue, 30.0)
+    cluster.world.nodes["root"].crash()
+    cluster.world.nodes["issuer"].crash()
+    member = cluster.member("second")
+    grant = member.office.grant("new", bytes(range(1, 33)), frozenset(), 1000.0, cluster.world.dispatch.wall())
+    assert member.standing.trust.accepts(parse_chain(grant.chain))
+    verify(parse_chain(grant.chain), cluster.member("a").standing.trust.roots, second.view.wall(), "new")
 
 
 def test_another_root_without_an_interruption() -> None:
