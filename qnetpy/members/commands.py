@@ -162,6 +162,7 @@ def facts(membership: Membership, wall: float) -> Fact:
     return {
         "roots": len(standing.trust.roots),
         "issues": membership.office.may_issue,
+        "issues_until": max((power.issuer.not_after for power in standing.powers), default=None),
         "revoked": [
             {"node": one.subject.name, "by": one.by, "time": one.time}
             for one in standing.trust.revocations()

@@ -195,6 +195,25 @@ def test_a_node_is_revoked_under_load_and_one_hears_of_it_later(start_cluster: S
     cluster.run("n3", "qnet", "nodes", "--wait", "n1,n2,n4")
 
 
+def test_another_issuer_takes_over_while_the_root_key_is_away(start_cluster: Start) -> None:
+    cluster = founded(start_cluster)
+    joined(cluster, "n2", "--role", "issuer")
+    wait_for(lambda: cluster.run("n2", "qnet", "status", "--json").stdout.count('"issues": true') == 1, 15.0)
+    cluster.run("n1", "qnet", "down")
+    cluster.run("n1", "mv", "/etc/qnet/authority", "/tmp/safe")
+    assert "made where the root key is" in refused(cluster, "n2", "qnet", "invite", "--role", "issuer", status=1)
+    joined(cluster, "n3", by="n2")
+    cluster.run("n3", "qnet", "nodes", "--wait", "n2")
+    assert "CN = qnet issuer n2" in cluster.run("n3", "openssl", "x509", "-in", "/etc/qnet/node.crt", "-noout", "-text").stdout
+    cluster.run("n1", "qnet", "up")
+    cluster.run("n1", "qnet", "nodes", "--wait", "n2,n3")
+    assert "takes the root key" in refused(cluster, "n1", "qnet", "revoke", "n2", status=1)
+    cluster.run("n1", "mv", "/tmp/safe", "/etc/qnet/authority")
+    cluster.run("n1", "qnet", "revoke", "n2")
+    wait_for(lambda: states(cluster, "n3")["n2"] == "down", 5.0)
+    assert states(cluster, "n1") == {"n2": "down", "n3": "up"}, "whom a revoked issuer enrolled stays"
+
+
 def test_a_short_life_is_prolonged_again_and_again(start_cluster: Start) -> None:
     cluster = founded(start_cluster)
     joined(cluster, "n2", "--days", str(12 / 86400))
