@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     from qnetpy.enrol.client import Seeker
     from qnetpy.enrol.code import BadCode, parse_code
     from qnetpy.identity.names import is_name
-    from qnetpy.identity.store import StoreError, check_vacant, load_node_key, new_node_key, public_key
+    from qnetpy.identity.store import StoreError, check_vacant, load_node_key, pending_key, public_key
 
     config = load(args.config)
     folder = Path(args.dir or config.node.key_dir)
@@ -63,8 +63,8 @@ def run(args: argparse.Namespace) -> int:
     try:
         if not args.replace:
             check_vacant(folder)
-        _check_writable(folder)
-        private = load_node_key(folder, config.node.key_command) if config.node.key_command else new_node_key()
+        # Before the code is used up: can keys be stored?
+        private = load_node_key(folder, config.node.key_command) if config.node.key_command else pending_key(folder)
     except StoreError as error:
         hint = "--replace, to give that up" if error.errno == 17 else ""
         raise CommandError(str(error.strerror), hint) from error
@@ -95,20 +95,11 @@ def _code(argument: str) -> str:
     return argument
 
 
-def _check_writable(folder: Path) -> None:
-    """Before the code is used up: can the keys be stored?"""
-    from qnetpy.identity.files import make_directory, write
-
-    make_directory(folder)
-    write(folder / ".join", b"", 0o600)
-    (folder / ".join").unlink()
-
-
 def _store(grant: Grant, private: bytes, folder: Path, key_command: str) -> NodeIdentity:
     """Check what was granted and make it this machine's identity."""
     from qnetpy.identity.authority import NodeIdentity
     from qnetpy.identity.certificate import CertificateError, parse_chain, parse_root, verify
-    from qnetpy.identity.store import StoreError, save_identity
+    from qnetpy.identity.store import StoreError, forget_pending, save_identity
     from qnetpy.identity.trust import parse_statement
     from qnetpy.members.store import Kept, KeyFiles, erase_identity
     from resmgr.errors import BadMessage, Misuse
@@ -120,11 +111,14 @@ def _store(grant: Grant, private: bytes, folder: Path, key_command: str) -> Node
         identity = NodeIdentity(certificate, private, roots, grant.secret)
         statements = tuple(map(parse_statement, grant.statements))
     except (CertificateError, BadMessage, Misuse) as error:
-        raise CommandError(f"the certificate that was issued is no good here: {error}", "set the clocks of both machines") from error
+        raise CommandError(
+            f"the certificate that was issued is no good here: {error}", "set the clocks of both machines, and the same code again"
+        ) from error
     try:
         erase_identity(folder)
         save_identity(folder, identity, keep_key=bool(key_command))
         KeyFiles(folder, key_command).save(Kept(identity, statements=statements))
+        forget_pending(folder)
     except StoreError as error:
         raise CommandError(str(error.strerror)) from error
     return identity

@@ -5,6 +5,7 @@
       node.crt             0644  the node's certificate (PEM), followed by its issuer's if an issuer signed it
       roots.crt            0644  one or more root certificates (PEM)
       cluster.secret       0600  64 hexadecimal digits
+      join.key             0600  the key of a machine that is about to join
       issuer.key           0600  Ed25519 private key, only on nodes with the role `issuer`
       issuer.crt           0644  the certificates with which this node issues, one for each root
       authority/           0700  only on machines that issue certificates
@@ -59,6 +60,7 @@ from resmgr.errors import Misuse
 AUTHORITY = "authority"
 NODE_KEY = "node.key"
 NODE_CERTIFICATE = "node.crt"
+PENDING_KEY = "join.key"
 ISSUER_KEY = "issuer.key"
 ISSUER_CERTIFICATE = "issuer.crt"
 ROOTS = "roots.crt"
@@ -209,9 +211,23 @@ def load_node_key(directory: Path, key_command: str = "") -> bytes:
     return key.private_bytes_raw()
 
 
-def new_node_key() -> bytes:
-    """A new X25519 private key, 32 bytes."""
-    return X25519PrivateKey.generate().private_bytes_raw()
+def pending_key(directory: Path) -> bytes:
+    """The X25519 private key, 32 bytes, of a node that is about to join: the one of the try before, or a new one. It is kept until
+    `forget_pending`, so that a code which was spent on an answer that got lost is still good for this machine."""
+    path = directory / PENDING_KEY
+    if os.path.lexists(path):
+        key = _load_key(path)
+        if isinstance(key, X25519PrivateKey):
+            return key.private_bytes_raw()
+    key = X25519PrivateKey.generate()
+    make_directory(directory)
+    write(path, _pack_key(key), 0o600)
+    return key.private_bytes_raw()
+
+
+def forget_pending(directory: Path) -> None:
+    """The machine has joined."""
+    (directory / PENDING_KEY).unlink(missing_ok=True)
 
 
 def public_key(private: bytes) -> bytes:

@@ -85,7 +85,6 @@ class Standing:
             self.identity = attrs.evolve(self.identity, certificate=certificate)
         else:
             self.next = certificate
-        self._order()
 
     def show_other(self) -> bool:
         """Show the certificate under the other root. False when there is none."""
@@ -119,16 +118,6 @@ class Standing:
         self.identity = attrs.evolve(self.identity, certificate=good[0], roots=self.trust.roots)
         self.next = good[1] if len(good) > 1 else None
         self.powers = tuple(power for power in self.powers if power.issuer.root_id in trusted)
-        self._order()
-
-    def _order(self) -> None:
-        """Show the certificate under the older root."""
-        order = [root.key_id for root in self.trust.roots]
-        following = self.next
-        if following is not None and following.root_id in order:
-            shown = self.identity.certificate.root_id
-            if shown not in order or order.index(following.root_id) < order.index(shown):
-                self.show_other()
 
 
 def problem(certificate: Certificate, standing: Standing, wall: float) -> str:
