@@ -56,16 +56,20 @@ class Register:
         same = before is not None and before.static_key == certificate.static_key
         roots = frozenset((*ready, certificate.root_id)) | (before.ready if before is not None and same else frozenset())
         own = issuer_id or (before.issuer_id if before is not None and same else b"")
-        after = Member(
-            certificate.name,
-            certificate.static_key,
-            certificate.roles,
-            certificate.not_after,
-            serial_id(certificate),
-            certificate.signer_id,
-            roots,
-            own,
-        )
+        if before is not None and same and before.not_after > certificate.not_after:
+            # A link shows the certificate of its last handshake, which may not be the latest.
+            after = attrs.evolve(before, ready=roots, issuer_id=own)
+        else:
+            after = Member(
+                certificate.name,
+                certificate.static_key,
+                certificate.roles,
+                certificate.not_after,
+                serial_id(certificate),
+                certificate.signer_id,
+                roots,
+                own,
+            )
         learned = self._note_issuer(certificate)
         if after == before:
             return learned
