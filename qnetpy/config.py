@@ -30,6 +30,9 @@ class Node:
     name: str = setting("The node's name. Empty: the name in its certificate, which it has to match anyway.", "")
     run_dir: str = setting("Sockets, process id and log of the running daemon. Made at start, mode 0755.", "/run/qnet")
     key_dir: str = setting("The node's private key, its certificate and the cluster's root certificates.", "/etc/qnet")
+    key_command: str = setting(
+        "A command that prints the node's private key (PKCS #8, PEM), in place of the file node.key. It runs at start, without a shell.", ""
+    )
     log: Literal["error", "warning", "info", "debug"] = setting("What is written to the log, from fewest to most lines.", "info")
 
 
@@ -135,6 +138,16 @@ class Qnet:
 
 
 @attrs.frozen
+class Enrol:
+    """How machines join by a code (`qnet invite`), on nodes that may issue."""
+
+    port: int = setting(
+        "TCP port on which they do. It is open only while an invitation is, and has to be known only where mDNS does not reach; 0: any.",
+        18815,
+    )
+
+
+@attrs.frozen
 class Export:
     """A part of this node's pathname space that others may use. Exports add up; the longest path that matches decides.
 
@@ -214,6 +227,7 @@ class Config:
     stack: Stack = setting("", Stack())
     qnet: Qnet = setting("", Qnet())
     access: Access = setting("", Access())
+    enrol: Enrol = setting("", Enrol())
 
 
 def check(config: Config, source: str = "configuration") -> Config:
@@ -226,6 +240,8 @@ def check(config: Config, source: str = "configuration") -> Config:
         raise wrong("qnet.ethertype", f"{config.qnet.ethertype:#x} is not an ethertype: 0x0600 to 0xffff")
     if config.qnet.ethertype & 0xFF in (0x00, 0xA8):
         raise wrong("qnet.ethertype", f"{config.qnet.ethertype:#06x} could be taken for a VLAN tag; choose another")
+    if not 0 <= config.enrol.port <= 0xFFFF:
+        raise wrong("enrol.port", f"{config.enrol.port} is not a port: 0 to 65535")
     timers = config.qnet.timers
     if not 0 < timers.heartbeat < timers.suspect < timers.down:
         raise wrong("qnet.timers", "heartbeat < suspect < down is needed, all above 0")

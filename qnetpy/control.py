@@ -2,10 +2,12 @@
 
     {"do": "status"}    facts about the node: identity, interfaces, counters, mount, start
     {"do": "nodes"}     the node table
-    {"do": "suites", "names": [...]}    use these ciphers from now on, best first; only for the user of the daemon and root
+    {"do": "suites", "names": [...]}    use these ciphers from now on, best first
+    {"do": "invite", ...} and others: what is changed (`qnetpy.members.commands`)
 
-The channel is `(0, PID_SYSTEM, CHID_CONTROL)` and takes no messages from other nodes. What only tells is for every user of this machine;
-the daemon is stopped by a signal. Errors are errnos: EINVAL for what is no request, ENOSYS for an unknown one, EPERM, EMSGSIZE.
+The channel is `(0, PID_SYSTEM, CHID_CONTROL)` and takes no messages from other nodes. It tells every user of this machine; who changes
+something must be root or the daemon's user. The daemon is stopped by a signal. Errors are errnos: EINVAL for what is no request, ENOSYS
+for an unknown one, EPERM, EMSGSIZE; a request that was understood and cannot be done is answered with `{"error": sentence}`.
 
 Not on any fast path: a request may walk tables and make text.
 """
@@ -28,6 +30,8 @@ REQUEST_MAX = 4096
 REPLY_MAX = 1 << 20
 """Reply buffer of the commands."""
 Facts = Callable[[], Mapping[str, object]]
+Verb = Callable[[Mapping[str, object], Callable[[Mapping[str, object]], None]], None]
+"""A request and what takes its answer, which comes once, then or later."""
 
 
 @attrs.define
@@ -36,8 +40,8 @@ class Control:
 
     status: Facts
     nodes: Facts
-    set_suites: Callable[[list[str]], None]
-    """Raises Misuse for what is no cipher."""
+    verbs: Mapping[str, Verb] = attrs.Factory(dict)
+    """What changes something."""
     owner: int = 0
     """The daemon's user."""
 
@@ -59,32 +63,38 @@ class Control:
             message.reply(0, _pack(self.status()))
         elif verb == "nodes":
             message.reply(0, _pack(self.nodes()))
-        elif verb == "suites":
-            self._suites(message, request.get("names"))
-        else:
+        elif not isinstance(verb, str) or verb not in self.verbs:
             message.error(errno.ENOSYS)
-
-    def _suites(self, message: Message, names: object) -> None:
-        if message.info.credentials.uid not in (0, self.owner):
+        elif message.info.credentials.uid not in (0, self.owner):
             message.error(errno.EPERM)
-            return
+        else:
+            self.verbs[verb](request, lambda facts: message.reply(0, _pack(facts)))
+
+
+def suites_verb(use: Callable[[list[str]], None]) -> Verb:
+    """The request `suites`; *use* raises Misuse for what is no cipher."""
+
+    def verb(request: Mapping[str, object], answer: Callable[[Mapping[str, object]], None]) -> None:
+        names = request.get("names")
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            message.error(errno.EINVAL)
+            answer({"error": "a list of ciphers is needed"})
             return
         try:
-            self.set_suites(names)
-        except Misuse:
-            message.error(errno.EINVAL)
+            use(names)
+        except Misuse as error:
+            answer({"error": str(error)})
         else:
-            message.reply(0, _pack({}))
+            answer({})
+
+    return verb
 
 
 def _pack(facts: Mapping[str, object]) -> bytes:
     return json.dumps(facts, default=str).encode()
 
 
-def pack_request(verb: str, **more: object) -> bytes:
-    return json.dumps({"do": verb, **more}).encode()
+def pack_request(verb: str, **arguments: object) -> bytes:
+    return json.dumps({**arguments, "do": verb}).encode()
 
 
 def unpack_reply(data: bytes) -> dict[str, object]:

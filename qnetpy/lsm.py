@@ -20,19 +20,23 @@ import attrs
 from qnetpy import config as configuration
 from qnetpy import facts
 from qnetpy.config import Config
-from qnetpy.control import CHID_CONTROL, Control
-from qnetpy.discovery.hint import Discovery
+from qnetpy.control import CHID_CONTROL, Control, suites_verb
+from qnetpy.discovery.hint import TOKEN_LENGTH, Discovery, JoinOffer
 from qnetpy.discovery.several import SeveralDiscovery
 from qnetpy.discovery.static import StaticDiscovery, StaticPeer
 from qnetpy.discovery.zeroconf import ZeroconfDiscovery
-from qnetpy.identity.store import load_identity
+from qnetpy.enrol.registrar import Registrar
 from qnetpy.link.machine import LinkTimers
 from qnetpy.link.session import RekeyPolicy
+from qnetpy.members import commands
+from qnetpy.members.membership import Membership
+from qnetpy.members.store import KeyFiles
 from qnetpy.netfs.mount import NetMount, net_options
 from qnetpy.netfs.stats import StatsFile
 from qnetpy.parameters import QnetSettings
 from qnetpy.policy import policy
 from qnetpy.qnet import Qnet
+from qnetpy.resume import ResumeWatch
 from qnetpy.settings import SettingsError
 from resmgr.channel import Channel
 from resmgr.fuse.mount import private_namespace
@@ -68,14 +72,19 @@ class LsmQnet:
         except (SettingsError, OSError) as error:
             raise ModuleError(errno.EINVAL, str(error)) from None
         try:
-            identity = load_identity(Path(options.keys or settings.node.key_dir))
+            keys = KeyFiles(Path(options.keys or settings.node.key_dir), settings.node.key_command)
+            kept = keys.load()
         except OSError as error:
             raise ModuleError(error.errno or errno.EIO, error.strerror or str(error)) from None
+        identity = kept.identity
         if settings.node.name not in ("", identity.name):
             raise ModuleError(errno.EINVAL, f"the configuration calls this node {settings.node.name}, its certificate {identity.name}")
         self.qnet: Qnet | None = None
         """None only before the start and after the end."""
         self._control: Channel | None = None
+        self._membership: Membership | None = None
+        self._registrar: Registrar | None = None
+        self._resume: ResumeWatch | None = None
         self._stats: StatsFile | None = None
         self._began = context.dispatch.now()
         self._mount: NetMount | None = None
@@ -87,18 +96,45 @@ class LsmQnet:
             self._point = ""
         try:
             self._start(settings, identity.name, options.serve)
-            qnet = self.qnet = Qnet(context.stack, self.system, identity, link_settings(settings), discovery(settings), context.random)
+            membership = self._membership = Membership(context.dispatch, self.system.kernel, kept, keys, context.random)
+            zeroconf = ZeroconfDiscovery() if settings.qnet.discovery == "zeroconf" else None
+            sources = discovery(settings, zeroconf)
+            qnet = self.qnet = Qnet(
+                context.stack, self.system, membership.standing.identity, link_settings(settings), sources, context.random, membership
+            )
+            issuing = commands.Issuing(membership, context.dispatch)
+            registrar = self._registrar = Registrar(
+                context.dispatch, issuing, context.random, settings.enrol.port, lambda port: self._announce(zeroconf, port)
+            )
+
+            self._resume = ResumeWatch(context.dispatch, self._cloned, self._jumped)
 
             def status() -> dict[str, object]:
                 return self._status(qnet)
 
-            control = Control(status, lambda: facts.nodes(qnet), qnet.set_suites, os.geteuid())
+            verbs = commands.verbs(membership, registrar, context.dispatch, zeroconf is not None)
+            control = Control(status, lambda: facts.nodes(qnet), verbs | {"suites": suites_verb(qnet.set_suites)}, os.geteuid())
             self._stats = StatsFile(self.system, status)
             self._control = self.system.kernel.channel(control.handle, chid=CHID_CONTROL, remote=False)
             self._mount_net(qnet, settings)
         except BaseException:
             self.detach()
             raise
+
+    def _cloned(self) -> None:
+        if self.qnet is not None:
+            log.warning("this virtual machine was resumed or copied: every session begins anew")
+            self.qnet.begin_anew("resumed from a snapshot")
+
+    def _jumped(self, seconds: float) -> None:
+        if self.qnet is not None:
+            log.warning("the clock jumped by %.0f s: new keys for every session", seconds)
+            self.qnet.rekey()
+
+    def _announce(self, zeroconf: ZeroconfDiscovery | None, port: int | None) -> None:
+        """Let machines on the LAN find where they can join."""
+        if zeroconf is not None:
+            zeroconf.invite(None if port is None else JoinOffer(self._context.random(TOKEN_LENGTH), port))
 
     def _start(self, settings: Config, identity_name: str, serve: bool) -> None:
         system = self.system
@@ -162,11 +198,14 @@ class LsmQnet:
         mount = self._mount
         told = facts.status(qnet, self._context.stack, self._began, None if mount is None else mount.point)
         waiting = [] if mount is None else [attrs.asdict(one) for one in mount.machine.status()]
+        assert self._membership is not None
+        members = commands.facts(self._membership, self._context.dispatch.wall())
         return told | {
             "suites": qnet.suites(),
             "handshake": dict(qnet.machine.handshake_counters),
             "flood": qnet.screen.facts(),
             "waiting": waiting,
+            "membership": members,
         }
 
     def _ended(self, reason: str) -> None:
@@ -188,6 +227,18 @@ class LsmQnet:
         if self._stats is not None:
             self._stats.close()
             self._stats = None
+        if self._resume is not None:
+            self._resume.close()
+            self._resume = None
+        if self._registrar is not None:
+            self._registrar.close()
+            self._registrar = None
+        if self._membership is not None:
+            try:
+                self._membership.close()
+            except OSError as error:
+                log.error("membership is not stored: %s", error.strerror or error)
+            self._membership = None
         if self.qnet is not None:
             self.qnet.detach()
             self.qnet = None
@@ -225,12 +276,12 @@ def spawn_rules(settings: Config, accounts: Accounts) -> SpawnRules:
     )
 
 
-def discovery(settings: Config) -> Discovery:
-    """The source of hints that the configuration names."""
+def discovery(settings: Config, zeroconf: ZeroconfDiscovery | None) -> Discovery:
+    """The sources of hints that the configuration names; *zeroconf* is the one that listens to mDNS."""
     peers = [StaticPeer(mac_bytes(peer.mac), peer.interface) for peer in settings.qnet.peers]
     sources: list[Discovery] = [StaticDiscovery(peers)] if peers else []
-    if settings.qnet.discovery == "zeroconf":
-        sources.append(ZeroconfDiscovery())
+    if zeroconf is not None:
+        sources.append(zeroconf)
     return SeveralDiscovery(sources)
 
 

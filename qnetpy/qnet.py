@@ -12,17 +12,19 @@ from __future__ import annotations
 import errno
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from operator import itemgetter
 
 from qnetpy.discovery.hint import TOKEN_LENGTH, Announcement, Discovery, Hint
 from qnetpy.identity.authority import NodeIdentity
-from qnetpy.link.handshake import HandshakeMachine
+from qnetpy.identity.certificate import Certificate
+from qnetpy.link.handshake import HandshakeMachine, everybody
 from qnetpy.link.machine import Link, LinkMachine
-from qnetpy.link.outcome import Failed
+from qnetpy.link.outcome import Failed, Reason
 from qnetpy.link.transport.routes import route
 from qnetpy.link.wire import Address
 from qnetpy.linkscreen import LinkScreen
+from qnetpy.members.membership import Membership
 from qnetpy.netfs.manager import NetFs
 from qnetpy.nodes import Node, NodeState, NodeTable
 from qnetpy.parameters import QnetSettings
@@ -73,8 +75,16 @@ class Qnet:
     """See the head of this file. `detach` ends it: goodbye to every node, nothing left behind."""
 
     def __init__(
-        self, stack: Stack, system: System, identity: NodeIdentity, settings: QnetSettings, discovery: Discovery, random: Random
+        self,
+        stack: Stack,
+        system: System,
+        identity: NodeIdentity,
+        settings: QnetSettings,
+        discovery: Discovery,
+        random: Random,
+        membership: Membership | None = None,
     ) -> None:
+        """*membership* renews and revokes; without one the identity stays as it is, and whoever has a good certificate is let in."""
         self._dispatch = stack.dispatch
         self.stack = stack
         self._system = system
@@ -84,6 +94,7 @@ class Qnet:
         self.nodes = NodeTable()
         self.counters: Counter[str] = Counter()
         """What went wrong above the links, by reason."""
+        self._membership = membership
         self._peers: dict[int, Peer] = {}
         self._up: dict[str, tuple[Node, Peer]] = {}
         """Nodes that have a link."""
@@ -94,8 +105,8 @@ class Qnet:
         self._detached = False
         self._low_byte = settings.ethertype & 0xFF
         self.now = self._dispatch.now
-        self.boot_id = random(16)
         self._random = random
+        self.boot_id = random(16)
         self.machine = LinkMachine(
             identity.name,
             self._make_handshake,
@@ -119,6 +130,9 @@ class Qnet:
         for interface in used:
             self.machine.interface(interface.name, interface.mac, interface.mtu, interface.up, now)
         self.announcement = Announcement(random(TOKEN_LENGTH), settings.ethertype)
+        if membership is not None:
+            system.guard(membership.channel)
+            membership.start(self)
         discovery.start(self._dispatch, used, self.announcement, self._hint, self._hint_gone)
         self.flush_later()
 
@@ -136,6 +150,7 @@ class Qnet:
             self._dispatch.wall,
             self.settings.suites,
             mtu=machine.mtu,
+            accept=everybody if self._membership is None else self._membership.standing.trust.accepts,
         )
         return self.handshake
 
@@ -278,6 +293,8 @@ class Qnet:
         self._peers[node.nd] = peer
         self._up[link.name] = node, peer
         self._enter(node, NodeState.UP, "restarted" if restarted else "")
+        if self._membership is not None:
+            self._membership.link_up(link.name)
 
     def _drop(self, link: Link, reason: str) -> None:
         self.machine.drop(link, reason, self.now())
@@ -300,6 +317,8 @@ class Qnet:
     def link_down(self, link: Link, reason: str) -> None:
         """`Upcalls`."""
         if link.name in self._up:
+            if self._membership is not None:
+                self._membership.link_down(link.name)
             node, peer = self._up.pop(link.name)
             del self._peers[node.nd]
             self._enter(node, NodeState.DOWN, reason)
@@ -337,12 +356,47 @@ class Qnet:
     def refused(self, failed: Failed) -> None:
         """`Upcalls`."""
         log.warning("%s", failed.sentence)
+        if failed.attempt and self._membership is not None:
+            if failed.reason is Reason.WRONG_CLUSTER:
+                self._membership.root_unknown()
+            elif failed.reason is Reason.REFUSED:
+                self._membership.refused(failed.name)
+
+    def begin_anew(self, reason: str) -> None:
+        """There may be a copy of this process: end every session without a word, and call everybody as another boot."""
+        self.boot_id = self._random(16)
+        self.machine.begin_anew(self.boot_id, reason, self.now())
+        self.flush_later()
+
+    def rekey(self) -> None:
+        """New keys for every link within a second or two; the old ones are in use until then."""
+        self.machine.rekey("clock")
+
+    # What membership needs
+
+    def members_up(self) -> Mapping[str, Certificate]:
+        """`qnetpy.members.membership.Links`."""
+        return {name: self.machine.links[name].peer.certificate for name in self._up if name in self.machine.links}
+
+    def member_nd(self, name: str) -> Nd:
+        """`qnetpy.members.membership.Links`."""
+        return self._up[name][0].nd
+
+    def end_link(self, name: str, reason: str) -> None:
+        """`qnetpy.members.membership.Links`: within this call the node's sessions are gone here, and it is told."""
+        link = self.machine.links.get(name)
+        if link is not None:
+            self._drop(link, reason)
+
+    def set_identity(self, identity: NodeIdentity) -> None:
+        """`qnetpy.members.membership.Links`: a renewed certificate, or other roots."""
+        self.identity = identity
+        self.machine.set_identity(identity)
 
     def set_suites(self, names: Sequence[str]) -> None:
         """Other ciphers from now on, best first: every link renews its keys within a second or two. Misuse for an unknown one."""
         self.handshake.set_suites(names)
-        for link in self.machine.links.values():
-            link.sessions.renew("suite")
+        self.machine.rekey("suite")
 
     def suites(self) -> list[str]:
         """In order of preference."""

@@ -89,9 +89,21 @@ ARROWS = {
     "qnetpy.link.noise": {"resmgr"},
     "qnetpy.link.transport": {"resmgr", "qnetpy.link.congestion"},
     "qnetpy.link.congestion": set[str](),
+    "qnetpy.enrol": {"resmgr", "qnetpy.identity"},
+    "qnetpy.members": {"resmgr", "qnetpy.identity", "qnetpy.enrol"},
     "qnetpy.netfs": {"resmgr", "resmgr.iofunc", "resmgr.fuse", "qnetpy"},
     "qnetpy.cluster": {"stack.drivers.af_packet", "qnetpy", "qnetpy.identity"},
-    "qnetpy.cli": {"resmgr", "resmgr.names", "resmgr.procmgr", "qnetpy", "qnetpy.identity", "qnetpy.cluster"},
+    "qnetpy.cli": {
+        "resmgr",
+        "resmgr.names",
+        "resmgr.procmgr",
+        "qnetpy",
+        "qnetpy.identity",
+        "qnetpy.cluster",
+        "qnetpy.enrol",
+        "qnetpy.members",
+        "qnetpy.discovery",
+    },
 }
 """What the files of a folder may import besides each other. A new arrow is a decision: it is entered here."""
 COMPOSE = {
@@ -149,6 +161,16 @@ IMPURE = {
 """Files among PURE that are the edge: what reads, writes or mounts."""
 PURE = (
     *("qnetpy.link", "qnetpy.nodes", "qnetpy.discovery.hint", "qnetpy.discovery.table", "qnetpy.discovery.static", "qnetpy.netfs.manager"),
+    *(
+        "qnetpy.enrol.code",
+        "qnetpy.enrol.wire",
+        "qnetpy.enrol.pake",
+        "qnetpy.enrol.invitation",
+        "qnetpy.enrol.inviter",
+        "qnetpy.enrol.joiner",
+    ),
+    *("qnetpy.identity.trust", "qnetpy.members.membership", "qnetpy.members.standing", "qnetpy.members.office", "qnetpy.members.renewal"),
+    *("qnetpy.members.wire", "qnetpy.members.register"),
     *("stack.wire", "stack.frame", "stack.core", "stack.crypto"),
     *("resmgr.channel", "resmgr.carrier", "resmgr.message", "resmgr.peer", "resmgr.sending", "resmgr.serving", "resmgr.turns"),
     *("resmgr.iomsg", "resmgr.iorequest", "resmgr.iofunc", "resmgr.pathspace", "resmgr.pathmgr", "resmgr.access"),

@@ -93,8 +93,8 @@ def connect(config: str | None = None) -> Client:
         raise CommandError(f"{path}: {(error.strerror or str(error)).lower()}") from error
 
 
-def ask(verb: str, config: str | None = None, **more: object) -> dict[str, object]:
-    """What the daemon answers to a request of `qnetpy.control`. CommandError when it is not there, does not answer or refuses."""
+def ask(verb: str, config: str | None = None, **arguments: object) -> dict[str, object]:
+    """Facts from the daemon, or what it did. CommandError when it is not there, does not answer, or cannot do it."""
     from qnetpy.control import CHID_CONTROL, REPLY_MAX, pack_request, unpack_reply
     from resmgr.errors import ResmgrError
     from resmgr.ids import ND_LOCAL, PID_SYSTEM
@@ -102,12 +102,15 @@ def ask(verb: str, config: str | None = None, **more: object) -> dict[str, objec
     with connect(config) as client:
         try:
             reply = client.connect(ND_LOCAL, PID_SYSTEM, CHID_CONTROL).send(
-                pack_request(verb, **more), reply_len=REPLY_MAX, timeout=ASK_SECONDS
+                pack_request(verb, **arguments), reply_len=REPLY_MAX, timeout=ASK_SECONDS
             )
-            return unpack_reply(bytes(reply.data))
+            found = unpack_reply(bytes(reply.data))
+            if isinstance(found.get("error"), str):
+                raise CommandError(str(found["error"]))
+            return found
         except ResmgrError as error:
             if error.errno == errno.EPERM:
-                raise CommandError("only root and the user of the daemon may change this", "sudo") from error
+                raise CommandError("only root and the daemon's user may do that here", f"sudo qnet {verb}") from error
             raise CommandError(
                 f"the daemon does not answer: {(error.strerror or str(error)).lower()}", "qnet down, then qnet up"
             ) from error
@@ -165,9 +168,9 @@ def check_identity(config: Config) -> None:
 
     folder = Path(config.node.key_dir)
     try:
-        identity = load_identity(folder)
+        identity = load_identity(folder, config.node.key_command)
     except StoreError as error:
-        hint = "qnet init CLUSTER, or qnet cert install FILE" if error.errno == errno.ENOENT else ""
+        hint = "qnet init CLUSTER, or qnet join CODE" if error.errno == errno.ENOENT else ""
         raise CommandError(str(error.strerror), hint) from error
     if config.node.name not in ("", identity.name):
         raise CommandError(f"the configuration calls this node {config.node.name}, its certificate {identity.name}", "remove [node] name")

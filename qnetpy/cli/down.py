@@ -19,11 +19,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from qnetpy.cli import daemon
 
-    directory = daemon.run_dir(args.config)
+    print("node is down" if stop(daemon.run_dir(args.config)) else "this node is not up")
+    return 0
+
+
+def stop(directory: str) -> bool:
+    """Stop the daemon of that run directory and wait for its end. False when there is none."""
+    from qnetpy.cli import daemon
+
     pid = daemon.running_pid(directory)
     if not pid:
-        print("this node is not up")
-        return 0
+        return False
     try:
         ended = os.pidfd_open(pid)
         try:
@@ -37,5 +43,4 @@ def run(args: argparse.Namespace) -> int:
         raise CommandError(f"process {pid} is another user's", "sudo qnet down") from error
     if not gone:
         raise CommandError(f"the daemon (process {pid}) did not end within {END_SECONDS:g} s", f"kill -9 {pid}")
-    print("node is down")
-    return 0
+    return True

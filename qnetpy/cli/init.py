@@ -26,8 +26,18 @@ def run(args: argparse.Namespace) -> int:
     from pathlib import Path
 
     from qnetpy.cli.settings import key_directory
+    from qnetpy.identity.certificate import ROLE_ISSUER
     from qnetpy.identity.names import is_name
-    from qnetpy.identity.store import AUTHORITY, ROOT_KEY, StoreError, check_vacant, create_cluster, install_bundle, issue_node
+    from qnetpy.identity.store import (
+        AUTHORITY,
+        ROOT_KEY,
+        StoreError,
+        check_vacant,
+        create_cluster,
+        install_bundle,
+        issue_node,
+        make_power,
+    )
 
     folder: Path = key_directory(args.dir, args.config)
     name = args.node or socket.gethostname().split(".")[0].lower()
@@ -40,7 +50,8 @@ def run(args: argparse.Namespace) -> int:
             check_vacant(folder)
         authority = create_cluster(folder, args.cluster, time.time())
         if not args.no_node:
-            install_bundle(folder, issue_node(folder, name, args.role, now=time.time()), replace=True)
+            install_bundle(folder, issue_node(folder, name, [*args.role, ROLE_ISSUER], now=time.time()), replace=True)
+            make_power(folder, name, time.time())
     except StoreError as error:
         node_exists = error.errno == errno.EEXIST and not os.path.lexists(root_key)
         raise CommandError(str(error.strerror), "--no-node, or --replace to give that up" if node_exists else "") from error
@@ -50,5 +61,5 @@ def run(args: argparse.Namespace) -> int:
     print(f"cluster {authority.cluster}: root key in {folder}/authority; whoever has it can make nodes")
     if not args.no_node:
         print(f"this machine is node {name}; start it with: qnet up")
-    print("for each further machine: qnet cert issue NAME, carry NAME.qnet over, and there: qnet cert install NAME.qnet && qnet up")
+        print("then, for each further machine: qnet invite, and there: qnet join CODE && qnet up")
     return 0

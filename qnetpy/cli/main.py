@@ -23,6 +23,11 @@ from qnetpy.cli.output import CommandError, said
 
 COMMANDS = {
     "init": "make a cluster: its root key and certificate, kept on this machine",
+    "invite": "let a machine join the cluster by a code",
+    "join": "make this machine a node of the cluster that invited it",
+    "leave": "make this machine a node no more",
+    "revoke": "end a node's membership, everywhere",
+    "root": "the cluster's root: show, make another, retire the old one",
     "cert": "issue a node's certificate, or show one",
     "up": "start this node",
     "down": "stop this node",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import time
 
 from qnetpy.cli.output import as_json, facts, table
 from resmgr.compiled import describe
@@ -31,7 +32,8 @@ def run(args: argparse.Namespace) -> int:
     assert isinstance(roles, list)
     assert isinstance(modules, list)
     flood = _flood(found["flood"])
-    left, number = found["certificate_seconds_left"], found["compiled_modules"]
+    left, number, members = found["certificate_seconds_left"], found["compiled_modules"], found["membership"]
+    assert isinstance(members, dict)
     assert isinstance(left, int)
     assert isinstance(number, int)
     print(
@@ -39,6 +41,9 @@ def run(args: argparse.Namespace) -> int:
             {
                 "node": f"{found['node']} of cluster {found['cluster']}" + (f", roles {', '.join(roles)}" if roles else ""),
                 "certificate": f"{left / 86400:.1f} days left" if left > 0 else "EXPIRED",
+                **({"issues": f"until {time.strftime('%Y-%m-%d', time.gmtime(members['issues_until']))}"} if members["issues"] else {}),
+                **({"WARNING": members["warning"]} if members["warning"] else {}),
+                **({"roots": "two, one replaces the other (qnet root status)"} if members["roots"] != 1 else {}),
                 "daemon": f"process {found['pid']}, up for {found['seconds']} s, modules {', '.join(modules)}",
                 "code": describe(number),
                 "mount": found["mount"] or "none",

@@ -21,6 +21,9 @@ from resmgr.errors import BadMessage
 from stack.wire.ethernet import ETHERTYPE_MIN
 
 SERVICE_TYPE = "_qnet._udp.local."
+JOIN_TYPE = "_qnet-join._tcp.local."
+"""Announced while an invitation is open. The port is where to join; the instance is a token of its own, so that nothing ties it to the
+node."""
 VERSION = 1
 TOKEN_LENGTH = 16
 TXT_MAX = 400
@@ -59,6 +62,15 @@ class Announcement:
     ethertype: int
     port: int = 0
     """UDP port of the second bearer, 0: none."""
+
+
+@attrs.frozen
+class JoinOffer:
+    """Where a machine can join: what is announced while an invitation is open, and nothing that helps to guess its code."""
+
+    token: bytes
+    """TOKEN_LENGTH random bytes, drawn anew for each time that invitations are open."""
+    port: int
 
 
 @attrs.frozen

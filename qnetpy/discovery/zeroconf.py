@@ -23,20 +23,22 @@ import contextlib
 import functools
 import logging
 import socket
-import struct
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import attrs
 
+from qnetpy.discovery.addresses import Addresses, confine, notices_socket, usable_addresses
 from qnetpy.discovery.hint import (
     ADDRESSES_MAX,
+    JOIN_TYPE,
     SERVICE_TYPE,
     VERSION,
     Announcement,
     Hint,
     Interface,
+    JoinOffer,
     NamedInterface,
     OnHint,
     Place,
@@ -70,19 +72,6 @@ RETRY = 1.0
 """Seconds after which an interface that could not be used is tried again, if no notification comes earlier."""
 CLOSE_WAIT = 1.0
 """Seconds `close` waits for the thread at most; measured it takes 10 ms."""
-
-# Linux: <linux/in.h>, <linux/in6.h>, <linux/rtnetlink.h>, <linux/if.h>, <linux/sockios.h>.
-_IP_MULTICAST_ALL = 49
-_IPV6_MULTICAST_ALL = 29
-_RTMGRP_LINK = 0x1
-_RTMGRP_IPV4_IFADDR = 0x10
-_RTMGRP_IPV6_IFADDR = 0x100
-_SIOCGIFFLAGS = 0x8913
-_SIOCGIFADDR = 0x8915
-_IPV6_ADDR_LINKLOCAL = 0x20
-_IFA_F_DADFAILED = 0x08
-_IFA_F_TENTATIVE = 0x40
-_IFF_UP_AND_RUNNING = 0x1 | 0x40
 
 
 @attrs.frozen
@@ -133,6 +122,11 @@ class ZeroconfDiscovery:
         self._worker.post_remove(name)
         self._table.interface_gone(name)
         self._tell()
+
+    def invite(self, offer: JoinOffer | None) -> None:
+        """Announce on every interface that a machine can join here, or no longer."""
+        if self._worker is not None:
+            self._worker.post_offer(offer)
 
     def close(self) -> None:
         """Blocks until the goodbye is sent and the thread has ended (measured 10 ms, at most CLOSE_WAIT)."""
@@ -188,6 +182,7 @@ class _Worker:
         self._flushing = False
         self._lock = threading.Lock()
         self._wanted: dict[str, Interface] = {}
+        self._offer: JoinOffer | None = None
         self._stopping = False
         self._wake: Callable[[], None] | None = None
         self._responders: dict[str, _Responder] = {}
@@ -206,6 +201,11 @@ class _Worker:
     def post_remove(self, name: str) -> None:
         with self._lock:
             self._wanted.pop(name, None)
+        self._poke()
+
+    def post_offer(self, offer: JoinOffer | None) -> None:
+        with self._lock:
+            self._offer = offer
         self._poke()
 
     def knows(self, name: str) -> bool:
@@ -265,16 +265,18 @@ class _Worker:
         changed = asyncio.Event()
         with self._lock:
             self._wake = lambda: _ignore(loop.call_soon_threadsafe(changed.set))
-        notices = _notices()
+        notices = notices_socket()
         if notices is not None:
             loop.add_reader(notices, lambda: self._noticed(notices, loop, changed))
         try:
             while True:
                 with self._lock:
-                    stopping, wanted = self._stopping, dict(self._wanted)
+                    stopping, wanted, offer = self._stopping, dict(self._wanted), self._offer
                 if stopping:
                     return
                 await self._settle(wanted, loop, changed)
+                for responder in self._responders.values():
+                    await responder.offer(offer)
                 await changed.wait()
                 changed.clear()
         finally:
@@ -297,7 +299,7 @@ class _Worker:
 
     async def _settle(self, wanted: dict[str, Interface], loop: asyncio.AbstractEventLoop, changed: asyncio.Event) -> None:
         """Make the responders fit the interfaces that the stack has and the addresses that the kernel has."""
-        kernel = _addresses(wanted)
+        kernel = usable_addresses(wanted)
         for name, responder in list(self._responders.items()):
             fits = responder.interface == wanted.get(name) and responder.places == kernel.get(name)
             if not fits or responder.broken:
@@ -319,26 +321,17 @@ class _Worker:
                 loop.call_later(RETRY, changed.set)
 
 
-@attrs.frozen
-class _Addresses:
-    """The kernel's addresses of one interface that is up and has carrier."""
-
-    index: int
-    ipv4: str | None
-    ipv6: str | None
-    """Link-local."""
-
-
 class _Responder:
     """Announces and browses on one interface."""
 
-    def __init__(self, worker: _Worker, interface: Interface, places: _Addresses) -> None:
+    def __init__(self, worker: _Worker, interface: Interface, places: Addresses) -> None:
         self.interface = interface
         self.places = places
         self.broken = False
         self._worker = worker
         self._zeroconf: AsyncZeroconf | None = None
         self._announcing: asyncio.Future[object] | None = None
+        self._offered: tuple[JoinOffer, _Info, asyncio.Future[object]] | None = None
         self._resolving: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
@@ -347,19 +340,11 @@ class _Responder:
 
         from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZeroconf
 
-        chosen: list[str | int | tuple[tuple[str, int, int], int]] = []
-        addresses: list[str] = []
-        if self.places.ipv4 is not None:
-            chosen.append(self.places.ipv4)
-            addresses.append(self.places.ipv4)
-        if self.places.ipv6 is not None:
-            chosen.append(self.places.index)
-            addresses.append(self.places.ipv6)
-        self._zeroconf = AsyncZeroconf(interfaces=chosen, ip_version=_version(self.places))
+        self._zeroconf = AsyncZeroconf(interfaces=self.places.families(), ip_version=_version(self.places))
         library = self._zeroconf.zeroconf
         await library.async_wait_for_start()
         for reader in library.engine.readers:
-            _confine(reader.transport.get_extra_info("socket"), self.interface.name)
+            confine(reader.transport.get_extra_info("socket"), self.interface.name)
         # What came before that may be another interface's: forget it, so that it is not sent along as a known answer, but asked for.
         for known in library.cache.names():
             library.cache.async_remove_records(list(library.cache.async_entries_with_name(known)))
@@ -375,9 +360,34 @@ class _Responder:
             server=f"{announce.token.hex()}.local.",
             host_ttl=TTL,
             other_ttl=TTL,
-            parsed_addresses=addresses,
+            parsed_addresses=self.places.texts(),
         )
         self._announcing = asyncio.ensure_future(await self._zeroconf.async_register_service(info, cooperating_responders=True))
+
+    async def offer(self, offer: JoinOffer | None) -> None:
+        """Announce *offer* from now on in place of what was offered before."""
+        import asyncio
+
+        from zeroconf.asyncio import AsyncServiceInfo
+
+        if self._zeroconf is None or self.broken or offer == (None if self._offered is None else self._offered[0]):
+            return
+        if self._offered is not None:
+            _, info, announcing = self._offered
+            self._offered = None
+            announcing.cancel()
+            await self._zeroconf.async_unregister_service(info)
+        if offer is not None:
+            info = AsyncServiceInfo(
+                JOIN_TYPE,
+                f"{offer.token.hex()}.{JOIN_TYPE}",
+                port=offer.port,
+                properties=b"",
+                server=f"{offer.token.hex()}.local.",
+                parsed_addresses=self.places.texts(),
+            )
+            announcing = asyncio.ensure_future(await self._zeroconf.async_register_service(info, cooperating_responders=True))
+            self._offered = offer, info, announcing
 
     def withdraw(self, goodbye: bool) -> None:
         """Stop announcing; with *goodbye* in one packet (RFC 6762 section 10.1) that is sent before this returns.
@@ -395,6 +405,8 @@ class _Responder:
     async def close(self) -> None:
         if self._announcing is not None:
             self._announcing.cancel()
+        if self._offered is not None:
+            self._offered[2].cancel()
         for task in self._resolving:
             task.cancel()
         if self._zeroconf is not None:
@@ -482,75 +494,12 @@ if TYPE_CHECKING:
     from zeroconf import RecordUpdateListener as _RecordUpdateListener
 
 
-def _version(places: _Addresses) -> IPVersion:
+def _version(places: Addresses) -> IPVersion:
     from zeroconf import IPVersion
 
     if places.ipv6 is None:
         return IPVersion.V4Only
     return IPVersion.V6Only if places.ipv4 is None else IPVersion.All
-
-
-def _confine(sock: socket.socket, interface: str) -> None:
-    """Hear only *interface*: Linux gives every socket of the port the groups that any other socket joined, unless told not to."""
-    levels = [(socket.IPPROTO_IP, _IP_MULTICAST_ALL)] if sock.family == socket.AF_INET else [(socket.IPPROTO_IPV6, _IPV6_MULTICAST_ALL)]
-    if sock.family == socket.AF_INET6 and not sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY):
-        levels.append((socket.IPPROTO_IP, _IP_MULTICAST_ALL))
-    for level, option in levels:
-        sock.setsockopt(level, option, 0)
-    # Refused to an ordinary user on old kernels; then a unicast answer may arrive through another interface, which does no harm.
-    with contextlib.suppress(PermissionError):
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode())
-
-
-def _notices() -> socket.socket | None:
-    """The kernel's notifications of links and addresses."""
-    try:
-        sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
-        sock.bind((0, _RTMGRP_LINK | _RTMGRP_IPV4_IFADDR | _RTMGRP_IPV6_IFADDR))
-    except OSError as error:
-        log.info("discovery: no notifications of address changes: %s", error)
-        return None
-    return sock
-
-
-def _addresses(names: Iterable[str]) -> dict[str, _Addresses]:
-    """Of those interfaces in *names* that are up, have carrier and have an address that mDNS can use now."""
-    import fcntl
-
-    linklocal = _linklocal()
-    found: dict[str, _Addresses] = {}
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
-        for name in names:
-            try:
-                index = socket.if_nametoindex(name)
-                flags = fcntl.ioctl(sock, _SIOCGIFFLAGS, struct.pack("16s24x", name.encode()))
-            except OSError:
-                continue  # The interface is gone; the stack will say so.
-            if struct.unpack_from("H", flags, 16)[0] & _IFF_UP_AND_RUNNING != _IFF_UP_AND_RUNNING:
-                continue
-            try:
-                ipv4 = socket.inet_ntoa(fcntl.ioctl(sock, _SIOCGIFADDR, struct.pack("16s24x", name.encode()))[20:24])
-            except OSError:
-                ipv4 = None
-            ipv6 = linklocal.get(index)
-            if ipv4 is not None or ipv6 is not None:
-                found[name] = _Addresses(index, ipv4, ipv6)
-    return found
-
-
-def _linklocal() -> dict[int, str]:
-    """Usable link-local addresses by interface index. Ones still checked for duplicates cannot be bound, and are left out."""
-    found: dict[int, str] = {}
-    try:
-        with open("/proc/self/net/if_inet6", encoding="ascii") as file:
-            lines = file.readlines()
-    except OSError:
-        return found  # A kernel without IPv6.
-    for line in lines:
-        address, index, _, scope, flags, _ = line.split()
-        if int(scope, 16) == _IPV6_ADDR_LINKLOCAL and not int(flags, 16) & (_IFA_F_DADFAILED | _IFA_F_TENTATIVE):
-            found.setdefault(int(index, 16), socket.inet_ntop(socket.AF_INET6, bytes.fromhex(address)))
-    return found
 
 
 def _ignore(_: object) -> None:

@@ -1,8 +1,10 @@
 """The cluster authority: makes the root and issues node certificates. Values only; files are `qnetpy.identity.store`'s.
 
 The root is an Ed25519 key with a self-signed certificate. Whoever holds it may name nodes and roles; no server takes part, and the root is
-not needed for the cluster to run. The cluster secret, 32 random bytes that every member has, is no proof of identity: it keeps strangers
-from getting any answer at all (docs/protocol/identity.md).
+not needed for the cluster to run. It can give an issuing power to a node: an Ed25519 key of that node with a certificate (path length 0),
+good for the certificates of nodes that are no issuers themselves. So the root's key stays where it is, and the cluster renews and invites
+without it. The cluster secret, 32 random bytes that every member has, is no proof of identity: it keeps strangers from getting any answer
+at all (docs/protocol/identity.md).
 """
 
 from __future__ import annotations
@@ -13,17 +15,29 @@ from collections.abc import Callable, Iterable
 
 import attrs
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
-from qnetpy.identity.certificate import CERTIFICATE_MAX, Certificate, Root, date, parse_certificate, parse_root
+from qnetpy.identity.certificate import (
+    CERTIFICATE_MAX,
+    ISSUER_PREFIX,
+    ROLE_ISSUER,
+    Certificate,
+    Issuer,
+    Root,
+    date,
+    parse_certificate,
+    parse_issuer,
+    parse_root,
+)
 from qnetpy.identity.names import ROLES_MAX, is_name
 from resmgr.errors import Misuse
 
 SECRET_SIZE = 32
 ROOT_VALIDITY = 20 * 365.25 * 86400.0
+ISSUER_VALIDITY = 5 * 365.25 * 86400.0
 NODE_VALIDITY = 365.25 * 86400.0
 BACKDATE = 300.0
 """A certificate is valid from this long before it was issued, so that a new node's clock may be a little late."""
@@ -44,6 +58,22 @@ class Authority:
     @property
     def cluster(self) -> str:
         return self.root.cluster
+
+
+@attrs.frozen
+class IssuingPower:
+    """What a node with the role `issuer` issues with: its own Ed25519 key and the certificate a root gave for it."""
+
+    issuer: Issuer
+    private: bytes = attrs.field(repr=False)
+
+    def __attrs_post_init__(self) -> None:
+        if Ed25519PrivateKey.from_private_bytes(self.private).public_key().public_bytes_raw() != self.issuer.key:
+            raise Misuse(f"the private key does not belong to the issuer's certificate of {self.issuer.node}")
+
+    @property
+    def cluster(self) -> str:
+        return self.issuer.cluster
 
 
 @attrs.frozen
@@ -77,8 +107,11 @@ class NodeIdentity:
         return self.certificate.roles
 
 
-def make_authority(cluster: str, wall: float, validity: float = ROOT_VALIDITY, random: Random = os.urandom) -> Authority:
-    """A new cluster: root key, root certificate, cluster secret. *wall* in seconds since the epoch. Misuse for a bad name."""
+def make_authority(
+    cluster: str, wall: float, validity: float = ROOT_VALIDITY, random: Random = os.urandom, secret: bytes | None = None
+) -> Authority:
+    """A new cluster: root key, root certificate, cluster secret; with *secret*, another root for a cluster that has one. *wall* in seconds
+    since the epoch. Misuse for a bad name."""
     if not is_name(cluster):
         raise Misuse(f"{cluster!r} is no name for a cluster: letters, digits and hyphens, at most 63")
     private = Ed25519PrivateKey.from_private_bytes(random(32))
@@ -94,19 +127,53 @@ def make_authority(cluster: str, wall: float, validity: float = ROOT_VALIDITY, r
         .serial_number(_serial(random))
         .not_valid_before(_moment(wall - BACKDATE))
         .not_valid_after(_moment(wall + validity))
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=1), critical=True)
         .add_extension(_usage(sign=True), critical=True)
         .add_extension(key_id, critical=False)
         .sign(private, None)
     )
-    return Authority(parse_root(certificate.public_bytes(Encoding.DER)), private.private_bytes_raw(), random(SECRET_SIZE))
+    return Authority(
+        parse_root(certificate.public_bytes(Encoding.DER)), private.private_bytes_raw(), random(SECRET_SIZE) if secret is None else secret
+    )
+
+
+def certify_issuer(
+    authority: Authority, node: str, key: bytes, wall: float, validity: float = ISSUER_VALIDITY, random: Random = os.urandom
+) -> Issuer:
+    """The certificate with which the node *node* issues under its Ed25519 public key *key*, never valid beyond the root."""
+    root = authority.root
+    if not is_name(node):
+        raise Misuse(f"{node!r} is no name for a node: lower-case letters, digits and hyphens, at most 63")
+    if not root.certifies_issuers:
+        raise Misuse(
+            f"the root of cluster {root.cluster} does not allow issuers: it is of an earlier version; qnet root rotate makes another"
+        )
+    _check_time(root, wall)
+    public = Ed25519PublicKey.from_public_bytes(key)
+    subject = [x509.NameAttribute(NameOID.COMMON_NAME, ISSUER_PREFIX + node)]
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name(subject))
+        .issuer_name(root.parsed.subject)
+        .public_key(public)
+        .serial_number(_serial(random))
+        .not_valid_before(_moment(max(wall - BACKDATE, root.not_before)))
+        .not_valid_after(_moment(min(wall + validity, root.not_after)))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(_usage(sign=True), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier(root.key_id, None, None), critical=False)
+        .sign(Ed25519PrivateKey.from_private_bytes(authority.root_private), None)
+    )
+    return parse_issuer(certificate.public_bytes(Encoding.DER))
 
 
 def issue_certificate(
-    authority: Authority, name: str, static_key: bytes, roles: Iterable[str], wall: float, validity: float = NODE_VALIDITY,
+    power: Authority | IssuingPower, name: str, static_key: bytes, roles: Iterable[str], wall: float, validity: float = NODE_VALIDITY,
     random: Random = os.urandom,
 ) -> Certificate:  # fmt: skip
-    """A certificate for the node *name* with the X25519 public key *static_key*, valid for *validity* seconds and never beyond the root."""
+    """A certificate for the node *name* with the X25519 public key *static_key*, valid for *validity* seconds and never beyond its
+    signer's."""
     granted = sorted(set(roles))
     if not is_name(name):
         raise Misuse(f"{name!r} is no name for a node: lower-case letters, digits and hyphens, at most 63")
@@ -114,29 +181,41 @@ def issue_certificate(
         raise Misuse(f"roles are names, at most {ROLES_MAX}: {', '.join(granted)}")
     if validity <= 0:
         raise Misuse("validity must be more than nothing")
-    if not authority.root.not_before <= wall < authority.root.not_after:
-        raise Misuse(f"the root of cluster {authority.cluster} is not valid now: it is {date(wall)} here")
-    subject = [x509.NameAttribute(NameOID.ORGANIZATION_NAME, authority.cluster)]
+    signer, private, issuer = (
+        (power.root, power.root_private, None) if isinstance(power, Authority) else (power.issuer, power.private, power.issuer)
+    )
+    if issuer is not None and ROLE_ISSUER in granted:
+        raise Misuse(f"the role {ROLE_ISSUER} is given where the root key is, not by the issuer {issuer.node}")
+    _check_time(signer, wall)
+    subject = [x509.NameAttribute(NameOID.ORGANIZATION_NAME, power.cluster)]
     subject += [x509.NameAttribute(NameOID.ORGANIZATIONAL_UNIT_NAME, role) for role in granted]
     subject += [x509.NameAttribute(NameOID.COMMON_NAME, name)]
-    signer = Ed25519PrivateKey.from_private_bytes(authority.root_private)
     certificate = (
         x509.CertificateBuilder()
         .subject_name(x509.Name(subject))
-        .issuer_name(authority.root.parsed.subject)
+        .issuer_name(signer.parsed.subject)
         .public_key(X25519PublicKey.from_public_bytes(static_key))
         .serial_number(_serial(random))
-        .not_valid_before(_moment(max(wall - BACKDATE, authority.root.not_before)))
-        .not_valid_after(_moment(min(wall + validity, authority.root.not_after)))
+        .not_valid_before(_moment(max(wall - BACKDATE, signer.not_before)))
+        .not_valid_after(_moment(min(wall + validity, signer.not_after)))
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(sign=False), critical=True)
-        .add_extension(x509.AuthorityKeyIdentifier(authority.root.key_id, None, None), critical=False)
-        .sign(signer, None)
+        .add_extension(x509.AuthorityKeyIdentifier(signer.key_id, None, None), critical=False)
+        .sign(Ed25519PrivateKey.from_private_bytes(private), None)
     )
     der = certificate.public_bytes(Encoding.DER)
-    if len(der) > CERTIFICATE_MAX:
-        raise Misuse(f"the names of the roles are too long: the certificate would have {len(der)} bytes, and {CERTIFICATE_MAX} are allowed")
-    return parse_certificate(der)
+    size = len(der) + (0 if issuer is None else len(issuer.der))
+    if size > CERTIFICATE_MAX:
+        raise Misuse(
+            f"the names of cluster, node and roles are too long: the certificate would have {size} bytes, and {CERTIFICATE_MAX} are allowed"
+        )
+    return attrs.evolve(parse_certificate(der), issuer=issuer)
+
+
+def _check_time(signer: Root | Issuer, wall: float) -> None:
+    if not signer.not_before <= wall < signer.not_after:
+        what = f"the root of cluster {signer.cluster}" if isinstance(signer, Root) else f"the certificate with which {signer.node} issues"
+        raise Misuse(f"{what} is not valid now: it is {date(wall)} here")
 
 
 def issue_identity(

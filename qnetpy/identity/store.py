@@ -1,10 +1,13 @@
-"""Key files: the only file of the identity package that touches the disk. Layout, modes and failures: docs/protocol/identity.md.
+"""Key files of a node and of an authority. Layout, modes and failures: docs/protocol/identity.md.
 
     DIR/                   0700
       node.key             0600  X25519 private key (PKCS #8, PEM)
-      node.crt             0644  the node's certificate (PEM)
+      node.crt             0644  the node's certificate (PEM), followed by its issuer's if an issuer signed it
       roots.crt            0644  one or more root certificates (PEM)
       cluster.secret       0600  64 hexadecimal digits
+      join.key             0600  the key of a machine that is about to join
+      issuer.key           0600  Ed25519 private key, only on nodes with the role `issuer`
+      issuer.crt           0644  the certificates with which this node issues, one for each root
       authority/           0700  only on machines that issue certificates
         root.key           0600  Ed25519 private key (PKCS #8, PEM)
         root.crt           0644
@@ -18,35 +21,57 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
-from collections.abc import Iterable
+import shlex
+import subprocess
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import attrs
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 
-from qnetpy.identity.authority import NODE_VALIDITY, ROOT_VALIDITY, SECRET_SIZE, Authority, NodeIdentity, issue_identity, make_authority
-from qnetpy.identity.certificate import Certificate, CertificateError, Root, parse_certificate, parse_pem_certificates, parse_root
-from resmgr.errors import Misuse, ResmgrError
+from qnetpy.identity.authority import (
+    NODE_VALIDITY,
+    ROOT_VALIDITY,
+    SECRET_SIZE,
+    Authority,
+    IssuingPower,
+    NodeIdentity,
+    certify_issuer,
+    issue_identity,
+    make_authority,
+)
+from qnetpy.identity.certificate import (
+    Certificate,
+    CertificateError,
+    Issuer,
+    Root,
+    parse_certificate,
+    parse_issuer,
+    parse_pem_certificates,
+    parse_root,
+)
+from qnetpy.identity.files import StoreError as StoreError
+from qnetpy.identity.files import make_directory, read, write
+from resmgr.errors import Misuse
 
 AUTHORITY = "authority"
 NODE_KEY = "node.key"
 NODE_CERTIFICATE = "node.crt"
+PENDING_KEY = "join.key"
+ISSUER_KEY = "issuer.key"
+ISSUER_CERTIFICATE = "issuer.crt"
 ROOTS = "roots.crt"
 SECRET = "cluster.secret"
 ROOT_KEY = "root.key"
 ROOT_CERTIFICATE = "root.crt"
+KEY_COMMAND_SECONDS = 30.0
+"""How long a command that prints a key may take."""
 BUNDLE_MARK = "# qnet node identity: keep secret\n"
 SECRET_BEGIN = "-----BEGIN QNET CLUSTER SECRET-----"
 SECRET_END = "-----END QNET CLUSTER SECRET-----"
-FILE_MAX = 64 * 1024
-"""Bytes read of any key file."""
-
-
-class StoreError(ResmgrError):
-    """A key file is missing, exposed, broken or does not fit the others; `strerror` is a sentence that names the file."""
 
 
 def create_cluster(directory: Path, name: str, now: float, validity: float = ROOT_VALIDITY) -> Authority:
@@ -55,12 +80,21 @@ def create_cluster(directory: Path, name: str, now: float, validity: float = ROO
     place = directory / AUTHORITY
     if os.path.lexists(place / ROOT_KEY):
         raise StoreError(errno.EEXIST, f"{place}: there is a cluster authority already; it is never overwritten")
-    _make_directory(directory)
-    _make_directory(place)
-    _write(place / SECRET, _pack_secret(authority.secret), 0o600)
-    _write(place / ROOT_CERTIFICATE, _pem(authority.root), 0o644)
-    _write(place / ROOT_KEY, _pack_key(Ed25519PrivateKey.from_private_bytes(authority.root_private)), 0o600)
+    make_directory(directory)
+    make_directory(place)
+    write(place / SECRET, _pack_secret(authority.secret), 0o600)
+    write(place / ROOT_CERTIFICATE, _pem(authority.root), 0o644)
+    write(place / ROOT_KEY, _pack_key(Ed25519PrivateKey.from_private_bytes(authority.root_private)), 0o600)
     return authority
+
+
+def replace_authority(directory: Path, authority: Authority) -> None:
+    """Put another root in place of the authority's under *directory*; the key before is kept as root.key.old until the next time."""
+    place = directory / AUTHORITY
+    os.replace(place / ROOT_KEY, place / f"{ROOT_KEY}.old")
+    os.replace(place / ROOT_CERTIFICATE, place / f"{ROOT_CERTIFICATE}.old")
+    write(place / ROOT_CERTIFICATE, _pem(authority.root), 0o644)
+    write(place / ROOT_KEY, _pack_key(Ed25519PrivateKey.from_private_bytes(authority.root_private)), 0o600)
 
 
 def load_authority(directory: Path) -> Authority:
@@ -72,7 +106,7 @@ def load_authority(directory: Path) -> Authority:
     (root, *more) = _load_roots(place / ROOT_CERTIFICATE)
     if more or key.public_key().public_bytes_raw() != root.key:
         raise StoreError(errno.EINVAL, f"{place / ROOT_CERTIFICATE}: does not belong to {ROOT_KEY}")
-    return Authority(root, key.private_bytes_raw(), _unpack_secret(place / SECRET, _read(place / SECRET, private=True)))
+    return Authority(root, key.private_bytes_raw(), _unpack_secret(place / SECRET, read(place / SECRET, private=True)))
 
 
 def issue_node(directory: Path, node_name: str, roles: Iterable[str], validity: float = NODE_VALIDITY, *, now: float) -> bytes:
@@ -89,7 +123,7 @@ def pack_bundle(identity: NodeIdentity) -> bytes:
         (
             BUNDLE_MARK.encode(),
             _pack_key(X25519PrivateKey.from_private_bytes(identity.static_private)),
-            _pem(identity.certificate),
+            chain_pem(identity.certificate),
             *(_pem(root) for root in identity.roots),
             f"{SECRET_BEGIN}\n{identity.secret.hex()}\n{SECRET_END}\n".encode(),
         )
@@ -107,10 +141,10 @@ def unpack_bundle(bundle: bytes, origin: str = "bundle") -> NodeIdentity:
     if not isinstance(key, X25519PrivateKey):
         raise StoreError(errno.EINVAL, f"{origin}: the key is not an X25519 key")
     try:
-        der, *roots = parse_pem_certificates(bundle)
+        certificate, roots = take_chain(parse_pem_certificates(bundle))
         if not roots:
             raise StoreError(errno.EINVAL, f"{origin}: holds no root certificate")
-        return NodeIdentity(parse_certificate(der), key.private_bytes_raw(), tuple(map(parse_root, roots)), secret)
+        return NodeIdentity(certificate, key.private_bytes_raw(), tuple(map(parse_root, roots)), secret)
     except (CertificateError, Misuse) as error:
         raise StoreError(errno.EINVAL, f"{origin}: {error}") from error
 
@@ -137,42 +171,146 @@ def check_vacant(directory: Path, cluster: str = "", name: str = "") -> None:
         raise StoreError(errno.EEXIST, f"this machine is node {found.name} of cluster {found.cluster} already ({directory})")
 
 
-def save_identity(directory: Path, identity: NodeIdentity) -> None:
-    """Write the files of a node; those of an earlier identity are replaced."""
-    _make_directory(directory)
-    _write(directory / NODE_KEY, _pack_key(X25519PrivateKey.from_private_bytes(identity.static_private)), 0o600)
-    _write(directory / SECRET, _pack_secret(identity.secret), 0o600)
-    _write(directory / ROOTS, b"".join(_pem(root) for root in identity.roots), 0o644)
-    _write(directory / NODE_CERTIFICATE, _pem(identity.certificate), 0o644)
+def save_identity(directory: Path, identity: NodeIdentity, *, keep_key: bool = False) -> None:
+    """Write the files of a node; those of an earlier identity are replaced. *keep_key*: the private key is there already, or is not ours to
+    keep (it comes from a command)."""
+    make_directory(directory)
+    if not keep_key:
+        write(directory / NODE_KEY, _pack_key(X25519PrivateKey.from_private_bytes(identity.static_private)), 0o600)
+    write(directory / SECRET, _pack_secret(identity.secret), 0o600)
+    write(directory / ROOTS, b"".join(_pem(root) for root in identity.roots), 0o644)
+    write(directory / NODE_CERTIFICATE, chain_pem(identity.certificate), 0o644)
 
 
-def load_identity(directory: Path) -> NodeIdentity:
+def load_identity(directory: Path, key_command: str = "") -> NodeIdentity:
     """The node identity under *directory*. StoreError: ENOENT (no such file), EACCES (wrong mode, owner), EINVAL (broken, mismatch).
 
-    Validity is not checked here: an expired node still starts, says so, and can be renewed.
+    *key_command*: what prints the private key (PKCS #8, PEM), in place of node.key. Validity is not checked here: an expired node still
+    starts, says so, and can be renewed.
     """
-    key = _load_key(directory / NODE_KEY)
-    if not isinstance(key, X25519PrivateKey):
-        raise StoreError(errno.EINVAL, f"{directory / NODE_KEY}: not an X25519 key")
-    secret = _unpack_secret(directory / SECRET, _read(directory / SECRET, private=True))
+    key = load_node_key(directory, key_command)
+    secret = _unpack_secret(directory / SECRET, read(directory / SECRET, private=True))
     roots = _load_roots(directory / ROOTS)
     try:
-        (der,) = parse_pem_certificates(_read(directory / NODE_CERTIFICATE, private=False))
-        return NodeIdentity(parse_certificate(der), key.private_bytes_raw(), tuple(roots), secret)
+        certificate, more = take_chain(parse_pem_certificates(read(directory / NODE_CERTIFICATE, private=False)))
+        if more:
+            raise Misuse("holds something else than one certificate and its issuer's")
+        return NodeIdentity(certificate, key, tuple(roots), secret)
     except (CertificateError, Misuse, ValueError) as error:
         raise StoreError(errno.EINVAL, f"{directory / NODE_CERTIFICATE}: {error}") from error
 
 
+def load_node_key(directory: Path, key_command: str = "") -> bytes:
+    """The node's X25519 private key, 32 bytes, from its file or from a command."""
+    if key_command:
+        key, origin = _key_of_command(key_command), "key_command"
+    else:
+        key, origin = _load_key(directory / NODE_KEY), str(directory / NODE_KEY)
+    if not isinstance(key, X25519PrivateKey):
+        raise StoreError(errno.EINVAL, f"{origin}: not an X25519 key")
+    return key.private_bytes_raw()
+
+
+def pending_key(directory: Path) -> bytes:
+    """The X25519 private key, 32 bytes, of a node that is about to join: the one of the try before, or a new one. It is kept until
+    `forget_pending`, so that a code which was spent on an answer that got lost is still good for this machine."""
+    path = directory / PENDING_KEY
+    if os.path.lexists(path):
+        key = _load_key(path)
+        if isinstance(key, X25519PrivateKey):
+            return key.private_bytes_raw()
+    key = X25519PrivateKey.generate()
+    make_directory(directory)
+    write(path, _pack_key(key), 0o600)
+    return key.private_bytes_raw()
+
+
+def forget_pending(directory: Path) -> None:
+    """The machine has joined."""
+    (directory / PENDING_KEY).unlink(missing_ok=True)
+
+
+def public_key(private: bytes) -> bytes:
+    """The X25519 public key of a private one."""
+    return X25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw()
+
+
+def _key_of_command(command: str) -> object:
+    try:
+        result = subprocess.run(
+            shlex.split(command), stdin=subprocess.DEVNULL, capture_output=True, timeout=KEY_COMMAND_SECONDS, check=False
+        )
+    except (OSError, ValueError) as error:
+        raise StoreError(errno.EINVAL, f"key_command: {error}") from error
+    except subprocess.TimeoutExpired as error:
+        raise StoreError(errno.ETIMEDOUT, f"key_command: did not end within {KEY_COMMAND_SECONDS:g} s") from error
+    if result.returncode != 0:
+        said = result.stderr.decode(errors="replace").strip().splitlines()
+        raise StoreError(errno.EINVAL, f"key_command: ended with {result.returncode}" + (f": {said[-1]}" if said else ""))
+    try:
+        return load_pem_private_key(result.stdout, None)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise StoreError(errno.EINVAL, "key_command: did not print a private key in PEM form") from error
+
+
+def make_power(directory: Path, node: str, now: float) -> IssuingPower:
+    """Let *node* issue: a new key beside the authority under *directory*, certified by its root."""
+    private = Ed25519PrivateKey.generate()
+    authority = load_authority(directory)
+    power = IssuingPower(certify_issuer(authority, node, private.public_key().public_bytes_raw(), now), private.private_bytes_raw())
+    save_powers(directory, [power])
+    return power
+
+
+def save_powers(directory: Path, powers: Sequence[IssuingPower]) -> None:
+    """Write what this node issues with: one key, and a certificate for each root."""
+    (private,) = {power.private for power in powers}
+    write(directory / ISSUER_KEY, _pack_key(Ed25519PrivateKey.from_private_bytes(private)), 0o600)
+    write(directory / ISSUER_CERTIFICATE, b"".join(_pem(power.issuer) for power in powers), 0o644)
+
+
+def load_powers(directory: Path) -> list[IssuingPower]:
+    """What this node issues with, one for each root; none where it does not issue."""
+    if not os.path.lexists(directory / ISSUER_KEY):
+        return []
+    key = _load_key(directory / ISSUER_KEY)
+    if not isinstance(key, Ed25519PrivateKey):
+        raise StoreError(errno.EINVAL, f"{directory / ISSUER_KEY}: not an Ed25519 key")
+    path = directory / ISSUER_CERTIFICATE
+    try:
+        found = [parse_issuer(der) for der in parse_pem_certificates(read(path, private=False))]
+        return [IssuingPower(issuer, key.private_bytes_raw()) for issuer in found]
+    except (CertificateError, Misuse) as error:
+        raise StoreError(errno.EINVAL, f"{path}: {error}") from error
+
+
+def take_chain(ders: Sequence[bytes]) -> tuple[Certificate, list[bytes]]:
+    """A node certificate with its issuer's, and what stands behind them. CertificateError."""
+    certificate, rest = parse_certificate(ders[0]), list(ders[1:])
+    if rest:
+        try:
+            issuer = parse_issuer(rest[0])
+        except CertificateError:
+            return certificate, rest
+        return attrs.evolve(certificate, issuer=issuer), rest[1:]
+    return certificate, rest
+
+
+def chain_pem(certificate: Certificate) -> bytes:
+    """A node certificate and its issuer's, as PEM."""
+    return _pem(certificate) + (b"" if certificate.issuer is None else _pem(certificate.issuer))
+
+
 def _load_roots(path: Path) -> list[Root]:
     try:
-        return [parse_root(der) for der in parse_pem_certificates(_read(path, private=False))]
+        return [parse_root(der) for der in parse_pem_certificates(read(path, private=False))]
     except CertificateError as error:
         raise StoreError(errno.EINVAL, f"{path}: {error}") from error
 
 
 def _load_key(path: Path) -> object:
     try:
-        return load_pem_private_key(_read(path, private=True), None)
+        return load_pem_private_key(read(path, private=True), None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise StoreError(errno.EINVAL, f"{path}: not a private key in PEM form") from error
 
@@ -195,55 +333,5 @@ def _pack_key(key: X25519PrivateKey | Ed25519PrivateKey) -> bytes:
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
 
-def _pem(certificate: Certificate | Root) -> bytes:
+def _pem(certificate: Certificate | Root | Issuer) -> bytes:
     return certificate.parsed.public_bytes(Encoding.PEM)
-
-
-def _make_directory(path: Path) -> None:
-    try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise StoreError(error.errno or errno.EIO, f"{path}: {error.strerror}") from error
-    status = path.stat()
-    if stat.S_IMODE(status.st_mode) & 0o022:
-        raise StoreError(errno.EACCES, f"{path}: others may write here; make it 0700 (chmod 700 {path})")
-
-
-def _read(path: Path, private: bool) -> bytes:
-    """All of *path*; a private file must be ours and closed to others, and is checked on the descriptor that is read."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | (os.O_NOFOLLOW if private else 0))
-    except OSError as error:
-        text = "is a symbolic link, which a private file must not be" if error.errno == errno.ELOOP else error.strerror
-        raise StoreError(error.errno or errno.EIO, f"{path}: {text}") from error
-    try:
-        status = os.fstat(fd)
-        mode = stat.S_IMODE(status.st_mode)
-        if not stat.S_ISREG(status.st_mode):
-            raise StoreError(errno.EINVAL, f"{path}: not a regular file")
-        if private and mode & 0o077:
-            raise StoreError(errno.EACCES, f"{path}: mode is {mode:04o} and others may use it; it must be 0600 (chmod 600 {path})")
-        if private and status.st_uid not in (0, os.geteuid()):
-            raise StoreError(errno.EACCES, f"{path}: belongs to user {status.st_uid}; it must be owned by root or the user of the daemon")
-        data = os.read(fd, FILE_MAX + 1)
-    finally:
-        os.close(fd)
-    if len(data) > FILE_MAX:
-        raise StoreError(errno.EFBIG, f"{path}: too long for a key file")
-    return data
-
-
-def _write(path: Path, data: bytes, mode: int) -> None:
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
-        try:
-            os.fchmod(fd, mode)
-            os.write(fd, data)
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-        os.replace(aside, path)
-    except OSError as error:
-        aside.unlink(missing_ok=True)
-        raise StoreError(error.errno or errno.EIO, f"{path}: {error.strerror}") from error

@@ -172,6 +172,10 @@ class HandshakeMachine:
         """Names, in order of preference."""
         return [SUITES[number].name for number in self._party.suites if number]
 
+    def set_boot_id(self, boot_id: bytes) -> None:
+        """Be another boot of this node from the next handshake on: there may be a copy of this process, which is the present one."""
+        self._party.boot_id = boot_id
+
     def set_suites(self, suites: Sequence[str]) -> None:
         """Other suites for handshakes from now on; sessions change with their next rekey. Misuse for an unknown one."""
         self._party.suites = suite_numbers(suites)

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
+from qnetpy.identity.authority import NodeIdentity
 from qnetpy.link.bearer import Bearer, Port, Ports
 from qnetpy.link.calls import UNANSWERED, Calls, Hint
 from qnetpy.link.deadlines import Deadlines
@@ -94,6 +95,21 @@ class LinkMachine:
         return [
             session for link in self.links.values() for session in (link.sessions.current, link.sessions.previous) if session is not None
         ]
+
+    def set_identity(self, identity: NodeIdentity) -> None:
+        """Show and trust that from the next handshake on; the name, key and secret are the same."""
+        self._handshake.set_identity(identity)
+
+    def begin_anew(self, boot_id: bytes, reason: str, now: float) -> None:
+        """Forget every session without a word under its keys, which a copy of this process may have as well, and be another boot."""
+        self._handshake.set_boot_id(boot_id)
+        for link in list(self.links.values()):
+            self._down(link, reason, now)
+
+    def rekey(self, reason: str) -> None:
+        """Ask every link's other end for new keys soon; the old ones are in use until then."""
+        for link in self.links.values():
+            link.sessions.renew(reason)
 
     def sizes(self) -> dict[str, int]:
         """How much of everything there is at the moment."""

@@ -15,7 +15,7 @@ from weakref import WeakValueDictionary
 import attrs
 
 from qnetpy.identity.authority import NodeIdentity
-from qnetpy.identity.certificate import Certificate, CertificateError, parse_certificate, verify
+from qnetpy.identity.certificate import Certificate, CertificateError, parse_chain, verify
 from qnetpy.link.constants import BOOT_ID_SIZE, EVENTS_MAX, INDICES_AHEAD, KNOWN_MAX, NODES_MAX, SUITE_SLOTS
 from qnetpy.link.cookie import ClusterMac
 from qnetpy.link.halfopen import Recent
@@ -174,7 +174,7 @@ class Party:
             wall=max(0, int(self.wall())),
             index=index,
             boot_id=self.boot_id,
-            certificate=self.identity.certificate.der,
+            certificate=self.identity.certificate.chain,
         )
 
     def transport_id_with(self, name: str, boot_id: bytes) -> int:
@@ -189,7 +189,7 @@ class Party:
         skew = skew_text(offer.wall - self.wall())
         where = place(source)
         try:
-            certificate = parse_certificate(offer.certificate)
+            certificate = parse_chain(offer.certificate)
             verify(certificate, self.identity.roots, self.wall(), expected or None)
         except CertificateError as error:
             raise Refusal(reason_of(error), f"node at {where}: {error}{skew}") from error

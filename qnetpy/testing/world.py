@@ -18,9 +18,11 @@ from zlib import crc32
 from qnetpy.discovery.static import StaticDiscovery, StaticPeer
 from qnetpy.identity.authority import NodeIdentity, issue_identity, make_authority
 from qnetpy.link.testing import WatchedCrypto
+from qnetpy.members.membership import Membership
 from qnetpy.nodes import NodeState
 from qnetpy.parameters import QnetSettings
 from qnetpy.qnet import Qnet
+from qnetpy.testing.members import MemoryStore
 from resmgr.access import Export, Grant, Policy, UserRule, Verb
 from resmgr.channel import Connection, Credentials, Nd
 from resmgr.errors import Misuse
@@ -120,11 +122,12 @@ class World:
         fault: str | None = None,
         settings: QnetSettings | None = None,
         call: Sequence[str] | None = None,
+        store: MemoryStore | None = None,
     ) -> SimNode:
         """Switch a node on: a new boot of it, with empty memory, on the named cables (default: all).
 
         *skew* is by how many seconds its wall clock is wrong. *call*: the nodes that it knows of; default are all that have joined. Misuse
-        when it is on already.
+        when it is on already. *store*: what the node keeps, for a node whose membership changes; its identity is the one in there.
         """
         before = self.nodes.get(name)
         if before is not None and not before.dead:
@@ -134,7 +137,7 @@ class World:
         node = self.nodes[name] = SimNode(
             self,
             name,
-            self.identity(name) if identity is None else identity,
+            store.kept.identity if store is not None else self.identity(name) if identity is None else identity,
             self._boots,
             list(self.hubs) if links is None else links,
             skew,
@@ -142,6 +145,7 @@ class World:
             self.fault if fault is None else fault,
             self.settings if settings is None else settings,
             [other for other in self._numbers if other != name] if call is None else call,
+            store,
         )
         return node
 
@@ -182,6 +186,7 @@ class SimNode:
         fault: str,
         settings: QnetSettings,
         call: Sequence[str],
+        store: MemoryStore | None,
     ) -> None:
         self.world = world
         self.name = name
@@ -215,7 +220,10 @@ class SimNode:
         for interface, link in self.links.items():
             self.plug(interface, fault=fault)
             peers += [StaticPeer(world.mac(other, link), interface) for other in call]
-        self.qnet = Qnet(self.stack, self.system, identity, settings, StaticDiscovery(peers), random.randbytes)
+        self.membership: Membership | None = None
+        if store is not None:
+            self.membership = Membership(self.view, self.system.kernel, store.kept, store, random.randbytes)
+        self.qnet = Qnet(self.stack, self.system, identity, settings, StaticDiscovery(peers), random.randbytes, self.membership)
 
     def plug(self, interface: str, mac: bytes | None = None, fault: str = "") -> None:
         """Add an interface on its cable, with its own address or another. Nothing happens when it is there."""
@@ -283,6 +291,8 @@ class SimNode:
     def stop(self) -> None:
         """A clean stop: goodbye is said."""
         self.dead = True
+        if self.membership is not None:
+            self.membership.close()
         self.qnet.detach()
         self.stack.close()
         self.system.close()

@@ -131,7 +131,7 @@ def test_a_node_that_cannot_start_says_why(start_cluster: Start, tmp_path: Path)
 
     assert "there is no network interface eth7" in refused(cluster, "a", "qnet", "up", "--interface", "eth7")
     assert "drop=lots" in refused(cluster, "a", "qnet", "up", "--fault", "drop=lots")
-    assert refused(cluster, "b", "qnet", "up").endswith("try: qnet init CLUSTER, or qnet cert install FILE")
+    assert refused(cluster, "b", "qnet", "up").endswith("try: qnet init CLUSTER, or qnet join CODE")
     cluster.run("a", "sh", "-c", "printf '[qnet]\\nethertyp = 1\\n' >/tmp/bad.toml")
     assert "qnet.ethertyp: unknown key; did you mean 'ethertype'?" in refused(cluster, "a", "qnet", "up", "--config", "/tmp/bad.toml")
     cluster.run("a", "chmod", "644", "/etc/qnet/node.key")

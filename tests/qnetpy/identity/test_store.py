@@ -14,11 +14,13 @@ from qnetpy.identity.authority import NodeIdentity
 from qnetpy.identity.store import (
     StoreError,
     create_cluster,
+    forget_pending,
     install_bundle,
     issue_node,
     load_authority,
     load_identity,
     pack_bundle,
+    pending_key,
     unpack_bundle,
 )
 
@@ -176,3 +178,15 @@ def test_nothing_is_left_beside_the_files(home: Path) -> None:
     install_bundle(home, pack_bundle(before))
     assert not [path for path in home.rglob("*") if path.name.startswith(".")]
     assert isinstance(load_identity(home), NodeIdentity)
+
+
+def test_a_machine_that_tries_to_join_again_has_the_same_key(tmp_path: Path) -> None:
+    """Its code is spent on the first key."""
+    first = pending_key(tmp_path / "keys")
+    assert pending_key(tmp_path / "keys") == first
+    assert stat.S_IMODE((tmp_path / "keys/join.key").stat().st_mode) == 0o600
+    (tmp_path / "keys/join.key").chmod(0o644)
+    with pytest.raises(StoreError, match="chmod 600"):
+        pending_key(tmp_path / "keys")
+    forget_pending(tmp_path / "keys")
+    assert pending_key(tmp_path / "keys") != first

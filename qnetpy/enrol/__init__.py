@@ -1,0 +1,1 @@
+"""Enrolment: how a machine becomes a node by one code. Specification: docs/protocol/enrolment.md."""

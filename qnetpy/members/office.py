@@ -1,0 +1,199 @@
+"""What a node that may issue does: certificates for those who join and those who renew, revocations, another root. No messages, no clock.
+
+Certificates of issuer nodes come from the root key alone, everybody else's from the issuing power of this node. So a stolen issuer makes
+no issuers, and the root key is read only for what takes it: an issuer's renewal, a change of roots, a revocation of an issuer.
+`OfficeError` is a sentence for people, with the errno that a node which asked gets.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+
+from qnetpy.enrol.wire import Grant
+from qnetpy.identity.authority import NODE_VALIDITY, Authority, IssuingPower, certify_issuer, issue_certificate, make_authority
+from qnetpy.identity.certificate import ROLE_ISSUER, Certificate, CertificateError, parse_chain
+from qnetpy.identity.files import StoreError
+from qnetpy.identity.trust import KEPT_MAX, Kind, Revoked, Statement, make_statement
+from qnetpy.members.register import Member
+from qnetpy.members.renewal import life
+from qnetpy.members.standing import Standing, problem
+from qnetpy.members.store import Store
+from qnetpy.members.wire import NO_KEY, Renew, Renewed
+from resmgr.errors import Misuse
+
+Random = Callable[[int], bytes]
+
+
+class OfficeError(ValueError):
+    """What was asked is not done here. The text is a sentence for people."""
+
+    def __init__(self, code: int, text: str) -> None:
+        super().__init__(text)
+        self.errno = code
+
+
+class Office:
+    """See the head of this file. *wall* is always the present time in seconds since the epoch."""
+
+    def __init__(self, standing: Standing, store: Store, random: Random) -> None:
+        self._standing = standing
+        self._store = store
+        self._random = random
+
+    @property
+    def may_issue(self) -> bool:
+        """This node has an issuing power that counts. The root key is not looked for."""
+        return self._standing.any_power() is not None
+
+    # Certificates
+
+    def check(self, roles: frozenset[str]) -> None:
+        """OfficeError when a node with *roles* cannot be given a certificate here."""
+        self._power(roles, None)
+
+    def grant(self, name: str, static_key: bytes, roles: frozenset[str], validity: float, wall: float) -> Grant:
+        """Everything that a node which joins needs beside its key."""
+        power = self._power(roles, None)
+        certificate = self._issue(power, name, static_key, roles, validity, wall)
+        self._standing.register.note(certificate)
+        trust = self._standing.trust
+        return Grant(
+            self._standing.identity.secret,
+            certificate.chain,
+            tuple(root.der for root in trust.roots),
+            tuple(statement.data for statement in trust.statements),
+        )
+
+    def renew(self, name: str, static_key: bytes, wanted: Renew, wall: float) -> Renewed:
+        """A later certificate for the node *name*, which has proven to have that key: with the roles of the one it has, and as long."""
+        standing = self._standing
+        try:
+            shown = parse_chain(wanted.chain)
+        except CertificateError as error:
+            raise OfficeError(errno.EINVAL, str(error)) from error
+        if (shown.name, shown.static_key) != (name, static_key):
+            raise OfficeError(errno.EACCES, f"node {name} has shown a certificate that is not its own")
+        wrong = problem(shown, standing, wall)
+        if wrong:
+            raise OfficeError(errno.EACCES, wrong)
+        power = self._power(shown.roles, wanted.root_id)
+        length = life(shown)
+        signer = shown.issuer or next((root for root in standing.trust.roots if root.key_id == shown.root_id), None)
+        if signer is not None and shown.not_after == signer.not_after:
+            # It was cut at its signer's end, which says nothing of how long it should be.
+            length = NODE_VALIDITY
+        certificate = self._issue(power, shown.name, shown.static_key, shown.roles, length, wall)
+        issuer = None
+        if wanted.issuer_key != NO_KEY:
+            if ROLE_ISSUER not in shown.roles or not isinstance(power, Authority):
+                raise OfficeError(errno.EACCES, f"node {shown.name} has not the role {ROLE_ISSUER}")
+            try:
+                issuer = certify_issuer(power, shown.name, wanted.issuer_key, wall, random=self._random)
+            except (Misuse, ValueError) as error:
+                raise OfficeError(errno.EINVAL, str(error)) from error
+        standing.register.note(certificate, (shown.root_id,), b"" if issuer is None else issuer.key_id)
+        return Renewed(certificate.chain, b"" if issuer is None else issuer.der)
+
+    def _issue(
+        self, power: Authority | IssuingPower, name: str, static_key: bytes, roles: frozenset[str], validity: float, wall: float
+    ) -> Certificate:
+        try:
+            return issue_certificate(power, name, static_key, roles, wall, validity, self._random)
+        except (Misuse, ValueError) as error:
+            raise OfficeError(errno.EINVAL, str(error)) from error
+
+    def _power(self, roles: frozenset[str], root_id: bytes | None) -> Authority | IssuingPower:
+        """What signs certificates with *roles*, under that root or (None) the oldest possible."""
+        if ROLE_ISSUER not in roles:
+            power = self._standing.any_power() if root_id is None else self._standing.power(root_id)
+            if power is not None:
+                return power
+        authority = self._authority()
+        if authority is None or (root_id is not None and authority.root.key_id != root_id):
+            if ROLE_ISSUER in roles:
+                raise OfficeError(errno.EPERM, f"certificates with the role {ROLE_ISSUER} are made where the root key is, not here")
+            raise OfficeError(
+                errno.EPERM, f"node {self._standing.name} does not issue certificates; ask on a node with the role {ROLE_ISSUER}"
+            )
+        return authority
+
+    def _authority(self) -> Authority | None:
+        try:
+            return self._store.authority()
+        except StoreError as error:
+            raise OfficeError(errno.EACCES, str(error.strerror)) from error
+
+    # Revocation
+
+    def revoke(self, name: str, met: Certificate | None, wall: float) -> Statement:
+        """The statement that ends node *name*; *met* is its certificate if it is up. What it enrolled, if it was an issuer, goes on to
+        count."""
+        standing = self._standing
+        if name == standing.name:
+            raise OfficeError(errno.EINVAL, "a node does not revoke itself; try: qnet leave")
+        member = standing.register.get(name)
+        key = met.static_key if met is not None else member.static_key if member is not None else None
+        if key is None:
+            raise OfficeError(errno.ENOENT, f"node {name} is not up, and this node never met it; run it on a node that did")
+        roles = met.roles if met is not None else member.roles if member is not None else frozenset[str]()
+        by_root = (
+            met.issuer is None
+            if met is not None
+            else member is not None and member.signer_id in {root.key_id for root in standing.trust.roots}
+        )
+        power: Authority | IssuingPower | None = None
+        if ROLE_ISSUER not in roles and not by_root:
+            power = standing.any_power()
+        if power is None:
+            power = self._authority()
+        if power is None:
+            what = f"node {name} is an issuer" if ROLE_ISSUER in roles else f"the root signed the certificate of node {name}"
+            raise OfficeError(errno.EPERM, f"{what}: that takes the root key; run it where the root key is")
+        issuer_id = member.issuer_id if member is not None and member.static_key == key else b""
+        kept = self._kept(issuer_id, key) if issuer_id else frozenset[bytes]()
+        try:
+            return make_statement(power, Kind.REVOKE, Revoked(name, key, issuer_id, kept), wall)
+        except Misuse as error:
+            raise OfficeError(errno.EPERM, str(error)) from error
+
+    def _kept(self, issuer_id: bytes, key: bytes) -> frozenset[bytes]:
+        """What that issuer signed and this node has seen: it was not made up afterwards."""
+        standing = self._standing
+        members: list[Member] = [one for one in standing.register if one.signer_id == issuer_id and one.static_key != key]
+        serials = [one.serial for one in members if not standing.trust.key_revoked(one.static_key)]
+        said = [one.id for one in standing.trust.statements if one.issuer is not None and one.issuer.key_id == issuer_id]
+        return frozenset((*said, *serials)[:KEPT_MAX])
+
+    # Roots
+
+    def rotate(self, wall: float) -> tuple[Statement, Authority]:
+        """Another root beside the one of this cluster: the statement by which every node trusts it, and its key. First the statement is
+        stored, then the key takes the place of the old one (`Store.replace_authority`)."""
+        authority = self._root_key()
+        roots = self._standing.trust.roots
+        if len(roots) > 1:
+            raise OfficeError(
+                errno.EBUSY, "two roots overlap already; try: qnet root status, and qnet root retire when all nodes are ready"
+            )
+        if authority.root.key_id not in {root.key_id for root in roots}:
+            raise OfficeError(errno.EINVAL, "the root key of this machine is not of a root that this node trusts")
+        new = make_authority(authority.cluster, wall, random=self._random, secret=authority.secret)
+        return make_statement(authority, Kind.ROOT, new.root, wall), new
+
+    def retire(self, wall: float) -> Statement:
+        """The statement by which the root counts no more whose key this machine does not have (any more)."""
+        authority = self._root_key()
+        ids = [root.key_id for root in self._standing.trust.roots]
+        others = [key_id for key_id in ids if key_id != authority.root.key_id]
+        if not others or authority.root.key_id not in ids:
+            raise OfficeError(errno.EINVAL, "there is only one root")
+        if self._standing.under(authority.root.key_id) is None:
+            raise OfficeError(errno.EBUSY, "this node has no certificate under that root yet")
+        return make_statement(authority, Kind.RETIRE, others[0], wall)
+
+    def _root_key(self) -> Authority:
+        authority = self._authority()
+        if authority is None:
+            raise OfficeError(errno.EPERM, "the root key is not on this machine")
+        return authority

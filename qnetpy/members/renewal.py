@@ -1,0 +1,68 @@
+"""When a node's certificates are due, and when people are told. Pure.
+
+A certificate is renewed at two thirds of its life, and again and again from then on until it succeeded; people hear of it when 30, 7 and 1
+days are left, which with certificates of a year means that it failed for three months.
+"""
+
+from __future__ import annotations
+
+import attrs
+
+from qnetpy.identity.authority import BACKDATE
+from qnetpy.identity.certificate import ROLE_ISSUER, Certificate, Issuer
+from qnetpy.members.standing import Standing
+
+PART = 2 / 3
+"""Of its life, after which a certificate is renewed."""
+DAY = 86400.0
+WARNINGS = (30 * DAY, 7 * DAY, DAY, 0.0)
+"""Seconds before the end at which people are warned, if the certificate lived longer than that when it was new; and at the end."""
+RETRY_PART = 1 / 50
+"""Of a certificate's life, between looks at it and between tries."""
+RETRY_MIN = 1.0
+RETRY_MAX = 600.0
+
+
+@attrs.frozen
+class Want:
+    """A certificate is due: under which root, and whether the issuing power is due with it."""
+
+    root_id: bytes
+    issuing: bool
+
+
+def due(certificate: Certificate | Issuer, wall: float) -> bool:
+    """Whether two thirds of its life are over."""
+    return wall >= certificate.not_after - (1 - PART) * life(certificate)
+
+
+def life(certificate: Certificate | Issuer) -> float:
+    """Seconds from when it was issued to its end; its begin lies a little before."""
+    return max(0.0, certificate.not_after - certificate.not_before - BACKDATE)
+
+
+def wants(standing: Standing, wall: float) -> list[Want]:
+    """What is due now, the newest root first."""
+    found: list[Want] = []
+    for root in reversed(standing.trust.roots):
+        newest = root is standing.trust.roots[-1]
+        certificate, power = standing.under(root.key_id), standing.power(root.key_id)
+        issues = ROLE_ISSUER in standing.identity.roles and root.certifies_issuers
+        issuing = issues and (power is None or due(power.issuer, wall))
+        missing = newest and (certificate is None or issuing)
+        if missing or (certificate is not None and due(certificate, wall)):
+            found.append(Want(root.key_id, issuing))
+    return found
+
+
+def pause(standing: Standing) -> float:
+    """Seconds between looks, and between tries: a small part of the life of the certificate that lives shortest."""
+    shortest = min(map(life, standing.certificates()))
+    return min(max(shortest * RETRY_PART, RETRY_MIN), RETRY_MAX)
+
+
+def warning(certificate: Certificate, told: float, wall: float) -> float | None:
+    """The mark of WARNINGS that was passed and not told: *told* is the last that was, `inf` for none. None: nothing to say."""
+    passed = [mark for mark in WARNINGS if certificate.not_after - wall <= mark < life(certificate)]
+    mark = min(passed, default=None)
+    return mark if mark is not None and mark < told else None

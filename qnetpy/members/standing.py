@@ -1,0 +1,130 @@
+"""Where a node stands: its certificates, its issuing powers, what it trusts, whom it has met. State with its rules; no messages, no clock.
+
+While two roots overlap a node holds a certificate under each. It shows the one under the older root, which every node trusts, also one
+that was off when the newer root was made; when the older root is retired it shows the other. A peer that does not know the root of the one
+that is shown makes it show the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import attrs
+
+from qnetpy.identity.authority import IssuingPower, NodeIdentity
+from qnetpy.identity.certificate import Certificate, CertificateError, Issuer, verify
+from qnetpy.identity.trust import Statement, Trust, parse_statement
+from qnetpy.members.register import Register, pack_register, parse_register
+from qnetpy.members.store import Kept
+from resmgr.errors import BadMessage, Misuse
+
+
+class Standing:
+    """See the head of this file. `identity` is what the handshake shows and trusts."""
+
+    def __init__(self, kept: Kept) -> None:
+        self.identity: NodeIdentity = kept.identity
+        self.next: Certificate | None = kept.next
+        self.powers: tuple[IssuingPower, ...] = kept.powers
+        self.trust = Trust(kept.identity.cluster, kept.identity.roots, kept.statements)
+        self.register: Register = parse_register(kept.register) if kept.register else Register()
+
+    @property
+    def name(self) -> str:
+        return self.identity.name
+
+    def kept(self) -> Kept:
+        """What to store."""
+        register = pack_register(self.register) if len(self.register) else b""
+        return Kept(self.identity, self.next, self.powers, tuple(self.trust.statements), register)
+
+    # Certificates
+
+    def certificates(self) -> list[Certificate]:
+        """Ours, the one that is shown first."""
+        return [self.identity.certificate, *([] if self.next is None else [self.next])]
+
+    def under(self, root_id: bytes) -> Certificate | None:
+        return next((one for one in self.certificates() if one.root_id == root_id), None)
+
+    def ready(self) -> tuple[bytes, ...]:
+        """Key ids of the roots under which we have a certificate."""
+        return tuple(one.root_id for one in self.certificates())
+
+    @property
+    def newest_root_id(self) -> bytes:
+        return self.trust.roots[-1].key_id
+
+    def power(self, root_id: bytes) -> IssuingPower | None:
+        """What we issue with under that root; None when nothing, or when it was revoked."""
+        for power in self.powers:
+            if power.issuer.root_id == root_id and self.trust.revoked_issuer(power.issuer) is None:
+                return power
+        return None
+
+    def any_power(self) -> IssuingPower | None:
+        """What we issue with under the oldest root that we can issue under."""
+        return next((power for root in self.trust.roots if (power := self.power(root.key_id)) is not None), None)
+
+    def install(self, certificate: Certificate, issuer: Issuer | None, issuer_private: bytes, wall: float) -> None:
+        """A certificate that was issued to us, and one for issuing if we asked for that. CertificateError or Misuse for what is not good
+        or not ours; then nothing changes."""
+        verify(certificate, self.trust.roots, wall, self.name)
+        if certificate.static_key != self.identity.certificate.static_key:
+            raise Misuse("the certificate that was issued is for another key")
+        if issuer is not None:
+            power = IssuingPower(issuer, issuer_private)
+            if issuer.node != self.name or issuer.root_id != certificate.root_id:
+                raise Misuse("the issuer's certificate that was given is another node's")
+            order = [root.key_id for root in self.trust.roots]
+            others = [old for old in self.powers if old.issuer.root_id != issuer.root_id and old.private == issuer_private]
+            self.powers = tuple(
+                sorted((*others, power), key=lambda one: order.index(one.issuer.root_id) if one.issuer.root_id in order else -1)
+            )
+        if certificate.root_id == self.identity.certificate.root_id:
+            self.identity = attrs.evolve(self.identity, certificate=certificate)
+        else:
+            self.next = certificate
+
+    def show_other(self) -> bool:
+        """Show the certificate under the other root. False when there is none."""
+        if self.next is None:
+            return False
+        shown, self.next = self.next, self.identity.certificate
+        self.identity = attrs.evolve(self.identity, certificate=shown)
+        return True
+
+    # Statements
+
+    def learn(self, statements: Iterable[bytes]) -> tuple[list[Statement], list[str]]:
+        """Believe what may be believed. Returns what was new, and why anything was not believed. `identity` may be another afterwards."""
+        fresh: list[Statement] = []
+        refused: list[str] = []
+        for data in statements:
+            try:
+                statement = parse_statement(data)
+                if self.trust.add(statement):
+                    fresh.append(statement)
+            except BadMessage as error:
+                refused.append(str(error))
+        if fresh:
+            self._settle()
+        return fresh, refused
+
+    def _settle(self) -> None:
+        """The roots may be others: certificates and powers under those that are gone go with them, unless it is all we have."""
+        trusted = {root.key_id for root in self.trust.roots}
+        good = [one for one in self.certificates() if one.root_id in trusted] or [self.identity.certificate]
+        self.identity = attrs.evolve(self.identity, certificate=good[0], roots=self.trust.roots)
+        self.next = good[1] if len(good) > 1 else None
+        self.powers = tuple(power for power in self.powers if power.issuer.root_id in trusted)
+
+
+def problem(certificate: Certificate, standing: Standing, wall: float) -> str:
+    """Why *certificate* is no good here and now; empty when it is."""
+    try:
+        verify(certificate, standing.trust.roots, wall)
+    except CertificateError as error:
+        return str(error)
+    statement = standing.trust.revoked(certificate)
+    return "" if statement is None else f"node {certificate.name} was revoked by {statement.by}"
