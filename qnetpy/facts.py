@@ -16,7 +16,7 @@ from stack.wire.ethernet import mac_text
 Fact = dict[str, object]
 
 
-def _link(link: Link) -> Fact:
+def _link(qnet: Qnet, link: Link) -> Fact:
     counted = link.transport.statistics()
     paths = [
         {
@@ -31,9 +31,11 @@ def _link(link: Link) -> Fact:
         for path in counted.paths.values()
     ]
     interface, mac = link.address
+    endpoint = qnet.endpoint(link.address)
     return {
         "interface": interface,
         "mac": mac_text(mac),
+        "endpoint": None if endpoint is None else str(endpoint),
         "mtu": link.mtu,
         "messages_sent": counted.messages_sent,
         "messages_received": counted.messages_received,
@@ -51,7 +53,7 @@ def _keys(link: Link) -> Fact:
     return {name: sum(getattr(session.counters, name) for session in sessions) for name in names}
 
 
-def _node(node: Node, link: Link | None, now: float) -> Fact:
+def _node(qnet: Qnet, node: Node, link: Link | None, now: float) -> Fact:
     return {
         "name": node.name,
         "nd": node.nd,
@@ -60,7 +62,7 @@ def _node(node: Node, link: Link | None, now: float) -> Fact:
         "reason": node.reason,
         "roles": sorted(node.roles),
         "starts": node.starts,
-        "link": None if link is None else _link(link),
+        "link": None if link is None else _link(qnet, link),
     }
 
 
@@ -70,7 +72,7 @@ def nodes(qnet: Qnet) -> Fact:
     links = qnet.machine.links
     return {
         "self": qnet.identity.name,
-        "nodes": [_node(node, links.get(node.name), now) for node in sorted(qnet.nodes, key=lambda node: node.name)],
+        "nodes": [_node(qnet, node, links.get(node.name), now) for node in sorted(qnet.nodes, key=lambda node: node.name)],
     }
 
 
@@ -95,5 +97,6 @@ def status(qnet: Qnet, stack: Stack, started: float, mount: str | None) -> Fact:
         ],
         "drops": {reason: count for reason, count in sorted(qnet.machine.counters.items()) if count},
         "failures": dict(counted.failures),
+        "reach": qnet.reach.sizes() | {reason: count for reason, count in sorted(qnet.counters.items()) if reason.startswith("gossip")},
         **nodes(qnet),
     }

@@ -85,6 +85,7 @@ ARROWS = {
     "qnetpy": {"resmgr", "stack.wire"},
     "qnetpy.identity": {"resmgr"},
     "qnetpy.discovery": {"resmgr", "stack.wire"},
+    "qnetpy.reach": {"resmgr", "stack.wire", "stack.core", "qnetpy.discovery", "qnetpy.identity"},
     "qnetpy.link": {"resmgr", "stack", "stack.crypto", "qnetpy.identity", "qnetpy.link.noise", "qnetpy.link.transport"},
     "qnetpy.link.noise": {"resmgr"},
     "qnetpy.link.transport": {"resmgr", "qnetpy.link.congestion"},
@@ -145,6 +146,7 @@ IMPURE = {
 """Files among PURE that are the edge: what reads, writes or mounts."""
 PURE = (
     *("qnetpy.link", "qnetpy.nodes", "qnetpy.discovery.hint", "qnetpy.discovery.table", "qnetpy.discovery.static", "qnetpy.netfs.manager"),
+    *("qnetpy.reach.gossip", "qnetpy.reach.wanted"),
     *("stack.wire", "stack.frame", "stack.core", "stack.crypto"),
     *("resmgr.channel", "resmgr.carrier", "resmgr.message", "resmgr.peer", "resmgr.sending", "resmgr.serving", "resmgr.turns"),
     *("resmgr.iomsg", "resmgr.iorequest", "resmgr.iofunc", "resmgr.pathspace", "resmgr.pathmgr", "resmgr.access", "resmgr.fuse"),

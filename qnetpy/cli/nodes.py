@@ -44,7 +44,7 @@ def listing(own: str, nodes: list[dict[str, object]]) -> str:
         link = node["link"]
         interface = rtt = ""
         if isinstance(link, dict):
-            interface = f"{link['interface']} {link['mac']}"
+            interface = f"{link['interface']} {link['endpoint'] or link['mac']}"
             rtt = ", ".join(f"{path['rtt'] * 1e6:.0f} us" for path in link["paths"])
         rows.append([node["name"], node["state"], f"{node['seconds']:.0f} s", interface, rtt, node["reason"]])
     return table(rows, ("NODE", "STATE", "SINCE", "LINK", "RTT", "WHY"))

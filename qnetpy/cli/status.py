@@ -21,7 +21,8 @@ def run(args: argparse.Namespace) -> int:
         print(as_json(found))
         return 0
     interfaces, nodes, drops, roles, modules = (found[name] for name in ("interfaces", "nodes", "drops", "roles", "modules"))
-    handshake, failures = found["handshake"], found["failures"]
+    handshake, failures, reach = found["handshake"], found["failures"], found["reach"]
+    assert isinstance(reach, dict)
     assert isinstance(interfaces, list)
     assert isinstance(nodes, list)
     assert isinstance(drops, dict)
@@ -40,6 +41,7 @@ def run(args: argparse.Namespace) -> int:
                 "mount": found["mount"] or "none",
                 "handshakes": _counted(handshake) or "none",
                 "dropped": _counted(drops) or "nothing",
+                **({"endpoints": _counted(reach)} if any(reach.values()) else {}),
                 **({"faults": f"{_counted(failures)}; the log says more"} if failures else {}),
             }
         )
