@@ -44,6 +44,11 @@ WAIT_MAX = 2.0
 """Seconds of the longest wait before a node is told of, per node that is up, and at most."""
 HINTED_MAX = 1024
 """Endpoints called because of gossip, of all tellers together."""
+PER_HOST_MAX = 64
+"""Of those, with one IP address. Stops a lying member from making all nodes call all ports of one host."""
+MESSAGES_BURST = 100
+MESSAGES_RATE = 5.0
+"""Messages taken from one node, after a burst, per second: each may cost milliseconds. What is refused comes again in a round."""
 
 Where = Callable[[str], "Endpoint | None"]
 
@@ -56,8 +61,8 @@ class _Peer:
     connection: Connection | None = None
     busy: bool = False
     due: set[str] = attrs.Factory(set)
-    heard: bool = False
-    """It told us something: it understands gossip."""
+    allowance: float = MESSAGES_BURST
+    filled: float = 0.0
 
 
 @attrs.define(eq=False)
@@ -85,6 +90,8 @@ class Reach:
         self._of_hint: dict[Hint, list[Endpoint]] = {}
         self._peers: dict[str, _Peer] = {}
         self._hinted: dict[Endpoint, _Hinted] = {}
+        self._counts: Counter[str] = Counter()
+        """Of those, by `node NAME` and by `host ADDRESS`."""
         self._spread: dict[str, Timer] = {}
         """News about nodes, waiting."""
         self._flush: Timer | None = None
@@ -205,7 +212,9 @@ class Reach:
         for place, hinted in list(self._hinted.items()):
             if hinted.until <= now:
                 del self._hinted[place]
+                self._counts.subtract((f"node {hinted.teller}", f"host {place.address}"))
                 self.wanted.drop(place)
+        self._counts = +self._counts
         if self._peers:
             names = list(self._peers)
             chosen = self._peers[names[int.from_bytes(self._random(4), "big") % len(names)]]
@@ -223,6 +232,10 @@ class Reach:
         if message.msglen > MESSAGE_MAX or message.msglen != len(message.data):
             message.error(errno.EMSGSIZE)
             return
+        if not self._may_tell(self._peers[teller]):
+            self._counters["gossip_too_often"] += 1
+            message.error(errno.EAGAIN)
+            return
         try:
             entries = parse(message.data)
         except BadMessage:
@@ -237,6 +250,15 @@ class Reach:
                 self._heard(teller, one)
             else:
                 self._counters["gossip_over_cap"] += 1
+
+    def _may_tell(self, peer: _Peer) -> bool:
+        now = self._dispatch.now()
+        peer.allowance = min(float(MESSAGES_BURST), peer.allowance + (now - peer.filled) * MESSAGES_RATE)
+        peer.filled = now
+        if peer.allowance < 1.0:
+            return False
+        peer.allowance -= 1.0
+        return True
 
     def _heard(self, teller: str, told: Told) -> None:
         name = told.name
@@ -260,15 +282,14 @@ class Reach:
             return
         if told.endpoint in self._own_places:
             return
-        if len(self._hinted) >= HINTED_MAX or self._count_of(teller) >= PER_TELLER_MAX:
+        by, at = f"node {teller}", f"host {told.endpoint.address}"
+        if len(self._hinted) >= HINTED_MAX or self._counts[by] >= PER_TELLER_MAX or self._counts[at] >= PER_HOST_MAX:
             self._counters["gossip_over_cap"] += 1
             return
         if self.wanted.want(told.endpoint):
             self._hinted[told.endpoint] = _Hinted(teller, until)
+            self._counts.update((by, at))
             log.debug("gossip: node %s tells that %s may be at %s", teller, name, told.endpoint)
-
-    def _count_of(self, teller: str) -> int:
-        return sum(hinted.teller == teller for hinted in self._hinted.values())
 
     def sizes(self) -> dict[str, int]:
         """For leak checks and for people."""

@@ -160,24 +160,21 @@ class UdpDriver:
         outs = [channel.out for channel in self._channels]
         receivers = [channel.receiver for channel in self._channels]
         kept, used, heard = self._table.sizes()
+        bound = [f"{channel.bound or ('[::]' if channel.out.is_ipv6 else '0.0.0.0')} port {self.port}" for channel in self._channels]
         return {
             "driver": "udp",
-            "bound": ", ".join(
-                f"{channel.bound or ('[::]' if channel.out.is_ipv6 else '0.0.0.0')} port {self.port}" for channel in self._channels
-            ),
+            "bound": ", ".join(bound),
             "local addresses": ", ".join(str(one) for one in self.local()) or "none",
             "transmit": "segments" if any(out.segments for out in outs) else "one by one",
-            "receive": "coalesced" if any(channel.coalesces for channel in self._channels) else "one by one",
             "sent in segments": sum(out.segmented for out in outs),
-            "calls for those": sum(out.segmented_calls for out in outs),
-            "received coalesced": sum(receiver.coalesced for receiver in receivers),
-            "receives of those": sum(receiver.coalesced_calls for receiver in receivers),
-            "of those copied": sum(receiver.copied for receiver in receivers),
             "transmit queue": sum(out.waiting for out in outs),
+            "receive": "coalesced" if any(channel.coalesces for channel in self._channels) else "one by one",
+            "received coalesced": sum(receiver.coalesced for receiver in receivers),
+            "copied": sum(receiver.copied for receiver in receivers),
             "receive overruns": sum(channel.overruns for channel in self._channels),
             "endpoints kept": kept,
-            "endpoints used": used,
-            "endpoints heard": heard,
+            "used": used,
+            "heard": heard,
         }
 
     # Endpoints
