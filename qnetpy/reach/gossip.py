@@ -26,7 +26,7 @@ VERSION = 1
 AGE_MAX = 900
 """Seconds after which an endpoint at which nobody was authenticated again is not told, nor called, any more."""
 ENTRIES_MAX = 512
-"""Entries in one message: 16 KiB at most by far. In a larger cluster it is the newest."""
+"""Entries in one message: 43 KiB at most. In a larger cluster it is the newest."""
 MESSAGE_MAX = 4 + ENTRIES_MAX * (5 + 16 + 1 + 63)
 PER_NODE_MAX = 8
 """Endpoints of one node, told or kept. Stops a member that claims to be everywhere."""

@@ -114,6 +114,40 @@ def test_a_node_behind_a_translator_joins_and_comes_back_when_that_forgets(start
     assert cluster.run("a", "cat", "/net/c/etc/hostname").stdout == "c\n"
 
 
+def test_two_nodes_behind_translators_open_them_for_each_other(start_cluster: Start) -> None:
+    """Both call what the seed told them of the other. The translators keep ports and answer nobody themselves, as those at homes do."""
+    gate = MASQUERADE.replace("add chain", "add chain ip nat in '{ type filter hook input priority 0; policy drop; }'; nft add chain", 1)
+    home = 'links = ["{0}"]\nboot = [["ip", "route", "add", "default", "via", "10.77.{1}.{2}"], ["qnet", "up"]]'
+    cluster = start_cluster(
+        f"""
+        [links.left]
+        [links.world]
+        [links.right]
+        [config.qnet]
+        bearers = ["udp"]
+        discovery = "static"
+        peers = [{{address = "10.77.1.3"}}]
+        [nodes.gate1]
+        links = ["left", "world"]
+        boot = [["sh", "-c", "{gate}"]]
+        shutdown = []
+        [nodes.gate2]
+        links = ["right", "world"]
+        boot = [["sh", "-c", "{gate}"]]
+        shutdown = []
+        [nodes.seed]
+        links = ["world"]
+        [nodes.c]
+        {home.format("left", 0, 1)}
+        [nodes.d]
+        {home.format("right", 2, 2)}
+        """
+    )
+    all_up(cluster, "seed", "c", "d")
+    assert endpoint(cluster, "c", "d") == "10.77.1.2:34997"
+    assert cluster.run("c", "cat", "/net/d/etc/hostname").stdout == "d\n"
+
+
 def test_a_change_of_address_keeps_the_connection(start_cluster: Start) -> None:
     cluster = start_cluster("routed")
     all_up(cluster, "a", "b", "c")
