@@ -97,6 +97,7 @@ def status(qnet: Qnet, stack: Stack, started: float, mount: str | None) -> Fact:
         ],
         "drops": {reason: count for reason, count in sorted(qnet.machine.counters.items()) if count},
         "failures": dict(counted.failures),
-        "reach": qnet.reach.sizes() | {reason: count for reason, count in sorted(qnet.counters.items()) if reason.startswith("gossip")},
+        "reach": qnet.reach.sizes()
+        | {reason: count for reason, count in sorted(qnet.counters.items()) if reason.startswith(("gossip", "announced"))},
         **nodes(qnet),
     }

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import math
 import socket
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -44,8 +45,10 @@ WAIT_MAX = 2.0
 """Seconds of the longest wait before a node is told of, per node that is up, and at most."""
 HINTED_MAX = 1024
 """Endpoints called because of gossip, of all tellers together."""
+ANNOUNCED_MAX = 768
+"""Endpoints called because of mDNS. Stops a stranger on one network from taking the places of gossip and of configured peers."""
 PER_HOST_MAX = 64
-"""Of those, with one IP address. Stops a lying member from making all nodes call all ports of one host."""
+"""Of either, with one IP address. Stops a lying member, or a stranger, from making all nodes call all ports of one host."""
 MESSAGES_BURST = 100
 MESSAGES_RATE = 5.0
 """Messages taken from one node, after a burst, per second: each may cost milliseconds. What is refused comes again in a round."""
@@ -88,10 +91,12 @@ class Reach:
         self._interfaces: dict[str, ifnet.Interface] = {}
         self._own_places: tuple[Endpoint, ...] = ()
         self._of_hint: dict[Hint, list[Endpoint]] = {}
+        self._announced = 0
+        """How many of those are from mDNS."""
         self._peers: dict[str, _Peer] = {}
         self._hinted: dict[Endpoint, _Hinted] = {}
         self._counts: Counter[str] = Counter()
-        """Of those, by `node NAME` and by `host ADDRESS`."""
+        """Of those, by `node NAME`; of those and of announced ones, by `host ADDRESS`."""
         self._spread: dict[str, Timer] = {}
         """News about nodes, waiting."""
         self._flush: Timer | None = None
@@ -129,13 +134,26 @@ class Reach:
     def hint(self, hint: Hint) -> None:
         """A node may be at the IP addresses of *hint*."""
         self.hint_gone(hint)
-        places = [place for place in endpoints(hint) if self.wanted.want(place)]
+        announced = hint.expiry < math.inf
+        places = []
+        for place in endpoints(hint):
+            at = f"host {place.address}"
+            if announced and (self._announced >= ANNOUNCED_MAX or self._counts[at] >= PER_HOST_MAX):
+                self._counters["announced_over_cap"] += 1
+            elif self.wanted.want(place):
+                places.append(place)
+                if announced:
+                    self._announced += 1
+                    self._counts[at] += 1
         if places:
             self._of_hint[hint] = places
 
     def hint_gone(self, hint: Hint) -> None:
         for place in self._of_hint.pop(hint, ()):
             self.wanted.drop(place)
+            if hint.expiry < math.inf:
+                self._announced -= 1
+                self._counts[f"host {place.address}"] -= 1
 
     # Nodes
 
@@ -293,7 +311,9 @@ class Reach:
 
     def sizes(self) -> dict[str, int]:
         """For leak checks and for people."""
-        return {"endpoints_wanted": len(self.wanted), "endpoints_by_gossip": len(self._hinted), "endpoints_to_tell": len(self.table)}
+        return {"endpoints_wanted": len(self.wanted), "endpoints_by_gossip": len(self._hinted), "endpoints_to_tell": len(self.table)} | (
+            {"endpoints_refused": self.wanted.refused} if self.wanted.refused else {}
+        )
 
     def close(self) -> None:
         """Idempotent."""
@@ -306,6 +326,9 @@ class Reach:
         for name in list(self._peers):
             self.node_down(name)
         self._channel.destroy()
+        self._of_hint.clear()
+        self._hinted.clear()
+        self.wanted.clear()
 
 
 def endpoints(hint: Hint) -> list[Endpoint]:

@@ -87,6 +87,12 @@ class WantedEndpoints:
             self._unhint((name, station))
             self._interfaces[name].release(endpoint)
 
+    def clear(self) -> None:
+        """Nobody wants anything any more: the drivers may outlive us."""
+        for endpoint, wanted in list(self._wanted.items()):
+            wanted.users = 1
+            self.drop(endpoint)
+
     def _place(self, name: str, endpoints: Endpoints, endpoint: Endpoint, wanted: _Wanted) -> bool:
         """Call it through that interface too, if that can be and is not so already."""
         if name in wanted.stations:

@@ -16,6 +16,7 @@ what passes to whom the transport finds by probes, for which the DF bit is set. 
                         a firewall)                      rx_overrun           the socket's buffer was full
     rx_too_long         longer than the MTU              rx_group             was sent to a group or to everybody
     rx_bad_source       from port 0, or from ourselves   rx_collision         two endpoints with one station (see the table)
+    rx_error            an error of the socket
 
 A coalesced run that overruns the buffer counts once.
 
@@ -37,7 +38,7 @@ from stack.core.endpoints import LOCAL_MAX
 from stack.core.errors import ModuleError
 from stack.core.module import Context, Kind, Module, Random
 from stack.core.statistics import Drop
-from stack.drivers.udp_socket.channel import Channel, open_channel
+from stack.drivers.udp_socket.channel import Channel, open_channel, parse_bind
 from stack.drivers.udp_socket.constants import DATAGRAM_MAX, HEADERS_IPV4, HEADERS_IPV6, SEGMENTS_MAX
 from stack.drivers.udp_socket.network import LocalAddress, NetworkMonitor
 from stack.drivers.udp_socket.options import MTU_MIN, UdpOptions
@@ -75,8 +76,8 @@ class UdpDriver:
         except OSError as error:
             raise ModuleError(error.errno or errno.EIO, f"udp: no rtnetlink: {error.strerror}") from error
         try:
-            for bound in options.bind:
-                self._bind(bound)
+            for text in options.bind:
+                self._open(*parse_bind(text, self._monitor.interfaces()))
             if not options.bind:
                 self._bind_all()
             self._look()
@@ -95,20 +96,6 @@ class UdpDriver:
                 if error.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
                     raise
                 log.info("udp: %s: IPv4 only", error)
-
-    def _bind(self, text: str) -> None:
-        address, _, interface = text.partition("%")
-        try:
-            found = ipaddress.ip_address(address)
-        except ValueError:
-            raise ModuleError(errno.EINVAL, f"udp: bind={text}: {address!r} is not an IP address of this machine") from None
-        family = socket.AF_INET6 if found.version == 6 else socket.AF_INET
-        index = 0
-        if found.version == 6 and found.is_link_local:
-            index = next((one.index for one in self._monitor.look() if one.interface == interface), 0)
-            if not index:
-                raise ModuleError(errno.EADDRNOTAVAIL, f"udp: bind={text}: a link-local address needs its interface, like {address}%eth0")
-        self._open("" if found.is_unspecified else str(found), family, index)
 
     def _open(self, bound: str, family: socket.AddressFamily, index: int) -> None:
         options = self._options
@@ -230,6 +217,9 @@ class UdpDriver:
             if receiver.too_long:
                 port.count("rx_too_long", receiver.too_long)
                 receiver.too_long = 0
+            if receiver.errors:
+                port.count("rx_error", receiver.errors)
+                receiver.errors = 0
             if len(batch) <= BATCH_MAX:
                 if batch:
                     port.deliver(batch)
@@ -345,7 +335,7 @@ class UdpDriver:
     def _look(self) -> None:
         """Take over this machine's addresses."""
         every = self._monitor.look()
-        self._rebind(every)
+        self._rebind()
         served = [one for one in every if any(channel.serves(one) for channel in self._channels)]
         chosen = [one for one in served if not one.loopback] or [one for one in served if self._options.bind]
         self._local = tuple(served)
@@ -370,32 +360,37 @@ class UdpDriver:
             if entry.source and entry.source not in here:
                 entry.source = b""
 
-    def _rebind(self, every: tuple[LocalAddress, ...]) -> None:
+    def _rebind(self) -> None:
         """A link-local address whose interface came back has another index now: it needs another socket."""
-        names = {one.index: one.interface for one in every}
+        scoped = [channel for channel in self._channels if channel.index]
+        if not scoped:
+            return
+        interfaces = self._monitor.interfaces()
         for text in self._options.bind:
             address, _, interface = text.partition("%")
-            for channel in [one for one in self._channels if one.index and one.bound == address and one.index not in names]:
-                index = next((one.index for one in every if one.interface == interface and one.is_ipv6), 0)
-                if index and not any(other.index == index and other.bound == address for other in self._channels):
-                    self._replace(channel, index)
+            index = interfaces.get(interface)
+            here = [one for one in scoped if one.bound == str(ipaddress.ip_address(address))]
+            gone = [one for one in here if one.index not in interfaces.values()]
+            if index and gone and index not in [one.index for one in here]:
+                self._replace(gone[0], index)
 
     def _replace(self, channel: Channel, index: int) -> None:
-        old = channel.out
+        """Another socket for the same address; made in the network namespace in which the process is now."""
+        try:
+            self._open(channel.bound, socket.AF_INET6, index)
+        except ModuleError as error:
+            log.warning("%s; the next change of the network tries again", error)
+            return
+        old, new = channel.out, self._channels[-1]
+        new.listen(self._wanted)
         old.clear()
         if self._port is not None:
             self._dispatch.detach_fd(old.sock.fileno())
         old.sock.close()
         self._channels.remove(channel)
-        try:
-            self._open(channel.bound, socket.AF_INET6, index)
-        except ModuleError as error:
-            log.warning("udp: %s", error)
-            return
-        self._channels[-1].listen(self._wanted)
         for entry in self._table.by_station.values():
             if entry.socket is old:
-                entry.socket = self._channels[-1].out
+                entry.socket = new.out
 
 
 def _attach(context: Context, options: UdpOptions) -> UdpDriver:

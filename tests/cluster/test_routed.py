@@ -247,3 +247,41 @@ def test_udp_takes_over_from_ethernet_and_back(start_cluster: Start) -> None:
         assert node(cluster, "b", "a")["starts"] == 1, "the connection was made anew"
         cluster.link_up("a", broken)
         wait_for(lambda: all(one["up"] for one in json.loads(cluster.run("a", "qnet", "status", "--json").stdout)["interfaces"]), "carrier")
+
+
+FLOOD = """
+import os, random, socket, struct, time
+raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
+end, sent, rng = time.monotonic() + 4, 0, random.Random(1)
+while time.monotonic() < end:
+    body = bytes((rng.choice((0, 1, 2, 3, 9)), 1)) + rng.randbytes(rng.choice((0, 30, 300, 1300)))
+    source = bytes((10, 77, 0, rng.randrange(3, 250)))
+    udp = struct.pack("!HHHH", rng.randrange(1, 65536), 34997, 8 + len(body), 0)
+    head = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 28 + len(body), 0, 0, 64, 17, 0, source, bytes((10, 77, 0, 1)))
+    raw.sendto(head + udp + body, ("10.77.0.1", 0))
+    sent += 1
+print(sent)
+"""
+
+
+def test_a_flood_of_invented_sources_harms_no_link(start_cluster: Start) -> None:
+    cluster = start_cluster('[config.qnet]\nbearers = ["udp"]\n[nodes.a]\n[nodes.b]\n[nodes.mallory]\nboot = []\nshutdown = []\n')
+    all_up(cluster, "a", "b")
+    daemon = cluster.run("a", "cat", "/run/qnet/lock").stdout.strip()
+
+    def memory() -> int:
+        status = cluster.run("a", "cat", f"/proc/{daemon}/status").stdout
+        return int(status.split("VmRSS:")[1].split()[0])
+
+    before = memory()
+    with cluster.running("mallory", "python3", "-c", FLOOD) as flood:
+        while flood.poll() is None:
+            assert cluster.run("b", "timeout", "5", "cat", "/net/a/etc/hostname").stdout == "a\n"
+        assert flood.stdout is not None
+        sent = int(flood.stdout.read())
+    assert sent > 5000
+    assert (node(cluster, "b", "a")["state"], node(cluster, "b", "a")["starts"]) == ("up", 1)
+    info = interface(cluster, "a")["info"]
+    assert info["heard"] <= 1024
+    assert info["used"] == 0, "strangers were answered"
+    assert memory() - before < 12_000, "memory grew"

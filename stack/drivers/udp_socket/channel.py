@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import ipaddress
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from resmgr.dispatch import Dispatch
 from stack.core.errors import ModuleError
@@ -75,6 +76,21 @@ class Channel:
             return 0
         self.overruns += fresh
         return fresh
+
+
+def parse_bind(text: str, interfaces: Mapping[str, int]) -> tuple[str, socket.AddressFamily, int]:
+    """`bind=` as what `open_channel` takes: address ("": all), family, index of the interface. ModuleError when it is no address."""
+    address, _, interface = text.partition("%")
+    try:
+        found = ipaddress.ip_address(address)
+    except ValueError:
+        raise ModuleError(errno.EINVAL, f"udp: bind={text}: {address!r} is not an IP address of this machine") from None
+    index = 0
+    if found.version == 6 and found.is_link_local:
+        index = interfaces.get(interface, 0)
+        if not index:
+            raise ModuleError(errno.EADDRNOTAVAIL, f"udp: bind={text}: a link-local address needs its interface, like {address}%eth0")
+    return "" if found.is_unspecified else str(found), socket.AF_INET6 if found.version == 6 else socket.AF_INET, index
 
 
 def open_channel(

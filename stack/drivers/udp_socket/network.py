@@ -86,6 +86,10 @@ class NetworkMonitor:
                     found.append(LocalAddress(text, link.name, link.index, link.mtu, link.up, link.loopback))
         return tuple(sorted(found, key=lambda one: (one.index, one.is_ipv6, one.address)))
 
+    def interfaces(self) -> dict[str, int]:
+        """Names and indices of all interfaces."""
+        return {link.name: link.index for data in self._ask(RTM_GETLINK) for link in parse_messages(data) if isinstance(link, Link)}
+
     def _ask(self, kind: int) -> list[bytes]:
         answer: list[bytes] = []
         try:

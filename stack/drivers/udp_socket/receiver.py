@@ -13,7 +13,6 @@ taken with one call (`recvmmsg`). Frames are valid until `give_back`.
 
 from __future__ import annotations
 
-import errno
 import socket
 import sys
 
@@ -65,6 +64,8 @@ class Receiver:
 
     def __init__(self, sock: socket.socket, room: int) -> None:
         self.too_long = 0
+        self.errors = 0
+        """Receives that failed: an error that the kernel keeps for a socket is told once."""
         self.coalesced = self.coalesced_calls = 0
         """Datagrams that came in runs, and the receives that gave them."""
         self.copied = 0
@@ -112,10 +113,11 @@ class Receiver:
             return self._take_many()
         try:
             got, ancillary, _, sockaddr = self._sock.recvmsg_into(buffers, _ANCILLARY)
-        except OSError as error:
-            if error.errno in (errno.EAGAIN, errno.EINTR, errno.ENOMEM, errno.ENOBUFS, errno.ENETDOWN):
-                return []
-            raise
+        except BlockingIOError:
+            return []
+        except OSError:
+            self.errors += 1
+            return []
         segment = 0
         source: bytes | None = b""
         for level, kind, data in ancillary:
@@ -132,7 +134,11 @@ class Receiver:
         return [Arrival(sockaddr, source, frames)]
 
     def _take_many(self) -> list[Arrival]:
-        received, lengths = self._cells.receive()
+        try:
+            received, lengths = self._cells.receive()
+        except OSError:
+            self.errors += 1
+            return []
         if not received:
             return []
         self._cells_used = True

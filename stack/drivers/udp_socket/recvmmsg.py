@@ -71,13 +71,13 @@ class Cells:
         self._recvmmsg = ctypes.PyDLL(None, use_errno=True).recvmmsg
 
     def receive(self) -> tuple[list[Received], list[int]]:
-        """What is there, at most CELLS, and the length of each. Datagrams of one sender in a row are told as one."""
+        """What is there, at most CELLS, and the length of each. If all are of one sender they are told as one. OSError, never EAGAIN."""
         used = self._used * HEADER.size
         self._headers[:used] = self._fresh[:used]
         count = self._recvmmsg(self._sock.fileno(), self._at, CELLS, MSG_DONTWAIT, None)
         if count <= 0:
             code = ctypes.get_errno() if count < 0 else 0
-            if code in (0, errno.EAGAIN, errno.EINTR, errno.ENOMEM, errno.ENOBUFS, errno.ENETDOWN):
+            if code in (0, errno.EAGAIN, errno.EINTR):
                 return [], []
             raise OSError(code, "recvmmsg")
         self._used = count

@@ -6,6 +6,7 @@ The nodes are joined by simulated cables; their UDP drivers are real and lead no
 from __future__ import annotations
 
 import errno
+import math
 import socket
 import subprocess
 from collections.abc import Callable
@@ -14,7 +15,7 @@ import pytest
 
 from qnetpy.discovery import hint as discovery_hint
 from qnetpy.discovery.hint import Hint
-from qnetpy.reach.bearer import CHID_GOSSIP, HINTED_MAX, MESSAGES_BURST, PER_HOST_MAX, discovery_interfaces, endpoints
+from qnetpy.reach.bearer import ANNOUNCED_MAX, CHID_GOSSIP, HINTED_MAX, MESSAGES_BURST, PER_HOST_MAX, discovery_interfaces, endpoints
 from qnetpy.reach.gossip import AGE_MAX, ENTRIES_MAX, PER_TELLER_MAX, Told, pack
 from qnetpy.testing.world import SimNode, World
 from resmgr.channel import PID_SYSTEM
@@ -148,6 +149,37 @@ def test_all_ports_of_one_host_and_all_places_of_one_name(world: World, give_udp
     assert HINTED_MAX <= 2 * PER_TELLER_MAX
 
 
+def test_strangers_that_announce_do_not_take_the_places_of_others(world: World, give_udp: Give) -> None:
+    b = world.nodes["b"]
+    give_udp(b, "10.1.0.1")
+    hints = [
+        Hint(
+            "eth0",
+            b"",
+            0x88B5,
+            number.to_bytes(16, "big"),
+            99.0,
+            7,
+            tuple(f"203.{number % 256}.{number // 256}.{last}" for last in range(8)),
+        )
+        for number in range(200)
+    ]
+    for hint in hints:
+        b.qnet.reach.hint(hint)
+    assert len(b.qnet.reach.wanted) == ANNOUNCED_MAX
+    b.qnet.reach.hint(Hint("", b"", 0x88B5, bytes(16), math.inf, 7, ("10.0.0.77",)))
+    assert Endpoint("10.0.0.77", 7) in b.qnet.reach.wanted, "a configured seed"
+    assert Liar(world, "s", "b").say(pack([Told("x", Endpoint("10.0.0.78", 7), 0)])) == 0
+    assert Endpoint("10.0.0.78", 7) in b.qnet.reach.wanted
+    for hint in hints:
+        b.qnet.reach.hint_gone(hint)
+    assert len(b.qnet.reach.wanted) == 2
+    for port in range(1, 200):
+        b.qnet.reach.hint(Hint("eth0", b"", 0x88B5, port.to_bytes(16, "big"), 99.0, port, ("203.0.0.1",)))
+    assert len(b.qnet.reach.wanted) == 2 + PER_HOST_MAX
+    assert b.qnet.counters["announced_over_cap"] == 200 * 8 - ANNOUNCED_MAX + 199 - PER_HOST_MAX
+
+
 def test_nonsense_is_refused_and_counted(world: World, give_udp: Give) -> None:
     b = world.nodes["b"]
     give_udp(b, "10.1.0.1")
@@ -193,10 +225,12 @@ def test_one_of_many_speaks(give_udp: Give) -> None:
 
 def test_closing_leaves_nothing(world: World, give_udp: Give) -> None:
     a = world.nodes["a"]
-    give_udp(a, "10.0.0.1")
+    driver = give_udp(a, "10.0.0.1")
     world.run(1.0)
+    a.qnet.reach.hint(Hint("", b"", 0x88B5, bytes(16), math.inf, 7, ("10.0.0.77",)))
     a.qnet.detach()
     assert a.qnet.reach._peers == {}
+    assert driver.info()["endpoints kept"] == 0
     a.qnet.reach.close()
 
 

@@ -75,6 +75,17 @@ def test_an_interface_that_is_gone_takes_its_stations_with_it(calls: Calls, make
     assert calls.taken() == []
 
 
+def test_the_end_lets_the_driver_go(calls: Calls, make_driver: MakeDriver) -> None:
+    """The driver may outlive the module: nothing must stay kept in it."""
+    driver = make_driver("10.1.0.1")
+    calls.wanted.interface("udp0", driver)
+    for number in range(20):
+        calls.wanted.want(Endpoint("10.0.0.1", 100 + number % 15))
+    assert kept(driver) == 15
+    calls.wanted.clear()
+    assert (kept(driver), len(calls.wanted)) == (0, 0)
+
+
 def test_what_cannot_be_called_waits_until_it_can(calls: Calls, make_driver: MakeDriver) -> None:
     calls.wanted.interface("udp0", make_driver("10.1.0.1"))
     assert calls.wanted.want(SIX)

@@ -17,7 +17,7 @@ from stack.core.driver import Driver
 from stack.core.errors import ModuleError
 from stack.core.options import parse_options
 from stack.core.statistics import Drop
-from stack.drivers.udp import UdpDriver
+from stack.drivers.udp import SOURCE_STALE, UdpDriver
 from stack.drivers.udp_socket.options import UdpOptions
 from stack.frame import Frame
 from stack.testing.driver import TYPE, RecordingPort, Stations, check_driver, frame
@@ -492,6 +492,63 @@ async def test_ipv6_link_local_only(dispatch: TrioDispatch, veth: Any) -> None:
     assert await settle(lambda: len(ends.port_b.frames) == 100)
     assert ends.arrived(sent)
     assert a.station(Endpoint(there.address, there.port)) is None, "a link-local address without its interface means nothing"
+    ends.detach()
+
+
+@pytest.mark.priv
+async def test_a_link_local_address_whose_interface_is_made_anew(dispatch: TrioDispatch, veth: Any) -> None:
+    """It has another index then: the driver takes it, as the packet driver takes an interface of the same name."""
+    address = "fe80::ff:fe00:a"
+    one = open_on(dispatch, veth.a, bind=(f"{address}%va",))
+    port = RecordingPort()
+    one.start(port)
+    one.accept(frozenset((TYPE,)))
+    assert await settle(lambda: one.up, 5.0)
+    before = one.local()[0].scope
+    veth.a.ip("link", "delete", "va")
+    assert await settle(lambda: not one.up)
+    veth.a.ip("link", "add", "noise", "type", "veth", "peer", "name", "noise2")
+    veth.a.ip("link", "add", "va", "address", "02:00:00:00:00:0a", "type", "veth", "peer", "name", "vc", "address", "02:00:00:00:00:0c")
+    for name in ("va", "vc"):
+        veth.a.ip("link", "set", name, "up")
+    with veth.a.entered():
+        assert await settle(lambda: one.up, 5.0)
+    assert one.local()[0].scope != before
+    with veth.a.entered():
+        plain = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+        other = socket.if_nametoindex("vc")
+
+    def heard() -> bool:
+        try:
+            plain.sendto(b"hello", (address, one.port, 0, other))
+        except OSError as error:
+            assert error.errno == errno.EADDRNOTAVAIL  # noqa: PT017  # vc's own address is still checked for duplicates
+        return bool(port.frames)
+
+    assert await settle(heard, 5.0)
+    assert set(port.frames) == {port.frames[0]}
+    assert port.frames[0].endswith(b"hello")
+    plain.close()
+    one.detach()
+
+
+@pytest.mark.priv
+async def test_several_bound_addresses(dispatch: TrioDispatch, veth: Any) -> None:
+    """Each has its socket; who writes to one is answered from that one."""
+    for place, name, addresses in ((veth.a, "va", ["10.9.0.1/24"]), (veth.b, "vb", ["10.9.0.2/24", "10.9.0.3/24"])):
+        for address in addresses:
+            place.ip("address", "add", address, "dev", name)
+    a, b = open_on(dispatch, veth.a), open_on(dispatch, veth.b, bind=("10.9.0.2", "10.9.0.3"))
+    ends = Ends(a, b)
+    ends.port_b.on_frames = lambda frames: b.transmit([bytes(one[6:12]) + bytes(one[:6]) + bytes(one[12:]) for one in frames])
+    for last in (3, 2):
+        place = Endpoint(f"10.9.0.{last}", b.port)
+        a.transmit([frame(know(a, place), a.mac, b"ping")])
+        assert await settle(lambda: len(ends.port_a.frames) == 1)
+        assert a.endpoint(ends.port_a.frames[0][6:12]) == place
+        ends.port_a.frames.clear()
+        for entry in b._table.by_address.values():
+            entry.heard_at -= 2 * SOURCE_STALE  # as if it had been quiet for that long
     ends.detach()
 
 
