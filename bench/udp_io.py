@@ -2,7 +2,8 @@
 
     sudo python bench/udp_io.py burst | flow
 
-Makes anonymous network namespaces with veth pairs, offloads off on both ends, so that every datagram crosses as one frame. `burst`: both
+Makes anonymous network namespaces with veth pairs, offloads off on both ends, so that every datagram crosses as one frame; with "GRO" the
+receiving end merges what came, as the drivers of network cards do. `burst`: both
 ends on one core, drivers taken in turn within each round, lower quartile of the rounds in microseconds per frame; the kernel does much of
 the receiver's work within the sender's call, so compare the sums. `flow`: two processes on two cores, the sender as fast as it can but
 never more than WINDOW frames ahead of what the receiver has counted.
@@ -10,9 +11,12 @@ never more than WINDOW frames ahead of what the receiver has counted.
 
 from __future__ import annotations
 
+import array
+import fcntl
 import mmap
 import os
 import select
+import socket
 import struct
 import sys
 import time
@@ -31,7 +35,8 @@ from stack.wire.endpoint import Endpoint
 TYPE = 0x88B5
 WINDOW = 2000
 SECONDS = 2.0
-OFFLOADS = {"udp, segments": "auto", "udp, one by one": "off"}
+OFFLOADS = {"udp, segments": "auto", "udp, segments, GRO": "auto", "udp, one by one": "off"}
+SIOCETHTOOL, ETHTOOL_SGRO = 0x8946, 0x2C
 Driver = PacketDriver | UdpDriver
 
 
@@ -100,6 +105,8 @@ class Pair:
         for space, name, address in ((a, "va", "10.9.0.1/24"), (b, "vb", "10.9.0.2/24")):
             inside(space, lambda name=name, address=address: ip("address", "add", address, "dev", name))  # type: ignore[misc]
             inside(space, lambda name=name: offloads_off(name))  # type: ignore[misc]
+        if form.endswith("GRO"):
+            inside(b, lambda: coalesce("vb"))
         self.a, self.b = End(form, a, "va"), End(form, b, "vb")
         self.mtu = self.a.driver.mtu
         station = self.b.driver.mac
@@ -124,7 +131,14 @@ class Pair:
         self.times.append(((sent - began) / len(frames) * 1e6, receiving / len(frames) * 1e6))
 
 
-FORMS = ("packet", "udp, segments", "udp, one by one")
+FORMS = ("packet", "udp, segments", "udp, segments, GRO", "udp, one by one")
+
+
+def coalesce(interface: str) -> None:
+    """Let the receiving device merge frames that came one by one, as network cards' drivers do. ethtool -K gro on."""
+    value = array.array("I", (ETHTOOL_SGRO, 1))
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as handle:
+        fcntl.ioctl(handle, SIOCETHTOOL, struct.pack("16sP16x", interface.encode(), value.buffer_info()[0]))
 
 
 def burst() -> None:

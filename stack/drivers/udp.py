@@ -246,7 +246,6 @@ class UdpDriver:
             if entry is None:
                 self._count("rx_collision", len(frames))
                 return
-            entry.source = source
         if not entry.header:
             entry.header = self.mac + entry.station + self._type
         now = self._dispatch.now()

@@ -16,6 +16,7 @@ every 0.4 s (heartbeats), they would have to make us send to USED_MAX others mea
 from __future__ import annotations
 
 import hashlib
+import math
 
 import attrs
 
@@ -35,7 +36,7 @@ class Entry:
     station: bytes
     socket: Socket
     source: bytes = b""
-    heard_at: float = 0.0
+    heard_at: float = -math.inf
     """When something last came to `source`."""
     header: bytes = b""
     """Ethernet header of what comes from there."""
