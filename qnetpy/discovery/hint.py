@@ -94,8 +94,9 @@ OnHint = Callable[[Hint], None]
 class Discovery(Protocol):
     """A source of hints. All calls and both callbacks happen in dispatch context; nothing blocks except `close`, briefly.
 
-    `on_hint` comes for a new hint and for one that changed; the hint then stands until `on_gone` is called with it. Try again on your own
-    schedule while it stands: repetitions of the same announcement are not reported.
+    `on_hint` comes for a new hint and for one that changed (the same interface and token); the hint then stands until `on_gone` is called
+    with it, perhaps with another expiry. Try again on your own schedule while it stands: repetitions of the same announcement are not
+    reported.
     """
 
     def start(

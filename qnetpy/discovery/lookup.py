@@ -64,13 +64,12 @@ class LookupDiscovery:
         self._dispatch: Dispatch | None = None
         self._ethertype = 0
         self._on_hint: OnHint | None = None
-        self._on_gone: OnHint | None = None
 
     def start(self, dispatch: Dispatch, interfaces: Sequence[Interface], announce: Announcement, on_hint: OnHint, on_gone: OnHint) -> None:
         """Hints follow in later turns."""
         if self._dispatch is not None:
             raise Misuse("discovery started twice")
-        self._dispatch, self._on_hint, self._on_gone = dispatch, on_hint, on_gone
+        self._dispatch, self._on_hint = dispatch, on_hint
         self._ethertype = announce.ethertype
         for place in self._places:
             self._look_up(place)
@@ -86,7 +85,7 @@ class LookupDiscovery:
         pass
 
     def close(self) -> None:
-        self._on_hint = self._on_gone = None
+        self._on_hint = None
         for place in self._places:
             if place.timer is not None:
                 place.timer.cancel()
@@ -97,7 +96,7 @@ class LookupDiscovery:
             self._dispatch.call_blocking(functools.partial(self._resolve, place.host), lambda result: self._found(place, result))
 
     def _found(self, place: _Place, result: Sequence[str] | BaseException) -> None:
-        if self._dispatch is None or self._on_hint is None or self._on_gone is None:
+        if self._dispatch is None or self._on_hint is None:
             return
         wait = AGAIN
         if isinstance(result, BaseException) or not result:
@@ -111,8 +110,5 @@ class LookupDiscovery:
             hint = Hint("", b"", self._ethertype, place.token, math.inf, place.port, addresses)
             before, place.standing = place.standing, hint
             if before != hint:
-                # The new one first: where an address is in both, it is not let go in between.
                 self._on_hint(hint)
-                if before is not None:
-                    self._on_gone(before)
         place.timer = self._dispatch.call_at(self._dispatch.now() + wait, lambda: self._look_up(place))

@@ -69,6 +69,14 @@ class _Peer:
 
 
 @attrs.define(eq=False)
+class _Places:
+    """What one hint named. `announced`: over mDNS."""
+
+    announced: bool
+    endpoints: list[Endpoint] = attrs.Factory(list)
+
+
+@attrs.define(eq=False)
 class _Hinted:
     teller: str
     until: float
@@ -90,7 +98,8 @@ class Reach:
         self.table = GossipTable()
         self._interfaces: dict[str, ifnet.Interface] = {}
         self._own_places: tuple[Endpoint, ...] = ()
-        self._of_hint: dict[Hint, list[Endpoint]] = {}
+        self._of_hint: dict[tuple[str, bytes], _Places] = {}
+        """By interface and token: a hint that changed is one hint."""
         self._announced = 0
         """How many of those are from mDNS."""
         self._peers: dict[str, _Peer] = {}
@@ -133,27 +142,34 @@ class Reach:
 
     def hint(self, hint: Hint) -> None:
         """A node may be at the IP addresses of *hint*."""
-        self.hint_gone(hint)
         announced = hint.expiry < math.inf
-        places = []
+        places = _Places(announced)
         for place in endpoints(hint):
             at = f"host {place.address}"
             if announced and (self._announced >= ANNOUNCED_MAX or self._counts[at] >= PER_HOST_MAX):
                 self._counters["announced_over_cap"] += 1
             elif self.wanted.want(place):
-                places.append(place)
+                places.endpoints.append(place)
                 if announced:
                     self._announced += 1
                     self._counts[at] += 1
-        if places:
-            self._of_hint[hint] = places
+        # The new ones first: an endpoint that is in both is not let go in between.
+        self.hint_gone(hint)
+        if places.endpoints:
+            self._of_hint[hint.interface, hint.token] = places
 
     def hint_gone(self, hint: Hint) -> None:
-        for place in self._of_hint.pop(hint, ()):
+        places = self._of_hint.pop((hint.interface, hint.token), _Places(False))
+        for place in places.endpoints:
             self.wanted.drop(place)
-            if hint.expiry < math.inf:
+            if places.announced:
                 self._announced -= 1
-                self._counts[f"host {place.address}"] -= 1
+                self._count_less(f"host {place.address}")
+
+    def _count_less(self, what: str) -> None:
+        self._counts[what] -= 1
+        if not self._counts[what]:
+            del self._counts[what]
 
     # Nodes
 
@@ -230,9 +246,9 @@ class Reach:
         for place, hinted in list(self._hinted.items()):
             if hinted.until <= now:
                 del self._hinted[place]
-                self._counts.subtract((f"node {hinted.teller}", f"host {place.address}"))
+                self._count_less(f"node {hinted.teller}")
+                self._count_less(f"host {place.address}")
                 self.wanted.drop(place)
-        self._counts = +self._counts
         if self._peers:
             names = list(self._peers)
             chosen = self._peers[names[int.from_bytes(self._random(4), "big") % len(names)]]
@@ -285,10 +301,9 @@ class Reach:
         if name == teller:
             self._saw(name, told.endpoint)
         else:
-            waiting = self._spread.pop(name, None)
-            if waiting is not None:
-                # Somebody else has told of it; who is not up with that one will hear in a round.
-                waiting.cancel()
+            if name in self._spread and self.table.knows(name, told.endpoint):
+                # Somebody else has told what we would; who is not up with that one will hear in a round.
+                self._spread.pop(name).cancel()
             if name in self._peers:
                 return
         if not self._interfaces:

@@ -114,6 +114,10 @@ class GossipTable:
             del self._seen[next(iter(self._seen))]
         return news
 
+    def knows(self, name: str, where: Endpoint) -> bool:
+        """Whether that would be told."""
+        return where in self._seen.get(name, ())
+
     def refresh(self, name: str, now: float) -> None:
         """*name* is up: what is known of it holds."""
         places = self._seen.get(name)

@@ -180,6 +180,32 @@ def test_strangers_that_announce_do_not_take_the_places_of_others(world: World, 
     assert b.qnet.counters["announced_over_cap"] == 200 * 8 - ANNOUNCED_MAX + 199 - PER_HOST_MAX
 
 
+def test_a_hint_that_changes_is_one_hint(world: World, give_udp: Give) -> None:
+    """As zeroconf tells it: again with other addresses, gone with another expiry."""
+    b = world.nodes["b"]
+    driver = give_udp(b, "10.1.0.1")
+    reach = b.qnet.reach
+    token = b"t" * 16
+    for expiry, addresses in ((10.0, ("10.0.0.1",)), (20.0, ("10.0.0.1", "10.0.0.2")), (30.0, ("10.0.0.3",))):
+        reach.hint(Hint("lo", b"", 0x88B5, token, expiry, 7, addresses))
+        assert len(reach.wanted) == len(addresses)
+        assert driver.info()["endpoints kept"] == len(addresses)
+    reach.hint_gone(Hint("lo", b"", 0x88B5, token, 99.0, 7, ("10.0.0.4",)))
+    assert (len(reach.wanted), driver.info()["endpoints kept"], len(reach._counts)) == (0, 0, 0)
+
+
+def test_a_liar_cannot_silence_others(world: World, give_udp: Give) -> None:
+    """Who tells a wrong place of a newcomer does not keep us from telling the right one."""
+    a, b = world.nodes["a"], world.nodes["b"]
+    give_udp(b, "10.1.0.1")
+    world.run(5.0)
+    give_udp(a, "10.0.0.1")
+    assert world.until(lambda: "a" in world.nodes["s"].qnet.reach._spread, 5.0)
+    assert Liar(world, "b", "s").say(pack([Told("a", Endpoint("203.0.113.1", 9), 0)])) == 0
+    world.run(5.0)
+    assert wanted(b) == {"10.0.0.1:34997"}
+
+
 def test_nonsense_is_refused_and_counted(world: World, give_udp: Give) -> None:
     b = world.nodes["b"]
     give_udp(b, "10.1.0.1")
