@@ -13,12 +13,15 @@ import pytest
 import trio
 
 from resmgr.runner import TrioDispatch, open_dispatch
+from resmgr.system import System
 from stack.core.driver import Driver
 from stack.core.errors import ModuleError
 from stack.core.options import parse_options
+from stack.core.stack import Stack
 from stack.core.statistics import Drop
 from stack.drivers.udp import SOURCE_STALE, UdpDriver
 from stack.drivers.udp_socket.options import UdpOptions
+from stack.drivers.wrap.fault import FaultDriver
 from stack.frame import Frame
 from stack.testing.driver import TYPE, RecordingPort, Stations, check_driver, frame
 from stack.wire.endpoint import Endpoint, SockAddr
@@ -562,6 +565,37 @@ async def test_a_bound_address_may_come_later(dispatch: TrioDispatch, veth: Any)
     assert await settle(lambda: one.up)
     assert one.mtu == 1472
     one.detach()
+
+
+# In a stack
+
+
+@pytest.mark.host
+async def test_in_a_stack_with_a_bad_link_around_it(dispatch: TrioDispatch) -> None:
+    """The interface offers the endpoints of the innermost driver; frames go through the wrapper; unloading leaves nothing."""
+    system = System(dispatch, "n")
+    stack = Stack(system, os.urandom)
+    got: list[bytes] = []
+    stack.register_ethertype(TYPE, lambda interface, frames: got.extend(map(bytes, frames)))
+    text = f"bind=127.0.0.1,port=0,ethertype={TYPE:#x},mtu=1400"
+    loaded = [stack.load("udp", f"{text},name=udp{number}", wrap=[("fault", "drop=0")]) for number in range(2)]
+    near, far = (one.interface for one in loaded)
+    assert near is not None
+    assert far is not None
+    assert isinstance(near.driver, FaultDriver)
+    assert isinstance(near.endpoints, UdpDriver)
+    assert far.endpoints is not None
+    station = near.endpoints.station(far.endpoints.local()[0])
+    assert station is not None
+    stack.output(near, [frame(station, near.mac, b"through")])
+    assert await settle(lambda: len(got) == 1)
+    assert got[0][:6] == far.mac
+    assert stack.statistics().interfaces["udp0"].info["endpoints kept"] == 1
+    near.driver.cut = True
+    stack.output(near, [frame(station, near.mac, b"lost")])
+    assert sum(near.drops.values()) == 1
+    stack.close()
+    system.close()
 
 
 # Refusals
