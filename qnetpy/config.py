@@ -7,7 +7,9 @@ start, except where a field says so. `qnet config --example` prints the file, `d
 
 from __future__ import annotations
 
+import ipaddress
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -16,8 +18,11 @@ import attrs
 from qnetpy import settings
 from qnetpy.qos import QosError, parse_choice
 from qnetpy.settings import SettingsError, setting
+from stack.wire.endpoint import split_host
 from stack.wire.ethernet import mac_bytes
 
+PORT_DEFAULT = 34997
+"""The same number, as a UDP port; a test compares it with the driver's."""
 ETHERTYPE_DEFAULT = 0x88B5
 """IEEE 802 local experimental ethertype 1. QNX uses 0x8204, which is assigned to it and means another format."""
 CONFIG_PATH = "/etc/qnet/qnet.toml"
@@ -61,7 +66,7 @@ class Stack:
     """io-pkt: drivers and protocol modules."""
 
     drivers: tuple[Driver, ...] = setting(
-        "Drivers to load. Empty: the packet driver on each interface of [qnet] interfaces.",
+        "Drivers to load, in place of those that [qnet] bearers asks for. Empty: those.",
         (),
     )
     protocols: tuple[Protocol, ...] = setting("Protocol modules to load besides Qnet.", ())
@@ -83,11 +88,14 @@ class Timers:
 
 @attrs.frozen
 class StaticPeer:
-    """A node that need not be discovered."""
+    """A node that need not be discovered: by Ethernet address, or by UDP. Through one of the latter the others are found (a seed)."""
 
     name: str = setting("Its node name.", "")
     mac: str = setting("Its Ethernet address.", "")
-    interface: str = setting("The interface of ours through which it is reached.", "")
+    interface: str = setting("The interface of ours through which the Ethernet address is reached.", "")
+    address: str = setting(
+        "In place of mac, where it is reached by UDP: host, host:port or [IPv6 address]:port. Names are looked up again every minute.", ""
+    )
 
 
 @attrs.frozen
@@ -111,11 +119,31 @@ class Mount:
 
 
 @attrs.frozen
+class Udp:
+    """The UDP bearer, for nodes that no Ethernet joins."""
+
+    bind: tuple[str, ...] = setting(
+        "Addresses of this machine to use, IPv6 link-local ones with %interface. Empty: all, of IPv4 and IPv6, also those that come later.",
+        (),
+    )
+    port: int = setting(
+        "UDP port; also the one called where a peer's address has none. 0: any, for a node that only calls others.", PORT_DEFAULT
+    )
+    mtu: int = setting(
+        "Longest datagram, bytes without headers of IP and UDP. 0: what the interfaces take; the path's is found by probes.", 0
+    )
+
+
+@attrs.frozen
 class Qnet:
     """The protocol between nodes."""
 
+    bearers: tuple[Literal["ethernet", "udp"], ...] = setting(
+        "What carries our frames. Nodes that both reach use both. With udp, up nodes tell each other where the others are.", ("ethernet",)
+    )
+
     ethertype: int = setting("Ethertype of our frames; the same on all nodes.", ETHERTYPE_DEFAULT)
-    interfaces: tuple[str, ...] = setting("Interfaces to use. Empty: every Ethernet interface that is up at start.", ())
+    interfaces: tuple[str, ...] = setting("Ethernet interfaces to use. Empty: every one that is up at start. UDP is not bound to them.", ())
     discovery: Literal["zeroconf", "static"] = setting(
         "How nodes are found: zeroconf (mDNS, multicast DNS, on each interface) or only the static peers.", "zeroconf"
     )
@@ -133,6 +161,7 @@ class Qnet:
         "loadbalance",
     )
     policies: tuple[PathPolicy, ...] = setting("The same for single nodes.", ())
+    udp: Udp = setting("", Udp())
     timers: Timers = setting("", Timers())
     mount: Mount = setting("", Mount())
 
@@ -263,11 +292,7 @@ def check(config: Config, source: str = "configuration") -> Config:
             raise wrong(place, f"{choice.interface!r} is none of qnet.interfaces: {', '.join(config.qnet.interfaces)}")
     if config.qnet.discovery == "static" and not config.qnet.peers:
         raise wrong("qnet.peers", "discovery is static, so at least one peer is needed")
-    for index, peer in enumerate(config.qnet.peers):
-        try:
-            mac_bytes(peer.mac)
-        except ValueError:
-            raise wrong(f"qnet.peers[{index}].mac", f"{peer.mac!r} is not an Ethernet address such as 02:00:00:00:00:01") from None
+    _check_bearers(config, wrong)
     for place, path in (
         ("node.run_dir", config.node.run_dir),
         ("node.key_dir", config.node.key_dir),
@@ -291,6 +316,50 @@ def check(config: Config, source: str = "configuration") -> Config:
     if not 4096 <= config.qnet.mount.max_write <= 1 << 20:
         raise wrong("qnet.mount.max_write", "4096 to 1048576 bytes")
     return config
+
+
+def _check_bearers(config: Config, wrong: Callable[[str, str], SettingsError]) -> None:
+    qnet = config.qnet
+    if not qnet.bearers:
+        raise wrong("qnet.bearers", "at least one bearer is needed: ethernet or udp")
+    udp = "udp" in qnet.bearers or any(one.driver == "udp" for one in config.stack.drivers)
+    for index, peer in enumerate(qnet.peers):
+        place = f"qnet.peers[{index}]"
+        if peer.address:
+            if peer.mac or peer.interface:
+                raise wrong(f"{place}.address", "a peer is given by address, or by mac and interface, not by both")
+            if not udp:
+                raise wrong(f"{place}.address", 'needs the UDP bearer: bearers = ["ethernet", "udp"]')
+            try:
+                split_host(peer.address, qnet.udp.port or PORT_DEFAULT)
+            except ValueError as error:
+                raise wrong(f"{place}.address", str(error)) from None
+            continue
+        try:
+            mac_bytes(peer.mac)
+        except ValueError:
+            raise wrong(f"{place}.mac", f"{peer.mac!r} is not an Ethernet address such as 02:00:00:00:00:01") from None
+    if not 0 <= qnet.udp.port <= 65535:
+        raise wrong("qnet.udp.port", "0 to 65535")
+    if qnet.udp.mtu and not 1200 <= qnet.udp.mtu <= 65507:
+        raise wrong("qnet.udp.mtu", "0, or 1200 to 65507 bytes")
+    for index, text in enumerate(qnet.udp.bind):
+        try:
+            ipaddress.ip_address(text)
+        except ValueError:
+            raise wrong(f"qnet.udp.bind[{index}]", f"{text!r} is not an IP address") from None
+
+
+def drivers(config: Config, interfaces: Sequence[str]) -> tuple[Driver, ...]:
+    """What [qnet] bearers asks for, the packet driver being for *interfaces*."""
+    packet = tuple(Driver("packet", f"ifname={name}") for name in interfaces)
+    if "udp" not in config.qnet.bearers:
+        return packet
+    udp = config.qnet.udp
+    options = [f"port={udp.port}", f"ethertype={config.qnet.ethertype:#06x}", *(f"bind={address}" for address in udp.bind)]
+    if udp.mtu:
+        options.append(f"mtu={udp.mtu}")
+    return (*packet, Driver("udp", ",".join(options)))
 
 
 def load(path: str | Path | None = None) -> Config:

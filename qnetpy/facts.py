@@ -20,13 +20,15 @@ DROPS = ("duplicate_fragments", "no_such_path", "after_close", "challenges_dropp
 """Of a transport: packets and fragments that were received and not used."""
 
 
-def _path(path: LinkPath, told: PathStatistics, share: float) -> Fact:
+def _path(qnet: Qnet, path: LinkPath, told: PathStatistics, share: float) -> Fact:
     interface, station = path.address
+    endpoint = qnet.endpoint(path.address)
     rate = told.window / told.smoothed_rtt if told.smoothed_rtt > 0 else 0.0
     return {
         "path": path.number,
         "interface": interface,
         "mac": mac_text(station),
+        "endpoint": None if endpoint is None else str(endpoint),
         "state": told.state,
         "rtt": round(told.smoothed_rtt, 6),
         "loss": round(told.packets_lost / told.packets_sent, 6) if told.packets_sent else 0.0,
@@ -46,11 +48,11 @@ def _path(path: LinkPath, told: PathStatistics, share: float) -> Fact:
     }
 
 
-def _link(link: Link) -> Fact:
+def _link(qnet: Qnet, link: Link) -> Fact:
     counted = link.transport.statistics()
     whole = sum(path.bytes_sent for path in counted.paths.values())
     paths = [
-        _path(path, counted.paths[path.number], counted.paths[path.number].bytes_sent / whole if whole else 0.0)
+        _path(qnet, path, counted.paths[path.number], counted.paths[path.number].bytes_sent / whole if whole else 0.0)
         for path in link.paths.values()
     ]
     best = link.best
@@ -76,7 +78,7 @@ def _keys(link: Link) -> Fact:
     return {name: sum(getattr(session.counters, name) for session in sessions) for name in names}
 
 
-def _node(node: Node, link: Link | None, policy: str, now: float) -> Fact:
+def _node(qnet: Qnet, node: Node, link: Link | None, now: float) -> Fact:
     return {
         "name": node.name,
         "nd": node.nd,
@@ -85,8 +87,8 @@ def _node(node: Node, link: Link | None, policy: str, now: float) -> Fact:
         "reason": node.reason,
         "roles": sorted(node.roles),
         "starts": node.starts,
-        "policy": policy,
-        "link": None if link is None else _link(link),
+        "policy": str(qnet.choice(node.name)),
+        "link": None if link is None else _link(qnet, link),
     }
 
 
@@ -96,9 +98,7 @@ def nodes(qnet: Qnet) -> Fact:
     links = qnet.machine.links
     return {
         "self": qnet.identity.name,
-        "nodes": [
-            _node(node, links.get(node.name), str(qnet.choice(node.name)), now) for node in sorted(qnet.nodes, key=lambda node: node.name)
-        ],
+        "nodes": [_node(qnet, node, links.get(node.name), now) for node in sorted(qnet.nodes, key=lambda node: node.name)],
     }
 
 
@@ -124,5 +124,7 @@ def status(qnet: Qnet, stack: Stack, started: float, mount: str | None) -> Fact:
         ],
         "drops": {reason: count for reason, count in sorted(qnet.machine.counters.items()) if count},
         "failures": dict(counted.failures),
+        "reach": qnet.reach.sizes()
+        | {reason: count for reason, count in sorted(qnet.counters.items()) if reason.startswith(("gossip", "announced"))},
         **nodes(qnet),
     }

@@ -14,7 +14,7 @@ from qnetpy.qos import parse_choice
 
 @attrs.frozen
 class QnetSettings:
-    """`interfaces` empty: all of the stack's."""
+    """`interfaces` empty: all of the stack's. Those whose stations are IP endpoints are used in any case."""
 
     ethertype: int = attrs.field(default=0x88B5)
     interfaces: frozenset[str] = frozenset()

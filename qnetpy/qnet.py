@@ -2,6 +2,7 @@
 
     stack (frames) <-> LinkMachine (links) <-> Peer per node (messages) <-> kernel (channels)
     discovery -> hints -> LinkMachine        LinkMachine -> NodeTable -> NetFs (/net)
+                 hints of IP endpoints, gossip -> Reach -> hints
 
 It owns the one timer of the link machine, sends what the machine has at the end of each turn, and does nothing else by itself. It runs the
 same on real and on virtual time.
@@ -16,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from operator import itemgetter
 
 from qnetpy.discovery.hint import TOKEN_LENGTH, Announcement, Discovery, Hint
+from qnetpy.discovery.hint import Interface as DiscoveryInterface
 from qnetpy.identity.authority import NodeIdentity
 from qnetpy.identity.certificate import Certificate
 from qnetpy.link.handshake import HandshakeMachine, everybody
@@ -29,6 +31,7 @@ from qnetpy.netfs.manager import NetFs
 from qnetpy.nodes import Node, NodeState, NodeTable
 from qnetpy.parameters import QnetSettings
 from qnetpy.qos import LOADBALANCE, Choice, QosError, parse_choice
+from qnetpy.reach.bearer import Reach, discovery_interfaces
 from qnetpy.routewatch import RouteWatch
 from resmgr.access import Verb
 from resmgr.channel import ClientInfo, Nd, Remote
@@ -41,6 +44,7 @@ from stack.core.ifnet import Interface, InterfaceEvent
 from stack.core.module import Random
 from stack.core.stack import Stack
 from stack.frame import Frame
+from stack.wire.endpoint import Endpoint
 from stack.wire.ethernet import HEADER_SIZE, mac_text, payload_offset
 
 log = logging.getLogger(__name__)
@@ -118,6 +122,9 @@ class Qnet:
             routes=self.route,
         )
         self.netfs = NetFs(self._kernel, self.nodes, self.route_by, self._transit)
+        self.reach = Reach(
+            self._dispatch, system, identity.name, self._call, self._call_no_more, self._endpoint_of_node, random, self.counters
+        )
         self._attached = system.paths.attach(b"net", self.netfs.target, Attach.TRANSIT)
         system.paths.transit = self._transit
         system.guard(self.netfs.channel)
@@ -127,13 +134,16 @@ class Qnet:
         self._listener = stack.on_interface(self._interface_event)
         now = self.now()
         used = [interface for interface in stack.interfaces if self._uses(interface)]
+        self._looked_on: dict[str, DiscoveryInterface] = discovery_interfaces(used)
+        """Where discovery looks for nodes."""
         for interface in used:
             self.machine.interface(interface.name, interface.mac, interface.mtu, interface.up, now)
+            self.reach.interface(interface)
         self.announcement = Announcement(random(TOKEN_LENGTH), settings.ethertype)
         if membership is not None:
             system.guard(membership.channel)
             membership.start(self)
-        discovery.start(self._dispatch, used, self.announcement, self._hint, self._hint_gone)
+        discovery.start(self._dispatch, list(self._looked_on.values()), self.announcement, self._hint, self._hint_gone)
         self.flush_later()
 
     def _transit(self, info: ClientInfo) -> bool:
@@ -191,20 +201,30 @@ class Qnet:
     # Stack
 
     def _uses(self, interface: Interface) -> bool:
-        return not self.settings.interfaces or interface.name in self.settings.interfaces
+        return not self.settings.interfaces or interface.endpoints is not None or interface.name in self.settings.interfaces
 
     def _interface_event(self, event: InterfaceEvent, interface: Interface) -> None:
         if not self._uses(interface):
             return
         now = self.now()
         if event is InterfaceEvent.DETACHED:
-            self._discovery.interface_removed(interface.name)
+            self._look_on(discovery_interfaces(one for one in self.stack.interfaces if self._uses(one)))
+            self.reach.interface_gone(interface.name)
             self.machine.interface_gone(interface.name, now)
         else:
             self.machine.interface(interface.name, interface.mac, interface.mtu, interface.up, now)
-            if event in (InterfaceEvent.ATTACHED, InterfaceEvent.CHANGED):
-                self._discovery.interface_added(interface)
+            self.reach.interface(interface)
+            self._look_on(discovery_interfaces(one for one in self.stack.interfaces if self._uses(one)))
         self.flush_later()
+
+    def _look_on(self, interfaces: dict[str, DiscoveryInterface]) -> None:
+        """Tell discovery what is new."""
+        before, self._looked_on = self._looked_on, interfaces
+        for name in before.keys() - interfaces.keys():
+            self._discovery.interface_removed(name)
+        for name, interface in interfaces.items():
+            if before.get(name) != interface:
+                self._discovery.interface_added(interface)
 
     def _input(self, interface: Interface, frames: list[Frame]) -> None:
         if self.settings.interfaces and not self._uses(interface):
@@ -255,12 +275,36 @@ class Qnet:
 
     def _hint(self, hint: Hint) -> None:
         if hint.ethertype == self.settings.ethertype and hint.token != self.announcement.token:
-            self.machine.hint((hint.interface, hint.mac), self.now())
-            self.flush_later()
+            if hint.mac:
+                self._call((hint.interface, hint.mac))
+            if hint.port:
+                self.reach.hint(hint)
 
     def _hint_gone(self, hint: Hint) -> None:
-        self.machine.unhint((hint.interface, hint.mac), self.now())
+        if hint.mac:
+            self._call_no_more((hint.interface, hint.mac))
+        self.reach.hint_gone(hint)
+
+    def _call(self, address: Address) -> None:
+        self.machine.hint(address, self.now())
         self.flush_later()
+
+    def _call_no_more(self, address: Address) -> None:
+        self.machine.unhint(address, self.now())
+        self.flush_later()
+
+    def endpoint(self, address: Address) -> Endpoint | None:
+        """The IP endpoint behind an address of the link machine, None when it is on an Ethernet."""
+        interface = self.stack.interface(address[0])
+        return None if interface is None or interface.endpoints is None else interface.endpoints.endpoint(address[1])
+
+    def _endpoint_of_node(self, name: str) -> Endpoint | None:
+        link = self.machine.links.get(name)
+        for path in link.paths.values() if link is not None else ():
+            endpoint = self.endpoint(path.address)
+            if endpoint is not None:
+                return endpoint
+        return None
 
     # Links
 
@@ -295,6 +339,7 @@ class Qnet:
         self._enter(node, NodeState.UP, "restarted" if restarted else "")
         if self._membership is not None:
             self._membership.link_up(link.name)
+        self.reach.node_up(link.name, node.nd)
 
     def _drop(self, link: Link, reason: str) -> None:
         self.machine.drop(link, reason, self.now())
@@ -320,6 +365,7 @@ class Qnet:
             if self._membership is not None:
                 self._membership.link_down(link.name)
             node, peer = self._up.pop(link.name)
+            self.reach.node_down(link.name)
             del self._peers[node.nd]
             self._enter(node, NodeState.DOWN, reason)
             peer.down(errno.EHOSTDOWN)
@@ -404,7 +450,7 @@ class Qnet:
 
     def sizes(self) -> dict[str, int]:
         """How much of everything there is at the moment, for leak checks and for people."""
-        sizes = {"peers": len(self._peers), **self.machine.sizes()}
+        sizes = {"peers": len(self._peers), **self.machine.sizes(), **self.reach.sizes()}
         for peer in self._peers.values():
             told = peer.statistics()
             for name in ("outgoing", "incoming", "connections_out", "connections_in", "held"):
@@ -431,6 +477,7 @@ class Qnet:
         if self._detached:
             return
         self._discovery.close()
+        self.reach.close()
         self.machine.close(self.now())
         self._detached = True
         if self._timer is not None:

@@ -122,12 +122,12 @@ def command_line(config: Config, path: str | None, interfaces: list[str], fault:
     """io-pkt's command line for *config*, which was read from *path* (None: found or default)."""
     import sys
 
-    from qnetpy.config import Driver
+    from qnetpy.config import drivers as drivers_of
 
     drivers = config.stack.drivers
     if interfaces or not drivers:
-        names = interfaces or list(config.qnet.interfaces) or ethernets()
-        drivers = tuple(Driver("packet", f"ifname={name}") for name in names)
+        names = interfaces or ((list(config.qnet.interfaces) or ethernets()) if "ethernet" in config.qnet.bearers else [])
+        drivers = drivers_of(config, names)
     # -P: what lies in the directory where somebody types `qnet up` is not ours to import.
     argv = [sys.executable, "-P", "-m", "stack.core.main", "--run-dir", config.node.run_dir, "--poll", str(config.stack.poll_us)]
     if config.node.log in ("info", "debug"):

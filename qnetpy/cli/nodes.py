@@ -49,7 +49,7 @@ def listing(own: str, nodes: list[dict[str, object]]) -> str:
         used = rtt = suite = ""
         if isinstance(link, dict):
             working = [path for path in link["paths"] if path["state"] == "usable"] or link["paths"]
-            used = ", ".join(f"{path['interface']} {path['mac']}" for path in working)
+            used = ", ".join(f"{path['interface']} {path['endpoint'] or path['mac']}" for path in working)
             rtt = ", ".join(f"{path['rtt'] * 1e6:.0f} us" for path in working)
             suite = str(link["suite"])
         rows.append([node["name"], node["state"], f"{node['seconds']:.0f} s", used, suite, rtt, node["reason"]])
@@ -67,7 +67,7 @@ def paths(nodes: list[dict[str, object]]) -> str:
                     f"{node['name']} ({node['policy']})",
                     path["path"],
                     path["interface"],
-                    path["mac"],
+                    path["endpoint"] or path["mac"],
                     path["state"],
                     f"{path['rtt'] * 1e6:.0f} us",
                     f"{path['loss']:.2%}",

@@ -23,7 +23,8 @@ def run(args: argparse.Namespace) -> int:
         print(as_json(found))
         return 0
     interfaces, nodes, drops, roles, modules = (found[name] for name in ("interfaces", "nodes", "drops", "roles", "modules"))
-    handshake, failures = found["handshake"], found["failures"]
+    handshake, failures, reach = found["handshake"], found["failures"], found["reach"]
+    assert isinstance(reach, dict)
     assert isinstance(interfaces, list)
     assert isinstance(nodes, list)
     assert isinstance(drops, dict)
@@ -50,6 +51,7 @@ def run(args: argparse.Namespace) -> int:
                 "handshakes": _counted(handshake) or "none",
                 "dropped": _counted(drops) or "nothing",
                 **({"flood": flood} if flood else {}),
+                **({"endpoints": _counted(reach)} if any(reach.values()) else {}),
                 **({"faults": f"{_counted(failures)}; the log says more"} if failures else {}),
             }
         )

@@ -222,10 +222,11 @@ def node_config(planned: Plan, node: PlannedNode) -> Config:
     own = node.spec.config
     drivers = own.stack.drivers
     if not drivers:
-        drivers = tuple(
-            config.Driver("packet", f"ifname={port.interface}", ",".join(filter(None, (planned.links[port.link].fault, node.spec.fault))))
-            for port in node.ports
-        )
+        ports = node.ports if "ethernet" in own.qnet.bearers else ()
+        faults = [",".join(filter(None, (planned.links[port.link].fault, node.spec.fault))) for port in ports]
+        plain = config.drivers(own, [port.interface for port in ports])
+        # What comes behind those of the interfaces is UDP, which no one link's faults are for.
+        drivers = tuple(attrs.evolve(one, fault=fault) for one, fault in zip(plain, [*faults, node.spec.fault], strict=False))
     return attrs.evolve(
         own,
         node=attrs.evolve(own.node, name=own.node.name or node.spec.node or node.name),

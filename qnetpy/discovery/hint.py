@@ -5,7 +5,8 @@ it names. It carries no node name: the instance name is a token drawn at random 
 exists behind a hardware address (which every frame shows anyway) and nothing that survives a restart.
 
 Bytes (docs/protocol/discovery.md): DNS-SD (RFC 6763) instances `TOKEN._qnet._udp.local.`, TOKEN being 32 hexadecimal digits, with a TXT
-record of `v=1`, `m=` twelve and `e=` four hexadecimal digits. The port of the SRV record is the UDP bearer's, 0 when there is none.
+record of `v=1`, `m=` twelve and `e=` four hexadecimal digits; without `m` the node has no Ethernet bearer on that interface. The port of
+the SRV record is the UDP bearer's, 0 when there is none.
 """
 
 from __future__ import annotations
@@ -35,33 +36,24 @@ _INSTANCE = re.compile(rf"([0-9a-f]{{{2 * TOKEN_LENGTH}}})\.{re.escape(SERVICE_T
 _HEX = re.compile(rb"[0-9a-fA-F]+\Z")
 
 
-class NamedInterface(Protocol):
-    """What discovery needs to know of an interface; the stack's own objects fit."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def mac(self) -> bytes: ...
-
-
 @attrs.frozen
 class Interface:
-    """A `NamedInterface` for callers that have no object of their own."""
+    """An interface of this machine on which nodes are looked for, and how this node is reached there."""
 
     name: str
     mac: bytes
+    """b"": not by Ethernet."""
+    port: int = 0
+    """UDP port of the second bearer at the interface's addresses, 0: none."""
 
 
 @attrs.frozen
 class Announcement:
-    """What this node says of itself on every interface; the hardware address is the interface's."""
+    """What this node says of itself on every interface; hardware address and port are the interface's."""
 
     token: bytes
     """TOKEN_LENGTH random bytes, drawn once per boot. Equal on all interfaces, so that peers see paths to one node."""
     ethertype: int
-    port: int = 0
-    """UDP port of the second bearer, 0: none."""
 
 
 @attrs.frozen
@@ -75,7 +67,7 @@ class JoinOffer:
 
 @attrs.frozen
 class Place:
-    """What a TXT record says: where to send frames."""
+    """What a TXT record says: where to send frames. `mac` is b"" when there is no Ethernet bearer."""
 
     version: int
     mac: bytes
@@ -87,15 +79,21 @@ class Hint:
     """A node may be here. Two hints are about the same node's boot when their tokens are equal (if the announcer was honest)."""
 
     interface: str
-    """Our interface on which it was heard."""
+    """Our interface on which it was heard; "" for an endpoint that is reached through whatever leads there."""
     mac: bytes
+    """b"": no Ethernet bearer."""
     ethertype: int
     token: bytes
     expiry: float
     """Monotonic seconds at which it lapses unless heard again; `inf` for configured peers."""
     port: int = 0
     addresses: tuple[str, ...] = ()
-    """IP addresses as text, for the UDP bearer."""
+    """IP addresses as text, for the UDP bearer. Link-local ones belong to `interface`, or have %interface behind them."""
+
+    @property
+    def station(self) -> tuple[bytes | str, ...]:
+        """One host on that interface, for caps per host."""
+        return (self.mac,) if self.mac else self.addresses[:1]
 
     def says_the_same(self, other: Hint) -> bool:
         """Equal but for the expiry."""
@@ -108,15 +106,16 @@ OnHint = Callable[[Hint], None]
 class Discovery(Protocol):
     """A source of hints. All calls and both callbacks happen in dispatch context; nothing blocks except `close`, briefly.
 
-    `on_hint` comes for a new hint and for one that changed; the hint then stands until `on_gone` is called with it. Try again on your own
-    schedule while it stands: repetitions of the same announcement are not reported.
+    `on_hint` comes for a new hint and for one that changed (the same interface and token); the hint then stands until `on_gone` is called
+    with it, perhaps with another expiry. Try again on your own schedule while it stands: repetitions of the same announcement are not
+    reported.
     """
 
     def start(
-        self, dispatch: Dispatch, interfaces: Sequence[NamedInterface], announce: Announcement, on_hint: OnHint, on_gone: OnHint
+        self, dispatch: Dispatch, interfaces: Sequence[Interface], announce: Announcement, on_hint: OnHint, on_gone: OnHint
     ) -> None: ...
 
-    def interface_added(self, interface: NamedInterface) -> None:
+    def interface_added(self, interface: Interface) -> None:
         """Also for an interface that is known already and whose hardware address changed."""
         ...
 
@@ -143,7 +142,8 @@ def parse_instance(name: str) -> bytes:
 
 def pack_txt(place: Place) -> bytes:
     """TXT record data (RFC 6763 section 6): strings, each behind its length byte."""
-    strings = (b"v=%d" % place.version, b"m=" + place.mac.hex().encode(), b"e=%04x" % place.ethertype)
+    mac = (b"m=" + place.mac.hex().encode(),) if place.mac else ()
+    strings = (b"v=%d" % place.version, *mac, b"e=%04x" % place.ethertype)
     return b"".join(bytes((len(string),)) + string for string in strings)
 
 
@@ -167,8 +167,8 @@ def parse_txt(data: Buffer) -> Place:
         raise BadMessage("TXT version is not a number")
     if int(version) != VERSION:
         raise BadMessage("TXT version unknown")
-    mac = _hexadecimal(values, b"m", 12)
-    if mac[0] & 1 or not any(mac):
+    mac = _hexadecimal(values, b"m", 12) if b"m" in values else b""
+    if mac and (mac[0] & 1 or not any(mac)):
         # A group address would make every node that hears this send its handshakes to all.
         raise BadMessage("TXT hardware address is not a single station's")
     ethertype = int.from_bytes(_hexadecimal(values, b"e", 4), "big")

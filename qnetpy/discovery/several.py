@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from qnetpy.discovery.hint import Announcement, Discovery, NamedInterface, OnHint
+from qnetpy.discovery.hint import Announcement, Discovery, Interface, OnHint
 from resmgr.dispatch import Dispatch
 
 
@@ -14,13 +14,11 @@ class SeveralDiscovery:
     def __init__(self, sources: Sequence[Discovery]) -> None:
         self._sources = tuple(sources)
 
-    def start(
-        self, dispatch: Dispatch, interfaces: Sequence[NamedInterface], announce: Announcement, on_hint: OnHint, on_gone: OnHint
-    ) -> None:
+    def start(self, dispatch: Dispatch, interfaces: Sequence[Interface], announce: Announcement, on_hint: OnHint, on_gone: OnHint) -> None:
         for source in self._sources:
             source.start(dispatch, interfaces, announce, on_hint, on_gone)
 
-    def interface_added(self, interface: NamedInterface) -> None:
+    def interface_added(self, interface: Interface) -> None:
         for source in self._sources:
             source.interface_added(interface)
 

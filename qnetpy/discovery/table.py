@@ -16,7 +16,8 @@ from qnetpy.discovery.hint import Hint
 HINTS_MAX = 1024
 """Hints kept. Stops a stranger who invents nodes until memory is gone; the oldest that was not handed out yet gives way."""
 HINTS_PER_MAC_MAX = 4
-"""Hints per interface and hardware address. Stops one host that announces many tokens; a restarted node pushes out its own old ones."""
+"""Hints per interface and hardware address (first IP address of hosts without one). Stops one host that announces many tokens; a
+restarted node pushes out its own old ones."""
 TELL_BURST = 64
 TELL_RATE = 32.0
 """New hints per second that are handed out, after a burst. Stops announcements from becoming a storm of handshakes."""
@@ -46,7 +47,7 @@ class HintTable:
         self._hints: dict[_Key, Hint] = {}
         self._untold: dict[_Key, None] = {}
         self._told: dict[_Key, Hint] = {}
-        self._by_mac: dict[tuple[str, bytes], dict[_Key, None]] = {}
+        self._by_mac: dict[tuple[str, tuple[bytes | str, ...]], dict[_Key, None]] = {}
         self._gone: list[Hint] = []
         self._allowance = float(TELL_BURST)
         self._filled = now
@@ -68,12 +69,12 @@ class HintTable:
             return
         key = (hint.interface, hint.token)
         known = self._hints.get(key)
-        if known is not None and known.mac != hint.mac:
+        if known is not None and known.station != hint.station:
             self._unlist(key, known)
             known = None
         if known is None:
             self._make_room(hint)
-            self._by_mac.setdefault((hint.interface, hint.mac), {})[key] = None
+            self._by_mac.setdefault((hint.interface, hint.station), {})[key] = None
         self._hints[key] = hint
         told = self._told.get(key)
         if told is not None and told.says_the_same(hint):
@@ -116,7 +117,7 @@ class HintTable:
         return None if due == math.inf else due
 
     def _make_room(self, hint: Hint) -> None:
-        same = self._by_mac.get((hint.interface, hint.mac), {})
+        same = self._by_mac.get((hint.interface, hint.station), {})
         if len(same) >= HINTS_PER_MAC_MAX:
             self.drop(Drop.CROWDED_MAC)
             self._remove(next(iter(same)))
@@ -134,7 +135,7 @@ class HintTable:
             self._gone.append(told)
 
     def _unlist(self, key: _Key, hint: Hint) -> None:
-        same = self._by_mac[hint.interface, hint.mac]
+        same = self._by_mac[hint.interface, hint.station]
         del same[key]
         if not same:
-            del self._by_mac[hint.interface, hint.mac]
+            del self._by_mac[hint.interface, hint.station]

@@ -39,7 +39,6 @@ from qnetpy.discovery.hint import (
     Hint,
     Interface,
     JoinOffer,
-    NamedInterface,
     OnHint,
     Place,
     instance_name,
@@ -98,9 +97,7 @@ class ZeroconfDiscovery:
     def drops(self) -> dict[Drop, int]:
         return {} if self._table is None else dict(self._table.drops)
 
-    def start(
-        self, dispatch: Dispatch, interfaces: Sequence[NamedInterface], announce: Announcement, on_hint: OnHint, on_gone: OnHint
-    ) -> None:
+    def start(self, dispatch: Dispatch, interfaces: Sequence[Interface], announce: Announcement, on_hint: OnHint, on_gone: OnHint) -> None:
         """Returns at once; hints follow in later turns."""
         if self._dispatch is not None:
             raise Misuse("discovery started twice")
@@ -108,13 +105,13 @@ class ZeroconfDiscovery:
         self._table = HintTable(announce.token, dispatch.now())
         self._worker = _Worker(announce, lambda events: dispatch.call_from_thread(functools.partial(self._deliver, events)))
         for interface in interfaces:
-            self._worker.post_add(Interface(interface.name, bytes(interface.mac)))
+            self._worker.post_add(interface)
         self._worker.start()
 
-    def interface_added(self, interface: NamedInterface) -> None:
+    def interface_added(self, interface: Interface) -> None:
         if self._worker is None:
             raise Misuse("discovery not started")
-        self._worker.post_add(Interface(interface.name, bytes(interface.mac)))
+        self._worker.post_add(interface)
 
     def interface_removed(self, name: str) -> None:
         if self._worker is None or self._table is None:
@@ -355,7 +352,7 @@ class _Responder:
         info = AsyncServiceInfo(
             SERVICE_TYPE,
             instance_name(announce.token),
-            port=announce.port,
+            port=self.interface.port,
             properties=pack_txt(Place(VERSION, self.interface.mac, announce.ethertype)),
             server=f"{announce.token.hex()}.local.",
             host_ttl=TTL,
@@ -452,6 +449,9 @@ class _Responder:
             return
         addresses = tuple(info.parsed_addresses()[:ADDRESSES_MAX])
         port = info.port or 0
+        if not place.mac and not port:
+            self._worker.event(Drop.BAD_TXT)
+            return
         self._worker.event(Hint(self.interface.name, place.mac, place.ethertype, token, 0.0, port, addresses))
 
 

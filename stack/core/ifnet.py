@@ -9,6 +9,7 @@ import enum
 from typing import TYPE_CHECKING
 
 from stack.core.driver import Driver
+from stack.core.endpoints import Endpoints
 from stack.core.statistics import Counters, InterfaceStatistics
 from stack.frame import Frame
 from stack.wire.ethernet import mac_text
@@ -29,13 +30,17 @@ class InterfaceEvent(enum.Enum):
 
 
 class Interface:
-    """One link of a stack. `index` is never used twice in a stack's life. `up` is carrier: False also after the link went away."""
+    """One link of a stack. `index` is never used twice in a stack's life. `up` is carrier: False also after the link went away.
+
+    `endpoints` is there when the link's stations are IP endpoints; it is the innermost driver, whatever is wrapped around that.
+    """
 
     __slots__ = (
         "_stack",
         "attached",
         "driver",
         "drops",
+        "endpoints",
         "index",
         "mac",
         "mtu",
@@ -47,11 +52,12 @@ class Interface:
         "up",
     )
 
-    def __init__(self, stack: Stack, name: str, index: int, driver: Driver) -> None:
+    def __init__(self, stack: Stack, name: str, index: int, driver: Driver, endpoints: Endpoints | None = None) -> None:
         self._stack = stack
         self.name = name
         self.index = index
         self.driver = driver
+        self.endpoints = endpoints
         self.mac = driver.mac
         self.mtu = driver.mtu
         self.up = driver.up

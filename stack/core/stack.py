@@ -23,6 +23,7 @@ import attrs
 from resmgr.errors import Misuse
 from resmgr.system import System
 from stack.core.driver import Driver, Wrapper
+from stack.core.endpoints import has_endpoints
 from stack.core.errors import ModuleError
 from stack.core.hooks import ORDER_TAP, Hook, HookEntry, Hooks, Point
 from stack.core.ifnet import Interface, InterfaceEvent
@@ -104,8 +105,9 @@ class Stack:
             attached = found.attach_text(self._context, options)
             loaded = Loaded(found, options, attached, registrations=registrations)
             if found.kind is Kind.DRIVER:
+                innermost = attached
                 attached = driver = self._wrapped(loaded, wrap)
-                self._attach_interface(loaded, driver)
+                self._attach_interface(loaded, driver, innermost)
         except BaseException:
             if attached is not None:
                 attached.detach()
@@ -197,12 +199,12 @@ class Stack:
         loaded.wrappers = tuple(wrappers)
         return driver
 
-    def _attach_interface(self, loaded: Loaded, driver: Driver) -> None:
+    def _attach_interface(self, loaded: Loaded, driver: Driver, innermost: Attached) -> None:
         if len(self._interfaces) >= INTERFACES_MAX:
             raise ModuleError(errno.ENOSPC, f"{self.name} has {INTERFACES_MAX} interfaces already")
         if driver.name in self._interfaces:
             raise ModuleError(errno.EEXIST, f"{self.name} has an interface {driver.name} already")
-        interface = Interface(self, driver.name, self._next_index, driver)
+        interface = Interface(self, driver.name, self._next_index, driver, innermost if has_endpoints(innermost) else None)
         self._next_index += 1
         driver.start(interface)
         driver.accept(self._wanted())

@@ -1,7 +1,8 @@
-"""The little of rtnetlink(7) that tells what a network interface is doing: RTM_GETLINK, RTM_NEWLINK, RTM_DELLINK.
+"""The little of rtnetlink(7) that tells what network interfaces are doing, and which IP addresses they have.
 
     message:    0 length, 4 type, 6 flags, 8 sequence, 12 port; then the body, padded to 4 bytes
     ifinfomsg:  0 family, 2 device type, 4 index, 8 flags, 12 change; then attributes: 0 length, 2 type, data, padded to 4
+    ifaddrmsg:  0 family, 1 prefix length, 2 flags, 3 scope, 4 index; then attributes
 
 Numbers are the host's byte order. The kernel wrote the bytes; they are checked all the same, and only BadMessage leaves.
 """
@@ -18,6 +19,7 @@ from resmgr.errors import BadMessage
 
 HEADER = struct.Struct("=IHHII")
 IFINFO = struct.Struct("=BxHiII")
+IFADDR = struct.Struct("=BBBBI")
 ATTRIBUTE = struct.Struct("=HH")
 
 NLMSG_ERROR = 2
@@ -25,8 +27,19 @@ NLMSG_DONE = 3
 RTM_NEWLINK = 16
 RTM_DELLINK = 17
 RTM_GETLINK = 18
+RTM_NEWADDR = 20
+RTM_GETADDR = 22
 NLM_F_REQUEST = 1
+NLM_F_DUMP = 0x300
 RTMGRP_LINK = 1
+RTMGRP_IPV4_IFADDR = 0x10
+RTMGRP_IPV6_IFADDR = 0x100
+
+IFA_ADDRESS = 1
+IFA_LOCAL = 2
+IFA_FLAGS = 8
+IFA_F_UNUSABLE = 0x08 | 0x40
+"""Duplicate address detection failed, or is not through: the address cannot be bound."""
 
 IFLA_ADDRESS = 1
 IFLA_IFNAME = 3
@@ -35,7 +48,9 @@ _TYPE_MASK = 0x3FFF
 """Without the flags for nested and for network byte order."""
 
 AF_UNSPEC = 0
+AF_INET, AF_INET6 = 2, 10
 IFF_UP = 0x1
+IFF_LOOPBACK = 0x8
 IFF_RUNNING = 0x40
 
 
@@ -49,6 +64,16 @@ class Link:
     mac: bytes
     mtu: int
     up: bool
+    loopback: bool = False
+
+
+@attrs.frozen
+class Address:
+    """An IP address of this machine: 4 or 16 bytes. `usable`: it can be bound."""
+
+    index: int
+    address: bytes
+    usable: bool
 
 
 @attrs.frozen
@@ -73,6 +98,12 @@ def get_link(name: str | None = None, index: int = 0, sequence: int = 1) -> byte
     return HEADER.pack(HEADER.size + len(body), RTM_GETLINK, NLM_F_REQUEST, sequence, 0) + body
 
 
+def dump(kind: int, sequence: int = 1) -> bytes:
+    """A request for all of a kind: RTM_GETLINK or RTM_GETADDR. The answer is datagrams, the last of which `is_last`."""
+    body = IFINFO.pack(AF_UNSPEC, 0, 0, 0, 0) if kind == RTM_GETLINK else IFADDR.pack(AF_UNSPEC, 0, 0, 0, 0)
+    return HEADER.pack(HEADER.size + len(body), kind, NLM_F_REQUEST | NLM_F_DUMP, sequence, 0) + body
+
+
 def attribute(kind: int, data: bytes) -> bytes:
     size = ATTRIBUTE.size + len(data)
     return ATTRIBUTE.pack(size, kind) + data + bytes(-size % 4)
@@ -80,6 +111,45 @@ def attribute(kind: int, data: bytes) -> bytes:
 
 def parse_messages(data: Buffer) -> Iterator[Link | LinkGone | Refused]:
     """What one datagram says about links; messages of other kinds are passed over."""
+    for kind, body in _messages(data):
+        if kind in (RTM_NEWLINK, RTM_DELLINK):
+            link = _link(body, kind == RTM_DELLINK)
+            if link is not None:
+                yield link
+        elif kind == NLMSG_ERROR:
+            if len(body) < 4:
+                raise BadMessage("netlink error cut short")
+            yield Refused(-int(struct.unpack_from("=i", body)[0]))
+
+
+def parse_addresses(data: Buffer) -> Iterator[Address]:
+    """What one datagram says of addresses that are there; messages of other kinds are passed over."""
+    for kind, body in _messages(data):
+        if kind != RTM_NEWADDR:
+            continue
+        try:
+            family, _, flags, _, index = IFADDR.unpack_from(body)
+        except struct.error:
+            raise BadMessage("ifaddrmsg cut short") from None
+        found = dict(_attributes(body[IFADDR.size :]))
+        # IFA_ADDRESS is the other end's on a point-to-point link of IPv4.
+        address = bytes(found.get(IFA_LOCAL, found.get(IFA_ADDRESS, b"")))
+        if family not in (AF_INET, AF_INET6):
+            continue
+        if len(address) != (4 if family == AF_INET else 16):
+            raise BadMessage("address of a wrong length")
+        wide = found.get(IFA_FLAGS, b"")
+        if len(wide) == 4:
+            flags = int(struct.unpack("=I", wide)[0])
+        yield Address(index, address, not flags & IFA_F_UNUSABLE)
+
+
+def is_last(data: Buffer) -> bool:
+    """Whether a dump ends in this datagram, well or with an error."""
+    return any(kind in (NLMSG_DONE, NLMSG_ERROR) for kind, _ in _messages(data))
+
+
+def _messages(data: Buffer) -> Iterator[tuple[int, memoryview]]:
     view = memoryview(data)
     offset = 0
     while offset < len(view):
@@ -89,16 +159,8 @@ def parse_messages(data: Buffer) -> Iterator[Link | LinkGone | Refused]:
             raise BadMessage("netlink header cut short") from None
         if length < HEADER.size or offset + length > len(view):
             raise BadMessage("netlink message has a wrong length")
-        body = view[offset + HEADER.size : offset + length]
+        yield kind, view[offset + HEADER.size : offset + length]
         offset += (length + 3) & ~3
-        if kind in (RTM_NEWLINK, RTM_DELLINK):
-            link = _link(body, kind == RTM_DELLINK)
-            if link is not None:
-                yield link
-        elif kind == NLMSG_ERROR:
-            if len(body) < 4:
-                raise BadMessage("netlink error cut short")
-            yield Refused(-int(struct.unpack_from("=i", body)[0]))
 
 
 def _link(body: memoryview, gone: bool) -> Link | LinkGone | None:
@@ -116,7 +178,7 @@ def _link(body: memoryview, gone: bool) -> Link | LinkGone | None:
         raise BadMessage("link without an MTU")
     name = bytes(found.get(IFLA_IFNAME, b"")).rstrip(b"\0").decode("utf-8", "surrogateescape")
     up = flags & (IFF_UP | IFF_RUNNING) == IFF_UP | IFF_RUNNING
-    return Link(index, name, device, bytes(found.get(IFLA_ADDRESS, b"")), int(struct.unpack("=I", mtu)[0]), up)
+    return Link(index, name, device, bytes(found.get(IFLA_ADDRESS, b"")), int(struct.unpack("=I", mtu)[0]), up, bool(flags & IFF_LOOPBACK))
 
 
 def _attributes(view: memoryview) -> Iterator[tuple[int, memoryview]]:

@@ -11,6 +11,8 @@ import pytest
 from qnetpy import config, settings
 from qnetpy.config import Config
 from qnetpy.settings import SettingsError
+from stack.core.options import parse_options
+from stack.drivers.udp_socket.options import UdpOptions
 
 
 def test_the_defaults_are_consistent() -> None:
@@ -36,6 +38,17 @@ def test_without_a_file_the_defaults_hold(tmp_path: Path) -> None:
         ("[qnet.timers]\nsuspect = 5", "qnet.timers: heartbeat < suspect < down is needed, all above 0"),
         ('[qnet]\ndiscovery = "static"', "qnet.peers: discovery is static, so at least one peer is needed"),
         ('[qnet]\npeers = [{name = "b", mac = "1:2"}]', "qnet.peers[0].mac: '1:2' is not an Ethernet address such as 02:00:00:00:00:01"),
+        ('[qnet]\npeers = [{address = "gate"}]', 'qnet.peers[0].address: needs the UDP bearer: bearers = ["ethernet", "udp"]'),
+        (
+            '[qnet]\nbearers = ["udp"]\npeers = [{address = "gate", mac = "02:00:00:00:00:01"}]',
+            "qnet.peers[0].address: a peer is given by address, or by mac and interface, not by both",
+        ),
+        ('[qnet]\nbearers = ["udp"]\npeers = [{address = "gate:0"}]', "qnet.peers[0].address: 'gate:0': a port is 1 to 65535"),
+        ("[qnet]\nbearers = []", "qnet.bearers: at least one bearer is needed: ethernet or udp"),
+        ('[qnet]\nbearers = ["ip"]', "qnet.bearers[0]: one of ethernet, udp expected, not 'ip'"),
+        ("[qnet.udp]\nport = 70000", "qnet.udp.port: 0 to 65535"),
+        ("[qnet.udp]\nmtu = 100", "qnet.udp.mtu: 0, or 1200 to 65507 bytes"),
+        ('[qnet.udp]\nbind = ["eth0"]', "qnet.udp.bind[0]: 'eth0' is not an IP address"),
         ('[node]\nrun_dir = "run"', "node.run_dir: 'run' is not an absolute path"),
         ('[qnet]\nsuites = ["aes-128-gcm", "aes-128-gcm"]', "qnet.suites: a cipher is named twice"),
         ('[qnet]\nsuites = ["null"]', "qnet.suites[0]: one of aes-128-gcm, chacha20-poly1305, aes-256-gcm expected, not 'null'"),
@@ -82,3 +95,22 @@ def test_the_reference_page_is_current() -> None:
     page = Path(__file__).parents[2] / "docs" / "reference" / "configuration.md"
 
     assert page.read_text() == config.reference_page()
+
+
+def test_the_bearers_are_drivers(tmp_path: Path) -> None:
+    path = tmp_path / "qnet.toml"
+    path.write_text(
+        """
+        [qnet]
+        bearers = ["ethernet", "udp"]
+        ethertype = 0x88b6
+        peers = [{address = "gate.example.org"}, {address = "[2001:db8::1]:7"}, {mac = "02:00:00:00:00:01"}]
+        udp = {bind = ["10.0.0.1", "fe80::1%eth0"], port = 7, mtu = 1400}
+        """
+    )
+    made = config.load(path)
+    packet, udp = config.drivers(made, ["eth0"])
+    assert (packet.driver, packet.options) == ("packet", "ifname=eth0")
+    assert parse_options(UdpOptions, udp.options, "udp") == UdpOptions(("10.0.0.1", "fe80::1%eth0"), port=7, ethertype=0x88B6, mtu=1400)
+    assert config.drivers(Config(), ["eth0"]) == (packet,)
+    assert UdpOptions().port == config.PORT_DEFAULT

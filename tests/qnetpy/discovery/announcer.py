@@ -23,9 +23,14 @@ def say(event: str, **facts: object) -> None:
     print(json.dumps({"event": event, "at": time.monotonic(), **facts}), flush=True)
 
 
-def interface(name: str) -> Interface:
+def interface(text: str) -> Interface:
+    """`eth0`, `eth0:PORT` with the UDP bearer too, or `eth0:PORT:only` with nothing else."""
+    name, _, rest = text.partition(":")
+    port, _, only = rest.partition(":")
+    if only:
+        return Interface(name, b"", int(port))
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        return Interface(name, fcntl.ioctl(sock, 0x8927, struct.pack("16s24x", name.encode()))[18:24])
+        return Interface(name, fcntl.ioctl(sock, 0x8927, struct.pack("16s24x", name.encode()))[18:24], int(port or 0))
 
 
 class Node:
@@ -37,7 +42,8 @@ class Node:
         dispatch.attach_fd(0, self.readable)
 
     def heard(self, event: str, hint: Hint) -> None:
-        say(event, interface=hint.interface, mac=hint.mac.hex(), ethertype=hint.ethertype, token=hint.token.hex(), addresses=hint.addresses)
+        place = {"mac": hint.mac.hex(), "ethertype": hint.ethertype, "port": hint.port, "addresses": hint.addresses}
+        say(event, interface=hint.interface, token=hint.token.hex(), **place)
 
     def readable(self) -> None:
         data = os.read(0, 65536)

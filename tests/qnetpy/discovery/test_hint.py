@@ -31,6 +31,12 @@ def test_txt_round_trip() -> None:
         assert parse_txt(pack_txt(place)) == place
 
 
+def test_txt_without_an_ethernet_bearer() -> None:
+    place = Place(1, b"", 0x88B5)
+    assert pack_txt(place) == b"\x03v=1\x06e=88b5"
+    assert parse_txt(pack_txt(place)) == place
+
+
 def test_txt_truncation_raises_only_bad_message() -> None:
     for length in range(len(TXT)):
         with pytest.raises(BadMessage):

@@ -147,6 +147,21 @@ def test_nodes_that_start_together_find_each_other(nodes: tuple[Node, Node]) -> 
     print(f"found each other after {took * 1e3:.0f} ms, import included")
 
 
+def test_the_udp_bearer_is_announced_with_its_addresses_and_its_port_is_live(nodes: tuple[Node, Node]) -> None:
+    """b has both bearers, then another port; a has UDP only, and so no hardware address to send frames to."""
+    a, b = nodes
+    join(a, b, "eth0", 1)
+    a.do("start", a.token, "eth0:1111:only")
+    b.do("start", b.token, "eth0:2222")
+    heard = b.wait("hint", token=a.token, interface="eth0", mac="", port=1111)
+    assert "10.9.1.1" in cast(list[str], heard["addresses"])
+    a.wait("hint", token=b.token, mac=mac(b, "eth0"), port=2222)
+    b.do("add", "eth0:3333")
+    a.wait("hint", token=b.token, mac=mac(b, "eth0"), port=3333)
+    b.do("add", "eth0")
+    a.wait("hint", token=b.token, mac=mac(b, "eth0"), port=0)
+
+
 def test_goodbye_is_heard_and_close_leaves_no_thread(nodes: tuple[Node, Node]) -> None:
     a, b = nodes
     join(a, b, "eth0", 1)
@@ -303,6 +318,7 @@ def test_hostile_announcements_are_counted_and_honest_ones_still_heard(nodes: tu
         announced(instance_name(rng.randbytes(16)), b"\x03v=7" + good[4:]),
         announced(instance_name(rng.randbytes(16)), b"\xffshort"),
         announced(instance_name(rng.randbytes(16)), good.replace(b"m=02", b"m=ff")),
+        announced(instance_name(rng.randbytes(16)), pack_txt(Place(1, b"", 0x88B5))),
         announced(instance_name(bytes.fromhex(a.token)), good),
     ]
     whole = announced(instance_name(rng.randbytes(16)), good)
@@ -314,9 +330,9 @@ def test_hostile_announcements_are_counted_and_honest_ones_still_heard(nodes: tu
     b.do("start", b.token, "eth0")
     found_each_other(a, b, "eth0", 0.0)
     a.rest()
-    send(b, packets[:6])
-    counted(a, bad_name=2, bad_txt=3)
-    send(b, packets[6:])
+    send(b, packets[:7])
+    counted(a, bad_name=2, bad_txt=4)
+    send(b, packets[7:])
     # In pieces that fit a socket's buffer; the responder restarts once, when its IPv6 address becomes usable, and forgets what it asked.
     send(b, unexplained)
     counted(a, resolve_busy=1)

@@ -11,6 +11,10 @@ import pytest
 from resmgr.errors import BadMessage
 from stack.wire.rtnetlink import (
     HEADER,
+    IFA_ADDRESS,
+    IFA_FLAGS,
+    IFA_LOCAL,
+    IFADDR,
     IFINFO,
     IFLA_ADDRESS,
     IFLA_IFNAME,
@@ -18,12 +22,19 @@ from stack.wire.rtnetlink import (
     NLMSG_DONE,
     NLMSG_ERROR,
     RTM_DELLINK,
+    RTM_GETADDR,
+    RTM_GETLINK,
+    RTM_NEWADDR,
     RTM_NEWLINK,
+    Address,
     Link,
     LinkGone,
     Refused,
     attribute,
+    dump,
     get_link,
+    is_last,
+    parse_addresses,
     parse_messages,
 )
 
@@ -101,3 +112,47 @@ def test_the_kernel_answers_the_request() -> None:
         assert (found.name, found.kind) == ("lo", 772)
         sock.send(get_link("there-is-none"))
         assert list(parse_messages(sock.recv(1 << 16))) == [Refused(19)]
+
+
+def address(family: int, attributes: bytes, flags: int = 0) -> bytes:
+    return message(RTM_NEWADDR, IFADDR.pack(family, 24, flags, 0, 7) + attributes)
+
+
+def test_addresses() -> None:
+    peer, ours, six = bytes((10, 0, 0, 2)), bytes((10, 0, 0, 1)), bytes(15) + b"\1"
+    data = (
+        address(2, attribute(IFA_ADDRESS, peer) + attribute(IFA_LOCAL, ours))
+        + address(10, attribute(IFA_ADDRESS, six), flags=0x80)
+        + address(10, attribute(IFA_ADDRESS, six) + attribute(IFA_FLAGS, struct.pack("=I", 0x40)))
+        + address(16, attribute(IFA_ADDRESS, six))
+        + link()
+    )
+    assert list(parse_addresses(data)) == [Address(7, ours, True), Address(7, six, True), Address(7, six, False)]
+    assert not is_last(data)
+    assert is_last(data + message(NLMSG_DONE, bytes(4)))
+    assert is_last(message(NLMSG_ERROR, struct.pack("=i", -1) + bytes(16)))
+
+
+def test_cut_addresses() -> None:
+    whole = address(2, attribute(IFA_LOCAL, bytes(4)))
+    for size in range(1, len(whole)):
+        with pytest.raises(BadMessage):
+            list(parse_addresses(whole[:size]))
+    for attributes in (b"", attribute(IFA_LOCAL, bytes(16)), attribute(IFA_LOCAL, bytes(4))[:-1]):
+        with pytest.raises(BadMessage):
+            list(parse_addresses(address(2, attributes)))
+    with pytest.raises(BadMessage):
+        list(parse_addresses(message(RTM_NEWADDR, bytes(7))))
+
+
+def test_the_kernel_answers_dumps() -> None:
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as sock:
+        for kind, parse in ((RTM_GETLINK, parse_messages), (RTM_GETADDR, parse_addresses)):
+            sock.send(dump(kind))
+            found: list[object] = []
+            last = False
+            while not last:
+                data = sock.recv(1 << 16)
+                found += parse(data)
+                last = is_last(data)
+            assert found or kind == RTM_GETADDR
