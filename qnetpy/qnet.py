@@ -288,6 +288,9 @@ class Qnet:
         )
         self._peers[node.nd] = peer
         self._up[link.name] = node, peer
+        choice = self.choice(link.name)
+        if choice.interface and choice.interface not in self.machine.ports:
+            log.warning("node %s: %s names an interface that Qnet does not use here now", link.name, choice)
         self._enter(node, NodeState.UP, "restarted" if restarted else "")
 
     def _drop(self, link: Link, reason: str) -> None:

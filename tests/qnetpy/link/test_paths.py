@@ -157,6 +157,8 @@ def test_a_member_that_opens_paths_without_end_is_bounded_and_makes_us_seal_no_n
                 net.inject("one", frame)
             net.run(0.5)
     assert len(a.owner.links["b"].paths) <= PATHS_MAX
+    assert len(a.owner.links["b"].tried) <= PATHS_MAX
+    assert len(a.machine._calls.addresses("b")) <= 2
     assert a.machine.counters["too_many_paths"] > 0
     assert a.machine.counters["path_number"] > 0
 
@@ -185,7 +187,7 @@ def test_path_numbers_are_used_once_under_a_key_and_new_keys_give_more() -> None
 
 
 def test_path_numbers_that_are_used_up_are_not_used_again_while_no_new_keys_can_be_had() -> None:
-    net, a, b = two_cables()
+    net, a, _ = two_cables()
     net.block = lambda sender, cable, frame: frame[HEAD] != DATA
     link = a.owner.links["b"]
     for step in range(300):
