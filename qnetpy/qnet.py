@@ -336,6 +336,9 @@ class Qnet:
         )
         self._peers[node.nd] = peer
         self._up[link.name] = node, peer
+        choice = self.choice(link.name)
+        if choice.interface and choice.interface not in self.machine.ports:
+            log.warning("node %s: %s names an interface that Qnet does not use here now", link.name, choice)
         self._enter(node, NodeState.UP, "restarted" if restarted else "")
         if self._membership is not None:
             self._membership.link_up(link.name)

@@ -151,9 +151,8 @@ class Paths:
         if path is not None and not path.state.valid:
             _, pause = link.tried.get(path.address, (0.0, SEEK_AGAIN / 2))
             pause = min(2 * pause, SEEK_MAX)
-            link.tried[path.address] = now + pause, pause
             self._remove(link, path, "does not answer", now)
-            self._later(link, now + pause)
+            self._again(link, path.address, now, pause)
 
     def found(self, link: Link, number: int, now: float) -> None:
         """A path answers again: what was not told on it before is told now."""
@@ -167,6 +166,14 @@ class Paths:
         path = link.paths.get(number)
         if path is not None:
             self._changed(link, path.address, "does not answer")
+
+    def _again(self, link: Link, address: Address, now: float, pause: float) -> None:
+        """Try *address* again after *pause*, if it is one where the node was met: only those are remembered."""
+        known = self._calls.addresses(link.name)
+        link.tried = {other: entry for other, entry in link.tried.items() if other in known}
+        if address in known:
+            link.tried[address] = now + pause, pause
+            self._later(link, now + pause)
 
     def challenged(self, link: Link, number: int, station: bytes, now: float) -> None:
         """The peer told its address on a path. If it is not the one from which it came, go there as well; that is authentic."""
@@ -189,8 +196,7 @@ class Paths:
             self._calls.gone(path.address, link.name)
         elif state is PathState.CLOSED:
             self._remove(link, path, "was closed by the node", now, None)
-            link.tried[path.address] = now + SEEK_AGAIN, SEEK_AGAIN
-            self._later(link, now + SEEK_AGAIN)
+            self._again(link, path.address, now, SEEK_AGAIN)
         elif path.asked:
             self._changed(link, path.address, "is down at the node's end" if state is PathState.DOWN else "is up again at the node's end")
 

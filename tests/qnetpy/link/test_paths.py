@@ -157,6 +157,8 @@ def test_a_member_that_opens_paths_without_end_is_bounded_and_makes_us_seal_no_n
                 net.inject("one", frame)
             net.run(0.5)
     assert len(a.owner.links["b"].paths) <= PATHS_MAX
+    assert len(a.owner.links["b"].tried) <= PATHS_MAX
+    assert len(a.machine._calls.addresses("b")) <= 2
     assert a.machine.counters["too_many_paths"] > 0
     assert a.machine.counters["path_number"] > 0
 
@@ -182,6 +184,22 @@ def test_path_numbers_are_used_once_under_a_key_and_new_keys_give_more() -> None
     assert net.run(0.2, lambda: bool(b.owner.got))
     assert a.owner.log == ["b up"]
     assert len(link.paths) == len(b.owner.links["a"].paths) == 2
+
+
+def test_path_numbers_that_are_used_up_are_not_used_again_while_no_new_keys_can_be_had() -> None:
+    net, a, _ = two_cables()
+    net.block = lambda sender, cable, frame: frame[HEAD] != DATA
+    link = a.owner.links["b"]
+    for step in range(300):
+        mac = bytes((2, 0, 0, 5, step >> 8, step & 255))
+        a.ports["en1"] = (mac, "two")
+        a.machine.interface("en1", mac, 1500, True, net.now)  # a nonce that comes twice raises
+        net.flush(a)
+        net.run(0.01)
+    assert a.machine.counters["paths_used_up"] > 0
+    net.block = lambda sender, cable, frame: False
+    assert net.run(15.0, lambda: len(link.paths) == 2 and all(path.asked for path in link.paths.values()))
+    assert a.owner.log == ["b up"]
 
 
 def test_another_address_of_ours_is_a_new_path_and_the_old_one_ends() -> None:
