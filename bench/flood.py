@@ -44,8 +44,8 @@ KINDS = ("noise", "bad-mac", "bad-mac-spoofed", "initiation", "initiation-spoofe
 VICTIM, OTHER, ENEMY = "n2", "n1", "x"
 START = 1.5
 IDLE = 2.0
-GROWTH_MAX = 2048
-"""KiB, by which the daemon may grow: the copy itself makes it use other parts of its heap."""
+GROWTH_MAX = 16384
+"""KiB, by which the daemon may grow: a copy makes it use more of its heap, by up to half of that. 50 bytes a frame would be more in 5 s."""
 COPY = """
 import os, sys, time
 began, done, block = time.monotonic(), 0, bytes(1 << 20)
@@ -81,14 +81,16 @@ def main() -> None:
     failed = False
     with tempfile.TemporaryDirectory() as folder, running(TOPOLOGY) as cluster:
         cluster.run(OTHER, "qnet", "nodes", "--wait", VICTIM)
-        recording = record(cluster, OTHER, VICTIM, Path(folder))
         victim = Victim(cluster, VICTIM)
         copy(cluster, 1.0)
         idle, _ = victim.share(IDLE)
-        _, starts = victim.link(OTHER)
         print(f"{'kind':20} {'arrived/s':>9} {'core':>6} {'alone':>7} {'nobody':>7} {'flood':>7}  of alone  of nobody   memory  link")
         for kind in args.kind or KINDS:
             rows = []
+            # Anew for each kind: the keys, and with them the index in recorded frames, change every two minutes.
+            recording = record(cluster, OTHER, VICTIM, Path(folder))
+            _, starts = victim.link(OTHER)
+            copy(cluster, 1.0)
             memory = victim.memory()
             for _ in range(args.runs):
                 alone = copy(cluster, args.seconds)
@@ -98,7 +100,7 @@ def main() -> None:
             rate, share, alone, control, speed, part, of_control = (statistics.median(column) for column in zip(*rows, strict=True))
             grown = victim.memory() - memory
             state, now_starts = victim.link(OTHER)
-            lost, starts = now_starts - starts, now_starts
+            lost = now_starts - starts
             failed |= state != "up" or lost > 0 or grown > GROWTH_MAX
             figures = f"{rate:9.0f} {share:6.1%} {alone:7.1f} {control:7.1f} {speed:7.1f}  {part:8.2f}  {of_control:9.2f}"
             print(f"{kind:20} {figures}  {grown:+6} K  {state}, {lost} times down", flush=True)

@@ -75,7 +75,6 @@ class Attempt:
     state: HandshakeState | None = None
     initiation: bytes = b""
     """The frame up to and with mac1."""
-    stamp: bytes = b""
     boot_id: bytes = b""
     """Of the peer, that `transport_id` is about."""
     transport_id: int = 0
@@ -314,9 +313,7 @@ class Initiator:
             payload += party.own_offer(attempt.index, attempt.destinations[0][0], attempt.transport_id).pack()
         body = attempt.state.write(payload)
         data = HandshakeFrame(INITIATION, attempt.index, 0, attempt.pattern, party.suites, body).pack()
-        first_mac = party.mac.make(data)
-        attempt.initiation = data + first_mac
-        attempt.stamp = stamp(party.stamp_key, first_mac)
+        attempt.initiation = data + party.mac.make(data)
         self._repeat(attempt, now)
 
     def _repeat(self, attempt: Attempt, now: float) -> None:
@@ -335,7 +332,7 @@ class Initiator:
         else:
             cookie = attempt.cookies.get(destination)
             second = mac(cookie, attempt.initiation) if cookie is not None else bytes(MAC_SIZE)
-            frame = attempt.initiation + second + attempt.stamp
+            frame = attempt.initiation + second + stamp(self._party.stamp_key, attempt.initiation[-MAC_SIZE:] + second)
         attempt.sent_to[destination] = now
         self._party.out.append((destination, frame))
 

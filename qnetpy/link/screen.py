@@ -19,7 +19,7 @@ from qnetpy.link.wire import CONFIRM, COOKIE, DATA, FINAL, HANDSHAKE_HEADER, INI
 from stack.filter.bpf import assembler as b
 from stack.filter.bpf.assembler import SAMPLE_SIZE, WHOLE, Assembler, Code, member
 
-INDICES_MAX = 1400
+INDICES_MAX = 1200
 """More indices than this are not told apart in the kernel, whose programs have at most 4,096 instructions: then every index passes."""
 HOT_MAX = 1024
 FLOORS_MAX = 16

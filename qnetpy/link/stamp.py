@@ -1,9 +1,9 @@
 """The stamp at the end of an INITIATION: a keyed checksum that a kernel's packet filter can compute, so that a flood of INITIATIONs from
 somebody without the cluster secret ends there. docs/protocol/link.md, "Under attack".
 
-It is HalfSipHash-1-3 (Aumasson and Bernstein's SipHash with 32-bit words, as Linux's `hsiphash`) of mac1, 32 bits, once in Python for the
-sender and once in classic BPF for the receiver. It protects nothing but time: what passes is checked by mac1 all the same, so that a guess
-(1 in 2^32) or a break gets a flood back to where it was without a stamp.
+It is HalfSipHash-1-3 (Aumasson and Bernstein's SipHash with 32-bit words, as Linux's `hsiphash`) of mac1 and mac2, 32 bits, once in
+Python for the sender and once in classic BPF for the receiver. It protects nothing but time: what passes is checked by mac1 all the same,
+so that a guess (1 in 2^32) or a break gets a flood back to where it was without a stamp.
 """
 
 from __future__ import annotations
@@ -15,10 +15,13 @@ from qnetpy.link.constants import MAC_SIZE, STAMP_SIZE
 from stack.filter.bpf import assembler as b
 from stack.filter.bpf.assembler import Assembler, Code
 
-_WORDS = struct.Struct(f"!{MAC_SIZE // 4}I")
-_LAST = MAC_SIZE << 24
+_COUNT = 2 * MAC_SIZE // 4
+_WORDS = struct.Struct(f"!{_COUNT}I")
+_LAST = 2 * MAC_SIZE << 24
 """The final block: the length, as SipHash pads."""
 _MASK = 0xFFFFFFFF
+_BLOCKS = 4
+"""The word of memory where a program keeps the first block; below is the state."""
 Key = tuple[int, int]
 
 
@@ -28,9 +31,9 @@ def stamp_key(secret: bytes) -> Key:
     return first, second
 
 
-def stamp(key: Key, first_mac: bytes) -> bytes:
-    """Of an INITIATION with this mac1."""
-    return half_siphash(key, (*_WORDS.unpack(first_mac), _LAST)).to_bytes(STAMP_SIZE, "big")
+def stamp(key: Key, macs: bytes) -> bytes:
+    """Of an INITIATION with these mac1 and mac2, 32 bytes."""
+    return half_siphash(key, (*_WORDS.unpack(macs), _LAST)).to_bytes(STAMP_SIZE, "big")
 
 
 def _start(key: Key) -> tuple[int, int, int, int]:
@@ -70,17 +73,17 @@ def _round(v0: int, v1: int, v2: int, v3: int) -> tuple[int, int, int, int]:
 
 
 def stamp_code(key: Key) -> Code:
-    """BPF: A = the stamp of the mac1 at X. Uses memory 0 to 4 and 8 to 12, and X."""
+    """BPF: A = the stamp of the mac1 and mac2 at X. Uses memory 0 to 12, and X."""
     asm = Assembler()
-    for number in range(MAC_SIZE // 4):
+    for number in range(_COUNT):
         asm.op(b.LD_W_IND, 4 * number)
-        asm.op(b.ST, 8 + number)
+        asm.op(b.ST, _BLOCKS + number)
     asm.op(b.LD_IMM, _LAST)
-    asm.op(b.ST, 8 + MAC_SIZE // 4)
+    asm.op(b.ST, _BLOCKS + _COUNT)
     for number, word in enumerate(_start(key)):
         asm.op(b.LD_IMM, word)
         asm.op(b.ST, number)
-    for block in range(8, 8 + MAC_SIZE // 4 + 1):
+    for block in range(_BLOCKS, _BLOCKS + _COUNT + 1):
         _xor(asm, 3, block)
         _assemble_round(asm)
         _xor(asm, 0, block)

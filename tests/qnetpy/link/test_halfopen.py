@@ -10,6 +10,7 @@ import pytest
 from qnetpy.identity.authority import Authority, NodeIdentity, issue_identity, make_authority
 from qnetpy.link import wire as w
 from qnetpy.link.constants import (
+    ANSWER_AGAIN,
     COOKIE_RATE,
     COOKIE_SECRET_LIFETIME,
     EVENTS_MAX,
@@ -239,6 +240,46 @@ def test_one_source_cannot_use_up_what_others_need(authority: Authority, identit
     c.call(B, "b")
     wire.run(1.2)
     assert agreed(b, c)
+
+
+def test_copies_of_a_nodes_frames_do_not_use_up_its_budget(authority: Authority, identities: list[NodeIdentity]) -> None:
+    """Recorded INITIATIONs of a, sent in its name 20,000 times a second; those that were never answered cost b one COOKIE per 50 ms."""
+    wire = Wire(1)
+    a, b = Caller(wire, identities[0], A), Caller(wire, identities[1], B)
+    a.call(B, "b")
+    wire.run(0.1)
+    recorded = [frame for _, source, _, frame in wire.log if source == A and frame[0] == w.INITIATION]
+    assert len(recorded) == 2, "without a cookie, and with one"
+    chance = random.Random(6)
+    unknown = forged(authority, "a", chance, 77) + bytes(TAIL)
+    now = wire.now
+    for number in range(20_000):
+        b.machine.receive(chance.choice([*recorded, unknown]), A, now + number / 20_000)
+        if number % 1000 == 500:
+            b.machine.transmit()
+    assert b.machine.counters["rate_source"] == 0
+    assert b.machine.counters["cookies_sent"] <= 1 + 21
+    assert b.machine.counters["replayed_initiation"] + b.machine.counters["duplicate"] > 19_000
+    wire.now = now + 1.0
+    b.machine.transmit()
+    a.call(B, "b")
+    wire.run(wire.now + 0.1)
+    assert len(a.established()) == 2
+
+
+def test_an_answer_is_not_repeated_for_every_copy(authority: Authority, identities: list[NodeIdentity]) -> None:
+    """Whoever sends copies in a node's name must not make us flood that node."""
+    wire = Wire(1)
+    a, b = Caller(wire, identities[0], A), Caller(wire, identities[1], B)
+    a.call(B, "b")
+    while not any(frame[0] == w.RESPONSE for *_, frame in wire.log):
+        wire.run(wire.now + 0.00005)
+    good = [frame for _, source, _, frame in wire.log if source == A and frame[0] == w.INITIATION][-1]
+    now = wire.now
+    for number in range(10_000):
+        b.machine.receive(good, A, now + number / 10_000)
+    assert len(b.machine.transmit()) <= 1.0 / ANSWER_AGAIN + 1
+    assert b.machine.half_open == 1
 
 
 def test_a_name_claimed_by_a_member_does_not_hold_up_its_owner(authority: Authority, identities: list[NodeIdentity]) -> None:

@@ -34,6 +34,7 @@ def test_agrees_with_the_model(numbers: list[int], size: int) -> None:
         assert [window.fresh(n) for n in range(70)] == [model.fresh(n) for n in range(70)]
         assert window.accept(number) == model.accept(number)
         assert window.highest == max(model.seen)
+        assert not any(model.fresh(n) for n in range(window.oldest_fresh))
 
 
 @given(st.lists(st.tuples(st.integers(0, 40), st.integers(1, 30)), max_size=20))

@@ -28,6 +28,8 @@ class Watched:
     def __init__(self, session: api.Session) -> None:
         self.session = session
         self.nonces: list[bytes] = []
+        self.opened = 0
+        """Items that it was asked to open."""
         self.closed = False
 
     @property
@@ -39,6 +41,7 @@ class Watched:
         return self.session.seal_many(nonces, plaintexts, aads)
 
     def open_many(self, nonces: Sequence[Buffer], ciphertexts: Sequence[Buffer], aads: Sequence[Buffer]) -> list[bytes | None]:
+        self.opened += len(nonces)
         return self.session.open_many(nonces, ciphertexts, aads)
 
     def close(self) -> None:
@@ -98,6 +101,33 @@ def test_a_copy_is_dropped_in_another_batch_and_in_the_same() -> None:
     more = one.seal(ETHERNET, 0, 8, [b"a", b"b"])
     assert deliver(two, [more[0], more[0], more[1], more[0]]) == [(8, b"a"), (9, b"b")]
     assert two.counters.replayed == 10
+
+
+def test_a_copy_costs_no_decryption() -> None:
+    one, _ = pair()
+    watched = Watched(keys(value=1))
+    two = Session(keys(value=2), watched, 22, 11, Role.RESPONDER, 0.0)
+    frames = one.seal(ETHERNET, 0, 0, [bytes([n]) for n in range(100)])
+    assert len(deliver(two, frames)) == 100
+    opened = watched.opened
+    for _ in range(10):
+        assert deliver(two, frames) == []
+        assert deliver(two, frames[:1]) == []
+    assert watched.opened == opened == 100
+
+
+def test_floors_are_below_everything_that_is_new() -> None:
+    one, two = pair()
+    frames = one.seal(ETHERNET, 0, 0, [b"x"] * 400)
+    other = one.seal(ETHERNET, 7, 50, [b"y"] * 3)
+    assert two.floors(256) == {}
+    deliver(two, [*frames[:10], *frames[20:30], *other])
+    assert two.floors(256) == {0: 10, 7: 0}
+    deliver(two, frames[10:20])
+    assert two.floors(256) == {0: 30, 7: 0}
+    deliver(two, frames[399:])
+    assert two.floors(256) == {0: 400 - 256, 7: 0}
+    assert two.floors(8192) == {0: 30, 7: 0}
 
 
 def test_reordered_frames_are_opened_once() -> None:
