@@ -55,11 +55,15 @@ class Hub:
 
     def port(self, name: str, mac: bytes, *, mtu: int = MTU_DEFAULT, dispatch: Dispatch | None = None) -> HubPort:
         """Plug in. Misuse when a port has this address already."""
-        if mac in self._ports:
-            raise Misuse(f"the hub has a port {mac_text(mac)} already")
         port = HubPort(self, self._dispatch if dispatch is None else dispatch, name, mac, mtu)
-        self._ports[mac] = port
+        self.plug(port)
         return port
+
+    def plug(self, port: HubPort) -> None:
+        """Plug a port in that was made for this hub. Misuse when there is one with its address already."""
+        if port.mac in self._ports:
+            raise Misuse(f"the hub has a port {mac_text(port.mac)} already")
+        self._ports[port.mac] = port
 
     def module(self) -> Module[HubOptions]:
         """A driver module whose interfaces are plugged into this hub, on the dispatch of the stack that loads it."""

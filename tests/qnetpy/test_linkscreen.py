@@ -13,10 +13,9 @@ import pytest
 
 from qnetpy.link import wire
 from qnetpy.link.session import RekeyPolicy
-from qnetpy.qnet import QnetSettings
+from qnetpy.parameters import QnetSettings
 from qnetpy.testing.world import World
 from resmgr.dispatch import Dispatch
-from resmgr.errors import Misuse
 from stack.core.screen import Screen
 from stack.drivers.af_packet.filter import program, side_program
 from stack.drivers.hub import Hub, HubPort
@@ -73,10 +72,8 @@ def screened(world: World) -> Counter[str]:
     hub = world.hub
 
     def port(name: str, mac: bytes, *, mtu: int = 1500, dispatch: Dispatch | None = None) -> HubPort:
-        if any(port.mac == mac for port in hub.ports):
-            raise Misuse("taken")
         made = ScreenedPort(hub, world.dispatch if dispatch is None else dispatch, name, mac, mtu, told)
-        hub._ports.append(made)
+        hub.plug(made)
         return made
 
     hub.port = port  # type: ignore[method-assign]  # other ports than the hub's own
@@ -110,7 +107,7 @@ def test_a_flood_is_shed_and_a_node_gets_in() -> None:
     a, b = world.start("a"), world.start("b")
     assert world.until(world.settled, 5.0)
     enemy = HubPort(world.hub, world.dispatch, "x", X, 1500)
-    world.hub._ports.append(enemy)
+    world.hub.plug(enemy)
     chance = random.Random(1)
     header = a.stack.interfaces[0].mac + X + ETHERTYPE.to_bytes(2, "big")
     good = wire.HandshakeFrame(wire.INITIATION, 7, 0, wire.PATTERN_XX, bytes((1, 0, 0, 0)), chance.randbytes(200)).pack()
