@@ -212,7 +212,7 @@ class Transport:
             self._packer.say(path, tell)
 
     def _told(self, path: Path) -> None:
-        """What *path* may have lost of control items is due again; what it has told is done."""
+        """What *path* may have lost of control items is due again; what it has told is done. What others cannot deliver, it can."""
         path.attention = False
         if path.news_acked:
             self._packer.heard(path.news_acked)
@@ -223,6 +223,12 @@ class Transport:
         if path.news_lost:
             path.news_lost = False
             self._packer.news_due = bool(self._packer.news)
+        if path.found:
+            path.found = False
+            # Not left to their timeouts, which every heartbeat on them puts off.
+            for other in self._paths.values():
+                if other.suspect:
+                    other.abandon(keep_probing=True)
 
     def paths(self) -> list[int]:
         return list(self._paths)

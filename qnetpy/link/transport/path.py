@@ -191,6 +191,8 @@ class Path(Standing):
         self.credit_lost = False
         """A CREDIT may not have arrived."""
         self.news_lost = False
+        self.found = False
+        """It answers again, since the owner last looked."""
         """Nor may a PATH."""
         self.news_acked = 0
         """Sequence of the newest PATH that arrived, to be looked at by the transport."""
@@ -338,6 +340,7 @@ class Path(Standing):
         self.probes = 0
         if self.suspect:
             self.suspect = False
+            self.found = self.attention = True
             self._out.append(PathFound(self.ident))
         sample.now = now
         sample.acked = acked

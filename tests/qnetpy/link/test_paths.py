@@ -343,8 +343,9 @@ def test_the_node_is_up_as_long_as_it_is_heard_on_any_path() -> None:
     assert net.run(4.0, lambda: a.owner.log[-1] == "b down: silent")
 
 
-def test_a_suspect_link_uses_whatever_cable_comes_back() -> None:
-    net = Net()
+@pytest.mark.parametrize("seed", range(6))
+def test_a_suspect_link_uses_whatever_cable_comes_back(seed: int) -> None:
+    net = Net(seed)
     cables = ("one", "two", "three", "four")
     a, b = net.add("a", 1, cables), net.add("b", 2, cables)
     net.up(a, b)
