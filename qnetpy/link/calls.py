@@ -59,6 +59,8 @@ class Hint:
     """Calls in a row that nobody answered."""
     told: Reason | None = None
     """The refusal that people have heard of."""
+    announced: bool = False
+    """Discovery announces it."""
     withdrawn: bool = False
     """Discovery does not announce it any more."""
     counted: bool = False
@@ -101,6 +103,7 @@ class Calls:
                 self._forget(next((old for old in self._strangers.values() if not old.attempt), next(iter(self._strangers.values()))))
             hint = self._strangers[address] = Hint(address, now)
         hint.withdrawn = False
+        hint.announced = True
         if hint.told is None:
             self._sooner(hint, now)
         self._call(hint, now)
@@ -109,6 +112,8 @@ class Calls:
     def unhint(self, address: Address) -> None:
         """Discovery withdrew *address*."""
         hint = self.get(address)
+        if hint is not None:
+            hint.announced = False
         if hint is not None and hint.name:
             hint.withdrawn = True
         elif hint is not None:
@@ -133,11 +138,17 @@ class Calls:
             self._forget(next(iter(named.values())))
         self._due.discard(address)
 
-    def gone(self, address: Address, name: str) -> None:
+    def gone(self, address: Address, name: str, now: float) -> None:
         """The node *name* says that it is not at *address* any more. Others may be."""
         hint = self._known.get(address)
         if hint is not None and hint.name == name:
             self._forget(hint)
+            if hint.announced:
+                # Discovery says otherwise, perhaps rightly at some time: as a stranger it is called now and then.
+                hint.told, hint.unanswered = None, 0
+                hint.retry_at = now + RETRY_FIRST
+                self._strangers[address] = hint
+                self._call(hint, now)
 
     def addresses(self, name: str) -> list[Address]:
         """Where that node was authenticated, latest last."""
@@ -155,8 +166,13 @@ class Calls:
             self._call(hint, now)
 
     def interface_gone(self, interface: str) -> None:
+        """Nobody can be called there. Where nodes were met is remembered: the interface, or another card, may come back to that cable."""
         for hint in [hint for hint in self._all() if hint.address[0] == interface]:
-            self._forget(hint)
+            if hint.name:
+                self.leave(hint)
+                self._due.discard(hint.address)
+            else:
+                self._forget(hint)
 
     def clear(self) -> None:
         for hint in list(self._all()):

@@ -193,7 +193,7 @@ class Paths:
             return
         if state is PathState.GONE:
             self._remove(link, path, "is gone: the node has another address", now, None)
-            self._calls.gone(path.address, link.name)
+            self._calls.gone(path.address, link.name, now)
         elif state is PathState.CLOSED:
             self._remove(link, path, "was closed by the node", now, None)
             self._again(link, path.address, now, SEEK_AGAIN)
