@@ -13,6 +13,11 @@ from qnetpy.link.transport.validation import Validation
 class Standing:
     """State only."""
 
+    __slots__ = (
+        "control_due", "copies", "copies_dropped", "news_seen", "open", "peer_port", "peer_up", "port", "responses", "suspect", "up",
+        "valid", "validation",
+    )  # fmt: skip
+
     def __init__(self) -> None:
         self.suspect = False
         """Several probes in a row were not answered, or its interface was down and no probe was answered since."""
