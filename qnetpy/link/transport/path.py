@@ -152,7 +152,7 @@ class Path(Standing):
     __slots__ = (
         "_delivered_at", "_episode_late", "_episode_lost", "_first_sent", "_max_pto", "_newest_acked_sent", "_newest_large_sent", "_out",
         "_outbox", "_quiet_rounds", "_round_mark", "_sample", "ack_at", "ack_now", "attention", "bytes_sent", "congestion",
-        "credit_lost", "delivered", "expected", "ident", "in_flight", "largest_acked", "largest_at", "last_received", "limited",
+        "credit_lost", "delivered", "expected", "found", "ident", "in_flight", "largest_acked", "largest_at", "last_received", "limited",
         "loss_at", "lost_runs", "mtu", "news_acked", "news_lost", "next_pn", "packet_threshold", "packets_late", "packets_lost",
         "packets_received", "packets_sent", "payload", "pending", "ping_due", "probes", "pto_count", "pto_from", "received", "rtt",
         "runs", "time_eighths", "timeouts",
