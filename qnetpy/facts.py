@@ -117,6 +117,7 @@ def status(qnet: Qnet, stack: Stack, started: float, mount: str | None) -> Fact:
         "ethertype": qnet.settings.ethertype,
         "modules": list(counted.modules),
         "compiled_modules": len(compiled.running()),
+        "compiled_problem": compiled.problem(),
         "interfaces": [
             {**attrs.asdict(one, filter=lambda field, _: field.name not in ("mac", "drops", "info")), "mac": mac_text(one.mac)}
             | {"drops": dict(one.drops), "info": dict(one.info)}

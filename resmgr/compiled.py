@@ -3,7 +3,8 @@
 `make compile` puts compiled modules into build/compiled of the source tree, with a manifest that says of which sources they were made.
 QNETPY_COMPILED chooses:
 
-    auto (or unset)   compiled if there is a build that fits; a build that does not fit is not used, and a line on standard error says why
+    auto (or unset)   compiled if there is a build that fits; why one that does not fit is not used, `problem` tells: io-pkt logs it, qnet
+                      status shows it
     on                compiled; ImportError when there is no build or it does not fit
     off               Python source
 
@@ -33,10 +34,12 @@ class Unfit(Exception):
 
 
 class CompiledFinder:
-    """Finds the compiled modules of one build, and nothing else. *files*: of each module, the path of its extension."""
+    """Finds the compiled modules of one build, and nothing else. *files*: of each module, the path of its extension. *problem*: why there
+    are none, if a build is there."""
 
-    def __init__(self, files: dict[str, str], shared: str) -> None:
+    def __init__(self, files: dict[str, str], shared: str, problem: str = "") -> None:
         self.files = files
+        self.problem = problem
         self._shared = shared
 
     def find_spec(self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> ModuleSpec | None:
@@ -53,7 +56,7 @@ class CompiledFinder:
 
 
 def choose(how: str, root: str = ROOT, build: str = BUILD) -> CompiledFinder | None:
-    """The finder for what *how* asks for, None for Python source. Says on standard error why a build is not used. ImportError for `on`."""
+    """The finder for what *how* asks for, None for Python source. One of nothing tells why a build is not used. ImportError for `on`."""
     if how == "off":
         return None
     if how not in ("", "auto", "on"):
@@ -66,7 +69,7 @@ def choose(how: str, root: str = ROOT, build: str = BUILD) -> CompiledFinder | N
     except Unfit as error:
         if how == "on":
             raise ImportError(f"{VARIABLE} is on, but the compiled modules cannot be used: {error}; run make compile again") from None
-        sys.stderr.write(f"qnetpy: the compiled modules are not used: {error}; run make compile again, or set {VARIABLE}=off\n")
+        return CompiledFinder({}, "", f"{error}; run make compile again, or set {VARIABLE}=off")
     return None
 
 
@@ -118,13 +121,25 @@ def install() -> None:
 
 def running() -> list[str]:
     """Names of the compiled modules that this process has loaded: what it runs, not what was asked for."""
-    finder = next((finder for finder in sys.meta_path if isinstance(finder, CompiledFinder)), None)
+    finder = _installed()
     if finder is None:
         return []
     loaded = {name: sys.modules.get(name) for name in finder.names()}
     return [name for name, module in loaded.items() if module is not None and getattr(module, "__file__", None) == finder.files[name]]
 
 
-def describe(count: int) -> str:
-    """The number of compiled modules that a process runs, for people."""
-    return f"compiled, {count} modules" if count else "pure Python"
+def problem() -> str:
+    """Why this process does not use the build that is there; "" if it does, or there is none, or nobody wants it."""
+    finder = _installed()
+    return "" if finder is None else finder.problem
+
+
+def _installed() -> CompiledFinder | None:
+    return next((finder for finder in sys.meta_path if isinstance(finder, CompiledFinder)), None)
+
+
+def describe(count: int, problem: str = "") -> str:
+    """What a process runs, for people: the number of compiled modules, or why there are none."""
+    if count:
+        return f"compiled, {count} modules"
+    return f"pure Python; the compiled modules are not used: {problem}" if problem else "pure Python"

@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
                 **({"WARNING": members["warning"]} if members["warning"] else {}),
                 **({"roots": "two, one replaces the other (qnet root status)"} if members["roots"] != 1 else {}),
                 "daemon": f"process {found['pid']}, up for {found['seconds']} s, modules {', '.join(modules)}",
-                "code": describe(number),
+                "code": describe(number, str(found["compiled_problem"])),
                 "mount": found["mount"] or "none",
                 "handshakes": _counted(handshake) or "none",
                 "dropped": _counted(drops) or "nothing",

@@ -10,6 +10,7 @@ Heavy imports wait until the command line is known to be good.
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -63,11 +64,14 @@ def _run(line: CommandLine) -> int:
 
     import trio
 
+    from resmgr import compiled
     from resmgr.heap import keep_freed_memory
     from stack.core import logs
 
     keep_freed_memory()
     logs.start(line.verbose, time.monotonic)
+    if compiled.problem():
+        logging.getLogger(__name__).warning("the compiled modules are not used: %s", compiled.problem())
     run_dir = line.run_dir or default_run_dir(line.instance)
     with _locked(run_dir, f"io-pkt{line.instance}"):
         return trio.run(_manage, line, run_dir)

@@ -111,13 +111,14 @@ def test_a_manifest_of_another_shape_is_refused(build: Build, change: dict[str, 
     assert build.problem() == "manifest.json is damaged"
 
 
-def test_auto_says_why_it_does_not_use_a_build(build: Build, capsys: pytest.CaptureFixture[str]) -> None:
+def test_auto_does_not_use_a_build_that_does_not_fit_and_tells_why(build: Build, capsys: pytest.CaptureFixture[str]) -> None:
     build.source.write_bytes(b"")
     for how in ("", "auto"):
-        assert build.choose(how) is None
-        assert capsys.readouterr().err == (
-            "qnetpy: the compiled modules are not used: one.py has changed since; run make compile again, or set QNETPY_COMPILED=off\n"
-        )
+        finder = build.choose(how)
+        assert finder is not None
+        assert finder.files == {}
+        assert finder.problem == "one.py has changed since; run make compile again, or set QNETPY_COMPILED=off"
+    assert capsys.readouterr().err == "", "a line from every command would be in the way of what they print"
 
 
 def test_on_refuses_what_does_not_fit(build: Build) -> None:
@@ -152,6 +153,7 @@ def test_this_run_is_what_was_asked_for() -> None:
     assert sorted(compiled.running()) == (sorted(LISTED) if os.environ[compiled.VARIABLE] == "on" else [])
     assert compiled.describe(0) == "pure Python"
     assert compiled.describe(61) == "compiled, 61 modules"
+    assert compiled.describe(0, "stale") == "pure Python; the compiled modules are not used: stale"
 
 
 @pytest.mark.host
