@@ -288,7 +288,8 @@ def check(config: Config, source: str = "configuration") -> Config:
             choice = parse_choice(text)
         except QosError as error:
             raise wrong(place, str(error)) from None
-        if choice.interface and config.qnet.interfaces and choice.interface not in config.qnet.interfaces:
+        # What a UDP driver's interface is called is known only when it is loaded.
+        if choice.interface and config.qnet.interfaces and choice.interface not in config.qnet.interfaces and not _uses_udp(config):
             raise wrong(place, f"{choice.interface!r} is none of qnet.interfaces: {', '.join(config.qnet.interfaces)}")
     if config.qnet.discovery == "static" and not config.qnet.peers:
         raise wrong("qnet.peers", "discovery is static, so at least one peer is needed")
@@ -318,11 +319,15 @@ def check(config: Config, source: str = "configuration") -> Config:
     return config
 
 
+def _uses_udp(config: Config) -> bool:
+    return "udp" in config.qnet.bearers or any(one.driver == "udp" for one in config.stack.drivers)
+
+
 def _check_bearers(config: Config, wrong: Callable[[str, str], SettingsError]) -> None:
     qnet = config.qnet
     if not qnet.bearers:
         raise wrong("qnet.bearers", "at least one bearer is needed: ethernet or udp")
-    udp = "udp" in qnet.bearers or any(one.driver == "udp" for one in config.stack.drivers)
+    udp = _uses_udp(config)
     for index, peer in enumerate(qnet.peers):
         place = f"qnet.peers[{index}]"
         if peer.address:

@@ -21,9 +21,12 @@ from contextlib import asynccontextmanager
 import attrs
 import trio
 
+from qnetpy import config as configuration
+from qnetpy.config import Config
 from qnetpy.lsm import LsmQnet
 from qnetpy.nodes import NodeState
 from qnetpy.qnet import Qnet
+from qnetpy.settings import SettingsError
 from resmgr.aio import ReceiveChannel
 from resmgr.channel import FIRST_PART_DEFAULT, ND_LOCAL, PID_SYSTEM, PRIORITY_DEFAULT, Connection, Credentials, Nd
 from resmgr.errors import ResmgrError
@@ -32,6 +35,7 @@ from resmgr.names.manager import NameDirectory
 from resmgr.runner import SPIN_DEFAULT
 from resmgr.system import System
 from stack.core.commandline import Load
+from stack.core.errors import ModuleError
 from stack.core.manager import Manager, open_manager
 from stack.core.module import Kind
 from stack.core.stack import Stack
@@ -122,6 +126,25 @@ class EmbeddedNode:
         return await names.name_open(self.system.kernel, self.credentials, name, node=node)
 
 
+def configured(settings: Config, interfaces: Sequence[str] = ()) -> list[Load]:
+    """The drivers that *settings* ask for, the packet driver being for *interfaces*, else for those that it names.
+
+    Without *interfaces*, [stack] drivers come first, as in `qnet up`.
+    """
+    wanted = settings.stack.drivers
+    if interfaces or not wanted:
+        ethernet = settings.qnet.interfaces if "ethernet" in settings.qnet.bearers else ()
+        wanted = configuration.drivers(settings, interfaces or ethernet)
+    return [Load(Kind.DRIVER, one.driver, one.options, [("fault", one.fault)] if one.fault else []) for one in wanted]
+
+
+def _settings(config: str | os.PathLike[str] | None) -> Config:
+    try:
+        return configuration.load(None if config is None else os.fspath(config))
+    except (SettingsError, OSError) as error:
+        raise ModuleError(errno.EINVAL, str(error)) from None
+
+
 @asynccontextmanager
 async def open_node(
     *,
@@ -136,11 +159,12 @@ async def open_node(
     """Be a node of the cluster for the length of the block. On the way out goodbye is said and nothing is left behind.
 
     *config*: a configuration file (default: /etc/qnet/qnet.toml if there is one); *key_dir* overrides where it says the identity lies.
-    *interfaces*: Linux interfaces, one packet driver each; *drivers*: instead, any drivers, as on io-pkt's command line. *files*: serve
+    *interfaces*: Linux interfaces, in place of the configuration's, for the packet driver; what else [qnet] bearers asks for is loaded
+    too. *drivers*: instead, any drivers, as on io-pkt's command line. *files*: serve
     this machine's files and programs to other nodes under the configuration's access rules, as the daemon does; that changes the umask
     and the descriptor limit of this process. *socket*: a path where local programs may join. ModuleError when anything is missing.
     """
-    chosen = [*drivers] or [Load(Kind.DRIVER, "packet", f"ifname={name}") for name in interfaces]
+    chosen = drivers or configured(_settings(config), interfaces)
     options = [f"config={os.fspath(config)}"] if config is not None else []
     options += [f"keys={os.fspath(key_dir)}"] if key_dir is not None else []
     options += ["mount=none", *(() if files else ("serve=false",))]

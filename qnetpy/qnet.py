@@ -161,6 +161,7 @@ class Qnet:
             self.settings.suites,
             mtu=machine.mtu,
             accept=everybody if self._membership is None else self._membership.standing.trust.accepts,
+            place=self.place,
         )
         return self.handshake
 
@@ -298,6 +299,10 @@ class Qnet:
         interface = self.stack.interface(address[0])
         return None if interface is None or interface.endpoints is None else interface.endpoints.endpoint(address[1])
 
+    def place(self, address: Address) -> str:
+        """An address of the link machine for people: `eth0 02:00:00:00:00:01`, `udp0 10.0.0.2:34997`."""
+        return f"{address[0]} {self.endpoint(address) or mac_text(address[1])}"
+
     def _endpoint_of_node(self, name: str) -> Endpoint | None:
         link = self.machine.links.get(name)
         for path in link.paths.values() if link is not None else ():
@@ -387,7 +392,7 @@ class Qnet:
 
     def path_changed(self, link: Link, address: Address, what: str) -> None:
         """`Upcalls`."""
-        log.info("node %s: path over %s to %s %s", link.name, address[0], mac_text(address[1]), what)
+        log.info("node %s: path over %s %s", link.name, self.place(address), what)
         if link.name in self._up:
             self._up[link.name][1].routes_changed()
 

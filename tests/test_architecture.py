@@ -91,7 +91,7 @@ ARROWS = {
     "qnetpy.link.noise": {"resmgr"},
     "qnetpy.link.transport": {"resmgr", "qnetpy.link.congestion"},
     "qnetpy.link.congestion": set[str](),
-    "qnetpy.enrol": {"resmgr", "qnetpy.identity"},
+    "qnetpy.enrol": {"resmgr", "stack.wire", "qnetpy.identity", "qnetpy.discovery"},
     "qnetpy.members": {"resmgr", "qnetpy.identity", "qnetpy.enrol"},
     "qnetpy.netfs": {"resmgr", "resmgr.iofunc", "resmgr.fuse", "qnetpy"},
     "qnetpy.cluster": {"stack.drivers.af_packet", "qnetpy", "qnetpy.identity"},

@@ -132,6 +132,8 @@ def _seek(seeker: Seeker, args: argparse.Namespace, port: int, store: Callable[[
     if args.address:
         try:
             places = resolve(args.address, port)
+        except ValueError as error:
+            raise CommandError(str(error), status=2) from error
         except ResmgrError as error:
             raise CommandError(str(error.strerror), status=NOBODY) from error
         return seeker.seek(places, store)

@@ -19,6 +19,7 @@ import attrs
 from qnetpy.discovery.addresses import Addresses, confine, usable_addresses
 from qnetpy.discovery.hint import ADDRESSES_MAX, JOIN_TYPE
 from resmgr.errors import Misuse
+from stack.wire.endpoint import endpoint
 
 if TYPE_CHECKING:
     import asyncio
@@ -155,7 +156,7 @@ class Rendezvous:
         info = AsyncServiceInfo(JOIN_TYPE, name)
         if (info.load_from_cache(library) or await info.async_request(library, RESOLVE_MS)) and info.port:
             texts = [text.split("%")[0] for text in info.parsed_addresses()[:ADDRESSES_MAX]]
-            places = tuple(f"{text}%{interface}" if text.lower().startswith("fe80:") else text for text in texts)
+            places = tuple(f"{text}%{interface}" if endpoint(text, info.port).is_link_local else text for text in texts)
             self._found.put(Offer(name, places, info.port))
 
 

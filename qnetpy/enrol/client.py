@@ -6,15 +6,18 @@ without success nothing more is tried: somebody is pretending.
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections.abc import Callable, Iterable
 
 import attrs
 
+from qnetpy.discovery.lookup import look_up
 from qnetpy.enrol.code import Code
 from qnetpy.enrol.joiner import Failure, Joiner, Outcome, sentence
 from qnetpy.enrol.wire import Denied, Grant, Refusal, Refused
 from resmgr.errors import ResmgrError
+from stack.wire.endpoint import split_host
 
 GUESSES_MAX = 3
 CONTACT_SECONDS = 2.0
@@ -136,20 +139,12 @@ def explain(outcome: Outcome) -> str:
 
 
 def resolve(text: str, port: int) -> list[Place]:
-    """The places of `HOST`, `HOST:PORT`, `[ADDRESS]:PORT` or an address. ResmgrError with a sentence when the name is not known."""
-    host = text
-    if text.startswith("["):
-        host, _, rest = text[1:].partition("]")
-        port = int(rest[1:]) if rest[1:].isdecimal() else port
-    elif text.count(":") == 1:
-        host, _, rest = text.partition(":")
-        port = int(rest) if rest.isdecimal() else port
+    """The places of what people type (`stack.wire.endpoint.split_host`); *port* when it has none. Blocks while a name is looked up.
+
+    ValueError, one sentence, for what is no place; ResmgrError with a sentence when the name is not known.
+    """
+    host, port = split_host(text, port)
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError) as error:
-        raise ResmgrError(getattr(error, "errno", None) or 5, f"{host}: {getattr(error, 'strerror', None) or error}".lower()) from error
-    addresses = []
-    for family, _, _, _, where in found:
-        scope = f"%{where[3]}" if family == socket.AF_INET6 and len(where) > 3 and where[3] and "%" not in str(where[0]) else ""
-        addresses.append(Place(f"{where[0]}{scope}", port))
-    return list(dict.fromkeys(addresses))
+        return [Place(address, port) for address in look_up(host)]
+    except OSError as error:
+        raise ResmgrError(error.errno or errno.EIO, f"{host}: {error.strerror or error}".lower()) from error

@@ -4,7 +4,7 @@ In calm times the screen only sorts (`qnetpy.link.screen`), so that every refuse
 the side queue holds more than its budget, or when a session gets copies of its packets by the hundred. While it is on it
 
 - lets only stamped INITIATIONs and handshake frames to indices of ours into the side queue;
-- counts repetitions of each: more than COPIES_MAX in a second are shed for HOT_SECONDS. A real node repeats a frame four times a second;
+- counts repetitions of each: more than COPIES_MAX in a second, which no node that calls makes, are shed for HOT_SECONDS;
 - gives each session that gets copies a floor: the oldest packet number that it can still use.
 
 It goes off CALM_SECONDS after the last sign of a flood. Whoever owns it gives it the sessions, asks `view` after each call that returns
@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+from qnetpy.link.constants import DESTINATIONS_MAX
 from qnetpy.link.screen import FLOORS_MAX, HOT_MAX, View, identity
 from qnetpy.link.session import Session
 from qnetpy.link.stamp import Key, stamp_code
@@ -24,7 +25,10 @@ from qnetpy.link.wire import DATA
 REVIEW = 0.2
 """Seconds between looks at the sessions, and between changes of the screen under a flood."""
 CALM_SECONDS = 5.0
-COPIES_MAX = 8
+COPIES_MAX = 8 * DESTINATIONS_MAX
+"""Copies of one frame within WINDOW_SECONDS that are no flood. A node that gets no answer sends one 7 times within a second to each
+address: RETRY_STEADY + 1 times RETRY_FIRST apart, and once more after twice that. All its addresses may be ours, and the eighth is for a
+network that doubles one."""
 WINDOW_SECONDS = 1.0
 HOT_SECONDS = 10.0
 SEEN_MAX = 4096

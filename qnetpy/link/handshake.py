@@ -18,7 +18,7 @@ from qnetpy.identity.certificate import Certificate
 from qnetpy.link.constants import MAC_SIZE
 from qnetpy.link.halfopen import HalfOpenTable
 from qnetpy.link.initiator import Initiator
-from qnetpy.link.outcome import Event, PeerHint
+from qnetpy.link.outcome import Event, PeerHint, place
 from qnetpy.link.party import SUITES, Connections, Party, Random, Remembered, suite_numbers
 from qnetpy.link.responder import Responder
 from qnetpy.link.wire import CONFIRM, COOKIE, FINAL, INITIATION, RESPONSE, Address, BadVersion, parse_handshake
@@ -52,14 +52,15 @@ class HandshakeMachine:
         mtu: Callable[[str], int] = any_interface,
         features: int = 0,
         accept: Callable[[Certificate], bool] = everybody,
+        place: Callable[[Address], str] = place,
     ) -> None:
         """*boot_id*: 16 bytes, drawn once per start of the daemon. *wall* gives seconds since the epoch.
 
         *random* must be the system's (os.urandom) outside simulations: private keys come from it. *suites* in order of preference, none
-        for ours. *mtu* tells an interface's limit. *accept* may refuse a certificate that is otherwise good (revocation). Misuse for an
-        unknown suite.
+        for ours. *mtu* tells an interface's limit. *accept* may refuse a certificate that is otherwise good (revocation). *place*
+        says an address for people. Misuse for an unknown suite.
         """
-        self._party = Party(identity, connections, boot_id, crypto, random, wall, suites, mtu, features, accept)
+        self._party = Party(identity, connections, boot_id, crypto, random, wall, suites, mtu, features, accept, place)
         self._half_open = HalfOpenTable()
         self._initiator = Initiator(self._party, self._half_open)
         self._responder = Responder(self._party, self._half_open, self._initiator)

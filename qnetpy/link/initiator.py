@@ -34,7 +34,7 @@ from qnetpy.link.halfopen import HalfOpenTable
 from qnetpy.link.hello import Hello, Offer, parse_offer, parse_verdict
 from qnetpy.link.noise.functions import BadHandshake
 from qnetpy.link.noise.handshakestate import HandshakeState
-from qnetpy.link.outcome import STATUS, PeerHint, Reason, place, reason_of, reason_of_status, told_sentence
+from qnetpy.link.outcome import STATUS, PeerHint, Reason, reason_of, reason_of_status, told_sentence
 from qnetpy.link.party import SUITES, Party, Refusal
 from qnetpy.link.session import Role
 from qnetpy.link.stamp import stamp
@@ -86,10 +86,6 @@ class Attempt:
     yields: int = 0
     sent_to: dict[Address, float] = attrs.field(factory=dict)
 
-    @property
-    def who(self) -> str:
-        return f"node {self.name} at {place(self.destinations[0])}" if self.name else f"node at {place(self.destinations[0])}"
-
 
 class Initiator:
     """Attempts by number and, while they wait for an answer, by index."""
@@ -116,7 +112,9 @@ class Initiator:
         self._last_number += 1
         attempt = Attempt(self._last_number, hint.name, [hint.address], now, now)
         if len(self._attempts) >= ATTEMPTS_MAX:
-            party.fail(Reason.BUSY, f"too many calls at once, {attempt.who} is not called", hint.name, hint.address, attempt.number, now)
+            party.fail(
+                Reason.BUSY, f"too many calls at once, {self._who(attempt)} is not called", hint.name, hint.address, attempt.number, now
+            )
             return attempt.number
         own = party.identity.certificate
         try:
@@ -157,7 +155,7 @@ class Initiator:
         """The peer's handshake succeeded: attempts to it end. Returns the number of one, 0 when there was none."""
         found = [one for one in self._attempts.values() if one.name == name or (not one.name and source in one.destinations)]
         for attempt in found[1:]:
-            self._fail(attempt, Reason.SUPERSEDED, f"{attempt.who} was reached by another call", now)
+            self._fail(attempt, Reason.SUPERSEDED, f"{self._who(attempt)} was reached by another call", now)
         for attempt in found[:1]:
             self._end(attempt)
         return found[0].number if found else 0
@@ -197,7 +195,7 @@ class Initiator:
             party.counters["bad_handshake"] += 1
             return
         except BadMessage as error:
-            self._fail(attempt, Reason.PROTOCOL, f"{attempt.who} speaks another protocol: {error}", now)
+            self._fail(attempt, Reason.PROTOCOL, f"{self._who(attempt)} speaks another protocol: {error}", now)
             return
         attempt.state = state
         try:
@@ -209,11 +207,11 @@ class Initiator:
             attempt.name = certificate.name
         if offer.status:
             reason = reason_of_status(offer.status)
-            self._fail(attempt, reason, told_sentence(attempt.who, reason, offer.wall - party.wall()), now)
+            self._fail(attempt, reason, told_sentence(self._who(attempt), reason, offer.wall - party.wall()), now)
         elif offer.suite not in SUITES or offer.suite not in party.suites:
-            self._fail(attempt, Reason.PROTOCOL, f"{attempt.who} chose what we did not offer", now)
+            self._fail(attempt, Reason.PROTOCOL, f"{self._who(attempt)} chose what we did not offer", now)
         elif self._reached_otherwise(attempt, offer):
-            self._fail(attempt, Reason.SUPERSEDED, f"{attempt.who} was reached by another call", now)
+            self._fail(attempt, Reason.SUPERSEDED, f"{self._who(attempt)} was reached by another call", now)
         elif self._gives_way(attempt, offer, now):
             self._wait(attempt, now)
         else:
@@ -240,9 +238,9 @@ class Initiator:
             self._begin(attempt, now)
         elif status:
             reason = reason_of_status(status)
-            self._fail(attempt, reason, told_sentence(attempt.who, reason, wall - party.wall()), now)
+            self._fail(attempt, reason, told_sentence(self._who(attempt), reason, wall - party.wall()), now)
         elif changed:
-            self._fail(attempt, Reason.SUPERSEDED, f"{attempt.who}: the connection changed during the handshake", now)
+            self._fail(attempt, Reason.SUPERSEDED, f"{self._who(attempt)}: the connection changed during the handshake", now)
         else:
             self._end(attempt, keep_index=True)
             party.establish(
@@ -257,9 +255,9 @@ class Initiator:
         for attempt in list(self._attempts.values()):
             if now >= attempt.began + ATTEMPT_TIMEOUT:
                 if attempt.step is Step.FINAL:
-                    self._fail(attempt, Reason.UNCONFIRMED, f"{attempt.who} answered and then fell silent", now)
+                    self._fail(attempt, Reason.UNCONFIRMED, f"{self._who(attempt)} answered and then fell silent", now)
                 else:
-                    text = f"{attempt.who} does not answer: not there, another cluster, or another cluster secret"
+                    text = f"{self._who(attempt)} does not answer: not there, another cluster, or another cluster secret"
                     self._fail(attempt, Reason.NO_ANSWER, text, now)
             elif now >= attempt.send_at:
                 if attempt.step is Step.WAITING or now - attempt.renewed >= RENEW_AFTER or self._pin_failed(attempt, now):
@@ -268,6 +266,10 @@ class Initiator:
                     self._begin(attempt, now, attempt.repeats if patient else 0)
                 else:
                     self._repeat(attempt, now)
+
+    def _who(self, attempt: Attempt) -> str:
+        where = self._party.place(attempt.destinations[0])
+        return f"node {attempt.name} at {where}" if attempt.name else f"node at {where}"
 
     def _find(self, name: str, address: Address) -> Attempt | None:
         for attempt in self._attempts.values():

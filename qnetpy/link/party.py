@@ -95,6 +95,7 @@ class Party:
         mtu: Callable[[str], int],
         features: int,
         accept: Callable[[Certificate], bool],
+        place: Callable[[Address], str] = place,
     ) -> None:
         if len(boot_id) != BOOT_ID_SIZE:
             raise Misuse(f"a boot id has {BOOT_ID_SIZE} bytes")
@@ -108,6 +109,8 @@ class Party:
         self.mtu = mtu
         self.features = features
         self.accept = accept
+        self.place = place
+        """An address for people."""
         self.mac = ClusterMac(identity.secret)
         self.stamp_key = stamp_key(identity.secret)
         self.counters: Counter[str] = Counter()
@@ -187,7 +190,7 @@ class Party:
     def examine(self, offer: Offer, static_key: bytes, expected: str, source: Address, now: float) -> Certificate:
         """The certificate of the other end, checked in every respect; *expected* is its name if we know it. Refusal."""
         skew = skew_text(offer.wall - self.wall())
-        where = place(source)
+        where = self.place(source)
         try:
             certificate = parse_chain(offer.certificate)
             verify(certificate, self.identity.roots, self.wall(), expected or None)

@@ -18,7 +18,7 @@ from qnetpy.link.hello import Hello, Offer, pack_verdict, parse_hello, parse_off
 from qnetpy.link.initiator import Initiator
 from qnetpy.link.noise.functions import BadHandshake
 from qnetpy.link.noise.handshakestate import HandshakeState
-from qnetpy.link.outcome import STATUS, Reason, place
+from qnetpy.link.outcome import STATUS, Reason
 from qnetpy.link.party import Party, Refusal, choose_suite, fingerprint
 from qnetpy.link.session import Role
 from qnetpy.link.wire import CONFIRM, COOKIE, PATTERN_IK, PATTERN_XX, RESPONSE, Address, HandshakeFrame
@@ -252,7 +252,7 @@ class Responder:
     ) -> Refusal | None:
         """Why the caller is refused already now: that it has our name, or no suite, or (IK) a certificate that is no good."""
         party = self._party
-        who = f"node {hello.caller} at {place(source)}"
+        who = f"node {hello.caller} at {party.place(source)}"
         if hello.caller == party.identity.name:
             key = fingerprint(party.identity.certificate.static_key)
             return Refusal(Reason.OWN_NAME, f"two nodes with one name: {who} calls itself like this one (our key {key})")

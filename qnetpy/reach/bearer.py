@@ -353,7 +353,7 @@ def endpoints(hint: Hint) -> list[Endpoint]:
         address, _, scope = text.partition("%")
         try:
             made = endpoint(address, hint.port, 0)
-            if made.is_ipv6 and address.lower().startswith("fe8"):
+            if made.is_link_local:
                 made = endpoint(address, hint.port, socket.if_nametoindex(scope or hint.interface))
         except (ValueError, OSError):
             continue

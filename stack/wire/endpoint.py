@@ -34,6 +34,11 @@ class Endpoint:
         return ":" in self.address
 
     @property
+    def is_link_local(self) -> bool:
+        """Whether it is an IPv6 address that means a machine only together with a scope."""
+        return self.is_ipv6 and ipaddress.ip_address(self.address).is_link_local
+
+    @property
     def sockaddr(self) -> SockAddr:
         return (self.address, self.port, 0, self.scope) if self.is_ipv6 else (self.address, self.port)
 
@@ -47,7 +52,7 @@ class Endpoint:
         address = ipaddress.ip_address(self.address)
         if not 0 < self.port <= PORT_MAX or address.is_multicast or address.is_unspecified or self.address == "255.255.255.255":
             return False
-        return not (self.is_ipv6 and address.is_link_local) or self.scope > 0
+        return not self.is_link_local or self.scope > 0
 
     def is_routable(self) -> bool:
         """Whether it means the same machine on other machines: not loopback, not link-local."""
@@ -77,11 +82,12 @@ def from_sockaddr(address: SockAddr) -> Endpoint:
 
 
 def split_host(text: str, port: int) -> tuple[str, int]:
-    """`host`, `host:port`, `10.0.0.1:port`, `[2001:db8::1]:port` or `[fe80::1%eth0]:port` as host and port; *port* when none is given.
+    """`host`, `host:port`, `10.0.0.1:port`, `[2001:db8::1]:port` or `[fe80::1%eth0]:port` as host and port; *port* when none is given,
+    and for an IPv6 address without brackets.
 
     ValueError, one sentence, for anything else. Looks nothing up: the host may be a name, an address, or an address with `%interface`.
     """
-    match = _WITH_PORT.match(text)
+    match = _WITH_PORT.match(f"[{text}]" if _is_ipv6(text) else text)
     if match is None:
         raise ValueError(f"{text!r} is not host, host:port or [IPv6 address]:port")
     if match["port"] is not None:
@@ -89,11 +95,17 @@ def split_host(text: str, port: int) -> tuple[str, int]:
     if not 0 < port <= PORT_MAX:
         raise ValueError(f"{text!r}: a port is 1 to {PORT_MAX}")
     if match["six"] is not None:
-        try:
-            ipaddress.IPv6Address(match["six"])
-        except ValueError:
-            raise ValueError(f"{text!r}: {match['six']} is not an IPv6 address") from None
+        if not _is_ipv6(match["six"]):
+            raise ValueError(f"{text!r}: {match['six']} is not an IPv6 address")
         return match["six"], port
     if not _HOST.match(match["host"]):
         raise ValueError(f"{text!r}: {match['host']!r} is not a host name")
     return match["host"], port
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        ipaddress.IPv6Address(text)
+    except ValueError:
+        return False
+    return True

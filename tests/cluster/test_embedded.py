@@ -8,9 +8,14 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import attrs
 import pytest
 
+from qnetpy.config import Config, Driver, Qnet, Stack
+from qnetpy.embed import configured
 from qnetpy.testing import cluster as kit
+from stack.core.commandline import Load
+from stack.core.module import Kind
 
 pytestmark = [pytest.mark.cluster, pytest.mark.priv]
 Start = Callable[..., kit.Cluster]
@@ -94,3 +99,27 @@ def test_what_is_missing_is_one_sentence_and_nothing_is_left(start_cluster: Star
     assert said[1].startswith("keys: ")
     assert "/nowhere" in said[1]
     assert said[2:] == ["node: [Errno 113] no node nobody was met yet", "gave up: True", "left: 0"]
+
+
+def test_the_bearers_are_those_of_the_configuration(start_cluster: Start) -> None:
+    cluster = start_cluster(QUIET)
+    for name in "ab":
+        cluster.run(name, "sh", "-c", """printf '[qnet]\\nbearers = ["udp"]\\n' >/tmp/udp.toml""")
+    server, client = (program(name).replace('interfaces=["eth0"]', 'config="/tmp/udp.toml"') for name in ("server", "client"))
+    shown = client.replace("        print(", "        print([one.name for one in node.stack.interfaces])\n        print(")
+    with cluster.running("b", sys.executable, "-c", server) as running:
+        assert running.stdout is not None
+        assert running.stdout.readline() == b"serving\n"
+        answer = cluster.run("a", sys.executable, "-c", shown, seconds=20)
+
+    assert answer.stdout == "['udp0']\nFROM A\n"
+
+
+def test_what_is_given_is_put_before_what_is_configured() -> None:
+    both = Config(qnet=Qnet(bearers=("ethernet", "udp"), interfaces=("eth5",)))
+    listed = attrs.evolve(both, stack=Stack(drivers=(Driver("packet", "ifname=eth7", fault="drop=5%"),)))
+    udp = Load(Kind.DRIVER, "udp", "port=34997,ethertype=0x88b5")
+    assert configured(both) == [Load(Kind.DRIVER, "packet", "ifname=eth5"), udp]
+    assert configured(both, ["eth0"]) == configured(listed, ["eth0"]) == [Load(Kind.DRIVER, "packet", "ifname=eth0"), udp]
+    assert configured(listed) == [Load(Kind.DRIVER, "packet", "ifname=eth7", [("fault", "drop=5%")])]
+    assert configured(Config()) == []

@@ -97,6 +97,17 @@ def test_the_reference_page_is_current() -> None:
     assert page.read_text() == config.reference_page()
 
 
+@pytest.mark.parametrize("bearer", ['[qnet]\nbearers = ["ethernet", "udp"]', '[stack]\ndrivers = [{driver = "udp"}]\n[qnet]'])
+def test_a_choice_of_paths_may_name_the_udp_interface_beside_chosen_ethernets(tmp_path: Path, bearer: str) -> None:
+    path = tmp_path / "qnet.toml"
+    text = 'interfaces = ["eth0"]\npaths = "preferred:udp0"\npolicies = [{node = "b", paths = "exclusive:udp0"}]\n'
+    path.write_text(f"{bearer}\n{text}")
+    assert config.load(path).qnet.paths == "preferred:udp0"
+    path.write_text(f"[qnet]\n{text}")
+    with pytest.raises(SettingsError, match=r"qnet\.paths: 'udp0' is none of qnet\.interfaces: eth0"):
+        config.load(path)
+
+
 def test_the_bearers_are_drivers(tmp_path: Path) -> None:
     path = tmp_path / "qnet.toml"
     path.write_text(

@@ -81,3 +81,11 @@ def test_a_directory_that_cannot_be_written_is_found_before_the_code_is_spent(tm
     command = [sys.executable, "-m", "qnetpy.cli.main", "join", CODE, "127.0.0.1:1", "--dir", str(tmp_path / "file/keys")]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (result.returncode, "Not a directory" in result.stderr) == (1, True), result.stderr
+
+
+@pytest.mark.host
+def test_an_address_that_is_none_is_wrong_usage(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "qnetpy.cli.main", "join", CODE, "127.0.0.1:abc", "--dir", str(tmp_path / "keys")]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert result.stderr == "qnet join: '127.0.0.1:abc' is not host, host:port or [IPv6 address]:port\n"

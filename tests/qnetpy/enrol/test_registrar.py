@@ -232,6 +232,10 @@ def test_addresses_as_people_type_them() -> None:
     assert client.resolve("127.0.0.1:9", 7) == [Place("127.0.0.1", 9)]
     assert client.resolve("[::1]:9", 7) == [Place("::1", 9)]
     assert client.resolve("::1", 7) == [Place("::1", 7)]
+    assert client.resolve("fe80::1%lo", 7) == [Place("fe80::1%lo", 7)]
     assert str(Place("::1", 9)) == "[::1]:9"
+    for text in ("127.0.0.1:abc", "[::1]x", "[::1", "127.0.0.1:99999", "127.0.0.1:0", "127.0.0.1:", ""):
+        with pytest.raises(ValueError):
+            client.resolve(text, 7)
     with pytest.raises(ResmgrError, match=r"no\.such\.host\.invalid"):
         client.resolve("no.such.host.invalid", 7)

@@ -5,10 +5,15 @@ from __future__ import annotations
 import random
 
 import attrs
+import pytest
 
-from qnetpy.link.guard import CALM_SECONDS, COPIES_MAX, HOT_SECONDS, REORDER_GUARDED, REPLAYS_MAX, REVIEW, SEEN_MAX, Guard
+from qnetpy.identity.authority import issue_identity, make_authority
+from qnetpy.link.constants import DESTINATIONS_MAX
+from qnetpy.link.guard import CALM_SECONDS, COPIES_MAX, HOT_SECONDS, REORDER_GUARDED, REPLAYS_MAX, REVIEW, SEEN_MAX, WINDOW_SECONDS, Guard
+from qnetpy.link.outcome import Failed, PeerHint
 from qnetpy.link.screen import FLOORS_MAX, HOT_MAX
 from qnetpy.link.session import Session
+from qnetpy.link.testing import WALL, Caller, Wire
 from qnetpy.link.wire import CONFIRM, DATA, HANDSHAKE_HEADER, HandshakeFrame
 
 
@@ -76,14 +81,26 @@ def test_a_frame_repeated_too_often_is_hot_for_a_while() -> None:
     assert guard.hot == 0
 
 
-def test_repetitions_of_a_real_node_are_none() -> None:
-    """Its frames come again after 0.1, 0.2, 0.4 s, then every second, on each of four addresses."""
-    guard = Guard((1, 2))
+@pytest.mark.parametrize("paths", [2, DESTINATIONS_MAX])
+@pytest.mark.parametrize("seed", range(5))
+def test_a_node_that_gets_no_answer_at_any_of_our_addresses_is_no_flood(paths: int, seed: int) -> None:
+    authority = make_authority("garden", WALL)
+    wire = Wire(seed)
+    caller = Caller(wire, issue_identity(authority, "a", [], WALL), ("eth0", b"\2\0\0\0\0\1")).machine
+    guard = Guard(caller.stamp_key)
     guard.sign(0.0)
-    for now in (0.0, 0.1, 0.3, 0.7, 1.5, 2.5):
-        for _ in range(2):
-            guard.saw([frame(b"node")], 0, now)
-    assert guard.hot == 0
+    for path in range(paths):
+        caller.initiate(PeerHint((f"eth{path}", b"\2\0\0\0\0\2"), "b"), 0.0)
+    seen: list[tuple[float, bytes]] = []
+    while not any(isinstance(event, Failed) for event in caller.events()):
+        frames = [data for _, data in caller.transmit()]
+        seen += [(wire.now, data) for data in frames]
+        guard.saw([memoryview(data) for data in frames], 0, wire.now)
+        assert guard.hot == 0, f"at {wire.now}"
+        wire.now = caller.next_timeout() or wire.now
+        caller.handle_timeout(wire.now)
+    copies = [sum(data == other and now <= then < now + WINDOW_SECONDS for then, other in seen) for now, data in seen]
+    assert max(copies) == 7 * paths
 
 
 def test_memory_is_bounded() -> None:

@@ -21,7 +21,7 @@ from qnetpy.link.constants import (
     STAMP_SIZE,
 )
 from qnetpy.link.cookie import ClusterMac
-from qnetpy.link.outcome import PeerHint, Reason
+from qnetpy.link.outcome import Failed, PeerHint, Reason
 from qnetpy.link.party import choose_suite, suite_numbers
 from qnetpy.link.session import Role
 from qnetpy.link.testing import WALL, Caller, Faults, Wire, address, agreed
@@ -783,3 +783,15 @@ def test_the_same_seed_gives_the_same_frames(authority: Authority) -> None:
         return wire.log
 
     assert run() == run()
+
+
+def test_every_sentence_says_the_address_as_its_owner_does(authority: Authority, make: Make, wire: Wire) -> None:
+    """What a caller has at its end, what is answered too early, and what a certificate says."""
+    first, second = make("a", A), make("a", B, issue_identity(authority, "a", [], WALL))
+    for one in (first, second):
+        one.machine._party.place = lambda address: "gate:7"
+    first.call(B)
+    wire.run(2.0)
+    told = [event.sentence for event in (*first.events, *second.events) if isinstance(event, Failed)]
+    assert len(told) == 2
+    assert all("at gate:7" in sentence for sentence in told)

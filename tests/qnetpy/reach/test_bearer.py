@@ -6,6 +6,7 @@ The nodes are joined by simulated cables; their UDP drivers are real and lead no
 from __future__ import annotations
 
 import errno
+import logging
 import math
 import socket
 import subprocess
@@ -15,6 +16,8 @@ import pytest
 
 from qnetpy.discovery import hint as discovery_hint
 from qnetpy.discovery.hint import Hint
+from qnetpy.link.constants import ATTEMPT_TIMEOUT
+from qnetpy.link.outcome import Failed, PeerHint
 from qnetpy.reach.bearer import ANNOUNCED_MAX, CHID_GOSSIP, HINTED_MAX, MESSAGES_BURST, PER_HOST_MAX, discovery_interfaces, endpoints
 from qnetpy.reach.gossip import AGE_MAX, ENTRIES_MAX, PER_TELLER_MAX, Told, pack
 from qnetpy.testing.world import SimNode, World
@@ -260,14 +263,34 @@ def test_closing_leaves_nothing(world: World, give_udp: Give) -> None:
     a.qnet.reach.close()
 
 
+def test_people_are_told_the_endpoint_and_not_its_station(world: World, make_driver: MakeDriver, caplog: pytest.LogCaptureFixture) -> None:
+    node, driver = world.nodes["a"], make_driver("10.0.0.1")
+    # Loading it would attach its sockets, which virtual time has not.
+    node.stack._interfaces["udp0"] = interface_of(node, driver)
+    station = driver.station(Endpoint("10.0.0.9", 8))
+    assert station is not None
+    with caplog.at_level(logging.INFO):
+        node.qnet.path_changed(node.qnet.machine.links["s"], ("udp0", station), "opened")
+        node.qnet.path_changed(node.qnet.machine.links["s"], ("red", bytes(6)), "opened")
+    assert "node s: path over udp0 10.0.0.9:8 opened" in caplog.messages
+    assert "node s: path over red 00:00:00:00:00:00 opened" in caplog.messages
+    handshake = node.qnet.handshake
+    handshake.initiate(PeerHint(("udp0", station), "z"), world.now)
+    handshake.handle_timeout(world.now + ATTEMPT_TIMEOUT)
+    (event,) = handshake.events()
+    assert isinstance(event, Failed)
+    assert event.sentence.startswith("node z at udp0 10.0.0.9:8 does not answer")
+
+
 def test_hints_become_endpoints() -> None:
     index = socket.if_nametoindex("lo")
-    addresses = ("10.0.0.1", "fe80::1", "fe80::1%lo", "fe80::1%nothing", "2001:db8::1", "nonsense", "::ffff:10.0.0.2")
+    addresses = ("10.0.0.1", "fe80::1", "fe80::1%lo", "fe80::1%nothing", "fe9a::1", "2001:db8::1", "nonsense", "::ffff:10.0.0.2")
     hint = Hint("lo", b"", 0x88B5, bytes(16), 0.0, 77, addresses)
     assert list(map(str, endpoints(hint))) == [
         "10.0.0.1:77",
         f"[fe80::1%{index}]:77",
         f"[fe80::1%{index}]:77",
+        f"[fe9a::1%{index}]:77",
         "[2001:db8::1]:77",
         "10.0.0.2:77",
     ]

@@ -54,6 +54,15 @@ def test_what_can_be_called(made: Endpoint, callable_: bool, routable: bool) -> 
 
 
 @pytest.mark.parametrize(
+    ("address", "expected"),
+    [("fe80::1", True), ("fe9a::1", True), ("febf::1", True), ("fec0::1", False), ("2001:db8::1", False), ("169.254.0.1", False)],
+)
+def test_what_needs_a_scope(address: str, expected: bool) -> None:
+    assert endpoint(address, 9, 3).is_link_local is expected
+    assert endpoint(address, 9, 3).scope == (3 if expected else 0)
+
+
+@pytest.mark.parametrize(
     ("text", "expected"),
     [
         ("gate.example.org", ("gate.example.org", 5)),
@@ -61,13 +70,33 @@ def test_what_can_be_called(made: Endpoint, callable_: bool, routable: bool) -> 
         ("10.0.0.1:77", ("10.0.0.1", 77)),
         ("[2001:db8::1]", ("2001:db8::1", 5)),
         ("[fe80::1%eth0]:77", ("fe80::1%eth0", 77)),
+        ("2001:db8::1", ("2001:db8::1", 5)),
+        ("fe80::1%eth0", ("fe80::1%eth0", 5)),
     ],
 )
 def test_what_people_type(text: str, expected: tuple[str, int]) -> None:
     assert split_host(text, 5) == expected
 
 
-@pytest.mark.parametrize("text", ["", ":77", "a b", "2001:db8::1", "gate:0", "gate:65536", "gate:x", "[gate]:7", "[::1", "-x-/y", "a..b"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        ":77",
+        "a b",
+        "2001:db8::x",
+        "gate:0",
+        "gate:65536",
+        "gate:x",
+        "[gate]:7",
+        "[::1",
+        "[::1]x",
+        "[[::1]]",
+        "fe80::1%",
+        "-x-/y",
+        "a..b",
+    ],
+)
 def test_what_people_mistype(text: str) -> None:
     with pytest.raises(ValueError) as raised:
         split_host(text, 5)
