@@ -21,6 +21,7 @@ from contextlib import asynccontextmanager
 import attrs
 import trio
 
+from qnetpy.channels import CHID_FIRST
 from qnetpy.lsm import LsmQnet
 from qnetpy.nodes import NodeState
 from qnetpy.qnet import Qnet
@@ -35,9 +36,6 @@ from stack.core.commandline import Load
 from stack.core.manager import Manager, open_manager
 from stack.core.module import Kind
 from stack.core.stack import Stack
-
-CHID_FIRST = 16
-"""Channels below are the system's own."""
 
 
 @attrs.frozen
