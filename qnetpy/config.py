@@ -1,7 +1,7 @@
 """The configuration of a node: one TOML file, one frozen tree, every field with its explanation.
 
 Without a file every default holds, and `qnet up` works on a machine that has an identity: the packet driver on each interface that has a
-carrier, Qnet with zeroconf, /net mounted, files readable and writable by the roles the certificate gives. Nothing here is read after
+carrier, Qnet with zeroconf, /net mounted, files readable by every node of the cluster, programs started by none. Nothing here is read after
 start, except where a field says so. `qnet config --example` prints the file, `docs/reference/configuration.md` is made from it.
 """
 
@@ -18,11 +18,9 @@ import attrs
 from qnetpy import settings
 from qnetpy.qos import QosError, parse_choice
 from qnetpy.settings import SettingsError, setting
-from stack.wire.endpoint import split_host
+from stack.wire.endpoint import DATAGRAM_MAX, MTU_MIN, PORT_DEFAULT, PORT_MAX, split_host
 from stack.wire.ethernet import mac_bytes
 
-PORT_DEFAULT = 34997
-"""The same number, as a UDP port; a test compares it with the driver's."""
 ETHERTYPE_DEFAULT = 0x88B5
 """IEEE 802 local experimental ethertype 1. QNX uses 0x8204, which is assigned to it and means another format."""
 CONFIG_PATH = "/etc/qnet/qnet.toml"
@@ -344,10 +342,10 @@ def _check_bearers(config: Config, wrong: Callable[[str, str], SettingsError]) -
             mac_bytes(peer.mac)
         except ValueError:
             raise wrong(f"{place}.mac", f"{peer.mac!r} is not an Ethernet address such as 02:00:00:00:00:01") from None
-    if not 0 <= qnet.udp.port <= 65535:
-        raise wrong("qnet.udp.port", "0 to 65535")
-    if qnet.udp.mtu and not 1200 <= qnet.udp.mtu <= 65507:
-        raise wrong("qnet.udp.mtu", "0, or 1200 to 65507 bytes")
+    if not 0 <= qnet.udp.port <= PORT_MAX:
+        raise wrong("qnet.udp.port", f"0 to {PORT_MAX}")
+    if qnet.udp.mtu and not MTU_MIN <= qnet.udp.mtu <= DATAGRAM_MAX:
+        raise wrong("qnet.udp.mtu", f"0, or {MTU_MIN} to {DATAGRAM_MAX} bytes")
     for index, text in enumerate(qnet.udp.bind):
         try:
             ipaddress.ip_address(text)

@@ -23,8 +23,6 @@ import attrs
 from resmgr.channel import ND_LOCAL, Message
 from resmgr.errors import Misuse
 
-CHID_CONTROL = 8
-"""Of PID_SYSTEM; numbers below 16 are given by hand, the first of them to the managers of `resmgr.channel`."""
 REQUEST_MAX = 4096
 """A request is a short text; longer ones are refused unread."""
 REPLY_MAX = 1 << 20

@@ -22,6 +22,7 @@ import attrs
 import trio
 
 from qnetpy import config as configuration
+from qnetpy.channels import CHID_FIRST
 from qnetpy.config import Config
 from qnetpy.lsm import LsmQnet
 from qnetpy.nodes import NodeState
@@ -39,9 +40,6 @@ from stack.core.errors import ModuleError
 from stack.core.manager import Manager, open_manager
 from stack.core.module import Kind
 from stack.core.stack import Stack
-
-CHID_FIRST = 16
-"""Channels below are the system's own."""
 
 
 @attrs.frozen

@@ -44,7 +44,6 @@ def _path(qnet: Qnet, path: LinkPath, told: PathStatistics, share: float) -> Fac
         "late": told.packets_late,
         "timeouts": told.timeouts,
         "copies_dropped": told.copies_dropped,
-        "suspect": told.suspect,
     }
 
 
@@ -55,11 +54,7 @@ def _link(qnet: Qnet, link: Link) -> Fact:
         _path(qnet, path, counted.paths[path.number], counted.paths[path.number].bytes_sent / whole if whole else 0.0)
         for path in link.paths.values()
     ]
-    best = link.best
     return {
-        "interface": "" if best is None else best.address[0],
-        "mac": "" if best is None else mac_text(best.address[1]),
-        "mtu": 0 if best is None else best.mtu,
         "messages_sent": counted.messages_sent,
         "messages_received": counted.messages_received,
         "resent_bytes": counted.resent_bytes,

@@ -2,7 +2,7 @@
 
     handshakes, sessions -> View -> programs -> Stack.screen        driver: pressed -> Guard        frames -> Guard
 
-It costs nothing while there is no flood but a look at the sessions' counters every tenth of a second in which frames come, and a system
+It costs nothing while there is no flood but a look at the sessions' counters every fifth of a second in which frames come, and a system
 call for every 32 handshakes.
 """
 

@@ -19,8 +19,9 @@ import attrs
 
 from qnetpy import config as configuration
 from qnetpy import facts
+from qnetpy.channels import CHID_CONTROL
 from qnetpy.config import Config
-from qnetpy.control import CHID_CONTROL, Control, suites_verb
+from qnetpy.control import Control, suites_verb
 from qnetpy.discovery.hint import TOKEN_LENGTH, Discovery, JoinOffer
 from qnetpy.discovery.lookup import LookupDiscovery
 from qnetpy.discovery.several import SeveralDiscovery
@@ -47,7 +48,7 @@ from resmgr.users import Accounts
 from stack.core.errors import ModuleError
 from stack.core.module import Context, Kind, Module
 from stack.crypto.hardware import fast_suites, processor_flags
-from stack.wire.endpoint import split_host
+from stack.wire.endpoint import PORT_DEFAULT, split_host
 from stack.wire.ethernet import mac_bytes
 
 log = logging.getLogger(__name__)
@@ -281,7 +282,7 @@ def spawn_rules(settings: Config, accounts: Accounts) -> SpawnRules:
 def discovery(settings: Config, zeroconf: ZeroconfDiscovery | None) -> Discovery:
     """The sources of hints that the configuration names; *zeroconf* is the one that listens to mDNS."""
     peers = [StaticPeer(mac_bytes(peer.mac), peer.interface) for peer in settings.qnet.peers if not peer.address]
-    port = settings.qnet.udp.port or configuration.PORT_DEFAULT
+    port = settings.qnet.udp.port or PORT_DEFAULT
     places = [split_host(peer.address, port) for peer in settings.qnet.peers if peer.address]
     sources: list[Discovery] = [StaticDiscovery(peers)] if peers else []
     if places:

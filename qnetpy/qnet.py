@@ -31,7 +31,7 @@ from qnetpy.netfs.manager import NetFs
 from qnetpy.nodes import Node, NodeState, NodeTable
 from qnetpy.parameters import QnetSettings
 from qnetpy.qos import LOADBALANCE, Choice, QosError, parse_choice
-from qnetpy.reach.bearer import Reach, discovery_interfaces
+from qnetpy.reach.reach import Reach, discovery_interfaces
 from qnetpy.routewatch import RouteWatch
 from resmgr.access import Verb
 from resmgr.channel import ClientInfo, Nd, Remote

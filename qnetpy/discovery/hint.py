@@ -44,7 +44,7 @@ class Interface:
     mac: bytes
     """b"": not by Ethernet."""
     port: int = 0
-    """UDP port of the second bearer at the interface's addresses, 0: none."""
+    """UDP port of the UDP bearer at the interface's addresses, 0: none."""
 
 
 @attrs.frozen

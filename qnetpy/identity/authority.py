@@ -145,9 +145,7 @@ def certify_issuer(
     if not is_name(node):
         raise Misuse(f"{node!r} is no name for a node: lower-case letters, digits and hyphens, at most 63")
     if not root.certifies_issuers:
-        raise Misuse(
-            f"the root of cluster {root.cluster} does not allow issuers: it is of an earlier version; qnet root rotate makes another"
-        )
+        raise Misuse(f"the root of cluster {root.cluster} does not allow issuers: its path length is 0; qnet root rotate makes another")
     _check_time(root, wall)
     public = Ed25519PublicKey.from_public_bytes(key)
     subject = [x509.NameAttribute(NameOID.COMMON_NAME, ISSUER_PREFIX + node)]

@@ -1,19 +1,18 @@
-"""The Ethernet bearer: frames of one ethertype, stations are MAC addresses."""
+"""Ethernet headers of handshake and data frames: untagged, stations are MAC addresses. Nothing here raises for what a frame holds."""
 
 from __future__ import annotations
 
 
-class EthernetBearer:
-    """`qnetpy.link.bearer.Bearer`."""
+def is_individual(station: bytes) -> bool:
+    """Whether that can be the address of one node: not a group, not nobody."""
+    return len(station) == 6 and not station[0] & 1 and any(station)
 
-    def __init__(self, ethertype: int) -> None:
-        self._type = ethertype.to_bytes(2, "big")
 
-    def individual(self, station: bytes) -> bool:
-        return len(station) == 6 and not station[0] & 1 and any(station)
+def source(frame: memoryview) -> bytes:
+    """The station that a frame says it comes from. The frame's header is whole."""
+    return bytes(frame[6:12])
 
-    def source(self, frame: memoryview) -> bytes:
-        return bytes(frame[6:12])
 
-    def prefix(self, own: bytes, station: bytes) -> bytes:
-        return station + own + self._type
+def header(station: bytes, own: bytes, ethertype: int) -> bytes:
+    """What goes before a frame from our address *own* to *station*."""
+    return station + own + ethertype.to_bytes(2, "big")

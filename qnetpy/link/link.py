@@ -30,7 +30,7 @@ class LinkPath:
         self.number = number
         self.address = address
         self.prefix = prefix
-        """Bearer's header of what we send."""
+        """Ethernet header of what we send."""
         self.mtu = mtu
         """Longest frame at `address`, as far as known; the transport finds out what really passes."""
         self.ours = ours

@@ -13,14 +13,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
 from qnetpy.identity.authority import NodeIdentity
-from qnetpy.link.bearer import Bearer, Port, Ports
 from qnetpy.link.calls import UNANSWERED, Calls, Hint
 from qnetpy.link.deadlines import Deadlines
-from qnetpy.link.ethernet import EthernetBearer
+from qnetpy.link.ethernet import is_individual, source
 from qnetpy.link.handshake import HandshakeMachine
 from qnetpy.link.link import Link, LinkPath
 from qnetpy.link.outcome import Established, Failed, PeerHint
 from qnetpy.link.paths import Paths
+from qnetpy.link.ports import Port, Ports
 from qnetpy.link.session import RekeyPolicy, Session
 from qnetpy.link.transport.config import TransportConfig
 from qnetpy.link.transport.events import Challenged, Closed, Event, MessageReceived, PathFound, PathLost, PathRefused, PathTold, PathValid
@@ -65,8 +65,7 @@ class LinkMachine:
         self.name = name
         self.counters: Counter[str] = Counter()
         self.links: dict[str, Link] = {}
-        self._ports = Ports()
-        self._ethernet = EthernetBearer(ethertype)
+        self._ports = Ports(ethertype)
         self._handshake = make_handshake(self)
         self._handshake_at: float | None = None
         self._handshake_touched = True
@@ -148,10 +147,10 @@ class LinkMachine:
 
     # Interfaces
 
-    def interface(self, name: str, station: bytes, mtu: int, up: bool, now: float, bearer: Bearer | None = None) -> None:
-        """An interface is there, or changed: our address on it, the longest frame it takes. *bearer*: Ethernet unless said."""
+    def interface(self, name: str, station: bytes, mtu: int, up: bool, now: float) -> None:
+        """An interface is there, or changed: our address on it, the longest frame it takes."""
         before = self._ports.get(name)
-        port = self._ports[name] = Port(self._ethernet if bearer is None else bearer, station, mtu, up, self._ports.number(name))
+        port = self._ports[name] = Port(station, mtu, up, self._ports.number(name))
         for link in list(self.links.values()):
             self._paths.interface(link, name, before, port, now)
             self._mark(link)
@@ -192,7 +191,7 @@ class LinkMachine:
         if self._closed:
             return
         port = self._ports.get(address[0])
-        if port is None or address[1] == port.station or not port.bearer.individual(address[1]):
+        if port is None or address[1] == port.station or not is_individual(address[1]):
             return
         self._handshake_touched = True
         hint = self._calls.hint(address, now)
@@ -230,12 +229,12 @@ class LinkMachine:
             self._handshake_touched = True
             for place, frame in batch.handshakes:
                 port = self._ports.get(interface)
-                source = b"" if port is None else port.bearer.source(views[place])
-                if port is None or not port.bearer.individual(source):
+                station = source(views[place])
+                if port is None or not is_individual(station):
                     # It would be answered to everybody.
                     self.counters["group_source"] += 1
                 else:
-                    self._handshake.receive(frame, (interface, source), now)
+                    self._handshake.receive(frame, (interface, station), now)
         if self._handshake_touched:
             self._outcomes(now)
         if batch.malformed:
@@ -295,8 +294,7 @@ class LinkMachine:
         now: float,
     ) -> bool:
         """Packets under a number that is no path of the link: whether they begin one."""
-        port = self._ports.get(interface)
-        station = b"" if port is None else port.bearer.source(_frame(views, offset, arrivals, packets[0][0]))
+        station = source(_frame(views, offset, arrivals, packets[0][0]))
         return self._paths.accept(link, arrivals.path, (interface, station), packets, now)
 
     # Handshake results

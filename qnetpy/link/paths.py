@@ -13,9 +13,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 
-from qnetpy.link.bearer import Port, Ports
 from qnetpy.link.calls import Calls
+from qnetpy.link.ethernet import is_individual
 from qnetpy.link.link import Link, LinkPath, max_payload
+from qnetpy.link.ports import Port, Ports
 from qnetpy.link.transport.constants import KIND_CHALLENGE, TOKEN_SIZE
 from qnetpy.link.transport.items import PathState, read_challenge
 from qnetpy.link.wire import Address
@@ -54,7 +55,7 @@ class Paths:
     def _add(self, link: Link, number: int, address: Address, mtu: int, ours: bool, now: float, *, valid: bool) -> None:
         port = self._ports[address[0]]
         link.transport.add_path(number, max_payload(mtu), now, valid=valid, port=port.number, up=port.up)
-        prefix = port.bearer.prefix(port.station, address[1])
+        prefix = self._ports.prefix(address)
         path = link.paths[number] = LinkPath(number, address, prefix, mtu, ours, link.transport.path(number), now)
         self._challenge(link, path, now)
 
@@ -115,7 +116,7 @@ class Paths:
         except BadMessage:
             return self._refused("unknown_path", packets)
         port = self._ports.get(source[0])
-        if port is None or not port.up or not port.bearer.individual(source[1]):
+        if port is None or not port.up or not is_individual(source[1]):
             return self._refused("no_such_path", packets)
         if station and station != source[1]:
             return self._refused("spoofed_path", packets)
@@ -182,7 +183,7 @@ class Paths:
             return
         self._counters["other_station"] += 1
         port = self._ports.get(path.address[0])
-        if port is not None and port.bearer.individual(station) and station != port.station:
+        if port is not None and is_individual(station) and station != port.station:
             self._calls.learned((path.address[0], station), link.name, now)
             self.wanted(link, now)
 
@@ -205,7 +206,7 @@ class Paths:
     def interface(self, link: Link, name: str, before: Port | None, port: Port, now: float) -> None:
         """An interface of ours is there, or changed."""
         for path in [path for path in link.paths.values() if path.address[0] == name]:
-            if path.prefix != port.bearer.prefix(port.station, path.address[1]):
+            if path.prefix != self._ports.prefix(path.address):
                 self._remove(link, path, "has another address of ours", now, PathState.GONE)
                 link.tried.pop(path.address, None)
                 if port.up:

@@ -19,6 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
+from qnetpy.channels import CHID_MEMBERS
 from qnetpy.identity.authority import NodeIdentity
 from qnetpy.identity.certificate import ROLE_ISSUER, Certificate, date
 from qnetpy.identity.trust import Kind, Revoked, Statement
@@ -70,7 +71,7 @@ class Membership:
         self.office = Office(self.standing, store, random)
         self.counters: Counter[str] = Counter()
         """What other nodes said that was not done or believed, by reason."""
-        self.channel: Channel = kernel.channel(self._handle, chid=wire.CHID_MEMBERS)
+        self.channel: Channel = kernel.channel(self._handle, chid=CHID_MEMBERS)
         self._dispatch = dispatch
         self._kernel = kernel
         self._store = store
@@ -118,7 +119,7 @@ class Membership:
         if self._keeps_register and self.standing.register.note(certificate):
             self._keeper.save()
         self._drop_connection(name)
-        self._connections[name] = self._kernel.connect(self._links.member_nd(name), PID_SYSTEM, wire.CHID_MEMBERS, Credentials(0, 0))
+        self._connections[name] = self._kernel.connect(self._links.member_nd(name), PID_SYSTEM, CHID_MEMBERS, Credentials(0, 0))
         self._sync(name)
         if ROLE_ISSUER in certificate.roles and renewal.wants(self.standing, self._dispatch.wall()):
             self._renewer.soon()

@@ -16,8 +16,6 @@ from qnetpy.identity.certificate import CERTIFICATE_MAX
 from qnetpy.identity.trust import ID_SIZE, KEY_ID_SIZE, ROOT_STATEMENTS_MAX, ROOTS_MAX, STATEMENT_MAX
 from resmgr.errors import BadMessage
 
-CHID_MEMBERS = 9
-"""Of PID_SYSTEM; the one above the control channel's."""
 REQUEST_MAX = 65536
 REPLY_MAX = 32 + ID_SIZE * ROOT_STATEMENTS_MAX
 DIGEST_SIZE = 32

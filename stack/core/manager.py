@@ -36,7 +36,7 @@ async def open_manager(
 ) -> AsyncIterator[Manager]:
     """Load *loads* in order, then listen for programs at the path *socket* (None: for none), for the length of the block.
 
-    *name*: of the stack, in logs. *node_name*: until a module knows better; the host's name if empty. *spin*: see `resmgr.runner`.
+    *name*: of the stack, in logs. *node_name*: until a module knows better; the host's name if empty. *spin*: see `resmgr.realtime`.
     ModuleError in one sentence for a module that cannot be loaded or a socket that cannot be made; then nothing is left behind. On the way
     out modules are unloaded, newest first.
     """

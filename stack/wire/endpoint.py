@@ -15,7 +15,13 @@ import attrs
 
 SockAddr = tuple[str, int] | tuple[str, int, int, int]
 """(host, port) of IPv4; (host, port, 0, scope) of IPv6."""
+PORT_DEFAULT = 34997
+"""Of Qnet over UDP: 0x88b5, as the ethertype; not assigned to anybody."""
 PORT_MAX = 65535
+MTU_MIN = 1200
+"""Of datagrams: what IPv6 promises (1280), less headers, rounded down."""
+DATAGRAM_MAX = 65507
+"""Payload of the largest datagram, and of what is cut into segments (IPv4; IPv6 takes 20 bytes more)."""
 
 _WITH_PORT = re.compile(r"(?:\[(?P<six>[^\[\]]+)\]|(?P<host>[^\[\]:]+))(?::(?P<port>[0-9]{1,5}))?\Z")
 _HOST = re.compile(r"(?=.{1,253}\.?\Z)[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,62})(?:\.[A-Za-z0-9_-]{1,63})*\.?\Z", re.ASCII)

@@ -124,4 +124,3 @@ def test_the_bearers_are_drivers(tmp_path: Path) -> None:
     assert (packet.driver, packet.options) == ("packet", "ifname=eth0")
     assert parse_options(UdpOptions, udp.options, "udp") == UdpOptions(("10.0.0.1", "fe80::1%eth0"), port=7, ethertype=0x88B6, mtu=1400)
     assert config.drivers(Config(), ["eth0"]) == (packet,)
-    assert UdpOptions().port == config.PORT_DEFAULT

@@ -7,7 +7,8 @@ import json
 
 import pytest
 
-from qnetpy.control import CHID_CONTROL, REPLY_MAX, Control, pack_request, suites_verb, unpack_reply
+from qnetpy.channels import CHID_CONTROL
+from qnetpy.control import REPLY_MAX, Control, pack_request, suites_verb, unpack_reply
 from resmgr.channel import ND_LOCAL, PID_SYSTEM, ClientInfo, Credentials, Kernel, Nd
 from resmgr.dispatch import Buffer
 from resmgr.errors import Misuse

@@ -27,8 +27,6 @@ PASS = 0xFFFFFFFF
 
 SEGMENTS_MAX = 64
 """Of one send: what every kernel with UDP_SEGMENT takes. Receiving merges as many at most."""
-DATAGRAM_MAX = 65507
-"""Payload of the largest datagram, and of what is cut into segments (IPv4; IPv6 takes 20 bytes more)."""
 HEADERS_IPV4 = 28
 HEADERS_IPV6 = 48
 """IP and UDP headers."""

@@ -7,13 +7,8 @@ from typing import Literal
 import attrs
 
 from stack.core.options import Size
-from stack.drivers.udp_socket.constants import DATAGRAM_MAX
+from stack.wire.endpoint import DATAGRAM_MAX, MTU_MIN, PORT_DEFAULT, PORT_MAX
 from stack.wire.ethernet import ETHERTYPE_MIN
-
-PORT_DEFAULT = 34997
-"""0x88b5, as the ethertype; not assigned to anybody."""
-MTU_MIN = 1200
-"""What IPv6 promises (1280), less headers, rounded down."""
 
 
 @attrs.frozen
@@ -22,7 +17,7 @@ class UdpOptions:
 
     bind: tuple[str, ...] = ()
     """Addresses of this machine, IPv6 link-local ones with %interface; may be repeated. None: all."""
-    port: int = attrs.field(default=PORT_DEFAULT, validator=[attrs.validators.ge(0), attrs.validators.le(65535)])
+    port: int = attrs.field(default=PORT_DEFAULT, validator=[attrs.validators.ge(0), attrs.validators.le(PORT_MAX)])
     """0: any that is free."""
     name: str = "udp0"
     ethertype: int = attrs.field(default=0x88B5, validator=[attrs.validators.ge(ETHERTYPE_MIN), attrs.validators.le(0xFFFF)])

@@ -16,9 +16,9 @@ from __future__ import annotations
 import socket
 import sys
 
-from stack.drivers.udp_socket.constants import DATAGRAM_MAX, SEGMENTS_MAX, SOL_UDP
+from stack.drivers.udp_socket.constants import SEGMENTS_MAX, SOL_UDP
 from stack.drivers.udp_socket.recvmmsg import REST, Cells, local_address
-from stack.wire.endpoint import SockAddr
+from stack.wire.endpoint import DATAGRAM_MAX, SockAddr
 from stack.wire.ethernet import HEADER_SIZE
 
 BLOCKS = 4

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING
 
 from resmgr.dispatch import Buffer, Dispatch
 from stack.core.statistics import Drop
-from stack.drivers.udp_socket.constants import DATAGRAM_MAX, IP_PKTINFO, SEGMENTS_MAX, SOL_UDP, UDP_SEGMENT
+from stack.drivers.udp_socket.constants import IP_PKTINFO, SEGMENTS_MAX, SOL_UDP, UDP_SEGMENT
 from stack.frame import Frame
+from stack.wire.endpoint import DATAGRAM_MAX
 from stack.wire.ethernet import HEADER_SIZE
 
 if TYPE_CHECKING:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import attrs
 import pytest
 
+from qnetpy.channels import CHID_MEMBERS
 from qnetpy.identity.authority import NODE_VALIDITY, issue_certificate
 from qnetpy.identity.certificate import Certificate, parse_chain, verify
 from qnetpy.identity.trust import Kind, Revoked, make_statement
@@ -228,7 +229,7 @@ def test_only_issuers_issue_and_not_in_a_loop() -> None:
         def done(status: int, reply: Buffer) -> None:
             statuses.append(status)
 
-        node.system.kernel.connect(node.nd(to), PID_SYSTEM, wire.CHID_MEMBERS, Credentials(0, 0)).submit((message,), 4096, done)
+        node.system.kernel.connect(node.nd(to), PID_SYSTEM, CHID_MEMBERS, Credentials(0, 0)).submit((message,), 4096, done)
         cluster.until(lambda: bool(statuses), 5.0)
         return statuses[0]
 
@@ -264,7 +265,7 @@ def test_a_member_that_tells_nonsense_in_a_loop_is_not_heard_for_a_while() -> No
     statement = make_statement(cluster.stores["root"].kept.powers[0], Kind.REVOKE, Revoked("b", cluster.shown("b").static_key), 0.0).data
     broken = [statement[:-1] + bytes((number,)) for number in range(256) if number != statement[-1]]
     statuses: list[int] = []
-    connection = a.system.kernel.connect(a.nd("root"), PID_SYSTEM, wire.CHID_MEMBERS, Credentials(0, 0))
+    connection = a.system.kernel.connect(a.nd("root"), PID_SYSTEM, CHID_MEMBERS, Credentials(0, 0))
 
     def tell(data: list[bytes]) -> None:
         connection.submit((wire.pack_tells(data)[0],), 0, lambda status, reply: statuses.append(status))

@@ -21,9 +21,10 @@ from collections.abc import Callable, Iterable
 
 import attrs
 
+from qnetpy.channels import CHID_GOSSIP
 from qnetpy.discovery.hint import Hint, Interface
 from qnetpy.reach.gossip import AGE_MAX, MESSAGE_MAX, PER_NODE_MAX, PER_TELLER_MAX, GossipTable, Told, pack, parse
-from qnetpy.reach.wanted import Address, Tell, WantedEndpoints
+from qnetpy.reach.wanted import Tell, WantedEndpoints
 from resmgr.channel import ND_LOCAL, PID_SYSTEM, Connection, Credentials, Kernel, Message, Nd
 from resmgr.dispatch import Buffer, Dispatch, Timer
 from resmgr.errors import BadMessage
@@ -34,8 +35,6 @@ from stack.wire.endpoint import Endpoint, endpoint
 
 log = logging.getLogger(__name__)
 
-CHID_GOSSIP = 10
-"""Of PID_SYSTEM; numbers below 16 are given by hand."""
 ROUND = 60.0
 """Seconds between looks at what is old, each with all that we know to one node at random."""
 SOON = 0.05
@@ -372,6 +371,3 @@ def discovery_interfaces(interfaces: Iterable[ifnet.Interface]) -> dict[str, Int
                 if not known.port:
                     found[name] = attrs.evolve(known, port=one.endpoints.port)
     return found
-
-
-__all__ = ["CHID_GOSSIP", "Address", "Reach", "discovery_interfaces", "endpoints"]

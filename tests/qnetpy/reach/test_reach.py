@@ -14,12 +14,13 @@ from collections.abc import Callable
 
 import pytest
 
+from qnetpy.channels import CHID_GOSSIP
 from qnetpy.discovery import hint as discovery_hint
 from qnetpy.discovery.hint import Hint
 from qnetpy.link.constants import ATTEMPT_TIMEOUT
 from qnetpy.link.outcome import Failed, PeerHint
-from qnetpy.reach.bearer import ANNOUNCED_MAX, CHID_GOSSIP, HINTED_MAX, MESSAGES_BURST, PER_HOST_MAX, discovery_interfaces, endpoints
 from qnetpy.reach.gossip import AGE_MAX, ENTRIES_MAX, PER_TELLER_MAX, Told, pack
+from qnetpy.reach.reach import ANNOUNCED_MAX, HINTED_MAX, MESSAGES_BURST, PER_HOST_MAX, discovery_interfaces, endpoints
 from qnetpy.testing.world import SimNode, World
 from resmgr.channel import PID_SYSTEM
 from resmgr.dispatch import Buffer
