@@ -227,8 +227,8 @@ class Membership:
     # Answers
 
     def _handle(self, message: Message) -> None:
-        """The channel's handler: nodes of the cluster, and this node itself."""
-        if message.info.nd == ND_LOCAL or self._links is None:
+        """The channel's handler: daemons of other nodes, and nobody else."""
+        if message.info.nd == ND_LOCAL or not message.info.credentials.of_daemon or self._links is None:
             message.error(errno.EPERM)
             return
         if message.msglen > wire.REQUEST_MAX:
@@ -260,6 +260,7 @@ class Membership:
                 case wire.Op.RENEW:
                     self._answer_renew(message, node, shown, wire.parse_renew(data))
                 case wire.Op.LEAVE:
+                    wire.parse_leave(data)
                     self._answer_leave(message, node, shown)
                 case _:
                     message.error(errno.ENOSYS)

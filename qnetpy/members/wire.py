@@ -141,6 +141,11 @@ def pack_leave() -> bytes:
     return bytes((Op.LEAVE,))
 
 
+def parse_leave(data: bytes) -> None:
+    if data != pack_leave():
+        raise BadMessage("leave: length")
+
+
 def _cut(data: bytes, size: int) -> Iterator[bytes]:
     return (data[place : place + size] for place in range(0, len(data), size))
 

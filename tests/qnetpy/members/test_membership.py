@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import attrs
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from qnetpy.identity.authority import NODE_VALIDITY, issue_certificate
 from qnetpy.identity.certificate import Certificate, parse_chain, verify
@@ -21,6 +22,7 @@ from qnetpy.testing.members import MemoryStore, enrolled
 from qnetpy.testing.world import SimNode, World
 from resmgr.channel import PID_SYSTEM, Credentials
 from resmgr.dispatch import Buffer
+from resmgr.ids import CHIDS_DAEMONS
 
 FAST_REKEY = QnetSettings(rekey=RekeyPolicy(after=10.0))
 
@@ -256,6 +258,23 @@ def test_only_issuers_issue_and_not_in_a_loop() -> None:
     assert ask("a", "root", wire.pack_tells([broken])[0]) == 0
     assert cluster.member("root").counters["statements_refused"] == 1
     assert cluster.member("root").standing.trust.accepts(cluster.shown("b"))
+
+
+def test_a_user_of_a_node_is_not_its_daemon() -> None:
+    cluster = Cluster(22, "a")
+    a, (power,) = cluster.world.nodes["issuer"], cluster.stores["root"].kept.powers
+    chain, own = cluster.shown("issuer").chain, Ed25519PrivateKey.from_private_bytes(bytes(32)).public_key().public_bytes_raw()
+    lie = make_statement(power, Kind.REVOKE, Revoked("a", cluster.shown("a").static_key), 0.0)
+    statuses: list[int] = []
+    messages = (wire.pack_leave(), wire.pack_renew(wire.Renew(cluster.shown("a").root_id, chain, own)), *wire.pack_tells([lie.data]))
+    for who in (Credentials(1000, 1000, (), 77), Credentials(0, 0, (), 77), Credentials(1000, 1000)):
+        for message in messages:
+            connection = a.system.kernel.connect(a.nd("root"), PID_SYSTEM, wire.CHID_MEMBERS, who)
+            connection.submit((message,), 4096, lambda status, reply: statuses.append(status))
+            cluster.world.run(1.0)
+    assert statuses == [-errno.EPERM] * 9
+    assert cluster.member("root").standing.trust.statements == []
+    assert wire.CHID_MEMBERS in CHIDS_DAEMONS
 
 
 def test_a_member_that_tells_nonsense_in_a_loop_is_not_heard_for_a_while() -> None:
