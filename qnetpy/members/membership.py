@@ -150,9 +150,8 @@ class Membership:
 
     def _note_self(self) -> None:
         if self._keeps_register:
-            power = self.standing.any_power()
-            issuer_id = b"" if power is None else power.issuer.key_id
-            if self.standing.register.note(self.standing.identity.certificate, self.standing.ready(), issuer_id):
+            powers = [power.issuer for power in self.standing.powers]
+            if self.standing.register.note(self.standing.identity.certificate, self.standing.ready(), powers):
                 self._keeper.save()
 
     # Knowing the same
@@ -315,7 +314,7 @@ class Membership:
 
     def _answer_leave(self, message: Message, node: str, shown: Certificate) -> None:
         try:
-            statement = self.office.revoke(node, shown, self._dispatch.wall())
+            statements = self.office.revoke(node, shown, self._dispatch.wall())
         except OfficeError as error:
             message.error(error.errno)
             return
@@ -323,13 +322,13 @@ class Membership:
         log.info("node %s leaves the cluster", node)
         self.standing.register.forget(node)
         # Its answer first: believing ends the link.
-        self._dispatch.call_soon(lambda: self._believe_later(statement))
+        self._dispatch.call_soon(lambda: self._believe_later(statements))
 
-    def _believe_later(self, statement: Statement) -> None:
-        self._dispatch.call_at(self._dispatch.now() + 0.1, lambda: None if self._closed else self._believed(statement))
+    def _believe_later(self, statements: list[Statement]) -> None:
+        self._dispatch.call_at(self._dispatch.now() + 0.1, lambda: None if self._closed else self._believed(statements))
 
-    def _believed(self, statement: Statement) -> None:
-        self.believe([statement.data])
+    def _believed(self, statements: list[Statement]) -> None:
+        self.believe([statement.data for statement in statements])
 
     # Renewal, two roots
 
@@ -366,11 +365,11 @@ class Membership:
     # What people ask for
 
     def revoke(self, name: str) -> Statement:
-        """End a node. OfficeError."""
+        """End a node, and every issuing power that it has. The first of the statements by which that is done. OfficeError."""
         assert self._links is not None
-        statement = self.office.revoke(name, self._links.members_up().get(name), self._dispatch.wall())
-        self.believe([statement.data])
-        return statement
+        statements = self.office.revoke(name, self._links.members_up().get(name), self._dispatch.wall())
+        self.believe([statement.data for statement in statements])
+        return statements[0]
 
     def rotate(self) -> Statement:
         """Begin to use another root. OfficeError. Blocks on the disk: first it is stored that it is trusted, then its key takes its

@@ -10,13 +10,14 @@ import attrs
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from qnetpy.identity.authority import NODE_VALIDITY, issue_certificate
+from qnetpy.identity.authority import NODE_VALIDITY, IssuingPower, certify_issuer, issue_certificate
 from qnetpy.identity.certificate import Certificate, parse_chain, verify
 from qnetpy.identity.trust import Kind, Revoked, make_statement
 from qnetpy.link.session import RekeyPolicy
 from qnetpy.members import wire
 from qnetpy.members.membership import Membership
 from qnetpy.members.office import OfficeError
+from qnetpy.members.possession import issuing_key, prove
 from qnetpy.parameters import QnetSettings
 from qnetpy.testing.members import MemoryStore, enrolled
 from qnetpy.testing.world import SimNode, World
@@ -275,6 +276,88 @@ def test_a_user_of_a_node_is_not_its_daemon() -> None:
     assert statuses == [-errno.EPERM] * 9
     assert cluster.member("root").standing.trust.statements == []
     assert wire.CHID_MEMBERS in CHIDS_DAEMONS
+
+
+class Thief:
+    """Who has the files of the issuer node of a cluster, and asks the machine with the root key for more."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+        self.node = cluster.world.nodes["issuer"]
+        self.own = cluster.shown("issuer")
+        (self.power,) = cluster.stores["issuer"].kept.powers
+
+    def ask(self, private: bytes, proof: bytes | None = None, public: bytes = b"") -> int:
+        """The status of a RENEW with another key to issue with."""
+        statuses: list[int] = []
+        root_id = self.own.root_id
+        key = public or Ed25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw()
+        shown = prove(private, self.own, root_id) if proof is None else proof
+        message = wire.pack_renew(wire.Renew(root_id, self.own.chain, key, shown))
+        connection = self.node.system.kernel.connect(self.node.nd("root"), PID_SYSTEM, wire.CHID_MEMBERS, Credentials(0, 0))
+        connection.submit((message,), 4096, lambda status, reply: statuses.append(status))
+        self.cluster.world.run(2.0)
+        return statuses[0]
+
+
+def test_an_issuer_gets_no_second_issuing_key_and_none_of_others() -> None:
+    cluster = Cluster(23, "a")
+    thief = Thief(cluster)
+    root = cluster.member("root")
+    assert thief.ask(thief.power.private) == 0, "its own, which the root's machine certified and remembers"
+    for number in range(1, 4):
+        assert thief.ask(bytes((number,)) * 32) == -errno.EACCES, "another beside the one that counts"
+    (victim,) = cluster.stores["root"].kept.powers
+    for private, public in ((bytes(32), victim.issuer.key), (victim.private, b""), (cluster.world.authority.root_private, b"")):
+        assert thief.ask(private, public=public) == -errno.EACCES, "not proven, or another's"
+    assert thief.ask(thief.power.private, bytes(64)) == -errno.EACCES
+    member = root.standing.register.get("issuer")
+    assert member is not None
+    assert member.issuer_ids(root.standing.trust) == [thief.power.issuer.key_id]
+    root.revoke("issuer")
+    assert root.office.may_issue
+    assert root.standing.trust.revoked_issuer(thief.power.issuer) is not None
+
+
+def test_a_revocation_ends_every_issuing_power_that_was_seen() -> None:
+    """Also those of before this node had its key, and of before the machine had its name."""
+    cluster = Cluster(24, "a")
+    root, wall = cluster.member("root"), cluster.world.dispatch.wall()
+    more = [
+        IssuingPower(
+            certify_issuer(
+                cluster.world.authority, "issuer", Ed25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw(), wall
+            ),
+            private,
+        )
+        for private in (b"1" * 32, b"2" * 32)
+    ]
+    for number, power in enumerate(more):
+        cluster.stores[f"guest{number}"] = enrolled(cluster.world.authority, f"guest{number}", wall, cluster.random.randbytes, by=power)
+        cluster.start(f"guest{number}")
+    cluster.until(cluster.world.settled)
+    root.revoke("issuer")
+    cluster.until(lambda: not any("issuer" in pair for pair in cluster.links()), 2.0)
+    cluster.world.run(5.0)
+    for power in more:
+        ghost = issue_certificate(power, "ghost", cluster.shown("a").static_key, [], wall)
+        for name in ("root", "a", "guest0"):
+            assert not cluster.member(name).standing.trust.accepts(ghost)
+    assert ("a", "guest1") in cluster.links()
+
+
+def test_an_issuer_whose_answer_was_lost_asks_with_the_same_key() -> None:
+    cluster = Cluster(25)
+    wall = cluster.world.dispatch.wall()
+    bare = enrolled(cluster.world.authority, "second", wall, cluster.random.randbytes, roles=["issuer"])
+    cluster.stores["second"] = MemoryStore(attrs.evolve(bare.kept, powers=()))
+    root = cluster.member("root")
+    own = bare.kept.identity.certificate
+    private = issuing_key(bare.kept.identity.static_private)
+    key = Ed25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw()
+    root.office.renew("second", own.static_key, wire.Renew(own.root_id, own.chain, key, prove(private, own, own.root_id)), wall)
+    cluster.start("second")
+    cluster.until(lambda: cluster.member("second").office.may_issue, 30.0)
 
 
 def test_a_member_that_tells_nonsense_in_a_loop_is_not_heard_for_a_while() -> None:
