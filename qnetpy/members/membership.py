@@ -41,6 +41,9 @@ SWITCH_PAUSE = 10.0
 """Seconds for which a certificate is shown before its root may turn out to be unknown. More than a handshake takes."""
 
 
+SYNC_EVERY = 1.0
+SYNC_BURST = 16
+"""SYNCs of one node: so many at once, then one in so many seconds. An honest one sends one for each link and each certificate."""
 PATIENCE = 64
 PATIENCE_SECONDS = 60.0
 PATIENCE_NODES = 256
@@ -77,6 +80,8 @@ class Membership:
         self._links: Links | None = None
         self._connections: dict[str, Connection] = {}
         self._renewed: dict[str, float] = {}
+        self._syncs: dict[str, float] = {}
+        """Until when a node's SYNCs are used up, one after the other."""
         self._patience: dict[str, tuple[float, int]] = {}
         """Of nodes that told us what we do not believe: since when, and how often."""
         self._keeper = Keeper(dispatch, self.standing.kept, store, self.counters)
@@ -268,11 +273,25 @@ class Membership:
             if not message.answered:
                 message.error(errno.EINVAL)
 
+    def _may_sync(self, node: str) -> bool:
+        now = self._dispatch.now()
+        until = max(self._syncs.get(node, now), now)
+        if until > now + SYNC_BURST * SYNC_EVERY:
+            return False
+        if len(self._syncs) >= PATIENCE_NODES:
+            self._syncs = {name: when for name, when in self._syncs.items() if when > now}
+        self._syncs[node] = until + SYNC_EVERY
+        return True
+
     def _answer_sync(self, message: Message, node: str, shown: Certificate, sync: wire.Sync) -> None:
+        if not self._may_sync(node):
+            self.counters["syncs_too_often"] += 1
+            message.error(errno.EAGAIN)
+            return
         trust = self.standing.trust
         digest = trust.digest()
         message.reply(0, wire.pack_known(wire.Known(digest, () if sync.digest == digest else tuple(trust.ids()))))
-        if self._keeps_register and self.standing.register.note(shown, sync.ready):
+        if self._keeps_register and self.standing.register.note(shown, {root.key_id for root in trust.roots} & {*sync.ready}):
             self._keeper.save()
             self._renewer.look_at(self._dispatch.now() + RETIRE_CHECK)
 

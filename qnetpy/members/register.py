@@ -30,7 +30,7 @@ class Member:
     signer_id: bytes
     """Key id of the issuer or root that signed it."""
     ready: frozenset[bytes] = frozenset()
-    """Key ids of roots under which it has a certificate."""
+    """Key ids of roots under which it has a certificate. Only of roots that are trusted: `Register.keep_roots`."""
     issuing: frozenset[tuple[bytes, bytes]] = frozenset()
     """Every issuing power that a node of that name had, whatever its own key was: key id, and key id of the root that certified it."""
 
@@ -91,6 +91,14 @@ class Register:
             return False
         self._members[issuer.node] = attrs.evolve(member, issuing=member.issuing | _powers([issuer]))
         return True
+
+    def keep_roots(self, roots: Iterable[bytes]) -> None:
+        """Forget what hangs on any other root."""
+        ids = frozenset(roots)
+        for member in self:
+            issuing = frozenset(pair for pair in member.issuing if pair[1] in ids)
+            if not member.ready <= ids or issuing != member.issuing:
+                self._members[member.name] = attrs.evolve(member, ready=member.ready & ids, issuing=issuing)
 
     def issues_with(self, key_id: bytes) -> str:
         """The node that has or had that issuing power; empty when none is known."""

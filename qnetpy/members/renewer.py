@@ -60,6 +60,7 @@ class Renewer:
         self._asking = False
         self._warned = math.inf
         self._timer: Timer | None = None
+        self._timer_at = math.inf
         self._closed = False
 
     def close(self) -> None:
@@ -72,10 +73,12 @@ class Renewer:
         self.look_at(self._dispatch.now() + self._chance() * SPREAD)
 
     def look_at(self, when: float) -> None:
-        if self._closed:
+        """Look then, or earlier: nobody else's news puts off a look that is due."""
+        if self._closed or (self._timer is not None and self._timer_at <= when):
             return
         if self._timer is not None:
             self._timer.cancel()
+        self._timer_at = when
         self._timer = self._dispatch.call_at(when, self._look)
 
     def _look(self) -> None:

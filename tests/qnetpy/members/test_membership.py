@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import random
 from collections.abc import Callable
 
@@ -15,7 +16,7 @@ from qnetpy.identity.certificate import Certificate, parse_chain, verify
 from qnetpy.identity.trust import Kind, Revoked, make_statement
 from qnetpy.link.session import RekeyPolicy
 from qnetpy.members import wire
-from qnetpy.members.membership import Membership
+from qnetpy.members.membership import SYNC_BURST, Membership
 from qnetpy.members.office import OfficeError
 from qnetpy.members.possession import issuing_key, prove
 from qnetpy.parameters import QnetSettings
@@ -276,6 +277,50 @@ def test_a_user_of_a_node_is_not_its_daemon() -> None:
     assert statuses == [-errno.EPERM] * 9
     assert cluster.member("root").standing.trust.statements == []
     assert wire.CHID_MEMBERS in CHIDS_DAEMONS
+
+
+def test_syncs_neither_fill_the_register_nor_put_off_what_is_due() -> None:
+    cluster = Cluster(26, "a", "b", validity=300.0)
+    root, a = cluster.member("root"), cluster.world.nodes["a"]
+    connection = a.system.kernel.connect(a.nd("root"), PID_SYSTEM, wire.CHID_MEMBERS, Credentials(0, 0))
+    statuses: list[int] = []
+
+    def lie() -> None:
+        ids = tuple(cluster.random.randbytes(20) for _ in range(8))
+        connection.submit((wire.pack_sync(wire.Sync(bytes(32), ids)),), 4096, lambda status, reply: statuses.append(status))
+
+    for _ in range(60):
+        lie()
+    cluster.world.run(0.5)
+    assert 0 < statuses.count(0) <= SYNC_BURST + 2
+    assert statuses.count(-errno.EAGAIN) == root.counters["syncs_too_often"] >= 40
+    before = cluster.shown("root")
+    for _ in range(280):
+        lie()
+        cluster.world.run(1.0)
+    member = root.standing.register.get("a")
+    assert member is not None
+    assert member.ready == {cluster.world.authority.root.key_id}
+    assert cluster.shown("root").not_after > before.not_after, "renewed all the same"
+
+
+@pytest.mark.parametrize("news", [0.5, 1.5])
+def test_a_look_that_is_due_is_not_put_off(news: float) -> None:
+    """By what others say, such as that they have a certificate under another root."""
+    cluster = Cluster(27, "a")
+    renewer, looks = cluster.member("root")._renewer, list[float]()
+
+    def looked(wall: float) -> float:
+        looks.append(cluster.world.now)
+        return math.inf
+
+    renewer._looked = looked
+    due = cluster.world.now + 1.0
+    renewer.look_at(due)
+    for _ in range(4):
+        renewer.look_at(cluster.world.now + news)
+        cluster.world.run(0.3)
+    assert looks[0] == pytest.approx(min(due, due - 1.0 + news), abs=0.01)
 
 
 class Thief:

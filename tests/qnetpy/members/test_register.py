@@ -97,6 +97,19 @@ def test_every_issuing_power_of_a_name_is_remembered(authority: Authority) -> No
     assert member.issuer_ids(trust) == [two.issuer.key_id]
 
 
+def test_what_hangs_on_a_root_that_is_gone_is_forgotten(authority: Authority) -> None:
+    store = enrolled(authority, "i", NOW, random.Random(8).randbytes, roles=["issuer"])
+    register = Register()
+    register.note(store.kept.identity.certificate, [b"r" * 20], [store.kept.powers[0].issuer])
+    register.keep_roots([authority.root.key_id])
+    (member,) = register
+    assert member.ready == {authority.root.key_id}
+    assert len(member.issuing) == 1
+    register.keep_roots([b"r" * 20])
+    (member,) = register
+    assert (member.ready, member.issuing) == (frozenset(), frozenset())
+
+
 def test_it_does_not_grow_without_end(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("qnetpy.members.register.MEMBERS_MAX", 3)
     register = Register()

@@ -61,6 +61,18 @@ def test_broken_files_are_named(tmp_path: Path) -> None:
     KeyFiles(tmp_path).load()
 
 
+def test_a_register_that_is_too_long_does_not_stop_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    everything = kept()
+    KeyFiles(tmp_path).save(everything)
+    monkeypatch.setattr("qnetpy.members.store.REGISTER_FILE_MAX", len(everything.register) - 1)
+    assert KeyFiles(tmp_path).load() == attrs.evolve(everything, register=b"")
+    assert "begins anew" in caplog.text
+    assert (tmp_path / "members.json.old").read_bytes() == everything.register
+    assert KeyFiles(tmp_path).load().register == b""
+
+
 def test_statements_as_text() -> None:
     statements = list(kept().statements)
     text = pack_statements(statements)
