@@ -58,6 +58,11 @@ class Credentials:
     groups: tuple[int, ...] = ()
     pid: int = 0
 
+    @property
+    def of_daemon(self) -> bool:
+        """It is a daemon that speaks for its node, and no user of the node. A process always has a pid: the socket tells it."""
+        return self.uid == 0 and self.pid == 0
+
 
 @attrs.frozen
 class ClientInfo:

@@ -14,6 +14,7 @@ from resmgr.carrier import Link
 from resmgr.channel import (
     FIRST_PART_DEFAULT,
     ND_LOCAL,
+    PID_SYSTEM,
     PRIORITY_DEFAULT,
     PRIORITY_MAX,
     Channel,
@@ -27,7 +28,7 @@ from resmgr.channel import (
 )
 from resmgr.dispatch import Buffer
 from resmgr.errors import BadMessage
-from resmgr.ids import PULSE_CODE_MAX
+from resmgr.ids import CHIDS_DAEMONS, PULSE_CODE_MAX
 from resmgr.sending import Outlet
 
 PENDING_MAX = 4096
@@ -205,6 +206,8 @@ class ServingSide:
         nd = Nd(block.nd)
         if nd != ND_LOCAL and not self._routes:
             return errno.EHOSTUNREACH
+        if nd != ND_LOCAL and block.pid == PID_SYSTEM and block.chid in CHIDS_DAEMONS:
+            return errno.EPERM  # there our node's daemon is heard, and a process of it is not the daemon
         info = self._client(block)
         channel = self._kernel.find_channel(block.pid, block.chid) if nd == ND_LOCAL else None
         if channel is not None and info.nd != ND_LOCAL and not channel.remote:

@@ -184,6 +184,10 @@ class Trust:
         """The statement by which *issuer* issues no more."""
         return self._issuers.get(issuer.key_id)
 
+    def issuer_revoked(self, key_id: bytes) -> bool:
+        """Whether a root revoked the issuing power with that key."""
+        return key_id in self._issuers
+
     def accepts(self, certificate: Certificate) -> bool:
         return self.revoked(certificate) is None
 

@@ -42,6 +42,9 @@ SWITCH_PAUSE = 10.0
 """Seconds for which a certificate is shown before its root may turn out to be unknown. More than a handshake takes."""
 
 
+SYNC_EVERY = 1.0
+SYNC_BURST = 16
+"""SYNCs of one node: so many at once, then one in so many seconds. An honest one sends one for each link and each certificate."""
 PATIENCE = 64
 PATIENCE_SECONDS = 60.0
 PATIENCE_NODES = 256
@@ -78,6 +81,8 @@ class Membership:
         self._links: Links | None = None
         self._connections: dict[str, Connection] = {}
         self._renewed: dict[str, float] = {}
+        self._syncs: dict[str, float] = {}
+        """Until when a node's SYNCs are used up, one after the other."""
         self._patience: dict[str, tuple[float, int]] = {}
         """Of nodes that told us what we do not believe: since when, and how often."""
         self._keeper = Keeper(dispatch, self.standing.kept, store, self.counters)
@@ -151,9 +156,8 @@ class Membership:
 
     def _note_self(self) -> None:
         if self._keeps_register:
-            power = self.standing.any_power()
-            issuer_id = b"" if power is None else power.issuer.key_id
-            if self.standing.register.note(self.standing.identity.certificate, self.standing.ready(), issuer_id):
+            powers = [power.issuer for power in self.standing.powers]
+            if self.standing.register.note(self.standing.identity.certificate, self.standing.ready(), powers):
                 self._keeper.save()
 
     # Knowing the same
@@ -228,8 +232,8 @@ class Membership:
     # Answers
 
     def _handle(self, message: Message) -> None:
-        """The channel's handler: nodes of the cluster, and this node itself."""
-        if message.info.nd == ND_LOCAL or self._links is None:
+        """The channel's handler: daemons of other nodes, and nobody else."""
+        if message.info.nd == ND_LOCAL or not message.info.credentials.of_daemon or self._links is None:
             message.error(errno.EPERM)
             return
         if message.msglen > wire.REQUEST_MAX:
@@ -261,6 +265,7 @@ class Membership:
                 case wire.Op.RENEW:
                     self._answer_renew(message, node, shown, wire.parse_renew(data))
                 case wire.Op.LEAVE:
+                    wire.parse_leave(data)
                     self._answer_leave(message, node, shown)
                 case _:
                     message.error(errno.ENOSYS)
@@ -269,11 +274,25 @@ class Membership:
             if not message.answered:
                 message.error(errno.EINVAL)
 
+    def _may_sync(self, node: str) -> bool:
+        now = self._dispatch.now()
+        until = max(self._syncs.get(node, now), now)
+        if until > now + SYNC_BURST * SYNC_EVERY:
+            return False
+        if len(self._syncs) >= PATIENCE_NODES:
+            self._syncs = {name: when for name, when in self._syncs.items() if when > now}
+        self._syncs[node] = until + SYNC_EVERY
+        return True
+
     def _answer_sync(self, message: Message, node: str, shown: Certificate, sync: wire.Sync) -> None:
+        if not self._may_sync(node):
+            self.counters["syncs_too_often"] += 1
+            message.error(errno.EAGAIN)
+            return
         trust = self.standing.trust
         digest = trust.digest()
         message.reply(0, wire.pack_known(wire.Known(digest, () if sync.digest == digest else tuple(trust.ids()))))
-        if self._keeps_register and self.standing.register.note(shown, sync.ready):
+        if self._keeps_register and self.standing.register.note(shown, {root.key_id for root in trust.roots} & {*sync.ready}):
             self._keeper.save()
             self._renewer.look_at(self._dispatch.now() + RETIRE_CHECK)
 
@@ -315,7 +334,7 @@ class Membership:
 
     def _answer_leave(self, message: Message, node: str, shown: Certificate) -> None:
         try:
-            statement = self.office.revoke(node, shown, self._dispatch.wall())
+            statements = self.office.revoke(node, shown, self._dispatch.wall())
         except OfficeError as error:
             message.error(error.errno)
             return
@@ -323,13 +342,13 @@ class Membership:
         log.info("node %s leaves the cluster", node)
         self.standing.register.forget(node)
         # Its answer first: believing ends the link.
-        self._dispatch.call_soon(lambda: self._believe_later(statement))
+        self._dispatch.call_soon(lambda: self._believe_later(statements))
 
-    def _believe_later(self, statement: Statement) -> None:
-        self._dispatch.call_at(self._dispatch.now() + 0.1, lambda: None if self._closed else self._believed(statement))
+    def _believe_later(self, statements: list[Statement]) -> None:
+        self._dispatch.call_at(self._dispatch.now() + 0.1, lambda: None if self._closed else self._believed(statements))
 
-    def _believed(self, statement: Statement) -> None:
-        self.believe([statement.data])
+    def _believed(self, statements: list[Statement]) -> None:
+        self.believe([statement.data for statement in statements])
 
     # Renewal, two roots
 
@@ -366,11 +385,11 @@ class Membership:
     # What people ask for
 
     def revoke(self, name: str) -> Statement:
-        """End a node. OfficeError."""
+        """End a node, and every issuing power that it has. The first of the statements by which that is done. OfficeError."""
         assert self._links is not None
-        statement = self.office.revoke(name, self._links.members_up().get(name), self._dispatch.wall())
-        self.believe([statement.data])
-        return statement
+        statements = self.office.revoke(name, self._links.members_up().get(name), self._dispatch.wall())
+        self.believe([statement.data for statement in statements])
+        return statements[0]
 
     def rotate(self) -> Statement:
         """Begin to use another root. OfficeError. Blocks on the disk: first it is stored that it is trusted, then its key takes its

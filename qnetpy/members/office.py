@@ -15,6 +15,7 @@ from qnetpy.identity.authority import NODE_VALIDITY, Authority, IssuingPower, ce
 from qnetpy.identity.certificate import ROLE_ISSUER, Certificate, CertificateError, parse_chain
 from qnetpy.identity.files import StoreError
 from qnetpy.identity.trust import KEPT_MAX, Kind, Revoked, Statement, make_statement
+from qnetpy.members.possession import key_id, proves
 from qnetpy.members.register import Member
 from qnetpy.members.renewal import life
 from qnetpy.members.standing import Standing, problem
@@ -88,12 +89,31 @@ class Office:
         if wanted.issuer_key != NO_KEY:
             if ROLE_ISSUER not in shown.roles or not isinstance(power, Authority):
                 raise OfficeError(errno.EACCES, f"node {shown.name} has not the role {ROLE_ISSUER}")
+            self._check_issuing_key(shown, wanted)
             try:
                 issuer = certify_issuer(power, shown.name, wanted.issuer_key, wall, random=self._random)
             except (Misuse, ValueError) as error:
                 raise OfficeError(errno.EINVAL, str(error)) from error
-        standing.register.note(certificate, (shown.root_id,), b"" if issuer is None else issuer.key_id)
+        standing.register.note(certificate, (shown.root_id,), () if issuer is None else (issuer,))
         return Renewed(certificate.chain, b"" if issuer is None else issuer.der)
+
+    def _check_issuing_key(self, shown: Certificate, wanted: Renew) -> None:
+        """One issuing key for one node, which has it: whoever revokes the node revokes all that it can sign, and nothing of others."""
+        standing, key = self._standing, wanted.issuer_key
+        if not proves(wanted.proof, key, shown, wanted.root_id):
+            raise OfficeError(errno.EACCES, f"node {shown.name} has not proven to have the key that it wants to issue with")
+        own = key_id(key)
+        owner = standing.register.issues_with(own)
+        if owner not in ("", shown.name) or own in {root.key_id for root in standing.trust.roots}:
+            raise OfficeError(errno.EACCES, f"node {shown.name} wants to issue with the key of {owner or 'a root'}")
+        if standing.trust.issuer_revoked(own):
+            raise OfficeError(errno.EACCES, f"node {shown.name} wants to issue with a key that was revoked")
+        member = standing.register.get(shown.name)
+        others = [] if member is None else [one for one in member.issuer_ids(standing.trust) if one != own]
+        if others and shown.name != standing.name:
+            raise OfficeError(
+                errno.EACCES, f"node {shown.name} issues with another key already; try: qnet revoke {shown.name}, and let it join again"
+            )
 
     def _issue(
         self, power: Authority | IssuingPower, name: str, static_key: bytes, roles: frozenset[str], validity: float, wall: float
@@ -126,9 +146,9 @@ class Office:
 
     # Revocation
 
-    def revoke(self, name: str, met: Certificate | None, wall: float) -> Statement:
-        """The statement that ends node *name*; *met* is its certificate if it is up. What it enrolled, if it was an issuer, goes on to
-        count."""
+    def revoke(self, name: str, met: Certificate | None, wall: float) -> list[Statement]:
+        """The statements that end node *name*; *met* is its certificate if it is up. One for each issuing power that it had or has: what it
+        enrolled with them goes on to count, and what it enrols from now on does not."""
         standing = self._standing
         if name == standing.name:
             raise OfficeError(errno.EINVAL, "a node does not revoke itself; try: qnet leave")
@@ -150,10 +170,14 @@ class Office:
         if power is None:
             what = f"node {name} is an issuer" if ROLE_ISSUER in roles else f"the root signed the certificate of node {name}"
             raise OfficeError(errno.EPERM, f"{what}: that takes the root key; run it where the root key is")
-        issuer_id = member.issuer_id if member is not None and member.static_key == key else b""
-        kept = self._kept(issuer_id, key) if issuer_id else frozenset[bytes]()
+        issuer_ids = [] if member is None else member.issuer_ids(standing.trust)
+        if issuer_ids and not isinstance(power, Authority):
+            power = self._root_key()
         try:
-            return make_statement(power, Kind.REVOKE, Revoked(name, key, issuer_id, kept), wall)
+            return [
+                make_statement(power, Kind.REVOKE, Revoked(name, key, one, self._kept(one, key) if one else frozenset()), wall)
+                for one in issuer_ids or [b""]
+            ]
         except Misuse as error:
             raise OfficeError(errno.EPERM, str(error)) from error
 

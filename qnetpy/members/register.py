@@ -11,11 +11,11 @@ from collections.abc import Iterable, Iterator
 
 import attrs
 
-from qnetpy.identity.certificate import Certificate
+from qnetpy.identity.certificate import Certificate, Issuer
 from qnetpy.identity.trust import Trust, serial_id
 
 MEMBERS_MAX = 65535
-"""Nodes remembered, as many as a node table has; the one whose certificate ends first is forgotten."""
+"""Nodes remembered, as many as a node table has; the one whose certificate ends first is forgotten, issuers last."""
 
 
 @attrs.frozen
@@ -30,9 +30,14 @@ class Member:
     signer_id: bytes
     """Key id of the issuer or root that signed it."""
     ready: frozenset[bytes] = frozenset()
-    """Key ids of roots under which it has a certificate."""
-    issuer_id: bytes = b""
-    """Key id of its own issuing power, when it was certified here."""
+    """Key ids of roots under which it has a certificate. Only of roots that are trusted: `Register.keep_roots`."""
+    issuing: frozenset[tuple[bytes, bytes]] = frozenset()
+    """Every issuing power that a node of that name had, whatever its own key was: key id, and key id of the root that certified it."""
+
+    def issuer_ids(self, trust: Trust) -> list[bytes]:
+        """Key ids of those of its issuing powers that count: under a root that is trusted, and not revoked."""
+        roots = {root.key_id for root in trust.roots}
+        return sorted({key_id for key_id, root_id in self.issuing if root_id in roots and not trust.issuer_revoked(key_id)})
 
 
 class Register:
@@ -50,15 +55,15 @@ class Register:
     def get(self, name: str) -> Member | None:
         return self._members.get(name)
 
-    def note(self, certificate: Certificate, ready: Iterable[bytes] = (), issuer_id: bytes = b"") -> bool:
-        """A certificate was issued, or its node was met. *ready* and *issuer_id* add to what is known. Whether anything is new."""
+    def note(self, certificate: Certificate, ready: Iterable[bytes] = (), issuers: Iterable[Issuer] = ()) -> bool:
+        """A certificate was issued, or its node was met. *ready* and *issuers* add to what is known. Whether anything is new."""
         before = self._members.get(certificate.name)
         same = before is not None and before.static_key == certificate.static_key
         roots = frozenset((*ready, certificate.root_id)) | (before.ready if before is not None and same else frozenset())
-        own = issuer_id or (before.issuer_id if before is not None and same else b"")
+        own = _powers(issuers) | (before.issuing if before is not None else frozenset())
         if before is not None and same and before.not_after > certificate.not_after:
             # A link shows the certificate of its last handshake, which may not be the latest.
-            after = attrs.evolve(before, ready=roots, issuer_id=own)
+            after = attrs.evolve(before, ready=roots, issuing=own)
         else:
             after = Member(
                 certificate.name,
@@ -75,17 +80,29 @@ class Register:
             return learned
         self._members[certificate.name] = after
         if len(self._members) > MEMBERS_MAX:
-            self.forget(min(self, key=lambda member: member.not_after).name)
+            self.forget(min(self, key=lambda member: (bool(member.issuing), member.not_after)).name)
         return True
 
     def _note_issuer(self, certificate: Certificate) -> bool:
         """Which issuing power a node has shows in what it signed: whoever revokes it must know."""
         issuer = certificate.issuer
         member = None if issuer is None else self._members.get(issuer.node)
-        if issuer is None or member is None or member.issuer_id:
+        if issuer is None or member is None or _powers([issuer]) <= member.issuing:
             return False
-        self._members[issuer.node] = attrs.evolve(member, issuer_id=issuer.key_id)
+        self._members[issuer.node] = attrs.evolve(member, issuing=member.issuing | _powers([issuer]))
         return True
+
+    def keep_roots(self, roots: Iterable[bytes]) -> None:
+        """Forget what hangs on any other root."""
+        ids = frozenset(roots)
+        for member in self:
+            issuing = frozenset(pair for pair in member.issuing if pair[1] in ids)
+            if not member.ready <= ids or issuing != member.issuing:
+                self._members[member.name] = attrs.evolve(member, ready=member.ready & ids, issuing=issuing)
+
+    def issues_with(self, key_id: bytes) -> str:
+        """The node that has or had that issuing power; empty when none is known."""
+        return next((member.name for member in self if any(key_id == own for own, _ in member.issuing)), "")
 
     def forget(self, name: str) -> bool:
         return self._members.pop(name, None) is not None
@@ -107,6 +124,10 @@ def revoked(member: Member, trust: Trust) -> bool:
     return trust.key_revoked(member.static_key)
 
 
+def _powers(issuers: Iterable[Issuer]) -> frozenset[tuple[bytes, bytes]]:
+    return frozenset((issuer.key_id, issuer.root_id) for issuer in issuers)
+
+
 def pack_register(register: Register) -> bytes:
     """As JSON, for the file."""
     rows = [
@@ -118,7 +139,7 @@ def pack_register(register: Register) -> bytes:
             "serial": member.serial.hex(),
             "signer": member.signer_id.hex(),
             "ready": sorted(root.hex() for root in member.ready),
-            "issuer": member.issuer_id.hex(),
+            "issuing": sorted([key_id.hex(), root_id.hex()] for key_id, root_id in member.issuing),
         }
         for member in register
     ]
@@ -137,7 +158,7 @@ def parse_register(data: bytes) -> Register:
                 bytes.fromhex(row["serial"]),
                 bytes.fromhex(row["signer"]),
                 frozenset(bytes.fromhex(root) for root in row["ready"]),
-                bytes.fromhex(row["issuer"]),
+                frozenset((bytes.fromhex(key_id), bytes.fromhex(root_id)) for key_id, root_id in row["issuing"]),
             )
             for row in json.loads(data)
         )

@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from qnetpy.identity.certificate import ROLE_ISSUER, Certificate, CertificateError, date, parse_chain, parse_issuer
 from qnetpy.members import renewal, wire
 from qnetpy.members.office import Office, OfficeError
+from qnetpy.members.possession import issuing_key, prove
 from qnetpy.members.standing import Standing
 from resmgr.dispatch import Buffer, Dispatch, Timer
 from resmgr.errors import BadMessage, Misuse
@@ -59,6 +60,7 @@ class Renewer:
         self._asking = False
         self._warned = math.inf
         self._timer: Timer | None = None
+        self._timer_at = math.inf
         self._closed = False
 
     def close(self) -> None:
@@ -71,10 +73,12 @@ class Renewer:
         self.look_at(self._dispatch.now() + self._chance() * SPREAD)
 
     def look_at(self, when: float) -> None:
-        if self._closed:
+        """Look then, or earlier: nobody else's news puts off a look that is due."""
+        if self._closed or (self._timer is not None and self._timer_at <= when):
             return
         if self._timer is not None:
             self._timer.cancel()
+        self._timer_at = when
         self._timer = self._dispatch.call_at(when, self._look)
 
     def _look(self) -> None:
@@ -90,12 +94,13 @@ class Renewer:
             self.look_at(self._dispatch.now() + pause * (0.75 + self._chance() / 2))
 
     def _renew(self, want: renewal.Want, wall: float) -> None:
-        private = self._standing.powers[0].private if self._standing.powers else b""
-        if want.issuing and not private:
-            private = self._random(32)
+        standing = self._standing
+        own = standing.identity.certificate
+        mine = next((power.private for power in standing.powers if not standing.trust.issuer_revoked(power.issuer.key_id)), b"")
+        private = mine or issuing_key(standing.identity.static_private)
         public = Ed25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw() if want.issuing else wire.NO_KEY
-        own = self._standing.identity.certificate
-        request = wire.Renew(want.root_id, own.chain, public)
+        proof = prove(private, own, want.root_id) if want.issuing else wire.NO_PROOF
+        request = wire.Renew(want.root_id, own.chain, public, proof)
         try:
             renewed = self._office.renew(own.name, own.static_key, request, wall)
         except OfficeError:

@@ -28,6 +28,7 @@ class Standing:
         self.powers: tuple[IssuingPower, ...] = kept.powers
         self.trust = Trust(kept.identity.cluster, kept.identity.roots, kept.statements)
         self.register: Register = parse_register(kept.register) if kept.register else Register()
+        self.register.keep_roots(root.key_id for root in self.trust.roots)
 
     @property
     def name(self) -> str:
@@ -118,6 +119,7 @@ class Standing:
         self.identity = attrs.evolve(self.identity, certificate=good[0], roots=self.trust.roots)
         self.next = good[1] if len(good) > 1 else None
         self.powers = tuple(power for power in self.powers if power.issuer.root_id in trusted)
+        self.register.keep_roots(trusted)
 
 
 def problem(certificate: Certificate, standing: Standing, wall: float) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import errno
+import logging
 import os
 import threading
 from collections.abc import Iterable
@@ -35,6 +36,7 @@ from qnetpy.identity.trust import ROOT_STATEMENTS_MAX, STATEMENT_MAX, Statement,
 from qnetpy.members.register import parse_register
 from resmgr.errors import BadMessage
 
+log = logging.getLogger(__name__)
 NEXT = "next.crt"
 STATEMENTS = "statements.pem"
 REGISTER = "members.json"
@@ -105,9 +107,9 @@ class KeyFiles:
                 raise StoreError(errno.EINVAL, f"{folder / STATEMENTS}: {error}") from error
         register = b""
         if os.path.lexists(folder / REGISTER):
-            register = files.read(folder / REGISTER, private=False, limit=REGISTER_FILE_MAX)
+            register = _read_register(folder / REGISTER)
             try:
-                parse_register(register)
+                parse_register(register or b"[]")
             except ValueError as error:
                 raise StoreError(errno.EINVAL, f"{folder / REGISTER}: {error}; without that file it begins anew") from error
         self._written = Kept(identity, following, tuple(load_powers(folder)), tuple(statements), register)
@@ -146,6 +148,22 @@ class KeyFiles:
 
     def erase(self) -> None:
         erase_identity(self._directory)
+
+
+def _read_register(path: Path) -> bytes:
+    """Empty when it is too long: the node starts, and the register begins anew. That file is put aside."""
+    try:
+        return files.read(path, private=False, limit=REGISTER_FILE_MAX)
+    except StoreError as error:
+        if error.errno != errno.EFBIG:
+            raise
+    aside = path.with_name(f"{path.name}.old")
+    try:
+        os.replace(path, aside)
+    except OSError as error:
+        raise StoreError(error.errno or errno.EIO, f"{path}: {error.strerror}") from error
+    log.error("%s is longer than %d bytes: it begins anew, and is kept as %s", path, REGISTER_FILE_MAX, aside)
+    return b""
 
 
 def erase_identity(directory: Path) -> None:

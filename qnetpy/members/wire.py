@@ -14,12 +14,14 @@ import attrs
 
 from qnetpy.identity.certificate import CERTIFICATE_MAX
 from qnetpy.identity.trust import ID_SIZE, KEY_ID_SIZE, ROOT_STATEMENTS_MAX, ROOTS_MAX, STATEMENT_MAX
+from qnetpy.members.possession import PROOF_SIZE
 from resmgr.errors import BadMessage
 
 REQUEST_MAX = 65536
 REPLY_MAX = 32 + ID_SIZE * ROOT_STATEMENTS_MAX
 DIGEST_SIZE = 32
 NO_KEY = bytes(32)
+NO_PROOF = bytes(PROOF_SIZE)
 
 
 class Op(enum.IntEnum):
@@ -55,6 +57,8 @@ class Renew:
     """The sender's certificate of now, with its issuer's: the link may have shown an older one."""
     issuer_key: bytes = NO_KEY
     """Ed25519 public key that the sender wants to issue with; zeros: none."""
+    proof: bytes = NO_PROOF
+    """That the sender has that key (`qnetpy.members.possession`)."""
 
 
 @attrs.frozen
@@ -110,17 +114,18 @@ def parse_tell(data: bytes) -> list[bytes]:
 
 
 def pack_renew(renew: Renew) -> bytes:
-    return bytes((Op.RENEW,)) + renew.root_id + renew.issuer_key + _long(renew.chain)
+    return bytes((Op.RENEW,)) + renew.root_id + renew.issuer_key + renew.proof + _long(renew.chain)
 
 
 def parse_renew(data: bytes) -> Renew:
-    fixed = 1 + KEY_ID_SIZE + 32
+    key = 1 + KEY_ID_SIZE
+    fixed = key + 32 + PROOF_SIZE
     if len(data) < fixed or data[0] != Op.RENEW:
         raise BadMessage("renew: length")
     chain, place = _take(data, fixed, CERTIFICATE_MAX)
     if place != len(data):
         raise BadMessage("renew: length")
-    return Renew(data[1 : 1 + KEY_ID_SIZE], chain, data[1 + KEY_ID_SIZE : fixed])
+    return Renew(data[1:key], chain, data[key : key + 32], data[key + 32 : fixed])
 
 
 def pack_renewed(renewed: Renewed) -> bytes:
@@ -137,6 +142,11 @@ def parse_renewed(data: bytes) -> Renewed:
 
 def pack_leave() -> bytes:
     return bytes((Op.LEAVE,))
+
+
+def parse_leave(data: bytes) -> None:
+    if data != pack_leave():
+        raise BadMessage("leave: length")
 
 
 def _cut(data: bytes, size: int) -> Iterator[bytes]:

@@ -259,7 +259,7 @@ class Reach:
     def _receive(self, message: Message) -> None:
         """The channel's handler."""
         teller = message.info.node
-        if message.info.nd == ND_LOCAL or teller not in self._peers:
+        if message.info.nd == ND_LOCAL or not message.info.credentials.of_daemon or teller not in self._peers:
             message.error(errno.EPERM)
             return
         if message.msglen > MESSAGE_MAX or message.msglen != len(message.data):

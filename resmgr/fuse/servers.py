@@ -34,7 +34,7 @@ class KernelResolver:
     def connection(self, target: Target, via: Connection | None, uid: int, gid: int) -> Connection:
         nd = ND_LOCAL if via is None else via.nd
         groups = () if self._groups is None else self._groups(uid, gid)
-        return self._kernel.connect(Nd(target.nd) if target.nd else nd, target.pid, target.chid, Credentials(uid, gid, groups))
+        return self._kernel.connect(Nd(target.nd) if target.nd else nd, target.pid, target.chid, Credentials(uid, gid, groups, PID_SYSTEM))
 
 
 class Servers:

@@ -28,6 +28,7 @@ from resmgr.channel import (
     Remote,
 )
 from resmgr.dispatch import Buffer
+from resmgr.ids import CHIDS_DAEMONS
 from resmgr.peer import Peer
 from resmgr.serving import Limits
 from resmgr.testing.memory import MemoryLink
@@ -446,6 +447,29 @@ def test_nodes_are_not_forwarded_to_nodes() -> None:
     block = wire.pack_block(wire.ConnectBlock(3, 1, 1, 0, 0, 0))
     peer.receive(wire.SEND_HEADER.pack(wire.SEND, wire.CONNECT, 10, 0, 1, 1, 0, 0) + block)
     assert wire.parse_reply(sent[0][1])[4] == -errno.EHOSTUNREACH
+
+
+def test_no_process_is_brought_to_where_daemons_speak_to_each_other() -> None:
+    world = World("node")
+    heard: list[bytes] = []
+
+    def server(message: Message) -> None:
+        heard.append(bytes(message.data))
+        message.reply(0)
+
+    numbers = (*CHIDS_DAEMONS, CHIDS_DAEMONS.stop)
+    for number in numbers:
+        world.server.channel(server, pid=PID_SYSTEM, chid=number)
+    link = world.link(world.client, Kernel(world.clock.node("process"), "a"))
+    sent: list[bytes] = []
+    link.left.send = lambda stream, parts, priority, route=0: sent.append(b"".join(parts))  # type: ignore[method-assign]  # a tap
+    world.peer(world.client, link.left, credentials=Credentials(0, 0, (), 4711), routes=True)
+    for place, number in enumerate(numbers):
+        block = wire.pack_block(wire.ConnectBlock(int(ND_B), PID_SYSTEM, number, 0, 0, 0))
+        world.peers[-1].receive(wire.SEND_HEADER.pack(wire.SEND, wire.CONNECT, 10, 0, place, place, 0, 1) + block + b"x")
+        world.run()
+    assert [wire.parse_reply(one)[4] for one in sent] == [-errno.EPERM] * len(CHIDS_DAEMONS) + [0]
+    assert heard == [b"x"]
 
 
 @pytest.mark.parametrize(

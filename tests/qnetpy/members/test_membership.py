@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import errno
+import math
 import random
 from collections.abc import Callable
 
 import attrs
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from qnetpy.channels import CHID_MEMBERS
-from qnetpy.identity.authority import NODE_VALIDITY, issue_certificate
+from qnetpy.identity.authority import NODE_VALIDITY, IssuingPower, certify_issuer, issue_certificate
 from qnetpy.identity.certificate import Certificate, parse_chain, verify
 from qnetpy.identity.trust import Kind, Revoked, make_statement
 from qnetpy.link.session import RekeyPolicy
 from qnetpy.members import wire
-from qnetpy.members.membership import Membership
+from qnetpy.members.membership import SYNC_BURST, Membership
 from qnetpy.members.office import OfficeError
+from qnetpy.members.possession import issuing_key, prove
 from qnetpy.parameters import QnetSettings
 from qnetpy.testing.members import MemoryStore, enrolled
 from qnetpy.testing.world import SimNode, World
 from resmgr.channel import PID_SYSTEM, Credentials
 from resmgr.dispatch import Buffer
+from resmgr.ids import CHIDS_DAEMONS
 
 FAST_REKEY = QnetSettings(rekey=RekeyPolicy(after=10.0))
 
@@ -257,6 +261,149 @@ def test_only_issuers_issue_and_not_in_a_loop() -> None:
     assert ask("a", "root", wire.pack_tells([broken])[0]) == 0
     assert cluster.member("root").counters["statements_refused"] == 1
     assert cluster.member("root").standing.trust.accepts(cluster.shown("b"))
+
+
+def test_a_user_of_a_node_is_not_its_daemon() -> None:
+    cluster = Cluster(22, "a")
+    a, (power,) = cluster.world.nodes["issuer"], cluster.stores["root"].kept.powers
+    chain, own = cluster.shown("issuer").chain, Ed25519PrivateKey.from_private_bytes(bytes(32)).public_key().public_bytes_raw()
+    lie = make_statement(power, Kind.REVOKE, Revoked("a", cluster.shown("a").static_key), 0.0)
+    statuses: list[int] = []
+    messages = (wire.pack_leave(), wire.pack_renew(wire.Renew(cluster.shown("a").root_id, chain, own)), *wire.pack_tells([lie.data]))
+    for who in (Credentials(1000, 1000, (), 77), Credentials(0, 0, (), 77), Credentials(1000, 1000)):
+        for message in messages:
+            connection = a.system.kernel.connect(a.nd("root"), PID_SYSTEM, wire.CHID_MEMBERS, who)
+            connection.submit((message,), 4096, lambda status, reply: statuses.append(status))
+            cluster.world.run(1.0)
+    assert statuses == [-errno.EPERM] * 9
+    assert cluster.member("root").standing.trust.statements == []
+    assert wire.CHID_MEMBERS in CHIDS_DAEMONS
+
+
+def test_syncs_neither_fill_the_register_nor_put_off_what_is_due() -> None:
+    cluster = Cluster(26, "a", "b", validity=300.0)
+    root, a = cluster.member("root"), cluster.world.nodes["a"]
+    connection = a.system.kernel.connect(a.nd("root"), PID_SYSTEM, wire.CHID_MEMBERS, Credentials(0, 0))
+    statuses: list[int] = []
+
+    def lie() -> None:
+        ids = tuple(cluster.random.randbytes(20) for _ in range(8))
+        connection.submit((wire.pack_sync(wire.Sync(bytes(32), ids)),), 4096, lambda status, reply: statuses.append(status))
+
+    for _ in range(60):
+        lie()
+    cluster.world.run(0.5)
+    assert 0 < statuses.count(0) <= SYNC_BURST + 2
+    assert statuses.count(-errno.EAGAIN) == root.counters["syncs_too_often"] >= 40
+    before = cluster.shown("root")
+    for _ in range(280):
+        lie()
+        cluster.world.run(1.0)
+    member = root.standing.register.get("a")
+    assert member is not None
+    assert member.ready == {cluster.world.authority.root.key_id}
+    assert cluster.shown("root").not_after > before.not_after, "renewed all the same"
+
+
+@pytest.mark.parametrize("news", [0.5, 1.5])
+def test_a_look_that_is_due_is_not_put_off(news: float) -> None:
+    """By what others say, such as that they have a certificate under another root."""
+    cluster = Cluster(27, "a")
+    renewer, looks = cluster.member("root")._renewer, list[float]()
+
+    def looked(wall: float) -> float:
+        looks.append(cluster.world.now)
+        return math.inf
+
+    renewer._looked = looked
+    due = cluster.world.now + 1.0
+    renewer.look_at(due)
+    for _ in range(4):
+        renewer.look_at(cluster.world.now + news)
+        cluster.world.run(0.3)
+    assert looks[0] == pytest.approx(min(due, due - 1.0 + news), abs=0.01)
+
+
+class Thief:
+    """Who has the files of the issuer node of a cluster, and asks the machine with the root key for more."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+        self.node = cluster.world.nodes["issuer"]
+        self.own = cluster.shown("issuer")
+        (self.power,) = cluster.stores["issuer"].kept.powers
+
+    def ask(self, private: bytes, proof: bytes | None = None, public: bytes = b"") -> int:
+        """The status of a RENEW with another key to issue with."""
+        statuses: list[int] = []
+        root_id = self.own.root_id
+        key = public or Ed25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw()
+        shown = prove(private, self.own, root_id) if proof is None else proof
+        message = wire.pack_renew(wire.Renew(root_id, self.own.chain, key, shown))
+        connection = self.node.system.kernel.connect(self.node.nd("root"), PID_SYSTEM, wire.CHID_MEMBERS, Credentials(0, 0))
+        connection.submit((message,), 4096, lambda status, reply: statuses.append(status))
+        self.cluster.world.run(2.0)
+        return statuses[0]
+
+
+def test_an_issuer_gets_no_second_issuing_key_and_none_of_others() -> None:
+    cluster = Cluster(23, "a")
+    thief = Thief(cluster)
+    root = cluster.member("root")
+    assert thief.ask(thief.power.private) == 0, "its own, which the root's machine certified and remembers"
+    for number in range(1, 4):
+        assert thief.ask(bytes((number,)) * 32) == -errno.EACCES, "another beside the one that counts"
+    (victim,) = cluster.stores["root"].kept.powers
+    for private, public in ((bytes(32), victim.issuer.key), (victim.private, b""), (cluster.world.authority.root_private, b"")):
+        assert thief.ask(private, public=public) == -errno.EACCES, "not proven, or another's"
+    assert thief.ask(thief.power.private, bytes(64)) == -errno.EACCES
+    member = root.standing.register.get("issuer")
+    assert member is not None
+    assert member.issuer_ids(root.standing.trust) == [thief.power.issuer.key_id]
+    root.revoke("issuer")
+    assert root.office.may_issue
+    assert root.standing.trust.revoked_issuer(thief.power.issuer) is not None
+
+
+def test_a_revocation_ends_every_issuing_power_that_was_seen() -> None:
+    """Also those of before this node had its key, and of before the machine had its name."""
+    cluster = Cluster(24, "a")
+    root, wall = cluster.member("root"), cluster.world.dispatch.wall()
+    more = [
+        IssuingPower(
+            certify_issuer(
+                cluster.world.authority, "issuer", Ed25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw(), wall
+            ),
+            private,
+        )
+        for private in (b"1" * 32, b"2" * 32)
+    ]
+    for number, power in enumerate(more):
+        cluster.stores[f"guest{number}"] = enrolled(cluster.world.authority, f"guest{number}", wall, cluster.random.randbytes, by=power)
+        cluster.start(f"guest{number}")
+    cluster.until(cluster.world.settled)
+    root.revoke("issuer")
+    cluster.until(lambda: not any("issuer" in pair for pair in cluster.links()), 2.0)
+    cluster.world.run(5.0)
+    for power in more:
+        ghost = issue_certificate(power, "ghost", cluster.shown("a").static_key, [], wall)
+        for name in ("root", "a", "guest0"):
+            assert not cluster.member(name).standing.trust.accepts(ghost)
+    assert ("a", "guest1") in cluster.links()
+
+
+def test_an_issuer_whose_answer_was_lost_asks_with_the_same_key() -> None:
+    cluster = Cluster(25)
+    wall = cluster.world.dispatch.wall()
+    bare = enrolled(cluster.world.authority, "second", wall, cluster.random.randbytes, roles=["issuer"])
+    cluster.stores["second"] = MemoryStore(attrs.evolve(bare.kept, powers=()))
+    root = cluster.member("root")
+    own = bare.kept.identity.certificate
+    private = issuing_key(bare.kept.identity.static_private)
+    key = Ed25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw()
+    root.office.renew("second", own.static_key, wire.Renew(own.root_id, own.chain, key, prove(private, own, own.root_id)), wall)
+    cluster.start("second")
+    cluster.until(lambda: cluster.member("second").office.may_issue, 30.0)
 
 
 def test_a_member_that_tells_nonsense_in_a_loop_is_not_heard_for_a_while() -> None:

@@ -75,7 +75,39 @@ def test_an_issuing_power_is_known_by_what_it_signed(authority: Authority) -> No
     register.note(enrolled(authority, "g", NOW, random.Random(4).randbytes, by=power).kept.identity.certificate)
     member = register.get("i")
     assert member is not None
-    assert member.issuer_id == power.issuer.key_id
+    assert member.issuing == {(power.issuer.key_id, authority.root.key_id)}
+
+
+def test_every_issuing_power_of_a_name_is_remembered(authority: Authority) -> None:
+    trust, register = Trust("garden", [authority.root]), Register()
+    first, second = (enrolled(authority, "i", NOW, random.Random(seed).randbytes, roles=["issuer"]) for seed in (5, 6))
+    (one,), (two,) = first.kept.powers, second.kept.powers
+    register.note(first.kept.identity.certificate, (), [one.issuer])
+    register.note(second.kept.identity.certificate)
+    register.note(enrolled(authority, "g", NOW, random.Random(7).randbytes, by=two).kept.identity.certificate)
+    for known in (register, parse_register(pack_register(register))):
+        member = known.get("i")
+        assert member is not None
+        assert member.static_key == second.kept.identity.certificate.static_key
+        assert member.issuer_ids(trust) == sorted([one.issuer.key_id, two.issuer.key_id])
+        assert known.issues_with(one.issuer.key_id) == "i"
+    assert member is not None
+    old = Revoked("i", first.kept.identity.certificate.static_key, one.issuer.key_id)
+    trust.add(make_statement(authority, Kind.REVOKE, old, NOW))
+    assert member.issuer_ids(trust) == [two.issuer.key_id]
+
+
+def test_what_hangs_on_a_root_that_is_gone_is_forgotten(authority: Authority) -> None:
+    store = enrolled(authority, "i", NOW, random.Random(8).randbytes, roles=["issuer"])
+    register = Register()
+    register.note(store.kept.identity.certificate, [b"r" * 20], [store.kept.powers[0].issuer])
+    register.keep_roots([authority.root.key_id])
+    (member,) = register
+    assert member.ready == {authority.root.key_id}
+    assert len(member.issuing) == 1
+    register.keep_roots([b"r" * 20])
+    (member,) = register
+    assert (member.ready, member.issuing) == (frozenset(), frozenset())
 
 
 def test_it_does_not_grow_without_end(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,7 @@ AUTHORITY_OF = make_authority("garden", NOW, random=random.Random(1).randbytes)
 def kept() -> Kept:
     first = enrolled(AUTHORITY_OF, "n1", NOW, random.Random(2).randbytes, roles=["issuer"]).kept
     register = Register()
-    register.note(first.identity.certificate, [b"r" * 20], b"i" * 20)
+    register.note(first.identity.certificate, [b"r" * 20], [power.issuer for power in first.powers])
     statement = make_statement(AUTHORITY_OF, Kind.REVOKE, Revoked("n2", bytes(32)), NOW)
     return attrs.evolve(first, next=first.identity.certificate, statements=(statement,), register=pack_register(register))
 
@@ -59,6 +59,18 @@ def test_broken_files_are_named(tmp_path: Path) -> None:
             KeyFiles(tmp_path).load()
         (tmp_path / name).write_bytes(good)
     KeyFiles(tmp_path).load()
+
+
+def test_a_register_that_is_too_long_does_not_stop_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    everything = kept()
+    KeyFiles(tmp_path).save(everything)
+    monkeypatch.setattr("qnetpy.members.store.REGISTER_FILE_MAX", len(everything.register) - 1)
+    assert KeyFiles(tmp_path).load() == attrs.evolve(everything, register=b"")
+    assert "begins anew" in caplog.text
+    assert (tmp_path / "members.json.old").read_bytes() == everything.register
+    assert KeyFiles(tmp_path).load().register == b""
 
 
 def test_statements_as_text() -> None:

@@ -22,8 +22,9 @@ from qnetpy.link.outcome import Failed, PeerHint
 from qnetpy.reach.gossip import AGE_MAX, ENTRIES_MAX, PER_TELLER_MAX, Told, pack
 from qnetpy.reach.reach import ANNOUNCED_MAX, HINTED_MAX, MESSAGES_BURST, PER_HOST_MAX, discovery_interfaces, endpoints
 from qnetpy.testing.world import SimNode, World
-from resmgr.channel import PID_SYSTEM
+from resmgr.channel import PID_SYSTEM, Credentials
 from resmgr.dispatch import Buffer
+from resmgr.ids import CHIDS_DAEMONS
 from resmgr.testing.virtual import VirtualDispatch
 from stack.core.ifnet import Interface
 from stack.drivers.udp import UdpDriver
@@ -232,6 +233,12 @@ def test_programs_of_this_node_cannot_gossip(world: World) -> None:
     b.connect("b", PID_SYSTEM, CHID_GOSSIP).submit([pack([])], 0, lambda status, reply: results.append(status))
     world.run(0.1)
     assert results == [-errno.EPERM]
+    s = world.nodes["s"]
+    for who in (Credentials(1000, 1000, (), 77), Credentials(0, 0, (), 77), Credentials(1000, 1000)):
+        s.system.kernel.connect(s.nd("b"), PID_SYSTEM, CHID_GOSSIP, who).submit([pack([])], 0, lambda status, reply: results.append(status))
+        world.run(0.1)
+    assert results == [-errno.EPERM] * 4, "nor those of another"
+    assert CHID_GOSSIP in CHIDS_DAEMONS
 
 
 def test_one_of_many_speaks(give_udp: Give) -> None:
