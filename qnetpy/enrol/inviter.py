@@ -223,6 +223,8 @@ def grant_once(
     if not name:
         return Denied(Denial.BAD_NAME, "this machine's host name cannot be the name of a node; try: qnet join CODE --name NAME")
     known = invitation.granted.get(request.static_key)
+    if known is not None and known != name:
+        return Denied(Denial.CANNOT_ISSUE, f"by this code this machine is node {known}; try: qnet join CODE --name {known}")
     if known is None and name_taken(name):
         return Denied(Denial.NAME_TAKEN, f"there is a node {name} already; try: qnet join CODE --name NAME, or there: qnet revoke {name}")
     if known is None and not invitation.uses:

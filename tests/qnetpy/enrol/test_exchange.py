@@ -188,6 +188,19 @@ def test_the_same_machine_may_ask_again_when_the_answer_was_lost() -> None:
     assert other.reason is Denial.CANNOT_ISSUE
 
 
+def test_a_machine_that_has_used_a_code_gets_no_other_name_by_it() -> None:
+    """Not even one that is taken, which nobody would look at: its certificate would be noted under that name."""
+    inn = Inn(names=frozenset({"victim"}))
+    code = inn.invite(uses=2)
+    assert isinstance(converse(joiner(code), inn.exchange()), Grant)
+    for name in ("victim", "n3"):
+        outcome = converse(joiner(code, name, seed=10), inn.exchange())
+        assert isinstance(outcome, Denied)
+        assert "--name n2" in outcome.detail
+    assert inn.issued == 1, "something was made, signed and noted"
+    assert isinstance(converse(joiner(code, seed=11), inn.exchange()), Grant), "as itself it may come again"
+
+
 def test_a_name_that_is_taken_is_said_and_the_code_is_still_good() -> None:
     inn = Inn(names=frozenset({"n2"}))
     code = inn.invite()
