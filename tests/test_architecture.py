@@ -167,6 +167,7 @@ PURE = (
         "qnetpy.enrol.code",
         "qnetpy.enrol.wire",
         "qnetpy.enrol.pake",
+        "qnetpy.enrol.possession",
         "qnetpy.enrol.invitation",
         "qnetpy.enrol.inviter",
         "qnetpy.enrol.joiner",

@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     from qnetpy.enrol.client import Seeker
     from qnetpy.enrol.code import BadCode, parse_code
     from qnetpy.identity.names import is_name
-    from qnetpy.identity.store import StoreError, check_vacant, load_node_key, pending_key, public_key
+    from qnetpy.identity.store import StoreError, check_vacant, load_node_key, pending_key
 
     config = load(args.config)
     folder = Path(args.dir or config.node.key_dir)
@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     except StoreError as error:
         hint = "--replace, to give that up" if error.errno == 17 else ""
         raise CommandError(str(error.strerror), hint) from error
-    seeker = Seeker(code, public_key(private), name if is_name(name) else "", os.urandom, time.monotonic, time.monotonic() + args.timeout)
+    seeker = Seeker(code, private, name if is_name(name) else "", os.urandom, time.monotonic, time.monotonic() + args.timeout)
     joined: list[NodeIdentity] = []
     grant = _seek(seeker, args, config.enrol.port, lambda grant: joined.append(_store(grant, private, folder, config.node.key_command)))
     if grant is None:

@@ -51,11 +51,11 @@ class Miss:
 class Seeker:
     """Tries one code. `misses` says what happened at each place."""
 
-    def __init__(self, code: Code, static_key: bytes, name: str, random: Random, clock: Clock, end: float) -> None:
+    def __init__(self, code: Code, private_key: bytes, name: str, random: Random, clock: Clock, end: float) -> None:
         """*end*: by *clock*, when to give up."""
         self.misses: list[Miss] = []
         self._code = code
-        self._key = static_key
+        self._key = private_key
         self._name = name
         self._random = random
         self._clock = clock

@@ -3,7 +3,7 @@
     HELLO        a public part and a key exchange message; the invitation is looked up
     COMPUTING    the key exchange is under way in a worker thread (`job`, then `computed`)
     CONFIRM      we said CHALLENGE; the joiner confirms, or has spent a try
-    REQUEST      we said ACCEPT; the joiner tells its public key, under the keys of the exchange
+    REQUEST      we said ACCEPT; the joiner tells its public key and proves to have the private one, under the keys of the exchange
     GRANTED      we said GRANT; the joiner says when it has stored it
     ENDED
 
@@ -20,8 +20,10 @@ from functools import partial
 
 from qnetpy.enrol.invitation import Invitation, Invitations
 from qnetpy.enrol.pake import Keys, Pake, Random
+from qnetpy.enrol.possession import Question
 from qnetpy.enrol.wire import (
     VERSION,
+    Accept,
     Denial,
     Denied,
     Frames,
@@ -31,6 +33,7 @@ from qnetpy.enrol.wire import (
     Refused,
     Request,
     frame,
+    pack_accept,
     pack_denied,
     pack_grant,
     pack_refused,
@@ -81,6 +84,7 @@ class Exchange:
         self._received = 0
         self._invitation: Invitation | None = None
         self._keys: Keys | None = None
+        self._question: Question | None = None
         self._name = ""
 
     @property
@@ -170,15 +174,20 @@ class Exchange:
         if ended is not None:
             self._refuse(ended)
             return
-        self.out.append(frame(Kind.ACCEPT, keys.own))
+        self._question = Question(self._random)
+        self.out.append(frame(Kind.ACCEPT, pack_accept(Accept(keys.own, self._question.public))))
         self.step = Step.REQUEST
 
     def _request(self, body: bytes) -> None:
-        invitation, keys = self._invitation, self._keys
+        invitation, keys, question = self._invitation, self._keys, self._question
         assert invitation is not None
         assert keys is not None
+        assert question is not None
         request = parse_request(keys.receive.open(Kind.REQUEST, body))
-        granted = self._issue(invitation, request)
+        if question.answered(request.proof, request.static_key, keys.binding):
+            granted = self._issue(invitation, request)
+        else:
+            granted = Denied(Denial.CANNOT_ISSUE, "this machine has not shown that the key is its own; try: the same code again")
         if isinstance(granted, Denied):
             self._counters["denied"] += 1
             self._tell("denied", invitation, self.source, granted.detail)
@@ -215,15 +224,27 @@ def _compute(invitation: Invitation, message: bytes, hello: bytes, random: Rando
 
 
 def grant_once(
-    invitations: Invitations, invitation: Invitation, request: Request, name_taken: Callable[[str], bool], make: Callable[[str], Grant]
+    invitations: Invitations,
+    invitation: Invitation,
+    request: Request,
+    name_taken: Callable[[str], bool],
+    holder: Callable[[bytes], str],
+    make: Callable[[str], Grant],
 ) -> Grant | Denied:
-    """What an `Issue` does around *make*, which issues for the name it is given: the name, whether it is free, and the count of uses.
-    *make* may raise ValueError with a sentence for the joiner; the use is counted only if it does not."""
+    """What an `Issue` does around *make*, which issues for the name it is given: the name, whether it and the key are free, and the count
+    of uses. *holder*: the node that has a public key; empty: none. *make* may raise ValueError with a sentence for the joiner; the use is
+    counted only if it does not."""
     name = invitation.name or request.name
     if not name:
         return Denied(Denial.BAD_NAME, "this machine's host name cannot be the name of a node; try: qnet join CODE --name NAME")
     known = invitation.granted.get(request.static_key)
-    if known is None and name_taken(name):
+    if known is not None and known != name:
+        return Denied(Denial.CANNOT_ISSUE, f"by this code this machine is node {known}; try: qnet join CODE --name {known}")
+    owner = holder(request.static_key)
+    if owner not in ("", name):
+        return Denied(Denial.CANNOT_ISSUE, f"the key of this machine is that of node {owner}; try: qnet join CODE --name {owner}")
+    # Who has used the code may come again as long as nobody else has become the node of that name since.
+    if (known is None or owner != name) and name_taken(name):
         return Denied(Denial.NAME_TAKEN, f"there is a node {name} already; try: qnet join CODE --name NAME, or there: qnet revoke {name}")
     if known is None and not invitation.uses:
         return Denied(Denial.CANNOT_ISSUE, "another machine has used this code")

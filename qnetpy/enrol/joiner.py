@@ -1,7 +1,7 @@
 """The joining end of one enrolment, as a machine on a byte stream. Sans-IO; docs/protocol/enrolment.md is the page.
 
-It confirms first, checks the inviter's confirmation, and only then tells its public key. An end that does not know the code gets one guess
-by that, like everybody; what it could make a joiner believe is nothing.
+It confirms first, checks the inviter's confirmation, and only then tells its public key and proves to have the private one. An end that
+does not know the code gets one guess by that, like everybody; what it could make a joiner believe is nothing.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import enum
 
 from qnetpy.enrol.code import Code
 from qnetpy.enrol.pake import Keys, Pake, Random
+from qnetpy.enrol.possession import prove, public_key
 from qnetpy.enrol.wire import (
     VERSION,
     Denied,
@@ -23,6 +24,7 @@ from qnetpy.enrol.wire import (
     frame,
     pack_hello,
     pack_request,
+    parse_accept,
     parse_denied,
     parse_grant,
     parse_refused,
@@ -45,10 +47,12 @@ Outcome = Grant | Refused | Denied | Failure
 class Joiner:
     """One try. `out` collects what to send; `outcome` is None until it is over. After a Grant: store it, then `stored`."""
 
-    def __init__(self, code: Code, static_key: bytes, name: str, random: Random) -> None:
-        """*static_key*: the public key of this machine, 32 bytes. *name*: what it would like to be called. Takes 7 ms."""
+    def __init__(self, code: Code, private_key: bytes, name: str, random: Random) -> None:
+        """*private_key*: the X25519 key of this machine, 32 bytes; it stays here. *name*: what it would like to be called. Takes 7 ms."""
         self.outcome: Outcome | None = None
-        self._request = Request(static_key, name)
+        self._private = private_key
+        self._public = public_key(private_key)
+        self._name = name
         self._pake = Pake(code, joiner=True, random=random)
         self._frames = Frames(grants=True)
         self._hello = frame(Kind.HELLO, pack_hello(Hello(VERSION, code.public, self._pake.message)))
@@ -94,10 +98,12 @@ class Joiner:
 
     def _answer(self, keys: Keys, kind: Kind, body: bytes) -> None:
         if kind is Kind.ACCEPT:
-            if not keys.confirmed(body):
+            accept = parse_accept(body)
+            if not keys.confirmed(accept.confirmation):
                 self.outcome = Failure.IMPOSTOR
                 return
-            self.out.append(keys.send.seal(Kind.REQUEST, pack_request(self._request)))
+            request = Request(self._public, prove(self._private, accept.question, keys.binding), self._name)
+            self.out.append(keys.send.seal(Kind.REQUEST, pack_request(request)))
             self._expected = frozenset({Kind.GRANT, Kind.DENIED})
         elif kind is Kind.GRANT:
             self.outcome = parse_grant(keys.receive.open(kind, body))

@@ -61,6 +61,8 @@ class Keys:
     own: bytes = attrs.field(repr=False)
     """What this end shows."""
     expected: bytes = attrs.field(repr=False)
+    binding: bytes = attrs.field(repr=False)
+    """Of this exchange alone, and known to both ends: what proofs are bound to."""
     send: Channel = attrs.field(repr=False)
     receive: Channel = attrs.field(repr=False)
 
@@ -81,7 +83,7 @@ def derive(shared: bytes, transcript: bytes, joiner: bool) -> Keys:
     if not joiner:
         confirm.reverse()
         seal.reverse()
-    return Keys(confirm[0], confirm[1], seal[0], seal[1])
+    return Keys(confirm[0], confirm[1], key(b"binding"), seal[0], seal[1])
 
 
 class Channel:

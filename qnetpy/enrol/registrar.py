@@ -30,6 +30,10 @@ class Issuing(Protocol):
 
     def taken(self, name: str) -> bool: ...
 
+    def holder(self, static_key: bytes) -> str:
+        """The node that has that public key; empty: none that is known."""
+        ...
+
     def grant(self, name: str, static_key: bytes, roles: frozenset[str], validity: float) -> Grant: ...
 
 
@@ -133,7 +137,7 @@ class Registrar:
         def make(name: str) -> Grant:
             return self._issuing.grant(name, request.static_key, invitation.roles, invitation.validity)
 
-        return grant_once(self.invitations, invitation, request, self._issuing.taken, make)
+        return grant_once(self.invitations, invitation, request, self._issuing.taken, self._issuing.holder, make)
 
     def _tell(self, what: str, invitation: Invitation, source: str, more: str) -> None:
         public = invitation.code.public

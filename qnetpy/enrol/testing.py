@@ -10,11 +10,13 @@ from qnetpy.enrol.code import Code, make_code
 from qnetpy.enrol.invitation import Invitation, Invitations
 from qnetpy.enrol.inviter import Exchange, grant_once
 from qnetpy.enrol.joiner import Joiner, Outcome
+from qnetpy.enrol.possession import public_key
 from qnetpy.enrol.wire import Denied, Grant, Request
 from qnetpy.identity.authority import issue_certificate, make_authority
 
 WALL = 1_800_000_000.0
-KEY = bytes(range(32))
+PRIVATE = bytes(range(32))
+KEY = public_key(PRIVATE)
 Meddle = Callable[[bytes], bytes]
 
 
@@ -27,6 +29,8 @@ class Inn:
 
     def __init__(self, seed: int = 1, names: frozenset[str] = frozenset()) -> None:
         self.names = names
+        self.keys: dict[bytes, str] = {}
+        """Public keys of nodes, and their names."""
         self.random = random.Random(seed)
         self.authority = make_authority("garden", WALL, random=self.random.randbytes)
         self.invitations = Invitations()
@@ -46,9 +50,10 @@ class Inn:
         def make(name: str) -> Grant:
             self.issued += 1
             certificate = issue_certificate(self.authority, name, request.static_key, invitation.roles, WALL, random=self.random.randbytes)
+            self.keys[request.static_key] = name
             return Grant(self.authority.secret, certificate.chain, (self.authority.root.der,), (b"statement",))
 
-        return grant_once(self.invitations, invitation, request, lambda name: name in self.names, make)
+        return grant_once(self.invitations, invitation, request, lambda name: name in self.names, lambda key: self.keys.get(key, ""), make)
 
     def tell(self, what: str, invitation: Invitation, source: str, more: str) -> None:
         self.heard.append((what, source, more))

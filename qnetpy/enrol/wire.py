@@ -26,6 +26,7 @@ PAKE_SIZE = 33
 """Of a SPAKE2 message: one byte for the side, 32 for a point of the curve."""
 SECRET_SIZE = 32
 KEY_SIZE = 32
+PROOF_SIZE = 32
 TAG_SIZE = 16
 DETAIL_MAX = 400
 """Bytes of a sentence for people."""
@@ -89,9 +90,18 @@ class Refused:
 
 
 @attrs.frozen
+class Accept:
+    confirmation: bytes = attrs.field(repr=False)
+    question: bytes = attrs.field(repr=bytes.hex)
+    """An X25519 public key drawn for this exchange, with which the joiner proves to have its own private key."""
+
+
+@attrs.frozen
 class Request:
     static_key: bytes = attrs.field(repr=bytes.hex)
     """X25519 public key of the machine that joins."""
+    proof: bytes = attrs.field(repr=False)
+    """That it has the private key (`qnetpy.enrol.possession`)."""
     name: str
     """The name it would like; empty when it has none."""
 
@@ -147,20 +157,31 @@ def parse_refused(body: bytes) -> Refused:
     return Refused(Refusal(body[0]), body[1])
 
 
+def pack_accept(accept: Accept) -> bytes:
+    return accept.confirmation + accept.question
+
+
+def parse_accept(body: bytes) -> Accept:
+    if len(body) != CONFIRM_SIZE + KEY_SIZE:
+        raise BadMessage("accept: length")
+    return Accept(body[:CONFIRM_SIZE], body[CONFIRM_SIZE:])
+
+
 def pack_request(request: Request) -> bytes:
-    return request.static_key + _short(request.name.encode())
+    return request.static_key + request.proof + _short(request.name.encode())
 
 
 def parse_request(body: bytes) -> Request:
-    if len(body) < KEY_SIZE + 1 or len(body) != KEY_SIZE + 1 + body[KEY_SIZE]:
+    place = KEY_SIZE + PROOF_SIZE
+    if len(body) < place + 1 or len(body) != place + 1 + body[place]:
         raise BadMessage("request: length")
     try:
-        name = body[KEY_SIZE + 1 :].decode("ascii")
+        name = body[place + 1 :].decode("ascii")
     except UnicodeDecodeError as error:
         raise BadMessage("request: name") from error
     if name and not is_name(name):
         raise BadMessage("request: name")
-    return Request(body[:KEY_SIZE], name)
+    return Request(body[:KEY_SIZE], body[KEY_SIZE:place], name)
 
 
 def pack_grant(grant: Grant) -> bytes:

@@ -94,6 +94,11 @@ class Calls:
     def get(self, address: Address) -> Hint | None:
         return self._known.get(address) or self._strangers.get(address)
 
+    def owner(self, address: Address) -> str:
+        """The node that was authenticated at *address*; empty: none."""
+        hint = self._known.get(address)
+        return "" if hint is None else hint.name
+
     def hint(self, address: Address, now: float) -> Hint:
         """A node may be at *address*: call it, now if that is not too often."""
         hint = self.get(address)

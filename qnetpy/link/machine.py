@@ -205,7 +205,9 @@ class LinkMachine:
         self._calls.unhint(address)
 
     def _linked(self, hint: Hint) -> bool:
-        return hint.name in self.links if hint.name else any(link.at(hint.address) for link in self.links.values())
+        if hint.name:
+            return hint.name in self.links
+        return any(path.state.valid for link in self.links.values() if (path := link.at(hint.address)) is not None)
 
     # Frames in
 

@@ -177,15 +177,21 @@ class Paths:
             self._later(link, now + pause)
 
     def challenged(self, link: Link, number: int, station: bytes, now: float) -> None:
-        """The peer told its address on a path. If it is not the one from which it came, go there as well; that is authentic."""
+        """The peer told its address on a path. If it is not the one from which it came, open a path there as well. It is a claim: the
+        address is the peer's when our CHALLENGE was answered there, and never while it is another node's."""
         path = link.paths.get(number)
-        if path is None or not station or station == path.address[1]:
+        if path is None or not station or station == path.address[1] or path.claimed:
             return
+        path.claimed = True
         self._counters["other_station"] += 1
+        address = (path.address[0], station)
         port = self._ports.get(path.address[0])
-        if port is not None and is_individual(station) and station != port.station:
-            self._calls.learned((path.address[0], station), link.name, now)
-            self.wanted(link, now)
+        if port is None or not port.up or not is_individual(station) or station == port.station or link.at(address) is not None:
+            return
+        if self._calls.owner(address) not in ("", link.name):
+            self._counters["claimed_station"] += 1
+        elif len(link.paths) < PATHS_MAX:
+            self.open(link, address, now)
 
     def told(self, link: Link, number: int, state: PathState, now: float) -> None:
         """The peer said how a path is at its end."""

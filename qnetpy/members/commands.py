@@ -37,6 +37,9 @@ class Issuing:
     def taken(self, name: str) -> bool:
         return self._membership.taken(name)
 
+    def holder(self, static_key: bytes) -> str:
+        return self._membership.holder(static_key)
+
     def grant(self, name: str, static_key: bytes, roles: frozenset[str], validity: float) -> Grant:
         grant = self._membership.office.grant(name, static_key, roles, validity, self._dispatch.wall())
         self._membership.save()

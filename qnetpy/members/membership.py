@@ -431,6 +431,15 @@ class Membership:
             or standing.register.taken(name, standing.trust, self._dispatch.wall())
         )
 
+    def holder(self, static_key: bytes) -> str:
+        """The node that has that public key: this one, one that is up, or one whose certificate may be in use; empty: none of them."""
+        assert self._links is not None
+        own, wall = self.standing.identity.certificate, self._dispatch.wall()
+        met = {one.static_key: one.name for one in (own, *self._links.members_up().values())}
+        if static_key in met:
+            return met[static_key]
+        return next((one.name for one in self.standing.register if one.static_key == static_key and one.not_after >= wall), "")
+
     def save(self) -> None:
         """Something was changed from outside, such as the register."""
         self._keeper.save()

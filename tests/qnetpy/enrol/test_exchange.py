@@ -12,12 +12,13 @@ from qnetpy.enrol.code import Code, make_code
 from qnetpy.enrol.invitation import Invitation
 from qnetpy.enrol.inviter import BYTES_MAX, SECONDS, Step
 from qnetpy.enrol.joiner import Failure, Joiner, sentence
-from qnetpy.enrol.testing import KEY, WALL, Inn, compute, converse
+from qnetpy.enrol.possession import Question, prove
+from qnetpy.enrol.testing import KEY, PRIVATE, WALL, Inn, compute, converse
 from qnetpy.enrol.wire import Denial, Denied, Grant, Kind, Refusal, Refused, frame
 from qnetpy.identity.certificate import parse_chain, parse_root, verify
 
 
-def joiner(code: Code, name: str = "n2", key: bytes = KEY, seed: int = 9) -> Joiner:
+def joiner(code: Code, name: str = "n2", key: bytes = PRIVATE, seed: int = 9) -> Joiner:
     return Joiner(code, key, name, random.Random(seed).randbytes)
 
 
@@ -53,7 +54,7 @@ def test_nothing_secret_is_readable_on_the_wire() -> None:
     code = inn.invite()
     assert isinstance(converse(joiner(code), inn.exchange(), watch, watch), Grant)
     wire = b"".join(seen)
-    for secret in (inn.authority.secret, KEY, inn.authority.root.der[20:60], b"n2", code.password[3:]):
+    for secret in (inn.authority.secret, KEY, PRIVATE, inn.authority.root.der[20:60], b"n2", code.password[3:]):
         assert secret not in wire
 
 
@@ -151,7 +152,7 @@ def test_an_end_that_accepts_without_knowing_the_code_is_found_out() -> None:
     compute(liar)
     victim.receive(liar.out.pop())
     victim.out.clear()
-    victim.receive(frame(Kind.ACCEPT, bytes(32)))
+    victim.receive(frame(Kind.ACCEPT, bytes(64)))
     assert victim.outcome is Failure.IMPOSTOR
     assert not victim.out, "the request was not sent"
 
@@ -186,6 +187,72 @@ def test_the_same_machine_may_ask_again_when_the_answer_was_lost() -> None:
     other = converse(joiner(code, "n3", bytes(31) + b"\1", seed=11), inn.exchange())
     assert isinstance(other, Denied)
     assert other.reason is Denial.CANNOT_ISSUE
+
+
+def test_a_machine_that_has_used_a_code_gets_no_other_name_by_it() -> None:
+    """Not even one that is taken, which nobody would look at: its certificate would be noted under that name."""
+    inn = Inn(names=frozenset({"victim"}))
+    code = inn.invite(uses=2)
+    assert isinstance(converse(joiner(code), inn.exchange()), Grant)
+    for name in ("victim", "n3"):
+        outcome = converse(joiner(code, name, seed=10), inn.exchange())
+        assert isinstance(outcome, Denied)
+        assert "--name n2" in outcome.detail
+    assert inn.issued == 1, "something was made, signed and noted"
+    assert isinstance(converse(joiner(code, seed=11), inn.exchange()), Grant), "as itself it may come again"
+
+
+class Thief(Joiner):
+    """Asks for a certificate for somebody else's public key, with the best proof it can make."""
+
+    def __init__(self, code: Code, name: str, key: bytes) -> None:
+        super().__init__(code, bytes(31) + b"\1", name, random.Random(9).randbytes)
+        self._public = key
+
+
+@pytest.mark.parametrize("key", [KEY, bytes(32), b"\1" + bytes(31)], ids=["of another node", "of order 4", "of order 1"])
+def test_nobody_gets_a_certificate_for_a_key_that_it_does_not_have(key: bytes) -> None:
+    inn = Inn()
+    code = inn.invite()
+    outcome = converse(Thief(code, "x", key), inn.exchange())
+    assert isinstance(outcome, Denied)
+    assert "not shown that the key is its own" in outcome.detail
+    assert inn.issued == 0
+    assert [what for what, _, _ in inn.heard] == ["denied"]
+    assert isinstance(converse(joiner(code), inn.exchange()), Grant), "the code is not used up"
+
+
+def test_a_proof_is_worth_nothing_in_another_exchange() -> None:
+    """An inviter that is a thief hands on the proof of a machine that joins with it."""
+    question = Question(random.Random(1).randbytes)
+    proof = prove(PRIVATE, question.public, b"one" * 10)
+    assert question.answered(proof, KEY, b"one" * 10)
+    assert not question.answered(proof, KEY, b"two" * 10)
+    assert not Question(random.Random(2).randbytes).answered(proof, KEY, b"one" * 10)
+
+
+def test_a_key_of_a_node_gets_no_second_name() -> None:
+    """Revoking one would revoke the other."""
+    inn = Inn()
+    inn.keys[KEY] = "victim"
+    code = inn.invite()
+    outcome = converse(joiner(code, "x"), inn.exchange())
+    assert isinstance(outcome, Denied)
+    assert "that of node victim" in outcome.detail
+    assert inn.issued == 0
+    assert isinstance(converse(joiner(code, "victim", seed=10), inn.exchange()), Grant)
+
+
+def test_who_comes_again_does_not_take_a_name_that_is_another_machines_by_now() -> None:
+    inn = Inn()
+    code = inn.invite()
+    assert isinstance(converse(joiner(code), inn.exchange()), Grant)
+    inn.keys = {bytes(32): "n2"}
+    inn.names = frozenset({"n2"})
+    outcome = converse(joiner(code, seed=10), inn.exchange())
+    assert isinstance(outcome, Denied)
+    assert outcome.reason is Denial.NAME_TAKEN
+    assert inn.issued == 1
 
 
 def test_a_name_that_is_taken_is_said_and_the_code_is_still_good() -> None:

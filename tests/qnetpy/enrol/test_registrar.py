@@ -18,7 +18,7 @@ from qnetpy.enrol.code import Code, make_code
 from qnetpy.enrol.inviter import Exchange
 from qnetpy.enrol.joiner import Failure
 from qnetpy.enrol.registrar import Registrar
-from qnetpy.enrol.testing import KEY, WALL
+from qnetpy.enrol.testing import PRIVATE, WALL
 from qnetpy.enrol.wire import Grant, Kind, Refusal, Refused, frame
 from qnetpy.identity.authority import issue_certificate, make_authority
 from resmgr.errors import ResmgrError
@@ -32,7 +32,7 @@ class Desk:
 
     def __init__(self) -> None:
         self.authority = make_authority("garden", WALL)
-        self.names: set[str] = set()
+        self.names: dict[str, bytes] = {}
 
     def check(self, roles: frozenset[str]) -> None:
         if "issuer" in roles:
@@ -41,9 +41,12 @@ class Desk:
     def taken(self, name: str) -> bool:
         return name in self.names
 
+    def holder(self, static_key: bytes) -> str:
+        return next((name for name, key in self.names.items() if key == static_key), "")
+
     def grant(self, name: str, static_key: bytes, roles: frozenset[str], validity: float) -> Grant:
         certificate = issue_certificate(self.authority, name, static_key, roles, WALL, validity)
-        self.names.add(name)
+        self.names[name] = static_key
         return Grant(self.authority.secret, certificate.chain, (self.authority.root.der,), ())
 
 
@@ -64,7 +67,7 @@ def opened(registrar: Registrar, uses: int = 1, ttl: float = 60.0) -> Code:
 
 
 def seeker(code: Code, name: str = "n2", seconds: float = 5.0) -> Seeker:
-    return Seeker(code, KEY, name, os.urandom, time.monotonic, time.monotonic() + seconds)
+    return Seeker(code, PRIVATE, name, os.urandom, time.monotonic, time.monotonic() + seconds)
 
 
 async def seek(one: Seeker, *places: Place, store: Callable[[Grant], None] = lambda grant: None) -> Grant | None:
@@ -191,7 +194,7 @@ async def test_strangers_who_pretend_get_three_guesses_and_no_more(monkeypatch: 
 
         # An end that takes every confirmation for right, and accepts with one that it cannot know.
         def accepts(self: Exchange, body: bytes, now: float) -> None:
-            self.out.append(frame(Kind.ACCEPT, bytes(32)))
+            self.out.append(frame(Kind.ACCEPT, bytes(64)))
 
         monkeypatch.setattr(Exchange, "_confirm", accepts)
         one = seeker(code)

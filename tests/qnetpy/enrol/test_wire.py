@@ -9,13 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qnetpy.enrol import wire
-from qnetpy.enrol.wire import Denial, Denied, Frames, Grant, Hello, Kind, Refusal, Refused, Request, frame
+from qnetpy.enrol.wire import Accept, Denial, Denied, Frames, Grant, Hello, Kind, Refusal, Refused, Request, frame
 from resmgr.errors import BadMessage
 
 HELLO = Hello(1, "k7p", bytes(range(33)))
 HELLO_BYTES = b"qnetjoin\x01k7p" + bytes(range(33))
-REQUEST = Request(bytes(range(32)), "n2")
-REQUEST_BYTES = bytes(range(32)) + b"\x02n2"
+ACCEPT = Accept(bytes(range(32)), bytes(range(32, 64)))
+REQUEST = Request(bytes(range(32)), bytes(range(32, 64)), "n2")
+REQUEST_BYTES = bytes(range(64)) + b"\x02n2"
 GRANT = Grant(bytes(32), b"chain", (b"root", b"other"), (b"s1",))
 GRANT_BYTES = bytes(32) + b"\0\x05chain\0\x02\0\x04root\0\x05other\0\x01\0\x02s1"
 DENIED = Denied(Denial.NAME_TAKEN, "there is one")
@@ -26,6 +27,8 @@ def build(value: object) -> bytes:
     match value:
         case Hello():
             return wire.pack_hello(value)
+        case Accept():
+            return wire.pack_accept(value)
         case Request():
             return wire.pack_request(value)
         case Grant():
@@ -39,6 +42,7 @@ def build(value: object) -> bytes:
 
 CASES: list[tuple[object, bytes, Callable[[bytes], object]]] = [
     (HELLO, HELLO_BYTES, wire.parse_hello),
+    (ACCEPT, bytes(range(64)), wire.parse_accept),
     (REQUEST, REQUEST_BYTES, wire.parse_request),
     (GRANT, GRANT_BYTES, wire.parse_grant),
     (DENIED, DENIED_BYTES, wire.parse_denied),
@@ -78,7 +82,7 @@ def test_a_public_part_of_other_letters_is_refused() -> None:
 @pytest.mark.parametrize("name", ["N2", "a b", "-a", "x" * 64, "\x7f"])
 def test_a_wanted_name_that_is_none_is_refused(name: str) -> None:
     with pytest.raises(BadMessage):
-        wire.parse_request(bytes(32) + bytes((len(name),)) + name.encode())
+        wire.parse_request(bytes(64) + bytes((len(name),)) + name.encode())
 
 
 def test_control_characters_of_the_other_end_do_not_reach_the_terminal() -> None:

@@ -120,6 +120,66 @@ def test_a_challenge_that_somebody_sent_on_from_elsewhere_makes_no_path() -> Non
     assert addresses(a, "b") == before
 
 
+def claim(net: Net, liar: Station, to: Station, station: bytes) -> None:
+    """*liar* says on its path to *to* that its address is *station*."""
+    way = path(liar, to.name, "en0")
+    liar.owner.links[to.name].transport.challenge(way.number, net.random.randbytes(8), station, net.now)
+    net.send(liar, to.name, b"x")
+    net.run(0.01)
+
+
+def test_a_member_that_claims_to_be_where_others_are_does_not_cut_them_off() -> None:
+    net = Net()
+    a, b, liar = net.add("a", 1), net.add("b", 2), net.add("c", 3)
+    net.up(a, b, liar)
+    claim(net, liar, a, b.ports["en0"][0])
+    claim(net, liar, b, a.ports["en0"][0])
+    net.block = lambda sender, cable, frame: sender != "c" and frame[5] != 3
+    assert net.run(60.0, lambda: "b" not in a.owner.links and "a" not in b.owner.links)
+    assert "c" in a.owner.links
+    net.block = lambda sender, cable, frame: False
+    assert net.run(20.0, lambda: "b" in a.owner.links and "a" in b.owner.links), "they did not call each other again"
+    assert a.machine.counters["claimed_station"] == b.machine.counters["claimed_station"] == 1
+    assert len(a.owner.links["c"].paths) == len(b.owner.links["c"].paths) == 1
+
+
+def test_a_claim_keeps_nobody_from_calling_a_stranger_there() -> None:
+    net = Net()
+    a, b, liar = net.add("a", 1), net.add("b", 2), net.add("c", 3)
+    net.up(a, liar)
+    claim(net, liar, a, b.ports["en0"][0])
+    assert len(a.owner.links["c"].paths) == 2, "it is tried"
+    net.hint(a, b)
+    assert net.run(1.0, lambda: "b" in a.owner.links)
+    net.run(10.0)
+    assert len(a.owner.links["c"].paths) == 1, "nobody answered there with c's keys"
+
+
+def test_a_node_that_is_met_at_another_address_than_its_own_is_found_at_its_own() -> None:
+    """Its claim is true: the path is opened, answered, and only then is the address known."""
+    net = Net()
+    a, b = net.add("a", 1, ("lan", "lan")), net.add("b", 2, ("lan", "lan"))
+    a.machine.interface_gone("en1", net.now)
+    b.machine.interface_gone("en1", net.now)
+    net.hint(a, b)
+    assert net.run(2.0, lambda: bool(a.owner.links and b.owner.links))
+    own = b.ports["en1"][0]
+    claim(net, b, a, own)
+    assert a.machine._calls.owner(("en0", own)) == "", "known by a claim"
+    net.carrier(b, "en1", True)
+    assert net.run(5.0, lambda: a.machine._calls.owner(("en0", own)) == "b")
+
+
+def test_a_path_brings_one_claim() -> None:
+    net = Net()
+    a, liar = net.add("a", 1), net.add("c", 3)
+    net.up(a, liar)
+    for number in range(50):
+        claim(net, liar, a, bytes((2, 9, 9, 9, 9, number)))
+    assert a.machine.counters["other_station"] == 1
+    assert len(a.owner.links["c"].paths) == 2
+
+
 def test_packets_under_other_numbers_are_counted_and_dropped() -> None:
     net, a, b = two_cables()
     link = b.owner.links["a"]

@@ -17,6 +17,7 @@ from qnetpy.identity.certificate import Certificate, parse_chain, verify
 from qnetpy.identity.trust import Kind, Revoked, make_statement
 from qnetpy.link.session import RekeyPolicy
 from qnetpy.members import wire
+from qnetpy.members.commands import Issuing
 from qnetpy.members.membership import SYNC_BURST, Membership
 from qnetpy.members.office import OfficeError
 from qnetpy.members.possession import issuing_key, prove
@@ -442,6 +443,20 @@ def test_a_node_that_gets_the_role_becomes_an_issuer_by_itself() -> None:
     grant = member.office.grant("new", bytes(range(1, 33)), frozenset(), 1000.0, cluster.world.dispatch.wall())
     assert member.standing.trust.accepts(parse_chain(grant.chain))
     verify(parse_chain(grant.chain), cluster.member("a").standing.trust.roots, second.view.wall(), "new")
+
+
+def test_whose_key_it_is_is_known_of_nodes_that_are_up_and_of_those_in_the_register() -> None:
+    cluster = Cluster(21, "a", "b")
+    desk = Issuing(cluster.member("issuer"), cluster.world.nodes["issuer"].view)
+    keys = {name: cluster.shown(name).static_key for name in ("issuer", "root", "a", "b")}
+    cluster.world.nodes["b"].crash()
+    cluster.world.run(30.0)
+    assert {name: desk.holder(key) for name, key in keys.items()} == {name: name for name in keys}
+    assert desk.holder(bytes(range(32))) == ""
+    register = cluster.member("issuer").standing.register
+    register.forget("a")
+    register.forget("b")
+    assert (desk.holder(keys["a"]), desk.holder(keys["b"])) == ("a", "")
 
 
 def test_another_root_without_an_interruption() -> None:
