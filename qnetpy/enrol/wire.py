@@ -24,6 +24,7 @@ HEADER = struct.Struct(">I")
 """Type in the highest byte, length of the body in the others."""
 PAKE_SIZE = 33
 """Of a SPAKE2 message: one byte for the side, 32 for a point of the curve."""
+CONFIRM_SIZE = 32
 SECRET_SIZE = 32
 KEY_SIZE = 32
 PROOF_SIZE = 32

@@ -273,18 +273,18 @@ def test_a_user_of_a_node_is_not_its_daemon() -> None:
     messages = (wire.pack_leave(), wire.pack_renew(wire.Renew(cluster.shown("a").root_id, chain, own)), *wire.pack_tells([lie.data]))
     for who in (Credentials(1000, 1000, (), 77), Credentials(0, 0, (), 77), Credentials(1000, 1000)):
         for message in messages:
-            connection = a.system.kernel.connect(a.nd("root"), PID_SYSTEM, wire.CHID_MEMBERS, who)
+            connection = a.system.kernel.connect(a.nd("root"), PID_SYSTEM, CHID_MEMBERS, who)
             connection.submit((message,), 4096, lambda status, reply: statuses.append(status))
             cluster.world.run(1.0)
     assert statuses == [-errno.EPERM] * 9
     assert cluster.member("root").standing.trust.statements == []
-    assert wire.CHID_MEMBERS in CHIDS_DAEMONS
+    assert CHID_MEMBERS in CHIDS_DAEMONS
 
 
 def test_syncs_neither_fill_the_register_nor_put_off_what_is_due() -> None:
     cluster = Cluster(26, "a", "b", validity=300.0)
     root, a = cluster.member("root"), cluster.world.nodes["a"]
-    connection = a.system.kernel.connect(a.nd("root"), PID_SYSTEM, wire.CHID_MEMBERS, Credentials(0, 0))
+    connection = a.system.kernel.connect(a.nd("root"), PID_SYSTEM, CHID_MEMBERS, Credentials(0, 0))
     statuses: list[int] = []
 
     def lie() -> None:
@@ -341,7 +341,7 @@ class Thief:
         key = public or Ed25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw()
         shown = prove(private, self.own, root_id) if proof is None else proof
         message = wire.pack_renew(wire.Renew(root_id, self.own.chain, key, shown))
-        connection = self.node.system.kernel.connect(self.node.nd("root"), PID_SYSTEM, wire.CHID_MEMBERS, Credentials(0, 0))
+        connection = self.node.system.kernel.connect(self.node.nd("root"), PID_SYSTEM, CHID_MEMBERS, Credentials(0, 0))
         connection.submit((message,), 4096, lambda status, reply: statuses.append(status))
         self.cluster.world.run(2.0)
         return statuses[0]
