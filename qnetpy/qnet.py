@@ -137,7 +137,7 @@ class Qnet:
         self._looked_on: dict[str, DiscoveryInterface] = discovery_interfaces(used)
         """Where discovery looks for nodes."""
         for interface in used:
-            self.machine.interface(interface.name, interface.mac, interface.mtu, interface.up, now)
+            self._tell_machine(interface, now)
             self.reach.interface(interface)
         self.announcement = Announcement(random(TOKEN_LENGTH), settings.ethertype)
         if membership is not None:
@@ -204,6 +204,10 @@ class Qnet:
     def _uses(self, interface: Interface) -> bool:
         return not self.settings.interfaces or interface.endpoints is not None or interface.name in self.settings.interfaces
 
+    def _tell_machine(self, interface: Interface, now: float) -> None:
+        shared = interface.endpoints is None
+        self.machine.interface(interface.name, interface.mac, interface.mtu, interface.up, now, shared)
+
     def _interface_event(self, event: InterfaceEvent, interface: Interface) -> None:
         if not self._uses(interface):
             return
@@ -213,7 +217,7 @@ class Qnet:
             self.reach.interface_gone(interface.name)
             self.machine.interface_gone(interface.name, now)
         else:
-            self.machine.interface(interface.name, interface.mac, interface.mtu, interface.up, now)
+            self._tell_machine(interface, now)
             self.reach.interface(interface)
             self._look_on(discovery_interfaces(one for one in self.stack.interfaces if self._uses(one)))
         self.flush_later()

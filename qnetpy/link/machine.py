@@ -147,10 +147,10 @@ class LinkMachine:
 
     # Interfaces
 
-    def interface(self, name: str, station: bytes, mtu: int, up: bool, now: float) -> None:
-        """An interface is there, or changed: our address on it, the longest frame it takes."""
+    def interface(self, name: str, station: bytes, mtu: int, up: bool, now: float, shared: bool = True) -> None:
+        """An interface is there, or changed: our address on it, the longest frame it takes, `Port.shared`."""
         before = self._ports.get(name)
-        port = self._ports[name] = Port(station, mtu, up, self._ports.number(name))
+        port = self._ports[name] = Port(station, mtu, up, self._ports.number(name), shared)
         for link in list(self.links.values()):
             self._paths.interface(link, name, before, port, now)
             self._mark(link)

@@ -62,7 +62,8 @@ class Paths:
     def _challenge(self, link: Link, path: LinkPath, now: float) -> None:
         port = self._ports.get(path.address[0])
         if port is not None:
-            link.transport.challenge(path.number, self._random(TOKEN_SIZE), port.station, now)
+            station = port.station if port.shared else b""
+            link.transport.challenge(path.number, self._random(TOKEN_SIZE), station, now)
 
     def _remove(self, link: Link, path: LinkPath, why: str, now: float, tell: PathState | None = PathState.CLOSED) -> None:
         del link.paths[path.number]

@@ -26,6 +26,8 @@ class Port:
     up: bool
     number: int
     """For the peers; never another's as long as the daemon runs. 0: there were too many."""
+    shared: bool
+    """Peers know us by `station`, as on an Ethernet. Where each end numbers the stations for itself, as over UDP, a peer knows another."""
 
 
 class Ports(dict[str, Port]):
