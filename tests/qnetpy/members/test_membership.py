@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from qnetpy.identity.authority import NODE_VALIDITY, IssuingPower, certify_issuer, issue_certificate
 from qnetpy.identity.certificate import Certificate, parse_chain, verify
-from qnetpy.identity.trust import Kind, Revoked, make_statement
+from qnetpy.identity.trust import ISSUER_STATEMENTS_MAX, KEPT_MAX, Kind, Revoked, make_statement
 from qnetpy.link.session import RekeyPolicy
 from qnetpy.members import wire
 from qnetpy.members.membership import SYNC_BURST, Membership
@@ -389,6 +389,51 @@ def test_a_revocation_ends_every_issuing_power_that_was_seen() -> None:
         for name in ("root", "a", "guest0"):
             assert not cluster.member(name).standing.trust.accepts(ghost)
     assert ("a", "guest1") in cluster.links()
+
+
+def test_the_lies_of_a_stolen_issuer_go_with_it_and_its_honest_nodes_stay(caplog: pytest.LogCaptureFixture) -> None:
+    cluster = Cluster(28, "a")
+    thief, wall = Thief(cluster), cluster.world.dispatch.wall()
+    names = ["guest0", "guest1"]
+    for name in names:
+        cluster.stores[name] = enrolled(cluster.world.authority, name, wall, cluster.random.randbytes, by=thief.power)
+        cluster.start(name)
+    cluster.until(cluster.world.settled)
+    cluster.world.run(3.0)
+    root = cluster.member("root")
+    victims = [(f"x{number}", number.to_bytes(32, "big")) for number in range(1, KEPT_MAX + 1)]
+    for name, key in [(name, cluster.shown(name).static_key) for name in ("a", "guest0")] + victims:
+        statement = make_statement(thief.power, Kind.REVOKE, Revoked(name, key), wall)
+        root.standing.learn([statement.data])
+        if root.standing.trust.room(thief.power.issuer, 0) is False:
+            break
+    assert not root.standing.trust.accepts(cluster.shown("a"))
+    root.revoke("issuer")
+    for name in ("a", *names):
+        assert root.standing.trust.accepts(cluster.shown(name)), name
+    assert [one.issuer for one in root.standing.trust.revocations()] == [None]
+    assert "revoke these again" in caplog.text
+
+
+def test_a_revocation_that_has_no_place_is_no_success() -> None:
+    cluster = Cluster(29, "a", "b")
+    for name in ("issuer", "root"):
+        member = cluster.member(name)
+        (power,) = cluster.stores[name].kept.powers
+        lies = [
+            make_statement(power, Kind.REVOKE, Revoked("x", number.to_bytes(32, "big")), 0.0) for number in range(ISSUER_STATEMENTS_MAX)
+        ]
+        member.standing.learn([lie.data for lie in lies])
+    with pytest.raises(OfficeError, match="no room"):
+        cluster.member("issuer").revoke("a")
+    assert cluster.member("root").revoke("a").issuer is None, "the root speaks in its place"
+    cluster.until(lambda: not any("a" in pair for pair in cluster.links()), 2.0)
+    told: list[str] = []
+    cluster.world.nodes["root"].crash()
+    cluster.until(lambda: ("b", "root") not in cluster.links(), 30.0)
+    cluster.member("b").leave(told.append)
+    cluster.until(lambda: bool(told), 5.0)
+    assert told == [""], "nobody says that it did"
 
 
 def test_an_issuer_whose_answer_was_lost_asks_with_the_same_key() -> None:
