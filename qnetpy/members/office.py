@@ -16,7 +16,7 @@ from qnetpy.identity.certificate import ROLE_ISSUER, Certificate, CertificateErr
 from qnetpy.identity.files import StoreError
 from qnetpy.identity.trust import KEPT_MAX, Kind, Revoked, Statement, make_statement
 from qnetpy.members.possession import key_id, proves
-from qnetpy.members.renewal import life
+from qnetpy.members.renewal import is_cut, life
 from qnetpy.members.standing import Standing, problem
 from qnetpy.members.store import Store
 from qnetpy.members.wire import NO_KEY, Renew, Renewed
@@ -80,11 +80,7 @@ class Office:
         if wrong:
             raise OfficeError(errno.EACCES, wrong)
         power = self._power(shown.roles, wanted.root_id)
-        length = life(shown)
-        signer = shown.issuer or next((root for root in standing.trust.roots if root.key_id == shown.root_id), None)
-        if signer is not None and shown.not_after == signer.not_after:
-            # It was cut at its signer's end, which says nothing of how long it should be.
-            length = NODE_VALIDITY
+        length = NODE_VALIDITY if is_cut(shown, standing.trust.roots) else life(shown)
         certificate = self._issue(power, shown.name, shown.static_key, shown.roles, length, wall)
         issuer = None
         if wanted.issuer_key != NO_KEY:
