@@ -18,6 +18,7 @@ from __future__ import annotations
 import enum
 import hashlib
 import struct
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import attrs
@@ -40,17 +41,26 @@ from resmgr.errors import BadMessage, Misuse
 
 VERSION = 1
 STATEMENTS_MAX = 4096
-"""Statements kept. Stops a stolen issuer from filling every node's memory and disk; beyond it nothing is accepted but from a root."""
+"""Statements kept. Stops stolen issuers from filling every node's memory and disk; beyond it nothing is accepted but from a root."""
 ROOT_STATEMENTS_MAX = 2 * STATEMENTS_MAX
+ISSUER_STATEMENTS_MAX = 512
+"""Of one issuing key. Stops a stolen issuer from taking the places of the others; beyond it the root speaks in its place."""
+BYTES_MAX = 3 << 20
+ROOT_BYTES_MAX = (4 << 20) - (64 << 10)
+"""The same two limits in bytes: whoever joins gets all of them in one message of 4 MiB."""
 ROOTS_MAX = 4
 KEPT_MAX = 1500
-"""Certificates and statements of a revoked issuer that go on to count."""
+"""Certificates and statements of a revoked issuer that go on to count; only a root's REVOKE of an issuing power has any."""
 STATEMENT_MAX = 32768
 SIGNED = b"qnet statement 1"
 ID_SIZE = 16
 KEY_ID_SIZE = 20
 _HEAD = struct.Struct(">BBQ")
 _NO_ISSUER = bytes(KEY_ID_SIZE)
+
+
+class Crowded(BadMessage):
+    """There is no place for a statement. Says nothing against who told it, and costs no look at its signature."""
 
 
 class Kind(enum.IntEnum):
@@ -99,7 +109,7 @@ class Statement:
 def make_statement(power: Authority | IssuingPower, kind: Kind, subject: Revoked | Root | bytes, wall: float) -> Statement:
     """A signed statement. Misuse for one that nobody would believe, or that is too long."""
     issuer = None if isinstance(power, Authority) else power.issuer
-    if issuer is not None and (kind is not Kind.REVOKE or (isinstance(subject, Revoked) and subject.issuer_id)):
+    if issuer is not None and not _is_plain(kind, subject):
         raise Misuse("that takes the root key: run it where the root key is")
     if isinstance(subject, Revoked):
         payload = _pack_revoked(subject)
@@ -160,6 +170,8 @@ class Trust:
         self._revocations: dict[bytes, list[Statement]] = {}
         self._issuers: dict[bytes, Statement] = {}
         self._retired: set[bytes] = set()
+        self._bytes = 0
+        self._by_issuer: Counter[bytes] = Counter()
         self._index()
 
     # What is believed
@@ -213,6 +225,19 @@ class Trust:
         theirs = set(ids)
         return [statement for statement in self.statements if statement.id not in theirs]
 
+    def knows(self, statement: Statement) -> bool:
+        return statement.id in self._statements
+
+    def room(self, issuer: Issuer | None, size: int) -> bool:
+        """Whether there is a place for a statement of *size* bytes by *issuer*, or by a root."""
+        if issuer is None:
+            return len(self._statements) < ROOT_STATEMENTS_MAX and self._bytes + size <= ROOT_BYTES_MAX
+        return (
+            len(self._statements) < STATEMENTS_MAX
+            and self._bytes + size <= BYTES_MAX
+            and self._by_issuer[issuer.key_id] < ISSUER_STATEMENTS_MAX
+        )
+
     # Change
 
     def add(self, statement: Statement) -> bool:
@@ -220,12 +245,11 @@ class Trust:
         changes. `roots` may be others afterwards."""
         if statement.id in self._statements:
             return False
+        if not self.room(statement.issuer, len(statement.data)):
+            raise Crowded("statement: there are too many already")
         self._check(statement)
         if self._void(statement):
             return False
-        limit = ROOT_STATEMENTS_MAX if statement.issuer is None else STATEMENTS_MAX
-        if len(self._statements) >= limit:
-            raise BadMessage("statement: there are too many already")
         if statement.kind is Kind.ROOT and isinstance(statement.subject, Root):
             if len(self.roots) >= ROOTS_MAX:
                 raise BadMessage("statement: there are too many roots already")
@@ -242,7 +266,7 @@ class Trust:
         if statement.cluster != self.cluster:
             raise BadMessage("statement: of another cluster")
         if statement.issuer is not None:
-            if statement.kind is not Kind.REVOKE or (isinstance(statement.subject, Revoked) and statement.subject.issuer_id):
+            if not _is_plain(statement.kind, statement.subject):
                 raise BadMessage("statement: an issuer may not say that")
             try:
                 verify_issuer(statement.issuer, self.roots)
@@ -254,6 +278,8 @@ class Trust:
             if root is None:
                 raise BadMessage("statement: of a root that is not trusted")
             key = root.key
+        if isinstance(statement.subject, Revoked) and statement.subject.kept and not statement.subject.issuer_id:
+            raise BadMessage("statement: keeps what no issuer signed")
         if statement.kind is Kind.ROOT and isinstance(statement.subject, Root) and statement.subject.cluster != self.cluster:
             raise BadMessage("statement: a root of another cluster")
         if statement.kind is Kind.RETIRE and statement.subject == statement.root_id:
@@ -280,6 +306,8 @@ class Trust:
         revokes = [(one, one.subject) for one in kept.values() if isinstance(one.subject, Revoked)]
         self._issuers = {subject.issuer_id: one for one, subject in revokes if subject.issuer_id}
         self._statements = {name: one for name, one in kept.items() if not self._void(one)}
+        self._bytes = sum(len(one.data) for one in self._statements.values())
+        self._by_issuer = Counter(one.issuer.key_id for one in self._statements.values() if one.issuer is not None)
         self._revocations = {}
         for one, subject in revokes:
             if one.id in self._statements:
@@ -289,6 +317,11 @@ class Trust:
 def serial_id(certificate: Certificate) -> bytes:
     """A certificate's serial number as a list of kept ones names it."""
     return certificate.serial.to_bytes(ID_SIZE, "big") if certificate.serial < 1 << 8 * ID_SIZE else bytes(ID_SIZE)
+
+
+def _is_plain(kind: Kind, subject: Revoked | Root | bytes) -> bool:
+    """What an issuer may say: that a key of a node counts no more, and nothing beside it."""
+    return kind is Kind.REVOKE and isinstance(subject, Revoked) and not subject.issuer_id and not subject.kept
 
 
 def _kept(statement: Statement) -> frozenset[bytes]:

@@ -22,7 +22,7 @@ from typing import Protocol
 from qnetpy.channels import CHID_MEMBERS
 from qnetpy.identity.authority import NodeIdentity
 from qnetpy.identity.certificate import ROLE_ISSUER, Certificate, date
-from qnetpy.identity.trust import Kind, Revoked, Statement
+from qnetpy.identity.trust import Crowded, Kind, Revoked, Statement
 from qnetpy.members import renewal, wire
 from qnetpy.members.keeper import Keeper
 from qnetpy.members.office import Office, OfficeError
@@ -195,6 +195,10 @@ class Membership:
         before = self.standing.identity
         fresh, refused = self.standing.learn(statements)
         for why in refused:
+            if isinstance(why, Crowded):
+                self.counters["statements_crowded"] += 1
+                log.debug("a statement of node %s has no place", source or "this one")
+                continue
             self.counters["statements_refused"] += 1
             log.warning("a statement of node %s is not believed: %s", source or "this one", why)
         if not fresh:
@@ -388,14 +392,18 @@ class Membership:
         """End a node, and every issuing power that it has. The first of the statements by which that is done. OfficeError."""
         assert self._links is not None
         statements = self.office.revoke(name, self._links.members_up().get(name), self._dispatch.wall())
-        self.believe([statement.data for statement in statements])
+        said = self.office.said_by(name)
+        self._state(statements)
+        again = sorted(said - self.office.revoked_names())
+        if again:
+            log.warning("what node %s said counts no more; revoke these again if that was right: %s", name, ", ".join(again))
         return statements[0]
 
     def rotate(self) -> Statement:
         """Begin to use another root. OfficeError. Blocks on the disk: first it is stored that it is trusted, then its key takes its
         place."""
         statement, authority = self.office.rotate(self._dispatch.wall())
-        self.believe([statement.data])
+        self._state([statement])
         self._store.save(self.standing.kept())
         self._store.replace_authority(authority)
         self._renewer.look_at(self._dispatch.now())
@@ -404,8 +412,14 @@ class Membership:
     def retire(self) -> Statement:
         """End the overlap of two roots now. OfficeError."""
         statement = self.office.retire(self._dispatch.wall())
-        self.believe([statement.data])
+        self._state([statement])
         return statement
+
+    def _state(self, statements: list[Statement]) -> None:
+        """Statements of this node's own. OfficeError when one of them is not believed, even here."""
+        self.believe([statement.data for statement in statements])
+        if not all(map(self.standing.trust.knows, statements)):
+            raise OfficeError(errno.ENOSPC, "the statement was not accepted here and nobody was told; the log says why")
 
     def leave(self, done: Callable[[str], None]) -> None:
         """Ask nodes that may issue to revoke this one, until one does: *done* with its name, or "" when none did."""

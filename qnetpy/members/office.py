@@ -8,7 +8,7 @@ no issuers, and the root key is read only for what takes it: an issuer's renewal
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from qnetpy.enrol.wire import Grant
 from qnetpy.identity.authority import NODE_VALIDITY, Authority, IssuingPower, certify_issuer, issue_certificate, make_authority
@@ -16,14 +16,15 @@ from qnetpy.identity.certificate import ROLE_ISSUER, Certificate, CertificateErr
 from qnetpy.identity.files import StoreError
 from qnetpy.identity.trust import KEPT_MAX, Kind, Revoked, Statement, make_statement
 from qnetpy.members.possession import key_id, proves
-from qnetpy.members.register import Member
-from qnetpy.members.renewal import life
+from qnetpy.members.renewal import is_cut, life
 from qnetpy.members.standing import Standing, problem
 from qnetpy.members.store import Store
 from qnetpy.members.wire import NO_KEY, Renew, Renewed
 from resmgr.errors import Misuse
 
 Random = Callable[[int], bytes]
+REVOKE_SIZE = 2048
+"""Bytes that an issuer's statement never has."""
 
 
 class OfficeError(ValueError):
@@ -79,11 +80,7 @@ class Office:
         if wrong:
             raise OfficeError(errno.EACCES, wrong)
         power = self._power(shown.roles, wanted.root_id)
-        length = life(shown)
-        signer = shown.issuer or next((root for root in standing.trust.roots if root.key_id == shown.root_id), None)
-        if signer is not None and shown.not_after == signer.not_after:
-            # It was cut at its signer's end, which says nothing of how long it should be.
-            length = NODE_VALIDITY
+        length = NODE_VALIDITY if is_cut(shown, standing.trust.roots) else life(shown)
         certificate = self._issue(power, shown.name, shown.static_key, shown.roles, length, wall)
         issuer = None
         if wanted.issuer_key != NO_KEY:
@@ -162,11 +159,13 @@ class Office:
             if met is not None
             else member is not None and member.signer_id in {root.key_id for root in standing.trust.roots}
         )
-        power: Authority | IssuingPower | None = None
+        issuing: IssuingPower | None = None
         if ROLE_ISSUER not in roles and not by_root:
-            power = standing.any_power()
-        if power is None:
-            power = self._authority()
+            issuing = standing.any_power()
+        full = issuing is not None and not standing.trust.room(issuing.issuer, REVOKE_SIZE)
+        power: Authority | IssuingPower | None = self._authority() if issuing is None or full else issuing
+        if power is None and full:
+            raise OfficeError(errno.ENOSPC, "there is no room for what this node says; run it on another issuer, or where the root key is")
         if power is None:
             what = f"node {name} is an issuer" if ROLE_ISSUER in roles else f"the root signed the certificate of node {name}"
             raise OfficeError(errno.EPERM, f"{what}: that takes the root key; run it where the root key is")
@@ -174,20 +173,46 @@ class Office:
         if issuer_ids and not isinstance(power, Authority):
             power = self._root_key()
         try:
-            return [
-                make_statement(power, Kind.REVOKE, Revoked(name, key, one, self._kept(one, key) if one else frozenset()), wall)
+            made = [
+                make_statement(power, Kind.REVOKE, Revoked(name, key, one, self._kept(one, key, issuer_ids) if one else frozenset()), wall)
                 for one in issuer_ids or [b""]
             ]
         except Misuse as error:
             raise OfficeError(errno.EPERM, str(error)) from error
+        if not standing.trust.room(made[0].issuer, sum(len(one.data) for one in made)):
+            raise OfficeError(
+                errno.ENOSPC, "there is no room for more statements in this cluster; try: qnet root rotate, which ends the old ones"
+            )
+        return made
 
-    def _kept(self, issuer_id: bytes, key: bytes) -> frozenset[bytes]:
-        """What that issuer signed and this node has seen: it was not made up afterwards."""
+    def _kept(self, issuer_id: bytes, key: bytes, together: Sequence[bytes]) -> frozenset[bytes]:
+        """What that issuer signed and this node has seen: it was not made up afterwards. Certificates alone, those first that were seen
+        first: whoever stole the key may have said of anybody that he is revoked before it was noticed. *together*: issuing powers that are
+        revoked with it, whose word takes nobody's place."""
         standing = self._standing
-        members: list[Member] = [one for one in standing.register if one.signer_id == issuer_id and one.static_key != key]
-        serials = [one.serial for one in members if not standing.trust.key_revoked(one.static_key)]
-        said = [one.id for one in standing.trust.statements if one.issuer is not None and one.issuer.key_id == issuer_id]
-        return frozenset((*said, *serials)[:KEPT_MAX])
+        gone = {
+            one.subject.static_key
+            for one in standing.trust.revocations()
+            if isinstance(one.subject, Revoked) and (one.issuer is None or one.issuer.key_id not in together)
+        }
+        serials = [
+            one.serial for one in standing.register if one.signer_id == issuer_id and one.static_key != key and one.static_key not in gone
+        ]
+        return frozenset(serials[:KEPT_MAX])
+
+    def said_by(self, name: str) -> set[str]:
+        """Whom that node revoked."""
+        member, trust = self._standing.register.get(name), self._standing.trust
+        ids = set() if member is None else {key_id for key_id, _ in member.issuing}
+        return {
+            one.subject.name
+            for one in trust.revocations()
+            if isinstance(one.subject, Revoked) and one.issuer is not None and one.issuer.key_id in ids
+        }
+
+    def revoked_names(self) -> set[str]:
+        """Who is revoked, by whomever."""
+        return {one.subject.name for one in self._standing.trust.revocations() if isinstance(one.subject, Revoked)}
 
     # Roots
 

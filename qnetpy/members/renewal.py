@@ -6,17 +6,22 @@ days are left, which with certificates of a year means that it failed for three 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import attrs
 
-from qnetpy.identity.authority import BACKDATE
-from qnetpy.identity.certificate import ROLE_ISSUER, Certificate, Issuer
+from qnetpy.identity.authority import BACKDATE, NODE_VALIDITY
+from qnetpy.identity.certificate import ROLE_ISSUER, Certificate, Issuer, Root, date
 from qnetpy.members.standing import Standing
+from resmgr.errors import Misuse
 
 PART = 2 / 3
 """Of its life, after which a certificate is renewed."""
 DAY = 86400.0
 WARNINGS = (30 * DAY, 7 * DAY, DAY, 0.0)
 """Seconds before the end at which people are warned, if the certificate lived longer than that when it was new; and at the end."""
+LIFE_SLACK = BACKDATE + 2.0
+"""Seconds by which a life may be shorter: its begin may be cut at its signer's, and moments are whole seconds."""
 RETRY_PART = 1 / 50
 """Of a certificate's life, between looks at it and between tries."""
 RETRY_MIN = 1.0
@@ -39,6 +44,27 @@ def due(certificate: Certificate | Issuer, wall: float) -> bool:
 def life(certificate: Certificate | Issuer) -> float:
     """Seconds from when it was issued to its end; its begin lies a little before."""
     return max(0.0, certificate.not_after - certificate.not_before - BACKDATE)
+
+
+def is_cut(certificate: Certificate, roots: Sequence[Root]) -> bool:
+    """Whether it ends with its signer, which says nothing of how long it should be."""
+    signer = certificate.issuer or next((root for root in roots if root.key_id == certificate.root_id), None)
+    return signer is not None and certificate.not_after == signer.not_after
+
+
+def check_as_good(old: Certificate, new: Certificate, roots: Sequence[Root]) -> None:
+    """Misuse when *new* is less than the *old* that it renews: other roles, an earlier end, a shorter life. After one that was cut at its
+    signer's end comes one of the usual length; one that is cut itself may have any."""
+    if new.roles != old.roles:
+        raise Misuse(f"it has other roles: {', '.join(sorted(new.roles)) or 'none'}")
+    if is_cut(new, roots):
+        return
+    was_cut = is_cut(old, roots)
+    if new.not_after < old.not_after and not was_cut:
+        raise Misuse(f"it ends earlier than the one before, on {date(new.not_after)}")
+    due_life = min(life(old), NODE_VALIDITY) if was_cut else life(old)
+    if life(new) < due_life - LIFE_SLACK:
+        raise Misuse(f"it lives {life(new) / DAY:.1f} days, and {due_life / DAY:.1f} are due")
 
 
 def wants(standing: Standing, wall: float) -> list[Want]:

@@ -108,7 +108,7 @@ class Renewer:
             self._asking = bool(able)
             self._ask(able, request, private)
         else:
-            self._install(renewed, private, own.name)
+            self._install(renewed, request, private, own.name)
 
     def _ask(self, able: list[str], request: wire.Renew, private: bytes) -> None:
         """Ask nodes that may issue, one after another in random order, until one does."""
@@ -122,28 +122,42 @@ class Renewer:
                 self._counters["renewals_failed"] += 1
                 self._ask(able, request, private)
                 return
-            self._asking = False
             try:
-                self._install(wire.parse_renewed(bytes(reply)), private, name)
+                renewed = wire.parse_renewed(bytes(reply))
             except BadMessage as error:
                 self._counters["malformed"] += 1
                 log.warning("node %s issued a certificate that is no good: %s", name, error)
+                self._ask(able, request, private)
+                return
+            if self._install(renewed, request, private, name):
+                self._asking = False
+            else:
+                self._ask(able, request, private)
 
         self._peers.send(name, wire.pack_renew(request), REPLY_MAX, answered)
 
-    def _install(self, renewed: wire.Renewed, private: bytes, by: str) -> None:
+    def _install(self, renewed: wire.Renewed, request: wire.Renew, private: bytes, by: str) -> bool:
+        """Whether it is what was asked for."""
+        if self._closed:
+            return False
         try:
             certificate = parse_chain(renewed.chain)
+            if certificate.root_id != request.root_id:
+                raise Misuse("it is under another root than was asked for")
+            renewal.check_as_good(parse_chain(request.chain), certificate, self._standing.trust.roots)
             issuer = parse_issuer(renewed.issuer) if renewed.issuer else None
+            if (issuer is None) != (request.issuer_key == wire.NO_KEY):
+                raise Misuse("there is a certificate to issue with and none was asked for" if issuer else "there is none to issue with")
             self._standing.install(certificate, issuer, private, self._dispatch.wall())
         except (CertificateError, Misuse) as error:
             self._counters["renewals_failed"] += 1
             log.warning("node %s issued a certificate that is no good: %s", by, error)
-            return
+            return False
         self._warned = math.inf
         log.info("new certificate by %s, valid until %s", by, date(certificate.not_after))
         self._renewed()
         self.look_at(self._dispatch.now() + RENEW_EVERY + self._chance())
+        return True
 
     def _warn(self, wall: float) -> None:
         certificate = self._standing.identity.certificate

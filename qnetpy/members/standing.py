@@ -97,17 +97,17 @@ class Standing:
 
     # Statements
 
-    def learn(self, statements: Iterable[bytes]) -> tuple[list[Statement], list[str]]:
+    def learn(self, statements: Iterable[bytes]) -> tuple[list[Statement], list[BadMessage]]:
         """Believe what may be believed. Returns what was new, and why anything was not believed. `identity` may be another afterwards."""
         fresh: list[Statement] = []
-        refused: list[str] = []
+        refused: list[BadMessage] = []
         for data in statements:
             try:
                 statement = parse_statement(data)
                 if self.trust.add(statement):
                     fresh.append(statement)
             except BadMessage as error:
-                refused.append(str(error))
+                refused.append(error)
         if fresh:
             self._settle()
         return fresh, refused

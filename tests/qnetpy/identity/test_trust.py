@@ -11,9 +11,25 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
+from qnetpy.enrol.wire import GRANT_MAX
 from qnetpy.identity.authority import Authority, IssuingPower, certify_issuer, issue_certificate, make_authority
-from qnetpy.identity.certificate import Certificate
-from qnetpy.identity.trust import Kind, Revoked, Statement, Trust, make_statement, parse_statement, serial_id
+from qnetpy.identity.certificate import CERTIFICATE_MAX, Certificate
+from qnetpy.identity.trust import (
+    ISSUER_STATEMENTS_MAX,
+    KEPT_MAX,
+    ROOT_BYTES_MAX,
+    ROOT_STATEMENTS_MAX,
+    ROOTS_MAX,
+    SIGNED,
+    Crowded,
+    Kind,
+    Revoked,
+    Statement,
+    Trust,
+    make_statement,
+    parse_statement,
+    serial_id,
+)
 from resmgr.errors import BadMessage, Misuse
 
 NOW = 1_800_000_000.0
@@ -185,10 +201,60 @@ def test_what_somebody_lacks_is_told_older_first(garden: Garden) -> None:
     assert trust.ids() == sorted([one.id, two.id])
 
 
+def lies(by: IssuingPower, count: int, first: int = 20) -> list[Statement]:
+    return [make_statement(by, Kind.REVOKE, Revoked("x", key(number)), NOW) for number in range(first, first + count)]
+
+
 def test_a_flood_of_statements_is_bounded(garden: Garden, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("qnetpy.identity.trust.STATEMENTS_MAX", 3)
     monkeypatch.setattr("qnetpy.identity.trust.ROOT_STATEMENTS_MAX", 5)
-    trust = garden.trust(*(make_statement(garden.i1, Kind.REVOKE, Revoked("x", key(number)), NOW) for number in range(20, 23)))
-    with pytest.raises(BadMessage, match="too many"):
+    trust = garden.trust(*lies(garden.i1, 3))
+    with pytest.raises(Crowded, match="too many"):
         trust.add(garden.revoke(garden.i1, garden.by_i1))
     assert trust.add(garden.revoke(garden.root, garden.by_i1)), "a root is still heard"
+
+
+def test_one_issuer_does_not_take_the_places_of_others(garden: Garden) -> None:
+    many = [
+        make_statement(garden.i1, Kind.REVOKE, Revoked("x", number.to_bytes(32, "big")), NOW) for number in range(ISSUER_STATEMENTS_MAX + 1)
+    ]
+    trust = garden.trust(*many[:-1])
+    with pytest.raises(Crowded):
+        trust.add(many[-1])
+    assert trust.add(garden.revoke(garden.i2, garden.by_i1)), "another issuer is heard"
+    assert ISSUER_STATEMENTS_MAX < KEPT_MAX / 2
+    assert garden.trust(many[-1]).knows(many[-1])
+    trust.add(garden.revoke(garden.root, garden.by_root, issuer_id=garden.i1.issuer.key_id))
+    assert len(trust.statements) == 2, "all of it goes with the issuer"
+
+
+def test_an_issuer_keeps_nothing(garden: Garden) -> None:
+    """Ids that mean nothing would be 24 KB in every node's memory for each statement."""
+    kept = frozenset(number.to_bytes(16, "big") for number in range(KEPT_MAX))
+    with pytest.raises(Misuse, match="root key"):
+        garden.revoke(garden.i1, garden.by_i2, kept=kept)
+    plain = garden.revoke(garden.root, garden.by_i2, kept=kept)
+    with pytest.raises(BadMessage, match="no issuer"):
+        garden.trust().add(plain)
+    issuer = garden.i1.issuer.der
+    body = plain.data[: -64 - 20 - 2] + len(issuer).to_bytes(2, "big") + issuer + garden.i1.issuer.root_id
+    signature = Ed25519PrivateKey.from_private_bytes(garden.i1.private).sign(SIGNED + body)
+    with pytest.raises(BadMessage, match="may not say that"):
+        garden.trust().add(parse_statement(body + signature))
+
+
+def test_statements_are_bounded_in_bytes(garden: Garden, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = lies(garden.i1, 2)
+    monkeypatch.setattr("qnetpy.identity.trust.BYTES_MAX", len(first.data) + len(second.data) - 1)
+    trust = garden.trust(first)
+    with pytest.raises(Crowded):
+        trust.add(second)
+    assert trust.add(garden.revoke(garden.root, garden.by_i1))
+    monkeypatch.setattr("qnetpy.identity.trust.ROOT_BYTES_MAX", len(first.data))
+    with pytest.raises(Crowded):
+        trust.add(garden.revoke(garden.root, garden.by_i2))
+
+
+def test_all_statements_fit_into_the_message_that_a_node_joins_by() -> None:
+    assert GRANT_MAX >= ROOT_BYTES_MAX + 2 * ROOT_STATEMENTS_MAX + (ROOTS_MAX + 1) * (CERTIFICATE_MAX + 2) + 64
+    assert GRANT_MAX < 1 << 24

@@ -12,15 +12,17 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from qnetpy.channels import CHID_MEMBERS
-from qnetpy.identity.authority import NODE_VALIDITY, IssuingPower, certify_issuer, issue_certificate
+from qnetpy.identity.authority import NODE_VALIDITY, IssuingPower, certify_issuer, issue_certificate, make_authority
 from qnetpy.identity.certificate import Certificate, parse_chain, verify
-from qnetpy.identity.trust import Kind, Revoked, make_statement
+from qnetpy.identity.trust import ISSUER_STATEMENTS_MAX, KEPT_MAX, Kind, Revoked, make_statement
 from qnetpy.link.session import RekeyPolicy
 from qnetpy.members import wire
 from qnetpy.members.commands import Issuing
 from qnetpy.members.membership import SYNC_BURST, Membership
 from qnetpy.members.office import OfficeError
 from qnetpy.members.possession import issuing_key, prove
+from qnetpy.members.renewal import Want
+from qnetpy.members.renewer import Peers
 from qnetpy.parameters import QnetSettings
 from qnetpy.testing.members import MemoryStore, enrolled
 from qnetpy.testing.world import SimNode, World
@@ -391,6 +393,96 @@ def test_a_revocation_ends_every_issuing_power_that_was_seen() -> None:
         for name in ("root", "a", "guest0"):
             assert not cluster.member(name).standing.trust.accepts(ghost)
     assert ("a", "guest1") in cluster.links()
+
+
+def test_the_lies_of_a_stolen_issuer_go_with_it_and_its_honest_nodes_stay(caplog: pytest.LogCaptureFixture) -> None:
+    cluster = Cluster(28, "a")
+    thief, wall = Thief(cluster), cluster.world.dispatch.wall()
+    names = ["guest0", "guest1"]
+    for name in names:
+        cluster.stores[name] = enrolled(cluster.world.authority, name, wall, cluster.random.randbytes, by=thief.power)
+        cluster.start(name)
+    cluster.until(cluster.world.settled)
+    cluster.world.run(3.0)
+    root = cluster.member("root")
+    victims = [(f"x{number}", number.to_bytes(32, "big")) for number in range(1, KEPT_MAX + 1)]
+    for name, key in [(name, cluster.shown(name).static_key) for name in ("a", "guest0")] + victims:
+        statement = make_statement(thief.power, Kind.REVOKE, Revoked(name, key), wall)
+        root.standing.learn([statement.data])
+        if root.standing.trust.room(thief.power.issuer, 0) is False:
+            break
+    assert not root.standing.trust.accepts(cluster.shown("a"))
+    root.revoke("issuer")
+    for name in ("a", *names):
+        assert root.standing.trust.accepts(cluster.shown(name)), name
+    assert [one.issuer for one in root.standing.trust.revocations()] == [None]
+    assert "revoke these again" in caplog.text
+
+
+def test_a_revocation_that_has_no_place_is_no_success() -> None:
+    cluster = Cluster(29, "a", "b")
+    for name in ("issuer", "root"):
+        member = cluster.member(name)
+        (power,) = cluster.stores[name].kept.powers
+        lies = [
+            make_statement(power, Kind.REVOKE, Revoked("x", number.to_bytes(32, "big")), 0.0) for number in range(ISSUER_STATEMENTS_MAX)
+        ]
+        member.standing.learn([lie.data for lie in lies])
+    with pytest.raises(OfficeError, match="no room"):
+        cluster.member("issuer").revoke("a")
+    assert cluster.member("root").revoke("a").issuer is None, "the root speaks in its place"
+    cluster.until(lambda: not any("a" in pair for pair in cluster.links()), 2.0)
+    told: list[str] = []
+    cluster.world.nodes["root"].crash()
+    cluster.until(lambda: ("b", "root") not in cluster.links(), 30.0)
+    cluster.member("b").leave(told.append)
+    cluster.until(lambda: bool(told), 5.0)
+    assert told == [""], "nobody says that it did"
+
+
+def lying(cluster: Cluster, how: str) -> Callable[..., wire.Renewed]:
+    """What the node `root` answers to RENEW when it lies in this way."""
+    authority, wall = cluster.world.authority, cluster.world.dispatch.wall
+    (power,) = cluster.stores["root"].kept.powers
+
+    def renew(name: str, static_key: bytes, wanted: wire.Renew, now: float) -> wire.Renewed:
+        roles = ["user"] if how == "roles" else []
+        length = NODE_VALIDITY - 600.0 if how == "life" else NODE_VALIDITY
+        key = cluster.shown("b").static_key if how == "key" else static_key
+        signer = make_authority("sim", wall()) if how == "root" else power
+        chain = issue_certificate(signer, name, key, roles, wall(), 300.0 if how == "end" else length).chain
+        if how == "issuer":
+            return wire.Renewed(chain, certify_issuer(authority, name, power.issuer.key, wall()).der)
+        return wire.Renewed(b"junk" if how == "junk" else chain)
+
+    return renew
+
+
+@pytest.mark.parametrize("how", ["roles", "life", "end", "key", "root", "issuer", "junk"])
+def test_after_an_issuer_that_lies_the_next_is_asked(how: str) -> None:
+    cluster = Cluster(30, "a", "b")
+    root, a = cluster.member("root"), cluster.member("a")
+    root.office.renew = lying(cluster, how)  # type: ignore[method-assign]  # a stolen issuer
+    asked: list[str] = []
+    order = a._renewer._peers
+
+    def send(name: str, message: bytes, reply_len: int, done: Callable[[int, Buffer], None]) -> None:
+        asked.append(name)
+        order.send(name, message, reply_len, done)
+
+    a._renewer._peers = Peers(lambda: sorted(order.issuers(), reverse=True), send)
+    a._renewer._chance = lambda: 0.0  # type: ignore[method-assign]  # `root` is asked first
+    before = cluster.shown("a")
+    cluster.world.run(3.0)
+    a._renewer._renew(Want(before.root_id, issuing=False), cluster.world.dispatch.wall())
+    cluster.world.run(3.0)
+    assert asked == ["root", "issuer"]
+    after = cluster.shown("a")
+    assert after.issuer is not None
+    assert after.issuer.node == "issuer"
+    assert (after.roles, after.static_key) == (before.roles, before.static_key)
+    assert not a._renewer._asking
+    assert a.counters["renewals_failed"] == 1
 
 
 def test_an_issuer_whose_answer_was_lost_asks_with_the_same_key() -> None:

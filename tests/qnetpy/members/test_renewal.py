@@ -7,11 +7,12 @@ import random
 
 import pytest
 
-from qnetpy.identity.authority import Authority, make_authority
+from qnetpy.identity.authority import Authority, issue_certificate, make_authority
 from qnetpy.identity.trust import Kind, make_statement
-from qnetpy.members.renewal import DAY, Want, due, pause, wants, warning
+from qnetpy.members.renewal import DAY, Want, check_as_good, due, is_cut, pause, wants, warning
 from qnetpy.members.standing import Standing
 from qnetpy.testing.members import enrolled
+from resmgr.errors import Misuse
 
 NOW = 1_800_000_000.0
 YEAR = 365.25 * DAY
@@ -24,6 +25,29 @@ def authority() -> Authority:
 
 def standing(authority: Authority, *roles: str, validity: float = YEAR) -> Standing:
     return Standing(enrolled(authority, "n1", NOW, random.Random(2).randbytes, roles=roles, validity=validity).kept)
+
+
+def test_what_is_as_good_as_the_one_before(authority: Authority) -> None:
+    (power,) = enrolled(authority, "i", NOW, random.Random(2).randbytes, roles=["issuer"]).kept.powers
+    roots, key = [authority.root], bytes(range(32))
+    year = YEAR
+    old = issue_certificate(power, "a", key, ["user"], NOW, year)
+    later = NOW + 2 * year / 3
+    for good in (issue_certificate(power, "a", key, ["user"], later, length) for length in (year, year - 60.0, 2 * year, 90 * year)):
+        check_as_good(old, good, roots)
+    for length, roles, why in (
+        (year, [], "roles"),
+        (year / 4, ["user"], "earlier"),
+        (year / 2, ["user"], "lives"),
+        (year, ["user", "x"], "roles"),
+    ):
+        with pytest.raises(Misuse, match=why):
+            check_as_good(old, issue_certificate(power, "a", key, roles, later, length), roots)
+    cut = issue_certificate(power, "a", key, ["user"], NOW, 90 * year)
+    assert is_cut(cut, roots)
+    check_as_good(cut, issue_certificate(power, "a", key, ["user"], NOW + 3.4 * year, year), roots)
+    with pytest.raises(Misuse, match="lives"):
+        check_as_good(cut, issue_certificate(power, "a", key, ["user"], NOW + 4.2 * year, year / 2), roots)
 
 
 def test_two_thirds_of_a_life(authority: Authority) -> None:
