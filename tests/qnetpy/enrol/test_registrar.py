@@ -24,6 +24,8 @@ from qnetpy.identity.authority import issue_certificate, make_authority
 from resmgr.errors import ResmgrError
 from resmgr.runner import TrioDispatch, open_dispatch
 
+BASE = bytes.fromhex("5866666666666666666666666666666666666666666666666666666666666666")
+"""A point of the curve, so that there is something to compute."""
 pytestmark = pytest.mark.host
 
 
@@ -118,6 +120,34 @@ async def test_connections_are_bounded_in_number_and_time(monkeypatch: pytest.Mo
         await until(lambda: registrar.counters["exchange_expired"] == listener.CONNECTIONS_PER_SOURCE)
         assert await seek(seeker(code), Place("127.0.0.1", registrar.port)) is not None
         for sock in idle:
+            sock.close()
+
+
+@pytest.mark.parametrize("said", [False, True], ids=["silent", "begun"])
+async def test_connections_that_are_held_open_keep_nobody_from_joining(said: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody waits for them to expire: the oldest that has shown no code makes room."""
+    monkeypatch.setattr("qnetpy.enrol.invitation.HELLO_BURST", 100.0)  # as in the ten seconds for which they are held
+    async with office() as (registrar, _, _):
+        code = opened(registrar)
+        hello = frame(Kind.HELLO, b"qnetjoin\x01" + code.public.encode() + b"A" + BASE)
+        held: list[socket.socket] = []
+
+        def hold() -> None:
+            for number in range(listener.CONNECTIONS_MAX):
+                sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+                held.append(sock)
+                sock.settimeout(5.0)
+                sock.bind((f"127.0.7.{2 + number // 4}", 0))
+                sock.connect(("127.0.0.1", registrar.port))
+                if said:
+                    sock.sendall(hello)
+                    assert sock.recv(1) == bytes((Kind.CHALLENGE,))
+
+        await trio.to_thread.run_sync(hold)
+        assert await seek(seeker(code), Place("127.0.0.1", registrar.port)) is not None
+        assert registrar.counters["connections_full"] == 1
+        assert registrar.counters["exchange_expired"] == 0
+        for sock in held:
             sock.close()
 
 
