@@ -245,8 +245,9 @@ async def test_what_cannot_be_invited_is_said() -> None:
         ):
             with pytest.raises(ValueError, match=why):
                 registrar.invite(*arguments, 86400.0)
-        with pytest.raises(ValueError, match="more than nothing"):
-            registrar.invite("", frozenset(), 1, 60.0, 0.0)
+        for validity in (0.0, -1.0, float("nan"), float("inf")):
+            with pytest.raises(ValueError, match="more than nothing"):
+                registrar.invite("", frozenset(), 1, 60.0, validity)
         assert registrar.port == 0
 
 
