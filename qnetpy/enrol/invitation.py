@@ -4,13 +4,15 @@ An invitation ends by its last use, by its third wrong try, by its time, or by h
 so that whoever comes with the right code later hears why it is no good: somebody else used it, or somebody guessed. An exchange that is
 not brought to its confirmation is no try, since it tells nothing about a guess; it costs us work, and is bounded by the budgets.
 
-A source is an IP address. One that was wrong waits before it may try again, and is not answered any more after some wrong tries; all
-sources together have a budget of wrong tries, so that nobody gets more guesses by asking for more invitations or from more addresses.
+A source is an IPv4 address, or a /64 of IPv6, of which one machine may have as many addresses as it likes (`group`). One that was wrong
+waits before it may try again, and is not answered any more after some wrong tries; all sources together have a budget of wrong tries, so
+that nobody gets more guesses by asking for more invitations or from more addresses.
 """
 
 from __future__ import annotations
 
 import enum
+import ipaddress
 from collections import Counter, deque
 
 import attrs
@@ -38,6 +40,18 @@ HELLO_BURST = 10.0
 """Exchanges begun per second in all, above a burst: 20 ms of a worker thread each."""
 HELLO_PER_SOURCE = 6.0
 """Burst of one source; it gets one more each second."""
+
+
+def group(source: str) -> str:
+    """What counts as one source with that address: an IPv4 address, a /64 of IPv6. A link-local IPv6 address stands for itself, since all
+    machines of a cable are in one /64 there. Anything else stands for itself too."""
+    try:
+        address = ipaddress.ip_address(source)
+    except ValueError:
+        return source
+    if address.version == 4 or address.is_link_local:
+        return source
+    return str(ipaddress.ip_network((int(address) >> 64 << 64, 64)))
 
 
 class State(enum.Enum):
@@ -132,7 +146,8 @@ class Invitations:
         return min((invitation.expires for invitation in self._by_public.values()), default=None)
 
     def begin(self, public: str, source: str, now: float) -> Invitation | Refused:
-        """Somebody at *source* wants to try a code that routes to *public*: which invitation, or why not."""
+        """Somebody at *source* wants to try a code that routes to *public*: which invitation, or why not. Only what will be computed uses
+        the budget of all."""
         self.expire(now)
         if not self._may_try(source, now):
             return Refused(Refusal.BUSY, 0)
@@ -140,7 +155,9 @@ class Invitations:
         if invitation is None:
             self.counters["unknown_code"] += 1
             return Refused(Refusal.UNKNOWN, 0)
-        return invitation if invitation.state in (State.OPEN, State.USED) else self.refusal(invitation)
+        if invitation.state not in (State.OPEN, State.USED):
+            return self.refusal(invitation)
+        return invitation if self._may_compute(now) else Refused(Refusal.BUSY, 0)
 
     def refusal(self, invitation: Invitation) -> Refused:
         """What is said of an invitation that has ended."""
@@ -199,16 +216,20 @@ class Invitations:
         if entry.allowance < 1.0:
             self.counters["rate_source"] += 1
             return False
+        entry.allowance -= 1.0
+        return True
+
+    def _may_compute(self, now: float) -> bool:
         self._allowance = min(HELLO_BURST, self._allowance + (now - self._filled) * HELLO_RATE)
         self._filled = now
         if self._allowance < 1.0:
             self.counters["rate_total"] += 1
             return False
-        entry.allowance -= 1.0
         self._allowance -= 1.0
         return True
 
     def _source(self, source: str, now: float) -> _Source:
+        source = group(source)
         entry = self._sources.pop(source, None)
         if entry is None:
             if len(self._sources) >= SOURCES_MAX:

@@ -15,7 +15,8 @@ from collections.abc import Callable
 
 import attrs
 
-from qnetpy.enrol.inviter import Exchange
+from qnetpy.enrol.invitation import group
+from qnetpy.enrol.inviter import Exchange, Step
 from qnetpy.enrol.pake import Keys
 from resmgr.dispatch import Dispatch, Timer
 
@@ -37,6 +38,7 @@ LINGER = 1.0
 class _Connection:
     sock: socket.socket
     source: str
+    """What counts as one (`qnetpy.enrol.invitation.group`)."""
     exchange: Exchange
     pending: bytearray = attrs.Factory(bytearray)
     closing: Timer | None = None
@@ -87,16 +89,32 @@ class Listener:
                 self._resume = self._dispatch.call_at(self._dispatch.now() + ACCEPT_PAUSE, self._accept_again)
                 return
             source = str(address[0]).removeprefix("::ffff:")
-            own = sum(1 for connection in self._connections if connection.source == source)
-            if len(self._connections) >= CONNECTIONS_MAX or own >= CONNECTIONS_PER_SOURCE:
-                self._counters["connections_full" if own < CONNECTIONS_PER_SOURCE else "connections_source"] += 1
+            if not self._make_room(group(source)):
                 sock.close()
                 continue
             sock.setblocking(False)
-            connection = _Connection(sock, source, self._make(source))
+            connection = _Connection(sock, group(source), self._make(source))
             self._connections[connection] = None
             self._dispatch.attach_fd(sock.fileno(), functools.partial(self._readable, connection))
             self._arm()
+
+    def _make_room(self, source: str) -> bool:
+        """Whether one more of *source* may come. Where there is no room, the oldest goes that has not said anything or is done, else the
+        oldest that has not shown a code: an honest one is so for as long as a packet travels."""
+        own = [connection for connection in self._connections if connection.source == source]
+        if len(own) >= CONNECTIONS_PER_SOURCE:
+            self._counters["connections_source"] += 1
+        elif len(self._connections) >= CONNECTIONS_MAX:
+            self._counters["connections_full"] += 1
+            own = list(self._connections)
+        else:
+            return True
+        for steps in ((Step.HELLO, Step.ENDED), (Step.CONFIRM,)):
+            for connection in own:
+                if connection.exchange.step in steps:
+                    self._drop(connection)
+                    return True
+        return False
 
     def _accept_again(self) -> None:
         self._dispatch.want_read(self._socket.fileno(), True)

@@ -6,6 +6,7 @@ It is idle without an invitation: no socket, no announcement, no thread.
 from __future__ import annotations
 
 import logging
+import math
 from collections import Counter
 from collections.abc import Callable
 from typing import Protocol
@@ -73,8 +74,8 @@ class Registrar:
             raise ValueError("one name is for one machine" if name else f"an invitation is for 1 to {USES_MAX} machines")
         if not 0 < ttl <= TTL_MAX:
             raise ValueError(f"an invitation lives for up to {TTL_MAX / 3600:g} hours")
-        if validity <= 0:
-            raise ValueError("certificates are valid for more than nothing")
+        if not 0 < validity < math.inf:
+            raise ValueError("certificates are valid for more than nothing, and not for ever")
         if name and self._issuing.taken(name):
             raise ValueError(f"there is a node {name} already; try: qnet revoke {name}, if this is to take its place")
         self._issuing.check(roles)

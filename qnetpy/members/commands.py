@@ -62,6 +62,8 @@ def verbs(membership: Membership, registrar: Registrar, dispatch: Dispatch, anno
             )
         except ValueError as error:
             answer({"error": str(error)})
+        except OverflowError:
+            answer({"error": "that is too long a time: nothing is valid for so many days, and no invitation lives for so many seconds"})
         except OSError as error:
             answer({"error": f"TCP port for joining: {error.strerror}; try: another [enrol] port"})
         else:

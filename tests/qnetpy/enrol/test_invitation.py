@@ -18,6 +18,7 @@ from qnetpy.enrol.invitation import (
     Invitation,
     Invitations,
     State,
+    group,
 )
 from qnetpy.enrol.wire import Refusal, Refused
 
@@ -94,6 +95,27 @@ def test_a_flood_of_beginnings_is_bounded_and_kills_nothing(table: Invitations) 
     found = table.get("abc")
     assert found is not None
     assert (found.state, found.left) == (State.OPEN, 3)
+
+
+def test_beginnings_with_unknown_public_parts_do_not_keep_others_from_joining(table: Invitations) -> None:
+    for number in range(1000):
+        table.begin("xyz", f"10.0.{number % 256}.{number // 256}", 0.0)
+    assert table.counters["unknown_code"] == 1000
+    assert isinstance(table.begin("abc", "10.1.1.1", 0.0), Invitation), "the budget of all was used up"
+    found = table.get("abc")
+    assert found is not None
+    found.state = State.KILLED
+    for number in range(20):
+        assert table.begin("abc", f"10.2.0.{number}", 0.0) == Refused(Refusal.KILLED, 0)
+
+
+def test_addresses_of_one_machine_are_one_source(table: Invitations) -> None:
+    assert sum(isinstance(table.begin("abc", f"2001:db8::{number:x}", 0.0), Invitation) for number in range(100)) == 6
+    assert table.counters["rate_source"] == 94
+    assert isinstance(table.begin("abc", "2001:db8:0:1::1", 0.0), Invitation)
+    assert group("2001:db8::1") == group("2001:db8::ffff:1") != group("2001:db8:0:1::1")
+    assert group("fe80::1%eth0") != group("fe80::2%eth0") != group("fe80::2%eth1")
+    assert group("10.0.0.1") != group("10.0.0.2")
 
 
 def test_sources_are_forgotten_before_they_fill_memory(table: Invitations) -> None:

@@ -24,6 +24,8 @@ from qnetpy.identity.authority import issue_certificate, make_authority
 from resmgr.errors import ResmgrError
 from resmgr.runner import TrioDispatch, open_dispatch
 
+BASE = bytes.fromhex("5866666666666666666666666666666666666666666666666666666666666666")
+"""A point of the curve, so that there is something to compute."""
 pytestmark = pytest.mark.host
 
 
@@ -121,6 +123,34 @@ async def test_connections_are_bounded_in_number_and_time(monkeypatch: pytest.Mo
             sock.close()
 
 
+@pytest.mark.parametrize("said", [False, True], ids=["silent", "begun"])
+async def test_connections_that_are_held_open_keep_nobody_from_joining(said: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody waits for them to expire: the oldest that has shown no code makes room."""
+    monkeypatch.setattr("qnetpy.enrol.invitation.HELLO_BURST", 100.0)  # as in the ten seconds for which they are held
+    async with office() as (registrar, _, _):
+        code = opened(registrar)
+        hello = frame(Kind.HELLO, b"qnetjoin\x01" + code.public.encode() + b"A" + BASE)
+        held: list[socket.socket] = []
+
+        def hold() -> None:
+            for number in range(listener.CONNECTIONS_MAX):
+                sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+                held.append(sock)
+                sock.settimeout(5.0)
+                sock.bind((f"127.0.7.{2 + number // 4}", 0))
+                sock.connect(("127.0.0.1", registrar.port))
+                if said:
+                    sock.sendall(hello)
+                    assert sock.recv(1) == bytes((Kind.CHALLENGE,))
+
+        await trio.to_thread.run_sync(hold)
+        assert await seek(seeker(code), Place("127.0.0.1", registrar.port)) is not None
+        assert registrar.counters["connections_full"] == 1
+        assert registrar.counters["exchange_expired"] == 0
+        for sock in held:
+            sock.close()
+
+
 async def test_a_flood_from_many_sources_leaves_memory_and_invitation_alone() -> None:
     async with office() as (registrar, _, _):
         code = opened(registrar)
@@ -215,8 +245,9 @@ async def test_what_cannot_be_invited_is_said() -> None:
         ):
             with pytest.raises(ValueError, match=why):
                 registrar.invite(*arguments, 86400.0)
-        with pytest.raises(ValueError, match="more than nothing"):
-            registrar.invite("", frozenset(), 1, 60.0, 0.0)
+        for validity in (0.0, -1.0, float("nan"), float("inf")):
+            with pytest.raises(ValueError, match="more than nothing"):
+                registrar.invite("", frozenset(), 1, 60.0, validity)
         assert registrar.port == 0
 
 
