@@ -227,8 +227,8 @@ def test_a_short_life_is_prolonged_again_and_again(start_cluster: Start) -> None
     cluster.run("n2", "openssl", "x509", "-in", "/etc/qnet/node.crt", "-noout", "-checkend", "0")
     # Nobody who may issue is there any more: it ends, and says what to do.
     cluster.run("n1", "qnet", "down")
-    wait_for(lambda: "EXPIRED" in cluster.run("n2", "qnet", "status").stdout, 20.0)
-    assert "qnet join CODE --replace" in cluster.run("n2", "qnet", "status").stdout
+    wait_for(lambda: "qnet join CODE --replace" in cluster.run("n2", "qnet", "status").stdout, 20.0)
+    wait_for(lambda: "EXPIRED" in cluster.run("n2", "qnet", "status").stdout, 2.0)
     cluster.run("n1", "qnet", "up")
     cluster.run("n2", "qnet", "down")
     cluster.run("n2", "qnet", "join", invited(cluster, "--name", "n2"), "--replace")
