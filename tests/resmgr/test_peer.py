@@ -451,10 +451,10 @@ def test_nodes_are_not_forwarded_to_nodes() -> None:
 
 def test_no_process_is_brought_to_where_daemons_speak_to_each_other() -> None:
     world = World("node")
-    heard: list[bytes] = []
+    heard: list[Credentials] = []
 
     def server(message: Message) -> None:
-        heard.append(bytes(message.data))
+        heard.append(message.info.credentials)
         message.reply(0)
 
     numbers = (*CHIDS_DAEMONS, CHIDS_DAEMONS.stop)
@@ -463,13 +463,16 @@ def test_no_process_is_brought_to_where_daemons_speak_to_each_other() -> None:
     link = world.link(world.client, Kernel(world.clock.node("process"), "a"))
     sent: list[bytes] = []
     link.left.send = lambda stream, parts, priority, route=0: sent.append(b"".join(parts))  # type: ignore[method-assign]  # a tap
-    world.peer(world.client, link.left, credentials=Credentials(0, 0, (), 4711), routes=True)
+    process = Credentials(0, 0, (), 4711)
+    world.peer(world.client, link.left, credentials=process, routes=True)
     for place, number in enumerate(numbers):
         block = wire.pack_block(wire.ConnectBlock(int(ND_B), PID_SYSTEM, number, 0, 0, 0))
         world.peers[-1].receive(wire.SEND_HEADER.pack(wire.SEND, wire.CONNECT, 10, 0, place, place, 0, 1) + block + b"x")
         world.run()
     assert [wire.parse_reply(one)[4] for one in sent] == [-errno.EPERM] * len(CHIDS_DAEMONS) + [0]
-    assert heard == [b"x"]
+    assert heard == [process], "who the socket says, and not pid 0 as the process says"
+    assert not process.of_daemon
+    assert Credentials(0, 0).of_daemon
 
 
 @pytest.mark.parametrize(
