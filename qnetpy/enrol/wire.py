@@ -16,7 +16,7 @@ import attrs
 from qnetpy.enrol.code import ALPHABET, PUBLIC_SIZE
 from qnetpy.identity.certificate import CERTIFICATE_MAX
 from qnetpy.identity.names import is_name
-from resmgr.errors import BadMessage
+from resmgr.errors import BadMessage, Misuse
 
 MAGIC = b"qnetjoin"
 VERSION = 1
@@ -126,6 +126,9 @@ class Denied:
 
 
 def frame(kind: Kind, body: bytes) -> bytes:
+    """One frame. Misuse for a body that no receiver takes."""
+    if len(body) > GRANT_MAX:
+        raise Misuse(f"a body of {len(body)} bytes; the limit is {GRANT_MAX}")
     return HEADER.pack(kind << 24 | len(body)) + body
 
 

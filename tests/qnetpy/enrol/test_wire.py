@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from qnetpy.enrol import wire
 from qnetpy.enrol.wire import Accept, Denial, Denied, Frames, Grant, Hello, Kind, Refusal, Refused, Request, frame
-from resmgr.errors import BadMessage
+from resmgr.errors import BadMessage, Misuse
 
 HELLO = Hello(1, "k7p", bytes(range(33)))
 HELLO_BYTES = b"qnetjoin\x01k7p" + bytes(range(33))
@@ -108,3 +108,9 @@ def test_a_long_or_unknown_frame_is_refused_at_its_header() -> None:
     assert Frames(grants=True).feed(b"\x07\0\x02\x01") == []
     with pytest.raises(BadMessage, match="too long"):
         Frames(grants=True).feed(b"\x07\xff\xff\xff")
+
+
+def test_a_body_that_would_run_into_the_kind_is_not_sent() -> None:
+    assert len(wire.frame(wire.Kind.GRANT, bytes(wire.GRANT_MAX))) == wire.HEADER.size + wire.GRANT_MAX
+    with pytest.raises(Misuse):
+        wire.frame(wire.Kind.GRANT, bytes(wire.GRANT_MAX + 1))
