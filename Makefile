@@ -8,7 +8,7 @@ FUZZER := $(VENV)/.ready-fuzz
 SEEDS  ?= 5000
 SECONDS ?= 600
 
-.PHONY: help demo test lint bench sim compile fuzz clean
+.PHONY: help demo test test-nodes test-rest lint bench sim compile fuzz clean
 help:
 	@echo 'make demo         three machines become one, shown with real commands (under 2 minutes)'
 	@echo 'make test         all tests'
@@ -25,8 +25,15 @@ $(READY): pyproject.toml .ci/prepare .ci/packages
 demo: $(READY)
 	@$(PYTHON) -m qnetpy.cluster.demo
 
+# Two halves beside each other: machines in namespaces mostly wait. `make test-nodes` or `make test-rest` runs one.
 test: $(READY)
-	@$(PYTHON) -m pytest -q
+	@$(MAKE) -s -j2 --output-sync=target test-nodes test-rest
+
+test-nodes: $(READY)
+	@$(PYTHON) -m pytest -q tests/cluster
+
+test-rest: $(READY)
+	@$(PYTHON) -m pytest -q --ignore tests/cluster
 
 lint: $(READY)
 	@$(VENV)/bin/ruff format --check .

@@ -85,7 +85,7 @@ def test_new_keys_on_request_interrupt_nothing() -> None:
     world.run(1.0)
     before = a.qnet.machine.links["b"].sessions.current
     a.qnet.rekey()
-    world.run(1.0)
+    world.run(2.0)
     assert a.qnet.machine.links["b"].sessions.current is not before
     node = b.qnet.nodes.get("a")
     assert node is not None
