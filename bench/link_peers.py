@@ -146,8 +146,10 @@ def iperf(cluster: Cluster, client: str, server: str, cpus: dict[str, int], addr
         end = time.monotonic() + 10
         while True:
             result = cluster.run(client, *words, check=False, seconds=IPERF_SECONDS + 20)
-            if result.returncode == 0:
-                return float(json.loads(result.stdout)["end"]["sum_received"]["bits_per_second"]) / 8e6
+            # It also ends well when the overlay is not up yet, and has received nothing.
+            received = json.loads(result.stdout)["end"].get("sum_received") if result.returncode == 0 else None
+            if received is not None:
+                return float(received["bits_per_second"]) / 8e6
             if time.monotonic() > end:
                 raise SystemExit(f"bench: iperf3: {result.stdout.strip() or result.stderr.strip()}")
             time.sleep(0.05)

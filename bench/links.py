@@ -41,6 +41,11 @@ shutdown = []
 class Links(Bench):
     """Measures on two nodes without daemons."""
 
+    def running_code(self) -> str:
+        """What programs that embed a node run: Python source, or compiled modules."""
+        code = "import qnetpy.qnet; from resmgr.compiled import describe, running; print(describe(len(running())))"
+        return self.cluster.run(CLIENT, sys.executable, "-c", code).stdout.strip().partition(",")[0]
+
     def place(self, placement: str) -> None:
         self.placement = placement
         self.cpus = {CLIENT: 0, SERVER: 0 if placement == "one core" else 1}

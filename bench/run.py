@@ -93,7 +93,15 @@ class Bench:
         self.report = report
         self.cpus = {CLIENT: 0, SERVER: 0}
         self.placement = "one core"
-        self.code = running_code(cluster)
+        self.code = self.running_code()
+
+    def running_code(self) -> str:
+        """What the daemons run: Python source, or compiled modules."""
+        told = {
+            describe(int(json.loads(self.cluster.run(node, "qnet", "status", "--json").stdout)["compiled_modules"]))
+            for node in (CLIENT, SERVER)
+        }
+        return " and ".join(sorted(told))
 
     def place(self, placement: str) -> None:
         """Pin the daemons, all their threads, and whatever is started from now on."""
@@ -241,14 +249,6 @@ class Bench:
 
     def probe_quiet(self, node: str, *words: str) -> None:
         self.cluster.run(node, sys.executable, PROBE, *words, seconds=60)
-
-
-def running_code(cluster: Cluster) -> str:
-    """What the daemons run: Python source, or compiled modules."""
-    told = {
-        describe(int(json.loads(cluster.run(node, "qnet", "status", "--json").stdout)["compiled_modules"])) for node in (CLIENT, SERVER)
-    }
-    return " and ".join(sorted(told))
 
 
 def until_found(cluster: Cluster, seconds: float = 15.0) -> None:
