@@ -11,8 +11,10 @@ unblock keeps its client waiting; only the end of the server, of its node or of 
 from __future__ import annotations
 
 import errno
+import math
 import os
 import socket
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -38,6 +40,7 @@ from resmgr.channel import (
 from resmgr.dispatch import Buffer
 from resmgr.errors import BadMessage, ResmgrError
 from resmgr.peer import Peer
+from resmgr.realtime import Wanted
 from resmgr.runner import SPIN_DEFAULT, TrioDispatch, open_dispatch
 from resmgr.transport.unix import UnixCarrier
 
@@ -53,13 +56,13 @@ class Reply(NamedTuple):
 class _Waiting:
     """One task in `send`."""
 
-    __slots__ = ("cancel", "data", "descriptors", "finished", "pending", "status", "task", "timed_out")
+    __slots__ = ("cancel", "data", "descriptors", "pending", "status", "task", "timed_out", "wanted")
 
     def __init__(self) -> None:
+        self.wanted = Wanted()
         self.status = 0
         self.data = b""
         self.descriptors: tuple[int, ...] = ()
-        self.finished = False
         self.timed_out = False
         self.task: trio.lowlevel.Task | None = None
         self.pending: Pending | None = None
@@ -74,6 +77,7 @@ class _Waiting:
         self.unblock()
 
 
+@trio.lowlevel.enable_ki_protection
 async def send(
     connection: Connection,
     parts: Sequence[Buffer] = (b"",),
@@ -85,7 +89,8 @@ async def send(
 ) -> Reply:
     """Send and wait for the answer (MsgSend). Raises ResmgrError with the errno of a failure.
 
-    *deadline*: monotonic seconds, as `dispatch.now()`. The parts are borrowed until this returns. One task switch per call.
+    *deadline*: monotonic seconds, as `dispatch.now()`. The parts are borrowed until this returns. Other tasks run meanwhile,
+    if there are any that can; a task that is alone gets an answer that comes soon without a change of tasks (`TrioDispatch.drive`).
     """
     await trio.lowlevel.checkpoint_if_cancelled()
     dispatch = connection.kernel.dispatch
@@ -96,7 +101,7 @@ async def send(
         waiting.data = bytes(reply)
         # Lent until this returns, so copies.
         waiting.descriptors = tuple(os.dup(fd) for fd in received)
-        waiting.finished = True
+        waiting.wanted.come = True
         if waiting.task is not None:
             trio.lowlevel.reschedule(waiting.task)
             waiting.task = None
@@ -107,8 +112,13 @@ async def send(
         waiting.pending = connection.submit_descriptors(parts, descriptors, reply_len, done, priority)
 
     enter(connection.kernel, start)
-    if waiting.finished:
-        await trio.lowlevel.cancel_shielded_checkpoint()
+    real = dispatch if isinstance(dispatch, TrioDispatch) else None
+    if real is not None and not waiting.wanted.come:
+        until = _monotonic(trio.current_effective_deadline())
+        real.drive(waiting.wanted, until if deadline is None else min(until, deadline), soon=True)
+    if waiting.wanted.come:
+        if real is None or not real.alone():
+            await trio.lowlevel.cancel_shielded_checkpoint()
     else:
         timer = None if deadline is None else dispatch.call_at(deadline, waiting.expire)
 
@@ -129,6 +139,11 @@ async def send(
                 raise ResmgrError(errno.ETIMEDOUT)
         raise ResmgrError(-waiting.status)
     return Reply(waiting.status, waiting.data, waiting.descriptors)
+
+
+def _monotonic(when: float) -> float:
+    """A time of Trio's clock on the dispatch's."""
+    return when if when == math.inf else when - trio.current_time() + time.monotonic()
 
 
 def enter(kernel: Kernel, call: Callable[[], None]) -> None:
@@ -159,11 +174,13 @@ class ReceiveChannel:
         self.kernel = kernel
         self._items: deque[Message | Pulse] = deque()
         self._tasks: deque[trio.lowlevel.Task] = deque()
+        self._wanted = Wanted()
         self._closed = False
         self.channel = kernel.channel(self._arrived, on_pulse=self._arrived, pid=pid, chid=chid, first_part=first_part, remote=remote)
 
     def _arrived(self, item: Message | Pulse) -> None:
         self._items.append(item)
+        self._wanted.come = True
         self._wake()
 
     def _wake(self) -> None:
@@ -182,12 +199,19 @@ class ReceiveChannel:
             return item
         return None
 
+    @trio.lowlevel.enable_ki_protection
     async def receive(self) -> Message | Pulse:
         """MsgReceive. ResmgrError(ESRCH) when the channel is closed. Several tasks may wait; each item goes to one."""
         await trio.lowlevel.checkpoint_if_cancelled()
+        real = self.kernel.dispatch if isinstance(self.kernel.dispatch, TrioDispatch) else None
         item = self._next()
+        if item is None and real is not None and not self._closed and not self._tasks:
+            self._wanted.come = False
+            real.drive(self._wanted, _monotonic(trio.current_effective_deadline()), soon=False)
+            item = self._next()
         if item is not None:
-            await trio.lowlevel.cancel_shielded_checkpoint()
+            if real is None or not real.alone():
+                await trio.lowlevel.cancel_shielded_checkpoint()
             return item
         while not self._closed:
             task = trio.lowlevel.current_task()

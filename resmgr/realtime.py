@@ -13,7 +13,10 @@ looking only takes his time, and all credit is gone (`SPIN_PAUSE`). So a stream 
 
 Napping: a sleep through Trio costs 13 µs of work, and three times that with the cold caches of a process that has just been woken; a nap
 costs 1 µs. Trio and its other tasks stand still meanwhile, as they do in a turn, so a nap happens only while nothing else waits in Trio but
-for a thread or a signal (`_Company`), and the task gives way at latest after `STRETCH_ALONE`; after STRETCH_MAX if others do wait.
+for a thread or a signal (`resmgr.company`), and the task gives way at latest after `STRETCH_ALONE`; after STRETCH_MAX if others do wait.
+
+A task that waits for an answer and is alone with the dispatch does all this itself (`drive`): an answer that comes soon costs no change of
+tasks, which is 13 µs each way. When it has to wait for longer it waits as Trio's tasks do, and the dispatch task goes on.
 
 Timers live in one heap. For waiting, the earliest one is put into a timerfd in the same epoll set: a Trio cancel scope per sleep costs 6
 to 10 µs and rounds to milliseconds, `timerfd_settime` costs below 1 µs and does not. It is only moved when it would be too late; a timer
@@ -26,21 +29,20 @@ dispatch task need not wake.
 
 from __future__ import annotations
 
-import ctypes
 import os
-import queue
 import select
-import sys
-import threading
 import time
 from collections.abc import Awaitable, Callable
-from typing import TypeVar, TypeVarTuple
+from typing import Final, TypeVar, TypeVarTuple
 
 import attrs
 import trio
 
+from resmgr.company import Company
 from resmgr.errors import Misuse
 from resmgr.turns import Call, PendingCall, TimerHeap, TurnQueue
+from resmgr.wakeup import NEVER, Alarm, WakeUp
+from resmgr.workers import Workers
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -59,17 +61,26 @@ NAP = 1e-3
 """Seconds after the last traffic for which the task naps rather than sleeps."""
 EVENTS_MAX = 64
 TURNS_MAX = 16
-"""Turns in a row without a checkpoint, and seconds, while others wait in Trio."""
-STRETCH_MAX = 1e-3
-STRETCH_ALONE = 5e-3
-"""Seconds without a checkpoint while nobody does: what a signal, or the return of a Trio thread, may wait."""
+"""Turns in a row without a checkpoint while others wait in Trio."""
 THREADS_DEFAULT = 64
 """Cap for `call_blocking`. A thread is started when more jobs are under way than there are threads; who has many limits them himself."""
 
-_LOOK, _NAP, _SLEEP = range(3)
-_CLOCK_MONOTONIC = 1
-_TFD_TIMER_ABSTIME = 1
-_NEVER = float("inf")
+_LOOK: Final = 0
+_NAP: Final = 1
+_SLEEP: Final = 2
+
+_GO_ON: Final = 0
+_GIVE_WAY: Final = 1
+_TO_SLEEP: Final = 2
+
+
+class Wanted:
+    """What a task waits for in `TrioDispatch.drive`: somebody sets `come` in a turn."""
+
+    __slots__ = ("come",)
+
+    def __init__(self) -> None:
+        self.come = False
 
 
 @attrs.frozen
@@ -95,6 +106,7 @@ class TrioDispatch:
         self._nursery = nursery
         self._spin = spin
         self._epoll = select.epoll()
+        self._poll = self._epoll.poll
         self._readable: dict[int, Callable[[], None]] = {}
         self._writable: dict[int, Callable[[], None]] = {}
         self._paused: set[int] = set()
@@ -105,9 +117,18 @@ class TrioDispatch:
         self._woken = False
         self._failure: BaseException | None = None
         self._now = time.monotonic()
-        self._wake = _WakeUp()
-        self._alarm = _Alarm()
-        self._pool = _Pool(self, threads)
+        self._wake = WakeUp()
+        self._alarm = Alarm()
+        self._workers = Workers(self._wake.post, threads)
+        self._company = Company()
+        self._wait = _SLEEP
+        """How to wait next: _LOOK, _NAP, _SLEEP."""
+        self._credit = SPIN_CREDIT_MAX
+        self._shared = False
+        """While looking: somebody else ran on this core."""
+        self._look_until = self._nap_until = self._waited_from = 0.0
+        self._stretch = 0
+        """Turns in a row."""
         self._turns = self._naps = self._sleeps = self._spins = self._spin_hits = self._blocking = 0
         self.attach_fd(self._wake.fd, self._wake.drained_into(self._queue.soon.append))
         self.attach_fd(self._alarm.fd, self._alarm.rang)
@@ -175,7 +196,7 @@ class TrioDispatch:
 
     def call_blocking(self, work: Callable[[], T], done: Callable[[T | BaseException], None]) -> None:
         self._blocking += 1
-        self._pool.run(work, done)
+        self._workers.run(work, done)
 
     def call_from_thread(self, call: Call) -> None:
         self._wake.post(call)
@@ -212,7 +233,7 @@ class TrioDispatch:
             self._spin_hits,
             self._wake.posts,
             self._blocking,
-            self._pool.threads,
+            self._workers.threads,
             len(self._readable) - 2,
             len(self._timers),
         )
@@ -238,83 +259,127 @@ class TrioDispatch:
 
     async def run(self) -> None:
         """The dispatch task. Ends only by cancellation or with the exception that left a callback."""
-        poll = self._epoll.poll
-        monotonic = time.monotonic
-        alarm = self._alarm.fd
-        pending = self._queue
-        company = _Company()
-        turns = 0
-        credit = SPIN_CREDIT_MAX
-        wait = _SLEEP
-        shared = False
-        look_until = nap_until = waited_from = 0.0
+        company = self._company
         with company:
             await company.give_way()
             while True:
-                due = self._timers.first()
-                # Whatever other tasks queued during a checkpoint is seen here or by the poll.
-                ready = bool(pending.soon or pending.ends) or (due is not None and due <= monotonic())
-                napping = wait == _NAP and company.alone and not ready
-                if napping:
-                    # The alarm ends the nap when we must give way; a time limit of epoll's would cost setting a timer for every nap.
-                    self._arm(company.until if due is None else min(due, company.until))
-                    self._naps += 1
-                    waited_from = monotonic()
-                events = poll(None if napping else 0, EVENTS_MAX)
-                if events or ready:
-                    self._turn(events)
-                    turns += 1
-                    if events and (len(events) > 1 or events[0][0] != alarm):
-                        if wait == _LOOK:
-                            self._spin_hits += 1
-                        # A wait that was as short as looking is, but for the waking, could have been a look.
-                        if self._now - waited_from < self._spin + WAKE_UP and credit < SPIN_CREDIT_MAX:
-                            credit += 1
-                        wait = _LOOK if credit > 0 and self._spin else _NAP
-                        look_until = 0.0
-                        shared = False
-                        nap_until = self._now + NAP
-                    elif wait == _NAP and self._now >= nap_until:
-                        wait = _SLEEP
-                    if self._woken or self._now >= company.until or (turns >= TURNS_MAX and not company.alone):
-                        # Trio may put this task before the woken one: then one turn more, and the next checkpoint is its.
-                        turns = TURNS_MAX - 1 if self._woken else 0
-                        self._woken = False
-                        await company.give_way()
-                    continue
+                after = self._step(NEVER)
                 if self._failure is not None:
                     raise self._failure
-                turns = 0
-                if wait == _LOOK:
-                    now = monotonic()
-                    if not look_until:
-                        waited_from = now
-                        look_until = now + self._spin
-                    if now >= look_until:
-                        credit = SPIN_PAUSE if shared else credit - 1
-                        shared = False
-                        wait = _NAP
-                        continue
-                    self._spins += 1
-                    os.sched_yield()
-                    after = monotonic()
-                    if after - now > YIELD_MAX:
-                        # Somebody else ran on this core: one look more at what came of it.
-                        shared = True
-                        look_until = after
-                    if not company.alone or after >= company.until:
-                        await company.give_way()
+                if after == _GO_ON:
                     continue
+                if after == _GIVE_WAY:
+                    self._stretch = 0
+                    if self._woken:
+                        # Trio may put this task before the woken one: then one turn more, and the next checkpoint is its.
+                        self._stretch = TURNS_MAX - 1
+                        self._woken = False
+                    await company.give_way()
+                    continue
+                due = self._timers.first()
                 if due is not None:
                     self._arm(due)
-                waited_from = monotonic()
-                wait = _SLEEP
+                self._waited_from = time.monotonic()
                 self._sleeps += 1
                 self._asleep = True
                 try:
                     await company.sleep(self._epoll.fileno())
                 finally:
                     self._asleep = False
+
+    def drive(self, wanted: Wanted, until: float, *, soon: bool) -> None:
+        """From a Trio task, outside any turn: run turns right here, looking and napping between them, until *wanted* has come.
+
+        Returns early when the task has to wait as others do: it is not alone, *until* (monotonic) or `Company.until` is over, somebody else
+        was woken, or it would be time to sleep. *soon*: what is wanted is an answer, so worth looking for even if nothing came lately.
+        """
+        now = time.monotonic()
+        if self._in_turn or now >= until or not self._company.leaves_alone(now):
+            return
+        if soon and self._wait == _SLEEP:
+            self._expect(now)
+        asleep, self._asleep = self._asleep, False
+        try:
+            while not wanted.come and self._failure is None:
+                if self._step(until) != _GO_ON:
+                    self._woken = False
+                    break
+                if until <= self._now:
+                    break
+        except Exception as error:
+            # As in `enter`: the node fails, not this task.
+            self._failure = error
+        finally:
+            self._asleep = asleep
+        if asleep:
+            due = self._timers.first()
+            if due is not None:
+                self._arm(due)
+        if self._queue or self._failure is not None:
+            self._wake.signal()
+
+    def alone(self) -> bool:
+        """From a Trio task, outside any turn: whether a checkpoint would let nobody else run now, and is not yet due."""
+        return self._company.leaves_alone(time.monotonic())
+
+    def _expect(self, now: float) -> None:
+        """Something came, or will soon: what to do until the next."""
+        self._wait = _LOOK if self._credit > 0 and self._spin else _NAP
+        self._look_until = 0.0
+        self._shared = False
+        self._nap_until = now + NAP
+
+    def _step(self, until: float) -> int:
+        """Look, or nap until *until* at latest, and run a turn for what was there. Returns what the caller has to do."""
+        pending = self._queue
+        company = self._company
+        due = self._timers.first()
+        # Whatever other tasks queued during a checkpoint is seen here or by the poll.
+        ready = bool(pending.soon or pending.ends) or (due is not None and due <= time.monotonic())
+        napping = self._wait == _NAP and company.alone and not ready
+        if napping:
+            # The alarm ends the nap when we must give way; a time limit of epoll's would cost setting a timer for every nap.
+            until = min(until, company.until)
+            self._arm(until if due is None else min(due, until))
+            self._naps += 1
+            self._waited_from = time.monotonic()
+        events = self._poll(None if napping else 0, EVENTS_MAX)
+        if events or ready:
+            self._turn(events)
+            self._stretch += 1
+            if events and (len(events) > 1 or events[0][0] != self._alarm.fd):
+                if self._wait == _LOOK:
+                    self._spin_hits += 1
+                # A wait that was as short as looking is, but for the waking, could have been a look.
+                if self._now - self._waited_from < self._spin + WAKE_UP and self._credit < SPIN_CREDIT_MAX:
+                    self._credit += 1
+                self._expect(self._now)
+            elif self._wait == _NAP and self._now >= self._nap_until:
+                self._wait = _SLEEP
+            if self._woken or self._now >= company.until or (self._stretch >= TURNS_MAX and not company.alone):
+                return _GIVE_WAY
+            return _GO_ON
+        self._stretch = 0
+        if self._wait == _LOOK:
+            now = time.monotonic()
+            if not self._look_until:
+                self._waited_from = now
+                self._look_until = now + self._spin
+            if now >= self._look_until:
+                self._credit = SPIN_PAUSE if self._shared else self._credit - 1
+                self._shared = False
+                self._wait = _NAP
+                return _GO_ON
+            self._spins += 1
+            os.sched_yield()
+            after = time.monotonic()
+            if after - now > YIELD_MAX:
+                # Somebody else ran on this core: one look more at what came of it.
+                self._shared = True
+                self._look_until = after
+            return _GO_ON if company.alone and after < company.until else _GIVE_WAY
+        self._wait = _SLEEP
+        return _TO_SLEEP
 
     def _arm(self, due: float) -> None:
         """Before a wait: have the alarm ring at *due* at latest."""
@@ -323,7 +388,7 @@ class TrioDispatch:
 
     def close(self) -> None:
         """Let go of every descriptor. Descriptors attached by others stay open: they are theirs."""
-        self._pool.close()
+        self._workers.close()
         self._readable.clear()
         self._writable.clear()
         self._timers.clear()
@@ -331,187 +396,3 @@ class TrioDispatch:
         self._epoll.close()
         self._wake.close()
         self._alarm.close()
-
-
-class _Company(trio.abc.Instrument):
-    """Tells whether the dispatch task is alone: nothing else waits in Trio, but for threads and signals. A context, of one task.
-
-    Trio takes all that can run as one batch, in any order, and shows only what waits for the next. So we are alone when nothing was ready
-    or could become so by itself when we gave way, and nothing else ran until we were back.
-    """
-
-    def __init__(self) -> None:
-        self.alone = False
-        self.until = 0.0
-        """When the task has to give way again (monotonic)."""
-        self._steps = 0
-        """Steps of any task."""
-
-    def __enter__(self) -> None:
-        trio.lowlevel.add_instrument(self)
-
-    def __exit__(self, *_: object) -> None:
-        trio.lowlevel.remove_instrument(self)
-
-    def before_task_step(self, task: trio.lowlevel.Task) -> None:
-        self._steps += 1
-
-    async def give_way(self) -> None:
-        """Let every other task run that can."""
-        deadline = self._quiet_until()
-        steps = self._steps
-        await trio.lowlevel.checkpoint()
-        self._back(deadline, steps)
-
-    async def sleep(self, fd: int) -> None:
-        """Until *fd* is readable."""
-        deadline = self._quiet_until()
-        steps = self._steps
-        await trio.lowlevel.wait_readable(fd)
-        self._back(deadline, steps)
-
-    def _quiet_until(self) -> float:
-        """When Trio has something to do by itself (monotonic); 0 if it has now, or may have at any time. Costs 3 µs."""
-        statistics = trio.lowlevel.current_statistics()
-        waiting = statistics.io_statistics
-        # One reader is Trio itself: that is how threads and signals reach it.
-        if statistics.tasks_runnable or waiting.tasks_waiting_read > 1 or waiting.tasks_waiting_write:
-            return 0.0
-        return time.monotonic() + statistics.seconds_to_next_deadline
-
-    def _back(self, deadline: float, steps: int) -> None:
-        now = time.monotonic()
-        self.until = min(now + STRETCH_ALONE, deadline)
-        self.alone = self._steps == steps + 1 and now < self.until
-        if not self.alone:
-            self.until = now + STRETCH_MAX
-
-
-class _WakeUp:
-    """An eventfd, and the calls that other threads posted."""
-
-    def __init__(self) -> None:
-        self.fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self.posts = 0
-        self._posted: queue.SimpleQueue[Call] = queue.SimpleQueue()
-        self._signalled = False
-        self._lock = threading.Lock()
-
-    def post(self, call: Call) -> None:
-        """Any thread. After close the call is dropped: there is nobody left to run it."""
-        self._posted.put(call)
-        self.posts += 1
-        self.signal()
-
-    def signal(self) -> None:
-        if not self._signalled:
-            with self._lock:
-                self._signalled = True
-                if self.fd >= 0:
-                    os.eventfd_write(self.fd, 1)
-
-    def drained_into(self, sink: Callable[[Call], None]) -> Call:
-        def drain() -> None:
-            try:
-                os.eventfd_read(self.fd)
-            except BlockingIOError:
-                pass
-            # Lowered before draining: a post after this signals again.
-            self._signalled = False
-            posted = self._posted
-            while True:
-                try:
-                    sink(posted.get_nowait())
-                except queue.Empty:
-                    return
-
-        return drain
-
-    def close(self) -> None:
-        with self._lock:
-            os.close(self.fd)
-            self.fd = -1
-
-
-class _Alarm:
-    """A timerfd on CLOCK_MONOTONIC, which is `time.monotonic`'s clock. Python has it from 3.13 on; before, glibc is called directly."""
-
-    def __init__(self) -> None:
-        self.armed = _NEVER
-        if sys.version_info >= (3, 13):
-            self.fd = os.timerfd_create(time.CLOCK_MONOTONIC, flags=os.TFD_NONBLOCK | os.TFD_CLOEXEC)
-        else:
-            libc = ctypes.PyDLL(None, use_errno=True)
-            self.fd = libc.timerfd_create(_CLOCK_MONOTONIC, os.O_NONBLOCK | os.O_CLOEXEC)
-            if self.fd < 0:
-                raise OSError(ctypes.get_errno(), "timerfd_create")
-            self._value = (ctypes.c_long * 4)()
-            self._settime = libc.timerfd_settime
-            self._settime.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
-            self._address = ctypes.addressof(self._value)
-
-    def set(self, when: float) -> None:
-        self.armed = when
-        when = max(when, 1e-9)  # zero would disarm it
-        if sys.version_info >= (3, 13):
-            os.timerfd_settime(self.fd, flags=os.TFD_TIMER_ABSTIME, initial=when)
-        else:
-            seconds = int(when)
-            self._value[2] = seconds
-            self._value[3] = int((when - seconds) * 1e9) or (seconds == 0)
-            if self._settime(self.fd, _TFD_TIMER_ABSTIME, self._address, None) < 0:
-                raise OSError(ctypes.get_errno(), "timerfd_settime")
-
-    def rang(self) -> None:
-        self.armed = _NEVER
-        try:
-            os.read(self.fd, 8)
-        except BlockingIOError:
-            pass
-
-    def close(self) -> None:
-        os.close(self.fd)
-
-
-class _Pool:
-    """Worker threads for blocking calls, started when needed and kept. Daemon threads: one stuck in a dead file system delays no exit."""
-
-    def __init__(self, dispatch: TrioDispatch, limit: int) -> None:
-        self._dispatch = dispatch
-        self._limit = limit
-        self._jobs: queue.SimpleQueue[Callable[[], Call] | None] = queue.SimpleQueue()
-        self._busy = 0
-        self.threads = 0
-
-    def run(self, work: Callable[[], T], done: Callable[[T | BaseException], None]) -> None:
-        def job() -> Call:
-            result: T | BaseException
-            try:
-                result = work()
-            except BaseException as error:
-                result = error
-
-            def finish() -> None:
-                self._busy -= 1
-                done(result)
-
-            return finish
-
-        self._busy += 1
-        if self._busy > self.threads and self.threads < self._limit:
-            self.threads += 1
-            threading.Thread(target=self._work, name="dispatch-worker", daemon=True).start()
-        self._jobs.put(job)
-
-    def _work(self) -> None:
-        while True:
-            job = self._jobs.get()
-            if job is None:
-                return
-            self._dispatch.call_from_thread(job())
-            # It refers to the data of its message, and the next job may be hours away.
-            del job
-
-    def close(self) -> None:
-        for _ in range(self.threads):
-            self._jobs.put(None)

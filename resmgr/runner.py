@@ -7,7 +7,8 @@ from contextlib import asynccontextmanager
 
 import trio
 
-from resmgr.realtime import SPIN_DEFAULT, STRETCH_ALONE, THREADS_DEFAULT, TrioDispatch
+from resmgr.company import STRETCH_ALONE
+from resmgr.realtime import SPIN_DEFAULT, THREADS_DEFAULT, TrioDispatch
 
 __all__ = ["SPIN_DEFAULT", "STRETCH_ALONE", "TrioDispatch", "open_dispatch"]
 
