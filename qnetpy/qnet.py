@@ -238,7 +238,9 @@ class Qnet:
         self.screen.received(frames, now)
         # Tags end in 0x00 or 0xa8, and so the settings refuse ethertypes that do.
         low = self._low_byte
-        if list(map(_low_byte, frames)).count(low) != len(frames):
+        if len(frames) == 1:
+            self.machine.receive(interface.name, frames, HEADER_SIZE if frames[0][13] == low else payload_offset(frames[0]), now)
+        elif list(map(_low_byte, frames)).count(low) != len(frames):
             for frame in frames:
                 self.machine.receive(interface.name, [frame], payload_offset(frame), now)
         else:

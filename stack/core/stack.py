@@ -285,10 +285,19 @@ class Stack:
     def received(self, interface: Interface, frames: list[Frame]) -> None:
         """For interfaces: a batch from a driver goes up. Never raises what a module raised."""
         interface.rx_frames += len(frames)
-        interface.rx_bytes += sum(map(len, frames))
+        interface.rx_bytes += len(frames[0]) if len(frames) == 1 else sum(map(len, frames))
         for entry in self._hooks.incoming:
             frames = self._hooked(entry, interface, frames)
         if not frames:
+            return
+        if len(frames) == 1:
+            # A message or its answer. The means for batches cost 3 µs.
+            frame = frames[0]
+            ethertype = frame[12] << 8 | frame[13] if len(frame) >= HEADER_SIZE else 0
+            if ethertype and ethertype not in TPIDS:
+                self._handle(interface, ethertype, frames)
+            else:
+                self._sort_out(interface, frames)
             return
         try:
             kinds = list(map(unpack_type, frames))
@@ -336,7 +345,7 @@ class Stack:
             interface.drops.count(Drop.LINK_DOWN, len(frames))
             return
         interface.tx_frames += len(frames)
-        interface.tx_bytes += sum(map(len, frames))
+        interface.tx_bytes += len(frames[0]) if len(frames) == 1 else sum(map(len, frames))
         try:
             interface.driver.transmit(frames)
         except Exception:
