@@ -35,6 +35,8 @@ class Company(trio.abc.Instrument):
         """`_changes` when `alone` and `until` were found out."""
         self._task: trio.lowlevel.Task | None = None
         """The dispatch's own."""
+        self._complete = False
+        """`_ready` has every task that is scheduled."""
         self._asleep = False
         """It is in `sleep`."""
 
@@ -52,6 +54,13 @@ class Company(trio.abc.Instrument):
     def before_task_step(self, task: trio.lowlevel.Task) -> None:
         self._ready.discard(task)
         self._changes += 1
+
+    async def meet(self) -> None:
+        """Call first. What was scheduled before we began to count has run after two checkpoints."""
+        await trio.lowlevel.checkpoint()
+        await trio.lowlevel.checkpoint()
+        self._complete = True
+        self._look()
 
     async def give_way(self) -> None:
         """Let every other task run that can."""
@@ -79,7 +88,7 @@ class Company(trio.abc.Instrument):
         self.until = now + STRETCH_MAX
         self._asked_at = self._changes
         scheduled = self._task in self._ready
-        if len(self._ready) == scheduled:
+        if self._complete and len(self._ready) == scheduled:
             statistics = trio.lowlevel.current_statistics()
             waiting = statistics.io_statistics
             # One reader is Trio itself: that is how threads and signals reach it. Another is the dispatch, asleep.

@@ -261,7 +261,7 @@ class TrioDispatch:
         """The dispatch task. Ends only by cancellation or with the exception that left a callback."""
         company = self._company
         with company:
-            await company.give_way()
+            await company.meet()
             while True:
                 after = self._step(NEVER)
                 if self._failure is not None:
