@@ -8,6 +8,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import pytest
 import trio
@@ -16,6 +17,7 @@ import trio.lowlevel
 from resmgr.aio import ReceiveChannel, send
 from resmgr.channel import ND_LOCAL, Connection, Credentials, Kernel, Message
 from resmgr.company import STRETCH_ALONE
+from resmgr.dispatch import Buffer
 from resmgr.realtime import Wanted
 from resmgr.runner import TrioDispatch, open_dispatch
 
@@ -174,7 +176,7 @@ async def test_timers_of_others_are_not_forgotten() -> None:
         with mirrored(dispatch) as connection:
             await trio.testing.wait_all_tasks_blocked()
             await send(connection, (b"q",), 10)
-            dispatch.enter(lambda: dispatch.call_at(dispatch.now() + 0.002, rung.set))
+            dispatch.call_at(dispatch.now() + 0.002, rung.set)
             await send(connection, (b"q",), 10)
             with trio.fail_after(5):
                 while not rung.is_set():
@@ -188,9 +190,12 @@ async def test_a_server_that_is_a_task_is_alone_too() -> None:
             near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             connection = kernel.connect(ND_LOCAL, channel.channel.pid, channel.channel.chid, Credentials(1000, 1000))
 
+            def answered(status: int, reply: Buffer) -> None:
+                near.send(bytes(reply))
+
             def asked() -> None:
                 if near.recv(100):
-                    connection.submit((b"q",), 10, lambda status, reply: near.send(bytes(reply)))
+                    connection.submit((b"q",), 10, answered)
 
             def client() -> None:
                 for _ in range(200):
@@ -205,7 +210,7 @@ async def test_a_server_that_is_a_task_is_alone_too() -> None:
                 for _ in range(200):
                     message = await channel.receive()
                     assert isinstance(message, Message)
-                    dispatch.enter(lambda message=message: message.reply(0, b"y"))  # type: ignore[misc]  # its type is known above
+                    dispatch.enter(partial(message.reply, 0, b"y"))
             await trio.to_thread.run_sync(thread.join)
             assert counter.count < 200
             dispatch.detach_fd(near.fileno())
