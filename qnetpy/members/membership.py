@@ -29,6 +29,7 @@ from qnetpy.members.office import Office, OfficeError
 from qnetpy.members.renewer import RENEW_EVERY, Peers, Renewer
 from qnetpy.members.standing import Standing
 from qnetpy.members.store import Kept, Store
+from resmgr.bucket import TokenBucket
 from resmgr.channel import ND_LOCAL, PID_SYSTEM, Channel, Connection, Credentials, Kernel, Message, Nd
 from resmgr.dispatch import Buffer, Dispatch
 from resmgr.errors import BadMessage
@@ -81,7 +82,7 @@ class Membership:
         self._links: Links | None = None
         self._connections: dict[str, Connection] = {}
         self._renewed: dict[str, float] = {}
-        self._syncs: dict[str, float] = {}
+        self._syncs: dict[str, TokenBucket] = {}
         """Until when a node's SYNCs are used up, one after the other."""
         self._patience: dict[str, tuple[float, int]] = {}
         """Of nodes that told us what we do not believe: since when, and how often."""
@@ -280,13 +281,9 @@ class Membership:
 
     def _may_sync(self, node: str) -> bool:
         now = self._dispatch.now()
-        until = max(self._syncs.get(node, now), now)
-        if until > now + SYNC_BURST * SYNC_EVERY:
-            return False
         if len(self._syncs) >= PATIENCE_NODES:
-            self._syncs = {name: when for name, when in self._syncs.items() if when > now}
-        self._syncs[node] = until + SYNC_EVERY
-        return True
+            self._syncs = {name: bucket for name, bucket in self._syncs.items() if not bucket.full(now)}
+        return self._syncs.setdefault(node, TokenBucket(1 / SYNC_EVERY, SYNC_BURST)).take(now)
 
     def _answer_sync(self, message: Message, node: str, shown: Certificate, sync: wire.Sync) -> None:
         if not self._may_sync(node):
