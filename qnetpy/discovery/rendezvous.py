@@ -8,7 +8,6 @@ place to try the code at, which costs whoever announced it one guess.
 from __future__ import annotations
 
 import contextlib
-import os
 import queue
 import threading
 from collections.abc import Callable, Iterator
@@ -18,7 +17,7 @@ import attrs
 
 from qnetpy.discovery.addresses import Addresses, confine, usable_addresses
 from qnetpy.discovery.hint import ADDRESSES_MAX, JOIN_TYPE
-from resmgr.errors import Misuse
+from stack.interfaces import Rtnetlink
 from stack.wire.endpoint import endpoint
 
 if TYPE_CHECKING:
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
 OFFERS_MAX = 16
 """Announcements looked at. Stops a stranger who announces thousands from keeping us busy."""
 RESOLVE_MS = 1500
-_IFF_UP, _IFF_LOOPBACK, _IFF_MULTICAST = 0x1, 0x8, 0x1000
 
 
 @attrs.frozen
@@ -44,18 +42,8 @@ class Offer:
 
 def interfaces() -> list[str]:
     """Interfaces that may carry multicast, are up, and are no loop and no part of a bridge or bond."""
-    found = []
-    for name in sorted(os.listdir("/sys/class/net")):
-        with contextlib.suppress(OSError, ValueError), open(f"/sys/class/net/{name}/flags") as file:
-            flags = int(file.read(), 16)
-            if (
-                flags & _IFF_UP
-                and flags & _IFF_MULTICAST
-                and not flags & _IFF_LOOPBACK
-                and not os.path.exists(f"/sys/class/net/{name}/master")
-            ):
-                found.append(name)
-    return found
+    with Rtnetlink() as kernel:
+        return sorted(link.name for link in kernel.links() if link.enabled and link.multicast and not (link.loopback or link.master))
 
 
 class Rendezvous:
@@ -161,9 +149,7 @@ class Rendezvous:
 
 
 def started() -> Rendezvous:
-    """A Rendezvous that looks around already. Misuse where there is no /sys."""
-    if not os.path.isdir("/sys/class/net"):
-        raise Misuse("no /sys/class/net")
+    """A Rendezvous that looks around already."""
     rendezvous = Rendezvous()
     rendezvous.start()
     return rendezvous

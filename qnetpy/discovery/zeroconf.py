@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from qnetpy.discovery.addresses import Addresses, confine, notices_socket, usable_addresses
+from qnetpy.discovery.addresses import Addresses, confine, usable_addresses
 from qnetpy.discovery.hint import (
     ADDRESSES_MAX,
     JOIN_TYPE,
@@ -49,6 +49,7 @@ from qnetpy.discovery.hint import (
 from qnetpy.discovery.table import Drop, HintTable
 from resmgr.dispatch import Dispatch, Timer
 from resmgr.errors import BadMessage, Misuse
+from stack.interfaces import RECEIVE_MAX, notices
 
 if TYPE_CHECKING:
     import asyncio
@@ -262,9 +263,8 @@ class _Worker:
         changed = asyncio.Event()
         with self._lock:
             self._wake = lambda: _ignore(loop.call_soon_threadsafe(changed.set))
-        notices = notices_socket()
-        if notices is not None:
-            loop.add_reader(notices, lambda: self._noticed(notices, loop, changed))
+        heard = notices()
+        loop.add_reader(heard, lambda: self._noticed(heard, loop, changed))
         try:
             while True:
                 with self._lock:
@@ -279,18 +279,17 @@ class _Worker:
         finally:
             with self._lock:
                 self._wake = None
-            if notices is not None:
-                loop.remove_reader(notices)
-                notices.close()
+            loop.remove_reader(heard)
+            heard.close()
             for responder in self._responders.values():
                 responder.withdraw(goodbye=True)
             for responder in self._responders.values():
                 await responder.close()
 
-    def _noticed(self, notices: socket.socket, loop: asyncio.AbstractEventLoop, changed: asyncio.Event) -> None:
+    def _noticed(self, heard: socket.socket, loop: asyncio.AbstractEventLoop, changed: asyncio.Event) -> None:
         # ENOBUFS (notices were lost) is a notice too; what they say is read from the kernel afresh.
         with contextlib.suppress(OSError):
-            while notices.recv(65536):
+            while heard.recv(RECEIVE_MAX):
                 pass
         loop.call_later(SETTLE, changed.set)
 

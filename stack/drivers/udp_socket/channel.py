@@ -29,9 +29,9 @@ from stack.drivers.udp_socket.constants import (
     UDP_GRO,
     UDP_SEGMENT,
 )
-from stack.drivers.udp_socket.network import LocalAddress
 from stack.drivers.udp_socket.receiver import Receiver
 from stack.drivers.udp_socket.sender import Socket
+from stack.interfaces import LocalAddress
 
 SEND_BUFFER = 4 << 20
 """Bytes, if we have the right; wmem_max otherwise."""

@@ -56,7 +56,7 @@ def link(flags: int = 0x10043, *, kind: int = RTM_NEWLINK, family: int = 0, mtu:
 def test_links() -> None:
     data = link() + link(0x1003) + link(0x42) + link(kind=RTM_DELLINK) + message(NLMSG_DONE, bytes(4))
     up, no_carrier, off, gone = parse_messages(data)
-    assert up == Link(7, "eth0", 1, MAC, 1500, True)
+    assert up == Link(7, "eth0", 1, MAC, 1500, up=True, enabled=True)
     assert isinstance(no_carrier, Link)
     assert isinstance(off, Link)
     assert (no_carrier.up, off.up, gone) == (False, False, LinkGone(7))
