@@ -177,7 +177,7 @@ PURE = (
         "qnetpy.enrol.inviter",
         "qnetpy.enrol.joiner",
     ),
-    *("qnetpy.identity.trust", "qnetpy.members.membership", "qnetpy.members.standing", "qnetpy.members.office", "qnetpy.members.renewal"),
+    *("qnetpy.identity.trust", "qnetpy.members.membership", "qnetpy.members.keyring", "qnetpy.members.office", "qnetpy.members.lifetime"),
     *("qnetpy.members.wire", "qnetpy.members.register"),
     *("qnetpy.reach.gossip", "qnetpy.reach.wanted"),
     *("stack.wire", "stack.frame", "stack.core", "stack.crypto"),

@@ -162,7 +162,7 @@ def check_identity(config: Config) -> None:
     """Say in one line what is wrong with this machine's keys before a daemon is started for nothing."""
     from pathlib import Path
 
-    from qnetpy.identity.store import StoreError, load_identity
+    from qnetpy.identity.keyfiles import StoreError, load_identity
 
     folder = Path(config.node.key_dir)
     try:
