@@ -8,7 +8,7 @@ FUZZER := $(VENV)/.ready-fuzz
 SEEDS  ?= 5000
 SECONDS ?= 600
 
-.PHONY: help demo test test-nodes test-rest lint bench sim compile fuzz clean
+.PHONY: help demo bytecode test test-nodes test-rest lint bench sim compile fuzz clean
 help:
 	@echo 'make demo         three machines become one, shown with real commands (under 2 minutes)'
 	@echo 'make test         all tests'
@@ -22,17 +22,21 @@ help:
 $(READY): pyproject.toml .ci/prepare .ci/packages
 	@.ci/prepare $(VENV)
 
-demo: $(READY)
+demo: $(READY) bytecode
 	@$(PYTHON) -m qnetpy.cluster.demo
 
+# The nodes of a cluster see this tree read-only: each of their programs would compile all that it imports again.
+bytecode: $(READY)
+	@$(PYTHON) -m compileall -q resmgr stack qnetpy
+
 # Two halves beside each other: machines in namespaces mostly wait. `make test-nodes` or `make test-rest` runs one.
-test: $(READY)
+test: $(READY) bytecode
 	@$(MAKE) -s -j2 --output-sync=target test-nodes test-rest
 
-test-nodes: $(READY)
+test-nodes: $(READY) bytecode
 	@$(PYTHON) -m pytest -q tests/cluster
 
-test-rest: $(READY)
+test-rest: $(READY) bytecode
 	@$(PYTHON) -m pytest -q --ignore tests/cluster
 
 lint: $(READY)

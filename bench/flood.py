@@ -25,21 +25,8 @@ import time
 from pathlib import Path
 
 from qnetpy.cluster.handle import Cluster, running
-from qnetpy.testing.attack import Victim, flooding, record
+from qnetpy.testing.attack import TOPOLOGY, Victim, flooding, record
 
-TOPOLOGY = """
-title = "flood"
-[links.lan]
-learning = false
-[[config.access.exports]]
-path = "/tmp"
-verbs = ["read", "write"]
-[nodes.n1]
-[nodes.n2]
-[nodes.x]
-boot = []
-shutdown = []
-"""
 KINDS = ("noise", "bad-mac", "bad-mac-spoofed", "initiation", "initiation-spoofed", "data", "data-unknown", "data-forged")
 VICTIM, OTHER, ENEMY = "n2", "n1", "x"
 START = 1.5

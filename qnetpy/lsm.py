@@ -27,12 +27,12 @@ from qnetpy.discovery.lookup import LookupDiscovery
 from qnetpy.discovery.several import SeveralDiscovery
 from qnetpy.discovery.static import StaticDiscovery, StaticPeer
 from qnetpy.discovery.zeroconf import ZeroconfDiscovery
-from qnetpy.enrol.registrar import Registrar
+from qnetpy.enrol.service import EnrolmentService
 from qnetpy.link.machine import LinkTimers
 from qnetpy.link.session import RekeyPolicy
 from qnetpy.members import commands
 from qnetpy.members.membership import Membership
-from qnetpy.members.store import KeyFiles
+from qnetpy.members.store import DirectoryStore
 from qnetpy.netfs.mount import NetMount, net_options
 from qnetpy.netfs.stats import StatsFile
 from qnetpy.parameters import QnetSettings
@@ -75,7 +75,7 @@ class LsmQnet:
         except (SettingsError, OSError) as error:
             raise ModuleError(errno.EINVAL, str(error)) from None
         try:
-            keys = KeyFiles(Path(options.keys or settings.node.key_dir), settings.node.key_command)
+            keys = DirectoryStore(Path(options.keys or settings.node.key_dir), settings.node.key_command)
             kept = keys.load()
         except OSError as error:
             raise ModuleError(error.errno or errno.EIO, error.strerror or str(error)) from None
@@ -86,7 +86,7 @@ class LsmQnet:
         """None only before the start and after the end."""
         self._control: Channel | None = None
         self._membership: Membership | None = None
-        self._registrar: Registrar | None = None
+        self._enrolment: EnrolmentService | None = None
         self._resume: ResumeWatch | None = None
         self._stats: StatsFile | None = None
         self._began = context.dispatch.now()
@@ -103,10 +103,10 @@ class LsmQnet:
             zeroconf = ZeroconfDiscovery() if settings.qnet.discovery == "zeroconf" else None
             sources = discovery(settings, zeroconf)
             qnet = self.qnet = Qnet(
-                context.stack, self.system, membership.standing.identity, link_settings(settings), sources, context.random, membership
+                context.stack, self.system, membership.keyring.identity, link_settings(settings), sources, context.random, membership
             )
             issuing = commands.Issuing(membership, context.dispatch)
-            registrar = self._registrar = Registrar(
+            enrolment = self._enrolment = EnrolmentService(
                 context.dispatch, issuing, context.random, settings.enrol.port, lambda port: self._announce(zeroconf, port)
             )
 
@@ -115,7 +115,7 @@ class LsmQnet:
             def status() -> dict[str, object]:
                 return self._status(qnet)
 
-            verbs = commands.verbs(membership, registrar, context.dispatch, zeroconf is not None)
+            verbs = commands.verbs(membership, enrolment, context.dispatch, zeroconf is not None)
             control = Control(status, lambda: facts.nodes(qnet), verbs | {"suites": suites_verb(qnet.set_suites)}, os.geteuid())
             self._stats = StatsFile(self.system, status)
             self._control = self.system.kernel.channel(control.handle, chid=CHID_CONTROL, remote=False)
@@ -233,9 +233,9 @@ class LsmQnet:
         if self._resume is not None:
             self._resume.close()
             self._resume = None
-        if self._registrar is not None:
-            self._registrar.close()
-            self._registrar = None
+        if self._enrolment is not None:
+            self._enrolment.close()
+            self._enrolment = None
         if self._membership is not None:
             try:
                 self._membership.close()

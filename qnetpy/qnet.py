@@ -160,7 +160,7 @@ class Qnet:
             self._dispatch.wall,
             self.settings.suites,
             mtu=machine.mtu,
-            accept=everybody if self._membership is None else self._membership.standing.trust.accepts,
+            accept=everybody if self._membership is None else self._membership.keyring.trust.accepts,
             place=self.place,
         )
         return self.handshake

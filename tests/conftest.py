@@ -1,8 +1,35 @@
-"""What holds for all tests."""
+"""What holds for all tests, and the network namespaces that many use."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+
+import pytest
 
 # The tests, and what they start, run Python source unless the compiled modules are asked for: before anything of ours is imported.
 os.environ.setdefault("QNETPY_COMPILED", "off")
+
+from stack.testing.namespace import Namespace, Veth
+
+
+@pytest.fixture
+def veth() -> Iterator[Veth]:
+    pair = Veth(Namespace.make(), Namespace.make())
+    try:
+        pair.a.ip("link", "add", "va", "address", "02:00:00:00:00:0a", "type", "veth", "peer", "name", "vb", "address", "02:00:00:00:00:0b")
+        pair.a.move("vb", pair.b)
+        pair.a.ip("link", "set", "va", "up")
+        pair.b.ip("link", "set", "vb", "up")
+        yield pair
+    finally:
+        pair.a.close()
+        pair.b.close()
+
+
+@pytest.fixture
+def namespace() -> Iterator[Namespace]:
+    """An empty namespace."""
+    made = Namespace.make()
+    yield made
+    made.close()

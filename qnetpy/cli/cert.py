@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from qnetpy.identity.certificate import CertificateError
-    from qnetpy.identity.store import StoreError
+    from qnetpy.identity.keyfiles import StoreError
     from resmgr.errors import Misuse
 
     try:
@@ -64,7 +64,7 @@ def _folder(args: argparse.Namespace) -> Path:
 
 def _issue(args: argparse.Namespace) -> int:
     from qnetpy.identity.authority import NODE_VALIDITY
-    from qnetpy.identity.store import issue_node
+    from qnetpy.identity.keyfiles import issue_node
 
     validity = NODE_VALIDITY if args.days is None else args.days * DAY
     bundle = issue_node(_folder(args), args.node, args.role, validity, now=time.time())
@@ -83,7 +83,7 @@ def _issue(args: argparse.Namespace) -> int:
 
 
 def _install(args: argparse.Namespace) -> int:
-    from qnetpy.identity.store import install_bundle
+    from qnetpy.identity.keyfiles import install_bundle
 
     path = Path(args.file)
     identity = install_bundle(_folder(args), path.read_bytes(), replace=args.replace, origin=str(path))
@@ -96,7 +96,7 @@ def _install(args: argparse.Namespace) -> int:
 
 def _show(args: argparse.Namespace) -> int:
     from qnetpy.identity.certificate import date, parse_certificate, parse_pem_certificates
-    from qnetpy.identity.store import NODE_CERTIFICATE
+    from qnetpy.identity.keyfiles import NODE_CERTIFICATE
 
     path = Path(args.file) if args.file else _folder(args) / NODE_CERTIFICATE
     certificate = parse_certificate(parse_pem_certificates(path.read_bytes())[0])

@@ -145,17 +145,14 @@ def command_line(config: Config, path: str | None, interfaces: list[str], fault:
 
 def ethernets() -> list[str]:
     """Ethernet interfaces that are up and not part of a bridge or bond."""
-    arphrd_ether, iff_up = 1, 1
-    found = []
-    for name in sorted(os.listdir("/sys/class/net")):
-        folder = f"/sys/class/net/{name}"
-        try:
-            with open(f"{folder}/type") as kind, open(f"{folder}/flags") as flags:
-                if int(kind.read()) == arphrd_ether and int(flags.read(), 16) & iff_up and not os.path.exists(f"{folder}/master"):
-                    found.append(name)
-        except (OSError, ValueError):
-            # It went away while we looked.
-            continue
+    from stack.interfaces import Rtnetlink
+    from stack.wire.rtnetlink import ARPHRD_ETHER
+
+    try:
+        with Rtnetlink() as kernel:
+            found = sorted(link.name for link in kernel.links() if link.kind == ARPHRD_ETHER and link.enabled and not link.master)
+    except OSError as error:
+        raise CommandError(f"cannot list the network interfaces: {error.strerror}", "[qnet] interfaces in the configuration") from error
     if not found:
         raise CommandError("no Ethernet interface is up", "ip link set IF up, or [qnet] interfaces in the configuration")
     return found
@@ -165,7 +162,7 @@ def check_identity(config: Config) -> None:
     """Say in one line what is wrong with this machine's keys before a daemon is started for nothing."""
     from pathlib import Path
 
-    from qnetpy.identity.store import StoreError, load_identity
+    from qnetpy.identity.keyfiles import StoreError, load_identity
 
     folder = Path(config.node.key_dir)
     try:

@@ -27,8 +27,7 @@ def run(args: argparse.Namespace) -> int:
 
     from qnetpy.cli.settings import key_directory
     from qnetpy.identity.certificate import ROLE_ISSUER
-    from qnetpy.identity.names import is_name
-    from qnetpy.identity.store import (
+    from qnetpy.identity.keyfiles import (
         AUTHORITY,
         ROOT_KEY,
         StoreError,
@@ -38,6 +37,7 @@ def run(args: argparse.Namespace) -> int:
         issue_node,
         make_power,
     )
+    from qnetpy.identity.names import is_name
 
     folder: Path = key_directory(args.dir, args.config)
     name = args.node or socket.gethostname().split(".")[0].lower()

@@ -45,8 +45,8 @@ def run(args: argparse.Namespace) -> int:
     from qnetpy.cli.settings import load
     from qnetpy.enrol.client import Seeker
     from qnetpy.enrol.code import BadCode, parse_code
+    from qnetpy.identity.keyfiles import StoreError, check_vacant, load_node_key, pending_key
     from qnetpy.identity.names import is_name
-    from qnetpy.identity.store import StoreError, check_vacant, load_node_key, pending_key
 
     config = load(args.config)
     folder = Path(args.dir or config.node.key_dir)
@@ -99,9 +99,9 @@ def _store(grant: Grant, private: bytes, folder: Path, key_command: str) -> Node
     """Check what was granted and make it this machine's identity."""
     from qnetpy.identity.authority import NodeIdentity
     from qnetpy.identity.certificate import CertificateError, parse_chain, parse_root, verify
-    from qnetpy.identity.store import StoreError, forget_pending, save_identity
+    from qnetpy.identity.keyfiles import StoreError, forget_pending, save_identity
     from qnetpy.identity.trust import parse_statement
-    from qnetpy.members.store import Kept, KeyFiles, erase_identity
+    from qnetpy.members.store import DirectoryStore, Kept, erase_identity
     from resmgr.errors import BadMessage, Misuse
 
     try:
@@ -117,7 +117,7 @@ def _store(grant: Grant, private: bytes, folder: Path, key_command: str) -> Node
     try:
         erase_identity(folder)
         save_identity(folder, identity, keep_key=bool(key_command))
-        KeyFiles(folder, key_command).save(Kept(identity, statements=statements))
+        DirectoryStore(folder, key_command).save(Kept(identity, statements=statements))
         forget_pending(folder)
     except StoreError as error:
         raise CommandError(str(error.strerror)) from error

@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from qnetpy.cli import daemon, down
     from qnetpy.cli.settings import load
-    from qnetpy.identity.store import AUTHORITY, NODE_KEY, ROOT_KEY, StoreError, load_identity
+    from qnetpy.identity.keyfiles import AUTHORITY, NODE_KEY, ROOT_KEY, StoreError, load_identity
     from qnetpy.members.store import erase_identity
 
     config = load(args.config)

@@ -13,7 +13,7 @@ from qnetpy.cluster import guardian
 from qnetpy.cluster.topology import Plan, node_config
 from qnetpy.config import ETHERTYPE_DEFAULT, UserRule
 from qnetpy.identity.authority import NODE_VALIDITY, Authority, issue_identity, make_authority
-from qnetpy.identity.store import save_identity
+from qnetpy.identity.keyfiles import save_identity
 
 DAY = 86400.0
 AGE = 30 * DAY

@@ -8,7 +8,6 @@ place to try the code at, which costs whoever announced it one guess.
 from __future__ import annotations
 
 import contextlib
-import os
 import queue
 import threading
 from collections.abc import Callable, Iterator
@@ -16,9 +15,10 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from qnetpy.discovery.addresses import Addresses, confine, usable_addresses
+from qnetpy.discovery.addresses import Addresses, usable_addresses
 from qnetpy.discovery.hint import ADDRESSES_MAX, JOIN_TYPE
-from resmgr.errors import Misuse
+from qnetpy.discovery.mdns import open_mdns, resolve
+from stack.interfaces import Rtnetlink
 from stack.wire.endpoint import endpoint
 
 if TYPE_CHECKING:
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
 OFFERS_MAX = 16
 """Announcements looked at. Stops a stranger who announces thousands from keeping us busy."""
-RESOLVE_MS = 1500
-_IFF_UP, _IFF_LOOPBACK, _IFF_MULTICAST = 0x1, 0x8, 0x1000
 
 
 @attrs.frozen
@@ -44,18 +42,8 @@ class Offer:
 
 def interfaces() -> list[str]:
     """Interfaces that may carry multicast, are up, and are no loop and no part of a bridge or bond."""
-    found = []
-    for name in sorted(os.listdir("/sys/class/net")):
-        with contextlib.suppress(OSError, ValueError), open(f"/sys/class/net/{name}/flags") as file:
-            flags = int(file.read(), 16)
-            if (
-                flags & _IFF_UP
-                and flags & _IFF_MULTICAST
-                and not flags & _IFF_LOOPBACK
-                and not os.path.exists(f"/sys/class/net/{name}/master")
-            ):
-                found.append(name)
-    return found
+    with Rtnetlink() as kernel:
+        return sorted(link.name for link in kernel.links() if link.enabled and link.multicast and not (link.loopback or link.master))
 
 
 class Rendezvous:
@@ -127,15 +115,10 @@ class Rendezvous:
                 await browser.async_close()
 
     async def _browse(self, interface: str, addresses: Addresses) -> AsyncZeroconf:
-        from zeroconf import IPVersion, ServiceStateChange
-        from zeroconf.asyncio import AsyncServiceBrowser, AsyncZeroconf
+        from zeroconf import ServiceStateChange
+        from zeroconf.asyncio import AsyncServiceBrowser
 
-        version = IPVersion.V6Only if addresses.ipv4 is None else IPVersion.V4Only if addresses.ipv6 is None else IPVersion.All
-        browser = AsyncZeroconf(interfaces=addresses.families(), ip_version=version)
-        library = browser.zeroconf
-        await library.async_wait_for_start()
-        for reader in library.engine.readers:
-            confine(reader.transport.get_extra_info("socket"), interface)
+        browser = await open_mdns(interface, addresses)
         tasks: set[asyncio.Task[None]] = set()
 
         def changed(zeroconf: Zeroconf, service_type: str, name: str, state_change: ServiceStateChange) -> None:
@@ -147,23 +130,21 @@ class Rendezvous:
                 tasks.add(task)
                 task.add_done_callback(tasks.discard)
 
-        AsyncServiceBrowser(library, JOIN_TYPE, handlers=[changed])
+        AsyncServiceBrowser(browser.zeroconf, JOIN_TYPE, handlers=[changed])
         return browser
 
     async def _resolve(self, interface: str, library: Zeroconf, name: str) -> None:
         from zeroconf.asyncio import AsyncServiceInfo
 
         info = AsyncServiceInfo(JOIN_TYPE, name)
-        if (info.load_from_cache(library) or await info.async_request(library, RESOLVE_MS)) and info.port:
+        if await resolve(library, info) and info.port:
             texts = [text.split("%")[0] for text in info.parsed_addresses()[:ADDRESSES_MAX]]
             places = tuple(f"{text}%{interface}" if endpoint(text, info.port).is_link_local else text for text in texts)
             self._found.put(Offer(name, places, info.port))
 
 
 def started() -> Rendezvous:
-    """A Rendezvous that looks around already. Misuse where there is no /sys."""
-    if not os.path.isdir("/sys/class/net"):
-        raise Misuse("no /sys/class/net")
+    """A Rendezvous that looks around already."""
     rendezvous = Rendezvous()
     rendezvous.start()
     return rendezvous

@@ -12,6 +12,7 @@ import enum
 import math
 
 from qnetpy.discovery.hint import Hint
+from resmgr.bucket import TokenBucket
 
 HINTS_MAX = 1024
 """Hints kept. Stops a stranger who invents nodes until memory is gone; the oldest that was not handed out yet gives way."""
@@ -49,8 +50,8 @@ class HintTable:
         self._told: dict[_Key, Hint] = {}
         self._by_mac: dict[tuple[str, tuple[bytes | str, ...]], dict[_Key, None]] = {}
         self._gone: list[Hint] = []
-        self._allowance = float(TELL_BURST)
-        self._filled = now
+        self._telling = TokenBucket(TELL_RATE, TELL_BURST)
+        self._polled = now
 
     def __len__(self) -> int:
         return len(self._hints)
@@ -95,13 +96,11 @@ class HintTable:
         """What to tell the caller now: hints that are new or changed (as the rate allows), and hints that no longer stand."""
         for key in [key for key, hint in self._hints.items() if hint.expiry <= now]:
             self._remove(key)
-        self._allowance = min(float(TELL_BURST), self._allowance + (now - self._filled) * TELL_RATE)
-        self._filled = now
+        self._polled = now
         fresh: list[Hint] = []
-        while self._untold and self._allowance >= 1.0:
+        while self._untold and self._telling.take(now):
             key = next(iter(self._untold))
             del self._untold[key]
-            self._allowance -= 1.0
             hint = self._told[key] = self._hints[key]
             fresh.append(hint)
         gone, self._gone = self._gone, []
@@ -110,10 +109,10 @@ class HintTable:
     def next_timeout(self) -> float | None:
         """When to poll again at the latest (monotonic seconds); None when nothing is pending."""
         if self._gone:
-            return self._filled
+            return self._polled
         due = min((hint.expiry for hint in self._hints.values()), default=math.inf)
         if self._untold:
-            due = min(due, self._filled + max(0.0, 1.0 - self._allowance) / TELL_RATE)
+            due = min(due, max(self._polled, self._telling.ready_at()))
         return None if due == math.inf else due
 
     def _make_room(self, hint: Hint) -> None:

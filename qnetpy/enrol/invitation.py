@@ -19,6 +19,7 @@ import attrs
 
 from qnetpy.enrol.code import Code
 from qnetpy.enrol.wire import Refusal, Refused
+from resmgr.bucket import TokenBucket
 
 TRIES = 3
 """Wrong tries that kill an invitation."""
@@ -88,8 +89,7 @@ class Invitation:
 
 @attrs.define
 class _Source:
-    allowance: float
-    seen: float
+    hellos: TokenBucket = attrs.Factory(lambda: TokenBucket(1.0, HELLO_PER_SOURCE))
     wrong: list[float] = attrs.Factory(list)
 
 
@@ -101,8 +101,7 @@ class Invitations:
         self._by_public: dict[str, Invitation] = {}
         self._sources: dict[str, _Source] = {}
         self._wrong: deque[float] = deque()
-        self._allowance = HELLO_BURST
-        self._filled = 0.0
+        self._hellos = TokenBucket(HELLO_RATE, HELLO_BURST)
 
     def all(self) -> list[Invitation]:
         """Those that are remembered, oldest first."""
@@ -171,7 +170,7 @@ class Invitations:
         """A confirmation showed another code: a try is gone. What to say."""
         self.counters["wrong_code"] += 1
         self._wrong.append(now)
-        entry = self._source(source, now)
+        entry = self._source(source)
         entry.wrong.append(now)
         if invitation.state not in (State.OPEN, State.USED):
             # Others were quicker, in exchanges that had begun while it was alive.
@@ -206,34 +205,28 @@ class Invitations:
         if len(self._wrong) >= WRONG_TOTAL:
             self.counters["wrong_total"] += 1
             return False
-        entry = self._source(source, now)
+        entry = self._source(source)
         entry.wrong = [when for when in entry.wrong if when > now - WRONG_PERIOD]
         if len(entry.wrong) >= WRONG_PER_SOURCE or (entry.wrong and now < entry.wrong[-1] + WRONG_PAUSE):
             self.counters["wrong_source"] += 1
             return False
-        entry.allowance = min(HELLO_PER_SOURCE, entry.allowance + now - entry.seen)
-        entry.seen = now
-        if entry.allowance < 1.0:
+        if not entry.hellos.take(now):
             self.counters["rate_source"] += 1
             return False
-        entry.allowance -= 1.0
         return True
 
     def _may_compute(self, now: float) -> bool:
-        self._allowance = min(HELLO_BURST, self._allowance + (now - self._filled) * HELLO_RATE)
-        self._filled = now
-        if self._allowance < 1.0:
+        if not self._hellos.take(now):
             self.counters["rate_total"] += 1
             return False
-        self._allowance -= 1.0
         return True
 
-    def _source(self, source: str, now: float) -> _Source:
+    def _source(self, source: str) -> _Source:
         source = group(source)
         entry = self._sources.pop(source, None)
         if entry is None:
             if len(self._sources) >= SOURCES_MAX:
                 del self._sources[next(iter(self._sources))]
-            entry = _Source(HELLO_PER_SOURCE, now)
+            entry = _Source()
         self._sources[source] = entry
         return entry

@@ -1,4 +1,4 @@
-"""The cluster authority: makes the root and issues node certificates. Values only; files are `qnetpy.identity.store`'s.
+"""The cluster authority: makes the root and issues node certificates. Values only; files are `qnetpy.identity.keyfiles`'s.
 
 The root is an Ed25519 key with a self-signed certificate. Whoever holds it may name nodes and roles; no server takes part, and the root is
 not needed for the cluster to run. It can give an issuing power to a node: an Ed25519 key of that node with a certificate (path length 0),

@@ -6,16 +6,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from qnetpy.enrol.invitation import TTL_DEFAULT, Invitation
-from qnetpy.enrol.registrar import Registrar
+from qnetpy.enrol.service import EnrolmentService
 from qnetpy.enrol.wire import Grant
 from qnetpy.identity.authority import NODE_VALIDITY
 from qnetpy.identity.certificate import ROLE_ISSUER
 from qnetpy.identity.trust import Revoked
-from qnetpy.members import renewal
+from qnetpy.members import lifetime
+from qnetpy.members.keyring import problem
 from qnetpy.members.membership import Membership
 from qnetpy.members.office import OfficeError
 from qnetpy.members.renewer import ends
-from qnetpy.members.standing import problem
 from resmgr.dispatch import Dispatch
 
 Fact = dict[str, object]
@@ -25,7 +25,7 @@ Verb = Callable[[Request, Answer], None]
 
 
 class Issuing:
-    """The registrar's view of the membership: `qnetpy.enrol.registrar.Issuing`."""
+    """What enrolment sees of the membership: `qnetpy.enrol.service.Issuing`."""
 
     def __init__(self, membership: Membership, dispatch: Dispatch) -> None:
         self._membership = membership
@@ -46,19 +46,19 @@ class Issuing:
         return grant
 
 
-def verbs(membership: Membership, registrar: Registrar, dispatch: Dispatch, announced: bool) -> dict[str, Verb]:
+def verbs(membership: Membership, enrolment: EnrolmentService, dispatch: Dispatch, announced: bool) -> dict[str, Verb]:
     """The requests by name. An answer with `error` is a sentence for people."""
 
     def invite(request: Request, answer: Answer) -> None:
         roles = request.get("roles", [])
         days = request.get("days")
         try:
-            invitation = registrar.invite(
+            invitation = enrolment.invite(
                 str(request.get("name", "")),
                 frozenset(map(str, roles)) if isinstance(roles, list) else frozenset(),
                 _number(request, "uses", 1),
                 float(_number(request, "ttl", int(TTL_DEFAULT))),
-                NODE_VALIDITY if not isinstance(days, int | float) else float(days) * renewal.DAY,
+                NODE_VALIDITY if not isinstance(days, int | float) else float(days) * lifetime.DAY,
             )
         except ValueError as error:
             answer({"error": str(error)})
@@ -71,22 +71,22 @@ def verbs(membership: Membership, registrar: Registrar, dispatch: Dispatch, anno
                 {
                     **_invitation(invitation, dispatch.now()),
                     "code": invitation.code.spoken(),
-                    "port": registrar.port,
+                    "port": enrolment.port,
                     "announced": announced,
                 }
             )
 
     def invitations(request: Request, answer: Answer) -> None:
         now = dispatch.now()
-        answer({"invitations": [_invitation(one, now) for one in registrar.invitations.all()], "counters": dict(registrar.counters)})
+        answer({"invitations": [_invitation(one, now) for one in enrolment.invitations.all()], "counters": dict(enrolment.counters)})
 
     def uninvite(request: Request, answer: Answer) -> None:
         public = str(request.get("public", ""))
-        answer({"cancelled": public} if registrar.cancel(public) else {"error": f"no invitation {public!r} is open"})
+        answer({"cancelled": public} if enrolment.cancel(public) else {"error": f"no invitation {public!r} is open"})
 
     def revoke(request: Request, answer: Answer) -> None:
         name = str(request.get("node", ""))
-        member = membership.standing.register.get(name)
+        member = membership.keyring.register.get(name)
         issuer = member is not None and ROLE_ISSUER in member.roles
         try:
             statement = membership.revoke(name)
@@ -138,39 +138,39 @@ def _invitation(invitation: Invitation, now: float) -> Fact:
 
 def roots(membership: Membership, wall: float) -> Fact:
     """The roots of the cluster, older first, and which nodes have no certificate under the newest yet."""
-    standing = membership.standing
-    newest = standing.trust.roots[-1]
+    keyring = membership.keyring
+    newest = keyring.trust.roots[-1]
     return {
         "roots": [
-            {"key_id": root.key_id.hex(), "not_after": root.not_after, "own": standing.under(root.key_id) is not None}
-            for root in standing.trust.roots
+            {"key_id": root.key_id.hex(), "not_after": root.not_after, "own": keyring.under(root.key_id) is not None}
+            for root in keyring.trust.roots
         ],
-        "lacking": standing.register.lacking(newest.key_id, standing.trust, wall) if len(standing.trust.roots) > 1 else [],
+        "lacking": keyring.register.lacking(newest.key_id, keyring.trust, wall) if len(keyring.trust.roots) > 1 else [],
     }
 
 
 def facts(membership: Membership, wall: float) -> Fact:
     """What `qnet status` shows of the membership."""
-    standing = membership.standing
-    certificate = standing.identity.certificate
-    own = standing.trust.revoked(certificate)
+    keyring = membership.keyring
+    certificate = keyring.identity.certificate
+    own = keyring.trust.revoked(certificate)
     warning = ""
     if own is not None:
         warning = f"this node was revoked by {own.by}; try: qnet leave --force, then qnet join CODE"
-    elif renewal.warning(certificate, float("inf"), wall) is not None or certificate.not_after < wall:
+    elif lifetime.warning(certificate, float("inf"), wall) is not None or certificate.not_after < wall:
         warning = ends(certificate, wall)
-    elif problem(certificate, standing, wall):
+    elif problem(certificate, keyring, wall):
         # Its root was retired while this node was off, or a clock is wrong.
-        warning = f"no other node accepts this one: {problem(certificate, standing, wall)}; try: qnet join CODE --replace"
+        warning = f"no other node accepts this one: {problem(certificate, keyring, wall)}; try: qnet join CODE --replace"
     elif membership.refused_by:
         warning = f"node {membership.refused_by} refuses this node, which was revoked; try: qnet leave --force, then qnet join CODE"
     return {
-        "roots": len(standing.trust.roots),
+        "roots": len(keyring.trust.roots),
         "issues": membership.office.may_issue,
-        "issues_until": max((power.issuer.not_after for power in standing.powers), default=None),
+        "issues_until": max((power.issuer.not_after for power in keyring.powers), default=None),
         "revoked": [
             {"node": one.subject.name, "by": one.by, "time": one.time}
-            for one in standing.trust.revocations()
+            for one in keyring.trust.revocations()
             if isinstance(one.subject, Revoked)
         ],
         "warning": warning,

@@ -23,12 +23,13 @@ from qnetpy.channels import CHID_MEMBERS
 from qnetpy.identity.authority import NodeIdentity
 from qnetpy.identity.certificate import ROLE_ISSUER, Certificate, date
 from qnetpy.identity.trust import Crowded, Kind, Revoked, Statement
-from qnetpy.members import renewal, wire
+from qnetpy.members import lifetime, wire
 from qnetpy.members.keeper import Keeper
+from qnetpy.members.keyring import Keyring
 from qnetpy.members.office import Office, OfficeError
 from qnetpy.members.renewer import RENEW_EVERY, Peers, Renewer
-from qnetpy.members.standing import Standing
 from qnetpy.members.store import Kept, Store
+from resmgr.bucket import TokenBucket
 from resmgr.channel import ND_LOCAL, PID_SYSTEM, Channel, Connection, Credentials, Kernel, Message, Nd
 from resmgr.dispatch import Buffer, Dispatch
 from resmgr.errors import BadMessage
@@ -70,8 +71,8 @@ class Membership:
     """See the head of this file. Used from dispatch context; `close` ends it."""
 
     def __init__(self, dispatch: Dispatch, kernel: Kernel, kept: Kept, store: Store, random: Random) -> None:
-        self.standing = Standing(kept)
-        self.office = Office(self.standing, store, random)
+        self.keyring = Keyring(kept)
+        self.office = Office(self.keyring, store, random)
         self.counters: Counter[str] = Counter()
         """What other nodes said that was not done or believed, by reason."""
         self.channel: Channel = kernel.channel(self._handle, chid=CHID_MEMBERS)
@@ -81,13 +82,13 @@ class Membership:
         self._links: Links | None = None
         self._connections: dict[str, Connection] = {}
         self._renewed: dict[str, float] = {}
-        self._syncs: dict[str, float] = {}
+        self._syncs: dict[str, TokenBucket] = {}
         """Until when a node's SYNCs are used up, one after the other."""
         self._patience: dict[str, tuple[float, int]] = {}
         """Of nodes that told us what we do not believe: since when, and how often."""
-        self._keeper = Keeper(dispatch, self.standing.kept, store, self.counters)
+        self._keeper = Keeper(dispatch, self.keyring.kept, store, self.counters)
         self._renewer = Renewer(
-            dispatch, self.standing, self.office, random, self.counters, Peers(self._issuers_up, self._send), self._renewal, self._looked
+            dispatch, self.keyring, self.office, random, self.counters, Peers(self._issuers_up, self._send), self._renewal, self._looked
         )
         self._switched_at = -math.inf
         self.refused_by = ""
@@ -121,12 +122,12 @@ class Membership:
         certificate = self._links.members_up()[name]
         if name == self.refused_by:
             self.refused_by = ""
-        if self._keeps_register and self.standing.register.note(certificate):
+        if self._keeps_register and self.keyring.register.note(certificate):
             self._keeper.save()
         self._drop_connection(name)
         self._connections[name] = self._kernel.connect(self._links.member_nd(name), PID_SYSTEM, CHID_MEMBERS, Credentials(0, 0))
         self._sync(name)
-        if ROLE_ISSUER in certificate.roles and renewal.wants(self.standing, self._dispatch.wall()):
+        if ROLE_ISSUER in certificate.roles and lifetime.wants(self.keyring, self._dispatch.wall()):
             self._renewer.soon()
 
     def link_down(self, name: str) -> None:
@@ -136,13 +137,13 @@ class Membership:
         """Somebody does not know the root of the certificate that we show: show the other, if there is one. Several say so at once, of the
         same certificate, so the next one is heard only after a while."""
         now = self._dispatch.now()
-        if now >= self._switched_at + SWITCH_PAUSE and self.standing.show_other():
+        if now >= self._switched_at + SWITCH_PAUSE and self.keyring.show_other():
             self._switched_at = now
             self._use_identity()
 
     def refused(self, name: str) -> None:
         """A call to *name* was refused, there or here: when it was not us, we were revoked and had not heard of it."""
-        if not any(isinstance(one.subject, Revoked) and one.subject.name == name for one in self.standing.trust.revocations()):
+        if not any(isinstance(one.subject, Revoked) and one.subject.name == name for one in self.keyring.trust.revocations()):
             self.refused_by = name
 
     def _drop_connection(self, name: str) -> None:
@@ -152,19 +153,19 @@ class Membership:
 
     @property
     def _keeps_register(self) -> bool:
-        return ROLE_ISSUER in self.standing.identity.roles
+        return ROLE_ISSUER in self.keyring.identity.roles
 
     def _note_self(self) -> None:
         if self._keeps_register:
-            powers = [power.issuer for power in self.standing.powers]
-            if self.standing.register.note(self.standing.identity.certificate, self.standing.ready(), powers):
+            powers = [power.issuer for power in self.keyring.powers]
+            if self.keyring.register.note(self.keyring.identity.certificate, self.keyring.ready(), powers):
                 self._keeper.save()
 
     # Knowing the same
 
     def _sync(self, name: str) -> None:
         """Tell *name* what we know, and then what it lacks."""
-        message = wire.pack_sync(wire.Sync(self.standing.trust.digest(), self.standing.ready()))
+        message = wire.pack_sync(wire.Sync(self.keyring.trust.digest(), self.keyring.ready()))
 
         def answered(status: int, reply: Buffer) -> None:
             if status < 0:
@@ -174,8 +175,8 @@ class Membership:
             except BadMessage:
                 self.counters["malformed"] += 1
                 return
-            if known.digest != self.standing.trust.digest():
-                self._tell(name, self.standing.trust.unknown_to(known.ids))
+            if known.digest != self.keyring.trust.digest():
+                self._tell(name, self.keyring.trust.unknown_to(known.ids))
 
         self._send(name, message, wire.REPLY_MAX, answered)
 
@@ -192,8 +193,8 @@ class Membership:
 
     def believe(self, statements: Iterable[bytes], source: str = "") -> list[Statement]:
         """Statements from node *source*, or from this one. What is new is acted on, stored and told on; returns it."""
-        before = self.standing.identity
-        fresh, refused = self.standing.learn(statements)
+        before = self.keyring.identity
+        fresh, refused = self.keyring.learn(statements)
         for why in refused:
             if isinstance(why, Crowded):
                 self.counters["statements_crowded"] += 1
@@ -210,7 +211,7 @@ class Membership:
             if name != source:
                 self._tell(name, fresh)
         self._end_revoked()
-        if self.standing.identity != before:
+        if self.keyring.identity != before:
             self._use_identity()
         self._renewer.soon()
         return fresh
@@ -219,10 +220,10 @@ class Membership:
         if self._links is None:
             return
         for name, certificate in list(self._links.members_up().items()):
-            statement = self.standing.trust.revoked(certificate)
+            statement = self.keyring.trust.revoked(certificate)
             if statement is not None:
                 self._links.end_link(name, f"revoked by {statement.by}")
-        own = self.standing.trust.revoked(self.standing.identity.certificate)
+        own = self.keyring.trust.revoked(self.keyring.identity.certificate)
         if own is not None:
             log.error(
                 "this node was revoked by %s on %s: the others refuse it; try: qnet leave, then qnet join CODE", own.by, date(own.time)
@@ -230,7 +231,7 @@ class Membership:
 
     def _use_identity(self) -> None:
         if self._links is not None:
-            self._links.set_identity(self.standing.identity)
+            self._links.set_identity(self.keyring.identity)
         self._keeper.save()
 
     # Answers
@@ -280,23 +281,19 @@ class Membership:
 
     def _may_sync(self, node: str) -> bool:
         now = self._dispatch.now()
-        until = max(self._syncs.get(node, now), now)
-        if until > now + SYNC_BURST * SYNC_EVERY:
-            return False
         if len(self._syncs) >= PATIENCE_NODES:
-            self._syncs = {name: when for name, when in self._syncs.items() if when > now}
-        self._syncs[node] = until + SYNC_EVERY
-        return True
+            self._syncs = {name: bucket for name, bucket in self._syncs.items() if not bucket.full(now)}
+        return self._syncs.setdefault(node, TokenBucket(1 / SYNC_EVERY, SYNC_BURST)).take(now)
 
     def _answer_sync(self, message: Message, node: str, shown: Certificate, sync: wire.Sync) -> None:
         if not self._may_sync(node):
             self.counters["syncs_too_often"] += 1
             message.error(errno.EAGAIN)
             return
-        trust = self.standing.trust
+        trust = self.keyring.trust
         digest = trust.digest()
         message.reply(0, wire.pack_known(wire.Known(digest, () if sync.digest == digest else tuple(trust.ids()))))
-        if self._keeps_register and self.standing.register.note(shown, {root.key_id for root in trust.roots} & {*sync.ready}):
+        if self._keeps_register and self.keyring.register.note(shown, {root.key_id for root in trust.roots} & {*sync.ready}):
             self._keeper.save()
             self._renewer.look_at(self._dispatch.now() + RETIRE_CHECK)
 
@@ -344,7 +341,7 @@ class Membership:
             return
         message.reply(0)
         log.info("node %s leaves the cluster", node)
-        self.standing.register.forget(node)
+        self.keyring.register.forget(node)
         # Its answer first: believing ends the link.
         self._dispatch.call_soon(lambda: self._believe_later(statements))
 
@@ -371,14 +368,14 @@ class Membership:
     def _looked(self, wall: float) -> float:
         """Beside renewal, at each look; returns the longest pause until the next."""
         self._retire_when_ready(wall)
-        return RETIRE_CHECK if len(self.standing.trust.roots) > 1 else math.inf
+        return RETIRE_CHECK if len(self.keyring.trust.roots) > 1 else math.inf
 
     def _retire_when_ready(self, wall: float) -> None:
         """The machine with the root key retires the older root when every node has a certificate under the newer."""
-        standing = self.standing
-        if len(standing.trust.roots) < 2 or not self._keeps_register or standing.under(standing.newest_root_id) is None:
+        keyring = self.keyring
+        if len(keyring.trust.roots) < 2 or not self._keeps_register or keyring.under(keyring.newest_root_id) is None:
             return
-        if standing.register.lacking(standing.newest_root_id, standing.trust, wall):
+        if keyring.register.lacking(keyring.newest_root_id, keyring.trust, wall):
             return
         try:
             statement = self.office.retire(wall)
@@ -404,7 +401,7 @@ class Membership:
         place."""
         statement, authority = self.office.rotate(self._dispatch.wall())
         self._state([statement])
-        self._store.save(self.standing.kept())
+        self._store.save(self.keyring.kept())
         self._store.replace_authority(authority)
         self._renewer.look_at(self._dispatch.now())
         return statement
@@ -418,7 +415,7 @@ class Membership:
     def _state(self, statements: list[Statement]) -> None:
         """Statements of this node's own. OfficeError when one of them is not believed, even here."""
         self.believe([statement.data for statement in statements])
-        if not all(map(self.standing.trust.knows, statements)):
+        if not all(map(self.keyring.trust.knows, statements)):
             raise OfficeError(errno.ENOSPC, "the statement was not accepted here and nobody was told; the log says why")
 
     def leave(self, done: Callable[[str], None]) -> None:
@@ -438,21 +435,19 @@ class Membership:
     def taken(self, name: str) -> bool:
         """Whether a node of that name is there, or was given a certificate that may be in use."""
         assert self._links is not None
-        standing = self.standing
+        keyring = self.keyring
         return (
-            name == standing.name
-            or name in self._links.members_up()
-            or standing.register.taken(name, standing.trust, self._dispatch.wall())
+            name == keyring.name or name in self._links.members_up() or keyring.register.taken(name, keyring.trust, self._dispatch.wall())
         )
 
     def holder(self, static_key: bytes) -> str:
         """The node that has that public key: this one, one that is up, or one whose certificate may be in use; empty: none of them."""
         assert self._links is not None
-        own, wall = self.standing.identity.certificate, self._dispatch.wall()
+        own, wall = self.keyring.identity.certificate, self._dispatch.wall()
         met = {one.static_key: one.name for one in (own, *self._links.members_up().values())}
         if static_key in met:
             return met[static_key]
-        return next((one.name for one in self.standing.register if one.static_key == static_key and one.not_after >= wall), "")
+        return next((one.name for one in self.keyring.register if one.static_key == static_key and one.not_after >= wall), "")
 
     def save(self) -> None:
         """Something was changed from outside, such as the register."""

@@ -15,9 +15,9 @@ from qnetpy.identity.authority import NODE_VALIDITY, Authority, IssuingPower, ce
 from qnetpy.identity.certificate import ROLE_ISSUER, Certificate, CertificateError, parse_chain
 from qnetpy.identity.files import StoreError
 from qnetpy.identity.trust import KEPT_MAX, Kind, Revoked, Statement, make_statement
+from qnetpy.members.keyring import Keyring, problem
+from qnetpy.members.lifetime import is_cut, life
 from qnetpy.members.possession import key_id, proves
-from qnetpy.members.renewal import is_cut, life
-from qnetpy.members.standing import Standing, problem
 from qnetpy.members.store import Store
 from qnetpy.members.wire import NO_KEY, Renew, Renewed
 from resmgr.errors import Misuse
@@ -38,15 +38,15 @@ class OfficeError(ValueError):
 class Office:
     """See the head of this file. *wall* is always the present time in seconds since the epoch."""
 
-    def __init__(self, standing: Standing, store: Store, random: Random) -> None:
-        self._standing = standing
+    def __init__(self, keyring: Keyring, store: Store, random: Random) -> None:
+        self._keyring = keyring
         self._store = store
         self._random = random
 
     @property
     def may_issue(self) -> bool:
         """This node has an issuing power that counts. The root key is not looked for."""
-        return self._standing.any_power() is not None
+        return self._keyring.any_power() is not None
 
     # Certificates
 
@@ -58,10 +58,10 @@ class Office:
         """Everything that a node which joins needs beside its key."""
         power = self._power(roles, None)
         certificate = self._issue(power, name, static_key, roles, validity, wall)
-        self._standing.register.note(certificate)
-        trust = self._standing.trust
+        self._keyring.register.note(certificate)
+        trust = self._keyring.trust
         return Grant(
-            self._standing.identity.secret,
+            self._keyring.identity.secret,
             certificate.chain,
             tuple(root.der for root in trust.roots),
             tuple(statement.data for statement in trust.statements),
@@ -69,18 +69,18 @@ class Office:
 
     def renew(self, name: str, static_key: bytes, wanted: Renew, wall: float) -> Renewed:
         """A later certificate for the node *name*, which has proven to have that key: with the roles of the one it has, and as long."""
-        standing = self._standing
+        keyring = self._keyring
         try:
             shown = parse_chain(wanted.chain)
         except CertificateError as error:
             raise OfficeError(errno.EINVAL, str(error)) from error
         if (shown.name, shown.static_key) != (name, static_key):
             raise OfficeError(errno.EACCES, f"node {name} has shown a certificate that is not its own")
-        wrong = problem(shown, standing, wall)
+        wrong = problem(shown, keyring, wall)
         if wrong:
             raise OfficeError(errno.EACCES, wrong)
         power = self._power(shown.roles, wanted.root_id)
-        length = NODE_VALIDITY if is_cut(shown, standing.trust.roots) else life(shown)
+        length = NODE_VALIDITY if is_cut(shown, keyring.trust.roots) else life(shown)
         certificate = self._issue(power, shown.name, shown.static_key, shown.roles, length, wall)
         issuer = None
         if wanted.issuer_key != NO_KEY:
@@ -91,23 +91,23 @@ class Office:
                 issuer = certify_issuer(power, shown.name, wanted.issuer_key, wall, random=self._random)
             except (Misuse, ValueError) as error:
                 raise OfficeError(errno.EINVAL, str(error)) from error
-        standing.register.note(certificate, (shown.root_id,), () if issuer is None else (issuer,))
+        keyring.register.note(certificate, (shown.root_id,), () if issuer is None else (issuer,))
         return Renewed(certificate.chain, b"" if issuer is None else issuer.der)
 
     def _check_issuing_key(self, shown: Certificate, wanted: Renew) -> None:
         """One issuing key for one node, which has it: whoever revokes the node revokes all that it can sign, and nothing of others."""
-        standing, key = self._standing, wanted.issuer_key
+        keyring, key = self._keyring, wanted.issuer_key
         if not proves(wanted.proof, key, shown, wanted.root_id):
             raise OfficeError(errno.EACCES, f"node {shown.name} has not proven to have the key that it wants to issue with")
         own = key_id(key)
-        owner = standing.register.issues_with(own)
-        if owner not in ("", shown.name) or own in {root.key_id for root in standing.trust.roots}:
+        owner = keyring.register.issues_with(own)
+        if owner not in ("", shown.name) or own in {root.key_id for root in keyring.trust.roots}:
             raise OfficeError(errno.EACCES, f"node {shown.name} wants to issue with the key of {owner or 'a root'}")
-        if standing.trust.issuer_revoked(own):
+        if keyring.trust.issuer_revoked(own):
             raise OfficeError(errno.EACCES, f"node {shown.name} wants to issue with a key that was revoked")
-        member = standing.register.get(shown.name)
-        others = [] if member is None else [one for one in member.issuer_ids(standing.trust) if one != own]
-        if others and shown.name != standing.name:
+        member = keyring.register.get(shown.name)
+        others = [] if member is None else [one for one in member.issuer_ids(keyring.trust) if one != own]
+        if others and shown.name != keyring.name:
             raise OfficeError(
                 errno.EACCES, f"node {shown.name} issues with another key already; try: qnet revoke {shown.name}, and let it join again"
             )
@@ -123,7 +123,7 @@ class Office:
     def _power(self, roles: frozenset[str], root_id: bytes | None) -> Authority | IssuingPower:
         """What signs certificates with *roles*, under that root or (None) the oldest possible."""
         if ROLE_ISSUER not in roles:
-            power = self._standing.any_power() if root_id is None else self._standing.power(root_id)
+            power = self._keyring.any_power() if root_id is None else self._keyring.power(root_id)
             if power is not None:
                 return power
         authority = self._authority()
@@ -131,7 +131,7 @@ class Office:
             if ROLE_ISSUER in roles:
                 raise OfficeError(errno.EPERM, f"certificates with the role {ROLE_ISSUER} are made where the root key is, not here")
             raise OfficeError(
-                errno.EPERM, f"node {self._standing.name} does not issue certificates; ask on a node with the role {ROLE_ISSUER}"
+                errno.EPERM, f"node {self._keyring.name} does not issue certificates; ask on a node with the role {ROLE_ISSUER}"
             )
         return authority
 
@@ -146,10 +146,10 @@ class Office:
     def revoke(self, name: str, met: Certificate | None, wall: float) -> list[Statement]:
         """The statements that end node *name*; *met* is its certificate if it is up. One for each issuing power that it had or has: what it
         enrolled with them goes on to count, and what it enrols from now on does not."""
-        standing = self._standing
-        if name == standing.name:
+        keyring = self._keyring
+        if name == keyring.name:
             raise OfficeError(errno.EINVAL, "a node does not revoke itself; try: qnet leave")
-        member = standing.register.get(name)
+        member = keyring.register.get(name)
         key = met.static_key if met is not None else member.static_key if member is not None else None
         if key is None:
             raise OfficeError(errno.ENOENT, f"node {name} is not up, and this node never met it; run it on a node that did")
@@ -157,19 +157,19 @@ class Office:
         by_root = (
             met.issuer is None
             if met is not None
-            else member is not None and member.signer_id in {root.key_id for root in standing.trust.roots}
+            else member is not None and member.signer_id in {root.key_id for root in keyring.trust.roots}
         )
         issuing: IssuingPower | None = None
         if ROLE_ISSUER not in roles and not by_root:
-            issuing = standing.any_power()
-        full = issuing is not None and not standing.trust.room(issuing.issuer, REVOKE_SIZE)
+            issuing = keyring.any_power()
+        full = issuing is not None and not keyring.trust.room(issuing.issuer, REVOKE_SIZE)
         power: Authority | IssuingPower | None = self._authority() if issuing is None or full else issuing
         if power is None and full:
             raise OfficeError(errno.ENOSPC, "there is no room for what this node says; run it on another issuer, or where the root key is")
         if power is None:
             what = f"node {name} is an issuer" if ROLE_ISSUER in roles else f"the root signed the certificate of node {name}"
             raise OfficeError(errno.EPERM, f"{what}: that takes the root key; run it where the root key is")
-        issuer_ids = [] if member is None else member.issuer_ids(standing.trust)
+        issuer_ids = [] if member is None else member.issuer_ids(keyring.trust)
         if issuer_ids and not isinstance(power, Authority):
             power = self._root_key()
         try:
@@ -179,7 +179,7 @@ class Office:
             ]
         except Misuse as error:
             raise OfficeError(errno.EPERM, str(error)) from error
-        if not standing.trust.room(made[0].issuer, sum(len(one.data) for one in made)):
+        if not keyring.trust.room(made[0].issuer, sum(len(one.data) for one in made)):
             raise OfficeError(
                 errno.ENOSPC, "there is no room for more statements in this cluster; try: qnet root rotate, which ends the old ones"
             )
@@ -189,20 +189,20 @@ class Office:
         """What that issuer signed and this node has seen: it was not made up afterwards. Certificates alone, those first that were seen
         first: whoever stole the key may have said of anybody that he is revoked before it was noticed. *together*: issuing powers that are
         revoked with it, whose word takes nobody's place."""
-        standing = self._standing
+        keyring = self._keyring
         gone = {
             one.subject.static_key
-            for one in standing.trust.revocations()
+            for one in keyring.trust.revocations()
             if isinstance(one.subject, Revoked) and (one.issuer is None or one.issuer.key_id not in together)
         }
         serials = [
-            one.serial for one in standing.register if one.signer_id == issuer_id and one.static_key != key and one.static_key not in gone
+            one.serial for one in keyring.register if one.signer_id == issuer_id and one.static_key != key and one.static_key not in gone
         ]
         return frozenset(serials[:KEPT_MAX])
 
     def said_by(self, name: str) -> set[str]:
         """Whom that node revoked."""
-        member, trust = self._standing.register.get(name), self._standing.trust
+        member, trust = self._keyring.register.get(name), self._keyring.trust
         ids = set() if member is None else {key_id for key_id, _ in member.issuing}
         return {
             one.subject.name
@@ -212,7 +212,7 @@ class Office:
 
     def revoked_names(self) -> set[str]:
         """Who is revoked, by whomever."""
-        return {one.subject.name for one in self._standing.trust.revocations() if isinstance(one.subject, Revoked)}
+        return {one.subject.name for one in self._keyring.trust.revocations() if isinstance(one.subject, Revoked)}
 
     # Roots
 
@@ -220,7 +220,7 @@ class Office:
         """Another root beside the one of this cluster: the statement by which every node trusts it, and its key. First the statement is
         stored, then the key takes the place of the old one (`Store.replace_authority`)."""
         authority = self._root_key()
-        roots = self._standing.trust.roots
+        roots = self._keyring.trust.roots
         if len(roots) > 1:
             raise OfficeError(
                 errno.EBUSY, "two roots overlap already; try: qnet root status, and qnet root retire when all nodes are ready"
@@ -233,11 +233,11 @@ class Office:
     def retire(self, wall: float) -> Statement:
         """The statement by which the root counts no more whose key this machine does not have (any more)."""
         authority = self._root_key()
-        ids = [root.key_id for root in self._standing.trust.roots]
+        ids = [root.key_id for root in self._keyring.trust.roots]
         others = [key_id for key_id in ids if key_id != authority.root.key_id]
         if not others or authority.root.key_id not in ids:
             raise OfficeError(errno.EINVAL, "there is only one root")
-        if self._standing.under(authority.root.key_id) is None:
+        if self._keyring.under(authority.root.key_id) is None:
             raise OfficeError(errno.EBUSY, "this node has no certificate under that root yet")
         return make_statement(authority, Kind.RETIRE, others[0], wall)
 

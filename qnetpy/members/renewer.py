@@ -11,10 +11,10 @@ import attrs
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from qnetpy.identity.certificate import ROLE_ISSUER, Certificate, CertificateError, date, parse_chain, parse_issuer
-from qnetpy.members import renewal, wire
+from qnetpy.members import lifetime, wire
+from qnetpy.members.keyring import Keyring
 from qnetpy.members.office import Office, OfficeError
 from qnetpy.members.possession import issuing_key, prove
-from qnetpy.members.standing import Standing
 from resmgr.dispatch import Buffer, Dispatch, Timer
 from resmgr.errors import BadMessage, Misuse
 
@@ -41,7 +41,7 @@ class Renewer:
     def __init__(
         self,
         dispatch: Dispatch,
-        standing: Standing,
+        keyring: Keyring,
         office: Office,
         random: Callable[[int], bytes],
         counters: Counter[str],
@@ -50,7 +50,7 @@ class Renewer:
         looked: Callable[[float], float],
     ) -> None:
         self._dispatch = dispatch
-        self._standing = standing
+        self._keyring = keyring
         self._office = office
         self._random = random
         self._counters = counters
@@ -86,18 +86,18 @@ class Renewer:
         self._timer = None
         wall = self._dispatch.wall()
         self._warn(wall)
-        pause = min(renewal.pause(self._standing), self._looked(wall))
-        wants = renewal.wants(self._standing, wall)
-        if wants and not self._asking and self._standing.trust.accepts(self._standing.identity.certificate):
+        pause = min(lifetime.pause(self._keyring), self._looked(wall))
+        wants = lifetime.wants(self._keyring, wall)
+        if wants and not self._asking and self._keyring.trust.accepts(self._keyring.identity.certificate):
             self._renew(wants[0], wall)
         if self._timer is None:
             self.look_at(self._dispatch.now() + pause * (0.75 + self._chance() / 2))
 
-    def _renew(self, want: renewal.Want, wall: float) -> None:
-        standing = self._standing
-        own = standing.identity.certificate
-        mine = next((power.private for power in standing.powers if not standing.trust.issuer_revoked(power.issuer.key_id)), b"")
-        private = mine or issuing_key(standing.identity.static_private)
+    def _renew(self, want: lifetime.Want, wall: float) -> None:
+        keyring = self._keyring
+        own = keyring.identity.certificate
+        mine = next((power.private for power in keyring.powers if not keyring.trust.issuer_revoked(power.issuer.key_id)), b"")
+        private = mine or issuing_key(keyring.identity.static_private)
         public = Ed25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw() if want.issuing else wire.NO_KEY
         proof = prove(private, own, want.root_id) if want.issuing else wire.NO_PROOF
         request = wire.Renew(want.root_id, own.chain, public, proof)
@@ -144,11 +144,11 @@ class Renewer:
             certificate = parse_chain(renewed.chain)
             if certificate.root_id != request.root_id:
                 raise Misuse("it is under another root than was asked for")
-            renewal.check_as_good(parse_chain(request.chain), certificate, self._standing.trust.roots)
+            lifetime.check_as_good(parse_chain(request.chain), certificate, self._keyring.trust.roots)
             issuer = parse_issuer(renewed.issuer) if renewed.issuer else None
             if (issuer is None) != (request.issuer_key == wire.NO_KEY):
                 raise Misuse("there is a certificate to issue with and none was asked for" if issuer else "there is none to issue with")
-            self._standing.install(certificate, issuer, private, self._dispatch.wall())
+            self._keyring.install(certificate, issuer, private, self._dispatch.wall())
         except (CertificateError, Misuse) as error:
             self._counters["renewals_failed"] += 1
             log.warning("node %s issued a certificate that is no good: %s", by, error)
@@ -160,8 +160,8 @@ class Renewer:
         return True
 
     def _warn(self, wall: float) -> None:
-        certificate = self._standing.identity.certificate
-        mark = renewal.warning(certificate, self._warned, wall)
+        certificate = self._keyring.identity.certificate
+        mark = lifetime.warning(certificate, self._warned, wall)
         if mark is not None:
             self._warned = mark
             log.warning("%s", ends(certificate, wall))

@@ -20,7 +20,7 @@ import attrs
 from qnetpy.identity import files
 from qnetpy.identity.authority import Authority, IssuingPower, NodeIdentity
 from qnetpy.identity.certificate import Certificate, CertificateError, parse_pem_certificates
-from qnetpy.identity.store import (
+from qnetpy.identity.keyfiles import (
     NODE_KEY,
     StoreError,
     chain_pem,
@@ -80,8 +80,8 @@ class Store(Protocol):
         ...
 
 
-class KeyFiles:
-    """A `Store` in a directory."""
+class DirectoryStore:
+    """A `Store` in a directory of key files (`qnetpy.identity.keyfiles`)."""
 
     def __init__(self, directory: Path, key_command: str = "") -> None:
         self._directory = directory

@@ -25,6 +25,7 @@ from qnetpy.channels import CHID_GOSSIP
 from qnetpy.discovery.hint import Hint, Interface
 from qnetpy.reach.gossip import AGE_MAX, MESSAGE_MAX, PER_NODE_MAX, PER_TELLER_MAX, GossipTable, Told, pack, parse
 from qnetpy.reach.wanted import Tell, WantedEndpoints
+from resmgr.bucket import TokenBucket
 from resmgr.channel import ND_LOCAL, PID_SYSTEM, Connection, Credentials, Kernel, Message, Nd
 from resmgr.dispatch import Buffer, Dispatch, Timer
 from resmgr.errors import BadMessage
@@ -63,8 +64,7 @@ class _Peer:
     connection: Connection | None = None
     busy: bool = False
     due: set[str] = attrs.Factory(set)
-    allowance: float = MESSAGES_BURST
-    filled: float = 0.0
+    messages: TokenBucket = attrs.Factory(lambda: TokenBucket(MESSAGES_RATE, MESSAGES_BURST))
 
 
 @attrs.define(eq=False)
@@ -265,7 +265,7 @@ class Reach:
         if message.msglen > MESSAGE_MAX or message.msglen != len(message.data):
             message.error(errno.EMSGSIZE)
             return
-        if not self._may_tell(self._peers[teller]):
+        if not self._peers[teller].messages.take(self._dispatch.now()):
             self._counters["gossip_too_often"] += 1
             message.error(errno.EAGAIN)
             return
@@ -283,15 +283,6 @@ class Reach:
                 self._heard(teller, one)
             else:
                 self._counters["gossip_over_cap"] += 1
-
-    def _may_tell(self, peer: _Peer) -> bool:
-        now = self._dispatch.now()
-        peer.allowance = min(float(MESSAGES_BURST), peer.allowance + (now - peer.filled) * MESSAGES_RATE)
-        peer.filled = now
-        if peer.allowance < 1.0:
-            return False
-        peer.allowance -= 1.0
-        return True
 
     def _heard(self, teller: str, told: Told) -> None:
         name = told.name

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import struct
 import sys
 import time
@@ -13,10 +12,25 @@ from typing import Any
 
 from qnetpy.cluster.handle import Cluster
 from qnetpy.link import wire
+from qnetpy.testing.cluster import facts
 from qnetpy.testing.enemy import ETHERTYPE, pack_recording
 from stack.wire.ethernet import HEADER_SIZE
 
 TRIES = 8
+TOPOLOGY = """
+title = "flood"
+[links.lan]
+learning = false
+[[config.access.exports]]
+path = "/tmp"
+verbs = ["read", "write"]
+[nodes.n1]
+[nodes.n2]
+[nodes.x]
+boot = []
+shutdown = []
+"""
+"""Two nodes and an enemy, x, who sees every frame: the switch does not learn, since frames in another name would draw that node's."""
 
 
 def read_pcap(file: Path) -> list[bytes]:
@@ -62,8 +76,7 @@ class Victim:
 
     def status(self) -> dict[str, Any]:
         """Of `qnet status --json`."""
-        told: dict[str, Any] = json.loads(self.cluster.run(self.node, "qnet", "status", "--json").stdout)
-        return told
+        return facts(self.cluster, self.node)
 
     def received(self) -> int:
         """Frames that came out of its interface, wanted or not."""

@@ -45,7 +45,7 @@ class Cluster:
         return membership
 
     def shown(self, name: str) -> Certificate:
-        return self.member(name).standing.identity.certificate
+        return self.member(name).keyring.identity.certificate
 
     def links(self) -> set[tuple[str, str]]:
         return {(node.name, name) for node in self.world.live for name in node.qnet.machine.links}

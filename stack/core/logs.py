@@ -10,6 +10,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
+import attrs
+
+from resmgr.bucket import TokenBucket
+
 BURST = 100
 """Lines of one kind that are written at once."""
 RATE = 5.0
@@ -18,29 +22,33 @@ KINDS_MAX = 256
 """Kinds told apart; the rest share one budget. Stops a program's part that makes its texts of what it hears."""
 
 
+@attrs.define(eq=False)
+class _Kind:
+    lines: TokenBucket = attrs.Factory(lambda: TokenBucket(RATE, BURST))
+    lost: int = 0
+    """Lines not written since the last one that was."""
+
+
 class Budget(logging.Filter):
     """Lets lines of one kind pass within their budget. *now*: monotonic seconds."""
 
     def __init__(self, now: Callable[[], float]) -> None:
         super().__init__()
         self._now = now
-        self._kinds: dict[object, tuple[float, float, int]] = {}
-        """Lines left, when that was so, lines not written since the last one that was."""
+        self._kinds: dict[object, _Kind] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
-        now = self._now()
-        kind: object = (record.name, record.msg)
-        if kind not in self._kinds and len(self._kinds) >= KINDS_MAX:
-            kind = None
-        left, then, lost = self._kinds.get(kind, (float(BURST), now, 0))
-        left = min(float(BURST), left + (now - then) * RATE)
-        if left < 1:
-            self._kinds[kind] = left, now, lost + 1
+        key: object = (record.name, record.msg)
+        if key not in self._kinds and len(self._kinds) >= KINDS_MAX:
+            key = None
+        kind = self._kinds.setdefault(key, _Kind())
+        if not kind.lines.take(self._now()):
+            kind.lost += 1
             return False
-        self._kinds[kind] = left - 1, now, 0
-        if lost:
-            record.msg = f"{record.getMessage()} ({lost} more like it before)"
+        if kind.lost:
+            record.msg = f"{record.getMessage()} ({kind.lost} more like it before)"
             record.args = ()
+            kind.lost = 0
         return True
 
 

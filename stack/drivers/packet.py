@@ -30,7 +30,6 @@ from stack.core.errors import ModuleError
 from stack.core.module import Context, Kind, Module
 from stack.core.screen import Screen
 from stack.core.statistics import Drop
-from stack.drivers.af_packet import filter as kernel_filter
 from stack.drivers.af_packet.constants import (
     ARPHRD_ETHER,
     ARPHRD_LOOPBACK,
@@ -40,6 +39,7 @@ from stack.drivers.af_packet.constants import (
     SO_SNDBUFFORCE,
     SOL_PACKET,
 )
+from stack.drivers.af_packet.filter import program
 from stack.drivers.af_packet.link import LinkMonitor
 from stack.drivers.af_packet.options import PacketOptions
 from stack.drivers.af_packet.output import LINK_ERRORS, Output
@@ -47,6 +47,7 @@ from stack.drivers.af_packet.receiver import Receiver, Recv, Ring, ring_is_safe
 from stack.drivers.af_packet.side import MTU as SIDE_MTU
 from stack.drivers.af_packet.side import RING as SIDE_RING
 from stack.drivers.af_packet.side import SideQueue
+from stack.filter.bpf.attach import attach
 from stack.frame import Frame
 from stack.wire.ethernet import MAC_SIZE
 from stack.wire.rtnetlink import Link
@@ -112,7 +113,7 @@ class PacketDriver:
             ) from refused
         except OSError as error:
             raise ModuleError(error.errno or errno.EIO, f"this kernel opens no packet socket: {error.strerror}") from error
-        kernel_filter.attach(sock, kernel_filter.program(frozenset()))
+        attach(sock, program(frozenset()))
         # The filter drops them as well; this way they do not even get there.
         sock.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)
         try:
@@ -161,14 +162,14 @@ class PacketDriver:
                 self._side = self._open_side()
             if self._side is not None:
                 self._side.screen(self._ethertypes, screens)
-            kernel_filter.attach(self._sock, kernel_filter.program(self._ethertypes, screens))
+            attach(self._sock, program(self._ethertypes, screens))
             self._unscreened = ""
         except OSError as error:
             # All frames as before: nothing depends on a screen but the cost of a flood.
             self._unscreened = error.strerror or "the kernel refuses"
             log.warning("packet: no screen on %s: %s", self._options.ifname, self._unscreened)
-            kernel_filter.attach(self._sock, kernel_filter.program(self._ethertypes))
-            kernel_filter.attach(self._side_sock, kernel_filter.program(frozenset()))
+            attach(self._sock, program(self._ethertypes))
+            attach(self._side_sock, program(frozenset()))
 
     def _open_side(self) -> SideQueue:
         assert self._port is not None

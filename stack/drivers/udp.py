@@ -40,11 +40,12 @@ from stack.core.module import Context, Kind, Module, Random
 from stack.core.statistics import Drop
 from stack.drivers.udp_socket.channel import Channel, open_channel, parse_bind
 from stack.drivers.udp_socket.constants import HEADERS_IPV4, HEADERS_IPV6, SEGMENTS_MAX
-from stack.drivers.udp_socket.network import LocalAddress, NetworkMonitor
+from stack.drivers.udp_socket.network import NetworkMonitor
 from stack.drivers.udp_socket.options import UdpOptions
 from stack.drivers.udp_socket.receiver import Arrival
 from stack.drivers.udp_socket.table import EndpointTable, Entry
 from stack.frame import Frame
+from stack.interfaces import LocalAddress
 from stack.wire.endpoint import DATAGRAM_MAX, MTU_MIN, Endpoint, SockAddr, from_sockaddr
 from stack.wire.ethernet import HEADER_SIZE, mac_text
 

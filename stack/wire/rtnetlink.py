@@ -44,6 +44,7 @@ IFA_F_UNUSABLE = 0x08 | 0x40
 IFLA_ADDRESS = 1
 IFLA_IFNAME = 3
 IFLA_MTU = 4
+IFLA_MASTER = 10
 _TYPE_MASK = 0x3FFF
 """Without the flags for nested and for network byte order."""
 
@@ -52,11 +53,14 @@ AF_INET, AF_INET6 = 2, 10
 IFF_UP = 0x1
 IFF_LOOPBACK = 0x8
 IFF_RUNNING = 0x40
+IFF_MULTICAST = 0x1000
+ARPHRD_ETHER = 1
 
 
 @attrs.frozen
 class Link:
-    """An interface as the kernel reports it. `up`: switched on and with carrier. `kind` is the device type (ARPHRD_*)."""
+    """An interface as the kernel reports it. `up`: switched on and with carrier; `enabled`: switched on. `kind` is the device type
+    (ARPHRD_*), `master` the index of the bridge or bond that it is part of, 0 for none."""
 
     index: int
     name: str
@@ -65,6 +69,9 @@ class Link:
     mtu: int
     up: bool
     loopback: bool = False
+    enabled: bool = False
+    multicast: bool = False
+    master: int = 0
 
 
 @attrs.frozen
@@ -176,9 +183,21 @@ def _link(body: memoryview, gone: bool) -> Link | LinkGone | None:
     mtu = found.get(IFLA_MTU, b"")
     if len(mtu) != 4:
         raise BadMessage("link without an MTU")
-    name = bytes(found.get(IFLA_IFNAME, b"")).rstrip(b"\0").decode("utf-8", "surrogateescape")
-    up = flags & (IFF_UP | IFF_RUNNING) == IFF_UP | IFF_RUNNING
-    return Link(index, name, device, bytes(found.get(IFLA_ADDRESS, b"")), int(struct.unpack("=I", mtu)[0]), up, bool(flags & IFF_LOOPBACK))
+    master = found.get(IFLA_MASTER, bytes(4))
+    if len(master) != 4:
+        raise BadMessage("link with a master of a wrong length")
+    return Link(
+        index,
+        bytes(found.get(IFLA_IFNAME, b"")).rstrip(b"\0").decode("utf-8", "surrogateescape"),
+        device,
+        bytes(found.get(IFLA_ADDRESS, b"")),
+        int(struct.unpack("=I", mtu)[0]),
+        up=flags & (IFF_UP | IFF_RUNNING) == IFF_UP | IFF_RUNNING,
+        loopback=bool(flags & IFF_LOOPBACK),
+        enabled=bool(flags & IFF_UP),
+        multicast=bool(flags & IFF_MULTICAST),
+        master=int(struct.unpack("=I", master)[0]),
+    )
 
 
 def _attributes(view: memoryview) -> Iterator[tuple[int, memoryview]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from collections.abc import Callable
@@ -14,6 +13,7 @@ import pytest
 from qnetpy.config import Config, Driver, Qnet, Stack
 from qnetpy.embed import configured
 from qnetpy.testing import cluster as kit
+from qnetpy.testing.cluster import facts
 from stack.core.commandline import Load
 from stack.core.module import Kind
 
@@ -49,7 +49,7 @@ def test_a_daemon_and_an_embedded_node_are_nodes_to_each_other(start_cluster: St
         answer = cluster.run("a", sys.executable, "-c", "import os; os.umask(0o27)\n" + text, seconds=20)
 
     assert "from a" in answer.stdout
-    known = json.loads(cluster.run("b", "qnet", "nodes", "--json").stdout)["nodes"]
+    known = facts(cluster, "b", "nodes")["nodes"]
     assert [(one["name"], one["state"], one["reason"]) for one in known] == [("a", "down", "left")]
 
 

@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import pytest
 from qnetpy.cluster import harness, state, topology
 from qnetpy.cluster.harness import ClusterError
 from qnetpy.testing import cluster as kit
+from qnetpy.testing.cluster import wait_for
 
 pytestmark = [pytest.mark.cluster, pytest.mark.priv]
 Start = Callable[..., kit.Cluster]
@@ -39,13 +39,6 @@ def everybody(cluster: kit.Cluster) -> list[int]:
     found = cluster.processes()
     assert set(found) >= {supervisor, *(node["pid"] for node in nodes.values())}
     return found
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "did not happen in time"
-        time.sleep(0.005)
 
 
 def test_each_node_is_a_machine_of_its_own(cluster: kit.Cluster) -> None:
@@ -84,7 +77,7 @@ def test_a_command_ends_with_whoever_started_it(cluster: kit.Cluster) -> None:
         inner = process.stdout.readline().decode().strip()
         assert "sleep" in cluster.run("n1", "cat", f"/proc/{inner}/cmdline").stdout
         process.kill()
-    wait_until(lambda: cluster.run("n1", "test", "-d", f"/proc/{inner}", check=False).returncode == 1)
+    wait_for(lambda: cluster.run("n1", "test", "-d", f"/proc/{inner}", check=False).returncode == 1)
 
 
 def test_a_carrier_can_be_taken_away_and_given_back(cluster: kit.Cluster) -> None:
@@ -231,12 +224,12 @@ def test_kill_9_leaves_nothing_behind(victim: str, tmp_path: Path, monkeypatch: 
         os.kill({"supervisor": supervisor, "guardian": guardian.pid, "init": nodes["a"]["pid"]}[victim], signal.SIGKILL)
         assert sleeper.wait(10) == 137
     if victim == "init":
-        wait_until(lambda: cluster.run("a", "true", check=False).stderr == "qnet cluster: exec: node a is dead\n")
+        wait_for(lambda: cluster.run("a", "true", check=False).stderr == "qnet cluster: exec: node a is dead\n")
         assert cluster.run("b", "hostname").stdout == "b\n"
         assert harness.stop("doomed")
     guardian.wait(10)
     harness.stop("doomed")
-    wait_until(lambda: outside(pids) == [])
+    wait_for(lambda: outside(pids) == [])
     assert not (tmp_path / "clusters").exists()
 
 
@@ -251,7 +244,7 @@ def test_the_cluster_ends_with_the_program_that_holds_its_leash(tmp_path: Path, 
         plan = topology.plan(topology.parse(f"[nodes.a]\n{EMPTY}", "test"), name, "test")
         pids = everybody(kit.Cluster(plan))
         runner.kill()
-    wait_until(lambda: outside(pids) == [])
+    wait_for(lambda: outside(pids) == [])
 
 
 def test_a_second_cluster_of_the_same_name_is_refused_and_a_stale_one_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 
 import pytest
 
 from qnetpy.testing import cluster as kit
+from qnetpy.testing.cluster import facts
 
 pytestmark = [pytest.mark.cluster, pytest.mark.priv]
 Start = Callable[..., kit.Cluster]
@@ -31,8 +31,7 @@ def test_copies_both_ways_over_a_lossy_link(start_cluster: Start) -> None:
 
     assert sums["n1"] == sums["n2"][::-1]
     assert sums["n1"][0] != sums["n1"][1]
-    facts = json.loads(cluster.run("n1", "qnet", "status", "--json").stdout)
-    link = facts["nodes"][0]["link"]
+    link = facts(cluster, "n1")["nodes"][0]["link"]
     assert link["keys"]["bad_tag"] > 0, "no frame was corrupted: this was no bad link"
     assert link["keys"]["replayed"] > 0, "no frame came twice"
     assert link["paths"][0]["lost"] > 0, "no frame was lost"

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from qnetpy.testing import cluster as kit
+from qnetpy.testing.cluster import facts, states, wait_for
 from resmgr.compiled import describe
 
 pytestmark = [pytest.mark.cluster, pytest.mark.priv]
@@ -29,26 +30,6 @@ def refused(cluster: kit.Cluster, node: str, *argv: str) -> str:
     assert result.returncode not in (0, 124), result
     assert result.stderr.count("\n") == 1, result.stderr
     return result.stderr.strip()
-
-
-def facts(cluster: kit.Cluster, node: str, what: str = "status") -> dict[str, object]:
-    found = json.loads(cluster.run(node, "qnet", what, "--json").stdout)
-    assert isinstance(found, dict)
-    return found
-
-
-def states(cluster: kit.Cluster, node: str) -> dict[str, str]:
-    nodes = facts(cluster, node, "nodes")["nodes"]
-    assert isinstance(nodes, list)
-    return {one["name"]: one["state"] for one in nodes}
-
-
-def wait_for(condition: Callable[[], bool], seconds: float) -> float:
-    begin = time.monotonic()
-    while not condition():
-        assert time.monotonic() - begin < seconds, "did not happen in time"
-        time.sleep(0.01)
-    return time.monotonic() - begin
 
 
 def test_a_node_starts_tells_about_itself_and_stops(start_cluster: Start) -> None:

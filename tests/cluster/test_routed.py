@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from qnetpy.testing import cluster as kit
+from qnetpy.testing.cluster import facts, wait_for
 
 pytestmark = [pytest.mark.cluster, pytest.mark.priv]
 Start = Callable[..., kit.Cluster]
@@ -22,7 +22,7 @@ MASQUERADE = (
 
 
 def node(cluster: kit.Cluster, on: str, name: str) -> dict[str, Any]:
-    found = json.loads(cluster.run(on, "qnet", "nodes", "--json").stdout)["nodes"]
+    found = facts(cluster, on, "nodes")["nodes"]
     (one,) = [one for one in found if one["name"] == name] or [{"state": "unknown", "link": None, "starts": 0}]
     assert isinstance(one, dict)
     return one
@@ -40,18 +40,10 @@ def usable(cluster: kit.Cluster, on: str, name: str) -> list[dict[str, Any]]:
 
 
 def interface(cluster: kit.Cluster, on: str, name: str = "udp0") -> dict[str, Any]:
-    found = json.loads(cluster.run(on, "qnet", "status", "--json").stdout)["interfaces"]
+    found = facts(cluster, on)["interfaces"]
     (one,) = [one for one in found if one["name"] == name]
     assert isinstance(one, dict)
     return one
-
-
-def wait_for(condition: Callable[[], bool], what: str, seconds: float = PATIENCE) -> float:
-    begin = time.monotonic()
-    while not condition():
-        assert time.monotonic() - begin < seconds, f"not within {seconds} s: {what}"
-        time.sleep(0.02)
-    return time.monotonic() - begin
 
 
 def all_up(cluster: kit.Cluster, *names: str) -> None:
@@ -74,7 +66,7 @@ def test_one_seed_joins_three_networks_and_is_not_needed_afterwards(start_cluste
     assert interface(cluster, "c")["info"]["sent in segments"] > 1000
 
     cluster.kill("a")
-    wait_for(lambda: node(cluster, "b", "a")["state"] == "down", "the seed is down")
+    wait_for(lambda: node(cluster, "b", "a")["state"] == "down", PATIENCE, "the seed is down")
     assert node(cluster, "b", "c")["state"] == "up"
     cluster.run("b", "qnet", "down")
     cluster.run("b", "qnet", "up")
@@ -115,7 +107,7 @@ def test_a_node_behind_a_translator_joins_and_comes_back_when_that_forgets(start
         "nft flush chain ip nat post; nft add rule ip nat post oifname eth1 masquerade random; ip link set eth1 down; ip link set eth1 up"
     )
     cluster.run("gate", "sh", "-c", again)
-    wait_for(lambda: endpoint(cluster, "a", "c") not in ("", before), "c is reached at its new endpoint")
+    wait_for(lambda: endpoint(cluster, "a", "c") not in ("", before), PATIENCE, "c is reached at its new endpoint")
     all_up(cluster, "a", "b", "c")
     assert cluster.run("a", "cat", "/net/c/etc/hostname").stdout == "c\n"
 
@@ -161,7 +153,7 @@ def test_a_change_of_address_keeps_the_connection(start_cluster: Start) -> None:
     # In this order the other end hears of the change as soon as packets can leave.
     cluster.run("b", "sh", "-c", change + "ip route replace default via 10.77.1.1")
     for other in "ac":
-        wait_for(lambda other=other: endpoint(cluster, other, "b") == "10.77.1.33:34997", "the other end follows")  # type: ignore[misc]
+        wait_for(lambda other=other: endpoint(cluster, other, "b") == "10.77.1.33:34997", PATIENCE, "the other end follows")  # type: ignore[misc]
         assert node(cluster, other, "b")["starts"] == 1, "the connection was made anew"
     assert cluster.run("a", "cat", "/net/b/etc/hostname").stdout == "b\n"
 
@@ -237,14 +229,14 @@ def test_udp_takes_over_from_ethernet_and_back(start_cluster: Start) -> None:
     def used() -> set[str]:
         return {path["interface"] for path in usable(cluster, "b", "a")}
 
-    wait_for(lambda: used() == {"eth0", "udp0"}, "the node has a path on both bearers")
+    wait_for(lambda: used() == {"eth0", "udp0"}, PATIENCE, "the node has a path on both bearers")
     for broken, other in (("lan", "udp0"), ("wan", "eth0")):
         cluster.link_down("a", broken)
-        wait_for(lambda other=other: used() == {other} and node(cluster, "b", "a")["state"] == "up", f"{other} takes over")  # type: ignore[misc]
+        wait_for(lambda other=other: used() == {other} and node(cluster, "b", "a")["state"] == "up", PATIENCE, f"{other} takes over")  # type: ignore[misc]
         assert cluster.run("b", "cat", "/net/a/etc/hostname").stdout == "a\n"
         assert node(cluster, "b", "a")["starts"] == 1, "the connection was made anew"
         cluster.link_up("a", broken)
-        wait_for(lambda: used() == {"eth0", "udp0"}, "both paths work again")
+        wait_for(lambda: used() == {"eth0", "udp0"}, PATIENCE, "both paths work again")
 
 
 FLOOD = """

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import re
+from pathlib import Path
 
 import pytest
 
@@ -195,3 +197,13 @@ def test_a_trace_shows_turns_and_frames() -> None:
     assert trace(1) != trace(2)
     assert any(" lan 02" in line for line in trace(1))
     assert any(" a timers=" in line for line in trace(1))
+
+
+def test_the_world_of_the_page() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "howto" / "simulate.md").read_text()
+    (program,) = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    names: dict[str, object] = {}
+    exec(program, names)
+    world = names["world"]
+    assert isinstance(world, World)
+    assert world.until(world.settled), "the node that was started again is seen"

@@ -14,7 +14,7 @@ from qnetpy import config, control, settings
 from qnetpy.cluster import topology
 from qnetpy.discovery.hint import pack_txt, parse_instance, parse_txt
 from qnetpy.identity.certificate import CertificateError, parse_certificate, parse_pem_certificates, parse_root
-from qnetpy.identity.store import StoreError, unpack_bundle
+from qnetpy.identity.keyfiles import StoreError, unpack_bundle
 from qnetpy.link import hello
 from qnetpy.link.transport.items import decode
 from qnetpy.link.wire import parse_handshake, sort_frames

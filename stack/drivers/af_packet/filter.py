@@ -1,4 +1,4 @@
-"""The classic BPF programs that decide in the kernel which frames wake the node, and through which socket (socket(7), SO_ATTACH_FILTER).
+"""The classic BPF programs that decide in the kernel which frames wake the node, and through which socket.
 
 Frames for this machine (packet types host, broadcast, multicast) whose type, behind at most two VLAN tags, is wanted. The kernel takes the
 outermost tag out of a frame before a packet socket sees it, so most tagged frames look untagged here. An ethertype with a screen
@@ -7,13 +7,9 @@ outermost tag out of a frame before a packet socket sees it, so most tagged fram
 
 from __future__ import annotations
 
-import ctypes
-import socket
-import struct
 from collections.abc import Mapping
 
 from stack.core.screen import Screen
-from stack.drivers.af_packet.constants import SO_ATTACH_FILTER
 from stack.filter.bpf.assembler import (
     AD_PKTTYPE,
     JEQ,
@@ -76,10 +72,3 @@ def _program(passed: frozenset[int], screened: Mapping[int, Code], other: int) -
         asm.label(f"screen {kind}")
         asm.code(code)
     return asm.assemble()
-
-
-def attach(sock: socket.socket, code: Code) -> None:
-    """Make *sock* pass what the program passes; replaces the program before, atomically. OSError when the kernel refuses it."""
-    packed = b"".join(struct.pack("HBBI", *instruction) for instruction in code)
-    memory = ctypes.create_string_buffer(packed, len(packed))
-    sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("HP", len(code), ctypes.addressof(memory)))

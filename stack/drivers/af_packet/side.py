@@ -15,9 +15,10 @@ from collections.abc import Mapping
 from resmgr.dispatch import Dispatch, Timer
 from stack.core.driver import Port
 from stack.core.screen import Screen
-from stack.drivers.af_packet import filter as kernel_filter
 from stack.drivers.af_packet.constants import ETH_P_ALL, PACKET_STATISTICS, SOL_PACKET
+from stack.drivers.af_packet.filter import side_program
 from stack.drivers.af_packet.receiver import Receiver
+from stack.filter.bpf.attach import attach
 
 BATCH = 32
 PAUSE = 0.004
@@ -51,7 +52,7 @@ class SideQueue:
     def screen(self, ethertypes: frozenset[int] | None, screens: Mapping[int, Screen]) -> None:
         """OSError when the kernel refuses the program."""
         self._screens = screens
-        kernel_filter.attach(self._sock, kernel_filter.side_program(ethertypes, screens))
+        attach(self._sock, side_program(ethertypes, screens))
 
     def _readable(self) -> None:
         receiver = self._receiver

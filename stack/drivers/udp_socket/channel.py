@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import ipaddress
 import socket
@@ -17,11 +16,8 @@ from stack.drivers.udp_socket.constants import (
     IP_PKTINFO,
     IPV6_FREEBIND,
     IPV6_MTU_DISCOVER,
-    PASS,
     PMTUDISC_PROBE,
-    RET,
     SK_MEMINFO_DROPS,
-    SO_ATTACH_FILTER,
     SO_MEMINFO,
     SO_RCVBUFFORCE,
     SO_SNDBUFFORCE,
@@ -29,9 +25,11 @@ from stack.drivers.udp_socket.constants import (
     UDP_GRO,
     UDP_SEGMENT,
 )
-from stack.drivers.udp_socket.network import LocalAddress
 from stack.drivers.udp_socket.receiver import Receiver
 from stack.drivers.udp_socket.sender import Socket
+from stack.filter.bpf.assembler import RET, WHOLE
+from stack.filter.bpf.attach import attach
+from stack.interfaces import LocalAddress
 
 SEND_BUFFER = 4 << 20
 """Bytes, if we have the right; wmem_max otherwise."""
@@ -59,12 +57,9 @@ class Channel:
 
     def listen(self, wanted: bool) -> None:
         """Let datagrams wake the node, or have the kernel drop them."""
-        program = [(RET, 0, 0, PASS if wanted else 0)]
-        code = b"".join(struct.pack("HBBI", *instruction) for instruction in program)
-        memory = ctypes.create_string_buffer(code, len(code))
         self.overrun()
         self._listening = wanted
-        self.out.sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("HP", len(program), ctypes.addressof(memory)))
+        attach(self.out.sock, ((RET, 0, 0, WHOLE if wanted else 0),))
 
     def overrun(self) -> int:
         """How many datagrams the kernel dropped since the last call; those that nobody wanted are not counted."""

@@ -14,16 +14,12 @@ IPV6_FREEBIND = 78
 PMTUDISC_PROBE = 3
 """Set the DF bit, ignore what the kernel believes of the path: whoever sends finds out what passes."""
 
-SO_ATTACH_FILTER = 26
 SO_SNDBUFFORCE = 32
 SO_RCVBUFFORCE = 33
 SO_MEMINFO = 55
 SK_MEMINFO_DROPS = 8
 
 MSG_DONTWAIT = 0x40
-RET = 0x06
-PASS = 0xFFFFFFFF
-"""A classic BPF program of one instruction: take all of the datagram, or none (0)."""
 
 SEGMENTS_MAX = 64
 """Of one send: what every kernel with UDP_SEGMENT takes. Receiving merges as many at most."""

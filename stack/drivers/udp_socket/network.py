@@ -1,60 +1,16 @@
-"""This machine's addresses, and when they change: rtnetlink.
-
-Notifications say only that something changed; a short while later everything is asked for anew, which no lost notification can make wrong.
-Both sockets belong to the network namespace in which they were made.
-"""
+"""This machine's addresses, and when they change: `stack.interfaces` on the dispatch."""
 
 from __future__ import annotations
 
 import errno
-import ipaddress
-import logging
-import socket
 from collections.abc import Callable
 
-import attrs
-
 from resmgr.dispatch import Dispatch, Timer
-from resmgr.errors import BadMessage
-from stack.wire.rtnetlink import (
-    RTM_GETADDR,
-    RTM_GETLINK,
-    RTMGRP_IPV4_IFADDR,
-    RTMGRP_IPV6_IFADDR,
-    RTMGRP_LINK,
-    Link,
-    dump,
-    is_last,
-    parse_addresses,
-    parse_messages,
-)
+from stack.interfaces import RECEIVE_MAX, LocalAddress, Rtnetlink, notices
 
-log = logging.getLogger(__name__)
-
-RECEIVE_MAX = 1 << 16
 DRAIN_MAX = 64
 SETTLE = 0.02
 """Seconds between a notification and the look: they come in bursts, and thousands of other interfaces may come and go."""
-
-
-@attrs.frozen
-class LocalAddress:
-    """An address of this machine that can be bound. `up`: its interface is switched on and has carrier."""
-
-    address: str
-    interface: str
-    index: int
-    mtu: int
-    up: bool
-    loopback: bool
-
-    @property
-    def link_local(self) -> bool:
-        return ipaddress.ip_address(self.address).is_link_local
-
-    @property
-    def is_ipv6(self) -> bool:
-        return ":" in self.address
 
 
 class NetworkMonitor:
@@ -65,40 +21,20 @@ class NetworkMonitor:
         self._changed = changed
         self._timer: Timer | None = None
         self._started = False
-        kind = socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
-        self._asking = socket.socket(socket.AF_NETLINK, kind, socket.NETLINK_ROUTE)
-        self._notices = socket.socket(socket.AF_NETLINK, kind, socket.NETLINK_ROUTE)
+        self._kernel = Rtnetlink()
         try:
-            self._notices.bind((0, RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR))
+            self._notices = notices()
         except OSError:
-            self.close()
+            self._kernel.close()
             raise
 
     def look(self) -> tuple[LocalAddress, ...]:
         """All addresses that can be bound, sorted. The kernel answers at once."""
-        links = {link.index: link for data in self._ask(RTM_GETLINK) for link in parse_messages(data) if isinstance(link, Link)}
-        found = []
-        for data in self._ask(RTM_GETADDR):
-            for one in parse_addresses(data):
-                link = links.get(one.index)
-                if link is not None and one.usable:
-                    text = str(ipaddress.ip_address(one.address))
-                    found.append(LocalAddress(text, link.name, link.index, link.mtu, link.up, link.loopback))
-        return tuple(sorted(found, key=lambda one: (one.index, one.is_ipv6, one.address)))
+        return tuple(sorted(self._kernel.addresses(), key=lambda one: (one.index, one.is_ipv6, one.address)))
 
     def interfaces(self) -> dict[str, int]:
         """Names and indices of all interfaces."""
-        return {link.name: link.index for data in self._ask(RTM_GETLINK) for link in parse_messages(data) if isinstance(link, Link)}
-
-    def _ask(self, kind: int) -> list[bytes]:
-        answer: list[bytes] = []
-        try:
-            self._asking.send(dump(kind))
-            while not answer or not is_last(answer[-1]):
-                answer.append(self._asking.recv(RECEIVE_MAX))
-        except (BlockingIOError, BadMessage) as error:
-            log.warning("udp: the kernel's list of links and addresses ends early: %s", error)
-        return answer
+        return {link.name: link.index for link in self._kernel.links()}
 
     def start(self) -> None:
         self._started = True
@@ -113,7 +49,7 @@ class NetworkMonitor:
             self._timer.cancel()
             self._timer = None
         self._notices.close()
-        self._asking.close()
+        self._kernel.close()
 
     def _readable(self) -> None:
         for _ in range(DRAIN_MAX):

@@ -33,7 +33,7 @@ AD_PKTTYPE, AD_RANDOM = 0xFFFFF000 + 4, 0xFFFFF000 + 56
 MAX_INSTRUCTIONS = 4096
 """BPF_MAXINSNS: the kernel takes no longer program."""
 WHOLE = 0x40000
-"""To return for a frame that is wanted: more bytes than a frame has."""
+"""To return for a frame or datagram that is wanted: more bytes than it has."""
 SAMPLE_SIZE = 64
 """To return for a frame of which a sample is enough, so that it can be counted."""
 CONDITIONAL = frozenset((JEQ, JGT, JGE, JSET, JEQ_X))

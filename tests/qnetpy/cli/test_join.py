@@ -16,9 +16,9 @@ from qnetpy.cli.output import CommandError
 from qnetpy.enrol.code import make_code
 from qnetpy.enrol.wire import Grant
 from qnetpy.identity.authority import issue_certificate, make_authority
-from qnetpy.identity.store import load_identity, pending_key, public_key
+from qnetpy.identity.keyfiles import load_identity, pending_key, public_key
 from qnetpy.identity.trust import Kind, Revoked, make_statement
-from qnetpy.members.store import KeyFiles
+from qnetpy.members.store import DirectoryStore
 
 CODE = make_code(random.Random(1).randbytes).spoken()
 DAY = 86400.0
@@ -35,7 +35,7 @@ def test_what_was_granted_becomes_the_identity(tmp_path: Path) -> None:
     key = pending_key(tmp_path)
     identity = _store(grant(key, time.time()), key, tmp_path, "")
     assert load_identity(tmp_path) == identity
-    (statement,) = KeyFiles(tmp_path).load().statements
+    (statement,) = DirectoryStore(tmp_path).load().statements
     assert isinstance(statement.subject, Revoked)
     assert statement.subject.name == "n9"
     assert not (tmp_path / "join.key").exists()

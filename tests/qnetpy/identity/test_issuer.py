@@ -35,7 +35,7 @@ from qnetpy.identity.certificate import (
     verify,
 )
 from qnetpy.identity.files import StoreError
-from qnetpy.identity.store import (
+from qnetpy.identity.keyfiles import (
     create_cluster,
     install_bundle,
     issue_node,

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from qnetpy.enrol.registrar import Registrar
+from qnetpy.enrol.service import EnrolmentService
 from qnetpy.members.commands import Issuing, verbs
 from qnetpy.testing.members import enrolled
 from qnetpy.testing.world import World
@@ -37,10 +37,10 @@ def test_an_invitation_with_a_number_out_of_all_measure_is_an_error_and_no_more(
     node = world.start("root", store=store)
     assert node.membership is not None
     ports: list[int | None] = []
-    registrar = Registrar(node.view, Issuing(node.membership, node.view), chance, 0, ports.append)
+    enrolment = EnrolmentService(node.view, Issuing(node.membership, node.view), chance, 0, ports.append)
     answers: list[Mapping[str, object]] = []
-    verbs(node.membership, registrar, node.view, False)["invite"](request_, answers.append)
+    verbs(node.membership, enrolment, node.view, False)["invite"](request_, answers.append)
     (answer,) = answers
     assert why in str(answer["error"])
-    assert not registrar.invitations.open
+    assert not enrolment.invitations.open
     assert ports == []

@@ -14,10 +14,10 @@ from qnetpy.channels import CHID_MEMBERS
 from qnetpy.identity.authority import NODE_VALIDITY, IssuingPower, certify_issuer, issue_certificate, make_authority
 from qnetpy.identity.trust import ISSUER_STATEMENTS_MAX, KEPT_MAX, Kind, Revoked, make_statement
 from qnetpy.members import wire
+from qnetpy.members.lifetime import Want
 from qnetpy.members.membership import SYNC_BURST
 from qnetpy.members.office import OfficeError
 from qnetpy.members.possession import issuing_key, prove
-from qnetpy.members.renewal import Want
 from qnetpy.members.renewer import Peers
 from qnetpy.testing.members import MemoryStore, enrolled
 from qnetpy.testing.membership import Cluster
@@ -40,7 +40,7 @@ def test_a_stolen_issuer_is_revoked_and_those_whom_it_enrolled_stay() -> None:
     ghost = issue_certificate(stolen, "ghost", cluster.shown("a").static_key, [], wall)
     lie = make_statement(stolen, Kind.REVOKE, Revoked("a", cluster.shown("a").static_key), wall)
     for name in ("root", "a", "guest"):
-        assert not cluster.member(name).standing.trust.accepts(ghost)
+        assert not cluster.member(name).keyring.trust.accepts(ghost)
         assert cluster.member(name).believe([lie.data], "issuer") == []
 
 
@@ -57,7 +57,7 @@ def test_a_user_of_a_node_is_not_its_daemon() -> None:
             connection.submit((message,), 4096, lambda status, reply: statuses.append(status))
             cluster.world.run(1.0)
     assert statuses == [-errno.EPERM] * 9
-    assert cluster.member("root").standing.trust.statements == []
+    assert cluster.member("root").keyring.trust.statements == []
     assert CHID_MEMBERS in CHIDS_DAEMONS
 
 
@@ -80,7 +80,7 @@ def test_syncs_neither_fill_the_register_nor_put_off_what_is_due() -> None:
     for _ in range(280):
         lie()
         cluster.world.run(1.0)
-    member = root.standing.register.get("a")
+    member = root.keyring.register.get("a")
     assert member is not None
     assert member.ready == {cluster.world.authority.root.key_id}
     assert cluster.shown("root").not_after > before.not_after, "renewed all the same"
@@ -138,12 +138,12 @@ def test_an_issuer_gets_no_second_issuing_key_and_none_of_others() -> None:
     for private, public in ((bytes(32), victim.issuer.key), (victim.private, b""), (cluster.world.authority.root_private, b"")):
         assert thief.ask(private, public=public) == -errno.EACCES, "not proven, or another's"
     assert thief.ask(thief.power.private, bytes(64)) == -errno.EACCES
-    member = root.standing.register.get("issuer")
+    member = root.keyring.register.get("issuer")
     assert member is not None
-    assert member.issuer_ids(root.standing.trust) == [thief.power.issuer.key_id]
+    assert member.issuer_ids(root.keyring.trust) == [thief.power.issuer.key_id]
     root.revoke("issuer")
     assert root.office.may_issue
-    assert root.standing.trust.revoked_issuer(thief.power.issuer) is not None
+    assert root.keyring.trust.revoked_issuer(thief.power.issuer) is not None
 
 
 def test_a_revocation_ends_every_issuing_power_that_was_seen() -> None:
@@ -169,7 +169,7 @@ def test_a_revocation_ends_every_issuing_power_that_was_seen() -> None:
     for power in more:
         ghost = issue_certificate(power, "ghost", cluster.shown("a").static_key, [], wall)
         for name in ("root", "a", "guest0"):
-            assert not cluster.member(name).standing.trust.accepts(ghost)
+            assert not cluster.member(name).keyring.trust.accepts(ghost)
     assert ("a", "guest1") in cluster.links()
 
 
@@ -186,14 +186,14 @@ def test_the_lies_of_a_stolen_issuer_go_with_it_and_its_honest_nodes_stay(caplog
     victims = [(f"x{number}", number.to_bytes(32, "big")) for number in range(1, KEPT_MAX + 1)]
     for name, key in [(name, cluster.shown(name).static_key) for name in ("a", "guest0")] + victims:
         statement = make_statement(thief.power, Kind.REVOKE, Revoked(name, key), wall)
-        root.standing.learn([statement.data])
-        if root.standing.trust.room(thief.power.issuer, 0) is False:
+        root.keyring.learn([statement.data])
+        if root.keyring.trust.room(thief.power.issuer, 0) is False:
             break
-    assert not root.standing.trust.accepts(cluster.shown("a"))
+    assert not root.keyring.trust.accepts(cluster.shown("a"))
     root.revoke("issuer")
     for name in ("a", *names):
-        assert root.standing.trust.accepts(cluster.shown(name)), name
-    assert [one.issuer for one in root.standing.trust.revocations()] == [None]
+        assert root.keyring.trust.accepts(cluster.shown(name)), name
+    assert [one.issuer for one in root.keyring.trust.revocations()] == [None]
     assert "revoke these again" in caplog.text
 
 
@@ -205,7 +205,7 @@ def test_a_revocation_that_has_no_place_is_no_success() -> None:
         lies = [
             make_statement(power, Kind.REVOKE, Revoked("x", number.to_bytes(32, "big")), 0.0) for number in range(ISSUER_STATEMENTS_MAX)
         ]
-        member.standing.learn([lie.data for lie in lies])
+        member.keyring.learn([lie.data for lie in lies])
     with pytest.raises(OfficeError, match="no room"):
         cluster.member("issuer").revoke("a")
     assert cluster.member("root").revoke("a").issuer is None, "the root speaks in its place"
@@ -294,8 +294,8 @@ def test_a_member_that_tells_nonsense_in_a_loop_is_not_heard_for_a_while() -> No
     assert statuses == [0, 0, -errno.EAGAIN, -errno.EAGAIN, -errno.EAGAIN]
     tell([statement])
     cluster.world.run(1.0)
-    assert cluster.member("root").standing.trust.accepts(cluster.shown("b"))
+    assert cluster.member("root").keyring.trust.accepts(cluster.shown("b"))
     cluster.world.run(60.0)
     tell([statement])
     cluster.world.run(1.0)
-    assert not cluster.member("root").standing.trust.accepts(cluster.shown("b")), "what is true is believed, whoever tells it"
+    assert not cluster.member("root").keyring.trust.accepts(cluster.shown("b")), "what is true is believed, whoever tells it"

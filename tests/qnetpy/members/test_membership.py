@@ -51,7 +51,7 @@ def test_a_revocation_survives_restarts_and_reaches_who_was_off() -> None:
     cluster.start("a")
     took = cluster.until(lambda: ("b", "a") in cluster.links() and ("b", "c") not in cluster.links())
     assert took < 10.0
-    assert not cluster.member("b").standing.trust.accepts(cluster.shown("c"))
+    assert not cluster.member("b").keyring.trust.accepts(cluster.shown("c"))
     assert cluster.stores["b"].kept.statements == cluster.stores["a"].kept.statements
 
 
@@ -59,7 +59,7 @@ def test_a_revocation_survives_restarts_and_reaches_who_was_off() -> None:
 def test_it_spreads_over_bad_cables_and_past_broken_ones(seed: int) -> None:
     cluster = Cluster(seed, "a", "b", "c", fault="drop=20%,dup=10%,reorder=20%")
     cluster.member("issuer").revoke("c")
-    cluster.until(lambda: all(not cluster.member(name).standing.trust.accepts(cluster.shown("c")) for name in ("root", "a", "b")), 10.0)
+    cluster.until(lambda: all(not cluster.member(name).keyring.trust.accepts(cluster.shown("c")) for name in ("root", "a", "b")), 10.0)
     cluster.until(lambda: not any("c" in pair for pair in cluster.links()), 10.0)
 
 
@@ -67,7 +67,7 @@ def test_two_issuers_at_the_same_moment() -> None:
     cluster = Cluster(3, "a", "b", "c", "d")
     cluster.member("issuer").revoke("c")
     cluster.member("root").revoke("d")
-    cluster.until(lambda: len({cluster.member(name).standing.trust.digest() for name in ("root", "issuer", "a", "b")}) == 1, 2.0)
+    cluster.until(lambda: len({cluster.member(name).keyring.trust.digest() for name in ("root", "issuer", "a", "b")}) == 1, 2.0)
     cluster.until(lambda: {pair[0] for pair in cluster.links()} == {"root", "issuer", "a", "b"}, 2.0)
 
 
@@ -191,7 +191,7 @@ def test_only_issuers_issue_and_not_in_a_loop() -> None:
     broken = forged.data[:-1] + bytes((forged.data[-1] ^ 1,))
     assert ask("a", "root", wire.pack_tells([broken])[0]) == 0
     assert cluster.member("root").counters["statements_refused"] == 1
-    assert cluster.member("root").standing.trust.accepts(cluster.shown("b"))
+    assert cluster.member("root").keyring.trust.accepts(cluster.shown("b"))
 
 
 def test_a_node_that_gets_the_role_becomes_an_issuer_by_itself() -> None:
@@ -204,8 +204,8 @@ def test_a_node_that_gets_the_role_becomes_an_issuer_by_itself() -> None:
     cluster.world.nodes["issuer"].crash()
     member = cluster.member("second")
     grant = member.office.grant("new", bytes(range(1, 33)), frozenset(), 1000.0, cluster.world.dispatch.wall())
-    assert member.standing.trust.accepts(parse_chain(grant.chain))
-    verify(parse_chain(grant.chain), cluster.member("a").standing.trust.roots, second.view.wall(), "new")
+    assert member.keyring.trust.accepts(parse_chain(grant.chain))
+    verify(parse_chain(grant.chain), cluster.member("a").keyring.trust.roots, second.view.wall(), "new")
 
 
 def test_whose_key_it_is_is_known_of_nodes_that_are_up_and_of_those_in_the_register() -> None:
@@ -216,7 +216,7 @@ def test_whose_key_it_is_is_known_of_nodes_that_are_up_and_of_those_in_the_regis
     cluster.world.run(30.0)
     assert {name: desk.holder(key) for name, key in keys.items()} == {name: name for name in keys}
     assert desk.holder(bytes(range(32))) == ""
-    register = cluster.member("issuer").standing.register
+    register = cluster.member("issuer").keyring.register
     register.forget("a")
     register.forget("b")
     assert (desk.holder(keys["a"]), desk.holder(keys["b"])) == ("a", "")
@@ -229,7 +229,7 @@ def test_another_root_without_an_interruption() -> None:
     cluster.member("root").rotate()
 
     def done() -> bool:
-        return all(old not in {root.key_id for root in cluster.member(name).standing.trust.roots} for name in cluster.stores)
+        return all(old not in {root.key_id for root in cluster.member(name).keyring.trust.roots} for name in cluster.stores)
 
     took = cluster.until(done, 60.0)
     cluster.world.run(60.0)
@@ -237,7 +237,7 @@ def test_another_root_without_an_interruption() -> None:
     assert new is not None
     for name in cluster.stores:
         assert cluster.shown(name).root_id == new.root.key_id
-        assert cluster.member(name).standing.next is None
+        assert cluster.member(name).keyring.next is None
         assert cluster.stores[name].kept.identity.roots == (new.root,)
     assert starts == {(node.name, other.name): other.starts for node in cluster.world.live for other in node.qnet.nodes}
     assert cluster.world.settled()
@@ -256,13 +256,13 @@ def test_a_root_waits_for_a_node_that_is_off() -> None:
     cluster.world.run(5.0)
     cluster.member("root").rotate()
     cluster.world.run(60.0)
-    assert len(cluster.member("root").standing.trust.roots) == 2
-    newest = cluster.member("root").standing.newest_root_id
+    assert len(cluster.member("root").keyring.trust.roots) == 2
+    newest = cluster.member("root").keyring.newest_root_id
     wall = cluster.world.dispatch.wall()
-    assert cluster.member("root").standing.register.lacking(newest, cluster.member("root").standing.trust, wall) == ["b"]
+    assert cluster.member("root").keyring.register.lacking(newest, cluster.member("root").keyring.trust, wall) == ["b"]
     assert cluster.shown("a").root_id != newest, "the older is shown, which b trusts"
     cluster.start("b")
-    cluster.until(lambda: len(cluster.member("root").standing.trust.roots) == 1, 60.0)
+    cluster.until(lambda: len(cluster.member("root").keyring.trust.roots) == 1, 60.0)
     cluster.until(cluster.world.settled)
 
 
@@ -270,15 +270,15 @@ def test_a_node_with_both_certificates_comes_back_after_the_change() -> None:
     cluster = Cluster(14, "a", "b", "c")
     cluster.world.nodes["c"].crash()
     cluster.member("root").rotate()
-    cluster.until(lambda: cluster.member("b").standing.next is not None, 60.0)
+    cluster.until(lambda: cluster.member("b").keyring.next is not None, 60.0)
     cluster.world.run(5.0)
     cluster.world.nodes["b"].crash()
-    assert len(cluster.member("a").standing.trust.roots) == 2, "c has no certificate yet"
+    assert len(cluster.member("a").keyring.trust.roots) == 2, "c has no certificate yet"
     cluster.start("c")
-    cluster.until(lambda: len(cluster.member("a").standing.trust.roots) == 1, 90.0)
+    cluster.until(lambda: len(cluster.member("a").keyring.trust.roots) == 1, 90.0)
     cluster.start("b")
-    assert len(cluster.member("b").standing.trust.roots) == 2
-    cluster.until(lambda: cluster.world.settled() and len(cluster.member("b").standing.trust.roots) == 1, 60.0)
+    assert len(cluster.member("b").keyring.trust.roots) == 2
+    cluster.until(lambda: cluster.world.settled() and len(cluster.member("b").keyring.trust.roots) == 1, 60.0)
 
 
 def test_a_root_that_is_retired_by_hand_leaves_the_others_out() -> None:
@@ -307,7 +307,7 @@ def test_a_node_leaves() -> None:
     cluster.until(lambda: bool(told), 5.0)
     assert told[0] in ("root", "issuer")
     cluster.until(lambda: not any("b" in pair for pair in cluster.links()), 5.0)
-    assert not cluster.member("a").standing.trust.accepts(cluster.shown("b"))
+    assert not cluster.member("a").keyring.trust.accepts(cluster.shown("b"))
     alone = Cluster(17, "a")
     alone.world.nodes["root"].crash()
     alone.world.nodes["issuer"].crash()

@@ -10,10 +10,10 @@ import pytest
 
 from qnetpy.identity.authority import make_authority
 from qnetpy.identity.files import StoreError
-from qnetpy.identity.store import AUTHORITY, create_cluster, load_authority, save_identity
+from qnetpy.identity.keyfiles import AUTHORITY, create_cluster, load_authority, save_identity
 from qnetpy.identity.trust import Kind, Revoked, make_statement
 from qnetpy.members.register import Register, pack_register, parse_register
-from qnetpy.members.store import Kept, KeyFiles, erase_identity, pack_statements, unpack_statements
+from qnetpy.members.store import DirectoryStore, Kept, erase_identity, pack_statements, unpack_statements
 from qnetpy.testing.members import enrolled
 from resmgr.errors import BadMessage
 
@@ -31,18 +31,18 @@ def kept() -> Kept:
 
 def test_everything_comes_back(tmp_path: Path) -> None:
     everything = kept()
-    KeyFiles(tmp_path).save(everything)
-    assert KeyFiles(tmp_path).load() == everything
+    DirectoryStore(tmp_path).save(everything)
+    assert DirectoryStore(tmp_path).load() == everything
     assert parse_register(everything.register).get("n1") is not None
 
-    files = KeyFiles(tmp_path)
+    files = DirectoryStore(tmp_path)
     files.load()
     files.save(attrs.evolve(everything, next=None))
-    assert KeyFiles(tmp_path).load().next is None
+    assert DirectoryStore(tmp_path).load().next is None
 
 
 def test_only_what_changed_is_written(tmp_path: Path) -> None:
-    files = KeyFiles(tmp_path)
+    files = DirectoryStore(tmp_path)
     everything = kept()
     files.save(everything)
     (tmp_path / "node.key").unlink()
@@ -51,26 +51,26 @@ def test_only_what_changed_is_written(tmp_path: Path) -> None:
 
 
 def test_broken_files_are_named(tmp_path: Path) -> None:
-    KeyFiles(tmp_path).save(kept())
+    DirectoryStore(tmp_path).save(kept())
     for name in ("next.crt", "statements.pem", "members.json"):
         good = (tmp_path / name).read_bytes()
         (tmp_path / name).write_bytes(good[: len(good) // 2])
         with pytest.raises(StoreError, match=name):
-            KeyFiles(tmp_path).load()
+            DirectoryStore(tmp_path).load()
         (tmp_path / name).write_bytes(good)
-    KeyFiles(tmp_path).load()
+    DirectoryStore(tmp_path).load()
 
 
 def test_a_register_that_is_too_long_does_not_stop_the_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     everything = kept()
-    KeyFiles(tmp_path).save(everything)
+    DirectoryStore(tmp_path).save(everything)
     monkeypatch.setattr("qnetpy.members.store.REGISTER_FILE_MAX", len(everything.register) - 1)
-    assert KeyFiles(tmp_path).load() == attrs.evolve(everything, register=b"")
+    assert DirectoryStore(tmp_path).load() == attrs.evolve(everything, register=b"")
     assert "begins anew" in caplog.text
     assert (tmp_path / "members.json.old").read_bytes() == everything.register
-    assert KeyFiles(tmp_path).load().register == b""
+    assert DirectoryStore(tmp_path).load().register == b""
 
 
 def test_statements_as_text() -> None:
@@ -86,14 +86,14 @@ def test_statements_as_text() -> None:
 def test_another_root_takes_the_place_of_the_first(tmp_path: Path) -> None:
     first = create_cluster(tmp_path, "garden", NOW)
     second = make_authority("garden", NOW + 1, secret=first.secret)
-    KeyFiles(tmp_path).replace_authority(second)
+    DirectoryStore(tmp_path).replace_authority(second)
     assert load_authority(tmp_path) == second
     assert (tmp_path / AUTHORITY / "root.key.old").stat().st_mode & 0o777 == 0o600
-    assert KeyFiles(tmp_path / "elsewhere").authority() is None
+    assert DirectoryStore(tmp_path / "elsewhere").authority() is None
 
 
 def test_leaving_removes_the_keys_and_nothing_else(tmp_path: Path) -> None:
-    KeyFiles(tmp_path).save(kept())
+    DirectoryStore(tmp_path).save(kept())
     (tmp_path / "qnet.toml").write_text("")
     create_cluster(tmp_path, "garden", NOW)
     erase_identity(tmp_path)
@@ -110,5 +110,5 @@ def test_a_wrong_register_is_no_register() -> None:
 def test_the_key_of_a_command_is_not_written(tmp_path: Path) -> None:
     everything = kept()
     save_identity(tmp_path, everything.identity, keep_key=True)
-    KeyFiles(tmp_path, "true").save(everything)
+    DirectoryStore(tmp_path, "true").save(everything)
     assert not (tmp_path / "node.key").exists()

@@ -8,6 +8,7 @@ import pytest
 
 from qnetpy.reach.gossip import AGE_MAX, ENTRIES_MAX, NODES_MAX, PER_NODE_MAX, GossipTable, Told, pack, parse
 from resmgr.errors import BadMessage
+from resmgr.testing.formats import refuses_cuts, survives_changes
 from stack.wire.endpoint import Endpoint
 
 FOUR, SIX = Endpoint("10.0.0.1", 34997), Endpoint("2001:db8::1", 1)
@@ -32,20 +33,10 @@ def test_round_trip() -> None:
 
 def test_cut_and_changed_bytes_are_bad_messages_or_entries() -> None:
     data = pack([Told("n1", FOUR, 7), Told("abc", SIX, 0)])
-    for size in range(len(data)):
-        with pytest.raises(BadMessage):
-            parse(data[:size])
+    refuses_cuts(parse, data)
     with pytest.raises(BadMessage):
         parse(data + b"\0")
-    rng = random.Random(6)
-    for _ in range(3000):
-        changed = bytearray(data)
-        for _ in range(rng.randrange(1, 4)):
-            changed[rng.randrange(len(changed))] = rng.randrange(256)
-        try:
-            found = parse(changed)
-        except BadMessage:
-            continue
+    for found in survives_changes(parse, data, seed=6, times=3000):
         assert all(one.endpoint.is_routable() for one in found)
 
 

@@ -9,7 +9,6 @@ import errno
 import logging
 import math
 import socket
-import subprocess
 from collections.abc import Callable
 
 import pytest
@@ -29,6 +28,7 @@ from resmgr.testing.virtual import VirtualDispatch
 from stack.core.ifnet import Interface
 from stack.drivers.udp import UdpDriver
 from stack.drivers.udp_socket.options import UdpOptions
+from stack.testing.namespace import Namespace
 from stack.wire.endpoint import Endpoint
 
 pytestmark = pytest.mark.priv
@@ -304,13 +304,14 @@ def test_hints_become_endpoints() -> None:
     ]
 
 
-def test_where_discovery_looks(world: World, make_driver: MakeDriver) -> None:
-    subprocess.run(["ip", "link", "add", "eth0", "type", "veth", "peer", "name", "eth1"], check=True)
+def test_where_discovery_looks(world: World, namespace: Namespace) -> None:
+    namespace.ip("link", "add", "eth0", "type", "veth", "peer", "name", "eth1")
     for name, address in (("eth0", "10.9.0.1/24"), ("eth1", "10.9.1.1/24")):
-        subprocess.run(["ip", "address", "add", address, "dev", name], check=True)
+        namespace.ip("address", "add", address, "dev", name)
     node = world.nodes["a"]
     ethernet = node.stack.interfaces[0]
-    driver = UdpDriver(VirtualDispatch(1), UdpOptions(port=7))
+    with namespace.entered():
+        driver = UdpDriver(VirtualDispatch(1), UdpOptions(port=7))
     mac = ethernet.mac
     ethernet.name = "eth0"
     found = discovery_interfaces([ethernet, interface_of(node, driver)])

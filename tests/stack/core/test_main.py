@@ -10,11 +10,11 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from stack.core.main import main
+from stack.testing.namespace import Namespace, Veth
 
 IO_PKT = [sys.executable, "-m", "stack.core.main"]
 ENV = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
@@ -23,7 +23,7 @@ ENV = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
 class Manager:
     """An io-pkt in a namespace."""
 
-    def __init__(self, namespace: Any, run_dir: Path, *words: str) -> None:
+    def __init__(self, namespace: Namespace, run_dir: Path, *words: str) -> None:
         ready, tell = os.pipe()
         with namespace.entered():
             began = time.monotonic()
@@ -59,7 +59,7 @@ def run_dir(tmp_path: Path) -> Path:
 
 @pytest.mark.priv
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_ready_and_a_clean_end(veth: Any, run_dir: Path, number: signal.Signals) -> None:
+def test_ready_and_a_clean_end(veth: Veth, run_dir: Path, number: signal.Signals) -> None:
     manager = Manager(veth.a, run_dir, "-d", "packet", "ifname=va", "--fault", "drop=5%")
     assert manager.told == b"READY=1\n"
     assert manager.took < 1.0 * 3, "start to ready must stay below a second; three are allowed on a machine that tests something else"
@@ -92,7 +92,7 @@ MODULE = Module("third", Kind.PROTOCOL, Options, Protocol)
 
 @pytest.mark.priv
 def test_modules_are_loaded_in_order_and_unloaded_in_reverse(
-    veth: Any, run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    veth: Veth, run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "thirdparty").mkdir()
     (tmp_path / "thirdparty" / "proto.py").write_text(THIRD_PARTY)
@@ -107,7 +107,7 @@ def test_modules_are_loaded_in_order_and_unloaded_in_reverse(
 
 
 @pytest.mark.priv
-def test_an_idle_manager_sleeps(veth: Any, run_dir: Path) -> None:
+def test_an_idle_manager_sleeps(veth: Veth, run_dir: Path) -> None:
     """Frames of other protocols do not wake it: both ends talk IPv6 neighbour discovery all the time."""
     manager = Manager(veth.a, run_dir, "-d", "packet", "ifname=va")
     stat = Path(f"/proc/{manager.process.pid}/stat")
@@ -120,7 +120,7 @@ def test_an_idle_manager_sleeps(veth: Any, run_dir: Path) -> None:
 
 
 @pytest.mark.priv
-def test_one_manager_per_instance(veth: Any, run_dir: Path) -> None:
+def test_one_manager_per_instance(veth: Veth, run_dir: Path) -> None:
     manager = Manager(veth.a, run_dir, "-d", "packet", "ifname=va")
     second = Manager(veth.a, run_dir, "-d", "packet", "ifname=va")
     assert second.told == b""
@@ -148,7 +148,7 @@ def test_one_manager_per_instance(veth: Any, run_dir: Path) -> None:
         ("-x", 2, "there is no option -x; see io-pkt --help"),
     ],
 )
-def test_errors_are_one_line(veth: Any, run_dir: Path, words: str, status: int, line: str) -> None:
+def test_errors_are_one_line(veth: Veth, run_dir: Path, words: str, status: int, line: str) -> None:
     manager = Manager(veth.a, run_dir, *words.split())
     out, err = manager.process.communicate(timeout=10)
     assert (manager.process.returncode, out, err) == (status, "", f"io-pkt: {line}\n")

@@ -14,12 +14,12 @@ import trio.lowlevel
 
 from resmgr.runner import TrioDispatch, open_dispatch
 from stack.core.statistics import Counters, Drop
-from stack.drivers.af_packet import filter as kernel_filter
 from stack.drivers.af_packet.filter import program
 from stack.drivers.af_packet.output import Output
 from stack.drivers.af_packet.sender import PLAIN_MAX, SLOTS, Sender
 from stack.filter.bpf import machine
 from stack.filter.bpf.assembler import Code
+from stack.filter.bpf.attach import attach
 from stack.frame import Frame
 
 FOR_US, BROADCAST, MULTICAST, OTHER_HOST, OUTGOING = range(5)
@@ -64,7 +64,7 @@ def test_program_for_all_none_and_too_many() -> None:
 def test_the_kernel_takes_the_programs() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         for wanted in (None, frozenset[int](), frozenset({1}), frozenset(range(0x2000, 0x2040)), frozenset(range(0x2000, 0x3000))):
-            kernel_filter.attach(sock, program(wanted))
+            attach(sock, program(wanted))
 
 
 @pytest.fixture

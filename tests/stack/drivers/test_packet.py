@@ -21,6 +21,7 @@ from stack.drivers.packet import PacketDriver, PacketOptions
 from stack.filter.bpf.assembler import JEQ, JGE, LD_B_IND, RET, SAMPLE_SIZE, WHOLE, Assembler, Code
 from stack.frame import Frame
 from stack.testing.driver import OTHER_TYPE, TYPE, RecordingPort, check_driver, frame
+from stack.testing.namespace import Namespace, Veth
 
 pytestmark = pytest.mark.priv
 
@@ -51,7 +52,7 @@ async def dispatch() -> AsyncIterator[TrioDispatch]:
         yield made
 
 
-def open_pair(dispatch: TrioDispatch, veth: Any, rx: Rx = "ring", **options: Any) -> tuple[PacketDriver, PacketDriver]:
+def open_pair(dispatch: TrioDispatch, veth: Veth, rx: Rx = "ring", **options: Any) -> tuple[PacketDriver, PacketDriver]:
     with veth.a.entered():
         a = PacketDriver(dispatch, PacketOptions("va", rx=rx, **options))
     with veth.b.entered():
@@ -61,7 +62,7 @@ def open_pair(dispatch: TrioDispatch, veth: Any, rx: Rx = "ring", **options: Any
 
 @pytest.mark.parametrize("rx", ["ring", "recv"])
 @pytest.mark.parametrize("mtu", [1500, 9000])
-async def test_contract(dispatch: TrioDispatch, veth: Any, rx: Rx, mtu: int) -> None:
+async def test_contract(dispatch: TrioDispatch, veth: Veth, rx: Rx, mtu: int) -> None:
     veth.a.ip("link", "set", "va", "mtu", str(mtu))
     veth.b.ip("link", "set", "vb", "mtu", str(mtu))
     a, b = open_pair(dispatch, veth, rx)
@@ -85,7 +86,7 @@ class Ends:
 
 
 @pytest.fixture
-async def ends(dispatch: TrioDispatch, veth: Any) -> AsyncIterator[Ends]:
+async def ends(dispatch: TrioDispatch, veth: Veth) -> AsyncIterator[Ends]:
     made = Ends(*open_pair(dispatch, veth, ring=Size(1 << 18)))
     assert await settle(lambda: made.a.up and made.b.up)
     yield made
@@ -120,7 +121,7 @@ async def test_overrun_is_counted_and_what_fits_arrives(ends: Ends) -> None:
     assert ends.b.info()["receive overruns"] == lost
 
 
-async def test_link_state_address_and_mtu_are_followed(ends: Ends, veth: Any) -> None:
+async def test_link_state_address_and_mtu_are_followed(ends: Ends, veth: Veth) -> None:
     veth.a.ip("link", "set", "va", "down")
     assert await settle(lambda: not ends.a.up and not ends.b.up)
     changes = ends.port_a.changes
@@ -138,7 +139,7 @@ async def test_link_state_address_and_mtu_are_followed(ends: Ends, veth: Any) ->
     assert await settle(lambda: ends.port_b.frames == [large])
 
 
-async def test_a_link_that_is_down_does_not_keep_the_node_busy(ends: Ends, veth: Any, dispatch: TrioDispatch) -> None:
+async def test_a_link_that_is_down_does_not_keep_the_node_busy(ends: Ends, veth: Veth, dispatch: TrioDispatch) -> None:
     """The error that the kernel leaves on the socket is fetched: the descriptor is readable once, not for ever."""
     veth.b.ip("link", "set", "vb", "down")
     assert await settle(lambda: not ends.b.up)
@@ -147,7 +148,7 @@ async def test_a_link_that_is_down_does_not_keep_the_node_busy(ends: Ends, veth:
     assert dispatch.statistics().turns - before < 10
 
 
-async def test_interface_that_vanishes_and_comes_back(ends: Ends, veth: Any) -> None:
+async def test_interface_that_vanishes_and_comes_back(ends: Ends, veth: Veth) -> None:
     veth.b.ip("link", "delete", "vb")
     assert await settle(lambda: not ends.a.up and not ends.b.up)
     ends.b.transmit(ends.frames(3))
@@ -164,7 +165,7 @@ async def test_interface_that_vanishes_and_comes_back(ends: Ends, veth: Any) -> 
     assert ends.port_b.frames == portion
 
 
-async def test_return_of_an_interface_is_seen_though_its_report_was_lost(ends: Ends, veth: Any) -> None:
+async def test_return_of_an_interface_is_seen_though_its_report_was_lost(ends: Ends, veth: Veth) -> None:
     """So many interfaces come and go at once that the kernel drops reports: the driver asks for what it may have missed."""
     ends.b._monitor._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
     veth.b.ip("link", "delete", "vb")
@@ -181,7 +182,7 @@ async def test_return_of_an_interface_is_seen_though_its_report_was_lost(ends: E
     assert await settle(lambda: ends.port_b.frames == portion)
 
 
-async def test_frames_that_somebody_keeps_do_no_harm(ends: Ends, veth: Any) -> None:
+async def test_frames_that_somebody_keeps_do_no_harm(ends: Ends, veth: Veth) -> None:
     """A module that breaks the rule keeps bytes of the ring: the ring stays while he has them, and everything goes on."""
     kept: list[Frame] = []
     ends.port_b.on_frames = kept.extend
@@ -199,7 +200,7 @@ async def test_frames_that_somebody_keeps_do_no_harm(ends: Ends, veth: Any) -> N
     assert len(bytes(kept[0])) == 114
 
 
-async def test_several_nodes_on_one_interface(ends: Ends, dispatch: TrioDispatch, veth: Any) -> None:
+async def test_several_nodes_on_one_interface(ends: Ends, dispatch: TrioDispatch, veth: Veth) -> None:
     with veth.b.entered():
         third = PacketDriver(dispatch, PacketOptions("vb"))
     port = RecordingPort()
@@ -221,7 +222,7 @@ def refusal(dispatch: TrioDispatch, options: PacketOptions) -> ModuleError:
     return raised.value
 
 
-async def test_refusals_are_one_sentence(dispatch: TrioDispatch, namespace: Any) -> None:
+async def test_refusals_are_one_sentence(dispatch: TrioDispatch, namespace: Namespace) -> None:
     with namespace.entered():
         there = str(refusal(dispatch, PacketOptions("eth7")))
         assert there.startswith("there is no network interface eth7 in this network namespace; there is: ")
@@ -329,7 +330,7 @@ async def test_a_program_that_the_kernel_refuses_leaves_everything_as_it_was(end
     assert await settle(lambda: ends.b.shed == 50)
 
 
-async def test_a_screen_follows_the_interface(ends: Ends, veth: Any) -> None:
+async def test_a_screen_follows_the_interface(ends: Ends, veth: Veth) -> None:
     ends.b.screen({TYPE: screen_of()})
     veth.b.ip("link", "set", "vb", "down")
     assert await settle(lambda: not ends.b.up)
@@ -339,7 +340,7 @@ async def test_a_screen_follows_the_interface(ends: Ends, veth: Any) -> None:
     assert await settle(lambda: len(ends.port_b.frames) == 3 and ends.b.shed == 30)
 
 
-async def test_detach_from_within_a_delivery_of_the_side_queue(dispatch: TrioDispatch, veth: Any) -> None:
+async def test_detach_from_within_a_delivery_of_the_side_queue(dispatch: TrioDispatch, veth: Veth) -> None:
     made = Ends(*open_pair(dispatch, veth))
     assert await settle(lambda: made.a.up and made.b.up)
     made.b.screen({TYPE: screen_of()})

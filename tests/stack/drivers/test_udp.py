@@ -24,6 +24,7 @@ from stack.drivers.udp_socket.options import UdpOptions
 from stack.drivers.wrap.fault import FaultDriver
 from stack.frame import Frame
 from stack.testing.driver import TYPE, RecordingPort, Stations, check_driver, frame
+from stack.testing.namespace import Veth
 from stack.wire.endpoint import Endpoint, SockAddr
 
 Offload = Literal["auto", "off"]
@@ -327,7 +328,7 @@ def open_on(dispatch: TrioDispatch, place: Any, **options: Any) -> UdpDriver:
 
 
 @pytest.fixture
-async def wired(dispatch: TrioDispatch, veth: Any) -> AsyncIterator[Ends]:
+async def wired(dispatch: TrioDispatch, veth: Veth) -> AsyncIterator[Ends]:
     """Drivers on all addresses of two machines: 10.9.0.1 and 10.9.0.2."""
     for place, name, address in ((veth.a, "va", "10.9.0.1/24"), (veth.b, "vb", "10.9.0.2/24")):
         place.ip("link", "set", name, "addrgenmode", "none")
@@ -339,7 +340,7 @@ async def wired(dispatch: TrioDispatch, veth: Any) -> AsyncIterator[Ends]:
 
 
 @pytest.mark.priv
-async def test_mtu_and_carrier_are_followed(wired: Ends, veth: Any) -> None:
+async def test_mtu_and_carrier_are_followed(wired: Ends, veth: Veth) -> None:
     assert wired.a.mtu == 1472
     assert str(wired.a.local()[0]) == "10.9.0.1:34997"
     assert wired.a.local_interfaces() == ("va",)
@@ -367,7 +368,7 @@ async def test_mtu_and_carrier_are_followed(wired: Ends, veth: Any) -> None:
 
 
 @pytest.mark.priv
-async def test_a_datagram_that_the_path_does_not_take_is_counted_not_cut(wired: Ends, veth: Any) -> None:
+async def test_a_datagram_that_the_path_does_not_take_is_counted_not_cut(wired: Ends, veth: Veth) -> None:
     """DF is set: what is longer than the device's MTU is refused here; runs of good ones beside it pass."""
     veth.a.ip("link", "set", "va", "mtu", "1300")
     wired.a.transmit(wired.frames(8, 1472))
@@ -379,7 +380,7 @@ async def test_a_datagram_that_the_path_does_not_take_is_counted_not_cut(wired: 
 
 
 @pytest.mark.priv
-async def test_a_change_of_our_address_is_a_change_of_address(wired: Ends, veth: Any) -> None:
+async def test_a_change_of_our_address_is_a_change_of_address(wired: Ends, veth: Veth) -> None:
     before = wired.a.mac
     veth.a.ip("address", "add", "10.9.0.77/24", "dev", "va")
     assert await settle(lambda: wired.a.mac != before)
@@ -399,7 +400,7 @@ async def test_a_change_of_our_address_is_a_change_of_address(wired: Ends, veth:
 
 
 @pytest.mark.priv
-async def test_an_endpoint_is_answered_from_the_address_that_it_wrote_to(wired: Ends, veth: Any) -> None:
+async def test_an_endpoint_is_answered_from_the_address_that_it_wrote_to(wired: Ends, veth: Veth) -> None:
     """A firewall or a translator between lets nothing else pass."""
     veth.b.ip("address", "add", "10.9.0.99/24", "dev", "vb")
     with veth.a.entered():
@@ -427,7 +428,7 @@ async def test_an_endpoint_is_answered_from_the_address_that_it_wrote_to(wired: 
 
 
 @pytest.mark.priv
-async def test_broadcasts_are_not_for_us_and_unreachables_are_counted(wired: Ends, veth: Any) -> None:
+async def test_broadcasts_are_not_for_us_and_unreachables_are_counted(wired: Ends, veth: Veth) -> None:
     with veth.a.entered():
         plain = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     plain.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
@@ -448,7 +449,7 @@ async def test_broadcasts_are_not_for_us_and_unreachables_are_counted(wired: End
 
 
 @pytest.mark.priv
-async def test_spoofed_sources_grow_nothing_and_push_out_nobody(wired: Ends, veth: Any) -> None:
+async def test_spoofed_sources_grow_nothing_and_push_out_nobody(wired: Ends, veth: Veth) -> None:
     """From thousands of ports, and as ourselves."""
     wired.a.transmit(wired.frames(1))
     assert await settle(lambda: wired.arrived(wired.frames(1)))
@@ -469,7 +470,7 @@ async def test_spoofed_sources_grow_nothing_and_push_out_nobody(wired: Ends, vet
 
 
 @pytest.mark.priv
-async def test_ipv6_link_local_only(dispatch: TrioDispatch, veth: Any) -> None:
+async def test_ipv6_link_local_only(dispatch: TrioDispatch, veth: Veth) -> None:
     def address(place: Any, name: str) -> str:
         found: list[str] = []
         with place.entered():
@@ -499,7 +500,7 @@ async def test_ipv6_link_local_only(dispatch: TrioDispatch, veth: Any) -> None:
 
 
 @pytest.mark.priv
-async def test_a_link_local_address_whose_interface_is_made_anew(dispatch: TrioDispatch, veth: Any) -> None:
+async def test_a_link_local_address_whose_interface_is_made_anew(dispatch: TrioDispatch, veth: Veth) -> None:
     """It has another index then: the driver takes it, as the packet driver takes an interface of the same name."""
     address = "fe80::ff:fe00:a"
     one = open_on(dispatch, veth.a, bind=(f"{address}%va",))
@@ -536,7 +537,7 @@ async def test_a_link_local_address_whose_interface_is_made_anew(dispatch: TrioD
 
 
 @pytest.mark.priv
-async def test_several_bound_addresses(dispatch: TrioDispatch, veth: Any) -> None:
+async def test_several_bound_addresses(dispatch: TrioDispatch, veth: Veth) -> None:
     """Each has its socket; who writes to one is answered from that one."""
     for place, name, addresses in ((veth.a, "va", ["10.9.0.1/24"]), (veth.b, "vb", ["10.9.0.2/24", "10.9.0.3/24"])):
         for address in addresses:
@@ -545,10 +546,10 @@ async def test_several_bound_addresses(dispatch: TrioDispatch, veth: Any) -> Non
     ends = Ends(a, b)
     ends.port_b.on_frames = lambda frames: b.transmit([bytes(one[6:12]) + bytes(one[:6]) + bytes(one[12:]) for one in frames])
     for last in (3, 2):
-        place = Endpoint(f"10.9.0.{last}", b.port)
-        a.transmit([frame(know(a, place), a.mac, b"ping")])
+        endpoint = Endpoint(f"10.9.0.{last}", b.port)
+        a.transmit([frame(know(a, endpoint), a.mac, b"ping")])
         assert await settle(lambda: len(ends.port_a.frames) == 1)
-        assert a.endpoint(ends.port_a.frames[0][6:12]) == place
+        assert a.endpoint(ends.port_a.frames[0][6:12]) == endpoint
         ends.port_a.frames.clear()
         for entry in b._table.by_address.values():
             entry.heard_at -= 2 * SOURCE_STALE  # as if it had been quiet for that long
@@ -556,7 +557,7 @@ async def test_several_bound_addresses(dispatch: TrioDispatch, veth: Any) -> Non
 
 
 @pytest.mark.priv
-async def test_a_bound_address_may_come_later(dispatch: TrioDispatch, veth: Any) -> None:
+async def test_a_bound_address_may_come_later(dispatch: TrioDispatch, veth: Veth) -> None:
     one = open_on(dispatch, veth.a, bind=("10.9.0.1",))
     one.start(RecordingPort())
     assert not one.up

@@ -8,9 +8,9 @@ import socket
 import pytest
 
 from resmgr.errors import Misuse
-from stack.drivers.af_packet import filter as kernel_filter
 from stack.filter.bpf import assembler as b
 from stack.filter.bpf.assembler import Assembler, Code, member
+from stack.filter.bpf.attach import attach
 from stack.filter.bpf.machine import run
 
 
@@ -109,7 +109,7 @@ def test_the_kernel_runs_programs_as_the_machine_does() -> None:
         far.setblocking(False)
         for _ in range(200):
             code = random_program(chance)
-            kernel_filter.attach(far, code)
+            attach(far, code)
             frame = chance.randbytes(chance.choice((64, 64, 40)))
             near.send(frame)
             try:

@@ -12,7 +12,7 @@ import attrs
 
 from qnetpy.identity.authority import BACKDATE, NODE_VALIDITY
 from qnetpy.identity.certificate import ROLE_ISSUER, Certificate, Issuer, Root, date
-from qnetpy.members.standing import Standing
+from qnetpy.members.keyring import Keyring
 from resmgr.errors import Misuse
 
 PART = 2 / 3
@@ -67,13 +67,13 @@ def check_as_good(old: Certificate, new: Certificate, roots: Sequence[Root]) -> 
         raise Misuse(f"it lives {life(new) / DAY:.1f} days, and {due_life / DAY:.1f} are due")
 
 
-def wants(standing: Standing, wall: float) -> list[Want]:
+def wants(keyring: Keyring, wall: float) -> list[Want]:
     """What is due now, the newest root first."""
     found: list[Want] = []
-    for root in reversed(standing.trust.roots):
-        newest = root is standing.trust.roots[-1]
-        certificate, power = standing.under(root.key_id), standing.power(root.key_id)
-        issues = ROLE_ISSUER in standing.identity.roles and root.certifies_issuers
+    for root in reversed(keyring.trust.roots):
+        newest = root is keyring.trust.roots[-1]
+        certificate, power = keyring.under(root.key_id), keyring.power(root.key_id)
+        issues = ROLE_ISSUER in keyring.identity.roles and root.certifies_issuers
         issuing = issues and (power is None or due(power.issuer, wall))
         missing = newest and (certificate is None or issuing)
         if missing or (certificate is not None and due(certificate, wall)):
@@ -81,9 +81,9 @@ def wants(standing: Standing, wall: float) -> list[Want]:
     return found
 
 
-def pause(standing: Standing) -> float:
+def pause(keyring: Keyring) -> float:
     """Seconds between looks, and between tries: a small part of the life of the certificate that lives shortest."""
-    shortest = min(map(life, standing.certificates()))
+    shortest = min(map(life, keyring.certificates()))
     return min(max(shortest * RETRY_PART, RETRY_MIN), RETRY_MAX)
 
 

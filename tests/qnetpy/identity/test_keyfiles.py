@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from qnetpy.identity.authority import NodeIdentity
-from qnetpy.identity.store import (
+from qnetpy.identity.keyfiles import (
     StoreError,
     create_cluster,
     forget_pending,

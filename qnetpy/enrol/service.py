@@ -1,4 +1,4 @@
-"""The registrar of a node that may issue: invitations, the door that is open while there are any, and what people hear of them.
+"""The enrolment service of a node that may issue: invitations, the door that is open while there are any, and what people hear of them.
 
 It is idle without an invitation: no socket, no announcement, no thread.
 """
@@ -38,7 +38,7 @@ class Issuing(Protocol):
     def grant(self, name: str, static_key: bytes, roles: frozenset[str], validity: float) -> Grant: ...
 
 
-class Registrar:
+class EnrolmentService:
     """See the head of this file. *announce* is told the port while the door is open, then None."""
 
     def __init__(

@@ -1,4 +1,5 @@
-"""Network namespaces for tests: anonymous, held by a descriptor, gone with it; nothing of them has a name on the machine."""
+"""Network namespaces for tests: anonymous, held by a descriptor, gone with it; nothing of them has a name on the machine. Needs the right
+to make them."""
 
 from __future__ import annotations
 
@@ -9,7 +10,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import attrs
-import pytest
 
 CLONE_NEWNET = 0x40000000
 
@@ -67,25 +67,3 @@ class Veth:
 
     a: Namespace
     b: Namespace
-
-
-@pytest.fixture
-def veth() -> Iterator[Veth]:
-    pair = Veth(Namespace.make(), Namespace.make())
-    try:
-        pair.a.ip("link", "add", "va", "address", "02:00:00:00:00:0a", "type", "veth", "peer", "name", "vb", "address", "02:00:00:00:00:0b")
-        pair.a.move("vb", pair.b)
-        pair.a.ip("link", "set", "va", "up")
-        pair.b.ip("link", "set", "vb", "up")
-        yield pair
-    finally:
-        pair.a.close()
-        pair.b.close()
-
-
-@pytest.fixture
-def namespace() -> Iterator[Namespace]:
-    """An empty namespace."""
-    made = Namespace.make()
-    yield made
-    made.close()

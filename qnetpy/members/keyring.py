@@ -1,4 +1,4 @@
-"""Where a node stands: its certificates, its issuing powers, what it trusts, whom it has met. State with its rules; no messages, no clock.
+"""The keyring of a node: its certificates, its issuing powers, what it trusts, whom it has met. State and its rules; no messages, no clock.
 
 While two roots overlap a node holds a certificate under each. It shows the one under the older root, which every node trusts, also one
 that was off when the newer root was made; when the older root is retired it shows the other. A peer that does not know the root of the one
@@ -19,7 +19,7 @@ from qnetpy.members.store import Kept
 from resmgr.errors import BadMessage, Misuse
 
 
-class Standing:
+class Keyring:
     """See the head of this file. `identity` is what the handshake shows and trusts."""
 
     def __init__(self, kept: Kept) -> None:
@@ -122,11 +122,11 @@ class Standing:
         self.register.keep_roots(trusted)
 
 
-def problem(certificate: Certificate, standing: Standing, wall: float) -> str:
+def problem(certificate: Certificate, keyring: Keyring, wall: float) -> str:
     """Why *certificate* is no good here and now; empty when it is."""
     try:
-        verify(certificate, standing.trust.roots, wall)
+        verify(certificate, keyring.trust.roots, wall)
     except CertificateError as error:
         return str(error)
-    statement = standing.trust.revoked(certificate)
+    statement = keyring.trust.revoked(certificate)
     return "" if statement is None else f"node {certificate.name} was revoked by {statement.by}"
