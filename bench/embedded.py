@@ -74,7 +74,6 @@ async def in_flight(node: EmbeddedNode, where: str, count: int, size: int) -> No
             connection.submit(body, size, next_one)
         elif answered == count:
             done.set()
-            node.manager.dispatch.task_woken()
 
     def start() -> None:
         nonlocal left

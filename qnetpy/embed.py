@@ -79,7 +79,6 @@ class EmbeddedNode:
 
         def changed(name: bytes) -> None:
             came.set()
-            self.manager.dispatch.task_woken()
 
         listeners = self.qnet.netfs.listeners
         listeners.append(changed)
@@ -153,6 +152,7 @@ async def open_node(
     files: bool = False,
     socket: str | None = None,
     spin: float = SPIN_DEFAULT,
+    guest: bool = False,
 ) -> AsyncIterator[EmbeddedNode]:
     """Be a node of the cluster for the length of the block. On the way out goodbye is said and nothing is left behind.
 
@@ -167,7 +167,7 @@ async def open_node(
     options += [f"keys={os.fspath(key_dir)}"] if key_dir is not None else []
     options += ["mount=none", *(() if files else ("serve=false",))]
     loads = [*chosen, Load(Kind.PROTOCOL, "qnet", ",".join(options))]
-    async with open_manager(loads, socket=socket, spin=spin) as manager:
+    async with open_manager(loads, socket=socket, spin=spin, guest=guest) as manager:
         if manager.system.names is None:
             manager.system.serve_names()
         [module] = [one.attached for one in manager.stack.loaded if isinstance(one.attached, LsmQnet)]

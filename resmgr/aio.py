@@ -105,8 +105,6 @@ async def send(
         if waiting.task is not None:
             trio.lowlevel.reschedule(waiting.task)
             waiting.task = None
-            if isinstance(dispatch, TrioDispatch):
-                dispatch.task_woken()
 
     def start() -> None:
         waiting.pending = connection.submit_descriptors(parts, descriptors, reply_len, done, priority)
@@ -117,7 +115,7 @@ async def send(
         until = _monotonic(trio.current_effective_deadline())
         real.drive(waiting.wanted, until if deadline is None else min(until, deadline), soon=True)
     if waiting.wanted.come:
-        if real is None or not real.alone():
+        if real is None or not real.may_go_on():
             await trio.lowlevel.cancel_shielded_checkpoint()
     else:
         timer = None if deadline is None else dispatch.call_at(deadline, waiting.expire)
@@ -146,6 +144,7 @@ def _monotonic(when: float) -> float:
     return when if when == math.inf else when - trio.current_time() + time.monotonic()
 
 
+@trio.lowlevel.enable_ki_protection
 def enter(kernel: Kernel, call: Callable[[], None]) -> None:
     """Run *call* in dispatch context from a Trio task: now, as a turn of its own, so that what it sends leaves at once."""
     dispatch = kernel.dispatch
@@ -186,8 +185,6 @@ class ReceiveChannel:
     def _wake(self) -> None:
         if self._tasks:
             trio.lowlevel.reschedule(self._tasks.popleft())
-            if isinstance(self.kernel.dispatch, TrioDispatch):
-                self.kernel.dispatch.task_woken()
 
     def _next(self) -> Message | Pulse | None:
         while self._items:
@@ -210,7 +207,7 @@ class ReceiveChannel:
             real.drive(self._wanted, _monotonic(trio.current_effective_deadline()), soon=False)
             item = self._next()
         if item is not None:
-            if real is None or not real.alone():
+            if real is None or not real.may_go_on():
                 await trio.lowlevel.cancel_shielded_checkpoint()
             return item
         while not self._closed:
@@ -241,6 +238,7 @@ class ReceiveChannel:
         if self._closed:
             return
         self._closed = True
+        self._wanted.come = True
         enter(self.kernel, self.channel.destroy)
         while self._tasks:
             self._wake()
@@ -304,14 +302,14 @@ class Process:
 
 
 @asynccontextmanager
-async def open_process(path: str | bytes | os.PathLike[str], *, spin: float = SPIN_DEFAULT) -> AsyncIterator[Process]:
+async def open_process(path: str | bytes | os.PathLike[str], *, spin: float = SPIN_DEFAULT, guest: bool = False) -> AsyncIterator[Process]:
     """Join the node whose daemon listens at *path*, for the length of the block. OSError if nobody does; ResmgrError(EPROTO) if the daemon
-    refuses. Runs a dispatch of its own.
+    refuses. Runs a dispatch of its own; *spin*, *guest*: see `open_dispatch`.
     """
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
     try:
         sock.connect(os.fspath(path))
-        async with open_dispatch(spin=spin) as dispatch:
+        async with open_dispatch(spin=spin, guest=guest) as dispatch:
             process = Process(dispatch, sock)
             try:
                 await process.ready.wait()

@@ -22,9 +22,8 @@ Timers live in one heap. For waiting, the earliest one is put into a timerfd in 
 to 10 µs and rounds to milliseconds, `timerfd_settime` costs below 1 µs and does not. It is only moved when it would be too late; a timer
 that was cancelled meanwhile costs one empty turn.
 
-Other Trio tasks run at every checkpoint: after `TURNS_MAX` turns or the stretch, at once after `task_woken` and `start_task`, and in every
-sleep. A Trio task that wants to act on the machines outside a turn uses `enter`, which runs a turn of its own, right there: the
-dispatch task need not wake.
+Other Trio tasks run at every checkpoint: after `TURNS_MAX` turns or the stretch, after a turn that scheduled one, and in every sleep. A
+Trio task that wants to act on the machines outside a turn uses `enter`, which runs a turn of its own: the dispatch need not wake.
 """
 
 from __future__ import annotations
@@ -102,7 +101,7 @@ class DispatchStatistics:
 class TrioDispatch:
     """See the head of this file; made by `resmgr.runner.open_dispatch`. The contract of the methods is `resmgr.dispatch.Dispatch`'s."""
 
-    def __init__(self, nursery: trio.Nursery, spin: float, threads: int) -> None:
+    def __init__(self, nursery: trio.Nursery, spin: float, threads: int, guest: bool = False) -> None:
         self._nursery = nursery
         self._spin = spin
         self._epoll = select.epoll()
@@ -114,13 +113,12 @@ class TrioDispatch:
         self._queue = TurnQueue()
         self._in_turn = False
         self._asleep = False
-        self._woken = False
         self._failure: BaseException | None = None
         self._now = time.monotonic()
         self._wake = WakeUp()
         self._alarm = Alarm()
         self._workers = Workers(self._wake.post, threads)
-        self._company = Company()
+        self._company = Company(guest)
         self._wait = _SLEEP
         """How to wait next: _LOOK, _NAP, _SLEEP."""
         self._credit = SPIN_CREDIT_MAX
@@ -203,26 +201,28 @@ class TrioDispatch:
 
     def start_task(self, function: Callable[[*Ts], Awaitable[object]], *args: *Ts) -> None:
         self._nursery.start_soon(function, *args)
-        self._woken = True
-
-    def task_woken(self) -> None:
-        """Tell that a callback rescheduled a Trio task: it gets its checkpoint at the end of this turn."""
-        self._woken = True
 
     def enter(self, call: Call) -> None:
-        """From a Trio task, outside any turn: run *call* and whatever it defers as a turn, now. Inside a turn: just run it."""
+        """From a Trio task, outside any turn: run *call* and whatever it defers as a turn, now. Inside a turn: just run it.
+
+        Timers wait for the dispatch task: the caller is not to pay for what others have put off.
+        """
         if self._in_turn:
             call()
             return
         self._queue.soon.appendleft(call)
         try:
-            self._turn(())
+            self._turn(None)
         except Exception as error:
-            # The node fails, not the task that happened to be here.
-            self._failure = error
-            self._wake.signal()
+            self._fail(error)
         if self._queue:
             self._wake.signal()
+
+    def _fail(self, error: Exception) -> None:
+        """The node fails, not the task that happened to be here."""
+        if self._failure is None:
+            self._failure = error
+        self._wake.signal()
 
     def statistics(self) -> DispatchStatistics:
         return DispatchStatistics(
@@ -238,12 +238,13 @@ class TrioDispatch:
             len(self._timers),
         )
 
-    def _turn(self, events: list[tuple[int, int]] | tuple[()]) -> None:
+    def _turn(self, events: list[tuple[int, int]] | None) -> None:
+        """*events* of the epoll; None: timers are not run either."""
         self._turns += 1
         self._now = time.monotonic()
         self._in_turn = True
         try:
-            for fd, mask in events:
+            for fd, mask in events or ():
                 if mask & select.EPOLLOUT:
                     writable = self._writable.get(fd)
                     if writable is not None:
@@ -252,7 +253,8 @@ class TrioDispatch:
                     readable = self._readable.get(fd)
                     if readable is not None:
                         readable()
-            self._timers.run_due(self._now)
+            if events is not None:
+                self._timers.run_due(self._now)
             self._queue.run()
         finally:
             self._in_turn = False
@@ -263,17 +265,13 @@ class TrioDispatch:
         with company:
             await company.meet()
             while True:
-                after = self._step(NEVER)
                 if self._failure is not None:
                     raise self._failure
+                after = self._step(NEVER)
                 if after == _GO_ON:
                     continue
                 if after == _GIVE_WAY:
                     self._stretch = 0
-                    if self._woken:
-                        # Trio may put this task before the woken one: then one turn more, and the next checkpoint is its.
-                        self._stretch = TURNS_MAX - 1
-                        self._woken = False
                     await company.give_way()
                     continue
                 due = self._timers.first()
@@ -286,12 +284,14 @@ class TrioDispatch:
                     await company.sleep(self._epoll.fileno())
                 finally:
                     self._asleep = False
+                # Whoever drove meanwhile may have left it looking: not for an alarm of his, only for what comes.
+                self._wait = _SLEEP
 
     def drive(self, wanted: Wanted, until: float, *, soon: bool) -> None:
         """From a Trio task, outside any turn: run turns right here, looking and napping between them, until *wanted* has come.
 
-        Returns early when the task has to wait as others do: it is not alone, *until* (monotonic) or `Company.until` is over, somebody else
-        was woken, or it would be time to sleep. *soon*: what is wanted is an answer, so worth looking for even if nothing came lately.
+        Returns early when the task has to wait as others do: it is not alone, *until* (monotonic) or `Company.until` is over, another task
+        was scheduled, or it would be time to sleep. *soon*: what is wanted is an answer, so worth looking for even if nothing came lately.
         """
         now = time.monotonic()
         if self._in_turn or now >= until or not self._company.leaves_alone(now):
@@ -300,27 +300,29 @@ class TrioDispatch:
             self._expect(now)
         asleep, self._asleep = self._asleep, False
         try:
-            while not wanted.come and self._failure is None:
-                if self._step(until) != _GO_ON:
-                    self._woken = False
-                    break
-                if until <= self._now:
-                    break
+            while not wanted.come and self._failure is None and self._step(until) == _GO_ON and self._now < until:
+                self._wait = _SLEEP
         except Exception as error:
-            # As in `enter`: the node fails, not this task.
-            self._failure = error
+            self._fail(error)
         finally:
             self._asleep = asleep
-        if asleep:
             due = self._timers.first()
-            if due is not None:
+            if asleep and due is not None:
                 self._arm(due)
-        if self._queue or self._failure is not None:
-            self._wake.signal()
+            if self._queue:
+                self._wake.signal()
 
-    def alone(self) -> bool:
-        """From a Trio task, outside any turn: whether a checkpoint would let nobody else run now, and is not yet due."""
-        return self._company.leaves_alone(time.monotonic())
+    def may_go_on(self) -> bool:
+        """From a Trio task, outside any turn: whether a checkpoint would let nobody run, neither another task nor the dispatch."""
+        now = time.monotonic()
+        due = self._timers.first()
+        return (
+            self._company.leaves_alone(now)
+            and not self._queue
+            and (due is None or now < due)
+            and self._failure is None
+            and not self._poll(0, 1)
+        )
 
     def _expect(self, now: float) -> None:
         """Something came, or will soon: what to do until the next."""
@@ -356,7 +358,7 @@ class TrioDispatch:
                 self._expect(self._now)
             elif self._wait == _NAP and self._now >= self._nap_until:
                 self._wait = _SLEEP
-            if self._woken or self._now >= company.until or (self._stretch >= TURNS_MAX and not company.alone):
+            if self._now >= company.until or (self._stretch >= TURNS_MAX and not company.alone):
                 return _GIVE_WAY
             return _GO_ON
         self._stretch = 0
@@ -377,7 +379,7 @@ class TrioDispatch:
                 # Somebody else ran on this core: one look more at what came of it.
                 self._shared = True
                 self._look_until = after
-            return _GO_ON if company.alone and after < company.until else _GIVE_WAY
+            return _GO_ON if company.alone and after < min(until, company.until) else _GIVE_WAY
         self._wait = _SLEEP
         return _TO_SLEEP
 

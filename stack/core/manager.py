@@ -32,15 +32,22 @@ class Manager:
 
 @asynccontextmanager
 async def open_manager(
-    loads: Sequence[Load], *, name: str = "io-pkt0", node_name: str = "", socket: str | None = None, spin: float = SPIN_DEFAULT
+    loads: Sequence[Load],
+    *,
+    name: str = "io-pkt0",
+    node_name: str = "",
+    socket: str | None = None,
+    spin: float = SPIN_DEFAULT,
+    guest: bool = False,
 ) -> AsyncIterator[Manager]:
     """Load *loads* in order, then listen for programs at the path *socket* (None: for none), for the length of the block.
 
-    *name*: of the stack, in logs. *node_name*: until a module knows better; the host's name if empty. *spin*: see `resmgr.realtime`.
+    *name*: of the stack, in logs. *node_name*: until a module knows better; the host's name if empty. *spin*, *guest*: see
+    `resmgr.runner.open_dispatch`.
     ModuleError in one sentence for a module that cannot be loaded or a socket that cannot be made; then nothing is left behind. On the way
     out modules are unloaded, newest first.
     """
-    async with open_dispatch(spin=spin) as dispatch:
+    async with open_dispatch(spin=spin, guest=guest) as dispatch:
         system = System(dispatch, node_name or os.uname().nodename)
         stack = Stack(system, os.urandom, name)
         try:

@@ -6,13 +6,15 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 
 import pytest
 import trio
 import trio.lowlevel
+import trio.testing
 
 from resmgr.aio import ReceiveChannel, send
 from resmgr.channel import ND_LOCAL, Connection, Credentials, Kernel, Message
@@ -161,6 +163,120 @@ async def test_a_deadline_of_the_tasks_own_is_kept() -> None:
             assert scope.cancelled_caught
             late.append(trio.current_time() - began - STRETCH_ALONE * 0.2)
         assert min(late) < STRETCH_ALONE * 0.4
+
+
+async def served(dispatch: TrioDispatch, step: Callable[[], Awaitable[object]], rounds: int) -> list[float]:
+    """Seconds that a readable descriptor of the dispatch waits while this task does *step* again and again."""
+    near, far = socket.socketpair()
+    waits: list[float] = []
+    asked = 0.0
+
+    def readable() -> None:
+        nonlocal asked
+        near.recv(1)
+        waits.append(time.monotonic() - asked)
+        asked = 0.0
+
+    dispatch.attach_fd(near.fileno(), readable)
+    for _ in range(rounds):
+        if not asked:
+            asked = time.monotonic()
+            far.send(b"x")
+        await step()
+    dispatch.detach_fd(near.fileno())
+    near.close()
+    far.close()
+    return waits
+
+
+@pytest.mark.parametrize("way", ["local sends", "backlog"])
+async def test_what_comes_from_outside_does_not_wait_for_a_busy_task(way: str) -> None:
+    async with open_dispatch() as dispatch:
+        kernel = Kernel(dispatch, "here")
+        with ReceiveChannel(kernel) as backlog:
+            echo = kernel.channel(lambda message: message.reply(0, b"y"))
+            local = kernel.connect(ND_LOCAL, echo.pid, echo.chid, Credentials(1000, 1000))
+            full = kernel.connect(ND_LOCAL, backlog.channel.pid, backlog.channel.chid, Credentials(1000, 1000))
+            await trio.testing.wait_all_tasks_blocked()
+            for _ in range(500):
+                full.submit((b"q",), 10, lambda status, reply: None)
+
+            async def one() -> None:
+                if way == "local sends":
+                    await send(local, (b"q",), 10)
+                else:
+                    message = await backlog.receive()
+                    assert isinstance(message, Message)
+                    dispatch.enter(partial(message.reply, 0, b"y"))
+
+            waits = await served(dispatch, one, 500)
+        # Each step lets it in; without that, it would once in 5 ms.
+        assert len(waits) > 200
+
+
+async def test_one_message_now_and_then_costs_no_polling() -> None:
+    async with open_dispatch() as dispatch:
+        with mirrored(dispatch) as connection:
+            for _ in range(10):
+                await send(connection, (b"q",), 10)
+                await trio.sleep(0.02)
+            before = dispatch.statistics()
+            for _ in range(20):
+                await send(connection, (b"q",), 10)
+                await trio.sleep(0.02)
+            after = dispatch.statistics()
+        assert after.spins - before.spins < 20 * 30
+        assert after.naps - before.naps < 20 * 1.7
+
+
+async def test_a_task_that_a_driven_turn_schedules_runs_at_once() -> None:
+    """With means of Trio's that know nothing of the dispatch."""
+    async with open_dispatch(spin=0) as dispatch, trio.open_nursery() as nursery:
+        waits: list[float] = []
+        event = trio.Event()
+        set_at = 0.0
+
+        async def waiter() -> None:
+            nonlocal event
+            while True:
+                await event.wait()
+                waits.append(time.monotonic() - set_at)
+                event = trio.Event()
+
+        def tell() -> None:
+            nonlocal set_at
+            set_at = time.monotonic()
+            event.set()
+
+        nursery.start_soon(waiter)
+        with mirrored(dispatch, STRETCH_ALONE * 0.9) as connection:
+            for _ in range(20):
+                dispatch.call_at(dispatch.now() + STRETCH_ALONE * 0.1, tell)
+                await send(connection, (b"q",), 10)
+        assert len(waits) == 20
+        assert min(waits) < STRETCH_ALONE * 0.4
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_guest_is_never_alone() -> None:
+    async with open_dispatch(spin=0, guest=True) as dispatch:
+        await trio.testing.wait_all_tasks_blocked()
+        with mirrored(dispatch) as connection:
+            for _ in range(50):
+                await send(connection, (b"q",), 10)
+        assert dispatch.statistics().naps == 0
+
+
+async def test_the_first_failure_counts() -> None:
+    async def run() -> None:
+        async with open_dispatch(spin=0) as dispatch:
+            await trio.testing.wait_all_tasks_blocked()
+            dispatch.enter(lambda: print(1 // 0))
+            dispatch.enter(lambda: print({}["second"]))
+            await trio.sleep_forever()
+
+    with pytest.raises(ZeroDivisionError):
+        await run()
 
 
 async def test_a_failure_in_a_turn_is_the_nodes() -> None:

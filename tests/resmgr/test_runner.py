@@ -383,7 +383,6 @@ async def test_a_woken_task_runs_after_the_turn_that_woke_it(round_: int) -> Non
             turns += 1
             if turns == 40:
                 event.set()
-                dispatch.task_woken()
 
         async def waiter() -> None:
             await event.wait()
@@ -402,7 +401,7 @@ async def test_a_woken_task_runs_after_the_turn_that_woke_it(round_: int) -> Non
 
 async def test_enter_runs_a_turn_in_the_callers_task() -> None:
     async with open_dispatch(spin=0) as dispatch:
-        await trio.sleep(0.003)
+        await until(lambda: dispatch.statistics().sleeps > 0)
         seen: list[str] = []
 
         def work() -> None:

@@ -65,7 +65,6 @@ class Client:
         def done(status: int, data: Buffer) -> None:
             result.append((status, bytes(data)))
             ended.set()
-            self.world.dispatch.task_woken()
 
         self.submit(parts, reply_len, done)
         with trio.fail_after(20):
@@ -648,7 +647,6 @@ class Far:
             def answer(self, status: int, parts: Sequence[Buffer], descriptors: Sequence[int]) -> None:
                 result.append((status, b"".join(parts)))
                 ended.set()
-                here.dispatch.task_woken()
 
             def pull(self, offset: int, length: int, done: ReadDone) -> None:
                 piece = data[offset : offset + length]
