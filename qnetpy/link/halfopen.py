@@ -28,6 +28,7 @@ from qnetpy.link.constants import (
 )
 from qnetpy.link.noise.handshakestate import HandshakeState
 from qnetpy.link.wire import Address
+from resmgr.bucket import TokenBucket
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -45,26 +46,6 @@ class Recent(OrderedDict[K, V], Generic[K, V]):
         self.move_to_end(key)
         if len(self) > self.limit:
             self.popitem(last=False)
-
-
-class TokenBucket:
-    """*rate* per second on average, *burst* at once."""
-
-    __slots__ = ("_at", "_tokens", "burst", "rate")
-
-    def __init__(self, rate: float, burst: float) -> None:
-        self.rate = rate
-        self.burst = burst
-        self._tokens = burst
-        self._at = 0.0
-
-    def take(self, now: float) -> bool:
-        self._tokens = min(self.burst, self._tokens + (now - self._at) * self.rate)
-        self._at = now
-        if self._tokens < 1.0:
-            return False
-        self._tokens -= 1.0
-        return True
 
 
 class Sources:

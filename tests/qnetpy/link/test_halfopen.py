@@ -25,7 +25,7 @@ from qnetpy.link.constants import (
     STAMP_SIZE,
 )
 from qnetpy.link.cookie import ClusterMac, CookieJar, mac
-from qnetpy.link.halfopen import HalfOpen, HalfOpenTable, Recent, Sources, TokenBucket
+from qnetpy.link.halfopen import HalfOpen, HalfOpenTable, Recent, Sources
 from qnetpy.link.hello import Hello
 from qnetpy.link.noise.handshakestate import HandshakeState
 from qnetpy.link.noise.patterns import parse_name
@@ -55,14 +55,6 @@ def entry(index: int, source: w.Address = A, name: str = "n", known: bool = Fals
         pattern=1, state=STATE, response=b"", suite=1, transport_id=0, offer=b"", began=began, expires=began + 5.0,
         answered=began,
     )  # fmt: skip
-
-
-def test_token_bucket() -> None:
-    bucket = TokenBucket(rate=10.0, burst=3.0)
-    assert [bucket.take(1.0) for _ in range(4)] == [True, True, True, False]
-    assert [bucket.take(1.1) for _ in range(2)] == [True, False]
-    assert sum(bucket.take(1.1 + step / 1000) for step in range(1000)) == 9
-    assert [bucket.take(100.0) for _ in range(4)] == [True, True, True, False]
 
 
 def test_recent_forgets_the_oldest() -> None:
