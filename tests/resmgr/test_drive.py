@@ -272,7 +272,7 @@ async def test_the_first_failure_counts() -> None:
         async with open_dispatch(spin=0) as dispatch:
             await trio.testing.wait_all_tasks_blocked()
             dispatch.enter(lambda: print(1 // 0))
-            dispatch.enter(lambda: print({}["second"]))
+            dispatch.enter(lambda: print([][0]))
             await trio.sleep_forever()
 
     with pytest.raises(ZeroDivisionError):
