@@ -6,6 +6,7 @@ code goes to .fuzz/TARGET, beside the corpus that is kept in tests/fuzz/corpus/T
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -32,7 +33,6 @@ def fuzz_one(name: str, seconds: int) -> None:
         f"-artifact_prefix={found}/",
         "-timeout=20",
         "-rss_limit_mb=2048",
-        "-verbosity=0",
     ]
     atheris.Setup([sys.argv[0], *flags, "-print_final_stats=1", str(work), str(corpus)], lambda data: run(name, data))
     atheris.Fuzz()
@@ -48,7 +48,10 @@ def main(words: list[str]) -> int:
         each = max(2, seconds // len(names))
         result = subprocess.run([sys.executable, __file__, "--one", name, str(each)], capture_output=True, text=True, errors="replace")
         stats = dict(line[6:].split(": ", 1) for line in result.stderr.splitlines() if line.startswith("stat::"))
-        print(f"{name}: {stats.get('number_of_executed_units', '?').strip()} inputs in {each} s", flush=True)
+        covered = re.findall(r"cov: (\d+) ft: (\d+) corp: (\d+)", result.stderr)
+        edges, features, kept = covered[-1] if covered else ("?", "?", "?")
+        count = stats.get("number_of_executed_units", "?").strip()
+        print(f"{name}: {count} inputs in {each} s; {edges} edges, {features} features, {kept} inputs kept", flush=True)
         if result.returncode:
             failed.append(name)
             print(f"FOUND by {name}:\n{result.stdout[-3000:]}{result.stderr[-1500:]}\n", flush=True)

@@ -6,6 +6,10 @@ import random
 import struct
 from functools import cache
 
+from qnetpy.enrol import wire as enrolment
+from qnetpy.enrol.code import make_code
+from qnetpy.enrol.joiner import Joiner
+from qnetpy.enrol.testing import KEY, PRIVATE, Inn, compute
 from qnetpy.identity.authority import NodeIdentity, issue_identity, make_authority
 from qnetpy.link import wire
 from qnetpy.link.constants import HALF_OPEN_MAX
@@ -209,3 +213,44 @@ def link(steps: list[bytes]) -> None:
         frame = step if not step or step[0] & 1 else _changed(data[-1], step, None)
         one.receive(frame.ljust(46, b"\0"), address(2))
     assert len(one.opened) == before, "a frame that nobody sent was taken"
+
+
+def joining(steps: list[bytes]) -> None:
+    """A machine that joins by a code and the node that invited it, with an enemy on the wire who does not know the code.
+
+    A step: what (1), then bytes. What: 0 the next piece passes as it is, 1 it passes with bytes exclusive-or into it from an offset (2) on,
+    2 it is lost, 3 it comes twice, 4 the enemy's own bytes to the inviter, 5 to the joiner, 6 his own frame of a type (1) to the inviter,
+    7 to the joiner. With the highest bit in the first step, the joiner has guessed the code.
+    """
+    inn = Inn()
+    chance = random.Random(1)
+    right = inn.invite()
+    knows = not steps or not steps[0] or steps[0][0] < 0x80
+    code = right if knows else make_code(chance.randbytes, right.public)
+    exchange = inn.exchange()
+    joiner = Joiner(code, PRIVATE, "joiner", chance.randbytes)
+    touched = False
+    for step in [*steps[:ITEMS_MAX], *[b"\0"] * 8]:
+        what, rest = (step[0] & 7, step[1:]) if step else (0, b"")
+        touched = touched or what != 0
+        if what >= 4:
+            own = rest if what < 6 or not rest else enrolment.HEADER.pack((rest[0] % 12) << 24 | len(rest) - 1) + rest[1:]
+            if what & 1:
+                joiner.receive(own)
+            else:
+                exchange.receive(own, 0.0)
+        else:
+            for queue, take in ((joiner.out, lambda data: exchange.receive(data, 0.0)), (exchange.out, joiner.receive)):
+                if queue:
+                    piece = queue.pop(0)
+                    for _ in range((1, 1, 0, 2)[what]):
+                        take(_changed(piece, rest, None) if what == 1 else piece)
+        compute(exchange)
+    assert inn.counters["exchange_failed"] == 0
+    # Whoever got a certificate is the one with the code, and what he was told is what was granted.
+    assert list(inn.keys) == [KEY] * inn.issued
+    if isinstance(joiner.outcome, enrolment.Grant):
+        assert knows
+        assert (joiner.outcome.secret, inn.issued) == (inn.authority.secret, 1)
+    else:
+        assert touched or not knows

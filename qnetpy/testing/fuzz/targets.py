@@ -13,11 +13,19 @@ from collections.abc import Callable, Iterator, Mapping
 from qnetpy import config, control, settings
 from qnetpy.cluster import topology
 from qnetpy.discovery.hint import pack_txt, parse_instance, parse_txt
-from qnetpy.identity.certificate import CertificateError, parse_certificate, parse_pem_certificates, parse_root
+from qnetpy.enrol import wire as enrolment_wire
+from qnetpy.enrol.code import BadCode, parse_code
+from qnetpy.identity.certificate import CertificateError, parse_certificate, parse_chain, parse_issuer, parse_pem_certificates, parse_root
 from qnetpy.identity.keyfiles import StoreError, unpack_bundle
+from qnetpy.identity.trust import parse_statement
 from qnetpy.link import hello
 from qnetpy.link.transport.items import decode
 from qnetpy.link.wire import parse_handshake, sort_frames
+from qnetpy.members import wire as members_wire
+from qnetpy.members.register import parse_register
+from qnetpy.members.store import unpack_statements
+from qnetpy.qos import QosError, parse_choice
+from qnetpy.reach import gossip
 from qnetpy.settings import SettingsError
 from qnetpy.testing.fuzz import machines
 from resmgr import iomsg, iorequest, message
@@ -29,6 +37,7 @@ from stack.drivers.packet import PacketOptions
 from stack.drivers.wrap.fault import FaultOptions
 from stack.frame import BadFrame
 from stack.wire import rtnetlink
+from stack.wire.endpoint import split_host
 from stack.wire.ethernet import ethertype_of, payload_offset
 
 Target = Callable[[bytes], None]
@@ -164,6 +173,103 @@ def certificates(data: bytes) -> None:
             pass
 
 
+def statements(data: bytes) -> None:
+    """Certificates of issuers and chains, what nodes tell each other about revocations and roots, and what is stored of it."""
+    for parse in (parse_chain, parse_issuer, _statement, unpack_statements):
+        try:
+            parse(data)
+        except BadMessage:
+            pass
+    try:
+        parse_register(data)
+    except ValueError:
+        pass
+
+
+def _statement(data: bytes) -> None:
+    assert parse_statement(data).data == data
+
+
+def membership(data: bytes) -> None:
+    """Messages between daemons about membership, and their answers."""
+    for parse in (_sync, _known, _tell, _renew, _renewed, members_wire.parse_leave):
+        try:
+            parse(data)
+        except BadMessage:
+            pass
+
+
+def _sync(data: bytes) -> None:
+    assert members_wire.pack_sync(members_wire.parse_sync(data)) == data
+
+
+def _known(data: bytes) -> None:
+    assert members_wire.pack_known(members_wire.parse_known(data)) == data
+
+
+def _tell(data: bytes) -> None:
+    told = members_wire.parse_tell(data)
+    assert [one for message in members_wire.pack_tells(told) for one in members_wire.parse_tell(message)] == told
+
+
+def _renew(data: bytes) -> None:
+    assert members_wire.pack_renew(members_wire.parse_renew(data)) == data
+
+
+def _renewed(data: bytes) -> None:
+    assert members_wire.pack_renewed(members_wire.parse_renewed(data)) == data
+
+
+def enrolment(data: bytes) -> None:
+    """Frames of enrolment on a stream that comes in pieces, and their bodies."""
+    for parse in (_joining_hello, _refused, _accept, _request, _grant, enrolment_wire.parse_denied):
+        try:
+            parse(data)
+        except BadMessage:
+            pass
+    stream = enrolment_wire.Frames(grants=True)
+    for place in range(0, len(data), 7):
+        stream.feed(data[place : place + 7])
+        assert stream.waiting <= enrolment_wire.GRANT_MAX + enrolment_wire.HEADER.size
+
+
+def _joining_hello(data: bytes) -> None:
+    value = enrolment_wire.parse_hello(data)
+    assert value.version != enrolment_wire.VERSION or enrolment_wire.pack_hello(value) == data
+
+
+def _refused(data: bytes) -> None:
+    assert enrolment_wire.pack_refused(enrolment_wire.parse_refused(data)) == data
+
+
+def _accept(data: bytes) -> None:
+    assert enrolment_wire.pack_accept(enrolment_wire.parse_accept(data)) == data
+
+
+def _request(data: bytes) -> None:
+    assert enrolment_wire.pack_request(enrolment_wire.parse_request(data)) == data
+
+
+def _grant(data: bytes) -> None:
+    assert enrolment_wire.pack_grant(enrolment_wire.parse_grant(data)) == data
+
+
+def endpoints(data: bytes) -> None:
+    """Gossip of endpoints between daemons."""
+    told = gossip.parse(data)
+    assert gossip.parse(gossip.pack(told)) == told
+
+
+def words(data: bytes) -> None:
+    """What people type: a code, a policy for paths, a host with a port."""
+    text = data.decode("latin-1")
+    for parse in (parse_code, parse_choice, lambda typed: split_host(typed, 1)):
+        try:
+            parse(text)
+        except (BadCode, QosError, ValueError):
+            pass
+
+
 def discovery(data: bytes) -> None:
     """What anybody can announce by mDNS."""
     try:
@@ -226,6 +332,11 @@ TARGETS: Mapping[str, Target] = {
     "requests": requests,
     "processes": processes,
     "certificates": certificates,
+    "statements": statements,
+    "membership": membership,
+    "enrolment": enrolment,
+    "endpoints": endpoints,
+    "words": words,
     "discovery": discovery,
     "links": links,
     "configuration": configuration,
@@ -237,6 +348,7 @@ TARGETS: Mapping[str, Target] = {
     "fuse": lambda data: machines.fuse(list(items(data))),
     "shaking": lambda data: machines.shaking(list(items(data))),
     "link": lambda data: machines.link(list(items(data))),
+    "joining": lambda data: machines.joining(list(items(data))),
 }
 """By the name of the folder of their corpus."""
 REFUSALS = (BadMessage, BadFrame)
