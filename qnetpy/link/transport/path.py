@@ -188,7 +188,8 @@ class Path(Standing):
         self.largest_acked = -1
         self.loss_at: float | None = None
         self.pto_from = now
-        """When something that wants an ACK was sent last, or the last probe timeout."""
+        """The latest of: the first of what is in flight was sent, an ACK of something came, a probe timeout was. What is sent after that
+        does not put it off, as it would by RFC 9002: who sends a little all the time would not notice that a path is dead."""
         self.pto_count = 0
         self.probes = 0
         """Packets that may be sent whatever the window says, after a probe timeout."""
@@ -279,8 +280,9 @@ class Path(Standing):
         run.delivered = self.delivered
         run.delivered_at = self._delivered_at
         run.first_sent = self._first_sent
+        if not self.runs:
+            self.pto_from = now
         self.runs.append(run)
-        self.pto_from = now
 
     # Acknowledgement
 
@@ -345,6 +347,7 @@ class Path(Standing):
                 self.time_eighths = max(1, self.time_eighths // 2)
         self._delivered_at = now
         self._first_sent = newest.sent
+        self.pto_from = now
         self.pto_count = 0
         self.probes = 0
         if self.suspect:

@@ -305,6 +305,30 @@ def test_silent_path_moves_its_data_within_three_probe_timeouts(number: int, bad
     assert not any(path.suspect for path in pair.ends[0].statistics().paths.values())
 
 
+@pytest.mark.parametrize("pause", [0.001, 0.005, 0.02, 0.05])
+@pytest.mark.parametrize("bad", [0, 1])
+def test_who_sends_a_little_all_the_time_notices_a_silent_path_too(pause: float, bad: int) -> None:
+    """What is sent meanwhile does not put the probe timeout off."""
+    pair = two_paths(Faults(), route(PREFERRED, bad + 1))
+    late: list[float] = []
+    pair.on_message = lambda end, event, now: late.append(now - float(bytes(event.data)))
+
+    def send() -> None:
+        pair.send(0, 1, repr(pair.now).encode())
+        if pair.now < end:
+            pair.at(pair.now + pause, send)
+
+    end = pair.now + 1.5
+    send()
+    pair.run(pair.now + 0.3, lambda: False)
+    for side in (0, 1):
+        pair.wires[bad, side].faults = Faults(dark=((0.0, 9.0),))
+    dark = pair.now
+    assert pair.run(dark + 0.5, lambda: PathLost(bad) in pair.events[0])
+    assert pair.run(3.0)
+    assert max(late) < 0.5
+
+
 def test_removed_path_hands_its_data_over() -> None:
     pair = two_paths(Faults(rate=50e6))
     pair.send(0, 1, bytes(1 << 20))
