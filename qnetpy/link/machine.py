@@ -217,6 +217,9 @@ class LinkMachine:
             return
         views: list[memoryview] = [frame if type(frame) is memoryview else memoryview(frame) for frame in frames]
         batch = sort_frames(views, offset)
+        if batch.handshakes:
+            # First: the DATA behind a CONFIRM, or a FINAL, is under the keys that it makes known.
+            self._shake(interface, views, batch.handshakes, now)
         for arrivals in batch.data:
             link = self._sessions.get(arrivals.index)
             if link is None:
@@ -227,20 +230,22 @@ class LinkMachine:
                 continue
             if arrivals.path in link.paths or self._begins(link, interface, views, offset, arrivals, packets, now):
                 self._data(link, arrivals.path, packets, now)
-        if batch.handshakes:
-            self._handshake_touched = True
-            for place, frame in batch.handshakes:
-                port = self._ports.get(interface)
-                station = source(views[place])
-                if port is None or not is_individual(station):
-                    # It would be answered to everybody.
-                    self.counters["group_source"] += 1
-                else:
-                    self._handshake.receive(frame, (interface, station), now)
         if self._handshake_touched:
             self._outcomes(now)
         if batch.malformed:
             self.counters["malformed"] += batch.malformed
+
+    def _shake(self, interface: str, views: list[memoryview], handshakes: list[tuple[int, memoryview]], now: float) -> None:
+        self._handshake_touched = True
+        for place, frame in handshakes:
+            port = self._ports.get(interface)
+            station = source(views[place])
+            if port is None or not is_individual(station):
+                # It would be answered to everybody.
+                self.counters["group_source"] += 1
+            else:
+                self._handshake.receive(frame, (interface, station), now)
+        self._outcomes(now)
 
     def _data(self, link: Link, path: int, packets: list[tuple[int, bytes]], now: float) -> None:
         """Authentic new packets of a path of the link."""

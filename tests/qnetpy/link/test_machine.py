@@ -11,7 +11,7 @@ from qnetpy.link.calls import CALLS_MAX, RETRY_REFUSED, RETRY_STRANGER, STRANGER
 from qnetpy.link.machine import BURST, BURSTS_PER_TURN
 from qnetpy.link.outcome import Reason
 from qnetpy.link.session import RekeyPolicy
-from qnetpy.link.wire import DATA, DATA_HEADER, FINAL, INITIATION
+from qnetpy.link.wire import DATA, DATA_HEADER, FINAL, INITIATION, RESPONSE
 from qnetpy.testing.links import ETHERTYPE, HEAD, Net, Station, two_cables
 
 
@@ -278,6 +278,19 @@ def test_keys_are_renewed_while_there_is_traffic_all_the_time_and_nothing_is_los
     assert [int.from_bytes(data[:4], "big") for data in b.owner.got] == list(range(700))
     assert a.owner.log == ["b up"]
     assert a.machine.sizes()["sessions"] <= 2
+
+
+def test_data_right_behind_a_confirm_is_under_keys_that_are_known_by_then() -> None:
+    """CONFIRM and the DATA behind it come in one batch, at the start and with every renewal. None of it is lost."""
+    net, a, b = pair(RekeyPolicy(after=0.5, stagger=0.1, grace=1.0))
+    for _ in range(40):
+        net.send(a, "b", bytes(3000))
+        net.send(b, "a", bytes(3000))
+        net.run(0.05)
+    assert kinds(net)[FINAL] + kinds(net)[RESPONSE] > 4
+    for station, to in ((a, "b"), (b, "a")):
+        assert station.machine.counters["unknown_session"] == 0
+        assert [path.packets_lost for path in station.owner.links[to].transport.statistics().paths.values()] == [0]
 
 
 def test_keys_are_renewed_by_number_of_frames() -> None:
