@@ -24,7 +24,7 @@ NUMBERS_RENEW = 48
 class LinkPath:
     """Where one path of a link goes."""
 
-    __slots__ = ("address", "asked", "claimed", "last_sent", "mtu", "number", "ours", "prefix", "state")
+    __slots__ = ("address", "asked", "claimed", "follows", "last_sent", "mtu", "number", "ours", "prefix", "state")
 
     def __init__(self, number: int, address: Address, prefix: bytes, mtu: int, ours: bool, state: Path, now: float) -> None:
         self.number = number
@@ -39,6 +39,8 @@ class LinkPath:
         """Our CHALLENGE on it was answered."""
         self.claimed = False
         """The peer has named another address on it, which it may once."""
+        self.follows = -1
+        """The path in whose place it is opened, because the peer has another endpoint now; -1: none."""
         self.state = state
         """Its transport side, to be looked at."""
         self.last_sent = now
@@ -48,8 +50,8 @@ class Link:
     """State only; `qnetpy.link.machine.LinkMachine` drives it. Times are monotonic seconds."""
 
     __slots__ = (
-        "alive", "attempt", "dirty", "heartbeat", "paths", "peer", "renew_at", "retry_at", "seek_at", "sessions", "smaller", "suspect",
-        "transport", "transport_id", "tried", "used",
+        "alive", "attempt", "dirty", "heartbeat", "paths", "peer", "renew_at", "retry_at", "seek_at", "sessions", "silent", "smaller",
+        "suspect", "transport", "transport_id", "tried", "used",
     )  # fmt: skip
 
     def __init__(
@@ -71,6 +73,8 @@ class Link:
         self.sessions = Sessions(rekey)
         self.transport = Transport(config, now)
         self.paths: dict[int, LinkPath] = {}
+        self.silent: set[int] = set()
+        """Paths that do not answer."""
         self.alive = True
         self.suspect = False
         self.dirty = False

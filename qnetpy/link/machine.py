@@ -229,6 +229,9 @@ class LinkMachine:
             if not packets:
                 continue
             if arrivals.path in link.paths or self._begins(link, interface, views, offset, arrivals, packets, now):
+                if arrivals.path in link.silent:
+                    station = source(_frame(views, offset, arrivals, packets[0][0]))
+                    self._paths.moved(link, arrivals.path, (interface, station), now)
                 self._data(link, arrivals.path, packets, now)
         if self._handshake_touched:
             self._outcomes(now)

@@ -67,6 +67,7 @@ class Paths:
 
     def _remove(self, link: Link, path: LinkPath, why: str, now: float, tell: PathState | None = PathState.CLOSED) -> None:
         del link.paths[path.number]
+        link.silent.discard(path.number)
         link.transport.remove_path(path.number, now, tell)
         if path.asked:
             self._changed(link, path.address, why)
@@ -123,13 +124,28 @@ class Paths:
             return self._refused("spoofed_path", packets)
         before = link.at(source)
         if before is not None:
-            if before.ours and link.smaller:
+            if before.ours and link.smaller and before.number not in link.silent:
                 return self._refused("crossed_path", packets)
             self._remove(link, before, "replaced", now)
         if len(link.paths) >= PATHS_MAX:
             return self._refused("too_many_paths", packets)
         self._add(link, number, source, port.mtu, False, now, valid=False)
         return True
+
+    def moved(self, link: Link, number: int, source: Address, now: float) -> None:
+        """Authentic packets of a path that does not answer came from another station than the one that it leads to. Where stations are
+        endpoints, a translator between may have given the peer another: try that."""
+        path = link.paths[number]
+        port = self._ports.get(source[0])
+        if port is None or port.shared or not port.up or path.address[0] != source[0] or path.address == source:
+            return
+        if link.at(source) is not None or len(link.paths) >= PATHS_MAX or any(other.follows == number for other in link.paths.values()):
+            return
+        self._counters["other_endpoint"] += 1
+        self.open(link, source, now)
+        opened = link.at(source)
+        if opened is not None:
+            opened.follows = number
 
     def _refused(self, counter: str, packets: list[tuple[int, bytes]]) -> bool:
         self._counters[counter] += len(packets)
@@ -143,6 +159,10 @@ class Paths:
         if path is not None:
             link.tried.pop(path.address, None)
             self._calls.learned(path.address, link.name, now)
+            before = link.paths.get(path.follows)
+            if before is not None:
+                self._remove(link, before, "is gone: the node has another endpoint", now)
+                self._calls.gone(before.address, link.name, now)
             if not path.asked:
                 path.asked = True
                 self._changed(link, path.address, "is there")
@@ -160,6 +180,7 @@ class Paths:
         """A path answers again: what was not told on it before is told now."""
         path = link.paths.get(number)
         if path is not None:
+            link.silent.discard(number)
             if not path.asked:
                 self._challenge(link, path, now)
             self._changed(link, path.address, "answers again")
@@ -167,6 +188,7 @@ class Paths:
     def lost(self, link: Link, number: int) -> None:
         path = link.paths.get(number)
         if path is not None:
+            link.silent.add(number)
             self._changed(link, path.address, "does not answer")
 
     def _again(self, link: Link, address: Address, now: float, pause: float) -> None:
@@ -204,7 +226,10 @@ class Paths:
             self._calls.gone(path.address, link.name, now)
         elif state is PathState.CLOSED:
             self._remove(link, path, "was closed by the node", now, None)
-            self._again(link, path.address, now, SEEK_AGAIN)
+            if any(other.follows == number for other in link.paths.values()):
+                self._calls.gone(path.address, link.name, now)
+            else:
+                self._again(link, path.address, now, SEEK_AGAIN)
         elif path.asked:
             self._changed(link, path.address, "is down at the node's end" if state is PathState.DOWN else "is up again at the node's end")
 
