@@ -29,13 +29,14 @@ _NEW_GENERATION = b"NEW_VMGENID=1"
 class ResumeWatch:
     """Watches until `close`. Both calls come in dispatch context."""
 
-    def __init__(self, dispatch: Dispatch, on_clone: Callable[[], None], on_jump: Callable[[float], None]) -> None:
+    def __init__(self, dispatch: Dispatch, on_clone: Callable[[], None], on_jump: Callable[[float], None], *, uevents: bool = True) -> None:
+        """*uevents*: listen to the kernel; without, whoever knows of a copy calls `on_clone`."""
         self._dispatch = dispatch
         self._on_clone = on_clone
         self._on_jump = on_jump
         self._offset = dispatch.wall() - dispatch.now()
         self._timer: Timer | None = dispatch.call_at(dispatch.now() + LOOK_EVERY, self._look)
-        self._socket = _uevents()
+        self._socket = _uevents() if uevents else None
         if self._socket is not None:
             dispatch.attach_fd(self._socket.fileno(), self._readable)
 

@@ -13,6 +13,7 @@ Descriptors and Trio tasks do not exist here and raise `Misuse`. `call_blocking`
 from __future__ import annotations
 
 import heapq
+import math
 import random
 from collections.abc import Awaitable, Callable
 from typing import NoReturn, TypeVar, TypeVarTuple
@@ -33,22 +34,36 @@ TURNS_PER_INSTANT = 100_000
 
 
 class NodeView:
-    """One node's `Dispatch` inside a `VirtualDispatch`. *skew* is added to its wall clock, in seconds."""
+    """One node's `Dispatch` inside a `VirtualDispatch`.
 
-    def __init__(self, world: VirtualDispatch, name: str, skew: float) -> None:
+    *skew* is added to its wall clock, in seconds; whoever changes it sets the clock. *rate*: how fast its clocks run, 1.0 for as time does.
+    """
+
+    def __init__(self, world: VirtualDispatch, name: str, skew: float, rate: float = 1.0) -> None:
         self.name = name
         self.stopped = False
+        self.skew = skew
         self._world = world
-        self._skew = skew
+        self._rate = rate
         self._timers = TimerHeap()
         self._queue = TurnQueue()
         self._in_turn = False
 
     def now(self) -> float:
-        return self._world.time
+        time = self._world.time
+        return time if self._rate == 1.0 else START + (time - START) * self._rate
 
     def wall(self) -> float:
-        return EPOCH + (self._world.time - START) + self._skew
+        return EPOCH + (self.now() - START) + self.skew
+
+    def _in_world(self, when: float) -> float:
+        """The world's time at which this node's clock shows *when*, never too early."""
+        if self._rate == 1.0:
+            return when
+        time = START + (when - START) / self._rate
+        while START + (time - START) * self._rate < when:
+            time = math.nextafter(time, math.inf)
+        return time
 
     def attach_fd(self, fd: int, readable: Call) -> NoReturn:
         raise Misuse("there are no descriptors in virtual time")
@@ -67,7 +82,7 @@ class NodeView:
         if self.stopped:
             timer.cancel()
         else:
-            self._world.wake_at(max(when, self._world.time), self)
+            self._world.wake_at(max(self._in_world(when), self._world.time), self)
         return timer
 
     def call_soon(self, call: Call) -> None:
@@ -88,7 +103,7 @@ class NodeView:
             result = work()
         except Exception as error:
             result = error
-        self.call_at(self._world.time, lambda: done(result))
+        self.call_at(self.now(), lambda: done(result))
 
     def call_from_thread(self, call: Call) -> None:
         self.call_soon(call)
@@ -109,7 +124,7 @@ class NodeView:
         self._in_turn = True
         try:
             soon = len(self._queue.soon)
-            timers = self._timers.run_due(self._world.time)
+            timers = self._timers.run_due(self.now())
             if not (timers or self._queue):
                 return ""
             ends = len(self._queue.ends)
@@ -138,9 +153,9 @@ class VirtualDispatch(NodeView):
         """A generator of its own for *purpose*: drawing more in one place does not shift the draws of another."""
         return random.Random(f"{self.seed}/{purpose}")
 
-    def node(self, name: str, *, skew: float = 0.0) -> NodeView:
-        """A further node that shares this clock."""
-        return NodeView(self, name, skew)
+    def node(self, name: str, *, skew: float = 0.0, rate: float = 1.0) -> NodeView:
+        """A further node that shares this time; its clocks may differ from it."""
+        return NodeView(self, name, skew, rate)
 
     def note(self, text: str) -> None:
         """Add a line to the trace, if there is one."""

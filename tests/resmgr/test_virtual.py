@@ -155,3 +155,22 @@ def test_a_circle_is_found() -> None:
 def test_skewed_wall_clock() -> None:
     world = VirtualDispatch(1)
     assert world.node("n", skew=86400.0).wall() - world.wall() == 86400.0
+
+
+@pytest.mark.parametrize("rate", [0.9, 1.0003, 1.1])
+def test_a_clock_that_runs_at_its_own_rate_is_never_early(rate: float) -> None:
+    world = VirtualDispatch(1)
+    view, good = world.node("n", rate=rate), world.node("good")
+    chance = world.random("times")
+    seen: list[tuple[float, float]] = []
+    for when in [START + chance.random() * 100 for _ in range(200)]:
+        view.call_at(when, partial(lambda when: seen.append((when, view.now())), when))
+    world.run_for(10.0)
+    assert all(due <= now < due + 1e-9 for due, now in seen)
+    assert view.now() - START == pytest.approx(10.0 * rate)
+    assert good.now() - START == 10.0
+    assert view.wall() - good.wall() == pytest.approx(10.0 * (rate - 1), abs=1e-5)
+    world.run_for(110.0)
+    assert len(seen) == 200
+    view.skew += 86400.0
+    assert view.wall() - good.wall() == pytest.approx(120.0 * (rate - 1) + 86400.0, abs=1e-5)
