@@ -43,6 +43,7 @@ from stack.drivers.udp_socket.constants import HEADERS_IPV4, HEADERS_IPV6, SEGME
 from stack.drivers.udp_socket.network import NetworkMonitor
 from stack.drivers.udp_socket.options import UdpOptions
 from stack.drivers.udp_socket.receiver import Arrival
+from stack.drivers.udp_socket.sender import Socket
 from stack.drivers.udp_socket.table import EndpointTable, Entry
 from stack.frame import Frame
 from stack.interfaces import LocalAddress
@@ -68,7 +69,7 @@ class UdpDriver:
         self._closed = False
         self._wanted = True
         self._type = options.ethertype.to_bytes(2, "big")
-        self._table = EndpointTable(random(16))
+        self._table: EndpointTable[Socket] = EndpointTable(random(16))
         self._channels: list[Channel] = []
         self._local: tuple[LocalAddress, ...] = ()
         self.mac, self.mtu, self.up = bytes(6), options.mtu or MTU_MIN, False
@@ -292,7 +293,7 @@ class UdpDriver:
             entry.socket.send(entry, frames[start:stop] if stop - start < count else frames, sizes)
             start = stop
 
-    def _destination(self, frame: Frame) -> Entry | None:
+    def _destination(self, frame: Frame) -> Entry[Socket] | None:
         """Where a frame goes; None, and it is counted, if it goes nowhere."""
         size = len(frame)
         if size < HEADER_SIZE:

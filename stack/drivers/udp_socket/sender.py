@@ -50,7 +50,7 @@ class Socket:
         self._dispatch = dispatch
         self._limit = limit
         self._count = count
-        self._queue: deque[tuple[Entry, bytes]] = deque()
+        self._queue: deque[tuple[Entry[Socket], bytes]] = deque()
         self._segment_ancillary: dict[int, tuple[int, int, bytes]] = {}
 
     @property
@@ -64,7 +64,7 @@ class Socket:
             self._queue.clear()
             self._dispatch.want_write(self.sock.fileno(), None)
 
-    def send_one(self, entry: Entry, frame: Frame) -> None:
+    def send_one(self, entry: Entry[Socket], frame: Frame) -> None:
         """One frame, its Ethernet header not included."""
         if not self._queue:
             try:
@@ -75,7 +75,7 @@ class Socket:
                 return
         self.send(entry, (frame,), (len(frame),))
 
-    def send(self, entry: Entry, frames: Sequence[Frame], sizes: Sequence[int]) -> None:
+    def send(self, entry: Entry[Socket], frames: Sequence[Frame], sizes: Sequence[int]) -> None:
         """Send frames, whose lengths are *sizes*, without their Ethernet headers, or keep, or drop and count them."""
         payloads: list[Buffer] = [memoryview(frame)[HEADER_SIZE:] for frame in frames]
         if self._queue:
@@ -87,7 +87,7 @@ class Socket:
             if self._queue:
                 self._dispatch.want_write(self.sock.fileno(), self._writable)
 
-    def _send(self, entry: Entry, payloads: list[Buffer], sizes: list[int]) -> int:
+    def _send(self, entry: Entry[Socket], payloads: list[Buffer], sizes: list[int]) -> int:
         """Send or drop; returns how many, from the end, must wait."""
         start, end = 0, len(payloads)
         while start < end:
@@ -125,7 +125,7 @@ class Socket:
             stop += 1
         return stop
 
-    def _call(self, entry: Entry, payloads: list[Buffer], size: int) -> int:
+    def _call(self, entry: Entry[Socket], payloads: list[Buffer], size: int) -> int:
         """One sendmsg; 0 or the errno."""
         ancillary = self._ancillary(entry)
         if len(payloads) > 1:
@@ -151,7 +151,7 @@ class Socket:
             self.segmented_calls += 1
         return 0
 
-    def _ancillary(self, entry: Entry) -> Ancillary:
+    def _ancillary(self, entry: Entry[Socket]) -> Ancillary:
         source = entry.source
         if not source:
             return []
@@ -159,7 +159,7 @@ class Socket:
             return [(socket.IPPROTO_IP, IP_PKTINFO, b"\0\0\0\0" + source + b"\0\0\0\0")]
         return [(socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, source + b"\0\0\0\0")]
 
-    def _wait(self, entry: Entry, payloads: list[Buffer]) -> None:
+    def _wait(self, entry: Entry[Socket], payloads: list[Buffer]) -> None:
         room = max(0, self._limit - len(self._queue))
         self._queue.extend((entry, bytes(payload)) for payload in payloads[:room])
         if len(payloads) > room:

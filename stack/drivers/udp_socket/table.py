@@ -17,24 +17,26 @@ from __future__ import annotations
 
 import hashlib
 import math
+from typing import Generic, TypeVar
 
 import attrs
 
-from stack.drivers.udp_socket.sender import Socket
 from stack.wire.endpoint import SockAddr
 
 KEPT_MAX = 4096
 USED_MAX = 4096
 HEARD_MAX = 1024
+S = TypeVar("S")
+"""What datagrams are sent through: a socket."""
 
 
 @attrs.define(eq=False)
-class Entry:
+class Entry(Generic[S]):
     """An endpoint. `socket` and `source` are how it is sent to: through which socket, and from which address of ours (b"": any)."""
 
     sockaddr: SockAddr
     station: bytes
-    socket: Socket
+    socket: S
     source: bytes = b""
     heard_at: float = -math.inf
     """When something last came to `source`."""
@@ -43,17 +45,17 @@ class Entry:
     kept: int = 0
 
 
-class EndpointTable:
+class EndpointTable(Generic[S]):
     """See the head of this file. *key*: 16 random bytes."""
 
     def __init__(self, key: bytes) -> None:
         self._key = key
-        self.by_address: dict[SockAddr, Entry] = {}
+        self.by_address: dict[SockAddr, Entry[S]] = {}
         """For the way in; only read."""
-        self.by_station: dict[bytes, Entry] = {}
+        self.by_station: dict[bytes, Entry[S]] = {}
         """For the way out; only read."""
-        self._used: dict[bytes, Entry] = {}
-        self._heard: dict[bytes, Entry] = {}
+        self._used: dict[bytes, Entry[S]] = {}
+        self._heard: dict[bytes, Entry[S]] = {}
         self._kept = 0
 
     def hash(self, text: str) -> bytes:
@@ -62,7 +64,7 @@ class EndpointTable:
         digest[0] = digest[0] & 0xFC | 0x02
         return bytes(digest)
 
-    def heard(self, sockaddr: SockAddr, sock: Socket) -> Entry | None:
+    def heard(self, sockaddr: SockAddr, sock: S) -> Entry[S] | None:
         """A datagram came from an endpoint that is not in `by_address`: its new entry. None if another has its station (in 2**46 one)."""
         entry = self._enter(sockaddr, sock)
         if entry is not None:
@@ -71,7 +73,7 @@ class EndpointTable:
                 self._forget(next(iter(self._heard.values())))
         return entry
 
-    def keep(self, sockaddr: SockAddr, sock: Socket) -> Entry | None:
+    def keep(self, sockaddr: SockAddr, sock: S) -> Entry[S] | None:
         """The entry of that endpoint, made if need be, which stays until `let_go`. None when KEPT_MAX are kept."""
         entry = self.by_address.get(sockaddr)
         if (entry is None or not entry.kept) and self._kept >= KEPT_MAX:
@@ -95,7 +97,7 @@ class EndpointTable:
                 self._kept -= 1
                 self.use(entry)
 
-    def use(self, entry: Entry) -> None:
+    def use(self, entry: Entry[S]) -> None:
         """Something is sent to it."""
         if entry.kept:
             return
@@ -110,7 +112,7 @@ class EndpointTable:
         """How many are kept, used, heard."""
         return self._kept, len(self._used), len(self._heard)
 
-    def _enter(self, sockaddr: SockAddr, sock: Socket) -> Entry | None:
+    def _enter(self, sockaddr: SockAddr, sock: S) -> Entry[S] | None:
         station = self.hash(repr(sockaddr))
         if station in self.by_station:
             return None
@@ -118,7 +120,7 @@ class EndpointTable:
         self.by_address[sockaddr] = self.by_station[station] = entry
         return entry
 
-    def _forget(self, entry: Entry) -> None:
+    def _forget(self, entry: Entry[S]) -> None:
         del self.by_address[entry.sockaddr], self.by_station[entry.station]
         self._used.pop(entry.station, None)
         self._heard.pop(entry.station, None)

@@ -23,15 +23,16 @@ def places(count: int, net: int = 10) -> list[SockAddr]:
 
 
 def test_a_station_is_a_locally_administered_address_of_one_station(sock: Socket) -> None:
-    table = EndpointTable(bytes(16))
+    table: EndpointTable[Socket] = EndpointTable(bytes(16))
     stations = {table.hash(repr(place)) for place in places(3000)}
     assert len(stations) == 3000
     assert all(station[0] & 3 == 2 and len(station) == 6 for station in stations)
-    assert EndpointTable(b"\1" * 16).hash("x") != table.hash("x")
+    other: EndpointTable[Socket] = EndpointTable(b"\1" * 16)
+    assert other.hash("x") != table.hash("x")
 
 
 def test_invented_sources_push_out_only_each_other(sock: Socket) -> None:
-    table = EndpointTable(bytes(16))
+    table: EndpointTable[Socket] = EndpointTable(bytes(16))
     kept = table.keep(("192.0.2.1", 9), sock)
     used = table.heard(("192.0.2.2", 9), sock)
     assert kept is not None
@@ -46,7 +47,7 @@ def test_invented_sources_push_out_only_each_other(sock: Socket) -> None:
 
 
 def test_an_endpoint_in_use_stays_while_fewer_than_the_cap_are_sent_to_in_between(sock: Socket) -> None:
-    table = EndpointTable(bytes(16))
+    table: EndpointTable[Socket] = EndpointTable(bytes(16))
     live = table.heard(("192.0.2.2", 9), sock)
     assert live is not None
     for number, place in enumerate(places(3 * USED_MAX)):
@@ -65,7 +66,7 @@ def test_an_endpoint_in_use_stays_while_fewer_than_the_cap_are_sent_to_in_betwee
 
 
 def test_a_forgotten_endpoint_comes_back_under_its_station(sock: Socket) -> None:
-    table = EndpointTable(bytes(16))
+    table: EndpointTable[Socket] = EndpointTable(bytes(16))
     first = table.heard(("192.0.2.1", 9), sock)
     for place in places(HEARD_MAX):
         table.heard(place, sock)
@@ -77,7 +78,7 @@ def test_a_forgotten_endpoint_comes_back_under_its_station(sock: Socket) -> None
 
 
 def test_keeping_is_counted_and_capped(sock: Socket) -> None:
-    table = EndpointTable(bytes(16))
+    table: EndpointTable[Socket] = EndpointTable(bytes(16))
     for place in places(KEPT_MAX):
         assert table.keep(place, sock) is not None
     assert table.keep(("192.0.2.1", 9), sock) is None
