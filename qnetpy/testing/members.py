@@ -7,9 +7,21 @@ from collections.abc import Iterable
 
 import attrs
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from qnetpy.identity.authority import NODE_VALIDITY, Authority, IssuingPower, Random, certify_issuer, issue_certificate, issue_identity
-from qnetpy.identity.certificate import ROLE_ISSUER
+from qnetpy.identity.authority import (
+    NODE_VALIDITY,
+    Authority,
+    IssuingPower,
+    NodeIdentity,
+    Random,
+    certify_issuer,
+    issue_certificate,
+    issue_identity,
+)
+from qnetpy.identity.certificate import ROLE_ISSUER, parse_chain, parse_root
+from qnetpy.identity.trust import parse_statement
+from qnetpy.members.membership import Membership
 from qnetpy.members.store import Kept
 
 
@@ -58,3 +70,13 @@ def enrolled(
         public = Ed25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw()
         powers = (IssuingPower(certify_issuer(authority, name, public, wall, random=random), private),)
     return MemoryStore(Kept(identity, powers=powers))
+
+
+def joined(membership: Membership, name: str, wall: float, random: Random, roles: Iterable[str] = ()) -> MemoryStore:
+    """What a node has that joins now, at the node that *membership* is of, with a new key."""
+    private = random(32)
+    public = X25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw()
+    grant = membership.office.grant(name, public, frozenset(roles), NODE_VALIDITY, wall)
+    membership.save()
+    identity = NodeIdentity(parse_chain(grant.chain), private, tuple(map(parse_root, grant.roots)), grant.secret)
+    return MemoryStore(Kept(identity, statements=tuple(map(parse_statement, grant.statements))))

@@ -10,7 +10,8 @@ from qnetpy.identity.certificate import Certificate
 from qnetpy.members.membership import Membership
 from qnetpy.parameters import QnetSettings
 from qnetpy.testing.members import MemoryStore, enrolled
-from qnetpy.testing.world import SimNode, World
+from qnetpy.testing.node import SimNode
+from qnetpy.testing.world import World
 
 
 class Cluster:

@@ -14,17 +14,30 @@ import logging
 import random
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import attrs
 
-from qnetpy.testing.plan import Plan, Step
-from qnetpy.testing.workload import Client, FileJob
-from qnetpy.testing.world import SimNode
+from qnetpy.testing.bounds import excess
+from qnetpy.testing.node import SimNode
+from qnetpy.testing.plan import SEVERAL, UNTROUBLED, Plan
+from qnetpy.testing.trouble import SLACK
+from qnetpy.testing.workload import HOLD, Client, FileJob
 
 CONVERGE = 12.0
 """Seconds after healing within which all nodes must see each other: a call repeats once a second, and begins again after 5."""
+LOOK_EVERY = 0.5
+"""Virtual seconds between looks at the sizes of all tables."""
+STALL = 1.5
+"""Virtual seconds that an operation may take while one cable of several is good: silence is noticed within half a second, and an operation
+may meet it several times."""
+TAIL = 60
+"""Lines of the trace, beside those of turns, that are told with a failure."""
+ENDPOINTS = 8
+"""Endpoints wanted per node that there is, at most: its own, those it had elsewhere, those of its router."""
+IDLE = 3.0
+"""Virtual seconds over which silence is measured."""
 IDLE_TURNS = 60.0
 IDLE_FRAMES = 20.0
 """Per second, pair of nodes and cable, at most, when nothing happens. A PING and its ACK each heartbeat are 7 frames a second."""
@@ -106,12 +119,11 @@ class Scenario(Plan):
         world = self.world
         begin = world.now
         self.ledger.undisturbed = False
-        if self.kind == "clean":
-            world.at(begin + 0.2, self._calm)
-        elif self.sound:
-            world.at(begin + 4.0, self._calm)
+        if self.calm is not None:
+            world.at(begin + self.calm, self._calm)
+        world.at(begin + LOOK_EVERY, self._look)
         for step in self.steps:
-            world.at(begin + step.at, self._doing(step))
+            world.at(begin + step.at, self._doing(step.what, step.call))
         world.run(self.end)
         self._check_wrongs()
         self._heal()
@@ -120,9 +132,14 @@ class Scenario(Plan):
             raise ScenarioFailed(f"the nodes do not see each other {CONVERGE} s after healing: {self._states()}")
         converged = world.now - healed
         # What went on before may still end by the old trouble's consequences; new work may not.
-        world.run(4.5)
+        world.run(world.settings.timers.down_after + SLACK)
         if not world.settled():
             raise ScenarioFailed(f"the nodes lost each other again on good cables: {self._states()}")
+        if self.kind in UNTROUBLED and not self.faults:
+            for node in world.live:
+                self._check_nothing_lost(node)
+        if self.calm is not None and self.ledger.pulses_sent != self.ledger.pulses.total():
+            raise ScenarioFailed(f"of {self.ledger.pulses_sent} pulses {self.ledger.pulses.total()} came, and no link had ended")
         self._second_round()
         self._quiet()
         return Outcome(
@@ -137,16 +154,19 @@ class Scenario(Plan):
             world.dispatch.trace,
         )
 
-    def _doing(self, step: Step) -> Callable[[], None]:
-        def do() -> None:
-            if step.what:
-                self.world.dispatch.note(f"! {step.what}")
-            step.call()
-
-        return do
-
     def _calm(self) -> None:
         self.ledger.undisturbed = True
+
+    def _look(self) -> None:
+        """All tables are within their bounds, whatever goes on."""
+        for node in self.world.live:
+            for what in excess(node):
+                self.ledger.wrong(f"{node.name}: {what} at {self.world.now:.3f}")
+        if self.sound and self.kind in SEVERAL and self.ledger.undisturbed:
+            for op in self.ledger.open.values():
+                if op.mode != HOLD and not op.client.dead and self.world.now - op.began > STALL:
+                    self.ledger.wrong(f"operation {op.number} of {op.client.name} waits since {op.began:.3f}, and one cable is good")
+        self.world.at(self.world.now + LOOK_EVERY, self._look)
 
     def _check_wrongs(self) -> None:
         if self.ledger.wrongs:
@@ -160,18 +180,35 @@ class Scenario(Plan):
 
     def _heal(self) -> None:
         self.world.dispatch.note("! heal")
+        self.world.on_handshake = None
+        self.healing = True
+        for hub in self.world.hubs.values():
+            hub.severed = set()
+        for name in self.banned:
+            self._off(name, False)
         if len(self.world.live) < 2:
             for name in self.names:
                 self._start(name)
         for node in self.world.live:
             self._broken(node.name)
-            for interface, link in node.links.items():
-                if interface not in node.cables or node.cables[interface].mac != self.world.mac(node.name, link):
-                    node.exchange(interface, self.world.mac(node.name, link))
+            for interface in node.links:
+                if interface not in node.cables or interface in node.moved:
+                    node.exchange(interface)
             node.set_fault("")
             for cable in node.cables.values():
                 cable.cut = False
                 cable.set_carrier(True)
+
+    def _check_nothing_lost(self, node: SimNode) -> None:
+        """On a good cable no packet is lost, and none comes for keys that are gone: new ones are made before the old ones break."""
+        for link in node.qnet.machine.links.values():
+            told = link.transport.statistics()
+            lost = sum(path.packets_lost for path in told.paths.values())
+            if lost or told.resent_bytes:
+                raise ScenarioFailed(f"{node.name} sent {lost} packets and {told.resent_bytes} bytes to {link.name} again on a good cable")
+        dropped = {name: count for name, count in node.qnet.machine.counters.items() if count}
+        if dropped:
+            raise ScenarioFailed(f"{node.name} dropped frames of a good cable: {dropped}")
 
     def _second_round(self) -> None:
         """New work on good cables, between nodes that see each other: all of it succeeds."""
@@ -233,11 +270,11 @@ class Scenario(Plan):
         if left:
             raise ScenarioFailed("; ".join(left))
         turns, frames = world.dispatch.turns, sum(hub.frames for hub in world.hubs.values())
-        world.run(5.0)
+        world.run(IDLE)
         live = len(world.live)
         pairs = (live * (live - 1) / 2 + live * (self.count - live)) * len(world.hubs)
-        turn_rate = (world.dispatch.turns - turns) / 5 / pairs
-        frame_rate = (sum(hub.frames for hub in world.hubs.values()) - frames) / 5 / pairs
+        turn_rate = (world.dispatch.turns - turns) / IDLE / pairs
+        frame_rate = (sum(hub.frames for hub in world.hubs.values()) - frames) / IDLE / pairs
         if turn_rate > IDLE_TURNS or frame_rate > IDLE_FRAMES:
             raise ScenarioFailed(f"{turn_rate:.0f} turns and {frame_rate:.0f} frames a second and pair while nothing happens")
         self._check_wrongs()
@@ -247,22 +284,23 @@ class Scenario(Plan):
         others = {other.name for other in self.world.live if other is not node}
         sizes = node.qnet.sizes()
         wanted = {"links": len(others), "peers": len(others)}
+        # Daemons speak about membership with all who are up, and gossip with those to whom they had something to tell.
+        least = len(others) * bool(self.stores)
+        most = least + len(others) * any(name.startswith("udp") for name in self.interfaces)
         for name, size in sizes.items():
-            if name in ("hints", "calls", "sessions", "half_open", "timers", "paths"):
+            if name in ("hints", "calls", "sessions", "half_open", "timers", "paths") or name.startswith("endpoints_"):
+                continue
+            if name in ("connections_in", "connections_out") and least <= size <= most:
                 continue
             if size != wanted.get(name, 0):
                 yield f"{node.name} has {name}={size}, not {wanted.get(name, 0)}"
         if sizes["sessions"] > 2 * len(others):
             yield f"{node.name} has {sizes['sessions']} sessions for {len(others)} nodes"
-        there = {cable.mac for other in self.world.live for cable in other.cables.values()}
-        for link in node.qnet.machine.links.values():
-            used = [path.address[0] for number, path in link.paths.items() if link.transport.usable(number)]
-            if sorted(used) != sorted(node.cables):
-                yield f"{node.name} reaches {link.name} over {used}"
-            # A card that is there no more may be tried now and then: its node could not say so.
-            if any(path.address[1] in there for number, path in link.paths.items() if not link.transport.usable(number)):
-                yield f"{node.name} does not use a path to {link.name}"
-        if sizes["calls"] > (self.count - 1 - len(others)) * len(node.cables):
+        yield from self._paths_left_on(node)
+        wanted_endpoints = sizes.get("endpoints_wanted", 0)
+        if wanted_endpoints > ENDPOINTS * self.count:
+            yield f"{node.name} wants {wanted_endpoints} endpoints"
+        if sizes["calls"] > (self.count - 1 - len(others)) * len(node.cables) + wanted_endpoints:
             yield f"{node.name} makes {sizes['calls']} calls"
         if len(node.files.manager.table.handles):
             yield f"{node.name} has {len(node.files.manager.table.handles)} open handles"
@@ -274,13 +312,41 @@ class Scenario(Plan):
             yield f"{node.name}: a node broke the protocol {protocol_errors} times"
         if dropped := node.qnet.dropped():
             yield f"{node.name}: messages dropped: {dropped}"
-        if node.qnet.counters:
-            yield f"{node.name}: {dict(node.qnet.counters)}"
+        counters = {name: count for name, count in node.qnet.counters.items() if name not in ("gossip_sent", "gossip_failed")}
+        if counters:
+            yield f"{node.name}: {counters}"
+
+    def _paths_left_on(self, node: SimNode) -> Iterator[str]:
+        """One for each cable, all in use. A card or an endpoint that is there no more may be tried now and then: its node could not say
+        so."""
+        world = self.world
+        there = {cable.mac for other in world.live for cable in other.cables.values()}
+        for link in node.qnet.machine.links.values():
+            usable = [path.address for number, path in link.paths.items() if link.transport.usable(number)]
+            if sorted(interface for interface, _ in usable) != sorted(node.cables):
+                yield f"{node.name} reaches {link.name} over {[interface for interface, _ in usable]}"
+            for number, path in link.paths.items():
+                interface, station = path.address
+                endpoint = node.qnet.endpoint(path.address)
+                name = world.interfaces_links[interface]
+                known = station in there if endpoint is None else endpoint.address == world.public(link.name, name)
+                if known and not link.transport.usable(number) and not {link.name, node.name} & world.behind:
+                    yield f"{node.name} does not use a path to {link.name}: {node.qnet.place(path.address)}"
 
 
 def run(seed: int, *, trace: bool = False) -> Outcome:
-    """Run one seed."""
-    return Scenario(seed, trace=trace).run()
+    """Run one seed. What fails is run again with a trace, whose end is told with the failure."""
+    try:
+        return Scenario(seed, trace=trace).run()
+    except ScenarioFailed as error:
+        again = Scenario(seed, trace=True)
+        try:
+            again.run()
+        except ScenarioFailed:
+            lines = [line for line in again.world.dispatch.trace or () if " timers=" not in line]
+        else:
+            lines = ["(the second run did not fail: something in it does not come from the seed)"]
+        raise ScenarioFailed("\n".join((str(error), "the end of its trace:", *lines[-TAIL:]))) from error
 
 
 def main(argv: list[str] | None = None) -> int:

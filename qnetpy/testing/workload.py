@@ -17,7 +17,7 @@ from functools import partial
 import attrs
 
 from qnetpy.nodes import NodeState
-from qnetpy.testing.world import SimNode
+from qnetpy.testing.node import SimNode
 from resmgr.channel import CHID_PATHMGR, PID_SYSTEM, Channel, Connection, Credentials, Kernel, Message, Nd, Pending, Pulse
 from resmgr.dispatch import Buffer
 from resmgr.errors import ResmgrError
@@ -30,7 +30,7 @@ HEADER = struct.Struct("!QBIIH")
 """Operation, mode, bytes that follow, bytes wanted in the reply, milliseconds until it is answered."""
 ECHO, ERROR, WRITE, HOLD, STATUS, DEAF = range(6)
 """Reply with data; answer EDOM; push the data, then reply; answer only when unblocked; reply a number; reply and ignore unblocks."""
-SIZES = (0, 1, 64, 64, 64, 1000, 1400, 4096, 9000, 20_000, 66_000, 300_000)
+SIZES = (*(0, 1, 64, 64, 64, 1000, 1400, 4096, 9000, 20_000) * 2, *(64, 1400, 66_000, 300_000))
 HELD_BYTES_MAX = 3_000_000
 REPLY_MAX = 2 << 20
 
@@ -153,6 +153,8 @@ class Server:
         self.node = node
         self.ledger = ledger
         self.held: dict[Message, None] = {}
+        self.last_pulse: dict[tuple[str, int], int] = {}
+        """The last pulse of each client's connection. Their values only rise, so order shows."""
         first = random.Random(node.boot).choice([256, 4096, 8192, 65536])
         self.channel: Channel = node.system.kernel.channel(self._message, on_pulse=self._pulse, chid=SERVER_CHID, first_part=first)
 
@@ -161,6 +163,11 @@ class Server:
             self.ledger.pulses[pulse.value] += 1
             if self.ledger.pulses[pulse.value] > 1:
                 raise self.ledger.wrong(f"pulse {pulse.value} came twice")
+            connection = pulse.info.node, pulse.info.scoid
+            before = self.last_pulse.get(connection, -1)
+            self.last_pulse[connection] = max(before, pulse.value)
+            if pulse.value < before:
+                raise self.ledger.wrong(f"pulse {pulse.value} of a connection from {pulse.info.node} came behind {before}")
 
     def _message(self, message: Message) -> None:
         number, mode, size, reply_size, delay = HEADER.unpack_from(message.data)
@@ -241,8 +248,9 @@ class Client:
             self.starts = other.starts
         return self.connection
 
-    def send(self, mode: int | None = None) -> Op | None:
-        """One operation drawn by chance; None while the other node is not known yet."""
+    def send(self, mode: int | None = None, largest: int | None = None) -> Op | None:
+        """One operation drawn by chance; with *largest* of at most so many bytes, and answered at once. None while the other node is not
+        known yet."""
         chance = self.chance
         draws = chance.random(), chance.choice(SIZES), chance.choice(SIZES), chance.choice([0, 0, 0, 1, 20, 300]), chance.randrange(64)
         connection = self._connect()
@@ -252,11 +260,14 @@ class Client:
             mode = (ECHO, ECHO, ECHO, ERROR, WRITE, HOLD, STATUS, DEAF)[int(draws[0] * 8)]
         waiting = sum(op.size + op.reply_size for op in self.ledger.open.values())
         size, reply_size = (draws[1], draws[2]) if waiting < HELD_BYTES_MAX else (64, 64)
+        delay = draws[3]
+        if largest is not None:
+            size, reply_size, delay = min(size, largest), min(reply_size, largest), 0
         number = self.ledger.number()
         op = Op(number, self.node, self.to, mode, size, reply_size, self.starts, self.node.view.now())
         self.ledger.ops[number] = self.ledger.open[number] = op
         self.mine.append(op)
-        parts = (HEADER.pack(number, mode, size, reply_size, draws[3]), content(number, size))
+        parts = (HEADER.pack(number, mode, size, reply_size, delay), content(number, size))
         pending = connection.submit(parts, reply_size, partial(self._done, op), priority=draws[4])
         op.pending = None if op.ended else pending
         return op
@@ -269,10 +280,15 @@ class Client:
             self.connection = None
 
     def pulse(self) -> None:
+        """A few pulses on the connection, of different priorities. They arrive in order, unless the link ends."""
+        for priority in self.chance.choice([(10,), (10,), (0, 63, 10, 63, 0)]):
+            self._pulse(priority)
+
+    def _pulse(self, priority: int) -> None:
         connection = self._connect()
         if connection is not None:
             number = self.ledger.number()
-            status = connection.pulse(1, number)
+            status = connection.pulse(1, number, priority=priority)
             if status == 0:
                 self.ledger.pulses_sent += 1
             elif status == -errno.EBADF:

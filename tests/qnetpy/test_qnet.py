@@ -9,7 +9,8 @@ import pytest
 
 from qnetpy.nodes import NODES_MAX, NodeState
 from qnetpy.parameters import QnetSettings
-from qnetpy.testing.world import SimNode, World
+from qnetpy.testing.node import SimNode
+from qnetpy.testing.world import World
 from resmgr.channel import PID_SYSTEM, Connection, Message, Nd
 from resmgr.dispatch import Buffer
 from resmgr.testing.ioclient import IoClient

@@ -11,7 +11,8 @@ from qnetpy.link.transport.routes import EXCLUSIVE, LOADBALANCE, PREFERRED, REDU
 from qnetpy.parameters import QnetSettings
 from qnetpy.qos import Choice, QosError, parse_choice, split
 from qnetpy.routewatch import RouteWatch
-from qnetpy.testing.world import SimNode, World
+from qnetpy.testing.node import SimNode
+from qnetpy.testing.world import World
 from resmgr.carrier import WAITING
 from resmgr.channel import PID_SYSTEM, Credentials, Message, Nd
 from resmgr.dispatch import Buffer

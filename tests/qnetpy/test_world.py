@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from qnetpy.nodes import NodeState
-from qnetpy.testing.world import SimNode, World
+from qnetpy.testing.node import SimNode
+from qnetpy.testing.world import World
 from resmgr.channel import PID_SYSTEM, Message
 from resmgr.dispatch import Buffer
 from resmgr.errors import Misuse

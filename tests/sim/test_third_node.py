@@ -9,7 +9,8 @@ from collections.abc import Callable
 
 import pytest
 
-from qnetpy.testing.world import SimNode, World
+from qnetpy.testing.node import SimNode
+from qnetpy.testing.world import World
 from resmgr.access import Export, Policy
 from resmgr.channel import ClientInfo, Connection, Credentials, Nd
 from resmgr.dispatch import Buffer

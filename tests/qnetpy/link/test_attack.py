@@ -15,7 +15,8 @@ from qnetpy.link import wire
 from qnetpy.link.session import RekeyPolicy
 from qnetpy.nodes import NodeState
 from qnetpy.parameters import QnetSettings
-from qnetpy.testing.world import SimNode, World
+from qnetpy.testing.node import SimNode
+from qnetpy.testing.world import World
 from resmgr.channel import PID_SYSTEM, Message
 from resmgr.dispatch import Buffer
 from stack.drivers.hub import HubPort

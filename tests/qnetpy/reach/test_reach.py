@@ -20,7 +20,8 @@ from qnetpy.link.constants import ATTEMPT_TIMEOUT
 from qnetpy.link.outcome import Failed, PeerHint
 from qnetpy.reach.gossip import AGE_MAX, ENTRIES_MAX, PER_TELLER_MAX, Told, pack
 from qnetpy.reach.reach import ANNOUNCED_MAX, HINTED_MAX, MESSAGES_BURST, PER_HOST_MAX, discovery_interfaces, endpoints
-from qnetpy.testing.world import SimNode, World
+from qnetpy.testing.node import SimNode
+from qnetpy.testing.world import World
 from resmgr.channel import PID_SYSTEM, Credentials
 from resmgr.dispatch import Buffer
 from resmgr.ids import CHIDS_DAEMONS

@@ -1,0 +1,126 @@
+"""A machine is copied while it runs, as a virtual machine's snapshot is, and both go on: does any key seal two frames under one nonce?
+
+The copy is a fork of the whole simulator, so it has every key, counter and timer that the original had. What each of the two seals from
+then on is compared. The kernel tells the copy of its new generation id before anything else happens in it, and gives it other random
+numbers, as Linux does; the original is told nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import random
+from collections.abc import Sequence
+from zlib import crc32
+
+import pytest
+
+from qnetpy.link.session import RekeyPolicy
+from qnetpy.link.testing import WatchedCrypto
+from qnetpy.parameters import QnetSettings
+from qnetpy.testing.node import SimNode
+from qnetpy.testing.workload import Client, Ledger, Server
+from qnetpy.testing.world import World
+from resmgr.dispatch import Buffer
+from stack.crypto.api import Algorithm
+from stack.crypto.api import Session as CryptoSession
+
+pytestmark = [pytest.mark.sim, pytest.mark.host, pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")]
+Sealed = dict[tuple[bytes, bytes], int]
+"""By key and nonce: a checksum of the plaintext."""
+
+
+class Recorder(WatchedCrypto):
+    """Crypto of one node that remembers what it seals."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sealed: Sealed = {}
+
+    def session(self, algorithm: Algorithm, key: Buffer, provider: str | None = None) -> CryptoSession:
+        return _Recorded(super().session(algorithm, key, provider), bytes(key), self.sealed)
+
+
+class _Recorded:
+    def __init__(self, session: CryptoSession, key: bytes, sealed: Sealed) -> None:
+        self._session = session
+        self._key = key
+        self._sealed = sealed
+        self.close = session.close
+        self.open_many = session.open_many
+
+    @property
+    def algorithm(self) -> Algorithm:
+        return self._session.algorithm
+
+    def seal_many(self, nonces: Sequence[Buffer], plaintexts: Sequence[Buffer], aads: Sequence[Buffer]) -> list[bytes]:
+        for nonce, plaintext in zip(nonces, plaintexts, strict=True):
+            self._sealed[self._key, bytes(nonce)] = crc32(plaintext)
+        return self._session.seal_many(nonces, plaintexts, aads)
+
+
+class Copied:
+    """Two nodes under load, of which *a* is about to be copied at a moment that the seed picks."""
+
+    def __init__(self, seed: int) -> None:
+        chance = random.Random(f"{seed}/snapshot")
+        rekey = chance.choice([RekeyPolicy(), RekeyPolicy(after=0.5, stagger=0.1, grace=1.0)])
+        self.world = World(seed, settings=QnetSettings(rekey=rekey), fault=chance.choice(["", "drop=10%,reorder=10%"]))
+        self.crypto = self.world.crypto = Recorder()
+        self.a: SimNode = self.world.start("a")
+        self.world.crypto = WatchedCrypto()
+        self.b = self.world.start("b")
+        assert self.world.until(self.world.settled)
+        self.ledger = Ledger(self.world.dispatch.note)
+        Server(self.b, self.ledger)
+        self.client = Client(self.a, "b", self.ledger, chance)
+        self.work()
+        self.world.run(chance.uniform(0.3, 3.0))
+        self.crypto.sealed.clear()
+
+    def work(self) -> None:
+        """An operation now, and another ever after."""
+        self.client.send(0)
+        self.world.at(self.world.now + 0.03, self.work)
+
+    def go_on(self, told: bool) -> Sealed:
+        """In the copy, for as long as both are compared."""
+        if told:
+            self.a._random.seed(os.urandom(8))
+            self.a.resumed()
+        self.world.run(2.0)
+        return self.crypto.sealed
+
+
+def both(seed: int, told: bool) -> tuple[Sealed, Sealed]:
+    """What the original and the copy sealed after the copy was made."""
+    copied = Copied(seed)
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.close(reading)
+            with os.fdopen(writing, "wb") as pipe:
+                pickle.dump(copied.go_on(told), pipe)
+        finally:
+            os._exit(0)
+    os.close(writing)
+    copied.world.run(2.0)
+    with os.fdopen(reading, "rb") as pipe:
+        theirs: Sealed = pickle.load(pipe)
+    assert os.waitpid(child, 0)[1] == 0
+    return copied.crypto.sealed, theirs
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_copy_that_is_told_seals_nothing_under_a_nonce_of_the_original(seed: int) -> None:
+    ours, theirs = both(seed, told=True)
+    assert len(ours) > 20
+    assert len(theirs) > 20, "the copy works"
+    assert not ours.keys() & theirs.keys()
+    assert not {key for key, _ in ours} & {key for key, _ in theirs}, "nor under any of its keys"
+
+
+def test_a_copy_that_is_not_told_does_so_which_shows_that_it_would_be_seen() -> None:
+    ours, theirs = both(1, told=False)
+    assert ours.keys() & theirs.keys()
