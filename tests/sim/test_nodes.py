@@ -11,11 +11,19 @@ import sys
 from collections import Counter
 from itertools import zip_longest
 
+import attrs
 import pytest
 
+from qnetpy.link import wire
+from qnetpy.link.constants import MAC_SIZE
+from qnetpy.link.cookie import ClusterMac
+from qnetpy.link.testing import NonceReused
+from qnetpy.testing import bounds, campaign
 from qnetpy.testing.plan import KINDS
 from qnetpy.testing.scenario import Outcome, Scenario, ScenarioFailed, run
 from qnetpy.testing.world import World
+from stack.drivers.hub import HubPort
+from stack.wire.ethernet import HEADER_SIZE
 
 pytestmark = pytest.mark.sim
 SEEDS = int(os.environ.get("SEEDS", "500"))
@@ -76,6 +84,68 @@ def test_a_wrong_result_fails_and_says_how_to_see_it_again() -> None:
         scenario.run()
 
 
+def test_what_fails_is_run_again_and_the_end_of_its_trace_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bounds, "TIMERS_PER_LINK", -1)
+    told = r"timers=\d+, more than -\d+.*replay: .*the end of its trace:.* lan n\d .*DATA [0-9a-f]{8}"
+    with pytest.raises(ScenarioFailed, match=f"(?s){told}"):
+        run(0)
+
+
+class Later(dict[tuple[str, int], int]):
+    """As if a later pulse had come on every connection."""
+
+    def get(self, key: object, default: object = None) -> int:
+        return 10**9
+
+
+def test_pulses_out_of_order_are_noticed() -> None:
+    scenario = Scenario(0)
+
+    def spoil() -> None:
+        for server in scenario.servers.values():
+            server.last_pulse = Later()
+
+    scenario.world.at(scenario.world.now + 0.1, spoil)
+    with pytest.raises(ScenarioFailed, match=r"pulse \d+ of a connection from n\d came behind"):
+        scenario.run()
+
+
+def test_an_ephemeral_key_that_comes_with_another_message_is_noticed() -> None:
+    """As from a copy of a machine whose kernel was not told, and so draws the same random numbers."""
+    world = World(1)
+    sent: list[bytes] = []
+    spread = world.hub.spread
+
+    def tap(sender: HubPort, frames: list[bytes]) -> None:
+        sent.extend(frames)
+        spread(sender, frames)
+
+    world.hub.spread = tap  # type: ignore[method-assign]  # a tap on the cable
+    for name in ("a", "b"):
+        world.start(name)
+    assert world.until(world.settled)
+    first = next(frame for frame in sent if frame[HEADER_SIZE] == wire.INITIATION)
+    port = world.hub.ports[0]
+    world.hub.seen(port, [first])
+    frame, _, macs = wire.parse_handshake(first[HEADER_SIZE:])
+    other = attrs.evolve(frame, body=frame.body[:-1] + bytes((frame.body[-1] ^ 1,))).pack()
+    damaged = first[:HEADER_SIZE] + other + macs
+    world.hub.seen(port, [damaged])
+    forged = first[:HEADER_SIZE] + other + ClusterMac(world.authority.secret).make(other) + macs[MAC_SIZE:]
+    with pytest.raises(NonceReused, match="two INITIATIONs"):
+        world.hub.seen(port, [forged])
+
+
+def test_a_range_of_seeds_is_divided_and_summed_up(capfd: pytest.CaptureFixture[str]) -> None:
+    assert campaign.main(["0-2", "--jobs", "2"]) == 0
+    output, errors = capfd.readouterr()
+    assert "failed: none" in output
+    assert "'ok'" in output
+    assert "3 of 3 seeds" in errors
+    with pytest.raises(SystemExit):
+        campaign.main(["7"])
+
+
 def test_an_idle_hour_costs_what_its_heartbeats_cost() -> None:
     world = World(1)
     for name in ("a", "b"):
@@ -87,7 +157,8 @@ def test_an_idle_hour_costs_what_its_heartbeats_cost() -> None:
     assert world.settled()
     assert all(other.starts == 1 for node in world.live for other in node.qnet.nodes)
     assert world.hub.frames - frames < 3600 / 0.3 * 2 * 1.05
-    assert world.dispatch.turns - turns < 3600 / 0.3 * 6
+    # And a look at the clocks each second.
+    assert world.dispatch.turns - turns < 3600 / 0.3 * 6 + 3600 * 2
 
 
 def test_ten_idle_nodes_send_two_frames_each_heartbeat_and_pair() -> None:
