@@ -97,6 +97,7 @@ def _install(args: argparse.Namespace) -> int:
 def _show(args: argparse.Namespace) -> int:
     from qnetpy.identity.certificate import date, parse_certificate, parse_pem_certificates
     from qnetpy.identity.keyfiles import NODE_CERTIFICATE
+    from qnetpy.link.party import fingerprint
 
     path = Path(args.file) if args.file else _folder(args) / NODE_CERTIFICATE
     certificate = parse_certificate(parse_pem_certificates(path.read_bytes())[0])
@@ -109,6 +110,7 @@ def _show(args: argparse.Namespace) -> int:
         "valid until": date(certificate.not_after),
         "days left": round(left / DAY, 1),
         "fingerprint": certificate.fingerprint,
+        "key": fingerprint(certificate.static_key),
     }
     if args.json:
         print(as_json({name.replace(" ", "_"): value for name, value in what.items()}))

@@ -136,10 +136,12 @@ class LinkMachine:
             return 0
         return link.transport_id
 
-    def taken(self, name: str, key: bytes, now: float) -> bool:
-        """Whether *name* belongs to a live link with another key."""
+    def taken(self, name: str, key: bytes, now: float) -> bytes:
+        """The key of a live link of *name* with another key than this; b"": there is none."""
         link = self.links.get(name)
-        return link is not None and link.peer.static_key != key and now - link.transport.last_received < self._timers.down_after
+        if link is None or link.peer.static_key == key or now - link.transport.last_received >= self._timers.down_after:
+            return b""
+        return link.peer.static_key
 
     def mtu(self, interface: str) -> int:
         """What an interface of ours takes."""

@@ -75,8 +75,8 @@ class Connections(Protocol):
         """Transport id of the connection with that boot of that node under that key; 0: none."""
         ...
 
-    def taken(self, name: str, key: bytes, now: float) -> bool:
-        """Whether that name belongs to a live connection with another key."""
+    def taken(self, name: str, key: bytes, now: float) -> bytes:
+        """The other key, where that name belongs to a live connection with another; b"" where it does not."""
         ...
 
 
@@ -202,9 +202,10 @@ class Party:
         if name == self.identity.name:
             keys = f"keys {fingerprint(self.identity.certificate.static_key)} here, {fingerprint(static_key)} there"
             raise Refusal(Reason.OWN_NAME, f"two nodes with one name: the node at {where} is named {name} like this one ({keys})")
-        if self.connections.taken(name, static_key, now):
-            text = f"two nodes with one name: {name} is connected, and {where} has another key for it ({fingerprint(static_key)})"
-            raise Refusal(Reason.DUPLICATE_NAME, text)
+        known = self.connections.taken(name, static_key, now)
+        if known:
+            keys = f"keys {fingerprint(known)} there, {fingerprint(static_key)} at {where}"
+            raise Refusal(Reason.DUPLICATE_NAME, f"two nodes with one name: {name} is connected, and another machine claims it ({keys})")
         if not self.accept(certificate):
             raise Refusal(Reason.REFUSED, f"node {name} at {where} is not accepted here")
         return certificate

@@ -123,9 +123,9 @@ class Caller:
         link = self.links.get(name)
         return link.transport_id if link is not None and (link.static_key, link.boot_id) == (key, boot_id) else 0
 
-    def taken(self, name: str, key: bytes, now: float) -> bool:
+    def taken(self, name: str, key: bytes, now: float) -> bytes:
         link = self.links.get(name)
-        return link is not None and link.static_key != key and now - link.heard < DOWN_AFTER
+        return b"" if link is None or link.static_key == key or now - link.heard >= DOWN_AFTER else link.static_key
 
     def call(self, address: Address, name: str = "") -> int:
         """Initiate once; the number of the attempt."""

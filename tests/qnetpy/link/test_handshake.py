@@ -22,7 +22,7 @@ from qnetpy.link.constants import (
 )
 from qnetpy.link.cookie import ClusterMac
 from qnetpy.link.outcome import Failed, PeerHint, Reason
-from qnetpy.link.party import choose_suite, suite_numbers
+from qnetpy.link.party import choose_suite, fingerprint, suite_numbers
 from qnetpy.link.session import Role
 from qnetpy.link.testing import WALL, Caller, Faults, Wire, address, agreed
 from resmgr.errors import Misuse
@@ -526,7 +526,9 @@ def test_a_name_with_a_live_connection_is_not_given_to_another_key(
         a.call(C)
     wire.run(1.0)
     assert a.machine.counters["duplicate_name"] == 1
-    assert "two nodes with one name" in a.failures()[-1].sentence
+    sentence = a.failures()[-1].sentence
+    assert "two nodes with one name" in sentence
+    assert all(fingerprint(node.identity.certificate.static_key) in sentence for node in (b, twin)), "both keys are shown"
     assert twin.established() == []
     assert len(a.established()) == 1
     assert agreed(a, b)
