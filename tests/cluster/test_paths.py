@@ -179,6 +179,39 @@ def test_a_copy_survives_each_link_being_pulled_and_both_together(start_cluster:
     wait(cluster, BOTH)
 
 
+def test_a_copy_over_three_links_survives_whatever_happens_to_two_of_them(start_cluster: Start) -> None:
+    """One is pulled, one falls silent, one takes no large frame any more, two at a time; at last all are pulled and given back."""
+    cluster = start_cluster(TWO.format(options='fault = "rate=100M"') + '[links.dmz]\nfault = "rate=100M"\n')
+    cluster.run("n1", "qnet", "nodes", "--wait", "n2")
+    every = {"eth0": "usable", "eth1": "usable", "eth2": "usable"}
+    wait(cluster, every)
+    cluster.run("n1", "dd", "if=/dev/urandom", "of=/tmp/ours", "bs=1M", "count=96")
+    with cluster.running("n1", "cp", "/tmp/ours", "/net/n2/tmp/theirs") as copy:
+        time.sleep(0.3)
+        cluster.link_down("n2", "lan")
+        traffic(cluster, "n1", "eth1", *SILENT)
+        time.sleep(0.7)
+        cluster.link_up("n2", "lan")
+        traffic(cluster, "n2", "eth2", *SILENT)
+        time.sleep(0.7)
+        traffic(cluster, "n1", "eth1")
+        traffic(cluster, "n1", "eth0", *SMALL)
+        time.sleep(0.7)
+        traffic(cluster, "n2", "eth2")
+        for link in ("lan", "san", "dmz"):
+            cluster.link_down("n2", link)
+        time.sleep(1.0)
+        for link in ("lan", "san", "dmz"):
+            cluster.link_up("n2", link)
+        output, errors = copy.communicate(timeout=120)
+    assert (copy.returncode, output, errors) == (0, b"", b"")
+    ours, theirs = (cluster.run(node, "sha256sum", path).stdout.split()[0] for node, path in (("n1", "/tmp/ours"), ("n2", "/tmp/theirs")))
+    assert ours == theirs
+    wait(cluster, every)
+    (told,) = json.loads(cluster.run("n1", "qnet", "nodes", "--json").stdout)["nodes"]
+    assert told["starts"] == 1
+
+
 def test_the_sum_of_two_limited_links_is_used(start_cluster: Start, capsys: pytest.CaptureFixture[str]) -> None:
     cluster = two(start_cluster, 'fault = "rate=20M"')
     cluster.run("n1", "dd", "if=/dev/zero", "of=/tmp/ours", "bs=1M", "count=8")

@@ -74,7 +74,7 @@ def test_one_seed_joins_three_networks_and_is_not_needed_afterwards(start_cluste
     all_up(cluster, "a", "b", "c")
 
 
-def test_a_node_behind_a_translator_joins_and_comes_back_when_that_forgets(start_cluster: Start) -> None:
+def test_a_node_behind_a_translator_joins_and_is_followed_when_that_forgets(start_cluster: Start) -> None:
     """c can only dial out. b hears of it by gossip, and is called by it; and what it is translated to changes in the middle."""
     cluster = start_cluster(
         f"""
@@ -109,6 +109,7 @@ def test_a_node_behind_a_translator_joins_and_comes_back_when_that_forgets(start
     cluster.run("gate", "sh", "-c", again)
     wait_for(lambda: endpoint(cluster, "a", "c") not in ("", before), PATIENCE, "c is reached at its new endpoint")
     all_up(cluster, "a", "b", "c")
+    assert [node(cluster, on, "c")["starts"] for on in "ab"] == [1, 1], "the links went on"
     assert cluster.run("a", "cat", "/net/c/etc/hostname").stdout == "c\n"
 
 
