@@ -1,6 +1,6 @@
 """Whole nodes over many seeds: each seed is a scenario (docs/howto/simulate.md), and the same seed is the same run, turn by turn.
 
-SEEDS=N in the environment runs N seeds instead of 500; SEED=K runs that one, as a failure's message says.
+SEEDS=N in the environment runs N seeds instead of 1000; SEED=K runs that one, as a failure's message says.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from stack.drivers.hub import HubPort
 from stack.wire.ethernet import HEADER_SIZE
 
 pytestmark = pytest.mark.sim
-SEEDS = int(os.environ.get("SEEDS", "500"))
+SEEDS = int(os.environ.get("SEEDS", "1000"))
 ONE = os.environ.get("SEED")
 GROUP = 5 * len(KINDS)
 
