@@ -95,9 +95,8 @@ def _install(args: argparse.Namespace) -> int:
 
 
 def _show(args: argparse.Namespace) -> int:
-    from qnetpy.identity.certificate import date, parse_certificate, parse_pem_certificates
+    from qnetpy.identity.certificate import date, fingerprint, parse_certificate, parse_pem_certificates
     from qnetpy.identity.keyfiles import NODE_CERTIFICATE
-    from qnetpy.link.party import fingerprint
 
     path = Path(args.file) if args.file else _folder(args) / NODE_CERTIFICATE
     certificate = parse_certificate(parse_pem_certificates(path.read_bytes())[0])

@@ -9,6 +9,7 @@ and checks: docs/protocol/identity.md.
 from __future__ import annotations
 
 import datetime
+import hashlib
 import warnings
 from collections.abc import Sequence
 
@@ -147,6 +148,11 @@ class Root:
     """Its path length allows an issuer below it."""
     der: bytes = attrs.field(repr=False)
     parsed: x509.Certificate = attrs.field(repr=False, eq=False, hash=False)
+
+
+def fingerprint(key: bytes) -> str:
+    """A public key for people: the first 16 hexadecimal digits of its SHA-256."""
+    return hashlib.sha256(key).hexdigest()[:16]
 
 
 def split_chain(data: bytes) -> list[bytes]:

@@ -15,7 +15,7 @@ from weakref import WeakValueDictionary
 import attrs
 
 from qnetpy.identity.authority import NodeIdentity
-from qnetpy.identity.certificate import Certificate, CertificateError, parse_chain, verify
+from qnetpy.identity.certificate import Certificate, CertificateError, fingerprint, parse_chain, verify
 from qnetpy.link.constants import BOOT_ID_SIZE, EVENTS_MAX, INDICES_AHEAD, KNOWN_MAX, NODES_MAX, SUITE_SLOTS
 from qnetpy.link.cookie import ClusterMac
 from qnetpy.link.halfopen import Recent
@@ -292,8 +292,3 @@ def choose_suite(offered: bytes, ours: bytes) -> int:
 def suite_key(algorithm: Algorithm, key: bytes) -> bytes:
     """The key of one direction, bound to its suite: BLAKE2s keyed with Noise's 32 bytes over the suite's name, of the suite's size."""
     return hashlib.blake2s(algorithm.name.encode(), key=key, digest_size=algorithm.key_size).digest()
-
-
-def fingerprint(key: bytes) -> str:
-    """A public key for people: the first 16 hexadecimal digits of its SHA-256."""
-    return hashlib.sha256(key).hexdigest()[:16]

@@ -11,6 +11,7 @@ import hmac
 
 import attrs
 
+from qnetpy.identity.certificate import fingerprint
 from qnetpy.link.constants import ANSWER_AGAIN, COOKIE_NONCE_SIZE, DONE_LIFETIME, HALF_OPEN_LIFETIME, HALF_OPEN_MAX, MAC_SIZE, SEEN_MAX
 from qnetpy.link.cookie import CookieJar, mac
 from qnetpy.link.halfopen import Budgets, HalfOpen, HalfOpenTable, Recent
@@ -19,7 +20,7 @@ from qnetpy.link.initiator import Initiator
 from qnetpy.link.noise.functions import BadHandshake
 from qnetpy.link.noise.handshakestate import HandshakeState
 from qnetpy.link.outcome import STATUS, Reason
-from qnetpy.link.party import Party, Refusal, choose_suite, fingerprint
+from qnetpy.link.party import Party, Refusal, choose_suite
 from qnetpy.link.session import Role
 from qnetpy.link.wire import CONFIRM, COOKIE, PATTERN_IK, PATTERN_XX, RESPONSE, Address, HandshakeFrame
 from resmgr.errors import BadMessage

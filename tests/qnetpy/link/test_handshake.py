@@ -9,6 +9,7 @@ import attrs
 import pytest
 
 from qnetpy.identity.authority import Authority, NodeIdentity, issue_identity, make_authority
+from qnetpy.identity.certificate import fingerprint
 from qnetpy.link import wire as w
 from qnetpy.link.constants import (
     ATTEMPT_TIMEOUT,
@@ -22,7 +23,7 @@ from qnetpy.link.constants import (
 )
 from qnetpy.link.cookie import ClusterMac
 from qnetpy.link.outcome import Failed, PeerHint, Reason
-from qnetpy.link.party import choose_suite, fingerprint, suite_numbers
+from qnetpy.link.party import choose_suite, suite_numbers
 from qnetpy.link.session import Role
 from qnetpy.link.testing import WALL, Caller, Faults, Wire, address, agreed
 from resmgr.errors import Misuse
