@@ -26,7 +26,8 @@ UNTROUBLED = ("clean", "rekey", "ciphers")
 STEADY = 150
 """Operations of a program that sends at a steady rate."""
 STEADY_SHARE = 0.3
-"""Of the seeds that have one."""
+STEADY_SHARE_SOUND = 0.6
+"""Of the seeds that have one; and of those in which one cable stays good, which it would show."""
 DAYS = (-86400.0, -3600.0, 3600.0, 86400.0, 10 * 86400.0)
 """By which clocks are wrong."""
 
@@ -139,11 +140,15 @@ class Plan(Changes):
             delay = chance.choice(["", "delay=1ms", "delay=5ms,jitter=2ms", "rate=10M", "delay=2ms,rate=50M"])
             before = self.faults.split(",") if self.faults else []
             self.faults = ",".join([part for part in before if not part.startswith("jitter")] + [part for part in delay.split(",") if part])
+        self.good = not self.faults
+        """No cable does anything to what passes, except that it may take its time."""
+        if kind in UNTROUBLED and chance.random() < 0.5:
+            self.faults = chance.choice(["delay=1ms", "delay=8ms"])
         late = kind in ("coming and going", "everything")
         for name in self.names:
             at = chance.choice([0.0, chance.random() * 2]) if late else 0.0
             self._step(at, f"{name} is switched on", partial(self._start, name))
-        self.sound = kind in (*SEVERAL, "members") and not self.faults and chance.random() < 0.5
+        self.sound = kind in (*SEVERAL, "members") and self.good and chance.random() < 0.5
         self.bad_interface = chance.choice(self.interfaces) if self.sound and kind in SEVERAL else ""
         troubles = self._kinds().get(kind, [])
         at = (4.0 if self.sound else 0.7) + chance.random()
@@ -164,7 +169,7 @@ class Plan(Changes):
     @property
     def calm(self) -> float | None:
         """From when on nothing may fail, until the healing; None: from never on."""
-        return 0.2 if self.kind in UNTROUBLED and not self.faults else 4.0 if self.sound else None
+        return 0.3 if self.kind in UNTROUBLED else 4.0 if self.sound else None
 
     # Work
 
@@ -172,8 +177,8 @@ class Plan(Changes):
         chance = self.chance
         for _ in range(chance.randrange(8, 40)):
             self._step(chance.uniform(first, last), "", self._send)
-        if chance.random() < STEADY_SHARE:
-            self._steady(chance.uniform(first, last), chance.choice([0.005, 0.02, 0.05]))
+        if chance.random() < (STEADY_SHARE_SOUND if self.sound else STEADY_SHARE):
+            self._steady(chance.uniform(max(first, 3.0) if self.sound else first, last), chance.choice([0.005, 0.02, 0.05]))
         for _ in range(chance.randrange(1, 5)):
             self._step(chance.uniform(first, last), "", self._job)
         for _ in range(chance.randrange(6)):
