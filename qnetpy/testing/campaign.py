@@ -7,6 +7,7 @@ chrt -i 0 nice python -m qnetpy.testing.campaign 0-9999     # when the machine h
 from __future__ import annotations
 
 import argparse
+import gc
 import multiprocessing
 import signal
 import sys
@@ -20,6 +21,7 @@ from qnetpy.testing.scenario import ScenarioFailed, run
 
 PART = 40
 """Seeds that a process runs before it asks for more."""
+COLLECT_EVERY = 8
 
 
 @attrs.define
@@ -44,8 +46,12 @@ class Report:
 def part(seeds: Sequence[int]) -> Report:
     """Run *seeds* one after the other; each that fails is told at once."""
     report = Report()
+    # Worlds are full of cycles and end all at once: looking for them meanwhile costs a tenth of the time.
+    gc.disable()
     for seed in seeds:
         report.seeds += 1
+        if report.seeds % COLLECT_EVERY == 0:
+            gc.collect()
         try:
             outcome = run(seed)
         except ScenarioFailed as error:
@@ -55,6 +61,7 @@ def part(seeds: Sequence[int]) -> Report:
             report.results += outcome.results
             report.frames += outcome.frames
             report.virtual += outcome.seconds
+    gc.enable()
     return report
 
 
