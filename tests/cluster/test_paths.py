@@ -187,20 +187,19 @@ def test_a_copy_over_three_links_survives_whatever_happens_to_two_of_them(start_
     wait(cluster, every)
     cluster.run("n1", "dd", "if=/dev/urandom", "of=/tmp/ours", "bs=1M", "count=96")
     with cluster.running("n1", "cp", "/tmp/ours", "/net/n2/tmp/theirs") as copy:
-        time.sleep(0.3)
+        wait_for(lambda: "theirs" in cluster.run("n2", "ls", "/tmp").stdout, 10.0, "the copy has begun")
         cluster.link_down("n2", "lan")
         traffic(cluster, "n1", "eth1", *SILENT)
-        time.sleep(0.7)
+        wait_unusable(cluster, "eth0", "eth1")
         cluster.link_up("n2", "lan")
         traffic(cluster, "n2", "eth2", *SILENT)
-        time.sleep(0.7)
+        wait_unusable(cluster, "eth1", "eth2")
         traffic(cluster, "n1", "eth1")
         traffic(cluster, "n1", "eth0", *SMALL)
-        time.sleep(0.7)
         traffic(cluster, "n2", "eth2")
         for link in ("lan", "san", "dmz"):
             cluster.link_down("n2", link)
-        time.sleep(1.0)
+        wait_unusable(cluster, "eth0", "eth1", "eth2")
         for link in ("lan", "san", "dmz"):
             cluster.link_up("n2", link)
         output, errors = copy.communicate(timeout=120)
@@ -208,7 +207,7 @@ def test_a_copy_over_three_links_survives_whatever_happens_to_two_of_them(start_
     ours, theirs = (cluster.run(node, "sha256sum", path).stdout.split()[0] for node, path in (("n1", "/tmp/ours"), ("n2", "/tmp/theirs")))
     assert ours == theirs
     wait(cluster, every)
-    (told,) = json.loads(cluster.run("n1", "qnet", "nodes", "--json").stdout)["nodes"]
+    (told,) = facts(cluster, "n1", "nodes")["nodes"]
     assert told["starts"] == 1
 
 

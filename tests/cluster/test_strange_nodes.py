@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 
 import pytest
 
 from qnetpy.testing import cluster as kit
+from qnetpy.testing.cluster import facts, states, wait_for
 
 pytestmark = [pytest.mark.cluster, pytest.mark.priv]
 Start = Callable[..., kit.Cluster]
@@ -23,20 +23,8 @@ CLOCK = "import os, time; real = time.time; time.time = lambda: real() + float(o
 """A `sitecustomize` that sets the clock of every Python program, before anything else is imported."""
 
 
-def states(cluster: kit.Cluster, node: str) -> dict[str, str]:
-    return {one["name"]: one["state"] for one in json.loads(cluster.run(node, "qnet", "nodes", "--json").stdout)["nodes"]}
-
-
 def log(cluster: kit.Cluster, node: str) -> str:
     return cluster.run(node, "cat", "/run/qnet/log").stdout
-
-
-def wait_for(condition: Callable[[], bool], what: str, seconds: float = 20.0) -> float:
-    begin = time.monotonic()
-    while not condition():
-        assert time.monotonic() - begin < seconds, f"not within {seconds} s: {what}"
-        time.sleep(0.05)
-    return time.monotonic() - begin
 
 
 def test_a_name_that_two_machines_claim_stays_with_the_one_that_is_up(start_cluster: Start) -> None:
@@ -48,15 +36,14 @@ def test_a_name_that_two_machines_claim_stays_with_the_one_that_is_up(start_clus
     loop = "for n in 1 2 3 4 5 6; do cp /tmp/ours /net/b/tmp/theirs && cmp /tmp/ours /net/b/tmp/theirs || exit 1; done"
     with cluster.running("a", "sh", "-c", loop) as copies:
         cluster.run("twin", "qnet", "up")
-        wait_for(lambda: "two nodes with one name" in log(cluster, "a"), "a says that b is claimed twice")
+        wait_for(lambda: "two nodes with one name" in log(cluster, "a"), 20.0, "a says that b is claimed twice")
         output, errors = copies.communicate(timeout=120)
     assert (copies.returncode, output, errors) == (0, b"", b"")
     assert cluster.run("a", "cat", "/net/b/tmp/who").stdout == "the first\n"
     assert states(cluster, "a") == {"b": "up"}
     assert states(cluster, "twin").get("a") != "up"
-    (known,) = [one["starts"] for one in json.loads(cluster.run("a", "qnet", "nodes", "--json").stdout)["nodes"]]
-    assert known == 1
-    keys = {node: json.loads(cluster.run(node, "qnet", "cert", "show", "--json").stdout)["key"] for node in ("b", "twin")}
+    assert [one["starts"] for one in facts(cluster, "a", "nodes")["nodes"]] == [1]
+    keys = {node: facts(cluster, node, "cert", "show")["key"] for node in ("b", "twin")}
     assert keys["b"] != keys["twin"]
     told = next(line for line in log(cluster, "a").splitlines() if "two nodes with one name" in line)
     assert keys["twin"] in told
@@ -74,7 +61,7 @@ def test_a_node_whose_clock_is_a_day_ahead_is_one_like_others(start_cluster: Sta
     cluster.run("n1", "qnet", "init", "home")
     cluster.run("n1", "qnet", "up")
     for node, seconds in (("n2", DAY), ("n3", 0)):
-        code = json.loads(cluster.run("n1", "qnet", "invite", "--json").stdout)["code"]
+        code = str(facts(cluster, "n1", "invite")["code"])
         clocked(cluster, node, seconds, "qnet", "join", code)
         clocked(cluster, node, seconds, "qnet", "up")
     for node, others in (("n1", "n2,n3"), ("n2", "n1,n3")):
@@ -85,11 +72,10 @@ def test_a_node_whose_clock_is_a_day_ahead_is_one_like_others(start_cluster: Sta
     assert cluster.run("n2", "cat", "/net/n3/tmp/who").stdout == "n3\n"
     modified = float(cluster.run("n1", "stat", "-c", "%Y", "/net/n2/tmp/here").stdout)
     assert abs(modified - began) < DAY / 2, "files have the time of their kernel"
-    told = json.loads(cluster.run("n2", "qnet", "status", "--json").stdout)
-    assert told["membership"]["warning"] == ""
+    assert facts(cluster, "n2")["membership"]["warning"] == ""
     # A revocation by it is believed, and it believes one.
     cluster.run("n1", "qnet", "revoke", "n3")
-    wait_for(lambda: states(cluster, "n2")["n3"] == "down", "n2 ends its link with n3", 5.0)
+    wait_for(lambda: states(cluster, "n2")["n3"] == "down", 5.0, "n2 ends its link with n3")
 
 
 def test_a_node_whose_clock_is_a_day_late_hears_why_it_is_refused_and_is_let_in_when_it_is_right(start_cluster: Start) -> None:
@@ -98,7 +84,7 @@ def test_a_node_whose_clock_is_a_day_late_hears_why_it_is_refused_and_is_let_in_
     cluster.run("a", "qnet", "nodes", "--wait", "b")
     clocked(cluster, "late", -DAY, "qnet", "up")
     sentence = "one of the clocks is wrong"
-    wait_for(lambda: sentence in log(cluster, "late") + log(cluster, "a") + log(cluster, "b"), "somebody says that a clock is wrong")
+    wait_for(lambda: sentence in log(cluster, "late") + log(cluster, "a") + log(cluster, "b"), 20.0, "somebody says that a clock is wrong")
     assert cluster.run("late", "ls", "/net").stdout == "late\n"
     assert states(cluster, "a").get("late") != "up"
     cluster.run("b", "sh", "-c", "echo b > /tmp/who")
