@@ -29,10 +29,13 @@ from qnetpy.link.wire import DATA, DATA_HEADER, Address, Arrivals, sort_frames
 from resmgr.dispatch import Buffer
 from stack.frame import Frame
 
-BURST = 128
-"""Packets sealed and handed to the driver in one call: enough to spread the cost of the call, few enough that the peer can begin."""
-BURSTS_PER_TURN = 4
-"""Per link, before others get their turn and acknowledgements are looked at."""
+BURST = 64
+BURST_BYTES = 96 << 10
+BURST_LEAST = 8
+"""Packets sealed and handed to the driver in one call: as many as make BURST_BYTES, so that they stay in the processor's cache from the
+first pass to the last; at least and at most so many. The peer can begin with them meanwhile."""
+BURSTS_PER_TURN = 2
+"""Per path, before acknowledgements are looked at and others get their turn, small messages of the same link among them."""
 CLOSE_COPIES = 3
 HEARTBEAT_SECOND = 1.25
 """The node with the greater name waits so much longer before it pings."""
@@ -398,20 +401,21 @@ class LinkMachine:
             for path in tuple(paths.values()) if len(paths) < 2 else [paths[number] for number in link.transport.order()]:
                 if not self._ports.usable(path.address):
                     continue
+                burst = max(BURST_LEAST, min(BURST, BURST_BYTES // path.state.payload))
                 for _ in range(BURSTS_PER_TURN):
-                    frames = self._burst(link, path, now)
+                    frames = self._burst(link, path, now, burst)
                     if frames:
                         yield path.address[0], frames
-                    if len(frames) < BURST:
+                    if len(frames) < burst:
                         break
                 else:
                     self._mark(link)
 
-    def _burst(self, link: Link, path: LinkPath, now: float) -> list[bytes]:
+    def _burst(self, link: Link, path: LinkPath, now: float, limit: int) -> list[bytes]:
         session = link.sessions.current
         if session is None:
             return []
-        limit = min(BURST, session.left)
+        limit = min(limit, session.left)
         if limit <= 0:
             return []
         number, packets = link.transport.transmit(path.number, now, limit)
