@@ -64,6 +64,8 @@ class Tolerant(Cubic):
         super().__init__(mss, max_window)
         self._rates: list[float] = [0.0]
         """Highest delivery rate of each of the last rounds, newest last."""
+        self._best_rate = 0.0
+        """Highest of `_rates` when this round began."""
         self._minimum_rtt = 0.0
         self._slack = LEAST_SLACK
         self._floored = True
@@ -94,7 +96,7 @@ class Tolerant(Cubic):
         self.drains_undone = 0
         self._span_began = 0.0
         self._span_acked = 0
-        self._span_limited = True
+        self._span_busy = True
         self._spans: list[float] = []
         """Bytes per second of the last spans that had always something to send."""
         self._proof: list[float] = []
@@ -113,6 +115,7 @@ class Tolerant(Cubic):
     def on_ack(self, ack: AckSample) -> None:
         if ack.new_round:
             rates = self._rates
+            self._best_rate = max(rates)
             rates.append(0.0)
             if len(rates) > ROUNDS:
                 del rates[0]
@@ -132,8 +135,8 @@ class Tolerant(Cubic):
             self._span_acked += ack.acked
         else:
             self._new_span(ack.now)
-        if not ack.limited:
-            self._span_limited = False
+        if not ack.limited and ack.in_flight < self._best_rate * ack.minimum:
+            self._span_busy = False
         if ack.now - self._span_began >= SPAN:
             self._end_span(ack.now)
         super().on_ack(ack)
@@ -159,13 +162,13 @@ class Tolerant(Cubic):
                 self._delayed = False
                 self._undo_drain(self._drained_from, ack.now)
             return
-        self._delayed_rounds = self._delayed_rounds + 1 if self._delayed and ack.limited else 0
+        self._delayed_rounds = self._delayed_rounds + 1 if self._delayed else 0
         if self._delayed_rounds < DRAIN_AFTER or ack.now < self._drain_not_before:
             return
         slack = DRAIN_SLACK if ack.now - self._minimum_at < MINIMUM_LIFE else 0.0
-        rate = max(self._rates)
+        rate = self._best_rate
         window = max(int(rate * (max(ack.minimum, self._base) + slack)), MIN_PACKETS * self.mss)
-        if rate and self._spans and window < self.window:
+        if rate and self._spans and window < min(self.window, ack.in_flight):
             self._drained_from = self.window
             self._drain_rounds = 0
             if not self._proof_from:
@@ -187,13 +190,13 @@ class Tolerant(Cubic):
     def _new_span(self, now: float) -> None:
         self._span_began = now
         self._span_acked = 0
-        self._span_limited = True
+        self._span_busy = True
 
     def _end_span(self, now: float) -> None:
         rate = self._span_acked / (now - self._span_began)
-        limited = self._span_limited
+        busy = self._span_busy
         self._new_span(now)
-        if not limited:
+        if not busy:
             # What was delivered is what there was. Whether the drain did harm will not be known, and does not matter now.
             self._proof_from = 0
             self._spans.clear()
