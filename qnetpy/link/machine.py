@@ -34,8 +34,8 @@ BURST_BYTES = 96 << 10
 BURST_LEAST = 8
 """Packets sealed and handed to the driver in one call: as many as make BURST_BYTES, so that they stay in the processor's cache from the
 first pass to the last; at least and at most so many. The peer can begin with them meanwhile."""
-BURSTS_PER_TURN = 2
-"""Per path, before acknowledgements are looked at and others get their turn, small messages of the same link among them."""
+BURST_BRIEF = 8
+"""Packets, when the rest is sent in the next turn anyway: those that go first."""
 CLOSE_COPIES = 3
 HEARTBEAT_SECOND = 1.25
 """The node with the greater name waits so much longer before it pings."""
@@ -382,8 +382,11 @@ class LinkMachine:
         """`transmit` has more: call it again soon."""
         return bool(self._dirty)
 
-    def transmit(self, now: float) -> Iterator[tuple[str, list[bytes]]]:
-        """Batches of whole frames, by interface. Bounded per call; see `pending`. Frames are the caller's."""
+    def transmit(self, now: float, brief: bool = False) -> Iterator[tuple[str, list[bytes]]]:
+        """Batches of whole frames, by interface: one per path at most, see `pending`. Frames are the caller's.
+
+        *brief*: only some frames of each, because another call for the rest is about to come: what goes first goes now.
+        """
         if self._last_words:
             last_words, self._last_words = self._last_words, []
             for interface, frame in last_words:
@@ -401,15 +404,12 @@ class LinkMachine:
             for path in tuple(paths.values()) if len(paths) < 2 else [paths[number] for number in link.transport.order()]:
                 if not self._ports.usable(path.address):
                     continue
-                burst = max(BURST_LEAST, min(BURST, BURST_BYTES // path.state.payload))
-                for _ in range(BURSTS_PER_TURN):
-                    frames = self._burst(link, path, now, burst)
-                    if frames:
-                        yield path.address[0], frames
-                    if len(frames) < burst:
-                        break
-                else:
-                    self._mark(link)
+                burst = BURST_BRIEF if brief else max(BURST_LEAST, min(BURST, BURST_BYTES // path.state.payload))
+                frames = self._burst(link, path, now, burst)
+                if frames:
+                    yield path.address[0], frames
+                    if len(frames) == burst:
+                        self._mark(link)
 
     def _burst(self, link: Link, path: LinkPath, now: float, limit: int) -> list[bytes]:
         session = link.sessions.current
