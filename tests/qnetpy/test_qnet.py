@@ -7,6 +7,7 @@ import logging
 
 import pytest
 
+from qnetpy.link.machine import BURST
 from qnetpy.nodes import NODES_MAX, NodeState
 from qnetpy.parameters import QnetSettings
 from qnetpy.testing.world import SimNode, World

@@ -14,8 +14,8 @@ class Standing:
     """State only."""
 
     __slots__ = (
-        "control_due", "copies", "copies_dropped", "hurried", "news_seen", "open", "peer_port", "peer_up", "port", "responses", "suspect", "up",
-        "valid", "validation",
+        "control_due", "copies", "copies_dropped", "hurried", "news_seen", "open", "peer_port", "peer_up", "port", "responses", "suspect",
+        "up", "valid", "validation",
     )  # fmt: skip
 
     def __init__(self) -> None:
