@@ -8,8 +8,8 @@ Four additions to RFC 9438:
   sample, the loss is the path's, and the slack becomes SLACK: the window then settles where the queue that we cause is about that long.
   If the loss then grows much, the queue is too short for that: back, and the next try waits, longer each time. Loss above CEILING takes
   the floor away, which leaves plain CUBIC.
-- A ceiling for growth. While even the fastest packet of a round waits longer than a quarter of the minimum round trip plus SLACK, the
-  window does not grow.
+- A ceiling for growth. While even the fastest packet of a round waits longer than a quarter of the minimum round trip plus GROWTH_SLACK,
+  the window does not grow.
 - A drain. When that goes on for some rounds the queue may be ours (slow start leaves one, and nothing else would take it away): the window
   becomes what the path delivers in the minimum round trip and a little more. If the delay then falls, it was. If it does not, somebody
   else fills the queue, or the path is another: the window is what it was, the delay is measured from there, and the next try waits, longer
@@ -27,18 +27,19 @@ SLACK = 0.001
 """At 1 Gbit/s 125 kB: less than a switch port's share of buffer, and more than the two ends take to turn a batch of packets round."""
 LEAST_SLACK = SLACK / 10
 GROWTH_RTTS = 1.25
+GROWTH_SLACK = SLACK / 2
 DRAIN_AFTER = 3
 """Rounds in a row with too much delay."""
-DRAIN_SLACK = SLACK / 2
+DRAIN_SLACK = SLACK / 4
 """Beyond the minimum round trip: both ends handle packets in batches, and run dry with less."""
 DRAIN_ROUNDS = 6
 """In which the delay must fall."""
-SPAN = 0.05
+SPAN = 0.03
 """Seconds over which it is measured what is delivered."""
 SPANS = 4
 """Of these before and after a drain are compared."""
 HARMED, HARMED_AT_ONCE = 0.9, 0.7
-"""Share of what was delivered before below which a drain is undone: after SPANS, after one of them."""
+"""Share of what was delivered before below which a drain is undone: after SPANS, after two of them."""
 DRAIN_PAUSE, DRAIN_PAUSE_MAX = 1.0, 16.0
 """Seconds until the next try."""
 MINIMUM_LIFE = 5.0
@@ -121,7 +122,7 @@ class Tolerant(Cubic):
                 del rates[0]
             if self._delay_min < self._base:
                 self._base = self._delay_min
-            self._delayed = self._delay_min < 1e9 and self._delay_min > max(ack.minimum, self._base) * GROWTH_RTTS + SLACK
+            self._delayed = self._delay_min < 1e9 and self._delay_min > max(ack.minimum, self._base) * GROWTH_RTTS + GROWTH_SLACK
             self._drain(ack)
             self._delay_min = 1e9
         if ack.rtt <= GROWTH_RTTS * ack.minimum:
@@ -173,7 +174,7 @@ class Tolerant(Cubic):
             self._drain_rounds = 0
             if not self._proof_from:
                 self._proof_from = self.window
-                self._proof_rate = sum(self._spans) / len(self._spans)
+                self._proof_rate = _usual(self._spans)
                 self._proof.clear()
                 self._new_span(ack.now)
             self.window = self.threshold = window
@@ -206,10 +207,10 @@ class Tolerant(Cubic):
         if self._proof_from and not self._drained_from:
             proof = self._proof
             proof.append(rate)
-            if len(proof) == 1 and rate < HARMED_AT_ONCE * self._proof_rate:
+            if len(proof) == 2 and max(proof) < HARMED_AT_ONCE * self._proof_rate:
                 self._undo_drain(self._proof_from, now)
             elif len(proof) == SPANS:
-                if sum(proof) < SPANS * HARMED * self._proof_rate:
+                if _usual(proof) < HARMED * self._proof_rate:
                     self._undo_drain(self._proof_from, now)
                 else:
                     self._proof_from = 0
@@ -262,3 +263,10 @@ class Tolerant(Cubic):
     def _set_slack(self, slack: float) -> None:
         self._slack = slack
         self._count = 0
+
+
+def _usual(rates: list[float]) -> float:
+    """The median: a pause of an end in one span says nothing."""
+    ordered = sorted(rates)
+    middle = len(ordered) // 2
+    return (ordered[middle] + ordered[-1 - middle]) / 2
