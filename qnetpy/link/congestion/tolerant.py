@@ -65,8 +65,6 @@ class Tolerant(Cubic):
         super().__init__(mss, max_window)
         self._rates: list[float] = [0.0]
         """Highest delivery rate of each of the last rounds, newest last."""
-        self._best_rate = 0.0
-        """Highest of `_rates` when this round began."""
         self._minimum_rtt = 0.0
         self._slack = LEAST_SLACK
         self._floored = True
@@ -116,14 +114,17 @@ class Tolerant(Cubic):
     def on_ack(self, ack: AckSample) -> None:
         if ack.new_round:
             rates = self._rates
-            self._best_rate = max(rates)
             rates.append(0.0)
             if len(rates) > ROUNDS:
                 del rates[0]
-            if self._delay_min < self._base:
-                self._base = self._delay_min
-            self._delayed = self._delay_min < 1e9 and self._delay_min > max(ack.minimum, self._base) * GROWTH_RTTS + GROWTH_SLACK
-            self._drain(ack)
+            delay, base = self._delay_min, self._base
+            if delay < base:
+                self._base = base = delay
+            self._delayed = delay < 1e9 and delay > (base if base > ack.minimum else ack.minimum) * GROWTH_RTTS + GROWTH_SLACK
+            if self._delayed or self._drained_from:
+                self._drain(ack)
+            else:
+                self._delayed_rounds = 0
             self._delay_min = 1e9
         if ack.rtt <= GROWTH_RTTS * ack.minimum:
             self._minimum_at = ack.now
@@ -136,7 +137,7 @@ class Tolerant(Cubic):
             self._span_acked += ack.acked
         else:
             self._new_span(ack.now)
-        if not ack.limited and ack.in_flight < self._best_rate * ack.minimum:
+        if self._span_busy and not ack.limited and ack.in_flight < max(self._rates) * ack.minimum:
             self._span_busy = False
         if ack.now - self._span_began >= SPAN:
             self._end_span(ack.now)
@@ -163,11 +164,11 @@ class Tolerant(Cubic):
                 self._delayed = False
                 self._undo_drain(self._drained_from, ack.now)
             return
-        self._delayed_rounds = self._delayed_rounds + 1 if self._delayed else 0
+        self._delayed_rounds += 1
         if self._delayed_rounds < DRAIN_AFTER or ack.now < self._drain_not_before:
             return
         slack = DRAIN_SLACK if ack.now - self._minimum_at < MINIMUM_LIFE else 0.0
-        rate = self._best_rate
+        rate = max(self._rates)
         window = max(int(rate * (max(ack.minimum, self._base) + slack)), MIN_PACKETS * self.mss)
         if rate and self._spans and window < min(self.window, ack.in_flight):
             self._drained_from = self.window
