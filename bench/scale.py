@@ -20,6 +20,7 @@ from run import Result, line
 
 from qnetpy.testing.world import SimNode, World
 from resmgr.channel import PID_SYSTEM
+from resmgr.compiled import describe, running
 from resmgr.testing.virtual import NodeView, VirtualDispatch
 from stack.core.stack import Stack
 
@@ -105,6 +106,7 @@ def cost(peers: int) -> Cost:
 
 def measure(report: Callable[[Result], None]) -> None:
     """The lines of `qnet bench --only peers`: memory, then handshakes beside TLS."""
+    code = describe(len(running())).partition(",")[0]
     first: Cost | None = None
     for peers in COUNTS:
         found = cost(peers)
@@ -125,6 +127,7 @@ def measure(report: Callable[[Result], None]) -> None:
                     target="<= 1.1" if several else "",
                     met=ours / theirs <= 1.1 if several else None,
                     note=f"idle {found.time * 1e6:.0f} us/s" if what.startswith("idle") else "",
+                    code=code,
                 )
             )
     contact, known, tls, resumed = handshakes.rates()
@@ -133,7 +136,7 @@ def measure(report: Callable[[Result], None]) -> None:
         ("handshakes, both ends, key known", known, "TLS 1.3 mutual", tls),
         ("handshakes, both ends, key known", known, "TLS 1.3 resumed", resumed),
     ):
-        report(line(what, 0, "one core", "/s", ours, peer, theirs))
+        report(line(what, 0, "one core", "/s", ours, peer, theirs, code=code))
 
 
 def main() -> None:
