@@ -111,6 +111,9 @@ class Tolerant(Cubic):
         share = self._share if self._share < CEILING else CEILING
         return int(min(max(self._rates) * (self._minimum_rtt + self._slack) / (1 - share), self.max_window))
 
+    def seen_rate(self) -> float:
+        return max(self._rates)
+
     def on_ack(self, ack: AckSample) -> None:
         if ack.new_round:
             rates = self._rates
