@@ -15,7 +15,6 @@ from collections.abc import Iterable
 from qnetpy.link.transport.path import Path
 from qnetpy.link.transport.routes import EXCLUSIVE, PREFERRED, THEIRS
 
-
 SHORTEST = 1e-6
 """Seconds; what a clock does not tell from nothing is taken for this."""
 
