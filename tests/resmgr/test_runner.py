@@ -439,7 +439,6 @@ async def test_a_woken_task_waits_for_one_turn_at_most_though_there_is_always_an
                 woken_at = dispatch.statistics().turns
                 trio.lowlevel.reschedule(waiting)
                 waiting = None
-                dispatch.task_woken()
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(waiter)
