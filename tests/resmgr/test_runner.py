@@ -14,7 +14,6 @@ import trio.testing
 
 from resmgr.dispatch import Dispatch
 from resmgr.errors import Misuse
-from resmgr.realtime import Wanted
 from resmgr.runner import SPIN_DEFAULT, STRETCH_ALONE, TrioDispatch, open_dispatch
 
 
@@ -409,9 +408,8 @@ async def test_enter_leaves_timers_to_the_dispatch_task() -> None:
         await until(lambda: seen == ["now", "late"])
 
 
-@pytest.mark.parametrize("driven", [False, True])
-async def test_a_woken_task_waits_for_one_turn_at_most_though_there_is_always_another(driven: bool) -> None:
-    """A node that sends without a pause has a turn to run whenever it looks. Woken by the dispatch's turn or by one that a task drives."""
+async def test_a_woken_task_waits_for_one_turn_at_most_though_there_is_always_another() -> None:
+    """A node that sends without a pause has a turn to run whenever it looks."""
     async with open_dispatch() as dispatch:
         waited: list[int] = []
         woken_at = -1
@@ -444,11 +442,7 @@ async def test_a_woken_task_waits_for_one_turn_at_most_though_there_is_always_an
             nursery.start_soon(waiter)
             dispatch.enter(again)
             while len(waited) < 200:
-                if driven:
-                    dispatch.enter(wake)
-                    dispatch.drive(Wanted(), dispatch.now() + 0.001, soon=True)
-                else:
-                    dispatch.call_soon(wake)
+                dispatch.call_soon(wake)
                 await trio.lowlevel.checkpoint()
             going = False
         assert max(waited) <= 1
