@@ -8,22 +8,26 @@ from __future__ import annotations
 
 import contextlib
 import json
+import statistics
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import link_peers
-from run import CLIENT, SERVER, Bench, Figures, Measured
+from run import CLIENT, NONE, SERVER, Bench, Figures, Measured
 
 from qnetpy.cluster.handle import Cluster
 
 PROGRAM = str(Path(__file__).with_name("embedded.py"))
-NONE: dict[str, float] = {"cpu_seconds": 0.0, "context_switches": 0.0}
 SIZES = (64, 1024, 65536)
 BULK = 1 << 20
 BULK_COUNT = 256
 REQUESTS = 20_000
 WIDTH = 16
+GIBIBYTE = 1 << 30
+BESIDE = ("alone_p50", "alone_p99", "p50", "p99", "rate")
+BESIDE_MAX = 2000.0
+"""µs that a transfer may add to the p99 of small messages."""
 TOPOLOGY = """
 title = "bench of links"
 [links.wire]
@@ -41,6 +45,8 @@ shutdown = []
 class Links(Bench):
     """Measures on two nodes without daemons."""
 
+    interfaces: tuple[str, ...] = ("eth0",)
+
     def running_code(self) -> str:
         """What programs that embed a node run: Python source, or compiled modules."""
         code = "import qnetpy.qnet; from resmgr.compiled import describe, running; print(describe(len(running())))"
@@ -52,18 +58,22 @@ class Links(Bench):
 
     @contextlib.contextmanager
     def embedded(self) -> Iterator[None]:
-        words = [sys.executable, PROGRAM, "--cpu", str(self.cpus[SERVER]), "serve"]
-        with self.cluster.running(SERVER, *words) as process:
+        with self.cluster.running(SERVER, *self.embedding(SERVER), "serve") as process:
             assert process.stdout is not None
             if process.stdout.readline() != b"ready\n":
                 process.kill()
                 raise SystemExit(f"bench: embedded node: {process.communicate()[1].decode(errors='replace').strip()}")
             yield
 
-    def ours(self, verb: str, count: int, size: int) -> Callable[[int], Measured]:
+    def embedding(self, node: str) -> list[str]:
+        """The words that start a program which is *node*."""
+        interfaces = [word for name in self.interfaces for word in ("--interface", name)]
+        return [sys.executable, PROGRAM, "--cpu", str(self.cpus[node]), *interfaces]
+
+    def ours(self, verb: str, count: int, size: int, where: str = SERVER) -> Callable[[int], Measured]:
         def measure(_: int) -> Measured:
             with self.embedded():
-                words = [sys.executable, PROGRAM, "--cpu", str(self.cpus[CLIENT]), verb, SERVER, str(count), str(size)]
+                words = [*self.embedding(CLIENT), verb, where, str(count), str(size)]
                 figures: Figures = json.loads(self.cluster.run(CLIENT, *words, seconds=120).stdout)
                 return figures, NONE
 
@@ -71,6 +81,26 @@ class Links(Bench):
 
     def zmq(self, address: str, count: int) -> Callable[[int], Measured]:
         return lambda _: (self.probe(CLIENT, "zmq", address, str(count)), NONE)
+
+    def beside(self) -> None:
+        """Messages of 64 bytes while a transfer of 1 GiB goes on between the same programs, in either direction."""
+        for verb, way in (("beside-out", "as the questions"), ("beside-in", "as the answers")):
+            found = [self.ours(verb, GIBIBYTE // BULK, BULK)(number)[0] for number in range(self.runs)]
+            middle = {name: statistics.median(figures[name] for figures in found) for name in BESIDE}  # type: ignore[literal-required]
+            self.report(
+                self.result(
+                    f"embedded: message 64 B and back, beside 1 GiB the same way {way}",
+                    "us",
+                    middle["p50"],
+                    "without it",
+                    middle["alone_p50"],
+                    ours_p99=middle["p99"],
+                    theirs_p99=middle["alone_p99"],
+                    target=f"p99 +{BESIDE_MAX:g}",
+                    met=middle["p99"] - middle["alone_p99"] < BESIDE_MAX,
+                    note=f"transfer {middle['rate']:.0f} MB/s",
+                )
+            )
 
     def run_all(self, count: int) -> None:
         erlang = link_peers.Erlang(self.cluster, CLIENT, SERVER)
@@ -101,6 +131,7 @@ class Links(Bench):
         what = "embedded: messages of 1 MiB"
         goal = (">=", 1.0) if self.mtu <= 1500 else None
         self.compare(what, "Erlang TLS", self.ours("bulk", BULK_COUNT, BULK), theirs("bulk", BULK_COUNT, BULK), "rate", "MB/s", goal)
+        self.beside()
         with link_peers.nebula(self.cluster, (CLIENT, SERVER), self.cpus, self.mtu) as address:
 
             def iperf(_: int) -> Measured:

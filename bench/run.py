@@ -35,6 +35,7 @@ SIZE = 256 << 20
 FILES = 10_000
 STATS = 2_000
 MTUS = (1500, 9000)
+PARTS = ("messages", "files", "links", "paths", "peers")
 TOPOLOGY = """
 title = "bench"
 [links.wire]
@@ -52,7 +53,8 @@ REMOTE, MOUNT = f"/net/{SERVER}/tmp/bench", "/tmp/bench-mount"
 
 
 class Result(TypedDict):
-    """One line of the table. `ratio` is ours to the peer's, above 1 is better for rates and worse for times. `code`: what daemons run."""
+    """One line of the table. `ratio` is ours to the peer's, above 1 is better for rates and worse for times. Without a peer, ours is
+    compared with ours in another state. `code`: what daemons run."""
 
     what: str
     mtu: int
@@ -61,14 +63,15 @@ class Result(TypedDict):
     peer: str
     ours: float
     ours_p99: float | None
-    theirs: float
+    theirs: float | None
     theirs_p99: float | None
-    ratio: float
+    ratio: float | None
     target: str
     met: bool | None
     ours_usage: dict[str, float]
     theirs_usage: dict[str, float]
     code: str
+    note: str
 
 
 class Figures(TypedDict, total=False):
@@ -78,9 +81,49 @@ class Figures(TypedDict, total=False):
     p99: float
     seconds: float
     rate: float
+    alone_p50: float
+    alone_p99: float
 
 
+NONE: dict[str, float] = {"cpu_seconds": 0.0, "context_switches": 0.0}
 Measured = tuple[Figures, dict[str, float]]
+
+
+def line(
+    what: str,
+    mtu: int,
+    placement: str,
+    unit: str,
+    ours: float,
+    peer: str = "",
+    theirs: float | None = None,
+    *,
+    ours_p99: float | None = None,
+    theirs_p99: float | None = None,
+    target: str = "",
+    met: bool | None = None,
+    note: str = "",
+    code: str = "",
+) -> Result:
+    """A line of the table."""
+    return Result(
+        what=what,
+        mtu=mtu,
+        placement=placement,
+        unit=unit,
+        peer=peer,
+        ours=ours,
+        ours_p99=ours_p99,
+        theirs=theirs,
+        theirs_p99=theirs_p99,
+        ratio=ours / theirs if theirs else None,
+        target=target,
+        met=met,
+        ours_usage=NONE,
+        theirs_usage=NONE,
+        code=code,
+        note=note,
+    )
 
 
 class Bench:
@@ -172,25 +215,39 @@ class Bench:
         assert their is not None
         ratio = our / their
         met = None if target is None else ratio <= target[1] if target[0] == "<=" else ratio >= target[1]
-        self.report(
-            Result(
-                what=what,
-                mtu=self.mtu,
-                placement=self.placement,
-                unit=unit,
-                peer=peer,
-                ours=our,
-                ours_p99=median("ours", "p99"),
-                theirs=their,
-                theirs_p99=median("theirs", "p99"),
-                ratio=ratio,
-                target="" if target is None else f"{target[0]} {target[1]:g}",
-                met=met,
-                ours_usage=used["ours"],
-                theirs_usage=used["theirs"],
-                code=self.code,
-            )
+        line = self.result(
+            what,
+            unit,
+            our,
+            peer,
+            their,
+            ours_p99=median("ours", "p99"),
+            theirs_p99=median("theirs", "p99"),
+            target="" if target is None else f"{target[0]} {target[1]:g}",
+            met=met,
         )
+        line["ours_usage"], line["theirs_usage"] = used["ours"], used["theirs"]
+        self.report(line)
+
+    def result(
+        self,
+        what: str,
+        unit: str,
+        ours: float,
+        peer: str = "",
+        theirs: float | None = None,
+        *,
+        ours_p99: float | None = None,
+        theirs_p99: float | None = None,
+        target: str = "",
+        met: bool | None = None,
+        note: str = "",
+    ) -> Result:
+        """A line of the table."""
+        return line(
+            what, self.mtu, self.placement, unit, ours, peer, theirs, ours_p99=ours_p99, theirs_p99=theirs_p99, target=target, met=met,
+            note=note, code=self.code,
+        )  # fmt: skip
 
     def messages(self, count: int) -> None:
         address = self.cluster.address(SERVER)
@@ -259,7 +316,23 @@ def until_found(cluster: Cluster, seconds: float = 15.0) -> None:
         time.sleep(0.05)
 
 
-HEADER = ("what", "MTU", "placement", "ours", "p99", "peer", "theirs", "p99", "ratio", "target", "CPU s", "switches", "CPU s", "switches")
+HEADER = (
+    "what",
+    "MTU",
+    "placement",
+    "ours",
+    "p99",
+    "peer",
+    "theirs",
+    "p99",
+    "ratio",
+    "target",
+    "note",
+    "CPU s",
+    "switches",
+    "CPU s",
+    "switches",
+)
 
 
 def row(result: Result) -> list[str]:
@@ -269,12 +342,14 @@ def row(result: Result) -> list[str]:
     mark = {None: "", True: f"{result['target']} met", False: f"{result['target']} MISSED"}[result["met"]]
     cells = [
         result["what"],
-        str(result["mtu"]),
+        str(result["mtu"] or ""),
         result["placement"],
         f"{number(result['ours'])} {result['unit']}",
         number(result["ours_p99"]),
     ]
-    cells += [result["peer"], f"{number(result['theirs'])} {result['unit']}", number(result["theirs_p99"]), f"{result['ratio']:.2f}", mark]
+    theirs = "" if result["theirs"] is None else f"{number(result['theirs'])} {result['unit']}"
+    cells += [result["peer"], theirs, number(result["theirs_p99"]), "" if result["ratio"] is None else f"{result['ratio']:.2f}", mark]
+    cells += [result["note"]]
     for used in (result["ours_usage"], result["theirs_usage"]):
         cells += [f"{used['cpu_seconds']:.2f}", f"{used['context_switches']:.0f}"]
     return cells
@@ -283,15 +358,17 @@ def row(result: Result) -> list[str]:
 def main(argv: Sequence[str] | None = None) -> int:
     import link_peers
     import links
+    import paths
+    import scale
 
     parser = argparse.ArgumentParser(prog="qnet bench", description="our figures beside the peers', from the same run")
     parser.add_argument("--json", action="store_true", help="all figures as JSON")
-    parser.add_argument("--only", choices=("messages", "files", "links"), help="only this part")
+    parser.add_argument("--only", choices=PARTS, help="only this part")
     parser.add_argument("--mtu", type=int, action="append", help="only at this MTU; may be repeated (default: 1500 and 9000)")
     parser.add_argument("--runs", type=int, default=3, metavar="N", help="runs of each measurement, of which the median counts")
     parser.add_argument("--count", type=int, default=3000, metavar="N", help="round trips per run")
     args = parser.parse_args(argv)
-    parts = (args.only,) if args.only else ("messages", "files", "links")
+    parts = (args.only,) if args.only else PARTS
     lacking = [peers.missing() if "files" in parts else "", link_peers.missing() if "links" in parts else ""]
     if packages := " ".join(filter(None, lacking)):
         print(f"qnet bench: the peers are missing; try: apt-get install {packages}, or --only messages", file=sys.stderr)
@@ -300,7 +377,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def report(result: Result) -> None:
         results.append(result)
-        print("  ".join(cell for cell in row(result)[:10] if cell), file=sys.stderr, flush=True)
+        print("  ".join(cell for cell in row(result)[:11] if cell), file=sys.stderr, flush=True)
 
     try:
         for mtu in args.mtu or MTUS:
@@ -315,6 +392,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             if "links" in parts:
                 with running(links.TOPOLOGY.format(mtu=mtu)) as cluster:
                     links.measure(cluster, mtu, args.runs, report, args.count)
+            if "paths" in parts:
+                paths.measure(mtu, args.runs, report)
+        if "peers" in parts:
+            scale.measure(report)
     except (ClusterError, AssertionError) as error:
         print(f"qnet bench: {error}", file=sys.stderr)
         return 1

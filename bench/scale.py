@@ -1,6 +1,6 @@
 """What a peer costs a node: memory and processor time with 1, 10, 100 and 1,000 peers, and handshakes per second. In virtual time.
 
-    python bench/scale.py [PEERS ...]
+    python bench/scale.py [PEERS ...]      also `qnet bench --only peers`
 
 One node in the middle is linked to each of the others, which know only it. Memory is what hangs on the middle node's link machine, node
 table and peers, measured object by object, less what it was before the first peer. The cost per peer must not grow with their number.
@@ -11,19 +11,23 @@ from __future__ import annotations
 import gc
 import sys
 import time
+from collections.abc import Callable
 from types import BuiltinFunctionType, FunctionType, ModuleType
 
-from qnetpy.identity.authority import issue_identity, make_authority
-from qnetpy.link.testing import WALL, Caller, Wire, address, agreed
-from qnetpy.testing.world import DAY, SimNode, World
+import attrs
+import handshakes
+from run import Result, line
+
+from qnetpy.testing.world import SimNode, World
 from resmgr.channel import PID_SYSTEM
+from resmgr.compiled import describe, running
 from resmgr.testing.virtual import NodeView, VirtualDispatch
 from stack.core.stack import Stack
 
 CHID = 50
 IDLE = 10.0
 """Virtual seconds."""
-HANDSHAKES = 200
+COUNTS = [1, 10, 100, 1000]
 OUTSIDE = (type, ModuleType, FunctionType, BuiltinFunctionType, World, SimNode, VirtualDispatch, NodeView, Stack)
 
 
@@ -80,47 +84,77 @@ def messages(world: World, middle: SimNode, peers: int) -> None:
     world.run(2.0)
 
 
-def handshakes() -> tuple[float, float]:
-    """Whole handshakes per second and core, both ends' work together: at first contact, and with the key known."""
-    wire = Wire(1)
-    authority = make_authority("scale", WALL)
-    identities = [issue_identity(authority, name, ("member",), WALL, DAY) for name in ("a", "b")]
-    one, two = (Caller(wire, identity, address(number)) for number, identity in enumerate(identities, 1))
-    rates = []
-    for first in (True, False):
-        begin = time.process_time()
-        for _ in range(HANDSHAKES):
-            if first:
-                one, two = (Caller(wire, identity, address(number)) for number, identity in enumerate(identities, 1))
-            one.call(two.address, two.name)
-            wire.run(wire.now + 0.2)
-            if agreed(one, two) is None:
-                raise SystemExit("a handshake failed")
-        rates.append(HANDSHAKES / (time.process_time() - begin))
-    return rates[0], rates[1]
+@attrs.frozen
+class Cost:
+    """Of one peer: KiB when idle, KiB after a message, processor seconds per second when idle (both ends and the simulated wire)."""
+
+    idle: float
+    used: float
+    time: float
+
+
+def cost(peers: int) -> Cost:
+    """What each of that many peers costs."""
+    world, middle, before = cluster(peers)
+    quiet = (memory(middle) - before) / peers
+    begin = time.process_time()
+    world.run(IDLE)
+    idle = (time.process_time() - begin) / peers / IDLE
+    messages(world, middle, peers)
+    return Cost(quiet / 1024, (memory(middle) - before) / peers / 1024, idle)
+
+
+def measure(report: Callable[[Result], None]) -> None:
+    """The lines of `qnet bench --only peers`: memory, then handshakes beside TLS."""
+    code = describe(len(running())).partition(",")[0]
+    first: Cost | None = None
+    for peers in COUNTS:
+        found = cost(peers)
+        if first is None:
+            first = found
+        several = peers > 1
+        for what, ours, theirs in (("idle peer", found.idle, first.idle), ("peer after a message", found.used, first.used)):
+            # The first row has what is there once for all peers as well.
+            report(
+                line(
+                    f"memory of an {what}, {peers:,}" if what.startswith("idle") else f"memory of a {what}, {peers:,}",
+                    0,
+                    "virtual",
+                    "KiB",
+                    ours,
+                    "1 peer" if several else "",
+                    theirs if several else None,
+                    target="<= 1.1" if several else "",
+                    met=ours / theirs <= 1.1 if several else None,
+                    note=f"idle {found.time * 1e6:.0f} us/s" if what.startswith("idle") else "",
+                    code=code,
+                )
+            )
+    contact, known, tls, resumed = handshakes.rates()
+    for what, ours, peer, theirs in (
+        ("handshakes, both ends, first contact", contact, "TLS 1.3 mutual", tls),
+        ("handshakes, both ends, key known", known, "TLS 1.3 mutual", tls),
+        ("handshakes, both ends, key known", known, "TLS 1.3 resumed", resumed),
+    ):
+        report(line(what, 0, "one core", "/s", ours, peer, theirs, code=code))
 
 
 def main() -> None:
-    counts = [int(word) for word in sys.argv[1:]] or [1, 10, 100, 1000]
-    first: tuple[float, float] | None = None
+    counts = [int(word) for word in sys.argv[1:]] or COUNTS
+    first: Cost | None = None
     for peers in counts:
-        world, middle, before = cluster(peers)
-        quiet = (memory(middle) - before) / peers
-        begin = time.process_time()
-        world.run(IDLE)
-        # Both ends of each link are simulated here, and their wires.
-        idle = (time.process_time() - begin) / peers / IDLE
-        messages(world, middle, peers)
-        used = (memory(middle) - before) / peers
+        found = cost(peers)
         if first is None:
-            first = used, idle
+            first = found
         print(
-            f"{peers:5} peers: {quiet / 1024:6.1f} KiB per idle peer, {used / 1024:6.1f} KiB per peer after a message "
-            f"({used / first[0]:.2f} of the first row); idle {idle * 1e6:6.0f} µs per peer and second, both ends ({idle / first[1]:.2f})",
+            f"{peers:5} peers: {found.idle:6.1f} KiB per idle peer, {found.used:6.1f} KiB per peer after a message "
+            f"({found.used / first.used:.2f} of the first row); idle {found.time * 1e6:6.0f} µs per peer and second, both ends "
+            f"({found.time / first.time:.2f})",
             flush=True,
         )
-    contact, known = handshakes()
+    contact, known, tls, resumed = handshakes.rates()
     print(f"handshakes, both ends on one core: {contact:.0f} per second at first contact, {known:.0f} with a known key")
+    print(f"TLS 1.3 with both certificates, the same way: {tls:.0f}, resumed {resumed:.0f}")
 
 
 if __name__ == "__main__":

@@ -27,10 +27,12 @@ from qnetpy.config import Config
 from qnetpy.lsm import LsmQnet
 from qnetpy.nodes import NodeState
 from qnetpy.qnet import Qnet
+from qnetpy.qos import split
 from qnetpy.settings import SettingsError
 from resmgr.aio import ReceiveChannel
 from resmgr.channel import FIRST_PART_DEFAULT, ND_LOCAL, PID_SYSTEM, PRIORITY_DEFAULT, Connection, Credentials, Nd
 from resmgr.errors import ResmgrError
+from resmgr.ids import ND_BITS
 from resmgr.names import aio as names
 from resmgr.names.manager import NameDirectory
 from resmgr.runner import SPIN_DEFAULT
@@ -64,13 +66,21 @@ class EmbeddedNode:
         return self.manager.stack
 
     def nd(self, node: str) -> Nd:
-        """The descriptor of *node*, 0 for this one. ResmgrError(EHOSTUNREACH) for one that was never met."""
-        if node in ("", self.name):
+        """The descriptor of *node*, 0 for this one. With a choice of paths, `B~preferred:eth1`, messages to the descriptor go by it.
+
+        ResmgrError: EHOSTUNREACH for a node that was never met, EINVAL for no policy, ENXIO for no interface that this node uses.
+        """
+        name, choice = split(node)
+        try:
+            route = 0 if choice is None else self.qnet.route_by(choice)
+        except OSError as error:
+            raise ResmgrError(error.errno or errno.EINVAL, f"{node}: {error.strerror}") from None
+        if name in ("", self.name):
             return ND_LOCAL
-        found = self.qnet.nodes.get(node)
+        found = self.qnet.nodes.get(name)
         if found is None:
-            raise ResmgrError(errno.EHOSTUNREACH, f"no node {node} was met yet")
-        return found.nd
+            raise ResmgrError(errno.EHOSTUNREACH, f"no node {name} was met yet")
+        return Nd(found.nd | route << ND_BITS)
 
     async def up(self, *nodes: str) -> None:
         """Wait until all of *nodes* can be reached. Without end: put a Trio time limit around it."""
@@ -92,7 +102,7 @@ class EmbeddedNode:
                 listeners.remove(changed)
 
     def connect(self, node: str, pid: int, chid: int, *, priority: int = PRIORITY_DEFAULT) -> Connection:
-        """Attach to a channel of *node* ("" is this one). Says nothing to the other side before the first message."""
+        """Attach to a channel of *node* ("" is this one; see `nd`). Says nothing to the other side before the first message."""
         return self.system.kernel.connect(self.nd(node), pid, chid, self.credentials, priority=priority)
 
     def serve(self, *, chid: int | None = None, first_part: int = FIRST_PART_DEFAULT, remote: bool = True) -> ReceiveChannel:

@@ -106,6 +106,8 @@ class Qnet:
         self._timer: Timer | None = None
         self._timer_at = 0.0
         self._flushing = False
+        self._continues = False
+        """The timer rings now, to send what the last turn had no time for."""
         self._detached = False
         self._low_byte = settings.ethertype & 0xFF
         self.now = self._dispatch.now
@@ -258,7 +260,7 @@ class Qnet:
         now = self.now()
         # Before frames go out that tell an index: the answer must find it known.
         self.screen.refresh()
-        for name, frames in self.machine.transmit(now):
+        for name, frames in self.machine.transmit(now, self._continues):
             interface = self.stack.interface(name)
             if interface is not None:
                 batch: list[Frame] = list(frames)  # called as list[Frame](...) it costs three times that
@@ -266,7 +268,8 @@ class Qnet:
         if self._detached:
             return
         # What is left waits for the next turn: descriptors and other tasks come first.
-        when = now if self.machine.pending else self.machine.next_timeout()
+        self._continues = self.machine.pending
+        when = now if self._continues else self.machine.next_timeout()
         if when is not None and (self._timer is None or when < self._timer_at):
             if self._timer is not None:
                 self._timer.cancel()
@@ -275,6 +278,7 @@ class Qnet:
 
     def _timeout(self) -> None:
         self._timer = None
+        self._continues = False
         self.machine.handle_timeout(self.now())
         self.flush_later()
 

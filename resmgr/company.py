@@ -35,6 +35,9 @@ class Company(trio.abc.Instrument):
         """When whoever runs turns has to give way again (monotonic)."""
         self._ready: set[trio.lowlevel.Task] = set()
         """Other tasks that were scheduled and have not run since."""
+        self._woken: set[trio.lowlevel.Task] = set()
+        """Those of them that did not schedule themselves, in a checkpoint: they have waited for something, and it is there."""
+        self._running: trio.lowlevel.Task | None = None
         self._changes = 0
         self._asked_at = -1
         """`_changes` when `alone` and `until` were found out."""
@@ -65,14 +68,18 @@ class Company(trio.abc.Instrument):
         else:
             self._ready.add(task)
             self.alone = False
-            self.until = 0.0
+            if task is not self._running:
+                self._woken.add(task)
+                self.until = 0.0
 
     def before_task_step(self, task: trio.lowlevel.Task) -> None:
         self._changes += 1
+        self._running = task
         if task is self._task:
             self._scheduled = False
         else:
             self._ready.discard(task)
+            self._woken.discard(task)
 
     async def meet(self) -> None:
         """Call first. What was scheduled before we began to count has run after two checkpoints."""
@@ -82,11 +89,12 @@ class Company(trio.abc.Instrument):
         self._look()
 
     async def give_way(self) -> None:
-        """Let every task run that is scheduled now."""
+        """Let every other task run that can."""
         await trio.lowlevel.checkpoint()
-        if self._ready:
-            # Scheduled before, and behind us in this batch; or again already, and then it has a second turn.
-            await trio.lowlevel.checkpoint()
+        for _ in range(2):
+            # Behind us in this batch, or scheduled in it and put behind us in the next.
+            if self._woken:
+                await trio.lowlevel.checkpoint()
         self._look()
 
     async def sleep(self, fd: int) -> None:
@@ -107,7 +115,8 @@ class Company(trio.abc.Instrument):
     def _look(self) -> None:
         now = time.monotonic()
         self.alone = False
-        self.until = now + STRETCH_MAX
+        # Who is still to run after that waits for one turn more.
+        self.until = 0.0 if self._woken else now + STRETCH_MAX
         self._asked_at = self._changes
         if self._complete and not self._ready and not self._guest:
             statistics = trio.lowlevel.current_statistics()

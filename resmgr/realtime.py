@@ -301,7 +301,7 @@ class TrioDispatch:
         asleep, self._asleep = self._asleep, False
         try:
             while not wanted.come and self._failure is None and self._step(until) == _GO_ON and self._now < until:
-                self._wait = _SLEEP
+                pass
         except Exception as error:
             self._fail(error)
         finally:

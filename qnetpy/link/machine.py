@@ -29,10 +29,13 @@ from qnetpy.link.wire import DATA, DATA_HEADER, Address, Arrivals, sort_frames
 from resmgr.dispatch import Buffer
 from stack.frame import Frame
 
-BURST = 128
-"""Packets sealed and handed to the driver in one call: enough to spread the cost of the call, few enough that the peer can begin."""
-BURSTS_PER_TURN = 4
-"""Per link, before others get their turn and acknowledgements are looked at."""
+BURST = 64
+BURST_BYTES = 96 << 10
+BURST_LEAST = 8
+"""Packets sealed and handed to the driver in one call: as many as make BURST_BYTES, so that they stay in the processor's cache from the
+first pass to the last; at least and at most so many. The peer can begin with them meanwhile."""
+BURST_BRIEF = 8
+"""Packets, when the rest is sent in the next turn anyway: those that go first."""
 CLOSE_COPIES = 3
 HEARTBEAT_SECOND = 1.25
 """The node with the greater name waits so much longer before it pings."""
@@ -389,8 +392,11 @@ class LinkMachine:
         """`transmit` has more: call it again soon."""
         return bool(self._dirty)
 
-    def transmit(self, now: float) -> Iterator[tuple[str, list[bytes]]]:
-        """Batches of whole frames, by interface. Bounded per call; see `pending`. Frames are the caller's."""
+    def transmit(self, now: float, brief: bool = False) -> Iterator[tuple[str, list[bytes]]]:
+        """Batches of whole frames, by interface: one per path at most, see `pending`. Frames are the caller's.
+
+        *brief*: only some frames of each, because another call for the rest is about to come: what goes first goes now.
+        """
         if self._last_words:
             last_words, self._last_words = self._last_words, []
             for interface, frame in last_words:
@@ -408,20 +414,18 @@ class LinkMachine:
             for path in tuple(paths.values()) if len(paths) < 2 else [paths[number] for number in link.transport.order()]:
                 if not self._ports.usable(path.address):
                     continue
-                for _ in range(BURSTS_PER_TURN):
-                    frames = self._burst(link, path, now)
-                    if frames:
-                        yield path.address[0], frames
-                    if len(frames) < BURST:
-                        break
-                else:
-                    self._mark(link)
+                burst = BURST_BRIEF if brief else max(BURST_LEAST, min(BURST, BURST_BYTES // path.state.payload))
+                frames = self._burst(link, path, now, burst)
+                if frames:
+                    yield path.address[0], frames
+                    if len(frames) == burst:
+                        self._mark(link)
 
-    def _burst(self, link: Link, path: LinkPath, now: float) -> list[bytes]:
+    def _burst(self, link: Link, path: LinkPath, now: float, limit: int) -> list[bytes]:
         session = link.sessions.current
         if session is None:
             return []
-        limit = min(BURST, session.left)
+        limit = min(limit, session.left)
         if limit <= 0:
             return []
         number, packets = link.transport.transmit(path.number, now, limit)

@@ -25,7 +25,7 @@ import struct
 from collections.abc import Mapping
 
 from resmgr.dispatch import Dispatch
-from stack.core.driver import BATCH_MAX, Port
+from stack.core.driver import BATCH_BYTES, BATCH_MAX, Port
 from stack.core.errors import ModuleError
 from stack.core.module import Context, Kind, Module
 from stack.core.screen import Screen
@@ -223,7 +223,7 @@ class PacketDriver:
         receiver, port = self._receiver, self._port
         assert port is not None
         try:
-            frames = receiver.take(BATCH_MAX)
+            frames = receiver.take(BATCH_MAX, BATCH_BYTES)
         except OSError as error:
             if error.errno not in LINK_ERRORS:
                 raise

@@ -101,6 +101,37 @@ def test_what_is_missing_is_one_sentence_and_nothing_is_left(start_cluster: Star
     assert said[2:] == ["node: [Errno 113] no node nobody was met yet", "gave up: True", "left: 0"]
 
 
+CHOICES = """
+import trio
+from qnetpy.embed import open_node
+from resmgr.aio import send
+from resmgr.errors import ResmgrError
+
+async def main():
+    async with open_node(interfaces=["eth0"]) as node:
+        with trio.fail_after(10):
+            await node.up("b")
+        chid = (await node.name_open("upper", node="b")).chid
+        for name in ("b~exclusive:eth0", "b~redundant", "b~best", "b~preferred:eth9", "b~preferred"):
+            try:
+                print(name, bytes((await send(node.connect(name, 1, chid), [b"x"], reply_len=8)).data))
+            except ResmgrError as error:
+                print(name, error.errno)
+
+trio.run(main)
+"""
+
+
+def test_a_node_with_a_choice_of_paths(start_cluster: Start) -> None:
+    cluster = start_cluster(QUIET)
+    with cluster.running("b", sys.executable, "-c", program("server")) as server:
+        assert server.stdout is not None
+        assert server.stdout.readline() == b"serving\n"
+        said = cluster.run("a", sys.executable, "-c", CHOICES, seconds=20).stdout.splitlines()
+
+    assert said == ["b~exclusive:eth0 b'X'", "b~redundant b'X'", "b~best 22", "b~preferred:eth9 6", "b~preferred 22"]
+
+
 def test_the_bearers_are_those_of_the_configuration(start_cluster: Start) -> None:
     cluster = start_cluster(QUIET)
     for name in "ab":

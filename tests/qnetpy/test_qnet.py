@@ -7,6 +7,7 @@ import logging
 
 import pytest
 
+from qnetpy.link.machine import BURST
 from qnetpy.nodes import NODES_MAX, NodeState
 from qnetpy.parameters import QnetSettings
 from qnetpy.testing.node import SimNode
@@ -256,7 +257,7 @@ def test_a_large_backlog_leaves_in_turns_that_others_can_use(world: World) -> No
     world.hub.spread = tap  # type: ignore[method-assign]  # a tap on the cable
     sends = [Sent(connection, b"v" * 900_000) for _ in range(8)]
     assert world.until(lambda: all(send.results for send in sends), 20.0)
-    assert 128 < max(sizes) <= 512 + 8
+    assert 32 < max(sizes) <= BURST + 8
 
 
 def test_only_the_interfaces_that_are_named_are_used() -> None:

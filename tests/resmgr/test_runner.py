@@ -399,6 +399,55 @@ async def test_a_woken_task_runs_after_the_turn_that_woke_it(round_: int) -> Non
     right.close()
 
 
+async def test_enter_leaves_timers_to_the_dispatch_task() -> None:
+    async with open_dispatch() as dispatch:
+        seen: list[str] = []
+        dispatch.call_at(dispatch.now(), lambda: seen.append("late"))
+        dispatch.enter(lambda: seen.append("now"))
+        assert seen == ["now"]
+        await until(lambda: seen == ["now", "late"])
+
+
+async def test_a_woken_task_waits_for_one_turn_at_most_though_there_is_always_another() -> None:
+    """A node that sends without a pause has a turn to run whenever it looks."""
+    async with open_dispatch() as dispatch:
+        waited: list[int] = []
+        woken_at = -1
+        going = True
+        waiting: trio.lowlevel.Task | None = None
+
+        def again() -> None:
+            if going:
+                dispatch.call_at(dispatch.now(), again)
+
+        async def waiter() -> None:
+            nonlocal waiting
+
+            def abort(_: object) -> trio.lowlevel.Abort:
+                return trio.lowlevel.Abort.SUCCEEDED
+
+            for _ in range(200):
+                waiting = trio.lowlevel.current_task()
+                await trio.lowlevel.wait_task_rescheduled(abort)
+                waited.append(dispatch.statistics().turns - woken_at)
+
+        def wake() -> None:
+            nonlocal waiting, woken_at
+            if waiting is not None:
+                woken_at = dispatch.statistics().turns
+                trio.lowlevel.reschedule(waiting)
+                waiting = None
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(waiter)
+            dispatch.enter(again)
+            while len(waited) < 200:
+                dispatch.call_soon(wake)
+                await trio.lowlevel.checkpoint()
+            going = False
+        assert max(waited) <= 1
+
+
 async def test_enter_runs_a_turn_in_the_callers_task() -> None:
     async with open_dispatch(spin=0) as dispatch:
         await until(lambda: dispatch.statistics().sleeps > 0)

@@ -124,6 +124,10 @@ class Controller:
         """Bytes per second to spread packets at; None sends bursts as large as the caller's limit. The seam for a rate-based controller."""
         return None
 
+    def seen_rate(self) -> float:
+        """Bytes per second that the path has delivered lately, at most; 0 when the controller does not measure it."""
+        return 0.0
+
     def avoidance(self, ack: AckSample) -> None:
         raise NotImplementedError
 

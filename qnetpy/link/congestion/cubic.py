@@ -60,6 +60,12 @@ class Cubic(Controller):
         self.window = int(self.window * BETA)
         self.threshold = self.window
 
+    def _begin(self, packets: float) -> None:
+        """Grow from that window on, as one that was never higher."""
+        self._w_max = packets
+        self._epoch = None
+        self._idle_since = None
+
     def restored(self) -> None:
         self._w_max, self._k, self._friendly, self._epoch = self._undo
 

@@ -68,6 +68,10 @@ ACK_THRESHOLD: Final = 8
 """Packets after which an ACK no longer waits. TCP has 2; a sender that runs out of window asks by URGENT instead."""
 SUSPECT_TIMEOUTS: Final = 3
 """Probe timeouts in a row after which a path is taken for dead and its data goes over another."""
+HURRIED_TIMEOUT: Final = 0.06
+HURRIED_TRIPS: Final = 3
+"""A path that is not the only one asks after so many seconds or minimum round trips, whichever is more, though its round trips vary much:
+after 60, 120 and 240 ms of silence others take over. One pause of 0.1 s at either end would make that a second and a half."""
 CHALLENGE_FIRST: Final = 0.1
 CHALLENGE_TRIES: Final = 5
 """A CHALLENGE is repeated after the first, each time twice as late, at most so often."""

@@ -254,6 +254,8 @@ class Transport:
 
     def _count_paths(self) -> None:
         self._alone = len(self._paths) == 1 and not self._schedule.route
+        for path in self._paths.values():
+            path.hurried = len(self._paths) > 1
 
     def order(self) -> list[int]:
         """The paths in the order in which `transmit` should be called for them: who delivers soonest first."""

@@ -19,6 +19,8 @@ from qnetpy.link.transport.config import TransportConfig
 from qnetpy.link.transport.constants import (
     BASE_PAYLOAD,
     GRANULARITY,
+    HURRIED_TIMEOUT,
+    HURRIED_TRIPS,
     LOST_MEMORY,
     MAX_ACK_RANGES,
     MAX_PACKET_THRESHOLD,
@@ -500,6 +502,8 @@ class Path(Standing):
 
     def pto_at(self) -> float:
         interval = self.rtt.pto()
+        if self.hurried and interval > HURRIED_TIMEOUT:
+            interval = min(interval, max(HURRIED_TIMEOUT, HURRIED_TRIPS * self.rtt.minimum))
         count = self.pto_count
         if count:
             limit = self._max_pto if self._max_pto > interval else interval

@@ -15,6 +15,9 @@ from collections.abc import Iterable
 from qnetpy.link.transport.path import Path
 from qnetpy.link.transport.routes import EXCLUSIVE, PREFERRED, THEIRS
 
+SHORTEST = 1e-6
+"""Seconds; what a clock does not tell from nothing is taken for this."""
+
 
 def matches(number: int, path: Path) -> bool:
     """Whether *path* belongs to the port of that route."""
@@ -60,5 +63,7 @@ def worth_it(path: Path, better: list[Path], waiting: int) -> bool:
     on this one now arrives. So the end of a transfer does not wait for a slow path.
     """
     best = better[0]
-    wait = best.rtt.smoothed * (1.0 + waiting / best.congestion.window)
+    # A window that was just made smaller turns round sooner than the round trips of before say: what was delivered lately counts as well.
+    rate = max(best.congestion.window / max(best.rtt.smoothed, SHORTEST), best.congestion.seen_rate())
+    wait = best.rtt.smoothed + waiting / rate
     return wait > path.rtt.smoothed or wait > arrival(path) + path.rtt.variation

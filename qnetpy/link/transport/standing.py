@@ -14,13 +14,15 @@ class Standing:
     """State only."""
 
     __slots__ = (
-        "control_due", "copies", "copies_dropped", "news_seen", "open", "peer_port", "peer_up", "port", "responses", "suspect", "up",
-        "valid", "validation",
+        "control_due", "copies", "copies_dropped", "hurried", "news_seen", "open", "peer_port", "peer_up", "port", "responses", "suspect",
+        "up", "valid", "validation",
     )  # fmt: skip
 
     def __init__(self) -> None:
         self.suspect = False
         """Several probes in a row were not answered, or its interface was down and no probe was answered since."""
+        self.hurried = False
+        """There are others that could carry its data."""
         self.valid = False
         """The peer has answered a CHALLENGE here, or the handshake did as much."""
         self.up = True

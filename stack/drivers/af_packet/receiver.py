@@ -39,6 +39,8 @@ BLOCK_SIZE = 1 << 16
 """Blocks must be contiguous memory: small enough to be found on a machine that is up for long."""
 FEW = 4
 """Slots that are looked at first: nearly always there is one frame, or there are many."""
+UNBOUNDED = 1 << 62
+"""Bytes, of a batch that is bounded by its frames alone."""
 _TOTAL_STORE_ORDER = frozenset(("x86_64", "i686", "i386", "AMD64"))
 
 
@@ -53,8 +55,11 @@ class Receiver(Protocol):
     losing: bool
     truncated: int
 
-    def take(self, limit: int) -> list[Frame]:
-        """At most *limit* frames that are there, in order; valid until `give_back`. OSError as recv raises it, never EAGAIN."""
+    def take(self, limit: int, room: int = UNBOUNDED) -> list[Frame]:
+        """At most *limit* frames that are there, and none after the one that reaches *room* bytes, in order; valid until `give_back`.
+
+        OSError as recv raises it, never EAGAIN.
+        """
         ...
 
     def give_back(self) -> None: ...
@@ -98,13 +103,13 @@ class Ring:
         self._words = self._view.cast("I")
         self._longs = self._view.cast("Q")
 
-    def take(self, limit: int) -> list[Frame]:
+    def take(self, limit: int, room: int = UNBOUNDED) -> list[Frame]:
         frames: list[Frame] = []
         limit = min(limit, self.slots)
         few = min(limit, FEW)
-        done = self._look_at(0, few, frames)
+        done = self._look_at(0, few, frames, room)
         if done == few < limit:
-            done += self._look_at(few, limit, frames)
+            done += self._look_at(few, limit, frames, room - sum(map(len, frames)))
         if done:
             first = self._next
             self._taken = self._offsets[first : first + done]
@@ -114,8 +119,9 @@ class Ring:
                 self.losing = True
         return frames
 
-    def _look_at(self, start: int, stop: int, frames: list[Frame]) -> int:
-        """Collect frames from the slots *start* to *stop*, counted from the next one, up to the first that is empty. How many were full."""
+    def _look_at(self, start: int, stop: int, frames: list[Frame], room: int) -> int:
+        """Collect frames from the slots *start* to *stop*, counted from the next one, up to the first that is empty or the one that fills
+        *room*. How many were full."""
         longs, view, first = self._longs, self._view, self._next
         append = frames.append
         done = 0
@@ -132,6 +138,9 @@ class Ring:
                 continue
             begin = offset + (sizes >> 32 & 0xFFFF)
             append(view[begin : begin + length])
+            room -= length
+            if room <= 0:
+                break
         return done
 
     def give_back(self) -> None:
@@ -179,19 +188,20 @@ class Recv:
         except PermissionError:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
 
-    def take(self, limit: int) -> list[Frame]:
+    def take(self, limit: int, room: int = UNBOUNDED) -> list[Frame]:
         frames: list[Frame] = []
-        recv, room = self._sock.recv, self._room + 1
-        while len(frames) < limit:
+        recv, longest = self._sock.recv, self._room + 1
+        while len(frames) < limit and room > 0:
             try:
-                frame = recv(room)
+                frame = recv(longest)
             except BlockingIOError:
                 break
             except OSError:
                 if frames:
                     break  # the next take meets it again
                 raise
-            if len(frame) == room:
+            room -= len(frame)
+            if len(frame) == longest:
                 self.truncated += 1
             else:
                 frames.append(frame)

@@ -8,7 +8,7 @@ from random import Random
 import pytest
 
 from qnetpy.link.calls import CALLS_MAX, RETRY_REFUSED, RETRY_STRANGER, STRANGERS_MAX
-from qnetpy.link.machine import BURST, BURSTS_PER_TURN
+from qnetpy.link.machine import BURST, BURST_BRIEF, BURST_BYTES, BURST_LEAST
 from qnetpy.link.outcome import Reason
 from qnetpy.link.session import RekeyPolicy
 from qnetpy.link.wire import DATA, DATA_HEADER, FINAL, INITIATION, RESPONSE
@@ -438,22 +438,72 @@ def test_a_frame_from_a_group_address_is_not_answered() -> None:
 # Cost
 
 
-def test_a_large_transfer_gives_way_after_some_bursts() -> None:
-    net, a, b = pair()
-    net.send(a, "b", b"w" * 3_000_000)  # opens the window
+def transfer(mtu: int) -> tuple[Net, Station, Station]:
+    """A has 20 messages of 900,000 bytes for b, and an open window."""
+    net = Net()
+    a, b = net.add("a", 1, mtu=mtu), net.add("b", 2, mtu=mtu)
+    net.up(a, b)
+    net.send(a, "b", b"w" * 3_000_000)
     net.run(3.0)
     link = a.owner.links["b"]
     for _ in range(20):
         a.machine.send(link, 1, [b"v" * 900_000], 10, net.now)
-    most = 0
+    return net, a, b
+
+
+def turn(net: Net, station: Station, brief: bool = False) -> list[bytes]:
+    """What one call of `transmit` gives, put on the cable."""
+    frames = [frame for _, batch in station.machine.transmit(net.now, brief) for frame in batch]
+    for frame in frames:
+        net.inject("lan", frame)
+    return frames
+
+
+@pytest.mark.parametrize("mtu", [1500, 9000])
+def test_a_large_transfer_gives_way_after_each_burst(mtu: int) -> None:
+    net, a, b = transfer(mtu)
+    sizes = []
     for _ in range(50):
-        frames = [frame for _, batch in a.machine.transmit(net.now) for frame in batch]
-        most = max(most, len(frames))
-        for frame in frames:
-            net.inject("lan", frame)
+        sizes.append(len(turn(net, a)))
         net.run(0.0005)
-    assert 100 < most <= BURST * BURSTS_PER_TURN
+    assert BURST_LEAST <= max(sizes) <= BURST
+    assert max(sizes) * mtu <= BURST_BYTES + BURST_LEAST * 100
     assert net.run(5.0, lambda: len(b.owner.got) == 21)
+
+
+@pytest.mark.parametrize("mtu", [1500, 9000])
+def test_a_small_message_beside_a_transfer_is_in_the_next_frame(mtu: int) -> None:
+    """And when the rest of the burst is about to come anyway, few frames go with it."""
+    net, a, b = transfer(mtu)
+    for _ in range(5):
+        turn(net, a)
+        assert a.machine.pending
+    a.machine.send(a.owner.links["b"], 2, [b"small"], 10, net.now)
+    frames = turn(net, a, brief=True)
+    assert len(frames) <= BURST_BRIEF
+    assert a.machine.pending, "the rest of the transfer"
+    began = len(b.owner.got)
+    net.run(net.latency * 1.5)
+    assert b.owner.got[began:] == [b"small"], "before anything that was begun earlier is complete"
+
+
+def test_signs_of_life_do_not_wait_for_a_transfer() -> None:
+    """20 MB wait all the time: a ping is in the next frame and is answered at once, and a peer that is silent is noticed as any other."""
+    net, a, b = transfer(1500)
+    link = a.owner.links["b"]
+    b.owner.on_message = lambda _, data: a.machine.send(link, 1, [data], 10, net.now)
+    for _ in range(40):
+        turn(net, a)
+        a.machine._ping(link, net.now)
+        asked = net.now
+        assert turn(net, a)
+        net.run(2.5 * net.latency)
+        assert link.transport.last_received > asked
+        assert link.transport.backlog() > 10_000_000
+    net.block = lambda sender, cable, frame: sender == "b"
+    silent = net.now
+    assert net.run(5.0, lambda: "b" not in a.owner.links)
+    assert 2.9 < net.now - silent < 3.1
 
 
 def test_an_idle_link_costs_two_frames_each_heartbeat() -> None:

@@ -329,6 +329,35 @@ def test_who_sends_a_little_all_the_time_notices_a_silent_path_too(pause: float,
     assert max(late) < 0.5
 
 
+@pytest.mark.parametrize("spike", [0.03, 0.1, 0.4])
+def test_a_path_that_falls_silent_after_a_pause_is_left_within_half_a_second(spike: float) -> None:
+    """A process that had no processor for a while answers late: what comes after varies by as much."""
+    pair = two_paths(Faults(rate=50e6))
+    for path in (0, 1):
+        pair.ends[0].path(path).rtt.update(spike, 0.0, pair.now)
+    bad = pair.ends[0].order()[0]
+    for end in (0, 1):
+        pair.wires[bad, end].faults = Faults(dark=((0.0, 60.0),))
+    pair.send(0, 1, b"whole")
+    began = pair.now
+    assert pair.run(5.0, lambda: PathLost(bad) in pair.events[0])
+    assert pair.now - began < 0.5
+    assert [bytes(event.data) for event in pair.received[1]] == [b"whole"]
+
+
+def test_a_far_path_is_not_suspected_for_being_far() -> None:
+    """Of 200 ms, beside one of 0.1 ms that carries nothing for this message."""
+    pair = Pair()
+    pair.join(0, (Faults(delay=0.1), Faults(delay=0.1)), Random(1))
+    pair.join(1, (Faults(), Faults()), Random(2))
+    pair.run(2.0, lambda: False)
+    for number in range(20):
+        pair.at(pair.now + number * 0.3, lambda: pair.send(0, 1, b"far", route=route(EXCLUSIVE, 1)))
+    pair.run(8.0, lambda: len(pair.received[1]) == 20)
+    assert len(pair.received[1]) == 20
+    assert PathLost(0) not in pair.events[0]
+
+
 def test_removed_path_hands_its_data_over() -> None:
     pair = two_paths(Faults(rate=50e6))
     pair.send(0, 1, bytes(1 << 20))
