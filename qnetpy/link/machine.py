@@ -47,7 +47,7 @@ def _any_way(name: str) -> int:
 
 
 class LinkMachine:
-    """See the head of this file. `counters` are drops of received frames by reason."""
+    """See the head of this file. `counters` are drops of received frames by reason, those of sessions in use not yet included (`drops`)."""
 
     def __init__(
         self,
@@ -94,6 +94,13 @@ class LinkMachine:
         return [
             session for link in self.links.values() for session in (link.sessions.current, link.sessions.previous) if session is not None
         ]
+
+    def drops(self) -> dict[str, int]:
+        """Received frames that were dropped since the start, by reason."""
+        drops = Counter(self.counters)
+        for session in self.sessions():
+            drops.update(_refused(session))
+        return {reason: count for reason, count in sorted(drops.items()) if count}
 
     def set_identity(self, identity: NodeIdentity) -> None:
         """Show and trust that from the next handshake on; the name, key and secret are the same."""
@@ -333,8 +340,7 @@ class LinkMachine:
             self.links[peer.name] = link
             self._paths.first(link, event.address, event.mtu, now)
         link.peer = peer
-        for ended in link.install(session, now):
-            self._sessions.pop(ended.local_index, None)
+        self._ended(link.install(session, now))
         self._sessions[session.local_index] = link
         if fresh:
             self._upcalls.link_up(link, event.restarted)
@@ -497,8 +503,7 @@ class LinkMachine:
             transport.handle_timeout(now)
             self._events(link, now)
             self._mark(link)
-        for ended in link.sessions.expire(now):
-            self._sessions.pop(ended.local_index, None)
+        self._ended(link.sessions.expire(now))
         if now >= link.renew_at and link.alive:
             link.renew_at = now + RENEW_CHECK
             self._renew(link, now)
@@ -532,10 +537,15 @@ class LinkMachine:
         self._due.discard(link)
         self._handshake_touched = True
         self._calls.leave(link)
-        for ended in link.sessions.close():
-            self._sessions.pop(ended.local_index, None)
+        self._ended(link.sessions.close())
         self._upcalls.link_down(link, reason)
         self._calls.lost(link.name, now)
+
+    def _ended(self, sessions: list[Session]) -> None:
+        """Keys that are not used any more: what they refused is not forgotten."""
+        for session in sessions:
+            self._sessions.pop(session.local_index, None)
+            self.counters.update(_refused(session))
 
     def _last_word(self, link: Link, reason: str, copies: int, now: float) -> None:
         """A CLOSE, sealed while there are keys."""
@@ -564,6 +574,11 @@ class LinkMachine:
         self._touched.clear()
         self._closed = True
         self._sessions.clear()
+
+
+def _refused(session: Session) -> dict[str, int]:
+    counted = {"replayed": session.counters.replayed, "bad_tag": session.counters.bad_tag}
+    return {reason: count for reason, count in counted.items() if count}
 
 
 def _frame(views: list[memoryview], offset: int, arrivals: Arrivals, number: int) -> memoryview:
