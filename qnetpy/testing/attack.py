@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import struct
+import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -64,6 +67,15 @@ def record(cluster: Cluster, caller: str, called: str, folder: Path) -> bytes:
     raise AssertionError(f"{caller} never called {called} in {TRIES} starts")
 
 
+def drops_of(status: dict[str, Any]) -> Counter[str]:
+    """What a node received and did not use, by the names of its counters, and under "screened out" what it did not look at."""
+    drops = Counter(status["drops"]) + Counter(status["handshake"])
+    for node in status["nodes"]:
+        drops += Counter(node["link"]["drops"] if node["link"] else {})
+    drops["screened out"] = sum(one["info"].get("screened out", 0) for one in status["interfaces"])
+    return drops
+
+
 class Victim:
     """A node under attack, and what is asked of it."""
 
@@ -99,10 +111,53 @@ class Victim:
         lines = self.cluster.run(self.node, "cat", f"/proc/{self.pid}/status").stdout.splitlines()
         return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS"))
 
+    def log(self) -> str:
+        """What its daemon has said since it started."""
+        return self.cluster.run(self.node, "cat", "/run/qnet/log").stdout
+
     def link(self, other: str) -> tuple[str, int]:
         """State of a node as the victim sees it, and how often it came up."""
         node = next(node for node in self.status()["nodes"] if node["name"] == other)
         return node["state"], node["starts"]
+
+
+class Program:
+    """A program of `qnetpy.testing` on a machine of the cluster that is talked to in lines and answers in JSON."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self.process = process
+        self.said = self._hear()
+        """What it said when it was ready."""
+
+    def tell(self, line: str = "") -> dict[str, Any]:
+        """Its answer to a line."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(line.encode() + b"\n")
+        self.process.stdin.flush()
+        return self._hear()
+
+    def end(self) -> dict[str, Any]:
+        """Its last words."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.process.stdin = None
+        return self._hear()
+
+    def _hear(self) -> dict[str, Any]:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            assert self.process.stderr is not None
+            raise AssertionError(self.process.stderr.read().decode())
+        heard: dict[str, Any] = json.loads(line)
+        return heard
+
+
+@contextmanager
+def program(cluster: Cluster, machine: str, name: str, *argv: str) -> Iterator[Program]:
+    """`qnetpy.testing.NAME` on a machine, when it is ready, for the time of the block."""
+    with cluster.running(machine, sys.executable, "-m", f"qnetpy.testing.{name}", *argv) as process:
+        yield Program(process)
 
 
 @contextmanager
