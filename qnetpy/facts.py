@@ -120,6 +120,7 @@ def status(qnet: Qnet, stack: Stack, started: float, mount: str | None) -> Fact:
         ],
         "drops": qnet.machine.drops(),
         "failures": dict(counted.failures),
+        "sizes": qnet.sizes(),
         "reach": qnet.reach.sizes()
         | {reason: count for reason, count in sorted(qnet.counters.items()) if reason.startswith(("gossip", "announced"))},
         **nodes(qnet),

@@ -67,6 +67,11 @@ class ZeroconfDiscovery:
     def drops(self) -> dict[Drop, int]:
         return {} if self._table is None else dict(self._table.drops)
 
+    def facts(self) -> dict[str, int]:
+        """Announcements that stand, and by reason those that led to nothing."""
+        standing = 0 if self._table is None else len(self._table)
+        return {"announced": standing} | {reason.value: count for reason, count in self.drops.items() if count}
+
     def start(self, dispatch: Dispatch, interfaces: Sequence[Interface], announce: Announcement, on_hint: OnHint, on_gone: OnHint) -> None:
         """Returns at once; hints follow in later turns."""
         if self._dispatch is not None:

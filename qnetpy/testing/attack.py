@@ -161,9 +161,13 @@ def program(cluster: Cluster, machine: str, name: str, *argv: str) -> Iterator[P
 
 
 @contextmanager
-def flooding(victim: Victim, enemy: str, recording: bytes, kinds: list[str], rate: float) -> Iterator[None]:
-    """The machine *enemy* floods *victim* with these kinds of frames, in turn, from when the block begins until it ends."""
+def flooding(victim: Victim, enemy: str, recording: bytes, kinds: list[str], rate: float, *options: str) -> Iterator[None]:
+    """The machine *enemy* floods *victim* with these kinds of frames, in turn, from when the block begins until it ends.
+
+    *options*: more of the program's.
+    """
     words = ["-m", "qnetpy.testing.enemy", "--to", victim.mac, "--rate", str(rate), "--seconds", "3600"]
+    words += options
     for kind in kinds:
         words += ["--kind", kind]
     with victim.cluster.running(enemy, sys.executable, *words) as process:

@@ -131,22 +131,22 @@ def kinds(enemy: Enemy) -> dict[str, Callable[[], bytes]]:
     }
 
 
-def bursts(rate: float, seconds: float, clock: Callable[[], float], sleep: Callable[[float], None]) -> Iterator[int]:
+def bursts(rate: float, seconds: float, clock: Callable[[], float], sleep: Callable[[float], None], tick: float = TICK) -> Iterator[int]:
     """How many frames to send now, until the time is up. What could not be sent in time is not made up for beyond one burst."""
     began = clock()
     sent = 0
     while (passed := clock() - began) < seconds:
         due = int(passed * rate) - sent
-        if due > rate * 4 * TICK:
-            sent += due - int(rate * 4 * TICK)
-            due = int(rate * 4 * TICK)
+        if due > rate * 4 * tick:
+            sent += due - int(rate * 4 * tick)
+            due = int(rate * 4 * tick)
         if due > 0:
             yield due
             sent += due
-        sleep(TICK)
+        sleep(tick)
 
 
-def flood(interface: str, pool: list[bytes], rate: float, seconds: float) -> tuple[int, float]:
+def flood(interface: str, pool: list[bytes], rate: float, seconds: float, tick: float = TICK) -> tuple[int, float]:
     """Frames that the kernel took, and the seconds it took."""
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as sock:
         sock.setsockopt(SOL_PACKET, QDISC_BYPASS, 1)
@@ -155,7 +155,7 @@ def flood(interface: str, pool: list[bytes], rate: float, seconds: float) -> tup
         sender = Sender(sock, max(map(len, pool)))
         began = time.monotonic()
         sent = place = 0
-        for due in bursts(rate, seconds, time.monotonic, time.sleep):
+        for due in bursts(rate, seconds, time.monotonic, time.sleep, tick):
             while due > 0:
                 batch: list[Frame] = [pool[(place + number) % len(pool)] for number in range(min(due, SLOTS))]
                 place += len(batch)
@@ -169,17 +169,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="enemy", description=__doc__)
     parser.add_argument("--interface", default="eth0")
     parser.add_argument("--to", required=True, help="the victim's MAC address")
+    parser.add_argument("--from", dest="source", default="", help="the MAC address to send from, for the kinds that do not invent one")
     parser.add_argument("--kind", required=True, action="append", help="may be repeated: kinds in turn")
     parser.add_argument("--rate", type=float, default=20000.0)
     parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument("--tick", type=float, default=TICK, help="seconds between bursts")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
-    own = bytes.fromhex(Path(f"/sys/class/net/{args.interface}/address").read_text().strip().replace(":", ""))
+    own = bytes.fromhex((args.source or Path(f"/sys/class/net/{args.interface}/address").read_text()).strip().replace(":", ""))
     recording = Recording(b"" if os.isatty(0) else sys.stdin.buffer.read())
     makers = kinds(Enemy(bytes.fromhex(args.to.replace(":", "")), own, recording, args.seed))
     pool = [makers[kind]() for _ in range(POOL // len(args.kind)) for kind in args.kind]
     print("sending", flush=True)
-    sent, seconds = flood(args.interface, pool, args.rate, args.seconds)
+    sent, seconds = flood(args.interface, pool, args.rate, args.seconds, args.tick)
     print(json.dumps({"sent": sent, "seconds": seconds}), flush=True)
 
 
