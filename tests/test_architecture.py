@@ -93,7 +93,7 @@ ARROWS = {
     "stack.drivers.af_packet": {"resmgr", "stack", "stack.wire", "stack.core", "stack.filter.bpf"},
     "stack.drivers.udp_socket": {"resmgr", "stack", "stack.wire", "stack.core", "stack.filter.bpf"},
     "stack.drivers.wrap": {"resmgr", "stack", "stack.wire", "stack.core"},
-    "qnetpy": {"resmgr", "stack.wire", "qnetpy.link.transport"},
+    "qnetpy": {"resmgr", "stack", "stack.wire", "qnetpy.link.transport"},
     "qnetpy.identity": {"resmgr"},
     "qnetpy.discovery": {"resmgr", "stack", "stack.wire"},
     "qnetpy.reach": {"resmgr", "stack.wire", "stack.core", "qnetpy", "qnetpy.discovery", "qnetpy.identity"},
