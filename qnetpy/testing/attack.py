@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import struct
 import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -47,11 +49,17 @@ def read_pcap(file: Path) -> list[bytes]:
     return [frame for frame in frames if frame[12:14] == ETHERTYPE.to_bytes(2, "big")]
 
 
-def record(cluster: Cluster, caller: str, called: str, folder: Path) -> bytes:
-    """The handshake and some traffic of two nodes, as somebody sees it who listens on the wire. It begins with a call of *caller*.
+def record(cluster: Cluster, caller: str, called: str, folder: Path, traffic: Callable[[], object] | None = None) -> bytes:
+    """A handshake and some traffic, as somebody hears it who listens on the wire. It has a call of *caller*, a daemon, to *called*.
 
-    It restarts *caller*, and again when it was *called* that called first.
+    It restarts *caller*, and again when it was *called* that called first. *traffic* is done meanwhile; by default *caller* writes a file
+    to *called*.
     """
+
+    def write() -> None:
+        cluster.run(caller, "sh", "-c", f"head -c 3000000 /dev/zero > /net/{called}/tmp/some")
+        time.sleep(0.3)
+
     mac = bytes.fromhex(Victim(cluster, called).mac.replace(":", ""))
     for number in range(TRIES):
         file = folder / f"{caller}-{number}.pcap"
@@ -59,8 +67,7 @@ def record(cluster: Cluster, caller: str, called: str, folder: Path) -> bytes:
             cluster.run(caller, "qnet", "down")
             cluster.run(caller, "qnet", "up")
             cluster.run(caller, "qnet", "nodes", "--wait", called)
-            cluster.run(caller, "sh", "-c", f"head -c 3000000 /dev/zero > /net/{called}/tmp/some")
-            time.sleep(0.3)
+            (traffic or write)()
         frames = read_pcap(file)
         if any(frame[:6] == mac and frame[HEADER_SIZE] == wire.INITIATION for frame in frames):
             return pack_recording(frames)
@@ -160,8 +167,36 @@ def program(cluster: Cluster, machine: str, name: str, *argv: str) -> Iterator[P
         yield Program(process)
 
 
+class Flood:
+    """A flood under way."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        assert process.stdout is not None
+        self._fd = process.stdout.fileno()
+        os.set_blocking(self._fd, False)
+        self._text = b""
+        self._last = 0, 0.0
+        self._mark = 0, 0.0
+
+    def rate(self) -> float:
+        """Frames per second since this was asked last, or since it began."""
+        before, self._mark = self._mark, self._told()
+        sent, seconds = (now - then for now, then in zip(self._mark, before, strict=True))
+        return sent / seconds if seconds else 0.0
+
+    def _told(self) -> tuple[int, float]:
+        with contextlib.suppress(BlockingIOError):
+            while data := os.read(self._fd, 65536):
+                self._text += data
+        whole, _, self._text = self._text.rpartition(b"\n")
+        if whole:
+            told = json.loads(whole.splitlines()[-1])
+            self._last = told["sent"], told["seconds"]
+        return self._last
+
+
 @contextmanager
-def flooding(victim: Victim, enemy: str, recording: bytes, kinds: list[str], rate: float, *options: str) -> Iterator[None]:
+def flooding(victim: Victim, enemy: str, recording: bytes, kinds: list[str], rate: float, *options: str) -> Iterator[Flood]:
     """The machine *enemy* floods *victim* with these kinds of frames, in turn, from when the block begins until it ends.
 
     *options*: more of the program's.
@@ -176,7 +211,11 @@ def flooding(victim: Victim, enemy: str, recording: bytes, kinds: list[str], rat
         process.stdin.write(recording)
         process.stdin.close()
         process.stdin = None
-        if not process.stdout.readline().startswith(b"sending"):
+        # A line at a time, and nothing beyond it: `Flood` reads the descriptor.
+        line = b""
+        while not line.endswith(b"\n") and (byte := os.read(process.stdout.fileno(), 1)):
+            line += byte
+        if line != b"sending\n":
             assert process.stderr is not None
             raise AssertionError(process.stderr.read().decode())
-        yield
+        yield Flood(process)

@@ -3,8 +3,8 @@
     python -m qnetpy.testing.bulk serve             takes messages and answers each with nothing
     python -m qnetpy.testing.bulk send NODE         for each line on standard input, a number of seconds, sends for so long
 
-Both print a line of JSON when they are ready; the sender another for each line: MB/s that were answered. They use every Ethernet interface
-and take the daemon's place: its keys, and its socket, so that `qnet status` tells about them.
+Both print a line of JSON when they are ready; the sender another for each line: MB that were answered, and MB/s. They use every Ethernet
+interface and take the daemon's place: its keys, and its socket, so that `qnet status` tells about them.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ async def stream(connection: Connection, body: bytes, until: float) -> int:
     return sent
 
 
-async def measure(connection: Connection, body: bytes, seconds: float) -> float:
+async def measure(connection: Connection, body: bytes, seconds: float) -> dict[str, float]:
     total = 0
     began = time.monotonic()
 
@@ -56,7 +56,7 @@ async def measure(connection: Connection, body: bytes, seconds: float) -> float:
     async with trio.open_nursery() as nursery:
         for _ in range(IN_FLIGHT):
             nursery.start_soon(one)
-    return total / (time.monotonic() - began) / 1e6
+    return {"sent": total / 1e6, "rate": total / (time.monotonic() - began) / 1e6}
 
 
 async def serve(node: EmbeddedNode) -> None:
@@ -74,7 +74,7 @@ async def send_to(node: EmbeddedNode, where: str) -> None:
     await measure(connection, body, 0.5)
     print(json.dumps({"ready": True}), flush=True)
     while line := await trio.to_thread.run_sync(sys.stdin.readline):
-        print(json.dumps({"rate": await measure(connection, body, float(line))}), flush=True)
+        print(json.dumps(await measure(connection, body, float(line))), flush=True)
 
 
 async def run(args: argparse.Namespace) -> None:
