@@ -25,7 +25,7 @@ from qnetpy.link.session import RekeyPolicy, Session
 from qnetpy.link.transport.config import TransportConfig
 from qnetpy.link.transport.events import Challenged, Closed, Event, MessageReceived, PathFound, PathLost, PathRefused, PathTold, PathValid
 from qnetpy.link.upcalls import LinkTimers, Upcalls
-from qnetpy.link.wire import DATA, DATA_HEADER, Address, Arrivals, sort_frames
+from qnetpy.link.wire import Address, Arrivals, sort_frames, sources_of
 from resmgr.dispatch import Buffer
 from stack.frame import Frame
 
@@ -232,7 +232,10 @@ class LinkMachine:
             packets = link.open(arrivals.index, arrivals)
             if not packets:
                 continue
-            if arrivals.path in link.paths or self._begins(link, interface, views, offset, arrivals, packets, now):
+            path = link.paths.get(arrivals.path)
+            if path is None or not path.state.valid:
+                packets = self._unproven(link, path, interface, views, offset, arrivals, packets, now)
+            if packets:
                 self._data(link, arrivals.path, packets, now)
         if batch.handshakes:
             self._handshake_touched = True
@@ -292,19 +295,23 @@ class LinkMachine:
             case _:
                 pass
 
-    def _begins(
+    def _unproven(
         self,
         link: Link,
+        path: LinkPath | None,
         interface: str,
         views: list[memoryview],
         offset: int,
         arrivals: Arrivals,
         packets: list[tuple[int, bytes]],
         now: float,
-    ) -> bool:
-        """Packets under a number that is no path of the link: whether they begin one."""
-        station = source(_frame(views, offset, arrivals, packets[0][0]))
-        return self._paths.accept(link, arrivals.path, (interface, station), packets, now)
+    ) -> list[tuple[int, bytes]]:
+        """Packets under a number that is no path, or one without proof: those that begin a path, or come from where it leads."""
+        stations = sources_of(views, offset, arrivals)
+        sources = [(interface, stations[number]) for number, _ in packets]
+        if path is not None:
+            return self._paths.from_there(path, sources, packets)
+        return packets if self._paths.accept(link, arrivals.path, sources[0], packets, now) else []
 
     # Handshake results
 
@@ -579,17 +586,6 @@ class LinkMachine:
 def _refused(session: Session) -> dict[str, int]:
     counted = {"replayed": session.counters.replayed, "bad_tag": session.counters.bad_tag}
     return {reason: count for reason, count in counted.items() if count}
-
-
-def _frame(views: list[memoryview], offset: int, arrivals: Arrivals, number: int) -> memoryview:
-    """The frame with the packet of that number: one of the batch."""
-    wanted = (DATA, arrivals.path, arrivals.index, number)
-    for view in views:
-        if len(view) >= offset + DATA_HEADER.size:
-            kind, path, _, index, found = DATA_HEADER.unpack_from(view, offset)
-            if (kind, path, index, found) == wanted:
-                return view
-    raise AssertionError("the packet is of this batch")
 
 
 __all__ = ["Link", "LinkMachine", "LinkTimers", "Upcalls"]
