@@ -41,6 +41,10 @@ HEALED_MAX = 30.0
 STOLEN_MIN = 20
 """Frames for n2 that must come to the impostor, or the switch was not fooled."""
 LIES_SECONDS = 6.0
+LIES_FLOOD = 20_000
+"""Lies a second."""
+FLOOD_SHARE_MAX = 0.45
+"""Of a core: a tenth for hearing them, twice that for 256 calls at once to nodes that are not there, and what the measurement costs."""
 GROWTH_MAX = 16384
 """KiB: 1024 announcements, 256 calls at once, and what python-zeroconf keeps of them."""
 
@@ -164,4 +168,28 @@ def test_lies_about_where_nodes_are_show_nobody_and_keep_nobody_out(start_cluste
     assert sizes["hints"] <= STRANGERS_MAX
     assert sizes["calls"] <= CALLS_MAX + 16
     assert one.memory() - memory < GROWTH_MAX
+    assert "Traceback" not in one.log() + two.log()
+
+
+def test_a_flood_of_lies_takes_its_share_of_the_processor_and_no_more(start_cluster: Start, capsys: pytest.CaptureFixture[str]) -> None:
+    cluster = start_cluster(TOPOLOGY.format(second=""))
+    wait_until_up(cluster)
+    one, two = Victim(cluster, "n1"), Victim(cluster, "n2")
+    memory = one.memory()
+    rate = ("--rate", str(LIES_FLOOD))
+    with program(cluster, "x", "liar", "--address", cluster.address("x"), "--victim", one.mac, "--other", two.mac, *rate) as liar:
+        time.sleep(LIES_SECONDS)
+        share, _ = one.share(4.0)
+        grown = one.memory() - memory
+        said = liar.end()
+    with capsys.disabled():
+        print(f"\n{said['sent']} lies: {share:.1%} of a core, memory {grown:+} KiB, {one.status()['discovery']}")
+    assert said["sent"] > 2000
+    assert share < FLOOD_SHARE_MAX
+    assert grown < GROWTH_MAX
+    wait_until_up(cluster)
+    end = time.monotonic() + 15.0
+    while "heard_per_thousand" in one.status()["discovery"]:
+        assert time.monotonic() < end, "it does not listen again"
+        time.sleep(0.2)
     assert "Traceback" not in one.log() + two.log()
