@@ -87,9 +87,9 @@ class Tamper:
 
     # Parts of acts
 
-    def beside(self, end: int, frame: bytes, *made: Sending) -> list[Sending] | None:
-        """What was made, then the frame itself; for MADE_PART of the frames."""
-        return [*made, Sending(end ^ 1, frame)] if self.random.random() < MADE_PART else None
+    def beside(self, end: int, frame: bytes, make: Callable[[], Sending]) -> list[Sending] | None:
+        """What is made, then the frame itself; for MADE_PART of the frames."""
+        return [make(), Sending(end ^ 1, frame)] if self.random.random() < MADE_PART else None
 
     def instead(self, *made: Sending) -> list[Sending] | None:
         return list(made) if self.random.random() < LOST_PART else None
@@ -156,38 +156,41 @@ class Tamper:
 
     def late(self, end: int, frame: bytes) -> list[Sending] | None:
         """The same once more when newer ones have come, and newer keys."""
-        return self.beside(end, frame, Sending(end ^ 1, frame, self.random.uniform(*LATE)))
+        return self.beside(end, frame, lambda: Sending(end ^ 1, frame, self.random.uniform(*LATE)))
 
     def old(self, end: int, frame: bytes) -> list[Sending] | None:
         """Something recorded, of any session, kind and cable, to where it went then."""
         then, recorded = self.random.choice(self._heard)
-        return self.beside(end, frame, Sending(then ^ 1, recorded))
+        return self.beside(end, frame, lambda: Sending(then ^ 1, recorded))
 
     def reflect(self, end: int, frame: bytes) -> list[Sending] | None:
         """Back to its sender as if from its receiver."""
-        return self.beside(end, frame, Sending(end, frame[6:12] + frame[:6] + frame[12:]))
+        return self.beside(end, frame, lambda: Sending(end, frame[6:12] + frame[:6] + frame[12:]))
 
     def echo(self, end: int, frame: bytes) -> list[Sending] | None:
         """Back to its sender as if from itself."""
-        return self.beside(end, frame, Sending(end, frame[6:12] + frame[6:12] + frame[12:]))
+        return self.beside(end, frame, lambda: Sending(end, frame[6:12] + frame[6:12] + frame[12:]))
 
     def cut(self, end: int, frame: bytes) -> list[Sending] | None:
-        short = frame[: self.next_length(len(frame))].ljust(60, b"\0")
-        return self.beside(end, frame, Sending(end ^ 1, short))
+        return self.beside(end, frame, lambda: Sending(end ^ 1, frame[: self.next_length(len(frame))].ljust(60, b"\0")))
 
     def header(self, end: int, frame: bytes) -> list[Sending] | None:
         """One bit of the header, each in turn."""
-        return self.beside(end, frame, Sending(end ^ 1, self.flipped(frame, self.next_bit(8 * self.header_size(frame)))))
+        return self.beside(end, frame, lambda: Sending(end ^ 1, self.flipped(frame, self.next_bit(8 * self.header_size(frame)))))
 
     def body(self, end: int, frame: bytes) -> list[Sending] | None:
         """One bit behind the header, the last 16 bytes as likely as the rest."""
         bits = 8 * (len(frame) - HEADER_SIZE)
         low = self.random.choice([8 * self.header_size(frame), max(8 * self.header_size(frame), bits - 128)])
-        return self.beside(end, frame, Sending(end ^ 1, self.flipped(frame, self.random.randrange(low, bits)))) if low < bits else None
+        return (
+            self.beside(end, frame, lambda: Sending(end ^ 1, self.flipped(frame, self.random.randrange(low, bits)))) if low < bits else None
+        )
 
     def kind(self, end: int, frame: bytes) -> list[Sending] | None:
         """Another type byte: each in turn."""
-        return self.beside(end, frame, Sending(end ^ 1, frame[:HEADER_SIZE] + bytes((self.next_kind(),)) + frame[HEADER_SIZE + 1 :]))
+        return self.beside(
+            end, frame, lambda: Sending(end ^ 1, frame[:HEADER_SIZE] + bytes((self.next_kind(),)) + frame[HEADER_SIZE + 1 :])
+        )
 
     def corrupt(self, end: int, frame: bytes) -> list[Sending] | None:
         """A damaged frame in place of the frame."""
@@ -198,7 +201,7 @@ class Tamper:
         if frame[HEADER_SIZE] != DATA:
             return None
         index = self.index_of(frame[:6], DATA_HEADER.unpack_from(frame, HEADER_SIZE)[3])
-        return None if index is None else self.beside(end, frame, Sending(end ^ 1, self.with_data(frame, index=index)))
+        return None if index is None else self.beside(end, frame, lambda: Sending(end ^ 1, self.with_data(frame, index=index)))
 
     def direction(self, end: int, frame: bytes) -> list[Sending] | None:
         """To its own sender, in the session in which that one receives."""
@@ -206,14 +209,14 @@ class Tamper:
             return None
         index = self.index_of(frame[6:12], 0)
         back = frame[6:12] + frame[:6]
-        return None if index is None else self.beside(end, frame, Sending(end, self.with_data(frame, index=index, to=back)))
+        return None if index is None else self.beside(end, frame, lambda: Sending(end, self.with_data(frame, index=index, to=back)))
 
     def path(self, end: int, frame: bytes) -> list[Sending] | None:
         """Under another path number."""
         if frame[HEADER_SIZE] != DATA:
             return None
         number = self.random.choice([0, 1, 2, 3, self.random.randrange(256)])
-        return self.beside(end, frame, Sending(end ^ 1, self.with_data(frame, path=number)))
+        return self.beside(end, frame, lambda: Sending(end ^ 1, self.with_data(frame, path=number)))
 
     def cable(self, end: int, frame: bytes) -> list[Sending] | None:
         """Over another cable, with the addresses that are used there, instead of its own."""
@@ -226,7 +229,7 @@ class Tamper:
     def spoof(self, end: int, frame: bytes) -> list[Sending] | None:
         """The same from another station: one that is there, or one that nobody has."""
         source = self.random.choice([self.station(), *(address[:6] for address in self._addresses.values())])
-        return self.beside(end, frame, Sending(end ^ 1, frame[:6] + source + frame[12:]))
+        return self.beside(end, frame, lambda: Sending(end ^ 1, frame[:6] + source + frame[12:]))
 
     def moved(self, end: int, frame: bytes) -> list[Sending] | None:
         """Every frame from a station that nobody has."""
@@ -235,7 +238,7 @@ class Tamper:
     def group(self, end: int, frame: bytes) -> list[Sending] | None:
         """As if it came from everybody, or to everybody."""
         copy = self.random.choice([frame[:6] + b"\3\0\0\0\0\1" + frame[12:], b"\xff" * 6 + frame[6:]])
-        return self.beside(end, frame, Sending(end ^ 1, copy))
+        return self.beside(end, frame, lambda: Sending(end ^ 1, copy))
 
     def handshakes(self, end: int, frame: bytes) -> list[Sending] | None:
         """A recorded handshake frame of any time: as it was, from elsewhere, turned round, altered."""
@@ -248,11 +251,11 @@ class Tamper:
         made = self.random.choice(
             [Sending(then ^ 1, recorded), Sending(then ^ 1, altered), Sending(then ^ 1, elsewhere), Sending(then, back)]
         )
-        return self.beside(end, frame, made)
+        return self.beside(end, frame, lambda: made)
 
     def noise(self, end: int, frame: bytes) -> list[Sending] | None:
         junk = frame[:HEADER_SIZE] + self.random.randbytes(self.random.randrange(46, 600))
-        return self.beside(end, frame, Sending(end ^ 1, junk))
+        return self.beside(end, frame, lambda: Sending(end ^ 1, junk))
 
     def everything(self, end: int, frame: bytes) -> list[Sending] | None:
         """Any of the acts that leave a link alive."""
