@@ -45,8 +45,8 @@ LIES_FLOOD = 20_000
 """Lies a second."""
 FLOOD_SHARE_MAX = 0.45
 """Of a core: a tenth for hearing them, twice that for 256 calls at once to nodes that are not there, and what the measurement costs."""
-GROWTH_MAX = 16384
-"""KiB: 1024 announcements, 256 calls at once, and what python-zeroconf keeps of them."""
+GROWTH_MAX = 32768
+"""KiB: 1024 announcements, 256 calls at once, and above all the 10,000 records that python-zeroconf keeps at most."""
 
 
 @contextmanager
