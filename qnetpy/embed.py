@@ -24,6 +24,7 @@ import trio
 from qnetpy import config as configuration
 from qnetpy.channels import CHID_FIRST
 from qnetpy.config import Config
+from qnetpy.ethernets import HINT, NONE, ethernets
 from qnetpy.lsm import LsmQnet
 from qnetpy.nodes import NodeState
 from qnetpy.qnet import Qnet
@@ -134,14 +135,21 @@ class EmbeddedNode:
 
 
 def configured(settings: Config, interfaces: Sequence[str] = ()) -> list[Load]:
-    """The drivers that *settings* ask for, the packet driver being for *interfaces*, else for those that it names.
+    """The drivers that *settings* ask for, the packet driver being for *interfaces*, else for those it names, else for all that are up.
 
-    Without *interfaces*, [stack] drivers come first, as in `qnet up`.
+    Without *interfaces*, [stack] drivers come first, as in `qnet up`. ModuleError(ENODEV) when Ethernet is asked for and none is up.
     """
     wanted = settings.stack.drivers
     if interfaces or not wanted:
-        ethernet = settings.qnet.interfaces if "ethernet" in settings.qnet.bearers else ()
-        wanted = configuration.drivers(settings, interfaces or ethernet)
+        names = list(interfaces)
+        if not names and "ethernet" in settings.qnet.bearers:
+            try:
+                names = list(settings.qnet.interfaces) or ethernets()
+            except OSError as error:
+                raise ModuleError(error.errno or errno.EIO, f"cannot list the network interfaces: {error.strerror}") from None
+            if not names:
+                raise ModuleError(errno.ENODEV, f"{NONE}: {HINT}")
+        wanted = configuration.drivers(settings, names)
     return [Load(Kind.DRIVER, one.driver, one.options, [("fault", one.fault)] if one.fault else []) for one in wanted]
 
 
@@ -167,8 +175,8 @@ async def open_node(
     """Be a node of the cluster for the length of the block. On the way out goodbye is said and nothing is left behind.
 
     *config*: a configuration file (default: /etc/qnet/qnet.toml if there is one); *key_dir* overrides where it says the identity lies.
-    *interfaces*: Linux interfaces, in place of the configuration's, for the packet driver; what else [qnet] bearers asks for is loaded
-    too. *drivers*: instead, any drivers, as on io-pkt's command line. *files*: serve
+    *interfaces*: Linux interfaces, in place of the configuration's, for the packet driver; when neither names any, all that are up, as with
+    `qnet up`. What else [qnet] bearers asks for is loaded too. *drivers*: instead, any drivers, as on io-pkt's command line. *files*: serve
     this machine's files and programs to other nodes under the configuration's access rules, as the daemon does; that changes the umask
     and the descriptor limit of this process. *socket*: a path where local programs may join. ModuleError when anything is missing.
     """

@@ -118,8 +118,9 @@ def status(qnet: Qnet, stack: Stack, started: float, mount: str | None) -> Fact:
             | {"drops": dict(one.drops), "info": dict(one.info)}
             for one in counted.interfaces.values()
         ],
-        "drops": {reason: count for reason, count in sorted(qnet.machine.counters.items()) if count},
+        "drops": qnet.machine.drops(),
         "failures": dict(counted.failures),
+        "sizes": qnet.sizes(),
         "reach": qnet.reach.sizes()
         | {reason: count for reason, count in sorted(qnet.counters.items()) if reason.startswith(("gossip", "announced"))},
         **nodes(qnet),

@@ -113,7 +113,7 @@ class LsmQnet:
             self._resume = ResumeWatch(context.dispatch, self._cloned, self._jumped)
 
             def status() -> dict[str, object]:
-                return self._status(qnet)
+                return self._status(qnet, zeroconf)
 
             verbs = commands.verbs(membership, enrolment, context.dispatch, zeroconf is not None)
             control = Control(status, lambda: facts.nodes(qnet), verbs | {"suites": suites_verb(qnet.set_suites)}, os.geteuid())
@@ -197,7 +197,7 @@ class LsmQnet:
             raise ModuleError(error.errno or errno.EIO, error.strerror or str(error)) from None
         qnet.netfs.listeners.append(self._mount.forget)
 
-    def _status(self, qnet: Qnet) -> dict[str, object]:
+    def _status(self, qnet: Qnet, zeroconf: ZeroconfDiscovery | None) -> dict[str, object]:
         mount = self._mount
         told = facts.status(qnet, self._context.stack, self._began, None if mount is None else mount.point)
         waiting = [] if mount is None else [attrs.asdict(one) for one in mount.machine.status()]
@@ -206,6 +206,7 @@ class LsmQnet:
         return told | {
             "suites": qnet.suites(),
             "handshake": dict(qnet.machine.handshake_counters),
+            "discovery": {} if zeroconf is None else zeroconf.facts(),
             "flood": qnet.screen.facts(),
             "waiting": waiting,
             "membership": members,

@@ -93,9 +93,9 @@ ARROWS = {
     "stack.drivers.af_packet": {"resmgr", "stack", "stack.wire", "stack.core", "stack.filter.bpf"},
     "stack.drivers.udp_socket": {"resmgr", "stack", "stack.wire", "stack.core", "stack.filter.bpf"},
     "stack.drivers.wrap": {"resmgr", "stack", "stack.wire", "stack.core"},
-    "qnetpy": {"resmgr", "stack.wire", "qnetpy.link.transport"},
+    "qnetpy": {"resmgr", "stack", "stack.wire", "qnetpy.link.transport"},
     "qnetpy.identity": {"resmgr"},
-    "qnetpy.discovery": {"resmgr", "stack", "stack.wire"},
+    "qnetpy.discovery": {"resmgr", "stack", "stack.wire", "stack.filter.bpf"},
     "qnetpy.reach": {"resmgr", "stack.wire", "stack.core", "qnetpy", "qnetpy.discovery", "qnetpy.identity"},
     "qnetpy.link": {"resmgr", "stack", "stack.crypto", "stack.filter.bpf", "qnetpy.identity", "qnetpy.link.noise", "qnetpy.link.transport"},
     "qnetpy.link.noise": {"resmgr"},
@@ -174,7 +174,15 @@ IMPURE = {
 }
 """Files among PURE that are the edge: what reads, writes or mounts."""
 PURE = (
-    *("qnetpy.link", "qnetpy.nodes", "qnetpy.discovery.hint", "qnetpy.discovery.table", "qnetpy.discovery.static", "qnetpy.netfs.manager"),
+    *(
+        "qnetpy.link",
+        "qnetpy.nodes",
+        "qnetpy.discovery.hint",
+        "qnetpy.discovery.table",
+        "qnetpy.discovery.static",
+        "qnetpy.discovery.brake",
+    ),
+    "qnetpy.netfs.manager",
     *(
         "qnetpy.enrol.code",
         "qnetpy.enrol.wire",

@@ -124,10 +124,16 @@ def command_line(config: Config, path: str | None, interfaces: list[str], fault:
     import sys
 
     from qnetpy.config import drivers as drivers_of
+    from qnetpy.ethernets import HINT, NONE, ethernets
 
     drivers = config.stack.drivers
     if interfaces or not drivers:
-        names = interfaces or ((list(config.qnet.interfaces) or ethernets()) if "ethernet" in config.qnet.bearers else [])
+        try:
+            names = interfaces or ((list(config.qnet.interfaces) or ethernets()) if "ethernet" in config.qnet.bearers else [])
+        except OSError as error:
+            raise CommandError(f"cannot list the network interfaces: {error.strerror}", "[qnet] interfaces in the configuration") from error
+        if not names and "ethernet" in config.qnet.bearers:
+            raise CommandError(NONE, HINT)
         drivers = drivers_of(config, names)
     # -P: what lies in the directory where somebody types `qnet up` is not ours to import.
     argv = [sys.executable, "-P", "-m", "stack.core.main", "--run-dir", config.node.run_dir, "--poll", str(config.stack.poll_us)]
@@ -141,21 +147,6 @@ def command_line(config: Config, path: str | None, interfaces: list[str], fault:
         argv += ["-p", protocol.protocol, *([protocol.options] if protocol.options else [])]
     file = path or (CONFIG_PATH if os.path.exists(CONFIG_PATH) else None)
     return [*argv, "-p", "qnet", *([f"config={os.path.abspath(file)}"] if file else [])]
-
-
-def ethernets() -> list[str]:
-    """Ethernet interfaces that are up and not part of a bridge or bond."""
-    from stack.interfaces import Rtnetlink
-    from stack.wire.rtnetlink import ARPHRD_ETHER
-
-    try:
-        with Rtnetlink() as kernel:
-            found = sorted(link.name for link in kernel.links() if link.kind == ARPHRD_ETHER and link.enabled and not link.master)
-    except OSError as error:
-        raise CommandError(f"cannot list the network interfaces: {error.strerror}", "[qnet] interfaces in the configuration") from error
-    if not found:
-        raise CommandError("no Ethernet interface is up", "ip link set IF up, or [qnet] interfaces in the configuration")
-    return found
 
 
 def check_identity(config: Config) -> None:

@@ -23,8 +23,9 @@ def run(args: argparse.Namespace) -> int:
         print(as_json(found))
         return 0
     interfaces, nodes, drops, roles, modules = (found[name] for name in ("interfaces", "nodes", "drops", "roles", "modules"))
-    handshake, failures, reach = found["handshake"], found["failures"], found["reach"]
+    handshake, failures, reach, discovery = found["handshake"], found["failures"], found["reach"], found["discovery"]
     assert isinstance(reach, dict)
+    assert isinstance(discovery, dict)
     assert isinstance(interfaces, list)
     assert isinstance(nodes, list)
     assert isinstance(drops, dict)
@@ -50,6 +51,7 @@ def run(args: argparse.Namespace) -> int:
                 "mount": found["mount"] or "none",
                 "handshakes": _counted(handshake) or "none",
                 "dropped": _counted(drops) or "nothing",
+                **({"discovery": _counted(discovery)} if any(discovery.values()) else {}),
                 **({"flood": flood} if flood else {}),
                 **({"endpoints": _counted(reach)} if any(reach.values()) else {}),
                 **({"faults": f"{_counted(failures)}; the log says more"} if failures else {}),

@@ -9,12 +9,14 @@ after 225 and 450 ms. Of two nodes that start at the same moment, the later one'
 from __future__ import annotations
 
 import collections
+import contextlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import attrs
 
 from qnetpy.discovery.addresses import Addresses
+from qnetpy.discovery.brake import program
 from qnetpy.discovery.hint import (
     ADDRESSES_MAX,
     JOIN_TYPE,
@@ -33,6 +35,7 @@ from qnetpy.discovery.hint import (
 from qnetpy.discovery.mdns import open_mdns, resolve
 from qnetpy.discovery.table import Drop
 from resmgr.errors import BadMessage
+from stack.filter.bpf.attach import attach
 
 if TYPE_CHECKING:
     import asyncio
@@ -94,6 +97,14 @@ class Responder:
             parsed_addresses=self.places.texts(),
         )
         self._announcing = asyncio.ensure_future(await self._zeroconf.async_register_service(info, cooperating_responders=True))
+
+    def listen(self, part: float) -> None:
+        """Hear that part of the packets, at random (`qnetpy.discovery.brake`)."""
+        if self._zeroconf is None or not self._zeroconf.zeroconf.started:
+            return
+        for reader in self._zeroconf.zeroconf.engine.readers:
+            with contextlib.suppress(OSError):
+                attach(reader.transport.get_extra_info("socket"), program(part))
 
     async def offer(self, offer: JoinOffer | None) -> None:
         """Announce *offer* from now on in place of what was offered before."""

@@ -8,6 +8,8 @@ another. The interfaces are the stack's; their IP addresses, which mDNS needs an
 the thread watches the kernel's address notifications (rtnetlink) and restarts an interface's responder when its addresses change or its
 carrier comes back.
 
+Anybody can say anything over mDNS, and as often as he likes. What reading it costs is bounded by `qnetpy.discovery.brake`.
+
 A Qnet node needs an IPv4 address or an IPv6 link-local address on the interface for this to work; static peers need none.
 """
 
@@ -18,12 +20,14 @@ import functools
 import logging
 import socket
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import attrs
 
 from qnetpy.discovery.addresses import usable_addresses
+from qnetpy.discovery.brake import LOOK, Brake
 from qnetpy.discovery.hint import (
     Announcement,
     Hint,
@@ -66,6 +70,13 @@ class ZeroconfDiscovery:
     @property
     def drops(self) -> dict[Drop, int]:
         return {} if self._table is None else dict(self._table.drops)
+
+    def facts(self) -> dict[str, int]:
+        """Announcements that stand, and by reason those that led to nothing; the part that is listened to, when it is not all."""
+        standing = 0 if self._table is None else len(self._table)
+        part = 1.0 if self._worker is None else self._worker.brake.part
+        heard = {"heard_per_thousand": round(1000 * part)} if part < 1.0 else {}
+        return {"announced": standing} | heard | {reason.value: count for reason, count in self.drops.items() if count}
 
     def start(self, dispatch: Dispatch, interfaces: Sequence[Interface], announce: Announcement, on_hint: OnHint, on_gone: OnHint) -> None:
         """Returns at once; hints follow in later turns."""
@@ -153,6 +164,8 @@ class _Worker:
         self._stopping = False
         self._wake: Callable[[], None] | None = None
         self._responders: dict[str, Responder] = {}
+        self.brake = Brake()
+        self._looked = 0.0, 0.0
         self._thread = threading.Thread(target=self._main, name="qnet-discovery", daemon=True)
 
     # Called by the dispatch thread.
@@ -232,6 +245,8 @@ class _Worker:
         changed = asyncio.Event()
         with self._lock:
             self._wake = lambda: _ignore(loop.call_soon_threadsafe(changed.set))
+        self._looked = time.thread_time(), loop.time()
+        self._look(loop)
         heard = notices()
         loop.add_reader(heard, lambda: self._noticed(heard, loop, changed))
         try:
@@ -254,6 +269,17 @@ class _Worker:
                 responder.withdraw(goodbye=True)
             for responder in self._responders.values():
                 await responder.close()
+
+    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+        """How much of the processor this thread has used, and what follows from it."""
+        before, self._looked = self._looked, (time.thread_time(), loop.time())
+        was_calm = self.brake.part == 1.0
+        if self.brake.look(self._looked[0] - before[0], self._looked[1] - before[1]):
+            if was_calm:
+                log.warning("discovery: a flood over mDNS: only a part of it is listened to while it lasts")
+            for responder in self._responders.values():
+                responder.listen(self.brake.part)
+        loop.call_later(LOOK, self._look, loop)
 
     def _noticed(self, heard: socket.socket, loop: asyncio.AbstractEventLoop, changed: asyncio.Event) -> None:
         # ENOBUFS (notices were lost) is a notice too; what they say is read from the kernel afresh.
@@ -279,6 +305,7 @@ class _Worker:
             self._responders[name] = responder
             try:
                 await responder.start()
+                responder.listen(self.brake.part)
             except (OSError, RuntimeError) as error:
                 # The address went between the look and the bind (RuntimeError from the library), or another program holds the port.
                 log.info("discovery: %s: %s", name, error)

@@ -28,7 +28,7 @@ CALM_SECONDS = 5.0
 COPIES_MAX = 8 * DESTINATIONS_MAX
 """Copies of one frame within WINDOW_SECONDS that are no flood. A node that gets no answer sends one 7 times within a second to each
 address: RETRY_STEADY + 1 times RETRY_FIRST apart, and once more after twice that. All its addresses may be ours, and the eighth is for a
-network that doubles one."""
+network that doubles one, or for what it sends because we call it at the same time (26 of one frame is the most that was seen)."""
 WINDOW_SECONDS = 1.0
 HOT_SECONDS = 10.0
 SEEN_MAX = 4096

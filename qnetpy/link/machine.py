@@ -25,7 +25,7 @@ from qnetpy.link.session import RekeyPolicy, Session
 from qnetpy.link.transport.config import TransportConfig
 from qnetpy.link.transport.events import Challenged, Closed, Event, MessageReceived, PathFound, PathLost, PathRefused, PathTold, PathValid
 from qnetpy.link.upcalls import LinkTimers, Upcalls
-from qnetpy.link.wire import DATA, DATA_HEADER, Address, Arrivals, sort_frames
+from qnetpy.link.wire import Address, Arrivals, sort_frames, sources_of
 from resmgr.dispatch import Buffer
 from stack.frame import Frame
 
@@ -50,7 +50,7 @@ def _any_way(name: str) -> int:
 
 
 class LinkMachine:
-    """See the head of this file. `counters` are drops of received frames by reason."""
+    """See the head of this file. `counters` are drops of received frames by reason, those of sessions in use not yet included (`drops`)."""
 
     def __init__(
         self,
@@ -97,6 +97,13 @@ class LinkMachine:
         return [
             session for link in self.links.values() for session in (link.sessions.current, link.sessions.previous) if session is not None
         ]
+
+    def drops(self) -> dict[str, int]:
+        """Received frames that were dropped since the start, by reason."""
+        drops = Counter(self.counters)
+        for session in self.sessions():
+            drops.update(session.refused())
+        return {reason: count for reason, count in sorted(drops.items()) if count}
 
     def set_identity(self, identity: NodeIdentity) -> None:
         """Show and trust that from the next handshake on; the name, key and secret are the same."""
@@ -233,9 +240,12 @@ class LinkMachine:
             packets = link.open(arrivals.index, arrivals)
             if not packets:
                 continue
-            if arrivals.path in link.paths or self._begins(link, interface, views, offset, arrivals, packets, now):
+            path = link.paths.get(arrivals.path)
+            if path is None or not path.state.valid:
+                packets = self._unproven(link, path, interface, views, offset, arrivals, packets, now)
+            if packets:
                 if arrivals.path in link.silent:
-                    station = source(_frame(views, offset, arrivals, packets[0][0]))
+                    station = sources_of(views, offset, arrivals)[packets[0][0]]
                     self._paths.moved(link, arrivals.path, (interface, station), now)
                 self._data(link, arrivals.path, packets, now)
         if self._handshake_touched:
@@ -298,19 +308,23 @@ class LinkMachine:
             case _:
                 pass
 
-    def _begins(
+    def _unproven(
         self,
         link: Link,
+        path: LinkPath | None,
         interface: str,
         views: list[memoryview],
         offset: int,
         arrivals: Arrivals,
         packets: list[tuple[int, bytes]],
         now: float,
-    ) -> bool:
-        """Packets under a number that is no path of the link: whether they begin one."""
-        station = source(_frame(views, offset, arrivals, packets[0][0]))
-        return self._paths.accept(link, arrivals.path, (interface, station), packets, now)
+    ) -> list[tuple[int, bytes]]:
+        """Packets under a number that is no path, or one without proof: those that begin a path, or come from where it leads."""
+        stations = sources_of(views, offset, arrivals)
+        sources = [(interface, stations[number]) for number, _ in packets]
+        if path is not None:
+            return self._paths.from_there(path, sources, packets)
+        return packets if self._paths.accept(link, arrivals.path, sources[0], packets, now) else []
 
     # Handshake results
 
@@ -346,8 +360,7 @@ class LinkMachine:
             self.links[peer.name] = link
             self._paths.first(link, event.address, event.mtu, now)
         link.peer = peer
-        for ended in link.install(session, now):
-            self._sessions.pop(ended.local_index, None)
+        self._ended(link.install(session, now))
         self._sessions[session.local_index] = link
         if fresh:
             self._upcalls.link_up(link, event.restarted)
@@ -511,8 +524,7 @@ class LinkMachine:
             transport.handle_timeout(now)
             self._events(link, now)
             self._mark(link)
-        for ended in link.sessions.expire(now):
-            self._sessions.pop(ended.local_index, None)
+        self._ended(link.sessions.expire(now))
         if now >= link.renew_at and link.alive:
             link.renew_at = now + RENEW_CHECK
             self._renew(link, now)
@@ -546,10 +558,15 @@ class LinkMachine:
         self._due.discard(link)
         self._handshake_touched = True
         self._calls.leave(link)
-        for ended in link.sessions.close():
-            self._sessions.pop(ended.local_index, None)
+        self._ended(link.sessions.close())
         self._upcalls.link_down(link, reason)
         self._calls.lost(link.name, now)
+
+    def _ended(self, sessions: list[Session]) -> None:
+        """Keys that are not used any more: what they refused is not forgotten."""
+        for session in sessions:
+            self._sessions.pop(session.local_index, None)
+            self.counters.update(session.refused())
 
     def _last_word(self, link: Link, reason: str, copies: int, now: float) -> None:
         """A CLOSE, sealed while there are keys."""
@@ -578,17 +595,6 @@ class LinkMachine:
         self._touched.clear()
         self._closed = True
         self._sessions.clear()
-
-
-def _frame(views: list[memoryview], offset: int, arrivals: Arrivals, number: int) -> memoryview:
-    """The frame with the packet of that number: one of the batch."""
-    wanted = (DATA, arrivals.path, arrivals.index, number)
-    for view in views:
-        if len(view) >= offset + DATA_HEADER.size:
-            kind, path, _, index, found = DATA_HEADER.unpack_from(view, offset)
-            if (kind, path, index, found) == wanted:
-                return view
-    raise AssertionError("the packet is of this batch")
 
 
 __all__ = ["Link", "LinkMachine", "LinkTimers", "Upcalls"]

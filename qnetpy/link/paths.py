@@ -147,6 +147,17 @@ class Paths:
         if opened is not None:
             opened.follows = number
 
+    def from_there(self, path: LinkPath, sources: list[Address], packets: list[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
+        """Those of the packets on a path without proof that come from its address. A peer that merely sees what we send to somebody else's
+        address could answer it, and would be taken to be there. Where each end numbers the stations for itself, all."""
+        port = self._ports.get(path.address[0])
+        if port is None or not port.shared:
+            return packets
+        kept = [packet for packet, source in zip(packets, sources, strict=True) if source == path.address]
+        if len(kept) < len(packets):
+            self._counters["spoofed_path"] += len(packets) - len(kept)
+        return kept
+
     def _refused(self, counter: str, packets: list[tuple[int, bytes]]) -> bool:
         self._counters[counter] += len(packets)
         return False

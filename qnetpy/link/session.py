@@ -91,6 +91,11 @@ class Session:
         """Frames that may still be sealed."""
         return self.seal_limit - self.counters.sealed
 
+    def refused(self) -> dict[str, int]:
+        """Frames that were not opened, by reason."""
+        counted = {"replayed": self.counters.replayed, "bad_tag": self.counters.bad_tag}
+        return {reason: count for reason, count in counted.items() if count}
+
     def sealed_on(self, path: int) -> bool:
         """Whether something was sealed on that path."""
         return path in self._last

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import attrs
 
 from qnetpy.link.constants import MAC_SIZE, STAMP_SIZE, SUITE_SLOTS, TAG_SIZE, VERSION
+from qnetpy.link.ethernet import source
 from resmgr.dispatch import Buffer
 from resmgr.errors import BadMessage
 
@@ -122,6 +123,17 @@ def _sort_mixed(frames: Sequence[memoryview], offset: int, result: Sorted) -> No
         arrivals = Arrivals(index, path)
         arrivals.numbers, arrivals.headers, arrivals.bodies = numbers, headers, bodies
         result.data.append(arrivals)
+
+
+def sources_of(views: Sequence[memoryview], offset: int, arrivals: Arrivals) -> dict[int, bytes]:
+    """By packet number, the station that a frame of the batch says it comes from; of copies the first counts."""
+    sources: dict[int, bytes] = {}
+    for view in views:
+        if len(view) >= offset + DATA_HEADER.size:
+            kind, path, _, index, number = DATA_HEADER.unpack_from(view, offset)
+            if kind == DATA and path == arrivals.path and index == arrivals.index:
+                sources.setdefault(number, source(view))
+    return sources
 
 
 @attrs.frozen

@@ -3,14 +3,14 @@
     python -m qnetpy.testing.enemy --to MAC --kind KIND --rate N --seconds S [--from MAC] < recording
 
 The recording is real frames of the cluster, Ethernet header and all, each behind two bytes of length; only the kinds that repeat or change
-real frames need it. It prints `sending` when it begins, and at the
-end one JSON object: what it sent, and in how many seconds. Docs: docs/protocol/attacks.md lists what each
-kind gets. It needs CAP_NET_RAW and knows no key.
+real frames need it. It prints `sending` when it begins, and then, ten times a second, a line of JSON: how many frames it has sent, in how
+many seconds. docs/protocol/attacks.md lists what each kind gets. It needs CAP_NET_RAW and knows no key.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -33,6 +33,11 @@ QDISC_BYPASS = 20
 SNDBUF = 1 << 22
 POOL = 4096
 """Different frames, made before the sending begins: the sending costs one system call per 64 frames and nothing else."""
+URGENCY = -15
+"""His niceness: a real enemy has a machine of his own."""
+TELL = 0.1
+BEHIND_MAX = 0.05
+"""Seconds' worth of frames sent at once when the machine had other things to do."""
 TICK = 0.002
 """Seconds between bursts: a steady rate as a victim's queue sees it."""
 
@@ -68,16 +73,12 @@ class Enemy:
         self.recording = recording
         self.random = random.Random(seed)
 
-    def header(self, source: bytes | None = None, ethertype: int = ETHERTYPE) -> bytes:
-        return self.victim + (self.own if source is None else source) + ethertype.to_bytes(2, "big")
+    def header(self, source: bytes | None = None) -> bytes:
+        return self.victim + (self.own if source is None else source) + ETHERTYPE.to_bytes(2, "big")
 
     def station(self) -> bytes:
         """A made-up single station."""
         return bytes((self.random.randrange(256) & 0xFC | 2,)) + self.random.randbytes(5)
-
-    def nobody(self) -> bytes:
-        """Of a protocol that nobody speaks: what a flood costs this machine before it costs the victim anything."""
-        return self.header(ethertype=NOBODYS_ETHERTYPE) + self.random.randbytes(200)
 
     def noise(self) -> bytes:
         return self.header() + self.random.randbytes(self.random.randrange(46, 600))
@@ -119,7 +120,6 @@ class Enemy:
 
 def kinds(enemy: Enemy) -> dict[str, Callable[[], bytes]]:
     return {
-        "nobody": enemy.nobody,
         "noise": enemy.noise,
         "bad-mac": enemy.bad_mac,
         "bad-mac-spoofed": enemy.bad_mac_spoofed,
@@ -131,23 +131,28 @@ def kinds(enemy: Enemy) -> dict[str, Callable[[], bytes]]:
     }
 
 
-def bursts(rate: float, seconds: float, clock: Callable[[], float], sleep: Callable[[float], None]) -> Iterator[int]:
-    """How many frames to send now, until the time is up. What could not be sent in time is not made up for beyond one burst."""
+def unheard(frame: bytes) -> bytes:
+    """The same of a protocol that nobody speaks: what sending and carrying it costs this machine, whoever it is for."""
+    return frame[: HEADER_SIZE - 2] + NOBODYS_ETHERTYPE.to_bytes(2, "big") + frame[HEADER_SIZE:]
+
+
+def bursts(rate: float, seconds: float, clock: Callable[[], float], sleep: Callable[[float], None], tick: float = TICK) -> Iterator[int]:
+    """How many frames to send now, until the time is up. What could not be sent in time is made up for, up to BEHIND_MAX."""
     began = clock()
     sent = 0
     while (passed := clock() - began) < seconds:
         due = int(passed * rate) - sent
-        if due > rate * 4 * TICK:
-            sent += due - int(rate * 4 * TICK)
-            due = int(rate * 4 * TICK)
+        if due > rate * BEHIND_MAX:
+            sent += due - int(rate * BEHIND_MAX)
+            due = int(rate * BEHIND_MAX)
         if due > 0:
             yield due
             sent += due
-        sleep(TICK)
+        sleep(tick)
 
 
-def flood(interface: str, pool: list[bytes], rate: float, seconds: float) -> tuple[int, float]:
-    """Frames that the kernel took, and the seconds it took."""
+def flood(interface: str, pool: list[bytes], rate: float, seconds: float, tick: float, told: Callable[[int, float], None]) -> None:
+    """*told* hears every TELL seconds, and at the end, how many frames the kernel has taken, and in how many seconds."""
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as sock:
         sock.setsockopt(SOL_PACKET, QDISC_BYPASS, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SNDBUF)
@@ -155,32 +160,49 @@ def flood(interface: str, pool: list[bytes], rate: float, seconds: float) -> tup
         sender = Sender(sock, max(map(len, pool)))
         began = time.monotonic()
         sent = place = 0
-        for due in bursts(rate, seconds, time.monotonic, time.sleep):
+        tell_at = 0.0
+        for due in bursts(rate, seconds, time.monotonic, time.sleep, tick):
             while due > 0:
                 batch: list[Frame] = [pool[(place + number) % len(pool)] for number in range(min(due, SLOTS))]
                 place += len(batch)
                 due -= len(batch)
                 taken, _ = sender.send(batch, 0)
                 sent += taken
-        return sent, time.monotonic() - began
+            passed = time.monotonic() - began
+            if passed >= tell_at:
+                told(sent, passed)
+                tell_at = passed + TELL
+        told(sent, time.monotonic() - began)
+
+
+def say(sent: int, seconds: float) -> None:
+    print(json.dumps({"sent": sent, "seconds": seconds}), flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="enemy", description=__doc__)
     parser.add_argument("--interface", default="eth0")
     parser.add_argument("--to", required=True, help="the victim's MAC address")
+    parser.add_argument("--from", dest="source", default="", help="the MAC address to send from, for the kinds that do not invent one")
     parser.add_argument("--kind", required=True, action="append", help="may be repeated: kinds in turn")
     parser.add_argument("--rate", type=float, default=20000.0)
     parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument("--unheard", action="store_true", help="the same frames of a protocol that nobody speaks: the control")
+    parser.add_argument("--tick", type=float, default=TICK, help="seconds between bursts")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
-    own = bytes.fromhex(Path(f"/sys/class/net/{args.interface}/address").read_text().strip().replace(":", ""))
+    own = bytes.fromhex((args.source or Path(f"/sys/class/net/{args.interface}/address").read_text()).strip().replace(":", ""))
     recording = Recording(b"" if os.isatty(0) else sys.stdin.buffer.read())
     makers = kinds(Enemy(bytes.fromhex(args.to.replace(":", "")), own, recording, args.seed))
     pool = [makers[kind]() for _ in range(POOL // len(args.kind)) for kind in args.kind]
+    if args.unheard:
+        pool = [unheard(frame) for frame in pool]
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, 0, URGENCY)
+        # Where the kernel groups processes by session (sched(7), autogroups), the niceness of the group is what counts.
+        Path("/proc/self/autogroup").write_text(str(URGENCY))
     print("sending", flush=True)
-    sent, seconds = flood(args.interface, pool, args.rate, args.seconds)
-    print(json.dumps({"sent": sent, "seconds": seconds}), flush=True)
+    flood(args.interface, pool, args.rate, args.seconds, args.tick, say)
 
 
 if __name__ == "__main__":

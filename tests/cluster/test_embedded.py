@@ -153,4 +153,36 @@ def test_what_is_given_is_put_before_what_is_configured() -> None:
     assert configured(both) == [Load(Kind.DRIVER, "packet", "ifname=eth5"), udp]
     assert configured(both, ["eth0"]) == configured(listed, ["eth0"]) == [Load(Kind.DRIVER, "packet", "ifname=eth0"), udp]
     assert configured(listed) == [Load(Kind.DRIVER, "packet", "ifname=eth7", [("fault", "drop=5%")])]
-    assert configured(Config()) == []
+
+
+TWO = "[links.lan]\n[links.san]\n[nodes.a]\nboot = []\nshutdown = []\n[nodes.b]\nboot = []\nshutdown = []\n"
+SHOWN = """
+import errno
+import subprocess
+import trio
+from qnetpy.embed import open_node
+from stack.core.errors import ModuleError
+
+open("/tmp/empty.toml", "w").close()
+
+async def main():
+    async with open_node(config="/tmp/empty.toml") as node:
+        print(sorted(one.name for one in node.stack.interfaces))
+    subprocess.run("ip link set eth0 down; ip link set eth1 down", shell=True, check=True)
+    try:
+        async with open_node(config="/tmp/empty.toml"):
+            pass
+    except ModuleError as error:
+        print(error.errno == errno.ENODEV, error)
+
+trio.run(main)
+"""
+
+
+def test_without_names_every_interface_that_is_up_is_used(start_cluster: Start) -> None:
+    cluster = start_cluster(TWO)
+    used, refused = cluster.run("a", sys.executable, "-c", SHOWN, seconds=20).stdout.splitlines()
+
+    assert used == "['eth0', 'eth1']"
+    assert refused.startswith("True ")
+    assert "no Ethernet interface is up" in refused

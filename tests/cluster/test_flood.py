@@ -1,19 +1,23 @@
 """Under a flood from somebody on the same wire: sessions go on, memory does not grow, and a node of the cluster still gets in.
 
-What the flood takes is measured as the daemon's share of a core, which others on this machine do not disturb. Throughput beside the
-undisturbed one: bench/flood.py.
+What the flood takes is measured as the daemon's share of a core, and as processor time for a megabyte of bulk data, which others on this
+machine disturb least; what it leaves of the speed is bounded more loosely here. All figures: bench/flood.py.
 """
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from qnetpy.testing import cluster as kit
+from qnetpy.testing import floodtrial
 from qnetpy.testing.attack import TOPOLOGY, Victim, flooding, record
+from qnetpy.testing.floodtrial import OTHER, RECORDED, Trial
 
 pytestmark = [pytest.mark.cluster, pytest.mark.priv]
 Start = Callable[..., kit.Cluster]
@@ -84,3 +88,38 @@ def test_a_node_gets_in_while_the_flood_lasts(trial: tuple[Victim, bytes]) -> No
     assert arrived > 4000
     assert flooded < alone + 10.0
     assert victim.link("n1")[0] == "up"
+
+
+INITIATIONS = ["bad-mac", "initiation"]
+"""Bogus initiations: of who has no secret, and recorded ones of a node."""
+LEFT = 1.0 - ALLOWED
+SPEED_LEFT = 0.5
+"""On a machine that does other things as well, two measurements of the same may differ that much."""
+HIGH_SENT = 40_000
+"""What must come of 100,000 a second here, or the machine is too busy for this."""
+
+
+def test_bulk_data_keeps_its_speed_and_a_hundred_thousand_a_second_end_nothing(
+    start_cluster: Start, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cluster = start_cluster(floodtrial.TOPOLOGY)
+    with ExitStack() as stack:
+        victim, sender = floodtrial.start(cluster, stack)
+        recording = record(cluster, RECORDED, victim.node, tmp_path, lambda: sender.tell("0.3"))
+        before, memory = victim.link(OTHER), victim.memory()
+        trial = Trial(victim, sender, recording, INITIATIONS, RATE, 1.5)
+        pairs = [pair for _ in range(2) for pair in trial.pairs()]
+        work, speed = (statistics.median(getattr(pair, name) for pair in pairs) for name in ("work", "speed"))
+        high = Trial(victim, sender, recording, INITIATIONS, HIGH_RATE, 1.5)
+        pair = high.pairs()[1]
+        grown = victim.memory() - memory
+        with capsys.disabled():
+            print(f"\n{statistics.median(trial.sent):.0f} a second leave {speed:.2f} of the speed, {work:.2f} by processor time;")
+            print(f"{max(high.sent):.0f} leave {pair.speed:.2f}, {pair.work:.2f}; memory {grown:+} KiB")
+        assert statistics.median(trial.sent) > RATE / 2
+        assert work > LEFT
+        assert speed > SPEED_LEFT
+        assert max(high.sent) > HIGH_SENT
+        assert victim.link(OTHER) == before
+        assert grown < 4 * GROWTH_MAX
+        assert victim.status()["flood"]["shed"] > RATE

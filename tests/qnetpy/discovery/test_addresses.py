@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from qnetpy.cli.daemon import ethernets
-from qnetpy.cli.output import CommandError
 from qnetpy.discovery.addresses import Addresses, usable_addresses
 from qnetpy.discovery.rendezvous import interfaces
+from qnetpy.ethernets import ethernets
 from stack.testing.namespace import Namespace, Veth
 
 pytestmark = pytest.mark.priv
@@ -39,8 +38,8 @@ def test_an_interface_without_carrier_is_not_usable(veth: Veth) -> None:
 
 
 def test_parts_of_a_bridge_loops_and_what_is_off_are_left_alone(namespace: Namespace) -> None:
-    with namespace.entered(), pytest.raises(CommandError, match="no Ethernet interface is up"):
-        ethernets()
+    with namespace.entered():
+        assert ethernets() == []
     namespace.ip("link", "set", "lo", "up")
     namespace.ip("link", "add", "br0", "up", "type", "bridge")
     namespace.ip("link", "add", "two", "type", "veth", "peer", "name", "one")

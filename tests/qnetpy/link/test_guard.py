@@ -11,10 +11,11 @@ from qnetpy.identity.authority import issue_identity, make_authority
 from qnetpy.link.constants import DESTINATIONS_MAX
 from qnetpy.link.guard import CALM_SECONDS, COPIES_MAX, HOT_SECONDS, REORDER_GUARDED, REPLAYS_MAX, REVIEW, SEEN_MAX, WINDOW_SECONDS, Guard
 from qnetpy.link.outcome import Failed, PeerHint
-from qnetpy.link.screen import FLOORS_MAX, HOT_MAX
+from qnetpy.link.screen import FLOORS_MAX, HOT_MAX, identity
 from qnetpy.link.session import Session
 from qnetpy.link.testing import WALL, Caller, Wire
-from qnetpy.link.wire import CONFIRM, DATA, HANDSHAKE_HEADER, HandshakeFrame
+from qnetpy.link.wire import CONFIRM, COOKIE, DATA, HANDSHAKE_HEADER, RESPONSE, HandshakeFrame
+from qnetpy.testing.links import HEAD, Net
 
 
 @attrs.define
@@ -101,6 +102,29 @@ def test_a_node_that_gets_no_answer_at_any_of_our_addresses_is_no_flood(paths: i
         caller.handle_timeout(wire.now)
     copies = [sum(data == other and now <= then < now + WINDOW_SECONDS for then, other in seen) for now, data in seen]
     assert max(copies) == 7 * paths
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("lost", [(RESPONSE,), (RESPONSE, COOKIE)])
+def test_two_nodes_that_call_each_other_at_all_addresses_and_get_no_answer_are_no_flood(seed: int, lost: tuple[int, ...]) -> None:
+    """The one whose call counts sends it, besides its own repetitions, to wherever the other calls from."""
+    net = Net(seed)
+    cables = ("one", "two", "three", "four")
+    a, b = net.add("a", 1, cables), net.add("b", 2, cables)
+    net.up(a, b)
+    net.block = lambda sender, cable, frame: True
+    assert net.run(5.0, lambda: not a.owner.links and not b.owner.links)
+    since = len(net.frames)
+    net.block = lambda sender, cable, frame: frame[HEAD] in lost
+    net.run(10.0)
+    sent: dict[int, list[float]] = {}
+    for when, _, _, frame in net.frames[since:]:
+        word = identity(memoryview(frame), HEAD)
+        if word is not None:
+            sent.setdefault(word, []).append(when)
+    assert a.machine.handshake_counters["crossed"] > 0
+    most = max(sum(first <= when < first + WINDOW_SECONDS for when in times) for times in sent.values() for first in times)
+    assert 7 < most <= COPIES_MAX
 
 
 def test_memory_is_bounded() -> None:

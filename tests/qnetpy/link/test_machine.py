@@ -293,6 +293,22 @@ def test_data_right_behind_a_confirm_is_under_keys_that_are_known_by_then() -> N
         assert [path.packets_lost for path in station.owner.links[to].transport.statistics().paths.values()] == [0]
 
 
+def test_what_old_keys_refused_is_still_told() -> None:
+    net, a, b = pair(rekey=RekeyPolicy(after=1.0, stagger=0.5, grace=0.5))
+    net.send(a, "b", b"heard by somebody else too")
+    net.run(0.1)
+    copy = next(frame for _, sender, _, frame in net.frames if sender == "a" and frame[HEAD] == DATA)
+    forged = copy[: HEAD + 8] + (1 << 40).to_bytes(8, "big") + copy[HEAD + 16 :]
+    for number, frame in enumerate((copy, copy, forged), 1):
+        b.machine.receive("en0", [frame], HEAD, net.now)
+        assert sum(b.machine.drops().values()) == number
+    told = b.machine.drops()
+    assert told == {"replayed": 2, "bad_tag": 1}
+    first = set(b.machine.sessions())
+    assert net.run(5.0, lambda: not first & set(b.machine.sessions()))
+    assert b.machine.drops() == told
+
+
 def test_keys_are_renewed_by_number_of_frames() -> None:
     net, a, b = pair(rekey=RekeyPolicy(frames=200, grace=0.5))
     first = a.owner.links["b"].sessions.current

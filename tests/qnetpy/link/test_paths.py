@@ -128,6 +128,35 @@ def claim(net: Net, liar: Station, to: Station, station: bytes) -> None:
     net.run(0.01)
 
 
+@pytest.mark.parametrize("spoofs", [False, True])
+def test_a_member_that_sees_what_is_sent_to_others_has_to_send_in_their_name_to_be_there(spoofs: bool) -> None:
+    """On a hub, or a switch that floods. With another's source address it is for the network to say who is where."""
+    net = Net()
+    a, liar = net.add("a", 1), net.add("c", 3)
+    net.up(a, liar)
+    others = bytes((2, 0, 0, 0, 0, 0x77))
+    own = liar.ports["en0"][0]
+    net.block = lambda sender, cable, frame: sender == "c" and frame[HEAD] == DATA and spoofs
+    claim_at = len(net.frames)
+    claim(net, liar, a, others)
+    if spoofs:
+        net.inject("one", net.frames[claim_at][3])  # the claim itself was sent in his own name
+        net.run(0.01)
+    seen = len(net.frames)
+    for _ in range(200):
+        net.run(0.005)
+        fresh, seen = net.frames[seen:], len(net.frames)
+        for _, sender, cable, frame in fresh:
+            if sender == "a" and frame[:6] == others:
+                net.inject(cable, own + frame[6:])
+            elif spoofs and sender == "c":
+                net.inject(cable, frame[:6] + others + frame[12:])
+    there = ("en0", others) in {path.address for path in a.owner.links["c"].paths.values() if path.state.valid}
+    assert there == spoofs
+    assert a.machine._calls.owner(("en0", others)) == ("c" if spoofs else "")
+    assert bool(a.machine.counters["spoofed_path"]) == (not spoofs)
+
+
 def test_a_member_that_claims_to_be_where_others_are_does_not_cut_them_off() -> None:
     net = Net()
     a, b, liar = net.add("a", 1), net.add("b", 2), net.add("c", 3)

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from qnetpy.link import wire
-from qnetpy.link.wire import DATA, DATA_HEADER, HandshakeFrame, parse_handshake, sort_frames
+from qnetpy.link.wire import DATA, DATA_HEADER, HandshakeFrame, parse_handshake, sort_frames, sources_of
 from resmgr.errors import BadMessage
 
 ETHERNET = bytes(range(14))
@@ -88,6 +88,15 @@ FRAMES = [
     HandshakeFrame(wire.CONFIRM, 1, 1, wire.PATTERN_XX, bytes(4), bytes(900)),
     HandshakeFrame(wire.COOKIE, 0, 9, wire.PATTERN_XX, bytes(4), bytes(48)),
 ]
+
+
+def test_where_the_packets_of_a_batch_come_from() -> None:
+    frames = [data_frame(number=number) for number in (3, 4)]
+    frames += [memoryview(bytes(6) + bytes((2, 9, 9, 9, 9, number)) + bytes(2) + data_frame(number=number)[14:]) for number in (4, 5)]
+    frames += [data_frame(number=6, path=1), data_frame(number=7, index=8), frames[0][:20], memoryview(b"")]
+    (group,) = [one for one in sort_frames(frames).data if (one.index, one.path) == (7, 0)]
+    here = ETHERNET[6:12]
+    assert sources_of(frames, 14, group) == {3: here, 4: here, 5: bytes((2, 9, 9, 9, 9, 5))}
 
 
 def test_handshake_header_bytes() -> None:

@@ -1,0 +1,197 @@
+"""Somebody without a certificate who says that he is another: by MAC address on a switch that learns, and over mDNS.
+
+docs/protocol/attacks.md says what he gets. Names that are claimed with a certificate are in test_node_commands.py.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import pytest
+
+from qnetpy.link.calls import CALLS_MAX, STRANGERS_MAX
+from qnetpy.testing import cluster as kit
+from qnetpy.testing.attack import Program, Victim, drops_of, flooding, program
+
+pytestmark = [pytest.mark.cluster, pytest.mark.priv]
+Start = Callable[..., kit.Cluster]
+TOPOLOGY = """
+title = "An impostor"
+[links.lan]
+{second}
+[nodes.n1]
+[nodes.n2]
+[nodes.n3]
+links = ["lan"]
+[nodes.x]
+links = ["lan"]
+boot = []
+shutdown = []
+"""
+RATE = 5000
+TICK = "0.0002"
+"""One frame in another's name every fifth of a millisecond. A node answers about as fast, so that some of the answers still get through."""
+ATTACK_SECONDS = 5.0
+HEALED_MAX = 30.0
+"""Seconds until everybody sees everybody again; most of it is the commands that ask, on a machine that has other things to do."""
+LONGEST_MAX = 10.0
+"""Seconds; 0.2 where the nodes get the processor when they need it, 5 were seen where they did not."""
+STOLEN_MIN = 20
+"""Frames for n2 that must come to the impostor, or the switch was not fooled."""
+LIES_SECONDS = 6.0
+LIES_FLOOD = 20_000
+"""Lies a second."""
+FLOOD_SHARE_MAX = 0.45
+"""Of a core: a tenth for hearing them, twice that for 256 calls at once to nodes that are not there, and what the measurement costs."""
+GROWTH_MAX = 32768
+"""KiB: 1024 announcements, 256 calls at once, and above all the 10,000 records that python-zeroconf keeps at most."""
+
+
+@contextmanager
+def working(cluster: kit.Cluster) -> Iterator[tuple[Program, Program]]:
+    """Numbered requests of n1 to n2: the server, the client."""
+    with ExitStack() as stack:
+        server = stack.enter_context(program(cluster, "n2", "numbered", "serve"))
+        yield server, stack.enter_context(program(cluster, "n1", "numbered", "ask", "n2", "n1"))
+
+
+def nodes(victim: Victim) -> dict[str, tuple[str, int]]:
+    return {node["name"]: (node["state"], node["starts"]) for node in victim.status()["nodes"]}
+
+
+def wait_until_up(cluster: kit.Cluster) -> None:
+    for node, others in (("n1", ("n2", "n3")), ("n2", ("n1", "n3")), ("n3", ("n1", "n2"))):
+        for other in others:
+            cluster.run(node, "qnet", "nodes", "--wait", other, seconds=30.0)
+
+
+def stolen(cluster: kit.Cluster) -> int:
+    """Frames that the switch has sent to the impostor."""
+    return int(cluster.run("x", "cat", "/sys/class/net/eth0/statistics/rx_packets").stdout)
+
+
+def test_who_takes_a_nodes_address_on_a_switch_disturbs_its_link_and_no_more(
+    start_cluster: Start, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cluster = start_cluster(TOPOLOGY.format(second=""))
+    wait_until_up(cluster)
+    one, two = Victim(cluster, "n1"), Victim(cluster, "n2")
+    with working(cluster) as (server, client):
+        before = stolen(cluster)
+        with flooding(one, "x", b"", ["noise"], RATE, "--from", two.mac, "--tick", TICK):
+            time.sleep(ATTACK_SECONDS)
+            got = stolen(cluster) - before
+            states = [dict(nodes(one)), dict(nodes(two))]
+        assert got > STOLEN_MIN
+        assert states[0]["n3"] == ("up", 1)
+        began = time.monotonic()
+        wait_until_up(cluster)
+        answered = client.tell()["answered"]
+        while client.tell()["answered"] == answered:
+            assert time.monotonic() < began + HEALED_MAX, "nobody is answered"
+            time.sleep(0.05)
+        healed = time.monotonic() - began
+        asked, served = client.end(), server.end()
+    with capsys.disabled():
+        print(f"\n{got} frames went to the impostor; n1 sees {states[0]}, n2 sees {states[1]}; healed in {healed:.1f} s; {asked}")
+    assert healed < HEALED_MAX
+    assert asked["wrong"] == served["wrong"] == served["twice"] == 0
+    assert set(asked["failed"]) <= {"Host is down", "Stale file handle", "Bad file descriptor"}
+    assert asked["answered"] <= served["delivered"]["n1"] <= asked["asked"]
+    assert "Traceback" not in one.log() + two.log()
+
+
+def test_with_a_second_path_nothing_fails(start_cluster: Start, capsys: pytest.CaptureFixture[str]) -> None:
+    cluster = start_cluster(TOPOLOGY.format(second="[links.san]"))
+    wait_until_up(cluster)
+    one, two = Victim(cluster, "n1"), Victim(cluster, "n2")
+
+    def usable() -> list[str]:
+        link = next(node["link"] for node in one.status()["nodes"] if node["name"] == "n2")
+        return sorted(path["interface"] for path in link["paths"] if path["state"] == "usable")
+
+    def wait(wanted: list[str]) -> None:
+        end = time.monotonic() + 15.0
+        while usable() != wanted:
+            assert time.monotonic() < end, f"{usable()} instead of {wanted}"
+            time.sleep(0.1)
+
+    wait(["eth0", "eth1"])
+    with working(cluster) as (server, client):
+        before = stolen(cluster)
+        with flooding(one, "x", b"", ["noise"], RATE, "--from", two.mac, "--tick", TICK):
+            time.sleep(ATTACK_SECONDS)
+            got = stolen(cluster) - before
+        wait(["eth0", "eth1"])
+        asked, served = client.end(), server.end()
+    with capsys.disabled():
+        print(f"\n{got} frames went to the impostor; {asked}")
+    assert got > STOLEN_MIN
+    assert asked["failed"] == {}
+    assert asked["asked"] == asked["answered"] == served["delivered"]["n1"]
+    assert asked["wrong"] == served["wrong"] == served["twice"] == 0
+    assert asked["longest"] < LONGEST_MAX
+    assert nodes(one)["n2"] == ("up", 1)
+
+
+def test_lies_about_where_nodes_are_show_nobody_and_keep_nobody_out(start_cluster: Start) -> None:
+    cluster = start_cluster(TOPOLOGY.format(second=""))
+    wait_until_up(cluster)
+    one, two = Victim(cluster, "n1"), Victim(cluster, "n2")
+    before, memory = nodes(one), one.memory()
+    with program(cluster, "x", "liar", "--address", cluster.address("x"), "--victim", one.mac, "--other", two.mac) as liar:
+        time.sleep(LIES_SECONDS)
+        share, _ = one.share(1.0)
+        began = time.monotonic()
+        cluster.run("n3", "qnet", "down")
+        cluster.run("n3", "qnet", "up")
+        for other in ("n1", "n2"):
+            cluster.run("n3", "qnet", "nodes", "--wait", other, seconds=30.0)
+        joined = time.monotonic() - began
+        status = one.status()
+        shown = json.loads(cluster.run("n1", "qnet", "nodes", "--json").stdout)["nodes"]
+        said = liar.end()
+    discovery: dict[str, Any] = status["discovery"]
+    print(f"{said}: {share:.1%} of a core; a node starts and is up in {joined:.1f} s; {discovery}, {drops_of(status)}")
+    assert said["sent"] > 500
+    assert min(said[kind] for kind in ("invented", "victim", "other", "group", "nonsense", "goodbye")) > 0
+    assert {node["name"] for node in shown} == {"n2", "n3"}
+    assert cluster.run("n1", "ls", "/net").stdout.split() == ["n1", "n2", "n3"]
+    assert nodes(one)["n2"] == before["n2"]
+    assert joined < 30.0
+    assert discovery["bad_txt"] > 0
+    assert discovery["crowded_mac"] > 0
+    assert discovery["announced"] <= 1024
+    sizes = status["sizes"]
+    assert sizes["hints"] <= STRANGERS_MAX
+    assert sizes["calls"] <= CALLS_MAX + 16
+    assert one.memory() - memory < GROWTH_MAX
+    assert "Traceback" not in one.log() + two.log()
+
+
+def test_a_flood_of_lies_takes_its_share_of_the_processor_and_no_more(start_cluster: Start, capsys: pytest.CaptureFixture[str]) -> None:
+    cluster = start_cluster(TOPOLOGY.format(second=""))
+    wait_until_up(cluster)
+    one, two = Victim(cluster, "n1"), Victim(cluster, "n2")
+    memory = one.memory()
+    rate = ("--rate", str(LIES_FLOOD))
+    with program(cluster, "x", "liar", "--address", cluster.address("x"), "--victim", one.mac, "--other", two.mac, *rate) as liar:
+        time.sleep(LIES_SECONDS)
+        share, _ = one.share(4.0)
+        grown = one.memory() - memory
+        said = liar.end()
+    with capsys.disabled():
+        print(f"\n{said['sent']} lies: {share:.1%} of a core, memory {grown:+} KiB, {one.status()['discovery']}")
+    assert said["sent"] > 2000
+    assert share < FLOOD_SHARE_MAX
+    assert grown < GROWTH_MAX
+    wait_until_up(cluster)
+    end = time.monotonic() + 15.0
+    while "heard_per_thousand" in one.status()["discovery"]:
+        assert time.monotonic() < end, "it does not listen again"
+        time.sleep(0.2)
+    assert "Traceback" not in one.log() + two.log()
