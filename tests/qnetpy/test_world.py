@@ -196,7 +196,7 @@ def test_a_trace_shows_turns_and_frames() -> None:
 
     assert trace(1) == trace(1)
     assert trace(1) != trace(2)
-    assert any(" lan a INITIATION " in line for line in trace(1))
+    assert any(" INITIATION " in line for line in trace(1))
     assert any(" a timers=" in line for line in trace(1))
 
 
