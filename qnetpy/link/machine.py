@@ -110,10 +110,13 @@ class LinkMachine:
         self._handshake.set_identity(identity)
 
     def begin_anew(self, boot_id: bytes, reason: str, now: float) -> None:
-        """Forget every session without a word under its keys, which a copy of this process may have as well, and be another boot."""
-        self._handshake.set_boot_id(boot_id)
+        """Forget every session and handshake without a word under its keys, which a copy of this process may have as well, and be another
+        boot."""
+        self._handshake_touched = True
+        self._handshake.begin_anew(boot_id, now)
         for link in list(self.links.values()):
             self._down(link, reason, now)
+        self._outcomes(now)
 
     def rekey(self, reason: str) -> None:
         """Ask every link's other end for new keys soon; the old ones are in use until then."""

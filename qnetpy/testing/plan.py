@@ -161,8 +161,10 @@ class Plan(Changes):
             at += 0.3 + chance.random() * 3
         self.end = max(at, self.length, *(step.at for step in self.steps)) + chance.choice([0.0, 0.1, 0.5, 4.0])
         if troubles and not self.sound and kind not in UNTROUBLED and chance.random() < 0.08:
-            # What is not undone before the end lasts until everybody has become slow to call.
+            # What is not undone before the end lasts until everybody has become slow to call. An address at which nobody was ever met is
+            # then called once a minute, unless its node is at the other end of a cable that comes back, and calls: so all know of all.
             self.end += chance.choice([20.0, 70.0])
+            self.world.join(*self.names)
         self._work(0.2, self.end)
         self.steps.sort(key=lambda step: step.at)
 
