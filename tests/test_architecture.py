@@ -104,7 +104,7 @@ ARROWS = {
     "qnetpy.enrol": {"resmgr", "stack.wire", "qnetpy.identity", "qnetpy.discovery"},
     "qnetpy.members": {"resmgr", "qnetpy", "qnetpy.identity", "qnetpy.enrol"},
     "qnetpy.netfs": {"resmgr", "resmgr.iofunc", "resmgr.fuse", "qnetpy"},
-    "qnetpy.cluster": {"stack.drivers.af_packet", "qnetpy", "qnetpy.identity"},
+    "qnetpy.cluster": {"resmgr", "stack.drivers.af_packet", "qnetpy", "qnetpy.identity"},
     "qnetpy.cli": {
         "stack",
         "stack.wire",

@@ -78,6 +78,7 @@ def _start(argv: list[str], run_dir: Path) -> int:
     with open(run_dir / "log", "rb") as file:
         file.seek(begin)
         lines = file.read().decode(errors="replace").strip().splitlines()
-    # Another daemon may be writing there: two that were started at once.
-    said = [line for line in lines if not line.startswith(("io-pkt: INFO: ", "io-pkt: WARNING: "))] or lines
+    # Another daemon may be writing there, what it does and that it is ready: two that were started at once.
+    other = [line for line in lines if not line.startswith(("io-pkt: INFO: ", "io-pkt: WARNING: "))]
+    said = [line for line in other if line.startswith("io-pkt: ")] or other or lines
     raise CommandError(said[-1].removeprefix("io-pkt: ") if said else f"the daemon ended with {status} and said nothing")

@@ -23,7 +23,7 @@ from qnetpy.link.paths import Paths
 from qnetpy.link.ports import Port, Ports
 from qnetpy.link.session import RekeyPolicy, Session
 from qnetpy.link.transport.config import TransportConfig
-from qnetpy.link.transport.events import Challenged, Closed, Event, MessageReceived, PathFound, PathLost, PathRefused, PathTold, PathValid
+from qnetpy.link.transport.events import Closed, MessageReceived
 from qnetpy.link.upcalls import LinkTimers, Upcalls
 from qnetpy.link.wire import Address, Arrivals, sort_frames, sources_of
 from resmgr.dispatch import Buffer
@@ -291,25 +291,7 @@ class LinkMachine:
                     self._down(link, f"broke the protocol: {event.reason}", now)
                 return
             else:
-                self._path_event(link, event, now)
-
-    def _path_event(self, link: Link, event: Event, now: float) -> None:
-        paths = self._paths
-        match event:
-            case PathValid():
-                paths.valid(link, event.path, now)
-            case PathRefused():
-                paths.refused(link, event.path, now)
-            case PathLost():
-                paths.lost(link, event.path)
-            case PathFound():
-                paths.found(link, event.path, now)
-            case Challenged():
-                paths.challenged(link, event.path, event.station, now)
-            case PathTold():
-                paths.told(link, event.path, event.state, now)
-            case _:
-                pass
+                self._paths.event(link, event, now)
 
     def _unproven(
         self,

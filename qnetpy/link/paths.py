@@ -18,6 +18,7 @@ from qnetpy.link.ethernet import is_individual
 from qnetpy.link.link import Link, LinkPath, max_payload
 from qnetpy.link.ports import Port, Ports
 from qnetpy.link.transport.constants import KIND_CHALLENGE, TOKEN_SIZE
+from qnetpy.link.transport.events import Challenged, Event, PathFound, PathLost, PathRefused, PathTold, PathValid
 from qnetpy.link.transport.items import PathState, read_challenge
 from qnetpy.link.wire import Address
 from resmgr.errors import BadMessage
@@ -131,6 +132,24 @@ class Paths:
             return self._refused("too_many_paths", packets)
         self._add(link, number, source, port.mtu, False, now, valid=False)
         return True
+
+    def event(self, link: Link, event: Event, now: float) -> None:
+        """What the transport tells of a path."""
+        match event:
+            case PathValid():
+                self.valid(link, event.path, now)
+            case PathRefused():
+                self.refused(link, event.path, now)
+            case PathLost():
+                self.lost(link, event.path)
+            case PathFound():
+                self.found(link, event.path, now)
+            case Challenged():
+                self.challenged(link, event.path, event.station, now)
+            case PathTold():
+                self.told(link, event.path, event.state, now)
+            case _:
+                pass
 
     def moved(self, link: Link, number: int, source: Address, now: float) -> None:
         """Authentic packets of a path that does not answer came from another station than the one that it leads to. Where stations are
