@@ -173,9 +173,13 @@ class HandshakeMachine:
         """Names, in order of preference."""
         return [SUITES[number].name for number in self._party.suites if number]
 
-    def set_boot_id(self, boot_id: bytes) -> None:
-        """Be another boot of this node from the next handshake on: there may be a copy of this process, which is the present one."""
+    def begin_anew(self, boot_id: bytes, now: float) -> None:
+        """Be another boot of this node: there may be a copy of this process, which is the present one. Handshakes under way end here, since
+        both copies would get the same keys by them; each attempt has its event."""
         self._party.boot_id = boot_id
+        self._responder.begin_anew()
+        self._initiator.begin_anew(now)
+        self._party.out.clear()
 
     def set_suites(self, suites: Sequence[str]) -> None:
         """Other suites for handshakes from now on; sessions change with their next rekey. Misuse for an unknown one."""

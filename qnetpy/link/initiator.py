@@ -135,6 +135,11 @@ class Initiator:
         if attempt is not None:
             self._end(attempt)
 
+    def begin_anew(self, now: float) -> None:
+        """End every attempt."""
+        for attempt in list(self._attempts.values()):
+            self._fail(attempt, Reason.SUPERSEDED, f"the call to {self._who(attempt)} ends: this node begins anew", now)
+
     def ours(self, frame: HandshakeFrame, first_mac: bytes) -> bool:
         """Whether an INITIATION is one that we sent: a loop in the network, or a driver that shows what it transmits."""
         attempt = self._by_index.get(frame.sender)

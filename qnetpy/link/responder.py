@@ -8,6 +8,7 @@ answered, or could have been sent before we met its sender last, leaves no trace
 from __future__ import annotations
 
 import hmac
+import math
 
 import attrs
 
@@ -170,6 +171,13 @@ class Responder:
             self._party.counters["half_open_expired"] += 1
             self._party.release(entry.index)
         for done in [done for done in self._done.values() if done.expires <= now]:
+            self._forget(done)
+
+    def begin_anew(self) -> None:
+        """Forget whom we answered."""
+        for entry in self._half_open.expire(math.inf):
+            self._party.release(entry.index)
+        for done in list(self._done.values()):
             self._forget(done)
 
     def _wanted(self, hello: Hello, source: Address, now: float) -> bool:
