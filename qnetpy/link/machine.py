@@ -94,9 +94,7 @@ class LinkMachine:
 
     def sessions(self) -> list[Session]:
         """All whose keys open frames now."""
-        return [
-            session for link in self.links.values() for session in (link.sessions.current, link.sessions.previous) if session is not None
-        ]
+        return [one for link in self.links.values() for one in (link.sessions.current, link.sessions.previous) if one is not None]
 
     def drops(self) -> dict[str, int]:
         """Received frames that were dropped since the start, by reason."""
@@ -110,8 +108,7 @@ class LinkMachine:
         self._handshake.set_identity(identity)
 
     def begin_anew(self, boot_id: bytes, reason: str, now: float) -> None:
-        """Forget every session and handshake without a word under its keys, which a copy of this process may have as well, and be another
-        boot."""
+        """Forget all sessions and handshakes, without a word under keys that a copy of this process may have, and be another boot."""
         self._handshake_touched = True
         self._handshake.begin_anew(boot_id, now)
         for link in list(self.links.values()):

@@ -107,6 +107,7 @@ class Changes(Trouble):
                 return
             self._broken(victim)
             self.banned.add(victim)
+            self.refusals = True
             self.world.at(self.world.now + SPREAD, self._check_revoked(victim))
 
         self._step(at, f"{OFFICE} revokes {victim}", revoke)

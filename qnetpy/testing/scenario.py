@@ -19,6 +19,7 @@ from contextlib import contextmanager
 
 import attrs
 
+from qnetpy.link.calls import RETRY_REFUSED
 from qnetpy.testing.bounds import excess
 from qnetpy.testing.node import SimNode
 from qnetpy.testing.plan import SEVERAL, UNTROUBLED, Plan
@@ -261,7 +262,7 @@ class Scenario(Plan):
     def _quiet(self) -> None:
         """With nothing to do, nothing is kept and hardly anything happens."""
         world = self.world
-        world.run(3.0)
+        world.run(3.0 + (RETRY_REFUSED if self.refusals else 0.0))
         left: list[str] = []
         for _ in range(3):  # a renewal of keys may be under way at any one moment
             left = [text for node in world.live for text in self._left_on(node)]

@@ -57,6 +57,8 @@ class Trouble:
         """What nodes keep, where membership changes."""
         self.banned: set[str] = set()
         """Nodes that were revoked and have not joined again."""
+        self.refusals = False
+        """There was one: addresses where somebody was refused are not called for a while."""
         self.breaks = Counter(names)
         """How often something was changed about each node."""
 
