@@ -86,6 +86,8 @@ class Changes(Trouble):
             if office is not None:
                 try:
                     office.rotate()
+                    # Whose certificate is of the root that was retired while it was off shows its other one at the next call.
+                    self.refusals = True
                 except OfficeError:
                     self.world.dispatch.note("two roots overlap already")
 
@@ -134,7 +136,12 @@ class Changes(Trouble):
             return
         randbytes = self.world.dispatch.random(f"join {after} {self.world.now}").randbytes
         wall = self.world.identity_wall if self.kind == "everything" else self.world.nodes[OFFICE].view.wall()
-        store = joined(office, after, wall, randbytes)
+        try:
+            store = joined(office, after, wall, randbytes)
+        except OfficeError as error:
+            # The power with which it is issued is newer than what clocks that are a day late accept.
+            self.world.dispatch.note(f"{name} does not join: {error}")
+            return
         self.banned.discard(name)
         if after != name:
             self._rename(name, after, store)

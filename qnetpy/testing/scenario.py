@@ -129,8 +129,9 @@ class Scenario(Plan):
         self._check_wrongs()
         self._heal()
         healed = world.now
-        if not world.until(world.settled, CONVERGE):
-            raise ScenarioFailed(f"the nodes do not see each other {CONVERGE} s after healing: {self._states()}")
+        limit = CONVERGE + (RETRY_REFUSED if self.refusals else 0.0)
+        if not world.until(world.settled, limit):
+            raise ScenarioFailed(f"the nodes do not see each other {limit} s after healing: {self._states()}")
         converged = world.now - healed
         # What went on before may still end by the old trouble's consequences; new work may not.
         world.run(world.settings.timers.down_after + SLACK)
