@@ -28,8 +28,12 @@ class Point(enum.Enum):
 
 ORDER_TAP = 100
 """Taps see what the driver saw."""
+ORDER_AGGREGATE = 150
+"""Ports of an aggregate: what arrives there arrives at the aggregate."""
 ORDER_FILTER = 200
 ORDER_BRIDGE = 300
+ORDER_VLAN = 400
+"""Tags are looked at behind the bridge: it forwards tagged frames as they are."""
 
 
 @attrs.define(eq=False)

@@ -32,6 +32,7 @@ class InterfaceEvent(enum.Enum):
 class Interface:
     """One link of a stack. `index` is never used twice in a stack's life. `up` is carrier: False also after the link went away.
 
+    `promiscuous` counts those who asked for frames of other stations: `Stack.promiscuous`.
     `endpoints` is there when the link's stations are IP endpoints; it is the innermost driver, whatever is wrapped around that.
     """
 
@@ -45,6 +46,7 @@ class Interface:
         "mac",
         "mtu",
         "name",
+        "promiscuous",
         "rx_bytes",
         "rx_frames",
         "tx_bytes",
@@ -62,6 +64,7 @@ class Interface:
         self.mtu = driver.mtu
         self.up = driver.up
         self.attached = True
+        self.promiscuous = 0
         self.rx_frames = self.rx_bytes = self.tx_frames = self.tx_bytes = 0
         self.drops = Counters()
 

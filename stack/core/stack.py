@@ -29,12 +29,13 @@ from stack.core.hooks import ORDER_TAP, Hook, HookEntry, Hooks, Point
 from stack.core.ifnet import Interface, InterfaceEvent
 from stack.core.loader import find_module
 from stack.core.module import Attached, Context, Kind, Loadable, Random
+from stack.core.promiscuity import promiscuous_driver
 from stack.core.registry import Ethertypes, Handler, Registration
 from stack.core.screen import Screen, can_screen
 from stack.core.statistics import Counters, Drop, StackStatistics
 from stack.crypto.registry import Crypto, standard_crypto
 from stack.frame import BadFrame, Frame
-from stack.wire.ethernet import HEADER_SIZE, TPIDS, ethertype_of, unpack_type
+from stack.wire.ethernet import HEADER_SIZE, MAC_SIZE, TPIDS, ethertype_of, unpack_type
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +70,8 @@ class Stack:
         self._loaded: list[Loaded] = []
         self._ethertypes = Ethertypes()
         self._screens: dict[int, Screen] = {}
+        self._told: dict[int, Screen] = {}
+        """The screens that drivers have."""
         self._hooks = Hooks()
         self._listeners: list[Listener] = []
         self._loading: list[Registration] | None = None
@@ -208,8 +211,8 @@ class Stack:
         self._next_index += 1
         driver.start(interface)
         driver.accept(self._wanted())
-        if self._screens and can_screen(driver):
-            driver.screen(dict(self._screens))
+        if self._told and can_screen(driver):
+            driver.screen(self._told)
         self._interfaces[interface.name] = interface
         loaded.interface = interface
 
@@ -237,13 +240,34 @@ class Stack:
                 return
         else:
             self._screens[ethertype] = screen
-        for interface in self._interfaces.values():
-            if can_screen(interface.driver):
-                interface.driver.screen(dict(self._screens))
+        self._tell_drivers()
+
+    def _screens_now(self) -> dict[int, Screen]:
+        """None while a module wants every frame: what a protocol sheds, a bridge forwards."""
+        return {} if self._hooks.want_everything() else dict(self._screens)
 
     def shed(self) -> int:
         """Frames that drivers have shed by screens, as far as samples tell."""
         return sum(interface.driver.shed for interface in self._interfaces.values() if can_screen(interface.driver))
+
+    def promiscuous(self, interface: Interface, name: str) -> Registration:
+        """From now on hooks get what *interface* hears for other stations too. *name*: who asks. ModuleError when its driver cannot."""
+        driver = promiscuous_driver(interface.driver)
+        if driver is None:
+            raise ModuleError(errno.EOPNOTSUPP, f"{interface.name} cannot receive frames for other stations, which {name} needs")
+        if not interface.promiscuous:
+            try:
+                driver.promiscuous(True)
+            except OSError as error:
+                raise ModuleError(error.errno or errno.EIO, f"{interface.name} does not become promiscuous: {error.strerror}") from error
+        interface.promiscuous += 1
+
+        def revoke() -> None:
+            interface.promiscuous -= 1
+            if not interface.promiscuous and interface.attached:
+                driver.promiscuous(False)
+
+        return self._registered(f"promiscuity of {interface.name} for {name}", revoke)
 
     def add_hook(
         self,
@@ -277,8 +301,12 @@ class Stack:
 
     def _tell_drivers(self) -> None:
         wanted = self._wanted()
+        screens = self._screens_now()
         for interface in self._interfaces.values():
+            if screens != self._told and can_screen(interface.driver):
+                interface.driver.screen(screens)
             interface.driver.accept(wanted)
+        self._told = screens
 
     # Frames
 
@@ -288,8 +316,31 @@ class Stack:
         interface.rx_bytes += len(frames[0]) if len(frames) == 1 else sum(map(len, frames))
         for entry in self._hooks.incoming:
             frames = self._hooked(entry, interface, frames)
-        if not frames:
-            return
+        if interface.promiscuous:
+            frames = self._for_us(interface, frames)
+        if frames:
+            self._up(interface, frames)
+
+    def entered(self, interface: Interface, frames: list[Frame], above: int) -> None:
+        """A batch that a hook took from another interface goes on as if it had come in here: through the IN hooks behind *above*, and up.
+
+        It is not counted as received. For hooks (bridge, aggregate), within whose call the frames are valid.
+        """
+        for entry in self._hooks.incoming:
+            if entry.order > above:
+                frames = self._hooked(entry, interface, frames)
+        if frames:
+            self._up(interface, frames)
+
+    def _for_us(self, interface: Interface, frames: list[Frame]) -> list[Frame]:
+        mac = interface.mac
+        ours = [frame for frame in frames if frame[:MAC_SIZE] == mac or (frame and frame[0] & 1)]
+        if len(ours) < len(frames):
+            interface.drops.count(Drop.OTHER_HOST, len(frames) - len(ours))
+        return ours
+
+    def _up(self, interface: Interface, frames: list[Frame]) -> None:
+        """A batch goes to the ethertypes' handlers."""
         if len(frames) == 1:
             # A message or its answer. The means for batches cost 3 µs.
             frame = frames[0]

@@ -19,6 +19,8 @@ class Drop(enum.StrEnum):
     """Received: no whole Ethernet header."""
     BAD_TAGS = "bad_tags"
     """Received: more VLAN tags than we follow, or cut within them."""
+    OTHER_HOST = "other_host"
+    """Received because the interface is promiscuous: for another station, and no module took it."""
     NO_PROTOCOL = "no_protocol"
     """Received: nobody registered the ethertype."""
     HANDLER_FAILED = "handler_failed"

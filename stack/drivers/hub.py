@@ -48,6 +48,7 @@ class Hub:
     def __init__(self, dispatch: Dispatch, *, latency: float = LATENCY_DEFAULT) -> None:
         self._dispatch = dispatch
         self._ports: dict[bytes, HubPort] = {}
+        self._hear_all: list[HubPort] = []
         """By address: what has one addressee must not cost a look at every port."""
         self.latency = latency
         self.frames = 0
@@ -83,19 +84,28 @@ class Hub:
         if any(map(is_group, frames)):
             for port in self._ports.values():
                 if port is not sender:
-                    port.arrive([frame for frame in frames if is_group(frame) or frame[:6] == port.mac])
+                    port.arrive([frame for frame in frames if port.hears_all or is_group(frame) or frame[:6] == port.mac])
             return
         addressed: dict[bytes, list[bytes]] = {}
         for frame in frames:
             addressed.setdefault(frame[:6], []).append(frame)
         for mac, batch in addressed.items():
             there = self._ports.get(mac)
-            if there is not None and there is not sender:
+            if there is not None and there is not sender and not there.hears_all:
                 there.arrive(batch)
+        for port in self._hear_all:
+            if port is not sender:
+                port.arrive(frames)
+
+    def hear_all(self, port: HubPort, on: bool) -> None:
+        """For ports: *port* is carried what is for others too, or not any more."""
+        port.hears_all = on
+        self._hear_all = [one for one in self._ports.values() if one.hears_all]
 
     def unplug(self, port: HubPort) -> None:
         """For ports that are detached."""
         del self._ports[port.mac]
+        self.hear_all(port, False)
 
 
 class HubPort:
@@ -113,12 +123,16 @@ class HubPort:
         self._waiting: deque[tuple[float, bytes]] = deque()
         self._due = False
         self._detached = False
+        self.hears_all = False
 
     def start(self, port: Port) -> None:
         self._port = port
 
     def accept(self, ethertypes: frozenset[int] | None) -> None:
         self._accepted = ethertypes
+
+    def promiscuous(self, on: bool) -> None:
+        self._hub.hear_all(self, on)
 
     def info(self) -> Mapping[str, str | int]:
         return {"driver": "hub", "ports": len(self._hub.ports), "waiting": len(self._waiting)}

@@ -34,7 +34,11 @@ from stack.drivers.af_packet.constants import (
     ARPHRD_ETHER,
     ARPHRD_LOOPBACK,
     ETH_P_ALL,
+    PACKET_ADD_MEMBERSHIP,
+    PACKET_DROP_MEMBERSHIP,
     PACKET_IGNORE_OUTGOING,
+    PACKET_MR_PROMISC,
+    PACKET_MREQ,
     PACKET_STATISTICS,
     SO_SNDBUFFORCE,
     SOL_PACKET,
@@ -79,6 +83,9 @@ class PacketDriver:
         self._screens: Mapping[int, Screen] = {}
         self._side: SideQueue | None = None
         self._unscreened = ""
+        self._others = False
+        self._promiscuous = 0
+        """Index of the Linux interface that was made promiscuous."""
         self._monitor = LinkMonitor(dispatch, self._link_reported)
         try:
             link = self._monitor.find(options.ifname)
@@ -143,6 +150,20 @@ class PacketDriver:
         self._ethertypes = ethertypes
         self._attach()
 
+    def promiscuous(self, on: bool) -> None:
+        """`stack.core.promiscuity.Promiscuous`: the Linux interface becomes promiscuous for as long as this socket wants it."""
+        self._others = on
+        self._join()
+        self._attach()
+
+    def _join(self) -> None:
+        """Tell the kernel of the interface that the socket is bound to."""
+        link = self._link
+        if link is not None and not self._closed and self._others != (self._promiscuous == link.index):
+            how = PACKET_ADD_MEMBERSHIP if self._others else PACKET_DROP_MEMBERSHIP
+            self._sock.setsockopt(SOL_PACKET, how, PACKET_MREQ.pack(link.index, PACKET_MR_PROMISC, 0, b""))
+            self._promiscuous = link.index if self._others else 0
+
     def screen(self, screens: Mapping[int, Screen]) -> None:
         """`stack.core.screen.Screening`: in the kernel, with a second socket for the side queue."""
         self._screens = screens
@@ -162,13 +183,13 @@ class PacketDriver:
                 self._side = self._open_side()
             if self._side is not None:
                 self._side.screen(self._ethertypes, screens)
-            attach(self._sock, program(self._ethertypes, screens))
+            attach(self._sock, program(self._ethertypes, screens, self._others))
             self._unscreened = ""
         except OSError as error:
             # All frames as before: nothing depends on a screen but the cost of a flood.
             self._unscreened = error.strerror or "the kernel refuses"
             log.warning("packet: no screen on %s: %s", self._options.ifname, self._unscreened)
-            attach(self._sock, program(self._ethertypes))
+            attach(self._sock, program(self._ethertypes, None, self._others))
             attach(self._side_sock, program(frozenset()))
 
     def _open_side(self) -> SideQueue:
@@ -283,6 +304,7 @@ class PacketDriver:
             if before is None or before.index != link.index:
                 try:
                     self._bind(link)
+                    self._join()
                 except OSError as error:
                     log.warning("packet: cannot take %s: %s", link.name, error.strerror)
                     self._link = None

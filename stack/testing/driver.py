@@ -13,6 +13,7 @@ from typing import Protocol
 import attrs
 
 from stack.core.driver import BATCH_MAX, Driver
+from stack.core.promiscuity import promiscuous_driver
 from stack.core.statistics import Counters, Drop
 from stack.frame import BadFrame, Frame
 from stack.wire.ethernet import BROADCAST, HEADER_SIZE, MAC_SIZE, SIZE_MIN, Ethernet, ethertype_of, payload_offset
@@ -211,6 +212,15 @@ class _Check:
         foreign = frame(b"\2\0\0\0\xee\xee", self.a.mac, b"for somebody else")
         self.a.transmit([foreign, mark])
         await self.arrives([mark], "a frame for another machine")
+        open_to_all = promiscuous_driver(self.b)
+        if open_to_all is not None:
+            open_to_all.promiscuous(True)
+            other_type = frame(foreign[:6], self.a.mac, b"for somebody else", OTHER_TYPE)
+            self.a.transmit([foreign, other_type, mark])
+            await self.arrives([foreign, mark], "promiscuous, of one ethertype")
+            open_to_all.promiscuous(False)
+            self.a.transmit([foreign, mark])
+            await self.arrives([mark], "not promiscuous any more")
 
     async def tags(self) -> None:
         if not self.ethernet:

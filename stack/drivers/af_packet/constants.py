@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import struct
+
 SOL_PACKET = 263
+PACKET_ADD_MEMBERSHIP = 1
+PACKET_DROP_MEMBERSHIP = 2
+PACKET_MR_PROMISC = 1
+PACKET_MREQ = struct.Struct("iHH8s")
+"""struct packet_mreq: interface index, kind, length of the address, address."""
 PACKET_RX_RING = 5
 PACKET_STATISTICS = 6
 PACKET_VERSION = 10

@@ -30,13 +30,13 @@ TYPES_MAX = 64
 """More ethertypes than this are not told apart in the kernel."""
 
 
-def program(ethertypes: frozenset[int] | None, screens: Mapping[int, Screen] | None = None) -> Code:
-    """Of the main socket: pass *ethertypes* (None: all); those with a screen as its `main` says."""
+def program(ethertypes: frozenset[int] | None, screens: Mapping[int, Screen] | None = None, others: bool = False) -> Code:
+    """Of the main socket: pass *ethertypes* (None: all); those with a screen as its `main` says. *others*: also for other stations."""
     screened = {kind: screen.main for kind, screen in (screens or {}).items() if ethertypes is None or kind in ethertypes}
     if ethertypes is not None and not ethertypes:
         return ((RET, 0, 0, 0),)
     everything = ethertypes is None or len(ethertypes) > TYPES_MAX
-    return _program(frozenset() if everything else ethertypes or frozenset(), screened, WHOLE if everything else 0)
+    return _program(frozenset() if everything else ethertypes or frozenset(), screened, WHOLE if everything else 0, others)
 
 
 def side_program(ethertypes: frozenset[int] | None, screens: Mapping[int, Screen]) -> Code:
@@ -44,10 +44,10 @@ def side_program(ethertypes: frozenset[int] | None, screens: Mapping[int, Screen
     return _program(frozenset(), {kind: screen.side for kind, screen in screens.items() if ethertypes is None or kind in ethertypes}, 0)
 
 
-def _program(passed: frozenset[int], screened: Mapping[int, Code], other: int) -> Code:
+def _program(passed: frozenset[int], screened: Mapping[int, Code], other: int, others: bool = False) -> Code:
     asm = Assembler()
     asm.op(LD_B_ABS, AD_PKTTYPE)
-    asm.branch(JGE, PACKET_OTHERHOST, "drop")
+    asm.branch(JGE, PACKET_OTHERHOST + 1 if others else PACKET_OTHERHOST, "drop")
     # X follows the place where the payload would begin.
     for depth in range(TAGS_MAX + 1):
         asm.op(LDX_IMM, HEADER_SIZE + TAG_SIZE * depth)

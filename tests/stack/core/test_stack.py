@@ -13,7 +13,7 @@ from resmgr.errors import Misuse
 from resmgr.system import System
 from resmgr.testing.virtual import VirtualDispatch
 from stack.core.errors import ModuleError, OptionError
-from stack.core.hooks import ORDER_FILTER, Point
+from stack.core.hooks import ORDER_FILTER, Hook, Point
 from stack.core.ifnet import Interface, InterfaceEvent
 from stack.core.module import Context, Kind, Module
 from stack.core.registry import Registration
@@ -478,3 +478,51 @@ def test_statistics_are_frozen_copies() -> None:
         before.name = "x"  # type: ignore[misc]  # that is the point
     with pytest.raises(TypeError):
         before.interfaces["en0"].drops["x"] = 1  # type: ignore[index]  # that is the point
+
+
+def test_promiscuity_is_for_hooks_and_ends_with_who_asked() -> None:
+    world = World(3)
+    stack, interface = world.stacks[1], world.interface(1)
+    stack.register_ethertype(TYPE, world.handler("up"))
+    seen: list[bytes] = []
+
+    def tap(_: Interface, frames: list[Frame]) -> list[Frame]:
+        seen.extend(map(bytes, frames))
+        return frames
+
+    stack.add_hook(Point.IN, tap, name="tap")
+    foreign, ours = frame(MACS[2], MACS[0], b"for another"), frame(MACS[1], MACS[0], b"for us")
+    first, second = stack.promiscuous(interface, "a"), stack.promiscuous(interface, "b")
+    world.send(0, foreign, ours)
+    assert seen == [foreign, ours]
+    assert world.arrived() == [("up:en0", [ours])]
+    assert interface.drops == {Drop.OTHER_HOST: 1}
+    first.revoke()
+    world.send(0, foreign)
+    assert len(seen) == 3
+    second.revoke()
+    world.send(0, foreign)
+    assert len(seen) == 3
+    assert not world.arrived()
+
+
+def test_what_a_hook_moves_to_another_interface_meets_the_hooks_behind_it_only() -> None:
+    world = World()
+    stack, interface = world.stacks[1], world.interface(1)
+    stack.register_ethertype(TYPE, world.handler("up"))
+
+    def passing(order: int) -> Hook:
+        tell = world.handler(str(order))
+
+        def hook(one: Interface, frames: list[Frame]) -> list[Frame]:
+            tell(one, frames)
+            return frames
+
+        return hook
+
+    for order in (100, 300, 400):
+        stack.add_hook(Point.IN, passing(order), order=order)
+    moved = frame(MACS[1], MACS[0], b"moved")
+    stack.entered(interface, [moved], 300)
+    assert world.arrived() == [("400:en0", [moved]), ("up:en0", [moved])]
+    assert interface.rx_frames == 0
