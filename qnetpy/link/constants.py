@@ -99,5 +99,9 @@ REKEY_FAILURES = 2**20
 """Frames that failed authentication after which new keys are due, if the suite's limit is not less."""
 REJECT_AFTER = 600.0
 """Seconds after which a session seals nothing more: handshakes have failed for 8 minutes, and forward secrecy is promised by the rekey."""
+COMING_MAX = 2
+"""Sessions of a peer that it called for and has not used. Each takes a handshake of its own; an older one opens for the grace time."""
+OLDER_MAX = 2
+"""Sessions of a peer that open what was in flight when newer keys came."""
 PREVIOUS_GRACE = 10.0
 """Seconds for which the keys before the current ones still open what is in flight."""

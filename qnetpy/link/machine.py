@@ -94,7 +94,7 @@ class LinkMachine:
 
     def sessions(self) -> list[Session]:
         """All whose keys open frames now."""
-        return [one for link in self.links.values() for one in (link.sessions.current, link.sessions.previous) if one is not None]
+        return [one for link in self.links.values() for one in link.sessions.held]
 
     def drops(self) -> dict[str, int]:
         """Received frames that were dropped since the start, by reason."""
@@ -240,6 +240,8 @@ class LinkMachine:
             packets = link.open(arrivals.index, arrivals)
             if not packets:
                 continue
+            if link.sessions.coming:
+                self._ended(link.sessions.heard(arrivals.index, now))
             path = link.paths.get(arrivals.path)
             if path is None or not path.state.valid:
                 packets = self._unproven(link, path, interface, views, offset, arrivals, packets, now)

@@ -148,9 +148,10 @@ class Caller:
         result = sort_frames([memoryview(frame)], 0)
         for arrivals in result.data:
             for link in self.links.values():
-                for session in (link.sessions.current, link.sessions.previous):
-                    if session is not None and session.local_index == arrivals.index:
+                for session in link.sessions.held:
+                    if session.local_index == arrivals.index:
                         for number, _ in session.open(arrivals):
+                            link.sessions.heard(arrivals.index, self.wire.now)
                             key = (session.local_index, arrivals.path, number)
                             assert key not in self.opened, f"{self.name} opened {key} twice"
                             self.opened.add(key)
