@@ -18,7 +18,7 @@ from qnetpy.link.deadlines import Deadlines
 from qnetpy.link.ethernet import is_individual, source
 from qnetpy.link.handshake import HandshakeMachine
 from qnetpy.link.link import Link, LinkPath
-from qnetpy.link.outcome import Established, Failed, PeerHint
+from qnetpy.link.outcome import Established, Failed, PeerHint, Reason
 from qnetpy.link.paths import Paths
 from qnetpy.link.ports import Port, Ports
 from qnetpy.link.session import RekeyPolicy, Session
@@ -320,7 +320,8 @@ class LinkMachine:
             else:
                 self._failed(event, [caller for caller in callers if isinstance(caller, Hint)], now)
                 for caller in callers:
-                    if isinstance(caller, Link):
+                    # Superseded by a call that gave new keys: that is no failure to wait after.
+                    if isinstance(caller, Link) and event.reason is not Reason.SUPERSEDED:
                         caller.retry_at = now + RETRY_REKEY
             self._calls.resume([caller for caller in callers if isinstance(caller, Hint)], now)
 

@@ -20,7 +20,7 @@ from contextlib import contextmanager
 import attrs
 
 from qnetpy.link.calls import RETRY_REFUSED
-from qnetpy.testing.bounds import excess
+from qnetpy.testing.bounds import SESSIONS_PER_LINK, excess
 from qnetpy.testing.node import SimNode
 from qnetpy.testing.plan import SEVERAL, UNTROUBLED, Plan
 from qnetpy.testing.trouble import SLACK
@@ -301,7 +301,7 @@ class Scenario(Plan):
                 continue
             if size != wanted.get(name, 0):
                 yield f"{node.name} has {name}={size}, not {wanted.get(name, 0)}"
-        if sizes["sessions"] > 2 * len(others):
+        if sizes["sessions"] > SESSIONS_PER_LINK * len(others):
             yield f"{node.name} has {sizes['sessions']} sessions for {len(others)} nodes"
         yield from self._paths_left_on(node)
         wanted_endpoints = sizes.get("endpoints_wanted", 0)
