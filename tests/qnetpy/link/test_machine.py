@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from random import Random
 
+import attrs
 import pytest
 
+from qnetpy.identity.authority import NodeIdentity, issue_certificate, make_authority
 from qnetpy.link.calls import CALLS_MAX, RETRY_REFUSED, RETRY_STRANGER, STRANGERS_MAX
 from qnetpy.link.machine import BURST, BURST_BRIEF, BURST_BYTES, BURST_LEAST
 from qnetpy.link.outcome import Reason
 from qnetpy.link.session import RekeyPolicy
 from qnetpy.link.wire import DATA, DATA_HEADER, FINAL, INITIATION, RESPONSE
-from qnetpy.testing.links import ETHERTYPE, HEAD, Net, Station, two_cables
+from qnetpy.testing.links import ETHERTYPE, HEAD, WALL, Net, Station, two_cables
 
 
 def kinds(net: Net, since: float = 0.0) -> Counter[int]:
@@ -169,6 +171,41 @@ def test_a_node_with_our_own_name_is_refused() -> None:
     for station in (a, twin):
         assert {failed.reason for failed in station.owner.refusals} == {Reason.OWN_NAME}
         assert len(station.owner.refusals) <= 2
+
+
+def of_another_root(net: Net, name: str) -> tuple[NodeIdentity, NodeIdentity]:
+    """A node with a certificate under a root that nobody else knows, and the same node with one under theirs."""
+    good = net.identity(name)
+    other = make_authority("net", WALL, random=net.random.randbytes)
+    shown = issue_certificate(other, name, good.certificate.static_key, [], WALL, random=net.random.randbytes)
+    return attrs.evolve(good, certificate=shown, roots=(other.root, *good.roots)), good
+
+
+def test_who_was_refused_for_its_certificate_calls_again_when_it_shows_another() -> None:
+    net = Net()
+    bad, good = of_another_root(net, "b")
+    a, b = net.add("a", 1), net.add("b", 2, identity=bad)
+    net.hint(b, a)
+    net.run(5.0)
+    assert {failed.reason for failed in b.owner.refusals} == {Reason.WRONG_CLUSTER}
+    assert not b.owner.links
+    b.machine.set_identity(good, net.now)
+    assert net.run(1.0, lambda: "b" in a.owner.links and "a" in b.owner.links)
+
+
+def test_who_is_refused_anyhow_is_called_once_for_each_certificate() -> None:
+    net = Net()
+    bad, _ = of_another_root(net, "b")
+    a, b = net.add("a", 1), net.add("b", 2, identity=bad)
+    net.hint(b, a)
+    net.run(5.0)
+    begin = net.now
+    for _ in range(3):
+        b.machine.set_identity(bad, net.now)
+        net.flush(b)
+    net.run(RETRY_REFUSED - 1.0)
+    assert kinds(net, begin)[INITIATION] == 2, "one call: without a cookie, and with it"
+    assert not a.owner.links
 
 
 # Ends
