@@ -3,7 +3,8 @@
 An address is a *stranger's* until a node was authenticated there; then it is a *known* one's, and is remembered with the node's name.
 Anybody on the cable can announce strangers: they are bounded in number, in calls at a time, and called ever more rarely. A known
 address is called again within seconds, so that a healed network is noticed; within a minute once discovery has withdrawn it, since after
-a long partition no announcement may be under way on either side.
+a long partition no announcement may be under way on either side. The node there may be another by now, and does not answer who calls it by
+another name: after a call that came to nothing the next one is for whoever is there, and so in turn.
 
 One attempt may serve several callers (two addresses of one node; a link that renews its keys and a hint): it is abandoned when the last of
 them leaves.
@@ -59,6 +60,8 @@ class Hint:
     called_at: float = -RETRY_FIRST
     unanswered: int = 0
     """Calls in a row that nobody answered."""
+    anyone: bool = False
+    """The next call is for whoever is there: the last one was for the node of that name, and came to nothing."""
     told: Reason | None = None
     """The refusal that people have heard of."""
     refused: bool = False
@@ -139,7 +142,7 @@ class Calls:
             self._unname(hint)
         self._strangers.pop(address, None)
         self._waiting.pop(address, None)
-        hint.name, hint.told, hint.unanswered, hint.refused = name, None, 0, False
+        hint.name, hint.told, hint.unanswered, hint.refused, hint.anyone = name, None, 0, False, False
         hint.retry_at = now + RETRY_FIRST
         self._known[address] = hint
         named = self._by_name.setdefault(name, {})
@@ -236,7 +239,7 @@ class Calls:
             hint.called_at = now
             hint.counted = not hint.name
             self._calling += hint.counted
-            self.join(hint, PeerHint(hint.address, hint.name), now)
+            self.join(hint, PeerHint(hint.address, "" if hint.anyone else hint.name), now)
 
     def join(self, caller: Caller, whom: PeerHint, now: float) -> None:
         """Begin a handshake for *caller*, or join the one to the same node."""
@@ -270,6 +273,8 @@ class Calls:
     def failed(self, hint: Hint, event: Failed, now: float) -> None:
         """A call to that address came to nothing: when is the next one due?"""
         hint.refused = event.reason in OF_CERTIFICATES
+        if event.reason not in (Reason.SUPERSEDED, Reason.BUSY):
+            hint.anyone = not hint.anyone
         if event.reason is Reason.SUPERSEDED or (hint.refused and hint.called_at < self._identity_at):
             hint.retry_at = now + RETRY_SOON
         elif event.reason in UNANSWERED:

@@ -9,7 +9,8 @@ import attrs
 import pytest
 
 from qnetpy.identity.authority import NodeIdentity, issue_certificate, make_authority
-from qnetpy.link.calls import CALLS_MAX, RETRY_REFUSED, RETRY_STRANGER, STRANGERS_MAX
+from qnetpy.link.calls import CALLS_MAX, RETRY_FIRST, RETRY_KNOWN, RETRY_REFUSED, RETRY_STRANGER, STRANGERS_MAX
+from qnetpy.link.constants import ATTEMPT_TIMEOUT
 from qnetpy.link.machine import BURST, BURST_BRIEF, BURST_BYTES, BURST_LEAST
 from qnetpy.link.outcome import Reason
 from qnetpy.link.session import RekeyPolicy
@@ -206,6 +207,28 @@ def test_who_is_refused_anyhow_is_called_once_for_each_certificate() -> None:
     net.run(RETRY_REFUSED - 1.0)
     assert kinds(net, begin)[INITIATION] == 2, "one call: without a cookie, and with it"
     assert not a.owner.links
+
+
+def test_another_node_at_a_known_address_is_found_by_who_calls_there() -> None:
+    """As behind a translator, from where only one of both can call."""
+    net = Net()
+    a, b = net.add("a", 1), net.add("b", 2)
+    net.up(a, b)
+    b.on = False
+    c = net.add("c", 2)
+    net.block = lambda sender, cable, frame: sender == "c" and frame[HEAD] == INITIATION
+    assert net.run(3.0 + ATTEMPT_TIMEOUT + RETRY_FIRST + 1.0, lambda: "c" in a.owner.links and "a" in c.owner.links)
+    assert "b" not in a.owner.links
+
+
+@pytest.mark.parametrize("away", [4.0, 14.0, 24.0, 34.0])
+def test_a_node_that_was_away_is_found_again_whatever_the_call_is_for(away: float) -> None:
+    net, a, b = pair()
+    b.on = False
+    net.run(away)
+    b.on = True
+    net.block = lambda sender, cable, frame: sender == "b" and frame[HEAD] == INITIATION
+    assert net.run(RETRY_KNOWN + 2.0, lambda: a.owner.log[-1] == "b up")
 
 
 # Ends
