@@ -86,6 +86,10 @@ class Attempt:
     yields: int = 0
     sent_to: dict[Address, float] = attrs.field(factory=dict)
 
+    def outlived(self, boot_id: bytes) -> bool:
+        """Whether a boot of the peer that has answered this attempt is not the one that calls: then nobody may be left to end it."""
+        return self.offer is not None and self.step is Step.FINAL and self.offer.boot_id != boot_id
+
 
 class Initiator:
     """Attempts by number and, while they wait for an answer, by index."""

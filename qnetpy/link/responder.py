@@ -173,12 +173,19 @@ class Responder:
         for done in [done for done in self._done.values() if done.expires <= now]:
             self._forget(done)
 
-    def begin_anew(self) -> None:
-        """Forget whom we answered."""
+    def begin_anew(self) -> list[Address]:
+        """Forget whom we answered; returns where those are who have not said their last word. A copy of what they said may be answered
+        once more, so no cookie of ours counts any more by which an older recording could be, too."""
+        waiting: dict[Address, None] = {}
         for entry in self._half_open.expire(math.inf):
             self._party.release(entry.index)
+            waiting[entry.source] = None
         for done in list(self._done.values()):
             self._forget(done)
+        self._jar = CookieJar(self._party.random)
+        self._seen = Recent(SEEN_MAX)
+        self._cookies = Recent(SEEN_MAX)
+        return list(waiting)
 
     def _wanted(self, hello: Hello, source: Address, now: float) -> bool:
         party = self._party
@@ -189,7 +196,7 @@ class Responder:
             party.counters["not_for_us"] += 1
             return False
         attempt = self._initiator.crossing(hello.caller, source)
-        if attempt is not None and party.identity.name < hello.caller:
+        if attempt is not None and party.identity.name < hello.caller and not attempt.outlived(hello.boot_id):
             # Both call at once: the call of the smaller name counts, and the other end answers it.
             party.counters["crossed"] += 1
             self._initiator.insist(attempt, source, now)

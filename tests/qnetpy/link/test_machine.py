@@ -231,6 +231,40 @@ def test_a_node_that_was_away_is_found_again_whatever_the_call_is_for(away: floa
     assert net.run(RETRY_KNOWN + 2.0, lambda: a.owner.log[-1] == "b up")
 
 
+@pytest.mark.parametrize("number", range(1, 7))
+@pytest.mark.parametrize("caller", ["a", "b"])
+def test_who_begins_anew_in_mid_handshake_does_not_let_the_other_end_wait(caller: str, number: int) -> None:
+    net = Net()
+    stations = {"a": net.add("a", 1), "b": net.add("b", 2)}
+    calls = stations.pop(caller)
+    (called,) = stations.values()
+    net.hint(calls, called)
+    assert net.run(1.0, lambda: len(net.frames) >= number)
+    called.machine.begin_anew(bytes(16), "resumed", net.now)
+    net.flush(called)
+    assert net.run(1.0, lambda: "b" in calls.owner.links or "a" in calls.owner.links)
+    net.run(1.0)
+    assert len(called.owner.links) == len(calls.owner.links) == 1
+    net.run(10.0)
+    assert len(calls.owner.log) <= 3, calls.owner.log
+
+
+def test_who_begins_anew_calls_each_that_waited_once() -> None:
+    net = Net()
+    a, b = net.add("a", 1), net.add("b", 2)
+    net.block = lambda sender, cable, frame: frame[HEAD] in (FINAL, INITIATION) and len(net.frames) > 4
+    net.hint(b, a)
+    assert net.run(1.0, lambda: a.machine.sizes()["half_open"] == 1)
+    b.on = False
+    begin = net.now
+    a.machine.begin_anew(bytes(16), "resumed", net.now)
+    net.flush(a)
+    net.run(60.0)
+    sent = [frame for when, sender, _, frame in net.frames if when >= begin and sender == "a"]
+    assert 0 < len(sent) <= 16, "one call of 8 s"
+    assert a.machine.sizes()["calls"] == a.machine.sizes()["hints"] == 0
+
+
 # Ends
 
 
