@@ -73,11 +73,14 @@ class Responder:
         if not proven and now < self._cookies.get(first_mac, -ANSWER_AGAIN) + ANSWER_AGAIN:
             party.counters["duplicate"] += 1
             return
+        known = source in party.known
         # Not before: whoever sends copies of a node's frames in its name must not use up its budget.
         if not (self._budgets.proven if proven else self._budgets.unproven).take(source, now):
             party.counters["rate_source"] += 1
+            if known and not proven:
+                # An insider may send in the node's name without hearing what we say: a cookie tells who is there, on another budget.
+                self._send_cookie(frame, first_mac, source, now)
             return
-        known = source in party.known
         if not proven and (not known or self._half_open.loaded):
             # Nothing tells a first call from a copy of an old one, except an answer of the caller to something new.
             self._send_cookie(frame, first_mac, source, now)
