@@ -25,6 +25,8 @@ from qnetpy.link.wire import Address
 
 A, B = address(1), address(2)
 CHANCE = random.Random(4)
+RATE = 100
+"""Frames a second: five times what one address may send."""
 
 
 @pytest.fixture(scope="module")
@@ -160,19 +162,25 @@ def test_in_a_nodes_name_it_holds_up_new_keys_if_it_hears_the_answers_and_never_
     a.call(B, "b")
     wire.run(1.0)
     assert agreed(a, b)
-    for number in range(1, 800):
+    for number in range(1, 14 * RATE):
         frame = bogus(authority, number)
         if isinstance(wire, Hub):
             wire.asked[number] = frame
-        wire.inject(A, B, frame + bytes(MAC_SIZE + STAMP_SIZE), number / 200)
+        wire.inject(A, B, frame + bytes(MAC_SIZE + STAMP_SIZE), number / RATE)
     wire.run(2.0)
     a.call(B, "b")
-    wire.run(4.0)
+    wire.run(9.5)
     assert b.machine.counters["rate_source"] > 100
     assert len(a.established()) == (1 if hears else 2)
-    assert a.links["b"].heard > 3.5
-    wire.run(8.0)
-    assert len(a.established()) == 2
+    assert a.links["b"].heard > 9.0
+    before = len(a.established())
+    b.call(A, "a")
+    wire.run(2.0 + ATTEMPT_TIMEOUT + 2.0)
+    assert len(a.established()) == before + 1, "the other end is answered as soon as the own call has ended"
+    wire.run(16.0)
+    a.call(B, "b")
+    wire.run(20.0)
+    assert len(a.established()) == before + 2
     assert agreed(a, b)
     assert a.ups["b"] == b.ups["a"] == 1
 
