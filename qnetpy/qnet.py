@@ -455,7 +455,8 @@ class Qnet:
     def set_identity(self, identity: NodeIdentity) -> None:
         """`qnetpy.members.membership.Links`: a renewed certificate, or other roots."""
         self.identity = identity
-        self.machine.set_identity(identity)
+        self.machine.set_identity(identity, self.now())
+        self.flush_later()
 
     def set_suites(self, names: Sequence[str]) -> None:
         """Other ciphers from now on, best first: every link renews its keys within a second or two. Misuse for an unknown one."""

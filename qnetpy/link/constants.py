@@ -41,6 +41,11 @@ PINNED_TRIES = 2.0
 """Seconds for which IK is tried before XX: the peer may have a new key."""
 JOIN_WAIT = 0.5
 """Seconds for which our own INITIATION waits when the peer's is being answered."""
+REFUSED_WAIT = 0.5
+"""Seconds for which a call at first contact goes on after an answer by somebody who is not accepted: whoever has the cluster secret, as a
+node that was revoked has, can answer quicker than the node that is called."""
+REFUSED_ANSWERS = 8
+"""Such answers to one call, each of which costs a Diffie-Hellman exchange and a look at a certificate; the last ends it."""
 DONE_LIFETIME = 15.0
 """Seconds for which a responder still answers a repeated FINAL. More than ATTEMPT_TIMEOUT."""
 DESTINATIONS_MAX = 4

@@ -175,11 +175,13 @@ class HandshakeMachine:
 
     def begin_anew(self, boot_id: bytes, now: float) -> None:
         """Be another boot of this node: there may be a copy of this process, which is the present one. Handshakes under way end here, since
-        both copies would get the same keys by them; each attempt has its event."""
+        both copies would get the same keys by them; each attempt has its event. Who waits for our part of one is called: it cannot know."""
         self._party.boot_id = boot_id
-        self._responder.begin_anew()
+        waiting = self._responder.begin_anew()
         self._initiator.begin_anew(now)
         self._party.out.clear()
+        for address in waiting:
+            self._initiator.initiate(PeerHint(address), now)
 
     def set_suites(self, suites: Sequence[str]) -> None:
         """Other suites for handshakes from now on; sessions change with their next rekey. Misuse for an unknown one."""

@@ -4,7 +4,8 @@
 
 The machine is driven by frames (`receive`), by the user (`send`, `hint`), by interfaces (`interface`, `interface_gone`) and by time
 (`handle_timeout`). After any of them the caller sends what `transmit` yields and arms one timer for `next_timeout`. Upcalls run inside
-these calls; they may call `send` and `hint`, not the others. What a call costs depends on what it touches, not on how many links there are.
+these calls; they may call `send`, `hint` and `set_identity`, not the others. What a call costs depends on what it touches, not on how many
+links there are.
 """
 
 from __future__ import annotations
@@ -103,9 +104,10 @@ class LinkMachine:
             drops.update(session.refused())
         return {reason: count for reason, count in sorted(drops.items()) if count}
 
-    def set_identity(self, identity: NodeIdentity) -> None:
-        """Show and trust that from the next handshake on; the name, key and secret are the same."""
+    def set_identity(self, identity: NodeIdentity, now: float) -> None:
+        """Show and trust that from the next handshake on; the name, key and secret are the same. May be called in an upcall."""
         self._handshake.set_identity(identity)
+        self._calls.identity_changed(now)
 
     def begin_anew(self, boot_id: bytes, reason: str, now: float) -> None:
         """Forget all sessions and handshakes, without a word under keys that a copy of this process may have, and be another boot."""

@@ -113,6 +113,13 @@ class Victim:
         taken, passed = self.processor() - before, time.monotonic() - began
         return taken / passed, (self.received() - arrived) / (time.monotonic() - began)
 
+    def until_screening(self, frames: int = 1000, seconds: float = 15.0) -> None:
+        """Wait until the flood that has begun is screened away: so many more frames are shed."""
+        wanted, end = self.status()["flood"]["shed"] + frames, time.monotonic() + seconds
+        while (flood := self.status()["flood"])["shed"] < wanted or not flood["on"]:
+            assert time.monotonic() < end, f"no flood is noticed: {flood}"
+            time.sleep(0.05)
+
     def memory(self) -> int:
         """KiB."""
         lines = self.cluster.run(self.node, "cat", f"/proc/{self.pid}/status").stdout.splitlines()

@@ -10,7 +10,6 @@ many seconds. docs/protocol/attacks.md lists what each kind gets. It needs CAP_N
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import random
@@ -33,8 +32,6 @@ QDISC_BYPASS = 20
 SNDBUF = 1 << 22
 POOL = 4096
 """Different frames, made before the sending begins: the sending costs one system call per 64 frames and nothing else."""
-URGENCY = -15
-"""His niceness: a real enemy has a machine of his own."""
 TELL = 0.1
 BEHIND_MAX = 0.05
 """Seconds' worth of frames sent at once when the machine had other things to do."""
@@ -197,10 +194,6 @@ def main() -> None:
     pool = [makers[kind]() for _ in range(POOL // len(args.kind)) for kind in args.kind]
     if args.unheard:
         pool = [unheard(frame) for frame in pool]
-    with contextlib.suppress(OSError):
-        os.setpriority(os.PRIO_PROCESS, 0, URGENCY)
-        # Where the kernel groups processes by session (sched(7), autogroups), the niceness of the group is what counts.
-        Path("/proc/self/autogroup").write_text(str(URGENCY))
     print("sending", flush=True)
     flood(args.interface, pool, args.rate, args.seconds, args.tick, say)
 
