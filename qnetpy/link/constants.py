@@ -21,6 +21,8 @@ PACKET_NUMBER_MAX = 2**62 - 1
 """As QUIC's (RFC 9000 section 12.3); no counter reaches it."""
 HANDSHAKE_FRAME_MAX = 1280
 """Longest handshake frame, so that one fits any path that carries IPv6 as well."""
+GROUP = bytes.fromhex("03716e657400")
+"""Station of a group that every node listens to: locally administered, then `qnet` and a zero. SOLICITATIONs are sent there."""
 
 # Ours: handshake.
 

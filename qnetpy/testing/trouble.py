@@ -57,6 +57,8 @@ class Trouble:
         """What nodes keep, where membership changes."""
         self.banned: set[str] = set()
         """Nodes that were revoked and have not joined again."""
+        self.known_at_start: list[str] | None = None
+        """Nodes that each knows of when it is switched on; None: all that were switched on before."""
         self.refusals = False
         """There was one: addresses where somebody was refused are not called for a while."""
         self.breaks = Counter(names)
@@ -282,7 +284,9 @@ class Trouble:
         if (before is None or before.dead) and name in self.names and name not in self.banned:
             self._broken(name)
             store = self.stores.get(name)
-            node = self.world.start(name, skew=self.skew[name], rate=self.rate[name], mtu=self.mtu, fault=self.faults, store=store)
+            node = self.world.start(
+                name, skew=self.skew[name], rate=self.rate[name], mtu=self.mtu, fault=self.faults, store=store, call=self.known_at_start
+            )
             self.servers[name] = Server(node, self.ledger)
 
     def _off(self, name: str, clean: bool) -> None:

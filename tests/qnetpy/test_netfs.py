@@ -31,6 +31,8 @@ class Rig:
     kernel: Kernel
     nodes: NodeTable
     fs: NetFs
+    sought: list[None]
+    """One for each time that nodes were looked for."""
 
     def client(self) -> IoClient:
         """Nothing runs the dispatch for it: whatever is not answered at once fails."""
@@ -61,7 +63,8 @@ def rig() -> Rig:
     dispatch = VirtualDispatch(1)
     kernel = Kernel(dispatch, "a")
     nodes = NodeTable()
-    return Rig(dispatch, kernel, nodes, NetFs(kernel, nodes, route_by, lambda info: True))
+    sought: list[None] = []
+    return Rig(dispatch, kernel, nodes, NetFs(kernel, nodes, route_by, lambda info: True, lambda: sought.append(None)), sought)
 
 
 def test_lists_this_node_and_those_that_can_be_reached(rig: Rig) -> None:
@@ -116,6 +119,26 @@ def test_a_name_that_nobody_ever_had_does_not_exist(rig: Rig) -> None:
     for path in (b"nobody", b"nobody/etc", b"\xff\xfe", b"B"):
         with fails(errno.ENOENT):
             rig.client().lookup(path)
+
+
+def test_nodes_are_looked_for_when_a_name_is_asked_for_that_may_be_a_node(rig: Rig) -> None:
+    rig.node("b", NodeState.UP)
+    rig.node("c", NodeState.UP, NodeState.DOWN)
+    for path, count in (
+        (b"b/etc", 0),
+        (b"a", 0),
+        (b"c", 0),
+        (b".git", 0),
+        (b"autorun.inf", 0),
+        (b"d", 1),
+        (b"e/etc", 2),
+        (b"d~redundant", 3),
+    ):
+        try:
+            rig.client().lookup(path)
+        except (ResmgrError, AssertionError):
+            pass
+        assert len(rig.sought) == count, path
 
 
 def test_nothing_can_be_made_or_removed_there(rig: Rig) -> None:
