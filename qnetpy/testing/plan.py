@@ -156,7 +156,6 @@ class Plan(Changes):
             before = self.faults.split(",") if self.faults else []
             self.faults = ",".join([part for part in before if not part.startswith("jitter")] + [part for part in delay.split(",") if part])
         self.good = not self.faults
-        """No cable does anything to what passes, except that it may take its time."""
         if kind in UNTROUBLED and chance.random() < 0.5:
             self.faults = chance.choice(["delay=1ms", "delay=8ms"])
         late = kind in ("coming and going", "everything", *LONELY)

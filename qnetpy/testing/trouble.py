@@ -43,6 +43,8 @@ class Trouble:
         self.ledger = Ledger(world.dispatch.note)
         self.servers: dict[str, Server] = {}
         self.steps: list[Step] = []
+        self.good = True
+        """No cable does anything to what passes, except that it may take its time."""
         self.faults = ""
         """Of every cable, in the good times."""
         self.mtu = 1500
@@ -261,7 +263,9 @@ class Trouble:
                 hub = self.world.hubs[link]
                 hub.severed = hub.severed | pairs if value else hub.severed - pairs
             if value and len(links) == len(self.interfaces):
-                self._expect_end_between(one, two, f"the end of {one}{' > ' if len(pairs) == 1 else ' = '}{two}")
+                # Who still hears the other gives up when that says so, or, where that word may be lost, when it has become silent.
+                more = self.world.settings.timers.down_after if len(pairs) == 1 and not self.good else 0.0
+                self._expect_end_between(one, two, f"the end of {one}{' > ' if len(pairs) == 1 else ' = '}{two}", more)
 
         where = "" if len(links) == len(self.interfaces) else f" on {links[0]}"
         self._step(at, f"{one} does not reach {two}{where}{', nor back' if len(pairs) > 1 else ''}", lambda: sever(True))
@@ -327,10 +331,11 @@ class Trouble:
 
         self.world.at(since + limit, check)
 
-    def _expect_end_between(self, one: str, two: str, what: str) -> None:
-        """The same of two nodes that do not hear each other, or of which one does not hear the other."""
+    def _expect_end_between(self, one: str, two: str, what: str, more: float) -> None:
+        """The same of two nodes that do not hear each other, or of which one does not hear the other. *more*: seconds that it may take
+        beyond that."""
         counts = self.breaks[one], self.breaks[two]
-        limit = self.world.settings.timers.down_after + SLACK
+        limit = self.world.settings.timers.down_after + SLACK + more
 
         def check() -> None:
             if (self.breaks[one], self.breaks[two]) != counts:
