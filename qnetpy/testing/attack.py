@@ -26,6 +26,8 @@ TOPOLOGY = """
 title = "flood"
 [links.lan]
 learning = false
+[config.qnet]
+discovery = "zeroconf"
 [[config.access.exports]]
 path = "/tmp"
 verbs = ["read", "write"]
@@ -35,7 +37,8 @@ verbs = ["read", "write"]
 boot = []
 shutdown = []
 """
-"""Two nodes and an enemy, x, who sees every frame: the switch does not learn, since frames in another name would draw that node's."""
+"""Two nodes and an enemy, x, who sees every frame: the switch does not learn, since frames in another name would draw that node's. Found by
+mDNS, either may call first; by a solicitation, a node that starts is always called, and there would be no call of its to record."""
 
 
 def read_pcap(file: Path) -> list[bytes]:

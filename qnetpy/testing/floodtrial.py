@@ -20,6 +20,8 @@ TOPOLOGY = """
 title = "flood"
 [links.lan]
 learning = false
+[config.qnet]
+discovery = "zeroconf"
 [nodes.n1]
 boot = []
 shutdown = []
@@ -31,7 +33,7 @@ shutdown = []
 boot = []
 shutdown = []
 """
-"""A hub: on a switch, frames in another's name draw that node's frames."""
+"""A hub: on a switch, frames in another's name draw that node's frames. Found by mDNS, as in `attack.TOPOLOGY`."""
 VICTIM, OTHER, RECORDED, ENEMY = "n2", "n1", "n3", "x"
 START = 0.7
 """Seconds of a flood before anything is measured: the victim has noticed it."""
