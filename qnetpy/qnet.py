@@ -23,6 +23,7 @@ from qnetpy.discovery.several import SeveralDiscovery
 from qnetpy.discovery.standing import Standing
 from qnetpy.identity.authority import NodeIdentity
 from qnetpy.identity.certificate import Certificate
+from qnetpy.identity.names import is_name
 from qnetpy.link.handshake import HandshakeMachine, everybody
 from qnetpy.link.machine import Link, LinkMachine
 from qnetpy.link.outcome import Failed, Reason
@@ -321,9 +322,9 @@ class Qnet:
         else:
             self.machine.counters["solicitations_unheard"] += 1
 
-    def _seek(self) -> None:
+    def _seek(self, name: str) -> None:
         """A program asked for a node that was never met."""
-        if self.ethernet is not None:
+        if self.ethernet is not None and is_name(name):
             self.ethernet.seek()
 
     def _call(self, address: Address) -> None:

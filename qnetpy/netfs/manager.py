@@ -24,7 +24,6 @@ import errno
 import os
 from collections.abc import Callable, Iterator
 
-from qnetpy.identity.names import is_name
 from qnetpy.nodes import NodeTable
 from qnetpy.qos import split
 from resmgr.channel import CHID_PATHMGR, ND_LOCAL, PID_SYSTEM, ClientInfo, Kernel, Message
@@ -41,7 +40,7 @@ class NetDirectory(Directory):
     """`/net` of the node named *own*. *route_by*: the route that a name's choice means; OSError if it means none. *seek*: a name was asked
     for that no node ever had."""
 
-    def __init__(self, own: str, nodes: NodeTable, route_by: Callable[[str], int], seek: Callable[[], None]) -> None:
+    def __init__(self, own: str, nodes: NodeTable, route_by: Callable[[str], int], seek: Callable[[str], None]) -> None:
         super().__init__()
         self._seek = seek
         self._own = own
@@ -54,8 +53,7 @@ class NetDirectory(Directory):
         text, choice = split(os.fsdecode(name))
         node = self._table.get(text)
         if node is None and text != self._own:
-            if is_name(text):
-                self._seek()
+            self._seek(text)
             return None
         route = 0
         if choice is not None:
@@ -89,7 +87,7 @@ class NetFs(TreeManager):
         nodes: NodeTable,
         route_by: Callable[[str], int],
         transit: Callable[[ClientInfo], bool],
-        seek: Callable[[], None],
+        seek: Callable[[str], None],
     ) -> None:
         self._transit = transit
         self._kernel = kernel

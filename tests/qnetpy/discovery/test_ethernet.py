@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+import pytest
+
 from qnetpy.discovery.ethernet import EthernetDiscovery
 from qnetpy.discovery.solicitor import BEAT, JITTER
 from qnetpy.link import wire
 from qnetpy.link.constants import GROUP
-from qnetpy.netfs.manager import NetFs
 from qnetpy.nodes import NodeState
 from qnetpy.parameters import QnetSettings
 from qnetpy.testing.node import SimNode
@@ -155,7 +156,11 @@ def test_a_name_that_is_asked_for_is_looked_for_now() -> None:
     world.run(100.0)
     world.hub.severed = set()
     client = IoClient(a.system.kernel, Credentials(0, 0), target=a.qnet.netfs.target, run=lambda goal: (world.until(goal), None)[1])
-    assert isinstance(a.qnet.netfs, NetFs)
+    sent = ethernet(a).facts()["solicitations_sent"]
+    for name in (b".git", b"autorun.inf"):
+        with pytest.raises(ResmgrError):
+            client.lookup(name)
+    assert ethernet(a).facts()["solicitations_sent"] == sent, "no node has such a name"
     try:
         client.lookup(b"b")
     except ResmgrError:
