@@ -216,6 +216,22 @@ def test_who_is_off_for_long_is_withdrawn() -> None:
     assert calls < 25, "a call a minute, and ours"
 
 
+def test_who_is_on_a_list_as_well_stands_when_it_is_silent() -> None:
+    world = World(12)
+    world.join("a", "b")
+    a = world.start("a", settings=SETTINGS)
+    world.run(5.0)
+    b = alone(world, "b")
+    assert world.until(world.settled)
+    assert ethernet(a).facts()["soliciting"] == 1
+    b.crash()
+    world.run(70.0)
+    assert ethernet(a).facts()["soliciting"] == 0
+    frames = world.hub.frames
+    world.run(120.0)
+    assert world.hub.frames - frames > 80, "it is called every few seconds, not once a minute"
+
+
 def test_when_a_node_ends_it_is_silent() -> None:
     world = World(11)
     a = alone(world, "a")
