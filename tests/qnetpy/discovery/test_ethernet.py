@@ -112,6 +112,21 @@ def test_a_restart_is_noticed_at_once_and_not_when_the_old_boot_is_missed() -> N
     assert (node.state, node.starts) == (NodeState.UP, 2)
 
 
+@pytest.mark.parametrize("off", [1.0 + number * 0.7 for number in range(12)])
+def test_who_comes_back_while_it_is_called_in_vain_is_called_at_once(off: float) -> None:
+    world = World(13)
+    a, b = alone(world, "a"), alone(world, "b")
+    assert world.until(world.settled)
+    world.run(20.0)
+    b.stop()
+    world.run(off)
+    began = world.now
+    alone(world, "b")
+    assert world.until(world.settled, 3.0)
+    assert world.now - began < 0.6
+    assert a.sees("b")
+
+
 def test_who_was_told_twice_calls_once() -> None:
     """By a list and by a solicitation, of both ends."""
     world = World(4, trace=True)
