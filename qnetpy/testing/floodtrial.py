@@ -20,8 +20,6 @@ TOPOLOGY = """
 title = "flood"
 [links.lan]
 learning = false
-[config.qnet]
-discovery = "zeroconf"
 [nodes.n1]
 boot = []
 shutdown = []
@@ -33,7 +31,7 @@ shutdown = []
 boot = []
 shutdown = []
 """
-"""A hub: on a switch, frames in another's name draw that node's frames. Found by mDNS, as in `attack.TOPOLOGY`."""
+"""A hub: on a switch, frames in another's name draw that node's frames."""
 VICTIM, OTHER, RECORDED, ENEMY = "n2", "n1", "n3", "x"
 START = 0.7
 """Seconds of a flood before anything is measured: the victim has noticed it."""
