@@ -120,6 +120,8 @@ class Calls:
         hint.announced = True
         if hint.told is None:
             self._sooner(hint, now)
+        if hint.attempt:
+            self._handshake.hasten(hint.attempt, now)
         self._call(hint, now)
         return hint
 

@@ -21,6 +21,8 @@ PACKET_NUMBER_MAX = 2**62 - 1
 """As QUIC's (RFC 9000 section 12.3); no counter reaches it."""
 HANDSHAKE_FRAME_MAX = 1280
 """Longest handshake frame, so that one fits any path that carries IPv6 as well."""
+GROUP = bytes.fromhex("03716e657400")
+"""Station of a group that every node listens to: locally administered, then `qnet` and a zero. SOLICITATIONs are sent there."""
 
 # Ours: handshake.
 
@@ -33,6 +35,9 @@ RETRY_FACTOR = 2.0
 RETRY_MAX = 1.0
 RETRY_JITTER = 0.25
 """Part of each wait that is random, so that nodes that lost power together do not answer in step."""
+HASTEN_LEAST = 0.5
+"""Seconds from one frame to the next that is sent because discovery has heard of the peer again: who says so all the time causes two frames
+a second, and no more."""
 ATTEMPT_TIMEOUT = 8.0
 """Seconds after which an attempt is given up; the caller decides whether to begin another."""
 RENEW_AFTER = 3.0

@@ -113,6 +113,10 @@ class HandshakeMachine:
         """
         return self._initiator.initiate(hint, now)
 
+    def hasten(self, attempt: int, now: float) -> None:
+        """Whoever the attempt calls has just been heard of: it sends again when HASTEN_LEAST has passed since it last did."""
+        self._initiator.hasten(attempt, now)
+
     def abandon(self, attempt: int) -> None:
         """Give an attempt up; it has no event. A number that is not under way is ignored."""
         self._initiator.abandon(attempt)

@@ -19,6 +19,7 @@ from qnetpy.link.constants import (
     ATTEMPT_TIMEOUT,
     ATTEMPTS_MAX,
     DESTINATIONS_MAX,
+    HASTEN_LEAST,
     JOIN_WAIT,
     MAC_SIZE,
     PINNED_TRIES,
@@ -139,6 +140,12 @@ class Initiator:
         else:
             self._begin(attempt, now)
         return attempt.number
+
+    def hasten(self, number: int, now: float) -> None:
+        """The one who is called has just been heard of: send again soon."""
+        attempt = self._attempts.get(number)
+        if attempt is not None and attempt.step is Step.INITIATED:
+            attempt.send_at = min(attempt.send_at, max(now, max(attempt.sent_to.values(), default=now) + HASTEN_LEAST))
 
     def abandon(self, number: int) -> None:
         attempt = self._attempts.get(number)

@@ -223,6 +223,11 @@ class LinkMachine:
             return hint.name in self.links
         return any(path.state.valid for link in self.links.values() if (path := link.at(hint.address)) is not None)
 
+    def boot_at(self, address: Address) -> bytes:
+        """The boot of the node that was authenticated at *address*, if there is a link to it; b"": there is none."""
+        link = self.links.get(self._calls.owner(address))
+        return b"" if link is None else link.peer.boot_id
+
     # Frames in
 
     def receive(self, interface: str, frames: Sequence[Frame], offset: int, now: float) -> None:
@@ -254,6 +259,8 @@ class LinkMachine:
                 self._data(link, arrivals.path, packets, now)
         if self._handshake_touched:
             self._outcomes(now)
+        for place, frame in batch.solicitations:
+            self._upcalls.solicited((interface, source(views[place])), frame)
         if batch.malformed:
             self.counters["malformed"] += batch.malformed
 

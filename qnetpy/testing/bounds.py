@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from qnetpy.discovery.solicitor import ASKERS_MAX, SEEN_MAX
 from qnetpy.link.calls import STRANGERS_MAX
 from qnetpy.link.constants import ATTEMPTS_MAX, COMING_MAX, HALF_OPEN_MAX, OLDER_MAX
 from qnetpy.link.paths import PATHS_MAX
@@ -36,6 +37,8 @@ def excess(node: SimNode) -> Iterator[str]:
         ("incoming", PENDING_MAX * links),
         ("connections_in", CONNECTIONS_MAX * links),
         ("held", HELD_MAX * links),
+        ("askers", ASKERS_MAX),
+        ("solicitations_seen", SEEN_MAX),
         ("endpoints_wanted", WANTED_MAX),
         ("endpoints_to_tell", NODES_MAX * PER_NODE_MAX),
     ):

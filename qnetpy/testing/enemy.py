@@ -20,7 +20,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from qnetpy.link import wire
+from qnetpy.link import solicitation, wire
+from qnetpy.link.constants import GROUP, VERSION
 from stack.drivers.af_packet.constants import SOL_PACKET
 from stack.drivers.af_packet.sender import SLOTS, Sender
 from stack.frame import Frame
@@ -98,6 +99,21 @@ class Enemy:
         frame = self.initiation()
         return self.header(self.station()) + frame[HEADER_SIZE:]
 
+    def solicitation_made_up(self) -> bytes:
+        """A SOLICITATION like a real one, to all, of somebody without the cluster secret, from a made-up station."""
+        rest = self.random.randbytes(solicitation.REST_SIZE)
+        return self.to_all(self.station(), solicitation.HEADER.pack(wire.SOLICITATION, VERSION, len(rest)) + rest)
+
+    def solicitation(self) -> bytes:
+        """A recorded one as it was, sender's address included."""
+        return self.random.choice(self.recording.of(wire.SOLICITATION, GROUP))
+
+    def solicitation_spoofed(self) -> bytes:
+        return self.to_all(self.station(), self.solicitation()[HEADER_SIZE:])
+
+    def to_all(self, source: bytes, data: bytes) -> bytes:
+        return GROUP + source + ETHERTYPE.to_bytes(2, "big") + data
+
     def data(self) -> bytes:
         """A recorded DATA frame of a live session as it was."""
         return self.random.choice(self.recording.of(wire.DATA, self.victim)[-512:])
@@ -122,6 +138,9 @@ def kinds(enemy: Enemy) -> dict[str, Callable[[], bytes]]:
         "bad-mac-spoofed": enemy.bad_mac_spoofed,
         "initiation": enemy.initiation,
         "initiation-spoofed": enemy.initiation_spoofed,
+        "solicitation-made-up": enemy.solicitation_made_up,
+        "solicitation": enemy.solicitation,
+        "solicitation-spoofed": enemy.solicitation_spoofed,
         "data": enemy.data,
         "data-unknown": enemy.data_unknown,
         "data-forged": enemy.data_forged,
