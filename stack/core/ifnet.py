@@ -32,7 +32,8 @@ class InterfaceEvent(enum.Enum):
 class Interface:
     """One link of a stack. `index` is never used twice in a stack's life. `up` is carrier: False also after the link went away.
 
-    `promiscuous` counts those who asked for frames of other stations: `Stack.promiscuous`.
+    `promiscuous` counts those who asked for frames of other stations: `Stack.promiscuous`; `groups` has the number of members of each
+    group: `Stack.join`.
     `endpoints` is there when the link's stations are IP endpoints; it is the innermost driver, whatever is wrapped around that.
     """
 
@@ -42,6 +43,7 @@ class Interface:
         "driver",
         "drops",
         "endpoints",
+        "groups",
         "index",
         "mac",
         "mtu",
@@ -65,6 +67,7 @@ class Interface:
         self.up = driver.up
         self.attached = True
         self.promiscuous = 0
+        self.groups: dict[bytes, int] = {}
         self.rx_frames = self.rx_bytes = self.tx_frames = self.tx_bytes = 0
         self.drops = Counters()
 

@@ -25,6 +25,7 @@ from resmgr.system import System
 from stack.core.driver import Driver, Wrapper
 from stack.core.endpoints import has_endpoints
 from stack.core.errors import ModuleError
+from stack.core.groups import join_group
 from stack.core.hooks import ORDER_TAP, Hook, HookEntry, Hooks, Point
 from stack.core.ifnet import Interface, InterfaceEvent
 from stack.core.loader import find_module
@@ -268,6 +269,10 @@ class Stack:
                 driver.promiscuous(False)
 
         return self._registered(f"promiscuity of {interface.name} for {name}", revoke)
+
+    def join(self, interface: Interface, group: bytes, name: str) -> Registration:
+        """From now on *interface* hears *group*, also where its card must be told. *name*: who joins. ModuleError when that is refused."""
+        return self._registered(f"group {group.hex(':')} of {interface.name} for {name}", join_group(interface, group))
 
     def add_hook(
         self,

@@ -40,6 +40,7 @@ from stack.drivers.af_packet.constants import (
     PACKET_ADD_MEMBERSHIP,
     PACKET_DROP_MEMBERSHIP,
     PACKET_IGNORE_OUTGOING,
+    PACKET_MR_MULTICAST,
     PACKET_MR_PROMISC,
     PACKET_MREQ,
     PACKET_STATISTICS,
@@ -87,8 +88,9 @@ class PacketDriver:
         self._side: SideQueue | None = None
         self._unscreened = ""
         self._others = False
-        self._promiscuous = 0
-        """Index of the Linux interface that was made promiscuous."""
+        self._groups: frozenset[bytes] = frozenset()
+        self._memberships: tuple[int, frozenset[tuple[int, bytes]]] = 0, frozenset()
+        """Index of a Linux interface, and what was asked of it."""
         self._monitor = LinkMonitor(dispatch, self._link_reported)
         try:
             link = self._monitor.find(options.ifname)
@@ -162,13 +164,26 @@ class PacketDriver:
         self._join()
         self._attach()
 
+    def groups(self, wanted: frozenset[bytes]) -> None:
+        """`stack.core.groups.Grouping`: memberships of the socket, which the kernel tells the card."""
+        self._groups = wanted
+        self._join()
+
     def _join(self) -> None:
-        """Tell the kernel of the interface that the socket is bound to."""
+        """Tell the kernel of the interface that the socket is bound to what is wanted of it."""
         link = self._link
-        if link is not None and not self._closed and self._others != (self._promiscuous == link.index):
-            how = PACKET_ADD_MEMBERSHIP if self._others else PACKET_DROP_MEMBERSHIP
-            self._sock.setsockopt(SOL_PACKET, how, PACKET_MREQ.pack(link.index, PACKET_MR_PROMISC, 0, b""))
-            self._promiscuous = link.index if self._others else 0
+        if link is None or self._closed:
+            return
+        wanted = {(PACKET_MR_MULTICAST, group) for group in self._groups}
+        if self._others:
+            wanted.add((PACKET_MR_PROMISC, b""))
+        index, members = self._memberships
+        if index != link.index:
+            members = frozenset()  # they went with the interface
+        for kinds, how in ((members - wanted, PACKET_DROP_MEMBERSHIP), (wanted - members, PACKET_ADD_MEMBERSHIP)):
+            for kind, address in kinds:
+                self._sock.setsockopt(SOL_PACKET, how, PACKET_MREQ.pack(link.index, kind, len(address), address))
+        self._memberships = link.index, frozenset(wanted)
 
     def screen(self, screens: Mapping[int, Screen]) -> None:
         """`stack.core.screen.Screening`: in the kernel, with a second socket for the side queue."""

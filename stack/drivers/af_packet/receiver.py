@@ -1,4 +1,4 @@
-"""Receiving from a packet socket: a TPACKET_V2 ring in shared memory, or recvmsg.
+"""Receiving from a packet socket: a TPACKET_V2 ring in shared memory, or recvmmsg.
 
 The ring (packet_mmap.rst of Linux): the kernel copies each frame into the next slot, sets its status word to USER and wakes the poller at
 once; we hand out memoryviews of the slots and set the words back to KERNEL when the batch is done. No system call and no copy per frame,
@@ -24,7 +24,6 @@ import socket
 import struct
 from typing import Protocol
 
-from stack.core.driver import BATCH_MAX
 from stack.drivers.af_packet.constants import (
     PACKET_AUXDATA,
     PACKET_COPY_THRESH,
@@ -40,7 +39,8 @@ from stack.drivers.af_packet.constants import (
     TP_STATUS_VLAN_VALID,
     TPACKET_V2,
 )
-from stack.drivers.af_packet.unfinished import Messages, Restorer
+from stack.drivers.af_packet.recvmmsg import Cells
+from stack.drivers.af_packet.unfinished import UNFINISHED, Messages, Restorer
 from stack.frame import Frame
 from stack.wire import virtio_net
 from stack.wire.ethernet import HEADER_SIZE, TAG_SIZE, TAGS_MAX
@@ -52,8 +52,6 @@ FRAME_OFFSET = 82
 USUAL_PLACE = (FRAME_OFFSET | FRAME_OFFSET + HEADER_SIZE << 16) << 32
 """tp_mac and tp_net, as they stand beside tp_snaplen."""
 UNFINISHED_WORD = (FRAME_OFFSET - virtio_net.SIZE) // 8
-UNFINISHED = 0xFF00 | virtio_net.NEEDS_CSUM
-"""Of the virtio-net header's first bytes: any gso type, or a partial checksum."""
 SPECIAL = TP_STATUS_COPY | TP_STATUS_VLAN_VALID
 BLOCK_SIZE = 1 << 16
 """Blocks must be contiguous memory: small enough to be found on a machine that is up for long."""
@@ -63,8 +61,6 @@ UNBOUNDED = 1 << 62
 """Bytes, of a batch that is bounded by its frames alone."""
 RUNS_MEMORY = 4 << 20
 """Bytes of merged runs that may wait beside a ring."""
-CELLS_MEMORY = 1 << 20
-"""Bytes that recv has for a batch."""
 _TOTAL_STORE_ORDER = frozenset(("x86_64", "i686", "i386", "AMD64"))
 
 
@@ -188,7 +184,7 @@ class Ring:
         """What the slot at *offset* holds, or stands for."""
         if status & TP_STATUS_COPY and self._messages is not None:
             try:
-                return self._messages.take(memoryview(b""))
+                return self._messages.take()
             except OSError:
                 # No room in the socket's queue after all.
                 self.restorer.truncated += 1
@@ -235,7 +231,7 @@ class Ring:
 
 
 class Recv:
-    """Non-blocking recvmsg until there is no more. *size* is the socket's buffer in bytes."""
+    """Non-blocking recvmmsg. *size* is the socket's buffer in bytes."""
 
     def __init__(self, sock: socket.socket, mtu: int, size: int) -> None:
         self.losing = False
@@ -243,30 +239,11 @@ class Recv:
         self._sock = sock
         sock.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
         sock.setsockopt(SOL_PACKET, PACKET_AUXDATA, 1)
-        self._messages = Messages(sock, self.restorer)
-        stride = (virtio_net.SIZE + HEADER_SIZE + TAG_SIZE * TAGS_MAX + mtu + 15) // 16 * 16
-        count = max(1, min(BATCH_MAX, CELLS_MEMORY // stride))
-        memory = memoryview(bytearray(stride * count))
-        self._cells = [memory[number * stride : (number + 1) * stride] for number in range(count)]
+        self._cells = Cells(sock, HEADER_SIZE + TAG_SIZE * TAGS_MAX + mtu, self.restorer)
         _widen(sock, size)
 
     def take(self, limit: int, room: int = UNBOUNDED) -> list[Frame]:
-        frames: list[Frame] = []
-        take = self._messages.take
-        for cell in self._cells[:limit]:
-            try:
-                found = take(cell)
-            except BlockingIOError:
-                break
-            except OSError:
-                if frames:
-                    break  # the next take meets it again
-                raise
-            frames += found
-            room -= sum(map(len, found))
-            if room <= 0:
-                break
-        return frames
+        return self._cells.take(limit if room == UNBOUNDED else min(limit, max(1, room // self._cells.stride)))
 
     def give_back(self) -> None:
         """recv does not tell of losses: the driver asks the kernel when its counters are wanted."""
@@ -275,4 +252,4 @@ class Recv:
         pass
 
     def describe(self) -> str:
-        return f"recv, buffer of {self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)} bytes"
+        return f"recvmmsg, buffer of {self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)} bytes"

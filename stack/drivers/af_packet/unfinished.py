@@ -12,6 +12,7 @@ Room in front: the virtio-net header has been read when a tag is written over it
 from __future__ import annotations
 
 import socket
+import sys
 
 from stack.drivers.af_packet.constants import AUXDATA, SOL_PACKET, TP_STATUS_VLAN_TPID_VALID, TP_STATUS_VLAN_VALID
 from stack.frame import BadFrame, Frame
@@ -22,6 +23,8 @@ from stack.wire.virtio_net import VirtioNet
 
 RUN_MAX = virtio_net.SIZE + HEADER_SIZE + TAG_SIZE * TAGS_MAX + 65535
 """Longest message that a run can be."""
+UNFINISHED = int.from_bytes(bytes((virtio_net.NEEDS_CSUM, 0xFF)), sys.byteorder)
+"""Of the virtio-net header's first two bytes: a partial checksum, or any gso type."""
 CONTROL_SIZE = socket.CMSG_SPACE(AUXDATA.size)
 ADDRESSES_SIZE = 2 * MAC_SIZE
 
@@ -78,30 +81,22 @@ class Restorer:
 
 
 class Messages:
-    """recvmsg with what the kernel says beside a frame. *sock* has PACKET_VNET_HDR and PACKET_AUXDATA set."""
+    """Single messages, which are longer than a slot. *sock* has PACKET_VNET_HDR and PACKET_AUXDATA set."""
 
     def __init__(self, sock: socket.socket, restorer: Restorer) -> None:
         self._sock = sock
         self._restorer = restorer
-        self._rest = memoryview(bytearray(RUN_MAX + 1))
+        self._room = memoryview(bytearray(RUN_MAX + 1))
 
-    def take(self, cell: memoryview) -> list[Frame]:
-        """Receive one message into *cell*, what is longer beyond it. The frames are views of the cell, or bytes. OSError, EAGAIN too."""
-        room = len(cell)
-        rest = self._rest
-        size, control, _, _ = self._sock.recvmsg_into((cell, rest) if room else (rest,), CONTROL_SIZE)
-        status = whole = received = tci = tpid = 0
+    def take(self) -> list[Frame]:
+        """Receive one. The frames are bytes. OSError, EAGAIN too."""
+        size, control, _, _ = self._sock.recvmsg_into((self._room,), CONTROL_SIZE)
+        status = tci = tpid = 0
         for level, _, data in control:
             if level == SOL_PACKET:
-                status, whole, received, tci, tpid = AUXDATA.unpack_from(data)
-        if size > RUN_MAX or size < virtio_net.SIZE or whole > received:
+                status, _, _, tci, tpid = AUXDATA.unpack_from(data)
+        if size > RUN_MAX or size < virtio_net.SIZE:
             self._restorer.truncated += 1
             return []
-        put_right = self._restorer.put_right
-        length = size - virtio_net.SIZE
-        if size <= room:
-            return put_right(cell, virtio_net.SIZE, length, status, tci, tpid)
-        if room:
-            rest = memoryview(bytearray(b"".join((cell, rest[: size - room]))))
-        frames = put_right(rest, virtio_net.SIZE, length, status, tci, tpid)
+        frames = self._restorer.put_right(self._room, virtio_net.SIZE, size - virtio_net.SIZE, status, tci, tpid)
         return [frame if isinstance(frame, bytes) else bytes(frame) for frame in frames]

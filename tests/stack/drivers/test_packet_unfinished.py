@@ -200,7 +200,7 @@ async def test_a_frame_that_is_received_is_where_the_kernel_put_it(dispatch: Tri
         driver = PacketDriver(dispatch, PacketOptions("vb", rx=rx))
     owners: list[bool] = []
     receiver = driver._receiver
-    memory = receiver._memory if isinstance(receiver, Ring) else receiver._cells[0].obj if isinstance(receiver, Recv) else None
+    memory = receiver._memory if isinstance(receiver, Ring) else receiver._cells.memory.obj if isinstance(receiver, Recv) else None
 
     def deliver(frames: list[Frame]) -> None:
         owners.extend(isinstance(one, memoryview) and one.obj is memory for one in frames)
