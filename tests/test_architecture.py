@@ -88,11 +88,12 @@ ARROWS = {
     "stack.core": {"resmgr", "stack", "stack.wire", "stack.crypto", "stack.filter.bpf"},
     "stack.drivers": {
         *("resmgr", "stack", "stack.wire", "stack.core", "stack.filter.bpf"),
-        *("stack.drivers.af_packet", "stack.drivers.udp_socket"),
+        *("stack.drivers.af_packet", "stack.drivers.pcap_file", "stack.drivers.udp_socket"),
     },
+    "stack.drivers.pcap_file": {"resmgr", "stack", "stack.wire", "stack.core"},
     "stack.drivers.af_packet": {"resmgr", "stack", "stack.wire", "stack.core", "stack.filter.bpf"},
     "stack.drivers.udp_socket": {"resmgr", "stack", "stack.wire", "stack.core", "stack.filter.bpf"},
-    "stack.drivers.wrap": {"resmgr", "stack", "stack.wire", "stack.core"},
+    "stack.drivers.wrap": {"resmgr", "stack", "stack.wire", "stack.core", "stack.drivers.pcap_file"},
     "qnetpy": {"resmgr", "stack", "stack.wire", "qnetpy.link.transport"},
     "qnetpy.identity": {"resmgr"},
     "qnetpy.discovery": {"resmgr", "stack", "stack.wire", "stack.filter.bpf"},
@@ -104,7 +105,7 @@ ARROWS = {
     "qnetpy.enrol": {"resmgr", "stack.wire", "qnetpy.identity", "qnetpy.discovery"},
     "qnetpy.members": {"resmgr", "qnetpy", "qnetpy.identity", "qnetpy.enrol"},
     "qnetpy.netfs": {"resmgr", "resmgr.iofunc", "resmgr.fuse", "qnetpy"},
-    "qnetpy.cluster": {"resmgr", "stack.drivers.af_packet", "qnetpy", "qnetpy.identity"},
+    "qnetpy.cluster": {"resmgr", "stack.wire", "stack.drivers.af_packet", "qnetpy", "qnetpy.identity"},
     "qnetpy.cli": {
         "stack",
         "stack.wire",

@@ -191,12 +191,12 @@ class Stack:
         for name, options in wrap:
             try:
                 wrapper = find_module(name, Kind.WRAPPER).attach_text(self._context, options)
+                if not _is_wrapper(wrapper):
+                    raise Misuse(f"{name}: attach returned no wrapper")
+                wrapper.around(driver)
             except BaseException:
                 driver.detach()
                 raise
-            if not _is_wrapper(wrapper):
-                raise Misuse(f"{name}: attach returned no wrapper")
-            wrapper.around(driver)
             wrappers.append(wrapper)
             driver = wrapper
         loaded.attached = driver
