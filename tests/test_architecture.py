@@ -88,8 +88,9 @@ ARROWS = {
     "stack.core": {"resmgr", "stack", "stack.wire", "stack.crypto", "stack.filter.bpf"},
     "stack.drivers": {
         *("resmgr", "stack", "stack.wire", "stack.core", "stack.filter.bpf"),
-        *("stack.drivers.af_packet", "stack.drivers.pcap_file", "stack.drivers.udp_socket"),
+        *("stack.drivers.af_packet", "stack.drivers.pcap_file", "stack.drivers.tun_device", "stack.drivers.udp_socket"),
     },
+    "stack.drivers.tun_device": {"resmgr", "stack", "stack.wire", "stack.core", "stack.filter.bpf"},
     "stack.drivers.pcap_file": {"resmgr", "stack", "stack.wire", "stack.core"},
     "stack.drivers.af_packet": {"resmgr", "stack", "stack.wire", "stack.core", "stack.filter.bpf"},
     "stack.drivers.udp_socket": {"resmgr", "stack", "stack.wire", "stack.core", "stack.filter.bpf"},

@@ -28,7 +28,7 @@ import struct
 from collections.abc import Mapping
 
 from resmgr.dispatch import Dispatch
-from stack.core.driver import BATCH_BYTES, BATCH_MAX, Port
+from stack.core.driver import BATCH_BYTES, BATCH_MAX, Port, in_batches
 from stack.core.errors import ModuleError
 from stack.core.module import Context, Kind, Module
 from stack.core.screen import Screen
@@ -304,13 +304,9 @@ class PacketDriver:
 
     def _deliver(self, port: Port, frames: list[Frame]) -> None:
         """In batches: a run of segments may make them more than were taken."""
-        if len(frames) <= BATCH_MAX:
-            port.deliver(frames)
-            return
-        for start in range(0, len(frames), BATCH_MAX):
-            if self._closed:
-                return
-            port.deliver(frames[start : start + BATCH_MAX])
+        for batch in in_batches(frames):
+            if not self._closed:
+                port.deliver(batch)
 
     def _out_readable(self) -> None:
         """Nothing is received there; an error makes it readable until somebody fetches it."""
