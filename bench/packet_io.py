@@ -161,13 +161,17 @@ def sending(form: str, sock: socket.socket, mtu: int) -> Callable[[list[Frame]],
     sender = Sender(sock, mtu + 22)
     if form == "send":
         return lambda frames: sender._send_plain(frames, 0)
-    if form == "sendmmsg, copying":
-        sender._data = None
+    copying = form == "sendmmsg, copying"
 
     def send(frames: list[Frame]) -> None:
         for start in range(0, len(frames), sender_module.SLOTS):
             part = frames[start : start + sender_module.SLOTS]
-            sender._fill(part)
+            if copying:
+                for number, frame in enumerate(part):
+                    sender._iovecs[2 * number] = sender._copy(frame, number)
+                    sender._iovecs[2 * number + 1] = len(frame)
+            else:
+                sender._fill(part)
             sender._sendmmsg(sock.fileno(), sender._headers, len(part), 0x40)
 
     return send
