@@ -22,6 +22,8 @@ from stack.core.wrapper import Around
 from stack.frame import Frame
 from stack.wire.ethernet import SIZE_MIN
 
+TICK = 1e-6
+"""Seconds that a timer takes at least: at high rates a clock's rounding is worth more bytes than a bucket's."""
 WIRE_OVERHEAD = 24
 """Bytes: preamble 8, FCS 4, gap 12."""
 
@@ -90,7 +92,8 @@ class _Shaper:
 
     def _arm(self) -> None:
         if self._queue and self._timer is None:
-            self._timer = self._dispatch.call_at(self._bucket.ready_at(self._cost(self._queue[0])), self._timeout)
+            when = max(self._bucket.ready_at(self._cost(self._queue[0])), self._dispatch.now() + TICK)
+            self._timer = self._dispatch.call_at(when, self._timeout)
 
     def _timeout(self) -> None:
         self._timer = None
