@@ -1,8 +1,8 @@
 """The command line of `io-pkt`, in QNX's form: `io-pkt -d packet ifname=eth0 -p tcpip prefix=/alt -p qnet`.
 
 `-d` and `-p` take a module's name and then, if the next word does not begin with a dash, its options; the name may be glued to the letter
-(`-dpacket`, `-ptcpip`). They are carried out in the order in which they stand. `--fault` belongs to the driver before it. Options
-of QNX's io-pkt that have no place on Linux are refused with what to do instead, rather than taken and ignored.
+(`-dpacket`, `-ptcpip`). They are carried out in the order in which they stand. `--fault` and `--wrap` belong to the driver before
+them. Options of QNX's io-pkt that have no place on Linux are refused with what to do instead, rather than taken and ignored.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ from stack.core.module import Kind
 
 USAGE = """\
 usage: io-pkt [-v] [-i N] [--run-dir DIR] [--ready-fd N] [--poll USEC]
-              [-d DRIVER [OPTIONS] [--fault OPTIONS]]... [-p PROTOCOL [OPTIONS]]...
+              [-d DRIVER [OPTIONS] [--fault OPTIONS] [--wrap NAME [OPTIONS]]...]... [-p PROTOCOL [OPTIONS]]...
 
 The network manager: loads drivers and protocol modules, in the order given, and runs until SIGTERM or SIGINT.
 
   -d DRIVER [OPTIONS]    load a driver: a name (packet), an installed one, or a dotted path
   -p PROTOCOL [OPTIONS]  load a protocol module (qnet)
   --fault OPTIONS        put a bad link around the driver before it: drop=5%,dup=2%,reorder=5%,corrupt=0.5%,delay=20ms,rate=10M,seed=1
+  --wrap NAME [OPTIONS]  put a wrapper around the driver before it: pcap file=F, rate tx=10M, tracer rate=20; the last is the outermost
   -i N                   instance number, 0 to 99: several managers on one machine (default 0)
   -v                     log more: what is loaded, interfaces that come and go
   --run-dir DIR          sockets and lock of this instance (default /run/io-pktN, or in $XDG_RUNTIME_DIR for ordinary users)
@@ -47,7 +48,7 @@ _REFUSED = {
     "-u": "run io-pkt as the user it should be; the packet driver needs CAP_NET_RAW only",
     "-U": "run io-pkt as the user it should be; the packet driver needs CAP_NET_RAW only",
 }
-_KNOWN = ("-d", "-p", "-i", "-v", "-h", "--help", "--fault", "--run-dir", "--ready-fd", "--poll", "--options")
+_KNOWN = ("-d", "-p", "-i", "-v", "-h", "--help", "--fault", "--wrap", "--run-dir", "--ready-fd", "--poll", "--options")
 
 
 class UsageError(Exception):
@@ -93,6 +94,11 @@ def parse_command_line(words: list[str]) -> CommandLine:
             if not line.loads or line.loads[-1].kind is not Kind.DRIVER:
                 raise UsageError("--fault belongs behind the driver that it is for: -d packet ifname=eth0 --fault drop=5%")
             line.loads[-1].wrap.append(("fault", text))
+        elif option == "--wrap":
+            name = _value(option, glued, rest, "the name of a wrapper, like pcap")
+            if not line.loads or line.loads[-1].kind is not Kind.DRIVER:
+                raise UsageError("--wrap belongs behind the driver that it is for: -d packet ifname=eth0 --wrap pcap file=trace.pcapng")
+            line.loads[-1].wrap.append((name, rest.pop(0) if rest and not rest[0].startswith("-") else ""))
         elif option == "-i":
             line.instance = _number(option, _value(option, glued, rest, "a number"), INSTANCES - 1)
         elif option == "--ready-fd":
