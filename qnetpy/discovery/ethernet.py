@@ -7,6 +7,7 @@ Nothing is sent on an interface without an Ethernet bearer, and nothing is said 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 
 from qnetpy.discovery.hint import TOKEN_LENGTH, Announcement, Hint, Interface, OnHint
@@ -17,11 +18,14 @@ from qnetpy.link.solicitation import Solicitations
 from qnetpy.link.wire import Address
 from resmgr.dispatch import Buffer, Dispatch, Timer
 from resmgr.errors import Misuse
+from stack.core.errors import ModuleError
 from stack.core.ifnet import Interface as StackInterface
 from stack.core.ifnet import InterfaceEvent
 from stack.core.module import Random
 from stack.core.registry import Registration
 from stack.core.stack import Stack
+
+log = logging.getLogger(__name__)
 
 
 class EthernetDiscovery:
@@ -42,6 +46,7 @@ class EthernetDiscovery:
         self._registrations: list[Registration] = []
         self._timer: Timer | None = None
         self._timer_at = 0.0
+        self._members: dict[str, tuple[StackInterface, Registration]] = {}
 
     def facts(self) -> dict[str, int]:
         """Solicitations that were sent, stations of which some count now, and by reason those that led to nothing."""
@@ -58,7 +63,7 @@ class EthernetDiscovery:
             raise Misuse("discovery started twice")
         self._dispatch, self._on_hint, self._on_gone = dispatch, on_hint, on_gone
         self._ethertype = announce.ethertype
-        self._registrations = [self._stack.join_group(GROUP), self._stack.on_interface(self._interface_event)]
+        self._registrations = [self._stack.on_interface(self._interface_event)]
         for interface in interfaces:
             self.interface_added(interface)
 
@@ -68,6 +73,7 @@ class EthernetDiscovery:
         own = self._stack.interface(interface.name)
         if interface.mac and own is not None:
             self._looked_on.add(interface.name)
+            self._join(own)
             self._solicitor.interface(interface.name, interface.mac, own.up, self._dispatch.now())
         else:
             self._drop(interface.name)
@@ -94,16 +100,36 @@ class EthernetDiscovery:
         for registration in self._registrations:
             registration.revoke()
         self._registrations = []
+        for name in list(self._members):
+            self._leave(name)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
     def _interface_event(self, event: InterfaceEvent, interface: StackInterface) -> None:
         if interface.name in self._looked_on and event is not InterfaceEvent.DETACHED and self._dispatch is not None:
+            self._join(interface)
             self._solicitor.interface(interface.name, interface.mac, interface.up, self._dispatch.now())
             self._work()
 
+    def _join(self, interface: StackInterface) -> None:
+        """Be a member of the group there; once for an interface, and anew for another of its name."""
+        before = self._members.get(interface.name)
+        if before is not None and before[0] is interface:
+            return
+        self._leave(interface.name)
+        try:
+            self._members[interface.name] = interface, self._stack.join(interface, GROUP, "solicitations")
+        except ModuleError as error:
+            log.warning("solicitations of others may not be heard: %s", error)
+
+    def _leave(self, name: str) -> None:
+        member = self._members.pop(name, None)
+        if member is not None:
+            member[1].revoke()
+
     def _drop(self, name: str) -> None:
+        self._leave(name)
         self._looked_on.discard(name)
         self._solicitor.interface_gone(name)
 
