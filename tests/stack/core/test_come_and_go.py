@@ -81,7 +81,11 @@ def options(module: Loadable, folder: Path) -> str:
         "vni": "5",
         "port": "0",
     }
-    words = []
+    if module.name == "veth":
+        known |= {"ifname": "vx", "peer": "vy"}  # it makes both
+    words = (
+        {"pcap": [f"write={folder / 'frames'}"], "vxlan": ["remote=127.0.0.1"]}.get(module.name, []) if module.kind is Kind.DRIVER else []
+    )
     for usage, default in module.usage():
         name = usage.partition("=")[0]
         if default == "required":
