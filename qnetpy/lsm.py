@@ -103,7 +103,8 @@ class LsmQnet:
             zeroconf = ZeroconfDiscovery() if settings.qnet.discovery == "zeroconf" else None
             sources = discovery(settings, zeroconf)
             qnet = self.qnet = Qnet(
-                context.stack, self.system, membership.keyring.identity, link_settings(settings), sources, context.random, membership
+                *(context.stack, self.system, membership.keyring.identity, link_settings(settings), sources, context.random),
+                *(membership, context.dispatch),
             )
             issuing = commands.Issuing(membership, context.dispatch)
             enrolment = self._enrolment = EnrolmentService(

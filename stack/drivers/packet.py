@@ -164,6 +164,11 @@ class PacketDriver:
             self._sock.setsockopt(SOL_PACKET, how, PACKET_MREQ.pack(link.index, PACKET_MR_PROMISC, 0, b""))
             self._promiscuous = link.index if self._others else 0
 
+    @property
+    def linux_index(self) -> int:
+        """Of the Linux interface; 0 while it is gone."""
+        return 0 if self._link is None else self._link.index
+
     def screen(self, screens: Mapping[int, Screen]) -> None:
         """`stack.core.screen.Screening`: in the kernel, with a second socket for the side queue."""
         self._screens = screens
@@ -340,4 +345,4 @@ def _attach(context: Context, options: PacketOptions) -> PacketDriver:
     return PacketDriver(context.dispatch, options)
 
 
-MODULE = Module("packet", Kind.DRIVER, PacketOptions, _attach)
+MODULE = Module("packet", Kind.DRIVER, PacketOptions, _attach, capabilities=("NET_RAW",))
