@@ -14,8 +14,8 @@ import re
 from qnetpy.cli import daemon
 from qnetpy.cli.output import CommandError
 
-ASK_SECONDS = 10.0
-"""Loading opens devices and reads files."""
+ASK_SECONDS = 30.0
+"""Loading imports code, opens devices and reads files."""
 INSTANCES = 100
 _TYPE = re.compile(r"io-pkt(?P<number>[0-9]{0,2})(?:-v[46](?:-hc)?)?")
 

@@ -74,8 +74,22 @@ def _run(line: CommandLine) -> int:
         logging.getLogger(__name__).warning("the compiled modules are not used: %s", compiled.problem())
     run_dir = line.run_dir or default_run_dir(line.instance)
     with _locked(run_dir, f"io-pkt{line.instance}", line.user):
+        namespace = _own_mounts()
         _take_rights(line)
-        return trio.run(_manage, line, run_dir)
+        return trio.run(_manage, line, run_dir, namespace)
+
+
+def _own_mounts() -> int | None:
+    """Move into a mount namespace of our own while there are no other threads, which would stay behind: a module that mounts
+    something and serves the machine's files must not find the one in the other, and it may be loaded at any time. None without the right:
+    then such a module says so.
+    """
+    from resmgr.fuse.mount import MountError, private_namespace
+
+    try:
+        return private_namespace()
+    except MountError:
+        return None
 
 
 def _take_rights(line: CommandLine) -> None:
@@ -99,7 +113,7 @@ def _take_rights(line: CommandLine) -> None:
             raise ModuleError(error.errno or errno.EPERM, error.strerror or str(error)) from error
 
 
-async def _manage(line: CommandLine, run_dir: str) -> int:
+async def _manage(line: CommandLine, run_dir: str, namespace: int | None) -> int:
     import signal
 
     import trio
@@ -117,6 +131,7 @@ async def _manage(line: CommandLine, run_dir: str) -> int:
             group=line.group,
             workers=line.threads or min(os.cpu_count() or 1, THREADS_MAX),
             slow_after=line.slow_ms * 1e-3,
+            namespace=namespace,
         )
         async with opened as manager:
             _tell_ready(manager.stack, line.ready_fd)

@@ -52,17 +52,19 @@ async def open_manager(
     group: int | None = None,
     workers: int = 1,
     slow_after: float = SLOW_DEFAULT,
+    namespace: int | None = None,
 ) -> AsyncIterator[Manager]:
     """Load *loads* in order, then listen for programs at the path *socket* (None: for none), for the length of the block.
 
     *name*: of the stack, in logs. *node_name*: until a module knows better; the host's name if empty. *spin*, *guest*: see
     `resmgr.runner.open_dispatch`. *prefix*, *workers*: see `Stack`. *group*: whose members may mount and unmount modules, beside root and
-    this process's user. *slow_after*: seconds from which on a callback is slow; 0: not measured.
+    this process's user. *slow_after*: seconds from which on a callback is slow; 0: not measured. *namespace*: see `System.namespace`.
     ModuleError in one sentence for a module that cannot be loaded or a socket that cannot be made; then nothing is left behind. On the way
     out modules are unloaded, newest first.
     """
     async with open_dispatch(spin=spin, guest=guest) as dispatch:
         system = System(dispatch, node_name or os.uname().nodename)
+        system.namespace = namespace
         clock = time.monotonic if slow_after else None
         stack = Stack(system, os.urandom, name, prefix=prefix, workers=workers, clock=clock, slow_after=slow_after)
         ends: list[Callable[[], None]] = [system.close, stack.close]

@@ -4,16 +4,19 @@ Anybody on this machine may ask for facts. Who changes something must be root, t
 as the local socket's credentials say (EACCES, as in QNX, otherwise). A client of another node needs the verb `administer` for anything, and
 is then judged by whom its user is mapped to.
 
-Work is not done in the turn's call that brought the request: that may be a module's own callback (a request of another node comes through
-lsm-qnet), and a module must not vanish below it. A request is done as a whole before the next: loading takes as long as the module's
-`attach`, which opens descriptors and reads files of this machine.
+Requests that change something wait in line; one is done as a whole before the next. A module's file is found and imported in a thread,
+as QNX leaves `dlopen` to another one, because that may take seconds; the rest takes as long as the module's `attach`. Nothing is done in
+the call that brought the request: that may be a module's own callback (a request of another node comes through lsm-qnet), and a module
+must not vanish below it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import re
+from collections import deque
 from collections.abc import Callable
 
 from resmgr.access import Verb
@@ -22,6 +25,7 @@ from resmgr.errors import Misuse
 from stack.core.errors import ModuleError
 from stack.core.ifnet import Interface
 from stack.core.loaded import Loaded
+from stack.core.loader import find_module
 from stack.core.module import Kind
 from stack.core.stack import Stack
 from stack.managers.facts import facts, module
@@ -33,6 +37,8 @@ DIRECTORY = "/dev/io-net/"
 """Where QNX's legacy drivers show: `umount /dev/io-net/en0`."""
 _LIBRARY = re.compile(r"(?:.*/)?(?P<kind>devnp|devn|lsm)-(?P<name>[A-Za-z0-9_-]+)\.so")
 WRAPPERS_MAX = 16
+WAITING_MAX = 64
+"""Requests in line; more are refused with EAGAIN."""
 
 Request = dict[str, object]
 
@@ -44,6 +50,8 @@ class IoPktManager:
         self._stack = stack
         self._owner = owner
         self._group = group
+        self._line: deque[tuple[Message, str, Request]] = deque()
+        self._busy = False
         self._verbs: dict[str, Callable[[Request], dict[str, object]]] = {
             "mount": self._mount,
             "umount": self._umount,
@@ -73,8 +81,35 @@ class IoPktManager:
             message.reply(0, pack_reply(facts(self._stack)))
         elif verb not in self._verbs:
             message.error(errno.ENOSYS)
+        elif len(self._line) >= WAITING_MAX:
+            message.error(errno.EAGAIN)
         else:
-            self._stack.dispatch.call_soon(lambda: self._do(message, verb, request))
+            self._line.append((message, verb, request))
+            self._next_soon()
+
+    def _next_soon(self) -> None:
+        if self._line and not self._busy:
+            self._busy = True
+            self._stack.dispatch.call_soon(self._next)
+
+    def _next(self) -> None:
+        message, verb, request = self._line.popleft()
+        if not message.client_waits:
+            if not message.answered:
+                message.error(errno.ESRCH)  # the channel was closed, or the client gave up, before anything was done
+            self._busy = False
+            self._next_soon()
+        elif verb == "mount":
+            self._stack.dispatch.call_blocking(lambda: self._import(request), lambda result: self._do(message, verb, request))
+        else:
+            self._do(message, verb, request)
+
+    @staticmethod
+    def _import(request: Request) -> None:
+        """In a thread. What goes wrong goes wrong again in `_mount`, where it is told."""
+        name, kind = module_name(str(request.get("module", "")))
+        with contextlib.suppress(Exception):
+            find_module(name, kind)
 
     def _refused(self, info: ClientInfo, change: bool) -> str:
         """Why *info* may not ask that; empty when it may."""
@@ -92,9 +127,11 @@ class IoPktManager:
         return f"user {user.uid} may not change {self._stack.name}: only root, its own user and members of its --group may"
 
     def _do(self, message: Message, verb: str, request: Request) -> None:
+        self._busy = False
+        self._next_soon()
         if not message.client_waits:
             if not message.answered:
-                message.error(errno.ESRCH)  # the channel was closed, or the client gave up, before anything was done
+                message.error(errno.ESRCH)
             return
         try:
             answer = self._verbs[verb](request)
