@@ -23,31 +23,34 @@ _TYPE = re.compile(r"io-pkt(?P<number>[0-9]{0,2})(?:-v[46](?:-hc)?)?")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What all of them take."""
     parser.add_argument("-T", dest="type", default="", metavar="io-pkt[N]", help="which instance; default: this node's daemon, or io-pkt0")
+    parser.add_argument("-n", dest="node", default="", metavar="NODE", help="of that node; it must let this one administer it")
     parser.add_argument("--run-dir", default="", metavar="DIR", help="the instance with this run directory")
     parser.add_argument("--config", metavar="FILE", help="default: /etc/qnet/qnet.toml if there is one")
 
 
 def ask(args: argparse.Namespace, verb: str, **arguments: object) -> dict[str, object]:
     """Facts from io-pkt, or what it did. CommandError when it is not there or cannot do it."""
-    return ask_at(_socket(args), verb, **arguments)
+    return ask_at(_socket(args), verb, args.node, **arguments)
 
 
-def ask_at(path: str, verb: str, **arguments: object) -> dict[str, object]:
-    """The same of the io-pkt that listens at *path*."""
+def ask_at(path: str, verb: str, node: str = "", **arguments: object) -> dict[str, object]:
+    """The same of the io-pkt that listens at *path*, or by way of it of *node*'s."""
     from resmgr.client import Client
     from resmgr.errors import ResmgrError
     from resmgr.ids import ND_LOCAL, PID_SYSTEM
+    from resmgr.procmgr.client import node_descriptor
     from stack.managers.protocol import CHID_STACK, REPLY_MAX, pack_request, unpack_reply
 
+    where = f"io-pkt of node {node}" if node else f"io-pkt at {path}"
     try:
         with Client(path) as client:
-            connection = client.connect(ND_LOCAL, PID_SYSTEM, CHID_STACK)
+            connection = client.connect(node_descriptor(client, node) if node else ND_LOCAL, PID_SYSTEM, CHID_STACK)
             reply = connection.send(pack_request(verb, **arguments), reply_len=REPLY_MAX, timeout=ASK_SECONDS)
         found = unpack_reply(bytes(reply.data))
     except ResmgrError as error:
-        raise CommandError(f"io-pkt at {path} does not answer: {(error.strerror or str(error)).lower()}") from error
+        raise CommandError(f"{where} does not answer: {(error.strerror or str(error)).lower()}") from error
     except ValueError as error:
-        raise CommandError(f"io-pkt at {path} is of another version: {error}") from error
+        raise CommandError(f"{where} is of another version: {error}") from error
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ECONNREFUSED):
             raise CommandError(f"no io-pkt listens at {path}", "qnet up, or io-pkt -d packet ifname=IF") from error
