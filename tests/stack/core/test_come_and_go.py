@@ -34,8 +34,8 @@ from stack.testing.namespace import Veth
 from stack.wire.ethernet import BROADCAST
 
 LOADS = int(os.environ.get("LOADS", "20"))
-WARM = 5
-"""Loads after which nothing may grow any more."""
+WARM = max(5, LOADS // 5)
+"""Loads before those that are measured: allocators find their size."""
 MEMORY_MAX = 3 << 20
 """Bytes that a thousand loads may leave resident: allocators keep some."""
 BATCH = 20
