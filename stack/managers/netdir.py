@@ -48,11 +48,12 @@ class NetDirectory:
     def __init__(self, stack: Stack) -> None:
         self._system = stack.system
         self._path = (stack.prefix + PATH).encode()
-        self._tree = tree(stack.kernel, InterfaceFiles(stack), name="io-net", user=self._reader)
+        self._tree = tree(stack.kernel, InterfaceFiles(stack), name="io-net", user=self.reader)
         self._attached = self._system.paths.attach(self._path.lstrip(b"/"), self._tree.target)
         self._system.guard(self._tree.channel)
 
-    def _reader(self, info: ClientInfo) -> MappedUser | int:
+    def reader(self, info: ClientInfo) -> MappedUser | int:
+        """As whom a client reads, or the errno with which it is refused."""
         if info.nd != ND_LOCAL and Verb.READ not in self._system.policy.verbs(info, self._path):
             return errno.EACCES
         return local_or_nobody(info)
