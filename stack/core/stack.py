@@ -30,7 +30,7 @@ from stack.core.loader import find_module
 from stack.core.module import Attached, Context, Kind, Loadable, Random
 from stack.core.options import take_common
 from stack.core.promiscuity import promiscuous_driver
-from stack.core.registry import Ethertypes, Handler, Registration
+from stack.core.registry import Ethertypes, Handler, Handlers, IpProtocols, Registration
 from stack.core.restart import Restarter, Restarts
 from stack.core.screen import Screen, can_screen
 from stack.core.statistics import Counters, Drop, StackStatistics
@@ -76,6 +76,7 @@ class Stack:
         self._interfaces: dict[str, Interface] = {}
         self._loaded: list[Loaded] = []
         self._ethertypes = Ethertypes()
+        self._ip_protocols = IpProtocols()
         self._screens: dict[int, Screen] = {}
         self._told: dict[int, Screen] = {}
         """The screens that drivers have."""
@@ -245,6 +246,14 @@ class Stack:
 
         return self._registered(f"ethertype {ethertype:#06x}", revoke)
 
+    def register_ip_protocol(self, protocol: int, handler: Handler) -> Registration:
+        """From now on *handler* gets IP packets of *protocol* that are for this machine, whole, from the header to the payload's end.
+
+        They come while a module for IP is loaded (`stack.inet.ip`). Misuse when somebody has it already.
+        """
+        self._ip_protocols.add(protocol, handler, self._guards.current)
+        return self._registered(f"IP protocol {protocol}", lambda: self._ip_protocols.remove(protocol))
+
     def screen(self, ethertype: int, screen: Screen | None) -> None:
         """From now on drivers that can screen *ethertype* so (`stack.core.screen`); None: not any more. Costs a system call per driver."""
         if screen is None:
@@ -396,17 +405,26 @@ class Stack:
             self._handle(interface, kind, batch)
 
     def _handle(self, interface: Interface, ethertype: int, frames: list[Frame]) -> None:
-        handler = self._ethertypes.handlers.get(ethertype)
-        if handler is None:
+        if not self._give(self._ethertypes, ethertype, interface, frames):
             interface.drops.count(Drop.NO_PROTOCOL, len(frames))
-            return
-        self._ethertypes.handled[ethertype] += len(frames)
-        guard = self._ethertypes.guards[ethertype]
+
+    def received_ip(self, interface: Interface, protocol: int, packets: list[Frame]) -> bool:
+        """For the module for IP: give packets to who registered for their *protocol*. Whether there is somebody."""
+        return self._give(self._ip_protocols, protocol, interface, packets)
+
+    def _give(self, table: Handlers, number: int, interface: Interface, frames: list[Frame]) -> bool:
+        handler = table.handlers.get(number)
+        if handler is None:
+            return False
+        table.handled[number] += len(frames)
+        guard = table.guards[number]
         try:
             self._guards.run(guard, "handler", handler, interface, frames)
         except Exception:
             interface.drops.count(Drop.HANDLER_FAILED, len(frames))
-            self._failed(f"handler of {ethertype:#06x}", handler, guard)
+            what = f"{number:#06x}" if table is self._ethertypes else f"IP protocol {number}"
+            self._failed(f"handler of {what}", handler, guard)
+        return True
 
     def output(self, interface: Interface, frames: list[Frame]) -> None:
         """Send whole frames, in order, through the OUT hooks. Borrowed until this returns. What cannot be sent is dropped and counted."""
@@ -466,12 +484,19 @@ class Stack:
 
     def ethertypes(self) -> list[tuple[int, int, str]]:
         """(ethertype, frames handed on, module or "") of those that are registered."""
-        table = self._ethertypes
-        return [(kind, table.handled[kind], _module(table.guards[kind])) for kind in sorted(table.handlers)]
+        return _listed(self._ethertypes)
+
+    def ip_protocols(self) -> list[tuple[int, int, str]]:
+        """The same of IP protocols."""
+        return _listed(self._ip_protocols)
 
     def hooks(self) -> list[tuple[HookEntry, str]]:
         """All hooks in the order in which a received, then a sent batch meets them, with the module that put them there."""
         return [(entry, _module(entry.guard)) for entry in (*self._hooks.incoming, *self._hooks.outgoing)]
+
+
+def _listed(table: Handlers) -> list[tuple[int, int, str]]:
+    return [(number, table.handled[number], _module(table.guards[number])) for number in sorted(table.handlers)]
 
 
 def _module(guard: Guard | None) -> str:
