@@ -46,6 +46,16 @@ INTERFACES_MAX = 256
 """More are refused: mount requests must not fill the node."""
 
 
+class Listening:
+    """A listener, and the guard of the module whose it is."""
+
+    __slots__ = ("guard", "listener")
+
+    def __init__(self, listener: Listener, guard: Guard | None) -> None:
+        self.listener = listener
+        self.guard = guard
+
+
 class Stack:
     """See the head of this file. *random(n)* yields n bytes for modules; *name* is for logs and statistics."""
 
@@ -82,7 +92,7 @@ class Stack:
         self._told: dict[int, Screen] = {}
         """The screens that drivers have."""
         self._hooks = Hooks()
-        self._listeners: list[tuple[Listener, Guard | None]] = []
+        self._listeners: list[Listening] = []
         self._failures = Counters()
         self._next_index = 1
         self._next_number = 1
@@ -196,7 +206,7 @@ class Stack:
 
     def on_interface(self, listener: Listener) -> Registration:
         """Tell *listener* of interfaces that come, go and change from now on. Those that are there: `interfaces`."""
-        entry = (listener, self._guards.current)
+        entry = Listening(listener, self._guards.current)
         self._listeners = [*self._listeners, entry]
 
         def revoke() -> None:
@@ -207,12 +217,12 @@ class Stack:
     def tell(self, event: InterfaceEvent, interface: Interface) -> None:
         """For interfaces: pass an event to the listeners."""
         log.info("%s: interface %s %s", self.name, interface.name, event.value)
-        for listener, guard in self._listeners:
-            outer, self._guards.current = self._guards.current, guard
+        for entry in self._listeners:
+            outer, self._guards.current = self._guards.current, entry.guard
             try:
-                listener(event, interface)
+                entry.listener(event, interface)
             except Exception:
-                self._failed("interface listener", listener, guard)
+                self._failed("interface listener", entry.listener, entry.guard)
             finally:
                 self._guards.current = outer
 
