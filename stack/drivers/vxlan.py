@@ -11,38 +11,34 @@ into it is on the LAN. Linux's end: `ip link add vxlan42 type vxlan id 42 dstpor
     tx_nowhere      no remote is known                      rx_malformed        no VXLAN header, or no frame behind it
     rx_own          came back to us
 
-The MTU is the inner one; 1450 fits into 1500 over IPv4, 1430 over IPv6. One network per address and port: for a second one another `local`
-or `port`. A Linux end without a card between (namespaces, virtual machines) leaves inner checksums and segmentation to that card, which a
-datagram cannot tell: `ethtool -K vxlan42 tx off` there. Needs no right.
+The MTU is the inner one; 1450 fits into 1500 over IPv4, 1430 over IPv6. Networks of one stack share an address and port
+(`stack.drivers.udp_socket.tunnel`); the first one's `ttl` and `buffer` hold. A Linux end without a card between (namespaces, virtual
+machines) leaves inner checksums and segmentation to that card, which a datagram cannot tell: `ethtool -K vxlan42 tx off` there. Needs no
+right.
 """
 
 from __future__ import annotations
 
 import errno
 import ipaddress
-import socket
-import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import attrs
 
 from resmgr.dispatch import Dispatch
-from stack.core.driver import BATCH_MAX, Port
+from stack.core.driver import Port
 from stack.core.errors import ModuleError
 from stack.core.module import Context, Kind, Module
 from stack.core.options import Size
 from stack.core.statistics import Drop
-from stack.drivers.udp_socket.constants import SO_RCVBUFFORCE
 from stack.drivers.udp_socket.network import NetworkMonitor
-from stack.drivers.udp_socket.recvmmsg import Cells
 from stack.drivers.udp_socket.stations import Stations
+from stack.drivers.udp_socket.tunnel import Place, Tunnel
 from stack.frame import BadFrame, Frame
 from stack.wire import vxlan
 from stack.wire.endpoint import PORT_MAX, Endpoint, SockAddr, endpoint, from_sockaddr, split_host
 from stack.wire.ethernet import HEADER_SIZE, MAC_SIZE, TAG_SIZE, TPIDS, ethertype_of, is_group, mac_bytes, unpack_type
 
-ROUNDS_MAX = 4
-"""Calls of recvmmsg per turn, of 64 datagrams each."""
 UNREACHABLE = frozenset((errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL))
 MTU_LEAST, MTU_MOST = 68, 65400
 
@@ -76,8 +72,9 @@ class VxlanOptions:
 class VxlanDriver:
     """See the head of this file and `stack.core.driver.Driver`."""
 
-    def __init__(self, dispatch: Dispatch, options: VxlanOptions, mac: bytes) -> None:
-        """*mac*: ours, unless the options say another. ModuleError when an option makes no sense or the port is taken."""
+    def __init__(self, dispatch: Dispatch, options: VxlanOptions, mac: bytes, tunnels: Iterable[Tunnel] = ()) -> None:
+        """*mac*: ours, unless the options say another. *tunnels*: endpoints that are there, to be shared. ModuleError when an option makes
+        no sense or the port is taken."""
         self.name = options.name or f"vxlan{options.vni}"
         self._options = options
         self._dispatch = dispatch
@@ -105,12 +102,22 @@ class VxlanDriver:
         if self._group is not None:
             self._flood = (self._group.sockaddr, *self._flood)
         self._monitor = NetworkMonitor(dispatch, self._network_changed)
+        place: Place = self._six, self._local or "", options.port, options.dev or ""
+        entered = False
         try:
-            self._sock = self._open()
-        except BaseException:
+            shared = next((tunnel for tunnel in tunnels if tunnel.open and tunnel.place == place), None)
+            self.tunnel = shared or Tunnel(dispatch, place, options.ttl, options.buffer)
+            self.tunnel.enter(options.vni, self)
+            entered = True
+            if self._group is not None and options.dev is not None:
+                self.tunnel.join(self._group, self._index_of(options.dev))
+        except OSError as error:
+            if entered:
+                self.tunnel.leave(options.vni)
             self._monitor.close()
-            raise
-        self._cells = Cells(self._sock, vxlan.SIZE + HEADER_SIZE + 2 * TAG_SIZE + self.mtu)
+            if isinstance(error, ModuleError):
+                raise
+            raise ModuleError(error.errno or errno.EIO, f"vxlan: cannot join {options.group}: {error.strerror}") from error
         self.up = self._is_up()
 
     def _check(self) -> None:
@@ -123,56 +130,15 @@ class VxlanDriver:
             if not remote.is_callable():
                 raise ModuleError(errno.EINVAL, f"vxlan: remote={remote} cannot be sent to")
 
-    def _open(self) -> socket.socket:
-        options, six = self._options, self._six
-        family = socket.AF_INET6 if six else socket.AF_INET
-        sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
-        try:
-            if six:
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS, options.ttl)
-            else:
-                sock.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, options.ttl)
-            try:
-                sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, options.buffer)
-            except PermissionError:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, options.buffer)
-            sock.bind((options.local or ("::" if six else "0.0.0.0"), options.port))
-            if self._group is not None and options.dev is not None:
-                self._join(sock, self._group, self._index_of(options.dev))
-        except ModuleError:
-            sock.close()
-            raise
-        except OSError as error:
-            sock.close()
-            where = f"{options.local or 'all addresses'}, UDP port {options.port}"
-            raise ModuleError(error.errno or errno.EIO, f"vxlan: cannot use {where}: {error.strerror}") from error
-        return sock
-
     def _index_of(self, name: str) -> int:
         found = self._monitor.interfaces().get(name)
         if found is None:
             raise ModuleError(errno.ENODEV, f"vxlan: there is no network interface {name} in this network namespace")
         return found
 
-    def _join(self, sock: socket.socket, group: Endpoint, index: int) -> None:
-        """On the underlay. What we send does not come back to us."""
-        if self._six:
-            level = socket.IPPROTO_IPV6
-            sock.setsockopt(level, socket.IPV6_JOIN_GROUP, group.packed + struct.pack("@I", index))
-            sock.setsockopt(level, socket.IPV6_MULTICAST_IF, index)
-            sock.setsockopt(level, socket.IPV6_MULTICAST_HOPS, self._options.ttl)
-            sock.setsockopt(level, socket.IPV6_MULTICAST_LOOP, 0)
-        else:
-            request = group.packed + bytes(4) + struct.pack("@i", index)
-            sock.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, request)
-            sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, bytes(8) + struct.pack("@i", index))
-            sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, self._options.ttl)
-            sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_LOOP, 0)
-
     def start(self, port: Port) -> None:
         self._port = port
-        self._dispatch.attach_fd(self._sock.fileno(), self._readable)
+        self.tunnel.listen()
         self._monitor.start()
 
     def accept(self, ethertypes: frozenset[int] | None) -> None:
@@ -189,6 +155,7 @@ class VxlanDriver:
             **({} if self._group is None else {"group": f"{self._group} on {self._options.dev}"}),
             "stations": len(self._stations),
             "stations not learned": self._stations.refused,
+            "networks on this port": self.tunnel.networks,
         }
 
     def detach(self) -> None:
@@ -197,23 +164,21 @@ class VxlanDriver:
         self._closed = True
         self.up = False
         self._monitor.close()
-        if self._port is not None:
-            self._dispatch.detach_fd(self._sock.fileno())
-        self._sock.close()
+        self.tunnel.leave(self._options.vni)
 
     # Sending
 
     def transmit(self, frames: list[Frame]) -> None:
         if not self.up:
-            self._count(Drop.LINK_DOWN, len(frames))
+            self.count(Drop.LINK_DOWN, len(frames))
             return
         now, longest = self._dispatch.now(), self.mtu + HEADER_SIZE
         for frame in frames:
             size = len(frame)
             if size < HEADER_SIZE:
-                self._count(Drop.TOO_SHORT)
+                self.count(Drop.TOO_SHORT)
             elif size > longest and not (unpack_type(frame)[0] in TPIDS and size <= longest + TAG_SIZE):
-                self._count(Drop.TOO_LONG)
+                self.count(Drop.TOO_LONG)
             else:
                 there = None if is_group(frame) else self._stations.find(bytes(frame[:MAC_SIZE]), now)
                 self._send(frame, self._flood if there is None else (there.sockaddr,))
@@ -224,38 +189,26 @@ class VxlanDriver:
         sent = False
         for address in to:
             try:
-                self._sock.sendmsg((self._header, frame), (), 0, address)
+                self.tunnel.sock.sendmsg((self._header, frame), (), 0, address)
                 sent = True
             except OSError as error:
                 reason = _reason(error.errno or 0)
         if not sent:
-            self._count(reason)
+            self.count(reason)
 
     # Receiving
 
-    def _readable(self) -> None:
-        for _ in range(ROUNDS_MAX):
-            if self._closed:
-                return
-            try:
-                told, lengths = self._cells.receive()
-            except OSError:
-                return  # an ICMP message about what we sent: it changes nothing
-            if not lengths:
-                return
-            frames: list[Frame] = []
-            for source, _, first, count, _ in told:
-                there = self._end_of(source)
-                if there is None:
-                    self._count("rx_stranger", count)
-                    continue
-                for number in range(first, first + count):
-                    self._take(self._cells.cells[number], lengths[number], there, frames)
-            if frames and self._port is not None:
-                assert len(frames) <= BATCH_MAX
-                self._port.deliver(frames)
-            if len(lengths) < len(self._cells.cells):
-                return
+    def arrived(self, frames: list[tuple[SockAddr, Frame]]) -> None:
+        """`stack.drivers.udp_socket.tunnel.Network`."""
+        good: list[Frame] = []
+        for source, frame in frames:
+            there = self._end_of(source)
+            if there is None:
+                self.count("rx_stranger")
+            else:
+                self._take(frame, there, good)
+        if good and self._port is not None and not self._closed:
+            self._port.deliver(good)
 
     def _end_of(self, source: SockAddr) -> Endpoint | None:
         """Where what came from *source* is answered; None when it is nobody's business to send here."""
@@ -265,31 +218,27 @@ class VxlanDriver:
             known = Endpoint(there.address, self._options.port, there.scope)
         return known
 
-    def _take(self, cell: memoryview, length: int, there: Endpoint, frames: list[Frame]) -> None:
-        """Look at a datagram of *length* bytes, which lies in *cell* behind room for a header."""
-        if length > len(cell) - HEADER_SIZE:
-            self._count("rx_too_long")
+    def _take(self, frame: Frame, there: Endpoint, frames: list[Frame]) -> None:
+        """Learn from a frame, and add it to *frames* if it is wanted."""
+        if len(frame) > self.mtu + HEADER_SIZE + 2 * TAG_SIZE:
+            self.count("rx_too_long")
             return
-        datagram = cell[HEADER_SIZE : HEADER_SIZE + length]
         try:
-            if vxlan.parse(datagram) != self._options.vni:
-                self._count("rx_other_network")
-                return
-            frame = datagram[vxlan.SIZE :]
             kind = ethertype_of(frame)
         except BadFrame:
-            self._count("rx_malformed")
+            self.count("rx_malformed")
             return
         source = bytes(frame[MAC_SIZE : 2 * MAC_SIZE])
         if source == self.mac:
-            self._count("rx_own")
+            self.count("rx_own")
             return
         if not is_group(source):
             self._stations.learn(source, there, self._dispatch.now())
         if (self._others or is_group(frame) or frame[:MAC_SIZE] == self.mac) and (self._accepted is None or kind in self._accepted):
             frames.append(frame)
 
-    def _count(self, reason: str, number: int = 1) -> None:
+    def count(self, reason: str, number: int = 1) -> None:
+        """`stack.drivers.udp_socket.tunnel.Network`."""
         if self._port is not None:
             self._port.count(reason, number)
 
@@ -330,7 +279,17 @@ def _reason(code: int) -> str:
 
 
 def _attach(context: Context, options: VxlanOptions) -> VxlanDriver:
-    return VxlanDriver(context.dispatch, options, b"\x02" + context.random(5))
+    return VxlanDriver(context.dispatch, options, b"\x02" + context.random(5), _tunnels(context))
+
+
+def _tunnels(context: Context) -> Iterator[Tunnel]:
+    """Of the networks that this stack has."""
+    for interface in context.stack.interfaces:
+        driver: object = interface.driver
+        while hasattr(driver, "inner"):
+            driver = driver.inner
+        if isinstance(driver, VxlanDriver):
+            yield driver.tunnel
 
 
 MODULE = Module("vxlan", Kind.DRIVER, VxlanOptions, _attach)

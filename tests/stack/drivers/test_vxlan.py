@@ -13,9 +13,11 @@ import trio
 
 from qnetpy.cluster.netlink import offloads_off
 from resmgr.runner import TrioDispatch, open_dispatch
+from resmgr.system import System
 from stack.core.driver import Driver
 from stack.core.errors import ModuleError, OptionError
 from stack.core.options import parse_options
+from stack.core.stack import Stack
 from stack.drivers.tap import TapDriver, TapOptions
 from stack.drivers.udp_socket.stations import AGE, Stations
 from stack.drivers.vxlan import VxlanDriver, VxlanOptions
@@ -152,6 +154,37 @@ async def test_what_is_known_goes_to_one_end_and_what_is_not_to_all(dispatch: Tr
     heard.driver.detach()
     heard.sock.close()
     other.close()
+
+
+@pytest.mark.priv
+async def test_networks_share_a_port(dispatch: TrioDispatch, underlay: Veth) -> None:
+    """Two networks of a stack, one of them behind wrappers; either may go first, and the port is free when both are gone."""
+    stacks = [Stack(System(dispatch, "n"), random.Random(number).randbytes) for number in range(2)]
+    loaded = []
+    for stack, namespace, far in zip(stacks, (underlay.a, underlay.b), (FAR, NEAR), strict=True):
+        with namespace.entered():
+            loaded.append([stack.load("vxlan", f"vni={vni},remote={far}", wrap=[("rate", "tx=1G")]) for vni in (42, 43)])
+            with pytest.raises(ModuleError, match="network 43 is there already"):
+                stack.load("vxlan", f"vni=43,remote={far},name=again")
+    seen: list[tuple[str, bytes]] = []
+    stacks[1].register_ethertype(TYPE, lambda interface, frames: seen.extend((interface.name, bytes(one)) for one in frames))
+    interfaces = stacks[0].interfaces
+    assert await settle(lambda: all(one.up for stack in stacks for one in stack.interfaces))
+    sent = [frame(BROADCAST, one.mac, one.name.encode()) for one in interfaces]
+    for one, data in zip(interfaces, sent, strict=True):
+        stacks[0].output(one, [data])
+    assert await settle(lambda: len(seen) == 2)
+    assert seen == [("vxlan42", sent[0]), ("vxlan43", sent[1])]
+    assert interfaces[0].statistics.info["networks on this port"] == 2
+    stacks[1].unload(loaded[1][0])
+    stacks[0].output(interfaces[1], [sent[1]])
+    stacks[0].output(interfaces[0], [sent[0]])
+    assert await settle(lambda: stacks[1].interfaces[0].drops.get("rx_other_network") == 1)
+    assert seen[2:] == [("vxlan43", sent[1])]
+    for stack in stacks:
+        stack.close()
+    with underlay.a.entered(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.bind(("0.0.0.0", 4789))
 
 
 @pytest.mark.priv
