@@ -88,10 +88,13 @@ ARROWS = {
     "stack.core": {"resmgr", "stack", "stack.wire", "stack.crypto", "stack.filter.bpf"},
     "stack.drivers": {
         *("resmgr", "stack", "stack.wire", "stack.core", "stack.filter.bpf"),
-        *("stack.drivers.af_packet", "stack.drivers.udp_socket"),
+        *("stack.drivers.af_packet", "stack.drivers.udp_socket", "stack.l2"),
     },
     "stack.drivers.af_packet": {"resmgr", "stack", "stack.wire", "stack.core", "stack.filter.bpf"},
     "stack.drivers.udp_socket": {"resmgr", "stack", "stack.wire", "stack.core", "stack.filter.bpf"},
+    "stack.l2.stp": {"resmgr", "stack.wire", "stack.core"},
+    "stack.l2.lacp": {"resmgr", "stack.wire", "stack.core"},
+    "stack.l2": {"resmgr", "stack", "stack.wire", "stack.core", "stack.l2.stp", "stack.l2.lacp", "stack.l2.forward"},
     "stack.drivers.wrap": {"resmgr", "stack", "stack.wire", "stack.core"},
     "qnetpy": {"resmgr", "stack", "stack.wire", "qnetpy.link.transport"},
     "qnetpy.identity": {"resmgr"},
@@ -195,7 +198,7 @@ PURE = (
     *("qnetpy.identity.trust", "qnetpy.members.membership", "qnetpy.members.keyring", "qnetpy.members.office", "qnetpy.members.lifetime"),
     *("qnetpy.members.wire", "qnetpy.members.register"),
     *("qnetpy.reach.gossip", "qnetpy.reach.wanted"),
-    *("stack.wire", "stack.frame", "stack.core", "stack.crypto"),
+    *("stack.wire", "stack.frame", "stack.core", "stack.crypto", "stack.l2.stp", "stack.l2.lacp"),
     *(
         "resmgr.bucket",
         "resmgr.channel",
