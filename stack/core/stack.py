@@ -409,10 +409,14 @@ class Stack:
             interface.drops.count(Drop.HANDLER_FAILED, len(frames))
             self._failed(f"handler of {ethertype:#06x}", handler)
 
-    def output(self, interface: Interface, frames: list[Frame]) -> None:
-        """Send whole frames, in order, through the OUT hooks. Borrowed until this returns. What cannot be sent is dropped and counted."""
+    def output(self, interface: Interface, frames: list[Frame], below: int | None = None) -> None:
+        """Send whole frames, in order, through the OUT hooks; those of hooks through the ones under *below*, their own order.
+
+        Borrowed until this returns. What cannot be sent is dropped and counted.
+        """
         for entry in self._hooks.outgoing:
-            frames = self._hooked(entry, interface, frames)
+            if below is None or entry.order < below:
+                frames = self._hooked(entry, interface, frames)
         if not frames:
             return
         if not interface.up:

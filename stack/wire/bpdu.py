@@ -11,8 +11,8 @@
     flags, from bit 0: topology change, proposal, port role (2 bits), learning, forwarding, agreement, topology change acknowledgement
     (a configuration BPDU has the first and the last only)
 
-Times are unsigned 16-bit numbers of 1/256 s. An identifier of a bridge is eight bytes, priority and MAC address, and orders as bytes do; one
-of a port is 16 bits: four of priority and twelve of number.
+Times are unsigned 16-bit numbers of 1/256 s. An identifier of a bridge is eight bytes, priority and MAC address, and orders as bytes do;
+one of a port is 16 bits: four of priority and twelve of number.
 """
 
 from __future__ import annotations

@@ -4,9 +4,9 @@
     BPDU: receive ─────────────────────────────┼─> machines ─> transmit() -> [(port, BPDU)]   state(port)   flushed() -> ports
     time: handle_timeout, next_timeout ────────┘
 
-One machine speaks both protocols. `Protocol.RSTP` is 802.1D-2004. `Protocol.STP` is what that standard calls *STP compatibility* (force version
-0): BPDUs of 802.1D-1998, no agreements, ports that wait for the timers; a bridge of 1998 sees one of its kind. Unlike in 1998, each
-designated port speaks every hello time by itself, so that a silent root is missed after three of them and not after max age.
+One machine speaks both protocols. `Protocol.RSTP` is 802.1D-2004. `Protocol.STP` is what that standard calls *STP compatibility*: BPDUs
+of 802.1D-1998, no agreements, ports that wait for the timers; a bridge of 1998 sees one of its kind. Unlike in 1998, each designated port
+speaks every hello time by itself, so that a silent root is missed after three of them and not after max age.
 
 What strangers can do here is bounded: BPDUs_PER_SECOND are looked at per port, times have limits (`stack.l2.stp.information`), BPDU guard
 and restricted role keep what is heard on a port from moving the tree.
