@@ -89,7 +89,7 @@ def test_two_networks_become_one() -> None:
     world.dispatch.run_for(1)
     assert a.seen == [("en0", answer)]
     facts = bridge.facts("bridge0")
-    assert members(facts)["en0"]["forwarded"] == 2
+    assert members(facts)["en0"]["forwarded"] == 1
 
 
 def test_members_are_stations_by_all_ports() -> None:
