@@ -28,6 +28,7 @@ from stack.core.ifnet import Interface, InterfaceEvent
 from stack.core.module import Context, Kind, Module
 from stack.core.options import Duration
 from stack.core.registry import Registration
+from stack.core.specific import specific_driver
 from stack.core.statistics import Counters
 from stack.frame import BadFrame, Frame
 from stack.l2.arguments import interface as interface_named
@@ -167,10 +168,10 @@ class BridgeDriver:
     def add(self, name: str, span: bool = False) -> None:
         """ModuleError when there is no such interface, it is in a bridge already, cannot be promiscuous, or there are too many."""
         interface = interface_named(self._stack, name)
-        if isinstance(interface.driver, BridgeDriver):
+        if isinstance(specific_driver(interface.driver), BridgeDriver):
             raise refused(f"{name} is a bridge itself")
-        for other in self._stack.interfaces:
-            if isinstance(other.driver, BridgeDriver) and name in other.driver.members:
+        for other in (self, *(specific_driver(one.driver) for one in self._stack.interfaces)):
+            if isinstance(other, BridgeDriver) and name in other.members:
                 raise refused(f"{name} is a member of {other.name} already", errno.EBUSY)
         if interface.endpoints is not None:
             raise refused(f"{name} has no broadcast: its stations are IP endpoints, which a bridge cannot join to others")
