@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import math
 import random
 from collections.abc import Callable, Iterator
 
@@ -74,7 +75,7 @@ class BridgedNetwork:
             due = [when for tree in self.bridges if (when := tree.next_timeout()) is not None]
             if self._events:
                 due.append(self._events[0][0])
-            when = min(due, default=end)
+            when = min(due, default=math.inf)
             if when > end:
                 self.now = end
                 return until is None or until()

@@ -11,9 +11,11 @@ what it gets.
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 
 from resmgr.system import System
 from resmgr.testing.virtual import VirtualDispatch
+from stack.core.driver import Driver
 from stack.core.ifnet import Interface
 from stack.core.specific import specific_driver
 from stack.core.stack import Stack
@@ -72,3 +74,14 @@ class World:
 
     def machine(self, name: str, *cables: int) -> Machine:
         return Machine(self, name, {f"en{number}": self.hubs[cable] for number, cable in enumerate(cables)})
+
+
+class DriverPair:
+    """For `stack.testing.driver.check_driver`: two drivers of one world."""
+
+    def __init__(self, world: World, a: Driver, b: Driver) -> None:
+        self.a, self.b = a, b
+        self._world = world
+
+    async def settle(self, until: Callable[[], bool], seconds: float) -> bool:
+        return self._world.dispatch.run_until(until, limit=seconds)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from stack.core.driver import Driver
 from stack.core.errors import ModuleError
 from stack.core.hooks import Point
 from stack.core.statistics import Drop
+from stack.l2.vlan import VlanDriver, VlanOptions
 from stack.testing.driver import TYPE, check_driver, frame
-from stack.testing.machines import Machine, World
+from stack.testing.machines import DriverPair, Machine, World
 from stack.wire.ethernet import BROADCAST
 
 
@@ -162,19 +162,7 @@ def test_unloading_leaves_nothing() -> None:
     a.stack.load("vlan", "vlan=5,vlanif=en0")
 
 
-class Pair:
-    def __init__(self, world: World, a: Driver, b: Driver) -> None:
-        self.a, self.b = a, b
-        self.world = world
-
-    async def settle(self, until: object, seconds: float) -> bool:
-        assert callable(until)
-        return self.world.dispatch.run_until(until, limit=seconds)
-
-
 async def test_contract() -> None:
-    from stack.l2.vlan import VlanDriver, VlanOptions
-
     world = World(1)
     a, b = world.machine("a", 0), world.machine("b", 0)
     drivers = []
@@ -182,4 +170,4 @@ async def test_contract() -> None:
         # The drivers' port is the test's, not an interface: what they need of a stack is the parent's.
         machine.stack.add_hook(Point.IN, lambda _, frames: frames, everything=True, name="all")
         drivers.append(VlanDriver(machine.stack._context, VlanOptions(5, "en0")))
-    await check_driver(Pair(world, *drivers))
+    await check_driver(DriverPair(world, *drivers))
