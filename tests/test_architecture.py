@@ -86,6 +86,7 @@ ARROWS = {
     "stack.crypto.providers": {"resmgr", "stack.crypto"},
     "stack.filter.bpf": {"resmgr", "stack"},
     "stack.core": {"resmgr", "stack", "stack.wire", "stack.crypto", "stack.filter.bpf"},
+    "stack.managers": {"resmgr", "resmgr.iofunc", "stack", "stack.wire", "stack.core", "stack.crypto"},
     "stack.drivers": {
         *("resmgr", "stack", "stack.wire", "stack.core", "stack.filter.bpf"),
         *("stack.drivers.af_packet", "stack.drivers.udp_socket", "stack.l2"),
@@ -111,6 +112,7 @@ ARROWS = {
     "qnetpy.cli": {
         "stack",
         "stack.wire",
+        "stack.managers",
         "resmgr",
         "resmgr.names",
         "resmgr.procmgr",
@@ -125,7 +127,7 @@ ARROWS = {
 """What the files of a folder may import besides each other. A new arrow is a decision: it is entered here."""
 COMPOSE = {
     *("resmgr/system.py", "qnetpy/qnet.py", "qnetpy/linkscreen.py", "qnetpy/lsm.py", "qnetpy/facts.py", "qnetpy/embed.py"),
-    "qnetpy/parameters.py",
+    *("qnetpy/parameters.py", "stack/core/manager.py"),
 }
 """Files that put a node together, or show all of it."""
 

@@ -179,6 +179,11 @@ class PacketDriver:
         self._aside = aside
         self._attach()
 
+    @property
+    def linux_index(self) -> int:
+        """Of the Linux interface; 0 while it is gone."""
+        return 0 if self._link is None else self._link.index
+
     def screen(self, screens: Mapping[int, Screen]) -> None:
         """`stack.core.screen.Screening`: in the kernel, with a second socket for the side queue."""
         self._screens = screens
@@ -359,4 +364,4 @@ def _attach(context: Context, options: PacketOptions) -> PacketDriver:
     return PacketDriver(context.dispatch, options)
 
 
-MODULE = Module("packet", Kind.DRIVER, PacketOptions, _attach)
+MODULE = Module("packet", Kind.DRIVER, PacketOptions, _attach, capabilities=("NET_RAW",))
