@@ -283,12 +283,35 @@ class Stack:
         entry = HookEntry(point, order, hook, name, everything, counts)
         self._hooks.add(entry)
         self._tell_drivers()
+        self._tell_watchers()
 
         def revoke() -> None:
             self._hooks.remove(entry)
             self._tell_drivers()
+            self._tell_watchers()
 
         return self._registered(f"hook {name}", revoke)
+
+    @property
+    def hooks(self) -> tuple[HookEntry, ...]:
+        """Those at IN, in the order in which they run, then those at OUT."""
+        return self._hooks.incoming + self._hooks.outgoing
+
+    def on_hooks(self, watcher: Callable[[], None]) -> Registration:
+        """Call *watcher* whenever a hook has come or gone, from now on: for who takes frames past the hooks. What is there: `hooks`."""
+        self._hooks.watchers = (*self._hooks.watchers, watcher)
+
+        def revoke() -> None:
+            self._hooks.watchers = tuple(one for one in self._hooks.watchers if one != watcher)
+
+        return self._registered("a watcher of hooks", revoke)
+
+    def _tell_watchers(self) -> None:
+        for watcher in self._hooks.watchers:
+            try:
+                watcher()
+            except Exception:
+                self._failed("watcher of hooks", watcher)
 
     def _registered(self, what: str, revoke: Callable[[], None]) -> Registration:
         registration = Registration(what, revoke)

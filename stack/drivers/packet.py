@@ -19,6 +19,7 @@ Needs CAP_NET_RAW in the user namespace that owns the network namespace.
 from __future__ import annotations
 
 import errno
+import fcntl
 import logging
 import socket
 import struct
@@ -27,6 +28,7 @@ from collections.abc import Mapping
 from resmgr.dispatch import Dispatch
 from stack.core.driver import BATCH_BYTES, BATCH_MAX, Port
 from stack.core.errors import ModuleError
+from stack.core.linuxinterface import LinuxInterface
 from stack.core.module import Context, Kind, Module
 from stack.core.screen import Screen
 from stack.core.statistics import Drop
@@ -40,6 +42,7 @@ from stack.drivers.af_packet.constants import (
     PACKET_MR_PROMISC,
     PACKET_MREQ,
     PACKET_STATISTICS,
+    SIOCGSKNS,
     SO_SNDBUFFORCE,
     SOL_PACKET,
 )
@@ -84,6 +87,7 @@ class PacketDriver:
         self._side: SideQueue | None = None
         self._unscreened = ""
         self._others = False
+        self._aside = False
         self._promiscuous = 0
         """Index of the Linux interface that was made promiscuous."""
         self._monitor = LinkMonitor(dispatch, self._link_reported)
@@ -164,6 +168,17 @@ class PacketDriver:
             self._sock.setsockopt(SOL_PACKET, how, PACKET_MREQ.pack(link.index, PACKET_MR_PROMISC, 0, b""))
             self._promiscuous = link.index if self._others else 0
 
+    def linux_interface(self) -> LinuxInterface | None:
+        """`stack.core.linuxinterface.OnLinux`."""
+        link = self._link
+        if link is None or self._closed:
+            return None
+        return LinuxInterface(link.name, link.index, fcntl.ioctl(self._sock.fileno(), SIOCGSKNS))
+
+    def stand_aside(self, aside: bool) -> None:
+        self._aside = aside
+        self._attach()
+
     def screen(self, screens: Mapping[int, Screen]) -> None:
         """`stack.core.screen.Screening`: in the kernel, with a second socket for the side queue."""
         self._screens = screens
@@ -176,6 +191,10 @@ class PacketDriver:
     def _attach(self) -> None:
         """Tell the kernel what is wanted: first the side socket, so that no frame falls between the two."""
         if self._closed:
+            return
+        if self._aside:
+            for sock in (self._sock, self._side_sock):
+                attach(sock, program(frozenset()))
             return
         screens = self._screens
         try:

@@ -20,6 +20,9 @@ TP_STATUS_KERNEL = 0
 TP_STATUS_USER = 1
 TP_STATUS_LOSING = 4
 
+SIOCGSKNS = 0x894C
+"""A descriptor of the network namespace that a socket belongs to."""
+
 SO_SNDBUFFORCE = 32
 SO_RCVBUFFORCE = 33
 ETH_P_ALL = 0x0003
