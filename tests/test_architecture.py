@@ -86,6 +86,9 @@ ARROWS = {
     "stack.crypto.providers": {"resmgr", "stack.crypto"},
     "stack.filter.bpf": {"resmgr", "stack"},
     "stack.core": {"resmgr", "stack", "stack.wire", "stack.crypto", "stack.filter.bpf"},
+    "stack.ebpf": {"resmgr"},
+    "stack.l2": {"resmgr", "stack", "stack.wire", "stack.core"},
+    "stack.l2.forward": {"resmgr", "stack", "stack.wire", "stack.core", "stack.l2", "stack.ebpf", "stack.drivers.af_packet"},
     "stack.drivers": {
         *("resmgr", "stack", "stack.wire", "stack.core", "stack.filter.bpf"),
         *("stack.drivers.af_packet", "stack.drivers.udp_socket"),
