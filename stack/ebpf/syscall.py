@@ -38,6 +38,6 @@ def refusal(error: OSError, what: str) -> str:
     """A sentence for people."""
     if error.errno in (errno.EPERM, errno.EACCES):
         return f"no right to {what}: this needs root, or the capabilities CAP_BPF and CAP_NET_ADMIN"
-    if error.errno in (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP):
+    if error.errno in (errno.ENOSYS, errno.EOPNOTSUPP):
         return f"this kernel does not {what}: {error.strerror}"
     return f"cannot {what}: {error.strerror}"
