@@ -188,7 +188,7 @@ class FastPath:
         if hasattr(driver, "inner"):
             return f"{_wrapper_name(driver)} is around the driver"
         if not on_linux(driver):
-            return f"the driver of {interface.name} has no Linux interface"
+            return f"the driver of {interface.name} lends no Linux interface"
         if not interface.up:
             return DOWN
         try:

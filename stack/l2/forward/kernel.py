@@ -19,12 +19,12 @@ from stack.core.ifnet import Interface
 from stack.core.linuxinterface import LinuxInterface
 from stack.ebpf.constants import MapType, XdpMode
 from stack.ebpf.map import Map
+from stack.ebpf.namespace import inside
 from stack.ebpf.program import Program, XdpLink
 from stack.ebpf.syscall import refusal
 from stack.l2.engine import PORTS_MAX, STATIONS_MAX
 from stack.l2.forward.carrier import NOTHING, Counts, Reason
 from stack.l2.forward.features import DeviceFeatures
-from stack.l2.forward.namespace import inside
 from stack.l2.forward.program import CARRIED, KEY, PORT, REASONS, STATION, Maps, forwarding
 from stack.wire.ethernet import HEADER_SIZE, TAG_SIZE
 from stack.wire.netdev import XdpFeature

@@ -16,8 +16,8 @@ from resmgr.dispatch import Dispatch
 from stack.core.ifnet import Interface
 from stack.core.linuxinterface import LinuxInterface, OnLinux, on_linux
 from stack.drivers.af_packet.receiver import ring_is_safe
+from stack.ebpf.namespace import inside
 from stack.l2.forward.carrier import NOTHING, Counts
-from stack.l2.forward.namespace import inside
 from stack.l2.forward.ring import PortRing
 from stack.l2.forward.worker import Station, Worker, WorkerPort
 
