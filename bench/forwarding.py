@@ -41,7 +41,7 @@ from stack.ebpf.constants import PROG_TEST_RUN
 from stack.ebpf.program import Program
 from stack.ebpf.syscall import bpf
 from stack.frame import Frame
-from stack.l2.forward.fastpath import FastPath, fast_path
+from stack.l2.forward.fastpath import FastPath
 from stack.l2.forward.kinds import kinds
 from stack.testing.namespace import Namespace
 
@@ -234,8 +234,8 @@ class Form:
 
 FORMS = [
     ("linux bridge", True, "linux"),
-    ("kernel, native", True, "kernel"),
-    ("kernel, generic", False, "kernel"),
+    ("kernel, native", True, "kernel-native"),
+    ("kernel, generic", False, "kernel-generic"),
     ("threads", False, "threads"),
     ("no engine", False, "none"),
 ]
@@ -257,7 +257,7 @@ async def opened(form: Form) -> AsyncIterator[None]:
         stack = Stack(System(dispatch, "bench"), os.urandom)
         with place.middle.entered():
             ports = [stack.load("packet", f"ifname=p{number}").interface for number in (0, 1)]
-        path = fast_path(stack, form.engine, kinds(dispatch))
+        path = FastPath(stack, form.engine, kinds(dispatch))
         bridge = Relay(stack, path, [port for port in ports if port is not None])
         await trio.sleep(0.1)
         form.path = path

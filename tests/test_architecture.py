@@ -102,7 +102,7 @@ ARROWS = {
         *("resmgr", "stack", "stack.wire", "stack.core", "stack.filter.bpf"),
         *("stack.drivers.af_packet", "stack.drivers.udp_socket", "stack.drivers.af_xdp", "stack.ebpf"),
     },
-    "stack.drivers.af_xdp": {"resmgr", "stack", "stack.wire", "stack.core", "stack.ebpf"},
+    "stack.drivers.af_xdp": {"resmgr", "stack", "stack.wire", "stack.core", "stack.ebpf", "stack.drivers.af_packet"},
     "stack.drivers.af_packet": {"resmgr", "stack", "stack.wire", "stack.core", "stack.filter.bpf"},
     "stack.drivers.udp_socket": {"resmgr", "stack", "stack.wire", "stack.core", "stack.filter.bpf"},
     "stack.drivers.wrap": {"resmgr", "stack", "stack.wire", "stack.core"},

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
-import fcntl
 import logging
-import socket
 import struct
 
-from stack.drivers.af_xdp.constants import ETHTOOL_GCHANNELS, GCHANNELS, SIOCETHTOOL, XDP_COPY, XDP_ZEROCOPY
+from stack.drivers.af_packet.ethtool import receive_queues
+from stack.drivers.af_xdp.constants import XDP_COPY, XDP_ZEROCOPY
 from stack.drivers.af_xdp.options import XdpOptions
 from stack.drivers.af_xdp.program import SETTINGS, TYPE_KEY, TYPES_MAX, receiving, settings
 from stack.drivers.af_xdp.umem import Queue
@@ -24,7 +22,6 @@ from stack.wire.rtnetlink import Link
 log = logging.getLogger(__name__)
 
 QUEUES_MAX = 64
-_IFREQ = struct.Struct("=16sQ16x")
 _INDEX = struct.Struct("=I")
 _COPY = {"auto": 0, "on": XDP_COPY, "off": XDP_ZEROCOPY}
 
@@ -45,7 +42,7 @@ class Attachment:
                 program = make(Program(receiving(self._sockets.fd, self._types.fd, self._settings.fd), f"xsk_{link.name}"))
             except OSError as error:
                 raise OSError(error.errno, refusal(error, "load an XDP program")) from error
-            for number in range(_receive_queues(link.name)):
+            for number in range(min(QUEUES_MAX, receive_queues(link.name))):
                 try:
                     queue = Queue(link.index, number, size, options.frames, _COPY[options.copy])
                 except OSError as error:
@@ -105,16 +102,3 @@ def _linked(program: Program, link: Link, options: XdpOptions) -> XdpLink:
     if refused.errno == errno.EBUSY:
         raise OSError(errno.EBUSY, "another XDP program is on it") from refused
     raise OSError(refused.errno, refusal(refused, "put an XDP program on it")) from refused
-
-
-def _receive_queues(name: str) -> int:
-    """How many receive queues the interface uses."""
-    command = ctypes.create_string_buffer(ETHTOOL_GCHANNELS.pack(GCHANNELS, *(0,) * 8), ETHTOOL_GCHANNELS.size)
-    request = _IFREQ.pack(name.encode(), ctypes.addressof(command))
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        try:
-            fcntl.ioctl(sock.fileno(), SIOCETHTOOL, request)
-        except OSError:
-            return 1  # one that does not tell has one
-    _, _, _, _, _, receive, _, _, combined = ETHTOOL_GCHANNELS.unpack(command.raw)
-    return max(1, min(QUEUES_MAX, int(receive) + int(combined)))

@@ -23,8 +23,3 @@ SOCKADDR = struct.Struct("=HHIII")
 """Family, flags, interface, queue, descriptor of the socket whose memory is shared."""
 STATISTICS = struct.Struct("=6Q")
 """Dropped, invalid rx, invalid tx, rx ring full, fill ring empty, tx ring empty."""
-
-SIOCETHTOOL = 0x8946
-ETHTOOL_GCHANNELS = struct.Struct("=9I")
-"""Command, then the largest numbers and the present ones of: receive, transmit, other, combined queues."""
-GCHANNELS = 0x3C

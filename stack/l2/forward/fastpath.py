@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import attrs
 
@@ -30,6 +30,9 @@ from stack.l2.forward.carrier import DROPPED, NOTHING, Carrier, Counts, Reason
 log = logging.getLogger(__name__)
 
 DOWN = "its link is down"
+AUTO = ("kernel", "threads")
+Kinds = Mapping[str, Callable[[], Carrier]]
+"""How to make each carrier; OSError in one sentence when it cannot be had."""
 
 
 @attrs.define(eq=False)
@@ -48,12 +51,21 @@ class _Port:
 
 
 class FastPath:
-    """`stack.l2.engine.Engine`. *carrier*: None for the engine `none`."""
+    """`stack.l2.engine.Engine`.
 
-    def __init__(self, stack: Stack, carrier: Carrier | None, why: str = "") -> None:
+    *engine*: one of *kinds*, `none`, or `auto`, which takes the first of AUTO that can be had. It is opened when the first port needs it: a
+    bridge of links in memory opens nothing. One that cannot be had is no error: the bridge forwards without, and `statistics` says why.
+    """
+
+    def __init__(self, stack: Stack, engine: str, kinds: Kinds) -> None:
+        if engine not in ("auto", "none", *kinds):
+            raise Misuse(f"there is no engine {engine}; there are auto, none, {', '.join(kinds)}")
         self._stack = stack
-        self._carrier = carrier
-        self._why = why
+        self._wanted = engine
+        self._kinds = kinds
+        self._carrier: Carrier | None = None
+        self._chosen = False
+        self._why = ""
         self._ports: dict[Interface, _Port] = {}
         self._stations: dict[bytes, _Port] = {}
         self._refused = 0
@@ -62,7 +74,22 @@ class FastPath:
 
     @property
     def name(self) -> str:
-        return "none" if self._carrier is None else self._carrier.name
+        if self._carrier is not None:
+            return self._carrier.name
+        return "none" if self._chosen else self._wanted
+
+    def _choose(self) -> Carrier | None:
+        if not self._chosen:
+            self._chosen = True
+            whys: list[str] = []
+            for name in AUTO if self._wanted == "auto" else [one for one in self._kinds if one == self._wanted]:
+                try:
+                    self._carrier = self._kinds[name]()
+                    break
+                except OSError as error:
+                    whys.append(f"{name}: {error.strerror or error}")
+            self._why = "; ".join(whys)
+        return self._carrier
 
     # Ports
 
@@ -181,9 +208,7 @@ class FastPath:
         self._allow(port)
 
     def _attach(self, port: _Port) -> str:
-        carrier, interface = self._carrier, port.interface
-        if carrier is None:
-            return f"no engine: {self._why or 'none is wanted'}"
+        interface = port.interface
         driver: Driver = interface.driver
         if hasattr(driver, "inner"):
             return f"{_wrapper_name(driver)} is around the driver"
@@ -191,6 +216,9 @@ class FastPath:
             return f"the driver of {interface.name} lends no Linux interface"
         if not interface.up:
             return DOWN
+        carrier = self._choose()
+        if carrier is None:
+            return f"no engine: {self._why or 'none is wanted'}"
         try:
             linux = driver.linux_interface()
         except OSError as error:
@@ -286,25 +314,3 @@ def _index(interface: Interface) -> int:
         return 0
     os.close(linux.namespace)
     return linux.index
-
-
-Kinds = dict[str, Callable[[], Carrier]]
-
-
-def fast_path(stack: Stack, engine: str, kinds: Kinds) -> FastPath:
-    """The engine called *engine*: `auto`, `none` or one of *kinds*, which are tried in their order by `auto`.
-
-    An engine that was asked for and cannot be had is no error: the bridge forwards without, and `statistics().why` says why.
-    """
-    if engine == "none":
-        return FastPath(stack, None)
-    whys: list[str] = []
-    for name, make in kinds.items():
-        if engine in ("auto", name):
-            try:
-                return FastPath(stack, make(), "; ".join(whys))
-            except OSError as error:
-                whys.append(f"{name}: {error.strerror or error}")
-    if not whys:
-        raise Misuse(f"there is no engine {engine}; there are auto, none, {', '.join(kinds)}")
-    return FastPath(stack, None, "; ".join(whys))

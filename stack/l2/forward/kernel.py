@@ -1,7 +1,7 @@
 """Carrier `kernel`: an XDP program on each port, and the maps that they share. docs/stack/forwarding.md.
 
-The mode of a port, native or generic, follows what the other ports accept; it changes by taking the program off and putting it on again,
-between which frames go up. A port that cannot run native for another reason (its driver, its MTU) runs generic.
+The mode of a port, native or generic, follows its driver and what the other ports accept; it changes by taking the program off and putting
+it on again, between which frames go up. A port that cannot run native for another reason (its driver, its MTU) runs generic.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import attrs
 from resmgr.dispatch import Dispatch
 from stack.core.ifnet import Interface
 from stack.core.linuxinterface import LinuxInterface
+from stack.drivers.af_packet.ethtool import linux_driver
 from stack.ebpf.constants import MapType, XdpMode
 from stack.ebpf.map import Map
 from stack.ebpf.namespace import inside
@@ -31,8 +32,10 @@ from stack.wire.netdev import XdpFeature
 
 log = logging.getLogger(__name__)
 
+BUFFERED = frozenset(("veth", "tun", "bridge", "bonding"))
+"""Drivers whose frames are socket buffers anyway. There generic mode is faster, and keeps what lies beside the frame: a checksum that a
+local sender left to the hardware, a VLAN tag. Native mode loses both."""
 _INDEX = struct.Struct("=I")
-_OFFSET_USED = 8
 
 
 @attrs.define(eq=False)
@@ -45,7 +48,7 @@ class _Port:
     on: bool = False
     mtu: int = 0
     native: bool = True
-    """The driver has not refused native mode."""
+    """Native mode is good for its driver, which has not refused it."""
     trouble: str = ""
 
 
@@ -54,8 +57,10 @@ class KernelCarrier:
 
     name = "kernel"
 
-    def __init__(self, dispatch: Dispatch) -> None:
+    def __init__(self, dispatch: Dispatch, mode: XdpMode | None = None) -> None:
+        """*mode*: one that is wanted for all ports where it can be; None: the best for each."""
         self._dispatch = dispatch
+        self._mode = mode
         self._ports: dict[int, _Port] = {}
         with contextlib.ExitStack() as stack:
             try:
@@ -79,6 +84,7 @@ class KernelCarrier:
             undo.callback(features.close)
             program = undo.enter_context(Program(forwarding(port, self._maps), f"fwd_{linux.name}"))
             made = _Port(port, attrs.evolve(linux, namespace=os.dup(linux.namespace)), program, features, mtu=interface.mtu)
+            made.native = self._mode is XdpMode.NATIVE or linux_driver(linux.name) not in BUFFERED
             undo.callback(os.close, made.linux.namespace)
             self._clear(port)
             self._outputs.update(_INDEX.pack(port), _INDEX.pack(linux.index))
@@ -166,6 +172,8 @@ class KernelCarrier:
         self._settings.update(_INDEX.pack(one.number), PORT.pack(one.on, one.mtu + HEADER_SIZE + TAG_SIZE))
 
     def _wanted(self, one: _Port) -> XdpMode:
+        if self._mode is XdpMode.GENERIC:
+            return XdpMode.GENERIC
         needed = XdpFeature.NDO_XMIT
         accept = all(other.features.features & needed for other in self._ports.values() if other is not one)
         return XdpMode.NATIVE if accept and one.native and one.features.features & XdpFeature.REDIRECT else XdpMode.GENERIC
