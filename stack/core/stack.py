@@ -304,11 +304,6 @@ class Stack:
 
         return self._registered(f"hook {name}", revoke)
 
-    @property
-    def hooks(self) -> tuple[HookEntry, ...]:
-        """Those at IN, in the order in which they run, then those at OUT."""
-        return self._hooks.incoming + self._hooks.outgoing
-
     def on_hooks(self, watcher: Callable[[], None]) -> Registration:
         """Call *watcher* whenever a hook has come or gone, from now on: for who takes frames past the hooks. What is there: `hooks`."""
         self._hooks.watchers = (*self._hooks.watchers, watcher)
@@ -323,7 +318,7 @@ class Stack:
             try:
                 watcher()
             except Exception:
-                self._failed("watcher of hooks", watcher)
+                self._failed("watcher of hooks", watcher, None)
 
     def _registered(self, what: str, revoke: Callable[[], None]) -> Registration:
         """Whose callback is running owns it."""
