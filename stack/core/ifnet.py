@@ -42,7 +42,8 @@ class Interface:
     the interface is switched off (`enabled`). `addresses`: IP addresses of this machine on the link, as the kernel has them; empty for
     links that the kernel does not know.
 
-    `promiscuous` counts those who asked for frames of other stations: `Stack.promiscuous`.
+    `promiscuous` counts those who asked for frames of other stations: `Stack.promiscuous`; `groups` has the number of members of each
+    group: `Stack.join`.
     `endpoints` is there when the link's stations are IP endpoints; it is the innermost driver, whatever is wrapped around that.
     """
 
@@ -54,6 +55,7 @@ class Interface:
         "drops",
         "enabled",
         "endpoints",
+        "groups",
         "index",
         "mac",
         "mtu",
@@ -82,6 +84,7 @@ class Interface:
         """An MTU below the driver's that somebody chose."""
         self.addresses: tuple[str, ...] = ()
         self.promiscuous = 0
+        self.groups: dict[bytes, int] = {}
         self.rx_frames = self.rx_bytes = self.tx_frames = self.tx_bytes = 0
         self.drops = Counters()
 

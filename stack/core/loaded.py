@@ -46,12 +46,12 @@ def wrapped(module: Loadable, innermost: Attached, wrap: Sequence[tuple[str, str
     for name, options in wrap:
         try:
             wrapper = find_module(name, Kind.WRAPPER).attach_text(context, options)
+            if not _is_wrapper(wrapper):
+                raise Misuse(f"{name}: attach returned no wrapper")
+            wrapper.around(driver)
         except BaseException:
             driver.detach()
             raise
-        if not _is_wrapper(wrapper):
-            raise Misuse(f"{name}: attach returned no wrapper")
-        wrapper.around(driver)
         wrappers.append(wrapper)
         driver = wrapper
     return driver, tuple(wrappers)

@@ -22,6 +22,7 @@ from resmgr.system import System
 from stack.core.driver import Driver
 from stack.core.endpoints import has_endpoints
 from stack.core.errors import ModuleError
+from stack.core.groups import join_group
 from stack.core.hooks import ORDER_TAP, Hook, HookEntry, Hooks, Point
 from stack.core.ifnet import Interface, InterfaceEvent
 from stack.core.isolation import SLOW_DEFAULT, Guard, GuardedDispatch, Guards
@@ -280,6 +281,10 @@ class Stack:
                 driver.promiscuous(False)
 
         return self._registered(f"promiscuity of {interface.name} for {name}", revoke)
+
+    def join(self, interface: Interface, group: bytes, name: str) -> Registration:
+        """From now on *interface* hears *group*, also where its card must be told. *name*: who joins. ModuleError when that is refused."""
+        return self._registered(f"group {group.hex(':')} of {interface.name} for {name}", join_group(interface, group))
 
     def add_hook(
         self,
