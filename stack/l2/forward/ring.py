@@ -29,9 +29,7 @@ VNET_SIZE = 10
 FRAME_AT = 76
 """tp_mac, with the header of virtio before it."""
 SEND_AT = FRAME_AT - VNET_SIZE
-TP_STATUS_VLAN_VALID, TP_STATUS_VLAN_TPID_VALID, TP_STATUS_LOSING = 1 << 4, 1 << 6, 1 << 2
-SPECIAL = TP_STATUS_VLAN_VALID | TP_STATUS_LOSING
-"""Bits of the status for which a slot needs a closer look."""
+TP_STATUS_VLAN_VALID, TP_STATUS_VLAN_TPID_VALID = 1 << 4, 1 << 6
 BLOCK_SIZE = 1 << 16
 SEND_BUFFER = 4 << 20
 ETH_P_ALL = 3

@@ -68,8 +68,7 @@ class ThreadCarrier:
         ring.listen(True)
         self._served[port] = _Served(made, worker, driver)
         self._tell_workers()
-        worker.ports = (*worker.ports, made)
-        worker.wake()
+        worker.add(made)
 
     def detach(self, port: int) -> None:
         served = self._served.pop(port, None)
@@ -107,6 +106,7 @@ class ThreadCarrier:
             return NOTHING
         outputs = [tuple(total) for one in self._served.values() for number, total in list(one.port.out.items()) if number == port]
         one = served.port
+        one.count_lost()
         return Counts(
             one.in_frames, one.in_bytes, sum(frames for frames, _ in outputs), sum(octets for _, octets in outputs), tuple(one.reasons)
         )

@@ -3,8 +3,8 @@
 The interpreter lock is held but for the system calls (poll, sendmmsg), so the loop between them does little: one look-up per frame, by the
 twelve bytes of both addresses, in a table of *flows* that is made as frames come and thrown away whenever stations or ports change.
 
-What the dispatch and the worker share changes by replacing, never in place, or is a deque: no locks. A port that goes is served to the
-end by the worker, which then closes its ring.
+What the dispatch and the worker share changes by replacing, never in place, or is a deque: no locks per frame. A port that goes is served
+to the end by the worker, which then closes its ring.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from stack.core.driver import BATCH_MAX
 from stack.core.ifnet import Interface
 from stack.frame import Frame
 from stack.l2.forward.carrier import Reason
-from stack.l2.forward.ring import FRAME_AT, SPECIAL, TP_STATUS_LOSING, TP_STATUS_VLAN_VALID, VNET_SIZE, PortRing
+from stack.l2.forward.ring import FRAME_AT, TP_STATUS_VLAN_VALID, VNET_SIZE, PortRing
 from stack.wire.ethernet import HEADER_SIZE, TAG_SIZE
 
 log = logging.getLogger(__name__)
@@ -66,7 +66,8 @@ class Flow:
 
 
 class WorkerPort:
-    """A port as workers and the dispatch see it. Counters are written by the worker alone, `allowed` and the like by the dispatch."""
+    """A port as workers and the dispatch see it. Counters but that of overruns are written by the worker alone, `allowed` and the like by
+    the dispatch."""
 
     def __init__(self, number: int, interface: Interface, ring: PortRing, mtu: int) -> None:
         self.number = number
@@ -87,6 +88,12 @@ class WorkerPort:
         """By output port: frames and bytes carried there."""
         self.reasons = [0] * len(Reason)
 
+    def count_lost(self) -> None:
+        """By the dispatch: the kernel tells how many frames found the ring full."""
+        with self.sending:
+            if not self.gone:
+                self.reasons[Reason.OVERRUN] += self.ring.lost()
+
 
 Table = dict[int, WorkerPort]
 
@@ -102,6 +109,8 @@ class Worker:
         self._stations = stations
         self._arrived = arrived
         self._stop = False
+        self._lock = threading.Lock()
+        """For `ports`, which both sides change."""
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._iovecs = (ctypes.c_uint64 * (2 * BATCH_MAX))()
         self._messages = ctypes.create_string_buffer(_MESSAGE_SIZE * BATCH_MAX)
@@ -118,6 +127,11 @@ class Worker:
         self._pairs: dict[int, list[int]] = {}
         self._thread = threading.Thread(target=self._run, name=f"forward-{number}", daemon=True)
         self._thread.start()
+
+    def add(self, port: WorkerPort) -> None:
+        with self._lock:
+            self.ports = (*self.ports, port)
+        self.wake()
 
     def wake(self) -> None:
         os.eventfd_write(self._wake, 1)
@@ -136,6 +150,10 @@ class Worker:
         poller.register(self._wake, select.POLLIN)
         watched: dict[int, WorkerPort] = {}
         while True:
+            # Before the poll: what is told from here on wakes it.
+            for port in self.ports:
+                if port.leaving:
+                    self._finish(port)
             ports = self.ports
             if ports != tuple(watched.values()):
                 for fd in watched:
@@ -151,9 +169,6 @@ class Worker:
                         os.eventfd_read(self._wake)
                 elif fd in watched:
                     self._serve(watched[fd], event)
-            for port in ports:
-                if port.leaving:
-                    self._finish(port)
 
     def _serve(self, port: WorkerPort, event: int) -> None:
         try:
@@ -171,7 +186,8 @@ class Worker:
         for _ in range(port.ring.slots // BATCH_MAX + 1):
             if not self._batch(port):
                 break
-        self.ports = tuple(one for one in self.ports if one is not port)
+        with self._lock:
+            self.ports = tuple(one for one in self.ports if one is not port)
         with port.sending:
             port.gone = True
             port.ring.close()
@@ -189,7 +205,6 @@ class Worker:
         up_keys: set[bytes] = set()
         reasons = port.reasons
         done = octets = 0
-        losing = False
         for offset in ring.offsets[first : first + min(BATCH_MAX, ring.slots)]:
             place = offset >> 3
             status = longs[place]
@@ -201,11 +216,9 @@ class Worker:
             if status >> 32 != length:
                 reasons[Reason.TRUNCATED] += 1
                 continue
-            if status & SPECIAL:
-                losing = losing or bool(status & TP_STATUS_LOSING)
-                if status & TP_STATUS_VLAN_VALID:
-                    begin = ring.retag(offset)
-                    length += TAG_SIZE
+            if status & TP_STATUS_VLAN_VALID:
+                begin = ring.retag(offset)
+                length += TAG_SIZE
             key = bytes(view[begin : begin + 12])
             flow = get(key)
             if flow is None:
@@ -216,7 +229,7 @@ class Worker:
                 octets += length
                 flow.source.used = now
                 continue
-            reason = flow.reason if pairs is None else Reason.LONG
+            reason = flow.reason if pairs is None else Reason.LONG if length > flow.room else Reason.ORDER
             reasons[reason] += 1
             if reason is not Reason.SAME_PORT:
                 up.append(bytes(view[begin : begin + length]))
@@ -228,8 +241,6 @@ class Worker:
             for offset in ring.offsets[first : first + done]:
                 words[offset >> 2] = 0
             port.next = (first + done) % ring.slots
-        if losing:
-            reasons[Reason.OVERRUN] += ring.lost()
         if up:
             self._hand(port, up, frozenset(up_keys))
         return done
