@@ -9,4 +9,4 @@ CHID_MEMBERS = 9
 CHID_GOSSIP = 10
 """Where other nodes are (`qnetpy.reach`)."""
 CHID_FIRST = 16
-"""The first that a program which is a node may take; those below are given by hand, here and in `resmgr.ids`."""
+"""The first that a program which is a node may take; those below are given by hand, here, in `resmgr.ids` and `stack.managers.protocol`."""

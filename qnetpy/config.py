@@ -227,7 +227,7 @@ class Send:
 
 @attrs.frozen
 class Administer:
-    """Who may change this node's stack: load and unload modules. Nobody, unless said. No message asks for it yet."""
+    """Who may change this node's stack: load and unload modules. Nobody, unless said. Root of another node is nobody here: see `users`."""
 
     nodes: tuple[str, ...] = setting("Nodes that may. `*` is every node of the cluster.", ())
     roles: tuple[str, ...] = setting("Roles that may.", ())

@@ -13,6 +13,7 @@ import errno
 import logging
 import os
 import resource
+from collections.abc import Callable
 from pathlib import Path
 
 import attrs
@@ -40,6 +41,7 @@ from qnetpy.policy import policy
 from qnetpy.qnet import Qnet
 from qnetpy.resume import ResumeWatch
 from qnetpy.settings import SettingsError
+from resmgr.access import Policy
 from resmgr.channel import Channel
 from resmgr.fuse.mount import private_namespace
 from resmgr.procmgr.inherit import catch_ignored_signals
@@ -72,8 +74,10 @@ class LsmQnet:
     def __init__(self, context: Context, options: QnetOptions) -> None:
         try:
             settings = configuration.load(options.config or None)
-        except (SettingsError, OSError) as error:
+        except SettingsError as error:
             raise ModuleError(errno.EINVAL, str(error)) from None
+        except OSError as failed:
+            raise ModuleError(failed.errno or errno.EIO, f"{failed.filename}: {failed.strerror}") from None
         try:
             keys = DirectoryStore(Path(options.keys or settings.node.key_dir), settings.node.key_command)
             kept = keys.load()
@@ -91,7 +95,8 @@ class LsmQnet:
         self._stats: StatsFile | None = None
         self._began = context.dispatch.now()
         self._mount: NetMount | None = None
-        self._namespace: int | None = None
+        self._undo: list[Callable[[], None]] = []
+        """What gives the process its own settings back."""
         self._context = context
         self.system = context.system
         self._point = options.mount or (settings.qnet.mount.point if settings.qnet.mount.enabled else "none")
@@ -103,7 +108,8 @@ class LsmQnet:
             zeroconf = ZeroconfDiscovery() if settings.qnet.discovery == "zeroconf" else None
             sources = discovery(settings, zeroconf)
             qnet = self.qnet = Qnet(
-                context.stack, self.system, membership.keyring.identity, link_settings(settings), sources, context.random, membership
+                *(context.stack, self.system, membership.keyring.identity, link_settings(settings), sources, context.random),
+                *(membership, context.dispatch),
             )
             issuing = commands.Issuing(membership, context.dispatch)
             enrolment = self._enrolment = EnrolmentService(
@@ -151,20 +157,25 @@ class LsmQnet:
                 with contextlib.suppress(FileExistsError):
                     # Not exist_ok, which looks at what is there: the dead mount of a daemon that was killed, which mounting removes.
                     os.makedirs(self._point, 0o755)
-                self._namespace = system.namespace = private_namespace()
+                if system.namespace is None:
+                    system.namespace = private_namespace()
             except OSError as error:
                 raise ModuleError(error.errno or errno.EPERM, f"{self._point}: {error.strerror}") from None
         if serve:
             self._serve(settings)
 
     def _serve(self, settings: Config) -> None:
-        os.umask(0)
+        mask = os.umask(0)
+        self._undo.append(lambda: _set_umask(mask))
         catch_ignored_signals()
         system = self.system
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         if system.open_files is None:
             system.open_files = soft
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        self._undo.append(lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard)))
+        if system.files is None and system.processes is None:
+            self._undo.append(system.stop_serving)
         if system.files is None:
             files = system.serve_files()
             if files.switch.problem:
@@ -190,7 +201,7 @@ class LsmQnet:
                 qnet.netfs.target,
                 self._point,
                 options,
-                self._namespace,
+                self.system.namespace,
                 self._ended,
             )
         except OSError as error:
@@ -246,9 +257,13 @@ class LsmQnet:
         if self.qnet is not None:
             self.qnet.detach()
             self.qnet = None
-        if self._namespace is not None:
-            os.close(self._namespace)
-            self._namespace = self.system.namespace = None
+            self.system.set_policy(Policy(self.system.accounts))
+        while self._undo:
+            self._undo.pop()()
+
+
+def _set_umask(mask: int) -> None:
+    os.umask(mask)
 
 
 def link_settings(settings: Config) -> QnetSettings:

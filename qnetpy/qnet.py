@@ -35,7 +35,7 @@ from qnetpy.reach.reach import Reach, discovery_interfaces
 from qnetpy.routewatch import RouteWatch
 from resmgr.access import Verb
 from resmgr.channel import ClientInfo, Nd, Remote
-from resmgr.dispatch import Buffer, Timer
+from resmgr.dispatch import Buffer, Dispatch, Timer
 from resmgr.ids import node_of
 from resmgr.pathspace import Attach
 from resmgr.peer import Peer
@@ -87,9 +87,13 @@ class Qnet:
         discovery: Discovery,
         random: Random,
         membership: Membership | None = None,
+        dispatch: Dispatch | None = None,
     ) -> None:
-        """*membership* renews and revokes; without one the identity stays as it is, and whoever has a good certificate is let in."""
-        self._dispatch = stack.dispatch
+        """*membership* renews and revokes; without one the identity stays as it is, and whoever has a good certificate is let in.
+
+        *dispatch*: the module's own; the stack's if None.
+        """
+        self._dispatch = stack.dispatch if dispatch is None else dispatch
         self.stack = stack
         self._system = system
         self._kernel = system.kernel
@@ -211,7 +215,7 @@ class Qnet:
         self.machine.interface(interface.name, interface.mac, interface.mtu, interface.up, now, shared)
 
     def _interface_event(self, event: InterfaceEvent, interface: Interface) -> None:
-        if not self._uses(interface):
+        if event is InterfaceEvent.ADDRESSES or not self._uses(interface):
             return
         now = self.now()
         if event is InterfaceEvent.DETACHED:

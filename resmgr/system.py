@@ -40,11 +40,14 @@ class System:
         self.names: NameDirectory | None = None
         self.server: UnixServer | None = None
         self.namespace: int | None = None
-        """Descriptor of the mount namespace of this node's users, when the daemon has one of its own. Its setter keeps it open."""
+        """Descriptor of the mount namespace of this node's users, when the daemon has one of its own. Closed by `close` only: a process
+        that has moved stays there, because its threads do."""
         self.open_files: int | None = None
         """Soft limit of open files with which this process was started; set by who raised it."""
         self._guarded: set[tuple[int, int]] = set()
         self._on_policy: list[Callable[[Policy], None]] = []
+        self._services: dict[str, Callable[[], None]] = {}
+        """What ends the file and process managers."""
         self._ends: list[Callable[[], None]] = [self.paths.destroy]
         self.guard(self.paths.channel)
 
@@ -68,10 +71,23 @@ class System:
 
         files = self.files = HostFs(self.kernel, self.policy, root=root, prefix=b"/" + prefix)
         self._on_policy.append(files.set_policy)
-        self.paths.attach(prefix, Target(0, files.channel.pid, files.channel.chid))
+        attached = self.paths.attach(prefix, Target(0, files.channel.pid, files.channel.chid))
         self.guard(files.channel)
-        self._ends.append(files.destroy)
+
+        def end() -> None:
+            self.paths.detach(attached)
+            self._on_policy.remove(files.set_policy)
+            self._guarded.discard((files.channel.pid, files.channel.chid))
+            files.destroy()
+            self.files = None
+
+        self._services["files"] = end
         return files
+
+    def stop_serving(self) -> None:
+        """End the file and the process manager, if there are any: open files with ESRCH, programs of clients by SIGHUP or SIGKILL."""
+        while self._services:
+            self._services.popitem()[1]()
 
     def serve_processes(self, rules: SpawnRules) -> ProcessManager:
         """Let clients that the policy allows start and signal processes. They see the mounts of `namespace` and have `open_files`."""
@@ -87,7 +103,14 @@ class System:
 
         self._on_policy.append(use)
         self._guarded.add((PID_SYSTEM, CHID_PROCMGR))
-        self._ends.append(processes.close)
+
+        def end() -> None:
+            self._on_policy.remove(use)
+            self._guarded.discard((PID_SYSTEM, CHID_PROCMGR))
+            processes.close()
+            self.processes = None
+
+        self._services["processes"] = end
         return processes
 
     def serve_names(self) -> NameDirectory:
@@ -116,5 +139,9 @@ class System:
 
     def close(self) -> None:
         """End everything. Idempotent."""
+        self.stop_serving()
         while self._ends:
             self._ends.pop()()
+        if self.namespace is not None:
+            os.close(self.namespace)
+            self.namespace = None

@@ -86,8 +86,8 @@ ARROWS = {
     "stack.crypto.providers": {"resmgr", "stack.crypto"},
     "stack.filter.bpf": {"resmgr", "stack"},
     "stack.core": {"resmgr", "stack", "stack.wire", "stack.crypto", "stack.filter.bpf"},
+    "stack.managers": {"resmgr", "resmgr.iofunc", "stack", "stack.wire", "stack.core", "stack.crypto"},
     "stack.ebpf": {"resmgr"},
-    "stack.l2": {"resmgr", "stack", "stack.wire", "stack.core"},
     "stack.l2.forward": {
         "resmgr",
         "stack",
@@ -100,12 +100,18 @@ ARROWS = {
     },
     "stack.drivers": {
         *("resmgr", "stack", "stack.wire", "stack.core", "stack.filter.bpf"),
-        *("stack.drivers.af_packet", "stack.drivers.udp_socket", "stack.drivers.af_xdp", "stack.ebpf"),
+        *("stack.drivers.af_packet", "stack.drivers.pcap_file", "stack.drivers.tun_device", "stack.drivers.udp_socket"),
+        *("stack.drivers.af_xdp", "stack.ebpf", "stack.l2"),
     },
     "stack.drivers.af_xdp": {"resmgr", "stack", "stack.wire", "stack.core", "stack.ebpf", "stack.drivers.af_packet"},
+    "stack.drivers.tun_device": {"resmgr", "stack", "stack.wire", "stack.core", "stack.filter.bpf"},
+    "stack.drivers.pcap_file": {"resmgr", "stack", "stack.wire", "stack.core"},
     "stack.drivers.af_packet": {"resmgr", "stack", "stack.wire", "stack.core", "stack.filter.bpf"},
     "stack.drivers.udp_socket": {"resmgr", "stack", "stack.wire", "stack.core", "stack.filter.bpf"},
-    "stack.drivers.wrap": {"resmgr", "stack", "stack.wire", "stack.core"},
+    "stack.l2.stp": {"resmgr", "stack.wire", "stack.core"},
+    "stack.l2.lacp": {"resmgr", "stack.wire", "stack.core"},
+    "stack.l2": {"resmgr", "stack", "stack.wire", "stack.core", "stack.l2.stp", "stack.l2.lacp", "stack.l2.forward"},
+    "stack.drivers.wrap": {"resmgr", "stack", "stack.wire", "stack.core", "stack.drivers.pcap_file"},
     "qnetpy": {"resmgr", "stack", "stack.wire", "qnetpy.link.transport"},
     "qnetpy.identity": {"resmgr"},
     "qnetpy.discovery": {"resmgr", "stack", "stack.wire", "stack.filter.bpf"},
@@ -117,10 +123,11 @@ ARROWS = {
     "qnetpy.enrol": {"resmgr", "stack.wire", "qnetpy.identity", "qnetpy.discovery"},
     "qnetpy.members": {"resmgr", "qnetpy", "qnetpy.identity", "qnetpy.enrol"},
     "qnetpy.netfs": {"resmgr", "resmgr.iofunc", "resmgr.fuse", "qnetpy"},
-    "qnetpy.cluster": {"resmgr", "stack.drivers.af_packet", "qnetpy", "qnetpy.identity"},
+    "qnetpy.cluster": {"resmgr", "stack.wire", "stack.drivers.af_packet", "qnetpy", "qnetpy.identity"},
     "qnetpy.cli": {
         "stack",
         "stack.wire",
+        "stack.managers",
         "resmgr",
         "resmgr.names",
         "resmgr.procmgr",
@@ -135,7 +142,7 @@ ARROWS = {
 """What the files of a folder may import besides each other. A new arrow is a decision: it is entered here."""
 COMPOSE = {
     *("resmgr/system.py", "qnetpy/qnet.py", "qnetpy/linkscreen.py", "qnetpy/lsm.py", "qnetpy/facts.py", "qnetpy/embed.py"),
-    "qnetpy/parameters.py",
+    *("qnetpy/parameters.py", "stack/core/manager.py"),
 }
 """Files that put a node together, or show all of it."""
 
@@ -208,7 +215,7 @@ PURE = (
     *("qnetpy.identity.trust", "qnetpy.members.membership", "qnetpy.members.keyring", "qnetpy.members.office", "qnetpy.members.lifetime"),
     *("qnetpy.members.wire", "qnetpy.members.register"),
     *("qnetpy.reach.gossip", "qnetpy.reach.wanted"),
-    *("stack.wire", "stack.frame", "stack.core", "stack.crypto"),
+    *("stack.wire", "stack.frame", "stack.core", "stack.crypto", "stack.l2.stp", "stack.l2.lacp"),
     *(
         "resmgr.bucket",
         "resmgr.channel",

@@ -1,6 +1,7 @@
-"""Record what crosses a link, as a pcap file (nanoseconds; https://www.ietf.org/archive/id/draft-ietf-opsawg-pcap-04.html).
+"""Record what crosses a link, as a pcap file with nanoseconds.
 
-The bridge is put into promiscuous mode, so that it hands every frame that it forwards to this socket too.
+The bridge is put into promiscuous mode, so that it hands every frame that it forwards to this socket too. Frames are recorded as they
+would be on a wire: with their VLAN tags, with whole checksums, and in segments.
 """
 
 from __future__ import annotations
@@ -11,17 +12,25 @@ import signal
 import socket
 import struct
 import time
+from collections.abc import Callable
 
 from qnetpy.cluster import control, linux
 from qnetpy.cluster.control import ControlError
-from stack.drivers.af_packet.constants import ETH_P_ALL, PACKET_STATISTICS, SOL_PACKET
+from stack.drivers.af_packet.constants import (
+    ETH_P_ALL,
+    PACKET_ADD_MEMBERSHIP,
+    PACKET_MR_PROMISC,
+    PACKET_MREQ,
+    PACKET_STATISTICS,
+    SOL_PACKET,
+)
+from stack.drivers.af_packet.receiver import Recv
+from stack.wire import pcap
 
-PACKET_ADD_MEMBERSHIP = 1
-PACKET_MR_PROMISC = 1
-PCAP_MAGIC_NANOSECONDS = 0xA1B23C4D
-LINKTYPE_ETHERNET = 1
-SNAP_LENGTH = 262144
+MTU_MAX = 65535
+BATCH = 64
 RECEIVE_BUFFER = 64 << 20
+"""Bytes. In a user namespace the system's limit holds; frames that do not fit are counted as lost."""
 
 
 def record(path: str, link: str, file: str) -> int:
@@ -42,32 +51,22 @@ def record(path: str, link: str, file: str) -> int:
             linux.setns(fd, kind)
         os.close(fd)
     with out, socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.htons(ETH_P_ALL)) as tap:
-        _widen(tap)
+        receiver = Recv(tap, MTU_MAX, RECEIVE_BUFFER)
         tap.bind((link, ETH_P_ALL))
-        tap.setsockopt(SOL_PACKET, PACKET_ADD_MEMBERSHIP, struct.pack("iHH8s", socket.if_nametoindex(link), PACKET_MR_PROMISC, 0, b""))
+        tap.setsockopt(SOL_PACKET, PACKET_ADD_MEMBERSHIP, PACKET_MREQ.pack(socket.if_nametoindex(link), PACKET_MR_PROMISC, 0, b""))
         awake, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda _number, _frame: None)
         signal.set_wakeup_fd(wake)
-        out.write(struct.pack("<IHHiIII", PCAP_MAGIC_NANOSECONDS, 2, 4, 0, 0, SNAP_LENGTH, LINKTYPE_ETHERNET))
+        out.write(pcap.pack_header())
         print(f"recording {link} to {file}", flush=True)
-        frames = _copy(tap, awake, out.write)
+        frames = _copy(tap, receiver, awake, out.write)
         _, lost = struct.unpack("II", tap.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8))
     print(f"{frames} frames recorded, {lost} lost", flush=True)
     return 1 if lost else 0
 
 
-def _widen(tap: socket.socket) -> None:
-    so_rcvbufforce = 33
-    try:
-        tap.setsockopt(socket.SOL_SOCKET, so_rcvbufforce, RECEIVE_BUFFER)
-    except PermissionError:
-        # In a user namespace the system's limit holds; frames that do not fit are counted as lost.
-        tap.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
-
-
-def _copy(tap: socket.socket, awake: int, write: object) -> int:
-    assert callable(write)
+def _copy(tap: socket.socket, receiver: Recv, awake: int, write: Callable[[bytes], object]) -> int:
     poll = select.poll()
     poll.register(tap, select.POLLIN)
     poll.register(awake, select.POLLIN)
@@ -77,14 +76,11 @@ def _copy(tap: socket.socket, awake: int, write: object) -> int:
         ready = [fd for fd, _ in poll.poll(0 if last else None)]
         if not ready:
             return frames
-        while True:
-            try:
-                frame = tap.recv(SNAP_LENGTH)
-            except BlockingIOError:
-                break
+        while batch := receiver.take(BATCH):
             moment = time.time_ns()
-            write(struct.pack("<IIII", moment // 1_000_000_000, moment % 1_000_000_000, len(frame), len(frame)) + frame)
-            frames += 1
+            for frame in batch:
+                write(pcap.pack_record(moment, frame))
+            frames += len(batch)
         if awake in ready:
             # What is in the socket still belongs to the time before the signal: one more round.
             os.read(awake, 4096)

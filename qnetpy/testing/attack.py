@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import struct
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ from qnetpy.cluster.handle import Cluster
 from qnetpy.link import wire
 from qnetpy.testing.cluster import facts
 from qnetpy.testing.enemy import ETHERTYPE, pack_recording
+from stack.wire.capture import read_records
 from stack.wire.ethernet import HEADER_SIZE
 
 TRIES = 8
@@ -40,13 +40,8 @@ shutdown = []
 
 def read_pcap(file: Path) -> list[bytes]:
     """Frames of our ethertype."""
-    data = file.read_bytes()
-    frames, at = [], 24
-    while at + 16 <= len(data):
-        length = struct.unpack_from("=I", data, at + 8)[0]
-        frames.append(data[at + 16 : at + 16 + length])
-        at += 16 + length
-    return [frame for frame in frames if frame[12:14] == ETHERTYPE.to_bytes(2, "big")]
+    wanted = ETHERTYPE.to_bytes(2, "big")
+    return [one.frame for one in read_records(file.read_bytes()) if one.frame[12:14] == wanted]
 
 
 def record(cluster: Cluster, caller: str, called: str, folder: Path, traffic: Callable[[], object] | None = None) -> bytes:

@@ -23,8 +23,9 @@ from resmgr.channel import Connection, Credentials, Nd
 from resmgr.system import System
 from resmgr.testing.memfs import MemFs
 from resmgr.testing.virtual import NodeView
+from stack.core.loaded import Loaded
 from stack.core.options import parse_options
-from stack.core.stack import Loaded, Stack
+from stack.core.stack import Stack
 from stack.drivers.internet import MTU_DEFAULT
 from stack.drivers.wrap.fault import FaultDriver, FaultOptions
 from stack.wire.endpoint import PORT_DEFAULT

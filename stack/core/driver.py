@@ -11,7 +11,7 @@ All calls happen in dispatch context. None blocks. See docs/howto/driver.md.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Protocol
 
 from stack.frame import Frame
@@ -93,3 +93,13 @@ class Wrapper(Driver, Protocol):
     def around(self, driver: Driver) -> None:
         """Take *driver* as the inner one. Called once, before `start`."""
         ...
+
+
+def in_batches(frames: list[Frame]) -> Iterator[list[Frame]]:
+    """*frames* in parts that may be delivered; the list itself if it is not too long."""
+    if len(frames) <= BATCH_MAX:
+        if frames:
+            yield frames
+        return
+    for start in range(0, len(frames), BATCH_MAX):
+        yield frames[start : start + BATCH_MAX]

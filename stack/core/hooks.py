@@ -17,6 +17,7 @@ from stack.frame import Frame
 
 if TYPE_CHECKING:
     from stack.core.ifnet import Interface
+    from stack.core.isolation import Guard
 
 Hook = Callable[["Interface", list[Frame]], list[Frame]]
 
@@ -46,6 +47,8 @@ class HookEntry:
     name: str
     everything: bool
     counts: bool
+    guard: Guard | None = None
+    """Of the module that put it there."""
 
 
 class Hooks:

@@ -6,16 +6,22 @@ An interface is the driver's port: what arrives goes up through here. Modules re
 from __future__ import annotations
 
 import enum
+import errno
 from typing import TYPE_CHECKING
 
 from stack.core.driver import Driver
 from stack.core.endpoints import Endpoints
-from stack.core.statistics import Counters, InterfaceStatistics
+from stack.core.errors import ModuleError
+from stack.core.statistics import Counters, Drop, InterfaceStatistics
 from stack.frame import Frame
 from stack.wire.ethernet import mac_text
 
 if TYPE_CHECKING:
     from stack.core.stack import Stack
+
+
+MTU_MIN = 68
+"""Of IPv4, and so of any link."""
 
 
 class InterfaceEvent(enum.Enum):
@@ -27,24 +33,33 @@ class InterfaceEvent(enum.Enum):
     DOWN = "down"
     CHANGED = "changed"
     """MAC address or MTU."""
+    ADDRESSES = "addresses"
+    """The IP addresses that this machine's kernel has on the link (`Interface.addresses`)."""
 
 
 class Interface:
-    """One link of a stack. `index` is never used twice in a stack's life. `up` is carrier: False also after the link went away.
+    """One link of a stack. `index` is never used twice in a stack's life. `up` is carrier: False also after the link went away, and while
+    the interface is switched off (`enabled`). `addresses`: IP addresses of this machine on the link, as the kernel has them; empty for
+    links that the kernel does not know.
 
-    `promiscuous` counts those who asked for frames of other stations: `Stack.promiscuous`.
+    `promiscuous` counts those who asked for frames of other stations: `Stack.promiscuous`; `groups` has the number of members of each
+    group: `Stack.join`.
     `endpoints` is there when the link's stations are IP endpoints; it is the innermost driver, whatever is wrapped around that.
     """
 
     __slots__ = (
         "_stack",
+        "addresses",
         "attached",
         "driver",
         "drops",
+        "enabled",
         "endpoints",
+        "groups",
         "index",
         "mac",
         "mtu",
+        "mtu_limit",
         "name",
         "promiscuous",
         "rx_bytes",
@@ -64,7 +79,12 @@ class Interface:
         self.mtu = driver.mtu
         self.up = driver.up
         self.attached = True
+        self.enabled = True
+        self.mtu_limit: int | None = None
+        """An MTU below the driver's that somebody chose."""
+        self.addresses: tuple[str, ...] = ()
         self.promiscuous = 0
+        self.groups: dict[bytes, int] = {}
         self.rx_frames = self.rx_bytes = self.tx_frames = self.tx_bytes = 0
         self.drops = Counters()
 
@@ -86,21 +106,47 @@ class Interface:
 
     def deliver(self, frames: list[Frame]) -> None:
         """For the driver: see `stack.core.driver.Port`."""
-        if self.attached:
+        if not self.attached:
+            return
+        if self.enabled:
             self._stack.received(self, frames)
+        else:
+            self.drops.count(Drop.SWITCHED_OFF, len(frames))
 
     def changed(self) -> None:
         """For the driver: take over `mac`, `mtu` and `up` and tell the modules what is new."""
         if not self.attached:
             return
         driver = self.driver
-        if (self.mac, self.mtu) != (driver.mac, driver.mtu):
-            self.mac, self.mtu = driver.mac, driver.mtu
+        mtu = driver.mtu if self.mtu_limit is None else min(driver.mtu, self.mtu_limit)
+        if self.mac != driver.mac or self.mtu != mtu:
+            self.mac, self.mtu = driver.mac, mtu
             self._stack.tell(InterfaceEvent.CHANGED, self)
-        up = driver.up
+        up = driver.up and self.enabled
         if self.up != up and self in self._stack.interfaces:
             self.up = up
             self._stack.tell(InterfaceEvent.UP if self.up else InterfaceEvent.DOWN, self)
+
+    def switch(self, on: bool) -> None:
+        """`ifconfig IF up`, `down`: off is without carrier for modules, and what still arrives is dropped and counted."""
+        self.enabled = on
+        self.changed()
+
+    def limit_mtu(self, mtu: int) -> None:
+        """Let modules send frames up to *mtu* only; the driver's own again when it is that. ModuleError (EINVAL) for one out of range."""
+        if not MTU_MIN <= mtu <= self.driver.mtu:
+            raise ModuleError(
+                errno.EINVAL,
+                f"{self.name}: an MTU of {mtu} is not between {MTU_MIN} and {self.driver.mtu}, which is what its driver carries",
+            )
+        self.mtu_limit = None if mtu == self.driver.mtu else mtu
+        self.changed()
+
+    def set_addresses(self, addresses: tuple[str, ...]) -> None:
+        """For whoever follows the kernel's addresses."""
+        if self.attached and self.addresses != addresses:
+            self.addresses = addresses
+            self._stack.tell(InterfaceEvent.ADDRESSES, self)
 
     def count(self, reason: str, number: int = 1) -> None:
         """For the driver: count dropped frames."""

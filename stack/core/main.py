@@ -17,14 +17,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from stack.core.commandline import USAGE, CommandLine, UsageError, parse_command_line
+from stack.core.commandline import THREADS_MAX, USAGE, CommandLine, UsageError, parse_command_line
 from stack.core.errors import ModuleError
+from stack.rundir import SOCKET, default_run_dir
 
 if TYPE_CHECKING:
     from stack.core.stack import Stack
+    from stack.rights import User
 
-SOCKET = "socket"
-"""Name of the local socket in the run directory."""
 LOCK_SECONDS = 0.25
 """How long the lock of the run directory is waited for: a command that looks whether we run holds it for microseconds."""
 
@@ -73,11 +73,47 @@ def _run(line: CommandLine) -> int:
     if compiled.problem():
         logging.getLogger(__name__).warning("the compiled modules are not used: %s", compiled.problem())
     run_dir = line.run_dir or default_run_dir(line.instance)
-    with _locked(run_dir, f"io-pkt{line.instance}"):
-        return trio.run(_manage, line, run_dir)
+    with _locked(run_dir, f"io-pkt{line.instance}", line.user):
+        namespace = _own_mounts()
+        _take_rights(line)
+        return trio.run(_manage, line, run_dir, namespace)
 
 
-async def _manage(line: CommandLine, run_dir: str) -> int:
+def _own_mounts() -> int | None:
+    """Move into a mount namespace of our own while there are no other threads, which would stay behind: a module that mounts
+    something and serves the machine's files must not find the one in the other, and it may be loaded at any time. None without the right:
+    then such a module says so.
+    """
+    from resmgr.fuse.mount import MountError, private_namespace
+
+    try:
+        return private_namespace()
+    except MountError:
+        return None
+
+
+def _take_rights(line: CommandLine) -> None:
+    """Give up what is not needed, before there are threads and before a module runs."""
+    from stack.core.loader import find_module
+    from stack.rights import become, schedule
+
+    if line.user is not None:
+        modules = [(load.name, load.kind) for load in line.loads]
+        needed = {name for one in modules for name in find_module(*one).capabilities}
+        if line.scheduling is not None:
+            needed.add("SYS_NICE")
+        try:
+            become(line.user, needed | set(line.keep))
+        except OSError as error:
+            raise ModuleError(error.errno or errno.EPERM, error.strerror or str(error)) from error
+    if line.scheduling is not None:
+        try:
+            schedule(line.scheduling)
+        except OSError as error:
+            raise ModuleError(error.errno or errno.EPERM, error.strerror or str(error)) from error
+
+
+async def _manage(line: CommandLine, run_dir: str, namespace: int | None) -> int:
     import signal
 
     import trio
@@ -86,7 +122,18 @@ async def _manage(line: CommandLine, run_dir: str) -> int:
 
     socket = os.path.join(run_dir, SOCKET)
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async with open_manager(line.loads, name=f"io-pkt{line.instance}", socket=socket, spin=line.poll_us * 1e-6) as manager:
+        opened = open_manager(
+            line.loads,
+            name=f"io-pkt{line.instance}",
+            socket=socket,
+            spin=line.poll_us * 1e-6,
+            prefix=line.prefix,
+            group=line.group,
+            workers=line.threads or min(os.cpu_count() or 1, THREADS_MAX),
+            slow_after=line.slow_ms * 1e-3,
+            namespace=namespace,
+        )
+        async with opened as manager:
             _tell_ready(manager.stack, line.ready_fd)
             async for _ in signals:
                 break
@@ -106,21 +153,20 @@ def _tell_ready(stack: Stack, ready_fd: int | None) -> None:
             raise ModuleError(error.errno or errno.EIO, f"cannot write to --ready-fd {ready_fd}: {error.strerror}") from error
 
 
-def default_run_dir(instance: int) -> str:
-    """`/run/io-pktN` for root; under $XDG_RUNTIME_DIR, or /tmp with the user's number, for others."""
-    if os.geteuid() == 0:
-        return f"/run/io-pkt{instance}"
-    runtime = os.environ.get("XDG_RUNTIME_DIR")
-    return f"{runtime}/io-pkt{instance}" if runtime else f"/tmp/io-pkt{instance}-{os.geteuid()}"
-
-
 @contextmanager
-def _locked(run_dir: str, name: str) -> Iterator[None]:
-    """Make the folder and hold its lock; one manager per folder. The lock dies with the process, whatever kills it."""
+def _locked(run_dir: str, name: str, user: User | None = None) -> Iterator[None]:
+    """Make the folder and hold its lock; one manager per folder. The lock dies with the process, whatever kills it.
+
+    *user*: who will work in the folder; it is made his, but a folder that was there stays whose it was.
+    """
+    owners = (0, os.geteuid()) if user is None else (0, os.geteuid(), user.uid)
     path = os.path.join(run_dir, "lock")
     try:
+        made = not os.path.isdir(run_dir)
         os.makedirs(run_dir, 0o755, exist_ok=True)
-        if os.stat(run_dir).st_uid not in (0, os.geteuid()):
+        if made and user is not None:
+            os.chown(run_dir, user.uid, user.gid)
+        if os.stat(run_dir).st_uid not in owners:
             raise ModuleError(errno.EPERM, f"the run directory {run_dir} belongs to somebody else; see --run-dir")
         fd = _open_and_lock(path)
     except BlockingIOError:
@@ -136,8 +182,8 @@ def _locked(run_dir: str, name: str) -> Iterator[None]:
     finally:
         try:
             os.unlink(path)
-        except FileNotFoundError:
-            pass  # somebody tidied up
+        except (FileNotFoundError, PermissionError):
+            pass  # somebody tidied up, or the folder is not the user's that we have become: whoever holds no lock is not running
         os.close(fd)
 
 

@@ -35,7 +35,10 @@ class Kind(enum.Enum):
 
 @attrs.frozen
 class Context:
-    """What a module is given. `random(n)` yields n bytes; under simulation they come from the seed."""
+    """What a module is given. `random(n)` yields n bytes; under simulation they come from the seed.
+
+    `dispatch` is the node's with the module's own guard around each callback (`stack.core.isolation`): use it rather than `stack.dispatch`.
+    """
 
     stack: Stack
     dispatch: Dispatch
@@ -62,6 +65,9 @@ class Loadable(Protocol):
     @property
     def kind(self) -> Kind: ...
 
+    @property
+    def capabilities(self) -> tuple[str, ...]: ...
+
     def attach_text(self, context: Context, text: str) -> Attached: ...
 
     def usage(self) -> list[tuple[str, str]]: ...
@@ -75,6 +81,8 @@ class Module(Generic[O]):
     kind: Kind
     options: type[O]
     attach: Callable[[Context, O], Attached]
+    capabilities: tuple[str, ...] = ()
+    """Of capabilities(7), without CAP_: what the module needs while it is loaded and at work, for `io-pkt -U`."""
 
     def attach_text(self, context: Context, text: str) -> Attached:
         """Parse *text* as this module's options and attach. `OptionError`, or what `attach` raises."""

@@ -10,6 +10,8 @@ Each field of the class is a key (`_` and `-` are the same); its annotation says
     Literal["a", "b"]       one of these words           X | None    as X; None when the key is absent
     tuple[X, ...]           the key may be repeated
 
+Besides, `restart=N` is taken out before a module sees its options: it is io-pkt's (`CommonOptions`).
+
 Fields without a default must be given. Commas and quotes inside a value need double quotes around it. Everything wrong raises
 `OptionError`, a sentence that names the module, the key, what was found and what would do.
 """
@@ -42,6 +44,8 @@ BitRate = NewType("BitRate", float)
 
 TEXT_MAX = 4096
 """Longer option texts are refused: they come over the network too (mount requests)."""
+COMMON = ("restart",)
+RESTARTS_MAX = 1000
 
 
 def parse_options(cls: type[O], text: str, module: str) -> O:
@@ -72,6 +76,27 @@ def parse_options(cls: type[O], text: str, module: str) -> O:
         return make(**values)
     except ValueError as error:
         raise OptionError(f"{module}: {str(error).splitlines()[0]}") from None
+
+
+@attrs.frozen
+class CommonOptions:
+    """What io-pkt itself understands behind any module's name; the module does not see it."""
+
+    restart: int = 0
+    """Restarts after an exception, at most so many in a row (`stack.core.restart`); 0: the module goes on as it is."""
+
+
+def take_common(text: str, module: str) -> tuple[CommonOptions, str]:
+    """What *text* says for io-pkt, and the rest, which is for the module. `OptionError`."""
+    common = [item.span() for item in _items(text, module) if item["key"] in COMMON]
+    if not common:
+        return CommonOptions(), text
+    own = ",".join(text[begin:end].rstrip(",") for begin, end in common)
+    rest = [text[item.start() : item.end()].rstrip(",") for item in _items(text, module) if item["key"] not in COMMON]
+    found = parse_options(CommonOptions, own, module)
+    if not 0 <= found.restart <= RESTARTS_MAX:
+        raise OptionError(f"{module}: restart={found.restart}: expected a number from 0 to {RESTARTS_MAX}")
+    return found, ",".join(rest)
 
 
 def describe_options(cls: type[object]) -> list[tuple[str, str]]:
@@ -123,6 +148,12 @@ def _kind(hint: object, required: bool, cls: type[object], name: str) -> _Kind:
 
 def _split(text: str, module: str) -> Iterator[tuple[str, str | None]]:
     """Keys with their values, None for a bare key."""
+    for item in _items(text, module):
+        quoted = item["quoted"]
+        yield item["key"], item["plain"] if quoted is None else quoted
+
+
+def _items(text: str, module: str) -> Iterator[re.Match[str]]:
     if len(text) > TEXT_MAX:
         raise OptionError(f"{module}: more than {TEXT_MAX} characters of options")
     place = 0
@@ -132,8 +163,7 @@ def _split(text: str, module: str) -> Iterator[tuple[str, str | None]]:
             raise OptionError(
                 f"{module}: cannot read options from {text[place : place + 20]!r} on: expected key=value or flag, then a comma"
             )
-        quoted = item["quoted"]
-        yield item["key"], item["plain"] if quoted is None else quoted
+        yield item
         place = item.end()
         if place == len(text) and text.endswith(","):
             raise OptionError(f"{module}: nothing follows the last comma of the options")

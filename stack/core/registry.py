@@ -11,6 +11,7 @@ from stack.wire.ethernet import ETHERTYPE_MIN, TPIDS
 
 if TYPE_CHECKING:
     from stack.core.ifnet import Interface
+    from stack.core.isolation import Guard
 
 Handler = Callable[["Interface", list[Frame]], None]
 """Gets whole frames of its ethertype from one interface, tagged or not, in order; they are valid until it returns."""
@@ -41,8 +42,10 @@ class Ethertypes:
     def __init__(self) -> None:
         self.handlers: dict[int, Handler] = {}
         self.handled: dict[int, int] = {}
+        self.guards: dict[int, Guard | None] = {}
+        """Of the modules that registered; None: registered from outside of any."""
 
-    def add(self, ethertype: int, handler: Handler) -> None:
+    def add(self, ethertype: int, handler: Handler, guard: Guard | None = None) -> None:
         """Misuse when it is taken, is a VLAN tag's, or is no ethertype at all."""
         if not ETHERTYPE_MIN <= ethertype <= 0xFFFF or ethertype in TPIDS:
             raise Misuse(f"{ethertype:#06x} cannot be registered as an ethertype")
@@ -50,10 +53,12 @@ class Ethertypes:
             raise Misuse(f"ethertype {ethertype:#06x} is registered already")
         self.handlers[ethertype] = handler
         self.handled.setdefault(ethertype, 0)
+        self.guards[ethertype] = guard
 
     def remove(self, ethertype: int) -> None:
         del self.handlers[ethertype]
         del self.handled[ethertype]
+        del self.guards[ethertype]
 
     def wanted(self) -> frozenset[int]:
         return frozenset(self.handlers)

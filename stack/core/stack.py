@@ -14,23 +14,25 @@ from __future__ import annotations
 import errno
 import logging
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import TypeGuard
-
-import attrs
 
 from resmgr.errors import Misuse
 from resmgr.system import System
-from stack.core.driver import Driver, Wrapper
+from stack.core.driver import Driver
 from stack.core.endpoints import has_endpoints
 from stack.core.errors import ModuleError
+from stack.core.groups import join_group
 from stack.core.hooks import ORDER_TAP, Hook, HookEntry, Hooks, Point
 from stack.core.ifnet import Interface, InterfaceEvent
+from stack.core.isolation import SLOW_DEFAULT, Guard, GuardedDispatch, Guards
+from stack.core.loaded import Loaded, wrapped
 from stack.core.loader import find_module
 from stack.core.module import Attached, Context, Kind, Loadable, Random
+from stack.core.options import take_common
 from stack.core.promiscuity import promiscuous_driver
 from stack.core.registry import Ethertypes, Handler, Registration
+from stack.core.restart import Restarter, Restarts
 from stack.core.screen import Screen, can_screen
 from stack.core.statistics import Counters, Drop, StackStatistics
 from stack.crypto.registry import Crypto, standard_crypto
@@ -44,28 +46,34 @@ INTERFACES_MAX = 256
 """More are refused: mount requests must not fill the node."""
 
 
-@attrs.define(eq=False)
-class Loaded:
-    """A module at work. `interface` is set for drivers; `wrappers` are around the driver, innermost first."""
-
-    module: Loadable
-    options: str
-    attached: Attached
-    interface: Interface | None = None
-    wrappers: tuple[Wrapper, ...] = ()
-    registrations: list[Registration] = attrs.Factory(list)
-
-
 class Stack:
     """See the head of this file. *random(n)* yields n bytes for modules; *name* is for logs and statistics."""
 
-    def __init__(self, system: System, random: Random, name: str = "io-pkt0", crypto: Crypto | None = None) -> None:
+    def __init__(
+        self,
+        system: System,
+        random: Random,
+        name: str = "io-pkt0",
+        crypto: Crypto | None = None,
+        *,
+        prefix: str = "",
+        clock: Callable[[], float] | None = None,
+        slow_after: float = SLOW_DEFAULT,
+        workers: int = 1,
+    ) -> None:
+        """*prefix*: where the stack's managers attach in the pathname space, for a second stack beside another: `/alt`. *clock* and
+        *slow_after*: as for `stack.core.isolation.Guards`. *workers*: threads that a forwarding engine may use."""
         self.system = system
         self.dispatch = system.dispatch
         self.kernel = system.kernel
         self.name = name
         self.crypto = standard_crypto() if crypto is None else crypto
-        self._context = Context(self, system.dispatch, system.kernel, random, system)
+        self.prefix = prefix
+        self.workers = workers
+        self._random = random
+        self._guards = Guards(name, clock, slow_after)
+        self.restarter = Restarter(self)
+        self._guards.failed = self.restarter.failed
         self._interfaces: dict[str, Interface] = {}
         self._loaded: list[Loaded] = []
         self._ethertypes = Ethertypes()
@@ -73,10 +81,10 @@ class Stack:
         self._told: dict[int, Screen] = {}
         """The screens that drivers have."""
         self._hooks = Hooks()
-        self._listeners: list[Listener] = []
-        self._loading: list[Registration] | None = None
+        self._listeners: list[tuple[Listener, Guard | None]] = []
         self._failures = Counters()
         self._next_index = 1
+        self._next_number = 1
         self._closed = False
 
     # Modules
@@ -91,8 +99,8 @@ class Stack:
     ) -> Loaded:
         """Find, attach and list a module; a driver gets its interface. *wrap*: wrappers around a driver, innermost first, with options.
 
-        ModuleError in one sentence when that does not work; then nothing is left behind. Misuse when the module breaks a rule
-        (two modules want one ethertype).
+        `restart=` among the options is the stack's (`stack.core.restart`), the rest is the module's. ModuleError in one sentence when that
+        does not work; then nothing is left behind. Misuse when the module breaks a rule (two modules want one ethertype).
         """
         if self._closed:
             raise Misuse("the stack is closed")
@@ -101,52 +109,73 @@ class Stack:
             raise ModuleError(errno.EINVAL, f"{found.name} is no driver: nothing can be wrapped around it")
         if found.kind is Kind.WRAPPER:
             raise ModuleError(errno.EINVAL, f"{found.name} needs a driver to be wrapped around")
-        registrations: list[Registration] = []
-        outer, self._loading = self._loading, registrations
+        common, own = take_common(options, found.name)
+        return self._load(found, own, wrap, Restarts(common.restart) if common.restart else None)
+
+    def load_again(self, loaded: Loaded) -> Loaded:
+        """Load a module that was unloaded as it was before. As `load`."""
+        return self._load(loaded.module, loaded.options, loaded.wrap, loaded.restarts)
+
+    def _load(self, found: Loadable, options: str, wrap: Sequence[tuple[str, str]], restarts: Restarts | None) -> Loaded:
+        guard = Guard(found.name, self._guards)
+        dispatch = GuardedDispatch(self.dispatch, guard)
+        context = Context(self, dispatch, self.kernel, self._random, self.system)
+        outer, self._guards.current = self._guards.current, guard
         attached: Attached | None = None
         try:
-            attached = found.attach_text(self._context, options)
-            loaded = Loaded(found, options, attached, registrations=registrations)
+            attached = found.attach_text(context, options)
+            loaded = Loaded(self._next_number, found, options, guard, dispatch, attached, tuple(wrap), restarts)
             if found.kind is Kind.DRIVER:
                 innermost = attached
-                attached = driver = self._wrapped(loaded, wrap)
+                driver, loaded.wrappers = wrapped(found, innermost, wrap, context)
+                loaded.attached = attached = driver
                 self._attach_interface(loaded, driver, innermost)
         except BaseException:
             if attached is not None:
                 attached.detach()
-            for registration in reversed(registrations):
+            for registration in reversed(list(guard.registrations)):
                 registration.revoke()
+            dispatch.take_back()
             raise
         finally:
-            self._loading = outer
+            self._guards.current = outer
+        self._next_number += 1
         self._loaded.append(loaded)
         if loaded.interface is not None:
             self.tell(InterfaceEvent.ATTACHED, loaded.interface)
         return loaded
 
     def unload(self, loaded: Loaded) -> None:
-        """Detach a module and everything it put into the stack. Synchronous; may be called from within its own callbacks."""
+        """Detach a module and all that it put into the stack and on its dispatch. Synchronous; may be called from its own callbacks."""
         if loaded not in self._loaded:
             raise Misuse(f"{loaded.module.name} is not loaded in {self.name}")
         self._loaded.remove(loaded)
+        self.restarter.forget(loaded)
         interface = loaded.interface
         if interface is not None:
             del self._interfaces[interface.name]
             interface.attached = False
             interface.up = False
             self.tell(InterfaceEvent.DETACHED, interface)
+        outer, self._guards.current = self._guards.current, loaded.guard
         try:
             loaded.attached.detach()
         except Exception:
-            self._failed(f"{loaded.module.name}.detach", loaded.attached.detach)
-        for registration in reversed(loaded.registrations):
-            if registration.live:
-                log.warning("%s: module %s left %s behind", self.name, loaded.module.name, registration.what)
-                registration.revoke()
+            loaded.guard.failure("detach", loaded.attached.detach)
+        finally:
+            self._guards.current = outer
+        left = [registration.what for registration in loaded.guard.registrations]
+        for registration in reversed(list(loaded.guard.registrations)):
+            registration.revoke()
+        for what, number in loaded.guard.failures.items():
+            self._failures.count(what, number)
+        for what in [*left, *loaded.dispatch.take_back()]:
+            log.warning("%s: module %s left %s behind", self.name, loaded.module.name, what)
 
     def close(self) -> None:
         """Unload everything, newest first. Idempotent."""
         self._closed = True
+        self.restarter.close()
         while self._loaded:
             self.unload(self._loaded[-1])
 
@@ -166,41 +195,25 @@ class Stack:
 
     def on_interface(self, listener: Listener) -> Registration:
         """Tell *listener* of interfaces that come, go and change from now on. Those that are there: `interfaces`."""
-        self._listeners = [*self._listeners, listener]
+        entry = (listener, self._guards.current)
+        self._listeners = [*self._listeners, entry]
 
         def revoke() -> None:
-            self._listeners = [one for one in self._listeners if one is not listener]
+            self._listeners = [one for one in self._listeners if one is not entry]
 
         return self._registered("an interface listener", revoke)
 
     def tell(self, event: InterfaceEvent, interface: Interface) -> None:
         """For interfaces: pass an event to the listeners."""
         log.info("%s: interface %s %s", self.name, interface.name, event.value)
-        for listener in self._listeners:
+        for listener, guard in self._listeners:
+            outer, self._guards.current = self._guards.current, guard
             try:
                 listener(event, interface)
             except Exception:
-                self._failed("interface listener", listener)
-
-    def _wrapped(self, loaded: Loaded, wrap: Sequence[tuple[str, str]]) -> Driver:
-        driver = loaded.attached
-        if not _is_driver(driver):
-            raise Misuse(f"{loaded.module.name}: attach returned no driver")
-        wrappers: list[Wrapper] = []
-        for name, options in wrap:
-            try:
-                wrapper = find_module(name, Kind.WRAPPER).attach_text(self._context, options)
-            except BaseException:
-                driver.detach()
-                raise
-            if not _is_wrapper(wrapper):
-                raise Misuse(f"{name}: attach returned no wrapper")
-            wrapper.around(driver)
-            wrappers.append(wrapper)
-            driver = wrapper
-        loaded.attached = driver
-        loaded.wrappers = tuple(wrappers)
-        return driver
+                self._failed("interface listener", listener, guard)
+            finally:
+                self._guards.current = outer
 
     def _attach_interface(self, loaded: Loaded, driver: Driver, innermost: Attached) -> None:
         if len(self._interfaces) >= INTERFACES_MAX:
@@ -223,7 +236,7 @@ class Stack:
 
         Frames may be tagged (`stack.wire.ethernet.payload_offset`) and padded, and are valid until the handler returns.
         """
-        self._ethertypes.add(ethertype, handler)
+        self._ethertypes.add(ethertype, handler, self._guards.current)
         self._tell_drivers()
 
         def revoke() -> None:
@@ -269,6 +282,10 @@ class Stack:
 
         return self._registered(f"promiscuity of {interface.name} for {name}", revoke)
 
+    def join(self, interface: Interface, group: bytes, name: str) -> Registration:
+        """From now on *interface* hears *group*, also where its card must be told. *name*: who joins. ModuleError when that is refused."""
+        return self._registered(f"group {group.hex(':')} of {interface.name} for {name}", join_group(interface, group))
+
     def add_hook(
         self,
         point: Point,
@@ -280,7 +297,7 @@ class Stack:
         counts: bool = False,
     ) -> Registration:
         """Put *hook* at *point*; see `stack.core.hooks`. *everything*: drivers stop filtering by ethertype while it is there."""
-        entry = HookEntry(point, order, hook, name, everything, counts)
+        entry = HookEntry(point, order, hook, name, everything, counts, self._guards.current)
         self._hooks.add(entry)
         self._tell_drivers()
         self._tell_watchers()
@@ -291,11 +308,6 @@ class Stack:
             self._tell_watchers()
 
         return self._registered(f"hook {name}", revoke)
-
-    @property
-    def hooks(self) -> tuple[HookEntry, ...]:
-        """Those at IN, in the order in which they run, then those at OUT."""
-        return self._hooks.incoming + self._hooks.outgoing
 
     def on_hooks(self, watcher: Callable[[], None]) -> Registration:
         """Call *watcher* whenever a hook has come or gone, from now on: for who takes frames past the hooks. What is there: `hooks`."""
@@ -311,12 +323,21 @@ class Stack:
             try:
                 watcher()
             except Exception:
-                self._failed("watcher of hooks", watcher)
+                self._failed("watcher of hooks", watcher, None)
 
     def _registered(self, what: str, revoke: Callable[[], None]) -> Registration:
-        registration = Registration(what, revoke)
-        if self._loading is not None:
-            self._loading.append(registration)
+        """Whose callback is running owns it."""
+        guard = self._guards.current
+        if guard is None:
+            return Registration(what, revoke)
+        owned = guard.registrations
+
+        def gone() -> None:
+            owned.pop(registration, None)
+            revoke()
+
+        registration = Registration(what, gone)
+        owned[registration] = None
         return registration
 
     def _wanted(self) -> frozenset[int] | None:
@@ -403,16 +424,21 @@ class Stack:
             interface.drops.count(Drop.NO_PROTOCOL, len(frames))
             return
         self._ethertypes.handled[ethertype] += len(frames)
+        guard = self._ethertypes.guards[ethertype]
         try:
-            handler(interface, frames)
+            self._guards.run(guard, "handler", handler, interface, frames)
         except Exception:
             interface.drops.count(Drop.HANDLER_FAILED, len(frames))
-            self._failed(f"handler of {ethertype:#06x}", handler)
+            self._failed(f"handler of {ethertype:#06x}", handler, guard)
 
-    def output(self, interface: Interface, frames: list[Frame]) -> None:
-        """Send whole frames, in order, through the OUT hooks. Borrowed until this returns. What cannot be sent is dropped and counted."""
+    def output(self, interface: Interface, frames: list[Frame], below: int | None = None) -> None:
+        """Send whole frames, in order, through the OUT hooks; those of hooks through the ones under *below*, their own order.
+
+        Borrowed until this returns. What cannot be sent is dropped and counted.
+        """
         for entry in self._hooks.outgoing:
-            frames = self._hooked(entry, interface, frames)
+            if below is None or entry.order < below:
+                frames = self._hooked(entry, interface, frames)
         if not frames:
             return
         if not interface.up:
@@ -424,21 +450,25 @@ class Stack:
             interface.driver.transmit(frames)
         except Exception:
             interface.drops.count(Drop.DRIVER_FAILED, len(frames))
-            self._failed(f"driver of {interface.name}", interface.driver.transmit)
+            guard = next((one.guard for one in self._loaded if one.interface is interface), None)
+            self._failed(f"driver of {interface.name}", interface.driver.transmit, guard)
 
     def _hooked(self, entry: HookEntry, interface: Interface, frames: list[Frame]) -> list[Frame]:
         try:
-            left = entry.hook(interface, frames)
+            left = self._guards.run(entry.guard, entry.name, entry.hook, interface, frames)
         except Exception:
             interface.drops.count(Drop.HOOK_FAILED, len(frames))
-            self._failed(f"hook {entry.name}", entry.hook)
+            self._failed(f"hook {entry.name}", entry.hook, entry.guard)
             return []
         if len(left) < len(frames) and not entry.counts:
             interface.drops.count(Drop.HOOK_DROPPED, len(frames) - len(left))
         return left
 
-    def _failed(self, what: str, callback: Callable[..., object]) -> None:
+    def _failed(self, what: str, callback: Callable[..., object], guard: Guard | None) -> None:
         """Called while handling the exception of *callback*."""
+        if guard is not None:
+            guard.failure(what, callback)
+            return
         self._failures.count(what)
         if self._failures[what] == 1:
             log.exception("%s: exception in %s (%r); further ones are only counted", self.name, what, callback)
@@ -450,13 +480,26 @@ class Stack:
             MappingProxyType({interface.name: interface.statistics for interface in self.interfaces}),
             tuple(loaded.module.name for loaded in self._loaded),
             MappingProxyType(dict(self._ethertypes.handled)),
-            self._failures.copy_frozen(),
+            self.failures(),
         )
 
+    def failures(self) -> Mapping[str, int]:
+        """Exceptions that left callbacks, by callback; those of modules that are not loaded any more included."""
+        counted = Counters(self._failures)
+        for loaded in self._loaded:
+            for what, number in loaded.guard.failures.items():
+                counted.count(what, number)
+        return counted.copy_frozen()
 
-def _is_driver(attached: Attached) -> TypeGuard[Driver]:
-    return all(hasattr(attached, name) for name in ("start", "accept", "transmit", "info"))
+    def ethertypes(self) -> list[tuple[int, int, str]]:
+        """(ethertype, frames handed on, module or "") of those that are registered."""
+        table = self._ethertypes
+        return [(kind, table.handled[kind], _module(table.guards[kind])) for kind in sorted(table.handlers)]
+
+    def hooks(self) -> list[tuple[HookEntry, str]]:
+        """All hooks in the order in which a received, then a sent batch meets them, with the module that put them there."""
+        return [(entry, _module(entry.guard)) for entry in (*self._hooks.incoming, *self._hooks.outgoing)]
 
 
-def _is_wrapper(attached: Attached) -> TypeGuard[Wrapper]:
-    return _is_driver(attached) and hasattr(attached, "around")
+def _module(guard: Guard | None) -> str:
+    return "" if guard is None else guard.module

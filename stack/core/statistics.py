@@ -31,6 +31,8 @@ class Drop(enum.StrEnum):
     """A hook returned fewer frames than it got."""
     LINK_DOWN = "link_down"
     """To send, but the interface has no carrier or is gone."""
+    SWITCHED_OFF = "switched_off"
+    """Received while somebody had switched the interface off (`ifconfig IF down`)."""
     DRIVER_FAILED = "driver_failed"
     """To send, but the driver raised."""
     TOO_LONG = "too_long"

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 
 import attrs
 
-from resmgr.dispatch import Dispatch
+from resmgr.dispatch import Dispatch, Timer
 from resmgr.errors import Misuse
 from stack.core.driver import BATCH_MAX, Port
 from stack.core.module import Context, Kind, Module
@@ -122,6 +122,7 @@ class HubPort:
         self._accepted: frozenset[int] | None = frozenset()
         self._waiting: deque[tuple[float, bytes]] = deque()
         self._due = False
+        self._timer: Timer | None = None
         self._detached = False
         self.hears_all = False
 
@@ -152,6 +153,8 @@ class HubPort:
             self._detached = True
             self.up = False
             self._waiting.clear()
+            if self._timer is not None:
+                self._timer.cancel()
             self._hub.unplug(self)
 
     def transmit(self, frames: list[Frame]) -> None:
@@ -198,12 +201,13 @@ class HubPort:
         self._due = True
         when = self._waiting[0][0]
         if when > self._dispatch.now():
-            self._dispatch.call_at(when, self._deliver)
+            self._timer = self._dispatch.call_at(when, self._deliver)
         else:
             self._dispatch.call_soon(self._deliver)
 
     def _deliver(self) -> None:
         self._due = False
+        self._timer = None
         now = self._dispatch.now()
         batch: list[bytearray] = []
         while self._waiting and len(batch) < BATCH_MAX and self._waiting[0][0] <= now:

@@ -2,6 +2,9 @@
 
 Receives from a ring in shared memory and sends with send or sendmmsg (`stack.drivers.af_packet`; docs/decisions/packet-io.md has the
 measurements). A BPF program in the kernel lets only wanted ethertypes for this machine wake the node; own transmissions are not heard.
+Frames are delivered as they are on a wire: VLAN tags that the kernel took out are put back, partial checksums completed, runs of
+segments that it merged taken apart (`stack.drivers.af_packet.unfinished`). Receiving and sending have a socket each: what the kernel
+tells in front of a received frame it would want in front of a sent one.
 
 The interface is followed through rtnetlink. When it vanishes the link is down; when one of the same name comes again, the driver takes it.
 Frames that the kernel cannot take at once wait in a short queue (`stack.drivers.af_packet.output`). What is dropped is counted:
@@ -9,7 +12,7 @@ Frames that the kernel cannot take at once wait in a short queue (`stack.drivers
     tx_queue_full       the queue is full            link_down           the interface is down or gone (ENETDOWN, ENXIO)
     tx_no_buffers       the device dropped (ENOBUFS) too_long, too_short not a frame for this MTU
     tx_refused          any other error of send      rx_overrun          the ring was full (PACKET_STATISTICS)
-    rx_truncated        longer than the MTU allows
+    rx_truncated        longer than the MTU allows rx_unfinished        a run that cannot be taken apart
 
 With a screen (`stack.core.screen`) strangers' frames have a socket of their own (`stack.drivers.af_packet.side`).
 
@@ -26,7 +29,7 @@ import struct
 from collections.abc import Mapping
 
 from resmgr.dispatch import Dispatch
-from stack.core.driver import BATCH_BYTES, BATCH_MAX, Port
+from stack.core.driver import BATCH_BYTES, BATCH_MAX, Port, in_batches
 from stack.core.errors import ModuleError
 from stack.core.linuxinterface import LinuxInterface
 from stack.core.module import Context, Kind, Module
@@ -39,6 +42,7 @@ from stack.drivers.af_packet.constants import (
     PACKET_ADD_MEMBERSHIP,
     PACKET_DROP_MEMBERSHIP,
     PACKET_IGNORE_OUTGOING,
+    PACKET_MR_MULTICAST,
     PACKET_MR_PROMISC,
     PACKET_MREQ,
     PACKET_STATISTICS,
@@ -88,8 +92,9 @@ class PacketDriver:
         self._unscreened = ""
         self._others = False
         self._aside = False
-        self._promiscuous = 0
-        """Index of the Linux interface that was made promiscuous."""
+        self._groups: frozenset[bytes] = frozenset()
+        self._memberships: tuple[int, frozenset[tuple[int, bytes]]] = 0, frozenset()
+        """Index of a Linux interface, and what was asked of it."""
         self._monitor = LinkMonitor(dispatch, self._link_reported)
         try:
             link = self._monitor.find(options.ifname)
@@ -98,7 +103,8 @@ class PacketDriver:
             if link.kind not in (ARPHRD_ETHER, ARPHRD_LOOPBACK) or len(link.mac) != MAC_SIZE:
                 raise ModuleError(errno.EINVAL, f"{options.ifname} is no Ethernet interface (device type {link.kind})")
             self._sock = self._open_socket(options.ifname)
-            # Now, since it belongs to the network namespace that this thread is in; it hears nothing until there is a screen.
+            # Now, since they belong to the network namespace that this thread is in; they hear nothing, or not until there is a screen.
+            self._out = self._open_socket(options.ifname)
             self._side_sock = self._open_socket(options.ifname)
         except BaseException:
             self._monitor.close()
@@ -107,7 +113,7 @@ class PacketDriver:
         self.mac, self.mtu, self.up = link.mac, link.mtu, link.up
         try:
             self._receiver = self._make_receiver()
-            self._output = Output(dispatch, self._sock, min(self.mtu, MTU_MAX), options.queue, self._count)
+            self._output = Output(dispatch, self._out, min(self.mtu, MTU_MAX), options.queue, self._count)
             self._bind(link)
         except OSError as error:
             self.detach()
@@ -141,6 +147,7 @@ class PacketDriver:
         return Recv(self._sock, min(self.mtu, MTU_MAX), size)
 
     def _bind(self, link: Link) -> None:
+        self._out.bind((link.name, 0))
         self._sock.bind((link.name, ETH_P_ALL))
         if self._side is not None:
             self._side.bind(link.name)
@@ -148,6 +155,7 @@ class PacketDriver:
     def start(self, port: Port) -> None:
         self._port = port
         self._dispatch.attach_fd(self._sock.fileno(), self._readable)
+        self._dispatch.attach_fd(self._out.fileno(), self._out_readable)
         self._monitor.start()
 
     def accept(self, ethertypes: frozenset[int] | None) -> None:
@@ -160,13 +168,26 @@ class PacketDriver:
         self._join()
         self._attach()
 
+    def groups(self, wanted: frozenset[bytes]) -> None:
+        """`stack.core.groups.Grouping`: memberships of the socket, which the kernel tells the card."""
+        self._groups = wanted
+        self._join()
+
     def _join(self) -> None:
-        """Tell the kernel of the interface that the socket is bound to."""
+        """Tell the kernel of the interface that the socket is bound to what is wanted of it."""
         link = self._link
-        if link is not None and not self._closed and self._others != (self._promiscuous == link.index):
-            how = PACKET_ADD_MEMBERSHIP if self._others else PACKET_DROP_MEMBERSHIP
-            self._sock.setsockopt(SOL_PACKET, how, PACKET_MREQ.pack(link.index, PACKET_MR_PROMISC, 0, b""))
-            self._promiscuous = link.index if self._others else 0
+        if link is None or self._closed:
+            return
+        wanted = {(PACKET_MR_MULTICAST, group) for group in self._groups}
+        if self._others:
+            wanted.add((PACKET_MR_PROMISC, b""))
+        index, members = self._memberships
+        if index != link.index:
+            members = frozenset()  # they went with the interface
+        for kinds, how in ((members - wanted, PACKET_DROP_MEMBERSHIP), (wanted - members, PACKET_ADD_MEMBERSHIP)):
+            for kind, address in kinds:
+                self._sock.setsockopt(SOL_PACKET, how, PACKET_MREQ.pack(link.index, kind, len(address), address))
+        self._memberships = link.index, frozenset(wanted)
 
     def linux_interface(self) -> LinuxInterface | None:
         """`stack.core.linuxinterface.OnLinux`."""
@@ -178,6 +199,11 @@ class PacketDriver:
     def stand_aside(self, aside: bool) -> None:
         self._aside = aside
         self._attach()
+
+    @property
+    def linux_index(self) -> int:
+        """Of the Linux interface; 0 while it is gone."""
+        return 0 if self._link is None else self._link.index
 
     def screen(self, screens: Mapping[int, Screen]) -> None:
         """`stack.core.screen.Screening`: in the kernel, with a second socket for the side queue."""
@@ -214,8 +240,11 @@ class PacketDriver:
     def _open_side(self) -> SideQueue:
         assert self._port is not None
         mode = self._options.rx
-        kind = Ring if mode == "ring" or (mode == "auto" and ring_is_safe()) else Recv
-        side = SideQueue(self._dispatch, self._side_sock, kind(self._side_sock, SIDE_MTU, SIDE_RING), self._port)
+        if mode == "ring" or (mode == "auto" and ring_is_safe()):
+            receiver: Receiver = Ring(self._side_sock, SIDE_MTU, SIDE_RING, runs=False)
+        else:
+            receiver = Recv(self._side_sock, SIDE_MTU, SIDE_RING)
+        side = SideQueue(self._dispatch, self._side_sock, receiver, self._port)
         if self._link is not None:
             side.bind(self._link.name)
         return side
@@ -230,6 +259,7 @@ class PacketDriver:
             "transmit": self._output.describe(),
             "transmit queue": self._output.waiting,
             "receive overruns": self._overruns,
+            **self._receiver.restorer.info(),
             **self._screen_info(),
         }
 
@@ -251,7 +281,9 @@ class PacketDriver:
             self._side.close()
         if self._port is not None:
             self._dispatch.detach_fd(self._sock.fileno())
+            self._dispatch.detach_fd(self._out.fileno())
         self._sock.close()
+        self._out.close()
         if self._side is None:
             self._side_sock.close()
         if not self._delivering and hasattr(self, "_receiver"):
@@ -271,7 +303,7 @@ class PacketDriver:
         if frames:
             self._delivering = True
             try:
-                port.deliver(frames)
+                self._deliver(port, frames)
             finally:
                 self._delivering = False
                 if self._closed:
@@ -284,11 +316,25 @@ class PacketDriver:
             receiver.give_back()
             # An error of the socket (the interface went down) makes it readable until somebody fetches it.
             self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        if receiver.truncated:
-            port.count("rx_truncated", receiver.truncated)
-            receiver.truncated = 0
+        restorer = receiver.restorer
+        if restorer.truncated:
+            port.count("rx_truncated", restorer.truncated)
+            restorer.truncated = 0
+        if restorer.refused:
+            port.count("rx_unfinished", restorer.refused)
+            restorer.refused = 0
         if receiver.losing:
             self._count_overruns()
+
+    def _deliver(self, port: Port, frames: list[Frame]) -> None:
+        """In batches: a run of segments may make them more than were taken."""
+        for batch in in_batches(frames):
+            if not self._closed:
+                port.deliver(batch)
+
+    def _out_readable(self) -> None:
+        """Nothing is received there; an error makes it readable until somebody fetches it."""
+        self._out.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
 
     def _count_overruns(self) -> None:
         if self._closed:
@@ -338,8 +384,9 @@ class PacketDriver:
         """Another MTU: other slots. What lies in the ring is lost."""
         self.mtu = mtu
         self._output.set_mtu(min(mtu, MTU_MAX))
+        self._receiver.restorer.set_mtu(min(mtu, MTU_MAX))
         if isinstance(self._receiver, Ring) and not self._receiver.dissolve():
-            log.warning("packet: a module holds frames of %s: the ring stays as it is, longer frames are lost", self._options.ifname)
+            log.warning("packet: a module holds frames of %s: the ring stays as it is, longer frames cost more", self._options.ifname)
             return
         try:
             self._receiver = self._make_receiver()
@@ -359,4 +406,4 @@ def _attach(context: Context, options: PacketOptions) -> PacketDriver:
     return PacketDriver(context.dispatch, options)
 
 
-MODULE = Module("packet", Kind.DRIVER, PacketOptions, _attach)
+MODULE = Module("packet", Kind.DRIVER, PacketOptions, _attach, capabilities=("NET_RAW",))

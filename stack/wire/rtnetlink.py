@@ -30,6 +30,9 @@ RTM_GETLINK = 18
 RTM_NEWADDR = 20
 RTM_GETADDR = 22
 NLM_F_REQUEST = 1
+NLM_F_ACK = 4
+NLM_F_EXCL = 0x200
+NLM_F_CREATE = 0x400
 NLM_F_DUMP = 0x300
 RTMGRP_LINK = 1
 RTMGRP_IPV4_IFADDR = 0x10
@@ -45,6 +48,11 @@ IFLA_ADDRESS = 1
 IFLA_IFNAME = 3
 IFLA_MTU = 4
 IFLA_MASTER = 10
+IFLA_LINKINFO = 18
+IFLA_NET_NS_FD = 28
+IFLA_INFO_KIND = 1
+IFLA_INFO_DATA = 2
+VETH_INFO_PEER = 1
 _TYPE_MASK = 0x3FFF
 """Without the flags for nested and for network byte order."""
 
@@ -72,6 +80,15 @@ class Link:
     enabled: bool = False
     multicast: bool = False
     master: int = 0
+
+
+@attrs.frozen
+class End:
+    """One end of a veth pair to be made. `namespace`: descriptor of the network namespace where it goes, unless it stays."""
+
+    name: str
+    mac: bytes | None = None
+    namespace: int | None = None
 
 
 @attrs.frozen
@@ -109,6 +126,37 @@ def dump(kind: int, sequence: int = 1) -> bytes:
     """A request for all of a kind: RTM_GETLINK or RTM_GETADDR. The answer is datagrams, the last of which `is_last`."""
     body = IFINFO.pack(AF_UNSPEC, 0, 0, 0, 0) if kind == RTM_GETLINK else IFADDR.pack(AF_UNSPEC, 0, 0, 0, 0)
     return HEADER.pack(HEADER.size + len(body), kind, NLM_F_REQUEST | NLM_F_DUMP, sequence, 0) + body
+
+
+def new_veth(near: End, far: End, mtu: int, sequence: int = 1) -> bytes:
+    """A request for a pair of interfaces that are one cable, both switched off. The answer is `Refused`, 0 when all is well."""
+    head = IFINFO.pack(AF_UNSPEC, 0, 0, 0, 0)
+    data = attribute(VETH_INFO_PEER, head + _end(far, mtu))
+    info = attribute(IFLA_INFO_KIND, b"veth\0") + attribute(IFLA_INFO_DATA, data)
+    body = head + _end(near, mtu) + attribute(IFLA_LINKINFO, info)
+    flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL
+    return HEADER.pack(HEADER.size + len(body), RTM_NEWLINK, flags, sequence, 0) + body
+
+
+def _end(end: End, mtu: int) -> bytes:
+    found = attribute(IFLA_IFNAME, end.name.encode("utf-8", "surrogateescape") + b"\0") + attribute(IFLA_MTU, struct.pack("=I", mtu))
+    if end.mac is not None:
+        found += attribute(IFLA_ADDRESS, end.mac)
+    if end.namespace is not None:
+        found += attribute(IFLA_NET_NS_FD, struct.pack("=I", end.namespace))
+    return found
+
+
+def switch_on(name: str, sequence: int = 1) -> bytes:
+    """A request to switch an interface on. The answer is `Refused`, 0 when all is well."""
+    body = IFINFO.pack(AF_UNSPEC, 0, 0, IFF_UP, IFF_UP) + attribute(IFLA_IFNAME, name.encode("utf-8", "surrogateescape") + b"\0")
+    return HEADER.pack(HEADER.size + len(body), RTM_NEWLINK, NLM_F_REQUEST | NLM_F_ACK, sequence, 0) + body
+
+
+def delete_link(index: int, sequence: int = 1) -> bytes:
+    """A request to delete an interface. The answer is `Refused`, 0 when all is well."""
+    body = IFINFO.pack(AF_UNSPEC, 0, index, 0, 0)
+    return HEADER.pack(HEADER.size + len(body), RTM_DELLINK, NLM_F_REQUEST | NLM_F_ACK, sequence, 0) + body
 
 
 def attribute(kind: int, data: bytes) -> bytes:

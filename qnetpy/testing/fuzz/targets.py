@@ -27,14 +27,19 @@ from qnetpy.members.store import unpack_statements
 from qnetpy.qos import QosError, parse_choice
 from qnetpy.reach import gossip
 from qnetpy.settings import SettingsError
-from qnetpy.testing.fuzz import machines
+from qnetpy.testing.fuzz import machines, seam
 from resmgr import iomsg, iorequest, message
 from resmgr.errors import BadMessage, ResmgrError
 from resmgr.procmgr import message as spawn
 from stack.core.errors import OptionError
 from stack.core.options import parse_options
 from stack.drivers.packet import PacketOptions
+from stack.drivers.pcap import PcapOptions
+from stack.drivers.tap import TapOptions
+from stack.drivers.veth import VethOptions
 from stack.drivers.wrap.fault import FaultOptions
+from stack.drivers.wrap.rate import RateOptions
+from stack.drivers.wrap.tracer import TracerOptions
 from stack.frame import BadFrame
 from stack.wire import rtnetlink
 from stack.wire.endpoint import split_host
@@ -309,7 +314,7 @@ def configuration(data: bytes) -> None:
 def options(data: bytes) -> None:
     """Module options, which come over the network too."""
     text = data.decode("latin-1")
-    for kind in (PacketOptions, FaultOptions):
+    for kind in (PacketOptions, TapOptions, PcapOptions, VethOptions, FaultOptions, RateOptions, TracerOptions):
         try:
             parse_options(kind, text, "module")
         except OptionError:
@@ -349,6 +354,9 @@ TARGETS: Mapping[str, Target] = {
     "shaking": lambda data: machines.shaking(list(items(data))),
     "link": lambda data: machines.link(list(items(data))),
     "joining": lambda data: machines.joining(list(items(data))),
+    "unfinished": seam.unfinished,
+    "capture": seam.capture,
+    "seam": lambda data: seam.seam(list(items(data))),
 }
 """By the name of the folder of their corpus."""
 REFUSALS = (BadMessage, BadFrame)

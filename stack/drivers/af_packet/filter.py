@@ -14,8 +14,10 @@ from stack.filter.bpf.assembler import (
     AD_PKTTYPE,
     JEQ,
     JGE,
+    JSET,
     LD_B_ABS,
     LD_H_ABS,
+    LD_W_ABS,
     LDX_IMM,
     RET,
     WHOLE,
@@ -44,10 +46,34 @@ def side_program(ethertypes: frozenset[int] | None, screens: Mapping[int, Screen
     return _program(frozenset(), {kind: screen.side for kind, screen in screens.items() if ethertypes is None or kind in ethertypes}, 0)
 
 
+def station_program(ethertypes: frozenset[int] | None, station: bytes | None) -> Code:
+    """Where the kernel tells no packet types: pass *ethertypes* (None: all) to *station* and to groups; to anybody if that is None."""
+    if ethertypes is not None and not ethertypes:
+        return ((RET, 0, 0, 0),)
+    asm = Assembler()
+    if station is not None:
+        asm.op(LD_B_ABS, 0)
+        asm.branch(JSET, 1, "ours")
+        asm.op(LD_W_ABS, 2)
+        asm.branch(JEQ, int.from_bytes(station[2:], "big"), None, "drop")
+        asm.op(LD_H_ABS, 0)
+        asm.branch(JEQ, int.from_bytes(station[:2], "big"), None, "drop")
+        asm.label("ours")
+    everything = ethertypes is None or len(ethertypes) > TYPES_MAX
+    _by_type(asm, frozenset() if everything else ethertypes or frozenset(), {}, WHOLE if everything else 0)
+    return asm.assemble()
+
+
 def _program(passed: frozenset[int], screened: Mapping[int, Code], other: int, others: bool = False) -> Code:
     asm = Assembler()
     asm.op(LD_B_ABS, AD_PKTTYPE)
     asm.branch(JGE, PACKET_OTHERHOST + 1 if others else PACKET_OTHERHOST, "drop")
+    _by_type(asm, passed, screened, other)
+    return asm.assemble()
+
+
+def _by_type(asm: Assembler, passed: frozenset[int], screened: Mapping[int, Code], other: int) -> None:
+    """The rest of a program, with its label "drop"."""
     # X follows the place where the payload would begin.
     for depth in range(TAGS_MAX + 1):
         asm.op(LDX_IMM, HEADER_SIZE + TAG_SIZE * depth)
@@ -71,4 +97,3 @@ def _program(passed: frozenset[int], screened: Mapping[int, Code], other: int, o
     for kind, code in screened.items():
         asm.label(f"screen {kind}")
         asm.code(code)
-    return asm.assemble()

@@ -1,13 +1,16 @@
-"""Receiving from a packet socket: a TPACKET_V2 ring in shared memory, or plain recv.
+"""Receiving from a packet socket: a TPACKET_V2 ring in shared memory, or recvmmsg.
 
 The ring (packet_mmap.rst of Linux): the kernel copies each frame into the next slot, sets its status word to USER and wakes the poller at
 once; we hand out memoryviews of the slots and set the words back to KERNEL when the batch is done. No system call and no copy per frame,
 and the ring's size does not depend on rmem_max. V3 would pack frames into blocks and wake by block or timeout: its latency rules it out.
 
-    slot: 0       4     8         12     14                 tp_mac (66)
-          +-------+-----+---------+------+------+----------+-----------------
-          | status| len | snaplen | mac  | net  | ...      | frame
-          +-------+-----+---------+------+------+----------+-----------------
+    slot: 0       4     8         12     14          24    26           72         82 (tp_mac)
+          +-------+-----+---------+------+------+----+-----+------+-----+----------+-----------------
+          | status| len | snaplen | mac  | net  |    | tci | tpid |     |virtio-net| frame
+          +-------+-----+---------+------+------+----+-----+------+-----+----------+-----------------
+
+Slots are as long as the MTU asks for. A run of segments that the kernel has merged is longer: it comes by recvmsg, and its slot keeps its
+place in the order. What is not a frame as on a wire is put right (`stack.drivers.af_packet.unfinished`).
 
 The kernel orders its writes (frame, then status) and so must we. Python cannot issue barriers: the ring relies on total store order, which
 x86 has. Elsewhere `recv` is the default.
@@ -22,25 +25,42 @@ import struct
 from typing import Protocol
 
 from stack.drivers.af_packet.constants import (
+    PACKET_AUXDATA,
+    PACKET_COPY_THRESH,
+    PACKET_RESERVE,
     PACKET_RX_RING,
     PACKET_VERSION,
+    PACKET_VNET_HDR,
     SO_RCVBUFFORCE,
     SOL_PACKET,
+    TP_STATUS_COPY,
     TP_STATUS_LOSING,
     TP_STATUS_USER,
+    TP_STATUS_VLAN_VALID,
     TPACKET_V2,
 )
+from stack.drivers.af_packet.recvmmsg import Cells
+from stack.drivers.af_packet.unfinished import UNFINISHED, Messages, Restorer
 from stack.frame import Frame
+from stack.wire import virtio_net
 from stack.wire.ethernet import HEADER_SIZE, TAG_SIZE, TAGS_MAX
 
-FRAME_OFFSET = 66
-"""tp_mac: header 32, sockaddr_ll 20, link header, each aligned to 16 as tpacket_rcv does it for Ethernet."""
+RESERVE = 6
+"""PACKET_RESERVE: with the virtio-net header 16 bytes, so that what is behind the Ethernet header stays aligned."""
+FRAME_OFFSET = 82
+"""tp_mac: header 32, sockaddr_ll 20, link header, aligned to 16 as tpacket_rcv does it for Ethernet; RESERVE, virtio-net header."""
+USUAL_PLACE = (FRAME_OFFSET | FRAME_OFFSET + HEADER_SIZE << 16) << 32
+"""tp_mac and tp_net, as they stand beside tp_snaplen."""
+UNFINISHED_WORD = (FRAME_OFFSET - virtio_net.SIZE) // 8
+SPECIAL = TP_STATUS_COPY | TP_STATUS_VLAN_VALID
 BLOCK_SIZE = 1 << 16
 """Blocks must be contiguous memory: small enough to be found on a machine that is up for long."""
 FEW = 4
 """Slots that are looked at first: nearly always there is one frame, or there are many."""
 UNBOUNDED = 1 << 62
 """Bytes, of a batch that is bounded by its frames alone."""
+RUNS_MEMORY = 4 << 20
+"""Bytes of merged runs that may wait beside a ring."""
 _TOTAL_STORE_ORDER = frozenset(("x86_64", "i686", "i386", "AMD64"))
 
 
@@ -50,15 +70,15 @@ def ring_is_safe() -> bool:
 
 
 class Receiver(Protocol):
-    """`take` a batch, use it, `give_back`. `losing` is set when frames were lost; `truncated` counts frames that did not fit."""
+    """`take` a batch, use it, `give_back`. `losing` is set when frames were lost; `restorer` counts those that were no good."""
 
     losing: bool
-    truncated: int
+    restorer: Restorer
 
     def take(self, limit: int, room: int = UNBOUNDED) -> list[Frame]:
         """At most *limit* frames that are there, and none after the one that reaches *room* bytes, in order; valid until `give_back`.
 
-        OSError as recv raises it, never EAGAIN.
+        More when the last was a run of segments. OSError as recv raises it, never EAGAIN.
         """
         ...
 
@@ -71,20 +91,36 @@ class Receiver(Protocol):
     def describe(self) -> str: ...
 
 
-class Ring:
-    """See the head of this file. *size* is the memory in bytes. OSError (ENOMEM, EPERM) when the kernel has none to give."""
+def _widen(sock: socket.socket, size: int) -> None:
+    """Room for *size* bytes in the socket's queue, or as much as there is a right to."""
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, size)
+    except PermissionError:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
 
-    def __init__(self, sock: socket.socket, mtu: int, size: int) -> None:
+
+class Ring:
+    """See the head of this file. *size* is the memory in bytes. *runs*: receive what is longer than a slot, too. OSError (ENOMEM, EPERM)
+    when the kernel has no memory to give."""
+
+    def __init__(self, sock: socket.socket, mtu: int, size: int, runs: bool = True) -> None:
         slot = (FRAME_OFFSET + HEADER_SIZE + TAG_SIZE * TAGS_MAX + mtu + 15) // 16 * 16
         block = max(BLOCK_SIZE, 1 << (slot - 1).bit_length())
         per_block = block // slot
         blocks = max(2, size // block)
         self.losing = False
-        self.truncated = 0
+        self.restorer = Restorer(mtu)
         self.slots = blocks * per_block
         self._sock = sock
         self._slot = slot
         sock.setsockopt(SOL_PACKET, PACKET_VERSION, TPACKET_V2)
+        sock.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
+        sock.setsockopt(SOL_PACKET, PACKET_RESERVE, RESERVE)
+        sock.setsockopt(SOL_PACKET, PACKET_COPY_THRESH, int(runs))
+        sock.setsockopt(SOL_PACKET, PACKET_AUXDATA, 1)
+        self._messages = Messages(sock, self.restorer) if runs else None
+        if runs:
+            _widen(sock, RUNS_MEMORY)
         sock.setsockopt(SOL_PACKET, PACKET_RX_RING, struct.pack("IIII", block, blocks, slot, self.slots))
         try:
             self._memory = mmap.mmap(sock.fileno(), block * blocks, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
@@ -108,8 +144,8 @@ class Ring:
         limit = min(limit, self.slots)
         few = min(limit, FEW)
         done = self._look_at(0, few, frames, room)
-        if done == few < limit:
-            done += self._look_at(few, limit, frames, room - sum(map(len, frames)))
+        if done == few < limit and (room := room - sum(map(len, frames))) > 0:
+            done += self._look_at(few, limit, frames, room)
         if done:
             first = self._next
             self._taken = self._offsets[first : first + done]
@@ -131,17 +167,36 @@ class Ring:
             if not status & TP_STATUS_USER:
                 break
             done += 1
-            sizes = longs[place + 1]
-            length = sizes & 0xFFFFFFFF
-            if status >> 32 != length:
-                self.truncated += 1
-                continue
-            begin = offset + (sizes >> 32 & 0xFFFF)
-            append(view[begin : begin + length])
+            length = status >> 32
+            if status & SPECIAL or longs[place + 1] != USUAL_PLACE | length or longs[place + UNFINISHED_WORD] & UNFINISHED:
+                found = self._unusual(offset, status)
+                frames += found
+                length = sum(map(len, found))
+            else:
+                begin = offset + FRAME_OFFSET
+                append(view[begin : begin + length])
             room -= length
             if room <= 0:
                 break
         return done
+
+    def _unusual(self, offset: int, status: int) -> list[Frame]:
+        """What the slot at *offset* holds, or stands for."""
+        if status & TP_STATUS_COPY and self._messages is not None:
+            try:
+                return self._messages.take()
+            except OSError:
+                # No room in the socket's queue after all.
+                self.restorer.truncated += 1
+                return []
+        sizes = self._longs[(offset >> 3) + 1]
+        length = sizes & 0xFFFFFFFF
+        if status >> 32 != length:
+            self.restorer.truncated += 1
+            return []
+        tag = self._longs[(offset >> 3) + 3]
+        begin = offset + (sizes >> 32 & 0xFFFF)
+        return self.restorer.put_right(self._view, begin, length, status, tag & 0xFFFF, tag >> 16 & 0xFFFF)
 
     def give_back(self) -> None:
         words = self._words
@@ -176,36 +231,19 @@ class Ring:
 
 
 class Recv:
-    """Plain non-blocking recv until there is no more. *size* is the socket's buffer in bytes."""
+    """Non-blocking recvmmsg. *size* is the socket's buffer in bytes."""
 
     def __init__(self, sock: socket.socket, mtu: int, size: int) -> None:
         self.losing = False
-        self.truncated = 0
+        self.restorer = Restorer(mtu)
         self._sock = sock
-        self._room = HEADER_SIZE + TAG_SIZE * TAGS_MAX + mtu
-        try:
-            sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, size)
-        except PermissionError:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
+        sock.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
+        sock.setsockopt(SOL_PACKET, PACKET_AUXDATA, 1)
+        self._cells = Cells(sock, HEADER_SIZE + TAG_SIZE * TAGS_MAX + mtu, self.restorer)
+        _widen(sock, size)
 
     def take(self, limit: int, room: int = UNBOUNDED) -> list[Frame]:
-        frames: list[Frame] = []
-        recv, longest = self._sock.recv, self._room + 1
-        while len(frames) < limit and room > 0:
-            try:
-                frame = recv(longest)
-            except BlockingIOError:
-                break
-            except OSError:
-                if frames:
-                    break  # the next take meets it again
-                raise
-            room -= len(frame)
-            if len(frame) == longest:
-                self.truncated += 1
-            else:
-                frames.append(frame)
-        return frames
+        return self._cells.take(limit if room == UNBOUNDED else min(limit, max(1, room // self._cells.stride)))
 
     def give_back(self) -> None:
         """recv does not tell of losses: the driver asks the kernel when its counters are wanted."""
@@ -214,4 +252,4 @@ class Recv:
         pass
 
     def describe(self) -> str:
-        return f"recv, buffer of {self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)} bytes"
+        return f"recvmmsg, buffer of {self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)} bytes"

@@ -1,8 +1,9 @@
 """Sending through a packet socket: plain send for few frames, sendmmsg through ctypes for many.
 
-The message headers are built once; per frame one address and one length are written into the iovecs. A `bytes` object is sent from where
-it lies: its data begins at a fixed distance from its address (`bytes.__basicsize__ - 1`, checked when a sender is made; where that does not
-hold, it is copied like the others). Frames in other buffers are copied into slots. The caller's list keeps the frames alive meanwhile.
+The message headers are built once; per frame one address and one length are written into the iovecs: frames are sent from where they
+lie. The data of a `bytes` object begins at a fixed distance from its address (`bytes.__basicsize__ - 1`, checked when a sender is made); a
+buffer that can be written, as a ring is, tells where it lies. What tells nothing, a view of `bytes`, is copied into a slot. The caller's
+list keeps the frames alive meanwhile. `copied` counts the copies.
 
 The function is called without letting go of the interpreter lock (PyDLL): the call never blocks, and handing the lock to a worker thread
 here could cost a switch interval of 5 ms.
@@ -61,6 +62,7 @@ class Sender:
         self._headers = ctypes.c_void_p(ctypes.addressof(headers))
         self._sendmmsg = ctypes.PyDLL(None, use_errno=True).sendmmsg
         self._data = _data_offset()
+        self.copied = 0
 
     @property
     def copies(self) -> bool:
@@ -74,8 +76,9 @@ class Sender:
         sent = 0
         while start < len(frames):
             part = frames[start : start + SLOTS]
-            self._fill(part)
+            held = self._fill(part)
             count = self._sendmmsg(self._sock.fileno(), self._headers, len(part), MSG_DONTWAIT)
+            del held
             if count < 0:
                 return sent, ctypes.get_errno()
             # Fewer than asked for: the next round learns why.
@@ -92,23 +95,41 @@ class Sender:
                 return place - start, error.errno or errno.EIO
         return len(frames) - start, 0
 
-    def _fill(self, part: list[Frame]) -> None:
+    def _fill(self, part: list[Frame]) -> list[ctypes.c_char]:
+        """Write the iovecs. Returns what keeps buffers in place until the call is over."""
         iovecs, data = self._iovecs, self._data
+        held: list[ctypes.c_char] = []
         place = 0
         if data is not None and set(map(type, part)) == {bytes}:
             for frame in part:
                 iovecs[place] = id(frame) + data
                 iovecs[place + 1] = len(frame)
                 place += 2
-            return
-        slots, offset = self._slots, 0
-        for frame in part:
-            size = len(frame)
-            slots[offset : offset + size] = frame
-            iovecs[place] = self._slots_address + offset
-            iovecs[place + 1] = size
-            offset += self._stride
+            return held
+        lies, addressof = ctypes.c_char.from_buffer, ctypes.addressof
+        for number, frame in enumerate(part):
+            try:
+                if isinstance(frame, bytes):
+                    iovecs[place] = self._place_of(frame, number)
+                else:
+                    buffer = lies(frame)
+                    held.append(buffer)
+                    iovecs[place] = addressof(buffer)
+            except (TypeError, ValueError):
+                iovecs[place] = self._copy(frame, number)
+            iovecs[place + 1] = len(frame)
             place += 2
+        return held
+
+    def _place_of(self, frame: bytes, number: int) -> int:
+        return self._copy(frame, number) if self._data is None else id(frame) + self._data
+
+    def _copy(self, frame: Frame, number: int) -> int:
+        """Into the slot *number*; where that is."""
+        self.copied += 1
+        offset = number * self._stride
+        self._slots[offset : offset + len(frame)] = frame
+        return self._slots_address + offset
 
 
 def _data_offset() -> int | None:

@@ -61,14 +61,14 @@ class SideQueue:
         except OSError:
             # The interface went down; the main socket's driver hears of it too.
             return
-        count = len(frames) + receiver.truncated
+        count = len(frames) + receiver.restorer.truncated
         if count == 0:
             receiver.give_back()
             self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             return
         # Samples of what the screen shed; and frames too long for the ring, which nobody misses.
-        self.samples += receiver.truncated
-        receiver.truncated = 0
+        self.samples += receiver.restorer.truncated
+        receiver.restorer.truncated = 0
         self._delivering = True
         try:
             if frames:

@@ -26,12 +26,11 @@ from typing import Literal
 import attrs
 
 from resmgr.dispatch import Dispatch, Timer
-from resmgr.errors import Misuse
-from stack.core.driver import BATCH_MAX, Driver, Port
+from stack.core.driver import BATCH_MAX
 from stack.core.module import Context, Kind, Module
 from stack.core.options import BitRate, Duration, Percent, Size
-from stack.core.screen import Screen, can_screen
 from stack.core.statistics import Counters, Drop
+from stack.core.wrapper import Around
 from stack.frame import Frame
 from stack.wire.ethernet import HEADER_SIZE
 
@@ -267,18 +266,16 @@ def _flipped(frame: Frame, where: float) -> bytes:
     return bytes(damaged)
 
 
-class FaultDriver:
-    """See the head of this file and `stack.core.driver.Wrapper`."""
+class FaultDriver(Around):
+    """See the head of this file."""
 
     def __init__(self, dispatch: Dispatch, options: FaultOptions) -> None:
+        super().__init__()
         self._options = options
-        self._inner: Driver | None = None
-        self._port: Port | None = None
         self._cut = options.cut
         self._carrier = True
-        self._detached = False
-        self._tx = _Lane("tx", dispatch, options, self._to_wire, self.count)
-        self._rx = _Lane("rx", dispatch, options, self._to_stack, self.count)
+        self._tx = _Lane("tx", dispatch, options, self.send, self.count)
+        self._rx = _Lane("rx", dispatch, options, self.hand_up, self.count)
 
     # What tests and commands turn at run time
 
@@ -314,67 +311,25 @@ class FaultDriver:
         """Counters of the lanes `tx` and `rx`: frames, passed, dropped, duplicated, reordered, corrupted, delayed, ..."""
         return {"tx": self._tx.counters.copy_frozen(), "rx": self._rx.counters.copy_frozen()}
 
-    # A driver
-
-    def around(self, driver: Driver) -> None:
-        if self._inner is not None:
-            raise Misuse("the wrapper has a driver already")
-        self._inner = driver
-
-    @property
-    def inner(self) -> Driver:
-        if self._inner is None:
-            raise Misuse("the wrapper has no driver yet")
-        return self._inner
-
-    @property
-    def name(self) -> str:
-        return self.inner.name
-
-    @property
-    def mac(self) -> bytes:
-        return self.inner.mac
-
-    @property
-    def mtu(self) -> int:
-        return self.inner.mtu
+    # A driver and a port
 
     @property
     def up(self) -> bool:
         return self.inner.up and self._carrier
 
-    def start(self, port: Port) -> None:
-        self._port = port
-        self.inner.start(self)
-
-    def accept(self, ethertypes: frozenset[int] | None) -> None:
-        self.inner.accept(ethertypes)
-
-    def screen(self, screens: Mapping[int, Screen]) -> None:
-        """Passed on to a driver that screens; others deliver everything."""
-        if can_screen(self.inner):
-            self.inner.screen(screens)
-
-    @property
-    def shed(self) -> int:
-        return self.inner.shed if can_screen(self.inner) else 0
-
-    def transmit(self, frames: list[Frame]) -> None:
-        if self._detached:
-            return
+    def to_wire(self, frames: list[Frame]) -> None:
         if self._carrier:
             self._tx.put(frames, self._cut)
         else:
             self.count(Drop.LINK_DOWN, len(frames))
 
-    def detach(self) -> None:
-        if self._detached:
-            return
-        self._detached = True
+    def to_stack(self, frames: list[Frame]) -> None:
+        if self._carrier:
+            self._rx.put(frames, self._cut)
+
+    def close(self) -> None:
         self._tx.close()
         self._rx.close()
-        if self._inner is not None:
-            self._inner.detach()
 
     def info(self) -> Mapping[str, str | int]:
         faults = [
@@ -388,27 +343,6 @@ class FaultDriver:
             "fault cut": "yes" if self._cut else "no",
             **{f"fault {lane} {name}": number for lane, counters in self.statistics.items() for name, number in counters.items()},
         }
-
-    # A port
-
-    def deliver(self, frames: list[Frame]) -> None:
-        if not self._detached and self._carrier:
-            self._rx.put(frames, self._cut)
-
-    def changed(self) -> None:
-        if self._port is not None:
-            self._port.changed()
-
-    def count(self, reason: str, number: int = 1) -> None:
-        if self._port is not None:
-            self._port.count(reason, number)
-
-    def _to_wire(self, frames: list[Frame]) -> None:
-        self.inner.transmit(frames)
-
-    def _to_stack(self, frames: list[Frame]) -> None:
-        if self._port is not None:
-            self._port.deliver(frames)
 
 
 def _attach(context: Context, options: FaultOptions) -> FaultDriver:

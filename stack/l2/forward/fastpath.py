@@ -264,7 +264,7 @@ class FastPath:
     # What happens in the stack
 
     def _hook_reasons(self) -> list[str]:
-        return [_hook_reason(entry) for entry in self._stack.hooks if _needs_all(entry)]
+        return [_hook_reason(entry) for entry, _ in self._stack.hooks() if _needs_all(entry)]
 
     def _hooks_changed(self) -> None:
         reasons = self._hook_reasons()

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from qnetpy.cli.iopkt import ask_at
+from qnetpy.cli.main import main as qnet
 from stack.core.main import main
 from stack.testing.namespace import Namespace, Veth
 
@@ -217,3 +219,49 @@ def test_many_at_once_and_one_wins(run_dir: Path) -> None:
     assert all("is running already" in one or "there is no network interface none0" in one for one in said), said
     assert any("none0" in one for one in said)
     assert os.listdir(run_dir) == []
+
+
+@pytest.mark.priv
+def test_an_ordinary_user_with_what_its_modules_need(veth: Veth, run_dir: Path) -> None:
+    """-U: no root left, frames still come and go, the folder is the user's, and root can still load another driver."""
+    # The interpreter and the tree may lie where only root may look: in /root.
+    words = ("-U", "4242:4343", "--keep-caps", "dac_read_search", "-d", "packet", "ifname=va")
+    manager = Manager(veth.a, run_dir, "-P", "nice:3", *words)
+    assert manager.told == b"READY=1\n"
+    status = Path(f"/proc/{manager.process.pid}/status").read_text()
+    assert "Uid:\t4242\t4242\t4242\t4242\n" in status
+    assert "CapEff:\t0000000000802004\n" in status, "NET_RAW, for -P SYS_NICE, and what --keep-caps says"
+    assert run_dir.stat().st_uid == 4242
+    found = ask_at(str(run_dir / "socket"), "mount", module="packet", options="ifname=va,name=again")
+    assert found["interface"] == "again"
+    assert manager.stop() == (0, "io-pkt0 ready: va 02:00:00:00:00:0a mtu 1500 up; modules packet\n", "")
+    assert os.listdir(run_dir) == []
+    assert Manager(veth.a, run_dir, *words).stop()[0] == 0, "it is let into its own folder"
+
+
+@pytest.mark.priv
+def test_two_instances_side_by_side(
+    veth: Veth, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each has its interfaces and modules; the second is found by its prefix, as with QNX's SOCK."""
+    first = Manager(veth.a, tmp_path / "io-pkt0", "-d", "packet", "ifname=va")
+    second = Manager(veth.b, tmp_path / "io-pkt1", "-i1", "--prefix", "/alt", "-t", "3", "-d", "packet", "ifname=vb")
+    assert (first.told, second.told) == (b"READY=1\n", b"READY=1\n")
+    one, two = (ask_at(str(tmp_path / f"io-pkt{n}" / "socket"), "facts") for n in range(2))
+    assert (one["name"], one["prefix"], two["name"], two["prefix"], two["workers"]) == ("io-pkt0", "", "io-pkt1", "/alt", 3)
+    monkeypatch.setattr("stack.rundir.default_run_dir", lambda instance: str(tmp_path / f"io-pkt{instance}"))
+    monkeypatch.setenv("QNET_RUN_DIR", str(tmp_path / "none"))
+    for environment, words, interface in (
+        ("", [], "va"),
+        ("", ["-T", "io-pkt1"], "vb"),
+        ("/alt", [], "vb"),
+        ("/alt", ["-T", "io-pkt"], "va"),
+    ):
+        monkeypatch.setenv("SOCK", environment)
+        assert qnet(["ifconfig", *words]) == 0
+        assert capsys.readouterr().out.startswith(f"{interface}: flags=")
+    monkeypatch.setenv("SOCK", "/nowhere")
+    assert qnet(["ifconfig"]) == 1
+    assert "no io-pkt of this machine has the prefix '/nowhere'" in capsys.readouterr().err
+    for manager in (first, second):
+        assert manager.stop()[0] == 0

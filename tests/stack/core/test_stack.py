@@ -15,9 +15,10 @@ from resmgr.testing.virtual import VirtualDispatch
 from stack.core.errors import ModuleError, OptionError
 from stack.core.hooks import ORDER_FILTER, Hook, Point
 from stack.core.ifnet import Interface, InterfaceEvent
+from stack.core.loaded import Loaded
 from stack.core.module import Context, Kind, Module
 from stack.core.registry import Registration
-from stack.core.stack import Loaded, Stack
+from stack.core.stack import Stack
 from stack.core.statistics import Drop
 from stack.drivers.hub import Hub, HubPort
 from stack.drivers.wrap.fault import FaultDriver

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
+import mmap
+import random
 import socket
 import struct
 from collections.abc import Iterator
@@ -110,6 +113,29 @@ def test_sender_sends_in_order_through_a_socket_that_fills_up(
     kinds = [kind or (bytes, bytearray, memoryview)[number % 3] for number in range(count)]
     frames: list[Frame] = [make(one) for make, one in zip(kinds, wanted, strict=True)]
     assert send_all(sender, far, frames) == wanted
+
+
+@pytest.mark.host
+def test_sender_copies_nothing_that_tells_where_it_lies(sockets: tuple[socket.socket, socket.socket]) -> None:
+    """The kernel is given the addresses of the frames themselves: in a ring, of a bytearray, of bytes. Views of bytes are copied."""
+    near, far = sockets
+    ring = mmap.mmap(-1, 1 << 16)
+    view = memoryview(ring)
+    view[:] = random.Random(1).randbytes(1 << 16)
+    sender = Sender(near, 1514)
+    parts: list[Frame] = [view[start : start + 100] for start in range(0, 4000, 400)]
+    frames: list[Frame] = [*parts, bytearray(b"array"), b"bytes"]
+    wanted = list(map(bytes, frames))
+    assert send_all(sender, far, frames) == wanted
+    assert (sender.copied, sender.copies) == (0, False)
+    held = sender._fill(frames)
+    base = ctypes.addressof(ctypes.c_char.from_buffer(view))
+    assert [sender._iovecs[2 * place] - base for place in range(len(parts))] == list(range(0, 4000, 400))
+    del held, parts, frames
+    view.release()
+    ring.close()
+    assert send_all(sender, far, [memoryview(b"a view of bytes")] * 5) == [b"a view of bytes"] * 5
+    assert sender.copied == 5
 
 
 @pytest.mark.host

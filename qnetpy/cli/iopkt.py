@@ -1,0 +1,123 @@
+"""Finding an io-pkt of this machine, and asking it. For mount, umount, nicinfo, ifconfig, netstat.
+
+`io-pkt` is this node's daemon if it runs, else the instance 0 that was started by hand; `io-pktN` is instance N. As in QNX, $SOCK names an
+instance by its prefix: `SOCK=/alt qnet ifconfig`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import re
+
+from qnetpy.cli import daemon
+from qnetpy.cli.output import CommandError
+
+ASK_SECONDS = 30.0
+"""Loading imports code, opens devices and reads files."""
+INSTANCES = 100
+_TYPE = re.compile(r"io-pkt(?P<number>[0-9]{0,2})(?:-v[46](?:-hc)?)?")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What all of them take."""
+    parser.add_argument("-T", dest="type", default="", metavar="io-pkt[N]", help="which instance; default: this node's daemon, or io-pkt0")
+    parser.add_argument("-n", dest="node", default="", metavar="NODE", help="of that node; it must let this one administer it")
+    parser.add_argument("--run-dir", default="", metavar="DIR", help="the instance with this run directory")
+    parser.add_argument("--config", metavar="FILE", help="default: /etc/qnet/qnet.toml if there is one")
+
+
+def ask(args: argparse.Namespace, verb: str, **arguments: object) -> dict[str, object]:
+    """Facts from io-pkt, or what it did. CommandError when it is not there or cannot do it."""
+    return ask_at(_socket(args), verb, args.node, **arguments)
+
+
+def ask_at(path: str, verb: str, node: str = "", **arguments: object) -> dict[str, object]:
+    """The same of the io-pkt that listens at *path*, or by way of it of *node*'s."""
+    from resmgr.client import Client
+    from resmgr.errors import ResmgrError
+    from resmgr.ids import ND_LOCAL, PID_SYSTEM
+    from resmgr.procmgr.client import node_descriptor
+    from stack.managers.protocol import CHID_STACK, REPLY_MAX, pack_request, unpack_reply
+
+    where = f"io-pkt of node {node}" if node else f"io-pkt at {path}"
+    try:
+        with Client(path) as client:
+            connection = client.connect(node_descriptor(client, node) if node else ND_LOCAL, PID_SYSTEM, CHID_STACK)
+            reply = connection.send(pack_request(verb, **arguments), reply_len=REPLY_MAX, timeout=ASK_SECONDS)
+        found = unpack_reply(bytes(reply.data))
+    except ResmgrError as error:
+        raise CommandError(f"{where} does not answer: {(error.strerror or str(error)).lower()}") from error
+    except ValueError as error:
+        raise CommandError(f"{where} is of another version: {error}") from error
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ECONNREFUSED):
+            raise CommandError(f"no io-pkt listens at {path}", "qnet up, or io-pkt -d packet ifname=IF") from error
+        raise CommandError(f"{path}: {(error.strerror or str(error)).lower()}") from error
+    if isinstance(found.get("error"), str):
+        number = found.get("errno")
+        name = errno.errorcode.get(number, "") if isinstance(number, int) else ""
+        raise CommandError(f"{found['error']}" + (f" ({name})" if name else ""))
+    return found
+
+
+def _socket(args: argparse.Namespace) -> str:
+    from stack.rundir import SOCKET, default_run_dir
+
+    if args.run_dir:
+        return os.path.join(args.run_dir, SOCKET)
+    prefix = os.environ.get("SOCK", "")
+    if prefix and not args.type:
+        return _with_prefix(prefix.rstrip("/"), args.config)
+    match = _TYPE.fullmatch(args.type or "io-pkt")
+    if match is None:
+        raise CommandError(f"-T {args.type}: expected io-pkt or io-pktN", status=2)
+    if int(match["number"] or 0):
+        return os.path.join(default_run_dir(int(match["number"])), SOCKET)
+    own = daemon.socket_path(args.config)
+    alone = os.path.join(default_run_dir(0), SOCKET)
+    return alone if os.path.exists(alone) and not daemon.running_pid(os.path.dirname(own)) else own
+
+
+def _with_prefix(prefix: str, config: str | None) -> str:
+    """The socket of the instance with that prefix."""
+    from stack.rundir import SOCKET, default_run_dir
+
+    places = [daemon.socket_path(config), *(os.path.join(default_run_dir(number), SOCKET) for number in range(INSTANCES))]
+    for path in filter(os.path.exists, places):
+        try:
+            if ask_at(path, "facts").get("prefix") == prefix:
+                return path
+        except CommandError:
+            continue  # not running any more, or of another version
+    raise CommandError(f"no io-pkt of this machine has the prefix {prefix!r}, which $SOCK asks for", "unset SOCK, or -T io-pktN")
+
+
+def listed(value: object) -> list[dict[str, object]]:
+    """A list of tables, of an answer; what is none of that is left out."""
+    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
+
+
+def numbers(value: object) -> dict[str, int]:
+    """A table of counters, of an answer."""
+    return {str(name): count for name, count in value.items() if isinstance(count, int)} if isinstance(value, dict) else {}
+
+
+def counted(value: object) -> str:
+    """`link_down 3, no_protocol 1`, or nothing."""
+    return ", ".join(f"{reason} {count}" for reason, count in sorted(numbers(value).items()) if count)
+
+
+def number(value: object) -> int:
+    return value if isinstance(value, int) else 0
+
+
+def interfaces_of(found: dict[str, object], name: str = "") -> list[dict[str, object]]:
+    """The interfaces of an answer, or the one that is called *name*. CommandError when there is none such."""
+    every = listed(found.get("interfaces"))
+    chosen = [one for one in every if name in ("", one.get("name"))]
+    if name and not chosen:
+        there = ", ".join(str(one.get("name")) for one in every) or "none"
+        raise CommandError(f"{found.get('name')} has no interface {name}; there is: {there}")
+    return chosen

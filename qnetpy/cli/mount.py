@@ -1,0 +1,57 @@
+"""`qnet mount`: load a driver or a protocol module into a running io-pkt; without a module, list what is loaded.
+
+qnet mount -T io-pkt -o ifname=eth1 /lib/dll/devnp-packet.so       as in QNX
+qnet mount -o ifname=eth1 packet                                   the same
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from qnetpy.cli import iopkt
+from qnetpy.cli.output import as_json, table
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    iopkt.add_arguments(parser)
+    parser.add_argument("-o", dest="options", action="append", default=[], metavar="OPTIONS", help="key=value,flag,...; may be repeated")
+    parser.add_argument("--fault", default="", metavar="OPTIONS", help="a bad link around a driver: drop=5%%,delay=20ms")
+    parser.add_argument("--json", action="store_true", help="the same facts as JSON, for programs")
+    parser.add_argument("module", nargs="?", help="packet, lsm-qnet.so, a dotted path")
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.module is None:
+        return _list(args)
+    wrap = [["fault", args.fault]] if args.fault else []
+    made = iopkt.ask(args, "mount", module=args.module, options=",".join(args.options), wrap=wrap)
+    if args.json:
+        print(as_json(made))
+        return 0
+    interface = f", interface {made['interface']}" if made.get("interface") else ""
+    print(f"{made['kind']} {made['name']} is loaded as #{made['number']}{interface}")
+    return 0
+
+
+def _list(args: argparse.Namespace) -> int:
+    found = iopkt.ask(args, "facts")
+    modules = iopkt.listed(found.get("modules"))
+    if args.json:
+        print(as_json({"name": found.get("name"), "modules": modules, "absent": found.get("absent")}))
+        return 0
+    rows = []
+    for one in modules:
+        restarts = one.get("restarts")
+        state = [f"raised: {failed}"] if (failed := iopkt.counted(one.get("failures"))) else []
+        state += [f"slow: {slow}"] if (slow := iopkt.counted(one.get("slow"))) else []
+        state += [f"restarted {restarts['total']} times"] if isinstance(restarts, dict) and restarts.get("total") else []
+        wrappers = one.get("wrappers")
+        around = "".join(f" in {name}" for name, _ in wrappers) if isinstance(wrappers, list) else ""
+        rows.append([f"#{one['number']}", f"{one['name']}{around}", one["kind"], one["interface"] or "-", one["options"] or "-", *state])
+    width = max(map(len, rows), default=6)
+    header = ("NUMBER", "MODULE", "KIND", "INTERFACE", "OPTIONS", "STATE")
+    print(table([row + [""] * (max(width, 6) - len(row)) for row in rows], header + ("",) * (max(width, 6) - 6)))
+    absent = found.get("absent")
+    for name, why in absent.items() if isinstance(absent, dict) else ():
+        print(f"{name} waits to be loaded again: {why}")
+    return 0

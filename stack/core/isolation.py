@@ -1,0 +1,237 @@
+"""Isolation: what a module's callbacks may do to others, and how it is known which module did it.
+
+Each module has a `Guard`. Its handlers, hooks and listeners run under it, and so does whatever it puts on the dispatch, because the
+dispatch that a module is given (`Context.dispatch`) is its guard's. Under a guard
+
+- an exception ends the callback and goes no further: it is counted by module and by callback, logged once per callback, and told to whoever
+  restarts modules (`stack.core.restart`). On a bare dispatch it would end the node;
+- a callback that takes longer than `slow_after` seconds is counted by name: while one runs, nothing else does. Time in callbacks of other
+  modules that it called is theirs. It is time on the wall: on a machine that has too much to do, everything is slow. Loading and unloading
+  are not measured: the kernel takes some 50 ms to give a packet ring back;
+- what the callback registers in the stack is the module's, and so goes when the module goes;
+- descriptors and timers on the dispatch are the module's: those that `detach` forgot are taken away and complained about.
+
+Calls that the module deferred to this turn, and results of its blocking work, still come after it was unloaded: they are how an ending
+finishes.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, TypeVar, TypeVarTuple
+
+from resmgr.dispatch import Dispatch, Timer
+from stack.core.registry import Registration
+from stack.core.statistics import Counters
+
+if TYPE_CHECKING:
+    from stack.core.ifnet import Interface
+    from stack.frame import Frame
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+R = TypeVar("R")
+Ts = TypeVarTuple("Ts")
+
+SLOW_DEFAULT = 0.05
+"""Seconds: a third of what a node's peers wait before they ask again."""
+NAMES_MAX = 64
+"""Callbacks told apart per module; the rest are counted as `other`. Stops a module that makes a new function each time."""
+
+
+class Guards:
+    """What the guards of one stack share. *clock*: monotonic seconds that go on within a turn; None: nothing is measured."""
+
+    def __init__(self, name: str, clock: Callable[[], float] | None, slow_after: float = SLOW_DEFAULT) -> None:
+        self.name = name
+        self.clock = clock
+        self.slow_after = slow_after
+        self.current: Guard | None = None
+        """Whose callback is running."""
+        self.inside = 0.0
+        """Seconds spent in callbacks so far, for who was called from within one."""
+        self.failed: Callable[[Guard], None] = _nobody
+        """Told after each exception."""
+
+    def run(
+        self, guard: Guard | None, what: str, call: Callable[[Interface, list[Frame]], R], interface: Interface, frames: list[Frame]
+    ) -> R:
+        """A handler or hook, on the hot path. Its exception is the caller's."""
+        outer, self.current = self.current, guard
+        clock = self.clock
+        if clock is None:
+            try:
+                return call(interface, frames)
+            finally:
+                self.current = outer
+        inside, began = self.inside, clock()
+        try:
+            return call(interface, frames)
+        finally:
+            self.current = outer
+            self.took(guard, what, clock() - began, inside)
+
+    def took(self, guard: Guard | None, what: str, seconds: float, inside: float) -> None:
+        """A callback took *seconds*; *inside* is what `inside` was when it began."""
+        own = seconds - (self.inside - inside)
+        self.inside = inside + seconds
+        if own > self.slow_after and guard is not None:
+            guard.was_slow(what, own)
+
+
+def _nobody(guard: Guard) -> None:
+    pass
+
+
+class Guard:
+    """One module's. `failures` and `slow` count callbacks by name; `longest` is the slowest one, in seconds. See the head of this file."""
+
+    def __init__(self, module: str, guards: Guards) -> None:
+        self.module = module
+        self.failures = Counters()
+        self.slow = Counters()
+        self.longest = 0.0
+        self.guards = guards
+        self.registrations: dict[Registration, None] = {}
+
+    def failure(self, what: str, callback: object) -> None:
+        """Called while handling the exception of *callback*."""
+        name = _within(self.failures, what)
+        self.failures.count(name)
+        if self.failures[name] == 1:
+            log.exception(
+                "%s: module %s: exception in %s (%r); further ones are only counted", self.guards.name, self.module, what, callback
+            )
+        self.guards.failed(self)
+
+    def was_slow(self, what: str, seconds: float) -> None:
+        name = _within(self.slow, what)
+        self.slow.count(name)
+        if seconds > self.longest:
+            self.longest = seconds
+            log.info("%s: module %s: %s took %.0f ms, and nothing else ran", self.guards.name, self.module, what, seconds * 1000)
+
+    def run(self, what: str, call: Callable[[*Ts], object], *args: *Ts) -> None:
+        """A callback of the module, whatever it is. Returns when it raised, too."""
+        guards = self.guards
+        outer, guards.current = guards.current, self
+        clock, inside = guards.clock, guards.inside
+        began = 0.0 if clock is None else clock()
+        try:
+            call(*args)
+        except Exception:
+            self.failure(what, call)
+        finally:
+            guards.current = outer
+            if clock is not None:
+                guards.took(self, what, clock() - began, inside)
+
+
+def _within(counters: Counters, name: str) -> str:
+    return name if name in counters or len(counters) < NAMES_MAX else "other"
+
+
+class GuardedDispatch:
+    """A `resmgr.dispatch.Dispatch` for one module: calls of *dispatch* with callbacks that run under *guard*."""
+
+    def __init__(self, dispatch: Dispatch, guard: Guard) -> None:
+        self._dispatch = dispatch
+        self._guard = guard
+        self._descriptors: set[int] = set()
+        self._timers: set[_GuardedTimer] = set()
+        self._tasks = 0
+        self.now = dispatch.now
+        self.wall = dispatch.wall
+
+    def _guarded(self, call: Callable[[], None], what: str = "") -> Callable[[], None]:
+        run, name = self._guard.run, what or _name(call)
+        return lambda: run(name, call)
+
+    def attach_fd(self, fd: int, readable: Callable[[], None]) -> None:
+        self._dispatch.attach_fd(fd, self._guarded(readable))
+        self._descriptors.add(fd)
+
+    def want_write(self, fd: int, writable: Callable[[], None] | None) -> None:
+        self._dispatch.want_write(fd, None if writable is None else self._guarded(writable))
+
+    def want_read(self, fd: int, wanted: bool) -> None:
+        self._dispatch.want_read(fd, wanted)
+
+    def detach_fd(self, fd: int) -> None:
+        self._descriptors.discard(fd)
+        self._dispatch.detach_fd(fd)
+
+    def call_at(self, when: float, call: Callable[[], None]) -> Timer:
+        timer = _GuardedTimer(self._timers)
+        guard, name = self._guard, _name(call)
+
+        def ring() -> None:
+            timer.timer = None
+            self._timers.discard(timer)
+            guard.run(name, call)
+
+        timer.timer = self._dispatch.call_at(when, ring)
+        self._timers.add(timer)
+        return timer
+
+    def call_soon(self, call: Callable[[], None]) -> None:
+        self._dispatch.call_soon(self._guarded(call))
+
+    def at_turn_end(self, call: Callable[[], None]) -> None:
+        self._dispatch.at_turn_end(self._guarded(call))
+
+    def call_blocking(self, work: Callable[[], T], done: Callable[[T | BaseException], None]) -> None:
+        self._dispatch.call_blocking(work, lambda result: self._guard.run(_name(done), done, result))
+
+    def call_from_thread(self, call: Callable[[], None]) -> None:
+        self._dispatch.call_from_thread(self._guarded(call))
+
+    def start_task(self, function: Callable[[*Ts], Awaitable[object]], *args: *Ts) -> None:
+        self._tasks += 1
+
+        async def run() -> None:
+            try:
+                await function(*args)
+            except Exception:
+                self._guard.failure(_name(function), function)
+            finally:
+                self._tasks -= 1
+
+        self._dispatch.start_task(run)
+
+    def sizes(self) -> dict[str, int]:
+        """What the module has on the dispatch just now."""
+        return {"descriptors": len(self._descriptors), "timers": len(self._timers), "tasks": self._tasks}
+
+    def take_back(self) -> list[str]:
+        """After the module was detached: what it left, taken away. Tasks are told and go on: they are ended by whoever started them."""
+        left = [f"descriptor {fd}" for fd in sorted(self._descriptors)]
+        left += ["a timer"] * len(self._timers)
+        left += ["a task"] * self._tasks
+        for fd in list(self._descriptors):
+            self.detach_fd(fd)
+        for timer in list(self._timers):
+            timer.cancel()
+        return left
+
+
+class _GuardedTimer:
+    """A timer that its module's dispatch knows of."""
+
+    __slots__ = ("_pending", "timer")
+
+    def __init__(self, pending: set[_GuardedTimer]) -> None:
+        self._pending = pending
+        self.timer: Timer | None = None
+
+    def cancel(self) -> None:
+        self._pending.discard(self)
+        if self.timer is not None:
+            self.timer.cancel()
+
+
+def _name(call: object) -> str:
+    """A callback for people: `PacketDriver._readable`."""
+    return getattr(call, "__qualname__", "") or type(call).__qualname__

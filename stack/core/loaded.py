@@ -1,0 +1,65 @@
+"""A module at work in a stack, and the chain of wrappers around a driver."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, TypeGuard
+
+import attrs
+
+from resmgr.errors import Misuse
+from stack.core.driver import Driver, Wrapper
+from stack.core.isolation import Guard, GuardedDispatch
+from stack.core.loader import find_module
+from stack.core.module import Attached, Context, Kind, Loadable
+
+if TYPE_CHECKING:
+    from stack.core.ifnet import Interface
+    from stack.core.restart import Restarts
+
+
+@attrs.define(eq=False)
+class Loaded:
+    """A module at work. `interface` is set for drivers; `wrappers` are around the driver, innermost first, as `wrap` asked for.
+
+    `number` is never used twice in a stack's life. `options` are the module's own, without what is io-pkt's.
+    """
+
+    number: int
+    module: Loadable
+    options: str
+    guard: Guard
+    dispatch: GuardedDispatch
+    attached: Attached
+    wrap: Sequence[tuple[str, str]]
+    restarts: Restarts | None
+    interface: Interface | None = None
+    wrappers: tuple[Wrapper, ...] = ()
+
+
+def wrapped(module: Loadable, innermost: Attached, wrap: Sequence[tuple[str, str]], context: Context) -> tuple[Driver, tuple[Wrapper, ...]]:
+    """*innermost* with wrappers around it, and those. When one cannot be made, the rest is detached."""
+    if not _is_driver(innermost):
+        raise Misuse(f"{module.name}: attach returned no driver")
+    driver: Driver = innermost
+    wrappers: list[Wrapper] = []
+    for name, options in wrap:
+        try:
+            wrapper = find_module(name, Kind.WRAPPER).attach_text(context, options)
+            if not _is_wrapper(wrapper):
+                raise Misuse(f"{name}: attach returned no wrapper")
+            wrapper.around(driver)
+        except BaseException:
+            driver.detach()
+            raise
+        wrappers.append(wrapper)
+        driver = wrapper
+    return driver, tuple(wrappers)
+
+
+def _is_driver(attached: Attached) -> TypeGuard[Driver]:
+    return all(hasattr(attached, name) for name in ("start", "accept", "transmit", "info"))
+
+
+def _is_wrapper(attached: Attached) -> TypeGuard[Wrapper]:
+    return _is_driver(attached) and hasattr(attached, "around")

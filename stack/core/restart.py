@@ -1,0 +1,122 @@
+"""Restarts of modules that raised: `io-pkt -p tunnel peer=a,restart=5`.
+
+A module whose callback raised may be in no state to go on. With `restart=N` it is unloaded and loaded again, with the same options and
+wrappers, at once the first time, then after 1, 2, 4, ... `WAIT_MAX` seconds, at most N times in a row; `QUIET` seconds without an exception
+end a row. A module that cannot be loaded again now (its device is gone) is tried again in the same way. After N the module stays as it is:
+what it does raise is counted, as for one without restarts.
+
+An interface that comes back this way has its name and another index; modules see it go and come.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import attrs
+
+from resmgr.dispatch import Timer
+from stack.core.isolation import Guard
+
+if TYPE_CHECKING:
+    from stack.core.loaded import Loaded
+    from stack.core.stack import Stack
+
+log = logging.getLogger(__name__)
+
+WAIT_FIRST = 1.0
+WAIT_MAX = 60.0
+QUIET = 600.0
+
+
+@attrs.define(eq=False)
+class Restarts:
+    """The restarts of one module, carried over from load to load. `most` in a row are allowed; `done` in this row, `total` ever."""
+
+    most: int
+    done: int = 0
+    total: int = 0
+    last: float = 0.0
+    """When the last one was, in monotonic seconds."""
+    waiting: Timer | None = None
+    why: str = ""
+    """Why the module is not loaded just now."""
+
+
+class Restarter:
+    """Restarts the modules of one stack."""
+
+    def __init__(self, stack: Stack) -> None:
+        self._stack = stack
+        self._absent: dict[str, Restarts] = {}
+        """Modules that are to be loaded again and could not be yet."""
+
+    def failed(self, guard: Guard) -> None:
+        """A callback under *guard* raised. It may still be running above us."""
+        for loaded in self._stack.loaded:
+            if loaded.guard is guard and loaded.restarts is not None:
+                self._plan(loaded, loaded.restarts)
+
+    def absent(self) -> dict[str, str]:
+        """Modules that wait to be loaded again, and why they are not."""
+        return {name: restarts.why for name, restarts in self._absent.items()}
+
+    def forget(self, loaded: Loaded) -> None:
+        """*loaded* is unloaded by somebody who wants it so."""
+        if loaded.restarts is not None and loaded.restarts.waiting is not None:
+            loaded.restarts.waiting.cancel()
+            loaded.restarts.waiting = None
+
+    def give_up(self, name: str) -> bool:
+        """Do not load module *name* again. Whether one was waiting for it."""
+        for label, restarts in list(self._absent.items()):
+            if name in (label, label.partition(" ")[0], label.partition(" ")[2]):
+                if restarts.waiting is not None:
+                    restarts.waiting.cancel()
+                del self._absent[label]
+                return True
+        return False
+
+    def close(self) -> None:
+        for restarts in self._absent.values():
+            if restarts.waiting is not None:
+                restarts.waiting.cancel()
+        self._absent.clear()
+
+    def _plan(self, loaded: Loaded, restarts: Restarts) -> None:
+        if restarts.waiting is not None:
+            return
+        now = self._stack.dispatch.now()
+        if now - restarts.last > QUIET:
+            restarts.done = 0
+        name = loaded.module.name
+        if restarts.done >= restarts.most:
+            if restarts.done == restarts.most:
+                restarts.done += 1
+                log.error("%s: module %s failed again after %d restarts: it is left as it is", self._stack.name, name, restarts.most)
+            return
+        wait = 0.0 if restarts.done == 0 else min(WAIT_FIRST * 2.0 ** (restarts.done - 1), WAIT_MAX)
+        restarts.waiting = self._stack.dispatch.call_at(now + wait, lambda: self._restart(loaded, restarts))
+
+    def _restart(self, loaded: Loaded, restarts: Restarts) -> None:
+        stack = self._stack
+        restarts.waiting = None
+        restarts.last = stack.dispatch.now()
+        restarts.done += 1
+        restarts.total += 1
+        name = loaded.module.name
+        label = f"{name} #{loaded.number}"
+        self._absent.pop(label, None)
+        if loaded in stack.loaded:
+            log.warning("%s: module %s is restarted (%d of %d)", stack.name, name, restarts.done, restarts.most)
+            stack.unload(loaded)
+        try:
+            stack.load_again(loaded)
+        except Exception as error:
+            restarts.why = str(error) or type(error).__name__
+            if restarts.done >= restarts.most:
+                log.error("%s: module %s cannot be loaded again and is given up: %s", stack.name, name, restarts.why)
+                return
+            log.warning("%s: module %s cannot be loaded again yet: %s", stack.name, name, restarts.why)
+            self._absent[label] = restarts
+            self._plan(loaded, restarts)

@@ -1,0 +1,109 @@
+"""A veth pair of Linux: two interfaces that are the ends of one cable, one of them perhaps in another network namespace.
+
+Made and removed through one rtnetlink socket, which belongs to the namespace in which it was made, as the near end does.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import socket
+
+from stack.core.errors import ModuleError
+from stack.wire.rtnetlink import End, Link, Refused, delete_link, get_link, new_veth, parse_messages, switch_on
+
+NAMESPACES = "/run/netns"
+"""Where ip-netns(8) keeps names."""
+RECEIVE_MAX = 1 << 16
+CLONE_NEWNET = 0x40000000
+
+
+def open_namespace(name: str) -> int:
+    """A descriptor of a network namespace: a name of ip-netns(8), a process number, or a path. ModuleError."""
+    path = name if "/" in name else f"/proc/{name}/ns/net" if name.isascii() and name.isdigit() else f"{NAMESPACES}/{name}"
+    try:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise ModuleError(error.errno or errno.EIO, f"there is no network namespace {name}: {path}: {error.strerror}") from error
+
+
+class VethPair:
+    """See the head of this file. Both ends are switched on. ModuleError when that does not work; then nothing is left."""
+
+    def __init__(self, near: End, far: End, mtu: int) -> None:
+        what = f"the veth pair {near.name} and {far.name}"
+        self._sock = _netlink()
+        try:
+            _ask(self._sock, new_veth(near, far, mtu), f"cannot make {what}")
+            self.index = self._index(near.name)
+            try:
+                _ask(self._sock, switch_on(near.name), f"cannot switch {near.name} on")
+                with _netlink() if far.namespace is None else _netlink_in(far.namespace) as there:
+                    _ask(there, switch_on(far.name), f"cannot switch {far.name} on")
+            except BaseException:
+                self.remove()
+                raise
+        except BaseException:
+            self._sock.close()
+            raise
+
+    def remove(self) -> None:
+        """Remove both ends. Idempotent; harmless when they are gone already."""
+        if self._sock.fileno() >= 0:
+            try:
+                _ask(self._sock, delete_link(self.index), "")
+            except ModuleError:
+                pass
+            self._sock.close()
+
+    def _index(self, name: str) -> int:
+        self._sock.send(get_link(name))
+        while True:
+            for message in parse_messages(self._sock.recv(RECEIVE_MAX)):
+                if isinstance(message, Link) and message.name == name:
+                    return message.index
+                if isinstance(message, Refused):
+                    raise ModuleError(message.code, f"the interface {name} is gone again")
+
+
+def _netlink() -> socket.socket:
+    return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
+
+
+def _netlink_in(namespace: int) -> socket.socket:
+    """A socket of another namespace: this thread goes there and back, and a socket stays where it was made."""
+    setns = ctypes.PyDLL(None, use_errno=True).setns
+    here = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if setns(namespace, CLONE_NEWNET) < 0:
+            code = ctypes.get_errno()
+            raise ModuleError(code, f"cannot enter the network namespace: {_why(code)}")
+        try:
+            return _netlink()
+        finally:
+            if setns(here, CLONE_NEWNET) < 0:
+                raise OSError(ctypes.get_errno(), "setns: the way back from a network namespace is barred")
+    finally:
+        os.close(here)
+
+
+def _ask(sock: socket.socket, request: bytes, failure: str) -> None:
+    """Send a request and wait for its answer, which the kernel gives at once."""
+    sock.send(request)
+    while True:
+        for message in parse_messages(sock.recv(RECEIVE_MAX)):
+            if isinstance(message, Refused):
+                if message.code:
+                    raise ModuleError(message.code, f"{failure}: {_why(message.code)}")
+                return
+
+
+def _why(code: int) -> str:
+    if code == errno.EPERM:
+        return "this needs root, or the capabilities CAP_NET_ADMIN and, for another namespace, CAP_SYS_ADMIN"
+    if code == errno.EEXIST:
+        return "there is an interface of that name already"
+    if code == errno.EOPNOTSUPP:
+        return "this kernel has no veth (module not loaded or not built)"
+    return os.strerror(code)

@@ -1,0 +1,120 @@
+"""The stack's own loopback: `io-pkt -d lo`. What is transmitted arrives again, as a real one does: in the next turn, in order.
+
+A frame is copied once, unless it is `bytes`. At most WAITING_MAX bytes wait; more are dropped (`tx_queue_full`): who talks to himself
+faster than he listens hears so.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+
+import attrs
+
+from resmgr.dispatch import Dispatch
+from stack.core.driver import BATCH_BYTES, BATCH_MAX, Port
+from stack.core.module import Context, Kind, Module
+from stack.core.statistics import Drop
+from stack.frame import BadFrame, Frame
+from stack.wire.ethernet import HEADER_SIZE, MAC_SIZE, TAG_SIZE, TPIDS, ethertype_of, is_group, unpack_type
+
+MTU_LOOPBACK = 65536
+"""Linux's."""
+WAITING_MAX = 4 << 20
+"""Bytes. Stops a module that answers its own frames from filling memory."""
+
+
+@attrs.frozen
+class LoOptions:
+    """Options of `-d lo`."""
+
+    name: str = "lo0"
+    mtu: int = attrs.field(default=MTU_LOOPBACK, validator=[attrs.validators.ge(68), attrs.validators.le(MTU_LOOPBACK)])
+
+
+class LoopbackDriver:
+    """See the head of this file and `stack.core.driver.Driver`. Its address is all zeroes, as Linux's."""
+
+    def __init__(self, dispatch: Dispatch, options: LoOptions) -> None:
+        self.name, self.mtu, self.up = options.name, options.mtu, True
+        self.mac = bytes(MAC_SIZE)
+        self._dispatch = dispatch
+        self._port: Port | None = None
+        self._accepted: frozenset[int] | None = frozenset()
+        self._others = False
+        self._waiting: deque[bytes] = deque()
+        self._size = 0
+        self._due = False
+
+    def start(self, port: Port) -> None:
+        self._port = port
+
+    def accept(self, ethertypes: frozenset[int] | None) -> None:
+        self._accepted = ethertypes
+
+    def promiscuous(self, on: bool) -> None:
+        self._others = on
+
+    def info(self) -> Mapping[str, str | int]:
+        return {"driver": "lo", "waiting": len(self._waiting)}
+
+    def detach(self) -> None:
+        self.up = False
+        self._waiting.clear()
+        self._size = 0
+
+    def transmit(self, frames: list[Frame]) -> None:
+        for frame in frames:
+            size = len(frame)
+            if not self.up:
+                self._count(Drop.LINK_DOWN)
+            elif size < HEADER_SIZE:
+                self._count(Drop.TOO_SHORT)
+            elif size > self.mtu + HEADER_SIZE and not (unpack_type(frame)[0] in TPIDS and size <= self.mtu + HEADER_SIZE + TAG_SIZE):
+                self._count(Drop.TOO_LONG)
+            elif not self._is_wanted(frame):
+                continue
+            elif self._size + size > WAITING_MAX:
+                self._count("tx_queue_full")
+            else:
+                self._waiting.append(bytes(frame))
+                self._size += size
+        self._schedule()
+
+    def _is_wanted(self, frame: Frame) -> bool:
+        if not (self._others or is_group(frame) or frame[:MAC_SIZE] == self.mac):
+            return False
+        try:
+            return self._accepted is None or ethertype_of(frame) in self._accepted
+        except BadFrame:
+            return False
+
+    def _schedule(self) -> None:
+        if self._waiting and not self._due:
+            self._due = True
+            # Not in this turn: a module that answers itself would never let it end.
+            self._dispatch.call_at(self._dispatch.now(), self._deliver)
+
+    def _deliver(self) -> None:
+        self._due = False
+        batch: list[Frame] = []
+        size = 0
+        while self._waiting and len(batch) < BATCH_MAX and size < BATCH_BYTES:
+            frame = self._waiting.popleft()
+            batch.append(frame)
+            size += len(frame)
+        self._size -= size
+        if batch and self._port is not None:
+            self._port.deliver(batch)
+        self._schedule()
+
+    def _count(self, reason: str) -> None:
+        if self._port is not None:
+            self._port.count(reason)
+
+
+def _attach(context: Context, options: LoOptions) -> LoopbackDriver:
+    return LoopbackDriver(context.dispatch, options)
+
+
+MODULE = Module("lo", Kind.DRIVER, LoOptions, _attach)

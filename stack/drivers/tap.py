@@ -1,0 +1,229 @@
+"""A tap device: `io-pkt -d tap ifname=tap0`. The Linux machine itself becomes a station of the stack's Ethernet.
+
+    Linux's TCP/IP -- tap0 (its MAC address) ==== this driver (`mac`) -- stack
+
+Linux leaves checksums and the cutting of TCP and UDP runs to us, since one read of 64 KiB costs little more than one of 1500 bytes; above
+the driver frames are whole (`stack.wire.segmentation`). A program in the kernel lets only wanted ethertypes for this station wake the node.
+The Linux interface is made and switched on, and goes with the driver; its address, routes and firewall are the administrator's. Its MTU
+and carrier are followed; when somebody deletes it, the link is down for good.
+
+    tx_no_buffers   the kernel has no memory            rx_unfinished   a run that cannot be taken apart
+    tx_refused      any other error of write            rx_truncated    longer than the MTU allows
+
+Needs CAP_NET_ADMIN in the user namespace that owns the network namespace, or a device that was made for this user
+(`ip tuntap add tap0 mode tap vnet_hdr user NAME`).
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+from collections.abc import Mapping
+
+import attrs
+
+from resmgr.dispatch import Dispatch
+from stack.core.driver import BATCH_BYTES, BATCH_MAX, Port, in_batches
+from stack.core.errors import ModuleError
+from stack.core.module import Context, Kind, Module
+from stack.core.statistics import Drop
+from stack.drivers.af_packet.filter import station_program
+from stack.drivers.af_packet.link import LinkMonitor
+from stack.drivers.af_packet.unfinished import RUN_MAX, Restorer
+from stack.drivers.tun_device.device import TapDevice
+from stack.frame import Frame
+from stack.wire import virtio_net
+from stack.wire.ethernet import HEADER_SIZE, TAG_SIZE, TPIDS, is_group, mac_bytes, mac_text, unpack_type
+from stack.wire.rtnetlink import Link
+
+log = logging.getLogger(__name__)
+
+FINISHED = bytes(virtio_net.SIZE)
+"""In front of what we send: nothing is left to do."""
+LINK_ERRORS = frozenset((errno.EIO, errno.ENETDOWN, errno.EBADFD))
+"""EIO: the interface is switched off; EBADFD: it was deleted."""
+
+
+@attrs.frozen
+class TapOptions:
+    """Options of `-d tap`."""
+
+    ifname: str = "tap%d"
+    """The Linux interface; %d becomes the first number that is free."""
+    name: str | None = None
+    """Name of the interface in the stack; the Linux name by default."""
+    mac: str | None = None
+    """Of our end; one of chance by default. Linux chooses that of its own."""
+    mtu: int | None = attrs.field(default=None, validator=attrs.validators.optional([attrs.validators.ge(68), attrs.validators.le(65521)]))
+    """To be set on the Linux interface."""
+    up: bool = True
+    """Switch the Linux interface on."""
+    runs: bool = True
+    """Let Linux hand over runs of segments and partial checksums."""
+
+
+class TapDriver:
+    """See the head of this file and `stack.core.driver.Driver`."""
+
+    def __init__(self, dispatch: Dispatch, options: TapOptions, mac: bytes) -> None:
+        """*mac*: of our end, unless the options say another. ModuleError when the device cannot be made."""
+        try:
+            self.mac = mac if options.mac is None else mac_bytes(options.mac)
+        except ValueError as error:
+            raise ModuleError(errno.EINVAL, f"tap: {error}") from error
+        if is_group(self.mac):
+            raise ModuleError(errno.EINVAL, f"tap: {mac_text(self.mac)} is the address of a group, not of a station")
+        self._dispatch = dispatch
+        self._port: Port | None = None
+        self._closed = False
+        self._attached = False
+        self._ethertypes: frozenset[int] | None = frozenset()
+        self._others = False
+        self._memory = memoryview(bytearray(BATCH_BYTES + 2 * RUN_MAX))
+        self._monitor = LinkMonitor(dispatch, self._link_reported)
+        try:
+            self._device = TapDevice(options.ifname, options.runs)
+        except BaseException:
+            self._monitor.close()
+            raise
+        try:
+            self._filter()
+            self._device.configure(options.up, options.mtu)
+            link = self._monitor.find(self._device.ifname)
+            if link is None:
+                raise ModuleError(errno.ENODEV, f"the tap device {self._device.ifname} is gone again")
+        except OSError as error:
+            self._monitor.close()
+            self._device.close()
+            if isinstance(error, ModuleError):
+                raise
+            raise ModuleError(error.errno or errno.EIO, f"cannot set {self._device.ifname} up: {error.strerror}") from error
+        self._link: Link | None = link
+        self.name = options.name or self._device.ifname
+        self.mtu, self.up = link.mtu, link.up
+        self._restorer = Restorer(link.mtu)
+
+    def start(self, port: Port) -> None:
+        self._port = port
+        self._attached = True
+        self._dispatch.attach_fd(self._device.fd, self._readable)
+        self._monitor.start()
+
+    def accept(self, ethertypes: frozenset[int] | None) -> None:
+        self._ethertypes = ethertypes
+        if not self._closed:
+            self._filter()
+
+    def promiscuous(self, on: bool) -> None:
+        """`stack.core.promiscuity.Promiscuous`."""
+        self._others = on
+        if not self._closed:
+            self._filter()
+
+    def _filter(self) -> None:
+        self._device.attach(station_program(self._ethertypes, None if self._others else self.mac))
+
+    def info(self) -> Mapping[str, str | int]:
+        link = self._link
+        return {
+            "driver": "tap",
+            "linux interface": f"{self._device.ifname} (deleted)" if link is None else f"{link.name} (index {link.index})",
+            "linux address": "" if link is None else mac_text(link.mac),
+            "runs from linux": self._device.runs,
+            **self._restorer.info(),
+        }
+
+    def detach(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        self.up = False
+        self._monitor.close()
+        self._unwatch()
+        self._device.close()
+
+    def _unwatch(self) -> None:
+        if self._attached:
+            self._attached = False
+            self._dispatch.detach_fd(self._device.fd)
+
+    # Receiving: what Linux sends
+
+    def _readable(self) -> None:
+        port = self._port
+        assert port is not None
+        frames: list[Frame] = []
+        memory, read, fd, put_right = self._memory, os.readv, self._device.fd, self._restorer.put_right
+        place = 0
+        while len(frames) < BATCH_MAX and place < BATCH_BYTES:
+            try:
+                size = read(fd, (memory[place : place + RUN_MAX],))
+            except BlockingIOError:
+                break
+            except OSError as error:
+                if error.errno == errno.EBADFD:
+                    self._unwatch()
+                break
+            frames += put_right(memory, place + virtio_net.SIZE, size - virtio_net.SIZE, 0, 0, 0)
+            place += (size + 15) & ~15
+        for batch in in_batches(frames):
+            if not self._closed:
+                port.deliver(batch)
+        restorer = self._restorer
+        if restorer.refused:
+            self._count("rx_unfinished", restorer.refused)
+            restorer.refused = 0
+        if restorer.truncated:
+            self._count("rx_truncated", restorer.truncated)
+            restorer.truncated = 0
+
+    # Sending: what Linux receives
+
+    def transmit(self, frames: list[Frame]) -> None:
+        if self._closed or not self.up:
+            self._count(Drop.LINK_DOWN, len(frames))
+            return
+        write, fd, longest = os.writev, self._device.fd, self.mtu + HEADER_SIZE
+        for frame in frames:
+            size = len(frame)
+            if size < HEADER_SIZE:
+                self._count(Drop.TOO_SHORT)
+            elif size > longest and not (unpack_type(frame)[0] in TPIDS and size <= longest + TAG_SIZE):
+                self._count(Drop.TOO_LONG)
+            else:
+                try:
+                    write(fd, (FINISHED, frame))
+                except OSError as error:
+                    self._count(_reason(error.errno or 0))
+
+    def _count(self, reason: str, number: int = 1) -> None:
+        if self._port is not None:
+            self._port.count(reason, number)
+
+    # The link
+
+    def _link_reported(self, link: Link | None) -> None:
+        self._link = link
+        if link is None:
+            log.warning("tap: interface %s was deleted", self._device.ifname)
+            self._unwatch()
+            self.up = False
+        else:
+            self.mtu, self.up = link.mtu, link.up
+            self._restorer.set_mtu(link.mtu)
+        if self._port is not None:
+            self._port.changed()
+
+
+def _reason(code: int) -> str:
+    if code in LINK_ERRORS:
+        return Drop.LINK_DOWN
+    return "tx_no_buffers" if code in (errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM) else "tx_refused"
+
+
+def _attach(context: Context, options: TapOptions) -> TapDriver:
+    return TapDriver(context.dispatch, options, b"\x02" + context.random(5))
+
+
+MODULE = Module("tap", Kind.DRIVER, TapOptions, _attach)

@@ -1,0 +1,1 @@
+"""Parts of the `tap` driver: what Linux's /dev/net/tun offers."""

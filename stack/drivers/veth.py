@@ -1,0 +1,86 @@
+"""A cable that is made for the purpose: `io-pkt -d veth ifname=q0,peer=q1,netns=box`.
+
+Makes a veth pair of Linux, puts the far end into a network namespace if one is given (a name of `ip netns`, a process number, a path),
+drives the near end as `packet` does, and removes the pair when it is detached. So another stack, a container or Linux itself gets an
+Ethernet cable to this one.
+
+Needs CAP_NET_ADMIN and CAP_NET_RAW; for another namespace CAP_NET_ADMIN there and CAP_SYS_ADMIN.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Mapping
+
+import attrs
+
+from resmgr.dispatch import Dispatch
+from stack.core.errors import ModuleError
+from stack.core.module import Context, Kind, Module
+from stack.core.wrapper import Around
+from stack.drivers.af_packet.pair import VethPair, open_namespace
+from stack.drivers.packet import PacketDriver, PacketOptions
+from stack.wire.ethernet import MTU_DEFAULT, mac_bytes
+from stack.wire.rtnetlink import End
+
+
+@attrs.frozen
+class VethOptions:
+    """Options of `-d veth`."""
+
+    ifname: str
+    """The near end."""
+    peer: str
+    """The far end."""
+    netns: str | None = None
+    """Where the far end goes."""
+    name: str | None = None
+    """Name of the interface in the stack; that of the near end by default."""
+    mac: str | None = None
+    peer_mac: str | None = None
+    """Addresses; Linux chooses them by default."""
+    mtu: int = attrs.field(default=MTU_DEFAULT, validator=[attrs.validators.ge(68), attrs.validators.le(65535)])
+
+
+class VethDriver(Around):
+    """See the head of this file: the packet driver of the near end, and the pair."""
+
+    def __init__(self, dispatch: Dispatch, options: VethOptions) -> None:
+        """ModuleError when the pair cannot be made."""
+        super().__init__()
+        self._options = options
+        namespace = None if options.netns is None else open_namespace(options.netns)
+        try:
+            near = End(options.ifname, _mac(options.mac))
+            self._pair = VethPair(near, End(options.peer, _mac(options.peer_mac), namespace), options.mtu)
+        finally:
+            if namespace is not None:
+                os.close(namespace)
+        try:
+            self.around(PacketDriver(dispatch, PacketOptions(options.ifname, options.name)))
+        except BaseException:
+            self._pair.remove()
+            raise
+
+    def detach(self) -> None:
+        super().detach()
+        self._pair.remove()
+
+    def info(self) -> Mapping[str, str | int]:
+        where = f" in {self._options.netns}" if self._options.netns is not None else ""
+        return {**self.inner.info(), "driver": "veth", "peer": f"{self._options.peer}{where}"}
+
+
+def _mac(text: str | None) -> bytes | None:
+    try:
+        return None if text is None else mac_bytes(text)
+    except ValueError as error:
+        raise ModuleError(errno.EINVAL, f"veth: {error}") from error
+
+
+def _attach(context: Context, options: VethOptions) -> VethDriver:
+    return VethDriver(context.dispatch, options)
+
+
+MODULE = Module("veth", Kind.DRIVER, VethOptions, _attach)

@@ -1,0 +1,240 @@
+"""io-pkt as a server: loads and unloads modules at run time, switches interfaces, tells what there is. QNX's `mount -T io-pkt`.
+
+Anybody on this machine may ask for facts. Who changes something must be root, the manager's own user, or a member of the configured group,
+as the local socket's credentials say (EACCES, as in QNX, otherwise). A client of another node needs the verb `administer` for anything, and
+is then judged by whom its user is mapped to.
+
+Requests that change something wait in line; one is done as a whole before the next. A module's file is found and imported in a thread,
+as QNX leaves `dlopen` to another one, because that may take seconds; the rest takes as long as the module's `attach`. Nothing is done in
+the call that brought the request: that may be a module's own callback (a request of another node comes through lsm-qnet), and a module
+must not vanish below it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import re
+from collections import deque
+from collections.abc import Callable
+
+from resmgr.access import Verb
+from resmgr.channel import ND_LOCAL, PID_SYSTEM, ClientInfo, Message
+from resmgr.errors import Misuse
+from stack.core.errors import ModuleError
+from stack.core.ifnet import Interface
+from stack.core.loaded import Loaded
+from stack.core.loader import find_module
+from stack.core.module import Kind
+from stack.core.stack import Stack
+from stack.managers.facts import facts, module
+from stack.managers.protocol import CHID_STACK, REQUEST_MAX, pack_reply, unpack_request
+
+log = logging.getLogger(__name__)
+
+DIRECTORY = "/dev/io-net/"
+"""Where QNX's legacy drivers show: `umount /dev/io-net/en0`."""
+_LIBRARY = re.compile(r"(?:.*/)?(?P<kind>devnp|devn|lsm)-(?P<name>[A-Za-z0-9_-]+)\.so")
+WRAPPERS_MAX = 16
+WAITING_MAX = 64
+"""Requests in line; more are refused with EAGAIN."""
+
+Request = dict[str, object]
+
+
+class IoPktManager:
+    """Serves *stack* until `close`. *owner*: the manager's user; *group*: whose members may change things, if any."""
+
+    def __init__(self, stack: Stack, owner: int, group: int | None = None) -> None:
+        self._stack = stack
+        self._owner = owner
+        self._group = group
+        self._line: deque[tuple[Message, str, Request]] = deque()
+        self._busy = False
+        self._verbs: dict[str, Callable[[Request], dict[str, object]]] = {
+            "mount": self._mount,
+            "umount": self._umount,
+            "destroy": self._destroy,
+            "interface": self._interface,
+        }
+        self.channel = stack.kernel.channel(self._handle, pid=PID_SYSTEM, chid=CHID_STACK)
+        stack.system.guard(self.channel)
+
+    def close(self) -> None:
+        """Clients under way get ESRCH. Idempotent."""
+        self.channel.destroy()
+
+    def _handle(self, message: Message) -> None:
+        if message.msglen > REQUEST_MAX or message.msglen != len(message.data):
+            message.error(errno.EMSGSIZE)
+            return
+        request = unpack_request(bytes(message.data))
+        if request is None:
+            message.error(errno.EINVAL)
+            return
+        verb = str(request["do"])
+        refused = self._refused(message.info, change=verb != "facts")
+        if refused:
+            message.reply(0, pack_reply({"error": refused, "errno": errno.EACCES}))
+        elif verb == "facts":
+            message.reply(0, pack_reply(facts(self._stack)))
+        elif verb not in self._verbs:
+            message.error(errno.ENOSYS)
+        elif len(self._line) >= WAITING_MAX:
+            message.error(errno.EAGAIN)
+        else:
+            self._line.append((message, verb, request))
+            self._next_soon()
+
+    def _next_soon(self) -> None:
+        if self._line and not self._busy:
+            self._busy = True
+            self._stack.dispatch.call_soon(self._next)
+
+    def _next(self) -> None:
+        message, verb, request = self._line.popleft()
+        if not message.client_waits:
+            if not message.answered:
+                message.error(errno.ESRCH)  # the channel was closed, or the client gave up, before anything was done
+            self._busy = False
+            self._next_soon()
+        elif verb == "mount":
+            self._stack.dispatch.call_blocking(lambda: self._import(request), lambda result: self._do(message, verb, request))
+        else:
+            self._do(message, verb, request)
+
+    @staticmethod
+    def _import(request: Request) -> None:
+        """In a thread. What goes wrong goes wrong again in `_mount`, where it is told."""
+        name, kind = module_name(str(request.get("module", "")))
+        with contextlib.suppress(Exception):
+            find_module(name, kind)
+
+    def _refused(self, info: ClientInfo, change: bool) -> str:
+        """Why *info* may not ask that; empty when it may."""
+        system = self._stack.system
+        if info.nd != ND_LOCAL and not system.policy.may(info, Verb.ADMINISTER):
+            return f"node {info.node} may not administer this one ([access] administer)"
+        if not change:
+            return ""
+        user = system.policy.user(info)
+        if isinstance(user, int):
+            return f"users of node {info.node} are not let in here"
+        groups = {user.gid, *user.groups}
+        if user.uid in (0, self._owner) or (self._group is not None and self._group in groups):
+            return ""
+        return f"user {user.uid} may not change {self._stack.name}: only root, its own user and members of its --group may"
+
+    def _do(self, message: Message, verb: str, request: Request) -> None:
+        self._busy = False
+        self._next_soon()
+        if not message.client_waits:
+            if not message.answered:
+                message.error(errno.ESRCH)
+            return
+        try:
+            answer = self._verbs[verb](request)
+        except ModuleError as error:
+            answer = {"error": str(error), "errno": error.errno}
+        except Misuse as error:
+            answer = {"error": str(error), "errno": errno.EBUSY}
+        except Exception as error:
+            log.exception("%s: %s raised", self._stack.name, verb)
+            answer = {"error": f"{verb} raised {type(error).__name__}: {error}; the log says more", "errno": errno.EIO}
+        if not message.answered:
+            message.reply(0, pack_reply(answer))
+
+    # Requests
+
+    def _mount(self, request: Request) -> dict[str, object]:
+        name, kind = module_name(_text(request, "module"))
+        asked = request.get("kind")
+        if asked is not None:
+            try:
+                kind = Kind(asked)
+            except ValueError:
+                raise ModuleError(errno.EINVAL, f"{asked!r} is no kind of module: driver or protocol") from None
+        loaded = self._stack.load(name, _text(request, "options", ""), kind=kind, wrap=_wrap(request.get("wrap")))
+        log.info("%s: module %s is loaded", self._stack.name, loaded.module.name)
+        return module(loaded)
+
+    def _umount(self, request: Request) -> dict[str, object]:
+        what = _text(request, "what")
+        if self._stack.restarter.give_up(what):
+            return {"name": what}
+        return self._unload(self._find(what))
+
+    def _destroy(self, request: Request) -> dict[str, object]:
+        found = self._named(_text(request, "interface"))
+        return self._unload(next(one for one in self._stack.loaded if one.interface is found))
+
+    def _unload(self, loaded: Loaded) -> dict[str, object]:
+        told = module(loaded)
+        self._stack.unload(loaded)
+        log.info("%s: module %s is unloaded", self._stack.name, loaded.module.name)
+        return told
+
+    def _interface(self, request: Request) -> dict[str, object]:
+        found = self._named(_text(request, "interface"))
+        mtu, up = request.get("mtu"), request.get("up")
+        if mtu is not None:
+            if not isinstance(mtu, int) or isinstance(mtu, bool):
+                raise ModuleError(errno.EINVAL, f"{mtu!r} is no MTU")
+            found.limit_mtu(mtu)
+        if up is not None:
+            if not isinstance(up, bool):
+                raise ModuleError(errno.EINVAL, f"{up!r} is not true or false")
+            found.switch(up)
+        return {"name": found.name, "up": found.up, "enabled": found.enabled, "mtu": found.mtu}
+
+    def _named(self, name: str) -> Interface:
+        found = self._stack.interface(name.removeprefix(DIRECTORY))
+        if found is None:
+            there = ", ".join(one.name for one in self._stack.interfaces) or "none"
+            raise ModuleError(errno.ENXIO, f"{self._stack.name} has no interface {name}; there is: {there}")
+        return found
+
+    def _find(self, what: str) -> Loaded:
+        """The one module that *what* names: an interface, a module, `#3`."""
+        stack = self._stack
+        if what.startswith("#"):
+            found = [one for one in stack.loaded if f"#{one.number}" == what]
+        else:
+            interface = what.removeprefix(stack.prefix).removeprefix(DIRECTORY)
+            name, kind = module_name(what)
+            found = [one for one in stack.loaded if one.interface is not None and one.interface.name == interface]
+            found = found or [one for one in stack.loaded if one.module.name == name and kind in (None, one.module.kind)]
+        if not found:
+            there = ", ".join(dict.fromkeys(one.module.name for one in stack.loaded)) or "nothing"
+            raise ModuleError(errno.ENXIO, f"{stack.name} has no module or interface {what}; loaded: {there}")
+        if len(found) > 1:
+            which = ", ".join(f"#{one.number}" + (f" ({one.interface.name})" if one.interface else "") for one in found)
+            raise ModuleError(errno.EINVAL, f"{what} is loaded {len(found)} times: say which, {which}")
+        return found[0]
+
+
+def module_name(text: str) -> tuple[str, Kind | None]:
+    """`/lib/dll/devnp-hub.so`, as people write it who know QNX, is the driver hub, and `lsm-qnet.so` the protocol qnet."""
+    match = _LIBRARY.fullmatch(text)
+    if match is None:
+        return text, None
+    return match["name"], Kind.PROTOCOL if match["kind"] == "lsm" else Kind.DRIVER
+
+
+def _text(request: Request, key: str, default: str | None = None) -> str:
+    found = request.get(key, default)
+    if not isinstance(found, str) or (not found and default is None):
+        raise ModuleError(errno.EINVAL, f"the request needs {key!r}")
+    return found
+
+
+def _wrap(asked: object) -> list[tuple[str, str]]:
+    if asked is None:
+        return []
+    if not isinstance(asked, list) or len(asked) > WRAPPERS_MAX:
+        raise ModuleError(errno.EINVAL, f"wrappers are a list of at most {WRAPPERS_MAX}")
+    pairs = [one for one in asked if isinstance(one, list) and len(one) == 2 and all(isinstance(word, str) for word in one)]
+    if len(pairs) != len(asked):
+        raise ModuleError(errno.EINVAL, "a wrapper is a name and options")
+    return [(one[0], one[1]) for one in pairs]

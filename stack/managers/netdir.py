@@ -1,0 +1,63 @@
+"""`/dev/io-net`: a file per interface that holds its facts, in JSON. QNX's legacy drivers had their names there.
+
+With `--prefix /alt` it is `/alt/dev/io-net`. Programs of this machine may all read; clients of other nodes need an export with the verb
+read that covers the file.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+from collections.abc import Callable, Iterator, Mapping
+
+from resmgr.access import MappedUser, Verb
+from resmgr.channel import ND_LOCAL, ClientInfo
+from resmgr.iofunc.node import local_or_nobody
+from resmgr.iofunc.static import tree
+from stack.core.stack import Stack
+from stack.managers.facts import interfaces
+
+PATH = "/dev/io-net"
+
+
+class InterfaceFiles(Mapping[str, Callable[[], bytes]]):
+    """The interfaces of now, by name, as callables that make text."""
+
+    def __init__(self, stack: Stack) -> None:
+        self._stack = stack
+
+    def __getitem__(self, name: str) -> Callable[[], bytes]:
+        if self._stack.interface(name) is None:
+            raise KeyError(name)
+        return lambda: self._text(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter([one.name for one in self._stack.interfaces])
+
+    def __len__(self) -> int:
+        return len(self._stack.interfaces)
+
+    def _text(self, name: str) -> bytes:
+        found = [one for one in interfaces(self._stack) if one["name"] == name]
+        return b"".join(json.dumps(one, indent=1, default=str).encode() + b"\n" for one in found)
+
+
+class NetDirectory:
+    """Serves the directory until `close`."""
+
+    def __init__(self, stack: Stack) -> None:
+        self._system = stack.system
+        self._path = (stack.prefix + PATH).encode()
+        self._tree = tree(stack.kernel, InterfaceFiles(stack), name="io-net", user=self.reader)
+        self._attached = self._system.paths.attach(self._path.lstrip(b"/"), self._tree.target)
+        self._system.guard(self._tree.channel)
+
+    def reader(self, info: ClientInfo) -> MappedUser | int:
+        """As whom a client reads, or the errno with which it is refused."""
+        if info.nd != ND_LOCAL and Verb.READ not in self._system.policy.verbs(info, self._path):
+            return errno.EACCES
+        return local_or_nobody(info)
+
+    def close(self) -> None:
+        self._system.paths.detach(self._attached)
+        self._tree.destroy()

@@ -1,0 +1,49 @@
+"""What is asked of a running io-pkt: one well-known channel of the node, JSON in, JSON out. docs/stack/manager.md has every request.
+
+    {"do": "facts"}                                             modules, interfaces, registrations, counters
+    {"do": "mount", "module": M, "kind": K, "options": O, "wrap": [[NAME, OPTIONS], ...]}
+    {"do": "umount", "what": W}                                 an interface, a module, or its number
+    {"do": "destroy", "interface": IF}                          as umount, for interfaces only
+    {"do": "interface", "interface": IF, "up": B, "mtu": N}     switch it, limit its MTU; what is absent stays
+
+The channel is `(0, PID_SYSTEM, CHID_STACK)`. A request that was understood and cannot be done is answered with `{"error": sentence,
+"errno": N}`. One that makes no sense fails with EINVAL, an unknown one with ENOSYS, one that is too long with EMSGSIZE.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+CHID_STACK = 4
+"""Of PID_SYSTEM; see docs/protocol/node.md for the others."""
+REQUEST_MAX = 8192
+"""A request is a name and options (4 KB at most); longer ones are refused unread."""
+REPLY_MAX = 1 << 20
+"""Reply buffer of who asks: facts about 256 interfaces fit."""
+
+
+def pack_request(verb: str, **arguments: object) -> bytes:
+    return json.dumps({**arguments, "do": verb}).encode()
+
+
+def pack_reply(facts: Mapping[str, object]) -> bytes:
+    return json.dumps(facts, default=str).encode()
+
+
+def unpack_request(data: bytes) -> dict[str, object] | None:
+    """None for what is no request."""
+    try:
+        found = json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) and isinstance(found.get("do"), str) else None
+
+
+def unpack_reply(data: bytes) -> dict[str, object]:
+    """ValueError for an answer of a manager of another version."""
+    match json.loads(data):
+        case dict(facts):
+            return facts
+        case other:
+            raise ValueError(f"not a table of facts: {other!r}")

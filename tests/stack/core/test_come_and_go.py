@@ -1,0 +1,215 @@
+"""Every driver, wrapper and protocol that there is comes and goes again and again under traffic, and leaves nothing behind.
+
+They are found by listing: whoever adds a module adds nothing here, unless it has an option that must be given and that `KNOWN` cannot fill.
+`LOADS=1000` makes it as many times as the issue wants; the default is for every day.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import pkgutil
+import threading
+from collections.abc import Callable
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import attrs
+import pytest
+import trio
+
+import stack.drivers
+import stack.drivers.wrap
+from resmgr.dispatch import Timer
+from resmgr.heap import keep_freed_memory
+from stack.core.errors import ModuleError
+from stack.core.ifnet import Interface
+from stack.core.loader import ENTRY_POINT_GROUP, find_module
+from stack.core.manager import Manager, open_manager
+from stack.core.module import Context, Kind, Loadable, Module
+from stack.core.stack import Stack
+from stack.drivers.hub import Hub
+from stack.frame import Frame
+from stack.testing.driver import TYPE, frame
+from stack.testing.namespace import Veth
+from stack.wire.ethernet import BROADCAST
+
+LOADS = int(os.environ.get("LOADS", "20"))
+WARM = max(5, LOADS // 5)
+"""Loads before those that are measured: allocators find their size."""
+MEMORY_MAX = 3 << 20
+"""Bytes that a thousand loads may leave resident: allocators keep some."""
+BATCH = 20
+NETWORK_MODULES = {"qnet"}
+"""Modules that need more than a stack: tests/cluster/test_reload.py."""
+
+
+def modules() -> list[Loadable]:
+    """All that the loader can find by name."""
+    found: list[Loadable] = []
+    for package, kind in ((stack.drivers, Kind.DRIVER), (stack.drivers.wrap, Kind.WRAPPER)):
+        for one in pkgutil.iter_modules(package.__path__):
+            if not one.ispkg:
+                try:
+                    found.append(find_module(one.name, kind))
+                except ModuleError as error:
+                    if "has no MODULE" not in str(error):  # a file beside the drivers; the hub, which is made by hand
+                        raise
+    found += [find_module(entry.name) for entry in entry_points(group=ENTRY_POINT_GROUP) if entry.name not in NETWORK_MODULES]
+    return found
+
+
+MODULES = modules()
+
+
+def options(module: Loadable, folder: Path) -> str:
+    """What *module* must be told, from the names of its options."""
+    known = {
+        "ifname": "va",
+        "if": "en0",
+        "parent": "en0",
+        "mac": "02:00:00:00:00:77",
+        "file": str(folder / "frames"),
+        "path": str(folder / "frames"),
+        "peer": "127.0.0.1",
+        "remote": "127.0.0.1",
+        "local": "127.0.0.1",
+        "vlan": "5",
+        "vid": "5",
+        "id": "5",
+        "vni": "5",
+        "port": "0",
+    }
+    words = []
+    for usage, default in module.usage():
+        name = usage.partition("=")[0]
+        if default == "required":
+            assert name in known, f"{module.name} has a required option {name} that this test cannot fill: enter it in `known`"
+            words.append(f"{name}={known[name]}")
+    return ",".join(words)
+
+
+@attrs.frozen
+class NoOptions:
+    pass
+
+
+class Talker:
+    """A protocol that sends a batch on every interface in each millisecond, and counts what it hears."""
+
+    def __init__(self, context: Context, ethertype: int = TYPE) -> None:
+        self._stack: Stack = context.stack
+        self._dispatch = context.dispatch
+        self._type = ethertype
+        self.heard = self.sent = 0
+        self._registration = context.stack.register_ethertype(ethertype, self._receive)
+        self._timer: Timer = context.dispatch.call_at(0.0, self._talk)
+
+    def _receive(self, interface: Interface, frames: list[Frame]) -> None:
+        self.heard += len(frames)
+
+    def _talk(self) -> None:
+        for interface in self._stack.interfaces:
+            self._stack.output(interface, [frame(BROADCAST, interface.mac, bytes([n]) * 80, self._type) for n in range(BATCH)])
+            self.sent += BATCH
+        self._timer = self._dispatch.call_at(self._dispatch.now() + 0.001, self._talk)
+
+    def detach(self) -> None:
+        self._timer.cancel()
+        self._registration.revoke()
+
+
+@attrs.frozen
+class State:
+    """What a process holds."""
+
+    descriptors: int
+    threads: int
+    attached: int
+    mounts: int
+    links: tuple[str, ...]
+    memory: int = attrs.field(eq=False)
+
+    @classmethod
+    def now(cls, manager: Manager) -> State:
+        gc.collect()
+        status = Path("/proc/self/status").read_text()
+        (resident,) = (line.split()[1] for line in status.splitlines() if line.startswith("VmRSS:"))
+        return cls(
+            len(os.listdir("/proc/self/fd")),
+            threading.active_count(),
+            manager.dispatch.statistics().descriptors,
+            Path("/proc/self/mounts").read_text().count("\n"),
+            tuple(sorted(os.listdir("/sys/class/net"))),
+            int(resident) << 10,
+        )
+
+
+def loading(manager: Manager, module: Loadable | str, text: str = "") -> Callable[[], None]:
+    """For `enter`."""
+
+    def load() -> None:
+        manager.stack.load(module, text)
+
+    return load
+
+
+async def in_turn(manager: Manager, hub: Module[object] | None, module: Loadable, text: str) -> None:
+    """Load, let traffic flow, unload."""
+    loaded = []
+    around = module.kind is Kind.WRAPPER
+
+    def load() -> None:
+        if around:
+            assert hub is not None
+            loaded.append(manager.stack.load(hub, "mac=02:00:00:00:00:78,name=en1", wrap=[(module.name, text)]))
+        else:
+            loaded.append(manager.stack.load(module, text))
+
+    manager.dispatch.enter(load)
+    await trio.sleep(0.003)
+    manager.dispatch.enter(lambda: manager.stack.unload(loaded[0]))
+
+
+@pytest.mark.priv
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: module.name)
+async def test_a_module_that_comes_and_goes_leaves_nothing(
+    module: Loadable, veth: Veth, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    keep_freed_memory()  # as io-pkt: with glibc's defaults large buffers are mapped at first and lie in the heap later
+    text = options(module, tmp_path)
+    async with open_manager([]) as manager, open_manager([]) as other:
+        hub = Hub(manager.dispatch)
+        driver: Module[object] = hub.module()  # type: ignore[assignment]  # its options are its own
+        far: list[Talker] = []
+        manager.dispatch.enter(loading(manager, driver, "mac=02:00:00:00:00:01,name=en0"))
+        manager.dispatch.enter(loading(manager, Module("talker", Kind.PROTOCOL, NoOptions, lambda context, _: Talker(context))))
+
+        def listen(context: Context, _: NoOptions) -> Talker:
+            far.append(Talker(context))
+            return far[-1]
+
+        with veth.b.entered():
+            other.dispatch.enter(loading(other, "packet", "ifname=vb"))
+        other.dispatch.enter(loading(other, Module("talker", Kind.PROTOCOL, NoOptions, listen)))
+        with veth.a.entered():
+            for _ in range(WARM):
+                await in_turn(manager, driver, module, text)
+        before = State.now(manager)
+        with veth.a.entered():
+            for _ in range(LOADS):
+                await in_turn(manager, driver, module, text)
+        after = State.now(manager)
+
+        assert after == before
+        assert after.memory - before.memory < MEMORY_MAX, f"{(after.memory - before.memory) / LOADS:.0f} bytes each time"
+        assert [one.module.name for one in manager.stack.loaded] == ["hub", "talker"]
+        assert dict(manager.stack.failures()) == {}
+        assert manager.stack.statistics().interfaces["en0"].tx_frames > LOADS, "there was no traffic"
+        if module.name == "packet":
+            assert far[0].heard > LOADS, "nothing got through"
+    assert "behind" not in caplog.text
+
+
+def test_the_list_has_what_everybody_knows() -> None:
+    assert {"packet", "udp", "fault"} <= {one.name for one in MODULES}

@@ -1,0 +1,107 @@
+"""The veth driver: the pair that it makes is a cable, and is gone with it."""
+
+from __future__ import annotations
+
+import errno
+import random
+import socket
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+import trio
+
+from resmgr.runner import TrioDispatch, open_dispatch
+from resmgr.system import System
+from stack.core.driver import Driver
+from stack.core.errors import ModuleError
+from stack.core.stack import Stack
+from stack.drivers.packet import PacketDriver, PacketOptions
+from stack.drivers.veth import VethDriver, VethOptions
+from stack.drivers.wrap.fault import FaultDriver, FaultOptions
+from stack.testing.driver import check_driver
+from stack.testing.namespace import Namespace
+
+pytestmark = pytest.mark.priv
+
+
+class Pair:
+    def __init__(self, a: Driver, b: Driver) -> None:
+        self.a = a
+        self.b = b
+
+    async def settle(self, until: Callable[[], bool], seconds: float) -> bool:
+        with trio.move_on_after(seconds):
+            while not until():  # noqa: ASYNC110  # what is awaited is the kernel: there is no event to wait for
+                await trio.sleep(0.002)
+            return True
+        return False
+
+
+@pytest.fixture
+async def dispatch() -> AsyncIterator[TrioDispatch]:
+    async with open_dispatch() as made:
+        yield made
+        assert made.statistics().descriptors == 0
+
+
+@pytest.fixture
+def other() -> Namespace:
+    return Namespace.make()
+
+
+def links(namespace: Namespace) -> set[str]:
+    with namespace.entered():
+        return {name for _, name in socket.if_nameindex()} - {"lo"}
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+async def test_contract_over_a_cable_to_another_namespace(
+    dispatch: TrioDispatch, namespace: Namespace, other: Namespace, wrapped: bool
+) -> None:
+    options = VethOptions("q0", "q1", f"/proc/self/fd/{other.fd}", "cable", "02:00:00:00:00:0a", "02:00:00:00:00:0b", 9000)
+    with namespace.entered():
+        near: Driver = VethDriver(dispatch, options)
+    with other.entered():
+        far: Driver = PacketDriver(dispatch, PacketOptions("q1"))
+    assert (near.name, near.mtu, far.mtu) == ("cable", 9000, 9000)
+    assert (near.mac.hex(":"), far.mac.hex(":")) == (options.mac, options.peer_mac)
+    assert near.info()["peer"] == f"q1 in {options.netns}"
+    if wrapped:
+        outer = [FaultDriver(dispatch, FaultOptions()) for _ in range(2)]
+        for wrapper, driver in zip(outer, (near, far), strict=True):
+            wrapper.around(driver)
+        near, far = outer
+    await check_driver(Pair(far, near))
+    assert links(namespace) == links(other) == set()
+    near.detach()
+    other.close()
+
+
+async def test_without_another_namespace_and_when_the_pair_is_gone_already(dispatch: TrioDispatch, namespace: Namespace) -> None:
+    stack = Stack(System(dispatch, "n"), random.Random(1).randbytes)
+    with namespace.entered():
+        loaded = stack.load("veth", "ifname=q0,peer=q1")
+    assert links(namespace) == {"q0", "q1"}
+    assert loaded.interface is not None
+    namespace.ip("link", "delete", "q1")
+    with trio.fail_after(3):
+        while loaded.interface.up:  # noqa: ASYNC110  # what is awaited is the kernel
+            await trio.sleep(0.002)
+    stack.close()
+
+
+async def test_refusals_are_one_sentence_and_leave_nothing(dispatch: TrioDispatch, namespace: Namespace) -> None:
+    with namespace.entered():
+        first = VethDriver(dispatch, VethOptions("q0", "q1"))
+        for options, code, text in (
+            (VethOptions("q0", "q2"), errno.EEXIST, "an interface of that name"),
+            (VethOptions("q2", "q3", "no-such-namespace"), errno.ENOENT, "no network namespace no-such-namespace"),
+            (VethOptions("q2", "q3", mac="x"), errno.EINVAL, "veth: 'x'"),
+            (VethOptions("a-name-that-is-too-long", "q3"), errno.ERANGE, "cannot make the veth pair"),
+        ):
+            with pytest.raises(ModuleError, match=text) as raised:
+                VethDriver(dispatch, options)
+            assert raised.value.errno == code, raised.value
+            assert "\n" not in str(raised.value)
+        first.detach()
+    assert links(namespace) == set()

@@ -1,0 +1,285 @@
+"""Requests to a running io-pkt: who may ask what, what is done, and that what fails changes nothing."""
+
+from __future__ import annotations
+
+import errno
+import json
+import random
+from collections.abc import Sequence
+
+import attrs
+import pytest
+
+from resmgr.access import Grant, Policy, UserRule, Verb
+from resmgr.channel import ClientInfo, Credentials, Nd
+from resmgr.dispatch import Buffer
+from resmgr.system import System
+from resmgr.testing.virtual import VirtualDispatch
+from stack.core.module import Context, Kind, Module
+from stack.core.stack import Stack
+from stack.managers.facts import facts
+from stack.managers.iopkt import IoPktManager, module_name
+from stack.managers.protocol import REQUEST_MAX, pack_request, unpack_reply, unpack_request
+
+ROOT = Credentials(0, 0, (), 1)
+USER = Credentials(1000, 1000, (), 2)
+
+
+@attrs.frozen
+class Options:
+    name: str = "ml0"
+    fail: bool = False
+
+
+class MemoryLink:
+    """A driver for the requests to load; found by its dotted path."""
+
+    def __init__(self, context: Context, options: Options) -> None:
+        if options.fail:
+            context.dispatch.call_at(1e9, self.detach)
+            raise RuntimeError("no such luck")
+        self.name, self.mac, self.mtu, self.up = options.name, bytes(6), 1500, True
+
+    def start(self, port: object) -> None: ...
+
+    def accept(self, ethertypes: object) -> None: ...
+
+    def transmit(self, frames: object) -> None: ...
+
+    def detach(self) -> None: ...
+
+    def info(self) -> dict[str, str | int]:
+        return {"driver": "memory"}
+
+
+class Idle:
+    def detach(self) -> None: ...
+
+
+MODULE = Module("memlink", Kind.DRIVER, Options, MemoryLink)
+PROTOCOL = Module("idle", Kind.PROTOCOL, Options, lambda context, options: Idle())
+HERE = "memlink_of_the_test"
+
+
+@pytest.fixture(autouse=True)
+def importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This file under a dotted path that a request may name."""
+    import sys
+    from types import ModuleType
+
+    for name in (HERE, f"{HERE}.it"):
+        module = ModuleType(name)
+        module.__dict__.update(MODULE=MODULE, PROTOCOL=PROTOCOL)
+        monkeypatch.setitem(sys.modules, name, module)
+
+
+class Answer:
+    """A client's half of a message."""
+
+    def __init__(self) -> None:
+        self.got: list[tuple[int, bytes]] = []
+
+    def answer(self, status: int, parts: Sequence[Buffer], descriptors: object) -> None:
+        self.got.append((status, b"".join(parts)))
+
+    def pull(self, offset: int, length: int, done: object) -> None:
+        raise AssertionError("requests come whole")
+
+    def push(self, offset: int, data: object) -> None:
+        raise AssertionError("answers go in one piece")
+
+
+def client(who: Credentials = ROOT, nd: int = 0, node: str = "", roles: tuple[str, ...] = ()) -> ClientInfo:
+    return ClientInfo(Nd(nd), node, frozenset(roles), who, 1)
+
+
+class Rig:
+    """A stack with its manager, and clients that ask as anybody."""
+
+    def __init__(self, group: int | None = None) -> None:
+        self.dispatch = VirtualDispatch(1)
+        self.system = System(self.dispatch, "here")
+        self.stack = Stack(self.system, random.Random(1).randbytes)
+        self.manager = IoPktManager(self.stack, owner=500, group=group)
+
+    def raw(self, data: bytes, info: ClientInfo, msglen: int | None = None) -> tuple[int, bytes]:
+        answer = Answer()
+        self.system.kernel.deliver(self.manager.channel, info, data, len(data) if msglen is None else msglen, 1 << 20, 10, answer)
+        self.dispatch.run_for(0.1)
+        (got,) = answer.got
+        return got
+
+    def ask(self, verb: str, by: ClientInfo | None = None, /, **arguments: object) -> dict[str, object]:
+        status, data = self.raw(pack_request(verb, **arguments), by or client())
+        assert status == 0, errno.errorcode.get(-status)
+        return unpack_reply(data)
+
+    def names(self) -> list[str]:
+        return [one.module.name for one in self.stack.loaded]
+
+
+def test_load_and_unload() -> None:
+    rig = Rig()
+    made = rig.ask("mount", module=f"{HERE}.it", options="name=ml3,restart=2", wrap=[["fault", "drop=5%"]])
+    assert (made["name"], made["kind"], made["interface"], made["number"]) == ("memlink", "driver", "ml3", 1)
+    assert (made["options"], made["wrappers"]) == ("name=ml3", [["fault", "drop=5%"]])
+    assert rig.ask("mount", module=f"{HERE}.it:PROTOCOL")["kind"] == "protocol"
+    assert rig.names() == ["memlink", "idle"]
+    assert rig.ask("umount", what="/dev/io-net/ml3")["name"] == "memlink"
+    assert rig.ask("umount", what="lsm-idle.so")["name"] == "idle"
+    assert (rig.names(), rig.stack.interfaces) == ([], ())
+
+
+def test_the_interface_is_named_by_destroy_and_by_number() -> None:
+    rig = Rig()
+    for number in range(3):
+        rig.ask("mount", module=f"{HERE}.it", options=f"name=ml{number}")
+    assert rig.ask("umount", what="memlink") == {
+        "error": "memlink is loaded 3 times: say which, #1 (ml0), #2 (ml1), #3 (ml2)",
+        "errno": errno.EINVAL,
+    }
+    rig.ask("destroy", interface="ml1")
+    rig.ask("umount", what="#3")
+    rig.ask("umount", what="memlink")
+    assert rig.names() == []
+
+
+@pytest.mark.parametrize(
+    ("verb", "arguments", "number", "sentence"),
+    [
+        ("mount", {"module": "nosuch"}, errno.ENXIO, "there is no module called nosuch"),
+        ("mount", {"module": "/lib/dll/devnp-nosuch.so"}, errno.ENXIO, "there is no driver called nosuch"),
+        ("mount", {"module": "lsm-nosuch.so"}, errno.ENXIO, "there is no protocol called nosuch"),
+        ("mount", {"module": f"{HERE}.it", "options": "nam=x"}, errno.EINVAL, "memlink: there is no option nam; did you mean name?"),
+        ("mount", {"module": f"{HERE}.it", "options": "fail"}, errno.EIO, "mount raised RuntimeError: no such luck; the log says more"),
+        ("mount", {"module": f"{HERE}.it", "options": "name=ml0"}, errno.EEXIST, "io-pkt0 has an interface ml0 already"),
+        ("mount", {"module": f"{HERE}.it", "kind": "protocol"}, errno.ENXIO, f"{HERE}.it is a driver, not a protocol"),
+        ("mount", {"module": f"{HERE}.it", "kind": "x"}, errno.EINVAL, "'x' is no kind of module"),
+        ("mount", {"module": f"{HERE}.it", "wrap": [["nosuch", ""]]}, errno.ENXIO, "there is no wrapper called nosuch"),
+        ("mount", {"module": f"{HERE}.it", "wrap": [[1, ""]]}, errno.EINVAL, "a wrapper is a name and options"),
+        ("mount", {"module": f"{HERE}.it", "wrap": "fault"}, errno.EINVAL, "wrappers are a list of at most 16"),
+        ("mount", {"module": f"{HERE}.it:PROTOCOL", "wrap": [["fault", ""]]}, errno.EINVAL, "idle is no driver"),
+        ("mount", {"module": "fault"}, errno.EINVAL, "fault needs a driver to be wrapped around"),
+        ("mount", {}, errno.EINVAL, "the request needs 'module'"),
+        ("mount", {"module": 7}, errno.EINVAL, "the request needs 'module'"),
+        ("umount", {"what": "en9"}, errno.ENXIO, "io-pkt0 has no module or interface en9; loaded: memlink"),
+        ("umount", {"what": "#9"}, errno.ENXIO, "io-pkt0 has no module or interface #9; loaded: memlink"),
+        ("destroy", {"interface": "memlink"}, errno.ENXIO, "io-pkt0 has no interface memlink; there is: ml0"),
+        ("interface", {"interface": "ml0", "mtu": 9000}, errno.EINVAL, "ml0: an MTU of 9000 is not between 68 and 1500"),
+        ("interface", {"interface": "ml0", "mtu": True}, errno.EINVAL, "True is no MTU"),
+        ("interface", {"interface": "ml0", "up": 1}, errno.EINVAL, "1 is not true or false"),
+    ],
+)
+def test_what_cannot_be_done_is_a_sentence_and_changes_nothing(verb: str, arguments: dict[str, object], number: int, sentence: str) -> None:
+    rig = Rig()
+    rig.ask("mount", module=f"{HERE}.it", options="name=ml0")
+    before = facts(rig.stack)
+    answer = rig.ask(verb, **arguments)
+    assert answer["errno"] == number
+    assert str(answer["error"]).startswith(sentence)
+    assert facts(rig.stack) == before
+
+
+@pytest.mark.parametrize("verb", ["mount", "umount", "destroy", "interface"])
+def test_only_root_the_owner_and_the_group_change_anything(verb: str) -> None:
+    rig = Rig(group=70)
+    rig.ask("mount", module=f"{HERE}.it", options="name=ml0")
+    arguments: dict[str, object] = {"module": f"{HERE}.it:PROTOCOL", "what": "ml0", "interface": "ml0", "up": False}
+    before = facts(rig.stack)
+    refused = rig.ask(verb, client(USER), **arguments)
+    assert refused["errno"] == errno.EACCES
+    assert "user 1000 may not change io-pkt0" in str(refused["error"])
+    assert facts(rig.stack) == before
+    assert rig.ask("facts", client(USER))["name"] == "io-pkt0"
+    for who in (ROOT, Credentials(500, 5), Credentials(1000, 70), Credentials(1000, 1000, (4, 70))):
+        assert "error" not in Rig(group=70).ask("mount", client(who), module=f"{HERE}.it")
+
+
+def test_other_nodes_need_the_verb_and_a_user_who_may() -> None:
+    rig = Rig()
+    far = client(ROOT, nd=2, node="far", roles=("ops",))
+    for verb in ("facts", "mount"):
+        refused = rig.ask(verb, far, module=f"{HERE}.it")
+        assert (refused["error"], refused["errno"]) == ("node far may not administer this one ([access] administer)", errno.EACCES)
+    rules = [UserRule("identity", root="root")]
+    rig.system.set_policy(Policy(rig.system.accounts, grants=[Grant(Verb.ADMINISTER, roles=("ops",))]))
+    assert "user 65534 may not change" in str(rig.ask("mount", far, module=f"{HERE}.it")["error"]), "root is nobody unless a rule says so"
+    assert rig.ask("facts", far)["name"] == "io-pkt0"
+    rig.system.set_policy(Policy(rig.system.accounts, users=rules, grants=[Grant(Verb.ADMINISTER, roles=("ops",))]))
+    assert rig.ask("mount", far, module=f"{HERE}.it")["name"] == "memlink"
+    assert "error" in rig.ask("mount", client(ROOT, nd=3, node="other"), module=f"{HERE}.it")
+
+
+@pytest.mark.parametrize(
+    ("data", "msglen", "status"),
+    [
+        (b"", None, errno.EINVAL),
+        (b"[]", None, errno.EINVAL),
+        (b'{"do": 1}', None, errno.EINVAL),
+        (b"[" * 5000, None, errno.EINVAL),
+        (b'{"do": "nosuch"}', None, errno.ENOSYS),
+        (b'{"do": "facts"}' + b" " * REQUEST_MAX, None, errno.EMSGSIZE),
+        (b'{"do": "facts"}', 100, errno.EMSGSIZE),
+    ],
+)
+def test_nonsense_is_refused(data: bytes, msglen: int | None, status: int) -> None:
+    assert Rig().raw(data, client(), msglen)[0] == -status
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_random_requests_raise_nothing(seed: int) -> None:
+    rng = random.Random(seed)
+    rig = Rig()
+    values: list[object] = [None, 0, True, "", "ml0", "#1", f"{HERE}.it", [["fault", "x"]], [[]], {}, 1e9, "driver", "name=ml1", "\0"]
+    for _ in range(20):
+        keys = ("module", "kind", "options", "wrap", "what", "interface", "up", "mtu")
+        arguments = {key: rng.choice(values) for key in keys if rng.random() < 0.7}
+        rig.ask(rng.choice(("mount", "umount", "destroy", "interface", "facts")), **arguments)
+    data = bytearray(pack_request("mount", module=f"{HERE}.it", options="name=ml7"))
+    data[rng.randrange(len(data))] = rng.randrange(256)
+    rig.raw(bytes(data), client())
+
+
+def test_a_request_of_a_client_whose_channel_is_gone_is_not_done() -> None:
+    rig = Rig()
+    answer = Answer()
+    data = pack_request("mount", module=f"{HERE}.it")
+    rig.system.kernel.deliver(rig.manager.channel, client(), data, len(data), 1000, 10, answer)
+    rig.manager.close()
+    rig.dispatch.run_for(0.1)
+    assert [status for status, _ in answer.got] == [-errno.ESRCH]
+    assert rig.names() == []
+
+
+def test_names_as_qnx_users_write_them() -> None:
+    assert module_name("/lib/dll/devnp-abc100.so") == ("abc100", Kind.DRIVER)
+    assert module_name("devn-rtl.so") == ("rtl", Kind.DRIVER)
+    assert module_name("lsm-qnet.so") == ("qnet", Kind.PROTOCOL)
+    assert module_name("packet") == ("packet", None)
+    assert module_name("a.b:C") == ("a.b:C", None)
+
+
+def test_facts_can_be_said_in_json_and_name_everything() -> None:
+    rig = Rig()
+    rig.ask("mount", module=f"{HERE}.it", options="name=ml0,restart=3")
+    rig.stack.register_ethertype(0x88B5, lambda interface, frames: None)
+    told = json.loads(json.dumps(facts(rig.stack)))
+    assert told["ethertypes"] == [{"ethertype": 0x88B5, "frames": 0, "module": ""}]
+    (module,) = told["modules"]
+    assert (module["restarts"], module["dispatch"]) == (
+        {"most": 3, "done": 0, "total": 0},
+        {"descriptors": 0, "timers": 0, "tasks": 0},
+    )
+    (interface,) = told["interfaces"]
+    assert (interface["name"], interface["number"], interface["drops"]) == ("ml0", 1, {})
+
+
+@pytest.mark.parametrize("length", range(len(pack_request("facts"))))
+def test_a_request_cut_short_is_none(length: int) -> None:
+    assert unpack_request(pack_request("facts")[:length]) is None
+
+
+def test_an_answer_that_is_none() -> None:
+    for data in (b"[]", b"x", b""):
+        with pytest.raises(ValueError):
+            unpack_reply(data)
