@@ -24,9 +24,11 @@ from collections.abc import Callable
 from resmgr.errors import Misuse
 from stack.core.driver import BATCH_MAX
 from stack.core.ifnet import Interface
+from stack.drivers.af_packet.constants import TP_STATUS_COPY
 from stack.frame import Frame
 from stack.l2.forward.carrier import Reason
-from stack.l2.forward.ring import FRAME_AT, TP_STATUS_VLAN_VALID, VNET_SIZE, PortRing
+from stack.l2.forward.ring import FRAME_AT, SPECIAL, VNET_SIZE, PortRing
+from stack.wire import virtio_net
 from stack.wire.ethernet import HEADER_SIZE, TAG_SIZE
 
 log = logging.getLogger(__name__)
@@ -125,6 +127,8 @@ class Worker:
         self._sendmmsg = ctypes.CDLL(None, use_errno=True).sendmmsg
         self._sendmmsg.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_uint, ctypes.c_int]
         self._pairs: dict[int, list[int]] = {}
+        self._kept: list[ctypes.c_char] = []
+        """Memory of runs that are to be sent, until they are."""
         self._thread = threading.Thread(target=self._run, name=f"forward-{number}", daemon=True)
         self._thread.start()
 
@@ -213,12 +217,15 @@ class Worker:
             done += 1
             length = longs[place + 1] & 0xFFFFFFFF
             begin = offset + FRAME_AT
-            if status >> 32 != length:
-                reasons[Reason.TRUNCATED] += 1
-                continue
-            if status & TP_STATUS_VLAN_VALID:
+            if status & SPECIAL:
+                if status & TP_STATUS_COPY:
+                    octets += self._run_of_segments(port, now, held, up, up_keys)
+                    continue
                 begin = ring.retag(offset)
                 length += TAG_SIZE
+            elif status >> 32 != length:
+                reasons[Reason.TRUNCATED] += 1
+                continue
             key = bytes(view[begin : begin + 12])
             flow = get(key)
             if flow is None:
@@ -232,11 +239,12 @@ class Worker:
             reason = flow.reason if pairs is None else Reason.LONG if length > flow.room else Reason.ORDER
             reasons[reason] += 1
             if reason is not Reason.SAME_PORT:
-                up.append(bytes(view[begin : begin + length]))
+                up += map(bytes, ring.restorer.put_right(view, begin, length, 0, 0, 0))
                 up_keys.add(key)
         if done:
             if octets:
                 self._send(port)
+                self._kept.clear()
             words = ring.words
             for offset in ring.offsets[first : first + done]:
                 words[offset >> 2] = 0
@@ -244,6 +252,28 @@ class Worker:
         if up:
             self._hand(port, up, frozenset(up_keys))
         return done
+
+    def _run_of_segments(self, port: WorkerPort, now: float, held: frozenset[bytes] | None, up: list[Frame], up_keys: set[bytes]) -> int:
+        """A frame that is longer than its slot: out as it is, cut by whoever is behind, or up in pieces. Bytes to be sent."""
+        memory, begin, length = port.ring.message()
+        if not length:
+            port.reasons[Reason.TRUNCATED] += 1
+            return 0
+        key = bytes(memory[begin : begin + 12])
+        flow = port.flows.get(key) or self._resolve(port, port.flows, key)
+        _, kind, head, size, _, _ = virtio_net.HEADER.unpack_from(memory, begin - VNET_SIZE)
+        if flow.pairs is not None and kind != virtio_net.GSO_NONE and head + size <= flow.room and (held is None or key not in held):
+            anchor = ctypes.c_char.from_buffer(memory)
+            self._kept.append(anchor)
+            flow.pairs += (ctypes.addressof(anchor) + begin - VNET_SIZE, length + VNET_SIZE)
+            flow.source.used = now
+            return length
+        reason = flow.reason if flow.pairs is None else Reason.LONG if head + size > flow.room else Reason.ORDER
+        port.reasons[reason] += 1
+        if reason is not Reason.SAME_PORT:
+            up += map(bytes, port.ring.restorer.put_right(memory, begin, length, 0, 0, 0))
+            up_keys.add(key)
+        return 0
 
     def _send(self, port: WorkerPort) -> None:
         """Everything that the batch collected, output by output."""
