@@ -34,6 +34,8 @@ class Reason(enum.IntEnum):
     """Dropped: the output interface did not take it (threads)."""
     OVERRUN = 11
     """Dropped: the ring was full (threads)."""
+    ORDER = 12
+    """Handed up, since earlier frames between these stations wait for the stack and must not be overtaken (threads)."""
 
 
 DROPPED = frozenset((Reason.SAME_PORT, Reason.TRUNCATED, Reason.WAITING_FULL, Reason.NOT_SENT, Reason.OVERRUN))

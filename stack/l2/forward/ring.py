@@ -8,8 +8,9 @@ As in `stack.drivers.af_packet.receiver`, but each slot has room for what Linux 
           +--------+-------------+------+----------------+--------+
                                         ^ what is sent, on a socket that takes this header in front of frames
 
-So an unfinished checksum leaves as it came. A VLAN tag that was taken out of the frame is put back: header and addresses move four bytes
-to the front.
+So an unfinished checksum leaves as it came, and so does a run of segments that a local sender has not cut: it is longer than a slot, comes
+by recvmsg, and its slot keeps its place in the order. A VLAN tag that was taken out of the frame is put back: header and addresses move
+four bytes to the front.
 """
 
 from __future__ import annotations
@@ -19,26 +20,42 @@ import mmap
 import socket
 import struct
 
-from stack.drivers.af_packet.constants import PACKET_IGNORE_OUTGOING, PACKET_RX_RING, PACKET_VERSION, SO_SNDBUFFORCE, SOL_PACKET, TPACKET_V2
+from stack.drivers.af_packet.constants import (
+    AUXDATA,
+    PACKET_AUXDATA,
+    PACKET_COPY_THRESH,
+    PACKET_IGNORE_OUTGOING,
+    PACKET_RX_RING,
+    PACKET_STATISTICS,
+    PACKET_VERSION,
+    PACKET_VNET_HDR,
+    SO_RCVBUFFORCE,
+    SO_SNDBUFFORCE,
+    SOL_PACKET,
+    TP_STATUS_COPY,
+    TP_STATUS_VLAN_TPID_VALID,
+    TP_STATUS_VLAN_VALID,
+    TPACKET_V2,
+)
+from stack.drivers.af_packet.unfinished import CONTROL_SIZE, RUN_MAX, Restorer
 from stack.filter.bpf.assembler import RET, WHOLE, Assembler, Code
 from stack.filter.bpf.attach import attach
-from stack.wire.ethernet import HEADER_SIZE, TAG_SIZE, TAGS_MAX
+from stack.wire import virtio_net
+from stack.wire.ethernet import HEADER_SIZE, TAG_SIZE, TAGS_MAX, TPID_8021Q
 
-PACKET_VNET_HDR = 15
-VNET_SIZE = 10
+VNET_SIZE = virtio_net.SIZE
 FRAME_AT = 76
 """tp_mac, with the header of virtio before it."""
 SEND_AT = FRAME_AT - VNET_SIZE
-TP_STATUS_VLAN_VALID, TP_STATUS_VLAN_TPID_VALID, TP_STATUS_LOSING = 1 << 4, 1 << 6, 1 << 2
-SPECIAL = TP_STATUS_VLAN_VALID | TP_STATUS_LOSING
+SPECIAL = TP_STATUS_COPY | TP_STATUS_VLAN_VALID
 """Bits of the status for which a slot needs a closer look."""
+RUNS_MEMORY = 4 << 20
+"""Bytes of runs that may wait beside the ring."""
 BLOCK_SIZE = 1 << 16
 SEND_BUFFER = 4 << 20
 ETH_P_ALL = 3
 _VLAN = struct.Struct("=24xHH")
 _TAG = struct.Struct("!HH")
-_CHECKSUM_START = struct.Struct("=6xH")
-_TPID_DEFAULT = 0x8100
 
 
 def _returning(value: int) -> Code:
@@ -69,6 +86,13 @@ class PortRing:
         sock.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)
         sock.setsockopt(SOL_PACKET, PACKET_VERSION, TPACKET_V2)
         sock.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
+        sock.setsockopt(SOL_PACKET, PACKET_COPY_THRESH, 1)
+        sock.setsockopt(SOL_PACKET, PACKET_AUXDATA, 1)
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, RUNS_MEMORY)
+        except PermissionError:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RUNS_MEMORY)
+        self.restorer = Restorer(mtu)
         slot = (FRAME_AT + HEADER_SIZE + TAG_SIZE * TAGS_MAX + mtu + 15) // 16 * 16
         block = max(BLOCK_SIZE, 1 << (slot - 1).bit_length())
         per_block, blocks = block // slot, max(2, size // block)
@@ -101,22 +125,29 @@ class PortRing:
 
     def lost(self) -> int:
         """Frames that found the ring full since the last call."""
-        return int(struct.unpack("II", self._sock.getsockopt(SOL_PACKET, 6, 8))[1])
+        return int(struct.unpack("II", self._sock.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8))[1])
 
     def retag(self, offset: int) -> int:
         """Put the tag of the frame in that slot back into it. Where the frame begins now."""
-        view, begin = self.view, offset + FRAME_AT
-        tci, tpid = _VLAN.unpack_from(view, offset)
-        if not self.words[offset >> 2] & TP_STATUS_VLAN_TPID_VALID:
-            tpid = _TPID_DEFAULT
-        head = bytes(view[begin - VNET_SIZE : begin + 12])
-        begin -= TAG_SIZE
-        view[begin - VNET_SIZE : begin + 12] = head
-        _TAG.pack_into(view, begin + 12, tpid, tci)
-        if head[0] & 1:
-            (start,) = _CHECKSUM_START.unpack_from(head)
-            _CHECKSUM_START_AT.pack_into(view, begin - VNET_SIZE + 6, start + TAG_SIZE)
-        return begin
+        tci, tpid = _VLAN.unpack_from(self.view, offset)
+        known = self.words[offset >> 2] & TP_STATUS_VLAN_TPID_VALID
+        return _retag(self.view, offset + FRAME_AT, tci, tpid if known else TPID_8021Q)
+
+    def message(self) -> tuple[memoryview, int, int]:
+        """A run, which is longer than its slot: its memory, and where in it the frame lies, behind the header. Length 0: it is lost."""
+        memory = memoryview(bytearray(TAG_SIZE + RUN_MAX))
+        try:
+            size, control, _, _ = self._sock.recvmsg_into((memory[TAG_SIZE:],), CONTROL_SIZE)
+        except BlockingIOError:
+            return memory, 0, 0
+        begin, length = TAG_SIZE + VNET_SIZE, size - VNET_SIZE
+        for level, _, data in control:
+            if level == SOL_PACKET:
+                status, _, _, tci, tpid = AUXDATA.unpack_from(data)
+                if status & TP_STATUS_VLAN_VALID:
+                    begin = _retag(memory, begin, tci, tpid if status & TP_STATUS_VLAN_TPID_VALID else TPID_8021Q)
+                    length += TAG_SIZE
+        return memory, begin, max(0, length)
 
     def close(self) -> None:
         """By whoever reads the ring, or when nobody does any more."""
@@ -128,4 +159,14 @@ class PortRing:
         self._out.close()
 
 
-_CHECKSUM_START_AT = struct.Struct("=H")
+def _retag(memory: memoryview, begin: int, tci: int, tpid: int) -> int:
+    head = bytes(memory[begin - VNET_SIZE : begin + 12])
+    begin -= TAG_SIZE
+    memory[begin - VNET_SIZE : begin + 12] = head
+    _TAG.pack_into(memory, begin + 12, tpid, tci)
+    flags, kind, length, size, start, offset = virtio_net.HEADER.unpack_from(head)
+    if flags & virtio_net.NEEDS_CSUM:
+        virtio_net.HEADER.pack_into(
+            memory, begin - VNET_SIZE, flags, kind, length + TAG_SIZE if length else 0, size, start + TAG_SIZE, offset
+        )
+    return begin

@@ -13,6 +13,7 @@ import time
 import attrs
 
 from resmgr.dispatch import Dispatch
+from stack.core.driver import in_batches
 from stack.core.ifnet import Interface
 from stack.core.linuxinterface import LinuxInterface, OnLinux, on_linux
 from stack.drivers.af_packet.receiver import ring_is_safe
@@ -68,8 +69,7 @@ class ThreadCarrier:
         ring.listen(True)
         self._served[port] = _Served(made, worker, driver)
         self._tell_workers()
-        worker.ports = (*worker.ports, made)
-        worker.wake()
+        worker.add(made)
 
     def detach(self, port: int) -> None:
         served = self._served.pop(port, None)
@@ -107,6 +107,7 @@ class ThreadCarrier:
             return NOTHING
         outputs = [tuple(total) for one in self._served.values() for number, total in list(one.port.out.items()) if number == port]
         one = served.port
+        one.count_lost()
         return Counts(
             one.in_frames, one.in_bytes, sum(frames for frames, _ in outputs), sum(octets for _, octets in outputs), tuple(one.reasons)
         )
@@ -156,7 +157,8 @@ class ThreadCarrier:
         ending = [port for port in self._leaving if port.gone]
         for port in [*self._leaving, *(served.port for served in self._served.values())]:
             for _ in range(len(port.handed)):
-                port.interface.deliver(port.handed[0][1])
+                for batch in in_batches(port.handed[0][1]):
+                    port.interface.deliver(batch)
                 # Only now: until then, what belongs to these flows must not overtake them.
                 port.handed.popleft()
         self._leaving = [port for port in self._leaving if port not in ending]

@@ -3,8 +3,8 @@
 The interpreter lock is held but for the system calls (poll, sendmmsg), so the loop between them does little: one look-up per frame, by the
 twelve bytes of both addresses, in a table of *flows* that is made as frames come and thrown away whenever stations or ports change.
 
-What the dispatch and the worker share changes by replacing, never in place, or is a deque: no locks. A port that goes is served to the
-end by the worker, which then closes its ring.
+What the dispatch and the worker share changes by replacing, never in place, or is a deque: no locks per frame. A port that goes is served
+to the end by the worker, which then closes its ring.
 """
 
 from __future__ import annotations
@@ -24,9 +24,11 @@ from collections.abc import Callable
 from resmgr.errors import Misuse
 from stack.core.driver import BATCH_MAX
 from stack.core.ifnet import Interface
+from stack.drivers.af_packet.constants import TP_STATUS_COPY
 from stack.frame import Frame
 from stack.l2.forward.carrier import Reason
-from stack.l2.forward.ring import FRAME_AT, SPECIAL, TP_STATUS_LOSING, TP_STATUS_VLAN_VALID, VNET_SIZE, PortRing
+from stack.l2.forward.ring import FRAME_AT, SPECIAL, VNET_SIZE, PortRing
+from stack.wire import virtio_net
 from stack.wire.ethernet import HEADER_SIZE, TAG_SIZE
 
 log = logging.getLogger(__name__)
@@ -66,7 +68,8 @@ class Flow:
 
 
 class WorkerPort:
-    """A port as workers and the dispatch see it. Counters are written by the worker alone, `allowed` and the like by the dispatch."""
+    """A port as workers and the dispatch see it. Counters but that of overruns are written by the worker alone, `allowed` and the like by
+    the dispatch."""
 
     def __init__(self, number: int, interface: Interface, ring: PortRing, mtu: int) -> None:
         self.number = number
@@ -87,6 +90,12 @@ class WorkerPort:
         """By output port: frames and bytes carried there."""
         self.reasons = [0] * len(Reason)
 
+    def count_lost(self) -> None:
+        """By the dispatch: the kernel tells how many frames found the ring full."""
+        with self.sending:
+            if not self.gone:
+                self.reasons[Reason.OVERRUN] += self.ring.lost()
+
 
 Table = dict[int, WorkerPort]
 
@@ -102,6 +111,8 @@ class Worker:
         self._stations = stations
         self._arrived = arrived
         self._stop = False
+        self._lock = threading.Lock()
+        """For `ports`, which both sides change."""
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._iovecs = (ctypes.c_uint64 * (2 * BATCH_MAX))()
         self._messages = ctypes.create_string_buffer(_MESSAGE_SIZE * BATCH_MAX)
@@ -116,8 +127,15 @@ class Worker:
         self._sendmmsg = ctypes.CDLL(None, use_errno=True).sendmmsg
         self._sendmmsg.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_uint, ctypes.c_int]
         self._pairs: dict[int, list[int]] = {}
+        self._kept: list[ctypes.c_char] = []
+        """Memory of runs that are to be sent, until they are."""
         self._thread = threading.Thread(target=self._run, name=f"forward-{number}", daemon=True)
         self._thread.start()
+
+    def add(self, port: WorkerPort) -> None:
+        with self._lock:
+            self.ports = (*self.ports, port)
+        self.wake()
 
     def wake(self) -> None:
         os.eventfd_write(self._wake, 1)
@@ -136,6 +154,10 @@ class Worker:
         poller.register(self._wake, select.POLLIN)
         watched: dict[int, WorkerPort] = {}
         while True:
+            # Before the poll: what is told from here on wakes it.
+            for port in self.ports:
+                if port.leaving:
+                    self._finish(port)
             ports = self.ports
             if ports != tuple(watched.values()):
                 for fd in watched:
@@ -151,9 +173,6 @@ class Worker:
                         os.eventfd_read(self._wake)
                 elif fd in watched:
                     self._serve(watched[fd], event)
-            for port in ports:
-                if port.leaving:
-                    self._finish(port)
 
     def _serve(self, port: WorkerPort, event: int) -> None:
         try:
@@ -171,7 +190,8 @@ class Worker:
         for _ in range(port.ring.slots // BATCH_MAX + 1):
             if not self._batch(port):
                 break
-        self.ports = tuple(one for one in self.ports if one is not port)
+        with self._lock:
+            self.ports = tuple(one for one in self.ports if one is not port)
         with port.sending:
             port.gone = True
             port.ring.close()
@@ -189,7 +209,6 @@ class Worker:
         up_keys: set[bytes] = set()
         reasons = port.reasons
         done = octets = 0
-        losing = False
         for offset in ring.offsets[first : first + min(BATCH_MAX, ring.slots)]:
             place = offset >> 3
             status = longs[place]
@@ -198,14 +217,15 @@ class Worker:
             done += 1
             length = longs[place + 1] & 0xFFFFFFFF
             begin = offset + FRAME_AT
-            if status >> 32 != length:
+            if status & SPECIAL:
+                if status & TP_STATUS_COPY:
+                    octets += self._run_of_segments(port, now, held, up, up_keys)
+                    continue
+                begin = ring.retag(offset)
+                length += TAG_SIZE
+            elif status >> 32 != length:
                 reasons[Reason.TRUNCATED] += 1
                 continue
-            if status & SPECIAL:
-                losing = losing or bool(status & TP_STATUS_LOSING)
-                if status & TP_STATUS_VLAN_VALID:
-                    begin = ring.retag(offset)
-                    length += TAG_SIZE
             key = bytes(view[begin : begin + 12])
             flow = get(key)
             if flow is None:
@@ -216,23 +236,44 @@ class Worker:
                 octets += length
                 flow.source.used = now
                 continue
-            reason = flow.reason if pairs is None else Reason.LONG
+            reason = flow.reason if pairs is None else Reason.LONG if length > flow.room else Reason.ORDER
             reasons[reason] += 1
             if reason is not Reason.SAME_PORT:
-                up.append(bytes(view[begin : begin + length]))
+                up += map(bytes, ring.restorer.put_right(view, begin, length, 0, 0, 0))
                 up_keys.add(key)
         if done:
             if octets:
                 self._send(port)
+                self._kept.clear()
             words = ring.words
             for offset in ring.offsets[first : first + done]:
                 words[offset >> 2] = 0
             port.next = (first + done) % ring.slots
-        if losing:
-            reasons[Reason.OVERRUN] += ring.lost()
         if up:
             self._hand(port, up, frozenset(up_keys))
         return done
+
+    def _run_of_segments(self, port: WorkerPort, now: float, held: frozenset[bytes] | None, up: list[Frame], up_keys: set[bytes]) -> int:
+        """A frame that is longer than its slot: out as it is, cut by whoever is behind, or up in pieces. Bytes to be sent."""
+        memory, begin, length = port.ring.message()
+        if not length:
+            port.reasons[Reason.TRUNCATED] += 1
+            return 0
+        key = bytes(memory[begin : begin + 12])
+        flow = port.flows.get(key) or self._resolve(port, port.flows, key)
+        _, kind, head, size, _, _ = virtio_net.HEADER.unpack_from(memory, begin - VNET_SIZE)
+        if flow.pairs is not None and kind != virtio_net.GSO_NONE and head + size <= flow.room and (held is None or key not in held):
+            anchor = ctypes.c_char.from_buffer(memory)
+            self._kept.append(anchor)
+            flow.pairs += (ctypes.addressof(anchor) + begin - VNET_SIZE, length + VNET_SIZE)
+            flow.source.used = now
+            return length
+        reason = flow.reason if flow.pairs is None else Reason.LONG if head + size > flow.room else Reason.ORDER
+        port.reasons[reason] += 1
+        if reason is not Reason.SAME_PORT:
+            up += map(bytes, port.ring.restorer.put_right(memory, begin, length, 0, 0, 0))
+            up_keys.add(key)
+        return 0
 
     def _send(self, port: WorkerPort) -> None:
         """Everything that the batch collected, output by output."""

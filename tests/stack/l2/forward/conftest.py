@@ -58,10 +58,10 @@ class Host:
         self.namespace, self.name = namespace, name
         self.frames: list[bytes] = []
 
-    def accept_bare_frames(self, on: bool) -> None:
-        """GRO gives the end of a veth NAPI, without which frames that XDP redirects to it are lost."""
+    def set_feature(self, feature: str, on: bool) -> None:
+        """`gro` gives the end of a veth NAPI, without which bare frames that XDP redirects to it are lost."""
         with self.namespace.entered():
-            subprocess.run(["ethtool", "-K", self.name, "gro", "on" if on else "off"], check=True)
+            subprocess.run(["ethtool", "-K", self.name, feature, "on" if on else "off"], check=True)
 
     def send(self, *frames: bytes) -> None:
         for one in frames:
@@ -193,7 +193,7 @@ async def town(places: tuple[list[Namespace], Namespace]) -> AsyncIterator[Town]
 async def bridged(request: pytest.FixtureRequest, town: Town) -> AsyncIterator[Bridged]:
     if request.param == "kernel-native":
         for host in town.hosts:
-            host.accept_bare_frames(True)
+            host.set_feature("gro", True)
     stack = Stack(System(town.dispatch, "n"), bytes)
     ports = []
     with town.middle.entered():
