@@ -36,6 +36,8 @@ from stack.l2.arguments import refused
 from stack.l2.bridge import PORTS_MAX, Bridge, BridgePort, Decision
 from stack.l2.bridge_requests import SETTERS, facts
 from stack.l2.engine import Engine
+from stack.l2.forward.fastpath import FastPath
+from stack.l2.forward.kinds import kinds
 from stack.l2.pseudo import made_address
 from stack.l2.stations import MAX_DEFAULT, MAX_LIMIT, TIMEOUT_DEFAULT
 from stack.l2.storm import STORM_RATE
@@ -71,6 +73,8 @@ class BridgeOptions:
     hellotime: Duration = Duration(2.0)
     fwddelay: Duration = Duration(15.0)
     maxage: Duration = Duration(20.0)
+    engine: str = attrs.field(default="auto", validator=attrs.validators.in_(("auto", "none", "kernel", "threads")))
+    """Who forwards what is known (docs/stack/forwarding.md)."""
 
 
 @attrs.define(eq=False)
@@ -383,7 +387,7 @@ class BridgeDriver:
 
 def _attach(context: Context, options: BridgeOptions) -> BridgeDriver:
     try:
-        return BridgeDriver(context, options)
+        return BridgeDriver(context, options, FastPath(context.stack, options.engine, kinds(context.dispatch)))
     except ValueError as error:
         raise ModuleError(errno.EINVAL, f"bridge: {str(error).splitlines()[0]}") from None
 
