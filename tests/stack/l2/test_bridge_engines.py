@@ -125,6 +125,7 @@ async def test_known_stations_go_by_the_engine(engine: str) -> None:
                 yard.one.send(frame(S2, S1, number.to_bytes(4, "big") + bytes(60)))
                 if number % 20 == 19:
                     await trio.sleep(0.02)
+                    got_more(yard, got)
             assert await shortly(lambda: len(got_more(yard, got)) >= 200)
             assert [int.from_bytes(one[14:18], "big") for one in got] == list(range(200))
             assert carried(stack) >= (0 if engine == "none" else 190)
