@@ -1,7 +1,7 @@
 """`qnet ifconfig`: interfaces of io-pkt, shown as BSD and QNX show them; made, unmade and switched.
 
 qnet ifconfig                              all
-qnet ifconfig vlan5 create if=en0,vlan=5   load the driver `vlan`; the words behind `create` are its options, `vlan 5` is `vlan=5`
+qnet ifconfig vlan5 create vlan 5 vlanif en0   load the driver `vlan`; the words behind `create` are its options, `vlan 5` is `vlan=5`
 qnet ifconfig vlan5 destroy                unload it; any driver, as in QNX
 qnet ifconfig en0 mtu 1400 up              what modules may send at most, never more than the driver carries; switch on, `down`: off
 """
