@@ -292,4 +292,4 @@ def _attach(context: Context, options: XdpOptions) -> XdpDriver:
     return XdpDriver(context.dispatch, options)
 
 
-MODULE = Module("xdp", Kind.DRIVER, XdpOptions, _attach)
+MODULE = Module("xdp", Kind.DRIVER, XdpOptions, _attach, capabilities=("NET_RAW", "NET_ADMIN", "BPF"))
