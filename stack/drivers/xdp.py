@@ -12,8 +12,11 @@ The interface is followed through rtnetlink, and taken again when one of the sam
     rx_overrun      no room in ring or memory
 
 Needs CAP_NET_RAW, CAP_NET_ADMIN and CAP_BPF. Only one XDP program fits on an interface: the forwarding engine `kernel` and this driver
-exclude each other there. VLAN tags that the interface keeps beside the frame (receive offload) are lost to XDP: switch that off
-(`ethtool -K IF rxvlan off`).
+exclude each other there.
+
+XDP shows a frame's bytes and nothing of what Linux keeps beside them. From a card that is the whole frame, if it leaves VLAN tags in place
+(`ethtool -K IF rxvlan off`) and merges nothing. From this machine's other namespaces it is not: their checksums are partial and their runs
+of segments uncut, unless `tx` and `tso` are off at the far end. There `packet` is the right driver, which puts such frames right.
 """
 
 from __future__ import annotations
@@ -33,6 +36,7 @@ from stack.core.statistics import Drop
 from stack.drivers.af_packet.constants import (
     ARPHRD_ETHER,
     PACKET_ADD_MEMBERSHIP,
+    PACKET_MR_MULTICAST,
     PACKET_MR_PROMISC,
     PACKET_MREQ,
     SOL_PACKET,
@@ -70,6 +74,7 @@ class XdpDriver:
         self._attachment: Attachment | None = None
         self._ethertypes: frozenset[int] | None = frozenset()
         self._others = False
+        self._groups: frozenset[bytes] = frozenset()
         self._lost_before = 0
         self._overruns = 0
         self._again: Timer | None = None
@@ -111,17 +116,26 @@ class XdpDriver:
         self._join()
         self._tell()
 
+    def groups(self, wanted: frozenset[bytes]) -> None:
+        """`stack.core.groups.Grouping`."""
+        self._groups = wanted
+        self._join()
+
     def _join(self) -> None:
-        """The interface itself becomes promiscuous for as long as a packet socket wants it, which hears nothing else."""
-        link = self._link
-        if self._membership is not None:
-            self._membership.close()
-            self._membership = None
-        if self._others and link is not None and not self._closed:
-            with inside(self._namespace):
-                self._membership = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
-            member = PACKET_MREQ.pack(link.index, PACKET_MR_PROMISC, 0, b"")
-            self._membership.setsockopt(SOL_PACKET, PACKET_ADD_MEMBERSHIP, member)
+        """The interface itself is in groups and promiscuous for as long as a packet socket wants it, which hears nothing else."""
+        link, before = self._link, self._membership
+        self._membership = None
+        try:
+            if (self._others or self._groups) and link is not None and not self._closed:
+                with inside(self._namespace):
+                    made = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
+                self._membership = made
+                wanted = [(PACKET_MR_MULTICAST, group) for group in self._groups]
+                for kind, address in [*wanted, (PACKET_MR_PROMISC, b"")] if self._others else wanted:
+                    made.setsockopt(SOL_PACKET, PACKET_ADD_MEMBERSHIP, PACKET_MREQ.pack(link.index, kind, len(address), address))
+        finally:
+            if before is not None:
+                before.close()
 
     def _tell(self) -> None:
         if self._attachment is not None:
