@@ -13,15 +13,28 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
+import attrs
+
 from resmgr.system import System
 from resmgr.testing.virtual import VirtualDispatch
 from stack.core.driver import Driver
 from stack.core.ifnet import Interface
+from stack.core.module import Context, Kind, Module
 from stack.core.specific import specific_driver
 from stack.core.stack import Stack
 from stack.drivers.hub import Hub, HubPort
 from stack.frame import Frame
 from stack.testing.driver import TYPE, frame
+
+
+@attrs.frozen
+class _NoOptions:
+    pass
+
+
+class _Nothing:
+    def detach(self) -> None:
+        pass
 
 
 class Machine:
@@ -59,6 +72,17 @@ class Machine:
         driver = specific_driver(self.interface(bridge).driver)
         assert driver is not None
         return dict(driver.get_specific())
+
+    def context(self) -> Context:
+        """What a module is given: for drivers that are made without being loaded."""
+        found: list[Context] = []
+
+        def attach(context: Context, options: _NoOptions) -> _Nothing:
+            found.append(context)
+            return _Nothing()
+
+        self.stack.load(Module("context", Kind.PROTOCOL, _NoOptions, attach))
+        return found[0]
 
     def carrier(self, interface: str, up: bool) -> None:
         driver = self.interface(interface).driver

@@ -153,6 +153,6 @@ async def test_contract() -> None:
     for name in ("a", "b"):
         machine = world.machine(name, 0, 1)
         machine.stack.add_hook(Point.IN, lambda _, frames: frames, everything=True, name="all")
-        drivers.append(AgrDriver(machine.stack._context, AgrOptions(agrport=("en0", "en1"))))
+        drivers.append(AgrDriver(machine.context(), AgrOptions(agrport=("en0", "en1"))))
     world.dispatch.run_for(5)
     await check_driver(DriverPair(world, *drivers))

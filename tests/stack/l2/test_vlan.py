@@ -169,5 +169,5 @@ async def test_contract() -> None:
     for machine in (a, b):
         # The drivers' port is the test's, not an interface: what they need of a stack is the parent's.
         machine.stack.add_hook(Point.IN, lambda _, frames: frames, everything=True, name="all")
-        drivers.append(VlanDriver(machine.stack._context, VlanOptions(5, "en0")))
+        drivers.append(VlanDriver(machine.context(), VlanOptions(5, "en0")))
     await check_driver(DriverPair(world, *drivers))
