@@ -14,7 +14,8 @@ from resmgr.system import System
 from resmgr.testing.virtual import VirtualDispatch
 from stack.core.hooks import ORDER_BRIDGE, Point
 from stack.core.ifnet import Interface
-from stack.core.stack import Loaded, Stack
+from stack.core.loaded import Loaded
+from stack.core.stack import Stack
 from stack.drivers.af_packet.receiver import Ring
 from stack.drivers.hub import Hub
 from stack.drivers.packet import PacketDriver, PacketOptions
