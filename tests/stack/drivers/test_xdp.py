@@ -115,6 +115,10 @@ async def test_rings_go_round_and_overruns_are_counted(dispatch: TrioDispatch, v
         driver.accept(frozenset((TYPE,)))
     assert await settle(lambda: a.up and b.up)
     sent = [frame(b.mac, a.mac, number.to_bytes(4, "big") * 20) for number in range(600)]
+    for number in range(200):
+        a.transmit([sent[number]])
+        assert await settle(lambda number=number: len(port_b.frames) == number + 1)  # type: ignore[misc]  # mypy does not infer a lambda with a default
+    port_b.frames.clear()
     for start in range(0, 600, 25):
         a.transmit(list(sent[start : start + 25]))
         assert await settle(lambda start=start: len(port_b.frames) == start + 25)  # type: ignore[misc]  # mypy does not infer a lambda with a default
