@@ -44,7 +44,7 @@ from stack.drivers.af_packet.constants import (
 from stack.drivers.af_packet.link import LinkMonitor
 from stack.drivers.af_packet.output import LINK_ERRORS
 from stack.drivers.af_packet.receiver import ring_is_safe
-from stack.drivers.af_xdp.attachment import Attachment
+from stack.drivers.af_xdp.attachment import LET_GO, Attachment
 from stack.drivers.af_xdp.options import XdpOptions
 from stack.ebpf.namespace import inside
 from stack.frame import Frame
@@ -59,11 +59,20 @@ KICK_AGAIN = 0.001
 """Seconds after which the kernel is asked again to send what it did not take."""
 
 
+RETAKE = 0.05
+"""Seconds after which an interface is tried again that could not be taken: the kernel is slow to let go of its queues."""
+RETAKE_QUIETLY = 20
+"""Times, before somebody should know."""
+
+
 class XdpDriver:
     """See the head of this file and `stack.core.driver.Driver`."""
 
     def __init__(self, dispatch: Dispatch, options: XdpOptions) -> None:
-        """ModuleError when there is no such interface, it is no Ethernet, a right is missing, or the kernel has no AF_XDP."""
+        """ModuleError when there is no such interface, it is no Ethernet, a right is missing, or the kernel has no AF_XDP.
+
+        Blocks for up to LET_GO when a socket on the interface has been closed just now: loading cannot come back later.
+        """
         self.name = options.name or options.ifname
         self._options = options
         self._dispatch = dispatch
@@ -78,6 +87,8 @@ class XdpDriver:
         self._lost_before = 0
         self._overruns = 0
         self._again: Timer | None = None
+        self._retake: Timer | None = None
+        self._refused = 0
         if not ring_is_safe():
             raise ModuleError(errno.EOPNOTSUPP, "this processor does not keep the order of stores that rings in shared memory need")
         # The interface comes back there, whatever namespace the process is in by then.
@@ -93,7 +104,7 @@ class XdpDriver:
             self._link: Link | None = link
             self.mac, self.mtu, self.up = link.mac, link.mtu, link.up
             try:
-                self._attachment = Attachment(link, options)
+                self._attachment = Attachment(link, options, LET_GO)
             except OSError as error:
                 raise ModuleError(error.errno or errno.EIO, f"cannot use {options.ifname} with AF_XDP: {error.strerror}") from error
         except BaseException:
@@ -161,8 +172,9 @@ class XdpDriver:
         self._monitor.close()
         self._drop_attachment()
         self._join()
-        if self._again is not None:
-            self._again.cancel()
+        for timer in (self._again, self._retake):
+            if timer is not None:
+                timer.cancel()
         os.close(self._namespace)
 
     # Receiving
@@ -277,13 +289,26 @@ class XdpDriver:
     def _take(self, link: Link) -> None:
         """Other chunks for another MTU, or another interface of the same name. What lies in the rings is lost."""
         self._drop_attachment()
+        if self._retake is not None:
+            self._retake.cancel()
+            self._retake = None
         try:
             with inside(self._namespace):
                 self._attachment = Attachment(link, self._options)
             self._join()
         except OSError as error:
-            log.warning("xdp: cannot take %s: %s", link.name, error.strerror)
+            self._refused += 1
+            if self._refused == RETAKE_QUIETLY:
+                log.warning("xdp: cannot take %s, and goes on trying: %s", link.name, error.strerror)
+            self._retake = self._dispatch.call_at(self._dispatch.now() + RETAKE, self._again_take)
+            return
+        self._refused = 0
         self._watch()
+
+    def _again_take(self) -> None:
+        self._retake = None
+        if self._attachment is None and self._link is not None and not self._closed:
+            self._link_reported(self._link)
 
     def _drop_attachment(self) -> None:
         attachment = self._attachment
