@@ -54,6 +54,7 @@ PRUNE_SECONDS = 10.0
 """How often silent stations are looked for."""
 TREE = "spanning tree"
 SPAN = "a span port must see all frames"
+SWITCHED_OFF = "the bridge is switched off"
 
 
 @attrs.frozen
@@ -112,6 +113,8 @@ class BridgeDriver:
         self._timer: Timer | None = None
         self._prune_at: float | None = None
         self._closed = False
+        self._running = True
+        """It forwards: nobody has switched it off. If so, members are interfaces like others."""
         self.engine = engine
         self._listener = self._stack.on_interface(self._interface_event)
         try:
@@ -194,6 +197,8 @@ class BridgeDriver:
             ]
         if self.engine is not None:
             self.engine.add(interface)
+            if not self._running:
+                self.engine.off(interface, SWITCHED_OFF)
         if self.options.stp and not span:
             self.join_tree(member, True)
         self._members_changed()
@@ -227,7 +232,7 @@ class BridgeDriver:
             raise refused(f"{member.interface.name} is a span port, which takes part in no spanning tree")
         if on and not port.tree:
             port.tree = True
-            self.tree.add(port.number, member.settings, port.up, now)
+            self.tree.add(port.number, member.settings, port.up and self._running, now)
         elif port.tree and not on:
             port.tree = False
             self.tree.remove(port.number, now)
@@ -252,6 +257,7 @@ class BridgeDriver:
                 self._port.changed()
 
     def _interface_event(self, event: InterfaceEvent, interface: Interface) -> None:
+        self._look_at_the_switch()
         member = self.members.get(interface.name)
         if member is None or member.interface is not interface:
             return
@@ -266,15 +272,29 @@ class BridgeDriver:
             if not interface.up:
                 self.forget(member.port.number)
             if member.port.tree:
-                self.tree.set_enabled(member.port.number, interface.up, self._dispatch.now())
+                self.tree.set_enabled(member.port.number, interface.up and self._running, self._dispatch.now())
         self._members_changed()
+        self.settle()
+
+    def _look_at_the_switch(self) -> None:
+        """`ifconfig bridge0 down`, or up again."""
+        own = self._stack.interface(self.name)
+        running = own is None or own.enabled
+        if running is self._running:
+            return
+        self._running = running
+        for member in self.members.values():
+            if member.port.tree:
+                self.tree.set_enabled(member.port.number, member.port.up and running, self._dispatch.now())
+            if self.engine is not None:
+                (self.engine.on if running else self.engine.off)(member.interface, SWITCHED_OFF)
         self.settle()
 
     # Frames
 
     def _incoming(self, interface: Interface, frames: list[Frame]) -> list[Frame]:
         member = self.members.get(interface.name)
-        if member is None or member.interface is not interface:
+        if member is None or member.interface is not interface or not self._running:
             return frames
         now = self._dispatch.now()
         decision = self.bridge.received(member.port.number, frames, now)
@@ -287,7 +307,7 @@ class BridgeDriver:
 
     def _outgoing(self, interface: Interface, frames: list[Frame]) -> list[Frame]:
         member = self.members.get(interface.name)
-        if member is None or member.interface is not interface:
+        if member is None or member.interface is not interface or not self._running:
             return frames
         decision = self.bridge.sent(member.port.number, frames)
         left = decision.out.pop(member.port.number, [])

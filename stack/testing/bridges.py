@@ -28,8 +28,11 @@ class LoopError(AssertionError):
 
 @attrs.define(eq=False)
 class Cable:
+    """`deaf`: plugs at which nothing arrives any more, though the link is up: a fibre that broke one way."""
+
     plugs: list[Plug]
     up: bool = True
+    deaf: set[Plug] = attrs.Factory(set)
 
 
 class BridgedNetwork:
@@ -106,7 +109,7 @@ class BridgedNetwork:
 
     def _deliver(self, cable: Cable, plug: Plug, bpdu: bytes) -> None:
         def arrive() -> None:
-            if cable.up:
+            if cable.up and plug not in cable.deaf:
                 self.bridges[plug[0]].receive(plug[1], parse_bpdu(bpdu), self.now)
 
         # A cable keeps the order of what is sent into it, which the protocol relies on.

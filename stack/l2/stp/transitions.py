@@ -91,6 +91,9 @@ def _proceed(tree: Tree, port: Port) -> None:
     if not port.learning:
         port.learning = True
         port.forward_timer = tree.now + tree.forward_delay(port)
+        if port.role is PortRole.DESIGNATED:
+            # Not in the standard, where the next hello says so: as late as the port forwards. Who disputes it must hear of it before.
+            port.new_info = True
     else:
         port.forwarding = True
         port.forward_timer = 0.0

@@ -206,3 +206,23 @@ def test_broken_bpdus_are_counted() -> None:
         a.stack.output(a.interface("en0"), [broken])
     world.dispatch.run_for(1)
     assert bridge.facts("bridge0")["drops"] == {"bad_bpdu": 4}
+
+
+def test_a_bridge_that_is_switched_off_forwards_nothing() -> None:
+    world = World(2)
+    a, bridge, b = world.machine("a", 0), world.machine("bridge", 0, 1), world.machine("b", 1)
+    bridge.stack.load("bridge", "add=en0,add=en1,stp")
+    world.dispatch.run_for(5)
+    bridge.interface("bridge0").switch(False)
+    one = a.send("en0", BROADCAST)
+    back = bridge.send("en1", BROADCAST)
+    world.dispatch.run_for(1)
+    assert bridge.seen == [("en0", one)]
+    assert b.seen == [("en0", back)]
+    assert a.seen == []
+    assert {one["stp"]["state"] for one in members(bridge.facts("bridge0")).values()} == {"disabled"}  # type: ignore[index]  # facts are for JSON
+    bridge.interface("bridge0").switch(True)
+    world.dispatch.run_for(5)
+    two = a.send("en0", BROADCAST, b"again")
+    world.dispatch.run_for(1)
+    assert b.seen[1:] == [("en0", two)]

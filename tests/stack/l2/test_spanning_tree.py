@@ -7,8 +7,11 @@ import random
 
 import pytest
 
+from resmgr.errors import Misuse
+from stack.l2.stp.machine import PORTS_MAX
 from stack.l2.stp.settings import PortSettings, Protocol, TreeSettings
 from stack.testing.bridges import BridgedNetwork, Cable
+from stack.wire.bpdu import Config, Priority, Times, bridge_id
 
 RSTP = TreeSettings()
 STP = TreeSettings(Protocol.STP)
@@ -181,6 +184,66 @@ def test_a_restricted_port_never_leads_to_the_root() -> None:
     assert network.bridges[0].root_port is None
     assert network.bridges[0].view(1).role == "alternate"
     assert not network.bridges[0].forwarding(1)
+
+
+def test_a_fibre_that_breaks_one_way_makes_no_loop() -> None:
+    """Bridge 2 hears nothing more from bridge 1 and would forward towards it; bridge 1 hears that, and stops (*dispute*)."""
+    network = BridgedNetwork([RSTP] * 3)
+    cables = [network.join(one, (one + 1) % 3, port=PortSettings(auto_edge=False)) for one in range(3)]
+    network.run_for(10)
+    assert network.bridges[2].view(1).role == "alternate"
+    cables[1].deaf.add((2, 1))
+    network.run_for(60)
+    assert network.bridges[2].forwarding(1)
+    assert not network.bridges[1].forwarding(2)
+    assert network.connected()
+    cables[1].deaf.clear()
+    network.run_for(60)
+    assert network.bridges[2].view(1).role == "alternate"
+    assert network.bridges[1].forwarding(2)
+
+
+def bpdu(root: int, bridge: int = 0x77, **changes: object) -> Config:
+    """What a stranger sends."""
+    identifier = bridge_id(root, bytes((2, 0, 0, 0, 0, bridge)))
+    given: dict[str, object] = {"times": Times(0, 20, 2, 15), "rapid": True, **changes}
+    return Config(Priority(identifier, 0, identifier, 0x8001), **given)  # type: ignore[arg-type]  # its fields
+
+
+def test_a_flood_of_better_roots_is_bounded() -> None:
+    network, _ = ring(3, RSTP)
+    network.run_for(10)
+    tree = network.bridges[0]
+    tree.add(7, PortSettings(), True, network.now)
+    for number in range(5000):
+        tree.receive(7, bpdu(0x1000, 250 - number % 250), network.now + number / 5000)
+    assert tree.drops["stp_flood"] > 4800
+    assert len(tree.transmit()) < 60
+
+
+def test_what_makes_no_sense_is_dropped_or_read_as_what_may_be() -> None:
+    network = BridgedNetwork([RSTP])
+    tree = network.bridges[0]
+    tree.add(1, PortSettings(), True, network.now)
+    own = Config(Priority(tree.identifier, 0, tree.identifier, 0x8001), Times(0, 20, 2, 15), rapid=True)
+    tree.receive(1, own, network.now)
+    tree.receive(1, bpdu(0x1000, times=Times(20, 20, 2, 15), rapid=False), network.now)
+    assert tree.drops == {"stp_own": 1, "stp_too_old": 1}
+    tree.receive(1, bpdu(0x1000, times=Times(0, 0, 0, 0)), network.now)
+    told = tree.view(1)
+    assert told.role == "root"
+    network.run_for(2.9)
+    assert tree.root_port == 1
+    network.run_for(0.2)
+    assert tree.root_port is None
+
+
+def test_numbers_of_ports() -> None:
+    tree = BridgedNetwork([RSTP]).bridges[0]
+    tree.add(1, PortSettings(), True, 1000.0)
+    for number in (0, 1, PORTS_MAX + 1):
+        with pytest.raises(Misuse):
+            tree.add(number, PortSettings(), True, 1000.0)
 
 
 SEEDS = range(int(os.environ.get("SEEDS", "25")))
