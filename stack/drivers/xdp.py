@@ -12,8 +12,11 @@ The interface is followed through rtnetlink, and taken again when one of the sam
     rx_overrun      no room in ring or memory
 
 Needs CAP_NET_RAW, CAP_NET_ADMIN and CAP_BPF. Only one XDP program fits on an interface: the forwarding engine `kernel` and this driver
-exclude each other there. VLAN tags that the interface keeps beside the frame (receive offload) are lost to XDP: switch that off
-(`ethtool -K IF rxvlan off`).
+exclude each other there.
+
+XDP shows a frame's bytes and nothing of what Linux keeps beside them. From a card that is the whole frame, if it leaves VLAN tags in place
+(`ethtool -K IF rxvlan off`) and merges nothing. From this machine's other namespaces it is not: their checksums are partial and their runs
+of segments uncut, unless `tx` and `tso` are off at the far end. There `packet` is the right driver, which puts such frames right.
 """
 
 from __future__ import annotations
@@ -33,6 +36,7 @@ from stack.core.statistics import Drop
 from stack.drivers.af_packet.constants import (
     ARPHRD_ETHER,
     PACKET_ADD_MEMBERSHIP,
+    PACKET_MR_MULTICAST,
     PACKET_MR_PROMISC,
     PACKET_MREQ,
     SOL_PACKET,
@@ -40,7 +44,7 @@ from stack.drivers.af_packet.constants import (
 from stack.drivers.af_packet.link import LinkMonitor
 from stack.drivers.af_packet.output import LINK_ERRORS
 from stack.drivers.af_packet.receiver import ring_is_safe
-from stack.drivers.af_xdp.attachment import Attachment
+from stack.drivers.af_xdp.attachment import LET_GO, Attachment
 from stack.drivers.af_xdp.options import XdpOptions
 from stack.ebpf.namespace import inside
 from stack.frame import Frame
@@ -55,11 +59,20 @@ KICK_AGAIN = 0.001
 """Seconds after which the kernel is asked again to send what it did not take."""
 
 
+RETAKE = 0.05
+"""Seconds after which an interface is tried again that could not be taken: the kernel is slow to let go of its queues."""
+RETAKE_QUIETLY = 20
+"""Times, before somebody should know."""
+
+
 class XdpDriver:
     """See the head of this file and `stack.core.driver.Driver`."""
 
     def __init__(self, dispatch: Dispatch, options: XdpOptions) -> None:
-        """ModuleError when there is no such interface, it is no Ethernet, a right is missing, or the kernel has no AF_XDP."""
+        """ModuleError when there is no such interface, it is no Ethernet, a right is missing, or the kernel has no AF_XDP.
+
+        Blocks for up to LET_GO when a socket on the interface has been closed just now: loading cannot come back later.
+        """
         self.name = options.name or options.ifname
         self._options = options
         self._dispatch = dispatch
@@ -70,9 +83,12 @@ class XdpDriver:
         self._attachment: Attachment | None = None
         self._ethertypes: frozenset[int] | None = frozenset()
         self._others = False
+        self._groups: frozenset[bytes] = frozenset()
         self._lost_before = 0
         self._overruns = 0
         self._again: Timer | None = None
+        self._retake: Timer | None = None
+        self._refused = 0
         if not ring_is_safe():
             raise ModuleError(errno.EOPNOTSUPP, "this processor does not keep the order of stores that rings in shared memory need")
         # The interface comes back there, whatever namespace the process is in by then.
@@ -88,7 +104,7 @@ class XdpDriver:
             self._link: Link | None = link
             self.mac, self.mtu, self.up = link.mac, link.mtu, link.up
             try:
-                self._attachment = Attachment(link, options)
+                self._attachment = Attachment(link, options, LET_GO)
             except OSError as error:
                 raise ModuleError(error.errno or errno.EIO, f"cannot use {options.ifname} with AF_XDP: {error.strerror}") from error
         except BaseException:
@@ -111,17 +127,26 @@ class XdpDriver:
         self._join()
         self._tell()
 
+    def groups(self, wanted: frozenset[bytes]) -> None:
+        """`stack.core.groups.Grouping`."""
+        self._groups = wanted
+        self._join()
+
     def _join(self) -> None:
-        """The interface itself becomes promiscuous for as long as a packet socket wants it, which hears nothing else."""
-        link = self._link
-        if self._membership is not None:
-            self._membership.close()
-            self._membership = None
-        if self._others and link is not None and not self._closed:
-            with inside(self._namespace):
-                self._membership = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
-            member = PACKET_MREQ.pack(link.index, PACKET_MR_PROMISC, 0, b"")
-            self._membership.setsockopt(SOL_PACKET, PACKET_ADD_MEMBERSHIP, member)
+        """The interface itself is in groups and promiscuous for as long as a packet socket wants it, which hears nothing else."""
+        link, before = self._link, self._membership
+        self._membership = None
+        try:
+            if (self._others or self._groups) and link is not None and not self._closed:
+                with inside(self._namespace):
+                    made = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
+                self._membership = made
+                wanted = [(PACKET_MR_MULTICAST, group) for group in self._groups]
+                for kind, address in [*wanted, (PACKET_MR_PROMISC, b"")] if self._others else wanted:
+                    made.setsockopt(SOL_PACKET, PACKET_ADD_MEMBERSHIP, PACKET_MREQ.pack(link.index, kind, len(address), address))
+        finally:
+            if before is not None:
+                before.close()
 
     def _tell(self) -> None:
         if self._attachment is not None:
@@ -147,8 +172,9 @@ class XdpDriver:
         self._monitor.close()
         self._drop_attachment()
         self._join()
-        if self._again is not None:
-            self._again.cancel()
+        for timer in (self._again, self._retake):
+            if timer is not None:
+                timer.cancel()
         os.close(self._namespace)
 
     # Receiving
@@ -263,13 +289,26 @@ class XdpDriver:
     def _take(self, link: Link) -> None:
         """Other chunks for another MTU, or another interface of the same name. What lies in the rings is lost."""
         self._drop_attachment()
+        if self._retake is not None:
+            self._retake.cancel()
+            self._retake = None
         try:
             with inside(self._namespace):
                 self._attachment = Attachment(link, self._options)
             self._join()
         except OSError as error:
-            log.warning("xdp: cannot take %s: %s", link.name, error.strerror)
+            self._refused += 1
+            if self._refused == RETAKE_QUIETLY:
+                log.warning("xdp: cannot take %s, and goes on trying: %s", link.name, error.strerror)
+            self._retake = self._dispatch.call_at(self._dispatch.now() + RETAKE, self._again_take)
+            return
+        self._refused = 0
         self._watch()
+
+    def _again_take(self) -> None:
+        self._retake = None
+        if self._attachment is None and self._link is not None and not self._closed:
+            self._link_reported(self._link)
 
     def _drop_attachment(self) -> None:
         attachment = self._attachment
@@ -292,4 +331,4 @@ def _attach(context: Context, options: XdpOptions) -> XdpDriver:
     return XdpDriver(context.dispatch, options)
 
 
-MODULE = Module("xdp", Kind.DRIVER, XdpOptions, _attach)
+MODULE = Module("xdp", Kind.DRIVER, XdpOptions, _attach, capabilities=("NET_RAW", "NET_ADMIN", "BPF"))

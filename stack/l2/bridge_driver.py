@@ -16,6 +16,7 @@ from __future__ import annotations
 import errno
 import logging
 from collections.abc import Mapping
+from typing import Literal
 
 import attrs
 from attrs.validators import ge, le
@@ -37,7 +38,7 @@ from stack.l2.bridge import PORTS_MAX, Bridge, BridgePort, Decision
 from stack.l2.bridge_requests import SETTERS, facts
 from stack.l2.engine import Engine
 from stack.l2.forward.fastpath import FastPath
-from stack.l2.forward.kinds import kinds
+from stack.l2.forward.kinds import CAPABILITIES, kinds
 from stack.l2.pseudo import made_address
 from stack.l2.stations import MAX_DEFAULT, MAX_LIMIT, TIMEOUT_DEFAULT
 from stack.l2.storm import STORM_RATE
@@ -74,8 +75,8 @@ class BridgeOptions:
     hellotime: Duration = Duration(2.0)
     fwddelay: Duration = Duration(15.0)
     maxage: Duration = Duration(20.0)
-    engine: str = attrs.field(default="auto", validator=attrs.validators.in_(("auto", "none", "kernel", "threads")))
-    """Who forwards what is known (docs/stack/forwarding.md)."""
+    engine: Literal["auto", "none", "kernel", "threads", "kernel-native", "kernel-generic"] = "auto"
+    """Who forwards what is known: docs/stack/forwarding.md."""
 
 
 @attrs.define(eq=False)
@@ -406,10 +407,15 @@ class BridgeDriver:
 
 
 def _attach(context: Context, options: BridgeOptions) -> BridgeDriver:
+    engine = FastPath(context.stack, options.engine, kinds(context.dispatch, context.stack.workers))
     try:
-        return BridgeDriver(context, options, FastPath(context.stack, options.engine, kinds(context.dispatch)))
+        return BridgeDriver(context, options, engine)
     except ValueError as error:
+        engine.close()
         raise ModuleError(errno.EINVAL, f"bridge: {str(error).splitlines()[0]}") from None
+    except BaseException:
+        engine.close()
+        raise
 
 
-MODULE = Module("bridge", Kind.DRIVER, BridgeOptions, _attach)
+MODULE = Module("bridge", Kind.DRIVER, BridgeOptions, _attach, capabilities=CAPABILITIES)

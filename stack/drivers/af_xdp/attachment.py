@@ -6,6 +6,7 @@ import contextlib
 import errno
 import logging
 import struct
+import time
 
 from stack.drivers.af_packet.ethtool import receive_queues
 from stack.drivers.af_xdp.constants import XDP_COPY, XDP_ZEROCOPY
@@ -22,6 +23,8 @@ from stack.wire.rtnetlink import Link
 log = logging.getLogger(__name__)
 
 QUEUES_MAX = 64
+LET_GO = 0.5
+"""Seconds in which the kernel has let go of a queue; 30 to 90 ms on a busy machine."""
 _INDEX = struct.Struct("=I")
 _COPY = {"auto": 0, "on": XDP_COPY, "off": XDP_ZEROCOPY}
 
@@ -29,7 +32,9 @@ _COPY = {"auto": 0, "on": XDP_COPY, "off": XDP_ZEROCOPY}
 class Attachment:
     """On *link*, in the thread's network namespace. Accepts nothing before `accept`. OSError, and nothing is left, if it does not work."""
 
-    def __init__(self, link: Link, options: XdpOptions) -> None:
+    def __init__(self, link: Link, options: XdpOptions, patience: float = 0.0) -> None:
+        """*patience*: seconds that this may block while a queue that was closed just now is still taken."""
+        until = time.monotonic() + patience
         self.queues: list[Queue] = []
         self._accepted: frozenset[int] = frozenset()
         size = link.mtu + HEADER_SIZE + TAG_SIZE * TAGS_MAX
@@ -44,7 +49,7 @@ class Attachment:
                 raise OSError(error.errno, refusal(error, "load an XDP program")) from error
             for number in range(min(QUEUES_MAX, receive_queues(link.name))):
                 try:
-                    queue = Queue(link.index, number, size, options.frames, _COPY[options.copy])
+                    queue = _opened(link.index, number, size, options, until)
                 except OSError as error:
                     if options.copy == "off" and error.errno in (errno.EOPNOTSUPP, errno.EINVAL):
                         raise OSError(error.errno, "its driver has no zero copy; try copy=auto") from error
@@ -85,6 +90,17 @@ class Attachment:
 
     def close_memory(self) -> None:
         self._closing.close()
+
+
+def _opened(index: int, number: int, size: int, options: XdpOptions, until: float) -> Queue:
+    """The kernel lets go of a queue some time after the socket on it was closed: this waits for that."""
+    while True:
+        try:
+            return Queue(index, number, size, options.frames, _COPY[options.copy])
+        except OSError as error:
+            if error.errno != errno.EBUSY or time.monotonic() >= until:
+                raise
+        time.sleep(0.005)
 
 
 def _linked(program: Program, link: Link, options: XdpOptions) -> XdpLink:

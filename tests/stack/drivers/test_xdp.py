@@ -115,6 +115,10 @@ async def test_rings_go_round_and_overruns_are_counted(dispatch: TrioDispatch, v
         driver.accept(frozenset((TYPE,)))
     assert await settle(lambda: a.up and b.up)
     sent = [frame(b.mac, a.mac, number.to_bytes(4, "big") * 20) for number in range(600)]
+    for number in range(200):
+        a.transmit([sent[number]])
+        assert await settle(lambda number=number: len(port_b.frames) == number + 1)  # type: ignore[misc]  # mypy does not infer a lambda with a default
+    port_b.frames.clear()
     for start in range(0, 600, 25):
         a.transmit(list(sent[start : start + 25]))
         assert await settle(lambda start=start: len(port_b.frames) == start + 25)  # type: ignore[misc]  # mypy does not infer a lambda with a default
@@ -141,6 +145,9 @@ async def test_link_mtu_and_return_are_followed(dispatch: TrioDispatch, veth: Ve
         driver.start(port)
         driver.accept(frozenset((TYPE,)))
     a.promiscuous(True)
+    a.groups(frozenset((b"\x01\0\x5e\0\0\x42",)))
+    assert "01:00:5e:00:00:42" in veth.a.output("maddress", "show", "dev", "va")
+    assert "PROMISC" in veth.a.output("link", "show", "va") or "promiscuity 1" in veth.a.output("-d", "link", "show", "va")
     veth.b.ip("link", "set", "vb", "down")
     assert await settle(lambda: not a.up and not b.up)
     a.transmit([frame(b.mac, a.mac, b"lost")])
@@ -161,6 +168,9 @@ async def test_link_mtu_and_return_are_followed(dispatch: TrioDispatch, veth: Ve
     again = frame(b"\2\0\0\0\0\x77", b.mac, b"after the return, for another" * 4)
     b.transmit([again])
     assert await settle(lambda: port_a.frames == [again])
+    assert "01:00:5e:00:00:42" in veth.a.output("maddress", "show", "dev", "va")
+    a.groups(frozenset())
+    assert "01:00:5e:00:00:42" not in veth.a.output("maddress", "show", "dev", "va")
     a.detach()
     b.detach()
     assert dispatch.statistics().descriptors == 0

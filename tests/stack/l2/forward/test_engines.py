@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import threading
+
 import pytest
 
 from stack.core.hooks import ORDER_TAP, Point
@@ -198,3 +201,35 @@ async def test_nothing_is_left(bridged: Bridged) -> None:
     assert bridged.bridge.seen == before + 5
     assert "xdp" not in bridged.town.middle.output("link", "show")
     bridged.engine.close()
+
+
+CYCLES = 60
+
+
+async def test_ports_come_and_go_under_traffic_and_nothing_is_left(bridged: Bridged) -> None:
+    """CYCLES times a port leaves the engine and comes back while frames flow; every frame arrives once, in order."""
+    engine, port = bridged.engine, bridged.ports[1]
+    await _cycle(bridged, 0)
+    before = (len(os.listdir("/proc/self/fd")), threading.active_count(), bridged.town.dispatch.statistics().descriptors)
+    for number in range(1, CYCLES):
+        await _cycle(bridged, number)
+    assert await settle(lambda: all(one.how for one in engine.statistics().ports.values()))
+    after = (len(os.listdir("/proc/self/fd")), threading.active_count(), bridged.town.dispatch.statistics().descriptors)
+    assert after == before
+    assert port.attached
+    assert engine.statistics().ports["p0"].in_frames > 0
+
+
+async def _cycle(bridged: Bridged, number: int) -> None:
+    engine, port = bridged.engine, bridged.ports[1]
+    bridged.hosts[1].frames.clear()
+    sent = numbered(1, 0, 12, start=number * 12)
+    bridged.hosts[0].send(*sent[:4])
+    await bridged.heard(1, 4)
+    engine.remove(port)
+    bridged.hosts[0].send(*sent[4:8])
+    await bridged.heard(1, 8)
+    engine.add(port)
+    engine.learned(station(1), port)
+    bridged.hosts[0].send(*sent[8:])
+    assert await bridged.heard(1, 12) == sent
