@@ -86,6 +86,7 @@ ARROWS = {
     "stack.crypto.providers": {"resmgr", "stack.crypto"},
     "stack.filter.bpf": {"resmgr", "stack"},
     "stack.core": {"resmgr", "stack", "stack.wire", "stack.crypto", "stack.filter.bpf"},
+    "stack.inet": {"resmgr", "stack", "stack.wire", "stack.core"},
     "stack.managers": {"resmgr", "resmgr.iofunc", "stack", "stack.wire", "stack.core", "stack.crypto"},
     "stack.ebpf": {"resmgr"},
     "stack.l2.forward": {

@@ -205,6 +205,11 @@ class PacketDriver:
         """Of the Linux interface; 0 while it is gone."""
         return 0 if self._link is None else self._link.index
 
+    @property
+    def linux_index(self) -> int:
+        """Of the Linux interface; 0 while it is gone."""
+        return 0 if self._link is None else self._link.index
+
     def screen(self, screens: Mapping[int, Screen]) -> None:
         """`stack.core.screen.Screening`: in the kernel, with a second socket for the side queue."""
         self._screens = screens
