@@ -37,6 +37,7 @@ from stack.drivers.packet import PacketOptions
 from stack.drivers.pcap import PcapOptions
 from stack.drivers.tap import TapOptions
 from stack.drivers.veth import VethOptions
+from stack.drivers.vxlan import VxlanOptions
 from stack.drivers.wrap.fault import FaultOptions
 from stack.drivers.wrap.rate import RateOptions
 from stack.drivers.wrap.tracer import TracerOptions
@@ -316,7 +317,7 @@ def configuration(data: bytes) -> None:
 def options(data: bytes) -> None:
     """Module options, which come over the network too."""
     text = data.decode("latin-1")
-    for kind in (PacketOptions, TapOptions, PcapOptions, VethOptions, FaultOptions, RateOptions, TracerOptions):
+    for kind in (PacketOptions, TapOptions, PcapOptions, VethOptions, VxlanOptions, FaultOptions, RateOptions, TracerOptions):
         try:
             parse_options(kind, text, "module")
         except OptionError:
