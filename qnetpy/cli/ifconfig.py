@@ -1,8 +1,9 @@
 """`qnet ifconfig`: interfaces of io-pkt, shown as BSD and QNX show them; made, unmade and switched.
 
 qnet ifconfig                              all
-qnet ifconfig vlan5 create if=en0,vlan=5   load the driver `vlan`; the words behind `create` are its options, `vlan 5` is `vlan=5`
+qnet ifconfig vlan5 create vlan 5 vlanif en0   load the driver `vlan`; the words behind `create` are its options, `vlan 5` is `vlan=5`
 qnet ifconfig vlan5 destroy                unload it; any driver, as in QNX
+qnet ifconfig agr0 agrport en2             a request that only this kind of driver knows: SPECIFIC
 qnet ifconfig en0 mtu 1400 up              what modules may send at most, never more than the driver carries; switch on, `down`: off
 """
 
@@ -23,18 +24,30 @@ FLAGS = (
     ("MULTICAST", 0x8000),
 )
 """BSD's names and bits."""
+SPECIFIC = {
+    "agrport": ("interface",),
+    "-agrport": ("interface",),
+    "lacp": ("value",),
+    "portpriority": ("interface", "number"),
+    "vlan": ("number",),
+    "vlanprio": ("number",),
+}
+"""Requests of aggregates and VLANs (docs/stack/layer2.md), and what stands behind them. Bridges have a command of their own."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     iopkt.add_arguments(parser)
     parser.add_argument("-a", dest="every", action="store_true", help="all interfaces, which is the default")
     parser.add_argument("--json", action="store_true", help="the same facts as JSON, for programs")
+    parser.add_argument("-agrport", dest="without", default="", metavar="PORT", help="take a port out of an aggregate")
     parser.add_argument("interface", nargs="?", default="", metavar="IF")
-    parser.add_argument("words", nargs="*", metavar="create|destroy|up|down|mtu N", help="what to do; nothing: show")
+    parser.add_argument("words", nargs="*", metavar="create|destroy|up|down|mtu N|...", help="what to do; nothing: show")
 
 
 def run(args: argparse.Namespace) -> int:
     words = list(args.words)
+    if args.without:
+        words = ["-agrport", args.without]
     if not words:
         found = iopkt.interfaces_of(iopkt.ask(args, "facts"), "" if args.every else args.interface)
         print(as_json(found) if args.json else "\n".join(map(shown, found)) or "no interfaces")
@@ -45,6 +58,9 @@ def run(args: argparse.Namespace) -> int:
         if words[1:]:
             raise CommandError(f"nothing is expected behind destroy: {words[1]}", status=2)
         done = iopkt.ask(args, "destroy", interface=args.interface)
+    elif words[0] in SPECIFIC:
+        command, arguments = specific(words)
+        done = iopkt.ask(args, "specific", interface=args.interface, command=command, arguments=arguments)
     else:
         done = iopkt.ask(args, "interface", interface=args.interface, **settings(words))
     if args.json:
@@ -65,8 +81,26 @@ def settings(words: list[str]) -> dict[str, object]:
         elif word == "mtu":
             raise CommandError("mtu needs a number", status=2)
         else:
-            raise CommandError(f"there is no {word!r} here: create, destroy, up, down or mtu N", status=2)
+            raise CommandError(f"there is no {word!r} here: create, destroy, up, down, mtu N, {', '.join(SPECIFIC)}", status=2)
     return found
+
+
+def specific(words: list[str]) -> tuple[str, dict[str, object]]:
+    """`agrport en2` as a command and its arguments."""
+    command, given = words[0], words[1:]
+    names = SPECIFIC[command]
+    if len(given) != len(names):
+        raise CommandError(f"{command} takes {len(names)} words: {' '.join(name.upper() for name in names)}", status=2)
+    found: dict[str, object] = {}
+    for name, word in zip(names, given, strict=True):
+        if name != "number":
+            found[name] = word
+            continue
+        try:
+            found["value"] = int(word, 0)
+        except ValueError:
+            raise CommandError(f"{command} needs a number, not {word!r}", status=2) from None
+    return command, found
 
 
 def _stem(name: str) -> str:

@@ -40,6 +40,7 @@ COMMANDS = {
     "umount": "unload a driver or a protocol of the running io-pkt",
     "nicinfo": "the interfaces of io-pkt and their counters; --watch: rates",
     "ifconfig": "the interfaces of io-pkt: show, create, destroy, up, down, mtu",
+    "bridge": "bridges of io-pkt: members, stations, spanning tree",
     "netstat": "frames per interface, per protocol, or per second",
     "send": "send a message to a named server and print the reply",
     "name": "be a named server that answers every message with what it said (for trials)",

@@ -319,12 +319,30 @@ class Stack:
         entry = HookEntry(point, order, hook, name, everything, counts, self._guards.current)
         self._hooks.add(entry)
         self._tell_drivers()
+        self._tell_watchers()
 
         def revoke() -> None:
             self._hooks.remove(entry)
             self._tell_drivers()
+            self._tell_watchers()
 
         return self._registered(f"hook {name}", revoke)
+
+    def on_hooks(self, watcher: Callable[[], None]) -> Registration:
+        """Call *watcher* whenever a hook has come or gone, from now on: for who takes frames past the hooks. What is there: `hooks`."""
+        self._hooks.watchers = (*self._hooks.watchers, watcher)
+
+        def revoke() -> None:
+            self._hooks.watchers = tuple(one for one in self._hooks.watchers if one != watcher)
+
+        return self._registered("a watcher of hooks", revoke)
+
+    def _tell_watchers(self) -> None:
+        for watcher in self._hooks.watchers:
+            try:
+                watcher()
+            except Exception:
+                self._failed("watcher of hooks", watcher, None)
 
     def _registered(self, what: str, revoke: Callable[[], None]) -> Registration:
         """Whose callback is running owns it."""
@@ -441,10 +459,14 @@ class Stack:
             self._failed(f"handler of {what}", handler, guard)
         return True
 
-    def output(self, interface: Interface, frames: list[Frame]) -> None:
-        """Send whole frames, in order, through the OUT hooks. Borrowed until this returns. What cannot be sent is dropped and counted."""
+    def output(self, interface: Interface, frames: list[Frame], below: int | None = None) -> None:
+        """Send whole frames, in order, through the OUT hooks; those of hooks through the ones under *below*, their own order.
+
+        Borrowed until this returns. What cannot be sent is dropped and counted.
+        """
         for entry in self._hooks.outgoing:
-            frames = self._hooked(entry, interface, frames)
+            if below is None or entry.order < below:
+                frames = self._hooked(entry, interface, frames)
         if not frames:
             return
         if not interface.up:

@@ -24,6 +24,7 @@ Needs CAP_NET_RAW in the user namespace that owns the network namespace.
 from __future__ import annotations
 
 import errno
+import fcntl
 import logging
 import socket
 import struct
@@ -32,6 +33,7 @@ from collections.abc import Mapping
 from resmgr.dispatch import Dispatch
 from stack.core.driver import BATCH_BYTES, BATCH_MAX, Port, in_batches
 from stack.core.errors import ModuleError
+from stack.core.linuxinterface import LinuxInterface
 from stack.core.module import Context, Kind, Module
 from stack.core.screen import Screen
 from stack.core.statistics import Drop
@@ -46,6 +48,7 @@ from stack.drivers.af_packet.constants import (
     PACKET_MR_PROMISC,
     PACKET_MREQ,
     PACKET_STATISTICS,
+    SIOCGSKNS,
     SO_SNDBUFFORCE,
     SOL_PACKET,
 )
@@ -90,6 +93,7 @@ class PacketDriver:
         self._side: SideQueue | None = None
         self._unscreened = ""
         self._others = False
+        self._aside = False
         self._groups: frozenset[bytes] = frozenset()
         self._memberships: tuple[int, frozenset[tuple[int, bytes]]] = 0, frozenset()
         """Index of a Linux interface, and what was asked of it."""
@@ -187,6 +191,17 @@ class PacketDriver:
                 self._sock.setsockopt(SOL_PACKET, how, PACKET_MREQ.pack(link.index, kind, len(address), address))
         self._memberships = link.index, frozenset(wanted)
 
+    def linux_interface(self) -> LinuxInterface | None:
+        """`stack.core.linuxinterface.OnLinux`."""
+        link = self._link
+        if link is None or self._closed:
+            return None
+        return LinuxInterface(link.name, link.index, fcntl.ioctl(self._sock.fileno(), SIOCGSKNS))
+
+    def stand_aside(self, aside: bool) -> None:
+        self._aside = aside
+        self._attach()
+
     @property
     def linux_index(self) -> int:
         """Of the Linux interface; 0 while it is gone."""
@@ -204,6 +219,10 @@ class PacketDriver:
     def _attach(self) -> None:
         """Tell the kernel what is wanted: first the side socket, so that no frame falls between the two."""
         if self._closed:
+            return
+        if self._aside:
+            for sock in (self._sock, self._side_sock):
+                attach(sock, program(frozenset()))
             return
         screens = self._screens
         try:

@@ -27,6 +27,7 @@ from stack.core.ifnet import Interface
 from stack.core.loaded import Loaded
 from stack.core.loader import find_module
 from stack.core.module import Kind
+from stack.core.specific import specific_driver
 from stack.core.stack import Stack
 from stack.managers.facts import facts, module
 from stack.managers.protocol import CHID_STACK, REQUEST_MAX, pack_reply, unpack_request
@@ -57,6 +58,7 @@ class IoPktManager:
             "umount": self._umount,
             "destroy": self._destroy,
             "interface": self._interface,
+            "specific": self._specific,
         }
         self.channel = stack.kernel.channel(self._handle, pid=PID_SYSTEM, chid=CHID_STACK)
         stack.system.guard(self.channel)
@@ -74,7 +76,7 @@ class IoPktManager:
             message.error(errno.EINVAL)
             return
         verb = str(request["do"])
-        refused = self._refused(message.info, change=verb != "facts")
+        refused = self._refused(message.info, change=verb != "facts" and not (verb == "specific" and "command" not in request))
         if refused:
             message.reply(0, pack_reply({"error": refused, "errno": errno.EACCES}))
         elif verb == "facts":
@@ -187,6 +189,20 @@ class IoPktManager:
                 raise ModuleError(errno.EINVAL, f"{up!r} is not true or false")
             found.switch(up)
         return {"name": found.name, "up": found.up, "enabled": found.enabled, "mtu": found.mtu}
+
+    def _specific(self, request: Request) -> dict[str, object]:
+        """QNX's SIOCSDRVSPEC and SIOCGDRVSPEC: without a command, the facts that only this kind of driver has."""
+        found = self._named(_text(request, "interface"))
+        driver = specific_driver(found.driver)
+        command = request.get("command")
+        if driver is None:
+            raise ModuleError(errno.EOPNOTSUPP, f"{found.name} has no requests of its own")
+        if command is not None:
+            arguments = request.get("arguments", {})
+            if not isinstance(command, str) or not isinstance(arguments, dict):
+                raise ModuleError(errno.EINVAL, "a command is a text, and its arguments are a table")
+            driver.set_specific(command, arguments)
+        return dict(driver.get_specific())
 
     def _named(self, name: str) -> Interface:
         found = self._stack.interface(name.removeprefix(DIRECTORY))

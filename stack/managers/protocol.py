@@ -5,6 +5,7 @@
     {"do": "umount", "what": W}                                 an interface, a module, or its number
     {"do": "destroy", "interface": IF}                          as umount, for interfaces only
     {"do": "interface", "interface": IF, "up": B, "mtu": N}     switch it, limit its MTU; what is absent stays
+    {"do": "specific", "interface": IF, "command": C, "arguments": {...}}    `stack.core.specific`; without a command: only its facts
 
 The channel is `(0, PID_SYSTEM, CHID_STACK)`. A request that was understood and cannot be done is answered with `{"error": sentence,
 "errno": N}`. One that makes no sense fails with EINVAL, an unknown one with ENOSYS, one that is too long with EMSGSIZE.

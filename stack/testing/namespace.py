@@ -43,6 +43,11 @@ class Namespace:
         with self.entered():
             subprocess.run(["ip", *arguments], check=True)
 
+    def output(self, *arguments: str) -> str:
+        """What ip(8) prints inside."""
+        with self.entered():
+            return subprocess.run(["ip", *arguments], check=True, capture_output=True, text=True).stdout
+
     def move(self, link: str, other: Namespace) -> None:
         """Give the interface *link* to *other*."""
         self.ip("link", "set", link, "netns", f"/proc/{os.getpid()}/fd/{other.fd}")

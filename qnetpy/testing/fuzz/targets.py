@@ -28,7 +28,7 @@ from qnetpy.members.store import unpack_statements
 from qnetpy.qos import QosError, parse_choice
 from qnetpy.reach import gossip
 from qnetpy.settings import SettingsError
-from qnetpy.testing.fuzz import machines, seam, soliciting
+from qnetpy.testing.fuzz import layer2, machines, seam, soliciting
 from resmgr import iomsg, iorequest, message
 from resmgr.errors import BadMessage, ResmgrError
 from resmgr.procmgr import message as spawn
@@ -380,6 +380,9 @@ TARGETS: Mapping[str, Target] = {
     "unfinished": seam.unfinished,
     "capture": seam.capture,
     "seam": lambda data: seam.seam(list(items(data))),
+    "bpdus": lambda data: layer2.bpdus(list(items(data))),
+    "slow": lambda data: layer2.slow(list(items(data))),
+    "bridge": lambda data: layer2.bridge(list(items(data))),
 }
 """By the name of the folder of their corpus."""
 REFUSALS = (BadMessage, BadFrame)

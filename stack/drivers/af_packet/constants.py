@@ -34,6 +34,9 @@ TP_STATUS_VLAN_TPID_VALID = 0x40
 AUXDATA = struct.Struct("=III4xHH")
 """struct tpacket_auxdata: status, length, captured length, places, VLAN TCI and TPID."""
 
+SIOCGSKNS = 0x894C
+"""A descriptor of the network namespace that a socket belongs to."""
+
 SO_SNDBUFFORCE = 32
 SO_RCVBUFFORCE = 33
 ETH_P_ALL = 0x0003

@@ -69,6 +69,7 @@ def options(module: Loadable, folder: Path) -> str:
         "ifname": "va",
         "if": "en0",
         "parent": "en0",
+        "vlanif": "en0",
         "mac": "02:00:00:00:00:77",
         "file": str(folder / "frames"),
         "path": str(folder / "frames"),

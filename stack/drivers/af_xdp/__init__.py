@@ -1,0 +1,1 @@
+"""Parts of the `xdp` driver: rings and memory shared with the kernel, and the program that puts frames there."""

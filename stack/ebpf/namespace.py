@@ -1,0 +1,38 @@
+"""Doing something in the network namespace of an interface: devices are named to the kernel in the caller's namespace.
+
+A process that is in that namespace already, which is the rule, needs no right for it; else CAP_SYS_ADMIN.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_CLONE_NEWNET = 0x40000000
+_OWN = "/proc/thread-self/ns/net"
+
+
+@contextmanager
+def inside(namespace: int) -> Iterator[None]:
+    """This thread is in the network namespace of that descriptor meanwhile. OSError when it cannot go there."""
+    if os.fstat(namespace).st_ino == os.stat(_OWN).st_ino:
+        yield
+        return
+    own = os.open(_OWN, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        _enter(namespace)
+        try:
+            yield
+        finally:
+            _enter(own)
+    finally:
+        os.close(own)
+
+
+def _enter(namespace: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.setns(namespace, _CLONE_NEWNET) < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, f"cannot enter its network namespace: {os.strerror(code)}")

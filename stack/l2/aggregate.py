@@ -1,0 +1,335 @@
+"""`agr0`: several links to one other system as one interface, `-d packet ifname=eth0 -d packet ifname=eth1 -d agr agrport=eth0,...`.
+
+LACP (`stack.l2.lacp`) finds out which ports may carry; a port that fails is left at once when its link goes, else after three hello times.
+Each flow (`stack.l2.flowhash`) takes one port, so that its frames stay in order.
+
+    port, at the height of aggregates: slow protocols ─> LACP      frames, while it collects ─> agr0, as its own
+    agr0: frames, by flow ─> output of a port that distributes
+
+A port belongs to its aggregate. Nothing else of what it receives goes on from there, and what others send through it is dropped:
+
+    not_collecting   received while the port is not in the aggregate     agr_port   sent past the aggregate
+    bad_slow         a slow protocol frame that is none                   no_port    no port distributes
+
+Ports are promiscuous, since the address of all of them is the aggregate's: the first port's, or an option. Requests (`stack.core.specific`)
+are `agrport` and `-agrport`, as ifconfig(8) has them, and `lacp` to change what is said.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Mapping
+
+import attrs
+from attrs.validators import ge, in_, le
+
+from resmgr.dispatch import Timer
+from stack.core.driver import Port
+from stack.core.hooks import ORDER_AGGREGATE, Point
+from stack.core.ifnet import Interface, InterfaceEvent
+from stack.core.module import Context, Kind, Module
+from stack.core.registry import Registration
+from stack.core.specific import specific_driver
+from stack.core.statistics import Counters, Drop
+from stack.frame import BadFrame, Frame
+from stack.l2 import arguments as given
+from stack.l2.arguments import refused
+from stack.l2.flowhash import flow_hash
+from stack.l2.lacp.machine import PORTS_MAX, Aggregator, LacpSettings
+from stack.l2.pseudo import accepted, made_address
+from stack.wire.ethernet import HEADER_SIZE, MAC_SIZE, MTU_DEFAULT, TAG_SIZE, TPIDS, is_group, mac_bytes, mac_text, unpack_type
+from stack.wire.lacp import is_slow, pack_slow, parse_slow
+
+
+@attrs.frozen
+class AgrOptions:
+    """Options of `-d agr`. `timeout=fast`: the partner shall speak every second, and is missed after three."""
+
+    name: str = "agr0"
+    agrport: tuple[str, ...] = ()
+    mac: str = ""
+    timeout: str = attrs.field(default="fast", validator=in_(("fast", "slow")))
+    active: bool = True
+    priority: int = attrs.field(default=0x8000, validator=[ge(0), le(0xFFFF)])
+    key: int = attrs.field(default=1, validator=[ge(1), le(0xFFFF)])
+
+
+@attrs.define(eq=False)
+class AgrPort:
+    interface: Interface
+    number: int
+    promiscuity: Registration
+
+
+class AgrDriver:
+    """See the head of this file, `stack.core.driver.Driver`, `stack.core.promiscuity.Promiscuous` and `stack.core.specific.Specific`."""
+
+    def __init__(self, context: Context, options: AgrOptions) -> None:
+        """ModuleError when a port is not there, is in an aggregate already, or cannot be promiscuous."""
+        self._stack = context.stack
+        self._dispatch = context.dispatch
+        self.name = options.name
+        first = self._stack.interface(options.agrport[0]) if options.agrport else None
+        self.mac = mac_bytes(options.mac) if options.mac else first.mac if first is not None else made_address(context.random)
+        self.mtu = MTU_DEFAULT
+        self.up = False
+        settings = LacpSettings(options.active, options.timeout == "fast", options.priority, options.key)
+        self.lacp = Aggregator(self.mac, settings)
+        self.ports: dict[str, AgrPort] = {}
+        self._numbers: dict[int, AgrPort] = {}
+        self._distributing: list[Interface] = []
+        self._promiscuous = False
+        self._accepted: frozenset[int] | None = frozenset()
+        self._port: Port | None = None
+        self._hooks: list[Registration] = []
+        self._timer: Timer | None = None
+        self._closed = False
+        self.drops = Counters()
+        self._listener = self._stack.on_interface(self._interface_event)
+        try:
+            for name in options.agrport:
+                self.add(name)
+        except BaseException:
+            self.detach()
+            raise
+
+    # Driver
+
+    def start(self, port: Port) -> None:
+        self._port = port
+
+    def accept(self, ethertypes: frozenset[int] | None) -> None:
+        self._accepted = ethertypes
+
+    def promiscuous(self, on: bool) -> None:
+        self._promiscuous = on
+
+    def transmit(self, frames: list[Frame]) -> None:
+        there = self._distributing
+        if not there:
+            self._count("no_port", len(frames))
+            return
+        batches: dict[int, list[Frame]] = {}
+        for frame in frames:
+            size = len(frame)
+            if size < HEADER_SIZE:
+                self._count(Drop.TOO_SHORT)
+            elif size > self.mtu + HEADER_SIZE and not (unpack_type(frame)[0] in TPIDS and size <= self.mtu + HEADER_SIZE + TAG_SIZE):
+                self._count(Drop.TOO_LONG)
+            else:
+                batches.setdefault(flow_hash(frame) % len(there), []).append(frame)
+        for index, batch in batches.items():
+            self._stack.output(there[index], batch, ORDER_AGGREGATE)
+
+    def detach(self) -> None:
+        if self._closed:
+            return
+        for name in list(self.ports):
+            self.remove(name)
+        self._closed = True
+        self.up = False
+        self._listener.revoke()
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def info(self) -> Mapping[str, str | int]:
+        partner = self.lacp.partner
+        return {
+            "driver": "agr",
+            "ports": " ".join(self.ports) or "none",
+            "carrying": " ".join(interface.name for interface in self._distributing) or "none",
+            "partner": "none" if partner is None else mac_text(partner.system),
+        }
+
+    # Requests
+
+    def get_specific(self) -> Mapping[str, object]:
+        partner, settings = self.lacp.partner, self.lacp.settings
+        return {
+            "active": settings.active,
+            "timeout": "fast" if settings.fast else "slow",
+            "priority": settings.system_priority,
+            "key": settings.key,
+            "partner": None if partner is None else mac_text(partner.system),
+            "drops": dict(self.drops) | dict(self.lacp.drops),
+            "ports": [self._port_facts(port) for port in self.ports.values()],
+        }
+
+    def _port_facts(self, port: AgrPort) -> Mapping[str, object]:
+        lacp = self.lacp.ports[port.number]
+        return {
+            "interface": port.interface.name,
+            "number": port.number,
+            "up": port.interface.up,
+            "priority": lacp.actor.port_priority,
+            "receive": lacp.receive.value,
+            "mux": lacp.mux.value,
+            "actor": str(lacp.actor),
+            "partner": str(lacp.partner),
+            "received": lacp.received,
+            "sent": lacp.sent,
+        }
+
+    def set_specific(self, command: str, arguments: Mapping[str, object]) -> None:
+        now = self._dispatch.now()
+        if command == "agrport":
+            self.add(given.text(arguments, "interface"))
+        elif command == "-agrport":
+            self.remove(given.text(arguments, "interface"))
+        elif command == "portpriority":
+            port = self._named(given.text(arguments, "interface"))
+            self.lacp.set_priority(port.number, given.number(arguments, "value", 0, 0xFFFF), now)
+        elif command == "lacp":
+            value = given.text(arguments, "value")
+            if value not in ("fast", "slow", "active", "passive"):
+                raise refused(f"{value} is nothing that LACP can be: fast, slow, active, passive")
+            field, on = ("fast", value == "fast") if value in ("fast", "slow") else ("active", value == "active")
+            settings = self.lacp.settings
+            changed = attrs.evolve(settings, fast=on) if field == "fast" else attrs.evolve(settings, active=on)
+            self.lacp.configure(changed, now)
+        else:
+            raise refused(f"{self.name}: there is no request {command}; there are agrport, -agrport, lacp, portpriority")
+        self._settle()
+
+    def add(self, name: str) -> None:
+        """Another port. ModuleError when that cannot be."""
+        interface = given.interface(self._stack, name)
+        if isinstance(specific_driver(interface.driver), AgrDriver):
+            raise refused(f"{name} is an aggregate itself")
+        for other in (self, *(specific_driver(one.driver) for one in self._stack.interfaces)):
+            if isinstance(other, AgrDriver) and name in other.ports:
+                raise refused(f"{name} is a port of {other.name} already", errno.EBUSY)
+        if interface.endpoints is not None:
+            raise refused(f"{name} is no Ethernet: its stations are IP endpoints")
+        if len(self.ports) >= PORTS_MAX:
+            raise refused(f"{self.name} has {PORTS_MAX} ports already", errno.ENOSPC)
+        promiscuity = self._stack.promiscuous(interface, self.name)
+        number = next(one for one in range(1, PORTS_MAX + 1) if one not in self._numbers)
+        self.ports[name] = self._numbers[number] = AgrPort(interface, number, promiscuity)
+        if not self._hooks:
+            self._hooks = [
+                self._stack.add_hook(Point.IN, self._incoming, order=ORDER_AGGREGATE, name=self.name, everything=True, counts=True),
+                self._stack.add_hook(Point.OUT, self._outgoing, order=ORDER_AGGREGATE, name=self.name, counts=True),
+            ]
+        self.lacp.add(number, 0x8000, interface.up, self._dispatch.now())
+        self._settle()
+
+    def remove(self, name: str) -> None:
+        """A port less. ModuleError when it is none."""
+        port = self._named(name)
+        self.lacp.remove(port.number, self._dispatch.now())
+        self._send_pdus()
+        del self.ports[name], self._numbers[port.number]
+        port.promiscuity.revoke()
+        if not self.ports:
+            for hook in self._hooks:
+                hook.revoke()
+            self._hooks = []
+        self._settle()
+
+    def _named(self, name: str) -> AgrPort:
+        if name not in self.ports:
+            raise refused(f"{name} is no port of {self.name}; there are: {', '.join(self.ports) or 'none'}", errno.ENOENT)
+        return self.ports[name]
+
+    # Frames of the ports
+
+    def _incoming(self, interface: Interface, frames: list[Frame]) -> list[Frame]:
+        port = self.ports.get(interface.name)
+        if port is None or port.interface is not interface:
+            return frames
+        slow = [frame for frame in frames if is_slow(frame)]
+        if slow:
+            frames = [frame for frame in frames if not is_slow(frame)]
+            for frame in slow:
+                self._slow(port, frame)
+            self._settle()
+        if frames and not self.lacp.collects(port.number):
+            interface.count("not_collecting", len(frames))
+        elif frames:
+            self._deliver(frames)
+        return []
+
+    def _slow(self, port: AgrPort, frame: Frame) -> None:
+        try:
+            pdu = parse_slow(memoryview(frame)[HEADER_SIZE:])
+        except BadFrame:
+            self.drops.count("bad_slow")
+            return
+        if pdu is None:
+            self.drops.count("other_slow")
+        else:
+            self.lacp.receive(port.number, pdu, self._dispatch.now())
+
+    def _deliver(self, frames: list[Frame]) -> None:
+        if not self._promiscuous:
+            mac = self.mac
+            ours = [frame for frame in frames if frame[:MAC_SIZE] == mac or is_group(frame)]
+            if len(ours) < len(frames):
+                self._count(Drop.OTHER_HOST, len(frames) - len(ours))
+            frames = ours
+        wanted = accepted(frames, self._accepted)
+        if wanted and self._port is not None:
+            self._port.deliver(wanted)
+
+    def _outgoing(self, interface: Interface, frames: list[Frame]) -> list[Frame]:
+        port = self.ports.get(interface.name)
+        if port is None or port.interface is not interface:
+            return frames
+        interface.count("agr_port", len(frames))
+        return []
+
+    # LACP and time
+
+    def _interface_event(self, event: InterfaceEvent, interface: Interface) -> None:
+        port = self.ports.get(interface.name)
+        if port is None or port.interface is not interface:
+            return
+        if event is InterfaceEvent.DETACHED:
+            self.remove(interface.name)
+        elif event in (InterfaceEvent.UP, InterfaceEvent.DOWN):
+            self.lacp.set_enabled(port.number, interface.up, self._dispatch.now())
+            self._settle()
+        else:
+            self._settle()
+
+    def _send_pdus(self) -> None:
+        for number, pdu in self.lacp.transmit():
+            interface = self._numbers[number].interface
+            self._stack.output(interface, [pack_slow(interface.mac, pdu)], ORDER_AGGREGATE)
+
+    def _settle(self) -> None:
+        """Carry out what LACP has decided, and wait for what comes next."""
+        self._send_pdus()
+        self._distributing = [self._numbers[number].interface for number in self.lacp.distributing()]
+        up = bool(self._distributing)
+        mtu = min((port.interface.mtu for port in self.ports.values()), default=MTU_DEFAULT)
+        if (up, mtu) != (self.up, self.mtu) and not self._closed:
+            self.up, self.mtu = up, mtu
+            if self._port is not None:
+                self._port.changed()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        due = self.lacp.next_timeout()
+        if due is not None and not self._closed:
+            self._timer = self._dispatch.call_at(due, self._timeout)
+
+    def _timeout(self) -> None:
+        self._timer = None
+        self.lacp.handle_timeout(self._dispatch.now())
+        self._settle()
+
+    def _count(self, reason: str, number: int = 1) -> None:
+        if self._port is not None:
+            self._port.count(reason, number)
+
+
+def _attach(context: Context, options: AgrOptions) -> AgrDriver:
+    try:
+        return AgrDriver(context, options)
+    except ValueError as error:
+        raise refused(f"agr: {str(error).splitlines()[0]}") from None
+
+
+MODULE = Module("agr", Kind.DRIVER, AgrOptions, _attach)

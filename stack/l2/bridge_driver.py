@@ -1,0 +1,421 @@
+"""`bridge0`: the bridge as an interface of the stack, `io-pkt -d packet ifname=eth0 -d packet ifname=eth1 -d bridge add=eth0,add=eth1`.
+
+Puts the pure parts to work (`stack.l2.bridge`, `stack.l2.stp`): hooks at the bridge's height, promiscuous members, the clock, and the
+forwarding engine, which is told what is learned and asked before a station is let go. Members come and go by requests
+(`stack.core.specific`), whose names are those of brconfig(8):
+
+    add, delete, addspan, delspan IF      flush, flushall, static IF MAC, deladdr MAC       maxaddr, timeout, ifmaxaddr, storm
+    learn, discover IF on|off             stp, edge, autoedge, ptp, guard, rootguard, tcnguard IF on|off
+    proto rstp|stp, priority, hellotime, fwddelay, maxage, holdcnt, ifpriority, ifpathcost
+
+A member that goes away leaves the bridge. The bridge is up while one of its members is, and its MTU is the least of theirs.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+from collections.abc import Mapping
+from typing import Literal
+
+import attrs
+from attrs.validators import ge, le
+
+from resmgr.dispatch import Timer
+from stack.core.driver import Port
+from stack.core.errors import ModuleError
+from stack.core.hooks import ORDER_BRIDGE, Point
+from stack.core.ifnet import Interface, InterfaceEvent
+from stack.core.module import Context, Kind, Module
+from stack.core.options import Duration
+from stack.core.registry import Registration
+from stack.core.specific import specific_driver
+from stack.core.statistics import Counters
+from stack.frame import BadFrame, Frame
+from stack.l2.arguments import interface as interface_named
+from stack.l2.arguments import refused
+from stack.l2.bridge import PORTS_MAX, Bridge, BridgePort, Decision
+from stack.l2.bridge_requests import SETTERS, facts
+from stack.l2.engine import Engine
+from stack.l2.forward.fastpath import FastPath
+from stack.l2.forward.kinds import CAPABILITIES, kinds
+from stack.l2.pseudo import made_address
+from stack.l2.stations import MAX_DEFAULT, MAX_LIMIT, TIMEOUT_DEFAULT
+from stack.l2.storm import STORM_RATE
+from stack.l2.stp.machine import SpanningTree
+from stack.l2.stp.settings import PortSettings, Protocol, TreeSettings
+from stack.wire.bpdu import GROUP, parse_bpdu
+from stack.wire.ethernet import MTU_DEFAULT, mac_bytes
+from stack.wire.llc import SAP_STP, pack_llc, parse_llc
+
+log = logging.getLogger(__name__)
+
+PRUNE_SECONDS = 10.0
+"""How often silent stations are looked for."""
+TREE = "spanning tree"
+SPAN = "a span port must see all frames"
+SWITCHED_OFF = "the bridge is switched off"
+
+
+@attrs.frozen
+class BridgeOptions:
+    """Options of `-d bridge`. `add` and `span` name interfaces that are there already; `stp`: all members take part in the tree."""
+
+    name: str = "bridge0"
+    add: tuple[str, ...] = ()
+    span: tuple[str, ...] = ()
+    mac: str = ""
+    station: bool = False
+    maxaddr: int = attrs.field(default=MAX_DEFAULT, validator=[ge(1), le(MAX_LIMIT)])
+    timeout: Duration = Duration(TIMEOUT_DEFAULT)
+    storm: int = attrs.field(default=STORM_RATE, validator=[ge(0), le(10_000_000)])
+    stp: bool = False
+    proto: str = attrs.field(default="rstp", validator=attrs.validators.in_(("rstp", "stp")))
+    priority: int = 0x8000
+    hellotime: Duration = Duration(2.0)
+    fwddelay: Duration = Duration(15.0)
+    maxage: Duration = Duration(20.0)
+    engine: Literal["auto", "none", "kernel", "threads", "kernel-native", "kernel-generic"] = "auto"
+    """Who forwards what is known: docs/stack/forwarding.md."""
+
+
+@attrs.define(eq=False)
+class Member:
+    """An interface in the bridge."""
+
+    interface: Interface
+    port: BridgePort
+    promiscuity: Registration
+    settings: PortSettings
+    """Of the spanning tree."""
+
+
+class BridgeDriver:
+    """See the head of this file, `stack.core.driver.Driver` and `stack.core.specific.Specific`."""
+
+    def __init__(self, context: Context, options: BridgeOptions, engine: Engine | None = None) -> None:
+        """*engine*: who forwards what is known; the bridge's from now on. None: all goes by here."""
+        self._stack = context.stack
+        self._dispatch = context.dispatch
+        self.options = options
+        self.name = options.name
+        self.mac = mac_bytes(options.mac) if options.mac else made_address(context.random)
+        self.mtu = MTU_DEFAULT
+        self.up = False
+        self.bridge = Bridge(self.mac, options.maxaddr, options.timeout, options.station)
+        settings = TreeSettings(Protocol(options.proto), options.priority, options.maxage, options.hellotime, options.fwddelay)
+        self.tree = SpanningTree(self.mac, settings, self._dispatch.now())
+        self.members: dict[str, Member] = {}
+        self.drops = Counters()
+        self._numbers: dict[int, Member] = {}
+        self._port: Port | None = None
+        self._hooks: list[Registration] = []
+        self._timer: Timer | None = None
+        self._prune_at: float | None = None
+        self._closed = False
+        self._running = True
+        """It forwards: nobody has switched it off. If so, members are interfaces like others."""
+        self.engine = engine
+        self._listener = self._stack.on_interface(self._interface_event)
+        try:
+            for name in options.add:
+                self.add(name)
+            for name in options.span:
+                self.add(name, span=True)
+        except BaseException:
+            self.detach()
+            raise
+
+    # Driver
+
+    def start(self, port: Port) -> None:
+        self._port = port
+
+    def accept(self, ethertypes: frozenset[int] | None) -> None:
+        """The members' drivers are told by the stack."""
+
+    def transmit(self, frames: list[Frame]) -> None:
+        """What our stack sends through the bridge as a station."""
+        self._carry(None, self.bridge.sent(0, frames))
+
+    def detach(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        for name in list(self.members):
+            self.delete(name)
+        self._listener.revoke()
+        if self._timer is not None:
+            self._timer.cancel()
+        if self.engine is not None:
+            self.engine.close()
+
+    def info(self) -> Mapping[str, str | int]:
+        told: dict[str, str | int] = {
+            "driver": "bridge",
+            "members": " ".join(self.members) or "none",
+            "stations": len(self.bridge.stations),
+        }
+        if self.engine is not None:
+            statistics = self.engine.statistics()
+            told |= {"engine": statistics.engine, "carried by the engine": statistics.frames}
+        return told
+
+    def get_specific(self) -> Mapping[str, object]:
+        return facts(self)
+
+    def set_specific(self, command: str, arguments: Mapping[str, object]) -> None:
+        setter = SETTERS.get(command)
+        if setter is None:
+            raise refused(f"{self.name}: there is no request {command}; there are {', '.join(SETTERS)}")
+        setter(self, arguments)
+        self.settle()
+
+    # Members
+
+    def add(self, name: str, span: bool = False) -> None:
+        """ModuleError when there is no such interface, it is in a bridge already, cannot be promiscuous, or there are too many."""
+        interface = interface_named(self._stack, name)
+        if isinstance(specific_driver(interface.driver), BridgeDriver):
+            raise refused(f"{name} is a bridge itself")
+        for other in (self, *(specific_driver(one.driver) for one in self._stack.interfaces)):
+            if isinstance(other, BridgeDriver) and name in other.members:
+                raise refused(f"{name} is a member of {other.name} already", errno.EBUSY)
+        if interface.endpoints is not None:
+            raise refused(f"{name} has no broadcast: its stations are IP endpoints, which a bridge cannot join to others")
+        if len(self.members) >= PORTS_MAX:
+            raise refused(f"{self.name} has {PORTS_MAX} members already", errno.ENOSPC)
+        promiscuity = self._stack.promiscuous(interface, self.name)
+        port = self.bridge.add(interface.mac, self.options.storm)
+        port.up, port.spans = interface.up, span
+        member = Member(interface, port, promiscuity, PortSettings())
+        self.members[name] = self._numbers[port.number] = member
+        if not self._hooks:
+            self._hooks = [
+                self._stack.add_hook(Point.IN, self._incoming, order=ORDER_BRIDGE, name=self.name, everything=True, counts=True),
+                self._stack.add_hook(Point.OUT, self._outgoing, order=ORDER_BRIDGE, name=self.name, counts=True),
+            ]
+        if self.engine is not None:
+            self.engine.add(interface)
+            if not self._running:
+                self.engine.off(interface, SWITCHED_OFF)
+        if self.options.stp and not span:
+            self.join_tree(member, True)
+        self._members_changed()
+        self.settle()
+
+    def delete(self, name: str) -> None:
+        """ModuleError when it is no member."""
+        member = self.member(name)
+        self.join_tree(member, False)
+        del self.members[name], self._numbers[member.port.number]
+        self.bridge.remove(member.port.number)
+        if self.engine is not None:
+            self.engine.remove(member.interface)
+        member.promiscuity.revoke()
+        if not self.members:
+            for hook in self._hooks:
+                hook.revoke()
+            self._hooks = []
+        self._members_changed()
+        self.settle()
+
+    def member(self, name: str) -> Member:
+        if name not in self.members:
+            raise refused(f"{name} is no member of {self.name}; there are: {', '.join(self.members) or 'none'}", errno.ENOENT)
+        return self.members[name]
+
+    def join_tree(self, member: Member, on: bool) -> None:
+        """From now on the member takes part in the spanning tree, or not any more; idempotent."""
+        port, now = member.port, self._dispatch.now()
+        if on and port.spans:
+            raise refused(f"{member.interface.name} is a span port, which takes part in no spanning tree")
+        if on and not port.tree:
+            port.tree = True
+            self.tree.add(port.number, member.settings, port.up and self._running, now)
+        elif port.tree and not on:
+            port.tree = False
+            self.tree.remove(port.number, now)
+            port.learning = port.forwarding = True
+            self._tell_engine(member)
+
+    def configure_tree(self, member: Member, settings: PortSettings) -> None:
+        member.settings = settings
+        if member.port.tree:
+            self.tree.configure_port(member.port.number, settings, self._dispatch.now())
+
+    def _members_changed(self) -> None:
+        spans = any(member.port.spans for member in self.members.values())
+        if self.engine is not None:
+            for member in self.members.values():
+                (self.engine.off if spans else self.engine.on)(member.interface, SPAN)
+        up = any(member.port.up for member in self.members.values())
+        mtu = min((member.interface.mtu for member in self.members.values()), default=MTU_DEFAULT)
+        if (up, mtu) != (self.up, self.mtu):
+            self.up, self.mtu = up, mtu
+            if self._port is not None and not self._closed:
+                self._port.changed()
+
+    def _interface_event(self, event: InterfaceEvent, interface: Interface) -> None:
+        self._look_at_the_switch()
+        member = self.members.get(interface.name)
+        if member is None or member.interface is not interface:
+            return
+        if event is InterfaceEvent.DETACHED:
+            log.warning("%s: member %s is gone", self.name, interface.name)
+            self.delete(interface.name)
+            return
+        if event is InterfaceEvent.CHANGED:
+            self.bridge.readdress(member.port.number, interface.mac)
+        elif event in (InterfaceEvent.UP, InterfaceEvent.DOWN):
+            member.port.up = interface.up
+            if not interface.up:
+                self.forget(member.port.number)
+            if member.port.tree:
+                self.tree.set_enabled(member.port.number, interface.up and self._running, self._dispatch.now())
+        self._members_changed()
+        self.settle()
+
+    def _look_at_the_switch(self) -> None:
+        """`ifconfig bridge0 down`, or up again."""
+        own = self._stack.interface(self.name)
+        running = own is None or own.enabled
+        if running is self._running:
+            return
+        self._running = running
+        for member in self.members.values():
+            if member.port.tree:
+                self.tree.set_enabled(member.port.number, member.port.up and running, self._dispatch.now())
+            if self.engine is not None:
+                (self.engine.on if running else self.engine.off)(member.interface, SWITCHED_OFF)
+        self.settle()
+
+    # Frames
+
+    def _incoming(self, interface: Interface, frames: list[Frame]) -> list[Frame]:
+        member = self.members.get(interface.name)
+        if member is None or member.interface is not interface or not self._running:
+            return frames
+        now = self._dispatch.now()
+        decision = self.bridge.received(member.port.number, frames, now)
+        for frame in decision.bpdus:
+            self._bpdu(member, frame, now)
+        if decision.bpdus:
+            self.settle()
+        self._carry(member, decision)
+        return decision.up.get(member.port.number, [])
+
+    def _outgoing(self, interface: Interface, frames: list[Frame]) -> list[Frame]:
+        member = self.members.get(interface.name)
+        if member is None or member.interface is not interface or not self._running:
+            return frames
+        decision = self.bridge.sent(member.port.number, frames)
+        left = decision.out.pop(member.port.number, [])
+        self._carry(None, decision)
+        return left
+
+    def _carry(self, received: Member | None, decision: Decision) -> None:
+        """Do what was decided. What goes up on the member that *received* it is the hook's to return."""
+        if self.bridge.news:
+            self._tell_news()
+        for number, batch in decision.out.items():
+            self._stack.output(self._numbers[number].interface, batch, ORDER_BRIDGE)
+        for number, batch in decision.up.items():
+            member = self._numbers.get(number)
+            if member is not None and member is not received:
+                self._stack.entered(member.interface, batch, ORDER_BRIDGE)
+        if decision.own and self._port is not None:
+            self._port.deliver(decision.own)
+
+    def _tell_news(self) -> None:
+        news, self.bridge.news = self.bridge.news, []
+        for station, number in news:
+            if self.engine is not None:
+                self.engine.learned(station, self._numbers[number].interface)
+        if self._prune_at is None:
+            self._schedule()
+
+    def forget(self, number: int | None, statics: bool = False) -> None:
+        """Forget the stations of one port, or of all."""
+        for station in self.bridge.stations.flush(number, statics):
+            if self.engine is not None:
+                self.engine.forget(station)
+
+    # The spanning tree, and time
+
+    def now(self) -> float:
+        return self._dispatch.now()
+
+    def _bpdu(self, member: Member, frame: Frame, now: float) -> None:
+        try:
+            bpdu = parse_bpdu(parse_llc(frame, SAP_STP))
+        except BadFrame:
+            self.drops.count("bad_bpdu")
+            return
+        self.tree.receive(member.port.number, bpdu, now)
+
+    def settle(self) -> None:
+        """Carry out what the tree has decided, and wait for what comes next."""
+        for number in self.tree.flushed():
+            self.forget(number)
+        for member in self.members.values():
+            port = member.port
+            if port.tree:
+                forwarding = self.tree.forwarding(port.number)
+                port.learning = self.tree.learning(port.number)
+                if forwarding is not port.forwarding:
+                    port.forwarding = forwarding
+                    log.info("%s: %s is %s", self.name, member.interface.name, "forwarding" if forwarding else "blocked")
+                    self._tell_engine(member)
+        for number, bpdu in self.tree.transmit():
+            member = self._numbers[number]
+            frame = pack_llc(GROUP, member.interface.mac, SAP_STP, bpdu)
+            self._stack.output(member.interface, [frame], ORDER_BRIDGE)
+        self._schedule()
+
+    def _tell_engine(self, member: Member) -> None:
+        if self.engine is not None:
+            (self.engine.on if member.port.forwarding else self.engine.off)(member.interface, TREE)
+
+    def _schedule(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._closed:
+            return
+        due = self.tree.next_timeout()
+        if len(self.bridge.stations):
+            if self._prune_at is None:
+                self._prune_at = self._dispatch.now() + PRUNE_SECONDS
+            due = self._prune_at if due is None else min(due, self._prune_at)
+        if due is not None:
+            self._timer = self._dispatch.call_at(due, self._timeout)
+
+    def _timeout(self) -> None:
+        self._timer = None
+        now = self._dispatch.now()
+        self.tree.handle_timeout(now)
+        if self._prune_at is not None and self._prune_at <= now:
+            self._prune_at = None
+            for station in self.bridge.stations.expire(now, self._idle):
+                if self.engine is not None:
+                    self.engine.forget(station)
+        self.settle()
+
+    def _idle(self, station: bytes) -> float | None:
+        return None if self.engine is None else self.engine.idle(station)
+
+
+def _attach(context: Context, options: BridgeOptions) -> BridgeDriver:
+    engine = FastPath(context.stack, options.engine, kinds(context.dispatch, context.stack.workers))
+    try:
+        return BridgeDriver(context, options, engine)
+    except ValueError as error:
+        engine.close()
+        raise ModuleError(errno.EINVAL, f"bridge: {str(error).splitlines()[0]}") from None
+    except BaseException:
+        engine.close()
+        raise
+
+
+MODULE = Module("bridge", Kind.DRIVER, BridgeOptions, _attach, capabilities=CAPABILITIES)

@@ -1,0 +1,273 @@
+"""The requests of a bridge, by their names in brconfig(8), and the facts that it tells."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, TypeVar
+
+import attrs
+
+from stack.l2 import arguments as given
+from stack.l2.arguments import refused
+from stack.l2.stations import MAX_LIMIT
+from stack.l2.storm import StormControl
+from stack.l2.stp.settings import PortSettings, Protocol, TreeSettings
+from stack.wire.bpdu import bridge_text
+from stack.wire.ethernet import mac_text
+
+if TYPE_CHECKING:
+    from stack.l2.bridge_driver import BridgeDriver, Member
+
+Arguments = Mapping[str, object]
+S = TypeVar("S", PortSettings, TreeSettings)
+Setter = Callable[["BridgeDriver", Arguments], None]
+
+
+def _member(driver: BridgeDriver, arguments: Arguments) -> Member:
+    return driver.member(given.text(arguments, "interface"))
+
+
+def _add(driver: BridgeDriver, arguments: Arguments) -> None:
+    driver.add(given.text(arguments, "interface"))
+
+
+def _delete(driver: BridgeDriver, arguments: Arguments) -> None:
+    driver.delete(given.text(arguments, "interface"))
+
+
+def _add_span(driver: BridgeDriver, arguments: Arguments) -> None:
+    driver.add(given.text(arguments, "interface"), span=True)
+
+
+def _delete_span(driver: BridgeDriver, arguments: Arguments) -> None:
+    member = _member(driver, arguments)
+    if not member.port.spans:
+        raise refused(f"{member.interface.name} is a member, not a span port")
+    driver.delete(member.interface.name)
+
+
+def _flush(driver: BridgeDriver, arguments: Arguments) -> None:
+    driver.forget(None)
+
+
+def _flush_all(driver: BridgeDriver, arguments: Arguments) -> None:
+    driver.forget(None, statics=True)
+
+
+def _static(driver: BridgeDriver, arguments: Arguments) -> None:
+    member, mac = _member(driver, arguments), given.address(arguments, "address")
+    if driver.bridge.is_own(mac):
+        raise refused(f"{mac_text(mac)} is an address of this bridge itself")
+    if not driver.bridge.stations.add_static(mac, member.port.number, 0.0):
+        raise refused(f"{driver.name} has as many static addresses as it can have", errno.ENOSPC)
+    if driver.engine is not None:
+        driver.engine.learned(mac, member.interface)
+
+
+def _delete_address(driver: BridgeDriver, arguments: Arguments) -> None:
+    mac = given.address(arguments, "address")
+    if not driver.bridge.stations.remove(mac):
+        raise refused(f"{driver.name} does not know {mac_text(mac)}", errno.ENOENT)
+    if driver.engine is not None:
+        driver.engine.forget(mac)
+
+
+def _max_addresses(driver: BridgeDriver, arguments: Arguments) -> None:
+    driver.bridge.stations.maximum = given.number(arguments, "value", 1, MAX_LIMIT)
+
+
+def _timeout(driver: BridgeDriver, arguments: Arguments) -> None:
+    driver.bridge.stations.timeout = float(given.number(arguments, "value", 0, 10_000_000))
+
+
+def _storm(driver: BridgeDriver, arguments: Arguments) -> None:
+    _member(driver, arguments).port.storm = StormControl(given.number(arguments, "value", 0, 10_000_000))
+
+
+def _most(driver: BridgeDriver, arguments: Arguments) -> None:
+    _member(driver, arguments).port.most = given.number(arguments, "value", 0, MAX_LIMIT)
+
+
+def _learn(driver: BridgeDriver, arguments: Arguments) -> None:
+    member = _member(driver, arguments)
+    member.port.learn = given.switch(arguments, "on")
+    if not member.port.learn:
+        driver.forget(member.port.number)
+
+
+def _discover(driver: BridgeDriver, arguments: Arguments) -> None:
+    _member(driver, arguments).port.discover = given.switch(arguments, "on")
+
+
+def _stp(driver: BridgeDriver, arguments: Arguments) -> None:
+    driver.join_tree(_member(driver, arguments), given.switch(arguments, "on"))
+
+
+def _changed(settings: S, field: str, value: object) -> S:
+    """*settings* with another value; ModuleError when they refuse it."""
+    evolve: Callable[..., S] = attrs.evolve
+    try:
+        return evolve(settings, **{field: value})
+    except ValueError as error:
+        raise refused(str(error).splitlines()[0]) from None
+
+
+def _port_switch(field: str) -> Setter:
+    def setter(driver: BridgeDriver, arguments: Arguments) -> None:
+        member = _member(driver, arguments)
+        driver.configure_tree(member, _changed(member.settings, field, given.switch(arguments, "on")))
+
+    return setter
+
+
+def _port_number(field: str, low: int, high: int) -> Setter:
+    def setter(driver: BridgeDriver, arguments: Arguments) -> None:
+        member = _member(driver, arguments)
+        value = given.number(arguments, "value", low, high)
+        driver.configure_tree(member, _changed(member.settings, field, value))
+
+    return setter
+
+
+def _tree_number(field: str, low: int, high: int) -> Setter:
+    def setter(driver: BridgeDriver, arguments: Arguments) -> None:
+        _configure(driver, field, given.number(arguments, "value", low, high))
+
+    return setter
+
+
+def _protocol(driver: BridgeDriver, arguments: Arguments) -> None:
+    name = given.text(arguments, "value")
+    if name not in ("rstp", "stp"):
+        raise refused(f"{name} is no spanning tree protocol: rstp, stp")
+    _configure(driver, "protocol", Protocol(name))
+
+
+def _configure(driver: BridgeDriver, field: str, value: object) -> None:
+    driver.tree.configure(_changed(driver.tree.settings, field, value), driver.now())
+
+
+SETTERS: Mapping[str, Setter] = {
+    "add": _add,
+    "delete": _delete,
+    "addspan": _add_span,
+    "delspan": _delete_span,
+    "flush": _flush,
+    "flushall": _flush_all,
+    "static": _static,
+    "deladdr": _delete_address,
+    "maxaddr": _max_addresses,
+    "timeout": _timeout,
+    "storm": _storm,
+    "ifmaxaddr": _most,
+    "learn": _learn,
+    "discover": _discover,
+    "stp": _stp,
+    "edge": _port_switch("edge"),
+    "autoedge": _port_switch("auto_edge"),
+    "ptp": _port_switch("point_to_point"),
+    "guard": _port_switch("guard"),
+    "rootguard": _port_switch("restricted_role"),
+    "tcnguard": _port_switch("restricted_tcn"),
+    "ifpriority": _port_number("priority", 0, 0xF0),
+    "ifpathcost": _port_number("cost", 1, 200_000_000),
+    "proto": _protocol,
+    "priority": _tree_number("priority", 0, 0xF000),
+    "hellotime": _tree_number("hello", 1, 10),
+    "fwddelay": _tree_number("forward_delay", 2, 30),
+    "maxage": _tree_number("max_age", 6, 40),
+    "holdcnt": _tree_number("hold_count", 1, 10),
+}
+
+
+def facts(driver: BridgeDriver) -> Mapping[str, object]:
+    """All that `qnet bridge` shows, as JSON can say it."""
+    tree, stations, now = driver.tree, driver.bridge.stations, driver.now()
+    names = {member.port.number: name for name, member in driver.members.items()}
+    addresses = [
+        {
+            "address": mac_text(mac),
+            "interface": names[entry.port],
+            "static": entry.static,
+            "idle": 0.0 if entry.static else round(now - entry.seen, 1),
+        }
+        for mac, entry in stations
+    ]
+    changed = tree.topology_changed_at
+    told: dict[str, object] = {
+        "bridge": driver.name,
+        "mac": mac_text(driver.mac),
+        "up": driver.up,
+        "mtu": driver.mtu,
+        "maxaddr": stations.maximum,
+        "timeout": stations.timeout,
+        "addresses": addresses,
+        "drops": dict(driver.drops) | dict(tree.drops),
+        "members": [_member_facts(driver, member) for member in driver.members.values()],
+        "stp": {
+            "protocol": tree.settings.protocol.value,
+            "priority": tree.settings.priority,
+            "hellotime": tree.settings.hello,
+            "fwddelay": tree.settings.forward_delay,
+            "maxage": tree.settings.max_age,
+            "holdcnt": tree.settings.hold_count,
+            "identifier": bridge_text(tree.identifier),
+            "root": bridge_text(tree.root.root),
+            "root_cost": tree.root.cost,
+            "root_port": None if tree.root_port is None else names[tree.root_port],
+            "topology_changes": tree.topology_changes,
+            "topology_changed_seconds_ago": None if changed is None else round(now - changed, 1),
+        },
+    }
+    if driver.engine is not None:
+        statistics = driver.engine.statistics()
+        told["engine"] = {
+            "name": statistics.engine,
+            "why": statistics.why,
+            "frames": statistics.frames,
+            "stations": statistics.stations,
+            "ports": {
+                name: {"off": list(port.off), "how": port.how, "in": port.in_frames, "out": port.out_frames}
+                for name, port in statistics.ports.items()
+            },
+        }
+    return told
+
+
+def _member_facts(driver: BridgeDriver, member: Member) -> Mapping[str, object]:
+    port = member.port
+    flags = [
+        name
+        for name, is_set in (("learn", port.learn), ("discover", port.discover), ("stp", port.tree), ("span", port.spans))
+        if is_set and not (port.spans and name != "span")
+    ]
+    told: dict[str, object] = {
+        "interface": member.interface.name,
+        "number": port.number,
+        "up": port.up,
+        "flags": flags,
+        "ifmaxaddr": port.most,
+        "storm": port.storm.rate,
+        "received": port.received,
+        "forwarded": port.forwarded,
+        "drops": dict(port.drops),
+    }
+    if port.tree:
+        view = driver.tree.view(port.number)
+        told["stp"] = {
+            "role": view.role,
+            "state": view.state,
+            "protocol": view.protocol,
+            "edge": view.edge,
+            "priority": view.identifier >> 8 & 0xF0,
+            "cost": view.cost,
+            "designated_root": bridge_text(view.designated_root),
+            "designated_bridge": bridge_text(view.designated_bridge),
+            "designated_port": view.designated_port,
+            "designated_cost": view.designated_cost,
+            "guarded": view.guarded,
+            "received": view.received,
+            "sent": view.sent,
+        }
+    return told

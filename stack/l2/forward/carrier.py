@@ -1,0 +1,93 @@
+"""What carries: the seam below `FastPath`. Ports are numbers, stations are in the carrier only while their port is attached.
+
+`FastPath` decides when a port is attached and when it is on; a carrier does as it is told, and counts. All calls in dispatch context.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Protocol
+
+import attrs
+
+from stack.core.ifnet import Interface
+from stack.core.linuxinterface import LinuxInterface
+
+
+class Reason(enum.IntEnum):
+    """Why a frame was not carried. The order is that of the counters that programs and workers keep."""
+
+    SHORT = 0
+    GROUP = 1
+    OFF = 2
+    SOURCE = 3
+    DESTINATION = 4
+    OUTPUT_OFF = 5
+    LONG = 6
+    SAME_PORT = 7
+    """Dropped, not handed up."""
+    TRUNCATED = 8
+    """Dropped: longer than a slot of the ring (threads)."""
+    WAITING_FULL = 9
+    """Dropped: too many frames wait for the stack (threads)."""
+    NOT_SENT = 10
+    """Dropped: the output interface did not take it (threads)."""
+    OVERRUN = 11
+    """Dropped: the ring was full (threads)."""
+    ORDER = 12
+    """Handed up, since earlier frames between these stations wait for the stack and must not be overtaken (threads)."""
+
+
+DROPPED = frozenset((Reason.SAME_PORT, Reason.TRUNCATED, Reason.WAITING_FULL, Reason.NOT_SENT, Reason.OVERRUN))
+
+
+@attrs.frozen
+class Counts:
+    """Of one port, since it was attached."""
+
+    in_frames: int
+    in_bytes: int
+    out_frames: int
+    out_bytes: int
+    reasons: tuple[int, ...]
+    """By `Reason`."""
+
+
+NOTHING = Counts(0, 0, 0, 0, (0,) * len(Reason))
+
+
+class Carrier(Protocol):
+    """See the head of this file."""
+
+    @property
+    def name(self) -> str: ...
+
+    def attach(self, port: int, interface: Interface, linux: LinuxInterface) -> None:
+        """Take over a port, off. OSError, and nothing has changed, when the system refuses it; the text is for people."""
+        ...
+
+    def detach(self, port: int) -> None:
+        """The port's frames go up as without an engine when this returns. Its stations have been dropped before."""
+        ...
+
+    def allow(self, port: int, on: bool) -> None:
+        """Whether frames are carried into and out of an attached port."""
+        ...
+
+    def put(self, station: bytes, port: int) -> None:
+        """OSError when there is no more room."""
+        ...
+
+    def drop(self, station: bytes) -> None: ...
+
+    def idle(self, station: bytes) -> float | None:
+        """See `stack.l2.engine.Engine.idle`."""
+        ...
+
+    def counts(self, port: int) -> Counts: ...
+
+    def how(self, port: int) -> str:
+        """How the port is attached, for people; empty when it is not."""
+        ...
+
+    def close(self) -> None: ...

@@ -1,0 +1,316 @@
+"""What a bridge holds: ports and stations, the reasons for which a port is off, and a carrier that does the work.
+
+    bridge -> FastPath -> Carrier (kernel or threads)
+              knows interfaces, hooks, wrappers, reasons      knows numbers, Linux interfaces, stations
+
+A port is *attached* to the carrier while it can be (an interface of Linux, no wrapper around the driver), and *on* while no reason speaks
+against it. Stations of ports that are not attached are kept here only, and given to the carrier when the port is back.
+
+A frame that the carrier had in hand when a port went off may still be carried: a thread's batch, or what is on its way in the kernel.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Callable, Mapping
+
+import attrs
+
+from resmgr.errors import Misuse
+from stack.core.driver import Driver
+from stack.core.hooks import ORDER_AGGREGATE, ORDER_BRIDGE, HookEntry, Point
+from stack.core.ifnet import Interface, InterfaceEvent
+from stack.core.linuxinterface import on_linux
+from stack.core.stack import Stack
+from stack.l2.engine import PORTS_MAX, STATIONS_MAX, EngineStatistics, PortStatistics
+from stack.l2.forward.carrier import DROPPED, NOTHING, Carrier, Counts, Reason
+
+log = logging.getLogger(__name__)
+
+DOWN = "its link is down"
+AUTO = ("kernel", "threads")
+Kinds = Mapping[str, Callable[[], Carrier]]
+"""How to make each carrier; OSError in one sentence when it cannot be had."""
+
+
+@attrs.define(eq=False)
+class _Port:
+    number: int
+    interface: Interface
+    index: int = 0
+    """Of the Linux interface, while attached."""
+    mtu: int = 0
+    reasons: dict[str, None] = attrs.Factory(dict)
+    """Ours and the bridge's, in order of appearance."""
+    obstacle: str = ""
+    """The one of them for which it is not attached."""
+    before: Counts = NOTHING
+    """Counted while it was attached earlier."""
+
+
+class FastPath:
+    """`stack.l2.engine.Engine`.
+
+    *engine*: one of *kinds*, `none`, or `auto`, which takes the first of AUTO that can be had. It is opened when the first port needs it: a
+    bridge of links in memory opens nothing. One that cannot be had is no error: the bridge forwards without, and `statistics` says why.
+    """
+
+    def __init__(self, stack: Stack, engine: str, kinds: Kinds) -> None:
+        if engine not in ("auto", "none", *kinds):
+            raise Misuse(f"there is no engine {engine}; there are auto, none, {', '.join(kinds)}")
+        self._stack = stack
+        self._wanted = engine
+        self._kinds = kinds
+        self._carrier: Carrier | None = None
+        self._chosen = False
+        self._why = ""
+        self._ports: dict[Interface, _Port] = {}
+        self._stations: dict[bytes, _Port] = {}
+        self._refused = 0
+        self._closed = False
+        self._registrations = [stack.on_hooks(self._hooks_changed), stack.on_interface(self._interface_changed)]
+
+    @property
+    def name(self) -> str:
+        if self._carrier is not None:
+            return self._carrier.name
+        return "none" if self._chosen else self._wanted
+
+    def _choose(self) -> Carrier | None:
+        if not self._chosen:
+            self._chosen = True
+            whys: list[str] = []
+            for name in AUTO if self._wanted == "auto" else [one for one in self._kinds if one == self._wanted]:
+                try:
+                    self._carrier = self._kinds[name]()
+                    break
+                except OSError as error:
+                    whys.append(f"{name}: {error.strerror or error}")
+            self._why = "; ".join(whys)
+        return self._carrier
+
+    # Ports
+
+    def add(self, interface: Interface) -> None:
+        if interface in self._ports:
+            return
+        taken = {port.number for port in self._ports.values()}
+        number = next((one for one in range(PORTS_MAX) if one not in taken), None)
+        if number is None:
+            raise Misuse(f"an engine has at most {PORTS_MAX} ports")
+        port = self._ports[interface] = _Port(number, interface)
+        for reason in self._hook_reasons():
+            port.reasons[reason] = None
+        self._try(port)
+
+    def remove(self, interface: Interface) -> None:
+        port = self._ports.get(interface)
+        if port is not None:
+            self.flush(interface)
+            self._detach(port)
+            del self._ports[interface]
+
+    def off(self, interface: Interface, why: str) -> None:
+        port = self._ports.get(interface)
+        if port is not None and why not in port.reasons:
+            port.reasons[why] = None
+            self._allow(port)
+
+    def on(self, interface: Interface, why: str) -> None:
+        port = self._ports.get(interface)
+        if port is not None and why in port.reasons:
+            del port.reasons[why]
+            self._allow(port)
+
+    # Stations
+
+    def learned(self, station: bytes, interface: Interface) -> None:
+        port = self._ports.get(interface)
+        before = self._stations.get(station)
+        if port is None or before is port:
+            return
+        if before is None and len(self._stations) >= STATIONS_MAX:
+            self._refused += 1
+            return
+        self._stations[station] = port
+        if self._carrier is not None:
+            if port.index:
+                self._put(station, port)
+            elif before is not None and before.index:
+                self._carrier.drop(station)
+
+    def forget(self, station: bytes) -> None:
+        port = self._stations.pop(station, None)
+        if port is not None and port.index and self._carrier is not None:
+            self._carrier.drop(station)
+
+    def flush(self, interface: Interface | None = None) -> None:
+        for station in [one for one, port in self._stations.items() if interface is None or port.interface is interface]:
+            self.forget(station)
+
+    def idle(self, station: bytes) -> float | None:
+        port = self._stations.get(station)
+        return self._carrier.idle(station) if port is not None and port.index and self._carrier is not None else None
+
+    # Views
+
+    def statistics(self) -> EngineStatistics:
+        ports = {port.interface.name: self._port_statistics(port) for port in self._ports.values()}
+        return EngineStatistics(self.name, self._why, len(self._stations), self._refused, ports)
+
+    def _port_statistics(self, port: _Port) -> PortStatistics:
+        counts = self._counts(port)
+        named = {reason.name.lower(): counts.reasons[reason] for reason in Reason if counts.reasons[reason]}
+        dropped = {reason.name.lower() for reason in DROPPED}
+        return PortStatistics(
+            tuple(port.reasons),
+            self._carrier.how(port.number) if self._carrier is not None and port.index else "",
+            counts.in_frames,
+            counts.in_bytes,
+            counts.out_frames,
+            counts.out_bytes,
+            {name: number for name, number in named.items() if name not in dropped},
+            {name: number for name, number in named.items() if name in dropped},
+        )
+
+    def _counts(self, port: _Port) -> Counts:
+        now = self._carrier.counts(port.number) if port.index and self._carrier is not None else NOTHING
+        before = port.before
+        return Counts(
+            before.in_frames + now.in_frames,
+            before.in_bytes + now.in_bytes,
+            before.out_frames + now.out_frames,
+            before.out_bytes + now.out_bytes,
+            tuple(one + other for one, other in zip(before.reasons, now.reasons, strict=True)),
+        )
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        for registration in self._registrations:
+            registration.revoke()
+        for interface in list(self._ports):
+            self.remove(interface)
+        if self._carrier is not None:
+            self._carrier.close()
+
+    # Attaching
+
+    def _try(self, port: _Port) -> None:
+        """Attach the port if it can be, and keep the reason if not."""
+        port.reasons.pop(port.obstacle, None)
+        port.obstacle = self._attach(port)
+        if port.obstacle:
+            port.reasons[port.obstacle] = None
+        self._allow(port)
+
+    def _attach(self, port: _Port) -> str:
+        interface = port.interface
+        driver: Driver = interface.driver
+        if hasattr(driver, "inner"):
+            return f"{_wrapper_name(driver)} is around the driver"
+        if not on_linux(driver):
+            return f"the driver of {interface.name} lends no Linux interface"
+        if not interface.up:
+            return DOWN
+        carrier = self._choose()
+        if carrier is None:
+            return f"no engine: {self._why or 'none is wanted'}"
+        try:
+            linux = driver.linux_interface()
+        except OSError as error:
+            return f"no right to ask for its network namespace: {error.strerror}"
+        if linux is None:
+            return DOWN
+        try:
+            carrier.attach(port.number, interface, linux)
+        except OSError as error:
+            return error.strerror or str(error)
+        finally:
+            os.close(linux.namespace)
+        port.index, port.mtu = linux.index, interface.mtu
+        for station, other in self._stations.items():
+            if other is port:
+                self._put(station, port)
+        return ""
+
+    def _detach(self, port: _Port) -> None:
+        carrier = self._carrier
+        if not port.index or carrier is None:
+            return
+        for station, other in self._stations.items():
+            if other is port:
+                carrier.drop(station)
+        port.before = self._counts(port)
+        port.index = 0
+        carrier.detach(port.number)
+
+    def _put(self, station: bytes, port: _Port) -> None:
+        assert self._carrier is not None
+        try:
+            self._carrier.put(station, port.number)
+        except OSError as error:
+            self._refused += 1
+            log.warning("forwarding: no room for a station: %s", error.strerror)
+            del self._stations[station]
+
+    def _allow(self, port: _Port) -> None:
+        if port.index and self._carrier is not None:
+            self._carrier.allow(port.number, not port.reasons)
+
+    # What happens in the stack
+
+    def _hook_reasons(self) -> list[str]:
+        return [_hook_reason(entry) for entry, _ in self._stack.hooks() if _needs_all(entry)]
+
+    def _hooks_changed(self) -> None:
+        reasons = self._hook_reasons()
+        for port in self._ports.values():
+            for old in [one for one in port.reasons if one.startswith("hook ") and one not in reasons]:
+                del port.reasons[old]
+            for reason in reasons:
+                port.reasons[reason] = None
+            self._allow(port)
+
+    def _interface_changed(self, event: InterfaceEvent, interface: Interface) -> None:
+        port = self._ports.get(interface)
+        if port is None:
+            return
+        if event is InterfaceEvent.DETACHED:
+            self.remove(interface)
+            return
+        if port.index and (not interface.up or (_index(interface), interface.mtu) != (port.index, port.mtu)):
+            self._detach(port)
+        if not port.index:
+            self._try(port)
+
+
+def _needs_all(entry: HookEntry) -> bool:
+    """Bridges and aggregates look at their own ports only, and what is above a bridge sees what it leaves."""
+    below = entry.point is Point.OUT or entry.order < ORDER_BRIDGE
+    return entry.everything and below and entry.order not in (ORDER_BRIDGE, ORDER_AGGREGATE)
+
+
+def _hook_reason(entry: HookEntry) -> str:
+    return f"hook {entry.name} wants every frame"
+
+
+def _wrapper_name(driver: Driver) -> str:
+    return type(driver).__name__.removesuffix("Driver").lower()
+
+
+def _index(interface: Interface) -> int:
+    """Of its Linux interface just now; 0 for none."""
+    driver = interface.driver
+    if not on_linux(driver):
+        return 0
+    linux = None
+    with contextlib.suppress(OSError):
+        linux = driver.linux_interface()
+    if linux is None:
+        return 0
+    os.close(linux.namespace)
+    return linux.index

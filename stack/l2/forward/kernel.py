@@ -1,0 +1,206 @@
+"""Carrier `kernel`: an XDP program on each port, and the maps that they share. docs/stack/forwarding.md.
+
+The mode of a port, native or generic, follows its driver and what the other ports accept; it changes by taking the program off and putting
+it on again, between which frames go up. A port that cannot run native for another reason (its driver, its MTU) runs generic.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import struct
+import time
+
+import attrs
+
+from resmgr.dispatch import Dispatch
+from stack.core.ifnet import Interface
+from stack.core.linuxinterface import LinuxInterface
+from stack.drivers.af_packet.ethtool import linux_driver
+from stack.ebpf.constants import MapType, XdpMode
+from stack.ebpf.map import Map
+from stack.ebpf.namespace import inside
+from stack.ebpf.program import Program, XdpLink
+from stack.ebpf.syscall import refusal
+from stack.l2.engine import PORTS_MAX, STATIONS_MAX
+from stack.l2.forward.carrier import NOTHING, Counts, Reason
+from stack.l2.forward.features import DeviceFeatures
+from stack.l2.forward.program import CARRIED, KEY, PORT, REASONS, STATION, Maps, forwarding
+from stack.wire.ethernet import HEADER_SIZE, TAG_SIZE
+from stack.wire.netdev import XdpFeature
+
+log = logging.getLogger(__name__)
+
+BUFFERED = frozenset(("veth", "tun", "bridge", "bonding"))
+"""Drivers whose frames are socket buffers anyway. There generic mode is faster, and keeps what lies beside the frame: a checksum that a
+local sender left to the hardware, a VLAN tag. Native mode loses both."""
+_INDEX = struct.Struct("=I")
+
+
+@attrs.define(eq=False)
+class _Port:
+    number: int
+    linux: LinuxInterface
+    program: Program
+    features: DeviceFeatures
+    link: XdpLink | None = None
+    on: bool = False
+    mtu: int = 0
+    native: bool = True
+    """Native mode is good for its driver, which has not refused it."""
+    trouble: str = ""
+
+
+class KernelCarrier:
+    """See the head of this file and `stack.l2.forward.carrier.Carrier`. OSError when this kernel or our rights do not allow it."""
+
+    name = "kernel"
+
+    def __init__(self, dispatch: Dispatch, mode: XdpMode | None = None) -> None:
+        """*mode*: one that is wanted for all ports where it can be; None: the best for each."""
+        self._dispatch = dispatch
+        self._mode = mode
+        self._ports: dict[int, _Port] = {}
+        with contextlib.ExitStack() as stack:
+            try:
+                make = stack.enter_context
+                self._stations = make(Map(MapType.HASH, KEY.size, STATION.size, STATIONS_MAX, "stations"))
+                self._outputs = make(Map(MapType.DEVMAP, 4, 4, PORTS_MAX, "outputs"))
+                self._settings = make(Map(MapType.ARRAY, 4, PORT.size, PORTS_MAX, "ports"))
+                self._carried = make(Map(MapType.PERCPU_ARRAY, 4, CARRIED.size, PORTS_MAX * PORTS_MAX, "carried"))
+                self._reasons = make(Map(MapType.PERCPU_ARRAY, 4, REASONS.size, PORTS_MAX, "reasons"))
+                maps = (self._stations, self._outputs, self._settings, self._carried, self._reasons)
+                self._maps = Maps(*(one.fd for one in maps))
+                # So that a right that is missing is known now, not with the first port.
+                Program(forwarding(0, self._maps), "forward").close()
+            except OSError as error:
+                raise OSError(error.errno, refusal(error, "load programs for forwarding")) from error
+            self._closing = stack.pop_all()
+
+    def attach(self, port: int, interface: Interface, linux: LinuxInterface) -> None:
+        with contextlib.ExitStack() as undo, inside(linux.namespace):
+            features = DeviceFeatures(self._dispatch, linux.index, self._changed)
+            undo.callback(features.close)
+            program = undo.enter_context(Program(forwarding(port, self._maps), f"fwd_{linux.name}"))
+            made = _Port(port, attrs.evolve(linux, namespace=os.dup(linux.namespace)), program, features, mtu=interface.mtu)
+            made.native = self._mode is XdpMode.NATIVE or linux_driver(linux.name) not in BUFFERED
+            undo.callback(os.close, made.linux.namespace)
+            self._clear(port)
+            self._outputs.update(_INDEX.pack(port), _INDEX.pack(linux.index))
+            undo.callback(self._outputs.delete, _INDEX.pack(port))
+            self._ports[port] = made
+            undo.callback(self._ports.pop, port)
+            self._write(made)
+            self._link(made)
+            undo.pop_all()
+        self._changed()
+
+    def detach(self, port: int) -> None:
+        gone = self._ports.pop(port, None)
+        if gone is None:
+            return
+        if gone.link is not None:
+            gone.link.close()
+        gone.features.close()
+        gone.program.close()
+        self._outputs.delete(_INDEX.pack(port))
+        self._settings.update(_INDEX.pack(port), bytes(PORT.size))
+        os.close(gone.linux.namespace)
+        self._changed()
+
+    def allow(self, port: int, on: bool) -> None:
+        one = self._ports[port]
+        one.on = on
+        self._write(one)
+
+    def put(self, station: bytes, port: int) -> None:
+        self._stations.update(KEY.pack(station), STATION.pack(port, 0, 0))
+
+    def drop(self, station: bytes) -> None:
+        self._stations.delete(KEY.pack(station))
+
+    def idle(self, station: bytes) -> float | None:
+        value = self._stations.lookup(KEY.pack(station))
+        used = 0 if value is None else STATION.unpack(value)[2]
+        return max(0.0, time.monotonic() - used * 1e-9) if used else None
+
+    def counts(self, port: int) -> Counts:
+        if port not in self._ports:
+            return NOTHING
+        inputs = [self._pair(port, other) for other in range(PORTS_MAX) if other in self._ports]
+        outputs = [self._pair(other, port) for other in range(PORTS_MAX) if other in self._ports]
+        reasons = [0] * len(Reason)
+        for values in self._reasons.lookup_cpus(_INDEX.pack(port)) or ():
+            reasons = [known + more for known, more in zip(reasons, REASONS.unpack(values), strict=True)]
+        return Counts(
+            sum(frames for frames, _ in inputs),
+            sum(octets for _, octets in inputs),
+            sum(frames for frames, _ in outputs),
+            sum(octets for _, octets in outputs),
+            tuple(reasons),
+        )
+
+    def how(self, port: int) -> str:
+        one = self._ports.get(port)
+        if one is None:
+            return ""
+        if one.link is None:
+            return one.trouble
+        return "xdp native" if one.link.mode is XdpMode.NATIVE else "xdp generic"
+
+    def close(self) -> None:
+        """Idempotent."""
+        for port in list(self._ports):
+            self.detach(port)
+        self._closing.close()
+
+    def _pair(self, source: int, output: int) -> tuple[int, int]:
+        values = self._carried.lookup_cpus(_INDEX.pack(source * PORTS_MAX + output)) or ()
+        pairs = [CARRIED.unpack(value) for value in values]
+        return sum(frames for frames, _ in pairs), sum(octets for _, octets in pairs)
+
+    def _clear(self, port: int) -> None:
+        """Counters of whoever had the number before."""
+        self._reasons.update(_INDEX.pack(port), bytes(REASONS.size))
+        for other in range(PORTS_MAX):
+            for place in (port * PORTS_MAX + other, other * PORTS_MAX + port):
+                self._carried.update(_INDEX.pack(place), bytes(CARRIED.size))
+
+    def _write(self, one: _Port) -> None:
+        # One tag does not count, as everywhere in Linux.
+        self._settings.update(_INDEX.pack(one.number), PORT.pack(one.on, one.mtu + HEADER_SIZE + TAG_SIZE))
+
+    def _wanted(self, one: _Port) -> XdpMode:
+        if self._mode is XdpMode.GENERIC:
+            return XdpMode.GENERIC
+        needed = XdpFeature.NDO_XMIT
+        accept = all(other.features.features & needed for other in self._ports.values() if other is not one)
+        return XdpMode.NATIVE if accept and one.native and one.features.features & XdpFeature.REDIRECT else XdpMode.GENERIC
+
+    def _link(self, one: _Port) -> None:
+        mode = self._wanted(one)
+        with inside(one.linux.namespace):
+            try:
+                one.link = XdpLink(one.program, one.linux.index, mode)
+            except OSError as error:
+                if mode is XdpMode.GENERIC:
+                    raise OSError(error.errno, refusal(error, f"put a program on {one.linux.name}")) from error
+                one.native = False
+                log.info("forwarding: %s takes no native XDP program (%s): generic", one.linux.name, error.strerror)
+                try:
+                    one.link = XdpLink(one.program, one.linux.index, XdpMode.GENERIC)
+                except OSError as again:
+                    raise OSError(again.errno, refusal(again, f"put a program on {one.linux.name}")) from again
+
+    def _changed(self) -> None:
+        """Other ports, or one accepts other frames than before: perhaps other modes."""
+        for one in self._ports.values():
+            wanted = self._wanted(one)
+            if one.link is not None and one.link.mode is not wanted:
+                one.link.close()
+                try:
+                    self._link(one)
+                except OSError as error:
+                    log.warning("forwarding: %s is without a program: %s", one.linux.name, error)
+                    one.link, one.trouble = None, str(error)

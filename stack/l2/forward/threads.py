@@ -1,0 +1,164 @@
+"""Carrier `threads`: worker threads that own the ports' receive rings. docs/stack/forwarding.md.
+
+The drivers of the ports stand aside; what workers do not carry they hand over, and it goes up through the port's interface as if the driver
+had delivered it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+
+import attrs
+
+from resmgr.dispatch import Dispatch
+from stack.core.driver import in_batches
+from stack.core.ifnet import Interface
+from stack.core.linuxinterface import LinuxInterface, OnLinux, on_linux
+from stack.drivers.af_packet.receiver import ring_is_safe
+from stack.ebpf.namespace import inside
+from stack.l2.forward.carrier import NOTHING, Counts
+from stack.l2.forward.ring import PortRing
+from stack.l2.forward.worker import Station, Worker, WorkerPort
+
+RING_SIZE = 4 << 20
+"""Bytes of memory per port."""
+
+
+@attrs.define(eq=False)
+class _Served:
+    port: WorkerPort
+    worker: Worker
+    driver: OnLinux
+
+
+class ThreadCarrier:
+    """See the head of this file and `stack.l2.forward.carrier.Carrier`. *workers*: at most so many threads; 0: one per processor."""
+
+    name = "threads"
+
+    def __init__(self, dispatch: Dispatch, workers: int = 0) -> None:
+        """OSError where the ring in shared memory is not safe (`stack.drivers.af_packet.receiver`)."""
+        if not ring_is_safe():
+            raise OSError(95, "this processor does not keep the order of stores that a shared ring needs")
+        self._dispatch = dispatch
+        self._limit = workers or len(os.sched_getaffinity(0))
+        self._workers: list[Worker] = []
+        self._served: dict[int, _Served] = {}
+        self._leaving: list[WorkerPort] = []
+        """Ports whose last frames are still to come."""
+        self._stations: dict[bytes, Station] = {}
+        self._signal = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._closed = False
+        dispatch.attach_fd(self._signal, self._handed)
+
+    def attach(self, port: int, interface: Interface, linux: LinuxInterface) -> None:
+        driver = interface.driver
+        if not on_linux(driver):
+            raise OSError(95, f"the driver of {interface.name} cannot stand aside")
+        try:
+            with inside(linux.namespace):
+                ring = PortRing(linux.name, interface.mtu, RING_SIZE)
+        except OSError as error:
+            raise OSError(error.errno, f"no receive ring on {linux.name}: {error.strerror}") from error
+        made = WorkerPort(port, interface, ring, interface.mtu)
+        worker = self._worker()
+        # Between the two a frame may be lost; the other way round, some would come twice.
+        driver.stand_aside(True)
+        ring.listen(True)
+        self._served[port] = _Served(made, worker, driver)
+        self._tell_workers()
+        worker.add(made)
+
+    def detach(self, port: int) -> None:
+        served = self._served.pop(port, None)
+        if served is None:
+            return
+        served.port.ring.listen(False)
+        if served.port.interface.attached:
+            served.driver.stand_aside(False)
+        self._leaving.append(served.port)
+        served.port.leaving = True
+        self._tell_workers()
+        served.worker.wake()
+
+    def allow(self, port: int, on: bool) -> None:
+        self._served[port].port.allowed = on
+        self._forget_flows()
+
+    def put(self, station: bytes, port: int) -> None:
+        known = self._stations.get(station)
+        if known is None or known.port != port:
+            self._stations[station] = Station(port)
+            self._forget_flows()
+
+    def drop(self, station: bytes) -> None:
+        if self._stations.pop(station, None) is not None:
+            self._forget_flows()
+
+    def idle(self, station: bytes) -> float | None:
+        known = self._stations.get(station)
+        return max(0.0, time.monotonic() - known.used) if known is not None and known.used else None
+
+    def counts(self, port: int) -> Counts:
+        served = self._served.get(port)
+        if served is None:
+            return NOTHING
+        outputs = [tuple(total) for one in self._served.values() for number, total in list(one.port.out.items()) if number == port]
+        one = served.port
+        one.count_lost()
+        return Counts(
+            one.in_frames, one.in_bytes, sum(frames for frames, _ in outputs), sum(octets for _, octets in outputs), tuple(one.reasons)
+        )
+
+    def how(self, port: int) -> str:
+        served = self._served.get(port)
+        return "" if served is None else f"thread {served.worker.number}"
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        for port in list(self._served):
+            self.detach(port)
+        for worker in self._workers:
+            worker.stop()
+        self._handed()
+        self._dispatch.detach_fd(self._signal)
+        os.close(self._signal)
+
+    def _worker(self) -> Worker:
+        """The one with the fewest ports, or another one."""
+        least = min(self._workers, key=lambda one: len(one.ports), default=None)
+        if least is not None and (not least.ports or len(self._workers) >= self._limit):
+            return least
+        made = Worker(len(self._workers), self._stations, self._tell)
+        self._workers.append(made)
+        return made
+
+    def _tell_workers(self) -> None:
+        outputs = {number: served.port for number, served in self._served.items()}
+        for worker in self._workers:
+            worker.outputs = outputs
+        self._forget_flows()
+
+    def _forget_flows(self) -> None:
+        for served in self._served.values():
+            served.port.flows = {}
+
+    def _tell(self) -> None:
+        """From a worker."""
+        os.eventfd_write(self._signal, 1)
+
+    def _handed(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self._signal)
+        ending = [port for port in self._leaving if port.gone]
+        for port in [*self._leaving, *(served.port for served in self._served.values())]:
+            for _ in range(len(port.handed)):
+                for batch in in_batches(port.handed[0][1]):
+                    port.interface.deliver(batch)
+                # Only now: until then, what belongs to these flows must not overtake them.
+                port.handed.popleft()
+        self._leaving = [port for port in self._leaving if port not in ending]

@@ -1,0 +1,1 @@
+"""Link aggregation control: which links of two systems are one."""

@@ -1,0 +1,215 @@
+"""`vlan5`: one VLAN of another interface as an interface of its own (802.1Q), `io-pkt -d packet ifname=eth0 -d vlan vlan=5,vlanif=eth0`.
+
+    parent, at the height of VLANs: frames with our id, without their tag ─> vlan5       frames of VLANs that nobody has: dropped, `no_vlan`
+    vlan5: frames ─> with our tag, id and priority ─> output of the parent
+
+A frame without a tag, and a priority tag (id 0), are the parent's own. The tag is taken off and put on by a copy of the frame. VLANs in
+VLANs (802.1ad stacks, with 802.1Q's ethertype for both tags) are a VLAN interface whose parent is one.
+
+The address is the parent's; the MTU too, since drivers take four bytes more for a tag; above another VLAN it is four less. QNX's
+SIOCSETVLAN and SIOCSETVLANPRIO are the requests `vlan` and `vlanprio` (`stack.core.specific`).
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Mapping
+
+import attrs
+from attrs.validators import ge, le
+
+from stack.core.driver import Port
+from stack.core.hooks import ORDER_VLAN, Point
+from stack.core.ifnet import Interface, InterfaceEvent
+from stack.core.module import Context, Kind, Module
+from stack.core.registry import Registration
+from stack.core.specific import specific_driver
+from stack.core.statistics import Drop
+from stack.frame import Frame
+from stack.l2 import arguments as given
+from stack.l2.arguments import refused
+from stack.l2.pseudo import accepted
+from stack.wire.ethernet import HEADER_SIZE, MAC_SIZE, TAG_SIZE, TPIDS, is_group, unpack_type
+from stack.wire.vlan import ID_MAX, PRIORITY_MAX, UNTAGGED, tagged, untagged, vlan_of
+
+MTU_MIN = 68
+
+
+@attrs.frozen
+class VlanOptions:
+    """Options of `-d vlan`. `vlanif` is there already; `prio` is the 802.1p priority of what is sent; `mtu` 0: as the parent's."""
+
+    vlan: int = attrs.field(validator=[ge(1), le(ID_MAX)])
+    vlanif: str
+    name: str = ""
+    prio: int = attrs.field(default=0, validator=[ge(0), le(PRIORITY_MAX)])
+    mtu: int = attrs.field(default=0, validator=[ge(0), le(65535)])
+
+
+class VlanDriver:
+    """See the head of this file, `stack.core.driver.Driver`, `stack.core.promiscuity.Promiscuous` and `stack.core.specific.Specific`."""
+
+    def __init__(self, context: Context, options: VlanOptions) -> None:
+        """ModuleError when there is no such parent, it has no broadcast, or the VLAN has an interface already."""
+        self._stack = context.stack
+        self.name = options.name or f"vlan{options.vlan}"
+        self.parent_name = options.vlanif
+        self.vlan = options.vlan
+        self.priority = options.prio
+        self._mtu_asked = options.mtu
+        self.parent: Interface | None = given.interface(self._stack, options.vlanif)
+        if self.parent.endpoints is not None:
+            raise refused(f"{options.vlanif} carries no tags: its stations are IP endpoints")
+        self._refuse_twice(options.vlan)
+        room = self._room()
+        if options.mtu and not MTU_MIN <= options.mtu <= room:
+            raise refused(f"the MTU of {self.name} can be {MTU_MIN} to {room}, as {options.vlanif} is")
+        self.mac, self.mtu, self.up = self.parent.mac, options.mtu or room, self.parent.up
+        self._port: Port | None = None
+        self._accepted: frozenset[int] | None = frozenset()
+        self._promiscuity: Registration | None = None
+        self._known = frozenset((self.vlan,))
+        self._closed = False
+        self._listener = self._stack.on_interface(self._interface_event)
+        self._hook = self._stack.add_hook(Point.IN, self._incoming, order=ORDER_VLAN, name=self.name, counts=True)
+        self._learn_others()
+
+    def _room(self) -> int:
+        assert self.parent is not None
+        nested = isinstance(specific_driver(self.parent.driver), VlanDriver)
+        return self.parent.mtu - (TAG_SIZE if nested else 0)
+
+    def _others(self) -> list[VlanDriver]:
+        """The other VLANs of our parent."""
+        found = [specific_driver(interface.driver) for interface in self._stack.interfaces]
+        return [one for one in found if isinstance(one, VlanDriver) and one is not self and one.parent is self.parent]
+
+    def _refuse_twice(self, vlan: int) -> None:
+        for other in self._others():
+            if other.vlan == vlan:
+                raise refused(f"VLAN {vlan} of {self.parent_name} is {other.name} already", errno.EEXIST)
+
+    def _learn_others(self) -> None:
+        self._known = frozenset((self.vlan, *(other.vlan for other in self._others())))
+
+    # Driver
+
+    def start(self, port: Port) -> None:
+        self._port = port
+
+    def accept(self, ethertypes: frozenset[int] | None) -> None:
+        """The parent's driver is told by the stack too, where a tagged frame counts by the type behind its tag."""
+        self._accepted = ethertypes
+
+    def promiscuous(self, on: bool) -> None:
+        if self._promiscuity is not None:
+            self._promiscuity.revoke()
+            self._promiscuity = None
+        if on and self.parent is not None:
+            self._promiscuity = self._stack.promiscuous(self.parent, self.name)
+
+    def transmit(self, frames: list[Frame]) -> None:
+        if self.parent is None or self._closed:
+            self._count(Drop.LINK_DOWN, len(frames))
+            return
+        out: list[Frame] = []
+        for frame in frames:
+            size = len(frame)
+            if size < HEADER_SIZE:
+                self._count(Drop.TOO_SHORT)
+            elif size > self.mtu + HEADER_SIZE and not (unpack_type(frame)[0] in TPIDS and size <= self.mtu + HEADER_SIZE + TAG_SIZE):
+                self._count(Drop.TOO_LONG)
+            else:
+                out.append(tagged(frame, self.vlan, self.priority))
+        if out:
+            self._stack.output(self.parent, out)
+
+    def detach(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        self.up = False
+        self._hook.revoke()
+        self._listener.revoke()
+        self.promiscuous(False)
+
+    def info(self) -> Mapping[str, str | int]:
+        return {"driver": "vlan", "parent": self.parent_name, "vlan": self.vlan, "priority": self.priority}
+
+    def get_specific(self) -> Mapping[str, object]:
+        return {
+            "vlan": self.vlan,
+            "vlanif": self.parent_name,
+            "vlanprio": self.priority,
+            "present": self.parent is not None,
+        }
+
+    def set_specific(self, command: str, arguments: Mapping[str, object]) -> None:
+        if command == "vlanprio":
+            self.priority = given.number(arguments, "value", 0, PRIORITY_MAX)
+        elif command == "vlan":
+            vlan = given.number(arguments, "value", 1, ID_MAX)
+            self._refuse_twice(vlan)
+            self.vlan = vlan
+            for one in (self, *self._others()):
+                one._learn_others()
+        else:
+            raise refused(f"{self.name}: there is no request {command}; there are vlan, vlanprio")
+
+    # Frames and events of the parent
+
+    def _incoming(self, interface: Interface, frames: list[Frame]) -> list[Frame]:
+        if interface is not self.parent:
+            return frames
+        kinds = list(map(vlan_of, frames))
+        if kinds.count(UNTAGGED) == len(kinds):
+            return frames
+        ours = [untagged(frame) for frame, kind in zip(frames, kinds, strict=True) if kind == self.vlan]
+        left = [frame for frame, kind in zip(frames, kinds, strict=True) if kind != self.vlan and (kind <= 0 or kind in self._known)]
+        lost = len(frames) - len(ours) - len(left)
+        if lost:
+            interface.count("no_vlan", lost)
+        if ours:
+            self._deliver(interface, ours)
+        return left
+
+    def _deliver(self, parent: Interface, frames: list[bytes]) -> None:
+        if parent.promiscuous and self._promiscuity is None:
+            # Somebody else wants what is for others; we do not.
+            mac = self.mac
+            mine = [frame for frame in frames if frame[:MAC_SIZE] == mac or is_group(frame)]
+            if len(mine) < len(frames):
+                self._count(Drop.OTHER_HOST, len(frames) - len(mine))
+            frames = mine
+        wanted = accepted(frames, self._accepted)
+        if wanted and self._port is not None and self.up:
+            self._port.deliver(wanted)
+
+    def _interface_event(self, event: InterfaceEvent, interface: Interface) -> None:
+        if interface.name == self.parent_name and event is InterfaceEvent.ATTACHED:
+            self.parent = interface
+        elif interface is self.parent and event is InterfaceEvent.DETACHED:
+            self.promiscuous(False)
+            self.parent = None
+        if self.parent is None:
+            self._take_over(self.mac, self.mtu, False)
+        elif interface is self.parent:
+            self._take_over(interface.mac, min(self._mtu_asked or self._room(), self._room()), interface.up)
+        self._learn_others()
+
+    def _take_over(self, mac: bytes, mtu: int, up: bool) -> None:
+        if (mac, mtu, up) != (self.mac, self.mtu, self.up):
+            self.mac, self.mtu, self.up = mac, mtu, up
+            if self._port is not None:
+                self._port.changed()
+
+    def _count(self, reason: str, number: int = 1) -> None:
+        if self._port is not None:
+            self._port.count(reason, number)
+
+
+def _attach(context: Context, options: VlanOptions) -> VlanDriver:
+    return VlanDriver(context, options)
+
+
+MODULE = Module("vlan", Kind.DRIVER, VlanOptions, _attach)

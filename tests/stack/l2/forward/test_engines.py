@@ -1,0 +1,240 @@
+"""Both engines between real namespaces: what is carried, what comes up, and what happens when things change under traffic."""
+
+from __future__ import annotations
+
+import os
+import threading
+
+import pytest
+
+from stack.core.hooks import ORDER_TAP, Point
+from tests.stack.l2.forward.conftest import Bridged, frame, settle, station
+
+pytestmark = pytest.mark.priv
+
+
+def numbered(destination: int, source: int, count: int, size: int = 100, start: int = 0) -> list[bytes]:
+    return [frame(destination, source, number.to_bytes(4, "big") * (size // 4)) for number in range(start, start + count)]
+
+
+async def test_known_frames_are_carried_in_order_and_whole(bridged: Bridged) -> None:
+    before = bridged.bridge.seen
+    sent = [*numbered(1, 0, 300), *numbered(1, 0, 30, 1480, 300), frame(1, 0, b"short")]
+    for start in range(0, len(sent), 30):
+        bridged.hosts[0].send(*sent[start : start + 30])
+        await bridged.heard(1, min(len(sent), start + 30))
+    assert bridged.hosts[1].hear() == sent
+    assert bridged.hosts[2].hear() == []
+    assert bridged.bridge.seen == before, "the stack saw frames that an engine should carry"
+    seen = bridged.engine.statistics()
+    assert seen.frames == seen.ports["p0"].in_frames == seen.ports["p1"].out_frames == len(sent)
+    assert seen.ports["p0"].in_bytes == seen.ports["p1"].out_bytes == sum(map(len, sent))
+    assert seen.ports["p1"].in_frames == seen.ports["p0"].out_frames == 0
+    assert seen.stations == 3
+    assert all(port.off == () and port.how for port in seen.ports.values())
+
+
+async def test_groups_unknown_stations_and_strangers_go_up(bridged: Bridged) -> None:
+    before = bridged.bridge.seen
+    up = bridged.engine.statistics().ports["p0"].up
+    bridged.hosts[0].send(b"\xff" * 6 + frame(0, 0, b"all")[6:])
+    bridged.hosts[0].send(frame(0x77, 0, b"nobody"))
+    bridged.hosts[0].send(frame(1, 0x55, b"a stranger"))
+    assert await settle(lambda: bridged.bridge.seen == before + 3)
+    assert len(await bridged.heard(1, 3)) == 3
+    after = bridged.engine.statistics().ports["p0"].up
+    assert {name: after.get(name, 0) - up.get(name, 0) for name in ("group", "destination", "source")} == {
+        "group": 1,
+        "destination": 1,
+        "source": 1,
+    }
+
+
+async def test_what_is_for_a_port_itself_goes_up(bridged: Bridged) -> None:
+    got: list[bytes] = []
+    registration = bridged.stack.register_ethertype(0x88B5, lambda interface, frames: got.extend(map(bytes, frames)))
+    own = bridged.ports[0].mac
+    bridged.hosts[0].send(own + frame(0, 0, b"for the bridge's machine")[6:])
+    assert await settle(lambda: len(got) == 1)
+    registration.revoke()
+
+
+async def test_a_station_that_moves_is_seen_and_followed(bridged: Bridged) -> None:
+    bridged.hosts[0].send(*numbered(1, 0, 5))
+    await bridged.heard(1, 5)
+    bridged.hosts[2].send(frame(1, 0, b"now I am here"))
+    await bridged.heard(1, 6)
+    assert await settle(lambda: bridged.bridge.known[station(0)] is bridged.ports[2])
+    bridged.hosts[0].frames.clear()
+    bridged.hosts[1].send(*numbered(0, 1, 5))
+    assert await bridged.heard(2, 5) == numbered(0, 1, 5)
+    assert bridged.hosts[0].hear() == []
+
+
+async def test_a_frame_for_the_segment_that_it_came_from_ends(bridged: Bridged) -> None:
+    bridged.hosts[0].send(frame(0x77, 0x44, b"another station on the same cable"))
+    assert await settle(lambda: station(0x44) in bridged.bridge.known)
+    before = bridged.bridge.seen
+    bridged.hosts[0].send(frame(0x44, 0, b"stays"), frame(1, 0, b"goes"))
+    assert frame(1, 0, b"goes") in await bridged.heard(1, 2)
+    statistics = bridged.engine.statistics().ports["p0"]
+    assert statistics.dropped == {"same_port": 1}
+    assert bridged.bridge.seen == before
+
+
+async def test_tagged_frames_are_carried_as_they_are(bridged: Bridged) -> None:
+    sent = [frame(1, 0, b"tagged", tag=b"\x81\0\x60\x05"), frame(1, 0, b"plain"), frame(1, 0, bytes(1500), tag=b"\x81\0\0\x07")]
+    bridged.hosts[0].send(*sent)
+    assert await bridged.heard(1, 3) == sent
+    assert bridged.engine.statistics().frames == 3
+
+
+async def test_what_another_port_cannot_take_goes_up(bridged: Bridged) -> None:
+    for namespace, link in ((bridged.town.middle, "p0"), (bridged.hosts[0].namespace, "h0")):
+        namespace.ip("link", "set", link, "mtu", "3000")
+    assert await settle(lambda: bridged.ports[0].mtu == 3000)
+    bridged.hosts[0].send(frame(1, 0, bytes(2000)), frame(1, 0, bytes(1500)))
+    assert await bridged.heard(1, 1) == [frame(1, 0, bytes(1500))]
+    assert bridged.engine.statistics().ports["p0"].up.get("long") == 1
+
+
+async def test_a_port_is_off_for_reasons(bridged: Bridged) -> None:
+    engine, port = bridged.engine, bridged.ports[1]
+    engine.off(port, "spanning tree")
+    engine.off(port, "guard")
+    before = bridged.bridge.seen
+    for _ in range(2):
+        bridged.hosts[0].send(frame(1, 0, b"into it"))
+        bridged.hosts[1].send(frame(0, 1, b"out of it"))
+        bridged.hosts[0].send(frame(2, 0, b"elsewhere"))
+        engine.on(port, "guard")
+    assert await settle(lambda: bridged.bridge.seen == before + 4)
+    assert engine.statistics().ports["p1"].off == ("spanning tree",)
+    assert await settle(lambda: len(bridged.hosts[2].hear()) == 2)
+    assert engine.statistics().ports["p0"].up["output_off"] == 2
+    assert engine.statistics().ports["p1"].up["off"] >= 2
+    engine.on(port, "spanning tree")
+    bridged.hosts[0].send(frame(1, 0, b"again"))
+    await bridged.heard(1, 3)
+    assert bridged.bridge.seen == before + 4
+
+
+async def test_a_tap_turns_it_off_while_it_is_there(bridged: Bridged) -> None:
+    tapped: list[bytes] = []
+
+    def tap(interface: object, frames: list[bytes]) -> list[bytes]:
+        tapped.extend(map(bytes, frames))
+        return frames
+
+    registration = bridged.stack.add_hook(Point.IN, tap, order=ORDER_TAP, name="tcpdump", everything=True)  # type: ignore[arg-type]  # frames only read
+    assert all(port.off == ("hook tcpdump wants every frame",) for port in bridged.engine.statistics().ports.values())
+    sent = numbered(1, 0, 20)
+    bridged.hosts[0].send(*sent)
+    assert await bridged.heard(1, 20) == sent
+    assert [one for one in tapped if one[:12] == sent[0][:12]] == sent
+    registration.revoke()
+    assert all(port.off == () for port in bridged.engine.statistics().ports.values())
+    tapped.clear()
+    bridged.hosts[0].send(*sent)
+    assert await bridged.heard(1, 40) == sent * 2
+    assert tapped == []
+
+
+async def test_forgetting(bridged: Bridged) -> None:
+    before = bridged.bridge.seen
+    bridged.engine.forget(station(1))
+    bridged.hosts[0].send(frame(1, 0, b"unknown"))
+    assert await settle(lambda: bridged.bridge.seen == before + 1)
+    bridged.engine.flush(bridged.ports[0])
+    bridged.hosts[2].send(frame(0, 2, b"unknown too"))
+    assert await settle(lambda: bridged.bridge.seen == before + 2)
+    assert bridged.engine.statistics().stations == 1
+    bridged.engine.flush()
+    assert bridged.engine.statistics().stations == 0
+
+
+async def test_what_is_carried_keeps_a_station_from_ageing(bridged: Bridged) -> None:
+    assert bridged.engine.idle(station(0)) is None
+    bridged.hosts[0].send(frame(1, 0, b"alive"))
+    await bridged.heard(1, 1)
+    idle = bridged.engine.idle(station(0))
+    assert idle is not None
+    assert 0 <= idle < 3
+    assert bridged.engine.idle(station(1)) is None, "it was only sent to"
+    assert bridged.engine.idle(station(0x66)) is None
+
+
+async def test_a_port_is_taken_away_under_traffic_and_comes_back(bridged: Bridged) -> None:
+    engine, port = bridged.engine, bridged.ports[1]
+    sent = numbered(1, 0, 400)
+    for start in range(0, 400, 20):
+        bridged.hosts[0].send(*sent[start : start + 20])
+        if start == 100:
+            engine.remove(port)
+        if start == 200:
+            engine.add(port)
+            engine.learned(station(1), port)
+        await bridged.heard(1, start + 20)
+    assert bridged.hosts[1].hear() == sent
+    assert set(engine.statistics().ports) == {"p0", "p1", "p2"}
+
+
+async def test_a_link_that_goes_and_comes_back(bridged: Bridged) -> None:
+    town = bridged.town
+    town.middle.ip("link", "del", "p2")
+    assert await settle(lambda: bridged.engine.statistics().ports["p2"].off == ("its link is down",))
+    bridged.hosts[0].send(*numbered(1, 0, 5))
+    await bridged.heard(1, 5)
+    town.middle.ip("link", "add", "p2", "type", "veth", "peer", "name", "h2")
+    town.middle.move("h2", bridged.hosts[2].namespace)
+    town.middle.ip("link", "set", "p2", "up")
+    bridged.hosts[2].namespace.ip("link", "set", "h2", "up")
+    assert await settle(lambda: bridged.engine.statistics().ports["p2"].off == ())
+    assert bridged.engine.statistics().ports["p2"].how
+
+
+async def test_nothing_is_left(bridged: Bridged) -> None:
+    bridged.engine.close()
+    before = bridged.bridge.seen
+    bridged.hosts[0].send(*numbered(1, 0, 5))
+    assert await bridged.heard(1, 5) == numbered(1, 0, 5)
+    assert bridged.bridge.seen == before + 5
+    assert "xdp" not in bridged.town.middle.output("link", "show")
+    bridged.engine.close()
+
+
+CYCLES = 60
+
+
+async def test_ports_come_and_go_under_traffic_and_nothing_is_left(bridged: Bridged) -> None:
+    """CYCLES times a port leaves the engine and comes back while frames flow; every frame arrives once, in order."""
+    engine, port = bridged.engine, bridged.ports[1]
+    await _cycle(bridged, 0)
+    before = _held(bridged)
+    for number in range(1, CYCLES):
+        await _cycle(bridged, number)
+    assert await settle(lambda: all(one.how for one in engine.statistics().ports.values()))
+    # A worker closes the ring of a port that left when it has served what was in it.
+    assert await settle(lambda: _held(bridged) == before), (_held(bridged), before)
+    assert port.attached
+    assert engine.statistics().ports["p0"].in_frames > 0
+
+
+def _held(bridged: Bridged) -> tuple[int, int, int]:
+    """Descriptors of the process, threads, descriptors of the dispatch."""
+    return len(os.listdir("/proc/self/fd")), threading.active_count(), bridged.town.dispatch.statistics().descriptors
+
+
+async def _cycle(bridged: Bridged, number: int) -> None:
+    engine, port = bridged.engine, bridged.ports[1]
+    bridged.hosts[1].frames.clear()
+    sent = numbered(1, 0, 12, start=number * 12)
+    bridged.hosts[0].send(*sent[:4])
+    await bridged.heard(1, 4)
+    engine.remove(port)
+    bridged.hosts[0].send(*sent[4:8])
+    await bridged.heard(1, 8)
+    engine.add(port)
+    engine.learned(station(1), port)
+    bridged.hosts[0].send(*sent[8:])
+    assert await bridged.heard(1, 12) == sent

@@ -1,0 +1,119 @@
+"""The XDP program of a port, run by the kernel on single frames: every answer, and every counter."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+
+import attrs
+import pytest
+
+from stack.ebpf.constants import MapType, Xdp
+from stack.ebpf.map import Map
+from stack.ebpf.program import Program
+from stack.l2.engine import PORTS_MAX
+from stack.l2.forward.carrier import Reason
+from stack.l2.forward.program import CARRIED, KEY, PORT, REASONS, STATION, Maps, forwarding
+
+pytestmark = pytest.mark.priv
+
+A, B, C = b"\2\0\0\0\0\x0a", b"\2\0\0\0\0\x0b", b"\2\0\0\0\0\x0c"
+LONGEST = 1518
+
+
+def index(number: int) -> bytes:
+    return struct.pack("=I", number)
+
+
+@attrs.define
+class Bench:
+    """Port 0 has A and C, port 1 has B. There is no output behind port 1, so a redirect is answered with PASS by the kernel's map."""
+
+    program: Program
+    stations: Map
+    ports: Map
+    carried: Map
+    reasons: Map
+
+    def run(self, destination: bytes, source: bytes, rest: bytes = bytes(50)) -> tuple[int, dict[Reason, int], int]:
+        """The answer, the reasons that were counted, and the frames carried from port 0 to port 1."""
+        before, frames = self.counted()
+        answer = self.program.run(destination + source + rest).result
+        after, now = self.counted()
+        return answer, {reason: after[reason] - before[reason] for reason in Reason if after[reason] != before[reason]}, now - frames
+
+    def counted(self) -> tuple[list[int], int]:
+        values = [REASONS.unpack(value) for value in self.reasons.lookup_cpus(index(0)) or ()]
+        pairs = [CARRIED.unpack(value) for value in self.carried.lookup_cpus(index(1)) or ()]
+        return [sum(column) for column in zip(*values, strict=True)], sum(frames for frames, _ in pairs)
+
+    def used(self, station: bytes) -> int:
+        value = self.stations.lookup(KEY.pack(station))
+        assert value is not None
+        return int(STATION.unpack(value)[2])
+
+
+@pytest.fixture
+def bench() -> Iterator[Bench]:
+    with (
+        Map(MapType.HASH, KEY.size, STATION.size, 16) as stations,
+        Map(MapType.DEVMAP, 4, 4, PORTS_MAX) as outputs,
+        Map(MapType.ARRAY, 4, PORT.size, PORTS_MAX) as ports,
+        Map(MapType.PERCPU_ARRAY, 4, CARRIED.size, PORTS_MAX * PORTS_MAX) as carried,
+        Map(MapType.PERCPU_ARRAY, 4, REASONS.size, PORTS_MAX) as reasons,
+        Program(forwarding(0, Maps(stations.fd, outputs.fd, ports.fd, carried.fd, reasons.fd)), "test") as program,
+    ):
+        for station, port in ((A, 0), (B, 1), (C, 0)):
+            stations.update(KEY.pack(station), STATION.pack(port, 0, 0))
+        for number in (0, 1):
+            ports.update(index(number), PORT.pack(1, LONGEST))
+        yield Bench(program, stations, ports, carried, reasons)
+
+
+def test_known_to_known_is_carried_and_marks_the_source(bench: Bench) -> None:
+    assert bench.run(B, A) == (Xdp.PASS, {}, 1)
+    first = bench.used(A)
+    assert first > 0
+    assert bench.used(B) == 0
+    assert bench.run(B, A) == (Xdp.PASS, {}, 1)
+    assert bench.used(A) - first < 2_000_000_000
+    pairs = [CARRIED.unpack(value) for value in bench.carried.lookup_cpus(index(1)) or ()]
+    assert sum(octets for _, octets in pairs) == 2 * 62
+
+
+@pytest.mark.parametrize(
+    ("destination", "source", "reason", "answer"),
+    [
+        (b"\xff" * 6, A, Reason.GROUP, Xdp.PASS),
+        (b"\x01\x80\xc2\0\0\0", A, Reason.GROUP, Xdp.PASS),
+        (b"\x03\0\0\0\0\x0b", A, Reason.GROUP, Xdp.PASS),
+        (B, b"\2\0\0\0\0\xee", Reason.SOURCE, Xdp.PASS),
+        (A, B, Reason.SOURCE, Xdp.PASS),
+        (b"\2\0\0\0\0\xee", A, Reason.DESTINATION, Xdp.PASS),
+        (C, A, Reason.SAME_PORT, Xdp.DROP),
+    ],
+)
+def test_what_is_not_carried(bench: Bench, destination: bytes, source: bytes, reason: Reason, answer: Xdp) -> None:
+    assert bench.run(destination, source) == (answer, {reason: 1}, 0)
+    assert bench.used(A) == 0
+
+
+@pytest.mark.parametrize(("port", "reason"), [(0, Reason.OFF), (1, Reason.OUTPUT_OFF)])
+def test_ports_that_are_off(bench: Bench, port: int, reason: Reason) -> None:
+    bench.ports.update(index(port), PORT.pack(0, LONGEST))
+    assert bench.run(B, A) == (Xdp.PASS, {reason: 1}, 0)
+
+
+def test_the_longest_frame(bench: Bench) -> None:
+    assert bench.run(B, A, bytes(LONGEST - 12)) == (Xdp.PASS, {}, 1)
+    assert bench.run(B, A, bytes(LONGEST - 11)) == (Xdp.PASS, {Reason.LONG: 1}, 0)
+
+
+def test_a_station_behind_a_port_that_cannot_be(bench: Bench) -> None:
+    bench.stations.update(KEY.pack(B), STATION.pack(PORTS_MAX, 0, 0))
+    assert bench.run(B, A) == (Xdp.PASS, {Reason.DESTINATION: 1}, 0)
+
+
+def test_frames_that_are_carried_are_not_changed(bench: Bench) -> None:
+    frame = B + A + bytes(range(200))
+    assert bench.program.run(frame).frame == frame

@@ -1,0 +1,161 @@
+"""The bridge with its forwarding engines on Linux interfaces: learned by the slow path, carried by the fast one, aged by both.
+
+s1 (own namespace) --- o1 [ bridge0 ] o2 --- s2 (own namespace)
+"""
+
+from __future__ import annotations
+
+import random
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+
+import attrs
+import pytest
+import trio
+
+from resmgr.runner import open_dispatch
+from resmgr.system import System
+from stack.core.specific import specific_driver
+from stack.core.stack import Stack
+from stack.testing.driver import TYPE, frame
+from stack.testing.namespace import Namespace
+from stack.wire.ethernet import BROADCAST
+
+pytestmark = pytest.mark.priv
+
+S1, S2 = bytes.fromhex("020000000051"), bytes.fromhex("020000000052")
+
+
+@attrs.frozen
+class Yard:
+    ours: Namespace
+    one: socket.socket
+    two: socket.socket
+
+    def taken(self, sock: socket.socket) -> list[bytes]:
+        """Frames of ours that have arrived."""
+        got = []
+        try:
+            while True:
+                got.append(sock.recv(2000))
+        except BlockingIOError:
+            return [one for one in got if one[12:14] == TYPE.to_bytes(2, "big")]
+
+
+def _station(namespace: Namespace, name: str) -> socket.socket:
+    with namespace.entered():
+        sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(TYPE))
+    sock.bind((name, TYPE))
+    sock.setblocking(False)
+    return sock
+
+
+@contextmanager
+def built() -> Iterator[Yard]:
+    ours, first, second = made = [Namespace.make() for _ in range(3)]
+    try:
+        for mine, theirs, mac, where in (("o1", "s1", S1, first), ("o2", "s2", S2, second)):
+            ours.ip("link", "add", mine, "type", "veth", "peer", "name", theirs, "address", mac.hex(":"))
+            ours.move(theirs, where)
+            ours.ip("link", "set", mine, "up")
+            # Without an address of its own, a station says nothing that it is not told to say.
+            where.ip("link", "set", theirs, "addrgenmode", "none", "up")
+        with _station(first, "s1") as one, _station(second, "s2") as two:
+            yield Yard(ours, one, two)
+    finally:
+        for namespace in made:
+            namespace.close()
+
+
+@asynccontextmanager
+async def bridged(yard: Yard, options: str) -> AsyncIterator[Stack]:
+    async with open_dispatch() as dispatch:
+        stack = Stack(System(dispatch, "n"), random.Random(1).randbytes)
+        try:
+            with yard.ours.entered():
+                for name in ("o1", "o2"):
+                    stack.load("packet", f"ifname={name}")
+                stack.load("bridge", f"add=o1,add=o2,{options}")
+            yield stack
+        finally:
+            stack.close()
+        assert dispatch.statistics().descriptors == 0
+
+
+def told(stack: Stack) -> dict[str, object]:
+    interface = stack.interface("bridge0")
+    assert interface is not None
+    driver = specific_driver(interface.driver)
+    assert driver is not None
+    return dict(driver.get_specific())
+
+
+def known(stack: Stack) -> set[str]:
+    addresses = told(stack)["addresses"]
+    assert isinstance(addresses, list)
+    return {one["address"] for one in addresses}
+
+
+def carried(stack: Stack) -> int:
+    engine = told(stack)["engine"]
+    assert isinstance(engine, dict)
+    return int(engine["frames"])
+
+
+async def shortly(what: Callable[[], bool], seconds: float = 5.0) -> bool:
+    with trio.move_on_after(seconds):
+        while not what():  # noqa: ASYNC110  # what is awaited is the kernel: there is no event to wait for
+            await trio.sleep(0.02)
+        return True
+    return False
+
+
+@pytest.mark.parametrize("engine", ["none", "kernel", "threads", "auto"])
+async def test_known_stations_go_by_the_engine(engine: str) -> None:
+    with built() as yard:
+        async with bridged(yard, f"engine={engine}") as stack:
+            yard.one.send(frame(BROADCAST, S1, bytes(46)))
+            yard.two.send(frame(BROADCAST, S2, bytes(46)))
+            assert await shortly(lambda: {S1.hex(":"), S2.hex(":")} <= known(stack))
+            await trio.sleep(0.2)
+            yard.taken(yard.one), yard.taken(yard.two)
+            got: list[bytes] = []
+            for number in range(200):
+                yard.one.send(frame(S2, S1, number.to_bytes(4, "big") + bytes(60)))
+                if number % 20 == 19:
+                    await trio.sleep(0.02)
+                    got_more(yard, got)
+            assert await shortly(lambda: len(got_more(yard, got)) >= 200)
+            assert [int.from_bytes(one[14:18], "big") for one in got] == list(range(200))
+            assert carried(stack) >= (0 if engine == "none" else 190)
+            assert (carried(stack) == 0) is (engine == "none")
+
+
+def got_more(yard: Yard, got: list[bytes]) -> list[bytes]:
+    got += yard.taken(yard.two)
+    return got
+
+
+async def test_what_the_engine_carries_keeps_a_station_known() -> None:
+    """The bridge does not see those frames: it asks the engine before it lets the station go."""
+    with built() as yard:
+        async with bridged(yard, "engine=kernel,timeout=3s") as stack:
+            yard.one.send(frame(BROADCAST, S1, bytes(46)))
+            yard.two.send(frame(BROADCAST, S2, bytes(46)))
+            assert await shortly(lambda: {S1.hex(":"), S2.hex(":")} <= known(stack))
+            for _ in range(28):
+                yard.one.send(frame(S2, S1, bytes(46)))
+                await trio.sleep(0.5)
+            assert S1.hex(":") in known(stack)
+            assert S2.hex(":") not in known(stack)
+            assert carried(stack) > 0
+
+
+async def test_a_blocked_port_is_off_and_a_span_port_turns_all_off() -> None:
+    with built() as yard:
+        async with bridged(yard, "engine=kernel,stp") as stack:
+            engine = told(stack)["engine"]
+            assert isinstance(engine, dict)
+            assert "spanning tree" in engine["ports"]["o1"]["off"]
+            assert await shortly(lambda: "spanning tree" not in told(stack)["engine"]["ports"]["o1"]["off"], 6)  # type: ignore[index]  # facts are for JSON

@@ -1,0 +1,173 @@
+"""VLAN interfaces on hubs under virtual time: tags on and off, priorities, MTU, and whose frames are whose."""
+
+from __future__ import annotations
+
+import pytest
+
+from stack.core.errors import ModuleError
+from stack.core.hooks import Point
+from stack.core.statistics import Drop
+from stack.l2.vlan import VlanDriver, VlanOptions
+from stack.testing.driver import TYPE, check_driver, frame
+from stack.testing.machines import DriverPair, Machine, World
+from stack.wire.ethernet import BROADCAST
+
+
+def pair(options: str = "vlan=5,vlanif=en0") -> tuple[World, Machine, Machine]:
+    world = World(1)
+    a, b = world.machine("a", 0), world.machine("b", 0)
+    for machine in (a, b):
+        machine.stack.load("vlan", options)
+        machine.macs["vlan5"] = machine.macs["en0"]
+    return world, a, b
+
+
+def test_what_enters_on_one_side_leaves_on_the_other() -> None:
+    world, a, b = pair()
+    sent = a.send("vlan5", BROADCAST)
+    world.dispatch.run_for(1)
+    assert b.seen == [("vlan5", sent)]
+    plain = a.send("en0", BROADCAST, b"plain")
+    world.dispatch.run_for(1)
+    assert b.seen[1:] == [("en0", plain)]
+
+
+def test_the_tag_on_the_wire() -> None:
+    world = World(1)
+    a, b = world.machine("a", 0), world.machine("b", 0)
+    a.stack.load("vlan", "vlan=5,vlanif=en0,prio=6")
+    a.macs["vlan5"] = a.macs["en0"]
+    a.send("vlan5", BROADCAST, b"x")
+    a.ask("vlan5", "vlanprio", value=1)
+    a.send("vlan5", BROADCAST, b"x")
+    world.dispatch.run_for(1)
+    assert [one[12:16].hex() for _, one in b.seen] == ["8100c005", "81002005"]
+
+
+def test_frames_of_other_vlans_are_not_ours() -> None:
+    world, a, b = pair()
+    b.stack.load("vlan", "vlan=6,vlanif=en0")
+    for vlan, interface in ((5, "vlan5"), (6, "vlan6"), (7, None), (0, "en0")):
+        one = frame(BROADCAST, a.macs["en0"], b"x", TYPE, ((0x8100, vlan),))
+        a.stack.output(a.interface("en0"), [one])
+        world.dispatch.run_for(1)
+        assert [name for name, _ in b.seen] == ([interface] if interface else [])
+        b.seen.clear()
+    assert b.interface("en0").drops == {"no_vlan": 1}
+
+
+def test_a_batch_is_sorted_out_in_order() -> None:
+    world, a, b = pair()
+    batch = [frame(BROADCAST, a.macs["en0"], bytes((number,)), TYPE, ((0x8100, 5),) if number % 2 else ()) for number in range(20)]
+    a.stack.output(a.interface("en0"), list(batch))
+    world.dispatch.run_for(1)
+    assert [one[14] for name, one in b.seen if name == "vlan5"] == list(range(1, 20, 2))
+    assert [one[14] for name, one in b.seen if name == "en0"] == list(range(0, 20, 2))
+
+
+def test_vlans_in_vlans() -> None:
+    world, a, b = pair()
+    for machine in (a, b):
+        machine.stack.load("vlan", "name=inner,vlan=7,vlanif=vlan5")
+        machine.macs["inner"] = machine.macs["en0"]
+    assert a.interface("inner").mtu == 1496
+    sent = a.send("inner", BROADCAST)
+    whole = a.send("inner", BROADCAST, bytes(1496))
+    world.dispatch.run_for(1)
+    assert b.seen == [("inner", sent), ("inner", whole)]
+
+
+def test_the_mtu_and_what_is_longer() -> None:
+    world, a, b = pair()
+    assert a.interface("vlan5").mtu == 1500
+    whole = a.send("vlan5", BROADCAST, bytes(1500))
+    a.send("vlan5", BROADCAST, bytes(1501))
+    world.dispatch.run_for(1)
+    assert b.seen == [("vlan5", whole)]
+    assert a.interface("vlan5").drops == {Drop.TOO_LONG: 1}
+    with pytest.raises(ModuleError, match="MTU"):
+        a.stack.load("vlan", "vlan=6,vlanif=en0,mtu=1501")
+
+
+def test_the_parent_is_followed() -> None:
+    world, a, b = pair()
+    a.carrier("en0", False)
+    assert not a.interface("vlan5").up
+    a.carrier("en0", True)
+    assert a.interface("vlan5").up
+    (en0,) = [one for one in a.stack.loaded if one.interface is not None and one.interface.name == "en0"]
+    a.stack.unload(en0)
+    assert not a.interface("vlan5").up
+    a.send("vlan5", BROADCAST)
+    mac = a.macs["en0"]
+    a.stack.load(world.hubs[0].module(), f"name=en0,mac={mac.hex(':')}")
+    assert a.interface("vlan5").up
+    sent = a.send("vlan5", BROADCAST)
+    world.dispatch.run_for(1)
+    assert b.seen == [("vlan5", sent)]
+
+
+def test_a_promiscuous_parent_does_not_make_the_vlan_one() -> None:
+    world, a, b = pair()
+    other = bytes((2, 9, 9, 9, 9, 9))
+    registration = b.stack.promiscuous(b.interface("en0"), "test")
+    a.send("vlan5", other)
+    world.dispatch.run_for(1)
+    assert b.seen == []
+    assert b.interface("vlan5").drops == {Drop.OTHER_HOST: 1}
+    registration.revoke()
+    b.stack.load("bridge", "add=vlan5")
+    assert b.interface("en0").promiscuous == 1
+    a.send("vlan5", other)
+    world.dispatch.run_for(1)
+    assert b.interface("vlan5").drops == {Drop.OTHER_HOST: 1}
+
+
+def test_a_bridge_between_vlans() -> None:
+    """Stations of VLAN 5 of one cable and of VLAN 6 of another are one network."""
+    world = World(2)
+    a, bridge, b = world.machine("a", 0), world.machine("bridge", 0, 1), world.machine("b", 1)
+    a.stack.load("vlan", "vlan=5,vlanif=en0")
+    b.stack.load("vlan", "vlan=6,vlanif=en0")
+    bridge.stack.load("vlan", "vlan=5,vlanif=en0")
+    bridge.stack.load("vlan", "vlan=6,vlanif=en1")
+    bridge.stack.load("bridge", "add=vlan5,add=vlan6")
+    a.macs["vlan5"] = a.macs["en0"]
+    sent = a.send("vlan5", BROADCAST)
+    world.dispatch.run_for(1)
+    assert b.seen == [("vlan6", sent)]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("vlan=5,vlanif=en9", "no interface en9"),
+        ("vlan=5,vlanif=en0,name=again", "vlan5 already"),
+        ("vlan=0,vlanif=en0", "vlan"),
+        ("vlan=4095,vlanif=en0", "vlan"),
+        ("vlan=7,vlanif=en0,prio=8", "prio"),
+    ],
+)
+def test_what_cannot_be_is_said_in_a_sentence(options: str, said: str) -> None:
+    _, a, _ = pair()
+    with pytest.raises(ModuleError, match=said):
+        a.stack.load("vlan", options)
+
+
+def test_unloading_leaves_nothing() -> None:
+    _, a, _ = pair()
+    (vlan,) = [one for one in a.stack.loaded if one.interface is not None and one.interface.name == "vlan5"]
+    a.stack.unload(vlan)
+    assert [one.name for one in a.stack.interfaces] == ["en0"]
+    a.stack.load("vlan", "vlan=5,vlanif=en0")
+
+
+async def test_contract() -> None:
+    world = World(1)
+    a, b = world.machine("a", 0), world.machine("b", 0)
+    drivers = []
+    for machine in (a, b):
+        # The drivers' port is the test's, not an interface: what they need of a stack is the parent's.
+        machine.stack.add_hook(Point.IN, lambda _, frames: frames, everything=True, name="all")
+        drivers.append(VlanDriver(machine.context(), VlanOptions(5, "en0")))
+    await check_driver(DriverPair(world, *drivers))
