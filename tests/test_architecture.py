@@ -83,7 +83,8 @@ ARROWS = {
     "stack": {"resmgr", "stack.wire"},
     "stack.wire": {"resmgr", "stack"},
     "stack.crypto": {"resmgr", "stack.crypto.providers"},
-    "stack.crypto.providers": {"resmgr", "stack.crypto"},
+    "stack.crypto.providers": {"resmgr", "stack.crypto", "stack.crypto.pure"},
+    "stack.crypto.pure": {"resmgr"},
     "stack.filter.bpf": {"resmgr", "stack"},
     "stack.core": {"resmgr", "stack", "stack.wire", "stack.crypto", "stack.filter.bpf"},
     "stack.drivers": {
@@ -171,6 +172,7 @@ IMPURE = {
     "resmgr.fuse.mount",  # makes mounts
     "resmgr.fuse.copies",  # watches mounts
     "resmgr.fuse.session",  # reads and writes /dev/fuse
+    "stack.crypto.providers.threads",  # has threads
 }
 """Files among PURE that are the edge: what reads, writes or mounts."""
 PURE = (

@@ -255,9 +255,23 @@ def standard_crypto() -> Crypto:
 def add_standard(crypto: Crypto) -> None:
     """Offer the providers of this package."""
     crypto.add("openssl", _openssl)
+    crypto.add("threads", _threads, by_name=True)
+    crypto.add("reference", _reference, by_name=True)
 
 
 def _openssl() -> Provider:
     from stack.crypto.providers.openssl import OpenSSL
 
     return OpenSSL()
+
+
+def _threads() -> Provider:
+    from stack.crypto.providers.threads import Threads
+
+    return Threads(_openssl())
+
+
+def _reference() -> Provider:
+    from stack.crypto.providers.reference import Reference
+
+    return Reference()
