@@ -108,6 +108,7 @@ ARROWS = {
     "qnetpy.cluster": {"resmgr", "stack.drivers.af_packet", "qnetpy", "qnetpy.identity"},
     "qnetpy.cli": {
         "stack",
+        "stack.crypto",
         "stack.wire",
         "resmgr",
         "resmgr.names",

@@ -36,6 +36,7 @@ COMMANDS = {
     "nodes": "the nodes of the cluster, as this node sees them",
     "on": "run a program on another node",
     "suites": "the ciphers of this node's links; change them at run time",
+    "crypto": "who does the ciphers, and how fast; change it at run time",
     "send": "send a message to a named server and print the reply",
     "name": "be a named server that answers every message with what it said (for trials)",
     "cluster": "whole nodes in namespaces of this machine: up, exec, status, kill, start, link, capture, down",

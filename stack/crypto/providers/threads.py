@@ -1,8 +1,9 @@
 """Another provider's sessions, with large batches cut in parts that run side by side: the caller's thread does one, helpers do the others.
 
-It pays where two things come together. The part of another thread must let the interpreter lock go: OpenSSL's calls through `cryptography` and
-`hashlib` do so for an item of 2,048 bytes and more (`ITEM_MIN`; watched over 20,000 calls of each size), CMAC never does. And the part must be worth waking
-a sleeping thread on another core for, 25 to 100 µs (`worth`). Everything else goes straight to the session underneath.
+It pays where two things come together. The part of another thread must let the interpreter lock go: OpenSSL's calls through
+`cryptography` and `hashlib` do so for an item of 2,048 bytes and more (`ITEM_MIN`; watched over 20,000 calls of each size), CMAC never
+does. And the part must be worth waking a sleeping thread on another core for, 25 to 100 µs (`worth`). Everything else goes straight to
+the session underneath.
 
 On one core nothing is ever cut.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from typing import TypeVar
 
 from resmgr.dispatch import Buffer
@@ -57,7 +59,7 @@ class Cutter:
     def _cut(self, bounds: list[int], part: Callable[[int, int], list[T]]) -> list[T]:
         if self._pool is None:
             self._pool = ThreadPoolExecutor(self.threads - 1, thread_name_prefix="crypto")
-        others = [self._pool.submit(part, begin, end) for begin, end in zip(bounds[1:], bounds[2:], strict=False)]
+        others = [self._pool.submit(part, begin, end) for begin, end in pairwise(bounds[1:])]
         try:
             done = part(bounds[0], bounds[1])
         finally:
@@ -171,7 +173,9 @@ class CutHash:
 
 
 class Threads:
-    """See `stack.crypto.api.Provider`. *inner* does the work; *threads*: how many work on one batch, the caller's included (0: one per core)."""
+    """See `stack.crypto.api.Provider`. *inner* does the work; *threads*: how many work on one batch, the caller's included (0: one per
+    core).
+    """
 
     name = "threads"
 
