@@ -17,12 +17,12 @@ class TokenBucket:
         self._tokens = burst
         self._at = 0.0
 
-    def take(self, now: float) -> bool:
-        """Take one. False when there is none, which costs nothing."""
+    def take(self, now: float, amount: float = 1.0) -> bool:
+        """Take *amount*, at most `burst`. False when there is less, which costs nothing."""
         self._fill(now)
-        if self._tokens < 1.0 - _ROUNDING:
+        if self._tokens < amount - _ROUNDING:
             return False
-        self._tokens -= 1.0
+        self._tokens -= amount
         return True
 
     def full(self, now: float) -> bool:
@@ -30,9 +30,9 @@ class TokenBucket:
         self._fill(now)
         return self._tokens >= self.burst
 
-    def ready_at(self) -> float:
-        """The earliest time at which there is one to take."""
-        return self._at + max(0.0, 1.0 - self._tokens) / self.rate
+    def ready_at(self, amount: float = 1.0) -> float:
+        """The earliest time at which there is so much to take."""
+        return self._at + max(0.0, amount - self._tokens) / self.rate
 
     def _fill(self, now: float) -> None:
         self._tokens = min(self.burst, self._tokens + (now - self._at) * self.rate)

@@ -85,6 +85,8 @@ ARROWS = {
     "stack.crypto": {"resmgr", "stack.crypto.providers"},
     "stack.crypto.providers": {"resmgr", "stack.crypto", "stack.crypto.pure"},
     "stack.crypto.pure": {"resmgr"},
+    "stack.cryptodev": {"resmgr"},
+    "stack.managers": {"resmgr", "resmgr.iofunc", "stack.core", "stack.crypto", "stack.cryptodev"},
     "stack.filter.bpf": {"resmgr", "stack"},
     "stack.core": {"resmgr", "stack", "stack.wire", "stack.crypto", "stack.filter.bpf"},
     "stack.drivers": {
@@ -174,6 +176,7 @@ IMPURE = {
     "resmgr.fuse.copies",  # watches mounts
     "resmgr.fuse.session",  # reads and writes /dev/fuse
     "stack.crypto.providers.threads",  # has threads
+    "stack.crypto.providers.afalg",  # has sockets
 }
 """Files among PURE that are the edge: what reads, writes or mounts."""
 PURE = (

@@ -183,6 +183,13 @@ class Crypto:
         """See `aead`."""
         return self._made(HashHandle(self, self._number(), provider is not None, algorithm), provider, hardware)
 
+    def serving(self, algorithm: Algorithm) -> str:
+        """The provider that a new session would have; empty when there is none."""
+        try:
+            return self._choose(algorithm, Hardware.ANY).name
+        except NotServed:
+            return ""
+
     @property
     def sessions(self) -> int:
         return len(self._handles)
@@ -256,6 +263,7 @@ def add_standard(crypto: Crypto) -> None:
     """Offer the providers of this package."""
     crypto.add("openssl", _openssl)
     crypto.add("threads", _threads, by_name=True)
+    crypto.add("afalg", _afalg, by_name=True)
     crypto.add("reference", _reference, by_name=True)
 
 
@@ -269,6 +277,12 @@ def _threads() -> Provider:
     from stack.crypto.providers.threads import Threads
 
     return Threads(_openssl())
+
+
+def _afalg() -> Provider:
+    from stack.crypto.providers.afalg import AfAlg
+
+    return AfAlg(_openssl())
 
 
 def _reference() -> Provider:

@@ -9,7 +9,7 @@ import pytest
 
 from resmgr.dispatch import Buffer
 from resmgr.errors import Misuse
-from stack.crypto.algorithms import AEADS, AES_128_GCM, CIPHERS, HASHES, MACS, SHA256, Aead
+from stack.crypto.algorithms import AEADS, AES_128_GCM, CIPHERS, HASHES, MACS, Aead
 from stack.crypto.providers.openssl import OpenSSL, OpenSSLAead
 from stack.crypto.providers.threads import ITEM_MIN, Threads, worth
 from stack.crypto.vectors import builtin_vectors

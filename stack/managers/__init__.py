@@ -1,0 +1,1 @@
+"""Resource managers of the stack: what programs open below /dev."""

@@ -1,0 +1,418 @@
+"""`/dev/crypto`: the crypto API for programs, as a resource manager. QNX: the cryptodev of io-pkt-*-hc.
+
+Requests are devctl messages (`stack.cryptodev.protocol`); reading the device lists the algorithms. A session belongs to the opening it
+was made through and ends with it, so with its program and with its node. Batches run as `stack.crypto.jobs`; their answers come when
+they are done, and a client that gives up is let go at once, though work in a thread is finished for nobody.
+
+Every user has limits (`stack.managers.accounts`): sessions, bytes under way, and work per second. Work beyond the rate waits in the
+user's own line, in order; what is beyond the other limits is refused.
+
+Clients of other nodes need an export that covers the device: the verb read for the list, read and write for the rest. Asked at each
+request, so that a change of the rules holds for sessions that there are.
+
+Unlike QNX: batches and AEADs instead of single operations with chained algorithms (CIOCCRYPT), no public keys (CIOCKEY), numbers of
+sessions are valid for one opening only.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import partial
+from stat import S_IFCHR
+
+import attrs
+
+from resmgr.access import MappedUser, Verb
+from resmgr.channel import ND_LOCAL, ClientInfo, Message
+from resmgr.dispatch import Buffer, Timer
+from resmgr.errors import BadMessage, Misuse
+from resmgr.iofunc.handle import Handle
+from resmgr.iofunc.node import Directory, Node, NodeClient, NodeHandle, TreeManager, local_or_nobody
+from resmgr.iomsg import Io
+from resmgr.iorequest import parse_devctl
+from resmgr.pathspace import Attach
+from stack.core.module import Context, Kind, Module
+from stack.core.options import Size
+from stack.crypto.algorithms import ALGORITHMS, Aead, Algorithm, Cipher, Hash, Mac, algorithm_named
+from stack.crypto.api import Hardware
+from stack.crypto.handles import AeadHandle, CipherHandle, HashHandle, MacHandle
+from stack.crypto.jobs import Jobs
+from stack.crypto.registry import Crypto, NotServed
+from stack.cryptodev.protocol import (
+    BATCH_MAX,
+    PATH,
+    Command,
+    Listed,
+    Operation,
+    SessionRequest,
+    pack_results,
+    parse_batch,
+    parse_batch_head,
+    parse_free,
+    reply_size,
+)
+from stack.managers.accounts import Account, Accounts, Limits
+
+SESSIONS_ALL = 4096
+INFLIGHT_ALL = 64 * 1024 * 1024
+UNIT = 4096
+"""Bytes of a unit of work; a request and each of its items are a unit, too."""
+BURST_MIN = 2048
+"""Units: more than the largest request has, or it could never be done."""
+WAITING_MAX = 64
+"""Requests of one user that wait for its rate; more is EAGAIN."""
+HEADS = 64
+"""Bytes of a request before the data of BATCH, generously."""
+
+Session = AeadHandle | CipherHandle | MacHandle | HashHandle
+
+
+@attrs.frozen
+class CryptodevOptions:
+    """Options of the module. Limits are per user; `rate` in 4 KiB blocks per second."""
+
+    prefix: str = ""
+    """Where it is, before /dev/crypto."""
+    mode: int = 0o666
+    sessions: int = 256
+    inflight: Size = Size(8 * 1024 * 1024)
+    rate: int = 65536
+
+    def limits(self) -> Limits:
+        return Limits(self.sessions, SESSIONS_ALL, self.inflight, INFLIGHT_ALL, float(self.rate), float(max(self.rate / 4, BURST_MIN)))
+
+
+class Opening:
+    """One opening of the device, and its sessions by number."""
+
+    def __init__(self) -> None:
+        self.sessions: dict[int, Session] = {}
+        self.account: Account | None = None
+        self.next = 1
+
+
+class Device(Node):
+    """The node. *listing* gives what reading tells; *ended* takes openings that are over."""
+
+    def __init__(self, mode: int, listing: Callable[[], bytes], ended: Callable[[Opening], None]) -> None:
+        self.mode = S_IFCHR | mode
+        self._listing = listing
+        self._ended = ended
+
+    def open(self, user: MappedUser, flags: int) -> Opening:
+        return Opening()
+
+    def read(self, state: object | None, offset: int, size: int) -> Buffer:
+        return self._listing()[offset : offset + size]
+
+    def close(self, state: object | None) -> None:
+        assert isinstance(state, Opening)
+        self._ended(state)
+
+
+class _Line:
+    """Requests of one user that wait for its rate."""
+
+    def __init__(self) -> None:
+        self.waiting: deque[tuple[Message, float, Callable[[], None]]] = deque()
+        self.timer: Timer | None = None
+
+
+class CryptoManager(TreeManager):
+    """Serves the device on a channel of the context's kernel. `counters` as `Manager`'s, and `waited`: requests beyond a rate."""
+
+    def __init__(self, context: Context, options: CryptodevOptions) -> None:
+        self._system = context.system
+        self._crypto: Crypto = context.stack.crypto
+        self._dispatch = context.dispatch
+        self.path = options.prefix.rstrip("/").encode() + PATH
+        self.accounts = Accounts(options.limits())
+        self.jobs = Jobs(context.dispatch, jobs_max=SESSIONS_ALL, bytes_max=2 * INFLIGHT_ALL)
+        self._lines: dict[Account, _Line] = {}
+        self._device = Device(options.mode, self._listing, self._ended)
+        super().__init__(context.kernel, Directory(), name="cryptodev", user=self._who)
+        self.counters["waited"] = 0
+
+    def io_table(self) -> dict[Io, Callable[[Message, NodeClient, Handle, int], None]]:
+        return super().io_table() | {Io.DEVCTL: self._requested}
+
+    def _walk(self, client: NodeClient, base: Handle | None, path: bytes) -> tuple[Node, bytes, bytes]:
+        """The device is all there is."""
+        if path:
+            raise NotADirectoryError(errno.ENOTDIR, "not a directory")
+        return self._device, b"", b""
+
+    # Who may
+
+    def _verbs(self, info: ClientInfo) -> frozenset[Verb]:
+        return self._system.policy.verbs(info, self.path)
+
+    def _who(self, info: ClientInfo) -> MappedUser | int:
+        if info.nd != ND_LOCAL and Verb.READ not in self._verbs(info):
+            return errno.EACCES
+        return local_or_nobody(info)
+
+    def _listing(self) -> bytes:
+        lines = []
+        for one in ALGORITHMS:
+            key = (
+                (one.key_size, one.key_size)
+                if isinstance(one, Aead | Cipher)
+                else (one.key_min, one.key_max)
+                if isinstance(one, Mac)
+                else (0, 0)
+            )
+            nonce = one.nonce_size if isinstance(one, Aead | Cipher) else 0
+            tag = one.digest_size if isinstance(one, Hash) else 0 if isinstance(one, Cipher) else one.tag_size
+            provider = self._crypto.serving(one)
+            if provider:
+                lines.append(Listed(one.kind.value, one.name, *key, nonce, tag, provider).line())
+        return "".join(f"{line}\n" for line in lines).encode()
+
+    # Requests
+
+    def _requested(self, message: Message, client: NodeClient, handle: Handle, flags: int) -> None:
+        assert isinstance(handle, NodeHandle)
+        info = client.info
+        if not handle.opened or handle.flags & os.O_ACCMODE != os.O_RDWR:
+            raise OSError(errno.EBADF, "not open for reading and writing")
+        if info.nd != ND_LOCAL and not {Verb.READ, Verb.WRITE} <= self._verbs(info):
+            raise OSError(errno.EACCES, "not exported for writing")
+        size = message.msglen
+        if size > BATCH_MAX + HEADS:
+            raise OSError(errno.EMSGSIZE, "a request has at most 1 MiB")
+        opening = handle.state
+        assert isinstance(opening, Opening)
+        if opening.account is None:
+            opening.account = self.accounts.of((info.nd, info.credentials.uid), self._dispatch.now())
+        account = opening.account
+        self.accounts.begin(account, size)
+
+        def ended(status: int, data: Buffer | None) -> None:
+            """Answer, if anybody still waits, and settle the account. Status below zero: an errno. Called once."""
+            self.accounts.end(account, size)
+            if message.answered:
+                return
+            if status < 0:
+                message.error(-status)
+            elif data is None:
+                message.reply(status)
+            else:
+                message.reply(status, data)
+
+        def whole(data: Buffer) -> None:
+            try:
+                self._do(opening, account, data, message, ended)
+            except Exception as error:
+                ended(-self._code(error), None)
+
+        if len(message.data) == size:
+            whole(message.data)
+        else:
+            message.read(
+                0, size, lambda count, data: whole(data) if count == size else ended(-errno.EBADMSG if count >= 0 else count, None)
+            )
+
+    def _code(self, error: BaseException) -> int:
+        """The errno for what a client's request led to."""
+        if isinstance(error, Misuse):
+            return errno.EINVAL
+        if isinstance(error, NotServed):
+            return errno.EOPNOTSUPP
+        if isinstance(error, LookupError):
+            return errno.ENOENT
+        if isinstance(error, BadMessage):
+            self.counters["bad_message"] += 1
+            return errno.EBADMSG
+        if isinstance(error, OSError) and error.errno:
+            return error.errno
+        self.counters["failed"] += 1
+        raise error
+
+    def _do(
+        self, opening: Opening, account: Account, request: Buffer, message: Message, ended: Callable[[int, Buffer | None], None]
+    ) -> None:
+        command, data = parse_devctl(request)
+        if command == Command.SESSION:
+            ended(self._session(opening, account, SessionRequest.parse(data)), None)
+        elif command == Command.FREE:
+            session = opening.sessions.pop(parse_free(data), None)
+            if session is None:
+                raise OSError(errno.EBADF, "no such session")
+            session.close()
+            self.accounts.remove(account)
+            ended(0, None)
+        elif command == Command.BATCH:
+            self._batch(opening, account, data, message, ended)
+        else:
+            raise OSError(errno.ENOTTY, "no such command")
+
+    def _session(self, opening: Opening, account: Account, wanted: SessionRequest) -> int:
+        """The number of a new session."""
+        algorithm = algorithm_named(wanted.name)
+        self.accounts.add(account)
+        try:
+            session = self._made(algorithm, wanted)
+        except BaseException:
+            self.accounts.remove(account)
+            raise
+        number = opening.next
+        opening.next += 1
+        opening.sessions[number] = session
+        return number
+
+    def _made(self, algorithm: Algorithm, wanted: SessionRequest) -> Session:
+        hardware = Hardware(wanted.hardware)
+        if isinstance(algorithm, Mac):
+            return self._crypto.mac(algorithm, wanted.key, wanted.tag_size, hardware=hardware)
+        if wanted.tag_size:
+            raise Misuse(f"{algorithm.name} has no tags to cut")
+        if isinstance(algorithm, Hash):
+            if wanted.key:
+                raise Misuse(f"{algorithm.name} has no key")
+            return self._crypto.hash(algorithm, hardware=hardware)
+        if isinstance(algorithm, Cipher):
+            return self._crypto.cipher(algorithm, wanted.key, hardware=hardware)
+        return self._crypto.aead(algorithm, wanted.key, hardware=hardware)
+
+    def _batch(
+        self, opening: Opening, account: Account, data: Buffer, message: Message, ended: Callable[[int, Buffer | None], None]
+    ) -> None:
+        number, operation, count = parse_batch_head(data)
+        session = opening.sessions.get(number)
+        if session is None:
+            raise OSError(errno.EBADF, "no such session")
+        algorithm = session.algorithm
+        nonce_size = algorithm.nonce_size if isinstance(algorithm, Aead | Cipher) else 0
+        batch = parse_batch(data, count, nonce_size)
+        payload = sum(map(len, batch.items))
+        if reply_size(operation, count, payload, _each(session)) > message.reply_len:
+            raise OSError(errno.EMSGSIZE, "the reply buffer is too small")
+
+        def done(results: Sequence[Buffer | None] | Sequence[bool] | BaseException) -> None:
+            if isinstance(results, BaseException):
+                try:
+                    ended(-self._code(results), None)
+                except BaseException as error:
+                    ended(-errno.EIO, None)
+                    self.manager.failed(message, error)
+                return
+            listed: list[Buffer | None] = [b"" if one is True else None if one is False else one for one in results]
+            ended(0, pack_results(listed))
+
+        work = _work(session, operation, batch.nonces, batch.aads, batch.items)
+
+        def begin() -> None:
+            if message.answered:
+                ended(0, None)
+                return
+            try:
+                work(self.jobs, done)
+            except Exception as error:
+                ended(-self._code(error), None)
+
+        message.on_unblock = partial(message.error, errno.EINTR)
+        self._in_turn(account, message, 1.0 + count + (payload + sum(map(len, batch.aads))) // UNIT, begin)
+
+    # Rate
+
+    def _in_turn(self, account: Account, message: Message, units: float, begin: Callable[[], None]) -> None:
+        """*begin* now, or when the user has units for it."""
+        line = self._lines.get(account)
+        if line is None and account.bucket.take(self._dispatch.now(), units):
+            begin()
+            return
+        if line is None:
+            line = self._lines[account] = _Line()
+        if len(line.waiting) >= WAITING_MAX:
+            raise OSError(errno.EAGAIN, "too many requests wait")
+        self.counters["waited"] += 1
+        line.waiting.append((message, units, begin))
+        if line.timer is None:
+            self._next(account, line)
+
+    def _next(self, account: Account, line: _Line) -> None:
+        line.timer = None
+        while line.waiting:
+            message, units, begin = line.waiting[0]
+            # Who gave up pays nothing.
+            if not message.answered and not account.bucket.take(self._dispatch.now(), units):
+                line.timer = self._dispatch.call_at(account.bucket.ready_at(units), lambda: self._next(account, line))
+                return
+            line.waiting.popleft()
+            begin()
+        del self._lines[account]
+
+    # End
+
+    def _ended(self, opening: Opening) -> None:
+        for session in opening.sessions.values():
+            session.close()
+        if opening.account is not None:
+            self.accounts.remove(opening.account, len(opening.sessions))
+        opening.sessions.clear()
+
+    def destroy(self) -> None:
+        for line in self._lines.values():
+            if line.timer is not None:
+                line.timer.cancel()
+        self._lines.clear()
+        super().destroy()
+
+
+def _each(session: Session) -> int:
+    """Bytes that each item's result has, or has more than its data."""
+    if isinstance(session, MacHandle):
+        return session.tag_size
+    if isinstance(session, HashHandle):
+        return session.algorithm.digest_size
+    return session.algorithm.tag_size if isinstance(session, AeadHandle) else 0
+
+
+Work = Callable[[Jobs, Callable[[Sequence[Buffer | None] | Sequence[bool] | BaseException], None]], None]
+
+
+def _work(session: Session, operation: int, nonces: list[memoryview], aads: list[memoryview], items: list[memoryview]) -> Work:
+    """What to give to the jobs. Misuse when the session is of another kind."""
+    match session, operation:
+        case AeadHandle(), Operation.SEAL:
+            return lambda jobs, done: session.seal_later(jobs, nonces, items, aads, done)
+        case AeadHandle(), Operation.OPEN:
+            return lambda jobs, done: session.open_later(jobs, nonces, items, aads, done)
+        case CipherHandle(), Operation.ENCRYPT:
+            return lambda jobs, done: session.encrypt_later(jobs, nonces, items, done)
+        case CipherHandle(), Operation.DECRYPT:
+            return lambda jobs, done: session.decrypt_later(jobs, nonces, items, done)
+        case MacHandle(), Operation.TAG:
+            return lambda jobs, done: session.tag_later(jobs, items, done)
+        case MacHandle(), Operation.VERIFY:
+            return lambda jobs, done: session.verify_later(jobs, aads, items, done)
+        case HashHandle(), Operation.DIGEST:
+            return lambda jobs, done: session.digest_later(jobs, items, done)
+    raise Misuse(f"{session.algorithm.name} does not do that")
+
+
+class Cryptodev:
+    """The module at work."""
+
+    def __init__(self, context: Context, options: CryptodevOptions) -> None:
+        self.manager = CryptoManager(context, options)
+        self._system = context.system
+        self._attached = self._system.paths.attach(self.manager.path, self.manager.target, Attach.EXACT)
+        self._system.guard(self.manager.channel)
+
+    def detach(self) -> None:
+        """`Attached`: sessions end, keys are wiped, clients get errors."""
+        self._system.paths.detach(self._attached)
+        self.manager.destroy()
+
+
+def attach(context: Context, options: CryptodevOptions) -> Cryptodev:
+    """Called by the stack's loader."""
+    return Cryptodev(context, options)
+
+
+MODULE = Module("cryptodev", Kind.PROTOCOL, CryptodevOptions, attach)
