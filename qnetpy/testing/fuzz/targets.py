@@ -29,6 +29,7 @@ from qnetpy.qos import QosError, parse_choice
 from qnetpy.reach import gossip
 from qnetpy.settings import SettingsError
 from qnetpy.testing.fuzz import machines, soliciting
+from qnetpy.testing.fuzz.cryptodev import cryptodev, cryptodev_formats
 from resmgr import iomsg, iorequest, message
 from resmgr.errors import BadMessage, ResmgrError
 from resmgr.procmgr import message as spawn
@@ -359,6 +360,8 @@ TARGETS: Mapping[str, Target] = {
     "soliciting": lambda data: soliciting.soliciting(list(items(data))),
     "link": lambda data: machines.link(list(items(data))),
     "joining": lambda data: machines.joining(list(items(data))),
+    "cryptodev": lambda data: cryptodev(list(items(data))),
+    "cryptodev_formats": cryptodev_formats,
 }
 """By the name of the folder of their corpus."""
 REFUSALS = (BadMessage, BadFrame)
