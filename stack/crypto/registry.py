@@ -139,8 +139,12 @@ class Crypto:
             if handle.pinned or handle.algorithm not in provider.algorithms:
                 stayed += 1
                 continue
-            self._move(handle, provider, "use")
-            moved += 1
+            try:
+                self._move(handle, provider, "use")
+                moved += 1
+            except ProviderGone:
+                # An engine may have room for so many keys: the rest stays where it is served.
+                stayed += 1
         return Moved(moved, stayed)
 
     def facts(self) -> list[ProviderFacts]:
@@ -199,9 +203,17 @@ class Crypto:
         return self._next
 
     def _made(self, handle: H, name: str | None, hardware: Hardware) -> H:
-        handle.move(self._choose(handle.algorithm, hardware, name))
-        self._handles[handle.number] = handle
-        return handle
+        while True:
+            provider = self._choose(handle.algorithm, hardware, name)
+            try:
+                handle.move(provider)
+            except ProviderGone as error:
+                if name is not None:
+                    raise
+                self._entries[provider.name].problem = error
+                continue
+            self._handles[handle.number] = handle
+            return handle
 
     def _choose(self, algorithm: Algorithm, hardware: Hardware, name: str | None = None, without: str = "") -> Provider:
         for one, entry in self._entries.items():

@@ -28,7 +28,7 @@ import attrs
 from resmgr.access import MappedUser, Verb
 from resmgr.channel import ND_LOCAL, ClientInfo, Message
 from resmgr.dispatch import Buffer, Timer
-from resmgr.errors import BadMessage, Misuse
+from resmgr.errors import Misuse
 from resmgr.iofunc.handle import Handle
 from resmgr.iofunc.node import Directory, Node, NodeClient, NodeHandle, TreeManager, local_or_nobody
 from resmgr.iomsg import Io
@@ -113,11 +113,49 @@ class Device(Node):
         self._ended(state)
 
 
+class _Request:
+    """A request under way, charged to its user until it is answered."""
+
+    def __init__(self, manager: CryptoManager, message: Message, opening: Opening, account: Account) -> None:
+        self._manager = manager
+        self.message = message
+        self.size = message.msglen
+        self.opening = opening
+        self.account = account
+
+    def answer(self, status: int, *data: Buffer) -> None:
+        """Once, or `fail` once. A client that gave up has been answered already."""
+        self._manager.accounts.end(self.account, self.size)
+        if not self.message.answered:
+            self.message.reply(status, *data)
+
+    def fail(self, error: BaseException) -> None:
+        self._manager.accounts.end(self.account, self.size)
+        if not self.message.answered:
+            self._manager.manager.failed(self.message, _told(error))
+
+    def done(self, results: Sequence[Buffer | None] | Sequence[bool] | BaseException) -> None:
+        """The end of a batch."""
+        if isinstance(results, BaseException):
+            self.fail(results)
+        else:
+            self.answer(0, pack_results([b"" if one is True else None if one is False else one for one in results]))
+
+
+def _told(error: BaseException) -> BaseException:
+    """*error* as the client is told of it: what it did wrong is not this program's mistake."""
+    if isinstance(error, Misuse):
+        return OSError(errno.EINVAL, str(error))
+    if isinstance(error, NotServed):
+        return OSError(errno.EOPNOTSUPP, str(error))
+    return error
+
+
 class _Line:
     """Requests of one user that wait for its rate."""
 
     def __init__(self) -> None:
-        self.waiting: deque[tuple[Message, float, Callable[[], None]]] = deque()
+        self.waiting: deque[tuple[_Request, float, Callable[[], None]]] = deque()
         self.timer: Timer | None = None
 
 
@@ -137,7 +175,7 @@ class CryptoManager(TreeManager):
         self.counters["waited"] = 0
 
     def io_table(self) -> dict[Io, Callable[[Message, NodeClient, Handle, int], None]]:
-        return super().io_table() | {Io.DEVCTL: self._requested}
+        return super().io_table() | {Io.READ: self._listed, Io.DEVCTL: self._requested}
 
     def _walk(self, client: NodeClient, base: Handle | None, path: bytes) -> tuple[Node, bytes, bytes]:
         """The device is all there is."""
@@ -174,85 +212,65 @@ class CryptoManager(TreeManager):
 
     # Requests
 
+    def _listed(self, message: Message, client: NodeClient, handle: Handle, flags: int) -> None:
+        self._check(client.info, Verb.READ)
+        self._read(message, client, handle, flags)
+
+    def _check(self, info: ClientInfo, *verbs: Verb) -> None:
+        if info.nd != ND_LOCAL and not self._verbs(info).issuperset(verbs):
+            raise OSError(errno.EACCES, "not exported so")
+
     def _requested(self, message: Message, client: NodeClient, handle: Handle, flags: int) -> None:
         assert isinstance(handle, NodeHandle)
-        info = client.info
         if not handle.opened or handle.flags & os.O_ACCMODE != os.O_RDWR:
             raise OSError(errno.EBADF, "not open for reading and writing")
-        if info.nd != ND_LOCAL and not {Verb.READ, Verb.WRITE} <= self._verbs(info):
-            raise OSError(errno.EACCES, "not exported for writing")
+        self._check(client.info, Verb.READ, Verb.WRITE)
         size = message.msglen
         if size > BATCH_MAX + HEADS:
             raise OSError(errno.EMSGSIZE, "a request has at most 1 MiB")
         opening = handle.state
         assert isinstance(opening, Opening)
         if opening.account is None:
-            opening.account = self.accounts.of((info.nd, info.credentials.uid), self._dispatch.now())
-        account = opening.account
-        self.accounts.begin(account, size)
-
-        def ended(status: int, data: Buffer | None) -> None:
-            """Answer, if anybody still waits, and settle the account. Status below zero: an errno. Called once."""
-            self.accounts.end(account, size)
-            if message.answered:
-                return
-            if status < 0:
-                message.error(-status)
-            elif data is None:
-                message.reply(status)
-            else:
-                message.reply(status, data)
-
-        def whole(data: Buffer) -> None:
-            try:
-                self._do(opening, account, data, message, ended)
-            except Exception as error:
-                ended(-self._code(error), None)
-
+            opening.account = self.accounts.of((client.info.nd, client.info.credentials.uid), self._dispatch.now())
+        self.accounts.begin(opening.account, size)
+        request = _Request(self, message, opening, opening.account)
         if len(message.data) == size:
-            whole(message.data)
+            self._do(request, message.data)
         else:
-            message.read(
-                0, size, lambda count, data: whole(data) if count == size else ended(-errno.EBADMSG if count >= 0 else count, None)
-            )
+            message.read(0, size, partial(self._pulled, request))
 
-    def _code(self, error: BaseException) -> int:
-        """The errno for what a client's request led to."""
-        if isinstance(error, Misuse):
-            return errno.EINVAL
-        if isinstance(error, NotServed):
-            return errno.EOPNOTSUPP
-        if isinstance(error, LookupError):
-            return errno.ENOENT
-        if isinstance(error, BadMessage):
-            self.counters["bad_message"] += 1
-            return errno.EBADMSG
-        if isinstance(error, OSError) and error.errno:
-            return error.errno
-        self.counters["failed"] += 1
-        raise error
-
-    def _do(
-        self, opening: Opening, account: Account, request: Buffer, message: Message, ended: Callable[[int, Buffer | None], None]
-    ) -> None:
-        command, data = parse_devctl(request)
-        if command == Command.SESSION:
-            ended(self._session(opening, account, SessionRequest.parse(data)), None)
-        elif command == Command.FREE:
-            session = opening.sessions.pop(parse_free(data), None)
-            if session is None:
-                raise OSError(errno.EBADF, "no such session")
-            session.close()
-            self.accounts.remove(account)
-            ended(0, None)
-        elif command == Command.BATCH:
-            self._batch(opening, account, data, message, ended)
+    def _pulled(self, request: _Request, count: int, data: Buffer) -> None:
+        if count == request.size:
+            self._do(request, data)
         else:
-            raise OSError(errno.ENOTTY, "no such command")
+            request.fail(OSError(-count if count < 0 else errno.EBADMSG, "client gone"))
+
+    def _do(self, request: _Request, message: Buffer) -> None:
+        opening = request.opening
+        try:
+            command, data = parse_devctl(message)
+            if command == Command.SESSION:
+                request.answer(self._session(opening, request.account, SessionRequest.parse(data)))
+            elif command == Command.FREE:
+                session = opening.sessions.pop(parse_free(data), None)
+                if session is None:
+                    raise OSError(errno.EBADF, "no such session")
+                session.close()
+                self.accounts.remove(request.account)
+                request.answer(0)
+            elif command == Command.BATCH:
+                self._batch(request, data)
+            else:
+                raise OSError(errno.ENOTTY, "no such command")
+        except Exception as error:
+            request.fail(error)
 
     def _session(self, opening: Opening, account: Account, wanted: SessionRequest) -> int:
         """The number of a new session."""
-        algorithm = algorithm_named(wanted.name)
+        try:
+            algorithm = algorithm_named(wanted.name)
+        except LookupError as error:
+            raise OSError(errno.ENOENT, str(error)) from None
         self.accounts.add(account)
         try:
             session = self._made(algorithm, wanted)
@@ -278,49 +296,35 @@ class CryptoManager(TreeManager):
             return self._crypto.cipher(algorithm, wanted.key, hardware=hardware)
         return self._crypto.aead(algorithm, wanted.key, hardware=hardware)
 
-    def _batch(
-        self, opening: Opening, account: Account, data: Buffer, message: Message, ended: Callable[[int, Buffer | None], None]
-    ) -> None:
+    def _batch(self, request: _Request, data: Buffer) -> None:
         number, operation, count = parse_batch_head(data)
-        session = opening.sessions.get(number)
+        session = request.opening.sessions.get(number)
         if session is None:
             raise OSError(errno.EBADF, "no such session")
         algorithm = session.algorithm
-        nonce_size = algorithm.nonce_size if isinstance(algorithm, Aead | Cipher) else 0
-        batch = parse_batch(data, count, nonce_size)
+        batch = parse_batch(data, count, algorithm.nonce_size if isinstance(algorithm, Aead | Cipher) else 0)
         payload = sum(map(len, batch.items))
-        if reply_size(operation, count, payload, _each(session)) > message.reply_len:
+        if reply_size(operation, count, payload, _each(session)) > request.message.reply_len:
             raise OSError(errno.EMSGSIZE, "the reply buffer is too small")
-
-        def done(results: Sequence[Buffer | None] | Sequence[bool] | BaseException) -> None:
-            if isinstance(results, BaseException):
-                try:
-                    ended(-self._code(results), None)
-                except BaseException as error:
-                    ended(-errno.EIO, None)
-                    self.manager.failed(message, error)
-                return
-            listed: list[Buffer | None] = [b"" if one is True else None if one is False else one for one in results]
-            ended(0, pack_results(listed))
-
         work = _work(session, operation, batch.nonces, batch.aads, batch.items)
 
         def begin() -> None:
-            if message.answered:
-                ended(0, None)
+            if not request.message.client_waits:
+                request.answer(0)
                 return
             try:
-                work(self.jobs, done)
+                work(self.jobs, request.done)
             except Exception as error:
-                ended(-self._code(error), None)
+                request.fail(error)
 
-        message.on_unblock = partial(message.error, errno.EINTR)
-        self._in_turn(account, message, 1.0 + count + (payload + sum(map(len, batch.aads))) // UNIT, begin)
+        request.message.on_unblock = partial(request.message.error, errno.EINTR)
+        self._in_turn(request, 1.0 + count + (payload + sum(map(len, batch.aads))) // UNIT, begin)
 
     # Rate
 
-    def _in_turn(self, account: Account, message: Message, units: float, begin: Callable[[], None]) -> None:
+    def _in_turn(self, request: _Request, units: float, begin: Callable[[], None]) -> None:
         """*begin* now, or when the user has units for it."""
+        account = request.account
         line = self._lines.get(account)
         if line is None and account.bucket.take(self._dispatch.now(), units):
             begin()
@@ -330,16 +334,16 @@ class CryptoManager(TreeManager):
         if len(line.waiting) >= WAITING_MAX:
             raise OSError(errno.EAGAIN, "too many requests wait")
         self.counters["waited"] += 1
-        line.waiting.append((message, units, begin))
+        line.waiting.append((request, units, begin))
         if line.timer is None:
             self._next(account, line)
 
     def _next(self, account: Account, line: _Line) -> None:
         line.timer = None
         while line.waiting:
-            message, units, begin = line.waiting[0]
+            request, units, begin = line.waiting[0]
             # Who gave up pays nothing.
-            if not message.answered and not account.bucket.take(self._dispatch.now(), units):
+            if request.message.client_waits and not account.bucket.take(self._dispatch.now(), units):
                 line.timer = self._dispatch.call_at(account.bucket.ready_at(units), lambda: self._next(account, line))
                 return
             line.waiting.popleft()

@@ -216,6 +216,30 @@ def test_a_provider_that_fails_in_the_middle_is_not_noticed() -> None:
         seal(one)
 
 
+def test_an_engine_without_room_for_another_key() -> None:
+    class Small(OpenSSL):
+        name = "small"
+        left = 1
+
+        def aead(self, algorithm: Aead, key: Buffer) -> OpenSSLAead:
+            if not self.left:
+                raise ProviderGone("no room for another key")
+            self.left -= 1
+            return super().aead(algorithm, key)
+
+    crypto = Crypto()
+    crypto.add("openssl", OpenSSL)
+    crypto.add("small", Small)
+    sessions = [crypto.aead(AES_128_GCM, KEY) for _ in range(3)]
+    moved = crypto.use("small")
+    assert (moved.moved, moved.stayed) == (1, 2)
+    assert [one.provider for one in sessions] == ["small", "openssl", "openssl"]
+    assert len({seal(one) for one in sessions}) == 1
+    assert crypto.aead(AES_128_GCM, KEY).provider == "openssl"
+    with pytest.raises(OSError, match="no room"):
+        crypto.aead(AES_128_GCM, KEY, "small")
+
+
 def test_keys_are_wiped() -> None:
     crypto = standard_crypto()
     session = crypto.aead(AES_128_GCM, KEY)

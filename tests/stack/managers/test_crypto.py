@@ -5,6 +5,7 @@ somebody is gone.
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import struct
 from collections.abc import Callable, Iterator
@@ -21,9 +22,9 @@ from resmgr.system import System
 from resmgr.testing.ioclient import IoClient, fails
 from resmgr.testing.virtual import VirtualDispatch
 from stack.core.stack import Loaded, Stack
-from stack.crypto.algorithms import AEADS, ALGORITHMS, CIPHERS, HASHES, MACS
+from stack.crypto.algorithms import AEADS, ALGORITHMS, CIPHERS, HASHES, MACS, Hash
 from stack.crypto.api import Provider
-from stack.crypto.providers.openssl import OpenSSL
+from stack.crypto.providers.openssl import Digests, OpenSSL
 from stack.cryptodev.protocol import (
     BATCH_HEAD,
     BATCH_MAX,
@@ -302,6 +303,9 @@ def test_other_nodes_need_an_export_at_each_request(rig: Rig) -> None:
     rig.export()
     with fails(errno.EACCES):
         user.seal(session)
+    with fails(errno.EACCES):
+        reader.client.read(reader.entry.target, reader.entry.ocb, 0, 65536)
+    assert rig.manager.accounts.inflight == 0
     assert rig.user().session() == 1
     # Two nodes' users of one number are two users.
     assert len(rig.manager.accounts) == 2
@@ -324,6 +328,27 @@ def test_sessions_move_with_the_rest(rig: Rig) -> None:
     assert {one.provider for one in listed} == {"other"}
     rig.stack.crypto.remove("other")
     assert user.seal(session) == before
+
+
+def test_a_provider_that_breaks_is_an_error_and_not_more(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+    class Broken(OpenSSL):
+        name = "broken"
+
+        def hash(self, algorithm: Hash) -> Digests:
+            return Digests(algorithm, lambda item: b""[9:10] or bytes(1 // len(item)))
+
+    rig.stack.crypto.add("broken", Broken)
+    user = rig.user()
+    digest = user.session("sha256", b"")
+    rig.stack.crypto.use("broken")
+    for size in (0, 0):
+        with caplog.at_level(logging.ERROR), fails(errno.EIO):
+            user.batch(digest, Operation.DIGEST, [], [], [bytes(size)])
+    assert "ZeroDivisionError" in caplog.text
+    assert rig.manager.counters["failed"] == 2
+    assert rig.manager.accounts.inflight == 0
+    rig.stack.crypto.remove("broken")
+    assert user.batch(digest, Operation.DIGEST, [], [], [b""])
 
 
 def test_under_another_prefix(rig: Rig) -> None:
