@@ -23,8 +23,8 @@ from stack.crypto.api import AeadSession, CipherSession, HashSession, MacSession
 T = TypeVar("T")
 ITEM_MIN = 2048
 """Bytes of an item from which on `cryptography` and `hashlib` let other threads run meanwhile."""
-PART_SECONDS = 200e-6
-"""What a part must take at least for another thread to be worth waking."""
+PART_SECONDS = 400e-6
+"""What a part must take at least for another thread to be worth waking. With half of it, batches of two such parts gained nothing."""
 BYTES_PER_SECOND = {Kind.AEAD: 2.0e9, Kind.CIPHER: 2.0e9, Kind.MAC: 0.8e9, Kind.HASH: 0.4e9}
 """Rough rates of one thread, on the fast side where algorithms of a kind differ: too high a rate cuts too seldom, which costs nothing."""
 
