@@ -411,6 +411,7 @@ class Cryptodev:
     def detach(self) -> None:
         """`Attached`: sessions end, keys are wiped, clients get errors."""
         self._system.paths.detach(self._attached)
+        self._system.unguard(self.manager.channel)
         self.manager.destroy()
 
 

@@ -5,6 +5,7 @@ somebody is gone.
 from __future__ import annotations
 
 import errno
+import gc
 import logging
 import os
 import struct
@@ -328,6 +329,37 @@ def test_sessions_move_with_the_rest(rig: Rig) -> None:
     assert {one.provider for one in listed} == {"other"}
     rig.stack.crypto.remove("other")
     assert user.seal(session) == before
+
+
+def test_loaded_and_unloaded_a_thousand_times_under_traffic() -> None:
+    """Sessions, batches in threads and batches that wait: nothing of a round is there after it, and what was under way is answered."""
+    rig = Rig("rate=8000")
+    rig.stack.unload(rig.loaded)
+    client = IoClient(rig.system.kernel, Credentials(1000, 1000), run=rig.run)
+    answers: list[int] = []
+    held = 0
+    for number in range(1000):
+        loaded = rig.stack.load("stack.managers.crypto", "rate=8000")
+        user = User(client, client.open(b"dev/crypto", os.O_RDWR))
+        user.session()
+        digest = user.session("sha256", b"")
+        for size in (10, 60_000, 600_000, 600_000):
+            user.later(digest, size, answers)
+        rig.stack.unload(loaded)
+        rig.dispatch.run_for(0.001)
+        client.close_all()
+        assert len(answers) == 4 * (number + 1)
+        assert rig.stack.crypto.sessions == 0
+        if number == 20:
+            gc.collect()
+            held = len(gc.get_objects())
+            assert rig.system._guarded
+            guarded = len(rig.system._guarded)
+    gc.collect()
+    assert len(gc.get_objects()) < held + 200
+    assert len(rig.system._guarded) == guarded
+    rig.stack.close()
+    rig.system.close()
 
 
 def test_a_provider_that_breaks_is_an_error_and_not_more(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
