@@ -204,6 +204,7 @@ PURE = (
     *("qnetpy.members.wire", "qnetpy.members.register"),
     *("qnetpy.reach.gossip", "qnetpy.reach.wanted"),
     *("stack.wire", "stack.frame", "stack.core", "stack.crypto"),
+    *("stack.managers.crypto", "stack.managers.cryptorequest", "stack.managers.accounts", "stack.cryptodev.protocol"),
     *(
         "resmgr.bucket",
         "resmgr.channel",

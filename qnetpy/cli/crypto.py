@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", metavar="FILE")
     parser.add_argument("--json", action="store_true")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB")
-    use = verbs.add_parser("use", help="have this provider do the ciphers; live sessions move, nothing is lost")
+    use = verbs.add_parser("use", help="have this provider do the ciphers until the next start; live sessions move")
     use.add_argument("name", help="a provider that `qnet crypto` lists")
     use.add_argument("--anyway", action="store_true", help="one that is for tests, too")
     speed = verbs.add_parser("speed", help="measure the providers of this machine, in this process")

@@ -19,7 +19,7 @@ from __future__ import annotations
 import errno
 import os
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from stat import S_IFCHR
 
@@ -38,23 +38,21 @@ from stack.core.module import Context, Kind, Module
 from stack.core.options import Size
 from stack.crypto.algorithms import ALGORITHMS, Aead, Algorithm, Cipher, Hash, Mac, algorithm_named
 from stack.crypto.api import Hardware
-from stack.crypto.handles import AeadHandle, CipherHandle, HashHandle, MacHandle
 from stack.crypto.jobs import Jobs
-from stack.crypto.registry import Crypto, NotServed
+from stack.crypto.registry import Crypto
 from stack.cryptodev.protocol import (
     BATCH_MAX,
     PATH,
     Command,
     Listed,
-    Operation,
     SessionRequest,
-    pack_results,
     parse_batch,
     parse_batch_head,
     parse_free,
     reply_size,
 )
 from stack.managers.accounts import Account, Accounts, Limits
+from stack.managers.cryptorequest import Opening, Request, Session, each, work_of
 
 SESSIONS_ALL = 4096
 INFLIGHT_ALL = 64 * 1024 * 1024
@@ -66,8 +64,6 @@ WAITING_MAX = 64
 """Requests of one user that wait for its rate; more is EAGAIN."""
 HEADS = 64
 """Bytes of a request before the data of BATCH, generously."""
-
-Session = AeadHandle | CipherHandle | MacHandle | HashHandle
 
 
 @attrs.frozen
@@ -83,15 +79,6 @@ class CryptodevOptions:
 
     def limits(self) -> Limits:
         return Limits(self.sessions, SESSIONS_ALL, self.inflight, INFLIGHT_ALL, float(self.rate), float(max(self.rate / 4, BURST_MIN)))
-
-
-class Opening:
-    """One opening of the device, and its sessions by number."""
-
-    def __init__(self) -> None:
-        self.sessions: dict[int, Session] = {}
-        self.account: Account | None = None
-        self.next = 1
 
 
 class Device(Node):
@@ -113,49 +100,11 @@ class Device(Node):
         self._ended(state)
 
 
-class _Request:
-    """A request under way, charged to its user until it is answered."""
-
-    def __init__(self, manager: CryptoManager, message: Message, opening: Opening, account: Account) -> None:
-        self._manager = manager
-        self.message = message
-        self.size = message.msglen
-        self.opening = opening
-        self.account = account
-
-    def answer(self, status: int, *data: Buffer) -> None:
-        """Once, or `fail` once. A client that gave up has been answered already."""
-        self._manager.accounts.end(self.account, self.size)
-        if not self.message.answered:
-            self.message.reply(status, *data)
-
-    def fail(self, error: BaseException) -> None:
-        self._manager.accounts.end(self.account, self.size)
-        if not self.message.answered:
-            self._manager.manager.failed(self.message, _told(error))
-
-    def done(self, results: Sequence[Buffer | None] | Sequence[bool] | BaseException) -> None:
-        """The end of a batch."""
-        if isinstance(results, BaseException):
-            self.fail(results)
-        else:
-            self.answer(0, pack_results([b"" if one is True else None if one is False else one for one in results]))
-
-
-def _told(error: BaseException) -> BaseException:
-    """*error* as the client is told of it: what it did wrong is not this program's mistake."""
-    if isinstance(error, Misuse):
-        return OSError(errno.EINVAL, str(error))
-    if isinstance(error, NotServed):
-        return OSError(errno.EOPNOTSUPP, str(error))
-    return error
-
-
 class _Line:
     """Requests of one user that wait for its rate."""
 
     def __init__(self) -> None:
-        self.waiting: deque[tuple[_Request, float, Callable[[], None]]] = deque()
+        self.waiting: deque[tuple[Request, float, Callable[[], None]]] = deque()
         self.timer: Timer | None = None
 
 
@@ -233,19 +182,19 @@ class CryptoManager(TreeManager):
         if opening.account is None:
             opening.account = self.accounts.of((client.info.nd, client.info.credentials.uid), self._dispatch.now())
         self.accounts.begin(opening.account, size)
-        request = _Request(self, message, opening, opening.account)
+        request = Request(self.accounts, self.manager.failed, message, opening, opening.account)
         if len(message.data) == size:
             self._do(request, message.data)
         else:
             message.read(0, size, partial(self._pulled, request))
 
-    def _pulled(self, request: _Request, count: int, data: Buffer) -> None:
+    def _pulled(self, request: Request, count: int, data: Buffer) -> None:
         if count == request.size:
             self._do(request, data)
         else:
             request.fail(OSError(-count if count < 0 else errno.EBADMSG, "client gone"))
 
-    def _do(self, request: _Request, message: Buffer) -> None:
+    def _do(self, request: Request, message: Buffer) -> None:
         opening = request.opening
         try:
             command, data = parse_devctl(message)
@@ -296,7 +245,7 @@ class CryptoManager(TreeManager):
             return self._crypto.cipher(algorithm, wanted.key, hardware=hardware)
         return self._crypto.aead(algorithm, wanted.key, hardware=hardware)
 
-    def _batch(self, request: _Request, data: Buffer) -> None:
+    def _batch(self, request: Request, data: Buffer) -> None:
         number, operation, count = parse_batch_head(data)
         session = request.opening.sessions.get(number)
         if session is None:
@@ -304,9 +253,9 @@ class CryptoManager(TreeManager):
         algorithm = session.algorithm
         batch = parse_batch(data, count, algorithm.nonce_size if isinstance(algorithm, Aead | Cipher) else 0)
         payload = sum(map(len, batch.items))
-        if reply_size(operation, count, payload, _each(session)) > request.message.reply_len:
+        if reply_size(operation, count, payload, each(session)) > request.message.reply_len:
             raise OSError(errno.EMSGSIZE, "the reply buffer is too small")
-        work = _work(session, operation, batch.nonces, batch.aads, batch.items)
+        work = work_of(session, operation, batch.nonces, batch.aads, batch.items)
 
         def begin() -> None:
             if not request.message.client_waits:
@@ -322,7 +271,7 @@ class CryptoManager(TreeManager):
 
     # Rate
 
-    def _in_turn(self, request: _Request, units: float, begin: Callable[[], None]) -> None:
+    def _in_turn(self, request: Request, units: float, begin: Callable[[], None]) -> None:
         """*begin* now, or when the user has units for it."""
         account = request.account
         line = self._lines.get(account)
@@ -365,38 +314,6 @@ class CryptoManager(TreeManager):
                 line.timer.cancel()
         self._lines.clear()
         super().destroy()
-
-
-def _each(session: Session) -> int:
-    """Bytes that each item's result has, or has more than its data."""
-    if isinstance(session, MacHandle):
-        return session.tag_size
-    if isinstance(session, HashHandle):
-        return session.algorithm.digest_size
-    return session.algorithm.tag_size if isinstance(session, AeadHandle) else 0
-
-
-Work = Callable[[Jobs, Callable[[Sequence[Buffer | None] | Sequence[bool] | BaseException], None]], None]
-
-
-def _work(session: Session, operation: int, nonces: list[memoryview], aads: list[memoryview], items: list[memoryview]) -> Work:
-    """What to give to the jobs. Misuse when the session is of another kind."""
-    match session, operation:
-        case AeadHandle(), Operation.SEAL:
-            return lambda jobs, done: session.seal_later(jobs, nonces, items, aads, done)
-        case AeadHandle(), Operation.OPEN:
-            return lambda jobs, done: session.open_later(jobs, nonces, items, aads, done)
-        case CipherHandle(), Operation.ENCRYPT:
-            return lambda jobs, done: session.encrypt_later(jobs, nonces, items, done)
-        case CipherHandle(), Operation.DECRYPT:
-            return lambda jobs, done: session.decrypt_later(jobs, nonces, items, done)
-        case MacHandle(), Operation.TAG:
-            return lambda jobs, done: session.tag_later(jobs, items, done)
-        case MacHandle(), Operation.VERIFY:
-            return lambda jobs, done: session.verify_later(jobs, aads, items, done)
-        case HashHandle(), Operation.DIGEST:
-            return lambda jobs, done: session.digest_later(jobs, items, done)
-    raise Misuse(f"{session.algorithm.name} does not do that")
 
 
 class Cryptodev:
