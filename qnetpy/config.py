@@ -68,6 +68,7 @@ class Stack:
         (),
     )
     protocols: tuple[Protocol, ...] = setting("Protocol modules to load besides Qnet.", ())
+    cryptodev: bool = setting("Serve /dev/crypto, the ciphers of this node for programs.", True)
     poll_us: int = setting(
         "Microseconds for which the daemon looks for more work before it sleeps. It costs CPU only while there is traffic; 0 turns it off.",
         200,

@@ -55,6 +55,10 @@ class System:
         """*channel*'s manager asks the policy itself for each thing that a remote client wants: whoever is in the cluster may connect."""
         self._guarded.add((channel.pid, channel.chid))
 
+    def unguard(self, channel: Channel) -> None:
+        """Undo `guard`, of a manager that ends before the system does."""
+        self._guarded.discard((channel.pid, channel.chid))
+
     def guarded(self, pid: int, chid: int) -> bool:
         """Whether that channel's manager asks the policy itself."""
         return (pid, chid) in self._guarded

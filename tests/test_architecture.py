@@ -83,11 +83,13 @@ ARROWS = {
     "stack": {"resmgr", "stack.wire"},
     "stack.wire": {"resmgr", "stack"},
     "stack.crypto": {"resmgr", "stack.crypto.providers"},
-    "stack.crypto.providers": {"resmgr", "stack.crypto"},
+    "stack.crypto.providers": {"resmgr", "stack.crypto", "stack.crypto.pure"},
+    "stack.crypto.pure": {"resmgr"},
+    "stack.cryptodev": {"resmgr"},
     "stack.filter.bpf": {"resmgr", "stack"},
     "stack.core": {"resmgr", "resmgr.fuse", "stack", "stack.wire", "stack.crypto", "stack.filter.bpf"},
     "stack.inet": {"resmgr", "stack", "stack.wire", "stack.core"},
-    "stack.managers": {"resmgr", "resmgr.iofunc", "stack", "stack.wire", "stack.core", "stack.crypto"},
+    "stack.managers": {"resmgr", "resmgr.iofunc", "stack", "stack.wire", "stack.core", "stack.crypto", "stack.cryptodev"},
     "stack.ebpf": {"resmgr"},
     "stack.l2.forward": {
         "resmgr",
@@ -127,6 +129,7 @@ ARROWS = {
     "qnetpy.cluster": {"resmgr", "stack.wire", "stack.drivers.af_packet", "qnetpy", "qnetpy.identity"},
     "qnetpy.cli": {
         "stack",
+        "stack.crypto",
         "stack.wire",
         "stack.managers",
         "resmgr",
@@ -192,6 +195,8 @@ IMPURE = {
     "resmgr.fuse.mount",  # makes mounts
     "resmgr.fuse.copies",  # watches mounts
     "resmgr.fuse.session",  # reads and writes /dev/fuse
+    "stack.crypto.providers.threads",  # has threads
+    "stack.crypto.providers.afalg",  # has sockets
 }
 """Files among PURE that are the edge: what reads, writes or mounts."""
 PURE = (
@@ -219,6 +224,7 @@ PURE = (
     *("qnetpy.members.wire", "qnetpy.members.register"),
     *("qnetpy.reach.gossip", "qnetpy.reach.wanted"),
     *("stack.wire", "stack.frame", "stack.core", "stack.crypto", "stack.l2.stp", "stack.l2.lacp"),
+    *("stack.managers.crypto", "stack.managers.cryptorequest", "stack.managers.accounts", "stack.cryptodev.protocol"),
     *(
         "resmgr.bucket",
         "resmgr.channel",

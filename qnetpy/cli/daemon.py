@@ -21,6 +21,8 @@ RUN_DIR = "/run/qnet"
 """The same as in `qnetpy.config`, which is too heavy to import for this; a test compares. So is CONFIG_PATH."""
 CONFIG_PATH = "/etc/qnet/qnet.toml"
 ASK_SECONDS = 3.0
+CRYPTODEV = "stack.managers.crypto"
+"""The module; by its path, which needs no installed entry point."""
 
 
 def run_dir(config: str | None = None) -> str:
@@ -143,6 +145,8 @@ def command_line(config: Config, path: str | None, interfaces: list[str], fault:
         argv += ["-d", driver.driver, *([driver.options] if driver.options else [])]
         faults = ",".join(filter(None, (driver.fault, fault)))
         argv += ["--fault", faults] if faults else []
+    if config.stack.cryptodev and not any(protocol.protocol in ("cryptodev", CRYPTODEV) for protocol in config.stack.protocols):
+        argv += ["-p", CRYPTODEV]
     for protocol in config.stack.protocols:
         argv += ["-p", protocol.protocol, *([protocol.options] if protocol.options else [])]
     file = path or (CONFIG_PATH if os.path.exists(CONFIG_PATH) else None)

@@ -42,6 +42,7 @@ COMMANDS = {
     "ifconfig": "the interfaces of io-pkt: show, create, destroy, up, down, mtu",
     "bridge": "bridges of io-pkt: members, stations, spanning tree",
     "netstat": "frames per interface, per protocol, or per second",
+    "crypto": "who does the ciphers, and how fast; change it at run time",
     "send": "send a message to a named server and print the reply",
     "name": "be a named server that answers every message with what it said (for trials)",
     "cluster": "whole nodes in namespaces of this machine: up, exec, status, kill, start, link, capture, down",

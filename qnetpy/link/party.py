@@ -29,7 +29,7 @@ from qnetpy.link.session import Role, Session
 from qnetpy.link.stamp import stamp_key
 from qnetpy.link.wire import PATTERN_IK, PATTERN_XX, Address
 from resmgr.errors import Misuse
-from stack.crypto.api import AES_128_GCM, AES_256_GCM, CHACHA20_POLY1305, Algorithm
+from stack.crypto.algorithms import AES_128_GCM, AES_256_GCM, CHACHA20_POLY1305, Aead
 from stack.crypto.registry import Crypto
 
 PROLOGUE = b"qnet link 1"
@@ -38,7 +38,7 @@ NOISE = {
     PATTERN_XX: "Noise_XXpsk0_25519_ChaChaPoly_BLAKE2s",
     PATTERN_IK: "Noise_IKpsk0_25519_ChaChaPoly_BLAKE2s",
 }
-SUITES: dict[int, Algorithm] = {1: AES_128_GCM, 2: AES_256_GCM, 3: CHACHA20_POLY1305}
+SUITES: dict[int, Aead] = {1: AES_128_GCM, 2: AES_256_GCM, 3: CHACHA20_POLY1305}
 """Suites of DATA by their number on the wire."""
 DEFAULT_SUITES = ("aes-128-gcm", "chacha20-poly1305", "aes-256-gcm")
 SAY_AGAIN = 60.0
@@ -234,7 +234,7 @@ class Party:
         self.nodes.put(name, Remembered(certificate.static_key, offer.boot_id, sequence, now))
         self.known.put(address, None)
         algorithm = SUITES[suite]
-        tx, rx = (self.crypto.session(algorithm, suite_key(algorithm, key)) for key in state.split())
+        tx, rx = (self.crypto.aead(algorithm, suite_key(algorithm, key)) for key in state.split())
         session = Session(tx, rx, indices[0], indices[1], role, now)
         self.release(indices[0])
         self._live[indices[0]] = session.lease
@@ -289,6 +289,6 @@ def choose_suite(offered: bytes, ours: bytes) -> int:
     return min(common, key=lambda number: offered.index(number) + ours.index(number), default=0)
 
 
-def suite_key(algorithm: Algorithm, key: bytes) -> bytes:
+def suite_key(algorithm: Aead, key: bytes) -> bytes:
     """The key of one direction, bound to its suite: BLAKE2s keyed with Noise's 32 bytes over the suite's name, of the suite's size."""
     return hashlib.blake2s(algorithm.name.encode(), key=key, digest_size=algorithm.key_size).digest()

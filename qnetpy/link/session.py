@@ -35,7 +35,7 @@ from qnetpy.link.replay import ReplayWindow
 from qnetpy.link.wire import DATA, DATA_HEADER, NONCE, Arrivals
 from resmgr.dispatch import Buffer
 from resmgr.errors import Misuse
-from stack.crypto import api as crypto
+from stack.crypto.api import AeadSession
 
 
 class Role(enum.Enum):
@@ -69,7 +69,7 @@ class Session:
         "seal_limit",
     )  # fmt: skip
 
-    def __init__(self, tx: crypto.Session, rx: crypto.Session, local_index: int, remote_index: int, role: Role, now: float) -> None:
+    def __init__(self, tx: AeadSession, rx: AeadSession, local_index: int, remote_index: int, role: Role, now: float) -> None:
         self._tx = tx
         self._rx = rx
         self.local_index = local_index

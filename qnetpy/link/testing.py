@@ -20,9 +20,10 @@ from qnetpy.link.outcome import Established, Event, Failed, PeerHint
 from qnetpy.link.session import RekeyPolicy, Session, Sessions
 from qnetpy.link.wire import ETHERNET_HEADER, NONCE, Address, sort_frames
 from resmgr.dispatch import Buffer
-from stack.crypto.api import Algorithm
-from stack.crypto.api import Session as CryptoSession
-from stack.crypto.registry import Crypto, standard_crypto
+from stack.crypto.algorithms import Aead
+from stack.crypto.api import AeadSession, Hardware
+from stack.crypto.handles import AeadHandle
+from stack.crypto.registry import Crypto, add_standard
 
 WALL = 1_800_000_000.0
 PING = 0.3
@@ -55,39 +56,39 @@ class WatchedCrypto(Crypto):
     def __init__(self, sealed: Sealed | None = None) -> None:
         """*sealed*: gets an entry for everything that is sealed."""
         super().__init__()
+        add_standard(self)
         self._sealed = sealed
-        self._real = standard_crypto()
         self._used: dict[tuple[str, bytes], dict[int, int]] = {}
         """By suite and key: the last number sealed on each path."""
 
-    def session(self, algorithm: Algorithm, key: Buffer, provider: str | None = None) -> CryptoSession:
-        used = self._used.setdefault((algorithm.name, bytes(key)), {})
-        return _Watched(self._real.session(algorithm, key, provider), used, bytes(key), self._sealed)
+    def aead(self, algorithm: Aead, key: Buffer, provider: str | None = None, hardware: Hardware = Hardware.ANY) -> AeadHandle:
+        handle = _Watched(self, self._number(), key, provider is not None, algorithm)
+        handle.used = self._used.setdefault((algorithm.name, bytes(key)), {})
+        handle.told = self._sealed
+        return self._made(handle, provider, hardware)
 
 
-class _Watched:
-    def __init__(self, session: CryptoSession, used: dict[int, int], key: bytes, sealed: Sealed | None) -> None:
-        self._session = session
-        self._used = used
-        self._key = key
-        self._sealed = sealed
-        self.close = session.close
-        self.open_many = session.open_many
+class _Watched(AeadHandle):
+    __slots__ = ("_seal", "told", "used")
 
-    @property
-    def algorithm(self) -> Algorithm:
-        return self._session.algorithm
+    told: Sealed | None
+    used: dict[int, int]
 
-    def seal_many(self, nonces: Sequence[Buffer], plaintexts: Sequence[Buffer], aads: Sequence[Buffer]) -> list[bytes]:
+    def _attach(self, session: AeadSession, guarded: bool) -> None:
+        super()._attach(session, guarded)
+        self._seal = self.seal_many
+        self.seal_many = self._sealed
+
+    def _sealed(self, nonces: Sequence[Buffer], plaintexts: Sequence[Buffer], aads: Sequence[Buffer]) -> list[bytes]:
         for path, number in map(NONCE.unpack, nonces):
             # The numbers of a path only rise, so that one number remembers all that were used.
-            if number <= self._used.get(path, -1):
+            if number <= self.used.get(path, -1):
                 raise NonceReused(f"path {path}, number {number}")
-            self._used[path] = number
-        if self._sealed is not None:
+            self.used[path] = number
+        if self.told is not None:
             for nonce, plaintext in zip(nonces, plaintexts, strict=True):
-                self._sealed[self._key, bytes(nonce)] = crc32(plaintext)
-        return self._session.seal_many(nonces, plaintexts, aads)
+                self.told[bytes(self._key), bytes(nonce)] = crc32(plaintext)
+        return self._seal(nonces, plaintexts, aads)
 
 
 @attrs.define(eq=False)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from stack.crypto.api import AES_128_GCM, AES_256_GCM, CHACHA20_POLY1305
+from stack.crypto.algorithms import AES_128_GCM, AES_256_GCM, CHACHA20_POLY1305
 
 CPUINFO = "/proc/cpuinfo"
 _AES = ({"aes", "pclmulqdq"}, {"aes", "pmull"})

@@ -29,6 +29,7 @@ from qnetpy.qos import QosError, parse_choice
 from qnetpy.reach import gossip
 from qnetpy.settings import SettingsError
 from qnetpy.testing.fuzz import layer2, machines, seam, soliciting
+from qnetpy.testing.fuzz.cryptodev import cryptodev, cryptodev_formats
 from resmgr import iomsg, iorequest, message
 from resmgr.errors import BadMessage, ResmgrError
 from resmgr.procmgr import message as spawn
@@ -383,6 +384,8 @@ TARGETS: Mapping[str, Target] = {
     "bpdus": lambda data: layer2.bpdus(list(items(data))),
     "slow": lambda data: layer2.slow(list(items(data))),
     "bridge": lambda data: layer2.bridge(list(items(data))),
+    "cryptodev": lambda data: cryptodev(list(items(data))),
+    "cryptodev_formats": cryptodev_formats,
 }
 """By the name of the folder of their corpus."""
 REFUSALS = (BadMessage, BadFrame)

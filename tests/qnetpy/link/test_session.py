@@ -11,11 +11,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from qnetpy.link.constants import ATTEMPT_TIMEOUT, DONE_LIFETIME, PACKET_NUMBER_MAX, REKEY_AFTER, REKEY_STAGGER, REPLAY_WINDOW
+from qnetpy.link.party import SUITES
 from qnetpy.link.session import KeysExhausted, RekeyPolicy, Role, Session, Sessions
 from qnetpy.link.wire import DATA_HEADER, sort_frames
 from resmgr.dispatch import Buffer
 from resmgr.errors import Misuse
-from stack.crypto import api
+from stack.crypto import algorithms as known
+from stack.crypto.api import AeadSession
 from stack.crypto.registry import standard_crypto
 
 ETHERNET = bytes(range(14))
@@ -25,7 +27,7 @@ CRYPTO = standard_crypto()
 class Watched:
     """A real crypto session that remembers the nonces it sealed with."""
 
-    def __init__(self, session: api.Session) -> None:
+    def __init__(self, session: AeadSession) -> None:
         self.session = session
         self.nonces: list[bytes] = []
         self.opened = 0
@@ -33,7 +35,7 @@ class Watched:
         self.closed = False
 
     @property
-    def algorithm(self) -> api.Algorithm:
+    def algorithm(self) -> known.Aead:
         return self.session.algorithm
 
     def seal_many(self, nonces: Sequence[Buffer], plaintexts: Sequence[Buffer], aads: Sequence[Buffer]) -> list[bytes]:
@@ -49,11 +51,11 @@ class Watched:
         self.session.close()
 
 
-def keys(algorithm: api.Algorithm = api.AES_128_GCM, value: int = 1) -> api.Session:
-    return CRYPTO.session(algorithm, bytes([value]) * algorithm.key_size)
+def keys(algorithm: known.Aead = known.AES_128_GCM, value: int = 1) -> AeadSession:
+    return CRYPTO.aead(algorithm, bytes([value]) * algorithm.key_size)
 
 
-def pair(algorithm: api.Algorithm = api.AES_128_GCM, now: float = 0.0) -> tuple[Session, Session]:
+def pair(algorithm: known.Aead = known.AES_128_GCM, now: float = 0.0) -> tuple[Session, Session]:
     return (
         Session(keys(algorithm, 1), keys(algorithm, 2), 11, 22, Role.INITIATOR, now),
         Session(keys(algorithm, 2), keys(algorithm, 1), 22, 11, Role.RESPONDER, now),
@@ -64,8 +66,8 @@ def deliver(session: Session, frames: Sequence[Buffer]) -> list[tuple[int, bytes
     return [item for group in sort_frames([memoryview(frame) for frame in frames]).data for item in session.open(group)]
 
 
-@pytest.mark.parametrize("algorithm", api.ALGORITHMS, ids=lambda algorithm: algorithm.name)
-def test_what_is_sealed_is_opened(algorithm: api.Algorithm) -> None:
+@pytest.mark.parametrize("algorithm", SUITES.values(), ids=lambda algorithm: algorithm.name)
+def test_what_is_sealed_is_opened(algorithm: known.Aead) -> None:
     one, two = pair(algorithm)
     packets = [bytes([n]) * size for n, size in enumerate((0, 1, 45, 1400, 8900, 65519))]
     frames = one.seal(ETHERNET, 3, 100, packets)
@@ -250,8 +252,8 @@ def test_rekey_is_due_by_time_frames_and_failures() -> None:
     assert sessions.rekey_due(1.0) == "failures"
 
 
-@pytest.mark.parametrize("algorithm", api.ALGORITHMS, ids=lambda algorithm: algorithm.name)
-def test_rekey_is_due_well_before_the_limits(algorithm: api.Algorithm) -> None:
+@pytest.mark.parametrize("algorithm", SUITES.values(), ids=lambda algorithm: algorithm.name)
+def test_rekey_is_due_well_before_the_limits(algorithm: known.Aead) -> None:
     one, two = pair(algorithm)
     for session in (one, two):
         session.counters.sealed = int(session.seal_limit * 0.6)

@@ -1,0 +1,105 @@
+"""Requests to `/dev/crypto` under way: what an opening has, what a request is charged to, and which call a batch is."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Sequence
+
+from resmgr.channel import Message
+from resmgr.dispatch import Buffer
+from resmgr.errors import Misuse
+from stack.crypto.handles import AeadHandle, CipherHandle, HashHandle, MacHandle
+from stack.crypto.jobs import Jobs
+from stack.crypto.registry import NotServed
+from stack.cryptodev.protocol import Operation, pack_results
+from stack.managers.accounts import Account, Accounts
+
+Session = AeadHandle | CipherHandle | MacHandle | HashHandle
+
+
+class Opening:
+    """One opening of the device, and its sessions by number."""
+
+    def __init__(self) -> None:
+        self.sessions: dict[int, Session] = {}
+        self.account: Account | None = None
+        self.next = 1
+
+
+class Request:
+    """A request under way, charged to its user until it is answered."""
+
+    def __init__(
+        self,
+        accounts: Accounts,
+        failed: Callable[[Message, BaseException], None],
+        message: Message,
+        opening: Opening,
+        account: Account,
+    ) -> None:
+        """*failed* answers a message with what an error means."""
+        self._accounts = accounts
+        self._failed = failed
+        self.message = message
+        self.size = message.msglen
+        self.opening = opening
+        self.account = account
+
+    def answer(self, status: int, *data: Buffer) -> None:
+        """Once, or `fail` once. A client that gave up has been answered already."""
+        self._accounts.end(self.account, self.size)
+        if not self.message.answered:
+            self.message.reply(status, *data)
+
+    def fail(self, error: BaseException) -> None:
+        self._accounts.end(self.account, self.size)
+        if not self.message.answered:
+            self._failed(self.message, told_as(error))
+
+    def done(self, results: Sequence[Buffer | None] | Sequence[bool] | BaseException) -> None:
+        """The end of a batch."""
+        if isinstance(results, BaseException):
+            self.fail(results)
+        else:
+            self.answer(0, pack_results([b"" if one is True else None if one is False else one for one in results]))
+
+
+def told_as(error: BaseException) -> BaseException:
+    """*error* as the client is told of it: what it did wrong is not this program's mistake."""
+    if isinstance(error, Misuse):
+        return OSError(errno.EINVAL, str(error))
+    if isinstance(error, NotServed):
+        return OSError(errno.EOPNOTSUPP, str(error))
+    return error
+
+
+def each(session: Session) -> int:
+    """Bytes that each item's result has, or has more than its data."""
+    if isinstance(session, MacHandle):
+        return session.tag_size
+    if isinstance(session, HashHandle):
+        return session.algorithm.digest_size
+    return session.algorithm.tag_size if isinstance(session, AeadHandle) else 0
+
+
+Work = Callable[[Jobs, Callable[[Sequence[Buffer | None] | Sequence[bool] | BaseException], None]], None]
+
+
+def work_of(session: Session, operation: int, nonces: list[memoryview], aads: list[memoryview], items: list[memoryview]) -> Work:
+    """What to give to the jobs. Misuse when the session is of another kind."""
+    match session, operation:
+        case AeadHandle(), Operation.SEAL:
+            return lambda jobs, done: session.seal_later(jobs, nonces, items, aads, done)
+        case AeadHandle(), Operation.OPEN:
+            return lambda jobs, done: session.open_later(jobs, nonces, items, aads, done)
+        case CipherHandle(), Operation.ENCRYPT:
+            return lambda jobs, done: session.encrypt_later(jobs, nonces, items, done)
+        case CipherHandle(), Operation.DECRYPT:
+            return lambda jobs, done: session.decrypt_later(jobs, nonces, items, done)
+        case MacHandle(), Operation.TAG:
+            return lambda jobs, done: session.tag_later(jobs, items, done)
+        case MacHandle(), Operation.VERIFY:
+            return lambda jobs, done: session.verify_later(jobs, aads, items, done)
+        case HashHandle(), Operation.DIGEST:
+            return lambda jobs, done: session.digest_later(jobs, items, done)
+    raise Misuse(f"{session.algorithm.name} does not do that")

@@ -1,0 +1,391 @@
+"""/dev/crypto as clients see it, in virtual time: what it does, what it refuses, what it lets nobody take, and what is left when
+somebody is gone.
+"""
+
+from __future__ import annotations
+
+import errno
+import gc
+import logging
+import os
+import struct
+from collections.abc import Callable, Iterator
+
+import attrs
+import pytest
+
+from resmgr.access import Export, Policy
+from resmgr.channel import ClientInfo, Credentials, Nd
+from resmgr.dispatch import Buffer
+from resmgr.iomsg import Entry
+from resmgr.iorequest import pack_devctl
+from resmgr.system import System
+from resmgr.testing.ioclient import IoClient, fails
+from resmgr.testing.virtual import VirtualDispatch
+from stack.core.stack import Loaded, Stack
+from stack.crypto.algorithms import AEADS, ALGORITHMS, CIPHERS, HASHES, MACS, Hash
+from stack.crypto.api import Provider
+from stack.crypto.providers.openssl import Digests, OpenSSL
+from stack.cryptodev.protocol import (
+    BATCH_HEAD,
+    BATCH_MAX,
+    Command,
+    Operation,
+    SessionRequest,
+    pack_batch,
+    pack_free,
+    parse_listing,
+    parse_results,
+)
+from stack.managers.crypto import WAITING_MAX, Cryptodev
+
+KEY = bytes(range(16))
+NONCE = bytes(12)
+
+
+@attrs.define
+class User:
+    """A client with the device open."""
+
+    client: IoClient
+    entry: Entry
+
+    def command(self, command: int, data: bytes, reply_len: int = 2 << 20) -> tuple[int, Buffer]:
+        return self.client.send(self.entry.target, (pack_devctl(self.entry.ocb, command, data),), reply_len)
+
+    def session(self, name: str = "aes-128-gcm", key: bytes = KEY, tag: int = 0, hardware: str = "any") -> int:
+        return self.command(Command.SESSION, SessionRequest(name, key, tag, hardware).pack())[0]
+
+    def batch(
+        self, session: int, operation: Operation, nonces: list[bytes], aads: list[bytes], items: list[bytes], reply_len: int = 2 << 20
+    ) -> list[bytes | None]:
+        _, data = self.command(Command.BATCH, b"".join(pack_batch(session, operation, nonces, aads, items)), reply_len)
+        return parse_results(data, len(items))
+
+    def seal(self, session: int, text: bytes = b"text") -> bytes | None:
+        return self.batch(session, Operation.SEAL, [NONCE], [b""], [text])[0]
+
+    def later(self, session: int, size: int, answers: list[int]) -> Callable[[], None]:
+        """A digest of *size* bytes under way; the result lets it give up."""
+        data = pack_devctl(self.entry.ocb, Command.BATCH, b"".join(pack_batch(session, Operation.DIGEST, [], [], [bytes(size)])))
+        pending = self.client.connection(self.entry.target).submit((data,), 1000, lambda status, _: answers.append(status))
+        assert pending is not None
+        return pending.unblock
+
+
+class Rig:
+    def __init__(self, options: str = "") -> None:
+        self.dispatch = VirtualDispatch(1)
+        self.system = System(self.dispatch, "here")
+        self.stack = Stack(self.system, lambda size: bytes(size))
+        self.loaded: Loaded = self.stack.load("stack.managers.crypto", options)
+        attached = self.loaded.attached
+        assert isinstance(attached, Cryptodev)
+        self.manager = attached.manager
+
+    def run(self, goal: Callable[[], bool]) -> None:
+        self.dispatch.run_until(goal)
+
+    def user(self, uid: int = 1000, nd: int = 0, flags: int = os.O_RDWR) -> User:
+        client = IoClient(self.system.kernel, Credentials(uid, uid), run=self.run)
+        for target in (client.root, self.manager.target):
+            connection = client.connection(target)
+            if nd:
+                connection.info = ClientInfo(Nd(nd), "other", frozenset(), Credentials(uid, uid), connection.coid)
+        return User(client, client.open(b"dev/crypto", flags))
+
+    def export(self, *verbs: str) -> None:
+        exports = (Export("/dev/crypto", verbs),) if verbs else ()
+        self.system.set_policy(Policy(self.system.accounts, exports=exports))
+
+
+@pytest.fixture
+def rig() -> Iterator[Rig]:
+    made = Rig()
+    yield made
+    made.stack.close()
+    made.system.close()
+    assert made.stack.crypto.sessions == 0
+
+
+def test_reading_lists_what_there_is(rig: Rig) -> None:
+    client = IoClient(rig.system.kernel, Credentials(4000, 4000))
+    entry = client.open(b"dev/crypto")
+    listed = parse_listing(bytes(client.read(entry.target, entry.ocb, 0, 65536)))
+    assert [one.name for one in listed] == [one.name for one in ALGORITHMS]
+    assert {one.provider for one in listed} == {"openssl"}
+    assert client.stat(entry.target, entry.ocb).mode == 0o020666
+    with fails(errno.EBADF):
+        client.send(entry.target, (pack_devctl(entry.ocb, Command.SESSION, b""),))
+    with fails(errno.ENOTDIR):
+        client.open(b"x", handle=0, target=rig.manager.target)
+
+
+def test_every_algorithm_gives_what_the_api_gives(rig: Rig) -> None:
+    user, right = rig.user(), OpenSSL()
+    items = [b"", b"text", bytes(70_000)]
+    for aead in AEADS:
+        key = bytes(aead.key_size)
+        nonces, aads = [bytes([number]) * aead.nonce_size for number in range(3)], [b"", b"head", bytes(20)]
+        items_now = [one[: aead.plaintext_max] for one in items]
+        session = user.session(aead.name, key)
+        sealed = right.aead(aead, key).seal_many(nonces, items_now, aads)
+        assert user.batch(session, Operation.SEAL, nonces, aads, items_now) == sealed
+        assert user.batch(session, Operation.OPEN, nonces, aads, [sealed[0], b"short", sealed[2]]) == [items_now[0], None, items_now[2]]
+    for cipher in CIPHERS:
+        blocks = [bytes([number]) * 16 for number in range(3)]
+        session = user.session(cipher.name, bytes(cipher.key_size))
+        made = right.cipher(cipher, bytes(cipher.key_size)).encrypt_many(blocks, items)
+        assert user.batch(session, Operation.ENCRYPT, blocks, [], items) == made
+        assert user.batch(session, Operation.DECRYPT, blocks, [], made) == items
+    for mac in MACS:
+        session = user.session(mac.name, bytes(mac.key_max), mac.tag_min)
+        tags = right.mac(mac, bytes(mac.key_max), mac.tag_min).tag_many(items)
+        assert user.batch(session, Operation.TAG, [], [], items) == tags
+        assert user.batch(session, Operation.VERIFY, [], items, [tags[0], tags[0], tags[2]]) == [b"", None, b""]
+    for algorithm in HASHES:
+        session = user.session(algorithm.name, b"")
+        assert user.batch(session, Operation.DIGEST, [], [], items) == right.hash(algorithm).digest_many(items)
+    assert (rig.manager.jobs.threaded, rig.manager.jobs.inline) == (2 * len((*AEADS, *CIPHERS, *MACS)) + len(HASHES), 0)
+    assert user.batch(session, Operation.DIGEST, [], [], items[:2]) == right.hash(algorithm).digest_many(items[:2])
+    assert rig.manager.jobs.inline == 1
+    assert rig.stack.crypto.sessions == len(ALGORITHMS)
+
+
+def test_what_is_wrong_is_an_errno_and_costs_nothing(rig: Rig) -> None:
+    user = rig.user()
+    session, digest = user.session(), user.session("sha256", b"")
+    for name, key, tag, hardware, code in (
+        ("rot13", KEY, 0, "any", errno.ENOENT),
+        ("aes-128-gcm", KEY[:15], 0, "any", errno.EINVAL),
+        ("aes-128-gcm", KEY, 4, "any", errno.EINVAL),
+        ("sha256", KEY, 0, "any", errno.EINVAL),
+        ("hmac-sha256", KEY, 9, "any", errno.EINVAL),
+        ("aes-128-gcm", KEY, 0, "only", errno.EOPNOTSUPP),
+    ):
+        with fails(code):
+            user.session(name, key, tag, hardware)
+    for operation in (Operation.OPEN, Operation.ENCRYPT, Operation.TAG, Operation.VERIFY, Operation.SEAL):
+        with fails(errno.EINVAL):
+            user.batch(digest, operation, [], [], [b"x"])
+    with fails(errno.EBADMSG):
+        user.batch(session, Operation.SEAL, [NONCE[:11]], [b""], [b"x"])
+    with fails(errno.EINVAL):
+        user.batch(user.session("ccmp-128"), Operation.SEAL, [bytes(13)], [b""], [bytes(65536)])
+    with fails(errno.EMSGSIZE):
+        user.batch(session, Operation.SEAL, [NONCE], [b""], [b"text"], reply_len=4 + 4 + 15)
+    with fails(errno.EMSGSIZE):
+        user.batch(digest, Operation.DIGEST, [], [], [bytes(BATCH_MAX + 64)])
+    for number in (0, 99):
+        with fails(errno.EBADF):
+            user.seal(number)
+        with fails(errno.EBADF):
+            user.command(Command.FREE, pack_free(number))
+    with fails(errno.ENOTTY):
+        user.command(9, b"")
+    for command in (Command.SESSION, Command.FREE, Command.BATCH):
+        with fails(errno.EBADMSG):
+            user.command(command, b"\1")
+    with fails(errno.EBADMSG):
+        user.command(Command.BATCH, BATCH_HEAD.pack(session, 1, 1000) + struct.pack("!II", 2**32 - 1, 2**32 - 1) * 1000)
+    assert user.batch(digest, Operation.DIGEST, [], [], []) == []
+    assert rig.manager.accounts.inflight == 0
+    assert rig.manager.counters["bad_message"] == 5
+    assert rig.manager.counters["failed"] == 0
+    assert len(user.seal(session) or b"") == 20
+
+
+def test_sessions_are_for_one_opening_and_end_with_it(rig: Rig) -> None:
+    one, other = rig.user(), rig.user(2000)
+    number = one.session()
+    mine = rig.manager._device
+    assert mine is not None
+    with fails(errno.EBADF):
+        other.seal(number)
+    second = rig.user()
+    with fails(errno.EBADF):
+        second.seal(number)
+    one.command(Command.FREE, pack_free(number))
+    with fails(errno.EBADF):
+        one.seal(number)
+    keys = []
+    for user in (one, other, second):
+        user.session()
+        user.session("hmac-sha256")
+    for handle in list(rig.stack.crypto._handles.values()):
+        keys.append(handle._key)  # type: ignore[attr-defined]  # only handles are in there
+    del handle
+    assert (rig.stack.crypto.sessions, rig.manager.accounts.things) == (6, 6)
+    one.client.close(one.entry.target, one.entry.ocb)
+    assert rig.stack.crypto.sessions == 4
+    other.client.close_all()  # its program is gone
+    assert rig.stack.crypto.sessions == 2
+    rig.stack.unload(rig.loaded)
+    assert (rig.stack.crypto.sessions, rig.manager.accounts.things) == (0, 0)
+    assert {bytes(key) for key in keys} == {bytes(16)}
+    with fails(errno.EBADF):
+        second.session()
+    with fails(errno.ENOENT):
+        rig.user()
+
+
+def test_limits_are_per_user() -> None:
+    rig = Rig("sessions=3,inflight=100k")
+    one, again, other = rig.user(), rig.user(), rig.user(2000)
+    for _ in range(3):
+        digest = one.session("sha256", b"")
+    for user in (one, again):
+        with fails(errno.EMFILE):
+            user.session()
+    assert other.session("sha256", b"") == 1
+    # Under way: virtual time begins threaded work at once and tells of it later.
+    answers: list[int] = []
+    one.later(digest, 60_000, answers)
+    with fails(errno.EAGAIN):
+        one.batch(digest, Operation.DIGEST, [], [], [bytes(60_000)])
+    assert len(other.batch(1, Operation.DIGEST, [], [], [bytes(60_000)])) == 1
+    assert answers == [0]
+    assert one.batch(digest, Operation.DIGEST, [], [], [bytes(60_000)])
+    assert rig.manager.accounts.refused == {"things": 2, "inflight": 1, "users": 0}
+    assert rig.manager.accounts.inflight == 0
+    rig.stack.close()
+    rig.system.close()
+
+
+def test_work_beyond_the_rate_waits_its_turn() -> None:
+    rig = Rig("rate=1000,inflight=64M")
+    user, other = rig.user(), rig.user(2000)
+    digest, others = user.session("sha256", b""), other.session("sha256", b"")
+    answers: list[int] = []
+    begin = rig.dispatch.time
+    size = 400_000  # 1 + 1 + 97 units, of 2048 at once
+    giving_up = [user.later(digest, size, answers) for _ in range(40)]
+    # What fits the burst is done; somebody else is not held up.
+    assert len(other.batch(others, Operation.DIGEST, [], [], [bytes(size)])) == 1
+    assert rig.dispatch.time - begin < 0.01
+    assert len(answers) == 20
+    assert rig.manager.counters["waited"] == 20
+    giving_up[39]()
+    giving_up[21]()
+    assert answers[20:] == [-errno.EINTR, -errno.EINTR]
+    for _ in range(WAITING_MAX - 20):
+        user.later(digest, 10, answers)
+    with fails(errno.EAGAIN):
+        user.batch(digest, Operation.DIGEST, [], [], [b"x"])
+    rig.dispatch.run_until(lambda: len(answers) == 40 + WAITING_MAX - 20)
+    assert 1.7 < rig.dispatch.time - begin < 2.0
+    assert answers.count(0) == len(answers) - 2
+    assert (rig.manager.accounts.inflight, rig.manager._lines) == (0, {})
+    # A client that is gone while its work waits takes nothing from the next.
+    for _ in range(40):
+        user.later(digest, size, answers)
+    user.client.close_all()
+    rig.dispatch.run_for(10.0)
+    assert (rig.manager.accounts.inflight, rig.manager._lines, rig.manager.accounts.things) == (0, {}, 1)
+    rig.stack.close()
+    rig.system.close()
+
+
+def test_other_nodes_need_an_export_at_each_request(rig: Rig) -> None:
+    with fails(errno.EACCES):
+        rig.user(nd=5)
+    rig.export("read")
+    reader = rig.user(nd=5, flags=os.O_RDONLY)
+    assert parse_listing(bytes(reader.client.read(reader.entry.target, reader.entry.ocb, 0, 65536)))
+    user = rig.user(nd=5)
+    with fails(errno.EACCES):
+        user.session()
+    rig.export("read", "write")
+    session = user.session()
+    assert user.seal(session)
+    rig.export("read")
+    with fails(errno.EACCES):
+        user.seal(session)
+    rig.export()
+    with fails(errno.EACCES):
+        user.seal(session)
+    with fails(errno.EACCES):
+        reader.client.read(reader.entry.target, reader.entry.ocb, 0, 65536)
+    assert rig.manager.accounts.inflight == 0
+    assert rig.user().session() == 1
+    # Two nodes' users of one number are two users.
+    assert len(rig.manager.accounts) == 2
+
+
+def test_sessions_move_with_the_rest(rig: Rig) -> None:
+    class Other(OpenSSL):
+        name = "other"
+
+    def other() -> Provider:
+        return Other()
+
+    rig.stack.crypto.add("other", other)
+    user = rig.user()
+    session = user.session()
+    before = user.seal(session)
+    assert rig.stack.crypto.use("other").moved == 1
+    assert user.seal(session) == before
+    listed = parse_listing(bytes(user.client.read(user.entry.target, user.entry.ocb, 0, 65536)))
+    assert {one.provider for one in listed} == {"other"}
+    rig.stack.crypto.remove("other")
+    assert user.seal(session) == before
+
+
+def test_loaded_and_unloaded_a_thousand_times_under_traffic() -> None:
+    """Sessions, batches in threads and batches that wait: nothing of a round is there after it, and what was under way is answered."""
+    rig = Rig("rate=8000")
+    rig.stack.unload(rig.loaded)
+    client = IoClient(rig.system.kernel, Credentials(1000, 1000), run=rig.run)
+    answers: list[int] = []
+    held = 0
+    for number in range(1000):
+        loaded = rig.stack.load("stack.managers.crypto", "rate=8000")
+        user = User(client, client.open(b"dev/crypto", os.O_RDWR))
+        user.session()
+        digest = user.session("sha256", b"")
+        for size in (10, 60_000, 600_000, 600_000):
+            user.later(digest, size, answers)
+        rig.stack.unload(loaded)
+        rig.dispatch.run_for(0.001)
+        client.close_all()
+        assert len(answers) == 4 * (number + 1)
+        assert rig.stack.crypto.sessions == 0
+        if number == 20:
+            gc.collect()
+            held = len(gc.get_objects())
+            assert rig.system._guarded
+            guarded = len(rig.system._guarded)
+    gc.collect()
+    assert len(gc.get_objects()) < held + 200
+    assert len(rig.system._guarded) == guarded
+    rig.stack.close()
+    rig.system.close()
+
+
+def test_a_provider_that_breaks_is_an_error_and_not_more(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+    class Broken(OpenSSL):
+        name = "broken"
+
+        def hash(self, algorithm: Hash) -> Digests:
+            return Digests(algorithm, lambda item: b""[9:10] or bytes(1 // len(item)))
+
+    rig.stack.crypto.add("broken", Broken)
+    user = rig.user()
+    digest = user.session("sha256", b"")
+    rig.stack.crypto.use("broken")
+    for size in (0, 0):
+        with caplog.at_level(logging.ERROR), fails(errno.EIO):
+            user.batch(digest, Operation.DIGEST, [], [], [bytes(size)])
+    assert "ZeroDivisionError" in caplog.text
+    assert rig.manager.counters["failed"] == 2
+    assert rig.manager.accounts.inflight == 0
+    rig.stack.crypto.remove("broken")
+    assert user.batch(digest, Operation.DIGEST, [], [], [b""])
+
+
+def test_under_another_prefix(rig: Rig) -> None:
+    rig.stack.load("stack.managers.crypto", "prefix=/alt,mode=0o600")
+    client = IoClient(rig.system.kernel, Credentials(0, 0))
+    assert client.open(b"alt/dev/crypto", os.O_RDWR).attr is not None
+    with fails(errno.EACCES):
+        IoClient(rig.system.kernel, Credentials(1000, 1000)).open(b"alt/dev/crypto", os.O_RDWR)
