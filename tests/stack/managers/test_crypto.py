@@ -22,7 +22,8 @@ from resmgr.iorequest import pack_devctl
 from resmgr.system import System
 from resmgr.testing.ioclient import IoClient, fails
 from resmgr.testing.virtual import VirtualDispatch
-from stack.core.stack import Loaded, Stack
+from stack.core.loaded import Loaded
+from stack.core.stack import Stack
 from stack.crypto.algorithms import AEADS, ALGORITHMS, CIPHERS, HASHES, MACS, Hash
 from stack.crypto.api import Provider
 from stack.crypto.providers.openssl import Digests, OpenSSL
