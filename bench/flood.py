@@ -34,7 +34,17 @@ from qnetpy.cluster.handle import running
 from qnetpy.testing.attack import record
 from qnetpy.testing.floodtrial import OTHER, RECORDED, TOPOLOGY, VICTIM, Trial, start
 
-KINDS = ("noise", "bad-mac", "bad-mac-spoofed", "initiation", "initiation-spoofed", "data", "data-unknown", "data-forged")
+KINDS = (
+    "noise",
+    "bad-mac",
+    "bad-mac-spoofed",
+    "solicitation-made-up",
+    "initiation",
+    "initiation-spoofed",
+    "data",
+    "data-unknown",
+    "data-forged",
+)
 IDLE = 2.0
 GROWTH_MAX = 16384
 """KiB, by which the victim may grow: more data in flight makes it use more of its heap. 50 bytes a frame would be more in 5 s."""

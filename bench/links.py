@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import link_peers
-from run import CLIENT, NONE, SERVER, Bench, Figures, Measured
+from run import CLIENT, NONE, SERVER, Bench, Figures, Measured, Result
 
 from qnetpy.cluster.handle import Cluster
 
@@ -87,8 +87,8 @@ class Links(Bench):
         for verb, way in (("beside-out", "as the questions"), ("beside-in", "as the answers")):
             found = [self.ours(verb, GIBIBYTE // BULK, BULK)(number)[0] for number in range(self.runs)]
             middle = {name: statistics.median(figures[name] for figures in found) for name in BESIDE}  # type: ignore[literal-required]
-            self.report(
-                self.result(
+            self.here(
+                Result(
                     f"embedded: message 64 B and back, beside 1 GiB the same way {way}",
                     "us",
                     middle["p50"],

@@ -168,8 +168,8 @@ class PathBench(Links):
             with self.mptcp():
                 yours, _ = self.failures(trouble, *theirs)
             wrong = ", ".join(f"{number} {what}" for what, number in told.items() if number)
-            self.report(
-                self.result(
+            self.here(
+                Result(
                     f"embedded: longest pause when a path is {name}, {FAILURES} times",
                     "ms",
                     statistics.median(mine),

@@ -21,6 +21,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypedDict
 
+import attrs
+
 sys.path.insert(0, str(Path(__file__).parent))
 
 import peers
@@ -52,26 +54,37 @@ verbs = ["read", "write"]
 REMOTE, MOUNT = f"/net/{SERVER}/tmp/bench", "/tmp/bench-mount"
 
 
-class Result(TypedDict):
-    """One line of the table. `ratio` is ours to the peer's, above 1 is better for rates and worse for times. Without a peer, ours is
-    compared with ours in another state. `code`: what daemons run."""
+NONE: dict[str, float] = {"cpu_seconds": 0.0, "context_switches": 0.0}
+
+
+@attrs.frozen
+class Result:
+    """One line of the table. Without a peer, ours is compared with ours in another state. `code`: what daemons run."""
 
     what: str
-    mtu: int
-    placement: str
     unit: str
-    peer: str
     ours: float
-    ours_p99: float | None
-    theirs: float | None
-    theirs_p99: float | None
-    ratio: float | None
-    target: str
-    met: bool | None
-    ours_usage: dict[str, float]
-    theirs_usage: dict[str, float]
-    code: str
-    note: str
+    peer: str = ""
+    theirs: float | None = None
+    ours_p99: float | None = attrs.field(default=None, kw_only=True)
+    theirs_p99: float | None = attrs.field(default=None, kw_only=True)
+    target: str = attrs.field(default="", kw_only=True)
+    met: bool | None = attrs.field(default=None, kw_only=True)
+    note: str = attrs.field(default="", kw_only=True)
+    mtu: int = attrs.field(default=0, kw_only=True)
+    placement: str = attrs.field(default="one core", kw_only=True)
+    code: str = attrs.field(default="", kw_only=True)
+    ours_usage: dict[str, float] = attrs.field(default=NONE, kw_only=True)
+    theirs_usage: dict[str, float] = attrs.field(default=NONE, kw_only=True)
+
+    @property
+    def ratio(self) -> float | None:
+        """Ours to the peer's, above 1 is better for rates and worse for times."""
+        return self.ours / self.theirs if self.theirs else None
+
+    def told(self) -> dict[str, object]:
+        """For JSON."""
+        return attrs.asdict(self) | {"ratio": self.ratio}
 
 
 class Figures(TypedDict, total=False):
@@ -85,45 +98,7 @@ class Figures(TypedDict, total=False):
     alone_p99: float
 
 
-NONE: dict[str, float] = {"cpu_seconds": 0.0, "context_switches": 0.0}
 Measured = tuple[Figures, dict[str, float]]
-
-
-def line(
-    what: str,
-    mtu: int,
-    placement: str,
-    unit: str,
-    ours: float,
-    peer: str = "",
-    theirs: float | None = None,
-    *,
-    ours_p99: float | None = None,
-    theirs_p99: float | None = None,
-    target: str = "",
-    met: bool | None = None,
-    note: str = "",
-    code: str = "",
-) -> Result:
-    """A line of the table."""
-    return Result(
-        what=what,
-        mtu=mtu,
-        placement=placement,
-        unit=unit,
-        peer=peer,
-        ours=ours,
-        ours_p99=ours_p99,
-        theirs=theirs,
-        theirs_p99=theirs_p99,
-        ratio=ours / theirs if theirs else None,
-        target=target,
-        met=met,
-        ours_usage=NONE,
-        theirs_usage=NONE,
-        code=code,
-        note=note,
-    )
 
 
 class Bench:
@@ -215,39 +190,25 @@ class Bench:
         assert their is not None
         ratio = our / their
         met = None if target is None else ratio <= target[1] if target[0] == "<=" else ratio >= target[1]
-        line = self.result(
-            what,
-            unit,
-            our,
-            peer,
-            their,
-            ours_p99=median("ours", "p99"),
-            theirs_p99=median("theirs", "p99"),
-            target="" if target is None else f"{target[0]} {target[1]:g}",
-            met=met,
+        self.here(
+            Result(
+                what,
+                unit,
+                our,
+                peer,
+                their,
+                ours_p99=median("ours", "p99"),
+                theirs_p99=median("theirs", "p99"),
+                target="" if target is None else f"{target[0]} {target[1]:g}",
+                met=met,
+                ours_usage=used["ours"],
+                theirs_usage=used["theirs"],
+            )
         )
-        line["ours_usage"], line["theirs_usage"] = used["ours"], used["theirs"]
-        self.report(line)
 
-    def result(
-        self,
-        what: str,
-        unit: str,
-        ours: float,
-        peer: str = "",
-        theirs: float | None = None,
-        *,
-        ours_p99: float | None = None,
-        theirs_p99: float | None = None,
-        target: str = "",
-        met: bool | None = None,
-        note: str = "",
-    ) -> Result:
-        """A line of the table."""
-        return line(
-            what, self.mtu, self.placement, unit, ours, peer, theirs, ours_p99=ours_p99, theirs_p99=theirs_p99, target=target, met=met,
-            note=note, code=self.code,
-        )  # fmt: skip
+    def here(self, result: Result) -> None:
+        """Report a figure of this cluster as it is placed now."""
+        self.report(attrs.evolve(result, mtu=self.mtu, placement=self.placement, code=self.code))
 
     def messages(self, count: int) -> None:
         address = self.cluster.address(SERVER)
@@ -339,18 +300,18 @@ def row(result: Result) -> list[str]:
     def number(value: float | None) -> str:
         return "" if value is None else f"{value:.3g}" if value < 100 else f"{value:.0f}"
 
-    mark = {None: "", True: f"{result['target']} met", False: f"{result['target']} MISSED"}[result["met"]]
+    mark = {None: "", True: f"{result.target} met", False: f"{result.target} MISSED"}[result.met]
     cells = [
-        result["what"],
-        str(result["mtu"] or ""),
-        result["placement"],
-        f"{number(result['ours'])} {result['unit']}",
-        number(result["ours_p99"]),
+        result.what,
+        str(result.mtu or ""),
+        result.placement,
+        f"{number(result.ours)} {result.unit}",
+        number(result.ours_p99),
     ]
-    theirs = "" if result["theirs"] is None else f"{number(result['theirs'])} {result['unit']}"
-    cells += [result["peer"], theirs, number(result["theirs_p99"]), "" if result["ratio"] is None else f"{result['ratio']:.2f}", mark]
-    cells += [result["note"]]
-    for used in (result["ours_usage"], result["theirs_usage"]):
+    theirs = "" if result.theirs is None else f"{number(result.theirs)} {result.unit}"
+    cells += [result.peer, theirs, number(result.theirs_p99), "" if result.ratio is None else f"{result.ratio:.2f}", mark]
+    cells += [result.note]
+    for used in (result.ours_usage, result.theirs_usage):
         cells += [f"{used['cpu_seconds']:.2f}", f"{used['context_switches']:.0f}"]
     return cells
 
@@ -400,13 +361,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"qnet bench: {error}", file=sys.stderr)
         return 1
     if args.json:
-        print(json.dumps(results, indent=2))
+        print(json.dumps([result.told() for result in results], indent=2))
     else:
         from qnetpy.cli.output import table
 
         print("CPU s and switches: processor seconds and context switches of the daemons (and servers) of both nodes, ours then theirs\n")
         print(table([row(result) for result in results], HEADER))
-        print(f"\ndaemons: {' and '.join(sorted({result['code'] for result in results}))}")
+        print(f"\ndaemons: {' and '.join(sorted({result.code for result in results}))}")
     return 0
 
 

@@ -16,7 +16,7 @@ from types import BuiltinFunctionType, FunctionType, ModuleType
 
 import attrs
 import handshakes
-from run import Result, line
+from run import Result
 
 from qnetpy.testing.world import SimNode, World
 from resmgr.channel import PID_SYSTEM
@@ -116,10 +116,8 @@ def measure(report: Callable[[Result], None]) -> None:
         for what, ours, theirs in (("idle peer", found.idle, first.idle), ("peer after a message", found.used, first.used)):
             # The first row has what is there once for all peers as well.
             report(
-                line(
+                Result(
                     f"memory of an {what}, {peers:,}" if what.startswith("idle") else f"memory of a {what}, {peers:,}",
-                    0,
-                    "virtual",
                     "KiB",
                     ours,
                     "1 peer" if several else "",
@@ -127,6 +125,7 @@ def measure(report: Callable[[Result], None]) -> None:
                     target="<= 1.1" if several else "",
                     met=ours / theirs <= 1.1 if several else None,
                     note=f"idle {found.time * 1e6:.0f} us/s" if what.startswith("idle") else "",
+                    placement="virtual",
                     code=code,
                 )
             )
@@ -136,7 +135,7 @@ def measure(report: Callable[[Result], None]) -> None:
         ("handshakes, both ends, key known", known, "TLS 1.3 mutual", tls),
         ("handshakes, both ends, key known", known, "TLS 1.3 resumed", resumed),
     ):
-        report(line(what, 0, "one core", "/s", ours, peer, theirs, code=code))
+        report(Result(what, "/s", ours, peer, theirs, code=code))
 
 
 def main() -> None:

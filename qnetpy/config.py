@@ -142,10 +142,13 @@ class Qnet:
 
     ethertype: int = setting("Ethertype of our frames; the same on all nodes.", ETHERTYPE_DEFAULT)
     interfaces: tuple[str, ...] = setting("Ethernet interfaces to use. Empty: every one that is up at start. UDP is not bound to them.", ())
-    discovery: Literal["zeroconf", "static"] = setting(
-        "How nodes are found: zeroconf (mDNS, multicast DNS, on each interface) or only the static peers.", "zeroconf"
+    discovery: Literal["auto", "zeroconf", "ethernet", "static"] = setting(
+        "How nodes are found: zeroconf (mDNS, multicast DNS, on each interface that has an IP address), ethernet (frames of our own to all "
+        "on each Ethernet interface, no IP address needed), auto (both), or static: only the peers below, and nothing is sent to find "
+        "others or to be found.",
+        "auto",
     )
-    peers: tuple[StaticPeer, ...] = setting("Static peers; used besides zeroconf too.", ())
+    peers: tuple[StaticPeer, ...] = setting("Static peers; used besides whatever discovery says.", ())
     suites: tuple[Literal["aes-128-gcm", "chacha20-poly1305", "aes-256-gcm"], ...] = setting(
         "Ciphers this node accepts, best first. Both sides' lists are part of the handshake, so nobody can make them choose a worse one. "
         "Empty: aes-128-gcm, chacha20-poly1305, aes-256-gcm; without AES in the processor, chacha20-poly1305 first. "

@@ -68,7 +68,7 @@ def _link(qnet: Qnet, link: Link) -> Fact:
 
 def _keys(link: Link) -> Fact:
     """Frames under the keys in use, the last ones' included: what was sealed, opened, and refused for what reason."""
-    sessions = [session for session in (link.sessions.current, link.sessions.previous) if session is not None]
+    sessions = link.sessions.held
     names = [field.name for field in attrs.fields(SessionCounters)]
     return {name: sum(getattr(session.counters, name) for session in sessions) for name in names}
 

@@ -105,7 +105,7 @@ class LsmQnet:
         try:
             self._start(settings, identity.name, options.serve)
             membership = self._membership = Membership(context.dispatch, self.system.kernel, kept, keys, context.random)
-            zeroconf = ZeroconfDiscovery() if settings.qnet.discovery == "zeroconf" else None
+            zeroconf = ZeroconfDiscovery() if settings.qnet.discovery in ("auto", "zeroconf") else None
             sources = discovery(settings, zeroconf)
             qnet = self.qnet = Qnet(
                 *(context.stack, self.system, membership.keyring.identity, link_settings(settings), sources, context.random),
@@ -217,7 +217,7 @@ class LsmQnet:
         return told | {
             "suites": qnet.suites(),
             "handshake": dict(qnet.machine.handshake_counters),
-            "discovery": {} if zeroconf is None else zeroconf.facts(),
+            "discovery": ({} if zeroconf is None else zeroconf.facts()) | ({} if qnet.ethernet is None else qnet.ethernet.facts()),
             "flood": qnet.screen.facts(),
             "waiting": waiting,
             "membership": members,
@@ -272,6 +272,7 @@ def link_settings(settings: Config) -> QnetSettings:
     return QnetSettings(
         ethertype=settings.qnet.ethertype,
         interfaces=frozenset(settings.qnet.interfaces),
+        solicit=settings.qnet.discovery in ("auto", "ethernet"),
         suites=settings.qnet.suites or fast_suites(processor_flags()),
         timers=LinkTimers(timers.heartbeat, timers.suspect, timers.down),
         rekey=RekeyPolicy(after=timers.rekey),

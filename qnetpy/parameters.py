@@ -18,6 +18,8 @@ class QnetSettings:
 
     ethertype: int = attrs.field(default=0x88B5)
     interfaces: frozenset[str] = frozenset()
+    solicit: bool = False
+    """Look for nodes on Ethernets by our own frames, as `qnetpy.discovery.ethernet` does, and be found so."""
     suites: tuple[str, ...] = ()
     """Names in order of preference; empty: the handshake's own choice."""
     timers: LinkTimers = LinkTimers()

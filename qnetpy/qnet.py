@@ -16,10 +16,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from operator import itemgetter
 
+from qnetpy.discovery.ethernet import EthernetDiscovery
 from qnetpy.discovery.hint import TOKEN_LENGTH, Announcement, Discovery, Hint
 from qnetpy.discovery.hint import Interface as DiscoveryInterface
+from qnetpy.discovery.several import SeveralDiscovery
+from qnetpy.discovery.standing import Standing
 from qnetpy.identity.authority import NodeIdentity
 from qnetpy.identity.certificate import Certificate
+from qnetpy.identity.names import is_name
 from qnetpy.link.handshake import HandshakeMachine, everybody
 from qnetpy.link.machine import Link, LinkMachine
 from qnetpy.link.outcome import Failed, Reason
@@ -106,7 +110,12 @@ class Qnet:
         self._peers: dict[int, Peer] = {}
         self._up: dict[str, tuple[Node, Peer]] = {}
         """Nodes that have a link."""
-        self._discovery = discovery
+        self.ethernet: EthernetDiscovery | None = None
+        """Where it is looked for nodes without IP."""
+        if settings.solicit:
+            self.ethernet = EthernetDiscovery(stack, identity.secret, self._own_boot, self._boot_at, random)
+        self._discovery: Discovery = discovery if self.ethernet is None else SeveralDiscovery([discovery, self.ethernet])
+        self._standing = Standing()
         self._timer: Timer | None = None
         self._timer_at = 0.0
         self._flushing = False
@@ -127,7 +136,7 @@ class Qnet:
             rekey=settings.rekey,
             routes=self.route,
         )
-        self.netfs = NetFs(self._kernel, self.nodes, self.route_by, self._transit)
+        self.netfs = NetFs(self._kernel, self.nodes, self.route_by, self._transit, self._seek)
         self.reach = Reach(
             self._dispatch, system, identity.name, self._call, self._call_no_more, self._endpoint_of_node, random, self.counters
         )
@@ -149,8 +158,14 @@ class Qnet:
         if membership is not None:
             system.guard(membership.channel)
             membership.start(self)
-        discovery.start(self._dispatch, list(self._looked_on.values()), self.announcement, self._hint, self._hint_gone)
+        self._discovery.start(self._dispatch, list(self._looked_on.values()), self.announcement, self._hint, self._hint_gone)
         self.flush_later()
+
+    def _own_boot(self) -> bytes:
+        return self.boot_id
+
+    def _boot_at(self, address: Address) -> bytes:
+        return self.machine.boot_at(address)
 
     def _transit(self, info: ClientInfo) -> bool:
         """Whether a client of another node may see this node's /net, and go on from there."""
@@ -290,15 +305,31 @@ class Qnet:
 
     def _hint(self, hint: Hint) -> None:
         if hint.ethertype == self.settings.ethertype and hint.token != self.announcement.token:
+            left = self._standing.said(hint)
+            if left is not None:
+                self._call_no_more(left)
             if hint.mac:
                 self._call((hint.interface, hint.mac))
             if hint.port:
                 self.reach.hint(hint)
 
     def _hint_gone(self, hint: Hint) -> None:
-        if hint.mac:
-            self._call_no_more((hint.interface, hint.mac))
+        left = self._standing.gone(hint)
+        if left is not None:
+            self._call_no_more(left)
         self.reach.hint_gone(hint)
+
+    def solicited(self, address: Address, frame: memoryview) -> None:
+        """`Upcalls`."""
+        if self.ethernet is not None:
+            self.ethernet.heard(address, frame)
+        else:
+            self.machine.counters["solicitations_unheard"] += 1
+
+    def _seek(self, name: str) -> None:
+        """A program asked for a node that was never met."""
+        if self.ethernet is not None and is_name(name):
+            self.ethernet.seek()
 
     def _call(self, address: Address) -> None:
         self.machine.hint(address, self.now())
@@ -459,7 +490,8 @@ class Qnet:
     def set_identity(self, identity: NodeIdentity) -> None:
         """`qnetpy.members.membership.Links`: a renewed certificate, or other roots."""
         self.identity = identity
-        self.machine.set_identity(identity)
+        self.machine.set_identity(identity, self.now())
+        self.flush_later()
 
     def set_suites(self, names: Sequence[str]) -> None:
         """Other ciphers from now on, best first: every link renews its keys within a second or two. Misuse for an unknown one."""
@@ -473,6 +505,8 @@ class Qnet:
     def sizes(self) -> dict[str, int]:
         """How much of everything there is at the moment, for leak checks and for people."""
         sizes = {"peers": len(self._peers), **self.machine.sizes(), **self.reach.sizes()}
+        if self.ethernet is not None:
+            sizes |= self.ethernet.sizes()
         for peer in self._peers.values():
             told = peer.statistics()
             for name in ("outgoing", "incoming", "connections_out", "connections_in", "held"):

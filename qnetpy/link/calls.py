@@ -3,7 +3,8 @@
 An address is a *stranger's* until a node was authenticated there; then it is a *known* one's, and is remembered with the node's name.
 Anybody on the cable can announce strangers: they are bounded in number, in calls at a time, and called ever more rarely. A known
 address is called again within seconds, so that a healed network is noticed; within a minute once discovery has withdrawn it, since after
-a long partition no announcement may be under way on either side.
+a long partition no announcement may be under way on either side. The node there may be another by now, and does not answer who calls it by
+another name: after a call that came to nothing the next one is for whoever is there, and so in turn.
 
 One attempt may serve several callers (two addresses of one node; a link that renews its keys and a hint): it is abandoned when the last of
 them leaves.
@@ -37,6 +38,8 @@ RETRY_STRANGER = 60.0
 RETRY_REFUSED = 15.0
 """The same after a refusal that only a person can change."""
 UNANSWERED = frozenset({Reason.NO_ANSWER, Reason.UNCONFIRMED, Reason.SUPERSEDED, Reason.BUSY})
+OF_CERTIFICATES = frozenset({Reason.EXPIRED, Reason.NOT_YET_VALID, Reason.WRONG_CLUSTER, Reason.BAD_SIGNATURE, Reason.REFUSED})
+"""Refusals that may end when this node shows another certificate, or trusts another root."""
 
 
 class Caller(Protocol):
@@ -57,8 +60,12 @@ class Hint:
     called_at: float = -RETRY_FIRST
     unanswered: int = 0
     """Calls in a row that nobody answered."""
+    anyone: bool = False
+    """The next call is for whoever is there: the last one was for the node of that name, and came to nothing."""
     told: Reason | None = None
     """The refusal that people have heard of."""
+    refused: bool = False
+    """The last call ended by a refusal about certificates."""
     announced: bool = False
     """Discovery announces it."""
     withdrawn: bool = False
@@ -85,6 +92,8 @@ class Calls:
         self._waiting: dict[Address, Hint] = {}
         """Strangers to call when fewer calls are under way, longest first."""
         self._calling = 0
+        self._identity_at = float("-inf")
+        """Since when we show and trust what we do."""
 
     def __len__(self) -> int:
         return len(self._strangers) + len(self._known)
@@ -111,6 +120,8 @@ class Calls:
         hint.announced = True
         if hint.told is None:
             self._sooner(hint, now)
+        if hint.attempt:
+            self._handshake.hasten(hint.attempt, now)
         self._call(hint, now)
         return hint
 
@@ -133,7 +144,7 @@ class Calls:
             self._unname(hint)
         self._strangers.pop(address, None)
         self._waiting.pop(address, None)
-        hint.name, hint.told, hint.unanswered = name, None, 0
+        hint.name, hint.told, hint.unanswered, hint.refused, hint.anyone = name, None, 0, False, False
         hint.retry_at = now + RETRY_FIRST
         self._known[address] = hint
         named = self._by_name.setdefault(name, {})
@@ -150,7 +161,7 @@ class Calls:
             self._forget(hint)
             if hint.announced:
                 # Discovery says otherwise, perhaps rightly at some time: as a stranger it is called now and then.
-                hint.told, hint.unanswered = None, 0
+                hint.told, hint.unanswered, hint.refused = None, 0, False
                 hint.retry_at = now + RETRY_FIRST
                 self._strangers[address] = hint
                 self._call(hint, now)
@@ -164,6 +175,15 @@ class Calls:
         for hint in list(self._by_name.get(name, {}).values()):
             self._sooner(hint, now)
             self._call(hint, now)
+
+    def identity_changed(self, now: float) -> None:
+        """This node shows another certificate, or trusts other roots: who was refused for the old ones is called once more, soon. No call
+        begins before the next `handle_timeout`."""
+        self._identity_at = now
+        for hint in self._all():
+            if hint.refused and not hint.attempt:
+                self._sooner(hint, now)
+                self._due.set(hint.address, hint.retry_at)
 
     def interface_up(self, interface: str, now: float) -> None:
         for hint in [hint for hint in self._all() if hint.address[0] == interface]:
@@ -221,7 +241,7 @@ class Calls:
             hint.called_at = now
             hint.counted = not hint.name
             self._calling += hint.counted
-            self.join(hint, PeerHint(hint.address, hint.name), now)
+            self.join(hint, PeerHint(hint.address, "" if hint.anyone else hint.name), now)
 
     def join(self, caller: Caller, whom: PeerHint, now: float) -> None:
         """Begin a handshake for *caller*, or join the one to the same node."""
@@ -254,7 +274,10 @@ class Calls:
 
     def failed(self, hint: Hint, event: Failed, now: float) -> None:
         """A call to that address came to nothing: when is the next one due?"""
-        if event.reason is Reason.SUPERSEDED:
+        hint.refused = event.reason in OF_CERTIFICATES
+        if event.reason not in (Reason.SUPERSEDED, Reason.BUSY):
+            hint.anyone = not hint.anyone
+        if event.reason is Reason.SUPERSEDED or (hint.refused and hint.called_at < self._identity_at):
             hint.retry_at = now + RETRY_SOON
         elif event.reason in UNANSWERED:
             limit = RETRY_KNOWN if hint.name and not hint.withdrawn else RETRY_STRANGER

@@ -21,6 +21,8 @@ PACKET_NUMBER_MAX = 2**62 - 1
 """As QUIC's (RFC 9000 section 12.3); no counter reaches it."""
 HANDSHAKE_FRAME_MAX = 1280
 """Longest handshake frame, so that one fits any path that carries IPv6 as well."""
+GROUP = bytes.fromhex("03716e657400")
+"""Station of a group that every node listens to: locally administered, then `qnet` and a zero. SOLICITATIONs are sent there."""
 
 # Ours: handshake.
 
@@ -33,6 +35,9 @@ RETRY_FACTOR = 2.0
 RETRY_MAX = 1.0
 RETRY_JITTER = 0.25
 """Part of each wait that is random, so that nodes that lost power together do not answer in step."""
+HASTEN_LEAST = 0.5
+"""Seconds from one frame to the next that is sent because discovery has heard of the peer again: who says so all the time causes two frames
+a second, and no more."""
 ATTEMPT_TIMEOUT = 8.0
 """Seconds after which an attempt is given up; the caller decides whether to begin another."""
 RENEW_AFTER = 3.0
@@ -41,6 +46,11 @@ PINNED_TRIES = 2.0
 """Seconds for which IK is tried before XX: the peer may have a new key."""
 JOIN_WAIT = 0.5
 """Seconds for which our own INITIATION waits when the peer's is being answered."""
+REFUSED_WAIT = 0.5
+"""Seconds for which a call at first contact goes on after an answer by somebody who is not accepted: whoever has the cluster secret, as a
+node that was revoked has, can answer quicker than the node that is called."""
+REFUSED_ANSWERS = 8
+"""Such answers to one call, each of which costs a Diffie-Hellman exchange and a look at a certificate; the last ends it."""
 DONE_LIFETIME = 15.0
 """Seconds for which a responder still answers a repeated FINAL. More than ATTEMPT_TIMEOUT."""
 DESTINATIONS_MAX = 4
@@ -99,5 +109,9 @@ REKEY_FAILURES = 2**20
 """Frames that failed authentication after which new keys are due, if the suite's limit is not less."""
 REJECT_AFTER = 600.0
 """Seconds after which a session seals nothing more: handshakes have failed for 8 minutes, and forward secrecy is promised by the rekey."""
+COMING_MAX = 2
+"""Sessions of a peer that it called for and has not used. Each takes a handshake of its own; an older one opens for the grace time."""
+OLDER_MAX = 2
+"""Sessions of a peer that open what was in flight when newer keys came."""
 PREVIOUS_GRACE = 10.0
 """Seconds for which the keys before the current ones still open what is in flight."""

@@ -113,6 +113,10 @@ class HandshakeMachine:
         """
         return self._initiator.initiate(hint, now)
 
+    def hasten(self, attempt: int, now: float) -> None:
+        """Whoever the attempt calls has just been heard of: it sends again when HASTEN_LEAST has passed since it last did."""
+        self._initiator.hasten(attempt, now)
+
     def abandon(self, attempt: int) -> None:
         """Give an attempt up; it has no event. A number that is not under way is ignored."""
         self._initiator.abandon(attempt)
@@ -175,11 +179,13 @@ class HandshakeMachine:
 
     def begin_anew(self, boot_id: bytes, now: float) -> None:
         """Be another boot of this node: there may be a copy of this process, which is the present one. Handshakes under way end here, since
-        both copies would get the same keys by them; each attempt has its event."""
+        both copies would get the same keys by them; each attempt has its event. Who waits for our part of one is called: it cannot know."""
         self._party.boot_id = boot_id
-        self._responder.begin_anew()
+        waiting = self._responder.begin_anew()
         self._initiator.begin_anew(now)
         self._party.out.clear()
+        for address in waiting:
+            self._initiator.initiate(PeerHint(address), now)
 
     def set_suites(self, suites: Sequence[str]) -> None:
         """Other suites for handshakes from now on; sessions change with their next rekey. Misuse for an unknown one."""

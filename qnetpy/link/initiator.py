@@ -19,9 +19,12 @@ from qnetpy.link.constants import (
     ATTEMPT_TIMEOUT,
     ATTEMPTS_MAX,
     DESTINATIONS_MAX,
+    HASTEN_LEAST,
     JOIN_WAIT,
     MAC_SIZE,
     PINNED_TRIES,
+    REFUSED_ANSWERS,
+    REFUSED_WAIT,
     RENEW_AFTER,
     RETRY_FACTOR,
     RETRY_FIRST,
@@ -84,7 +87,15 @@ class Attempt:
     offer: Offer | None = None
     certificate: Certificate | None = None
     yields: int = 0
+    refusal: Refusal | None = None
+    """Of who answered first and is not accepted; somebody else may answer yet, until `give_up_at`."""
+    refusals: int = 0
+    give_up_at: float = 0.0
     sent_to: dict[Address, float] = attrs.field(factory=dict)
+
+    def outlived(self, boot_id: bytes) -> bool:
+        """Whether a boot of the peer that has answered this attempt is not the one that calls: then nobody may be left to end it."""
+        return self.offer is not None and self.step is Step.FINAL and self.offer.boot_id != boot_id
 
 
 class Initiator:
@@ -110,7 +121,7 @@ class Initiator:
                 self._send(attempt, hint.address, now)
             return attempt.number
         self._last_number += 1
-        attempt = Attempt(self._last_number, hint.name, [hint.address], now, now)
+        attempt = Attempt(self._last_number, hint.name, [hint.address], now, now, give_up_at=now + ATTEMPT_TIMEOUT)
         if len(self._attempts) >= ATTEMPTS_MAX:
             party.fail(
                 Reason.BUSY, f"too many calls at once, {self._who(attempt)} is not called", hint.name, hint.address, attempt.number, now
@@ -129,6 +140,12 @@ class Initiator:
         else:
             self._begin(attempt, now)
         return attempt.number
+
+    def hasten(self, number: int, now: float) -> None:
+        """The one who is called has just been heard of: send again soon."""
+        attempt = self._attempts.get(number)
+        if attempt is not None and attempt.step is Step.INITIATED:
+            attempt.send_at = min(attempt.send_at, max(now, max(attempt.sent_to.values(), default=now) + HASTEN_LEAST))
 
     def abandon(self, number: int) -> None:
         attempt = self._attempts.get(number)
@@ -178,7 +195,7 @@ class Initiator:
         fresh = source not in attempt.cookies
         attempt.cookies[source] = cookie
         self._send(attempt, source, now)
-        if fresh:
+        if fresh and attempt.refusal is None:
             attempt.repeats = 1
             self._set_timer(attempt, now)
 
@@ -200,14 +217,14 @@ class Initiator:
             party.counters["bad_handshake"] += 1
             return
         except BadMessage as error:
-            self._fail(attempt, Reason.PROTOCOL, f"{self._who(attempt)} speaks another protocol: {error}", now)
+            self._refuse(attempt, Refusal(Reason.PROTOCOL, f"{self._who(attempt)} speaks another protocol: {error}"), now)
             return
-        attempt.state = state
         try:
             certificate = party.examine(offer, state.remote_static, attempt.name, source, now)
         except Refusal as refusal:
-            self._fail(attempt, refusal.reason, refusal.sentence, now)
+            self._refuse(attempt, refusal, now)
             return
+        attempt.state = state
         if not attempt.name:
             attempt.name = certificate.name
         if offer.status:
@@ -254,11 +271,13 @@ class Initiator:
             )  # fmt: skip
 
     def next_timeout(self) -> float | None:
-        return min((min(one.send_at, one.began + ATTEMPT_TIMEOUT) for one in self._attempts.values()), default=None)
+        return min((min(one.send_at, one.give_up_at) for one in self._attempts.values()), default=None)
 
     def handle_timeout(self, now: float) -> None:
         for attempt in list(self._attempts.values()):
-            if now >= attempt.began + ATTEMPT_TIMEOUT:
+            if attempt.refusal is not None and attempt.step is not Step.FINAL and now >= attempt.give_up_at:
+                self._fail(attempt, attempt.refusal.reason, attempt.refusal.sentence, now)
+            elif now >= attempt.began + ATTEMPT_TIMEOUT:
                 if attempt.step is Step.FINAL:
                     self._fail(attempt, Reason.UNCONFIRMED, f"{self._who(attempt)} answered and then fell silent", now)
                 else:
@@ -343,6 +362,16 @@ class Initiator:
         attempt.sent_to[destination] = now
         self._party.out.append((destination, frame))
 
+    def _refuse(self, attempt: Attempt, refusal: Refusal, now: float) -> None:
+        """Who answered is not accepted. With a known key that was the node itself; else it may be anybody who has the cluster secret, and
+        the node may answer yet. Nothing is sent again: whoever is refused does not cost more by it."""
+        attempt.refusals += 1
+        if attempt.pattern == PATTERN_IK or attempt.refusals >= REFUSED_ANSWERS:
+            self._fail(attempt, refusal.reason, refusal.sentence, now)
+        elif attempt.refusal is None:
+            attempt.refusal = refusal
+            attempt.give_up_at = attempt.send_at = min(attempt.give_up_at, now + REFUSED_WAIT)
+
     def _reached_otherwise(self, attempt: Attempt, offer: Offer) -> bool:
         """Whether another handshake with this boot of the peer was completed, or nearly, since the INITIATION of *attempt* was made."""
         node = self._party.nodes.get(attempt.name)
@@ -372,6 +401,7 @@ class Initiator:
             self._half_open.remove(entry)
             party.release(entry.index)
         attempt.step = Step.FINAL
+        attempt.give_up_at = attempt.began + ATTEMPT_TIMEOUT
         party.outstanding.discard(attempt.sequence)
         attempt.renewed = now
         attempt.repeats = 0

@@ -135,8 +135,11 @@ class Link:
     def open(self, index: int, arrivals: Arrivals) -> list[tuple[int, bytes]]:
         """Authentic new packets of a batch for our session *index*."""
         sessions = self.sessions
-        for session in (sessions.current, sessions.previous):
-            if session is not None and session.local_index == index:
+        session = sessions.current
+        if session is not None and session.local_index == index:
+            return session.open(arrivals)
+        for session in sessions.held:
+            if session.local_index == index:
                 return session.open(arrivals)
         return []
 

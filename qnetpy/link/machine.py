@@ -4,7 +4,8 @@
 
 The machine is driven by frames (`receive`), by the user (`send`, `hint`), by interfaces (`interface`, `interface_gone`) and by time
 (`handle_timeout`). After any of them the caller sends what `transmit` yields and arms one timer for `next_timeout`. Upcalls run inside
-these calls; they may call `send` and `hint`, not the others. What a call costs depends on what it touches, not on how many links there are.
+these calls; they may call `send`, `hint` and `set_identity`, not the others. What a call costs depends on what it touches, not on how many
+links there are.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from qnetpy.link.deadlines import Deadlines
 from qnetpy.link.ethernet import is_individual, source
 from qnetpy.link.handshake import HandshakeMachine
 from qnetpy.link.link import Link, LinkPath
-from qnetpy.link.outcome import Established, Failed, PeerHint
+from qnetpy.link.outcome import Established, Failed, PeerHint, Reason
 from qnetpy.link.paths import Paths
 from qnetpy.link.ports import Port, Ports
 from qnetpy.link.session import RekeyPolicy, Session
@@ -94,7 +95,7 @@ class LinkMachine:
 
     def sessions(self) -> list[Session]:
         """All whose keys open frames now."""
-        return [one for link in self.links.values() for one in (link.sessions.current, link.sessions.previous) if one is not None]
+        return [one for link in self.links.values() for one in link.sessions.held]
 
     def drops(self) -> dict[str, int]:
         """Received frames that were dropped since the start, by reason."""
@@ -103,9 +104,10 @@ class LinkMachine:
             drops.update(session.refused())
         return {reason: count for reason, count in sorted(drops.items()) if count}
 
-    def set_identity(self, identity: NodeIdentity) -> None:
-        """Show and trust that from the next handshake on; the name, key and secret are the same."""
+    def set_identity(self, identity: NodeIdentity, now: float) -> None:
+        """Show and trust that from the next handshake on; the name, key and secret are the same. May be called in an upcall."""
         self._handshake.set_identity(identity)
+        self._calls.identity_changed(now)
 
     def begin_anew(self, boot_id: bytes, reason: str, now: float) -> None:
         """Forget all sessions and handshakes, without a word under keys that a copy of this process may have, and be another boot."""
@@ -221,6 +223,11 @@ class LinkMachine:
             return hint.name in self.links
         return any(path.state.valid for link in self.links.values() if (path := link.at(hint.address)) is not None)
 
+    def boot_at(self, address: Address) -> bytes:
+        """The boot of the node that was authenticated at *address*, if there is a link to it; b"": there is none."""
+        link = self.links.get(self._calls.owner(address))
+        return b"" if link is None else link.peer.boot_id
+
     # Frames in
 
     def receive(self, interface: str, frames: Sequence[Frame], offset: int, now: float) -> None:
@@ -240,6 +247,8 @@ class LinkMachine:
             packets = link.open(arrivals.index, arrivals)
             if not packets:
                 continue
+            if link.sessions.coming:
+                self._ended(link.sessions.heard(arrivals.index, now))
             path = link.paths.get(arrivals.path)
             if path is None or not path.state.valid:
                 packets = self._unproven(link, path, interface, views, offset, arrivals, packets, now)
@@ -250,6 +259,8 @@ class LinkMachine:
                 self._data(link, arrivals.path, packets, now)
         if self._handshake_touched:
             self._outcomes(now)
+        for place, frame in batch.solicitations:
+            self._upcalls.solicited((interface, source(views[place])), frame)
         if batch.malformed:
             self.counters["malformed"] += batch.malformed
 
@@ -318,7 +329,8 @@ class LinkMachine:
             else:
                 self._failed(event, [caller for caller in callers if isinstance(caller, Hint)], now)
                 for caller in callers:
-                    if isinstance(caller, Link):
+                    # Superseded by a call that gave new keys: that is no failure to wait after.
+                    if isinstance(caller, Link) and event.reason is not Reason.SUPERSEDED:
                         caller.retry_at = now + RETRY_REKEY
             self._calls.resume([caller for caller in callers if isinstance(caller, Hint)], now)
 

@@ -73,11 +73,14 @@ class Responder:
         if not proven and now < self._cookies.get(first_mac, -ANSWER_AGAIN) + ANSWER_AGAIN:
             party.counters["duplicate"] += 1
             return
+        known = source in party.known
         # Not before: whoever sends copies of a node's frames in its name must not use up its budget.
         if not (self._budgets.proven if proven else self._budgets.unproven).take(source, now):
             party.counters["rate_source"] += 1
+            if known and not proven:
+                # An insider may send in the node's name without hearing what we say: a cookie tells who is there, on another budget.
+                self._send_cookie(frame, first_mac, source, now)
             return
-        known = source in party.known
         if not proven and (not known or self._half_open.loaded):
             # Nothing tells a first call from a copy of an old one, except an answer of the caller to something new.
             self._send_cookie(frame, first_mac, source, now)
@@ -173,12 +176,19 @@ class Responder:
         for done in [done for done in self._done.values() if done.expires <= now]:
             self._forget(done)
 
-    def begin_anew(self) -> None:
-        """Forget whom we answered."""
+    def begin_anew(self) -> list[Address]:
+        """Forget whom we answered; returns where those are who have not said their last word. A copy of what they said may be answered
+        once more, so no cookie of ours counts any more by which an older recording could be, too."""
+        waiting: dict[Address, None] = {}
         for entry in self._half_open.expire(math.inf):
             self._party.release(entry.index)
+            waiting[entry.source] = None
         for done in list(self._done.values()):
             self._forget(done)
+        self._jar = CookieJar(self._party.random)
+        self._seen = Recent(SEEN_MAX)
+        self._cookies = Recent(SEEN_MAX)
+        return list(waiting)
 
     def _wanted(self, hello: Hello, source: Address, now: float) -> bool:
         party = self._party
@@ -189,7 +199,7 @@ class Responder:
             party.counters["not_for_us"] += 1
             return False
         attempt = self._initiator.crossing(hello.caller, source)
-        if attempt is not None and party.identity.name < hello.caller:
+        if attempt is not None and party.identity.name < hello.caller and not attempt.outlived(hello.boot_id):
             # Both call at once: the call of the smaller name counts, and the other end answers it.
             party.counters["crossed"] += 1
             self._initiator.insist(attempt, source, now)

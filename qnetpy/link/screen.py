@@ -1,11 +1,11 @@
 """What of our ethertype is worth a look: the two classic BPF programs that a driver runs on each frame (`stack.core.screen`). Pure.
 
     main    DATA of a session that we have
-    side    handshake frames, and whatever makes no sense, so that it is counted by its reason
+    side    handshake frames, SOLICITATIONs, and whatever makes no sense, so that it is counted by its reason
 
-While the guard (`qnetpy.link.guard`) is on, the side queue gets only INITIATIONs with a good stamp and handshake frames for an index of
-ours, in both cases none that was repeated over and over, and the main queue no packet that is known to be a copy. The rest is shed and
-sampled. Formats and reasons: docs/protocol/link.md, "Under attack".
+While the guard (`qnetpy.link.guard`) is on, the side queue gets only INITIATIONs and SOLICITATIONs with a good stamp and handshake frames
+for an index of ours, none of them one that was repeated over and over, and the main queue no packet that is known to be a copy. The rest is
+shed and sampled. Formats and reasons: docs/protocol/link.md, "Under attack".
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Mapping
 import attrs
 
 from qnetpy.link.constants import HANDSHAKE_FRAME_MAX, MAC_SIZE, STAMP_SIZE, VERSION
-from qnetpy.link.wire import CONFIRM, COOKIE, DATA, FINAL, HANDSHAKE_HEADER, INITIATION, RESPONSE, macs_size
+from qnetpy.link.wire import CONFIRM, COOKIE, DATA, FINAL, HANDSHAKE_HEADER, INITIATION, RESPONSE, SOLICITATION, macs_size
 from stack.filter.bpf import assembler as b
 from stack.filter.bpf.assembler import SAMPLE_SIZE, WHOLE, Assembler, Code, member
 
@@ -26,6 +26,9 @@ FLOORS_MAX = 16
 SAMPLE_OF = 256
 _PATH, _LENGTH, _INDEX, _NUMBER_HIGH, _NUMBER_LOW = 1, 2, 4, 8, 12
 _RECEIVER = 8
+STAMPED = 2 * MAC_SIZE
+"""Bytes that a stamp is of, and stands behind: the two macs of an INITIATION; salt, mark and mac of a SOLICITATION."""
+SOLICITATION_HEADER = bytes((SOLICITATION, VERSION)) + (STAMPED + STAMP_SIZE).to_bytes(2, "big")
 _FOUND = 14
 """A word of memory that the stamp does not use."""
 
@@ -40,7 +43,7 @@ class View:
     """`qnetpy.link.stamp.stamp_code` of the cluster."""
     guarded: bool = False
     hot: frozenset[int] = frozenset()
-    """Stamps of INITIATIONs, and first words of mac1 of other handshake frames, that were repeated too often."""
+    """Stamps of INITIATIONs and SOLICITATIONs, and first words of mac1 of other handshake frames, that were repeated too often."""
     floors: Mapping[tuple[int, int], int] = attrs.field(factory=dict)
     """By session index and path: lower packet numbers are copies."""
 
@@ -121,6 +124,7 @@ def _side(view: View) -> Code:
     asm = Assembler()
     asm.op(b.LD_B_IND, 0)
     asm.branch(b.JEQ, INITIATION, "initiation")
+    asm.branch(b.JEQ, SOLICITATION, "solicitation")
     asm.branch(b.JEQ, DATA, "data")
     for kind in (RESPONSE, FINAL, CONFIRM, COOKIE):
         asm.branch(b.JEQ, kind, "handshake")
@@ -138,9 +142,17 @@ def _side(view: View) -> Code:
     _to_mac(asm, RESPONSE)
     asm.op(b.LD_W_IND, 0)
     asm.jump("hot")
+    asm.label("solicitation")
+    asm.op(b.LD_W_IND, 0)
+    asm.branch(b.JEQ, int.from_bytes(SOLICITATION_HEADER), None, "shed")
+    asm.op(b.TXA)
+    asm.op(b.ADD_K, len(SOLICITATION_HEADER))
+    asm.op(b.TAX)
+    asm.jump("stamped")
     asm.label("initiation")
     _to_mac(asm, INITIATION)
-    asm.op(b.LD_W_IND, macs_size(INITIATION) - STAMP_SIZE)
+    asm.label("stamped")
+    asm.op(b.LD_W_IND, STAMPED)
     asm.op(b.ST, _FOUND)
     asm.code(view.stamp)
     asm.op(b.LDX_MEM, _FOUND)
@@ -174,9 +186,13 @@ def _to_mac(asm: Assembler, kind: int) -> None:
 
 
 def identity(frame: memoryview, offset: int) -> int | None:
-    """By what a handshake frame is told from others, as the program does it (`View.hot`); None for frames that are none or too short."""
+    """By what a handshake frame, or a SOLICITATION, is told from others, as the program does it (`View.hot`); None for frames that are none
+    or too short."""
     if len(frame) < offset + HANDSHAKE_HEADER.size:
         return None
+    if frame[offset] == SOLICITATION:
+        place = offset + len(SOLICITATION_HEADER) + STAMPED
+        return int.from_bytes(frame[place : place + STAMP_SIZE], "big") if len(frame) >= place + STAMP_SIZE else None
     kind = frame[offset]
     end = offset + HANDSHAKE_HEADER.size + int.from_bytes(frame[offset + _LENGTH : offset + _LENGTH + 2], "big")
     if kind == INITIATION:

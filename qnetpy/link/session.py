@@ -5,7 +5,8 @@ space per path, and go on across sessions; a session seals only numbers above th
 nonce twice. Keys live in memory only and are forgotten by `close`: a process that starts again has none. Order when opening: replay
 window, decryption, replay window again (a peer that updates it first can be made to drop good packets by a forger).
 
-A peer has a `Sessions`: the current one, and the one before it for a grace time, so that a rekey loses nothing that is in flight.
+A peer has a `Sessions`: the current one, those before it for a grace time, and those that come, so that a rekey loses nothing that is in
+flight and nobody seals what the other end cannot open.
 """
 
 from __future__ import annotations
@@ -16,6 +17,10 @@ from collections.abc import Sequence
 import attrs
 
 from qnetpy.link.constants import (
+    ATTEMPT_TIMEOUT,
+    COMING_MAX,
+    DONE_LIFETIME,
+    OLDER_MAX,
     PACKET_NUMBER_MAX,
     PREVIOUS_GRACE,
     REJECT_AFTER,
@@ -229,32 +234,80 @@ class RekeyPolicy:
 
 
 class Sessions:
-    """The sessions of one peer: `current` seals and opens, `previous` opens what was in flight at the last rekey."""
+    """The sessions of one peer.
+
+    `current` seals and opens. `coming` holds keys that the peer, who called for them, may not know to be good yet: they open, and the first
+    packet under them makes them current. `older` opens what is still in flight under the keys before. Newest last, in both.
+    """
 
     def __init__(self, policy: RekeyPolicy | None = None) -> None:
         self.policy = policy if policy is not None else RekeyPolicy()
         self.current: Session | None = None
-        self.previous: Session | None = None
-        self._previous_until = 0.0
+        self.coming: list[Session] = []
+        self.older: list[Session] = []
+        self._until: dict[Session, float] = {}
+        """When those of `coming` and `older` end."""
         self._asked = ""
 
     def renew(self, reason: str) -> None:
         """Have new keys made at the next occasion, for a reason in a word: "suite"."""
         self._asked = reason
 
+    @property
+    def held(self) -> list[Session]:
+        """All that open, the likeliest first."""
+        current = [self.current] if self.current is not None else []
+        return [*current, *self.coming, *self.older]
+
     def install(self, session: Session, now: float) -> list[Session]:
-        """Make *session* the current one. Returns the sessions that ended by this (closed): forget their indices."""
-        ended = [self.previous] if self.previous is not None else []
-        self.previous, self.current = self.current, session
+        """A handshake gave *session*. Returns the sessions that ended by this (closed): forget their indices.
+
+        The caller of the handshake uses it at once. Who was called goes on with the keys before, if they are good, until a packet under the
+        new ones comes: the confirmation may be lost, and the caller would hear nothing that is sealed with them.
+        """
         self._asked = ""
-        self._previous_until = now + self.policy.grace
-        for old in ended:
-            old.close()
+        if session.role is Role.RESPONDER and self.usable(now):
+            self.coming.append(session)
+            # The caller may hear the confirmation for as long as it is repeated.
+            self._until[session] = now + DONE_LIFETIME
+            if len(self.coming) > COMING_MAX:
+                self._put_aside([self.coming.pop(0)], now)
+        else:
+            coming, self.coming = self.coming, []
+            self._put_aside([*([self.current] if self.current is not None else []), *coming], now)
+            self.current = session
+        return self._surplus()
+
+    def heard(self, index: int, now: float) -> list[Session]:
+        """A packet opened under the session with that index of ours. Returns the sessions that ended by this (closed)."""
+        for place, session in enumerate(self.coming):
+            if session.local_index == index:
+                before = [*([self.current] if self.current is not None else []), *self.coming[:place]]
+                self.coming = self.coming[place + 1 :]
+                self._until.pop(session)
+                self._put_aside(before, now)
+                self.current = session
+                return self._surplus()
+        return []
+
+    def _put_aside(self, sessions: list[Session], now: float) -> None:
+        self.older += sessions
+        for session in sessions:
+            self._until[session] = now + self.policy.grace
+
+    def _surplus(self) -> list[Session]:
+        ended, self.older = self.older[:-OLDER_MAX], self.older[-OLDER_MAX:]
+        return self._end(ended)
+
+    def _end(self, ended: list[Session]) -> list[Session]:
+        for session in ended:
+            self._until.pop(session, None)
+            session.close()
         return ended
 
     def knows(self, path: int) -> bool:
         """Whether a key in use has seen that path number."""
-        return any(session is not None and session.knows(path) for session in (self.current, self.previous))
+        return any(session.knows(path) for session in self.held)
 
     def usable(self, now: float) -> bool:
         """Whether there is a session that may still seal."""
@@ -262,24 +315,26 @@ class Sessions:
 
     def rekey_due(self, now: float) -> str:
         """Why a new handshake is due; "" when it is not (or there is nothing to renew). Ask about once per heartbeat and batch."""
-        return (self._asked or self.policy.due(self.current, now)) if self.current is not None else ""
+        if self.current is None or (self.coming and self.current.left > 0 and now - self.coming[-1].established < ATTEMPT_TIMEOUT):
+            return ""
+        return self._asked or self.policy.due(self.current, now)
 
     def next_timeout(self) -> float | None:
         """When `expire` has something to do."""
-        return self._previous_until if self.previous is not None else None
+        return min(self._until.values()) if self._until else None
 
     def expire(self, now: float) -> list[Session]:
-        """End the previous session after its grace. Returns what ended (closed): forget its index."""
-        if self.previous is None or now < self._previous_until:
+        """End sessions whose time is over. Returns what ended (closed): forget the indices."""
+        if not self._until:
             return []
-        ended, self.previous = self.previous, None
-        ended.close()
-        return [ended]
+        ended = [session for session, until in self._until.items() if until <= now]
+        if ended:
+            self.coming = [session for session in self.coming if session not in ended]
+            self.older = [session for session in self.older if session not in ended]
+        return self._end(ended)
 
     def close(self) -> list[Session]:
         """End all. Returns what ended (closed): forget their indices."""
-        ended = [session for session in (self.current, self.previous) if session is not None]
-        self.current = self.previous = None
-        for session in ended:
-            session.close()
-        return ended
+        ended = self.held
+        self.current, self.coming, self.older = None, [], []
+        return self._end(ended)

@@ -10,6 +10,7 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 from heapq import heappop, heappush
+from zlib import crc32
 
 import attrs
 
@@ -44,24 +45,32 @@ class NonceReused(AssertionError):
     """A key sealed two items with one nonce, or out of order, which a sender must not either."""
 
 
+Sealed = dict[tuple[bytes, bytes], int]
+"""By key and nonce: a checksum of the plaintext."""
+
+
 class WatchedCrypto(Crypto):
     """Crypto whose sessions raise NonceReused. One for all nodes of a test, since both ends of a link have the same keys."""
 
-    def __init__(self) -> None:
+    def __init__(self, sealed: Sealed | None = None) -> None:
+        """*sealed*: gets an entry for everything that is sealed."""
         super().__init__()
+        self._sealed = sealed
         self._real = standard_crypto()
         self._used: dict[tuple[str, bytes], dict[int, int]] = {}
         """By suite and key: the last number sealed on each path."""
 
     def session(self, algorithm: Algorithm, key: Buffer, provider: str | None = None) -> CryptoSession:
         used = self._used.setdefault((algorithm.name, bytes(key)), {})
-        return _Watched(self._real.session(algorithm, key, provider), used)
+        return _Watched(self._real.session(algorithm, key, provider), used, bytes(key), self._sealed)
 
 
 class _Watched:
-    def __init__(self, session: CryptoSession, used: dict[int, int]) -> None:
+    def __init__(self, session: CryptoSession, used: dict[int, int], key: bytes, sealed: Sealed | None) -> None:
         self._session = session
         self._used = used
+        self._key = key
+        self._sealed = sealed
         self.close = session.close
         self.open_many = session.open_many
 
@@ -75,6 +84,9 @@ class _Watched:
             if number <= self._used.get(path, -1):
                 raise NonceReused(f"path {path}, number {number}")
             self._used[path] = number
+        if self._sealed is not None:
+            for nonce, plaintext in zip(nonces, plaintexts, strict=True):
+                self._sealed[self._key, bytes(nonce)] = crc32(plaintext)
         return self._session.seal_many(nonces, plaintexts, aads)
 
 
@@ -148,9 +160,10 @@ class Caller:
         result = sort_frames([memoryview(frame)], 0)
         for arrivals in result.data:
             for link in self.links.values():
-                for session in (link.sessions.current, link.sessions.previous):
-                    if session is not None and session.local_index == arrivals.index:
+                for session in link.sessions.held:
+                    if session.local_index == arrivals.index:
                         for number, _ in session.open(arrivals):
+                            link.sessions.heard(arrivals.index, self.wire.now)
                             key = (session.local_index, arrivals.path, number)
                             assert key not in self.opened, f"{self.name} opened {key} twice"
                             self.opened.add(key)

@@ -48,6 +48,10 @@ class Upcalls(Protocol):
         """A whole message; *route* makes an answer go the way that it came (0: as the node's policy says)."""
         ...
 
+    def solicited(self, address: Address, frame: memoryview) -> None:
+        """A SOLICITATION came from *address*, which is not looked at yet. The frame, without Ethernet header, is not kept."""
+        ...
+
     def refused(self, failed: Failed) -> None:
         """A handshake failed for a reason that people should hear of; once per address and reason."""
         ...

@@ -25,6 +25,7 @@ RESPONSE = 3
 FINAL = 4
 CONFIRM = 5
 COOKIE = 6
+SOLICITATION = 7
 HANDSHAKES = frozenset({INITIATION, RESPONSE, FINAL, CONFIRM, COOKIE})
 
 ETHERNET_HEADER = 14
@@ -56,13 +57,15 @@ class Arrivals:
 
 
 class Sorted:
-    """A batch taken apart. `handshakes` are (place in the batch, frame without its Ethernet header); `malformed` is a count."""
+    """A batch taken apart. `handshakes` and `solicitations` are (place in the batch, frame without its Ethernet header); `malformed` is a
+    count."""
 
-    __slots__ = ("data", "handshakes", "malformed")
+    __slots__ = ("data", "handshakes", "malformed", "solicitations")
 
     def __init__(self) -> None:
         self.data: list[Arrivals] = []
         self.handshakes: list[tuple[int, memoryview]] = []
+        self.solicitations: list[tuple[int, memoryview]] = []
         self.malformed = 0
 
 
@@ -112,6 +115,8 @@ def _sort_mixed(frames: Sequence[memoryview], offset: int, result: Sorted) -> No
         kind, path, length, index, number = DATA_HEADER.unpack_from(frame, offset)
         if kind in HANDSHAKES:
             result.handshakes.append((place, frame[offset:]))
+        elif kind == SOLICITATION:
+            result.solicitations.append((place, frame[offset:]))
         elif kind != DATA or length < TAG_SIZE or len(frame) < body + length:
             result.malformed += 1
         else:

@@ -5,7 +5,8 @@ there and then talks to the server on B directly; nothing of a file ever passes 
 too, so that `/net/<own name>/x` is `x` here.
 
 The listing is what the node table knows now: it asks nobody, so it never blocks (QNX lists cached name mappings, which may be hours
-old). A node that is known but down gives EHOSTDOWN, a name nobody ever authenticated ENOENT.
+old). A node that is known but down gives EHOSTDOWN, a name nobody ever authenticated ENOENT; for that one it is looked
+meanwhile, if nodes are looked for here, and whoever asks again a moment later may find it.
 
 `/net/B/net/C` on A goes on to C: B tells A's client that the name is a third node's, and A finds C by the same name in its own /net. So C
 deals with A and knows it by A's certificate; nothing that B says of a user, and no request of A's, ever passes through B. What B decides is
@@ -36,10 +37,12 @@ CHOSEN_MAX = 64
 
 
 class NetDirectory(Directory):
-    """`/net` of the node named *own*. *route_by*: the route that a name's choice means; OSError if it means none."""
+    """`/net` of the node named *own*. *route_by*: the route that a name's choice means; OSError if it means none. *seek*: a name was asked
+    for that no node ever had."""
 
-    def __init__(self, own: str, nodes: NodeTable, route_by: Callable[[str], int]) -> None:
+    def __init__(self, own: str, nodes: NodeTable, route_by: Callable[[str], int], seek: Callable[[str], None]) -> None:
         super().__init__()
+        self._seek = seek
         self._own = own
         self._table = nodes
         self._route_by = route_by
@@ -50,6 +53,7 @@ class NetDirectory(Directory):
         text, choice = split(os.fsdecode(name))
         node = self._table.get(text)
         if node is None and text != self._own:
+            self._seek(text)
             return None
         route = 0
         if choice is not None:
@@ -77,10 +81,17 @@ def _path_manager(nd: int) -> Elsewhere:
 class NetFs(TreeManager):
     """Serves the directory on a channel of *kernel*. *transit*: which clients of other nodes it exists for."""
 
-    def __init__(self, kernel: Kernel, nodes: NodeTable, route_by: Callable[[str], int], transit: Callable[[ClientInfo], bool]) -> None:
+    def __init__(
+        self,
+        kernel: Kernel,
+        nodes: NodeTable,
+        route_by: Callable[[str], int],
+        transit: Callable[[ClientInfo], bool],
+        seek: Callable[[str], None],
+    ) -> None:
         self._transit = transit
         self._kernel = kernel
-        self._net = NetDirectory(kernel.node_name, nodes, route_by)
+        self._net = NetDirectory(kernel.node_name, nodes, route_by, seek)
         self.listeners: list[Callable[[bytes], None]] = []
         """Told the name of each entry that may not be what it was."""
         super().__init__(kernel, self._net, name="net")

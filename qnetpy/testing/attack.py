@@ -21,7 +21,9 @@ from qnetpy.testing.cluster import facts
 from qnetpy.testing.enemy import ETHERTYPE, pack_recording
 from stack.wire.ethernet import HEADER_SIZE
 
-TRIES = 8
+TRIES = 4
+RENEWED = 2.0
+"""Seconds within which a link that is to have new keys asks for them, a second more than `qnetpy.link.machine` waits."""
 TOPOLOGY = """
 title = "flood"
 [links.lan]
@@ -52,7 +54,7 @@ def read_pcap(file: Path) -> list[bytes]:
 def record(cluster: Cluster, caller: str, called: str, folder: Path, traffic: Callable[[], object] | None = None) -> bytes:
     """A handshake and some traffic, as somebody hears it who listens on the wire. It has a call of *caller*, a daemon, to *called*.
 
-    It restarts *caller*, and again when it was *called* that called first. *traffic* is done meanwhile; by default *caller* writes a file
+    It restarts *caller*, who is called then, and makes it call for new keys. *traffic* is done meanwhile; by default *caller* writes a file
     to *called*.
     """
 
@@ -68,10 +70,12 @@ def record(cluster: Cluster, caller: str, called: str, folder: Path, traffic: Ca
             cluster.run(caller, "qnet", "up")
             cluster.run(caller, "qnet", "nodes", "--wait", called)
             (traffic or write)()
+            cluster.run(caller, "qnet", "suites", *facts(cluster, caller)["suites"])
+            time.sleep(RENEWED)
         frames = read_pcap(file)
         if any(frame[:6] == mac and frame[HEADER_SIZE] == wire.INITIATION for frame in frames):
             return pack_recording(frames)
-    raise AssertionError(f"{caller} never called {called} in {TRIES} starts")
+    raise AssertionError(f"{caller} did not call {called} for new keys, {TRIES} times")
 
 
 def drops_of(status: dict[str, Any]) -> Counter[str]:
@@ -112,6 +116,13 @@ class Victim:
         time.sleep(seconds)
         taken, passed = self.processor() - before, time.monotonic() - began
         return taken / passed, (self.received() - arrived) / (time.monotonic() - began)
+
+    def until_screening(self, frames: int = 1000, seconds: float = 15.0) -> None:
+        """Wait until the flood that has begun is screened away: so many more frames are shed."""
+        wanted, end = self.status()["flood"]["shed"] + frames, time.monotonic() + seconds
+        while (flood := self.status()["flood"])["shed"] < wanted or not flood["on"]:
+            assert time.monotonic() < end, f"no flood is noticed: {flood}"
+            time.sleep(0.05)
 
     def memory(self) -> int:
         """KiB."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from qnetpy.discovery.solicitor import ASKERS_MAX, SEEN_MAX
 from qnetpy.link.calls import STRANGERS_MAX
-from qnetpy.link.constants import ATTEMPTS_MAX, HALF_OPEN_MAX
+from qnetpy.link.constants import ATTEMPTS_MAX, COMING_MAX, HALF_OPEN_MAX, OLDER_MAX
 from qnetpy.link.paths import PATHS_MAX
 from qnetpy.link.transport.constants import COPIES_MAX, MAX_MESSAGE, MAX_RECEIVED_RANGES
 from qnetpy.qnet import BACKLOG_MAX
@@ -15,8 +16,8 @@ from qnetpy.reach.wanted import WANTED_MAX
 from qnetpy.testing.node import SimNode
 from resmgr.serving import CONNECTIONS_MAX, HELD_MAX, PENDING_MAX
 
-SESSIONS_PER_LINK = 2
-"""The keys of now, and those before."""
+SESSIONS_PER_LINK = 1 + COMING_MAX + OLDER_MAX
+"""The keys of now, those that come, and those before."""
 TIMERS_PER_LINK = 1
 
 
@@ -36,6 +37,8 @@ def excess(node: SimNode) -> Iterator[str]:
         ("incoming", PENDING_MAX * links),
         ("connections_in", CONNECTIONS_MAX * links),
         ("held", HELD_MAX * links),
+        ("askers", ASKERS_MAX),
+        ("solicitations_seen", SEEN_MAX),
         ("endpoints_wanted", WANTED_MAX),
         ("endpoints_to_tell", NODES_MAX * PER_NODE_MAX),
     ):

@@ -23,7 +23,7 @@ from resmgr.testing.virtual import VirtualDispatch
 from stack.drivers.hub import Hub, HubPort
 from stack.drivers.internet import Internet, InternetPort
 from stack.wire.endpoint import Endpoint
-from stack.wire.ethernet import HEADER_SIZE
+from stack.wire.ethernet import HEADER_SIZE, is_group
 
 NAMES = {
     wire.DATA: "DATA",
@@ -32,6 +32,7 @@ NAMES = {
     wire.FINAL: "FINAL",
     wire.CONFIRM: "CONFIRM",
     wire.COOKIE: "COOKIE",
+    wire.SOLICITATION: "SOLICITATION",
 }
 KEY_SIZE = 32
 Watch = Callable[[int], None]
@@ -61,7 +62,7 @@ class Watched:
 
     def seen(self, sender: HubPort, frames: list[bytes]) -> None:
         """For the trace and for whoever waits for handshakes."""
-        handshakes = [frame for frame in frames if len(frame) > HEADER_SIZE and frame[HEADER_SIZE] != wire.DATA]
+        handshakes = [frame for frame in frames if len(frame) > HEADER_SIZE and frame[HEADER_SIZE] not in (wire.DATA, wire.SOLICITATION)]
         if handshakes:
             for frame in handshakes:
                 self._look_at(frame[HEADER_SIZE:])
@@ -90,7 +91,11 @@ class WatchedHub(Watched, Hub):
     def spread(self, sender: HubPort, frames: list[bytes]) -> None:
         self.seen(sender, frames)
         if self.severed:
-            passing = [frame for frame in frames if self.joined(sender.mac, frame[:6])]
+            to_groups = [frame for frame in frames if is_group(frame)]
+            passing = [frame for frame in frames if not is_group(frame) and self.joined(sender.mac, frame[:6])]
+            for port in self.ports if to_groups else ():
+                if port is not sender and self.joined(sender.mac, port.mac):
+                    port.arrive(to_groups)
             self.frames += len(frames) - len(passing)
             frames = passing
         if frames:

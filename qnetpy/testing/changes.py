@@ -86,8 +86,6 @@ class Changes(Trouble):
             if office is not None:
                 try:
                     office.rotate()
-                    # Whose certificate is of the root that was retired while it was off shows its other one at the next call.
-                    self.refusals = True
                 except OfficeError:
                     self.world.dispatch.note("two roots overlap already")
 

@@ -10,7 +10,6 @@ many seconds. docs/protocol/attacks.md lists what each kind gets. It needs CAP_N
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import random
@@ -21,7 +20,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from qnetpy.link import wire
+from qnetpy.link import solicitation, wire
+from qnetpy.link.constants import GROUP, VERSION
 from stack.drivers.af_packet.constants import SOL_PACKET
 from stack.drivers.af_packet.sender import SLOTS, Sender
 from stack.frame import Frame
@@ -33,8 +33,6 @@ QDISC_BYPASS = 20
 SNDBUF = 1 << 22
 POOL = 4096
 """Different frames, made before the sending begins: the sending costs one system call per 64 frames and nothing else."""
-URGENCY = -15
-"""His niceness: a real enemy has a machine of his own."""
 TELL = 0.1
 BEHIND_MAX = 0.05
 """Seconds' worth of frames sent at once when the machine had other things to do."""
@@ -101,6 +99,21 @@ class Enemy:
         frame = self.initiation()
         return self.header(self.station()) + frame[HEADER_SIZE:]
 
+    def solicitation_made_up(self) -> bytes:
+        """A SOLICITATION like a real one, to all, of somebody without the cluster secret, from a made-up station."""
+        rest = self.random.randbytes(solicitation.REST_SIZE)
+        return self.to_all(self.station(), solicitation.HEADER.pack(wire.SOLICITATION, VERSION, len(rest)) + rest)
+
+    def solicitation(self) -> bytes:
+        """A recorded one as it was, sender's address included."""
+        return self.random.choice(self.recording.of(wire.SOLICITATION, GROUP))
+
+    def solicitation_spoofed(self) -> bytes:
+        return self.to_all(self.station(), self.solicitation()[HEADER_SIZE:])
+
+    def to_all(self, source: bytes, data: bytes) -> bytes:
+        return GROUP + source + ETHERTYPE.to_bytes(2, "big") + data
+
     def data(self) -> bytes:
         """A recorded DATA frame of a live session as it was."""
         return self.random.choice(self.recording.of(wire.DATA, self.victim)[-512:])
@@ -125,6 +138,9 @@ def kinds(enemy: Enemy) -> dict[str, Callable[[], bytes]]:
         "bad-mac-spoofed": enemy.bad_mac_spoofed,
         "initiation": enemy.initiation,
         "initiation-spoofed": enemy.initiation_spoofed,
+        "solicitation-made-up": enemy.solicitation_made_up,
+        "solicitation": enemy.solicitation,
+        "solicitation-spoofed": enemy.solicitation_spoofed,
         "data": enemy.data,
         "data-unknown": enemy.data_unknown,
         "data-forged": enemy.data_forged,
@@ -197,10 +213,6 @@ def main() -> None:
     pool = [makers[kind]() for _ in range(POOL // len(args.kind)) for kind in args.kind]
     if args.unheard:
         pool = [unheard(frame) for frame in pool]
-    with contextlib.suppress(OSError):
-        os.setpriority(os.PRIO_PROCESS, 0, URGENCY)
-        # Where the kernel groups processes by session (sched(7), autogroups), the niceness of the group is what counts.
-        Path("/proc/self/autogroup").write_text(str(URGENCY))
     print("sending", flush=True)
     flood(args.interface, pool, args.rate, args.seconds, args.tick, say)
 

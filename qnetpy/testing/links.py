@@ -36,6 +36,7 @@ class Owner:
         self.links: dict[str, Link] = {}
         self.got: list[bytes] = []
         self.refusals: list[Failed] = []
+        self.solicitations: list[tuple[Address, bytes]] = []
         self.on_message: Callable[[Link, bytes], None] | None = None
         self.on_route: Callable[[int], None] | None = None
 
@@ -68,6 +69,9 @@ class Owner:
             self.on_route(route)
         if self.on_message is not None:
             self.on_message(link, bytes(data))
+
+    def solicited(self, address: Address, frame: memoryview) -> None:
+        self.solicitations.append((address, bytes(frame)))
 
     def refused(self, failed: Failed) -> None:
         self.refusals.append(failed)

@@ -12,12 +12,14 @@ from qnetpy.link.transport.config import TransportConfig
 from qnetpy.parameters import QnetSettings
 from qnetpy.testing.changes import PHASES, Changes
 from qnetpy.testing.node import SimNode
+from qnetpy.testing.replayer import Replayer
 from qnetpy.testing.workload import ECHO, HOLD, Client, FileJob, Op
 from qnetpy.testing.world import World
 
 KINDS = (
     *("clean", "lossy", "partition", "crash", "carrier", "two links", "rekey", "coming and going", "mtu and delay", "everything"),
     *("three links", "cards", "paths and keys", "asymmetric", "clocks", "ciphers", "members", "routed", "two bearers", "any phase"),
+    "unannounced",
 )
 SEVERAL = ("two links", "three links", "cards", "paths and keys", "two bearers")
 """Kinds with more than one cable."""
@@ -28,6 +30,8 @@ STEADY = 150
 STEADY_SHARE = 0.3
 STEADY_SHARE_SOUND = 0.6
 """Of the seeds that have one; and of those in which one cable stays good, which it would show."""
+LONELY = ("unannounced",)
+"""Kinds in which no node knows of another at its start: they find each other by solicitations, which an enemy repeats and changes."""
 DAYS = (-86400.0, -3600.0, 3600.0, 86400.0, 10 * 86400.0)
 """By which clocks are wrong."""
 
@@ -50,6 +54,8 @@ class Plan(Changes):
         self.count = chance.choice([3, 4]) if kind == "everything" else chance.choice([2, 2, 3])
         if kind in ("asymmetric", "members"):
             self.count = 3
+        if kind in LONELY:
+            cables = chance.choice([1, 1, 2])
         names = [f"n{number}" for number in range(1, self.count + 1)]
         behind = names[-1:] if internets and chance.random() < 0.4 else []
         settings = self._settings(kind, chance)
@@ -59,8 +65,11 @@ class Plan(Changes):
         self.clients: list[Client] = []
         self.healing = False
         """The trouble is over."""
+        self.enemies = [Replayer(world, link, random.Random(f"{seed}/enemy/{link}")) for link in links] if kind in LONELY else []
         self.length = chance.choice([2.0, 4.0])
         """Seconds for which things go wrong."""
+        if kind in LONELY:
+            self.known_at_start = []
         self._clocks()
         if kind == "members" or (kind == "everything" and chance.random() < 0.3):
             self._enrol_all(chance.choice(["", "n2"]))
@@ -79,6 +88,7 @@ class Plan(Changes):
             transport=TransportConfig(congestion=chance.choice(["tolerant", "tolerant", "cubic", "newreno"])),
             paths=chance.choice(["loadbalance", "loadbalance", "redundant", "preferred:en0", "preferred:en1"]),
             suites=chance.choice([(), ("chacha20-poly1305",), ("aes-256-gcm", "aes-128-gcm")]),
+            solicit=kind in LONELY,
         )
 
     def _clocks(self) -> None:
@@ -128,12 +138,17 @@ class Plan(Changes):
             "routed": routed,
             "two bearers": [*paths, *forgetting],
             "any phase": everything,
+            "unannounced": [*paths, self._partition, self._crash, self._stop, self._sever, self._one_way, self._burst, self._copied],
         }
 
     def _plan(self) -> None:
         chance, kind = self.chance, self.kind
         mixed = kind in ("everything", "any phase")
-        if kind == "lossy" or (mixed and chance.random() < 0.5) or (kind in ("members", "routed", "clocks") and chance.random() < 0.3):
+        if (
+            kind == "lossy"
+            or (mixed and chance.random() < 0.5)
+            or (kind in ("members", "routed", "clocks", *LONELY) and chance.random() < 0.3)
+        ):
             self.faults = self._bad_cable()
         if kind == "mtu and delay" or (mixed and chance.random() < 0.3):
             self.mtu = chance.choice([1500, 4000, 9000])
@@ -141,10 +156,9 @@ class Plan(Changes):
             before = self.faults.split(",") if self.faults else []
             self.faults = ",".join([part for part in before if not part.startswith("jitter")] + [part for part in delay.split(",") if part])
         self.good = not self.faults
-        """No cable does anything to what passes, except that it may take its time."""
         if kind in UNTROUBLED and chance.random() < 0.5:
             self.faults = chance.choice(["delay=1ms", "delay=8ms"])
-        late = kind in ("coming and going", "everything")
+        late = kind in ("coming and going", "everything", *LONELY)
         for name in self.names:
             at = chance.choice([0.0, chance.random() * 2]) if late else 0.0
             self._step(at, f"{name} is switched on", partial(self._start, name))
@@ -164,7 +178,8 @@ class Plan(Changes):
             # What is not undone before the end lasts until everybody has become slow to call. An address at which nobody was ever met is
             # then called once a minute, unless its node is at the other end of a cable that comes back, and calls: so all know of all.
             self.end += chance.choice([20.0, 70.0])
-            self.world.join(*self.names)
+            if kind not in LONELY:
+                self.world.join(*self.names)
         self._work(0.2, self.end)
         self.steps.sort(key=lambda step: step.at)
 

@@ -19,15 +19,18 @@ from contextlib import contextmanager
 
 import attrs
 
+from qnetpy.discovery.solicitor import BEAT, JITTER
 from qnetpy.link.calls import RETRY_REFUSED
-from qnetpy.testing.bounds import excess
+from qnetpy.testing.bounds import SESSIONS_PER_LINK, excess
 from qnetpy.testing.node import SimNode
-from qnetpy.testing.plan import SEVERAL, UNTROUBLED, Plan
+from qnetpy.testing.plan import LONELY, SEVERAL, UNTROUBLED, Plan
 from qnetpy.testing.trouble import SLACK
 from qnetpy.testing.workload import HOLD, Client, FileJob
 
 CONVERGE = 12.0
 """Seconds after healing within which all nodes must see each other: a call repeats once a second, and begins again after 5."""
+LONELY_WAIT = BEAT * (1.0 + JITTER)
+"""The same where nodes that never met may be silent so long."""
 TOLD = "this node was revoked by"
 """What a node says when it hears that, and no exception."""
 LOOK_EVERY = 0.5
@@ -35,6 +38,8 @@ LOOK_EVERY = 0.5
 STALL = 1.5
 """Virtual seconds that an operation may take while one cable of several is good: silence is noticed within half a second, and an operation
 may meet it several times."""
+VARYING = ("hints", "calls", "half_open", "askers", "solicitations_seen")
+"""Sizes that say whom a node heard of, not what it has to do."""
 TAIL = 60
 """Lines of the trace, beside those of turns, that are told with a failure."""
 ENDPOINTS = 8
@@ -133,7 +138,7 @@ class Scenario(Plan):
         self._check_wrongs()
         self._heal()
         healed = world.now
-        limit = CONVERGE + (RETRY_REFUSED if self.refusals else 0.0)
+        limit = CONVERGE + (RETRY_REFUSED if self.refusals else 0.0) + (LONELY_WAIT if self.kind in LONELY else 0.0)
         if not world.until(world.settled, limit):
             raise ScenarioFailed(f"the nodes do not see each other {limit} s after healing: {self._states()}")
         converged = world.now - healed
@@ -267,6 +272,8 @@ class Scenario(Plan):
     def _quiet(self) -> None:
         """With nothing to do, nothing is kept and hardly anything happens."""
         world = self.world
+        for enemy in self.enemies:
+            enemy.stop()
         world.run(3.0 + (RETRY_REFUSED if self.refusals else 0.0))
         left: list[str] = []
         for _ in range(3):  # a renewal of keys may be under way at any one moment
@@ -295,19 +302,19 @@ class Scenario(Plan):
         least = len(others) * bool(self.stores)
         most = least + len(others) * any(name.startswith("udp") for name in self.interfaces)
         for name, size in sizes.items():
-            if name in ("hints", "calls", "sessions", "half_open", "timers", "paths") or name.startswith("endpoints_"):
+            if name in (*VARYING, "sessions", "timers", "paths") or name.startswith("endpoints_"):
                 continue
             if name in ("connections_in", "connections_out") and least <= size <= most:
                 continue
             if size != wanted.get(name, 0):
                 yield f"{node.name} has {name}={size}, not {wanted.get(name, 0)}"
-        if sizes["sessions"] > 2 * len(others):
+        if sizes["sessions"] > SESSIONS_PER_LINK * len(others):
             yield f"{node.name} has {sizes['sessions']} sessions for {len(others)} nodes"
         yield from self._paths_left_on(node)
         wanted_endpoints = sizes.get("endpoints_wanted", 0)
         if wanted_endpoints > ENDPOINTS * self.count:
             yield f"{node.name} wants {wanted_endpoints} endpoints"
-        if sizes["calls"] > (self.count - 1 - len(others)) * len(node.cables) + wanted_endpoints:
+        if sizes["calls"] > (self.count - 1 - len(others)) * len(node.cables) + wanted_endpoints + self._replayed():
             yield f"{node.name} makes {sizes['calls']} calls"
         if len(node.files.manager.table.handles):
             yield f"{node.name} has {len(node.files.manager.table.handles)} open handles"
@@ -322,6 +329,11 @@ class Scenario(Plan):
         counters = {name: count for name, count in node.qnet.counters.items() if name not in ("gossip_sent", "gossip_failed")}
         if counters:
             yield f"{node.name}: {counters}"
+
+    def _replayed(self) -> int:
+        """Addresses at which nodes once were: an enemy who repeats their solicitations gets them called for a while."""
+        there = {cable.mac for node in self.world.live for cable in node.cables.values()}
+        return sum(mac not in there for hub in self.world.hubs.values() for mac in hub.owners) if self.kind in LONELY else 0
 
     def _paths_left_on(self, node: SimNode) -> Iterator[str]:
         """One for each cable, all in use. A card or an endpoint that is there no more may be tried now and then: its node could not say

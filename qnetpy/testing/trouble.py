@@ -43,6 +43,8 @@ class Trouble:
         self.ledger = Ledger(world.dispatch.note)
         self.servers: dict[str, Server] = {}
         self.steps: list[Step] = []
+        self.good = True
+        """No cable does anything to what passes, except that it may take its time."""
         self.faults = ""
         """Of every cable, in the good times."""
         self.mtu = 1500
@@ -57,6 +59,8 @@ class Trouble:
         """What nodes keep, where membership changes."""
         self.banned: set[str] = set()
         """Nodes that were revoked and have not joined again."""
+        self.known_at_start: list[str] | None = None
+        """Nodes that each knows of when it is switched on; None: all that were switched on before."""
         self.refusals = False
         """There was one: addresses where somebody was refused are not called for a while."""
         self.breaks = Counter(names)
@@ -259,7 +263,9 @@ class Trouble:
                 hub = self.world.hubs[link]
                 hub.severed = hub.severed | pairs if value else hub.severed - pairs
             if value and len(links) == len(self.interfaces):
-                self._expect_end_between(one, two, f"the end of {one}{' > ' if len(pairs) == 1 else ' = '}{two}")
+                # Who still hears the other gives up when that says so, or, where that word may be lost, when it has become silent.
+                more = self.world.settings.timers.down_after if len(pairs) == 1 and not self.good else 0.0
+                self._expect_end_between(one, two, f"the end of {one}{' > ' if len(pairs) == 1 else ' = '}{two}", more)
 
         where = "" if len(links) == len(self.interfaces) else f" on {links[0]}"
         self._step(at, f"{one} does not reach {two}{where}{', nor back' if len(pairs) > 1 else ''}", lambda: sever(True))
@@ -282,7 +288,9 @@ class Trouble:
         if (before is None or before.dead) and name in self.names and name not in self.banned:
             self._broken(name)
             store = self.stores.get(name)
-            node = self.world.start(name, skew=self.skew[name], rate=self.rate[name], mtu=self.mtu, fault=self.faults, store=store)
+            node = self.world.start(
+                name, skew=self.skew[name], rate=self.rate[name], mtu=self.mtu, fault=self.faults, store=store, call=self.known_at_start
+            )
             self.servers[name] = Server(node, self.ledger)
 
     def _off(self, name: str, clean: bool) -> None:
@@ -323,10 +331,11 @@ class Trouble:
 
         self.world.at(since + limit, check)
 
-    def _expect_end_between(self, one: str, two: str, what: str) -> None:
-        """The same of two nodes that do not hear each other, or of which one does not hear the other."""
+    def _expect_end_between(self, one: str, two: str, what: str, more: float) -> None:
+        """The same of two nodes that do not hear each other, or of which one does not hear the other. *more*: seconds that it may take
+        beyond that."""
         counts = self.breaks[one], self.breaks[two]
-        limit = self.world.settings.timers.down_after + SLACK
+        limit = self.world.settings.timers.down_after + SLACK + more
 
         def check() -> None:
             if (self.breaks[one], self.breaks[two]) != counts:

@@ -22,6 +22,7 @@ from resmgr.system import System
 from stack.core.driver import Driver
 from stack.core.endpoints import has_endpoints
 from stack.core.errors import ModuleError
+from stack.core.groups import can_join
 from stack.core.hooks import ORDER_TAP, Hook, HookEntry, Hooks, Point
 from stack.core.ifnet import Interface, InterfaceEvent
 from stack.core.isolation import SLOW_DEFAULT, Guard, GuardedDispatch, Guards
@@ -36,7 +37,7 @@ from stack.core.screen import Screen, can_screen
 from stack.core.statistics import Counters, Drop, StackStatistics
 from stack.crypto.registry import Crypto, standard_crypto
 from stack.frame import BadFrame, Frame
-from stack.wire.ethernet import HEADER_SIZE, MAC_SIZE, TPIDS, ethertype_of, unpack_type
+from stack.wire.ethernet import HEADER_SIZE, MAC_SIZE, TPIDS, ethertype_of, mac_text, unpack_type
 
 log = logging.getLogger(__name__)
 
@@ -90,6 +91,8 @@ class Stack:
         self._screens: dict[int, Screen] = {}
         self._told: dict[int, Screen] = {}
         """The screens that drivers have."""
+        self._groups: list[bytes] = []
+        """One entry for each registration."""
         self._hooks = Hooks()
         self._listeners: list[Listening] = []
         self._failures = Counters()
@@ -236,6 +239,8 @@ class Stack:
         driver.accept(self._wanted())
         if self._told and can_screen(driver):
             driver.screen(self._told)
+        if self._groups and can_join(driver):
+            driver.join(frozenset(self._groups))
         self._interfaces[interface.name] = interface
         loaded.interface = interface
 
@@ -276,6 +281,23 @@ class Stack:
     def _screens_now(self) -> dict[int, Screen]:
         """None while a module wants every frame: what a protocol sheds, a bridge forwards."""
         return {} if self._hooks.want_everything() else dict(self._screens)
+
+    def join_group(self, group: bytes) -> Registration:
+        """From now on interfaces get frames to the Ethernet group *group*, those that are attached later too."""
+        self._groups.append(group)
+        self._tell_groups()
+
+        def revoke() -> None:
+            self._groups.remove(group)
+            self._tell_groups()
+
+        return self._registered(f"group {mac_text(group)}", revoke)
+
+    def _tell_groups(self) -> None:
+        groups = frozenset(self._groups)
+        for interface in self._interfaces.values():
+            if can_join(interface.driver):
+                interface.driver.join(groups)
 
     def shed(self) -> int:
         """Frames that drivers have shed by screens, as far as samples tell."""

@@ -37,6 +37,7 @@ from stack.drivers.af_packet.constants import (
     PACKET_ADD_MEMBERSHIP,
     PACKET_DROP_MEMBERSHIP,
     PACKET_IGNORE_OUTGOING,
+    PACKET_MR_MULTICAST,
     PACKET_MR_PROMISC,
     PACKET_MREQ,
     PACKET_STATISTICS,
@@ -53,7 +54,7 @@ from stack.drivers.af_packet.side import RING as SIDE_RING
 from stack.drivers.af_packet.side import SideQueue
 from stack.filter.bpf.attach import attach
 from stack.frame import Frame
-from stack.wire.ethernet import MAC_SIZE
+from stack.wire.ethernet import MAC_SIZE, mac_text
 from stack.wire.rtnetlink import Link
 
 __all__ = ["MODULE", "PacketDriver", "PacketOptions"]
@@ -86,6 +87,8 @@ class PacketDriver:
         self._others = False
         self._promiscuous = 0
         """Index of the Linux interface that was made promiscuous."""
+        self._groups: frozenset[bytes] = frozenset()
+        self._joined: frozenset[bytes] = frozenset()
         self._monitor = LinkMonitor(dispatch, self._link_reported)
         try:
             link = self._monitor.find(options.ifname)
@@ -138,6 +141,9 @@ class PacketDriver:
 
     def _bind(self, link: Link) -> None:
         self._sock.bind((link.name, ETH_P_ALL))
+        # Memberships are of one device, and ended with the one before.
+        self._joined = frozenset()
+        self._tell_card()
         if self._side is not None:
             self._side.bind(link.name)
 
@@ -177,6 +183,24 @@ class PacketDriver:
     @property
     def shed(self) -> int:
         return 0 if self._side is None else self._side.samples * max((screen.sample_of for screen in self._screens.values()), default=0)
+
+    def join(self, groups: frozenset[bytes]) -> None:
+        """`stack.core.groups.Joining`: the kernel programs the card as long as this socket is open."""
+        self._groups = groups
+        self._tell_card()
+
+    def _tell_card(self) -> None:
+        link = self._link
+        if self._closed or link is None:
+            return
+        for groups, change in ((self._joined - self._groups, PACKET_DROP_MEMBERSHIP), (self._groups - self._joined, PACKET_ADD_MEMBERSHIP)):
+            for group in groups:
+                request = PACKET_MREQ.pack(link.index, PACKET_MR_MULTICAST, len(group), group)
+                try:
+                    self._sock.setsockopt(SOL_PACKET, change, request)
+                except OSError as error:
+                    log.warning("packet: %s does not take group %s: %s", link.name, mac_text(group), error.strerror)
+        self._joined = self._groups
 
     def _attach(self) -> None:
         """Tell the kernel what is wanted: first the side socket, so that no frame falls between the two."""

@@ -55,7 +55,7 @@ def test_a_flood_takes_little_and_ends_no_link(trial: tuple[Victim, bytes]) -> N
     for kinds in (STRANGERS, LISTENERS):
         for rate in (RATE, HIGH_RATE):
             with flooding(victim, "x", recording, kinds, rate):
-                time.sleep(1.5)
+                victim.until_screening()
                 share, arrived = victim.share(2.0)
                 write_some(victim)
             print(f"{'+'.join(kinds)}: {arrived:.0f} frames/s take {share - idle:.1%} of a core (idle {idle:.1%})")
@@ -81,7 +81,7 @@ def test_a_node_gets_in_while_the_flood_lasts(trial: tuple[Victim, bytes]) -> No
 
     alone = join()
     with flooding(victim, "x", recording, [*STRANGERS, *LISTENERS], HIGH_RATE):
-        time.sleep(1.5)
+        victim.until_screening()
         _, arrived = victim.share(1.0)
         flooded = join()
     print(f"to start and be up: {alone:.2f} s alone, {flooded:.2f} s with {arrived:.0f} frames/s")

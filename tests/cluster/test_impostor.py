@@ -36,10 +36,13 @@ RATE = 5000
 TICK = "0.0002"
 """One frame in another's name every fifth of a millisecond. A node answers about as fast, so that some of the answers still get through."""
 ATTACK_SECONDS = 5.0
-HEALED_MAX = 30.0
-"""Seconds until everybody sees everybody again; most of it is the commands that ask, on a machine that has other things to do."""
-LONGEST_MAX = 10.0
-"""Seconds; 0.2 where the nodes get the processor when they need it, 5 were seen where they did not."""
+HEALED_MAX = 10.0
+"""Seconds until everybody sees everybody again, beyond what it takes to ask everybody when nothing is wrong."""
+LONGEST_MAX, LONGEST_TIMES = 1.0, 3.0
+"""Seconds that the longest request may take, beyond so many times what it takes beside the same frames in the impostor's own name: those
+cost the machine as much and draw nobody's frames."""
+JOINED_MAX = 10.0
+"""Seconds until a node that starts is up, beyond what it takes when nobody lies."""
 STOLEN_MIN = 20
 """Frames for n2 that must come to the impostor, or the switch was not fooled."""
 LIES_SECONDS = 6.0
@@ -69,6 +72,27 @@ def wait_until_up(cluster: kit.Cluster) -> None:
             cluster.run(node, "qnet", "nodes", "--wait", other, seconds=30.0)
 
 
+def join(cluster: kit.Cluster) -> float:
+    """Seconds in which n3 is started again and is up with the others."""
+    cluster.run("n3", "qnet", "down")
+    began = time.monotonic()
+    cluster.run("n3", "qnet", "up")
+    for other in ("n1", "n2"):
+        cluster.run("n3", "qnet", "nodes", "--wait", other, seconds=30.0)
+    return time.monotonic() - began
+
+
+def until_answered(cluster: kit.Cluster, client: Program) -> float:
+    """Seconds until everybody sees everybody and a request is answered."""
+    began = time.monotonic()
+    wait_until_up(cluster)
+    answered = client.tell()["answered"]
+    while client.tell()["answered"] == answered:
+        assert time.monotonic() < began + 60.0, "nobody is answered"
+        time.sleep(0.05)
+    return time.monotonic() - began
+
+
 def stolen(cluster: kit.Cluster) -> int:
     """Frames that the switch has sent to the impostor."""
     return int(cluster.run("x", "cat", "/sys/class/net/eth0/statistics/rx_packets").stdout)
@@ -81,6 +105,7 @@ def test_who_takes_a_nodes_address_on_a_switch_disturbs_its_link_and_no_more(
     wait_until_up(cluster)
     one, two = Victim(cluster, "n1"), Victim(cluster, "n2")
     with working(cluster) as (server, client):
+        calm = until_answered(cluster, client)
         before = stolen(cluster)
         with flooding(one, "x", b"", ["noise"], RATE, "--from", two.mac, "--tick", TICK):
             time.sleep(ATTACK_SECONDS)
@@ -88,17 +113,12 @@ def test_who_takes_a_nodes_address_on_a_switch_disturbs_its_link_and_no_more(
             states = [dict(nodes(one)), dict(nodes(two))]
         assert got > STOLEN_MIN
         assert states[0]["n3"] == ("up", 1)
-        began = time.monotonic()
-        wait_until_up(cluster)
-        answered = client.tell()["answered"]
-        while client.tell()["answered"] == answered:
-            assert time.monotonic() < began + HEALED_MAX, "nobody is answered"
-            time.sleep(0.05)
-        healed = time.monotonic() - began
+        healed = until_answered(cluster, client)
         asked, served = client.end(), server.end()
     with capsys.disabled():
-        print(f"\n{got} frames went to the impostor; n1 sees {states[0]}, n2 sees {states[1]}; healed in {healed:.1f} s; {asked}")
-    assert healed < HEALED_MAX
+        print(f"\n{got} frames went to the impostor; n1 sees {states[0]}, n2 sees {states[1]}; {asked}")
+        print(f"healed in {healed:.1f} s; all are asked in {calm:.1f} s when nothing is wrong")
+    assert healed < calm + HEALED_MAX
     assert asked["wrong"] == served["wrong"] == served["twice"] == 0
     assert set(asked["failed"]) <= {"Host is down", "Stale file handle", "Bad file descriptor"}
     assert asked["answered"] <= served["delivered"]["n1"] <= asked["asked"]
@@ -123,18 +143,25 @@ def test_with_a_second_path_nothing_fails(start_cluster: Start, capsys: pytest.C
     wait(["eth0", "eth1"])
     with working(cluster) as (server, client):
         before = stolen(cluster)
+        with flooding(one, "x", b"", ["noise"], RATE, "--tick", TICK):
+            time.sleep(ATTACK_SECONDS)
+            harmless = stolen(cluster) - before
+        control, _ = client.end(), server.end()
+    with working(cluster) as (server, client):
+        before = stolen(cluster)
         with flooding(one, "x", b"", ["noise"], RATE, "--from", two.mac, "--tick", TICK):
             time.sleep(ATTACK_SECONDS)
             got = stolen(cluster) - before
         wait(["eth0", "eth1"])
         asked, served = client.end(), server.end()
     with capsys.disabled():
-        print(f"\n{got} frames went to the impostor; {asked}")
+        print(f"\n{got} frames went to the impostor, {harmless} without a lie; {asked}")
+        print(f"the longest request {asked['longest']:.3f} s, without a lie {control['longest']:.3f} s")
     assert got > STOLEN_MIN
     assert asked["failed"] == {}
     assert asked["asked"] == asked["answered"] == served["delivered"]["n1"]
     assert asked["wrong"] == served["wrong"] == served["twice"] == 0
-    assert asked["longest"] < LONGEST_MAX
+    assert asked["longest"] < LONGEST_TIMES * control["longest"] + LONGEST_MAX
     assert nodes(one)["n2"] == ("up", 1)
 
 
@@ -142,27 +169,23 @@ def test_lies_about_where_nodes_are_show_nobody_and_keep_nobody_out(start_cluste
     cluster = start_cluster(TOPOLOGY.format(second=""))
     wait_until_up(cluster)
     one, two = Victim(cluster, "n1"), Victim(cluster, "n2")
+    calm = join(cluster)
     before, memory = nodes(one), one.memory()
     with program(cluster, "x", "liar", "--address", cluster.address("x"), "--victim", one.mac, "--other", two.mac) as liar:
         time.sleep(LIES_SECONDS)
         share, _ = one.share(1.0)
-        began = time.monotonic()
-        cluster.run("n3", "qnet", "down")
-        cluster.run("n3", "qnet", "up")
-        for other in ("n1", "n2"):
-            cluster.run("n3", "qnet", "nodes", "--wait", other, seconds=30.0)
-        joined = time.monotonic() - began
+        joined = join(cluster)
         status = one.status()
         shown = json.loads(cluster.run("n1", "qnet", "nodes", "--json").stdout)["nodes"]
         said = liar.end()
     discovery: dict[str, Any] = status["discovery"]
-    print(f"{said}: {share:.1%} of a core; a node starts and is up in {joined:.1f} s; {discovery}, {drops_of(status)}")
+    print(f"{said}: {share:.1%} of a core; a node starts and is up in {joined:.1f} s, {calm:.1f} s before; {discovery}, {drops_of(status)}")
     assert said["sent"] > 500
     assert min(said[kind] for kind in ("invented", "victim", "other", "group", "nonsense", "goodbye")) > 0
     assert {node["name"] for node in shown} == {"n2", "n3"}
     assert cluster.run("n1", "ls", "/net").stdout.split() == ["n1", "n2", "n3"]
     assert nodes(one)["n2"] == before["n2"]
-    assert joined < 30.0
+    assert joined < calm + JOINED_MAX
     assert discovery["bad_txt"] > 0
     assert discovery["crowded_mac"] > 0
     assert discovery["announced"] <= 1024

@@ -31,6 +31,8 @@ class Rig:
     kernel: Kernel
     nodes: NodeTable
     fs: NetFs
+    sought: list[str]
+    """Names that were asked for and are no node's."""
 
     def client(self) -> IoClient:
         """Nothing runs the dispatch for it: whatever is not answered at once fails."""
@@ -61,7 +63,8 @@ def rig() -> Rig:
     dispatch = VirtualDispatch(1)
     kernel = Kernel(dispatch, "a")
     nodes = NodeTable()
-    return Rig(dispatch, kernel, nodes, NetFs(kernel, nodes, route_by, lambda info: True))
+    sought: list[str] = []
+    return Rig(dispatch, kernel, nodes, NetFs(kernel, nodes, route_by, lambda info: True, sought.append), sought)
 
 
 def test_lists_this_node_and_those_that_can_be_reached(rig: Rig) -> None:
@@ -116,6 +119,17 @@ def test_a_name_that_nobody_ever_had_does_not_exist(rig: Rig) -> None:
     for path in (b"nobody", b"nobody/etc", b"\xff\xfe", b"B"):
         with fails(errno.ENOENT):
             rig.client().lookup(path)
+
+
+def test_a_name_that_nobody_ever_had_is_told_to_who_looks_for_nodes(rig: Rig) -> None:
+    rig.node("b", NodeState.UP)
+    rig.node("c", NodeState.UP, NodeState.DOWN)
+    for path in (b"b/etc", b"a"):
+        rig.redirect(path)
+    for path in (b"c", b"d", b"e/etc", b"d~redundant", b".git"):
+        with pytest.raises(ResmgrError):
+            rig.client().lookup(path)
+    assert rig.sought == ["d", "e", "d", ".git"]
 
 
 def test_nothing_can_be_made_or_removed_there(rig: Rig) -> None:

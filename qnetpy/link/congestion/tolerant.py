@@ -1,6 +1,7 @@
-"""The default: CUBIC that random loss cannot starve and that does not fill deep queues. docs/decisions/congestion.md has the figures.
+"""The default: CUBIC that random loss cannot starve and that does not fill deep queues (`drain.py`). docs/decisions/congestion.md has the
+figures.
 
-Four additions to RFC 9438:
+Two additions to `Draining`:
 
 - A floor. After a loss the window does not fall below what the path has just proved to carry: the highest delivery rate of the last
   ROUNDS round trips, times the minimum round trip plus a slack, and a little more to make up for the share that is lost.
@@ -8,42 +9,16 @@ Four additions to RFC 9438:
   sample, the loss is the path's, and the slack becomes SLACK: the window then settles where the queue that we cause is about that long.
   If the loss then grows much, the queue is too short for that: back, and the next try waits, longer each time. Loss above CEILING takes
   the floor away, which leaves plain CUBIC.
-- A ceiling for growth. While even the fastest packet of a round waits longer than a quarter of the minimum round trip plus GROWTH_SLACK,
-  the window does not grow.
-- A drain. When that goes on for some rounds the queue may be ours (slow start leaves one, and nothing else would take it away): the window
-  becomes what the path delivers in the minimum round trip and a little more. If the delay then falls, it was. If it does not, somebody
-  else fills the queue, or the path is another: the window is what it was, the delay is measured from there, and the next try waits, longer
-  each time. So a competitor that fills queues takes a share but not all. The same if the delay falls but less is delivered: then an end
-  that shares its processor needs the queue, to have work whenever it has its turn.
 """
 
 from __future__ import annotations
 
 from qnetpy.link.congestion.base import MIN_PACKETS, AckSample
-from qnetpy.link.congestion.cubic import Cubic
+from qnetpy.link.congestion.drain import GROWTH_SLACK, Draining
 
-ROUNDS = 10
-SLACK = 0.001
+SLACK = 2 * GROWTH_SLACK
 """At 1 Gbit/s 125 kB: less than a switch port's share of buffer, and more than the two ends take to turn a batch of packets round."""
 LEAST_SLACK = SLACK / 10
-GROWTH_RTTS = 1.25
-GROWTH_SLACK = SLACK / 2
-DRAIN_AFTER = 3
-"""Rounds in a row with too much delay."""
-DRAIN_SLACK = SLACK / 4
-"""Beyond the minimum round trip: both ends handle packets in batches, and run dry with less."""
-DRAIN_ROUNDS = 6
-"""In which the delay must fall."""
-SPAN = 0.03
-"""Seconds over which it is measured what is delivered."""
-SPANS = 4
-"""Of these before and after a drain are compared."""
-HARMED, HARMED_AT_ONCE = 0.9, 0.7
-"""Share of what was delivered before below which a drain is undone: after SPANS, after two of them."""
-DRAIN_PAUSE, DRAIN_PAUSE_MAX = 1.0, 16.0
-"""Seconds until the next try."""
-MINIMUM_LIFE = 5.0
-"""Seconds for which the minimum round trip is believed without a sample that is near it; then the queue is emptied wholly."""
 SAMPLE_PACKETS = 128
 SHARE = 0.03
 """Loss that CUBIC and the least slack can live with."""
@@ -58,13 +33,11 @@ MAX_PAUSE = 1024
 """Samples until the slack is tried again on a path whose queue was too short: at first, at most."""
 
 
-class Tolerant(Cubic):
+class Tolerant(Draining):
     name = "tolerant"
 
     def __init__(self, mss: int, max_window: int) -> None:
         super().__init__(mss, max_window)
-        self._rates: list[float] = [0.0]
-        """Highest delivery rate of each of the last rounds, newest last."""
         self._minimum_rtt = 0.0
         self._slack = LEAST_SLACK
         self._floored = True
@@ -78,31 +51,6 @@ class Tolerant(Cubic):
         self._next_pause = PAUSE
         self._acked_sample = 0
         self._lost_sample = 0
-        self._delay_min = 1e9
-        self._delayed = False
-        self._delayed_rounds = 0
-        self._base = 0.0
-        """Delay of a round in which no queue was ours although it was delayed; 0: there was none."""
-        self._minimum_at = 0.0
-        """When a round trip was near the minimum last."""
-        self._drained_from = 0
-        """The window before the drain that is under way; 0: none."""
-        self._drain_rounds = 0
-        self._drain_not_before = 0.0
-        self._drain_pause = DRAIN_PAUSE
-        self.drains = 0
-        """Queues that were ours."""
-        self.drains_undone = 0
-        self._span_began = 0.0
-        self._span_acked = 0
-        self._span_busy = True
-        self._spans: list[float] = []
-        """Bytes per second of the last spans that had always something to send."""
-        self._proof: list[float] = []
-        """Those since the drain whose effect is being watched."""
-        self._proof_from = 0
-        """The window before that drain; 0: none is watched."""
-        self._proof_rate = 0.0
 
     def floor(self) -> int:
         """Bytes below which a loss does not push the window."""
@@ -111,39 +59,8 @@ class Tolerant(Cubic):
         share = self._share if self._share < CEILING else CEILING
         return int(min(max(self._rates) * (self._minimum_rtt + self._slack) / (1 - share), self.max_window))
 
-    def seen_rate(self) -> float:
-        return max(self._rates)
-
     def on_ack(self, ack: AckSample) -> None:
-        if ack.new_round:
-            rates = self._rates
-            rates.append(0.0)
-            if len(rates) > ROUNDS:
-                del rates[0]
-            delay, base = self._delay_min, self._base
-            if delay < base:
-                self._base = base = delay
-            self._delayed = delay < 1e9 and delay > (base if base > ack.minimum else ack.minimum) * GROWTH_RTTS + GROWTH_SLACK
-            if self._delayed or self._drained_from:
-                self._drain(ack)
-            else:
-                self._delayed_rounds = 0
-            self._delay_min = 1e9
-        if ack.rtt <= GROWTH_RTTS * ack.minimum:
-            self._minimum_at = ack.now
-        if ack.rate > self._rates[-1]:
-            self._rates[-1] = ack.rate
-        if ack.rtt < self._delay_min:
-            self._delay_min = ack.rtt
         self._minimum_rtt = ack.minimum
-        if self._span_began:
-            self._span_acked += ack.acked
-        else:
-            self._new_span(ack.now)
-        if self._span_busy and not ack.limited and ack.in_flight < max(self._rates) * ack.minimum:
-            self._span_busy = False
-        if ack.now - self._span_began >= SPAN:
-            self._end_span(ack.now)
         super().on_ack(ack)
         self._acked_sample += ack.acked
         self._judge()
@@ -151,77 +68,7 @@ class Tolerant(Cubic):
             # Loss is about: follow the rate that the path delivers, also upward and within recovery.
             self.window = min(self.floor(), self.window + ack.acked)
 
-    def avoidance(self, ack: AckSample) -> None:
-        if not self._delayed:
-            super().avoidance(ack)
-
-    def _drain(self, ack: AckSample) -> None:
-        """At the beginning of a round."""
-        if self._drained_from:
-            self._drain_rounds += 1
-            if not self._delayed:
-                self._drained_from = self._delayed_rounds = 0
-                self.drains += 1
-            elif self._drain_rounds > DRAIN_ROUNDS:
-                self._base = self._delay_min
-                self._delayed = False
-                self._undo_drain(self._drained_from, ack.now)
-            return
-        self._delayed_rounds += 1
-        if self._delayed_rounds < DRAIN_AFTER or ack.now < self._drain_not_before:
-            return
-        slack = DRAIN_SLACK if ack.now - self._minimum_at < MINIMUM_LIFE else 0.0
-        rate = max(self._rates)
-        window = max(int(rate * (max(ack.minimum, self._base) + slack)), MIN_PACKETS * self.mss)
-        if rate and self._spans and window < min(self.window, ack.in_flight):
-            self._drained_from = self.window
-            self._drain_rounds = 0
-            if not self._proof_from:
-                self._proof_from = self.window
-                self._proof_rate = _usual(self._spans)
-                self._proof.clear()
-                self._new_span(ack.now)
-            self.window = self.threshold = window
-            self._begin(window / self.mss)
-
-    def _undo_drain(self, window: int, now: float) -> None:
-        self.window = max(self.window, window)
-        self.threshold = min(self.threshold, self.window)
-        self.drains_undone += 1
-        self._drained_from = self._delayed_rounds = self._proof_from = 0
-        self._drain_not_before = now + self._drain_pause
-        self._drain_pause = min(2 * self._drain_pause, DRAIN_PAUSE_MAX)
-
-    def _new_span(self, now: float) -> None:
-        self._span_began = now
-        self._span_acked = 0
-        self._span_busy = True
-
-    def _end_span(self, now: float) -> None:
-        rate = self._span_acked / (now - self._span_began)
-        busy = self._span_busy
-        self._new_span(now)
-        if not busy:
-            # What was delivered is what there was. Whether the drain did harm will not be known, and does not matter now.
-            self._proof_from = 0
-            self._spans.clear()
-            return
-        self._spans.append(rate)
-        del self._spans[:-SPANS]
-        if self._proof_from and not self._drained_from:
-            proof = self._proof
-            proof.append(rate)
-            if len(proof) == 2 and max(proof) < HARMED_AT_ONCE * self._proof_rate:
-                self._undo_drain(self._proof_from, now)
-            elif len(proof) == SPANS:
-                if _usual(proof) < HARMED * self._proof_rate:
-                    self._undo_drain(self._proof_from, now)
-                else:
-                    self._proof_from = 0
-                    self._drain_pause = DRAIN_PAUSE
-
     def on_loss(self, lost: int, sent: float, now: float) -> None:
-        self._drained_from = self._delayed_rounds = self._proof_from = 0
         self._lost_sample += lost
         self._judge()
         super().on_loss(lost, sent, now)
@@ -230,10 +77,6 @@ class Tolerant(Cubic):
         before = self.window
         super().reduce(now)
         self.window = max(self.window, min(before, self.floor()))
-
-    def on_persistent_congestion(self) -> None:
-        super().on_persistent_congestion()
-        self._rates = [0.0]
 
     def _judge(self) -> None:
         """At the end of a sample: whose fault is the loss?"""
@@ -267,10 +110,3 @@ class Tolerant(Cubic):
     def _set_slack(self, slack: float) -> None:
         self._slack = slack
         self._count = 0
-
-
-def _usual(rates: list[float]) -> float:
-    """The median: a pause of an end in one span says nothing."""
-    ordered = sorted(rates)
-    middle = len(ordered) // 2
-    return (ordered[middle] + ordered[-1 - middle]) / 2

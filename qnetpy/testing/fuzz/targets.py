@@ -19,6 +19,7 @@ from qnetpy.identity.certificate import CertificateError, parse_certificate, par
 from qnetpy.identity.keyfiles import StoreError, unpack_bundle
 from qnetpy.identity.trust import parse_statement
 from qnetpy.link import hello
+from qnetpy.link.solicitation import parse_solicitation
 from qnetpy.link.transport.items import decode
 from qnetpy.link.wire import parse_handshake, sort_frames
 from qnetpy.members import wire as members_wire
@@ -27,7 +28,7 @@ from qnetpy.members.store import unpack_statements
 from qnetpy.qos import QosError, parse_choice
 from qnetpy.reach import gossip
 from qnetpy.settings import SettingsError
-from qnetpy.testing.fuzz import machines
+from qnetpy.testing.fuzz import machines, soliciting
 from resmgr import iomsg, iorequest, message
 from resmgr.errors import BadMessage, ResmgrError
 from resmgr.procmgr import message as spawn
@@ -60,7 +61,7 @@ def frames(data: bytes) -> None:
     if not batch:
         return
     result = sort_frames(batch)
-    found = sum(len(arrivals.numbers) for arrivals in result.data) + len(result.handshakes) + result.malformed
+    found = sum(len(arrivals.numbers) for arrivals in result.data) + len(result.handshakes) + len(result.solicitations) + result.malformed
     assert found == len(batch)
     for frame in batch:
         try:
@@ -282,6 +283,13 @@ def discovery(data: bytes) -> None:
     assert parse_txt(pack_txt(place)) == place
 
 
+def solicitation(data: bytes) -> None:
+    """What anybody can send to the group of all nodes."""
+    value = parse_solicitation(data)
+    assert parse_solicitation(value.pack()) == value
+    assert data.startswith(value.pack())
+
+
 def links(data: bytes) -> None:
     """rtnetlink, from the kernel."""
     for told in rtnetlink.parse_messages(data):
@@ -350,6 +358,7 @@ TARGETS: Mapping[str, Target] = {
     "endpoints": endpoints,
     "words": words,
     "discovery": discovery,
+    "solicitation": solicitation,
     "links": links,
     "configuration": configuration,
     "options": options,
@@ -359,6 +368,7 @@ TARGETS: Mapping[str, Target] = {
     "manager": lambda data: machines.manager(list(items(data))),
     "fuse": lambda data: machines.fuse(list(items(data))),
     "shaking": lambda data: machines.shaking(list(items(data))),
+    "soliciting": lambda data: soliciting.soliciting(list(items(data))),
     "link": lambda data: machines.link(list(items(data))),
     "joining": lambda data: machines.joining(list(items(data))),
 }

@@ -7,6 +7,7 @@ import struct
 SOL_PACKET = 263
 PACKET_ADD_MEMBERSHIP = 1
 PACKET_DROP_MEMBERSHIP = 2
+PACKET_MR_MULTICAST = 0
 PACKET_MR_PROMISC = 1
 PACKET_MREQ = struct.Struct("iHH8s")
 """struct packet_mreq: interface index, kind, length of the address, address."""

@@ -28,6 +28,7 @@ import attrs
 from resmgr.dispatch import Dispatch, Timer
 from resmgr.errors import Misuse
 from stack.core.driver import BATCH_MAX, Driver, Port
+from stack.core.groups import can_join
 from stack.core.module import Context, Kind, Module
 from stack.core.options import BitRate, Duration, Percent, Size
 from stack.core.screen import Screen, can_screen
@@ -354,6 +355,11 @@ class FaultDriver:
         """Passed on to a driver that screens; others deliver everything."""
         if can_screen(self.inner):
             self.inner.screen(screens)
+
+    def join(self, groups: frozenset[bytes]) -> None:
+        """Passed on to a driver whose card filters groups."""
+        if can_join(self.inner):
+            self.inner.join(groups)
 
     @property
     def shed(self) -> int:

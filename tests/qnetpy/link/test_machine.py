@@ -11,7 +11,7 @@ from qnetpy.link.calls import CALLS_MAX, RETRY_REFUSED, RETRY_STRANGER, STRANGER
 from qnetpy.link.machine import BURST, BURST_BRIEF, BURST_BYTES, BURST_LEAST
 from qnetpy.link.outcome import Reason
 from qnetpy.link.session import RekeyPolicy
-from qnetpy.link.wire import DATA, DATA_HEADER, FINAL, INITIATION, RESPONSE
+from qnetpy.link.wire import CONFIRM, DATA, DATA_HEADER, FINAL, INITIATION, RESPONSE
 from qnetpy.testing.links import ETHERTYPE, HEAD, Net, Station, two_cables
 
 
@@ -90,8 +90,8 @@ def test_a_hint_that_comes_again_is_called_at_once_but_not_all_the_time() -> Non
         a.machine.hint(address, net.now)
         net.flush(a)
         net.run(0.05)
-    # 10 seconds of announcements: one call of 8 s, and a bit of the next one.
-    assert 5 < len([when for when, _, _, _ in net.frames if when >= before]) < 30
+    # 10 seconds of announcements: one call of 8 s and a bit of the next one, a frame every half a second.
+    assert 20 < len([when for when, _, _, _ in net.frames if when >= before]) < 40
 
 
 def test_a_withdrawn_stranger_is_not_called_any_more() -> None:
@@ -339,6 +339,28 @@ def test_a_lost_confirmation_of_new_keys_harms_nobody() -> None:
     net.run(2.0)
     assert len(a.owner.got) == len(b.owner.got) == 300
     assert a.owner.log == ["b up"]
+
+
+def test_who_is_told_of_new_keys_and_cannot_confirm_them_is_heard_under_the_old() -> None:
+    """Whoever is between lets no CONFIRM pass, or changes where FINALs come from: the caller does not know that its keys are good."""
+    net, a, b = pair(rekey=RekeyPolicy(after=1.0, stagger=0.0, grace=0.5))
+    net.block = lambda sender, cable, frame: frame[HEAD] == CONFIRM
+    for number in range(600):
+        net.send(a, "b", bytes([number % 256]) * 10)
+        net.send(b, "a", bytes([number % 256]) * 10)
+        net.run(0.02)
+        assert not a.owner.links["b"].suspect
+        assert not b.owner.links["a"].suspect
+    assert kinds(net)[CONFIRM] > 10
+    assert len(a.owner.got) > 590
+    assert len(b.owner.got) > 590
+    for station in (a, b):
+        assert station.machine.counters["unknown_session"] == 0
+        assert station.machine.sizes()["sessions"] <= 5
+    net.block = lambda sender, cable, frame: False
+    before = set(a.machine.sessions())
+    assert net.run(12.0, lambda: not before & set(a.machine.sessions()))
+    assert (a.owner.log, b.owner.log) == (["b up"], ["a up"])
 
 
 def test_keys_and_ciphers_are_renewed_at_both_ends_at_once_while_every_fifth_frame_is_lost() -> None:

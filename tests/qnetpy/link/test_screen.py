@@ -11,6 +11,7 @@ from qnetpy.identity.authority import issue_identity, make_authority
 from qnetpy.link import wire as w
 from qnetpy.link.constants import INDICES_AHEAD, MAC_SIZE
 from qnetpy.link.screen import HOT_MAX, INDICES_MAX, SAMPLE_OF, View, identity, programs
+from qnetpy.link.solicitation import SIZE, Solicitations
 from qnetpy.link.stamp import stamp_code
 from qnetpy.link.testing import WALL, Caller, Wire, address, agreed
 from stack.core.screen import Screen
@@ -29,6 +30,7 @@ class Trial:
 
     def __init__(self) -> None:
         authority = make_authority("garden", WALL, random=random.Random(1).randbytes)
+        self.secret = authority.secret
         wire = Wire(1)
         self.a, self.b = (Caller(wire, issue_identity(authority, name, [], WALL), at) for name, at in (("a", A), ("b", B)))
         self.a.want(B, "b")
@@ -102,6 +104,29 @@ def test_guarded_sheds_what_is_not_ours(trial: Trial) -> None:
     assert queue(view, ETHERNET + bytes(46), random_word=0) == SAMPLE
     for cut in range(14, length):
         assert queue(view, bytes(initiation[:cut])) == SHED
+
+
+def test_a_solicitation_passes_with_its_stamp_only(trial: Trial) -> None:
+    keys = Solicitations(trial.secret)
+    frame = ETHERNET + keys.make(bytes(8), bytes(16), A[1]).pack()
+    view = guarded(trial)
+    assert queue(trial.view, frame) == SIDE
+    for tags in (b"", bytes.fromhex("8100 0007")):
+        for pad in (0, 6, 100):
+            assert queue(view, frame[:12] + tags + frame[12:] + bytes(pad)) == SIDE
+    for place in range(14, 14 + SIZE):
+        for bit in range(8):
+            wrong = bytearray(frame)
+            wrong[place] ^= 1 << bit
+            assert queue(view, bytes(wrong)) == SHED, place
+    for cut in range(14, len(frame)):
+        assert queue(view, frame[:cut]) == SHED
+    assert queue(view, ETHERNET + Solicitations(bytes(32)).make(bytes(8), bytes(16), A[1]).pack()) == SHED
+    word = identity(memoryview(frame + bytes(6)), 14)
+    assert word is not None
+    assert queue(guarded(trial, hot=frozenset({word})), frame) == SHED
+    assert identity(memoryview(frame[:-1]), 14) is None
+    assert queue(guarded(trial, hot=frozenset({word ^ 1})), frame) == SIDE
 
 
 def test_random_bytes_are_shed(trial: Trial) -> None:

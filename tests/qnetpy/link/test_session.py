@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from qnetpy.link.constants import PACKET_NUMBER_MAX, REKEY_AFTER, REKEY_STAGGER, REPLAY_WINDOW
+from qnetpy.link.constants import ATTEMPT_TIMEOUT, DONE_LIFETIME, PACKET_NUMBER_MAX, REKEY_AFTER, REKEY_STAGGER, REPLAY_WINDOW
 from qnetpy.link.session import KeysExhausted, RekeyPolicy, Role, Session, Sessions
 from qnetpy.link.wire import DATA_HEADER, sort_frames
 from resmgr.dispatch import Buffer
@@ -269,9 +269,10 @@ def test_make_before_break() -> None:
     sender = pair()[0]
     sessions.install(first, 0.0)
     assert sessions.next_timeout() is None
-    second = pair()[1]
+    second = pair()[0]
     assert sessions.install(second, 100.0) == []
-    assert (sessions.current, sessions.previous) == (second, first)
+    assert sessions.held == [second, first]
+    assert sessions.current is second
     assert deliver(first, sender.seal(ETHERNET, 0, 0, [b"late"])) == [(0, b"late")]
     assert sessions.next_timeout() == 105.0
     assert sessions.expire(104.9) == []
@@ -280,13 +281,70 @@ def test_make_before_break() -> None:
     assert sessions.next_timeout() is None
 
 
-def test_a_third_session_ends_the_first_at_once() -> None:
+def responders(count: int) -> list[Session]:
+    """With the indices 1, 2, ... of ours."""
+    return [
+        Session(keys(value=number), keys(value=100 + number), number, 50, Role.RESPONDER, float(number)) for number in range(1, count + 1)
+    ]
+
+
+def test_who_was_called_seals_with_new_keys_when_the_caller_has_used_them() -> None:
+    sessions = Sessions(RekeyPolicy(grace=5.0))
+    one, two, three = responders(3)
+    sessions.install(one, 1.0)
+    assert sessions.current is one, "there are no others to go on with"
+    sessions.install(two, 2.0)
+    assert (sessions.current, sessions.coming) == (one, [two])
+    assert sessions.heard(1, 2.5) == []
+    assert (sessions.current, sessions.coming) == (one, [two]), "what comes under the old keys says nothing"
+    assert sessions.heard(2, 3.0) == []
+    assert (sessions.current, sessions.coming, sessions.older) == (two, [], [one])
+    assert sessions.expire(7.9) == []
+    assert sessions.expire(8.0) == [one]
+    sessions.install(three, 9.0)
+    assert sessions.expire(9.0 + DONE_LIFETIME - 0.1) == [], "the caller may hear the confirmation so late"
+    assert sessions.expire(9.0 + DONE_LIFETIME) == [three]
+    assert sessions.held == [two]
+
+
+def test_a_caller_that_calls_again_is_heard_under_all_keys_that_it_may_use() -> None:
+    sessions = Sessions(RekeyPolicy(grace=5.0))
+    one, two, three, four, five = responders(5)
+    for session in (one, two, three, four):
+        assert sessions.install(session, session.established) == []
+    assert (sessions.current, sessions.coming, sessions.older) == (one, [three, four], [two])
+    sessions.heard(3, 4.5)
+    assert (sessions.current, sessions.coming, sessions.older) == (three, [four], [two, one])
+    assert sessions.heard(4, 4.6) == [two]
+    assert sessions.install(five, 5.0) == []
+    call = pair()[0]
+    assert sessions.install(call, 6.0) == [one, three]
+    assert sessions.held == [call, four, five], "our own call counts at once"
+
+
+def test_no_other_call_while_new_keys_wait_for_their_first_use() -> None:
+    sessions = Sessions(RekeyPolicy(after=10.0, stagger=0.0))
+    one, two = responders(2)
+    sessions.install(one, 1.0)
+    sessions.install(two, 12.0)
+    two.established = 12.0
+    assert sessions.rekey_due(12.5) == ""
+    assert sessions.rekey_due(12.0 + ATTEMPT_TIMEOUT) == "time"
+    one.counters.sealed = one.seal_limit
+    assert sessions.rekey_due(12.5) == "frames", "there is nothing to go on with"
+    third = Session(keys(value=9), keys(value=8), 7, 8, Role.RESPONDER, 13.0)
+    sessions.install(third, 13.0)
+    assert sessions.current is third
+
+
+def test_a_fourth_session_ends_the_first_at_once() -> None:
     sessions = Sessions()
-    one, two, three = (pair()[0] for _ in range(3))
+    one, two, three, four = (pair()[0] for _ in range(4))
     sessions.install(one, 0.0)
     sessions.install(two, 1.0)
-    assert sessions.install(three, 2.0) == [one]
-    assert sessions.close() == [three, two]
+    assert sessions.install(three, 2.0) == []
+    assert sessions.install(four, 3.0) == [one]
+    assert sessions.close() == [four, two, three]
     assert sessions.current is None
     assert not sessions.usable(2.0)
 
@@ -310,13 +368,24 @@ class NonceReuse(RuleBasedStateMachine):
         self.sessions = Sessions()
         self.next: dict[int, int] = {}
         self.now = 0.0
-        self.rekey()
+        self.rekey(Role.INITIATOR)
 
-    @rule()
-    def rekey(self) -> None:
+    @rule(role=st.sampled_from(Role))
+    def rekey(self, role: Role) -> None:
         watched = Watched(keys(value=len(self.made) % 250))
         self.made.append(watched)
-        self.sessions.install(Session(watched, keys(value=251), 1, 2, Role.INITIATOR, self.now), self.now)
+        self.sessions.install(Session(watched, keys(value=251), len(self.made), 2, role, self.now), self.now)
+
+    @rule(place=st.integers(0, 2))
+    def heard(self, place: int) -> None:
+        """The peer uses keys that come."""
+        if place < len(self.sessions.coming):
+            self.sessions.heard(self.sessions.coming[place].local_index, self.now)
+
+    @rule(seconds=st.sampled_from([0.1, 4.0, 9.0]))
+    def passes(self, seconds: float) -> None:
+        self.now += seconds
+        self.sessions.expire(self.now)
 
     @rule(path=st.integers(0, 3), count=st.integers(0, 5), step=st.integers(-6, 6))
     def seal(self, path: int, count: int, step: int) -> None:

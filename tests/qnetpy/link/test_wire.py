@@ -72,7 +72,7 @@ def test_noise_is_counted_and_nothing_else() -> None:
     for _ in range(3000):
         batch = [memoryview(chance.randbytes(chance.randrange(80))) for _ in range(chance.randrange(4))]
         result = sort_frames(batch)
-        count = sum(len(group.numbers) for group in result.data) + len(result.handshakes) + result.malformed
+        count = sum(len(group.numbers) for group in result.data) + len(result.handshakes) + len(result.solicitations) + result.malformed
         assert count == len(batch)
         for _, frame in result.handshakes:
             try:

@@ -20,11 +20,11 @@ from stack.core.module import Context, Kind, Module
 from stack.core.registry import Registration
 from stack.core.stack import Stack
 from stack.core.statistics import Drop
-from stack.drivers.hub import Hub, HubPort
+from stack.drivers.hub import Hub, HubOptions, HubPort
 from stack.drivers.wrap.fault import FaultDriver
 from stack.frame import Frame
 from stack.testing.driver import OTHER_TYPE, TYPE, frame
-from stack.wire.ethernet import BROADCAST
+from stack.wire.ethernet import BROADCAST, mac_bytes
 
 MACS = [bytes((2, 0, 0, 0, 0, number)) for number in range(5)]
 
@@ -374,6 +374,34 @@ def test_a_listener_that_fails_hides_nothing_from_the_others(caplog: pytest.LogC
     port.set_carrier(True)
     assert events == [InterfaceEvent.DOWN]
     assert world.stacks[0].statistics().failures == {"interface listener": 2}
+
+
+def joining(hub: Hub, told: list[set[bytes]]) -> Module[HubOptions]:
+    """Ports of a hub that are told about groups."""
+
+    def attach(context: Context, options: HubOptions) -> HubPort:
+        port = hub.port(options.name, mac_bytes(options.mac), dispatch=context.dispatch)
+        port.join = lambda groups: told.append(set(groups))  # type: ignore[attr-defined]  # a hub has no such thing
+        return port
+
+    return Module("joining", Kind.DRIVER, HubOptions, attach)
+
+
+def test_groups_are_told_to_drivers_that_filter_them() -> None:
+    one, other = bytes.fromhex("030000000001"), bytes.fromhex("030000000002")
+    world = World(1)
+    stack = world.stacks[0]
+    bare: list[set[bytes]] = []
+    wrapped: list[set[bytes]] = []
+    stack.load(joining(world.hub, bare), "mac=02:00:00:00:00:77,name=en1")
+    first, second, third = stack.join_group(one), stack.join_group(one), stack.join_group(other)
+    stack.load(joining(world.hub, wrapped), "mac=02:00:00:00:00:78,name=en2", wrap=[("fault", "")])
+    assert (bare, wrapped) == ([{one}, {one}, {one, other}], [{one, other}])
+    first.revoke()
+    second.revoke()
+    third.revoke()
+    third.revoke()
+    assert bare[3:] == wrapped[1:] == [{one, other}, {other}, set()]
 
 
 def test_output_without_carrier_is_counted() -> None:

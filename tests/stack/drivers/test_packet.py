@@ -340,6 +340,42 @@ async def test_a_screen_follows_the_interface(ends: Ends, veth: Veth) -> None:
     assert await settle(lambda: len(ends.port_b.frames) == 3 and ends.b.shed == 30)
 
 
+GROUP, OTHER_GROUP = bytes.fromhex("03716e657400"), bytes.fromhex("03716e657401")
+
+
+def groups_of(veth: Veth) -> set[bytes]:
+    """What the card of vb lets through, of those that these tests name."""
+    with veth.b.entered():
+        listed = subprocess.run(["ip", "maddress", "show", "dev", "vb"], check=True, capture_output=True, text=True).stdout.split()
+    return {group for group in (GROUP, OTHER_GROUP) if group.hex(":") in listed}
+
+
+async def test_a_card_is_told_which_groups_it_is_in(ends: Ends, veth: Veth) -> None:
+    assert groups_of(veth) == set()
+    changes: list[set[bytes]] = [{GROUP}, {GROUP, OTHER_GROUP}, {OTHER_GROUP}, {OTHER_GROUP}, set()]
+    for groups in changes:
+        ends.b.join(frozenset(groups))
+        assert groups_of(veth) == groups
+    ends.b.join(frozenset({GROUP}))
+    sent = frame(GROUP, ends.a.mac, b"to the group".ljust(46, b"."))
+    ends.a.transmit([sent])
+    assert await settle(lambda: ends.port_b.frames == [sent])
+    ends.b.detach()
+    assert groups_of(veth) == set()
+
+
+async def test_groups_are_kept_when_the_interface_is_another(ends: Ends, veth: Veth) -> None:
+    ends.b.join(frozenset({GROUP}))
+    veth.b.ip("link", "delete", "vb")
+    assert await settle(lambda: not ends.b.up)
+    ends.b.join(frozenset({GROUP, OTHER_GROUP}))
+    veth.b.ip("link", "add", "vb", "type", "veth", "peer", "name", "vc")
+    veth.b.ip("link", "set", "vb", "up")
+    veth.b.ip("link", "set", "vc", "up")
+    assert await settle(lambda: ends.b.up)
+    assert groups_of(veth) == {GROUP, OTHER_GROUP}
+
+
 async def test_detach_from_within_a_delivery_of_the_side_queue(dispatch: TrioDispatch, veth: Veth) -> None:
     made = Ends(*open_pair(dispatch, veth))
     assert await settle(lambda: made.a.up and made.b.up)

@@ -8,7 +8,8 @@ from random import Random
 import pytest
 
 from qnetpy.link.congestion import AckSample, create
-from qnetpy.link.congestion.tolerant import DRAIN_PAUSE, SLACK, Tolerant
+from qnetpy.link.congestion.drain import DRAIN_PAUSE
+from qnetpy.link.congestion.tolerant import SLACK, Tolerant
 from qnetpy.link.transport.config import TransportConfig
 from qnetpy.link.transport.events import MessageReceived
 from qnetpy.link.transport.testing import Faults, Pair
