@@ -36,7 +36,7 @@ SPECIFIC = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    iopkt.add_arguments(parser)
+    iopkt.add_place(parser)
     parser.add_argument("-a", dest="every", action="store_true", help="all interfaces, which is the default")
     parser.add_argument("--json", action="store_true", help="the same facts as JSON, for programs")
     parser.add_argument("-agrport", dest="without", default="", metavar="PORT", help="take a port out of an aggregate")

@@ -20,7 +20,7 @@ INSTANCES = 100
 _TYPE = re.compile(r"io-pkt(?P<number>[0-9]{0,2})(?:-v[46](?:-hc)?)?")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_place(parser: argparse.ArgumentParser) -> None:
     """What all of them take."""
     parser.add_argument("-T", dest="type", default="", metavar="io-pkt[N]", help="which instance; default: this node's daemon, or io-pkt0")
     parser.add_argument("-n", dest="node", default="", metavar="NODE", help="of that node; it must let this one administer it")

@@ -13,7 +13,7 @@ from qnetpy.cli.output import as_json, table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    iopkt.add_arguments(parser)
+    iopkt.add_place(parser)
     parser.add_argument("-o", dest="options", action="append", default=[], metavar="OPTIONS", help="key=value,flag,...; may be repeated")
     parser.add_argument("--fault", default="", metavar="OPTIONS", help="a bad link around a driver: drop=5%%,delay=20ms")
     parser.add_argument("--json", action="store_true", help="the same facts as JSON, for programs")

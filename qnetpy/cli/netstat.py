@@ -15,7 +15,7 @@ REPEAT = 20
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    iopkt.add_arguments(parser)
+    iopkt.add_place(parser)
     how = parser.add_mutually_exclusive_group()
     how.add_argument("-i", dest="interfaces", action="store_true", help="interfaces, which is the default")
     how.add_argument("-s", dest="protocols", action="store_true", help="protocols: ethertypes, hooks, modules and what they raised")

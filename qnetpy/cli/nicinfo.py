@@ -12,7 +12,7 @@ WIDTH = 36
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    iopkt.add_arguments(parser)
+    iopkt.add_place(parser)
     parser.add_argument("--watch", nargs="?", type=float, const=1.0, metavar="SECONDS", help="go on, with rates (default: every second)")
     parser.add_argument("-c", dest="count", type=int, default=0, metavar="N", help="with --watch: end after so many")
     parser.add_argument("--json", action="store_true", help="the same facts as JSON, for programs; with --watch a line for each reading")
