@@ -27,7 +27,7 @@ WORDS = (*INTERFACE, *SWITCHES, *NUMBERS, *PORT_NUMBERS, *ALONE, "static", "dela
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    iopkt.add_arguments(parser)
+    iopkt.add_place(parser)
     parser.add_argument("-a", dest="every", action="store_true", help="all bridges, which is the default")
     parser.add_argument("--json", action="store_true", help="the same facts as JSON, for programs")
     parser.add_argument("bridge", nargs="?", default="", metavar="BRIDGE")
