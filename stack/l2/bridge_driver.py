@@ -195,6 +195,7 @@ class BridgeDriver:
                 self._stack.add_hook(Point.IN, self._incoming, order=ORDER_BRIDGE, name=self.name, everything=True, counts=True),
                 self._stack.add_hook(Point.OUT, self._outgoing, order=ORDER_BRIDGE, name=self.name, counts=True),
             ]
+        self._keep_own_addresses()
         if self.engine is not None:
             self.engine.add(interface)
             if not self._running:
@@ -203,6 +204,12 @@ class BridgeDriver:
             self.join_tree(member, True)
         self._members_changed()
         self.settle()
+
+    def _keep_own_addresses(self) -> None:
+        """What was learned as a station's and is ours now, the engine must not carry."""
+        if self.engine is not None:
+            for member in self.members.values():
+                self.engine.forget(member.interface.mac)
 
     def delete(self, name: str) -> None:
         """ModuleError when it is no member."""
@@ -267,6 +274,7 @@ class BridgeDriver:
             return
         if event is InterfaceEvent.CHANGED:
             self.bridge.readdress(member.port.number, interface.mac)
+            self._keep_own_addresses()
         elif event in (InterfaceEvent.UP, InterfaceEvent.DOWN):
             member.port.up = interface.up
             if not interface.up:
@@ -319,7 +327,10 @@ class BridgeDriver:
         if self.bridge.news:
             self._tell_news()
         for number, batch in decision.out.items():
-            self._stack.output(self._numbers[number].interface, batch, ORDER_BRIDGE)
+            # Who hears a frame may take members away.
+            member = self._numbers.get(number)
+            if member is not None:
+                self._stack.output(member.interface, batch, ORDER_BRIDGE)
         for number, batch in decision.up.items():
             member = self._numbers.get(number)
             if member is not None and member is not received:
