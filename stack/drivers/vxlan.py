@@ -106,7 +106,7 @@ class VxlanDriver:
         entered = False
         try:
             shared = next((tunnel for tunnel in tunnels if tunnel.open and tunnel.place == place), None)
-            self.tunnel = shared or Tunnel(dispatch, place, options.ttl, options.buffer)
+            self.tunnel = shared or Tunnel(place, options.ttl, options.buffer)
             self.tunnel.enter(options.vni, self)
             entered = True
             if self._group is not None and options.dev is not None:
@@ -138,7 +138,7 @@ class VxlanDriver:
 
     def start(self, port: Port) -> None:
         self._port = port
-        self.tunnel.listen()
+        self.tunnel.listen(self._options.vni, self._dispatch)
         self._monitor.start()
 
     def accept(self, ethertypes: frozenset[int] | None) -> None:

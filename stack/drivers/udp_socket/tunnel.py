@@ -1,5 +1,8 @@
 """The UDP socket of a VXLAN tunnel endpoint, which all networks of a stack with one address and port share: the identifier in each datagram
 says whose it is.
+
+The socket is watched on the dispatch of one of the networks, since what a module puts on a dispatch goes with the module; when that one
+leaves, another takes over.
 """
 
 from __future__ import annotations
@@ -39,14 +42,14 @@ class Network(Protocol):
 class Tunnel:
     """See the head of this file. ModuleError when the address or port cannot be had. Closed when its last network has left."""
 
-    def __init__(self, dispatch: Dispatch, place: Place, ttl: int, buffer: int) -> None:
+    def __init__(self, place: Place, ttl: int, buffer: int) -> None:
         self.place = place
         self.sock = _open(place, ttl, buffer)
-        self._dispatch = dispatch
         self._ttl = ttl
         self._cells = Cells(self.sock, ROOM)
         self._networks: dict[int, Network] = {}
-        self._listening = False
+        self._dispatches: dict[int, Dispatch] = {}
+        """Of the networks that listen; the socket is on the first one's."""
 
     @property
     def networks(self) -> int:
@@ -62,16 +65,24 @@ class Tunnel:
             raise ModuleError(errno.EEXIST, f"vxlan: network {vni} is there already on UDP port {self.place[2]}")
         self._networks[vni] = network
 
-    def listen(self) -> None:
-        if not self._listening:
-            self._listening = True
-            self._dispatch.attach_fd(self.sock.fileno(), self._readable)
+    def listen(self, vni: int, dispatch: Dispatch) -> None:
+        """The network with that identifier has started; *dispatch* is its own."""
+        self._dispatches[vni] = dispatch
+        if len(self._dispatches) == 1:
+            dispatch.attach_fd(self.sock.fileno(), self._readable)
 
     def leave(self, vni: int) -> None:
         """Idempotent."""
-        if self._networks.pop(vni, None) is not None and not self._networks:
-            if self._listening:
-                self._dispatch.detach_fd(self.sock.fileno())
+        if self._networks.pop(vni, None) is None:
+            return
+        watched = next(iter(self._dispatches), None) == vni
+        dispatch = self._dispatches.pop(vni, None)
+        if watched and dispatch is not None:
+            dispatch.detach_fd(self.sock.fileno())
+            for other in self._dispatches.values():
+                other.attach_fd(self.sock.fileno(), self._readable)
+                break
+        if not self._networks:
             self.sock.close()
 
     def join(self, group: Endpoint, index: int) -> None:
