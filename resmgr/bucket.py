@@ -18,7 +18,7 @@ class TokenBucket:
         self._at = 0.0
 
     def take(self, now: float, amount: float = 1.0) -> bool:
-        """Take *amount*. False when there is less, which costs nothing."""
+        """Take *amount*, at most `burst`. False when there is less, which costs nothing."""
         self._fill(now)
         if self._tokens < amount - _ROUNDING:
             return False
@@ -31,7 +31,7 @@ class TokenBucket:
         return self._tokens >= self.burst
 
     def ready_at(self, amount: float = 1.0) -> float:
-        """The earliest time at which there is *amount* to take, which is not more than the burst."""
+        """The earliest time at which there is so much to take."""
         return self._at + max(0.0, amount - self._tokens) / self.rate
 
     def _fill(self, now: float) -> None:

@@ -86,6 +86,7 @@ ARROWS = {
     "stack.crypto.providers": {"resmgr", "stack.crypto"},
     "stack.filter.bpf": {"resmgr", "stack"},
     "stack.core": {"resmgr", "stack", "stack.wire", "stack.crypto", "stack.filter.bpf"},
+    "stack.inet": {"resmgr", "stack", "stack.wire", "stack.core"},
     "stack.managers": {"resmgr", "resmgr.iofunc", "stack", "stack.wire", "stack.core", "stack.crypto"},
     "stack.ebpf": {"resmgr"},
     "stack.l2.forward": {
@@ -142,7 +143,7 @@ ARROWS = {
 """What the files of a folder may import besides each other. A new arrow is a decision: it is entered here."""
 COMPOSE = {
     *("resmgr/system.py", "qnetpy/qnet.py", "qnetpy/linkscreen.py", "qnetpy/lsm.py", "qnetpy/facts.py", "qnetpy/embed.py"),
-    *("qnetpy/parameters.py", "stack/core/manager.py"),
+    *("qnetpy/parameters.py", "stack/core/manager.py", "stack/core/main.py"),
 }
 """Files that put a node together, or show all of it."""
 

@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
         return _live(args)
     found = iopkt.ask(args, "facts")
     if args.protocols:
-        chosen = {name: found.get(name) for name in ("ethertypes", "hooks", "modules", "failures", "shed", "absent")}
+        chosen = {name: found.get(name) for name in ("ethertypes", "ip_protocols", "hooks", "modules", "failures", "shed", "absent")}
         print(as_json(chosen) if args.json else _protocols(found))
         return 0
     interfaces = iopkt.interfaces_of(found, args.interface)
@@ -53,6 +53,7 @@ def _interfaces(interfaces: list[dict[str, object]]) -> str:
 
 def _protocols(found: dict[str, object]) -> str:
     types = [[f"{iopkt.number(one['ethertype']):#06x}", one["module"] or "-", one["frames"]] for one in iopkt.listed(found["ethertypes"])]
+    protocols = [[one["protocol"], one["module"] or "-", one["packets"]] for one in iopkt.listed(found["ip_protocols"])]
     hooks = [
         [one["name"], one["module"] or "-", one["point"], one["order"], "all" if one["everything"] else "registered"]
         for one in iopkt.listed(found["hooks"])
@@ -63,6 +64,7 @@ def _protocols(found: dict[str, object]) -> str:
     ]
     tables = [
         table(types, ("ETHERTYPE", "MODULE", "FRAMES")),
+        table(protocols, ("IP PROTOCOL", "MODULE", "PACKETS")) if protocols else "",
         table(hooks, ("HOOK", "MODULE", "POINT", "ORDER", "ETHERTYPES")) if hooks else "",
         table(modules, ("NUMBER", "MODULE", "RAISED", "SLOW")),
     ]

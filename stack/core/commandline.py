@@ -1,8 +1,8 @@
 """The command line of `io-pkt`, in QNX's form: `io-pkt -d packet ifname=eth0 -p tcpip prefix=/alt -p qnet`.
 
 `-d` and `-p` take a module's name and then, if the next word does not begin with a dash, its options; the name may be glued to the letter
-(`-dpacket`, `-ptcpip`). They are carried out in the order in which they stand. `--fault` belongs to the driver before it. Options
-of QNX's io-pkt that have no place on Linux are refused with what to do instead, rather than taken and ignored.
+(`-dpacket`, `-ptcpip`). They are carried out in the order in which they stand. `--fault` and `--wrap` belong to the driver before
+them. Options of QNX's io-pkt that have no place on Linux are refused with what to do instead, rather than taken and ignored.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from stack.rights import Scheduling, User, parse_capability, parse_group, parse_
 
 USAGE = """\
 usage: io-pkt [-v] [-i N] [-P PRIORITY] [-t THREADS] [-U USER] [--prefix DIR] [--group GROUP] [--run-dir DIR] ...
-              [-d DRIVER [OPTIONS] [--fault OPTIONS]]... [-p PROTOCOL [OPTIONS]]...
+              [-d DRIVER [OPTIONS] [--fault OPTIONS] [--wrap NAME [OPTIONS]]...]... [-p PROTOCOL [OPTIONS]]...
 
 The network manager: loads drivers and protocol modules, in the order given, and runs until SIGTERM or SIGINT. More are loaded and unloaded
 at run time: qnet mount, qnet umount.
@@ -25,6 +25,7 @@ at run time: qnet mount, qnet umount.
   -d DRIVER [OPTIONS]    load a driver: a name (packet), an installed one, or a dotted path
   -p PROTOCOL [OPTIONS]  load a protocol module (qnet)
   --fault OPTIONS        put a bad link around the driver before it: drop=5%,dup=2%,reorder=5%,corrupt=0.5%,delay=20ms,rate=10M,seed=1
+  --wrap NAME [OPTIONS]  put a wrapper around the driver before it: pcap file=F, rate tx=10M, tracer rate=20; the last is the outermost
   -i N                   instance number, 0 to 99: several managers on one machine (default 0)
   -P PRIORITY            how the kernel schedules it: N or rr:N, fifo:N (real-time priority 1 to 99), nice:N (-20 to 19)
   -t THREADS             threads that may forward frames beside the stack, 1 to 100 (default: one per processor)
@@ -59,7 +60,7 @@ _REFUSED = {
     "-u": "-U is there: be another user before anything is loaded",
 }
 _KNOWN = (
-    *("-d", "-p", "-i", "-P", "-t", "-U", "-v", "-h", "--help", "--fault", "--prefix", "--group", "--keep-caps", "--slow"),
+    *("-d", "-p", "-i", "-P", "-t", "-U", "-v", "-h", "--help", "--fault", "--wrap", "--prefix", "--group", "--keep-caps", "--slow"),
     *("--run-dir", "--ready-fd", "--poll", "--options"),
 )
 
@@ -114,6 +115,11 @@ def parse_command_line(words: list[str]) -> CommandLine:
             if not line.loads or line.loads[-1].kind is not Kind.DRIVER:
                 raise UsageError("--fault belongs behind the driver that it is for: -d packet ifname=eth0 --fault drop=5%")
             line.loads[-1].wrap.append(("fault", text))
+        elif option == "--wrap":
+            name = _value(option, glued, rest, "the name of a wrapper, like pcap")
+            if not line.loads or line.loads[-1].kind is not Kind.DRIVER:
+                raise UsageError("--wrap belongs behind the driver that it is for: -d packet ifname=eth0 --wrap pcap file=trace.pcapng")
+            line.loads[-1].wrap.append((name, rest.pop(0) if rest and not rest[0].startswith("-") else ""))
         elif option == "-i":
             line.instance = _number(option, _value(option, glued, rest, "a number"), INSTANCES - 1)
         elif option == "-t":

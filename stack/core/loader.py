@@ -1,6 +1,7 @@
 """Find a module by name, as QNX finds `devnp-NAME.so` and `lsm-NAME.so`.
 
 - `-d packet`: `MODULE` of `stack.drivers.packet`; a wrapper, `fault`: of `stack.drivers.wrap.fault`.
+- `-p ip`: of `stack.inet.ip`.
 - `-p qnet`: the installed entry point `qnet` of group `io_pkt.modules`; drivers of third parties may be installed that way too.
 - a name with a dot: `MODULE` (or `:NAME`) of that Python module, for code that is not installed.
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from stack.core.module import Loadable
 
 ENTRY_POINT_GROUP = "io_pkt.modules"
-_PACKAGES = {Kind.DRIVER: "stack.drivers", Kind.WRAPPER: "stack.drivers.wrap"}
+_PACKAGES = {Kind.DRIVER: "stack.drivers", Kind.WRAPPER: "stack.drivers.wrap", Kind.PROTOCOL: "stack.inet"}
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 _PATH = re.compile(r"(?P<module>[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+)(?::(?P<attribute>[A-Za-z_]\w*))?")
 

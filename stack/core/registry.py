@@ -1,4 +1,4 @@
-"""Who gets which ethertype. An object of one stack; every protocol is equal here, IP or Qnet."""
+"""Who gets which ethertype, and which IP protocol. Objects of one stack; every protocol is equal here, IP or Qnet."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from stack.core.isolation import Guard
 
 Handler = Callable[["Interface", list[Frame]], None]
-"""Gets whole frames of its ethertype from one interface, tagged or not, in order; they are valid until it returns."""
+"""Gets whole frames of its ethertype from one interface, tagged or not, in order, or whole packets of its IP protocol; they are valid until
+it returns."""
 
 
 class Registration:
@@ -36,8 +37,8 @@ class Registration:
             revoke()
 
 
-class Ethertypes:
-    """The table of handlers. `handled` counts frames per ethertype."""
+class Handlers:
+    """A table of handlers by number. `handled` counts what each got."""
 
     def __init__(self) -> None:
         self.handlers: dict[int, Handler] = {}
@@ -45,20 +46,39 @@ class Ethertypes:
         self.guards: dict[int, Guard | None] = {}
         """Of the modules that registered; None: registered from outside of any."""
 
-    def add(self, ethertype: int, handler: Handler, guard: Guard | None = None) -> None:
-        """Misuse when it is taken, is a VLAN tag's, or is no ethertype at all."""
-        if not ETHERTYPE_MIN <= ethertype <= 0xFFFF or ethertype in TPIDS:
-            raise Misuse(f"{ethertype:#06x} cannot be registered as an ethertype")
-        if ethertype in self.handlers:
-            raise Misuse(f"ethertype {ethertype:#06x} is registered already")
-        self.handlers[ethertype] = handler
-        self.handled.setdefault(ethertype, 0)
-        self.guards[ethertype] = guard
+    def add(self, number: int, handler: Handler, guard: Guard | None = None) -> None:
+        self.handlers[number] = handler
+        self.handled.setdefault(number, 0)
+        self.guards[number] = guard
 
-    def remove(self, ethertype: int) -> None:
-        del self.handlers[ethertype]
-        del self.handled[ethertype]
-        del self.guards[ethertype]
+    def remove(self, number: int) -> None:
+        del self.handlers[number]
+        del self.handled[number]
+        del self.guards[number]
+
+
+class Ethertypes(Handlers):
+    """Who gets which ethertype."""
+
+    def add(self, number: int, handler: Handler, guard: Guard | None = None) -> None:
+        """Misuse when it is taken, is a VLAN tag's, or is no ethertype at all."""
+        if not ETHERTYPE_MIN <= number <= 0xFFFF or number in TPIDS:
+            raise Misuse(f"{number:#06x} cannot be registered as an ethertype")
+        if number in self.handlers:
+            raise Misuse(f"ethertype {number:#06x} is registered already")
+        super().add(number, handler, guard)
 
     def wanted(self) -> frozenset[int]:
         return frozenset(self.handlers)
+
+
+class IpProtocols(Handlers):
+    """Who gets which IP protocol."""
+
+    def add(self, number: int, handler: Handler, guard: Guard | None = None) -> None:
+        """Misuse when it is taken or is no protocol's number."""
+        if not 0 <= number <= 0xFF:
+            raise Misuse(f"{number} cannot be registered as an IP protocol")
+        if number in self.handlers:
+            raise Misuse(f"IP protocol {number} is registered already")
+        super().add(number, handler, guard)

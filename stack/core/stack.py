@@ -31,7 +31,7 @@ from stack.core.loader import find_module
 from stack.core.module import Attached, Context, Kind, Loadable, Random
 from stack.core.options import take_common
 from stack.core.promiscuity import promiscuous_driver
-from stack.core.registry import Ethertypes, Handler, Registration
+from stack.core.registry import Ethertypes, Handler, Handlers, IpProtocols, Registration
 from stack.core.restart import Restarter, Restarts
 from stack.core.screen import Screen, can_screen
 from stack.core.statistics import Counters, Drop, StackStatistics
@@ -44,6 +44,16 @@ log = logging.getLogger(__name__)
 Listener = Callable[[InterfaceEvent, Interface], None]
 INTERFACES_MAX = 256
 """More are refused: mount requests must not fill the node."""
+
+
+class Listening:
+    """A listener, and the guard of the module whose it is."""
+
+    __slots__ = ("guard", "listener")
+
+    def __init__(self, listener: Listener, guard: Guard | None) -> None:
+        self.listener = listener
+        self.guard = guard
 
 
 class Stack:
@@ -77,11 +87,12 @@ class Stack:
         self._interfaces: dict[str, Interface] = {}
         self._loaded: list[Loaded] = []
         self._ethertypes = Ethertypes()
+        self._ip_protocols = IpProtocols()
         self._screens: dict[int, Screen] = {}
         self._told: dict[int, Screen] = {}
         """The screens that drivers have."""
         self._hooks = Hooks()
-        self._listeners: list[tuple[Listener, Guard | None]] = []
+        self._listeners: list[Listening] = []
         self._failures = Counters()
         self._next_index = 1
         self._next_number = 1
@@ -195,7 +206,7 @@ class Stack:
 
     def on_interface(self, listener: Listener) -> Registration:
         """Tell *listener* of interfaces that come, go and change from now on. Those that are there: `interfaces`."""
-        entry = (listener, self._guards.current)
+        entry = Listening(listener, self._guards.current)
         self._listeners = [*self._listeners, entry]
 
         def revoke() -> None:
@@ -206,12 +217,12 @@ class Stack:
     def tell(self, event: InterfaceEvent, interface: Interface) -> None:
         """For interfaces: pass an event to the listeners."""
         log.info("%s: interface %s %s", self.name, interface.name, event.value)
-        for listener, guard in self._listeners:
-            outer, self._guards.current = self._guards.current, guard
+        for entry in self._listeners:
+            outer, self._guards.current = self._guards.current, entry.guard
             try:
-                listener(event, interface)
+                entry.listener(event, interface)
             except Exception:
-                self._failed("interface listener", listener, guard)
+                self._failed("interface listener", entry.listener, entry.guard)
             finally:
                 self._guards.current = outer
 
@@ -245,6 +256,14 @@ class Stack:
             self.screen(ethertype, None)
 
         return self._registered(f"ethertype {ethertype:#06x}", revoke)
+
+    def register_ip_protocol(self, protocol: int, handler: Handler) -> Registration:
+        """From now on *handler* gets IP packets of *protocol* that are for this machine, whole, from the header to the payload's end.
+
+        They come while a module for IP is loaded (`stack.inet.ip`). Misuse when somebody has it already.
+        """
+        self._ip_protocols.add(protocol, handler, self._guards.current)
+        return self._registered(f"IP protocol {protocol}", lambda: self._ip_protocols.remove(protocol))
 
     def screen(self, ethertype: int, screen: Screen | None) -> None:
         """From now on drivers that can screen *ethertype* so (`stack.core.screen`); None: not any more. Costs a system call per driver."""
@@ -419,17 +438,26 @@ class Stack:
             self._handle(interface, kind, batch)
 
     def _handle(self, interface: Interface, ethertype: int, frames: list[Frame]) -> None:
-        handler = self._ethertypes.handlers.get(ethertype)
-        if handler is None:
+        if not self._give(self._ethertypes, ethertype, interface, frames):
             interface.drops.count(Drop.NO_PROTOCOL, len(frames))
-            return
-        self._ethertypes.handled[ethertype] += len(frames)
-        guard = self._ethertypes.guards[ethertype]
+
+    def received_ip(self, interface: Interface, protocol: int, packets: list[Frame]) -> bool:
+        """For the module for IP: give packets to who registered for their *protocol*. Whether there is somebody."""
+        return self._give(self._ip_protocols, protocol, interface, packets)
+
+    def _give(self, table: Handlers, number: int, interface: Interface, frames: list[Frame]) -> bool:
+        handler = table.handlers.get(number)
+        if handler is None:
+            return False
+        table.handled[number] += len(frames)
+        guard = table.guards[number]
         try:
             self._guards.run(guard, "handler", handler, interface, frames)
         except Exception:
             interface.drops.count(Drop.HANDLER_FAILED, len(frames))
-            self._failed(f"handler of {ethertype:#06x}", handler, guard)
+            what = f"{number:#06x}" if table is self._ethertypes else f"IP protocol {number}"
+            self._failed(f"handler of {what}", handler, guard)
+        return True
 
     def output(self, interface: Interface, frames: list[Frame], below: int | None = None) -> None:
         """Send whole frames, in order, through the OUT hooks; those of hooks through the ones under *below*, their own order.
@@ -493,12 +521,19 @@ class Stack:
 
     def ethertypes(self) -> list[tuple[int, int, str]]:
         """(ethertype, frames handed on, module or "") of those that are registered."""
-        table = self._ethertypes
-        return [(kind, table.handled[kind], _module(table.guards[kind])) for kind in sorted(table.handlers)]
+        return _listed(self._ethertypes)
+
+    def ip_protocols(self) -> list[tuple[int, int, str]]:
+        """The same of IP protocols."""
+        return _listed(self._ip_protocols)
 
     def hooks(self) -> list[tuple[HookEntry, str]]:
         """All hooks in the order in which a received, then a sent batch meets them, with the module that put them there."""
         return [(entry, _module(entry.guard)) for entry in (*self._hooks.incoming, *self._hooks.outgoing)]
+
+
+def _listed(table: Handlers) -> list[tuple[int, int, str]]:
+    return [(number, table.handled[number], _module(table.guards[number])) for number in sorted(table.handlers)]
 
 
 def _module(guard: Guard | None) -> str:

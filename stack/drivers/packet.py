@@ -14,6 +14,8 @@ Frames that the kernel cannot take at once wait in a short queue (`stack.drivers
     tx_refused          any other error of send      rx_overrun          the ring was full (PACKET_STATISTICS)
     rx_truncated        longer than the MTU allows rx_unfinished        a run that cannot be taken apart
 
+A run that the kernel itself cannot describe (SCTP) counts as rx_overrun.
+
 With a screen (`stack.core.screen`) strangers' frames have a socket of their own (`stack.drivers.af_packet.side`).
 
 Needs CAP_NET_RAW in the user namespace that owns the network namespace.
@@ -388,11 +390,13 @@ class PacketDriver:
         if isinstance(self._receiver, Ring) and not self._receiver.dissolve():
             log.warning("packet: a module holds frames of %s: the ring stays as it is, longer frames cost more", self._options.ifname)
             return
+        before = self._receiver.restorer
         try:
             self._receiver = self._make_receiver()
         except OSError as error:
             log.warning("packet: no ring for MTU %d on %s (%s): receiving with recv", mtu, self._options.ifname, error.strerror)
             self._receiver = Recv(self._sock, min(mtu, MTU_MAX), self._options.ring)
+        self._receiver.restorer.go_on_from(before)
 
 
 def _no_interface(name: str) -> str:

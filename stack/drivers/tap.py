@@ -2,8 +2,9 @@
 
     Linux's TCP/IP -- tap0 (its MAC address) ==== this driver (`mac`) -- stack
 
-Linux leaves checksums and the cutting of TCP and UDP runs to us, since one read of 64 KiB costs little more than one of 1500 bytes; above
-the driver frames are whole (`stack.wire.segmentation`). A program in the kernel lets only wanted ethertypes for this station wake the node.
+Frames are whole above the driver. With `runs` Linux leaves checksums and the cutting of TCP and UDP runs to us
+(`stack.wire.segmentation`), which is dearer than Linux's own cutting and there for programs that insist on it. A program in the kernel
+lets only wanted ethertypes for this station wake the node.
 The Linux interface is made and switched on, and goes with the driver; its address, routes and firewall are the administrator's. Its MTU
 and carrier are followed; when somebody deletes it, the link is down for good.
 
@@ -59,7 +60,7 @@ class TapOptions:
     """To be set on the Linux interface."""
     up: bool = True
     """Switch the Linux interface on."""
-    runs: bool = True
+    runs: bool = False
     """Let Linux hand over runs of segments and partial checksums."""
 
 

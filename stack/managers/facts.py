@@ -72,6 +72,7 @@ def facts(stack: Stack) -> Facts:
         "absent": dict(absent),
         "interfaces": interfaces(stack),
         "ethertypes": [{"ethertype": kind, "frames": frames, "module": name} for kind, frames, name in stack.ethertypes()],
+        "ip_protocols": [{"protocol": number, "packets": packets, "module": name} for number, packets, name in stack.ip_protocols()],
         "hooks": [
             {"point": entry.point.value, "order": entry.order, "name": entry.name, "module": name, "everything": entry.everything}
             for entry, name in stack.hooks()

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 
 from stack.frame import BadFrame, Frame
 from stack.wire import virtio_net
-from stack.wire.checksum import checksum, ones_sum, pseudo_sum, udp_checksum
+from stack.wire.checksum import folded, ones_sum, pseudo_sum
 from stack.wire.ethernet import ethertype_of, payload_offset
 from stack.wire.virtio_net import VirtioNet
 
@@ -31,6 +31,10 @@ TCP, UDP = 6, 17
 FIN, PSH, CWR = 0x01, 0x08, 0x80
 _WORD = struct.Struct("!H")
 _LONG = struct.Struct("!I")
+_IPV4_CHANGES = struct.Struct("!HH")
+"""Length and identification."""
+_UDP_CHANGES = struct.Struct("!HH")
+"""Length and checksum."""
 
 
 def finished(header: VirtioNet, frame: memoryview) -> list[Frame]:
@@ -77,15 +81,83 @@ def _segments(header: VirtioNet, frame: memoryview) -> Iterator[bytes]:
     if -((payload - len(frame)) // size) > SEGMENTS_MAX:
         raise BadFrame("a run of too many segments")
     _check_ip(frame, version, network, transport, protocol)
-    head = bytearray(frame[:payload])
+    cut = _tcp_segments if protocol == TCP else _udp_datagrams
+    yield from cut(frame, _Head(frame, version, network, transport, payload, protocol), payload, size)
+
+
+class _Head:
+    """The headers of a run, made into those of one segment after another. What all have in common is summed once."""
+
+    def __init__(self, frame: memoryview, version: int, network: int, transport: int, payload: int, protocol: int) -> None:
+        self.bytes = head = bytearray(frame[:payload])
+        self.transport = transport
+        self._network = network
+        self._four = version == TYPE_IPV4
+        self._rest = payload - network
+        self._identification = 0
+        if self._four:
+            end = network + (head[network] & 15) * 4
+            (self._identification,) = _WORD.unpack_from(head, network + 4)
+            _IPV4_CHANGES.pack_into(head, network + 2, 0, 0)
+            _WORD.pack_into(head, network + 10, 0)
+            self._sum = ones_sum(head[network:end])
+        first, size = (network + 12, 8) if self._four else (network + 8, 32)
+        self._pseudo = pseudo_sum(head[first : first + size], protocol, payload - transport)
+
+    def begin(self) -> int:
+        """The sum of the pseudo header and the transport header, which has zeroes where segments differ; without the data's length."""
+        return ones_sum(self.bytes[self.transport :], self._pseudo)
+
+    def next(self, size: int) -> None:
+        """The IP header of the next segment, of *size* bytes of data."""
+        head, network = self.bytes, self._network
+        length = self._rest + size
+        if not self._four:
+            _WORD.pack_into(head, network + 4, length - IPV6_SIZE)
+            return
+        _IPV4_CHANGES.pack_into(head, network + 2, length, self._identification)
+        _WORD.pack_into(head, network + 10, 0xFFFF - ((self._sum + length + self._identification) % 0xFFFF or 0xFFFF))
+        self._identification = (self._identification + 1) & 0xFFFF
+
+
+def _tcp_segments(frame: memoryview, head: _Head, payload: int, size: int) -> Iterator[bytes]:
+    memory, transport, length = head.bytes, head.transport, len(frame)
+    (sequence,) = _LONG.unpack_from(memory, transport + 4)
+    flags = memory[transport + 13]
+    _LONG.pack_into(memory, transport + 4, 0)
+    memory[transport + 13] = 0
+    _WORD.pack_into(memory, transport + 16, 0)
+    begin = head.begin()
+    number, word, set_next, read = _LONG.pack_into, _WORD.pack_into, head.next, int.from_bytes
+    for start in range(payload, length, size):
+        data = frame[start : start + size]
+        count = len(data)
+        now = flags
+        if start > payload:
+            now &= ~CWR
+        if start + size < length:
+            now &= ~(FIN | PSH)
+        set_next(count)
+        number(memory, transport + 4, sequence)
+        memory[transport + 13] = now
+        total = begin + (sequence >> 16) + (sequence & 0xFFFF) + now + count + (read(data, "big") << (count & 1) * 8)
+        word(memory, transport + 16, 0xFFFF - folded(total))
+        sequence = (sequence + count) & 0xFFFFFFFF
+        yield b"".join((memory, data))
+
+
+def _udp_datagrams(frame: memoryview, head: _Head, payload: int, size: int) -> Iterator[bytes]:
+    memory, transport = head.bytes, head.transport
+    _UDP_CHANGES.pack_into(memory, transport + 4, 0, 0)
+    begin = head.begin()
     for start in range(payload, len(frame), size):
         data = frame[start : start + size]
-        _write_ip(head, version, network, len(data) + payload - network, start == payload)
-        if protocol == TCP:
-            _write_tcp(head, frame, version, network, transport, start - payload, data, start + size >= len(frame))
-        else:
-            _write_udp(head, version, network, transport, data)
-        yield b"".join((head, data))
+        count = len(data)
+        head.next(count)
+        # The length stands in the UDP header and in the pseudo header, which has counted the header already.
+        total = begin + UDP_SIZE + 2 * count + (int.from_bytes(data, "big") << (count & 1) * 8)
+        _UDP_CHANGES.pack_into(memory, transport + 4, UDP_SIZE + count, 0xFFFF - folded(total) or 0xFFFF)
+        yield b"".join((memory, data))
 
 
 def _check_ip(frame: memoryview, version: int, network: int, transport: int, protocol: int) -> None:
@@ -95,45 +167,3 @@ def _check_ip(frame: memoryview, version: int, network: int, transport: int, pro
             raise BadFrame("the run does not begin behind its IPv4 header")
     elif frame[network] >> 4 != 6 or (transport == network + IPV6_SIZE and frame[network + 6] != protocol):
         raise BadFrame("the run does not begin behind its IPv6 header")
-
-
-def _write_ip(head: bytearray, version: int, network: int, length: int, first: bool) -> None:
-    """Length, identification and checksum for the next segment."""
-    if version == TYPE_IPV6:
-        _WORD.pack_into(head, network + 4, length - IPV6_SIZE)
-        return
-    _WORD.pack_into(head, network + 2, length)
-    if not first:
-        _WORD.pack_into(head, network + 4, (_WORD.unpack_from(head, network + 4)[0] + 1) & 0xFFFF)
-    end = network + (head[network] & 15) * 4
-    _WORD.pack_into(head, network + 10, 0)
-    _WORD.pack_into(head, network + 10, checksum(head[network:end]))
-
-
-def _write_tcp(
-    head: bytearray, frame: memoryview, version: int, network: int, transport: int, done: int, data: memoryview, last: bool
-) -> None:
-    _LONG.pack_into(head, transport + 4, (_LONG.unpack_from(frame, transport + 4)[0] + done) & 0xFFFFFFFF)
-    flags = frame[transport + 13]
-    if done:
-        flags &= ~CWR
-    if not last:
-        flags &= ~(FIN | PSH)
-    head[transport + 13] = flags
-    _WORD.pack_into(head, transport + 16, 0)
-    begin = _transport_sum(head, version, network, transport, TCP, data)
-    _WORD.pack_into(head, transport + 16, checksum(head[transport:], begin))
-
-
-def _write_udp(head: bytearray, version: int, network: int, transport: int, data: memoryview) -> None:
-    _WORD.pack_into(head, transport + 4, UDP_SIZE + len(data))
-    _WORD.pack_into(head, transport + 6, 0)
-    begin = _transport_sum(head, version, network, transport, UDP, data)
-    _WORD.pack_into(head, transport + 6, udp_checksum(head[transport:], begin))
-
-
-def _transport_sum(head: bytearray, version: int, network: int, transport: int, protocol: int, data: memoryview) -> int:
-    """Of the pseudo header and the data: all but the transport header, whose length is even."""
-    first, size = (network + 12, 8) if version == TYPE_IPV4 else (network + 8, 32)
-    length = len(head) - transport + len(data)
-    return ones_sum(data, pseudo_sum(head[first : first + size], protocol, length))

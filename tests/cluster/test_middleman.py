@@ -137,6 +137,10 @@ class Scene:
         assert not done.get("missed"), "frames were lost in the attacker's queue: the machine is too busy for this"
         return int(done["did"])
 
+    def told(self) -> str:
+        """What the daemons said, for somebody who must find out why."""
+        return "\n".join(f"{node.node}: {node.log()[-4000:]}" for node in self.nodes)
+
     def heal(self) -> float:
         """Seconds until each client has had an answer."""
         began = time.monotonic()
@@ -183,7 +187,7 @@ def test_an_act_is_counted_and_the_link_goes_on(scene: Scene, act: str, capsys: 
     assert did > ENOUGH
     for group in COUNTERS[act]:
         assert any(seen[name] for name in group.split("|")), f"no counter tells of it: {group}"
-    assert starts(scene.seen) == starts(before), "a link ended by it"
+    assert starts(scene.seen) == starts(before), f"a link ended by it: {scene.told()}"
     assert [tally["failed"] for tally in tallies] == [{}, {}, {}]
     assert healed < HEALED
 

@@ -32,15 +32,18 @@ from resmgr import iomsg, iorequest, message
 from resmgr.errors import BadMessage, ResmgrError
 from resmgr.procmgr import message as spawn
 from stack.core.errors import OptionError
-from stack.core.options import parse_options
+from stack.core.options import RESTARTS_MAX, CommonOptions, parse_options, take_common
 from stack.drivers.packet import PacketOptions
 from stack.drivers.pcap import PcapOptions
 from stack.drivers.tap import TapOptions
 from stack.drivers.veth import VethOptions
+from stack.drivers.vxlan import VxlanOptions
 from stack.drivers.wrap.fault import FaultOptions
 from stack.drivers.wrap.rate import RateOptions
 from stack.drivers.wrap.tracer import TracerOptions
 from stack.frame import BadFrame
+from stack.managers import protocol
+from stack.managers.iopkt import module_name
 from stack.wire import rtnetlink
 from stack.wire.endpoint import split_host
 from stack.wire.ethernet import ethertype_of, payload_offset
@@ -314,18 +317,28 @@ def configuration(data: bytes) -> None:
 def options(data: bytes) -> None:
     """Module options, which come over the network too."""
     text = data.decode("latin-1")
-    for kind in (PacketOptions, TapOptions, PcapOptions, VethOptions, FaultOptions, RateOptions, TracerOptions):
+    for kind in (PacketOptions, TapOptions, PcapOptions, VethOptions, VxlanOptions, FaultOptions, RateOptions, TracerOptions):
         try:
             parse_options(kind, text, "module")
         except OptionError:
             pass
+    try:
+        common, own = take_common(text, "module")
+        assert take_common(own, "module") == (CommonOptions(), own)
+        assert 0 <= common.restart <= RESTARTS_MAX
+    except OptionError:
+        pass
 
 
 def control_reply(data: bytes) -> None:
-    try:
-        control.unpack_reply(data)
-    except (ValueError, RecursionError):
-        pass
+    """Answers of the daemon, and requests to and answers of io-pkt."""
+    for parse in (control.unpack_reply, protocol.unpack_reply):
+        try:
+            parse(data)
+        except (ValueError, RecursionError):
+            pass
+    protocol.unpack_request(data)
+    module_name(data.decode("latin-1"))
 
 
 TARGETS: Mapping[str, Target] = {

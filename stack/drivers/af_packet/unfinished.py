@@ -74,6 +74,14 @@ class Restorer:
             self.refused += 1
             return []
 
+    def go_on_from(self, before: Restorer) -> None:
+        """Count on where another one stopped."""
+        self.truncated += before.truncated
+        self.refused += before.refused
+        self.checksums += before.checksums
+        self.runs += before.runs
+        self.tags += before.tags
+
     def info(self) -> dict[str, str | int]:
         """For people: how often there was something to do."""
         told = {"tags put back": self.tags, "checksums completed": self.checksums, "runs taken apart": self.runs}
@@ -89,8 +97,14 @@ class Messages:
         self._room = memoryview(bytearray(RUN_MAX + 1))
 
     def take(self) -> list[Frame]:
-        """Receive one. The frames are bytes. OSError, EAGAIN too."""
-        size, control, _, _ = self._sock.recvmsg_into((self._room,), CONTROL_SIZE)
+        """Receive one. The frames are bytes. OSError when there is none."""
+        try:
+            size, control, _, _ = self._sock.recvmsg_into((self._room,), CONTROL_SIZE)
+        except BlockingIOError:
+            raise
+        except OSError:
+            # The interface went down: the error has been fetched now, and the message is still there.
+            size, control, _, _ = self._sock.recvmsg_into((self._room,), CONTROL_SIZE)
         status = tci = tpid = 0
         for level, _, data in control:
             if level == SOL_PACKET:

@@ -20,6 +20,7 @@ import trio
 
 import stack.drivers
 import stack.drivers.wrap
+import stack.inet
 from resmgr.dispatch import Timer
 from resmgr.heap import keep_freed_memory
 from stack.core.errors import ModuleError
@@ -47,7 +48,7 @@ NETWORK_MODULES = {"qnet"}
 def modules() -> list[Loadable]:
     """All that the loader can find by name."""
     found: list[Loadable] = []
-    for package, kind in ((stack.drivers, Kind.DRIVER), (stack.drivers.wrap, Kind.WRAPPER)):
+    for package, kind in ((stack.drivers, Kind.DRIVER), (stack.drivers.wrap, Kind.WRAPPER), (stack.inet, Kind.PROTOCOL)):
         for one in pkgutil.iter_modules(package.__path__):
             if not one.ispkg:
                 try:
@@ -213,4 +214,4 @@ async def test_a_module_that_comes_and_goes_leaves_nothing(
 
 
 def test_the_list_has_what_everybody_knows() -> None:
-    assert {"packet", "udp", "fault"} <= {one.name for one in MODULES}
+    assert {"packet", "udp", "fault", "ip"} <= {one.name for one in MODULES}

@@ -32,6 +32,15 @@ from stack.rights import Scheduling, User
             "-d my.driver:THIS --run-dir /x --ready-fd=7 -i 12",
             CommandLine([Load(Kind.DRIVER, "my.driver:THIS")], instance=12, run_dir="/x", ready_fd=7),
         ),
+        (
+            "-d lo --wrap tracer --fault drop=5% --wrap pcap file=f -d packet ifname=b",
+            CommandLine(
+                [
+                    Load(Kind.DRIVER, "lo", "", [("tracer", ""), ("fault", "drop=5%"), ("pcap", "file=f")]),
+                    Load(Kind.DRIVER, "packet", "ifname=b"),
+                ]
+            ),
+        ),
         ("--help", CommandLine(help=True)),
         ("--options packet", CommandLine(options_of="packet")),
     ],
@@ -52,6 +61,8 @@ def test_command_lines(words: str, expected: CommandLine) -> None:
         ("--fault drop=5% -d packet", "--fault belongs behind the driver that it is for"),
         ("-p qnet --fault drop=5%", "--fault belongs behind the driver"),
         ("-d packet --fault", "--fault needs faults, like drop=5%,delay=20ms"),
+        ("-p qnet --wrap pcap", "--wrap belongs behind the driver"),
+        ("-d packet --wrap", "--wrap needs the name of a wrapper"),
         ("-d packet --fault=", "--fault needs faults"),
         ("-i x -d packet", "-i x: expected a number from 0 to 99"),
         ("-i 100 -d packet", "-i 100: expected a number from 0 to 99"),

@@ -65,8 +65,12 @@ def test_entry_points_and_dotted_paths(modules: Path) -> None:
     ("name", "kind", "sentence"),
     [
         ("nosuch", Kind.DRIVER, "there is no driver called nosuch: not in stack.drivers and not among the installed io_pkt.modules"),
-        ("nosuch", Kind.PROTOCOL, "there is no protocol called nosuch: not among the installed io_pkt.modules"),
-        ("nosuch", None, "there is no module called nosuch: not in stack.drivers and not in stack.drivers.wrap and not among"),
+        ("nosuch", Kind.PROTOCOL, "there is no protocol called nosuch: not in stack.inet and not among the installed io_pkt.modules"),
+        (
+            "nosuch",
+            None,
+            "there is no module called nosuch: not in stack.drivers and not in stack.drivers.wrap and not in stack.inet and",
+        ),
         ("hub", Kind.DRIVER, "hub cannot be loaded: stack.drivers.hub has no MODULE that is a Module"),
         ("packet", Kind.PROTOCOL, "there is no protocol called packet"),
         ("mine", Kind.DRIVER, "mine is a protocol, not a driver: load it with -p"),

@@ -146,7 +146,7 @@ def test_one_manager_per_instance(veth: Veth, run_dir: Path) -> None:
         ("-d packt ifname=va", 1, "there is no driver called packt: not in stack.drivers and not among the installed io_pkt.modules"),
         ("-d packet ifname=va --fault drop=5", 1, "fault: drop=5: expected a share between 0 and 1, or with a percent sign, like 5%"),
         ("-d packet ifname=va -d packet ifname=va", 1, "io-pkt0 has an interface va already"),
-        ("-p packet", 1, "there is no protocol called packet: not among the installed io_pkt.modules"),
+        ("-p packet", 1, "there is no protocol called packet: not in stack.inet and not among the installed io_pkt.modules"),
         ("-x", 2, "there is no option -x; see io-pkt --help"),
     ],
 )

@@ -12,13 +12,16 @@ import pytest
 import trio
 
 from resmgr.runner import TrioDispatch, open_dispatch
+from stack.drivers.af_packet.constants import PACKET_VNET_HDR, SOL_PACKET
 from stack.drivers.af_packet.receiver import Recv, Ring
 from stack.drivers.packet import PacketDriver, PacketOptions
 from stack.frame import Frame
 from stack.testing.driver import TYPE, RecordingPort, frame
 from stack.testing.namespace import Veth
-from stack.wire.checksum import ones_sum, pseudo_sum
+from stack.wire import virtio_net
+from stack.wire.checksum import checksum, ones_sum, pseudo_sum
 from stack.wire.ethernet import Ethernet
+from stack.wire.virtio_net import VirtioNet
 
 pytestmark = pytest.mark.priv
 
@@ -50,6 +53,7 @@ class Listener(RecordingPort):
         self.stream: dict[int, bytes] = {}
         self.datagrams: list[bytes] = []
         self.lengths: set[int] = set()
+        self.tags: set[tuple[tuple[int, int], ...]] = set()
         self.batches = []
 
     def deliver(self, frames: list[Frame]) -> None:
@@ -72,6 +76,7 @@ class Listener(RecordingPort):
             self.stream[int.from_bytes(segment[4:8], "big")] = segment[(segment[12] >> 4) * 4 :]
         else:
             self.datagrams.append(segment[8:])
+            self.tags.add(header.tags)
 
     def carried(self) -> bytes:
         return b"".join(data for _, data in sorted(self.stream.items()))
@@ -220,4 +225,36 @@ async def test_a_frame_that_is_received_is_where_the_kernel_put_it(dispatch: Tri
     assert all(owners)
     assert {"tags put back", "checksums completed"} <= driver.info().keys()
     sender.detach()
+    driver.detach()
+
+
+def udp_frame(destination: bytes, source: bytes, data: bytes, tags: tuple[tuple[int, int], ...]) -> tuple[bytes, int]:
+    """A UDP datagram whose checksum is partial, and where its UDP header is."""
+    addresses = bytes((10, 9, 0, 1, 10, 9, 0, 2))
+    ip = struct.pack("!BBHHHBBH", 0x45, 0, 28 + len(data), 1, 0x4000, 64, 17, 0) + addresses
+    ip = ip[:10] + checksum(ip).to_bytes(2, "big") + ip[12:]
+    udp = struct.pack("!HHHH", 1000, 9, 8 + len(data), pseudo_sum(addresses, 17, 8 + len(data)))
+    head = Ethernet(destination, source, TYPE_IPV4, tags).pack()
+    return head + ip + udp + data, len(head) + len(ip)
+
+
+@pytest.mark.parametrize("rx", ["ring", "recv"])
+@pytest.mark.parametrize("tags", [(), ((0x8100, 5),), ((0x88A8, 7), (0x8100, 8))])
+async def test_tagged_frames_that_are_unfinished(dispatch: TrioDispatch, veth: Veth, rx: Rx, tags: tuple[tuple[int, int], ...]) -> None:
+    """Tags, partial checksums and runs of datagrams in one frame, as a virtual machine with a VLAN sends them."""
+    driver, port = listen(dispatch, veth, rx)
+    data = random.Random(4).randbytes(9_500)
+    with veth.a.entered(), socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as sender:
+        sender.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
+        sender.bind(("va", 0))
+        assert await settle(lambda: driver.up)
+        single, start = udp_frame(driver.mac, b"\2\0\0\0\0\x0a", data[:1000], tags)
+        sender.send(VirtioNet(virtio_net.NEEDS_CSUM, 0, 0, 0, start, 6).pack() + single)
+        run, start = udp_frame(driver.mac, b"\2\0\0\0\0\x0a", data, tags)
+        sender.send(VirtioNet(virtio_net.NEEDS_CSUM, virtio_net.GSO_UDP_L4, start + 8, 1000, start, 6).pack() + run)
+    assert await settle(lambda: len(port.datagrams) >= 11)
+    assert port.datagrams[0] == data[:1000]
+    assert b"".join(port.datagrams[1:]) == data
+    assert port.drops == {}
+    assert port.tags == {tags}
     driver.detach()

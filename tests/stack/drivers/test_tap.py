@@ -297,6 +297,6 @@ def test_the_program_passes_what_is_for_the_station_or_a_group() -> None:
 
 def test_options() -> None:
     assert parse_options(TapOptions, "", "tap") == TapOptions()
-    assert parse_options(TapOptions, "ifname=t0,mtu=9000,runs=off,up=off", "tap") == TapOptions("t0", mtu=9000, runs=False, up=False)
+    assert parse_options(TapOptions, "ifname=t0,mtu=9000,runs,up=off", "tap") == TapOptions("t0", mtu=9000, runs=True, up=False)
     with pytest.raises(ModuleError, match="mtu"):
         parse_options(TapOptions, "mtu=1", "tap")

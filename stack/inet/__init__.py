@@ -1,0 +1,1 @@
+"""The Internet protocols, above Ethernet."""
