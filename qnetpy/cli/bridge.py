@@ -163,4 +163,4 @@ def stations(told: Mapping[str, object]) -> str:
         [one["address"], one["interface"], "static" if one["static"] else f"{one['idle']:g} s ago"]
         for one in iopkt.listed(told["addresses"])
     ]
-    return table(rows, ("STATION", "MEMBER", "SEEN"))
+    return table(rows, ("STATION", "MEMBER", "SEEN")) if rows else ""

@@ -16,10 +16,8 @@ from __future__ import annotations
 import errno
 import logging
 from collections.abc import Mapping
-from typing import Literal
 
 import attrs
-from attrs.validators import ge, le
 
 from resmgr.dispatch import Timer
 from stack.core.driver import Port
@@ -27,7 +25,6 @@ from stack.core.errors import ModuleError
 from stack.core.hooks import ORDER_BRIDGE, Point
 from stack.core.ifnet import Interface, InterfaceEvent
 from stack.core.module import Context, Kind, Module
-from stack.core.options import Duration
 from stack.core.registry import Registration
 from stack.core.specific import specific_driver
 from stack.core.statistics import Counters
@@ -35,13 +32,12 @@ from stack.frame import BadFrame, Frame
 from stack.l2.arguments import interface as interface_named
 from stack.l2.arguments import refused
 from stack.l2.bridge import PORTS_MAX, Bridge, BridgePort, Decision
+from stack.l2.bridge_options import BridgeOptions
 from stack.l2.bridge_requests import SETTERS, facts
 from stack.l2.engine import Engine
 from stack.l2.forward.fastpath import FastPath
 from stack.l2.forward.kinds import CAPABILITIES, kinds
 from stack.l2.pseudo import made_address
-from stack.l2.stations import MAX_DEFAULT, MAX_LIMIT, TIMEOUT_DEFAULT
-from stack.l2.storm import STORM_RATE
 from stack.l2.stp.machine import SpanningTree
 from stack.l2.stp.settings import PortSettings, Protocol, TreeSettings
 from stack.wire.bpdu import GROUP, parse_bpdu
@@ -55,28 +51,6 @@ PRUNE_SECONDS = 10.0
 TREE = "spanning tree"
 SPAN = "a span port must see all frames"
 SWITCHED_OFF = "the bridge is switched off"
-
-
-@attrs.frozen
-class BridgeOptions:
-    """Options of `-d bridge`. `add` and `span` name interfaces that are there already; `stp`: all members take part in the tree."""
-
-    name: str = "bridge0"
-    add: tuple[str, ...] = ()
-    span: tuple[str, ...] = ()
-    mac: str = ""
-    station: bool = False
-    maxaddr: int = attrs.field(default=MAX_DEFAULT, validator=[ge(1), le(MAX_LIMIT)])
-    timeout: Duration = Duration(TIMEOUT_DEFAULT)
-    storm: int = attrs.field(default=STORM_RATE, validator=[ge(0), le(10_000_000)])
-    stp: bool = False
-    proto: str = attrs.field(default="rstp", validator=attrs.validators.in_(("rstp", "stp")))
-    priority: int = 0x8000
-    hellotime: Duration = Duration(2.0)
-    fwddelay: Duration = Duration(15.0)
-    maxage: Duration = Duration(20.0)
-    engine: Literal["auto", "none", "kernel", "threads", "kernel-native", "kernel-generic"] = "auto"
-    """Who forwards what is known: docs/stack/forwarding.md."""
 
 
 @attrs.define(eq=False)
@@ -195,6 +169,7 @@ class BridgeDriver:
                 self._stack.add_hook(Point.IN, self._incoming, order=ORDER_BRIDGE, name=self.name, everything=True, counts=True),
                 self._stack.add_hook(Point.OUT, self._outgoing, order=ORDER_BRIDGE, name=self.name, counts=True),
             ]
+        self._keep_own_addresses()
         if self.engine is not None:
             self.engine.add(interface)
             if not self._running:
@@ -203,6 +178,12 @@ class BridgeDriver:
             self.join_tree(member, True)
         self._members_changed()
         self.settle()
+
+    def _keep_own_addresses(self) -> None:
+        """What was learned as a station's and is ours now, the engine must not carry."""
+        if self.engine is not None:
+            for member in self.members.values():
+                self.engine.forget(member.interface.mac)
 
     def delete(self, name: str) -> None:
         """ModuleError when it is no member."""
@@ -267,6 +248,7 @@ class BridgeDriver:
             return
         if event is InterfaceEvent.CHANGED:
             self.bridge.readdress(member.port.number, interface.mac)
+            self._keep_own_addresses()
         elif event in (InterfaceEvent.UP, InterfaceEvent.DOWN):
             member.port.up = interface.up
             if not interface.up:
@@ -319,7 +301,10 @@ class BridgeDriver:
         if self.bridge.news:
             self._tell_news()
         for number, batch in decision.out.items():
-            self._stack.output(self._numbers[number].interface, batch, ORDER_BRIDGE)
+            # Who hears a frame may take members away.
+            member = self._numbers.get(number)
+            if member is not None:
+                self._stack.output(member.interface, batch, ORDER_BRIDGE)
         for number, batch in decision.up.items():
             member = self._numbers.get(number)
             if member is not None and member is not received:

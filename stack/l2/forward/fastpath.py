@@ -22,15 +22,15 @@ from resmgr.errors import Misuse
 from stack.core.driver import Driver
 from stack.core.hooks import ORDER_AGGREGATE, ORDER_BRIDGE, HookEntry, Point
 from stack.core.ifnet import Interface, InterfaceEvent
-from stack.core.linuxinterface import on_linux
+from stack.core.linuxinterface import LinuxInterface, on_linux
 from stack.core.stack import Stack
 from stack.l2.engine import PORTS_MAX, STATIONS_MAX, EngineStatistics, PortStatistics
 from stack.l2.forward.carrier import DROPPED, NOTHING, Carrier, Counts, Reason
+from stack.l2.forward.preference import preferred
 
 log = logging.getLogger(__name__)
 
 DOWN = "its link is down"
-AUTO = ("kernel", "threads")
 Kinds = Mapping[str, Callable[[], Carrier]]
 """How to make each carrier; OSError in one sentence when it cannot be had."""
 
@@ -53,8 +53,9 @@ class _Port:
 class FastPath:
     """`stack.l2.engine.Engine`.
 
-    *engine*: one of *kinds*, `none`, or `auto`, which takes the first of AUTO that can be had. It is opened when the first port needs it: a
-    bridge of links in memory opens nothing. One that cannot be had is no error: the bridge forwards without, and `statistics` says why.
+    *engine*: one of *kinds*, `none`, or `auto`, which takes the best for the first port (`stack.l2.forward.preference`) that can be had.
+    It is opened when that port comes: a bridge of links in memory opens nothing. One that cannot be had is no error: the bridge forwards
+    without, and `statistics` says why.
     """
 
     def __init__(self, stack: Stack, engine: str, kinds: Kinds) -> None:
@@ -78,11 +79,11 @@ class FastPath:
             return self._carrier.name
         return "none" if self._chosen else self._wanted
 
-    def _choose(self) -> Carrier | None:
+    def _choose(self, linux: LinuxInterface) -> Carrier | None:
         if not self._chosen:
             self._chosen = True
             whys: list[str] = []
-            for name in AUTO if self._wanted == "auto" else [one for one in self._kinds if one == self._wanted]:
+            for name in preferred(linux) if self._wanted == "auto" else [one for one in self._kinds if one == self._wanted]:
                 try:
                     self._carrier = self._kinds[name]()
                     break
@@ -216,9 +217,6 @@ class FastPath:
             return f"the driver of {interface.name} lends no Linux interface"
         if not interface.up:
             return DOWN
-        carrier = self._choose()
-        if carrier is None:
-            return f"no engine: {self._why or 'none is wanted'}"
         try:
             linux = driver.linux_interface()
         except OSError as error:
@@ -226,15 +224,17 @@ class FastPath:
         if linux is None:
             return DOWN
         try:
+            carrier = self._choose(linux)
+            if carrier is None:
+                return f"no engine: {self._why or 'none is wanted'}"
             carrier.attach(port.number, interface, linux)
         except OSError as error:
             return error.strerror or str(error)
         finally:
             os.close(linux.namespace)
         port.index, port.mtu = linux.index, interface.mtu
-        for station, other in self._stations.items():
-            if other is port:
-                self._put(station, port)
+        for station in [one for one, other in self._stations.items() if other is port]:
+            self._put(station, port)
         return ""
 
     def _detach(self, port: _Port) -> None:

@@ -17,7 +17,6 @@ import attrs
 from resmgr.dispatch import Dispatch
 from stack.core.ifnet import Interface
 from stack.core.linuxinterface import LinuxInterface
-from stack.drivers.af_packet.ethtool import linux_driver
 from stack.ebpf.constants import MapType, XdpMode
 from stack.ebpf.map import Map
 from stack.ebpf.namespace import inside
@@ -26,15 +25,13 @@ from stack.ebpf.syscall import refusal
 from stack.l2.engine import PORTS_MAX, STATIONS_MAX
 from stack.l2.forward.carrier import NOTHING, Counts, Reason
 from stack.l2.forward.features import DeviceFeatures
+from stack.l2.forward.preference import is_buffered
 from stack.l2.forward.program import CARRIED, KEY, PORT, REASONS, STATION, Maps, forwarding
 from stack.wire.ethernet import HEADER_SIZE, TAG_SIZE
 from stack.wire.netdev import XdpFeature
 
 log = logging.getLogger(__name__)
 
-BUFFERED = frozenset(("veth", "tun", "bridge", "bonding"))
-"""Drivers whose frames are socket buffers anyway. There generic mode is faster, and keeps what lies beside the frame: a checksum that a
-local sender left to the hardware, a VLAN tag. Native mode loses both."""
 _INDEX = struct.Struct("=I")
 
 
@@ -84,7 +81,8 @@ class KernelCarrier:
             undo.callback(features.close)
             program = undo.enter_context(Program(forwarding(port, self._maps), f"fwd_{linux.name}"))
             made = _Port(port, attrs.evolve(linux, namespace=os.dup(linux.namespace)), program, features, mtu=interface.mtu)
-            made.native = self._mode is XdpMode.NATIVE or linux_driver(linux.name) not in BUFFERED
+            # Where frames are buffers generic mode is faster, and keeps what lies beside them.
+            made.native = self._mode is XdpMode.NATIVE or not is_buffered(linux)
             undo.callback(os.close, made.linux.namespace)
             self._clear(port)
             self._outputs.update(_INDEX.pack(port), _INDEX.pack(linux.index))

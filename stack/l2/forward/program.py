@@ -20,18 +20,23 @@ from stack.l2.engine import PORTS_MAX
 from stack.l2.forward.carrier import Reason
 
 STATION = struct.Struct("=IIQ")
-"""Value of a station: port, nothing, nanoseconds of CLOCK_MONOTONIC at which a frame from it was last carried; 0: never."""
+"""Value of a station: port; when it last sent a frame that was too long to be carried, in units of 2**UNIT_SHIFT ns; at what nanosecond
+of CLOCK_MONOTONIC a frame from it was last carried. 0: never."""
 KEY = struct.Struct("=6s2x")
 PORT = struct.Struct("=II")
 """Value of a port: 1 if it is on, longest frame."""
 CARRIED = struct.Struct("=QQ")
 """Frames and bytes from one port to another."""
 REASONS = struct.Struct(f"={len(Reason)}Q")
+UNIT_SHIFT = 30
+ORDER_UNITS = 4
+"""For 3 to 4 s after a station sent a run of segments, which goes up, all of its frames do: the others would overtake it."""
 USED_STEP_NS = 1_000_000_000
 """A station's time is written this seldom: processors that carry for it do not take the entry from each other for every frame."""
 
 _DESTINATION, _SOURCE, _PORT, _COUNTER = -8, -16, -24, -28
 _HEADER_SIZE = 14
+_LONG_AT = 4
 
 
 @attrs.frozen
@@ -85,9 +90,16 @@ def forwarding(port: int, maps: Maps) -> Code:
     asm.load(Width.W, R1, R0, 0)
     asm.branch(Jump.EQ, R1, 0, Reason.OUTPUT_OFF.name)
     asm.load(Width.W, R1, R0, 4)
-    asm.branch_register(Jump.GT, R9, R1, Reason.LONG.name)
+    asm.branch_register(Jump.GT, R9, R1, "long")
 
     asm.call(Helper.KTIME_COARSE)
+    asm.load(Width.W, R1, R7, _LONG_AT)
+    asm.branch(Jump.EQ, R1, 0, "in order")
+    asm.move(R2, R0)
+    asm.compute(Alu.RSH, R2, UNIT_SHIFT)
+    asm.combine(Alu.SUB, R2, R1)
+    asm.branch(Jump.LT, R2, ORDER_UNITS, Reason.ORDER.name)
+    asm.label("in order")
     asm.load(Width.DW, R1, R7, 8)
     asm.move(R2, R0)
     asm.combine(Alu.SUB, R2, R1)
@@ -127,7 +139,22 @@ def _lookup(asm: Assembler, table: int, key: int, absent: str) -> None:
 
 def _endings(asm: Assembler, port: int, maps: Maps) -> None:
     """One for each reason not to carry; they join where the counter is raised."""
-    here = (Reason.SHORT, Reason.GROUP, Reason.OFF, Reason.SOURCE, Reason.DESTINATION, Reason.OUTPUT_OFF, Reason.LONG, Reason.SAME_PORT)
+    asm.label("long")
+    asm.call(Helper.KTIME_COARSE)
+    asm.compute(Alu.RSH, R0, UNIT_SHIFT)
+    asm.store(Width.W, R7, _LONG_AT, R0)
+    asm.jump(Reason.LONG.name)
+    here = (
+        Reason.SHORT,
+        Reason.GROUP,
+        Reason.OFF,
+        Reason.SOURCE,
+        Reason.DESTINATION,
+        Reason.OUTPUT_OFF,
+        Reason.LONG,
+        Reason.SAME_PORT,
+        Reason.ORDER,
+    )
     for reason in here:
         asm.label(reason.name)
         asm.constant(R7, Xdp.DROP if reason is Reason.SAME_PORT else Xdp.PASS)

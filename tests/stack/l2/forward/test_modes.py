@@ -167,7 +167,7 @@ async def test_a_driver_without_linux_interface_and_one_that_is_wrapped(town: To
     engine.add(plain)
     assert engine.statistics().ports["p0"].off == ("fault is around the driver",)
     assert await settle(lambda: engine.statistics().ports["p1"].off == ())
-    assert (made, engine.name) == (["kernel"], "kernel")
+    assert (made, engine.name) == (["threads"], "threads"), "veth: threads carry runs of segments"
     for number in range(PORTS_MAX - 3):
         port = stack.load(hub.module(), f"mac=02:00:00:00:01:{number:02x},name=x{number}").interface
         assert port is not None
@@ -196,13 +196,13 @@ async def test_auto_takes_what_can_be_had_and_says_why(town: Town) -> None:
     assert port is not None
 
     def refused() -> NoReturn:
-        raise OSError(1, "no right to load programs")
+        raise OSError(1, "no right to do so")
 
     for wanted, name, why in (
-        ("auto", "threads", "kernel: no right to load programs"),
-        ("kernel", "none", "kernel: no right to load programs"),
+        ("auto", "kernel", "threads: no right to do so"),
+        ("threads", "none", "threads: no right to do so"),
     ):
-        engine = FastPath(stack, wanted, {**kinds(town.dispatch), "kernel": refused})
+        engine = FastPath(stack, wanted, {**kinds(town.dispatch), "threads": refused})
         engine.add(port)
         assert (engine.name, engine.statistics().why) == (name, why)
         if name == "none":

@@ -13,7 +13,7 @@ from stack.ebpf.map import Map
 from stack.ebpf.program import Program
 from stack.l2.engine import PORTS_MAX
 from stack.l2.forward.carrier import Reason
-from stack.l2.forward.program import CARRIED, KEY, PORT, REASONS, STATION, Maps, forwarding
+from stack.l2.forward.program import CARRIED, KEY, ORDER_UNITS, PORT, REASONS, STATION, Maps, forwarding
 
 pytestmark = pytest.mark.priv
 
@@ -107,6 +107,12 @@ def test_ports_that_are_off(bench: Bench, port: int, reason: Reason) -> None:
 def test_the_longest_frame(bench: Bench) -> None:
     assert bench.run(B, A, bytes(LONGEST - 12)) == (Xdp.PASS, {}, 1)
     assert bench.run(B, A, bytes(LONGEST - 11)) == (Xdp.PASS, {Reason.LONG: 1}, 0)
+    assert bench.run(B, A) == (Xdp.PASS, {Reason.ORDER: 1}, 0), "a short frame overtakes the long one, which goes another way"
+    value = bench.stations.lookup(KEY.pack(A))
+    assert value is not None
+    port, long_at, used = STATION.unpack(value)
+    bench.stations.update(KEY.pack(A), STATION.pack(port, long_at - ORDER_UNITS, used))
+    assert bench.run(B, A) == (Xdp.PASS, {}, 1)
 
 
 def test_a_station_behind_a_port_that_cannot_be(bench: Bench) -> None:
