@@ -23,6 +23,7 @@ MEMORY_MAX = 20 << 10
 THREADS_MAX = 8
 """Workers that the dispatch may have started meanwhile: it keeps as many as were once busy together."""
 TWO = "[nodes.a]\n[nodes.b]\n"
+SPAWN = '[config.access.spawn]\nnodes = ["b"]\n'
 
 ADMINISTERED = """
 [nodes.a]
@@ -94,7 +95,7 @@ print(read, failed)
 
 
 def test_qnet_comes_and_goes_under_traffic(start_cluster: Start) -> None:
-    cluster = start_cluster(TWO)
+    cluster = start_cluster(SPAWN + TWO)
     cluster.run("b", "qnet", "nodes", "--wait", "a")
     with cluster.running("b", sys.executable, "-c", READ) as reader:
         assert reader.stdout is not None
@@ -111,6 +112,7 @@ def test_qnet_comes_and_goes_under_traffic(start_cluster: Start) -> None:
     print(before, after, f"{read} reads, {failed} refused")
     grown = after.pop("memory") - before.pop("memory")
     assert after.pop("threads") - before.pop("threads") <= THREADS_MAX
+    assert after.pop("descriptors") - before.pop("descriptors") <= 2, "the asker's connection and a program's end come and go"
     assert after == before
     assert grown < MEMORY_MAX, f"{grown / LOADS:.1f} kB each time"
     assert [one["failures"] for one in modules] == [{}, {}]
