@@ -221,6 +221,13 @@ class Paths:
             link.silent.add(number)
             self._changed(link, path.address, "does not answer")
 
+    @staticmethod
+    def _asked_anew(link: Link, number: int) -> None:
+        """One end said that it cannot use the path, or can again: until it answers, it is one that does not. Meanwhile a translator may
+        have forgotten it."""
+        if not link.transport.usable(number):
+            link.silent.add(number)
+
     def _again(self, link: Link, address: Address, now: float, pause: float) -> None:
         """Try *address* again after *pause*, if it is one where the node was met: only those are remembered."""
         known = self._calls.addresses(link.name)
@@ -251,6 +258,7 @@ class Paths:
         path = link.paths.get(number)
         if path is None:
             return
+        self._asked_anew(link, number)
         if state is PathState.GONE:
             self._remove(link, path, "is gone: the node has another address", now, None)
             self._calls.gone(path.address, link.name, now)
@@ -278,6 +286,7 @@ class Paths:
                 path.mtu = port.mtu
                 link.transport.resize_path(path.number, max_payload(port.mtu), now)
             link.transport.path_up(path.number, port.up, now)
+            self._asked_anew(link, path.number)
         if port.up and (before is None or not before.up):
             self.wanted(link, now, again=True)
 
@@ -286,3 +295,4 @@ class Paths:
         for path in link.paths.values():
             if path.address[0] == name:
                 link.transport.path_up(path.number, False, now)
+                self._asked_anew(link, path.number)

@@ -378,10 +378,10 @@ class Membership:
         if keyring.register.lacking(keyring.newest_root_id, keyring.trust, wall):
             return
         try:
-            statement = self.office.retire(wall)
+            statements = self.office.retire(wall)
         except OfficeError:
             return
-        self.believe([statement.data])
+        self.believe([statement.data for statement in statements])
 
     # What people ask for
 
@@ -408,9 +408,9 @@ class Membership:
 
     def retire(self) -> Statement:
         """End the overlap of two roots now. OfficeError."""
-        statement = self.office.retire(self._dispatch.wall())
-        self._state([statement])
-        return statement
+        statements = self.office.retire(self._dispatch.wall())
+        self._state(statements)
+        return statements[-1]
 
     def _state(self, statements: list[Statement]) -> None:
         """Statements of this node's own. OfficeError when one of them is not believed, even here."""

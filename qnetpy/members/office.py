@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 from qnetpy.enrol.wire import Grant
 from qnetpy.identity.authority import NODE_VALIDITY, Authority, IssuingPower, certify_issuer, issue_certificate, make_authority
-from qnetpy.identity.certificate import ROLE_ISSUER, Certificate, CertificateError, parse_chain
+from qnetpy.identity.certificate import ROLE_ISSUER, Certificate, CertificateError, Root, parse_chain
 from qnetpy.identity.files import StoreError
 from qnetpy.identity.trust import KEPT_MAX, Kind, Revoked, Statement, make_statement
 from qnetpy.members.keyring import Keyring, problem
@@ -25,6 +25,8 @@ from resmgr.errors import Misuse
 Random = Callable[[int], bytes]
 REVOKE_SIZE = 2048
 """Bytes that an issuer's statement never has."""
+CLOCKS_DIFFER = 86400
+"""Seconds by which the clocks of two nodes may differ where the times of what they said are compared."""
 
 
 class OfficeError(ValueError):
@@ -161,7 +163,8 @@ class Office:
         )
         issuing: IssuingPower | None = None
         if ROLE_ISSUER not in roles and not by_root:
-            issuing = keyring.any_power()
+            # Of the newest root, if there are two: what the older one's issuers said ends with it.
+            issuing = keyring.power(keyring.newest_root_id) or keyring.any_power()
         full = issuing is not None and not keyring.trust.room(issuing.issuer, REVOKE_SIZE)
         power: Authority | IssuingPower | None = self._authority() if issuing is None or full else issuing
         if power is None and full:
@@ -230,8 +233,9 @@ class Office:
         new = make_authority(authority.cluster, wall, random=self._random, secret=authority.secret)
         return make_statement(authority, Kind.ROOT, new.root, wall), new
 
-    def retire(self, wall: float) -> Statement:
-        """The statement by which the root counts no more whose key this machine does not have (any more)."""
+    def retire(self, wall: float) -> list[Statement]:
+        """The statements by which the root counts no more whose key this machine does not have (any more). The last one ends it; those
+        before say again what would end with it, of nodes that may have a certificate under the other root."""
         authority = self._root_key()
         ids = [root.key_id for root in self._keyring.trust.roots]
         others = [key_id for key_id in ids if key_id != authority.root.key_id]
@@ -239,7 +243,27 @@ class Office:
             raise OfficeError(errno.EINVAL, "there is only one root")
         if self._keyring.under(authority.root.key_id) is None:
             raise OfficeError(errno.EBUSY, "this node has no certificate under that root yet")
-        return make_statement(authority, Kind.RETIRE, others[0], wall)
+        again = [make_statement(authority, Kind.REVOKE, one.subject, one.time) for one in self._outliving(others[0], authority.root.key_id)]
+        return [*again, make_statement(authority, Kind.RETIRE, others[0], wall)]
+
+    def _outliving(self, old: bytes, new: bytes) -> list[Statement]:
+        """Revocations under the root *old* of nodes that may have got a certificate under *new*: this node knows that they had one, or they
+        were revoked when that root was there, or so shortly before that clocks may differ."""
+        trust, register = self._keyring.trust, self._keyring.register
+        introduced = [
+            one.time for one in trust.statements if one.kind is Kind.ROOT and isinstance(one.subject, Root) and one.subject.key_id == new
+        ]
+        since = min(introduced, default=0) - CLOCKS_DIFFER
+        ready = {one.static_key for one in register if new in one.ready}
+        said = {one.subject for one in trust.revocations() if one.root_id == new}
+        return [
+            one
+            for one in trust.revocations()
+            if one.root_id == old
+            and isinstance(one.subject, Revoked)
+            and one.subject not in said
+            and (one.time >= since or one.subject.static_key in ready)
+        ]
 
     def _root_key(self) -> Authority:
         authority = self._authority()

@@ -275,6 +275,8 @@ class Scenario(Plan):
         for enemy in self.enemies:
             enemy.stop()
         world.run(3.0 + (RETRY_REFUSED if self.refusals else 0.0))
+        later = [self._path_tried(node) for node in world.live]
+        world.run(max(0.0, *(when + 1.0 - world.now for when in later)))
         left: list[str] = []
         for _ in range(3):  # a renewal of keys may be under way at any one moment
             left = [text for node in world.live for text in self._left_on(node)]
@@ -292,6 +294,13 @@ class Scenario(Plan):
         if turn_rate > IDLE_TURNS or frame_rate > IDLE_FRAMES:
             raise ScenarioFailed(f"{turn_rate:.0f} turns and {frame_rate:.0f} frames a second and pair while nothing happens")
         self._check_wrongs()
+
+    def _path_tried(self, node: SimNode) -> float:
+        """When *node* tries the last of the addresses where a path could not be opened while cables were bad: up to half a minute later."""
+        world = self.world
+        there = {cable.mac for other in world.live for cable in other.cables.values()}
+        tried = [when for link in node.qnet.machine.links.values() for (_, station), (when, _) in link.tried.items() if station in there]
+        return max(tried, default=world.now)
 
     def _left_on(self, node: SimNode) -> Iterator[str]:
         """What a node that has nothing to do should not have."""

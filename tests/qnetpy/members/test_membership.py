@@ -282,6 +282,31 @@ def test_a_node_with_both_certificates_comes_back_after_the_change() -> None:
     assert took < 2.0, "who was refused for the older certificate calls again as soon as it shows the other"
 
 
+@pytest.mark.parametrize("under", ["the older root", "the newest there is"])
+def test_who_is_revoked_while_two_roots_count_stays_out_when_the_older_is_retired(under: str) -> None:
+    cluster = Cluster(22, "a", "b", "c")
+    cluster.world.nodes["c"].crash()
+    old = cluster.member("issuer").keyring.newest_root_id
+    cluster.member("root").rotate()
+    cluster.until(lambda: cluster.member("b").keyring.next is not None, 60.0)
+    cluster.world.run(5.0)
+    issuer, victim = cluster.member("issuer"), cluster.shown("b")
+    if under == "the older root":
+        power = issuer.keyring.power(old)
+        assert power is not None
+        statement = make_statement(power, Kind.REVOKE, Revoked("b", victim.static_key), cluster.world.dispatch.wall())
+        issuer.believe([statement.data])
+    else:
+        assert issuer.revoke("b").root_id != old
+    cluster.until(lambda: not any("b" in pair for pair in cluster.links()), 5.0)
+    cluster.start("c")
+    cluster.until(lambda: len(cluster.member("a").keyring.trust.roots) == 1, 90.0)
+    cluster.world.run(40.0)
+    assert not any("b" in pair for pair in cluster.links()), "revoked, and back under the other root"
+    for name in ("root", "issuer", "a", "c"):
+        assert cluster.member(name).keyring.trust.key_revoked(victim.static_key)
+
+
 def test_a_root_that_is_retired_by_hand_leaves_the_others_out() -> None:
     cluster = Cluster(15, "a", "b")
     cluster.world.nodes["b"].crash()
