@@ -143,7 +143,10 @@ class Stack:
                 self._attach_interface(loaded, driver, innermost)
         except BaseException:
             if attached is not None:
-                attached.detach()
+                try:
+                    attached.detach()
+                except Exception:
+                    guard.failure("detach", attached.detach)
             for registration in reversed(list(guard.registrations)):
                 registration.revoke()
             dispatch.take_back()
@@ -365,10 +368,14 @@ class Stack:
     def _tell_drivers(self) -> None:
         wanted = self._wanted()
         screens = self._screens_now()
-        for interface in self._interfaces.values():
-            if screens != self._told and can_screen(interface.driver):
-                interface.driver.screen(screens)
-            interface.driver.accept(wanted)
+        for interface in self.interfaces:
+            driver = interface.driver
+            try:
+                if screens != self._told and can_screen(driver):
+                    driver.screen(screens)
+                driver.accept(wanted)
+            except Exception:
+                self._failed(f"driver of {interface.name}", driver.accept, None)
         self._told = screens
 
     # Frames

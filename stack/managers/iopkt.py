@@ -68,6 +68,15 @@ class IoPktManager:
         self.channel.destroy()
 
     def _handle(self, message: Message) -> None:
+        try:
+            self._answer(message)
+        except Exception:
+            # A module that raises while it is asked (a driver's `info`) must not end the stack.
+            log.exception("a request failed")
+            if not message.answered:
+                message.error(errno.EIO)
+
+    def _answer(self, message: Message) -> None:
         if message.msglen > REQUEST_MAX or message.msglen != len(message.data):
             message.error(errno.EMSGSIZE)
             return

@@ -255,7 +255,10 @@ class Worker:
 
     def _run_of_segments(self, port: WorkerPort, now: float, held: frozenset[bytes] | None, up: list[Frame], up_keys: set[bytes]) -> int:
         """A frame that is longer than its slot: out as it is, cut by whoever is behind, or up in pieces. Bytes to be sent."""
-        memory, begin, length = port.ring.message()
+        try:
+            memory, begin, length = port.ring.message()
+        except OSError:  # the link is going away
+            length = 0
         if not length:
             port.reasons[Reason.TRUNCATED] += 1
             return 0
@@ -343,7 +346,7 @@ class Worker:
 
     def _hand(self, port: WorkerPort, up: list[Frame], keys: frozenset[bytes]) -> None:
         waiting = sum(len(frames) for _, frames in list(port.handed))
-        if waiting + len(up) > HANDED_MAX:
+        if waiting and waiting + len(up) > HANDED_MAX:
             port.reasons[Reason.WAITING_FULL] += len(up)
             return
         port.handed.append((keys, up))
