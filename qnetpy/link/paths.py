@@ -127,10 +127,16 @@ class Paths:
         if before is not None:
             if before.ours and link.smaller and before.number not in link.silent:
                 return self._refused("crossed_path", packets)
-            self._remove(link, before, "replaced", now)
+            if not before.state.valid:
+                self._remove(link, before, "replaced", now)
+            elif any(path.follows == before.number for path in link.paths.values()):
+                return self._refused("crossed_path", packets)
         if len(link.paths) >= PATHS_MAX:
             return self._refused("too_many_paths", packets)
         self._add(link, number, source, port.mtu, False, now, valid=False)
+        if before is not None and before.state.valid:
+            # A path that works goes when the other is shown to: the peer may have meant another station, and somebody else brought it here.
+            link.paths[number].follows = before.number
         return True
 
     def event(self, link: Link, event: Event, now: float) -> None:
@@ -191,8 +197,11 @@ class Paths:
             self._calls.learned(path.address, link.name, now)
             before = link.paths.get(path.follows)
             if before is not None:
-                self._remove(link, before, "is gone: the node has another endpoint", now)
-                self._calls.gone(before.address, link.name, now)
+                if before.address == path.address:
+                    self._remove(link, before, "replaced", now)
+                else:
+                    self._remove(link, before, "is gone: the node has another endpoint", now)
+                    self._calls.gone(before.address, link.name, now)
             if not path.asked:
                 path.asked = True
                 self._changed(link, path.address, "is there")
@@ -264,7 +273,7 @@ class Paths:
             self._calls.gone(path.address, link.name, now)
         elif state is PathState.CLOSED:
             self._remove(link, path, "was closed by the node", now, None)
-            if any(other.follows == number for other in link.paths.values()):
+            if any(other.follows == number and other.address != path.address for other in link.paths.values()):
                 self._calls.gone(path.address, link.name, now)
             else:
                 self._again(link, path.address, now, SEEK_AGAIN)

@@ -64,7 +64,7 @@ def modules():
 def again():
     (options,) = (one["options"] for one in modules() if one["name"] == "qnet")
     ask_at(SOCKET, "umount", what="lsm-qnet.so")
-    assert [one["name"] for one in modules()] == ["packet"], modules()
+    assert "qnet" not in [one["name"] for one in modules()], modules()
     assert not os.path.ismount("/net")
     ask_at(SOCKET, "mount", module="lsm-qnet.so", options=options)
     assert os.path.ismount("/net")
@@ -115,7 +115,7 @@ def test_qnet_comes_and_goes_under_traffic(start_cluster: Start) -> None:
     assert after.pop("descriptors") - before.pop("descriptors") <= 2, "the asker's connection and a program's end come and go"
     assert after == before
     assert grown < MEMORY_MAX, f"{grown / LOADS:.1f} kB each time"
-    assert [one["failures"] for one in modules] == [{}, {}]
+    assert not any(one["failures"] for one in modules)
     assert "behind" not in cluster.run("a", "cat", "/run/qnet/log").stdout
     assert states(cluster, "b") == {"a": "up"}
     assert cluster.run("a", "cat", "/net/b/etc/hostname").stdout == "b\n"

@@ -566,3 +566,36 @@ def test_keys_are_renewed_while_paths_come_and_go() -> None:
     assert net.run(3.0, lambda: len(a.owner.got) == len(b.owner.got) == sent)
     assert [int.from_bytes(data[:2], "big") for data in b.owner.got] == list(range(sent))
     assert DATA_HEADER.size == 16
+
+
+def test_a_challenge_that_somebody_brought_to_another_station_replaces_no_path_that_works() -> None:
+    """a calls a station that he who is between made up; he takes the CHALLENGE to b."""
+    net = Net()
+    a, b = net.add("a", 1), net.add("b", 2)
+    net.up(a, b)
+    net.run(1.0)
+    nobody = bytes((2, 0, 0, 9, 9, 9))
+    link = a.owner.links["b"]
+    a.machine._paths.open(link, ("en0", nobody), net.now)
+    a.machine._mark(link)
+    carried = 0
+    for _ in range(50):
+        seen = len(net.frames)
+        net.flush(a)
+        net.run(0.1)
+        for _, sender, _, frame in net.frames[seen:]:
+            if sender == "a" and frame[:6] == nobody:
+                b.machine.receive("en0", [b.ports["en0"][0] + frame[6:]], HEAD, net.now)
+                net.flush(b)
+                carried += 1
+        net.send(a, "b", b"to b")
+        net.send(b, "a", b"to a")
+    net.run(1.0)
+    assert carried >= 5
+    assert a.machine.counters["spoofed_path"] > 0
+    assert (len(a.owner.got), len(b.owner.got)) == (50, 50)
+    assert (a.owner.log, b.owner.log) == (["b up"], ["a up"])
+    for station, to in ((a, "b"), (b, "a")):
+        assert [(path.number, path.address[1]) for path in station.owner.links[to].paths.values()] == [
+            (0, (b if station is a else a).ports["en0"][0])
+        ]
