@@ -159,6 +159,9 @@ class Bridge:
                 decision.bpdus += flow
             else:
                 decision.raise_on(port.number, flow)
+                if to == GROUP and not any(one.tree for one in self.ports.values()):
+                    # We take part in no spanning tree: those around us must see through us, or they make a loop that nobody knows of.
+                    self._flood(port, port.storm.group(flow, now), len(flow), decision, True)
             return
         if source[0] & 1:
             port.drops.count("bad_source", len(flow))

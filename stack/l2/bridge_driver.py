@@ -280,11 +280,12 @@ class BridgeDriver:
             return frames
         now = self._dispatch.now()
         decision = self.bridge.received(member.port.number, frames, now)
+        # First: what was learned from this batch is told to the engine before a BPDU of it may make all stations there forgotten.
+        self._carry(member, decision)
         for frame in decision.bpdus:
             self._bpdu(member, frame, now)
         if decision.bpdus:
             self.settle()
-        self._carry(member, decision)
         return decision.up.get(member.port.number, [])
 
     def _outgoing(self, interface: Interface, frames: list[Frame]) -> list[Frame]:

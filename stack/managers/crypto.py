@@ -72,10 +72,10 @@ class CryptodevOptions:
 
     prefix: str = ""
     """Where it is, before /dev/crypto."""
-    mode: int = 0o666
-    sessions: int = 256
-    inflight: Size = Size(8 * 1024 * 1024)
-    rate: int = 65536
+    mode: int = attrs.field(default=0o666, validator=[attrs.validators.ge(0), attrs.validators.le(0o777)])
+    sessions: int = attrs.field(default=256, validator=attrs.validators.ge(1))
+    inflight: Size = attrs.field(default=Size(8 * 1024 * 1024), validator=attrs.validators.ge(4096))
+    rate: int = attrs.field(default=65536, validator=attrs.validators.ge(1))
 
     def limits(self) -> Limits:
         return Limits(self.sessions, SESSIONS_ALL, self.inflight, INFLIGHT_ALL, float(self.rate), float(max(self.rate / 4, BURST_MIN)))

@@ -119,7 +119,7 @@ class IoPktManager:
     def _import(request: Request) -> None:
         """In a thread. What goes wrong goes wrong again in `_mount`, where it is told."""
         name, kind = module_name(str(request.get("module", "")))
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(Exception, SystemExit):
             find_module(name, kind)
 
     def _refused(self, info: ClientInfo, change: bool) -> str:
@@ -150,7 +150,7 @@ class IoPktManager:
             answer = {"error": str(error), "errno": error.errno}
         except Misuse as error:
             answer = {"error": str(error), "errno": errno.EBUSY}
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             log.exception("%s: %s raised", self._stack.name, verb)
             answer = {"error": f"{verb} raised {type(error).__name__}: {error}; the log says more", "errno": errno.EIO}
         if not message.answered:

@@ -99,6 +99,16 @@ def test_reserved_groups_are_not_forwarded() -> None:
     assert out(machine.received(1, [to(bytes.fromhex("0180c2000010"), STATIONS[0])], 0.0))
 
 
+def test_bridges_around_see_each_other_through_one_without_a_tree() -> None:
+    machine = bridge()
+    bpdu = to(bytes.fromhex("0180c2000000"), STATIONS[0])
+    decision = machine.received(1, [bpdu], 0.0)
+    assert out(decision) == {2: [bpdu], 3: [bpdu]}
+    assert decision.up == {1: [bpdu]}
+    machine.ports[3].tree = True
+    assert not machine.received(1, [bpdu], 0.0).out, "with a tree anywhere they end here"
+
+
 def test_our_own_addresses_are_never_learned_from_the_wire() -> None:
     machine = bridge()
     assert not machine.received(1, [to(STATIONS[1], MACS[1])], 0.0).out
