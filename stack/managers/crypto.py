@@ -74,7 +74,7 @@ class CryptodevOptions:
     """Where it is, before /dev/crypto."""
     mode: int = attrs.field(default=0o666, validator=[attrs.validators.ge(0), attrs.validators.le(0o777)])
     sessions: int = attrs.field(default=256, validator=attrs.validators.ge(1))
-    inflight: Size = attrs.field(default=Size(8 * 1024 * 1024), validator=attrs.validators.ge(4096))
+    inflight: Size = attrs.field(default=Size(8 * 1024 * 1024), validator=attrs.validators.ge(Size(4096)))
     rate: int = attrs.field(default=65536, validator=attrs.validators.ge(1))
 
     def limits(self) -> Limits:
