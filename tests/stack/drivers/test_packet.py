@@ -9,10 +9,8 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any, Literal
 
 import pytest
-import trio
 
-from resmgr.runner import TrioDispatch, open_dispatch
-from stack.core.driver import Driver
+from resmgr.runner import TrioDispatch
 from stack.core.errors import ModuleError
 from stack.core.options import Size, parse_options
 from stack.core.screen import Screen
@@ -22,34 +20,11 @@ from stack.filter.bpf.assembler import JEQ, JGE, LD_B_IND, RET, SAMPLE_SIZE, WHO
 from stack.frame import Frame
 from stack.testing.driver import OTHER_TYPE, TYPE, RecordingPort, check_driver, frame
 from stack.testing.namespace import Namespace, Veth
+from stack.testing.pair import Pair, settle
 
 pytestmark = pytest.mark.priv
 
 Rx = Literal["ring", "recv"]
-
-
-async def settle(until: Callable[[], bool], seconds: float = 3.0) -> bool:
-    """Let the dispatch run until the predicate holds; a quarter second is enough to see that nothing comes."""
-    with trio.move_on_after(seconds):
-        while not until():  # noqa: ASYNC110  # what is awaited is the kernel: there is no event to wait for
-            await trio.sleep(0.002)
-        return True
-    return False
-
-
-class Pair:
-    def __init__(self, a: Driver, b: Driver) -> None:
-        self.a = a
-        self.b = b
-
-    async def settle(self, until: Callable[[], bool], seconds: float) -> bool:
-        return await settle(until, seconds)
-
-
-@pytest.fixture
-async def dispatch() -> AsyncIterator[TrioDispatch]:
-    async with open_dispatch() as made:
-        yield made
 
 
 def open_pair(dispatch: TrioDispatch, veth: Veth, rx: Rx = "ring", **options: Any) -> tuple[PacketDriver, PacketDriver]:

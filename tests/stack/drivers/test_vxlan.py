@@ -5,14 +5,13 @@ from __future__ import annotations
 import errno
 import random
 import socket
-from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
 import trio
 
 from qnetpy.cluster.netlink import offloads_off
-from resmgr.runner import TrioDispatch, open_dispatch
+from resmgr.runner import TrioDispatch
 from resmgr.system import System
 from stack.core.driver import Driver
 from stack.core.errors import ModuleError, OptionError
@@ -25,35 +24,12 @@ from stack.drivers.wrap.fault import FaultDriver, FaultOptions
 from stack.frame import Frame
 from stack.testing.driver import TYPE, RecordingPort, check_driver, frame
 from stack.testing.namespace import Namespace, Veth
+from stack.testing.pair import Pair, settle
 from stack.wire import vxlan
 from stack.wire.ethernet import BROADCAST
 
 A, B = b"\2\0\0\0\1\1", b"\2\0\0\0\1\2"
 NEAR, FAR = "10.9.0.1", "10.9.0.2"
-
-
-async def settle(until: Callable[[], bool], seconds: float = 5.0) -> bool:
-    with trio.move_on_after(seconds):
-        while not until():  # noqa: ASYNC110  # what is awaited is the kernel: there is no event to wait for
-            await trio.sleep(0.002)
-        return True
-    return False
-
-
-class Pair:
-    def __init__(self, a: Driver, b: Driver) -> None:
-        self.a = a
-        self.b = b
-
-    async def settle(self, until: Callable[[], bool], seconds: float) -> bool:
-        return await settle(until, seconds)
-
-
-@pytest.fixture
-async def dispatch() -> AsyncIterator[TrioDispatch]:
-    async with open_dispatch() as made:
-        yield made
-        assert made.statistics().descriptors == 0
 
 
 @pytest.fixture

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import AsyncIterator, Callable
 from typing import Literal
 
 import pytest
-import trio
 
-from resmgr.runner import TrioDispatch, open_dispatch
-from stack.core.driver import Driver
+from resmgr.runner import TrioDispatch
 from stack.core.errors import ModuleError, OptionError
 from stack.core.options import parse_options
 from stack.drivers.packet import PacketDriver, PacketOptions
@@ -20,33 +17,11 @@ from stack.ebpf.constants import Xdp, XdpMode
 from stack.ebpf.program import Program, XdpLink
 from stack.testing.driver import TYPE, RecordingPort, check_driver, frame
 from stack.testing.namespace import Namespace, Veth
+from stack.testing.pair import Pair, settle
 
 pytestmark = pytest.mark.priv
 
 Mode = Literal["native", "generic"]
-
-
-async def settle(until: Callable[[], bool], seconds: float = 3.0) -> bool:
-    with trio.move_on_after(seconds):
-        while not until():  # noqa: ASYNC110  # what is awaited is the kernel: there is no event to wait for
-            await trio.sleep(0.002)
-        return True
-    return False
-
-
-class Pair:
-    def __init__(self, a: Driver, b: Driver) -> None:
-        self.a = a
-        self.b = b
-
-    async def settle(self, until: Callable[[], bool], seconds: float) -> bool:
-        return await settle(until, seconds)
-
-
-@pytest.fixture
-async def dispatch() -> AsyncIterator[TrioDispatch]:
-    async with open_dispatch() as made:
-        yield made
 
 
 def xdp(dispatch: TrioDispatch, namespace: Namespace, ifname: str, mode: Mode = "native", frames: int = 2048) -> XdpDriver:
