@@ -456,6 +456,10 @@ class Core:
         node.files.append(file)
         return file
 
+    def is_being_read(self, node: Node) -> bool:
+        """Whether a READ of *node* waits for its server."""
+        return any(request.opcode == Opcode.READ and request.node is node for request in self.outstanding.values())
+
     # ---- interrupts
 
     def waits(self, request: Request) -> None:

@@ -9,6 +9,9 @@ Close-to-open: pages that the kernel has stay only if change value, mtime, size 
 to be filled, and nothing was written from here since. If the attributes differ from what the kernel was told, it is told that they are
 not valid before it gets the answer to OPEN, and its next question is answered from what OPEN brought.
 
+Where pages must go, the program that opens waits in the kernel, deaf to signals, for every READ that fills one of them. So a first open
+never asks for it, and while a READ is under way such an open bypasses the cache; the next one clears it.
+
 Some opens bypass the page cache: O_APPEND (the server knows where the end is), devices and FIFOs, and read-only opens of files of size 0,
 which may be of the kind that has no size (/proc) and would read as empty.
 
@@ -118,9 +121,15 @@ def _opened(request: Request, status: int, reply: Buffer) -> None:
         answer |= FOPEN_DIRECT_IO | (FOPEN_NONSEEKABLE | FOPEN_STREAM if kind in (S_IFCHR, S_IFIFO) else 0)
     elif flags & O_APPEND or (attr[6] == 0 and not flags & O_ACCMODE):
         answer |= FOPEN_DIRECT_IO
-    elif node.pages == version:
+    if node.pages == version or not node.cached:
         answer |= FOPEN_KEEP_CACHE
-    node.pages = version
+        node.pages = version
+    elif core.is_being_read(node):
+        answer |= FOPEN_DIRECT_IO | FOPEN_KEEP_CACHE
+        node.pages = None
+        core.drops["bypassed"] += 1
+    else:
+        node.pages = version
     if len(found.data):
         file.data = bytes(found.data)
         file.data_at = request.at

@@ -297,6 +297,26 @@ def test_pages_are_kept_only_while_nothing_changed(rig: Rig) -> None:
     assert rig.open(node).open_flags == FOPEN_NOFLUSH | FOPEN_KEEP_CACHE
 
 
+def test_an_open_waits_for_no_read_that_hangs(rig: Rig) -> None:
+    """Clearing the cache, the kernel would wait for the pages that a READ fills, in the program that opens and deaf to signals."""
+    rig.fs.add(b"f", b"1" * 100_000)
+    node = rig.walk(b"f")
+    # Nothing can be in the cache: two programs may open at once, and the slower must not wait for what the quicker one reads.
+    first = rig.open(node)
+    assert first.open_flags == FOPEN_NOFLUSH | FOPEN_KEEP_CACHE
+    rig.fs.faults.append(Fault("read", hang=True, times=1))
+    hung = rig.start(Opcode.READ, node, formats.READ_IN.pack(first.fh, 70_000, 4096, 0, 0, 0))
+    rig.fs.add(b"f", b"2" * 100_000)
+
+    assert rig.open(node).open_flags == FOPEN_NOFLUSH | FOPEN_KEEP_CACHE | FOPEN_DIRECT_IO
+    assert rig.open(node).open_flags == FOPEN_NOFLUSH | FOPEN_KEEP_CACHE | FOPEN_DIRECT_IO
+    rig.machine.interrupt(hung)
+    rig.run(10.0)
+    assert rig.answers[hung].error == -errno.EINTR
+    assert rig.open(node).open_flags == FOPEN_NOFLUSH
+    assert rig.open(node).open_flags == FOPEN_NOFLUSH | FOPEN_KEEP_CACHE
+
+
 def test_chmod_of_ours_keeps_the_pages_and_truncate_does_not(rig: Rig) -> None:
     rig.fs.add(b"f", b"123")
     node = rig.walk(b"f")
