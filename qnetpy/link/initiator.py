@@ -107,6 +107,8 @@ class Initiator:
         self._attempts: dict[int, Attempt] = {}
         self._by_index: dict[int, Attempt] = {}
         self._last_number = 0
+        self._completed = 0
+        """The greatest sequence of an INITIATION of ours by which a handshake was completed."""
 
     def __len__(self) -> int:
         return len(self._attempts)
@@ -192,6 +194,9 @@ class Initiator:
             # A copy. Answering it would let anybody double our frames.
             self._party.counters["duplicate"] += 1
             return
+        if self._overtaken(attempt):
+            self._begin(attempt, now)
+            return
         fresh = source not in attempt.cookies
         attempt.cookies[source] = cookie
         self._send(attempt, source, now)
@@ -264,6 +269,7 @@ class Initiator:
         elif changed:
             self._fail(attempt, Reason.SUPERSEDED, f"{self._who(attempt)}: the connection changed during the handshake", now)
         else:
+            self._completed = max(self._completed, attempt.sequence)
             self._end(attempt, keep_index=True)
             party.establish(
                 state, Role.INITIATOR, offer.suite, (attempt.index, attempt.remote_index), offer, certificate, attempt.transport_id,
@@ -284,7 +290,8 @@ class Initiator:
                     text = f"{self._who(attempt)} does not answer: not there, another cluster, or another cluster secret"
                     self._fail(attempt, Reason.NO_ANSWER, text, now)
             elif now >= attempt.send_at:
-                if attempt.step is Step.WAITING or now - attempt.renewed >= RENEW_AFTER or self._pin_failed(attempt, now):
+                overtaken = bool(attempt.cookies) and self._overtaken(attempt)
+                if attempt.step is Step.WAITING or now - attempt.renewed >= RENEW_AFTER or self._pin_failed(attempt, now) or overtaken:
                     # A new frame for the same silence does not make us impatient again.
                     patient = attempt.step is Step.INITIATED and not attempt.cookies and not self._pin_failed(attempt, now)
                     self._begin(attempt, now, attempt.repeats if patient else 0)
@@ -312,6 +319,11 @@ class Initiator:
 
     def _pin_failed(self, attempt: Attempt, now: float) -> bool:
         return attempt.pattern == PATTERN_IK and attempt.step is Step.INITIATED and now - attempt.began >= PINNED_TRIES
+
+    def _overtaken(self, attempt: Attempt) -> bool:
+        """Whether a later INITIATION of ours led to a handshake, perhaps with the node at this stranger's address: there this one is old
+        then, and not answered."""
+        return attempt.step is Step.INITIATED and not attempt.name and attempt.sequence < self._completed
 
     def _begin(self, attempt: Attempt, now: float, repeats: int = 0) -> None:
         """Make a new INITIATION and send it everywhere. *repeats*: how often the one before was sent to somebody who is silent."""
