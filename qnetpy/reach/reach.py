@@ -49,6 +49,9 @@ ANNOUNCED_MAX = 768
 """Endpoints called because of mDNS. Stops a stranger on one network from taking the places of gossip and of configured peers."""
 PER_HOST_MAX = 64
 """Of either, with one IP address. Stops a lying member, or a stranger, from making all nodes call all ports of one host."""
+AGAIN = 10.0
+"""Seconds from one call of an endpoint to the next that its own node's word causes: more than a call takes. Stops a lying member from
+making us call somebody without end."""
 MESSAGES_BURST = 100
 MESSAGES_RATE = 5.0
 """Messages taken from one node, after a burst, per second: each may cost milliseconds. What is refused comes again in a round."""
@@ -79,6 +82,8 @@ class _Places:
 class _Hinted:
     teller: str
     until: float
+    called: float
+    """When what was told last made us call it."""
 
 
 class Reach:
@@ -298,10 +303,15 @@ class Reach:
                 return
         if not self._interfaces:
             return
-        until = self._dispatch.now() + AGE_MAX - told.age
+        now = self._dispatch.now()
+        until = now + AGE_MAX - told.age
         known = self._hinted.get(told.endpoint)
         if known is not None:
             known.until = max(known.until, until)
+            if name == teller and now >= known.called + AGAIN:
+                # It is up, and says that it is there: what did not answer for long, and is called ever more rarely, may do so now.
+                known.called = now
+                self.wanted.again(told.endpoint)
             return
         if told.endpoint in self._own_places:
             return
@@ -310,7 +320,7 @@ class Reach:
             self._counters["gossip_over_cap"] += 1
             return
         if self.wanted.want(told.endpoint):
-            self._hinted[told.endpoint] = _Hinted(teller, until)
+            self._hinted[told.endpoint] = _Hinted(teller, until, now)
             self._counts.update((by, at))
             log.debug("gossip: node %s tells that %s may be at %s", teller, name, told.endpoint)
 

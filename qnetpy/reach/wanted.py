@@ -74,6 +74,12 @@ class WantedEndpoints:
                 self._hint((name, wanted.stations[name]))
         return True
 
+    def again(self, endpoint: Endpoint) -> None:
+        """Somebody may be there now: call it soon, if it is wanted."""
+        wanted = self._wanted.get(endpoint)
+        for name, station in () if wanted is None else wanted.stations.items():
+            self._hint((name, station))
+
     def drop(self, endpoint: Endpoint) -> None:
         """One less wants it."""
         wanted = self._wanted.get(endpoint)

@@ -33,6 +33,13 @@ class Load:
         assert all(self.world.now - op.began < 1.0 for op in self.ledger.open.values())
 
 
+def usable(node: SimNode) -> list[str]:
+    """The interfaces by which the node reaches its only peer."""
+    return [
+        path.address[0] for link in node.qnet.machine.links.values() for number, path in link.paths.items() if link.transport.usable(number)
+    ]
+
+
 def endpoints(node: SimNode, other: str) -> list[str]:
     link = node.qnet.machine.links[other]
     return [str(node.qnet.endpoint(path.address)) for number, path in link.paths.items() if link.transport.usable(number)]
@@ -118,3 +125,32 @@ def test_both_bearers_are_paths_of_one_connection_and_take_over_from_each_other(
         world.run(2.0)
         load.check()
     assert len(endpoints(a, "b")) == 2
+
+
+@pytest.mark.parametrize("late", ["a", "b"])
+@pytest.mark.parametrize("seed", range(5))
+def test_a_node_that_starts_calls_all_addresses_of_another_and_has_all_paths_at_once(seed: int, late: str) -> None:
+    """The cable answers first. By that the INITIATION to the other address is an old one, which nobody would answer."""
+    world = World(seed, internets=("wan",))
+    world.join("a", "b")
+    world.start("b" if late == "a" else "a")
+    world.run(2.0)
+    world.start(late)
+    assert world.until(lambda: world.settled() and all(len(usable(node)) == 2 for node in world.live), 0.5)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_network_that_comes_back_with_another_is_used_as_soon(seed: int) -> None:
+    """Nobody was ever met there, so it is called once a minute: whoever is up again says where it is, and is called there."""
+    world = World(seed, internets=("wan",))
+    a, b = world.start("a", call=[]), world.start("b", call=["a"])
+    a.cables["udp0"].cut = True
+    world.run(70.0)
+    assert world.settled()
+    a.cables["en0"].cut = True
+    world.run(60.0)
+    assert not a.sees("b")
+    for cable in a.cables.values():
+        cable.cut = False
+    assert world.until(world.settled, 7.0)
+    assert world.until(lambda: all(len(usable(node)) == 2 for node in (a, b)), 1.0)

@@ -6,6 +6,7 @@ The nodes are joined by simulated cables; their UDP drivers are real and lead no
 from __future__ import annotations
 
 import errno
+import itertools
 import logging
 import math
 import socket
@@ -19,7 +20,7 @@ from qnetpy.discovery.hint import Hint
 from qnetpy.link.constants import ATTEMPT_TIMEOUT
 from qnetpy.link.outcome import Failed, PeerHint
 from qnetpy.reach.gossip import AGE_MAX, ENTRIES_MAX, PER_TELLER_MAX, Told, pack
-from qnetpy.reach.reach import ANNOUNCED_MAX, HINTED_MAX, MESSAGES_BURST, PER_HOST_MAX, discovery_interfaces, endpoints
+from qnetpy.reach.reach import AGAIN, ANNOUNCED_MAX, HINTED_MAX, MESSAGES_BURST, PER_HOST_MAX, discovery_interfaces, endpoints
 from qnetpy.testing.node import SimNode
 from qnetpy.testing.world import World
 from resmgr.channel import PID_SYSTEM, Credentials
@@ -140,6 +141,23 @@ def test_a_lying_member_causes_bounded_calls(world: World, give_udp: Give) -> No
     assert len(b.qnet.reach.table) == 0, "what third nodes told is not told on"
     assert b.sees("s")
     assert s.sees("b")
+
+
+def test_who_says_again_where_it_is_is_called_there_again_and_not_without_end(world: World, give_udp: Give) -> None:
+    b = world.nodes["b"]
+    give_udp(b, "10.1.0.1")
+    calls: list[float] = []
+    reach = b.qnet.reach
+    hint = reach.wanted._hint
+    reach.wanted._hint = lambda address: (calls.append(world.now), hint(address))[1]  # type: ignore[func-returns-value]  # counts
+    teller = Liar(world, "s", "b")
+    said = pack([Told("s", Endpoint("203.0.113.1", 9), 0), Told("z", Endpoint("203.0.113.2", 9), 0)])
+    for _ in range(4 * MESSAGES_BURST):
+        teller.say(said)
+        world.run(0.1)
+    assert calls[0] == calls[1], "each once"
+    assert len(calls) >= 2 + int((world.now - calls[0]) / (AGAIN + 0.2)), "then that of the teller itself"
+    assert all(later - before >= AGAIN for before, later in itertools.pairwise(calls[1:]))
 
 
 def test_all_ports_of_one_host_and_all_places_of_one_name(world: World, give_udp: Give) -> None:

@@ -56,6 +56,10 @@ def test_each_interface_calls_and_the_last_user_ends_it(calls: Calls, make_drive
     assert calls.taken() == [("call", ("udp0", station(first, SIX)))], "the second has no IPv6"
     assert calls.wanted.want(ONE)
     assert calls.taken() == [("call", at_first), ("call", at_second)], "said again, called again"
+    calls.wanted.again(ONE)
+    assert calls.taken() == [("call", at_first), ("call", at_second)]
+    calls.wanted.again(Endpoint("10.0.0.77", 9))
+    assert calls.taken() == [], "nobody wants it"
     assert kept(first) == 2
     calls.wanted.drop(ONE)
     assert calls.taken() == []
