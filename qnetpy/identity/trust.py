@@ -192,6 +192,11 @@ class Trust:
                 return against
         return None
 
+    def counts(self, signer_id: bytes, serial: bytes) -> bool:
+        """Whether the certificate of that serial number (`serial_id`) counts, as far as its signer goes."""
+        against = self._issuers.get(signer_id)
+        return against is None or serial in _kept(against)
+
     def revoked_issuer(self, issuer: Issuer) -> Statement | None:
         """The statement by which *issuer* issues no more."""
         return self._issuers.get(issuer.key_id)

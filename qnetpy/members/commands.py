@@ -14,6 +14,7 @@ from qnetpy.identity.trust import Revoked
 from qnetpy.members import lifetime
 from qnetpy.members.keyring import problem
 from qnetpy.members.membership import Membership
+from qnetpy.members.notices import ended
 from qnetpy.members.office import OfficeError
 from qnetpy.members.renewer import ends
 from resmgr.dispatch import Dispatch
@@ -156,14 +157,17 @@ def facts(membership: Membership, wall: float) -> Fact:
     own = keyring.trust.revoked(certificate)
     warning = ""
     if own is not None:
-        warning = f"this node was revoked by {own.by}; try: qnet leave --force, then qnet join CODE"
+        warning = ended(own, certificate)
     elif lifetime.warning(certificate, float("inf"), wall) is not None or certificate.not_after < wall:
         warning = ends(certificate, wall)
     elif problem(certificate, keyring, wall):
         # Its root was retired while this node was off, or a clock is wrong.
         warning = f"no other node accepts this one: {problem(certificate, keyring, wall)}; try: qnet join CODE --replace"
     elif membership.refused_by:
-        warning = f"node {membership.refused_by} refuses this node, which was revoked; try: qnet leave --force, then qnet join CODE"
+        warning = (
+            f"node {membership.refused_by} refuses this node: it was revoked, or who issued its certificate; "
+            "try: qnet leave --force, then qnet join CODE"
+        )
     return {
         "roots": len(keyring.trust.roots),
         "issues": membership.office.may_issue,

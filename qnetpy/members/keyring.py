@@ -3,6 +3,9 @@
 While two roots overlap a node holds a certificate under each. It shows the one under the older root, which every node trusts, also one
 that was off when the newer root was made; when the older root is retired it shows the other. A peer that does not know the root of the one
 that is shown makes it show the other.
+
+The certificate that was replaced last is kept as `before`, until it ends: who signed its successor may be revoked before the machine with
+the root key has seen that, and then nobody can tell it from one that a thief made. Shown again, it lets the node in, and gets it another.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ import attrs
 
 from qnetpy.identity.authority import IssuingPower, NodeIdentity
 from qnetpy.identity.certificate import Certificate, CertificateError, Issuer, verify
-from qnetpy.identity.trust import Statement, Trust, parse_statement
+from qnetpy.identity.trust import Revoked, Statement, Trust, parse_statement
 from qnetpy.members.register import Register, pack_register, parse_register
 from qnetpy.members.store import Kept
 from resmgr.errors import BadMessage, Misuse
@@ -25,6 +28,7 @@ class Keyring:
     def __init__(self, kept: Kept) -> None:
         self.identity: NodeIdentity = kept.identity
         self.next: Certificate | None = kept.next
+        self.before: Certificate | None = kept.before
         self.powers: tuple[IssuingPower, ...] = kept.powers
         self.trust = Trust(kept.identity.cluster, kept.identity.roots, kept.statements)
         self.register: Register = parse_register(kept.register) if kept.register else Register()
@@ -37,7 +41,7 @@ class Keyring:
     def kept(self) -> Kept:
         """What to store."""
         register = pack_register(self.register) if len(self.register) else b""
-        return Kept(self.identity, self.next, self.powers, tuple(self.trust.statements), register)
+        return Kept(self.identity, self.next, self.before, self.powers, tuple(self.trust.statements), register)
 
     # Certificates
 
@@ -49,8 +53,19 @@ class Keyring:
         return next((one for one in self.certificates() if one.root_id == root_id), None)
 
     def ready(self) -> tuple[bytes, ...]:
-        """Key ids of the roots under which we have a certificate."""
-        return tuple(one.root_id for one in self.certificates())
+        """Key ids of the roots under which we have a certificate that counts."""
+        return tuple(one.root_id for one in self.certificates() if self.trust.accepts(one))
+
+    def proof(self) -> Certificate | None:
+        """The certificate with which another can be asked for: one that counts; None when we have none."""
+        return next((one for one in (*self.certificates(), self.before) if one is not None and self._counts(one)), None)
+
+    def _counts(self, certificate: Certificate) -> bool:
+        return (
+            certificate.root_id in {root.key_id for root in self.trust.roots}
+            and certificate.static_key == self.identity.certificate.static_key
+            and self.trust.accepts(certificate)
+        )
 
     @property
     def newest_root_id(self) -> bytes:
@@ -71,6 +86,8 @@ class Keyring:
         """A certificate that was issued to us, and one for issuing if we asked for that. CertificateError or Misuse for what is not good
         or not ours; then nothing changes."""
         verify(certificate, self.trust.roots, wall, self.name)
+        if not self.trust.accepts(certificate):
+            raise Misuse("the issuer of the certificate was revoked")
         if certificate.static_key != self.identity.certificate.static_key:
             raise Misuse("the certificate that was issued is for another key")
         if issuer is not None:
@@ -82,10 +99,33 @@ class Keyring:
             self.powers = tuple(
                 sorted((*others, power), key=lambda one: order.index(one.issuer.root_id) if one.issuer.root_id in order else -1)
             )
+        self._keep_before(self.under(certificate.root_id), certificate, wall)
         if certificate.root_id == self.identity.certificate.root_id:
             self.identity = attrs.evolve(self.identity, certificate=certificate)
         else:
             self.next = certificate
+
+    def _keep_before(self, old: Certificate | None, new: Certificate, wall: float) -> None:
+        """*new* takes the place of *old*. Better than that is one of another signer, which is revoked for itself."""
+        self.drop_ended(wall)
+        if old is None or not self._counts(old):
+            return
+        if self.before is None or old.signer_id != new.signer_id or self.before.signer_id == new.signer_id:
+            self.before = old
+
+    def drop_ended(self, wall: float) -> None:
+        """Forget `before` when it has ended."""
+        if self.before is not None and self.before.not_after < wall:
+            self.before = None
+
+    def show_before(self) -> bool:
+        """Show the one before, and keep the one that is shown in its place: somebody knows something against that, and we do not. False
+        when there is none."""
+        if self.before is None or not self._counts(self.before):
+            return False
+        shown, self.before = self.before, self.identity.certificate
+        self.identity = attrs.evolve(self.identity, certificate=shown)
+        return True
 
     def show_other(self) -> bool:
         """Show the certificate under the other root. False when there is none."""
@@ -110,12 +150,26 @@ class Keyring:
                 refused.append(error)
         if fresh:
             self._settle()
+        if any(isinstance(one.subject, Revoked) and one.subject.issuer_id for one in fresh):
+            self.register.unsure(self.trust)
         return fresh, refused
 
     def _settle(self) -> None:
-        """The roots may be others: certificates and powers under those that are gone go with them, unless it is all we have."""
+        """Roots may be others, and issuers revoked: certificates and powers that count no more go, unless it is all we have."""
         trusted = {root.key_id for root in self.trust.roots}
-        good = [one for one in self.certificates() if one.root_id in trusted] or [self.identity.certificate]
+        before = self.before if self.before is not None and self._counts(self.before) else None
+        good: list[Certificate] = []
+        for one in self.certificates():
+            if self._counts(one):
+                good.append(one)
+            elif before is not None and before.root_id == one.root_id:
+                good.append(before)
+                before = None
+        if not good and before is not None:
+            good, before = [before], None
+        if not good:
+            good = [self.identity.certificate]
+        self.before = before
         self.identity = attrs.evolve(self.identity, certificate=good[0], roots=self.trust.roots)
         self.next = good[1] if len(good) > 1 else None
         self.powers = tuple(power for power in self.powers if power.issuer.root_id in trusted)

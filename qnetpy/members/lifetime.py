@@ -76,7 +76,7 @@ def wants(keyring: Keyring, wall: float) -> list[Want]:
         issues = ROLE_ISSUER in keyring.identity.roles and root.certifies_issuers
         issuing = issues and (power is None or due(power.issuer, wall))
         missing = newest and (certificate is None or issuing)
-        if missing or (certificate is not None and due(certificate, wall)):
+        if missing or (certificate is not None and (due(certificate, wall) or not keyring.trust.accepts(certificate))):
             found.append(Want(root.key_id, issuing))
     return found
 

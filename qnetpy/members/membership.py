@@ -21,11 +21,12 @@ from typing import Protocol
 
 from qnetpy.channels import CHID_MEMBERS
 from qnetpy.identity.authority import NodeIdentity
-from qnetpy.identity.certificate import ROLE_ISSUER, Certificate, date
-from qnetpy.identity.trust import Crowded, Kind, Revoked, Statement
+from qnetpy.identity.certificate import ROLE_ISSUER, Certificate
+from qnetpy.identity.trust import Crowded, Revoked, Statement
 from qnetpy.members import lifetime, wire
 from qnetpy.members.keeper import Keeper
 from qnetpy.members.keyring import Keyring
+from qnetpy.members.notices import ended, told
 from qnetpy.members.office import Office, OfficeError
 from qnetpy.members.renewer import RENEW_EVERY, Peers, Renewer
 from qnetpy.members.store import Kept, Store
@@ -90,6 +91,8 @@ class Membership:
         self._renewer = Renewer(
             dispatch, self.keyring, self.office, random, self.counters, Peers(self._issuers_up, self._send), self._renewal, self._looked
         )
+        self._told_ready: dict[str, tuple[bytes, tuple[bytes, ...]]] = {}
+        """Which statements we knew, and under which roots we had a certificate, when an issuer last heard it that knew the same."""
         self._switched_at = -math.inf
         self.refused_by = ""
         """A node that refuses this one; empty when none did, or when one has let us in since."""
@@ -142,11 +145,19 @@ class Membership:
             self._use_identity()
 
     def refused(self, name: str) -> None:
-        """A call to *name* was refused, there or here: when it was not us, we were revoked and had not heard of it."""
-        if not any(isinstance(one.subject, Revoked) and one.subject.name == name for one in self.keyring.trust.revocations()):
-            self.refused_by = name
+        """A call to *name* was refused, there or here: when it was not us, we were revoked and had not heard of it, or who signed our
+        certificate was. Who does not let us in does not tell, so we show the one before. Links that are up say nothing against that:
+        they may be those of whoever was revoked."""
+        if any(isinstance(one.subject, Revoked) and one.subject.name == name for one in self.keyring.trust.revocations()):
+            return
+        self.refused_by = name
+        now = self._dispatch.now()
+        if now >= self._switched_at + SWITCH_PAUSE and self.keyring.show_before():
+            self._switched_at = now
+            self._use_identity()
 
     def _drop_connection(self, name: str) -> None:
+        self._told_ready.pop(name, None)
         connection = self._connections.pop(name, None)
         if connection is not None:
             connection.close()
@@ -165,7 +176,8 @@ class Membership:
 
     def _sync(self, name: str) -> None:
         """Tell *name* what we know, and then what it lacks."""
-        message = wire.pack_sync(wire.Sync(self.keyring.trust.digest(), self.keyring.ready()))
+        digest, ready = self.keyring.trust.digest(), self.keyring.ready()
+        message = wire.pack_sync(wire.Sync(digest, ready))
 
         def answered(status: int, reply: Buffer) -> None:
             if status < 0:
@@ -175,6 +187,8 @@ class Membership:
             except BadMessage:
                 self.counters["malformed"] += 1
                 return
+            if known.digest == digest:
+                self._told_ready[name] = digest, ready
             if known.digest != self.keyring.trust.digest():
                 self._tell(name, self.keyring.trust.unknown_to(known.ids))
 
@@ -206,6 +220,7 @@ class Membership:
             return []
         for statement in fresh:
             log.warning("%s", told(statement))
+        self._note_self()
         self._keeper.save()
         for name in list(self._connections):
             if name != source:
@@ -225,9 +240,7 @@ class Membership:
                 self._links.end_link(name, f"revoked by {statement.by}")
         own = self.keyring.trust.revoked(self.keyring.identity.certificate)
         if own is not None:
-            log.error(
-                "this node was revoked by %s on %s: the others refuse it; try: qnet leave, then qnet join CODE", own.by, date(own.time)
-            )
+            log.error("%s", ended(own, self.keyring.identity.certificate))
 
     def _use_identity(self) -> None:
         if self._links is not None:
@@ -293,7 +306,9 @@ class Membership:
         trust = self.keyring.trust
         digest = trust.digest()
         message.reply(0, wire.pack_known(wire.Known(digest, () if sync.digest == digest else tuple(trust.ids()))))
-        if self._keeps_register and self.keyring.register.note(shown, {root.key_id for root in trust.roots} & {*sync.ready}):
+        # Who does not know the same may have a certificate that counts no more, and not know it.
+        ready = {root.key_id for root in trust.roots} & {*sync.ready} if sync.digest == digest else set()
+        if self._keeps_register and self.keyring.register.note(shown, ready):
             self._keeper.save()
             self._renewer.look_at(self._dispatch.now() + RETIRE_CHECK)
 
@@ -367,8 +382,14 @@ class Membership:
 
     def _looked(self, wall: float) -> float:
         """Beside renewal, at each look; returns the longest pause until the next."""
+        if len(self.keyring.trust.roots) < 2:
+            return math.inf
         self._retire_when_ready(wall)
-        return RETIRE_CHECK if len(self.keyring.trust.roots) > 1 else math.inf
+        state = self.keyring.trust.digest(), self.keyring.ready()
+        for name in self._issuers_up():
+            if self._told_ready.get(name) != state:
+                self._sync(name)
+        return RETIRE_CHECK
 
     def _retire_when_ready(self, wall: float) -> None:
         """The machine with the root key retires the older root when every node has a certificate under the newer."""
@@ -388,7 +409,11 @@ class Membership:
     def revoke(self, name: str) -> Statement:
         """End a node, and every issuing power that it has. The first of the statements by which that is done. OfficeError."""
         assert self._links is not None
-        statements = self.office.revoke(name, self._links.members_up().get(name), self._dispatch.wall())
+        up = self._links.members_up()
+        for certificate in up.values():
+            # A link may show a later one than when it came up, and what was seen of an issuer's stays.
+            self.keyring.register.note(certificate)
+        statements = self.office.revoke(name, up.get(name), self._dispatch.wall())
         said = self.office.said_by(name)
         self._state(statements)
         again = sorted(said - self.office.revoked_names())
@@ -452,13 +477,3 @@ class Membership:
     def save(self) -> None:
         """Something was changed from outside, such as the register."""
         self._keeper.save()
-
-
-def told(statement: Statement) -> str:
-    """A statement as a sentence."""
-    subject = statement.subject
-    if isinstance(subject, Revoked):
-        return f"node {subject.name} was revoked by {statement.by}"
-    if statement.kind is Kind.ROOT:
-        return "the cluster gets a new root; both count until every node has a certificate under the new one"
-    return "the old root of the cluster was retired"

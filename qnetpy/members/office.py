@@ -177,7 +177,9 @@ class Office:
             power = self._root_key()
         try:
             made = [
-                make_statement(power, Kind.REVOKE, Revoked(name, key, one, self._kept(one, key, issuer_ids) if one else frozenset()), wall)
+                make_statement(
+                    power, Kind.REVOKE, Revoked(name, key, one, self._kept(one, key, issuer_ids, wall) if one else frozenset()), wall
+                )
                 for one in issuer_ids or [b""]
             ]
         except Misuse as error:
@@ -188,7 +190,7 @@ class Office:
             )
         return made
 
-    def _kept(self, issuer_id: bytes, key: bytes, together: Sequence[bytes]) -> frozenset[bytes]:
+    def _kept(self, issuer_id: bytes, key: bytes, together: Sequence[bytes], wall: float) -> frozenset[bytes]:
         """What that issuer signed and this node has seen: it was not made up afterwards. Certificates alone, those first that were seen
         first: whoever stole the key may have said of anybody that he is revoked before it was noticed. *together*: issuing powers that are
         revoked with it, whose word takes nobody's place."""
@@ -198,9 +200,11 @@ class Office:
             for one in keyring.trust.revocations()
             if isinstance(one.subject, Revoked) and (one.issuer is None or one.issuer.key_id not in together)
         }
-        serials = [
-            one.serial for one in keyring.register if one.signer_id == issuer_id and one.static_key != key and one.static_key not in gone
-        ]
+        members = [one for one in keyring.register if one.static_key != key and one.static_key not in gone]
+        serials = [one.serial for one in members if one.signer_id == issuer_id]
+        # What a node may show yet, though it has a later one, has the places that are left.
+        since = wall - CLOCKS_DIFFER
+        serials += [old.serial for one in members for old in one.earlier if old.signer_id == issuer_id and old.not_after >= since]
         return frozenset(serials[:KEPT_MAX])
 
     def said_by(self, name: str) -> set[str]:

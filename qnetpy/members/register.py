@@ -14,8 +14,19 @@ import attrs
 from qnetpy.identity.certificate import Certificate, Issuer
 from qnetpy.identity.trust import Trust, serial_id
 
+EARLIER_MAX = 4
+"""Certificates of one node and key that are remembered beside the latest."""
 MEMBERS_MAX = 65535
 """Nodes remembered, as many as a node table has; the one whose certificate ends first is forgotten, issuers last."""
+
+
+@attrs.frozen
+class Seen:
+    """A certificate that a node has or had beside its latest."""
+
+    serial: bytes
+    signer_id: bytes
+    not_after: float
 
 
 @attrs.frozen
@@ -33,6 +44,8 @@ class Member:
     """Key ids of roots under which it has a certificate. Only of roots that are trusted: `Register.keep_roots`."""
     issuing: frozenset[tuple[bytes, bytes]] = frozenset()
     """Every issuing power that a node of that name had, whatever its own key was: key id, and key id of the root that certified it."""
+    earlier: tuple[Seen, ...] = ()
+    """Others for the same key that were seen, the last first: the node may show one of them yet, or never have got the latest."""
 
     def issuer_ids(self, trust: Trust) -> list[bytes]:
         """Key ids of those of its issuing powers that count: under a root that is trusted, and not revoked."""
@@ -63,7 +76,7 @@ class Register:
         own = _powers(issuers) | (before.issuing if before is not None else frozenset())
         if before is not None and same and before.not_after > certificate.not_after:
             # A link shows the certificate of its last handshake, which may not be the latest.
-            after = attrs.evolve(before, ready=roots, issuing=own)
+            after = attrs.evolve(before, ready=roots, issuing=own, earlier=_with(before, serial_id(certificate), certificate))
         else:
             after = Member(
                 certificate.name,
@@ -74,6 +87,7 @@ class Register:
                 certificate.signer_id,
                 roots,
                 own,
+                _without(before, serial_id(certificate)) if before is not None and same else (),
             )
         learned = self._note_issuer(certificate)
         if after == before:
@@ -100,6 +114,13 @@ class Register:
             if not member.ready <= ids or issuing != member.issuing:
                 self._members[member.name] = attrs.evolve(member, ready=member.ready & ids, issuing=issuing)
 
+    def unsure(self, trust: Trust) -> None:
+        """An issuing power was revoked, and with it certificates that were never seen here: who has one under which root must be heard
+        anew. Of whoever was revoked it is remembered."""
+        for member in self:
+            if not revoked(member, trust):
+                self._members[member.name] = attrs.evolve(member, ready=frozenset())
+
     def issues_with(self, key_id: bytes) -> str:
         """The node that has or had that issuing power; empty when none is known."""
         return next((member.name for member in self if any(key_id == own for own, _ in member.issuing)), "")
@@ -124,6 +145,19 @@ def revoked(member: Member, trust: Trust) -> bool:
     return trust.key_revoked(member.static_key)
 
 
+def _with(member: Member, serial: bytes, certificate: Certificate) -> tuple[Seen, ...]:
+    """The earlier certificates of *member* and that one."""
+    if serial in (member.serial, *(one.serial for one in member.earlier)):
+        return member.earlier
+    return (Seen(serial, certificate.signer_id, certificate.not_after), *member.earlier)[:EARLIER_MAX]
+
+
+def _without(member: Member, serial: bytes) -> tuple[Seen, ...]:
+    """All known certificates of *member*, as earlier ones than the one of that serial number."""
+    latest = Seen(member.serial, member.signer_id, member.not_after)
+    return tuple(one for one in (latest, *member.earlier) if one.serial != serial)[:EARLIER_MAX]
+
+
 def _powers(issuers: Iterable[Issuer]) -> frozenset[tuple[bytes, bytes]]:
     return frozenset((issuer.key_id, issuer.root_id) for issuer in issuers)
 
@@ -140,6 +174,7 @@ def pack_register(register: Register) -> bytes:
             "signer": member.signer_id.hex(),
             "ready": sorted(root.hex() for root in member.ready),
             "issuing": sorted([key_id.hex(), root_id.hex()] for key_id, root_id in member.issuing),
+            "earlier": [[one.serial.hex(), one.signer_id.hex(), one.not_after] for one in member.earlier],
         }
         for member in register
     ]
@@ -159,6 +194,7 @@ def parse_register(data: bytes) -> Register:
                 bytes.fromhex(row["signer"]),
                 frozenset(bytes.fromhex(root) for root in row["ready"]),
                 frozenset((bytes.fromhex(key_id), bytes.fromhex(root_id)) for key_id, root_id in row["issuing"]),
+                tuple(Seen(bytes.fromhex(serial), bytes.fromhex(signer), float(end)) for serial, signer, end in row["earlier"]),
             )
             for row in json.loads(data)
         )

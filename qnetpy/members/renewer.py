@@ -87,15 +87,17 @@ class Renewer:
         wall = self._dispatch.wall()
         self._warn(wall)
         pause = min(lifetime.pause(self._keyring), self._looked(wall))
+        self._keyring.drop_ended(wall)
         wants = lifetime.wants(self._keyring, wall)
-        if wants and not self._asking and self._keyring.trust.accepts(self._keyring.identity.certificate):
-            self._renew(wants[0], wall)
+        proof = self._keyring.proof()
+        if wants and not self._asking and proof is not None:
+            self._renew(wants[0], proof, wall)
         if self._timer is None:
             self.look_at(self._dispatch.now() + pause * (0.75 + self._chance() / 2))
 
-    def _renew(self, want: lifetime.Want, wall: float) -> None:
+    def _renew(self, want: lifetime.Want, own: Certificate, wall: float) -> None:
+        """*own*: the certificate of ours that is shown for it."""
         keyring = self._keyring
-        own = keyring.identity.certificate
         mine = next((power.private for power in keyring.powers if not keyring.trust.issuer_revoked(power.issuer.key_id)), b"")
         private = mine or issuing_key(keyring.identity.static_private)
         public = Ed25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw() if want.issuing else wire.NO_KEY

@@ -38,6 +38,7 @@ from resmgr.errors import BadMessage
 
 log = logging.getLogger(__name__)
 NEXT = "next.crt"
+BEFORE = "before.crt"
 STATEMENTS = "statements.pem"
 REGISTER = "members.json"
 STATEMENTS_FILE_MAX = 2 * ROOT_STATEMENTS_MAX * STATEMENT_MAX
@@ -54,6 +55,8 @@ class Kept:
     """With the certificate that is shown, and the roots that are trusted."""
     next: Certificate | None = None
     """A certificate under a newer root, shown when the older root is retired."""
+    before: Certificate | None = None
+    """One that was replaced and is good yet, for the case that who signed its successor is revoked."""
     powers: tuple[IssuingPower, ...] = ()
     statements: tuple[Statement, ...] = ()
     register: bytes = b""
@@ -93,12 +96,7 @@ class DirectoryStore:
         """StoreError as `load_identity`, and for the files that only membership has."""
         folder = self._directory
         identity = load_identity(folder, self._key_command)
-        following: Certificate | None = None
-        if os.path.lexists(folder / NEXT):
-            try:
-                following, _ = take_chain(parse_pem_certificates(files.read(folder / NEXT, private=False)))
-            except CertificateError as error:
-                raise StoreError(errno.EINVAL, f"{folder / NEXT}: {error}") from error
+        following, before = _read_chain(folder / NEXT), _read_chain(folder / BEFORE)
         statements: list[Statement] = []
         if os.path.lexists(folder / STATEMENTS):
             try:
@@ -112,7 +110,7 @@ class DirectoryStore:
                 parse_register(register or b"[]")
             except ValueError as error:
                 raise StoreError(errno.EINVAL, f"{folder / REGISTER}: {error}; without that file it begins anew") from error
-        self._written = Kept(identity, following, tuple(load_powers(folder)), tuple(statements), register)
+        self._written = Kept(identity, following, before, tuple(load_powers(folder)), tuple(statements), register)
         return self._written
 
     def save(self, kept: Kept) -> None:
@@ -123,10 +121,8 @@ class DirectoryStore:
         folder, before = self._directory, self._written
         if before is None or before.identity != kept.identity:
             save_identity(folder, kept.identity, keep_key=bool(self._key_command) or os.path.lexists(folder / NODE_KEY))
-        if kept.next is None:
-            (folder / NEXT).unlink(missing_ok=True)
-        elif before is None or before.next != kept.next:
-            files.write(folder / NEXT, chain_pem(kept.next), 0o644)
+        _save_chain(folder / NEXT, kept.next, None if before is None else before.next)
+        _save_chain(folder / BEFORE, kept.before, None if before is None else before.before)
         if kept.powers and (before is None or before.powers != kept.powers):
             save_powers(folder, kept.powers)
         if before is None or before.statements != kept.statements:
@@ -150,6 +146,23 @@ class DirectoryStore:
         erase_identity(self._directory)
 
 
+def _read_chain(path: Path) -> Certificate | None:
+    if not os.path.lexists(path):
+        return None
+    try:
+        certificate, _ = take_chain(parse_pem_certificates(files.read(path, private=False)))
+    except CertificateError as error:
+        raise StoreError(errno.EINVAL, f"{path}: {error}") from error
+    return certificate
+
+
+def _save_chain(path: Path, certificate: Certificate | None, written: Certificate | None) -> None:
+    if certificate is None:
+        path.unlink(missing_ok=True)
+    elif certificate != written:
+        files.write(path, chain_pem(certificate), 0o644)
+
+
 def _read_register(path: Path) -> bytes:
     """Empty when it is too long: the node starts, and the register begins anew. That file is put aside."""
     try:
@@ -168,7 +181,7 @@ def _read_register(path: Path) -> bytes:
 
 def erase_identity(directory: Path) -> None:
     """Remove a node's files, its private keys first. An authority stays."""
-    for name in ("node.key", "issuer.key", "cluster.secret", "node.crt", NEXT, "issuer.crt", "roots.crt", STATEMENTS, REGISTER):
+    for name in ("node.key", "issuer.key", "cluster.secret", "node.crt", NEXT, BEFORE, "issuer.crt", "roots.crt", STATEMENTS, REGISTER):
         try:
             (directory / name).unlink(missing_ok=True)
         except OSError as error:

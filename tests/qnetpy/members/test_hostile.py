@@ -252,7 +252,7 @@ def test_after_an_issuer_that_lies_the_next_is_asked(how: str) -> None:
     a._renewer._chance = lambda: 0.0  # type: ignore[method-assign]  # `root` is asked first
     before = cluster.shown("a")
     cluster.world.run(3.0)
-    a._renewer._renew(Want(before.root_id, issuing=False), cluster.world.dispatch.wall())
+    a._renewer._renew(Want(before.root_id, issuing=False), before, cluster.world.dispatch.wall())
     cluster.world.run(3.0)
     assert asked == ["root", "issuer"]
     after = cluster.shown("a")

@@ -26,7 +26,9 @@ def kept() -> Kept:
     register = Register()
     register.note(first.identity.certificate, [b"r" * 20], [power.issuer for power in first.powers])
     statement = make_statement(AUTHORITY_OF, Kind.REVOKE, Revoked("n2", bytes(32)), NOW)
-    return attrs.evolve(first, next=first.identity.certificate, statements=(statement,), register=pack_register(register))
+    return attrs.evolve(
+        first, next=first.identity.certificate, before=first.identity.certificate, statements=(statement,), register=pack_register(register)
+    )
 
 
 def test_everything_comes_back(tmp_path: Path) -> None:
@@ -52,7 +54,7 @@ def test_only_what_changed_is_written(tmp_path: Path) -> None:
 
 def test_broken_files_are_named(tmp_path: Path) -> None:
     DirectoryStore(tmp_path).save(kept())
-    for name in ("next.crt", "statements.pem", "members.json"):
+    for name in ("next.crt", "before.crt", "statements.pem", "members.json"):
         good = (tmp_path / name).read_bytes()
         (tmp_path / name).write_bytes(good[: len(good) // 2])
         with pytest.raises(StoreError, match=name):
