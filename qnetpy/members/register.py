@@ -194,7 +194,7 @@ def parse_register(data: bytes) -> Register:
                 bytes.fromhex(row["signer"]),
                 frozenset(bytes.fromhex(root) for root in row["ready"]),
                 frozenset((bytes.fromhex(key_id), bytes.fromhex(root_id)) for key_id, root_id in row["issuing"]),
-                tuple(Seen(bytes.fromhex(serial), bytes.fromhex(signer), float(end)) for serial, signer, end in row["earlier"]),
+                tuple(Seen(bytes.fromhex(serial), bytes.fromhex(signer), float(end)) for serial, signer, end in row.get("earlier", ())),
             )
             for row in json.loads(data)
         )
