@@ -60,6 +60,14 @@ class Keyring:
         """The certificate with which another can be asked for: one that counts; None when we have none."""
         return next((one for one in (*self.certificates(), self.before) if one is not None and self._counts(one)), None)
 
+    def good(self, certificate: Certificate) -> bool:
+        """Whether a node's certificate is genuine and counts, at some time: clocks differ."""
+        try:
+            verify(certificate, self.trust.roots, certificate.not_before)
+        except CertificateError:
+            return False
+        return self.trust.accepts(certificate)
+
     def _counts(self, certificate: Certificate) -> bool:
         return (
             certificate.root_id in {root.key_id for root in self.trust.roots}

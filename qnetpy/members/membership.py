@@ -21,7 +21,7 @@ from typing import Protocol
 
 from qnetpy.channels import CHID_MEMBERS
 from qnetpy.identity.authority import NodeIdentity
-from qnetpy.identity.certificate import ROLE_ISSUER, Certificate
+from qnetpy.identity.certificate import ROLE_ISSUER, Certificate, parse_chain
 from qnetpy.identity.trust import Crowded, Revoked, Statement
 from qnetpy.members import lifetime, wire
 from qnetpy.members.keeper import Keeper
@@ -91,8 +91,8 @@ class Membership:
         self._renewer = Renewer(
             dispatch, self.keyring, self.office, random, self.counters, Peers(self._issuers_up, self._send), self._renewal, self._looked
         )
-        self._told_ready: dict[str, tuple[bytes, tuple[bytes, ...]]] = {}
-        """Which statements we knew, and under which roots we had a certificate, when an issuer last heard it that knew the same."""
+        self._told: dict[str, tuple[bytes, tuple[bytes, ...]]] = {}
+        """Which statements we knew, and which certificates we had, when a node last heard it that knew the same."""
         self._switched_at = -math.inf
         self.refused_by = ""
         """A node that refuses this one; empty when none did, or when one has let us in since."""
@@ -157,7 +157,7 @@ class Membership:
             self._use_identity()
 
     def _drop_connection(self, name: str) -> None:
-        self._told_ready.pop(name, None)
+        self._told.pop(name, None)
         connection = self._connections.pop(name, None)
         if connection is not None:
             connection.close()
@@ -176,8 +176,9 @@ class Membership:
 
     def _sync(self, name: str) -> None:
         """Tell *name* what we know, and then what it lacks."""
-        digest, ready = self.keyring.trust.digest(), self.keyring.ready()
-        message = wire.pack_sync(wire.Sync(digest, ready))
+        state = self._state_told()
+        digest, chains = state
+        message = wire.pack_sync(wire.Sync(digest, chains))
 
         def answered(status: int, reply: Buffer) -> None:
             if status < 0:
@@ -188,11 +189,15 @@ class Membership:
                 self.counters["malformed"] += 1
                 return
             if known.digest == digest:
-                self._told_ready[name] = digest, ready
+                self._told[name] = state
             if known.digest != self.keyring.trust.digest():
                 self._tell(name, self.keyring.trust.unknown_to(known.ids))
 
         self._send(name, message, wire.REPLY_MAX, answered)
+
+    def _state_told(self) -> tuple[bytes, tuple[bytes, ...]]:
+        """What a SYNC says."""
+        return self.keyring.trust.digest(), tuple(one.chain for one in self.keyring.certificates() if self.keyring.trust.accepts(one))
 
     def _tell(self, name: str, statements: Iterable[Statement]) -> None:
         for message in wire.pack_tells([statement.data for statement in statements]):
@@ -303,14 +308,22 @@ class Membership:
             self.counters["syncs_too_often"] += 1
             message.error(errno.EAGAIN)
             return
+        certificates = [parse_chain(chain) for chain in sync.chains] if self._keeps_register else []
         trust = self.keyring.trust
         digest = trust.digest()
         message.reply(0, wire.pack_known(wire.Known(digest, () if sync.digest == digest else tuple(trust.ids()))))
-        # Who does not know the same may have a certificate that counts no more, and not know it.
-        ready = {root.key_id for root in trust.roots} & {*sync.ready} if sync.digest == digest else set()
-        if self._keeps_register and self.keyring.register.note(shown, ready):
+        if self._keeps_register and self._note(shown, certificates):
             self._keeper.save()
             self._renewer.look_at(self._dispatch.now() + RETIRE_CHECK)
+
+    def _note(self, shown: Certificate, certificates: Iterable[Certificate]) -> bool:
+        """The node that has shown the one certificate says that it has these. Whether anything is new. Those that are not its own, or do
+        not count, are nothing."""
+        fresh = self.keyring.register.note(shown)
+        for certificate in certificates:
+            if (certificate.name, certificate.static_key) == (shown.name, shown.static_key) and self.keyring.good(certificate):
+                fresh |= self.keyring.register.note(certificate)
+        return fresh
 
     def _answer_tell(self, message: Message, node: str, statements: list[bytes]) -> None:
         since, count = self._patience.get(node, (-math.inf, 0))
@@ -382,14 +395,12 @@ class Membership:
 
     def _looked(self, wall: float) -> float:
         """Beside renewal, at each look; returns the longest pause until the next."""
-        if len(self.keyring.trust.roots) < 2:
-            return math.inf
         self._retire_when_ready(wall)
-        state = self.keyring.trust.digest(), self.keyring.ready()
+        state = self._state_told()
         for name in self._issuers_up():
-            if self._told_ready.get(name) != state:
+            if self._told.get(name) != state:
                 self._sync(name)
-        return RETIRE_CHECK
+        return RETIRE_CHECK if len(self.keyring.trust.roots) > 1 else math.inf
 
     def _retire_when_ready(self, wall: float) -> None:
         """The machine with the root key retires the older root when every node has a certificate under the newer."""

@@ -33,11 +33,11 @@ class Op(enum.IntEnum):
 
 @attrs.frozen
 class Sync:
-    """What I know, and under which roots I have a certificate."""
+    """What I know, and which certificates I have."""
 
     digest: bytes
-    ready: tuple[bytes, ...]
-    """Key ids of roots."""
+    chains: tuple[bytes, ...] = ()
+    """Each with its issuer's."""
 
 
 @attrs.frozen
@@ -70,14 +70,20 @@ class Renewed:
 
 
 def pack_sync(sync: Sync) -> bytes:
-    return bytes((Op.SYNC,)) + sync.digest + bytes((len(sync.ready),)) + b"".join(sync.ready)
+    return bytes((Op.SYNC,)) + sync.digest + bytes((len(sync.chains),)) + b"".join(map(_long, sync.chains))
 
 
 def parse_sync(data: bytes) -> Sync:
     head = 2 + DIGEST_SIZE
-    if len(data) < head or data[0] != Op.SYNC or data[head - 1] > 2 * ROOTS_MAX or len(data) != head + KEY_ID_SIZE * data[head - 1]:
+    if len(data) < head or data[0] != Op.SYNC or data[head - 1] > ROOTS_MAX:
         raise BadMessage("sync: length")
-    return Sync(data[1 : head - 1], tuple(_cut(data[head:], KEY_ID_SIZE)))
+    place, chains = head, []
+    for _ in range(data[head - 1]):
+        chain, place = _take(data, place, CERTIFICATE_MAX)
+        chains.append(chain)
+    if place != len(data):
+        raise BadMessage("sync: length")
+    return Sync(data[1 : head - 1], tuple(chains))
 
 
 def pack_known(known: Known) -> bytes:

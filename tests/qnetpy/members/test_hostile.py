@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from qnetpy.channels import CHID_MEMBERS
 from qnetpy.identity.authority import NODE_VALIDITY, IssuingPower, certify_issuer, issue_certificate, make_authority
-from qnetpy.identity.trust import ISSUER_STATEMENTS_MAX, KEPT_MAX, Kind, Revoked, make_statement
+from qnetpy.identity.trust import ISSUER_STATEMENTS_MAX, KEPT_MAX, Kind, Revoked, make_statement, serial_id
 from qnetpy.members import wire
 from qnetpy.members.lifetime import Want
 from qnetpy.members.membership import SYNC_BURST
@@ -67,9 +67,18 @@ def test_syncs_neither_fill_the_register_nor_put_off_what_is_due() -> None:
     connection = a.system.kernel.connect(a.nd("root"), PID_SYSTEM, CHID_MEMBERS, Credentials(0, 0))
     statuses: list[int] = []
 
+    wall = cluster.world.dispatch.wall()
+    elsewhere = make_authority("sim", wall, random=cluster.random.randbytes)
+    (power,) = cluster.stores["root"].kept.powers
+    others = [
+        cluster.shown("b").chain,
+        issue_certificate(elsewhere, "a", cluster.shown("a").static_key, ["issuer"], wall).chain,
+        issue_certificate(power, "a", cluster.shown("b").static_key, [], wall).chain,
+        issue_certificate(power, "c", cluster.shown("a").static_key, [], wall).chain,
+    ]
+
     def lie() -> None:
-        ids = tuple(cluster.random.randbytes(20) for _ in range(8))
-        connection.submit((wire.pack_sync(wire.Sync(bytes(32), ids)),), 4096, lambda status, reply: statuses.append(status))
+        connection.submit((wire.pack_sync(wire.Sync(bytes(32), tuple(others))),), 4096, lambda status, reply: statuses.append(status))
 
     for _ in range(60):
         lie()
@@ -77,12 +86,22 @@ def test_syncs_neither_fill_the_register_nor_put_off_what_is_due() -> None:
     assert 0 < statuses.count(0) <= SYNC_BURST + 2
     assert statuses.count(-errno.EAGAIN) == root.counters["syncs_too_often"] >= 40
     before = cluster.shown("root")
+    own = [cluster.shown("a")]
     for _ in range(280):
         lie()
         cluster.world.run(1.0)
+        if cluster.shown("a") not in own:
+            own.append(cluster.shown("a"))
     member = root.keyring.register.get("a")
     assert member is not None
     assert member.ready == {cluster.world.authority.root.key_id}
+    assert {one.serial for one in member.earlier} | {member.serial} <= {serial_id(one) for one in own}
+    assert root.keyring.register.get("c") is None
+    assert root.keyring.register.get("b").static_key == cluster.shown("b").static_key  # type: ignore[union-attr]
+    before_junk = len(statuses)
+    connection.submit((wire.pack_sync(wire.Sync(bytes(32), (b"junk",))),), 4096, lambda status, reply: statuses.append(status))
+    cluster.world.run(1.0)
+    assert statuses[before_junk:] == [-errno.EINVAL]
     assert cluster.shown("root").not_after > before.not_after, "renewed all the same"
 
 

@@ -225,8 +225,22 @@ def test_every_certificate_that_a_member_may_show_yet_is_kept() -> None:
     assert not root.keyring.trust.accepts(ended), "it takes no place"
 
 
-def test_a_root_waits_for_who_had_a_certificate_under_it_by_a_revoked_issuer() -> None:
-    """The machine with the root key knows that a is ready, and not that this is by an issuer which it revokes."""
+def test_a_certificate_that_was_never_shown_is_seen_as_well() -> None:
+    """Under the newer of two roots; or a link is older than it. Its node says that it has it, at once."""
+    cluster = knowing(11, "a", "b")
+    renewed = renew(cluster, "a", "issuer")
+    cluster.world.run(1.0)
+    root = cluster.member("root")
+    assert root._links.members_up()["a"] != renewed  # type: ignore[union-attr]
+    root.revoke("issuer")
+    cluster.world.run(150.0)
+    assert cluster.shown("a") == renewed
+    assert all_linked(cluster, "root", "a", "b")
+
+
+def test_a_root_waits_for_who_had_a_certificate_under_it_by_a_revoked_issuer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it made is more than can be kept."""
+    monkeypatch.setattr("qnetpy.members.office.KEPT_MAX", 0)
     cluster = knowing(10, "a", "b")
     issuer = cluster.member("issuer")
     cluster.member("a")._renewer._peers = Peers(lambda: ["issuer"], cluster.member("a")._renewer._peers.send)

@@ -15,7 +15,7 @@ from resmgr.testing.formats import refuses_cuts
 
 ID = bytes(range(20))
 CASES: list[tuple[object, bytes, Callable[[bytes], object]]] = [
-    (Sync(bytes(32), (ID, ID[::-1])), b"\x01" + bytes(32) + b"\x02" + ID + ID[::-1], wire.parse_sync),
+    (Sync(bytes(32), (b"chain", b"")), b"\x01" + bytes(32) + b"\x02\0\x05chain\0\0", wire.parse_sync),
     (Known(bytes(32), (bytes(16), b"x" * 16)), bytes(48) + b"x" * 16, wire.parse_known),
     (Renew(ID, b"chain", b"k" * 32, b"p" * 64), b"\x03" + ID + b"k" * 32 + b"p" * 64 + b"\0\x05chain", wire.parse_renew),
     (Renewed(b"chain", b"iss"), b"\0\x05chain\0\x03iss", wire.parse_renewed),
