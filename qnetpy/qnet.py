@@ -455,7 +455,7 @@ class Qnet:
     def refused(self, failed: Failed) -> None:
         """`Upcalls`."""
         log.warning("%s", failed.sentence)
-        if failed.attempt and self._membership is not None:
+        if (failed.attempt or failed.told) and self._membership is not None:
             if failed.reason is Reason.WRONG_CLUSTER:
                 self._membership.root_unknown()
             elif failed.reason is Reason.REFUSED:

@@ -35,7 +35,7 @@ from qnetpy.link.constants import (
 from qnetpy.link.cookie import mac
 from qnetpy.link.halfopen import HalfOpenTable
 from qnetpy.link.hello import Hello, Offer, parse_offer, parse_verdict
-from qnetpy.link.noise.functions import BadHandshake
+from qnetpy.link.noise.functions import DH_SIZE, BadHandshake
 from qnetpy.link.noise.handshakestate import HandshakeState
 from qnetpy.link.outcome import STATUS, PeerHint, Reason, reason_of, reason_of_status, told_sentence
 from qnetpy.link.party import SUITES, Party, Refusal
@@ -90,6 +90,10 @@ class Attempt:
     refusal: Refusal | None = None
     """Of who answered first and is not accepted; somebody else may answer yet, until `give_up_at`."""
     refusals: int = 0
+    spent: bytes = b""
+    """The ephemeral key of a RESPONSE that was answered with a refusal: its keys have sealed all that they may."""
+    unpinned: bool = False
+    """XX, although the peer's key is known."""
     give_up_at: float = 0.0
     sent_to: dict[Address, float] = attrs.field(factory=dict)
 
@@ -210,7 +214,7 @@ class Initiator:
         if attempt is None or attempt.state is None:
             party.counters["unknown_index"] += 1
             return
-        if attempt.step is not Step.INITIATED or frame.pattern != attempt.pattern:
+        if attempt.step is not Step.INITIATED or frame.pattern != attempt.pattern or frame.body[:DH_SIZE] == attempt.spent:
             party.counters["duplicate"] += 1
             return
         state = attempt.state.copy()
@@ -227,7 +231,14 @@ class Initiator:
         try:
             certificate = party.examine(offer, state.remote_static, attempt.name, source, now)
         except Refusal as refusal:
-            self._refuse(attempt, refusal, now)
+            if refusal.reason is not Reason.WRONG_CLUSTER or attempt.refusal is not None:
+                self._refuse(attempt, refusal, now)
+            elif attempt.pattern == PATTERN_IK and not attempt.unpinned:
+                attempt.unpinned = True
+                self._begin(attempt, now)
+            else:
+                self._say_root_unknown(attempt, state, frame, source)
+                self._refuse(attempt, refusal, now)
             return
         attempt.state = state
         if not attempt.name:
@@ -330,7 +341,7 @@ class Initiator:
         party = self._party
         self._forget_index(attempt)
         node = party.nodes.get(attempt.name)
-        pinned = node is not None and now - attempt.began < PINNED_TRIES
+        pinned = node is not None and not attempt.unpinned and now - attempt.began < PINNED_TRIES
         attempt.pattern = PATTERN_IK if pinned else PATTERN_XX
         attempt.step = Step.INITIATED
         attempt.renewed = now
@@ -383,6 +394,18 @@ class Initiator:
         elif attempt.refusal is None:
             attempt.refusal = refusal
             attempt.give_up_at = attempt.send_at = min(attempt.give_up_at, now + REFUSED_WAIT)
+
+    def _say_root_unknown(self, attempt: Attempt, state: HandshakeState, frame: HandshakeFrame, source: Address) -> None:
+        """Who answered shows a certificate under a root that we do not have. If that is an older one than ours it has another certificate
+        too, and nobody else may be able to tell it that it is time to show that: we may be where nobody can call us. A FINAL tells it, of
+        XX alone, since that of IK has no place for it."""
+        if attempt.pattern != PATTERN_XX:
+            return
+        party = self._party
+        attempt.spent = bytes(frame.body[:DH_SIZE])
+        body = state.write(party.own_offer(attempt.index, source[0], 0, reason=Reason.WRONG_CLUSTER).pack())
+        data = HandshakeFrame(FINAL, attempt.index, frame.sender, attempt.pattern, bytes(4), body).pack()
+        party.out.append((source, data + party.mac.make(data)))
 
     def _reached_otherwise(self, attempt: Attempt, offer: Offer) -> bool:
         """Whether another handshake with this boot of the peer was completed, or nearly, since the INITIATION of *attempt* was made."""

@@ -126,6 +126,8 @@ class Failed:
     address: Address
     attempt: int
     """What `initiate` returned; 0 when the other end began."""
+    told: bool = False
+    """The other end says so of us, and has proven who it is."""
 
 
 Event = Established | Failed

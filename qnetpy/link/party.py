@@ -255,7 +255,7 @@ class Party:
             )
         )
 
-    def fail(self, reason: Reason, sentence: str, name: str, address: Address, attempt: int, now: float) -> None:
+    def fail(self, reason: Reason, sentence: str, name: str, address: Address, attempt: int, now: float, *, told: bool = False) -> None:
         """Count a failure and tell it: always when it ends an attempt of ours, else once a minute for the same cause."""
         self.counters[reason.value] += 1
         if not attempt:
@@ -263,7 +263,7 @@ class Party:
             if now - self._said.get(key, -SAY_AGAIN) < SAY_AGAIN:
                 return
             self._said.put(key, now)
-        self._tell(Failed(reason, sentence, name, address, attempt))
+        self._tell(Failed(reason, sentence, name, address, attempt, told))
 
     def _tell(self, event: Event) -> None:
         self.events.append(event)

@@ -20,7 +20,7 @@ from qnetpy.link.hello import Hello, Offer, pack_verdict, parse_hello, parse_off
 from qnetpy.link.initiator import Initiator
 from qnetpy.link.noise.functions import BadHandshake
 from qnetpy.link.noise.handshakestate import HandshakeState
-from qnetpy.link.outcome import STATUS, Reason
+from qnetpy.link.outcome import STATUS, Reason, told_sentence
 from qnetpy.link.party import Party, Refusal, choose_suite
 from qnetpy.link.session import Role
 from qnetpy.link.wire import CONFIRM, COOKIE, PATTERN_IK, PATTERN_XX, RESPONSE, Address, HandshakeFrame
@@ -142,7 +142,9 @@ class Responder:
             if offer.index != entry.remote_index or offer.boot_id != entry.boot_id:
                 raise BadMessage("offer: differs from the INITIATION")
             certificate = party.examine(offer, entry.state.remote_static, entry.name, source, now)
-            if party.transport_id_with(entry.name, entry.boot_id) != entry.transport_id:
+            if offer.status not in (0, STATUS[Reason.WRONG_CLUSTER]):
+                raise BadMessage("offer: a status that no FINAL has")
+            if not offer.status and party.transport_id_with(entry.name, entry.boot_id) != entry.transport_id:
                 raise Refusal(Reason.SUPERSEDED, f"node {entry.name}: the connection changed during the handshake")
         except Refusal as refusal:
             self._conclude(entry, macs, source, refusal.reason, now)
@@ -151,6 +153,13 @@ class Responder:
         except BadMessage as error:
             self._conclude(entry, macs, source, Reason.PROTOCOL, now)
             party.fail(Reason.PROTOCOL, f"node {entry.name} speaks another protocol: {error}", entry.name, source, 0, now)
+            return
+        if offer.status:
+            # The other end does not wait for an answer.
+            self._half_open.remove(entry)
+            party.release(entry.index)
+            sentence = told_sentence(f"node {entry.name} at {party.place(source)}", Reason.WRONG_CLUSTER, offer.wall - party.wall())
+            party.fail(Reason.WRONG_CLUSTER, sentence, entry.name, source, 0, now, told=True)
             return
         self._conclude(entry, macs, source, None, now)
         for older in self._half_open.of_name(entry.name):

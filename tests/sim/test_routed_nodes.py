@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import attrs
 import pytest
 
+from qnetpy.identity.authority import Authority, issue_certificate, issue_identity, make_authority
+from qnetpy.identity.trust import Kind, make_statement
+from qnetpy.members.store import Kept
+from qnetpy.testing.members import MemoryStore
 from qnetpy.testing.node import SimNode
 from qnetpy.testing.workload import Client, Ledger, Server
 from qnetpy.testing.world import World
@@ -154,3 +159,43 @@ def test_a_network_that_comes_back_with_another_is_used_as_soon(seed: int) -> No
         cable.cut = False
     assert world.until(world.settled, 7.0)
     assert world.until(lambda: all(len(usable(node)) == 2 for node in (a, b)), 1.0)
+
+
+def under_two_roots(world: World, name: str) -> tuple[MemoryStore, Authority]:
+    """A node that shows a certificate under the cluster's root and has one under another, and that root."""
+    wall, random = world.identity_wall, world.dispatch.random("roots").randbytes
+    old = world.authority
+    new = make_authority(old.cluster, wall, random=random, secret=old.secret)
+    identity = attrs.evolve(issue_identity(old, name, ["member"], wall, random=random), roots=(old.root, new.root))
+    following = issue_certificate(new, name, identity.certificate.static_key, ["member"], wall, random=random)
+    return MemoryStore(Kept(identity, next=following, statements=(make_statement(old, Kind.ROOT, new.root, wall),))), new
+
+
+@pytest.mark.parametrize("names", [("a", "b"), ("b", "a")])
+@pytest.mark.parametrize("met", [False, True])
+def test_a_node_that_nobody_can_call_tells_another_that_its_root_was_replaced(names: tuple[str, str], met: bool) -> None:
+    """*late* was off when the older root was retired, shows that one yet, and *home*, which has the newer alone, is behind a router."""
+    home, late = names
+    world = World(5, links=(), internets=("wan",), behind=(home,))
+    store, root = under_two_roots(world, late)
+    own = MemoryStore(Kept(issue_identity(root, home, ["member"], world.identity_wall, random=world.dispatch.random("home").randbytes)))
+    world.join(home, late)
+    if met:
+        # In the same boot of *home*, which knows its key since then.
+        assert store.kept.next is not None
+        newer = attrs.evolve(store.kept, identity=attrs.evolve(store.kept.identity, certificate=store.kept.next), next=None)
+        world.start(late, store=MemoryStore(newer), call=[])
+    else:
+        world.start(late, store=store, call=[])
+    node = world.start(home, store=own, call=[late])
+    if met:
+        assert world.until(world.settled, 5.0)
+        world.nodes[late].crash()
+        world.run(0.5)
+        world.start(late, store=store, call=[])
+    assert world.until(lambda: world.settled() and world.nodes[late].sees(home), 40.0)
+    shown = node.qnet.machine.links[late].peer.certificate
+    assert shown == store.kept.identity.certificate
+    assert shown.root_id == root.root.key_id, "and it stays so"
+    world.run(150.0)
+    assert world.settled()

@@ -109,7 +109,8 @@ def test_who_answers_alone_is_refused_soon_and_costs_one_look(identities: list[N
     wire.run(REFUSED_WAIT + 0.1)
     assert [failed.reason for failed in a.failures()] == [Reason.WRONG_CLUSTER]
     wire.run(ATTEMPT_TIMEOUT + 1.0)
-    assert len([frame for _, source, _, frame in wire.log if source == A]) == 1, "nothing is sent again"
+    sent = [frame[0] for _, source, _, frame in wire.log if source == A]
+    assert sent == [w.INITIATION, w.FINAL], "that its root is not known is said once, and nothing is sent again"
     assert a.machine.calling == 0
 
 
@@ -201,3 +202,16 @@ class Hub(Wire):
             if initiation is not None:
                 cookie = self.seal.open_cookie(parsed.body, initiation[-MAC_SIZE:])
                 self.inject(A, B, initiation + mac(cookie, initiation) + bytes(STAMP_SIZE))
+
+
+@pytest.mark.parametrize("copies", [1, 3])
+def test_what_it_is_told_of_its_root_is_sealed_once(identities: list[NodeIdentity], insider: NodeIdentity, copies: int) -> None:
+    """The same RESPONSE again, and others: keys of one handshake seal one FINAL."""
+    wire = Tapped(insider, copies)
+    a = Caller(wire, identities[0], A)
+    a.call(B, "b")
+    wire.run(0.1)
+    for _, _, _, frame in [entry for entry in wire.log if entry[3][0] == w.RESPONSE]:
+        wire.inject(B, A, frame)
+    wire.run(REFUSED_WAIT)
+    assert len([frame for _, source, _, frame in wire.log if source == A and frame[0] == w.FINAL]) == 1
