@@ -1,11 +1,13 @@
 """Coverage-guided fuzzing with atheris: `make fuzz SECONDS=N`, or `run.py SECONDS [TARGET...]`. docs/howto/fuzz.md.
 
 Each target gets its part of the time, in a process of its own (a crash of the interpreter is a finding like any other). What covers new
-code goes to .fuzz/TARGET, beside the corpus that is kept in tests/fuzz/corpus/TARGET; a finding is written to .fuzz/found/TARGET.
+code goes to .fuzz/TARGET, beside the corpus that is kept in tests/fuzz/corpus/TARGET; a finding is written to .fuzz/found/TARGET. Source
+is run, also where it is compiled: only there it is seen what an input covers.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -46,7 +48,9 @@ def main(words: list[str]) -> int:
     failed = []
     for name in names:
         each = max(2, seconds // len(names))
-        result = subprocess.run([sys.executable, __file__, "--one", name, str(each)], capture_output=True, text=True, errors="replace")
+        command = [sys.executable, __file__, "--one", name, str(each)]
+        source = {**os.environ, "QNETPY_COMPILED": "off"}
+        result = subprocess.run(command, capture_output=True, text=True, errors="replace", env=source)
         stats = dict(line[6:].split(": ", 1) for line in result.stderr.splitlines() if line.startswith("stat::"))
         covered = re.findall(r"cov: (\d+) ft: (\d+) corp: (\d+)", result.stderr)
         edges, features, kept = covered[-1] if covered else ("?", "?", "?")
