@@ -13,15 +13,15 @@ when they are back.
 from __future__ import annotations
 
 import hmac
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from functools import partial
 from typing import Generic, NoReturn, Protocol, TypeVar
 
 from resmgr.dispatch import Buffer
 from resmgr.errors import Misuse
 from stack.crypto.algorithms import Aead, Algorithm, Cipher, Hash, Mac
-from stack.crypto.api import CLOSED, AeadSession, CipherSession, HashSession, MacSession, Provider, ProviderGone
-from stack.crypto.jobs import Jobs
+from stack.crypto.api import CLOSED, AeadSession, CipherSession, Hardware, HashSession, MacSession, Provider, ProviderGone
+from stack.crypto.jobs import Jobs, size_of
 
 
 class _Session(Protocol):
@@ -54,6 +54,7 @@ class Movable(Protocol):
     number: int
     provider: str
     pinned: bool
+    hardware: Hardware
 
     @property
     def algorithm(self) -> Algorithm: ...
@@ -69,10 +70,10 @@ def _closed(*_: object) -> NoReturn:
 
 class Handle(Generic[S]):
     """See the head of this file. Made by `stack.crypto.registry.Crypto`. `provider` is the name of who serves it now; one that is `pinned`
-    is moved only when that provider goes away.
+    is moved only when that provider goes away. `hardware` is what its caller wished, and holds wherever it is moved to.
     """
 
-    __slots__ = ("__weakref__", "_busy", "_key", "_old", "_owner", "_session", "closed", "number", "pinned", "provider")
+    __slots__ = ("__weakref__", "_busy", "_key", "_old", "_owner", "_session", "closed", "hardware", "number", "pinned", "provider")
 
     def __init__(self, owner: Owner, number: int, key: Buffer, pinned: bool) -> None:
         self._owner = owner
@@ -83,6 +84,7 @@ class Handle(Generic[S]):
         """Sessions that were moved away from, or closed, while batches were under way."""
         self.number = number
         self.pinned = pinned
+        self.hardware = Hardware.ANY
         self.provider = ""
         self.closed = False
 
@@ -164,7 +166,7 @@ class Handle(Generic[S]):
             except ProviderGone:
                 self._owner.moved_on(self)  # type: ignore[arg-type]  # see close
 
-    def _later(self, jobs: Jobs, size: int, call: Callable[[S], T], done: Callable[[T | BaseException], None]) -> None:
+    def _later(self, jobs: Jobs, size: int, call: Callable[[S], T], done: Callable[[T | BaseException], None], client: Hashable) -> None:
         session = self._session
         if session is None:
             raise Misuse(CLOSED) if self.closed else ProviderGone(f"crypto provider {self.provider} is gone")
@@ -176,13 +178,13 @@ class Handle(Generic[S]):
                 try:
                     if self._session is session:
                         self._owner.moved_on(self)  # type: ignore[arg-type]  # see close
-                    self._later(jobs, size, call, done)
+                    self._later(jobs, size, call, done, client)
                 except OSError as error:
                     done(error)
                 return
             done(result)
 
-        jobs.submit(partial(call, session), size, ended)
+        jobs.submit(partial(call, session), size, ended, client)
         self._busy += 1
 
 
@@ -220,9 +222,13 @@ class AeadHandle(Handle[AeadSession]):
         plaintexts: Sequence[Buffer],
         aads: Sequence[Buffer],
         done: Callable[[list[bytes] | BaseException], None],
+        client: Hashable = None,
     ) -> None:
-        """`seal_many` in the background. The lists and buffers are borrowed until *done*. OSError EAGAIN when *jobs* has no room."""
-        self._later(jobs, sum(map(len, plaintexts)), lambda one: one.seal_many(nonces, plaintexts, aads), done)
+        """`seal_many` in the background. The lists and buffers are borrowed until *done*. *client*: for whom, see `Jobs`.
+
+        OSError EAGAIN when *jobs* has no room.
+        """
+        self._later(jobs, size_of(plaintexts, aads), lambda one: one.seal_many(nonces, plaintexts, aads), done, client)
 
     def open_later(
         self,
@@ -231,9 +237,10 @@ class AeadHandle(Handle[AeadSession]):
         ciphertexts: Sequence[Buffer],
         aads: Sequence[Buffer],
         done: Callable[[list[bytes | None] | BaseException], None],
+        client: Hashable = None,
     ) -> None:
         """`open_many` in the background; see `seal_later`."""
-        self._later(jobs, sum(map(len, ciphertexts)), lambda one: one.open_many(nonces, ciphertexts, aads), done)
+        self._later(jobs, size_of(ciphertexts, aads), lambda one: one.open_many(nonces, ciphertexts, aads), done, client)
 
 
 class CipherHandle(Handle[CipherSession]):
@@ -261,16 +268,26 @@ class CipherHandle(Handle[CipherSession]):
         self.encrypt_many = self.decrypt_many = refuse
 
     def encrypt_later(
-        self, jobs: Jobs, nonces: Sequence[Buffer], items: Sequence[Buffer], done: Callable[[list[bytes] | BaseException], None]
+        self,
+        jobs: Jobs,
+        nonces: Sequence[Buffer],
+        items: Sequence[Buffer],
+        done: Callable[[list[bytes] | BaseException], None],
+        client: Hashable = None,
     ) -> None:
         """`encrypt_many` in the background; see `AeadHandle.seal_later`."""
-        self._later(jobs, sum(map(len, items)), lambda one: one.encrypt_many(nonces, items), done)
+        self._later(jobs, size_of(items), lambda one: one.encrypt_many(nonces, items), done, client)
 
     def decrypt_later(
-        self, jobs: Jobs, nonces: Sequence[Buffer], items: Sequence[Buffer], done: Callable[[list[bytes] | BaseException], None]
+        self,
+        jobs: Jobs,
+        nonces: Sequence[Buffer],
+        items: Sequence[Buffer],
+        done: Callable[[list[bytes] | BaseException], None],
+        client: Hashable = None,
     ) -> None:
         """`decrypt_many` in the background; see `AeadHandle.seal_later`."""
-        self._later(jobs, sum(map(len, items)), lambda one: one.decrypt_many(nonces, items), done)
+        self._later(jobs, size_of(items), lambda one: one.decrypt_many(nonces, items), done, client)
 
 
 class MacHandle(Handle[MacSession]):
@@ -299,17 +316,24 @@ class MacHandle(Handle[MacSession]):
             raise Misuse(f"{len(items)} items and {len(tags)} tags")
         return _equal(self.tag_many(items), tags)
 
-    def tag_later(self, jobs: Jobs, items: Sequence[Buffer], done: Callable[[list[bytes] | BaseException], None]) -> None:
+    def tag_later(
+        self, jobs: Jobs, items: Sequence[Buffer], done: Callable[[list[bytes] | BaseException], None], client: Hashable = None
+    ) -> None:
         """`tag_many` in the background; see `AeadHandle.seal_later`."""
-        self._later(jobs, sum(map(len, items)), lambda one: one.tag_many(items), done)
+        self._later(jobs, size_of(items), lambda one: one.tag_many(items), done, client)
 
     def verify_later(
-        self, jobs: Jobs, items: Sequence[Buffer], tags: Sequence[Buffer], done: Callable[[list[bool] | BaseException], None]
+        self,
+        jobs: Jobs,
+        items: Sequence[Buffer],
+        tags: Sequence[Buffer],
+        done: Callable[[list[bool] | BaseException], None],
+        client: Hashable = None,
     ) -> None:
         """`verify_many` in the background; see `AeadHandle.seal_later`."""
         if len(items) != len(tags):
             raise Misuse(f"{len(items)} items and {len(tags)} tags")
-        self._later(jobs, sum(map(len, items)), lambda one: _equal(one.tag_many(items), tags), done)
+        self._later(jobs, size_of(items), lambda one: _equal(one.tag_many(items), tags), done, client)
 
 
 class HashHandle(Handle[HashSession]):
@@ -331,9 +355,11 @@ class HashHandle(Handle[HashSession]):
     def _detach(self, refuse: Callable[..., NoReturn]) -> None:
         self.digest_many = refuse
 
-    def digest_later(self, jobs: Jobs, items: Sequence[Buffer], done: Callable[[list[bytes] | BaseException], None]) -> None:
+    def digest_later(
+        self, jobs: Jobs, items: Sequence[Buffer], done: Callable[[list[bytes] | BaseException], None], client: Hashable = None
+    ) -> None:
         """`digest_many` in the background; see `AeadHandle.seal_later`."""
-        self._later(jobs, sum(map(len, items)), lambda one: one.digest_many(items), done)
+        self._later(jobs, size_of(items), lambda one: one.digest_many(items), done, client)
 
 
 def _equal(made: Sequence[bytes], given: Sequence[Buffer]) -> list[bool]:

@@ -8,7 +8,7 @@ are named (or, for those with hardware, hardware is asked for): they are slower 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from typing import TypeVar
 from weakref import WeakValueDictionary
 
@@ -66,6 +66,8 @@ class Crypto:
         self._next = 0
         self.moves: Counter[str] = Counter()
         """Sessions moved, by what moved them: use, remove, failed."""
+        self.version = 0
+        """Another number whenever another provider may serve than before."""
 
     # Providers
 
@@ -77,6 +79,7 @@ class Crypto:
         if name in self._entries:
             raise Misuse(f"there is a crypto provider {name} already")
         self._entries[name] = _Entry(make, by_name)
+        self.version += 1
 
     def remove(self, name: str) -> Moved:
         """Take a provider away. Its sessions go on with the next that has their algorithm; those that nobody else can serve, and
@@ -85,6 +88,7 @@ class Crypto:
         entry = self._entries.pop(name, None)
         if entry is None:
             raise Misuse(f"there is no crypto provider {name}")
+        self.version += 1
         moved = stayed = 0
         for handle in self._served_by(name):
             if handle.pinned:
@@ -92,10 +96,10 @@ class Crypto:
                 stayed += 1
                 continue
             try:
-                self._move(handle, self._choose(handle.algorithm, Hardware.ANY), "remove")
+                self._move_to_next(handle, "remove")
                 moved += 1
-            except NotServed:
-                handle.lose(f"crypto provider {name} is gone, and no other has {handle.algorithm.name}")
+            except NotServed as error:
+                handle.lose(f"crypto provider {name} is gone, and {error}")
                 stayed += 1
         if entry.made is not None:
             entry.made.close()
@@ -117,7 +121,7 @@ class Crypto:
             try:
                 entry.made = entry.make()
             except OSError as error:
-                entry.problem = error
+                self._trouble(entry, error)
                 raise
         return entry.made
 
@@ -131,12 +135,13 @@ class Crypto:
         provider = self.provider(name)
         entry = self._entries.pop(name)
         entry.by_name = False
+        self.version += 1
         self._entries = {name: entry, **self._entries}
         moved = stayed = 0
         for handle in list(self._handles.values()):
             if handle.provider == name:
                 continue
-            if handle.pinned or handle.algorithm not in provider.algorithms:
+            if handle.pinned or not _may_serve(provider, handle.algorithm, handle.hardware):
                 stayed += 1
                 continue
             try:
@@ -198,11 +203,16 @@ class Crypto:
     def sessions(self) -> int:
         return len(self._handles)
 
+    def _trouble(self, entry: _Entry, error: OSError) -> None:
+        entry.problem = error
+        self.version += 1
+
     def _number(self) -> int:
         self._next += 1
         return self._next
 
     def _made(self, handle: H, name: str | None, hardware: Hardware) -> H:
+        handle.hardware = hardware
         while True:
             provider = self._choose(handle.algorithm, hardware, name)
             try:
@@ -210,14 +220,14 @@ class Crypto:
             except ProviderGone as error:
                 if name is not None:
                     raise
-                self._entries[provider.name].problem = error
+                self._trouble(self._entries[provider.name], error)
                 continue
             self._handles[handle.number] = handle
             return handle
 
-    def _choose(self, algorithm: Algorithm, hardware: Hardware, name: str | None = None, without: str = "") -> Provider:
+    def _choose(self, algorithm: Algorithm, hardware: Hardware, name: str | None = None, without: Set[str] = frozenset()) -> Provider:
         for one, entry in self._entries.items():
-            if one == without or (name is not None and one != name):
+            if one in without or (name is not None and one != name):
                 continue
             if name is None and entry.by_name and hardware is not Hardware.ONLY:
                 continue
@@ -227,12 +237,11 @@ class Crypto:
                 if name is not None:
                     raise
                 continue
-            by_hardware = algorithm.name in found.hardware
-            if algorithm in found.algorithms and hardware is not (Hardware.NEVER if by_hardware else Hardware.ONLY):
+            if _may_serve(found, algorithm, hardware):
                 return found
         if name is not None:
             self.provider(name)
-        whose = "no crypto provider" if name is None else f"crypto provider {name}"
+        whose = f"no {'other ' if without else ''}crypto provider" if name is None else f"crypto provider {name}"
         what = {Hardware.ANY: "", Hardware.ONLY: " in hardware", Hardware.NEVER: " in software"}[hardware]
         raise NotServed(f"{whose} has {algorithm.name}{what}" if name is None else f"{whose} does not have {algorithm.name}{what}")
 
@@ -242,15 +251,14 @@ class Crypto:
         """`stack.crypto.handles.Owner`."""
         entry = self._entries.get(handle.provider)
         if entry is not None:
-            entry.problem = ProviderGone("it failed in the middle of a session")
+            self._trouble(entry, ProviderGone("it failed in the middle of a session"))
         if handle.pinned:
             raise ProviderGone(f"crypto provider {handle.provider}, which the session insists on, does not serve it any more")
+        failed = handle.provider
         try:
-            self._move(handle, self._choose(handle.algorithm, Hardware.ANY, without=handle.provider), "failed")
-        except NotServed:
-            raise ProviderGone(
-                f"crypto provider {handle.provider} does not serve {handle.algorithm.name} any more, nor does another"
-            ) from None
+            self._move_to_next(handle, "failed")
+        except NotServed as error:
+            raise ProviderGone(f"crypto provider {failed} does not serve {handle.algorithm.name} any more, and {error}") from None
 
     def forget(self, handle: Movable) -> None:
         """`stack.crypto.handles.Owner`."""
@@ -259,9 +267,25 @@ class Crypto:
     def _served_by(self, name: str) -> list[Movable]:
         return [handle for handle in list(self._handles.values()) if handle.provider == name]
 
+    def _move_to_next(self, handle: Movable, why: str) -> None:
+        """To the first other provider that may serve it and has room. NotServed."""
+        passed = {handle.provider}
+        while True:
+            provider = self._choose(handle.algorithm, handle.hardware, without=passed)
+            try:
+                self._move(handle, provider, why)
+                return
+            except ProviderGone:
+                passed.add(provider.name)
+
     def _move(self, handle: Movable, provider: Provider, why: str) -> None:
         handle.move(provider)
         self.moves[why] += 1
+
+
+def _may_serve(provider: Provider, algorithm: Algorithm, hardware: Hardware) -> bool:
+    by_hardware = algorithm.name in provider.hardware
+    return algorithm in provider.algorithms and hardware is not (Hardware.NEVER if by_hardware else Hardware.ONLY)
 
 
 def standard_crypto() -> Crypto:

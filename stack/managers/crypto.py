@@ -4,8 +4,9 @@ Requests are devctl messages (`stack.cryptodev.protocol`); reading the device li
 was made through and ends with it, so with its program and with its node. Batches run as `stack.crypto.jobs`; their answers come when
 they are done, and a client that gives up is let go at once, though work in a thread is finished for nobody.
 
-Every user has limits (`stack.managers.accounts`): sessions, bytes under way, and work per second. Work beyond the rate waits in the
-user's own line, in order; what is beyond the other limits is refused.
+Every user has limits (`stack.managers.accounts`): sessions, bytes under way, which items count for too, and work per second, which making a
+session is. Work beyond the rate waits in the user's own line, in order; what is beyond the other limits is refused. Batches in threads are
+done in turns, one user after another.
 
 Clients of other nodes need an export that covers the device: the verb read for the list, read and write for the rest. Asked at each
 request, so that a change of the rules holds for sessions that there are.
@@ -52,12 +53,14 @@ from stack.cryptodev.protocol import (
     reply_size,
 )
 from stack.managers.accounts import Account, Accounts, Limits
-from stack.managers.cryptorequest import Opening, Request, Session, each, work_of
+from stack.managers.cryptorequest import ITEM_MEMORY, Opening, Request, Session, each, work_of
 
 SESSIONS_ALL = 4096
 INFLIGHT_ALL = 64 * 1024 * 1024
 UNIT = 4096
 """Bytes of a unit of work; a request and each of its items are a unit, too."""
+SESSION_UNITS = 2
+"""Units that making a session counts for: 10 to 20 µs of key schedule, and a little for its end."""
 BURST_MIN = 2048
 """Units: more than the largest request has, or it could never be done."""
 WAITING_MAX = 64
@@ -119,6 +122,8 @@ class CryptoManager(TreeManager):
         self.accounts = Accounts(options.limits())
         self.jobs = Jobs(context.dispatch, jobs_max=SESSIONS_ALL, bytes_max=2 * INFLIGHT_ALL)
         self._lines: dict[Account, _Line] = {}
+        self._listed_at = -1
+        self._text = b""
         self._device = Device(options.mode, self._listing, self._ended)
         super().__init__(context.kernel, Directory(), name="cryptodev", user=self._who)
         self.counters["waited"] = 0
@@ -143,6 +148,12 @@ class CryptoManager(TreeManager):
         return local_or_nobody(info)
 
     def _listing(self) -> bytes:
+        version = self._crypto.version
+        if self._listed_at != version:
+            self._listed_at, self._text = version, self._made_listing()
+        return self._text
+
+    def _made_listing(self) -> bytes:
         lines = []
         for one in ALGORITHMS:
             key = (
@@ -199,7 +210,8 @@ class CryptoManager(TreeManager):
         try:
             command, data = parse_devctl(message)
             if command == Command.SESSION:
-                request.answer(self._session(opening, request.account, SessionRequest.parse(data)))
+                wanted = SessionRequest.parse(data)
+                self._in_turn(request, 1.0 + SESSION_UNITS, lambda: request.answer(self._session(opening, request.account, wanted)))
             elif command == Command.FREE:
                 session = opening.sessions.pop(parse_free(data), None)
                 if session is None:
@@ -216,6 +228,8 @@ class CryptoManager(TreeManager):
 
     def _session(self, opening: Opening, account: Account, wanted: SessionRequest) -> int:
         """The number of a new session."""
+        if opening.ended:
+            raise OSError(errno.EBADF, "closed meanwhile")
         try:
             algorithm = algorithm_named(wanted.name)
         except LookupError as error:
@@ -250,30 +264,33 @@ class CryptoManager(TreeManager):
         session = request.opening.sessions.get(number)
         if session is None:
             raise OSError(errno.EBADF, "no such session")
+        # Before it is cut up: that is what costs memory.
+        request.charge(count * ITEM_MEMORY)
         algorithm = session.algorithm
         batch = parse_batch(data, count, algorithm.nonce_size if isinstance(algorithm, Aead | Cipher) else 0)
         payload = sum(map(len, batch.items))
         if reply_size(operation, count, payload, each(session)) > request.message.reply_len:
             raise OSError(errno.EMSGSIZE, "the reply buffer is too small")
-        work = work_of(session, operation, batch.nonces, batch.aads, batch.items)
+        work = work_of(session, operation, batch.nonces, batch.aads, batch.items, request.account.client)
+        units = 1.0 + count + (payload + sum(map(len, batch.aads))) // UNIT
+        self._in_turn(request, units, lambda: work(self.jobs, request.done))
+
+    # Rate
+
+    def _in_turn(self, request: Request, units: float, work: Callable[[], None]) -> None:
+        """*work* now, or when the user has units for it. What it raises is answered."""
+        account = request.account
+        request.message.on_unblock = partial(request.message.error, errno.EINTR)
 
         def begin() -> None:
             if not request.message.client_waits:
                 request.answer(0)
                 return
             try:
-                work(self.jobs, request.done)
+                work()
             except Exception as error:
                 request.fail(error)
 
-        request.message.on_unblock = partial(request.message.error, errno.EINTR)
-        self._in_turn(request, 1.0 + count + (payload + sum(map(len, batch.aads))) // UNIT, begin)
-
-    # Rate
-
-    def _in_turn(self, request: Request, units: float, begin: Callable[[], None]) -> None:
-        """*begin* now, or when the user has units for it."""
-        account = request.account
         line = self._lines.get(account)
         if line is None and account.bucket.take(self._dispatch.now(), units):
             begin()
@@ -302,6 +319,7 @@ class CryptoManager(TreeManager):
     # End
 
     def _ended(self, opening: Opening) -> None:
+        opening.ended = True
         for session in opening.sessions.values():
             session.close()
         if opening.account is not None:

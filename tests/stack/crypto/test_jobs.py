@@ -73,6 +73,30 @@ def test_the_queue_is_bounded_and_a_refused_batch_leaves_nothing() -> None:
         session.digest_later(jobs, [b"x"], got.append)
 
 
+def test_clients_take_turns() -> None:
+    dispatch = VirtualDispatch(1)
+    jobs = Jobs(dispatch, running_max=1)
+    order: list[str] = []
+    for name, client in (("a1", "a"), ("a2", "a"), ("a3", "a"), ("b1", "b"), ("b2", "b"), ("c1", None)):
+        jobs.submit(lambda: None, 100_000, lambda _, name=name: order.append(name), client)  # type: ignore[misc]  # bound here
+    dispatch.run_for(1.0)
+    assert order == ["a1", "a2", "b1", "c1", "a3", "b2"]
+    assert (jobs.jobs, jobs._waiting) == (0, {})
+
+
+def test_items_and_what_is_authenticated_count_too() -> None:
+    dispatch = VirtualDispatch(1)
+    jobs = Jobs(dispatch)
+    aead = standard_crypto().aead(AES_128_GCM, KEY)
+    done: list[object] = []
+    aead.seal_later(jobs, [NONCES[0]], [b""], [bytes(20_000)], done.append)
+    aead.seal_later(jobs, [NONCES[0]] * 100, [b""] * 100, [b""] * 100, done.append)
+    aead.open_later(jobs, [NONCES[0]], [bytes(16)], [bytes(20_000)], done.append)
+    aead.seal_later(jobs, NONCES, [b"", b""], [b"", b""], done.append)
+    dispatch.run_for(1.0)
+    assert (len(done), jobs.threaded, jobs.inline) == (4, 3, 1)
+
+
 class Slow(OpenSSL):
     """A provider whose sealing waits in its thread until it is let go."""
 

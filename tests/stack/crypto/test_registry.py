@@ -177,7 +177,7 @@ def test_when_the_last_provider_goes_calls_say_so() -> None:
     crypto.add("openssl", OpenSSL)
     pinned, gcm = crypto.aead(CHACHA20_POLY1305, bytes(32), "chacha"), crypto.aead(AES_128_GCM, KEY)
     assert crypto.remove("openssl").stayed == 1
-    with pytest.raises(ProviderGone, match="openssl is gone, and no other has aes-128-gcm") as raised:
+    with pytest.raises(ProviderGone, match="openssl is gone, and no other crypto provider has aes-128-gcm") as raised:
         seal(gcm)
     assert raised.value.errno == errno.EAGAIN
     crypto.add("openssl", OpenSSL)
@@ -212,7 +212,7 @@ def test_a_provider_that_fails_in_the_middle_is_not_noticed() -> None:
     assert (one.provider, seal(one)) == ("card", right)
     card.pulled = True
     crypto.remove("openssl")
-    with pytest.raises(ProviderGone, match="nor does another"):
+    with pytest.raises(ProviderGone, match="no other crypto provider has aes-128-gcm"):
         seal(one)
 
 
@@ -281,3 +281,49 @@ def test_algorithms_by_name() -> None:
     with pytest.raises(LookupError, match="there are aes-128-gcm"):
         algorithm_named("rot13")
     assert {type(one) for one in ALGORITHMS} == {Aead, Cipher, Mac, Hash}
+
+
+class Twin(Card):
+    """A second card of the same kind."""
+
+    name = "twin"
+
+
+def test_a_wish_about_hardware_holds_wherever_a_session_is_moved() -> None:
+    crypto, card, twin = Crypto(), Card(), Twin()
+    crypto.add("card", lambda: card)
+    crypto.add("openssl", OpenSSL)
+    only, never = (crypto.aead(AES_128_GCM, KEY, hardware=wish) for wish in (Hardware.ONLY, Hardware.NEVER))
+    assert (only.provider, never.provider) == ("card", "openssl")
+    right = seal(never)
+    # Neither does preferring another provider ...
+    assert (crypto.use("openssl").stayed, only.provider) == (1, "card")
+    assert (crypto.use("card").stayed, never.provider) == (1, "openssl")
+    # ... nor a failure ...
+    crypto.add("twin", lambda: twin)
+    card.pulled = True
+    assert (seal(only), only.provider, twin.calls) == (right, "twin", 1)
+    # ... nor the end of a provider put it where its caller did not want it.
+    crypto.remove("openssl")
+    with pytest.raises(ProviderGone, match="no other crypto provider has aes-128-gcm in software"):
+        seal(never)
+    crypto.add("openssl", OpenSSL)
+    crypto.remove("card")
+    crypto.remove("twin")
+    with pytest.raises(ProviderGone, match="no other crypto provider has aes-128-gcm in hardware"):
+        seal(only)
+
+
+def test_a_provider_without_room_is_passed_over_by_who_must_move() -> None:
+    class Full(OpenSSL):
+        name = "full"
+
+        def aead(self, algorithm: Aead, key: Buffer) -> OpenSSLAead:
+            raise ProviderGone("no room for another key")
+
+    crypto = Crypto()
+    crypto.add("other", Other)
+    crypto.add("full", Full)
+    crypto.add("openssl", OpenSSL)
+    session = crypto.aead(AES_128_GCM, KEY)
+    assert (crypto.remove("other").moved, session.provider) == (1, "openssl")

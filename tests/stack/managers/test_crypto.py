@@ -264,6 +264,8 @@ def test_work_beyond_the_rate_waits_its_turn() -> None:
     # What fits the burst is done; somebody else is not held up.
     assert len(other.batch(others, Operation.DIGEST, [], [], [bytes(size)])) == 1
     assert rig.dispatch.time - begin < 0.01
+    assert len(answers) < 5, "it did not take its turn, but stood behind all that the first has"
+    rig.dispatch.run_for(0.01)
     assert len(answers) == 20
     assert rig.manager.counters["waited"] == 20
     giving_up[39]()
@@ -285,6 +287,47 @@ def test_work_beyond_the_rate_waits_its_turn() -> None:
     assert (rig.manager.accounts.inflight, rig.manager._lines, rig.manager.accounts.things) == (0, {}, 1)
     rig.stack.close()
     rig.system.close()
+
+
+def test_making_sessions_is_work_that_waits_for_the_rate() -> None:
+    rig = Rig("rate=1000")
+    user, begin = rig.user(), rig.dispatch.time
+    for _ in range(1000):
+        user.command(Command.FREE, pack_free(user.session()))
+    # 3 units each, of 2048 at once.
+    assert rig.dispatch.time - begin == pytest.approx((3 * 1000 - 2048) / 1000, abs=0.02)
+    answers: list[int] = []
+    data = pack_devctl(user.entry.ocb, Command.SESSION, SessionRequest("aes-128-gcm", KEY).pack())
+    user.client.connection(user.entry.target).submit((data,), 1000, lambda status, _: answers.append(status))
+    assert answers == []
+    # The device is closed while a session waits: it is not made for nobody.
+    user.client.close(user.entry.target, user.entry.ocb)
+    rig.dispatch.run_for(1.0)
+    assert len(answers) == 1
+    assert answers[0] < 0
+    assert (rig.stack.crypto.sessions, rig.manager.accounts.things, rig.manager.accounts.inflight) == (0, 0, 0)
+    rig.stack.close()
+    rig.system.close()
+
+
+def test_items_and_associated_data_count_as_their_bytes_do(rig: Rig) -> None:
+    """Neither 1,024 empty items nor a small text with a large head is done in the dispatch, nor held for nothing."""
+    user = rig.user()
+    session = user.session()
+    user.batch(session, Operation.SEAL, [NONCE] * 1024, [b""] * 1024, [b""] * 1024)
+    user.batch(session, Operation.SEAL, [NONCE], [bytes(500_000)], [b"x"])
+    assert (rig.manager.jobs.threaded, rig.manager.jobs.inline) == (2, 0)
+    small = Rig("inflight=1M")
+    user, answers = small.user(), list[int]()
+    digest = user.session("sha256", b"")
+    batch = pack_devctl(user.entry.ocb, Command.BATCH, b"".join(pack_batch(digest, Operation.DIGEST, [], [], [b""] * 1024)))
+    for _ in range(4):
+        user.client.connection(user.entry.target).submit((batch,), 1 << 20, lambda status, _: answers.append(status))
+    small.dispatch.run_for(1.0)
+    assert sorted(answers) == [-errno.EAGAIN, -errno.EAGAIN, -errno.EAGAIN, 0]
+    assert small.manager.accounts.inflight == 0
+    small.stack.close()
+    small.system.close()
 
 
 def test_other_nodes_need_an_export_at_each_request(rig: Rig) -> None:
