@@ -7,10 +7,36 @@ local socket: names and values are what JSON can say, and every one is checked.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Protocol, TypeGuard
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Protocol, TypeGuard, TypeVar
 
 from stack.core.driver import Driver
+
+T = TypeVar("T")
+Row = Mapping[str, object]
+
+
+class Rows:
+    """A long table in the facts, of which a row is made when it is looked at: who answers a request makes a few at a time. *items* are as
+    they were when the table was made; *row* gives None for one that is not there any more."""
+
+    __slots__ = ("_rows", "_size")
+
+    def __init__(self, items: Sequence[T], row: Callable[[T], Row | None]) -> None:
+        self._size = len(items)
+        self._rows: Callable[[], Iterator[Row | None]] = lambda: (row(item) for item in items)
+
+    def __iter__(self) -> Iterator[Row]:
+        return (row for row in self._rows() if row is not None)
+
+    def __len__(self) -> int:
+        """Of the items."""
+        return self._size
+
+    def __eq__(self, other: object) -> bool:
+        return list(self) == (list(other) if isinstance(other, Rows | Sequence) else other)
+
+    __hash__ = None  # type: ignore[assignment]  # as a list has none
 
 
 class Specific(Driver, Protocol):
@@ -21,7 +47,7 @@ class Specific(Driver, Protocol):
         ...
 
     def get_specific(self) -> Mapping[str, object]:
-        """All facts that only this kind of driver has."""
+        """All facts that only this kind of driver has. Tables that may have more than a few hundred rows are `Rows`."""
         ...
 
 

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, TypeVar
 
 import attrs
 
+from stack.core.specific import Rows
 from stack.l2 import arguments as given
 from stack.l2.arguments import refused
-from stack.l2.stations import MAX_LIMIT
+from stack.l2.stations import MAX_LIMIT, Station
 from stack.l2.storm import StormControl
 from stack.l2.stp.settings import PortSettings, Protocol, TreeSettings
 from stack.wire.bpdu import bridge_text
@@ -185,15 +186,12 @@ def facts(driver: BridgeDriver) -> Mapping[str, object]:
     """All that `qnet bridge` shows, as JSON can say it."""
     tree, stations, now = driver.tree, driver.bridge.stations, driver.now()
     names = {member.port.number: name for name, member in driver.members.items()}
-    addresses = [
-        {
-            "address": mac_text(mac),
-            "interface": names[entry.port],
-            "static": entry.static,
-            "idle": 0.0 if entry.static else round(now - entry.seen, 1),
-        }
-        for mac, entry in stations
-    ]
+
+    def station(item: tuple[bytes, Station]) -> Mapping[str, object]:
+        mac, entry = item
+        idle = 0.0 if entry.static else round(now - entry.seen, 1)
+        return {"address": mac_text(mac), "interface": names.get(entry.port), "static": entry.static, "idle": idle}
+
     changed = tree.topology_changed_at
     told: dict[str, object] = {
         "bridge": driver.name,
@@ -202,7 +200,7 @@ def facts(driver: BridgeDriver) -> Mapping[str, object]:
         "mtu": driver.mtu,
         "maxaddr": stations.maximum,
         "timeout": stations.timeout,
-        "addresses": addresses,
+        "addresses": Rows(list(stations), station),
         "drops": dict(driver.drops) | dict(tree.drops),
         "members": [_member_facts(driver, member) for member in driver.members.values()],
         "stp": {

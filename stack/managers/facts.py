@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from stack.core.ifnet import Interface
 from stack.core.loaded import Loaded
+from stack.core.specific import Rows
 from stack.core.stack import Stack
 from stack.wire.ethernet import mac_text
 
@@ -57,18 +58,35 @@ def module(loaded: Loaded) -> Facts:
     }
 
 
-def interfaces(stack: Stack) -> list[Facts]:
-    return [interface(one.interface, one.module.name, one.number) for one in stack.loaded if one.interface is not None]
+def interface_of(stack: Stack, name: str) -> Facts | None:
+    """One interface, by its name."""
+    found = stack.interface(name)
+    return next((interface(found, one.module.name, one.number) for one in stack.loaded if one.interface is found and found), None)
+
+
+def interfaces(stack: Stack) -> Rows:
+    """All interfaces, made when they are looked at: what a module does meanwhile, it may do."""
+
+    def row(one: Loaded) -> Facts | None:
+        there = one.interface
+        return interface(there, one.module.name, one.number) if there is not None and there.attached else None
+
+    return Rows([one for one in stack.loaded if one.interface is not None], row)
+
+
+def modules(stack: Stack) -> Rows:
+    """All modules, likewise."""
+    return Rows(stack.loaded, lambda one: module(one) if one in stack.loaded else None)
 
 
 def facts(stack: Stack) -> Facts:
-    """All of it."""
+    """All of it. Its long tables are `Rows`."""
     absent: Mapping[str, str] = stack.restarter.absent()
     return {
         "name": stack.name,
         "prefix": stack.prefix,
         "workers": stack.workers,
-        "modules": [module(one) for one in stack.loaded],
+        "modules": modules(stack),
         "absent": dict(absent),
         "interfaces": interfaces(stack),
         "ethertypes": [{"ethertype": kind, "frames": frames, "module": name} for kind, frames, name in stack.ethertypes()],

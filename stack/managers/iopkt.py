@@ -4,10 +4,11 @@ Anybody on this machine may ask for facts. Who changes something must be root, t
 as the local socket's credentials say (EACCES, as in QNX, otherwise). A client of another node needs the verb `administer` for anything, and
 is then judged by whom its user is mapped to.
 
-Requests that change something wait in line; one is done as a whole before the next. A module's file is found and imported in a thread,
-as QNX leaves `dlopen` to another one, because that may take seconds; the rest takes as long as the module's `attach`. Nothing is done in
-the call that brought the request: that may be a module's own callback (a request of another node comes through lsm-qnet), and a module
-must not vanish below it.
+Requests that change something wait in line; one is done as a whole before the next. Who only asks stands in another line and is answered
+while frames go on (`stack.managers.questions`). In both, users take turns (`stack.managers.requestline`). A module's file is found and
+imported in a thread, as QNX leaves `dlopen` to another one, because that may take seconds; the rest takes as long as the module's `attach`.
+Nothing is done in the call that brought the request: that may be a module's own callback (a request of another node comes through
+lsm-qnet), and a module must not vanish below it.
 """
 
 from __future__ import annotations
@@ -16,8 +17,7 @@ import contextlib
 import errno
 import logging
 import re
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from resmgr.access import Verb
 from resmgr.channel import ND_LOCAL, PID_SYSTEM, ClientInfo, Message
@@ -31,6 +31,9 @@ from stack.core.specific import specific_driver
 from stack.core.stack import Stack
 from stack.managers.facts import facts, module
 from stack.managers.protocol import CHID_STACK, REQUEST_MAX, pack_reply, unpack_request
+from stack.managers.questions import Questions, let_go
+from stack.managers.requestline import RequestLine, user_of
+from stack.managers.slices import pieces
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +42,9 @@ DIRECTORY = "/dev/io-net/"
 _LIBRARY = re.compile(r"(?:.*/)?(?P<kind>devnp|devn|lsm)-(?P<name>[A-Za-z0-9_-]+)\.so")
 WRAPPERS_MAX = 16
 WAITING_MAX = 64
-"""Requests in line; more are refused with EAGAIN."""
+"""Requests in each line, of all users but root; more are refused with EAGAIN."""
+WAITING_EACH = 16
+"""Of one user."""
 
 Request = dict[str, object]
 
@@ -51,8 +56,9 @@ class IoPktManager:
         self._stack = stack
         self._owner = owner
         self._group = group
-        self._line: deque[tuple[Message, str, Request]] = deque()
+        self._line: RequestLine[tuple[Message, str, Request]] = RequestLine(WAITING_EACH, WAITING_MAX)
         self._busy = False
+        self._questions = Questions(stack.dispatch, WAITING_EACH, WAITING_MAX)
         self._verbs: dict[str, Callable[[Request], dict[str, object]]] = {
             "mount": self._mount,
             "umount": self._umount,
@@ -65,6 +71,7 @@ class IoPktManager:
 
     def close(self) -> None:
         """Clients under way get ESRCH. Idempotent."""
+        self._questions.close()
         self.channel.destroy()
 
     def _handle(self, message: Message) -> None:
@@ -85,29 +92,31 @@ class IoPktManager:
             message.error(errno.EINVAL)
             return
         verb = str(request["do"])
-        refused = self._refused(message.info, change=verb != "facts" and not (verb == "specific" and "command" not in request))
+        question = verb == "facts" or (verb == "specific" and "command" not in request)
+        refused = self._refused(message.info, change=not question)
         if refused:
             message.reply(0, pack_reply({"error": refused, "errno": errno.EACCES}))
-        elif verb == "facts":
-            message.reply(0, pack_reply(facts(self._stack)))
+        elif question:
+            self._questions.ask(message, lambda: self._told(verb, request))
         elif verb not in self._verbs:
             message.error(errno.ENOSYS)
-        elif len(self._line) >= WAITING_MAX:
-            message.error(errno.EAGAIN)
-        else:
-            self._line.append((message, verb, request))
+        elif self._line.add(user_of(message.info), (message, verb, request)):
             self._next_soon()
+        else:
+            message.error(errno.EAGAIN)
+
+    def _told(self, verb: str, request: Request) -> Iterator[str]:
+        return pieces(facts(self._stack) if verb == "facts" else self._specific(request))
 
     def _next_soon(self) -> None:
-        if self._line and not self._busy:
+        if len(self._line) and not self._busy:
             self._busy = True
             self._stack.dispatch.call_soon(self._next)
 
     def _next(self) -> None:
-        message, verb, request = self._line.popleft()
+        message, verb, request = self._line.take()
         if not message.client_waits:
-            if not message.answered:
-                message.error(errno.ESRCH)  # the channel was closed, or the client gave up, before anything was done
+            let_go(message)
             self._busy = False
             self._next_soon()
         elif verb == "mount":
@@ -141,8 +150,7 @@ class IoPktManager:
         self._busy = False
         self._next_soon()
         if not message.client_waits:
-            if not message.answered:
-                message.error(errno.ESRCH)
+            let_go(message)
             return
         try:
             answer = self._verbs[verb](request)

@@ -15,7 +15,7 @@ from resmgr.channel import ND_LOCAL, ClientInfo
 from resmgr.iofunc.node import local_or_nobody
 from resmgr.iofunc.static import tree
 from stack.core.stack import Stack
-from stack.managers.facts import interfaces
+from stack.managers.facts import interface_of
 
 PATH = "/dev/io-net"
 
@@ -38,8 +38,8 @@ class InterfaceFiles(Mapping[str, Callable[[], bytes]]):
         return len(self._stack.interfaces)
 
     def _text(self, name: str) -> bytes:
-        found = [one for one in interfaces(self._stack) if one["name"] == name]
-        return b"".join(json.dumps(one, indent=1, default=str).encode() + b"\n" for one in found)
+        found = interface_of(self._stack, name)
+        return b"" if found is None else json.dumps(found, indent=1, default=str).encode() + b"\n"
 
 
 class NetDirectory:

@@ -16,7 +16,7 @@ import trio
 
 from resmgr.runner import open_dispatch
 from resmgr.system import System
-from stack.core.specific import specific_driver
+from stack.core.specific import Rows, specific_driver
 from stack.core.stack import Stack
 from stack.testing.driver import TYPE, frame
 from stack.testing.namespace import Namespace
@@ -93,8 +93,8 @@ def told(stack: Stack) -> dict[str, object]:
 
 def known(stack: Stack) -> set[str]:
     addresses = told(stack)["addresses"]
-    assert isinstance(addresses, list)
-    return {one["address"] for one in addresses}
+    assert isinstance(addresses, Rows)
+    return {str(one["address"]) for one in addresses}
 
 
 def carried(stack: Stack) -> int:

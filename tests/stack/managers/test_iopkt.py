@@ -11,15 +11,18 @@ import attrs
 import pytest
 
 from resmgr.access import Grant, Policy, UserRule, Verb
-from resmgr.channel import ClientInfo, Credentials, Nd
+from resmgr.channel import ND_LOCAL, PID_SYSTEM, ClientInfo, Credentials, Nd
 from resmgr.dispatch import Buffer
 from resmgr.system import System
 from resmgr.testing.virtual import VirtualDispatch
 from stack.core.module import Context, Kind, Module
 from stack.core.stack import Stack
+from stack.l2.bridge_driver import BridgeDriver
 from stack.managers.facts import facts
-from stack.managers.iopkt import IoPktManager, module_name
-from stack.managers.protocol import REQUEST_MAX, pack_request, unpack_reply, unpack_request
+from stack.managers.iopkt import WAITING_EACH, IoPktManager, module_name
+from stack.managers.protocol import CHID_STACK, REQUEST_MAX, pack_request, unpack_reply, unpack_request
+from stack.managers.questions import SLICE
+from stack.managers.slices import pieces
 
 ROOT = Credentials(0, 0, (), 1)
 USER = Credentials(1000, 1000, (), 2)
@@ -93,6 +96,13 @@ def client(who: Credentials = ROOT, nd: int = 0, node: str = "", roles: tuple[st
     return ClientInfo(Nd(nd), node, frozenset(roles), who, 1)
 
 
+def fill(bridge: BridgeDriver, number: int) -> None:
+    """Static stations, of a member that is not there."""
+    bridge.bridge.stations.maximum = number
+    for station in range(number):
+        assert bridge.bridge.stations.learn(b"\2\0" + station.to_bytes(4, "big"), 1, 0.0)
+
+
 class Rig:
     """A stack with its manager, and clients that ask as anybody."""
 
@@ -116,6 +126,15 @@ class Rig:
 
     def names(self) -> list[str]:
         return [one.module.name for one in self.stack.loaded]
+
+
+def listed(value: object) -> list[dict[str, object]]:
+    assert isinstance(value, list)
+    return value
+
+
+def told(rig: Rig) -> object:
+    return json.loads("".join(pieces(facts(rig.stack))))
 
 
 def test_load_and_unload() -> None:
@@ -173,11 +192,11 @@ def test_the_interface_is_named_by_destroy_and_by_number() -> None:
 def test_what_cannot_be_done_is_a_sentence_and_changes_nothing(verb: str, arguments: dict[str, object], number: int, sentence: str) -> None:
     rig = Rig()
     rig.ask("mount", module=f"{HERE}.it", options="name=ml0")
-    before = facts(rig.stack)
+    before = told(rig)
     answer = rig.ask(verb, **arguments)
     assert answer["errno"] == number
     assert str(answer["error"]).startswith(sentence)
-    assert facts(rig.stack) == before
+    assert told(rig) == before
 
 
 @pytest.mark.parametrize("verb", ["mount", "umount", "destroy", "interface"])
@@ -185,11 +204,11 @@ def test_only_root_the_owner_and_the_group_change_anything(verb: str) -> None:
     rig = Rig(group=70)
     rig.ask("mount", module=f"{HERE}.it", options="name=ml0")
     arguments: dict[str, object] = {"module": f"{HERE}.it:PROTOCOL", "what": "ml0", "interface": "ml0", "up": False}
-    before = facts(rig.stack)
+    before = told(rig)
     refused = rig.ask(verb, client(USER), **arguments)
     assert refused["errno"] == errno.EACCES
     assert "user 1000 may not change io-pkt0" in str(refused["error"])
-    assert facts(rig.stack) == before
+    assert told(rig) == before
     assert rig.ask("facts", client(USER))["name"] == "io-pkt0"
     for who in (ROOT, Credentials(500, 5), Credentials(1000, 70), Credentials(1000, 1000, (4, 70))):
         assert "error" not in Rig(group=70).ask("mount", client(who), module=f"{HERE}.it")
@@ -251,6 +270,69 @@ def test_a_request_of_a_client_whose_channel_is_gone_is_not_done() -> None:
     assert rig.names() == []
 
 
+def test_who_only_asks_does_not_keep_root_out() -> None:
+    rig = Rig()
+    rig.stack.load("bridge", "name=bridge0")
+    kernel, manager = rig.system.kernel, rig.manager
+
+    def send(data: bytes, who: Credentials) -> Answer:
+        answer = Answer()
+        kernel.deliver(manager.channel, client(who), data, len(data), 1 << 20, 10, answer)
+        return answer
+
+    # The first is answered at once, in the same call; so let a change of root's own be under way, and the table be long.
+    bridge = rig.stack.interfaces[0].driver
+    assert isinstance(bridge, BridgeDriver)
+    fill(bridge, 8000)
+    asked = [send(pack_request("specific", interface="bridge0"), USER) for _ in range(100)]
+    changes = [send(pack_request("mount", module=f"{HERE}.it", options=f"name=ml{number}"), ROOT) for number in range(WAITING_EACH)]
+    question = send(pack_request("facts"), ROOT)
+    rig.dispatch.run_until(lambda: bool(question.got))
+    assert sum(bool(answer.got) for answer in asked) <= 100 - WAITING_EACH + 1, "root did not take its turn"
+    rig.dispatch.run_for(1.0)
+    statuses = [answer.got[0][0] for answer in asked]
+    assert (statuses.count(0), statuses.count(-errno.EAGAIN)) == (WAITING_EACH + 1, 100 - WAITING_EACH - 1)
+    assert {answer.got[0][0] for answer in changes} == {0}
+    assert len(rig.names()) == 1 + WAITING_EACH
+
+
+def test_a_long_table_is_written_in_slices() -> None:
+    rig = Rig()
+    rig.stack.load("bridge", "name=bridge0")
+    bridge = rig.stack.interfaces[0].driver
+    assert isinstance(bridge, BridgeDriver)
+    fill(bridge, 8000)
+    answer, data, turns = Answer(), pack_request("specific", interface="bridge0"), 0
+    rig.system.kernel.deliver(rig.manager.channel, client(USER), data, len(data), 1 << 20, 10, answer)
+
+    def ended() -> bool:
+        nonlocal turns
+        turns += 1
+        if turns == 3:
+            rig.stack.unload(rig.stack.loaded[0])  # under it; it tells what was there
+        return bool(answer.got)
+
+    assert rig.dispatch.run_until(ended)
+    size = len(answer.got[0][1])
+    assert turns >= size // (SLICE * 2)
+    assert len(listed(unpack_reply(answer.got[0][1])["addresses"])) == 8000
+
+
+def test_a_client_that_gives_up_while_its_answer_is_written() -> None:
+    rig = Rig()
+    rig.stack.load("bridge", "name=bridge0")
+    bridge = rig.stack.interfaces[0].driver
+    assert isinstance(bridge, BridgeDriver)
+    fill(bridge, 8000)
+    answers: list[int] = []
+    connection = rig.system.kernel.connect(ND_LOCAL, PID_SYSTEM, CHID_STACK, USER)
+    pending = connection.submit((pack_request("specific", interface="bridge0"),), 1 << 20, lambda status, _: answers.append(status))
+    assert pending is not None
+    pending.unblock()
+    assert rig.ask("facts")["name"] == "io-pkt0"
+    assert answers == [-errno.EINTR]
+
+
 def test_names_as_qnx_users_write_them() -> None:
     assert module_name("/lib/dll/devnp-abc100.so") == ("abc100", Kind.DRIVER)
     assert module_name("devn-rtl.so") == ("rtl", Kind.DRIVER)
@@ -263,14 +345,14 @@ def test_facts_can_be_said_in_json_and_name_everything() -> None:
     rig = Rig()
     rig.ask("mount", module=f"{HERE}.it", options="name=ml0,restart=3")
     rig.stack.register_ethertype(0x88B5, lambda interface, frames: None)
-    told = json.loads(json.dumps(facts(rig.stack)))
-    assert told["ethertypes"] == [{"ethertype": 0x88B5, "frames": 0, "module": ""}]
-    (module,) = told["modules"]
+    found = rig.ask("facts")
+    assert found["ethertypes"] == [{"ethertype": 0x88B5, "frames": 0, "module": ""}]
+    (module,) = listed(found["modules"])
     assert (module["restarts"], module["dispatch"]) == (
         {"most": 3, "done": 0, "total": 0},
         {"descriptors": 0, "timers": 0, "tasks": 0},
     )
-    (interface,) = told["interfaces"]
+    (interface,) = listed(found["interfaces"])
     assert (interface["name"], interface["number"], interface["drops"]) == ("ml0", 1, {})
 
 
