@@ -191,6 +191,7 @@ IO = {
 }
 IMPURE = {
     "stack.core.main",  # the program
+    "stack.core.runlock",  # the lock of the program
     "stack.core.manager",  # dispatch and stack put together
     "resmgr.fuse.mount",  # makes mounts
     "resmgr.fuse.copies",  # watches mounts

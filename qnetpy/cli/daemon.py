@@ -49,7 +49,8 @@ def running_pid(directory: str) -> int:
     """The daemon's process id, 0 when none runs: whoever holds the lock wrote its number there. Who may not look at the lock asks the
     kernel who listens at the socket."""
     try:
-        lock = os.open(os.path.join(directory, "lock"), os.O_RDONLY | os.O_CLOEXEC)
+        check_place(directory)
+        lock = os.open(os.path.join(directory, "lock"), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except FileNotFoundError:
         return 0
     except PermissionError:
@@ -62,6 +63,18 @@ def running_pid(directory: str) -> int:
     finally:
         os.close(lock)
     return 0
+
+
+def check_place(directory: str) -> None:
+    """CommandError when a run directory may be somebody else's trap. Nothing where there is none."""
+    from stack.rundir import distrusted
+
+    try:
+        why = distrusted(directory, given=True)
+    except OSError:
+        return  # what comes next says so
+    if why:
+        raise CommandError(f"the run directory {directory} {why}, so whoever listens there is not asked", "--run-dir, or as that user")
 
 
 def _listener(path: str) -> int:
@@ -85,6 +98,7 @@ def connect(config: str | None = None) -> Client:
     from resmgr.errors import ResmgrError
 
     path = socket_path(config)
+    check_place(os.path.dirname(path))
     try:
         return Client(path)
     except ResmgrError as error:

@@ -1,7 +1,8 @@
 """Finding an io-pkt of this machine, and asking it. For mount, umount, nicinfo, ifconfig, netstat.
 
-`io-pkt` is this node's daemon if it runs, else the instance 0 that was started by hand; `io-pktN` is instance N. As in QNX, $SOCK names an
-instance by its prefix: `SOCK=/alt qnet ifconfig`.
+`io-pkt` is this node's daemon if it runs, else the instance 0 that was started by hand; `io-pktN` is instance N. An ordinary user's own
+instance comes before root's, which tells him everything and lets him change nothing; a line on standard error says whose it is when it
+is not his. As in QNX, $SOCK names an instance by its prefix: `SOCK=/alt qnet ifconfig`.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ def ask_at(path: str, verb: str, node: str = "", **arguments: object) -> dict[st
     from stack.managers.protocol import CHID_STACK, REPLY_MAX, pack_request, unpack_reply
 
     where = f"io-pkt of node {node}" if node else f"io-pkt at {path}"
+    daemon.check_place(os.path.dirname(path))
     try:
         with Client(path) as client:
             connection = client.connect(node_descriptor(client, node) if node else ND_LOCAL, PID_SYSTEM, CHID_STACK)
@@ -63,7 +65,7 @@ def ask_at(path: str, verb: str, node: str = "", **arguments: object) -> dict[st
 
 
 def _socket(args: argparse.Namespace) -> str:
-    from stack.rundir import SOCKET, default_run_dir
+    from stack.rundir import SOCKET
 
     if args.run_dir:
         return os.path.join(args.run_dir, SOCKET)
@@ -73,18 +75,56 @@ def _socket(args: argparse.Namespace) -> str:
     match = _TYPE.fullmatch(args.type or "io-pkt")
     if match is None:
         raise CommandError(f"-T {args.type}: expected io-pkt or io-pktN", status=2)
-    if int(match["number"] or 0):
-        return os.path.join(default_run_dir(int(match["number"])), SOCKET)
-    own = daemon.socket_path(args.config)
-    alone = os.path.join(default_run_dir(0), SOCKET)
-    return alone if os.path.exists(alone) and not daemon.running_pid(os.path.dirname(own)) else own
+    places = _places(int(match["number"] or 0), args.config)
+    for number, path in enumerate(places):
+        if _listens(path):
+            if number:
+                _say_whose(path)
+            return path
+    return places[0]
+
+
+def _places(number: int, config: str | None) -> list[str]:
+    """Sockets at which an instance may listen, the nearest first."""
+    from stack.rundir import SOCKET, default_run_dir, root_run_dir
+
+    own = [os.path.join(place, SOCKET) for place in (default_run_dir(number), root_run_dir(number))]
+    return list(dict.fromkeys(own if number else [daemon.socket_path(config), *own]))
+
+
+def _listens(path: str) -> bool:
+    import socket
+
+    if not os.path.exists(path):
+        return False
+    daemon.check_place(os.path.dirname(path))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
+        sock.settimeout(daemon.ASK_SECONDS)
+        try:
+            sock.connect(path)
+        except OSError:
+            return False
+    return True
+
+
+def _say_whose(path: str) -> None:
+    """On standard error, so that what programs read stays as it is."""
+    import pwd
+    import sys
+
+    owner = os.stat(path).st_uid
+    if owner == os.geteuid():
+        return
+    try:
+        name = pwd.getpwuid(owner).pw_name
+    except KeyError:
+        name = f"user {owner}"
+    print(f"asking io-pkt of {name}, at {path}", file=sys.stderr)
 
 
 def _with_prefix(prefix: str, config: str | None) -> str:
     """The socket of the instance with that prefix."""
-    from stack.rundir import SOCKET, default_run_dir
-
-    places = [daemon.socket_path(config), *(os.path.join(default_run_dir(number), SOCKET) for number in range(INSTANCES))]
+    places = dict.fromkeys(path for number in range(INSTANCES) for path in _places(number, config))
     for path in filter(os.path.exists, places):
         try:
             if ask_at(path, "facts").get("prefix") == prefix:

@@ -13,8 +13,6 @@ import errno
 import logging
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from stack.core.commandline import THREADS_MAX, USAGE, CommandLine, UsageError, parse_command_line
@@ -23,10 +21,6 @@ from stack.rundir import SOCKET, default_run_dir
 
 if TYPE_CHECKING:
     from stack.core.stack import Stack
-    from stack.rights import User
-
-LOCK_SECONDS = 0.25
-"""How long the lock of the run directory is waited for: a command that looks whether we run holds it for microseconds."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -67,13 +61,14 @@ def _run(line: CommandLine) -> int:
     from resmgr import compiled
     from resmgr.heap import keep_freed_memory
     from stack.core import logs
+    from stack.core.runlock import locked
 
     keep_freed_memory()
     logs.start(line.verbose, time.monotonic)
     if compiled.problem():
         logging.getLogger(__name__).warning("the compiled modules are not used: %s", compiled.problem())
     run_dir = line.run_dir or default_run_dir(line.instance)
-    with _locked(run_dir, f"io-pkt{line.instance}", line.user):
+    with locked(run_dir, f"io-pkt{line.instance}", line.user):
         namespace = _own_mounts()
         _take_rights(line)
         return trio.run(_manage, line, run_dir, namespace)
@@ -151,76 +146,6 @@ def _tell_ready(stack: Stack, ready_fd: int | None) -> None:
             os.close(ready_fd)
         except OSError as error:
             raise ModuleError(error.errno or errno.EIO, f"cannot write to --ready-fd {ready_fd}: {error.strerror}") from error
-
-
-@contextmanager
-def _locked(run_dir: str, name: str, user: User | None = None) -> Iterator[None]:
-    """Make the folder and hold its lock; one manager per folder. The lock dies with the process, whatever kills it.
-
-    *user*: who will work in the folder; it is made his, but a folder that was there stays whose it was.
-    """
-    owners = (0, os.geteuid()) if user is None else (0, os.geteuid(), user.uid)
-    path = os.path.join(run_dir, "lock")
-    try:
-        made = not os.path.isdir(run_dir)
-        os.makedirs(run_dir, 0o755, exist_ok=True)
-        if made and user is not None:
-            os.chown(run_dir, user.uid, user.gid)
-        if os.stat(run_dir).st_uid not in owners:
-            raise ModuleError(errno.EPERM, f"the run directory {run_dir} belongs to somebody else; see --run-dir")
-        fd = _open_and_lock(path)
-    except BlockingIOError:
-        raise ModuleError(errno.EBUSY, f"{name} is running already, as process {_holder(path)}; -i N starts another instance") from None
-    except ModuleError:
-        raise
-    except OSError as error:
-        raise ModuleError(error.errno or errno.EIO, f"cannot use the run directory {run_dir}: {error.strerror}; see --run-dir") from error
-    try:
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, b"%d\n" % os.getpid(), 0)
-        yield
-    finally:
-        try:
-            os.unlink(path)
-        except (FileNotFoundError, PermissionError):
-            pass  # somebody tidied up, or the folder is not the user's that we have become: whoever holds no lock is not running
-        os.close(fd)
-
-
-def _holder(path: str) -> str:
-    try:
-        with open(path, encoding="ascii", errors="replace") as file:
-            return file.read(20).strip() or "unknown"
-    except FileNotFoundError:
-        return "unknown"  # it has just ended
-
-
-def _open_and_lock(path: str) -> int:
-    """The locked file. BlockingIOError when somebody else holds it.
-
-    It is the owner's alone: whoever can open a file can lock it, and other users must not keep the manager from starting.
-    """
-    import fcntl
-    import time
-
-    patience = time.monotonic() + LOCK_SECONDS
-    while True:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        try:
-            os.fchmod(fd, 0o600)
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Whoever had it before us removes the file: perhaps between our open and our lock.
-            if os.path.exists(path) and os.path.samestat(os.fstat(fd), os.stat(path)):
-                return fd
-        except BlockingIOError:
-            if time.monotonic() > patience:
-                os.close(fd)
-                raise
-            time.sleep(LOCK_SECONDS / 50)
-        except BaseException:
-            os.close(fd)
-            raise
-        os.close(fd)
 
 
 if __name__ == "__main__":

@@ -178,7 +178,7 @@ def test_a_run_directory_of_somebody_else(capsys: pytest.CaptureFixture[str], tm
     (tmp_path / "run").mkdir()
     os.chown(tmp_path / "run", 12345, 12345)
     assert main(["--run-dir", str(tmp_path / "run"), "-d", "packet", "ifname=lo"]) == 1
-    assert capsys.readouterr().err == f"io-pkt: the run directory {tmp_path}/run belongs to somebody else; see --run-dir\n"
+    assert capsys.readouterr().err == f"io-pkt: the run directory {tmp_path}/run belongs to somebody else (user 12345); see --run-dir\n"
 
 
 @pytest.mark.host
