@@ -2,9 +2,7 @@
 
     {"do": "status"}    facts about the node: identity, interfaces, counters, mount, start
     {"do": "nodes"}     the node table
-    {"do": "crypto"}    who does the ciphers
     {"do": "suites", "names": [...]}    use these ciphers from now on, best first
-    {"do": "use-crypto", "name": ...}    have another provider do them
     {"do": "invite", ...} and others: what is changed (`qnetpy.members.commands`)
 
 The channel is `(0, PID_SYSTEM, CHID_CONTROL)` and takes no messages from other nodes. It tells every user of this machine; who changes
@@ -44,8 +42,6 @@ class Control:
     """What changes something."""
     owner: int = 0
     """The daemon's user."""
-    more: Mapping[str, Facts] = attrs.Factory(dict)
-    """Further facts, by what asks for them."""
 
     def handle(self, message: Message) -> None:
         """The channel's handler."""
@@ -65,8 +61,6 @@ class Control:
             message.reply(0, _pack(self.status()))
         elif verb == "nodes":
             message.reply(0, _pack(self.nodes()))
-        elif isinstance(verb, str) and verb in self.more:
-            message.reply(0, _pack(self.more[verb]()))
         elif not isinstance(verb, str) or verb not in self.verbs:
             message.error(errno.ENOSYS)
         elif message.info.credentials.uid not in (0, self.owner):
@@ -89,26 +83,6 @@ def suites_verb(use: Callable[[list[str]], None]) -> Verb:
             answer({"error": str(error)})
         else:
             answer({})
-
-    return verb
-
-
-def crypto_verb(use: Callable[[str], Mapping[str, object]]) -> Verb:
-    """The request `use-crypto`; *use* raises LookupError or OSError, as a sentence, for a provider that there is not."""
-
-    def verb(request: Mapping[str, object], answer: Callable[[Mapping[str, object]], None]) -> None:
-        name = request.get("name")
-        if not isinstance(name, str):
-            answer({"error": "the name of a provider is needed"})
-            return
-        try:
-            moved = use(name)
-        except LookupError as error:
-            answer({"error": str(error.args[0])})
-        except OSError as error:
-            answer({"error": f"{name} cannot be used here: {error.strerror or error}"})
-        else:
-            answer(moved)
 
     return verb
 

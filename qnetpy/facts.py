@@ -13,7 +13,6 @@ from qnetpy.nodes import Node
 from qnetpy.qnet import Qnet
 from resmgr import compiled
 from stack.core.stack import Stack
-from stack.crypto.registry import Crypto
 from stack.wire.ethernet import mac_text
 
 Fact = dict[str, object]
@@ -125,22 +124,4 @@ def status(qnet: Qnet, stack: Stack, started: float, mount: str | None) -> Fact:
         "reach": qnet.reach.sizes()
         | {reason: count for reason, count in sorted(qnet.counters.items()) if reason.startswith(("gossip", "announced"))},
         **nodes(qnet),
-    }
-
-
-def crypto(registry: Crypto) -> Fact:
-    """Providers in order of preference, what they serve, and the sessions that are alive."""
-    return {
-        "providers": [
-            {
-                "name": one.name,
-                "by_name": one.by_name,
-                "problem": one.problem,
-                "hardware": sorted(one.hardware),
-                "algorithms": {algorithm.name: algorithm.kind.value for algorithm in one.algorithms},
-                "sessions": one.sessions,
-            }
-            for one in registry.facts()
-        ],
-        "moves": dict(registry.moves),
     }

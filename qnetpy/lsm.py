@@ -22,7 +22,7 @@ from qnetpy import config as configuration
 from qnetpy import facts
 from qnetpy.channels import CHID_CONTROL
 from qnetpy.config import Config
-from qnetpy.control import Control, crypto_verb, suites_verb
+from qnetpy.control import Control, suites_verb
 from qnetpy.discovery.hint import TOKEN_LENGTH, Discovery, JoinOffer
 from qnetpy.discovery.lookup import LookupDiscovery
 from qnetpy.discovery.several import SeveralDiscovery
@@ -122,10 +122,8 @@ class LsmQnet:
                 return self._status(qnet, zeroconf)
 
             verbs = commands.verbs(membership, enrolment, context.dispatch, zeroconf is not None)
-            crypto = context.stack.crypto
-            verbs |= {"suites": suites_verb(qnet.set_suites), "use-crypto": crypto_verb(self._use_crypto)}
-            more = {"crypto": lambda: facts.crypto(crypto)}
-            control = Control(status, lambda: facts.nodes(qnet), verbs, os.geteuid(), more)
+            verbs |= {"suites": suites_verb(qnet.set_suites)}
+            control = Control(status, lambda: facts.nodes(qnet), verbs, os.geteuid())
             self._stats = StatsFile(self.system, status)
             self._control = self.system.kernel.channel(control.handle, chid=CHID_CONTROL, remote=False)
             self._mount_net(qnet, settings)
@@ -142,11 +140,6 @@ class LsmQnet:
         if self.qnet is not None:
             log.warning("the clock jumped by %.0f s: new keys for every session", seconds)
             self.qnet.rekey()
-
-    def _use_crypto(self, name: str) -> dict[str, object]:
-        moved = self._context.stack.crypto.use(name)
-        log.info("crypto: %s serves from now on; %d sessions moved, %d stayed", name, moved.moved, moved.stayed)
-        return {"moved": moved.moved, "stayed": moved.stayed}
 
     def _announce(self, zeroconf: ZeroconfDiscovery | None, port: int | None) -> None:
         """Let machines on the LAN find where they can join."""

@@ -1,9 +1,11 @@
-"""`qnet crypto`: who does this node's ciphers, moving its sessions to somebody else under traffic, and how fast each one here is."""
+"""`qnet crypto`: who does the ciphers of this node or of any io-pkt, moving its sessions to somebody else under traffic, and how fast each
+one here is."""
 
 from __future__ import annotations
 
 import argparse
 
+from qnetpy.cli import iopkt
 from qnetpy.cli.output import CommandError, as_json, facts, table
 
 SPEEDS = (
@@ -16,8 +18,8 @@ FOR_TESTS = {"reference": "it is slow, and its timing tells the keys"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", metavar="FILE")
-    parser.add_argument("--json", action="store_true")
+    iopkt.add_place(parser)
+    parser.add_argument("--json", action="store_true", help="the same facts as JSON, for programs")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB")
     use = verbs.add_parser("use", help="have this provider do the ciphers until the next start; live sessions move")
     use.add_argument("name", help="a provider that `qnet crypto` lists")
@@ -26,8 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     speed.add_argument("names", nargs="*", metavar="PROVIDER", help="default: all but reference")
     speed.add_argument("--batch", type=int, default=16, metavar="N", help="items per call (default 16)")
     speed.add_argument("--seconds", type=float, default=0.05, help="for each figure (default 0.05)")
+    iopkt.add_place(use, again=True)
     for verb in (use, speed):
-        verb.add_argument("--config", metavar="FILE", default=argparse.SUPPRESS)
         verb.add_argument("--json", action="store_true", default=argparse.SUPPRESS)
 
 
@@ -40,11 +42,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _use(args: argparse.Namespace) -> int:
-    from qnetpy.cli import daemon
-
     if args.name in FOR_TESTS and not args.anyway:
         raise CommandError(f"{args.name} is for tests: {FOR_TESTS[args.name]}", "another one, or --anyway")
-    moved = daemon.ask("use-crypto", args.config, name=args.name)
+    moved = iopkt.ask(args, "use-crypto", name=args.name)
     if args.json:
         print(as_json(moved))
     else:
@@ -53,9 +53,7 @@ def _use(args: argparse.Namespace) -> int:
 
 
 def _show(args: argparse.Namespace) -> int:
-    from qnetpy.cli import daemon
-
-    found = daemon.ask("crypto", args.config)
+    found = iopkt.ask(args, "crypto")
     if args.json:
         print(as_json(found))
         return 0

@@ -1,4 +1,4 @@
-"""Finding an io-pkt of this machine, and asking it. For mount, umount, nicinfo, ifconfig, netstat.
+"""Finding an io-pkt of this machine, and asking it. For mount, umount, nicinfo, ifconfig, netstat, bridge and crypto.
 
 `io-pkt` is this node's daemon if it runs, else the instance 0 that was started by hand; `io-pktN` is instance N. An ordinary user's own
 instance comes before root's, which tells him everything and lets him change nothing; a line on standard error says whose it is when it
@@ -21,12 +21,17 @@ INSTANCES = 100
 _TYPE = re.compile(r"io-pkt(?P<number>[0-9]{0,2})(?:-v[46](?:-hc)?)?")
 
 
-def add_place(parser: argparse.ArgumentParser) -> None:
-    """What all of them take."""
-    parser.add_argument("-T", dest="type", default="", metavar="io-pkt[N]", help="which instance; default: this node's daemon, or io-pkt0")
-    parser.add_argument("-n", dest="node", default="", metavar="NODE", help="of that node; it must let this one administer it")
-    parser.add_argument("--run-dir", default="", metavar="DIR", help="the instance with this run directory")
-    parser.add_argument("--config", metavar="FILE", help="default: /etc/qnet/qnet.toml if there is one")
+def add_place(parser: argparse.ArgumentParser, *, again: bool = False) -> None:
+    """What all of them take. *again*: below a parser that takes it too."""
+
+    def option(*names: str, metavar: str, dest: str = "", help: str) -> None:
+        default = argparse.SUPPRESS if again else None if dest == "config" else ""
+        parser.add_argument(*names, dest=dest, default=default, metavar=metavar, help=help)
+
+    option("-T", dest="type", metavar="io-pkt[N]", help="which instance; default: this node's daemon, or io-pkt0")
+    option("-n", dest="node", metavar="NODE", help="of that node; it must let this one administer it")
+    option("--run-dir", dest="run_dir", metavar="DIR", help="the instance with this run directory")
+    option("--config", dest="config", metavar="FILE", help="default: /etc/qnet/qnet.toml if there is one")
 
 
 def ask(args: argparse.Namespace, verb: str, **arguments: object) -> dict[str, object]:

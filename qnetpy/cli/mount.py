@@ -2,6 +2,7 @@
 
 qnet mount -T io-pkt -o ifname=eth1 /lib/dll/devnp-packet.so       as in QNX
 qnet mount -o ifname=eth1 packet                                   the same
+qnet mount -o ifname=eth1 --fault drop=5% --wrap pcap,file=F packet    wrappers, the first around the driver, the last outermost
 """
 
 from __future__ import annotations
@@ -9,22 +10,36 @@ from __future__ import annotations
 import argparse
 
 from qnetpy.cli import iopkt
-from qnetpy.cli.output import as_json, table
+from qnetpy.cli.output import CommandError, as_json, table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     iopkt.add_place(parser)
     parser.add_argument("-o", dest="options", action="append", default=[], metavar="OPTIONS", help="key=value,flag,...; may be repeated")
-    parser.add_argument("--fault", default="", metavar="OPTIONS", help="a bad link around a driver: drop=5%%,delay=20ms")
+    for name, take, metavar, what in (
+        ("--fault", _fault, "OPTIONS", "a bad link around a driver: drop=5%%,delay=20ms"),
+        ("--wrap", _wrapper, "NAME[,OPTIONS]", "a wrapper around a driver: tracer, pcap,file=F, rate,tx=10M"),
+    ):
+        parser.add_argument(name, dest="wrap", action="append", default=[], type=take, metavar=metavar, help=what)
     parser.add_argument("--json", action="store_true", help="the same facts as JSON, for programs")
     parser.add_argument("module", nargs="?", help="packet, lsm-qnet.so, a dotted path")
 
 
+def _fault(text: str) -> list[str]:
+    return ["fault", text]
+
+
+def _wrapper(text: str) -> list[str]:
+    name, _, options = text.partition(",")
+    return [name, options]
+
+
 def run(args: argparse.Namespace) -> int:
     if args.module is None:
+        if args.wrap or args.options:
+            raise CommandError("options and wrappers belong to a module: which one is to be loaded?", status=2)
         return _list(args)
-    wrap = [["fault", args.fault]] if args.fault else []
-    made = iopkt.ask(args, "mount", module=args.module, options=",".join(args.options), wrap=wrap)
+    made = iopkt.ask(args, "mount", module=args.module, options=",".join(args.options), wrap=args.wrap)
     if args.json:
         print(as_json(made))
         return 0

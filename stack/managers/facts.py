@@ -8,6 +8,7 @@ from stack.core.ifnet import Interface
 from stack.core.loaded import Loaded
 from stack.core.specific import Rows
 from stack.core.stack import Stack
+from stack.crypto.registry import Crypto
 from stack.wire.ethernet import mac_text
 
 Facts = dict[str, object]
@@ -97,4 +98,22 @@ def facts(stack: Stack) -> Facts:
         ],
         "shed": stack.shed(),
         "failures": dict(stack.failures()),
+    }
+
+
+def crypto(registry: Crypto) -> Facts:
+    """Providers in order of preference, what they serve, and the sessions that are alive."""
+    return {
+        "providers": [
+            {
+                "name": one.name,
+                "by_name": one.by_name,
+                "problem": one.problem,
+                "hardware": sorted(one.hardware),
+                "algorithms": {algorithm.name: algorithm.kind.value for algorithm in one.algorithms},
+                "sessions": one.sessions,
+            }
+            for one in registry.facts()
+        ],
+        "moves": dict(registry.moves),
     }

@@ -29,7 +29,7 @@ from stack.core.loader import find_module
 from stack.core.module import Kind
 from stack.core.specific import specific_driver
 from stack.core.stack import Stack
-from stack.managers.facts import facts, module
+from stack.managers.facts import crypto, facts, module
 from stack.managers.protocol import CHID_STACK, REQUEST_MAX, pack_reply, unpack_request
 from stack.managers.questions import Questions, let_go
 from stack.managers.requestline import RequestLine, user_of
@@ -65,6 +65,7 @@ class IoPktManager:
             "destroy": self._destroy,
             "interface": self._interface,
             "specific": self._specific,
+            "use-crypto": self._use_crypto,
         }
         self.channel = stack.kernel.channel(self._handle, pid=PID_SYSTEM, chid=CHID_STACK)
         stack.system.guard(self.channel)
@@ -92,7 +93,7 @@ class IoPktManager:
             message.error(errno.EINVAL)
             return
         verb = str(request["do"])
-        question = verb == "facts" or (verb == "specific" and "command" not in request)
+        question = verb in ("facts", "crypto") or (verb == "specific" and "command" not in request)
         refused = self._refused(message.info, change=not question)
         if refused:
             message.reply(0, pack_reply({"error": refused, "errno": errno.EACCES}))
@@ -106,7 +107,9 @@ class IoPktManager:
             message.error(errno.EAGAIN)
 
     def _told(self, verb: str, request: Request) -> Iterator[str]:
-        return pieces(facts(self._stack) if verb == "facts" else self._specific(request))
+        if verb == "facts":
+            return pieces(facts(self._stack))
+        return pieces(crypto(self._stack.crypto) if verb == "crypto" else self._specific(request))
 
     def _next_soon(self) -> None:
         if len(self._line) and not self._busy:
@@ -220,6 +223,17 @@ class IoPktManager:
                 raise ModuleError(errno.EINVAL, "a command is a text, and its arguments are a table")
             driver.set_specific(command, arguments)
         return dict(driver.get_specific())
+
+    def _use_crypto(self, request: Request) -> dict[str, object]:
+        name = _text(request, "name")
+        try:
+            moved = self._stack.crypto.use(name)
+        except LookupError as error:
+            raise ModuleError(errno.ENXIO, str(error.args[0])) from None
+        except OSError as error:
+            raise ModuleError(error.errno or errno.EIO, f"{name} cannot be used here: {error.strerror or error}") from error
+        log.info("%s: %s does the ciphers from now on; %d sessions moved, %d stayed", self._stack.name, name, moved.moved, moved.stayed)
+        return {"moved": moved.moved, "stayed": moved.stayed}
 
     def _named(self, name: str) -> Interface:
         found = self._stack.interface(name.removeprefix(DIRECTORY))

@@ -6,8 +6,10 @@
     {"do": "destroy", "interface": IF}                          as umount, for interfaces only
     {"do": "interface", "interface": IF, "up": B, "mtu": N}     switch it, limit its MTU; what is absent stays
     {"do": "specific", "interface": IF, "command": C, "arguments": {...}}    `stack.core.specific`; without a command: only its facts
+    {"do": "crypto"}                                            who does the ciphers, who could, live sessions
+    {"do": "use-crypto", "name": P}                             have the provider P do them: live sessions move
 
-Answers to questions (facts, specific without a command) are made a part at a time while frames go on: they are not of one moment.
+Answers to questions (facts, crypto, specific without a command) are made a part at a time while frames go on: they are not of one moment.
 
 The channel is `(0, PID_SYSTEM, CHID_STACK)`. A request that was understood and cannot be done is answered with `{"error": sentence,
 "errno": N}`. One that makes no sense fails with EINVAL, an unknown one with ENOSYS, one that is too long with EMSGSIZE.

@@ -8,7 +8,7 @@ import json
 import pytest
 
 from qnetpy.channels import CHID_CONTROL
-from qnetpy.control import REPLY_MAX, Control, crypto_verb, pack_request, suites_verb, unpack_reply
+from qnetpy.control import REPLY_MAX, Control, pack_request, suites_verb, unpack_reply
 from resmgr.channel import ND_LOCAL, PID_SYSTEM, ClientInfo, Credentials, Kernel, Nd
 from resmgr.dispatch import Buffer
 from resmgr.errors import Misuse
@@ -80,33 +80,8 @@ def test_what_is_no_list_of_ciphers_is_refused(names: object) -> None:
     assert chosen == []
 
 
-def use(name: str) -> dict[str, object]:
-    if name == "absent":
-        raise OSError(errno.EAFNOSUPPORT, "this kernel has none")
-    if name != "good":
-        raise LookupError(f"there is no crypto provider {name}")
-    return {"moved": 3, "stayed": 1}
-
-
-@pytest.mark.parametrize(
-    ("name", "answer"),
-    [
-        ("good", {"moved": 3, "stayed": 1}),
-        ("goood", {"error": "there is no crypto provider goood"}),
-        ("absent", {"error": "absent cannot be used here: this kernel has none"}),
-        (7, {"error": "the name of a provider is needed"}),
-    ],
-)
-def test_another_crypto_provider(name: object, answer: dict[str, object]) -> None:
-    made = Control(dict, dict, {"use-crypto": crypto_verb(use)}, 500)
-    assert unpack_reply(ask(made, pack_request("use-crypto", name=name), uid=500).data) == answer
-    assert ask(made, pack_request("use-crypto", name=name), uid=1000).status == -errno.EPERM
-
-
 def test_facts_are_for_everybody_here() -> None:
     made = control()
-    made.more = {"crypto": lambda: {"providers": []}}
-    assert unpack_reply(ask(made, pack_request("crypto"), uid=4000).data) == {"providers": []}
     assert unpack_reply(ask(made, pack_request("status"), uid=4000).data) == {"node": "n1", "pid": 7}
     assert unpack_reply(ask(made, pack_request("nodes"), uid=4000).data) == {"nodes": []}
 

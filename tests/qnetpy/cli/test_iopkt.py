@@ -65,6 +65,26 @@ def test_modules_come_and_go(typed: Type) -> None:
     assert typed("umount", "lsm-ip.so") == "protocol ip is unloaded\n"
 
 
+def test_any_wrappers_in_their_order(typed: Type, tmp_path: Path) -> None:
+    words = ("--wrap", f"pcap,file={tmp_path}/trace.pcapng", "--fault", "drop=5%", "--wrap", "tracer")
+    made = json.loads(typed("mount", "--json", *words, "-o", "port=0,name=udp1", "udp"))
+    assert made["wrappers"] == [["pcap", f"file={tmp_path}/trace.pcapng"], ["fault", "drop=5%"], ["tracer", ""]]
+    assert "udp in pcap in fault in tracer" in typed("mount")
+    assert typed("umount", "udp1") == "driver udp is unloaded\n"
+    assert typed("mount", "--wrap", "nosuch", "udp").startswith("1: qnet mount: there is no wrapper called nosuch")
+    assert typed("mount", "--wrap", "tracer").startswith("2: qnet mount: options and wrappers belong to a module")
+
+
+def test_who_does_the_ciphers_of_an_io_pkt_without_qnet(typed: Type, run_dir: Path) -> None:
+    assert typed("crypto").splitlines()[1].split()[:2] == ["openssl", "ready"]
+    assert typed("crypto", "use", "threads") == "threads serves from now on; 0 sessions moved, 0 stayed\n"
+    assert json.loads(typed("crypto", "--json"))["providers"][0]["name"] == "threads"
+    assert typed("crypto", "use", "rot13").startswith("1: qnet crypto: there is no crypto provider rot13; there are ")
+    assert typed("crypto", "use", "reference").startswith("1: qnet crypto: reference is for tests")
+    # The place may stand behind the verb, too.
+    assert main(["crypto", "use", "--run-dir", str(run_dir), "openssl"]) == 0
+
+
 def test_interfaces_are_made_switched_and_unmade(typed: Type) -> None:
     assert typed("ifconfig", "udp7", "create", "port", "0", "mtu=1400") == ""
     assert typed("ifconfig", "udp7").startswith("udp7: flags=841<UP,RUNNING,SIMPLEX> mtu 1400\n\taddress: ")

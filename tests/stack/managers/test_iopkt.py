@@ -186,6 +186,8 @@ def test_the_interface_is_named_by_destroy_and_by_number() -> None:
         ("destroy", {"interface": "memlink"}, errno.ENXIO, "io-pkt0 has no interface memlink; there is: ml0"),
         ("interface", {"interface": "ml0", "mtu": 9000}, errno.EINVAL, "ml0: an MTU of 9000 is not between 68 and 1500"),
         ("interface", {"interface": "ml0", "mtu": True}, errno.EINVAL, "True is no MTU"),
+        ("use-crypto", {"name": "rot13"}, errno.ENXIO, "there is no crypto provider rot13; there are openssl"),
+        ("use-crypto", {"name": 7}, errno.EINVAL, "the request needs 'name'"),
         ("interface", {"interface": "ml0", "up": 1}, errno.EINVAL, "1 is not true or false"),
     ],
 )
@@ -199,11 +201,11 @@ def test_what_cannot_be_done_is_a_sentence_and_changes_nothing(verb: str, argume
     assert told(rig) == before
 
 
-@pytest.mark.parametrize("verb", ["mount", "umount", "destroy", "interface"])
+@pytest.mark.parametrize("verb", ["mount", "umount", "destroy", "interface", "use-crypto"])
 def test_only_root_the_owner_and_the_group_change_anything(verb: str) -> None:
     rig = Rig(group=70)
     rig.ask("mount", module=f"{HERE}.it", options="name=ml0")
-    arguments: dict[str, object] = {"module": f"{HERE}.it:PROTOCOL", "what": "ml0", "interface": "ml0", "up": False}
+    arguments: dict[str, object] = {"module": f"{HERE}.it:PROTOCOL", "what": "ml0", "interface": "ml0", "up": False, "name": "openssl"}
     before = told(rig)
     refused = rig.ask(verb, client(USER), **arguments)
     assert refused["errno"] == errno.EACCES
