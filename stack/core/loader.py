@@ -75,5 +75,8 @@ def _member(path: str, attribute: str, name: str) -> Loadable:
         raise ModuleError(errno.ENXIO, f"cannot load {name}: importing {path} raised {type(error).__name__}: {error}") from error
     found = getattr(module, attribute, None)
     if not isinstance(found, Module):
+        why: object = getattr(module, "NOT_BY_NAME", None)
+        if attribute == "MODULE" and isinstance(why, str):
+            raise ModuleError(errno.ENXIO, f"{name} cannot be loaded by name: {why}")
         raise ModuleError(errno.ENXIO, f"{name} cannot be loaded: {path} has no {attribute} that is a Module")
     return found

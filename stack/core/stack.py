@@ -29,6 +29,7 @@ from stack.core.isolation import SLOW_DEFAULT, Guard, GuardedDispatch, Guards
 from stack.core.loaded import Loaded, wrapped
 from stack.core.loader import find_module
 from stack.core.module import Attached, Context, Kind, Loadable, Random
+from stack.core.names import check_name, check_station
 from stack.core.options import take_common
 from stack.core.promiscuity import promiscuous_driver
 from stack.core.registry import Ethertypes, Handler, Handlers, IpProtocols, Registration
@@ -232,6 +233,8 @@ class Stack:
     def _attach_interface(self, loaded: Loaded, driver: Driver, innermost: Attached) -> None:
         if len(self._interfaces) >= INTERFACES_MAX:
             raise ModuleError(errno.ENOSPC, f"{self.name} has {INTERFACES_MAX} interfaces already")
+        check_name(driver.name)
+        check_station(driver.mac, driver.name)
         if driver.name in self._interfaces:
             raise ModuleError(errno.EEXIST, f"{self.name} has an interface {driver.name} already")
         interface = Interface(self, driver.name, self._next_index, driver, innermost if has_endpoints(innermost) else None)

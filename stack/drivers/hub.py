@@ -33,6 +33,10 @@ WAITING_MAX = 4096
 POISON = 0xDB
 
 
+NOT_BY_NAME = "a hub joins stacks of one program, which makes it and loads what `Hub.module` gives"
+"""What to say to who asks for it by name."""
+
+
 @attrs.frozen
 class HubOptions:
     """Options of a hub's module."""

@@ -38,6 +38,10 @@ FIRST_PORT = 40001
 PORTS = 20_000
 
 
+NOT_BY_NAME = "an internet joins stacks of one program, which makes it and loads what `Internet.module` gives"
+"""What to say to who asks for it by name."""
+
+
 @attrs.frozen
 class InternetOptions:
     """Options of an internet's module. `address`: of this machine, IPv4 or IPv6."""

@@ -13,6 +13,7 @@ Frames that the kernel cannot take at once wait in a short queue (`stack.drivers
     tx_no_buffers       the device dropped (ENOBUFS) too_long, too_short not a frame for this MTU
     tx_refused          any other error of send      rx_overrun          the ring was full (PACKET_STATISTICS)
     rx_truncated        longer than the MTU allows rx_unfinished        a run that cannot be taken apart
+    rx_tiny_segments    a run of more segments than we take apart
 
 A run that the kernel itself cannot describe (SCTP) counts as rx_overrun.
 
@@ -322,6 +323,9 @@ class PacketDriver:
         if restorer.truncated:
             port.count("rx_truncated", restorer.truncated)
             restorer.truncated = 0
+        if restorer.tiny:
+            port.count("rx_tiny_segments", restorer.tiny)
+            restorer.tiny = 0
         if restorer.refused:
             port.count("rx_unfinished", restorer.refused)
             restorer.refused = 0

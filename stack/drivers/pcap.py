@@ -20,12 +20,13 @@ from resmgr.dispatch import Dispatch, Timer
 from stack.core.driver import BATCH_MAX, Port
 from stack.core.errors import ModuleError
 from stack.core.module import Context, Kind, Module
+from stack.core.names import station_address
 from stack.core.options import Size
 from stack.core.statistics import Drop
 from stack.drivers.pcap_file.recorder import Recorder
 from stack.drivers.pcap_file.replay import END_OF_FILE, Replay
 from stack.frame import BadFrame, Frame
-from stack.wire.ethernet import HEADER_SIZE, MTU_DEFAULT, TAG_SIZE, TPIDS, ethertype_of, is_group, mac_bytes, unpack_type
+from stack.wire.ethernet import HEADER_SIZE, MTU_DEFAULT, TAG_SIZE, TPIDS, ethertype_of, is_group, unpack_type
 from stack.wire.pcap import LINKTYPE_ETHERNET, OUT, SECOND, Record
 
 EARLY = 100e-6
@@ -60,10 +61,7 @@ class PcapDriver:
         """*mac*: ours, unless the options say another. ModuleError when a file cannot be opened."""
         if options.read is None and options.write is None:
             raise ModuleError(errno.EINVAL, "pcap: give a file to replay or to record, read=FILE or write=FILE")
-        try:
-            self.mac = mac if options.mac is None else mac_bytes(options.mac)
-        except ValueError as error:
-            raise ModuleError(errno.EINVAL, f"pcap: {error}") from error
+        self.mac = mac if options.mac is None else station_address(options.mac, "pcap")
         self.name, self.mtu, self.up = options.name, options.mtu, True
         self._dispatch = dispatch
         self._options = options

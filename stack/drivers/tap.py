@@ -10,6 +10,7 @@ and carrier are followed; when somebody deletes it, the link is down for good.
 
     tx_no_buffers   the kernel has no memory            rx_unfinished   a run that cannot be taken apart
     tx_refused      any other error of write            rx_truncated    longer than the MTU allows
+    rx_tiny_segments    a run of more segments than we take apart
 
 Needs CAP_NET_ADMIN in the user namespace that owns the network namespace, or a device that was made for this user
 (`ip tuntap add tap0 mode tap vnet_hdr user NAME`).
@@ -28,6 +29,7 @@ from resmgr.dispatch import Dispatch
 from stack.core.driver import BATCH_BYTES, BATCH_MAX, Port, in_batches
 from stack.core.errors import ModuleError
 from stack.core.module import Context, Kind, Module
+from stack.core.names import check_linux_name, station_address
 from stack.core.statistics import Drop
 from stack.drivers.af_packet.filter import station_program
 from stack.drivers.af_packet.link import LinkMonitor
@@ -35,7 +37,7 @@ from stack.drivers.af_packet.unfinished import RUN_MAX, Restorer
 from stack.drivers.tun_device.device import TapDevice
 from stack.frame import Frame
 from stack.wire import virtio_net
-from stack.wire.ethernet import HEADER_SIZE, TAG_SIZE, TPIDS, is_group, mac_bytes, mac_text, unpack_type
+from stack.wire.ethernet import HEADER_SIZE, TAG_SIZE, TPIDS, mac_text, unpack_type
 from stack.wire.rtnetlink import Link
 
 log = logging.getLogger(__name__)
@@ -69,12 +71,8 @@ class TapDriver:
 
     def __init__(self, dispatch: Dispatch, options: TapOptions, mac: bytes) -> None:
         """*mac*: of our end, unless the options say another. ModuleError when the device cannot be made."""
-        try:
-            self.mac = mac if options.mac is None else mac_bytes(options.mac)
-        except ValueError as error:
-            raise ModuleError(errno.EINVAL, f"tap: {error}") from error
-        if is_group(self.mac):
-            raise ModuleError(errno.EINVAL, f"tap: {mac_text(self.mac)} is the address of a group, not of a station")
+        self.mac = mac if options.mac is None else station_address(options.mac, "tap")
+        check_linux_name(options.ifname.replace("%d", "0"), "tap")
         self._dispatch = dispatch
         self._port: Port | None = None
         self._closed = False
@@ -172,6 +170,9 @@ class TapDriver:
             if not self._closed:
                 port.deliver(batch)
         restorer = self._restorer
+        if restorer.tiny:
+            self._count("rx_tiny_segments", restorer.tiny)
+            restorer.tiny = 0
         if restorer.refused:
             self._count("rx_unfinished", restorer.refused)
             restorer.refused = 0

@@ -9,19 +9,18 @@ Needs CAP_NET_ADMIN and CAP_NET_RAW; for another namespace CAP_NET_ADMIN there a
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Mapping
 
 import attrs
 
 from resmgr.dispatch import Dispatch
-from stack.core.errors import ModuleError
 from stack.core.module import Context, Kind, Module
+from stack.core.names import check_linux_name, station_address
 from stack.core.wrapper import Around
 from stack.drivers.af_packet.pair import VethPair, open_namespace
 from stack.drivers.packet import PacketDriver, PacketOptions
-from stack.wire.ethernet import MTU_DEFAULT, mac_bytes
+from stack.wire.ethernet import MTU_DEFAULT
 from stack.wire.rtnetlink import End
 
 
@@ -50,6 +49,8 @@ class VethDriver(Around):
         """ModuleError when the pair cannot be made."""
         super().__init__()
         self._options = options
+        for name in (options.ifname, options.peer):
+            check_linux_name(name, "veth")
         namespace = None if options.netns is None else open_namespace(options.netns)
         try:
             near = End(options.ifname, _mac(options.mac))
@@ -73,10 +74,7 @@ class VethDriver(Around):
 
 
 def _mac(text: str | None) -> bytes | None:
-    try:
-        return None if text is None else mac_bytes(text)
-    except ValueError as error:
-        raise ModuleError(errno.EINVAL, f"veth: {error}") from error
+    return None if text is None else station_address(text, "veth")
 
 
 def _attach(context: Context, options: VethOptions) -> VethDriver:

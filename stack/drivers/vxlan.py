@@ -29,6 +29,7 @@ from resmgr.dispatch import Dispatch
 from stack.core.driver import Port
 from stack.core.errors import ModuleError
 from stack.core.module import Context, Kind, Module
+from stack.core.names import station_address
 from stack.core.options import Size
 from stack.core.statistics import Drop
 from stack.drivers.udp_socket.network import NetworkMonitor
@@ -37,7 +38,7 @@ from stack.drivers.udp_socket.tunnel import Place, Tunnel
 from stack.frame import BadFrame, Frame
 from stack.wire import vxlan
 from stack.wire.endpoint import PORT_MAX, Endpoint, SockAddr, endpoint, from_sockaddr, split_host
-from stack.wire.ethernet import HEADER_SIZE, MAC_SIZE, TAG_SIZE, TPIDS, ethertype_of, is_group, mac_bytes, unpack_type
+from stack.wire.ethernet import HEADER_SIZE, MAC_SIZE, TAG_SIZE, TPIDS, ethertype_of, is_group, unpack_type
 
 UNREACHABLE = frozenset((errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL))
 MTU_LEAST, MTU_MOST = 68, 65400
@@ -84,8 +85,8 @@ class VxlanDriver:
         self._others = False
         self._header = vxlan.pack(options.vni)
         self._stations: Stations[Endpoint] = Stations()
+        self.mac = mac if options.mac is None else station_address(options.mac, "vxlan")
         try:
-            self.mac = mac if options.mac is None else mac_bytes(options.mac)
             self._remotes = tuple(endpoint(*split_host(text, options.port)) for text in options.remote)
             self._group = None if options.group is None else endpoint(options.group, options.port)
             local = None if options.local is None else endpoint(options.local, options.port)

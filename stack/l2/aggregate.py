@@ -28,6 +28,7 @@ from stack.core.driver import Port
 from stack.core.hooks import ORDER_AGGREGATE, Point
 from stack.core.ifnet import Interface, InterfaceEvent
 from stack.core.module import Context, Kind, Module
+from stack.core.names import station_address
 from stack.core.registry import Registration
 from stack.core.specific import specific_driver
 from stack.core.statistics import Counters, Drop
@@ -37,7 +38,7 @@ from stack.l2.arguments import refused
 from stack.l2.flowhash import flow_hash
 from stack.l2.lacp.machine import PORTS_MAX, Aggregator, LacpSettings
 from stack.l2.pseudo import accepted, made_address
-from stack.wire.ethernet import HEADER_SIZE, MAC_SIZE, MTU_DEFAULT, TAG_SIZE, TPIDS, is_group, mac_bytes, mac_text, unpack_type
+from stack.wire.ethernet import HEADER_SIZE, MAC_SIZE, MTU_DEFAULT, TAG_SIZE, TPIDS, is_group, mac_text, unpack_type
 from stack.wire.lacp import is_slow, pack_slow, parse_slow
 
 
@@ -70,7 +71,7 @@ class AgrDriver:
         self._dispatch = context.dispatch
         self.name = options.name
         first = self._stack.interface(options.agrport[0]) if options.agrport else None
-        self.mac = mac_bytes(options.mac) if options.mac else first.mac if first is not None else made_address(context.random)
+        self.mac = station_address(options.mac, "agr") if options.mac else first.mac if first is not None else made_address(context.random)
         self.mtu = MTU_DEFAULT
         self.up = False
         settings = LacpSettings(options.active, options.timeout == "fast", options.priority, options.key)

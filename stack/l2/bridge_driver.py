@@ -25,6 +25,7 @@ from stack.core.errors import ModuleError
 from stack.core.hooks import ORDER_BRIDGE, Point
 from stack.core.ifnet import Interface, InterfaceEvent
 from stack.core.module import Context, Kind, Module
+from stack.core.names import station_address
 from stack.core.registry import Registration
 from stack.core.specific import specific_driver
 from stack.core.statistics import Counters
@@ -41,7 +42,7 @@ from stack.l2.pseudo import made_address
 from stack.l2.stp.machine import SpanningTree
 from stack.l2.stp.settings import PortSettings, Protocol, TreeSettings
 from stack.wire.bpdu import GROUP, parse_bpdu
-from stack.wire.ethernet import MTU_DEFAULT, mac_bytes
+from stack.wire.ethernet import MTU_DEFAULT
 from stack.wire.llc import SAP_STP, pack_llc, parse_llc
 
 log = logging.getLogger(__name__)
@@ -73,7 +74,7 @@ class BridgeDriver:
         self._dispatch = context.dispatch
         self.options = options
         self.name = options.name
-        self.mac = mac_bytes(options.mac) if options.mac else made_address(context.random)
+        self.mac = station_address(options.mac, "bridge") if options.mac else made_address(context.random)
         self.mtu = MTU_DEFAULT
         self.up = False
         self.bridge = Bridge(self.mac, options.maxaddr, options.timeout, options.station)

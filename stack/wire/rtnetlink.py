@@ -49,6 +49,7 @@ IFLA_IFNAME = 3
 IFLA_MTU = 4
 IFLA_MASTER = 10
 IFLA_LINKINFO = 18
+IFLA_IFALIAS = 20
 IFLA_NET_NS_FD = 28
 IFLA_INFO_KIND = 1
 IFLA_INFO_DATA = 2
@@ -68,7 +69,7 @@ ARPHRD_ETHER = 1
 @attrs.frozen
 class Link:
     """An interface as the kernel reports it. `up`: switched on and with carrier; `enabled`: switched on. `kind` is the device type
-    (ARPHRD_*), `master` the index of the bridge or bond that it is part of, 0 for none."""
+    (ARPHRD_*), `master` the index of the bridge or bond that it is part of, 0 for none; `alias` a text that somebody gave it."""
 
     index: int
     name: str
@@ -80,6 +81,7 @@ class Link:
     enabled: bool = False
     multicast: bool = False
     master: int = 0
+    alias: str = ""
 
 
 @attrs.frozen
@@ -147,9 +149,11 @@ def _end(end: End, mtu: int) -> bytes:
     return found
 
 
-def switch_on(name: str, sequence: int = 1) -> bytes:
-    """A request to switch an interface on. The answer is `Refused`, 0 when all is well."""
+def switch_on(name: str, alias: str = "", sequence: int = 1) -> bytes:
+    """A request to switch an interface on, and to give it an alias. The answer is `Refused`, 0 when all is well."""
     body = IFINFO.pack(AF_UNSPEC, 0, 0, IFF_UP, IFF_UP) + attribute(IFLA_IFNAME, name.encode("utf-8", "surrogateescape") + b"\0")
+    if alias:
+        body += attribute(IFLA_IFALIAS, alias.encode())
     return HEADER.pack(HEADER.size + len(body), RTM_NEWLINK, NLM_F_REQUEST | NLM_F_ACK, sequence, 0) + body
 
 
@@ -245,6 +249,7 @@ def _link(body: memoryview, gone: bool) -> Link | LinkGone | None:
         enabled=bool(flags & IFF_UP),
         multicast=bool(flags & IFF_MULTICAST),
         master=int(struct.unpack("=I", master)[0]),
+        alias=bytes(found.get(IFLA_IFALIAS, b"")).rstrip(b"\0").decode("utf-8", "replace"),
     )
 
 

@@ -22,8 +22,14 @@ from stack.wire.checksum import folded, ones_sum, pseudo_sum
 from stack.wire.ethernet import ethertype_of, payload_offset
 from stack.wire.virtio_net import VirtioNet
 
-SEGMENTS_MAX = 2048
-"""Of one run: 64 KiB in segments of the smallest size that Linux's TCP takes. Stops a run of single bytes from becoming 65,000 frames."""
+SEGMENTS_MAX = 128
+"""Of one run: 64 KiB in segments that fit into 576 bytes, the smallest MTU that IPv4 names, and what Linux allows a run of datagrams. Stops
+a neighbour from having us make thousands of frames of a single one."""
+
+
+class TooManySegments(BadFrame):
+    """A run whose segments are too small for its length."""
+
 
 TYPE_IPV4, TYPE_IPV6 = 0x0800, 0x86DD
 IPV4_SIZE, IPV6_SIZE, TCP_SIZE, UDP_SIZE = 20, 40, 20, 8
@@ -79,7 +85,7 @@ def _segments(header: VirtioNet, frame: memoryview) -> Iterator[bytes]:
     if payload < transport + least or payload >= len(frame):
         raise BadFrame("a run without payload")
     if -((payload - len(frame)) // size) > SEGMENTS_MAX:
-        raise BadFrame("a run of too many segments")
+        raise TooManySegments("a run of too many segments")
     _check_ip(frame, version, network, transport, protocol)
     cut = _tcp_segments if protocol == TCP else _udp_datagrams
     yield from cut(frame, _Head(frame, version, network, transport, payload, protocol), payload, size)

@@ -1,21 +1,30 @@
 """A veth pair of Linux: two interfaces that are the ends of one cable, one of them perhaps in another network namespace.
 
 Made and removed through one rtnetlink socket, which belongs to the namespace in which it was made, as the near end does.
+
+A process that is killed leaves its pair behind. The near end's alias (`ip link` shows it) says which process made it, so that the next one
+that wants those names removes it, and only it: one whose maker is at work, or cannot be seen from here, or that somebody else made, is
+in the way.
 """
 
 from __future__ import annotations
 
 import ctypes
 import errno
+import logging
 import os
 import socket
 
 from stack.core.errors import ModuleError
 from stack.wire.rtnetlink import End, Link, Refused, delete_link, get_link, new_veth, parse_messages, switch_on
 
+log = logging.getLogger(__name__)
+
 NAMESPACES = "/run/netns"
 """Where ip-netns(8) keeps names."""
 RECEIVE_MAX = 1 << 16
+MAKER = "made by io-pkt, process"
+"""How the alias of a near end begins."""
 CLONE_NEWNET = 0x40000000
 
 
@@ -35,10 +44,11 @@ class VethPair:
         what = f"the veth pair {near.name} and {far.name}"
         self._sock = _netlink()
         try:
+            _remove_left_over(self._sock, near.name)
             _ask(self._sock, new_veth(near, far, mtu), f"cannot make {what}")
             self.index = self._index(near.name)
             try:
-                _ask(self._sock, switch_on(near.name), f"cannot switch {near.name} on")
+                _ask(self._sock, switch_on(near.name, _maker(os.getpid())), f"cannot switch {near.name} on")
                 with _netlink() if far.namespace is None else _netlink_in(far.namespace) as there:
                     _ask(there, switch_on(far.name), f"cannot switch {far.name} on")
             except BaseException:
@@ -58,13 +68,45 @@ class VethPair:
             self._sock.close()
 
     def _index(self, name: str) -> int:
-        self._sock.send(get_link(name))
-        while True:
-            for message in parse_messages(self._sock.recv(RECEIVE_MAX)):
-                if isinstance(message, Link) and message.name == name:
-                    return message.index
-                if isinstance(message, Refused):
-                    raise ModuleError(message.code, f"the interface {name} is gone again")
+        link = _find(self._sock, name)
+        if link is None:
+            raise ModuleError(errno.ENODEV, f"the interface {name} is gone again")
+        return link.index
+
+
+def _find(sock: socket.socket, name: str) -> Link | None:
+    sock.send(get_link(name))
+    while True:
+        for message in parse_messages(sock.recv(RECEIVE_MAX)):
+            if isinstance(message, Link) and message.name == name:
+                return message
+            if isinstance(message, Refused):
+                return None
+
+
+def _maker(pid: int) -> str:
+    """A process that makes a pair, so that no other is taken for it: with when it began, and the namespace that its number is of. Empty
+    when there is none."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+            began = file.read().rpartition(")")[2].split()[19]
+        return f"{MAKER} {pid} {began} {os.stat('/proc/self/ns/pid').st_ino}"
+    except OSError:
+        return ""
+
+
+def _remove_left_over(sock: socket.socket, name: str) -> None:
+    """Remove the pair with the near end *name* if its maker is no more. ModuleError when that is at work."""
+    link = _find(sock, name)
+    words = [] if link is None or not link.alias.startswith(f"{MAKER} ") else link.alias[len(MAKER) + 1 :].split()
+    if link is None or len(words) != 3 or not words[0].isdecimal():
+        return
+    if words[2] != str(os.stat("/proc/self/ns/pid").st_ino):
+        raise ModuleError(errno.EEXIST, f"{name} was made by an io-pkt that cannot be seen from here: ip link delete {name}, if it ended")
+    if _maker(int(words[0])) == link.alias:
+        raise ModuleError(errno.EEXIST, f"{name} was made by process {words[0]}, an io-pkt that is at work")
+    _ask(sock, delete_link(link.index), f"cannot remove {name}, which an io-pkt left that was killed")
+    log.info("%s was left by process %s, which was killed: removed", name, words[0])
 
 
 def _netlink() -> socket.socket:

@@ -18,7 +18,7 @@ from stack.drivers.af_packet.constants import AUXDATA, SOL_PACKET, TP_STATUS_VLA
 from stack.frame import BadFrame, Frame
 from stack.wire import virtio_net
 from stack.wire.ethernet import HEADER_SIZE, MAC_SIZE, TAG, TAG_SIZE, TAGS_MAX, TPID_8021Q
-from stack.wire.segmentation import finished
+from stack.wire.segmentation import TooManySegments, finished
 from stack.wire.virtio_net import VirtioNet
 
 RUN_MAX = virtio_net.SIZE + HEADER_SIZE + TAG_SIZE * TAGS_MAX + 65535
@@ -36,6 +36,8 @@ class Restorer:
     def __init__(self, mtu: int) -> None:
         self.truncated = 0
         self.refused = 0
+        self.tiny = 0
+        """Runs of too many segments: a neighbour must not make 2,000 frames of work with one."""
         self.checksums = 0
         self.runs = 0
         self.tags = 0
@@ -70,6 +72,9 @@ class Restorer:
             self.runs += 1
         try:
             return finished(VirtioNet(flags, kind, head, size, start, offset), frame)
+        except TooManySegments:
+            self.tiny += 1
+            return []
         except BadFrame:
             self.refused += 1
             return []
@@ -78,6 +83,7 @@ class Restorer:
         """Count on where another one stopped."""
         self.truncated += before.truncated
         self.refused += before.refused
+        self.tiny += before.tiny
         self.checksums += before.checksums
         self.runs += before.runs
         self.tags += before.tags

@@ -58,7 +58,8 @@ def modules() -> list[Loadable]:
                 try:
                     found.append(find_module(one.name, kind))
                 except ModuleError as error:
-                    if "has no MODULE" not in str(error):  # a file beside the drivers; the hub, which is made by hand
+                    # A file beside the drivers; the hub, which is made by hand.
+                    if "has no MODULE" not in str(error) and "cannot be loaded by name" not in str(error):
                         raise
     found += [find_module(entry.name) for entry in entry_points(group=ENTRY_POINT_GROUP) if entry.name not in NETWORK_MODULES]
     return found

@@ -71,7 +71,7 @@ def test_entry_points_and_dotted_paths(modules: Path) -> None:
             None,
             "there is no module called nosuch: not in stack.drivers and not in stack.drivers.wrap and not in stack.inet and",
         ),
-        ("hub", Kind.DRIVER, "hub cannot be loaded: stack.drivers.hub has no MODULE that is a Module"),
+        ("hub", Kind.DRIVER, "hub cannot be loaded by name: a hub joins stacks of one program"),
         ("packet", Kind.PROTOCOL, "there is no protocol called packet"),
         ("mine", Kind.DRIVER, "mine is a protocol, not a driver: load it with -p"),
         ("nic", Kind.PROTOCOL, "nic is a driver, not a protocol: load it with -d"),

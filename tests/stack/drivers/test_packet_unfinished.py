@@ -21,6 +21,7 @@ from stack.testing.namespace import Veth
 from stack.wire import virtio_net
 from stack.wire.checksum import checksum, ones_sum, pseudo_sum
 from stack.wire.ethernet import Ethernet
+from stack.wire.segmentation import SEGMENTS_MAX
 from stack.wire.virtio_net import VirtioNet
 
 pytestmark = pytest.mark.priv
@@ -148,6 +149,26 @@ async def test_runs_of_udp_datagrams(dispatch: TrioDispatch, veth: Veth, rx: Rx)
     assert await settle(lambda: len(port.datagrams) >= 22)
     assert b"".join(port.datagrams[:21]) == data
     assert [len(one) for one in port.datagrams] == [1000] * 20 + [100, 6]
+    driver.detach()
+
+
+@pytest.mark.parametrize("rx", ["ring", "recv"])
+async def test_a_run_of_tiny_segments_is_not_thousands_of_frames(dispatch: TrioDispatch, veth: Veth, rx: Rx) -> None:
+    """A neighbour who has CAP_NET_RAW may say any size: one message of 64 KB in segments of 32 bytes."""
+    addresses(veth)
+    driver, port = listen(dispatch, veth, rx)
+    payload = bytes(32 * (SEGMENTS_MAX + 1))
+    ip = struct.pack("!BxHIBBxx4s4s", 0x45, 40 + len(payload), 0, 64, 6, b"\n\t\0\1", b"\n\t\0\2")
+    head = driver.mac + bytes.fromhex("02000000000a0800") + ip
+    tcp = struct.pack("!HHIIBBHHH", 1, 2, 3, 4, 0x50, 0x10, 100, 0, 0)
+    tiny = VirtioNet(virtio_net.NEEDS_CSUM, virtio_net.GSO_TCPV4, 54, 32, 34, 16).pack()
+    with veth.a.entered(), socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sender:
+        sender.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
+        sender.bind(("va", 0))
+        for _ in range(10):
+            sender.send(tiny + head + tcp + payload)
+    assert await settle(lambda: port.drops.get("rx_tiny_segments", 0) == 10)
+    assert port.batches == []
     driver.detach()
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import errno
+import os
 import random
 import socket
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable
 
 import pytest
@@ -94,10 +97,15 @@ async def test_refusals_are_one_sentence_and_leave_nothing(dispatch: TrioDispatc
     with namespace.entered():
         first = VethDriver(dispatch, VethOptions("q0", "q1"))
         for options, code, text in (
-            (VethOptions("q0", "q2"), errno.EEXIST, "an interface of that name"),
+            (VethOptions("q0", "q2"), errno.EEXIST, f"q0 was made by process {os.getpid()}, an io-pkt that is at work"),
+            (VethOptions("q9", "q0"), errno.EEXIST, "an interface of that name"),
+            (VethOptions("q 2", "q3"), errno.EINVAL, "veth: 'q 2' cannot be the name of a Linux interface"),
+            (VethOptions("q2", "q/3"), errno.EINVAL, "veth: 'q/3' cannot be the name"),
+            (VethOptions("q2", "q3", mac="01:00:5e:00:00:01"), errno.EINVAL, "the address of a group, not of a station"),
+            (VethOptions("q2", "q3", peer_mac="ff:ff:ff:ff:ff:ff"), errno.EINVAL, "the address of a group"),
             (VethOptions("q2", "q3", "no-such-namespace"), errno.ENOENT, "no network namespace no-such-namespace"),
             (VethOptions("q2", "q3", mac="x"), errno.EINVAL, "veth: 'x'"),
-            (VethOptions("a-name-that-is-too-long", "q3"), errno.ERANGE, "cannot make the veth pair"),
+            (VethOptions("a-name-that-is-too-long", "q3"), errno.EINVAL, "cannot be the name of a Linux interface"),
         ):
             with pytest.raises(ModuleError, match=text) as raised:
                 VethDriver(dispatch, options)
@@ -105,3 +113,42 @@ async def test_refusals_are_one_sentence_and_leave_nothing(dispatch: TrioDispatc
             assert "\n" not in str(raised.value)
         first.detach()
     assert links(namespace) == set()
+
+
+MAKER = """
+import os, sys
+from resmgr.testing.virtual import VirtualDispatch
+from stack.drivers.af_packet.pair import VethPair
+from stack.wire.rtnetlink import End
+pair = VethPair(End("q0"), End("q1"), 1500)
+print("made", flush=True)
+sys.stdin.read()
+"""
+
+
+def a_maker() -> subprocess.Popen[bytes]:
+    """A process that makes the pair q0, q1, and waits."""
+    words, environment = [sys.executable, "-c", MAKER], {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    return subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
+
+
+async def test_what_a_killed_one_left_is_made_anew_and_nothing_else(dispatch: TrioDispatch, namespace: Namespace) -> None:
+    with namespace.entered():
+        killed = a_maker()
+        assert killed.stdout is not None
+        assert killed.stdout.readline() == b"made\n"
+        with pytest.raises(ModuleError, match=f"process {killed.pid}, an io-pkt that is at work"):
+            VethDriver(dispatch, VethOptions("q0", "q1"))
+        killed.kill()
+        killed.communicate()
+        assert links(namespace) == {"q0", "q1"}
+        driver = VethDriver(dispatch, VethOptions("q0", "q1"))
+        namespace.ip("link", "add", "mine0", "type", "veth", "peer", "mine1")
+        for alias in ("", f"made by io-pkt, process {killed.pid} 1 1", "made by io-pkt, process x", "made by io-pkt, process 1 2"):
+            namespace.ip("link", "set", "mine0", "alias", alias)
+            with pytest.raises(ModuleError) as raised:
+                VethDriver(dispatch, VethOptions("mine0", "mine1"))
+            assert raised.value.errno == errno.EEXIST, alias
+            assert {"mine0", "mine1"} <= links(namespace)
+        driver.detach()
+    assert links(namespace) == {"mine0", "mine1"}
