@@ -13,6 +13,8 @@ from qnetpy.nodes import Node
 from qnetpy.qnet import Qnet
 from resmgr import compiled
 from stack.core.stack import Stack
+from stack.core.statistics import InterfaceStatistics
+from stack.managers.layer2 import Layer2
 from stack.wire.ethernet import mac_text
 
 Fact = dict[str, object]
@@ -97,9 +99,27 @@ def nodes(qnet: Qnet) -> Fact:
     }
 
 
+def _interface(one: InterfaceStatistics, layer2: Layer2) -> Fact:
+    """With what an engine carried past the stack."""
+    carried, drops = layer2.carried(one.name), dict(one.drops)
+    for reason, count in carried.drops.items():
+        drops[reason] = drops.get(reason, 0) + count
+    return {
+        **attrs.asdict(one, filter=lambda field, _: field.name not in ("mac", "drops", "info")),
+        "mac": mac_text(one.mac),
+        "rx_frames": one.rx_frames + carried.received,
+        "rx_bytes": one.rx_bytes + carried.rx_bytes,
+        "tx_frames": one.tx_frames + carried.tx_frames,
+        "tx_bytes": one.tx_bytes + carried.tx_bytes,
+        "drops": drops,
+        "info": dict(one.info),
+        "carried": layer2.carriers(one.name),
+    }
+
+
 def status(qnet: Qnet, stack: Stack, started: float, mount: str | None) -> Fact:
     """*started* is the monotonic time of the daemon's start; *mount* where /net is mounted, if it is."""
-    counted = stack.statistics()
+    counted, layer2 = stack.statistics(), Layer2(stack)
     certificate = qnet.identity.certificate
     return {
         "node": qnet.identity.name,
@@ -113,11 +133,8 @@ def status(qnet: Qnet, stack: Stack, started: float, mount: str | None) -> Fact:
         "modules": list(counted.modules),
         "compiled_modules": len(compiled.running()),
         "compiled_problem": compiled.problem(),
-        "interfaces": [
-            {**attrs.asdict(one, filter=lambda field, _: field.name not in ("mac", "drops", "info")), "mac": mac_text(one.mac)}
-            | {"drops": dict(one.drops), "info": dict(one.info)}
-            for one in counted.interfaces.values()
-        ],
+        "interfaces": [_interface(one, layer2) for one in counted.interfaces.values()],
+        "engines": layer2.engines,
         "drops": qnet.machine.drops(),
         "failures": dict(counted.failures),
         "sizes": qnet.sizes(),

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 
-from qnetpy.cli import iopkt
+from qnetpy.cli import iopkt, layer2
 from qnetpy.cli.output import CommandError, as_json
 
 FLAGS = (
@@ -138,4 +138,5 @@ def shown(one: dict[str, object]) -> str:
     lines = [f"{one['name']}: flags={bits:x}<{','.join(names)}> mtu {one['mtu']}", f"\taddress: {one['mac']}"]
     lines.append(f"\tstatus: {'active' if one['carrier'] else 'no carrier'}")
     lines += [f"\tinet{'6' if ':' in str(address) else ''} {address}" for address in addresses]
+    lines += [f"\t{line}" for line in layer2.ports_of(one)]
     return "\n".join(lines)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 
-from qnetpy.cli import iopkt
+from qnetpy.cli import iopkt, layer2
 from qnetpy.cli.nicinfo import as_table, print_line
 from qnetpy.cli.output import as_json, table
 from qnetpy.cli.rates import Rate, readings, scaled
 
 HEADER = ("INTERFACE", "IN/S", "BYTES/S", "OUT/S", "BYTES/S", "DROPPED/S")
+PROTOCOLS = ("ethertypes", "ip_protocols", "hooks", "modules", "failures", "shed", "absent", "engines")
+LAYER2 = ("port", "carried", "specific")
+"""Of each interface."""
 REPEAT = 20
 """Readings after which the heads of the columns are printed again."""
 
@@ -18,7 +21,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     iopkt.add_place(parser)
     how = parser.add_mutually_exclusive_group()
     how.add_argument("-i", dest="interfaces", action="store_true", help="interfaces, which is the default")
-    how.add_argument("-s", dest="protocols", action="store_true", help="protocols: ethertypes, hooks, modules and what they raised")
+    how.add_argument(
+        "-s",
+        dest="protocols",
+        action="store_true",
+        help="protocols, hooks, what modules raised, layer 2",
+    )
     how.add_argument("-w", dest="wait", type=float, metavar="SECONDS", help="interfaces, what they do per second, until Ctrl-C")
     parser.add_argument("-I", dest="interface", default="", metavar="IF", help="only this interface")
     parser.add_argument("-c", dest="count", type=int, default=0, metavar="N", help="with -w: end after so many")
@@ -30,7 +38,8 @@ def run(args: argparse.Namespace) -> int:
         return _live(args)
     found = iopkt.ask(args, "facts")
     if args.protocols:
-        chosen = {name: found.get(name) for name in ("ethertypes", "ip_protocols", "hooks", "modules", "failures", "shed", "absent")}
+        chosen: dict[str, object] = {name: found.get(name) for name in PROTOCOLS}
+        chosen["layer2"] = {str(one["name"]): {name: one.get(name) for name in LAYER2} for one in iopkt.interfaces_of(found)}
         print(as_json(chosen) if args.json else _protocols(found))
         return 0
     interfaces = iopkt.interfaces_of(found, args.interface)
@@ -67,6 +76,7 @@ def _protocols(found: dict[str, object]) -> str:
         table(protocols, ("IP PROTOCOL", "MODULE", "PACKETS")) if protocols else "",
         table(hooks, ("HOOK", "MODULE", "POINT", "ORDER", "ETHERTYPES")) if hooks else "",
         table(modules, ("NUMBER", "MODULE", "RAISED", "SLOW")),
+        *layer2.tables(iopkt.interfaces_of(found)),
     ]
     return "\n\n".join(filter(None, tables))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from qnetpy.cli import iopkt
+from qnetpy.cli import iopkt, layer2
 from qnetpy.cli.output import as_json
 from qnetpy.cli.rates import Rate, begin_picture, readings, scaled
 
@@ -64,6 +64,7 @@ def described(one: dict[str, object]) -> str:
         _line("Promiscuous Mode", f"on, for {one['promiscuous']}" if one["promiscuous"] else "off"),
         *(_line("Address", address) for address in addresses),
         *(_line(label.capitalize(), value) for label, value in info.items() if label != "driver"),
+        *(_line(label, value) for label, value in layer2.lines(one)),
         "",
         _line("Packets Transmitted OK", one["tx_frames"]),
         _line("Bytes Transmitted OK", one["tx_bytes"]),
@@ -87,4 +88,4 @@ def per_second(rate: Rate) -> str:
 
 
 def _line(label: str, value: object) -> str:
-    return f"  {label + ' ':.<{WIDTH}} {value}"
+    return f"  {label + ' ':.<{WIDTH}}".rstrip() + f" {value}"

@@ -65,12 +65,30 @@ def run(args: argparse.Namespace) -> int:
         rows.append([one["name"], one["mac"], one["mtu"], "up" if one["up"] else "down", one["rx_frames"], one["tx_frames"], lost, how])
     print()
     print(table(rows, ("INTERFACE", "MAC", "MTU", "STATE", "RX", "TX", "DROPPED", "DRIVER")))
+    engines = carried_by(found["engines"], interfaces)
+    if engines:
+        print()
+        print(engines)
     print()
     print(listing(str(found["node"]), nodes))
     if any(node["link"] for node in nodes):
         print()
         print(paths(nodes))
     return 0
+
+
+def carried_by(engines: object, interfaces: list[dict[str, object]]) -> str:
+    """Which engine forwards for each bridge, how many frames it carried, and for each port, or why it carries nothing there."""
+    from qnetpy.cli.iopkt import listed
+    from qnetpy.cli.layer2 import how
+
+    rows: list[list[object]] = []
+    for engine in listed(engines):
+        rows.append([engine.get("interface"), engine.get("name"), engine.get("frames"), "", engine.get("why") or ""])
+        for one in interfaces:
+            ports = [port for port in listed(one.get("carried")) if port.get("of") == engine.get("interface")]
+            rows += [[f"  {one['name']}", "", port.get("in"), port.get("out"), how(port)] for port in ports]
+    return table(rows, ("BRIDGE", "ENGINE", "CARRIED IN", "OUT", "HOW")) if rows else ""
 
 
 def _flood(told: object) -> str:

@@ -225,8 +225,18 @@ def facts(driver: BridgeDriver) -> Mapping[str, object]:
             "why": statistics.why,
             "frames": statistics.frames,
             "stations": statistics.stations,
+            "stations_refused": statistics.stations_refused,
             "ports": {
-                name: {"off": list(port.off), "how": port.how, "in": port.in_frames, "out": port.out_frames}
+                name: {
+                    "off": list(port.off),
+                    "how": port.how,
+                    "in": port.in_frames,
+                    "in_bytes": port.in_bytes,
+                    "out": port.out_frames,
+                    "out_bytes": port.out_bytes,
+                    "up": dict(port.up),
+                    "dropped": dict(port.dropped),
+                }
                 for name, port in statistics.ports.items()
             },
         }

@@ -9,14 +9,19 @@ from stack.core.loaded import Loaded
 from stack.core.specific import Rows
 from stack.core.stack import Stack
 from stack.crypto.registry import Crypto
+from stack.managers.layer2 import Layer2
 from stack.wire.ethernet import mac_text
 
 Facts = dict[str, object]
 
 
-def interface(one: Interface, module: str, number: int) -> Facts:
-    """One interface, its counters, and every drop by reason. *module*, *number*: of its driver."""
-    counted = one.statistics
+def interface(one: Interface, module: str, number: int, layer2: Layer2) -> Facts:
+    """One interface, its counters, and every drop by reason. *module*, *number*: of its driver. What an engine carried past the stack is
+    in the counters, and by itself in `carried`."""
+    counted, carried = one.statistics, layer2.carried(one.name)
+    drops = dict(counted.drops)
+    for reason, count in carried.drops.items():
+        drops[reason] = drops.get(reason, 0) + count
     return {
         "name": one.name,
         "index": one.index,
@@ -29,14 +34,18 @@ def interface(one: Interface, module: str, number: int) -> Facts:
         "enabled": one.enabled,
         "carrier": one.driver.up,
         "promiscuous": one.promiscuous,
+        "groups": {mac_text(group): members for group, members in sorted(one.groups.items())},
         "broadcast": one.endpoints is None,
         "addresses": list(one.addresses),
-        "rx_frames": counted.rx_frames,
-        "rx_bytes": counted.rx_bytes,
-        "tx_frames": counted.tx_frames,
-        "tx_bytes": counted.tx_bytes,
-        "drops": dict(counted.drops),
+        "rx_frames": counted.rx_frames + carried.received,
+        "rx_bytes": counted.rx_bytes + carried.rx_bytes,
+        "tx_frames": counted.tx_frames + carried.tx_frames,
+        "tx_bytes": counted.tx_bytes + carried.tx_bytes,
+        "drops": drops,
         "info": dict(counted.info),
+        "carried": layer2.carriers(one.name),
+        "port": layer2.ports(one.name),
+        "specific": layer2.own.get(one.name),
     }
 
 
@@ -62,15 +71,16 @@ def module(loaded: Loaded) -> Facts:
 def interface_of(stack: Stack, name: str) -> Facts | None:
     """One interface, by its name."""
     found = stack.interface(name)
-    return next((interface(found, one.module.name, one.number) for one in stack.loaded if one.interface is found and found), None)
+    layer2 = Layer2(stack)
+    return next((interface(found, one.module.name, one.number, layer2) for one in stack.loaded if one.interface is found and found), None)
 
 
-def interfaces(stack: Stack) -> Rows:
+def interfaces(stack: Stack, layer2: Layer2) -> Rows:
     """All interfaces, made when they are looked at: what a module does meanwhile, it may do."""
 
     def row(one: Loaded) -> Facts | None:
         there = one.interface
-        return interface(there, one.module.name, one.number) if there is not None and there.attached else None
+        return interface(there, one.module.name, one.number, layer2) if there is not None and there.attached else None
 
     return Rows([one for one in stack.loaded if one.interface is not None], row)
 
@@ -83,13 +93,15 @@ def modules(stack: Stack) -> Rows:
 def facts(stack: Stack) -> Facts:
     """All of it. Its long tables are `Rows`."""
     absent: Mapping[str, str] = stack.restarter.absent()
+    layer2 = Layer2(stack)
     return {
         "name": stack.name,
         "prefix": stack.prefix,
         "workers": stack.workers,
         "modules": modules(stack),
         "absent": dict(absent),
-        "interfaces": interfaces(stack),
+        "interfaces": interfaces(stack, layer2),
+        "engines": layer2.engines,
         "ethertypes": [{"ethertype": kind, "frames": frames, "module": name} for kind, frames, name in stack.ethertypes()],
         "ip_protocols": [{"protocol": number, "packets": packets, "module": name} for number, packets, name in stack.ip_protocols()],
         "hooks": [

@@ -18,6 +18,8 @@ from resmgr.runner import open_dispatch
 from resmgr.system import System
 from stack.core.specific import Rows, specific_driver
 from stack.core.stack import Stack
+from stack.managers.facts import interfaces
+from stack.managers.layer2 import Layer2
 from stack.testing.driver import TYPE, frame
 from stack.testing.namespace import Namespace
 from stack.wire.ethernet import BROADCAST
@@ -130,6 +132,12 @@ async def test_known_stations_go_by_the_engine(engine: str) -> None:
             assert [int.from_bytes(one[14:18], "big") for one in got] == list(range(200))
             assert carried(stack) >= (0 if engine == "none" else 190)
             assert (carried(stack) == 0) is (engine == "none")
+            # Whoever carried them, they came in at one interface and went out at the other.
+            layer2 = Layer2(stack)
+            first, second = (row for row in interfaces(stack, layer2) if row["module"] == "packet")
+            assert [first["rx_frames"], second["tx_frames"]] == [201, 201]
+            assert layer2.carried("o1").rx_frames == layer2.carried("o2").tx_frames == carried(stack)
+            assert [one["name"] for one in layer2.engines if engine != "auto"] == [engine] * (engine != "auto")
 
 
 def got_more(yard: Yard, got: list[bytes]) -> list[bytes]:
