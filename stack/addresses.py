@@ -9,9 +9,10 @@ from __future__ import annotations
 import logging
 import socket
 from collections.abc import Callable, Iterable
-from typing import Protocol
+from typing import Protocol, TypeGuard
 
 from resmgr.dispatch import Dispatch
+from stack.capability import capability
 from stack.interfaces import RECEIVE_MAX, Rtnetlink, notices
 
 log = logging.getLogger(__name__)
@@ -28,11 +29,16 @@ class Addressed(Protocol):
 
 def linux_index(driver: object) -> int:
     """The index of the Linux interface that *driver*, or the one that it is wrapped around, works on; 0 for none."""
-    found: object | None = driver
-    while found is not None and not hasattr(found, "linux_index"):
-        found = getattr(found, "inner", None)
-    index = getattr(found, "linux_index", 0)
-    return index if isinstance(index, int) else 0
+    found = capability(driver, _has_index)
+    return 0 if found is None else found.linux_index
+
+
+class _Indexed(Protocol):
+    linux_index: int
+
+
+def _has_index(driver: object) -> TypeGuard[_Indexed]:
+    return isinstance(getattr(driver, "linux_index", None), int)
 
 
 class AddressWatch:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol, TypeGuard
 
 from resmgr.errors import Misuse
+from stack.capability import capability
 from stack.core.driver import Driver
 from stack.core.errors import ModuleError
 from stack.wire.ethernet import MAC_SIZE, is_group, mac_text
@@ -33,10 +34,7 @@ class Grouping(Driver, Protocol):
 
 def grouping_driver(driver: Driver) -> Grouping | None:
     """*driver*, or the one that is wrapped in it, if it must be told."""
-    found: object = driver
-    while found is not None and not _can(found):
-        found = getattr(found, "inner", None)
-    return found
+    return capability(driver, _can)
 
 
 def _can(driver: object) -> TypeGuard[Grouping]:

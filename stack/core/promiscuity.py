@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Protocol, TypeGuard
 
+from stack.capability import capability
 from stack.core.driver import Driver
 
 
@@ -21,10 +22,7 @@ class Promiscuous(Driver, Protocol):
 
 def promiscuous_driver(driver: Driver) -> Promiscuous | None:
     """*driver*, or the one that is wrapped in it, if it can."""
-    found: object = driver
-    while found is not None and not _can(found):
-        found = getattr(found, "inner", None)
-    return found
+    return capability(driver, _can)
 
 
 def _can(driver: object) -> TypeGuard[Promiscuous]:

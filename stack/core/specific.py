@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol, TypeGuard, TypeVar
 
+from stack.capability import capability
 from stack.core.driver import Driver
 
 T = TypeVar("T")
@@ -53,10 +54,7 @@ class Specific(Driver, Protocol):
 
 def specific_driver(driver: Driver) -> Specific | None:
     """*driver*, or the one that is wrapped in it, if it takes such requests."""
-    found: object = driver
-    while found is not None and not _is(found):
-        found = getattr(found, "inner", None)
-    return found
+    return capability(driver, _is)
 
 
 def _is(driver: object) -> TypeGuard[Specific]:

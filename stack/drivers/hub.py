@@ -21,10 +21,11 @@ import attrs
 from resmgr.dispatch import Dispatch, Timer
 from resmgr.errors import Misuse
 from stack.core.driver import BATCH_MAX, Port
+from stack.core.fitting import fitting, is_accepted
 from stack.core.module import Context, Kind, Module
 from stack.core.statistics import Drop
-from stack.frame import BadFrame, Frame
-from stack.wire.ethernet import HEADER_SIZE, MTU_DEFAULT, TAG_SIZE, TPIDS, ethertype_of, is_group, mac_bytes, mac_text, unpack_type
+from stack.frame import Frame
+from stack.wire.ethernet import MTU_DEFAULT, is_group, mac_bytes, mac_text
 
 LATENCY_DEFAULT = 10e-6
 """Seconds on the cable. Not 0, so that time passes in a simulation in which two nodes answer each other at once."""
@@ -165,15 +166,7 @@ class HubPort:
         if not self.up:
             self._count(Drop.LINK_DOWN, len(frames))
             return
-        good: list[bytes] = []
-        for frame in frames:
-            size = len(frame)
-            if size < HEADER_SIZE:
-                self._count(Drop.TOO_SHORT)
-            elif size > self.mtu + HEADER_SIZE and not (unpack_type(frame)[0] in TPIDS and size <= self.mtu + HEADER_SIZE + TAG_SIZE):
-                self._count(Drop.TOO_LONG)
-            else:
-                good.append(bytes(frame))
+        good = [bytes(frame) for frame in fitting(frames, self.mtu, self._count)]
         if good:
             self._hub.spread(self, good)
 
@@ -192,12 +185,7 @@ class HubPort:
         self._schedule()
 
     def _is_wanted(self, frame: bytes) -> bool:
-        if self._accepted is None:
-            return True
-        try:
-            return ethertype_of(frame) in self._accepted
-        except BadFrame:
-            return False
+        return is_accepted(frame, self._accepted)
 
     def _schedule(self) -> None:
         if self._due or not self._waiting:

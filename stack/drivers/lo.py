@@ -13,10 +13,11 @@ import attrs
 
 from resmgr.dispatch import Dispatch, Timer
 from stack.core.driver import BATCH_BYTES, BATCH_MAX, Port
+from stack.core.fitting import fitting, is_wanted
 from stack.core.module import Context, Kind, Module
 from stack.core.statistics import Drop
-from stack.frame import BadFrame, Frame
-from stack.wire.ethernet import HEADER_SIZE, MAC_SIZE, TAG_SIZE, TPIDS, ethertype_of, is_group, unpack_type
+from stack.frame import Frame
+from stack.wire.ethernet import MAC_SIZE
 
 MTU_LOOPBACK = 65536
 """Linux's."""
@@ -66,30 +67,18 @@ class LoopbackDriver:
             self._timer.cancel()
 
     def transmit(self, frames: list[Frame]) -> None:
-        for frame in frames:
-            size = len(frame)
-            if not self.up:
-                self._count(Drop.LINK_DOWN)
-            elif size < HEADER_SIZE:
-                self._count(Drop.TOO_SHORT)
-            elif size > self.mtu + HEADER_SIZE and not (unpack_type(frame)[0] in TPIDS and size <= self.mtu + HEADER_SIZE + TAG_SIZE):
-                self._count(Drop.TOO_LONG)
-            elif not self._is_wanted(frame):
+        if not self.up:
+            self._count(Drop.LINK_DOWN, len(frames))
+            return
+        for frame in fitting(frames, self.mtu, self._count):
+            if not is_wanted(frame, self.mac, self._others, self._accepted):
                 continue
-            elif self._size + size > WAITING_MAX:
+            if self._size + len(frame) > WAITING_MAX:
                 self._count("tx_queue_full")
             else:
                 self._waiting.append(bytes(frame))
-                self._size += size
+                self._size += len(frame)
         self._schedule()
-
-    def _is_wanted(self, frame: Frame) -> bool:
-        if not (self._others or is_group(frame) or frame[:MAC_SIZE] == self.mac):
-            return False
-        try:
-            return self._accepted is None or ethertype_of(frame) in self._accepted
-        except BadFrame:
-            return False
 
     def _schedule(self) -> None:
         if self._waiting and self._timer is None:
@@ -109,9 +98,9 @@ class LoopbackDriver:
             self._port.deliver(batch)
         self._schedule()
 
-    def _count(self, reason: str) -> None:
+    def _count(self, reason: str, number: int = 1) -> None:
         if self._port is not None:
-            self._port.count(reason)
+            self._port.count(reason, number)
 
 
 def _attach(context: Context, options: LoOptions) -> LoopbackDriver:

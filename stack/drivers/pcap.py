@@ -19,14 +19,15 @@ import attrs
 from resmgr.dispatch import Dispatch, Timer
 from stack.core.driver import BATCH_MAX, Port
 from stack.core.errors import ModuleError
+from stack.core.fitting import fitting, is_wanted
 from stack.core.module import Context, Kind, Module
 from stack.core.names import station_address
 from stack.core.options import Size
 from stack.core.statistics import Drop
 from stack.drivers.pcap_file.recorder import Recorder
 from stack.drivers.pcap_file.replay import END_OF_FILE, Replay
-from stack.frame import BadFrame, Frame
-from stack.wire.ethernet import HEADER_SIZE, MTU_DEFAULT, TAG_SIZE, TPIDS, ethertype_of, is_group, unpack_type
+from stack.frame import Frame
+from stack.wire.ethernet import HEADER_SIZE, MTU_DEFAULT
 from stack.wire.pcap import LINKTYPE_ETHERNET, OUT, SECOND, Record
 
 EARLY = 100e-6
@@ -124,15 +125,7 @@ class PcapDriver:
         if not self.up:
             self._count(Drop.LINK_DOWN, len(frames))
             return
-        good: list[Frame] = []
-        for frame in frames:
-            size = len(frame)
-            if size < HEADER_SIZE:
-                self._count(Drop.TOO_SHORT)
-            elif size > self.mtu + HEADER_SIZE and not (unpack_type(frame)[0] in TPIDS and size <= self.mtu + HEADER_SIZE + TAG_SIZE):
-                self._count(Drop.TOO_LONG)
-            else:
-                good.append(frame)
+        good = fitting(frames, self.mtu, self._count)
         if self._recorder is None or self._recorder.ended:
             self._count("tx_not_recorded", len(good))
         elif good:
@@ -215,12 +208,7 @@ class PcapDriver:
         if len(frame) < HEADER_SIZE:
             self._count(Drop.TOO_SHORT)
             return False
-        if not (self._others or is_group(frame) or frame[:6] == self.mac):
-            return False
-        try:
-            return self._accepted is None or ethertype_of(frame) in self._accepted
-        except BadFrame:
-            return False
+        return is_wanted(frame, self.mac, self._others, self._accepted)
 
     def _count(self, reason: str, number: int = 1) -> None:
         if number and self._port is not None:

@@ -25,6 +25,7 @@ from attrs.validators import ge, in_, le
 
 from resmgr.dispatch import Timer
 from stack.core.driver import Port
+from stack.core.fitting import fitting
 from stack.core.hooks import ORDER_AGGREGATE, Point
 from stack.core.ifnet import Interface, InterfaceEvent
 from stack.core.module import Context, Kind, Module
@@ -38,7 +39,7 @@ from stack.l2.arguments import refused
 from stack.l2.flowhash import flow_hash
 from stack.l2.lacp.machine import PORTS_MAX, Aggregator, LacpSettings
 from stack.l2.pseudo import accepted, made_address
-from stack.wire.ethernet import HEADER_SIZE, MAC_SIZE, MTU_DEFAULT, TAG_SIZE, TPIDS, is_group, mac_text, unpack_type
+from stack.wire.ethernet import HEADER_SIZE, MAC_SIZE, MTU_DEFAULT, is_group, mac_text
 from stack.wire.lacp import is_slow, pack_slow, parse_slow
 
 
@@ -111,14 +112,8 @@ class AgrDriver:
             self._count("no_port", len(frames))
             return
         batches: dict[int, list[Frame]] = {}
-        for frame in frames:
-            size = len(frame)
-            if size < HEADER_SIZE:
-                self._count(Drop.TOO_SHORT)
-            elif size > self.mtu + HEADER_SIZE and not (unpack_type(frame)[0] in TPIDS and size <= self.mtu + HEADER_SIZE + TAG_SIZE):
-                self._count(Drop.TOO_LONG)
-            else:
-                batches.setdefault(flow_hash(frame) % len(there), []).append(frame)
+        for frame in fitting(frames, self.mtu, self._count):
+            batches.setdefault(flow_hash(frame) % len(there), []).append(frame)
         for index, batch in batches.items():
             self._stack.output(there[index], batch, ORDER_AGGREGATE)
 

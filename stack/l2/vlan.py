@@ -19,6 +19,7 @@ import attrs
 from attrs.validators import ge, le
 
 from stack.core.driver import Port
+from stack.core.fitting import fitting
 from stack.core.hooks import ORDER_VLAN, Point
 from stack.core.ifnet import Interface, InterfaceEvent
 from stack.core.module import Context, Kind, Module
@@ -29,7 +30,7 @@ from stack.frame import Frame
 from stack.l2 import arguments as given
 from stack.l2.arguments import refused
 from stack.l2.pseudo import accepted
-from stack.wire.ethernet import HEADER_SIZE, MAC_SIZE, TAG_SIZE, TPIDS, is_group, unpack_type
+from stack.wire.ethernet import MAC_SIZE, TAG_SIZE, is_group
 from stack.wire.vlan import ID_MAX, PRIORITY_MAX, UNTAGGED, tagged, untagged, vlan_of
 
 MTU_MIN = 68
@@ -112,15 +113,7 @@ class VlanDriver:
         if self.parent is None or self._closed:
             self._count(Drop.LINK_DOWN, len(frames))
             return
-        out: list[Frame] = []
-        for frame in frames:
-            size = len(frame)
-            if size < HEADER_SIZE:
-                self._count(Drop.TOO_SHORT)
-            elif size > self.mtu + HEADER_SIZE and not (unpack_type(frame)[0] in TPIDS and size <= self.mtu + HEADER_SIZE + TAG_SIZE):
-                self._count(Drop.TOO_LONG)
-            else:
-                out.append(tagged(frame, self.vlan, self.priority))
+        out: list[Frame] = [tagged(frame, self.vlan, self.priority) for frame in fitting(frames, self.mtu, self._count)]
         if out:
             self._stack.output(self.parent, out)
 

@@ -1,0 +1,39 @@
+"""What every driver in memory asks of a frame: may it be sent on this link, and is it for this station."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from stack.core.statistics import Drop
+from stack.frame import BadFrame, Frame
+from stack.wire.ethernet import HEADER_SIZE, MAC_SIZE, TAG_SIZE, TPIDS, ethertype_of, is_group, unpack_type
+
+
+def fitting(frames: list[Frame], mtu: int, count: Callable[[str], None]) -> list[Frame]:
+    """Those of *frames* that a link of *mtu* carries, in order; *count* hears of each other one. A tag does not count as payload."""
+    longest = mtu + HEADER_SIZE
+    good: list[Frame] = []
+    for frame in frames:
+        size = len(frame)
+        if size < HEADER_SIZE:
+            count(Drop.TOO_SHORT)
+        elif size > longest and not (unpack_type(frame)[0] in TPIDS and size <= longest + TAG_SIZE):
+            count(Drop.TOO_LONG)
+        else:
+            good.append(frame)
+    return good
+
+
+def is_accepted(frame: Frame, ethertypes: frozenset[int] | None) -> bool:
+    """Whether `accept(ethertypes)` asks for it. One whose tags make no sense is of no ethertype."""
+    if ethertypes is None:
+        return True
+    try:
+        return ethertype_of(frame) in ethertypes
+    except BadFrame:
+        return False
+
+
+def is_wanted(frame: Frame, mac: bytes, others: bool, ethertypes: frozenset[int] | None) -> bool:
+    """Whether a station *mac* hands it up: it is for it, for a group, or anybody's if *others*; and of an ethertype that is wanted."""
+    return (others or is_group(frame) or frame[:MAC_SIZE] == mac) and is_accepted(frame, ethertypes)
