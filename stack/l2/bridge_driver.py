@@ -166,8 +166,8 @@ class BridgeDriver:
         self.members[name] = self._numbers[port.number] = member
         if not self._hooks:
             self._hooks = [
-                self._stack.add_hook(Point.IN, self._incoming, order=ORDER_BRIDGE, name=self.name, everything=True, counts=True),
-                self._stack.add_hook(Point.OUT, self._outgoing, order=ORDER_BRIDGE, name=self.name, counts=True),
+                self._stack.add_hook(Point.IN, self._incoming, order=ORDER_BRIDGE, name=self.name, everything=True, counts=True, runs=True),
+                self._stack.add_hook(Point.OUT, self._outgoing, order=ORDER_BRIDGE, name=self.name, counts=True, runs=True),
             ]
         self._keep_own_addresses()
         if self.engine is not None:

@@ -159,7 +159,7 @@ class Ends:
 
     def __init__(self, near: socket.socket, dispatch: TrioDispatch, limit: int) -> None:
         self.drops = Counters()
-        self.output = Output(dispatch, near, 1500, limit, self.drops.count)
+        self.output = Output(dispatch, near, near, 1500, limit, self.drops.count)
         dispatch.attach_fd(near.fileno(), lambda: None)
 
 
