@@ -7,8 +7,6 @@ where somebody said that he carries them (`stack.core.runs`); everybody else get
 
 from __future__ import annotations
 
-import attrs
-
 from stack.frame import Frame
 from stack.wire import virtio_net
 from stack.wire.ethernet import HEADER_SIZE, TAG_SIZE, TPIDS, unpack_type
@@ -28,12 +26,11 @@ class Run(bytearray):
     def make(cls, header: VirtioNet, frame: Frame) -> Run:
         """A copy of *frame*. BadFrame for one that could not be cut: a run can be, always."""
         parts = layout(header, frame)
-        # What a sender said of the headers' length only has to be plausible; who is told next believes it.
-        header = attrs.evolve(header, header_length=parts.payload)
-        if not header.flags & virtio_net.NEEDS_CSUM:
-            header = attrs.evolve(header, csum_start=0, csum_offset=0)
+        start, offset = (header.csum_start, header.csum_offset) if header.flags & virtio_net.NEEDS_CSUM else (0, 0)
         made = cls(frame)
-        made.header, made.parts = header, parts
+        # What a sender said of the headers' length only has to be plausible; who is told next believes it.
+        made.header = VirtioNet(header.flags, header.gso_type, parts.payload, header.gso_size, start, offset)
+        made.parts = parts
         return made
 
     def copied(self) -> Run:
