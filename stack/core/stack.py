@@ -25,6 +25,7 @@ from stack.core.errors import ModuleError
 from stack.core.groups import join_group
 from stack.core.hooks import ORDER_TAP, Hook, HookEntry, Hooks, Point
 from stack.core.ifnet import Interface, InterfaceEvent
+from stack.core.ipfilters import IpFilter, IpFilters
 from stack.core.isolation import SLOW_DEFAULT, Guard, GuardedDispatch, Guards
 from stack.core.loaded import Loaded, wrapped
 from stack.core.loader import find_module
@@ -95,6 +96,7 @@ class Stack:
         self._runs = False
         """A hook carries runs of segments: batches may hold some."""
         self._hooks = Hooks()
+        self.ip_filters = IpFilters(self._guards, self._failed)
         self._listeners: list[Listening] = []
         self._failures = Counters()
         self._next_index = 1
@@ -337,6 +339,10 @@ class Stack:
             self._tell_watchers()
 
         return self._registered(f"hook {name}", revoke)
+
+    def add_ip_filter(self, wanted: IpFilter, name: str) -> Registration:
+        """From now on *wanted* says which IP packets pass (`stack.core.ipfilters`)."""
+        return self._registered(f"IP filter {name}", self.ip_filters.add(wanted, name))
 
     def on_hooks(self, watcher: Callable[[], None]) -> Registration:
         """Call *watcher* whenever a hook has come or gone, from now on: for who takes frames past the hooks. What is there: `hooks`."""
