@@ -11,6 +11,8 @@ machine hits all alike; medians are shown. Needs the right to make namespaces.
     loss-free  the highest paced rate of `sockets`, of a search in steps of 10 %, at which all frames of 0.3 s arrive
     added      half of what a round trip h0 - h1 through the bridge takes longer than over one cable, p50, both ends
                asleep in recv, on one processor
+    stream     MB/s of one TCP connection of the kernel's own between h0 and h1 with all offloads on, through the bridge module itself
+               (and not the relay of the other figures): `--stream`, which measures nothing else
 """
 
 from __future__ import annotations
@@ -267,6 +269,70 @@ async def opened(form: Form) -> AsyncIterator[None]:
     place.close()
 
 
+STREAM_FORMS = [("linux bridge", "linux"), ("threads", "threads"), ("kernel", "kernel"), ("no engine", "none"), ("no engine, cut", "cut")]
+"""`cut`: a recorder's hook is there, before which runs are cut; what a run costs where it must not stay whole."""
+LISTEN = """import socket, sys, time
+s = socket.create_server(('10.9.0.2', 7)); print(flush=True); c = s.accept()[0]
+m = memoryview(bytearray(1 << 18)); n = 0; began = time.perf_counter()
+while d := c.recv_into(m): n += d
+print(n / (time.perf_counter() - began) / 1e6)"""
+TALK = """import socket, sys, time
+s = socket.create_connection(('10.9.0.2', 7), 5); d = bytes(1 << 18); end = time.perf_counter() + float(sys.argv[1])
+while time.perf_counter() < end: s.sendall(d)
+s.close()"""
+
+
+def stream(place: Place) -> float:
+    """MB/s."""
+    with place.h1.entered():
+        server = subprocess.Popen([sys.executable, "-c", LISTEN], stdout=subprocess.PIPE, text=True)
+    assert server.stdout is not None
+    server.stdout.readline()
+    with place.h0.entered():
+        subprocess.run([sys.executable, "-c", TALK, "2"], check=True, timeout=30)
+    return float(server.communicate(timeout=30)[0])
+
+
+@asynccontextmanager
+async def bridged(engine: str) -> AsyncIterator[Place]:
+    place = Place.make(True)
+    for number, namespace in enumerate((place.h0, place.h1)):
+        namespace.ip("address", "add", f"10.9.0.{number + 1}/24", "dev", f"h{number}")
+    if engine == "linux":
+        place.middle.ip("link", "add", "br0", "type", "bridge")
+        for name in ("p0", "p1"):
+            place.middle.ip("link", "set", name, "master", "br0")
+        place.middle.ip("link", "set", "br0", "up")
+        yield place
+        place.close()
+        return
+    async with open_dispatch() as dispatch:
+        stack = Stack(System(dispatch, "bench"), os.urandom)
+        with place.middle.entered():
+            for number in (0, 1):
+                stack.load("packet", f"ifname=p{number}")
+            stack.load("bridge", f"add=p0,add=p1,engine={'none' if engine == 'cut' else engine}")
+        if engine == "cut":
+            stack.add_hook(Point.IN, lambda interface, frames: frames, name="recorder")
+        yield place
+        stack.close()
+    place.close()
+
+
+async def streams(rounds: int) -> None:
+    figures: dict[str, list[float]] = {}
+    for _ in range(rounds):
+        for name, engine in STREAM_FORMS:
+            # One at a time: a stack that waits for frames takes processor time for it.
+            async with bridged(engine) as place:
+                figures.setdefault(name, []).append(await trio.to_thread.run_sync(stream, place))
+    base = figures["linux bridge"]
+    print("| form | MB/s | of the bridge |\n|---|---|---|")
+    for name, values in figures.items():
+        ratio = statistics.median(one / two for one, two in zip(values, base, strict=True))
+        print(f"| {name} | {statistics.median(values):,.0f} | {ratio:.2f} |")
+
+
 class Relay:
     """What a bridge does with two known stations, for frames that come up."""
 
@@ -303,10 +369,14 @@ async def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", default="")
+    parser.add_argument("--stream", action="store_true", help="one TCP connection, and nothing else")
     parser.add_argument("--far", nargs="*", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.far:
         far(options.far)
+        return
+    if options.stream:
+        await streams(options.rounds)
         return
     forms = [Form(*one) for one in FORMS if not options.only or one[0].split(",")[0] in options.only or one[0] in options.only]
     run = trio.to_thread.run_sync

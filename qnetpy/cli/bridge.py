@@ -4,6 +4,7 @@ qnet bridge                                    all bridges
 qnet bridge bridge0                            one of them, its members and the spanning tree
 qnet bridge bridge0 addr                       the stations that it knows
 qnet bridge bridge0 add en0 add en1 stp en0    requests, one after another; `-stp en0` switches off again
+qnet bridge bridge0 ipf                        IP filters see what is bridged; `-ipf`: not any more
 qnet ifconfig bridge0 create                   make one; `destroy` unmakes it
 """
 
@@ -23,7 +24,9 @@ SWITCHES = ("learn", "discover", "stp", "edge", "autoedge", "ptp", "guard", "roo
 NUMBERS = ("maxaddr", "timeout", "priority", "hellotime", "fwddelay", "maxage", "holdcnt")
 PORT_NUMBERS = ("ifmaxaddr", "storm", "ifpriority", "ifpathcost")
 ALONE = ("flush", "flushall")
-WORDS = (*INTERFACE, *SWITCHES, *NUMBERS, *PORT_NUMBERS, *ALONE, "static", "deladdr", "proto", "up", "down", "addr")
+OF_ALL = ("ipf",)
+"""Switches of the bridge itself."""
+WORDS = (*INTERFACE, *SWITCHES, *NUMBERS, *PORT_NUMBERS, *ALONE, *OF_ALL, "static", "deladdr", "proto", "up", "down", "addr")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -75,6 +78,8 @@ def parsed(words: Words) -> tuple[list[Request], bool]:
         take = _taker(word, rest)
         if name in SWITCHES:
             requests.append((name, {"interface": take("an interface"), "on": on}))
+        elif name in OF_ALL:
+            requests.append((name, {"on": on}))
         elif word in INTERFACE:
             requests.append((word, {"interface": take("an interface")}))
         elif word in PORT_NUMBERS:
@@ -121,6 +126,8 @@ def shown(told: Mapping[str, object]) -> str:
         "bridge": f"{told['bridge']} {told['mac']} {'up' if told['up'] else 'down'} mtu {told['mtu']}",
         "stations": f"{len(iopkt.listed(told['addresses']))} of {told['maxaddr']}, forgotten after {told['timeout']:g} s",
     }
+    if told["ipf"]:
+        lines["ipf"] = "IP filters see what is bridged"
     if any("stp" in one for one in members):
         lines["spanning tree"] = (
             f"{tree['protocol']}, bridge {tree['identifier']}, hello {tree['hellotime']:g} s, forward delay {tree['fwddelay']:g} s, "

@@ -1,5 +1,7 @@
 """Ethernet hooks: modules that see every batch before the ethertype registry (IN) or before the driver (OUT).
 
+A hook that says `runs` may get runs of segments among the frames (`stack.core.runs`) and sees them as it sees frames.
+
 Order is a number, low first on the way in and high first on the way out, so that one module sits at one height. A hook gets
 `(interface, frames)` and returns the frames that go on: the same list, or a new one. Frames are valid until the hook returns; a hook that
 replaces a frame gives bytes of its own. What it takes out is counted as `hook_dropped` unless it counts itself (`counts=True`).
@@ -49,6 +51,8 @@ class HookEntry:
     counts: bool
     guard: Guard | None = None
     """Of the module that put it there."""
+    runs: bool = False
+    """It carries runs of segments in one piece; they are cut before others."""
 
 
 class Hooks:
@@ -71,6 +75,9 @@ class Hooks:
 
     def want_everything(self) -> bool:
         return any(entry.everything for entry in self.incoming)
+
+    def want_runs(self) -> bool:
+        return any(entry.runs for entry in self.incoming)
 
     def _sort(self) -> None:
         by_order = sorted(self._entries, key=lambda entry: entry.order)

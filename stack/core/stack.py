@@ -19,12 +19,13 @@ from types import MappingProxyType
 
 from resmgr.errors import Misuse
 from resmgr.system import System
-from stack.core.driver import Driver
+from stack.core.driver import Driver, in_batches
 from stack.core.endpoints import has_endpoints
 from stack.core.errors import ModuleError
 from stack.core.groups import join_group
 from stack.core.hooks import ORDER_TAP, Hook, HookEntry, Hooks, Point
 from stack.core.ifnet import Interface, InterfaceEvent
+from stack.core.ipfilters import IpFilter, IpFilters
 from stack.core.isolation import SLOW_DEFAULT, Guard, GuardedDispatch, Guards
 from stack.core.loaded import Loaded, wrapped
 from stack.core.loader import find_module
@@ -34,6 +35,7 @@ from stack.core.options import take_common
 from stack.core.promiscuity import promiscuous_driver
 from stack.core.registry import Ethertypes, Handler, Handlers, IpProtocols, Registration
 from stack.core.restart import Restarter, Restarts
+from stack.core.runs import carries_runs, cut_runs, has_runs
 from stack.core.screen import Screen, can_screen
 from stack.core.statistics import Counters, Drop, StackStatistics
 from stack.crypto.registry import Crypto, standard_crypto
@@ -92,7 +94,10 @@ class Stack:
         self._screens: dict[int, Screen] = {}
         self._told: dict[int, Screen] = {}
         """The screens that drivers have."""
+        self._runs = False
+        """A hook carries runs of segments: batches may hold some."""
         self._hooks = Hooks()
+        self.ip_filters = IpFilters(self._guards, self._failed)
         self._listeners: list[Listening] = []
         self._failures = Counters()
         self._next_index = 1
@@ -243,6 +248,8 @@ class Stack:
         driver.accept(self._wanted())
         if self._told and can_screen(driver):
             driver.screen(self._told)
+        if self._runs and carries_runs(driver):
+            driver.whole_runs(True)
         self._interfaces[interface.name] = interface
         loaded.interface = interface
 
@@ -320,9 +327,11 @@ class Stack:
         name: str = "hook",
         everything: bool = False,
         counts: bool = False,
+        runs: bool = False,
     ) -> Registration:
-        """Put *hook* at *point*; see `stack.core.hooks`. *everything*: drivers stop filtering by ethertype while it is there."""
-        entry = HookEntry(point, order, hook, name, everything, counts, self._guards.current)
+        """Put *hook* at *point*; see `stack.core.hooks`. *everything*: drivers stop filtering by ethertype while it is there. *runs*: it
+        carries runs of segments."""
+        entry = HookEntry(point, order, hook, name, everything, counts, self._guards.current, runs)
         self._hooks.add(entry)
         self._tell_drivers()
         self._tell_watchers()
@@ -333,6 +342,10 @@ class Stack:
             self._tell_watchers()
 
         return self._registered(f"hook {name}", revoke)
+
+    def add_ip_filter(self, wanted: IpFilter, name: str) -> Registration:
+        """From now on *wanted* says which IP packets pass (`stack.core.ipfilters`)."""
+        return self._registered(f"IP filter {name}", self.ip_filters.add(wanted, name))
 
     def on_hooks(self, watcher: Callable[[], None]) -> Registration:
         """Call *watcher* whenever a hook has come or gone, from now on: for who takes frames past the hooks. What is there: `hooks`."""
@@ -371,12 +384,15 @@ class Stack:
     def _tell_drivers(self) -> None:
         wanted = self._wanted()
         screens = self._screens_now()
+        before, self._runs = self._runs, self._hooks.want_runs()
         for interface in self.interfaces:
             driver = interface.driver
             try:
                 if screens != self._told and can_screen(driver):
                     driver.screen(screens)
                 driver.accept(wanted)
+                if self._runs != before and carries_runs(driver):
+                    driver.whole_runs(self._runs)
             except Exception:
                 self._failed(f"driver of {interface.name}", driver.accept, None)
         self._told = screens
@@ -387,23 +403,47 @@ class Stack:
         """For interfaces: a batch from a driver goes up. Never raises what a module raised."""
         interface.rx_frames += len(frames)
         interface.rx_bytes += len(frames[0]) if len(frames) == 1 else sum(map(len, frames))
+        if self._runs and has_runs(frames):
+            self._runs_received(interface, frames, self._hooks.incoming, True)
+            return
         for entry in self._hooks.incoming:
             frames = self._hooked(entry, interface, frames)
-        if interface.promiscuous:
+        self._arrived(interface, frames, True)
+
+    def _arrived(self, interface: Interface, frames: list[Frame], from_link: bool) -> None:
+        """A batch is past all hooks."""
+        if from_link and interface.promiscuous:
             frames = self._for_us(interface, frames)
         if frames:
             self._up(interface, frames)
+
+    def _runs_received(self, interface: Interface, frames: list[Frame], entries: tuple[HookEntry, ...], from_link: bool) -> None:
+        """A batch with runs of segments meets the hooks in *entries*: whole as long as they carry runs. What comes of it may be several
+        batches."""
+        for place, entry in enumerate(entries):
+            if not entry.runs:
+                entries = entries[place:]
+                break
+            frames = self._hooked(entry, interface, frames)
+        else:
+            entries = ()
+        for batch in in_batches(cut_runs(frames)):
+            for entry in entries:
+                batch = self._hooked(entry, interface, batch)
+            self._arrived(interface, batch, from_link)
 
     def entered(self, interface: Interface, frames: list[Frame], above: int) -> None:
         """A batch that a hook took from another interface goes on as if it had come in here: through the IN hooks behind *above*, and up.
 
         It is not counted as received. For hooks (bridge, aggregate), within whose call the frames are valid.
         """
+        if self._runs and has_runs(frames):
+            self._runs_received(interface, frames, tuple(entry for entry in self._hooks.incoming if entry.order > above), False)
+            return
         for entry in self._hooks.incoming:
             if entry.order > above:
                 frames = self._hooked(entry, interface, frames)
-        if frames:
-            self._up(interface, frames)
+        self._arrived(interface, frames, False)
 
     def _for_us(self, interface: Interface, frames: list[Frame]) -> list[Frame]:
         mac = interface.mac
@@ -474,9 +514,15 @@ class Stack:
 
         Borrowed until this returns. What cannot be sent is dropped and counted.
         """
+        runs = self._runs and has_runs(frames)
         for entry in self._hooks.outgoing:
             if below is None or entry.order < below:
+                if runs and not entry.runs:
+                    frames, runs = cut_runs(frames), False
                 frames = self._hooked(entry, interface, frames)
+        driver = interface.driver
+        if runs and not carries_runs(driver):
+            frames, runs = cut_runs(frames), False
         if not frames:
             return
         if not interface.up:
@@ -485,11 +531,14 @@ class Stack:
         interface.tx_frames += len(frames)
         interface.tx_bytes += len(frames[0]) if len(frames) == 1 else sum(map(len, frames))
         try:
-            interface.driver.transmit(frames)
+            if runs and carries_runs(driver):
+                driver.transmit_runs(frames)
+            else:
+                driver.transmit(frames)
         except Exception:
             interface.drops.count(Drop.DRIVER_FAILED, len(frames))
             guard = next((one.guard for one in self._loaded if one.interface is interface), None)
-            self._failed(f"driver of {interface.name}", interface.driver.transmit, guard)
+            self._failed(f"driver of {interface.name}", driver.transmit, guard)
 
     def _hooked(self, entry: HookEntry, interface: Interface, frames: list[Frame]) -> list[Frame]:
         try:

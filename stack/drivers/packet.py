@@ -3,8 +3,8 @@
 Receives from a ring in shared memory and sends with send or sendmmsg (`stack.drivers.af_packet`; docs/decisions/packet-io.md has the
 measurements). A BPF program in the kernel lets only wanted ethertypes for this machine wake the node; own transmissions are not heard.
 Frames are delivered as they are on a wire: VLAN tags that the kernel took out are put back, partial checksums completed, runs of
-segments that it merged taken apart (`stack.drivers.af_packet.unfinished`). Receiving and sending have a socket each: what the kernel
-tells in front of a received frame it would want in front of a sent one.
+segments that it merged taken apart (`stack.drivers.af_packet.unfinished`), unless somebody carries them whole (`stack.core.runs`).
+Receiving, sending and sending runs have a socket each: what the kernel is told in front of a run it would want in front of every frame.
 
 The interface is followed through rtnetlink. When it vanishes the link is down; when one of the same name comes again, the driver takes it.
 Frames that the kernel cannot take at once wait in a short queue (`stack.drivers.af_packet.output`). What is dropped is counted:
@@ -30,6 +30,7 @@ import logging
 import socket
 import struct
 from collections.abc import Mapping
+from functools import partial
 
 from resmgr.dispatch import Dispatch
 from stack.core.driver import BATCH_BYTES, BATCH_MAX, Port, in_batches
@@ -49,6 +50,7 @@ from stack.drivers.af_packet.constants import (
     PACKET_MR_PROMISC,
     PACKET_MREQ,
     PACKET_STATISTICS,
+    PACKET_VNET_HDR,
     SIOCGSKNS,
     SO_SNDBUFFORCE,
     SOL_PACKET,
@@ -109,6 +111,8 @@ class PacketDriver:
             # Now, since they belong to the network namespace that this thread is in; they hear nothing, or not until there is a screen.
             self._out = self._open_socket(options.ifname)
             self._side_sock = self._open_socket(options.ifname)
+            self._run_sock = self._open_socket(options.ifname)
+            self._run_sock.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
         except BaseException:
             self._monitor.close()
             raise
@@ -116,7 +120,7 @@ class PacketDriver:
         self.mac, self.mtu, self.up = link.mac, link.mtu, link.up
         try:
             self._receiver = self._make_receiver()
-            self._output = Output(dispatch, self._out, min(self.mtu, MTU_MAX), options.queue, self._count)
+            self._output = Output(dispatch, self._out, self._run_sock, min(self.mtu, MTU_MAX), options.queue, self._count)
             self._bind(link)
         except OSError as error:
             self.detach()
@@ -151,6 +155,7 @@ class PacketDriver:
 
     def _bind(self, link: Link) -> None:
         self._out.bind((link.name, 0))
+        self._run_sock.bind((link.name, 0))
         self._sock.bind((link.name, ETH_P_ALL))
         if self._side is not None:
             self._side.bind(link.name)
@@ -158,7 +163,8 @@ class PacketDriver:
     def start(self, port: Port) -> None:
         self._port = port
         self._dispatch.attach_fd(self._sock.fileno(), self._readable)
-        self._dispatch.attach_fd(self._out.fileno(), self._out_readable)
+        for sock in (self._out, self._run_sock):
+            self._dispatch.attach_fd(sock.fileno(), partial(_fetch_error, sock))
         self._monitor.start()
 
     def accept(self, ethertypes: frozenset[int] | None) -> None:
@@ -261,6 +267,7 @@ class PacketDriver:
             "receive": self._receiver.describe(),
             "transmit": self._output.describe(),
             "transmit queue": self._output.waiting,
+            **({"runs sent whole": self._output.runs} if self._output.runs else {}),
             "receive overruns": self._overruns,
             **self._receiver.restorer.info(),
             **self._screen_info(),
@@ -284,9 +291,11 @@ class PacketDriver:
             self._side.close()
         if self._port is not None:
             self._dispatch.detach_fd(self._sock.fileno())
-            self._dispatch.detach_fd(self._out.fileno())
+            for sock in (self._out, self._run_sock):
+                self._dispatch.detach_fd(sock.fileno())
         self._sock.close()
         self._out.close()
+        self._run_sock.close()
         if self._side is None:
             self._side_sock.close()
         if not self._delivering and hasattr(self, "_receiver"):
@@ -338,10 +347,6 @@ class PacketDriver:
             if not self._closed:
                 port.deliver(batch)
 
-    def _out_readable(self) -> None:
-        """Nothing is received there; an error makes it readable until somebody fetches it."""
-        self._out.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-
     def _count_overruns(self) -> None:
         if self._closed:
             return
@@ -357,6 +362,16 @@ class PacketDriver:
             self._count(Drop.LINK_DOWN, len(frames))
         else:
             self._output.transmit(frames)
+
+    def whole_runs(self, on: bool) -> None:
+        """`stack.core.runs.RunDriver`."""
+        self._receiver.restorer.whole = on
+
+    def transmit_runs(self, frames: list[Frame]) -> None:
+        if self._closed or self._link is None:
+            self._count(Drop.LINK_DOWN, len(frames))
+        else:
+            self._output.transmit_runs(frames)
 
     def _count(self, reason: str, number: int = 1) -> None:
         if self._port is not None:
@@ -401,6 +416,11 @@ class PacketDriver:
             log.warning("packet: no ring for MTU %d on %s (%s): receiving with recv", mtu, self._options.ifname, error.strerror)
             self._receiver = Recv(self._sock, min(mtu, MTU_MAX), self._options.ring)
         self._receiver.restorer.go_on_from(before)
+
+
+def _fetch_error(sock: socket.socket) -> None:
+    """Nothing is received on a socket for sending; an error makes it readable until somebody fetches it."""
+    sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
 
 
 def _no_interface(name: str) -> str:

@@ -39,6 +39,7 @@ from stack.frame import Frame
 from stack.wire import virtio_net
 from stack.wire.ethernet import HEADER_SIZE, TAG_SIZE, TPIDS, mac_text, unpack_type
 from stack.wire.rtnetlink import Link
+from stack.wire.run import Run
 
 log = logging.getLogger(__name__)
 
@@ -120,6 +121,10 @@ class TapDriver:
         if not self._closed:
             self._filter()
 
+    def whole_runs(self, on: bool) -> None:
+        """`stack.core.runs.RunDriver`: with `runs` Linux hands some over."""
+        self._restorer.whole = on
+
     def _filter(self) -> None:
         self._device.attach(station_program(self._ethertypes, None if self._others else self.mac))
 
@@ -196,6 +201,21 @@ class TapDriver:
             else:
                 try:
                     write(fd, (FINISHED, frame))
+                except OSError as error:
+                    self._count(_reason(error.errno or 0))
+
+    def transmit_runs(self, frames: list[Frame]) -> None:
+        """`stack.core.runs.RunDriver`: Linux takes runs as they are."""
+        for frame in frames:
+            if not isinstance(frame, Run):
+                self.transmit([frame])
+            elif self._closed or not self.up:
+                self._count(Drop.LINK_DOWN)
+            elif not frame.fits(self.mtu):
+                self._count(Drop.TOO_LONG)
+            else:
+                try:
+                    os.writev(self._device.fd, (frame.header.pack(), frame))
                 except OSError as error:
                     self._count(_reason(error.errno or 0))
 

@@ -17,9 +17,11 @@ import attrs
 from resmgr.dispatch import Dispatch
 from stack.core.module import Context, Kind, Module
 from stack.core.names import check_linux_name, station_address
+from stack.core.runs import carries_runs
 from stack.core.wrapper import Around
 from stack.drivers.af_packet.pair import VethPair, open_namespace
 from stack.drivers.packet import PacketDriver, PacketOptions
+from stack.frame import Frame
 from stack.wire.ethernet import MTU_DEFAULT
 from stack.wire.rtnetlink import End
 
@@ -63,6 +65,16 @@ class VethDriver(Around):
         except BaseException:
             self._pair.remove()
             raise
+
+    # `stack.core.runs.RunDriver`: as the packet driver, which sees no more than this one.
+
+    def whole_runs(self, on: bool) -> None:
+        if carries_runs(self.inner):
+            self.inner.whole_runs(on)
+
+    def transmit_runs(self, frames: list[Frame]) -> None:
+        if carries_runs(self.inner):
+            self.inner.transmit_runs(frames)
 
     def detach(self) -> None:
         super().detach()

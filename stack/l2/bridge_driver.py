@@ -6,7 +6,7 @@ forwarding engine, which is told what is learned and asked before a station is l
 
     add, delete, addspan, delspan IF      flush, flushall, static IF MAC, deladdr MAC       maxaddr, timeout, ifmaxaddr, storm
     learn, discover IF on|off             stp, edge, autoedge, ptp, guard, rootguard, tcnguard IF on|off
-    proto rstp|stp, priority, hellotime, fwddelay, maxage, holdcnt, ifpriority, ifpathcost
+    ipf on|off                            proto rstp|stp, priority, hellotime, fwddelay, maxage, holdcnt, ifpriority, ifpathcost
 
 A member that goes away leaves the bridge. The bridge is up while one of its members is, and its MTU is the least of theirs.
 """
@@ -30,6 +30,7 @@ from stack.core.registry import Registration
 from stack.core.specific import specific_driver
 from stack.core.statistics import Counters
 from stack.frame import BadFrame, Frame
+from stack.l2 import ipf
 from stack.l2.arguments import interface as interface_named
 from stack.l2.arguments import refused
 from stack.l2.bridge import PORTS_MAX, Bridge, BridgePort, Decision
@@ -52,6 +53,7 @@ PRUNE_SECONDS = 10.0
 TREE = "spanning tree"
 SPAN = "a span port must see all frames"
 SWITCHED_OFF = "the bridge is switched off"
+FILTERED = "ipf: IP filters see what is bridged"
 
 
 @attrs.define(eq=False)
@@ -91,6 +93,9 @@ class BridgeDriver:
         self._running = True
         """It forwards: nobody has switched it off. If so, members are interfaces like others."""
         self.engine = engine
+        self.ipf = options.ipf
+        """IP filters see what is bridged (`stack.l2.ipf`)."""
+        self._unwatch = self._stack.ip_filters.watch(self._filters_changed)
         self._listener = self._stack.on_interface(self._interface_event)
         try:
             for name in options.add:
@@ -120,6 +125,7 @@ class BridgeDriver:
         for name in list(self.members):
             self.delete(name)
         self._listener.revoke()
+        self._unwatch()
         if self._timer is not None:
             self._timer.cancel()
         if self.engine is not None:
@@ -167,8 +173,8 @@ class BridgeDriver:
         self.members[name] = self._numbers[port.number] = member
         if not self._hooks:
             self._hooks = [
-                self._stack.add_hook(Point.IN, self._incoming, order=ORDER_BRIDGE, name=self.name, everything=True, counts=True),
-                self._stack.add_hook(Point.OUT, self._outgoing, order=ORDER_BRIDGE, name=self.name, counts=True),
+                self._stack.add_hook(Point.IN, self._incoming, order=ORDER_BRIDGE, name=self.name, everything=True, counts=True, runs=True),
+                self._stack.add_hook(Point.OUT, self._outgoing, order=ORDER_BRIDGE, name=self.name, counts=True, runs=True),
             ]
         self._keep_own_addresses()
         if self.engine is not None:
@@ -231,12 +237,25 @@ class BridgeDriver:
         if self.engine is not None:
             for member in self.members.values():
                 (self.engine.off if spans else self.engine.on)(member.interface, SPAN)
+                (self.engine.off if self.filters else self.engine.on)(member.interface, FILTERED)
         up = any(member.port.up for member in self.members.values())
         mtu = min((member.interface.mtu for member in self.members.values()), default=MTU_DEFAULT)
         if (up, mtu) != (self.up, self.mtu):
             self.up, self.mtu = up, mtu
             if self._port is not None and not self._closed:
                 self._port.changed()
+
+    @property
+    def filters(self) -> bool:
+        """`ipf` is on, and there are filters."""
+        return self.ipf and bool(self._stack.ip_filters.entries)
+
+    def set_ipf(self, on: bool) -> None:
+        self.ipf = on
+        self._members_changed()
+
+    def _filters_changed(self) -> None:
+        self._members_changed()
 
     def _interface_event(self, event: InterfaceEvent, interface: Interface) -> None:
         self._look_at_the_switch()
@@ -281,6 +300,8 @@ class BridgeDriver:
             return frames
         now = self._dispatch.now()
         decision = self.bridge.received(member.port.number, frames, now)
+        if self.filters and decision.out:
+            self._filter(member, decision)
         # First: what was learned from this batch is told to the engine before a BPDU of it may make all stations there forgotten.
         self._carry(member, decision)
         for frame in decision.bpdus:
@@ -288,6 +309,17 @@ class BridgeDriver:
         if decision.bpdus:
             self.settle()
         return decision.up.get(member.port.number, [])
+
+    def _filter(self, received: Member, decision: Decision) -> None:
+        """Take out what filters refuse to let through the bridge. A frame that is flooded is asked about once on its way in."""
+        leaving = {id(frame): frame for batch in decision.out.values() for frame in batch}
+        passed = ipf.passing(self._stack, received.interface, Point.IN, list(leaving.values()), received.port.drops)
+        allowed = set(map(id, passed))
+        for number, batch in list(decision.out.items()):
+            member = self._numbers.get(number)
+            if member is not None:
+                rest = [frame for frame in batch if id(frame) in allowed]
+                decision.out[number] = ipf.passing(self._stack, member.interface, Point.OUT, rest, member.port.drops)
 
     def _outgoing(self, interface: Interface, frames: list[Frame]) -> list[Frame]:
         member = self.members.get(interface.name)

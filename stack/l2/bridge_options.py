@@ -30,5 +30,7 @@ class BridgeOptions:
     hellotime: Duration = Duration(2.0)
     fwddelay: Duration = Duration(15.0)
     maxage: Duration = Duration(20.0)
+    ipf: bool = False
+    """IP filters see what is bridged."""
     engine: Literal["auto", "none", "kernel", "threads", "kernel-native", "kernel-generic"] = "auto"
     """Who forwards what is known: docs/stack/forwarding.md."""

@@ -101,6 +101,10 @@ def _discover(driver: BridgeDriver, arguments: Arguments) -> None:
     _member(driver, arguments).port.discover = given.switch(arguments, "on")
 
 
+def _ipf(driver: BridgeDriver, arguments: Arguments) -> None:
+    driver.set_ipf(given.switch(arguments, "on"))
+
+
 def _stp(driver: BridgeDriver, arguments: Arguments) -> None:
     driver.join_tree(_member(driver, arguments), given.switch(arguments, "on"))
 
@@ -164,6 +168,7 @@ SETTERS: Mapping[str, Setter] = {
     "ifmaxaddr": _most,
     "learn": _learn,
     "discover": _discover,
+    "ipf": _ipf,
     "stp": _stp,
     "edge": _port_switch("edge"),
     "autoedge": _port_switch("auto_edge"),
@@ -200,6 +205,7 @@ def facts(driver: BridgeDriver) -> Mapping[str, object]:
         "mtu": driver.mtu,
         "maxaddr": stations.maximum,
         "timeout": stations.timeout,
+        "ipf": driver.ipf,
         "addresses": Rows(list(stations), station),
         "drops": dict(driver.drops) | dict(tree.drops),
         "members": [_member_facts(driver, member) for member in driver.members.values()],

@@ -11,8 +11,10 @@ A port is off while somebody has to see each of its frames. Reasons have names, 
 bridge gives its own reasons (spanning tree, a port that discards); the engine finds those that lie in the stack (a tap, a wrapper around
 the driver, no Linux interface below).
 
-All calls happen in dispatch context; none blocks. What the IP layer marks as a cacheable flow goes by the same engines when there is
-one: a flow is another key with another output, beside stations.
+The IP layer marks flows that it routes between ports: `route`, `unroute`. A packet of such a flow that comes in for the port's own address
+then leaves as the IP layer would have sent it, and does not come up.
+
+All calls happen in dispatch context; none blocks.
 """
 
 from __future__ import annotations
@@ -28,6 +30,35 @@ PORTS_MAX = 32
 """Ports of one engine."""
 STATIONS_MAX = 8192
 """Stations of one engine; those beyond go by the slow path (`stations_refused`). Bounds kernel memory against forged addresses."""
+
+FLOWS_MAX = 4096
+"""Routed flows of one engine, at most; `FLOWS_DEFAULT` unless the IP layer asks for more."""
+FLOWS_DEFAULT = 256
+"""As many as QNX's `ipflow` has."""
+FLOW_SECONDS = 5.0
+"""A flow that was silent for so long is forgotten: QNX's timer."""
+
+
+@attrs.frozen
+class RoutedFlow:
+    """Packets from *source* to *destination* (addresses of 4 or 16 bytes) that come in on *interface* for its own address leave through
+    *output* for the station *next_hop*, from the address of *output*, with a TTL that is one less."""
+
+    interface: Interface
+    source: bytes
+    destination: bytes
+    output: Interface
+    next_hop: bytes
+
+
+@attrs.frozen
+class FlowStatistics:
+    """*idle*: seconds since a packet of it was carried, or since it was marked."""
+
+    flow: RoutedFlow
+    idle: float
+    frames: int
+    octets: int
 
 
 @attrs.frozen
@@ -59,6 +90,9 @@ class EngineStatistics:
     stations: int
     stations_refused: int
     ports: Mapping[str, PortStatistics]
+    flows: int = 0
+    """Routed."""
+    flows_refused: int = 0
 
     @property
     def frames(self) -> int:
@@ -105,6 +139,17 @@ class Engine(Protocol):
         """Seconds since the engine last carried a frame *from* the station; None: not since it was told of it. For ageing: what the engine
         carries the bridge does not see."""
         ...
+
+    def route(self, flow: RoutedFlow) -> bool:
+        """Pass on what is of *flow* from now on, until it was silent for FLOW_SECONDS, an interface of it changes, or `unroute`. Replaces
+        what was known. False: not now, because of a port that is off or no port, or for want of room. Misuse for one that cannot be."""
+        ...
+
+    def unroute(self, interface: Interface, source: bytes | None = None, destination: bytes | None = None) -> None:
+        """Forget the flow; without addresses, all that come in or leave there. When a route, a neighbour or a filter changes."""
+        ...
+
+    def flows(self) -> list[FlowStatistics]: ...
 
     def statistics(self) -> EngineStatistics: ...
 

@@ -27,7 +27,7 @@ _IPV6 = struct.Struct("!IHBB16s16s")
 _MORE_OR_OFFSET = 0x3FFF
 """IPv4: more fragments, and the offset."""
 _HOP_BY_HOP, _ROUTING, _FRAGMENT, _AUTHENTICATION, _DESTINATION = 0, 43, 44, 51, 60
-_EXTENSIONS = frozenset((_HOP_BY_HOP, _ROUTING, _FRAGMENT, _AUTHENTICATION, _DESTINATION))
+EXTENSION_HEADERS = frozenset((_HOP_BY_HOP, _ROUTING, _FRAGMENT, _AUTHENTICATION, _DESTINATION))
 
 
 @attrs.define
@@ -82,7 +82,7 @@ def _parse_ipv6(packet: Frame) -> IpHeader:
     if end > len(packet):
         raise BadFrame("IPv6 payload length")
     for _ in range(EXTENSIONS_MAX):
-        if following not in _EXTENSIONS or fragment:
+        if following not in EXTENSION_HEADERS or fragment:
             return IpHeader(6, source, destination, following, place, end, fragment)
         if place + 8 > end:
             raise BadFrame("IPv6 extension header cut short")

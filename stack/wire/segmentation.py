@@ -16,6 +16,8 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 
+import attrs
+
 from stack.frame import BadFrame, Frame
 from stack.wire import virtio_net
 from stack.wire.checksum import folded, ones_sum, pseudo_sum
@@ -46,7 +48,7 @@ _UDP_CHANGES = struct.Struct("!HH")
 def finished(header: VirtioNet, frame: memoryview) -> list[Frame]:
     """What *frame* is on a wire. A single frame is *frame* itself, changed in place: it must be writable. BadFrame."""
     if header.gso_type != virtio_net.GSO_NONE:
-        return list(_segments(header, frame))
+        return list(cut(frame, layout(header, frame)))
     if header.flags & virtio_net.NEEDS_CSUM:
         finish_checksum(frame, header.csum_start, header.csum_offset)
     return [frame]
@@ -62,7 +64,26 @@ def finish_checksum(frame: memoryview, start: int, offset: int) -> None:
     _WORD.pack_into(frame, place, 0xFFFF - total or 0xFFFF)
 
 
-def _segments(header: VirtioNet, frame: memoryview) -> Iterator[bytes]:
+@attrs.frozen
+class Layout:
+    """Where the parts of a run lie: places of the IP header, the transport header and the data, and how much data a segment has."""
+
+    version: int
+    """The ethertype."""
+    protocol: int
+    network: int
+    transport: int
+    payload: int
+    size: int
+
+    @property
+    def longest(self) -> int:
+        """Bytes of the longest frame that the run becomes."""
+        return self.payload + self.size
+
+
+def layout(header: VirtioNet, frame: Frame) -> Layout:
+    """What a header says of *frame*, which is a run, checked against it: a run that passes can be cut. BadFrame."""
     kind = header.gso_type & ~virtio_net.GSO_ECN
     network, transport, size = payload_offset(frame), header.csum_start, header.gso_size
     version = ethertype_of(frame)
@@ -87,8 +108,14 @@ def _segments(header: VirtioNet, frame: memoryview) -> Iterator[bytes]:
     if -((payload - len(frame)) // size) > SEGMENTS_MAX:
         raise TooManySegments("a run of too many segments")
     _check_ip(frame, version, network, transport, protocol)
-    cut = _tcp_segments if protocol == TCP else _udp_datagrams
-    yield from cut(frame, _Head(frame, version, network, transport, payload, protocol), payload, size)
+    return Layout(version, protocol, network, transport, payload, size)
+
+
+def cut(frame: memoryview, parts: Layout) -> Iterator[bytes]:
+    """The segments of a run whose *parts* have been checked by `layout`."""
+    make = _tcp_segments if parts.protocol == TCP else _udp_datagrams
+    head = _Head(frame, parts.version, parts.network, parts.transport, parts.payload, parts.protocol)
+    return make(frame, head, parts.payload, parts.size)
 
 
 class _Head:
@@ -166,7 +193,7 @@ def _udp_datagrams(frame: memoryview, head: _Head, payload: int, size: int) -> I
         yield b"".join((memory, data))
 
 
-def _check_ip(frame: memoryview, version: int, network: int, transport: int, protocol: int) -> None:
+def _check_ip(frame: Frame, version: int, network: int, transport: int, protocol: int) -> None:
     """The transport header is where the IP header says, of that protocol. (A run inside a tunnel is not.)"""
     if version == TYPE_IPV4:
         if frame[network] >> 4 != 4 or network + (frame[network] & 15) * 4 != transport or frame[network + 9] != protocol:

@@ -4,6 +4,7 @@
 - A checksum that a card was to compute is partial, since frames from this machine's own sockets, from virtual machines and other
   namespaces meet no card; and a run of TCP segments or UDP datagrams was merged on receipt (GRO), or not cut yet (GSO). The
   virtio-net header in front of the frame tells (`stack.wire.segmentation`).
+  A run that is longer than the MTU allows may be handed up whole (`stack.core.runs`).
 - A frame that is longer than a slot of the ring, as such runs are, waits whole in the socket's queue.
 
 Room in front: the virtio-net header has been read when a tag is written over it.
@@ -18,6 +19,7 @@ from stack.drivers.af_packet.constants import AUXDATA, SOL_PACKET, TP_STATUS_VLA
 from stack.frame import BadFrame, Frame
 from stack.wire import virtio_net
 from stack.wire.ethernet import HEADER_SIZE, MAC_SIZE, TAG, TAG_SIZE, TAGS_MAX, TPID_8021Q
+from stack.wire.run import Run
 from stack.wire.segmentation import TooManySegments, finished
 from stack.wire.virtio_net import VirtioNet
 
@@ -41,6 +43,9 @@ class Restorer:
         self.checksums = 0
         self.runs = 0
         self.tags = 0
+        self.whole = False
+        """Runs that are longer than the MTU allows become a `Run`."""
+        self.carried = 0
         self.set_mtu(mtu)
 
     def set_mtu(self, mtu: int) -> None:
@@ -68,10 +73,16 @@ class Restorer:
             if not flags & virtio_net.NEEDS_CSUM:
                 return [frame]
             self.checksums += 1
-        else:
-            self.runs += 1
         try:
-            return finished(VirtioNet(flags, kind, head, size, start, offset), frame)
+            made = VirtioNet(flags, kind, head, size, start, offset)
+            if kind == virtio_net.GSO_NONE:
+                return finished(made, frame)
+            if self.whole and length > self._longest:
+                run = Run.make(made, frame)
+                self.carried += 1
+                return [run]
+            self.runs += 1
+            return finished(made, frame)
         except TooManySegments:
             self.tiny += 1
             return []
@@ -87,10 +98,17 @@ class Restorer:
         self.checksums += before.checksums
         self.runs += before.runs
         self.tags += before.tags
+        self.carried += before.carried
+        self.whole = before.whole
 
     def info(self) -> dict[str, str | int]:
         """For people: how often there was something to do."""
-        told = {"tags put back": self.tags, "checksums completed": self.checksums, "runs taken apart": self.runs}
+        told = {
+            "tags put back": self.tags,
+            "checksums completed": self.checksums,
+            "runs taken apart": self.runs,
+            "runs left whole": self.carried,
+        }
         return {label: number for label, number in told.items() if number}
 
 
@@ -119,4 +137,4 @@ class Messages:
             self._restorer.truncated += 1
             return []
         frames = self._restorer.put_right(self._room, virtio_net.SIZE, size - virtio_net.SIZE, status, tci, tpid)
-        return [frame if isinstance(frame, bytes) else bytes(frame) for frame in frames]
+        return [bytes(frame) if isinstance(frame, memoryview) else frame for frame in frames]

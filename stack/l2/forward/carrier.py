@@ -35,10 +35,27 @@ class Reason(enum.IntEnum):
     OVERRUN = 11
     """Dropped: the ring was full (threads)."""
     ORDER = 12
-    """Handed up, since earlier frames between these stations wait for the stack and must not be overtaken (threads)."""
+    """Handed up, since earlier frames between these stations wait for the stack and must not be overtaken."""
+    FLOW = 13
+    """For the port's own address, and of no flow that is known."""
+    FOREIGN = 14
+    """For the port's own address, and for the IP layer to look at: options, a fragment, a TTL that ends, a bad header, no IP."""
 
 
 DROPPED = frozenset((Reason.SAME_PORT, Reason.TRUNCATED, Reason.WAITING_FULL, Reason.NOT_SENT, Reason.OVERRUN))
+
+
+FlowKey = tuple[bytes, bytes]
+"""Source and destination, 4 or 16 bytes each."""
+
+
+@attrs.frozen
+class FlowCounts:
+    """Of a routed flow; *used*: seconds of the monotonic clock, 0 for never."""
+
+    used: float
+    frames: int
+    octets: int
 
 
 @attrs.frozen
@@ -79,6 +96,15 @@ class Carrier(Protocol):
         ...
 
     def drop(self, station: bytes) -> None: ...
+
+    def put_flow(self, port: int, key: FlowKey, output: int, macs: bytes, own: bytes) -> None:
+        """Packets of *key* that come in on an attached port for its address *own* leave through *output*, which is attached, with *macs*:
+        destination and source. OSError when there is no more room."""
+        ...
+
+    def drop_flow(self, port: int, key: FlowKey) -> None: ...
+
+    def flow_counts(self, port: int, key: FlowKey) -> FlowCounts: ...
 
     def idle(self, station: bytes) -> float | None:
         """See `stack.l2.engine.Engine.idle`."""

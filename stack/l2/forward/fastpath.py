@@ -18,15 +18,26 @@ from collections.abc import Callable, Mapping
 
 import attrs
 
+from resmgr.dispatch import Timer
 from resmgr.errors import Misuse
 from stack.core.driver import Driver
 from stack.core.hooks import ORDER_AGGREGATE, ORDER_BRIDGE, HookEntry, Point
 from stack.core.ifnet import Interface, InterfaceEvent
 from stack.core.linuxinterface import LinuxInterface, on_linux
 from stack.core.stack import Stack
-from stack.l2.engine import PORTS_MAX, STATIONS_MAX, EngineStatistics, PortStatistics
+from stack.l2.engine import (
+    FLOW_SECONDS,
+    FLOWS_DEFAULT,
+    PORTS_MAX,
+    STATIONS_MAX,
+    EngineStatistics,
+    FlowStatistics,
+    PortStatistics,
+    RoutedFlow,
+)
 from stack.l2.forward.carrier import DROPPED, NOTHING, Carrier, Counts, Reason
 from stack.l2.forward.preference import preferred
+from stack.l2.forward.routes import Route, Routes
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +69,7 @@ class FastPath:
     without, and `statistics` says why.
     """
 
-    def __init__(self, stack: Stack, engine: str, kinds: Kinds) -> None:
+    def __init__(self, stack: Stack, engine: str, kinds: Kinds, flows: int = FLOWS_DEFAULT) -> None:
         if engine not in ("auto", "none", *kinds):
             raise Misuse(f"there is no engine {engine}; there are auto, none, {', '.join(kinds)}")
         self._stack = stack
@@ -70,6 +81,8 @@ class FastPath:
         self._ports: dict[Interface, _Port] = {}
         self._stations: dict[bytes, _Port] = {}
         self._refused = 0
+        self._routes = Routes(self._look, self._drop_route, flows)
+        self._timer: Timer | None = None
         self._closed = False
         self._registrations = [stack.on_hooks(self._hooks_changed), stack.on_interface(self._interface_changed)]
 
@@ -110,6 +123,7 @@ class FastPath:
         port = self._ports.get(interface)
         if port is not None:
             self.flush(interface)
+            self._routes.remove_of(interface)
             self._detach(port)
             del self._ports[interface]
 
@@ -155,11 +169,65 @@ class FastPath:
         port = self._stations.get(station)
         return self._carrier.idle(station) if port is not None and port.index and self._carrier is not None else None
 
+    # Routed flows
+
+    def route(self, flow: RoutedFlow) -> bool:
+        source, output = self._ports.get(flow.interface), self._ports.get(flow.output)
+        carrier, now = self._carrier, self._stack.dispatch.now()
+        if carrier is None or source is None or output is None or not (source.index and output.index):
+            return False
+        if source.reasons or output.reasons:
+            return False
+        route = self._routes.add(flow, now)
+        if route is None:
+            return False
+        try:
+            carrier.put_flow(source.number, route.key, output.number, flow.next_hop + flow.output.mac, flow.interface.mac)
+        except OSError as error:
+            log.warning("forwarding: no room for a flow: %s", error.strerror)
+            self.unroute(flow.interface, *route.key)
+            return False
+        if self._timer is None:
+            self._timer = self._stack.dispatch.call_at(now + FLOW_SECONDS, self._expire)
+        return True
+
+    def unroute(self, interface: Interface, source: bytes | None = None, destination: bytes | None = None) -> None:
+        if source is None or destination is None:
+            self._routes.remove_of(interface)
+        else:
+            self._routes.remove((interface, source, destination))
+
+    def flows(self) -> list[FlowStatistics]:
+        now, told = self._stack.dispatch.now(), []
+        for route in self._routes.known.values():
+            self._look(route)
+            told.append(FlowStatistics(route.flow, max(0.0, now - route.used), route.frames, route.octets))
+        return told
+
+    def _look(self, route: Route) -> None:
+        port = self._ports.get(route.flow.interface)
+        if port is not None and port.index and self._carrier is not None:
+            counts = self._carrier.flow_counts(port.number, route.key)
+            route.used = max(route.used, counts.used)
+            route.frames, route.octets = counts.frames, counts.octets
+
+    def _drop_route(self, route: Route) -> None:
+        port = self._ports.get(route.flow.interface)
+        if port is not None and port.index and self._carrier is not None:
+            self._carrier.drop_flow(port.number, route.key)
+
+    def _expire(self) -> None:
+        now = self._stack.dispatch.now()
+        self._routes.expire(now, FLOW_SECONDS)
+        self._timer = self._stack.dispatch.call_at(now + FLOW_SECONDS / 5, self._expire) if self._routes.known else None
+
     # Views
 
     def statistics(self) -> EngineStatistics:
         ports = {port.interface.name: self._port_statistics(port) for port in self._ports.values()}
-        return EngineStatistics(self.name, self._why, len(self._stations), self._refused, ports)
+        return EngineStatistics(
+            self.name, self._why, len(self._stations), self._refused, ports, len(self._routes.known), self._routes.refused
+        )
 
     def _port_statistics(self, port: _Port) -> PortStatistics:
         counts = self._counts(port)
@@ -195,6 +263,8 @@ class FastPath:
             registration.revoke()
         for interface in list(self._ports):
             self.remove(interface)
+        if self._timer is not None:
+            self._timer.cancel()
         if self._carrier is not None:
             self._carrier.close()
 
@@ -244,6 +314,7 @@ class FastPath:
         for station, other in self._stations.items():
             if other is port:
                 carrier.drop(station)
+        self._routes.remove_of(port.interface)
         port.before = self._counts(port)
         port.index = 0
         carrier.detach(port.number)
@@ -282,6 +353,8 @@ class FastPath:
         if event is InterfaceEvent.DETACHED:
             self.remove(interface)
             return
+        if event is InterfaceEvent.CHANGED:
+            self._routes.remove_of(interface)
         if port.index and (not interface.up or (_index(interface), interface.mtu) != (port.index, port.mtu)):
             self._detach(port)
         if not port.index:

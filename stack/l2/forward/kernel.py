@@ -22,11 +22,12 @@ from stack.ebpf.map import Map
 from stack.ebpf.namespace import inside
 from stack.ebpf.program import Program, XdpLink
 from stack.ebpf.syscall import refusal
-from stack.l2.engine import PORTS_MAX, STATIONS_MAX
-from stack.l2.forward.carrier import NOTHING, Counts, Reason
+from stack.l2.engine import FLOWS_MAX, PORTS_MAX, STATIONS_MAX
+from stack.l2.forward.carrier import NOTHING, Counts, FlowCounts, FlowKey, Reason
 from stack.l2.forward.features import DeviceFeatures
+from stack.l2.forward.parts import CARRIED, FLOW, FLOW_KEY, KEY, PORT, REASONS, STATION, Maps
 from stack.l2.forward.preference import is_buffered
-from stack.l2.forward.program import CARRIED, KEY, PORT, REASONS, STATION, Maps, forwarding
+from stack.l2.forward.program import forwarding
 from stack.wire.ethernet import HEADER_SIZE, TAG_SIZE
 from stack.wire.netdev import XdpFeature
 
@@ -47,6 +48,10 @@ class _Port:
     native: bool = True
     """Native mode is good for its driver, which has not refused it."""
     trouble: str = ""
+    flows: dict[FlowKey, bytes] = attrs.Factory(dict)
+    """Keys of the map."""
+    own: bytes = bytes(6)
+    """The address for which routed packets come."""
 
 
 class KernelCarrier:
@@ -67,7 +72,8 @@ class KernelCarrier:
                 self._settings = make(Map(MapType.ARRAY, 4, PORT.size, PORTS_MAX, "ports"))
                 self._carried = make(Map(MapType.PERCPU_ARRAY, 4, CARRIED.size, PORTS_MAX * PORTS_MAX, "carried"))
                 self._reasons = make(Map(MapType.PERCPU_ARRAY, 4, REASONS.size, PORTS_MAX, "reasons"))
-                maps = (self._stations, self._outputs, self._settings, self._carried, self._reasons)
+                self._flows = make(Map(MapType.HASH, FLOW_KEY.size, FLOW.size, FLOWS_MAX, "flows"))
+                maps = (self._stations, self._outputs, self._settings, self._carried, self._reasons, self._flows)
                 self._maps = Maps(*(one.fd for one in maps))
                 # So that a right that is missing is known now, not with the first port.
                 Program(forwarding(0, self._maps), "forward").close()
@@ -118,6 +124,28 @@ class KernelCarrier:
     def drop(self, station: bytes) -> None:
         self._stations.delete(KEY.pack(station))
 
+    def put_flow(self, port: int, key: FlowKey, output: int, macs: bytes, own: bytes) -> None:
+        one = self._ports[port]
+        packed = FLOW_KEY.pack(port, 4 if len(key[0]) == 4 else 6, *key)
+        self._flows.update(packed, FLOW.pack(output, 0, 0, macs[:6], macs[6:], 0, 0))
+        one.flows[key] = packed
+        one.own = own
+        self._write(one)
+
+    def drop_flow(self, port: int, key: FlowKey) -> None:
+        one = self._ports[port]
+        packed = one.flows.pop(key, None)
+        if packed is not None:
+            self._flows.delete(packed)
+            self._write(one)
+
+    def flow_counts(self, port: int, key: FlowKey) -> FlowCounts:
+        value = self._flows.lookup(self._ports[port].flows[key])
+        if value is None:
+            return FlowCounts(0.0, 0, 0)
+        _, _, used, _, _, frames, octets = FLOW.unpack(value)
+        return FlowCounts(used * 1e-9, frames, octets)
+
     def idle(self, station: bytes) -> float | None:
         value = self._stations.lookup(KEY.pack(station))
         used = 0 if value is None else STATION.unpack(value)[2]
@@ -167,7 +195,9 @@ class KernelCarrier:
 
     def _write(self, one: _Port) -> None:
         # One tag does not count, as everywhere in Linux.
-        self._settings.update(_INDEX.pack(one.number), PORT.pack(one.on, one.mtu + HEADER_SIZE + TAG_SIZE))
+        self._settings.update(
+            _INDEX.pack(one.number), PORT.pack(one.on, one.mtu + HEADER_SIZE + TAG_SIZE, one.own if one.flows else bytes(6))
+        )
 
     def _wanted(self, one: _Port) -> XdpMode:
         if self._mode is XdpMode.GENERIC:

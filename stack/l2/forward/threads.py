@@ -18,9 +18,9 @@ from stack.core.ifnet import Interface
 from stack.core.linuxinterface import LinuxInterface, OnLinux, on_linux
 from stack.drivers.af_packet.receiver import ring_is_safe
 from stack.ebpf.namespace import inside
-from stack.l2.forward.carrier import NOTHING, Counts
+from stack.l2.forward.carrier import NOTHING, Counts, FlowCounts, FlowKey
 from stack.l2.forward.ring import PortRing
-from stack.l2.forward.worker import Station, Worker, WorkerPort
+from stack.l2.forward.worker import Routed, Station, Worker, WorkerPort
 
 RING_SIZE = 4 << 20
 """Bytes of memory per port."""
@@ -96,6 +96,24 @@ class ThreadCarrier:
     def drop(self, station: bytes) -> None:
         if self._stations.pop(station, None) is not None:
             self._forget_flows()
+
+    def put_flow(self, port: int, key: FlowKey, output: int, macs: bytes, own: bytes) -> None:
+        one = self._served[port].port
+        one.routes[key] = Routed(output, macs)
+        if one.own != own:
+            one.own = own
+            self._forget_flows()
+
+    def drop_flow(self, port: int, key: FlowKey) -> None:
+        one = self._served[port].port
+        one.routes.pop(key, None)
+        if not one.routes:
+            one.own = b""
+            self._forget_flows()
+
+    def flow_counts(self, port: int, key: FlowKey) -> FlowCounts:
+        one = self._served[port].port.routes.get(key)
+        return FlowCounts(0.0, 0, 0) if one is None else FlowCounts(one.used, one.frames, one.octets)
 
     def idle(self, station: bytes) -> float | None:
         known = self._stations.get(station)

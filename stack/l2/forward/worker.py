@@ -26,7 +26,8 @@ from stack.core.driver import BATCH_MAX
 from stack.core.ifnet import Interface
 from stack.drivers.af_packet.constants import TP_STATUS_COPY
 from stack.frame import Frame
-from stack.l2.forward.carrier import Reason
+from stack.l2.forward.carrier import FlowKey, Reason
+from stack.l2.forward.packets import flow_of, pass_on
 from stack.l2.forward.ring import FRAME_AT, SPECIAL, VNET_SIZE, PortRing
 from stack.wire import virtio_net
 from stack.wire.ethernet import HEADER_SIZE, TAG_SIZE
@@ -67,6 +68,18 @@ class Flow:
         self.reason = reason
 
 
+class Routed:
+    """A flow of the IP layer's: out by `pairs` of the port *output*, with other addresses."""
+
+    __slots__ = ("frames", "macs", "octets", "output", "used")
+
+    def __init__(self, output: int, macs: bytes) -> None:
+        self.output = output
+        self.macs = macs
+        self.used = 0.0
+        self.frames = self.octets = 0
+
+
 class WorkerPort:
     """A port as workers and the dispatch see it. Counters but that of overruns are written by the worker alone, `allowed` and the like by
     the dispatch."""
@@ -75,6 +88,7 @@ class WorkerPort:
         self.number = number
         self.interface = interface
         self.ring = ring
+        self.mtu = mtu
         self.room = mtu + HEADER_SIZE + TAG_SIZE
         self.allowed = False
         self.leaving = False
@@ -83,6 +97,9 @@ class WorkerPort:
         self.sending = threading.Lock()
         """Held by who sends through this port or closes it: a descriptor that is closed may be another file's at once."""
         self.flows: dict[bytes, Flow] = {}
+        self.routes: dict[FlowKey, Routed] = {}
+        self.own = b""
+        """The address for which packets of `routes` come; empty while there are none."""
         self.handed: deque[tuple[frozenset[bytes], list[Frame]]] = deque()
         self.next = 0
         self.in_frames = self.in_bytes = 0
@@ -237,6 +254,13 @@ class Worker:
                 flow.source.used = now
                 continue
             reason = flow.reason if pairs is None else Reason.LONG if length > flow.room else Reason.ORDER
+            if reason is Reason.FLOW:
+                found = self._route(port, view, begin, length, length - HEADER_SIZE, now, held is not None and key in held)
+                if isinstance(found, list):
+                    found += (address + begin - VNET_SIZE, length + VNET_SIZE)
+                    octets += length
+                    continue
+                reason = found
             reasons[reason] += 1
             if reason is not Reason.SAME_PORT:
                 up += map(bytes, ring.restorer.put_right(view, begin, length, 0, 0, 0))
@@ -272,11 +296,43 @@ class Worker:
             flow.source.used = now
             return length
         reason = flow.reason if flow.pairs is None else Reason.LONG if head + size > flow.room else Reason.ORDER
+        if reason is Reason.FLOW and kind != virtio_net.GSO_NONE:
+            found = self._route(port, memory, begin, length, head + size - HEADER_SIZE, now, held is not None and key in held)
+            if isinstance(found, list):
+                anchor = ctypes.c_char.from_buffer(memory)
+                self._kept.append(anchor)
+                found += (ctypes.addressof(anchor) + begin - VNET_SIZE, length + VNET_SIZE)
+                return length
+            reason = found
         port.reasons[reason] += 1
         if reason is not Reason.SAME_PORT:
             up += map(bytes, port.ring.restorer.put_right(memory, begin, length, 0, 0, 0))
             up_keys.add(key)
         return 0
+
+    def _route(
+        self, port: WorkerPort, memory: memoryview, begin: int, length: int, packet: int, now: float, waits: bool
+    ) -> list[int] | Reason:
+        """Make the frame that of its next link; where it is to be entered, or why it goes up as it is. *packet*: of IP, at most, on a link;
+        *waits*: earlier frames of these stations wait for the stack."""
+        key = flow_of(memory, begin, length)
+        if key is None:
+            return Reason.FOREIGN
+        route = port.routes.get(key)
+        if route is None:
+            return Reason.FLOW
+        output = self.outputs.get(route.output)
+        if output is None or not output.allowed:
+            return Reason.OUTPUT_OFF
+        if packet > output.mtu:
+            return Reason.LONG
+        if waits:
+            return Reason.ORDER
+        pass_on(memory, begin, route.macs)
+        route.used = now
+        route.frames += 1
+        route.octets += length
+        return self._pairs.setdefault(route.output, [])
 
     def _send(self, port: WorkerPort) -> None:
         """Everything that the batch collected, output by output."""
@@ -327,6 +383,8 @@ class Worker:
             reason = Reason.GROUP
         elif not port.allowed:
             reason = Reason.OFF
+        elif key[:6] == port.own:
+            reason = Reason.FLOW
         elif source is None or source.port != port.number:
             reason = Reason.SOURCE
         elif destination is None:

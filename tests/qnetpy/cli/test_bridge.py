@@ -18,7 +18,7 @@ from stack.wire.ethernet import BROADCAST
 
 
 def test_words_are_requests() -> None:
-    line = "add en0 stp en0 -learn en0 maxaddr 7 ifpathcost en0 0x10 static en0 02:00:00:00:00:01 flush proto stp up"
+    line = "add en0 stp en0 -learn en0 maxaddr 7 ifpathcost en0 0x10 static en0 02:00:00:00:00:01 flush ipf -ipf proto stp up"
     assert parsed(line.split()) == (
         [
             ("add", {"interface": "en0"}),
@@ -28,6 +28,8 @@ def test_words_are_requests() -> None:
             ("ifpathcost", {"interface": "en0", "value": 16}),
             ("static", {"interface": "en0", "address": "02:00:00:00:00:01"}),
             ("flush", {}),
+            ("ipf", {"on": True}),
+            ("ipf", {"on": False}),
             ("proto", {"value": "stp"}),
             ("up", {}),
         ],

@@ -24,6 +24,8 @@ from stack.filter.bpf import machine
 from stack.filter.bpf.assembler import Code
 from stack.filter.bpf.attach import attach
 from stack.frame import Frame
+from stack.testing.runs import tcp_run
+from stack.wire.run import Run
 
 FOR_US, BROADCAST, MULTICAST, OTHER_HOST, OUTGOING = range(5)
 
@@ -159,7 +161,7 @@ class Ends:
 
     def __init__(self, near: socket.socket, dispatch: TrioDispatch, limit: int) -> None:
         self.drops = Counters()
-        self.output = Output(dispatch, near, 1500, limit, self.drops.count)
+        self.output = Output(dispatch, near, near, 1500, limit, self.drops.count)
         dispatch.attach_fd(near.fileno(), lambda: None)
 
 
@@ -228,3 +230,33 @@ async def test_an_error_takes_one_frame_and_the_others_go_on(sockets: tuple[sock
         far.close()
         ends.output.transmit([b"x", b"y"])
         assert ends.drops["tx_refused"] == 2
+
+
+@pytest.mark.host
+async def test_runs_wait_in_order_with_frames_and_count_as_their_segments(sockets: tuple[socket.socket, socket.socket]) -> None:
+    near, far = sockets
+    near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16384)
+    async with open_dispatch() as dispatch:
+        ends = Ends(near, dispatch, 400)
+        sent: list[bytes] = []
+        for number in range(40):
+            run = Run.make(*tcp_run(bytes([number]) * 3000, 1000))
+            plain = bytes([number]) * 100
+            ends.output.transmit_runs([plain, run])
+            sent += [plain, run.header.pack() + run]
+            run[:] = bytes(len(run))
+        waiting = ends.output.waiting
+        assert waiting > 100
+        got: list[bytes] = []
+        with trio.fail_after(5):
+            while len(got) < len(sent):
+                got += received(far)
+                await trio.lowlevel.checkpoint()
+        assert got == sent
+        assert (ends.output.waiting, ends.output.runs, ends.drops) == (0, 40, {})
+        ends.output.transmit_runs([Run.make(*tcp_run(bytes(3000), 1461))])
+        assert ends.drops == {"too_long": 3}
+        for _ in range(300):
+            ends.output.transmit_runs([Run.make(*tcp_run(bytes(3000), 1000))])
+        assert 400 <= ends.output.waiting <= 402
+        assert ends.drops["tx_queue_full"] % 3 == 0

@@ -13,7 +13,8 @@ from stack.ebpf.map import Map
 from stack.ebpf.program import Program
 from stack.l2.engine import PORTS_MAX
 from stack.l2.forward.carrier import Reason
-from stack.l2.forward.program import CARRIED, KEY, ORDER_UNITS, PORT, REASONS, STATION, Maps, forwarding
+from stack.l2.forward.parts import CARRIED, FLOW, FLOW_KEY, KEY, ORDER_UNITS, PORT, REASONS, STATION, Maps
+from stack.l2.forward.program import forwarding
 
 pytestmark = pytest.mark.priv
 
@@ -61,12 +62,13 @@ def bench() -> Iterator[Bench]:
         Map(MapType.ARRAY, 4, PORT.size, PORTS_MAX) as ports,
         Map(MapType.PERCPU_ARRAY, 4, CARRIED.size, PORTS_MAX * PORTS_MAX) as carried,
         Map(MapType.PERCPU_ARRAY, 4, REASONS.size, PORTS_MAX) as reasons,
-        Program(forwarding(0, Maps(stations.fd, outputs.fd, ports.fd, carried.fd, reasons.fd)), "test") as program,
+        Map(MapType.HASH, FLOW_KEY.size, FLOW.size, 16) as flows,
+        Program(forwarding(0, Maps(stations.fd, outputs.fd, ports.fd, carried.fd, reasons.fd, flows.fd)), "test") as program,
     ):
         for station, port in ((A, 0), (B, 1), (C, 0)):
             stations.update(KEY.pack(station), STATION.pack(port, 0, 0))
         for number in (0, 1):
-            ports.update(index(number), PORT.pack(1, LONGEST))
+            ports.update(index(number), PORT.pack(1, LONGEST, bytes(6)))
         yield Bench(program, stations, ports, carried, reasons)
 
 
@@ -100,7 +102,7 @@ def test_what_is_not_carried(bench: Bench, destination: bytes, source: bytes, re
 
 @pytest.mark.parametrize(("port", "reason"), [(0, Reason.OFF), (1, Reason.OUTPUT_OFF)])
 def test_ports_that_are_off(bench: Bench, port: int, reason: Reason) -> None:
-    bench.ports.update(index(port), PORT.pack(0, LONGEST))
+    bench.ports.update(index(port), PORT.pack(0, LONGEST, bytes(6)))
     assert bench.run(B, A) == (Xdp.PASS, {reason: 1}, 0)
 
 

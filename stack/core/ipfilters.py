@@ -1,0 +1,92 @@
+"""Filters of IP packets: pfil's heads for IPv4 and IPv6. Whoever carries IP packets shows them here; a filter says which may pass.
+
+    filter(interface, point, packets) -> one bool for each packet: it passes
+
+IN: they came in on *interface*; OUT: they are to leave there. Packets have headers that parse; what does not is dropped before, by who
+carries it, and counted. Filters are asked in the order in which they came, each about what the ones before it let pass. A filter that fails
+drops what it was asked about.
+
+Nothing is reassembled: a fragment comes as it is, and says so (`header.fragment`); only the first has the ports, so a filter by ports must
+decide what it does with the others. A run of segments (`stack.wire.run`) is one packet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import attrs
+
+from stack.core.hooks import Point
+from stack.core.ifnet import Interface
+from stack.core.isolation import Guard, Guards
+from stack.frame import Frame
+from stack.wire.ip import IpHeader
+
+
+@attrs.frozen(eq=False)
+class Packet:
+    """*frame* is valid until the filter returns; the packet begins at *network* in it, and `header` counts from there."""
+
+    frame: Frame
+    network: int
+    header: IpHeader
+
+
+IpFilter = Callable[[Interface, Point, list[Packet]], list[bool]]
+
+
+@attrs.frozen(eq=False)
+class Entry:
+    name: str
+    wanted: IpFilter
+    guard: Guard | None
+    """Of the module that put it there."""
+
+
+class IpFilters:
+    """Of one stack. `entries` and `watchers` are replaced, never changed. *failed* is told of a filter that raised."""
+
+    def __init__(self, guards: Guards, failed: Callable[[str, Callable[..., object], Guard | None], None]) -> None:
+        self._guards = guards
+        self._failed = failed
+        self.entries: tuple[Entry, ...] = ()
+        self.watchers: tuple[Callable[[], None], ...] = ()
+        """Called when a filter has come or gone."""
+
+    def add(self, wanted: IpFilter, name: str) -> Callable[[], None]:
+        """From now on, until what is returned is called."""
+        entry = Entry(name, wanted, self._guards.current)
+        self._set((*self.entries, entry))
+        return lambda: self._set(tuple(one for one in self.entries if one is not entry))
+
+    def _set(self, entries: tuple[Entry, ...]) -> None:
+        self.entries = entries
+        for watcher in self.watchers:
+            watcher()
+
+    def watch(self, watcher: Callable[[], None]) -> Callable[[], None]:
+        """Call *watcher* from now on; ends with what is returned."""
+        self.watchers = (*self.watchers, watcher)
+
+        def end() -> None:
+            self.watchers = tuple(one for one in self.watchers if one is not watcher)
+
+        return end
+
+    def passing(self, interface: Interface, point: Point, packets: Mapping[int, Packet]) -> Mapping[int, Packet]:
+        """Those of *packets* that all filters let pass."""
+        for entry in self.entries:
+            if packets:
+                verdicts = self._ask(entry, interface, point, list(packets.values()))
+                packets = {place: packet for (place, packet), passes in zip(packets.items(), verdicts, strict=False) if passes}
+        return packets
+
+    def _ask(self, entry: Entry, interface: Interface, point: Point, packets: list[Packet]) -> list[bool]:
+        def ask(interface: Interface, frames: list[Frame]) -> list[bool]:
+            return entry.wanted(interface, point, packets)
+
+        try:
+            return self._guards.run(entry.guard, entry.name, ask, interface, [])
+        except Exception:
+            self._failed(f"IP filter {entry.name}", entry.wanted, entry.guard)
+            return []
