@@ -14,7 +14,7 @@ from __future__ import annotations
 import errno
 import logging
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 
 from resmgr.errors import Misuse
@@ -26,6 +26,7 @@ from stack.core.groups import join_group
 from stack.core.hooks import ORDER_TAP, Hook, HookEntry, Hooks, Point
 from stack.core.ifnet import Interface, InterfaceEvent
 from stack.core.isolation import SLOW_DEFAULT, Guard, GuardedDispatch, Guards
+from stack.core.layers import all_below, stands_on
 from stack.core.loaded import Loaded, wrapped
 from stack.core.loader import find_module
 from stack.core.module import Attached, Context, Kind, Loadable, Random
@@ -35,9 +36,10 @@ from stack.core.registry import Ethertypes, Handler, Handlers, IpProtocols, Regi
 from stack.core.restart import Restarter, Restarts
 from stack.core.screen import Screen, can_screen
 from stack.core.statistics import Counters, Drop, StackStatistics
+from stack.core.tags import sort_out
 from stack.crypto.registry import Crypto, standard_crypto
-from stack.frame import BadFrame, Frame
-from stack.wire.ethernet import HEADER_SIZE, MAC_SIZE, TPIDS, ethertype_of, unpack_type
+from stack.frame import Frame
+from stack.wire.ethernet import HEADER_SIZE, MAC_SIZE, TPIDS, unpack_type
 
 log = logging.getLogger(__name__)
 
@@ -89,8 +91,8 @@ class Stack:
         self._ethertypes = Ethertypes()
         self._ip_protocols = IpProtocols()
         self._screens: dict[int, Screen] = {}
-        self._told: dict[int, Screen] = {}
-        """The screens that drivers have."""
+        self._told: dict[Interface, tuple[frozenset[int] | None, dict[int, Screen]]] = {}
+        """Ethertypes and screens that drivers have."""
         self._hooks = Hooks()
         self._listeners: list[Listening] = []
         self._failures = Counters()
@@ -168,6 +170,8 @@ class Stack:
         interface = loaded.interface
         if interface is not None:
             del self._interfaces[interface.name]
+            self._told.pop(interface, None)
+            self._hooks.forget(interface.name)
             interface.attached = False
             interface.up = False
             self.tell(InterfaceEvent.DETACHED, interface)
@@ -237,20 +241,21 @@ class Stack:
         interface = Interface(self, driver.name, self._next_index, driver, innermost if has_endpoints(innermost) else None)
         self._next_index += 1
         driver.start(interface)
-        driver.accept(self._wanted())
-        if self._told and can_screen(driver):
-            driver.screen(self._told)
+        self._tell_driver(interface)
         self._interfaces[interface.name] = interface
         loaded.interface = interface
+        if stands_on(driver):
+            self._tell_drivers()
 
     # Protocols and hooks
 
-    def register_ethertype(self, ethertype: int, handler: Handler) -> Registration:
+    def register_ethertype(self, ethertype: int, handler: Handler, *, vlans: bool = False) -> Registration:
         """From now on *handler* gets received frames of *ethertype*, as batches. Misuse when somebody has it already.
 
-        Frames may be tagged (`stack.wire.ethernet.payload_offset`) and padded, and are valid until the handler returns.
+        Frames may be padded, and are valid until the handler returns. *vlans*: it gets those of VLANs that have no interface here, too,
+        with their tags (`stack.wire.ethernet.payload_offset`); others do not (`stack.core.tags`).
         """
-        self._ethertypes.add(ethertype, handler, self._guards.current)
+        self._ethertypes.add(ethertype, handler, self._guards.current, vlans)
         self._tell_drivers()
 
         def revoke() -> None:
@@ -277,10 +282,6 @@ class Stack:
             self._screens[ethertype] = screen
         self._tell_drivers()
 
-    def _screens_now(self) -> dict[int, Screen]:
-        """None while a module wants every frame: what a protocol sheds, a bridge forwards."""
-        return {} if self._hooks.want_everything() else dict(self._screens)
-
     def shed(self) -> int:
         """Frames that drivers have shed by screens, as far as samples tell."""
         return sum(interface.driver.shed for interface in self._interfaces.values() if can_screen(interface.driver))
@@ -304,6 +305,17 @@ class Stack:
 
         return self._registered(f"promiscuity of {interface.name} for {name}", revoke)
 
+    def own(self, interface: Interface, name: str) -> Registration:
+        """From now on *name* alone takes what *interface* receives. ModuleError (EBUSY) while another does."""
+        if interface.owner:
+            raise ModuleError(errno.EBUSY, f"{interface.name} is in {interface.owner} already, and can be in one only")
+        interface.owner = name
+
+        def revoke() -> None:
+            interface.owner = ""
+
+        return self._registered(f"input of {interface.name} for {name}", revoke)
+
     def join(self, interface: Interface, group: bytes, name: str) -> Registration:
         """From now on *interface* hears *group*, also where its card must be told. *name*: who joins. ModuleError when that is refused."""
         return self._registered(f"group {group.hex(':')} of {interface.name} for {name}", join_group(interface, group))
@@ -317,9 +329,12 @@ class Stack:
         name: str = "hook",
         everything: bool = False,
         counts: bool = False,
+        interfaces: Iterable[str] | None = None,
     ) -> Registration:
-        """Put *hook* at *point*; see `stack.core.hooks`. *everything*: drivers stop filtering by ethertype while it is there."""
-        entry = HookEntry(point, order, hook, name, everything, counts, self._guards.current)
+        """Put *hook* at *point*; see `stack.core.hooks`. *everything*: drivers stop filtering by ethertype while it is there.
+        *interfaces*: names of those that it is on; None: all."""
+        on = None if interfaces is None else frozenset(interfaces)
+        entry = HookEntry(point, order, hook, name, everything, counts, self._guards.current, on)
         self._hooks.add(entry)
         self._tell_drivers()
         self._tell_watchers()
@@ -362,21 +377,40 @@ class Stack:
         owned[registration] = None
         return registration
 
-    def _wanted(self) -> frozenset[int] | None:
-        return None if self._hooks.want_everything() else self._ethertypes.wanted()
+    def _wants_everything(self, interface: Interface) -> bool:
+        """Some module wants every frame that comes in there, or on an interface that stands on it."""
+        name = interface.name
+        return self._hooks.want_everything(name) or any(
+            self._hooks.want_everything(one.name) for one in self.interfaces if name in all_below(one.name, self.driver_of)
+        )
+
+    def driver_of(self, name: str) -> Driver | None:
+        """Of the interface of that name; None when there is none."""
+        interface = self._interfaces.get(name)
+        return None if interface is None else interface.driver
 
     def _tell_drivers(self) -> None:
-        wanted = self._wanted()
-        screens = self._screens_now()
         for interface in self.interfaces:
-            driver = interface.driver
             try:
-                if screens != self._told and can_screen(driver):
-                    driver.screen(screens)
-                driver.accept(wanted)
+                self._tell_driver(interface)
             except Exception:
-                self._failed(f"driver of {interface.name}", driver.accept, None)
-        self._told = screens
+                self._failed(f"driver of {interface.name}", interface.driver.accept, None)
+
+    def _tell_driver(self, interface: Interface) -> None:
+        """What is wanted of it, if that is news. No screens while a module wants every frame: what a protocol sheds, a bridge forwards."""
+        driver = interface.driver
+        if self._wants_everything(interface):
+            wanted: frozenset[int] | None = None
+            screens: dict[int, Screen] = {}
+        else:
+            wanted, screens = self._ethertypes.wanted(), dict(self._screens)
+        told = self._told.get(interface)
+        if told is not None and told == (wanted, screens):
+            return
+        if can_screen(driver) and (screens if told is None else screens != told[1]):
+            driver.screen(screens)
+        driver.accept(wanted)
+        self._told[interface] = wanted, screens
 
     # Frames
 
@@ -384,7 +418,7 @@ class Stack:
         """For interfaces: a batch from a driver goes up. Never raises what a module raised."""
         interface.rx_frames += len(frames)
         interface.rx_bytes += len(frames[0]) if len(frames) == 1 else sum(map(len, frames))
-        for entry in self._hooks.incoming:
+        for entry in self._hooks.coming_in(interface.name):
             frames = self._hooked(entry, interface, frames)
         if interface.promiscuous:
             frames = self._for_us(interface, frames)
@@ -396,7 +430,7 @@ class Stack:
 
         It is not counted as received. For hooks (bridge, aggregate), within whose call the frames are valid.
         """
-        for entry in self._hooks.incoming:
+        for entry in self._hooks.coming_in(interface.name):
             if entry.order > above:
                 frames = self._hooked(entry, interface, frames)
         if frames:
@@ -433,16 +467,14 @@ class Stack:
 
     def _sort_out(self, interface: Interface, frames: list[Frame]) -> None:
         """A batch that is not all of one untagged ethertype."""
-        by_type: dict[int, list[Frame]] = {}
-        for frame in frames:
-            try:
-                kind = ethertype_of(frame)
-            except BadFrame:
-                interface.drops.count(Drop.TOO_SHORT if len(frame) < HEADER_SIZE else Drop.BAD_TAGS)
-                continue
-            by_type.setdefault(kind, []).append(frame)
-        for kind, batch in by_type.items():
+        found = sort_out(frames)
+        for reason, number in found.bad.items():
+            interface.drops.count(reason, number)
+        for kind, batch in found.own.items():
             self._handle(interface, kind, batch)
+        for kind, batch in found.foreign.items():
+            if kind not in self._ethertypes.any_vlan or not self._give(self._ethertypes, kind, interface, batch):
+                interface.drops.count(Drop.NO_VLAN, len(batch))
 
     def _handle(self, interface: Interface, ethertype: int, frames: list[Frame]) -> None:
         if not self._give(self._ethertypes, ethertype, interface, frames):
@@ -471,7 +503,7 @@ class Stack:
 
         Borrowed until this returns. What cannot be sent is dropped and counted.
         """
-        for entry in self._hooks.outgoing:
+        for entry in self._hooks.going_out(interface.name):
             if below is None or entry.order < below:
                 frames = self._hooked(entry, interface, frames)
         if not frames:

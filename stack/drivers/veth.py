@@ -17,6 +17,7 @@ import attrs
 
 from resmgr.dispatch import Dispatch
 from stack.core.errors import ModuleError
+from stack.core.linuxinterface import LinuxInterface
 from stack.core.module import Context, Kind, Module
 from stack.core.wrapper import Around
 from stack.drivers.af_packet.pair import VethPair, open_namespace
@@ -58,10 +59,19 @@ class VethDriver(Around):
             if namespace is not None:
                 os.close(namespace)
         try:
-            self.around(PacketDriver(dispatch, PacketOptions(options.ifname, options.name)))
+            self._packet = PacketDriver(dispatch, PacketOptions(options.ifname, options.name))
+            self.around(self._packet)
         except BaseException:
             self._pair.remove()
             raise
+
+    # `stack.core.linuxinterface.OnLinux`: this driver changes no frame, so who works beside the packet driver works beside it.
+
+    def linux_interface(self) -> LinuxInterface | None:
+        return self._packet.linux_interface()
+
+    def stand_aside(self, aside: bool) -> None:
+        self._packet.stand_aside(aside)
 
     def detach(self) -> None:
         super().detach()

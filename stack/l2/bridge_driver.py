@@ -22,8 +22,9 @@ import attrs
 from resmgr.dispatch import Timer
 from stack.core.driver import Port
 from stack.core.errors import ModuleError
-from stack.core.hooks import ORDER_BRIDGE, Point
+from stack.core.hooks import ORDER_BRIDGE
 from stack.core.ifnet import Interface, InterfaceEvent
+from stack.core.layers import refuse_circle, refuse_relatives
 from stack.core.module import Context, Kind, Module
 from stack.core.registry import Registration
 from stack.core.specific import specific_driver
@@ -37,7 +38,7 @@ from stack.l2.bridge_requests import SETTERS, facts
 from stack.l2.engine import Engine
 from stack.l2.forward.fastpath import FastPath
 from stack.l2.forward.kinds import CAPABILITIES, kinds
-from stack.l2.pseudo import made_address
+from stack.l2.pseudo import made_address, take_over
 from stack.l2.stp.machine import SpanningTree
 from stack.l2.stp.settings import PortSettings, Protocol, TreeSettings
 from stack.wire.bpdu import GROUP, parse_bpdu
@@ -59,7 +60,8 @@ class Member:
 
     interface: Interface
     port: BridgePort
-    promiscuity: Registration
+    registrations: tuple[Registration, ...]
+    """Its input, promiscuity and hooks."""
     settings: PortSettings
     """Of the spanning tree."""
 
@@ -83,7 +85,6 @@ class BridgeDriver:
         self.drops = Counters()
         self._numbers: dict[int, Member] = {}
         self._port: Port | None = None
-        self._hooks: list[Registration] = []
         self._timer: Timer | None = None
         self._prune_at: float | None = None
         self._closed = False
@@ -135,6 +136,11 @@ class BridgeDriver:
             told |= {"engine": statistics.engine, "carried by the engine": statistics.frames}
         return told
 
+    @property
+    def below(self) -> tuple[str, ...]:
+        """`stack.core.layers.Layered`."""
+        return tuple(self.members)
+
     def get_specific(self) -> Mapping[str, object]:
         return facts(self)
 
@@ -148,27 +154,28 @@ class BridgeDriver:
     # Members
 
     def add(self, name: str, span: bool = False) -> None:
-        """ModuleError when there is no such interface, it is in a bridge already, cannot be promiscuous, or there are too many."""
+        """ModuleError when there is no such interface, it is in a bridge or an aggregate already, would make a loop with another member,
+        cannot be promiscuous, or there are too many."""
         interface = interface_named(self._stack, name)
         if isinstance(specific_driver(interface.driver), BridgeDriver):
             raise refused(f"{name} is a bridge itself")
-        for other in (self, *(specific_driver(one.driver) for one in self._stack.interfaces)):
-            if isinstance(other, BridgeDriver) and name in other.members:
-                raise refused(f"{name} is a member of {other.name} already", errno.EBUSY)
+        if name in self.members:
+            raise refused(f"{name} is a member of {self.name} already", errno.EBUSY)
+        refuse_circle(self.name, name, self._stack.driver_of)
+        refuse_relatives(name, self.members, self._stack.driver_of)
         if interface.endpoints is not None:
             raise refused(f"{name} has no broadcast: its stations are IP endpoints, which a bridge cannot join to others")
         if len(self.members) >= PORTS_MAX:
             raise refused(f"{self.name} has {PORTS_MAX} members already", errno.ENOSPC)
-        promiscuity = self._stack.promiscuous(interface, self.name)
         port = self.bridge.add(interface.mac, self.options.storm)
         port.up, port.spans = interface.up, span
-        member = Member(interface, port, promiscuity, PortSettings())
+        try:
+            registrations = take_over(self._stack, interface, self.name, ORDER_BRIDGE, self._incoming, self._outgoing)
+        except BaseException:
+            self.bridge.remove(port.number)
+            raise
+        member = Member(interface, port, registrations, PortSettings())
         self.members[name] = self._numbers[port.number] = member
-        if not self._hooks:
-            self._hooks = [
-                self._stack.add_hook(Point.IN, self._incoming, order=ORDER_BRIDGE, name=self.name, everything=True, counts=True),
-                self._stack.add_hook(Point.OUT, self._outgoing, order=ORDER_BRIDGE, name=self.name, counts=True),
-            ]
         self._keep_own_addresses()
         if self.engine is not None:
             self.engine.add(interface)
@@ -193,11 +200,8 @@ class BridgeDriver:
         self.bridge.remove(member.port.number)
         if self.engine is not None:
             self.engine.remove(member.interface)
-        member.promiscuity.revoke()
-        if not self.members:
-            for hook in self._hooks:
-                hook.revoke()
-            self._hooks = []
+        for registration in member.registrations:
+            registration.revoke()
         self._members_changed()
         self.settle()
 
