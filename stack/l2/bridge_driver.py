@@ -36,6 +36,7 @@ from stack.l2.bridge import PORTS_MAX, Bridge, BridgePort, Decision
 from stack.l2.bridge_options import BridgeOptions
 from stack.l2.bridge_requests import SETTERS, facts
 from stack.l2.engine import Engine
+from stack.l2.flushes import FlushBound
 from stack.l2.forward.fastpath import FastPath
 from stack.l2.forward.kinds import CAPABILITIES, kinds
 from stack.l2.pseudo import made_address, take_over
@@ -81,6 +82,7 @@ class BridgeDriver:
         self.bridge = Bridge(self.mac, options.maxaddr, options.timeout, options.station)
         settings = TreeSettings(Protocol(options.proto), options.priority, options.maxage, options.hellotime, options.fwddelay)
         self.tree = SpanningTree(self.mac, settings, self._dispatch.now())
+        self._flushes = FlushBound()
         self.members: dict[str, Member] = {}
         self.drops = Counters()
         self._numbers: dict[int, Member] = {}
@@ -196,6 +198,7 @@ class BridgeDriver:
         """ModuleError when it is no member."""
         member = self.member(name)
         self.join_tree(member, False)
+        self._flushes.forget(member.port.number)
         del self.members[name], self._numbers[member.port.number]
         self.bridge.remove(member.port.number)
         if self.engine is not None:
@@ -320,8 +323,12 @@ class BridgeDriver:
     def _tell_news(self) -> None:
         news, self.bridge.news = self.bridge.news, []
         for station, number in news:
-            if self.engine is not None:
+            if self.engine is None:
+                break
+            if number:
                 self.engine.learned(station, self._numbers[number].interface)
+            else:
+                self.engine.forget(station)
         if self._prune_at is None:
             self._schedule()
 
@@ -330,6 +337,11 @@ class BridgeDriver:
         for station in self.bridge.stations.flush(number, statics):
             if self.engine is not None:
                 self.engine.forget(station)
+
+    @property
+    def flushes_put_off(self) -> int:
+        """Topology changes that had to wait (`stack.l2.flushes`)."""
+        return self._flushes.put_off
 
     # The spanning tree, and time
 
@@ -346,7 +358,7 @@ class BridgeDriver:
 
     def settle(self) -> None:
         """Carry out what the tree has decided, and wait for what comes next."""
-        for number in self.tree.flushed():
+        for number in self._flushes.due(self.tree.flushed(), self._dispatch.now()):
             self.forget(number)
         for member in self.members.values():
             port = member.port
@@ -373,7 +385,7 @@ class BridgeDriver:
             self._timer = None
         if self._closed:
             return
-        due = self.tree.next_timeout()
+        due = min((when for when in (self.tree.next_timeout(), self._flushes.next_timeout()) if when is not None), default=None)
         if len(self.bridge.stations):
             if self._prune_at is None:
                 self._prune_at = self._dispatch.now() + PRUNE_SECONDS

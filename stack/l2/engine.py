@@ -27,7 +27,9 @@ from stack.core.ifnet import Interface
 PORTS_MAX = 32
 """Ports of one engine."""
 STATIONS_MAX = 8192
-"""Stations of one engine; those beyond go by the slow path (`stations_refused`). Bounds kernel memory against forged addresses."""
+"""Stations of one engine. For one more, the port that has most gives up its oldest, whose frames go by the slow path (`stations_refused`).
+Bounds
+kernel memory against forged addresses."""
 
 
 @attrs.frozen

@@ -47,6 +47,8 @@ class _Port:
     """Ours and the bridge's, in order of appearance."""
     obstacle: str = ""
     """The one of them for which it is not attached."""
+    stations: dict[bytes, None] = attrs.Factory(dict)
+    """Behind it, the oldest first."""
     before: Counts = NOTHING
     """Counted while it was attached earlier."""
 
@@ -134,9 +136,14 @@ class FastPath:
         if port is None or before is port:
             return
         if before is None and len(self._stations) >= STATIONS_MAX:
+            # As in the bridge: whoever has most gives its oldest up.
+            most = max(self._ports.values(), key=lambda one: len(one.stations))
+            self.forget(next(iter(most.stations)))
             self._refused += 1
-            return
         self._stations[station] = port
+        port.stations[station] = None
+        if before is not None:
+            before.stations.pop(station, None)
         if self._carrier is not None:
             if port.index:
                 self._put(station, port)
@@ -145,6 +152,8 @@ class FastPath:
 
     def forget(self, station: bytes) -> None:
         port = self._stations.pop(station, None)
+        if port is not None:
+            port.stations.pop(station, None)
         if port is not None and port.index and self._carrier is not None:
             self._carrier.drop(station)
 
@@ -260,6 +269,7 @@ class FastPath:
             self._refused += 1
             log.warning("forwarding: no room for a station: %s", error.strerror)
             del self._stations[station]
+            port.stations.pop(station, None)
 
     def _allow(self, port: _Port) -> None:
         carrier = self._carrier
