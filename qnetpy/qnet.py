@@ -144,7 +144,7 @@ class Qnet:
         system.paths.transit = self._transit
         system.guard(self.netfs.channel)
         self._kernel.network = self
-        self._ethertype = stack.register_ethertype(settings.ethertype, self._input)
+        self._ethertype = stack.register_ethertype(settings.ethertype, self._input, vlans=True)
         self.screen = LinkScreen(stack, settings.ethertype, self.handshake, self.machine.sessions)
         self._listener = stack.on_interface(self._interface_event)
         now = self.now()

@@ -136,6 +136,8 @@ def shown(one: dict[str, object]) -> str:
     addresses = one["addresses"]
     assert isinstance(addresses, list)
     lines = [f"{one['name']}: flags={bits:x}<{','.join(names)}> mtu {one['mtu']}", f"\taddress: {one['mac']}"]
+    if one.get("owner"):
+        lines.append(f"\towner: {one['owner']}, which takes all that it receives")
     lines.append(f"\tstatus: {'active' if one['carrier'] else 'no carrier'}")
     lines += [f"\tinet{'6' if ':' in str(address) else ''} {address}" for address in addresses]
     lines += [f"\t{line}" for line in layer2.ports_of(one)]

@@ -5,6 +5,9 @@ A hook that says `runs` may get runs of segments among the frames (`stack.core.r
 Order is a number, low first on the way in and high first on the way out, so that one module sits at one height. A hook gets
 `(interface, frames)` and returns the frames that go on: the same list, or a new one. Frames are valid until the hook returns; a hook that
 replaces a frame gives bytes of its own. What it takes out is counted as `hook_dropped` unless it counts itself (`counts=True`).
+
+A hook is on all interfaces, or on those that it names (`interfaces=`): then it costs the others nothing, neither a call
+nor their fast path.
 """
 
 from __future__ import annotations
@@ -53,13 +56,22 @@ class HookEntry:
     """Of the module that put it there."""
     runs: bool = False
     """It carries runs of segments in one piece; they are cut before others."""
+    interfaces: frozenset[str] | None = None
+    """Names of the interfaces that it is on, whether they are there or not; None: on all."""
+
+    def sees(self, interface: str) -> bool:
+        return self.interfaces is None or interface in self.interfaces
 
 
 class Hooks:
-    """The hooks of one stack, sorted. `incoming` and `outgoing` are replaced, never changed: a batch under way keeps its list."""
+    """The hooks of one stack, sorted: of all interfaces in `incoming` and `outgoing`, of one by `coming_in` and `going_out`. These are
+    replaced, never changed: a batch under way keeps its own."""
 
     def __init__(self) -> None:
         self._entries: list[HookEntry] = []
+        self._in: dict[str, tuple[HookEntry, ...]] = {}
+        self._out: dict[str, tuple[HookEntry, ...]] = {}
+        """By interface, as they are asked for."""
         self.watchers: tuple[Callable[[], None], ...] = ()
         """Called when a hook has come or gone. Replaced, never changed."""
         self.incoming: tuple[HookEntry, ...] = ()
@@ -73,13 +85,33 @@ class Hooks:
         self._entries.remove(entry)
         self._sort()
 
-    def want_everything(self) -> bool:
-        return any(entry.everything for entry in self.incoming)
+    def coming_in(self, interface: str) -> tuple[HookEntry, ...]:
+        """Low order first."""
+        found = self._in.get(interface)
+        if found is None:
+            found = self._in[interface] = tuple(entry for entry in self.incoming if entry.sees(interface))
+        return found
 
-    def want_runs(self) -> bool:
-        return any(entry.runs for entry in self.incoming)
+    def going_out(self, interface: str) -> tuple[HookEntry, ...]:
+        """High order first."""
+        found = self._out.get(interface)
+        if found is None:
+            found = self._out[interface] = tuple(entry for entry in self.outgoing if entry.sees(interface))
+        return found
+
+    def want_everything(self, interface: str) -> bool:
+        return any(entry.everything for entry in self.coming_in(interface))
+
+    def forget(self, interface: str) -> None:
+        """It is gone."""
+        self._in.pop(interface, None)
+        self._out.pop(interface, None)
+
+    def want_runs(self, interface: str) -> bool:
+        return any(entry.runs for entry in self.coming_in(interface))
 
     def _sort(self) -> None:
         by_order = sorted(self._entries, key=lambda entry: entry.order)
         self.incoming = tuple(entry for entry in by_order if entry.point is Point.IN)
         self.outgoing = tuple(entry for entry in reversed(by_order) if entry.point is Point.OUT)
+        self._in, self._out = {}, {}

@@ -44,6 +44,7 @@ class Interface:
 
     `promiscuous` counts those who asked for frames of other stations: `Stack.promiscuous`; `groups` has the number of members of each
     group: `Stack.join`.
+    `owner` is the interface that alone takes what this one receives (`Stack.own`): a bridge or an aggregate, empty for none.
     `endpoints` is there when the link's stations are IP endpoints; it is the innermost driver, whatever is wrapped around that.
     """
 
@@ -61,6 +62,7 @@ class Interface:
         "mtu",
         "mtu_limit",
         "name",
+        "owner",
         "promiscuous",
         "rx_bytes",
         "rx_frames",
@@ -84,6 +86,7 @@ class Interface:
         """An MTU below the driver's that somebody chose."""
         self.addresses: tuple[str, ...] = ()
         self.promiscuous = 0
+        self.owner = ""
         self.groups: dict[bytes, int] = {}
         self.rx_frames = self.rx_bytes = self.tx_frames = self.tx_bytes = 0
         self.drops = Counters()

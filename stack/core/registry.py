@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from stack.core.isolation import Guard
 
 Handler = Callable[["Interface", list[Frame]], None]
-"""Gets whole frames of its ethertype from one interface, tagged or not, in order, or whole packets of its IP protocol; they are valid until
+"""Gets whole frames of its ethertype from one interface, in order, or whole packets of its IP protocol; they are valid until
 it returns."""
 
 
@@ -58,15 +58,25 @@ class Handlers:
 
 
 class Ethertypes(Handlers):
-    """Who gets which ethertype."""
+    """Who gets which ethertype. `any_vlan`: those that frames of foreign VLANs are given to as well."""
 
-    def add(self, number: int, handler: Handler, guard: Guard | None = None) -> None:
+    def __init__(self) -> None:
+        super().__init__()
+        self.any_vlan: set[int] = set()
+
+    def add(self, number: int, handler: Handler, guard: Guard | None = None, vlans: bool = False) -> None:
         """Misuse when it is taken, is a VLAN tag's, or is no ethertype at all."""
         if not ETHERTYPE_MIN <= number <= 0xFFFF or number in TPIDS:
             raise Misuse(f"{number:#06x} cannot be registered as an ethertype")
         if number in self.handlers:
             raise Misuse(f"ethertype {number:#06x} is registered already")
         super().add(number, handler, guard)
+        if vlans:
+            self.any_vlan.add(number)
+
+    def remove(self, number: int) -> None:
+        super().remove(number)
+        self.any_vlan.discard(number)
 
     def wanted(self) -> frozenset[int]:
         return frozenset(self.handlers)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import errno
 import logging
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 
 from resmgr.errors import Misuse
@@ -27,6 +27,7 @@ from stack.core.hooks import ORDER_TAP, Hook, HookEntry, Hooks, Point
 from stack.core.ifnet import Interface, InterfaceEvent
 from stack.core.ipfilters import IpFilter, IpFilters
 from stack.core.isolation import SLOW_DEFAULT, Guard, GuardedDispatch, Guards
+from stack.core.layers import all_below, stands_on
 from stack.core.loaded import Loaded, wrapped
 from stack.core.loader import find_module
 from stack.core.module import Attached, Context, Kind, Loadable, Random
@@ -38,9 +39,10 @@ from stack.core.restart import Restarter, Restarts
 from stack.core.runs import carries_runs, cut_runs, has_runs
 from stack.core.screen import Screen, can_screen
 from stack.core.statistics import Counters, Drop, StackStatistics
+from stack.core.tags import sort_out
 from stack.crypto.registry import Crypto, standard_crypto
-from stack.frame import BadFrame, Frame
-from stack.wire.ethernet import HEADER_SIZE, MAC_SIZE, TPIDS, ethertype_of, unpack_type
+from stack.frame import Frame
+from stack.wire.ethernet import HEADER_SIZE, MAC_SIZE, TPIDS, unpack_type
 
 log = logging.getLogger(__name__)
 
@@ -92,8 +94,8 @@ class Stack:
         self._ethertypes = Ethertypes()
         self._ip_protocols = IpProtocols()
         self._screens: dict[int, Screen] = {}
-        self._told: dict[int, Screen] = {}
-        """The screens that drivers have."""
+        self._told: dict[Interface, tuple[frozenset[int] | None, dict[int, Screen], bool]] = {}
+        """Ethertypes and screens that drivers have, and whether they hand up runs in one piece."""
         self._runs = False
         """A hook carries runs of segments: batches may hold some."""
         self._hooks = Hooks()
@@ -174,6 +176,8 @@ class Stack:
         interface = loaded.interface
         if interface is not None:
             del self._interfaces[interface.name]
+            self._told.pop(interface, None)
+            self._hooks.forget(interface.name)
             interface.attached = False
             interface.up = False
             self.tell(InterfaceEvent.DETACHED, interface)
@@ -245,22 +249,21 @@ class Stack:
         interface = Interface(self, driver.name, self._next_index, driver, innermost if has_endpoints(innermost) else None)
         self._next_index += 1
         driver.start(interface)
-        driver.accept(self._wanted())
-        if self._told and can_screen(driver):
-            driver.screen(self._told)
-        if self._runs and carries_runs(driver):
-            driver.whole_runs(True)
+        self._tell_driver(interface)
         self._interfaces[interface.name] = interface
         loaded.interface = interface
+        if stands_on(driver):
+            self._tell_drivers()
 
     # Protocols and hooks
 
-    def register_ethertype(self, ethertype: int, handler: Handler) -> Registration:
+    def register_ethertype(self, ethertype: int, handler: Handler, *, vlans: bool = False) -> Registration:
         """From now on *handler* gets received frames of *ethertype*, as batches. Misuse when somebody has it already.
 
-        Frames may be tagged (`stack.wire.ethernet.payload_offset`) and padded, and are valid until the handler returns.
+        Frames may be padded, and are valid until the handler returns. *vlans*: it gets those of VLANs that have no interface here, too,
+        with their tags (`stack.wire.ethernet.payload_offset`); others do not (`stack.core.tags`).
         """
-        self._ethertypes.add(ethertype, handler, self._guards.current)
+        self._ethertypes.add(ethertype, handler, self._guards.current, vlans)
         self._tell_drivers()
 
         def revoke() -> None:
@@ -287,10 +290,6 @@ class Stack:
             self._screens[ethertype] = screen
         self._tell_drivers()
 
-    def _screens_now(self) -> dict[int, Screen]:
-        """None while a module wants every frame: what a protocol sheds, a bridge forwards."""
-        return {} if self._hooks.want_everything() else dict(self._screens)
-
     def shed(self) -> int:
         """Frames that drivers have shed by screens, as far as samples tell."""
         return sum(interface.driver.shed for interface in self._interfaces.values() if can_screen(interface.driver))
@@ -314,6 +313,17 @@ class Stack:
 
         return self._registered(f"promiscuity of {interface.name} for {name}", revoke)
 
+    def own(self, interface: Interface, name: str) -> Registration:
+        """From now on *name* alone takes what *interface* receives. ModuleError (EBUSY) while another does."""
+        if interface.owner:
+            raise ModuleError(errno.EBUSY, f"{interface.name} is in {interface.owner} already, and can be in one only")
+        interface.owner = name
+
+        def revoke() -> None:
+            interface.owner = ""
+
+        return self._registered(f"input of {interface.name} for {name}", revoke)
+
     def join(self, interface: Interface, group: bytes, name: str) -> Registration:
         """From now on *interface* hears *group*, also where its card must be told. *name*: who joins. ModuleError when that is refused."""
         return self._registered(f"group {group.hex(':')} of {interface.name} for {name}", join_group(interface, group))
@@ -328,10 +338,12 @@ class Stack:
         everything: bool = False,
         counts: bool = False,
         runs: bool = False,
+        interfaces: Iterable[str] | None = None,
     ) -> Registration:
         """Put *hook* at *point*; see `stack.core.hooks`. *everything*: drivers stop filtering by ethertype while it is there. *runs*: it
-        carries runs of segments."""
-        entry = HookEntry(point, order, hook, name, everything, counts, self._guards.current, runs)
+        carries runs of segments. *interfaces*: names of those that it is on; None: all."""
+        on = None if interfaces is None else frozenset(interfaces)
+        entry = HookEntry(point, order, hook, name, everything, counts, self._guards.current, runs, on)
         self._hooks.add(entry)
         self._tell_drivers()
         self._tell_watchers()
@@ -378,24 +390,44 @@ class Stack:
         owned[registration] = None
         return registration
 
-    def _wanted(self) -> frozenset[int] | None:
-        return None if self._hooks.want_everything() else self._ethertypes.wanted()
+    def _wants_everything(self, interface: Interface) -> bool:
+        """Some module wants every frame that comes in there, or on an interface that stands on it."""
+        name = interface.name
+        return self._hooks.want_everything(name) or any(
+            self._hooks.want_everything(one.name) for one in self.interfaces if name in all_below(one.name, self.driver_of)
+        )
+
+    def driver_of(self, name: str) -> Driver | None:
+        """Of the interface of that name; None when there is none."""
+        interface = self._interfaces.get(name)
+        return None if interface is None else interface.driver
 
     def _tell_drivers(self) -> None:
-        wanted = self._wanted()
-        screens = self._screens_now()
-        before, self._runs = self._runs, self._hooks.want_runs()
+        self._runs = any(entry.runs for entry in self._hooks.incoming)
         for interface in self.interfaces:
-            driver = interface.driver
             try:
-                if screens != self._told and can_screen(driver):
-                    driver.screen(screens)
-                driver.accept(wanted)
-                if self._runs != before and carries_runs(driver):
-                    driver.whole_runs(self._runs)
+                self._tell_driver(interface)
             except Exception:
-                self._failed(f"driver of {interface.name}", driver.accept, None)
-        self._told = screens
+                self._failed(f"driver of {interface.name}", interface.driver.accept, None)
+
+    def _tell_driver(self, interface: Interface) -> None:
+        """What is wanted of it, if that is news. No screens while a module wants every frame: what a protocol sheds, a bridge forwards."""
+        driver = interface.driver
+        if self._wants_everything(interface):
+            wanted: frozenset[int] | None = None
+            screens: dict[int, Screen] = {}
+        else:
+            wanted, screens = self._ethertypes.wanted(), dict(self._screens)
+        runs = self._hooks.want_runs(interface.name)
+        told = self._told.get(interface)
+        if told is not None and told == (wanted, screens, runs):
+            return
+        if can_screen(driver) and (screens if told is None else screens != told[1]):
+            driver.screen(screens)
+        driver.accept(wanted)
+        if carries_runs(driver) and (runs if told is None else runs != told[2]):
+            driver.whole_runs(runs)
+        self._told[interface] = wanted, screens, runs
 
     # Frames
 
@@ -404,9 +436,9 @@ class Stack:
         interface.rx_frames += len(frames)
         interface.rx_bytes += len(frames[0]) if len(frames) == 1 else sum(map(len, frames))
         if self._runs and has_runs(frames):
-            self._runs_received(interface, frames, self._hooks.incoming, True)
+            self._runs_received(interface, frames, self._hooks.coming_in(interface.name), True)
             return
-        for entry in self._hooks.incoming:
+        for entry in self._hooks.coming_in(interface.name):
             frames = self._hooked(entry, interface, frames)
         self._arrived(interface, frames, True)
 
@@ -438,9 +470,10 @@ class Stack:
         It is not counted as received. For hooks (bridge, aggregate), within whose call the frames are valid.
         """
         if self._runs and has_runs(frames):
-            self._runs_received(interface, frames, tuple(entry for entry in self._hooks.incoming if entry.order > above), False)
+            above_it = tuple(entry for entry in self._hooks.coming_in(interface.name) if entry.order > above)
+            self._runs_received(interface, frames, above_it, False)
             return
-        for entry in self._hooks.incoming:
+        for entry in self._hooks.coming_in(interface.name):
             if entry.order > above:
                 frames = self._hooked(entry, interface, frames)
         self._arrived(interface, frames, False)
@@ -476,16 +509,14 @@ class Stack:
 
     def _sort_out(self, interface: Interface, frames: list[Frame]) -> None:
         """A batch that is not all of one untagged ethertype."""
-        by_type: dict[int, list[Frame]] = {}
-        for frame in frames:
-            try:
-                kind = ethertype_of(frame)
-            except BadFrame:
-                interface.drops.count(Drop.TOO_SHORT if len(frame) < HEADER_SIZE else Drop.BAD_TAGS)
-                continue
-            by_type.setdefault(kind, []).append(frame)
-        for kind, batch in by_type.items():
+        found = sort_out(frames)
+        for reason, number in found.bad.items():
+            interface.drops.count(reason, number)
+        for kind, batch in found.own.items():
             self._handle(interface, kind, batch)
+        for kind, batch in found.foreign.items():
+            if kind not in self._ethertypes.any_vlan or not self._give(self._ethertypes, kind, interface, batch):
+                interface.drops.count(Drop.NO_VLAN, len(batch))
 
     def _handle(self, interface: Interface, ethertype: int, frames: list[Frame]) -> None:
         if not self._give(self._ethertypes, ethertype, interface, frames):
@@ -515,7 +546,7 @@ class Stack:
         Borrowed until this returns. What cannot be sent is dropped and counted.
         """
         runs = self._runs and has_runs(frames)
-        for entry in self._hooks.outgoing:
+        for entry in self._hooks.going_out(interface.name):
             if below is None or entry.order < below:
                 if runs and not entry.runs:
                     frames, runs = cut_runs(frames), False

@@ -21,6 +21,8 @@ class Drop(enum.StrEnum):
     """Received: more VLAN tags than we follow, or cut within them."""
     OTHER_HOST = "other_host"
     """Received because the interface is promiscuous: for another station, and no module took it."""
+    NO_VLAN = "no_vlan"
+    """Received: of a VLAN that has no interface here."""
     NO_PROTOCOL = "no_protocol"
     """Received: nobody registered the ethertype."""
     HANDLER_FAILED = "handler_failed"

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 import attrs
 
 from resmgr.dispatch import Dispatch
+from stack.core.linuxinterface import LinuxInterface
 from stack.core.module import Context, Kind, Module
 from stack.core.names import check_linux_name, station_address
 from stack.core.runs import carries_runs
@@ -61,7 +62,8 @@ class VethDriver(Around):
             if namespace is not None:
                 os.close(namespace)
         try:
-            self.around(PacketDriver(dispatch, PacketOptions(options.ifname, options.name)))
+            self._packet = PacketDriver(dispatch, PacketOptions(options.ifname, options.name))
+            self.around(self._packet)
         except BaseException:
             self._pair.remove()
             raise
@@ -75,6 +77,14 @@ class VethDriver(Around):
     def transmit_runs(self, frames: list[Frame]) -> None:
         if carries_runs(self.inner):
             self.inner.transmit_runs(frames)
+
+    # `stack.core.linuxinterface.OnLinux`: this driver changes no frame, so who works beside the packet driver works beside it.
+
+    def linux_interface(self) -> LinuxInterface | None:
+        return self._packet.linux_interface()
+
+    def stand_aside(self, aside: bool) -> None:
+        self._packet.stand_aside(aside)
 
     def detach(self) -> None:
         super().detach()

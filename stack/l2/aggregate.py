@@ -26,8 +26,9 @@ from attrs.validators import ge, in_, le
 from resmgr.dispatch import Timer
 from stack.core.driver import Port
 from stack.core.fitting import fitting
-from stack.core.hooks import ORDER_AGGREGATE, Point
+from stack.core.hooks import ORDER_AGGREGATE
 from stack.core.ifnet import Interface, InterfaceEvent
+from stack.core.layers import refuse_circle, stands_on
 from stack.core.module import Context, Kind, Module
 from stack.core.names import station_address
 from stack.core.registry import Registration
@@ -38,7 +39,7 @@ from stack.l2 import arguments as given
 from stack.l2.arguments import refused
 from stack.l2.flowhash import flow_hash
 from stack.l2.lacp.machine import PORTS_MAX, Aggregator, LacpSettings
-from stack.l2.pseudo import accepted, made_address
+from stack.l2.pseudo import accepted, made_address, take_over
 from stack.wire.ethernet import HEADER_SIZE, MAC_SIZE, MTU_DEFAULT, is_group, mac_text
 from stack.wire.lacp import is_slow, pack_slow, parse_slow
 
@@ -60,7 +61,8 @@ class AgrOptions:
 class AgrPort:
     interface: Interface
     number: int
-    promiscuity: Registration
+    registrations: tuple[Registration, ...]
+    """Its input, promiscuity and hooks."""
 
 
 class AgrDriver:
@@ -83,7 +85,6 @@ class AgrDriver:
         self._promiscuous = False
         self._accepted: frozenset[int] | None = frozenset()
         self._port: Port | None = None
-        self._hooks: list[Registration] = []
         self._timer: Timer | None = None
         self._closed = False
         self.drops = Counters()
@@ -136,6 +137,11 @@ class AgrDriver:
             "carrying": " ".join(interface.name for interface in self._distributing) or "none",
             "partner": "none" if partner is None else mac_text(partner.system),
         }
+
+    @property
+    def below(self) -> tuple[str, ...]:
+        """`stack.core.layers.Layered`."""
+        return tuple(self.ports)
 
     # Requests
 
@@ -192,21 +198,19 @@ class AgrDriver:
         interface = given.interface(self._stack, name)
         if isinstance(specific_driver(interface.driver), AgrDriver):
             raise refused(f"{name} is an aggregate itself")
-        for other in (self, *(specific_driver(one.driver) for one in self._stack.interfaces)):
-            if isinstance(other, AgrDriver) and name in other.ports:
-                raise refused(f"{name} is a port of {other.name} already", errno.EBUSY)
+        if name in self.ports:
+            raise refused(f"{name} is a port of {self.name} already", errno.EBUSY)
+        refuse_circle(self.name, name, self._stack.driver_of)
+        upon = [one.name for one in self._stack.interfaces if name in stands_on(one.driver) and one.name != interface.owner]
+        if upon:
+            raise refused(f"{name} cannot be a port: {', '.join(upon)} on it would hear nothing any more", errno.EBUSY)
         if interface.endpoints is not None:
             raise refused(f"{name} is no Ethernet: its stations are IP endpoints")
         if len(self.ports) >= PORTS_MAX:
             raise refused(f"{self.name} has {PORTS_MAX} ports already", errno.ENOSPC)
-        promiscuity = self._stack.promiscuous(interface, self.name)
+        registrations = take_over(self._stack, interface, self.name, ORDER_AGGREGATE, self._incoming, self._outgoing)
         number = next(one for one in range(1, PORTS_MAX + 1) if one not in self._numbers)
-        self.ports[name] = self._numbers[number] = AgrPort(interface, number, promiscuity)
-        if not self._hooks:
-            self._hooks = [
-                self._stack.add_hook(Point.IN, self._incoming, order=ORDER_AGGREGATE, name=self.name, everything=True, counts=True),
-                self._stack.add_hook(Point.OUT, self._outgoing, order=ORDER_AGGREGATE, name=self.name, counts=True),
-            ]
+        self.ports[name] = self._numbers[number] = AgrPort(interface, number, registrations)
         self.lacp.add(number, 0x8000, interface.up, self._dispatch.now())
         self._settle()
 
@@ -216,11 +220,8 @@ class AgrDriver:
         self.lacp.remove(port.number, self._dispatch.now())
         self._send_pdus()
         del self.ports[name], self._numbers[port.number]
-        port.promiscuity.revoke()
-        if not self.ports:
-            for hook in self._hooks:
-                hook.revoke()
-            self._hooks = []
+        for registration in port.registrations:
+            registration.revoke()
         self._settle()
 
     def _named(self, name: str) -> AgrPort:

@@ -13,7 +13,8 @@ forwarded as they are, tagged or not. Group addresses 01:80:c2:00:00:00 to 0f ar
     too_short     no whole header                     bad_source   a group as the source
     own_source    our own address as the source: it circled, or is a forgery
     blocked       the spanning tree says no           same_port    the station is where the frame came from
-    storm         over the bound of `stack.l2.storm`  unlearned    (not dropped) no room to learn a station
+    storm         over the bound of `stack.l2.storm`  flapping     from a station that moves too often, not at its home
+    unlearned     (not dropped) no room for a station displaced    (a station, not a frame) given up for another
     no_port       nowhere to go: one port only, or those others are down
 """
 
@@ -24,7 +25,7 @@ import attrs
 from resmgr.errors import Misuse
 from stack.core.statistics import Counters
 from stack.frame import Frame
-from stack.l2.stations import MAX_DEFAULT, TIMEOUT_DEFAULT, Stations
+from stack.l2.stations import MAX_DEFAULT, TIMEOUT_DEFAULT, Learned, Stations
 from stack.l2.storm import STORM_RATE, StormControl
 from stack.wire.bpdu import GROUP, RESERVED
 from stack.wire.ethernet import HEADER_SIZE, MAC_SIZE
@@ -97,7 +98,7 @@ class Bridge:
         self.stations = Stations(maximum, timeout)
         self.ports: dict[int, BridgePort] = {}
         self.news: list[tuple[bytes, int]] = []
-        """Stations that were learned or have moved, with their ports, since whoever drives this took the list."""
+        """Stations that were learned or have moved, with their ports, or were given up (port 0), since whoever drives took the list."""
         self._own: dict[bytes, int] = {mac: 0}
         """Our addresses: 0 for the bridge, else the port."""
 
@@ -170,11 +171,9 @@ class Bridge:
             port.drops.count("own_source", len(flow))
             return
         if port.learn and port.learning:
-            news = self.stations.learn(source, port.number, now, port.most)
-            if news:
-                self.news.append((source, port.number))
-            elif news is None:
-                port.drops.count("unlearned", len(flow))
+            learned = self.stations.learn(source, port.number, now, port.most)
+            if learned is not Learned.KNOWN and not self._learned(port, source, learned, len(flow)):
+                return
         group = bool(to[0] & 1)
         if not port.forwarding:
             # As NetBSD: the port itself still is one of ours.
@@ -195,6 +194,21 @@ class Bridge:
                 decision.own += flow
         else:
             self._to_station(port, to, flow, now, decision)
+
+    def _learned(self, port: BridgePort, source: bytes, learned: Learned, frames: int) -> bool:
+        """Something about *source* is not as before. Whether its frames go on."""
+        for station, number in self.stations.evicted:
+            self.ports[number].drops.count("displaced")
+            self.news.append((station, 0))
+        self.stations.evicted.clear()
+        if learned is Learned.NO_ROOM:
+            port.drops.count("unlearned", frames)
+            return True
+        self.news.append((source, self.stations.known[source].port))
+        if learned is Learned.HELD:
+            port.drops.count("flapping", frames)
+            return False
+        return True
 
     def _to_station(self, port: BridgePort, to: bytes, flow: list[Frame], now: float, decision: Decision) -> None:
         entry = self.stations.known.get(to)

@@ -24,6 +24,7 @@ from stack.core.driver import Port
 from stack.core.errors import ModuleError
 from stack.core.hooks import ORDER_BRIDGE, Point
 from stack.core.ifnet import Interface, InterfaceEvent
+from stack.core.layers import refuse_circle, refuse_relatives
 from stack.core.module import Context, Kind, Module
 from stack.core.names import station_address
 from stack.core.registry import Registration
@@ -37,9 +38,10 @@ from stack.l2.bridge import PORTS_MAX, Bridge, BridgePort, Decision
 from stack.l2.bridge_options import BridgeOptions
 from stack.l2.bridge_requests import SETTERS, facts
 from stack.l2.engine import Engine
+from stack.l2.flushes import FlushBound
 from stack.l2.forward.fastpath import FastPath
 from stack.l2.forward.kinds import CAPABILITIES, kinds
-from stack.l2.pseudo import made_address
+from stack.l2.pseudo import made_address, take_over
 from stack.l2.stp.machine import SpanningTree
 from stack.l2.stp.settings import PortSettings, Protocol, TreeSettings
 from stack.wire.bpdu import GROUP, parse_bpdu
@@ -62,7 +64,8 @@ class Member:
 
     interface: Interface
     port: BridgePort
-    promiscuity: Registration
+    registrations: tuple[Registration, ...]
+    """Its input, promiscuity and hooks."""
     settings: PortSettings
     """Of the spanning tree."""
 
@@ -82,11 +85,11 @@ class BridgeDriver:
         self.bridge = Bridge(self.mac, options.maxaddr, options.timeout, options.station)
         settings = TreeSettings(Protocol(options.proto), options.priority, options.maxage, options.hellotime, options.fwddelay)
         self.tree = SpanningTree(self.mac, settings, self._dispatch.now())
+        self._flushes = FlushBound()
         self.members: dict[str, Member] = {}
         self.drops = Counters()
         self._numbers: dict[int, Member] = {}
         self._port: Port | None = None
-        self._hooks: list[Registration] = []
         self._timer: Timer | None = None
         self._prune_at: float | None = None
         self._closed = False
@@ -142,6 +145,11 @@ class BridgeDriver:
             told |= {"engine": statistics.engine, "carried by the engine": statistics.frames}
         return told
 
+    @property
+    def below(self) -> tuple[str, ...]:
+        """`stack.core.layers.Layered`."""
+        return tuple(self.members)
+
     def get_specific(self) -> Mapping[str, object]:
         return facts(self)
 
@@ -155,27 +163,28 @@ class BridgeDriver:
     # Members
 
     def add(self, name: str, span: bool = False) -> None:
-        """ModuleError when there is no such interface, it is in a bridge already, cannot be promiscuous, or there are too many."""
+        """ModuleError when there is no such interface, it is in a bridge or an aggregate already, would make a loop with another member,
+        cannot be promiscuous, or there are too many."""
         interface = interface_named(self._stack, name)
         if isinstance(specific_driver(interface.driver), BridgeDriver):
             raise refused(f"{name} is a bridge itself")
-        for other in (self, *(specific_driver(one.driver) for one in self._stack.interfaces)):
-            if isinstance(other, BridgeDriver) and name in other.members:
-                raise refused(f"{name} is a member of {other.name} already", errno.EBUSY)
+        if name in self.members:
+            raise refused(f"{name} is a member of {self.name} already", errno.EBUSY)
+        refuse_circle(self.name, name, self._stack.driver_of)
+        refuse_relatives(name, self.members, self._stack.driver_of)
         if interface.endpoints is not None:
             raise refused(f"{name} has no broadcast: its stations are IP endpoints, which a bridge cannot join to others")
         if len(self.members) >= PORTS_MAX:
             raise refused(f"{self.name} has {PORTS_MAX} members already", errno.ENOSPC)
-        promiscuity = self._stack.promiscuous(interface, self.name)
         port = self.bridge.add(interface.mac, self.options.storm)
         port.up, port.spans = interface.up, span
-        member = Member(interface, port, promiscuity, PortSettings())
+        try:
+            registrations = take_over(self._stack, interface, self.name, ORDER_BRIDGE, self._incoming, self._outgoing, runs=True)
+        except BaseException:
+            self.bridge.remove(port.number)
+            raise
+        member = Member(interface, port, registrations, PortSettings())
         self.members[name] = self._numbers[port.number] = member
-        if not self._hooks:
-            self._hooks = [
-                self._stack.add_hook(Point.IN, self._incoming, order=ORDER_BRIDGE, name=self.name, everything=True, counts=True, runs=True),
-                self._stack.add_hook(Point.OUT, self._outgoing, order=ORDER_BRIDGE, name=self.name, counts=True, runs=True),
-            ]
         self._keep_own_addresses()
         if self.engine is not None:
             self.engine.add(interface)
@@ -196,15 +205,13 @@ class BridgeDriver:
         """ModuleError when it is no member."""
         member = self.member(name)
         self.join_tree(member, False)
+        self._flushes.forget(member.port.number)
         del self.members[name], self._numbers[member.port.number]
         self.bridge.remove(member.port.number)
         if self.engine is not None:
             self.engine.remove(member.interface)
-        member.promiscuity.revoke()
-        if not self.members:
-            for hook in self._hooks:
-                hook.revoke()
-            self._hooks = []
+        for registration in member.registrations:
+            registration.revoke()
         self._members_changed()
         self.settle()
 
@@ -349,8 +356,12 @@ class BridgeDriver:
     def _tell_news(self) -> None:
         news, self.bridge.news = self.bridge.news, []
         for station, number in news:
-            if self.engine is not None:
+            if self.engine is None:
+                break
+            if number:
                 self.engine.learned(station, self._numbers[number].interface)
+            else:
+                self.engine.forget(station)
         if self._prune_at is None:
             self._schedule()
 
@@ -359,6 +370,11 @@ class BridgeDriver:
         for station in self.bridge.stations.flush(number, statics):
             if self.engine is not None:
                 self.engine.forget(station)
+
+    @property
+    def flushes_put_off(self) -> int:
+        """Topology changes that had to wait (`stack.l2.flushes`)."""
+        return self._flushes.put_off
 
     # The spanning tree, and time
 
@@ -375,7 +391,7 @@ class BridgeDriver:
 
     def settle(self) -> None:
         """Carry out what the tree has decided, and wait for what comes next."""
-        for number in self.tree.flushed():
+        for number in self._flushes.due(self.tree.flushed(), self._dispatch.now()):
             self.forget(number)
         for member in self.members.values():
             port = member.port
@@ -402,7 +418,7 @@ class BridgeDriver:
             self._timer = None
         if self._closed:
             return
-        due = self.tree.next_timeout()
+        due = min((when for when in (self.tree.next_timeout(), self._flushes.next_timeout()) if when is not None), default=None)
         if len(self.bridge.stations):
             if self._prune_at is None:
                 self._prune_at = self._dispatch.now() + PRUNE_SECONDS

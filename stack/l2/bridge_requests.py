@@ -221,6 +221,7 @@ def facts(driver: BridgeDriver) -> Mapping[str, object]:
             "root_cost": tree.root.cost,
             "root_port": None if tree.root_port is None else names[tree.root_port],
             "topology_changes": tree.topology_changes,
+            "flushes_put_off": driver.flushes_put_off,
             "topology_changed_seconds_ago": None if changed is None else round(now - changed, 1),
         },
     }

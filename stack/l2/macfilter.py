@@ -129,9 +129,13 @@ class MacFilterModule:
         except ValueError as error:
             raise ModuleError(errno.EINVAL, f"macfilter: {error}") from None
         self.filter = MacFilter(rules, options.default == "pass")
+        # Where no rule is, everything passes, unless the default says otherwise.
+        into = None if not self.filter.default else {rule.interface for rule in rules if rule.incoming}
+        out_of = None if not self.filter.default else {rule.interface for rule in rules if not rule.incoming}
+        stack = context.stack
         self._hooks: list[Registration] = [
-            context.stack.add_hook(Point.IN, self._incoming, order=ORDER_FILTER, name="macfilter", everything=True, counts=True),
-            context.stack.add_hook(Point.OUT, self._outgoing, order=ORDER_FILTER, name="macfilter", counts=True),
+            stack.add_hook(Point.IN, self._incoming, order=ORDER_FILTER, name="macfilter", everything=True, counts=True, interfaces=into),
+            stack.add_hook(Point.OUT, self._outgoing, order=ORDER_FILTER, name="macfilter", counts=True, interfaces=out_of),
         ]
 
     def _incoming(self, interface: Interface, frames: list[Frame]) -> list[Frame]:

@@ -1,21 +1,49 @@
 """What a bridge knows of stations: the filtering database of 802.1D clause 7.9. Pure: `now` is an argument.
 
 An entry is learned from the source address of a frame, and dies when the station was silent for `timeout`; or it is static, and dies with
-its port. Whoever sends from made-up addresses fills at most `maximum` entries (MAC flooding), of which `Port.most` bounds the share of one
-port; a station that finds no room is not learned, and frames to it are flooded, within the bounds of `stack.l2.storm`.
+its port. There are `maximum` learned entries at most, and of one port `most`, if that is said.
+
+Whoever sends from made-up addresses (MAC flooding) fills what is free, and then takes only from itself: for a new station the stalest
+entry of the port that has most is given up. EVICTIONS_PER_SECOND bounds what that costs; beyond them a station is not learned, and frames
+to it are flooded, within the bounds of `stack.l2.storm`.
+
+Whoever sends from another's address takes that one's frames until it speaks again. A station that moves more than MOVES_MAX times in
+MOVES_WINDOW is held for HOLD seconds at its home, the port where it was at rest before, and frames from it are taken there only.
 """
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Callable, Iterator
 
 import attrs
+
+from resmgr.bucket import TokenBucket
 
 MAX_DEFAULT = 100
 """NetBSD's and QNX's."""
 MAX_LIMIT = 8192
 TIMEOUT_DEFAULT = 1200.0
 STATIC_MAX = 1024
+EVICTIONS_PER_SECOND = 500
+"""For the new stations of one port. Each costs a forwarding engine two system calls."""
+MOVES_MAX = 5
+MOVES_WINDOW = 10.0
+"""Seconds. Somebody who carries a laptop from port to port moves less; a loop, or a thief against his victim, more."""
+AT_REST = 60.0
+"""Seconds on one port, after which it is the station's home."""
+HOLD = 30.0
+_STEP = 1.0
+"""Seconds between two changes of an entry's place in the order: most frames change nothing."""
+
+
+class Learned(enum.Enum):
+    KNOWN = "known"
+    NEWS = "news"
+    """New, or on another port."""
+    NO_ROOM = "no room"
+    HELD = "held"
+    """It moves too often, and this is not its home."""
 
 
 @attrs.define(eq=False)
@@ -25,6 +53,16 @@ class Station:
     port: int
     seen: float
     static: bool = False
+    placed: float = 0.0
+    """When it was put at the end of its port's order."""
+    home: int = 0
+    moved: float = 0.0
+    """When it came to its port."""
+    window: float = 0.0
+    moves: int = 0
+    """Since `window`."""
+    held: float = 0.0
+    """Until then it stays."""
 
 
 class Stations:
@@ -35,8 +73,12 @@ class Stations:
         self.timeout = timeout
         self.known: dict[bytes, Station] = {}
         """For lookups on the way of frames; changed only here."""
+        self.evicted: list[tuple[bytes, int]] = []
+        """Given up for others, with their ports, since whoever drives this took the list."""
         self._statics = 0
-        self._on_port: dict[int, int] = {}
+        self._on_port: dict[int, dict[bytes, None]] = {}
+        """Learned entries, the stalest first, to a second."""
+        self._evictions: dict[int, TokenBucket] = {}
 
     def __len__(self) -> int:
         return len(self.known)
@@ -44,25 +86,63 @@ class Stations:
     def __iter__(self) -> Iterator[tuple[bytes, Station]]:
         return iter(self.known.items())
 
-    def learn(self, address: bytes, port: int, now: float, most: int = 0) -> bool | None:
-        """A frame from *address* came in on *port*. True when that is news, None when there is no room for it. *most*: entries of that
-        port, 0 for no bound."""
+    def learn(self, address: bytes, port: int, now: float, most: int = 0) -> Learned:
+        """A frame from *address* came in on *port*. *most*: entries of that port, 0 for no bound."""
         entry = self.known.get(address)
-        if entry is not None:
-            if entry.static:
-                return False
-            entry.seen = now
-            if entry.port == port:
-                return False
-            self._count(entry.port, -1)
-            self._count(port, 1)
-            entry.port = port
+        if entry is None:
+            if not self._make_room(port, now, most):
+                return Learned.NO_ROOM
+            self.known[address] = Station(port, now, placed=now, home=port, moved=now, window=now)
+            self._on_port.setdefault(port, {})[address] = None
+            return Learned.NEWS
+        if entry.static:
+            return Learned.KNOWN
+        if entry.port != port:
+            return self._move(address, entry, port, now)
+        entry.seen = now
+        if now - entry.placed >= _STEP:
+            entry.placed = now
+            order = self._on_port[port]
+            del order[address]
+            order[address] = None
+        return Learned.KNOWN
+
+    def _make_room(self, port: int, now: float, most: int) -> bool:
+        own_full = most and len(self._on_port.get(port, ())) >= most
+        if not own_full and len(self.known) - self._statics < self.maximum:
             return True
-        if len(self.known) - self._statics >= self.maximum or (most and self._on_port.get(port, 0) >= most):
-            return None
-        self.known[address] = Station(port, now)
-        self._count(port, 1)
+        bucket = self._evictions.get(port)
+        if bucket is None:
+            bucket = self._evictions[port] = TokenBucket(EVICTIONS_PER_SECOND, EVICTIONS_PER_SECOND)
+        if not bucket.take(now):
+            return False
+        victim = port if own_full else max(self._on_port, key=lambda one: len(self._on_port[one]))
+        address = next(iter(self._on_port[victim]))
+        self.remove(address)
+        self.evicted.append((address, victim))
         return True
+
+    def _move(self, address: bytes, entry: Station, port: int, now: float) -> Learned:
+        if now < entry.held:
+            return Learned.HELD
+        if now - entry.moved >= AT_REST:
+            entry.home = entry.port
+        if now - entry.window >= MOVES_WINDOW:
+            entry.window, entry.moves = now, 0
+        entry.moves += 1
+        if entry.moves <= MOVES_MAX:
+            entry.seen = now
+            self._put(address, entry, port, now)
+            return Learned.NEWS
+        entry.held = now + HOLD
+        if entry.port != entry.home:
+            self._put(address, entry, entry.home, now)
+        return Learned.NEWS if port == entry.home else Learned.HELD
+
+    def _put(self, address: bytes, entry: Station, port: int, now: float) -> None:
+        del self._on_port[entry.port][address]
+        self._on_port.setdefault(port, {})[address] = None
+        entry.port, entry.moved, entry.placed = port, now, now
 
     def add_static(self, address: bytes, port: int, now: float) -> bool:
         """False when there are STATIC_MAX already."""
@@ -83,7 +163,7 @@ class Stations:
         if entry.static:
             self._statics -= 1
         else:
-            self._count(entry.port, -1)
+            del self._on_port[entry.port][address]
         return True
 
     def flush(self, port: int | None = None, statics: bool = False) -> list[bytes]:
@@ -91,6 +171,10 @@ class Stations:
         gone = [address for address, entry in self.known.items() if (port is None or entry.port == port) and (statics or not entry.static)]
         for address in gone:
             self.remove(address)
+        if port is not None:
+            for entry in self.known.values():
+                if entry.home == port:
+                    entry.home = entry.port
         return gone
 
     def expire(self, now: float, idle: Callable[[bytes], float | None]) -> list[bytes]:
@@ -109,6 +193,3 @@ class Stations:
         for address in gone:
             self.remove(address)
         return gone
-
-    def _count(self, port: int, number: int) -> None:
-        self._on_port[port] = self._on_port.get(port, 0) + number

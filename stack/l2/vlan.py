@@ -1,10 +1,11 @@
 """`vlan5`: one VLAN of another interface as an interface of its own (802.1Q), `io-pkt -d packet ifname=eth0 -d vlan vlan=5,vlanif=eth0`.
 
-    parent, at the height of VLANs: frames with our id, without their tag ─> vlan5       frames of VLANs that nobody has: dropped, `no_vlan`
+    parent, at the height of VLANs: frames with our id, without their tag ─> vlan5       all others: the parent's
     vlan5: frames ─> with our tag, id and priority ─> output of the parent
 
-A frame without a tag, and a priority tag (id 0), are the parent's own. The tag is taken off and put on by a copy of the frame. VLANs in
-VLANs (802.1ad stacks, with 802.1Q's ethertype for both tags) are a VLAN interface whose parent is one.
+What is left of the parent's tagged frames is sorted out by the stack: a priority tag (id 0) is taken off, frames of VLANs that nobody has
+are dropped (`stack.core.tags`). The tag is taken off and put on by a copy of the frame. VLANs in VLANs (stacks of tags, all of 802.1Q's
+ethertype) are a VLAN interface whose parent is one.
 
 The address is the parent's; the MTU too, since drivers take four bytes more for a tag; above another VLAN it is four less. QNX's
 SIOCSETVLAN and SIOCSETVLANPRIO are the requests `vlan` and `vlanprio` (`stack.core.specific`).
@@ -22,16 +23,18 @@ from stack.core.driver import Port
 from stack.core.fitting import fitting
 from stack.core.hooks import ORDER_VLAN, Point
 from stack.core.ifnet import Interface, InterfaceEvent
+from stack.core.layers import refuse_circle
 from stack.core.module import Context, Kind, Module
 from stack.core.registry import Registration
 from stack.core.specific import specific_driver
 from stack.core.statistics import Drop
 from stack.frame import Frame
 from stack.l2 import arguments as given
+from stack.l2.aggregate import AgrDriver
 from stack.l2.arguments import refused
 from stack.l2.pseudo import accepted
 from stack.wire.ethernet import MAC_SIZE, TAG_SIZE, is_group
-from stack.wire.vlan import ID_MAX, PRIORITY_MAX, UNTAGGED, tagged, untagged, vlan_of
+from stack.wire.vlan import ID_MAX, PRIORITY_MAX, tagged, untagged, vlan_of
 
 MTU_MIN = 68
 
@@ -51,7 +54,7 @@ class VlanDriver:
     """See the head of this file, `stack.core.driver.Driver`, `stack.core.promiscuity.Promiscuous` and `stack.core.specific.Specific`."""
 
     def __init__(self, context: Context, options: VlanOptions) -> None:
-        """ModuleError when there is no such parent, it has no broadcast, or the VLAN has an interface already."""
+        """ModuleError when there is no such parent, it carries no tags or is an aggregate's, or the VLAN has an interface already."""
         self._stack = context.stack
         self.name = options.name or f"vlan{options.vlan}"
         self.parent_name = options.vlanif
@@ -61,6 +64,13 @@ class VlanDriver:
         self.parent: Interface | None = given.interface(self._stack, options.vlanif)
         if self.parent.endpoints is not None:
             raise refused(f"{options.vlanif} carries no tags: its stations are IP endpoints")
+        owner = self._stack.interface(self.parent.owner)
+        if owner is not None and isinstance(specific_driver(owner.driver), AgrDriver):
+            raise refused(
+                f"{options.vlanif} is a port of {owner.name}, and all that it hears is that one's: make the VLAN on {owner.name}",
+                errno.EBUSY,
+            )
+        refuse_circle(self.name, options.vlanif, self._stack.driver_of)
         self._refuse_twice(options.vlan)
         room = self._room()
         if options.mtu and not MTU_MIN <= options.mtu <= room:
@@ -69,11 +79,10 @@ class VlanDriver:
         self._port: Port | None = None
         self._accepted: frozenset[int] | None = frozenset()
         self._promiscuity: Registration | None = None
-        self._known = frozenset((self.vlan,))
         self._closed = False
         self._listener = self._stack.on_interface(self._interface_event)
-        self._hook = self._stack.add_hook(Point.IN, self._incoming, order=ORDER_VLAN, name=self.name, counts=True)
-        self._learn_others()
+        on = (options.vlanif,)
+        self._hook = self._stack.add_hook(Point.IN, self._incoming, order=ORDER_VLAN, name=self.name, counts=True, interfaces=on)
 
     def _room(self) -> int:
         assert self.parent is not None
@@ -89,9 +98,6 @@ class VlanDriver:
         for other in self._others():
             if other.vlan == vlan:
                 raise refused(f"VLAN {vlan} of {self.parent_name} is {other.name} already", errno.EEXIST)
-
-    def _learn_others(self) -> None:
-        self._known = frozenset((self.vlan, *(other.vlan for other in self._others())))
 
     # Driver
 
@@ -126,6 +132,11 @@ class VlanDriver:
         self._listener.revoke()
         self.promiscuous(False)
 
+    @property
+    def below(self) -> tuple[str, ...]:
+        """`stack.core.layers.Layered`."""
+        return (self.parent_name,)
+
     def info(self) -> Mapping[str, str | int]:
         return {"driver": "vlan", "parent": self.parent_name, "vlan": self.vlan, "priority": self.priority}
 
@@ -144,8 +155,6 @@ class VlanDriver:
             vlan = given.number(arguments, "value", 1, ID_MAX)
             self._refuse_twice(vlan)
             self.vlan = vlan
-            for one in (self, *self._others()):
-                one._learn_others()
         else:
             raise refused(f"{self.name}: there is no request {command}; there are vlan, vlanprio")
 
@@ -155,16 +164,10 @@ class VlanDriver:
         if interface is not self.parent:
             return frames
         kinds = list(map(vlan_of, frames))
-        if kinds.count(UNTAGGED) == len(kinds):
+        if self.vlan not in kinds:
             return frames
-        ours = [untagged(frame) for frame, kind in zip(frames, kinds, strict=True) if kind == self.vlan]
-        left = [frame for frame, kind in zip(frames, kinds, strict=True) if kind != self.vlan and (kind <= 0 or kind in self._known)]
-        lost = len(frames) - len(ours) - len(left)
-        if lost:
-            interface.count("no_vlan", lost)
-        if ours:
-            self._deliver(interface, ours)
-        return left
+        self._deliver(interface, [untagged(frame) for frame, kind in zip(frames, kinds, strict=True) if kind == self.vlan])
+        return [frame for frame, kind in zip(frames, kinds, strict=True) if kind != self.vlan]
 
     def _deliver(self, parent: Interface, frames: list[bytes]) -> None:
         if parent.promiscuous and self._promiscuity is None:
@@ -188,7 +191,6 @@ class VlanDriver:
             self._take_over(self.mac, self.mtu, False)
         elif interface is self.parent:
             self._take_over(interface.mac, min(self._mtu_asked or self._room(), self._room()), interface.up)
-        self._learn_others()
 
     def _take_over(self, mac: bytes, mtu: int, up: bool) -> None:
         if (mac, mtu, up) != (self.mac, self.mtu, self.up):

@@ -35,6 +35,7 @@ def interface(one: Interface, module: str, number: int, layer2: Layer2) -> Facts
         "carrier": one.driver.up,
         "promiscuous": one.promiscuous,
         "groups": {mac_text(group): members for group, members in sorted(one.groups.items())},
+        "owner": one.owner,
         "broadcast": one.endpoints is None,
         "addresses": list(one.addresses),
         "rx_frames": counted.rx_frames + carried.received,
@@ -105,7 +106,14 @@ def facts(stack: Stack) -> Facts:
         "ethertypes": [{"ethertype": kind, "frames": frames, "module": name} for kind, frames, name in stack.ethertypes()],
         "ip_protocols": [{"protocol": number, "packets": packets, "module": name} for number, packets, name in stack.ip_protocols()],
         "hooks": [
-            {"point": entry.point.value, "order": entry.order, "name": entry.name, "module": name, "everything": entry.everything}
+            {
+                "point": entry.point.value,
+                "order": entry.order,
+                "name": entry.name,
+                "module": name,
+                "everything": entry.everything,
+                "interfaces": None if entry.interfaces is None else sorted(entry.interfaces),
+            }
             for entry, name in stack.hooks()
         ],
         "shed": stack.shed(),

@@ -18,6 +18,7 @@ import attrs
 from resmgr.system import System
 from resmgr.testing.virtual import VirtualDispatch
 from stack.core.driver import Driver
+from stack.core.hooks import Point
 from stack.core.ifnet import Interface
 from stack.core.module import Context, Kind, Module
 from stack.core.specific import specific_driver
@@ -52,6 +53,17 @@ class Machine:
 
     def received(self, interface: Interface, frames: list[Frame]) -> None:
         self.seen += [(interface.name, bytes(one)) for one in frames]
+
+    def tap(self, interface: str) -> list[bytes]:
+        """All that comes in on *interface* from now on, as it lies on the wire."""
+        seen: list[bytes] = []
+
+        def look(_: Interface, frames: list[Frame]) -> list[Frame]:
+            seen.extend(map(bytes, frames))
+            return frames
+
+        self.stack.add_hook(Point.IN, look, name="tap", everything=True, interfaces=(interface,))
+        return seen
 
     def interface(self, name: str) -> Interface:
         found = self.stack.interface(name)

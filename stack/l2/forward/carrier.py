@@ -79,6 +79,11 @@ class Carrier(Protocol):
     @property
     def name(self) -> str: ...
 
+    @property
+    def costs_while_off(self) -> bool:
+        """Frames of a port that is attached, but off, go up at a cost."""
+        ...
+
     def attach(self, port: int, interface: Interface, linux: LinuxInterface) -> None:
         """Take over a port, off. OSError, and nothing has changed, when the system refuses it; the text is for people."""
         ...

@@ -4,7 +4,8 @@
               knows interfaces, hooks, wrappers, reasons      knows numbers, Linux interfaces, stations
 
 A port is *attached* to the carrier while it can be (an interface of Linux, no wrapper around the driver), and *on* while no reason speaks
-against it. Stations of ports that are not attached are kept here only, and given to the carrier when the port is back.
+against it. A carrier through which frames go up at a cost (worker threads: a copy and a wake-up) has only ports that are on: the driver
+receives for the others itself. Stations of ports that are not attached are kept here only, and given to the carrier when the port is back.
 
 A frame that the carrier had in hand when a port went off may still be carried: a thread's batch, or what is on its way in the kernel.
 """
@@ -21,7 +22,7 @@ import attrs
 from resmgr.dispatch import Timer
 from resmgr.errors import Misuse
 from stack.core.driver import Driver
-from stack.core.hooks import ORDER_AGGREGATE, ORDER_BRIDGE, HookEntry, Point
+from stack.core.hooks import ORDER_BRIDGE, HookEntry
 from stack.core.ifnet import Interface, InterfaceEvent
 from stack.core.linuxinterface import LinuxInterface, on_linux
 from stack.core.stack import Stack
@@ -57,6 +58,8 @@ class _Port:
     """Ours and the bridge's, in order of appearance."""
     obstacle: str = ""
     """The one of them for which it is not attached."""
+    stations: dict[bytes, None] = attrs.Factory(dict)
+    """Behind it, the oldest first."""
     before: Counts = NOTHING
     """Counted while it was attached earlier."""
 
@@ -115,7 +118,7 @@ class FastPath:
         if number is None:
             raise Misuse(f"an engine has at most {PORTS_MAX} ports")
         port = self._ports[interface] = _Port(number, interface)
-        for reason in self._hook_reasons():
+        for reason in self._hook_reasons(port):
             port.reasons[reason] = None
         self._try(port)
 
@@ -147,9 +150,14 @@ class FastPath:
         if port is None or before is port:
             return
         if before is None and len(self._stations) >= STATIONS_MAX:
+            # As in the bridge: whoever has most gives its oldest up.
+            most = max(self._ports.values(), key=lambda one: len(one.stations))
+            self.forget(next(iter(most.stations)))
             self._refused += 1
-            return
         self._stations[station] = port
+        port.stations[station] = None
+        if before is not None:
+            before.stations.pop(station, None)
         if self._carrier is not None:
             if port.index:
                 self._put(station, port)
@@ -158,6 +166,8 @@ class FastPath:
 
     def forget(self, station: bytes) -> None:
         port = self._stations.pop(station, None)
+        if port is not None:
+            port.stations.pop(station, None)
         if port is not None and port.index and self._carrier is not None:
             self._carrier.drop(station)
 
@@ -276,14 +286,15 @@ class FastPath:
         port.obstacle = self._attach(port)
         if port.obstacle:
             port.reasons[port.obstacle] = None
-        self._allow(port)
+        if port.index:
+            self._allow(port)
 
     def _attach(self, port: _Port) -> str:
         interface = port.interface
         driver: Driver = interface.driver
-        if hasattr(driver, "inner"):
-            return f"{_wrapper_name(driver)} is around the driver"
         if not on_linux(driver):
+            if hasattr(driver, "inner"):
+                return f"{_wrapper_name(driver)} is around the driver"
             return f"the driver of {interface.name} lends no Linux interface"
         if not interface.up:
             return DOWN
@@ -297,6 +308,8 @@ class FastPath:
             carrier = self._choose(linux)
             if carrier is None:
                 return f"no engine: {self._why or 'none is wanted'}"
+            if port.reasons and carrier.costs_while_off:
+                return ""
             carrier.attach(port.number, interface, linux)
         except OSError as error:
             return error.strerror or str(error)
@@ -327,19 +340,26 @@ class FastPath:
             self._refused += 1
             log.warning("forwarding: no room for a station: %s", error.strerror)
             del self._stations[station]
+            port.stations.pop(station, None)
 
     def _allow(self, port: _Port) -> None:
-        if port.index and self._carrier is not None:
-            self._carrier.allow(port.number, not port.reasons)
+        carrier = self._carrier
+        if port.index and carrier is not None:
+            if port.reasons and carrier.costs_while_off:
+                self._detach(port)
+            else:
+                carrier.allow(port.number, not port.reasons)
+        elif not port.index and not port.reasons:
+            self._try(port)
 
     # What happens in the stack
 
-    def _hook_reasons(self) -> list[str]:
-        return [_hook_reason(entry) for entry, _ in self._stack.hooks() if _needs_all(entry)]
+    def _hook_reasons(self, port: _Port) -> list[str]:
+        return [_hook_reason(entry) for entry, _ in self._stack.hooks() if _passed_by(entry) and entry.sees(port.interface.name)]
 
     def _hooks_changed(self) -> None:
-        reasons = self._hook_reasons()
-        for port in self._ports.values():
+        for port in list(self._ports.values()):
+            reasons = self._hook_reasons(port)
             for old in [one for one in port.reasons if one.startswith("hook ") and one not in reasons]:
                 del port.reasons[old]
             for reason in reasons:
@@ -361,14 +381,13 @@ class FastPath:
             self._try(port)
 
 
-def _needs_all(entry: HookEntry) -> bool:
-    """Bridges and aggregates look at their own ports only, and what is above a bridge sees what it leaves."""
-    below = entry.point is Point.OUT or entry.order < ORDER_BRIDGE
-    return entry.everything and below and entry.order not in (ORDER_BRIDGE, ORDER_AGGREGATE)
+def _passed_by(entry: HookEntry) -> bool:
+    """What is carried would go past it: it lies below the bridge, on the way in or out. What is above sees what the bridge leaves."""
+    return entry.order < ORDER_BRIDGE
 
 
 def _hook_reason(entry: HookEntry) -> str:
-    return f"hook {entry.name} wants every frame"
+    return f"hook {entry.name} sees its frames"
 
 
 def _wrapper_name(driver: Driver) -> str:

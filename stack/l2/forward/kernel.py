@@ -58,6 +58,7 @@ class KernelCarrier:
     """See the head of this file and `stack.l2.forward.carrier.Carrier`. OSError when this kernel or our rights do not allow it."""
 
     name = "kernel"
+    costs_while_off = False
 
     def __init__(self, dispatch: Dispatch, mode: XdpMode | None = None) -> None:
         """*mode*: one that is wanted for all ports where it can be; None: the best for each."""

@@ -37,6 +37,7 @@ class ThreadCarrier:
     """See the head of this file and `stack.l2.forward.carrier.Carrier`. *workers*: at most so many threads; 0: one per processor."""
 
     name = "threads"
+    costs_while_off = True
 
     def __init__(self, dispatch: Dispatch, workers: int = 0) -> None:
         """OSError where the ring in shared memory is not safe (`stack.drivers.af_packet.receiver`)."""

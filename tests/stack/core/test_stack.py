@@ -95,12 +95,12 @@ def test_frames_reach_the_module_that_registered_their_type() -> None:
     one, two = (frame(MACS[1], MACS[0], bytes([n]) * 50) for n in range(2))
     other = frame(MACS[1], MACS[0], b"other", OTHER_TYPE)
     tagged = frame(MACS[1], MACS[0], b"tagged", TYPE, ((0x8100, 5),))
-    world.stacks[1].register_ethertype(TYPE, world.handler("type"))
+    world.stacks[1].register_ethertype(TYPE, world.handler("type"), vlans=True)
     registration = world.stacks[1].register_ethertype(OTHER_TYPE, world.handler("other"))
     world.send(0, one, two)
     assert world.arrived() == [("type:en0", [one, two])]
     world.send(0, one, other, tagged, two, other)
-    assert world.arrived() == [("type:en0", [one, tagged, two]), ("other:en0", [other, other])]
+    assert world.arrived() == [("type:en0", [one, two]), ("other:en0", [other, other]), ("type:en0", [tagged])]
     world.send(0, tagged)
     assert world.arrived() == [("type:en0", [tagged])]
     registration.revoke()
@@ -334,6 +334,45 @@ def test_a_hook_that_wants_everything_lifts_the_drivers_filter() -> None:
     world.send(0, ip)
     assert seen == [1]
     assert world.interface(1).rx_frames == 1
+
+
+def test_a_hook_on_one_interface_costs_the_others_nothing() -> None:
+    world = World()
+    stack = world.stacks[1]
+    seen: list[str] = []
+
+    def tap(interface: Interface, frames: list[Frame]) -> list[Frame]:
+        seen.append(interface.name)
+        return frames
+
+    registration = stack.add_hook(Point.IN, tap, everything=True, interfaces=("en7",))
+    world.send(0, frame(MACS[1], MACS[0], b"ip", 0x0800))
+    assert (seen, world.interface(1).rx_frames) == ([], 0), "the filter of the driver is as it was"
+    registration.revoke()
+    stack.add_hook(Point.IN, tap, everything=True, interfaces=("en0",))
+    world.send(0, frame(MACS[1], MACS[0], b"ip", 0x0800))
+    assert (seen, world.interface(1).rx_frames) == (["en0"], 1)
+
+
+@pytest.mark.parametrize(
+    ("tags", "arrives", "counted"),
+    [
+        ((), True, {}),
+        (((0x8100, 0xA000),), True, {}),
+        (((0x8100, 7),), False, {"no_vlan": 1}),
+        (((0x8100, 0), (0x8100, 7)), False, {"no_vlan": 1}),
+        (((0x8100, 0), (0x8100, 0)), False, {"no_vlan": 1}),
+        (((0x88A8, 7),), False, {"no_protocol": 1}),
+        (((0x88A8, 0),), False, {"no_protocol": 1}),
+        (((0x8100, 0), (0x88A8, 0)), False, {"no_protocol": 1}),
+    ],
+)
+def test_a_tag_that_no_vlan_took_is_not_overlooked(tags: tuple[tuple[int, int], ...], arrives: bool, counted: dict[str, int]) -> None:
+    world = World()
+    world.stacks[1].register_ethertype(TYPE, world.handler("type"))
+    world.send(0, frame(MACS[1], MACS[0], b"one", TYPE, tags))
+    assert world.arrived() == ([("type:en0", [frame(MACS[1], MACS[0], b"one")])] if arrives else [])
+    assert world.interface(1).drops == counted
 
 
 def test_interface_events() -> None:

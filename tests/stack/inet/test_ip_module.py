@@ -87,7 +87,7 @@ def test_packets_are_sorted_by_protocol_and_cut_to_their_length() -> None:
             ether(ipv4("10.0.0.9", b"udp", 17)),
             ether(ipv4("10.0.0.9", b"part", fragment=0x2000)),
             ether(b"\x45" + bytes(30)),
-            ether(group, tag=b"\x81\0\0\x05"),
+            ether(group, tag=b"\x81\0\xa0\0"),
         ]
     )
     assert listener.packets == [("en0", ours), ("en0", group)]

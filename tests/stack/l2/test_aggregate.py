@@ -156,3 +156,25 @@ async def test_contract() -> None:
         drivers.append(AgrDriver(machine.context(), AgrOptions(agrport=("en0", "en1"))))
     world.dispatch.run_for(5)
     await check_driver(DriverPair(world, *drivers))
+
+
+def test_an_interface_has_one_owner() -> None:
+    """A bridge's engine would carry past LACP, and a VLAN on a port would hear nothing."""
+    machine = World(3).machine("m", 0, 1, 2)
+    machine.stack.load("bridge", "add=en0")
+    machine.stack.load("agr", "agrport=en1")
+    assert [machine.interface(name).owner for name in ("en0", "en1", "en2")] == ["bridge0", "agr0", ""]
+    with pytest.raises(ModuleError, match="en0 is in bridge0 already"):
+        machine.ask("agr0", "agrport", interface="en0")
+    with pytest.raises(ModuleError, match="en1 is in agr0 already"):
+        machine.ask("bridge0", "add", interface="en1")
+    with pytest.raises(ModuleError, match="en1 is a port of agr0"):
+        machine.stack.load("vlan", "vlan=5,vlanif=en1")
+    machine.stack.load("vlan", "vlan=5,vlanif=en2")
+    with pytest.raises(ModuleError, match="vlan5 on it would hear nothing"):
+        machine.ask("agr0", "agrport", interface="en2")
+    machine.ask("agr0", "-agrport", interface="en1")
+    machine.ask("bridge0", "add", interface="en1")
+    machine.ask("bridge0", "add", interface="agr0")
+    assert machine.interface("en1").owner == "bridge0"
+    assert [one.promiscuous for one in machine.stack.interfaces if one.name == "en2"] == [0]

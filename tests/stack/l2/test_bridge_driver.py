@@ -67,10 +67,11 @@ def test_a_frame_is_forwarded_as_it_is() -> None:
     world = World(2)
     a, bridge, b = world.machine("a", 0), world.machine("bridge", 0, 1), world.machine("b", 1)
     bridge.stack.load("bridge", "add=en0,add=en1")
+    wire = b.tap("en0")
     tagged = frame(BROADCAST, a.macs["en0"], bytes(range(200)), TYPE, ((0x8100, 5),))
     a.stack.output(a.interface("en0"), [tagged])
     world.dispatch.run_for(1)
-    assert b.seen == [("en0", tagged)]
+    assert wire == [tagged]
 
 
 def test_a_loop_is_broken_and_mended() -> None:
@@ -149,7 +150,7 @@ def test_what_cannot_be_is_said_in_a_sentence(command: str, arguments: dict[str,
 def test_a_member_of_one_bridge_is_no_member_of_another() -> None:
     bridge = World(2).machine("bridge", 0, 1)
     bridge.stack.load("bridge", "add=en0")
-    with pytest.raises(ModuleError, match="member of bridge0 already"):
+    with pytest.raises(ModuleError, match="en0 is in bridge0 already"):
         bridge.stack.load("bridge", "name=bridge1,add=en1,add=en0")
     assert [one.promiscuous for one in bridge.stack.interfaces] == [1, 0, 0]
     bridge.stack.load("bridge", "name=bridge1,add=en1")

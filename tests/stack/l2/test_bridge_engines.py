@@ -167,3 +167,26 @@ async def test_a_blocked_port_is_off_and_a_span_port_turns_all_off() -> None:
             assert isinstance(engine, dict)
             assert "spanning tree" in engine["ports"]["o1"]["off"]
             assert await shortly(lambda: "spanning tree" not in told(stack)["engine"]["ports"]["o1"]["off"], 6)  # type: ignore[index]  # facts are for JSON
+
+
+@pytest.mark.parametrize("engine", ["kernel", "threads"])
+async def test_cables_of_our_own_are_carried_too(engine: str) -> None:
+    """`-d veth` is the packet driver of its near end: nothing stands between it and an engine."""
+    with built() as yard:
+        async with open_dispatch() as dispatch:
+            stack = Stack(System(dispatch, "n"), random.Random(1).randbytes)
+            try:
+                with yard.ours.entered():
+                    stack.load("veth", "ifname=v1,peer=w1")
+                    yard.ours.ip("link", "set", "w1", "up")
+                    stack.load("bridge", f"add=v1,engine={engine}")
+
+                def off() -> object:
+                    found = told(stack)["engine"]
+                    assert isinstance(found, dict)
+                    return found["ports"]["v1"]["off"], bool(found["ports"]["v1"]["how"])
+
+                assert await shortly(lambda: off() == ([], True)), off()
+            finally:
+                stack.close()
+            assert dispatch.statistics().descriptors == 0

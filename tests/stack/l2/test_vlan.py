@@ -37,11 +37,12 @@ def test_the_tag_on_the_wire() -> None:
     a, b = world.machine("a", 0), world.machine("b", 0)
     a.stack.load("vlan", "vlan=5,vlanif=en0,prio=6")
     a.macs["vlan5"] = a.macs["en0"]
+    wire = b.tap("en0")
     a.send("vlan5", BROADCAST, b"x")
     a.ask("vlan5", "vlanprio", value=1)
     a.send("vlan5", BROADCAST, b"x")
     world.dispatch.run_for(1)
-    assert [one[12:16].hex() for _, one in b.seen] == ["8100c005", "81002005"]
+    assert [one[12:16].hex() for one in wire] == ["8100c005", "81002005"]
 
 
 def test_frames_of_other_vlans_are_not_ours() -> None:
@@ -171,3 +172,35 @@ async def test_contract() -> None:
         machine.stack.add_hook(Point.IN, lambda _, frames: frames, everything=True, name="all")
         drivers.append(VlanDriver(machine.context(), VlanOptions(5, "en0")))
     await check_driver(DriverPair(world, *drivers))
+
+
+def test_a_tap_on_a_vlan_sees_every_ethertype() -> None:
+    """The driver below filters: what stands on it counts."""
+    world, a, b = pair()
+    seen: list[int] = []
+
+    def tap(interface: object, frames: list[bytes]) -> list[bytes]:
+        seen.append(len(frames))
+        return frames
+
+    b.stack.add_hook(Point.IN, tap, everything=True, interfaces=("vlan5",))  # type: ignore[arg-type]  # frames only read
+    a.send("vlan5", BROADCAST, b"x", 0x0800)
+    world.dispatch.run_for(1)
+    assert seen == [1]
+
+
+def test_what_would_go_round_in_itself_is_refused() -> None:
+    world = World(2)
+    machine = world.machine("a", 0, 1)
+    machine.stack.load("vlan", "vlan=5,vlanif=en0")
+    machine.stack.load("bridge", "add=en0,station")
+    with pytest.raises(ModuleError, match="vlan5 and en0 are one link"):
+        machine.ask("bridge0", "add", interface="vlan5")
+    machine.stack.load("vlan", "name=up,vlan=6,vlanif=bridge0")
+    with pytest.raises(ModuleError, match="up stands on bridge0"):
+        machine.ask("bridge0", "add", interface="up")
+    (gone,) = [one for one in machine.stack.loaded if one.interface is not None and one.interface.name == "vlan5"]
+    machine.stack.load("vlan", "name=over,vlan=7,vlanif=vlan5")
+    machine.stack.unload(gone)
+    with pytest.raises(ModuleError, match="over stands on vlan5"):
+        machine.stack.load("vlan", "name=vlan5,vlan=5,vlanif=over")
