@@ -56,8 +56,6 @@ class Hooks:
 
     def __init__(self) -> None:
         self._entries: list[HookEntry] = []
-        self.watchers: tuple[Callable[[], None], ...] = ()
-        """Called when a hook has come or gone. Replaced, never changed."""
         self.incoming: tuple[HookEntry, ...] = ()
         self.outgoing: tuple[HookEntry, ...] = ()
 

@@ -210,8 +210,8 @@ class IoPktManager:
             arguments = request.get("arguments", {})
             if not isinstance(command, str) or not isinstance(arguments, dict):
                 raise ModuleError(errno.EINVAL, "a command is a text, and its arguments are a table")
-            driver.set_specific(command, arguments)
-        return dict(driver.get_specific())
+            found.ask("request", driver.set_specific, command, arguments)
+        return dict(found.ask("request", driver.get_specific))
 
     def _named(self, name: str) -> Interface:
         found = self._stack.interface(name.removeprefix(DIRECTORY))
