@@ -15,6 +15,7 @@ from resmgr.channel import ClientInfo, Credentials, Nd
 from resmgr.dispatch import Buffer
 from resmgr.system import System
 from resmgr.testing.virtual import VirtualDispatch
+from stack.core.errors import ModuleError
 from stack.core.module import Context, Kind, Module
 from stack.core.stack import Stack
 from stack.managers.facts import facts
@@ -128,6 +129,30 @@ def test_load_and_unload() -> None:
     assert rig.ask("umount", what="/dev/io-net/ml3")["name"] == "memlink"
     assert rig.ask("umount", what="lsm-idle.so")["name"] == "idle"
     assert (rig.names(), rig.stack.interfaces) == ([], ())
+
+
+def test_a_module_that_is_there_goes_before_one_that_waits_to_come_back() -> None:
+    rig = Rig()
+    refuse = [""]
+
+    def attach(context: Context, options: Options) -> Idle:
+        if refuse[0]:
+            raise ModuleError(errno.ENODEV, refuse[0])
+        return Idle()
+
+    module = Module("twice", Kind.PROTOCOL, Options, attach)
+    first, _ = rig.stack.load(module, "restart=3"), rig.stack.load(module)
+    refuse[0] = "gone"
+    first.guard.run("anything", lambda: 1 // 0)
+    rig.dispatch.run_for(0.1)
+    assert rig.stack.restarter.absent() == {"twice #1": "gone"}
+    told = rig.ask("umount", what="twice")
+    assert told["errno"] == errno.EINVAL
+    assert told["error"] == "twice names 2 modules: say which, #2, #1 (waiting)"
+    assert rig.ask("umount", what="#2")["number"] == 2
+    assert rig.stack.restarter.absent() == {"twice #1": "gone"}
+    assert rig.ask("umount", what="twice") == {"name": "twice"}
+    assert rig.stack.restarter.absent() == {}
 
 
 def test_the_interface_is_named_by_destroy_and_by_number() -> None:
