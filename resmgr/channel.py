@@ -25,10 +25,11 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Sequence
-from typing import Final, Protocol
 
 import attrs
 
+from resmgr.credentials import ClientInfo as ClientInfo
+from resmgr.credentials import Credentials as Credentials
 from resmgr.dispatch import Buffer, Dispatch
 from resmgr.errors import Misuse
 from resmgr.ids import CHID_NAMES as CHID_NAMES
@@ -42,41 +43,17 @@ from resmgr.ids import PRIORITY_MAX as PRIORITY_MAX
 from resmgr.ids import PULSE_COIDDEATH as PULSE_COIDDEATH
 from resmgr.ids import PULSE_DISCONNECT as PULSE_DISCONNECT
 from resmgr.ids import Nd as Nd
+from resmgr.relay import GONE as GONE
+from resmgr.relay import Answerer as Answerer
+from resmgr.relay import Descriptors as Descriptors
+from resmgr.relay import Network as Network
+from resmgr.relay import Pending as Pending
+from resmgr.relay import ReadDone as ReadDone
+from resmgr.relay import Remote as Remote
+from resmgr.shield import Shield, nobody, shielded_message, shielded_read, shielded_relay
 
-Descriptors = Sequence[int]
 Done = Callable[[int, Buffer], None]
 DescriptorsDone = Callable[[int, Buffer, Descriptors], None]
-ReadDone = Callable[[int, Buffer], None]
-
-
-@attrs.frozen
-class Credentials:
-    """Who a client is. `groups` are supplementary groups."""
-
-    uid: int
-    gid: int
-    groups: tuple[int, ...] = ()
-    pid: int = 0
-
-    @property
-    def of_daemon(self) -> bool:
-        """It is a daemon that speaks for its node, and no user of the node. A process always has a pid: the socket tells it."""
-        return self.uid == 0 and self.pid == 0
-
-
-@attrs.frozen
-class ClientInfo:
-    """What a server may know of the sender: MsgInfo and ConnectClientInfo in one. Filled by the kernel, never by the client's bytes.
-
-    `nd` is 0 for a local client; `node` and `roles` come from the peer's certificate and are empty for a local client. The credentials of a
-    remote client are what its node claims: map them (`resmgr.access`) before acting on them. `scoid` is unique per client connection.
-    """
-
-    nd: Nd
-    node: str
-    roles: frozenset[str]
-    credentials: Credentials
-    scoid: int
 
 
 class Message:
@@ -147,6 +124,9 @@ class Message:
 
         ESRCH when the client is no longer blocked.
         """
+        shield = self.channel.shield
+        if shield is not None:
+            done = shielded_read(shield, done)
         if self._pending is None:
             done(-errno.ESRCH, b"")
         else:
@@ -169,7 +149,10 @@ class Message:
         if not self.client_waits:
             return
         if self.on_unblock is not None:
-            self.on_unblock()
+            if self.channel.shield is None:
+                self.on_unblock()
+            elif not self.channel.shield.run("channel: unblock", self.on_unblock) and self.client_waits:
+                self.abandon(errno.EINTR)
         else:
             self.abandon(errno.EINTR)
 
@@ -179,32 +162,6 @@ class Message:
         if pending is not None and pending is not GONE:
             self._pending = GONE
             pending.answer(-code, (), ())
-
-
-class Answerer(Protocol):
-    """The client's half of a message: where answers, pulls and pushes go. `answer` comes once and last."""
-
-    def answer(self, status: int, parts: Sequence[Buffer], descriptors: Descriptors) -> None: ...
-
-    def pull(self, offset: int, length: int, done: ReadDone) -> None: ...
-
-    def push(self, offset: int, data: Buffer) -> None: ...
-
-
-class _Gone:
-    """The client's half of a message whose client is no longer blocked on it."""
-
-    def answer(self, status: int, parts: Sequence[Buffer], descriptors: Descriptors) -> None:
-        """Nobody waits."""
-
-    def pull(self, offset: int, length: int, done: ReadDone) -> None:
-        done(-errno.ESRCH, b"")
-
-    def push(self, offset: int, data: Buffer) -> None:
-        """Nobody waits."""
-
-
-GONE: Final[Answerer] = _Gone()
 
 
 @attrs.frozen
@@ -224,7 +181,7 @@ class Channel:
     (QNX: the NET_MSG flag).
     """
 
-    __slots__ = ("chid", "first_part", "handler", "held", "kernel", "on_pulse", "pid", "remote")
+    __slots__ = ("chid", "first_part", "handler", "held", "kernel", "on_pulse", "pid", "remote", "shield")
 
     def __init__(
         self,
@@ -243,20 +200,22 @@ class Channel:
         self.on_pulse = on_pulse
         self.first_part = first_part
         self.remote = remote
+        self.shield = kernel.running()
         self.held: dict[Message, None] = {}
         """Messages received and not yet answered. A dict, here and elsewhere, where order must be the same in every run of a simulation."""
+
+    def pulse(self, pulse: Pulse) -> None:
+        """A pulse arrived. Whoever wants none gets none."""
+        if self.on_pulse is None:
+            return
+        if self.shield is None:
+            self.on_pulse(pulse)
+        else:
+            self.shield.run("channel: pulse", self.on_pulse, pulse)
 
     def destroy(self) -> None:
         """Close the channel: blocked clients get ESRCH, later sends EBADF, connected clients a death pulse."""
         self.kernel.destroy_channel(self)
-
-
-class Pending(Protocol):
-    """A send under way."""
-
-    def unblock(self) -> None:
-        """Ask the server to let go. `done` still comes exactly once: with -EINTR, or with the answer if that was quicker."""
-        ...
 
 
 class Connection:
@@ -275,6 +234,7 @@ class Connection:
         "priority",
         "remote_state",
         "sends",
+        "shield",
     )
 
     def __init__(self, kernel: Kernel, coid: int, nd: Nd, pid: int, chid: int, credentials: Credentials, priority: int) -> None:
@@ -286,6 +246,7 @@ class Connection:
         self.credentials = credentials
         self.priority = priority
         self.closed = False
+        self.shield = kernel.running()
         self.info = ClientInfo(ND_LOCAL, "", frozenset(), credentials, coid)
         self.on_death: Callable[[Connection], None] | None = None
         """Called once when the server's channel, process or node is gone (COIDDEATH)."""
@@ -321,40 +282,6 @@ class Connection:
     def close(self) -> None:
         """Detach. The server's channel gets PULSE_DISCONNECT. Sends under way end with EBADF. Idempotent."""
         self.kernel.detach(self)
-
-
-class Remote(Protocol):
-    """Carries connections whose server is not in this kernel: another node, or another process on this node."""
-
-    def relay(
-        self,
-        connection: Connection,
-        data: Buffer,
-        msglen: int,
-        reply_len: int,
-        priority: int,
-        answerer: Answerer,
-        descriptors: Descriptors,
-    ) -> Pending | None:
-        """Carry one message, of which *data* is the beginning (at least FIRST_PART_DEFAULT bytes or all); the rest is pulled.
-
-        None if it was answered before this returned.
-        """
-        ...
-
-    def pulse(self, connection: Connection, code: int, value: int, priority: int) -> int: ...
-
-    def detach(self, connection: Connection) -> None:
-        """*connection* is closed. Sends under way on it have been ended towards their clients or are unblocked by this."""
-        ...
-
-
-class Network(Protocol):
-    """What a network module registers: finds the remote for a node descriptor."""
-
-    def remote(self, nd: Nd) -> Remote | int:
-        """The carrier for *nd*, or the errno with which sends to it fail now (EHOSTDOWN, EHOSTUNREACH)."""
-        ...
 
 
 class LocalSend:
@@ -396,10 +323,17 @@ class LocalSend:
                 reply = parts[0] if len(parts) == 1 else b"".join(parts)
                 if len(reply) > self.reply_len:
                     reply = memoryview(reply)[: self.reply_len]
+        shield = self.connection.shield
         if done is not None:
-            done(status, reply)
+            if shield is None:
+                done(status, reply)
+            else:
+                shield.run("connection: answer", done, status, reply)
         elif descriptors_done is not None:
-            descriptors_done(status, reply, descriptors)
+            if shield is None:
+                descriptors_done(status, reply, descriptors)
+            else:
+                shield.run("connection: answer", descriptors_done, status, reply, descriptors)
 
     def pull(self, offset: int, length: int, done: ReadDone) -> None:
         if self.done is None and self.descriptors_done is None:
@@ -430,8 +364,10 @@ class Kernel:
     def __init__(self, dispatch: Dispatch, node_name: str) -> None:
         self.dispatch = dispatch
         self.node_name = node_name
-        self.network: Network | None = None
-        """Set by the network module (Qnet) while it is loaded."""
+        self._network: Network | None = None
+        self._network_shield: Shield | None = None
+        self.running: Callable[[], Shield | None] = nobody
+        """Whose callback is running (`resmgr.shield`). Set by the stack."""
         self.uplink: Remote | None = None
         """In the kernel of a process: the daemon, which knows all other processes."""
         self._channels: dict[tuple[int, int], Channel] = {}
@@ -442,6 +378,16 @@ class Kernel:
         """Whose channels are made here: the node's own, or those of one process."""
         self._next_coid = 1
         self._next_chid = 16
+
+    @property
+    def network(self) -> Network | None:
+        """Set by the network module (Qnet) while it is loaded."""
+        return self._network
+
+    @network.setter
+    def network(self, network: Network | None) -> None:
+        self._network = network
+        self._network_shield = None if network is None else self.running()
 
     def become(self, pid: int, first_chid: int) -> None:
         """Be the kernel of process *pid* of the node (in the process; told by the daemon). Channel ids begin at *first_chid*."""
@@ -471,6 +417,8 @@ class Kernel:
         channel = Channel(self, pid, chid, handler, on_pulse, first_part, remote)
         self._channels[pid, chid] = channel
         self._by_channel[channel] = {}
+        if channel.shield is not None:
+            channel.shield.opened(channel)
         return channel
 
     def find_channel(self, pid: int, chid: int) -> Channel | None:
@@ -497,8 +445,8 @@ class Kernel:
     def carrier(self, connection: Connection) -> Remote | int:
         """Who carries this connection, or the errno of why nobody does. Only for targets outside this kernel."""
         if connection.nd != ND_LOCAL:
-            if self.network is not None:
-                return self.network.remote(connection.nd)
+            if self._network is not None:
+                return self._network.remote(connection.nd)
             return errno.ENOTSUP if self.uplink is None else self.uplink
         remote = self._processes.get(connection.pid, self.uplink)
         return errno.EBADF if remote is None else remote
@@ -530,14 +478,31 @@ class Kernel:
         """Send a message of which *data* is the beginning; the rest is pulled from *answerer*. None if it is answered already."""
         channel = self._channels.get((connection.pid, connection.chid)) if connection.nd == ND_LOCAL else None
         if channel is None:
-            remote = self.carrier(connection)
-            if isinstance(remote, int):
-                answerer.answer(-remote, (), ())
-                return None
-            return remote.relay(connection, data, msglen, reply_len, priority, answerer, descriptors)
+            shield = self._network_shield
+            if shield is not None and connection.nd != ND_LOCAL:
+                return shielded_relay(
+                    shield, lambda: self._relay_away(connection, data, msglen, reply_len, priority, answerer, descriptors), answerer
+                )
+            return self._relay_away(connection, data, msglen, reply_len, priority, answerer, descriptors)
         self._by_channel[channel][connection] = None
         message = self.deliver(channel, connection.info, data, msglen, reply_len, priority, answerer, descriptors)
         return message if message.client_waits else None
+
+    def _relay_away(
+        self,
+        connection: Connection,
+        data: Buffer,
+        msglen: int,
+        reply_len: int,
+        priority: int,
+        answerer: Answerer,
+        descriptors: Descriptors,
+    ) -> Pending | None:
+        remote = self.carrier(connection)
+        if isinstance(remote, int):
+            answerer.answer(-remote, (), ())
+            return None
+        return remote.relay(connection, data, msglen, reply_len, priority, answerer, descriptors)
 
     def deliver(
         self,
@@ -553,7 +518,10 @@ class Kernel:
         """Hand a message to a channel's handler. Used for local sends and by remotes for what arrived."""
         message = Message(channel, info, data, msglen, reply_len, priority, answerer, descriptors)
         channel.held[message] = None
-        channel.handler(message)
+        if channel.shield is None:
+            channel.handler(message)
+        else:
+            shielded_message(channel.shield, message)
         return message
 
     def pulse(self, connection: Connection, code: int, value: int, priority: int) -> int:
@@ -561,11 +529,24 @@ class Kernel:
             return -errno.EBADF
         channel = self._channels.get((connection.pid, connection.chid)) if connection.nd == ND_LOCAL else None
         if channel is None:
-            remote = self.carrier(connection)
-            return -remote if isinstance(remote, int) else remote.pulse(connection, code, value, priority)
-        if channel.on_pulse is not None:
-            channel.on_pulse(Pulse(code, value, priority, connection.info))
+            return self._away(connection, lambda remote: remote.pulse(connection, code, value, priority))
+        channel.pulse(Pulse(code, value, priority, connection.info))
         return 0
+
+    def _away(self, connection: Connection, call: Callable[[Remote], int]) -> int:
+        """Ask whoever carries *connection*; -errno when nobody does."""
+        status = [-errno.EIO]
+
+        def run() -> None:
+            remote = self.carrier(connection)
+            status[0] = -remote if isinstance(remote, int) else call(remote)
+
+        shield = self._network_shield
+        if shield is None or connection.nd == ND_LOCAL:
+            run()
+        else:
+            shield.run("network: pulse or detach", run)
+        return status[0]
 
     def detach(self, connection: Connection) -> None:
         if connection.closed:
@@ -582,17 +563,26 @@ class Kernel:
         for send in sends:
             send.unblock()
         if channel is None:
-            remote = self.carrier(connection)
-            if not isinstance(remote, int):
-                remote.detach(connection)
-        elif channel.on_pulse is not None:
-            channel.on_pulse(Pulse(PULSE_DISCONNECT, connection.coid, connection.priority, connection.info))
+            self._away(connection, lambda remote: _detached(remote, connection))
+        else:
+            channel.pulse(Pulse(PULSE_DISCONNECT, connection.coid, connection.priority, connection.info))
 
     def destroy_channel(self, channel: Channel) -> None:
         if self._channels.pop((channel.pid, channel.chid), None) is None:
             return
+        if channel.shield is not None:
+            channel.shield.closed(channel)
         for message in list(channel.held):
             message.abandon(errno.ESRCH)
         for connection in list(self._by_channel.pop(channel, ())):
-            if connection.on_death is not None:
+            if connection.on_death is None:
+                continue
+            if connection.shield is None:
                 connection.on_death(connection)
+            else:
+                connection.shield.run("connection: death", connection.on_death, connection)
+
+
+def _detached(remote: Remote, connection: Connection) -> int:
+    remote.detach(connection)
+    return 0

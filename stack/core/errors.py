@@ -25,3 +25,10 @@ class OptionError(ModuleError):
 
     def __init__(self, text: str) -> None:
         super().__init__(errno.EINVAL, text)
+
+
+def refusal(sentence: str, error: BaseException) -> ModuleError:
+    """What a driver raised when it was asked for something, for who asked: *sentence* says what does not happen."""
+    if isinstance(error, OSError):
+        return ModuleError(error.errno or errno.EIO, f"{sentence}: {error.strerror}")
+    return ModuleError(errno.EIO, f"{sentence}: its driver failed, as the log says")

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Protocol, TypeGuard
 from resmgr.errors import Misuse
 from stack.capability import capability
 from stack.core.driver import Driver
-from stack.core.errors import ModuleError
+from stack.core.errors import ModuleError, refusal
+from stack.core.isolation import RAISED
 from stack.wire.ethernet import MAC_SIZE, is_group, mac_text
 
 if TYPE_CHECKING:
@@ -51,11 +52,9 @@ def join_group(interface: Interface, group: bytes) -> Callable[[], None]:
     driver = grouping_driver(interface.driver)
     if driver is not None and group not in members:
         try:
-            driver.groups(frozenset((*members, group)))
-        except OSError as error:
-            raise ModuleError(
-                error.errno or errno.EIO, f"{interface.name} cannot join group {mac_text(group)}: {error.strerror}"
-            ) from error
+            interface.ask("groups", driver.groups, frozenset((*members, group)))
+        except RAISED as error:
+            raise refusal(f"{interface.name} cannot join group {mac_text(group)}", error) from error
     members[group] = members.get(group, 0) + 1
 
     def leave() -> None:
@@ -63,6 +62,6 @@ def join_group(interface: Interface, group: bytes) -> Callable[[], None]:
         if not members[group]:
             del members[group]
             if driver is not None and interface.attached:
-                driver.groups(frozenset(members))
+                interface.let_go("groups", driver.groups, frozenset(members))
 
     return leave

@@ -72,8 +72,6 @@ class Hooks:
         self._in: dict[str, tuple[HookEntry, ...]] = {}
         self._out: dict[str, tuple[HookEntry, ...]] = {}
         """By interface, as they are asked for."""
-        self.watchers: tuple[Callable[[], None], ...] = ()
-        """Called when a hook has come or gone. Replaced, never changed."""
         self.incoming: tuple[HookEntry, ...] = ()
         self.outgoing: tuple[HookEntry, ...] = ()
 

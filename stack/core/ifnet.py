@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import enum
 import errno
-from typing import TYPE_CHECKING
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar, TypeVarTuple
 
 from stack.core.driver import Driver
 from stack.core.endpoints import Endpoints
@@ -17,8 +19,13 @@ from stack.frame import Frame
 from stack.wire.ethernet import mac_text
 
 if TYPE_CHECKING:
+    from stack.core.isolation import Guard
     from stack.core.stack import Stack
 
+log = logging.getLogger(__name__)
+
+R = TypeVar("R")
+Ts = TypeVarTuple("Ts")
 
 MTU_MIN = 68
 """Of IPv4, and so of any link."""
@@ -57,6 +64,7 @@ class Interface:
         "enabled",
         "endpoints",
         "groups",
+        "guard",
         "index",
         "mac",
         "mtu",
@@ -71,8 +79,12 @@ class Interface:
         "up",
     )
 
-    def __init__(self, stack: Stack, name: str, index: int, driver: Driver, endpoints: Endpoints | None = None) -> None:
+    def __init__(
+        self, stack: Stack, name: str, index: int, driver: Driver, endpoints: Endpoints | None = None, guard: Guard | None = None
+    ) -> None:
         self._stack = stack
+        self.guard = guard
+        """Of the driver's module."""
         self.name = name
         self.index = index
         self.driver = driver
@@ -104,8 +116,26 @@ class Interface:
             self.tx_frames,
             self.tx_bytes,
             self.drops.copy_frozen(),
-            dict(self.driver.info()),
+            self._info(),
         )
+
+    def _info(self) -> dict[str, str | int]:
+        """What the driver tells people. One that cannot must not keep everybody from the rest."""
+        try:
+            return dict(self.ask("info", self.driver.info))
+        except (Exception, SystemExit) as error:
+            return {"driver": f"does not say how it works: {type(error).__name__}"}
+
+    def ask(self, what: str, call: Callable[[*Ts], R], *args: *Ts) -> R:
+        """Call something of the driver, or of what is around it, as its module (`stack.core.isolation.Guard.ask`)."""
+        return call(*args) if self.guard is None else self.guard.ask(what, call, *args)
+
+    def let_go(self, what: str, call: Callable[[*Ts], object], *args: *Ts) -> None:
+        """Tell the driver that something is not needed any more. If it fails, that is written down: whoever lets go has done its part."""
+        try:
+            self.ask(what, call, *args)
+        except (Exception, SystemExit) as error:
+            log.warning("%s: %s: %s", self.name, what, error)
 
     def deliver(self, frames: list[Frame]) -> None:
         """For the driver: see `stack.core.driver.Port`."""
@@ -122,11 +152,15 @@ class Interface:
             return
         driver = self.driver
         mtu = driver.mtu if self.mtu_limit is None else min(driver.mtu, self.mtu_limit)
+        up = driver.up and self.enabled
+        if self._stack.interface(self.name) is not self:
+            # It begins: nobody knows of it yet, and what it is when it is attached is told then.
+            self.mac, self.mtu, self.up = driver.mac, mtu, up
+            return
         if self.mac != driver.mac or self.mtu != mtu:
             self.mac, self.mtu = driver.mac, mtu
             self._stack.tell(InterfaceEvent.CHANGED, self)
-        up = driver.up and self.enabled
-        if self.up != up and self in self._stack.interfaces:
+        if self.up != up and self.attached:
             self.up = up
             self._stack.tell(InterfaceEvent.UP if self.up else InterfaceEvent.DOWN, self)
 

@@ -18,7 +18,7 @@ import attrs
 
 from stack.core.hooks import Point
 from stack.core.ifnet import Interface
-from stack.core.isolation import Guard, Guards
+from stack.core.isolation import RAISED, Guard, Guards
 from stack.frame import Frame
 from stack.wire.ip import IpHeader
 
@@ -50,7 +50,7 @@ class IpFilters:
         self._guards = guards
         self._failed = failed
         self.entries: tuple[Entry, ...] = ()
-        self.watchers: tuple[Callable[[], None], ...] = ()
+        self.watchers: tuple[tuple[Callable[[], None], Guard | None], ...] = ()
         """Called when a filter has come or gone."""
 
     def add(self, wanted: IpFilter, name: str) -> Callable[[], None]:
@@ -61,15 +61,19 @@ class IpFilters:
 
     def _set(self, entries: tuple[Entry, ...]) -> None:
         self.entries = entries
-        for watcher in self.watchers:
-            watcher()
+        for watcher, guard in self.watchers:
+            if guard is None:
+                watcher()
+            else:
+                guard.run("watcher of IP filters", watcher)
 
     def watch(self, watcher: Callable[[], None]) -> Callable[[], None]:
         """Call *watcher* from now on; ends with what is returned."""
-        self.watchers = (*self.watchers, watcher)
+        entry = watcher, self._guards.current
+        self.watchers = (*self.watchers, entry)
 
         def end() -> None:
-            self.watchers = tuple(one for one in self.watchers if one is not watcher)
+            self.watchers = tuple(one for one in self.watchers if one is not entry)
 
         return end
 
@@ -87,6 +91,6 @@ class IpFilters:
 
         try:
             return self._guards.run(entry.guard, entry.name, ask, interface, [])
-        except Exception:
+        except RAISED:
             self._failed(f"IP filter {entry.name}", entry.wanted, entry.guard)
             return []

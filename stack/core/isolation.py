@@ -1,7 +1,9 @@
 """Isolation: what a module's callbacks may do to others, and how it is known which module did it.
 
 Each module has a `Guard`. Its handlers, hooks and listeners run under it, and so does whatever it puts on the dispatch, because the
-dispatch that a module is given (`Context.dispatch`) is its guard's. Under a guard
+dispatch that a module is given (`Context.dispatch`) is its guard's; so do all calls of the stack to a driver (`Interface.ask`), and what
+arrives on channels and connections that it made, because the guard is their shield (`resmgr.shield`). docs/stack/manager.md lists all ways
+into a module. Under a guard
 
 - an exception ends the callback and goes no further: it is counted by module and by callback, logged once per callback, and told to whoever
   restarts modules (`stack.core.restart`). On a bare dispatch it would end the node;
@@ -9,7 +11,10 @@ dispatch that a module is given (`Context.dispatch`) is its guard's. Under a gua
   modules that it called is theirs. It is time on the wall: on a machine that has too much to do, everything is slow. Loading and unloading
   are not measured: the kernel takes some 50 ms to give a packet ring back;
 - what the callback registers in the stack is the module's, and so goes when the module goes;
-- descriptors and timers on the dispatch are the module's: those that `detach` forgot are taken away and complained about.
+- descriptors and timers on the dispatch are the module's, and so are the channels that it opened: those that `detach` forgot are taken
+  away and complained about.
+
+What belongs to nobody (a listener of a program around the stack) and is called within a callback of a module counts as that module's.
 
 Calls that the module deferred to this turn, and results of its blocking work, still come after it was unloaded: they are how an ending
 finishes.
@@ -18,14 +23,18 @@ finishes.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+import types
+from collections.abc import Awaitable, Callable, Generator
 from typing import TYPE_CHECKING, TypeVar, TypeVarTuple
 
 from resmgr.dispatch import Dispatch, Timer
+from resmgr.errors import Misuse
+from stack.core.errors import ModuleError
 from stack.core.registry import Registration
 from stack.core.statistics import Counters
 
 if TYPE_CHECKING:
+    from resmgr.channel import Channel
     from stack.core.ifnet import Interface
     from stack.frame import Frame
 
@@ -37,6 +46,10 @@ Ts = TypeVarTuple("Ts")
 
 SLOW_DEFAULT = 0.05
 """Seconds: a third of what a node's peers wait before they ask again."""
+RAISED = (Exception, SystemExit)
+"""What ends a callback and not the node. A module that asks for the end of the process is one that failed."""
+REFUSALS = (ModuleError, OSError, Misuse)
+"""Answers to who asked a module for something, and no failures of the module."""
 NAMES_MAX = 64
 """Callbacks told apart per module; the rest are counted as `other`. Stops a module that makes a new function each time."""
 
@@ -73,6 +86,23 @@ class Guards:
             self.current = outer
             self.took(guard, what, clock() - began, inside)
 
+    def send(self, guard: Guard | None, transmit: Callable[[list[Frame]], None], frames: list[Frame]) -> None:
+        """A driver's `transmit`, on the hot path. Its exception is the caller's."""
+        outer, self.current = self.current, guard
+        clock = self.clock
+        if clock is None:
+            try:
+                transmit(frames)
+            finally:
+                self.current = outer
+            return
+        inside, began = self.inside, clock()
+        try:
+            transmit(frames)
+        finally:
+            self.current = outer
+            self.took(guard, "transmit", clock() - began, inside)
+
     def took(self, guard: Guard | None, what: str, seconds: float, inside: float) -> None:
         """A callback took *seconds*; *inside* is what `inside` was when it began."""
         own = seconds - (self.inside - inside)
@@ -86,7 +116,7 @@ def _nobody(guard: Guard) -> None:
 
 
 class Guard:
-    """One module's. `failures` and `slow` count callbacks by name; `longest` is the slowest one, in seconds. See the head of this file."""
+    """One module's, and a `resmgr.shield.Shield`. `failures` and `slow` count callbacks by name; `longest` is the slowest, in seconds."""
 
     def __init__(self, module: str, guards: Guards) -> None:
         self.module = module
@@ -95,6 +125,7 @@ class Guard:
         self.longest = 0.0
         self.guards = guards
         self.registrations: dict[Registration, None] = {}
+        self.channels: dict[Channel, None] = {}
 
     def failure(self, what: str, callback: object) -> None:
         """Called while handling the exception of *callback*."""
@@ -113,20 +144,55 @@ class Guard:
             self.longest = seconds
             log.info("%s: module %s: %s took %.0f ms, and nothing else ran", self.guards.name, self.module, what, seconds * 1000)
 
-    def run(self, what: str, call: Callable[[*Ts], object], *args: *Ts) -> None:
-        """A callback of the module, whatever it is. Returns when it raised, too."""
+    def run(self, what: str, call: Callable[[*Ts], object], *args: *Ts) -> bool:
+        """A callback of the module, whatever it is. Returns when it raised, too: whether it did not."""
         guards = self.guards
         outer, guards.current = guards.current, self
         clock, inside = guards.clock, guards.inside
         began = 0.0 if clock is None else clock()
         try:
             call(*args)
-        except Exception:
+        except RAISED:
             self.failure(what, call)
+            return False
         finally:
             guards.current = outer
             if clock is not None:
                 guards.took(self, what, clock() - began, inside)
+        return True
+
+    def ask(self, what: str, call: Callable[[*Ts], R], *args: *Ts) -> R:
+        """A callback that has an answer. What it raises is the caller's; unless that refuses (REFUSALS), it is counted before."""
+        guards = self.guards
+        outer, guards.current = guards.current, self
+        clock, inside = guards.clock, guards.inside
+        began = 0.0 if clock is None else clock()
+        try:
+            return call(*args)
+        except REFUSALS:
+            raise
+        except RAISED:
+            self.failure(what, call)
+            raise
+        finally:
+            guards.current = outer
+            if clock is not None:
+                guards.took(self, what, clock() - began, inside)
+
+    def opened(self, channel: Channel) -> None:
+        self.channels[channel] = None
+
+    def closed(self, channel: Channel) -> None:
+        self.channels.pop(channel, None)
+
+    def take_back(self) -> list[str]:
+        """After the module was detached: the names of registrations and channels that it left, which are gone now."""
+        left = [registration.what for registration in self.registrations] + [f"channel {one.pid}/{one.chid}" for one in self.channels]
+        for registration in reversed(list(self.registrations)):
+            registration.revoke()
+        for channel in list(self.channels):
+            channel.destroy()
+        return left
 
 
 def _within(counters: Counters, name: str) -> str:
@@ -147,7 +213,11 @@ class GuardedDispatch:
 
     def _guarded(self, call: Callable[[], None], what: str = "") -> Callable[[], None]:
         run, name = self._guard.run, what or _name(call)
-        return lambda: run(name, call)
+
+        def guarded() -> None:
+            run(name, call)
+
+        return guarded
 
     def attach_fd(self, fd: int, readable: Callable[[], None]) -> None:
         self._dispatch.attach_fd(fd, self._guarded(readable))
@@ -183,7 +253,12 @@ class GuardedDispatch:
         self._dispatch.at_turn_end(self._guarded(call))
 
     def call_blocking(self, work: Callable[[], T], done: Callable[[T | BaseException], None]) -> None:
-        self._dispatch.call_blocking(work, lambda result: self._guard.run(_name(done), done, result))
+        run, name = self._guard.run, _name(done)
+
+        def guarded(result: T | BaseException) -> None:
+            run(name, done, result)
+
+        self._dispatch.call_blocking(work, guarded)
 
     def call_from_thread(self, call: Callable[[], None]) -> None:
         self._dispatch.call_from_thread(self._guarded(call))
@@ -193,8 +268,8 @@ class GuardedDispatch:
 
         async def run() -> None:
             try:
-                await function(*args)
-            except Exception:
+                await _steps(function(*args), self._guard, _name(function))
+            except RAISED:
                 self._guard.failure(_name(function), function)
             finally:
                 self._tasks -= 1
@@ -215,6 +290,31 @@ class GuardedDispatch:
         for timer in list(self._timers):
             timer.cancel()
         return left
+
+
+@types.coroutine
+def _steps(task: Awaitable[object], guard: Guard, what: str) -> Generator[object, object, None]:
+    """*task*, each step of which runs under *guard* as a callback does. Tasks that it starts in a nursery of its own do not."""
+    steps, guards = task.__await__(), guard.guards
+    given: object = None
+    thrown: BaseException | None = None
+    while True:
+        outer, guards.current = guards.current, guard
+        clock, inside = guards.clock, guards.inside
+        began = 0.0 if clock is None else clock()
+        try:
+            asked = steps.send(given) if thrown is None else steps.throw(thrown)
+        except StopIteration:
+            return
+        finally:
+            guards.current = outer
+            if clock is not None:
+                guards.took(guard, what, clock() - began, inside)
+        given = thrown = None
+        try:
+            given = yield asked
+        except BaseException as error:
+            thrown = error
 
 
 class _GuardedTimer:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, TypeGuard
 
 import attrs
@@ -34,27 +34,27 @@ class Loaded:
     wrap: Sequence[tuple[str, str]]
     restarts: Restarts | None
     interface: Interface | None = None
-    wrappers: tuple[Wrapper, ...] = ()
+    wrappers: tuple[Driver, ...] = ()
 
 
-def wrapped(module: Loadable, innermost: Attached, wrap: Sequence[tuple[str, str]], context: Context) -> tuple[Driver, tuple[Wrapper, ...]]:
-    """*innermost* with wrappers around it, and those. When one cannot be made, the rest is detached."""
+def wrapped(module: Loadable, innermost: Attached, wrap: Sequence[tuple[str, str]], context: Context) -> Iterator[Driver]:
+    """*innermost*, then each wrapper around the one before. The last one yielded is whom to detach, also when the next cannot be made."""
     if not _is_driver(innermost):
         raise Misuse(f"{module.name}: attach returned no driver")
     driver: Driver = innermost
-    wrappers: list[Wrapper] = []
+    yield driver
     for name, options in wrap:
+        wrapper = find_module(name, Kind.WRAPPER).attach_text(context, options)
+        if not _is_wrapper(wrapper):
+            wrapper.detach()
+            raise Misuse(f"{name}: attach returned no wrapper")
         try:
-            wrapper = find_module(name, Kind.WRAPPER).attach_text(context, options)
-            if not _is_wrapper(wrapper):
-                raise Misuse(f"{name}: attach returned no wrapper")
             wrapper.around(driver)
         except BaseException:
-            driver.detach()
+            wrapper.detach()
             raise
-        wrappers.append(wrapper)
         driver = wrapper
-    return driver, tuple(wrappers)
+        yield driver
 
 
 def _is_driver(attached: Attached) -> TypeGuard[Driver]:

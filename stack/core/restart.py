@@ -67,15 +67,15 @@ class Restarter:
             loaded.restarts.waiting.cancel()
             loaded.restarts.waiting = None
 
-    def give_up(self, name: str) -> bool:
-        """Do not load module *name* again. Whether one was waiting for it."""
-        for label, restarts in list(self._absent.items()):
-            if name in (label, label.partition(" ")[0], label.partition(" ")[2]):
-                if restarts.waiting is not None:
-                    restarts.waiting.cancel()
-                del self._absent[label]
-                return True
-        return False
+    def waiting(self, name: str) -> list[str]:
+        """The labels (`hub #3`, as in `absent`) of modules that wait to be loaded again and that *name* names: label, module or number."""
+        return [label for label in self._absent if name in (label, label.partition(" ")[0], label.partition(" ")[2])]
+
+    def give_up(self, label: str) -> None:
+        """Do not load the module of that label again."""
+        restarts = self._absent.pop(label)
+        if restarts.waiting is not None:
+            restarts.waiting.cancel()
 
     def close(self) -> None:
         for restarts in self._absent.values():

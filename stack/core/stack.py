@@ -16,17 +16,20 @@ import logging
 import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
+from typing import TypeVarTuple
+
+import attrs
 
 from resmgr.errors import Misuse
 from resmgr.system import System
 from stack.core.driver import Driver, in_batches
 from stack.core.endpoints import has_endpoints
-from stack.core.errors import ModuleError
+from stack.core.errors import ModuleError, refusal
 from stack.core.groups import join_group
 from stack.core.hooks import ORDER_TAP, Hook, HookEntry, Hooks, Point
 from stack.core.ifnet import Interface, InterfaceEvent
 from stack.core.ipfilters import IpFilter, IpFilters
-from stack.core.isolation import SLOW_DEFAULT, Guard, GuardedDispatch, Guards
+from stack.core.isolation import RAISED, SLOW_DEFAULT, Guard, GuardedDispatch, Guards
 from stack.core.layers import all_below, stands_on
 from stack.core.loaded import Loaded, wrapped
 from stack.core.loader import find_module
@@ -46,19 +49,27 @@ from stack.wire.ethernet import HEADER_SIZE, MAC_SIZE, TPIDS, unpack_type
 
 log = logging.getLogger(__name__)
 
+Ts = TypeVarTuple("Ts")
 Listener = Callable[[InterfaceEvent, Interface], None]
+Watcher = Callable[[], None]
 INTERFACES_MAX = 256
 """More are refused: mount requests must not fill the node."""
 
 
+@attrs.define(eq=False)
 class Listening:
     """A listener, and the guard of the module whose it is."""
 
-    __slots__ = ("guard", "listener")
+    listener: Listener
+    guard: Guard | None
 
-    def __init__(self, listener: Listener, guard: Guard | None) -> None:
-        self.listener = listener
-        self.guard = guard
+
+@attrs.define(eq=False)
+class Watching:
+    """A watcher of hooks, and the guard of the module whose it is."""
+
+    watcher: Watcher
+    guard: Guard | None
 
 
 class Stack:
@@ -89,6 +100,8 @@ class Stack:
         self._guards = Guards(name, clock, slow_after)
         self.restarter = Restarter(self)
         self._guards.failed = self.restarter.failed
+        around = system.kernel.running
+        system.kernel.running = lambda: self._guards.current or around()
         self._interfaces: dict[str, Interface] = {}
         self._loaded: list[Loaded] = []
         self._ethertypes = Ethertypes()
@@ -101,6 +114,7 @@ class Stack:
         self._hooks = Hooks()
         self.ip_filters = IpFilters(self._guards, self._failed)
         self._listeners: list[Listening] = []
+        self._watchers: list[Watching] = []
         self._failures = Counters()
         self._next_index = 1
         self._next_number = 1
@@ -146,17 +160,16 @@ class Stack:
             loaded = Loaded(self._next_number, found, options, guard, dispatch, attached, tuple(wrap), restarts)
             if found.kind is Kind.DRIVER:
                 innermost = attached
-                driver, loaded.wrappers = wrapped(found, innermost, wrap, context)
-                loaded.attached = attached = driver
-                self._attach_interface(loaded, driver, innermost)
+                chain: list[Driver] = []
+                for driver in wrapped(found, innermost, wrap, context):
+                    loaded.attached = attached = driver
+                    chain.append(driver)
+                loaded.wrappers = tuple(chain[1:])
+                self._attach_interface(loaded, chain[-1], innermost)
         except BaseException:
             if attached is not None:
-                try:
-                    attached.detach()
-                except Exception:
-                    guard.failure("detach", attached.detach)
-            for registration in reversed(list(guard.registrations)):
-                registration.revoke()
+                self._detach(attached, guard)
+            guard.take_back()
             dispatch.take_back()
             raise
         finally:
@@ -181,20 +194,21 @@ class Stack:
             interface.attached = False
             interface.up = False
             self.tell(InterfaceEvent.DETACHED, interface)
-        outer, self._guards.current = self._guards.current, loaded.guard
-        try:
-            loaded.attached.detach()
-        except Exception:
-            loaded.guard.failure("detach", loaded.attached.detach)
-        finally:
-            self._guards.current = outer
-        left = [registration.what for registration in loaded.guard.registrations]
-        for registration in reversed(list(loaded.guard.registrations)):
-            registration.revoke()
+        self._detach(loaded.attached, loaded.guard)
+        for what in [*loaded.guard.take_back(), *loaded.dispatch.take_back()]:
+            log.warning("%s: module %s left %s behind", self.name, loaded.module.name, what)
         for what, number in loaded.guard.failures.items():
             self._failures.count(what, number)
-        for what in [*left, *loaded.dispatch.take_back()]:
-            log.warning("%s: module %s left %s behind", self.name, loaded.module.name, what)
+
+    def _detach(self, attached: Attached, guard: Guard) -> None:
+        """Not measured: the kernel takes its time to give a ring back."""
+        outer, self._guards.current = self._guards.current, guard
+        try:
+            attached.detach()
+        except RAISED:
+            guard.failure("detach", attached.detach)
+        finally:
+            self._guards.current = outer
 
     def close(self) -> None:
         """Unload everything, newest first. Idempotent."""
@@ -231,13 +245,20 @@ class Stack:
         """For interfaces: pass an event to the listeners."""
         log.info("%s: interface %s %s", self.name, interface.name, event.value)
         for entry in self._listeners:
-            outer, self._guards.current = self._guards.current, entry.guard
-            try:
-                entry.listener(event, interface)
-            except Exception:
-                self._failed("interface listener", entry.listener, entry.guard)
-            finally:
-                self._guards.current = outer
+            self._call(entry.guard, "interface listener", entry.listener, event, interface)
+
+    def _call(self, guard: Guard | None, what: str, call: Callable[[*Ts], None], *args: *Ts) -> None:
+        """A callback of a module, or of a program around the stack."""
+        if guard is not None:
+            guard.run(what, call, *args)
+            return
+        outer, self._guards.current = self._guards.current, None
+        try:
+            call(*args)
+        except RAISED:
+            self._failed(what, call, None)
+        finally:
+            self._guards.current = outer
 
     def _attach_interface(self, loaded: Loaded, driver: Driver, innermost: Attached) -> None:
         if len(self._interfaces) >= INTERFACES_MAX:
@@ -246,7 +267,8 @@ class Stack:
         check_station(driver.mac, driver.name)
         if driver.name in self._interfaces:
             raise ModuleError(errno.EEXIST, f"{self.name} has an interface {driver.name} already")
-        interface = Interface(self, driver.name, self._next_index, driver, innermost if has_endpoints(innermost) else None)
+        endpoints = innermost if has_endpoints(innermost) else None
+        interface = Interface(self, driver.name, self._next_index, driver, endpoints, loaded.guard)
         self._next_index += 1
         driver.start(interface)
         self._tell_driver(interface)
@@ -287,12 +309,16 @@ class Stack:
             if self._screens.pop(ethertype, None) is None:
                 return
         else:
+            guard, pressed = self._guards.current, screen.pressed
+            if guard is not None:
+                # Drivers call it, and it is not theirs.
+                screen = Screen(screen.main, screen.side, screen.sample_of, lambda: _run(guard, "screen pressed", pressed))
             self._screens[ethertype] = screen
         self._tell_drivers()
 
     def shed(self) -> int:
         """Frames that drivers have shed by screens, as far as samples tell."""
-        return sum(interface.driver.shed for interface in self._interfaces.values() if can_screen(interface.driver))
+        return sum(map(_shed, self._interfaces.values()))
 
     def promiscuous(self, interface: Interface, name: str) -> Registration:
         """From now on hooks get what *interface* hears for other stations too. *name*: who asks. ModuleError when its driver cannot."""
@@ -301,15 +327,15 @@ class Stack:
             raise ModuleError(errno.EOPNOTSUPP, f"{interface.name} cannot receive frames for other stations, which {name} needs")
         if not interface.promiscuous:
             try:
-                driver.promiscuous(True)
-            except OSError as error:
-                raise ModuleError(error.errno or errno.EIO, f"{interface.name} does not become promiscuous: {error.strerror}") from error
+                interface.ask("promiscuous", driver.promiscuous, True)
+            except RAISED as error:
+                raise refusal(f"{interface.name} does not become promiscuous", error) from error
         interface.promiscuous += 1
 
         def revoke() -> None:
             interface.promiscuous -= 1
             if not interface.promiscuous and interface.attached:
-                driver.promiscuous(False)
+                interface.let_go("promiscuous", driver.promiscuous, False)
 
         return self._registered(f"promiscuity of {interface.name} for {name}", revoke)
 
@@ -359,21 +385,19 @@ class Stack:
         """From now on *wanted* says which IP packets pass (`stack.core.ipfilters`)."""
         return self._registered(f"IP filter {name}", self.ip_filters.add(wanted, name))
 
-    def on_hooks(self, watcher: Callable[[], None]) -> Registration:
+    def on_hooks(self, watcher: Watcher) -> Registration:
         """Call *watcher* whenever a hook has come or gone, from now on: for who takes frames past the hooks. What is there: `hooks`."""
-        self._hooks.watchers = (*self._hooks.watchers, watcher)
+        entry = Watching(watcher, self._guards.current)
+        self._watchers = [*self._watchers, entry]
 
         def revoke() -> None:
-            self._hooks.watchers = tuple(one for one in self._hooks.watchers if one != watcher)
+            self._watchers = [one for one in self._watchers if one is not entry]
 
         return self._registered("a watcher of hooks", revoke)
 
     def _tell_watchers(self) -> None:
-        for watcher in self._hooks.watchers:
-            try:
-                watcher()
-            except Exception:
-                self._failed("watcher of hooks", watcher, None)
+        for entry in self._watchers:
+            self._call(entry.guard, "watcher of hooks", entry.watcher)
 
     def _registered(self, what: str, revoke: Callable[[], None]) -> Registration:
         """Whose callback is running owns it."""
@@ -405,10 +429,7 @@ class Stack:
     def _tell_drivers(self) -> None:
         self._runs = any(entry.runs for entry in self._hooks.incoming)
         for interface in self.interfaces:
-            try:
-                self._tell_driver(interface)
-            except Exception:
-                self._failed(f"driver of {interface.name}", interface.driver.accept, None)
+            self._call(interface.guard, "accept", self._tell_driver, interface)
 
     def _tell_driver(self, interface: Interface) -> None:
         """What is wanted of it, if that is news. No screens while a module wants every frame: what a protocol sheds, a bridge forwards."""
@@ -534,7 +555,7 @@ class Stack:
         guard = table.guards[number]
         try:
             self._guards.run(guard, "handler", handler, interface, frames)
-        except Exception:
+        except RAISED:
             interface.drops.count(Drop.HANDLER_FAILED, len(frames))
             what = f"{number:#06x}" if table is self._ethertypes else f"IP protocol {number}"
             self._failed(f"handler of {what}", handler, guard)
@@ -562,19 +583,16 @@ class Stack:
         interface.tx_frames += len(frames)
         interface.tx_bytes += len(frames[0]) if len(frames) == 1 else sum(map(len, frames))
         try:
-            if runs and carries_runs(driver):
-                driver.transmit_runs(frames)
-            else:
-                driver.transmit(frames)
-        except Exception:
+            transmit = driver.transmit_runs if runs and carries_runs(driver) else driver.transmit
+            self._guards.send(interface.guard, transmit, frames)
+        except RAISED:
             interface.drops.count(Drop.DRIVER_FAILED, len(frames))
-            guard = next((one.guard for one in self._loaded if one.interface is interface), None)
-            self._failed(f"driver of {interface.name}", driver.transmit, guard)
+            self._failed(f"driver of {interface.name}", driver.transmit, interface.guard)
 
     def _hooked(self, entry: HookEntry, interface: Interface, frames: list[Frame]) -> list[Frame]:
         try:
             left = self._guards.run(entry.guard, entry.name, entry.hook, interface, frames)
-        except Exception:
+        except RAISED:
             interface.drops.count(Drop.HOOK_FAILED, len(frames))
             self._failed(f"hook {entry.name}", entry.hook, entry.guard)
             return []
@@ -620,6 +638,20 @@ class Stack:
     def hooks(self) -> list[tuple[HookEntry, str]]:
         """All hooks in the order in which a received, then a sent batch meets them, with the module that put them there."""
         return [(entry, _module(entry.guard)) for entry in (*self._hooks.incoming, *self._hooks.outgoing)]
+
+
+def _run(guard: Guard, what: str, call: Callable[[], None]) -> None:
+    guard.run(what, call)
+
+
+def _shed(interface: Interface) -> int:
+    driver = interface.driver
+    if not can_screen(driver):
+        return 0
+    try:
+        return interface.ask("shed", lambda: driver.shed)
+    except RAISED:
+        return 0
 
 
 def _listed(table: Handlers) -> list[tuple[int, int, str]]:

@@ -24,12 +24,13 @@ Needs CAP_NET_RAW in the user namespace that owns the network namespace.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import logging
 import socket
 import struct
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import partial
 
 from resmgr.dispatch import Dispatch
@@ -173,30 +174,47 @@ class PacketDriver:
 
     def promiscuous(self, on: bool) -> None:
         """`stack.core.promiscuity.Promiscuous`: the Linux interface becomes promiscuous for as long as this socket wants it."""
-        self._others = on
-        self._join()
+        self._join(on, self._groups)
         self._attach()
 
     def groups(self, wanted: frozenset[bytes]) -> None:
         """`stack.core.groups.Grouping`: memberships of the socket, which the kernel tells the card."""
-        self._groups = wanted
-        self._join()
+        self._join(self._others, wanted)
 
-    def _join(self) -> None:
-        """Tell the kernel of the interface that the socket is bound to what is wanted of it."""
+    def _join(self, others: bool, groups: frozenset[bytes]) -> None:
+        """Tell the kernel of the interface that the socket is bound to what is wanted of it. With OSError everything is as it was."""
         link = self._link
-        if link is None or self._closed:
-            return
-        wanted = {(PACKET_MR_MULTICAST, group) for group in self._groups}
-        if self._others:
-            wanted.add((PACKET_MR_PROMISC, b""))
-        index, members = self._memberships
-        if index != link.index:
-            members = frozenset()  # they went with the interface
-        for kinds, how in ((members - wanted, PACKET_DROP_MEMBERSHIP), (wanted - members, PACKET_ADD_MEMBERSHIP)):
-            for kind, address in kinds:
-                self._sock.setsockopt(SOL_PACKET, how, PACKET_MREQ.pack(link.index, kind, len(address), address))
-        self._memberships = link.index, frozenset(wanted)
+        if link is not None and not self._closed:
+            wanted = {(PACKET_MR_MULTICAST, group) for group in groups}
+            if others:
+                wanted.add((PACKET_MR_PROMISC, b""))
+            index, members = self._memberships
+            if index != link.index:
+                members = frozenset()  # they went with the interface
+            self._member(link.index, PACKET_ADD_MEMBERSHIP, wanted - members)
+            try:
+                self._member(link.index, PACKET_DROP_MEMBERSHIP, members - wanted)
+            except OSError:
+                with contextlib.suppress(OSError):
+                    self._member(link.index, PACKET_DROP_MEMBERSHIP, wanted - members)
+                raise
+            self._memberships = link.index, frozenset(wanted)
+        self._others, self._groups = others, groups
+
+    def _member(self, index: int, how: int, kinds: Collection[tuple[int, bytes]]) -> None:
+        """All of *kinds*, or, with OSError, none."""
+        done: list[bytes] = []
+        for kind, address in kinds:
+            asked = PACKET_MREQ.pack(index, kind, len(address), address)
+            try:
+                self._sock.setsockopt(SOL_PACKET, how, asked)
+            except OSError:
+                undo = PACKET_DROP_MEMBERSHIP if how == PACKET_ADD_MEMBERSHIP else PACKET_ADD_MEMBERSHIP
+                for one in done:
+                    with contextlib.suppress(OSError):
+                        self._sock.setsockopt(SOL_PACKET, undo, one)
+                raise
+            done.append(asked)
 
     def linux_interface(self) -> LinuxInterface | None:
         """`stack.core.linuxinterface.OnLinux`."""
@@ -390,7 +408,7 @@ class PacketDriver:
             if before is None or before.index != link.index:
                 try:
                     self._bind(link)
-                    self._join()
+                    self._join(self._others, self._groups)
                 except OSError as error:
                     log.warning("packet: cannot take %s: %s", link.name, error.strerror)
                     self._link = None

@@ -123,30 +123,33 @@ class XdpDriver:
 
     def promiscuous(self, on: bool) -> None:
         """`stack.core.promiscuity.Promiscuous`."""
-        self._others = on
-        self._join()
+        self._join(on, self._groups)
         self._tell()
 
     def groups(self, wanted: frozenset[bytes]) -> None:
         """`stack.core.groups.Grouping`."""
-        self._groups = wanted
-        self._join()
+        self._join(self._others, wanted)
 
-    def _join(self) -> None:
-        """The interface itself is in groups and promiscuous for as long as a packet socket wants it, which hears nothing else."""
-        link, before = self._link, self._membership
-        self._membership = None
-        try:
-            if (self._others or self._groups) and link is not None and not self._closed:
-                with inside(self._namespace):
-                    made = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
-                self._membership = made
-                wanted = [(PACKET_MR_MULTICAST, group) for group in self._groups]
-                for kind, address in [*wanted, (PACKET_MR_PROMISC, b"")] if self._others else wanted:
+    def _join(self, others: bool, groups: frozenset[bytes]) -> None:
+        """The interface itself is in groups and promiscuous for as long as a packet socket wants it, which hears nothing else.
+
+        With OSError everything is as it was.
+        """
+        link, made = self._link, None
+        if (others or groups) and link is not None and not self._closed:
+            with inside(self._namespace):
+                made = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
+            wanted = [(PACKET_MR_MULTICAST, group) for group in groups]
+            try:
+                for kind, address in [*wanted, (PACKET_MR_PROMISC, b"")] if others else wanted:
                     made.setsockopt(SOL_PACKET, PACKET_ADD_MEMBERSHIP, PACKET_MREQ.pack(link.index, kind, len(address), address))
-        finally:
-            if before is not None:
-                before.close()
+            except OSError:
+                made.close()
+                raise
+        if self._membership is not None:
+            self._membership.close()
+        self._membership = made
+        self._others, self._groups = others, groups
 
     def _tell(self) -> None:
         if self._attachment is not None:
@@ -171,7 +174,7 @@ class XdpDriver:
         self.up = False
         self._monitor.close()
         self._drop_attachment()
-        self._join()
+        self._join(self._others, self._groups)
         for timer in (self._again, self._retake):
             if timer is not None:
                 timer.cancel()
@@ -295,7 +298,7 @@ class XdpDriver:
         try:
             with inside(self._namespace):
                 self._attachment = Attachment(link, self._options)
-            self._join()
+            self._join(self._others, self._groups)
         except OSError as error:
             self._refused += 1
             if self._refused == RETAKE_QUIETLY:

@@ -183,9 +183,15 @@ class IoPktManager:
 
     def _umount(self, request: Request) -> dict[str, object]:
         what = _text(request, "what")
-        if self._stack.restarter.give_up(what):
-            return {"name": what}
-        return self._unload(self._find(what))
+        waiting = self._stack.restarter.waiting(what)
+        there = self._called(what)
+        if not waiting:
+            return self._unload(self._find(what))
+        if len(waiting) + len(there) > 1:
+            which = ", ".join([*(f"#{one.number}" for one in there), *(f"{one.partition(' ')[2]} (waiting)" for one in waiting)])
+            raise ModuleError(errno.EINVAL, f"{what} names {len(waiting) + len(there)} modules: say which, {which}")
+        self._stack.restarter.give_up(waiting[0])
+        return {"name": what}
 
     def _destroy(self, request: Request) -> dict[str, object]:
         found = self._named(_text(request, "interface"))
@@ -221,8 +227,8 @@ class IoPktManager:
             arguments = request.get("arguments", {})
             if not isinstance(command, str) or not isinstance(arguments, dict):
                 raise ModuleError(errno.EINVAL, "a command is a text, and its arguments are a table")
-            driver.set_specific(command, arguments)
-        return dict(driver.get_specific())
+            found.ask("request", driver.set_specific, command, arguments)
+        return dict(found.ask("request", driver.get_specific))
 
     def _use_crypto(self, request: Request) -> dict[str, object]:
         name = _text(request, "name")
@@ -242,16 +248,19 @@ class IoPktManager:
             raise ModuleError(errno.ENXIO, f"{self._stack.name} has no interface {name}; there is: {there}")
         return found
 
-    def _find(self, what: str) -> Loaded:
-        """The one module that *what* names: an interface, a module, `#3`."""
+    def _called(self, what: str) -> list[Loaded]:
+        """The modules that *what* names: an interface, a module, `#3`."""
         stack = self._stack
         if what.startswith("#"):
-            found = [one for one in stack.loaded if f"#{one.number}" == what]
-        else:
-            interface = what.removeprefix(stack.prefix).removeprefix(DIRECTORY)
-            name, kind = module_name(what)
-            found = [one for one in stack.loaded if one.interface is not None and one.interface.name == interface]
-            found = found or [one for one in stack.loaded if one.module.name == name and kind in (None, one.module.kind)]
+            return [one for one in stack.loaded if f"#{one.number}" == what]
+        interface = what.removeprefix(stack.prefix).removeprefix(DIRECTORY)
+        name, kind = module_name(what)
+        found = [one for one in stack.loaded if one.interface is not None and one.interface.name == interface]
+        return found or [one for one in stack.loaded if one.module.name == name and kind in (None, one.module.kind)]
+
+    def _find(self, what: str) -> Loaded:
+        """The one module that *what* names."""
+        stack, found = self._stack, self._called(what)
         if not found:
             there = ", ".join(dict.fromkeys(one.module.name for one in stack.loaded)) or "nothing"
             raise ModuleError(errno.ENXIO, f"{stack.name} has no module or interface {what}; loaded: {there}")

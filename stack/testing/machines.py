@@ -78,7 +78,7 @@ class Machine:
     def ask(self, bridge: str, command: str, **arguments: object) -> None:
         driver = specific_driver(self.interface(bridge).driver)
         assert driver is not None
-        driver.set_specific(command, arguments)
+        self.interface(bridge).ask("request", driver.set_specific, command, arguments)
 
     def facts(self, bridge: str) -> dict[str, object]:
         driver = specific_driver(self.interface(bridge).driver)

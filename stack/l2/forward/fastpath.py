@@ -24,6 +24,7 @@ from resmgr.errors import Misuse
 from stack.core.driver import Driver
 from stack.core.hooks import ORDER_BRIDGE, HookEntry
 from stack.core.ifnet import Interface, InterfaceEvent
+from stack.core.isolation import RAISED
 from stack.core.linuxinterface import LinuxInterface, on_linux
 from stack.core.stack import Stack
 from stack.l2.engine import (
@@ -299,9 +300,11 @@ class FastPath:
         if not interface.up:
             return DOWN
         try:
-            linux = driver.linux_interface()
+            linux = interface.ask("linux_interface", driver.linux_interface)
         except OSError as error:
             return f"no right to ask for its network namespace: {error.strerror}"
+        except RAISED:
+            return f"the driver of {interface.name} failed when it was asked for its Linux interface"
         if linux is None:
             return DOWN
         try:
@@ -400,8 +403,8 @@ def _index(interface: Interface) -> int:
     if not on_linux(driver):
         return 0
     linux = None
-    with contextlib.suppress(OSError):
-        linux = driver.linux_interface()
+    with contextlib.suppress(*RAISED):
+        linux = interface.ask("linux_interface", driver.linux_interface)
     if linux is None:
         return 0
     os.close(linux.namespace)

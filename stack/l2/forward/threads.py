@@ -7,6 +7,7 @@ had delivered it.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import time
 
@@ -15,6 +16,7 @@ import attrs
 from resmgr.dispatch import Dispatch
 from stack.core.driver import in_batches
 from stack.core.ifnet import Interface
+from stack.core.isolation import RAISED
 from stack.core.linuxinterface import LinuxInterface, OnLinux, on_linux
 from stack.drivers.af_packet.receiver import ring_is_safe
 from stack.ebpf.namespace import inside
@@ -66,7 +68,11 @@ class ThreadCarrier:
         made = WorkerPort(port, interface, ring, interface.mtu)
         worker = self._worker()
         # Between the two a frame may be lost; the other way round, some would come twice.
-        driver.stand_aside(True)
+        try:
+            interface.ask("stand_aside", driver.stand_aside, True)
+        except RAISED as error:
+            ring.close()
+            raise OSError(errno.EIO, f"the driver of {interface.name} does not stand aside: {error}") from error
         ring.listen(True)
         self._served[port] = _Served(made, worker, driver)
         self._tell_workers()
@@ -78,7 +84,7 @@ class ThreadCarrier:
             return
         served.port.ring.listen(False)
         if served.port.interface.attached:
-            served.driver.stand_aside(False)
+            served.port.interface.let_go("stand_aside", served.driver.stand_aside, False)
         self._leaving.append(served.port)
         served.port.leaving = True
         self._tell_workers()

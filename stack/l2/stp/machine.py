@@ -76,7 +76,7 @@ class SpanningTree:
         port.oper_edge = settings.edge
         tree.ports[number] = port
         self._limits[number] = TokenBucket(BPDUS_PER_SECOND, BPDUS_AT_ONCE)
-        port.enabled = enabled
+        port.linked = port.enabled = enabled
         tree.now = now
         transmission.check(tree, port)
         self._run()
@@ -88,11 +88,11 @@ class SpanningTree:
         self._run()
 
     def set_enabled(self, number: int, enabled: bool, now: float) -> None:
-        """The port has a link, or not. Ends a guard's strike."""
+        """The port has a link, or not. A guard that has struck holds: who plugs the cable in anew has not been told that he may."""
         port = self._tree.ports[number]
         self._tree.now = now
-        port.guarded = False
-        port.enabled = enabled
+        port.linked = enabled
+        port.enabled = enabled and not port.guarded
         self._run()
 
     def configure(self, settings: TreeSettings, now: float) -> None:
@@ -114,7 +114,7 @@ class SpanningTree:
         transmission.fresh_priority(port)
         if not settings.guard and port.guarded:
             port.guarded = False
-            port.enabled = True
+            port.enabled = port.linked
         self._begin_anew(port, False)
         self._run()
 

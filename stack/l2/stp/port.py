@@ -63,7 +63,10 @@ class Port:
     designated_times: Times
     credit: TokenBucket
     """BPDUs that may be sent: `txCount`, seen from the other side."""
+    linked: bool = False
+    """It has a link, and the bridge is not switched off."""
     enabled: bool = False
+    """`portEnabled`: it has a link, and no guard has struck."""
     guarded: bool = False
     """BPDU guard has struck."""
     role: PortRole = PortRole.DISABLED

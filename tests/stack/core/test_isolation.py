@@ -270,8 +270,9 @@ def test_nobody_restarts_what_was_unloaded() -> None:
     other.module.do = boom
     other.traffic()
     other.dispatch.run_for(0.5)
-    assert not other.stack.restarter.give_up("hub")
-    assert other.stack.restarter.give_up("trouble")
+    assert other.stack.restarter.waiting("hub") == []
+    assert other.stack.restarter.waiting("trouble") == ["trouble #2"]
+    other.stack.restarter.give_up("trouble #2")
     other.refuse = ""
     other.dispatch.run_for(100.0)
     assert len(other.attached) == 1

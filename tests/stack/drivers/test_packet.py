@@ -140,6 +140,26 @@ async def test_interface_that_vanishes_and_comes_back(ends: Ends, veth: Veth) ->
     assert ends.port_b.frames == portion
 
 
+async def test_what_the_system_refused_is_not_asked_for_again(ends: Ends, veth: Veth, capfd: pytest.CaptureFixture[str]) -> None:
+    """The interface is gone, and the driver has not heard of it yet."""
+    veth.a.ip("link", "del", "va")
+    with pytest.raises(OSError, match="No such device"):
+        ends.a.promiscuous(True)
+    with pytest.raises(OSError, match="No such device"):
+        ends.a.groups(frozenset((bytes.fromhex("0100deadbeef"),)))
+    assert await settle(lambda: not ends.a.up, 3)
+    veth.a.ip("link", "add", "va", "type", "veth", "peer", "name", "vc")
+    veth.a.ip("link", "set", "va", "up")
+    veth.a.ip("link", "set", "vc", "up")
+    assert await settle(lambda: ends.a.up, 3)
+    veth.a.ip("-d", "link", "show", "va")
+    veth.a.ip("maddress", "show", "va")
+    told = capfd.readouterr().out
+    assert "promiscuity 0" in told
+    assert "33:33:00:00:00:01" in told
+    assert "01:00:de:ad:be:ef" not in told
+
+
 async def test_return_of_an_interface_is_seen_though_its_report_was_lost(ends: Ends, veth: Veth) -> None:
     """So many interfaces come and go at once that the kernel drops reports: the driver asks for what it may have missed."""
     ends.b._monitor._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)

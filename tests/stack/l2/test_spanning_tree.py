@@ -170,6 +170,11 @@ def test_a_guarded_port_goes_out_of_service() -> None:
     network.run_for(5)
     view = network.bridges[0].view(1)
     assert (view.guarded, view.state) == (True, "disabled")
+    for up in (False, True):
+        network.bridges[0].set_enabled(1, up, network.now)
+    network.run_for(5)
+    view = network.bridges[0].view(1)
+    assert (view.guarded, view.state) == (True, "disabled"), "the plug was pulled and put back, and nobody was told that this may be"
     network.bridges[0].configure_port(1, PortSettings(), network.now)
     network.run_for(5)
     assert network.bridges[0].forwarding(1)

@@ -15,9 +15,11 @@ from resmgr.channel import ND_LOCAL, PID_SYSTEM, ClientInfo, Credentials, Nd
 from resmgr.dispatch import Buffer
 from resmgr.system import System
 from resmgr.testing.virtual import VirtualDispatch
+from stack.core.errors import ModuleError
 from stack.core.module import Context, Kind, Module
 from stack.core.stack import Stack
 from stack.l2.bridge_driver import BridgeDriver
+from stack.l2.stations import Learned
 from stack.managers.facts import facts
 from stack.managers.iopkt import WAITING_EACH, IoPktManager, module_name
 from stack.managers.protocol import CHID_STACK, REQUEST_MAX, pack_request, unpack_reply, unpack_request
@@ -100,7 +102,7 @@ def fill(bridge: BridgeDriver, number: int) -> None:
     """Static stations, of a member that is not there."""
     bridge.bridge.stations.maximum = number
     for station in range(number):
-        assert bridge.bridge.stations.learn(b"\2\0" + station.to_bytes(4, "big"), 1, 0.0)
+        assert bridge.bridge.stations.learn(b"\2\0" + station.to_bytes(4, "big"), 1, 0.0) is Learned.NEWS
 
 
 class Rig:
@@ -147,6 +149,30 @@ def test_load_and_unload() -> None:
     assert rig.ask("umount", what="/dev/io-net/ml3")["name"] == "memlink"
     assert rig.ask("umount", what="lsm-idle.so")["name"] == "idle"
     assert (rig.names(), rig.stack.interfaces) == ([], ())
+
+
+def test_a_module_that_is_there_goes_before_one_that_waits_to_come_back() -> None:
+    rig = Rig()
+    refuse = [""]
+
+    def attach(context: Context, options: Options) -> Idle:
+        if refuse[0]:
+            raise ModuleError(errno.ENODEV, refuse[0])
+        return Idle()
+
+    module = Module("twice", Kind.PROTOCOL, Options, attach)
+    first, _ = rig.stack.load(module, "restart=3"), rig.stack.load(module)
+    refuse[0] = "gone"
+    first.guard.run("anything", lambda: 1 // 0)
+    rig.dispatch.run_for(0.1)
+    assert rig.stack.restarter.absent() == {"twice #1": "gone"}
+    told = rig.ask("umount", what="twice")
+    assert told["errno"] == errno.EINVAL
+    assert told["error"] == "twice names 2 modules: say which, #2, #1 (waiting)"
+    assert rig.ask("umount", what="#2")["number"] == 2
+    assert rig.stack.restarter.absent() == {"twice #1": "gone"}
+    assert rig.ask("umount", what="twice") == {"name": "twice"}
+    assert rig.stack.restarter.absent() == {}
 
 
 def test_the_interface_is_named_by_destroy_and_by_number() -> None:

@@ -22,7 +22,7 @@ from stack.core.module import Context, Kind, Module
 from stack.core.stack import Stack
 from stack.l2.bridge_driver import BridgeDriver
 from stack.l2.bridge_options import BridgeOptions
-from stack.l2.engine import EngineStatistics, PortStatistics
+from stack.l2.engine import EngineStatistics, FlowStatistics, PortStatistics, RoutedFlow
 from stack.managers.facts import facts, interface_of
 from stack.managers.layer2 import Layer2
 from stack.managers.slices import pieces
@@ -61,6 +61,14 @@ class Carrier:
 
     def idle(self, station: bytes) -> float | None:
         return None
+
+    def route(self, flow: RoutedFlow) -> bool:
+        return False
+
+    def unroute(self, interface: Interface, source: bytes | None = None, destination: bytes | None = None) -> None: ...
+
+    def flows(self) -> list[FlowStatistics]:
+        return []
 
     def statistics(self) -> EngineStatistics:
         ports = {
