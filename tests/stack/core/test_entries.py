@@ -35,7 +35,7 @@ from stack.core.stack import Stack
 from stack.core.wrapper import Around
 from stack.drivers.hub import Hub
 from stack.frame import Frame
-from stack.managers.facts import facts
+from stack.managers.facts import interface_of
 from stack.managers.iopkt import IoPktManager
 from stack.managers.protocol import CHID_STACK, pack_request, unpack_reply
 from stack.testing.driver import OTHER_TYPE, TYPE, frame
@@ -195,8 +195,8 @@ class BadProtocol:
             stack.register_ip_protocol(99, self.frames("IP handler")),
             stack.on_interface(self.event),
             stack.on_hooks(lambda: bomb.at("hook watcher")),
-            stack.add_hook(Point.IN, self.hook("IN hook"), name="bad in", order=ORDER_FILTER),
-            stack.add_hook(Point.OUT, self.hook("OUT hook"), name="bad out", order=ORDER_FILTER),
+            stack.add_hook(Point.IN, self.hook("IN hook"), name="bad in", order=ORDER_FILTER, interfaces=("good0",)),
+            stack.add_hook(Point.OUT, self.hook("OUT hook"), name="bad out", order=ORDER_FILTER, interfaces=("good0",)),
         ]
         stack.screen(TYPE, Screen((), (), 1, lambda: bomb.at("screen pressed")))
         self.channel = context.kernel.channel(self.message, on_pulse=self.pulse, chid=CHID)
@@ -413,7 +413,7 @@ ENTRIES: Mapping[str, Trigger] = {
     "stand_aside": lambda world: world.stack.load("bridge", "add=bad0,engine=threads"),
     "set_specific": lambda world: world.ask(True),
     "get_specific": lambda world: world.ask(False),
-    "info": lambda world: facts(world.stack),
+    "info": lambda world: interface_of(world.stack, "bad0"),
     "detach of a driver": removed,
     # Of wrappers
     "to_wire": lambda world: wrapped(world).stack.output(world.interface("bad0"), [bytes(60)]),
