@@ -1,7 +1,6 @@
-"""The network manager: interfaces, modules, and the way of a batch between them. QNX's io-pkt stack, without any protocol of its own.
+"""The network manager: interfaces, modules, and what they register. QNX's io-pkt stack, without any protocol of its own.
 
-    driver -> deliver -> IN hooks, low order first -> ethertype registry -> protocol module
-    driver <- transmit <- OUT hooks, high order first <- output <- protocol module
+The way of a batch is `stack.core.datapath`; here is how modules and interfaces come and go, and what modules put into that way.
 
 A stack is an object; a process may have several. It runs on a `Dispatch` and does no I/O itself; all calls happen in dispatch context.
 
@@ -13,7 +12,6 @@ from __future__ import annotations
 
 import errno
 import logging
-import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TypeVarTuple
@@ -22,11 +20,12 @@ import attrs
 
 from resmgr.errors import Misuse
 from resmgr.system import System
-from stack.core.driver import Driver, in_batches
+from stack.core.datapath import Datapath
+from stack.core.driver import Driver
 from stack.core.endpoints import has_endpoints
 from stack.core.errors import ModuleError, refusal
 from stack.core.groups import join_group
-from stack.core.hooks import ORDER_TAP, Hook, HookEntry, Hooks, Point
+from stack.core.hooks import ORDER_TAP, Hook, HookEntry, Point
 from stack.core.ifnet import Interface, InterfaceEvent
 from stack.core.ipfilters import IpFilter, IpFilters
 from stack.core.isolation import RAISED, SLOW_DEFAULT, Guard, GuardedDispatch, Guards
@@ -37,15 +36,12 @@ from stack.core.module import Attached, Context, Kind, Loadable, Random
 from stack.core.names import check_name, check_station
 from stack.core.options import take_common
 from stack.core.promiscuity import promiscuous_driver
-from stack.core.registry import Ethertypes, Handler, Handlers, IpProtocols, Registration
+from stack.core.registry import Handler, Handlers, Registration
 from stack.core.restart import Restarter, Restarts
-from stack.core.runs import carries_runs, cut_runs, has_runs
+from stack.core.runs import carries_runs
 from stack.core.screen import Screen, can_screen
-from stack.core.statistics import Counters, Drop, StackStatistics
-from stack.core.tags import sort_out
+from stack.core.statistics import Counters, StackStatistics
 from stack.crypto.registry import Crypto, standard_crypto
-from stack.frame import Frame
-from stack.wire.ethernet import HEADER_SIZE, MAC_SIZE, TPIDS, unpack_type
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +68,7 @@ class Watching:
     guard: Guard | None
 
 
-class Stack:
+class Stack(Datapath):
     """See the head of this file. *random(n)* yields n bytes for modules; *name* is for logs and statistics."""
 
     def __init__(
@@ -89,33 +85,26 @@ class Stack:
     ) -> None:
         """*prefix*: where the stack's managers attach in the pathname space, for a second stack beside another: `/alt`. *clock* and
         *slow_after*: as for `stack.core.isolation.Guards`. *workers*: threads that a forwarding engine may use."""
+        super().__init__(name, Guards(name, clock, slow_after))
         self.system = system
         self.dispatch = system.dispatch
         self.kernel = system.kernel
-        self.name = name
         self.crypto = standard_crypto() if crypto is None else crypto
         self.prefix = prefix
         self.workers = workers
         self._random = random
-        self._guards = Guards(name, clock, slow_after)
         self.restarter = Restarter(self)
         self._guards.failed = self.restarter.failed
         around = system.kernel.running
         system.kernel.running = lambda: self._guards.current or around()
         self._interfaces: dict[str, Interface] = {}
         self._loaded: list[Loaded] = []
-        self._ethertypes = Ethertypes()
-        self._ip_protocols = IpProtocols()
         self._screens: dict[int, Screen] = {}
         self._told: dict[Interface, tuple[frozenset[int] | None, dict[int, Screen], bool]] = {}
         """Ethertypes and screens that drivers have, and whether they hand up runs in one piece."""
-        self._runs = False
-        """A hook carries runs of segments: batches may hold some."""
-        self._hooks = Hooks()
         self.ip_filters = IpFilters(self._guards, self._failed)
         self._listeners: list[Listening] = []
         self._watchers: list[Watching] = []
-        self._failures = Counters()
         self._next_index = 1
         self._next_number = 1
         self._closed = False
@@ -449,165 +438,6 @@ class Stack:
         if carries_runs(driver) and (runs if told is None else runs != told[2]):
             driver.whole_runs(runs)
         self._told[interface] = wanted, screens, runs
-
-    # Frames
-
-    def received(self, interface: Interface, frames: list[Frame]) -> None:
-        """For interfaces: a batch from a driver goes up. Never raises what a module raised."""
-        interface.rx_frames += len(frames)
-        interface.rx_bytes += len(frames[0]) if len(frames) == 1 else sum(map(len, frames))
-        if self._runs and has_runs(frames):
-            self._runs_received(interface, frames, self._hooks.coming_in(interface.name), True)
-            return
-        for entry in self._hooks.coming_in(interface.name):
-            frames = self._hooked(entry, interface, frames)
-        self._arrived(interface, frames, True)
-
-    def _arrived(self, interface: Interface, frames: list[Frame], from_link: bool) -> None:
-        """A batch is past all hooks."""
-        if from_link and interface.promiscuous:
-            frames = self._for_us(interface, frames)
-        if frames:
-            self._up(interface, frames)
-
-    def _runs_received(self, interface: Interface, frames: list[Frame], entries: tuple[HookEntry, ...], from_link: bool) -> None:
-        """A batch with runs of segments meets the hooks in *entries*: whole as long as they carry runs. What comes of it may be several
-        batches."""
-        for place, entry in enumerate(entries):
-            if not entry.runs:
-                entries = entries[place:]
-                break
-            frames = self._hooked(entry, interface, frames)
-        else:
-            entries = ()
-        for batch in in_batches(cut_runs(frames)):
-            for entry in entries:
-                batch = self._hooked(entry, interface, batch)
-            self._arrived(interface, batch, from_link)
-
-    def entered(self, interface: Interface, frames: list[Frame], above: int) -> None:
-        """A batch that a hook took from another interface goes on as if it had come in here: through the IN hooks behind *above*, and up.
-
-        It is not counted as received. For hooks (bridge, aggregate), within whose call the frames are valid.
-        """
-        if self._runs and has_runs(frames):
-            above_it = tuple(entry for entry in self._hooks.coming_in(interface.name) if entry.order > above)
-            self._runs_received(interface, frames, above_it, False)
-            return
-        for entry in self._hooks.coming_in(interface.name):
-            if entry.order > above:
-                frames = self._hooked(entry, interface, frames)
-        self._arrived(interface, frames, False)
-
-    def _for_us(self, interface: Interface, frames: list[Frame]) -> list[Frame]:
-        mac = interface.mac
-        ours = [frame for frame in frames if frame[:MAC_SIZE] == mac or (frame and frame[0] & 1)]
-        if len(ours) < len(frames):
-            interface.drops.count(Drop.OTHER_HOST, len(frames) - len(ours))
-        return ours
-
-    def _up(self, interface: Interface, frames: list[Frame]) -> None:
-        """A batch goes to the ethertypes' handlers."""
-        if len(frames) == 1:
-            # A message or its answer. The means for batches cost 3 µs.
-            frame = frames[0]
-            ethertype = frame[12] << 8 | frame[13] if len(frame) >= HEADER_SIZE else 0
-            if ethertype and ethertype not in TPIDS:
-                self._handle(interface, ethertype, frames)
-            else:
-                self._sort_out(interface, frames)
-            return
-        try:
-            kinds = list(map(unpack_type, frames))
-        except struct.error:
-            self._sort_out(interface, frames)
-            return
-        first = kinds[0]
-        if first[0] not in TPIDS and kinds.count(first) == len(kinds):
-            self._handle(interface, first[0], frames)
-        else:
-            self._sort_out(interface, frames)
-
-    def _sort_out(self, interface: Interface, frames: list[Frame]) -> None:
-        """A batch that is not all of one untagged ethertype."""
-        found = sort_out(frames)
-        for reason, number in found.bad.items():
-            interface.drops.count(reason, number)
-        for kind, batch in found.own.items():
-            self._handle(interface, kind, batch)
-        for kind, batch in found.foreign.items():
-            if kind not in self._ethertypes.any_vlan or not self._give(self._ethertypes, kind, interface, batch):
-                interface.drops.count(Drop.NO_VLAN, len(batch))
-
-    def _handle(self, interface: Interface, ethertype: int, frames: list[Frame]) -> None:
-        if not self._give(self._ethertypes, ethertype, interface, frames):
-            interface.drops.count(Drop.NO_PROTOCOL, len(frames))
-
-    def received_ip(self, interface: Interface, protocol: int, packets: list[Frame]) -> bool:
-        """For the module for IP: give packets to who registered for their *protocol*. Whether there is somebody."""
-        return self._give(self._ip_protocols, protocol, interface, packets)
-
-    def _give(self, table: Handlers, number: int, interface: Interface, frames: list[Frame]) -> bool:
-        handler = table.handlers.get(number)
-        if handler is None:
-            return False
-        table.handled[number] += len(frames)
-        guard = table.guards[number]
-        try:
-            self._guards.run(guard, "handler", handler, interface, frames)
-        except RAISED:
-            interface.drops.count(Drop.HANDLER_FAILED, len(frames))
-            what = f"{number:#06x}" if table is self._ethertypes else f"IP protocol {number}"
-            self._failed(f"handler of {what}", handler, guard)
-        return True
-
-    def output(self, interface: Interface, frames: list[Frame], below: int | None = None) -> None:
-        """Send whole frames, in order, through the OUT hooks; those of hooks through the ones under *below*, their own order.
-
-        Borrowed until this returns. What cannot be sent is dropped and counted.
-        """
-        runs = self._runs and has_runs(frames)
-        for entry in self._hooks.going_out(interface.name):
-            if below is None or entry.order < below:
-                if runs and not entry.runs:
-                    frames, runs = cut_runs(frames), False
-                frames = self._hooked(entry, interface, frames)
-        driver = interface.driver
-        if runs and not carries_runs(driver):
-            frames, runs = cut_runs(frames), False
-        if not frames:
-            return
-        if not interface.up:
-            interface.drops.count(Drop.LINK_DOWN, len(frames))
-            return
-        interface.tx_frames += len(frames)
-        interface.tx_bytes += len(frames[0]) if len(frames) == 1 else sum(map(len, frames))
-        try:
-            transmit = driver.transmit_runs if runs and carries_runs(driver) else driver.transmit
-            self._guards.send(interface.guard, transmit, frames)
-        except RAISED:
-            interface.drops.count(Drop.DRIVER_FAILED, len(frames))
-            self._failed(f"driver of {interface.name}", driver.transmit, interface.guard)
-
-    def _hooked(self, entry: HookEntry, interface: Interface, frames: list[Frame]) -> list[Frame]:
-        try:
-            left = self._guards.run(entry.guard, entry.name, entry.hook, interface, frames)
-        except RAISED:
-            interface.drops.count(Drop.HOOK_FAILED, len(frames))
-            self._failed(f"hook {entry.name}", entry.hook, entry.guard)
-            return []
-        if len(left) < len(frames) and not entry.counts:
-            interface.drops.count(Drop.HOOK_DROPPED, len(frames) - len(left))
-        return left
-
-    def _failed(self, what: str, callback: Callable[..., object], guard: Guard | None) -> None:
-        """Called while handling the exception of *callback*."""
-        if guard is not None:
-            guard.failure(what, callback)
-            return
-        self._failures.count(what)
-        if self._failures[what] == 1:
-            log.exception("%s: exception in %s (%r); further ones are only counted", self.name, what, callback)
 
     def statistics(self) -> StackStatistics:
         """Frozen copies of all counters."""
