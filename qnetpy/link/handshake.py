@@ -136,7 +136,7 @@ class HandshakeMachine:
             elif parsed.type == FINAL:
                 self._responder.on_final(parsed, data, macs, source, now)
             elif parsed.type == CONFIRM:
-                self._initiator.on_confirm(parsed, data, source, now)
+                self._initiator.on_confirm(parsed, data, now)
             elif parsed.type == COOKIE:
                 self._initiator.on_cookie(parsed, source, now)
         except BadVersion:

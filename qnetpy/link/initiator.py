@@ -255,7 +255,8 @@ class Initiator:
         else:
             self._finish(attempt, frame, offer, certificate, source, now)
 
-    def on_confirm(self, frame: HandshakeFrame, data: bytes, source: Address, now: float) -> None:
+    def on_confirm(self, frame: HandshakeFrame, data: bytes, now: float) -> None:
+        """The peer is where the FINAL went, for there it was heard; where the CONFIRM comes from is not authenticated."""
         party = self._party
         attempt = self._by_index.get(frame.receiver)
         if attempt is None or attempt.step is not Step.FINAL or frame.sender != attempt.remote_index:
@@ -284,7 +285,7 @@ class Initiator:
             self._end(attempt, keep_index=True)
             party.establish(
                 state, Role.INITIATOR, offer.suite, (attempt.index, attempt.remote_index), offer, certificate, attempt.transport_id,
-                source, attempt.number, now,
+                attempt.destinations[0], attempt.number, now,
             )  # fmt: skip
 
     def next_timeout(self) -> float | None:

@@ -114,6 +114,8 @@ class Responder:
         self._answer(frame, first_mac, hello, offer, rest, state, source, known, now)
 
     def on_final(self, frame: HandshakeFrame, data: bytes, macs: bytes, source: Address, now: float) -> None:
+        """*source* is not authenticated and gets the CONFIRM, no more. The caller is where the RESPONSE went: a FINAL shows that it was
+        heard there."""
         party = self._party
         entry = self._half_open.get(frame.receiver)
         if entry is None:
@@ -141,25 +143,25 @@ class Responder:
             offer = parse_offer(payload)
             if offer.index != entry.remote_index or offer.boot_id != entry.boot_id:
                 raise BadMessage("offer: differs from the INITIATION")
-            certificate = party.examine(offer, entry.state.remote_static, entry.name, source, now)
+            certificate = party.examine(offer, entry.state.remote_static, entry.name, entry.source, now)
             if offer.status not in (0, STATUS[Reason.WRONG_CLUSTER]):
                 raise BadMessage("offer: a status that no FINAL has")
             if not offer.status and party.transport_id_with(entry.name, entry.boot_id) != entry.transport_id:
                 raise Refusal(Reason.SUPERSEDED, f"node {entry.name}: the connection changed during the handshake")
         except Refusal as refusal:
             self._conclude(entry, macs, source, refusal.reason, now)
-            party.fail(refusal.reason, refusal.sentence, entry.name, source, 0, now)
+            party.fail(refusal.reason, refusal.sentence, entry.name, entry.source, 0, now)
             return
         except BadMessage as error:
             self._conclude(entry, macs, source, Reason.PROTOCOL, now)
-            party.fail(Reason.PROTOCOL, f"node {entry.name} speaks another protocol: {error}", entry.name, source, 0, now)
+            party.fail(Reason.PROTOCOL, f"node {entry.name} speaks another protocol: {error}", entry.name, entry.source, 0, now)
             return
         if offer.status:
             # The other end does not wait for an answer.
             self._half_open.remove(entry)
             party.release(entry.index)
-            sentence = told_sentence(f"node {entry.name} at {party.place(source)}", Reason.WRONG_CLUSTER, offer.wall - party.wall())
-            party.fail(Reason.WRONG_CLUSTER, sentence, entry.name, source, 0, now, told=True)
+            sentence = told_sentence(f"node {entry.name} at {party.place(entry.source)}", Reason.WRONG_CLUSTER, offer.wall - party.wall())
+            party.fail(Reason.WRONG_CLUSTER, sentence, entry.name, entry.source, 0, now, told=True)
             return
         self._conclude(entry, macs, source, None, now)
         for older in self._half_open.of_name(entry.name):
@@ -167,11 +169,11 @@ class Responder:
             if older.began <= entry.began:
                 self._half_open.remove(older)
                 party.release(older.index)
-        attempt = self._initiator.satisfied(entry.name, source, now)
+        attempt = self._initiator.satisfied(entry.name, entry.source, now)
         offer = attrs.evolve(offer, sequence=max(offer.sequence, entry.sequence))
         party.establish(
-            entry.state, Role.RESPONDER, entry.suite, (entry.index, entry.remote_index), offer, certificate, entry.transport_id, source,
-            attempt, now,
+            entry.state, Role.RESPONDER, entry.suite, (entry.index, entry.remote_index), offer, certificate, entry.transport_id,
+            entry.source, attempt, now,
         )  # fmt: skip
 
     def next_timeout(self) -> float | None:

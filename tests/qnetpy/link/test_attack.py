@@ -224,3 +224,28 @@ def test_a_node_that_starts_under_attack_gets_in() -> None:
     assert world.until(lambda: again.sees("b") and work.nodes[1].sees("a"), 10.0)
     world.run(2.0)
     assert again.sees("b")
+
+
+@pytest.mark.parametrize("kind", [wire.FINAL, wire.CONFIRM])
+def test_a_handshake_that_ends_from_elsewhere_leaves_no_address(kind: int) -> None:
+    """Whoever is between them gives the last words of their first handshake another source: neither looks for the other there."""
+    world = World(3)
+    real = world.hub.spread
+    moved: list[bytes] = []
+
+    def spread(sender: HubPort, frames: list[bytes]) -> None:
+        for place, frame in enumerate(frames):
+            if frame[HEAD] == kind and len(moved) < 2:
+                moved.append(frame)
+                frames[place] = frame[:6] + bytes((2, 0xEE, 0, 0, 0, 9)) + frame[12:]
+        real(sender, frames)
+
+    world.hub.spread = spread  # type: ignore[method-assign]  # he holds the cable
+    nodes = [world.start(name) for name in ("a", "b")]
+    assert world.until(world.settled)
+    world.run(5.0)
+    assert moved
+    for node, other in (nodes, nodes[::-1]):
+        (link,) = node.qnet.machine.links.values()
+        assert [(path.address[1], path.number) for path in link.paths.values()] == [(other.cable("en0").mac, 0)]
+        assert node.qnet.machine._calls.addresses(other.name) == [link.paths[0].address]

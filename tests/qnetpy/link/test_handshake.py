@@ -353,6 +353,40 @@ def test_fresh_cookies_without_end_give_one_frame_each_and_no_faster_timer(make:
     assert 20 < cookies <= 3 * 9
 
 
+@pytest.mark.parametrize("kind", [w.FINAL, w.CONFIRM])
+@pytest.mark.parametrize("pinned", [False, True])
+def test_a_last_word_from_elsewhere_moves_nobody(make: Make, wire: Wire, kind: int, pinned: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its source is not authenticated: a node is where it heard what the last word answers."""
+    a, b = make("a", A), make("b", B)
+    if pinned:
+        a.call(B, "b")
+        wire.run(1.0)
+    moved: list[bytes] = []
+    inject = wire.inject
+
+    def move(source: w.Address, destination: w.Address, frame: bytes, delay: float = 0.0) -> None:
+        if frame[0] == kind:
+            moved.append(frame)
+            source = C
+        inject(source, destination, frame, delay)
+
+    monkeypatch.setattr(wire, "inject", move)
+    before = len(a.established())
+    a.call(B, "b")
+    if kind == w.FINAL:
+        # The CONFIRM is a reply, and goes to C; then the caller's second FINAL comes through as it is.
+        wire.run(wire.now + 0.05)
+        assert moved
+        monkeypatch.setattr(wire, "inject", inject)
+    wire.run(wire.now + 0.2)
+    assert moved
+    assert len(a.established()) == len(b.established()) == before + 1
+    assert (a.established()[-1].address, b.established()[-1].address) == (B, A)
+    assert C not in a.machine._party.known
+    assert C not in b.machine._party.known
+    assert agreed(a, b)
+
+
 def test_a_peer_that_falls_silent_is_told(make: Make, wire: Wire) -> None:
     a, _ = make("a", A), make("b", B)
     a.call(B, "b")
