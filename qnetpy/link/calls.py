@@ -35,6 +35,9 @@ RETRY_FIRST = 2.0
 RETRY_KNOWN = 5.0
 RETRY_STRANGER = 60.0
 """Seconds until an address is called again after nobody answered: at first, and at most for known ones and strangers. It doubles."""
+STIR_EVERY = 10.0
+"""Seconds from one time that a link makes us call all strangers soon to the next. Stops a member that comes and goes from having us call
+without end."""
 RETRY_REFUSED = 15.0
 """The same after a refusal that only a person can change."""
 UNANSWERED = frozenset({Reason.NO_ANSWER, Reason.UNCONFIRMED, Reason.SUPERSEDED, Reason.BUSY})
@@ -92,6 +95,7 @@ class Calls:
         self._waiting: dict[Address, Hint] = {}
         """Strangers to call when fewer calls are under way, longest first."""
         self._calling = 0
+        self._stirred_at = float("-inf")
         self._identity_at = float("-inf")
         """Since when we show and trust what we do."""
 
@@ -169,6 +173,15 @@ class Calls:
     def addresses(self, name: str) -> list[Address]:
         """Where that node was authenticated, latest last."""
         return list(self._by_name.get(name, ()))
+
+    def link_up(self, now: float) -> None:
+        """A node is there that was not: call strangers who did not answer again, each as soon as it may be."""
+        if now < self._stirred_at + STIR_EVERY:
+            return
+        self._stirred_at = now
+        for hint in [hint for hint in self._strangers.values() if hint.unanswered]:
+            self._sooner(hint, now)
+            self._call(hint, now)
 
     def lost(self, name: str, now: float) -> None:
         """There is no link to that node any more: call it everywhere."""

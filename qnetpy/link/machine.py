@@ -357,6 +357,7 @@ class LinkMachine:
         self._ended(link.install(session, now))
         self._sessions[session.local_index] = link
         if fresh:
+            self._calls.link_up(now)
             self._upcalls.link_up(link, event.restarted)
         self._paths.wanted(link, now)
         # The first packet under the new keys confirms them to a peer that waits for that.

@@ -8,7 +8,7 @@ import attrs
 import pytest
 
 from qnetpy.identity.authority import NodeIdentity, issue_certificate, make_authority
-from qnetpy.link.calls import RETRY_FIRST, RETRY_KNOWN, RETRY_REFUSED
+from qnetpy.link.calls import RETRY_FIRST, RETRY_KNOWN, RETRY_REFUSED, STIR_EVERY
 from qnetpy.link.constants import ATTEMPT_TIMEOUT
 from qnetpy.link.outcome import Reason
 from qnetpy.link.wire import FINAL, INITIATION
@@ -59,6 +59,37 @@ def test_who_is_refused_anyhow_is_called_once_for_each_certificate() -> None:
     net.run(RETRY_REFUSED - 1.0)
     assert kinds(net, begin)[INITIATION] == 2, "one call: without a cookie, and with it"
     assert not a.owner.links
+
+
+def test_when_a_link_comes_up_strangers_are_called_again_soon() -> None:
+    """What kept one away may have kept others: a switch that was off."""
+    net = Net()
+    a, b, c = (net.add(name, number) for number, name in enumerate("abc", 1))
+    b.on = c.on = False
+    net.hint(a, c)
+    net.run(150.0)
+    b.on = c.on = True
+    begin = net.now
+    net.run(10.0)
+    assert kinds(net, begin)[INITIATION] == 0, "a stranger that does not answer is called ever more rarely"
+    net.hint(b, a)
+    assert net.run(1.0, lambda: "c" in a.owner.links)
+
+
+def test_links_that_come_up_one_after_another_are_no_way_to_have_strangers_called() -> None:
+    net = Net()
+    a, c = net.add("a", 1), net.add("c", 3)
+    c.on = False
+    net.hint(a, c)
+    net.run(150.0)
+    calls = a.machine._calls
+    (stranger,) = calls._strangers.values()
+    called = set()
+    for _ in range(100):
+        calls.link_up(net.now)
+        net.run(0.5)
+        called.add(stranger.called_at)
+    assert 3 <= len(called) <= 1 + 50.0 / STIR_EVERY
 
 
 def test_another_node_at_a_known_address_is_found_by_who_calls_there() -> None:
