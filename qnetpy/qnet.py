@@ -454,8 +454,9 @@ class Qnet:
 
     def refused(self, failed: Failed) -> None:
         """`Upcalls`."""
-        log.warning("%s", failed.sentence)
-        if (failed.attempt or failed.told) and self._membership is not None:
+        if not failed.repeated:
+            log.warning("%s", failed.sentence)
+        if failed.told and self._membership is not None:
             if failed.reason is Reason.WRONG_CLUSTER:
                 self._membership.root_unknown()
             elif failed.reason is Reason.REFUSED:

@@ -176,11 +176,11 @@ class Calls:
 
     def link_up(self, now: float) -> None:
         """A node is there that was not: call strangers who did not answer again, each as soon as it may be."""
-        if now < self._stirred_at + STIR_EVERY:
+        if now < self._stirred_at:
             return
-        self._stirred_at = now
+        self._stirred_at = at = max(now, self._stirred_at + STIR_EVERY)
         for hint in [hint for hint in self._strangers.values() if hint.unanswered]:
-            self._sooner(hint, now)
+            self._sooner(hint, at)
             self._call(hint, now)
 
     def lost(self, name: str, now: float) -> None:
@@ -236,8 +236,8 @@ class Calls:
                 del self._by_name[hint.name]
         hint.name = ""
 
-    def _sooner(self, hint: Hint, now: float) -> None:
-        hint.retry_at = min(hint.retry_at, max(now, hint.called_at + RETRY_SOON))
+    def _sooner(self, hint: Hint, at: float) -> None:
+        hint.retry_at = min(hint.retry_at, max(at, hint.called_at + RETRY_SOON))
 
     # Calls
 

@@ -245,7 +245,7 @@ class Initiator:
             attempt.name = certificate.name
         if offer.status:
             reason = reason_of_status(offer.status)
-            self._fail(attempt, reason, told_sentence(self._who(attempt), reason, offer.wall - party.wall()), now)
+            self._fail(attempt, reason, told_sentence(self._who(attempt), reason, offer.wall - party.wall()), now, told=True)
         elif offer.suite not in SUITES or offer.suite not in party.suites:
             self._fail(attempt, Reason.PROTOCOL, f"{self._who(attempt)} chose what we did not offer", now)
         elif self._reached_otherwise(attempt, offer):
@@ -277,7 +277,7 @@ class Initiator:
             self._begin(attempt, now)
         elif status:
             reason = reason_of_status(status)
-            self._fail(attempt, reason, told_sentence(self._who(attempt), reason, wall - party.wall()), now)
+            self._fail(attempt, reason, told_sentence(self._who(attempt), reason, wall - party.wall()), now, told=True)
         elif changed:
             self._fail(attempt, Reason.SUPERSEDED, f"{self._who(attempt)}: the connection changed during the handshake", now)
         else:
@@ -455,9 +455,9 @@ class Initiator:
         attempt.final = data + party.mac.make(data)
         self._repeat(attempt, now)
 
-    def _fail(self, attempt: Attempt, reason: Reason, sentence: str, now: float) -> None:
+    def _fail(self, attempt: Attempt, reason: Reason, sentence: str, now: float, *, told: bool = False) -> None:
         self._end(attempt)
-        self._party.fail(reason, sentence, attempt.name, attempt.destinations[0], attempt.number, now)
+        self._party.fail(reason, sentence, attempt.name, attempt.destinations[0], attempt.number, now, told=told)
 
     def _end(self, attempt: Attempt, keep_index: bool = False) -> None:
         self._attempts.pop(attempt.number, None)

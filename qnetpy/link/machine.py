@@ -373,6 +373,8 @@ class LinkMachine:
         about = hints[0] if hints else self._calls.get(event.address)
         if about is not None:
             if about.told is event.reason:
+                if event.told:
+                    self._upcalls.refused(event.again())
                 return
             about.told = event.reason
         self._upcalls.refused(event)

@@ -128,6 +128,11 @@ class Failed:
     """What `initiate` returned; 0 when the other end began."""
     told: bool = False
     """The other end says so of us, and has proven who it is."""
+    repeated: bool = False
+    """The same was said of that address already: people need not hear it again."""
+
+    def again(self) -> Failed:
+        return attrs.evolve(self, repeated=True)
 
 
 Event = Established | Failed

@@ -21,6 +21,9 @@ from qnetpy.members.register import Register, pack_register, parse_register
 from qnetpy.members.store import Kept
 from resmgr.errors import BadMessage, Misuse
 
+CLOCKS_DIFFER = 86400.0
+"""Seconds by which nodes' clocks may be wrong before it hurts anybody."""
+
 
 class Keyring:
     """See the head of this file. `identity` is what the handshake shows and trusts."""
@@ -56,9 +59,18 @@ class Keyring:
         """Key ids of the roots under which we have a certificate that counts."""
         return tuple(one.root_id for one in self.certificates() if self.trust.accepts(one))
 
-    def proof(self) -> Certificate | None:
-        """The certificate with which another can be asked for: one that counts; None when we have none."""
-        return next((one for one in (*self.certificates(), self.before) if one is not None and self._counts(one)), None)
+    def proof(self, wall: float) -> Certificate | None:
+        """The certificate with which another can be asked for: one that counts and has not ended; None when we have none."""
+        spare = self._spare()
+        found = [one for one in self.certificates() if self._counts(one)] + ([] if spare is None else [spare])
+        return next((one for one in found if one.not_after > wall), None)
+
+    def _spare(self) -> Certificate | None:
+        """The one before, if it counts. Not when our key was revoked, whoever signed it and whoever said so: that is meant for us."""
+        before = self.before
+        if before is None or not self._counts(before) or self.trust.key_revoked(before.static_key):
+            return None
+        return before
 
     def good(self, certificate: Certificate) -> bool:
         """Whether a node's certificate is genuine and counts, at some time: clocks differ."""
@@ -122,16 +134,17 @@ class Keyring:
             self.before = old
 
     def drop_ended(self, wall: float) -> None:
-        """Forget `before` when it has ended."""
-        if self.before is not None and self.before.not_after < wall:
+        """Forget `before` when it has ended, for a day: a clock may be wrong for a moment."""
+        if self.before is not None and self.before.not_after < wall - CLOCKS_DIFFER:
             self.before = None
 
-    def show_before(self) -> bool:
-        """Show the one before, and keep the one that is shown in its place: somebody knows something against that, and we do not. False
-        when there is none."""
-        if self.before is None or not self._counts(self.before):
+    def show_before(self, wall: float) -> bool:
+        """Show the one before, and keep the one that is shown in its place: somebody knows something against that, and we do not, or it has
+        ended. False when there is none that is good."""
+        spare = self._spare()
+        if spare is None or spare.not_after <= wall:
             return False
-        shown, self.before = self.before, self.identity.certificate
+        shown, self.before = spare, self.identity.certificate
         self.identity = attrs.evolve(self.identity, certificate=shown)
         return True
 
@@ -165,7 +178,7 @@ class Keyring:
     def _settle(self) -> None:
         """Roots may be others, and issuers revoked: certificates and powers that count no more go, unless it is all we have."""
         trusted = {root.key_id for root in self.trust.roots}
-        before = self.before if self.before is not None and self._counts(self.before) else None
+        before = self._spare()
         good: list[Certificate] = []
         for one in self.certificates():
             if self._counts(one):

@@ -145,16 +145,16 @@ class Membership:
             self._use_identity()
 
     def refused(self, name: str) -> None:
-        """A call to *name* was refused, there or here: when it was not us, we were revoked and had not heard of it, or who signed our
-        certificate was. Who does not let us in does not tell, so we show the one before. Links that are up say nothing against that:
-        they may be those of whoever was revoked."""
+        """*name* has refused us: we were revoked and had not heard of it, or who signed our certificate was. Who does not let us in does
+        not tell, so we show the one before. Links that are up say nothing against that: they may be those of whoever was revoked."""
         if any(isinstance(one.subject, Revoked) and one.subject.name == name for one in self.keyring.trust.revocations()):
             return
         self.refused_by = name
         now = self._dispatch.now()
-        if now >= self._switched_at + SWITCH_PAUSE and self.keyring.show_before():
+        if now >= self._switched_at + SWITCH_PAUSE and self.keyring.show_before(self._dispatch.wall()):
             self._switched_at = now
             self._use_identity()
+            self._renewer.soon()
 
     def _drop_connection(self, name: str) -> None:
         self._told.pop(name, None)
@@ -396,6 +396,8 @@ class Membership:
     def _looked(self, wall: float) -> float:
         """Beside renewal, at each look; returns the longest pause until the next."""
         self._retire_when_ready(wall)
+        if self.keyring.identity.certificate.not_after <= wall and self.keyring.show_before(wall):
+            self._use_identity()
         state = self._state_told()
         for name in self._issuers_up():
             if self._told.get(name) != state:

@@ -15,7 +15,7 @@ from qnetpy.identity.authority import NODE_VALIDITY, Authority, IssuingPower, ce
 from qnetpy.identity.certificate import ROLE_ISSUER, Certificate, CertificateError, Root, parse_chain
 from qnetpy.identity.files import StoreError
 from qnetpy.identity.trust import KEPT_MAX, Kind, Revoked, Statement, make_statement
-from qnetpy.members.keyring import Keyring, problem
+from qnetpy.members.keyring import CLOCKS_DIFFER, Keyring, problem
 from qnetpy.members.lifetime import is_cut, life
 from qnetpy.members.possession import key_id, proves
 from qnetpy.members.store import Store
@@ -25,8 +25,6 @@ from resmgr.errors import Misuse
 Random = Callable[[int], bytes]
 REVOKE_SIZE = 2048
 """Bytes that an issuer's statement never has."""
-CLOCKS_DIFFER = 86400
-"""Seconds by which the clocks of two nodes may differ where the times of what they said are compared."""
 
 
 class OfficeError(ValueError):
@@ -156,11 +154,12 @@ class Office:
         if key is None:
             raise OfficeError(errno.ENOENT, f"node {name} is not up, and this node never met it; run it on a node that did")
         roles = met.roles if met is not None else member.roles if member is not None else frozenset[str]()
-        by_root = (
-            met.issuer is None
-            if met is not None
-            else member is not None and member.signer_id in {root.key_id for root in keyring.trust.roots}
-        )
+        # An issuer's word ends no certificate that the root signed, and the node may have kept one from before.
+        roots = {root.key_id for root in keyring.trust.roots}
+        signers = set[bytes]() if met is None else {met.signer_id}
+        if member is not None and member.static_key == key:
+            signers |= {member.signer_id, *(old.signer_id for old in member.earlier if old.not_after >= wall - CLOCKS_DIFFER)}
+        by_root = not signers.isdisjoint(roots)
         issuing: IssuingPower | None = None
         if ROLE_ISSUER not in roles and not by_root:
             # Of the newest root, if there are two: what the older one's issuers said ends with it.

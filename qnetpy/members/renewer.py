@@ -89,7 +89,7 @@ class Renewer:
         pause = min(lifetime.pause(self._keyring), self._looked(wall))
         self._keyring.drop_ended(wall)
         wants = lifetime.wants(self._keyring, wall)
-        proof = self._keyring.proof()
+        proof = self._keyring.proof(wall)
         if wants and not self._asking and proof is not None:
             self._renew(wants[0], proof, wall)
         if self._timer is None:

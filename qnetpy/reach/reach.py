@@ -108,6 +108,8 @@ class Reach:
         """How many of those are from mDNS."""
         self._peers: dict[str, _Peer] = {}
         self._hinted: dict[Endpoint, _Hinted] = {}
+        self._called_again: dict[str, tuple[float, int]] = {}
+        """Of nodes that are up: since when, and how many of their endpoints were called again by their own word."""
         self._counts: Counter[str] = Counter()
         """Of those, by `node NAME`; of those and of announced ones, by `host ADDRESS`."""
         self._spread: dict[str, Timer] = {}
@@ -186,6 +188,7 @@ class Reach:
         self._send_soon()
 
     def node_down(self, name: str) -> None:
+        self._called_again.pop(name, None)
         peer = self._peers.pop(name, None)
         if peer is not None and peer.connection is not None:
             self._kernel.detach(peer.connection)
@@ -308,7 +311,7 @@ class Reach:
         known = self._hinted.get(told.endpoint)
         if known is not None:
             known.until = max(known.until, until)
-            if name == teller and now >= known.called + AGAIN:
+            if name == teller and now >= known.called + AGAIN and self._may_call_again(teller, now):
                 # It is up, and says that it is there: what did not answer for long, and is called ever more rarely, may do so now.
                 known.called = now
                 self.wanted.again(told.endpoint)
@@ -323,6 +326,17 @@ class Reach:
             self._hinted[told.endpoint] = _Hinted(teller, until, now)
             self._counts.update((by, at))
             log.debug("gossip: node %s tells that %s may be at %s", teller, name, told.endpoint)
+
+    def _may_call_again(self, teller: str, now: float) -> bool:
+        """No node has more than PER_NODE_MAX of its endpoints called again at a time."""
+        since, count = self._called_again.get(teller, (-math.inf, 0))
+        if now >= since + AGAIN:
+            since, count = now, 0
+        if count >= PER_NODE_MAX:
+            self._counters["gossip_over_cap"] += 1
+            return False
+        self._called_again[teller] = since, count + 1
+        return True
 
     def sizes(self) -> dict[str, int]:
         """For leak checks and for people."""

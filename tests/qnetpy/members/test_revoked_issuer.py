@@ -15,10 +15,11 @@ from qnetpy.identity.authority import NODE_VALIDITY, IssuingPower, issue_certifi
 from qnetpy.identity.certificate import Certificate
 from qnetpy.identity.trust import serial_id
 from qnetpy.members import wire
+from qnetpy.members.keyring import CLOCKS_DIFFER
 from qnetpy.members.lifetime import Want
 from qnetpy.members.office import OfficeError
 from qnetpy.members.renewer import Peers
-from qnetpy.testing.members import MemoryStore
+from qnetpy.testing.members import MemoryStore, enrolled
 from qnetpy.testing.membership import Cluster
 from resmgr.channel import PID_SYSTEM, Credentials
 from resmgr.errors import Misuse
@@ -143,7 +144,8 @@ def test_renewed_twice_by_it_the_one_of_another_signer_is_kept() -> None:
     assert keyring.before == last, "who signed this one may be the next"
     keyring.install(issue_certificate(issuer, "a", key, [], wall), None, b"", wall + NODE_VALIDITY - 1.0)
     assert keyring.before == by_root
-    keyring.drop_ended(wall + NODE_VALIDITY + 1.0)
+    assert not keyring.show_before(wall + NODE_VALIDITY + 1.0), "it has ended"
+    keyring.drop_ended(wall + NODE_VALIDITY + CLOCKS_DIFFER + 1.0)
     assert keyring.before is None
 
 
@@ -198,7 +200,7 @@ def test_a_member_that_he_enrolled_and_nobody_saw_says_what_to_do(caplog: pytest
     with caplog.at_level(logging.ERROR):
         a.believe([statement.data], "root")
     assert "qnet invite --name a on a node that may, and here: qnet join CODE --replace" in caplog.text
-    assert a.keyring.proof() is None
+    assert a.keyring.proof(0.0) is None
     cluster.world.hub.severed = set()
     cluster.world.run(30.0)
     assert not any("a" in pair for pair in cluster.links())
@@ -264,3 +266,26 @@ def test_a_root_waits_for_who_had_a_certificate_under_it_by_a_revoked_issuer(mon
     cluster.until(lambda: len(root.keyring.trust.roots) == 1, 30.0)
     cluster.world.run(150.0)
     assert all_linked(cluster, "root", "a", "b")
+
+
+def test_who_is_revoked_does_not_come_back_by_the_certificate_before() -> None:
+    """The root signed its first one and an issuer renewed it: to revoke the node takes the root key, and the node itself knows."""
+    cluster = Cluster(7, "b")
+    world = cluster.world
+    cluster.stores["a"] = enrolled(world.authority, "a", world.dispatch.wall(), cluster.random.randbytes)
+    world.join("a")
+    cluster.start("a")
+    cluster.until(lambda: all_linked(cluster, "a", "b", "issuer", "root"), 10.0)
+    first = cluster.shown("a")
+    renew(cluster, "a", "issuer")
+    a = cluster.member("a")
+    assert a.keyring.before == first
+    with pytest.raises(OfficeError, match="that takes the root key"):
+        cluster.member("issuer").revoke("a")
+    cluster.member("root").revoke("a")
+    world.run(90.0)
+    assert not any("a" in pair for pair in cluster.links())
+    assert not cluster.member("b").keyring.trust.accepts(first)
+    a.keyring.learn([one.data for one in cluster.member("root").keyring.trust.revocations()])
+    assert a.keyring.before is None
+    assert a.keyring.proof(0.0) is None
