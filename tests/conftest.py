@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -14,13 +13,6 @@ os.environ.setdefault("QNETPY_COMPILED", "off")
 from stack.testing.namespace import Namespace, Veth
 
 
-def wait_for_carrier(namespace: Namespace, link: str) -> None:
-    end = time.monotonic() + 30
-    while " state UP " not in namespace.output("-oneline", "link", "show", "dev", link):
-        assert time.monotonic() < end, f"{link} has no carrier after 30 s"
-        time.sleep(0.005)
-
-
 @pytest.fixture
 def veth() -> Iterator[Veth]:
     pair = Veth(Namespace.make(), Namespace.make())
@@ -29,9 +21,8 @@ def veth() -> Iterator[Veth]:
         pair.a.move("vb", pair.b)
         pair.a.ip("link", "set", "va", "up")
         pair.b.ip("link", "set", "vb", "up")
-        # What is sent before the kernel has seen to the carrier of both ends is dropped without a word.
-        for end, name in ((pair.a, "va"), (pair.b, "vb")):
-            wait_for_carrier(end, name)
+        pair.a.wait_for("va", "UP")
+        pair.b.wait_for("vb", "UP")
         yield pair
     finally:
         pair.a.close()

@@ -6,12 +6,14 @@ from __future__ import annotations
 import ctypes
 import os
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import attrs
 
 CLONE_NEWNET = 0x40000000
+WAIT_MAX = 30.0
 
 
 def _libc(call: str, *arguments: int) -> None:
@@ -47,6 +49,15 @@ class Namespace:
         """What ip(8) prints inside."""
         with self.entered():
             return subprocess.run(["ip", *arguments], check=True, capture_output=True, text=True).stdout
+
+    def wait_for(self, link: str, state: str) -> None:
+        """Wait until the kernel has seen to a carrier that came or went, up to a second later: the operational *state*, `UP` or `DOWN`, of
+        *link*. Before it is `UP`, what is sent there is dropped without a word."""
+        end = time.monotonic() + WAIT_MAX
+        while f" state {state} " not in self.output("-oneline", "link", "show", "dev", link):
+            if time.monotonic() > end:
+                raise TimeoutError(f"{link} is not {state} after {WAIT_MAX:.0f} s")
+            time.sleep(0.005)
 
     def move(self, link: str, other: Namespace) -> None:
         """Give the interface *link* to *other*."""

@@ -34,6 +34,7 @@ def test_an_interface_without_carrier_is_not_usable(veth: Veth) -> None:
     veth.a.ip("address", "add", "10.1.0.1/24", "dev", "va")
     assert list(usable(veth.a, "va")) == ["va"]
     veth.b.ip("link", "set", "vb", "down")
+    veth.a.wait_for("va", "DOWN")
     assert usable(veth.a, "va") == {}
 
 
