@@ -73,6 +73,16 @@ class AgrPort:
     """Its input, promiscuity and hooks."""
 
 
+@attrs.frozen
+class KeptAggregate:
+    """What an aggregate has instead of its options after a restart (`stack.core.module.Keeping`). `ports`: name, number, priority, of
+    absent ones too."""
+
+    mac: bytes
+    settings: LacpSettings
+    ports: tuple[tuple[str, int, int], ...]
+
+
 @attrs.define(eq=False)
 class AbsentPort:
     """A port without an interface. `why` it is none, in a sentence."""
@@ -90,12 +100,12 @@ class AgrDriver:
         self._stack = context.stack
         self._dispatch = context.dispatch
         self.name = options.name
-        first = self._stack.interface(options.agrport[0]) if options.agrport else None
-        self.mac = station_address(options.mac, "agr") if options.mac else first.mac if first is not None else made_address(context.random)
+        kept = context.kept if isinstance(context.kept, KeptAggregate) else None
+        self.mac = self._address(options, context) if kept is None else kept.mac
         self.mtu = MTU_DEFAULT
         self.up = False
         settings = LacpSettings(options.active, options.timeout == "fast", options.priority, options.key)
-        self.lacp = Aggregator(self.mac, settings)
+        self.lacp = Aggregator(self.mac, settings if kept is None else kept.settings)
         self.ports: dict[str, AgrPort] = {}
         self.absent: dict[str, AbsentPort] = {}
         """Ports that have no interface just now, or whose interface cannot be one."""
@@ -109,11 +119,29 @@ class AgrDriver:
         self.drops = Counters()
         self._listener = self._stack.on_interface(self._interface_event)
         try:
-            for name in options.agrport:
-                self.add(name)
+            if kept is None:
+                for name in options.agrport:
+                    self.add(name)
+            else:
+                self.absent |= {name: AbsentPort(number, priority) for name, number, priority in kept.ports}
+                for name in list(self.absent):
+                    if self._stack.interface(name) is not None:
+                        self._take_again(name)
         except BaseException:
             self.detach()
             raise
+
+    def _address(self, options: AgrOptions, context: Context) -> bytes:
+        first = self._stack.interface(options.agrport[0]) if options.agrport else None
+        if options.mac:
+            return station_address(options.mac, "agr")
+        return made_address(context.random) if first is None else first.mac
+
+    def keep(self) -> KeptAggregate:
+        """`stack.core.module.Keeping`."""
+        there = [(name, port.number, self.lacp.ports[port.number].actor.port_priority) for name, port in self.ports.items()]
+        away = [(name, port.number, port.priority) for name, port in self.absent.items()]
+        return KeptAggregate(self.mac, self.lacp.settings, (*there, *away))
 
     # Driver
 

@@ -42,7 +42,7 @@ from stack.l2.engine import Engine
 from stack.l2.flushes import FlushBound
 from stack.l2.forward.fastpath import FastPath
 from stack.l2.forward.kinds import CAPABILITIES, kinds
-from stack.l2.membership import GONE, Absent, Membership
+from stack.l2.membership import GONE, Absent, KeptBridge, Membership
 from stack.l2.pseudo import made_address, take_over
 from stack.l2.stp.machine import SpanningTree
 from stack.l2.stp.settings import PortSettings, Protocol, TreeSettings
@@ -77,16 +77,16 @@ class BridgeDriver:
 
     def __init__(self, context: Context, options: BridgeOptions, engine: Engine | None = None) -> None:
         """*engine*: who forwards what is known; the bridge's from now on. None: all goes by here."""
+        kept = context.kept if isinstance(context.kept, KeptBridge) else _as_optioned(options, context)
         self._stack = context.stack
         self._dispatch = context.dispatch
         self.options = options
         self.name = options.name
-        self.mac = station_address(options.mac, "bridge") if options.mac else made_address(context.random)
+        self.mac = kept.mac
         self.mtu = MTU_DEFAULT
         self.up = False
-        self.bridge = Bridge(self.mac, options.maxaddr, options.timeout, options.station)
-        settings = TreeSettings(Protocol(options.proto), options.priority, options.maxage, options.hellotime, options.fwddelay)
-        self.tree = SpanningTree(self.mac, settings, self._dispatch.now())
+        self.bridge = Bridge(self.mac, kept.maxaddr, kept.timeout, options.station)
+        self.tree = SpanningTree(self.mac, kept.tree, self._dispatch.now())
         self._flushes = FlushBound()
         self.members: dict[str, Member] = {}
         self.absent: dict[str, Absent] = {}
@@ -100,15 +100,21 @@ class BridgeDriver:
         self._running = True
         """It forwards: nobody has switched it off. If so, members are interfaces like others."""
         self.engine = engine
-        self.ipf = options.ipf
+        self.ipf = kept.ipf
         """IP filters see what is bridged (`stack.l2.ipf`)."""
         self._unwatch = self._stack.ip_filters.watch(self._filters_changed)
         self._listener = self._stack.on_interface(self._interface_event)
         try:
-            for name in options.add:
-                self.add(name)
-            for name in options.span:
-                self.add(name, span=True)
+            if kept is context.kept:
+                self.absent |= {name: Absent(membership) for name, membership in kept.members}
+                for name in list(self.absent):
+                    if self._stack.interface(name) is not None:
+                        self._take_again(name)
+            else:
+                for name in options.add:
+                    self.add(name)
+                for name in options.span:
+                    self.add(name, span=True)
         except BaseException:
             self.detach()
             raise
@@ -165,6 +171,12 @@ class BridgeDriver:
             raise refused(f"{self.name}: there is no request {command}; there are {', '.join(SETTERS)}")
         setter(self, arguments)
         self.settle()
+
+    def keep(self) -> KeptBridge:
+        """`stack.core.module.Keeping`."""
+        stations = self.bridge.stations
+        members = tuple((name, self.membership(name)) for name in self.below)
+        return KeptBridge(self.mac, stations.maximum, stations.timeout, self.ipf, self.tree.settings, members)
 
     # Members
 
@@ -507,6 +519,13 @@ class BridgeDriver:
 
     def _idle(self, station: bytes) -> float | None:
         return None if self.engine is None else self.engine.idle(station)
+
+
+def _as_optioned(options: BridgeOptions, context: Context) -> KeptBridge:
+    """Without members: those are added one by one, and must be there."""
+    mac = station_address(options.mac, "bridge") if options.mac else made_address(context.random)
+    tree = TreeSettings(Protocol(options.proto), options.priority, options.maxage, options.hellotime, options.fwddelay)
+    return KeptBridge(mac, options.maxaddr, options.timeout, options.ipf, tree, ())
 
 
 def _attach(context: Context, options: BridgeOptions) -> BridgeDriver:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import attrs
 
 from stack.l2.storm import STORM_RATE
-from stack.l2.stp.settings import PortSettings
+from stack.l2.stp.settings import PortSettings, TreeSettings
 
 GONE = "there is no such interface just now"
 
@@ -33,6 +33,18 @@ class Membership:
     guarded: bool = False
     """BPDU guard has struck: it holds over the absence."""
     statics: tuple[bytes, ...] = ()
+
+
+@attrs.frozen
+class KeptBridge:
+    """What a bridge has instead of its options after a restart (`stack.core.module.Keeping`); members by name, absent ones too."""
+
+    mac: bytes
+    maxaddr: int
+    timeout: float
+    ipf: bool
+    tree: TreeSettings
+    members: tuple[tuple[str, Membership], ...]
 
 
 @attrs.define(eq=False)

@@ -53,6 +53,14 @@ class VlanOptions:
     mtu: int = attrs.field(default=0, validator=[ge(0), le(65535)])
 
 
+@attrs.frozen
+class KeptVlan:
+    """What a VLAN has instead of its options after a restart (`stack.core.module.Keeping`)."""
+
+    vlan: int
+    priority: int
+
+
 class VlanDriver:
     """See the head of this file, `stack.core.driver.Driver`, `stack.core.promiscuity.Promiscuous`, `stack.core.groups.Grouping` and
     `stack.core.specific.Specific`."""
@@ -62,8 +70,8 @@ class VlanDriver:
         self._stack = context.stack
         self.name = options.name or f"vlan{options.vlan}"
         self.parent_name = options.vlanif
-        self.vlan = options.vlan
-        self.priority = options.prio
+        kept = context.kept if isinstance(context.kept, KeptVlan) else KeptVlan(options.vlan, options.prio)
+        self.vlan, self.priority = kept.vlan, kept.priority
         self._mtu_asked = options.mtu
         self.parent: Interface | None = given.interface(self._stack, options.vlanif)
         if self.parent.endpoints is not None:
@@ -75,7 +83,7 @@ class VlanDriver:
                 errno.EBUSY,
             )
         refuse_circle(self.name, options.vlanif, self._stack.driver_of)
-        self._refuse_twice(options.vlan)
+        self._refuse_twice(self.vlan)
         room = self._room()
         if options.mtu and not MTU_MIN <= options.mtu <= room:
             raise refused(f"the MTU of {self.name} can be {MTU_MIN} to {room}, as {options.vlanif} is")
@@ -188,6 +196,10 @@ class VlanDriver:
         self._hook.revoke()
         self._listener.revoke()
         self._let_go()
+
+    def keep(self) -> KeptVlan:
+        """`stack.core.module.Keeping`."""
+        return KeptVlan(self.vlan, self.priority)
 
     @property
     def below(self) -> tuple[str, ...]:
