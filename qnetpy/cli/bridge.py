@@ -153,6 +153,8 @@ def _row(one: Mapping[str, object], engine: object) -> list[object]:
     if isinstance(tree, dict):
         state = "guarded" if tree["guarded"] else f"{tree['role']} {tree['state']}"
         cost = str(tree["cost"])
+    elif one.get("present") is False:
+        state = f"absent: {one['why']}"
     elif not one["up"]:
         state = "down"
     flags = one["flags"]

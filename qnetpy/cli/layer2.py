@@ -21,7 +21,9 @@ def own(one: Fact) -> Fact:
 
 
 def tree_state(port: Fact) -> str:
-    """`designated forwarding` of a port of a bridge, empty when it is in no spanning tree."""
+    """`designated forwarding` of a port of a bridge, `absent` and why; empty when it is in no spanning tree."""
+    if port.get("present") is False:
+        return f"absent ({port.get('why')})"
     tree = port.get("stp")
     if not isinstance(tree, dict):
         return ""
@@ -29,7 +31,9 @@ def tree_state(port: Fact) -> str:
 
 
 def lacp_state(port: Fact) -> str:
-    """`current, collecting_distributing` of a port of an aggregate."""
+    """`current, collecting_distributing` of a port of an aggregate, or `absent` and why."""
+    if port.get("present") is False:
+        return f"absent ({port.get('why')})"
     return f"{port.get('receive')}, {port.get('mux')}"
 
 
@@ -46,6 +50,9 @@ def lines(one: Fact) -> Iterator[tuple[str, object]]:
         yield "Multicast Group", f"{group}, for {members}"
     for port in iopkt.listed(one.get("port")):
         whose = str(port.get("of"))
+        if port.get("present") is False:
+            yield f"Port of {whose}", lacp_state(port)
+            continue
         if "mux" in port:
             yield f"Port of {whose}", lacp_state(port)
             yield f"{whose}: LACP actor", port.get("actor")
@@ -81,12 +88,14 @@ def ports_of(one: Fact) -> list[str]:
     told = own(one)
     found = []
     if "vlanif" in told:
-        here = "" if told.get("present") else " (not there)"
+        here = (f" ({told['lacks']})" if told.get("lacks") else "") if told.get("present") else " (not there)"
         found.append(f"vlan: {told.get('vlan')} priority: {told.get('vlanprio')} parent: {told['vlanif']}{here}")
     if "ports" in told and "partner" in told:
         mode = "active" if told.get("active") else "passive"
         found.append(f"lacp: {mode} {told.get('timeout')} key {told.get('key')} partner {told['partner'] or 'none'}")
-        found += [f"port: {port.get('interface')} {lacp_state(port)} partner {port.get('partner')}" for port in iopkt.listed(told["ports"])]
+        for port in iopkt.listed(told["ports"]):
+            partner = f" partner {port['partner']}" if "partner" in port else ""
+            found.append(f"port: {port.get('interface')} {lacp_state(port)}{partner}")
     for member in iopkt.listed(told.get("members")):
         found.append(
             " ".join(filter(None, [f"member: {member.get('interface')}", tree_state(member), *map(str, _list(member.get("flags")))]))
@@ -99,6 +108,8 @@ def tables(interfaces: list[dict[str, object]]) -> list[str]:
     bridged, trees, aggregated, engines = [], [], [], []
     for one in interfaces:
         for port in iopkt.listed(one.get("port")):
+            if port.get("present") is False:
+                continue
             place = [port.get("of"), one["name"]]
             if "mux" in port:
                 aggregated.append([*place, *map(port.get, ("receive", "mux", "partner", "received", "sent"))])

@@ -4,6 +4,9 @@ A module is a value, `MODULE`, in an importable file: a name, a kind, a class of
 `attach(context, options)` starts the module and returns what it started; `detach()` of that ends it, synchronously, and leaves nothing
 behind: no descriptor, timer, ethertype, hook, channel or network. What it forgot the stack takes away and complains about.
 
+A restart (`stack.core.restart`) would undo what was changed of a module at run time. One that has `keep()`, and is then a `Keeping`, is
+asked for it before, and is given it as `Context.kept`.
+
 What `attach` returns depends on the kind: DRIVER a `stack.core.driver.Driver`, WRAPPER a `Wrapper`, PROTOCOL anything with `detach`.
 """
 
@@ -11,12 +14,13 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, Protocol, TypeGuard, TypeVar
 
 import attrs
 
 from resmgr.channel import Kernel
 from resmgr.dispatch import Dispatch
+from stack.capability import capability
 from stack.core.options import describe_options, parse_options
 
 if TYPE_CHECKING:
@@ -46,6 +50,8 @@ class Context:
     random: Random
     system: System
     """The node's pathname space, policy and managers; `kernel` is its kernel."""
+    kept: object = None
+    """What `keep` of the same module returned before it was restarted; None: it begins with its options alone. Not for wrappers."""
 
 
 class Attached(Protocol):
@@ -54,6 +60,24 @@ class Attached(Protocol):
     def detach(self) -> None:
         """End it, synchronously, leaving nothing behind. Called once. May be called while traffic flows."""
         ...
+
+
+class Keeping(Attached, Protocol):
+    """A module whose settings change at run time."""
+
+    def keep(self) -> object:
+        """What `attach` shall have instead of the options, as values that hold nothing of this load. Called before a restart, after a
+        callback of the module raised: what cannot be trusted any more is left out."""
+        ...
+
+
+def keeping_module(attached: Attached) -> Keeping | None:
+    """*attached*, or the driver that is wrapped in it, if it keeps something."""
+    return capability(attached, _keeps)
+
+
+def _keeps(attached: object) -> TypeGuard[Keeping]:
+    return hasattr(attached, "keep")
 
 
 class Loadable(Protocol):

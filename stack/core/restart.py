@@ -5,6 +5,10 @@ wrappers, at once the first time, then after 1, 2, 4, ... `WAIT_MAX` seconds, at
 end a row. A module that cannot be loaded again now (its device is gone) is tried again in the same way. After N the module stays as it is:
 what it does raise is counted, as for one without restarts.
 
+What was set at run time is not lost: before it is unloaded the module is asked for it (`stack.core.module.Keeping`), and it is held until
+a load succeeds, over however many tries. An interface is switched off, and has its MTU's limit, as before. One whose `keep` raises begins
+with its options, which the log says.
+
 An interface that comes back this way has its name and another index; modules see it go and come.
 """
 
@@ -16,9 +20,11 @@ from typing import TYPE_CHECKING
 import attrs
 
 from resmgr.dispatch import Timer
-from stack.core.isolation import Guard
+from stack.core.isolation import RAISED, Guard
+from stack.core.module import keeping_module
 
 if TYPE_CHECKING:
+    from stack.core.ifnet import Interface
     from stack.core.loaded import Loaded
     from stack.core.stack import Stack
 
@@ -41,6 +47,19 @@ class Restarts:
     waiting: Timer | None = None
     why: str = ""
     """Why the module is not loaded just now."""
+    kept: object = None
+    """What the module shall have of its former load; None once it has it."""
+    enabled: bool = True
+    mtu_limit: int | None = None
+    """Of its interface."""
+
+    def keep(self, interface: Interface) -> None:
+        self.enabled, self.mtu_limit = interface.enabled, interface.mtu_limit
+
+    def give_back(self, interface: Interface) -> None:
+        """To *interface*, of which nobody knows yet."""
+        interface.enabled, interface.mtu_limit = self.enabled, self.mtu_limit
+        interface.changed()
 
 
 class Restarter:
@@ -100,6 +119,8 @@ class Restarter:
 
     def _restart(self, loaded: Loaded, restarts: Restarts) -> None:
         stack = self._stack
+        if loaded in stack.loaded:
+            self._keep(loaded, restarts)
         restarts.waiting = None
         restarts.last = stack.dispatch.now()
         restarts.done += 1
@@ -120,3 +141,18 @@ class Restarter:
             log.warning("%s: module %s cannot be loaded again yet: %s", stack.name, name, restarts.why)
             self._absent[label] = restarts
             self._plan(loaded, restarts)
+        else:
+            restarts.kept = None
+
+    def _keep(self, loaded: Loaded, restarts: Restarts) -> None:
+        """What was set at run time. A restart is under way: what raises here asks for no other."""
+        if loaded.interface is not None:
+            restarts.keep(loaded.interface)
+        restarts.kept = None
+        keeping = keeping_module(loaded.attached)
+        if keeping is not None:
+            try:
+                restarts.kept = loaded.guard.ask("keep", keeping.keep)
+            except RAISED as error:
+                name = loaded.module.name
+                log.warning("%s: module %s does not say what was set, and begins with its options: %s", self._stack.name, name, error)

@@ -141,7 +141,7 @@ class Stack(Datapath):
     def _load(self, found: Loadable, options: str, wrap: Sequence[tuple[str, str]], restarts: Restarts | None) -> Loaded:
         guard = Guard(found.name, self._guards)
         dispatch = GuardedDispatch(self.dispatch, guard)
-        context = Context(self, dispatch, self.kernel, self._random, self.system)
+        context = Context(self, dispatch, self.kernel, self._random, self.system, None if restarts is None else restarts.kept)
         outer, self._guards.current = self._guards.current, guard
         attached: Attached | None = None
         try:
@@ -259,6 +259,8 @@ class Stack(Datapath):
         endpoints = innermost if has_endpoints(innermost) else None
         interface = Interface(self, driver.name, self._next_index, driver, endpoints, loaded.guard)
         self._next_index += 1
+        if loaded.restarts is not None:
+            loaded.restarts.give_back(interface)
         driver.start(interface)
         self._tell_driver(interface)
         self._interfaces[interface.name] = interface

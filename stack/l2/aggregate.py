@@ -12,12 +12,14 @@ A port belongs to its aggregate. Nothing else of what it receives goes on from t
     bad_slow         a slow protocol frame that is none                   no_port    no port distributes
 
 Ports are promiscuous, since the address of all of them is the aggregate's: the first port's, or an option. Requests (`stack.core.specific`)
-are `agrport` and `-agrport`, as ifconfig(8) has them, and `lacp` to change what is said.
+are `agrport` and `-agrport`, as ifconfig(8) has them, and `lacp` to change what is said. Ports are names: one whose interface goes is
+*absent*, and a port again, with its number and priority, when an interface of that name is attached.
 """
 
 from __future__ import annotations
 
 import errno
+import logging
 from collections.abc import Mapping
 
 import attrs
@@ -39,9 +41,15 @@ from stack.l2 import arguments as given
 from stack.l2.arguments import refused
 from stack.l2.flowhash import flow_hash
 from stack.l2.lacp.machine import PORTS_MAX, Aggregator, LacpSettings
+from stack.l2.membership import GONE
 from stack.l2.pseudo import accepted, made_address, take_over
 from stack.wire.ethernet import HEADER_SIZE, MAC_SIZE, MTU_DEFAULT, is_group, mac_text
 from stack.wire.lacp import is_slow, pack_slow, parse_slow
+
+log = logging.getLogger(__name__)
+
+PRIORITY = 0x8000
+"""Of a port, where nobody chose another."""
 
 
 @attrs.frozen
@@ -65,6 +73,25 @@ class AgrPort:
     """Its input, promiscuity and hooks."""
 
 
+@attrs.frozen
+class KeptAggregate:
+    """What an aggregate has instead of its options after a restart (`stack.core.module.Keeping`). `ports`: name, number, priority, of
+    absent ones too."""
+
+    mac: bytes
+    settings: LacpSettings
+    ports: tuple[tuple[str, int, int], ...]
+
+
+@attrs.define(eq=False)
+class AbsentPort:
+    """A port without an interface. `why` it is none, in a sentence."""
+
+    number: int
+    priority: int
+    why: str = GONE
+
+
 class AgrDriver:
     """See the head of this file, `stack.core.driver.Driver`, `stack.core.promiscuity.Promiscuous` and `stack.core.specific.Specific`."""
 
@@ -73,13 +100,15 @@ class AgrDriver:
         self._stack = context.stack
         self._dispatch = context.dispatch
         self.name = options.name
-        first = self._stack.interface(options.agrport[0]) if options.agrport else None
-        self.mac = station_address(options.mac, "agr") if options.mac else first.mac if first is not None else made_address(context.random)
+        kept = context.kept if isinstance(context.kept, KeptAggregate) else None
+        self.mac = self._address(options, context) if kept is None else kept.mac
         self.mtu = MTU_DEFAULT
         self.up = False
         settings = LacpSettings(options.active, options.timeout == "fast", options.priority, options.key)
-        self.lacp = Aggregator(self.mac, settings)
+        self.lacp = Aggregator(self.mac, settings if kept is None else kept.settings)
         self.ports: dict[str, AgrPort] = {}
+        self.absent: dict[str, AbsentPort] = {}
+        """Ports that have no interface just now, or whose interface cannot be one."""
         self._numbers: dict[int, AgrPort] = {}
         self._distributing: list[Interface] = []
         self._promiscuous = False
@@ -90,11 +119,29 @@ class AgrDriver:
         self.drops = Counters()
         self._listener = self._stack.on_interface(self._interface_event)
         try:
-            for name in options.agrport:
-                self.add(name)
+            if kept is None:
+                for name in options.agrport:
+                    self.add(name)
+            else:
+                self.absent |= {name: AbsentPort(number, priority) for name, number, priority in kept.ports}
+                for name in list(self.absent):
+                    if self._stack.interface(name) is not None:
+                        self._take_again(name)
         except BaseException:
             self.detach()
             raise
+
+    def _address(self, options: AgrOptions, context: Context) -> bytes:
+        first = self._stack.interface(options.agrport[0]) if options.agrport else None
+        if options.mac:
+            return station_address(options.mac, "agr")
+        return made_address(context.random) if first is None else first.mac
+
+    def keep(self) -> KeptAggregate:
+        """`stack.core.module.Keeping`."""
+        there = [(name, port.number, self.lacp.ports[port.number].actor.port_priority) for name, port in self.ports.items()]
+        away = [(name, port.number, port.priority) for name, port in self.absent.items()]
+        return KeptAggregate(self.mac, self.lacp.settings, (*there, *away))
 
     # Driver
 
@@ -121,6 +168,7 @@ class AgrDriver:
     def detach(self) -> None:
         if self._closed:
             return
+        self.absent.clear()
         for name in list(self.ports):
             self.remove(name)
         self._closed = True
@@ -134,6 +182,7 @@ class AgrDriver:
         return {
             "driver": "agr",
             "ports": " ".join(self.ports) or "none",
+            **({"absent": " ".join(self.absent)} if self.absent else {}),
             "carrying": " ".join(interface.name for interface in self._distributing) or "none",
             "partner": "none" if partner is None else mac_text(partner.system),
         }
@@ -141,7 +190,7 @@ class AgrDriver:
     @property
     def below(self) -> tuple[str, ...]:
         """`stack.core.layers.Layered`."""
-        return tuple(self.ports)
+        return (*self.ports, *self.absent)
 
     # Requests
 
@@ -154,13 +203,17 @@ class AgrDriver:
             "key": settings.key,
             "partner": None if partner is None else mac_text(partner.system),
             "drops": dict(self.drops) | dict(self.lacp.drops),
-            "ports": [self._port_facts(port) for port in self.ports.values()],
+            "ports": [
+                *(self._port_facts(port) for port in self.ports.values()),
+                *(_absent_facts(name, port) for name, port in self.absent.items()),
+            ],
         }
 
     def _port_facts(self, port: AgrPort) -> Mapping[str, object]:
         lacp = self.lacp.ports[port.number]
         return {
             "interface": port.interface.name,
+            "present": True,
             "number": port.number,
             "up": port.interface.up,
             "priority": lacp.actor.port_priority,
@@ -194,28 +247,37 @@ class AgrDriver:
         self._settle()
 
     def add(self, name: str) -> None:
-        """Another port. ModuleError when that cannot be."""
+        """Another port; one that was absent has its number and priority. ModuleError when that cannot be."""
+        known = self.absent.get(name)
+        if known is None and len(self.below) >= PORTS_MAX:
+            raise refused(f"{self.name} has {PORTS_MAX} ports already", errno.ENOSPC)
         interface = given.interface(self._stack, name)
         if isinstance(specific_driver(interface.driver), AgrDriver):
             raise refused(f"{name} is an aggregate itself")
         if name in self.ports:
             raise refused(f"{name} is a port of {self.name} already", errno.EBUSY)
         refuse_circle(self.name, name, self._stack.driver_of)
-        upon = [one.name for one in self._stack.interfaces if name in stands_on(one.driver) and one.name != interface.owner]
+        upon = [
+            one.name for one in self._stack.interfaces if name in stands_on(one.driver) and one.name not in (self.name, interface.owner)
+        ]
         if upon:
             raise refused(f"{name} cannot be a port: {', '.join(upon)} on it would hear nothing any more", errno.EBUSY)
         if interface.endpoints is not None:
             raise refused(f"{name} is no Ethernet: its stations are IP endpoints")
-        if len(self.ports) >= PORTS_MAX:
-            raise refused(f"{self.name} has {PORTS_MAX} ports already", errno.ENOSPC)
         registrations = take_over(self._stack, interface, self.name, ORDER_AGGREGATE, self._incoming, self._outgoing)
-        number = next(one for one in range(1, PORTS_MAX + 1) if one not in self._numbers)
+        self.absent.pop(name, None)
+        taken = {*self._numbers, *(one.number for one in self.absent.values())}
+        number = next(one for one in range(1, PORTS_MAX + 1) if one not in taken) if known is None else known.number
         self.ports[name] = self._numbers[number] = AgrPort(interface, number, registrations)
-        self.lacp.add(number, 0x8000, interface.up, self._dispatch.now())
+        self.lacp.add(number, PRIORITY if known is None else known.priority, interface.up, self._dispatch.now())
         self._settle()
 
     def remove(self, name: str) -> None:
-        """A port less. ModuleError when it is none."""
+        """A port less. ModuleError when it is none, absent or not."""
+        if self.absent.pop(name, None) is None:
+            self._take_out(name)
+
+    def _take_out(self, name: str) -> None:
         port = self._named(name)
         self.lacp.remove(port.number, self._dispatch.now())
         self._send_pdus()
@@ -224,9 +286,30 @@ class AgrDriver:
             registration.revoke()
         self._settle()
 
+    def _lose(self, port: AgrPort) -> None:
+        """The interface of a port is gone."""
+        name = port.interface.name
+        log.warning("%s: port %s is gone; it is a port again when it is back", self.name, name)
+        lost = AbsentPort(port.number, self.lacp.ports[port.number].actor.port_priority)
+        self._take_out(name)
+        self.absent[name] = lost
+
+    def _take_again(self, name: str) -> None:
+        """An interface has the name of an absent port."""
+        absent = self.absent[name]
+        try:
+            self.add(name)
+        except OSError as error:
+            absent.why = str(error)
+            log.warning("%s: %s is back and cannot be a port as it was: %s", self.name, name, absent.why)
+        else:
+            log.info("%s: port %s is back", self.name, name)
+
     def _named(self, name: str) -> AgrPort:
+        if name in self.absent:
+            raise refused(f"{name} is an absent port of {self.name}, which can only be taken out: {self.absent[name].why}", errno.ENXIO)
         if name not in self.ports:
-            raise refused(f"{name} is no port of {self.name}; there are: {', '.join(self.ports) or 'none'}", errno.ENOENT)
+            raise refused(f"{name} is no port of {self.name}; there are: {', '.join(self.below) or 'none'}", errno.ENOENT)
         return self.ports[name]
 
     # Frames of the ports
@@ -279,11 +362,16 @@ class AgrDriver:
     # LACP and time
 
     def _interface_event(self, event: InterfaceEvent, interface: Interface) -> None:
+        if event is InterfaceEvent.ATTACHED and interface.name in self.absent:
+            self._take_again(interface.name)
+            return
+        if event is InterfaceEvent.DETACHED and interface.name in self.absent:
+            self.absent[interface.name].why = GONE
         port = self.ports.get(interface.name)
         if port is None or port.interface is not interface:
             return
         if event is InterfaceEvent.DETACHED:
-            self.remove(interface.name)
+            self._lose(port)
         elif event in (InterfaceEvent.UP, InterfaceEvent.DOWN):
             self.lacp.set_enabled(port.number, interface.up, self._dispatch.now())
             self._settle()
@@ -320,6 +408,10 @@ class AgrDriver:
     def _count(self, reason: str, number: int = 1) -> None:
         if self._port is not None:
             self._port.count(reason, number)
+
+
+def _absent_facts(name: str, port: AbsentPort) -> Mapping[str, object]:
+    return {"interface": name, "present": False, "why": port.why, "number": port.number, "up": False, "priority": port.priority}
 
 
 def _attach(context: Context, options: AgrOptions) -> AgrDriver:

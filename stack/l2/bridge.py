@@ -20,6 +20,8 @@ forwarded as they are, tagged or not. Group addresses 01:80:c2:00:00:00 to 0f ar
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import attrs
 
 from resmgr.errors import Misuse
@@ -102,9 +104,9 @@ class Bridge:
         self._own: dict[bytes, int] = {mac: 0}
         """Our addresses: 0 for the bridge, else the port."""
 
-    def add(self, mac: bytes, storm: int = STORM_RATE) -> BridgePort:
-        """A port, with the lowest free number. Misuse beyond PORTS_MAX."""
-        number = next((one for one in range(1, PORTS_MAX + 1) if one not in self.ports), None)
+    def add(self, mac: bytes, storm: int = STORM_RATE, wanted: Iterable[int] = ()) -> BridgePort:
+        """A port, with the first free number of *wanted*, else the lowest free one. Misuse beyond PORTS_MAX."""
+        number = next((one for one in (*wanted, *range(1, PORTS_MAX + 1)) if one not in self.ports), None)
         if number is None:
             raise Misuse(f"a bridge has {PORTS_MAX} ports at most")
         port = BridgePort(number, mac, StormControl(storm))

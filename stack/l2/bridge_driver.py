@@ -8,7 +8,8 @@ forwarding engine, which is told what is learned and asked before a station is l
     learn, discover IF on|off             stp, edge, autoedge, ptp, guard, rootguard, tcnguard IF on|off
     ipf on|off                            proto rstp|stp, priority, hellotime, fwddelay, maxage, holdcnt, ifpriority, ifpathcost
 
-A member that goes away leaves the bridge. The bridge is up while one of its members is, and its MTU is the least of theirs.
+Members are names: one whose interface goes is *absent*, and a member again, with its port and settings (`stack.l2.membership`), when an
+interface of that name is attached. The bridge is up while one of its members is, and its MTU is the least of theirs.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ from stack.l2.engine import Engine
 from stack.l2.flushes import FlushBound
 from stack.l2.forward.fastpath import FastPath
 from stack.l2.forward.kinds import CAPABILITIES, kinds
+from stack.l2.membership import GONE, Absent, KeptBridge, Membership
 from stack.l2.pseudo import made_address, take_over
 from stack.l2.stp.machine import SpanningTree
 from stack.l2.stp.settings import PortSettings, Protocol, TreeSettings
@@ -75,18 +77,20 @@ class BridgeDriver:
 
     def __init__(self, context: Context, options: BridgeOptions, engine: Engine | None = None) -> None:
         """*engine*: who forwards what is known; the bridge's from now on. None: all goes by here."""
+        kept = context.kept if isinstance(context.kept, KeptBridge) else _as_optioned(options, context)
         self._stack = context.stack
         self._dispatch = context.dispatch
         self.options = options
         self.name = options.name
-        self.mac = station_address(options.mac, "bridge") if options.mac else made_address(context.random)
+        self.mac = kept.mac
         self.mtu = MTU_DEFAULT
         self.up = False
-        self.bridge = Bridge(self.mac, options.maxaddr, options.timeout, options.station)
-        settings = TreeSettings(Protocol(options.proto), options.priority, options.maxage, options.hellotime, options.fwddelay)
-        self.tree = SpanningTree(self.mac, settings, self._dispatch.now())
+        self.bridge = Bridge(self.mac, kept.maxaddr, kept.timeout, options.station)
+        self.tree = SpanningTree(self.mac, kept.tree, self._dispatch.now())
         self._flushes = FlushBound()
         self.members: dict[str, Member] = {}
+        self.absent: dict[str, Absent] = {}
+        """Members that have no interface just now, or whose interface cannot be one."""
         self.drops = Counters()
         self._numbers: dict[int, Member] = {}
         self._port: Port | None = None
@@ -96,15 +100,21 @@ class BridgeDriver:
         self._running = True
         """It forwards: nobody has switched it off. If so, members are interfaces like others."""
         self.engine = engine
-        self.ipf = options.ipf
+        self.ipf = kept.ipf
         """IP filters see what is bridged (`stack.l2.ipf`)."""
         self._unwatch = self._stack.ip_filters.watch(self._filters_changed)
         self._listener = self._stack.on_interface(self._interface_event)
         try:
-            for name in options.add:
-                self.add(name)
-            for name in options.span:
-                self.add(name, span=True)
+            if kept is context.kept:
+                self.absent |= {name: Absent(membership) for name, membership in kept.members}
+                for name in list(self.absent):
+                    if self._stack.interface(name) is not None:
+                        self._take_again(name)
+            else:
+                for name in options.add:
+                    self.add(name)
+                for name in options.span:
+                    self.add(name, span=True)
         except BaseException:
             self.detach()
             raise
@@ -125,6 +135,7 @@ class BridgeDriver:
         if self._closed:
             return
         self._closed = True
+        self.absent.clear()
         for name in list(self.members):
             self.delete(name)
         self._listener.revoke()
@@ -138,6 +149,7 @@ class BridgeDriver:
         told: dict[str, str | int] = {
             "driver": "bridge",
             "members": " ".join(self.members) or "none",
+            **({"absent": " ".join(self.absent)} if self.absent else {}),
             "stations": len(self.bridge.stations),
         }
         if self.engine is not None:
@@ -148,7 +160,7 @@ class BridgeDriver:
     @property
     def below(self) -> tuple[str, ...]:
         """`stack.core.layers.Layered`."""
-        return tuple(self.members)
+        return (*self.members, *self.absent)
 
     def get_specific(self) -> Mapping[str, object]:
         return facts(self)
@@ -160,38 +172,58 @@ class BridgeDriver:
         setter(self, arguments)
         self.settle()
 
+    def keep(self) -> KeptBridge:
+        """`stack.core.module.Keeping`."""
+        stations = self.bridge.stations
+        members = tuple((name, self.membership(name)) for name in self.below)
+        return KeptBridge(self.mac, stations.maximum, stations.timeout, self.ipf, self.tree.settings, members)
+
     # Members
 
     def add(self, name: str, span: bool = False) -> None:
-        """ModuleError when there is no such interface, it is in a bridge or an aggregate already, would make a loop with another member,
-        cannot be promiscuous, or there are too many."""
+        """A member; one that was absent has its settings. ModuleError when there is no such interface, it is in a bridge or an aggregate
+        already, would make a loop with another member, cannot be promiscuous, or there are too many."""
+        fresh = Membership(spans=span, storm=self.options.storm, tree=self.options.stp and not span)
+        known = self.absent.get(name)
+        if known is None and len(self.below) >= PORTS_MAX:
+            raise refused(f"{self.name} has {PORTS_MAX} members already", errno.ENOSPC)
+        self._add(name, known.membership if known is not None and known.membership.spans is span else fresh)
+
+    def _add(self, name: str, wanted: Membership) -> None:
         interface = interface_named(self._stack, name)
         if isinstance(specific_driver(interface.driver), BridgeDriver):
             raise refused(f"{name} is a bridge itself")
         if name in self.members:
             raise refused(f"{name} is a member of {self.name} already", errno.EBUSY)
         refuse_circle(self.name, name, self._stack.driver_of)
-        refuse_relatives(name, self.members, self._stack.driver_of)
+        refuse_relatives(name, [one for one in self.below if one != name], self._stack.driver_of)
         if interface.endpoints is not None:
             raise refused(f"{name} has no broadcast: its stations are IP endpoints, which a bridge cannot join to others")
-        if len(self.members) >= PORTS_MAX:
-            raise refused(f"{self.name} has {PORTS_MAX} members already", errno.ENOSPC)
-        port = self.bridge.add(interface.mac, self.options.storm)
-        port.up, port.spans = interface.up, span
+        reserved = {one.membership.number for other, one in self.absent.items() if other != name}
+        free = (number for number in range(1, PORTS_MAX + 1) if number not in reserved)
+        port = self.bridge.add(interface.mac, wanted.storm, (*filter(None, (wanted.number,)), *free))
+        port.up, port.spans = interface.up, wanted.spans
+        port.learn, port.discover, port.most = wanted.learn, wanted.discover, wanted.most
         try:
             registrations = take_over(self._stack, interface, self.name, ORDER_BRIDGE, self._incoming, self._outgoing, runs=True)
         except BaseException:
             self.bridge.remove(port.number)
             raise
-        member = Member(interface, port, registrations, PortSettings())
+        member = Member(interface, port, registrations, wanted.settings)
         self.members[name] = self._numbers[port.number] = member
+        self.absent.pop(name, None)
         self._keep_own_addresses()
         if self.engine is not None:
             self.engine.add(interface)
             if not self._running:
                 self.engine.off(interface, SWITCHED_OFF)
-        if self.options.stp and not span:
-            self.join_tree(member, True)
+        if wanted.tree:
+            self.join_tree(member, True, wanted.guarded)
+        for station in wanted.statics:
+            if not self.bridge.is_own(station):
+                self.bridge.stations.add_static(station, port.number, 0.0)
+                if self.engine is not None:
+                    self.engine.learned(station, interface)
         self._members_changed()
         self.settle()
 
@@ -202,7 +234,11 @@ class BridgeDriver:
                 self.engine.forget(member.interface.mac)
 
     def delete(self, name: str) -> None:
-        """ModuleError when it is no member."""
+        """ModuleError when it is no member, absent or not."""
+        if self.absent.pop(name, None) is None:
+            self._take_out(name)
+
+    def _take_out(self, name: str) -> None:
         member = self.member(name)
         self.join_tree(member, False)
         self._flushes.forget(member.port.number)
@@ -215,19 +251,59 @@ class BridgeDriver:
         self._members_changed()
         self.settle()
 
+    def membership(self, name: str) -> Membership:
+        """Of a member, absent or not."""
+        if name in self.absent:
+            return self.absent[name].membership
+        member = self.member(name)
+        port = member.port
+        return Membership(
+            port.number,
+            port.spans,
+            port.learn,
+            port.discover,
+            port.most,
+            int(port.storm.rate),
+            port.tree,
+            member.settings,
+            port.tree and self.tree.view(port.number).guarded,
+            self.bridge.stations.static_on(port.number),
+        )
+
+    def _lose(self, name: str) -> None:
+        """The interface of a member is gone."""
+        log.warning("%s: member %s is gone; it is a member again when it is back", self.name, name)
+        lost = Absent(self.membership(name))
+        self._take_out(name)
+        self.absent[name] = lost
+
+    def _take_again(self, name: str) -> None:
+        """An interface has the name of an absent member."""
+        absent = self.absent[name]
+        try:
+            self._add(name, absent.membership)
+        except OSError as error:
+            absent.why = str(error)
+            log.warning("%s: %s is back and cannot be a member as it was: %s", self.name, name, absent.why)
+        else:
+            log.info("%s: member %s is back", self.name, name)
+
     def member(self, name: str) -> Member:
+        """ModuleError when there is none, or it is absent."""
+        if name in self.absent:
+            raise refused(f"{name} is an absent member of {self.name}, which can only be deleted: {self.absent[name].why}", errno.ENXIO)
         if name not in self.members:
-            raise refused(f"{name} is no member of {self.name}; there are: {', '.join(self.members) or 'none'}", errno.ENOENT)
+            raise refused(f"{name} is no member of {self.name}; there are: {', '.join(self.below) or 'none'}", errno.ENOENT)
         return self.members[name]
 
-    def join_tree(self, member: Member, on: bool) -> None:
-        """From now on the member takes part in the spanning tree, or not any more; idempotent."""
+    def join_tree(self, member: Member, on: bool, guarded: bool = False) -> None:
+        """From now on the member takes part in the spanning tree, or not any more; idempotent. *guarded*: its guard has struck before."""
         port, now = member.port, self._dispatch.now()
         if on and port.spans:
             raise refused(f"{member.interface.name} is a span port, which takes part in no spanning tree")
         if on and not port.tree:
             port.tree = True
-            self.tree.add(port.number, member.settings, port.up and self._running, now)
+            self.tree.add(port.number, member.settings, port.up and self._running, now, guarded)
         elif port.tree and not on:
             port.tree = False
             self.tree.remove(port.number, now)
@@ -266,12 +342,16 @@ class BridgeDriver:
 
     def _interface_event(self, event: InterfaceEvent, interface: Interface) -> None:
         self._look_at_the_switch()
+        if event is InterfaceEvent.ATTACHED and interface.name in self.absent:
+            self._take_again(interface.name)
+            return
+        if event is InterfaceEvent.DETACHED and interface.name in self.absent:
+            self.absent[interface.name].why = GONE
         member = self.members.get(interface.name)
         if member is None or member.interface is not interface:
             return
         if event is InterfaceEvent.DETACHED:
-            log.warning("%s: member %s is gone", self.name, interface.name)
-            self.delete(interface.name)
+            self._lose(interface.name)
             return
         if event is InterfaceEvent.CHANGED:
             self.bridge.readdress(member.port.number, interface.mac)
@@ -439,6 +519,13 @@ class BridgeDriver:
 
     def _idle(self, station: bytes) -> float | None:
         return None if self.engine is None else self.engine.idle(station)
+
+
+def _as_optioned(options: BridgeOptions, context: Context) -> KeptBridge:
+    """Without members: those are added one by one, and must be there."""
+    mac = station_address(options.mac, "bridge") if options.mac else made_address(context.random)
+    tree = TreeSettings(Protocol(options.proto), options.priority, options.maxage, options.hellotime, options.fwddelay)
+    return KeptBridge(mac, options.maxaddr, options.timeout, options.ipf, tree, ())
 
 
 def _attach(context: Context, options: BridgeOptions) -> BridgeDriver:

@@ -11,7 +11,8 @@ import attrs
 from stack.core.specific import Rows
 from stack.l2 import arguments as given
 from stack.l2.arguments import refused
-from stack.l2.stations import MAX_LIMIT, Station
+from stack.l2.membership import Absent
+from stack.l2.stations import MAX_LIMIT, STATIC_MAX, Station
 from stack.l2.storm import StormControl
 from stack.l2.stp.settings import PortSettings, Protocol, TreeSettings
 from stack.wire.bpdu import bridge_text
@@ -42,10 +43,10 @@ def _add_span(driver: BridgeDriver, arguments: Arguments) -> None:
 
 
 def _delete_span(driver: BridgeDriver, arguments: Arguments) -> None:
-    member = _member(driver, arguments)
-    if not member.port.spans:
-        raise refused(f"{member.interface.name} is a member, not a span port")
-    driver.delete(member.interface.name)
+    name = given.text(arguments, "interface")
+    if not driver.membership(name).spans:
+        raise refused(f"{name} is a member, not a span port")
+    driver.delete(name)
 
 
 def _flush(driver: BridgeDriver, arguments: Arguments) -> None:
@@ -54,21 +55,40 @@ def _flush(driver: BridgeDriver, arguments: Arguments) -> None:
 
 def _flush_all(driver: BridgeDriver, arguments: Arguments) -> None:
     driver.forget(None, statics=True)
+    for absent in driver.absent.values():
+        absent.membership = attrs.evolve(absent.membership, statics=())
 
 
 def _static(driver: BridgeDriver, arguments: Arguments) -> None:
     member, mac = _member(driver, arguments), given.address(arguments, "address")
     if driver.bridge.is_own(mac):
         raise refused(f"{mac_text(mac)} is an address of this bridge itself")
-    if not driver.bridge.stations.add_static(mac, member.port.number, 0.0):
+    stations = driver.bridge.stations
+    before = stations.known.get(mac)
+    held = [address for absent in driver.absent.values() for address in absent.membership.statics]
+    full = stations.statics + len(held) >= STATIC_MAX and mac not in held and (before is None or not before.static)
+    if full or not stations.add_static(mac, member.port.number, 0.0):
         raise refused(f"{driver.name} has as many static addresses as it can have", errno.ENOSPC)
+    _forget_absent(driver, mac)
     if driver.engine is not None:
         driver.engine.learned(mac, member.interface)
 
 
+def _forget_absent(driver: BridgeDriver, mac: bytes) -> bool:
+    """*mac* is no static address of an absent member any more. Whether it was."""
+    found = False
+    for absent in driver.absent.values():
+        if mac in absent.membership.statics:
+            left = tuple(one for one in absent.membership.statics if one != mac)
+            absent.membership = attrs.evolve(absent.membership, statics=left)
+            found = True
+    return found
+
+
 def _delete_address(driver: BridgeDriver, arguments: Arguments) -> None:
     mac = given.address(arguments, "address")
-    if not driver.bridge.stations.remove(mac):
+    absent = _forget_absent(driver, mac)
+    if not driver.bridge.stations.remove(mac) and not absent:
         raise refused(f"{driver.name} does not know {mac_text(mac)}", errno.ENOENT)
     if driver.engine is not None:
         driver.engine.forget(mac)
@@ -208,7 +228,10 @@ def facts(driver: BridgeDriver) -> Mapping[str, object]:
         "ipf": driver.ipf,
         "addresses": Rows(list(stations), station),
         "drops": dict(driver.drops) | dict(tree.drops),
-        "members": [_member_facts(driver, member) for member in driver.members.values()],
+        "members": [
+            *(_member_facts(driver, member) for member in driver.members.values()),
+            *(_absent_facts(name, absent) for name, absent in driver.absent.items()),
+        ],
         "stp": {
             "protocol": tree.settings.protocol.value,
             "priority": tree.settings.priority,
@@ -250,15 +273,38 @@ def facts(driver: BridgeDriver) -> Mapping[str, object]:
     return told
 
 
+def _flags(learn: bool, discover: bool, tree: bool, spans: bool) -> list[str]:
+    if spans:
+        return ["span"]
+    return [name for name, is_set in (("learn", learn), ("discover", discover), ("stp", tree)) if is_set]
+
+
+def _absent_facts(name: str, absent: Absent) -> Mapping[str, object]:
+    """As of a member, without what only one with an interface has. `guarded`: BPDU guard has struck."""
+    kept = absent.membership
+    return {
+        "interface": name,
+        "present": False,
+        "why": absent.why,
+        "number": kept.number,
+        "up": False,
+        "flags": _flags(kept.learn, kept.discover, kept.tree, kept.spans),
+        "ifmaxaddr": kept.most,
+        "storm": kept.storm,
+        "guarded": kept.guarded,
+        "statics": list(map(mac_text, kept.statics)),
+        "received": 0,
+        "forwarded": 0,
+        "drops": {},
+    }
+
+
 def _member_facts(driver: BridgeDriver, member: Member) -> Mapping[str, object]:
     port = member.port
-    flags = [
-        name
-        for name, is_set in (("learn", port.learn), ("discover", port.discover), ("stp", port.tree), ("span", port.spans))
-        if is_set and not (port.spans and name != "span")
-    ]
+    flags = _flags(port.learn, port.discover, port.tree, port.spans)
     told: dict[str, object] = {
         "interface": member.interface.name,
+        "present": True,
         "number": port.number,
         "up": port.up,
         "flags": flags,

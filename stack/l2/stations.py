@@ -83,6 +83,14 @@ class Stations:
     def __len__(self) -> int:
         return len(self.known)
 
+    @property
+    def statics(self) -> int:
+        """How many static ones there are."""
+        return self._statics
+
+    def static_on(self, port: int) -> tuple[bytes, ...]:
+        return tuple(address for address, entry in self.known.items() if entry.static and entry.port == port)
+
     def __iter__(self) -> Iterator[tuple[bytes, Station]]:
         return iter(self.known.items())
 

@@ -14,6 +14,7 @@ SIOCSETVLAN and SIOCSETVLANPRIO are the requests `vlan` and `vlanprio` (`stack.c
 from __future__ import annotations
 
 import errno
+import logging
 from collections.abc import Mapping
 
 import attrs
@@ -36,6 +37,8 @@ from stack.l2.pseudo import accepted
 from stack.wire.ethernet import MAC_SIZE, TAG_SIZE, is_group
 from stack.wire.vlan import ID_MAX, PRIORITY_MAX, tagged, untagged, vlan_of
 
+log = logging.getLogger(__name__)
+
 MTU_MIN = 68
 
 
@@ -50,16 +53,25 @@ class VlanOptions:
     mtu: int = attrs.field(default=0, validator=[ge(0), le(65535)])
 
 
+@attrs.frozen
+class KeptVlan:
+    """What a VLAN has instead of its options after a restart (`stack.core.module.Keeping`)."""
+
+    vlan: int
+    priority: int
+
+
 class VlanDriver:
-    """See the head of this file, `stack.core.driver.Driver`, `stack.core.promiscuity.Promiscuous` and `stack.core.specific.Specific`."""
+    """See the head of this file, `stack.core.driver.Driver`, `stack.core.promiscuity.Promiscuous`, `stack.core.groups.Grouping` and
+    `stack.core.specific.Specific`."""
 
     def __init__(self, context: Context, options: VlanOptions) -> None:
         """ModuleError when there is no such parent, it carries no tags or is an aggregate's, or the VLAN has an interface already."""
         self._stack = context.stack
         self.name = options.name or f"vlan{options.vlan}"
         self.parent_name = options.vlanif
-        self.vlan = options.vlan
-        self.priority = options.prio
+        kept = context.kept if isinstance(context.kept, KeptVlan) else KeptVlan(options.vlan, options.prio)
+        self.vlan, self.priority = kept.vlan, kept.priority
         self._mtu_asked = options.mtu
         self.parent: Interface | None = given.interface(self._stack, options.vlanif)
         if self.parent.endpoints is not None:
@@ -71,23 +83,30 @@ class VlanDriver:
                 errno.EBUSY,
             )
         refuse_circle(self.name, options.vlanif, self._stack.driver_of)
-        self._refuse_twice(options.vlan)
+        self._refuse_twice(self.vlan)
         room = self._room()
         if options.mtu and not MTU_MIN <= options.mtu <= room:
             raise refused(f"the MTU of {self.name} can be {MTU_MIN} to {room}, as {options.vlanif} is")
         self.mac, self.mtu, self.up = self.parent.mac, options.mtu or room, self.parent.up
         self._port: Port | None = None
         self._accepted: frozenset[int] | None = frozenset()
+        self._wants_all = False
+        """Somebody asked for what is for other stations, whether the parent is there and does it or not."""
         self._promiscuity: Registration | None = None
+        self._groups: frozenset[bytes] = frozenset()
+        """As asked for; `_joined` are those of the parent."""
+        self._joined: dict[bytes, Registration] = {}
+        self._lacks = ""
+        """What the parent that came back refused, in a sentence."""
         self._closed = False
         self._listener = self._stack.on_interface(self._interface_event)
         on = (options.vlanif,)
         self._hook = self._stack.add_hook(Point.IN, self._incoming, order=ORDER_VLAN, name=self.name, counts=True, interfaces=on)
 
     def _room(self) -> int:
-        assert self.parent is not None
-        nested = isinstance(specific_driver(self.parent.driver), VlanDriver)
-        return self.parent.mtu - (TAG_SIZE if nested else 0)
+        parent = self._there()
+        nested = isinstance(specific_driver(parent.driver), VlanDriver)
+        return parent.mtu - (TAG_SIZE if nested else 0)
 
     def _others(self) -> list[VlanDriver]:
         """The other VLANs of our parent."""
@@ -109,11 +128,57 @@ class VlanDriver:
         self._accepted = ethertypes
 
     def promiscuous(self, on: bool) -> None:
+        if on and self.parent is not None and self._promiscuity is None:
+            self._promiscuity = self._stack.promiscuous(self.parent, self.name)
+        elif not on and self._promiscuity is not None:
+            self._promiscuity.revoke()
+            self._promiscuity = None
+        self._wants_all = on
+
+    def groups(self, wanted: frozenset[bytes]) -> None:
+        """The parent must hear them. ModuleError when it cannot hear one; then it hears what it did before."""
+        if self.parent is not None:
+            joined: dict[bytes, Registration] = {}
+            try:
+                for group in wanted - self._joined.keys():
+                    joined[group] = self._stack.join(self.parent, group, self.name)
+            except BaseException:
+                for registration in joined.values():
+                    registration.revoke()
+                raise
+            self._joined |= joined
+            for group in self._joined.keys() - wanted:
+                self._joined.pop(group).revoke()
+        self._groups = wanted
+
+    def _ask_again(self) -> None:
+        """The parent is another than before: what was asked of the old one is asked of it."""
+        lacks = []
+        try:
+            self.promiscuous(self._wants_all)
+        except OSError as error:
+            lacks.append(str(error))
+        for group in sorted(self._groups):
+            try:
+                self._joined[group] = self._stack.join(self._there(), group, self.name)
+            except OSError as error:
+                lacks.append(str(error))
+        self._lacks = "; ".join(lacks)
+        if lacks:
+            log.warning("%s: %s is back and refuses what it did before: %s", self.name, self.parent_name, self._lacks)
+
+    def _there(self) -> Interface:
+        assert self.parent is not None
+        return self.parent
+
+    def _let_go(self) -> None:
+        """Of the parent, which goes or which we leave; what is wanted of it stays known."""
         if self._promiscuity is not None:
             self._promiscuity.revoke()
             self._promiscuity = None
-        if on and self.parent is not None:
-            self._promiscuity = self._stack.promiscuous(self.parent, self.name)
+        for registration in self._joined.values():
+            registration.revoke()
+        self._joined.clear()
 
     def transmit(self, frames: list[Frame]) -> None:
         if self.parent is None or self._closed:
@@ -130,7 +195,11 @@ class VlanDriver:
         self.up = False
         self._hook.revoke()
         self._listener.revoke()
-        self.promiscuous(False)
+        self._let_go()
+
+    def keep(self) -> KeptVlan:
+        """`stack.core.module.Keeping`."""
+        return KeptVlan(self.vlan, self.priority)
 
     @property
     def below(self) -> tuple[str, ...]:
@@ -146,6 +215,7 @@ class VlanDriver:
             "vlanif": self.parent_name,
             "vlanprio": self.priority,
             "present": self.parent is not None,
+            "lacks": self._lacks,
         }
 
     def set_specific(self, command: str, arguments: Mapping[str, object]) -> None:
@@ -170,7 +240,7 @@ class VlanDriver:
         return [frame for frame, kind in zip(frames, kinds, strict=True) if kind != self.vlan]
 
     def _deliver(self, parent: Interface, frames: list[bytes]) -> None:
-        if parent.promiscuous and self._promiscuity is None:
+        if parent.promiscuous and not self._wants_all:
             # Somebody else wants what is for others; we do not.
             mac = self.mac
             mine = [frame for frame in frames if frame[:MAC_SIZE] == mac or is_group(frame)]
@@ -184,9 +254,10 @@ class VlanDriver:
     def _interface_event(self, event: InterfaceEvent, interface: Interface) -> None:
         if interface.name == self.parent_name and event is InterfaceEvent.ATTACHED:
             self.parent = interface
+            self._ask_again()
         elif interface is self.parent and event is InterfaceEvent.DETACHED:
-            self.promiscuous(False)
-            self.parent = None
+            self._let_go()
+            self.parent, self._lacks = None, ""
         if self.parent is None:
             self._take_over(self.mac, self.mtu, False)
         elif interface is self.parent:

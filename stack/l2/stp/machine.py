@@ -65,8 +65,8 @@ class SpanningTree:
 
     # What the operator and the link do
 
-    def add(self, number: int, settings: PortSettings, enabled: bool, now: float) -> None:
-        """A port. Misuse when the number is taken or no port's."""
+    def add(self, number: int, settings: PortSettings, enabled: bool, now: float, guarded: bool = False) -> None:
+        """A port. *guarded*: one whose guard has struck before. Misuse when the number is taken or no port's."""
         if not 1 <= number <= PORTS_MAX or number in self._tree.ports:
             raise Misuse(f"there can be no port {number}")
         tree = self._tree
@@ -76,7 +76,8 @@ class SpanningTree:
         port.oper_edge = settings.edge
         tree.ports[number] = port
         self._limits[number] = TokenBucket(BPDUS_PER_SECOND, BPDUS_AT_ONCE)
-        port.linked = port.enabled = enabled
+        port.guarded = guarded and settings.guard
+        port.linked, port.enabled = enabled, enabled and not port.guarded
         tree.now = now
         transmission.check(tree, port)
         self._run()

@@ -53,6 +53,6 @@ async def test_the_whole_way(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         assert [one["interface"] for one in ports] == ["en1"]
         await qnet("vlan5", "create", "vlan", "5", "vlanif", "en2")
         await qnet("vlan5", "vlanprio", "6")
-        assert facts(manager.stack, "vlan5") == {"vlan": 5, "vlanif": "en2", "vlanprio": 6, "present": True}
+        assert facts(manager.stack, "vlan5") == {"vlan": 5, "vlanif": "en2", "vlanprio": 6, "present": True, "lacks": ""}
         await qnet("vlan5", "destroy")
         assert manager.stack.interface("vlan5") is None

@@ -127,6 +127,10 @@ class BadDriver:
         self.bomb.at("get_specific")
         return {}
 
+    def keep(self) -> object:
+        self.bomb.at("keep")
+        return None
+
     def info(self) -> Mapping[str, str | int]:
         self.bomb.at("info")
         return {}
@@ -414,6 +418,7 @@ ENTRIES: Mapping[str, Trigger] = {
     "set_specific": lambda world: world.ask(True),
     "get_specific": lambda world: world.ask(False),
     "info": lambda world: interface_of(world.stack, "bad0"),
+    "keep": lambda world: world.stack.restarter.failed(world.driver.guard),
     "detach of a driver": removed,
     # Of wrappers
     "to_wire": lambda world: wrapped(world).stack.output(world.interface("bad0"), [bytes(60)]),
