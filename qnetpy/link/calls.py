@@ -1,7 +1,9 @@
 """Whom to call, and when again: addresses where nodes may be (hints), the handshake attempts under way, and who waits for which.
 
 An address is a *stranger's* until a node was authenticated there; then it is a *known* one's, and is remembered with the node's name.
-Anybody on the cable can announce strangers: they are bounded in number, in calls at a time, and called ever more rarely. A known
+Anybody on the cable can announce strangers: they are bounded in number, in calls at a time, and called ever more rarely. But a stranger
+may be a node that is up, on a cable that did not work until now: all are called once more when a link begins, and
+while they are few as often as known ones where a node that is up has no path. A known
 address is called again within seconds, so that a healed network is noticed; within a minute once discovery has withdrawn it, since after
 a long partition no announcement may be under way on either side. The node there may be another by now, and does not answer who calls it by
 another name: after a call that came to nothing the next one is for whoever is there, and so in turn.
@@ -18,6 +20,7 @@ from typing import Protocol
 
 import attrs
 
+from qnetpy.link.constants import ATTEMPT_TIMEOUT
 from qnetpy.link.deadlines import Deadlines
 from qnetpy.link.handshake import HandshakeMachine
 from qnetpy.link.outcome import Failed, PeerHint, Reason
@@ -35,6 +38,9 @@ RETRY_FIRST = 2.0
 RETRY_KNOWN = 5.0
 RETRY_STRANGER = 60.0
 """Seconds until an address is called again after nobody answered: at first, and at most for known ones and strangers. It doubles."""
+STRANGERS_FEW = 16
+"""Strangers that are called as often as known addresses where a node that is up has no path. If there are more, the wait grows with their
+number: they cost as much as so many, a frame a second each."""
 STIR_EVERY = 10.0
 """Seconds from one time that a link makes us call all strangers soon to the next. Stops a member that comes and goes from having us call
 without end."""
@@ -78,14 +84,21 @@ class Hint:
 
 
 class Calls:
-    """See the head of this file. *usable*: is that address' interface up? *linked*: does a live link make a call to that hint needless?"""
+    """See the head of this file. *usable*: is that address' interface up? *linked*: does a live link make a call to that hint needless?
+    *wanting*: has a node to which there is a live link no path on that interface?"""
 
     def __init__(
-        self, handshake: HandshakeMachine, usable: Callable[[Address], bool], linked: Callable[[Hint], bool], counters: Counter[str]
+        self,
+        handshake: HandshakeMachine,
+        usable: Callable[[Address], bool],
+        linked: Callable[[Hint], bool],
+        wanting: Callable[[str], bool],
+        counters: Counter[str],
     ) -> None:
         self._handshake = handshake
         self._usable = usable
         self._linked = linked
+        self._wanting = wanting
         self._counters = counters
         self._strangers: dict[Address, Hint] = {}
         self._known: dict[Address, Hint] = {}
@@ -179,7 +192,7 @@ class Calls:
         if now < self._stirred_at:
             return
         self._stirred_at = at = max(now, self._stirred_at + STIR_EVERY)
-        for hint in [hint for hint in self._strangers.values() if hint.unanswered]:
+        for hint in [hint for hint in self._strangers.values() if hint.unanswered and hint.told is None]:
             self._sooner(hint, at)
             self._call(hint, now)
 
@@ -293,11 +306,22 @@ class Calls:
         if event.reason is Reason.SUPERSEDED or (hint.refused and hint.called_at < self._identity_at):
             hint.retry_at = now + RETRY_SOON
         elif event.reason in UNANSWERED:
-            limit = RETRY_KNOWN if hint.name and not hint.withdrawn else RETRY_STRANGER
-            hint.retry_at = now + min(RETRY_FIRST * 2.0 ** min(hint.unanswered, 10), limit)
+            hint.retry_at = now + min(RETRY_FIRST * 2.0 ** min(hint.unanswered, 10), self._longest_wait(hint))
             hint.unanswered += 1
         else:
             hint.retry_at = now + RETRY_REFUSED
+
+    def _longest_wait(self, hint: Hint) -> float:
+        """Seconds between calls that nobody answers."""
+        if hint.name:
+            return RETRY_STRANGER if hint.withdrawn else RETRY_KNOWN
+        wait = self._stranger_wait()
+        return wait if wait < RETRY_STRANGER and self._wanting(hint.address[0]) else RETRY_STRANGER
+
+    def _stranger_wait(self) -> float:
+        """The same for a stranger that may be a node that is up."""
+        period = (ATTEMPT_TIMEOUT + RETRY_KNOWN) * max(1.0, len(self._strangers) / STRANGERS_FEW)
+        return min(period - ATTEMPT_TIMEOUT, RETRY_STRANGER)
 
     # Time
 

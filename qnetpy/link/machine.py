@@ -73,7 +73,7 @@ class LinkMachine:
         self._handshake = make_handshake(self)
         self._handshake_at: float | None = None
         self._handshake_touched = True
-        self._calls = Calls(self._handshake, self._ports.usable, self._linked, self.counters)
+        self._calls = Calls(self._handshake, self._ports.usable, self._linked, self._wanting, self.counters)
         self._paths = Paths(self._ports, self._calls, self.counters, self._handshake.random, upcalls.path_changed)
         self._upcalls = upcalls
         self._timers = LinkTimers() if timers is None else timers
@@ -222,6 +222,9 @@ class LinkMachine:
         if hint.name:
             return hint.name in self.links
         return any(path.state.valid for link in self.links.values() if (path := link.at(hint.address)) is not None)
+
+    def _wanting(self, interface: str) -> bool:
+        return any(all(path.address[0] != interface for path in link.paths.values()) for link in self.links.values())
 
     def boot_at(self, address: Address) -> bytes:
         """The boot of the node that was authenticated at *address*, if there is a link to it; b"": there is none."""

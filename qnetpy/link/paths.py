@@ -26,8 +26,11 @@ from resmgr.errors import BadMessage
 PATHS_MAX = 16
 """Paths of one link: stops a member with many addresses from making us probe without end."""
 SEEK_AGAIN = 1.0
-SEEK_MAX = 30.0
-"""Seconds until a path to an address that did not answer is tried again: at first, and at most."""
+SEEK_MAX = 5.0
+"""Seconds until a path to an address that did not answer is tried again: at first, and at most while no more than SEEK_FEW do not."""
+SEEK_FEW = 3
+"""Addresses of one node that may be tried so often: each try takes a number, and so many are tried 48 times in 130 s, after which new
+keys are due anyway. The wait grows with their number."""
 SEEK_SECOND = 0.25
 """The node with the greater name waits so much longer before it opens a path."""
 
@@ -211,7 +214,7 @@ class Paths:
         path = link.paths.get(number)
         if path is not None and not path.state.valid:
             _, pause = link.tried.get(path.address, (0.0, SEEK_AGAIN / 2))
-            pause = min(2 * pause, SEEK_MAX)
+            pause = min(2 * pause, SEEK_MAX * max(1.0, len(link.tried) / SEEK_FEW))
             self._remove(link, path, "does not answer", now)
             self._again(link, path.address, now, pause)
 
@@ -223,6 +226,8 @@ class Paths:
             if not path.asked:
                 self._challenge(link, path, now)
             self._changed(link, path.address, "answers again")
+            # What was mended may have been in the way to other addresses too.
+            self.wanted(link, now, again=True)
 
     def lost(self, link: Link, number: int) -> None:
         path = link.paths.get(number)

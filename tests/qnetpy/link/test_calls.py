@@ -8,7 +8,7 @@ import attrs
 import pytest
 
 from qnetpy.identity.authority import NodeIdentity, issue_certificate, make_authority
-from qnetpy.link.calls import RETRY_FIRST, RETRY_KNOWN, RETRY_REFUSED, STIR_EVERY
+from qnetpy.link.calls import RETRY_FIRST, RETRY_KNOWN, RETRY_REFUSED, RETRY_STRANGER, STIR_EVERY, STRANGERS_FEW
 from qnetpy.link.constants import ATTEMPT_TIMEOUT
 from qnetpy.link.outcome import Reason
 from qnetpy.link.wire import FINAL, INITIATION
@@ -147,3 +147,20 @@ def test_who_begins_anew_calls_each_that_waited_once() -> None:
     sent = [frame for when, sender, _, frame in net.frames if when >= begin and sender == "a"]
     assert 0 < len(sent) <= 16, "one call of 8 s"
     assert a.machine.sizes()["calls"] == a.machine.sizes()["hints"] == 0
+
+
+@pytest.mark.parametrize("count", [STRANGERS_FEW, 4 * STRANGERS_FEW, 40 * STRANGERS_FEW])
+def test_many_strangers_where_a_node_has_no_path_cost_as_much_as_few(count: int) -> None:
+    net = Net()
+    a, b = net.add("a", 1, ("lan", "other")), net.add("b", 2)
+    for number in range(count):
+        a.machine.hint(("en1", b"\x02\x07" + number.to_bytes(4, "big")), net.now)
+    net.flush(a)
+    net.up(a, b)
+    net.run(300.0)
+    begin = net.now
+    net.run(200.0)
+    frames = sum(when >= begin and cable == "other" for when, _, cable, _ in net.frames)
+    # Those beyond what the wait makes up for are called once a minute, as where no node is up.
+    assert frames / 200.0 < max(1.3 * STRANGERS_FEW, 14 * count / (RETRY_STRANGER + ATTEMPT_TIMEOUT) * 1.3)
+    assert kinds(net, begin)[INITIATION] > 14 * count
