@@ -3,43 +3,44 @@
     driver -> deliver -> IN hooks, low order first -> ethertype registry -> protocol module
     driver <- transmit <- OUT hooks, high order first <- output <- protocol module
 
-This is the hot path: what a batch costs here, every message costs. It knows nothing of how modules come and go (`stack.core.stack`); each
+This is the hot path: what a batch costs here, every message costs. It knows nothing of how modules come and go (`stack.core.modules`); each
 call of one runs under its guard (`stack.core.isolation`), and what it raises is counted and ends no batch of others.
 """
 
 from __future__ import annotations
 
-import logging
 import struct
-from collections.abc import Callable
 
 from stack.core.driver import in_batches
 from stack.core.hooks import HookEntry, Hooks
 from stack.core.ifnet import Interface
-from stack.core.isolation import RAISED, Guard, Guards
+from stack.core.isolation import RAISED, Guards
 from stack.core.registry import Ethertypes, Handlers, IpProtocols
 from stack.core.runs import carries_runs, cut_runs, has_runs
-from stack.core.statistics import Counters, Drop
+from stack.core.statistics import Drop
 from stack.core.tags import sort_out
 from stack.frame import Frame
 from stack.wire.ethernet import HEADER_SIZE, MAC_SIZE, TPIDS, unpack_type
 
-log = logging.getLogger(__name__)
-
 
 class Datapath:
-    """Hooks, registries of handlers, and the batches between them. *name* is for logs."""
+    """Hooks, registries of handlers, and the batches between them."""
 
-    def __init__(self, name: str, guards: Guards) -> None:
-        self.name = name
+    def __init__(self, guards: Guards) -> None:
         self._guards = guards
         self._ethertypes = Ethertypes()
         self._ip_protocols = IpProtocols()
         self._hooks = Hooks()
         self._runs = False
         """A hook carries runs of segments: batches may hold some."""
-        self._failures = Counters()
-        """Of callbacks of the program around the stack; those of modules are with their guards."""
+
+    def _put_hook(self, entry: HookEntry) -> None:
+        self._hooks.add(entry)
+        self._runs = any(one.runs for one in self._hooks.incoming)
+
+    def _take_hook(self, entry: HookEntry) -> None:
+        self._hooks.remove(entry)
+        self._runs = any(one.runs for one in self._hooks.incoming)
 
     def received(self, interface: Interface, frames: list[Frame]) -> None:
         """For interfaces: a batch from a driver goes up. Never raises what a module raised."""
@@ -147,7 +148,7 @@ class Datapath:
         except RAISED:
             interface.drops.count(Drop.HANDLER_FAILED, len(frames))
             what = f"{number:#06x}" if table is self._ethertypes else f"IP protocol {number}"
-            self._failed(f"handler of {what}", handler, guard)
+            self._guards.failure(f"handler of {what}", handler, guard)
         return True
 
     def output(self, interface: Interface, frames: list[Frame], below: int | None = None) -> None:
@@ -176,24 +177,15 @@ class Datapath:
             self._guards.send(interface.guard, transmit, frames)
         except RAISED:
             interface.drops.count(Drop.DRIVER_FAILED, len(frames))
-            self._failed(f"driver of {interface.name}", driver.transmit, interface.guard)
+            self._guards.failure(f"driver of {interface.name}", driver.transmit, interface.guard)
 
     def _hooked(self, entry: HookEntry, interface: Interface, frames: list[Frame]) -> list[Frame]:
         try:
             left = self._guards.run(entry.guard, entry.name, entry.hook, interface, frames)
         except RAISED:
             interface.drops.count(Drop.HOOK_FAILED, len(frames))
-            self._failed(f"hook {entry.name}", entry.hook, entry.guard)
+            self._guards.failure(f"hook {entry.name}", entry.hook, entry.guard)
             return []
         if len(left) < len(frames) and not entry.counts:
             interface.drops.count(Drop.HOOK_DROPPED, len(frames) - len(left))
         return left
-
-    def _failed(self, what: str, callback: Callable[..., object], guard: Guard | None) -> None:
-        """Called while handling the exception of *callback*."""
-        if guard is not None:
-            guard.failure(what, callback)
-            return
-        self._failures.count(what)
-        if self._failures[what] == 1:
-            log.exception("%s: exception in %s (%r); further ones are only counted", self.name, what, callback)

@@ -14,7 +14,8 @@ into a module. Under a guard
 - descriptors and timers on the dispatch are the module's, and so are the channels that it opened: those that `detach` forgot are taken
   away and complained about.
 
-What belongs to nobody (a listener of a program around the stack) and is called within a callback of a module counts as that module's.
+What belongs to nobody is of the program around the stack. Its callbacks are called, and what they raise is counted, by `Guards`; their time
+within a callback of a module counts as that module's.
 
 Calls that the module deferred to this turn, and results of its blocking work, still come after it was unloaded: they are how an ending
 finishes.
@@ -67,6 +68,8 @@ class Guards:
         """Seconds spent in callbacks so far, for who was called from within one."""
         self.failed: Callable[[Guard], None] = _nobody
         """Told after each exception."""
+        self.failures = Counters()
+        """Exceptions of what is nobody's, and of modules that are gone."""
 
     def run(
         self, guard: Guard | None, what: str, call: Callable[[Interface, list[Frame]], R], interface: Interface, frames: list[Frame]
@@ -102,6 +105,43 @@ class Guards:
         finally:
             self.current = outer
             self.took(guard, "transmit", clock() - began, inside)
+
+    def call(self, guard: Guard | None, what: str, call: Callable[[*Ts], None], *args: *Ts) -> None:
+        """Any other callback that has no answer, of a module or of nobody. Returns when it raised, too."""
+        if guard is not None:
+            guard.run(what, call, *args)
+            return
+        outer, self.current = self.current, None
+        try:
+            call(*args)
+        except RAISED:
+            self.failure(what, call, None)
+        finally:
+            self.current = outer
+
+    def failure(self, what: str, callback: Callable[..., object], guard: Guard | None) -> None:
+        """Called while handling the exception of *callback*."""
+        if guard is not None:
+            guard.failure(what, callback)
+            return
+        self.failures.count(what)
+        if self.failures[what] == 1:
+            log.exception("%s: exception in %s (%r); further ones are only counted", self.name, what, callback)
+
+    def registered(self, what: str, revoke: Callable[[], None]) -> Registration:
+        """What was just put into the stack is the module's whose callback is running."""
+        guard = self.current
+        if guard is None:
+            return Registration(what, revoke)
+        owned = guard.registrations
+
+        def gone() -> None:
+            owned.pop(registration, None)
+            revoke()
+
+        registration = Registration(what, gone)
+        owned[registration] = None
+        return registration
 
     def took(self, guard: Guard | None, what: str, seconds: float, inside: float) -> None:
         """A callback took *seconds*; *inside* is what `inside` was when it began."""

@@ -6,10 +6,17 @@ A driver that can has `promiscuous`, and is then a `Promiscuous`. One that canno
 
 from __future__ import annotations
 
-from typing import Protocol, TypeGuard
+import errno
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol, TypeGuard
 
 from stack.capability import capability
 from stack.core.driver import Driver
+from stack.core.errors import ModuleError, refusal
+from stack.core.isolation import RAISED
+
+if TYPE_CHECKING:
+    from stack.core.ifnet import Interface
 
 
 class Promiscuous(Driver, Protocol):
@@ -27,3 +34,23 @@ def promiscuous_driver(driver: Driver) -> Promiscuous | None:
 
 def _can(driver: object) -> TypeGuard[Promiscuous]:
     return hasattr(driver, "promiscuous")
+
+
+def hear_everybody(interface: Interface, name: str) -> Callable[[], None]:
+    """For the stack: one more who needs that of *interface*. Returns what ends it. ModuleError when the driver cannot or is refused."""
+    driver = promiscuous_driver(interface.driver)
+    if driver is None:
+        raise ModuleError(errno.EOPNOTSUPP, f"{interface.name} cannot receive frames for other stations, which {name} needs")
+    if not interface.promiscuous:
+        try:
+            interface.ask("promiscuous", driver.promiscuous, True)
+        except RAISED as error:
+            raise refusal(f"{interface.name} does not become promiscuous", error) from error
+    interface.promiscuous += 1
+
+    def end() -> None:
+        interface.promiscuous -= 1
+        if not interface.promiscuous and interface.attached:
+            interface.let_go("promiscuous", driver.promiscuous, False)
+
+    return end

@@ -56,6 +56,15 @@ class Handlers:
         del self.handled[number]
         del self.guards[number]
 
+    def listed(self) -> list[tuple[int, int, str]]:
+        """(number, frames handed on, module or "" when it is nobody's) of each."""
+        return [(number, self.handled[number], module_of(self.guards[number])) for number in sorted(self.handlers)]
+
+
+def module_of(guard: Guard | None) -> str:
+    """For people: the module whose guard it is, "" for nobody's."""
+    return "" if guard is None else guard.module
+
 
 class Ethertypes(Handlers):
     """Who gets which ethertype. `any_vlan`: those that frames of foreign VLANs are given to as well."""

@@ -293,7 +293,7 @@ def test_closing_leaves_nothing(world: World, give_udp: Give) -> None:
 def test_people_are_told_the_endpoint_and_not_its_station(world: World, make_driver: MakeDriver, caplog: pytest.LogCaptureFixture) -> None:
     node, driver = world.nodes["a"], make_driver("10.0.0.1")
     # Loading it would attach its sockets, which virtual time has not.
-    node.stack._interfaces["udp0"] = interface_of(node, driver)
+    node.stack._interfaces.add(interface_of(node, driver))
     station = driver.station(Endpoint("10.0.0.9", 8))
     assert station is not None
     with caplog.at_level(logging.INFO):

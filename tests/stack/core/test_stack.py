@@ -196,6 +196,23 @@ def test_a_failed_attach_leaves_nothing_behind() -> None:
         stack.load(PROTOCOL, "tipe=1")
 
 
+def test_a_driver_that_cannot_say_what_it_stands_on_leaves_no_interface() -> None:
+    class Unsure(HubPort):
+        @property
+        def below(self) -> tuple[str, ...]:
+            raise OSError("who knows")
+
+    world = World(1)
+    stack = world.stacks[0]
+    unsure = Module("unsure", Kind.DRIVER, NoOptions, lambda context, options: Unsure(world.hub, world.dispatch, "en1", MACS[1], 1500))
+    with pytest.raises(OSError, match="who knows"):
+        stack.load(unsure)
+    assert [one.name for one in stack.interfaces] == ["en0"]
+    assert stack.loaded == (world.loaded[0],)
+    again = Module("sure", Kind.DRIVER, NoOptions, lambda context, options: HubPort(world.hub, world.dispatch, "en1", MACS[1], 1500))
+    assert stack.load(again).interface is stack.interface("en1")
+
+
 def test_unload_removes_what_a_module_forgot_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
     world = World()
     stack = world.stacks[1]

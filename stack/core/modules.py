@@ -1,0 +1,151 @@
+"""The modules at work in one stack: how they come and go.
+
+    load: attach -> wrappers around a driver -> interface -> driver begins, is told what is wanted -> in the table -> ATTACHED
+    unload: out of the table -> DETACHED -> detach -> what it forgot is taken back, with a warning
+
+Loading does all of it or nothing: whatever fails, what was attached is detached and what was registered is revoked. Unloading goes through
+whatever `detach` raises. Both run as the module (`stack.core.isolation`), are synchronous, and may be asked for in any callback, under
+traffic. Loading a module again with what it had is for `stack.core.restart`.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from resmgr.errors import Misuse
+from stack.core.driver import Driver
+from stack.core.errors import ModuleError
+from stack.core.hooks import Hooks
+from stack.core.ifnet import InterfaceEvent
+from stack.core.interfaces import Interfaces
+from stack.core.isolation import RAISED, Guard, GuardedDispatch, Guards
+from stack.core.layers import stands_on
+from stack.core.loaded import Loaded, wrapped
+from stack.core.loader import find_module
+from stack.core.module import Attached, Context, Kind, Loadable, Random
+from stack.core.options import take_common
+from stack.core.restart import Restarter, Restarts
+from stack.core.wants import Wants
+
+if TYPE_CHECKING:
+    from stack.core.stack import Stack
+
+log = logging.getLogger(__name__)
+
+
+class Modules:
+    """See the head of this file. `loaded` is in order of loading."""
+
+    def __init__(self, stack: Stack, random: Random, guards: Guards, interfaces: Interfaces, hooks: Hooks, wants: Wants) -> None:
+        self._stack = stack
+        self._random = random
+        self._guards = guards
+        self._interfaces = interfaces
+        self._hooks = hooks
+        self._wants = wants
+        self._next_number = 1
+        self._closed = False
+        self.loaded: list[Loaded] = []
+        self.restarter = Restarter(stack)
+        guards.failed = self.restarter.failed
+
+    def load(self, module: Loadable | str, options: str, kind: Kind | None, wrap: Sequence[tuple[str, str]]) -> Loaded:
+        """As `stack.core.stack.Stack.load`."""
+        if self._closed:
+            raise Misuse("the stack is closed")
+        found = find_module(module, kind) if isinstance(module, str) else module
+        if wrap and found.kind is not Kind.DRIVER:
+            raise ModuleError(errno.EINVAL, f"{found.name} is no driver: nothing can be wrapped around it")
+        if found.kind is Kind.WRAPPER:
+            raise ModuleError(errno.EINVAL, f"{found.name} needs a driver to be wrapped around")
+        common, own = take_common(options, found.name)
+        return self._load(found, own, wrap, Restarts(common.restart) if common.restart else None)
+
+    def load_again(self, loaded: Loaded) -> Loaded:
+        """As `stack.core.stack.Stack.load_again`."""
+        return self._load(loaded.module, loaded.options, loaded.wrap, loaded.restarts)
+
+    def _load(self, found: Loadable, options: str, wrap: Sequence[tuple[str, str]], restarts: Restarts | None) -> Loaded:
+        stack, guard = self._stack, Guard(found.name, self._guards)
+        dispatch = GuardedDispatch(stack.dispatch, guard)
+        kept = None if restarts is None else restarts.kept
+        context = Context(stack, dispatch, stack.kernel, self._random, stack.system, kept)
+        outer, self._guards.current = self._guards.current, guard
+        attached: Attached | None = None
+        try:
+            attached = found.attach_text(context, options)
+            loaded = Loaded(self._next_number, found, options, guard, dispatch, attached, tuple(wrap), restarts)
+            if found.kind is Kind.DRIVER:
+                innermost = attached
+                chain: list[Driver] = []
+                for driver in wrapped(found, innermost, wrap, context):
+                    loaded.attached = attached = driver
+                    chain.append(driver)
+                loaded.wrappers = tuple(chain[1:])
+                self._begin(loaded, chain[-1], innermost)
+        except BaseException:
+            if attached is not None:
+                self._detach(attached, guard)
+            guard.take_back()
+            dispatch.take_back()
+            raise
+        finally:
+            self._guards.current = outer
+        self._next_number += 1
+        self.loaded.append(loaded)
+        if loaded.interface is not None:
+            self._interfaces.tell(InterfaceEvent.ATTACHED, loaded.interface)
+        return loaded
+
+    def _begin(self, loaded: Loaded, driver: Driver, innermost: Attached) -> None:
+        """The interface of a driver."""
+        interface = self._interfaces.make(driver, innermost, loaded.guard)
+        if loaded.restarts is not None:
+            loaded.restarts.give_back(interface)
+        driver.start(interface)
+        layered = bool(stands_on(driver))
+        self._wants.tell(interface)
+        # From here on nothing of the module is called whose failure would have to take the interface back.
+        self._interfaces.add(interface)
+        loaded.interface = interface
+        if layered:
+            self._wants.tell_all()
+
+    def unload(self, loaded: Loaded) -> None:
+        """As `stack.core.stack.Stack.unload`."""
+        name = self._stack.name
+        if loaded not in self.loaded:
+            raise Misuse(f"{loaded.module.name} is not loaded in {name}")
+        self.loaded.remove(loaded)
+        self.restarter.forget(loaded)
+        interface = loaded.interface
+        if interface is not None:
+            self._interfaces.remove(interface)
+            self._wants.forget(interface)
+            self._hooks.forget(interface.name)
+            self._interfaces.tell(InterfaceEvent.DETACHED, interface)
+        self._detach(loaded.attached, loaded.guard)
+        for what in [*loaded.guard.take_back(), *loaded.dispatch.take_back()]:
+            log.warning("%s: module %s left %s behind", name, loaded.module.name, what)
+        for what, number in loaded.guard.failures.items():
+            self._guards.failures.count(what, number)
+
+    def _detach(self, attached: Attached, guard: Guard) -> None:
+        """Not measured: the kernel takes its time to give a ring back."""
+        outer, self._guards.current = self._guards.current, guard
+        try:
+            attached.detach()
+        except RAISED:
+            guard.failure("detach", attached.detach)
+        finally:
+            self._guards.current = outer
+
+    def close(self) -> None:
+        """Unload everything, newest first. Idempotent."""
+        self._closed = True
+        self.restarter.close()
+        while self.loaded:
+            self.unload(self.loaded[-1])
