@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -11,6 +12,12 @@ import pytest
 os.environ.setdefault("QNETPY_COMPILED", "off")
 
 from stack.testing.namespace import Namespace, Veth
+
+
+def pytest_configure() -> None:
+    # A shell's `&` and nohup start what they start with SIGINT ignored, and programs that tests start and interrupt would inherit that.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

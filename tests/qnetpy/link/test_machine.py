@@ -530,7 +530,7 @@ def test_signs_of_life_do_not_wait_for_a_transfer() -> None:
     net, a, b = transfer(1500)
     link = a.owner.links["b"]
     b.owner.on_message = lambda _, data: a.machine.send(link, 1, [data], 10, net.now)
-    for _ in range(40):
+    for _ in range(10):
         turn(net, a)
         a.machine._ping(link, net.now)
         asked = net.now
