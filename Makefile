@@ -8,7 +8,7 @@ FUZZER := $(VENV)/.ready-fuzz
 SEEDS  ?= 5000
 SECONDS ?= 600
 
-.PHONY: help demo bytecode test test-nodes test-rest lint bench sim compile fuzz clean
+.PHONY: help demo bytecode test test-nodes test-stack test-rest lint bench sim compile fuzz clean
 help:
 	@echo 'make demo         three machines become one, shown with real commands (under 2 minutes)'
 	@echo 'make test         all tests'
@@ -29,15 +29,18 @@ demo: $(READY) bytecode
 bytecode: $(READY)
 	@$(PYTHON) -m compileall -q resmgr stack qnetpy
 
-# Two halves beside each other: machines in namespaces mostly wait. `make test-nodes` or `make test-rest` runs one.
+# Parts beside each other, since machines in namespaces and bridges that converge mostly wait. `make test-nodes`, `test-stack` or `test-rest` runs one.
 test: $(READY) bytecode
-	@$(MAKE) -s -j2 --output-sync=target test-nodes test-rest
+	@$(MAKE) -s -j3 --output-sync=target test-nodes test-rest test-stack
 
 test-nodes: $(READY) bytecode
 	@$(PYTHON) -m pytest -q tests/cluster
 
+test-stack: $(READY) bytecode
+	@$(PYTHON) -m pytest -q tests/stack
+
 test-rest: $(READY) bytecode
-	@$(PYTHON) -m pytest -q --ignore tests/cluster
+	@$(PYTHON) -m pytest -q --ignore tests/cluster --ignore tests/stack
 
 lint: $(READY)
 	@$(VENV)/bin/ruff format --check .

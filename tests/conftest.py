@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 from collections.abc import Iterator
 
 import pytest
@@ -11,13 +10,13 @@ import pytest
 # The tests, and what they start, run Python source unless the compiled modules are asked for: before anything of ours is imported.
 os.environ.setdefault("QNETPY_COMPILED", "off")
 
+from resmgr.procmgr.inherit import catch_ignored_signals
 from stack.testing.namespace import Namespace, Veth
 
 
 def pytest_configure() -> None:
-    # A shell's `&` and nohup start what they start with SIGINT ignored, and programs that tests start and interrupt would inherit that.
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    # Programs that tests start and interrupt would inherit what a shell's `&` and nohup have ignored.
+    catch_ignored_signals()
 
 
 @pytest.fixture
