@@ -74,9 +74,9 @@ class LinkMachine:
         self._handshake = make_handshake(self)
         self._handshake_at: float | None = None
         self._handshake_touched = True
-        self._index = PathIndex(self.links)
-        self._calls = Calls(self._handshake, self._ports.usable, self._index.linked, self._index.wanting, self.counters)
-        self._paths = Paths(self._ports, self._calls, self._index, self.counters, self._handshake.random, upcalls.path_changed)
+        self.index = PathIndex(self.links)
+        self._calls = Calls(self._handshake, self._ports.usable, self.index.linked, self.index.wanting, self.counters)
+        self._paths = Paths(self._ports, self._calls, self.index, self.counters, self._handshake.random, upcalls.path_changed)
         self._upcalls = upcalls
         self._timers = LinkTimers() if timers is None else timers
         self._transport = TransportConfig() if transport is None else transport
@@ -134,7 +134,6 @@ class LinkMachine:
             "half_open": self._handshake.half_open,
             "timers": len(self._due),
             "paths": sum(len(link.paths) for link in self.links.values()),
-            "paths_indexed": len(self._index),
         }
         for link in self.links.values():
             told = link.transport.statistics()
@@ -550,7 +549,7 @@ class LinkMachine:
         link.alive = False
         if self.links.get(link.name) is link:
             del self.links[link.name]
-        self._index.forget(link)
+        self.index.forget(link)
         self._due.discard(link)
         self._handshake_touched = True
         self._calls.leave(link)
