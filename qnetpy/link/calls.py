@@ -83,6 +83,35 @@ class Hint:
     """Its call is one of CALLS_MAX."""
 
 
+class Waiting:
+    """Strangers to call when fewer calls are under way, longest first. Those who were never called and those who did not answer take turns:
+    however many of the others there are, one of either kind is next but one."""
+
+    def __init__(self) -> None:
+        self._fresh: dict[Address, Hint] = {}
+        self._again: dict[Address, Hint] = {}
+        self._last_fresh = False
+
+    def __len__(self) -> int:
+        return len(self._fresh) + len(self._again)
+
+    def __contains__(self, address: Address) -> bool:
+        return address in self._fresh or address in self._again
+
+    def add(self, hint: Hint) -> None:
+        (self._again if hint.unanswered else self._fresh)[hint.address] = hint
+
+    def discard(self, address: Address) -> None:
+        self._fresh.pop(address, None)
+        self._again.pop(address, None)
+
+    def pop(self) -> Hint:
+        """The next."""
+        self._last_fresh = bool(self._fresh) and not (self._last_fresh and self._again)
+        line = self._fresh if self._last_fresh else self._again
+        return line.pop(next(iter(line)))
+
+
 class Calls:
     """See the head of this file. *usable*: is that address' interface up? *linked*: does a live link make a call to that hint needless?
     *wanting*: has a node to which there is a live link no path on that interface?"""
@@ -105,8 +134,7 @@ class Calls:
         self._by_name: dict[str, dict[Address, Hint]] = {}
         self._callers: dict[int, list[Caller]] = {}
         self._due: Deadlines[Address] = Deadlines()
-        self._waiting: dict[Address, Hint] = {}
-        """Strangers to call when fewer calls are under way, longest first."""
+        self._waiting = Waiting()
         self._calling = 0
         self._stirred_at = float("-inf")
         self._identity_at = float("-inf")
@@ -152,6 +180,12 @@ class Calls:
         elif hint is not None:
             self._forget(hint)
 
+    def met(self, address: Address, name: str, now: float) -> None:
+        """A handshake with the node *name* went to *address*. Whoever carried the frames may have had it go there, so that takes no address
+        of another node; `learned` does."""
+        if self.owner(address) in ("", name):
+            self.learned(address, name, now)
+
     def learned(self, address: Address, name: str, now: float) -> None:
         """The node *name* was authenticated at *address*."""
         hint = self.get(address)
@@ -160,7 +194,7 @@ class Calls:
         elif hint.name != name:
             self._unname(hint)
         self._strangers.pop(address, None)
-        self._waiting.pop(address, None)
+        self._waiting.discard(address)
         hint.name, hint.told, hint.unanswered, hint.refused, hint.anyone = name, None, 0, False, False
         hint.retry_at = now + RETRY_FIRST
         self._known[address] = hint
@@ -236,7 +270,7 @@ class Calls:
     def _forget(self, hint: Hint) -> None:
         self._unname(hint)
         self._strangers.pop(hint.address, None)
-        self._waiting.pop(hint.address, None)
+        self._waiting.discard(hint.address)
         self._due.discard(hint.address)
         self.leave(hint)
 
@@ -262,9 +296,10 @@ class Calls:
         elif now < hint.retry_at:
             self._due.set(hint.address, hint.retry_at)
         elif not hint.name and self._calling >= CALLS_MAX:
-            self._waiting[hint.address] = hint
+            self._waiting.add(hint)
         else:
             hint.called_at = now
+            hint.retry_at = now + RETRY_SOON
             hint.counted = not hint.name
             self._calling += hint.counted
             self.join(hint, PeerHint(hint.address, "" if hint.anyone else hint.name), now)
@@ -340,5 +375,4 @@ class Calls:
             if self.get(hint.address) is hint:
                 self._call(hint, now)
         while self._waiting and self._calling < CALLS_MAX:
-            hint = self._waiting.pop(next(iter(self._waiting)))
-            self._call(hint, now)
+            self._call(self._waiting.pop(), now)

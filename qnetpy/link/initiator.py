@@ -217,6 +217,10 @@ class Initiator:
         if attempt.step is not Step.INITIATED or frame.pattern != attempt.pattern or frame.body[:DH_SIZE] == attempt.spent:
             party.counters["duplicate"] += 1
             return
+        if source not in attempt.destinations:
+            # Somebody took it along, and nobody is known to hear there. Who was called answers again.
+            party.counters["other_source"] += 1
+            return
         state = attempt.state.copy()
         try:
             offer = parse_offer(state.read(frame.body))
@@ -367,7 +371,7 @@ class Initiator:
         self._repeat(attempt, now)
 
     def _repeat(self, attempt: Attempt, now: float) -> None:
-        for destination in attempt.destinations:
+        for destination in attempt.destinations[:1] if attempt.step is Step.FINAL else attempt.destinations:
             self._send(attempt, destination, now)
         attempt.repeats += 1
         self._set_timer(attempt, now)
@@ -443,7 +447,9 @@ class Initiator:
         attempt.repeats = 0
         attempt.offer, attempt.certificate = offer, certificate
         attempt.remote_index = frame.sender
-        attempt.destinations = [source]
+        # The FINAL goes to the first alone; the others are for another INITIATION, should nobody hear it there.
+        attempt.destinations.remove(source)
+        attempt.destinations.insert(0, source)
         if attempt.pattern == PATTERN_XX:
             attempt.boot_id = offer.boot_id
             attempt.transport_id = party.transport_id_with(attempt.name, offer.boot_id)

@@ -24,7 +24,7 @@ NUMBERS_RENEW = 48
 class LinkPath:
     """Where one path of a link goes."""
 
-    __slots__ = ("address", "asked", "claimed", "follows", "last_sent", "mtu", "number", "ours", "prefix", "state")
+    __slots__ = ("address", "asked", "claimed", "follows", "last_sent", "mtu", "named", "number", "ours", "prefix", "state")
 
     def __init__(self, number: int, address: Address, prefix: bytes, mtu: int, ours: bool, state: Path, now: float) -> None:
         self.number = number
@@ -37,6 +37,8 @@ class LinkPath:
         """We opened it."""
         self.asked = False
         """Our CHALLENGE on it was answered."""
+        self.named = b""
+        """What the peer has named as its address on it; empty: nothing yet, or it names none."""
         self.claimed = False
         """The peer has named another address on it, which it may once."""
         self.follows = -1

@@ -20,6 +20,7 @@ from qnetpy.link.ethernet import is_individual, source
 from qnetpy.link.handshake import HandshakeMachine
 from qnetpy.link.link import Link, LinkPath
 from qnetpy.link.outcome import Established, Failed, PeerHint, Reason
+from qnetpy.link.pathindex import PathIndex
 from qnetpy.link.paths import Paths
 from qnetpy.link.ports import Port, Ports
 from qnetpy.link.session import RekeyPolicy, Session
@@ -73,8 +74,9 @@ class LinkMachine:
         self._handshake = make_handshake(self)
         self._handshake_at: float | None = None
         self._handshake_touched = True
-        self._calls = Calls(self._handshake, self._ports.usable, self._linked, self._wanting, self.counters)
-        self._paths = Paths(self._ports, self._calls, self.counters, self._handshake.random, upcalls.path_changed)
+        self.index = PathIndex(self.links)
+        self._calls = Calls(self._handshake, self._ports.usable, self.index.linked, self.index.wanting, self.counters)
+        self._paths = Paths(self._ports, self._calls, self.index, self.counters, self._handshake.random, upcalls.path_changed)
         self._upcalls = upcalls
         self._timers = LinkTimers() if timers is None else timers
         self._transport = TransportConfig() if transport is None else transport
@@ -218,14 +220,6 @@ class LinkMachine:
         self._handshake_touched = True
         self._calls.unhint(address)
 
-    def _linked(self, hint: Hint) -> bool:
-        if hint.name:
-            return hint.name in self.links
-        return any(path.state.valid for link in self.links.values() if (path := link.at(hint.address)) is not None)
-
-    def _wanting(self, interface: str) -> bool:
-        return any(all(path.address[0] != interface for path in link.paths.values()) for link in self.links.values())
-
     def boot_at(self, address: Address) -> bytes:
         """The boot of the node that was authenticated at *address*, if there is a link to it; b"": there is none."""
         link = self.links.get(self._calls.owner(address))
@@ -339,7 +333,7 @@ class LinkMachine:
 
     def _established(self, event: Established, now: float) -> None:
         session, peer = event.session, event.peer
-        self._calls.learned(event.address, peer.name, now)
+        self._calls.met(event.address, peer.name, now)
         link = self.links.get(peer.name)
         if link is not None and not (event.continued and event.transport_id == link.transport_id):
             self._down(link, "began a new connection" if link.peer.boot_id == peer.boot_id else "restarted", now)
@@ -362,7 +356,7 @@ class LinkMachine:
         if fresh:
             self._calls.link_up(now)
             self._upcalls.link_up(link, event.restarted)
-        self._paths.wanted(link, now)
+        self._paths.met(link, event.address, now)
         # The first packet under the new keys confirms them to a peer that waits for that.
         self._ping(link, now)
 
@@ -555,6 +549,7 @@ class LinkMachine:
         link.alive = False
         if self.links.get(link.name) is link:
             del self.links[link.name]
+        self.index.forget(link)
         self._due.discard(link)
         self._handshake_touched = True
         self._calls.leave(link)

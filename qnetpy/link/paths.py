@@ -16,6 +16,7 @@ from collections.abc import Callable
 from qnetpy.link.calls import Calls
 from qnetpy.link.ethernet import is_individual
 from qnetpy.link.link import Link, LinkPath, max_payload
+from qnetpy.link.pathindex import PathIndex
 from qnetpy.link.ports import Port, Ports
 from qnetpy.link.transport.constants import KIND_CHALLENGE, TOKEN_SIZE
 from qnetpy.link.transport.events import Challenged, Event, PathFound, PathLost, PathRefused, PathTold, PathValid
@@ -42,12 +43,14 @@ class Paths:
         self,
         ports: Ports,
         calls: Calls,
+        index: PathIndex,
         counters: Counter[str],
         random: Callable[[int], bytes],
         changed: Callable[[Link, Address, str], None],
     ) -> None:
         self._ports = ports
         self._calls = calls
+        self._index = index
         self._counters = counters
         self._random = random
         self._changed = changed
@@ -61,6 +64,7 @@ class Paths:
         link.transport.add_path(number, max_payload(mtu), now, valid=valid, port=port.number, up=port.up)
         prefix = self._ports.prefix(address)
         path = link.paths[number] = LinkPath(number, address, prefix, mtu, ours, link.transport.path(number), now)
+        self._index.add(path)
         self._challenge(link, path, now)
 
     def _challenge(self, link: Link, path: LinkPath, now: float) -> None:
@@ -71,10 +75,39 @@ class Paths:
 
     def _remove(self, link: Link, path: LinkPath, why: str, now: float, tell: PathState | None = PathState.CLOSED) -> None:
         del link.paths[path.number]
+        self._index.remove(path)
         link.silent.discard(path.number)
         link.transport.remove_path(path.number, now, tell)
         if path.asked:
             self._changed(link, path.address, why)
+
+    # Where the node is
+
+    def met(self, link: Link, address: Address, now: float) -> None:
+        """A handshake with the node went to *address*, and `Calls.met` has heard of it. Whoever carried the frames may have chosen that, so
+        it takes nothing from the node that was authenticated there: a path has to show it."""
+        path = link.at(address)
+        if self._calls.owner(address) != link.name:
+            if path is not None:
+                self._shown(link, path, now)
+            elif self._ports.usable(address) and len(link.paths) < PATHS_MAX:
+                self.open(link, address, now)
+        self.wanted(link, now)
+
+    def _shown(self, link: Link, path: LinkPath, now: float) -> None:
+        """Something more is known of a path. If our CHALLENGE was answered there, its address is the node's; if it was another's, only when
+        the node names it as its own and the other does not answer there."""
+        address = path.address
+        if not path.asked:
+            return
+        owner, port = self._calls.owner(address), self._ports.get(address[0])
+        if owner not in ("", link.name):
+            if port is not None and port.shared and not path.named:
+                return
+            if self._index.answers(owner, address) or (port is not None and port.shared and path.named != address[1]):
+                self._counters["claimed_station"] += 1
+                return
+        self._calls.learned(address, link.name, now)
 
     # Opening
 
@@ -197,7 +230,6 @@ class Paths:
         path = link.paths.get(number)
         if path is not None:
             link.tried.pop(path.address, None)
-            self._calls.learned(path.address, link.name, now)
             before = link.paths.get(path.follows)
             if before is not None:
                 if before.address == path.address:
@@ -205,8 +237,9 @@ class Paths:
                 else:
                     self._remove(link, before, "is gone: the node has another endpoint", now)
                     self._calls.gone(before.address, link.name, now)
-            if not path.asked:
-                path.asked = True
+            fresh, path.asked = not path.asked, True
+            self._shown(link, path, now)
+            if fresh:
                 self._changed(link, path.address, "is there")
 
     def refused(self, link: Link, number: int, now: float) -> None:
@@ -254,12 +287,20 @@ class Paths:
         """The peer told its address on a path. If it is not the one from which it came, open a path there as well. It is a claim: the
         address is the peer's when our CHALLENGE was answered there, and never while it is another node's."""
         path = link.paths.get(number)
-        if path is None or not station or station == path.address[1] or path.claimed:
+        if path is None or not station:
+            return
+        path.named = station
+        if station == path.address[1] and path.asked and self._calls.owner(path.address) != link.name:
+            self._shown(link, path, now)
+        if station == path.address[1] or path.claimed:
             return
         path.claimed = True
         self._counters["other_station"] += 1
         address = (path.address[0], station)
         port = self._ports.get(path.address[0])
+        if not path.asked:
+            # All that has shown it to be there is a handshake, which somebody may have brought there.
+            self._calls.gone(path.address, link.name, now)
         if port is None or not port.up or not is_individual(station) or station == port.station or link.at(address) is not None:
             return
         if self._calls.owner(address) not in ("", link.name):

@@ -291,7 +291,7 @@ class Responder:
                 party.examine(offer, state.remote_static, hello.caller, source, now)
             except Refusal as refusal:
                 return refusal
-            if offer.index != frame.sender or offer.boot_id != hello.boot_id:
+            if offer.index != frame.sender or offer.boot_id != hello.boot_id or offer.status:
                 return Refusal(Reason.PROTOCOL, f"{who} contradicts itself")
         if not suite:
             return Refusal(Reason.NO_SUITE, f"{who} has no cipher suite in common with us")

@@ -55,9 +55,9 @@ class Keyring:
     def under(self, root_id: bytes) -> Certificate | None:
         return next((one for one in self.certificates() if one.root_id == root_id), None)
 
-    def ready(self) -> tuple[bytes, ...]:
-        """Key ids of the roots under which we have a certificate that counts."""
-        return tuple(one.root_id for one in self.certificates() if self.trust.accepts(one))
+    def ready(self) -> dict[bytes, float]:
+        """Key ids of the roots under which we have a certificate that counts, and when that ends."""
+        return {one.root_id: one.not_after for one in self.certificates() if self.trust.accepts(one)}
 
     def proof(self, wall: float) -> Certificate | None:
         """The certificate with which another can be asked for: one that counts and has not ended; None when we have none."""
@@ -73,7 +73,7 @@ class Keyring:
         return before
 
     def good(self, certificate: Certificate) -> bool:
-        """Whether a node's certificate is genuine and counts, at some time: clocks differ."""
+        """Whether a node's certificate is genuine and counts, at some time: clocks differ, and when it ends the register knows."""
         try:
             verify(certificate, self.trust.roots, certificate.not_before)
         except CertificateError:
@@ -144,17 +144,21 @@ class Keyring:
         spare = self._spare()
         if spare is None or spare.not_after <= wall:
             return False
-        shown, self.before = spare, self.identity.certificate
-        self.identity = attrs.evolve(self.identity, certificate=shown)
+        self.before = self._show(spare)
         return True
 
-    def show_other(self) -> bool:
-        """Show the certificate under the other root. False when there is none."""
-        if self.next is None:
+    def show_other(self, wall: float) -> bool:
+        """Show the certificate under the other root. False when there is none, or it has ended."""
+        if self.next is None or self.next.not_after <= wall:
             return False
-        shown, self.next = self.next, self.identity.certificate
-        self.identity = attrs.evolve(self.identity, certificate=shown)
+        self.next = self._show(self.next)
         return True
+
+    def _show(self, certificate: Certificate) -> Certificate:
+        """Show that from now on. Returns what was shown."""
+        before = self.identity.certificate
+        self.identity = attrs.evolve(self.identity, certificate=certificate)
+        return before
 
     # Statements
 

@@ -140,7 +140,7 @@ class Membership:
         """Somebody does not know the root of the certificate that we show: show the other, if there is one. Several say so at once, of the
         same certificate, so the next one is heard only after a while."""
         now = self._dispatch.now()
-        if now >= self._switched_at + SWITCH_PAUSE and self.keyring.show_other():
+        if now >= self._switched_at + SWITCH_PAUSE and self.keyring.show_other(self._dispatch.wall()):
             self._switched_at = now
             self._use_identity()
 
@@ -396,7 +396,7 @@ class Membership:
     def _looked(self, wall: float) -> float:
         """Beside renewal, at each look; returns the longest pause until the next."""
         self._retire_when_ready(wall)
-        if self.keyring.identity.certificate.not_after <= wall and self.keyring.show_before(wall):
+        if self.keyring.identity.certificate.not_after <= wall and (self.keyring.show_other(wall) or self.keyring.show_before(wall)):
             self._use_identity()
         state = self._state_told()
         for name in self._issuers_up():

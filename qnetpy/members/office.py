@@ -91,7 +91,7 @@ class Office:
                 issuer = certify_issuer(power, shown.name, wanted.issuer_key, wall, random=self._random)
             except (Misuse, ValueError) as error:
                 raise OfficeError(errno.EINVAL, str(error)) from error
-        keyring.register.note(certificate, (shown.root_id,), () if issuer is None else (issuer,))
+        keyring.register.note(certificate, {shown.root_id: shown.not_after}, () if issuer is None else (issuer,))
         return Renewed(certificate.chain, b"" if issuer is None else issuer.der)
 
     def _check_issuing_key(self, shown: Certificate, wanted: Renew) -> None:
@@ -244,8 +244,11 @@ class Office:
         others = [key_id for key_id in ids if key_id != authority.root.key_id]
         if not others or authority.root.key_id not in ids:
             raise OfficeError(errno.EINVAL, "there is only one root")
-        if self._keyring.under(authority.root.key_id) is None:
-            raise OfficeError(errno.EBUSY, "this node has no certificate under that root yet")
+        own = self._keyring.under(authority.root.key_id)
+        if own is None or own.not_after <= wall:
+            raise OfficeError(
+                errno.EBUSY, f"this node has no certificate under that root{' yet' if own is None else ' that has not ended'}"
+            )
         again = [make_statement(authority, Kind.REVOKE, one.subject, one.time) for one in self._outliving(others[0], authority.root.key_id)]
         return [*again, make_statement(authority, Kind.RETIRE, others[0], wall)]
 

@@ -7,7 +7,8 @@ have a certificate under the new root already. It is a memory and proves nothing
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Iterable, Iterator, Mapping
 
 import attrs
 
@@ -40,8 +41,9 @@ class Member:
     serial: bytes
     signer_id: bytes
     """Key id of the issuer or root that signed it."""
-    ready: frozenset[bytes] = frozenset()
-    """Key ids of roots under which it has a certificate. Only of roots that are trusted: `Register.keep_roots`."""
+    ready: Mapping[bytes, float] = attrs.Factory(dict)
+    """Key ids of roots under which it has a certificate, and when the latest of each ends. Only of roots that are trusted:
+    `Register.keep_roots`."""
     issuing: frozenset[tuple[bytes, bytes]] = frozenset()
     """Every issuing power that a node of that name had, whatever its own key was: key id, and key id of the root that certified it."""
     earlier: tuple[Seen, ...] = ()
@@ -68,26 +70,30 @@ class Register:
     def get(self, name: str) -> Member | None:
         return self._members.get(name)
 
-    def note(self, certificate: Certificate, ready: Iterable[bytes] = (), issuers: Iterable[Issuer] = ()) -> bool:
-        """A certificate was issued, or its node was met. *ready* and *issuers* add to what is known. Whether anything is new."""
+    def note(self, certificate: Certificate, ready: Mapping[bytes, float] | None = None, issuers: Iterable[Issuer] = ()) -> bool:
+        """A certificate was issued, or its node was met. *ready* and *issuers* add to what is known. Whether anything is new. Of two that
+        end at the same moment the one with the greater serial number is the latest, whichever was seen first."""
         before = self._members.get(certificate.name)
         same = before is not None and before.static_key == certificate.static_key
-        roots = frozenset((*ready, certificate.root_id)) | (before.ready if before is not None and same else frozenset())
+        roots = dict(before.ready) if before is not None and same else {}
+        for root_id, end in (*(ready or {}).items(), (certificate.root_id, certificate.not_after)):
+            roots[root_id] = max(end, roots.get(root_id, end))
         own = _powers(issuers) | (before.issuing if before is not None else frozenset())
-        if before is not None and same and before.not_after > certificate.not_after:
+        serial = serial_id(certificate)
+        if before is not None and same and (before.not_after, before.serial) > (certificate.not_after, serial):
             # A link shows the certificate of its last handshake, which may not be the latest.
-            after = attrs.evolve(before, ready=roots, issuing=own, earlier=_with(before, serial_id(certificate), certificate))
+            after = attrs.evolve(before, ready=roots, issuing=own, earlier=_with(before, serial, certificate))
         else:
             after = Member(
                 certificate.name,
                 certificate.static_key,
                 certificate.roles,
                 certificate.not_after,
-                serial_id(certificate),
+                serial,
                 certificate.signer_id,
                 roots,
                 own,
-                _without(before, serial_id(certificate)) if before is not None and same else (),
+                _without(before, serial) if before is not None and same else (),
             )
         learned = self._note_issuer(certificate)
         if after == before:
@@ -111,15 +117,16 @@ class Register:
         ids = frozenset(roots)
         for member in self:
             issuing = frozenset(pair for pair in member.issuing if pair[1] in ids)
-            if not member.ready <= ids or issuing != member.issuing:
-                self._members[member.name] = attrs.evolve(member, ready=member.ready & ids, issuing=issuing)
+            ready = {root_id: end for root_id, end in member.ready.items() if root_id in ids}
+            if ready != member.ready or issuing != member.issuing:
+                self._members[member.name] = attrs.evolve(member, ready=ready, issuing=issuing)
 
     def unsure(self, trust: Trust) -> None:
         """An issuing power was revoked, and with it certificates that were never seen here: who has one under which root must be heard
         anew. Of whoever was revoked it is remembered."""
         for member in self:
             if not revoked(member, trust):
-                self._members[member.name] = attrs.evolve(member, ready=frozenset())
+                self._members[member.name] = attrs.evolve(member, ready={})
 
     def issues_with(self, key_id: bytes) -> str:
         """The node that has or had that issuing power; empty when none is known."""
@@ -134,9 +141,9 @@ class Register:
         return member is not None and member.not_after >= wall and not revoked(member, trust)
 
     def lacking(self, root_id: bytes, trust: Trust, wall: float) -> list[str]:
-        """Nodes with a certificate that is good, and none under that root yet."""
+        """Nodes with a certificate that is good, and none under that root: none yet, or one that has ended."""
         return sorted(
-            member.name for member in self if root_id not in member.ready and member.not_after >= wall and not revoked(member, trust)
+            member.name for member in self if member.ready.get(root_id, -math.inf) < wall <= member.not_after and not revoked(member, trust)
         )
 
 
@@ -172,7 +179,7 @@ def pack_register(register: Register) -> bytes:
             "not_after": member.not_after,
             "serial": member.serial.hex(),
             "signer": member.signer_id.hex(),
-            "ready": sorted(root.hex() for root in member.ready),
+            "ready": sorted([root.hex(), end] for root, end in member.ready.items()),
             "issuing": sorted([key_id.hex(), root_id.hex()] for key_id, root_id in member.issuing),
             "earlier": [[one.serial.hex(), one.signer_id.hex(), one.not_after] for one in member.earlier],
         }
@@ -192,11 +199,12 @@ def parse_register(data: bytes) -> Register:
                 float(row["not_after"]),
                 bytes.fromhex(row["serial"]),
                 bytes.fromhex(row["signer"]),
-                frozenset(bytes.fromhex(root) for root in row["ready"]),
+                # Roots without an end are heard of anew.
+                {bytes.fromhex(one[0]): float(one[1]) for one in row["ready"] if isinstance(one, list)},
                 frozenset((bytes.fromhex(key_id), bytes.fromhex(root_id)) for key_id, root_id in row["issuing"]),
                 tuple(Seen(bytes.fromhex(serial), bytes.fromhex(signer), float(end)) for serial, signer, end in row.get("earlier", ())),
             )
             for row in json.loads(data)
         )
-    except (KeyError, TypeError, RecursionError) as error:
+    except (IndexError, KeyError, TypeError, RecursionError) as error:
         raise ValueError("not a register of members") from error

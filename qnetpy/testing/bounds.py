@@ -44,6 +44,8 @@ def excess(node: SimNode) -> Iterator[str]:
     ):
         if sizes.get(name, 0) > limit:
             yield f"{name}={sizes[name]}, more than {limit}"
+    if len(machine.index) != sizes["paths"]:
+        yield f"{len(machine.index)} paths are found by address, and there are {sizes['paths']}"
     for link in machine.links.values():
         told = link.transport.statistics()
         config = link.transport.config

@@ -22,6 +22,8 @@ import trio
 
 from resmgr.access import Policy, UserRule
 from resmgr.channel import Kernel
+from resmgr.fuse import machine
+from resmgr.fuse.formats import Init
 from resmgr.fuse.machine import Machine
 from resmgr.fuse.mount import Mount, MountError, private_namespace
 from resmgr.fuse.options import FuseOptions
@@ -58,6 +60,8 @@ class Server:
         path = order.get("path", "").encode()
         if kind == "write":
             self.memory.add(path, order["data"].encode())
+        elif kind == "touch":
+            self.memory.touch(self.memory.find(path), data=True)
         elif kind == "remove":
             self.memory.remove(path)
         elif kind == "fault":
@@ -66,6 +70,9 @@ class Server:
             self.memory.faults.append(Fault(**fields))
         elif kind == "heal":
             self.memory.faults.clear()
+        elif kind == "release":
+            while self.memory.hanging:
+                self.memory.hanging.pop().error(errno.EINTR)
         elif kind == "restart":
             channel = self.memory.manager.channel
             old = self.memory.root
@@ -143,7 +150,10 @@ class Served:
 
 async def main(arguments: list[str]) -> None:
     mountpoint = arguments[0]
-    options = FuseOptions(**json.loads(os.environ.get("FUSE_OPTIONS", "{}")))
+    told = json.loads(os.environ.get("FUSE_OPTIONS", "{}"))
+    # As a kernel is that does not know them.
+    machine.WANTED &= ~Init(told.pop("without", 0))
+    options = FuseOptions(**told)
     private_namespace(follow=False)
     async with open_dispatch() as dispatch:
         served = Server(dispatch, mountpoint, options, arguments[2] if len(arguments) > 2 else None)

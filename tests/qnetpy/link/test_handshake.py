@@ -22,7 +22,7 @@ from qnetpy.link.constants import (
     STAMP_SIZE,
 )
 from qnetpy.link.cookie import ClusterMac
-from qnetpy.link.outcome import Failed, PeerHint, Reason
+from qnetpy.link.outcome import STATUS, Failed, PeerHint, Reason
 from qnetpy.link.party import choose_suite, suite_numbers
 from qnetpy.link.session import Role
 from qnetpy.link.testing import WALL, Caller, Faults, Wire, address, agreed
@@ -252,19 +252,9 @@ def test_both_call_at_once_and_one_session_results(make: Make, wire: Wire, seed:
         assert len(numbers) == len(set(numbers))
 
 
-@pytest.mark.parametrize("seed", range(40))
-def test_both_call_over_different_interfaces(make: Make, wire: Wire, seed: int) -> None:
-    """Neither knows the other's name, and neither is called from where it calls."""
-    chance = random.Random(f"interfaces {seed}")
-    wire.chance.seed(seed)
-    a, b = make("a", A), make("b", B)
+def second_cable(wire: Wire, a: Caller, b: Caller) -> tuple[w.Address, w.Address]:
+    """Both at another address, too: what goes to one on eth1 leaves from the sender's eth1."""
     far = ("eth1", b"\x02\0\0\0\x01\x01"), ("eth1", b"\x02\0\0\0\x01\x02")
-    send = wire.send
-
-    def route(source: w.Address, destination: w.Address, frame: bytes) -> None:
-        # What goes to an address on eth1 leaves from the sender's eth1.
-        send(source, destination, frame)
-
     wire.callers[far[0]], wire.callers[far[1]] = a, b
     inject = wire.inject
 
@@ -274,16 +264,25 @@ def test_both_call_over_different_interfaces(make: Make, wire: Wire, seed: int) 
         inject(source, destination, frame, delay)
 
     wire.inject = via  # type: ignore[method-assign]  # the wire of this test has two cables
+    return far
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_both_call_over_different_interfaces(make: Make, wire: Wire, seed: int) -> None:
+    """Neither knows the other's name, and neither is called from where it calls."""
+    chance = random.Random(f"interfaces {seed}")
+    wire.chance.seed(seed)
+    a, b = make("a", A), make("b", B)
+    far, _ = second_cable(wire, a, b)
     a.call(B)
     wire.run(chance.random() * 0.0015)
     if not b.links:
-        b.call(far[0])
+        b.call(far)
     wire.run(3.0)
     assert agreed(a, b), seed
     transports = {event.transport_id for node in (a, b) for event in node.established()}
     assert len(transports) <= 2
     assert a.machine.calling == b.machine.calling == 0
-    assert route is not None
 
 
 def test_two_hints_for_one_node_are_one_call(make: Make, wire: Wire) -> None:
@@ -298,8 +297,8 @@ def test_two_hints_for_one_node_are_one_call(make: Make, wire: Wire) -> None:
 
 def test_two_addresses_without_names_end_in_one_session(make: Make, wire: Wire) -> None:
     a, b = make("a", A), make("b", B)
-    wire.callers[C] = b
-    numbers = {a.call(B), a.call(C)}
+    _, far = second_cable(wire, a, b)
+    numbers = {a.call(B), a.call(far)}
     wire.run(9.0)
     assert len(numbers) == 2
     assert {event.attempt for event in a.events} == numbers
@@ -484,6 +483,22 @@ def test_a_caller_whose_certificate_is_out_of_date_there_is_told(
     assert b.machine.counters[reason.value] == 1
     assert a.established() == b.established() == []
     assert b.machine.half_open == 0
+
+
+@pytest.mark.parametrize("reason", [Reason.WRONG_CLUSTER, Reason.REFUSED])
+def test_a_call_that_says_itself_why_there_is_no_session_is_nonsense(make: Make, wire: Wire, reason: Reason) -> None:
+    a, b = make("a", A), make("b", B)
+    a.machine.pin("b", b.identity.certificate.static_key)
+    party = a.machine._party
+    own = party.own_offer
+    party.own_offer = lambda *args: attrs.evolve(own(*args), status=STATUS[reason])  # type: ignore[method-assign]
+    a.call(B, "b")
+    wire.run(1.0)
+    (failed,) = a.failures()
+    assert (failed.reason, failed.told) == (Reason.PROTOCOL, True)
+    assert [kind for _, kind in spoken(wire)] == ["init", "cookie", "init", "resp"]
+    assert b.machine.half_open == 0
+    assert b.machine.counters["protocol_error"] == 1
 
 
 def test_a_called_node_with_an_expired_certificate_is_told_by_the_caller(make: Make, wire: Wire, authority: Authority) -> None:

@@ -94,7 +94,7 @@ def test_syncs_neither_fill_the_register_nor_put_off_what_is_due() -> None:
             own.append(cluster.shown("a"))
     member = root.keyring.register.get("a")
     assert member is not None
-    assert member.ready == {cluster.world.authority.root.key_id}
+    assert set(member.ready) == {cluster.world.authority.root.key_id}
     assert {one.serial for one in member.earlier} | {member.serial} <= {serial_id(one) for one in own}
     assert root.keyring.register.get("c") is None
     assert root.keyring.register.get("b").static_key == cluster.shown("b").static_key  # type: ignore[union-attr]

@@ -8,12 +8,14 @@ import attrs
 import pytest
 
 from qnetpy.channels import CHID_MEMBERS
+from qnetpy.identity.authority import NODE_VALIDITY, issue_certificate
 from qnetpy.identity.certificate import parse_chain, verify
 from qnetpy.identity.trust import Kind, Revoked, make_statement
 from qnetpy.link.session import RekeyPolicy
 from qnetpy.members import wire
 from qnetpy.members.commands import Issuing
 from qnetpy.members.office import OfficeError
+from qnetpy.members.renewer import Peers
 from qnetpy.parameters import QnetSettings
 from qnetpy.testing.members import MemoryStore, enrolled
 from qnetpy.testing.membership import Cluster
@@ -324,6 +326,34 @@ def test_a_root_that_is_retired_by_hand_leaves_the_others_out() -> None:
     cluster.world.run(30.0)
     assert not any("b" in pair for pair in cluster.links())
     assert ("a", "issuer") in cluster.links()
+
+
+def test_a_node_whose_certificate_ends_shows_the_one_that_does_not() -> None:
+    """Under the newer root; the one under the older could not be renewed."""
+    cluster = Cluster(23, "a", "b")
+    cluster.world.nodes["b"].crash()  # who is off is waited for
+    old = cluster.member("issuer").keyring.newest_root_id
+    cluster.member("root").rotate()
+    cluster.until(lambda: cluster.member("a").keyring.next is not None, 60.0)
+    cluster.world.nodes["a"].crash()
+    store, power = cluster.stores["a"], cluster.member("issuer").keyring.power(old)
+    assert power is not None
+    own, wall = store.kept.identity.certificate, cluster.world.dispatch.wall()
+    ending = issue_certificate(power, "a", own.static_key, [], wall, 40.0, cluster.random.randbytes)
+    store.kept = attrs.evolve(store.kept, identity=attrs.evolve(store.kept.identity, certificate=ending))
+    cluster.start("a")
+    cluster.member("a")._renewer._peers = Peers(list, cluster.member("a")._renewer._peers.send)
+    cluster.world.run(20.0)
+    assert cluster.shown("a") == ending
+    cluster.world.run(150.0)
+    keyring = cluster.member("a").keyring
+    assert keyring.identity.certificate.root_id == keyring.newest_root_id != old
+    assert {pair for pair in cluster.links() if pair[0] == "a"} == {("a", "root"), ("a", "issuer")}
+    assert keyring.next == ending
+    assert not keyring.show_other(cluster.world.dispatch.wall()), "it has ended"
+    root = cluster.member("root")
+    with pytest.raises(OfficeError, match="has not ended"):
+        root.office.retire(wall + 2 * NODE_VALIDITY)
 
 
 def test_a_node_leaves() -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import random
 
 import pytest
 
 from qnetpy.identity.authority import Authority, issue_certificate, make_authority
 from qnetpy.identity.certificate import Certificate
-from qnetpy.identity.trust import Kind, Revoked, Trust, make_statement
+from qnetpy.identity.trust import Kind, Revoked, Trust, make_statement, serial_id
 from qnetpy.members.register import Register, pack_register, parse_register
 from qnetpy.testing.members import enrolled
 
@@ -42,17 +43,57 @@ def test_an_older_certificate_does_not_hide_the_latest(authority: Authority) -> 
     old = certificate(authority, "n2")
     new = issue_certificate(authority, "n2", old.static_key, [], NOW, 9 * DAY)
     register.note(new)
-    assert register.note(old, [b"r" * 20]), "what it is ready for is news"
+    assert register.note(old, {b"r" * 20: NOW + DAY}), "what it is ready for is news"
     member = register.get("n2")
     assert member is not None
     assert member.not_after == new.not_after
-    assert member.ready == {authority.root.key_id, b"r" * 20}
+    assert member.ready == {authority.root.key_id: new.not_after, b"r" * 20: NOW + DAY}
     another = certificate(authority, "n2x")
     register.note(issue_certificate(authority, "n2", another.static_key, [], NOW, DAY))
     member = register.get("n2")
     assert member is not None
     assert member.static_key == another.static_key, "another machine of that name"
-    assert member.ready == {authority.root.key_id}
+    assert set(member.ready) == {authority.root.key_id}
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_of_two_that_end_together_every_node_takes_the_same_for_the_latest(authority: Authority, turned: bool) -> None:
+    first = certificate(authority, "n2")
+    both = [first, issue_certificate(authority, "n2", first.static_key, ["files"], NOW, DAY, random.Random(9).randbytes)]
+    assert both[0].not_after == both[1].not_after
+    register = Register()
+    for one in reversed(both) if turned else both:
+        register.note(one)
+    member = register.get("n2")
+    assert member is not None
+    latest = max(both, key=serial_id)
+    assert (member.serial, member.roles) == (serial_id(latest), latest.roles)
+    assert [one.serial for one in member.earlier] == [serial_id(min(both, key=serial_id))]
+
+
+def test_a_certificate_under_a_root_counts_until_it_ends(authority: Authority) -> None:
+    register, trust = Register(), Trust("garden", [authority.root])
+    new = b"n" * 20
+    register.note(certificate(authority, "a", 9 * DAY), {new: NOW + DAY})
+    for known in (register, parse_register(pack_register(register))):
+        assert known.lacking(new, trust, NOW + DAY) == []
+        assert known.lacking(new, trust, NOW + DAY + 1) == ["a"]
+    register.note(certificate(authority, "a", 9 * DAY), {new: NOW + 2 * DAY})
+    register.note(certificate(authority, "a", 9 * DAY), {new: NOW + DAY})
+    assert register.lacking(new, trust, NOW + 2 * DAY) == [], "the latest that it has counts"
+
+
+def test_of_a_file_that_does_not_say_when_they_end_it_is_heard_anew(authority: Authority) -> None:
+    register, trust = Register(), Trust("garden", [authority.root])
+    register.note(certificate(authority, "a"))
+    rows = json.loads(pack_register(register))
+    rows[0]["ready"] = [authority.root.key_id.hex()]
+    assert parse_register(json.dumps(rows).encode()).lacking(authority.root.key_id, trust, NOW) == ["a"]
+    wrong: list[object] = [[[]], [["zz", 1.0]], [["00", "x"]], 5]
+    for nonsense in wrong:
+        rows[0]["ready"] = nonsense
+        with pytest.raises(ValueError):
+            parse_register(json.dumps(rows).encode())
 
 
 def test_who_lacks_a_certificate_under_a_root(authority: Authority) -> None:
@@ -60,7 +101,7 @@ def test_who_lacks_a_certificate_under_a_root(authority: Authority) -> None:
     for name, validity in (("a", DAY), ("b", DAY), ("c", 60.0), ("d", DAY)):
         register.note(certificate(authority, name, validity))
     new = b"n" * 20
-    register.note(certificate(authority, "a"), [new])
+    register.note(certificate(authority, "a"), {new: NOW + DAY})
     register.forget("d")
     assert register.lacking(new, trust, NOW + 1) == ["b", "c"]
     assert register.lacking(new, trust, NOW + 3600) == ["b"], "c has expired and cannot come back by itself"
@@ -82,7 +123,7 @@ def test_every_issuing_power_of_a_name_is_remembered(authority: Authority) -> No
     trust, register = Trust("garden", [authority.root]), Register()
     first, second = (enrolled(authority, "i", NOW, random.Random(seed).randbytes, roles=["issuer"]) for seed in (5, 6))
     (one,), (two,) = first.kept.powers, second.kept.powers
-    register.note(first.kept.identity.certificate, (), [one.issuer])
+    register.note(first.kept.identity.certificate, None, [one.issuer])
     register.note(second.kept.identity.certificate)
     register.note(enrolled(authority, "g", NOW, random.Random(7).randbytes, by=two).kept.identity.certificate)
     for known in (register, parse_register(pack_register(register))):
@@ -100,14 +141,14 @@ def test_every_issuing_power_of_a_name_is_remembered(authority: Authority) -> No
 def test_what_hangs_on_a_root_that_is_gone_is_forgotten(authority: Authority) -> None:
     store = enrolled(authority, "i", NOW, random.Random(8).randbytes, roles=["issuer"])
     register = Register()
-    register.note(store.kept.identity.certificate, [b"r" * 20], [store.kept.powers[0].issuer])
+    register.note(store.kept.identity.certificate, {b"r" * 20: NOW + DAY}, [store.kept.powers[0].issuer])
     register.keep_roots([authority.root.key_id])
     (member,) = register
-    assert member.ready == {authority.root.key_id}
+    assert set(member.ready) == {authority.root.key_id}
     assert len(member.issuing) == 1
     register.keep_roots([b"r" * 20])
     (member,) = register
-    assert (member.ready, member.issuing) == (frozenset(), frozenset())
+    assert (member.ready, member.issuing) == ({}, frozenset())
 
 
 def test_it_does_not_grow_without_end(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> None:

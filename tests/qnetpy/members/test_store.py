@@ -24,7 +24,7 @@ AUTHORITY_OF = make_authority("garden", NOW, random=random.Random(1).randbytes)
 def kept() -> Kept:
     first = enrolled(AUTHORITY_OF, "n1", NOW, random.Random(2).randbytes, roles=["issuer"]).kept
     register = Register()
-    register.note(first.identity.certificate, [b"r" * 20], [power.issuer for power in first.powers])
+    register.note(first.identity.certificate, {b"r" * 20: 2e9}, [power.issuer for power in first.powers])
     statement = make_statement(AUTHORITY_OF, Kind.REVOKE, Revoked("n2", bytes(32)), NOW)
     return attrs.evolve(
         first, next=first.identity.certificate, before=first.identity.certificate, statements=(statement,), register=pack_register(register)
