@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import json
 import logging
@@ -15,7 +16,10 @@ import time
 
 import trio
 
+from qnetpy.discovery.addresses import usable_addresses
 from qnetpy.discovery.hint import Announcement, Hint, Interface
+from qnetpy.discovery.rendezvous import Rendezvous
+from qnetpy.discovery.responder import Responder
 from qnetpy.discovery.zeroconf import ZeroconfDiscovery
 from resmgr.runner import TrioDispatch, open_dispatch
 
@@ -74,6 +78,28 @@ class Node:
     def facts(self) -> None:
         usage = resource.getrusage(resource.RUSAGE_SELF)
         say("facts", drops=self.discovery.drops, cpu=usage.ru_utime + usage.ru_stime, threads=threading.active_count())
+
+    def flash(self, token: str, rounds: int, name: str) -> None:
+        """Come and go again and again: the whole of it at once, then a responder and a rendezvous, which end before what they began."""
+        announce = Announcement(bytes.fromhex(token), 0x88B5)
+        for _ in range(rounds):
+            self.discovery = ZeroconfDiscovery()
+            self.start(token, name)
+            self.discovery.close()
+
+        async def come_and_go() -> None:
+            for _ in range(rounds):
+                responder = Responder(announce, interface(name), usable_addresses([name])[name], lambda heard: None)
+                await responder.start()
+                responder.withdraw(goodbye=True)
+                await responder.close()
+
+        asyncio.run(come_and_go())
+        for _ in range(rounds):
+            rendezvous = Rendezvous()
+            rendezvous.start()
+            rendezvous.close()
+        say("flashed", threads=[thread.name for thread in threading.enumerate() if thread.name.startswith("qnet-")])
 
     def close(self) -> None:
         begin = time.monotonic()
