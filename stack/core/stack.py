@@ -34,6 +34,7 @@ from stack.core.listeners import Listeners
 from stack.core.loaded import Loaded
 from stack.core.module import Kind, Loadable, Random
 from stack.core.modules import Modules
+from stack.core.preparation import Preparation
 from stack.core.promiscuity import hear_everybody
 from stack.core.registry import Handler, Registration, module_of
 from stack.core.screen import Screen
@@ -95,6 +96,11 @@ class Stack(Datapath):
         does not work; then nothing is left behind. Misuse when the module breaks a rule (two modules want one ethertype).
         """
         return self._modules.load(module, options, kind, wrap)
+
+    def load_prepared(self, made: Preparation) -> Loaded:
+        """The rest of `load` after `stack.core.preparation.prepare`, which takes the longer part of it and may be called in another thread.
+        *made* is the module's then, or closed."""
+        return self._modules.load_prepared(made)
 
     def load_again(self, loaded: Loaded) -> Loaded:
         """Load a module that was unloaded as it was before. As `load`."""
