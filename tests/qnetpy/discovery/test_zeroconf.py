@@ -185,7 +185,8 @@ def test_what_ends_as_soon_as_it_began_ends_without_a_word(nodes: tuple[Node, No
     a, b = nodes
     join(a, b, "eth0", 1)
     a.do("flash", a.token, 5, "eth0")
-    a.wait("flashed", threads=[])
+    flashed = a.wait("flashed", threads=[])
+    assert cast(float, flashed["took"]) < 0.1, "nobody waits for an import"
 
 
 def test_a_node_that_starts_later_finds_one_that_was_quiet_for_long(nodes: tuple[Node, Node]) -> None:
