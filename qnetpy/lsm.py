@@ -1,24 +1,22 @@
-"""The module that `io-pkt -p qnet` loads: reads configuration and keys, makes the node's Qnet, mounts /net. Read this first.
+"""The module that `io-pkt -p qnet` loads: makes the node's Qnet of configuration and keys, and serves /net. Read this first.
 
     io-pkt -d packet ifname=eth0 -p qnet config=/etc/qnet/qnet.toml
 
-What it starts, in this order: a private mount namespace, this node's files and processes for other nodes (under the access rules), the
-link protocol with discovery (`qnetpy.qnet`), the live statistics, and the mount. `detach` undoes it in reverse: goodbye is said first.
+What takes long comes before, and in a worker thread when frames flow: files are read, /net is mounted (`qnetpy.prepared`). What it starts
+then, in this order: this node's files and processes for other nodes (under the access rules), the link protocol with discovery
+(`qnetpy.qnet`), the live statistics, and whoever serves the mount. `detach` undoes it in reverse: goodbye is said first.
 """
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import logging
 import os
 import resource
 from collections.abc import Callable
-from pathlib import Path
 
 import attrs
 
-from qnetpy import config as configuration
 from qnetpy import facts
 from qnetpy.channels import CHID_CONTROL
 from qnetpy.config import Config
@@ -29,63 +27,33 @@ from qnetpy.discovery.several import SeveralDiscovery
 from qnetpy.discovery.static import StaticDiscovery, StaticPeer
 from qnetpy.discovery.zeroconf import ZeroconfDiscovery
 from qnetpy.enrol.service import EnrolmentService
-from qnetpy.link.machine import LinkTimers
-from qnetpy.link.session import RekeyPolicy
 from qnetpy.members import commands
 from qnetpy.members.membership import Membership
-from qnetpy.members.store import DirectoryStore
-from qnetpy.netfs.mount import NetMount, net_options
+from qnetpy.netfs.mount import NetMount
 from qnetpy.netfs.stats import StatsFile
-from qnetpy.parameters import QnetSettings
 from qnetpy.policy import policy
+from qnetpy.prepared import PreparedQnet, QnetOptions, prepare
 from qnetpy.qnet import Qnet
 from qnetpy.resume import ResumeWatch
 from qnetpy.settings import SettingsError
 from resmgr.access import Policy
 from resmgr.channel import Channel
-from resmgr.fuse.mount import private_namespace
 from resmgr.procmgr.inherit import catch_ignored_signals
 from resmgr.procmgr.manager import SpawnRules
 from resmgr.users import Accounts
 from stack.core.errors import ModuleError
 from stack.core.module import Context, Kind, Module
-from stack.crypto.hardware import fast_suites, processor_flags
 from stack.wire.endpoint import PORT_DEFAULT, split_host
 from stack.wire.ethernet import mac_bytes
 
 log = logging.getLogger(__name__)
 
 
-@attrs.frozen
-class QnetOptions:
-    """Options of the module. What is empty comes from the configuration file."""
-
-    config: str = ""
-    keys: str = ""
-    mount: str = ""
-    """Where /net is mounted; `none`: nowhere."""
-    serve: bool = True
-    """Serve the files and programs of this machine to other nodes, under the access rules."""
-
-
 class LsmQnet:
     """The module at work."""
 
-    def __init__(self, context: Context, options: QnetOptions) -> None:
-        try:
-            settings = configuration.load(options.config or None)
-        except SettingsError as error:
-            raise ModuleError(errno.EINVAL, str(error)) from None
-        except OSError as failed:
-            raise ModuleError(failed.errno or errno.EIO, f"{failed.filename}: {failed.strerror}") from None
-        try:
-            keys = DirectoryStore(Path(options.keys or settings.node.key_dir), settings.node.key_command)
-            kept = keys.load()
-        except OSError as error:
-            raise ModuleError(error.errno or errno.EIO, error.strerror or str(error)) from None
-        identity = kept.identity
-        if settings.node.name not in ("", identity.name):
-            raise ModuleError(errno.EINVAL, f"the configuration calls this node {settings.node.name}, its certificate {identity.name}")
+    def __init__(self, context: Context, prepared: PreparedQnet, serve: bool) -> None:
+        settings, kept, keys = prepared.settings, prepared.kept, prepared.keys
         self.qnet: Qnet | None = None
         """None only before the start and after the end."""
         self._control: Channel | None = None
@@ -99,16 +67,14 @@ class LsmQnet:
         """What gives the process its own settings back."""
         self._context = context
         self.system = context.system
-        self._point = options.mount or (settings.qnet.mount.point if settings.qnet.mount.enabled else "none")
-        if self._point == "none":
-            self._point = ""
+        self._point = prepared.point
         try:
-            self._start(settings, identity.name, options.serve)
+            self._start(settings, kept.identity.name, serve)
             membership = self._membership = Membership(context.dispatch, self.system.kernel, kept, keys, context.random)
             zeroconf = ZeroconfDiscovery() if settings.qnet.discovery in ("auto", "zeroconf") else None
             sources = discovery(settings, zeroconf)
             qnet = self.qnet = Qnet(
-                *(context.stack, self.system, membership.keyring.identity, link_settings(settings), sources, context.random),
+                *(context.stack, self.system, membership.keyring.identity, prepared.link, sources, context.random),
                 *(membership, context.dispatch),
             )
             issuing = commands.Issuing(membership, context.dispatch)
@@ -126,7 +92,7 @@ class LsmQnet:
             control = Control(status, lambda: facts.nodes(qnet), verbs, os.geteuid())
             self._stats = StatsFile(self.system, status)
             self._control = self.system.kernel.channel(control.handle, chid=CHID_CONTROL, remote=False)
-            self._mount_net(qnet, settings)
+            self._mount_net(qnet, prepared)
         except BaseException:
             self.detach()
             raise
@@ -153,15 +119,6 @@ class LsmQnet:
             system.set_policy(policy(settings.access, system.accounts))
         except (SettingsError, ValueError) as error:
             raise ModuleError(errno.EINVAL, str(error)) from None
-        if self._point:
-            try:
-                with contextlib.suppress(FileExistsError):
-                    # Not exist_ok, which looks at what is there: the dead mount of a daemon that was killed, which mounting removes.
-                    os.makedirs(self._point, 0o755)
-                if system.namespace is None:
-                    system.namespace = private_namespace()
-            except OSError as error:
-                raise ModuleError(error.errno or errno.EPERM, f"{self._point}: {error.strerror}") from None
         if serve:
             self._serve(settings)
 
@@ -184,29 +141,13 @@ class LsmQnet:
         if system.processes is None:
             system.serve_processes(spawn_rules(settings, system.accounts))
 
-    def _mount_net(self, qnet: Qnet, settings: Config) -> None:
+    def _mount_net(self, qnet: Qnet, prepared: PreparedQnet) -> None:
         if not self._point:
             return
-        mount = settings.qnet.mount
-        options = net_options(
-            attr_valid=mount.attribute_seconds,
-            entry_valid=mount.entry_seconds,
-            max_write=mount.max_write,
-            allow_other=mount.allow_other,
+        mount, device = prepared.take_mount(self.system)
+        self._mount = NetMount(
+            self._context.dispatch, self.system.kernel, self.system.accounts, qnet.netfs.target, mount, device, self._ended
         )
-        try:
-            self._mount = NetMount(
-                self._context.dispatch,
-                self.system.kernel,
-                self.system.accounts,
-                qnet.netfs.target,
-                self._point,
-                options,
-                self.system.namespace,
-                self._ended,
-            )
-        except OSError as error:
-            raise ModuleError(error.errno or errno.EIO, error.strerror or str(error)) from None
         qnet.netfs.listeners.append(self._mount.forget)
 
     def _status(self, qnet: Qnet, zeroconf: ZeroconfDiscovery | None) -> dict[str, object]:
@@ -267,21 +208,6 @@ def _set_umask(mask: int) -> None:
     os.umask(mask)
 
 
-def link_settings(settings: Config) -> QnetSettings:
-    """What the link protocol is told."""
-    timers = settings.qnet.timers
-    return QnetSettings(
-        ethertype=settings.qnet.ethertype,
-        interfaces=frozenset(settings.qnet.interfaces),
-        solicit=settings.qnet.discovery in ("auto", "ethernet"),
-        suites=settings.qnet.suites or fast_suites(processor_flags()),
-        timers=LinkTimers(timers.heartbeat, timers.suspect, timers.down),
-        rekey=RekeyPolicy(after=timers.rekey),
-        paths=settings.qnet.paths,
-        policies={entry.node: entry.paths for entry in settings.qnet.policies},
-    )
-
-
 def spawn_rules(settings: Config, accounts: Accounts) -> SpawnRules:
     """What the verb spawn covers. ModuleError for an account that this machine does not have."""
     spawn = settings.access.spawn
@@ -312,7 +238,8 @@ def discovery(settings: Config, zeroconf: ZeroconfDiscovery | None) -> Discovery
 
 def attach(context: Context, options: QnetOptions) -> LsmQnet:
     """Called by the stack's loader."""
-    return LsmQnet(context, options)
+    assert isinstance(context.prepared, PreparedQnet)
+    return LsmQnet(context, context.prepared, options.serve)
 
 
-MODULE = Module("qnet", Kind.PROTOCOL, QnetOptions, attach)
+MODULE = Module("qnet", Kind.PROTOCOL, QnetOptions, attach, prepare=prepare)

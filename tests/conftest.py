@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -19,8 +20,9 @@ def pytest_configure() -> None:
     catch_ignored_signals()
 
 
-@pytest.fixture
-def veth() -> Iterator[Veth]:
+@contextmanager
+def wired() -> Iterator[Veth]:
+    """A cable whose ends have carrier."""
     pair = Veth(Namespace.make(), Namespace.make())
     try:
         pair.a.ip("link", "add", "va", "address", "02:00:00:00:00:0a", "type", "veth", "peer", "name", "vb", "address", "02:00:00:00:00:0b")
@@ -33,6 +35,12 @@ def veth() -> Iterator[Veth]:
     finally:
         pair.a.close()
         pair.b.close()
+
+
+@pytest.fixture
+def veth() -> Iterator[Veth]:
+    with wired() as pair:
+        yield pair
 
 
 @pytest.fixture

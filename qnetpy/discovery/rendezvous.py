@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import asyncio
 
     from zeroconf import Zeroconf
-    from zeroconf.asyncio import AsyncZeroconf
+    from zeroconf.asyncio import AsyncServiceBrowser, AsyncZeroconf
 
 OFFERS_MAX = 16
 """Announcements looked at. Stops a stranger who announces thousands from keeping us busy."""
@@ -56,6 +56,7 @@ class Rendezvous:
         self._closed = False
         self._thread = threading.Thread(target=self._main, name="qnet-rendezvous", daemon=True)
         self._seen: set[tuple[str, str]] = set()
+        self._resolving: set[asyncio.Task[None]] = set()
         self.problem = ""
         """Why nothing can be heard, when that is so."""
 
@@ -99,7 +100,7 @@ class Rendezvous:
             if self._closed:
                 return
             self._wake = lambda: loop.call_soon_threadsafe(ended.set)
-        browsers: list[AsyncZeroconf] = []
+        browsers: list[tuple[AsyncZeroconf, AsyncServiceBrowser]] = []
         try:
             for name, addresses in usable_addresses(interfaces()).items():
                 with contextlib.suppress(OSError, RuntimeError):
@@ -111,15 +112,18 @@ class Rendezvous:
         finally:
             with self._lock:
                 self._wake = None
-            for browser in browsers:
-                await browser.async_close()
+            # What asks goes first: it fails when it finds the library closed.
+            for task in self._resolving:
+                task.cancel()
+            for opened, browser in browsers:
+                await browser.async_cancel()
+                await opened.async_close()
 
-    async def _browse(self, interface: str, addresses: Addresses) -> AsyncZeroconf:
+    async def _browse(self, interface: str, addresses: Addresses) -> tuple[AsyncZeroconf, AsyncServiceBrowser]:
         from zeroconf import ServiceStateChange
         from zeroconf.asyncio import AsyncServiceBrowser
 
-        browser = await open_mdns(interface, addresses)
-        tasks: set[asyncio.Task[None]] = set()
+        opened = await open_mdns(interface, addresses)
 
         def changed(zeroconf: Zeroconf, service_type: str, name: str, state_change: ServiceStateChange) -> None:
             import asyncio
@@ -127,11 +131,10 @@ class Rendezvous:
             if state_change is not ServiceStateChange.Removed and (interface, name) not in self._seen and len(self._seen) < OFFERS_MAX:
                 self._seen.add((interface, name))
                 task = asyncio.ensure_future(self._resolve(interface, zeroconf, name))
-                tasks.add(task)
-                task.add_done_callback(tasks.discard)
+                self._resolving.add(task)
+                task.add_done_callback(self._resolving.discard)
 
-        AsyncServiceBrowser(browser.zeroconf, JOIN_TYPE, handlers=[changed])
-        return browser
+        return opened, AsyncServiceBrowser(opened.zeroconf, JOIN_TYPE, handlers=[changed])
 
     async def _resolve(self, interface: str, library: Zeroconf, name: str) -> None:
         from zeroconf.asyncio import AsyncServiceInfo

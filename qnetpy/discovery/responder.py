@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     import asyncio
 
     from zeroconf import RecordUpdate, RecordUpdateListener, Zeroconf
-    from zeroconf.asyncio import AsyncServiceInfo, AsyncZeroconf
+    from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZeroconf
 
 TTL = 1200
 """Seconds an announcement stands. The library raises pointer records below 1125 s to that, so a shorter life would not be kept."""
@@ -70,6 +70,7 @@ class Responder:
         self._announce = announce
         self._report = report
         self._zeroconf: AsyncZeroconf | None = None
+        self._browser: AsyncServiceBrowser | None = None
         self._announcing: asyncio.Future[object] | None = None
         self._offered: tuple[JoinOffer, AsyncServiceInfo, asyncio.Future[object]] | None = None
         self._resolving: set[asyncio.Task[None]] = set()
@@ -84,7 +85,7 @@ class Responder:
         library = self._zeroconf.zeroconf
         library.async_add_listener(_listener(self), None)
         # The browser is there for its schedule of queries (RFC 6762 section 5.2); what is heard comes through the listener.
-        AsyncServiceBrowser(library, SERVICE_TYPE, handlers=[lambda **_: None])
+        self._browser = AsyncServiceBrowser(library, SERVICE_TYPE, handlers=[lambda **_: None])
         announce = self._announce
         info = AsyncServiceInfo(
             SERVICE_TYPE,
@@ -145,6 +146,9 @@ class Responder:
             library.async_send(out)
 
     async def close(self) -> None:
+        """The browser first: a task of its own asks, and fails when it finds the library closed before it had its first turn."""
+        if self._browser is not None:
+            await self._browser.async_cancel()
         if self._announcing is not None:
             self._announcing.cancel()
         if self._offered is not None:

@@ -107,7 +107,7 @@ class ZeroconfDiscovery:
             self._worker.post_offer(offer)
 
     def close(self) -> None:
-        """Blocks until the goodbye is sent and the thread has ended (measured 10 ms, at most CLOSE_WAIT)."""
+        """Blocks until the goodbye is sent and the thread has ended (measured 10 ms, at most CLOSE_WAIT), if it had begun to announce."""
         worker, self._worker = self._worker, None
         self._on_hint = self._on_gone = None
         if self._timer is not None:
@@ -193,8 +193,12 @@ class _Worker:
             return name in self._wanted
 
     def stop(self) -> None:
+        """A thread that is still importing has opened nothing, and is not waited for: it ends after that by itself."""
         with self._lock:
             self._stopping = True
+            importing = self._wake is None
+        if importing:
+            return
         self._poke()
         self._thread.join(CLOSE_WAIT)
         if self._thread.is_alive():
@@ -233,7 +237,10 @@ class _Worker:
         try:
             import zeroconf.asyncio  # noqa: F401  # the slow import, before anything waits for this thread
 
-            asyncio.run(self._run())
+            with self._lock:
+                stopping = self._stopping
+            if not stopping:
+                asyncio.run(self._run())
         except Exception as error:
             # Qnet works without discovery (configured peers, peers that call us), so this is told and not fatal.
             log.warning("discovery: zeroconf ended: %s: %s", type(error).__name__, error)

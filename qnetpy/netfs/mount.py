@@ -28,7 +28,7 @@ ROOT_NODE = 1
 
 
 class NetMount:
-    """One mount of /net; `close` removes it. MountError when it cannot be made."""
+    """Serves one mount of /net, that was made before, until `close` removes it."""
 
     def __init__(
         self,
@@ -36,23 +36,22 @@ class NetMount:
         kernel: Kernel,
         accounts: Accounts,
         root: Target,
-        point: str,
-        options: FuseOptions,
-        namespace: int | None,
+        mount: Mount,
+        device: int,
         on_end: Callable[[str], None],
     ) -> None:
-        self.point = point
+        """*mount* and *device*, its open /dev/fuse, are this object's from now on."""
+        self.point = mount.mountpoint
 
         def groups(uid: int, gid: int) -> tuple[int, ...]:
             account = accounts.user(uid)
             return () if account is None else account.groups
 
-        self._mount = Mount(point, options, namespace)
-        fd = self._mount.attach()
-        self.machine = Machine(dispatch, KernelResolver(kernel, groups), root, options, os.fsencode(point))
-        self._session = Session(dispatch, fd, self.machine, on_end)
+        self._mount = mount
+        self.machine = Machine(dispatch, KernelResolver(kernel, groups), root, mount.options, os.fsencode(mount.mountpoint))
+        self._session = Session(dispatch, device, self.machine, on_end)
         self._session.start()
-        self._copies = None if namespace is None else CopyWatch(self._mount)
+        self._copies = CopyWatch(mount)
 
     def forget(self, name: bytes) -> None:
         """What the kernel believes of the entry *name* of /net is not to be believed any more."""

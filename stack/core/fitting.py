@@ -1,4 +1,4 @@
-"""What every driver in memory asks of a frame: may it be sent on this link, and is it for this station."""
+"""What drivers ask of a frame: may it be sent on this link, and is it for this station."""
 
 from __future__ import annotations
 
@@ -10,8 +10,12 @@ from stack.wire.ethernet import HEADER_SIZE, MAC_SIZE, TAG_SIZE, TPIDS, ethertyp
 
 
 def fitting(frames: list[Frame], mtu: int, count: Callable[[str], None]) -> list[Frame]:
-    """Those of *frames* that a link of *mtu* carries, in order; *count* hears of each other one. A tag does not count as payload."""
+    """Those of *frames* that a link of *mtu* carries, in order, or *frames* itself if that is all; *count* hears of each other one. A tag
+    does not count as payload."""
     longest = mtu + HEADER_SIZE
+    sizes = list(map(len, frames))
+    if not sizes or (max(sizes) <= longest and min(sizes) >= HEADER_SIZE):
+        return frames
     good: list[Frame] = []
     for frame in frames:
         size = len(frame)

@@ -51,7 +51,8 @@ class Interface:
 
     `promiscuous` counts those who asked for frames of other stations: `Stack.promiscuous`; `groups` has the number of members of each
     group: `Stack.join`.
-    `owner` is the interface that alone takes what this one receives (`Stack.own`): a bridge or an aggregate, empty for none.
+    `owner` is the interface that alone takes what this one receives (`Stack.own`): a bridge or an aggregate, empty for none. `engine` is
+    the kind of the forwarding engine that alone carries its frames (`Stack.carry`), empty for none.
     `endpoints` is there when the link's stations are IP endpoints; it is the innermost driver, whatever is wrapped around that.
     """
 
@@ -63,6 +64,7 @@ class Interface:
         "drops",
         "enabled",
         "endpoints",
+        "engine",
         "groups",
         "guard",
         "index",
@@ -99,6 +101,7 @@ class Interface:
         self.addresses: tuple[str, ...] = ()
         self.promiscuous = 0
         self.owner = ""
+        self.engine = ""
         self.groups: dict[bytes, int] = {}
         self.rx_frames = self.rx_bytes = self.tx_frames = self.tx_bytes = 0
         self.drops = Counters()

@@ -1,6 +1,8 @@
-"""Drivers that sit on an interface of Linux. What works on the interface itself, beside the driver (a forwarding engine), asks for it.
+"""Drivers that sit on an interface of Linux.
 
-Such a driver has `linux_interface` and `stand_aside`, and is then an `OnLinux`.
+One says by `linux_index` which one it is, or what it is wrapped around does: then that one's IP addresses are this link's
+(`stack.core.addresses`). What works on the interface itself, beside the driver and with nothing between (a forwarding engine), asks for
+more: a driver that lends it has `linux_interface` and `stand_aside`, and is then an `OnLinux`. The first takes no right, the second does.
 """
 
 from __future__ import annotations
@@ -9,7 +11,22 @@ from typing import Protocol, TypeGuard
 
 import attrs
 
+from stack.capability import capability
 from stack.core.driver import Driver
+
+
+def linux_index(driver: object) -> int:
+    """The index of the Linux interface that *driver*, or the one that it is wrapped around, works on; 0 for none."""
+    found = capability(driver, _has_index)
+    return 0 if found is None else found.linux_index
+
+
+class _Indexed(Protocol):
+    linux_index: int
+
+
+def _has_index(driver: object) -> TypeGuard[_Indexed]:
+    return isinstance(getattr(driver, "linux_index", None), int)
 
 
 @attrs.frozen

@@ -43,7 +43,7 @@ def wrapped(module: Loadable, innermost: Attached, wrap: Sequence[tuple[str, str
         raise Misuse(f"{module.name}: attach returned no driver")
     driver: Driver = innermost
     yield driver
-    context = attrs.evolve(context, kept=None)
+    context = attrs.evolve(context, kept=None, prepared=None)
     for name, options in wrap:
         wrapper = find_module(name, Kind.WRAPPER).attach_text(context, options)
         if not _is_wrapper(wrapper):

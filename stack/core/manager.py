@@ -18,7 +18,7 @@ import attrs
 from resmgr.errors import Misuse
 from resmgr.runner import SPIN_DEFAULT, TrioDispatch, open_dispatch
 from resmgr.system import System
-from stack.addresses import AddressWatch
+from stack.core.addresses import AddressWatch
 from stack.core.commandline import Load
 from stack.core.errors import ModuleError
 from stack.core.ifnet import InterfaceEvent

@@ -4,6 +4,9 @@ A module is a value, `MODULE`, in an importable file: a name, a kind, a class of
 `attach(context, options)` starts the module and returns what it started; `detach()` of that ends it, synchronously, and leaves nothing
 behind: no descriptor, timer, ethertype, hook, channel or network. What it forgot the stack takes away and complains about.
 
+What takes long before that, and needs no stack (files to be read, something to be mounted), a module does in `prepare(system, options)`,
+which blocks and runs in a worker thread when frames flow; `attach` finds what it returned as `Context.prepared`.
+
 A restart (`stack.core.restart`) would undo what was changed of a module at run time. One that has `keep()`, and is then a `Keeping`, is
 asked for it before, and is given it as `Context.kept`.
 
@@ -52,6 +55,16 @@ class Context:
     """The node's pathname space, policy and managers; `kernel` is its kernel."""
     kept: object = None
     """What `keep` of the same module returned before it was restarted; None: it begins with its options alone. Not for wrappers."""
+    prepared: Prepared | None = None
+    """What `prepare` of the module returned; None for one without. Not for wrappers."""
+
+
+class Prepared(Protocol):
+    """What a module has got ready before it is attached. From when `attach` has returned it is the module's."""
+
+    def close(self) -> None:
+        """Give back what `attach` has not taken: it raised, or was never called. Idempotent; may be called in any thread."""
+        ...
 
 
 class Attached(Protocol):
@@ -92,6 +105,8 @@ class Loadable(Protocol):
     @property
     def capabilities(self) -> tuple[str, ...]: ...
 
+    def prepare_text(self, system: System, text: str) -> Prepared | None: ...
+
     def attach_text(self, context: Context, text: str) -> Attached: ...
 
     def usage(self) -> list[tuple[str, str]]: ...
@@ -107,6 +122,12 @@ class Module(Generic[O]):
     attach: Callable[[Context, O], Attached]
     capabilities: tuple[str, ...] = ()
     """Of capabilities(7), without CAP_: what the module needs while it is loaded and at work, for `io-pkt -U`."""
+    prepare: Callable[[System, O], Prepared] | None = None
+    """Blocks, in any thread, and changes nothing of the system. It may raise what `attach` may."""
+
+    def prepare_text(self, system: System, text: str) -> Prepared | None:
+        """What `prepare` returns for the options in *text*; None where there is nothing to prepare."""
+        return None if self.prepare is None else self.prepare(system, parse_options(self.options, text, self.name))
 
     def attach_text(self, context: Context, text: str) -> Attached:
         """Parse *text* as this module's options and attach. `OptionError`, or what `attach` raises."""

@@ -1,6 +1,7 @@
 """The modules at work in one stack: how they come and go.
 
-    load: attach -> wrappers around a driver -> interface -> driver begins, is told what is wanted -> in the table -> ATTACHED
+    load: prepare (`stack.core.preparation`) -> attach -> wrappers around a driver -> interface -> driver begins, is told what is wanted
+          -> in the table -> ATTACHED
     unload: out of the table -> DETACHED -> detach -> what it forgot is taken back, with a warning
 
 Loading does all of it or nothing: whatever fails, what was attached is detached and what was registered is revoked. Unloading goes through
@@ -10,23 +11,20 @@ traffic. Loading a module again with what it had is for `stack.core.restart`.
 
 from __future__ import annotations
 
-import errno
 import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from resmgr.errors import Misuse
 from stack.core.driver import Driver
-from stack.core.errors import ModuleError
 from stack.core.hooks import Hooks
 from stack.core.ifnet import InterfaceEvent
 from stack.core.interfaces import Interfaces
 from stack.core.isolation import RAISED, Guard, GuardedDispatch, Guards
 from stack.core.layers import stands_on
 from stack.core.loaded import Loaded, wrapped
-from stack.core.loader import find_module
 from stack.core.module import Attached, Context, Kind, Loadable, Random
-from stack.core.options import take_common
+from stack.core.preparation import Preparation, prepare
 from stack.core.restart import Restarter, Restarts
 from stack.core.wants import Wants
 
@@ -56,32 +54,34 @@ class Modules:
         """As `stack.core.stack.Stack.load`."""
         if self._closed:
             raise Misuse("the stack is closed")
-        found = find_module(module, kind) if isinstance(module, str) else module
-        if wrap and found.kind is not Kind.DRIVER:
-            raise ModuleError(errno.EINVAL, f"{found.name} is no driver: nothing can be wrapped around it")
-        if found.kind is Kind.WRAPPER:
-            raise ModuleError(errno.EINVAL, f"{found.name} needs a driver to be wrapped around")
-        common, own = take_common(options, found.name)
-        return self._load(found, own, wrap, Restarts(common.restart) if common.restart else None)
+        return self.load_prepared(prepare(self._stack.system, module, options, kind, wrap))
+
+    def load_prepared(self, made: Preparation) -> Loaded:
+        """As `stack.core.stack.Stack.load_prepared`."""
+        if self._closed:
+            made.close()
+            raise Misuse("the stack is closed")
+        return self._load(made, Restarts(made.restart) if made.restart else None)
 
     def load_again(self, loaded: Loaded) -> Loaded:
         """As `stack.core.stack.Stack.load_again`."""
-        return self._load(loaded.module, loaded.options, loaded.wrap, loaded.restarts)
+        prepared = loaded.module.prepare_text(self._stack.system, loaded.options)
+        return self._load(Preparation(loaded.module, loaded.options, tuple(loaded.wrap), 0, prepared), loaded.restarts)
 
-    def _load(self, found: Loadable, options: str, wrap: Sequence[tuple[str, str]], restarts: Restarts | None) -> Loaded:
-        stack, guard = self._stack, Guard(found.name, self._guards)
+    def _load(self, made: Preparation, restarts: Restarts | None) -> Loaded:
+        stack, found, guard = self._stack, made.module, Guard(made.module.name, self._guards)
         dispatch = GuardedDispatch(stack.dispatch, guard)
         kept = None if restarts is None else restarts.kept
-        context = Context(stack, dispatch, stack.kernel, self._random, stack.system, kept)
+        context = Context(stack, dispatch, stack.kernel, self._random, stack.system, kept, made.prepared)
         outer, self._guards.current = self._guards.current, guard
         attached: Attached | None = None
         try:
-            attached = found.attach_text(context, options)
-            loaded = Loaded(self._next_number, found, options, guard, dispatch, attached, tuple(wrap), restarts)
+            attached = found.attach_text(context, made.options)
+            loaded = Loaded(self._next_number, found, made.options, guard, dispatch, attached, made.wrap, restarts)
             if found.kind is Kind.DRIVER:
                 innermost = attached
                 chain: list[Driver] = []
-                for driver in wrapped(found, innermost, wrap, context):
+                for driver in wrapped(found, innermost, made.wrap, context):
                     loaded.attached = attached = driver
                     chain.append(driver)
                 loaded.wrappers = tuple(chain[1:])
@@ -91,6 +91,7 @@ class Modules:
                 self._detach(attached, guard)
             guard.take_back()
             dispatch.take_back()
+            made.close()
             raise
         finally:
             self._guards.current = outer

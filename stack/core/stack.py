@@ -34,6 +34,7 @@ from stack.core.listeners import Listeners
 from stack.core.loaded import Loaded
 from stack.core.module import Kind, Loadable, Random
 from stack.core.modules import Modules
+from stack.core.preparation import Preparation
 from stack.core.promiscuity import hear_everybody
 from stack.core.registry import Handler, Registration, module_of
 from stack.core.screen import Screen
@@ -95,6 +96,11 @@ class Stack(Datapath):
         does not work; then nothing is left behind. Misuse when the module breaks a rule (two modules want one ethertype).
         """
         return self._modules.load(module, options, kind, wrap)
+
+    def load_prepared(self, made: Preparation) -> Loaded:
+        """The rest of `load` after `stack.core.preparation.prepare`, which takes the longer part of it and may be called in another thread.
+        *made* is the module's then, or closed."""
+        return self._modules.load_prepared(made)
 
     def load_again(self, loaded: Loaded) -> Loaded:
         """Load a module that was unloaded as it was before. As `load`."""
@@ -183,6 +189,18 @@ class Stack(Datapath):
 
         return self._guards.registered(f"input of {interface.name} for {name}", revoke)
 
+    def carry(self, interface: Interface, engine: str) -> Registration:
+        """From now on one forwarding engine, *engine* by kind, carries frames of *interface*. ModuleError (EBUSY) while another does."""
+        if interface.engine:
+            raise ModuleError(errno.EBUSY, f"{interface.name} is a port of another forwarding engine ({interface.engine}) already")
+        interface.engine = engine
+
+        def revoke() -> None:
+            interface.engine = ""
+            self._watchers.tell()
+
+        return self._guards.registered(f"engine {engine} of {interface.name}", revoke)
+
     def join(self, interface: Interface, group: bytes, name: str) -> Registration:
         """From now on *interface* hears *group*, also where its card must be told. *name*: who joins. ModuleError when that is refused."""
         return self._guards.registered(f"group {group.hex(':')} of {interface.name} for {name}", join_group(interface, group))
@@ -219,7 +237,8 @@ class Stack(Datapath):
         return self._guards.registered(f"IP filter {name}", self.ip_filters.add(wanted, name))
 
     def on_hooks(self, watcher: Watcher) -> Registration:
-        """Call *watcher* whenever a hook has come or gone, from now on: for who takes frames past the hooks. What is there: `hooks`."""
+        """Call *watcher* whenever a hook has come or gone, or an engine has let go of an interface, from now on: for who takes frames past
+        the hooks. What is there: `hooks`."""
         return self._guards.registered("a watcher of hooks", self._watchers.add(watcher))
 
     # For people

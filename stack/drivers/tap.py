@@ -28,6 +28,7 @@ import attrs
 from resmgr.dispatch import Dispatch
 from stack.core.driver import BATCH_BYTES, BATCH_MAX, Port, in_batches
 from stack.core.errors import ModuleError
+from stack.core.fitting import fitting
 from stack.core.module import Context, Kind, Module
 from stack.core.names import check_linux_name, station_address
 from stack.core.statistics import Drop
@@ -37,7 +38,7 @@ from stack.drivers.af_packet.unfinished import RUN_MAX, Restorer
 from stack.drivers.tun_device.device import TapDevice
 from stack.frame import Frame
 from stack.wire import virtio_net
-from stack.wire.ethernet import HEADER_SIZE, TAG_SIZE, TPIDS, mac_text, unpack_type
+from stack.wire.ethernet import mac_text
 from stack.wire.rtnetlink import Link
 from stack.wire.run import Run
 
@@ -191,18 +192,12 @@ class TapDriver:
         if self._closed or not self.up:
             self._count(Drop.LINK_DOWN, len(frames))
             return
-        write, fd, longest = os.writev, self._device.fd, self.mtu + HEADER_SIZE
-        for frame in frames:
-            size = len(frame)
-            if size < HEADER_SIZE:
-                self._count(Drop.TOO_SHORT)
-            elif size > longest and not (unpack_type(frame)[0] in TPIDS and size <= longest + TAG_SIZE):
-                self._count(Drop.TOO_LONG)
-            else:
-                try:
-                    write(fd, (FINISHED, frame))
-                except OSError as error:
-                    self._count(_reason(error.errno or 0))
+        write, fd = os.writev, self._device.fd
+        for frame in fitting(frames, self.mtu, self._count):
+            try:
+                write(fd, (FINISHED, frame))
+            except OSError as error:
+                self._count(_reason(error.errno or 0))
 
     def transmit_runs(self, frames: list[Frame]) -> None:
         """`stack.core.runs.RunDriver`: Linux takes runs as they are."""

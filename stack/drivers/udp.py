@@ -40,13 +40,13 @@ from stack.core.module import Context, Kind, Module, Random
 from stack.core.statistics import Drop
 from stack.drivers.udp_socket.channel import Channel, open_channel, parse_bind
 from stack.drivers.udp_socket.constants import HEADERS_IPV4, HEADERS_IPV6, SEGMENTS_MAX
-from stack.drivers.udp_socket.network import NetworkMonitor
 from stack.drivers.udp_socket.options import UdpOptions
 from stack.drivers.udp_socket.receiver import Arrival
 from stack.drivers.udp_socket.sender import Socket
 from stack.drivers.udp_socket.table import EndpointTable, Entry
 from stack.frame import Frame
 from stack.interfaces import LocalAddress
+from stack.networkmonitor import NetworkMonitor
 from stack.wire.endpoint import DATAGRAM_MAX, MTU_MIN, Endpoint, SockAddr, from_sockaddr
 from stack.wire.ethernet import HEADER_SIZE, mac_text
 
@@ -335,7 +335,7 @@ class UdpDriver:
 
     def _look(self) -> None:
         """Take over this machine's addresses."""
-        every = self._monitor.look()
+        every = sorted(self._monitor.look(), key=lambda one: (one.index, one.is_ipv6, one.address))
         self._rebind()
         served = [one for one in every if any(channel.serves(one) for channel in self._channels)]
         chosen = [one for one in served if not one.loopback] or [one for one in served if self._options.bind]

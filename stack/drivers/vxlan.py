@@ -28,17 +28,18 @@ import attrs
 from resmgr.dispatch import Dispatch
 from stack.core.driver import Port
 from stack.core.errors import ModuleError
+from stack.core.fitting import fitting
 from stack.core.module import Context, Kind, Module
 from stack.core.names import station_address
 from stack.core.options import Size
 from stack.core.statistics import Drop
-from stack.drivers.udp_socket.network import NetworkMonitor
 from stack.drivers.udp_socket.stations import Stations
 from stack.drivers.udp_socket.tunnel import Place, Tunnel
 from stack.frame import BadFrame, Frame
+from stack.networkmonitor import NetworkMonitor
 from stack.wire import vxlan
 from stack.wire.endpoint import PORT_MAX, Endpoint, SockAddr, endpoint, from_sockaddr, split_host
-from stack.wire.ethernet import HEADER_SIZE, MAC_SIZE, TAG_SIZE, TPIDS, ethertype_of, is_group, unpack_type
+from stack.wire.ethernet import HEADER_SIZE, MAC_SIZE, TAG_SIZE, ethertype_of, is_group
 
 UNREACHABLE = frozenset((errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL))
 MTU_LEAST, MTU_MOST = 68, 65400
@@ -173,16 +174,10 @@ class VxlanDriver:
         if not self.up:
             self.count(Drop.LINK_DOWN, len(frames))
             return
-        now, longest = self._dispatch.now(), self.mtu + HEADER_SIZE
-        for frame in frames:
-            size = len(frame)
-            if size < HEADER_SIZE:
-                self.count(Drop.TOO_SHORT)
-            elif size > longest and not (unpack_type(frame)[0] in TPIDS and size <= longest + TAG_SIZE):
-                self.count(Drop.TOO_LONG)
-            else:
-                there = None if is_group(frame) else self._stations.find(bytes(frame[:MAC_SIZE]), now)
-                self._send(frame, self._flood if there is None else (there.sockaddr,))
+        now = self._dispatch.now()
+        for frame in fitting(frames, self.mtu, self.count):
+            there = None if is_group(frame) else self._stations.find(bytes(frame[:MAC_SIZE]), now)
+            self._send(frame, self._flood if there is None else (there.sockaddr,))
 
     def _send(self, frame: Frame, to: tuple[SockAddr, ...]) -> None:
         """To one or several ends; counted as dropped when it reached none."""

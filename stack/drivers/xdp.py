@@ -31,6 +31,7 @@ from functools import partial
 from resmgr.dispatch import Dispatch, Timer
 from stack.core.driver import BATCH_BYTES, BATCH_MAX, Port
 from stack.core.errors import ModuleError
+from stack.core.fitting import fitting
 from stack.core.module import Context, Kind, Module
 from stack.core.statistics import Drop
 from stack.drivers.af_packet.constants import (
@@ -48,7 +49,7 @@ from stack.drivers.af_xdp.attachment import LET_GO, Attachment
 from stack.drivers.af_xdp.options import XdpOptions
 from stack.ebpf.namespace import inside
 from stack.frame import Frame
-from stack.wire.ethernet import HEADER_SIZE, MAC_SIZE, TAG_SIZE, TPIDS, unpack_type
+from stack.wire.ethernet import MAC_SIZE
 from stack.wire.rtnetlink import Link
 
 __all__ = ["MODULE", "XdpDriver", "XdpOptions"]
@@ -224,7 +225,7 @@ class XdpDriver:
         if attachment is None or not self.up:
             self._count(Drop.LINK_DOWN, len(frames))
             return
-        frames = self._fitting(frames)
+        frames = fitting(frames, self.mtu, self._count)
         queue, start = attachment.queues[0], 0
         try:
             while start < len(frames):
@@ -252,20 +253,6 @@ class XdpDriver:
                 self._kick_later()
         except OSError as error:
             log.info("xdp: %s does not send: %s", self._options.ifname, error.strerror)
-
-    def _fitting(self, frames: list[Frame]) -> list[Frame]:
-        longest = self.mtu + HEADER_SIZE
-        if min(map(len, frames), default=HEADER_SIZE) >= HEADER_SIZE and max(map(len, frames), default=0) <= longest:
-            return frames
-        fitting = []
-        for frame in frames:
-            if len(frame) < HEADER_SIZE:
-                self._count(Drop.TOO_SHORT)
-            elif len(frame) > longest + (TAG_SIZE if unpack_type(frame)[0] in TPIDS else 0):
-                self._count(Drop.TOO_LONG)
-            else:
-                fitting.append(frame)
-        return fitting
 
     def _count(self, reason: str, number: int = 1) -> None:
         if self._port is not None:

@@ -5,15 +5,15 @@ as the local socket's credentials say (EACCES, as in QNX, otherwise). A client o
 is then judged by whom its user is mapped to.
 
 Requests that change something wait in line; one is done as a whole before the next. Who only asks stands in another line and is answered
-while frames go on (`stack.managers.questions`). In both, users take turns (`stack.managers.requestline`). A module's file is found and
-imported in a thread, as QNX leaves `dlopen` to another one, because that may take seconds; the rest takes as long as the module's `attach`.
+while frames go on (`stack.managers.questions`). In both, users take turns (`stack.managers.requestline`). A module is found, imported
+and prepared (`stack.core.preparation`) in a thread, as QNX leaves `dlopen` to another one, because that may take seconds; the rest takes as
+long as the module's `attach`.
 Nothing is done in the call that brought the request: that may be a module's own callback (a request of another node comes through
 lsm-qnet), and a module must not vanish below it.
 """
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import logging
 import re
@@ -25,8 +25,8 @@ from resmgr.errors import Misuse
 from stack.core.errors import ModuleError
 from stack.core.ifnet import Interface
 from stack.core.loaded import Loaded
-from stack.core.loader import find_module
 from stack.core.module import Kind
+from stack.core.preparation import Preparation, prepare
 from stack.core.specific import specific_driver
 from stack.core.stack import Stack
 from stack.managers.facts import crypto, facts, module
@@ -60,7 +60,6 @@ class IoPktManager:
         self._busy = False
         self._questions = Questions(stack.dispatch, WAITING_EACH, WAITING_MAX)
         self._verbs: dict[str, Callable[[Request], dict[str, object]]] = {
-            "mount": self._mount,
             "umount": self._umount,
             "destroy": self._destroy,
             "interface": self._interface,
@@ -99,7 +98,7 @@ class IoPktManager:
             message.reply(0, pack_reply({"error": refused, "errno": errno.EACCES}))
         elif question:
             self._questions.ask(message, lambda: self._told(verb, request))
-        elif verb not in self._verbs:
+        elif verb not in self._verbs and verb != "mount":
             message.error(errno.ENOSYS)
         elif self._line.add(user_of(message.info), (message, verb, request)):
             self._next_soon()
@@ -123,16 +122,25 @@ class IoPktManager:
             self._busy = False
             self._next_soon()
         elif verb == "mount":
-            self._stack.dispatch.call_blocking(lambda: self._import(request), lambda result: self._do(message, verb, request))
+            self._stack.dispatch.call_blocking(lambda: self._prepare(request), lambda made: self._prepared(message, made))
         else:
-            self._do(message, verb, request)
+            self._do(message, verb, lambda: self._verbs[verb](request))
 
-    @staticmethod
-    def _import(request: Request) -> None:
-        """In a thread. What goes wrong goes wrong again in `_mount`, where it is told."""
-        name, kind = module_name(str(request.get("module", "")))
-        with contextlib.suppress(Exception, SystemExit):
-            find_module(name, kind)
+    def _prepare(self, request: Request) -> Preparation:
+        """In a thread."""
+        name, kind = module_name(_text(request, "module"))
+        asked = request.get("kind")
+        if asked is not None:
+            try:
+                kind = Kind(asked)
+            except ValueError:
+                raise ModuleError(errno.EINVAL, f"{asked!r} is no kind of module: driver or protocol") from None
+        return prepare(self._stack.system, name, _text(request, "options", ""), kind, _wrap(request.get("wrap")))
+
+    def _prepared(self, message: Message, made: Preparation | BaseException) -> None:
+        if isinstance(made, Preparation) and not message.client_waits:
+            made.close()
+        self._do(message, "mount", lambda: self._mount(made))
 
     def _refused(self, info: ClientInfo, change: bool) -> str:
         """Why *info* may not ask that; empty when it may."""
@@ -149,14 +157,14 @@ class IoPktManager:
             return ""
         return f"user {user.uid} may not change {self._stack.name}: only root, its own user and members of its --group may"
 
-    def _do(self, message: Message, verb: str, request: Request) -> None:
+    def _do(self, message: Message, verb: str, act: Callable[[], dict[str, object]]) -> None:
         self._busy = False
         self._next_soon()
         if not message.client_waits:
             let_go(message)
             return
         try:
-            answer = self._verbs[verb](request)
+            answer = act()
         except ModuleError as error:
             answer = {"error": str(error), "errno": error.errno}
         except Misuse as error:
@@ -169,15 +177,10 @@ class IoPktManager:
 
     # Requests
 
-    def _mount(self, request: Request) -> dict[str, object]:
-        name, kind = module_name(_text(request, "module"))
-        asked = request.get("kind")
-        if asked is not None:
-            try:
-                kind = Kind(asked)
-            except ValueError:
-                raise ModuleError(errno.EINVAL, f"{asked!r} is no kind of module: driver or protocol") from None
-        loaded = self._stack.load(name, _text(request, "options", ""), kind=kind, wrap=_wrap(request.get("wrap")))
+    def _mount(self, made: Preparation | BaseException) -> dict[str, object]:
+        if isinstance(made, BaseException):
+            raise made
+        loaded = self._stack.load_prepared(made)
         log.info("%s: module %s is loaded", self._stack.name, loaded.module.name)
         return module(loaded)
 

@@ -26,6 +26,7 @@ from stack.core.hooks import ORDER_BRIDGE, HookEntry
 from stack.core.ifnet import Interface, InterfaceEvent
 from stack.core.isolation import RAISED
 from stack.core.linuxinterface import LinuxInterface, on_linux
+from stack.core.registry import Registration
 from stack.core.stack import Stack
 from stack.l2.engine import (
     FLOW_SECONDS,
@@ -63,6 +64,8 @@ class _Port:
     """Behind it, the oldest first."""
     before: Counts = NOTHING
     """Counted while it was attached earlier."""
+    claim: Registration | None = None
+    """That no other engine carries its frames; from when it was first attached until it is no port any more."""
 
 
 class FastPath:
@@ -130,6 +133,9 @@ class FastPath:
             self._routes.remove_of(interface)
             self._detach(port)
             del self._ports[interface]
+            # Last: others may take it within this call.
+            if port.claim is not None:
+                port.claim.revoke()
 
     def off(self, interface: Interface, why: str) -> None:
         port = self._ports.get(interface)
@@ -313,6 +319,8 @@ class FastPath:
                 return f"no engine: {self._why or 'none is wanted'}"
             if port.reasons and carrier.costs_while_off:
                 return ""
+            if port.claim is None or not port.claim.live:
+                port.claim = self._stack.carry(interface, carrier.name)
             carrier.attach(port.number, interface, linux)
         except OSError as error:
             return error.strerror or str(error)
@@ -352,7 +360,7 @@ class FastPath:
                 self._detach(port)
             else:
                 carrier.allow(port.number, not port.reasons)
-        elif not port.index and not port.reasons:
+        elif not port.index and port.reasons.keys() <= {port.obstacle}:
             self._try(port)
 
     # What happens in the stack

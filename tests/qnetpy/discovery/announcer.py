@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import json
 import logging
@@ -15,7 +16,9 @@ import time
 
 import trio
 
+from qnetpy.discovery.addresses import usable_addresses
 from qnetpy.discovery.hint import Announcement, Hint, Interface
+from qnetpy.discovery.responder import Responder
 from qnetpy.discovery.zeroconf import ZeroconfDiscovery
 from resmgr.runner import TrioDispatch, open_dispatch
 
@@ -74,6 +77,29 @@ class Node:
     def facts(self) -> None:
         usage = resource.getrusage(resource.RUSAGE_SELF)
         say("facts", drops=self.discovery.drops, cpu=usage.ru_utime + usage.ru_stime, threads=threading.active_count())
+
+    def flash(self, token: str, rounds: int, name: str) -> None:
+        """Come and go again and again: the whole of it at once, while it is imported; then a responder, before what it began had a turn."""
+        announce = Announcement(bytes.fromhex(token), 0x88B5)
+        begin = time.monotonic()
+        for _ in range(rounds):
+            self.discovery = ZeroconfDiscovery()
+            self.start(token, name)
+            self.discovery.close()
+        took = time.monotonic() - begin
+
+        async def come_and_go() -> None:
+            for _ in range(rounds):
+                responder = Responder(announce, interface(name), usable_addresses([name])[name], lambda heard: None)
+                await responder.start()
+                responder.withdraw(goodbye=True)
+                await responder.close()
+
+        asyncio.run(come_and_go())
+        threads = [thread for thread in threading.enumerate() if thread.name == "qnet-discovery"]
+        for thread in threads:
+            thread.join(5.0)
+        say("flashed", took=took, threads=[thread.name for thread in threads if thread.is_alive()])
 
     def close(self) -> None:
         begin = time.monotonic()

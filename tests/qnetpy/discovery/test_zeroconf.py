@@ -72,7 +72,7 @@ class Node:
                 found.append(self.events.get_nowait())
         return found
 
-    def do(self, *command: str) -> None:
+    def do(self, *command: str | int) -> None:
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps(command) + "\n")
         self.process.stdin.flush()
@@ -178,6 +178,15 @@ def test_goodbye_is_heard_and_close_leaves_no_thread(nodes: tuple[Node, Node]) -
     assert at(b.wait("gone", token=a.token)) - at(closed) < 0.5
     b.do("close")
     b.wait("closed", threads=[])
+
+
+def test_what_ends_as_soon_as_it_began_ends_without_a_word(nodes: tuple[Node, Node]) -> None:
+    """The fixture sees to the words: an exception of a task that nobody asked for is one."""
+    a, b = nodes
+    join(a, b, "eth0", 1)
+    a.do("flash", a.token, 5, "eth0")
+    flashed = a.wait("flashed", threads=[])
+    assert cast(float, flashed["took"]) < 0.1, "nobody waits for an import"
 
 
 def test_a_node_that_starts_later_finds_one_that_was_quiet_for_long(nodes: tuple[Node, Node]) -> None:

@@ -74,6 +74,12 @@ class Bomb:
             raise Boom(where)
 
 
+class Ready:
+    """What the bad driver prepares."""
+
+    def close(self) -> None: ...
+
+
 class BadDriver:
     """A driver with everything that a driver may have."""
 
@@ -312,12 +318,16 @@ class World:
         self.protocols.append(BadProtocol(context, self.bomb))
         return self.protocols[-1]
 
+    def prepare(self, system: System, options: Options) -> Ready:
+        self.bomb.at("prepare")
+        return Ready()
+
     def make_driver(self, context: Context, options: Options) -> BadDriver:
         self.drivers.append(BadDriver(context.dispatch, self.bomb))
         return self.drivers[-1]
 
     def load_driver(self, wrap: Sequence[tuple[str, str]] = ()) -> Loaded:
-        module = Module("baddriver", Kind.DRIVER, Options, self.make_driver)
+        module = Module("baddriver", Kind.DRIVER, Options, self.make_driver, prepare=self.prepare)
         loaded = self.stack.load(module, "restart=1", wrap=wrap)
         self.made = len(self.protocols) + len(self.drivers)
         return loaded
@@ -403,6 +413,7 @@ def removed(world: World) -> None:
 
 ENTRIES: Mapping[str, Trigger] = {
     # Of drivers
+    "prepare": lambda world: not_loaded(lambda: world.load_driver()),
     "attach": lambda world: not_loaded(lambda: world.load_driver()),
     "start": lambda world: not_loaded(lambda: wrapped(world)),
     "accept": lambda world: world.stack.register_ethertype(0x88B7, lambda interface, frames: None).revoke(),
@@ -459,7 +470,7 @@ STATUSES: Mapping[str, list[int]] = {
     "message read": [0],
 }
 """What whoever asked gets."""
-NOT_LOADED = ("attach", "start")
+NOT_LOADED = ("prepare", "attach", "start")
 """There, a load does not succeed; nobody restarts what was not loaded."""
 ENDING = ("detach of a driver", "detach of a protocol", "close")
 

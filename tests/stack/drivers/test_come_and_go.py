@@ -24,7 +24,8 @@ from stack.wire.ethernet import BROADCAST
 
 pytestmark = pytest.mark.priv
 
-TIMES = 60
+TIMES = 20
+"""Each alone comes a thousand times: tests/stack/core."""
 WORKERS_MAX = 8
 """Threads that wait for work are kept for some seconds."""
 WARM = 5

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 
 import pytest
 
+from stack.core.errors import ModuleError
 from stack.core.hooks import ORDER_TAP, Point
+from stack.l2.forward.fastpath import FastPath
+from stack.l2.forward.kinds import kinds
 from tests.stack.l2.forward.conftest import Bridged, frame, settle, station
 
 pytestmark = pytest.mark.priv
@@ -275,3 +279,29 @@ async def test_hooks_below_the_bridge_see_what_is_carried_without_asking_for_eve
         bridged.hosts[0].send(frame(1, 0, b"seen"))
         assert await settle(lambda: frame(1, 0, b"seen") in seen)
         registration.revoke()
+
+
+async def test_an_interface_is_carried_by_one_engine(bridged: Bridged) -> None:
+    stack, (first, *_) = bridged.stack, bridged.ports
+    kind = bridged.engine.name
+    with pytest.raises(ModuleError, match=rf"^p0 is a port of another forwarding engine \({kind}\) already$") as refused:
+        stack.carry(first, "threads")
+    assert refused.value.errno == errno.EBUSY
+    for name in ("threads", "kernel"):
+        second = FastPath(stack, name, kinds(bridged.town.dispatch))
+        second.add(first)
+        assert second.statistics().ports["p0"].off == (str(refused.value),)
+        sent = numbered(1, 0, 20)
+        bridged.hosts[0].send(*sent)
+        assert (await bridged.heard(1, 20))[-20:] == sent, "the first engine carries as before"
+        bridged.hosts[1].frames.clear()
+        second.close()
+    second = FastPath(stack, "threads", kinds(bridged.town.dispatch))
+    second.add(first)
+    bridged.engine.remove(first)
+    assert second.statistics().ports["p0"].how == "thread 0", "what the first has let go of is the second's"
+    assert first.engine == "threads"
+    second.close()
+    assert first.engine == ""
+    bridged.engine.add(first)
+    assert bridged.engine.statistics().ports["p0"].off == ()

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import trio
 
-from stack.addresses import linux_index
 from stack.core.commandline import Load
 from stack.core.ifnet import Interface, InterfaceEvent
+from stack.core.linuxinterface import linux_index
 from stack.core.manager import open_manager
 from stack.core.module import Kind
 from stack.testing.namespace import Veth

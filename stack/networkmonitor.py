@@ -1,4 +1,8 @@
-"""This machine's addresses, and when they change: `stack.interfaces` on the dispatch."""
+"""This machine's links and addresses, and when they change: `stack.interfaces` on the dispatch. For whoever needs more than one link.
+
+One link is followed by `stack.drivers.af_packet.link`, which asks for that one only: a machine may have thousands beside it. Sockets belong
+to the network namespace in which they were made.
+"""
 
 from __future__ import annotations
 
@@ -28,9 +32,9 @@ class NetworkMonitor:
             self._kernel.close()
             raise
 
-    def look(self) -> tuple[LocalAddress, ...]:
-        """All addresses that can be bound, sorted. The kernel answers at once."""
-        return tuple(sorted(self._kernel.addresses(), key=lambda one: (one.index, one.is_ipv6, one.address)))
+    def look(self) -> list[LocalAddress]:
+        """All addresses that can be bound, as `Rtnetlink.addresses`. The kernel answers at once."""
+        return self._kernel.addresses()
 
     def interfaces(self) -> dict[str, int]:
         """Names and indices of all interfaces."""
