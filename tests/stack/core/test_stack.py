@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import attrs
 import pytest
@@ -20,6 +20,7 @@ from stack.core.module import Context, Kind, Module
 from stack.core.registry import Registration
 from stack.core.stack import Stack
 from stack.core.statistics import Drop
+from stack.core.wrapper import Around
 from stack.drivers.hub import Hub, HubPort
 from stack.drivers.wrap.fault import FaultDriver
 from stack.frame import Frame
@@ -535,6 +536,25 @@ def test_statistics_are_frozen_copies() -> None:
         before.name = "x"  # type: ignore[misc]  # that is the point
     with pytest.raises(TypeError):
         before.interfaces["en0"].drops["x"] = 1  # type: ignore[index]  # that is the point
+
+
+class Asking(Around):
+    """A driver that learns of its losses when somebody asks how it works, as those do whose kernel counts."""
+
+    def info(self) -> Mapping[str, str | int]:
+        self.count("rx_overrun", 3)
+        return self.inner.info()
+
+
+def test_what_a_driver_counts_when_it_is_asked_is_in_the_same_answer() -> None:
+    world = World(0)
+    driver = Asking()
+    driver.around(world.hub.port("en0", MACS[0]))
+    stack = Stack(System(world.dispatch, "n"), random.Random(1).randbytes)
+    stack.load(Module("asking", Kind.DRIVER, NoOptions, lambda context, options: driver))
+    (interface,) = stack.interfaces
+
+    assert interface.statistics.drops == {"rx_overrun": 3}
 
 
 def test_promiscuity_is_for_hooks_and_ends_with_who_asked() -> None:
