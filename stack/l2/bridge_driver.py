@@ -10,6 +10,8 @@ forwarding engine, which is told what is learned and asked before a station is l
 
 Members are names: one whose interface goes is *absent*, and a member again, with its port and settings (`stack.l2.membership`), when an
 interface of that name is attached. The bridge is up while one of its members is, and its MTU is the least of theirs.
+
+Needs CAP_NET_RAW, CAP_NET_ADMIN and CAP_BPF for the forwarding engine; without them it forwards by itself.
 """
 
 from __future__ import annotations
