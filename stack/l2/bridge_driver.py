@@ -104,7 +104,7 @@ class BridgeDriver:
         self.engine = engine
         self.ipf = kept.ipf
         """IP filters see what is bridged (`stack.l2.ipf`)."""
-        self._unwatch = self._stack.ip_filters.watch(self._filters_changed)
+        self._filter_watcher = self._stack.on_ip_filters(self._members_changed)
         self._listener = self._stack.on_interface(self._interface_event)
         try:
             if kept is context.kept:
@@ -141,7 +141,7 @@ class BridgeDriver:
         for name in list(self.members):
             self.delete(name)
         self._listener.revoke()
-        self._unwatch()
+        self._filter_watcher.revoke()
         if self._timer is not None:
             self._timer.cancel()
         if self.engine is not None:
@@ -337,9 +337,6 @@ class BridgeDriver:
 
     def set_ipf(self, on: bool) -> None:
         self.ipf = on
-        self._members_changed()
-
-    def _filters_changed(self) -> None:
         self._members_changed()
 
     def _interface_event(self, event: InterfaceEvent, interface: Interface) -> None:

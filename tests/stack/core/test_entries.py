@@ -27,6 +27,7 @@ from stack.core.driver import Port
 from stack.core.errors import ModuleError
 from stack.core.hooks import ORDER_FILTER, Point
 from stack.core.ifnet import Interface, InterfaceEvent
+from stack.core.ipfilters import Packet
 from stack.core.linuxinterface import LinuxInterface
 from stack.core.loaded import Loaded
 from stack.core.module import Context, Kind, Module
@@ -41,6 +42,7 @@ from stack.managers.protocol import CHID_STACK, pack_request, unpack_reply
 from stack.testing.driver import OTHER_TYPE, TYPE, frame
 from stack.testing.runs import tcp_run
 from stack.wire.ethernet import BROADCAST
+from stack.wire.ip import parse_ip
 from stack.wire.run import Run
 
 pytestmark = pytest.mark.host
@@ -213,6 +215,8 @@ class BadProtocol:
             stack.register_ip_protocol(99, self.frames("IP handler")),
             stack.on_interface(self.event),
             stack.on_hooks(lambda: bomb.at("hook watcher")),
+            stack.add_ip_filter(self.ip_filter, "bad filter"),
+            stack.on_ip_filters(lambda: bomb.at("IP filter watcher")),
             stack.add_hook(Point.IN, self.hook("IN hook"), name="bad in", order=ORDER_FILTER, interfaces=("good0",)),
             stack.add_hook(Point.OUT, self.hook("OUT hook"), name="bad out", order=ORDER_FILTER, interfaces=("good0",)),
         ]
@@ -234,6 +238,10 @@ class BadProtocol:
             return frames
 
         return run
+
+    def ip_filter(self, interface: Interface, point: Point, packets: list[Packet]) -> list[bool]:
+        self.bomb.at("IP filter")
+        return [True] * len(packets)
 
     def event(self, event: InterfaceEvent, interface: Interface) -> None:
         self.bomb.at("interface listener")
@@ -416,6 +424,14 @@ def sent_whole(world: World) -> None:
     hook.revoke()
 
 
+def filtered(world: World) -> None:
+    """A packet is asked about."""
+    packet = frame(MAC, MAC, bytes.fromhex("4500001400000000401166d70a0000010a000002"), 0x0800)
+    asked = {0: Packet(packet, 14, parse_ip(memoryview(packet)[14:]))}
+    passed = world.stack.ip_filters.passing(world.interface("good0"), Point.IN, asked)
+    assert not passed, "a filter that fails lets nothing through"
+
+
 def killed(world: World) -> None:
     talk(world)
     world.quiet.destroy()
@@ -454,6 +470,8 @@ ENTRIES: Mapping[str, Trigger] = {
     # What modules register
     "handler": lambda world: world.deliver("good0", TYPE),
     "IP handler": lambda world: world.stack.received_ip(world.interface("good0"), 99, [bytes(20)]),
+    "IP filter": lambda world: filtered(world),
+    "IP filter watcher": lambda world: world.stack.add_ip_filter(lambda interface, point, packets: [], "another").revoke(),
     "IN hook": lambda world: world.deliver("good0", TYPE),
     "OUT hook": lambda world: world.stack.output(world.interface("good0"), [bytes(60)]),
     "interface listener": lambda world: world.interface("good0").set_addresses(("10.0.0.1",)),

@@ -527,6 +527,33 @@ def test_close_unloads_newest_first() -> None:
         stack.load(PROTOCOL)
 
 
+def test_watchers_of_ip_filters_are_listeners_like_others(caplog: pytest.LogCaptureFixture) -> None:
+    (stack,) = World(1).stacks
+    told: list[str] = []
+
+    def broken() -> None:
+        raise LookupError
+
+    class Forgetful:
+        def __init__(self, context: Context) -> None:
+            context.stack.on_ip_filters(lambda: told.append("module"))
+
+        def detach(self) -> None:
+            pass
+
+    loaded = stack.load(Module("forgetful", Kind.PROTOCOL, NoOptions, lambda context, options: Forgetful(context)))
+    stack.on_ip_filters(broken)
+    last = stack.on_ip_filters(lambda: told.append("program"))
+    stack.add_ip_filter(lambda interface, point, packets: [True] * len(packets), "f").revoke()
+    assert told == ["module", "program"] * 2
+    assert stack.failures() == {"watcher of IP filters": 2}
+    stack.unload(loaded)
+    assert "module forgetful left a watcher of IP filters behind" in caplog.text
+    last.revoke()
+    stack.add_ip_filter(lambda interface, point, packets: [True] * len(packets), "f")
+    assert len(told) == 4
+
+
 def test_statistics_are_frozen_copies() -> None:
     world = World()
     before = world.stacks[0].statistics()
