@@ -32,7 +32,6 @@ from stack.core.module import Context, Kind, Module
 from stack.core.names import station_address
 from stack.core.registry import Registration
 from stack.core.specific import specific_driver
-from stack.core.statistics import Counters
 from stack.frame import BadFrame, Frame
 from stack.l2 import ipf
 from stack.l2.arguments import interface as interface_named
@@ -93,7 +92,8 @@ class BridgeDriver:
         self.members: dict[str, Member] = {}
         self.absent: dict[str, Absent] = {}
         """Members that have no interface just now, or whose interface cannot be one."""
-        self.drops = Counters()
+        self.drops = self.bridge.drops
+        """Of what no port counts."""
         self._numbers: dict[int, Member] = {}
         self._port: Port | None = None
         self._timer: Timer | None = None
