@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TypeVar, TypeVarTuple
 from stack.core.driver import Driver
 from stack.core.endpoints import Endpoints
 from stack.core.errors import ModuleError
+from stack.core.isolation import RAISED
 from stack.core.statistics import Counters, Drop, InterfaceStatistics
 from stack.frame import Frame
 from stack.wire.ethernet import mac_text
@@ -46,8 +47,8 @@ class InterfaceEvent(enum.Enum):
 
 class Interface:
     """One link of a stack. `index` is never used twice in a stack's life. `up` is carrier: False also after the link went away, and while
-    the interface is switched off (`enabled`). `addresses`: IP addresses of this machine on the link, as the kernel has them; empty for
-    links that the kernel does not know.
+    the interface is switched off (`enabled`). `carrier` and `driver_mtu` are the driver's own, as it last told. `addresses`: IP addresses
+    of this machine on the link, as the kernel has them; empty for links that the kernel does not know.
 
     `promiscuous` counts those who asked for frames of other stations: `Stack.promiscuous`; `groups` has the number of members of each
     group: `Stack.join`.
@@ -60,7 +61,9 @@ class Interface:
         "_stack",
         "addresses",
         "attached",
+        "carrier",
         "driver",
+        "driver_mtu",
         "drops",
         "enabled",
         "endpoints",
@@ -92,8 +95,8 @@ class Interface:
         self.driver = driver
         self.endpoints = endpoints
         self.mac = driver.mac
-        self.mtu = driver.mtu
-        self.up = driver.up
+        self.mtu = self.driver_mtu = driver.mtu
+        self.up = self.carrier = driver.up
         self.attached = True
         self.enabled = True
         self.mtu_limit: int | None = None
@@ -109,6 +112,7 @@ class Interface:
     @property
     def statistics(self) -> InterfaceStatistics:
         """A frozen copy."""
+        info = self._info()  # first: a driver that asks the kernel for its losses counts them now
         return InterfaceStatistics(
             self.name,
             self.mac,
@@ -119,14 +123,14 @@ class Interface:
             self.tx_frames,
             self.tx_bytes,
             self.drops.copy_frozen(),
-            self._info(),
+            info,
         )
 
     def _info(self) -> dict[str, str | int]:
         """What the driver tells people. One that cannot must not keep everybody from the rest."""
         try:
             return dict(self.ask("info", self.driver.info))
-        except (Exception, SystemExit) as error:
+        except RAISED as error:
             return {"driver": f"does not say how it works: {type(error).__name__}"}
 
     def ask(self, what: str, call: Callable[[*Ts], R], *args: *Ts) -> R:
@@ -137,7 +141,7 @@ class Interface:
         """Tell the driver that something is not needed any more. If it fails, that is written down: whoever lets go has done its part."""
         try:
             self.ask(what, call, *args)
-        except (Exception, SystemExit) as error:
+        except RAISED as error:
             log.warning("%s: %s: %s", self.name, what, error)
 
     def deliver(self, frames: list[Frame]) -> None:
@@ -154,14 +158,15 @@ class Interface:
         if not self.attached:
             return
         driver = self.driver
-        mtu = driver.mtu if self.mtu_limit is None else min(driver.mtu, self.mtu_limit)
-        up = driver.up and self.enabled
+        mac, self.driver_mtu, self.carrier = driver.mac, driver.mtu, driver.up
+        mtu = self.driver_mtu if self.mtu_limit is None else min(self.driver_mtu, self.mtu_limit)
+        up = self.carrier and self.enabled
         if self._stack.interface(self.name) is not self:
             # It begins: nobody knows of it yet, and what it is when it is attached is told then.
-            self.mac, self.mtu, self.up = driver.mac, mtu, up
+            self.mac, self.mtu, self.up = mac, mtu, up
             return
-        if self.mac != driver.mac or self.mtu != mtu:
-            self.mac, self.mtu = driver.mac, mtu
+        if self.mac != mac or self.mtu != mtu:
+            self.mac, self.mtu = mac, mtu
             self._stack.tell(InterfaceEvent.CHANGED, self)
         if self.up != up and self.attached:
             self.up = up
@@ -169,18 +174,26 @@ class Interface:
 
     def switch(self, on: bool) -> None:
         """`ifconfig IF up`, `down`: off is without carrier for modules, and what still arrives is dropped and counted."""
-        self.enabled = on
-        self.changed()
+        self._choose(on, self.mtu_limit)
 
     def limit_mtu(self, mtu: int) -> None:
         """Let modules send frames up to *mtu* only; the driver's own again when it is that. ModuleError (EINVAL) for one out of range."""
-        if not MTU_MIN <= mtu <= self.driver.mtu:
+        if not MTU_MIN <= mtu <= self.driver_mtu:
             raise ModuleError(
                 errno.EINVAL,
-                f"{self.name}: an MTU of {mtu} is not between {MTU_MIN} and {self.driver.mtu}, which is what its driver carries",
+                f"{self.name}: an MTU of {mtu} is not between {MTU_MIN} and {self.driver_mtu}, which is what its driver carries",
             )
-        self.mtu_limit = None if mtu == self.driver.mtu else mtu
-        self.changed()
+        self._choose(self.enabled, None if mtu == self.driver_mtu else mtu)
+
+    def _choose(self, enabled: bool, mtu_limit: int | None) -> None:
+        """What its driver raises is the caller's; then the interface is as it was."""
+        before = self.enabled, self.mtu_limit
+        self.enabled, self.mtu_limit = enabled, mtu_limit
+        try:
+            self.ask("link", self.changed)
+        except RAISED:
+            self.enabled, self.mtu_limit = before
+            raise
 
     def set_addresses(self, addresses: tuple[str, ...]) -> None:
         """For whoever follows the kernel's addresses."""

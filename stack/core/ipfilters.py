@@ -19,6 +19,7 @@ import attrs
 from stack.core.hooks import Point
 from stack.core.ifnet import Interface
 from stack.core.isolation import RAISED, Guard, Guards
+from stack.core.listeners import Listeners
 from stack.frame import Frame
 from stack.wire.ip import IpHeader
 
@@ -44,14 +45,12 @@ class Entry:
 
 
 class IpFilters:
-    """Of one stack. `entries` and `watchers` are replaced, never changed. *failed* is told of a filter that raised."""
+    """Of one stack. `entries` is replaced, never changed. `watchers` are told when a filter has come or gone."""
 
-    def __init__(self, guards: Guards, failed: Callable[[str, Callable[..., object], Guard | None], None]) -> None:
+    def __init__(self, guards: Guards) -> None:
         self._guards = guards
-        self._failed = failed
         self.entries: tuple[Entry, ...] = ()
-        self.watchers: tuple[tuple[Callable[[], None], Guard | None], ...] = ()
-        """Called when a filter has come or gone."""
+        self.watchers: Listeners[()] = Listeners(guards, "watcher of IP filters")
 
     def add(self, wanted: IpFilter, name: str) -> Callable[[], None]:
         """From now on, until what is returned is called."""
@@ -61,21 +60,7 @@ class IpFilters:
 
     def _set(self, entries: tuple[Entry, ...]) -> None:
         self.entries = entries
-        for watcher, guard in self.watchers:
-            if guard is None:
-                watcher()
-            else:
-                guard.run("watcher of IP filters", watcher)
-
-    def watch(self, watcher: Callable[[], None]) -> Callable[[], None]:
-        """Call *watcher* from now on; ends with what is returned."""
-        entry = watcher, self._guards.current
-        self.watchers = (*self.watchers, entry)
-
-        def end() -> None:
-            self.watchers = tuple(one for one in self.watchers if one is not entry)
-
-        return end
+        self.watchers.tell()
 
     def passing(self, interface: Interface, point: Point, packets: Mapping[int, Packet]) -> Mapping[int, Packet]:
         """Those of *packets* that all filters let pass."""
@@ -92,5 +77,5 @@ class IpFilters:
         try:
             return self._guards.run(entry.guard, entry.name, ask, interface, [])
         except RAISED:
-            self._failed(f"IP filter {entry.name}", entry.wanted, entry.guard)
+            self._guards.failure(f"IP filter {entry.name}", entry.wanted, entry.guard)
             return []

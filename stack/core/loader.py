@@ -18,6 +18,7 @@ from importlib.metadata import entry_points
 from typing import TYPE_CHECKING
 
 from stack.core.errors import ModuleError
+from stack.core.isolation import RAISED
 from stack.core.module import Kind, Module
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def _member(path: str, attribute: str, name: str) -> Loadable:
         if error.name is not None and (path == error.name or path.startswith(f"{error.name}.")):
             raise ModuleError(errno.ENXIO, f"there is no module {name}: Python finds no {error.name}") from None
         raise ModuleError(errno.ENXIO, f"cannot load {name}: it needs the Python module {error.name}, which is not installed") from error
-    except (Exception, SystemExit) as error:  # a script that ends ends no stack
+    except RAISED as error:  # a script that ends ends no stack
         raise ModuleError(errno.ENXIO, f"cannot load {name}: importing {path} raised {type(error).__name__}: {error}") from error
     found = getattr(module, attribute, None)
     if not isinstance(found, Module):

@@ -75,7 +75,9 @@ def parse_options(cls: type[O], text: str, module: str) -> O:
     try:
         return make(**values)
     except ValueError as error:
-        raise OptionError(f"{module}: {str(error).splitlines()[0]}") from None
+        # Validators of attrs add the field and its value to the sentence, as further arguments.
+        said = str(error.args[0] if error.args else "the options make no sense together")
+        raise OptionError(f"{module}: {said.splitlines()[0]}") from None
 
 
 @attrs.frozen

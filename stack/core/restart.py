@@ -133,7 +133,7 @@ class Restarter:
             stack.unload(loaded)
         try:
             stack.load_again(loaded)
-        except Exception as error:
+        except RAISED as error:
             restarts.why = str(error) or type(error).__name__
             if restarts.done >= restarts.most:
                 log.error("%s: module %s cannot be loaded again and is given up: %s", stack.name, name, restarts.why)

@@ -77,7 +77,7 @@ class Stack(Datapath):
         self._wants = Wants(self._guards, self._interfaces, self._hooks, self._ethertypes)
         self._modules = Modules(self, random, self._guards, self._interfaces, self._hooks, self._wants)
         self.restarter = self._modules.restarter
-        self.ip_filters = IpFilters(self._guards, self._guards.failure)
+        self.ip_filters = IpFilters(self._guards)
         self._watchers: Listeners[()] = Listeners(self._guards, "watcher of hooks")
 
     # Modules
@@ -235,6 +235,10 @@ class Stack(Datapath):
     def add_ip_filter(self, wanted: IpFilter, name: str) -> Registration:
         """From now on *wanted* says which IP packets pass (`stack.core.ipfilters`)."""
         return self._guards.registered(f"IP filter {name}", self.ip_filters.add(wanted, name))
+
+    def on_ip_filters(self, watcher: Watcher) -> Registration:
+        """Call *watcher* whenever an IP filter has come or gone, from now on. What is there: `ip_filters.entries`."""
+        return self._guards.registered("a watcher of IP filters", self.ip_filters.watchers.add(watcher))
 
     def on_hooks(self, watcher: Watcher) -> Registration:
         """Call *watcher* whenever a hook has come or gone, or an engine has let go of an interface, from now on: for who takes frames past

@@ -32,7 +32,7 @@ class Drop(enum.StrEnum):
     HOOK_DROPPED = "hook_dropped"
     """A hook returned fewer frames than it got."""
     LINK_DOWN = "link_down"
-    """To send, but the interface has no carrier or is gone."""
+    """To send, but the interface has no carrier or is gone; or what was under way to it when that went."""
     SWITCHED_OFF = "switched_off"
     """Received while somebody had switched the interface off (`ifconfig IF down`)."""
     DRIVER_FAILED = "driver_failed"

@@ -148,7 +148,8 @@ class HubPort:
         if self._detached or up == self.up:
             return
         self.up = up
-        if not up:
+        if not up and self._waiting:
+            self._count(Drop.LINK_DOWN, len(self._waiting))
             self._waiting.clear()
         if self._port is not None:
             self._port.changed()
@@ -172,7 +173,11 @@ class HubPort:
 
     def arrive(self, frames: list[bytes]) -> None:
         """For the hub: frames from another port, addressed to this one or to a group."""
-        if not self.up or self._port is None:
+        if self._port is None:
+            return
+        if not self.up:
+            if lost := sum(map(self._is_wanted, frames)):
+                self._count(Drop.LINK_DOWN, lost)
             return
         when = self._dispatch.now() + self._hub.latency
         for frame in frames:

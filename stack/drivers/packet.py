@@ -14,6 +14,7 @@ Frames that the kernel cannot take at once wait in a short queue (`stack.drivers
     tx_refused          any other error of send      rx_overrun          the ring was full (PACKET_STATISTICS)
     rx_truncated        longer than the MTU allows rx_unfinished        a run that cannot be taken apart
     rx_tiny_segments    a run of more segments than we take apart
+    rx_side_overrun     a stranger's frame, and the side queue was full
 
 A run that the kernel itself cannot describe (SCTP) counts as rx_overrun.
 
@@ -295,7 +296,9 @@ class PacketDriver:
         side = self._side
         if side is None:
             return {"screen": f"none: {self._unscreened}"} if self._unscreened else {}
-        side.count_lost()
+        lost = side.count_lost()
+        if lost:
+            self._count("rx_side_overrun", lost)
         how = f"none: {self._unscreened}" if self._unscreened else side.describe()
         return {"screen": how, "screened out": self.shed, "side queue overruns": side.lost}
 

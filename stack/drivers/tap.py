@@ -13,7 +13,7 @@ and carrier are followed; when somebody deletes it, the link is down for good.
     rx_tiny_segments    a run of more segments than we take apart
 
 Needs CAP_NET_ADMIN in the user namespace that owns the network namespace, or a device that was made for this user
-(`ip tuntap add tap0 mode tap vnet_hdr user NAME`).
+(`ip tuntap add tap0 mode tap vnet_hdr user NAME`); and /dev/net/tun must be writable, which most systems leave to all.
 """
 
 from __future__ import annotations
@@ -243,4 +243,4 @@ def _attach(context: Context, options: TapOptions) -> TapDriver:
     return TapDriver(context.dispatch, options, b"\x02" + context.random(5))
 
 
-MODULE = Module("tap", Kind.DRIVER, TapOptions, _attach)
+MODULE = Module("tap", Kind.DRIVER, TapOptions, _attach, capabilities=("NET_ADMIN",))

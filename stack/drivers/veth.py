@@ -4,7 +4,8 @@ Makes a veth pair of Linux, puts the far end into a network namespace if one is 
 drives the near end as `packet` does, and removes the pair when it is detached. So another stack, a container or Linux itself gets an
 Ethernet cable to this one.
 
-Needs CAP_NET_ADMIN and CAP_NET_RAW; for another namespace CAP_NET_ADMIN there and CAP_SYS_ADMIN.
+Needs CAP_NET_ADMIN and CAP_NET_RAW; for another namespace CAP_NET_ADMIN there and CAP_SYS_ADMIN, which with `-U` must be among
+`--keep-caps`.
 """
 
 from __future__ import annotations
@@ -103,4 +104,4 @@ def _attach(context: Context, options: VethOptions) -> VethDriver:
     return VethDriver(context.dispatch, options)
 
 
-MODULE = Module("veth", Kind.DRIVER, VethOptions, _attach)
+MODULE = Module("veth", Kind.DRIVER, VethOptions, _attach, capabilities=("NET_ADMIN", "NET_RAW"))

@@ -9,7 +9,7 @@ into it is on the LAN. Linux's end: `ip link add vxlan42 type vxlan id 42 dstpor
     tx_unreachable  no route to there                       rx_stranger         not from a remote
     tx_refused      any other error of send                 rx_too_long         longer than the MTU
     tx_nowhere      no remote is known                      rx_malformed        no VXLAN header, or no frame behind it
-    rx_own          came back to us
+    rx_own          came back to us                         tx_partly           copies to some of several ends
 
 The MTU is the inner one; 1450 fits into 1500 over IPv4, 1430 over IPv6. Networks of one stack share an address and port
 (`stack.drivers.udp_socket.tunnel`); the first one's `ttl` and `buffer` hold. A Linux end without a card between (namespaces, virtual
@@ -180,17 +180,19 @@ class VxlanDriver:
             self._send(frame, self._flood if there is None else (there.sockaddr,))
 
     def _send(self, frame: Frame, to: tuple[SockAddr, ...]) -> None:
-        """To one or several ends; counted as dropped when it reached none."""
+        """To one or several ends; counted as dropped when it reached none, the copies that were lost as `tx_partly` when some."""
         reason = "tx_nowhere"
-        sent = False
+        lost = 0
         for address in to:
             try:
                 self.tunnel.sock.sendmsg((self._header, frame), (), 0, address)
-                sent = True
             except OSError as error:
                 reason = _reason(error.errno or 0)
-        if not sent:
+                lost += 1
+        if lost == len(to):
             self.count(reason)
+        elif lost:
+            self.count("tx_partly", lost)
 
     # Receiving
 

@@ -21,9 +21,10 @@ from __future__ import annotations
 import errno
 import logging
 from collections.abc import Mapping
+from typing import Literal
 
 import attrs
-from attrs.validators import ge, in_, le
+from attrs.validators import ge, le
 
 from resmgr.dispatch import Timer
 from stack.core.driver import Port
@@ -59,7 +60,7 @@ class AgrOptions:
     name: str = "agr0"
     agrport: tuple[str, ...] = ()
     mac: str = ""
-    timeout: str = attrs.field(default="fast", validator=in_(("fast", "slow")))
+    timeout: Literal["fast", "slow"] = "fast"
     active: bool = True
     priority: int = attrs.field(default=0x8000, validator=[ge(0), le(0xFFFF)])
     key: int = attrs.field(default=1, validator=[ge(1), le(0xFFFF)])

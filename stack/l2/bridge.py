@@ -16,6 +16,7 @@ forwarded as they are, tagged or not. Group addresses 01:80:c2:00:00:00 to 0f ar
     storm         over the bound of `stack.l2.storm`  flapping     from a station that moves too often, not at its home
     unlearned     (not dropped) no room for a station displaced    (a station, not a frame) given up for another
     no_port       nowhere to go: one port only, or those others are down
+    span_port     came in on a port that only gets copies
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ class BridgePort:
     drops: Counters = attrs.Factory(Counters)
     received: int = 0
     forwarded: int = 0
-    """Frames that left here."""
+    """Frames that others sent and that left here."""
 
     @property
     def open(self) -> bool:
@@ -99,6 +100,8 @@ class Bridge:
         self.station = station
         self.stations = Stations(maximum, timeout)
         self.ports: dict[int, BridgePort] = {}
+        self.drops = Counters()
+        """Of what our own stack sends through the bridge as a station."""
         self.news: list[tuple[bytes, int]] = []
         """Stations that were learned or have moved, with their ports, or were given up (port 0), since whoever drives took the list."""
         self._own: dict[bytes, int] = {mac: 0}
@@ -265,9 +268,11 @@ class Bridge:
         return decision
 
     def _send(self, number: int, flow: list[Frame], decision: Decision) -> None:
-        """Through that port and no other, whatever the tree says."""
+        """Through that port and no other, whatever the tree says; the bridge itself has none."""
         if number:
             decision.send(number, flow)
+        else:
+            self._drop(number, "too_short" if len(flow[0]) < _FLOW else "no_port", len(flow))
 
     def _send_to_all(self, number: int, flow: list[Frame], group: bool, decision: Decision) -> None:
         sent = False
@@ -279,8 +284,7 @@ class Bridge:
             self._drop(number, "no_port", len(flow))
 
     def _drop(self, number: int, reason: str, frames: int) -> None:
-        if number:
-            self.ports[number].drops.count(reason, frames)
+        (self.ports[number].drops if number else self.drops).count(reason, frames)
 
 
 def _flows(frames: list[Frame]) -> dict[bytes, list[Frame]]:

@@ -10,6 +10,8 @@ forwarding engine, which is told what is learned and asked before a station is l
 
 Members are names: one whose interface goes is *absent*, and a member again, with its port and settings (`stack.l2.membership`), when an
 interface of that name is attached. The bridge is up while one of its members is, and its MTU is the least of theirs.
+
+Needs CAP_NET_RAW, CAP_NET_ADMIN and CAP_BPF for the forwarding engine; without them it forwards by itself.
 """
 
 from __future__ import annotations
@@ -30,7 +32,6 @@ from stack.core.module import Context, Kind, Module
 from stack.core.names import station_address
 from stack.core.registry import Registration
 from stack.core.specific import specific_driver
-from stack.core.statistics import Counters
 from stack.frame import BadFrame, Frame
 from stack.l2 import ipf
 from stack.l2.arguments import interface as interface_named
@@ -91,7 +92,8 @@ class BridgeDriver:
         self.members: dict[str, Member] = {}
         self.absent: dict[str, Absent] = {}
         """Members that have no interface just now, or whose interface cannot be one."""
-        self.drops = Counters()
+        self.drops = self.bridge.drops
+        """Of what no port counts."""
         self._numbers: dict[int, Member] = {}
         self._port: Port | None = None
         self._timer: Timer | None = None
@@ -102,7 +104,7 @@ class BridgeDriver:
         self.engine = engine
         self.ipf = kept.ipf
         """IP filters see what is bridged (`stack.l2.ipf`)."""
-        self._unwatch = self._stack.ip_filters.watch(self._filters_changed)
+        self._filter_watcher = self._stack.on_ip_filters(self._members_changed)
         self._listener = self._stack.on_interface(self._interface_event)
         try:
             if kept is context.kept:
@@ -139,7 +141,7 @@ class BridgeDriver:
         for name in list(self.members):
             self.delete(name)
         self._listener.revoke()
-        self._unwatch()
+        self._filter_watcher.revoke()
         if self._timer is not None:
             self._timer.cancel()
         if self.engine is not None:
@@ -335,9 +337,6 @@ class BridgeDriver:
 
     def set_ipf(self, on: bool) -> None:
         self.ipf = on
-        self._members_changed()
-
-    def _filters_changed(self) -> None:
         self._members_changed()
 
     def _interface_event(self, event: InterfaceEvent, interface: Interface) -> None:

@@ -25,7 +25,7 @@ class BridgeOptions:
     timeout: Duration = Duration(TIMEOUT_DEFAULT)
     storm: int = attrs.field(default=STORM_RATE, validator=[ge(0), le(10_000_000)])
     stp: bool = False
-    proto: str = attrs.field(default="rstp", validator=attrs.validators.in_(("rstp", "stp")))
+    proto: Literal["rstp", "stp"] = "rstp"
     priority: int = 0x8000
     hellotime: Duration = Duration(2.0)
     fwddelay: Duration = Duration(15.0)

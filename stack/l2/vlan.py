@@ -248,7 +248,9 @@ class VlanDriver:
                 self._count(Drop.OTHER_HOST, len(frames) - len(mine))
             frames = mine
         wanted = accepted(frames, self._accepted)
-        if wanted and self._port is not None and self.up:
+        if wanted and not self.up:
+            self._count(Drop.LINK_DOWN, len(wanted))
+        elif wanted and self._port is not None:
             self._port.deliver(wanted)
 
     def _interface_event(self, event: InterfaceEvent, interface: Interface) -> None:

@@ -1,4 +1,4 @@
-"""`/dev/crypto`: the crypto API for programs, as a resource manager. QNX: the cryptodev of io-pkt-*-hc.
+"""`/dev/crypto`, behind the stack's `--prefix`: the crypto API for programs, as a resource manager. QNX: the cryptodev of io-pkt-*-hc.
 
 Requests are devctl messages (`stack.cryptodev.protocol`); reading the device lists the algorithms. A session belongs to the opening it
 was made through and ends with it, so with its program and with its node. Batches run as `stack.crypto.jobs`; their answers come when
@@ -73,8 +73,6 @@ HEADS = 64
 class CryptodevOptions:
     """Options of the module. Limits are per user; `rate` in 4 KiB blocks per second."""
 
-    prefix: str = ""
-    """Where it is, before /dev/crypto."""
     mode: int = attrs.field(default=0o666, validator=[attrs.validators.ge(0), attrs.validators.le(0o777)])
     sessions: int = attrs.field(default=256, validator=attrs.validators.ge(1))
     inflight: Size = attrs.field(default=Size(8 * 1024 * 1024), validator=attrs.validators.ge(Size(4096)))
@@ -118,7 +116,7 @@ class CryptoManager(TreeManager):
         self._system = context.system
         self._crypto: Crypto = context.stack.crypto
         self._dispatch = context.dispatch
-        self.path = options.prefix.rstrip("/").encode() + PATH
+        self.path = context.stack.prefix.encode() + PATH
         self.accounts = Accounts(options.limits())
         self.jobs = Jobs(context.dispatch, jobs_max=SESSIONS_ALL, bytes_max=2 * INFLIGHT_ALL)
         self._lines: dict[Account, _Line] = {}

@@ -24,6 +24,7 @@ from resmgr.channel import ND_LOCAL, PID_SYSTEM, ClientInfo, Message
 from resmgr.errors import Misuse
 from stack.core.errors import ModuleError
 from stack.core.ifnet import Interface
+from stack.core.isolation import RAISED
 from stack.core.loaded import Loaded
 from stack.core.module import Kind
 from stack.core.preparation import Preparation, prepare
@@ -77,8 +78,8 @@ class IoPktManager:
     def _handle(self, message: Message) -> None:
         try:
             self._answer(message)
-        except Exception:
-            # A module that raises while it is asked (a driver's `info`) must not end the stack.
+        except RAISED:
+            # What raises while somebody asks must not end the stack.
             log.exception("a request failed")
             if not message.answered:
                 message.error(errno.EIO)
@@ -169,7 +170,7 @@ class IoPktManager:
             answer = {"error": str(error), "errno": error.errno}
         except Misuse as error:
             answer = {"error": str(error), "errno": errno.EBUSY}
-        except (Exception, SystemExit) as error:
+        except RAISED as error:
             log.exception("%s: %s raised", self._stack.name, verb)
             answer = {"error": f"{verb} raised {type(error).__name__}: {error}; the log says more", "errno": errno.EIO}
         if not message.answered:
@@ -209,13 +210,13 @@ class IoPktManager:
     def _interface(self, request: Request) -> dict[str, object]:
         found = self._named(_text(request, "interface"))
         mtu, up = request.get("mtu"), request.get("up")
+        if mtu is not None and (not isinstance(mtu, int) or isinstance(mtu, bool)):
+            raise ModuleError(errno.EINVAL, f"{mtu!r} is no MTU")
+        if up is not None and not isinstance(up, bool):
+            raise ModuleError(errno.EINVAL, f"{up!r} is not true or false")
         if mtu is not None:
-            if not isinstance(mtu, int) or isinstance(mtu, bool):
-                raise ModuleError(errno.EINVAL, f"{mtu!r} is no MTU")
             found.limit_mtu(mtu)
         if up is not None:
-            if not isinstance(up, bool):
-                raise ModuleError(errno.EINVAL, f"{up!r} is not true or false")
             found.switch(up)
         return {"name": found.name, "up": found.up, "enabled": found.enabled, "mtu": found.mtu}
 

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 
 import attrs
 
-from stack.core.specific import Rows, specific_driver
+from stack.core.isolation import RAISED
+from stack.core.specific import Rows, Specific, specific_driver
 from stack.core.stack import Stack
 
 Facts = dict[str, object]
@@ -45,15 +46,16 @@ class Layer2:
         self._ports: dict[str, list[Facts]] = {}
         self._carriers: dict[str, list[Facts]] = {}
         for loaded in stack.loaded:
-            driver = None if loaded.interface is None else specific_driver(loaded.interface.driver)
+            if loaded.interface is None:
+                continue
+            driver = specific_driver(loaded.interface.driver)
             if driver is None:
                 continue
             try:
-                told = driver.get_specific()
-            except Exception:
-                loaded.guard.failure("get_specific", driver.get_specific)
-            else:
-                self._take(driver.name, told)
+                told = loaded.guard.ask("get_specific", _asked, driver)
+            except RAISED:
+                continue  # counted; its own facts are missing
+            self._take(loaded.interface.name, told)
 
     def _take(self, name: str, told: Mapping[str, object]) -> None:
         self.own[name] = {key: len(value) if isinstance(value, Rows) else value for key, value in told.items()}
@@ -90,6 +92,10 @@ class Layer2:
             sum(number for row in rows if isinstance(number := row.get(key), int)) for key in ("in", "in_bytes", "out", "out_bytes")
         )
         return Carried(frames, octets, out_frames, out_octets, drops)
+
+
+def _asked(driver: Specific) -> Facts:
+    return dict(driver.get_specific())
 
 
 def _tables(value: object) -> list[Mapping[str, object]]:

@@ -14,6 +14,7 @@ import attrs
 from resmgr.channel import Message
 from resmgr.dispatch import Dispatch, Timer
 from stack.core.errors import ModuleError
+from stack.core.isolation import RAISED
 from stack.managers.protocol import pack_reply
 from stack.managers.requestline import RequestLine, user_of
 
@@ -78,7 +79,7 @@ class Questions:
             self._current = _Answer(message, make(), [])
         except ModuleError as error:
             message.reply(0, pack_reply({"error": str(error), "errno": error.errno}))
-        except Exception:
+        except RAISED:
             self._failed(message)
 
     def _more(self, answer: _Answer, room: int) -> int:
@@ -94,7 +95,7 @@ class Questions:
                 written += len(piece)
                 if written >= room:
                     return written
-        except Exception:
+        except RAISED:
             self._current = None
             self._failed(answer.message)
             return written

@@ -326,6 +326,8 @@ class FaultDriver(Around):
     def to_stack(self, frames: list[Frame]) -> None:
         if self._carrier:
             self._rx.put(frames, self._cut)
+        else:
+            self.count(Drop.LINK_DOWN, len(frames))
 
     def close(self) -> None:
         self._tx.close()

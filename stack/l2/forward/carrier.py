@@ -40,9 +40,11 @@ class Reason(enum.IntEnum):
     """For the port's own address, and of no flow that is known."""
     FOREIGN = 14
     """For the port's own address, and for the IP layer to look at: options, a fragment, a TTL that ends, a bad header, no IP."""
+    FAILED = 15
+    """Dropped: of the batch in which the worker came upon an error of its own (threads)."""
 
 
-DROPPED = frozenset((Reason.SAME_PORT, Reason.TRUNCATED, Reason.WAITING_FULL, Reason.NOT_SENT, Reason.OVERRUN))
+DROPPED = frozenset((Reason.SAME_PORT, Reason.TRUNCATED, Reason.WAITING_FULL, Reason.NOT_SENT, Reason.OVERRUN, Reason.FAILED))
 
 
 FlowKey = tuple[bytes, bytes]

@@ -106,6 +106,8 @@ class WorkerPort:
         self.out: dict[int, list[int]] = {}
         """By output port: frames and bytes carried there."""
         self.reasons = [0] * len(Reason)
+        self.failed = False
+        """Somebody has been told that a batch was lost by an error."""
 
     def count_lost(self) -> None:
         """By the dispatch: the kernel tells how many frames found the ring full."""
@@ -199,20 +201,32 @@ class Worker:
                 if not self._batch(port):
                     break
         except Exception:
-            # One bad batch must not end the thread for all ports.
-            log.exception("forwarding: a batch of %s is lost", port.interface.name)
+            self._failed(port)
+
+    def _failed(self, port: WorkerPort, frames: int = 0) -> None:
+        """Called while handling an exception, which must not end the thread for all ports: *frames* are lost by it."""
+        port.reasons[Reason.FAILED] += frames
+        if not port.failed:
+            port.failed = True
+            log.exception("forwarding: %d frames of %s are lost; further ones are only counted", frames, port.interface.name)
 
     def _finish(self, port: WorkerPort) -> None:
         """Serve what is left in the ring of a port that leaves, and let it go."""
-        for _ in range(port.ring.slots // BATCH_MAX + 1):
-            if not self._batch(port):
-                break
+        try:
+            for _ in range(port.ring.slots // BATCH_MAX + 1):
+                if not self._batch(port):
+                    break
+        except Exception:
+            self._failed(port)
         with self._lock:
             self.ports = tuple(one for one in self.ports if one is not port)
         with port.sending:
             port.gone = True
             port.ring.close()
-        self._arrived()
+        try:
+            self._arrived()
+        except Exception:
+            self._failed(port)
 
     def _batch(self, port: WorkerPort) -> int:
         """One batch of *port*; how many slots it had."""
@@ -226,49 +240,55 @@ class Worker:
         up_keys: set[bytes] = set()
         reasons = port.reasons
         done = octets = 0
-        for offset in ring.offsets[first : first + min(BATCH_MAX, ring.slots)]:
-            place = offset >> 3
-            status = longs[place]
-            if not status & 1:
-                break
-            done += 1
-            length = longs[place + 1] & 0xFFFFFFFF
-            begin = offset + FRAME_AT
-            if status & SPECIAL:
-                if status & TP_STATUS_COPY:
-                    octets += self._run_of_segments(port, now, held, up, up_keys)
+        try:
+            for offset in ring.offsets[first : first + min(BATCH_MAX, ring.slots)]:
+                place = offset >> 3
+                status = longs[place]
+                if not status & 1:
+                    break
+                done += 1
+                length = longs[place + 1] & 0xFFFFFFFF
+                begin = offset + FRAME_AT
+                if status & SPECIAL:
+                    if status & TP_STATUS_COPY:
+                        octets += self._run_of_segments(port, now, held, up, up_keys)
+                        continue
+                    begin = ring.retag(offset)
+                    length += TAG_SIZE
+                elif status >> 32 != length:
+                    reasons[Reason.TRUNCATED] += 1
                     continue
-                begin = ring.retag(offset)
-                length += TAG_SIZE
-            elif status >> 32 != length:
-                reasons[Reason.TRUNCATED] += 1
-                continue
-            key = bytes(view[begin : begin + 12])
-            flow = get(key)
-            if flow is None:
-                flow = self._resolve(port, flows, key)
-            pairs = flow.pairs
-            if pairs is not None and length <= flow.room and (held is None or key not in held):
-                pairs += (address + begin - VNET_SIZE, length + VNET_SIZE)
-                octets += length
-                flow.source.used = now
-                continue
-            reason = flow.reason if pairs is None else Reason.LONG if length > flow.room else Reason.ORDER
-            if reason is Reason.FLOW:
-                found = self._route(port, view, begin, length, length - HEADER_SIZE, now, held is not None and key in held)
-                if isinstance(found, list):
-                    found += (address + begin - VNET_SIZE, length + VNET_SIZE)
+                key = bytes(view[begin : begin + 12])
+                flow = get(key)
+                if flow is None:
+                    flow = self._resolve(port, flows, key)
+                pairs = flow.pairs
+                if pairs is not None and length <= flow.room and (held is None or key not in held):
+                    pairs += (address + begin - VNET_SIZE, length + VNET_SIZE)
                     octets += length
+                    flow.source.used = now
                     continue
-                reason = found
-            reasons[reason] += 1
-            if reason is not Reason.SAME_PORT:
-                up += map(bytes, ring.restorer.put_right(view, begin, length, 0, 0, 0))
-                up_keys.add(key)
-        if done:
+                reason = flow.reason if pairs is None else Reason.LONG if length > flow.room else Reason.ORDER
+                if reason is Reason.FLOW:
+                    found = self._route(port, view, begin, length, length - HEADER_SIZE, now, held is not None and key in held)
+                    if isinstance(found, list):
+                        found += (address + begin - VNET_SIZE, length + VNET_SIZE)
+                        octets += length
+                        continue
+                    reason = found
+                reasons[reason] += 1
+                if reason is not Reason.SAME_PORT:
+                    up += map(bytes, ring.restorer.put_right(view, begin, length, 0, 0, 0))
+                    up_keys.add(key)
             if octets:
                 self._send(port)
-                self._kept.clear()
+        except Exception:
+            self._failed(port, done)
+            up.clear()
+            for pairs in self._pairs.values():
+                pairs.clear()
+        if done:
+            self._kept.clear()
             words = ring.words
             for offset in ring.offsets[first : first + done]:
                 words[offset >> 2] = 0

@@ -27,6 +27,7 @@ from stack.core.driver import Port
 from stack.core.errors import ModuleError
 from stack.core.hooks import ORDER_FILTER, Point
 from stack.core.ifnet import Interface, InterfaceEvent
+from stack.core.ipfilters import Packet
 from stack.core.linuxinterface import LinuxInterface
 from stack.core.loaded import Loaded
 from stack.core.module import Context, Kind, Module
@@ -39,7 +40,10 @@ from stack.managers.facts import interface_of
 from stack.managers.iopkt import IoPktManager
 from stack.managers.protocol import CHID_STACK, pack_request, unpack_reply
 from stack.testing.driver import OTHER_TYPE, TYPE, frame
+from stack.testing.runs import tcp_run
 from stack.wire.ethernet import BROADCAST
+from stack.wire.ip import parse_ip
+from stack.wire.run import Run
 
 pytestmark = pytest.mark.host
 
@@ -63,15 +67,16 @@ class Options:
 class Bomb:
     """Goes off once where it was put."""
 
-    def __init__(self) -> None:
+    def __init__(self, raises: type[BaseException] = Boom) -> None:
         self.where = ""
+        self.raises = raises
         self.gone_off = 0
 
     def at(self, where: str) -> None:
         if where == self.where:
             self.where = ""
             self.gone_off += 1
-            raise Boom(where)
+            raise self.raises(where)
 
 
 class Ready:
@@ -83,7 +88,7 @@ class Ready:
 class BadDriver:
     """A driver with everything that a driver may have."""
 
-    name, mac, mtu, up = "bad0", MAC, 1500, True
+    name, mac, up = "bad0", MAC, True
 
     def __init__(self, dispatch: Dispatch, bomb: Bomb) -> None:
         bomb.at("attach")
@@ -91,6 +96,11 @@ class BadDriver:
         self.bomb = bomb
         self.port: Port | None = None
         self.screens: Mapping[int, Screen] = {}
+
+    @property
+    def mtu(self) -> int:
+        self.bomb.at("link")
+        return 1500
 
     def start(self, port: Port) -> None:
         self.bomb.at("start")
@@ -101,6 +111,12 @@ class BadDriver:
 
     def transmit(self, frames: list[Frame]) -> None:
         self.bomb.at("transmit")
+
+    def whole_runs(self, on: bool) -> None:
+        self.bomb.at("whole_runs")
+
+    def transmit_runs(self, frames: list[Frame]) -> None:
+        self.bomb.at("transmit_runs")
 
     def screen(self, screens: Mapping[int, Screen]) -> None:
         self.screens = screens
@@ -205,6 +221,8 @@ class BadProtocol:
             stack.register_ip_protocol(99, self.frames("IP handler")),
             stack.on_interface(self.event),
             stack.on_hooks(lambda: bomb.at("hook watcher")),
+            stack.add_ip_filter(self.ip_filter, "bad filter"),
+            stack.on_ip_filters(lambda: bomb.at("IP filter watcher")),
             stack.add_hook(Point.IN, self.hook("IN hook"), name="bad in", order=ORDER_FILTER, interfaces=("good0",)),
             stack.add_hook(Point.OUT, self.hook("OUT hook"), name="bad out", order=ORDER_FILTER, interfaces=("good0",)),
         ]
@@ -226,6 +244,10 @@ class BadProtocol:
             return frames
 
         return run
+
+    def ip_filter(self, interface: Interface, point: Point, packets: list[Packet]) -> list[bool]:
+        self.bomb.at("IP filter")
+        return [True] * len(packets)
 
     def event(self, event: InterfaceEvent, interface: Interface) -> None:
         self.bomb.at("interface listener")
@@ -296,8 +318,8 @@ class BadProtocol:
 class World:
     """A stack with a good interface and a good protocol, and the bad modules, which are restarted."""
 
-    def __init__(self, dispatch: TrioDispatch) -> None:
-        self.bomb = Bomb()
+    def __init__(self, dispatch: TrioDispatch, raises: type[BaseException] = Boom) -> None:
+        self.bomb = Bomb(raises)
         self.system = System(dispatch, "n")
         self.stack = Stack(self.system, os.urandom)
         self.hub = Hub(dispatch)
@@ -348,8 +370,11 @@ class World:
     def ask(self, command: bool) -> None:
         """A request to the driver, as `qnet` would ask it."""
         more: dict[str, object] = {"command": "anything", "arguments": {}} if command else {}
+        self.request("specific", **more)
+
+    def request(self, verb: str, **more: object) -> None:
         asking = self.system.kernel.connect(ND_LOCAL, PID_SYSTEM, CHID_STACK, ROOT)
-        asking.submit([pack_request("specific", interface="bad0", **more)], 65536, self.answered)
+        asking.submit([pack_request(verb, interface="bad0", **more)], 65536, self.answered)
 
     def answered(self, status: int, reply: Buffer) -> None:
         code = unpack_reply(bytes(reply)).get("errno", 0) if status == 0 else -status
@@ -386,7 +411,7 @@ def refused(call: Callable[[], object]) -> None:
 
 
 def not_loaded(call: Callable[[], object]) -> None:
-    with pytest.raises(Boom):
+    with pytest.raises((Boom, SystemExit)):
         call()
 
 
@@ -400,6 +425,21 @@ def wrapped(world: World) -> World:
 def talk(world: World) -> None:
     """A channel dies whose client the bad protocol is; an answer comes to it."""
     world.protocols[-1].connection.submit([b"?"], 0, lambda status, reply: world.bomb.at("connection answer"))
+
+
+def sent_whole(world: World) -> None:
+    """A run of segments, while a hook wants runs."""
+    hook = world.stack.add_hook(Point.IN, lambda interface, frames: frames, runs=True)
+    world.stack.output(world.interface("bad0"), [Run.make(*tcp_run(bytes(2000), 1000))])
+    hook.revoke()
+
+
+def filtered(world: World) -> None:
+    """A packet is asked about."""
+    packet = frame(MAC, MAC, bytes.fromhex("4500001400000000401166d70a0000010a000002"), 0x0800)
+    asked = {0: Packet(packet, 14, parse_ip(memoryview(packet)[14:]))}
+    passed = world.stack.ip_filters.passing(world.interface("good0"), Point.IN, asked)
+    assert not passed, "a filter that fails lets nothing through"
 
 
 def killed(world: World) -> None:
@@ -418,6 +458,9 @@ ENTRIES: Mapping[str, Trigger] = {
     "start": lambda world: not_loaded(lambda: wrapped(world)),
     "accept": lambda world: world.stack.register_ethertype(0x88B7, lambda interface, frames: None).revoke(),
     "transmit": lambda world: world.stack.output(world.interface("bad0"), [bytes(60)]),
+    "transmit_runs": lambda world: sent_whole(world),
+    "whole_runs": lambda world: world.stack.add_hook(Point.IN, lambda interface, frames: frames, runs=True).revoke(),
+    "link": lambda world: world.request("interface", up=False, mtu=1000),
     "screen": lambda world: world.stack.screen(OTHER_TYPE, Screen((), (), 1, lambda: None)),
     "shed": lambda world: world.stack.shed(),
     "promiscuous": lambda world: refused(lambda: world.stack.promiscuous(world.interface("bad0"), "test")),
@@ -438,6 +481,8 @@ ENTRIES: Mapping[str, Trigger] = {
     # What modules register
     "handler": lambda world: world.deliver("good0", TYPE),
     "IP handler": lambda world: world.stack.received_ip(world.interface("good0"), 99, [bytes(20)]),
+    "IP filter": lambda world: filtered(world),
+    "IP filter watcher": lambda world: world.stack.add_ip_filter(lambda interface, point, packets: [], "another").revoke(),
     "IN hook": lambda world: world.deliver("good0", TYPE),
     "OUT hook": lambda world: world.stack.output(world.interface("good0"), [bytes(60)]),
     "interface listener": lambda world: world.interface("good0").set_addresses(("10.0.0.1",)),
@@ -465,7 +510,7 @@ ENTRIES: Mapping[str, Trigger] = {
     "network.detach": lambda world: world.away().close(),
 }
 STATUSES: Mapping[str, list[int]] = {
-    **{key: [-errno.EIO] for key in ("set_specific", "get_specific", "channel message", "network.remote", "network.relay")},
+    **{key: [-errno.EIO] for key in ("link", "set_specific", "get_specific", "channel message", "network.remote", "network.relay")},
     "message unblock": [-errno.EINTR],
     "message read": [0],
 }
@@ -475,12 +520,13 @@ NOT_LOADED = ("prepare", "attach", "start")
 ENDING = ("detach of a driver", "detach of a protocol", "close")
 
 
+@pytest.mark.parametrize("raises", [Boom, SystemExit])
 @pytest.mark.parametrize("where", [pytest.param(one, marks=pytest.mark.priv) if one == "stand_aside" else one for one in ENTRIES])
 async def test_a_module_that_raises_there_is_isolated_counted_and_restarted(
-    where: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    where: str, raises: type[BaseException], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with open_dispatch() as dispatch:
-        world = World(dispatch)
+        world = World(dispatch, raises)
         wrapper = Module("badwrapper", Kind.WRAPPER, Options, lambda context, options: BadWrapper(world.bomb))
         for name, module in (("bad", types.ModuleType("bad")), (WRAPPER, types.ModuleType(WRAPPER))):
             monkeypatch.setattr(module, "MODULE", wrapper, raising=False)
@@ -511,7 +557,45 @@ async def test_a_module_that_raises_there_is_isolated_counted_and_restarted(
         assert dispatch.statistics().descriptors == 0
 
 
+@pytest.mark.parametrize("raises", [Boom, SystemExit])
+async def test_a_restart_that_fails_is_tried_again(raises: type[BaseException], caplog: pytest.LogCaptureFixture) -> None:
+    async with open_dispatch() as dispatch:
+        world = World(dispatch, raises)
+        world.bomb.where = "attach"
+        dispatch.enter(lambda: world.stack.restarter.failed(world.driver.guard))
+
+        with trio.fail_after(5):
+            while not world.over("attach"):  # noqa: ASYNC110  # what is awaited is in the dispatch: no event tells
+                await trio.sleep(0.001)
+        assert world.stack.interface("bad0") is None
+        assert "baddriver cannot be loaded again" in caplog.text
+        dispatch.enter(world.stack.close)
+        world.manager.close()
+
+
+@pytest.mark.parametrize("raises", [Boom, SystemExit])
+@pytest.mark.parametrize("where", ["info", "get_specific", "link"])
+async def test_one_driver_that_raises_keeps_nobody_from_the_facts(where: str, raises: type[BaseException]) -> None:
+    async with open_dispatch() as dispatch:
+        world = World(dispatch, raises)
+        world.bomb.where = where
+        asking = world.system.kernel.connect(ND_LOCAL, PID_SYSTEM, CHID_STACK, ROOT)
+        told: list[dict[str, object]] = []
+        asking.submit([pack_request("facts")], 1 << 20, lambda status, reply: told.append(unpack_reply(bytes(reply))))
+
+        with trio.fail_after(5):
+            while not told:  # noqa: ASYNC110  # what is awaited is in the dispatch: no event tells
+                await trio.sleep(0.001)
+        found = told[0]["interfaces"]
+        assert isinstance(found, list)
+        assert [one["name"] for one in found] == ["good0", "bad0"]
+        assert sum(world.stack.failures().values()) == world.bomb.gone_off
+        assert world.bomb.gone_off == (where != "link"), "what a driver last told of its link needs no call"
+        dispatch.enter(world.stack.close)
+        world.manager.close()
+
+
 def test_the_documentation_lists_them_all() -> None:
     listed = re.search(r"## Ways into a module\n(.*?)\n## ", MANAGER.read_text(), re.DOTALL)
     assert listed is not None
-    assert set(re.findall(r"^\| `([^`]+)` \|", listed[1], re.MULTILINE)) == set(ENTRIES)
+    assert set(re.findall(r"^\| `([^`]+)`[^|]* \|", listed[1], re.MULTILINE)) == set(ENTRIES)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import fcntl
+import importlib
 import os
+import pkgutil
+import re
 import signal
 import statistics
 import subprocess
@@ -15,9 +18,11 @@ from typing import ClassVar
 
 import pytest
 
+import stack.drivers
 from qnetpy.cli.iopkt import ask_at
 from qnetpy.cli.main import main as qnet
 from stack.core.main import main
+from stack.core.module import Module
 from stack.testing.namespace import Namespace, Veth
 
 IO_PKT = [sys.executable, "-m", "stack.core.main"]
@@ -258,6 +263,31 @@ def test_an_ordinary_user_with_what_its_modules_need(veth: Veth, run_dir: Path) 
     assert manager.stop() == (0, "io-pkt0 ready: va 02:00:00:00:00:0a mtu 1500 up; modules packet\n", "")
     assert os.listdir(run_dir) == []
     assert Manager(veth.a, run_dir, *words).stop()[0] == 0, "it is let into its own folder"
+
+
+@pytest.mark.priv
+def test_an_ordinary_user_makes_links(namespace: Namespace, run_dir: Path) -> None:
+    # Files: the tree may lie in /root, and a container's /dev/net/tun is often root's alone.
+    words = ("-U", "4242:4343", "--keep-caps", "dac_override", "-d", "tap", "ifname=ta", "-d", "veth", "ifname=vc,peer=vd")
+    manager = Manager(namespace, run_dir, *words)
+    code, out, err = manager.stop()
+    assert (code, err) == (0, "")
+    assert out.endswith("modules tap veth\n")
+
+
+def test_what_a_driver_needs_is_what_it_declares() -> None:
+    """The head of the file, for people, and `Module.capabilities`, for -U. What only some options need is not declared."""
+    said = {}
+    declared = {}
+    for one in pkgutil.iter_modules(stack.drivers.__path__, "stack.drivers."):
+        file = importlib.import_module(one.name)
+        module = getattr(file, "MODULE", None)
+        if isinstance(module, Module):
+            needs = re.search(r"^Needs (CAP_[^;.]*)", sys.modules[module.attach.__module__].__doc__ or "", re.MULTILINE)
+            said[module.name] = set(re.findall(r"CAP_(\w+)", needs[0])) if needs else set()
+            declared[module.name] = set(module.capabilities)
+    assert said == declared
+    assert declared["tap"], "the pattern finds something"
 
 
 @pytest.mark.priv

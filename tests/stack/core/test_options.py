@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from resmgr.errors import Misuse
 from stack.core.errors import ModuleError, OptionError
 from stack.core.options import BitRate, Duration, Percent, Size, describe_options, parse_options
+from stack.l2.aggregate import AgrOptions
+from stack.l2.bridge_options import BridgeOptions
 
 
 @attrs.frozen
@@ -109,6 +111,35 @@ def test_errors_are_sentences(text: str, sentence: str) -> None:
     assert str(raised.value).startswith(sentence)
     assert isinstance(raised.value, ModuleError)
     assert raised.value.errno == 22
+
+
+@attrs.frozen
+class Chosen:
+    """With a validator that raises more than a sentence."""
+
+    word: str = attrs.field(default="a", validator=attrs.validators.in_(("a", "b")))
+
+
+@attrs.frozen
+class Wordless:
+    word: str = ""
+
+    def __attrs_post_init__(self) -> None:
+        if self.word:
+            raise ValueError
+
+
+def test_a_validators_sentence_and_no_more() -> None:
+    with pytest.raises(OptionError) as raised:
+        parse_options(Chosen, "word=c", "mod")
+    assert str(raised.value) == "mod: 'word' must be in ('a', 'b') (got 'c')"
+    with pytest.raises(OptionError, match=r"mod: the options make no sense together"):
+        parse_options(Wordless, "word=c", "mod")
+
+
+def test_words_are_told_as_words() -> None:
+    assert ("timeout=fast|slow", "fast") in describe_options(AgrOptions)
+    assert ("proto=rstp|stp", "rstp") in describe_options(BridgeOptions)
 
 
 def test_required_and_none() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import attrs
 import pytest
@@ -20,6 +20,7 @@ from stack.core.module import Context, Kind, Module
 from stack.core.registry import Registration
 from stack.core.stack import Stack
 from stack.core.statistics import Drop
+from stack.core.wrapper import Around
 from stack.drivers.hub import Hub, HubPort
 from stack.drivers.wrap.fault import FaultDriver
 from stack.frame import Frame
@@ -526,6 +527,33 @@ def test_close_unloads_newest_first() -> None:
         stack.load(PROTOCOL)
 
 
+def test_watchers_of_ip_filters_are_listeners_like_others(caplog: pytest.LogCaptureFixture) -> None:
+    (stack,) = World(1).stacks
+    told: list[str] = []
+
+    def broken() -> None:
+        raise LookupError
+
+    class Forgetful:
+        def __init__(self, context: Context) -> None:
+            context.stack.on_ip_filters(lambda: told.append("module"))
+
+        def detach(self) -> None:
+            pass
+
+    loaded = stack.load(Module("forgetful", Kind.PROTOCOL, NoOptions, lambda context, options: Forgetful(context)))
+    stack.on_ip_filters(broken)
+    last = stack.on_ip_filters(lambda: told.append("program"))
+    stack.add_ip_filter(lambda interface, point, packets: [True] * len(packets), "f").revoke()
+    assert told == ["module", "program"] * 2
+    assert stack.failures() == {"watcher of IP filters": 2}
+    stack.unload(loaded)
+    assert "module forgetful left a watcher of IP filters behind" in caplog.text
+    last.revoke()
+    stack.add_ip_filter(lambda interface, point, packets: [True] * len(packets), "f")
+    assert len(told) == 4
+
+
 def test_statistics_are_frozen_copies() -> None:
     world = World()
     before = world.stacks[0].statistics()
@@ -535,6 +563,25 @@ def test_statistics_are_frozen_copies() -> None:
         before.name = "x"  # type: ignore[misc]  # that is the point
     with pytest.raises(TypeError):
         before.interfaces["en0"].drops["x"] = 1  # type: ignore[index]  # that is the point
+
+
+class Asking(Around):
+    """A driver that learns of its losses when somebody asks how it works, as those do whose kernel counts."""
+
+    def info(self) -> Mapping[str, str | int]:
+        self.count("rx_overrun", 3)
+        return self.inner.info()
+
+
+def test_what_a_driver_counts_when_it_is_asked_is_in_the_same_answer() -> None:
+    world = World(0)
+    driver = Asking()
+    driver.around(world.hub.port("en0", MACS[0]))
+    stack = Stack(System(world.dispatch, "n"), random.Random(1).randbytes)
+    stack.load(Module("asking", Kind.DRIVER, NoOptions, lambda context, options: driver))
+    (interface,) = stack.interfaces
+
+    assert interface.statistics.drops == {"rx_overrun": 3}
 
 
 def test_promiscuity_is_for_hooks_and_ends_with_who_asked() -> None:

@@ -241,10 +241,10 @@ def test_carrier() -> None:
     link.a.set_carrier(False)
     assert (link.a.up, link.port_a.changes) == (False, 1)
     link.send(3)
-    link.answer(3)
+    link.answer(4)
     assert link.run() == []
     assert link.port_a.frames == []
-    assert link.port_a.drops == {Drop.LINK_DOWN: 3}
+    assert link.port_a.drops == {Drop.LINK_DOWN: 7}
     link.a.set_carrier(True)
     assert (link.a.up, link.port_a.changes) == (True, 2)
     link.send(3)

@@ -95,9 +95,11 @@ def test_carrier_and_overrun() -> None:
     b.set_carrier(False)
     assert (b.up, port_b.changes, a.up) == (False, 1, True)
     a.transmit([mark])
+    assert port_b.drops == {Drop.LINK_DOWN: 2}, "what was under way, and what came then"
     b.transmit([mark, mark])
     dispatch.run_for(1.0)
-    assert port_b.drops == {Drop.LINK_DOWN: 2}
+    assert port_b.drops == {Drop.LINK_DOWN: 4}
+    assert port_b.frames == []
     b.set_carrier(True)
     b.set_carrier(True)
     assert port_b.changes == 2

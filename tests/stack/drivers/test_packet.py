@@ -309,6 +309,7 @@ async def test_a_flood_in_the_side_queue_does_not_touch_the_main_one(ends: Ends)
     assert await settle(lambda: bool(pressed) and len([one for one in ends.port_b.frames if one in main]) == 50)
     assert ends.port_b.drops == {}, "nothing was lost in the main queue"
     assert await settle(lambda: int(ends.b.info()["side queue overruns"]) > 1000)
+    assert ends.port_b.drops == {"rx_side_overrun": ends.b.info()["side queue overruns"]}
     # What is left in the side queue comes in portions; then it is empty, and the node sleeps.
     assert await settle(lambda: len(ends.port_b.frames) == 50 + 80)
     assert not await settle(lambda: len(ends.port_b.frames) != 50 + 80, 0.25)

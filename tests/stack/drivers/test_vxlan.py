@@ -133,6 +133,17 @@ async def test_what_is_known_goes_to_one_end_and_what_is_not_to_all(dispatch: Tr
 
 
 @pytest.mark.priv
+async def test_copies_that_are_lost_are_counted_though_others_went_out(dispatch: TrioDispatch, underlay: Veth) -> None:
+    heard = Heard(dispatch, underlay, remote=(FAR, "192.0.2.9"))
+    assert await settle(lambda: heard.driver.up)
+    heard.driver.transmit([frame(BROADCAST, A, b"to all")] * 3)
+    assert heard.sock.recv(2000)
+    assert heard.port.drops == {"tx_partly": 3}
+    heard.driver.detach()
+    heard.sock.close()
+
+
+@pytest.mark.priv
 async def test_networks_share_a_port(dispatch: TrioDispatch, underlay: Veth) -> None:
     """Two networks of a stack, one of them behind wrappers; either may go first, and the port is free when both are gone."""
     stacks = [Stack(System(dispatch, "n"), random.Random(number).randbytes) for number in range(2)]

@@ -172,10 +172,16 @@ def test_what_our_stack_sends_leaves_where_the_station_is() -> None:
     assert machine.sent(0, known).out == {2: known}
     own: list[Frame] = [to(MACS[1], MACS[0])]
     assert machine.sent(1, own).up == {2: own}
+    short: list[Frame] = [b"short"]
+    assert not machine.sent(0, short).out
     machine.ports[2].forwarding = False
     reserved: list[Frame] = [to(bytes.fromhex("0180c2000002"), MACS[1])]
     assert machine.sent(2, reserved).out == {2: reserved}
+    assert not machine.sent(0, reserved).out
     assert not machine.sent(1, known).out
+    assert not machine.sent(0, known).out
+    assert machine.ports[1].drops == {"blocked": 1}
+    assert machine.drops == {"too_short": 1, "no_port": 1, "blocked": 1}
 
 
 def test_flows_stay_in_order() -> None:

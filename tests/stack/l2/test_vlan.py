@@ -94,6 +94,8 @@ def test_the_parent_is_followed() -> None:
     world, a, b = pair()
     a.carrier("en0", False)
     assert not a.interface("vlan5").up
+    a.interface("en0").deliver([frame(BROADCAST, bytes((2, 9, 9, 9, 9, 9)), b"late", TYPE, ((0x8100, 5),))])
+    assert a.interface("vlan5").drops == {Drop.LINK_DOWN: 1}
     a.carrier("en0", True)
     assert a.interface("vlan5").up
     (en0,) = [one for one in a.stack.loaded if one.interface is not None and one.interface.name == "en0"]

@@ -427,9 +427,14 @@ def test_a_provider_that_breaks_is_an_error_and_not_more(rig: Rig, caplog: pytes
     assert user.batch(digest, Operation.DIGEST, [], [], [b""])
 
 
-def test_under_another_prefix(rig: Rig) -> None:
-    rig.stack.load("stack.managers.crypto", "prefix=/alt,mode=0o600")
+def test_each_of_two_stacks_in_one_pathname_space_has_its_device(rig: Rig) -> None:
+    """A stack's prefix is where all that it has is."""
+    other = Stack(rig.system, lambda size: bytes(size), "io-pkt1", prefix="/alt")
+    loaded = other.load("stack.managers.crypto", "mode=0o600").attached
+    assert isinstance(loaded, Cryptodev)
     client = IoClient(rig.system.kernel, Credentials(0, 0))
-    assert client.open(b"alt/dev/crypto", os.O_RDWR).attr is not None
+    assert client.open(b"dev/crypto", os.O_RDWR).target == rig.manager.target
+    assert client.open(b"alt/dev/crypto", os.O_RDWR).target == loaded.manager.target
     with fails(errno.EACCES):
         IoClient(rig.system.kernel, Credentials(1000, 1000)).open(b"alt/dev/crypto", os.O_RDWR)
+    other.close()

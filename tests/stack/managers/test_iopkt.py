@@ -211,6 +211,7 @@ def test_the_interface_is_named_by_destroy_and_by_number() -> None:
         ("umount", {"what": "#9"}, errno.ENXIO, "io-pkt0 has no module or interface #9; loaded: memlink"),
         ("destroy", {"interface": "memlink"}, errno.ENXIO, "io-pkt0 has no interface memlink; there is: ml0"),
         ("interface", {"interface": "ml0", "mtu": 9000}, errno.EINVAL, "ml0: an MTU of 9000 is not between 68 and 1500"),
+        ("interface", {"interface": "ml0", "mtu": 1000, "up": "no"}, errno.EINVAL, "'no' is not true or false"),
         ("interface", {"interface": "ml0", "mtu": True}, errno.EINVAL, "True is no MTU"),
         ("use-crypto", {"name": "rot13"}, errno.ENXIO, "there is no crypto provider rot13; there are openssl"),
         ("use-crypto", {"name": 7}, errno.EINVAL, "the request needs 'name'"),

@@ -232,6 +232,7 @@ class Odd:
     "value",
     [
         Misuse("no"),
+        RuntimeError("no"),
         {"engine": 7, "ports": 3, "members": {"a": 1}},
         {"engine": {"ports": 5}, "ports": [1, None]},
         {"engine": {"ports": {"odd0": {"in": "x", "dropped": 3}, "odd1": 7}}, "stp": 1, "drops": 7, "vlanif": None, "partner": 0},
@@ -242,7 +243,7 @@ def test_a_driver_with_odd_facts_spoils_nobodys(value: object) -> None:
     loaded = stack.load(Module("odd", Kind.DRIVER, NoOptions, lambda context, options: Odd(value)), "")
     found = json.loads("".join(pieces(facts(stack))))
     assert [one["name"] for one in found["interfaces"]] == ["odd0"]
-    assert bool(loaded.guard.failures) == isinstance(value, Exception)
+    assert bool(loaded.guard.failures) == isinstance(value, RuntimeError), "to refuse is no failure"
     for one in found["interfaces"]:
         assert described(one)
         assert ifconfig(one)
