@@ -46,8 +46,8 @@ from stack.drivers.af_packet.output import LINK_ERRORS
 from stack.drivers.af_packet.receiver import ring_is_safe
 from stack.drivers.af_xdp.attachment import LET_GO, Attachment
 from stack.drivers.af_xdp.options import XdpOptions
-from stack.ebpf.namespace import inside
 from stack.frame import Frame
+from stack.namespace import inside
 from stack.wire.ethernet import HEADER_SIZE, MAC_SIZE, TAG_SIZE, TPIDS, unpack_type
 from stack.wire.rtnetlink import Link
 

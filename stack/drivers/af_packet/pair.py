@@ -15,7 +15,7 @@ import os
 import socket
 
 from stack.core.errors import ModuleError
-from stack.ebpf.namespace import inside
+from stack.namespace import inside
 from stack.wire.rtnetlink import End, Link, Refused, delete_link, get_link, new_veth, parse_messages, switch_on
 
 log = logging.getLogger(__name__)

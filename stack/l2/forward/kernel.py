@@ -19,7 +19,6 @@ from stack.core.ifnet import Interface
 from stack.core.linuxinterface import LinuxInterface
 from stack.ebpf.constants import MapType, XdpMode
 from stack.ebpf.map import Map
-from stack.ebpf.namespace import inside
 from stack.ebpf.program import Program, XdpLink
 from stack.ebpf.syscall import refusal
 from stack.l2.engine import FLOWS_MAX, PORTS_MAX, STATIONS_MAX
@@ -28,6 +27,7 @@ from stack.l2.forward.features import DeviceFeatures
 from stack.l2.forward.parts import CARRIED, FLOW, FLOW_KEY, KEY, PORT, REASONS, STATION, Maps
 from stack.l2.forward.preference import is_buffered
 from stack.l2.forward.program import forwarding
+from stack.namespace import inside
 from stack.wire.ethernet import HEADER_SIZE, TAG_SIZE
 from stack.wire.netdev import XdpFeature
 

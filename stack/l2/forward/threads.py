@@ -19,10 +19,10 @@ from stack.core.ifnet import Interface
 from stack.core.isolation import RAISED
 from stack.core.linuxinterface import LinuxInterface, OnLinux, on_linux
 from stack.drivers.af_packet.receiver import ring_is_safe
-from stack.ebpf.namespace import inside
 from stack.l2.forward.carrier import NOTHING, Counts, FlowCounts, FlowKey
 from stack.l2.forward.ring import PortRing
 from stack.l2.forward.worker import Routed, Station, Worker, WorkerPort
+from stack.namespace import inside
 
 RING_SIZE = 4 << 20
 """Bytes of memory per port."""
