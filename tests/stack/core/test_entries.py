@@ -39,7 +39,7 @@ from stack.managers.facts import interface_of
 from stack.managers.iopkt import IoPktManager
 from stack.managers.protocol import CHID_STACK, pack_request, unpack_reply
 from stack.testing.driver import OTHER_TYPE, TYPE, frame
-from stack.wire.ethernet import BROADCAST
+from stack.wire.ethernet import BROADCAST, TPID_8021Q
 
 pytestmark = pytest.mark.host
 
@@ -197,6 +197,7 @@ class BadProtocol:
         self.registrations = [
             stack.register_ethertype(TYPE, self.frames("handler")),
             stack.register_ip_protocol(99, self.frames("IP handler")),
+            stack.register_vlan("good0", 9, self.frames("VLAN handler"), "bad vlan"),
             stack.on_interface(self.event),
             stack.on_hooks(lambda: bomb.at("hook watcher")),
             stack.add_hook(Point.IN, self.hook("IN hook"), name="bad in", order=ORDER_FILTER, interfaces=("good0",)),
@@ -362,8 +363,8 @@ class World:
     def away(self) -> Connection:
         return self.system.kernel.connect(Nd(7), 1, 1, ROOT)
 
-    def deliver(self, interface: str, ethertype: int) -> None:
-        self.interface(interface).deliver([frame(self.interface(interface).mac, BROADCAST[:5] + b"\0", b"x", ethertype)])
+    def deliver(self, interface: str, ethertype: int, tags: tuple[tuple[int, int], ...] = ()) -> None:
+        self.interface(interface).deliver([frame(self.interface(interface).mac, BROADCAST[:5] + b"\0", b"x", ethertype, tags)])
 
 
 Trigger = Callable[[World], object]
@@ -427,6 +428,7 @@ ENTRIES: Mapping[str, Trigger] = {
     # What modules register
     "handler": lambda world: world.deliver("good0", TYPE),
     "IP handler": lambda world: world.stack.received_ip(world.interface("good0"), 99, [bytes(20)]),
+    "VLAN handler": lambda world: world.deliver("good0", OTHER_TYPE, ((TPID_8021Q, 9),)),
     "IN hook": lambda world: world.deliver("good0", TYPE),
     "OUT hook": lambda world: world.stack.output(world.interface("good0"), [bytes(60)]),
     "interface listener": lambda world: world.interface("good0").set_addresses(("10.0.0.1",)),
