@@ -145,14 +145,13 @@ class BridgeDriver:
         self.engine.close()
 
     def info(self) -> Mapping[str, str | int]:
-        statistics = self.engine.statistics()
         return {
             "driver": "bridge",
             "members": " ".join(self.members) or "none",
             **({"absent": " ".join(self.absent)} if self.absent else {}),
             "stations": len(self.bridge.stations),
-            "engine": statistics.engine,
-            "carried by the engine": statistics.frames,
+            "engine": self.engine.name,
+            "carried by the engine": self.engine.frames,
         }
 
     @property
