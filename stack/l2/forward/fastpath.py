@@ -173,7 +173,8 @@ class FastPath:
             self._carrier.drop(station)
 
     def flush(self, interface: Interface | None = None) -> None:
-        for station in [one for one, port in self._stations.items() if interface is None or port.interface is interface]:
+        ports = self._ports.values() if interface is None else filter(None, (self._ports.get(interface),))
+        for station in [station for port in ports for station in port.stations]:
             self.forget(station)
 
     def idle(self, station: bytes) -> float | None:
@@ -319,7 +320,7 @@ class FastPath:
         finally:
             os.close(linux.namespace)
         port.index, port.mtu = linux.index, interface.mtu
-        for station in [one for one, other in self._stations.items() if other is port]:
+        for station in list(port.stations):
             self._put(station, port)
         return ""
 
@@ -327,9 +328,8 @@ class FastPath:
         carrier = self._carrier
         if not port.index or carrier is None:
             return
-        for station, other in self._stations.items():
-            if other is port:
-                carrier.drop(station)
+        for station in port.stations:
+            carrier.drop(station)
         self._routes.remove_of(port.interface)
         port.before = self._counts([port])[port]
         port.index = 0
