@@ -134,7 +134,7 @@ def status(qnet: Qnet, stack: Stack, started: float, mount: str | None) -> Fact:
         "compiled_modules": len(compiled.running()),
         "compiled_problem": compiled.problem(),
         "interfaces": [_interface(one, layer2) for one in counted.interfaces.values()],
-        "engines": layer2.engines,
+        "engines": list(layer2.engines),
         "drops": qnet.machine.drops(),
         "failures": dict(counted.failures),
         "sizes": qnet.sizes(),

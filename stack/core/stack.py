@@ -25,7 +25,7 @@ from stack.core.datapath import Datapath
 from stack.core.driver import Driver
 from stack.core.errors import ModuleError
 from stack.core.groups import join_group
-from stack.core.hooks import ORDER_TAP, Hook, HookEntry, Point
+from stack.core.hooks import ORDER_TAP, ORDER_VLAN, Hook, HookEntry, Point
 from stack.core.ifnet import Interface, InterfaceEvent
 from stack.core.interfaces import Interfaces
 from stack.core.ipfilters import IpFilter, IpFilters
@@ -39,6 +39,7 @@ from stack.core.promiscuity import hear_everybody
 from stack.core.registry import Handler, Registration, module_of
 from stack.core.screen import Screen
 from stack.core.statistics import Counters, StackStatistics
+from stack.core.vlans import Trunk
 from stack.core.wants import Wants
 from stack.crypto.registry import Crypto, standard_crypto
 
@@ -79,6 +80,7 @@ class Stack(Datapath):
         self.restarter = self._modules.restarter
         self.ip_filters = IpFilters(self._guards)
         self._watchers: Listeners[()] = Listeners(self._guards, "watcher of hooks")
+        self._trunks: dict[str, tuple[Trunk, HookEntry]] = {}
 
     # Modules
 
@@ -158,6 +160,28 @@ class Stack(Datapath):
 
         return self._guards.registered(f"ethertype {ethertype:#06x}", revoke)
 
+    def register_vlan(self, interface: str, vlan: int, handler: Handler, name: str) -> Registration:
+        """From now on *handler* alone gets received frames of *vlan* (an 802.1Q id) of the interface of that name, with their tag; whether
+        there is such an interface or not. *name*: whose it is. ModuleError (EEXIST) when somebody has that VLAN of it."""
+        trunk, entry = self._trunks.get(interface) or self._new_trunk(interface)
+        trunk.add(vlan, handler, name)
+        if interface not in self._trunks:
+            self._trunks[interface] = trunk, entry
+            self._hook(entry, True)
+
+        def revoke() -> None:
+            trunk.remove(vlan)
+            if not trunk:
+                del self._trunks[interface]
+                self._hook(entry, False)
+
+        return self._guards.registered(f"VLAN {vlan} of {interface}", revoke)
+
+    def _new_trunk(self, interface: str) -> tuple[Trunk, HookEntry]:
+        trunk = Trunk(interface, self._guards)
+        on = frozenset((interface,))
+        return trunk, HookEntry(Point.IN, ORDER_VLAN, trunk.incoming, f"VLANs of {interface}", False, True, interfaces=on)
+
     def register_ip_protocol(self, protocol: int, handler: Handler) -> Registration:
         """From now on *handler* gets IP packets of *protocol* that are for this machine, whole, from the header to the payload's end.
 
@@ -221,16 +245,18 @@ class Stack(Datapath):
         carries runs of segments. *interfaces*: names of those that it is on; None: all."""
         on = None if interfaces is None else frozenset(interfaces)
         entry = HookEntry(point, order, hook, name, everything, counts, self._guards.current, runs, on)
-        self._put_hook(entry)
-        self._wants.tell_all()
-        self._watchers.tell()
+        self._hook(entry, True)
+        return self._guards.registered(f"hook {name}", lambda: self._hook(entry, False))
 
-        def revoke() -> None:
+    def _hook(self, entry: HookEntry, there: bool) -> None:
+        """It comes or goes."""
+        if there:
+            self._put_hook(entry)
+        else:
             self._take_hook(entry)
+        if entry.everything or entry.runs:
             self._wants.tell_all()
-            self._watchers.tell()
-
-        return self._guards.registered(f"hook {name}", revoke)
+        self._watchers.tell()
 
     def add_ip_filter(self, wanted: IpFilter, name: str) -> Registration:
         """From now on *wanted* says which IP packets pass (`stack.core.ipfilters`)."""

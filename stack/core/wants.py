@@ -46,13 +46,18 @@ class Wants:
 
     def tell_all(self) -> None:
         """Something that is wanted has come or gone."""
+        everything = self._everything()
         for interface in tuple(self._interfaces.by_name.values()):
-            self._guards.call(interface.guard, "accept", self.tell, interface)
+            self._guards.call(interface.guard, "accept", self._tell, interface, interface.name in everything)
 
     def tell(self, interface: Interface) -> None:
-        """Its driver alone. What that raises is the caller's; then it counts as not told."""
+        """The driver of one that is not in the table yet. What that raises is the caller's; then it counts as not told."""
+        name = interface.name
+        self._tell(interface, self._hooks.want_everything(name) or name in self._everything())
+
+    def _tell(self, interface: Interface, everything: bool) -> None:
         driver, told = interface.driver, self._told.get(interface)
-        if self._everything(interface):
+        if everything:
             wanted: frozenset[int] | None = None
             screens: dict[int, Screen] = {}
         else:
@@ -85,12 +90,13 @@ class Wants:
         """Frames that drivers have shed by screens, as far as samples tell."""
         return sum(map(_shed, self._interfaces.by_name.values()))
 
-    def _everything(self, interface: Interface) -> bool:
-        """Some module wants every frame that comes in there, or on an interface that stands on it."""
-        name, driver_of = interface.name, self._interfaces.driver_of
-        return self._hooks.want_everything(name) or any(
-            self._hooks.want_everything(upper) for upper in self._interfaces.by_name if name in all_below(upper, driver_of)
-        )
+    def _everything(self) -> set[str]:
+        """Interfaces where some module wants every frame that comes in, and what they stand on."""
+        names: set[str] = set()
+        for name in self._interfaces.by_name:
+            if self._hooks.want_everything(name):
+                names |= {name, *all_below(name, self._interfaces.driver_of)}
+        return names
 
 
 def _owned(screen: Screen, guard: Guard) -> Screen:

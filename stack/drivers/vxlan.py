@@ -199,12 +199,16 @@ class VxlanDriver:
     def arrived(self, frames: list[tuple[SockAddr, Frame]]) -> None:
         """`stack.drivers.udp_socket.tunnel.Network`."""
         good: list[Frame] = []
+        now = self._dispatch.now()
+        before: SockAddr | None = None
+        there: Endpoint | None = None
         for source, frame in frames:
-            there = self._end_of(source)
+            if source != before:
+                before, there = source, self._end_of(source)
             if there is None:
                 self.count("rx_stranger")
             else:
-                self._take(frame, there, good)
+                self._take(frame, there, good, now)
         if good and self._port is not None and not self._closed:
             self._port.deliver(good)
 
@@ -216,7 +220,7 @@ class VxlanDriver:
             known = Endpoint(there.address, self._options.port, there.scope)
         return known
 
-    def _take(self, frame: Frame, there: Endpoint, frames: list[Frame]) -> None:
+    def _take(self, frame: Frame, there: Endpoint, frames: list[Frame], now: float) -> None:
         """Learn from a frame, and add it to *frames* if it is wanted."""
         if len(frame) > self.mtu + HEADER_SIZE + 2 * TAG_SIZE:
             self.count("rx_too_long")
@@ -231,7 +235,7 @@ class VxlanDriver:
             self.count("rx_own")
             return
         if not is_group(source):
-            self._stations.learn(source, there, self._dispatch.now())
+            self._stations.learn(source, there, now)
         if (self._others or is_group(frame) or frame[:MAC_SIZE] == self.mac) and (self._accepted is None or kind in self._accepted):
             frames.append(frame)
 

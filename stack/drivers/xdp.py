@@ -47,8 +47,8 @@ from stack.drivers.af_packet.output import LINK_ERRORS
 from stack.drivers.af_packet.receiver import ring_is_safe
 from stack.drivers.af_xdp.attachment import LET_GO, Attachment
 from stack.drivers.af_xdp.options import XdpOptions
-from stack.ebpf.namespace import inside
 from stack.frame import Frame
+from stack.namespace import inside
 from stack.wire.ethernet import MAC_SIZE
 from stack.wire.rtnetlink import Link
 

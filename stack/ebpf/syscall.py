@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import functools
 import os
 import platform
+from collections.abc import Callable
 
 from stack.ebpf.constants import SYSTEM_CALL
 
@@ -20,13 +22,21 @@ def bpf(command: int, attribute: bytes | bytearray) -> tuple[int, bytes]:
 
 def bpf_raw(command: int, attribute: bytes | bytearray) -> tuple[int, bytes]:
     """The same without raising what the kernel answers: its errno, negative."""
+    memory = ctypes.create_string_buffer(bytes(attribute), len(attribute))
+    result = _system_call()(command, memory, len(attribute))
+    return -ctypes.get_errno() if result < 0 else result, memory.raw
+
+
+@functools.cache
+def _system_call() -> Callable[..., int]:
+    """Of command, attribute and its length. Made once: to open the library of C costs many times the call."""
     number = SYSTEM_CALL.get(platform.machine())
     if number is None:
         raise OSError(errno.ENOSYS, f"the number of the bpf system call on {platform.machine()} is not known here")
-    libc = ctypes.CDLL(None, use_errno=True)
-    memory = ctypes.create_string_buffer(bytes(attribute), len(attribute))
-    result = libc.syscall(ctypes.c_long(number), ctypes.c_int(command), ctypes.byref(memory), ctypes.c_uint(len(attribute)))
-    return -ctypes.get_errno() if result < 0 else int(result), memory.raw
+    function = ctypes.CDLL(None, use_errno=True).syscall
+    function.argtypes = [ctypes.c_long, ctypes.c_int, ctypes.c_void_p, ctypes.c_uint]
+    function.restype = ctypes.c_long
+    return functools.partial(function, number)
 
 
 def name_of(text: str) -> bytes:

@@ -76,8 +76,8 @@ class Member:
 class BridgeDriver:
     """See the head of this file, `stack.core.driver.Driver` and `stack.core.specific.Specific`."""
 
-    def __init__(self, context: Context, options: BridgeOptions, engine: Engine | None = None) -> None:
-        """*engine*: who forwards what is known; the bridge's from now on. None: all goes by here."""
+    def __init__(self, context: Context, options: BridgeOptions, engine: Engine) -> None:
+        """*engine*: who forwards what is known; the bridge's from now on."""
         kept = context.kept if isinstance(context.kept, KeptBridge) else _as_optioned(options, context)
         self._stack = context.stack
         self._dispatch = context.dispatch
@@ -144,20 +144,17 @@ class BridgeDriver:
         self._filter_watcher.revoke()
         if self._timer is not None:
             self._timer.cancel()
-        if self.engine is not None:
-            self.engine.close()
+        self.engine.close()
 
     def info(self) -> Mapping[str, str | int]:
-        told: dict[str, str | int] = {
+        return {
             "driver": "bridge",
             "members": " ".join(self.members) or "none",
             **({"absent": " ".join(self.absent)} if self.absent else {}),
             "stations": len(self.bridge.stations),
+            "engine": self.engine.name,
+            "carried by the engine": self.engine.frames,
         }
-        if self.engine is not None:
-            statistics = self.engine.statistics()
-            told |= {"engine": statistics.engine, "carried by the engine": statistics.frames}
-        return told
 
     @property
     def below(self) -> tuple[str, ...]:
@@ -215,25 +212,25 @@ class BridgeDriver:
         self.members[name] = self._numbers[port.number] = member
         self.absent.pop(name, None)
         self._keep_own_addresses()
-        if self.engine is not None:
-            self.engine.add(interface)
-            if not self._running:
-                self.engine.off(interface, SWITCHED_OFF)
+        self.engine.add(interface)
+        self._hold(member, SWITCHED_OFF, not self._running)
         if wanted.tree:
             self.join_tree(member, True, wanted.guarded)
         for station in wanted.statics:
             if not self.bridge.is_own(station):
                 self.bridge.stations.add_static(station, port.number, 0.0)
-                if self.engine is not None:
-                    self.engine.learned(station, interface)
+                self.engine.learned(station, interface)
         self._members_changed()
         self.settle()
 
     def _keep_own_addresses(self) -> None:
         """What was learned as a station's and is ours now, the engine must not carry."""
-        if self.engine is not None:
-            for member in self.members.values():
-                self.engine.forget(member.interface.mac)
+        for member in self.members.values():
+            self.engine.forget(member.interface.mac)
+
+    def _hold(self, member: Member, why: str, held: bool) -> None:
+        """Whether the engine must carry nothing of it, for that reason."""
+        (self.engine.off if held else self.engine.on)(member.interface, why)
 
     def delete(self, name: str) -> None:
         """ModuleError when it is no member, absent or not."""
@@ -246,8 +243,7 @@ class BridgeDriver:
         self._flushes.forget(member.port.number)
         del self.members[name], self._numbers[member.port.number]
         self.bridge.remove(member.port.number)
-        if self.engine is not None:
-            self.engine.remove(member.interface)
+        self.engine.remove(member.interface)
         for registration in member.registrations:
             registration.revoke()
         self._members_changed()
@@ -310,7 +306,7 @@ class BridgeDriver:
             port.tree = False
             self.tree.remove(port.number, now)
             port.learning = port.forwarding = True
-            self._tell_engine(member)
+            self._hold(member, TREE, False)
 
     def configure_tree(self, member: Member, settings: PortSettings) -> None:
         member.settings = settings
@@ -319,10 +315,9 @@ class BridgeDriver:
 
     def _members_changed(self) -> None:
         spans = any(member.port.spans for member in self.members.values())
-        if self.engine is not None:
-            for member in self.members.values():
-                (self.engine.off if spans else self.engine.on)(member.interface, SPAN)
-                (self.engine.off if self.filters else self.engine.on)(member.interface, FILTERED)
+        for member in self.members.values():
+            self._hold(member, SPAN, spans)
+            self._hold(member, FILTERED, self.filters)
         up = any(member.port.up for member in self.members.values())
         mtu = min((member.interface.mtu for member in self.members.values()), default=MTU_DEFAULT)
         if (up, mtu) != (self.up, self.mtu):
@@ -374,8 +369,7 @@ class BridgeDriver:
         for member in self.members.values():
             if member.port.tree:
                 self.tree.set_enabled(member.port.number, member.port.up and running, self._dispatch.now())
-            if self.engine is not None:
-                (self.engine.on if running else self.engine.off)(member.interface, SWITCHED_OFF)
+            self._hold(member, SWITCHED_OFF, not running)
         self.settle()
 
     # Frames
@@ -435,8 +429,6 @@ class BridgeDriver:
     def _tell_news(self) -> None:
         news, self.bridge.news = self.bridge.news, []
         for station, number in news:
-            if self.engine is None:
-                break
             if number:
                 self.engine.learned(station, self._numbers[number].interface)
             else:
@@ -447,8 +439,7 @@ class BridgeDriver:
     def forget(self, number: int | None, statics: bool = False) -> None:
         """Forget the stations of one port, or of all."""
         for station in self.bridge.stations.flush(number, statics):
-            if self.engine is not None:
-                self.engine.forget(station)
+            self.engine.forget(station)
 
     @property
     def flushes_put_off(self) -> int:
@@ -480,16 +471,12 @@ class BridgeDriver:
                 if forwarding is not port.forwarding:
                     port.forwarding = forwarding
                     log.info("%s: %s is %s", self.name, member.interface.name, "forwarding" if forwarding else "blocked")
-                    self._tell_engine(member)
+                    self._hold(member, TREE, not member.port.forwarding)
         for number, bpdu in self.tree.transmit():
             member = self._numbers[number]
             frame = pack_llc(GROUP, member.interface.mac, SAP_STP, bpdu)
             self._stack.output(member.interface, [frame], ORDER_BRIDGE)
         self._schedule()
-
-    def _tell_engine(self, member: Member) -> None:
-        if self.engine is not None:
-            (self.engine.on if member.port.forwarding else self.engine.off)(member.interface, TREE)
 
     def _schedule(self) -> None:
         if self._timer is not None:
@@ -512,12 +499,11 @@ class BridgeDriver:
         if self._prune_at is not None and self._prune_at <= now:
             self._prune_at = None
             for station in self.bridge.stations.expire(now, self._idle):
-                if self.engine is not None:
-                    self.engine.forget(station)
+                self.engine.forget(station)
         self.settle()
 
     def _idle(self, station: bytes) -> float | None:
-        return None if self.engine is None else self.engine.idle(station)
+        return self.engine.idle(station)
 
 
 def _as_optioned(options: BridgeOptions, context: Context) -> KeptBridge:

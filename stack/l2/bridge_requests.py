@@ -11,6 +11,7 @@ import attrs
 from stack.core.specific import Rows
 from stack.l2 import arguments as given
 from stack.l2.arguments import refused
+from stack.l2.engine import Engine
 from stack.l2.membership import Absent
 from stack.l2.stations import MAX_LIMIT, STATIC_MAX, Station
 from stack.l2.storm import StormControl
@@ -70,8 +71,7 @@ def _static(driver: BridgeDriver, arguments: Arguments) -> None:
     if full or not stations.add_static(mac, member.port.number, 0.0):
         raise refused(f"{driver.name} has as many static addresses as it can have", errno.ENOSPC)
     _forget_absent(driver, mac)
-    if driver.engine is not None:
-        driver.engine.learned(mac, member.interface)
+    driver.engine.learned(mac, member.interface)
 
 
 def _forget_absent(driver: BridgeDriver, mac: bytes) -> bool:
@@ -90,8 +90,7 @@ def _delete_address(driver: BridgeDriver, arguments: Arguments) -> None:
     absent = _forget_absent(driver, mac)
     if not driver.bridge.stations.remove(mac) and not absent:
         raise refused(f"{driver.name} does not know {mac_text(mac)}", errno.ENOENT)
-    if driver.engine is not None:
-        driver.engine.forget(mac)
+    driver.engine.forget(mac)
 
 
 def _max_addresses(driver: BridgeDriver, arguments: Arguments) -> None:
@@ -218,7 +217,7 @@ def facts(driver: BridgeDriver) -> Mapping[str, object]:
         return {"address": mac_text(mac), "interface": names.get(entry.port), "static": entry.static, "idle": idle}
 
     changed = tree.topology_changed_at
-    told: dict[str, object] = {
+    return {
         "bridge": driver.name,
         "mac": mac_text(driver.mac),
         "up": driver.up,
@@ -247,30 +246,32 @@ def facts(driver: BridgeDriver) -> Mapping[str, object]:
             "flushes_put_off": driver.flushes_put_off,
             "topology_changed_seconds_ago": None if changed is None else round(now - changed, 1),
         },
+        "engine": _engine_facts(driver.engine),
     }
-    if driver.engine is not None:
-        statistics = driver.engine.statistics()
-        told["engine"] = {
-            "name": statistics.engine,
-            "why": statistics.why,
-            "frames": statistics.frames,
-            "stations": statistics.stations,
-            "stations_refused": statistics.stations_refused,
-            "ports": {
-                name: {
-                    "off": list(port.off),
-                    "how": port.how,
-                    "in": port.in_frames,
-                    "in_bytes": port.in_bytes,
-                    "out": port.out_frames,
-                    "out_bytes": port.out_bytes,
-                    "up": dict(port.up),
-                    "dropped": dict(port.dropped),
-                }
-                for name, port in statistics.ports.items()
-            },
-        }
-    return told
+
+
+def _engine_facts(engine: Engine) -> Mapping[str, object]:
+    statistics = engine.statistics()
+    return {
+        "name": statistics.engine,
+        "why": statistics.why,
+        "frames": statistics.frames,
+        "stations": statistics.stations,
+        "stations_refused": statistics.stations_refused,
+        "ports": {
+            name: {
+                "off": list(port.off),
+                "how": port.how,
+                "in": port.in_frames,
+                "in_bytes": port.in_bytes,
+                "out": port.out_frames,
+                "out_bytes": port.out_bytes,
+                "up": dict(port.up),
+                "dropped": dict(port.dropped),
+            }
+            for name, port in statistics.ports.items()
+        },
+    }
 
 
 def _flags(learn: bool, discover: bool, tree: bool, spans: bool) -> list[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from zlib import crc32
 
 from stack.frame import BadFrame, Frame
-from stack.wire.ethernet import ethertype_of, payload_offset
+from stack.wire.ethernet import type_and_offset
 
 _IPV4, _IPV6 = 0x0800, 0x86DD
 _WITH_PORTS = frozenset((6, 17, 33, 132, 136))
@@ -22,11 +22,11 @@ def flow_hash(frame: Frame) -> int:
     """32 bits. A frame that is cut short is of the flow of what it has."""
     key = frame[:12]
     try:
-        kind = ethertype_of(frame)
+        kind, payload = type_and_offset(frame)
         if kind == _IPV4:
-            return crc32(_ipv4(frame, payload_offset(frame)), crc32(key))
+            return crc32(_ipv4(frame, payload), crc32(key))
         if kind == _IPV6:
-            return crc32(_ipv6(frame, payload_offset(frame)), crc32(key))
+            return crc32(_ipv6(frame, payload), crc32(key))
     except BadFrame:
         pass
     return crc32(key)

@@ -13,7 +13,7 @@ from stack.core.ipfilters import Packet
 from stack.core.stack import Stack
 from stack.core.statistics import Counters
 from stack.frame import BadFrame, Frame
-from stack.wire.ethernet import ethertype_of, payload_offset
+from stack.wire.ethernet import type_and_offset
 from stack.wire.ip import parse_ip
 
 VERSIONS = {0x0800: 4, 0x86DD: 6}
@@ -25,9 +25,9 @@ def passing(stack: Stack, interface: Interface, point: Point, frames: list[Frame
     kept: list[Frame] = []
     for frame in frames:
         try:
-            version = VERSIONS.get(ethertype_of(frame))
+            kind, network = type_and_offset(frame)
+            version = VERSIONS.get(kind)
             if version is not None:
-                network = payload_offset(frame)
                 header = parse_ip(memoryview(frame)[network:])
                 if header.version != version:
                     raise BadFrame("IP version")

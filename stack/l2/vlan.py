@@ -3,9 +3,9 @@
     parent, at the height of VLANs: frames with our id, without their tag ─> vlan5       all others: the parent's
     vlan5: frames ─> with our tag, id and priority ─> output of the parent
 
-What is left of the parent's tagged frames is sorted out by the stack: a priority tag (id 0) is taken off, frames of VLANs that nobody has
-are dropped (`stack.core.tags`). The tag is taken off and put on by a copy of the frame. VLANs in VLANs (stacks of tags, all of 802.1Q's
-ethertype) are a VLAN interface whose parent is one.
+The stack looks at the parent's frames once for all of its VLANs (`stack.core.vlans`) and sorts out what is left of the tagged ones: a
+priority tag (id 0) is taken off, frames of VLANs that nobody has are dropped (`stack.core.tags`). The tag is taken off and put on by a copy
+of the frame. VLANs in VLANs (stacks of tags, all of 802.1Q's ethertype) are a VLAN interface whose parent is one.
 
 The address is the parent's; the MTU too, since drivers take four bytes more for a tag; above another VLAN it is four less. QNX's
 SIOCSETVLAN and SIOCSETVLANPRIO are the requests `vlan` and `vlanprio` (`stack.core.specific`).
@@ -22,7 +22,6 @@ from attrs.validators import ge, le
 
 from stack.core.driver import Port
 from stack.core.fitting import fitting
-from stack.core.hooks import ORDER_VLAN, Point
 from stack.core.ifnet import Interface, InterfaceEvent
 from stack.core.layers import refuse_circle
 from stack.core.module import Context, Kind, Module
@@ -35,7 +34,7 @@ from stack.l2.aggregate import AgrDriver
 from stack.l2.arguments import refused
 from stack.l2.pseudo import accepted
 from stack.wire.ethernet import MAC_SIZE, TAG_SIZE, is_group
-from stack.wire.vlan import ID_MAX, PRIORITY_MAX, tagged, untagged, vlan_of
+from stack.wire.vlan import ID_MAX, PRIORITY_MAX, tagged, untagged
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +82,6 @@ class VlanDriver:
                 errno.EBUSY,
             )
         refuse_circle(self.name, options.vlanif, self._stack.driver_of)
-        self._refuse_twice(self.vlan)
         room = self._room()
         if options.mtu and not MTU_MIN <= options.mtu <= room:
             raise refused(f"the MTU of {self.name} can be {MTU_MIN} to {room}, as {options.vlanif} is")
@@ -100,23 +98,15 @@ class VlanDriver:
         """What the parent that came back refused, in a sentence."""
         self._closed = False
         self._listener = self._stack.on_interface(self._interface_event)
-        on = (options.vlanif,)
-        self._hook = self._stack.add_hook(Point.IN, self._incoming, order=ORDER_VLAN, name=self.name, counts=True, interfaces=on)
+        self._registration = self._register(self.vlan)
 
     def _room(self) -> int:
         parent = self._there()
         nested = isinstance(specific_driver(parent.driver), VlanDriver)
         return parent.mtu - (TAG_SIZE if nested else 0)
 
-    def _others(self) -> list[VlanDriver]:
-        """The other VLANs of our parent."""
-        found = [specific_driver(interface.driver) for interface in self._stack.interfaces]
-        return [one for one in found if isinstance(one, VlanDriver) and one is not self and one.parent is self.parent]
-
-    def _refuse_twice(self, vlan: int) -> None:
-        for other in self._others():
-            if other.vlan == vlan:
-                raise refused(f"VLAN {vlan} of {self.parent_name} is {other.name} already", errno.EEXIST)
+    def _register(self, vlan: int) -> Registration:
+        return self._stack.register_vlan(self.parent_name, vlan, self._incoming, self.name)
 
     # Driver
 
@@ -193,7 +183,7 @@ class VlanDriver:
             return
         self._closed = True
         self.up = False
-        self._hook.revoke()
+        self._registration.revoke()
         self._listener.revoke()
         self._let_go()
 
@@ -223,21 +213,21 @@ class VlanDriver:
             self.priority = given.number(arguments, "value", 0, PRIORITY_MAX)
         elif command == "vlan":
             vlan = given.number(arguments, "value", 1, ID_MAX)
-            self._refuse_twice(vlan)
-            self.vlan = vlan
+            if vlan != self.vlan:
+                registration = self._register(vlan)
+                self._registration.revoke()
+                self.vlan, self._registration = vlan, registration
         else:
             raise refused(f"{self.name}: there is no request {command}; there are vlan, vlanprio")
 
     # Frames and events of the parent
 
-    def _incoming(self, interface: Interface, frames: list[Frame]) -> list[Frame]:
-        if interface is not self.parent:
-            return frames
-        kinds = list(map(vlan_of, frames))
-        if self.vlan not in kinds:
-            return frames
-        self._deliver(interface, [untagged(frame) for frame, kind in zip(frames, kinds, strict=True) if kind == self.vlan])
-        return [frame for frame, kind in zip(frames, kinds, strict=True) if kind != self.vlan]
+    def _incoming(self, interface: Interface, frames: list[Frame]) -> None:
+        if interface is self.parent:
+            self._deliver(interface, [untagged(frame) for frame in frames])
+        else:
+            # It begins, and nobody is told of it yet.
+            self._count(Drop.LINK_DOWN, len(frames))
 
     def _deliver(self, parent: Interface, frames: list[bytes]) -> None:
         if parent.promiscuous and not self._wants_all:

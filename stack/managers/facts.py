@@ -46,7 +46,7 @@ def interface(one: Interface, module: str, number: int, layer2: Layer2) -> Facts
         "info": dict(counted.info),
         "carried": layer2.carriers(one.name),
         "port": layer2.ports(one.name),
-        "specific": layer2.own.get(one.name),
+        "specific": layer2.own(one.name),
     }
 
 

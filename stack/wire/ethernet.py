@@ -8,7 +8,7 @@
 A tag is four bytes, TPID and TCI, between source and type; at most TAGS_MAX of them are skipped. Values of `type` up to 1500 are lengths
 (802.3 with LLC): they are returned as they are and nobody can register them.
 
-`ethertype_of` and `payload_offset` are for the receive path: they allocate nothing. `Ethernet` is the value, for everything else.
+`ethertype_of`, `payload_offset` and `type_and_offset` are for the receive path. `Ethernet` is the value, for everything else.
 """
 
 from __future__ import annotations
@@ -81,19 +81,26 @@ def ethertype_of(frame: Frame) -> int:
     return kind
 
 
-def payload_offset(frame: Frame) -> int:
-    """Where the payload begins: 14, 18 or 22. BadFrame as for `ethertype_of`."""
+def type_and_offset(frame: Frame) -> tuple[int, int]:
+    """Both, for who wants both: `ethertype_of` and `payload_offset`."""
     try:
-        if unpack_type(frame)[0] not in TPIDS:
-            return HEADER_SIZE
-        if _unpack_tagged_type(frame)[0] not in TPIDS:
-            return HEADER_SIZE + TAG_SIZE
+        kind: int = unpack_type(frame)[0]
+        if kind not in TPIDS:
+            return kind, HEADER_SIZE
+        kind = _unpack_tagged_type(frame)[0]
+        if kind not in TPIDS:
+            return kind, HEADER_SIZE + TAG_SIZE
         kind = _unpack_twice_tagged_type(frame)[0]
     except struct.error:
         raise BadFrame("Ethernet header cut short") from None
     if kind in TPIDS:
         raise BadFrame("more than two VLAN tags")
-    return HEADER_SIZE + 2 * TAG_SIZE
+    return kind, HEADER_SIZE + 2 * TAG_SIZE
+
+
+def payload_offset(frame: Frame) -> int:
+    """Where the payload begins: 14, 18 or 22. BadFrame as for `ethertype_of`."""
+    return type_and_offset(frame)[1]
 
 
 @attrs.frozen
@@ -116,9 +123,8 @@ class Ethernet:
     @classmethod
     def parse(cls, frame: Frame) -> Ethernet:
         """The payload is `frame[header.size:]`. BadFrame as for `ethertype_of`."""
-        offset = payload_offset(frame)
+        kind, offset = type_and_offset(frame)
         tags = tuple(TAG.unpack_from(frame, place) for place in range(12, offset - 2, TAG_SIZE))
-        kind = int.from_bytes(frame[offset - 2 : offset], "big")
         return cls(bytes(frame[0:6]), bytes(frame[6:12]), kind, tags)
 
     def __str__(self) -> str:

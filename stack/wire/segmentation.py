@@ -21,7 +21,7 @@ import attrs
 from stack.frame import BadFrame, Frame
 from stack.wire import virtio_net
 from stack.wire.checksum import folded, ones_sum, pseudo_sum
-from stack.wire.ethernet import ethertype_of, payload_offset
+from stack.wire.ethernet import type_and_offset
 from stack.wire.virtio_net import VirtioNet
 
 SEGMENTS_MAX = 128
@@ -85,8 +85,8 @@ class Layout:
 def layout(header: VirtioNet, frame: Frame) -> Layout:
     """What a header says of *frame*, which is a run, checked against it: a run that passes can be cut. BadFrame."""
     kind = header.gso_type & ~virtio_net.GSO_ECN
-    network, transport, size = payload_offset(frame), header.csum_start, header.gso_size
-    version = ethertype_of(frame)
+    version, network = type_and_offset(frame)
+    transport, size = header.csum_start, header.gso_size
     if version not in (TYPE_IPV4, TYPE_IPV6) or size == 0:
         raise BadFrame("a run of segments that is not of IP, or without a size")
     if not header.flags & virtio_net.NEEDS_CSUM:

@@ -9,13 +9,13 @@ in the way.
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import logging
 import os
 import socket
 
 from stack.core.errors import ModuleError
+from stack.namespace import inside
 from stack.wire.rtnetlink import End, Link, Refused, delete_link, get_link, new_veth, parse_messages, switch_on
 
 log = logging.getLogger(__name__)
@@ -25,7 +25,6 @@ NAMESPACES = "/run/netns"
 RECEIVE_MAX = 1 << 16
 MAKER = "made by io-pkt, process"
 """How the alias of a near end begins."""
-CLONE_NEWNET = 0x40000000
 
 
 def open_namespace(name: str) -> int:
@@ -114,20 +113,13 @@ def _netlink() -> socket.socket:
 
 
 def _netlink_in(namespace: int) -> socket.socket:
-    """A socket of another namespace: this thread goes there and back, and a socket stays where it was made."""
-    setns = ctypes.PyDLL(None, use_errno=True).setns
-    here = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    """A socket of another namespace: it stays where it was made."""
     try:
-        if setns(namespace, CLONE_NEWNET) < 0:
-            code = ctypes.get_errno()
-            raise ModuleError(code, f"cannot enter the network namespace: {_why(code)}")
-        try:
+        with inside(namespace):
             return _netlink()
-        finally:
-            if setns(here, CLONE_NEWNET) < 0:
-                raise OSError(ctypes.get_errno(), "setns: the way back from a network namespace is barred")
-    finally:
-        os.close(here)
+    except OSError as error:
+        code = error.errno or errno.EIO
+        raise ModuleError(code, f"cannot enter the network namespace: {_why(code)}") from error
 
 
 def _ask(sock: socket.socket, request: bytes, failure: str) -> None:

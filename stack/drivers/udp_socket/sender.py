@@ -26,7 +26,9 @@ from stack.wire.ethernet import HEADER_SIZE
 if TYPE_CHECKING:
     from stack.drivers.udp_socket.table import Entry
 
-Ancillary = list[tuple[int, int, bytes]]
+Ancillary = Sequence[tuple[int, int, bytes]]
+SOURCES_MAX = 64
+"""Addresses of ours whose ancillary data is kept ready."""
 
 UNREACHABLE = frozenset((errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL))
 GONE = UNREACHABLE | {errno.EINVAL}
@@ -52,6 +54,8 @@ class Socket:
         self._count = count
         self._queue: deque[tuple[Entry[Socket], bytes]] = deque()
         self._segment_ancillary: dict[int, tuple[int, int, bytes]] = {}
+        self._source_ancillary: dict[bytes, Ancillary] = {}
+        """By address of ours, as they are sent from."""
 
     @property
     def waiting(self) -> int:
@@ -153,11 +157,12 @@ class Socket:
 
     def _ancillary(self, entry: Entry[Socket]) -> Ancillary:
         source = entry.source
-        if not source:
-            return []
-        if len(source) == 4:
-            return [(socket.IPPROTO_IP, IP_PKTINFO, b"\0\0\0\0" + source + b"\0\0\0\0")]
-        return [(socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, source + b"\0\0\0\0")]
+        found = self._source_ancillary.get(source)
+        if found is None:
+            if len(self._source_ancillary) >= SOURCES_MAX:
+                self._source_ancillary.clear()
+            found = self._source_ancillary[source] = _from_address(source)
+        return found
 
     def _wait(self, entry: Entry[Socket], payloads: list[Buffer]) -> None:
         room = max(0, self._limit - len(self._queue))
@@ -173,6 +178,14 @@ class Socket:
                 return
             queue.popleft()
         self._dispatch.want_write(self.sock.fileno(), None)
+
+
+def _from_address(source: bytes) -> Ancillary:
+    if not source:
+        return []
+    if len(source) == 4:
+        return [(socket.IPPROTO_IP, IP_PKTINFO, b"\0\0\0\0" + source + b"\0\0\0\0")]
+    return [(socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, source + b"\0\0\0\0")]
 
 
 def reason(code: int) -> str:

@@ -31,6 +31,7 @@ from stack.core.module import Context, Kind, Module
 from stack.core.options import BitRate, Duration, Percent, Size
 from stack.core.statistics import Counters, Drop
 from stack.core.wrapper import Around
+from stack.drivers.wrap.heldback import HeldBack
 from stack.frame import Frame
 from stack.wire.ethernet import HEADER_SIZE
 
@@ -85,8 +86,7 @@ class _Lane:
         self._rng = random.Random(f"{options.seed}/{name}")
         self._line_free = 0.0
         self._waiting: list[tuple[float, int, bytes]] = []
-        self._held: list[tuple[float, int, int, bytes]] = []
-        """Frames held back: time at the latest, number of the frame behind which they go, order, frame."""
+        self._held = HeldBack()
         self._order = 0
         self._passed = 0
         self._timer: Timer | None = None
@@ -166,7 +166,7 @@ class _Lane:
                     now_out.append(frame)
                     self._passed += 1
                     if self._held:
-                        now_out.extend(self._overtaken())
+                        now_out.extend(self._held.passed(self._passed))
         if now_out:
             self._send(now_out)
         self._arm()
@@ -209,21 +209,13 @@ class _Lane:
         if self.waiting >= WAITING_MAX:
             self._lost("overflow")
             return
-        self._order += 1
         latest = self._dispatch.now() + delay + REORDER_WAIT
-        self._held.append((latest, self._passed + len(self._waiting) + depth, self._order, bytes(frame)))
-
-    def _overtaken(self) -> list[bytes]:
-        """Frames held back whose turn has come, by the number of frames that passed."""
-        ready = [held for held in self._held if held[1] <= self._passed]
-        if ready:
-            self._held = [held for held in self._held if held[1] > self._passed]
-        return [frame for _, _, _, frame in sorted(ready, key=lambda held: held[2])]
+        self._held.add(bytes(frame), self._passed + len(self._waiting) + depth, latest)
 
     def _arm(self) -> None:
         times = [self._waiting[0][0]] if self._waiting else []
-        if self._held:
-            times.append(min(held[0] for held in self._held))
+        if (latest := self._held.next_time()) is not None:
+            times.append(latest)
         if self._closed or not times:
             return
         when = min(times)
@@ -242,10 +234,9 @@ class _Lane:
             frames.append(heapq.heappop(self._waiting)[2])
             self._passed += 1
             if self._held:
-                frames.extend(self._overtaken())
+                frames.extend(self._held.passed(self._passed))
         if self._held:
-            frames.extend(held[3] for held in self._held if held[0] <= now)
-            self._held = [held for held in self._held if held[0] > now]
+            frames.extend(self._held.expired(now))
         self._send(frames)
         self._arm()
 

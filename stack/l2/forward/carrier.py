@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Collection, Mapping
 from typing import Protocol
 
 import attrs
@@ -71,6 +72,15 @@ class Counts:
     reasons: tuple[int, ...]
     """By `Reason`."""
 
+    def plus(self, more: Counts) -> Counts:
+        return Counts(
+            self.in_frames + more.in_frames,
+            self.in_bytes + more.in_bytes,
+            self.out_frames + more.out_frames,
+            self.out_bytes + more.out_bytes,
+            tuple(map(sum, zip(self.reasons, more.reasons, strict=True))),
+        )
+
 
 NOTHING = Counts(0, 0, 0, 0, (0,) * len(Reason))
 
@@ -117,7 +127,13 @@ class Carrier(Protocol):
         """See `stack.l2.engine.Engine.idle`."""
         ...
 
-    def counts(self, port: int) -> Counts: ...
+    def counts(self, ports: Collection[int]) -> Mapping[int, Counts]:
+        """Of those of *ports* that are attached."""
+        ...
+
+    def frames(self) -> int:
+        """Carried in all by the ports that are attached."""
+        ...
 
     def how(self, port: int) -> str:
         """How the port is attached, for people; empty when it is not."""

@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import attrs
 
@@ -179,7 +179,8 @@ class FastPath:
             self._carrier.drop(station)
 
     def flush(self, interface: Interface | None = None) -> None:
-        for station in [one for one, port in self._stations.items() if interface is None or port.interface is interface]:
+        ports = self._ports.values() if interface is None else filter(None, (self._ports.get(interface),))
+        for station in [station for port in ports for station in port.stations]:
             self.forget(station)
 
     def idle(self, station: bytes) -> float | None:
@@ -241,13 +242,18 @@ class FastPath:
     # Views
 
     def statistics(self) -> EngineStatistics:
-        ports = {port.interface.name: self._port_statistics(port) for port in self._ports.values()}
+        counts = self._counts(self._ports.values())
+        ports = {port.interface.name: self._port_statistics(port, counts[port]) for port in counts}
         return EngineStatistics(
             self.name, self._why, len(self._stations), self._refused, ports, len(self._routes.known), self._routes.refused
         )
 
-    def _port_statistics(self, port: _Port) -> PortStatistics:
-        counts = self._counts(port)
+    @property
+    def frames(self) -> int:
+        now = 0 if self._carrier is None else self._carrier.frames()
+        return now + sum(port.before.in_frames for port in self._ports.values())
+
+    def _port_statistics(self, port: _Port, counts: Counts) -> PortStatistics:
         named = {reason.name.lower(): counts.reasons[reason] for reason in Reason if counts.reasons[reason]}
         dropped = {reason.name.lower() for reason in DROPPED}
         return PortStatistics(
@@ -261,16 +267,11 @@ class FastPath:
             {name: number for name, number in named.items() if name in dropped},
         )
 
-    def _counts(self, port: _Port) -> Counts:
-        now = self._carrier.counts(port.number) if port.index and self._carrier is not None else NOTHING
-        before = port.before
-        return Counts(
-            before.in_frames + now.in_frames,
-            before.in_bytes + now.in_bytes,
-            before.out_frames + now.out_frames,
-            before.out_bytes + now.out_bytes,
-            tuple(one + other for one, other in zip(before.reasons, now.reasons, strict=True)),
-        )
+    def _counts(self, ports: Collection[_Port]) -> Mapping[_Port, Counts]:
+        """In all, those of earlier included."""
+        attached = [port.number for port in ports if port.index]
+        now = {} if self._carrier is None or not attached else self._carrier.counts(attached)
+        return {port: port.before.plus(now.get(port.number, NOTHING)) for port in ports}
 
     def close(self) -> None:
         if self._closed:
@@ -327,7 +328,7 @@ class FastPath:
         finally:
             os.close(linux.namespace)
         port.index, port.mtu = linux.index, interface.mtu
-        for station in [one for one, other in self._stations.items() if other is port]:
+        for station in list(port.stations):
             self._put(station, port)
         return ""
 
@@ -335,11 +336,10 @@ class FastPath:
         carrier = self._carrier
         if not port.index or carrier is None:
             return
-        for station, other in self._stations.items():
-            if other is port:
-                carrier.drop(station)
+        for station in port.stations:
+            carrier.drop(station)
         self._routes.remove_of(port.interface)
-        port.before = self._counts(port)
+        port.before = self._counts([port])[port]
         port.index = 0
         carrier.detach(port.number)
 

@@ -11,6 +11,7 @@ import logging
 import os
 import struct
 import time
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import attrs
 
@@ -19,21 +20,23 @@ from stack.core.ifnet import Interface
 from stack.core.linuxinterface import LinuxInterface
 from stack.ebpf.constants import MapType, XdpMode
 from stack.ebpf.map import Map
-from stack.ebpf.namespace import inside
 from stack.ebpf.program import Program, XdpLink
 from stack.ebpf.syscall import refusal
 from stack.l2.engine import FLOWS_MAX, PORTS_MAX, STATIONS_MAX
-from stack.l2.forward.carrier import NOTHING, Counts, FlowCounts, FlowKey, Reason
+from stack.l2.forward.carrier import Counts, FlowCounts, FlowKey
 from stack.l2.forward.features import DeviceFeatures
 from stack.l2.forward.parts import CARRIED, FLOW, FLOW_KEY, KEY, PORT, REASONS, STATION, Maps
 from stack.l2.forward.preference import is_buffered
 from stack.l2.forward.program import forwarding
+from stack.namespace import inside
 from stack.wire.ethernet import HEADER_SIZE, TAG_SIZE
 from stack.wire.netdev import XdpFeature
 
 log = logging.getLogger(__name__)
 
 _INDEX = struct.Struct("=I")
+PAIRS_MANY = 300
+"""Where to fetch the whole table of PORTS_MAX * PORTS_MAX takes less than to look them up one by one."""
 
 
 @attrs.define(eq=False)
@@ -152,21 +155,19 @@ class KernelCarrier:
         used = 0 if value is None else STATION.unpack(value)[2]
         return max(0.0, time.monotonic() - used * 1e-9) if used else None
 
-    def counts(self, port: int) -> Counts:
-        if port not in self._ports:
-            return NOTHING
-        inputs = [self._pair(port, other) for other in range(PORTS_MAX) if other in self._ports]
-        outputs = [self._pair(other, port) for other in range(PORTS_MAX) if other in self._ports]
-        reasons = [0] * len(Reason)
-        for values in self._reasons.lookup_cpus(_INDEX.pack(port)) or ():
-            reasons = [known + more for known, more in zip(reasons, REASONS.unpack(values), strict=True)]
-        return Counts(
-            sum(frames for frames, _ in inputs),
-            sum(octets for _, octets in inputs),
-            sum(frames for frames, _ in outputs),
-            sum(octets for _, octets in outputs),
-            tuple(reasons),
-        )
+    def counts(self, ports: Collection[int]) -> Mapping[int, Counts]:
+        attached = self._ports.keys() & ports
+        pairs = [(one, other) for one in self._ports for other in self._ports if one in attached or other in attached]
+        carried = self._carried_between(pairs)
+        inputs, outputs = dict.fromkeys(self._ports, (0, 0)), dict.fromkeys(self._ports, (0, 0))
+        for (source, output), (frames, octets) in carried.items():
+            inputs[source] = inputs[source][0] + frames, inputs[source][1] + octets
+            outputs[output] = outputs[output][0] + frames, outputs[output][1] + octets
+        return {port: Counts(*inputs[port], *outputs[port], self._reasons_of(port)) for port in attached}
+
+    def frames(self) -> int:
+        pairs = [(one, other) for one in self._ports for other in self._ports]
+        return sum(frames for frames, _ in self._carried_between(pairs).values())
 
     def how(self, port: int) -> str:
         one = self._ports.get(port)
@@ -182,10 +183,19 @@ class KernelCarrier:
             self.detach(port)
         self._closing.close()
 
-    def _pair(self, source: int, output: int) -> tuple[int, int]:
-        values = self._carried.lookup_cpus(_INDEX.pack(source * PORTS_MAX + output)) or ()
-        pairs = [CARRIED.unpack(value) for value in values]
-        return sum(frames for frames, _ in pairs), sum(octets for _, octets in pairs)
+    def _carried_between(self, pairs: Sequence[tuple[int, int]]) -> Mapping[tuple[int, int], tuple[int, int]]:
+        """Frames and bytes, by source and output."""
+        places = {_INDEX.pack(source * PORTS_MAX + output): (source, output) for source, output in pairs}
+        found: Iterable[tuple[bytes, list[bytes]]]
+        if len(pairs) < PAIRS_MANY:
+            found = ((place, self._carried.lookup_cpus(place) or []) for place in places)
+        else:
+            found = ((place, values) for place, values in self._carried.items() if place in places)
+        return {places[place]: _added(values) for place, values in found}
+
+    def _reasons_of(self, port: int) -> tuple[int, ...]:
+        values = self._reasons.lookup_cpus(_INDEX.pack(port)) or ()
+        return tuple(map(sum, zip(*map(REASONS.unpack, values), strict=True)))
 
     def _clear(self, port: int) -> None:
         """Counters of whoever had the number before."""
@@ -233,3 +243,12 @@ class KernelCarrier:
                 except OSError as error:
                     log.warning("forwarding: %s is without a program: %s", one.linux.name, error)
                     one.link, one.trouble = None, str(error)
+
+
+def _added(values: Sequence[bytes]) -> tuple[int, int]:
+    """Of all processors."""
+    frames = octets = 0
+    for value in values:
+        more_frames, more_octets = CARRIED.unpack(value)
+        frames, octets = frames + more_frames, octets + more_octets
+    return frames, octets

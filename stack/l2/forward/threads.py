@@ -10,6 +10,7 @@ import contextlib
 import errno
 import os
 import time
+from collections.abc import Collection, Mapping
 
 import attrs
 
@@ -19,10 +20,10 @@ from stack.core.ifnet import Interface
 from stack.core.isolation import RAISED
 from stack.core.linuxinterface import LinuxInterface, OnLinux, on_linux
 from stack.drivers.af_packet.receiver import ring_is_safe
-from stack.ebpf.namespace import inside
-from stack.l2.forward.carrier import NOTHING, Counts, FlowCounts, FlowKey
+from stack.l2.forward.carrier import Counts, FlowCounts, FlowKey
 from stack.l2.forward.ring import PortRing
 from stack.l2.forward.worker import Routed, Station, Worker, WorkerPort
+from stack.namespace import inside
 
 RING_SIZE = 4 << 20
 """Bytes of memory per port."""
@@ -126,16 +127,17 @@ class ThreadCarrier:
         known = self._stations.get(station)
         return max(0.0, time.monotonic() - known.used) if known is not None and known.used else None
 
-    def counts(self, port: int) -> Counts:
-        served = self._served.get(port)
-        if served is None:
-            return NOTHING
-        outputs = [tuple(total) for one in self._served.values() for number, total in list(one.port.out.items()) if number == port]
-        one = served.port
-        one.count_lost()
-        return Counts(
-            one.in_frames, one.in_bytes, sum(frames for frames, _ in outputs), sum(octets for _, octets in outputs), tuple(one.reasons)
-        )
+    def counts(self, ports: Collection[int]) -> Mapping[int, Counts]:
+        return {number: self._counts(served.port) for number in ports if (served := self._served.get(number)) is not None}
+
+    def _counts(self, port: WorkerPort) -> Counts:
+        totals = [total for one in self._served.values() if (total := one.port.out.get(port.number)) is not None]
+        port.count_lost()
+        out_frames, out_bytes = sum(frames for frames, _ in totals), sum(octets for _, octets in totals)
+        return Counts(port.in_frames, port.in_bytes, out_frames, out_bytes, tuple(port.reasons))
+
+    def frames(self) -> int:
+        return sum(served.port.in_frames for served in self._served.values())
 
     def how(self, port: int) -> str:
         served = self._served.get(port)

@@ -219,6 +219,7 @@ class BadProtocol:
         self.registrations = [
             stack.register_ethertype(TYPE, self.frames("handler")),
             stack.register_ip_protocol(99, self.frames("IP handler")),
+            stack.register_vlan("good0", 9, self.frames("VLAN handler"), "bad vlan"),
             stack.on_interface(self.event),
             stack.on_hooks(lambda: bomb.at("hook watcher")),
             stack.add_ip_filter(self.ip_filter, "bad filter"),
@@ -397,8 +398,8 @@ class World:
     def away(self) -> Connection:
         return self.system.kernel.connect(Nd(7), 1, 1, ROOT)
 
-    def deliver(self, interface: str, ethertype: int) -> None:
-        self.interface(interface).deliver([frame(self.interface(interface).mac, BROADCAST[:5] + b"\0", b"x", ethertype)])
+    def deliver(self, interface: str, ethertype: int, tags: tuple[tuple[int, int], ...] = ()) -> None:
+        self.interface(interface).deliver([frame(self.interface(interface).mac, BROADCAST[:5] + b"\0", b"x", ethertype, tags)])
 
 
 Trigger = Callable[[World], object]

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import pytest
 
+from stack.core import vlans
 from stack.core.errors import ModuleError
 from stack.core.hooks import Point
 from stack.core.statistics import Drop
+from stack.frame import Frame
 from stack.l2.vlan import VlanDriver, VlanOptions
 from stack.testing.driver import TYPE, check_driver, frame
 from stack.testing.machines import DriverPair, Machine, World
 from stack.wire.ethernet import BROADCAST
+from stack.wire.vlan import vlan_of
 
 
 def pair(options: str = "vlan=5,vlanif=en0") -> tuple[World, Machine, Machine]:
@@ -64,6 +67,65 @@ def test_a_batch_is_sorted_out_in_order() -> None:
     world.dispatch.run_for(1)
     assert [one[14] for name, one in b.seen if name == "vlan5"] == list(range(1, 20, 2))
     assert [one[14] for name, one in b.seen if name == "en0"] == list(range(0, 20, 2))
+
+
+def test_two_hundred_vlans_are_one_look_at_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(1)
+    a, b = world.machine("a", 0), world.machine("b", 0)
+    ids = range(1, 201)
+    for vlan in ids:
+        b.stack.load("vlan", f"vlan={vlan},vlanif=en0")
+    assert [(entry.name, sorted(entry.interfaces or ())) for entry, _ in b.stack.hooks()] == [("VLANs of en0", ["en0"])]
+    looked: list[Frame] = []
+
+    def look(one: Frame) -> int:
+        looked.append(one)
+        return vlan_of(one)
+
+    monkeypatch.setattr(vlans, "vlan_of", look)
+    untagged = frame(BROADCAST, a.macs["en0"], b"", TYPE)
+    a.stack.output(a.interface("en0"), [untagged] * 100)
+    world.dispatch.run_for(1)
+    assert b.seen == [("en0", untagged)] * 100
+    assert not looked
+    b.seen.clear()
+    batch = [frame(BROADCAST, a.macs["en0"], bytes((vlan,)), TYPE, ((0x8100, vlan),)) for vlan in (*ids, 201, *reversed(ids))]
+    a.stack.output(a.interface("en0"), [*batch, untagged])
+    world.dispatch.run_for(1)
+    assert len(looked) == len(batch) + 1
+    plain = [(f"vlan{vlan}", frame(BROADCAST, a.macs["en0"], bytes((vlan,)), TYPE)) for vlan in ids]
+    assert sorted(b.seen) == sorted([("en0", untagged), *plain, *plain])
+
+
+def test_a_vlan_that_goes_while_a_batch_is_given_out() -> None:
+    world, a, b = pair()
+    seen: list[str] = []
+    registrations = [b.stack.register_vlan("en0", vlan, lambda _, frames: other(), f"test{vlan}") for vlan in (6, 7)]
+
+    def other() -> None:
+        seen.append("one")
+        for registration in registrations:
+            registration.revoke()
+
+    a.stack.output(a.interface("en0"), [frame(BROADCAST, a.macs["en0"], b"x", TYPE, ((0x8100, vlan),)) for vlan in (7, 6, 5)])
+    world.dispatch.run_for(1)
+    assert seen == ["one"]
+    assert b.interface("en0").drops == {Drop.NO_VLAN: 1}
+    assert [name for name, _ in b.seen] == ["vlan5"]
+
+
+def test_another_id_while_it_runs() -> None:
+    world, a, b = pair()
+    b.stack.load("vlan", "vlan=6,vlanif=en0")
+    with pytest.raises(ModuleError, match="VLAN 6 of en0 is vlan6 already"):
+        b.ask("vlan5", "vlan", value=6)
+    b.ask("vlan5", "vlan", value=5)
+    b.ask("vlan5", "vlan", value=7)
+    for vlan in (5, 6, 7):
+        a.stack.output(a.interface("en0"), [frame(BROADCAST, a.macs["en0"], b"x", TYPE, ((0x8100, vlan),))])
+    world.dispatch.run_for(1)
+    assert [name for name, _ in b.seen] == ["vlan6", "vlan5"]
+    b.ask("vlan6", "vlan", value=5)
 
 
 def test_vlans_in_vlans() -> None:

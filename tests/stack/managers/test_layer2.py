@@ -79,6 +79,10 @@ class Carrier:
         }
         return EngineStatistics(self.name, "a test wants it", 3, 0, ports)
 
+    @property
+    def frames(self) -> int:
+        return self.statistics().frames
+
     def close(self) -> None:
         self.ports.clear()
 
@@ -204,6 +208,7 @@ class Odd:
     """A driver whose facts raise, or are of no form that is known."""
 
     name, mac, mtu, up = "odd0", b"\2\0\0\0\0\7", 1500, True
+    below = ("odd0",)
 
     def __init__(self, facts: object) -> None:
         self.facts = facts
@@ -250,3 +255,26 @@ def test_a_driver_with_odd_facts_spoils_nobodys(value: object) -> None:
     assert _protocols(found)
     assert carried_by(found["engines"], found["interfaces"]) is not None
     assert Layer2(stack).carried("odd0").rx_frames == 0
+
+
+def test_only_who_stands_on_an_interface_is_asked_of_it_and_once_for_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = World(4).machine("a", 0, 1, 2, 3)
+    for bridge, ports in (("bridge0", ("en0", "en1")), ("bridge1", ("en2", "en3"))):
+        machine.stack.load("bridge", f"name={bridge},add={ports[0]},add={ports[1]}")
+    asked: list[str] = []
+    get_specific = BridgeDriver.get_specific
+
+    def told_by(driver: BridgeDriver) -> Mapping[str, object]:
+        asked.append(driver.name)
+        return get_specific(driver)
+
+    monkeypatch.setattr(BridgeDriver, "get_specific", told_by)
+    layer2 = Layer2(machine.stack)
+    assert asked == []
+    for name in ("en0", "en1", "bridge0"):
+        interface_of(machine.stack, name)
+        assert [one["of"] for one in layer2.ports(name)] == ["bridge0"] * (name != "bridge0")
+    assert asked == ["bridge0"] * 4, "three answers of one interface each, and one of two"
+    asked.clear()
+    assert [one["name"] for one in json.loads("".join(pieces(facts(machine.stack))))["engines"]] == ["auto", "auto"]
+    assert asked == ["bridge0", "bridge1"]

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from stack.frame import BadFrame
-from stack.wire.ethernet import TPIDS, Ethernet, ethertype_of, is_group, mac_bytes, mac_text, payload_offset
+from stack.wire.ethernet import TPIDS, Ethernet, ethertype_of, is_group, mac_bytes, mac_text, payload_offset, type_and_offset
 
 PLAIN = bytes.fromhex("0200000000020200000000018 8b5".replace(" ", "")) + b"payload"
 TAGGED = bytes.fromhex("020000000002 020000000001 88a80007 8100e008 0806") + b"payload"
@@ -35,20 +35,20 @@ def test_round_trip(seed: int) -> None:
     header = Ethernet(rng.randbytes(6), rng.randbytes(6), rng.choice([0, 46, 1500, 0x0600, 0x0800, 0xFFFF]), tags)
     frame = bytearray(header.pack() + rng.randbytes(rng.randrange(50)))
     assert Ethernet.parse(frame) == header, seed
-    assert (ethertype_of(frame), payload_offset(frame)) == (header.ethertype, header.size), seed
+    assert (ethertype_of(frame), payload_offset(frame)) == type_and_offset(frame) == (header.ethertype, header.size), seed
 
 
 @pytest.mark.parametrize("whole", [PLAIN[:14], TAGGED[:22]])
 def test_truncation_raises_badframe_only(whole: bytes) -> None:
     for length in range(len(whole)):
-        for parse in (ethertype_of, payload_offset, Ethernet.parse):
+        for parse in (ethertype_of, payload_offset, type_and_offset, Ethernet.parse):
             with pytest.raises(BadFrame):
                 parse(whole[:length])
 
 
 def test_a_run_of_tags_is_bad() -> None:
     frame = bytes(12) + bytes.fromhex("81000001") * 3 + bytes(60)
-    for parse in (ethertype_of, payload_offset, Ethernet.parse):
+    for parse in (ethertype_of, payload_offset, type_and_offset, Ethernet.parse):
         with pytest.raises(BadFrame, match="more than two"):
             parse(frame)
 

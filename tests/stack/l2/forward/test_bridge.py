@@ -50,7 +50,7 @@ async def test_a_bridge_learns_and_an_engine_carries(town: Town, engine: str) ->
         assert told["name"] == engine
         assert told["frames"] == (0 if engine == "none" else 200)
         assert told["ports"]["p0"]["in"] == told["ports"]["p1"]["out"] == told["frames"]
-        idle = driver.engine.idle(station(0)) if driver.engine is not None else None
+        idle = driver.engine.idle(station(0))
         assert (idle is not None and idle < 3) is (engine != "none")
         driver.set_specific("stp", {"interface": "p1", "on": True})
         assert "spanning tree" in engine_of(driver)["ports"]["p1"]["off"]

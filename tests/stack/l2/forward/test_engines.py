@@ -10,6 +10,7 @@ import pytest
 
 from stack.core.errors import ModuleError
 from stack.core.hooks import ORDER_TAP, Point
+from stack.l2.forward import kernel
 from stack.l2.forward.fastpath import FastPath
 from stack.l2.forward.kinds import kinds
 from tests.stack.l2.forward.conftest import Bridged, frame, settle, station
@@ -21,7 +22,7 @@ def numbered(destination: int, source: int, count: int, size: int = 100, start: 
     return [frame(destination, source, number.to_bytes(4, "big") * (size // 4)) for number in range(start, start + count)]
 
 
-async def test_known_frames_are_carried_in_order_and_whole(bridged: Bridged) -> None:
+async def test_known_frames_are_carried_in_order_and_whole(bridged: Bridged, monkeypatch: pytest.MonkeyPatch) -> None:
     before = bridged.bridge.seen
     sent = [*numbered(1, 0, 300), *numbered(1, 0, 30, 1480, 300), frame(1, 0, b"short")]
     for start in range(0, len(sent), 30):
@@ -35,6 +36,11 @@ async def test_known_frames_are_carried_in_order_and_whole(bridged: Bridged) -> 
     assert seen.ports["p0"].in_bytes == seen.ports["p1"].out_bytes == sum(map(len, sent))
     assert seen.ports["p1"].in_frames == seen.ports["p0"].out_frames == 0
     assert seen.stations == 3
+    assert bridged.engine.frames == len(sent)
+    # As it is counted where there are many ports.
+    monkeypatch.setattr(kernel, "PAIRS_MANY", 0)
+    assert bridged.engine.statistics() == seen
+    assert bridged.engine.frames == len(sent)
     assert all(port.off == () and port.how for port in seen.ports.values())
 
 

@@ -6,8 +6,9 @@ A process that is in that namespace already, which is the rule, needs no right f
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 _CLONE_NEWNET = 0x40000000
@@ -32,7 +33,13 @@ def inside(namespace: int) -> Iterator[None]:
 
 
 def _enter(namespace: int) -> None:
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.setns(namespace, _CLONE_NEWNET) < 0:
+    if _setns()(namespace, _CLONE_NEWNET) < 0:
         code = ctypes.get_errno()
         raise OSError(code, f"cannot enter its network namespace: {os.strerror(code)}")
+
+
+@functools.cache
+def _setns() -> Callable[[int, int], int]:
+    function = ctypes.CDLL(None, use_errno=True).setns
+    function.argtypes = [ctypes.c_int, ctypes.c_int]
+    return function
