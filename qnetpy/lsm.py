@@ -13,7 +13,7 @@ import errno
 import logging
 import os
 import resource
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import attrs
 
@@ -49,6 +49,13 @@ from stack.wire.ethernet import mac_bytes
 log = logging.getLogger(__name__)
 
 
+@attrs.frozen
+class KeptQnet:
+    """What the module has besides its options and settings after a restart."""
+
+    suites: tuple[str, ...]
+
+
 class LsmQnet:
     """The module at work."""
 
@@ -61,6 +68,8 @@ class LsmQnet:
         self._enrolment: EnrolmentService | None = None
         self._resume: ResumeWatch | None = None
         self._stats: StatsFile | None = None
+        self._suites: tuple[str, ...] = ()
+        """Chosen at run time; empty for those of the settings."""
         self._began = context.dispatch.now()
         self._mount: NetMount | None = None
         self._undo: list[Callable[[], None]] = []
@@ -88,7 +97,9 @@ class LsmQnet:
                 return self._status(qnet, zeroconf)
 
             verbs = commands.verbs(membership, enrolment, context.dispatch, zeroconf is not None)
-            verbs |= {"suites": suites_verb(qnet.set_suites)}
+            if isinstance(context.kept, KeptQnet):
+                self._set_suites(context.kept.suites)
+            verbs |= {"suites": suites_verb(self._set_suites)}
             control = Control(status, lambda: facts.nodes(qnet), verbs, os.geteuid())
             self._stats = StatsFile(self.system, status)
             self._control = self.system.kernel.channel(control.handle, chid=CHID_CONTROL, remote=False)
@@ -96,6 +107,15 @@ class LsmQnet:
         except BaseException:
             self.detach()
             raise
+
+    def _set_suites(self, names: Sequence[str]) -> None:
+        assert self.qnet is not None
+        self.qnet.set_suites(names)
+        self._suites = tuple(names)
+
+    def keep(self) -> KeptQnet | None:
+        """`stack.core.module.Keeping`: a cipher that somebody has ruled out at run time must not come back with a restart."""
+        return KeptQnet(self._suites) if self._suites else None
 
     def _cloned(self) -> None:
         if self.qnet is not None:

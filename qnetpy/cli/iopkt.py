@@ -1,4 +1,4 @@
-"""Finding an io-pkt of this machine, and asking it. For mount, umount, nicinfo, ifconfig, netstat, bridge and crypto.
+"""Finding an io-pkt of this machine, and asking it. For mount, umount, nicinfo, ifconfig, netstat, bridge, macfilter and crypto.
 
 `io-pkt` is this node's daemon if it runs, else the instance 0 that was started by hand; `io-pktN` is instance N. An ordinary user's own
 instance comes before root's, which tells him everything and lets him change nothing; a line on standard error says whose it is when it

@@ -1,8 +1,9 @@
-"""Requests that only one kind of driver understands: NetBSD's and QNX's SIOCSDRVSPEC and SIOCGDRVSPEC. A bridge takes members so, an
-aggregate ports.
+"""Requests that only one kind of driver or protocol understands: NetBSD's and QNX's SIOCSDRVSPEC and SIOCGDRVSPEC. A bridge takes members
+so, an aggregate ports, an address filter rules.
 
-A driver that takes them has `set_specific` and `get_specific`, and is then a `Specific`. Requests come from people, by the manager's
-local socket: names and values are what JSON can say, and every one is checked.
+A module that takes them has `set_specific` and `get_specific`, and is then a `SpecificModule`; a driver besides a `Specific`, and is asked
+by its interface's name. Requests come from people, by the manager's local socket: names and values are what JSON can say, and every one is
+checked. What they set, `stack.core.module.Keeping` holds over a restart.
 """
 
 from __future__ import annotations
@@ -40,16 +41,25 @@ class Rows:
     __hash__ = None  # type: ignore[assignment]  # as a list has none
 
 
-class Specific(Driver, Protocol):
-    """A driver with requests of its own."""
+class SpecificModule(Protocol):
+    """A module with requests of its own."""
 
     def set_specific(self, command: str, arguments: Mapping[str, object]) -> None:
         """Change something. ModuleError in one sentence when that cannot be; then nothing is changed."""
         ...
 
     def get_specific(self) -> Mapping[str, object]:
-        """All facts that only this kind of driver has. Tables that may have more than a few hundred rows are `Rows`."""
+        """All facts that only this kind of module has. Tables that may have more than a few hundred rows are `Rows`."""
         ...
+
+
+class Specific(SpecificModule, Driver, Protocol):
+    """A driver with requests of its own."""
+
+
+def specific_module(attached: object) -> SpecificModule | None:
+    """*attached*, or the driver that is wrapped in it, if it takes such requests."""
+    return capability(attached, _is_module)
 
 
 def specific_driver(driver: Driver) -> Specific | None:
@@ -57,5 +67,9 @@ def specific_driver(driver: Driver) -> Specific | None:
     return capability(driver, _is)
 
 
+def _is_module(attached: object) -> TypeGuard[SpecificModule]:
+    return hasattr(attached, "set_specific") and hasattr(attached, "get_specific")
+
+
 def _is(driver: object) -> TypeGuard[Specific]:
-    return hasattr(driver, "set_specific") and hasattr(driver, "get_specific")
+    return _is_module(driver)

@@ -6,23 +6,27 @@ As the rules of OpenBSD's brconfig(8): the first one that fits a frame counts; w
 that are set in it are compared. What is blocked is counted, `blocked_in` and `blocked_out` of the interface. The filter must see every
 frame, so a forwarding engine carries nothing while it is there.
 
-The rules are a value and the decision is pure; the module puts it at the height of filters, on the way in and on the way out.
+The rules are a value and the decision is pure; the module puts it at the height of filters, on the way in and on the way out. Requests
+(`stack.core.specific`) change rules while frames go: `rule` and `delrule` TEXT, `flushrule` IF, `default` pass or block. They are in force
+for the next batch, and still are after a restart (`stack.core.module.Keeping`).
 """
 
 from __future__ import annotations
 
 import errno
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import attrs
 
-from stack.core.errors import ModuleError
 from stack.core.hooks import ORDER_FILTER, Point
 from stack.core.ifnet import Interface
 from stack.core.module import Context, Kind, Module
 from stack.core.registry import Registration
+from stack.core.specific import Row, Rows
 from stack.frame import Frame
+from stack.l2 import arguments as given
+from stack.l2.arguments import refused
 from stack.wire.ethernet import MAC_SIZE, mac_bytes
 
 RULES_MAX = 1024
@@ -77,10 +81,9 @@ class MacFilter:
     def __init__(self, rules: Sequence[Rule], default: bool = True) -> None:
         self.rules = tuple(rules)
         self.default = default
-        self._chains: dict[tuple[str, bool], tuple[Rule, ...]] = {}
+        self._chains: dict[tuple[str, bool], list[Rule]] = {}
         for rule in self.rules:
-            key = (rule.interface, rule.incoming)
-            self._chains[key] = (*self._chains.get(key, ()), rule)
+            self._chains.setdefault((rule.interface, rule.incoming), []).append(rule)
 
     def passed(self, interface: str, incoming: bool, frames: list[Frame]) -> list[Frame]:
         """Those that pass, in order. A frame without two addresses does not, where there are rules."""
@@ -98,7 +101,7 @@ class MacFilter:
                 left.append(frame)
         return left
 
-    def _verdict(self, chain: tuple[Rule, ...], key: bytes) -> bool:
+    def _verdict(self, chain: list[Rule], key: bytes) -> bool:
         if len(key) < 2 * MAC_SIZE:
             return False
         destination, source = int.from_bytes(key[:MAC_SIZE], "big"), int.from_bytes(key[MAC_SIZE:], "big")
@@ -117,26 +120,67 @@ class MacFilterOptions:
     default: Literal["pass", "block"] = "pass"
 
 
+@attrs.frozen
+class KeptRules:
+    """What the module has instead of its options after a restart. Rules as their texts."""
+
+    rules: tuple[str, ...]
+    default: bool
+
+
 class MacFilterModule:
-    """The hooks."""
+    """The hooks, and the requests of `stack.core.specific.SpecificModule`."""
 
     def __init__(self, context: Context, options: MacFilterOptions) -> None:
         """ModuleError for what is no rule, or too many of them."""
-        if len(options.rule) > RULES_MAX:
-            raise ModuleError(errno.EINVAL, f"macfilter: more than {RULES_MAX} rules")
-        try:
-            rules = [parse_rule(text) for text in options.rule]
-        except ValueError as error:
-            raise ModuleError(errno.EINVAL, f"macfilter: {error}") from None
-        self.filter = MacFilter(rules, options.default == "pass")
+        kept = context.kept if isinstance(context.kept, KeptRules) else KeptRules(options.rule, options.default == "pass")
+        self._stack = context.stack
+        self._hooks: list[Registration] = []
+        self._use([_rule(text) for text in kept.rules], kept.default)
+
+    def _use(self, rules: Sequence[Rule], default: bool) -> None:
+        """From now on."""
+        if len(rules) > RULES_MAX:
+            raise refused(f"macfilter: more than {RULES_MAX} rules", errno.ENOSPC)
+        self.filter = MacFilter(rules, default)
+        self.detach()
         # Where no rule is, everything passes, unless the default says otherwise.
-        into = None if not self.filter.default else {rule.interface for rule in rules if rule.incoming}
-        out_of = None if not self.filter.default else {rule.interface for rule in rules if not rule.incoming}
-        stack = context.stack
-        self._hooks: list[Registration] = [
-            stack.add_hook(Point.IN, self._incoming, order=ORDER_FILTER, name="macfilter", everything=True, counts=True, interfaces=into),
-            stack.add_hook(Point.OUT, self._outgoing, order=ORDER_FILTER, name="macfilter", counts=True, interfaces=out_of),
+        into = None if not default else {rule.interface for rule in rules if rule.incoming}
+        out_of = None if not default else {rule.interface for rule in rules if not rule.incoming}
+        add = self._stack.add_hook
+        self._hooks = [
+            add(Point.IN, self._incoming, order=ORDER_FILTER, name="macfilter", everything=True, counts=True, interfaces=into),
+            add(Point.OUT, self._outgoing, order=ORDER_FILTER, name="macfilter", counts=True, interfaces=out_of),
         ]
+
+    def set_specific(self, command: str, arguments: Mapping[str, object]) -> None:
+        rules, default = list(self.filter.rules), self.filter.default
+        if command == "rule":
+            rules.append(_rule(given.text(arguments, "rule")))
+        elif command == "delrule":
+            text = " ".join(given.text(arguments, "rule").split())
+            found = next((rule for rule in rules if rule.text == text), None)
+            if found is None:
+                raise refused(f"macfilter: there is no rule {text!r}", errno.ENOENT)
+            rules.remove(found)
+        elif command == "flushrule":
+            name = given.text(arguments, "interface")
+            rules = [rule for rule in rules if rule.interface != name]
+        elif command == "default":
+            value = given.text(arguments, "value")
+            if value not in ("pass", "block"):
+                raise refused(f"macfilter: the default is pass or block, not {value!r}")
+            default = value == "pass"
+        else:
+            raise refused(f"macfilter: there is no request {command}; there are rule, delrule, flushrule, default")
+        self._use(rules, default)
+
+    def get_specific(self) -> Mapping[str, object]:
+        return {"default": "pass" if self.filter.default else "block", "rules": Rows(self.filter.rules, _row)}
+
+    def keep(self) -> KeptRules:
+        """`stack.core.module.Keeping`."""
+        return KeptRules(tuple(rule.text for rule in self.filter.rules), self.filter.default)
 
     def _incoming(self, interface: Interface, frames: list[Frame]) -> list[Frame]:
         return self._filtered(interface, True, frames)
@@ -153,6 +197,17 @@ class MacFilterModule:
     def detach(self) -> None:
         for hook in self._hooks:
             hook.revoke()
+
+
+def _rule(text: str) -> Rule:
+    try:
+        return parse_rule(text)
+    except ValueError as error:
+        raise refused(f"macfilter: {error}") from None
+
+
+def _row(rule: Rule) -> Row:
+    return {"rule": rule.text, "matched": rule.matched}
 
 
 def _attach(context: Context, options: MacFilterOptions) -> MacFilterModule:

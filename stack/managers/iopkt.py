@@ -28,7 +28,7 @@ from stack.core.isolation import RAISED
 from stack.core.loaded import Loaded
 from stack.core.module import Kind
 from stack.core.preparation import Preparation, prepare
-from stack.core.specific import specific_driver
+from stack.core.specific import specific_module
 from stack.core.stack import Stack
 from stack.managers.facts import crypto, facts, module
 from stack.managers.protocol import CHID_STACK, REQUEST_MAX, pack_reply, unpack_request
@@ -221,18 +221,22 @@ class IoPktManager:
         return {"name": found.name, "up": found.up, "enabled": found.enabled, "mtu": found.mtu}
 
     def _specific(self, request: Request) -> dict[str, object]:
-        """QNX's SIOCSDRVSPEC and SIOCGDRVSPEC: without a command, the facts that only this kind of driver has."""
-        found = self._named(_text(request, "interface"))
-        driver = specific_driver(found.driver)
+        """QNX's SIOCSDRVSPEC and SIOCGDRVSPEC: without a command, the facts that only this kind of module has."""
+        if "module" in request:
+            loaded = self._find(_text(request, "module"))
+            name, found, ask = loaded.module.name, specific_module(loaded.attached), loaded.guard.ask
+        else:
+            interface = self._named(_text(request, "interface"))
+            name, found, ask = interface.name, specific_module(interface.driver), interface.ask
         command = request.get("command")
-        if driver is None:
-            raise ModuleError(errno.EOPNOTSUPP, f"{found.name} has no requests of its own")
+        if found is None:
+            raise ModuleError(errno.EOPNOTSUPP, f"{name} has no requests of its own")
         if command is not None:
             arguments = request.get("arguments", {})
             if not isinstance(command, str) or not isinstance(arguments, dict):
                 raise ModuleError(errno.EINVAL, "a command is a text, and its arguments are a table")
-            found.ask("request", driver.set_specific, command, arguments)
-        return dict(found.ask("request", driver.get_specific))
+            ask("request", found.set_specific, command, arguments)
+        return dict(ask("request", found.get_specific))
 
     def _use_crypto(self, request: Request) -> dict[str, object]:
         name = _text(request, "name")

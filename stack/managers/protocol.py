@@ -6,6 +6,7 @@
     {"do": "destroy", "interface": IF}                          as umount, for interfaces only
     {"do": "interface", "interface": IF, "up": B, "mtu": N}     switch it, limit its MTU; what is absent stays
     {"do": "specific", "interface": IF, "command": C, "arguments": {...}}    `stack.core.specific`; without a command: only its facts
+    {"do": "specific", "module": W, ...}                        the same of a protocol, named as for umount
     {"do": "crypto"}                                            who does the ciphers, who could, live sessions
     {"do": "use-crypto", "name": P}                             have the provider P do them: live sessions move
 
@@ -20,6 +21,8 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
+from stack.core.specific import Rows
+
 CHID_STACK = 4
 """Of PID_SYSTEM; see docs/protocol/node.md for the others."""
 REQUEST_MAX = 8192
@@ -33,7 +36,11 @@ def pack_request(verb: str, **arguments: object) -> bytes:
 
 
 def pack_reply(facts: Mapping[str, object]) -> bytes:
-    return json.dumps(facts, default=str).encode()
+    return json.dumps(facts, default=_plain).encode()
+
+
+def _plain(value: object) -> object:
+    return list(value) if isinstance(value, Rows) else str(value)
 
 
 def unpack_request(data: bytes) -> dict[str, object] | None:

@@ -36,6 +36,8 @@ class TooManySegments(BadFrame):
 TYPE_IPV4, TYPE_IPV6 = 0x0800, 0x86DD
 IPV4_SIZE, IPV6_SIZE, TCP_SIZE, UDP_SIZE = 20, 40, 20, 8
 TCP, UDP = 6, 17
+TCP_CHECK, UDP_CHECK = 16, 6
+"""Places of the checksums."""
 FIN, PSH, CWR = 0x01, 0x08, 0x80
 _WORD = struct.Struct("!H")
 _LONG = struct.Struct("!I")
@@ -102,6 +104,8 @@ def layout(header: VirtioNet, frame: Frame) -> Layout:
         raise BadFrame(f"a run of kind {kind}, which cannot be taken apart")
     if transport + least > len(frame) or transport < network + (IPV4_SIZE if version == TYPE_IPV4 else IPV6_SIZE):
         raise BadFrame("no room for the headers of a run")
+    if header.flags & virtio_net.NEEDS_CSUM and header.csum_offset != (TCP_CHECK if protocol == TCP else UDP_CHECK):
+        raise BadFrame("the checksum of a run is not where its protocol has it")
     payload = transport + (frame[transport + 12] >> 4) * 4 if protocol == TCP else transport + UDP_SIZE
     if payload < transport + least or payload >= len(frame):
         raise BadFrame("a run without payload")

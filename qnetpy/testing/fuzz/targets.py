@@ -28,7 +28,7 @@ from qnetpy.members.store import unpack_statements
 from qnetpy.qos import QosError, parse_choice
 from qnetpy.reach import gossip
 from qnetpy.settings import SettingsError
-from qnetpy.testing.fuzz import layer2, machines, seam, soliciting
+from qnetpy.testing.fuzz import layer2, machines, rewriting, seam, soliciting
 from qnetpy.testing.fuzz.cryptodev import cryptodev, cryptodev_formats
 from resmgr import iomsg, iorequest, message
 from resmgr.errors import BadMessage, ResmgrError
@@ -384,6 +384,10 @@ TARGETS: Mapping[str, Target] = {
     "bpdus": lambda data: layer2.bpdus(list(items(data))),
     "slow": lambda data: layer2.slow(list(items(data))),
     "bridge": lambda data: layer2.bridge(list(items(data))),
+    "runs": rewriting.runs,
+    "flows": rewriting.flows,
+    "tags": lambda data: rewriting.tags(list(items(data))),
+    "forger": lambda data: rewriting.forger(list(items(data))),
     "cryptodev": lambda data: cryptodev(list(items(data))),
     "cryptodev_formats": cryptodev_formats,
 }

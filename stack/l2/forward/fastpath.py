@@ -39,6 +39,7 @@ from stack.l2.engine import (
     RoutedFlow,
 )
 from stack.l2.forward.carrier import DROPPED, NOTHING, Carrier, Counts, Reason
+from stack.l2.forward.lacking import OFFER_SECONDS, Lacking, silent_one
 from stack.l2.forward.preference import preferred
 from stack.l2.forward.routes import Route, Routes
 
@@ -73,12 +74,14 @@ class FastPath:
 
     *engine*: one of *kinds*, `none`, or `auto`, which takes the best for the first port (`stack.l2.forward.preference`) that can be had.
     It is opened when that port comes: a bridge of links in memory opens nothing. One that cannot be had is no error: the bridge forwards
-    without, and `statistics` says why.
+    without, and `statistics` says why. *stations*, *flows*: how many it keeps, at most STATIONS_MAX and FLOWS_MAX.
     """
 
-    def __init__(self, stack: Stack, engine: str, kinds: Kinds, flows: int = FLOWS_DEFAULT) -> None:
+    def __init__(self, stack: Stack, engine: str, kinds: Kinds, flows: int = FLOWS_DEFAULT, stations: int = STATIONS_MAX) -> None:
         if engine not in ("auto", "none", *kinds):
             raise Misuse(f"there is no engine {engine}; there are auto, none, {', '.join(kinds)}")
+        if not 0 < stations <= STATIONS_MAX:
+            raise Misuse(f"an engine keeps at most {STATIONS_MAX} stations")
         self._stack = stack
         self._wanted = engine
         self._kinds = kinds
@@ -87,6 +90,9 @@ class FastPath:
         self._why = ""
         self._ports: dict[Interface, _Port] = {}
         self._stations: dict[bytes, _Port] = {}
+        self._most = stations
+        self._lacking: Lacking[_Port] = Lacking()
+        self._offering: Timer | None = None
         self._refused = 0
         self._routes = Routes(self._look, self._drop_route, flows)
         self._timer: Timer | None = None
@@ -156,11 +162,42 @@ class FastPath:
         before = self._stations.get(station)
         if port is None or before is port:
             return
-        if before is None and len(self._stations) >= STATIONS_MAX:
+        if before is None and len(self._stations) >= self._most:
             # As in the bridge: whoever has most gives its oldest up.
-            most = max(self._ports.values(), key=lambda one: len(one.stations))
-            self.forget(next(iter(most.stations)))
             self._refused += 1
+            most = max(self._ports.values(), key=lambda one: len(one.stations))
+            self._give_up(next(iter(most.stations)))
+        self._enter(station, port, before)
+
+    def _give_up(self, station: bytes) -> None:
+        """Its place is another's now; it waits for one."""
+        port = self._stations[station]
+        self.forget(station)
+        self._lack(station, port)
+
+    def _lack(self, station: bytes, port: _Port) -> None:
+        self._lacking.put(station, port)
+        if self._offering is None:
+            self._offering = self._stack.dispatch.call_at(self._stack.dispatch.now() + OFFER_SECONDS, self._offer)
+
+    def _offer(self) -> None:
+        """Those that lack a place, again."""
+        self._offering = None
+        for station, port in self._lacking.next_ones():
+            self._lacking.remove(station)
+            full = len(self._stations) >= self._most
+            silent = silent_one(self._stations, self.idle) if full else None
+            if silent is not None:
+                self._give_up(silent)
+            if full and silent is None:
+                self._lack(station, port)
+            else:
+                self._enter(station, port, None)
+        if len(self._lacking) and self._offering is None:
+            self._offering = self._stack.dispatch.call_at(self._stack.dispatch.now() + OFFER_SECONDS, self._offer)
+
+    def _enter(self, station: bytes, port: _Port, before: _Port | None) -> None:
+        self._lacking.remove(station)
         self._stations[station] = port
         port.stations[station] = None
         if before is not None:
@@ -172,6 +209,7 @@ class FastPath:
                 self._carrier.drop(station)
 
     def forget(self, station: bytes) -> None:
+        self._lacking.remove(station)
         port = self._stations.pop(station, None)
         if port is not None:
             port.stations.pop(station, None)
@@ -180,7 +218,7 @@ class FastPath:
 
     def flush(self, interface: Interface | None = None) -> None:
         ports = self._ports.values() if interface is None else filter(None, (self._ports.get(interface),))
-        for station in [station for port in ports for station in port.stations]:
+        for station in [station for port in ports for station in (*port.stations, *self._lacking.of(port))]:
             self.forget(station)
 
     def idle(self, station: bytes) -> float | None:
@@ -281,8 +319,9 @@ class FastPath:
             registration.revoke()
         for interface in list(self._ports):
             self.remove(interface)
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._offering):
+            if timer is not None:
+                timer.cancel()
         if self._carrier is not None:
             self._carrier.close()
 
@@ -349,9 +388,11 @@ class FastPath:
             self._carrier.put(station, port.number)
         except OSError as error:
             self._refused += 1
-            log.warning("forwarding: no room for a station: %s", error.strerror)
+            if self._refused == 1:
+                log.warning("forwarding: no room for a station, which is tried again later: %s", error.strerror)
             del self._stations[station]
             port.stations.pop(station, None)
+            self._lack(station, port)
 
     def _allow(self, port: _Port) -> None:
         carrier = self._carrier

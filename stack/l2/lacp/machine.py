@@ -1,8 +1,8 @@
 """One aggregate: its ports, and which of them are one link (802.1AX-2008 clause 5.4.14, selection). A pure machine: `now` is an argument.
 
 Ports whose partners are the same system and say the same key can be one link. Where there are several such groups (cables went to the
-wrong switch), the aggregate keeps to the one it is with, or takes the largest; the other ports wait. A port whose partner is ourselves, or
-cannot be one of several, is alone.
+wrong switch), the aggregate keeps to the one it is with, or takes the largest; the other ports wait. A port whose partner cannot be one of
+several is alone. What says that it is from ourselves is not looked at, so a cable from one of our ports to another has no partner.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import attrs
 
 from resmgr.errors import Misuse
 from stack.core.statistics import Counters
-from stack.l2.lacp.port import LacpPort, Mux, Receive
+from stack.l2.lacp.port import WAIT, LacpPort, Mux, Receive
 from stack.wire.lacp import Lacpdu, PortInfo, SlowPdu, State
 
 PORTS_MAX = 16
@@ -96,7 +96,11 @@ class Aggregator:
         if not port.enabled:
             self.drops.count("lacp_disabled")
         elif isinstance(pdu, Lacpdu):
-            if not port.limit.take(now):
+            if pdu.actor.system_id == (self.settings.system_priority, self.system):
+                # Reflected, of another port of ours, or forged. It says nothing of a partner: where there is none, there will be none.
+                self.drops.count("lacp_own")
+                return
+            if not port.takes(pdu, now):
                 self.drops.count("lacp_flood")
                 return
             port.heard(pdu, now)
@@ -143,8 +147,8 @@ class Aggregator:
         self._select()
         for _ in range(STEPS_MAX):
             waiting = [port for port in self.ports.values() if port.mux is Mux.WAITING]
-            ready = all(port.wait_until is not None and port.wait_until <= now for port in waiting)
-            changed = [port for port in self.ports.values() if port.step_mux(now, ready)]
+            ready = all(port.waited(now) for port in waiting)
+            changed = [port for port in self.ports.values() if port.step_mux(now, ready or port.waited(now, 2 * WAIT))]
             if not changed:
                 break
         else:
@@ -158,8 +162,6 @@ class Aggregator:
         """Which link the port could be part of; None: of none just now."""
         partner = port.partner
         if not port.enabled or port.receive in (Receive.DISABLED, Receive.DEFAULTED) or partner.system == bytes(6):
-            return None
-        if partner.system_id == (self.settings.system_priority, self.system):
             return None
         alone = 0 if State.AGGREGATION in partner.state else 1 + partner.port
         return (*partner.system_id, partner.key, alone)
@@ -177,7 +179,7 @@ class Aggregator:
         for port in self.ports.values():
             group = self._group_of(port)
             chosen = group is not None and group == self._group
-            if chosen and not port.selected and port.mux not in (Mux.DETACHED, Mux.WAITING):
-                # It has another partner than a moment ago: it leaves before it joins again.
+            if chosen and not port.selected and port.mux is not Mux.DETACHED:
+                # It has another partner than a moment ago: it leaves before it joins, or begins to wait, again.
                 port.step_mux(0.0, False)
             port.selected = chosen

@@ -19,11 +19,15 @@ from stack.wire.lacp import Lacpdu, PortInfo, State
 FAST_PERIOD, SLOW_PERIOD = 1.0, 30.0
 SHORT_TIMEOUT, LONG_TIMEOUT = 3.0, 90.0
 WAIT = 2.0
-"""A port that could join waits so long for others, so that an aggregate does not change with each of them."""
+"""A port that could join waits so long for others, so that an aggregate does not change with each of them; and as long again for others
+that still wait, not longer: one that begins to wait again and again, by a forger's will, must not keep the others out."""
 TRANSMIT_MAX = 3
 """LACPDUs per fast period."""
 RECEIVE_RATE, RECEIVE_BURST = 10.0, 20.0
-"""LACPDUs that are looked at per second and port: a partner sends three at most. More are dropped (`lacp_flood`)."""
+"""LACPDUs that are looked at per second and port, of the partner, and as many of whoever says to be another one: a partner sends three at
+most. More are dropped (`lacp_flood`)."""
+QUIET = 1.0
+"""So long after the last one was dropped, the partner is told what we believe: what it said meanwhile may have been among them."""
 NOBODY = PortInfo(0, bytes(6), 0, 0, 0, State(0))
 
 
@@ -68,6 +72,9 @@ class LacpPort:
     periodic_at: float | None = None
     credit: TokenBucket = attrs.Factory(lambda: TokenBucket(TRANSMIT_MAX / FAST_PERIOD, TRANSMIT_MAX))
     limit: TokenBucket = attrs.Factory(lambda: TokenBucket(RECEIVE_RATE, RECEIVE_BURST))
+    others: TokenBucket = attrs.Factory(lambda: TokenBucket(RECEIVE_RATE, RECEIVE_BURST))
+    """Of those who are not the partner just now: as long as two say that they are, both are heard, and neither is believed for long."""
+    ask_at: float | None = None
     markers: TokenBucket = attrs.Factory(lambda: TokenBucket(RECEIVE_RATE, RECEIVE_BURST))
     received: int = 0
     sent: int = 0
@@ -84,7 +91,7 @@ class LacpPort:
             self._expire(now)
         else:
             self.receive = Receive.DISABLED
-            self.current_until = self.periodic_at = None
+            self.current_until = self.periodic_at = self.ask_at = None
             self._set_partner_state(self.partner.state & ~State.SYNC)
 
     def _expire(self, now: float) -> None:
@@ -93,13 +100,22 @@ class LacpPort:
         self._set_actor(State.EXPIRED, True)
         self.current_until = now + SHORT_TIMEOUT
 
+    def takes(self, pdu: Lacpdu, now: float) -> bool:
+        """Whether it is looked at."""
+        if (self.limit if pdu.actor.same_port(self.partner) else self.others).take(now):
+            return True
+        self.ask_at = now + QUIET
+        return False
+
     def heard(self, pdu: Lacpdu, now: float) -> None:
-        """A LACPDU of the partner."""
+        """A LACPDU of the partner. Who is wrong about us is told at once: besides what the standard compares, about our collecting, which
+        it would else learn in 30 s; and one who was the partner until now, that we have another."""
         self.received += 1
         mine, theirs = self.actor, pdu.actor
         if not theirs.same_port(self.partner):
             self.selected = False
-        compared = State.ACTIVE | State.SHORT | State.SYNC | State.AGGREGATION
+            self.need_to_transmit = True
+        compared = State.ACTIVE | State.SHORT | State.SYNC | State.AGGREGATION | State.COLLECTING
         if not (pdu.partner.same_port(mine) and pdu.partner.state & compared == mine.state & compared):
             self.need_to_transmit = True
         alive = State.ACTIVE in theirs.state or (State.ACTIVE in mine.state and State.ACTIVE in pdu.partner.state)
@@ -122,6 +138,9 @@ class LacpPort:
                 self.partner = NOBODY
                 self._set_actor(State.EXPIRED, False)
                 self._set_actor(State.DEFAULTED, True)
+        if self.ask_at is not None and self.ask_at <= now:
+            self.ask_at = None
+            self.need_to_transmit = True
         self._periodic(now)
 
     def _periodic(self, now: float) -> None:
@@ -141,7 +160,7 @@ class LacpPort:
             self.periodic_at = now + period
 
     def step_mux(self, now: float, ready: bool) -> bool:
-        """One transition of the mux machine, if one is due. *ready*: all who wait have waited long enough."""
+        """One transition of the mux machine, if one is due. *ready*: all who wait have waited long enough, or this one twice that."""
         before = self.mux
         if not self.selected or not self.enabled:
             self.mux = Mux.DETACHED
@@ -167,6 +186,10 @@ class LacpPort:
         self.actor = attrs.evolve(self.actor, state=kept | _MUX_STATE[self.mux])
         return True
 
+    def waited(self, now: float, seconds: float = WAIT) -> bool:
+        """Whether it waits, and has for so long."""
+        return self.wait_until is not None and self.wait_until - WAIT + seconds <= now
+
     def transmit(self, now: float) -> bytes | None:
         """The LACPDU that is due, as it lies behind the Ethernet header."""
         speaking = State.ACTIVE in self.actor.state | self.partner.state
@@ -178,7 +201,9 @@ class LacpPort:
 
     def timeouts(self) -> list[float]:
         """When something is due."""
-        due = [when for when in (self.current_until, self.wait_until, self.periodic_at) if when is not None]
+        due = [when for when in (self.current_until, self.wait_until, self.periodic_at, self.ask_at) if when is not None]
+        if self.wait_until is not None:
+            due.append(self.wait_until + WAIT)
         if self.need_to_transmit and self.enabled and State.ACTIVE in self.actor.state | self.partner.state:
             due.append(self.credit.ready_at())
         return due

@@ -5,11 +5,13 @@ from __future__ import annotations
 import pytest
 
 from stack.core.errors import ModuleError
+from stack.core.loaded import Loaded
 from stack.core.module import Kind
+from stack.core.specific import specific_module
 from stack.frame import Frame
 from stack.l2.macfilter import RULES_MAX, MacFilter, parse_rule
 from stack.testing.driver import frame
-from stack.testing.machines import World
+from stack.testing.machines import Machine, World
 from stack.wire.ethernet import BROADCAST
 
 ONE, TWO = bytes.fromhex("020000000001"), bytes.fromhex("020000000002")
@@ -87,3 +89,109 @@ def test_wrong_options_are_a_sentence() -> None:
     with pytest.raises(ModuleError, match="macfilter: 'dance' is no rule"):
         machine.stack.load("stack.l2.macfilter", "rule=dance")
     assert RULES_MAX == 1024
+
+
+def ask(loaded: Loaded, command: str, **arguments: object) -> None:
+    found = specific_module(loaded.attached)
+    assert found is not None
+    loaded.guard.ask("request", found.set_specific, command, arguments)
+
+
+def told(loaded: Loaded) -> dict[str, object]:
+    found = specific_module(loaded.attached)
+    assert found is not None
+    facts = found.get_specific()
+    return {"default": facts["default"], "rules": [row["rule"] for row in facts["rules"]]}  # type: ignore[attr-defined]  # facts are for JSON
+
+
+def macfilter(machine: Machine) -> Loaded:
+    (found,) = [one for one in machine.stack.loaded if one.module.name == "macfilter"]
+    return found
+
+
+def test_rules_change_while_frames_go() -> None:
+    world = World(1)
+    a, b = world.machine("a", 0), world.machine("b", 0)
+    loaded = b.stack.load("stack.l2.macfilter", "")
+    rule = f"block  in on en0 src {a.macs['en0'].hex(':')}"
+
+    def arrives() -> bool:
+        before = len(b.seen)
+        a.send("en0", b.macs["en0"])
+        world.dispatch.run_for(0.1)
+        return len(b.seen) > before
+
+    assert arrives()
+    ask(loaded, "rule", rule=rule)
+    assert not arrives()
+    ask(loaded, "default", value="block")
+    ask(loaded, "delrule", rule=rule)
+    assert not arrives()
+    ask(loaded, "rule", rule=f"pass in on en0 src {a.macs['en0'].hex(':')}")
+    ask(loaded, "rule", rule="pass out on en1")
+    assert arrives()
+    ask(loaded, "flushrule", interface="en0")
+    assert told(loaded) == {"default": "block", "rules": ["pass out on en1"]}
+    assert not arrives()
+    ask(loaded, "default", value="pass")
+    assert arrives()
+    assert loaded.guard.failures == {}
+    b.stack.unload(loaded)
+    assert b.stack.hooks() == []
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "said"),
+    [
+        ("rule", {"rule": "dance"}, "is no rule"),
+        ("rule", {}, "rule is missing"),
+        ("delrule", {"rule": "block in on en0"}, "there is no rule 'block in on en0'"),
+        ("default", {"value": "maybe"}, "pass or block"),
+        ("flushrule", {"interface": 5}, "interface is missing"),
+        ("dance", {}, "there is no request dance"),
+    ],
+)
+def test_a_wrong_request_changes_nothing(command: str, arguments: dict[str, object], said: str) -> None:
+    machine = World(1).machine("a", 0)
+    loaded = machine.stack.load("stack.l2.macfilter", "rule=pass in on en0")
+    with pytest.raises(ModuleError, match=said):
+        ask(loaded, command, **arguments)
+    assert told(loaded) == {"default": "pass", "rules": ["pass in on en0"]}
+    assert loaded.guard.failures == {}
+
+
+def test_rules_have_a_bound_at_run_time_too() -> None:
+    machine = World(1).machine("a", 0)
+    loaded = machine.stack.load("stack.l2.macfilter", "")
+    for _ in range(RULES_MAX):
+        ask(loaded, "rule", rule="pass in on en1")
+    with pytest.raises(ModuleError, match="more than 1024"):
+        ask(loaded, "rule", rule="pass in on en2")
+    facts = specific_module(loaded.attached)
+    assert facts is not None
+    assert len(facts.get_specific()["rules"]) == RULES_MAX  # type: ignore[arg-type]  # facts are for JSON
+
+
+def test_what_was_set_at_run_time_survives_a_restart() -> None:
+    """A station that was shut out is not let in again because a callback raised."""
+    world = World(1)
+    a, b = world.machine("a", 0), world.machine("b", 0)
+    loaded = b.stack.load("stack.l2.macfilter", "rule=block out on en0 dst ff:ff:ff:ff:ff:ff,restart=3")
+    ask(loaded, "rule", rule=f"pass in on en0 src {a.macs['en0'].hex(':')}")
+    ask(loaded, "flushrule", interface="en9")
+    ask(loaded, "default", value="block")
+    ask(loaded, "delrule", rule="block out on en0 dst ff:ff:ff:ff:ff:ff")
+    before = told(loaded)
+
+    def boom() -> None:
+        raise RuntimeError("boom")
+
+    loaded.dispatch.call_soon(boom)
+    world.dispatch.run_for(1.5)
+    again = macfilter(b)
+    assert again is not loaded
+    assert told(again) == before == {"default": "block", "rules": [f"pass in on en0 src {a.macs['en0'].hex(':')}"]}
+    a.send("en0", b.macs["en0"])
+    world.machine("c", 0).send("en0", b.macs["en0"])
+    world.dispatch.run_for(1)
+    assert [one[6:12] for _, one in b.seen] == [a.macs["en0"]]

@@ -8,9 +8,14 @@ from typing import Any
 import pytest
 
 from resmgr.system import System
+from stack.core.module import Context, Kind, Module
 from stack.core.specific import specific_driver
 from stack.core.stack import Stack
 from stack.l2.bridge_driver import BridgeDriver
+from stack.l2.bridge_options import BridgeOptions
+from stack.l2.forward import fastpath, lacking
+from stack.l2.forward.fastpath import FastPath
+from stack.l2.forward.kinds import kinds
 from tests.stack.l2.forward.conftest import HOSTS, Town, frame, settle, station
 
 pytestmark = pytest.mark.priv
@@ -60,4 +65,42 @@ async def test_a_bridge_learns_and_an_engine_carries(town: Town, engine: str) ->
         assert set(engine_of(driver)["ports"]) == {"p0", "p2"}
     stack.close()
     assert "xdp" not in town.middle.output("link", "show")
+    assert town.dispatch.statistics().descriptors == 0
+
+
+@pytest.mark.parametrize("engine", ["kernel", "threads"])
+async def test_a_station_that_had_no_place_is_offered_again(town: Town, engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two places for three stations: the one that speaks has one in the end, though it came first and gave its own up."""
+    for module in (fastpath, lacking):
+        monkeypatch.setattr(module, "OFFER_SECONDS", 0.1)
+
+    def attach(context: Context, options: BridgeOptions) -> BridgeDriver:
+        return BridgeDriver(context, options, FastPath(context.stack, engine, kinds(context.dispatch), stations=2))
+
+    stack = Stack(System(town.dispatch, "n"), lambda size: b"\x5a" * size)
+    with town.middle.entered():
+        for number in range(HOSTS):
+            stack.load("packet", f"ifname=p{number}")
+        interface = stack.load(Module("bridge", Kind.DRIVER, BridgeOptions, attach), "add=p0,add=p1,add=p2").interface
+        assert interface is not None
+        assert await settle(lambda: all(port.up for port in stack.interfaces))
+        driver = interface.driver
+        assert isinstance(driver, BridgeDriver)
+        for number, host in enumerate(town.hosts):
+            host.send(frame(0x99, number, b"hello"))
+            assert await settle(lambda number=number: len(driver.bridge.stations) == number + 1)  # type: ignore[misc]  # a lambda with a default
+        first = engine_of(driver)
+        assert (first["stations"], first["stations_refused"]) == (2, 1)
+        assert first["frames"] == 0
+
+        def carried() -> bool:
+            town.hosts[0].send(frame(1, 0, b"there"))
+            town.hosts[1].send(frame(0, 1, b"and back"))
+            return bool(engine_of(driver)["frames"] > 100)
+
+        assert await settle(carried), engine_of(driver)
+        assert engine_of(driver)["stations"] == 2
+        driver.set_specific("flush", {})
+        assert engine_of(driver)["stations"] == 0
+    stack.close()
     assert town.dispatch.statistics().descriptors == 0
