@@ -41,7 +41,7 @@ from stack.managers.iopkt import IoPktManager
 from stack.managers.protocol import CHID_STACK, pack_request, unpack_reply
 from stack.testing.driver import OTHER_TYPE, TYPE, frame
 from stack.testing.runs import tcp_run
-from stack.wire.ethernet import BROADCAST
+from stack.wire.ethernet import BROADCAST, TPID_8021Q
 from stack.wire.ip import parse_ip
 from stack.wire.run import Run
 
@@ -482,6 +482,7 @@ ENTRIES: Mapping[str, Trigger] = {
     # What modules register
     "handler": lambda world: world.deliver("good0", TYPE),
     "IP handler": lambda world: world.stack.received_ip(world.interface("good0"), 99, [bytes(20)]),
+    "VLAN handler": lambda world: world.deliver("good0", OTHER_TYPE, ((TPID_8021Q, 9),)),
     "IP filter": lambda world: filtered(world),
     "IP filter watcher": lambda world: world.stack.add_ip_filter(lambda interface, point, packets: [], "another").revoke(),
     "IN hook": lambda world: world.deliver("good0", TYPE),
