@@ -102,10 +102,10 @@ class Paths:
             return
         owner, port = self._calls.owner(address), self._ports.get(address[0])
         if owner not in ("", link.name):
-            if port is not None and port.shared and not path.named:
-                return
-            if self._index.answers(owner, address) or (port is not None and port.shared and path.named != address[1]):
-                self._counters["claimed_station"] += 1
+            named = path.named == address[1] or (port is not None and not port.shared)
+            if not named or self._index.answers(owner, address):
+                # Not yet named is no claim: that comes behind the answer.
+                self._counters["claimed_station"] += bool(named or path.named)
                 return
         self._calls.learned(address, link.name, now)
 

@@ -71,19 +71,20 @@ def test_new_keys_that_are_asked_for_from_anothers_address_take_it_from_nobody(d
 
 
 @pytest.mark.parametrize("up", [True, False])
-def test_a_first_contact_that_is_carried_there_takes_nothing_and_the_caller_is_reached_where_it_is(up: bool) -> None:
+@pytest.mark.parametrize("data", [False, True])
+def test_a_first_contact_that_is_carried_there_takes_nothing_and_the_caller_is_reached(up: bool, data: bool) -> None:
     net, a, c, m = trio()
     net.up(c, m)
     if not up:
         c.on = False
         net.run(6.0)
         assert "c" not in m.owner.links
-    net.block = carried(net, a, m, mac(c))
+    net.block = carried(net, a, m, mac(c), data=data)
     net.hint(a, m)
     assert net.run(2.0, lambda: "a" in m.owner.links and "b" in a.owner.links)
     net.run(2.0)
     assert owner(m, mac(c)) == "c"
-    assert owner(m, mac(a)) == "a", "its own address, which it names"
+    assert owner(m, mac(a)) == ("" if data else "a"), "its own address, which it names, if it is not kept from there"
     net.send(m, "a", b"to a")
     net.send(a, "b", b"to m")
     net.run(1.0)
