@@ -84,7 +84,8 @@ class Wanted:
 
 @attrs.frozen
 class DispatchStatistics:
-    """Counters since start. `spins` are looks that found nothing yet, `spin_hits` naps that looking saved."""
+    """Counters since start. `spins` are looks that found nothing yet, `spin_hits` naps that looking saved. `blocking_now`: of the blocking
+    calls, those that are under way."""
 
     turns: int
     naps: int
@@ -96,6 +97,7 @@ class DispatchStatistics:
     threads: int
     descriptors: int
     timers: int
+    blocking_now: int
 
 
 class TrioDispatch:
@@ -236,6 +238,7 @@ class TrioDispatch:
             self._workers.threads,
             len(self._readable) - 2,
             len(self._timers),
+            self._workers.busy,
         )
 
     def _turn(self, events: list[tuple[int, int]] | None) -> None:

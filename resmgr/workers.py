@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -11,9 +12,12 @@ from resmgr.turns import Call
 
 T = TypeVar("T")
 
+PATIENCE = 0.5
+"""Seconds that an end waits for jobs that are under way."""
+
 
 class Workers:
-    """Threads started when needed and kept, *limit* at most. Daemon threads: one stuck in a dead file system delays no exit.
+    """Threads started when needed and kept, *limit* at most. Daemon threads: one stuck in a dead file system delays an exit by PATIENCE.
 
     *post* (any thread) gets what is to be called in dispatch context.
     """
@@ -22,8 +26,10 @@ class Workers:
         self._post = post
         self._limit = limit
         self._jobs: queue.SimpleQueue[Callable[[], Call] | None] = queue.SimpleQueue()
-        self._busy = 0
+        self.busy = 0
+        """Jobs under way, until `done` was called."""
         self.threads = 0
+        self._started: list[threading.Thread] = []
 
     def run(self, work: Callable[[], T], done: Callable[[T | BaseException], None]) -> None:
         def job() -> Call:
@@ -34,15 +40,17 @@ class Workers:
                 result = error
 
             def finish() -> None:
-                self._busy -= 1
+                self.busy -= 1
                 done(result)
 
             return finish
 
-        self._busy += 1
-        if self._busy > self.threads and self.threads < self._limit:
+        self.busy += 1
+        if self.busy > self.threads and self.threads < self._limit:
             self.threads += 1
-            threading.Thread(target=self._work, name="dispatch-worker", daemon=True).start()
+            thread = threading.Thread(target=self._work, name="dispatch-worker", daemon=True)
+            self._started.append(thread)
+            thread.start()
         self._jobs.put(job)
 
     def _work(self) -> None:
@@ -55,5 +63,9 @@ class Workers:
             del job
 
     def close(self) -> None:
-        for _ in range(self.threads):
+        """What is under way may end: closing a packet socket takes the kernel some 20 ms. Blocks for PATIENCE at most."""
+        for _ in self._started:
             self._jobs.put(None)
+        end = time.monotonic() + PATIENCE
+        for thread in self._started:
+            thread.join(max(0.0, end - time.monotonic()))

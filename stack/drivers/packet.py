@@ -31,7 +31,7 @@ import fcntl
 import logging
 import socket
 import struct
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from functools import partial
 
 from resmgr.dispatch import Dispatch
@@ -314,13 +314,11 @@ class PacketDriver:
             self._dispatch.detach_fd(self._sock.fileno())
             for sock in (self._out, self._run_sock):
                 self._dispatch.detach_fd(sock.fileno())
-        self._sock.close()
-        self._out.close()
-        self._run_sock.close()
-        if self._side is None:
-            self._side_sock.close()
         if not self._delivering and hasattr(self, "_receiver"):
             self._receiver.close()
+        # For each of them the kernel waits until all its processors have seen that it is gone, 10 to 20 ms.
+        sockets = self._sock, self._out, self._run_sock, self._side_sock
+        self._dispatch.call_blocking(lambda: _close(sockets), lambda _: None)
 
     # Receiving
 
@@ -442,6 +440,11 @@ class PacketDriver:
 def _fetch_error(sock: socket.socket) -> None:
     """Nothing is received on a socket for sending; an error makes it readable until somebody fetches it."""
     sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+
+
+def _close(sockets: Iterable[socket.socket]) -> None:
+    for one in sockets:
+        one.close()
 
 
 def _no_interface(name: str) -> str:

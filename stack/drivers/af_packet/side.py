@@ -99,12 +99,12 @@ class SideQueue:
         return self._receiver.describe()
 
     def close(self) -> None:
+        """The socket is the driver's."""
         if self._closed:
             return
         self._closed = True
         if self._timer is not None:
             self._timer.cancel()
         self._dispatch.detach_fd(self._sock.fileno())
-        self._sock.close()
         if not self._delivering:
             self._receiver.close()

@@ -181,12 +181,11 @@ def test_goodbye_is_heard_and_close_leaves_no_thread(nodes: tuple[Node, Node]) -
 
 
 def test_what_ends_as_soon_as_it_began_ends_without_a_word(nodes: tuple[Node, Node]) -> None:
-    """The fixture sees to the words: an exception of a task that nobody asked for is one."""
+    """The fixture sees to the words: an exception of a task that nobody asked for is one, and that the thread does not end is another."""
     a, b = nodes
     join(a, b, "eth0", 1)
     a.do("flash", a.token, 5, "eth0")
-    flashed = a.wait("flashed", threads=[])
-    assert cast(float, flashed["took"]) < 0.1, "nobody waits for an import"
+    a.wait("flashed", threads=[])
 
 
 def test_a_node_that_starts_later_finds_one_that_was_quiet_for_long(nodes: tuple[Node, Node]) -> None:
