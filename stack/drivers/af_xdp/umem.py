@@ -86,9 +86,9 @@ class _Ring:
 class Queue:
     """Socket, memory and rings of queue *queue* of the interface *index*, in the thread's network namespace. OSError."""
 
-    def __init__(self, index: int, queue: int, mtu_size: int, frames: int, flags: int) -> None:
-        """*mtu_size*: longest frame. *flags*: XDP_COPY, XDP_ZEROCOPY or 0 for what the driver does best."""
-        self.chunk = CHUNK_SMALL if mtu_size <= CHUNK_SMALL - KERNEL_HEADROOM else CHUNK_LARGE
+    def __init__(self, index: int, queue: int, longest: int, frames: int, flags: int) -> None:
+        """*longest*: frame. *flags*: XDP_COPY, XDP_ZEROCOPY or 0 for what the driver does best."""
+        self.chunk = CHUNK_SMALL if longest <= CHUNK_SMALL - KERNEL_HEADROOM else CHUNK_LARGE
         self.piece = self.chunk - KERNEL_HEADROOM
         """Longest part of a frame in one chunk."""
         self.frames = frames
@@ -117,7 +117,7 @@ class Queue:
             self.give_back()
             self._free = [(frames + number) * self.chunk for number in range(frames)]
             self._sent = self._completed = 0
-            wanted = flags | XDP_USE_NEED_WAKEUP | (XDP_USE_SG if mtu_size > self.piece else 0)
+            wanted = flags | XDP_USE_NEED_WAKEUP | (XDP_USE_SG if longest > self.piece else 0)
             _bind(self.sock, SOCKADDR.pack(AF_XDP, wanted, index, queue, 0))
         except BaseException:
             self.sock.close()
