@@ -267,6 +267,7 @@ class PacketDriver:
             "receive": self._receiver.describe(),
             "transmit": self._output.describe(),
             "transmit queue": self._output.waiting,
+            "transmitted by a copy": self._output.copied,
             **({"runs sent whole": self._output.runs} if self._output.runs else {}),
             "receive overruns": self._overruns,
             **self._receiver.restorer.info(),

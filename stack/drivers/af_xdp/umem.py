@@ -51,8 +51,6 @@ from stack.frame import Frame
 CHUNK_SMALL, CHUNK_LARGE = 2048, 4096
 KERNEL_HEADROOM = 256
 """What the kernel keeps in front of a received frame."""
-PIECES_MAX = 17
-"""Of a frame."""
 KICKS_MAX = 64
 """Calls of send per batch: the kernel takes 32 frames at a time."""
 _MASK = 0xFFFFFFFF
@@ -92,7 +90,6 @@ class Queue:
         self.piece = self.chunk - KERNEL_HEADROOM
         """Longest part of a frame in one chunk."""
         self.frames = frames
-        self.truncated = 0
         self._rings: list[_Ring] = []
         size = self.chunk * frames * 2
         self._memory = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
