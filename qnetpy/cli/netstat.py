@@ -10,7 +10,7 @@ from qnetpy.cli.output import as_json, table
 from qnetpy.cli.rates import Rate, readings, scaled
 
 HEADER = ("INTERFACE", "IN/S", "BYTES/S", "OUT/S", "BYTES/S", "DROPPED/S")
-PROTOCOLS = ("ethertypes", "ip_protocols", "hooks", "modules", "failures", "shed", "absent", "engines")
+PROTOCOLS = ("ethertypes", "ip_protocols", "hooks", "modules", "failures", "shed", "absent", "engines", "requests_refused")
 LAYER2 = ("port", "carried", "specific")
 """Of each interface."""
 REPEAT = 20
@@ -68,14 +68,15 @@ def _protocols(found: dict[str, object]) -> str:
         for one in iopkt.listed(found["hooks"])
     ]
     modules = [
-        [f"#{one['number']}", one["name"], iopkt.counted(one["failures"]) or "nothing", iopkt.counted(one["slow"]) or "nothing"]
+        [f"#{one['number']}", one["name"], *(iopkt.counted(one.get(what)) or "nothing" for what in ("failures", "slow", "counters"))]
         for one in iopkt.listed(found["modules"])
     ]
     tables = [
         table(types, ("ETHERTYPE", "MODULE", "FRAMES")),
         table(protocols, ("IP PROTOCOL", "MODULE", "PACKETS")) if protocols else "",
         table(hooks, ("HOOK", "MODULE", "POINT", "ORDER", "ETHERTYPES")) if hooks else "",
-        table(modules, ("NUMBER", "MODULE", "RAISED", "SLOW")),
+        table(modules, ("NUMBER", "MODULE", "RAISED", "SLOW", "COUNTED")),
+        *([f"requests without a place: {refused}"] if (refused := iopkt.counted(found.get("requests_refused"))) else []),
         *layer2.tables(iopkt.interfaces_of(found)),
     ]
     return "\n\n".join(filter(None, tables))

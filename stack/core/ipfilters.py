@@ -1,4 +1,5 @@
-"""Filters of IP packets: pfil's heads for IPv4 and IPv6. Whoever carries IP packets shows them here; a filter says which may pass.
+"""Filters of IP packets: pfil's heads for IPv4 and IPv6. Who carries IP packets may show them here, as a bridge with `ipf` does
+(`stack.l2.ipf`; `stack.inet.ip` does not); a filter says which may pass.
 
     filter(interface, point, packets) -> one bool for each packet: it passes
 

@@ -16,6 +16,7 @@ What `attach` returns depends on the kind: DRIVER a `stack.core.driver.Driver`, 
 from __future__ import annotations
 
 import enum
+import errno
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Generic, Protocol, TypeGuard, TypeVar
 
@@ -24,6 +25,7 @@ import attrs
 from resmgr.channel import Kernel
 from resmgr.dispatch import Dispatch
 from stack.capability import capability
+from stack.core.errors import ModuleError
 from stack.core.options import describe_options, parse_options
 
 if TYPE_CHECKING:
@@ -130,8 +132,13 @@ class Module(Generic[O]):
         return None if self.prepare is None else self.prepare(system, parse_options(self.options, text, self.name))
 
     def attach_text(self, context: Context, text: str) -> Attached:
-        """Parse *text* as this module's options and attach. `OptionError`, or what `attach` raises."""
-        return self.attach(context, parse_options(self.options, text, self.name))
+        """Parse *text* as this module's options and attach. `OptionError`, or what `attach` raises; its OSError as ModuleError."""
+        try:
+            return self.attach(context, parse_options(self.options, text, self.name))
+        except ModuleError:
+            raise
+        except OSError as error:
+            raise ModuleError(error.errno or errno.EIO, f"cannot load {self.name}: {error.strerror or error}") from error
 
     def usage(self) -> list[tuple[str, str]]:
         """The module's options for people: `key=example` and the default."""

@@ -40,7 +40,8 @@ class Aead:
 
 @attrs.frozen
 class Cipher:
-    """A stream: each item is encrypted from its own initial counter block of `nonce_size` bytes, which counts up by one per 16 bytes.
+    """A stream: each item, of at most `data_max` bytes, is encrypted from its own initial counter block of `nonce_size` bytes, which counts
+    up by one per 16 bytes.
 
     The caller keeps counter blocks apart: two items under one key must not share a single one, their last blocks included.
     """

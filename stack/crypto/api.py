@@ -209,6 +209,8 @@ def check_cipher_batch(algorithm: Cipher, nonces: Sequence[Buffer], items: Seque
         raise Misuse(f"{len(nonces)} counter blocks and {len(items)} items")
     if nonces and set(map(len, nonces)) != {algorithm.nonce_size}:
         raise Misuse(f"a counter block of {algorithm.name} has {algorithm.nonce_size} bytes")
+    if items and max(map(len, items)) > algorithm.data_max:
+        raise Misuse(f"an item of {algorithm.name} has at most {algorithm.data_max} bytes")
 
 
 CLOSED = "the session is closed"

@@ -53,8 +53,8 @@ class Hub:
     def __init__(self, dispatch: Dispatch, *, latency: float = LATENCY_DEFAULT) -> None:
         self._dispatch = dispatch
         self._ports: dict[bytes, HubPort] = {}
-        self._hear_all: list[HubPort] = []
         """By address: what has one addressee must not cost a look at every port."""
+        self._hear_all: list[HubPort] = []
         self.latency = latency
         self.frames = 0
         """Frames that were put on the hub."""

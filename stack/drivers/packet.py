@@ -102,51 +102,32 @@ class PacketDriver:
         self._groups: frozenset[bytes] = frozenset()
         self._memberships: tuple[int, frozenset[tuple[int, bytes]]] = 0, frozenset()
         """Index of a Linux interface, and what was asked of it."""
-        self._monitor = LinkMonitor(dispatch, self._link_reported)
-        try:
+        with contextlib.ExitStack() as undo:
+            self._monitor = LinkMonitor(dispatch, self._link_reported)
+            undo.callback(self._monitor.close)
             link = self._monitor.find(options.ifname)
             if link is None:
                 raise ModuleError(errno.ENODEV, _no_interface(options.ifname))
             if link.kind not in (ARPHRD_ETHER, ARPHRD_LOOPBACK) or len(link.mac) != MAC_SIZE:
                 raise ModuleError(errno.EINVAL, f"{options.ifname} is no Ethernet interface (device type {link.kind})")
-            self._sock = self._open_socket(options.ifname)
-            # Now, since they belong to the network namespace that this thread is in; they hear nothing, or not until there is a screen.
-            self._out = self._open_socket(options.ifname)
-            self._side_sock = self._open_socket(options.ifname)
-            self._run_sock = self._open_socket(options.ifname)
-            self._run_sock.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
-        except BaseException:
-            self._monitor.close()
-            raise
-        self._link: Link | None = link
-        self.mac, self.mtu, self.up = link.mac, link.mtu, link.up
-        try:
-            self._receiver = self._make_receiver()
-            self._output = Output(dispatch, self._out, self._run_sock, min(self.mtu, MTU_MAX), options.queue, self._count)
-            self._bind(link)
-        except OSError as error:
-            self.detach()
-            raise ModuleError(error.errno or errno.EIO, f"cannot use {options.ifname}: {error.strerror}") from error
-
-    @staticmethod
-    def _open_socket(ifname: str) -> socket.socket:
-        try:
-            # Protocol 0: nothing is received until bind, when the filter is in place.
-            sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
-        except PermissionError as refused:
-            raise ModuleError(
-                errno.EPERM, f"no right to send and receive frames on {ifname}: this needs root or the capability CAP_NET_RAW"
-            ) from refused
-        except OSError as error:
-            raise ModuleError(error.errno or errno.EIO, f"this kernel opens no packet socket: {error.strerror}") from error
-        attach(sock, program(frozenset()))
-        # The filter drops them as well; this way they do not even get there.
-        sock.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)
-        try:
-            sock.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, SEND_BUFFER)
-        except PermissionError:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
-        return sock
+            self._link: Link | None = link
+            self.mac, self.mtu, self.up = link.mac, link.mtu, link.up
+            try:
+                self._sock = undo.enter_context(_open_socket(options.ifname))
+                # Now, since they belong to the network namespace that this thread is in; they hear nothing, or not until there is a screen.
+                self._out = undo.enter_context(_open_socket(options.ifname))
+                self._side_sock = undo.enter_context(_open_socket(options.ifname))
+                self._run_sock = undo.enter_context(_open_socket(options.ifname))
+                self._run_sock.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
+                self._receiver = self._make_receiver()
+                undo.callback(self._receiver.close)
+                self._output = Output(dispatch, self._out, self._run_sock, min(self.mtu, MTU_MAX), options.queue, self._count)
+                self._bind(link)
+            except ModuleError:
+                raise
+            except OSError as error:
+                raise ModuleError(error.errno or errno.EIO, f"cannot use {options.ifname}: {error.strerror}") from error
+            undo.pop_all()
 
     def _make_receiver(self) -> Receiver:
         mode = self._options.rx
@@ -286,6 +267,7 @@ class PacketDriver:
             "receive": self._receiver.describe(),
             "transmit": self._output.describe(),
             "transmit queue": self._output.waiting,
+            "transmitted by a copy": self._output.copied,
             **({"runs sent whole": self._output.runs} if self._output.runs else {}),
             "receive overruns": self._overruns,
             **self._receiver.restorer.info(),
@@ -314,7 +296,7 @@ class PacketDriver:
             self._dispatch.detach_fd(self._sock.fileno())
             for sock in (self._out, self._run_sock):
                 self._dispatch.detach_fd(sock.fileno())
-        if not self._delivering and hasattr(self, "_receiver"):
+        if not self._delivering:
             self._receiver.close()
         # For each of them the kernel waits until all its processors have seen that it is gone, 10 to 20 ms.
         sockets = self._sock, self._out, self._run_sock, self._side_sock
@@ -435,6 +417,31 @@ class PacketDriver:
             log.warning("packet: no ring for MTU %d on %s (%s): receiving with recv", mtu, self._options.ifname, error.strerror)
             self._receiver = Recv(self._sock, min(mtu, MTU_MAX), self._options.ring)
         self._receiver.restorer.go_on_from(before)
+
+
+def _open_socket(ifname: str) -> socket.socket:
+    """A packet socket that hears nothing yet. ModuleError without the right."""
+    try:
+        # Protocol 0: nothing is received until bind, when the filter is in place.
+        sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
+    except PermissionError as refused:
+        raise ModuleError(
+            errno.EPERM, f"no right to send and receive frames on {ifname}: this needs root or the capability CAP_NET_RAW"
+        ) from refused
+    except OSError as error:
+        raise ModuleError(error.errno or errno.EIO, f"this kernel opens no packet socket: {error.strerror}") from error
+    try:
+        attach(sock, program(frozenset()))
+        # The filter drops them as well; this way they do not even get there.
+        sock.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, SEND_BUFFER)
+        except PermissionError:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
 
 
 def _fetch_error(sock: socket.socket) -> None:

@@ -156,6 +156,7 @@ class UdpDriver:
             "local addresses": ", ".join(str(one) for one in self.local()) or "none",
             "transmit": "segments" if any(out.segments for out in outs) else "one by one",
             "sent in segments": sum(out.segmented for out in outs),
+            "calls for them": sum(out.segmented_calls for out in outs),
             "transmit queue": sum(out.waiting for out in outs),
             "receive": "coalesced" if any(channel.coalesces for channel in self._channels) else "one by one",
             "received coalesced": sum(receiver.coalesced for receiver in receivers),

@@ -19,6 +19,7 @@ right.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import ipaddress
 from collections.abc import Iterable, Iterator, Mapping
@@ -103,24 +104,22 @@ class VxlanDriver:
         self._flood: tuple[SockAddr, ...] = tuple(remote.sockaddr for remote in self._remotes)
         if self._group is not None:
             self._flood = (self._group.sockaddr, *self._flood)
-        self._monitor = NetworkMonitor(dispatch, self._network_changed)
         place: Place = self._six, self._local or "", options.port, options.dev or ""
-        entered = False
-        try:
+        with contextlib.ExitStack() as undo:
+            self._monitor = NetworkMonitor(dispatch, self._network_changed)
+            undo.callback(self._monitor.close)
             shared = next((tunnel for tunnel in tunnels if tunnel.open and tunnel.place == place), None)
             self.tunnel = shared or Tunnel(place, options.ttl, options.buffer)
             self.tunnel.enter(options.vni, self)
-            entered = True
+            undo.callback(self.tunnel.leave, options.vni)
             if self._group is not None and options.dev is not None:
-                self.tunnel.join(self._group, self._index_of(options.dev))
-        except OSError as error:
-            if entered:
-                self.tunnel.leave(options.vni)
-            self._monitor.close()
-            if isinstance(error, ModuleError):
-                raise
-            raise ModuleError(error.errno or errno.EIO, f"vxlan: cannot join {options.group}: {error.strerror}") from error
-        self.up = self._is_up()
+                index = self._index_of(options.dev)
+                try:
+                    self.tunnel.join(self._group, index)
+                except OSError as error:
+                    raise ModuleError(error.errno or errno.EIO, f"vxlan: cannot join {options.group}: {error.strerror}") from error
+            self.up = self._is_up()
+            undo.pop_all()
 
     def _check(self) -> None:
         options = self._options

@@ -21,6 +21,7 @@ of segments uncut, unless `tx` and `tso` are off at the far end. There `packet` 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
@@ -92,11 +93,13 @@ class XdpDriver:
         self._refused = 0
         if not ring_is_safe():
             raise ModuleError(errno.EOPNOTSUPP, "this processor does not keep the order of stores that rings in shared memory need")
-        # The interface comes back there, whatever namespace the process is in by then.
-        self._namespace = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-        self._monitor = LinkMonitor(dispatch, self._link_reported)
         self._membership: socket.socket | None = None
-        try:
+        with contextlib.ExitStack() as undo:
+            # The interface comes back there, whatever namespace the process is in by then.
+            self._namespace = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+            undo.callback(os.close, self._namespace)
+            self._monitor = LinkMonitor(dispatch, self._link_reported)
+            undo.callback(self._monitor.close)
             link = self._monitor.find(options.ifname)
             if link is None:
                 raise ModuleError(errno.ENODEV, f"there is no network interface {options.ifname} in this network namespace")
@@ -108,10 +111,7 @@ class XdpDriver:
                 self._attachment = Attachment(link, options, LET_GO)
             except OSError as error:
                 raise ModuleError(error.errno or errno.EIO, f"cannot use {options.ifname} with AF_XDP: {error.strerror}") from error
-        except BaseException:
-            self._monitor.close()
-            os.close(self._namespace)
-            raise
+            undo.pop_all()
 
     def start(self, port: Port) -> None:
         self._port = port

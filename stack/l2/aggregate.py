@@ -10,6 +10,9 @@ A port belongs to its aggregate. Nothing else of what it receives goes on from t
 
     not_collecting   received while the port is not in the aggregate     agr_port   sent past the aggregate
     bad_slow         a slow protocol frame that is none                   no_port    no port distributes
+    other_slow       of a slow protocol that is not LACP's                other_host for another station
+
+and what LACP drops: `lacp_disabled`, `lacp_flood`, `marker_response`, `marker_flood` (`stack.l2.lacp.machine`).
 
 Ports are promiscuous, since the address of all of them is the aggregate's: the first port's, or an option. Requests (`stack.core.specific`)
 are `agrport` and `-agrport`, as ifconfig(8) has them, and `lacp` to change what is said. Ports are names: one whose interface goes is

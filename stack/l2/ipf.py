@@ -2,7 +2,7 @@
 
 As NetBSD: IN on the member that a frame came in on, OUT on each that it is to leave by. ARP and everything that is not IP passes. A frame
 of an IP ethertype whose header does not parse, or does not fit the ethertype, is dropped, `bad_ip`; what a filter refuses, `ip_filtered`.
-What is for us or from us is no business of the bridge's: the IP layer shows it to the filters itself.
+What is for us or from us is no business of the bridge's: it would be for an IP layer to show, and `stack.inet.ip` shows nothing.
 """
 
 from __future__ import annotations

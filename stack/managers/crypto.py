@@ -341,6 +341,17 @@ class Cryptodev:
         self._attached = self._system.paths.attach(self.manager.path, self.manager.target, Attach.EXACT)
         self._system.guard(self.manager.channel)
 
+    def module_counters(self) -> dict[str, int]:
+        """`stack.core.counting.Counting`."""
+        manager = self.manager
+        return {
+            **manager.counters,
+            "batches_inline": manager.jobs.inline,
+            "batches_threaded": manager.jobs.threaded,
+            "batches_refused": manager.jobs.refused,
+            **{f"refused_{limit}": number for limit, number in manager.accounts.refused.items()},
+        }
+
     def detach(self) -> None:
         """`Attached`: sessions end, keys are wiped, clients get errors."""
         self._system.paths.detach(self._attached)

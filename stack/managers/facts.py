@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from stack.core.counting import counters_of
 from stack.core.ifnet import Interface
 from stack.core.loaded import Loaded
 from stack.core.specific import Rows
@@ -62,6 +63,7 @@ def module(loaded: Loaded) -> Facts:
         "wrappers": [list(one) for one in loaded.wrap],
         "registrations": [one.what for one in guard.registrations],
         "dispatch": loaded.dispatch.sizes(),
+        "counters": counters_of(loaded),
         "failures": dict(guard.failures),
         "slow": dict(guard.slow),
         "longest": round(guard.longest, 6),

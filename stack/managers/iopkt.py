@@ -108,7 +108,8 @@ class IoPktManager:
 
     def _told(self, verb: str, request: Request) -> Iterator[str]:
         if verb == "facts":
-            return pieces(facts(self._stack))
+            refused = {"changes": self._line.refused, "questions": self._questions.refused}
+            return pieces({**facts(self._stack), "requests_refused": refused})
         return pieces(crypto(self._stack.crypto) if verb == "crypto" else self._specific(request))
 
     def _next_soon(self) -> None:

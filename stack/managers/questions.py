@@ -50,6 +50,11 @@ class Questions:
         elif self._timer is None:
             self._go_on()
 
+    @property
+    def refused(self) -> int:
+        """Those that had no place."""
+        return self._line.refused
+
     def close(self) -> None:
         """Nothing more is answered. Idempotent."""
         if self._timer is not None:

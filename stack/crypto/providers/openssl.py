@@ -180,7 +180,7 @@ class OpenSSLMac:
 
 
 class Digests:
-    """See `stack.crypto.api.HashSession`, and with a keyed *digest* `MacSession`."""
+    """See `stack.crypto.api.HashSession`."""
 
     __slots__ = ("_digest", "algorithm")
 

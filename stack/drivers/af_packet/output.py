@@ -66,6 +66,11 @@ class Output:
         """Sent in one piece."""
         return self._runs
 
+    @property
+    def copied(self) -> int:
+        """Frames that were copied to be sent, since the last change of MTU."""
+        return self._sender.copied
+
     def describe(self) -> str:
         return "send, sendmmsg for batches" + (", copying" if self._sender.copies else "")
 

@@ -51,8 +51,6 @@ from stack.frame import Frame
 CHUNK_SMALL, CHUNK_LARGE = 2048, 4096
 KERNEL_HEADROOM = 256
 """What the kernel keeps in front of a received frame."""
-PIECES_MAX = 17
-"""Of a frame."""
 KICKS_MAX = 64
 """Calls of send per batch: the kernel takes 32 frames at a time."""
 _MASK = 0xFFFFFFFF
@@ -86,13 +84,12 @@ class _Ring:
 class Queue:
     """Socket, memory and rings of queue *queue* of the interface *index*, in the thread's network namespace. OSError."""
 
-    def __init__(self, index: int, queue: int, mtu_size: int, frames: int, flags: int) -> None:
-        """*mtu_size*: longest frame. *flags*: XDP_COPY, XDP_ZEROCOPY or 0 for what the driver does best."""
-        self.chunk = CHUNK_SMALL if mtu_size <= CHUNK_SMALL - KERNEL_HEADROOM else CHUNK_LARGE
+    def __init__(self, index: int, queue: int, longest: int, frames: int, flags: int) -> None:
+        """*longest*: frame. *flags*: XDP_COPY, XDP_ZEROCOPY or 0 for what the driver does best."""
+        self.chunk = CHUNK_SMALL if longest <= CHUNK_SMALL - KERNEL_HEADROOM else CHUNK_LARGE
         self.piece = self.chunk - KERNEL_HEADROOM
         """Longest part of a frame in one chunk."""
         self.frames = frames
-        self.truncated = 0
         self._rings: list[_Ring] = []
         size = self.chunk * frames * 2
         self._memory = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
@@ -117,7 +114,7 @@ class Queue:
             self.give_back()
             self._free = [(frames + number) * self.chunk for number in range(frames)]
             self._sent = self._completed = 0
-            wanted = flags | XDP_USE_NEED_WAKEUP | (XDP_USE_SG if mtu_size > self.piece else 0)
+            wanted = flags | XDP_USE_NEED_WAKEUP | (XDP_USE_SG if longest > self.piece else 0)
             _bind(self.sock, SOCKADDR.pack(AF_XDP, wanted, index, queue, 0))
         except BaseException:
             self.sock.close()

@@ -66,7 +66,7 @@ class Receiver:
         self.too_long = 0
         self.errors = 0
         """Receives that failed: an error that the kernel keeps for a socket is told once."""
-        self.coalesced = self.coalesced_calls = 0
+        self.coalesced = 0
         """Datagrams that came in runs, and the receives that gave them."""
         self.copied = 0
         """Those of them that had to be copied."""
@@ -182,7 +182,6 @@ class Receiver:
             return self._copied(b"".join(block.buffers)[:got], segment)
         count = -(-got // segment)
         self.coalesced += count
-        self.coalesced_calls += 1
         self._singles = 0
         self._block += 1
         slots = block.slots
@@ -202,7 +201,6 @@ class Receiver:
             self.too_long += count
             return []
         self.coalesced += count
-        self.coalesced_calls += 1
         self.copied += count
         self._singles = 0
         if self._block == 0:

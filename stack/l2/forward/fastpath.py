@@ -59,6 +59,8 @@ class _Port:
     mtu: int = 0
     reasons: dict[str, None] = attrs.Factory(dict)
     """Ours and the bridge's, in order of appearance."""
+    hooks: tuple[str, ...] = ()
+    """Those of them that hooks are."""
     obstacle: str = ""
     """The one of them for which it is not attached."""
     stations: dict[bytes, None] = attrs.Factory(dict)
@@ -128,8 +130,7 @@ class FastPath:
         if number is None:
             raise Misuse(f"an engine has at most {PORTS_MAX} ports")
         port = self._ports[interface] = _Port(number, interface)
-        for reason in self._hook_reasons(port):
-            port.reasons[reason] = None
+        self._look_at_hooks(port)
         self._try(port)
 
     def remove(self, interface: Interface) -> None:
@@ -340,8 +341,9 @@ class FastPath:
         interface = port.interface
         driver: Driver = interface.driver
         if not on_linux(driver):
-            if hasattr(driver, "inner"):
-                return f"{_wrapper_name(driver)} is around the driver"
+            wrap = next((loaded.wrap for loaded in self._stack.loaded if loaded.interface is interface), ())
+            if wrap:
+                return f"{wrap[-1][0]} is around the driver"
             return f"the driver of {interface.name} lends no Linux interface"
         if not interface.up:
             return DOWN
@@ -406,16 +408,18 @@ class FastPath:
 
     # What happens in the stack
 
-    def _hook_reasons(self, port: _Port) -> list[str]:
-        return [_hook_reason(entry) for entry, _ in self._stack.hooks() if _passed_by(entry) and entry.sees(port.interface.name)]
+    def _look_at_hooks(self, port: _Port) -> None:
+        entries = [entry for entry, _ in self._stack.hooks() if _passed_by(entry) and entry.sees(port.interface.name)]
+        before, port.hooks = port.hooks, tuple(f"hook {entry.name} sees its frames" for entry in entries)
+        for old in before:
+            if old not in port.hooks:
+                port.reasons.pop(old, None)
+        for reason in port.hooks:
+            port.reasons[reason] = None
 
     def _hooks_changed(self) -> None:
         for port in list(self._ports.values()):
-            reasons = self._hook_reasons(port)
-            for old in [one for one in port.reasons if one.startswith("hook ") and one not in reasons]:
-                del port.reasons[old]
-            for reason in reasons:
-                port.reasons[reason] = None
+            self._look_at_hooks(port)
             self._allow(port)
 
     def _interface_changed(self, event: InterfaceEvent, interface: Interface) -> None:
@@ -436,14 +440,6 @@ class FastPath:
 def _passed_by(entry: HookEntry) -> bool:
     """What is carried would go past it: it lies below the bridge, on the way in or out. What is above sees what the bridge leaves."""
     return entry.order < ORDER_BRIDGE
-
-
-def _hook_reason(entry: HookEntry) -> str:
-    return f"hook {entry.name} sees its frames"
-
-
-def _wrapper_name(driver: Driver) -> str:
-    return type(driver).__name__.removesuffix("Driver").lower()
 
 
 def _index(interface: Interface) -> int:

@@ -53,7 +53,7 @@ class Change(enum.Enum):
 
 @attrs.define(eq=False, repr=False)
 class Port:
-    """One port of the tree. `number` is 1 to 4095."""
+    """One port of the tree. `number` is 1 to `PORTS_MAX` of `stack.l2.stp.machine`."""
 
     number: int
     settings: PortSettings

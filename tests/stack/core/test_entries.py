@@ -36,7 +36,7 @@ from stack.core.stack import Stack
 from stack.core.wrapper import Around
 from stack.drivers.hub import Hub
 from stack.frame import Frame
-from stack.managers.facts import interface_of
+from stack.managers.facts import interface_of, module
 from stack.managers.iopkt import IoPktManager
 from stack.managers.protocol import CHID_STACK, pack_request, unpack_reply
 from stack.testing.driver import OTHER_TYPE, TYPE, frame
@@ -147,6 +147,10 @@ class BadDriver:
 
     def get_specific(self) -> Mapping[str, object]:
         self.bomb.at("get_specific")
+        return {}
+
+    def module_counters(self) -> Mapping[str, int]:
+        self.bomb.at("module_counters")
         return {}
 
     def keep(self) -> object:
@@ -473,6 +477,7 @@ ENTRIES: Mapping[str, Trigger] = {
     "set_specific": lambda world: world.ask(True),
     "get_specific": lambda world: world.ask(False),
     "info": lambda world: interface_of(world.stack, "bad0"),
+    "module_counters": lambda world: module(world.driver),
     "keep": lambda world: world.stack.restarter.failed(world.driver.guard),
     "detach of a driver": removed,
     # Of wrappers
@@ -530,9 +535,9 @@ async def test_a_module_that_raises_there_is_isolated_counted_and_restarted(
     async with open_dispatch() as dispatch:
         world = World(dispatch, raises)
         wrapper = Module("badwrapper", Kind.WRAPPER, Options, lambda context, options: BadWrapper(world.bomb))
-        for name, module in (("bad", types.ModuleType("bad")), (WRAPPER, types.ModuleType(WRAPPER))):
-            monkeypatch.setattr(module, "MODULE", wrapper, raising=False)
-            monkeypatch.setitem(sys.modules, name, module)
+        for name, file in (("bad", types.ModuleType("bad")), (WRAPPER, types.ModuleType(WRAPPER))):
+            monkeypatch.setattr(file, "MODULE", wrapper, raising=False)
+            monkeypatch.setitem(sys.modules, name, file)
         before = list(world.stack.loaded)
         world.bomb.where = where
 

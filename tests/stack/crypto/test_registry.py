@@ -6,6 +6,7 @@ import errno
 import gc
 from collections.abc import Sequence
 
+import attrs
 import pytest
 
 from resmgr.dispatch import Buffer
@@ -25,7 +26,7 @@ from stack.crypto.algorithms import (
     Mac,
     algorithm_named,
 )
-from stack.crypto.api import AeadSession, Hardware, Provider, ProviderGone
+from stack.crypto.api import AeadSession, Hardware, Provider, ProviderGone, check_cipher_batch
 from stack.crypto.providers.openssl import OpenSSL, OpenSSLAead
 from stack.crypto.registry import Crypto, NotServed, standard_crypto
 
@@ -327,3 +328,10 @@ def test_a_provider_without_room_is_passed_over_by_who_must_move() -> None:
     crypto.add("openssl", OpenSSL)
     session = crypto.aead(AES_128_GCM, KEY)
     assert (crypto.remove("other").moved, session.provider) == (1, "openssl")
+
+
+def test_an_item_of_a_cipher_has_a_bound() -> None:
+    short = attrs.evolve(AES_128_CTR, data_max=32)
+    check_cipher_batch(short, [bytes(16)], [bytes(32)])
+    with pytest.raises(Misuse, match="an item of aes-128-ctr has at most 32 bytes"):
+        check_cipher_batch(short, [bytes(16)] * 2, [b"", bytes(33)])

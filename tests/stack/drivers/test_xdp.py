@@ -30,7 +30,7 @@ def xdp(dispatch: TrioDispatch, namespace: Namespace, ifname: str, mode: Mode = 
 
 
 @pytest.mark.parametrize("mode", ["native", "generic"])
-@pytest.mark.parametrize("mtu", [1500, 3000, 9000])
+@pytest.mark.parametrize("mtu", [1500, 3000, 9000, 65535])
 async def test_contract(dispatch: TrioDispatch, veth: Veth, mode: Mode, mtu: int) -> None:
     veth.a.ip("link", "set", "va", "mtu", str(mtu))
     veth.b.ip("link", "set", "vb", "mtu", str(mtu))

@@ -39,6 +39,7 @@ from stack.cryptodev.protocol import (
     parse_results,
 )
 from stack.managers.crypto import WAITING_MAX, Cryptodev
+from stack.managers.facts import module
 
 KEY = bytes(range(16))
 NONCE = bytes(12)
@@ -150,6 +151,9 @@ def test_every_algorithm_gives_what_the_api_gives(rig: Rig) -> None:
     assert (rig.manager.jobs.threaded, rig.manager.jobs.inline) == (2 * len((*AEADS, *CIPHERS, *MACS)) + len(HASHES), 0)
     assert user.batch(session, Operation.DIGEST, [], [], items[:2]) == right.hash(algorithm).digest_many(items[:2])
     assert rig.manager.jobs.inline == 1
+    told = module(rig.loaded)["counters"]
+    assert isinstance(told, dict)
+    assert (told["batches_inline"], told["refused_users"]) == (1, 0)
     assert rig.stack.crypto.sessions == len(ALGORITHMS)
 
 

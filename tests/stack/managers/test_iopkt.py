@@ -323,6 +323,7 @@ def test_who_only_asks_does_not_keep_root_out() -> None:
     assert (statuses.count(0), statuses.count(-errno.EAGAIN)) == (WAITING_EACH + 1, 100 - WAITING_EACH - 1)
     assert {answer.got[0][0] for answer in changes} == {0}
     assert len(rig.names()) == 1 + WAITING_EACH
+    assert rig.ask("facts")["requests_refused"] == {"changes": 0, "questions": 100 - WAITING_EACH - 1}
 
 
 def test_a_long_table_is_written_in_slices() -> None:

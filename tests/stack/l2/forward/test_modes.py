@@ -8,6 +8,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn
 
 import pytest
@@ -15,6 +16,7 @@ import trio
 
 from resmgr.errors import Misuse
 from resmgr.system import System
+from stack.core.hooks import Point
 from stack.core.stack import Stack
 from stack.drivers.hub import Hub
 from stack.ebpf.constants import XdpMode
@@ -147,7 +149,7 @@ def _wait_here(until: Callable[[], bool]) -> None:
         time.sleep(0.001)
 
 
-async def test_a_driver_without_linux_interface_and_one_that_is_wrapped(town: Town) -> None:
+async def test_a_driver_without_linux_interface_and_one_that_is_wrapped(town: Town, tmp_path: Path) -> None:
     stack = Stack(System(town.dispatch, "n"), bytes)
     hub = Hub(town.dispatch)
     made: list[str] = []
@@ -159,13 +161,16 @@ async def test_a_driver_without_linux_interface_and_one_that_is_wrapped(town: To
     assert engine.statistics().ports["en0"].off == ("the driver of en0 lends no Linux interface",)
     assert made == [], "an engine is opened for links in memory"
     with town.middle.entered():
-        wrapped = stack.load("packet", "ifname=p0", wrap=[("fault", "drop=0%")]).interface
+        wrapped = stack.load("packet", "ifname=p0", wrap=[("fault", "drop=0%"), ("pcap", f"file={tmp_path}/p0")]).interface
         plain = stack.load("packet", "ifname=p1").interface
     assert wrapped is not None
     assert plain is not None
     engine.add(wrapped)
     engine.add(plain)
-    assert engine.statistics().ports["p0"].off == ("fault is around the driver",)
+    assert engine.statistics().ports["p0"].off == ("pcap is around the driver",), "the outermost, as the user calls it"
+    engine.off(wrapped, "hook of the bridge's own")
+    stack.add_hook(Point.IN, lambda interface, frames: frames).revoke()
+    assert engine.statistics().ports["p0"].off == ("pcap is around the driver", "hook of the bridge's own")
     assert await settle(lambda: engine.statistics().ports["p1"].off == ())
     assert (made, engine.name) == (["threads"], "threads"), "veth: threads carry runs of segments"
     for number in range(PORTS_MAX - 3):
