@@ -54,7 +54,7 @@ from stack.wire.llc import SAP_STP, pack_llc, parse_llc
 log = logging.getLogger(__name__)
 
 PRUNE_SECONDS = 10.0
-"""How often silent stations are looked for."""
+"""How often silent stations are looked for; more often where `timeout` is short."""
 TREE = "spanning tree"
 SPAN = "a span port must see all frames"
 SWITCHED_OFF = "the bridge is switched off"
@@ -487,7 +487,7 @@ class BridgeDriver:
         due = min((when for when in (self.tree.next_timeout(), self._flushes.next_timeout()) if when is not None), default=None)
         if len(self.bridge.stations):
             if self._prune_at is None:
-                self._prune_at = self._dispatch.now() + PRUNE_SECONDS
+                self._prune_at = self._dispatch.now() + min(PRUNE_SECONDS, (self.bridge.stations.timeout or PRUNE_SECONDS) / 2)
             due = self._prune_at if due is None else min(due, self._prune_at)
         if due is not None:
             self._timer = self._dispatch.call_at(due, self._timeout)

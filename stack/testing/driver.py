@@ -43,7 +43,7 @@ class Stations:
 
 SOON = 3.0
 """What must happen may take this long on a busy machine."""
-QUIET = 0.2
+QUIET = 0.05
 """Silence this long is taken for silence."""
 
 

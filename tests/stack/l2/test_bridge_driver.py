@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from stack.core.errors import ModuleError
+from stack.core.specific import Rows
 from stack.testing.driver import OTHER_TYPE, TYPE, frame
-from stack.testing.machines import World
+from stack.testing.machines import Machine, World
 from stack.wire.ethernet import BROADCAST
 
 
@@ -196,6 +197,25 @@ def test_stations_age_under_a_tree_that_talks() -> None:
     assert bridge.facts("bridge0")["addresses"]
     world.dispatch.run_for(30)
     assert not bridge.facts("bridge0")["addresses"]
+
+
+@pytest.mark.parametrize(("timeout", "latest"), [(2, 3.0), (15, 22.5), (60, 70.0)])
+def test_silent_stations_are_looked_for_as_often_as_their_time_asks(timeout: int, latest: float) -> None:
+    world = World(2)
+    a, bridge = world.machine("a", 0), world.machine("bridge", 0, 1)
+    bridge.stack.load("bridge", f"add=en0,add=en1,timeout={timeout}s")
+    a.send("en0", BROADCAST)
+    world.dispatch.run_for(0.1)
+    began = world.dispatch.now()
+    assert len(known(bridge)) == 1
+    assert world.dispatch.run_until(lambda: not known(bridge), limit=100.0)
+    assert timeout - 0.1 <= world.dispatch.now() - began <= latest
+
+
+def known(bridge: Machine) -> list[object]:
+    addresses = bridge.facts("bridge0")["addresses"]
+    assert isinstance(addresses, Rows)
+    return list(addresses)
 
 
 def test_broken_bpdus_are_counted() -> None:

@@ -159,8 +159,15 @@ async def shortly(what: Callable[[], bool], seconds: float) -> bool:
     return await wait_for(ask, seconds)
 
 
-@pytest.mark.parametrize("protocol", ["rstp", "stp"])
-async def test_linux_is_the_root(protocol: str) -> None:
+async def test_one_of_us_is_the_root_and_the_tree_mends_itself() -> None:
+    """Linux's timers are what this takes: all cases wait for theirs at the same time."""
+    async with trio.open_nursery() as nursery:
+        for protocol in ("rstp", "stp"):
+            nursery.start_soon(_linux_is_the_root, protocol)
+            nursery.start_soon(_we_are_the_root, protocol)
+
+
+async def _linux_is_the_root(protocol: str) -> None:
     with built(0x1000) as yard:
         async with bridged(yard, f"proto={protocol},mac=02:00:00:00:00:01") as stack:
             assert await yard.passes(30)
@@ -176,8 +183,7 @@ async def test_linux_is_the_root(protocol: str) -> None:
             assert await yard.copies(20) == 20
 
 
-@pytest.mark.parametrize("protocol", ["rstp", "stp"])
-async def test_we_are_the_root(protocol: str) -> None:
+async def _we_are_the_root(protocol: str) -> None:
     with built(0x9000) as yard:
         async with bridged(yard, f"proto={protocol},mac=02:00:00:00:00:01") as stack:
             assert await yard.passes(40)
@@ -196,7 +202,10 @@ async def test_we_are_the_root(protocol: str) -> None:
 async def test_without_a_tree_a_frame_circles_until_it_meets_the_bound(storm: int) -> None:
     """The proof that the cables are a loop, and that storm control ends it where nothing else does."""
     with built(0x8000) as yard:
-        yard.linux.ip("link", "set", "br0", "type", "bridge", "stp_state", "0")
+        yard.linux.ip("link", "set", "br0", "down")
+        for setting in ("stp_state", "forward_delay"):
+            yard.linux.ip("link", "set", "br0", "type", "bridge", setting, "0")
+        yard.linux.ip("link", "set", "br0", "up")
         async with bridged(yard, f"mac=02:00:00:00:00:01,storm={storm}") as stack:
             driver = specific_driver(stack.interface("bridge0").driver)  # type: ignore[union-attr]  # it was loaded
             assert driver is not None
@@ -204,11 +213,14 @@ async def test_without_a_tree_a_frame_circles_until_it_meets_the_bound(storm: in
                 driver.set_specific("stp", {"interface": name, "on": False})
             assert await shortly(lambda: set(yard.states().values()) == {"forwarding"}, 10)
             yard.one.send(frame(BROADCAST, S1, bytes(46)))
-            begin = trio.current_time()
-            before = stack.statistics().interfaces["os"].tx_frames
-            await trio.sleep(2)
-            sent = stack.statistics().interfaces["os"].tx_frames - before
+            begin, before = trio.current_time(), stack.statistics().interfaces["os"].tx_frames
+
+            def sent() -> int:
+                return stack.statistics().interfaces["os"].tx_frames - before
+
             if storm:
-                assert 10 < sent < 2 * storm * (trio.current_time() - begin + 0.1)
+                assert await shortly(lambda: sent() > 10, 10)
+                await trio.sleep(0.5)
+                assert sent() < 2 * storm * (trio.current_time() - begin + 0.1)
             else:
-                assert sent > 2000
+                assert await shortly(lambda: sent() > 2000, 30)
