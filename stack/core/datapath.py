@@ -33,6 +33,8 @@ class Datapath:
         self._hooks = Hooks()
         self._runs = False
         """A hook carries runs of segments: batches may hold some."""
+        self._plain = False
+        """The batch that is being received holds none, and so does what comes of it within the call."""
 
     def _put_hook(self, entry: HookEntry) -> None:
         self._hooks.add(entry)
@@ -46,16 +48,28 @@ class Datapath:
         """For interfaces: a batch from a driver goes up. Never raises what a module raised."""
         interface.rx_frames += len(frames)
         interface.rx_bytes += len(frames[0]) if len(frames) == 1 else sum(map(len, frames))
-        if self._runs and has_runs(frames):
-            self._runs_received(interface, frames, self._hooks.coming_in(interface.name), True)
+        entries = self._hooks.coming_in(interface.name)
+        if not self._runs:
+            self._passed(interface, frames, entries)
             return
-        for entry in self._hooks.coming_in(interface.name):
+        outer, self._plain = self._plain, not has_runs(frames)
+        try:
+            if self._plain:
+                self._passed(interface, frames, entries)
+            else:
+                self._runs_received(interface, frames, entries, True)
+        finally:
+            self._plain = outer
+
+    def _passed(self, interface: Interface, frames: list[Frame], entries: tuple[HookEntry, ...]) -> None:
+        """A batch from a driver, without runs, meets the hooks in *entries*."""
+        for entry in entries:
             frames = self._hooked(entry, interface, frames)
         self._arrived(interface, frames, True)
 
     def _arrived(self, interface: Interface, frames: list[Frame], from_link: bool) -> None:
         """A batch is past all hooks."""
-        if from_link and interface.promiscuous:
+        if from_link and frames and interface.promiscuous:
             frames = self._for_us(interface, frames)
         if frames:
             self._up(interface, frames)
@@ -80,7 +94,7 @@ class Datapath:
 
         It is not counted as received. For hooks (bridge, aggregate), within whose call the frames are valid.
         """
-        if self._runs and has_runs(frames):
+        if self._runs and not self._plain and has_runs(frames):
             above_it = tuple(entry for entry in self._hooks.coming_in(interface.name) if entry.order > above)
             self._runs_received(interface, frames, above_it, False)
             return
@@ -156,7 +170,7 @@ class Datapath:
 
         Borrowed until this returns. What cannot be sent is dropped and counted.
         """
-        runs = self._runs and has_runs(frames)
+        runs = self._runs and not self._plain and has_runs(frames)
         for entry in self._hooks.going_out(interface.name):
             if below is None or entry.order < below:
                 if runs and not entry.runs:

@@ -20,6 +20,7 @@ forwarded as they are, tagged or not. Group addresses 01:80:c2:00:00:00 to 0f ar
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterable
 
 import attrs
@@ -35,6 +36,7 @@ from stack.wire.ethernet import HEADER_SIZE, MAC_SIZE
 PORTS_MAX = 32
 """As many as a forwarding engine takes."""
 _FLOW = 2 * MAC_SIZE
+_unpack_flow = struct.Struct(f"{_FLOW}s").unpack_from
 
 
 @attrs.define(eq=False)
@@ -287,9 +289,14 @@ def _flows(frames: list[Frame]) -> dict[bytes, list[Frame]]:
     """By both addresses, in order within each."""
     if len(frames) == 1:
         return {bytes(frames[0][:_FLOW]): frames}
+    try:
+        keys = [key for (key,) in map(_unpack_flow, frames)]
+    except struct.error:  # one is shorter
+        keys = [bytes(frame[:_FLOW]) for frame in frames]
+    if keys and keys.count(keys[0]) == len(keys):
+        return {keys[0]: frames}
     flows: dict[bytes, list[Frame]] = {}
-    for frame in frames:
-        key = bytes(frame[:_FLOW])
+    for key, frame in zip(keys, frames, strict=True):
         if key in flows:
             flows[key].append(frame)
         else:
