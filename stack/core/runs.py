@@ -6,8 +6,8 @@
 
 Nobody meets a run who did not say so. A driver hands them up whole only while a hook wants them, and only when no wrapper is around it:
 what a wrapper sees is what is on a wire. While no hook wants runs, none is in the stack, and ordinary batches pay nothing for this; while
-one does, a batch is looked through once when it comes in, some 30 ns per frame. In a batch with runs, and in what is sent outside of any, it
-is looked for them at each of these places. So a hook sends a run in the call that brought it, or from a callback of its own; not while it
+one does, a batch is looked through once when it comes in, some 30 ns per frame. In a batch with runs, and in what is sent outside of any,
+they are looked for at each of these places. So a hook sends a run in the call that brought it, or from a callback of its own; not while it
 has a batch without runs in hand, where it would not be cut and the driver would drop it as too long.
 """
 

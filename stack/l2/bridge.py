@@ -297,7 +297,7 @@ def _flows(frames: list[Frame]) -> dict[bytes, list[Frame]]:
         keys = [key for (key,) in map(_unpack_flow, frames)]
     except struct.error:  # one is shorter
         keys = [bytes(frame[:_FLOW]) for frame in frames]
-    if keys.count(keys[0]) == len(keys):
+    if keys and keys.count(keys[0]) == len(keys):
         return {keys[0]: frames}
     flows: dict[bytes, list[Frame]] = {}
     for key, frame in zip(keys, frames, strict=True):

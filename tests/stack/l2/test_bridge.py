@@ -255,3 +255,15 @@ def test_ports_have_a_bound() -> None:
         machine.add(MACS[0])
     machine.remove(7)
     assert machine.add(MACS[0]).number == 7
+
+
+def test_a_batch_that_a_filter_has_emptied_and_one_with_short_frames() -> None:
+    made = bridge()
+    for decision in (made.received(1, [], 1.0), made.sent(1, [])):
+        assert (decision.out, decision.up, decision.own, decision.bpdus) == ({}, {}, [], [])
+    one, other = bytes((2, 0, 0, 0, 9, 1)), bytes((2, 0, 0, 0, 9, 2))
+    batch: list[Frame] = [to(BROADCAST, one, b"1"), b"short", to(BROADCAST, other, b"2"), b"", to(BROADCAST, one, b"3"), b"short"]
+    decision = made.received(1, batch, 1.0)
+    assert [bytes(one)[-1:] for one in out(decision)[2]] == [b"1", b"3", b"2"]
+    assert made.ports[1].drops["too_short"] == 3
+    assert len(batch) == 6
