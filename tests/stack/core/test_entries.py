@@ -6,7 +6,9 @@ The ways are those of the table in docs/stack/manager.md; whoever adds one adds 
 from __future__ import annotations
 
 import errno
+import importlib
 import os
+import pkgutil
 import re
 import socket
 import sys
@@ -19,6 +21,7 @@ import attrs
 import pytest
 import trio
 
+import stack.core
 from resmgr.channel import ND_LOCAL, PID_SYSTEM, Connection, Credentials, Message, Nd, Pulse, Remote
 from resmgr.dispatch import Buffer, Dispatch
 from resmgr.runner import TrioDispatch, open_dispatch
@@ -600,6 +603,33 @@ async def test_one_driver_that_raises_keeps_nobody_from_the_facts(where: str, ra
         assert world.bomb.gone_off == (where != "link"), "what a driver last told of its link needs no call"
         dispatch.enter(world.stack.close)
         world.manager.close()
+
+
+NO_ENTRIES = {
+    **dict.fromkeys(("mac", "mtu", "up"), "`link`"),
+    **dict.fromkeys(("name", "around"), "asked when it is loaded, as `attach`"),
+    "inner": "a wrapper's, for who looks for a capability",
+    "detach": "two entries, of a driver and of a protocol",
+    "below": "under no guard, as the page says",
+}
+"""Of drivers and modules."""
+
+
+def test_every_capability_of_a_driver_or_module_is_an_entry() -> None:
+    """Whoever adds one must say here what happens when it raises."""
+    found: set[str] = set()
+    for one in pkgutil.iter_modules(stack.core.__path__, "stack.core."):
+        file = importlib.import_module(one.name)
+        kinds = [kind for kind in vars(file).values() if isinstance(kind, type) and getattr(kind, "_is_protocol", False)]
+        for kind in kinds:
+            if issubclass_of_name(kind, ("Driver", "Attached", "Counting")):
+                found |= {name for name in vars(kind) if not name.startswith("_")}
+    assert {"accept", "whole_runs", "below", "keep"} <= found
+    assert found - NO_ENTRIES.keys() <= set(ENTRIES)
+
+
+def issubclass_of_name(kind: type, names: tuple[str, ...]) -> bool:
+    return any(base.__name__ in names for base in kind.__mro__)
 
 
 def test_the_documentation_lists_them_all() -> None:
