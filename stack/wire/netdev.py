@@ -10,13 +10,12 @@ from __future__ import annotations
 import enum
 import struct
 import sys
-from collections.abc import Iterator
 
 import attrs
 
 from resmgr.errors import BadMessage
 from stack.frame import Frame
-from stack.wire.rtnetlink import HEADER, NLM_F_REQUEST, NLMSG_ERROR, attribute
+from stack.wire.rtnetlink import HEADER, NLM_F_REQUEST, NLMSG_ERROR, attribute, attributes
 
 NETLINK_GENERIC = 16
 NETLINK_ADD_MEMBERSHIP = 1
@@ -31,8 +30,6 @@ _DEV_IFINDEX, _DEV_XDP_FEATURES = 1, 3
 GROUP_DEVICES = "mgmt"
 """The multicast group that tells changes."""
 _GENERIC = struct.Struct("=BBH")
-_ATTRIBUTE = struct.Struct("=HH")
-_KIND_MASK = 0x3FFF
 
 
 class XdpFeature(enum.IntFlag):
@@ -77,12 +74,12 @@ def parse_family(data: Frame) -> Family:
     """BadMessage when the datagram is no answer to `get_family`; OSError when the kernel has no such family."""
     found = 0
     groups: dict[str, int] = {}
-    for kind, body in _attributes(_body(data)):
+    for kind, body in attributes(_body(data)):
         if kind == _CTRL_ATTR_FAMILY_ID:
             found = _number(body, 2)
         elif kind == _CTRL_ATTR_MCAST_GROUPS:
-            for _, group in _attributes(body):
-                inner = dict(_attributes(group))
+            for _, group in attributes(body):
+                inner = dict(attributes(group))
                 name = bytes(inner.get(_GROUP_NAME, b"")).rstrip(b"\0").decode(errors="replace")
                 groups[name] = _number(inner.get(_GROUP_ID, b""), 4)
     if not found:
@@ -92,7 +89,7 @@ def parse_family(data: Frame) -> Family:
 
 def parse_device(data: Frame) -> Device:
     """BadMessage when the datagram is no message about an interface; OSError when there is no such interface."""
-    inner = dict(_attributes(_body(data)))
+    inner = dict(attributes(_body(data)))
     if _DEV_IFINDEX not in inner:
         raise BadMessage("a message about an interface without its number")
     features = _number(inner[_DEV_XDP_FEATURES], 8) if _DEV_XDP_FEATURES in inner else 0
@@ -112,16 +109,6 @@ def _body(data: Frame) -> memoryview:
     if length < HEADER.size + _GENERIC.size:
         raise BadMessage("generic netlink message cut short")
     return view[HEADER.size + _GENERIC.size : length]
-
-
-def _attributes(view: Frame) -> Iterator[tuple[int, memoryview]]:
-    view = memoryview(view)
-    while len(view) >= _ATTRIBUTE.size:
-        length, kind = _ATTRIBUTE.unpack_from(view)
-        if not _ATTRIBUTE.size <= length <= len(view):
-            raise BadMessage("netlink attribute of a wrong length")
-        yield kind & _KIND_MASK, view[_ATTRIBUTE.size : length]
-        view = view[(length + 3) // 4 * 4 :]
 
 
 def _number(body: Frame, size: int) -> int:

@@ -190,7 +190,7 @@ def parse_addresses(data: Buffer) -> Iterator[Address]:
             family, _, flags, _, index = IFADDR.unpack_from(body)
         except struct.error:
             raise BadMessage("ifaddrmsg cut short") from None
-        found = dict(_attributes(body[IFADDR.size :]))
+        found = dict(attributes(body[IFADDR.size :]))
         # IFA_ADDRESS is the other end's on a point-to-point link of IPv4.
         address = bytes(found.get(IFA_LOCAL, found.get(IFA_ADDRESS, b"")))
         if family not in (AF_INET, AF_INET6):
@@ -231,7 +231,7 @@ def _link(body: memoryview, gone: bool) -> Link | LinkGone | None:
         return None  # of the bridge family: an interface that leaves a bridge is not gone
     if gone:
         return LinkGone(index)
-    found = dict(_attributes(body[IFINFO.size :]))
+    found = dict(attributes(body[IFINFO.size :]))
     mtu = found.get(IFLA_MTU, b"")
     if len(mtu) != 4:
         raise BadMessage("link without an MTU")
@@ -253,7 +253,8 @@ def _link(body: memoryview, gone: bool) -> Link | LinkGone | None:
     )
 
 
-def _attributes(view: memoryview) -> Iterator[tuple[int, memoryview]]:
+def attributes(view: memoryview) -> Iterator[tuple[int, memoryview]]:
+    """Kind and value of each. BadMessage when the last is cut short, or a length is wrong."""
     offset = 0
     while offset < len(view):
         try:

@@ -26,16 +26,14 @@ def test_contract_and_builtin_vectors() -> None:
 
 
 def test_packaged_vectors() -> None:
-    """About 10,000 where the package is, none where it is not."""
     vectors = list(packaged_vectors(400))
-    assert check_vectors(OpenSSL(), vectors) == len(vectors)
-    if vectors:
-        found = {vector.algorithm.name for vector in vectors}
-        assert found >= {"aes-128-gcm", "aes-256-gcm", "chacha20-poly1305", "ccmp-128", "ccmp-256"}
-        assert found >= {one.name for one in CIPHERS}
-        assert found >= {one.name for one in MACS if "sha3" not in one.name and "blake" not in one.name}
-        assert found >= {one.name for one in HASHES}
-        assert {vector.valid for vector in vectors if isinstance(vector, AeadVector)} == {True, False}
+    assert check_vectors(OpenSSL(), vectors) == len(vectors) > 2000
+    found = {vector.algorithm.name for vector in vectors}
+    assert found >= {"aes-128-gcm", "aes-256-gcm", "chacha20-poly1305", "ccmp-128", "ccmp-256"}
+    assert found >= {one.name for one in CIPHERS}
+    assert found >= {one.name for one in MACS if "sha3" not in one.name and "blake" not in one.name}
+    assert found >= {one.name for one in HASHES}
+    assert {vector.valid for vector in vectors if isinstance(vector, AeadVector)} == {True, False}
 
 
 @pytest.mark.skipif(not WYCHEPROOF.is_dir(), reason="optional: Wycheproof's files are not next to the checkout (shared/data/wycheproof)")

@@ -22,7 +22,7 @@ def test_contract_and_builtin_vectors() -> None:
 
 def test_packaged_vectors() -> None:
     vectors = list(packaged_vectors(40))
-    assert check_vectors(Reference(), vectors) == len(vectors)
+    assert check_vectors(Reference(), vectors) == len(vectors) > 500
 
 
 def test_two_implementations_agree() -> None:

@@ -46,6 +46,14 @@ def test_values() -> None:
     assert XdpFeature.ZERO_COPY not in device.features
 
 
+def test_a_rest_that_is_no_attribute_is_damage() -> None:
+    body = struct.pack("=BBH", 1, 1, 0) + attribute(1, struct.pack("=I", 7))
+    assert parse_device(message(0x25, body)) == Device(7, XdpFeature(0))
+    for rest in (1, 2, 3):
+        with pytest.raises(BadMessage, match="attribute"):
+            parse_device(message(0x25, body + bytes(rest)))
+
+
 @pytest.mark.parametrize(("data", "parse"), [(FAMILY, parse_family), (DEVICE, parse_device)])
 def test_cut_anywhere(data: bytes, parse: object) -> None:
     assert callable(parse)
