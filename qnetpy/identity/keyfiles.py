@@ -27,7 +27,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import attrs
-from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.exceptions import InternalError, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
@@ -72,6 +72,8 @@ KEY_COMMAND_SECONDS = 30.0
 BUNDLE_MARK = "# qnet node identity: keep secret\n"
 SECRET_BEGIN = "-----BEGIN QNET CLUSTER SECRET-----"
 SECRET_END = "-----END QNET CLUSTER SECRET-----"
+BAD_KEY = (ValueError, TypeError, UnsupportedAlgorithm, InternalError)
+"""What the parser of keys raises for what is none. InternalError: one of a length that its kind cannot have."""
 
 
 def create_cluster(directory: Path, name: str, now: float, validity: float = ROOT_VALIDITY) -> Authority:
@@ -136,7 +138,7 @@ def unpack_bundle(bundle: bytes, origin: str = "bundle") -> NodeIdentity:
         text = bundle.decode("ascii")
         key = load_pem_private_key(text[text.index("-----BEGIN PRIVATE KEY") :].encode(), None)
         secret = bytes.fromhex(text[text.index(SECRET_BEGIN) + len(SECRET_BEGIN) : text.index(SECRET_END)])
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+    except BAD_KEY as error:
         raise StoreError(errno.EINVAL, f"{origin}: not a node bundle") from error
     if not isinstance(key, X25519PrivateKey):
         raise StoreError(errno.EINVAL, f"{origin}: the key is not an X25519 key")
@@ -249,7 +251,7 @@ def _key_of_command(command: str) -> object:
         raise StoreError(errno.EINVAL, f"key_command: ended with {result.returncode}" + (f": {said[-1]}" if said else ""))
     try:
         return load_pem_private_key(result.stdout, None)
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+    except BAD_KEY as error:
         raise StoreError(errno.EINVAL, "key_command: did not print a private key in PEM form") from error
 
 
@@ -311,7 +313,7 @@ def _load_roots(path: Path) -> list[Root]:
 def _load_key(path: Path) -> object:
     try:
         return load_pem_private_key(read(path, private=True), None)
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+    except BAD_KEY as error:
         raise StoreError(errno.EINVAL, f"{path}: not a private key in PEM form") from error
 
 

@@ -59,6 +59,9 @@ class Restorer:
         header = virtio_net.HEADER.unpack_from(memory, begin - virtio_net.SIZE)
         flags, kind, head, size, start, offset = header
         if status & TP_STATUS_VLAN_VALID:
+            if length < ADDRESSES_SIZE:
+                self.refused += 1
+                return []
             self.tags += 1
             start += TAG_SIZE
             begin -= TAG_SIZE
