@@ -101,7 +101,8 @@ class Carrier(Protocol):
         ...
 
     def detach(self, port: int) -> None:
-        """The port's frames go up as without an engine when this returns. Its stations have been dropped before."""
+        """The port's frames go up as without an engine when this returns. Its stations have been dropped before. What it carried to other
+        ports, and they to it, stays in their counts."""
         ...
 
     def allow(self, port: int, on: bool) -> None:

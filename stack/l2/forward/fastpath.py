@@ -140,9 +140,21 @@ class FastPath:
             self._routes.remove_of(interface)
             self._detach(port)
             del self._ports[interface]
+            self._leave_counts(port)
             # Last: others may take it within this call.
             if port.claim is not None:
                 port.claim.revoke()
+
+    def _leave_counts(self, port: _Port) -> None:
+        """What was carried is told as a part of the interface's counters, which must not fall when its port goes."""
+        interface, counts = port.interface, port.before
+        interface.rx_frames += counts.in_frames
+        interface.rx_bytes += counts.in_bytes
+        interface.tx_frames += counts.out_frames
+        interface.tx_bytes += counts.out_bytes
+        for reason in DROPPED:
+            if counts.reasons[reason]:
+                interface.count(reason.name.lower(), counts.reasons[reason])
 
     def off(self, interface: Interface, why: str) -> None:
         port = self._ports.get(interface)

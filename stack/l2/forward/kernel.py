@@ -55,6 +55,10 @@ class _Port:
     """Keys of the map."""
     own: bytes = bytes(6)
     """The address for which routed packets come."""
+    received: tuple[int, int] = (0, 0)
+    """Frames and bytes carried from it to ports that are detached."""
+    sent: tuple[int, int] = (0, 0)
+    """And from such ones to it."""
 
 
 class KernelCarrier:
@@ -114,6 +118,7 @@ class KernelCarrier:
         gone.program.close()
         self._outputs.delete(_INDEX.pack(port))
         self._settings.update(_INDEX.pack(port), bytes(PORT.size))
+        self._keep_counts(port)
         os.close(gone.linux.namespace)
         self._changed()
 
@@ -159,15 +164,16 @@ class KernelCarrier:
         attached = self._ports.keys() & ports
         pairs = [(one, other) for one in self._ports for other in self._ports if one in attached or other in attached]
         carried = self._carried_between(pairs)
-        inputs, outputs = dict.fromkeys(self._ports, (0, 0)), dict.fromkeys(self._ports, (0, 0))
-        for (source, output), (frames, octets) in carried.items():
-            inputs[source] = inputs[source][0] + frames, inputs[source][1] + octets
-            outputs[output] = outputs[output][0] + frames, outputs[output][1] + octets
+        inputs = {number: one.received for number, one in self._ports.items()}
+        outputs = {number: one.sent for number, one in self._ports.items()}
+        for (source, output), more in carried.items():
+            inputs[source], outputs[output] = _sum(inputs[source], more), _sum(outputs[output], more)
         return {port: Counts(*inputs[port], *outputs[port], self._reasons_of(port)) for port in attached}
 
     def frames(self) -> int:
         pairs = [(one, other) for one in self._ports for other in self._ports]
-        return sum(frames for frames, _ in self._carried_between(pairs).values())
+        earlier = sum(one.received[0] for one in self._ports.values())
+        return earlier + sum(frames for frames, _ in self._carried_between(pairs).values())
 
     def how(self, port: int) -> str:
         one = self._ports.get(port)
@@ -182,6 +188,15 @@ class KernelCarrier:
         for port in list(self._ports):
             self.detach(port)
         self._closing.close()
+
+    def _keep_counts(self, gone: int) -> None:
+        """The pairs of a port that is detached are counted no more: the others keep theirs."""
+        pairs = [pair for other in self._ports for pair in ((gone, other), (other, gone))]
+        for (source, output), more in self._carried_between(pairs).items():
+            if source == gone:
+                self._ports[output].sent = _sum(self._ports[output].sent, more)
+            else:
+                self._ports[source].received = _sum(self._ports[source].received, more)
 
     def _carried_between(self, pairs: Sequence[tuple[int, int]]) -> Mapping[tuple[int, int], tuple[int, int]]:
         """Frames and bytes, by source and output."""
@@ -243,6 +258,10 @@ class KernelCarrier:
                 except OSError as error:
                     log.warning("forwarding: %s is without a program: %s", one.linux.name, error)
                     one.link, one.trouble = None, str(error)
+
+
+def _sum(one: tuple[int, int], more: tuple[int, int]) -> tuple[int, int]:
+    return one[0] + more[0], one[1] + more[1]
 
 
 def _added(values: Sequence[bytes]) -> tuple[int, int]:

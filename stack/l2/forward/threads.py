@@ -34,6 +34,8 @@ class _Served:
     port: WorkerPort
     worker: Worker
     driver: OnLinux
+    sent: tuple[int, int] = (0, 0)
+    """Frames and bytes carried to it from ports that are detached."""
 
 
 class ThreadCarrier:
@@ -86,6 +88,7 @@ class ThreadCarrier:
         served.port.ring.listen(False)
         if served.port.interface.attached:
             served.port.interface.let_go("stand_aside", served.driver.stand_aside, False)
+        self._keep_counts(served.port)
         self._leaving.append(served.port)
         served.port.leaving = True
         self._tell_workers()
@@ -128,12 +131,20 @@ class ThreadCarrier:
         return max(0.0, time.monotonic() - known.used) if known is not None and known.used else None
 
     def counts(self, ports: Collection[int]) -> Mapping[int, Counts]:
-        return {number: self._counts(served.port) for number in ports if (served := self._served.get(number)) is not None}
+        return {number: self._counts(served) for number in ports if (served := self._served.get(number)) is not None}
 
-    def _counts(self, port: WorkerPort) -> Counts:
+    def _keep_counts(self, gone: WorkerPort) -> None:
+        """What it carried to others stays in their counts. What they carried to it is not that of the next port with its number."""
+        for number, other in self._served.items():
+            frames, octets = gone.out.get(number, (0, 0))
+            other.sent = other.sent[0] + frames, other.sent[1] + octets
+            other.port.out.pop(gone.number, None)
+
+    def _counts(self, served: _Served) -> Counts:
+        port = served.port
         totals = [total for one in self._served.values() if (total := one.port.out.get(port.number)) is not None]
         port.count_lost()
-        out_frames, out_bytes = sum(frames for frames, _ in totals), sum(octets for _, octets in totals)
+        out_frames, out_bytes = served.sent[0] + sum(one[0] for one in totals), served.sent[1] + sum(one[1] for one in totals)
         return Counts(port.in_frames, port.in_bytes, out_frames, out_bytes, tuple(port.reasons))
 
     def frames(self) -> int:

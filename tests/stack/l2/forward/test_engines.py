@@ -311,3 +311,35 @@ async def test_an_interface_is_carried_by_one_engine(bridged: Bridged) -> None:
     assert first.engine == ""
     bridged.engine.add(first)
     assert bridged.engine.statistics().ports["p0"].off == ()
+
+
+async def test_what_was_carried_stays_in_the_counters(bridged: Bridged) -> None:
+    """A port that is detached and comes back, and one that goes for good, take nothing from the others' counts nor from their own."""
+    engine, ports = bridged.engine, bridged.ports
+
+    def counted() -> dict[str, tuple[int, int, int, int]]:
+        carried = engine.statistics().ports
+        told = {}
+        for port in ports:
+            own = (port.rx_frames, port.rx_bytes, port.tx_frames, port.tx_bytes)
+            one = carried.get(port.name)
+            more = (0, 0, 0, 0) if one is None else (one.in_frames, one.in_bytes, one.out_frames, one.out_bytes)
+            told[port.name] = (own[0] + more[0], own[1] + more[1], own[2] + more[2], own[3] + more[3])
+        return told
+
+    bridged.hosts[0].send(*numbered(1, 0, 30))
+    bridged.hosts[1].send(*numbered(0, 1, 20))
+    await bridged.heard(1, 30)
+    await bridged.heard(0, 20)
+    assert await settle(lambda: engine.frames == 50), "a worker counts after it has sent"
+    before, frames = counted(), engine.frames
+    for number in (1, 0):
+        ports[number].switch(False)
+        assert counted() == before
+        ports[number].switch(True)
+        assert counted() == before
+        assert engine.frames == frames
+    engine.remove(ports[0])
+    assert counted() == before
+    engine.remove(ports[1])
+    assert counted() == before
