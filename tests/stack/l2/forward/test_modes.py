@@ -17,6 +17,7 @@ import trio
 from resmgr.errors import Misuse
 from resmgr.system import System
 from stack.core.hooks import Point
+from stack.core.ifnet import Interface
 from stack.core.stack import Stack
 from stack.drivers.hub import Hub
 from stack.ebpf.constants import XdpMode
@@ -58,11 +59,23 @@ async def test_the_mode_follows_what_the_others_accept(bridged: Bridged) -> None
 
 @only_kernel
 async def test_a_port_that_has_a_program_already_says_so(bridged: Bridged) -> None:
-    other = FastPath(bridged.stack, "kernel", kinds(bridged.town.dispatch))
-    other.add(bridged.ports[0])
-    [reason] = other.statistics().ports["p0"].off
+    """Of another engine here, or of another process's: then the kernel refuses."""
+
+    def reasons(stack: Stack, port: Interface) -> tuple[str, ...]:
+        other = FastPath(stack, "kernel", kinds(bridged.town.dispatch))
+        other.add(port)
+        told = other.statistics().ports["p0"].off
+        other.close()
+        return told
+
+    assert reasons(bridged.stack, bridged.ports[0]) == ("p0 is a port of another forwarding engine (kernel) already",)
+    elsewhere = Stack(System(bridged.town.dispatch, "m"), bytes)
+    with bridged.town.middle.entered():
+        port = elsewhere.load("packet", "ifname=p0").interface
+    assert port is not None
+    [reason] = reasons(elsewhere, port)
     assert "cannot put a program on p0: Device or resource busy" in reason
-    other.close()
+    elsewhere.close()
     bridged.hosts[0].send(frame(1, 0, b"still carried"))
     await bridged.heard(1, 1)
 
