@@ -196,10 +196,11 @@ class Datapath:
     def _hooked(self, entry: HookEntry, interface: Interface, frames: list[Frame]) -> list[Frame]:
         try:
             left = self._guards.run(entry.guard, entry.name, entry.hook, interface, frames)
-        except RAISED:
+            fewer = len(frames) - len(left)
+        except RAISED:  # or it returned no list
             interface.drops.count(Drop.HOOK_FAILED, len(frames))
             self._guards.failure(f"hook {entry.name}", entry.hook, entry.guard)
             return []
-        if len(left) < len(frames) and not entry.counts:
-            interface.drops.count(Drop.HOOK_DROPPED, len(frames) - len(left))
+        if fewer > 0 and not entry.counts:
+            interface.drops.count(Drop.HOOK_DROPPED, fewer)
         return left

@@ -76,7 +76,7 @@ class IpFilters:
             return entry.wanted(interface, point, packets)
 
         try:
-            return self._guards.run(entry.guard, entry.name, ask, interface, [])
+            return list(self._guards.run(entry.guard, entry.name, ask, interface, []))
         except RAISED:
             self._guards.failure(f"IP filter {entry.name}", entry.wanted, entry.guard)
             return []

@@ -28,6 +28,7 @@ import types
 from collections.abc import Awaitable, Callable, Generator
 from typing import TYPE_CHECKING, TypeVar, TypeVarTuple
 
+from resmgr.cancellation import is_cancelled
 from resmgr.dispatch import Dispatch, Timer
 from resmgr.errors import Misuse
 from stack.core.errors import ModuleError
@@ -47,8 +48,10 @@ Ts = TypeVarTuple("Ts")
 
 SLOW_DEFAULT = 0.05
 """Seconds: a third of what a node's peers wait before they ask again."""
-RAISED = (Exception, SystemExit)
-"""What ends a callback and not the node. A module that asks for the end of the process is one that failed."""
+RAISED = (BaseException,)
+"""What ends a callback and not the node: all of it. A module that asks for the end of the process, or raises what another event loop means
+by cancelling, is one that failed. A task that is cancelled is none (`resmgr.cancellation`); SIGINT comes as a signal, and
+so not as KeyboardInterrupt."""
 REFUSALS = (ModuleError, OSError, Misuse)
 """Answers to who asked a module for something, and no failures of the module."""
 NAMES_MAX = 64
@@ -309,7 +312,9 @@ class GuardedDispatch:
         async def run() -> None:
             try:
                 await _steps(function(*args), self._guard, _name(function))
-            except RAISED:
+            except RAISED as error:
+                if not isinstance(error, Exception) and is_cancelled(error):
+                    raise
                 self._guard.failure(_name(function), function)
             finally:
                 self._tasks -= 1

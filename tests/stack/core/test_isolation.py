@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import random
@@ -9,13 +10,15 @@ from collections.abc import Callable
 
 import attrs
 import pytest
+import trio
 
 from resmgr.runner import open_dispatch
 from resmgr.system import System
 from resmgr.testing.virtual import VirtualDispatch
 from stack.core.errors import ModuleError, OptionError
-from stack.core.hooks import Point
+from stack.core.hooks import Hook, Point
 from stack.core.ifnet import Interface, InterfaceEvent
+from stack.core.ipfilters import IpFilter, Packet
 from stack.core.isolation import NAMES_MAX, Guard, Guards
 from stack.core.module import Context, Kind, Module
 from stack.core.options import take_common
@@ -23,6 +26,7 @@ from stack.core.stack import Stack
 from stack.drivers.hub import Hub
 from stack.frame import Frame
 from stack.testing.driver import TYPE, frame
+from stack.wire.ip import parse_ip
 
 MAC = bytes.fromhex("020000000001")
 
@@ -123,8 +127,6 @@ async def test_an_exception_in_a_descriptors_callback_or_a_task_does_not_end_the
         trouble.context.dispatch.attach_fd(reader, readable)
         trouble.context.dispatch.start_task(task)
         os.write(writer, b"x")
-        import trio
-
         with trio.fail_after(5):
             while sum(loaded.guard.failures.values()) < 2:  # noqa: ASYNC110  # what is awaited is in the dispatch: no event tells
                 await trio.sleep(0.001)
@@ -330,3 +332,71 @@ def test_an_interface_that_is_switched_off() -> None:
     world.interface.set_addresses(("10.0.0.1",))
     assert (world.interface.addresses, world.interface.mtu_limit) == (("10.0.0.1",), None)
     assert events == ["down", "up", "changed", "changed", InterfaceEvent.ADDRESSES.value]
+
+
+@pytest.mark.parametrize("point", list(Point))
+def test_a_hook_that_returns_nothing_is_its_modules_failure(point: Point) -> None:
+    world = World()
+    stack = world.stack
+    forgets: Hook = lambda interface, frames: None  # type: ignore[assignment,return-value]  # noqa: E731  # the fault
+    world.module.do = lambda: (stack.add_hook(point, forgets, name="forgets"), None)[1]
+    world.traffic()
+    world.module.do = lambda: None
+
+    if point is Point.IN:
+        world.traffic()
+    else:
+        stack.output(world.interface, [frame(MAC, MAC, b"x")])
+
+    assert world.loaded.guard.failures == {"hook forgets": 1}
+    assert world.interface.drops == {"hook_failed": 1}
+    assert world.module.calls == 1
+
+
+def test_an_ip_filter_that_returns_nothing_is_its_modules_failure() -> None:
+    world = World()
+    stack = world.stack
+    forgets: IpFilter = lambda interface, point, packets: None  # type: ignore[assignment,return-value]  # noqa: E731  # the fault
+    world.module.do = lambda: (stack.add_ip_filter(forgets, "forgets"), None)[1]
+    world.traffic()
+    packet = frame(MAC, MAC, bytes.fromhex("4500001400000000401166d70a0000010a000002"), 0x0800)
+
+    passed = stack.ip_filters.passing(world.interface, Point.IN, {0: Packet(packet, 14, parse_ip(memoryview(packet)[14:]))})
+
+    assert not passed
+    assert world.loaded.guard.failures == {"IP filter forgets": 1}
+
+
+@pytest.mark.host
+async def test_a_task_that_is_cancelled_did_not_fail_and_one_that_says_so_itself_did() -> None:
+    async with open_dispatch() as dispatch:
+        stack = Stack(System(dispatch, "n"), os.urandom)
+        made: list[Trouble] = []
+
+        def attach(context: Context, options: Options) -> Trouble:
+            made.append(Trouble(context, options))
+            return made[-1]
+
+        loaded = stack.load(Module("trouble", Kind.PROTOCOL, Options, attach))
+        ended: list[str] = []
+
+        async def waits() -> None:
+            try:
+                await trio.sleep_forever()
+            finally:
+                ended.append("cancelled")
+
+        async def nurses() -> None:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(trio.sleep_forever)
+
+        async def raises() -> None:
+            raise asyncio.CancelledError
+
+        for task in (waits, nurses, raises):
+            made[0].context.dispatch.start_task(task)
+        with trio.fail_after(5):
+            while not loaded.guard.failures:  # noqa: ASYNC110  # what is awaited is in the dispatch: no event tells
+                await trio.sleep(0.001)
+    assert ended == ["cancelled"]
+    assert list(loaded.guard.failures.values()) == [1]
