@@ -30,6 +30,9 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 _PATH = re.compile(r"(?P<module>[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+)(?::(?P<attribute>[A-Za-z_]\w*))?")
 
 
+_OWN_FILE = "a file of your own goes into a folder on Python's path: FOLDER/NAME.py is FOLDER.NAME"
+
+
 def find_module(name: str, kind: Kind | None = None) -> Loadable:
     """The module called *name*; with *kind* it must be of that kind. ModuleError (ENXIO) in one sentence otherwise."""
     module = _by_path(name) if "." in name else _by_name(name, kind)
@@ -42,13 +45,13 @@ def find_module(name: str, kind: Kind | None = None) -> Loadable:
 def _by_path(path: str) -> Loadable:
     match = _PATH.fullmatch(path)
     if match is None:
-        raise ModuleError(errno.ENXIO, f"{path!r} is not a module's name and not a dotted path")
+        raise ModuleError(errno.ENXIO, _no_name(path))
     return _member(match["module"], match["attribute"] or "MODULE", path)
 
 
 def _by_name(name: str, kind: Kind | None) -> Loadable:
     if _NAME.fullmatch(name) is None:
-        raise ModuleError(errno.ENXIO, f"{name!r} is not a module's name and not a dotted path")
+        raise ModuleError(errno.ENXIO, _no_name(name))
     for group, package in _PACKAGES.items():
         if kind in (None, group):
             path = f"{package}.{name.replace('-', '_')}"
@@ -57,7 +60,11 @@ def _by_name(name: str, kind: Kind | None) -> Loadable:
     for entry in entry_points(group=ENTRY_POINT_GROUP, name=name):
         return _member(entry.module, entry.attr, name)
     what = "module" if kind is None else kind.value
-    raise ModuleError(errno.ENXIO, f"there is no {what} called {name}: not {_places(kind)}")
+    raise ModuleError(errno.ENXIO, f"there is no {what} called {name}: not {_places(kind)}; {_OWN_FILE}")
+
+
+def _no_name(text: str) -> str:
+    return f"{text!r} is not a module's name and not a dotted path; {_OWN_FILE}"
 
 
 def _places(kind: Kind | None) -> str:

@@ -61,11 +61,14 @@ def test_entry_points_and_dotted_paths(modules: Path) -> None:
     assert find_module("thirdparty.good:SECOND").name == "second"
 
 
+OWN = "; a file of your own goes into a folder on Python's path: FOLDER/NAME.py is FOLDER.NAME"
+
+
 @pytest.mark.parametrize(
     ("name", "kind", "sentence"),
     [
-        ("nosuch", Kind.DRIVER, "there is no driver called nosuch: not in stack.drivers and not among the installed io_pkt.modules"),
-        ("nosuch", Kind.PROTOCOL, "there is no protocol called nosuch: not in stack.inet and not among the installed io_pkt.modules"),
+        ("nosuch", Kind.DRIVER, "there is no driver called nosuch: not in stack.drivers and not among the installed io_pkt.modules" + OWN),
+        ("nosuch", Kind.PROTOCOL, "there is no protocol called nosuch: not in stack.inet and not among the installed io_pkt.modules" + OWN),
         (
             "nosuch",
             None,
@@ -85,8 +88,9 @@ def test_entry_points_and_dotted_paths(modules: Path) -> None:
             "cannot load thirdparty.needy: it needs the Python module there_is_no_such_thing, which is not installed",
         ),
         ("thirdparty.broken", None, "cannot load thirdparty.broken: importing thirdparty.broken raised ValueError: bad day"),
-        ("../etc", None, "'../etc' is not a module's name and not a dotted path"),
-        ("", None, "'' is not a module's name and not a dotted path"),
+        ("./boom.py", None, "'./boom.py' is not a module's name and not a dotted path" + OWN),
+        ("../etc", None, "'../etc' is not a module's name and not a dotted path" + OWN),
+        ("", None, "'' is not a module's name and not a dotted path" + OWN),
         ("a b", Kind.DRIVER, "'a b' is not a module's name"),
     ],
 )

@@ -71,6 +71,9 @@ class Manager:
         return int(line.split()[1])
 
 
+OWN = "; a file of your own goes into a folder on Python's path: FOLDER/NAME.py is FOLDER.NAME"
+
+
 @pytest.fixture
 def run_dir(tmp_path: Path) -> Iterator[Path]:
     yield tmp_path / "run"
@@ -171,10 +174,10 @@ def test_one_manager_per_instance(veth: Veth, run_dir: Path) -> None:
         ("-d packet ifname=none0", 1, "there is no network interface none0 in this network namespace; there is: lo, va"),
         ("-d packet ifnam=va", 1, "packet: there is no option ifnam; did you mean ifname?"),
         ("-d packet", 1, "packet: option ifname is missing: ifname=TEXT"),
-        ("-d packt ifname=va", 1, "there is no driver called packt: not in stack.drivers and not among the installed io_pkt.modules"),
+        ("-d packt ifname=va", 1, "there is no driver called packt: not in stack.drivers and not among the installed io_pkt.modules" + OWN),
         ("-d packet ifname=va --fault drop=5", 1, "fault: drop=5: expected a share between 0 and 1, or with a percent sign, like 5%"),
         ("-d packet ifname=va -d packet ifname=va", 1, "io-pkt0 has an interface va already"),
-        ("-p packet", 1, "there is no protocol called packet: not in stack.inet and not among the installed io_pkt.modules"),
+        ("-p packet", 1, "there is no protocol called packet: not in stack.inet and not among the installed io_pkt.modules" + OWN),
         ("-x", 2, "there is no option -x; see io-pkt --help"),
     ],
 )
