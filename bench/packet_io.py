@@ -28,12 +28,12 @@ from collections.abc import Callable
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from stack.drivers.af_packet import sender as sender_module
-from stack.drivers.af_packet.constants import ETH_P_ALL, PACKET_IGNORE_OUTGOING, PACKET_RX_RING, SOL_PACKET
 from stack.drivers.af_packet.filter import program
 from stack.drivers.af_packet.receiver import Receiver, Recv, Ring
 from stack.drivers.af_packet.sender import Sender, _Iovec, _Mmsghdr
 from stack.filter.bpf.attach import attach
 from stack.frame import Frame
+from stack.linux.constants import ETH_P_ALL, PACKET_IGNORE_OUTGOING, PACKET_RX_RING, SOL_PACKET
 
 TYPE = 0x88B5
 HEAD = b"\xff" * 6 + b"\2\0\0\0\0\1" + struct.pack("!H", TYPE)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stack.interfaces import Rtnetlink
+from stack.linux.interfaces import Rtnetlink
 from stack.wire.rtnetlink import ARPHRD_ETHER
 
 NONE = "no Ethernet interface is up"

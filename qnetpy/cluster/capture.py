@@ -16,7 +16,8 @@ from collections.abc import Callable
 
 from qnetpy.cluster import control, linux
 from qnetpy.cluster.control import ControlError
-from stack.drivers.af_packet.constants import (
+from stack.drivers.af_packet.receiver import Recv
+from stack.linux.constants import (
     ETH_P_ALL,
     PACKET_ADD_MEMBERSHIP,
     PACKET_MR_PROMISC,
@@ -24,7 +25,6 @@ from stack.drivers.af_packet.constants import (
     PACKET_STATISTICS,
     SOL_PACKET,
 )
-from stack.drivers.af_packet.receiver import Recv
 from stack.wire import pcap
 
 MTU_MAX = 65535

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import attrs
 
-from stack.interfaces import LocalAddress, Rtnetlink
+from stack.linux.interfaces import LocalAddress, Rtnetlink
 
 
 @attrs.frozen

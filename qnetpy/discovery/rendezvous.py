@@ -18,7 +18,7 @@ import attrs
 from qnetpy.discovery.addresses import Addresses, usable_addresses
 from qnetpy.discovery.hint import ADDRESSES_MAX, JOIN_TYPE
 from qnetpy.discovery.mdns import open_mdns, resolve
-from stack.interfaces import Rtnetlink
+from stack.linux.interfaces import Rtnetlink
 from stack.wire.endpoint import endpoint
 
 if TYPE_CHECKING:

@@ -39,7 +39,7 @@ from qnetpy.discovery.responder import TTL, Gone, Heard, Responder
 from qnetpy.discovery.table import Drop, HintTable
 from resmgr.dispatch import Dispatch, Timer
 from resmgr.errors import Misuse
-from stack.interfaces import RECEIVE_MAX, notices
+from stack.linux.interfaces import RECEIVE_MAX, notices
 
 if TYPE_CHECKING:
     import asyncio

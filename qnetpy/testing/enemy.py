@@ -22,9 +22,9 @@ from pathlib import Path
 
 from qnetpy.link import solicitation, wire
 from qnetpy.link.constants import GROUP, VERSION
-from stack.drivers.af_packet.constants import SOL_PACKET
 from stack.drivers.af_packet.sender import SLOTS, Sender
 from stack.frame import Frame
+from stack.linux.constants import SOL_PACKET
 from stack.wire.ethernet import HEADER_SIZE
 
 ETHERTYPE = 0x88B5

@@ -22,7 +22,7 @@ import time
 from collections import Counter
 
 from qnetpy.testing.tamper import ACTS, Sending, Tamper
-from stack.drivers.af_packet.constants import ETH_P_ALL, PACKET_IGNORE_OUTGOING, PACKET_STATISTICS, SO_RCVBUFFORCE, SOL_PACKET
+from stack.linux.constants import ETH_P_ALL, PACKET_IGNORE_OUTGOING, PACKET_STATISTICS, SO_RCVBUFFORCE, SOL_PACKET
 
 PACKET_ADD_MEMBERSHIP = 1
 PACKET_MR_PROMISC = 1

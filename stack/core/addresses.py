@@ -1,7 +1,7 @@
 """Tells interfaces the IP addresses that this machine has on their links, for links that the kernel has too (the packet driver's).
 
-What the kernel tells is only that something changed (`stack.networkmonitor`); everything is then asked anew, at most once per turn. Linux
-only: where there is no rtnetlink nothing has addresses.
+What the kernel tells is only that something changed (`stack.linux.networkmonitor`); everything is then asked anew, at most once per turn.
+Linux only: where there is no rtnetlink nothing has addresses.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from resmgr.dispatch import Dispatch
 from stack.core.ifnet import Interface
 from stack.core.linuxinterface import linux_index
-from stack.networkmonitor import NetworkMonitor
+from stack.linux.networkmonitor import NetworkMonitor
 
 log = logging.getLogger(__name__)
 

@@ -3,7 +3,7 @@
 Receives from a ring in shared memory and sends with send or sendmmsg (`stack.drivers.af_packet`; docs/decisions/packet-io.md has the
 measurements). A BPF program in the kernel lets only wanted ethertypes for this machine wake the node; own transmissions are not heard.
 Frames are delivered as they are on a wire: VLAN tags that the kernel took out are put back, partial checksums completed, runs of
-segments that it merged taken apart (`stack.drivers.af_packet.unfinished`), unless somebody carries them whole (`stack.core.runs`).
+segments that it merged taken apart (`stack.linux.unfinished`), unless somebody carries them whole (`stack.core.runs`).
 Receiving, sending and sending runs have a socket each: what the kernel is told in front of a run it would want in front of every frame.
 
 The interface is followed through rtnetlink. When it vanishes the link is down; when one of the same name comes again, the driver takes it.
@@ -41,10 +41,20 @@ from stack.core.linuxinterface import LinuxInterface
 from stack.core.module import Context, Kind, Module
 from stack.core.screen import Screen
 from stack.core.statistics import Drop
-from stack.drivers.af_packet.constants import (
+from stack.drivers.af_packet.filter import program
+from stack.drivers.af_packet.options import PacketOptions
+from stack.drivers.af_packet.output import Output
+from stack.drivers.af_packet.receiver import Receiver, Recv, Ring
+from stack.drivers.af_packet.side import MTU as SIDE_MTU
+from stack.drivers.af_packet.side import RING as SIDE_RING
+from stack.drivers.af_packet.side import SideQueue
+from stack.filter.bpf.attach import attach
+from stack.frame import Frame
+from stack.linux.constants import (
     ARPHRD_ETHER,
     ARPHRD_LOOPBACK,
     ETH_P_ALL,
+    LINK_ERRORS,
     PACKET_ADD_MEMBERSHIP,
     PACKET_DROP_MEMBERSHIP,
     PACKET_IGNORE_OUTGOING,
@@ -57,16 +67,8 @@ from stack.drivers.af_packet.constants import (
     SO_SNDBUFFORCE,
     SOL_PACKET,
 )
-from stack.drivers.af_packet.filter import program
-from stack.drivers.af_packet.link import LinkMonitor
-from stack.drivers.af_packet.options import PacketOptions
-from stack.drivers.af_packet.output import LINK_ERRORS, Output
-from stack.drivers.af_packet.receiver import Receiver, Recv, Ring, ring_is_safe
-from stack.drivers.af_packet.side import MTU as SIDE_MTU
-from stack.drivers.af_packet.side import RING as SIDE_RING
-from stack.drivers.af_packet.side import SideQueue
-from stack.filter.bpf.attach import attach
-from stack.frame import Frame
+from stack.linux.linkmonitor import LinkMonitor
+from stack.linux.packetring import ring_is_safe
 from stack.wire.ethernet import MAC_SIZE
 from stack.wire.rtnetlink import Link
 

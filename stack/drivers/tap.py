@@ -32,11 +32,11 @@ from stack.core.fitting import fitting
 from stack.core.module import Context, Kind, Module
 from stack.core.names import check_linux_name, station_address
 from stack.core.statistics import Drop
-from stack.drivers.af_packet.filter import station_program
-from stack.drivers.af_packet.link import LinkMonitor
-from stack.drivers.af_packet.unfinished import RUN_MAX, Restorer
 from stack.drivers.tun_device.device import TapDevice
 from stack.frame import Frame
+from stack.linux.linkmonitor import LinkMonitor
+from stack.linux.typefilter import station_program
+from stack.linux.unfinished import RUN_MAX, Restorer
 from stack.wire import virtio_net
 from stack.wire.ethernet import mac_text
 from stack.wire.rtnetlink import Link

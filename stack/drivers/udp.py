@@ -45,8 +45,8 @@ from stack.drivers.udp_socket.receiver import Arrival
 from stack.drivers.udp_socket.sender import Socket
 from stack.drivers.udp_socket.table import EndpointTable, Entry
 from stack.frame import Frame
-from stack.interfaces import LocalAddress
-from stack.networkmonitor import NetworkMonitor
+from stack.linux.interfaces import LocalAddress
+from stack.linux.networkmonitor import NetworkMonitor
 from stack.wire.endpoint import DATAGRAM_MAX, MTU_MIN, Endpoint, SockAddr, from_sockaddr
 from stack.wire.ethernet import HEADER_SIZE, mac_text
 

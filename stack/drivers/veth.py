@@ -10,20 +10,22 @@ Needs CAP_NET_ADMIN and CAP_NET_RAW; for another namespace CAP_NET_ADMIN there a
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Mapping
 
 import attrs
 
 from resmgr.dispatch import Dispatch
+from stack.core.errors import ModuleError
 from stack.core.linuxinterface import LinuxInterface
 from stack.core.module import Context, Kind, Module
 from stack.core.names import check_linux_name, station_address
 from stack.core.runs import carries_runs
 from stack.core.wrapper import Around
-from stack.drivers.af_packet.pair import VethPair, open_namespace
 from stack.drivers.packet import PacketDriver, PacketOptions
 from stack.frame import Frame
+from stack.linux.vethpair import VethPair, open_namespace
 from stack.wire.ethernet import MTU_DEFAULT
 from stack.wire.rtnetlink import End
 
@@ -55,13 +57,11 @@ class VethDriver(Around):
         self._options = options
         for name in (options.ifname, options.peer):
             check_linux_name(name, "veth")
-        namespace = None if options.netns is None else open_namespace(options.netns)
+        near, far = End(options.ifname, _mac(options.mac)), End(options.peer, _mac(options.peer_mac))
         try:
-            near = End(options.ifname, _mac(options.mac))
-            self._pair = VethPair(near, End(options.peer, _mac(options.peer_mac), namespace), options.mtu)
-        finally:
-            if namespace is not None:
-                os.close(namespace)
+            self._pair = _make(near, far, options)
+        except OSError as error:
+            raise ModuleError(error.errno or errno.EIO, error.strerror or "") from error
         try:
             self._packet = PacketDriver(dispatch, PacketOptions(options.ifname, options.name))
             self.around(self._packet)
@@ -94,6 +94,16 @@ class VethDriver(Around):
     def info(self) -> Mapping[str, str | int]:
         where = f" in {self._options.netns}" if self._options.netns is not None else ""
         return {**self.inner.info(), "driver": "veth", "peer": f"{self._options.peer}{where}"}
+
+
+def _make(near: End, far: End, options: VethOptions) -> VethPair:
+    if options.netns is None:
+        return VethPair(near, far, options.mtu)
+    namespace = open_namespace(options.netns)
+    try:
+        return VethPair(near, attrs.evolve(far, namespace=namespace), options.mtu)
+    finally:
+        os.close(namespace)
 
 
 def _mac(text: str | None) -> bytes | None:

@@ -1,7 +1,7 @@
 """An Ethernet over routed networks: `io-pkt -d vxlan vni=42,remote=192.0.2.7,remote=192.0.2.9`. VXLAN (RFC 7348), as Linux speaks it.
 
 Each frame is the payload of a UDP datagram to port 4789. Which end a station is behind is learned from what arrives
-(`stack.drivers.udp_socket.stations`); frames to groups and to unknown stations go to every `remote`, and to `group`, a multicast address
+(`stack.drivers.vxlan_tunnel.stations`); frames to groups and to unknown stations go to every `remote`, and to `group`, a multicast address
 on `dev`. Datagrams are taken from the remotes only, unless there is a group: nothing in the tunnel is authenticated, and whoever may send
 into it is on the LAN. Linux's end: `ip link add vxlan42 type vxlan id 42 dstport 4789 remote ADDRESS`.
 
@@ -12,7 +12,7 @@ into it is on the LAN. Linux's end: `ip link add vxlan42 type vxlan id 42 dstpor
     rx_own          came back to us                         tx_partly           copies to some of several ends
 
 The MTU is the inner one; 1450 fits into 1500 over IPv4, 1430 over IPv6. Networks of one stack share an address and port
-(`stack.drivers.udp_socket.tunnel`); the first one's `ttl` and `buffer` hold. A Linux end without a card between (namespaces, virtual
+(`stack.drivers.vxlan_tunnel.tunnel`); the first one's `ttl` and `buffer` hold. A Linux end without a card between (namespaces, virtual
 machines) leaves inner checksums and segmentation to that card, which a datagram cannot tell: `ethtool -K vxlan42 tx off` there. Needs no
 right.
 """
@@ -34,10 +34,10 @@ from stack.core.module import Context, Kind, Module
 from stack.core.names import station_address
 from stack.core.options import Size
 from stack.core.statistics import Drop
-from stack.drivers.udp_socket.stations import Stations
-from stack.drivers.udp_socket.tunnel import Place, Tunnel
+from stack.drivers.vxlan_tunnel.stations import Stations
+from stack.drivers.vxlan_tunnel.tunnel import Place, Tunnel
 from stack.frame import BadFrame, Frame
-from stack.networkmonitor import NetworkMonitor
+from stack.linux.networkmonitor import NetworkMonitor
 from stack.wire import vxlan
 from stack.wire.endpoint import PORT_MAX, Endpoint, SockAddr, endpoint, from_sockaddr, split_host
 from stack.wire.ethernet import HEADER_SIZE, MAC_SIZE, TAG_SIZE, ethertype_of, is_group
@@ -196,7 +196,7 @@ class VxlanDriver:
     # Receiving
 
     def arrived(self, frames: list[tuple[SockAddr, Frame]]) -> None:
-        """`stack.drivers.udp_socket.tunnel.Network`."""
+        """`stack.drivers.vxlan_tunnel.tunnel.Network`."""
         good: list[Frame] = []
         now = self._dispatch.now()
         before: SockAddr | None = None
@@ -239,7 +239,7 @@ class VxlanDriver:
             frames.append(frame)
 
     def count(self, reason: str, number: int = 1) -> None:
-        """`stack.drivers.udp_socket.tunnel.Network`."""
+        """`stack.drivers.vxlan_tunnel.tunnel.Network`."""
         if self._port is not None:
             self._port.count(reason, number)
 

@@ -35,21 +35,21 @@ from stack.core.errors import ModuleError
 from stack.core.fitting import fitting
 from stack.core.module import Context, Kind, Module
 from stack.core.statistics import Drop
-from stack.drivers.af_packet.constants import (
+from stack.drivers.af_xdp.attachment import LET_GO, Attachment
+from stack.drivers.af_xdp.options import XdpOptions
+from stack.frame import Frame
+from stack.linux.constants import (
     ARPHRD_ETHER,
+    LINK_ERRORS,
     PACKET_ADD_MEMBERSHIP,
     PACKET_MR_MULTICAST,
     PACKET_MR_PROMISC,
     PACKET_MREQ,
     SOL_PACKET,
 )
-from stack.drivers.af_packet.link import LinkMonitor
-from stack.drivers.af_packet.output import LINK_ERRORS
-from stack.drivers.af_packet.receiver import ring_is_safe
-from stack.drivers.af_xdp.attachment import LET_GO, Attachment
-from stack.drivers.af_xdp.options import XdpOptions
-from stack.frame import Frame
-from stack.namespace import inside
+from stack.linux.linkmonitor import LinkMonitor
+from stack.linux.namespace import inside
+from stack.linux.packetring import ring_is_safe
 from stack.wire.ethernet import MAC_SIZE
 from stack.wire.rtnetlink import Link
 

@@ -10,9 +10,9 @@ from resmgr.testing.virtual import VirtualDispatch
 from stack.core.hooks import Point
 from stack.core.ifnet import Interface
 from stack.core.stack import Stack
-from stack.drivers.af_packet.unfinished import Restorer
 from stack.drivers.hub import Hub
 from stack.frame import Frame
+from stack.linux.unfinished import Restorer
 from stack.testing.driver import OTHER_TYPE, TYPE, RecordingPort
 from stack.wire import pcap, virtio_net
 from stack.wire.capture import CaptureReader, read_records

@@ -1,1 +1,1 @@
-"""Parts of the `packet` driver: what Linux gives for frames and links. Each takes a socket or descriptor; the driver owns it."""
+"""Parts of the `packet` driver. Each takes a socket; the driver owns it."""

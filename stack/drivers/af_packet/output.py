@@ -21,10 +21,9 @@ from resmgr.dispatch import Dispatch
 from stack.core.statistics import Drop
 from stack.drivers.af_packet.sender import Sender
 from stack.frame import Frame
+from stack.linux.constants import LINK_ERRORS
 from stack.wire.ethernet import HEADER_SIZE, TAG_SIZE, TAGS_MAX, TPIDS, unpack_type
 from stack.wire.run import Run
-
-LINK_ERRORS = frozenset((errno.ENETDOWN, errno.ENXIO, errno.ENODEV))
 
 
 class Output:

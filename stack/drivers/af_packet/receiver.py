@@ -10,21 +10,21 @@ and the ring's size does not depend on rmem_max. V3 would pack frames into block
           +-------+-----+---------+------+------+----+-----+------+-----+----------+-----------------
 
 Slots are as long as the MTU asks for. A run of segments that the kernel has merged is longer: it comes by recvmsg, and its slot keeps its
-place in the order. What is not a frame as on a wire is put right (`stack.drivers.af_packet.unfinished`).
+place in the order. What is not a frame as on a wire is put right (`stack.linux.unfinished`).
 
-The kernel orders its writes (frame, then status) and so must we. Python cannot issue barriers: the ring relies on total store order, which
-x86 has. Elsewhere `recv` is the default.
+Where a ring is not safe (`stack.linux.packetring`), `recv` is the default.
 """
 
 from __future__ import annotations
 
 import mmap
-import platform
 import socket
 import struct
 from typing import Protocol
 
-from stack.drivers.af_packet.constants import (
+from stack.drivers.af_packet.recvmmsg import Cells
+from stack.frame import Frame
+from stack.linux.constants import (
     PACKET_AUXDATA,
     PACKET_COPY_THRESH,
     PACKET_RESERVE,
@@ -39,9 +39,7 @@ from stack.drivers.af_packet.constants import (
     TP_STATUS_VLAN_VALID,
     TPACKET_V2,
 )
-from stack.drivers.af_packet.recvmmsg import Cells
-from stack.drivers.af_packet.unfinished import UNFINISHED, Messages, Restorer
-from stack.frame import Frame
+from stack.linux.unfinished import UNFINISHED, Messages, Restorer
 from stack.wire import virtio_net
 from stack.wire.ethernet import HEADER_SIZE, TAG_SIZE, TAGS_MAX
 
@@ -61,12 +59,6 @@ UNBOUNDED = 1 << 62
 """Bytes, of a batch that is bounded by its frames alone."""
 RUNS_MEMORY = 4 << 20
 """Bytes of merged runs that may wait beside a ring."""
-_TOTAL_STORE_ORDER = frozenset(("x86_64", "i686", "i386", "AMD64"))
-
-
-def ring_is_safe() -> bool:
-    """The processor keeps the order of stores and loads that the ring needs."""
-    return platform.machine() in _TOTAL_STORE_ORDER
 
 
 class Receiver(Protocol):

@@ -13,9 +13,9 @@ import errno
 import socket
 import struct
 
-from stack.drivers.af_packet.constants import AUXDATA, MSG_DONTWAIT, TP_STATUS_VLAN_VALID
-from stack.drivers.af_packet.unfinished import CONTROL_SIZE, RUN_MAX, UNFINISHED, Restorer
 from stack.frame import Frame
+from stack.linux.constants import AUXDATA, MSG_DONTWAIT, TP_STATUS_VLAN_VALID
+from stack.linux.unfinished import CONTROL_SIZE, RUN_MAX, UNFINISHED, Restorer
 from stack.wire import virtio_net
 
 CELLS = 64

@@ -15,8 +15,8 @@ import ctypes
 import errno
 import socket
 
-from stack.drivers.af_packet.constants import MSG_DONTWAIT
 from stack.frame import Frame
+from stack.linux.constants import MSG_DONTWAIT
 
 PLAIN_MAX = 3
 """Up to here one send per frame is cheaper (docs/decisions/packet-io.md)."""

@@ -15,10 +15,10 @@ from collections.abc import Mapping
 from resmgr.dispatch import Dispatch, Timer
 from stack.core.driver import Port
 from stack.core.screen import Screen
-from stack.drivers.af_packet.constants import ETH_P_ALL, PACKET_STATISTICS, SOL_PACKET
 from stack.drivers.af_packet.filter import side_program
 from stack.drivers.af_packet.receiver import Receiver
 from stack.filter.bpf.attach import attach
+from stack.linux.constants import ETH_P_ALL, PACKET_STATISTICS, SOL_PACKET
 
 BATCH = 32
 PAUSE = 0.004

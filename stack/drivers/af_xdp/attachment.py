@@ -8,7 +8,6 @@ import logging
 import struct
 import time
 
-from stack.drivers.af_packet.ethtool import receive_queues
 from stack.drivers.af_xdp.constants import XDP_COPY, XDP_ZEROCOPY
 from stack.drivers.af_xdp.options import XdpOptions
 from stack.drivers.af_xdp.program import SETTINGS, TYPE_KEY, TYPES_MAX, receiving, settings
@@ -17,6 +16,7 @@ from stack.ebpf.constants import MapType, XdpMode
 from stack.ebpf.map import Map
 from stack.ebpf.program import Program, XdpLink
 from stack.ebpf.syscall import refusal
+from stack.linux.ethtool import receive_queues
 from stack.wire.ethernet import HEADER_SIZE, TAG_SIZE, TAGS_MAX
 from stack.wire.rtnetlink import Link
 

@@ -7,7 +7,6 @@ closed, unless somebody made it to stay.
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import fcntl
 import os
@@ -16,6 +15,7 @@ import struct
 
 from stack.core.errors import ModuleError
 from stack.filter.bpf.assembler import Code
+from stack.filter.bpf.attach import fprog
 from stack.wire import virtio_net
 
 PATH = "/dev/net/tun"
@@ -32,7 +32,6 @@ SIOCGIFFLAGS, SIOCSIFFLAGS, SIOCSIFMTU = 0x8913, 0x8914, 0x8922
 IFF_UP = 0x1
 NAME_SIZE = 16
 IFREQ_SIZE = 40
-INSTRUCTION = struct.Struct("=HBBI")
 
 
 class TapDevice:
@@ -75,8 +74,8 @@ class TapDevice:
 
     def attach(self, code: Code) -> None:
         """Only frames that the program passes can be read from now on."""
-        program = ctypes.create_string_buffer(b"".join(INSTRUCTION.pack(*one) for one in code))
-        fcntl.ioctl(self.fd, TUNATTACHFILTER, struct.pack("@HP", len(code), ctypes.addressof(program)))
+        with fprog(code) as program:
+            fcntl.ioctl(self.fd, TUNATTACHFILTER, program)
 
     def configure(self, up: bool, mtu: int | None) -> None:
         """Switch the Linux interface on, and set its MTU. OSError."""

@@ -29,7 +29,7 @@ from stack.drivers.udp_socket.receiver import Receiver
 from stack.drivers.udp_socket.sender import Socket
 from stack.filter.bpf.assembler import RET, WHOLE
 from stack.filter.bpf.attach import attach
-from stack.interfaces import LocalAddress
+from stack.linux.interfaces import LocalAddress
 
 SEND_BUFFER = 4 << 20
 """Bytes, if we have the right; wmem_max otherwise."""

@@ -28,7 +28,7 @@ from stack.l2.forward.features import DeviceFeatures
 from stack.l2.forward.parts import CARRIED, FLOW, FLOW_KEY, KEY, PORT, REASONS, STATION, Maps
 from stack.l2.forward.preference import is_buffered
 from stack.l2.forward.program import forwarding
-from stack.namespace import inside
+from stack.linux.namespace import inside
 from stack.wire.ethernet import HEADER_SIZE, TAG_SIZE
 from stack.wire.netdev import XdpFeature
 

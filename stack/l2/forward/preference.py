@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from stack.core.linuxinterface import LinuxInterface
-from stack.drivers.af_packet.ethtool import linux_driver
-from stack.namespace import inside
+from stack.linux.ethtool import linux_driver
+from stack.linux.namespace import inside
 
 BUFFERED = frozenset(("veth", "tun", "bridge", "bonding"))
 """Drivers whose frames are socket buffers of local senders anyway, with much beside them that no XDP program sees: the rest of a partial

@@ -20,7 +20,9 @@ import mmap
 import socket
 import struct
 
-from stack.drivers.af_packet.constants import (
+from stack.filter.bpf.assembler import RET, WHOLE, Assembler, Code
+from stack.filter.bpf.attach import attach
+from stack.linux.constants import (
     AUXDATA,
     PACKET_AUXDATA,
     PACKET_COPY_THRESH,
@@ -37,9 +39,7 @@ from stack.drivers.af_packet.constants import (
     TP_STATUS_VLAN_VALID,
     TPACKET_V2,
 )
-from stack.drivers.af_packet.unfinished import CONTROL_SIZE, RUN_MAX, Restorer
-from stack.filter.bpf.assembler import RET, WHOLE, Assembler, Code
-from stack.filter.bpf.attach import attach
+from stack.linux.unfinished import CONTROL_SIZE, RUN_MAX, Restorer
 from stack.wire import virtio_net
 from stack.wire.ethernet import HEADER_SIZE, TAG_SIZE, TAGS_MAX, TPID_8021Q
 

@@ -19,11 +19,11 @@ from stack.core.driver import in_batches
 from stack.core.ifnet import Interface
 from stack.core.isolation import RAISED
 from stack.core.linuxinterface import LinuxInterface, OnLinux, on_linux
-from stack.drivers.af_packet.receiver import ring_is_safe
 from stack.l2.forward.carrier import Counts, FlowCounts, FlowKey
 from stack.l2.forward.ring import PortRing
 from stack.l2.forward.worker import Routed, Station, Worker, WorkerPort
-from stack.namespace import inside
+from stack.linux.namespace import inside
+from stack.linux.packetring import ring_is_safe
 
 RING_SIZE = 4 << 20
 """Bytes of memory per port."""
@@ -45,7 +45,7 @@ class ThreadCarrier:
     costs_while_off = True
 
     def __init__(self, dispatch: Dispatch, workers: int = 0) -> None:
-        """OSError where the ring in shared memory is not safe (`stack.drivers.af_packet.receiver`)."""
+        """OSError where the ring in shared memory is not safe (`stack.linux.packetring`)."""
         if not ring_is_safe():
             raise OSError(95, "this processor does not keep the order of stores that a shared ring needs")
         self._dispatch = dispatch

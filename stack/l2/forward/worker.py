@@ -24,11 +24,11 @@ from collections.abc import Callable
 from resmgr.errors import Misuse
 from stack.core.driver import BATCH_MAX
 from stack.core.ifnet import Interface
-from stack.drivers.af_packet.constants import TP_STATUS_COPY
 from stack.frame import Frame
 from stack.l2.forward.carrier import FlowKey, Reason
 from stack.l2.forward.packets import flow_of, pass_on
 from stack.l2.forward.ring import FRAME_AT, SPECIAL, VNET_SIZE, PortRing
+from stack.linux.constants import TP_STATUS_COPY
 from stack.wire import virtio_net
 from stack.wire.ethernet import HEADER_SIZE, TAG_SIZE
 

@@ -12,10 +12,10 @@ import pytest
 import trio
 
 from resmgr.runner import TrioDispatch, open_dispatch
-from stack.drivers.af_packet.constants import PACKET_VNET_HDR, SOL_PACKET
 from stack.drivers.af_packet.receiver import Recv, Ring
 from stack.drivers.packet import PacketDriver, PacketOptions
 from stack.frame import Frame
+from stack.linux.constants import PACKET_VNET_HDR, SOL_PACKET
 from stack.testing.driver import TYPE, RecordingPort, frame
 from stack.testing.namespace import Veth
 from stack.wire import virtio_net

@@ -19,14 +19,11 @@ from stack.core.errors import ModuleError
 from stack.core.options import parse_options
 from stack.core.stack import Stack
 from stack.core.statistics import Drop
-from stack.drivers.af_packet.filter import station_program
 from stack.drivers.packet import PacketDriver, PacketOptions
 from stack.drivers.tap import TapDriver, TapOptions
 from stack.drivers.wrap.fault import FaultDriver, FaultOptions
-from stack.filter.bpf import machine
-from stack.filter.bpf.assembler import Code
 from stack.frame import Frame
-from stack.testing.driver import OTHER_TYPE, TYPE, RecordingPort, check_driver, frame
+from stack.testing.driver import RecordingPort, check_driver, frame
 from stack.testing.namespace import Namespace, Veth
 from stack.testing.pair import Pair, settle
 from stack.wire.ethernet import BROADCAST
@@ -254,21 +251,6 @@ def test_without_the_right() -> None:
         "1 no right to make the tap device t0: this needs root or the capability CAP_NET_ADMIN\n",
         "13 cannot open /dev/net/tun, which makes tap devices: Permission denied\n",
     )
-
-
-def test_the_program_passes_what_is_for_the_station_or_a_group() -> None:
-    def passes(code: Code, one: bytes) -> bool:
-        return machine.run(code, one, 0) > 0
-
-    code = station_program(frozenset((TYPE,)), MAC)
-    near = MAC[:5] + b"\x78"
-    for tags in ((), ((0x8100, 5),), ((0x88A8, 7), (0x8100, 8))):
-        for destination, wanted in ((MAC, True), (BROADCAST, True), (b"\1\0\x5e\0\0\1", True), (near, False), (b"\6" + MAC[1:], False)):
-            assert passes(code, frame(destination, near, bytes(50), TYPE, tags)) == wanted
-            assert not passes(code, frame(destination, near, bytes(50), OTHER_TYPE, tags))
-    assert passes(station_program(None, MAC), frame(MAC, near, b"", OTHER_TYPE))
-    assert passes(station_program(frozenset((TYPE,)), None), frame(near, MAC, b""))
-    assert not passes(station_program(frozenset(), None), frame(MAC, near, b""))
 
 
 def test_options() -> None:

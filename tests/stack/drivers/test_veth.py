@@ -118,7 +118,7 @@ async def test_refusals_are_one_sentence_and_leave_nothing(dispatch: TrioDispatc
 MAKER = """
 import os, sys
 from resmgr.testing.virtual import VirtualDispatch
-from stack.drivers.af_packet.pair import VethPair
+from stack.linux.vethpair import VethPair
 from stack.wire.rtnetlink import End
 pair = VethPair(End("q0"), End("q1"), 1500)
 print("made", flush=True)

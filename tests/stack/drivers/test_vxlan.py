@@ -18,8 +18,8 @@ from stack.core.errors import ModuleError, OptionError
 from stack.core.options import parse_options
 from stack.core.stack import Stack
 from stack.drivers.tap import TapDriver, TapOptions
-from stack.drivers.udp_socket.stations import AGE, Stations
 from stack.drivers.vxlan import VxlanDriver, VxlanOptions
+from stack.drivers.vxlan_tunnel.stations import AGE, Stations
 from stack.drivers.wrap.fault import FaultDriver, FaultOptions
 from stack.frame import Frame
 from stack.testing.driver import TYPE, RecordingPort, check_driver, frame

@@ -7,7 +7,7 @@ import socket
 
 import pytest
 
-from stack.namespace import inside
+from stack.linux.namespace import inside
 from stack.testing.namespace import Namespace
 
 pytestmark = pytest.mark.priv

@@ -8,8 +8,8 @@ import socket
 
 import pytest
 
-from stack import interfaces
-from stack.interfaces import LocalAddress, Rtnetlink
+from stack.linux import interfaces
+from stack.linux.interfaces import LocalAddress, Rtnetlink
 from stack.testing.namespace import Namespace, Veth
 from stack.wire.rtnetlink import ARPHRD_ETHER, RTM_GETLINK, dump
 
@@ -75,7 +75,7 @@ def test_no_rtnetlink_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> socket.socket:
         raise OSError(errno.EAFNOSUPPORT, "no such family")
 
-    monkeypatch.setattr("stack.interfaces.socket.socket", refuse)
+    monkeypatch.setattr("stack.linux.interfaces.socket.socket", refuse)
     for ask in (Rtnetlink, interfaces.notices):
         with pytest.raises(OSError) as caught:
             ask()

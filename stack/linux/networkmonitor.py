@@ -1,6 +1,6 @@
-"""This machine's links and addresses, and when they change: `stack.interfaces` on the dispatch. For whoever needs more than one link.
+"""This machine's links and addresses, and when they change: `stack.linux.interfaces` on the dispatch. For whoever needs more than one link.
 
-One link is followed by `stack.drivers.af_packet.link`, which asks for that one only: a machine may have thousands beside it. Sockets belong
+One link is followed by `stack.linux.linkmonitor`, which asks for that one only: a machine may have thousands beside it. Sockets belong
 to the network namespace in which they were made.
 """
 
@@ -10,7 +10,7 @@ import errno
 from collections.abc import Callable
 
 from resmgr.dispatch import Dispatch, Timer
-from stack.interfaces import RECEIVE_MAX, LocalAddress, Rtnetlink, notices
+from stack.linux.interfaces import RECEIVE_MAX, LocalAddress, Rtnetlink, notices
 
 DRAIN_MAX = 64
 SETTLE = 0.02

@@ -15,8 +15,8 @@ from __future__ import annotations
 import socket
 import sys
 
-from stack.drivers.af_packet.constants import AUXDATA, SOL_PACKET, TP_STATUS_VLAN_TPID_VALID, TP_STATUS_VLAN_VALID
 from stack.frame import BadFrame, Frame
+from stack.linux.constants import AUXDATA, SOL_PACKET, TP_STATUS_VLAN_TPID_VALID, TP_STATUS_VLAN_VALID
 from stack.wire import virtio_net
 from stack.wire.ethernet import HEADER_SIZE, MAC_SIZE, TAG, TAG_SIZE, TAGS_MAX, TPID_8021Q
 from stack.wire.run import Run

@@ -14,8 +14,7 @@ import logging
 import os
 import socket
 
-from stack.core.errors import ModuleError
-from stack.namespace import inside
+from stack.linux.namespace import inside
 from stack.wire.rtnetlink import End, Link, Refused, delete_link, get_link, new_veth, parse_messages, switch_on
 
 log = logging.getLogger(__name__)
@@ -28,16 +27,16 @@ MAKER = "made by io-pkt, process"
 
 
 def open_namespace(name: str) -> int:
-    """A descriptor of a network namespace: a name of ip-netns(8), a process number, or a path. ModuleError."""
+    """A descriptor of a network namespace: a name of ip-netns(8), a process number, or a path. OSError with a sentence."""
     path = name if "/" in name else f"/proc/{name}/ns/net" if name.isascii() and name.isdigit() else f"{NAMESPACES}/{name}"
     try:
         return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
-        raise ModuleError(error.errno or errno.EIO, f"there is no network namespace {name}: {path}: {error.strerror}") from error
+        raise OSError(error.errno or errno.EIO, f"there is no network namespace {name}: {path}: {error.strerror}") from error
 
 
 class VethPair:
-    """See the head of this file. Both ends are switched on. ModuleError when that does not work; then nothing is left."""
+    """See the head of this file. Both ends are switched on. OSError with a sentence when that does not work; then nothing is left."""
 
     def __init__(self, near: End, far: End, mtu: int) -> None:
         what = f"the veth pair {near.name} and {far.name}"
@@ -62,14 +61,14 @@ class VethPair:
         if self._sock.fileno() >= 0:
             try:
                 _ask(self._sock, delete_link(self.index), "")
-            except ModuleError:
+            except OSError:
                 pass
             self._sock.close()
 
     def _index(self, name: str) -> int:
         link = _find(self._sock, name)
         if link is None:
-            raise ModuleError(errno.ENODEV, f"the interface {name} is gone again")
+            raise OSError(errno.ENODEV, f"the interface {name} is gone again")
         return link.index
 
 
@@ -95,15 +94,15 @@ def _maker(pid: int) -> str:
 
 
 def _remove_left_over(sock: socket.socket, name: str) -> None:
-    """Remove the pair with the near end *name* if its maker is no more. ModuleError when that is at work."""
+    """Remove the pair with the near end *name* if its maker is no more. OSError when that is at work."""
     link = _find(sock, name)
     words = [] if link is None or not link.alias.startswith(f"{MAKER} ") else link.alias[len(MAKER) + 1 :].split()
     if link is None or len(words) != 3 or not words[0].isdecimal():
         return
     if words[2] != str(os.stat("/proc/self/ns/pid").st_ino):
-        raise ModuleError(errno.EEXIST, f"{name} was made by an io-pkt that cannot be seen from here: ip link delete {name}, if it ended")
+        raise OSError(errno.EEXIST, f"{name} was made by an io-pkt that cannot be seen from here: ip link delete {name}, if it ended")
     if _maker(int(words[0])) == link.alias:
-        raise ModuleError(errno.EEXIST, f"{name} was made by process {words[0]}, an io-pkt that is at work")
+        raise OSError(errno.EEXIST, f"{name} was made by process {words[0]}, an io-pkt that is at work")
     _ask(sock, delete_link(link.index), f"cannot remove {name}, which an io-pkt left that was killed")
     log.info("%s was left by process %s, which was killed: removed", name, words[0])
 
@@ -119,7 +118,7 @@ def _netlink_in(namespace: int) -> socket.socket:
             return _netlink()
     except OSError as error:
         code = error.errno or errno.EIO
-        raise ModuleError(code, f"cannot enter the network namespace: {_why(code)}") from error
+        raise OSError(code, f"cannot enter the network namespace: {_why(code)}") from error
 
 
 def _ask(sock: socket.socket, request: bytes, failure: str) -> None:
@@ -129,7 +128,7 @@ def _ask(sock: socket.socket, request: bytes, failure: str) -> None:
         for message in parse_messages(sock.recv(RECEIVE_MAX)):
             if isinstance(message, Refused):
                 if message.code:
-                    raise ModuleError(message.code, f"{failure}: {_why(message.code)}")
+                    raise OSError(message.code, f"{failure}: {_why(message.code)}")
                 return
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import struct
 
 SOL_PACKET = 263
@@ -40,6 +41,9 @@ SIOCGSKNS = 0x894C
 SO_SNDBUFFORCE = 32
 SO_RCVBUFFORCE = 33
 ETH_P_ALL = 0x0003
+
+LINK_ERRORS = frozenset((errno.ENETDOWN, errno.ENXIO, errno.ENODEV))
+"""What a socket on an interface says when that is down or gone."""
 
 ARPHRD_ETHER = 1
 ARPHRD_LOOPBACK = 772
