@@ -37,7 +37,6 @@ from resmgr.system import System
 from stack.core.hooks import ORDER_BRIDGE, Point
 from stack.core.ifnet import Interface
 from stack.core.stack import Stack
-from stack.drivers.af_packet.sender import _Iovec, _Mmsghdr
 from stack.ebpf.assembler import R0, R1, R2, Assembler
 from stack.ebpf.constants import PROG_TEST_RUN
 from stack.ebpf.program import Program
@@ -45,6 +44,7 @@ from stack.ebpf.syscall import bpf
 from stack.frame import Frame
 from stack.l2.forward.fastpath import FastPath
 from stack.l2.forward.kinds import kinds
+from stack.linux import mmsg
 from stack.testing.namespace import Namespace
 
 TYPE = 0x88B5
@@ -76,12 +76,10 @@ def far(arguments: list[str]) -> None:
 
 def send(sock: socket.socket, name: str, size: float, seconds: float, rate: float) -> None:
     """Prints how many frames went out and in what time. *rate* 0: as fast as it goes."""
-    data = ctypes.create_string_buffer(frame(int(size)), int(size))
-    iovecs, headers = (_Iovec * BATCH)(), (_Mmsghdr * BATCH)()
-    for number in range(BATCH):
-        iovecs[number].base, iovecs[number].length = ctypes.addressof(data), int(size)
-        headers[number].header.iovecs = ctypes.addressof(iovecs) + number * ctypes.sizeof(_Iovec)
-        headers[number].header.iovecs_count = 1
+    data = bytearray(frame(int(size)))
+    iovecs = bytearray(mmsg.IOVEC.pack(mmsg.address(data), int(size)) * BATCH)
+    made = mmsg.headers(BATCH, mmsg.address(iovecs))
+    headers = ctypes.c_void_p(mmsg.address(made))
     sendmmsg, fd = ctypes.CDLL(None).sendmmsg, sock.fileno()
     sent, began = 0, time.perf_counter()
     count = BATCH if rate == 0 else 16

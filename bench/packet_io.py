@@ -30,9 +30,10 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from stack.drivers.af_packet import sender as sender_module
 from stack.drivers.af_packet.filter import program
 from stack.drivers.af_packet.receiver import Receiver, Recv, Ring
-from stack.drivers.af_packet.sender import Sender, _Iovec, _Mmsghdr
+from stack.drivers.af_packet.sender import Sender
 from stack.filter.bpf.attach import attach
 from stack.frame import Frame
+from stack.linux import mmsg
 from stack.linux.constants import ETH_P_ALL, PACKET_IGNORE_OUTGOING, PACKET_RX_RING, SOL_PACKET
 
 TYPE = 0x88B5
@@ -80,17 +81,14 @@ class RecvMmsg:
 
     def __init__(self, sock: socket.socket, mtu: int) -> None:
         count, self.stride = 64, (mtu + 22 + 63) // 64 * 64
-        slots = ctypes.create_string_buffer(self.stride * count)
-        iovecs, headers = (_Iovec * count)(), (_Mmsghdr * count)()
+        slots, iovecs = bytearray(self.stride * count), bytearray(mmsg.IOVEC.size * count)
         for number in range(count):
-            iovecs[number].base = ctypes.addressof(slots) + number * self.stride
-            iovecs[number].length = self.stride
-            headers[number].header.iovecs = ctypes.addressof(iovecs) + number * ctypes.sizeof(_Iovec)
-            headers[number].header.iovecs_count = 1
+            mmsg.IOVEC.pack_into(iovecs, number * mmsg.IOVEC.size, mmsg.address(slots) + number * self.stride, self.stride)
+        headers = mmsg.headers(count, mmsg.address(iovecs))
         self.keep = (slots, iovecs, headers)
-        self.view = memoryview(slots).cast("B")
-        self.lengths = memoryview(headers).cast("B").cast("I")
-        self.headers = ctypes.c_void_p(ctypes.addressof(headers))
+        self.view = memoryview(slots)
+        self.lengths = memoryview(headers).cast("I")
+        self.headers = ctypes.c_void_p(mmsg.address(headers))
         self.sock, self.call = sock, ctypes.PyDLL(None).recvmmsg
         sock.setsockopt(socket.SOL_SOCKET, 33, MEMORY)
 

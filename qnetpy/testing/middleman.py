@@ -22,7 +22,8 @@ import time
 from collections import Counter
 
 from qnetpy.testing.tamper import ACTS, Sending, Tamper
-from stack.linux.constants import ETH_P_ALL, PACKET_IGNORE_OUTGOING, PACKET_STATISTICS, SO_RCVBUFFORCE, SOL_PACKET
+from stack.linux.buffers import widen
+from stack.linux.constants import ETH_P_ALL, PACKET_IGNORE_OUTGOING, PACKET_STATISTICS, SOL_PACKET
 
 PACKET_ADD_MEMBERSHIP = 1
 PACKET_MR_PROMISC = 1
@@ -37,10 +38,7 @@ def open_end(interface: str) -> socket.socket:
     """Hears and sends everything on *interface*."""
     sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
     sock.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, BUFFER)
-    except PermissionError:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER)
+    widen(sock, socket.SO_RCVBUF, BUFFER)
     sock.setsockopt(SOL_PACKET, PACKET_ADD_MEMBERSHIP, struct.pack("iHH8s", socket.if_nametoindex(interface), PACKET_MR_PROMISC, 0, b""))
     sock.bind((interface, ETH_P_ALL))
     return sock

@@ -50,6 +50,7 @@ from stack.drivers.af_packet.side import RING as SIDE_RING
 from stack.drivers.af_packet.side import SideQueue
 from stack.filter.bpf.attach import attach
 from stack.frame import Frame
+from stack.linux.buffers import widen
 from stack.linux.constants import (
     ARPHRD_ETHER,
     ARPHRD_LOOPBACK,
@@ -64,7 +65,6 @@ from stack.linux.constants import (
     PACKET_STATISTICS,
     PACKET_VNET_HDR,
     SIOCGSKNS,
-    SO_SNDBUFFORCE,
     SOL_PACKET,
 )
 from stack.linux.linkmonitor import LinkMonitor
@@ -436,10 +436,7 @@ def _open_socket(ifname: str) -> socket.socket:
         attach(sock, program(frozenset()))
         # The filter drops them as well; this way they do not even get there.
         sock.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)
-        try:
-            sock.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, SEND_BUFFER)
-        except PermissionError:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
+        widen(sock, socket.SO_SNDBUF, SEND_BUFFER)
     except BaseException:
         sock.close()
         raise

@@ -17,28 +17,22 @@ Where a ring is not safe (`stack.linux.packetring`), `recv` is the default.
 
 from __future__ import annotations
 
-import mmap
 import socket
-import struct
 from typing import Protocol
 
 from stack.drivers.af_packet.recvmmsg import Cells
 from stack.frame import Frame
+from stack.linux.buffers import widen
 from stack.linux.constants import (
     PACKET_AUXDATA,
-    PACKET_COPY_THRESH,
-    PACKET_RESERVE,
-    PACKET_RX_RING,
-    PACKET_VERSION,
     PACKET_VNET_HDR,
-    SO_RCVBUFFORCE,
     SOL_PACKET,
     TP_STATUS_COPY,
     TP_STATUS_LOSING,
     TP_STATUS_USER,
     TP_STATUS_VLAN_VALID,
-    TPACKET_V2,
 )
+from stack.linux.packetring import RingMemory
 from stack.linux.unfinished import UNFINISHED, Messages, Restorer
 from stack.wire import virtio_net
 from stack.wire.ethernet import HEADER_SIZE, TAG_SIZE, TAGS_MAX
@@ -51,14 +45,10 @@ USUAL_PLACE = (FRAME_OFFSET | FRAME_OFFSET + HEADER_SIZE << 16) << 32
 """tp_mac and tp_net, as they stand beside tp_snaplen."""
 UNFINISHED_WORD = (FRAME_OFFSET - virtio_net.SIZE) // 8
 SPECIAL = TP_STATUS_COPY | TP_STATUS_VLAN_VALID
-BLOCK_SIZE = 1 << 16
-"""Blocks must be contiguous memory: small enough to be found on a machine that is up for long."""
 FEW = 4
 """Slots that are looked at first: nearly always there is one frame, or there are many."""
 UNBOUNDED = 1 << 62
 """Bytes, of a batch that is bounded by its frames alone."""
-RUNS_MEMORY = 4 << 20
-"""Bytes of merged runs that may wait beside a ring."""
 
 
 class Receiver(Protocol):
@@ -83,46 +73,19 @@ class Receiver(Protocol):
     def describe(self) -> str: ...
 
 
-def _widen(sock: socket.socket, size: int) -> None:
-    """Room for *size* bytes in the socket's queue, or as much as there is a right to."""
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, size)
-    except PermissionError:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
-
-
 class Ring:
     """See the head of this file. *size* is the memory in bytes. *runs*: receive what is longer than a slot, too. OSError (ENOMEM, EPERM)
     when the kernel has no memory to give."""
 
     def __init__(self, sock: socket.socket, mtu: int, size: int, runs: bool = True) -> None:
-        slot = (FRAME_OFFSET + HEADER_SIZE + TAG_SIZE * TAGS_MAX + mtu + 15) // 16 * 16
-        block = max(BLOCK_SIZE, 1 << (slot - 1).bit_length())
-        per_block = block // slot
-        blocks = max(2, size // block)
         self.losing = False
         self.restorer = Restorer(mtu)
-        self.slots = blocks * per_block
-        self._sock = sock
-        self._slot = slot
-        sock.setsockopt(SOL_PACKET, PACKET_VERSION, TPACKET_V2)
-        sock.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
-        sock.setsockopt(SOL_PACKET, PACKET_RESERVE, RESERVE)
-        sock.setsockopt(SOL_PACKET, PACKET_COPY_THRESH, int(runs))
-        sock.setsockopt(SOL_PACKET, PACKET_AUXDATA, 1)
         self._messages = Messages(sock, self.restorer) if runs else None
-        if runs:
-            _widen(sock, RUNS_MEMORY)
-        sock.setsockopt(SOL_PACKET, PACKET_RX_RING, struct.pack("IIII", block, blocks, slot, self.slots))
-        try:
-            self._memory = mmap.mmap(sock.fileno(), block * blocks, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
-        except OSError:
-            sock.setsockopt(SOL_PACKET, PACKET_RX_RING, bytes(16))
-            raise
+        self._ring = RingMemory(sock, FRAME_OFFSET, mtu, size, runs, RESERVE)
+        self._memory = self._ring.memory
+        self.slots = self._ring.slots
         self._map()
-        offsets = [number // per_block * block + number % per_block * slot for number in range(self.slots)]
-        # Twice, so that a batch across the end is one slice.
-        self._offsets = offsets * 2
+        self._offsets = self._ring.offsets
         self._next = 0
         self._taken = self._offsets[:0]
 
@@ -204,7 +167,7 @@ class Ring:
         if not self._unmap():
             self._map()
             return False
-        self._sock.setsockopt(SOL_PACKET, PACKET_RX_RING, bytes(16))
+        self._ring.dissolve()
         return True
 
     def _unmap(self) -> bool:
@@ -219,7 +182,7 @@ class Ring:
         return True
 
     def describe(self) -> str:
-        return f"ring of {self.slots} slots of {self._slot} bytes"
+        return f"ring of {self.slots} slots of {self._ring.slot} bytes"
 
 
 class Recv:
@@ -232,7 +195,7 @@ class Recv:
         sock.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
         sock.setsockopt(SOL_PACKET, PACKET_AUXDATA, 1)
         self._cells = Cells(sock, HEADER_SIZE + TAG_SIZE * TAGS_MAX + mtu, self.restorer)
-        _widen(sock, size)
+        widen(sock, socket.SO_RCVBUF, size)
 
     def take(self, limit: int, room: int = UNBOUNDED) -> list[Frame]:
         return self._cells.take(limit if room == UNBOUNDED else min(limit, max(1, room // self._cells.stride)))

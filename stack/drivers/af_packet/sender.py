@@ -16,31 +16,12 @@ import errno
 import socket
 
 from stack.frame import Frame
+from stack.linux import mmsg
 from stack.linux.constants import MSG_DONTWAIT
 
 PLAIN_MAX = 3
 """Up to here one send per frame is cheaper (docs/decisions/packet-io.md)."""
 SLOTS = 64
-
-
-class _Iovec(ctypes.Structure):
-    _fields_ = [("base", ctypes.c_void_p), ("length", ctypes.c_size_t)]
-
-
-class _Msghdr(ctypes.Structure):
-    _fields_ = [
-        ("name", ctypes.c_void_p),
-        ("name_length", ctypes.c_uint32),
-        ("iovecs", ctypes.c_void_p),
-        ("iovecs_count", ctypes.c_size_t),
-        ("control", ctypes.c_void_p),
-        ("control_length", ctypes.c_size_t),
-        ("flags", ctypes.c_int),
-    ]
-
-
-class _Mmsghdr(ctypes.Structure):
-    _fields_ = [("header", _Msghdr), ("sent", ctypes.c_uint)]
 
 
 class Sender:
@@ -49,17 +30,14 @@ class Sender:
     def __init__(self, sock: socket.socket, room: int) -> None:
         self._sock = sock
         self._stride = (room + 63) // 64 * 64
-        slots = ctypes.create_string_buffer(self._stride * SLOTS)
-        iovecs = (_Iovec * SLOTS)()
-        headers = (_Mmsghdr * SLOTS)()
-        for number in range(SLOTS):
-            headers[number].header.iovecs = ctypes.addressof(iovecs) + number * ctypes.sizeof(_Iovec)
-            headers[number].header.iovecs_count = 1
-        self._slots = memoryview(slots).cast("B")
-        self._slots_address = ctypes.addressof(slots)
-        self._iovecs = memoryview(iovecs).cast("B").cast("L")
-        self._keep = (slots, iovecs, headers)
-        self._headers = ctypes.c_void_p(ctypes.addressof(headers))
+        slots = bytearray(self._stride * SLOTS)
+        iovecs = bytearray(mmsg.IOVEC.size * SLOTS)
+        headers = mmsg.headers(SLOTS, mmsg.address(iovecs))
+        self._slots = memoryview(slots)
+        self._slots_address = mmsg.address(slots)
+        self._iovecs = memoryview(iovecs).cast("L")
+        self._keep = headers
+        self._headers = ctypes.c_void_p(mmsg.address(headers))
         self._sendmmsg = ctypes.PyDLL(None, use_errno=True).sendmmsg
         self._data = _data_offset()
         self.copied = 0

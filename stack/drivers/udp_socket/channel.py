@@ -19,8 +19,6 @@ from stack.drivers.udp_socket.constants import (
     PMTUDISC_PROBE,
     SK_MEMINFO_DROPS,
     SO_MEMINFO,
-    SO_RCVBUFFORCE,
-    SO_SNDBUFFORCE,
     SOL_UDP,
     UDP_GRO,
     UDP_SEGMENT,
@@ -29,6 +27,7 @@ from stack.drivers.udp_socket.receiver import Receiver
 from stack.drivers.udp_socket.sender import Socket
 from stack.filter.bpf.assembler import RET, WHOLE
 from stack.filter.bpf.attach import attach
+from stack.linux.buffers import widen
 from stack.linux.interfaces import LocalAddress
 
 SEND_BUFFER = 4 << 20
@@ -116,11 +115,8 @@ def open_channel(
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         _set(sock, (IP_MTU_DISCOVER, IPV6_MTU_DISCOVER), PMTUDISC_PROBE)
         _set(sock, (IP_FREEBIND, IPV6_FREEBIND) if bound else (IP_PKTINFO, socket.IPV6_RECVPKTINFO), 1)
-        for force, plain, size in ((SO_RCVBUFFORCE, socket.SO_RCVBUF, buffer), (SO_SNDBUFFORCE, socket.SO_SNDBUF, SEND_BUFFER)):
-            try:
-                sock.setsockopt(socket.SOL_SOCKET, force, size)
-            except PermissionError:
-                sock.setsockopt(socket.SOL_SOCKET, plain, size)
+        widen(sock, socket.SO_RCVBUF, buffer)
+        widen(sock, socket.SO_SNDBUF, SEND_BUFFER)
         channel.listen(False)
         sock.bind((host, port, 0, index) if ipv6 else (host, port))
     except OSError as error:

@@ -14,12 +14,8 @@ IPV6_FREEBIND = 78
 PMTUDISC_PROBE = 3
 """Set the DF bit, ignore what the kernel believes of the path: whoever sends finds out what passes."""
 
-SO_SNDBUFFORCE = 32
-SO_RCVBUFFORCE = 33
 SO_MEMINFO = 55
 SK_MEMINFO_DROPS = 8
-
-MSG_DONTWAIT = 0x40
 
 SEGMENTS_MAX = 64
 """Of one send: what every kernel with UDP_SEGMENT takes. Receiving merges as many at most."""

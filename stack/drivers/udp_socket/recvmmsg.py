@@ -3,19 +3,16 @@
 Python's own recvmsg costs 4 us per datagram here, three of them for the call; most of a batch comes from one endpoint to one address of
 ours, so its addresses and ancillary data are compared as a whole and looked at once. Each cell has a rest behind it that a coalesced
 run may fill; it takes memory only then.
-
-The function is called without letting go of the interpreter lock (PyDLL): the call never blocks.
 """
 
 from __future__ import annotations
 
-import ctypes
-import errno
 import socket
 import struct
 import sys
 
-from stack.drivers.udp_socket.constants import IP_PKTINFO, MSG_DONTWAIT, SOL_UDP
+from stack.drivers.udp_socket.constants import IP_PKTINFO, SOL_UDP
+from stack.linux import mmsg
 from stack.wire.endpoint import SockAddr
 from stack.wire.ethernet import HEADER_SIZE
 
@@ -24,14 +21,8 @@ REST = 1 << 16
 NAME_SIZE = 32
 """Bytes kept for an address: sockaddr_in has 16, sockaddr_in6 28."""
 CONTROL_SIZE = socket.CMSG_SPACE(4) + socket.CMSG_SPACE(20)
-HEADER = struct.Struct("@PIPNPNi0PI0P")
-"""struct mmsghdr: name, its length, iovecs, their number, control data, its length, flags; bytes received."""
 SEEN_MAX = 1024
 """Senders whose addresses are not parsed again. Stops a flood of invented ones from filling memory."""
-WORDS = HEADER.size // 4
-RECEIVED_AT = struct.calcsize("@PIPNPNi0P") // 4
-CONTROL_LENGTH_AT = struct.calcsize("@PIPNPN") - struct.calcsize("N")
-IOVEC = struct.Struct("@PN")
 CONTROL_HEADER = struct.Struct("@Nii")
 
 Received = tuple[SockAddr, "bytes | None", int, int, int]
@@ -42,49 +33,34 @@ class Cells:
     """See the head of this file. *room*: longest datagram that a cell takes without its rest."""
 
     def __init__(self, sock: socket.socket, room: int) -> None:
-        self._sock = sock
         stride = HEADER_SIZE + room
         memory = bytearray(CELLS * stride)
         rests = bytearray(CELLS * REST)
         names = bytearray(CELLS * NAME_SIZE)
         controls = bytearray(CELLS * CONTROL_SIZE)
-        iovecs = bytearray(2 * CELLS * IOVEC.size)
-        headers = bytearray(CELLS * HEADER.size)
-        starts = [_address(one) for one in (memory, rests, names, controls, iovecs)]
+        iovecs = bytearray(2 * CELLS * mmsg.IOVEC.size)
+        cells_at, rests_at = mmsg.address(memory) + HEADER_SIZE, mmsg.address(rests)
         for number in range(CELLS):
-            start = starts[0] + number * stride + HEADER_SIZE
-            IOVEC.pack_into(iovecs, 2 * number * IOVEC.size, start, room)
-            IOVEC.pack_into(iovecs, (2 * number + 1) * IOVEC.size, starts[1] + number * REST, REST)
-            name, control = starts[2] + number * NAME_SIZE, starts[3] + number * CONTROL_SIZE
-            place = starts[4] + 2 * number * IOVEC.size
-            HEADER.pack_into(headers, number * HEADER.size, name, NAME_SIZE, place, 2, control, CONTROL_SIZE, 0, 0)
+            mmsg.IOVEC.pack_into(iovecs, 2 * number * mmsg.IOVEC.size, cells_at + number * stride, room)
+            mmsg.IOVEC.pack_into(iovecs, (2 * number + 1) * mmsg.IOVEC.size, rests_at + number * REST, REST)
+        rooms = (mmsg.address(names), NAME_SIZE), (mmsg.address(controls), CONTROL_SIZE)
+        headers = mmsg.headers(CELLS, mmsg.address(iovecs), 2, *rooms)
         view, rest = memoryview(memory), memoryview(rests)
         self.cells = [view[number * stride : (number + 1) * stride] for number in range(CELLS)]
         self.rests = [rest[number * REST : (number + 1) * REST] for number in range(CELLS)]
         self._names, self._controls, self._iovecs = names, controls, iovecs
-        self._headers = memoryview(headers)
-        self._words = self._headers.cast("I")
-        self._fresh = bytes(headers)
-        self._used = 0
+        self._receiver = mmsg.Receiver(sock, headers)
         self._seen: dict[bytes, SockAddr] = {}
-        self._at = ctypes.c_void_p(_address(headers))
-        self._recvmmsg = ctypes.PyDLL(None, use_errno=True).recvmmsg
 
     def receive(self) -> tuple[list[Received], list[int]]:
         """What is there, at most CELLS, and the length of each. If all are of one sender they are told as one. OSError, never EAGAIN."""
-        used = self._used * HEADER.size
-        self._headers[:used] = self._fresh[:used]
-        count = self._recvmmsg(self._sock.fileno(), self._at, CELLS, MSG_DONTWAIT, None)
-        if count <= 0:
-            code = ctypes.get_errno() if count < 0 else 0
-            if code in (0, errno.EAGAIN, errno.EINTR):
-                return [], []
-            raise OSError(code, "recvmmsg")
-        self._used = count
+        lengths = self._receiver.receive(CELLS)
+        count = len(lengths)
+        if count == 0:
+            return [], lengths
         if count == 1:
             source, size = self._control(0)
-            return [(self._name(0), source, 0, 1, size)], [self._words[RECEIVED_AT]]
-        lengths = self._words[RECEIVED_AT : count * WORDS : WORDS].tolist()
+            return [(self._name(0), source, 0, 1, size)], lengths
         names = bytes(self._names[: count * NAME_SIZE])
         controls = bytes(self._controls[: count * CONTROL_SIZE])
         name, control = names[:NAME_SIZE], controls[:CONTROL_SIZE]
@@ -116,7 +92,7 @@ class Cells:
 
     def _control(self, number: int) -> tuple[bytes | None, int]:
         """Our address, and the size of coalesced datagrams."""
-        (used,) = struct.unpack_from("@N", self._headers, number * HEADER.size + CONTROL_LENGTH_AT)
+        used = self._receiver.control_length(number)
         place = number * CONTROL_SIZE
         end = place + used
         source: bytes | None = b""
@@ -138,7 +114,3 @@ def local_address(kind: int, data: bytes) -> bytes | None:
         ours = data[4:8]
         return ours if ours == data[8:12] else None
     return None if data[0] == 0xFF else data[:16]
-
-
-def _address(memory: bytearray) -> int:
-    return ctypes.addressof(ctypes.c_char.from_buffer(memory))

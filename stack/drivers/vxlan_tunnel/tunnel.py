@@ -14,9 +14,9 @@ from typing import Protocol
 
 from resmgr.dispatch import Dispatch
 from stack.core.errors import ModuleError
-from stack.drivers.udp_socket.constants import SO_RCVBUFFORCE
 from stack.drivers.udp_socket.recvmmsg import Cells
 from stack.frame import BadFrame, Frame
+from stack.linux.buffers import widen
 from stack.wire import vxlan
 from stack.wire.endpoint import Endpoint, SockAddr
 from stack.wire.ethernet import HEADER_SIZE
@@ -146,10 +146,7 @@ def _open(place: Place, ttl: int, buffer: int) -> socket.socket:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS, ttl)
         else:
             sock.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, ttl)
-        try:
-            sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, buffer)
-        except PermissionError:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
+        widen(sock, socket.SO_RCVBUF, buffer)
         sock.bind((address or ("::" if six else "0.0.0.0"), port))
     except OSError as error:
         sock.close()

@@ -15,45 +15,35 @@ four bytes to the front.
 
 from __future__ import annotations
 
-import ctypes
-import mmap
 import socket
 import struct
 
 from stack.filter.bpf.assembler import RET, WHOLE, Assembler, Code
 from stack.filter.bpf.attach import attach
+from stack.linux import mmsg
+from stack.linux.buffers import widen
 from stack.linux.constants import (
     AUXDATA,
-    PACKET_AUXDATA,
-    PACKET_COPY_THRESH,
+    ETH_P_ALL,
     PACKET_IGNORE_OUTGOING,
-    PACKET_RX_RING,
     PACKET_STATISTICS,
-    PACKET_VERSION,
     PACKET_VNET_HDR,
-    SO_RCVBUFFORCE,
-    SO_SNDBUFFORCE,
     SOL_PACKET,
     TP_STATUS_COPY,
     TP_STATUS_VLAN_TPID_VALID,
     TP_STATUS_VLAN_VALID,
-    TPACKET_V2,
 )
+from stack.linux.packetring import RingMemory
 from stack.linux.unfinished import CONTROL_SIZE, RUN_MAX, Restorer
 from stack.wire import virtio_net
-from stack.wire.ethernet import HEADER_SIZE, TAG_SIZE, TAGS_MAX, TPID_8021Q
+from stack.wire.ethernet import TAG_SIZE, TPID_8021Q
 
 VNET_SIZE = virtio_net.SIZE
 FRAME_AT = 76
 """tp_mac, with the header of virtio before it."""
-SEND_AT = FRAME_AT - VNET_SIZE
 SPECIAL = TP_STATUS_COPY | TP_STATUS_VLAN_VALID
 """Bits of the status for which a slot needs a closer look."""
-RUNS_MEMORY = 4 << 20
-"""Bytes of runs that may wait beside the ring."""
-BLOCK_SIZE = 1 << 16
 SEND_BUFFER = 4 << 20
-ETH_P_ALL = 3
 _VLAN = struct.Struct("=24xHH")
 _TAG = struct.Struct("!HH")
 
@@ -84,35 +74,15 @@ class PortRing:
         sock = self._sock
         attach(sock, _returning(0))
         sock.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)
-        sock.setsockopt(SOL_PACKET, PACKET_VERSION, TPACKET_V2)
-        sock.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
-        sock.setsockopt(SOL_PACKET, PACKET_COPY_THRESH, 1)
-        sock.setsockopt(SOL_PACKET, PACKET_AUXDATA, 1)
-        try:
-            sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, RUNS_MEMORY)
-        except PermissionError:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RUNS_MEMORY)
         self.restorer = Restorer(mtu)
-        slot = (FRAME_AT + HEADER_SIZE + TAG_SIZE * TAGS_MAX + mtu + 15) // 16 * 16
-        block = max(BLOCK_SIZE, 1 << (slot - 1).bit_length())
-        per_block, blocks = block // slot, max(2, size // block)
-        self.slots = blocks * per_block
-        sock.setsockopt(SOL_PACKET, PACKET_RX_RING, struct.pack("IIII", block, blocks, slot, self.slots))
-        self._memory = mmap.mmap(sock.fileno(), block * blocks, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
-        anchor = ctypes.c_char.from_buffer(self._memory)
-        self.address = ctypes.addressof(anchor)
-        del anchor
+        ring = RingMemory(sock, FRAME_AT, mtu, size)
+        self._memory, self.slots, self.offsets = ring.memory, ring.slots, ring.offsets
         self.view = memoryview(self._memory)
+        self.address = mmsg.address(self.view)
         self.words, self.longs = self.view.cast("I"), self.view.cast("Q")
-        places = [number // per_block * block + number % per_block * slot for number in range(self.slots)]
-        self.offsets = places * 2
-        """Twice, so that a batch across the end is one slice."""
         sock.bind((name, ETH_P_ALL))
         self._out.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
-        try:
-            self._out.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, SEND_BUFFER)
-        except PermissionError:
-            self._out.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
+        widen(self._out, socket.SO_SNDBUF, SEND_BUFFER)
         self._out.bind((name, 0))
 
     def listen(self, on: bool) -> None:

@@ -28,7 +28,8 @@ from stack.frame import Frame
 from stack.l2.forward.carrier import FlowKey, Reason
 from stack.l2.forward.packets import flow_of, pass_on
 from stack.l2.forward.ring import FRAME_AT, SPECIAL, VNET_SIZE, PortRing
-from stack.linux.constants import TP_STATUS_COPY
+from stack.linux import mmsg
+from stack.linux.constants import MSG_DONTWAIT, TP_STATUS_COPY
 from stack.wire import virtio_net
 from stack.wire.ethernet import HEADER_SIZE, TAG_SIZE
 
@@ -40,10 +41,6 @@ FLOWS_MAX = 1 << 16
 """Pairs of addresses that a port remembers; then it begins anew."""
 ROUNDS_MAX = 16
 """Batches taken from one port before the next has its turn."""
-_MSG_DONTWAIT = 0x40
-_MESSAGE_SIZE = 64
-"""struct mmsghdr."""
-_IOVEC_SIZE = 16
 
 
 class Station:
@@ -133,15 +130,10 @@ class Worker:
         self._lock = threading.Lock()
         """For `ports`, which both sides change."""
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._iovecs = (ctypes.c_uint64 * (2 * BATCH_MAX))()
-        self._messages = ctypes.create_string_buffer(_MESSAGE_SIZE * BATCH_MAX)
-        for place in range(BATCH_MAX):
-            # msg_iov and msg_iovlen of each; the rest is 0.
-            where = ctypes.addressof(self._messages) + place * _MESSAGE_SIZE
-            ctypes.c_uint64.from_address(where + 16).value = ctypes.addressof(self._iovecs) + place * _IOVEC_SIZE
-            ctypes.c_uint64.from_address(where + 24).value = 1
-        self._iovec_view = memoryview(self._iovecs).cast("B").cast("Q")
-        self._messages_at = ctypes.addressof(self._messages)
+        iovecs = bytearray(mmsg.IOVEC.size * BATCH_MAX)
+        self._messages = mmsg.headers(BATCH_MAX, mmsg.address(iovecs))
+        self._iovec_view = memoryview(iovecs).cast("Q")
+        self._messages_at = mmsg.address(self._messages)
         # CDLL, not PyDLL: the lock is let go meanwhile.
         self._sendmmsg = ctypes.CDLL(None, use_errno=True).sendmmsg
         self._sendmmsg.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_uint, ctypes.c_int]
@@ -381,7 +373,7 @@ class Worker:
             with output.sending:
                 if output.gone:
                     break
-                result = self._sendmmsg(output.ring.out_fd, self._messages_at + done * _MESSAGE_SIZE, count - done, _MSG_DONTWAIT)
+                result = self._sendmmsg(output.ring.out_fd, self._messages_at + done * mmsg.MMSGHDR.size, count - done, MSG_DONTWAIT)
             if result > 0:
                 done += result
                 sent += result
