@@ -39,7 +39,8 @@ from qnetpy.discovery.responder import TTL, Gone, Heard, Responder
 from qnetpy.discovery.table import Drop, HintTable
 from resmgr.dispatch import Dispatch, Timer
 from resmgr.errors import Misuse
-from stack.linux.interfaces import RECEIVE_MAX, notices
+from stack.linux.interfaces import notices
+from stack.linux.rtnetlink import RECEIVE_MAX
 
 if TYPE_CHECKING:
     import asyncio

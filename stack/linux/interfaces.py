@@ -14,6 +14,7 @@ from typing import Self
 import attrs
 
 from resmgr.errors import BadMessage
+from stack.linux.rtnetlink import RECEIVE_MAX
 from stack.wire.rtnetlink import (
     RTM_GETADDR,
     RTM_GETLINK,
@@ -29,7 +30,6 @@ from stack.wire.rtnetlink import (
 
 log = logging.getLogger(__name__)
 
-RECEIVE_MAX = 1 << 16
 _KIND = socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
 
 

@@ -14,9 +14,9 @@ from collections.abc import Callable
 
 from resmgr.dispatch import Dispatch
 from resmgr.errors import BadMessage
+from stack.linux.rtnetlink import RECEIVE_MAX, find_link
 from stack.wire.rtnetlink import RTMGRP_LINK, Link, LinkGone, Refused, get_link, parse_messages
 
-RECEIVE_MAX = 1 << 16
 DRAIN_MAX = 64
 """Datagrams per call: interfaces of others may come and go in thousands."""
 
@@ -38,14 +38,10 @@ class LinkMonitor:
         """The interface called *name*, which is then the one that is watched; None when there is none. Answered by the kernel at once."""
         self._name = name
         self._sock.bind((0, RTMGRP_LINK))
-        self._sock.send(get_link(name))
-        while True:
-            for message in parse_messages(self._sock.recv(RECEIVE_MAX)):
-                if isinstance(message, Link) and message.name == name:
-                    self._index = message.index
-                    return message
-                if isinstance(message, Refused):
-                    return None
+        link = find_link(self._sock, name)
+        if link is not None:
+            self._index = link.index
+        return link
 
     def start(self) -> None:
         self._started = True

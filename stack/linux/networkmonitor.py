@@ -10,7 +10,8 @@ import errno
 from collections.abc import Callable
 
 from resmgr.dispatch import Dispatch, Timer
-from stack.linux.interfaces import RECEIVE_MAX, LocalAddress, Rtnetlink, notices
+from stack.linux.interfaces import LocalAddress, Rtnetlink, notices
+from stack.linux.rtnetlink import RECEIVE_MAX
 
 DRAIN_MAX = 64
 SETTLE = 0.02

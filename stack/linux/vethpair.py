@@ -15,13 +15,13 @@ import os
 import socket
 
 from stack.linux.namespace import inside
-from stack.wire.rtnetlink import End, Link, Refused, delete_link, get_link, new_veth, parse_messages, switch_on
+from stack.linux.rtnetlink import ask, find_link
+from stack.wire.rtnetlink import End, delete_link, new_veth, switch_on
 
 log = logging.getLogger(__name__)
 
 NAMESPACES = "/run/netns"
 """Where ip-netns(8) keeps names."""
-RECEIVE_MAX = 1 << 16
 MAKER = "made by io-pkt, process"
 """How the alias of a near end begins."""
 
@@ -60,26 +60,16 @@ class VethPair:
         """Remove both ends. Idempotent; harmless when they are gone already."""
         if self._sock.fileno() >= 0:
             try:
-                _ask(self._sock, delete_link(self.index), "")
+                ask(self._sock, delete_link(self.index))
             except OSError:
                 pass
             self._sock.close()
 
     def _index(self, name: str) -> int:
-        link = _find(self._sock, name)
+        link = find_link(self._sock, name)
         if link is None:
             raise OSError(errno.ENODEV, f"the interface {name} is gone again")
         return link.index
-
-
-def _find(sock: socket.socket, name: str) -> Link | None:
-    sock.send(get_link(name))
-    while True:
-        for message in parse_messages(sock.recv(RECEIVE_MAX)):
-            if isinstance(message, Link) and message.name == name:
-                return message
-            if isinstance(message, Refused):
-                return None
 
 
 def _maker(pid: int) -> str:
@@ -95,7 +85,7 @@ def _maker(pid: int) -> str:
 
 def _remove_left_over(sock: socket.socket, name: str) -> None:
     """Remove the pair with the near end *name* if its maker is no more. OSError when that is at work."""
-    link = _find(sock, name)
+    link = find_link(sock, name)
     words = [] if link is None or not link.alias.startswith(f"{MAKER} ") else link.alias[len(MAKER) + 1 :].split()
     if link is None or len(words) != 3 or not words[0].isdecimal():
         return
@@ -122,14 +112,11 @@ def _netlink_in(namespace: int) -> socket.socket:
 
 
 def _ask(sock: socket.socket, request: bytes, failure: str) -> None:
-    """Send a request and wait for its answer, which the kernel gives at once."""
-    sock.send(request)
-    while True:
-        for message in parse_messages(sock.recv(RECEIVE_MAX)):
-            if isinstance(message, Refused):
-                if message.code:
-                    raise OSError(message.code, f"{failure}: {_why(message.code)}")
-                return
+    try:
+        ask(sock, request)
+    except OSError as error:
+        code = error.errno or errno.EIO
+        raise OSError(code, f"{failure}: {_why(code)}") from error
 
 
 def _why(code: int) -> str:

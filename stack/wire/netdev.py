@@ -2,7 +2,7 @@
 
     netlink header, 16 bytes | command | version | reserved:2 | attributes
 
-Attributes are as in `stack.wire.rtnetlink`. Formats only; hostile input cannot come from the kernel, but damaged input raises BadMessage.
+Attributes and header are those of `stack.wire.netlink`. Hostile input cannot come from the kernel, but damaged input raises BadMessage.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import attrs
 
 from resmgr.errors import BadMessage
 from stack.frame import Frame
-from stack.wire.rtnetlink import HEADER, NLM_F_REQUEST, NLMSG_ERROR, attribute, attributes
+from stack.wire.netlink import NLMSG_ERROR, attribute, attributes, error_code, messages, request
 
 NETLINK_GENERIC = 16
 NETLINK_ADD_MEMBERSHIP = 1
@@ -67,7 +67,7 @@ def get_device(family: int, index: int) -> bytes:
 
 
 def _request(kind: int, command: int, body: bytes) -> bytes:
-    return HEADER.pack(HEADER.size + _GENERIC.size + len(body), kind, NLM_F_REQUEST, 1, 0) + _GENERIC.pack(command, 1, 0) + body
+    return request(kind, _GENERIC.pack(command, 1, 0) + body)
 
 
 def parse_family(data: Frame) -> Family:
@@ -97,18 +97,13 @@ def parse_device(data: Frame) -> Device:
 
 
 def _body(data: Frame) -> memoryview:
-    view = memoryview(data)
-    if len(view) < HEADER.size:
-        raise BadMessage("netlink message cut short")
-    length, kind, *_ = HEADER.unpack_from(view)
-    if not HEADER.size <= length <= len(view):
-        raise BadMessage("netlink message of a wrong length")
-    if kind == NLMSG_ERROR:
-        code = -struct.unpack_from("=i", view, HEADER.size)[0] if length >= HEADER.size + 4 else 0
-        raise OSError(code, "the kernel has no answer")
-    if length < HEADER.size + _GENERIC.size:
-        raise BadMessage("generic netlink message cut short")
-    return view[HEADER.size + _GENERIC.size : length]
+    for kind, body in messages(data):
+        if kind == NLMSG_ERROR:
+            raise OSError(error_code(body), "the kernel has no answer")
+        if len(body) < _GENERIC.size:
+            raise BadMessage("generic netlink message cut short")
+        return body[_GENERIC.size :]
+    raise BadMessage("no netlink message")
 
 
 def _number(body: Frame, size: int) -> int:

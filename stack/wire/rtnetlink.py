@@ -1,10 +1,10 @@
 """The little of rtnetlink(7) that tells what network interfaces are doing, and which IP addresses they have.
 
-    message:    0 length, 4 type, 6 flags, 8 sequence, 12 port; then the body, padded to 4 bytes
-    ifinfomsg:  0 family, 2 device type, 4 index, 8 flags, 12 change; then attributes: 0 length, 2 type, data, padded to 4
+    ifinfomsg:  0 family, 2 device type, 4 index, 8 flags, 12 change; then attributes
     ifaddrmsg:  0 family, 1 prefix length, 2 flags, 3 scope, 4 index; then attributes
 
-Numbers are the host's byte order. The kernel wrote the bytes; they are checked all the same, and only BadMessage leaves.
+In messages of netlink (`stack.wire.netlink`). Numbers are the host's byte order. The kernel wrote the bytes; they are checked all the same,
+and only BadMessage leaves.
 """
 
 from __future__ import annotations
@@ -16,24 +16,28 @@ import attrs
 
 from resmgr.dispatch import Buffer
 from resmgr.errors import BadMessage
+from stack.wire.netlink import (
+    NLM_F_ACK,
+    NLM_F_CREATE,
+    NLM_F_DUMP,
+    NLM_F_EXCL,
+    NLMSG_DONE,
+    NLMSG_ERROR,
+    attribute,
+    attributes,
+    error_code,
+    messages,
+    request,
+)
 
-HEADER = struct.Struct("=IHHII")
 IFINFO = struct.Struct("=BxHiII")
 IFADDR = struct.Struct("=BBBBI")
-ATTRIBUTE = struct.Struct("=HH")
 
-NLMSG_ERROR = 2
-NLMSG_DONE = 3
 RTM_NEWLINK = 16
 RTM_DELLINK = 17
 RTM_GETLINK = 18
 RTM_NEWADDR = 20
 RTM_GETADDR = 22
-NLM_F_REQUEST = 1
-NLM_F_ACK = 4
-NLM_F_EXCL = 0x200
-NLM_F_CREATE = 0x400
-NLM_F_DUMP = 0x300
 RTMGRP_LINK = 1
 RTMGRP_IPV4_IFADDR = 0x10
 RTMGRP_IPV6_IFADDR = 0x100
@@ -54,8 +58,6 @@ IFLA_NET_NS_FD = 28
 IFLA_INFO_KIND = 1
 IFLA_INFO_DATA = 2
 VETH_INFO_PEER = 1
-_TYPE_MASK = 0x3FFF
-"""Without the flags for nested and for network byte order."""
 
 AF_UNSPEC = 0
 AF_INET, AF_INET6 = 2, 10
@@ -121,13 +123,13 @@ def get_link(name: str | None = None, index: int = 0, sequence: int = 1) -> byte
     body = IFINFO.pack(AF_UNSPEC, 0, index, 0, 0)
     if name is not None:
         body += attribute(IFLA_IFNAME, name.encode("utf-8", "surrogateescape") + b"\0")
-    return HEADER.pack(HEADER.size + len(body), RTM_GETLINK, NLM_F_REQUEST, sequence, 0) + body
+    return request(RTM_GETLINK, body, 0, sequence)
 
 
 def dump(kind: int, sequence: int = 1) -> bytes:
     """A request for all of a kind: RTM_GETLINK or RTM_GETADDR. The answer is datagrams, the last of which `is_last`."""
     body = IFINFO.pack(AF_UNSPEC, 0, 0, 0, 0) if kind == RTM_GETLINK else IFADDR.pack(AF_UNSPEC, 0, 0, 0, 0)
-    return HEADER.pack(HEADER.size + len(body), kind, NLM_F_REQUEST | NLM_F_DUMP, sequence, 0) + body
+    return request(kind, body, NLM_F_DUMP, sequence)
 
 
 def new_veth(near: End, far: End, mtu: int, sequence: int = 1) -> bytes:
@@ -136,8 +138,7 @@ def new_veth(near: End, far: End, mtu: int, sequence: int = 1) -> bytes:
     data = attribute(VETH_INFO_PEER, head + _end(far, mtu))
     info = attribute(IFLA_INFO_KIND, b"veth\0") + attribute(IFLA_INFO_DATA, data)
     body = head + _end(near, mtu) + attribute(IFLA_LINKINFO, info)
-    flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL
-    return HEADER.pack(HEADER.size + len(body), RTM_NEWLINK, flags, sequence, 0) + body
+    return request(RTM_NEWLINK, body, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL, sequence)
 
 
 def _end(end: End, mtu: int) -> bytes:
@@ -154,36 +155,29 @@ def switch_on(name: str, alias: str = "", sequence: int = 1) -> bytes:
     body = IFINFO.pack(AF_UNSPEC, 0, 0, IFF_UP, IFF_UP) + attribute(IFLA_IFNAME, name.encode("utf-8", "surrogateescape") + b"\0")
     if alias:
         body += attribute(IFLA_IFALIAS, alias.encode())
-    return HEADER.pack(HEADER.size + len(body), RTM_NEWLINK, NLM_F_REQUEST | NLM_F_ACK, sequence, 0) + body
+    return request(RTM_NEWLINK, body, NLM_F_ACK, sequence)
 
 
 def delete_link(index: int, sequence: int = 1) -> bytes:
     """A request to delete an interface. The answer is `Refused`, 0 when all is well."""
     body = IFINFO.pack(AF_UNSPEC, 0, index, 0, 0)
-    return HEADER.pack(HEADER.size + len(body), RTM_DELLINK, NLM_F_REQUEST | NLM_F_ACK, sequence, 0) + body
-
-
-def attribute(kind: int, data: bytes) -> bytes:
-    size = ATTRIBUTE.size + len(data)
-    return ATTRIBUTE.pack(size, kind) + data + bytes(-size % 4)
+    return request(RTM_DELLINK, body, NLM_F_ACK, sequence)
 
 
 def parse_messages(data: Buffer) -> Iterator[Link | LinkGone | Refused]:
     """What one datagram says about links; messages of other kinds are passed over."""
-    for kind, body in _messages(data):
+    for kind, body in messages(data):
         if kind in (RTM_NEWLINK, RTM_DELLINK):
             link = _link(body, kind == RTM_DELLINK)
             if link is not None:
                 yield link
         elif kind == NLMSG_ERROR:
-            if len(body) < 4:
-                raise BadMessage("netlink error cut short")
-            yield Refused(-int(struct.unpack_from("=i", body)[0]))
+            yield Refused(error_code(body))
 
 
 def parse_addresses(data: Buffer) -> Iterator[Address]:
     """What one datagram says of addresses that are there; messages of other kinds are passed over."""
-    for kind, body in _messages(data):
+    for kind, body in messages(data):
         if kind != RTM_NEWADDR:
             continue
         try:
@@ -205,21 +199,7 @@ def parse_addresses(data: Buffer) -> Iterator[Address]:
 
 def is_last(data: Buffer) -> bool:
     """Whether a dump ends in this datagram, well or with an error."""
-    return any(kind in (NLMSG_DONE, NLMSG_ERROR) for kind, _ in _messages(data))
-
-
-def _messages(data: Buffer) -> Iterator[tuple[int, memoryview]]:
-    view = memoryview(data)
-    offset = 0
-    while offset < len(view):
-        try:
-            length, kind, _, _, _ = HEADER.unpack_from(view, offset)
-        except struct.error:
-            raise BadMessage("netlink header cut short") from None
-        if length < HEADER.size or offset + length > len(view):
-            raise BadMessage("netlink message has a wrong length")
-        yield kind, view[offset + HEADER.size : offset + length]
-        offset += (length + 3) & ~3
+    return any(kind in (NLMSG_DONE, NLMSG_ERROR) for kind, _ in messages(data))
 
 
 def _link(body: memoryview, gone: bool) -> Link | LinkGone | None:
@@ -251,17 +231,3 @@ def _link(body: memoryview, gone: bool) -> Link | LinkGone | None:
         master=int(struct.unpack("=I", master)[0]),
         alias=bytes(found.get(IFLA_IFALIAS, b"")).rstrip(b"\0").decode("utf-8", "replace"),
     )
-
-
-def attributes(view: memoryview) -> Iterator[tuple[int, memoryview]]:
-    """Kind and value of each. BadMessage when the last is cut short, or a length is wrong."""
-    offset = 0
-    while offset < len(view):
-        try:
-            size, kind = ATTRIBUTE.unpack_from(view, offset)
-        except struct.error:
-            raise BadMessage("netlink attribute cut short") from None
-        if size < ATTRIBUTE.size or offset + size > len(view):
-            raise BadMessage("netlink attribute has a wrong length")
-        yield kind & _TYPE_MASK, view[offset + ATTRIBUTE.size : offset + size]
-        offset += (size + 3) & ~3

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from resmgr.dispatch import Dispatch
 from resmgr.errors import BadMessage
+from stack.linux.rtnetlink import RECEIVE_MAX
 from stack.wire.netdev import (
     GROUP_DEVICES,
     NETLINK_ADD_MEMBERSHIP,
@@ -20,7 +21,6 @@ from stack.wire.netdev import (
     parse_family,
 )
 
-RECEIVE_MAX = 1 << 16
 DRAIN_MAX = 64
 
 

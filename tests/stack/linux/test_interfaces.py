@@ -10,6 +10,7 @@ import pytest
 
 from stack.linux import interfaces
 from stack.linux.interfaces import LocalAddress, Rtnetlink
+from stack.linux.rtnetlink import RECEIVE_MAX
 from stack.testing.namespace import Namespace, Veth
 from stack.wire.rtnetlink import ARPHRD_ETHER, RTM_GETLINK, dump
 
@@ -58,7 +59,7 @@ def test_notices_tell_of_links_and_addresses(veth: Veth) -> None:
     with heard:
         for change in (("address", "add", "10.1.0.1/24", "dev", "va"), ("link", "set", "va", "down")):
             while select.select([heard], [], [], 0)[0]:
-                heard.recv(interfaces.RECEIVE_MAX)
+                heard.recv(RECEIVE_MAX)
             veth.a.ip(*change)
             assert select.select([heard], [], [], 5.0)[0], change
 

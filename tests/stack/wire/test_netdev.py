@@ -21,7 +21,7 @@ from stack.wire.netdev import (
     parse_device,
     parse_family,
 )
-from stack.wire.rtnetlink import attribute
+from stack.wire.netlink import attribute
 
 
 def message(kind: int, body: bytes) -> bytes:

@@ -9,8 +9,8 @@ import pytest
 
 from resmgr.errors import BadMessage
 from resmgr.testing.formats import survives_changes
+from stack.wire.netlink import HEADER, NLMSG_DONE, NLMSG_ERROR, attribute
 from stack.wire.rtnetlink import (
-    HEADER,
     IFA_ADDRESS,
     IFA_FLAGS,
     IFA_LOCAL,
@@ -19,8 +19,6 @@ from stack.wire.rtnetlink import (
     IFLA_ADDRESS,
     IFLA_IFNAME,
     IFLA_MTU,
-    NLMSG_DONE,
-    NLMSG_ERROR,
     RTM_DELLINK,
     RTM_GETADDR,
     RTM_GETLINK,
@@ -30,7 +28,6 @@ from stack.wire.rtnetlink import (
     Link,
     LinkGone,
     Refused,
-    attribute,
     dump,
     get_link,
     is_last,
