@@ -23,6 +23,7 @@ from resmgr.errors import Misuse
 from stack.core.driver import BATCH_MAX, Port
 from stack.core.fitting import fitting, is_accepted
 from stack.core.module import Context, Kind, Module
+from stack.core.silent import SILENT
 from stack.core.statistics import Drop
 from stack.frame import Frame
 from stack.wire.ethernet import MTU_DEFAULT, is_group, mac_bytes, mac_text
@@ -123,7 +124,7 @@ class HubPort:
         self.up = True
         self._hub = hub
         self._dispatch = dispatch
-        self._port: Port | None = None
+        self._port: Port = SILENT
         self._accepted: frozenset[int] | None = frozenset()
         self._waiting: deque[tuple[float, bytes]] = deque()
         self._due = False
@@ -149,10 +150,9 @@ class HubPort:
             return
         self.up = up
         if not up and self._waiting:
-            self._count(Drop.LINK_DOWN, len(self._waiting))
+            self._port.count(Drop.LINK_DOWN, len(self._waiting))
             self._waiting.clear()
-        if self._port is not None:
-            self._port.changed()
+        self._port.changed()
 
     def detach(self) -> None:
         if not self._detached:
@@ -165,26 +165,26 @@ class HubPort:
 
     def transmit(self, frames: list[Frame]) -> None:
         if not self.up:
-            self._count(Drop.LINK_DOWN, len(frames))
+            self._port.count(Drop.LINK_DOWN, len(frames))
             return
-        good = [bytes(frame) for frame in fitting(frames, self.mtu, self._count)]
+        good = [bytes(frame) for frame in fitting(frames, self.mtu, self._port.count)]
         if good:
             self._hub.spread(self, good)
 
     def arrive(self, frames: list[bytes]) -> None:
         """For the hub: frames from another port, addressed to this one or to a group."""
-        if self._port is None:
+        if self._port is SILENT:
             return
         if not self.up:
             if lost := sum(map(self._is_wanted, frames)):
-                self._count(Drop.LINK_DOWN, lost)
+                self._port.count(Drop.LINK_DOWN, lost)
             return
         when = self._dispatch.now() + self._hub.latency
         for frame in frames:
             if not self._is_wanted(frame):
                 continue
             if len(self._waiting) >= WAITING_MAX:
-                self._count("rx_overrun")
+                self._port.count("rx_overrun")
             else:
                 self._waiting.append((when, frame))
         self._schedule()
@@ -209,12 +209,8 @@ class HubPort:
         batch: list[bytearray] = []
         while self._waiting and len(batch) < BATCH_MAX and self._waiting[0][0] <= now:
             batch.append(bytearray(self._waiting.popleft()[1]))
-        if batch and self._port is not None:
+        if batch:
             self._port.deliver([memoryview(frame) for frame in batch])
             for frame in batch:
                 frame[:] = bytes((POISON,)) * len(frame)
         self._schedule()
-
-    def _count(self, reason: str, number: int = 1) -> None:
-        if self._port is not None:
-            self._port.count(reason, number)

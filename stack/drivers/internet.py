@@ -207,7 +207,7 @@ class InternetPort(HubPort):
         self.arrive([header + frame[HEADER_SIZE:] for frame in fitting])
 
     def count_drop(self, reason: str, number: int) -> None:
-        self._count(reason, number)
+        self._port.count(reason, number)
 
 
 def by_station(frames: list[bytes]) -> dict[bytes, list[bytes]]:

@@ -15,6 +15,7 @@ from resmgr.dispatch import Dispatch, Timer
 from stack.core.driver import BATCH_BYTES, BATCH_MAX, Port
 from stack.core.fitting import fitting, is_wanted
 from stack.core.module import Context, Kind, Module
+from stack.core.silent import SILENT
 from stack.core.statistics import Drop
 from stack.frame import Frame
 from stack.wire.ethernet import MAC_SIZE
@@ -40,7 +41,7 @@ class LoopbackDriver:
         self.name, self.mtu, self.up = options.name, options.mtu, True
         self.mac = bytes(MAC_SIZE)
         self._dispatch = dispatch
-        self._port: Port | None = None
+        self._port: Port = SILENT
         self._accepted: frozenset[int] | None = frozenset()
         self._others = False
         self._waiting: deque[bytes] = deque()
@@ -68,13 +69,13 @@ class LoopbackDriver:
 
     def transmit(self, frames: list[Frame]) -> None:
         if not self.up:
-            self._count(Drop.LINK_DOWN, len(frames))
+            self._port.count(Drop.LINK_DOWN, len(frames))
             return
-        for frame in fitting(frames, self.mtu, self._count):
+        for frame in fitting(frames, self.mtu, self._port.count):
             if not is_wanted(frame, self.mac, self._others, self._accepted):
                 continue
             if self._size + len(frame) > WAITING_MAX:
-                self._count("tx_queue_full")
+                self._port.count("tx_queue_full")
             else:
                 self._waiting.append(bytes(frame))
                 self._size += len(frame)
@@ -94,13 +95,9 @@ class LoopbackDriver:
             batch.append(frame)
             size += len(frame)
         self._size -= size
-        if batch and self._port is not None:
+        if batch:
             self._port.deliver(batch)
         self._schedule()
-
-    def _count(self, reason: str, number: int = 1) -> None:
-        if self._port is not None:
-            self._port.count(reason, number)
 
 
 def _attach(context: Context, options: LoOptions) -> LoopbackDriver:

@@ -40,6 +40,7 @@ from stack.core.errors import ModuleError
 from stack.core.linuxinterface import LinuxInterface
 from stack.core.module import Context, Kind, Module
 from stack.core.screen import Screen
+from stack.core.silent import SILENT
 from stack.core.statistics import Drop
 from stack.drivers.af_packet.filter import program
 from stack.drivers.af_packet.options import PacketOptions
@@ -91,7 +92,7 @@ class PacketDriver:
         self.name = options.name or options.ifname
         self._options = options
         self._dispatch = dispatch
-        self._port: Port | None = None
+        self._port: Port = SILENT
         self._closed = False
         self._delivering = False
         self._overruns = 0
@@ -249,7 +250,6 @@ class PacketDriver:
             attach(self._side_sock, program(frozenset()))
 
     def _open_side(self) -> SideQueue:
-        assert self._port is not None
         mode = self._options.rx
         if mode == "ring" or (mode == "auto" and ring_is_safe()):
             receiver: Receiver = Ring(self._side_sock, SIDE_MTU, SIDE_RING, runs=False)
@@ -294,7 +294,7 @@ class PacketDriver:
         self._monitor.close()
         if self._side is not None:
             self._side.close()
-        if self._port is not None:
+        if self._port is not SILENT:
             self._dispatch.detach_fd(self._sock.fileno())
             for sock in (self._out, self._run_sock):
                 self._dispatch.detach_fd(sock.fileno())
@@ -308,7 +308,6 @@ class PacketDriver:
 
     def _readable(self) -> None:
         receiver, port = self._receiver, self._port
-        assert port is not None
         try:
             frames = receiver.take(BATCH_MAX, BATCH_BYTES)
         except OSError as error:
@@ -331,16 +330,7 @@ class PacketDriver:
             receiver.give_back()
             # An error of the socket (the interface went down) makes it readable until somebody fetches it.
             self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        restorer = receiver.restorer
-        if restorer.truncated:
-            port.count("rx_truncated", restorer.truncated)
-            restorer.truncated = 0
-        if restorer.tiny:
-            port.count("rx_tiny_segments", restorer.tiny)
-            restorer.tiny = 0
-        if restorer.refused:
-            port.count("rx_unfinished", restorer.refused)
-            restorer.refused = 0
+        receiver.restorer.tell(port.count)
         if receiver.losing:
             self._count_overruns()
 
@@ -357,8 +347,7 @@ class PacketDriver:
         _, lost = struct.unpack("II", self._sock.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8))
         if lost:
             self._overruns += lost
-            if self._port is not None:
-                self._port.count("rx_overrun", lost)
+            self._port.count("rx_overrun", lost)
 
     def transmit(self, frames: list[Frame]) -> None:
         if self._closed or self._link is None:
@@ -377,8 +366,7 @@ class PacketDriver:
             self._output.transmit_runs(frames)
 
     def _count(self, reason: str, number: int = 1) -> None:
-        if self._port is not None:
-            self._port.count(reason, number)
+        self._port.count(reason, number)
 
     # The link
 
@@ -401,8 +389,7 @@ class PacketDriver:
             if link.mtu != self.mtu:
                 self._resize(link.mtu)
             self.mac, self.up = link.mac, link.up
-        if self._port is not None:
-            self._port.changed()
+        self._port.changed()
 
     def _resize(self, mtu: int) -> None:
         """Another MTU: other slots. What lies in the ring is lost."""

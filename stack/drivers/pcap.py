@@ -23,6 +23,7 @@ from stack.core.fitting import fitting, is_wanted
 from stack.core.module import Context, Kind, Module
 from stack.core.names import station_address
 from stack.core.options import Size
+from stack.core.silent import SILENT
 from stack.core.statistics import Drop
 from stack.drivers.pcap_file.recorder import Recorder
 from stack.drivers.pcap_file.replay import END_OF_FILE, Replay
@@ -66,7 +67,7 @@ class PcapDriver:
         self.name, self.mtu, self.up = options.name, options.mtu, True
         self._dispatch = dispatch
         self._options = options
-        self._port: Port | None = None
+        self._port: Port = SILENT
         self._accepted: frozenset[int] | None = frozenset()
         self._others = False
         self._closed = False
@@ -123,12 +124,14 @@ class PcapDriver:
 
     def transmit(self, frames: list[Frame]) -> None:
         if not self.up:
-            self._count(Drop.LINK_DOWN, len(frames))
+            self._port.count(Drop.LINK_DOWN, len(frames))
             return
-        good = fitting(frames, self.mtu, self._count)
+        good = fitting(frames, self.mtu, self._port.count)
+        if not good:
+            return
         if self._recorder is None or self._recorder.ended:
-            self._count("tx_not_recorded", len(good))
-        elif good:
+            self._port.count("tx_not_recorded", len(good))
+        else:
             self._recorder.put(good, OUT)
 
     # Replay
@@ -171,7 +174,7 @@ class PcapDriver:
             record = replay.records.popleft()
             if self._is_wanted(record):
                 frames.append(record.frame)
-        if frames and self._port is not None:
+        if frames:
             self._delivered += len(frames)
             self._port.deliver(frames)
             if self._closed:
@@ -194,25 +197,20 @@ class PcapDriver:
             replay.rewind()
             return
         self.up = False
-        if self._port is not None:
-            self._port.changed()
+        self._port.changed()
 
     def _is_wanted(self, record: Record) -> bool:
         frame = record.frame
         if record.linktype != LINKTYPE_ETHERNET:
-            self._count("rx_not_ethernet")
+            self._port.count("rx_not_ethernet")
             return False
         if len(frame) < record.length:
-            self._count("rx_cut")
+            self._port.count("rx_cut")
             return False
         if len(frame) < HEADER_SIZE:
-            self._count(Drop.TOO_SHORT)
+            self._port.count(Drop.TOO_SHORT)
             return False
         return is_wanted(frame, self.mac, self._others, self._accepted)
-
-    def _count(self, reason: str, number: int = 1) -> None:
-        if number and self._port is not None:
-            self._port.count(reason, number)
 
 
 def _attach(context: Context, options: PcapOptions) -> PcapDriver:

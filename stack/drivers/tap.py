@@ -31,6 +31,7 @@ from stack.core.errors import ModuleError
 from stack.core.fitting import fitting
 from stack.core.module import Context, Kind, Module
 from stack.core.names import check_linux_name, station_address
+from stack.core.silent import SILENT
 from stack.core.statistics import Drop
 from stack.drivers.tun_device.device import TapDevice
 from stack.frame import Frame
@@ -76,7 +77,7 @@ class TapDriver:
         self.mac = mac if options.mac is None else station_address(options.mac, "tap")
         check_linux_name(options.ifname.replace("%d", "0"), "tap")
         self._dispatch = dispatch
-        self._port: Port | None = None
+        self._port: Port = SILENT
         self._closed = False
         self._attached = False
         self._ethertypes: frozenset[int] | None = frozenset()
@@ -156,8 +157,6 @@ class TapDriver:
     # Receiving: what Linux sends
 
     def _readable(self) -> None:
-        port = self._port
-        assert port is not None
         frames: list[Frame] = []
         memory, read, fd, put_right = self._memory, os.readv, self._device.fd, self._restorer.put_right
         place = 0
@@ -174,30 +173,21 @@ class TapDriver:
             place += (size + 15) & ~15
         for batch in in_batches(frames):
             if not self._closed:
-                port.deliver(batch)
-        restorer = self._restorer
-        if restorer.tiny:
-            self._count("rx_tiny_segments", restorer.tiny)
-            restorer.tiny = 0
-        if restorer.refused:
-            self._count("rx_unfinished", restorer.refused)
-            restorer.refused = 0
-        if restorer.truncated:
-            self._count("rx_truncated", restorer.truncated)
-            restorer.truncated = 0
+                self._port.deliver(batch)
+        self._restorer.tell(self._port.count)
 
     # Sending: what Linux receives
 
     def transmit(self, frames: list[Frame]) -> None:
         if self._closed or not self.up:
-            self._count(Drop.LINK_DOWN, len(frames))
+            self._port.count(Drop.LINK_DOWN, len(frames))
             return
         write, fd = os.writev, self._device.fd
-        for frame in fitting(frames, self.mtu, self._count):
+        for frame in fitting(frames, self.mtu, self._port.count):
             try:
                 write(fd, (FINISHED, frame))
             except OSError as error:
-                self._count(_reason(error.errno or 0))
+                self._port.count(_reason(error.errno or 0))
 
     def transmit_runs(self, frames: list[Frame]) -> None:
         """`stack.core.runs.RunDriver`: Linux takes runs as they are."""
@@ -205,18 +195,14 @@ class TapDriver:
             if not isinstance(frame, Run):
                 self.transmit([frame])
             elif self._closed or not self.up:
-                self._count(Drop.LINK_DOWN)
+                self._port.count(Drop.LINK_DOWN)
             elif not frame.fits(self.mtu):
-                self._count(Drop.TOO_LONG)
+                self._port.count(Drop.TOO_LONG)
             else:
                 try:
                     os.writev(self._device.fd, (frame.header.pack(), frame))
                 except OSError as error:
-                    self._count(_reason(error.errno or 0))
-
-    def _count(self, reason: str, number: int = 1) -> None:
-        if self._port is not None:
-            self._port.count(reason, number)
+                    self._port.count(_reason(error.errno or 0))
 
     # The link
 
@@ -229,8 +215,7 @@ class TapDriver:
         else:
             self.mtu, self.up = link.mtu, link.up
             self._restorer.set_mtu(link.mtu)
-        if self._port is not None:
-            self._port.changed()
+        self._port.changed()
 
 
 def _reason(code: int) -> str:

@@ -33,10 +33,11 @@ import socket
 from collections.abc import Mapping
 
 from resmgr.dispatch import Dispatch
-from stack.core.driver import BATCH_MAX, Port
+from stack.core.driver import BATCH_MAX, Port, in_batches
 from stack.core.endpoints import LOCAL_MAX
 from stack.core.errors import ModuleError
 from stack.core.module import Context, Kind, Module, Random
+from stack.core.silent import SILENT
 from stack.core.statistics import Drop
 from stack.drivers.udp_socket.channel import Channel, open_channel, parse_bind
 from stack.drivers.udp_socket.constants import HEADERS_IPV4, HEADERS_IPV6, SEGMENTS_MAX
@@ -65,7 +66,7 @@ class UdpDriver:
         self.port = options.port
         self._options = options
         self._dispatch = dispatch
-        self._port: Port | None = None
+        self._port: Port = SILENT
         self._closed = False
         self._wanted = True
         self._type = options.ethertype.to_bytes(2, "big")
@@ -115,7 +116,7 @@ class UdpDriver:
         )
         self.port = channel.out.sock.getsockname()[1]
         self._channels.append(channel)
-        if self._port is not None:
+        if self._port is not SILENT:
             self._attach(channel)
 
     def start(self, port: Port) -> None:
@@ -140,7 +141,7 @@ class UdpDriver:
         self.up = False
         self._monitor.close()
         for channel in self._channels:
-            if self._port is not None:
+            if self._port is not SILENT:
                 self._dispatch.detach_fd(channel.out.sock.fileno())
             channel.out.sock.close()
 
@@ -216,20 +217,15 @@ class UdpDriver:
             if not arrivals:
                 break
         port = self._port
-        if port is not None:
-            if receiver.too_long:
-                port.count("rx_too_long", receiver.too_long)
-                receiver.too_long = 0
-            if receiver.errors:
-                port.count("rx_error", receiver.errors)
-                receiver.errors = 0
-            if len(batch) <= BATCH_MAX:
-                if batch:
-                    port.deliver(batch)
-            else:
-                for start in range(0, len(batch), BATCH_MAX):
-                    if not self._closed:
-                        port.deliver(batch[start : start + BATCH_MAX])
+        if receiver.too_long:
+            port.count("rx_too_long", receiver.too_long)
+            receiver.too_long = 0
+        if receiver.errors:
+            port.count("rx_error", receiver.errors)
+            receiver.errors = 0
+        for part in in_batches(batch):
+            if not self._closed:
+                port.deliver(part)
         if not self._closed:
             receiver.give_back()
             if len(batch) > BATCH_MAX - SEGMENTS_MAX:
@@ -268,8 +264,7 @@ class UdpDriver:
                 self._count("rx_overrun", fresh)
 
     def _count(self, reason: str, number: int = 1) -> None:
-        if self._port is not None:
-            self._port.count(reason, number)
+        self._port.count(reason, number)
 
     # Sending
 
@@ -331,7 +326,7 @@ class UdpDriver:
     def _network_changed(self) -> None:
         before = self._local, self.mac, self.mtu, self.up
         self._look()
-        if self._port is not None and before != (self._local, self.mac, self.mtu, self.up):
+        if before != (self._local, self.mac, self.mtu, self.up):
             self._port.changed()
 
     def _look(self) -> None:
@@ -386,7 +381,7 @@ class UdpDriver:
         old, new = channel.out, self._channels[-1]
         new.listen(self._wanted)
         old.clear()
-        if self._port is not None:
+        if self._port is not SILENT:
             self._dispatch.detach_fd(old.sock.fileno())
         old.sock.close()
         self._channels.remove(channel)

@@ -33,6 +33,7 @@ from stack.core.fitting import fitting
 from stack.core.module import Context, Kind, Module
 from stack.core.names import station_address
 from stack.core.options import Size
+from stack.core.silent import SILENT
 from stack.core.statistics import Drop
 from stack.drivers.vxlan_tunnel.stations import Stations
 from stack.drivers.vxlan_tunnel.tunnel import Place, Tunnel
@@ -81,7 +82,7 @@ class VxlanDriver:
         self.name = options.name or f"vxlan{options.vni}"
         self._options = options
         self._dispatch = dispatch
-        self._port: Port | None = None
+        self._port: Port = SILENT
         self._closed = False
         self._accepted: frozenset[int] | None = frozenset()
         self._others = False
@@ -208,7 +209,7 @@ class VxlanDriver:
                 self.count("rx_stranger")
             else:
                 self._take(frame, there, good, now)
-        if good and self._port is not None and not self._closed:
+        if good and not self._closed:
             self._port.deliver(good)
 
     def _end_of(self, source: SockAddr) -> Endpoint | None:
@@ -240,8 +241,7 @@ class VxlanDriver:
 
     def count(self, reason: str, number: int = 1) -> None:
         """`stack.drivers.vxlan_tunnel.tunnel.Network`."""
-        if self._port is not None:
-            self._port.count(reason, number)
+        self._port.count(reason, number)
 
     # The underlay
 
@@ -255,8 +255,7 @@ class VxlanDriver:
             self.up = up
             if not up:
                 self._stations.forget()
-            if self._port is not None:
-                self._port.changed()
+            self._port.changed()
 
 
 def _family_of(ends: tuple[Endpoint, ...]) -> bool:

@@ -34,6 +34,7 @@ from stack.core.driver import BATCH_BYTES, BATCH_MAX, Port
 from stack.core.errors import ModuleError
 from stack.core.fitting import fitting
 from stack.core.module import Context, Kind, Module
+from stack.core.silent import SILENT
 from stack.core.statistics import Drop
 from stack.drivers.af_xdp.attachment import LET_GO, Attachment
 from stack.drivers.af_xdp.options import XdpOptions
@@ -78,7 +79,7 @@ class XdpDriver:
         self.name = options.name or options.ifname
         self._options = options
         self._dispatch = dispatch
-        self._port: Port | None = None
+        self._port: Port = SILENT
         self._closed = False
         self._delivering = False
         self._waste: list[Attachment] = []
@@ -185,14 +186,13 @@ class XdpDriver:
 
     def _watch(self) -> None:
         attachment = self._attachment
-        if attachment is None or self._port is None:
+        if attachment is None or self._port is SILENT:
             return
         for number, queue in enumerate(attachment.queues):
             self._dispatch.attach_fd(queue.sock.fileno(), partial(self._readable, attachment, number))
 
     def _readable(self, attachment: Attachment, number: int) -> None:
         queue, port = attachment.queues[number], self._port
-        assert port is not None
         frames = queue.take(BATCH_MAX, BATCH_BYTES)
         if not frames:
             # The interface went down: the error makes the socket readable until somebody fetches it.
@@ -214,7 +214,7 @@ class XdpDriver:
         if self._attachment is not None:
             lost = self._attachment.lost()
             if lost > self._lost_before:
-                self._count("rx_overrun", lost - self._lost_before)
+                self._port.count("rx_overrun", lost - self._lost_before)
                 self._overruns += lost - self._lost_before
             self._lost_before = lost
 
@@ -223,9 +223,9 @@ class XdpDriver:
     def transmit(self, frames: list[Frame]) -> None:
         attachment = self._attachment
         if attachment is None or not self.up:
-            self._count(Drop.LINK_DOWN, len(frames))
+            self._port.count(Drop.LINK_DOWN, len(frames))
             return
-        frames = fitting(frames, self.mtu, self._count)
+        frames = fitting(frames, self.mtu, self._port.count)
         queue, start = attachment.queues[0], 0
         try:
             while start < len(frames):
@@ -233,12 +233,12 @@ class XdpDriver:
                 start += taken
                 asleep = queue.kick()
                 if not taken:
-                    self._count("tx_queue_full", len(frames) - start)
+                    self._port.count("tx_queue_full", len(frames) - start)
                     start = len(frames)
                 if not asleep:
                     self._kick_later()
         except OSError as error:
-            self._count(Drop.LINK_DOWN if error.errno in LINK_ERRORS else "tx_refused", len(frames) - start)
+            self._port.count(Drop.LINK_DOWN if error.errno in LINK_ERRORS else "tx_refused", len(frames) - start)
 
     def _kick_later(self) -> None:
         if self._again is None:
@@ -253,10 +253,6 @@ class XdpDriver:
                 self._kick_later()
         except OSError as error:
             log.info("xdp: %s does not send: %s", self._options.ifname, error.strerror)
-
-    def _count(self, reason: str, number: int = 1) -> None:
-        if self._port is not None:
-            self._port.count(reason, number)
 
     # The link
 
@@ -273,8 +269,7 @@ class XdpDriver:
                 self._take(link)
             self.up = link.up and self._attachment is not None
             self._tell()
-        if self._port is not None:
-            self._port.changed()
+        self._port.changed()
 
     def _take(self, link: Link) -> None:
         """Other chunks for another MTU, or another interface of the same name. What lies in the rings is lost."""
@@ -308,7 +303,7 @@ class XdpDriver:
         self._attachment = None
         self._lost_before = 0
         for queue in attachment.queues:
-            if self._port is not None:
+            if self._port is not SILENT:
                 self._dispatch.detach_fd(queue.sock.fileno())
         attachment.close()
         if self._delivering:

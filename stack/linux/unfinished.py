@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import socket
 import sys
+from collections.abc import Callable
 
 from stack.frame import BadFrame, Frame
 from stack.linux.constants import AUXDATA, SOL_PACKET, TP_STATUS_VLAN_TPID_VALID, TP_STATUS_VLAN_VALID
@@ -32,7 +33,7 @@ ADDRESSES_SIZE = 2 * MAC_SIZE
 
 
 class Restorer:
-    """Puts frames right. The counters are the driver's to tell: `truncated` frames that are longer than the MTU allows or that a
+    """Puts frames right. What it counts is told by `tell`: `truncated` frames that are longer than the MTU allows or that a
     filter cut short, `refused` those whose header says what cannot be."""
 
     def __init__(self, mtu: int) -> None:
@@ -103,6 +104,15 @@ class Restorer:
         self.tags += before.tags
         self.carried += before.carried
         self.whole = before.whole
+
+    def tell(self, count: Callable[[str, int], None]) -> None:
+        """Tell *count* what was dropped since the last time."""
+        if not (self.truncated or self.tiny or self.refused):
+            return
+        for reason, number in (("rx_truncated", self.truncated), ("rx_tiny_segments", self.tiny), ("rx_unfinished", self.refused)):
+            if number:
+                count(reason, number)
+        self.truncated = self.tiny = self.refused = 0
 
     def info(self) -> dict[str, str | int]:
         """For people: how often there was something to do."""

@@ -406,7 +406,7 @@ def test_interface_events() -> None:
     port.set_carrier(False)
     port.set_carrier(True)
     port.mtu = 4000
-    port._port.changed()  # type: ignore[union-attr]  # it was started
+    port._port.changed()
     stack.unload(loaded)
     port.set_carrier(False)
     assert proto.events == ["en1 attached", "en1 down", "en1 up", "en1 changed", "en1 detached"]
