@@ -19,9 +19,9 @@ from qnetpy import settings
 from qnetpy.qos import QosError, parse_choice
 from qnetpy.settings import SettingsError, setting
 from stack.wire.endpoint import DATAGRAM_MAX, MTU_MIN, PORT_DEFAULT, PORT_MAX, split_host
-from stack.wire.ethernet import mac_bytes
+from stack.wire.ethernet import ETHERTYPE_EXPERIMENTAL, mac_bytes
 
-ETHERTYPE_DEFAULT = 0x88B5
+ETHERTYPE_DEFAULT = ETHERTYPE_EXPERIMENTAL
 """IEEE 802 local experimental ethertype 1. QNX uses 0x8204, which is assigned to it and means another format."""
 CONFIG_PATH = "/etc/qnet/qnet.toml"
 

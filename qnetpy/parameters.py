@@ -10,13 +10,14 @@ from qnetpy.link.machine import LinkTimers
 from qnetpy.link.session import RekeyPolicy
 from qnetpy.link.transport.config import TransportConfig
 from qnetpy.qos import parse_choice
+from stack.wire.ethernet import ETHERTYPE_EXPERIMENTAL
 
 
 @attrs.frozen
 class QnetSettings:
     """`interfaces` empty: all of the stack's. Those whose stations are IP endpoints are used in any case."""
 
-    ethertype: int = attrs.field(default=0x88B5)
+    ethertype: int = attrs.field(default=ETHERTYPE_EXPERIMENTAL)
     interfaces: frozenset[str] = frozenset()
     solicit: bool = False
     """Look for nodes on Ethernets by our own frames, as `qnetpy.discovery.ethernet` does, and be found so."""

@@ -17,7 +17,7 @@ from stack.core.errors import ModuleError
 from stack.core.isolation import RAISED
 from stack.core.statistics import Counters, Drop, InterfaceStatistics
 from stack.frame import Frame
-from stack.wire.ethernet import mac_text
+from stack.wire.ethernet import MTU_MIN, mac_text
 
 if TYPE_CHECKING:
     from stack.core.isolation import Guard
@@ -27,9 +27,6 @@ log = logging.getLogger(__name__)
 
 R = TypeVar("R")
 Ts = TypeVarTuple("Ts")
-
-MTU_MIN = 68
-"""Of IPv4, and so of any link."""
 
 
 class InterfaceEvent(enum.Enum):

@@ -26,7 +26,7 @@ from stack.core.module import Context, Kind, Module
 from stack.core.silent import SILENT
 from stack.core.statistics import Drop
 from stack.frame import Frame
-from stack.wire.ethernet import MTU_DEFAULT, is_group, mac_bytes, mac_text
+from stack.wire.ethernet import MTU_DEFAULT, MTU_MIN, is_group, mac_bytes, mac_text
 
 LATENCY_DEFAULT = 10e-6
 """Seconds on the cable. Not 0, so that time passes in a simulation in which two nodes answer each other at once."""
@@ -45,7 +45,7 @@ class HubOptions:
 
     mac: str
     name: str = "en0"
-    mtu: int = attrs.field(default=MTU_DEFAULT, validator=[attrs.validators.ge(68), attrs.validators.le(65535)])
+    mtu: int = attrs.field(default=MTU_DEFAULT, validator=[attrs.validators.ge(MTU_MIN), attrs.validators.le(65535)])
 
 
 class Hub:

@@ -26,7 +26,7 @@ from stack.drivers.hub import Hub, HubPort
 from stack.drivers.udp_socket.table import EndpointTable
 from stack.frame import Frame
 from stack.wire.endpoint import MTU_MIN, PORT_DEFAULT, Endpoint, SockAddr, endpoint, from_sockaddr
-from stack.wire.ethernet import HEADER_SIZE
+from stack.wire.ethernet import ETHERTYPE_EXPERIMENTAL, HEADER_SIZE
 
 LATENCY_DEFAULT = 100e-6
 MTU_DEFAULT = 1472
@@ -50,7 +50,7 @@ class InternetOptions:
     name: str = "udp0"
     port: int = PORT_DEFAULT
     mtu: int = attrs.field(default=MTU_DEFAULT, validator=[attrs.validators.ge(MTU_MIN), attrs.validators.le(65507)])
-    ethertype: int = 0x88B5
+    ethertype: int = ETHERTYPE_EXPERIMENTAL
 
 
 class Router:

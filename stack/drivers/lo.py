@@ -18,7 +18,7 @@ from stack.core.module import Context, Kind, Module
 from stack.core.silent import SILENT
 from stack.core.statistics import Drop
 from stack.frame import Frame
-from stack.wire.ethernet import MAC_SIZE
+from stack.wire.ethernet import MAC_SIZE, MTU_MIN
 
 MTU_LOOPBACK = 65536
 """Linux's."""
@@ -31,7 +31,7 @@ class LoOptions:
     """Options of `-d lo`."""
 
     name: str = "lo0"
-    mtu: int = attrs.field(default=MTU_LOOPBACK, validator=[attrs.validators.ge(68), attrs.validators.le(MTU_LOOPBACK)])
+    mtu: int = attrs.field(default=MTU_LOOPBACK, validator=[attrs.validators.ge(MTU_MIN), attrs.validators.le(MTU_LOOPBACK)])
 
 
 class LoopbackDriver:

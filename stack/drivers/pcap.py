@@ -28,7 +28,7 @@ from stack.core.statistics import Drop
 from stack.drivers.pcap_file.recorder import Recorder
 from stack.drivers.pcap_file.replay import END_OF_FILE, Replay
 from stack.frame import Frame
-from stack.wire.ethernet import HEADER_SIZE, MTU_DEFAULT
+from stack.wire.ethernet import HEADER_SIZE, MTU_DEFAULT, MTU_MIN, made_station
 from stack.wire.pcap import LINKTYPE_ETHERNET, OUT, SECOND, Record
 
 EARLY = 100e-6
@@ -53,7 +53,7 @@ class PcapOptions:
     mac: str | None = None
     """Ours; one of chance by default."""
     name: str = "pcap0"
-    mtu: int = attrs.field(default=MTU_DEFAULT, validator=[attrs.validators.ge(68), attrs.validators.le(65535)])
+    mtu: int = attrs.field(default=MTU_DEFAULT, validator=[attrs.validators.ge(MTU_MIN), attrs.validators.le(65535)])
 
 
 class PcapDriver:
@@ -214,7 +214,7 @@ class PcapDriver:
 
 
 def _attach(context: Context, options: PcapOptions) -> PcapDriver:
-    return PcapDriver(context.dispatch, options, b"\x02" + context.random(5))
+    return PcapDriver(context.dispatch, options, made_station(context.random(6)))
 
 
 MODULE = Module("pcap", Kind.DRIVER, PcapOptions, _attach)

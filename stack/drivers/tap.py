@@ -39,7 +39,7 @@ from stack.linux.linkmonitor import LinkMonitor
 from stack.linux.typefilter import station_program
 from stack.linux.unfinished import RUN_MAX, Restorer
 from stack.wire import virtio_net
-from stack.wire.ethernet import mac_text
+from stack.wire.ethernet import MTU_MIN, mac_text, made_station
 from stack.wire.rtnetlink import Link
 from stack.wire.run import Run
 
@@ -61,7 +61,9 @@ class TapOptions:
     """Name of the interface in the stack; the Linux name by default."""
     mac: str | None = None
     """Of our end; one of chance by default. Linux chooses that of its own."""
-    mtu: int | None = attrs.field(default=None, validator=attrs.validators.optional([attrs.validators.ge(68), attrs.validators.le(65521)]))
+    mtu: int | None = attrs.field(
+        default=None, validator=attrs.validators.optional([attrs.validators.ge(MTU_MIN), attrs.validators.le(65521)])
+    )
     """To be set on the Linux interface."""
     up: bool = True
     """Switch the Linux interface on."""
@@ -225,7 +227,7 @@ def _reason(code: int) -> str:
 
 
 def _attach(context: Context, options: TapOptions) -> TapDriver:
-    return TapDriver(context.dispatch, options, b"\x02" + context.random(5))
+    return TapDriver(context.dispatch, options, made_station(context.random(6)))
 
 
 MODULE = Module("tap", Kind.DRIVER, TapOptions, _attach, capabilities=("NET_ADMIN",))

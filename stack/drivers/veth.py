@@ -26,7 +26,7 @@ from stack.core.wrapper import Around
 from stack.drivers.packet import PacketDriver, PacketOptions
 from stack.frame import Frame
 from stack.linux.vethpair import VethPair, open_namespace
-from stack.wire.ethernet import MTU_DEFAULT
+from stack.wire.ethernet import MTU_DEFAULT, MTU_MIN
 from stack.wire.rtnetlink import End
 
 
@@ -45,7 +45,7 @@ class VethOptions:
     mac: str | None = None
     peer_mac: str | None = None
     """Addresses; Linux chooses them by default."""
-    mtu: int = attrs.field(default=MTU_DEFAULT, validator=[attrs.validators.ge(68), attrs.validators.le(65535)])
+    mtu: int = attrs.field(default=MTU_DEFAULT, validator=[attrs.validators.ge(MTU_MIN), attrs.validators.le(65535)])
 
 
 class VethDriver(Around):

@@ -41,10 +41,10 @@ from stack.frame import BadFrame, Frame
 from stack.linux.networkmonitor import NetworkMonitor
 from stack.wire import vxlan
 from stack.wire.endpoint import PORT_MAX, Endpoint, SockAddr, endpoint, from_sockaddr, split_host
-from stack.wire.ethernet import HEADER_SIZE, MAC_SIZE, TAG_SIZE, ethertype_of, is_group
+from stack.wire.ethernet import HEADER_SIZE, MAC_SIZE, MTU_MIN, TAG_SIZE, ethertype_of, is_group, made_station
 
 UNREACHABLE = frozenset((errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL))
-MTU_LEAST, MTU_MOST = 68, 65400
+MTU_MAX = 65400
 
 
 @attrs.frozen
@@ -68,7 +68,7 @@ class VxlanOptions:
     mac: str | None = None
     """One of chance by default."""
     mtu: int | None = attrs.field(
-        default=None, validator=attrs.validators.optional([attrs.validators.ge(MTU_LEAST), attrs.validators.le(MTU_MOST)])
+        default=None, validator=attrs.validators.optional([attrs.validators.ge(MTU_MIN), attrs.validators.le(MTU_MAX)])
     )
     buffer: Size = attrs.field(default=Size(4 << 20), validator=attrs.validators.ge(Size(1 << 16)))
 
@@ -279,7 +279,7 @@ def _reason(code: int) -> str:
 
 
 def _attach(context: Context, options: VxlanOptions) -> VxlanDriver:
-    return VxlanDriver(context.dispatch, options, b"\x02" + context.random(5), _tunnels(context))
+    return VxlanDriver(context.dispatch, options, made_station(context.random(6)), _tunnels(context))
 
 
 def _tunnels(context: Context) -> Iterator[Tunnel]:

@@ -19,11 +19,9 @@ from stack.core.errors import OptionError
 from stack.core.ifnet import Interface, InterfaceEvent
 from stack.core.module import Context, Kind, Module
 from stack.frame import BadFrame, Frame
-from stack.wire.ethernet import payload_offset
+from stack.wire.ethernet import ETHERTYPE_IPV4, ETHERTYPE_IPV6, payload_offset
 from stack.wire.ip import parse_ip
 
-ETHERTYPE_IPV4 = 0x0800
-ETHERTYPE_IPV6 = 0x86DD
 _VERSIONS = {ETHERTYPE_IPV4: 4, ETHERTYPE_IPV6: 6}
 
 

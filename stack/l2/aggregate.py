@@ -46,8 +46,8 @@ from stack.l2.arguments import refused
 from stack.l2.flowhash import flow_hash
 from stack.l2.lacp.machine import PORTS_MAX, Aggregator, LacpSettings
 from stack.l2.membership import GONE
-from stack.l2.pseudo import accepted, made_address, take_over
-from stack.wire.ethernet import HEADER_SIZE, MAC_SIZE, MTU_DEFAULT, is_group, mac_text
+from stack.l2.pseudo import accepted, take_over
+from stack.wire.ethernet import HEADER_SIZE, MAC_SIZE, MTU_DEFAULT, is_group, mac_text, made_station
 from stack.wire.lacp import is_slow, pack_slow, parse_slow
 
 log = logging.getLogger(__name__)
@@ -139,7 +139,7 @@ class AgrDriver:
         first = self._stack.interface(options.agrport[0]) if options.agrport else None
         if options.mac:
             return station_address(options.mac, "agr")
-        return made_address(context.random) if first is None else first.mac
+        return made_station(context.random(6)) if first is None else first.mac
 
     def keep(self) -> KeptAggregate:
         """`stack.core.module.Keeping`."""

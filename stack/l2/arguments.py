@@ -7,8 +7,8 @@ from collections.abc import Mapping
 
 from stack.core.errors import ModuleError
 from stack.core.ifnet import Interface
+from stack.core.names import station_address
 from stack.core.stack import Stack
-from stack.wire.ethernet import mac_bytes
 
 
 def refused(sentence: str, code: int = errno.EINVAL) -> ModuleError:
@@ -38,13 +38,7 @@ def switch(arguments: Mapping[str, object], name: str) -> bool:
 
 def address(arguments: Mapping[str, object], name: str) -> bytes:
     """The address of one station."""
-    try:
-        mac = mac_bytes(text(arguments, name))
-    except ValueError as error:
-        raise refused(str(error)) from None
-    if mac[0] & 1:
-        raise refused(f"{mac.hex(':')} is the address of a group, not of a station")
-    return mac
+    return station_address(text(arguments, name), name)
 
 
 def interface(stack: Stack, name: str) -> Interface:

@@ -29,13 +29,12 @@ import attrs
 from resmgr.errors import Misuse
 from stack.core.statistics import Counters
 from stack.frame import Frame
+from stack.l2.engine import PORTS_MAX as PORTS_MAX  # both have as many
 from stack.l2.stations import MAX_DEFAULT, TIMEOUT_DEFAULT, Learned, Stations
 from stack.l2.storm import STORM_RATE, StormControl
 from stack.wire.bpdu import GROUP, RESERVED
 from stack.wire.ethernet import HEADER_SIZE, MAC_SIZE
 
-PORTS_MAX = 32
-"""As many as a forwarding engine takes."""
 _FLOW = 2 * MAC_SIZE
 _unpack_flow = struct.Struct(f"{_FLOW}s").unpack_from
 

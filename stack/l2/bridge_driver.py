@@ -44,11 +44,11 @@ from stack.l2.flushes import FlushBound
 from stack.l2.forward.fastpath import FastPath
 from stack.l2.forward.kinds import CAPABILITIES, kinds
 from stack.l2.membership import GONE, Absent, KeptBridge, Membership
-from stack.l2.pseudo import made_address, take_over
+from stack.l2.pseudo import take_over
 from stack.l2.stp.machine import SpanningTree
 from stack.l2.stp.settings import PortSettings, Protocol, TreeSettings
 from stack.wire.bpdu import GROUP, parse_bpdu
-from stack.wire.ethernet import MTU_DEFAULT
+from stack.wire.ethernet import MTU_DEFAULT, made_station
 from stack.wire.llc import SAP_STP, pack_llc, parse_llc
 
 log = logging.getLogger(__name__)
@@ -508,7 +508,7 @@ class BridgeDriver:
 
 def _as_optioned(options: BridgeOptions, context: Context) -> KeptBridge:
     """Without members: those are added one by one, and must be there."""
-    mac = station_address(options.mac, "bridge") if options.mac else made_address(context.random)
+    mac = station_address(options.mac, "bridge") if options.mac else made_station(context.random(6))
     tree = TreeSettings(Protocol(options.proto), options.priority, options.maxage, options.hellotime, options.fwddelay)
     return KeptBridge(mac, options.maxaddr, options.timeout, options.ipf, tree, ())
 

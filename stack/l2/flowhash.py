@@ -9,9 +9,8 @@ from __future__ import annotations
 from zlib import crc32
 
 from stack.frame import BadFrame, Frame
-from stack.wire.ethernet import type_and_offset
+from stack.wire.ethernet import ETHERTYPE_IPV4, ETHERTYPE_IPV6, type_and_offset
 
-_IPV4, _IPV6 = 0x0800, 0x86DD
 _WITH_PORTS = frozenset((6, 17, 33, 132, 136))
 _FRAGMENT = 0x3FFF
 """More fragments, and the offset."""
@@ -23,9 +22,9 @@ def flow_hash(frame: Frame) -> int:
     key = frame[:12]
     try:
         kind, payload = type_and_offset(frame)
-        if kind == _IPV4:
+        if kind == ETHERTYPE_IPV4:
             return crc32(_ipv4(frame, payload), crc32(key))
-        if kind == _IPV6:
+        if kind == ETHERTYPE_IPV6:
             return crc32(_ipv6(frame, payload), crc32(key))
     except BadFrame:
         pass

@@ -13,10 +13,10 @@ from stack.core.ipfilters import Packet
 from stack.core.stack import Stack
 from stack.core.statistics import Counters
 from stack.frame import BadFrame, Frame
-from stack.wire.ethernet import type_and_offset
+from stack.wire.ethernet import ETHERTYPE_IPV4, ETHERTYPE_IPV6, type_and_offset
 from stack.wire.ip import parse_ip
 
-VERSIONS = {0x0800: 4, 0x86DD: 6}
+VERSIONS = {ETHERTYPE_IPV4: 4, ETHERTYPE_IPV6: 6}
 
 
 def passing(stack: Stack, interface: Interface, point: Point, frames: list[Frame], drops: Counters) -> list[Frame]:

@@ -33,12 +33,10 @@ from stack.l2 import arguments as given
 from stack.l2.aggregate import AgrDriver
 from stack.l2.arguments import refused
 from stack.l2.pseudo import accepted
-from stack.wire.ethernet import MAC_SIZE, TAG_SIZE, is_group
+from stack.wire.ethernet import MAC_SIZE, MTU_MIN, TAG_SIZE, is_group
 from stack.wire.vlan import ID_MAX, PRIORITY_MAX, tagged, untagged
 
 log = logging.getLogger(__name__)
-
-MTU_MIN = 68
 
 
 @attrs.frozen

@@ -29,8 +29,15 @@ TAGS_MAX = 2
 SIZE_MIN = 60
 """Shortest frame on a real wire, without FCS: drivers may pad to it."""
 MTU_DEFAULT = 1500
+MTU_MIN = 68
+"""Every link of IPv4 carries this much (RFC 791)."""
 ETHERTYPE_MIN = 0x0600
 """Below this the field is a length."""
+
+ETHERTYPE_IPV4 = 0x0800
+ETHERTYPE_IPV6 = 0x86DD
+ETHERTYPE_EXPERIMENTAL = 0x88B5
+"""IEEE 802: local experiments 1. What Qnet uses unless it is told another."""
 
 TPID_8021Q = 0x8100
 TPID_8021AD = 0x88A8
@@ -45,6 +52,11 @@ unpack_type = struct.Struct("!12xH").unpack_from
 _unpack_tagged_type = struct.Struct("!16xH").unpack_from
 _unpack_twice_tagged_type = struct.Struct("!20xH").unpack_from
 _MAC_TEXT = re.compile(r"[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}|[0-9a-fA-F]{2}(-[0-9a-fA-F]{2}){5}")
+
+
+def made_station(seed: bytes) -> bytes:
+    """A locally administered address of a station, out of six bytes of chance or of a hash."""
+    return bytes((seed[0] & 0xFC | 0x02,)) + seed[1:MAC_SIZE]
 
 
 def mac_text(mac: bytes) -> str:

@@ -21,7 +21,7 @@ import attrs
 from stack.frame import BadFrame, Frame
 from stack.wire import virtio_net
 from stack.wire.checksum import folded, ones_sum, pseudo_sum
-from stack.wire.ethernet import type_and_offset
+from stack.wire.ethernet import ETHERTYPE_IPV4, ETHERTYPE_IPV6, type_and_offset
 from stack.wire.virtio_net import VirtioNet
 
 SEGMENTS_MAX = 128
@@ -33,7 +33,6 @@ class TooManySegments(BadFrame):
     """A run whose segments are too small for its length."""
 
 
-TYPE_IPV4, TYPE_IPV6 = 0x0800, 0x86DD
 IPV4_SIZE, IPV6_SIZE, TCP_SIZE, UDP_SIZE = 20, 40, 20, 8
 TCP, UDP = 6, 17
 TCP_CHECK, UDP_CHECK = 16, 6
@@ -89,20 +88,20 @@ def layout(header: VirtioNet, frame: Frame) -> Layout:
     kind = header.gso_type & ~virtio_net.GSO_ECN
     version, network = type_and_offset(frame)
     transport, size = header.csum_start, header.gso_size
-    if version not in (TYPE_IPV4, TYPE_IPV6) or size == 0:
+    if version not in (ETHERTYPE_IPV4, ETHERTYPE_IPV6) or size == 0:
         raise BadFrame("a run of segments that is not of IP, or without a size")
     if not header.flags & virtio_net.NEEDS_CSUM:
         # Merged from datagrams that had been looked at: nobody wrote where they begin.
-        transport = network + ((frame[network] & 15) * 4 if version == TYPE_IPV4 and network < len(frame) else IPV6_SIZE)
+        transport = network + ((frame[network] & 15) * 4 if version == ETHERTYPE_IPV4 and network < len(frame) else IPV6_SIZE)
     if kind in (virtio_net.GSO_TCPV4, virtio_net.GSO_TCPV6):
         protocol, least = TCP, TCP_SIZE
-        if (kind == virtio_net.GSO_TCPV4) != (version == TYPE_IPV4):
+        if (kind == virtio_net.GSO_TCPV4) != (version == ETHERTYPE_IPV4):
             raise BadFrame("the run and its ethertype are of different IP versions")
     elif kind == virtio_net.GSO_UDP_L4:
         protocol, least = UDP, UDP_SIZE
     else:
         raise BadFrame(f"a run of kind {kind}, which cannot be taken apart")
-    if transport + least > len(frame) or transport < network + (IPV4_SIZE if version == TYPE_IPV4 else IPV6_SIZE):
+    if transport + least > len(frame) or transport < network + (IPV4_SIZE if version == ETHERTYPE_IPV4 else IPV6_SIZE):
         raise BadFrame("no room for the headers of a run")
     if header.flags & virtio_net.NEEDS_CSUM and header.csum_offset != (TCP_CHECK if protocol == TCP else UDP_CHECK):
         raise BadFrame("the checksum of a run is not where its protocol has it")
@@ -129,7 +128,7 @@ class _Head:
         self.bytes = head = bytearray(frame[:payload])
         self.transport = transport
         self._network = network
-        self._four = version == TYPE_IPV4
+        self._four = version == ETHERTYPE_IPV4
         self._rest = payload - network
         self._identification = 0
         if self._four:
@@ -199,7 +198,7 @@ def _udp_datagrams(frame: memoryview, head: _Head, payload: int, size: int) -> I
 
 def _check_ip(frame: Frame, version: int, network: int, transport: int, protocol: int) -> None:
     """The transport header is where the IP header says, of that protocol. (A run inside a tunnel is not.)"""
-    if version == TYPE_IPV4:
+    if version == ETHERTYPE_IPV4:
         if frame[network] >> 4 != 4 or network + (frame[network] & 15) * 4 != transport or frame[network + 9] != protocol:
             raise BadFrame("the run does not begin behind its IPv4 header")
     elif frame[network] >> 4 != 6 or (transport == network + IPV6_SIZE and frame[network + 6] != protocol):

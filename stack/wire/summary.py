@@ -5,9 +5,16 @@ from __future__ import annotations
 import ipaddress
 
 from stack.frame import BadFrame, Frame
-from stack.wire.ethernet import Ethernet, mac_text
+from stack.wire.ethernet import ETHERTYPE_EXPERIMENTAL, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, mac_text
 
-ETHERTYPES = {0x0800: "IPv4", 0x0806: "ARP", 0x86DD: "IPv6", 0x88CC: "LLDP", 0x8809: "slow protocol", 0x88B5: "Qnet (experimental 1)"}
+ETHERTYPES = {
+    ETHERTYPE_IPV4: "IPv4",
+    0x0806: "ARP",
+    ETHERTYPE_IPV6: "IPv6",
+    0x88CC: "LLDP",
+    0x8809: "slow protocol",
+    ETHERTYPE_EXPERIMENTAL: "Qnet (experimental 1)",
+}
 PROTOCOLS = {1: "ICMP", 2: "IGMP", 6: "TCP", 17: "UDP", 58: "ICMPv6", 89: "OSPF", 132: "SCTP"}
 FLAGS = "FSRPAUEC"
 LLC_MAX = 1500
@@ -23,9 +30,9 @@ def summary(frame: Frame) -> str:
     kind = header.ethertype
     body = bytes(frame[header.size : header.size + 100])
     carried = ""
-    if kind == 0x0800:
+    if kind == ETHERTYPE_IPV4:
         carried = _ipv4(body)
-    elif kind == 0x86DD:
+    elif kind == ETHERTYPE_IPV6:
         carried = _ipv6(body)
     elif kind == 0x0806:
         carried = _arp(body)

@@ -8,7 +8,7 @@ import attrs
 
 from stack.core.options import Size
 from stack.wire.endpoint import DATAGRAM_MAX, MTU_MIN, PORT_DEFAULT, PORT_MAX
-from stack.wire.ethernet import ETHERTYPE_MIN
+from stack.wire.ethernet import ETHERTYPE_EXPERIMENTAL, ETHERTYPE_MIN
 
 
 @attrs.frozen
@@ -20,7 +20,9 @@ class UdpOptions:
     port: int = attrs.field(default=PORT_DEFAULT, validator=[attrs.validators.ge(0), attrs.validators.le(PORT_MAX)])
     """0: any that is free."""
     name: str = "udp0"
-    ethertype: int = attrs.field(default=0x88B5, validator=[attrs.validators.ge(ETHERTYPE_MIN), attrs.validators.le(0xFFFF)])
+    ethertype: int = attrs.field(
+        default=ETHERTYPE_EXPERIMENTAL, validator=[attrs.validators.ge(ETHERTYPE_MIN), attrs.validators.le(0xFFFF)]
+    )
     mtu: int | None = attrs.field(
         default=None, validator=attrs.validators.optional([attrs.validators.ge(MTU_MIN), attrs.validators.le(DATAGRAM_MAX)])
     )

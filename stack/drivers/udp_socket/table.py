@@ -22,6 +22,7 @@ from typing import Generic, TypeVar
 import attrs
 
 from stack.wire.endpoint import SockAddr
+from stack.wire.ethernet import made_station
 
 KEPT_MAX = 4096
 USED_MAX = 4096
@@ -60,9 +61,7 @@ class EndpointTable(Generic[S]):
 
     def hash(self, text: str) -> bytes:
         """Six bytes: a locally administered address of one station."""
-        digest = bytearray(hashlib.blake2s(text.encode(), key=self._key, digest_size=6).digest())
-        digest[0] = digest[0] & 0xFC | 0x02
-        return bytes(digest)
+        return made_station(hashlib.blake2s(text.encode(), key=self._key, digest_size=6).digest())
 
     def heard(self, sockaddr: SockAddr, sock: S) -> Entry[S] | None:
         """A datagram came from an endpoint that is not in `by_address`: its new entry. None if another has its station (in 2**46 one)."""

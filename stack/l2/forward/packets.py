@@ -5,18 +5,18 @@ from __future__ import annotations
 import struct
 
 from stack.l2.forward.carrier import FlowKey
+from stack.wire.ethernet import ETHERTYPE_IPV4, ETHERTYPE_IPV6, HEADER_SIZE
 from stack.wire.ip import EXTENSION_HEADERS
 
-NETWORK = 14
 _IPV4 = struct.Struct("!BBHHHBBH4s4s")
 _IPV6 = struct.Struct("!B3xHBB16s16s")
 _CHECKSUM = struct.Struct("!H")
-_IPV4_TYPE, _IPV6_TYPE = b"\x08\x00", b"\x86\xdd"
+_IPV4_TYPE, _IPV6_TYPE = ETHERTYPE_IPV4.to_bytes(2, "big"), ETHERTYPE_IPV6.to_bytes(2, "big")
 
 
 def flow_of(memory: memoryview, begin: int, length: int) -> FlowKey | None:
     """Of the frame at *begin*, if it is a whole packet that may be passed on without the IP layer; None for others."""
-    place, end = begin + NETWORK, begin + length
+    place, end = begin + HEADER_SIZE, begin + length
     kind = memory[begin + 12 : place]
     if kind == _IPV4_TYPE and place + _IPV4.size <= end:
         first, _, size, _, fragment, ttl, _, _, source, destination = _IPV4.unpack_from(memory, place)
@@ -37,10 +37,10 @@ def pass_on(memory: memoryview, begin: int, macs: bytes) -> None:
     """Make of the frame at *begin*, which `flow_of` has seen, that of the next link. The checksum as RFC 1624 has it."""
     memory[begin : begin + 12] = macs
     if memory[begin + 12] == _IPV4_TYPE[0]:
-        place = begin + NETWORK + 10
+        place = begin + HEADER_SIZE + 10
         (check,) = _CHECKSUM.unpack_from(memory, place)
         check += 0x0100
         _CHECKSUM.pack_into(memory, place, check + (check >= 0xFFFF) & 0xFFFF)
-        memory[begin + NETWORK + 8] -= 1
+        memory[begin + HEADER_SIZE + 8] -= 1
     else:
-        memory[begin + NETWORK + 7] -= 1
+        memory[begin + HEADER_SIZE + 7] -= 1

@@ -13,8 +13,7 @@ from stack.l2.engine import PORTS_MAX
 from stack.l2.forward.carrier import Reason
 from stack.l2.forward.parts import DESTINATION_AT, LONG_AT, PORT_AT, SOURCE_AT, UNIT_SHIFT, Maps, carry, lookup
 from stack.l2.forward.routedprogram import routed
-
-_HEADER_SIZE = 14
+from stack.wire.ethernet import HEADER_SIZE
 
 
 def forwarding(port: int, maps: Maps) -> Code:
@@ -24,7 +23,7 @@ def forwarding(port: int, maps: Maps) -> Code:
     asm.load(Width.W, R2, R1, XDP_DATA)
     asm.load(Width.W, R3, R1, XDP_DATA_END)
     asm.move(R4, R2)
-    asm.compute(Alu.ADD, R4, _HEADER_SIZE)
+    asm.compute(Alu.ADD, R4, HEADER_SIZE)
     asm.branch_register(Jump.GT, R4, R3, Reason.SHORT.name)
     asm.load(Width.B, R4, R2, 0)
     asm.branch(Jump.SET, R4, 1, Reason.GROUP.name)

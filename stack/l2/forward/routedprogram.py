@@ -13,9 +13,9 @@ from stack.ebpf.constants import XDP_DATA, XDP_DATA_END
 from stack.l2.engine import PORTS_MAX
 from stack.l2.forward.carrier import Reason
 from stack.l2.forward.parts import FLOW_AT, FLOW_KEY, Maps, carry, lookup
+from stack.wire.ethernet import ETHERTYPE_IPV4, ETHERTYPE_IPV6, HEADER_SIZE
 from stack.wire.ip import EXTENSION_HEADERS
 
-NETWORK = 14
 IPV4_END, IPV6_END = 34, 54
 _MACS_AT, _FRAMES_AT, _BYTES_AT = 16, 32, 40
 _FOREIGN = Reason.FOREIGN.name
@@ -28,10 +28,10 @@ def _in_memory(value: int) -> int:
 
 def routed(asm: Assembler, port: int, maps: Maps) -> None:
     """See the head of this file."""
-    _begin(asm, NETWORK)
+    _begin(asm, HEADER_SIZE)
     asm.load(Width.H, R4, R2, 12)
-    asm.branch(Jump.EQ, R4, _in_memory(0x86DD), "ipv6")
-    asm.branch(Jump.NE, R4, _in_memory(0x0800), _FOREIGN)
+    asm.branch(Jump.EQ, R4, _in_memory(ETHERTYPE_IPV6), "ipv6")
+    asm.branch(Jump.NE, R4, _in_memory(ETHERTYPE_IPV4), _FOREIGN)
     _ipv4_key(asm, port)
     _look_up_and_carry(asm, port, maps, _change_ipv4)
     asm.label("ipv6")
@@ -67,14 +67,14 @@ def _key(asm: Assembler, port: int, version: int) -> None:
 
 def _ipv4_key(asm: Assembler, port: int) -> None:
     _begin(asm, IPV4_END)
-    asm.load(Width.B, R4, R2, NETWORK)
+    asm.load(Width.B, R4, R2, HEADER_SIZE)
     asm.branch(Jump.NE, R4, 0x45, _FOREIGN)
-    asm.load(Width.H, R4, R2, NETWORK + 6)
+    asm.load(Width.H, R4, R2, HEADER_SIZE + 6)
     asm.branch(Jump.SET, R4, _in_memory(0x3FFF), _FOREIGN)
-    asm.load(Width.B, R4, R2, NETWORK + 8)
+    asm.load(Width.B, R4, R2, HEADER_SIZE + 8)
     asm.branch(Jump.LT, R4, 2, _FOREIGN)
     asm.constant(R1, 0)
-    for place in range(NETWORK, IPV4_END, 2):
+    for place in range(HEADER_SIZE, IPV4_END, 2):
         asm.load(Width.H, R4, R2, place)
         asm.combine(Alu.ADD, R1, R4)
     for _ in range(2):
@@ -83,26 +83,26 @@ def _ipv4_key(asm: Assembler, port: int) -> None:
         asm.compute(Alu.AND, R1, 0xFFFF)
         asm.combine(Alu.ADD, R1, R4)
     asm.branch(Jump.NE, R1, 0xFFFF, _FOREIGN)
-    _whole(asm, NETWORK + 2, NETWORK)
-    asm.branch(Jump.LT, R5, IPV4_END - NETWORK, _FOREIGN)
+    _whole(asm, HEADER_SIZE + 2, HEADER_SIZE)
+    asm.branch(Jump.LT, R5, IPV4_END - HEADER_SIZE, _FOREIGN)
     _key(asm, port, 4)
-    _copy(asm, NETWORK + 12, FLOW_AT + 8, 4)
-    _copy(asm, NETWORK + 16, FLOW_AT + 24, 4)
+    _copy(asm, HEADER_SIZE + 12, FLOW_AT + 8, 4)
+    _copy(asm, HEADER_SIZE + 16, FLOW_AT + 24, 4)
 
 
 def _ipv6_key(asm: Assembler, port: int) -> None:
     _begin(asm, IPV6_END)
-    asm.load(Width.B, R4, R2, NETWORK)
+    asm.load(Width.B, R4, R2, HEADER_SIZE)
     asm.compute(Alu.RSH, R4, 4)
     asm.branch(Jump.NE, R4, 6, _FOREIGN)
-    asm.load(Width.B, R4, R2, NETWORK + 6)
+    asm.load(Width.B, R4, R2, HEADER_SIZE + 6)
     for header in sorted(EXTENSION_HEADERS):
         asm.branch(Jump.EQ, R4, header, _FOREIGN)
-    asm.load(Width.B, R4, R2, NETWORK + 7)
+    asm.load(Width.B, R4, R2, HEADER_SIZE + 7)
     asm.branch(Jump.LT, R4, 2, _FOREIGN)
-    _whole(asm, NETWORK + 4, IPV6_END)
+    _whole(asm, HEADER_SIZE + 4, IPV6_END)
     _key(asm, port, 6)
-    _copy(asm, NETWORK + 8, FLOW_AT + 8, 32)
+    _copy(asm, HEADER_SIZE + 8, FLOW_AT + 8, 32)
 
 
 def _copy(asm: Assembler, place: int, to: int, size: int) -> None:
@@ -133,19 +133,19 @@ def _change_ipv4(asm: Assembler) -> None:
     done = asm.fresh()
     _begin(asm, IPV4_END)
     _change_addresses(asm)
-    asm.load(Width.H, R4, R2, NETWORK + 10)
+    asm.load(Width.H, R4, R2, HEADER_SIZE + 10)
     asm.compute(Alu.ADD, R4, _in_memory(0x0100))
     asm.branch(Jump.LT, R4, 0xFFFF, done)
     asm.compute(Alu.ADD, R4, 1)
     asm.label(done)
-    asm.store(Width.H, R2, NETWORK + 10, R4)
-    _one_less(asm, NETWORK + 8)
+    asm.store(Width.H, R2, HEADER_SIZE + 10, R4)
+    _one_less(asm, HEADER_SIZE + 8)
 
 
 def _change_ipv6(asm: Assembler) -> None:
     _begin(asm, IPV6_END)
     _change_addresses(asm)
-    _one_less(asm, NETWORK + 7)
+    _one_less(asm, HEADER_SIZE + 7)
 
 
 def _one_less(asm: Assembler, place: int) -> None:
