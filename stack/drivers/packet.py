@@ -31,7 +31,7 @@ import fcntl
 import logging
 import socket
 import struct
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Mapping
 from functools import partial
 
 from resmgr.dispatch import Dispatch
@@ -43,6 +43,8 @@ from stack.core.screen import Screen
 from stack.core.silent import SILENT
 from stack.core.statistics import Drop
 from stack.drivers.af_packet.filter import program
+from stack.drivers.af_packet.membership import Membership
+from stack.drivers.af_packet.opening import close_all, fetch_error, find_ethernet, open_socket
 from stack.drivers.af_packet.options import PacketOptions
 from stack.drivers.af_packet.output import Output
 from stack.drivers.af_packet.receiver import Receiver, Recv, Ring
@@ -51,18 +53,9 @@ from stack.drivers.af_packet.side import RING as SIDE_RING
 from stack.drivers.af_packet.side import SideQueue
 from stack.filter.bpf.attach import attach
 from stack.frame import Frame
-from stack.linux.buffers import widen
 from stack.linux.constants import (
-    ARPHRD_ETHER,
-    ARPHRD_LOOPBACK,
     ETH_P_ALL,
     LINK_ERRORS,
-    PACKET_ADD_MEMBERSHIP,
-    PACKET_DROP_MEMBERSHIP,
-    PACKET_IGNORE_OUTGOING,
-    PACKET_MR_MULTICAST,
-    PACKET_MR_PROMISC,
-    PACKET_MREQ,
     PACKET_STATISTICS,
     PACKET_VNET_HDR,
     SIOCGSKNS,
@@ -70,18 +63,13 @@ from stack.linux.constants import (
 )
 from stack.linux.linkmonitor import LinkMonitor
 from stack.linux.packetring import ring_is_safe
-from stack.wire.ethernet import MAC_SIZE
 from stack.wire.rtnetlink import Link
 
 __all__ = ["MODULE", "PacketDriver", "PacketOptions"]
 
 log = logging.getLogger(__name__)
 
-SEND_BUFFER = 4 << 20
-"""Bytes, if we have the right; wmem_max otherwise."""
 MTU_MAX = 65535
-INTERFACES_TOLD = 8
-"""Names of interfaces in a message about one that is not there."""
 
 
 class PacketDriver:
@@ -100,27 +88,20 @@ class PacketDriver:
         self._screens: Mapping[int, Screen] = {}
         self._side: SideQueue | None = None
         self._unscreened = ""
-        self._others = False
         self._aside = False
-        self._groups: frozenset[bytes] = frozenset()
-        self._memberships: tuple[int, frozenset[tuple[int, bytes]]] = 0, frozenset()
-        """Index of a Linux interface, and what was asked of it."""
         with contextlib.ExitStack() as undo:
             self._monitor = LinkMonitor(dispatch, self._link_reported)
             undo.callback(self._monitor.close)
-            link = self._monitor.find(options.ifname)
-            if link is None:
-                raise ModuleError(errno.ENODEV, _no_interface(options.ifname))
-            if link.kind not in (ARPHRD_ETHER, ARPHRD_LOOPBACK) or len(link.mac) != MAC_SIZE:
-                raise ModuleError(errno.EINVAL, f"{options.ifname} is no Ethernet interface (device type {link.kind})")
+            link = find_ethernet(self._monitor, options.ifname)
             self._link: Link | None = link
             self.mac, self.mtu, self.up = link.mac, link.mtu, link.up
             try:
-                self._sock = undo.enter_context(_open_socket(options.ifname))
+                self._sock = undo.enter_context(open_socket(options.ifname))
+                self._membership = Membership(self._sock)
                 # Now, since they belong to the network namespace that this thread is in; they hear nothing, or not until there is a screen.
-                self._out = undo.enter_context(_open_socket(options.ifname))
-                self._side_sock = undo.enter_context(_open_socket(options.ifname))
-                self._run_sock = undo.enter_context(_open_socket(options.ifname))
+                self._out = undo.enter_context(open_socket(options.ifname))
+                self._side_sock = undo.enter_context(open_socket(options.ifname))
+                self._run_sock = undo.enter_context(open_socket(options.ifname))
                 self._run_sock.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
                 self._receiver = self._make_receiver()
                 undo.callback(self._receiver.close)
@@ -150,7 +131,7 @@ class PacketDriver:
         self._port = port
         self._dispatch.attach_fd(self._sock.fileno(), self._readable)
         for sock in (self._out, self._run_sock):
-            self._dispatch.attach_fd(sock.fileno(), partial(_fetch_error, sock))
+            self._dispatch.attach_fd(sock.fileno(), partial(fetch_error, sock))
         self._monitor.start()
 
     def accept(self, ethertypes: frozenset[int] | None) -> None:
@@ -159,47 +140,16 @@ class PacketDriver:
 
     def promiscuous(self, on: bool) -> None:
         """`stack.core.promiscuity.Promiscuous`: the Linux interface becomes promiscuous for as long as this socket wants it."""
-        self._join(on, self._groups)
+        self._membership.join(self._linux(), on, self._membership.groups)
         self._attach()
 
     def groups(self, wanted: frozenset[bytes]) -> None:
         """`stack.core.groups.Grouping`: memberships of the socket, which the kernel tells the card."""
-        self._join(self._others, wanted)
+        self._membership.join(self._linux(), self._membership.others, wanted)
 
-    def _join(self, others: bool, groups: frozenset[bytes]) -> None:
-        """Tell the kernel of the interface that the socket is bound to what is wanted of it. With OSError everything is as it was."""
-        link = self._link
-        if link is not None and not self._closed:
-            wanted = {(PACKET_MR_MULTICAST, group) for group in groups}
-            if others:
-                wanted.add((PACKET_MR_PROMISC, b""))
-            index, members = self._memberships
-            if index != link.index:
-                members = frozenset()  # they went with the interface
-            self._member(link.index, PACKET_ADD_MEMBERSHIP, wanted - members)
-            try:
-                self._member(link.index, PACKET_DROP_MEMBERSHIP, members - wanted)
-            except OSError:
-                with contextlib.suppress(OSError):
-                    self._member(link.index, PACKET_DROP_MEMBERSHIP, wanted - members)
-                raise
-            self._memberships = link.index, frozenset(wanted)
-        self._others, self._groups = others, groups
-
-    def _member(self, index: int, how: int, kinds: Collection[tuple[int, bytes]]) -> None:
-        """All of *kinds*, or, with OSError, none."""
-        done: list[bytes] = []
-        for kind, address in kinds:
-            asked = PACKET_MREQ.pack(index, kind, len(address), address)
-            try:
-                self._sock.setsockopt(SOL_PACKET, how, asked)
-            except OSError:
-                undo = PACKET_DROP_MEMBERSHIP if how == PACKET_ADD_MEMBERSHIP else PACKET_ADD_MEMBERSHIP
-                for one in done:
-                    with contextlib.suppress(OSError):
-                        self._sock.setsockopt(SOL_PACKET, undo, one)
-                raise
-            done.append(asked)
+    def _linux(self) -> int | None:
+        """The index of the interface that the socket is bound to; None while there is none."""
+        return None if self._link is None or self._closed else self._link.index
 
     def linux_interface(self) -> LinuxInterface | None:
         """`stack.core.linuxinterface.OnLinux`."""
@@ -240,13 +190,13 @@ class PacketDriver:
                 self._side = self._open_side()
             if self._side is not None:
                 self._side.screen(self._ethertypes, screens)
-            attach(self._sock, program(self._ethertypes, screens, self._others))
+            attach(self._sock, program(self._ethertypes, screens, self._membership.others))
             self._unscreened = ""
         except OSError as error:
             # All frames as before: nothing depends on a screen but the cost of a flood.
             self._unscreened = error.strerror or "the kernel refuses"
             log.warning("packet: no screen on %s: %s", self._options.ifname, self._unscreened)
-            attach(self._sock, program(self._ethertypes, None, self._others))
+            attach(self._sock, program(self._ethertypes, None, self._membership.others))
             attach(self._side_sock, program(frozenset()))
 
     def _open_side(self) -> SideQueue:
@@ -302,7 +252,7 @@ class PacketDriver:
             self._receiver.close()
         # For each of them the kernel waits until all its processors have seen that it is gone, 10 to 20 ms.
         sockets = self._sock, self._out, self._run_sock, self._side_sock
-        self._dispatch.call_blocking(lambda: _close(sockets), lambda _: None)
+        self._dispatch.call_blocking(lambda: close_all(sockets), lambda _: None)
 
     # Receiving
 
@@ -381,7 +331,7 @@ class PacketDriver:
             if before is None or before.index != link.index:
                 try:
                     self._bind(link)
-                    self._join(self._others, self._groups)
+                    self._membership.join(link.index, self._membership.others, self._membership.groups)
                 except OSError as error:
                     log.warning("packet: cannot take %s: %s", link.name, error.strerror)
                     self._link = None
@@ -406,45 +356,6 @@ class PacketDriver:
             log.warning("packet: no ring for MTU %d on %s (%s): receiving with recv", mtu, self._options.ifname, error.strerror)
             self._receiver = Recv(self._sock, min(mtu, MTU_MAX), self._options.ring)
         self._receiver.restorer.go_on_from(before)
-
-
-def _open_socket(ifname: str) -> socket.socket:
-    """A packet socket that hears nothing yet. ModuleError without the right."""
-    try:
-        # Protocol 0: nothing is received until bind, when the filter is in place.
-        sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
-    except PermissionError as refused:
-        raise ModuleError(
-            errno.EPERM, f"no right to send and receive frames on {ifname}: this needs root or the capability CAP_NET_RAW"
-        ) from refused
-    except OSError as error:
-        raise ModuleError(error.errno or errno.EIO, f"this kernel opens no packet socket: {error.strerror}") from error
-    try:
-        attach(sock, program(frozenset()))
-        # The filter drops them as well; this way they do not even get there.
-        sock.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)
-        widen(sock, socket.SO_SNDBUF, SEND_BUFFER)
-    except BaseException:
-        sock.close()
-        raise
-    return sock
-
-
-def _fetch_error(sock: socket.socket) -> None:
-    """Nothing is received on a socket for sending; an error makes it readable until somebody fetches it."""
-    sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-
-
-def _close(sockets: Iterable[socket.socket]) -> None:
-    for one in sockets:
-        one.close()
-
-
-def _no_interface(name: str) -> str:
-    """The sentence about an interface that is not there, with those that are."""
-    there = sorted(other for _, other in socket.if_nameindex())
-    few = ", ".join(there[:INTERFACES_TOLD]) + (", ..." if len(there) > INTERFACES_TOLD else "")
-    return f"there is no network interface {name} in this network namespace; there is: {few or 'none'}"
 
 
 def _attach(context: Context, options: PacketOptions) -> PacketDriver:
