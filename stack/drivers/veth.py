@@ -21,7 +21,6 @@ from stack.core.errors import ModuleError
 from stack.core.linuxinterface import LinuxInterface
 from stack.core.module import Context, Kind, Module
 from stack.core.names import check_linux_name, station_address
-from stack.core.runs import carries_runs
 from stack.core.wrapper import Around
 from stack.drivers.packet import PacketDriver, PacketOptions
 from stack.frame import Frame
@@ -72,12 +71,10 @@ class VethDriver(Around):
     # `stack.core.runs.RunDriver`: as the packet driver, which sees no more than this one.
 
     def whole_runs(self, on: bool) -> None:
-        if carries_runs(self.inner):
-            self.inner.whole_runs(on)
+        self._packet.whole_runs(on)
 
     def transmit_runs(self, frames: list[Frame]) -> None:
-        if carries_runs(self.inner):
-            self.inner.transmit_runs(frames)
+        self._packet.transmit_runs(frames)
 
     # `stack.core.linuxinterface.OnLinux`: this driver changes no frame, so who works beside the packet driver works beside it.
 

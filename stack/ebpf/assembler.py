@@ -23,7 +23,6 @@ import attrs
 from resmgr.errors import Misuse
 
 R0, R1, R2, R3, R4, R5, R6, R7, R8, R9, R10 = range(11)
-STACK_SIZE = 512
 _PACKED = struct.Struct("=BBhi")
 SIZE = _PACKED.size
 _LITTLE = sys.byteorder == "little"

@@ -7,7 +7,7 @@ import enum
 SYSTEM_CALL = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "ppc64le": 361, "s390x": 351}
 """The number of bpf(2), by `platform.machine()`."""
 
-MAP_CREATE, MAP_LOOKUP, MAP_UPDATE, MAP_DELETE, MAP_NEXT_KEY, PROG_LOAD, PROG_TEST_RUN = 0, 1, 2, 3, 4, 5, 10
+MAP_CREATE, MAP_LOOKUP, MAP_UPDATE, MAP_DELETE, PROG_LOAD, PROG_TEST_RUN = 0, 1, 2, 3, 5, 10
 MAP_LOOKUP_BATCH, LINK_CREATE = 24, 28
 
 

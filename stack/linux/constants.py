@@ -10,7 +10,6 @@ PACKET_ADD_MEMBERSHIP = 1
 PACKET_DROP_MEMBERSHIP = 2
 PACKET_MR_MULTICAST = 0
 PACKET_MR_PROMISC = 1
-PACKET_MR_ALLMULTI = 2
 PACKET_MREQ = struct.Struct("iHH8s")
 """struct packet_mreq: interface index, kind, length of the address, address."""
 PACKET_RX_RING = 5
@@ -26,7 +25,6 @@ PACKET_VNET_HDR = 15
 PACKET_IGNORE_OUTGOING = 23
 """Linux 4.20: our own transmissions do not come back."""
 TPACKET_V2 = 1
-TP_STATUS_KERNEL = 0
 TP_STATUS_USER = 1
 TP_STATUS_COPY = 2
 TP_STATUS_LOSING = 4

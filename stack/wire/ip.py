@@ -20,7 +20,6 @@ IPV4_SIZE = 20
 IPV6_SIZE = 40
 EXTENSIONS_MAX = 8
 """Extension headers that are followed: no chain of them must make us walk a packet."""
-PROTOCOL_MAX = 255
 
 _IPV4 = struct.Struct("!BBHHHBBH4s4s")
 _IPV6 = struct.Struct("!IHBB16s16s")

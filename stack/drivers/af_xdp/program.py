@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import struct
 
-from stack.ebpf.assembler import R0, R1, R2, R3, R4, R5, R6, R7, R8, R9, R10, Alu, Assembler, Code, Jump, Width
+from stack.ebpf.assembler import R0, R1, R2, R3, R4, R6, R7, R8, R9, R10, Alu, Assembler, Code, Jump, Width
 from stack.ebpf.constants import XDP_DATA, XDP_DATA_END, XDP_RX_QUEUE, Helper, Xdp
 from stack.wire.ethernet import HEADER_SIZE, TAG_SIZE, TAGS_MAX, TPIDS
 
@@ -72,9 +72,9 @@ def _addressee(asm: Assembler) -> None:
     asm.load(Width.B, R1, R7, 0)
     asm.branch(Jump.SET, R1, 1, "for us")
     # Two bytes at a time: any processor can.
-    for place, where, shift in ((0, 8, 0), (2, 10, 0), (4, 12, 0)):
+    for place, where in ((0, 8), (2, 10), (4, 12)):
         asm.load(Width.H, R1, R7, place)
-        asm.load(Width.H, R2, R9, where + shift)
+        asm.load(Width.H, R2, R9, where)
         asm.branch_register(Jump.NE, R1, R2, "pass")
 
 
@@ -90,5 +90,4 @@ def _type(asm: Assembler) -> None:
             asm.branch(Jump.EQ, R3, tpid, f"tag {tags}")
         asm.jump("typed")
         asm.label(f"tag {tags}")
-    asm.constant(R5, 0)
     asm.jump("pass")

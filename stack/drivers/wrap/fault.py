@@ -263,7 +263,8 @@ class FaultDriver(Around):
     def __init__(self, dispatch: Dispatch, options: FaultOptions) -> None:
         super().__init__()
         self._options = options
-        self._cut = options.cut
+        self.cut = options.cut
+        """Partition: the link looks up and nothing passes. Frames that wait already still arrive, as they are under way."""
         self._carrier = True
         self._tx = _Lane("tx", dispatch, options, self.send, self.count)
         self._rx = _Lane("rx", dispatch, options, self.hand_up, self.count)
@@ -280,15 +281,6 @@ class FaultDriver(Around):
         self._options = options
         self._tx.set_options(options)
         self._rx.set_options(options)
-
-    @property
-    def cut(self) -> bool:
-        """Partition: the link looks up and nothing passes. Frames that wait already still arrive, as they are under way."""
-        return self._cut
-
-    @cut.setter
-    def cut(self, cut: bool) -> None:
-        self._cut = cut
 
     def set_carrier(self, up: bool) -> None:
         """False: the cable is pulled and the stack sees it. True: as the driver says."""
@@ -310,13 +302,13 @@ class FaultDriver(Around):
 
     def to_wire(self, frames: list[Frame]) -> None:
         if self._carrier:
-            self._tx.put(frames, self._cut)
+            self._tx.put(frames, self.cut)
         else:
             self.count(Drop.LINK_DOWN, len(frames))
 
     def to_stack(self, frames: list[Frame]) -> None:
         if self._carrier:
-            self._rx.put(frames, self._cut)
+            self._rx.put(frames, self.cut)
         else:
             self.count(Drop.LINK_DOWN, len(frames))
 
@@ -333,7 +325,7 @@ class FaultDriver(Around):
         return {
             **self.inner.info(),
             "fault": ",".join(faults) or "none",
-            "fault cut": "yes" if self._cut else "no",
+            "fault cut": "yes" if self.cut else "no",
             **{f"fault {lane} {name}": number for lane, counters in self.statistics.items() for name, number in counters.items()},
         }
 

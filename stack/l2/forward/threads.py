@@ -47,7 +47,7 @@ class ThreadCarrier:
     def __init__(self, dispatch: Dispatch, workers: int = 0) -> None:
         """OSError where the ring in shared memory is not safe (`stack.linux.packetring`)."""
         if not ring_is_safe():
-            raise OSError(95, "this processor does not keep the order of stores that a shared ring needs")
+            raise OSError(errno.EOPNOTSUPP, "this processor does not keep the order of stores that a shared ring needs")
         self._dispatch = dispatch
         self._limit = workers or len(os.sched_getaffinity(0))
         self._workers: list[Worker] = []
@@ -62,7 +62,7 @@ class ThreadCarrier:
     def attach(self, port: int, interface: Interface, linux: LinuxInterface) -> None:
         driver = interface.driver
         if not on_linux(driver):
-            raise OSError(95, f"the driver of {interface.name} cannot stand aside")
+            raise OSError(errno.EOPNOTSUPP, f"the driver of {interface.name} cannot stand aside")
         try:
             with inside(linux.namespace):
                 ring = PortRing(linux.name, interface.mtu, RING_SIZE)

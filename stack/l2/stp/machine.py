@@ -126,12 +126,6 @@ class SpanningTree:
             self._run()
             port.enabled = enabled
 
-    def check_protocol(self, number: int, now: float) -> None:
-        """Try RSTP again on a port behind which an older bridge was heard."""
-        self._tree.now = now
-        transmission.check(self._tree, self._tree.ports[number])
-        self._run()
-
     # What is heard, and time
 
     def receive(self, number: int, bpdu: Bpdu, now: float) -> None:
