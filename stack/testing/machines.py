@@ -11,7 +11,6 @@ what it gets.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
 
 import attrs
 
@@ -26,6 +25,7 @@ from stack.core.stack import Stack
 from stack.drivers.hub import Hub, HubPort
 from stack.frame import Frame
 from stack.testing.driver import TYPE, frame
+from stack.testing.virtualpair import VirtualPair
 
 
 @attrs.frozen
@@ -112,12 +112,8 @@ class World:
         return Machine(self, name, {f"en{number}": self.hubs[cable] for number, cable in enumerate(cables)})
 
 
-class DriverPair:
+class DriverPair(VirtualPair):
     """For `stack.testing.driver.check_driver`: two drivers of one world."""
 
     def __init__(self, world: World, a: Driver, b: Driver) -> None:
-        self.a, self.b = a, b
-        self._world = world
-
-    async def settle(self, until: Callable[[], bool], seconds: float) -> bool:
-        return self._world.dispatch.run_until(until, limit=seconds)
+        super().__init__(world.dispatch, a, b)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 
 import pytest
-import trio
 
 from resmgr.runner import TrioDispatch, open_dispatch
 from resmgr.system import System
@@ -23,14 +22,7 @@ from stack.drivers.tap import TapDriver
 from stack.frame import Frame
 from stack.testing.driver import TYPE, RecordingPort, frame
 from stack.testing.namespace import Namespace, Veth
-
-
-async def settle(until: Callable[[], bool], seconds: float = 5.0) -> bool:
-    with trio.move_on_after(seconds):
-        while not until():  # noqa: ASYNC110  # what is awaited is the kernel: there is no event to wait for
-            await trio.sleep(0.002)
-        return True
-    return False
+from stack.testing.pair import settle
 
 
 @pytest.fixture

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import attrs
 import pytest
 
@@ -16,18 +14,9 @@ from stack.drivers.hub import Hub
 from stack.drivers.wrap.fault import REORDER_DEPTH, REORDER_WAIT, FaultDriver, FaultOptions
 from stack.frame import Frame
 from stack.testing.driver import TYPE, RecordingPort, check_driver, frame
+from stack.testing.virtualpair import VirtualPair
 
 A, B = b"\2\0\0\0\0\1", b"\2\0\0\0\0\2"
-
-
-class Pair:
-    def __init__(self, dispatch: VirtualDispatch, a: Driver, b: Driver) -> None:
-        self.dispatch = dispatch
-        self.a = a
-        self.b = b
-
-    async def settle(self, until: Callable[[], bool], seconds: float) -> bool:
-        return self.dispatch.run_until(until, limit=seconds)
 
 
 def around(dispatch: VirtualDispatch, driver: Driver, options: FaultOptions) -> FaultDriver:
@@ -81,7 +70,7 @@ async def test_contract_without_faults() -> None:
     dispatch = VirtualDispatch(1)
     hub = Hub(dispatch)
     ends = [around(dispatch, hub.port(name, mac), FaultOptions()) for name, mac in (("en0", A), ("en1", B))]
-    await check_driver(Pair(dispatch, *ends))
+    await check_driver(VirtualPair(dispatch, *ends))
 
 
 async def test_contract_with_delay() -> None:
@@ -89,7 +78,7 @@ async def test_contract_with_delay() -> None:
     dispatch = VirtualDispatch(1)
     hub = Hub(dispatch)
     options = FaultOptions(delay=Duration(0.02), rate=BitRate(1e9), queue=Size(1 << 24))
-    await check_driver(Pair(dispatch, around(dispatch, hub.port("en0", A), options), around(dispatch, hub.port("en1", B), options)))
+    await check_driver(VirtualPair(dispatch, around(dispatch, hub.port("en0", A), options), around(dispatch, hub.port("en1", B), options)))
 
 
 @pytest.mark.parametrize("seed", range(5))

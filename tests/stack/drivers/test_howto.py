@@ -6,12 +6,10 @@ import os
 import random
 import re
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
 import pytest
-import trio
 
 from resmgr.runner import open_dispatch
 from resmgr.system import System
@@ -21,22 +19,11 @@ from stack.core.options import parse_options
 from stack.core.stack import Stack
 from stack.drivers.hub import Hub
 from stack.testing.driver import check_driver, frame
+from stack.testing.pair import Pair
+from stack.testing.virtualpair import VirtualPair
 from stack.wire.ethernet import BROADCAST
 
 PAGE = Path(__file__).parents[3] / "docs" / "howto" / "driver.md"
-
-
-class Pair:
-    def __init__(self, a: object, b: object) -> None:
-        self.a = a
-        self.b = b
-
-    async def settle(self, until: Callable[[], bool], seconds: float) -> bool:
-        with trio.move_on_after(seconds):
-            while not until():  # noqa: ASYNC110  # what is awaited is the kernel: there is no event to wait for
-                await trio.sleep(0.002)
-            return True
-        return False
 
 
 @pytest.mark.host
@@ -52,7 +39,7 @@ async def test_the_driver_of_the_page_keeps_the_contract(tmp_path: Path, monkeyp
         for near, far, mac in (("a", "b", "02:00:00:00:00:0a"), ("b", "a", "02:00:00:00:00:0b")):
             options = parse_options(module.options, f"path={tmp_path}/{near},peer={tmp_path}/{far},mac={mac}", "unixlink")
             ends.append(page.__dict__["UnixLink"](dispatch, options))
-        await check_driver(Pair(*ends))  # type: ignore[arg-type]  # the page's classes have no static types here
+        await check_driver(Pair(*ends))
         assert dispatch.statistics().descriptors == 0
     assert os.listdir(tmp_path) == []
 
@@ -71,11 +58,7 @@ async def test_the_wrapper_of_the_page_keeps_the_contract_and_loses_every_nth(mo
         wrapper.around(end)
         outer.append(wrapper)
 
-    class Virtual(Pair):
-        async def settle(self, until: Callable[[], bool], seconds: float) -> bool:
-            return dispatch.run_until(until, limit=seconds)
-
-    await check_driver(Virtual(*outer))  # type: ignore[arg-type]  # the page's classes have no static types here
+    await check_driver(VirtualPair(dispatch, *outer))
     stack = Stack(System(dispatch, "n"), random.Random(1).randbytes)
     monkeypatch.setitem(sys.modules, "page_package", ModuleType("page_package"))
     monkeypatch.setitem(sys.modules, "page_package.nth", page)

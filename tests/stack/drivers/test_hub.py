@@ -2,30 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 
 from resmgr.errors import Misuse
 from resmgr.testing.virtual import VirtualDispatch
-from stack.core.driver import Driver
 from stack.core.statistics import Drop
 from stack.drivers.hub import WAITING_MAX, Hub, HubPort
 from stack.frame import Frame
 from stack.testing.driver import TYPE, RecordingPort, check_driver, frame
+from stack.testing.virtualpair import VirtualPair
 from stack.wire.ethernet import BROADCAST
 
 MACS = [bytes((2, 0, 0, 0, 0, number)) for number in range(5)]
-
-
-class Pair:
-    def __init__(self, dispatch: VirtualDispatch, a: Driver, b: Driver) -> None:
-        self.dispatch = dispatch
-        self.a = a
-        self.b = b
-
-    async def settle(self, until: Callable[[], bool], seconds: float) -> bool:
-        return self.dispatch.run_until(until, limit=seconds)
 
 
 def ports(dispatch: VirtualDispatch, hub: Hub, count: int) -> list[tuple[HubPort, RecordingPort]]:
@@ -43,7 +31,7 @@ def ports(dispatch: VirtualDispatch, hub: Hub, count: int) -> list[tuple[HubPort
 async def test_contract(latency: float, mtu: int) -> None:
     dispatch = VirtualDispatch(1)
     hub = Hub(dispatch, latency=latency)
-    await check_driver(Pair(dispatch, hub.port("en0", MACS[0], mtu=mtu), hub.port("en1", MACS[1], mtu=mtu)))
+    await check_driver(VirtualPair(dispatch, hub.port("en0", MACS[0], mtu=mtu), hub.port("en1", MACS[1], mtu=mtu)))
     assert hub.ports == ()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import socket
 import struct
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Literal
 
 import pytest
@@ -18,6 +18,7 @@ from stack.frame import Frame
 from stack.linux.constants import PACKET_VNET_HDR, SOL_PACKET
 from stack.testing.driver import TYPE, RecordingPort, frame
 from stack.testing.namespace import Veth
+from stack.testing.pair import settle
 from stack.wire import virtio_net
 from stack.wire.checksum import checksum, ones_sum, pseudo_sum
 from stack.wire.ethernet import Ethernet
@@ -29,14 +30,6 @@ pytestmark = pytest.mark.priv
 Rx = Literal["ring", "recv"]
 TYPE_IPV4 = 0x0800
 SIZE = 3_000_000
-
-
-async def settle(until: Callable[[], bool], seconds: float = 5.0) -> bool:
-    with trio.move_on_after(seconds):
-        while not until():  # noqa: ASYNC110  # what is awaited is the kernel: there is no event to wait for
-            await trio.sleep(0.002)
-        return True
-    return False
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import random
-from collections.abc import Callable
 from pathlib import Path
 
 import attrs
@@ -26,6 +25,7 @@ from stack.drivers.pcap_file.replay import AHEAD_MAX
 from stack.drivers.wrap.fault import FaultDriver, FaultOptions
 from stack.drivers.wrap.pcap import PcapWrapOptions, PcapWrapper
 from stack.testing.driver import OTHER_TYPE, TYPE, RecordingPort, check_driver, frame
+from stack.testing.pair import Pair
 from stack.wire import pcap
 from stack.wire.capture import read_records
 from stack.wire.ethernet import BROADCAST
@@ -209,19 +209,6 @@ def test_what_a_slow_disk_cannot_take_is_told_by_the_next_frame(tmp_path: Path, 
     reader = PcapngReader()
     assert [found.drops for found in reader.feed((tmp_path / "f").read_bytes())] == [0, 5]
     assert attrs.astuple(reader.statistics[0]) == (0, 5, 5, "dropped: tx_queue_full 2")
-
-
-class Pair:
-    def __init__(self, a: Driver, b: Driver) -> None:
-        self.a = a
-        self.b = b
-
-    async def settle(self, until: Callable[[], bool], seconds: float) -> bool:
-        with trio.move_on_after(seconds):
-            while not until():  # noqa: ASYNC110  # what is awaited is the kernel: there is no event to wait for
-                await trio.sleep(0.002)
-            return True
-        return False
 
 
 @pytest.mark.host

@@ -5,16 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Literal
 
 import pytest
-import trio
 
 from resmgr.runner import TrioDispatch, open_dispatch
 from resmgr.system import System
-from stack.core.driver import Driver
 from stack.core.errors import ModuleError
 from stack.core.options import parse_options
 from stack.core.stack import Stack
@@ -25,35 +23,17 @@ from stack.drivers.wrap.fault import FaultDriver
 from stack.frame import Frame
 from stack.testing.driver import TYPE, RecordingPort, Stations, check_driver, frame
 from stack.testing.namespace import Veth
+from stack.testing.pair import Pair, settle
 from stack.wire.endpoint import Endpoint, SockAddr
 
 Offload = Literal["auto", "off"]
 LOOPBACKS = ("127.0.0.1", "::1")
 
 
-async def settle(until: Callable[[], bool], seconds: float = 3.0) -> bool:
-    """Let the dispatch run until the predicate holds."""
-    with trio.move_on_after(seconds):
-        while not until():  # noqa: ASYNC110  # what is awaited is the kernel: there is no event to wait for
-            await trio.sleep(0.002)
-        return True
-    return False
-
-
 def know(one: UdpDriver, endpoint: Endpoint) -> bytes:
     station = one.station(endpoint)
     assert station is not None
     return station
-
-
-class Pair:
-    """For the contract."""
-
-    def __init__(self, a: Driver, b: Driver) -> None:
-        self.a, self.b = a, b
-
-    async def settle(self, until: Callable[[], bool], seconds: float) -> bool:
-        return await settle(until, seconds)
 
 
 class Ends:

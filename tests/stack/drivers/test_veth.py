@@ -8,12 +8,11 @@ import random
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
 
 import pytest
 import trio
 
-from resmgr.runner import TrioDispatch, open_dispatch
+from resmgr.runner import TrioDispatch
 from resmgr.system import System
 from stack.core.driver import Driver
 from stack.core.errors import ModuleError
@@ -23,28 +22,9 @@ from stack.drivers.veth import VethDriver, VethOptions
 from stack.drivers.wrap.fault import FaultDriver, FaultOptions
 from stack.testing.driver import check_driver
 from stack.testing.namespace import Namespace
+from stack.testing.pair import Pair
 
 pytestmark = pytest.mark.priv
-
-
-class Pair:
-    def __init__(self, a: Driver, b: Driver) -> None:
-        self.a = a
-        self.b = b
-
-    async def settle(self, until: Callable[[], bool], seconds: float) -> bool:
-        with trio.move_on_after(seconds):
-            while not until():  # noqa: ASYNC110  # what is awaited is the kernel: there is no event to wait for
-                await trio.sleep(0.002)
-            return True
-        return False
-
-
-@pytest.fixture
-async def dispatch() -> AsyncIterator[TrioDispatch]:
-    async with open_dispatch() as made:
-        yield made
-        assert made.statistics().descriptors == 0
 
 
 @pytest.fixture

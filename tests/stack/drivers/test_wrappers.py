@@ -11,7 +11,7 @@ import pytest
 
 from resmgr.system import System
 from resmgr.testing.virtual import VirtualDispatch
-from stack.core.driver import BATCH_MAX, Driver
+from stack.core.driver import BATCH_MAX
 from stack.core.errors import ModuleError
 from stack.core.options import BitRate, Size, parse_options
 from stack.core.promiscuity import promiscuous_driver
@@ -25,19 +25,10 @@ from stack.drivers.wrap.rate import WIRE_OVERHEAD, RateDriver, RateOptions
 from stack.drivers.wrap.tracer import TracerDriver, TracerOptions
 from stack.frame import Frame
 from stack.testing.driver import OTHER_TYPE, TYPE, RecordingPort, check_driver, frame
+from stack.testing.virtualpair import VirtualPair
 from stack.wire.ethernet import BROADCAST
 
 A, B = b"\2\0\0\0\0\1", b"\2\0\0\0\0\2"
-
-
-class Pair:
-    def __init__(self, dispatch: VirtualDispatch, a: Driver, b: Driver) -> None:
-        self.dispatch = dispatch
-        self.a = a
-        self.b = b
-
-    async def settle(self, until: Callable[[], bool], seconds: float) -> bool:
-        return self.dispatch.run_until(until, limit=seconds)
 
 
 WRAPPERS: dict[str, Callable[[VirtualDispatch, Path], Around]] = {
@@ -60,7 +51,7 @@ async def test_contract(name: str, tmp_path: Path) -> None:
         inner.around(hub.port(f"en{number}", mac))
         outer.around(inner)
         ends.append(outer)
-    await check_driver(Pair(dispatch, *ends))
+    await check_driver(VirtualPair(dispatch, *ends))
     assert promiscuous_driver(ends[0]) is not None
     assert hub.ports == ()
 

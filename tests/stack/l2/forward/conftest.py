@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import socket
 import subprocess
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack
 
 import attrs
 import pytest
-import trio
 
 from resmgr.runner import TrioDispatch, open_dispatch
 from resmgr.system import System
@@ -24,6 +23,7 @@ from stack.l2.engine import Engine
 from stack.l2.forward.fastpath import FastPath
 from stack.l2.forward.kinds import kinds
 from stack.testing.namespace import Namespace
+from stack.testing.pair import settle as settle
 
 TYPE = 0x88B5
 HOSTS = 3
@@ -35,14 +35,6 @@ def station(number: int) -> bytes:
 
 def frame(destination: int, source: int, payload: bytes = b"", tag: bytes = b"") -> bytes:
     return station(destination) + station(source) + tag + TYPE.to_bytes(2, "big") + payload
-
-
-async def settle(until: Callable[[], bool], seconds: float = 3.0) -> bool:
-    with trio.move_on_after(seconds):
-        while not until():  # noqa: ASYNC110  # what is awaited is the kernel: there is no event to wait for
-            await trio.sleep(0.002)
-        return True
-    return False
 
 
 class Host:
