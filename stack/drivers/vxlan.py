@@ -23,10 +23,12 @@ import contextlib
 import errno
 import ipaddress
 from collections.abc import Iterable, Iterator, Mapping
+from typing import TypeGuard
 
 import attrs
 
 from resmgr.dispatch import Dispatch
+from stack.capability import capability
 from stack.core.driver import Port
 from stack.core.errors import ModuleError
 from stack.core.fitting import fitting
@@ -285,11 +287,13 @@ def _attach(context: Context, options: VxlanOptions) -> VxlanDriver:
 def _tunnels(context: Context) -> Iterator[Tunnel]:
     """Of the networks that this stack has."""
     for interface in context.stack.interfaces:
-        driver: object = interface.driver
-        while hasattr(driver, "inner"):
-            driver = driver.inner
-        if isinstance(driver, VxlanDriver):
+        driver = capability(interface.driver, _is_vxlan)
+        if driver is not None:
             yield driver.tunnel
+
+
+def _is_vxlan(driver: object) -> TypeGuard[VxlanDriver]:
+    return isinstance(driver, VxlanDriver)
 
 
 MODULE = Module("vxlan", Kind.DRIVER, VxlanOptions, _attach)
