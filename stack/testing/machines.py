@@ -21,6 +21,7 @@ from typing import Self
 import attrs
 
 from resmgr.channel import Credentials
+from resmgr.pathspace import Attached
 from resmgr.system import System
 from resmgr.testing.ioclient import IoClient
 from resmgr.testing.virtual import VirtualDispatch
@@ -55,6 +56,7 @@ class Machine:
         self.seen: list[tuple[str, bytes]] = []
         self.macs: dict[str, bytes] = {}
         self.crashes = 0
+        self._paths = self._attachments()
         for interface, hub in hubs.items():
             world.made += 1
             self.macs[interface] = bytes((2, 0, 0, 0, 9, world.made))
@@ -102,6 +104,14 @@ class Machine:
         """Have a callback of a module raise in the next turn: with `restart=N` among its options it is loaded again."""
         self.crashes += 1
         self._loaded(what).dispatch.call_soon(_crashed)
+
+    def left(self) -> list[str]:
+        """Prefixes that modules attached to the pathname space and did not take away."""
+        left = [b"/".join(one.prefix).decode() for one in self._attachments() if one not in self._paths]
+        return [f"{self.stack.name}: a module left the path /{path} attached" for path in left]
+
+    def _attachments(self) -> list[Attached]:
+        return self.stack.system.paths.space.attachments()
 
     def _loaded(self, what: str) -> Loaded:
         there = {loaded.module.name if loaded.interface is None else loaded.interface.name: loaded for loaded in self.stack.loaded}
@@ -170,7 +180,8 @@ class World:
                 machine.stack.close()
         finally:
             log.removeHandler(complaints)
-        assert not complaints.lines, "; ".join(complaints.lines)
+        left = [*complaints.lines, *(line for machine in self.machines for line in machine.left())]
+        assert not left, "; ".join(left)
         for machine in self.machines:
             raised = dict(machine.stack.failures())
             assert raised.pop(_crashed.__qualname__, 0) <= machine.crashes

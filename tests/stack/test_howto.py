@@ -9,9 +9,12 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
+from stack.core.module import Module
+from stack.testing.machines import World
 from tests import howto
 
 ROOT = Path(__file__).parents[2]
@@ -102,3 +105,46 @@ def test_the_session_of_the_page(page: str, said: list[str], folder: Path) -> No
     for words in [*said, *(["'name': 'anna'"] if asks else [])]:
         assert words in told, told
     assert not {"a", "b"} & set(os.listdir(folder)), "the driver left its sockets"
+
+
+def module_with(old: str, new: str) -> dict[str, object]:
+    """The names of the protocol of the page, after an error was made in it."""
+    text = howto.files("protocol.md")["your/neighbours.py"]
+    assert old in text
+    made = sys.modules["your_neighbours"]
+    exec(compile(text.replace(old, new), "neighbours.py", "exec"), made.__dict__)
+    return made.__dict__
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "complaint"),
+    [
+        ("self._timer.cancel()", "pass", "a: module neighbours left a timer behind"),
+        ("self._listener.revoke()", "pass", "left an interface listener behind"),
+        ("self._files.destroy()", "pass", "left channel"),
+        ("self._paths.detach(self._attached)", "pass", "a module left the path /dev attached"),
+        (", self._hello)", ", lambda: [][0])", "a: exceptions left callbacks"),
+    ],
+)
+def test_the_kit_sees_what_a_module_forgets(old: str, new: str, complaint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "your_neighbours", ModuleType("your_neighbours"))
+    world = World(1)
+    machine = world.machine("a", 0)
+    machine.stack.load("ip")
+    names = module_with(old, new)
+    module = names["MODULE"]
+    assert isinstance(module, Module)
+    machine.stack.load(module)
+    world.dispatch.run_for(5.0)
+    with pytest.raises(AssertionError, match=re.escape(complaint)):
+        world.close()
+
+
+def test_the_kit_says_what_there_is() -> None:
+    with World(1) as world:
+        machine = world.machine("a", 0)
+        machine.stack.load("ip")
+        with pytest.raises(AssertionError, match="a has no module or interface neighbours; there is: en0, ip"):
+            machine.ask("neighbours", "rename", name="b")
+        with pytest.raises(AssertionError, match="ip takes no requests"):
+            machine.facts("ip")
