@@ -26,6 +26,7 @@ from resmgr.system import System
 from resmgr.testing.ioclient import IoClient
 from resmgr.testing.virtual import VirtualDispatch
 from stack.core import modules
+from stack.core.counting import counters_of
 from stack.core.driver import Driver
 from stack.core.hooks import Point
 from stack.core.ifnet import Interface
@@ -95,6 +96,10 @@ class Machine:
     def facts(self, what: str) -> dict[str, object]:
         """What such a module answers."""
         return dict(self._specific(what)[1].get_specific())
+
+    def counted(self, what: str) -> dict[str, int]:
+        """What its `module_counters` says."""
+        return counters_of(self._loaded(what))
 
     def read(self, path: str) -> str:
         """A file of the machine's pathname space, as an ordinary user reads it."""
