@@ -20,7 +20,7 @@ EXAMPLES = {"stack/drivers/unixlink.py"}
 """Files that a page tells its reader to write."""
 
 
-BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SHELL_BLOCK = re.compile(r"(\w+[#$] |\$ )?(qnet|make|python -m) [a-z]")
 """How a block of commands begins, maybe behind a prompt."""
 

@@ -31,6 +31,7 @@ _PATH = re.compile(r"(?P<module>[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+)(?::(?P<attribut
 
 
 _OWN_FILE = "a file of your own goes into a folder on Python's path: FOLDER/NAME.py is FOLDER.NAME"
+_LOOKS = "io-pkt looks in the PYTHONPATH that it was started with, where FOLDER/NAME.py is FOLDER.NAME"
 
 
 def find_module(name: str, kind: Kind | None = None) -> Loadable:
@@ -77,7 +78,7 @@ def _member(path: str, attribute: str, name: str) -> Loadable:
         module: object = importlib.import_module(path)
     except ModuleNotFoundError as error:
         if error.name is not None and (path == error.name or path.startswith(f"{error.name}.")):
-            raise ModuleError(errno.ENXIO, f"there is no module {name}: Python finds no {error.name}") from None
+            raise ModuleError(errno.ENXIO, f"there is no module {name}: Python finds no {error.name}; {_LOOKS}") from None
         raise ModuleError(errno.ENXIO, f"cannot load {name}: it needs the Python module {error.name}, which is not installed") from error
     except RAISED as error:  # a script that ends ends no stack
         raise ModuleError(errno.ENXIO, f"cannot load {name}: importing {path} raised {type(error).__name__}: {error}") from error

@@ -90,15 +90,23 @@ async def check_driver(pair: DriverPair, stations: Stations | None = None) -> No
 
     With *stations*: groups, tags and a second ethertype are not carried; such frames must be dropped and counted.
     """
+    try:
+        await _checked(pair, stations)
+    finally:  # also where a rule is broken, so that the rule is all that is said
+        pair.a.detach()
+        pair.b.detach()
+
+
+async def _checked(pair: DriverPair, stations: Stations | None) -> None:
     a, b = pair.a, pair.b
     port_a, port_b = RecordingPort(), RecordingPort()
     for driver, port in ((a, port_a), (b, port_b)):
-        assert driver.name
-        assert len(driver.mac) == MAC_SIZE
-        assert driver.mtu >= 68
+        assert driver.name, "the driver has no name"
+        assert len(driver.mac) == MAC_SIZE, f"the driver's mac is not {MAC_SIZE} bytes: {driver.mac!r}"
+        assert driver.mtu >= 68, f"the driver's mtu is below 68: {driver.mtu}"
         driver.start(port)
         driver.accept(frozenset((TYPE,)))
-    assert a.mac != b.mac
+    assert a.mac != b.mac, "both drivers have the same mac"
     assert await pair.settle(lambda: a.up and b.up, SOON), "the link does not come up"
     check = _Check(pair, port_a, port_b, stations)
     await check.whole_frames()
@@ -108,7 +116,7 @@ async def check_driver(pair: DriverPair, stations: Stations | None = None) -> No
     await check.tags()
     await check.bad_frames()
     await check.calls_from_within()
-    assert all(isinstance(label, str) for label in a.info())
+    assert all(isinstance(label, str) for label in a.info()), "a label in info is no text"
     await check.detaching()
 
 
@@ -136,6 +144,7 @@ class _Check:
         """Exactly *frames*, in order, perhaps padded, arrive at b."""
         port = self.port_b
         assert await self.pair.settle(lambda: len(port.frames) >= len(frames), SOON), f"{what}: {len(port.frames)} of {len(frames)} arrived"
+        assert len(port.frames) == len(frames), f"{what}: {len(port.frames)} frames arrived, {len(frames)} should have"
         for number, (sent, got) in enumerate(zip(frames, port.frames, strict=True)):
             assert got[: len(sent)] == self.seen(sent), f"{what}: frame {number} is not what was sent"
             assert len(got) == len(sent) or (len(got) <= SIZE_MIN and not any(got[len(sent) :])), f"{what}: frame {number} grew"
@@ -151,7 +160,6 @@ class _Check:
         self.a.transmit(list(frames))
         await self.arrives(frames, "frames of every size, in a batch")
         self.a.transmit([])
-        assert self.a.mac != self.to_b
         broadcast = [frame(BROADCAST, self.a.mac, b"all"), frame(b"\x33\x33\0\0\0\1", self.a.mac, b"some")]
         if not self.ethernet:
             await self.not_carried(broadcast, "frames to groups")
@@ -185,7 +193,7 @@ class _Check:
         complete = await self.pair.settle(lambda: len(port.frames) + self.drops() - before >= len(frames), SOON)
         assert complete, f"of {len(frames)} frames {len(port.frames)} arrived and {self.drops() - before} were counted as dropped"
         assert port.frames == sorted(port.frames), "a large batch arrives out of order"
-        assert set(port.frames) <= set(map(self.seen, frames))
+        assert set(port.frames) <= set(map(self.seen, frames)), "of a large batch frames arrive that nobody sent"
         assert max(port.batches) <= BATCH_MAX, "more frames per call than BATCH_MAX"
         port.frames.clear()
 

@@ -1,4 +1,7 @@
-"""A pair of drivers on a real dispatch, for `stack.testing.driver.check_driver`, and waiting for what the kernel does."""
+"""A pair of drivers on a real dispatch, for `stack.testing.driver.check_driver`, and waiting for what the kernel does.
+
+check_on_dispatch(lambda dispatch: (MyDriver(dispatch, near), MyDriver(dispatch, far)))
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,10 @@ from collections.abc import Callable
 import attrs
 import trio
 
+from resmgr.dispatch import Dispatch
+from resmgr.runner import open_dispatch
 from stack.core.driver import Driver
+from stack.testing.driver import Stations, check_driver
 
 LOOK_EVERY = 0.002
 
@@ -32,4 +38,17 @@ class Pair:
         return await settle(until, seconds)
 
 
-__all__ = ["Pair", "settle"]
+def check_on_dispatch(make: Callable[[Dispatch], tuple[Driver, Driver]], stations: Stations | None = None) -> None:
+    """The contract of the two drivers that *make* gives, and that nothing of them is left on the dispatch. Blocks, in a Trio run of its
+    own."""
+
+    async def check() -> None:
+        async with open_dispatch() as dispatch:
+            await check_driver(Pair(*make(dispatch)), stations)
+            left = dispatch.statistics().descriptors
+            assert left == 0, f"after detach {left} descriptors are attached to the dispatch"
+
+    trio.run(check)
+
+
+__all__ = ["Pair", "check_on_dispatch", "settle"]

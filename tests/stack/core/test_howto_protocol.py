@@ -1,9 +1,8 @@
-"""A protocol and a driver of a third party, exactly as docs/howto has them: in virtual time, and in two processes of io-pkt."""
+"""A protocol and a driver of a third party, exactly as docs/howto has them, in two processes of io-pkt."""
 
 from __future__ import annotations
 
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -19,26 +18,13 @@ from resmgr.client import Client
 from resmgr.ids import CHID_PATHMGR, ND_LOCAL, PID_SYSTEM
 from resmgr.iomsg import Connect, Entry
 from resmgr.iorequest import ConnectRequest
-
-HOWTO = Path(__file__).parents[3] / "docs" / "howto"
-
-
-def blocks(page: str) -> list[str]:
-    return re.findall(r"```python\n(.*?)```", (HOWTO / page).read_text(), re.DOTALL)
-
-
-def test_the_pages_test_passes(monkeypatch: pytest.MonkeyPatch) -> None:
-    module = ModuleType("protocol_of_the_page")
-    monkeypatch.setitem(sys.modules, module.__name__, module)
-    for code in blocks("protocol.md"):
-        exec(compile(code, "protocol.md", "exec"), module.__dict__)
-    module.__dict__["test_neighbours_see_each_other"]()
+from tests import howto
 
 
 def test_the_pages_parser_takes_what_it_says_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
     module = ModuleType("protocol_of_the_page")
     monkeypatch.setitem(sys.modules, module.__name__, module)
-    exec(compile(blocks("protocol.md")[0], "protocol.md", "exec"), module.__dict__)
+    exec(compile(howto.files("protocol.md")["your/neighbours.py"], "protocol.md", "exec"), module.__dict__)
     parse, bad = module.__dict__["_parse"], module.__dict__["BadFrame"]
     whole = b"\x05hello"
     assert parse(whole) == parse(whole + bytes(40)) == "hello"
@@ -56,15 +42,14 @@ def eventually(condition: Callable[[], bool], seconds: float = 20.0) -> None:
 
 @pytest.mark.host
 def test_two_managers_with_modules_of_a_third_party(tmp_path: Path) -> None:
-    (tmp_path / "thirdparty").mkdir()
-    (tmp_path / "thirdparty" / "unixlink.py").write_text(blocks("driver.md")[0])
-    (tmp_path / "thirdparty" / "neighbours.py").write_text(blocks("protocol.md")[0])
+    for page in ("driver.md", "protocol.md"):
+        howto.write(page, tmp_path)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
     started = []
     for near, far in (("a", "b"), ("b", "a")):
-        words = ["--run-dir", str(tmp_path / f"run-{near}"), "-d", "thirdparty.unixlink"]
+        words = ["--run-dir", str(tmp_path / f"run-{near}"), "-d", "your.unixlink"]
         words += [f"path={tmp_path}/{near},peer={tmp_path}/{far},mac=02:00:00:00:00:0{near}", "--fault", "drop=10%"]
-        words += ["-p", "thirdparty.neighbours", f"name={near},every=20ms"]
+        words += ["-p", "your.neighbours", f"name={near},every=20ms"]
         started.append(subprocess.Popen([sys.executable, "-m", "stack.core.main", *words], env=environment, stderr=subprocess.PIPE))
     sockets = [str(tmp_path / f"run-{near}" / "socket") for near in "ab"]
     try:
@@ -77,7 +62,7 @@ def test_two_managers_with_modules_of_a_third_party(tmp_path: Path) -> None:
         assert has(sockets[0], b"dev/neighbours")
         ask_at(sockets[0], "umount", what="neighbours")
         assert not has(sockets[0], b"dev/neighbours")
-        ask_at(sockets[0], "mount", module="thirdparty.neighbours", options="name=again,every=20ms,restart=3")
+        ask_at(sockets[0], "mount", module="your.neighbours", options="name=again,every=20ms,restart=3")
         eventually(lambda: heard(sockets[0]) > 10)
         for socket in sockets:
             found = ask_at(socket, "facts")

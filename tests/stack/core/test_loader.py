@@ -61,6 +61,7 @@ def test_entry_points_and_dotted_paths(modules: Path) -> None:
     assert find_module("thirdparty.good:SECOND").name == "second"
 
 
+LOOKS = "; io-pkt looks in the PYTHONPATH that it was started with, where FOLDER/NAME.py is FOLDER.NAME"
 OWN = "; a file of your own goes into a folder on Python's path: FOLDER/NAME.py is FOLDER.NAME"
 
 
@@ -79,7 +80,7 @@ OWN = "; a file of your own goes into a folder on Python's path: FOLDER/NAME.py 
         ("mine", Kind.DRIVER, "mine is a protocol, not a driver: load it with -p"),
         ("nic", Kind.PROTOCOL, "nic is a driver, not a protocol: load it with -d"),
         ("gone", None, "there is no module gone: Python finds no thirdparty.absent"),
-        ("thirdparty.absent", None, "there is no module thirdparty.absent: Python finds no thirdparty.absent"),
+        ("thirdparty.absent", None, "there is no module thirdparty.absent: Python finds no thirdparty.absent" + LOOKS),
         ("no_such_package.x", None, "there is no module no_such_package.x: Python finds no no_such_package"),
         ("thirdparty.empty", None, "thirdparty.empty cannot be loaded: thirdparty.empty has no MODULE that is a Module"),
         (

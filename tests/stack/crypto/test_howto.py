@@ -1,10 +1,8 @@
-"""The provider that docs/howto/crypto-provider.md shows is taken from the page, loaded as a module, and must keep the contract."""
+"""The provider that docs/howto/crypto-provider.md shows, loaded as a module. Its contract is what tests/stack/test_howto.py runs."""
 
 from __future__ import annotations
 
-import re
 import sys
-from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -14,18 +12,13 @@ from resmgr.testing.virtual import VirtualDispatch
 from stack.core.stack import Stack
 from stack.crypto.algorithms import AES_128_GCM
 from stack.crypto.api import Hardware
-
-PAGE = Path(__file__).parents[3] / "docs" / "howto" / "crypto-provider.md"
+from tests import howto
 
 
 def test_the_provider_of_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
-    code, test = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
     page = ModuleType("crypto_provider_of_the_page")
     monkeypatch.setitem(sys.modules, page.__name__, page)
-    exec(compile(code, str(PAGE), "exec"), page.__dict__)
-    exec(compile(test, str(PAGE), "exec"), page.__dict__)
-    page.__dict__["test_the_contract"]()
-
+    exec(compile(howto.files("crypto-provider.md")["your/card.py"], "card.py", "exec"), page.__dict__)
     dispatch = VirtualDispatch(1)
     system = System(dispatch, "here")
     stack = Stack(system, lambda size: bytes(size))

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import re
 import socket
 import sys
-from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -19,10 +17,10 @@ from stack.core.stack import Stack
 from stack.l2.forward.fastpath import FastPath
 from stack.testing.machines import Machine, World
 from stack.wire.checksum import ones_sum
+from tests import howto
 from tests.stack.l2.forward.conftest import Town, settle, station
 from tests.stack.l2.forward.test_routed import packet4, packet6
 
-PAGE = Path(__file__).parents[4] / "docs" / "howto" / "routed-flows.md"
 MAC = "02:00:00:00:01:01"
 
 
@@ -30,8 +28,7 @@ MAC = "02:00:00:00:01:01"
 def router(monkeypatch: pytest.MonkeyPatch) -> Module[object]:
     module = ModuleType("router_of_the_page")
     monkeypatch.setitem(sys.modules, module.__name__, module)
-    (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
-    exec(compile(code, PAGE.name, "exec"), module.__dict__)
+    exec(compile(howto.files("routed-flows.md")["your/router.py"], "router.py", "exec"), module.__dict__)
     found = module.__dict__["MODULE"]
     assert isinstance(found, Module)
     return found
