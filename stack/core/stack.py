@@ -70,6 +70,7 @@ class Stack(Datapath):
         self.dispatch = system.dispatch
         self.kernel = system.kernel
         self.crypto = standard_crypto() if crypto is None else crypto
+        self.crypto.belong_to(self._guards, self.dispatch.call_soon)
         self.prefix = prefix
         self.workers = workers
         around = system.kernel.running

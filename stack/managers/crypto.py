@@ -34,7 +34,9 @@ from resmgr.iofunc.handle import Handle
 from resmgr.iofunc.node import Directory, Node, NodeClient, NodeHandle, TreeManager, local_or_nobody
 from resmgr.iomsg import Io
 from resmgr.iorequest import parse_devctl
-from resmgr.pathspace import Attach
+from resmgr.pathspace import Attach, split
+from stack.core.errors import ModuleError
+from stack.core.isolation import RAISED
 from stack.core.module import Context, Kind, Module
 from stack.core.options import Size
 from stack.crypto.algorithms import ALGORITHMS, Aead, Algorithm, Cipher, Hash, Mac, algorithm_named
@@ -112,11 +114,11 @@ class _Line:
 class CryptoManager(TreeManager):
     """Serves the device on a channel of the context's kernel. `counters` as `Manager`'s, and `waited`: requests beyond a rate."""
 
-    def __init__(self, context: Context, options: CryptodevOptions) -> None:
+    def __init__(self, context: Context, path: bytes, options: CryptodevOptions) -> None:
         self._system = context.system
         self._crypto: Crypto = context.stack.crypto
         self._dispatch = context.dispatch
-        self.path = context.stack.prefix.encode() + PATH
+        self.path = path
         self.accounts = Accounts(options.limits())
         self.jobs = Jobs(context.dispatch, jobs_max=SESSIONS_ALL, bytes_max=2 * INFLIGHT_ALL)
         self._lines: dict[Account, _Line] = {}
@@ -221,7 +223,7 @@ class CryptoManager(TreeManager):
                 self._batch(request, data)
             else:
                 raise OSError(errno.ENOTTY, "no such command")
-        except Exception as error:
+        except RAISED as error:
             request.fail(error)
 
     def _session(self, opening: Opening, account: Account, wanted: SessionRequest) -> int:
@@ -286,7 +288,7 @@ class CryptoManager(TreeManager):
                 return
             try:
                 work()
-            except Exception as error:
+            except RAISED as error:
                 request.fail(error)
 
         line = self._lines.get(account)
@@ -336,8 +338,13 @@ class Cryptodev:
     """The module at work."""
 
     def __init__(self, context: Context, options: CryptodevOptions) -> None:
-        self.manager = CryptoManager(context, options)
         self._system = context.system
+        path = context.stack.prefix.encode() + PATH
+        if any(one.prefix == split(path) for one in self._system.paths.space.attachments()):
+            raise ModuleError(
+                errno.EEXIST, f"there is something at /{path.decode().lstrip('/')} already; two stacks need a --prefix of their own"
+            )
+        self.manager = CryptoManager(context, path, options)
         self._attached = self._system.paths.attach(self.manager.path, self.manager.target, Attach.EXACT)
         self._system.guard(self.manager.channel)
 

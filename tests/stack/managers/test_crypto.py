@@ -4,9 +4,9 @@ somebody is gone.
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import gc
-import logging
 import os
 import struct
 from collections.abc import Callable, Iterator
@@ -22,6 +22,7 @@ from resmgr.iorequest import pack_devctl
 from resmgr.system import System
 from resmgr.testing.ioclient import IoClient, fails
 from resmgr.testing.virtual import VirtualDispatch
+from stack.core.errors import ModuleError
 from stack.core.loaded import Loaded
 from stack.core.stack import Stack
 from stack.crypto.algorithms import AEADS, ALGORITHMS, CIPHERS, HASHES, MACS, Hash
@@ -410,7 +411,7 @@ def test_loaded_and_unloaded_a_thousand_times_under_traffic() -> None:
     rig.system.close()
 
 
-def test_a_provider_that_breaks_is_an_error_and_not_more(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_provider_that_breaks_is_passed_over(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
     class Broken(OpenSSL):
         name = "broken"
 
@@ -420,15 +421,48 @@ def test_a_provider_that_breaks_is_an_error_and_not_more(rig: Rig, caplog: pytes
     rig.stack.crypto.add("broken", Broken)
     user = rig.user()
     digest = user.session("sha256", b"")
+    right = user.batch(digest, Operation.DIGEST, [], [], [b""])
     rig.stack.crypto.use("broken")
-    for size in (0, 0):
-        with caplog.at_level(logging.ERROR), fails(errno.EIO):
-            user.batch(digest, Operation.DIGEST, [], [], [bytes(size)])
+    for _ in range(2):
+        assert user.batch(digest, Operation.DIGEST, [], [], [b""]) == right
     assert "ZeroDivisionError" in caplog.text
-    assert rig.manager.counters["failed"] == 2
+    assert rig.manager.counters["failed"] == 0
+    # Nobody else has it: the client is told.
+    rig.stack.crypto.use("broken")
+    for name in ("openssl", "threads", "reference"):
+        rig.stack.crypto.remove(name)
+    with fails(errno.EAGAIN):
+        user.batch(digest, Operation.DIGEST, [], [], [b""])
     assert rig.manager.accounts.inflight == 0
-    rig.stack.crypto.remove("broken")
-    assert user.batch(digest, Operation.DIGEST, [], [], [b""])
+
+
+def test_there_is_one_of_a_path(rig: Rig) -> None:
+    with pytest.raises(ModuleError, match="there is something at /dev/crypto already") as raised:
+        rig.stack.load("stack.managers.crypto", "sessions=3")
+    assert raised.value.errno == errno.EEXIST
+    user = rig.user()
+    assert user.seal(user.session())
+    assert len(rig.stack.loaded) == 1
+    rig.stack.unload(rig.loaded)
+    rig.stack.load("stack.managers.crypto")
+
+
+@pytest.mark.parametrize("raises", [SystemExit, KeyboardInterrupt, asyncio.CancelledError])
+def test_whatever_work_raises_is_answered(rig: Rig, raises: type[BaseException], monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the manager's own hands, at once and when the rate lets it."""
+    user = rig.user()
+
+    def wrong(*_: object, **__: object) -> None:
+        raise raises("wrong")
+
+    monkeypatch.setattr(rig.stack.crypto, "aead", wrong)
+    with fails(errno.EIO):
+        user.session()
+    monkeypatch.setattr("stack.managers.crypto.parse_devctl", wrong)
+    with fails(errno.EIO):
+        user.session()
+    assert rig.loaded.guard.failures == {}
+    assert (rig.manager.accounts.inflight, rig.manager.accounts.things) == (0, 0)
 
 
 def test_each_of_two_stacks_in_one_pathname_space_has_its_device(rig: Rig) -> None:
