@@ -71,7 +71,10 @@ def test_providers_change_under_load(start_cluster: Start) -> None:
         dd if=/dev/urandom of=/tmp/ours bs=1M count=2 2>/dev/null
         until test -e /tmp/enough; do cp /tmp/ours /net/$1/tmp/from$2 && cmp /tmp/ours /net/$1/tmp/from$2 || exit 1; echo round; done
     """
-    with cluster.running("n1", "sh", "-c", loop, "sh", "n2", "1") as copies, cluster.running("n2", "sh", "-c", loop, "sh", "n1", "2") as back:
+    with (
+        cluster.running("n1", "sh", "-c", loop, "sh", "n2", "1") as copies,
+        cluster.running("n2", "sh", "-c", loop, "sh", "n1", "2") as back,
+    ):
         for number in range(SWAPS):
             for node in ("n1", "n2"):
                 wanted = ("threads", "openssl")[number % 2]
