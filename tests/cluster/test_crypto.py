@@ -69,7 +69,11 @@ def test_providers_change_under_load(start_cluster: Start) -> None:
     assert served(cluster, "n1") == {"openssl": 4}
     loop = """
         dd if=/dev/urandom of=/tmp/ours bs=512k count=1 2>/dev/null
-        until test -e /tmp/enough; do cp /tmp/ours /net/$1/tmp/from$2 && cmp /tmp/ours /net/$1/tmp/from$2 || exit 1; echo round; sleep 0.1; done
+        until test -e /tmp/enough; do
+            cp /tmp/ours /net/$1/tmp/from$2 && cmp /tmp/ours /net/$1/tmp/from$2 || exit 1
+            echo round
+            sleep 0.1
+        done
     """
     with (
         cluster.running("n1", "sh", "-c", loop, "sh", "n2", "1") as copies,
