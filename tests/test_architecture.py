@@ -115,7 +115,7 @@ ARROWS = {
     "stack.l2.lacp": {"resmgr", "stack.wire", "stack.core"},
     "stack.l2": {"resmgr", "stack", "stack.wire", "stack.core", "stack.l2.stp", "stack.l2.lacp", "stack.l2.forward"},
     "stack.drivers.wrap": {"resmgr", "stack", "stack.wire", "stack.core", "stack.drivers.pcap_file"},
-    "qnetpy": {"resmgr", "stack", "stack.wire", "qnetpy.link.transport"},
+    "qnetpy": {"resmgr", "stack", "stack.wire", "stack.crypto", "qnetpy.link.transport"},
     "qnetpy.identity": {"resmgr"},
     "qnetpy.discovery": {"resmgr", "stack", "stack.core", "stack.wire", "stack.filter.bpf", "qnetpy.link"},
     "qnetpy.reach": {"resmgr", "stack.wire", "stack.core", "qnetpy", "qnetpy.discovery", "qnetpy.identity"},
@@ -199,6 +199,7 @@ IMPURE = {
     "resmgr.fuse.session",  # reads and writes /dev/fuse
     "stack.crypto.providers.threads",  # has threads
     "stack.crypto.providers.afalg",  # has sockets
+    "stack.crypto.parts",  # lets other threads run
 }
 """Files among PURE that are the edge: what reads, writes or mounts."""
 PURE = (

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Callable, Hashable, Sequence
-from typing import NoReturn
+from typing import NoReturn, Protocol, TypeVar
 
 from resmgr.dispatch import Buffer
 from resmgr.errors import Misuse
-from stack.crypto.algorithms import Aead, Cipher, Hash, Mac
+from stack.crypto.algorithms import CMACS, Aead, Cipher, Hash, Mac
 from stack.crypto.api import (
     AeadSession,
     CipherSession,
@@ -28,6 +28,18 @@ from stack.crypto.api import (
 from stack.crypto.jobs import Jobs, size_of
 from stack.crypto.movable import Handle, Owner, closed_handle
 from stack.crypto.offer import Broke
+from stack.crypto.parts import LETS_GO, NEVER, in_parts
+
+S = TypeVar("S", contravariant=True)
+R = TypeVar("R")
+WHOLE = slice(None)
+
+
+class Part(Protocol[S, R]):
+    """A call of a session for a part of a batch."""
+
+    def __call__(self, session: S, part: slice = WHOLE, /) -> list[R]: ...
+
 
 Seal = Callable[[Sequence[Buffer], Sequence[Buffer], Sequence[Buffer]], list[bytes]]
 Open = Callable[[Sequence[Buffer], Sequence[Buffer], Sequence[Buffer]], list[bytes | None]]
@@ -60,25 +72,27 @@ class AeadHandle(Handle[AeadSession]):
     def _detach(self, refuse: Callable[..., NoReturn]) -> None:
         self.seal_many = self.open_many = refuse
 
-    def _sealing(
-        self, nonces: Sequence[Buffer], plaintexts: Sequence[Buffer], aads: Sequence[Buffer]
-    ) -> Callable[[AeadSession], list[bytes]]:
+    def _sealing(self, nonces: Sequence[Buffer], plaintexts: Sequence[Buffer], aads: Sequence[Buffer]) -> Part[AeadSession, bytes]:
         check_aead_batch(self.algorithm, nonces, plaintexts, aads)
         check_plaintexts(self.algorithm, plaintexts)
         tag = self.algorithm.tag_size
-        return lambda session: _measured(session.seal_many(nonces, plaintexts, aads), [len(one) + tag for one in plaintexts])
 
-    def _opening(
-        self, nonces: Sequence[Buffer], ciphertexts: Sequence[Buffer], aads: Sequence[Buffer]
-    ) -> Callable[[AeadSession], list[bytes | None]]:
+        def sealed(session: AeadSession, part: slice = WHOLE) -> list[bytes]:
+            items = plaintexts[part]
+            return _measured(session.seal_many(nonces[part], items, aads[part]), [len(one) + tag for one in items])
+
+        return sealed
+
+    def _opening(self, nonces: Sequence[Buffer], ciphertexts: Sequence[Buffer], aads: Sequence[Buffer]) -> Part[AeadSession, bytes | None]:
         check_aead_batch(self.algorithm, nonces, ciphertexts, aads)
         tag = self.algorithm.tag_size
 
-        def opened(session: AeadSession) -> list[bytes | None]:
-            found = session.open_many(nonces, ciphertexts, aads)
+        def opened(session: AeadSession, part: slice = WHOLE) -> list[bytes | None]:
+            items = ciphertexts[part]
+            found = session.open_many(nonces[part], items, aads[part])
             if type(found) is not list:
                 raise Broke("it gave no list")
-            told = [(given, one) for given, one in zip(ciphertexts, found, strict=True) if one is not None]
+            told = [(given, one) for given, one in zip(items, found, strict=True) if one is not None]
             _measured([one for _, one in told], [len(given) - tag for given, _ in told])
             return found
 
@@ -97,7 +111,8 @@ class AeadHandle(Handle[AeadSession]):
 
         OSError EAGAIN when *jobs* has no room; Misuse as `seal_many`.
         """
-        self._later(jobs, size_of(plaintexts, aads), "seal_many", self._sealing(nonces, plaintexts, aads), done, client)
+        work = in_parts(plaintexts, self._sealing(nonces, plaintexts, aads), aads)
+        self._later(jobs, size_of(plaintexts, aads), "seal_many", work, done, client)
 
     def open_later(
         self,
@@ -109,7 +124,8 @@ class AeadHandle(Handle[AeadSession]):
         client: Hashable = None,
     ) -> None:
         """`open_many` in the background; see `seal_later`."""
-        self._later(jobs, size_of(ciphertexts, aads), "open_many", self._opening(nonces, ciphertexts, aads), done, client)
+        work = in_parts(ciphertexts, self._opening(nonces, ciphertexts, aads), aads)
+        self._later(jobs, size_of(ciphertexts, aads), "open_many", work, done, client)
 
 
 class CipherHandle(Handle[CipherSession]):
@@ -137,12 +153,14 @@ class CipherHandle(Handle[CipherSession]):
     def _detach(self, refuse: Callable[..., NoReturn]) -> None:
         self.encrypt_many = self.decrypt_many = refuse
 
-    def _crypting(self, nonces: Sequence[Buffer], items: Sequence[Buffer], encrypt: bool) -> Callable[[CipherSession], list[bytes]]:
+    def _crypting(self, nonces: Sequence[Buffer], items: Sequence[Buffer], encrypt: bool) -> Part[CipherSession, bytes]:
         check_cipher_batch(self.algorithm, nonces, items)
-        sizes = list(map(len, items))
-        if encrypt:
-            return lambda session: _measured(session.encrypt_many(nonces, items), sizes)
-        return lambda session: _measured(session.decrypt_many(nonces, items), sizes)
+
+        def crypted(session: CipherSession, part: slice = WHOLE) -> list[bytes]:
+            now = items[part]
+            return _measured((session.encrypt_many if encrypt else session.decrypt_many)(nonces[part], now), list(map(len, now)))
+
+        return crypted
 
     def encrypt_later(
         self,
@@ -153,7 +171,7 @@ class CipherHandle(Handle[CipherSession]):
         client: Hashable = None,
     ) -> None:
         """`encrypt_many` in the background; see `AeadHandle.seal_later`."""
-        self._later(jobs, size_of(items), "encrypt_many", self._crypting(nonces, items, True), done, client)
+        self._later(jobs, size_of(items), "encrypt_many", in_parts(items, self._crypting(nonces, items, True)), done, client)
 
     def decrypt_later(
         self,
@@ -164,7 +182,7 @@ class CipherHandle(Handle[CipherSession]):
         client: Hashable = None,
     ) -> None:
         """`decrypt_many` in the background; see `AeadHandle.seal_later`."""
-        self._later(jobs, size_of(items), "decrypt_many", self._crypting(nonces, items, False), done, client)
+        self._later(jobs, size_of(items), "decrypt_many", in_parts(items, self._crypting(nonces, items, False)), done, client)
 
 
 class MacHandle(Handle[MacSession]):
@@ -188,8 +206,15 @@ class MacHandle(Handle[MacSession]):
     def _detach(self, refuse: Callable[..., NoReturn]) -> None:
         self.tag_many = refuse
 
-    def _tagging(self, items: Sequence[Buffer]) -> Callable[[MacSession], list[bytes]]:
-        return lambda session: _measured(session.tag_many(items), [self.tag_size] * len(items))
+    def _tagging(self, items: Sequence[Buffer]) -> Part[MacSession, bytes]:
+        def tagged(session: MacSession, part: slice = WHOLE) -> list[bytes]:
+            now = items[part]
+            return _measured(session.tag_many(now), [self.tag_size] * len(now))
+
+        return tagged
+
+    def _in_parts(self, items: Sequence[Buffer]) -> Callable[[MacSession], list[bytes]]:
+        return in_parts(items, self._tagging(items), lets_go=NEVER if self.algorithm in CMACS else LETS_GO)
 
     def verify_many(self, items: Sequence[Buffer], tags: Sequence[Buffer]) -> list[bool]:
         """Whether each item has its tag, which has `tag_size` bytes. Takes as long for any wrong tag."""
@@ -201,7 +226,7 @@ class MacHandle(Handle[MacSession]):
         self, jobs: Jobs, items: Sequence[Buffer], done: Callable[[list[bytes] | BaseException], None], client: Hashable = None
     ) -> None:
         """`tag_many` in the background; see `AeadHandle.seal_later`."""
-        self._later(jobs, size_of(items), "tag_many", self._tagging(items), done, client)
+        self._later(jobs, size_of(items), "tag_many", self._in_parts(items), done, client)
 
     def verify_later(
         self,
@@ -214,7 +239,7 @@ class MacHandle(Handle[MacSession]):
         """`verify_many` in the background; see `AeadHandle.seal_later`."""
         if len(items) != len(tags):
             raise Misuse(f"{len(items)} items and {len(tags)} tags")
-        tagging = self._tagging(items)
+        tagging = self._in_parts(items)
         self._later(jobs, size_of(items), "tag_many", lambda session: _equal(tagging(session), tags), done, client)
 
 
@@ -237,14 +262,18 @@ class HashHandle(Handle[HashSession]):
     def _detach(self, refuse: Callable[..., NoReturn]) -> None:
         self.digest_many = refuse
 
-    def _digesting(self, items: Sequence[Buffer]) -> Callable[[HashSession], list[bytes]]:
-        return lambda session: _measured(session.digest_many(items), [self.algorithm.digest_size] * len(items))
+    def _digesting(self, items: Sequence[Buffer]) -> Part[HashSession, bytes]:
+        def digested(session: HashSession, part: slice = WHOLE) -> list[bytes]:
+            now = items[part]
+            return _measured(session.digest_many(now), [self.algorithm.digest_size] * len(now))
+
+        return digested
 
     def digest_later(
         self, jobs: Jobs, items: Sequence[Buffer], done: Callable[[list[bytes] | BaseException], None], client: Hashable = None
     ) -> None:
         """`digest_many` in the background; see `AeadHandle.seal_later`."""
-        self._later(jobs, size_of(items), "digest_many", self._digesting(items), done, client)
+        self._later(jobs, size_of(items), "digest_many", in_parts(items, self._digesting(items)), done, client)
 
 
 def _measured(made: list[bytes], sizes: list[int]) -> list[bytes]:
