@@ -232,6 +232,7 @@ class Handle(Generic[S]):
             self._busy -= 1
             gone = offer.told(what, result) if isinstance(result, BaseException) else None
             self._tidy()
+            offer.ended()
             if gone is None or self.closed:
                 done(result if gone is None else gone)
                 return
@@ -244,6 +245,7 @@ class Handle(Generic[S]):
 
         jobs.submit(partial(call, session), size, ended, client)
         self._busy += 1
+        offer.began()
 
 
 H = TypeVar("H", bound=Handle)  # type: ignore[type-arg]  # of any session

@@ -117,6 +117,7 @@ class Offer:
         self.algorithms: tuple[Algorithm, ...] = ()
         self.hardware: frozenset[str] = frozenset()
         self._fails = False
+        self._busy = 0
         self._make = make
         self._made: Provider | None = None
         self._guards = guards
@@ -133,15 +134,25 @@ class Offer:
 
     def provider(self) -> Provider:
         """The provider. OSError when this machine cannot have it, or it fails; `problem` has it then."""
-        if self.problem is not None:
-            raise self.problem.error()
+        self._check()
         if self._made is None:
             try:
                 self._made = self.ask("make", self._begin, refuses=True)
             except OSError as error:
                 self.problem = problem_of(error)
                 raise
+            # Its module may have gone within its own call.
+            made = self._made
+            self._close()
+            self._check()
+            return made
         return self._made
+
+    def _check(self) -> None:
+        if self.gone:
+            raise ProviderGone(f"crypto provider {self.name} is gone")
+        if self.problem is not None:
+            raise self.problem.error()
 
     def _begin(self) -> Provider:
         made = self._make()
@@ -200,10 +211,22 @@ class Offer:
         except ProviderGone:
             pass
 
+    def began(self) -> None:
+        """A batch for one of its sessions is given to a thread."""
+        self._busy += 1
+
+    def ended(self) -> None:
+        """It is back."""
+        self._busy -= 1
+        self._close()
+
     def end(self) -> None:
         """It was taken away: nothing of it is called any more, but for sessions of which a batch is under way."""
         self.gone = True
-        made, self._made = self._made, None
-        self.problem = Problem(errno.EAGAIN, f"crypto provider {self.name} is gone")
-        if made is not None:
+        self._close()
+
+    def _close(self) -> None:
+        """Its end, once no thread is in it."""
+        if self.gone and not self._busy and self._made is not None:
+            made, self._made = self._made, None
             self.let_go(made.close)

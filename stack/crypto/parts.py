@@ -1,8 +1,8 @@
 """Batches in worker threads, a part at a time: between two parts a thread lets go of the interpreter lock.
 
 Calls of C let go of it for large items only (`LETS_GO`). A thread that goes through a thousand small ones keeps it, asked for it every 5 ms
-at most, and the dispatch waits as long, again and again, with all frames: 10 ms of ten, 47 at worst, with two such threads. In parts of
-`PART` it is 0.4 at worst, and a batch takes as long as before.
+at most, and the dispatch waits as long, again and again, with all frames: with two such threads 10 ms in a tenth of all turns, 47 at worst.
+In parts of `PART` it is 0.5 at worst, and a batch takes as long as before.
 
 One item is not cut.
 """

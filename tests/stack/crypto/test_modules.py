@@ -354,3 +354,46 @@ def test_every_kind_of_session_falls_back(rig: Rig) -> None:
     assert digest.digest_many([b"x"]) == good.hash(SHA256).digest_many([b"x"])
     assert digest.provider == "openssl"
     assert rig.crypto.moves["failed"] == 3
+
+
+def test_a_provider_is_not_closed_while_a_thread_is_in_it(rig: Rig) -> None:
+    loaded = rig.load()
+    session = rig.session()
+    right = session.seal_many([NONCE], [bytes(100_000)], [b""])
+    rig.crypto.use("card")
+    got: list[object] = []
+    session.seal_later(Jobs(rig.dispatch), [NONCE], [bytes(100_000)], [b""], got.append)
+    rig.stack.unload(loaded)
+    (card,) = rig.cards
+    assert (session.provider, got, card.open, card.closed) == ("openssl", [], 1, 0)
+    rig.turn()
+    assert (got, card.open, card.closed) == ([right], 0, 1)
+
+
+@pytest.mark.parametrize("then", [lambda: [RIGHT], lambda: None])
+def test_a_provider_may_unload_its_module_within_a_call(rig: Rig, then: Callable[[], list[bytes]]) -> None:
+    loaded = rig.load()
+    session = rig.session()
+    rig.crypto.use("card")
+    (card,) = rig.cards
+
+    def leave() -> list[bytes]:
+        rig.stack.unload(loaded)
+        return then()
+
+    card.wrong = leave
+    assert (seal(session), session.provider, card.open, card.closed) == (RIGHT, "openssl", 0, 1)
+    assert (seal(session), card.calls, rig.crypto.moves["remove"]) == (RIGHT, 1, 1)
+
+
+def test_a_provider_may_unload_its_module_while_it_is_made(rig: Rig) -> None:
+    def make() -> Provider:
+        rig.stack.unload(rig.stack.loaded[-1])
+        return rig.card()
+
+    rig.load(make=make)
+    session = rig.session()
+    with pytest.raises(ProviderGone, match="crypto provider card is gone"):
+        rig.crypto.use("card")
+    assert (session.provider, seal(session), rig.crypto.names[0], rig.cards[-1].closed) == ("openssl", RIGHT, "openssl", 1)
+    assert rig.session(Hardware.NEVER).provider == "openssl"
