@@ -148,6 +148,14 @@ class Crypto:
             self._preferred.discard(one)
         return Moved(moved, stayed)
 
+    def close(self) -> None:
+        """Take all providers away: their threads and descriptors are gone when no batch is under way. Idempotent. Sessions that are left
+        raise ProviderGone."""
+        for handle in self._live():
+            handle.lose("the crypto providers are closed")
+        for name in list(self._offers):
+            self.remove(name)
+
     @property
     def names(self) -> tuple[str, ...]:
         """In order of preference."""

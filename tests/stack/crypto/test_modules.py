@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import threading
 from collections.abc import Callable, Sequence
 
 import attrs
@@ -17,11 +18,12 @@ from stack.core.errors import ModuleError
 from stack.core.loaded import Loaded
 from stack.core.module import Context, Kind, Module
 from stack.core.stack import Stack
-from stack.crypto.algorithms import AES_128_CTR, AES_128_GCM, HMAC_SHA256, SHA256, Aead, Cipher, Hash, Mac
+from stack.crypto.algorithms import AES_128_CTR, AES_128_GCM, HMAC_SHA256, SHA3_512, SHA256, Aead, Cipher, Hash, Mac
 from stack.crypto.api import Hardware, Provider, ProviderFailed, ProviderGone
 from stack.crypto.handles import AeadHandle
 from stack.crypto.jobs import Jobs
 from stack.crypto.providers.openssl import Digests, OpenSSL, OpenSSLAead, OpenSSLCtr, OpenSSLMac
+from stack.crypto.registry import Crypto
 from stack.managers.facts import crypto
 
 KEY, NONCE = bytes(range(16)), bytes(12)
@@ -397,3 +399,27 @@ def test_a_provider_may_unload_its_module_while_it_is_made(rig: Rig) -> None:
         rig.crypto.use("card")
     assert (session.provider, seal(session), rig.crypto.names[0], rig.cards[-1].closed) == ("openssl", RIGHT, "openssl", 1)
     assert rig.session(Hardware.NEVER).provider == "openssl"
+
+
+def test_the_end_of_a_stack_is_that_of_its_providers(rig: Rig) -> None:
+    def threads() -> int:
+        return sum(one.name.startswith("crypto") for one in threading.enumerate())
+
+    rig.load()
+    rig.crypto.use("card")
+    session, before = rig.session(), threads()
+    rig.crypto.use("threads")
+    rig.crypto.hash(SHA3_512).digest_many([bytes(100_000)] * 60)
+    assert threads() > before
+    with pytest.raises(Misuse):
+        rig.crypto.add("threads", OpenSSL)
+    rig.stack.close()
+    rig.stack.close()
+    assert (threads(), rig.cards[-1].closed, rig.cards[-1].open, rig.crypto.names) == (before, 1, 0, ())
+    with pytest.raises(ProviderGone):
+        seal(session)
+    given = Crypto()
+    given.add("card", rig.card)
+    other = Stack(rig.system, lambda size: bytes(size), crypto=given)
+    other.close()
+    assert given.names == ("card",), "it may be somebody else's, too"
