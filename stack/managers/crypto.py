@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from functools import partial
 from stat import S_IFCHR
@@ -63,6 +63,9 @@ UNIT = 4096
 """Bytes of a unit of work; a request and each of its items are a unit, too."""
 SESSION_UNITS = 2
 """Units that making a session counts for: 10 to 20 µs of key schedule, and a little for its end."""
+OPENINGS_MAX = 1024
+"""Of one user; users of other nodes count as whom they are mapped to. Each costs some 400 bytes, and who has many
+connections may ask for as many openings on each."""
 BURST_MIN = 2048
 """Units: more than the largest request has, or it could never be done."""
 WAITING_MAX = 64
@@ -85,21 +88,31 @@ class CryptodevOptions:
 
 
 class Device(Node):
-    """The node. *listing* gives what reading tells; *ended* takes openings that are over."""
+    """The node. *listing* gives what reading tells; *ended* takes openings that are over. `refused` counts those beyond `OPENINGS_MAX`."""
 
     def __init__(self, mode: int, listing: Callable[[], bytes], ended: Callable[[Opening], None]) -> None:
         self.mode = S_IFCHR | mode
+        self.refused = 0
         self._listing = listing
         self._ended = ended
+        self._openings: Counter[int] = Counter()
+        """By user."""
 
     def open(self, user: MappedUser, flags: int) -> Opening:
-        return Opening()
+        if self._openings[user.uid] >= OPENINGS_MAX:
+            self.refused += 1
+            raise OSError(errno.EMFILE, "too many openings of one user")
+        self._openings[user.uid] += 1
+        return Opening(user.uid)
 
     def read(self, state: object | None, offset: int, size: int) -> Buffer:
         return self._listing()[offset : offset + size]
 
     def close(self, state: object | None) -> None:
         assert isinstance(state, Opening)
+        self._openings[state.uid] -= 1
+        if not self._openings[state.uid]:
+            del self._openings[state.uid]
         self._ended(state)
 
 
@@ -136,6 +149,10 @@ class CryptoManager(TreeManager):
         if path:
             raise NotADirectoryError(errno.ENOTDIR, "not a directory")
         return self._device, b"", b""
+
+    @property
+    def openings_refused(self) -> int:
+        return self._device.refused
 
     # Who may
 
@@ -353,6 +370,7 @@ class Cryptodev:
         manager = self.manager
         return {
             **manager.counters,
+            "refused_openings": manager.openings_refused,
             "batches_inline": manager.jobs.inline,
             "batches_threaded": manager.jobs.threaded,
             "batches_refused": manager.jobs.refused,

@@ -39,7 +39,7 @@ from stack.cryptodev.protocol import (
     parse_listing,
     parse_results,
 )
-from stack.managers.crypto import WAITING_MAX, Cryptodev
+from stack.managers.crypto import OPENINGS_MAX, WAITING_MAX, Cryptodev
 from stack.managers.facts import module
 
 KEY = bytes(range(16))
@@ -256,6 +256,26 @@ def test_limits_are_per_user() -> None:
     assert rig.manager.accounts.inflight == 0
     rig.stack.close()
     rig.system.close()
+
+
+def test_one_user_has_so_many_openings(rig: Rig) -> None:
+    user = rig.user(4001)
+    entries = [user.client.open(b"dev/crypto", os.O_RDWR) for _ in range(OPENINGS_MAX - 1)]
+    for flags in (os.O_RDONLY, os.O_RDWR):
+        with fails(errno.EMFILE):
+            user.client.open(b"dev/crypto", flags)
+    with fails(errno.EMFILE):
+        rig.user(4001)  # nor by another connection
+    other = rig.user(4002)
+    assert other.seal(other.session())
+    user.client.close(entries[0].target, entries[0].ocb)
+    again = user.client.open(b"dev/crypto", os.O_RDWR)
+    assert again.ocb
+    told = module(rig.loaded)["counters"]
+    assert isinstance(told, dict)
+    assert told["refused_openings"] == 3
+    user.client.close_all()
+    assert rig.manager._device._openings == {4002: 1}
 
 
 def test_work_beyond_the_rate_waits_its_turn() -> None:
