@@ -13,6 +13,7 @@ import attrs
 
 from qnetpy import config as configuration
 from qnetpy.config import Config
+from qnetpy.fastsuites import fast_suites, processor_flags
 from qnetpy.link.machine import LinkTimers
 from qnetpy.link.session import RekeyPolicy
 from qnetpy.members.store import DirectoryStore, Kept
@@ -22,7 +23,6 @@ from qnetpy.settings import SettingsError
 from resmgr.fuse.mount import Mount, private_namespace
 from resmgr.system import System
 from stack.core.errors import ModuleError
-from stack.crypto.hardware import fast_suites, processor_flags
 
 
 @attrs.frozen

@@ -117,7 +117,7 @@ ARROWS = {
     "stack.l2.lacp": {"resmgr", "stack.wire", "stack.core"},
     "stack.l2": {"resmgr", "stack", "stack.wire", "stack.core", "stack.l2.stp", "stack.l2.lacp", "stack.l2.forward"},
     "stack.drivers.wrap": {"resmgr", "stack", "stack.wire", "stack.core", "stack.drivers.pcap_file"},
-    "qnetpy": {"resmgr", "stack", "stack.wire", "stack.linux", "qnetpy.link.transport"},
+    "qnetpy": {"resmgr", "stack", "stack.wire", "stack.linux", "stack.crypto", "qnetpy.link.transport"},
     "qnetpy.identity": {"resmgr"},
     "qnetpy.discovery": {"resmgr", "stack", "stack.core", "stack.wire", "stack.linux", "stack.filter.bpf", "qnetpy.link"},
     "qnetpy.reach": {"resmgr", "stack.wire", "stack.core", "qnetpy", "qnetpy.discovery", "qnetpy.identity"},
@@ -201,6 +201,7 @@ IMPURE = {
     "resmgr.fuse.session",  # reads and writes /dev/fuse
     "stack.crypto.providers.threads",  # has threads
     "stack.crypto.providers.afalg",  # has sockets
+    "stack.crypto.parts",  # lets other threads run
 }
 """Files among PURE that are the edge: what reads, writes or mounts."""
 PURE = (

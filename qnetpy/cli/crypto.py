@@ -63,15 +63,15 @@ def _show(args: argparse.Namespace) -> int:
     for one in providers:
         sessions = ", ".join(f"{count} {name}" for name, count in sorted(one["sessions"].items())) or "none"
         state = one["problem"] or ("when named" if one["by_name"] else "ready")
-        rows.append([one["name"], state, len(one["algorithms"]), ", ".join(one["hardware"]) or "-", sessions])
-    print(table(rows, ("PROVIDER", "STATE", "ALGORITHMS", "HARDWARE", "SESSIONS")))
+        rows.append([one["name"], one["module"] or "-", state, len(one["algorithms"]), ", ".join(one["hardware"]) or "-", sessions])
+    print(table(rows, ("PROVIDER", "MODULE", "STATE", "ALGORITHMS", "HARDWARE", "SESSIONS")))
     kinds: dict[str, list[str]] = {}
     for one in providers:
         for name, kind in one["algorithms"].items():
             if name not in kinds.setdefault(kind, []):
                 kinds[kind].append(name)
     print()
-    print(facts({kind: ", ".join(names) for kind, names in kinds.items()}))
+    print(facts({kind: ", ".join(names) for kind, names in kinds.items()} | {"moved": iopkt.counted(found["moves"]) or "nothing"}))
     return 0
 
 

@@ -101,7 +101,7 @@ class NodeView:
         result: T | BaseException
         try:
             result = work()
-        except Exception as error:
+        except BaseException as error:
             result = error
         self.call_at(self.now(), lambda: done(result))
 

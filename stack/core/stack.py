@@ -70,6 +70,8 @@ class Stack(Datapath):
         self.dispatch = system.dispatch
         self.kernel = system.kernel
         self.crypto = standard_crypto() if crypto is None else crypto
+        self._own_crypto = crypto is None
+        self.crypto.belong_to(self._guards, self.dispatch.call_soon)
         self.prefix = prefix
         self.workers = workers
         around = system.kernel.running
@@ -113,8 +115,10 @@ class Stack(Datapath):
         self._modules.unload(loaded)
 
     def close(self) -> None:
-        """Unload everything, newest first. Idempotent."""
+        """Unload everything, newest first, and end the crypto providers unless they were given. Idempotent."""
         self._modules.close()
+        if self._own_crypto:
+            self.crypto.close()
 
     @property
     def loaded(self) -> tuple[Loaded, ...]:

@@ -35,8 +35,16 @@ class ProviderGone(ResmgrError):
     opencrypto).
     """
 
+    def __init__(self, text: str, code: int = errno.EAGAIN) -> None:
+        super().__init__(code, text)
+
+
+class ProviderFailed(ProviderGone):
+    """It raised what a provider may not, or gave what is no result; that is counted (`stack.crypto.offer`). EIO. Providers do not raise
+    this."""
+
     def __init__(self, text: str) -> None:
-        super().__init__(errno.EAGAIN, text)
+        super().__init__(text, errno.EIO)
 
 
 class AeadSession(Protocol):
@@ -112,7 +120,8 @@ class HashSession(Protocol):
 class Provider(Protocol):
     """An implementation of some algorithms, shared by all sessions. Calls of one session may come from several threads at once.
 
-    A kind that no algorithm of `algorithms` has is never asked for; `NoSessions` answers it.
+    A kind that no algorithm of `algorithms` has is never asked for; `NoSessions` answers it. What it says of itself is asked once, when it
+    is made. It is known by the name that it was offered under.
     """
 
     @property

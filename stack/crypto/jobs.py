@@ -111,5 +111,6 @@ class Jobs:
 def _result(work: Callable[[], T]) -> T | BaseException:
     try:
         return work()
-    except Exception as error:
+    # Whatever a provider raises is an answer, as it is from a thread. No task runs here that could be cancelled.
+    except BaseException as error:
         return error

@@ -3,12 +3,16 @@ first used.
 
 Providers stand in an order of preference; the first that has the algorithm serves it. `ByName` providers are passed over unless they
 are named (or, for those with hardware, hardware is asked for): they are slower than the others, or for tests.
+
+A provider is the module's that offers it (`stack.crypto.offer`): it goes when its module goes, and what it raises is its module's. The
+order is the registry's own, by name: a provider that comes back, as it does when its module is restarted, has its place again, and the
+sessions that would be its own.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Set
+from collections.abc import Callable, Iterator, Set
 from typing import TypeVar
 from weakref import WeakValueDictionary
 
@@ -17,8 +21,13 @@ import attrs
 from resmgr.dispatch import Buffer
 from resmgr.errors import Misuse
 from stack.crypto.algorithms import Aead, Algorithm, Cipher, Hash, Mac
-from stack.crypto.api import Hardware, Provider, ProviderGone
-from stack.crypto.handles import AeadHandle, CipherHandle, HashHandle, MacHandle, Movable
+from stack.crypto.api import Hardware, Provider, ProviderFailed, ProviderGone
+from stack.crypto.handles import AeadHandle, CipherHandle, HashHandle, MacHandle
+from stack.crypto.movable import Movable, Moving
+from stack.crypto.offer import Guards, NoModules, Offer, Registration, problem_of
+
+ABSENT_MAX = 64
+"""Names of providers that are gone and whose place is kept. Stops modules that offer one name after another."""
 
 
 class NotServed(LookupError):
@@ -27,9 +36,11 @@ class NotServed(LookupError):
 
 @attrs.frozen
 class ProviderFacts:
-    """What a listing shows. `problem` says why it cannot be used, empty when it can; `sessions` are those it serves, by algorithm."""
+    """What a listing shows. `problem` says why it cannot be used, empty when it can; `sessions` are those it serves, by algorithm; `module`
+    brought it, "" for those of this package."""
 
     name: str
+    module: str
     by_name: bool
     problem: str
     algorithms: tuple[Algorithm, ...]
@@ -45,14 +56,6 @@ class Moved:
     stayed: int
 
 
-@attrs.define
-class _Entry:
-    make: Callable[[], Provider]
-    by_name: bool
-    made: Provider | None = None
-    problem: OSError | None = None
-
-
 H = TypeVar("H", AeadHandle, CipherHandle, MacHandle, HashHandle)
 
 
@@ -60,37 +63,74 @@ class Crypto:
     """Providers by name, in order of preference, and the sessions they serve. Dispatch context only."""
 
     def __init__(self) -> None:
-        self._entries: dict[str, _Entry] = {}
+        self._guards: Guards = NoModules()
+        self._soon: Callable[[Callable[[], None]], None] = _at_once
+        self._offers: dict[str, Offer] = {}
+        self._registrations: dict[str, Registration] = {}
+        self._order: list[str] = []
+        """Names in order of preference, those of `ABSENT_MAX` that are gone included."""
+        self._preferred: set[str] = set()
+        """Names in it that somebody put first."""
         self._handles: WeakValueDictionary[int, Movable] = WeakValueDictionary()
         """Live ones in the order in which they were made."""
         self._next = 0
         self.moves: Counter[str] = Counter()
-        """Sessions moved, by what moved them: use, remove, failed."""
+        """Sessions moved, by what moved them: use, remove, failed, returned."""
         self.version = 0
         """Another number whenever another provider may serve than before."""
 
+    def belong_to(self, guards: Guards, soon: Callable[[Callable[[], None]], None]) -> None:
+        """Be the registry of a stack: what is offered from now on is the module's whose callback is running. *soon* calls what it gets in
+        another turn."""
+        self._guards, self._soon = guards, soon
+
     # Providers
 
-    def add(self, name: str, make: Callable[[], Provider], *, by_name: bool = False) -> None:
-        """Offer a provider; *make* is called once, when it is first used, and raises OSError where this machine cannot have it.
+    def add(self, name: str, make: Callable[[], Provider], *, by_name: bool = False) -> Registration:
+        """Offer a provider, until what is returned is revoked; *make* is called once, when it is first used, and raises OSError where this
+        machine cannot have it.
 
-        *by_name*: only for who asks for it. Misuse when the name is taken.
+        *by_name*: only for who asks for it. Misuse when the name is taken. One of a name that was here takes the place that it had, and
+        soon has its sessions again.
         """
-        if name in self._entries:
+        if name in self._offers:
             raise Misuse(f"there is a crypto provider {name} already")
-        self._entries[name] = _Entry(make, by_name)
+        offer = self._offers[name] = Offer(name, make, by_name and name not in self._preferred, self._guards)
+        if name not in self._order:
+            self._order.append(name)
         self.version += 1
+
+        def revoke() -> None:
+            self._take(offer)
+
+        self._registrations[name] = registration = self._guards.registered(f"crypto provider {name}", revoke)
+        if self._handles:
+            # Not at once: its module may not have all that *make* needs yet.
+            self._soon(lambda: self._welcome(offer))
+        return registration
 
     def remove(self, name: str) -> Moved:
         """Take a provider away. Its sessions go on with the next that has their algorithm; those that nobody else can serve, and
-        those whose caller insisted on it, raise ProviderGone from now on.
+        those whose caller insisted on it, raise ProviderGone until there is one again.
         """
-        entry = self._entries.pop(name, None)
-        if entry is None:
+        offer = self._offers.get(name)
+        if offer is None:
             raise Misuse(f"there is no crypto provider {name}")
+        registration = self._registrations[name]
+        moved = self._take(offer)
+        registration.revoke()
+        return moved
+
+    def _take(self, offer: Offer) -> Moved:
+        name = offer.name
+        if self._offers.get(name) is not offer:
+            return Moved(0, 0)
+        del self._offers[name], self._registrations[name]
         self.version += 1
         moved = stayed = 0
-        for handle in self._served_by(name):
+        for handle in self._live():
+            if handle.provider != name or not handle.served:
+                continue
             if handle.pinned:
                 handle.lose(f"crypto provider {name}, which the session insists on, is gone")
                 stayed += 1
@@ -101,72 +141,122 @@ class Crypto:
             except NotServed as error:
                 handle.lose(f"crypto provider {name} is gone, and {error}")
                 stayed += 1
-        if entry.made is not None:
-            entry.made.close()
+        offer.end()
+        absent = [one for one in self._order if one not in self._offers]
+        for one in absent[ABSENT_MAX:]:
+            self._order.remove(one)
+            self._preferred.discard(one)
         return Moved(moved, stayed)
+
+    def close(self) -> None:
+        """Take all providers away: their threads and descriptors are gone when no batch is under way. Idempotent. Sessions that are left
+        raise ProviderGone."""
+        for handle in self._live():
+            handle.lose("the crypto providers are closed")
+        for name in list(self._offers):
+            self.remove(name)
 
     @property
     def names(self) -> tuple[str, ...]:
         """In order of preference."""
-        return tuple(self._entries)
+        return tuple(name for name in self._order if name in self._offers)
 
     def provider(self, name: str) -> Provider:
         """LookupError, as a sentence, when there is none of that name; OSError when this machine cannot have it."""
-        entry = self._entries.get(name)
-        if entry is None:
-            raise LookupError(f"there is no crypto provider {name}; there are {', '.join(self._entries) or 'none'}")
-        if entry.problem is not None:
-            raise entry.problem
-        if entry.made is None:
-            try:
-                entry.made = entry.make()
-            except OSError as error:
-                self._trouble(entry, error)
-                raise
-        return entry.made
+        return self._made_now(self._named(name))
+
+    def _named(self, name: str) -> Offer:
+        offer = self._offers.get(name)
+        if offer is None:
+            raise LookupError(f"there is no crypto provider {name}; there are {', '.join(self.names) or 'none'}")
+        return offer
+
+    def _made_now(self, offer: Offer) -> Provider:
+        known = offer.problem
+        try:
+            return offer.provider()
+        except OSError:
+            if offer.problem is not known:
+                self.version += 1
+            raise
 
     def use(self, name: str) -> Moved:
-        """Prefer a provider from now on, and move every session to it that it can serve and nobody pinned elsewhere.
+        """Prefer a provider from now on, and move every session to it that it can serve, has room for, and nobody pinned elsewhere.
 
-        One that failed is tried again. LookupError and OSError as `provider`; then nothing has changed.
+        One that failed is tried again. LookupError and OSError as `provider`, and OSError when it fails for a session: then nothing has
+        changed. Sessions move when each that shall has one there.
         """
-        if name in self._entries:
-            self._entries[name].problem = None
-        provider = self.provider(name)
-        entry = self._entries.pop(name)
-        entry.by_name = False
+        offer = self._named(name)
+        before, offer.problem = offer.problem, None
+        moving: list[Moving] = []
+        stayed = 0
+        try:
+            self._made_now(offer)
+            for handle in self._live():
+                if handle.provider == name and handle.served:
+                    continue
+                if (handle.pinned and handle.provider != name) or not offer.serves(handle.algorithm, handle.hardware):
+                    stayed += 1
+                    continue
+                try:
+                    moving.append(handle.prepare(offer))
+                except ProviderFailed as error:
+                    raise ProviderFailed(f"{error.strerror}; nothing has changed") from error
+                except ProviderGone:
+                    # An engine may have room for so many keys: the rest stays where it is served.
+                    stayed += 1
+            if offer.gone:
+                raise ProviderGone(f"crypto provider {name} is gone")
+        except OSError:
+            if offer.problem is None:
+                offer.problem = before
+            for one in moving:
+                one.discard()
+            raise
+        offer.by_name = False
+        self._preferred.add(name)
+        self._order.remove(name)
+        self._order.insert(0, name)
         self.version += 1
-        self._entries = {name: entry, **self._entries}
-        moved = stayed = 0
-        for handle in list(self._handles.values()):
-            if handle.provider == name:
-                continue
-            if handle.pinned or not _may_serve(provider, handle.algorithm, handle.hardware):
-                stayed += 1
+        moved = sum(one.switch() for one in moving)
+        self.moves["use"] += moved
+        return Moved(moved, stayed)
+
+    def _welcome(self, offer: Offer) -> None:
+        """Give a provider that has come the sessions that nobody served, and, if it was preferred before, those that would be its own."""
+        for handle in self._live():
+            ours = handle.provider == offer.name
+            if offer.gone or (handle.served and (ours or offer.name not in self._preferred)) or (handle.pinned and not ours):
                 continue
             try:
-                self._move(handle, provider, "use")
-                moved += 1
-            except ProviderGone:
-                # An engine may have room for so many keys: the rest stays where it is served.
-                stayed += 1
-        return Moved(moved, stayed)
+                if self._choose(handle.algorithm, handle.hardware, offer.name if handle.pinned else None) is offer:
+                    self._move(handle, offer, "returned")
+            except ProviderFailed as error:
+                self._trouble(offer, error)
+                return
+            except (NotServed, OSError):
+                continue
 
     def facts(self) -> list[ProviderFacts]:
         """Every provider, which makes those that were not used yet; in order of preference."""
         counts: dict[str, Counter[str]] = {}
-        for handle in list(self._handles.values()):
-            counts.setdefault(handle.provider, Counter())[handle.algorithm.name] += 1
+        for handle in self._live():
+            if handle.served:
+                counts.setdefault(handle.provider, Counter())[handle.algorithm.name] += 1
         told = []
-        for name, entry in self._entries.items():
-            sessions = dict(counts.get(name, {}))
+        for offer in self._ordered():
+            problem = ""
             try:
-                made = self.provider(name)
+                self._made_now(offer)
             except OSError as error:
-                told.append(ProviderFacts(name, entry.by_name, error.strerror or str(error), (), frozenset(), sessions))
-            else:
-                told.append(ProviderFacts(name, entry.by_name, "", made.algorithms, made.hardware, sessions))
+                problem = error.strerror or str(error)
+            algorithms, hardware = ((), frozenset[str]()) if problem else (offer.algorithms, offer.hardware)
+            sessions = dict(counts.get(offer.name, {}))
+            told.append(ProviderFacts(offer.name, offer.module, offer.by_name, problem, algorithms, hardware, sessions))
         return told
+
+    def _ordered(self) -> list[Offer]:
+        return [self._offers[name] for name in self.names]
 
     # Sessions
 
@@ -203,8 +293,8 @@ class Crypto:
     def sessions(self) -> int:
         return len(self._handles)
 
-    def _trouble(self, entry: _Entry, error: OSError) -> None:
-        entry.problem = error
+    def _trouble(self, offer: Offer, error: OSError) -> None:
+        offer.problem = problem_of(error)
         self.version += 1
 
     def _number(self) -> int:
@@ -213,79 +303,84 @@ class Crypto:
 
     def _made(self, handle: H, name: str | None, hardware: Hardware) -> H:
         handle.hardware = hardware
-        while True:
-            provider = self._choose(handle.algorithm, hardware, name)
+        while not handle.served:
+            offer = self._choose(handle.algorithm, hardware, name)
             try:
-                handle.move(provider)
+                handle.prepare(offer).switch()
             except ProviderGone as error:
                 if name is not None:
                     raise
-                self._trouble(self._entries[provider.name], error)
-                continue
-            self._handles[handle.number] = handle
-            return handle
+                self._trouble(offer, error)
+        self._handles[handle.number] = handle
+        return handle
 
-    def _choose(self, algorithm: Algorithm, hardware: Hardware, name: str | None = None, without: Set[str] = frozenset()) -> Provider:
-        for one, entry in self._entries.items():
-            if one in without or (name is not None and one != name):
-                continue
-            if name is None and entry.by_name and hardware is not Hardware.ONLY:
+    def _choose(self, algorithm: Algorithm, hardware: Hardware, name: str | None = None, without: Set[str] = frozenset()) -> Offer:
+        what = {Hardware.ANY: "", Hardware.ONLY: " in hardware", Hardware.NEVER: " in software"}[hardware]
+        if name is not None:
+            offer = self._named(name)
+            self._made_now(offer)
+            if offer.serves(algorithm, hardware):
+                return offer
+            raise NotServed(f"crypto provider {name} does not have {algorithm.name}{what}")
+        for offer in self._ordered():
+            if offer.name in without or (offer.by_name and hardware is not Hardware.ONLY):
                 continue
             try:
-                found = self.provider(one)
+                self._made_now(offer)
             except OSError:
-                if name is not None:
-                    raise
                 continue
-            if _may_serve(found, algorithm, hardware):
-                return found
-        if name is not None:
-            self.provider(name)
-        whose = f"no {'other ' if without else ''}crypto provider" if name is None else f"crypto provider {name}"
-        what = {Hardware.ANY: "", Hardware.ONLY: " in hardware", Hardware.NEVER: " in software"}[hardware]
-        raise NotServed(f"{whose} has {algorithm.name}{what}" if name is None else f"{whose} does not have {algorithm.name}{what}")
+            # To make one calls its module, which may take away what it likes.
+            if not offer.gone and offer.serves(algorithm, hardware):
+                return offer
+        raise NotServed(f"no {'other ' if without else ''}crypto provider has {algorithm.name}{what}")
 
     # What handles need
 
-    def moved_on(self, handle: Movable) -> None:
-        """`stack.crypto.handles.Owner`."""
-        entry = self._entries.get(handle.provider)
-        if entry is not None:
-            self._trouble(entry, ProviderGone("it failed in the middle of a session"))
-        if handle.pinned:
-            raise ProviderGone(f"crypto provider {handle.provider}, which the session insists on, does not serve it any more")
+    def moved_on(self, handle: Movable, error: ProviderGone) -> None:
+        """`stack.crypto.movable.Owner`."""
         failed = handle.provider
+        offer = self._offers.get(failed)
+        if offer is not None:
+            broke = ": " + error.strerror if isinstance(error, ProviderFailed) and error.strerror else ""
+            self._trouble(offer, ProviderGone(f"it failed in the middle of a session{broke}"))
+        if handle.pinned:
+            raise ProviderGone(f"crypto provider {failed}, which the session insists on, does not serve it any more")
         try:
             self._move_to_next(handle, "failed")
-        except NotServed as error:
-            raise ProviderGone(f"crypto provider {failed} does not serve {handle.algorithm.name} any more, and {error}") from None
+        except NotServed as none:
+            raise ProviderGone(f"crypto provider {failed} does not serve {handle.algorithm.name} any more, and {none}") from None
 
     def forget(self, handle: Movable) -> None:
-        """`stack.crypto.handles.Owner`."""
+        """`stack.crypto.movable.Owner`."""
         self._handles.pop(handle.number, None)
 
-    def _served_by(self, name: str) -> list[Movable]:
-        return [handle for handle in list(self._handles.values()) if handle.provider == name]
+    def _live(self) -> Iterator[Movable]:
+        """Those of now that were not closed, by what was done for those before, when they come."""
+        for handle in list(self._handles.values()):
+            if handle.number in self._handles:
+                yield handle
 
     def _move_to_next(self, handle: Movable, why: str) -> None:
         """To the first other provider that may serve it and has room. NotServed."""
         passed = {handle.provider}
         while True:
-            provider = self._choose(handle.algorithm, handle.hardware, without=passed)
+            offer = self._choose(handle.algorithm, handle.hardware, without=passed)
             try:
-                self._move(handle, provider, why)
+                self._move(handle, offer, why)
                 return
+            except ProviderFailed as error:
+                self._trouble(offer, error)
             except ProviderGone:
-                passed.add(provider.name)
+                passed.add(offer.name)
 
-    def _move(self, handle: Movable, provider: Provider, why: str) -> None:
-        handle.move(provider)
+    def _move(self, handle: Movable, offer: Offer, why: str) -> None:
+        if not handle.prepare(offer).switch():
+            raise ProviderGone(f"crypto provider {offer.name} is gone")
         self.moves[why] += 1
 
 
-def _may_serve(provider: Provider, algorithm: Algorithm, hardware: Hardware) -> bool:
-    by_hardware = algorithm.name in provider.hardware
-    return algorithm in provider.algorithms and hardware is not (Hardware.NEVER if by_hardware else Hardware.ONLY)
+def _at_once(call: Callable[[], None]) -> None:
+    call()
 
 
 def standard_crypto() -> Crypto:

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from functools import partial
 from stat import S_IFCHR
@@ -34,7 +34,9 @@ from resmgr.iofunc.handle import Handle
 from resmgr.iofunc.node import Directory, Node, NodeClient, NodeHandle, TreeManager, local_or_nobody
 from resmgr.iomsg import Io
 from resmgr.iorequest import parse_devctl
-from resmgr.pathspace import Attach
+from resmgr.pathspace import Attach, split
+from stack.core.errors import ModuleError
+from stack.core.isolation import RAISED
 from stack.core.module import Context, Kind, Module
 from stack.core.options import Size
 from stack.crypto.algorithms import ALGORITHMS, Aead, Algorithm, Cipher, Hash, Mac, algorithm_named
@@ -61,6 +63,9 @@ UNIT = 4096
 """Bytes of a unit of work; a request and each of its items are a unit, too."""
 SESSION_UNITS = 2
 """Units that making a session counts for: 10 to 20 µs of key schedule, and a little for its end."""
+OPENINGS_MAX = 1024
+"""Of one user; users of other nodes count as whom they are mapped to. Each costs some 400 bytes, and who has many
+connections may ask for as many openings on each."""
 BURST_MIN = 2048
 """Units: more than the largest request has, or it could never be done."""
 WAITING_MAX = 64
@@ -83,21 +88,31 @@ class CryptodevOptions:
 
 
 class Device(Node):
-    """The node. *listing* gives what reading tells; *ended* takes openings that are over."""
+    """The node. *listing* gives what reading tells; *ended* takes openings that are over. `refused` counts those beyond `OPENINGS_MAX`."""
 
     def __init__(self, mode: int, listing: Callable[[], bytes], ended: Callable[[Opening], None]) -> None:
         self.mode = S_IFCHR | mode
+        self.refused = 0
         self._listing = listing
         self._ended = ended
+        self._openings: Counter[int] = Counter()
+        """By user."""
 
     def open(self, user: MappedUser, flags: int) -> Opening:
-        return Opening()
+        if self._openings[user.uid] >= OPENINGS_MAX:
+            self.refused += 1
+            raise OSError(errno.EMFILE, "too many openings of one user")
+        self._openings[user.uid] += 1
+        return Opening(user.uid)
 
     def read(self, state: object | None, offset: int, size: int) -> Buffer:
         return self._listing()[offset : offset + size]
 
     def close(self, state: object | None) -> None:
         assert isinstance(state, Opening)
+        self._openings[state.uid] -= 1
+        if not self._openings[state.uid]:
+            del self._openings[state.uid]
         self._ended(state)
 
 
@@ -112,11 +127,11 @@ class _Line:
 class CryptoManager(TreeManager):
     """Serves the device on a channel of the context's kernel. `counters` as `Manager`'s, and `waited`: requests beyond a rate."""
 
-    def __init__(self, context: Context, options: CryptodevOptions) -> None:
+    def __init__(self, context: Context, path: bytes, options: CryptodevOptions) -> None:
         self._system = context.system
         self._crypto: Crypto = context.stack.crypto
         self._dispatch = context.dispatch
-        self.path = context.stack.prefix.encode() + PATH
+        self.path = path
         self.accounts = Accounts(options.limits())
         self.jobs = Jobs(context.dispatch, jobs_max=SESSIONS_ALL, bytes_max=2 * INFLIGHT_ALL)
         self._lines: dict[Account, _Line] = {}
@@ -134,6 +149,10 @@ class CryptoManager(TreeManager):
         if path:
             raise NotADirectoryError(errno.ENOTDIR, "not a directory")
         return self._device, b"", b""
+
+    @property
+    def openings_refused(self) -> int:
+        return self._device.refused
 
     # Who may
 
@@ -221,7 +240,7 @@ class CryptoManager(TreeManager):
                 self._batch(request, data)
             else:
                 raise OSError(errno.ENOTTY, "no such command")
-        except Exception as error:
+        except RAISED as error:
             request.fail(error)
 
     def _session(self, opening: Opening, account: Account, wanted: SessionRequest) -> int:
@@ -286,7 +305,7 @@ class CryptoManager(TreeManager):
                 return
             try:
                 work()
-            except Exception as error:
+            except RAISED as error:
                 request.fail(error)
 
         line = self._lines.get(account)
@@ -336,8 +355,13 @@ class Cryptodev:
     """The module at work."""
 
     def __init__(self, context: Context, options: CryptodevOptions) -> None:
-        self.manager = CryptoManager(context, options)
         self._system = context.system
+        path = context.stack.prefix.encode() + PATH
+        if any(one.prefix == split(path) for one in self._system.paths.space.attachments()):
+            raise ModuleError(
+                errno.EEXIST, f"there is something at /{path.decode().lstrip('/')} already; two stacks need a --prefix of their own"
+            )
+        self.manager = CryptoManager(context, path, options)
         self._attached = self._system.paths.attach(self.manager.path, self.manager.target, Attach.EXACT)
         self._system.guard(self.manager.channel)
 
@@ -346,6 +370,7 @@ class Cryptodev:
         manager = self.manager
         return {
             **manager.counters,
+            "refused_openings": manager.openings_refused,
             "batches_inline": manager.jobs.inline,
             "batches_threaded": manager.jobs.threaded,
             "batches_refused": manager.jobs.refused,

@@ -18,9 +18,10 @@ Session = AeadHandle | CipherHandle | MacHandle | HashHandle
 
 
 class Opening:
-    """One opening of the device, and its sessions by number."""
+    """One opening of the device, by the local user *uid*, and its sessions by number."""
 
-    def __init__(self) -> None:
+    def __init__(self, uid: int) -> None:
+        self.uid = uid
         self.sessions: dict[int, Session] = {}
         self.account: Account | None = None
         self.next = 1

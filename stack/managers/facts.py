@@ -129,6 +129,7 @@ def crypto(registry: Crypto) -> Facts:
         "providers": [
             {
                 "name": one.name,
+                "module": one.module,
                 "by_name": one.by_name,
                 "problem": one.problem,
                 "hardware": sorted(one.hardware),

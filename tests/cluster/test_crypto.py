@@ -29,6 +29,8 @@ nodes = ["n1"]
 [nodes.n2]
 [nodes.n3]
 """
+SWAPS = 10
+"""On each of the two nodes."""
 ROOT = Path(__file__).parents[2]
 PROGRAM = """
 import sys
@@ -65,19 +67,31 @@ def test_providers_change_under_load(start_cluster: Start) -> None:
     cluster.run("n1", "qnet", "nodes", "--wait", "n2,n3")
     starts, _, before = link(cluster, "n1")
     assert served(cluster, "n1") == {"openssl": 4}
-    cluster.run("n1", "dd", "if=/dev/urandom", "of=/tmp/ours", "bs=1M", "count=8")
-    loop = "for n in 1 2 3 4 5 6 7 8 9 10 11 12; do cp /tmp/ours /net/n2/tmp/there && cmp /tmp/ours /net/n2/tmp/there || exit 1; done"
-    with cluster.running("n1", "sh", "-c", loop) as copies:
-        for number in range(6):
+    loop = """
+        dd if=/dev/urandom of=/tmp/ours bs=512k count=1 2>/dev/null
+        until test -e /tmp/enough; do
+            cp /tmp/ours /net/$1/tmp/from$2 && cmp /tmp/ours /net/$1/tmp/from$2 || exit 1
+            echo round
+            sleep 0.1
+        done
+    """
+    with (
+        cluster.running("n1", "sh", "-c", loop, "sh", "n2", "1") as copies,
+        cluster.running("n2", "sh", "-c", loop, "sh", "n1", "2") as back,
+    ):
+        for number in range(SWAPS):
             for node in ("n1", "n2"):
                 wanted = ("threads", "openssl")[number % 2]
                 assert facts(cluster, node, "crypto", "use", wanted) == {"moved": 4, "stayed": 0}
-                assert served(cluster, node) == {wanted: 4}
+        assert served(cluster, "n1") == served(cluster, "n2") == {wanted: 4}
         # One that is another implementation altogether, for a moment: what it cannot do in time waits.
         assert facts(cluster, "n2", "crypto", "use", "reference", "--anyway")["moved"] == 4
         assert facts(cluster, "n2", "crypto", "use", "openssl")["moved"] == 4
-        output, errors = copies.communicate(timeout=120)
-    assert (copies.returncode, output, errors) == (0, b"", b"")
+        for one, node in ((copies, "n1"), (back, "n2")):
+            cluster.run(node, "touch", "/tmp/enough")
+            output, errors = one.communicate(timeout=120)
+            assert (one.returncode, errors) == (0, b"")
+            assert output.count(b"round") > 3, "nothing went on meanwhile"
     assert link(cluster, "n1")[:2] == (starts, "up")
     for node in ("n1", "n2"):
         # Not one frame was refused, and no new keys were made: the ones that there were moved.
@@ -86,6 +100,7 @@ def test_providers_change_under_load(start_cluster: Start) -> None:
         assert keys["sealed"] > 1000
     assert before["sealed"] < link(cluster, "n1")[2]["sealed"]
     told = cluster.run("n1", "qnet", "crypto").stdout
+    assert f"use {4 * SWAPS}" in told
     assert "openssl" in told
     assert "4 aes-128-gcm" in told
     assert "ccmp-128" in told

@@ -76,7 +76,7 @@ def test_any_wrappers_in_their_order(typed: Type, tmp_path: Path) -> None:
 
 
 def test_who_does_the_ciphers_of_an_io_pkt_without_qnet(typed: Type, run_dir: Path) -> None:
-    assert typed("crypto").splitlines()[1].split()[:2] == ["openssl", "ready"]
+    assert typed("crypto").splitlines()[1].split()[:3] == ["openssl", "-", "ready"]
     assert typed("crypto", "use", "threads") == "threads serves from now on; 0 sessions moved, 0 stayed\n"
     assert json.loads(typed("crypto", "--json"))["providers"][0]["name"] == "threads"
     assert typed("crypto", "use", "rot13").startswith("1: qnet crypto: there is no crypto provider rot13; there are ")

@@ -38,6 +38,11 @@ from stack.core.module import Context, Kind, Module
 from stack.core.screen import Screen
 from stack.core.stack import Stack
 from stack.core.wrapper import Around
+from stack.crypto.algorithms import AES_128_GCM, Aead
+from stack.crypto.api import ProviderFailed
+from stack.crypto.jobs import Jobs
+from stack.crypto.offer import Registration as Revocable
+from stack.crypto.providers.openssl import OpenSSL, OpenSSLAead
 from stack.drivers.hub import Hub
 from stack.frame import Frame
 from stack.managers.facts import interface_of, module
@@ -221,6 +226,34 @@ class BadNetwork:
         self.bomb.at("network.detach")
 
 
+class BadCrypto(OpenSSL):
+    """A crypto provider that is OpenSSL otherwise."""
+
+    def __init__(self, bomb: Bomb) -> None:
+        bomb.at("crypto make")
+        self.bomb = bomb
+
+    def aead(self, algorithm: Aead, key: Buffer) -> OpenSSLAead:
+        self.bomb.at("crypto session")
+        good, bomb = super().aead(algorithm, key), self.bomb
+
+        class Session(OpenSSLAead):
+            def seal_many(self, nonces: Sequence[Buffer], plaintexts: Sequence[Buffer], aads: Sequence[Buffer], /) -> list[bytes]:
+                bomb.at("crypto call")
+                bomb.at("crypto call in a thread")
+                return super().seal_many(nonces, plaintexts, aads)
+
+            def close(self) -> None:
+                bomb.at("crypto session close")
+
+        assert good._seal is not None
+        assert good._open is not None
+        return Session(algorithm, good._seal, good._open)
+
+    def close(self) -> None:
+        self.bomb.at("crypto provider close")
+
+
 class BadProtocol:
     """A protocol that has something everywhere."""
 
@@ -228,13 +261,14 @@ class BadProtocol:
         self.context = context
         self.bomb = bomb
         stack = context.stack
-        self.registrations = [
+        self.registrations: list[Revocable] = [
             stack.register_ethertype(TYPE, self.frames("handler")),
             stack.register_ip_protocol(99, self.frames("IP handler")),
             stack.register_vlan("good0", 9, self.frames("VLAN handler"), "bad vlan"),
             stack.on_interface(self.event),
             stack.on_hooks(lambda: bomb.at("hook watcher")),
             stack.add_ip_filter(self.ip_filter, "bad filter"),
+            stack.crypto.add("bad", lambda: BadCrypto(bomb), by_name=True),
             stack.on_ip_filters(lambda: bomb.at("IP filter watcher")),
             stack.add_hook(Point.IN, self.hook("IN hook"), name="bad in", order=ORDER_FILTER, interfaces=("good0",)),
             stack.add_hook(Point.OUT, self.hook("OUT hook"), name="bad out", order=ORDER_FILTER, interfaces=("good0",)),
@@ -460,6 +494,36 @@ def killed(world: World) -> None:
     world.quiet.destroy()
 
 
+def ciphered(world: World, later: bool = False) -> None:
+    """What is asked of the bad provider gets its answer elsewhere."""
+    session, items = world.stack.crypto.aead(AES_128_GCM, bytes(16)), ([bytes(12)], [b"text"], [b""])
+    right = session.seal_many(*items)
+    assert world.stack.crypto.use("bad").moved == 1
+    jobs = Jobs(world.system.dispatch, inline=0)
+
+    def done(result: object) -> None:
+        assert result == right
+        session.close()
+
+    if later:
+        session.seal_later(jobs, *items, done)
+    else:
+        done(session.seal_many(*items))
+
+
+def unprepared(world: World) -> None:
+    """A provider that cannot make what it is to move."""
+    session = world.stack.crypto.aead(AES_128_GCM, bytes(16))
+    with pytest.raises(ProviderFailed, match="nothing has changed"):
+        world.stack.crypto.use("bad")
+    assert session.provider == "openssl"
+
+
+def unused(world: World) -> None:
+    world.stack.crypto.use("bad")
+    world.stack.unload(world.protocol)
+
+
 def removed(world: World) -> None:
     world.stack.unload(world.driver)
 
@@ -504,6 +568,13 @@ ENTRIES: Mapping[str, Trigger] = {
     "hook watcher": lambda world: world.stack.add_hook(Point.OUT, lambda interface, frames: frames).revoke(),
     "screen pressed": lambda world: world.drivers[-1].press(),
     "detach of a protocol": lambda world: world.stack.unload(world.protocol),
+    # Of crypto providers
+    "crypto make": lambda world: world.stack.crypto.facts(),
+    "crypto session": unprepared,
+    "crypto call": ciphered,
+    "crypto call in a thread": lambda world: ciphered(world, later=True),
+    "crypto session close": ciphered,
+    "crypto provider close": unused,
     # On the dispatch
     **{
         name: lambda world: world.protocols[-1].defer(world.bomb.where)
@@ -532,7 +603,7 @@ STATUSES: Mapping[str, list[int]] = {
 """What whoever asked gets."""
 NOT_LOADED = ("prepare", "attach", "start")
 """There, a load does not succeed; nobody restarts what was not loaded."""
-ENDING = ("detach of a driver", "detach of a protocol", "close")
+ENDING = ("detach of a driver", "detach of a protocol", "close", "crypto provider close")
 
 
 @pytest.mark.parametrize("raises", RAISES)

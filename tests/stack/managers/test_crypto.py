@@ -4,9 +4,9 @@ somebody is gone.
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import gc
-import logging
 import os
 import struct
 from collections.abc import Callable, Iterator
@@ -22,6 +22,7 @@ from resmgr.iorequest import pack_devctl
 from resmgr.system import System
 from resmgr.testing.ioclient import IoClient, fails
 from resmgr.testing.virtual import VirtualDispatch
+from stack.core.errors import ModuleError
 from stack.core.loaded import Loaded
 from stack.core.stack import Stack
 from stack.crypto.algorithms import AEADS, ALGORITHMS, CIPHERS, HASHES, MACS, Hash
@@ -38,7 +39,7 @@ from stack.cryptodev.protocol import (
     parse_listing,
     parse_results,
 )
-from stack.managers.crypto import WAITING_MAX, Cryptodev
+from stack.managers.crypto import OPENINGS_MAX, WAITING_MAX, Cryptodev
 from stack.managers.facts import module
 
 KEY = bytes(range(16))
@@ -257,6 +258,26 @@ def test_limits_are_per_user() -> None:
     rig.system.close()
 
 
+def test_one_user_has_so_many_openings(rig: Rig) -> None:
+    user = rig.user(4001)
+    entries = [user.client.open(b"dev/crypto", os.O_RDWR) for _ in range(OPENINGS_MAX - 1)]
+    for flags in (os.O_RDONLY, os.O_RDWR):
+        with fails(errno.EMFILE):
+            user.client.open(b"dev/crypto", flags)
+    with fails(errno.EMFILE):
+        rig.user(4001)  # nor by another connection
+    other = rig.user(4002)
+    assert other.seal(other.session())
+    user.client.close(entries[0].target, entries[0].ocb)
+    again = user.client.open(b"dev/crypto", os.O_RDWR)
+    assert again.ocb
+    told = module(rig.loaded)["counters"]
+    assert isinstance(told, dict)
+    assert told["refused_openings"] == 3
+    user.client.close_all()
+    assert rig.manager._device._openings == {4002: 1}
+
+
 def test_work_beyond_the_rate_waits_its_turn() -> None:
     rig = Rig("rate=1000,inflight=64M")
     user, other = rig.user(), rig.user(2000)
@@ -410,7 +431,7 @@ def test_loaded_and_unloaded_a_thousand_times_under_traffic() -> None:
     rig.system.close()
 
 
-def test_a_provider_that_breaks_is_an_error_and_not_more(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_provider_that_breaks_is_passed_over(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
     class Broken(OpenSSL):
         name = "broken"
 
@@ -420,15 +441,48 @@ def test_a_provider_that_breaks_is_an_error_and_not_more(rig: Rig, caplog: pytes
     rig.stack.crypto.add("broken", Broken)
     user = rig.user()
     digest = user.session("sha256", b"")
+    right = user.batch(digest, Operation.DIGEST, [], [], [b""])
     rig.stack.crypto.use("broken")
-    for size in (0, 0):
-        with caplog.at_level(logging.ERROR), fails(errno.EIO):
-            user.batch(digest, Operation.DIGEST, [], [], [bytes(size)])
+    for _ in range(2):
+        assert user.batch(digest, Operation.DIGEST, [], [], [b""]) == right
     assert "ZeroDivisionError" in caplog.text
-    assert rig.manager.counters["failed"] == 2
+    assert rig.manager.counters["failed"] == 0
+    # Nobody else has it: the client is told.
+    rig.stack.crypto.use("broken")
+    for name in ("openssl", "threads", "reference"):
+        rig.stack.crypto.remove(name)
+    with fails(errno.EAGAIN):
+        user.batch(digest, Operation.DIGEST, [], [], [b""])
     assert rig.manager.accounts.inflight == 0
-    rig.stack.crypto.remove("broken")
-    assert user.batch(digest, Operation.DIGEST, [], [], [b""])
+
+
+def test_there_is_one_of_a_path(rig: Rig) -> None:
+    with pytest.raises(ModuleError, match="there is something at /dev/crypto already") as raised:
+        rig.stack.load("stack.managers.crypto", "sessions=3")
+    assert raised.value.errno == errno.EEXIST
+    user = rig.user()
+    assert user.seal(user.session())
+    assert len(rig.stack.loaded) == 1
+    rig.stack.unload(rig.loaded)
+    rig.stack.load("stack.managers.crypto")
+
+
+@pytest.mark.parametrize("raises", [SystemExit, KeyboardInterrupt, asyncio.CancelledError])
+def test_whatever_work_raises_is_answered(rig: Rig, raises: type[BaseException], monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the manager's own hands, at once and when the rate lets it."""
+    user = rig.user()
+
+    def wrong(*_: object, **__: object) -> None:
+        raise raises("wrong")
+
+    monkeypatch.setattr(rig.stack.crypto, "aead", wrong)
+    with fails(errno.EIO):
+        user.session()
+    monkeypatch.setattr("stack.managers.crypto.parse_devctl", wrong)
+    with fails(errno.EIO):
+        user.session()
+    assert rig.loaded.guard.failures == {}
+    assert (rig.manager.accounts.inflight, rig.manager.accounts.things) == (0, 0)
 
 
 def test_each_of_two_stacks_in_one_pathname_space_has_its_device(rig: Rig) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from stack.crypto.hardware import fast_suites, processor_flags
+from qnetpy.fastsuites import fast_suites, processor_flags
 
 X86 = "processor : 0\nmodel name : some\nflags\t\t: fpu sse2 {}\n\nprocessor : 1\nflags : nothing\n"
 ARM = "processor\t: 0\nFeatures\t: fp asimd {} crc32\n"

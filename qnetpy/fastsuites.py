@@ -1,4 +1,4 @@
-"""Which ciphers this machine does fast, by what its processor says of itself.
+"""Which of Qnet's cipher suites this machine does fast, by what its processor says of itself: those come first when a node offers them.
 
 AES-GCM needs two instructions: a round of AES and a carry-less multiplication. With both it is faster than ChaCha20-Poly1305 on every
 processor that has them; without, AES in software is several times slower and leaks its key to whoever shares the cache. Asked of the
