@@ -102,6 +102,7 @@ class BridgeDriver:
         self._running = True
         """It forwards: nobody has switched it off. If so, members are interfaces like others."""
         self.engine = engine
+        self.bridge.stations.idle = engine.idle
         self.ipf = kept.ipf
         """IP filters see what is bridged (`stack.l2.ipf`)."""
         self._filter_watcher = self._stack.on_ip_filters(self._members_changed)
@@ -194,6 +195,8 @@ class BridgeDriver:
             raise refused(f"{name} is a bridge itself")
         if name in self.members:
             raise refused(f"{name} is a member of {self.name} already", errno.EBUSY)
+        # Without members it has no link that could go, and tells nobody that it was switched.
+        self._look_at_the_switch()
         refuse_circle(self.name, name, self._stack.driver_of)
         refuse_relatives(name, [one for one in self.below if one != name], self._stack.driver_of)
         if interface.endpoints is not None:
@@ -441,6 +444,13 @@ class BridgeDriver:
         for station in self.bridge.stations.flush(number, statics):
             self.engine.forget(station)
 
+    def trim(self, member: Member | None = None) -> None:
+        """A bound of stations is lower than before, of *member* or of all."""
+        stations, now = self.bridge.stations, self._dispatch.now()
+        gone = stations.trim(now) if member is None else stations.trim(now, member.port.number, member.port.most)
+        for station in gone:
+            self.engine.forget(station)
+
     @property
     def flushes_put_off(self) -> int:
         """Topology changes that had to wait (`stack.l2.flushes`)."""
@@ -498,12 +508,9 @@ class BridgeDriver:
         self.tree.handle_timeout(now)
         if self._prune_at is not None and self._prune_at <= now:
             self._prune_at = None
-            for station in self.bridge.stations.expire(now, self._idle):
+            for station in self.bridge.stations.expire(now):
                 self.engine.forget(station)
         self.settle()
-
-    def _idle(self, station: bytes) -> float | None:
-        return self.engine.idle(station)
 
 
 def _as_optioned(options: BridgeOptions, context: Context) -> KeptBridge:

@@ -95,6 +95,7 @@ def _delete_address(driver: BridgeDriver, arguments: Arguments) -> None:
 
 def _max_addresses(driver: BridgeDriver, arguments: Arguments) -> None:
     driver.bridge.stations.maximum = given.number(arguments, "value", 1, MAX_LIMIT)
+    driver.trim()
 
 
 def _timeout(driver: BridgeDriver, arguments: Arguments) -> None:
@@ -106,7 +107,9 @@ def _storm(driver: BridgeDriver, arguments: Arguments) -> None:
 
 
 def _most(driver: BridgeDriver, arguments: Arguments) -> None:
-    _member(driver, arguments).port.most = given.number(arguments, "value", 0, MAX_LIMIT)
+    member = _member(driver, arguments)
+    member.port.most = given.number(arguments, "value", 0, MAX_LIMIT)
+    driver.trim(member)
 
 
 def _learn(driver: BridgeDriver, arguments: Arguments) -> None:
@@ -213,7 +216,7 @@ def facts(driver: BridgeDriver) -> Mapping[str, object]:
 
     def station(item: tuple[bytes, Station]) -> Mapping[str, object]:
         mac, entry = item
-        idle = 0.0 if entry.static else round(now - entry.seen, 1)
+        idle = 0.0 if entry.static else round(stations.silent(mac, entry, now), 1)
         return {"address": mac_text(mac), "interface": names.get(entry.port), "static": entry.static, "idle": idle}
 
     changed = tree.topology_changed_at

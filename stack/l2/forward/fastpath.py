@@ -42,6 +42,7 @@ from stack.l2.forward.carrier import DROPPED, NOTHING, Carrier, Counts, Reason
 from stack.l2.forward.lacking import OFFER_SECONDS, Lacking, silent_one
 from stack.l2.forward.preference import preferred
 from stack.l2.forward.routes import Route, Routes
+from stack.l2.places import share
 
 log = logging.getLogger(__name__)
 
@@ -176,11 +177,16 @@ class FastPath:
         if port is None or before is port:
             return
         if before is None and len(self._stations) >= self._most:
-            # As in the bridge: whoever has most gives its oldest up.
             self._refused += 1
-            most = max(self._ports.values(), key=lambda one: len(one.stations))
-            self._give_up(next(iter(most.stations)))
+            self._give_up(next(iter(self._giving(port).stations)))
         self._enter(station, port, before)
+
+    def _giving(self, port: _Port) -> _Port:
+        """Whose oldest gives its place to a new one of *port*: as in the bridge, beyond its share a port takes from itself."""
+        with_stations = sum(bool(one.stations) or one is port for one in self._ports.values())
+        if len(port.stations) >= share(self._most, with_stations):
+            return port
+        return max(self._ports.values(), key=lambda one: len(one.stations))
 
     def _give_up(self, station: bytes) -> None:
         """Its place is another's now; it waits for one."""

@@ -121,6 +121,47 @@ def test_members_come_and_go() -> None:
     assert [one.promiscuous for one in bridge.stack.interfaces] == [0]
 
 
+def test_a_bridge_that_was_switched_off_before_it_had_members_forwards_nothing() -> None:
+    world = World(2)
+    a, bridge, b = world.machine("a", 0), world.machine("bridge", 0, 1), world.machine("b", 1)
+    bridge.stack.load("bridge")
+    bridge.interface("bridge0").switch(False)
+    for name in ("en0", "en1"):
+        bridge.ask("bridge0", "add", interface=name)
+    a.send("en0", BROADCAST)
+    world.dispatch.run_for(1)
+    assert b.seen == []
+    ports = bridge.facts("bridge0")["engine"]
+    assert isinstance(ports, dict)
+    assert all("the bridge is switched off" in port["off"] for port in ports["ports"].values())
+    bridge.interface("bridge0").switch(True)
+    one = a.send("en0", BROADCAST)
+    world.dispatch.run_for(1)
+    assert b.seen == [("en0", one)]
+
+
+def test_lower_bounds_of_stations_hold_at_once() -> None:
+    world = World(2)
+    a, bridge, b = world.machine("a", 0), world.machine("bridge", 0, 1), world.machine("b", 1)
+    bridge.stack.load("bridge", "add=en0,add=en1")
+    for machine in (a, b):
+        sources = (bytes((2, 7, 0, 0, machine.macs["en0"][5], number)) for number in range(40))
+        machine.stack.output(machine.interface("en0"), [frame(BROADCAST, source, b"x") for source in sources])
+    world.dispatch.run_for(1)
+
+    def known() -> tuple[int, int]:
+        rows = bridge.facts("bridge0")["addresses"]
+        assert isinstance(rows, Rows)
+        found = [one["interface"] for one in rows]
+        return found.count("en0"), found.count("en1")
+
+    assert known() == (40, 40)
+    bridge.ask("bridge0", "ifmaxaddr", interface="en0", value=30)
+    assert known() == (30, 40)
+    bridge.ask("bridge0", "maxaddr", value=10)
+    assert known() == (5, 5)
+
+
 @pytest.mark.parametrize(
     ("command", "arguments", "said"),
     [

@@ -153,11 +153,18 @@ async def test_what_the_engine_carries_keeps_a_station_known() -> None:
             yard.two.send(frame(BROADCAST, S2, bytes(46)))
             assert await shortly(lambda: {S1.hex(":"), S2.hex(":")} <= known(stack))
 
+            seen: list[float] = []
+
             def talking_it_goes() -> bool:
                 yard.one.send(frame(S2, S1, bytes(46)))
+                rows = told(stack)["addresses"]
+                assert isinstance(rows, Rows)
+                seen.extend(one["idle"] for one in rows if one["address"] == S1.hex(":"))  # type: ignore[misc]  # facts are for JSON
                 return S2.hex(":") not in known(stack)
 
             assert await shortly(talking_it_goes, 10.0)
+            # The kernel's program writes it once a second.
+            assert max(seen) < 1.7
             assert S1.hex(":") in known(stack)
             assert carried(stack) > 0
 
