@@ -16,8 +16,10 @@ import trio
 
 from resmgr.runner import open_dispatch
 from resmgr.system import System
+from stack.core.ifnet import Interface
 from stack.core.specific import Rows, specific_driver
 from stack.core.stack import Stack
+from stack.frame import Frame
 from stack.managers.facts import interfaces
 from stack.managers.layer2 import Layer2
 from stack.testing.driver import TYPE, frame
@@ -176,6 +178,33 @@ async def test_a_blocked_port_is_off_and_a_span_port_turns_all_off() -> None:
             assert isinstance(engine, dict)
             assert "spanning tree" in engine["ports"]["o1"]["off"]
             assert await shortly(lambda: "spanning tree" not in told(stack)["engine"]["ports"]["o1"]["off"], 6)  # type: ignore[index]  # facts are for JSON
+
+
+@pytest.mark.parametrize("engine", ["none", "kernel", "threads"])
+async def test_who_hears_a_frame_may_unload_the_bridge(engine: str) -> None:
+    """What came with that frame is heard once, in order, by whoever listens to the interfaces."""
+    with built() as yard:
+        async with bridged(yard, f"engine={engine}") as stack:
+            heard: list[bytes] = []
+            depth = deepest = 0
+
+            def hear(_: Interface, frames: list[Frame]) -> None:
+                nonlocal depth, deepest
+                depth += 1
+                deepest = max(deepest, depth)
+                heard.extend(bytes(one)[14:15] for one in frames)
+                for loaded in list(stack.loaded):
+                    if loaded.module.name == "bridge":
+                        stack.unload(loaded)
+                depth -= 1
+
+            stack.register_ethertype(TYPE, hear)
+            for number in range(20):
+                yard.one.send(frame(BROADCAST, S1, bytes((number,)) * 46))
+            assert await shortly(lambda: len(heard) >= 20), heard
+            await trio.sleep(0.05)
+            assert heard == [bytes((number,)) for number in range(20)]
+            assert deepest == 1
 
 
 @pytest.mark.parametrize("engine", ["kernel", "threads"])
