@@ -21,6 +21,17 @@ DRAIN_MAX = 64
 """Datagrams per call: interfaces of others may come and go in thousands."""
 
 
+def tx_dropped(index: int) -> int:
+    """How many frames Linux dropped that should have left through that interface of the thread's network namespace, whoever sent them.
+    OSError when it does not tell, ENODEV when there is none."""
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as sock:
+        sock.send(get_link(index=index))
+        for message in parse_messages(sock.recv(RECEIVE_MAX)):
+            if isinstance(message, Link) and message.index == index:
+                return message.tx_dropped
+    raise OSError(errno.ENODEV, "there is no such interface")
+
+
 class LinkMonitor:
     """*changed* is called with the link whenever it was reported, None when it is gone. Silent before `start`."""
 

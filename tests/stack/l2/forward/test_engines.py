@@ -108,6 +108,23 @@ async def test_what_another_port_cannot_take_goes_up(bridged: Bridged) -> None:
     assert bridged.engine.statistics().ports["p0"].up.get("long") == 1
 
 
+async def test_what_linux_does_not_send_is_counted(bridged: Bridged) -> None:
+    """The far end of a cable has a smaller MTU, which no program and no worker knows of."""
+    bridged.hosts[1].namespace.ip("link", "set", "h1", "mtu", "600")
+    for _ in range(20):
+        bridged.hosts[0].send(frame(1, 0, bytes(1000)))
+    where = "p0" if bridged.engine.name == "threads" else "p1"
+
+    def dropped() -> object:
+        return bridged.engine.statistics().ports[where].dropped
+
+    assert await settle(lambda: dropped() == {"not_sent": 20}), bridged.engine.statistics()
+    port = bridged.ports[int(where[1])]
+    bridged.engine.remove(port)
+    assert port.drops["not_sent"] == 20
+    assert bridged.hosts[1].hear() == []
+
+
 async def test_a_port_is_off_for_reasons(bridged: Bridged) -> None:
     engine, port = bridged.engine, bridged.ports[1]
     engine.off(port, "spanning tree")
