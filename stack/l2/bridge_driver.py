@@ -25,6 +25,7 @@ import attrs
 from resmgr.dispatch import Timer
 from stack.core.driver import Port
 from stack.core.errors import ModuleError
+from stack.core.fitting import fitting
 from stack.core.hooks import ORDER_BRIDGE, Point
 from stack.core.ifnet import Interface, InterfaceEvent
 from stack.core.layers import refuse_circle, refuse_relatives
@@ -44,7 +45,7 @@ from stack.l2.flushes import FlushBound
 from stack.l2.forward.fastpath import FastPath
 from stack.l2.forward.kinds import CAPABILITIES, kinds
 from stack.l2.membership import GONE, Absent, KeptBridge, Membership
-from stack.l2.pseudo import made_address, take_over
+from stack.l2.pseudo import accepted, made_address, take_over
 from stack.l2.stp.machine import SpanningTree
 from stack.l2.stp.settings import PortSettings, Protocol, TreeSettings
 from stack.wire.bpdu import GROUP, parse_bpdu
@@ -96,6 +97,7 @@ class BridgeDriver:
         """Of what no port counts."""
         self._numbers: dict[int, Member] = {}
         self._port: Port | None = None
+        self._accepted: frozenset[int] | None = frozenset()
         self._timer: Timer | None = None
         self._prune_at: float | None = None
         self._closed = False
@@ -128,11 +130,13 @@ class BridgeDriver:
         self._port = port
 
     def accept(self, ethertypes: frozenset[int] | None) -> None:
-        """The members' drivers are told by the stack."""
+        """Of what is for the bridge as a station. The members' drivers are told by the stack."""
+        self._accepted = ethertypes
 
     def transmit(self, frames: list[Frame]) -> None:
         """What our stack sends through the bridge as a station."""
-        self._carry(None, self.bridge.sent(0, frames))
+        if not self._closed and self._port is not None:
+            self._carry(None, self.bridge.sent(0, fitting(frames, self.mtu, self._port.count)))
 
     def detach(self) -> None:
         if self._closed:
@@ -426,8 +430,9 @@ class BridgeDriver:
             member = self._numbers.get(number)
             if member is not None and member is not received:
                 self._stack.entered(member.interface, batch, ORDER_BRIDGE)
-        if decision.own and self._port is not None:
-            self._port.deliver(decision.own)
+        own = accepted(decision.own, self._accepted) if decision.own else []
+        if own and self._port is not None and not self._closed:
+            self._port.deliver(own)
 
     def _tell_news(self) -> None:
         news, self.bridge.news = self.bridge.news, []

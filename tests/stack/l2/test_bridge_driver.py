@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import pytest
 
+from stack.core.driver import Driver
 from stack.core.errors import ModuleError
 from stack.core.specific import Rows
-from stack.testing.driver import OTHER_TYPE, TYPE, frame
-from stack.testing.machines import Machine, World
+from stack.l2.bridge_driver import BridgeDriver
+from stack.l2.bridge_options import BridgeOptions
+from stack.l2.forward.fastpath import FastPath
+from stack.testing.driver import OTHER_TYPE, TYPE, check_driver, frame
+from stack.testing.machines import DriverPair, Machine, World
+from stack.testing.pair import through_fault
 from stack.wire.ethernet import BROADCAST
 
 
@@ -62,6 +67,17 @@ def test_the_bridge_itself_can_be_a_station() -> None:
     back = bridge.send("bridge0", a.macs["en0"])
     world.dispatch.run_for(1)
     assert a.seen == [("en0", back)]
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+async def test_contract(wrapped: bool) -> None:
+    """Of the bridge as a station, with members beside it that hear nothing of it."""
+    world = World(3)
+    drivers: list[Driver] = []
+    for name, other in (("a", 1), ("b", 2)):
+        context = world.machine(name, 0, other).context()
+        drivers.append(BridgeDriver(context, BridgeOptions(add=("en0", "en1"), station=True), FastPath(context.stack, "none", {})))
+    await check_driver(DriverPair(world, *(through_fault(world.dispatch, *drivers) if wrapped else drivers)))
 
 
 def test_a_frame_is_forwarded_as_it_is() -> None:
