@@ -16,6 +16,7 @@ from stack.l2.engine import PORTS_MAX
 from stack.l2.forward.carrier import Reason
 from stack.l2.forward.parts import CARRIED, FLOW, FLOW_KEY, KEY, ORDER_UNITS, PORT, REASONS, STATION, Maps
 from stack.l2.forward.program import forwarding
+from stack.wire.checksum import checksum
 
 pytestmark = pytest.mark.priv
 
@@ -37,6 +38,7 @@ class Bench:
     ports: Map
     carried: Map
     reasons: Map
+    flows: Map
 
     def run(self, destination: bytes, source: bytes, rest: bytes = bytes(50)) -> tuple[int, dict[Reason, int], int]:
         """The answer, the reasons that were counted, and the frames carried from port 0 to port 1."""
@@ -72,7 +74,7 @@ def bench() -> Iterator[Bench]:
         for number in (0, 1):
             ports.update(index(number), PORT.pack(1, LONGEST, bytes(6)))
         outputs.update(index(1), index(socket.if_nametoindex("lo")))
-        yield Bench(program, stations, outputs, ports, carried, reasons)
+        yield Bench(program, stations, outputs, ports, carried, reasons, flows)
 
 
 def test_known_to_known_is_carried_and_marks_the_source(bench: Bench) -> None:
@@ -124,6 +126,28 @@ def test_the_longest_frame(bench: Bench) -> None:
     port, long_at, used = STATION.unpack(value)
     bench.stations.update(KEY.pack(A), STATION.pack(port, long_at - ORDER_UNITS, used))
     assert bench.run(B, A) == (Xdp.REDIRECT, {}, 1)
+
+
+@pytest.mark.parametrize("size", [30, 1400, 5000, 8000])
+def test_a_routed_packet_may_lie_in_several_buffers(bench: Bench, size: int) -> None:
+    """Runs of segments and long frames of cards do: where the first buffer ends says nothing of where the packet does."""
+    own, link = b"\2\0\0\0\0\1", bytes(range(12))
+    source, destination = bytes((10, 9, 0, 1)), bytes((10, 9, 1, 1))
+    bench.flows.update(FLOW_KEY.pack(0, 4, source, destination), FLOW.pack(1, 0, 0, link[:6], link[6:], 0, 0))
+    bench.ports.update(index(0), PORT.pack(1, LONGEST, own))
+    head = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 20 + size, 1, 0, 9, 17, 0, source, destination)
+    packet = head[:10] + checksum(head).to_bytes(2, "big") + head[12:] + bytes(size)
+    whole, cut = b"\x08\0" + packet, b"\x08\0" + packet[:-1]
+    fits = size < 1500
+    assert bench.run(own, A, whole) == ((Xdp.REDIRECT, {}, 1) if fits else (Xdp.PASS, {Reason.LONG: 1}, 0))
+    assert bench.run(own, A, cut) == (Xdp.PASS, {Reason.FOREIGN: 1}, 0)
+    if not fits:
+        short = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 20, 1, 0, 9, 17, 0, source, destination)
+        short = short[:10] + checksum(short).to_bytes(2, "big") + short[12:]
+        assert bench.run(own, A, b"\x08\0" + short) == (Xdp.PASS, {Reason.ORDER: 1}, 0), "it must not overtake"
+    bench.ports.update(index(1), PORT.pack(1, 9018, bytes(6)))
+    bench.flows.update(FLOW_KEY.pack(0, 4, source, destination), FLOW.pack(1, 0, 0, link[:6], link[6:], 0, 0))
+    assert bench.run(own, A, whole) == (Xdp.REDIRECT, {}, 1)
 
 
 def test_a_station_behind_a_port_that_cannot_be(bench: Bench) -> None:
