@@ -96,6 +96,20 @@ async def test_overrun_is_counted_and_what_fits_arrives(ends: Ends) -> None:
     assert ends.b.info()["receive overruns"] == lost
 
 
+@pytest.mark.parametrize("rx", ["ring", "recv"])
+async def test_what_lies_in_the_ring_is_counted_when_that_goes(dispatch: TrioDispatch, veth: Veth, rx: Rx) -> None:
+    """Frames have come that nobody has looked at: another MTU takes them away, or the end of the driver."""
+    ends = Ends(*open_pair(dispatch, veth, rx))
+    ends.a.transmit(ends.frames(300))
+    ends.b._resize(3000)
+    assert ends.port_b.drops == {"rx_resized": 300}
+    ends.a.transmit(ends.frames(200))
+    ends.b.detach()
+    assert ends.port_b.drops == {"rx_resized": 300, Drop.LINK_DOWN: 200}
+    assert ends.port_b.frames == []
+    ends.a.detach()
+
+
 async def test_link_state_address_and_mtu_are_followed(ends: Ends, veth: Veth) -> None:
     veth.a.ip("link", "set", "va", "down")
     assert await settle(lambda: not ends.a.up and not ends.b.up)
