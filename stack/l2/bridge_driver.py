@@ -25,7 +25,7 @@ import attrs
 from resmgr.dispatch import Timer
 from stack.core.driver import Port
 from stack.core.errors import ModuleError
-from stack.core.fitting import fitting
+from stack.core.fitting import accepted, fitting
 from stack.core.hooks import ORDER_BRIDGE, Point
 from stack.core.ifnet import Interface, InterfaceEvent
 from stack.core.layers import refuse_circle, refuse_relatives
@@ -35,6 +35,7 @@ from stack.core.registry import Registration
 from stack.core.specific import specific_driver
 from stack.frame import BadFrame, Frame
 from stack.l2 import ipf
+from stack.l2.absent import AbsentMembers
 from stack.l2.arguments import interface as interface_named
 from stack.l2.arguments import refused
 from stack.l2.bridge import PORTS_MAX, Bridge, BridgePort, Decision
@@ -44,8 +45,8 @@ from stack.l2.engine import Engine
 from stack.l2.flushes import FlushBound
 from stack.l2.forward.fastpath import FastPath
 from stack.l2.forward.kinds import CAPABILITIES, kinds
-from stack.l2.membership import GONE, Absent, KeptBridge, Membership
-from stack.l2.pseudo import accepted, made_address, take_over
+from stack.l2.membership import KeptBridge, Membership
+from stack.l2.pseudo import made_address, take_over
 from stack.l2.stp.machine import SpanningTree
 from stack.l2.stp.settings import PortSettings, Protocol, TreeSettings
 from stack.wire.bpdu import GROUP, parse_bpdu
@@ -91,7 +92,7 @@ class BridgeDriver:
         self.tree = SpanningTree(self.mac, kept.tree, self._dispatch.now())
         self._flushes = FlushBound()
         self.members: dict[str, Member] = {}
-        self.absent: dict[str, Absent] = {}
+        self.absent = AbsentMembers[Membership](self.name, "member", "deleted", self._add)
         """Members that have no interface just now, or whose interface cannot be one."""
         self.drops = self.bridge.drops
         """Of what no port counts."""
@@ -111,10 +112,7 @@ class BridgeDriver:
         self._listener = self._stack.on_interface(self._interface_event)
         try:
             if kept is context.kept:
-                self.absent |= {name: Absent(membership) for name, membership in kept.members}
-                for name in list(self.absent):
-                    if self._stack.interface(name) is not None:
-                        self._take_again(name)
+                self.absent.begin(kept.members, self._stack)
             else:
                 for name in options.add:
                     self.add(name)
@@ -191,7 +189,7 @@ class BridgeDriver:
         known = self.absent.get(name)
         if known is None and len(self.below) >= PORTS_MAX:
             raise refused(f"{self.name} has {PORTS_MAX} members already", errno.ENOSPC)
-        self._add(name, known.membership if known is not None and known.membership.spans is span else fresh)
+        self._add(name, known.kept if known is not None and known.kept.spans is span else fresh)
 
     def _add(self, name: str, wanted: Membership) -> None:
         interface = interface_named(self._stack, name)
@@ -205,7 +203,7 @@ class BridgeDriver:
         refuse_relatives(name, [one for one in self.below if one != name], self._stack.driver_of)
         if interface.endpoints is not None:
             raise refused(f"{name} has no broadcast: its stations are IP endpoints, which a bridge cannot join to others")
-        reserved = {one.membership.number for other, one in self.absent.items() if other != name}
+        reserved = {one.kept.number for other, one in self.absent.items() if other != name}
         free = (number for number in range(1, PORTS_MAX + 1) if number not in reserved)
         port = self.bridge.add(interface.mac, wanted.storm, (*filter(None, (wanted.number,)), *free))
         port.up, port.spans = interface.up, wanted.spans
@@ -259,7 +257,7 @@ class BridgeDriver:
     def membership(self, name: str) -> Membership:
         """Of a member, absent or not."""
         if name in self.absent:
-            return self.absent[name].membership
+            return self.absent[name].kept
         member = self.member(name)
         port = member.port
         return Membership(
@@ -275,28 +273,9 @@ class BridgeDriver:
             self.bridge.stations.static_on(port.number),
         )
 
-    def _lose(self, name: str) -> None:
-        """The interface of a member is gone."""
-        log.warning("%s: member %s is gone; it is a member again when it is back", self.name, name)
-        lost = Absent(self.membership(name))
-        self._take_out(name)
-        self.absent[name] = lost
-
-    def _take_again(self, name: str) -> None:
-        """An interface has the name of an absent member."""
-        absent = self.absent[name]
-        try:
-            self._add(name, absent.membership)
-        except OSError as error:
-            absent.why = str(error)
-            log.warning("%s: %s is back and cannot be a member as it was: %s", self.name, name, absent.why)
-        else:
-            log.info("%s: member %s is back", self.name, name)
-
     def member(self, name: str) -> Member:
         """ModuleError when there is none, or it is absent."""
-        if name in self.absent:
-            raise refused(f"{name} is an absent member of {self.name}, which can only be deleted: {self.absent[name].why}", errno.ENXIO)
+        self.absent.refuse(name)
         if name not in self.members:
             raise refused(f"{name} is no member of {self.name}; there are: {', '.join(self.below) or 'none'}", errno.ENOENT)
         return self.members[name]
@@ -343,16 +322,15 @@ class BridgeDriver:
 
     def _interface_event(self, event: InterfaceEvent, interface: Interface) -> None:
         self._look_at_the_switch()
-        if event is InterfaceEvent.ATTACHED and interface.name in self.absent:
-            self._take_again(interface.name)
+        if self.absent.event(event, interface):
             return
-        if event is InterfaceEvent.DETACHED and interface.name in self.absent:
-            self.absent[interface.name].why = GONE
         member = self.members.get(interface.name)
         if member is None or member.interface is not interface:
             return
         if event is InterfaceEvent.DETACHED:
-            self._lose(interface.name)
+            lost = self.membership(interface.name)
+            self._take_out(interface.name)
+            self.absent.lose(interface.name, lost)
             return
         if event is InterfaceEvent.CHANGED:
             self.bridge.readdress(member.port.number, interface.mac)

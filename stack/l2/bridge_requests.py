@@ -10,9 +10,10 @@ import attrs
 
 from stack.core.specific import Rows
 from stack.l2 import arguments as given
+from stack.l2.absent import Absent
 from stack.l2.arguments import refused
 from stack.l2.engine import Engine
-from stack.l2.membership import Absent
+from stack.l2.membership import Membership
 from stack.l2.stations import MAX_LIMIT, STATIC_MAX, Station
 from stack.l2.storm import StormControl
 from stack.l2.stp.settings import PortSettings, Protocol, TreeSettings
@@ -57,7 +58,7 @@ def _flush(driver: BridgeDriver, arguments: Arguments) -> None:
 def _flush_all(driver: BridgeDriver, arguments: Arguments) -> None:
     driver.forget(None, statics=True)
     for absent in driver.absent.values():
-        absent.membership = attrs.evolve(absent.membership, statics=())
+        absent.kept = attrs.evolve(absent.kept, statics=())
 
 
 def _static(driver: BridgeDriver, arguments: Arguments) -> None:
@@ -66,7 +67,7 @@ def _static(driver: BridgeDriver, arguments: Arguments) -> None:
         raise refused(f"{mac_text(mac)} is an address of this bridge itself")
     stations = driver.bridge.stations
     before = stations.known.get(mac)
-    held = [address for absent in driver.absent.values() for address in absent.membership.statics]
+    held = [address for absent in driver.absent.values() for address in absent.kept.statics]
     full = stations.statics + len(held) >= STATIC_MAX and mac not in held and (before is None or not before.static)
     if full or not stations.add_static(mac, member.port.number, 0.0):
         raise refused(f"{driver.name} has as many static addresses as it can have", errno.ENOSPC)
@@ -78,9 +79,9 @@ def _forget_absent(driver: BridgeDriver, mac: bytes) -> bool:
     """*mac* is no static address of an absent member any more. Whether it was."""
     found = False
     for absent in driver.absent.values():
-        if mac in absent.membership.statics:
-            left = tuple(one for one in absent.membership.statics if one != mac)
-            absent.membership = attrs.evolve(absent.membership, statics=left)
+        if mac in absent.kept.statics:
+            left = tuple(one for one in absent.kept.statics if one != mac)
+            absent.kept = attrs.evolve(absent.kept, statics=left)
             found = True
     return found
 
@@ -283,9 +284,9 @@ def _flags(learn: bool, discover: bool, tree: bool, spans: bool) -> list[str]:
     return [name for name, is_set in (("learn", learn), ("discover", discover), ("stp", tree)) if is_set]
 
 
-def _absent_facts(name: str, absent: Absent) -> Mapping[str, object]:
+def _absent_facts(name: str, absent: Absent[Membership]) -> Mapping[str, object]:
     """As of a member, without what only one with an interface has. `guarded`: BPDU guard has struck."""
-    kept = absent.membership
+    kept = absent.kept
     return {
         "interface": name,
         "present": False,
