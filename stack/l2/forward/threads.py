@@ -22,7 +22,8 @@ from stack.core.linuxinterface import LinuxInterface, OnLinux, on_linux
 from stack.drivers.af_packet.receiver import ring_is_safe
 from stack.l2.forward.carrier import Counts, FlowCounts, FlowKey
 from stack.l2.forward.ring import PortRing
-from stack.l2.forward.worker import Routed, Station, Worker, WorkerPort
+from stack.l2.forward.worker import Worker
+from stack.l2.forward.workerport import Routed, Station, WorkerPort
 from stack.namespace import inside
 
 RING_SIZE = 4 << 20
