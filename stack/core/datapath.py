@@ -12,6 +12,7 @@ from __future__ import annotations
 import struct
 
 from stack.core.driver import in_batches
+from stack.core.fitting import for_station
 from stack.core.hooks import HookEntry, Hooks
 from stack.core.ifnet import Interface
 from stack.core.isolation import RAISED, Guards
@@ -20,7 +21,7 @@ from stack.core.runs import carries_runs, cut_runs, has_runs
 from stack.core.statistics import Drop
 from stack.core.tags import sort_out
 from stack.frame import Frame
-from stack.wire.ethernet import HEADER_SIZE, MAC_SIZE, TPIDS, unpack_type
+from stack.wire.ethernet import HEADER_SIZE, TPIDS, unpack_type
 
 
 class Datapath:
@@ -70,7 +71,7 @@ class Datapath:
     def _arrived(self, interface: Interface, frames: list[Frame], from_link: bool) -> None:
         """A batch is past all hooks."""
         if from_link and frames and interface.promiscuous:
-            frames = self._for_us(interface, frames)
+            frames = for_station(frames, interface.mac, interface.drops.count)
         if frames:
             self._up(interface, frames)
 
@@ -102,13 +103,6 @@ class Datapath:
             if entry.order > above:
                 frames = self._hooked(entry, interface, frames)
         self._arrived(interface, frames, False)
-
-    def _for_us(self, interface: Interface, frames: list[Frame]) -> list[Frame]:
-        mac = interface.mac
-        ours = [frame for frame in frames if frame[:MAC_SIZE] == mac or (frame and frame[0] & 1)]
-        if len(ours) < len(frames):
-            interface.drops.count(Drop.OTHER_HOST, len(frames) - len(ours))
-        return ours
 
     def _up(self, interface: Interface, frames: list[Frame]) -> None:
         """A batch goes to the ethertypes' handlers."""

@@ -28,6 +28,19 @@ def fitting(frames: list[Frame], mtu: int, count: Callable[[str], None]) -> list
     return good
 
 
+def for_station(frames: list[Frame], mac: bytes, count: Callable[[str, int], None]) -> list[Frame]:
+    """Those of *frames* that are for the station *mac* or for a group, in order; *count* hears how many are for others."""
+    ours = [frame for frame in frames if frame[:MAC_SIZE] == mac or (frame and frame[0] & 1)]
+    if len(ours) < len(frames):
+        count(Drop.OTHER_HOST, len(frames) - len(ours))
+    return ours
+
+
+def accepted(frames: list[Frame], ethertypes: frozenset[int] | None) -> list[Frame]:
+    """Those of *frames* that `accept(ethertypes)` asks for."""
+    return list(frames) if ethertypes is None else [frame for frame in frames if is_accepted(frame, ethertypes)]
+
+
 def is_accepted(frame: Frame, ethertypes: frozenset[int] | None) -> bool:
     """Whether `accept(ethertypes)` asks for it. One whose tags make no sense is of no ethertype."""
     if ethertypes is None:

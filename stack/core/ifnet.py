@@ -144,8 +144,8 @@ class Interface:
     def deliver(self, frames: list[Frame]) -> None:
         """For the driver: see `stack.core.driver.Port`."""
         if not self.attached:
-            return
-        if self.enabled:
+            self.drops.count(Drop.LINK_DOWN, len(frames))
+        elif self.enabled:
             self._stack.received(self, frames)
         else:
             self.drops.count(Drop.SWITCHED_OFF, len(frames))

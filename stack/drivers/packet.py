@@ -242,6 +242,7 @@ class PacketDriver:
         self._closed = True
         self.up = False
         self._monitor.close()
+        self._output.clear()
         if self._side is not None:
             self._side.close()
         if self._port is not SILENT:
@@ -249,7 +250,14 @@ class PacketDriver:
             for sock in (self._out, self._run_sock):
                 self._dispatch.detach_fd(sock.fileno())
         if not self._delivering:
-            self._receiver.close()
+            self._end()
+
+    def _end(self) -> None:
+        """Nothing of it is in use any more."""
+        with contextlib.suppress(OSError):
+            attach(self._sock, program(frozenset()))
+        self._count_left(Drop.LINK_DOWN)
+        self._receiver.close()
         # For each of them the kernel waits until all its processors have seen that it is gone, 10 to 20 ms.
         sockets = self._sock, self._out, self._run_sock, self._side_sock
         self._dispatch.call_blocking(lambda: close_all(sockets), lambda _: None)
@@ -270,10 +278,9 @@ class PacketDriver:
                 self._deliver(port, frames)
             finally:
                 self._delivering = False
+                receiver.give_back()
                 if self._closed:
-                    receiver.close()
-                else:
-                    receiver.give_back()
+                    self._end()
             if self._closed:
                 return
         else:
@@ -287,8 +294,17 @@ class PacketDriver:
     def _deliver(self, port: Port, frames: list[Frame]) -> None:
         """In batches: a run of segments may make them more than were taken."""
         for batch in in_batches(frames):
-            if not self._closed:
+            if self._closed:
+                port.count(Drop.LINK_DOWN, len(batch))
+            else:
                 port.deliver(batch)
+
+    def _count_left(self, reason: str) -> None:
+        """Frames that have come, and that nobody will look at any more."""
+        with contextlib.suppress(OSError):
+            while left := len(self._receiver.take(BATCH_MAX)):
+                self._receiver.give_back()
+                self._count(reason, left)
 
     def _count_overruns(self) -> None:
         if self._closed:
@@ -342,7 +358,8 @@ class PacketDriver:
         self._port.changed()
 
     def _resize(self, mtu: int) -> None:
-        """Another MTU: other slots. What lies in the ring is lost."""
+        """Another MTU: other slots. What lies in the ring is lost (`rx_resized`)."""
+        self._count_left("rx_resized")
         self.mtu = mtu
         self._output.set_mtu(min(mtu, MTU_MAX))
         self._receiver.restorer.set_mtu(min(mtu, MTU_MAX))

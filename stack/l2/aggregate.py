@@ -31,7 +31,7 @@ from attrs.validators import ge, le
 
 from resmgr.dispatch import Timer
 from stack.core.driver import Port
-from stack.core.fitting import fitting
+from stack.core.fitting import accepted, fitting, for_station
 from stack.core.hooks import ORDER_AGGREGATE
 from stack.core.ifnet import Interface, InterfaceEvent
 from stack.core.layers import refuse_circle, stands_on
@@ -39,15 +39,15 @@ from stack.core.module import Context, Kind, Module
 from stack.core.names import station_address
 from stack.core.registry import Registration
 from stack.core.specific import specific_driver
-from stack.core.statistics import Counters, Drop
+from stack.core.statistics import Counters
 from stack.frame import BadFrame, Frame
 from stack.l2 import arguments as given
+from stack.l2.absent import Absent, AbsentMembers
 from stack.l2.arguments import refused
 from stack.l2.flowhash import flow_hash
 from stack.l2.lacp.machine import PORTS_MAX, Aggregator, LacpSettings
-from stack.l2.membership import GONE
-from stack.l2.pseudo import accepted, take_over
-from stack.wire.ethernet import HEADER_SIZE, MAC_SIZE, MTU_DEFAULT, is_group, mac_text, made_station
+from stack.l2.pseudo import take_over
+from stack.wire.ethernet import HEADER_SIZE, MTU_DEFAULT, mac_text, made_station
 from stack.wire.lacp import is_slow, pack_slow, parse_slow
 
 log = logging.getLogger(__name__)
@@ -78,22 +78,20 @@ class AgrPort:
 
 
 @attrs.frozen
+class KeptPort:
+    """What lasts of a port while it has no interface. `number` 0: the first that is free."""
+
+    number: int = 0
+    priority: int = PRIORITY
+
+
+@attrs.frozen
 class KeptAggregate:
-    """What an aggregate has instead of its options after a restart (`stack.core.module.Keeping`). `ports`: name, number, priority, of
-    absent ones too."""
+    """What an aggregate has instead of its options after a restart (`stack.core.module.Keeping`). `ports`: by name, absent ones too."""
 
     mac: bytes
     settings: LacpSettings
-    ports: tuple[tuple[str, int, int], ...]
-
-
-@attrs.define(eq=False)
-class AbsentPort:
-    """A port without an interface. `why` it is none, in a sentence."""
-
-    number: int
-    priority: int
-    why: str = GONE
+    ports: tuple[tuple[str, KeptPort], ...]
 
 
 class AgrDriver:
@@ -111,7 +109,7 @@ class AgrDriver:
         settings = LacpSettings(options.active, options.timeout == "fast", options.priority, options.key)
         self.lacp = Aggregator(self.mac, settings if kept is None else kept.settings)
         self.ports: dict[str, AgrPort] = {}
-        self.absent: dict[str, AbsentPort] = {}
+        self.absent = AbsentMembers[KeptPort](self.name, "port", "taken out", self._add)
         """Ports that have no interface just now, or whose interface cannot be one."""
         self._numbers: dict[int, AgrPort] = {}
         self._distributing: list[Interface] = []
@@ -127,10 +125,7 @@ class AgrDriver:
                 for name in options.agrport:
                     self.add(name)
             else:
-                self.absent |= {name: AbsentPort(number, priority) for name, number, priority in kept.ports}
-                for name in list(self.absent):
-                    if self._stack.interface(name) is not None:
-                        self._take_again(name)
+                self.absent.begin(kept.ports, self._stack)
         except BaseException:
             self.detach()
             raise
@@ -143,9 +138,12 @@ class AgrDriver:
 
     def keep(self) -> KeptAggregate:
         """`stack.core.module.Keeping`."""
-        there = [(name, port.number, self.lacp.ports[port.number].actor.port_priority) for name, port in self.ports.items()]
-        away = [(name, port.number, port.priority) for name, port in self.absent.items()]
+        there = [(name, self._kept(port)) for name, port in self.ports.items()]
+        away = [(name, absent.kept) for name, absent in self.absent.items()]
         return KeptAggregate(self.mac, self.lacp.settings, (*there, *away))
+
+    def _kept(self, port: AgrPort) -> KeptPort:
+        return KeptPort(port.number, self.lacp.ports[port.number].actor.port_priority)
 
     # Driver
 
@@ -209,7 +207,7 @@ class AgrDriver:
             "drops": dict(self.drops) | dict(self.lacp.drops),
             "ports": [
                 *(self._port_facts(port) for port in self.ports.values()),
-                *(_absent_facts(name, port) for name, port in self.absent.items()),
+                *(_absent_facts(name, absent) for name, absent in self.absent.items()),
             ],
         }
 
@@ -255,6 +253,9 @@ class AgrDriver:
         known = self.absent.get(name)
         if known is None and len(self.below) >= PORTS_MAX:
             raise refused(f"{self.name} has {PORTS_MAX} ports already", errno.ENOSPC)
+        self._add(name, KeptPort() if known is None else known.kept)
+
+    def _add(self, name: str, kept: KeptPort) -> None:
         interface = given.interface(self._stack, name)
         if isinstance(specific_driver(interface.driver), AgrDriver):
             raise refused(f"{name} is an aggregate itself")
@@ -270,10 +271,10 @@ class AgrDriver:
             raise refused(f"{name} is no Ethernet: its stations are IP endpoints")
         registrations = take_over(self._stack, interface, self.name, ORDER_AGGREGATE, self._incoming, self._outgoing)
         self.absent.pop(name, None)
-        taken = {*self._numbers, *(one.number for one in self.absent.values())}
-        number = next(one for one in range(1, PORTS_MAX + 1) if one not in taken) if known is None else known.number
+        taken = {*self._numbers, *(one.kept.number for one in self.absent.values())}
+        number = kept.number or next(one for one in range(1, PORTS_MAX + 1) if one not in taken)
         self.ports[name] = self._numbers[number] = AgrPort(interface, number, registrations)
-        self.lacp.add(number, PRIORITY if known is None else known.priority, interface.up, self._dispatch.now())
+        self.lacp.add(number, kept.priority, interface.up, self._dispatch.now())
         self._settle()
 
     def remove(self, name: str) -> None:
@@ -290,28 +291,8 @@ class AgrDriver:
             registration.revoke()
         self._settle()
 
-    def _lose(self, port: AgrPort) -> None:
-        """The interface of a port is gone."""
-        name = port.interface.name
-        log.warning("%s: port %s is gone; it is a port again when it is back", self.name, name)
-        lost = AbsentPort(port.number, self.lacp.ports[port.number].actor.port_priority)
-        self._take_out(name)
-        self.absent[name] = lost
-
-    def _take_again(self, name: str) -> None:
-        """An interface has the name of an absent port."""
-        absent = self.absent[name]
-        try:
-            self.add(name)
-        except OSError as error:
-            absent.why = str(error)
-            log.warning("%s: %s is back and cannot be a port as it was: %s", self.name, name, absent.why)
-        else:
-            log.info("%s: port %s is back", self.name, name)
-
     def _named(self, name: str) -> AgrPort:
-        if name in self.absent:
-            raise refused(f"{name} is an absent port of {self.name}, which can only be taken out: {self.absent[name].why}", errno.ENXIO)
+        self.absent.refuse(name)
         if name not in self.ports:
             raise refused(f"{name} is no port of {self.name}; there are: {', '.join(self.below) or 'none'}", errno.ENOENT)
         return self.ports[name]
@@ -347,11 +328,7 @@ class AgrDriver:
 
     def _deliver(self, frames: list[Frame]) -> None:
         if not self._promiscuous:
-            mac = self.mac
-            ours = [frame for frame in frames if frame[:MAC_SIZE] == mac or is_group(frame)]
-            if len(ours) < len(frames):
-                self._count(Drop.OTHER_HOST, len(frames) - len(ours))
-            frames = ours
+            frames = for_station(frames, self.mac, self._count)
         wanted = accepted(frames, self._accepted)
         if wanted and self._port is not None:
             self._port.deliver(wanted)
@@ -366,16 +343,15 @@ class AgrDriver:
     # LACP and time
 
     def _interface_event(self, event: InterfaceEvent, interface: Interface) -> None:
-        if event is InterfaceEvent.ATTACHED and interface.name in self.absent:
-            self._take_again(interface.name)
+        if self.absent.event(event, interface):
             return
-        if event is InterfaceEvent.DETACHED and interface.name in self.absent:
-            self.absent[interface.name].why = GONE
         port = self.ports.get(interface.name)
         if port is None or port.interface is not interface:
             return
         if event is InterfaceEvent.DETACHED:
-            self._lose(port)
+            kept = self._kept(port)
+            self._take_out(interface.name)
+            self.absent.lose(interface.name, kept)
         elif event in (InterfaceEvent.UP, InterfaceEvent.DOWN):
             self.lacp.set_enabled(port.number, interface.up, self._dispatch.now())
             self._settle()
@@ -414,8 +390,9 @@ class AgrDriver:
             self._port.count(reason, number)
 
 
-def _absent_facts(name: str, port: AbsentPort) -> Mapping[str, object]:
-    return {"interface": name, "present": False, "why": port.why, "number": port.number, "up": False, "priority": port.priority}
+def _absent_facts(name: str, absent: Absent[KeptPort]) -> Mapping[str, object]:
+    kept = absent.kept
+    return {"interface": name, "present": False, "why": absent.why, "number": kept.number, "up": False, "priority": kept.priority}
 
 
 def _attach(context: Context, options: AgrOptions) -> AgrDriver:

@@ -223,6 +223,8 @@ class Bridge:
         elif entry.port == port.number:
             port.drops.count("same_port", len(flow))
         elif self.ports[entry.port].open:
+            if not entry.proved:
+                self.stations.prove(to, entry)
             decision.send(entry.port, flow)
         else:
             port.drops.count("blocked", len(flow))

@@ -25,6 +25,7 @@ import attrs
 from resmgr.dispatch import Timer
 from stack.core.driver import Port
 from stack.core.errors import ModuleError
+from stack.core.fitting import accepted, fitting
 from stack.core.hooks import ORDER_BRIDGE, Point
 from stack.core.ifnet import Interface, InterfaceEvent
 from stack.core.layers import refuse_circle, refuse_relatives
@@ -34,6 +35,7 @@ from stack.core.registry import Registration
 from stack.core.specific import specific_driver
 from stack.frame import BadFrame, Frame
 from stack.l2 import ipf
+from stack.l2.absent import AbsentMembers
 from stack.l2.arguments import interface as interface_named
 from stack.l2.arguments import refused
 from stack.l2.bridge import PORTS_MAX, Bridge, BridgePort, Decision
@@ -43,7 +45,7 @@ from stack.l2.engine import Engine
 from stack.l2.flushes import FlushBound
 from stack.l2.forward.fastpath import FastPath
 from stack.l2.forward.kinds import CAPABILITIES, kinds
-from stack.l2.membership import GONE, Absent, KeptBridge, Membership
+from stack.l2.membership import KeptBridge, Membership
 from stack.l2.pseudo import take_over
 from stack.l2.stp.machine import SpanningTree
 from stack.l2.stp.settings import PortSettings, Protocol, TreeSettings
@@ -90,28 +92,27 @@ class BridgeDriver:
         self.tree = SpanningTree(self.mac, kept.tree, self._dispatch.now())
         self._flushes = FlushBound()
         self.members: dict[str, Member] = {}
-        self.absent: dict[str, Absent] = {}
+        self.absent = AbsentMembers[Membership](self.name, "member", "deleted", self._add)
         """Members that have no interface just now, or whose interface cannot be one."""
         self.drops = self.bridge.drops
         """Of what no port counts."""
         self._numbers: dict[int, Member] = {}
         self._port: Port | None = None
+        self._accepted: frozenset[int] | None = frozenset()
         self._timer: Timer | None = None
         self._prune_at: float | None = None
         self._closed = False
         self._running = True
         """It forwards: nobody has switched it off. If so, members are interfaces like others."""
         self.engine = engine
+        self.bridge.stations.idle = engine.idle
         self.ipf = kept.ipf
         """IP filters see what is bridged (`stack.l2.ipf`)."""
         self._filter_watcher = self._stack.on_ip_filters(self._members_changed)
         self._listener = self._stack.on_interface(self._interface_event)
         try:
             if kept is context.kept:
-                self.absent |= {name: Absent(membership) for name, membership in kept.members}
-                for name in list(self.absent):
-                    if self._stack.interface(name) is not None:
-                        self._take_again(name)
+                self.absent.begin(kept.members, self._stack)
             else:
                 for name in options.add:
                     self.add(name)
@@ -127,11 +128,13 @@ class BridgeDriver:
         self._port = port
 
     def accept(self, ethertypes: frozenset[int] | None) -> None:
-        """The members' drivers are told by the stack."""
+        """Of what is for the bridge as a station. The members' drivers are told by the stack."""
+        self._accepted = ethertypes
 
     def transmit(self, frames: list[Frame]) -> None:
         """What our stack sends through the bridge as a station."""
-        self._carry(None, self.bridge.sent(0, frames))
+        if not self._closed and self._port is not None:
+            self._carry(None, self.bridge.sent(0, fitting(frames, self.mtu, self._port.count)))
 
     def detach(self) -> None:
         if self._closed:
@@ -186,7 +189,7 @@ class BridgeDriver:
         known = self.absent.get(name)
         if known is None and len(self.below) >= PORTS_MAX:
             raise refused(f"{self.name} has {PORTS_MAX} members already", errno.ENOSPC)
-        self._add(name, known.membership if known is not None and known.membership.spans is span else fresh)
+        self._add(name, known.kept if known is not None and known.kept.spans is span else fresh)
 
     def _add(self, name: str, wanted: Membership) -> None:
         interface = interface_named(self._stack, name)
@@ -194,11 +197,13 @@ class BridgeDriver:
             raise refused(f"{name} is a bridge itself")
         if name in self.members:
             raise refused(f"{name} is a member of {self.name} already", errno.EBUSY)
+        # Without members it has no link that could go, and tells nobody that it was switched.
+        self._look_at_the_switch()
         refuse_circle(self.name, name, self._stack.driver_of)
         refuse_relatives(name, [one for one in self.below if one != name], self._stack.driver_of)
         if interface.endpoints is not None:
             raise refused(f"{name} has no broadcast: its stations are IP endpoints, which a bridge cannot join to others")
-        reserved = {one.membership.number for other, one in self.absent.items() if other != name}
+        reserved = {one.kept.number for other, one in self.absent.items() if other != name}
         free = (number for number in range(1, PORTS_MAX + 1) if number not in reserved)
         port = self.bridge.add(interface.mac, wanted.storm, (*filter(None, (wanted.number,)), *free))
         port.up, port.spans = interface.up, wanted.spans
@@ -252,7 +257,7 @@ class BridgeDriver:
     def membership(self, name: str) -> Membership:
         """Of a member, absent or not."""
         if name in self.absent:
-            return self.absent[name].membership
+            return self.absent[name].kept
         member = self.member(name)
         port = member.port
         return Membership(
@@ -268,28 +273,9 @@ class BridgeDriver:
             self.bridge.stations.static_on(port.number),
         )
 
-    def _lose(self, name: str) -> None:
-        """The interface of a member is gone."""
-        log.warning("%s: member %s is gone; it is a member again when it is back", self.name, name)
-        lost = Absent(self.membership(name))
-        self._take_out(name)
-        self.absent[name] = lost
-
-    def _take_again(self, name: str) -> None:
-        """An interface has the name of an absent member."""
-        absent = self.absent[name]
-        try:
-            self._add(name, absent.membership)
-        except OSError as error:
-            absent.why = str(error)
-            log.warning("%s: %s is back and cannot be a member as it was: %s", self.name, name, absent.why)
-        else:
-            log.info("%s: member %s is back", self.name, name)
-
     def member(self, name: str) -> Member:
         """ModuleError when there is none, or it is absent."""
-        if name in self.absent:
-            raise refused(f"{name} is an absent member of {self.name}, which can only be deleted: {self.absent[name].why}", errno.ENXIO)
+        self.absent.refuse(name)
         if name not in self.members:
             raise refused(f"{name} is no member of {self.name}; there are: {', '.join(self.below) or 'none'}", errno.ENOENT)
         return self.members[name]
@@ -336,16 +322,15 @@ class BridgeDriver:
 
     def _interface_event(self, event: InterfaceEvent, interface: Interface) -> None:
         self._look_at_the_switch()
-        if event is InterfaceEvent.ATTACHED and interface.name in self.absent:
-            self._take_again(interface.name)
+        if self.absent.event(event, interface):
             return
-        if event is InterfaceEvent.DETACHED and interface.name in self.absent:
-            self.absent[interface.name].why = GONE
         member = self.members.get(interface.name)
         if member is None or member.interface is not interface:
             return
         if event is InterfaceEvent.DETACHED:
-            self._lose(interface.name)
+            lost = self.membership(interface.name)
+            self._take_out(interface.name)
+            self.absent.lose(interface.name, lost)
             return
         if event is InterfaceEvent.CHANGED:
             self.bridge.readdress(member.port.number, interface.mac)
@@ -423,8 +408,9 @@ class BridgeDriver:
             member = self._numbers.get(number)
             if member is not None and member is not received:
                 self._stack.entered(member.interface, batch, ORDER_BRIDGE)
-        if decision.own and self._port is not None:
-            self._port.deliver(decision.own)
+        own = accepted(decision.own, self._accepted) if decision.own else []
+        if own and self._port is not None and not self._closed:
+            self._port.deliver(own)
 
     def _tell_news(self) -> None:
         news, self.bridge.news = self.bridge.news, []
@@ -439,6 +425,13 @@ class BridgeDriver:
     def forget(self, number: int | None, statics: bool = False) -> None:
         """Forget the stations of one port, or of all."""
         for station in self.bridge.stations.flush(number, statics):
+            self.engine.forget(station)
+
+    def trim(self, member: Member | None = None) -> None:
+        """A bound of stations is lower than before, of *member* or of all."""
+        stations, now = self.bridge.stations, self._dispatch.now()
+        gone = stations.trim(now) if member is None else stations.trim(now, member.port.number, member.port.most)
+        for station in gone:
             self.engine.forget(station)
 
     @property
@@ -498,12 +491,9 @@ class BridgeDriver:
         self.tree.handle_timeout(now)
         if self._prune_at is not None and self._prune_at <= now:
             self._prune_at = None
-            for station in self.bridge.stations.expire(now, self._idle):
+            for station in self.bridge.stations.expire(now):
                 self.engine.forget(station)
         self.settle()
-
-    def _idle(self, station: bytes) -> float | None:
-        return self.engine.idle(station)
 
 
 def _as_optioned(options: BridgeOptions, context: Context) -> KeptBridge:

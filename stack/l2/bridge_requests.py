@@ -10,9 +10,10 @@ import attrs
 
 from stack.core.specific import Rows
 from stack.l2 import arguments as given
+from stack.l2.absent import Absent
 from stack.l2.arguments import refused
 from stack.l2.engine import Engine
-from stack.l2.membership import Absent
+from stack.l2.membership import Membership
 from stack.l2.stations import MAX_LIMIT, STATIC_MAX, Station
 from stack.l2.storm import StormControl
 from stack.l2.stp.settings import PortSettings, Protocol, TreeSettings
@@ -57,7 +58,7 @@ def _flush(driver: BridgeDriver, arguments: Arguments) -> None:
 def _flush_all(driver: BridgeDriver, arguments: Arguments) -> None:
     driver.forget(None, statics=True)
     for absent in driver.absent.values():
-        absent.membership = attrs.evolve(absent.membership, statics=())
+        absent.kept = attrs.evolve(absent.kept, statics=())
 
 
 def _static(driver: BridgeDriver, arguments: Arguments) -> None:
@@ -66,7 +67,7 @@ def _static(driver: BridgeDriver, arguments: Arguments) -> None:
         raise refused(f"{mac_text(mac)} is an address of this bridge itself")
     stations = driver.bridge.stations
     before = stations.known.get(mac)
-    held = [address for absent in driver.absent.values() for address in absent.membership.statics]
+    held = [address for absent in driver.absent.values() for address in absent.kept.statics]
     full = stations.statics + len(held) >= STATIC_MAX and mac not in held and (before is None or not before.static)
     if full or not stations.add_static(mac, member.port.number, 0.0):
         raise refused(f"{driver.name} has as many static addresses as it can have", errno.ENOSPC)
@@ -78,9 +79,9 @@ def _forget_absent(driver: BridgeDriver, mac: bytes) -> bool:
     """*mac* is no static address of an absent member any more. Whether it was."""
     found = False
     for absent in driver.absent.values():
-        if mac in absent.membership.statics:
-            left = tuple(one for one in absent.membership.statics if one != mac)
-            absent.membership = attrs.evolve(absent.membership, statics=left)
+        if mac in absent.kept.statics:
+            left = tuple(one for one in absent.kept.statics if one != mac)
+            absent.kept = attrs.evolve(absent.kept, statics=left)
             found = True
     return found
 
@@ -95,6 +96,7 @@ def _delete_address(driver: BridgeDriver, arguments: Arguments) -> None:
 
 def _max_addresses(driver: BridgeDriver, arguments: Arguments) -> None:
     driver.bridge.stations.maximum = given.number(arguments, "value", 1, MAX_LIMIT)
+    driver.trim()
 
 
 def _timeout(driver: BridgeDriver, arguments: Arguments) -> None:
@@ -106,7 +108,9 @@ def _storm(driver: BridgeDriver, arguments: Arguments) -> None:
 
 
 def _most(driver: BridgeDriver, arguments: Arguments) -> None:
-    _member(driver, arguments).port.most = given.number(arguments, "value", 0, MAX_LIMIT)
+    member = _member(driver, arguments)
+    member.port.most = given.number(arguments, "value", 0, MAX_LIMIT)
+    driver.trim(member)
 
 
 def _learn(driver: BridgeDriver, arguments: Arguments) -> None:
@@ -213,7 +217,7 @@ def facts(driver: BridgeDriver) -> Mapping[str, object]:
 
     def station(item: tuple[bytes, Station]) -> Mapping[str, object]:
         mac, entry = item
-        idle = 0.0 if entry.static else round(now - entry.seen, 1)
+        idle = 0.0 if entry.static else round(stations.silent(mac, entry, now), 1)
         return {"address": mac_text(mac), "interface": names.get(entry.port), "static": entry.static, "idle": idle}
 
     changed = tree.topology_changed_at
@@ -280,9 +284,9 @@ def _flags(learn: bool, discover: bool, tree: bool, spans: bool) -> list[str]:
     return [name for name, is_set in (("learn", learn), ("discover", discover), ("stp", tree)) if is_set]
 
 
-def _absent_facts(name: str, absent: Absent) -> Mapping[str, object]:
+def _absent_facts(name: str, absent: Absent[Membership]) -> Mapping[str, object]:
     """As of a member, without what only one with an interface has. `guarded`: BPDU guard has struck."""
-    kept = absent.membership
+    kept = absent.kept
     return {
         "interface": name,
         "present": False,

@@ -29,8 +29,9 @@ from stack.core.ifnet import Interface
 PORTS_MAX = 32
 """Ports of one engine."""
 STATIONS_MAX = 8192
-"""Stations of one engine. For one more, the port that has most gives up its oldest, whose frames go by the slow path (`stations_refused`)
-until it has the place of one that is silent (`stack.l2.forward.lacking`). Bounds kernel memory against forged addresses."""
+"""Stations of one engine. For one more, its own port or the one that has most (`stack.l2.places`) gives up its oldest, whose frames go by
+the slow path (`stations_refused`) until it has the place of one that is silent (`stack.l2.forward.lacking`). Bounds kernel memory against
+forged addresses."""
 
 FLOWS_MAX = 4096
 """Routed flows of one engine, at most; `FLOWS_DEFAULT` unless the IP layer asks for more."""

@@ -1,7 +1,5 @@
-"""What a bridge knows of a member by its name: the settings that last, whether there is such an interface just now or not.
-
-    member ── its interface goes ──> Membership, absent ── one of that name is attached ──> member, with the same port and settings
-                                         └─ `delete` ──> forgotten
+"""What a bridge knows of a member by its name: the settings that last, whether there is such an interface just now or not
+(`stack.l2.absent`).
 
 Absent members keep their place: they count as ports, and their number is given to others only when there is no other.
 """
@@ -12,8 +10,6 @@ import attrs
 
 from stack.l2.storm import STORM_RATE
 from stack.l2.stp.settings import PortSettings, TreeSettings
-
-GONE = "there is no such interface just now"
 
 
 @attrs.frozen
@@ -45,11 +41,3 @@ class KeptBridge:
     ipf: bool
     tree: TreeSettings
     members: tuple[tuple[str, Membership], ...]
-
-
-@attrs.define(eq=False)
-class Absent:
-    """A member without an interface. `why` it is none, in a sentence."""
-
-    membership: Membership
-    why: str = GONE

@@ -2,28 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from stack.core.hooks import Hook, Point
 from stack.core.ifnet import Interface
 from stack.core.registry import Registration
 from stack.core.stack import Stack
-from stack.frame import BadFrame, Frame
-from stack.wire.ethernet import ethertype_of
-
-
-def accepted(frames: Sequence[Frame], ethertypes: frozenset[int] | None) -> list[Frame]:
-    """Those of *frames* that a driver of `accept(ethertypes)` hands up."""
-    if ethertypes is None:
-        return list(frames)
-    return [frame for frame in frames if _kind(frame) in ethertypes]
-
-
-def _kind(frame: Frame) -> int:
-    try:
-        return ethertype_of(frame)
-    except BadFrame:
-        return -1
 
 
 def take_over(

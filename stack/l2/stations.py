@@ -3,9 +3,8 @@
 An entry is learned from the source address of a frame, and dies when the station was silent for `timeout`; or it is static, and dies with
 its port. There are `maximum` learned entries at most, and of one port `most`, if that is said.
 
-Whoever sends from made-up addresses (MAC flooding) fills what is free, and then takes only from itself: for a new station the stalest
-entry of the port that has most is given up. EVICTIONS_PER_SECOND bounds what that costs; beyond them a station is not learned, and frames
-to it are flooded, within the bounds of `stack.l2.storm`.
+Whoever sends from made-up addresses (MAC flooding) fills what is free, and then gets the places that `stack.l2.places` gives away, at a
+bounded rate; beyond it a station is not learned, and frames to it are flooded, within the bounds of `stack.l2.storm`.
 
 Whoever sends from another's address takes that one's frames until it speaks again. A station that moves more than MOVES_MAX times in
 MOVES_WINDOW is held for HOLD seconds at its home, the port where it was at rest before, and frames from it are taken there only.
@@ -18,15 +17,13 @@ from collections.abc import Callable, Iterator
 
 import attrs
 
-from resmgr.bucket import TokenBucket
+from stack.l2.places import Places
 
 MAX_DEFAULT = 100
 """NetBSD's and QNX's."""
 MAX_LIMIT = 8192
 TIMEOUT_DEFAULT = 1200.0
 STATIC_MAX = 1024
-EVICTIONS_PER_SECOND = 500
-"""For the new stations of one port. Each costs a forwarding engine two system calls."""
 MOVES_MAX = 5
 MOVES_WINDOW = 10.0
 """Seconds. Somebody who carries a laptop from port to port moves less; a loop, or a thief against his victim, more."""
@@ -63,22 +60,30 @@ class Station:
     """Since `window`."""
     held: float = 0.0
     """Until then it stays."""
+    proved: bool = False
+    """See `stack.l2.places`."""
 
 
 class Stations:
-    """Addresses to ports. *timeout* 0: no entry ages."""
+    """Addresses to ports. *timeout* 0: no entry ages. *idle(address)*: seconds since somebody else saw the station (a forwarding engine
+    does not show what it carries), None: he did not."""
 
-    def __init__(self, maximum: int = MAX_DEFAULT, timeout: float = TIMEOUT_DEFAULT) -> None:
+    def __init__(
+        self,
+        maximum: int = MAX_DEFAULT,
+        timeout: float = TIMEOUT_DEFAULT,
+        idle: Callable[[bytes], float | None] = lambda _: None,
+    ) -> None:
         self.maximum = maximum
         self.timeout = timeout
+        self.idle = idle
         self.known: dict[bytes, Station] = {}
         """For lookups on the way of frames; changed only here."""
         self.evicted: list[tuple[bytes, int]] = []
         """Given up for others, with their ports, since whoever drives this took the list."""
         self._statics = 0
-        self._on_port: dict[int, dict[bytes, None]] = {}
-        """Learned entries, the stalest first, to a second."""
-        self._evictions: dict[int, TokenBucket] = {}
+        self._places = Places(self._silent)
+        """Of the learned ones."""
 
     def __len__(self) -> int:
         return len(self.known)
@@ -101,7 +106,7 @@ class Stations:
             if not self._make_room(port, now, most):
                 return Learned.NO_ROOM
             self.known[address] = Station(port, now, placed=now, home=port, moved=now, window=now)
-            self._on_port.setdefault(port, {})[address] = None
+            self._places.put(address, port)
             return Learned.NEWS
         if entry.static:
             return Learned.KNOWN
@@ -109,26 +114,55 @@ class Stations:
             return self._move(address, entry, port, now)
         entry.seen = now
         if now - entry.placed >= _STEP:
-            entry.placed = now
-            order = self._on_port[port]
-            del order[address]
-            order[address] = None
+            self._spoke(address, entry, now)
         return Learned.KNOWN
 
+    def _spoke(self, address: bytes, entry: Station, now: float) -> None:
+        entry.placed, entry.proved = now, True
+        self._places.spoke(address, entry.port, True)
+
+    def prove(self, address: bytes, entry: Station) -> None:
+        """Something from another port is for it. Idempotent; for who is not proved only, since it is called for each flow."""
+        if not entry.static and not entry.proved:
+            entry.proved = True
+            self._places.spoke(address, entry.port, True)
+
+    def silent(self, address: bytes, entry: Station, now: float) -> float:
+        """Seconds since anybody saw a frame from it. For one that is not static."""
+        elsewhere = self.idle(address)
+        here = now - entry.seen
+        return here if elsewhere is None else min(here, elsewhere)
+
+    def _silent(self, address: bytes, now: float) -> tuple[float, bool]:
+        entry = self.known[address]
+        seconds = self.silent(address, entry, now)
+        moved = now - seconds - entry.seen >= _STEP
+        if moved:
+            entry.seen = now - seconds
+            self._spoke(address, entry, now)
+        return seconds, moved
+
     def _make_room(self, port: int, now: float, most: int) -> bool:
-        own_full = most and len(self._on_port.get(port, ())) >= most
-        if not own_full and len(self.known) - self._statics < self.maximum:
+        own_full = most if most and self._places.on(port) >= most else 0
+        if not own_full and len(self._places) < self.maximum:
             return True
-        bucket = self._evictions.get(port)
-        if bucket is None:
-            bucket = self._evictions[port] = TokenBucket(EVICTIONS_PER_SECOND, EVICTIONS_PER_SECOND)
-        if not bucket.take(now):
-            return False
-        victim = port if own_full else max(self._on_port, key=lambda one: len(self._on_port[one]))
-        address = next(iter(self._on_port[victim]))
-        self.remove(address)
-        self.evicted.append((address, victim))
-        return True
+        giving = self._places.giving(port, self.maximum, own_full, now)
+        if giving is not None:
+            self.remove(giving[0])
+            self.evicted.append(giving)
+        return giving is not None
+
+    def trim(self, now: float, port: int | None = None, most: int = 0) -> list[bytes]:
+        """Give up what is too much since `maximum` is less, or *most* of *port*. The addresses."""
+        gone = []
+        if port is not None:
+            while most and self._places.on(port) > most and (weakest := self._places.weakest(port, now)) is not None:
+                self.remove(weakest)
+                gone.append(weakest)
+        while (surplus := self._places.surplus(self.maximum, now)) is not None:
+            self.remove(surplus[0])
+            gone.append(surplus[0])
+        return gone
 
     def _move(self, address: bytes, entry: Station, port: int, now: float) -> Learned:
         if now < entry.held:
@@ -148,9 +182,9 @@ class Stations:
         return Learned.NEWS if port == entry.home else Learned.HELD
 
     def _put(self, address: bytes, entry: Station, port: int, now: float) -> None:
-        del self._on_port[entry.port][address]
-        self._on_port.setdefault(port, {})[address] = None
-        entry.port, entry.moved, entry.placed = port, now, now
+        self._places.take(address, entry.port)
+        self._places.put(address, port)
+        entry.port, entry.moved, entry.placed, entry.proved = port, now, now, False
 
     def add_static(self, address: bytes, port: int, now: float) -> bool:
         """False when there are STATIC_MAX already."""
@@ -171,7 +205,7 @@ class Stations:
         if entry.static:
             self._statics -= 1
         else:
-            del self._on_port[entry.port][address]
+            self._places.take(address, entry.port)
         return True
 
     def flush(self, port: int | None = None, statics: bool = False) -> list[bytes]:
@@ -185,18 +219,17 @@ class Stations:
                     entry.home = entry.port
         return gone
 
-    def expire(self, now: float, idle: Callable[[bytes], float | None]) -> list[bytes]:
-        """Forget who was silent. *idle(address)*: seconds since somebody else saw the station, None: he did not. The addresses."""
+    def expire(self, now: float) -> list[bytes]:
+        """Forget who was silent. The addresses."""
         if not self.timeout:
             return []
         gone = []
         for address, entry in self.known.items():
             if entry.static or now - entry.seen < self.timeout:
                 continue
-            elsewhere = idle(address)
-            if elsewhere is not None and elsewhere < self.timeout:
-                entry.seen = now - elsewhere
-            else:
+            silent = self.silent(address, entry, now)
+            entry.seen = now - silent
+            if silent >= self.timeout:
                 gone.append(address)
         for address in gone:
             self.remove(address)

@@ -21,7 +21,7 @@ import attrs
 from attrs.validators import ge, le
 
 from stack.core.driver import Port
-from stack.core.fitting import fitting
+from stack.core.fitting import accepted, fitting, for_station
 from stack.core.ifnet import Interface, InterfaceEvent
 from stack.core.layers import refuse_circle
 from stack.core.module import Context, Kind, Module
@@ -32,8 +32,7 @@ from stack.frame import Frame
 from stack.l2 import arguments as given
 from stack.l2.aggregate import AgrDriver
 from stack.l2.arguments import refused
-from stack.l2.pseudo import accepted
-from stack.wire.ethernet import MAC_SIZE, MTU_MIN, TAG_SIZE, is_group
+from stack.wire.ethernet import MTU_MIN, TAG_SIZE
 from stack.wire.vlan import ID_MAX, PRIORITY_MAX, tagged, untagged
 
 log = logging.getLogger(__name__)
@@ -227,14 +226,10 @@ class VlanDriver:
             # It begins, and nobody is told of it yet.
             self._count(Drop.LINK_DOWN, len(frames))
 
-    def _deliver(self, parent: Interface, frames: list[bytes]) -> None:
+    def _deliver(self, parent: Interface, frames: list[Frame]) -> None:
         if parent.promiscuous and not self._wants_all:
             # Somebody else wants what is for others; we do not.
-            mac = self.mac
-            mine = [frame for frame in frames if frame[:MAC_SIZE] == mac or is_group(frame)]
-            if len(mine) < len(frames):
-                self._count(Drop.OTHER_HOST, len(frames) - len(mine))
-            frames = mine
+            frames = for_station(frames, self.mac, self._count)
         wanted = accepted(frames, self._accepted)
         if wanted and not self.up:
             self._count(Drop.LINK_DOWN, len(wanted))

@@ -5,6 +5,7 @@ The kernel answers at once, so these work on blocking and non-blocking sockets a
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 
@@ -33,3 +34,14 @@ def ask(sock: socket.socket, request: bytes) -> None:
                 if message.code:
                     raise OSError(message.code, os.strerror(message.code))
                 return
+
+
+def tx_dropped(index: int) -> int:
+    """How many frames Linux dropped that should have left through that interface of the thread's network namespace, whoever sent them.
+    OSError when it does not tell, ENODEV when there is none."""
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as sock:
+        sock.send(get_link(index=index))
+        for message in parse_messages(sock.recv(RECEIVE_MAX)):
+            if isinstance(message, Link) and message.index == index:
+                return message.tx_dropped
+    raise OSError(errno.ENODEV, "there is no such interface")

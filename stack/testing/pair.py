@@ -13,6 +13,7 @@ import trio
 from resmgr.dispatch import Dispatch
 from resmgr.runner import open_dispatch
 from stack.core.driver import Driver
+from stack.drivers.wrap.fault import FaultDriver, FaultOptions
 from stack.testing.driver import Stations, check_driver
 
 LOOK_EVERY = 0.002
@@ -51,4 +52,14 @@ def check_on_dispatch(make: Callable[[Dispatch], tuple[Driver, Driver]], station
     trio.run(check)
 
 
-__all__ = ["Pair", "check_on_dispatch", "settle"]
+def through_fault(dispatch: Dispatch, *drivers: Driver) -> list[Driver]:
+    """Each in a fault wrapper that does nothing: the contract must hold through any wrapper, whatever the driver can do besides."""
+    outer: list[Driver] = []
+    for driver in drivers:
+        wrapper = FaultDriver(dispatch, FaultOptions())
+        wrapper.around(driver)
+        outer.append(wrapper)
+    return outer
+
+
+__all__ = ["Pair", "check_on_dispatch", "settle", "through_fault"]

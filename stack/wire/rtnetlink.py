@@ -10,6 +10,7 @@ and only BadMessage leaves.
 from __future__ import annotations
 
 import struct
+import sys
 from collections.abc import Iterator
 
 import attrs
@@ -54,10 +55,13 @@ IFLA_MTU = 4
 IFLA_MASTER = 10
 IFLA_LINKINFO = 18
 IFLA_IFALIAS = 20
+IFLA_STATS64 = 23
 IFLA_NET_NS_FD = 28
 IFLA_INFO_KIND = 1
 IFLA_INFO_DATA = 2
 VETH_INFO_PEER = 1
+_TX_DROPPED_AT = 56
+"""In struct rtnl_link_stats64."""
 
 AF_UNSPEC = 0
 AF_INET, AF_INET6 = 2, 10
@@ -71,7 +75,8 @@ ARPHRD_ETHER = 1
 @attrs.frozen
 class Link:
     """An interface as the kernel reports it. `up`: switched on and with carrier; `enabled`: switched on. `kind` is the device type
-    (ARPHRD_*), `master` the index of the bridge or bond that it is part of, 0 for none; `alias` a text that somebody gave it."""
+    (ARPHRD_*), `master` the index of the bridge or bond that it is part of, 0 for none; `alias` a text that somebody gave it;
+    `tx_dropped` how many frames were dropped instead of being sent, in all."""
 
     index: int
     name: str
@@ -84,6 +89,7 @@ class Link:
     multicast: bool = False
     master: int = 0
     alias: str = ""
+    tx_dropped: int = 0
 
 
 @attrs.frozen
@@ -218,6 +224,9 @@ def _link(body: memoryview, gone: bool) -> Link | LinkGone | None:
     master = found.get(IFLA_MASTER, bytes(4))
     if len(master) != 4:
         raise BadMessage("link with a master of a wrong length")
+    statistics = found.get(IFLA_STATS64, bytes(_TX_DROPPED_AT + 8))
+    if len(statistics) < _TX_DROPPED_AT + 8:
+        raise BadMessage("link with statistics cut short")
     return Link(
         index,
         bytes(found.get(IFLA_IFNAME, b"")).rstrip(b"\0").decode("utf-8", "surrogateescape"),
@@ -230,4 +239,5 @@ def _link(body: memoryview, gone: bool) -> Link | LinkGone | None:
         multicast=bool(flags & IFF_MULTICAST),
         master=int(struct.unpack("=I", master)[0]),
         alias=bytes(found.get(IFLA_IFALIAS, b"")).rstrip(b"\0").decode("utf-8", "replace"),
+        tx_dropped=int.from_bytes(statistics[_TX_DROPPED_AT : _TX_DROPPED_AT + 8], sys.byteorder),
     )

@@ -108,5 +108,5 @@ def bridge(items: list[bytes]) -> None:
         assert len(rules.passed("p1", True, batch)) <= 2
         if vlan_of(data) != UNTAGGED:
             assert untagged(tagged(data, 5, 0)) == data
-    machine.stations.expire(now + 1e6, lambda _: None)
+    machine.stations.expire(now + 1e6)
     assert not len(machine.stations)

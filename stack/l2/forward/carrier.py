@@ -32,7 +32,8 @@ class Reason(enum.IntEnum):
     WAITING_FULL = 9
     """Dropped: too many frames wait for the stack (threads)."""
     NOT_SENT = 10
-    """Dropped: the output interface did not take it (threads)."""
+    """Dropped: the output interface did not take it. Threads count where it came in; the kernel where it should have left, as Linux counts
+    it: whoever sent it, and what had been carried by then is counted as that, too."""
     OVERRUN = 11
     """Dropped: the ring was full (threads)."""
     ORDER = 12

@@ -17,8 +17,6 @@ import logging
 import os
 from collections.abc import Callable, Collection, Mapping
 
-import attrs
-
 from resmgr.dispatch import Timer
 from resmgr.errors import Misuse
 from stack.core.driver import Driver
@@ -26,7 +24,6 @@ from stack.core.hooks import ORDER_BRIDGE, HookEntry
 from stack.core.ifnet import Interface, InterfaceEvent
 from stack.core.isolation import RAISED
 from stack.core.linuxinterface import LinuxInterface, on_linux
-from stack.core.registry import Registration
 from stack.core.stack import Stack
 from stack.l2.engine import (
     FLOW_SECONDS,
@@ -39,7 +36,8 @@ from stack.l2.engine import (
     RoutedFlow,
 )
 from stack.l2.forward.carrier import DROPPED, NOTHING, Carrier, Counts, Reason
-from stack.l2.forward.lacking import OFFER_SECONDS, Lacking, silent_one
+from stack.l2.forward.placed import PlacedStations
+from stack.l2.forward.port import EnginePort
 from stack.l2.forward.preference import preferred
 from stack.l2.forward.routes import Route, Routes
 
@@ -48,27 +46,6 @@ log = logging.getLogger(__name__)
 DOWN = "its link is down"
 Kinds = Mapping[str, Callable[[], Carrier]]
 """How to make each carrier; OSError in one sentence when it cannot be had."""
-
-
-@attrs.define(eq=False)
-class _Port:
-    number: int
-    interface: Interface
-    index: int = 0
-    """Of the Linux interface, while attached."""
-    mtu: int = 0
-    reasons: dict[str, None] = attrs.Factory(dict)
-    """Ours and the bridge's, in order of appearance."""
-    hooks: tuple[str, ...] = ()
-    """Those of them that hooks are."""
-    obstacle: str = ""
-    """The one of them for which it is not attached."""
-    stations: dict[bytes, None] = attrs.Factory(dict)
-    """Behind it, the oldest first."""
-    before: Counts = NOTHING
-    """Counted while it was attached earlier."""
-    claim: Registration | None = None
-    """That no other engine carries its frames; from when it was first attached until it is no port any more."""
 
 
 class FastPath:
@@ -90,12 +67,8 @@ class FastPath:
         self._carrier: Carrier | None = None
         self._chosen = False
         self._why = ""
-        self._ports: dict[Interface, _Port] = {}
-        self._stations: dict[bytes, _Port] = {}
-        self._most = stations
-        self._lacking: Lacking[_Port] = Lacking()
-        self._offering: Timer | None = None
-        self._refused = 0
+        self._ports: dict[Interface, EnginePort] = {}
+        self._placed = PlacedStations(stack.dispatch, stations, self._ports.values(), lambda: self._carrier)
         self._routes = Routes(self._look, self._drop_route, flows)
         self._timer: Timer | None = None
         self._closed = False
@@ -129,7 +102,7 @@ class FastPath:
         number = next((one for one in range(PORTS_MAX) if one not in taken), None)
         if number is None:
             raise Misuse(f"an engine has at most {PORTS_MAX} ports")
-        port = self._ports[interface] = _Port(number, interface)
+        port = self._ports[interface] = EnginePort(number, interface)
         self._look_at_hooks(port)
         self._try(port)
 
@@ -145,7 +118,7 @@ class FastPath:
             if port.claim is not None:
                 port.claim.revoke()
 
-    def _leave_counts(self, port: _Port) -> None:
+    def _leave_counts(self, port: EnginePort) -> None:
         """What was carried is told as a part of the interface's counters, which must not fall when its port goes."""
         interface, counts = port.interface, port.before
         interface.rx_frames += counts.in_frames
@@ -172,71 +145,18 @@ class FastPath:
 
     def learned(self, station: bytes, interface: Interface) -> None:
         port = self._ports.get(interface)
-        before = self._stations.get(station)
-        if port is None or before is port:
-            return
-        if before is None and len(self._stations) >= self._most:
-            # As in the bridge: whoever has most gives its oldest up.
-            self._refused += 1
-            most = max(self._ports.values(), key=lambda one: len(one.stations))
-            self._give_up(next(iter(most.stations)))
-        self._enter(station, port, before)
-
-    def _give_up(self, station: bytes) -> None:
-        """Its place is another's now; it waits for one."""
-        port = self._stations[station]
-        self.forget(station)
-        self._lack(station, port)
-
-    def _lack(self, station: bytes, port: _Port) -> None:
-        self._lacking.put(station, port)
-        if self._offering is None:
-            self._offering = self._stack.dispatch.call_at(self._stack.dispatch.now() + OFFER_SECONDS, self._offer)
-
-    def _offer(self) -> None:
-        """Those that lack a place, again."""
-        self._offering = None
-        for station, port in self._lacking.next_ones():
-            self._lacking.remove(station)
-            full = len(self._stations) >= self._most
-            silent = silent_one(self._stations, self.idle) if full else None
-            if silent is not None:
-                self._give_up(silent)
-            if full and silent is None:
-                self._lack(station, port)
-            else:
-                self._enter(station, port, None)
-        if len(self._lacking) and self._offering is None:
-            self._offering = self._stack.dispatch.call_at(self._stack.dispatch.now() + OFFER_SECONDS, self._offer)
-
-    def _enter(self, station: bytes, port: _Port, before: _Port | None) -> None:
-        self._lacking.remove(station)
-        self._stations[station] = port
-        port.stations[station] = None
-        if before is not None:
-            before.stations.pop(station, None)
-        if self._carrier is not None:
-            if port.index:
-                self._put(station, port)
-            elif before is not None and before.index:
-                self._carrier.drop(station)
+        if port is not None:
+            self._placed.learned(station, port)
 
     def forget(self, station: bytes) -> None:
-        self._lacking.remove(station)
-        port = self._stations.pop(station, None)
-        if port is not None:
-            port.stations.pop(station, None)
-        if port is not None and port.index and self._carrier is not None:
-            self._carrier.drop(station)
+        self._placed.forget(station)
 
     def flush(self, interface: Interface | None = None) -> None:
         ports = self._ports.values() if interface is None else filter(None, (self._ports.get(interface),))
-        for station in [station for port in ports for station in (*port.stations, *self._lacking.of(port))]:
-            self.forget(station)
+        self._placed.flush(list(ports))
 
     def idle(self, station: bytes) -> float | None:
-        port = self._stations.get(station)
-        return self._carrier.idle(station) if port is not None and port.index and self._carrier is not None else None
+        return self._placed.idle(station)
 
     # Routed flows
 
@@ -296,7 +216,7 @@ class FastPath:
         counts = self._counts(self._ports.values())
         ports = {port.interface.name: self._port_statistics(port, counts[port]) for port in counts}
         return EngineStatistics(
-            self.name, self._why, len(self._stations), self._refused, ports, len(self._routes.known), self._routes.refused
+            self.name, self._why, len(self._placed), self._placed.refused, ports, len(self._routes.known), self._routes.refused
         )
 
     @property
@@ -304,7 +224,7 @@ class FastPath:
         now = 0 if self._carrier is None else self._carrier.frames()
         return now + sum(port.before.in_frames for port in self._ports.values())
 
-    def _port_statistics(self, port: _Port, counts: Counts) -> PortStatistics:
+    def _port_statistics(self, port: EnginePort, counts: Counts) -> PortStatistics:
         named = {reason.name.lower(): counts.reasons[reason] for reason in Reason if counts.reasons[reason]}
         dropped = {reason.name.lower() for reason in DROPPED}
         return PortStatistics(
@@ -318,7 +238,7 @@ class FastPath:
             {name: number for name, number in named.items() if name in dropped},
         )
 
-    def _counts(self, ports: Collection[_Port]) -> Mapping[_Port, Counts]:
+    def _counts(self, ports: Collection[EnginePort]) -> Mapping[EnginePort, Counts]:
         """In all, those of earlier included."""
         attached = [port.number for port in ports if port.index]
         now = {} if self._carrier is None or not attached else self._carrier.counts(attached)
@@ -332,15 +252,15 @@ class FastPath:
             registration.revoke()
         for interface in list(self._ports):
             self.remove(interface)
-        for timer in (self._timer, self._offering):
-            if timer is not None:
-                timer.cancel()
+        self._placed.close()
+        if self._timer is not None:
+            self._timer.cancel()
         if self._carrier is not None:
             self._carrier.close()
 
     # Attaching
 
-    def _try(self, port: _Port) -> None:
+    def _try(self, port: EnginePort) -> None:
         """Attach the port if it can be, and keep the reason if not."""
         port.reasons.pop(port.obstacle, None)
         port.obstacle = self._attach(port)
@@ -349,7 +269,7 @@ class FastPath:
         if port.index:
             self._allow(port)
 
-    def _attach(self, port: _Port) -> str:
+    def _attach(self, port: EnginePort) -> str:
         interface = port.interface
         driver: Driver = interface.driver
         if not on_linux(driver):
@@ -381,11 +301,10 @@ class FastPath:
         finally:
             os.close(linux.namespace)
         port.index, port.mtu = linux.index, interface.mtu
-        for station in list(port.stations):
-            self._put(station, port)
+        self._placed.attached(port)
         return ""
 
-    def _detach(self, port: _Port) -> None:
+    def _detach(self, port: EnginePort) -> None:
         carrier = self._carrier
         if not port.index or carrier is None:
             return
@@ -396,19 +315,7 @@ class FastPath:
         port.index = 0
         carrier.detach(port.number)
 
-    def _put(self, station: bytes, port: _Port) -> None:
-        assert self._carrier is not None
-        try:
-            self._carrier.put(station, port.number)
-        except OSError as error:
-            self._refused += 1
-            if self._refused == 1:
-                log.warning("forwarding: no room for a station, which is tried again later: %s", error.strerror)
-            del self._stations[station]
-            port.stations.pop(station, None)
-            self._lack(station, port)
-
-    def _allow(self, port: _Port) -> None:
+    def _allow(self, port: EnginePort) -> None:
         carrier = self._carrier
         if port.index and carrier is not None:
             if port.reasons and carrier.costs_while_off:
@@ -420,7 +327,7 @@ class FastPath:
 
     # What happens in the stack
 
-    def _look_at_hooks(self, port: _Port) -> None:
+    def _look_at_hooks(self, port: EnginePort) -> None:
         entries = [entry for entry, _ in self._stack.hooks() if _passed_by(entry) and entry.sees(port.interface.name)]
         before, port.hooks = port.hooks, tuple(f"hook {entry.name} sees its frames" for entry in entries)
         for old in before:

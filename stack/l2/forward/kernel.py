@@ -16,6 +16,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 import attrs
 
 from resmgr.dispatch import Dispatch
+from resmgr.errors import BadMessage
 from stack.core.ifnet import Interface
 from stack.core.linuxinterface import LinuxInterface
 from stack.ebpf.constants import MapType, XdpMode
@@ -23,12 +24,13 @@ from stack.ebpf.map import Map
 from stack.ebpf.program import Program, XdpLink
 from stack.ebpf.syscall import refusal
 from stack.l2.engine import FLOWS_MAX, PORTS_MAX, STATIONS_MAX
-from stack.l2.forward.carrier import Counts, FlowCounts, FlowKey
+from stack.l2.forward.carrier import Counts, FlowCounts, FlowKey, Reason
 from stack.l2.forward.features import DeviceFeatures
 from stack.l2.forward.parts import CARRIED, FLOW, FLOW_KEY, KEY, PORT, REASONS, STATION, Maps
 from stack.l2.forward.preference import is_buffered
 from stack.l2.forward.program import forwarding
 from stack.linux.namespace import inside
+from stack.linux.rtnetlink import tx_dropped
 from stack.wire.ethernet import HEADER_SIZE, TAG_SIZE
 from stack.wire.netdev import XdpFeature
 
@@ -59,6 +61,16 @@ class _Port:
     """Frames and bytes carried from it to ports that are detached."""
     sent: tuple[int, int] = (0, 0)
     """And from such ones to it."""
+    dropped_before: int = 0
+    """What Linux had dropped there when it was attached."""
+    dropped: int = 0
+    """And since then, as far as it told."""
+
+    def not_sent(self) -> int:
+        """Programs do not hear what becomes of a frame that they redirect."""
+        with contextlib.suppress(OSError, BadMessage), inside(self.linux.namespace):
+            self.dropped = max(self.dropped, tx_dropped(self.linux.index) - self.dropped_before)
+        return self.dropped
 
 
 class KernelCarrier:
@@ -96,6 +108,8 @@ class KernelCarrier:
             program = undo.enter_context(Program(forwarding(port, self._maps), f"fwd_{linux.name}"))
             made = _Port(port, attrs.evolve(linux, namespace=os.dup(linux.namespace)), program, features, mtu=interface.mtu)
             # Where frames are buffers generic mode is faster, and keeps what lies beside them.
+            with contextlib.suppress(OSError, BadMessage):
+                made.dropped_before = tx_dropped(linux.index)
             made.native = self._mode is XdpMode.NATIVE or not is_buffered(linux)
             undo.callback(os.close, made.linux.namespace)
             self._clear(port)
@@ -210,7 +224,9 @@ class KernelCarrier:
 
     def _reasons_of(self, port: int) -> tuple[int, ...]:
         values = self._reasons.lookup_cpus(_INDEX.pack(port)) or ()
-        return tuple(map(sum, zip(*map(REASONS.unpack, values), strict=True)))
+        reasons = list(map(sum, zip(*map(REASONS.unpack, values), strict=True)))
+        reasons[Reason.NOT_SENT] += self._ports[port].not_sent()
+        return tuple(reasons)
 
     def _clear(self, port: int) -> None:
         """Counters of whoever had the number before."""

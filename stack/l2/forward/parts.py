@@ -66,7 +66,7 @@ def lookup(asm: Assembler, table: int, key: int, absent: str) -> None:
 
 def carry(asm: Assembler, port: int, maps: Maps, change: Callable[[Assembler], None] | None = None) -> None:
     """From *port* to R8, if that is on and takes it, in order; R7 notes it. *change* makes another frame of it at the last moment."""
-    in_order, fresh, redirect = asm.fresh(), asm.fresh(), asm.fresh()
+    in_order, fresh, done = asm.fresh(), asm.fresh(), asm.fresh()
     asm.move(R1, R6)
     asm.call(Helper.XDP_BUFFER_LENGTH)
     asm.move(R9, R0)
@@ -97,20 +97,23 @@ def carry(asm: Assembler, port: int, maps: Maps, change: Callable[[Assembler], N
     if change is not None:
         change(asm)
 
+    asm.map(R1, maps.outputs)
+    asm.move(R2, R8)
+    # If the port went away meanwhile: what was changed is nobody's here.
+    asm.constant(R3, Xdp.PASS if change is None else Xdp.DROP)
+    asm.call(Helper.REDIRECT_MAP)
+    asm.branch(Jump.NE, R0, Xdp.REDIRECT, Reason.OUTPUT_OFF.name if change is None else Reason.NOT_SENT.name)
+
     asm.move(R1, R8)
     asm.compute(Alu.ADD, R1, port * PORTS_MAX)
     asm.store(Width.W, R10, COUNTER_AT, R1)
-    lookup(asm, maps.carried, COUNTER_AT, redirect)
+    lookup(asm, maps.carried, COUNTER_AT, done)
     asm.load(Width.DW, R1, R0, 0)
     asm.compute(Alu.ADD, R1, 1)
     asm.store(Width.DW, R0, 0, R1)
     asm.load(Width.DW, R1, R0, 8)
     asm.combine(Alu.ADD, R1, R9)
     asm.store(Width.DW, R0, 8, R1)
-    asm.label(redirect)
-    asm.map(R1, maps.outputs)
-    asm.move(R2, R8)
-    # If the port went away meanwhile: what was changed is nobody's here.
-    asm.constant(R3, Xdp.PASS if change is None else Xdp.DROP)
-    asm.call(Helper.REDIRECT_MAP)
+    asm.label(done)
+    asm.constant(R0, Xdp.REDIRECT)
     asm.exit()

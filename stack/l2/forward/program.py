@@ -10,7 +10,7 @@ from __future__ import annotations
 from stack.ebpf.assembler import R0, R1, R2, R3, R4, R6, R7, R8, R10, Alu, Assembler, Code, Jump, Width
 from stack.ebpf.constants import XDP_DATA, XDP_DATA_END, Helper, Xdp
 from stack.l2.engine import PORTS_MAX
-from stack.l2.forward.carrier import Reason
+from stack.l2.forward.carrier import DROPPED, Reason
 from stack.l2.forward.parts import DESTINATION_AT, LONG_AT, PORT_AT, SOURCE_AT, UNIT_SHIFT, Maps, carry, lookup
 from stack.l2.forward.routedprogram import routed
 from stack.wire.ethernet import HEADER_SIZE
@@ -79,10 +79,11 @@ def _endings(asm: Assembler, port: int, maps: Maps) -> None:
         Reason.ORDER,
         Reason.FLOW,
         Reason.FOREIGN,
+        Reason.NOT_SENT,
     )
     for reason in here:
         asm.label(reason.name)
-        asm.constant(R7, Xdp.DROP if reason is Reason.SAME_PORT else Xdp.PASS)
+        asm.constant(R7, Xdp.DROP if reason in DROPPED else Xdp.PASS)
         asm.constant(R8, reason * 8)
         asm.jump("count")
     asm.label("count")

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 
 from stack.ebpf.assembler import R0, R1, R2, R3, R4, R5, R6, R7, R8, R9, R10, Alu, Assembler, Jump, Width
-from stack.ebpf.constants import XDP_DATA, XDP_DATA_END
+from stack.ebpf.constants import XDP_DATA, XDP_DATA_END, Helper
 from stack.l2.engine import PORTS_MAX
 from stack.l2.forward.carrier import Reason
 from stack.l2.forward.parts import FLOW_AT, FLOW_KEY, Maps, carry, lookup
@@ -28,6 +28,9 @@ def _in_memory(value: int) -> int:
 
 def routed(asm: Assembler, port: int, maps: Maps) -> None:
     """See the head of this file."""
+    asm.move(R1, R6)
+    asm.call(Helper.XDP_BUFFER_LENGTH)
+    asm.move(R9, R0)
     _begin(asm, HEADER_SIZE)
     asm.load(Width.H, R4, R2, 12)
     asm.branch(Jump.EQ, R4, _in_memory(ETHERTYPE_IPV6), "ipv6")
@@ -49,13 +52,12 @@ def _begin(asm: Assembler, size: int) -> None:
 
 
 def _whole(asm: Assembler, length_at: int, ahead: int) -> None:
-    """The packet ends in the frame: *ahead* bytes before what its length counts."""
+    """The packet ends in the frame, of which R3 is the end of the first buffer only: *ahead* bytes before what its length counts."""
     asm.load(Width.H, R5, R2, length_at)
     asm.big_endian(R5, 16)
-    asm.move(R4, R2)
-    asm.combine(Alu.ADD, R4, R5)
+    asm.move(R4, R5)
     asm.compute(Alu.ADD, R4, ahead)
-    asm.branch_register(Jump.GT, R4, R3, _FOREIGN)
+    asm.branch_register(Jump.GT, R4, R9, _FOREIGN)
 
 
 def _key(asm: Assembler, port: int, version: int) -> None:

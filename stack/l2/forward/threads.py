@@ -21,7 +21,8 @@ from stack.core.isolation import RAISED
 from stack.core.linuxinterface import LinuxInterface, OnLinux, on_linux
 from stack.l2.forward.carrier import Counts, FlowCounts, FlowKey
 from stack.l2.forward.ring import PortRing
-from stack.l2.forward.worker import Routed, Station, Worker, WorkerPort
+from stack.l2.forward.worker import Worker
+from stack.l2.forward.workerport import Routed, Station, WorkerPort
 from stack.linux.namespace import inside
 from stack.linux.packetring import ring_is_safe
 
@@ -57,6 +58,7 @@ class ThreadCarrier:
         self._stations: dict[bytes, Station] = {}
         self._signal = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._closed = False
+        self._delivering = False
         dispatch.attach_fd(self._signal, self._handed)
 
     def attach(self, port: int, interface: Interface, linux: LinuxInterface) -> None:
@@ -190,8 +192,20 @@ class ThreadCarrier:
         os.eventfd_write(self._signal, 1)
 
     def _handed(self) -> None:
+        """Deliver what workers could not carry. Who hears it may close us: the rest is then delivered by the call that is under way."""
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._signal)
+        if self._delivering:
+            return
+        self._delivering = True
+        try:
+            self._deliver()
+            while self._closed and self._leaving:
+                self._deliver()
+        finally:
+            self._delivering = False
+
+    def _deliver(self) -> None:
         ending = [port for port in self._leaving if port.gone]
         for port in [*self._leaving, *(served.port for served in self._served.values())]:
             for _ in range(len(port.handed)):

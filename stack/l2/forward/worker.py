@@ -3,7 +3,7 @@
 The interpreter lock is held but for the system calls (poll, sendmmsg), so the loop between them does little: one look-up per frame, by the
 twelve bytes of both addresses, in a table of *flows* that is made as frames come and thrown away whenever stations or ports change.
 
-What the dispatch and the worker share changes by replacing, never in place, or is a deque: no locks per frame. A port that goes is served
+What the dispatch and the worker share is in `stack.l2.forward.workerport`: no locks per frame. A port that goes is served
 to the end by the worker, which then closes its ring.
 """
 
@@ -18,16 +18,15 @@ import os
 import select
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 
 from resmgr.errors import Misuse
 from stack.core.driver import BATCH_MAX
-from stack.core.ifnet import Interface
 from stack.frame import Frame
-from stack.l2.forward.carrier import FlowKey, Reason
+from stack.l2.forward.carrier import Reason
 from stack.l2.forward.packets import flow_of, pass_on
-from stack.l2.forward.ring import FRAME_AT, SPECIAL, VNET_SIZE, PortRing
+from stack.l2.forward.ring import FRAME_AT, SPECIAL, VNET_SIZE
+from stack.l2.forward.workerport import Flow, Station, WorkerPort
 from stack.linux import mmsg
 from stack.linux.constants import MSG_DONTWAIT, TP_STATUS_COPY
 from stack.wire import virtio_net
@@ -41,76 +40,6 @@ FLOWS_MAX = 1 << 16
 """Pairs of addresses that a port remembers; then it begins anew."""
 ROUNDS_MAX = 16
 """Batches taken from one port before the next has its turn."""
-
-
-class Station:
-    """`used`: monotonic seconds of the last frame from it that was carried; 0: none yet."""
-
-    __slots__ = ("port", "used")
-
-    def __init__(self, port: int) -> None:
-        self.port = port
-        self.used = 0.0
-
-
-class Flow:
-    """What becomes of frames between two addresses that came in on one port: out by `pairs` of the output, or up for `reason`."""
-
-    __slots__ = ("pairs", "reason", "room", "source")
-
-    def __init__(self, source: Station, pairs: list[int] | None, room: int, reason: Reason) -> None:
-        self.source = source
-        self.pairs = pairs
-        self.room = room
-        self.reason = reason
-
-
-class Routed:
-    """A flow of the IP layer's: out by `pairs` of the port *output*, with other addresses."""
-
-    __slots__ = ("frames", "macs", "octets", "output", "used")
-
-    def __init__(self, output: int, macs: bytes) -> None:
-        self.output = output
-        self.macs = macs
-        self.used = 0.0
-        self.frames = self.octets = 0
-
-
-class WorkerPort:
-    """A port as workers and the dispatch see it. Counters but that of overruns are written by the worker alone, `allowed` and the like by
-    the dispatch."""
-
-    def __init__(self, number: int, interface: Interface, ring: PortRing, mtu: int) -> None:
-        self.number = number
-        self.interface = interface
-        self.ring = ring
-        self.mtu = mtu
-        self.room = mtu + HEADER_SIZE + TAG_SIZE
-        self.allowed = False
-        self.leaving = False
-        self.gone = False
-        """The ring is closed: what is in `handed` is the last."""
-        self.sending = threading.Lock()
-        """Held by who sends through this port or closes it: a descriptor that is closed may be another file's at once."""
-        self.flows: dict[bytes, Flow] = {}
-        self.routes: dict[FlowKey, Routed] = {}
-        self.own = b""
-        """The address for which packets of `routes` come; empty while there are none."""
-        self.handed: deque[tuple[frozenset[bytes], list[Frame]]] = deque()
-        self.next = 0
-        self.in_frames = self.in_bytes = 0
-        self.out: dict[int, list[int]] = {}
-        """By output port: frames and bytes carried there."""
-        self.reasons = [0] * len(Reason)
-        self.failed = False
-        """Somebody has been told that a batch was lost by an error."""
-
-    def count_lost(self) -> None:
-        """By the dispatch: the kernel tells how many frames found the ring full."""
-        with self.sending:
-            if not self.gone:
-                self.reasons[Reason.OVERRUN] += self.ring.lost()
 
 
 Table = dict[int, WorkerPort]

@@ -20,7 +20,7 @@ from stack.filter.bpf.assembler import JEQ, JGE, LD_B_IND, RET, SAMPLE_SIZE, WHO
 from stack.frame import Frame
 from stack.testing.driver import OTHER_TYPE, TYPE, RecordingPort, check_driver, frame
 from stack.testing.namespace import Namespace, Veth
-from stack.testing.pair import Pair, settle
+from stack.testing.pair import Pair, settle, through_fault
 
 pytestmark = pytest.mark.priv
 
@@ -36,13 +36,13 @@ def open_pair(dispatch: TrioDispatch, veth: Veth, rx: Rx = "ring", **options: An
 
 
 @pytest.mark.parametrize("rx", ["ring", "recv"])
-@pytest.mark.parametrize("mtu", [1500, 9000])
-async def test_contract(dispatch: TrioDispatch, veth: Veth, rx: Rx, mtu: int) -> None:
+@pytest.mark.parametrize(("mtu", "wrapped"), [(1500, False), (9000, False), (1500, True)])
+async def test_contract(dispatch: TrioDispatch, veth: Veth, rx: Rx, mtu: int, wrapped: bool) -> None:
     veth.a.ip("link", "set", "va", "mtu", str(mtu))
     veth.b.ip("link", "set", "vb", "mtu", str(mtu))
     a, b = open_pair(dispatch, veth, rx)
     assert a.mtu == mtu
-    await check_driver(Pair(a, b))
+    await check_driver(Pair(*through_fault(dispatch, a, b)) if wrapped else Pair(a, b))
     assert dispatch.statistics().descriptors == 0
 
 
@@ -94,6 +94,20 @@ async def test_overrun_is_counted_and_what_fits_arrives(ends: Ends) -> None:
     assert 0 < lost < 600
     assert ends.port_b.frames == [*burst[: 600 - lost], burst[0]]
     assert ends.b.info()["receive overruns"] == lost
+
+
+@pytest.mark.parametrize("rx", ["ring", "recv"])
+async def test_what_lies_in_the_ring_is_counted_when_that_goes(dispatch: TrioDispatch, veth: Veth, rx: Rx) -> None:
+    """Frames have come that nobody has looked at: another MTU takes them away, or the end of the driver."""
+    ends = Ends(*open_pair(dispatch, veth, rx))
+    ends.a.transmit(ends.frames(300))
+    ends.b._resize(3000)
+    assert ends.port_b.drops == {"rx_resized": 300}
+    ends.a.transmit(ends.frames(200))
+    ends.b.detach()
+    assert ends.port_b.drops == {"rx_resized": 300, Drop.LINK_DOWN: 200}
+    assert ends.port_b.frames == []
+    ends.a.detach()
 
 
 async def test_link_state_address_and_mtu_are_followed(ends: Ends, veth: Veth) -> None:

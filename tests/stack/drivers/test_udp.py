@@ -23,7 +23,7 @@ from stack.drivers.wrap.fault import FaultDriver
 from stack.frame import Frame
 from stack.testing.driver import TYPE, RecordingPort, Stations, check_driver, frame
 from stack.testing.namespace import Veth
-from stack.testing.pair import Pair, settle
+from stack.testing.pair import Pair, settle, through_fault
 from stack.wire.endpoint import Endpoint, SockAddr
 
 Offload = Literal["auto", "off"]
@@ -86,11 +86,12 @@ async def ends(dispatch: TrioDispatch) -> AsyncIterator[Ends]:
 
 
 @pytest.mark.host
-@pytest.mark.parametrize("offload", ["auto", "off"])
+@pytest.mark.parametrize(("offload", "wrapped"), [("auto", False), ("off", False), ("auto", True)])
 @pytest.mark.parametrize("address", LOOPBACKS)
-async def test_contract(dispatch: TrioDispatch, address: str, offload: Offload) -> None:
+async def test_contract(dispatch: TrioDispatch, address: str, offload: Offload, wrapped: bool) -> None:
     pair = Ends(loopback(dispatch, address, offload), loopback(dispatch, address, offload), start=False)
-    await check_driver(Pair(pair.a, pair.b), Stations(pair.a_at_b, pair.b_at_a))
+    ends = through_fault(dispatch, pair.a, pair.b) if wrapped else [pair.a, pair.b]
+    await check_driver(Pair(*ends), Stations(pair.a_at_b, pair.b_at_a))
 
 
 @pytest.mark.host

@@ -17,7 +17,7 @@ from stack.ebpf.constants import Xdp, XdpMode
 from stack.ebpf.program import Program, XdpLink
 from stack.testing.driver import TYPE, RecordingPort, check_driver, frame
 from stack.testing.namespace import Namespace, Veth
-from stack.testing.pair import Pair, settle
+from stack.testing.pair import Pair, settle, through_fault
 
 pytestmark = pytest.mark.priv
 
@@ -30,12 +30,12 @@ def xdp(dispatch: TrioDispatch, namespace: Namespace, ifname: str, mode: Mode = 
 
 
 @pytest.mark.parametrize("mode", ["native", "generic"])
-@pytest.mark.parametrize("mtu", [1500, 3000, 9000, 65535])
-async def test_contract(dispatch: TrioDispatch, veth: Veth, mode: Mode, mtu: int) -> None:
+@pytest.mark.parametrize(("mtu", "wrapped"), [(1500, False), (3000, False), (9000, False), (65535, False), (1500, True)])
+async def test_contract(dispatch: TrioDispatch, veth: Veth, mode: Mode, mtu: int, wrapped: bool) -> None:
     veth.a.ip("link", "set", "va", "mtu", str(mtu))
     veth.b.ip("link", "set", "vb", "mtu", str(mtu))
     a, b = xdp(dispatch, veth.a, "va", mode), xdp(dispatch, veth.b, "vb", mode)
-    await check_driver(Pair(a, b))
+    await check_driver(Pair(*through_fault(dispatch, a, b)) if wrapped else Pair(a, b))
     assert dispatch.statistics().descriptors == 0
     assert "xdp" not in veth.a.output("link", "show", "va")
 

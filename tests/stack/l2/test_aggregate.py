@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from stack.core.driver import Driver
 from stack.core.errors import ModuleError
 from stack.core.hooks import Point
 from stack.core.statistics import Drop
@@ -11,6 +12,7 @@ from stack.l2.aggregate import AgrDriver, AgrOptions
 from stack.l2.flowhash import flow_hash
 from stack.testing.driver import check_driver, frame
 from stack.testing.machines import DriverPair, Machine, World
+from stack.testing.pair import through_fault
 from stack.wire.ethernet import BROADCAST, Ethernet
 
 
@@ -147,15 +149,16 @@ def test_hashes() -> None:
     assert len({flow_hash(memoryview(whole)[:length]) for length in range(len(whole))}) > 2
 
 
-async def test_contract() -> None:
+@pytest.mark.parametrize("wrapped", [False, True])
+async def test_contract(wrapped: bool) -> None:
     world = World(2)
-    drivers = []
+    drivers: list[Driver] = []
     for name in ("a", "b"):
         machine = world.machine(name, 0, 1)
         machine.stack.add_hook(Point.IN, lambda _, frames: frames, everything=True, name="all")
         drivers.append(AgrDriver(machine.context(), AgrOptions(agrport=("en0", "en1"))))
     world.dispatch.run_for(5)
-    await check_driver(DriverPair(world, *drivers))
+    await check_driver(DriverPair(world, *(through_fault(world.dispatch, *drivers) if wrapped else drivers)))
 
 
 def test_an_interface_has_one_owner() -> None:

@@ -223,15 +223,18 @@ def test_made_up_addresses_fill_what_they_may() -> None:
 
 
 def test_ageing() -> None:
-    stations = Stations(10, 100.0)
+    elsewhere: dict[bytes, float] = {}
+    stations = Stations(10, 100.0, elsewhere.get)
     stations.learn(STATIONS[0], 1, 0.0)
     stations.learn(STATIONS[1], 1, 50.0)
     stations.add_static(STATIONS[2], 1, 0.0)
-    assert stations.expire(99.0, lambda _: None) == []
-    assert stations.expire(100.0, lambda _: None) == [STATIONS[0]]
-    assert stations.expire(160.0, lambda _: 20.0) == []
-    assert stations.expire(239.0, lambda _: None) == []
-    assert stations.expire(240.0, lambda _: None) == [STATIONS[1]]
+    assert stations.expire(99.0) == []
+    assert stations.expire(100.0) == [STATIONS[0]]
+    elsewhere[STATIONS[1]] = 20.0
+    assert stations.expire(160.0) == []
+    del elsewhere[STATIONS[1]]
+    assert stations.expire(239.0) == []
+    assert stations.expire(240.0) == [STATIONS[1]]
     assert list(stations.known) == [STATIONS[2]]
 
 

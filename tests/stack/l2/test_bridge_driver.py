@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import pytest
 
+from stack.core.driver import Driver
 from stack.core.errors import ModuleError
 from stack.core.specific import Rows
-from stack.testing.driver import OTHER_TYPE, TYPE, frame
-from stack.testing.machines import Machine, World
+from stack.l2.bridge_driver import BridgeDriver
+from stack.l2.bridge_options import BridgeOptions
+from stack.l2.forward.fastpath import FastPath
+from stack.testing.driver import OTHER_TYPE, TYPE, check_driver, frame
+from stack.testing.machines import DriverPair, Machine, World
+from stack.testing.pair import through_fault
 from stack.wire.ethernet import BROADCAST
 
 
@@ -62,6 +67,17 @@ def test_the_bridge_itself_can_be_a_station() -> None:
     back = bridge.send("bridge0", a.macs["en0"])
     world.dispatch.run_for(1)
     assert a.seen == [("en0", back)]
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+async def test_contract(wrapped: bool) -> None:
+    """Of the bridge as a station, with members beside it that hear nothing of it."""
+    world = World(3)
+    drivers: list[Driver] = []
+    for name, other in (("a", 1), ("b", 2)):
+        context = world.machine(name, 0, other).context()
+        drivers.append(BridgeDriver(context, BridgeOptions(add=("en0", "en1"), station=True), FastPath(context.stack, "none", {})))
+    await check_driver(DriverPair(world, *(through_fault(world.dispatch, *drivers) if wrapped else drivers)))
 
 
 def test_a_frame_is_forwarded_as_it_is() -> None:
@@ -119,6 +135,47 @@ def test_members_come_and_go() -> None:
     assert {name: one["present"] for name, one in members(bridge.facts("bridge0")).items()} == {"en0": True, "en1": False}
     bridge.stack.unload(loaded)
     assert [one.promiscuous for one in bridge.stack.interfaces] == [0]
+
+
+def test_a_bridge_that_was_switched_off_before_it_had_members_forwards_nothing() -> None:
+    world = World(2)
+    a, bridge, b = world.machine("a", 0), world.machine("bridge", 0, 1), world.machine("b", 1)
+    bridge.stack.load("bridge")
+    bridge.interface("bridge0").switch(False)
+    for name in ("en0", "en1"):
+        bridge.ask("bridge0", "add", interface=name)
+    a.send("en0", BROADCAST)
+    world.dispatch.run_for(1)
+    assert b.seen == []
+    ports = bridge.facts("bridge0")["engine"]
+    assert isinstance(ports, dict)
+    assert all("the bridge is switched off" in port["off"] for port in ports["ports"].values())
+    bridge.interface("bridge0").switch(True)
+    one = a.send("en0", BROADCAST)
+    world.dispatch.run_for(1)
+    assert b.seen == [("en0", one)]
+
+
+def test_lower_bounds_of_stations_hold_at_once() -> None:
+    world = World(2)
+    a, bridge, b = world.machine("a", 0), world.machine("bridge", 0, 1), world.machine("b", 1)
+    bridge.stack.load("bridge", "add=en0,add=en1")
+    for machine in (a, b):
+        sources = (bytes((2, 7, 0, 0, machine.macs["en0"][5], number)) for number in range(40))
+        machine.stack.output(machine.interface("en0"), [frame(BROADCAST, source, b"x") for source in sources])
+    world.dispatch.run_for(1)
+
+    def known() -> tuple[int, int]:
+        rows = bridge.facts("bridge0")["addresses"]
+        assert isinstance(rows, Rows)
+        found = [one["interface"] for one in rows]
+        return found.count("en0"), found.count("en1")
+
+    assert known() == (40, 40)
+    bridge.ask("bridge0", "ifmaxaddr", interface="en0", value=30)
+    assert known() == (30, 40)
+    bridge.ask("bridge0", "maxaddr", value=10)
+    assert known() == (5, 5)
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,10 @@ import trio
 
 from resmgr.runner import open_dispatch
 from resmgr.system import System
+from stack.core.ifnet import Interface
 from stack.core.specific import Rows, specific_driver
 from stack.core.stack import Stack
+from stack.frame import Frame
 from stack.managers.facts import interfaces
 from stack.managers.layer2 import Layer2
 from stack.testing.driver import TYPE, frame
@@ -123,13 +125,14 @@ async def test_known_stations_go_by_the_engine(engine: str) -> None:
             await trio.sleep(0.2)
             yard.taken(yard.one), yard.taken(yard.two)
             got: list[bytes] = []
-            for number in range(200):
-                yard.one.send(frame(S2, S1, number.to_bytes(4, "big") + bytes(60)))
+            sent = [frame(S2, S1, number.to_bytes(4, "big") * (15 + number)) for number in range(200)]
+            for number, one in enumerate(sent):
+                yard.one.send(one)
                 if number % 20 == 19:
                     await trio.sleep(0.02)
                     got_more(yard, got)
             assert await shortly(lambda: len(got_more(yard, got)) >= 200)
-            assert [int.from_bytes(one[14:18], "big") for one in got] == list(range(200))
+            assert got == sent
             assert carried(stack) >= (0 if engine == "none" else 190)
             assert (carried(stack) == 0) is (engine == "none")
             # Whoever carried them, they came in at one interface and went out at the other.
@@ -153,11 +156,18 @@ async def test_what_the_engine_carries_keeps_a_station_known() -> None:
             yard.two.send(frame(BROADCAST, S2, bytes(46)))
             assert await shortly(lambda: {S1.hex(":"), S2.hex(":")} <= known(stack))
 
+            seen: list[float] = []
+
             def talking_it_goes() -> bool:
                 yard.one.send(frame(S2, S1, bytes(46)))
+                rows = told(stack)["addresses"]
+                assert isinstance(rows, Rows)
+                seen.extend(one["idle"] for one in rows if one["address"] == S1.hex(":"))  # type: ignore[misc]  # facts are for JSON
                 return S2.hex(":") not in known(stack)
 
             assert await shortly(talking_it_goes, 10.0)
+            # The kernel's program writes it once a second.
+            assert max(seen) < 1.7
             assert S1.hex(":") in known(stack)
             assert carried(stack) > 0
 
@@ -169,6 +179,33 @@ async def test_a_blocked_port_is_off_and_a_span_port_turns_all_off() -> None:
             assert isinstance(engine, dict)
             assert "spanning tree" in engine["ports"]["o1"]["off"]
             assert await shortly(lambda: "spanning tree" not in told(stack)["engine"]["ports"]["o1"]["off"], 6)  # type: ignore[index]  # facts are for JSON
+
+
+@pytest.mark.parametrize("engine", ["none", "kernel", "threads"])
+async def test_who_hears_a_frame_may_unload_the_bridge(engine: str) -> None:
+    """What came with that frame is heard once, in order, by whoever listens to the interfaces."""
+    with built() as yard:
+        async with bridged(yard, f"engine={engine}") as stack:
+            heard: list[bytes] = []
+            depth = deepest = 0
+
+            def hear(_: Interface, frames: list[Frame]) -> None:
+                nonlocal depth, deepest
+                depth += 1
+                deepest = max(deepest, depth)
+                heard.extend(bytes(one)[14:15] for one in frames)
+                for loaded in list(stack.loaded):
+                    if loaded.module.name == "bridge":
+                        stack.unload(loaded)
+                depth -= 1
+
+            stack.register_ethertype(TYPE, hear)
+            for number in range(20):
+                yard.one.send(frame(BROADCAST, S1, bytes((number,)) * 46))
+            assert await shortly(lambda: len(heard) >= 20), heard
+            await trio.sleep(0.05)
+            assert heard == [bytes((number,)) for number in range(20)]
+            assert deepest == 1
 
 
 @pytest.mark.parametrize("engine", ["kernel", "threads"])

@@ -6,7 +6,8 @@ import pytest
 
 from stack.core.errors import ModuleError
 from stack.l2.flushes import AT_ONCE, FlushBound
-from stack.l2.stations import EVICTIONS_PER_SECOND, HOLD, MOVES_MAX, Learned, Stations
+from stack.l2.places import EVICTIONS_PER_SECOND
+from stack.l2.stations import HOLD, MOVES_MAX, Learned, Stations
 from stack.l2.stp.machine import BPDUS_AT_ONCE
 from stack.testing.driver import TYPE, frame
 from stack.testing.machines import Machine, World

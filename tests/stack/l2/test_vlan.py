@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from stack.core import vlans
+from stack.core.driver import Driver
 from stack.core.errors import ModuleError
 from stack.core.hooks import Point
 from stack.core.statistics import Drop
@@ -12,6 +13,7 @@ from stack.frame import Frame
 from stack.l2.vlan import VlanDriver, VlanOptions
 from stack.testing.driver import TYPE, check_driver, frame
 from stack.testing.machines import DriverPair, Machine, World
+from stack.testing.pair import through_fault
 from stack.wire.ethernet import BROADCAST
 from stack.wire.vlan import vlan_of
 
@@ -227,15 +229,16 @@ def test_unloading_leaves_nothing() -> None:
     a.stack.load("vlan", "vlan=5,vlanif=en0")
 
 
-async def test_contract() -> None:
+@pytest.mark.parametrize("wrapped", [False, True])
+async def test_contract(wrapped: bool) -> None:
     world = World(1)
     a, b = world.machine("a", 0), world.machine("b", 0)
-    drivers = []
+    drivers: list[Driver] = []
     for machine in (a, b):
         # The drivers' port is the test's, not an interface: what they need of a stack is the parent's.
         machine.stack.add_hook(Point.IN, lambda _, frames: frames, everything=True, name="all")
         drivers.append(VlanDriver(machine.context(), VlanOptions(5, "en0")))
-    await check_driver(DriverPair(world, *drivers))
+    await check_driver(DriverPair(world, *(through_fault(world.dispatch, *drivers) if wrapped else drivers)))
 
 
 def test_a_tap_on_a_vlan_sees_every_ethertype() -> None:

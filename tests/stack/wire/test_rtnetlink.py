@@ -19,6 +19,7 @@ from stack.wire.rtnetlink import (
     IFLA_ADDRESS,
     IFLA_IFNAME,
     IFLA_MTU,
+    IFLA_STATS64,
     RTM_DELLINK,
     RTM_GETADDR,
     RTM_GETLINK,
@@ -45,7 +46,11 @@ def message(kind: int, body: bytes) -> bytes:
 
 def link(flags: int = 0x10043, *, kind: int = RTM_NEWLINK, family: int = 0, mtu: int = 1500) -> bytes:
     attributes = (
-        attribute(IFLA_IFNAME, b"eth0\0") + attribute(IFLA_ADDRESS, MAC) + attribute(IFLA_MTU, struct.pack("=I", mtu)) + attribute(99, b"x")
+        attribute(IFLA_IFNAME, b"eth0\0")
+        + attribute(IFLA_ADDRESS, MAC)
+        + attribute(IFLA_STATS64, struct.pack("=8Q", *range(1, 9)))
+        + attribute(IFLA_MTU, struct.pack("=I", mtu))
+        + attribute(99, b"x")
     )
     return message(kind, IFINFO.pack(family, 1, 7, flags, 0) + attributes)
 
@@ -53,7 +58,7 @@ def link(flags: int = 0x10043, *, kind: int = RTM_NEWLINK, family: int = 0, mtu:
 def test_links() -> None:
     data = link() + link(0x1003) + link(0x42) + link(kind=RTM_DELLINK) + message(NLMSG_DONE, bytes(4))
     up, no_carrier, off, gone = parse_messages(data)
-    assert up == Link(7, "eth0", 1, MAC, 1500, up=True, enabled=True)
+    assert up == Link(7, "eth0", 1, MAC, 1500, up=True, enabled=True, tx_dropped=8)
     assert isinstance(no_carrier, Link)
     assert isinstance(off, Link)
     assert (no_carrier.up, off.up, gone) == (False, False, LinkGone(7))
@@ -85,6 +90,12 @@ def test_truncation_raises_badmessage_only() -> None:
         with pytest.raises(BadMessage):
             # A message whose own length was cut with it.
             list(parse_messages(struct.pack("=I", length) + whole[4:length]))
+
+
+def test_statistics_that_are_cut_short_are_damage() -> None:
+    short = attribute(IFLA_MTU, bytes(4)) + attribute(IFLA_STATS64, bytes(63))
+    with pytest.raises(BadMessage, match="statistics"):
+        list(parse_messages(message(RTM_NEWLINK, IFINFO.pack(0, 1, 7, 0, 0) + short)))
 
 
 def test_damage_raises_badmessage_only() -> None:

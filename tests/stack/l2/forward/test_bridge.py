@@ -13,7 +13,7 @@ from stack.core.specific import specific_driver
 from stack.core.stack import Stack
 from stack.l2.bridge_driver import BridgeDriver
 from stack.l2.bridge_options import BridgeOptions
-from stack.l2.forward import fastpath, lacking
+from stack.l2.forward import lacking, placed
 from stack.l2.forward.fastpath import FastPath
 from stack.l2.forward.kinds import kinds
 from tests.stack.l2.forward.conftest import HOSTS, Town, frame, settle, station
@@ -71,7 +71,7 @@ async def test_a_bridge_learns_and_an_engine_carries(town: Town, engine: str) ->
 @pytest.mark.parametrize("engine", ["kernel", "threads"])
 async def test_a_station_that_had_no_place_is_offered_again(town: Town, engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two places for three stations: the one that speaks has one in the end, though it came first and gave its own up."""
-    for module in (fastpath, lacking):
+    for module in (placed, lacking):
         monkeypatch.setattr(module, "OFFER_SECONDS", 0.1)
 
     def attach(context: Context, options: BridgeOptions) -> BridgeDriver:

@@ -7,7 +7,9 @@ import random
 import pytest
 
 from stack.l2.forward import lacking
+from stack.l2.forward.fastpath import FastPath
 from stack.l2.forward.lacking import CANDIDATES_MAX, OFFER_SECONDS, OFFERS_MAX, Lacking, silent_one
+from stack.testing.machines import World
 
 
 def named(number: int) -> bytes:
@@ -66,3 +68,22 @@ def test_all_that_speak_have_a_place_in_the_end() -> None:
         if speaking <= set(places):
             break
     assert speaking <= set(places)
+
+
+def test_a_port_that_floods_takes_its_share_and_then_from_itself() -> None:
+    machine = World(3).machine("bridge", 0, 1, 2)
+    engine = FastPath(machine.stack, "none", {}, stations=90)
+    uplink, host, bad = (machine.interface(f"en{number}") for number in range(3))
+    for port in (uplink, host, bad):
+        engine.add(port)
+    for number in range(88):
+        engine.learned(named(number), uplink)
+    engine.learned(named(0x100), host)
+    for number in range(1000):
+        engine.learned(named(0x1000 + number), bad)
+    assert engine.statistics().stations == 90
+    engine.flush(bad)
+    assert engine.statistics().stations == 90 - 15
+    engine.flush(host)
+    assert engine.statistics().stations == 90 - 16
+    engine.close()

@@ -6,6 +6,7 @@ What worker threads ask of a routed packet (`stack.l2.forward.packets`) is judge
 from __future__ import annotations
 
 import random
+import socket
 from collections.abc import Iterator
 
 import attrs
@@ -35,6 +36,7 @@ class Kernel:
     program: Program
     reasons: Map
     carried: Map
+    outputs: Map
 
     def counted(self) -> list[int]:
         values = [REASONS.unpack(value) for value in self.reasons.lookup_cpus(index(0)) or ()]
@@ -68,7 +70,7 @@ def kernel() -> Iterator[Kernel]:
             ports.update(index(number), PORT.pack(1, LONGEST, own))
         for key in known():
             flows.update(FLOW_KEY.pack(0, 4 if len(key[0]) == 4 else 6, *key), FLOW.pack(1, 0, 0, NEXT_LINK[:6], NEXT_LINK[6:], 0, 0))
-        yield Kernel(program, reasons, carried)
+        yield Kernel(program, reasons, carried, outputs)
 
 
 def known() -> set[FlowKey]:
@@ -76,15 +78,15 @@ def known() -> set[FlowKey]:
     return {key for key in keys if key is not None}
 
 
-def expected(frame: bytes, flows: set[FlowKey]) -> tuple[int, str, bytes]:
-    """There is no output behind port 1, so what is carried is passed by the kernel's map, and what was changed for it is dropped."""
+def expected(frame: bytes, flows: set[FlowKey], there: bool) -> tuple[int, str, bytes]:
+    """*there*: the interface of port 1 is. Else what would be carried goes up, and what was changed for it is dropped."""
     to, source = frame[:6], frame[6:12]
     if to[0] & 1:
         reason = Reason.GROUP
     elif to == OWN:
         key = plain_flow(frame)
         if key in flows:
-            return Xdp.DROP, "carried", plain_next(frame)
+            return (Xdp.REDIRECT, "carried", plain_next(frame)) if there else (Xdp.DROP, Reason.NOT_SENT.name, plain_next(frame))
         reason = Reason.FOREIGN if key is None else Reason.FLOW
     elif PORTS.get(source) != 0:
         reason = Reason.SOURCE
@@ -93,7 +95,7 @@ def expected(frame: bytes, flows: set[FlowKey]) -> tuple[int, str, bytes]:
     elif PORTS[to] == 0:
         return Xdp.DROP, Reason.SAME_PORT.name, frame
     else:
-        return Xdp.PASS, "carried", frame
+        return (Xdp.REDIRECT, "carried", frame) if there else (Xdp.PASS, Reason.OUTPUT_OFF.name, frame)
     return Xdp.PASS, reason.name, frame
 
 
@@ -117,11 +119,14 @@ def frames(seed: int) -> Iterator[bytes]:
         yield to + source + kind + bytes(packet)
 
 
-@pytest.mark.parametrize("seed", range(2))
-def test_the_kernel_does_what_is_written(kernel: Kernel, seed: int) -> None:
+@pytest.mark.parametrize(("seed", "there"), [(0, True), (1, False)])
+def test_the_kernel_does_what_is_written(kernel: Kernel, seed: int, there: bool) -> None:
     flows, seen = known(), set()
+    if there:
+        kernel.outputs.update(index(1), index(socket.if_nametoindex("lo")))
     for frame in frames(seed):
         answer = kernel.answer(frame)
-        assert answer == expected(frame, flows), (seed, frame.hex())
+        assert answer == expected(frame, flows, there), (seed, frame.hex())
         seen.add((answer[1], frame[:6] == OWN))
-    assert seen >= {("carried", True), ("carried", False), ("FOREIGN", True), ("FLOW", True), ("SAME_PORT", False), ("GROUP", False)}
+    sent = {("carried", True), ("carried", False)} if there else {("NOT_SENT", True), ("OUTPUT_OFF", False)}
+    assert seen >= {*sent, ("FOREIGN", True), ("FLOW", True), ("SAME_PORT", False), ("GROUP", False)}

@@ -17,7 +17,8 @@ from stack.core.stack import Stack
 from stack.drivers.hub import Hub
 from stack.l2.forward.carrier import Reason
 from stack.l2.forward.ring import PortRing
-from stack.l2.forward.worker import Station, Worker, WorkerPort
+from stack.l2.forward.worker import Worker
+from stack.l2.forward.workerport import Station, WorkerPort
 from stack.testing.namespace import Veth
 
 pytestmark = pytest.mark.priv
