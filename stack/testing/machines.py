@@ -21,7 +21,7 @@ from stack.core.driver import Driver
 from stack.core.hooks import Point
 from stack.core.ifnet import Interface
 from stack.core.module import Context, Kind, Module
-from stack.core.specific import specific_driver
+from stack.core.specific import plain, specific_driver
 from stack.core.stack import Stack
 from stack.drivers.hub import Hub, HubPort
 from stack.frame import Frame
@@ -83,7 +83,9 @@ class Machine:
     def facts(self, bridge: str) -> dict[str, object]:
         driver = specific_driver(self.interface(bridge).driver)
         assert driver is not None
-        return dict(driver.get_specific())
+        found = plain(driver.get_specific())
+        assert isinstance(found, dict)
+        return found
 
     def context(self) -> Context:
         """What a module is given: for drivers that are made without being loaded."""
