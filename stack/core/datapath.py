@@ -195,12 +195,13 @@ class Datapath:
 
     def _hooked(self, entry: HookEntry, interface: Interface, frames: list[Frame]) -> list[Frame]:
         try:
-            left = self._guards.run(entry.guard, entry.name, entry.hook, interface, frames)
-            fewer = len(frames) - len(left)
-        except RAISED:  # or it returned no list
+            left: object = self._guards.run(entry.guard, entry.name, entry.hook, interface, frames)
+            if not isinstance(left, list):
+                raise TypeError(f"a hook returns a list of frames, not {type(left).__name__}")
+        except RAISED:
             interface.drops.count(Drop.HOOK_FAILED, len(frames))
             self._guards.failure(f"hook {entry.name}", entry.hook, entry.guard)
             return []
-        if fewer > 0 and not entry.counts:
-            interface.drops.count(Drop.HOOK_DROPPED, fewer)
+        if len(left) < len(frames) and not entry.counts:
+            interface.drops.count(Drop.HOOK_DROPPED, len(frames) - len(left))
         return left

@@ -194,8 +194,8 @@ class BridgeDriver:
             raise refused(f"{name} is a bridge itself")
         if name in self.members:
             raise refused(f"{name} is a member of {self.name} already", errno.EBUSY)
-        refuse_circle(self.name, name, self._stack.driver_of)
-        refuse_relatives(name, [one for one in self.below if one != name], self._stack.driver_of)
+        refuse_circle(self.name, name, self._stack.below)
+        refuse_relatives(name, [one for one in self.below if one != name], self._stack.below)
         if interface.endpoints is not None:
             raise refused(f"{name} has no broadcast: its stations are IP endpoints, which a bridge cannot join to others")
         reserved = {one.membership.number for other, one in self.absent.items() if other != name}

@@ -19,7 +19,6 @@ from typing import TypeVar
 import attrs
 
 from stack.core.isolation import RAISED, Guard
-from stack.core.layers import stands_on
 from stack.core.loaded import Loaded
 from stack.core.specific import Ask, Rows, sayable_table, specific_driver
 from stack.core.stack import Stack
@@ -77,7 +76,7 @@ class Layer2:
             if interface is None or specific_driver(interface.driver) is None:
                 continue
             self._loaded[interface.name] = loaded
-            for name in stands_on(interface.driver):
+            for name in interface.below:
                 self._above.setdefault(name, []).append(interface.name)
 
     def own(self, name: str) -> Facts | None:
