@@ -103,10 +103,6 @@ class Stack(Datapath):
         *made* is the module's then, or closed."""
         return self._modules.load_prepared(made)
 
-    def load_again(self, loaded: Loaded) -> Loaded:
-        """Load a module that was unloaded as it was before. As `load`."""
-        return self._modules.load_again(loaded)
-
     def unload(self, loaded: Loaded) -> None:
         """Detach a module and all that it put into the stack and on its dispatch. Synchronous; may be called from its own callbacks."""
         self._modules.unload(loaded)
