@@ -12,6 +12,7 @@ from __future__ import annotations
 import struct
 
 from stack.core.driver import in_batches
+from stack.core.fitting import taken
 from stack.core.hooks import HookEntry, Hooks
 from stack.core.ifnet import Interface
 from stack.core.isolation import RAISED, Guards
@@ -184,14 +185,18 @@ class Datapath:
         if not interface.up:
             interface.drops.count(Drop.LINK_DOWN, len(frames))
             return
-        interface.tx_frames += len(frames)
-        interface.tx_bytes += len(frames[0]) if len(frames) == 1 else sum(map(len, frames))
+        before = interface.driver_drops
         try:
             transmit = driver.transmit_runs if runs and carries_runs(driver) else driver.transmit
             self._guards.send(interface.guard, transmit, frames)
         except RAISED:
             interface.drops.count(Drop.DRIVER_FAILED, len(frames))
             self._guards.failure(f"driver of {interface.name}", driver.transmit, interface.guard)
+            return
+        if interface.driver_drops != before:
+            frames = taken(frames, interface.driver_mtu, interface.driver_drops - before)
+        interface.tx_frames += len(frames)
+        interface.tx_bytes += len(frames[0]) if len(frames) == 1 else sum(map(len, frames))
 
     def _hooked(self, entry: HookEntry, interface: Interface, frames: list[Frame]) -> list[Frame]:
         try:

@@ -63,6 +63,7 @@ class Interface:
         "attached",
         "carrier",
         "driver",
+        "driver_drops",
         "driver_mtu",
         "drops",
         "enabled",
@@ -108,6 +109,8 @@ class Interface:
         self.groups: dict[bytes, int] = {}
         self.rx_frames = self.rx_bytes = self.tx_frames = self.tx_bytes = 0
         self.drops = Counters()
+        self.driver_drops = 0
+        """Of these, what its driver counted."""
 
     @property
     def statistics(self) -> InterfaceStatistics:
@@ -222,8 +225,9 @@ class Interface:
             self._stack.tell(InterfaceEvent.ADDRESSES, self)
 
     def count(self, reason: str, number: int = 1) -> None:
-        """For the driver: count dropped frames."""
+        """For the driver: count dropped frames. Those that it drops within `transmit` are not among the sent."""
         self.drops.count(reason, number)
+        self.driver_drops += number
 
     def __repr__(self) -> str:
         return f"<Interface {self.name} {mac_text(self.mac)} mtu {self.mtu} {'up' if self.up else 'down'}>"

@@ -265,3 +265,40 @@ def test_an_ip_filter_without_a_verdict_for_each_lets_nothing_through(returned: 
     asked = {0: Packet(packet, 14, parse_ip(memoryview(packet)[14:]))}
     assert not machine.stack.ip_filters.passing(machine.interface("en0"), Point.IN, asked)
     assert loaded.guard.failures == {"IP filter wrong": 1}
+
+
+class Picky(Liar):
+    """A driver that drops some of what it is to send, and says so."""
+
+    def __init__(self, drop: int, raises: bool = False) -> None:
+        super().__init__()
+        self.drop = drop
+        self.raises = raises
+
+    def transmit(self, frames: object) -> None:
+        assert self.port is not None
+        if self.drop:
+            self.port.count("too_long", self.drop)
+        if self.raises:
+            raise RuntimeError("no")
+
+
+@pytest.mark.parametrize(
+    ("sizes", "drop", "raises", "sent"),
+    [
+        ((60, 60), 0, False, (2, 120)),
+        ((60, 1600, 100), 1, False, (2, 160)),
+        ((1600,), 1, False, (0, 0)),
+        ((60, 100, 200), 2, False, (1, 60)),
+        ((60, 60), 9, False, (0, 0)),
+        ((60, 60), 0, True, (0, 0)),
+    ],
+)
+def test_only_what_the_driver_took_was_sent(sizes: tuple[int, ...], drop: int, raises: bool, sent: tuple[int, int]) -> None:
+    machine = World(1).machine("a", 0)
+    picky = Picky(drop, raises)
+    machine.stack.load(Module("picky", Kind.DRIVER, Options, lambda context, options: picky))
+    interface = machine.interface("bad0")
+    interface.count("rx_overrun", 5)
+    machine.stack.output(interface, [bytes(size) for size in sizes])
+    assert (interface.tx_frames, interface.tx_bytes) == sent
