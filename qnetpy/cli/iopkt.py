@@ -72,6 +72,8 @@ def ask_at(path: str, verb: str, node: str = "", **arguments: object) -> dict[st
 def _socket(args: argparse.Namespace) -> str:
     from stack.rundir import SOCKET
 
+    if args.run_dir and args.type:
+        raise CommandError(f"-T {args.type} and --run-dir {args.run_dir} both say which io-pkt: give one of them", status=2)
     if args.run_dir:
         return os.path.join(args.run_dir, SOCKET)
     prefix = os.environ.get("SOCK", "")

@@ -75,6 +75,8 @@ def lines(one: Fact) -> Iterator[tuple[str, object]]:
         for name in ("up", "dropped"):
             for reason, count in sorted(iopkt.numbers(row.get(name)).items()):
                 yield f"{label}: {'Handed Up' if name == 'up' else 'Dropped'}: {reason}", count
+    if "does not say" in own(one):
+        yield "Does not say", own(one)["does not say"]
     tree = own(one).get("stp")
     if isinstance(tree, dict):
         yield "Spanning Tree", f"{tree.get('protocol')}, root {tree.get('root')}, root port {tree.get('root_port') or 'none'}"

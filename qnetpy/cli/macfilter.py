@@ -38,7 +38,10 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(as_json(told))
     elif not words:
-        rows = [(number, one["rule"], one["matched"]) for number, one in enumerate(iopkt.listed(told["rules"]), 1)]
+        rows = [
+            (number, one["rule"], "no such interface" if one.get("present") is False else one["matched"])
+            for number, one in enumerate(iopkt.listed(told["rules"]), 1)
+        ]
         print(facts({"default": told["default"]}) + ("\n\n" + table(rows, ("#", "RULE", "MATCHED")) if rows else ""))
     return 0
 

@@ -60,11 +60,20 @@ def _interfaces(interfaces: list[dict[str, object]]) -> str:
     return table(rows, ("NAME", "MTU", "ADDRESS", "IPKTS", "IBYTES", "OPKTS", "OBYTES", "DROPS", "REASONS"))
 
 
+def _types_seen(hook: dict[str, object]) -> str:
+    """Of what comes in a driver hands up what somebody registered, or all; what goes out meets all hooks."""
+    return "all" if hook["everything"] or hook["point"] == "out" else "registered"
+
+
+def _where(names: object) -> str:
+    return " ".join(map(str, names)) if isinstance(names, list) else "all"
+
+
 def _protocols(found: dict[str, object]) -> str:
     types = [[f"{iopkt.number(one['ethertype']):#06x}", one["module"] or "-", one["frames"]] for one in iopkt.listed(found["ethertypes"])]
     protocols = [[one["protocol"], one["module"] or "-", one["packets"]] for one in iopkt.listed(found["ip_protocols"])]
     hooks = [
-        [one["name"], one["module"] or "-", one["point"], one["order"], "all" if one["everything"] else "registered"]
+        [one["name"], one["module"] or "-", one["point"], one["order"], _types_seen(one), _where(one.get("interfaces"))]
         for one in iopkt.listed(found["hooks"])
     ]
     modules = [
@@ -74,7 +83,7 @@ def _protocols(found: dict[str, object]) -> str:
     tables = [
         table(types, ("ETHERTYPE", "MODULE", "FRAMES")),
         table(protocols, ("IP PROTOCOL", "MODULE", "PACKETS")) if protocols else "",
-        table(hooks, ("HOOK", "MODULE", "POINT", "ORDER", "ETHERTYPES")) if hooks else "",
+        table(hooks, ("HOOK", "MODULE", "POINT", "ORDER", "ETHERTYPES", "INTERFACES")) if hooks else "",
         table(modules, ("NUMBER", "MODULE", "RAISED", "SLOW", "COUNTED")),
         *([f"requests without a place: {refused}"] if (refused := iopkt.counted(found.get("requests_refused"))) else []),
         *layer2.tables(iopkt.interfaces_of(found)),

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable
 
 from resmgr.dispatch import Dispatch
 from stack.core.ifnet import Interface
-from stack.core.linuxinterface import linux_index
 from stack.linux.networkmonitor import NetworkMonitor
 
 log = logging.getLogger(__name__)
@@ -44,7 +43,7 @@ class AddressWatch:
         self._waiting = False
         if self._closed:
             return
-        by_index = [(one, linux_index(one.driver)) for one in self._interfaces()]
+        by_index = [(one, one.linux_index) for one in self._interfaces()]
         try:
             known = self._monitor.look() if any(index for _, index in by_index) else []
         except OSError as error:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import struct
 
 from stack.core.driver import in_batches
-from stack.core.fitting import for_station
+from stack.core.fitting import for_station, taken
 from stack.core.hooks import HookEntry, Hooks
 from stack.core.ifnet import Interface
 from stack.core.isolation import RAISED, Guards
@@ -178,23 +178,28 @@ class Datapath:
         if not interface.up:
             interface.drops.count(Drop.LINK_DOWN, len(frames))
             return
-        interface.tx_frames += len(frames)
-        interface.tx_bytes += len(frames[0]) if len(frames) == 1 else sum(map(len, frames))
+        before = interface.driver_drops
         try:
             transmit = driver.transmit_runs if runs and carries_runs(driver) else driver.transmit
             self._guards.send(interface.guard, transmit, frames)
         except RAISED:
             interface.drops.count(Drop.DRIVER_FAILED, len(frames))
             self._guards.failure(f"driver of {interface.name}", driver.transmit, interface.guard)
+            return
+        if interface.driver_drops != before:
+            frames = taken(frames, interface.driver_mtu, interface.driver_drops - before)
+        interface.tx_frames += len(frames)
+        interface.tx_bytes += len(frames[0]) if len(frames) == 1 else sum(map(len, frames))
 
     def _hooked(self, entry: HookEntry, interface: Interface, frames: list[Frame]) -> list[Frame]:
         try:
-            left = self._guards.run(entry.guard, entry.name, entry.hook, interface, frames)
-            fewer = len(frames) - len(left)
-        except RAISED:  # or it returned no list
+            left: object = self._guards.run(entry.guard, entry.name, entry.hook, interface, frames)
+            if not isinstance(left, list):
+                raise TypeError(f"a hook returns a list of frames, not {type(left).__name__}")
+        except RAISED:
             interface.drops.count(Drop.HOOK_FAILED, len(frames))
             self._guards.failure(f"hook {entry.name}", entry.hook, entry.guard)
             return []
-        if fewer > 0 and not entry.counts:
-            interface.drops.count(Drop.HOOK_DROPPED, fewer)
+        if len(left) < len(frames) and not entry.counts:
+            interface.drops.count(Drop.HOOK_DROPPED, len(frames) - len(left))
         return left

@@ -1,4 +1,4 @@
-"""What drivers ask of a frame: may it be sent on this link, and is it for this station."""
+"""What drivers ask of a frame: may it be sent on this link, and is it for this station; and what a driver has taken of those it got."""
 
 from __future__ import annotations
 
@@ -39,6 +39,17 @@ def for_station(frames: list[Frame], mac: bytes, count: Callable[[str, int], Non
 def accepted(frames: list[Frame], ethertypes: frozenset[int] | None) -> list[Frame]:
     """Those of *frames* that `accept(ethertypes)` asks for."""
     return list(frames) if ethertypes is None else [frame for frame in frames if is_accepted(frame, ethertypes)]
+
+
+def taken(frames: list[Frame], mtu: int, dropped: int) -> list[Frame]:
+    """Those of *frames* that a driver took, which has dropped as many as *dropped* of them: those that do not fit, or else it is not known
+    which, and the first stand for the others."""
+    fits = fitting(frames, mtu, _nobody)
+    return fits[: max(0, len(frames) - dropped)]
+
+
+def _nobody(reason: str) -> None:
+    pass
 
 
 def is_accepted(frame: Frame, ethertypes: frozenset[int] | None) -> bool:

@@ -15,7 +15,10 @@ from stack.core.driver import Driver
 from stack.core.endpoints import Endpoints
 from stack.core.errors import ModuleError
 from stack.core.isolation import RAISED
+from stack.core.layers import stands_on
+from stack.core.linuxinterface import linux_index
 from stack.core.statistics import Counters, Drop, InterfaceStatistics
+from stack.core.told import labels, link_of
 from stack.frame import Frame
 from stack.wire.ethernet import MTU_MIN, mac_text
 
@@ -60,6 +63,7 @@ class Interface:
         "attached",
         "carrier",
         "driver",
+        "driver_drops",
         "driver_mtu",
         "drops",
         "enabled",
@@ -105,6 +109,8 @@ class Interface:
         self.groups: dict[bytes, int] = {}
         self.rx_frames = self.rx_bytes = self.tx_frames = self.tx_bytes = 0
         self.drops = Counters()
+        self.driver_drops = 0
+        """Of these, what its driver counted."""
 
     @property
     def statistics(self) -> InterfaceStatistics:
@@ -126,9 +132,30 @@ class Interface:
     def _info(self) -> dict[str, str | int]:
         """What the driver tells people. One that cannot must not keep everybody from the rest."""
         try:
-            return dict(self.ask("info", self.driver.info))
+            return self.ask("info", lambda: labels(self.driver.info()))
         except RAISED as error:
-            return {"driver": f"does not say how it works: {type(error).__name__}"}
+            return {"does not say": f"{self._whose()}: {type(error).__name__}: {error}"}
+
+    def _whose(self) -> str:
+        return f"driver of {self.name}" if self.guard is None else f"module {self.guard.module}"
+
+    @property
+    def below(self) -> tuple[str, ...]:
+        """Names of what it stands on (`stack.core.layers`); none where its driver does not say, which is counted."""
+        try:
+            return self.ask("below", stands_on, self.driver)
+        except RAISED as error:
+            log.debug("%s: %s", self.name, error)
+            return ()
+
+    @property
+    def linux_index(self) -> int:
+        """Of the Linux interface that its driver is on (`stack.core.linuxinterface`); 0 for none, and where it does not say."""
+        try:
+            return self.ask("linux_index", linux_index, self.driver)
+        except RAISED as error:
+            log.debug("%s: %s", self.name, error)
+            return 0
 
     def ask(self, what: str, call: Callable[[*Ts], R], *args: *Ts) -> R:
         """Call something of the driver, or of what is around it, as its module (`stack.core.isolation.Guard.ask`)."""
@@ -154,8 +181,7 @@ class Interface:
         """For the driver: take over `mac`, `mtu` and `up` and tell the modules what is new."""
         if not self.attached:
             return
-        driver = self.driver
-        mac, self.driver_mtu, self.carrier = driver.mac, driver.mtu, driver.up
+        mac, self.driver_mtu, self.carrier = link_of(self.driver, self._whose())
         mtu = self.driver_mtu if self.mtu_limit is None else min(self.driver_mtu, self.mtu_limit)
         up = self.carrier and self.enabled
         if self._stack.interface(self.name) is not self:
@@ -199,8 +225,9 @@ class Interface:
             self._stack.tell(InterfaceEvent.ADDRESSES, self)
 
     def count(self, reason: str, number: int = 1) -> None:
-        """For the driver: count dropped frames."""
+        """For the driver: count dropped frames. Those that it drops within `transmit` are not among the sent."""
         self.drops.count(reason, number)
+        self.driver_drops += number
 
     def __repr__(self) -> str:
         return f"<Interface {self.name} {mac_text(self.mac)} mtu {self.mtu} {'up' if self.up else 'down'}>"

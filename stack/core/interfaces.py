@@ -16,7 +16,8 @@ from stack.core.errors import ModuleError
 from stack.core.ifnet import Interface, InterfaceEvent
 from stack.core.isolation import Guard, Guards
 from stack.core.listeners import Listeners
-from stack.core.names import check_name, check_station
+from stack.core.names import check_name
+from stack.core.told import link_of
 
 if TYPE_CHECKING:
     from stack.core.module import Attached
@@ -41,8 +42,8 @@ class Interfaces:
         """One for *driver*, which is around *innermost* and of the module of *guard*. ModuleError when there can be none."""
         if len(self.by_name) >= INTERFACES_MAX:
             raise ModuleError(errno.ENOSPC, f"{self._stack.name} has {INTERFACES_MAX} interfaces already")
+        link_of(driver, f"module {guard.module}")
         check_name(driver.name)
-        check_station(driver.mac, driver.name)
         if driver.name in self.by_name:
             raise ModuleError(errno.EEXIST, f"{self._stack.name} has an interface {driver.name} already")
         endpoints = innermost if has_endpoints(innermost) else None
@@ -64,6 +65,7 @@ class Interfaces:
         log.info("%s: interface %s %s", self._stack.name, interface.name, event.value)
         self.listeners.tell(event, interface)
 
-    def driver_of(self, name: str) -> Driver | None:
+    def below(self, name: str) -> tuple[str, ...]:
+        """What the interface of that name stands on; nothing where there is none."""
         interface = self.by_name.get(name)
-        return None if interface is None else interface.driver
+        return () if interface is None else interface.below

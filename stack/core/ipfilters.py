@@ -72,11 +72,14 @@ class IpFilters:
         return packets
 
     def _ask(self, entry: Entry, interface: Interface, point: Point, packets: list[Packet]) -> list[bool]:
-        def ask(interface: Interface, frames: list[Frame]) -> list[bool]:
+        def ask(interface: Interface, frames: list[Frame]) -> object:
             return entry.wanted(interface, point, packets)
 
         try:
-            return list(self._guards.run(entry.guard, entry.name, ask, interface, []))
+            verdicts = self._guards.run(entry.guard, entry.name, ask, interface, [])
+            if not isinstance(verdicts, list) or len(verdicts) != len(packets):
+                raise TypeError(f"an IP filter returns a list with a verdict on each of {len(packets)} packets, not {verdicts!r:.40}")
+            return verdicts
         except RAISED:
             self._guards.failure(f"IP filter {entry.name}", entry.wanted, entry.guard)
             return []

@@ -16,8 +16,8 @@ from typing import Protocol, TypeGuard
 from stack.core.driver import Driver
 from stack.core.errors import ModuleError
 
-DriverOf = Callable[[str], Driver | None]
-"""The driver of an interface, by its name; None when there is none."""
+Below = Callable[[str], tuple[str, ...]]
+"""What the interface of a name stands on; nothing when there is none."""
 
 
 class Layered(Driver, Protocol):
@@ -33,34 +33,34 @@ def _is(driver: object) -> TypeGuard[Layered]:
     return hasattr(driver, "below")
 
 
-def stands_on(driver: Driver | None) -> tuple[str, ...]:
-    """Names of what *driver*, or the one that is wrapped in it, stands on."""
+def stands_on(driver: Driver) -> tuple[str, ...]:
+    """Names of what *driver*, or the one that is wrapped in it, stands on. Of an interface see `Interface.below`."""
     found: object = driver
     while found is not None and not _is(found):
         found = getattr(found, "inner", None)
-    return () if found is None else found.below
+    return () if found is None else tuple(map(str, found.below))
 
 
-def all_below(name: str, driver_of: DriverOf) -> frozenset[str]:
+def all_below(name: str, below: Below) -> frozenset[str]:
     """All interfaces that *name* stands on, by however many steps."""
     found: set[str] = set()
-    ahead = list(stands_on(driver_of(name)))
+    ahead = list(below(name))
     while ahead:
         one = ahead.pop()
         if one not in found:
             found.add(one)
-            ahead += stands_on(driver_of(one))
+            ahead += below(one)
     return frozenset(found)
 
 
-def refuse_circle(upper: str, lower: str, driver_of: DriverOf) -> None:
+def refuse_circle(upper: str, lower: str, below: Below) -> None:
     """ModuleError (ELOOP) when *upper* cannot stand on *lower*, which is itself or stands on it."""
-    if upper == lower or upper in all_below(lower, driver_of):
+    if upper == lower or upper in all_below(lower, below):
         raise ModuleError(errno.ELOOP, f"{lower} stands on {upper}: frames between the two would go round for ever")
 
 
-def refuse_relatives(lower: str, others: Iterable[str], driver_of: DriverOf) -> None:
+def refuse_relatives(lower: str, others: Iterable[str], below: Below) -> None:
     """ModuleError (ELOOP) when *lower* stands on one of *others* or one of them on it: to join them would make a loop."""
     for other in others:
-        if other in all_below(lower, driver_of) or lower in all_below(other, driver_of):
+        if other in all_below(lower, below) or lower in all_below(other, below):
             raise ModuleError(errno.ELOOP, f"{lower} and {other} are one link: joined, they would be a loop")

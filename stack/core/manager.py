@@ -26,6 +26,7 @@ from stack.core.isolation import SLOW_DEFAULT
 from stack.core.stack import Stack
 from stack.managers.iopkt import IoPktManager
 from stack.managers.netdir import NetDirectory
+from stack.managers.share import Share
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +70,8 @@ async def open_manager(
         stack = Stack(system, os.urandom, name, prefix=prefix, workers=workers, clock=clock, slow_after=slow_after)
         ends: list[Callable[[], None]] = [system.close, stack.close]
         try:
-            ends += [IoPktManager(stack, os.geteuid(), group).close, NetDirectory(stack).close, _watch_addresses(stack)]
+            share = Share(time.monotonic)
+            ends += [IoPktManager(stack, os.geteuid(), group, share).close, NetDirectory(stack, share).close, _watch_addresses(stack)]
             for load in loads:
                 try:
                     stack.load(load.name, load.options, kind=load.kind, wrap=load.wrap)

@@ -5,7 +5,8 @@ A module is a value, `MODULE`, in an importable file: a name, a kind, a class of
 behind: no descriptor, timer, ethertype, hook, channel or network. What it forgot the stack takes away and complains about.
 
 What takes long before that, and needs no stack (files to be read, something to be mounted), a module does in `prepare(system, options)`,
-which blocks and runs in a worker thread when frames flow; `attach` finds what it returned as `Context.prepared`.
+which blocks and runs in a worker thread when frames flow: for a request and for a restart. `attach` finds what it returned as
+`Context.prepared`.
 
 A restart (`stack.core.restart`) would undo what was changed of a module at run time. One that has `keep()`, and is then a `Keeping`, is
 asked for it before, and is given it as `Context.kept`.
@@ -107,6 +108,9 @@ class Loadable(Protocol):
     @property
     def capabilities(self) -> tuple[str, ...]: ...
 
+    @property
+    def prepares(self) -> bool: ...
+
     def prepare_text(self, system: System, text: str) -> Prepared | None: ...
 
     def attach_text(self, context: Context, text: str) -> Attached: ...
@@ -126,6 +130,10 @@ class Module(Generic[O]):
     """Of capabilities(7), without CAP_: what the module needs while it is loaded and at work, for `io-pkt -U`."""
     prepare: Callable[[System, O], Prepared] | None = None
     """Blocks, in any thread, and changes nothing of the system. It may raise what `attach` may."""
+
+    @property
+    def prepares(self) -> bool:
+        return self.prepare is not None
 
     def prepare_text(self, system: System, text: str) -> Prepared | None:
         """What `prepare` returns for the options in *text*; None where there is nothing to prepare."""

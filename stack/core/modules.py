@@ -47,7 +47,7 @@ class Modules:
         self._next_number = 1
         self._closed = False
         self.loaded: list[Loaded] = []
-        self.restarter = Restarter(stack)
+        self.restarter = Restarter(stack, self)
         guards.failed = self.restarter.failed
 
     def load(self, module: Loadable | str, options: str, kind: Kind | None, wrap: Sequence[tuple[str, str]]) -> Loaded:
@@ -63,10 +63,14 @@ class Modules:
             raise Misuse("the stack is closed")
         return self._load(made, Restarts(made.restart) if made.restart else None)
 
-    def load_again(self, loaded: Loaded) -> Loaded:
-        """As `stack.core.stack.Stack.load_again`."""
+    def prepare_again(self, loaded: Loaded) -> Preparation:
+        """What `load_again` loads. Blocks, in any thread."""
         prepared = loaded.module.prepare_text(self._stack.system, loaded.options)
-        return self._load(Preparation(loaded.module, loaded.options, tuple(loaded.wrap), 0, prepared), loaded.restarts)
+        return Preparation(loaded.module, loaded.options, tuple(loaded.wrap), 0, prepared)
+
+    def load_again(self, loaded: Loaded, made: Preparation) -> Loaded:
+        """Load a module that was unloaded as it was before. *made*: by `prepare_again`; the module's then, or closed. As `load`."""
+        return self._load(made, loaded.restarts)
 
     def _load(self, made: Preparation, restarts: Restarts | None) -> Loaded:
         stack, found, guard = self._stack, made.module, Guard(made.module.name, self._guards)

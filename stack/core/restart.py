@@ -5,6 +5,8 @@ wrappers, at once the first time, then after 1, 2, 4, ... `WAIT_MAX` seconds, at
 end a row. A module that cannot be loaded again now (its device is gone) is tried again in the same way. After N the module stays as it is:
 what it does raise is counted, as for one without restarts.
 
+One that prepares itself (`Module.prepare`) does that in a thread, while frames go on, and is among the absent for that long.
+
 What was set at run time is not lost: before it is unloaded the module is asked for it (`stack.core.module.Keeping`), and it is held until
 a load succeeds, over however many tries. An interface is switched off, and has its MTU's limit, as before. One whose `keep` raises begins
 with its options, which the log says.
@@ -15,6 +17,7 @@ An interface that comes back this way has its name and another index; modules se
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import attrs
@@ -22,10 +25,12 @@ import attrs
 from resmgr.dispatch import Timer
 from stack.core.isolation import RAISED, Guard
 from stack.core.module import keeping_module
+from stack.core.preparation import Preparation
 
 if TYPE_CHECKING:
     from stack.core.ifnet import Interface
     from stack.core.loaded import Loaded
+    from stack.core.modules import Modules
     from stack.core.stack import Stack
 
 log = logging.getLogger(__name__)
@@ -65,8 +70,9 @@ class Restarts:
 class Restarter:
     """Restarts the modules of one stack."""
 
-    def __init__(self, stack: Stack) -> None:
+    def __init__(self, stack: Stack, modules: Modules) -> None:
         self._stack = stack
+        self._modules = modules
         self._absent: dict[str, Restarts] = {}
         """Modules that are to be loaded again and could not be yet."""
 
@@ -131,8 +137,25 @@ class Restarter:
         if loaded in stack.loaded:
             log.warning("%s: module %s is restarted (%d of %d)", stack.name, name, restarts.done, restarts.most)
             stack.unload(loaded)
+        if not loaded.module.prepares:
+            self._load(loaded, restarts, label, self._modules.prepare_again)
+            return
+        restarts.why = "it gets ready"
+        self._absent[label] = restarts
+
+        def ready(made: Preparation | BaseException) -> None:
+            if self._absent.get(label) is restarts:
+                del self._absent[label]
+                self._load(loaded, restarts, label, lambda _: _made(made))
+            elif isinstance(made, Preparation):
+                made.close()  # given up meanwhile
+
+        stack.dispatch.call_blocking(lambda: self._modules.prepare_again(loaded), ready)
+
+    def _load(self, loaded: Loaded, restarts: Restarts, label: str, prepared: Callable[[Loaded], Preparation]) -> None:
+        stack, name = self._stack, loaded.module.name
         try:
-            stack.load_again(loaded)
+            self._modules.load_again(loaded, prepared(loaded))
         except RAISED as error:
             restarts.why = str(error) or type(error).__name__
             if restarts.done >= restarts.most:
@@ -156,3 +179,9 @@ class Restarter:
             except RAISED as error:
                 name = loaded.module.name
                 log.warning("%s: module %s does not say what was set, and begins with its options: %s", self._stack.name, name, error)
+
+
+def _made(made: Preparation | BaseException) -> Preparation:
+    if isinstance(made, BaseException):
+        raise made
+    return made

@@ -22,7 +22,6 @@ from types import MappingProxyType
 
 from resmgr.system import System
 from stack.core.datapath import Datapath
-from stack.core.driver import Driver
 from stack.core.errors import ModuleError
 from stack.core.groups import join_group
 from stack.core.hooks import ORDER_TAP, ORDER_VLAN, Hook, HookEntry, Point
@@ -106,10 +105,6 @@ class Stack(Datapath):
         *made* is the module's then, or closed."""
         return self._modules.load_prepared(made)
 
-    def load_again(self, loaded: Loaded) -> Loaded:
-        """Load a module that was unloaded as it was before. As `load`."""
-        return self._modules.load_again(loaded)
-
     def unload(self, loaded: Loaded) -> None:
         """Detach a module and all that it put into the stack and on its dispatch. Synchronous; may be called from its own callbacks."""
         self._modules.unload(loaded)
@@ -134,9 +129,9 @@ class Stack(Datapath):
     def interface(self, name: str) -> Interface | None:
         return self._interfaces.by_name.get(name)
 
-    def driver_of(self, name: str) -> Driver | None:
-        """Of the interface of that name; None when there is none."""
-        return self._interfaces.driver_of(name)
+    def below(self, name: str) -> tuple[str, ...]:
+        """Names of what the interface of that name stands on; nothing when there is none."""
+        return self._interfaces.below(name)
 
     def on_interface(self, listener: Listener) -> Registration:
         """Tell *listener* of interfaces that come, go and change from now on. Those that are there: `interfaces`."""

@@ -95,7 +95,7 @@ class Wants:
         names: set[str] = set()
         for name in self._interfaces.by_name:
             if self._hooks.want_everything(name):
-                names |= {name, *all_below(name, self._interfaces.driver_of)}
+                names |= {name, *all_below(name, self._interfaces.below)}
         return names
 
 

@@ -40,9 +40,9 @@ class Map:
         self.key_size = key_size
         self.value_size = value_size
         self.entries = entries
-        self._cpus = possible_cpus() if kind is MapType.PERCPU_ARRAY else 1
+        self.cpus = possible_cpus() if kind is MapType.PERCPU_ARRAY else 1
         self._stride = (value_size + 7) // 8 * 8 if kind is MapType.PERCPU_ARRAY else value_size
-        self._room = self._stride * self._cpus
+        self._room = self._stride * self.cpus
         self.fd, _ = bpf(MAP_CREATE, _CREATE.pack(kind, key_size, value_size, entries, 0, 0, 0, name_of(name)))
 
     def __enter__(self) -> Self:
@@ -62,7 +62,7 @@ class Map:
         self._check_key(key)
         if len(value) != self.value_size:
             raise Misuse(f"a value of {len(value)} bytes in a map of {self.value_size}")
-        self._element(MAP_UPDATE, key, ctypes.create_string_buffer(value.ljust(self._stride, b"\0") * self._cpus, self._room), flags)
+        self._element(MAP_UPDATE, key, ctypes.create_string_buffer(value.ljust(self._stride, b"\0") * self.cpus, self._room), flags)
 
     def lookup(self, key: bytes) -> bytes | None:
         """The value; None when there is none. Of a per-CPU map see `lookup_cpus`."""
@@ -127,6 +127,17 @@ class Map:
             if result:
                 return  # ENOENT: that was the last part
             first = False
+
+    def array(self) -> bytes:
+        """All entries of an array in order of their index, in one system call: of a per-CPU array each as the values of all `cpus`, which
+        are filled up to 8 bytes."""
+        where, keys = ctypes.create_string_buffer(8), ctypes.create_string_buffer(self.key_size * self.entries)
+        values = ctypes.create_string_buffer(self._room * self.entries)
+        attribute = _BATCH.pack(0, *map(ctypes.addressof, (where, keys, values)), self.entries, self.fd, 0, 0)
+        result, _ = bpf_raw(MAP_LOOKUP_BATCH, attribute)
+        if result < 0 and result != -errno.ENOENT:
+            raise OSError(-result, os.strerror(-result))
+        return values.raw
 
     def _values(self, raw: bytes) -> list[bytes]:
         return [raw[start : start + self.value_size] for start in range(0, self._room, self._stride)]

@@ -34,7 +34,7 @@ from stack.core.driver import Port
 from stack.core.fitting import accepted, fitting, for_station
 from stack.core.hooks import ORDER_AGGREGATE
 from stack.core.ifnet import Interface, InterfaceEvent
-from stack.core.layers import refuse_circle, stands_on
+from stack.core.layers import refuse_circle
 from stack.core.module import Context, Kind, Module
 from stack.core.names import station_address
 from stack.core.registry import Registration
@@ -261,10 +261,8 @@ class AgrDriver:
             raise refused(f"{name} is an aggregate itself")
         if name in self.ports:
             raise refused(f"{name} is a port of {self.name} already", errno.EBUSY)
-        refuse_circle(self.name, name, self._stack.driver_of)
-        upon = [
-            one.name for one in self._stack.interfaces if name in stands_on(one.driver) and one.name not in (self.name, interface.owner)
-        ]
+        refuse_circle(self.name, name, self._stack.below)
+        upon = [one.name for one in self._stack.interfaces if name in one.below and one.name not in (self.name, interface.owner)]
         if upon:
             raise refused(f"{name} cannot be a port: {', '.join(upon)} on it would hear nothing any more", errno.EBUSY)
         if interface.endpoints is not None:

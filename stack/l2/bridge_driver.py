@@ -199,8 +199,8 @@ class BridgeDriver:
             raise refused(f"{name} is a member of {self.name} already", errno.EBUSY)
         # Without members it has no link that could go, and tells nobody that it was switched.
         self._look_at_the_switch()
-        refuse_circle(self.name, name, self._stack.driver_of)
-        refuse_relatives(name, [one for one in self.below if one != name], self._stack.driver_of)
+        refuse_circle(self.name, name, self._stack.below)
+        refuse_relatives(name, [one for one in self.below if one != name], self._stack.below)
         if interface.endpoints is not None:
             raise refused(f"{name} has no broadcast: its stations are IP endpoints, which a bridge cannot join to others")
         reserved = {one.kept.number for other, one in self.absent.items() if other != name}

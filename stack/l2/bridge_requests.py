@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, TypeVar
 
 import attrs
 
-from stack.core.specific import Rows
+from stack.core.specific import Named, Rows
 from stack.l2 import arguments as given
 from stack.l2.absent import Absent
 from stack.l2.arguments import refused
-from stack.l2.engine import Engine
+from stack.l2.engine import Engine, PortStatistics
 from stack.l2.membership import Membership
 from stack.l2.stations import MAX_LIMIT, STATIC_MAX, Station
 from stack.l2.storm import StormControl
@@ -220,6 +220,11 @@ def facts(driver: BridgeDriver) -> Mapping[str, object]:
         idle = 0.0 if entry.static else round(stations.silent(mac, entry, now), 1)
         return {"address": mac_text(mac), "interface": names.get(entry.port), "static": entry.static, "idle": idle}
 
+    def member(name: str) -> Mapping[str, object] | None:
+        if name in driver.members:
+            return _member_facts(driver, driver.members[name])
+        return _absent_facts(name, driver.absent[name]) if name in driver.absent else None
+
     changed = tree.topology_changed_at
     return {
         "bridge": driver.name,
@@ -231,10 +236,7 @@ def facts(driver: BridgeDriver) -> Mapping[str, object]:
         "ipf": driver.ipf,
         "addresses": Rows(list(stations), station),
         "drops": dict(driver.drops) | dict(tree.drops),
-        "members": [
-            *(_member_facts(driver, member) for member in driver.members.values()),
-            *(_absent_facts(name, absent) for name, absent in driver.absent.items()),
-        ],
+        "members": Rows(driver.below, member, driver.below),
         "stp": {
             "protocol": tree.settings.protocol.value,
             "priority": tree.settings.priority,
@@ -262,19 +264,20 @@ def _engine_facts(engine: Engine) -> Mapping[str, object]:
         "frames": statistics.frames,
         "stations": statistics.stations,
         "stations_refused": statistics.stations_refused,
-        "ports": {
-            name: {
-                "off": list(port.off),
-                "how": port.how,
-                "in": port.in_frames,
-                "in_bytes": port.in_bytes,
-                "out": port.out_frames,
-                "out_bytes": port.out_bytes,
-                "up": dict(port.up),
-                "dropped": dict(port.dropped),
-            }
-            for name, port in statistics.ports.items()
-        },
+        "ports": Named(statistics.ports, lambda name: _port_facts(statistics.ports[name])),
+    }
+
+
+def _port_facts(port: PortStatistics) -> Mapping[str, object]:
+    return {
+        "off": list(port.off),
+        "how": port.how,
+        "in": port.in_frames,
+        "in_bytes": port.in_bytes,
+        "out": port.out_frames,
+        "out_bytes": port.out_bytes,
+        "up": dict(port.up),
+        "dropped": dict(port.dropped),
     }
 
 

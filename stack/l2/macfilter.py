@@ -8,12 +8,14 @@ frame, so a forwarding engine carries nothing while it is there.
 
 The rules are a value and the decision is pure; the module puts it at the height of filters, on the way in and on the way out. Requests
 (`stack.core.specific`) change rules while frames go: `rule` and `delrule` TEXT, `flushrule` IF, `default` pass or block. They are in force
-for the next batch, and still are after a restart (`stack.core.module.Keeping`).
+for the next batch, and still are after a restart (`stack.core.module.Keeping`). A rule may name an interface that is not there yet; the log
+and the facts say so.
 """
 
 from __future__ import annotations
 
 import errno
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -28,6 +30,8 @@ from stack.frame import Frame
 from stack.l2 import arguments as given
 from stack.l2.arguments import refused
 from stack.wire.ethernet import MAC_SIZE, mac_bytes
+
+log = logging.getLogger(__name__)
 
 RULES_MAX = 1024
 """Each is looked at for each flow of a batch."""
@@ -136,12 +140,17 @@ class MacFilterModule:
         kept = context.kept if isinstance(context.kept, KeptRules) else KeptRules(options.rule, options.default == "pass")
         self._stack = context.stack
         self._hooks: list[Registration] = []
+        self.filter = MacFilter((), True)
         self._use([_rule(text) for text in kept.rules], kept.default)
 
     def _use(self, rules: Sequence[Rule], default: bool) -> None:
         """From now on."""
         if len(rules) > RULES_MAX:
             raise refused(f"macfilter: more than {RULES_MAX} rules", errno.ENOSPC)
+        known = {rule.interface for rule in self.filter.rules}
+        for name in dict.fromkeys(rule.interface for rule in rules):
+            if name not in known and self._stack.interface(name) is None:
+                log.warning("%s: macfilter: there is no interface %s; its rules hold when it comes", self._stack.name, name)
         self.filter = MacFilter(rules, default)
         self.detach()
         # Where no rule is, everything passes, unless the default says otherwise.
@@ -176,7 +185,10 @@ class MacFilterModule:
         self._use(rules, default)
 
     def get_specific(self) -> Mapping[str, object]:
-        return {"default": "pass" if self.filter.default else "block", "rules": Rows(self.filter.rules, _row)}
+        return {"default": "pass" if self.filter.default else "block", "rules": Rows(self.filter.rules, self._row)}
+
+    def _row(self, rule: Rule) -> Row:
+        return {"rule": rule.text, "matched": rule.matched, "present": self._stack.interface(rule.interface) is not None}
 
     def keep(self) -> KeptRules:
         """`stack.core.module.Keeping`."""
@@ -204,10 +216,6 @@ def _rule(text: str) -> Rule:
         return parse_rule(text)
     except ValueError as error:
         raise refused(f"macfilter: {error}") from None
-
-
-def _row(rule: Rule) -> Row:
-    return {"rule": rule.text, "matched": rule.matched}
 
 
 def _attach(context: Context, options: MacFilterOptions) -> MacFilterModule:

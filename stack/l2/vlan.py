@@ -78,7 +78,7 @@ class VlanDriver:
                 f"{options.vlanif} is a port of {owner.name}, and all that it hears is that one's: make the VLAN on {owner.name}",
                 errno.EBUSY,
             )
-        refuse_circle(self.name, options.vlanif, self._stack.driver_of)
+        refuse_circle(self.name, options.vlanif, self._stack.below)
         room = self._room()
         if options.mtu and not MTU_MIN <= options.mtu <= room:
             raise refused(f"the MTU of {self.name} can be {MTU_MIN} to {room}, as {options.vlanif} is")

@@ -10,7 +10,7 @@ from stack.core.loaded import Loaded
 from stack.core.specific import Rows
 from stack.core.stack import Stack
 from stack.crypto.registry import Crypto
-from stack.managers.layer2 import Layer2
+from stack.managers.layer2 import Layer2, summed
 from stack.wire.ethernet import mac_text
 
 Facts = dict[str, object]
@@ -19,7 +19,8 @@ Facts = dict[str, object]
 def interface(one: Interface, module: str, number: int, layer2: Layer2) -> Facts:
     """One interface, its counters, and every drop by reason. *module*, *number*: of its driver. What an engine carried past the stack is
     in the counters, and by itself in `carried`."""
-    counted, carried = one.statistics, layer2.carried(one.name)
+    counted, carriers = one.statistics, layer2.carriers(one.name)
+    carried = summed(carriers)
     drops = dict(counted.drops)
     for reason, count in carried.drops.items():
         drops[reason] = drops.get(reason, 0) + count
@@ -45,7 +46,7 @@ def interface(one: Interface, module: str, number: int, layer2: Layer2) -> Facts
         "tx_bytes": counted.tx_bytes + carried.tx_bytes,
         "drops": drops,
         "info": dict(counted.info),
-        "carried": layer2.carriers(one.name),
+        "carried": carriers,
         "port": layer2.ports(one.name),
         "specific": layer2.own(one.name),
     }

@@ -6,8 +6,9 @@ is then judged by whom its user is mapped to.
 
 Requests that change something wait in line; one is done as a whole before the next. Who only asks stands in another line and is answered
 while frames go on (`stack.managers.questions`). In both, users take turns (`stack.managers.requestline`). A module is found, imported
-and prepared (`stack.core.preparation`) in a thread, as QNX leaves `dlopen` to another one, because that may take seconds; the rest takes as
-long as the module's `attach`.
+and prepared (`stack.core.preparation`) in a thread, as QNX leaves `dlopen` to another one, because that may take as long as it likes; the
+rest takes as long as the module's `attach`. Meanwhile only the client that asked for it waits, and whoever else wants to mount when
+`PREPARING_EACH` of one user or `PREPARING_MAX` of all are under way: a client's requests are done in the order in which it sent them.
 Nothing is done in the call that brought the request: that may be a module's own callback (a request of another node comes through
 lsm-qnet), and a module must not vanish below it.
 """
@@ -19,21 +20,25 @@ import logging
 import re
 from collections.abc import Callable, Iterator
 
+import attrs
+
 from resmgr.access import Verb
 from resmgr.channel import ND_LOCAL, PID_SYSTEM, ClientInfo, Message
 from resmgr.errors import Misuse
 from stack.core.errors import ModuleError
 from stack.core.ifnet import Interface
-from stack.core.isolation import RAISED
+from stack.core.isolation import RAISED, REFUSALS
 from stack.core.loaded import Loaded
 from stack.core.module import Kind
 from stack.core.preparation import Preparation, prepare
-from stack.core.specific import specific_module
+from stack.core.specific import sayable_table, specific_module
 from stack.core.stack import Stack
 from stack.managers.facts import crypto, facts, module
-from stack.managers.protocol import CHID_STACK, REQUEST_MAX, pack_reply, unpack_request
+from stack.managers.layer2 import does_not_say, row_by_row
+from stack.managers.protocol import CHID_STACK, REQUEST_MAX, pack_reply, refuse, unpack_request
 from stack.managers.questions import Questions, let_go
 from stack.managers.requestline import RequestLine, user_of
+from stack.managers.share import Share
 from stack.managers.slices import pieces
 
 log = logging.getLogger(__name__)
@@ -47,19 +52,40 @@ WAITING_MAX = 64
 WAITING_EACH = 16
 """Of one user."""
 
+PREPARING_MAX = 8
+"""Modules that get ready at once."""
+PREPARING_EACH = 4
+"""Of one user: the threads are everybody's."""
+
 Request = dict[str, object]
+
+
+@attrs.frozen
+class _Change:
+    message: Message
+    verb: str
+    request: Request
+
+    @property
+    def client(self) -> tuple[int, int]:
+        """Whose order holds: a connection."""
+        return (self.message.info.nd, self.message.info.scoid)
 
 
 class IoPktManager:
     """Serves *stack* until `close`. *owner*: the manager's user; *group*: whose members may change things, if any."""
 
-    def __init__(self, stack: Stack, owner: int, group: int | None = None) -> None:
+    def __init__(self, stack: Stack, owner: int, group: int | None = None, share: Share | None = None) -> None:
+        """*share*: of the dispatch's time, for questions; None: they are bounded in bytes only."""
         self._stack = stack
         self._owner = owner
         self._group = group
-        self._line: RequestLine[tuple[Message, str, Request]] = RequestLine(WAITING_EACH, WAITING_MAX)
+        self._line: RequestLine[_Change] = RequestLine(WAITING_EACH, WAITING_MAX)
         self._busy = False
-        self._questions = Questions(stack.dispatch, WAITING_EACH, WAITING_MAX)
+        self._preparing: list[_Change] = []
+        """Mounts whose modules get ready in threads."""
+        self._closed = False
+        self._questions = Questions(stack.dispatch, WAITING_EACH, WAITING_MAX, share or Share())
         self._verbs: dict[str, Callable[[Request], dict[str, object]]] = {
             "umount": self._umount,
             "destroy": self._destroy,
@@ -71,7 +97,8 @@ class IoPktManager:
         stack.system.guard(self.channel)
 
     def close(self) -> None:
-        """Clients under way get ESRCH. Idempotent."""
+        """Clients under way get ESRCH; what gets ready is closed when it is. Idempotent."""
+        self._closed = True
         self._questions.close()
         self.channel.destroy()
 
@@ -81,30 +108,30 @@ class IoPktManager:
         except RAISED:
             # What raises while somebody asks must not end the stack.
             log.exception("a request failed")
-            if not message.answered:
-                message.error(errno.EIO)
+            refuse(message, errno.EIO, "the request failed, as the log says")
 
     def _answer(self, message: Message) -> None:
         if message.msglen > REQUEST_MAX or message.msglen != len(message.data):
-            message.error(errno.EMSGSIZE)
+            refuse(message, errno.EMSGSIZE, f"a request has at most {REQUEST_MAX} bytes, and comes in one piece: this has {message.msglen}")
             return
         request = unpack_request(bytes(message.data))
         if request is None:
-            message.error(errno.EINVAL)
+            refuse(message, errno.EINVAL, 'a request is a table in JSON with a text for "do"')
             return
         verb = str(request["do"])
         question = verb in ("facts", "crypto") or (verb == "specific" and "command" not in request)
         refused = self._refused(message.info, change=not question)
         if refused:
-            message.reply(0, pack_reply({"error": refused, "errno": errno.EACCES}))
+            refuse(message, errno.EACCES, refused)
         elif question:
             self._questions.ask(message, lambda: self._told(verb, request))
         elif verb not in self._verbs and verb != "mount":
-            message.error(errno.ENOSYS)
-        elif self._line.add(user_of(message.info), (message, verb, request)):
+            there = ", ".join(sorted({"facts", "crypto", "mount", *self._verbs}))
+            refuse(message, errno.ENOSYS, f"{self._stack.name} knows no request {verb!r:.40}; it knows {there}")
+        elif self._line.add(user_of(message.info), _Change(message, verb, request)):
             self._next_soon()
         else:
-            message.error(errno.EAGAIN)
+            refuse(message, errno.EAGAIN, "too many requests wait: ask again when one is answered")
 
     def _told(self, verb: str, request: Request) -> Iterator[str]:
         if verb == "facts":
@@ -113,20 +140,39 @@ class IoPktManager:
         return pieces(crypto(self._stack.crypto) if verb == "crypto" else self._specific(request))
 
     def _next_soon(self) -> None:
-        if len(self._line) and not self._busy:
+        if len(self._line) and not self._busy and not self._closed:
             self._busy = True
             self._stack.dispatch.call_soon(self._next)
 
     def _next(self) -> None:
-        message, verb, request = self._line.take()
+        """One request that nothing stands before, if there is one."""
+        self._busy = False
+        if self._closed:
+            return
+        waiting = {one.client for one in self._preparing}
+
+        def ready(one: _Change) -> bool:
+            if one.client not in waiting and one.message.client_waits and one.verb == "mount" and not self._may_prepare(one):
+                waiting.add(one.client)
+            return one.client not in waiting or not one.message.client_waits
+
+        change = self._line.take(ready)
+        if change is None:
+            return  # whoever gets ready calls again
+        self._next_soon()
+        message, request = change.message, change.request
         if not message.client_waits:
             let_go(message)
-            self._busy = False
-            self._next_soon()
-        elif verb == "mount":
-            self._stack.dispatch.call_blocking(lambda: self._prepare(request), lambda made: self._prepared(message, made))
+        elif change.verb == "mount":
+            self._preparing.append(change)
+            self._stack.dispatch.call_blocking(lambda: self._prepare(request), lambda made: self._prepared(change, made))
         else:
-            self._do(message, verb, lambda: self._verbs[verb](request))
+            self._do(message, change.verb, lambda: self._verbs[change.verb](request))
+
+    def _may_prepare(self, change: _Change) -> bool:
+        user = user_of(change.message.info)
+        own = sum(user_of(one.message.info) == user for one in self._preparing)
+        return len(self._preparing) < PREPARING_MAX and own < PREPARING_EACH
 
     def _prepare(self, request: Request) -> Preparation:
         """In a thread."""
@@ -139,10 +185,13 @@ class IoPktManager:
                 raise ModuleError(errno.EINVAL, f"{asked!r} is no kind of module: driver or protocol") from None
         return prepare(self._stack.system, name, _text(request, "options", ""), kind, _wrap(request.get("wrap")))
 
-    def _prepared(self, message: Message, made: Preparation | BaseException) -> None:
-        if isinstance(made, Preparation) and not message.client_waits:
+    def _prepared(self, change: _Change, made: Preparation | BaseException) -> None:
+        self._preparing.remove(change)
+        self._next_soon()
+        if isinstance(made, Preparation) and (self._closed or not change.message.client_waits):
             made.close()
-        self._do(message, "mount", lambda: self._mount(made))
+        if not self._closed:
+            self._do(change.message, "mount", lambda: self._mount(made))
 
     def _refused(self, info: ClientInfo, change: bool) -> str:
         """Why *info* may not ask that; empty when it may."""
@@ -160,8 +209,6 @@ class IoPktManager:
         return f"user {user.uid} may not change {self._stack.name}: only root, its own user and members of its --group may"
 
     def _do(self, message: Message, verb: str, act: Callable[[], dict[str, object]]) -> None:
-        self._busy = False
-        self._next_soon()
         if not message.client_waits:
             let_go(message)
             return
@@ -225,10 +272,12 @@ class IoPktManager:
         """QNX's SIOCSDRVSPEC and SIOCGDRVSPEC: without a command, the facts that only this kind of module has."""
         if "module" in request:
             loaded = self._find(_text(request, "module"))
-            name, found, ask = loaded.module.name, specific_module(loaded.attached), loaded.guard.ask
+            name, found = loaded.module.name, specific_module(loaded.attached)
         else:
             interface = self._named(_text(request, "interface"))
-            name, found, ask = interface.name, specific_module(interface.driver), interface.ask
+            loaded = next(one for one in self._stack.loaded if one.interface is interface)
+            name, found = interface.name, specific_module(interface.driver)
+        guard, module = loaded.guard, loaded.module.name
         command = request.get("command")
         if found is None:
             raise ModuleError(errno.EOPNOTSUPP, f"{name} has no requests of its own")
@@ -236,8 +285,13 @@ class IoPktManager:
             arguments = request.get("arguments", {})
             if not isinstance(command, str) or not isinstance(arguments, dict):
                 raise ModuleError(errno.EINVAL, "a command is a text, and its arguments are a table")
-            ask("request", found.set_specific, command, arguments)
-        return dict(ask("request", found.get_specific))
+            guard.ask("request", found.set_specific, command, arguments)
+        try:
+            return guard.ask("request", lambda: sayable_table(found.get_specific(), row_by_row(guard, "request")))
+        except REFUSALS:
+            raise
+        except RAISED as error:
+            raise ModuleError(errno.EIO, does_not_say(module, error)) from error
 
     def _use_crypto(self, request: Request) -> dict[str, object]:
         name = _text(request, "name")

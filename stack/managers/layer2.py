@@ -4,22 +4,31 @@ aggregate an interface is a port of, and what that counts there.
 Read from the facts that a pseudo-interface's driver gives of itself (`stack.core.specific`); nothing here knows a bridge. Of these,
 `engine` has `ports` by interface, and `members` or `ports` are tables whose rows name an `interface`.
 
-One is made for an answer. A driver is asked when something of it is looked at for the first time: for an interface only what stands on it.
+One is made for an answer. A driver is asked when something of it is looked at for the first time: for an interface only what stands on it,
+and of that only the rows about the interface, where its tables are made row by row. What cannot be said, or is no number, is its module's
+failure, and its own facts say `does not say`. An engine's frames are those of an interface only if its bridge has the interface
+(`Interface.owner`): nobody counts for others.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TypeVar
 
 import attrs
 
-from stack.core.isolation import RAISED
-from stack.core.layers import stands_on
+from stack.core.isolation import RAISED, Guard
 from stack.core.loaded import Loaded
-from stack.core.specific import Rows, Specific, specific_driver
+from stack.core.specific import Ask, Rows, sayable_table, specific_driver
 from stack.core.stack import Stack
 
+T = TypeVar("T")
 Facts = dict[str, object]
+FIGURES = ("in", "in_bytes", "out", "out_bytes")
+"""Of what an engine says of a port, as `Carried` has them."""
+DOES_NOT_SAY = "does not say"
+"""The key in a module's facts under which is why there are none."""
 
 
 @attrs.frozen
@@ -41,18 +50,22 @@ class Carried:
 
 @attrs.frozen
 class _Told:
-    """What one driver said, by interface where it said it of others."""
+    """What one driver said."""
 
+    of: str
     own: Facts
-    ports: Mapping[str, list[Facts]]
-    engine: Facts | None
-    carriers: Mapping[str, Facts]
+    tables: Sequence[Rows | Sequence[Mapping[str, object]]] = ()
+    """Whose rows are about interfaces."""
+    engine: Facts | None = None
+    carriers: Mapping[object, object] = attrs.Factory(dict)
+    """By interface."""
 
 
 class Layer2:
     """See the head of this file."""
 
     def __init__(self, stack: Stack) -> None:
+        self._stack = stack
         self._loaded: dict[str, Loaded] = {}
         """Those that can be asked, by interface."""
         self._above: dict[str, list[str]] = {}
@@ -63,7 +76,7 @@ class Layer2:
             if interface is None or specific_driver(interface.driver) is None:
                 continue
             self._loaded[interface.name] = loaded
-            for name in stands_on(interface.driver):
+            for name in interface.below:
                 self._above.setdefault(name, []).append(interface.name)
 
     def own(self, name: str) -> Facts | None:
@@ -78,11 +91,23 @@ class Layer2:
 
     def ports(self, name: str) -> list[Facts]:
         """What the interface is as a port of others: a row for each, `of` is whose."""
-        return [row for told in self._of_those_above(name) for row in told.ports.get(name, ())]
+        return [{"of": told.of, **row} for told in self._of_those_above(name) for table in told.tables for row in _about(table, name)]
 
     def carriers(self, name: str) -> list[Facts]:
         """What engines say of the interface: a row for each, `of` is whose engine."""
-        return [told.carriers[name] for told in self._of_those_above(name) if name in told.carriers]
+        interface = self._stack.interface(name)
+        owner = "" if interface is None else interface.owner
+        found = [(told, told.carriers.get(name)) for told in self._of_those_above(name) if told.of == owner]
+        return [self._carrier(told, row) for told, row in found if isinstance(row, Mapping)]
+
+    def _carrier(self, told: _Told, row: Mapping[object, object]) -> Facts:
+        """*row* of *told*, whose figures are figures."""
+        whose: Facts = {"of": told.of, "engine": None if told.engine is None else told.engine.get("name")}
+        loaded = self._loaded[told.of]
+        try:
+            return whose | loaded.guard.ask("get_specific", _figures, row)
+        except RAISED as error:
+            return whose | {**dict.fromkeys(FIGURES, 0), "off": [does_not_say(loaded.module.name, error)]}
 
     def _engine(self, name: str) -> Facts | None:
         told = self._ask(name)
@@ -100,48 +125,86 @@ class Layer2:
         loaded = self._loaded.get(name)
         interface = None if loaded is None else loaded.interface
         driver = None if interface is None or not interface.attached else specific_driver(interface.driver)
-        if interface is None or driver is None:
+        if loaded is None or driver is None:
             return None
+        guard, module = loaded.guard, loaded.module.name
         try:
-            return _told(name, interface.ask("get_specific", _specific, driver))
-        except RAISED:
-            return None  # counted; its own facts are missing
+            return _told(name, guard.ask("get_specific", lambda: sayable_table(driver.get_specific(), row_by_row(guard, "get_specific"))))
+        except RAISED as error:
+            return _Told(name, {DOES_NOT_SAY: does_not_say(module, error)})
 
     def carried(self, name: str) -> Carried:
         """All engines together."""
-        rows = self.carriers(name)
-        drops: dict[str, int] = {}
-        for row in rows:
-            dropped = row.get("dropped")
-            for reason, number in dropped.items() if isinstance(dropped, Mapping) else ():
-                drops[reason] = drops.get(reason, 0) + number
-        frames, octets, out_frames, out_octets = (
-            sum(number for row in rows if isinstance(number := row.get(key), int)) for key in ("in", "in_bytes", "out", "out_bytes")
-        )
-        return Carried(frames, octets, out_frames, out_octets, drops)
+        return summed(self.carriers(name))
 
 
-def _specific(driver: Specific) -> Facts:
-    return dict(driver.get_specific())
+def summed(rows: Iterable[Mapping[str, object]]) -> Carried:
+    """Rows of `Layer2.carriers` together."""
+    totals: Counter[str] = Counter()
+    drops: Counter[str] = Counter()
+    for row in rows:
+        totals.update({key: number for key in FIGURES if isinstance(number := row.get(key), int)})
+        dropped = row.get("dropped")
+        drops.update(dict(dropped) if isinstance(dropped, Mapping) else {})
+    return Carried(totals["in"], totals["in_bytes"], totals["out"], totals["out_bytes"], drops)
 
 
-def _told(name: str, told: Mapping[str, object]) -> _Told:
-    ports: dict[str, list[Facts]] = {}
-    for table in ("members", "ports"):
-        for row in _tables(told.get(table)):
-            ports.setdefault(str(row.get("interface")), []).append({"of": name, **row})
-    own = {key: len(value) if isinstance(value, Rows) else value for key, value in told.items()}
+def row_by_row(guard: Guard, what: str) -> Ask:
+    """How rows of a module's tables are made: what it raises is counted, and the row is not there."""
+
+    def ask(call: Callable[[], T]) -> T | None:
+        try:
+            return guard.ask(what, call)
+        except RAISED:
+            return None
+
+    return ask
+
+
+def does_not_say(module: str, error: BaseException) -> str:
+    """What stands where *module* should have told something."""
+    return f"module {module} does not say: {type(error).__name__}: {error}"
+
+
+def _figures(row: Mapping[object, object]) -> Facts:
+    """The row of an interface in an engine's facts; TypeError when what should be a number is none."""
+    for key in FIGURES:
+        if key in row:
+            _number(row[key], key)
+    for table in ("up", "dropped"):
+        reasons = row.get(table, {})
+        if not isinstance(reasons, Mapping):
+            raise TypeError(f"{table!r} is {type(reasons).__name__}, not a table")
+        for reason, number in reasons.items():
+            _number(number, str(reason))
+    return {str(key): value for key, value in row.items()}
+
+
+def _number(value: object, what: str) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 1 << 64:
+        raise TypeError(f"{what!r} is {value!r:.40}, not a counter")
+
+
+def _told(name: str, told: Facts) -> _Told:
+    tables = [table if isinstance(table, Rows) else _rows(table) for key in ("members", "ports") if (table := told.get(key))]
+    own = {key: _short(value) for key, value in told.items()}
     engine = told.get("engine")
     if not isinstance(engine, Mapping):
-        return _Told(own, ports, None, {})
+        return _Told(name, own, tables)
     rows = engine.get("ports")
-    carriers = {
-        port: {"of": name, "engine": engine.get("name"), **row}
-        for port, row in (rows.items() if isinstance(rows, Mapping) else ())
-        if isinstance(row, Mapping)
-    }
-    return _Told(own, ports, {"interface": name, **{key: value for key, value in engine.items() if key != "ports"}}, carriers)
+    about = {"interface": name, **{str(key): value for key, value in engine.items() if key != "ports"}}
+    return _Told(name, own, tables, about, rows if isinstance(rows, Mapping) else {})
 
 
-def _tables(value: object) -> list[Mapping[str, object]]:
-    return [row for row in value if isinstance(row, Mapping)] if isinstance(value, list) else []
+def _rows(table: object) -> Sequence[Mapping[str, object]]:
+    return [row for row in table if isinstance(row, Mapping)] if isinstance(table, list) else []
+
+
+def _short(value: object) -> object:
+    return len(value) if isinstance(value, Rows) and not value.of_interfaces else value
+
+
+def _about(table: Rows | Sequence[Mapping[str, object]], name: str) -> Iterable[Mapping[str, object]]:
+    if isinstance(table, Rows):
+        return table.named(name)
+    return [row for row in table if row.get("interface") == name]

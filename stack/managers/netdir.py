@@ -2,6 +2,9 @@
 
 With `--prefix /alt` it is `/alt/dev/io-net`. Programs of this machine may all read; clients of other nodes need an export with the verb
 read that covers the file.
+
+What a file says is made when it is opened, in the time that those have who only ask (`stack.managers.share`). While that is used up, files
+say again what they said.
 """
 
 from __future__ import annotations
@@ -14,8 +17,11 @@ from resmgr.access import MappedUser, Verb
 from resmgr.channel import ND_LOCAL, ClientInfo
 from resmgr.iofunc.node import local_or_nobody
 from resmgr.iofunc.static import tree
+from stack.core.ifnet import Interface
+from stack.core.specific import plain
 from stack.core.stack import Stack
 from stack.managers.facts import interface_of
+from stack.managers.share import Share
 
 PATH = "/dev/io-net"
 
@@ -23,8 +29,10 @@ PATH = "/dev/io-net"
 class InterfaceFiles(Mapping[str, Callable[[], bytes]]):
     """The interfaces of now, by name, as callables that make text."""
 
-    def __init__(self, stack: Stack) -> None:
+    def __init__(self, stack: Stack, share: Share) -> None:
         self._stack = stack
+        self._share = share
+        self._said: dict[Interface, bytes] = {}
 
     def __getitem__(self, name: str) -> Callable[[], bytes]:
         if self._stack.interface(name) is None:
@@ -38,17 +46,33 @@ class InterfaceFiles(Mapping[str, Callable[[], bytes]]):
         return len(self._stack.interfaces)
 
     def _text(self, name: str) -> bytes:
+        interface = self._stack.interface(name)
+        said = None if interface is None else self._said.get(interface)
+        if said is not None and self._share.wait() > 0.0:
+            return said
+        self._share.begin()
+        try:
+            said = self._made(name)
+        finally:
+            self._share.end()
+        self._said = {one: text for one, text in self._said.items() if one.attached}
+        if interface is not None:
+            self._said[interface] = said
+        return said
+
+    def _made(self, name: str) -> bytes:
         found = interface_of(self._stack, name)
-        return b"" if found is None else json.dumps(found, indent=1, default=str).encode() + b"\n"
+        return b"" if found is None else json.dumps(plain(found), indent=1, default=str).encode() + b"\n"
 
 
 class NetDirectory:
     """Serves the directory until `close`."""
 
-    def __init__(self, stack: Stack) -> None:
+    def __init__(self, stack: Stack, share: Share | None = None) -> None:
+        """*share*: as of `IoPktManager`."""
         self._system = stack.system
         self._path = (stack.prefix + PATH).encode()
-        self._tree = tree(stack.kernel, InterfaceFiles(stack), name="io-net", user=self.reader)
+        self._tree = tree(stack.kernel, InterfaceFiles(stack, share or Share()), name="io-net", user=self.reader)
         self._attached = self._system.paths.attach(self._path.lstrip(b"/"), self._tree.target)
         self._system.guard(self._tree.channel)
 

@@ -12,8 +12,8 @@
 
 Answers to questions (facts, crypto, specific without a command) are made a part at a time while frames go on: they are not of one moment.
 
-The channel is `(0, PID_SYSTEM, CHID_STACK)`. A request that was understood and cannot be done is answered with `{"error": sentence,
-"errno": N}`. One that makes no sense fails with EINVAL, an unknown one with ENOSYS, one that is too long with EMSGSIZE.
+The channel is `(0, PID_SYSTEM, CHID_STACK)`. A request that is not done is answered with `{"error": sentence, "errno": N}`: EINVAL for one
+that makes no sense, ENOSYS for an unknown one, EMSGSIZE for one that is too long, EAGAIN when too many wait, else what stands against it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
-from stack.core.specific import Rows
+from resmgr.channel import Message
+from stack.core.specific import Named, Rows, plain
 
 CHID_STACK = 4
 """Of PID_SYSTEM; see docs/protocol/node.md for the others."""
@@ -40,7 +41,13 @@ def pack_reply(facts: Mapping[str, object]) -> bytes:
 
 
 def _plain(value: object) -> object:
-    return list(value) if isinstance(value, Rows) else str(value)
+    return plain(value) if isinstance(value, Rows | Named) else str(value)
+
+
+def refuse(message: Message, code: int, sentence: str) -> None:
+    """Answer *message*, if nobody has, with an errno and why."""
+    if not message.answered:
+        message.reply(0, pack_reply({"error": sentence, "errno": code}))
 
 
 def unpack_request(data: bytes) -> dict[str, object] | None:

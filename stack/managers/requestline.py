@@ -6,12 +6,17 @@ Root has its places whatever others do. All users of another node are one user h
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import Generic, TypeVar
 
 from resmgr.channel import ND_LOCAL, ClientInfo
 
 T = TypeVar("T")
 ROOT = (ND_LOCAL, 0)
+
+
+def _always(request: object) -> bool:
+    return True
 
 
 def user_of(info: ClientInfo) -> tuple[int, int]:
@@ -42,13 +47,14 @@ class RequestLine(Generic[T]):
         self._waiting.setdefault(user, deque()).append(request)
         return True
 
-    def take(self) -> T:
-        """The next request; its user goes behind the others. KeyError when there is none."""
-        user = next(iter(self._waiting), None)
-        if user is None:
-            raise KeyError("nobody waits")
-        waiting = self._waiting.pop(user)
-        request = waiting.popleft()
-        if waiting:
-            self._waiting[user] = waiting
-        return request
+    def take(self, ready: Callable[[T], bool] = _always) -> T | None:
+        """The next request that is *ready*; its user goes behind the others. None when there is none. *ready* is asked in the order of
+        turns, and of one user in the order in which they came."""
+        for user, waiting in self._waiting.items():
+            for place, request in enumerate(waiting):
+                if ready(request):
+                    del waiting[place], self._waiting[user]
+                    if waiting:
+                        self._waiting[user] = waiting
+                    return request
+        return None

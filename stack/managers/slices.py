@@ -8,7 +8,17 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 
-from stack.core.specific import Rows
+from stack.core.specific import Row, Rows, plain
+
+
+def _text(row: Row) -> str | Row:
+    """In one piece, where its module answers for it."""
+    return json.dumps(plain(row), default=str)
+
+
+def _as_it_is(row: Row) -> str | Row:
+    """Of ours; it may have tables in it."""
+    return row
 
 
 def pieces(value: object) -> Iterator[str]:
@@ -16,8 +26,9 @@ def pieces(value: object) -> Iterator[str]:
     if isinstance(value, Rows):
         yield "["
         separator = ""
-        for row in value:
-            yield separator + json.dumps(row, default=str)
+        for row in value.turned(_text if value.of_module else _as_it_is):
+            yield separator
+            yield from (row,) if isinstance(row, str) else pieces(row)
             separator = ", "
         yield "]"
     elif isinstance(value, Mapping):

@@ -32,7 +32,7 @@ from stack.core.hooks import Point
 from stack.core.ifnet import Interface
 from stack.core.loaded import Loaded
 from stack.core.module import Context, Kind, Module
-from stack.core.specific import SpecificModule, specific_module
+from stack.core.specific import SpecificModule, plain, specific_module
 from stack.core.stack import Stack
 from stack.drivers.hub import Hub, HubPort
 from stack.frame import Frame
@@ -96,7 +96,9 @@ class Machine:
 
     def facts(self, what: str) -> dict[str, object]:
         """What such a module answers."""
-        return dict(self._specific(what)[1].get_specific())
+        found = plain(self._specific(what)[1].get_specific())
+        assert isinstance(found, dict)
+        return found
 
     def counted(self, what: str) -> dict[str, int]:
         """What its `module_counters` says."""

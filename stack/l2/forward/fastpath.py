@@ -225,8 +225,8 @@ class FastPath:
         return now + sum(port.before.in_frames for port in self._ports.values())
 
     def _port_statistics(self, port: EnginePort, counts: Counts) -> PortStatistics:
-        named = {reason.name.lower(): counts.reasons[reason] for reason in Reason if counts.reasons[reason]}
-        dropped = {reason.name.lower() for reason in DROPPED}
+        told = [reason for reason, number in zip(Reason, counts.reasons, strict=False) if number] if any(counts.reasons) else []
+        named = [(reason.name.lower(), counts.reasons[reason], reason in DROPPED) for reason in told]
         return PortStatistics(
             tuple(port.reasons),
             self._carrier.how(port.number) if self._carrier is not None and port.index else "",
@@ -234,8 +234,8 @@ class FastPath:
             counts.in_bytes,
             counts.out_frames,
             counts.out_bytes,
-            {name: number for name, number in named.items() if name not in dropped},
-            {name: number for name, number in named.items() if name in dropped},
+            {name: number for name, number, dropped in named if not dropped},
+            {name: number for name, number, dropped in named if dropped},
         )
 
     def _counts(self, ports: Collection[EnginePort]) -> Mapping[EnginePort, Counts]:

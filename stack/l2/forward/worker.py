@@ -22,6 +22,7 @@ from collections.abc import Callable
 
 from resmgr.errors import Misuse
 from stack.core.driver import BATCH_MAX
+from stack.core.isolation import RAISED
 from stack.frame import Frame
 from stack.l2.forward.carrier import Reason
 from stack.l2.forward.packets import flow_of, pass_on
@@ -121,7 +122,7 @@ class Worker:
             for _ in range(ROUNDS_MAX):
                 if not self._batch(port):
                     break
-        except Exception:
+        except RAISED:
             self._failed(port)
 
     def _failed(self, port: WorkerPort, frames: int = 0) -> None:
@@ -137,7 +138,7 @@ class Worker:
             for _ in range(port.ring.slots // BATCH_MAX + 1):
                 if not self._batch(port):
                     break
-        except Exception:
+        except RAISED:
             self._failed(port)
         with self._lock:
             self.ports = tuple(one for one in self.ports if one is not port)
@@ -146,7 +147,7 @@ class Worker:
             port.ring.close()
         try:
             self._arrived()
-        except Exception:
+        except RAISED:
             self._failed(port)
 
     def _batch(self, port: WorkerPort) -> int:
@@ -203,7 +204,7 @@ class Worker:
                     up_keys.add(key)
             if octets:
                 self._send(port)
-        except Exception:
+        except RAISED:
             self._failed(port, done)
             up.clear()
             for pairs in self._pairs.values():

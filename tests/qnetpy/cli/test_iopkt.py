@@ -123,6 +123,8 @@ def test_no_manager_and_no_instance(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert capsys.readouterr().err.startswith(f"qnet netstat: no io-pkt listens at {tmp_path}/socket; try: qnet up")
     assert main(["netstat", "-T", "io-net"]) == 2
     assert capsys.readouterr().err == "qnet netstat: -T io-net: expected io-pkt or io-pktN\n"
+    assert main(["netstat", "-T", "io-pkt5", "--run-dir", "/nowhere"]) == 2
+    assert "-T io-pkt5 and --run-dir /nowhere both say which io-pkt: give one of them" in capsys.readouterr().err
 
 
 def test_rates_of_counters() -> None:

@@ -57,7 +57,7 @@ async def test_the_whole_way(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         assert "is no rule" in await qnet("rule", "dance", status=1)
         assert json.loads(await qnet("--json", "delrule", *RULE.split())) == {
             "default": "block",
-            "rules": [{"rule": "pass out on en0", "matched": 0}],
+            "rules": [{"rule": "pass out on en0", "matched": 0, "present": True}],
         }
         await qnet("flushrule", "en0")
         assert json.loads(await qnet("--json")) == {"default": "block", "rules": []}

@@ -162,6 +162,16 @@ class BadDriver:
         self.bomb.at("get_specific")
         return {}
 
+    @property
+    def below(self) -> tuple[str, ...]:
+        self.bomb.at("below")
+        return ()
+
+    @property
+    def linux_index(self) -> int:
+        self.bomb.at("linux_index")
+        return 0
+
     def module_counters(self) -> Mapping[str, int]:
         self.bomb.at("module_counters")
         return {}
@@ -546,6 +556,8 @@ ENTRIES: Mapping[str, Trigger] = {
     "no groups": lambda world: world.stack.join(world.interface("bad0"), GROUP, "test").revoke(),
     "linux_interface": lambda world: world.stack.load("bridge", "add=bad0,engine=threads"),
     "stand_aside": lambda world: world.stack.load("bridge", "add=bad0,engine=threads"),
+    "linux_index": lambda world: world.interface("bad0").linux_index,
+    "below": lambda world: world.stack.load("vlan", "vlan=5,vlanif=bad0"),
     "set_specific": lambda world: world.ask(True),
     "get_specific": lambda world: world.ask(False),
     "info": lambda world: interface_of(world.stack, "bad0"),
@@ -686,7 +698,6 @@ NO_ENTRIES = {
     **dict.fromkeys(("name", "around"), "asked when it is loaded, as `attach`"),
     "inner": "a wrapper's, for who looks for a capability",
     "detach": "two entries, of a driver and of a protocol",
-    "below": "under no guard, as the page says",
 }
 """Of drivers and modules."""
 

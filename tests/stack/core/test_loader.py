@@ -100,3 +100,14 @@ def test_failures_are_sentences(modules: Path, name: str, kind: Kind | None, sen
         find_module(name, kind)
     assert str(raised.value).startswith(sentence)
     assert raised.value.errno == errno.ENXIO
+
+
+@pytest.mark.parametrize("raised", ["KeyboardInterrupt", "GeneratorExit", "SystemExit", "asyncio.CancelledError"])
+def test_a_file_that_raises_whatever_it_likes_is_one_that_cannot_be_loaded(modules: Path, raised: str) -> None:
+    name = f"raises_{raised.lower().replace('.', '_')}"
+    (modules / "thirdparty" / f"{name}.py").write_text(f"import asyncio\nraise {raised}('of mine')")
+    with pytest.raises(ModuleError) as refused:
+        find_module(f"thirdparty.{name}")
+    short = raised.rpartition(".")[2]
+    assert str(refused.value) == f"cannot load thirdparty.{name}: importing thirdparty.{name} raised {short}: of mine"
+    assert refused.value.errno == errno.ENXIO

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import random
+from collections.abc import Callable
+from typing import TypeVar
 
 import attrs
 import pytest
@@ -15,6 +17,8 @@ from stack.core.errors import ModuleError, OptionError
 from stack.core.module import Context, Kind, Module
 from stack.core.preparation import prepare
 from stack.core.stack import Stack
+
+T = TypeVar("T")
 
 
 @attrs.frozen
@@ -41,14 +45,35 @@ class Idle:
     def detach(self) -> None: ...
 
 
+class Threads(VirtualDispatch):
+    """Its threads run when they are told to."""
+
+    def __init__(self) -> None:
+        super().__init__(1)
+        self.work: list[Callable[[], None]] = []
+
+    def call_blocking(self, work: Callable[[], T], done: Callable[[T | BaseException], None]) -> None:
+        begin = super().call_blocking
+        self.work.append(lambda: begin(work, done))
+
+    def threads(self) -> None:
+        while self.work:
+            self.work.pop(0)()
+        self.run_for(0.1)
+
+
 class World:
     def __init__(self) -> None:
-        self.stack = Stack(System(VirtualDispatch(1), "n"), random.Random(1).randbytes)
+        self.dispatch = Threads()
+        self.refuse = ""
+        self.stack = Stack(System(self.dispatch, "n"), random.Random(1).randbytes)
         self.made: list[Ready] = []
         self.module = Module("idle", Kind.PROTOCOL, Options, Idle, prepare=self.prepare)
 
     def prepare(self, system: System, options: Options) -> Ready:
         assert system is self.stack.system
+        if self.refuse:
+            raise ModuleError(errno.ENOENT, self.refuse)
         self.made.append(Ready(options.number))
         return self.made[-1]
 
@@ -72,13 +97,52 @@ def test_what_is_prepared_is_the_modules_once_it_is_attached() -> None:
     assert world.made[0].closed == 0, "it is the module's to close"
 
 
-def test_a_load_prepares_and_so_does_a_restart() -> None:
+def restarted(world: World) -> None:
+    """A module of the world fails, and is unloaded."""
+    (loaded,) = world.stack.loaded
+    world.stack.restarter.failed(loaded.guard)
+    assert world.dispatch.run_until(lambda: bool(world.stack.restarter.absent()), limit=1.0)
+
+
+def test_a_restart_prepares_in_a_thread_and_not_in_the_dispatch() -> None:
     world = World()
-    loaded = world.stack.load(world.module, "number=3")
-    world.stack.unload(loaded)
-    world.stack.load_again(loaded)
+    world.stack.load(world.module, "number=3,restart=2")
+    restarted(world)
+    assert world.stack.loaded == ()
+    assert len(world.made) == 1, "the thread has not begun"
+    assert world.stack.restarter.absent() == {"idle #1": "it gets ready"}
+    world.dispatch.threads()
     assert [one.number for one in world.made] == [3, 3]
     assert world.attached.context.prepared is world.made[1]
+    assert world.stack.restarter.absent() == {}
+
+
+def test_a_restart_whose_preparation_fails_is_tried_again() -> None:
+    world = World()
+    world.stack.load(world.module, "restart=3")
+    world.refuse = "no file to read"
+    restarted(world)
+    world.dispatch.threads()
+    assert world.stack.restarter.absent() == {"idle #1": "no file to read"}
+    world.refuse = ""
+    world.dispatch.run_for(1.5)
+    world.dispatch.threads()
+    assert world.attached.context.prepared is world.made[-1]
+
+
+def test_a_restart_that_is_given_up_while_it_gets_ready() -> None:
+    for close in (False, True):
+        world = World()
+        world.stack.load(world.module, "restart=3")
+        restarted(world)
+        if close:
+            world.stack.close()
+        else:
+            (label,) = world.stack.restarter.waiting("idle")
+            world.stack.restarter.give_up(label)
+        world.dispatch.threads()
+        assert world.stack.loaded == ()
+        assert [one.closed for one in world.made] == [0, 1]
 
 
 def test_what_is_not_taken_is_closed() -> None:

@@ -21,7 +21,7 @@ import trio
 
 from resmgr.runner import open_dispatch
 from resmgr.system import System
-from stack.core.specific import specific_driver
+from stack.core.specific import plain, specific_driver
 from stack.core.stack import Stack
 from stack.testing.driver import TYPE, frame
 from stack.testing.namespace import Namespace
@@ -138,7 +138,7 @@ def told(stack: Stack) -> dict[str, dict[str, str]]:
     assert interface is not None
     driver = specific_driver(interface.driver)
     assert driver is not None
-    members = driver.get_specific()["members"]
+    members = plain(driver.get_specific()["members"])
     assert isinstance(members, list)
     return {one["interface"]: one["stp"] for one in members}
 

@@ -195,3 +195,26 @@ def test_what_was_set_at_run_time_survives_a_restart() -> None:
     world.machine("c", 0).send("en0", b.macs["en0"])
     world.dispatch.run_for(1)
     assert [one[6:12] for _, one in b.seen] == [a.macs["en0"]]
+
+
+def test_a_rule_for_an_interface_that_is_not_there_says_so_and_holds_when_it_comes(caplog: pytest.LogCaptureFixture) -> None:
+    world = World(2)
+    a, b = world.machine("a", 0), world.machine("b", 0)
+    loaded = b.stack.load("stack.l2.macfilter", 'rule="block in on en0",rule="block in on late0"')
+    assert [one.getMessage() for one in caplog.records if one.levelname == "WARNING"] == [
+        "b: macfilter: there is no interface late0; its rules hold when it comes"
+    ]
+    found = specific_module(loaded.attached)
+    assert found is not None
+
+    def present() -> list[object]:
+        return [row["present"] for row in found.get_specific()["rules"]]  # type: ignore[attr-defined]  # facts are for JSON
+
+    assert present() == [True, False]
+    b.stack.load(world.hubs[0].module(), "name=late0,mac=02:00:00:00:00:77")
+    assert present() == [True, True]
+    a.send("en0", bytes.fromhex("020000000077"))
+    world.dispatch.run_for(0.1)
+    assert b.interface("late0").drops == {"blocked_in": 1}
+    ask(loaded, "rule", rule="block out on en0")
+    assert len(caplog.records) == len([one for one in caplog.records if "late0; its" not in one.getMessage()]) + 1, "it is said once"

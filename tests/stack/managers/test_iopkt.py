@@ -259,19 +259,42 @@ def test_other_nodes_need_the_verb_and_a_user_who_may() -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "msglen", "status"),
+    ("data", "msglen", "code", "why"),
     [
-        (b"", None, errno.EINVAL),
-        (b"[]", None, errno.EINVAL),
-        (b'{"do": 1}', None, errno.EINVAL),
-        (b"[" * 5000, None, errno.EINVAL),
-        (b'{"do": "nosuch"}', None, errno.ENOSYS),
-        (b'{"do": "facts"}' + b" " * REQUEST_MAX, None, errno.EMSGSIZE),
-        (b'{"do": "facts"}', 100, errno.EMSGSIZE),
+        (b"", None, errno.EINVAL, "a request is a table in JSON"),
+        (b"[]", None, errno.EINVAL, "a request is a table in JSON"),
+        (b'{"do": 1}', None, errno.EINVAL, "a request is a table in JSON"),
+        (b"[" * 5000, None, errno.EINVAL, "a request is a table in JSON"),
+        (b'{"do": "nosuch"}', None, errno.ENOSYS, "io-pkt0 knows no request 'nosuch'; it knows crypto, destroy, facts"),
+        (b'{"do": "facts"}' + b" " * REQUEST_MAX, None, errno.EMSGSIZE, f"a request has at most {REQUEST_MAX} bytes"),
+        (b'{"do": "facts"}', 100, errno.EMSGSIZE, f"a request has at most {REQUEST_MAX} bytes"),
     ],
 )
-def test_nonsense_is_refused(data: bytes, msglen: int | None, status: int) -> None:
-    assert Rig().raw(data, client(), msglen)[0] == -status
+def test_nonsense_is_refused_with_a_sentence(data: bytes, msglen: int | None, code: int, why: str) -> None:
+    status, answer = Rig().raw(data, client(), msglen)
+    told = unpack_reply(answer)
+    assert (status, told["errno"]) == (0, code)
+    assert str(told["error"]).startswith(why)
+
+
+def test_too_many_changes_are_refused_with_a_sentence() -> None:
+    rig = Rig()
+    answers = [Answer() for _ in range(WAITING_EACH + 1)]
+    data = pack_request("interface", interface="en9", up=True)
+    for answer in answers:
+        rig.system.kernel.deliver(rig.manager.channel, client(), data, len(data), 1000, 10, answer)
+    told = unpack_reply(answers[-1].got[0][1])
+    assert (told["errno"], told["error"]) == (errno.EAGAIN, "too many requests wait: ask again when one is answered")
+    rig.dispatch.run_for(0.1)
+    assert [unpack_reply(answer.got[0][1])["errno"] for answer in answers[:-1]] == [errno.ENXIO] * WAITING_EACH
+
+
+def test_an_answer_that_cannot_be_made_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(stack: object) -> dict[str, object]:
+        raise KeyError("no")
+
+    monkeypatch.setattr("stack.managers.iopkt.facts", fail)
+    assert Rig().ask("facts") == {"error": "the answer could not be made (KeyError), as the log says", "errno": errno.EIO}
 
 
 @pytest.mark.parametrize("seed", range(200))
@@ -309,7 +332,6 @@ def test_who_only_asks_does_not_keep_root_out() -> None:
         kernel.deliver(manager.channel, client(who), data, len(data), 1 << 20, 10, answer)
         return answer
 
-    # The first is answered at once, in the same call; so let a change of root's own be under way, and the table be long.
     bridge = rig.stack.interfaces[0].driver
     assert isinstance(bridge, BridgeDriver)
     fill(bridge, 8000)
@@ -319,11 +341,11 @@ def test_who_only_asks_does_not_keep_root_out() -> None:
     rig.dispatch.run_until(lambda: bool(question.got))
     assert sum(bool(answer.got) for answer in asked) <= 100 - WAITING_EACH + 1, "root did not take its turn"
     rig.dispatch.run_for(1.0)
-    statuses = [answer.got[0][0] for answer in asked]
-    assert (statuses.count(0), statuses.count(-errno.EAGAIN)) == (WAITING_EACH + 1, 100 - WAITING_EACH - 1)
+    refused = [unpack_reply(answer.got[0][1]).get("errno") for answer in asked]
+    assert (refused.count(None), refused.count(errno.EAGAIN)) == (WAITING_EACH, 100 - WAITING_EACH)
     assert {answer.got[0][0] for answer in changes} == {0}
     assert len(rig.names()) == 1 + WAITING_EACH
-    assert rig.ask("facts")["requests_refused"] == {"changes": 0, "questions": 100 - WAITING_EACH - 1}
+    assert rig.ask("facts")["requests_refused"] == {"changes": 0, "questions": 100 - WAITING_EACH}
 
 
 def test_a_long_table_is_written_in_slices() -> None:

@@ -17,6 +17,7 @@ from qnetpy.cli.status import carried_by
 from resmgr.errors import Misuse
 from resmgr.system import System
 from resmgr.testing.virtual import VirtualDispatch
+from stack.core.hooks import Point
 from stack.core.ifnet import Interface
 from stack.core.module import Context, Kind, Module
 from stack.core.stack import Stack
@@ -278,3 +279,11 @@ def test_only_who_stands_on_an_interface_is_asked_of_it_and_once_for_an_answer(m
     asked.clear()
     assert [one["name"] for one in json.loads("".join(pieces(facts(machine.stack))))["engines"]] == ["auto", "auto"]
     assert asked == ["bridge0", "bridge1"]
+
+
+def test_hooks_are_shown_with_their_interfaces() -> None:
+    machine = World(1).machine("a", 0)
+    for point, everything, on in ((Point.IN, True, ("en0", "en1")), (Point.IN, False, None), (Point.OUT, False, ("en0",))):
+        machine.stack.add_hook(point, lambda interface, frames: frames, name="mine", everything=everything, interfaces=on)
+    rows = [line.split()[2:] for line in _protocols(told(machine)).splitlines() if line.startswith("mine")]
+    assert rows == [["in", "100", "all", "en0", "en1"], ["in", "100", "registered", "all"], ["out", "100", "all", "en0"]]

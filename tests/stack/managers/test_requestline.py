@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
-
 from resmgr.channel import ClientInfo, Credentials, Nd
 from stack.managers.requestline import ROOT, RequestLine, user_of
 
@@ -14,8 +12,22 @@ def test_users_take_turns_and_their_own_order_holds() -> None:
         assert line.add((0, ord(name[0])), name)
     assert len(line) == 6
     assert [line.take() for _ in range(6)] == ["a1", "b1", "c1", "a2", "c2", "a3"]
-    with pytest.raises(KeyError):
-        line.take()
+    assert line.take() is None
+
+
+def test_what_is_not_ready_is_left_where_it_is() -> None:
+    line: RequestLine[str] = RequestLine(3, 10)
+    for name in ("a1", "a2", "b1"):
+        line.add((0, ord(name[0])), name)
+    asked: list[str] = []
+
+    def ready(name: str) -> bool:
+        asked.append(name)
+        return name in ("a2", "b1")
+
+    assert [line.take(ready) for _ in range(3)] == ["a2", "b1", None]
+    assert asked == ["a1", "a2", "b1", "a1"]
+    assert (len(line), line.take()) == (1, "a1")
 
 
 def test_places() -> None:

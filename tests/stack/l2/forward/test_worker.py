@@ -30,10 +30,11 @@ class Stations(dict[bytes, Station]):
     """A table that breaks."""
 
     broken = True
+    raises: type[BaseException] = ZeroDivisionError
 
     def get(self, key: bytes, default: object = None) -> Station | None:  # type: ignore[override]  # one of the overloads is used
         if self.broken:
-            raise ZeroDivisionError
+            raise self.raises
         return super().get(key)
 
 
@@ -84,7 +85,9 @@ def rig(veth: Veth) -> Iterator[Rig]:
     stack.close()
 
 
-def test_a_batch_that_fails_is_lost_once(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("raises", [ZeroDivisionError, SystemExit, GeneratorExit])
+def test_a_batch_that_fails_is_lost_once(rig: Rig, caplog: pytest.LogCaptureFixture, raises: type[BaseException]) -> None:
+    rig.stations.raises = raises
     rig.send(0, 20)
     assert rig.until(20, Reason.FAILED)
     rig.stations.broken = False

@@ -1,0 +1,66 @@
+"""What a module tells of itself, checked where it is told: a driver's link and labels, a module's counters. What is none is refused by a
+sentence that names the module, before it becomes a puzzle elsewhere. Facts of one kind of module: `stack.core.specific`.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Mapping
+
+from stack.core.driver import Driver
+from stack.core.errors import ModuleError
+from stack.wire.ethernet import MAC_SIZE, MTU_MIN, is_group, mac_text
+
+MTU_MAX = 1 << 24
+"""More than any link has."""
+
+
+def link_of(driver: Driver, whose: str) -> tuple[bytes, int, bool]:
+    """Address, MTU and carrier, as *driver* has them just now. *whose*: `module packet`. ModuleError (EINVAL) when they are none."""
+    name, mac, mtu, up = map(_same, (driver.name, driver.mac, driver.mtu, driver.up))
+    if not isinstance(name, str):
+        problem = f"its name is {name!r:.40}, not text"
+    elif not isinstance(mac, bytes) or len(mac) != MAC_SIZE:
+        problem = f"the address of {name} is {mac!r:.40}, not {MAC_SIZE} bytes"
+    elif is_group(mac):
+        problem = f"{mac_text(mac)} of {name} is the address of a group, not of a station"
+    elif not isinstance(mtu, int) or isinstance(mtu, bool) or not MTU_MIN <= mtu <= MTU_MAX:
+        problem = f"the MTU of {name} is {mtu!r:.40}, not a number from {MTU_MIN} to {MTU_MAX}"
+    elif not isinstance(up, bool):
+        problem = f"{name} is neither up nor down, but {up!r:.40}"
+    else:
+        return mac, mtu, up
+    raise ModuleError(errno.EINVAL, f"{whose} brings no link: {problem}")
+
+
+def _same(value: object) -> object:
+    """A driver may have anything there, whatever its types promise."""
+    return value
+
+
+def labels(told: object) -> dict[str, str | int]:
+    """What `Driver.info` returned. TypeError when that is no table with texts as labels."""
+    return {_text(label): one if isinstance(one, str | int) else str(one) for label, one in _table(told).items()}
+
+
+def counters(told: object) -> dict[str, int]:
+    """What `Counting.module_counters` returned, likewise."""
+    return {_text(name): _number(one, name) for name, one in _table(told).items()}
+
+
+def _table(told: object) -> Mapping[object, object]:
+    if not isinstance(told, Mapping):
+        raise TypeError(f"a table is told as {type(told).__name__}")
+    return told
+
+
+def _text(label: object) -> str:
+    if not isinstance(label, str):
+        raise TypeError(f"a label is {type(label).__name__}, not text")
+    return label
+
+
+def _number(value: object, name: object) -> int:
+    if not isinstance(value, int):
+        raise TypeError(f"the counter {name} is {type(value).__name__}, not a number")
+    return value

@@ -1,0 +1,133 @@
+"""Who only asks: a turn is bounded in time, and all of them together have a share of it, whatever a row costs and however many ask."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Mapping, Sequence
+
+import attrs
+import pytest
+
+from resmgr.channel import ND_LOCAL, PID_SYSTEM, Credentials
+from resmgr.dispatch import Buffer
+from resmgr.system import System
+from resmgr.testing.ioclient import IoClient
+from resmgr.testing.virtual import VirtualDispatch
+from stack.core.module import Kind, Module
+from stack.core.specific import Rows
+from stack.core.stack import Stack
+from stack.drivers.hub import Hub
+from stack.managers.iopkt import IoPktManager
+from stack.managers.netdir import NetDirectory
+from stack.managers.protocol import CHID_STACK, pack_request, unpack_reply
+from stack.managers.share import BURST, SHARE, TURN, Share
+
+ROWS = 300
+
+
+@attrs.frozen
+class Options:
+    pass
+
+
+class Rig:
+    """A stack whose module has a table; what its rows cost is on the clock by which time is shared."""
+
+    def __init__(self, row_seconds: float) -> None:
+        self.dispatch = VirtualDispatch(1)
+        self.system = System(self.dispatch, "n")
+        self.stack = Stack(self.system, random.Random(1).randbytes)
+        self.spent = 0.0
+        self.row_seconds = row_seconds
+        self.share = Share(lambda: self.dispatch.now() + self.spent)
+        self.manager = IoPktManager(self.stack, 500, share=self.share)
+        self.stack.load(Module("told", Kind.PROTOCOL, Options, lambda context, options: self))
+        self.answers = 0
+
+    def row(self, number: int) -> Mapping[str, object]:
+        self.spent += self.row_seconds
+        return {"row": number}
+
+    def get_specific(self) -> Mapping[str, object]:
+        return {"rows": Rows(range(ROWS), self.row)}
+
+    def set_specific(self, command: str, arguments: Mapping[str, object]) -> None: ...
+
+    def detach(self) -> None: ...
+
+    def ask_for_ever(self, user: int) -> None:
+        connection = self.system.kernel.connect(ND_LOCAL, PID_SYSTEM, CHID_STACK, Credentials(user, user))
+
+        def answered(status: int, reply: Buffer) -> None:
+            assert status == 0
+            told = unpack_reply(bytes(reply))
+            rows = told.get("rows")
+            assert isinstance(rows, list), told
+            assert len(rows) == ROWS
+            self.answers += 1
+            again()
+
+        def again() -> None:
+            connection.submit([pack_request("specific", module="told")], 1 << 20, answered)
+
+        again()
+
+
+@pytest.mark.parametrize("users", [(1000,), (1000,) * 8, tuple(range(1000, 1040))])
+@pytest.mark.parametrize("row_seconds", [1e-5, 2e-4])
+def test_who_asks_in_a_loop_has_a_share_of_the_time_and_no_turn_is_long(users: Sequence[int], row_seconds: float) -> None:
+    rig = Rig(row_seconds)
+    for user in users:
+        rig.ask_for_ever(user)
+    began, before, longest = rig.dispatch.now(), rig.spent, 0.0
+    at_first = before
+
+    def ended() -> bool:
+        nonlocal before, longest
+        longest, before = max(longest, rig.spent - before), rig.spent
+        return rig.dispatch.now() - began >= 3.0
+
+    assert rig.dispatch.run_until(ended, limit=10.0)
+    took = rig.spent - at_first
+    assert longest <= TURN + row_seconds + 1e-9
+    # Of the time on the clock, of which what they took is a part.
+    assert took <= SHARE * (3.0 + took) + BURST + 2 * TURN + row_seconds
+    assert took >= 0.8 * SHARE * (3.0 + took), "they do not get what there is"
+    assert rig.answers >= took / (ROWS * row_seconds) - 41
+
+
+def test_who_asks_now_and_then_does_not_wait() -> None:
+    rig = Rig(2e-5)
+    asked = rig.dispatch.now()
+    rig.ask_for_ever(1000)
+    assert rig.dispatch.run_until(lambda: bool(rig.answers), limit=1.0)
+    assert rig.dispatch.now() == asked
+
+
+def test_files_of_interfaces_are_made_in_the_same_time_and_say_what_they_said_when_that_is_used_up() -> None:
+    rig = Rig(2e-4)
+    directory = NetDirectory(rig.stack, rig.share)
+    hub = Hub(rig.dispatch)
+    rig.stack.load(hub.module(), "mac=02:00:00:00:00:01")
+    interface = rig.stack.interface("en0")
+    assert interface is not None
+    client = IoClient(rig.system.kernel, Credentials(1000, 1000))
+
+    def count() -> object:
+        return json.loads(client.get(b"dev/io-net/en0"))["rx_frames"]
+
+    assert count() == 0
+    interface.rx_frames = 5
+    assert count() == 5
+    rig.share.begin()
+    rig.spent += 1.0
+    rig.share.end()
+    interface.rx_frames = 7
+    assert count() == 5
+    rig.stack.unload(rig.stack.loaded[1])
+    rig.stack.load(hub.module(), "mac=02:00:00:00:00:02")
+    assert count() == 0, "that was another interface's"
+    rig.dispatch.run_for(1 / SHARE)
+    assert count() == 0
+    directory.close()
