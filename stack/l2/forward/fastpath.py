@@ -257,6 +257,7 @@ class FastPath:
             self._timer.cancel()
         if self._carrier is not None:
             self._carrier.close()
+            self._carrier = None
 
     # Attaching
 

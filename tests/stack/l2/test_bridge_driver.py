@@ -6,7 +6,6 @@ import pytest
 
 from stack.core.driver import Driver
 from stack.core.errors import ModuleError
-from stack.core.specific import Rows
 from stack.l2.bridge_driver import BridgeDriver
 from stack.l2.bridge_options import BridgeOptions
 from stack.l2.forward.fastpath import FastPath
@@ -167,7 +166,7 @@ def test_lower_bounds_of_stations_hold_at_once() -> None:
 
     def known() -> tuple[int, int]:
         rows = bridge.facts("bridge0")["addresses"]
-        assert isinstance(rows, Rows)
+        assert isinstance(rows, list)
         found = [one["interface"] for one in rows]
         return found.count("en0"), found.count("en1")
 
