@@ -104,8 +104,16 @@ SPACE = struct.Struct("!IQQ")
 """fallocate mode, offset, length."""
 DEVCTL = struct.Struct("!II")
 """command, length of the data; the data follows. The reply's status is the command's own result, its bytes the data given back."""
-LOCK = struct.Struct("!IIQQQ")
-"""operation (F_GETLK, F_SETLK, F_SETLKW), type, start, length (0: to the end), owner."""
+LOCK = struct.Struct("!IIQQQI")
+"""operation (LOCK_*), type (F_RDLCK 0, F_WRLCK 1, F_UNLCK 2), start, length (0: to the end), owner, pid to tell others. The flag LOCK_WHOLE
+makes it a flock: the whole of the object, and an owner is an open file. LOCK_TEST is answered with LOCK_FOUND."""
+LOCK_TEST = 5
+LOCK_SET = 6
+LOCK_WAIT = 7
+"""Linux's F_GETLK, F_SETLK, F_SETLKW."""
+LOCK_WHOLE = 1
+LOCK_FOUND = struct.Struct("!IIQQ")
+"""type (F_UNLCK: nobody is in the way), pid (0: a process of another node than the one that asks), start, length (0: to the end)."""
 
 
 def request(kind: Io, subtype: int = 0, flags: int = 0, handle: int = 0) -> bytes:

@@ -17,6 +17,11 @@ from resmgr.errors import BadMessage, ResmgrError
 from resmgr.iomsg import (
     ACCESS,
     DEVCTL,
+    LOCK,
+    LOCK_SET,
+    LOCK_TEST,
+    LOCK_WAIT,
+    LOCK_WHOLE,
     MAKE,
     NAME_MAX,
     OPEN,
@@ -254,6 +259,46 @@ def parse_devctl(data: Buffer) -> tuple[int, Buffer]:
     if len(data) - start != length:
         raise BadMessage("devctl's data has another length than it says")
     return command, memoryview(data)[start:]
+
+
+LOCK_END = 1 << 63
+"""End of a range that has none."""
+
+
+@attrs.define
+class LockRequest:
+    """A LOCK message. The range is [start, end); end LOCK_END: to the end of the file, wherever that is. `whole`: flock."""
+
+    operation: int
+    kind: int
+    start: int
+    end: int
+    owner: int
+    pid: int = 0
+    whole: bool = False
+
+
+def pack_lock(handle: int, request: LockRequest) -> bytes:
+    length = 0 if request.end == LOCK_END else request.end - request.start
+    fixed = LOCK.pack(request.operation, request.kind, request.start, length, request.owner, request.pid)
+    return REQUEST.pack(Io.LOCK, 0, LOCK_WHOLE if request.whole else 0, handle) + fixed
+
+
+def parse_lock(data: Buffer) -> LockRequest:
+    try:
+        _, _, flags, _ = REQUEST.unpack_from(data)
+        operation, kind, start, length, owner, pid = LOCK.unpack_from(data, HEAD)
+    except struct.error:
+        raise BadMessage("lock cut short") from None
+    if operation not in (LOCK_TEST, LOCK_SET, LOCK_WAIT) or kind > 2 or flags & ~LOCK_WHOLE:
+        raise BadMessage("lock of an unknown kind")
+    whole = bool(flags & LOCK_WHOLE)
+    if whole and (start or length or operation == LOCK_TEST):
+        raise BadMessage("lock of the whole with a range")
+    end = start + length if length else LOCK_END
+    if start >= LOCK_END or end > LOCK_END:
+        raise ResmgrError(errno.EOVERFLOW)
+    return LockRequest(operation, kind, start, end, owner, pid, whole)
 
 
 CLOSE_MAX = 4096

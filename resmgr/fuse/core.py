@@ -94,6 +94,8 @@ class Core:
         """Of these, what the kernel was told is done, as `Behind.cost` counts."""
         self.borrow: Callable[[], Callable[[], None]] = lambda: _nothing
         """Keeps the buffer of the request being received; what it returns gives it back. Set by the session."""
+        self.notify: Callable[[bytes, Callable[[], None]], None] = self._notify_at_once
+        """Tells the kernel something that it may have to wait for, and calls back when it has. Set by the session."""
         self._next_fh = 1
         self._early: dict[int, None] = {}
         self.servers = Servers(resolver, root)
@@ -112,6 +114,10 @@ class Core:
         self.output.append(item)
         if not self.receiving:
             self.on_output()
+
+    def _notify_at_once(self, message: bytes, done: Callable[[], None]) -> None:
+        self.emit(message)
+        done()
 
     def _node_leaves(self, node: Node) -> None:
         self.handles.drop_all(node)

@@ -15,7 +15,8 @@ never asks for it, and while a READ is under way such an open bypasses the cache
 Some opens bypass the page cache: O_APPEND (the server knows where the end is), devices and FIFOs, and read-only opens of files of size 0,
 which may be of the kind that has no size (/proc) and would read as empty.
 
-FLUSH waits for WRITEs under way and tells a remembered error; a file opened for reading needs none.
+FLUSH waits for WRITEs under way, gives the process's locks up (`locking`) and tells a remembered error; a file opened for reading needs
+none.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import struct
 from stat import S_IFCHR, S_IFIFO, S_IFREG
 
 from resmgr.dispatch import Buffer
-from resmgr.fuse import formats, writing
+from resmgr.fuse import formats, locking, writing
 from resmgr.fuse.attributes import done
 from resmgr.fuse.core import CONNECT, DEVICES, ENTRY_MAX, Core, Found, shown
 from resmgr.fuse.formats import (
@@ -100,7 +101,8 @@ def open_(core: Core, request: Request, view: memoryview) -> None:
 def _opened(request: Request, status: int, reply: Buffer) -> None:
     core, node = request.core, request.node
     if status < 0:
-        core.failed(request, status)
+        # The name is gone, but the kernel thinks that it is there: a program that wants it made otherwise hears that it does not exist.
+        core.failed(request, -errno.ESTALE if status == -errno.ENOENT else status)
         return
     found, attr = core.entry(request, reply)
     if found.handle:
@@ -224,7 +226,7 @@ def _have_read(request: Request, status: int, reply: Buffer) -> None:
 
 
 def flush(core: Core, request: Request, view: memoryview) -> None:
-    (fh, _) = formats.FLUSH_IN.parse(view, BODY)
+    fh, owner = formats.FLUSH_IN.parse(view, BODY)
     file = core.files.get(fh)
     if file is None:
         core.error(request, errno.EBADF)
@@ -234,10 +236,13 @@ def flush(core: Core, request: Request, view: memoryview) -> None:
         if not request.answered:
             core.error(request, file.take_error())
 
+    def written() -> None:
+        locking.closing(file, owner, told_now)
+
     if file.writes:
-        file.waiting.append(told_now)
+        file.waiting.append(written)
     else:
-        told_now()
+        written()
 
 
 def fsync(core: Core, request: Request, view: memoryview) -> None:
@@ -274,7 +279,8 @@ def release(core: Core, request: Request, view: memoryview) -> None:
     def close() -> None:
         file.node.files.remove(file)
         core.nodes.settle(file.node)
-        if file.flags & O_ACCMODE or file.node.mode & 0o170000 != S_IFREG:
+        locking.released(file)
+        if file.locked or file.flags & O_ACCMODE or file.node.mode & 0o170000 != S_IFREG:
             core.handles.close_now(file.connection, file.ocb)
         else:
             core.handles.close_lazily(file.connection, file.ocb)

@@ -88,6 +88,7 @@ class Init(enum.IntFlag):
     EXPORT_SUPPORT = 1 << 4
     BIG_WRITES = 1 << 5
     DONT_MASK = 1 << 6
+    FLOCK_LOCKS = 1 << 10
     AUTO_INVAL_DATA = 1 << 12
     DO_READDIRPLUS = 1 << 13
     READDIRPLUS_AUTO = 1 << 14
@@ -185,6 +186,9 @@ WRITE_IN = Format("QQIIQI4x")
 """fh, offset, size, write_flags, lock_owner, open flags; data."""
 FSYNC_IN = Format("QI4x")
 """fh, flags."""
+LK_IN = Format("QQQQIII4x")
+"""fh, owner, start, end (included), type, pid, flags."""
+LK_FLOCK = 1
 ACCESS_IN = Format("I4x")
 """mask."""
 INTERRUPT_IN = Format("Q")
@@ -212,6 +216,8 @@ OPEN_REPLY = Format("IiQ" + "QI4x")
 """header, fh, open flags."""
 WRITE_REPLY = Format("IiQ" + "I4x")
 """header, bytes written."""
+LK_REPLY = Format("IiQ" + "QQII")
+"""header, start, end (included), type, pid."""
 STATFS_REPLY = Format("IiQ" + "QQQQQIII28x")
 """header, blocks, bfree, bavail, files, ffree, bsize, namelen, frsize."""
 DIRENT = Format("QQII")
@@ -279,6 +285,11 @@ def error_reply(unique: int, code: int) -> bytes:
 def inval_inode(nodeid: int) -> bytes:
     """Notification: the attributes of *nodeid* are not valid any more. Takes no page lock in the kernel, so it never waits for a READ."""
     return INVAL_INODE.pack(INVAL_INODE.size, NOTIFY_INVAL_INODE, 0, nodeid, -1, 0)
+
+
+def inval_pages(nodeid: int) -> bytes:
+    """Notification: neither attributes nor pages of *nodeid* are valid. Waits for READs of its pages: send it from a thread."""
+    return INVAL_INODE.pack(INVAL_INODE.size, NOTIFY_INVAL_INODE, 0, nodeid, 0, 0)
 
 
 def store(nodeid: int, data: Buffer) -> tuple[Buffer, ...]:

@@ -68,6 +68,7 @@ class Node:
         "fresh",
         "handles",
         "ino",
+        "locks",
         "lookups",
         "mode",
         "name",
@@ -103,6 +104,8 @@ class Node:
         """The kernel may have pages of it, of whatever version."""
         self.behind: Behind | None = None
         """Writes that the kernel was told are done; None: there never were any."""
+        self.locks: dict[int, File] | None = None
+        """Processes that have locked ranges of it, and through which open file."""
         self.lookups = 0
         self.children: dict[bytes, Node] = {}
         self.handles: dict[Connection, int] = {}
@@ -136,7 +139,21 @@ class Node:
 class File:
     """An open file: the server's OCB, and first bytes that came with the reply to open."""
 
-    __slots__ = ("connection", "data", "data_at", "data_ends", "error", "fh", "flags", "node", "ocb", "unseen", "waiting", "writes")
+    __slots__ = (
+        "connection",
+        "data",
+        "data_at",
+        "data_ends",
+        "error",
+        "fh",
+        "flags",
+        "locked",
+        "node",
+        "ocb",
+        "unseen",
+        "waiting",
+        "writes",
+    )
 
     def __init__(self, fh: int, node: Node, connection: Connection, ocb: int, flags: int) -> None:
         self.fh = fh
@@ -148,6 +165,8 @@ class File:
         self.data_at = 0.0
         self.data_ends = False
         """`data` ended at the end of the file."""
+        self.locked = False
+        """Something may be locked through it."""
         self.writes = 0
         """WRITE messages under way."""
         self.error = 0

@@ -13,7 +13,7 @@ import attrs
 
 from resmgr.dispatch import Dispatch
 from resmgr.errors import BadMessage
-from resmgr.fuse import attributes, directory, files, formats, names, writing
+from resmgr.fuse import attributes, directory, files, formats, locking, names, writing
 from resmgr.fuse.behind import Behind
 from resmgr.fuse.core import Core
 from resmgr.fuse.formats import BODY, MAJOR, MINOR_MAX, MINOR_MIN, Init, Opcode
@@ -26,6 +26,8 @@ Handler = Callable[[Core, Request, memoryview], None]
 
 WANTED = (
     Init.ASYNC_READ
+    | Init.POSIX_LOCKS
+    | Init.FLOCK_LOCKS
     | Init.ATOMIC_O_TRUNC
     | Init.BIG_WRITES
     | Init.AUTO_INVAL_DATA
@@ -67,11 +69,19 @@ OPERATIONS: dict[int, Handler] = {
     Opcode.READDIRPLUS: directory.readdirplus,
     Opcode.RELEASEDIR: directory.releasedir,
     Opcode.FSYNCDIR: directory.fsyncdir,
+    Opcode.GETLK: locking.getlk,
+    Opcode.SETLK: locking.setlk,
+    Opcode.SETLKW: locking.setlkw,
     Opcode.ACCESS: attributes.access,
     Opcode.CREATE: files.create,
     Opcode.FALLOCATE: files.fallocate,
 }
-AFTER_WRITES = frozenset((Opcode.READ, Opcode.GETATTR, Opcode.SETATTR, Opcode.OPEN, Opcode.FALLOCATE, Opcode.FLUSH, Opcode.FSYNC))
+AFTER_WRITES = frozenset(
+    (
+        *(Opcode.READ, Opcode.GETATTR, Opcode.SETATTR, Opcode.OPEN, Opcode.FALLOCATE, Opcode.FLUSH, Opcode.FSYNC),
+        *(Opcode.SETLK, Opcode.SETLKW),
+    )
+)
 """Operations on a node that begin when the writes that are on the way to it have arrived."""
 REFUSED: dict[int, int] = {
     Opcode.IOCTL: errno.ENOTTY,

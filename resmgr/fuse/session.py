@@ -79,6 +79,7 @@ class Session:
         machine.borrow = self._borrow
         machine.on_output = self._flush
         machine.on_end = self._ended_later
+        machine.notify = self._notify
 
     def start(self) -> None:
         """Begin to serve."""
@@ -99,9 +100,11 @@ class Session:
 
     def invalidate_entry(self, parent: int, name: bytes) -> None:
         """Tell the kernel that what it believes of *name* in node *parent* is wrong. Done in a worker thread: it may have to wait there."""
-        self._notify(formats.inval_entry(parent, name))
+        self._notify(formats.inval_entry(parent, name), lambda: None)
 
-    def _notify(self, message: bytes) -> None:
+    def _notify(self, message: bytes, told: Callable[[], None]) -> None:
+        if self.closed:
+            return
         fd = os.dup(self._fd)
 
         def write() -> None:
@@ -114,6 +117,7 @@ class Session:
             # ENOENT: the kernel does not know it, so nothing was to be forgotten.
             if isinstance(result, OSError) and result.errno not in (errno.ENOENT, errno.ENODEV, errno.ENOTDIR):
                 self.machine.drops["notify_failed"] += 1
+            told()
 
         self._dispatch.call_blocking(write, done)
 

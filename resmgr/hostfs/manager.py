@@ -23,6 +23,7 @@ from resmgr.dispatch import Buffer
 from resmgr.errors import BadMessage
 from resmgr.hostfs.device import Device, Devices
 from resmgr.hostfs.identity import Identity, Switch
+from resmgr.hostfs.locks import HostLocks
 from resmgr.hostfs.mountpoints import MountPoints
 from resmgr.hostfs.objects import HostClient, HostHandle, Opened
 from resmgr.hostfs.opened import change, pack_statfs, read_directory, read_now, read_waiting
@@ -94,6 +95,7 @@ class HostFs:
         handles_max = min(HANDLES_PER_MANAGER, soft * 3 // 4) if soft > 0 else HANDLES_PER_MANAGER
         if handles_per_client is None:
             handles_per_client = min(HANDLES_PER_CLIENT, handles_max // 2)
+        self._locks = HostLocks(kernel.dispatch)
         self.manager = Manager(
             kernel,
             name="hostfs",
@@ -122,6 +124,7 @@ class HostFs:
                 Io.STATFS: self._statfs,
                 Io.SYNC: self._sync,
                 Io.SPACE: self._space,
+                Io.LOCK: self._locks.answer,
             },
             pid=pid,
             chid=chid,
@@ -134,6 +137,7 @@ class HostFs:
         self._ops = Operations(self._devices, (0, pid, self.channel.chid), _process_umask())
         self.counters = self.manager.counters
         self.counters.update({"threaded": 0, "read_blocked": 0, "identity_refused": 0, "user_refused": 0})
+        self._locks.count_in(self.counters)
 
     def set_policy(self, policy: Policy) -> None:
         """Use *policy* from now on. Handles of remote clients are closed (EBADF): they were given under the old one."""
@@ -147,6 +151,7 @@ class HostFs:
     def destroy(self) -> None:
         """Close the channel, every handle and the root."""
         self.manager.destroy()
+        self._locks.close()
         self._root.close()
         self._mounts.close()
 

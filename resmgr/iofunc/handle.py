@@ -13,6 +13,7 @@ it): that gives away nothing, as the operation is carried out with those credent
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable
 from typing import Generic, TypeVar
 
 from resmgr.channel import ClientInfo
@@ -30,7 +31,7 @@ CLIENTS_MAX = 16384
 class Handle:
     """One open thing. Subclasses add what it is, and override `release`."""
 
-    __slots__ = ("busy", "client", "closed", "lent", "number")
+    __slots__ = ("at_close", "busy", "client", "closed", "lent", "number")
 
     def __init__(self) -> None:
         self.number = 0
@@ -39,6 +40,8 @@ class Handle:
         self.closed = False
         self.busy = 0
         """Uses by worker threads; `release` waits until it is 0."""
+        self.at_close: dict[object, Callable[[Handle], None]] | None = None
+        """Called once when it is closed, before `release`: locks and whatever waits for something. The key is who wants to be called."""
 
     def release(self) -> None:
         """Called once, when nothing uses the handle any more: give back descriptors and the like. Does not raise."""
@@ -55,6 +58,9 @@ class Handle:
         """Idempotent; `release` runs now, or when the last user drops."""
         if not self.closed:
             self.closed = True
+            calls, self.at_close = self.at_close, None
+            for call in () if calls is None else calls.values():
+                call(self)
             if self.busy == 0:
                 self.release()
 

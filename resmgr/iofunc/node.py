@@ -20,6 +20,7 @@ from resmgr.channel import ClientInfo, Kernel, Message
 from resmgr.dispatch import Buffer
 from resmgr.errors import BadMessage
 from resmgr.iofunc.handle import Client, Handle
+from resmgr.iofunc.locking import FileLocks
 from resmgr.iofunc.manager import Manager
 from resmgr.iofunc.permission import READ, SEARCH, WRITE, check
 from resmgr.iomsg import (
@@ -207,6 +208,7 @@ class TreeManager:
         self.root = root
         self._user = user
         self._started = kernel.dispatch.wall()
+        self._locks = FileLocks()
         self.manager = Manager(
             kernel,
             name=name,
@@ -220,6 +222,7 @@ class TreeManager:
         self.channel = self.manager.channel
         self.target = Target(0, pid, self.channel.chid)
         self.counters = self.manager.counters
+        self._locks.count_in(self.counters)
 
     def connect_table(self) -> dict[Connect, Callable[[Message, NodeClient, ConnectRequest, Handle | None], None]]:
         """The default connect handlers. Override to add or replace some."""
@@ -246,6 +249,7 @@ class TreeManager:
             Io.STATFS: self._statfs,
             Io.SYNC: self._sync,
             Io.DEVCTL: self._devctl,
+            Io.LOCK: self._lock,
         }
 
     def destroy(self) -> None:
@@ -475,6 +479,11 @@ class TreeManager:
 
     def _sync(self, message: Message, client: NodeClient, handle: Handle, flags: int) -> None:
         message.reply(0)
+
+    def _lock(self, message: Message, client: NodeClient, handle: Handle, flags: int) -> None:
+        ocb = _opened(handle)
+        access = ocb.flags & os.O_ACCMODE
+        self._locks.answer(message, client, ocb, ocb.path, access != os.O_WRONLY, access != os.O_RDONLY)
 
     def _devctl(self, message: Message, client: NodeClient, handle: Handle, flags: int) -> None:
         ocb = _opened(handle)

@@ -14,6 +14,7 @@ from resmgr.channel import CHID_PATHMGR, ND_LOCAL, PID_SYSTEM, Connection, Crede
 from resmgr.dispatch import Buffer
 from resmgr.errors import ResmgrError
 from resmgr.iomsg import (
+    LOCK_FOUND,
     READDIR_ATTRS,
     REQUEST,
     STATUS_REDIRECT,
@@ -28,8 +29,10 @@ from resmgr.iomsg import (
 )
 from resmgr.iorequest import (
     ConnectRequest,
+    LockRequest,
     SetAttr,
     pack_close,
+    pack_lock,
     pack_read,
     pack_readdir,
     pack_setattr,
@@ -200,3 +203,33 @@ class IoClient:
 
     def close(self, target: Target, *handles: int) -> None:
         self.send(target, (pack_close(*handles),))
+
+    def lock(self, target: Target, ocb: int, request: LockRequest) -> None:
+        """Set or wait for a lock; ResmgrError EAGAIN if another has it."""
+        self.send(target, (pack_lock(ocb, request),), 0)
+
+    def locked_by(self, target: Target, ocb: int, request: LockRequest) -> tuple[int, int, int, int]:
+        """LOCK_TEST: type, pid, start, length."""
+        kind, pid, start, length = LOCK_FOUND.unpack(self.send(target, (pack_lock(ocb, request),))[1])
+        return kind, pid, start, length
+
+    def begin(self, target: Target, message: bytes, reply_len: int = REPLY) -> Begun:
+        """Send and do not wait."""
+        return Begun(self.connection(target), message, reply_len)
+
+
+class Begun:
+    """A message that may be answered later: `status` is None until then."""
+
+    def __init__(self, connection: Connection, message: bytes, reply_len: int) -> None:
+        self.status: int | None = None
+        self.data = b""
+        self._pending = connection.submit((message,), reply_len, self._done)
+
+    def _done(self, status: int, reply: Buffer) -> None:
+        self.status = status
+        self.data = bytes(reply)
+
+    def unblock(self) -> None:
+        assert self._pending is not None
+        self._pending.unblock()

@@ -100,7 +100,7 @@ def test_a_one_value_device(kernel: Kernel) -> None:
     with fails(errno.ENOTTY):
         root.send(entry.target, (pack_devctl(entry.ocb, 5, b""),))
     with fails(errno.ENOSYS):
-        root.io(entry.target, Io.LOCK, entry.ocb)
+        root.io(entry.target, Io.SPACE, entry.ocb)
 
 
 class Device(Node):

@@ -1,0 +1,138 @@
+"""GETLK, SETLK, SETLKW: locks are the server's, so they hold between all nodes (the kernel keeps none for us).
+
+A lock is also about what the file holds. So an unlock is sent when the writes on the way have arrived, and before a program hears that it
+has a lock, the kernel drops what it has of the file: what others wrote until then is read.
+
+The kernel's lock owner is the server's: a process, an open file for open-file-description locks and flock. It tells an unlock by close in
+two ways only: FLUSH with the owner (a process closed a descriptor: all its range locks of the file go), RELEASE (the open file is gone, and
+with its OCB whatever was locked through it). FLUSH unlocks only for owners that have locked something. Files opened for reading have no
+FLUSH (`files`): a process's lock goes when nobody has that open file any more, which is the same unless it was shared by fork.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+
+from resmgr.dispatch import Buffer
+from resmgr.fuse import formats
+from resmgr.fuse.core import Core
+from resmgr.fuse.formats import BODY
+from resmgr.fuse.inode import File, Node
+from resmgr.fuse.request import Request, told
+from resmgr.iomsg import LOCK_FOUND, LOCK_SET, LOCK_TEST, LOCK_WAIT
+from resmgr.iorequest import LOCK_END, LockRequest, pack_lock
+
+_UNLOCK = 2
+_LAST = LOCK_END - 1
+
+
+def getlk(core: Core, request: Request, view: memoryview) -> None:
+    _send(core, request, view, LOCK_TEST, LOCK_FOUND.size, _found)
+
+
+def setlk(core: Core, request: Request, view: memoryview) -> None:
+    _send(core, request, view, LOCK_SET, 0, _locked)
+
+
+def setlkw(core: Core, request: Request, view: memoryview) -> None:
+    _send(core, request, view, LOCK_WAIT, 0, _locked)
+
+
+def _send(
+    core: Core, request: Request, view: memoryview, operation: int, reply_len: int, step: Callable[[Request, int, Buffer], None]
+) -> None:
+    fh, owner, start, last, kind, pid, flags = formats.LK_IN.parse(view, BODY)
+    file = core.files.get(fh)
+    if file is None:
+        core.error(request, errno.EBADF)
+        return
+    whole = bool(flags & formats.LK_FLOCK)
+    if whole:
+        asked = LockRequest(operation, kind, 0, LOCK_END, owner, pid, True)
+    else:
+        asked = LockRequest(operation, kind, start, LOCK_END if last >= _LAST else last + 1, owner, pid)
+    if kind != _UNLOCK and operation != LOCK_TEST:
+        file.locked = True
+        if not whole:
+            locks = file.node.locks
+            if locks is None:
+                locks = file.node.locks = {}
+            locks[owner] = file
+
+    def over() -> None:
+        if request.answered:
+            # The program was told that it has no lock.
+            core.drops["locks_undone"] += 1
+            unlock(file, asked, lambda: None)
+        core.error(request, 0)
+
+    def done(request: Request, status: int, reply: Buffer) -> None:
+        if status >= 0 and kind != _UNLOCK and operation != LOCK_TEST:
+            _forget(core, file.node, over)
+        else:
+            step(request, status, reply)
+
+    core.on_file(request, file, (pack_lock(file.ocb, asked),), reply_len, done)
+
+
+def _forget(core: Core, node: Node, then: Callable[[], None]) -> None:
+    """Drop what is known of the file, here and in the kernel."""
+    for file in node.files:
+        file.data = None
+    node.pages = None
+    node.told = None
+    node.fresh = False
+    core.ahead.doubt_node(node)
+    if node.cached:
+        core.notify(formats.inval_pages(node.nodeid), then)
+    else:
+        then()
+
+
+def _locked(request: Request, status: int, reply: Buffer) -> None:
+    request.core.error(request, _code(status) if status < 0 else 0)
+
+
+def _found(request: Request, status: int, reply: Buffer) -> None:
+    core = request.core
+    if status < 0:
+        core.error(request, _code(status))
+    elif len(reply) != LOCK_FOUND.size:
+        core.bad_reply(request)
+    else:
+        kind, pid, start, length = LOCK_FOUND.unpack(reply)
+        last = start + length - 1 if length else _LAST
+        core.answer(request, formats.LK_REPLY.pack(formats.LK_REPLY.size, 0, request.unique, start, min(last, _LAST), kind, pid))
+
+
+def _code(status: int) -> int:
+    return errno.ENOLCK if status == -errno.ENOSYS else told(status)
+
+
+def unlock(file: File, asked: LockRequest, then: Callable[[], None]) -> None:
+    """Give up *asked*'s range; *then* when the server knows, or cannot be told."""
+    message = pack_lock(file.ocb, LockRequest(LOCK_SET, _UNLOCK, asked.start, asked.end, asked.owner, 0, asked.whole))
+    file.connection.submit((message,), 0, lambda status, reply: then())
+
+
+def closing(file: File, owner: int, then: Callable[[], None]) -> None:
+    """A process, *owner*, closes a descriptor of the file: none of its locks is left when *then* is called."""
+    locks = file.node.locks
+    through = None if locks is None else locks.pop(owner, None)
+    if through is None:
+        then()
+        return
+    if not locks:
+        file.node.locks = None
+    unlock(through, LockRequest(LOCK_SET, _UNLOCK, 0, LOCK_END, owner), then)
+
+
+def released(file: File) -> None:
+    """Nobody has the open file any more: its OCB is about to be closed."""
+    locks = file.node.locks
+    if locks is not None:
+        for owner in [owner for owner, through in locks.items() if through is file]:
+            del locks[owner]
+        if not locks:
+            file.node.locks = None

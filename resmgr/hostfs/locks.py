@@ -1,0 +1,151 @@
+"""Locks of host files: kept between our clients (`resmgr.iofunc.locks`), and held of the kernel, so that programs of this machine see them.
+
+Whoever holds a lock of a file has an open file description of his own for it, with which we hold the same lock as an open-file-description
+lock (fcntl) or a flock. So locks of two clients never meet in the kernel before the table has let them. Nothing here waits: a lock that a
+program of this machine has is tried again every `AGAIN` seconds for those who wait, in their order; between them and that program there is
+no order.
+
+Not held of the kernel: locks on network and FUSE file systems, which would make the dispatch wait for somebody else, and those of clients
+that may only read here. These have a table of their own for each file: who may only read cannot hold up who may write.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import struct
+from collections.abc import Hashable
+
+from resmgr.channel import Message
+from resmgr.dispatch import Dispatch, Timer
+from resmgr.hostfs.device import FOREVER
+from resmgr.hostfs.objects import HostClient, HostHandle
+from resmgr.hostfs.opened import own_path
+from resmgr.iofunc.handle import Handle
+from resmgr.iofunc.locking import FileLocks
+from resmgr.iofunc.locks import END, WRITE, Owner
+
+AGAIN = 0.05
+F_OFD_SETLK = 37
+_FLOCK = struct.Struct("@hhqqi4x")
+"""struct flock: type, whence, start, length (0: to the end), pid (0)."""
+_Key = tuple[int, int, bool, bool]
+"""st_dev, st_ino, whether the kernel is told, whether the client may write here."""
+
+
+class _Carrier:
+    """An open file description that carries one owner's locks of one file."""
+
+    __slots__ = ("fd", "readable", "writable")
+
+    def __init__(self, fd: int, readable: bool, writable: bool) -> None:
+        self.fd = fd
+        self.readable = readable
+        self.writable = writable
+
+
+class HostLocks:
+    """The LOCK handler of a `HostFs`, and its `resmgr.iofunc.locks.Outer`. Counts what `FileLocks` does, and `locks_not_carried`: locks
+    that the kernel could not be asked for, which only clients see."""
+
+    def __init__(self, dispatch: Dispatch) -> None:
+        self._dispatch = dispatch
+        self._files = FileLocks(self)
+        self._files.counters["locks_not_carried"] = 0
+        self.count_in = self._files.count_in
+        self._carriers: dict[tuple[Hashable, Owner], _Carrier] = {}
+        self._refused = False
+        self._timer: Timer | None = None
+
+    def answer(self, message: Message, client: HostClient, handle: Handle, flags: int) -> None:
+        """The handler."""
+        assert isinstance(handle, HostHandle)
+        if not (handle.readable or handle.writable):
+            raise OSError(errno.EBADF, "not open")
+        status = os.fstat(handle.fd)
+        shared = handle.scope.write and handle.device.blocking_until != FOREVER
+        key: _Key = (status.st_dev, status.st_ino, shared, handle.scope.write)
+        self._files.answer(message, client, handle, key, handle.readable, handle.writable)
+        self._watch()
+
+    def close(self) -> None:
+        """Let the kernel's locks go. Idempotent."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        for carrier in self._carriers.values():
+            os.close(carrier.fd)
+        self._carriers.clear()
+
+    # ---- somebody in the kernel waits or holds
+
+    def _watch(self) -> None:
+        if self._refused and self._timer is None and self._files.locks.waiting:
+            self._timer = self._dispatch.call_at(self._dispatch.now() + AGAIN, self._again)
+        self._refused = False
+
+    def _again(self) -> None:
+        self._timer = None
+        self._files.locks.retry()
+        self._watch()
+
+    # ---- Outer
+
+    def take(self, key: Hashable, owner: Owner, kind: int, start: int, end: int) -> bool:
+        assert isinstance(key, tuple)
+        if not key[2]:
+            return True
+        try:
+            carrier = self._carrier(key, owner, kind)
+            if owner.whole:
+                fcntl.flock(carrier.fd, (fcntl.LOCK_EX if kind == WRITE else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+            else:
+                _range(carrier.fd, fcntl.F_WRLCK if kind == WRITE else fcntl.F_RDLCK, start, end)
+        except OSError as error:
+            if error.errno in (errno.EAGAIN, errno.EACCES):
+                self._refused = True
+                return False
+            self._files.counters["locks_not_carried"] += 1
+        return True
+
+    def give(self, key: Hashable, owner: Owner, start: int, end: int) -> None:
+        carrier = self._carriers.get((key, owner))
+        if carrier is None:
+            return
+        try:
+            if owner.whole:
+                fcntl.flock(carrier.fd, fcntl.LOCK_UN)
+            else:
+                _range(carrier.fd, fcntl.F_UNLCK, start, end)
+        except OSError:
+            self._files.counters["locks_not_carried"] += 1
+
+    def forget(self, key: Hashable, owner: Owner) -> None:
+        carrier = self._carriers.pop((key, owner), None)
+        if carrier is not None:
+            os.close(carrier.fd)
+
+    def _carrier(self, key: Hashable, owner: Owner, kind: int) -> _Carrier:
+        """The description for a lock of *kind*. An owner may open a file again, for more: then his locks move."""
+        place = key, owner
+        handle = self._files.asker[place]
+        assert isinstance(handle, HostHandle)
+        old = self._carriers.get(place)
+        if old is not None and (owner.whole or (old.writable if kind == WRITE else old.readable)):
+            return old
+        readable = handle.readable or (old is not None and old.readable)
+        writable = handle.writable or (old is not None and old.writable)
+        access = os.O_RDWR if readable and writable else os.O_WRONLY if writable else os.O_RDONLY
+        fd = os.open(own_path(handle.fd), access | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+        new = self._carriers[place] = _Carrier(fd, readable, writable)
+        if old is not None:
+            for low, high, held in self._files.locks.ranges(key, owner):
+                _range(old.fd, fcntl.F_UNLCK, low, high)
+                _range(fd, fcntl.F_WRLCK if held == WRITE else fcntl.F_RDLCK, low, high)
+            os.close(old.fd)
+        return new
+
+
+def _range(fd: int, kind: int, start: int, end: int) -> None:
+    fcntl.fcntl(fd, F_OFD_SETLK, _FLOCK.pack(kind, os.SEEK_SET, start, 0 if end == END else end - start, 0))

@@ -1,0 +1,396 @@
+"""Advisory locks of one manager: who holds which bytes of which object, who waits, in which order they get them. Pure.
+
+Two kinds that do not see each other, as on Linux: *ranges* (fcntl: an owner's new lock replaces what he has of the same bytes) and *whole*
+(flock: one lock for each open file, whose conversion gives the old lock up first). The caller chooses an owner so that it means the same:
+one process of one client, or one open file.
+
+Order. A request that may wait is not granted past an earlier one that it conflicts with, so readers that come and come do not starve a
+writer. With one exception: an owner that already holds locks passes those who, directly or through others, wait for him, else nobody would
+ever go on. A request that does not wait looks at what is held only, as on Linux.
+
+Deadlock. A range request that would close a ring of owners who wait for each other, over all objects of the manager, is EDEADLK. Other
+managers' waits are not seen: what they and we hold against each other waits until somebody is interrupted.
+
+`Outer` is somebody else with a say, such as the kernel that other programs of the machine ask for locks of the same file.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterator
+from typing import NamedTuple, Protocol
+
+READ = 0
+WRITE = 1
+UNLOCK = 2
+"""Linux's F_RDLCK, F_WRLCK, F_UNLCK."""
+END = 1 << 63
+"""End of a range that goes to the end of the file, wherever that is. Ranges are [start, end)."""
+
+LOCKS_PER_CLIENT = 4096
+"""Ranges that one client holds; more is ENOLCK. Stops a client that locks every other byte from taking all memory and time."""
+LOCKS_MAX = 65536
+"""Ranges held in one manager; a node may have half of them, so that one node cannot take them from all others."""
+WAITERS_PER_CLIENT = 1024
+WAITERS_PER_OBJECT = 256
+"""Requests that wait for one object; each change of its locks looks at all of them."""
+
+Range = tuple[int, int, int]
+"""start, end, READ or WRITE."""
+
+
+class Owner(NamedTuple):
+    """Whose lock it is: *number* as the client says, unique among its owners. *client* and *node* are whom it is counted for."""
+
+    client: int
+    node: int
+    number: int
+    whole: bool
+
+
+class Outer(Protocol):
+    """Asked before a lock is given to *owner*, told when he lets go."""
+
+    def take(self, key: Hashable, owner: Owner, kind: int, start: int, end: int) -> bool:
+        """Whether *owner* may have it now."""
+        ...
+
+    def give(self, key: Hashable, owner: Owner, start: int, end: int) -> None: ...
+
+    def forget(self, key: Hashable, owner: Owner) -> None:
+        """*owner* has nothing of *key* any more."""
+        ...
+
+
+class Waiter:
+    """A request that waits. `done(0)` is called when it has its lock, `done(ENOLCK)` if that would have been one too many."""
+
+    __slots__ = ("done", "end", "kind", "outside", "owner", "pid", "start", "table")
+
+    def __init__(self, table: _Table, owner: Owner, kind: int, start: int, end: int, pid: int, done: Callable[[int], None]) -> None:
+        self.table = table
+        self.owner = owner
+        self.kind = kind
+        self.start = start
+        self.end = end
+        self.pid = pid
+        self.done = done
+        self.outside = False
+        """Only `Outer` is in the way."""
+
+    def conflicts(self, other: Waiter) -> bool:
+        return (
+            self.owner != other.owner and self.start < other.end and other.start < self.end and (self.kind == WRITE or other.kind == WRITE)
+        )
+
+
+class _Table:
+    """The locks of one object and kind."""
+
+    __slots__ = ("held", "key", "pids", "waiters")
+
+    def __init__(self, key: Hashable) -> None:
+        self.key = key
+        self.held: dict[Owner, list[Range]] = {}
+        self.pids: dict[Owner, int] = {}
+        self.waiters: dict[Waiter, None] = {}
+
+    def against(self, owner: Owner, kind: int, start: int, end: int) -> Iterator[tuple[Owner, Range]]:
+        """Locks of others that a lock of *owner* would conflict with; one for each other owner."""
+        for other, ranges in self.held.items():
+            if other == owner:
+                continue
+            for held in ranges:
+                if held[0] >= end:
+                    break
+                if held[1] > start and (kind == WRITE or held[2] == WRITE):
+                    yield other, held
+                    break
+
+    def free(self, owner: Owner, kind: int, start: int, end: int) -> bool:
+        return next(self.against(owner, kind, start, end), None) is None
+
+
+def replaced(ranges: list[Range], kind: int, start: int, end: int) -> list[Range]:
+    """*ranges* (sorted, disjoint) with [start, end) made *kind*; neighbours of one kind become one."""
+    low, high = start, end
+    out: list[Range] = []
+    for held in ranges:
+        s, e, k = held
+        if k == kind and s <= end and e >= start:
+            low, high = min(low, s), max(high, e)
+        elif e <= start or s >= end:
+            out.append(held)
+        else:
+            if s < start:
+                out.append((s, start, k))
+            if e > end:
+                out.append((end, e, k))
+    if kind != UNLOCK:
+        out.append((low, high, kind))
+    out.sort()
+    return out
+
+
+class Locks:
+    """All locks of one manager. Callbacks (`done`) run inside the call that caused them, at its end; they may call again."""
+
+    def __init__(self, outer: Outer | None = None, *, per_client: int = LOCKS_PER_CLIENT, most: int = LOCKS_MAX) -> None:
+        self._outer = outer
+        self._per_client = per_client
+        self._most = most
+        self._tables: dict[tuple[Hashable, bool], _Table] = {}
+        self._of_owner: dict[Owner, dict[_Table, None]] = {}
+        """Where each owner holds something."""
+        self._waiting: dict[Owner, dict[Waiter, None]] = {}
+        self._of_client: Counter[int] = Counter()
+        self._of_node: Counter[int] = Counter()
+        self._waits: Counter[int] = Counter()
+        self.held = 0
+        """Ranges held."""
+
+    # ---- requests
+
+    def lock(
+        self, key: Hashable, owner: Owner, kind: int, start: int, end: int, pid: int = 0, done: Callable[[int], None] | None = None
+    ) -> int | Waiter:
+        """Lock or unlock [start, end) of *key*. 0, or an errno: EAGAIN (another has it; only without *done*), EDEADLK, ENOLCK. With *done*,
+        a request that has to wait is returned, for `cancel`."""
+        table = self._tables.get((key, owner.whole))
+        if table is None:
+            if kind == UNLOCK:
+                return 0
+            table = self._tables[key, owner.whole] = _Table(key)
+        granted: list[tuple[Waiter, int]] = []
+        result = self._set(table, owner, kind, start, end, pid, done, granted)
+        self._settle(table)
+        for waiter, code in granted:
+            waiter.done(code)
+        return result
+
+    def test(self, key: Hashable, owner: Owner, kind: int, start: int, end: int) -> tuple[Owner, int, Range] | None:
+        """Who, with which pid and which lock, is in the way of a lock; None: nobody."""
+        table = self._tables.get((key, owner.whole))
+        found = None if table is None else min(table.against(owner, kind, start, end), key=lambda found: found[1], default=None)
+        return None if found is None or table is None else (found[0], table.pids[found[0]], found[1])
+
+    def cancel(self, waiter: Waiter) -> bool:
+        """Take a waiting request back; False if it is granted already, or was cancelled. Its `done` is not called."""
+        if waiter not in waiter.table.waiters:
+            return False
+        granted: list[tuple[Waiter, int]] = []
+        self._leave(waiter)
+        self._scan(waiter.table, granted)
+        self._settle(waiter.table)
+        for other, code in granted:
+            other.done(code)
+        return True
+
+    def release(self, key: Hashable, owner: Owner) -> None:
+        """Whatever *owner* holds of *key* is free."""
+        self.lock(key, owner, UNLOCK, 0, END)
+
+    def retry(self) -> bool:
+        """Ask `Outer` again for those who wait for it only. Whether any still do."""
+        granted: list[tuple[Waiter, int]] = []
+        left = False
+        for table in list(self._tables.values()):
+            if any(waiter.outside for waiter in table.waiters):
+                self._scan(table, granted)
+                left = left or any(waiter.outside for waiter in table.waiters)
+                self._settle(table)
+        for waiter, code in granted:
+            waiter.done(code)
+        return left
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait."""
+        return sum(self._waits.values())
+
+    def ranges(self, key: Hashable, owner: Owner) -> list[Range]:
+        """What *owner* holds of *key*."""
+        table = self._tables.get((key, owner.whole))
+        return [] if table is None else list(table.held.get(owner, ()))
+
+    # ---- inside
+
+    def _set(
+        self,
+        table: _Table,
+        owner: Owner,
+        kind: int,
+        start: int,
+        end: int,
+        pid: int,
+        done: Callable[[int], None] | None,
+        granted: list[tuple[Waiter, int]],
+    ) -> int | Waiter:
+        if not self._room(table, owner, kind, start, end):
+            return errno.ENOLCK
+        if kind == UNLOCK:
+            self._put(table, owner, kind, start, end, pid)
+            self._scan(table, granted)
+            return 0
+        dropped = owner.whole and any(held[2] != kind for held in table.held.get(owner, ()))
+        if dropped:
+            self._put(table, owner, UNLOCK, start, end, pid)
+        waiter = Waiter(table, owner, kind, start, end, pid, _nothing if done is None else done)
+        if dropped and done is not None:
+            # Whoever waited for what was just given up comes first.
+            self._scan(table, granted)
+        polite = done is not None
+        if table.free(owner, kind, start, end) and not (polite and self._held_back(waiter, table.waiters)) and self._take(waiter):
+            self._put(table, owner, kind, start, end, pid)
+            self._scan(table, granted)
+            return 0
+        if done is None:
+            if dropped:
+                self._scan(table, granted)
+            return errno.EAGAIN
+        if not owner.whole and self._reaches(waiter, owner, polite=False):
+            return errno.EDEADLK
+        if self._waits[owner.client] >= WAITERS_PER_CLIENT or len(table.waiters) >= WAITERS_PER_OBJECT:
+            return errno.ENOLCK
+        table.waiters[waiter] = None
+        self._waiting.setdefault(owner, {})[waiter] = None
+        self._waits[owner.client] += 1
+        if owner in self._of_owner:
+            # That he waits now may let others pass who wait behind those that wait for him.
+            seen: set[Owner] = set()
+            self._reaches(waiter, None, polite=True, seen=seen)
+            for other in {found.table for reached in seen for found in self._waiting.get(reached, ())} | {table}:
+                self._scan(other, granted)
+            for own in granted:
+                if own[0] is waiter:
+                    granted.remove(own)
+                    return own[1]
+        return waiter
+
+    def _room(self, table: _Table, owner: Owner, kind: int, start: int, end: int) -> bool:
+        before = table.held.get(owner, [])
+        more = len(replaced(before, kind, start, end)) - len(before)
+        if more <= 0:
+            return True
+        half = self._most // 2
+        return (
+            self._of_client[owner.client] + more <= self._per_client
+            and self.held + more <= self._most
+            and (not owner.node or self._of_node[owner.node] + more <= half)
+        )
+
+    def _take(self, waiter: Waiter) -> bool:
+        if self._outer is None:
+            return True
+        taken = self._outer.take(waiter.table.key, waiter.owner, waiter.kind, waiter.start, waiter.end)
+        waiter.outside = not taken
+        return taken
+
+    def _put(self, table: _Table, owner: Owner, kind: int, start: int, end: int, pid: int) -> None:
+        before = table.held.get(owner, [])
+        after = replaced(before, kind, start, end)
+        more = len(after) - len(before)
+        self.held += more
+        self._of_client[owner.client] += more
+        self._of_node[owner.node] += more
+        if kind == UNLOCK and before and self._outer is not None:
+            self._outer.give(table.key, owner, start, end)
+        if after:
+            table.held[owner] = after
+            if kind != UNLOCK:
+                table.pids[owner] = pid
+                self._of_owner.setdefault(owner, {})[table] = None
+        elif before:
+            del table.held[owner]
+            del table.pids[owner]
+            tables = self._of_owner[owner]
+            del tables[table]
+            if not tables:
+                del self._of_owner[owner]
+            if self._outer is not None:
+                self._outer.forget(table.key, owner)
+        for counter, number in ((self._of_client, owner.client), (self._of_node, owner.node)):
+            if not counter[number]:
+                del counter[number]
+
+    def _scan(self, table: _Table, granted: list[tuple[Waiter, int]]) -> None:
+        """Grant what can be granted, the earliest first."""
+        again = True
+        while again:
+            again = False
+            earlier: dict[Waiter, None] = {}
+            for waiter in list(table.waiters):
+                waiter.outside = False
+                if (
+                    table.free(waiter.owner, waiter.kind, waiter.start, waiter.end)
+                    and not self._held_back(waiter, earlier)
+                    and self._take(waiter)
+                ):
+                    self._leave(waiter)
+                    if self._room(table, waiter.owner, waiter.kind, waiter.start, waiter.end):
+                        self._put(table, waiter.owner, waiter.kind, waiter.start, waiter.end, waiter.pid)
+                        granted.append((waiter, 0))
+                    else:
+                        if self._outer is not None:
+                            self._outer.give(table.key, waiter.owner, waiter.start, waiter.end)
+                        granted.append((waiter, errno.ENOLCK))
+                    again = True
+                else:
+                    earlier[waiter] = None
+
+    def _held_back(self, waiter: Waiter, earlier: dict[Waiter, None]) -> bool:
+        """Whether one that came before has to have its lock first."""
+        for other in earlier:
+            if waiter.conflicts(other) and not (waiter.owner in self._of_owner and self._reaches(other, waiter.owner, polite=True)):
+                return True
+        return False
+
+    def _blockers(self, waiter: Waiter, polite: bool) -> Iterator[Owner]:
+        table = waiter.table
+        for owner, _ in table.against(waiter.owner, waiter.kind, waiter.start, waiter.end):
+            yield owner
+        if polite:
+            for other in table.waiters:
+                if other is waiter:
+                    break
+                if waiter.conflicts(other):
+                    yield other.owner
+
+    def _reaches(self, waiter: Waiter, target: Owner | None, *, polite: bool, seen: set[Owner] | None = None) -> bool:
+        """Whether *waiter* waits for *target*, directly or through others; *polite*: also for its turn. *seen* gets all
+        that it waits for."""
+        seen = set() if seen is None else seen
+        left = list(self._blockers(waiter, polite))
+        while left:
+            owner = left.pop()
+            if owner == target:
+                return True
+            if owner not in seen:
+                seen.add(owner)
+                for following in self._waiting.get(owner, ()):
+                    left.extend(self._blockers(following, polite))
+        return False
+
+    def _leave(self, waiter: Waiter) -> None:
+        """It does not wait any more."""
+        del waiter.table.waiters[waiter]
+        waits = self._waiting[waiter.owner]
+        del waits[waiter]
+        if not waits:
+            del self._waiting[waiter.owner]
+        client = waiter.owner.client
+        self._waits[client] -= 1
+        if not self._waits[client]:
+            del self._waits[client]
+
+    def _settle(self, table: _Table) -> None:
+        """Forget a table with nothing in it."""
+        if not table.held and not table.waiters:
+            for whole in (False, True):
+                if self._tables.get((table.key, whole)) is table:
+                    del self._tables[table.key, whole]
+
+
+def _nothing(code: int) -> None:
+    pass
