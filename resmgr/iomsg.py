@@ -95,6 +95,8 @@ READ = struct.Struct("!QI")
 WRITE = struct.Struct("!QI")
 """offset, size; data follows. Offset OFFSET_APPEND asks for the end of file."""
 OFFSET_APPEND = (1 << 64) - 1
+NONBLOCK = 1
+"""READ and WRITE flag: EAGAIN instead of waiting."""
 READDIR = struct.Struct("!QI")
 """cookie (0: start), size: at most that many bytes of entries."""
 COOKIE_END = (1 << 64) - 1
@@ -104,6 +106,21 @@ SPACE = struct.Struct("!IQQ")
 """fallocate mode, offset, length."""
 DEVCTL = struct.Struct("!II")
 """command, length of the data; the data follows. The reply's status is the command's own result, its bytes the data given back."""
+NOTIFY = struct.Struct("!II")
+"""action NOTIFY_*, conditions POLL_* that are wanted. The reply's status are those that hold."""
+NOTIFY_POLL = 0
+"""Answered at once."""
+NOTIFY_ARM = 1
+"""Answered when one of the wanted conditions holds, which may be at once (QNX _NOTIFY_ACTION_POLLARM)."""
+NOTIFY_CHANGE = 2
+"""Answered at the next change after which one holds, whatever holds now (QNX _NOTIFY_ACTION_TRANARM)."""
+POLL_IN = 1
+POLL_PRI = 2
+POLL_OUT = 4
+POLL_ERR = 8
+POLL_HUP = 16
+POLL_ALL = 31
+"""Linux's numbers. ERR and HUP are always wanted."""
 LOCK = struct.Struct("!IIQQQI")
 """operation (LOCK_*), type (F_RDLCK 0, F_WRLCK 1, F_UNLCK 2), start, length (0: to the end), owner, pid to tell others. The flag LOCK_WHOLE
 makes it a flock: the whole of the object, and an owner is an open file. LOCK_TEST is answered with LOCK_FOUND."""

@@ -24,8 +24,11 @@ from resmgr.iomsg import (
     LOCK_WHOLE,
     MAKE,
     NAME_MAX,
+    NOTIFY,
+    NOTIFY_CHANGE,
     OPEN,
     PATH_MAX,
+    POLL_ALL,
     READ,
     READDIR,
     RENAME,
@@ -184,8 +187,8 @@ def parse_connect(data: Buffer) -> ConnectRequest:
         raise BadMessage("connect message cut short") from None
 
 
-def pack_read(handle: int, offset: int, size: int) -> bytes:
-    return REQUEST.pack(Io.READ, 0, 0, handle) + READ.pack(offset, size)
+def pack_read(handle: int, offset: int, size: int, flags: int = 0) -> bytes:
+    return REQUEST.pack(Io.READ, 0, flags, handle) + READ.pack(offset, size)
 
 
 def parse_read(data: Buffer) -> tuple[int, int]:
@@ -201,9 +204,9 @@ WRITE_HEAD = HEAD + WRITE.size
 """Where the data of a WRITE message begins."""
 
 
-def pack_write(handle: int, offset: int, size: int) -> bytes:
+def pack_write(handle: int, offset: int, size: int, flags: int = 0) -> bytes:
     """Everything of a WRITE message but its data, which the caller sends as a further part."""
-    return REQUEST.pack(Io.WRITE, 0, 0, handle) + WRITE.pack(offset, size)
+    return REQUEST.pack(Io.WRITE, 0, flags, handle) + WRITE.pack(offset, size)
 
 
 def parse_write(data: Buffer) -> tuple[int, int]:
@@ -259,6 +262,21 @@ def parse_devctl(data: Buffer) -> tuple[int, Buffer]:
     if len(data) - start != length:
         raise BadMessage("devctl's data has another length than it says")
     return command, memoryview(data)[start:]
+
+
+def pack_notify(handle: int, action: int, wanted: int) -> bytes:
+    return REQUEST.pack(Io.NOTIFY, 0, 0, handle) + NOTIFY.pack(action, wanted)
+
+
+def parse_notify(data: Buffer) -> tuple[int, int]:
+    """action, wanted conditions."""
+    try:
+        action, wanted = NOTIFY.unpack_from(data, HEAD)
+    except struct.error:
+        raise BadMessage("notify cut short") from None
+    if action > NOTIFY_CHANGE or wanted & ~POLL_ALL:
+        raise BadMessage("notify of an unknown kind")
+    return action, wanted
 
 
 LOCK_END = 1 << 63

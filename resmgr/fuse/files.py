@@ -26,7 +26,7 @@ import struct
 from stat import S_IFCHR, S_IFIFO, S_IFREG
 
 from resmgr.dispatch import Buffer
-from resmgr.fuse import formats, locking, writing
+from resmgr.fuse import formats, locking, polling, writing
 from resmgr.fuse.attributes import done
 from resmgr.fuse.core import CONNECT, DEVICES, ENTRY_MAX, Core, Found, shown
 from resmgr.fuse.formats import (
@@ -41,7 +41,7 @@ from resmgr.fuse.formats import (
 )
 from resmgr.fuse.inode import File, Node, same_type
 from resmgr.fuse.request import Request, told
-from resmgr.iomsg import OPEN, READ, REQUEST, SPACE, SYNC_DATA_ONLY, Connect, Io
+from resmgr.iomsg import NONBLOCK, OPEN, READ, REQUEST, SPACE, SYNC_DATA_ONLY, Connect, Io
 
 O_ACCMODE = 0o3
 O_CREAT = 0o100
@@ -172,7 +172,8 @@ def _is_still(core: Core, node: Node, found: Found, attr: AttrTuple) -> bool:
 
 
 def read(core: Core, request: Request, view: memoryview) -> None:
-    fh, offset, size, _, _, _ = _read_in(view, BODY)
+    fh, offset, size, _, _, now = _read_in(view, BODY)
+    how = NONBLOCK if now & O_NONBLOCK else 0
     file = core.files.get(fh)
     if file is None:
         core.error(request, errno.EBADF)
@@ -193,10 +194,10 @@ def read(core: Core, request: Request, view: memoryview) -> None:
                 else:
                     core.answer_data(request, known, reply)
 
-            core.on_file(request, file, (_READ_MESSAGE.pack(_READ, 0, 0, file.ocb, offset, size),), size, joined)
+            core.on_file(request, file, (_READ_MESSAGE.pack(_READ, 0, how, file.ocb, offset, size),), size, joined)
             return
     request.step = _have_read
-    pending = file.connection.submit((_READ_MESSAGE.pack(_READ, 0, 0, file.ocb, offset, size),), size, request.file_done)
+    pending = file.connection.submit((_READ_MESSAGE.pack(_READ, 0, how, file.ocb, offset, size),), size, request.file_done)
     if pending is not None:
         request.pending = pending
 
@@ -280,6 +281,7 @@ def release(core: Core, request: Request, view: memoryview) -> None:
         file.node.files.remove(file)
         core.nodes.settle(file.node)
         locking.released(file)
+        polling.released(file)
         if file.locked or file.flags & O_ACCMODE or file.node.mode & 0o170000 != S_IFREG:
             core.handles.close_now(file.connection, file.ocb)
         else:

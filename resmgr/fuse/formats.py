@@ -123,6 +123,7 @@ GETATTR_FH = 1
 WRITE_CACHE = 1
 """WRITE flag: the data come from a shared mapping, the file handle is any writable one of the inode."""
 FSYNC_DATA = 1
+NOTIFY_POLL = 1
 NOTIFY_INVAL_INODE = 2
 NOTIFY_INVAL_ENTRY = 3
 NOTIFY_STORE = 4
@@ -186,6 +187,12 @@ WRITE_IN = Format("QQIIQI4x")
 """fh, offset, size, write_flags, lock_owner, open flags; data."""
 FSYNC_IN = Format("QI4x")
 """fh, flags."""
+POLL_IN = Format("QQII")
+"""fh, kh (to wake with), flags, events."""
+POLL_SCHEDULE = 1
+"""POLL flag: somebody waits and wants to be woken."""
+IOCTL_IN = Format("QIIQII")
+"""fh, flags, command, arg, size of the data, room for the answer's; data."""
 LK_IN = Format("QQQQIII4x")
 """fh, owner, start, end (included), type, pid, flags."""
 LK_FLOCK = 1
@@ -216,6 +223,12 @@ OPEN_REPLY = Format("IiQ" + "QI4x")
 """header, fh, open flags."""
 WRITE_REPLY = Format("IiQ" + "I4x")
 """header, bytes written."""
+POLL_REPLY = Format("IiQ" + "I4x")
+"""header, events that hold."""
+IOCTL_REPLY = Format("IiQ" + "iIII")
+"""header, result, three zeros; data."""
+POLL_WAKEUP = Format("IiQ" + "Q")
+"""header, kh."""
 LK_REPLY = Format("IiQ" + "QQII")
 """header, start, end (included), type, pid."""
 STATFS_REPLY = Format("IiQ" + "QQQQQIII28x")
@@ -285,6 +298,11 @@ def error_reply(unique: int, code: int) -> bytes:
 def inval_inode(nodeid: int) -> bytes:
     """Notification: the attributes of *nodeid* are not valid any more. Takes no page lock in the kernel, so it never waits for a READ."""
     return INVAL_INODE.pack(INVAL_INODE.size, NOTIFY_INVAL_INODE, 0, nodeid, -1, 0)
+
+
+def poll_wakeup(kh: int) -> bytes:
+    """Notification: whoever polls the open file *kh* asks again. Never waits."""
+    return POLL_WAKEUP.pack(POLL_WAKEUP.size, NOTIFY_POLL, 0, kh)
 
 
 def inval_pages(nodeid: int) -> bytes:

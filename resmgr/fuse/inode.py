@@ -25,6 +25,7 @@ from resmgr.iomsg import Target
 
 if TYPE_CHECKING:
     from resmgr.fuse.listed import Record
+    from resmgr.fuse.polling import Armed
 
 Version = tuple[int, int, int, int]
 """ino, change, mtime, size: when all are equal the data are."""
@@ -46,6 +47,9 @@ class Server:
     salt: int
     connections: dict[tuple[int, int], Connection] = attrs.Factory(dict)
     targets: dict[tuple[int, int, int], Server] = attrs.Factory(dict)
+    no_notify: bool = False
+    no_devctl: bool = False
+    """It has said that it has no such handler."""
 
     @property
     def target(self) -> Target:
@@ -140,6 +144,7 @@ class File:
     """An open file: the server's OCB, and first bytes that came with the reply to open."""
 
     __slots__ = (
+        "armed",
         "connection",
         "data",
         "data_at",
@@ -165,6 +170,8 @@ class File:
         self.data_at = 0.0
         self.data_ends = False
         """`data` ended at the end of the file."""
+        self.armed: Armed | None = None
+        """Waits at the server for what pollers want."""
         self.locked = False
         """Something may be locked through it."""
         self.writes = 0

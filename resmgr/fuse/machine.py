@@ -13,7 +13,7 @@ import attrs
 
 from resmgr.dispatch import Dispatch
 from resmgr.errors import BadMessage
-from resmgr.fuse import attributes, directory, files, formats, locking, names, writing
+from resmgr.fuse import attributes, directory, files, formats, ioctl, locking, names, polling, writing
 from resmgr.fuse.behind import Behind
 from resmgr.fuse.core import Core
 from resmgr.fuse.formats import BODY, MAJOR, MINOR_MAX, MINOR_MIN, Init, Opcode
@@ -72,6 +72,8 @@ OPERATIONS: dict[int, Handler] = {
     Opcode.GETLK: locking.getlk,
     Opcode.SETLK: locking.setlk,
     Opcode.SETLKW: locking.setlkw,
+    Opcode.POLL: polling.poll,
+    Opcode.IOCTL: ioctl.ioctl,
     Opcode.ACCESS: attributes.access,
     Opcode.CREATE: files.create,
     Opcode.FALLOCATE: files.fallocate,
@@ -84,7 +86,6 @@ AFTER_WRITES = frozenset(
 )
 """Operations on a node that begin when the writes that are on the way to it have arrived."""
 REFUSED: dict[int, int] = {
-    Opcode.IOCTL: errno.ENOTTY,
     Opcode.TMPFILE: errno.EOPNOTSUPP,
 }
 """Errors other than ENOSYS for what is not served."""

@@ -30,7 +30,7 @@ from resmgr.fuse.core import Core
 from resmgr.fuse.formats import BODY
 from resmgr.fuse.inode import File
 from resmgr.fuse.request import Request, told
-from resmgr.iomsg import OFFSET_APPEND, REQUEST, WRITE, Io
+from resmgr.iomsg import NONBLOCK, OFFSET_APPEND, REQUEST, WRITE, Io
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ def write(core: Core, request: Request, view: memoryview) -> None:
         core.drops["writes_refused"] += 1
         core.error(request, errno.ENOMEM)
         return
-    flags |= file.flags
+    flags |= file.flags & ~os.O_NONBLOCK
     if flags & os.O_APPEND and not mapped:
         offset = OFFSET_APPEND
     node = file.node
@@ -79,7 +79,7 @@ def write(core: Core, request: Request, view: memoryview) -> None:
         let_go = core.borrow()
     # The message's head overwrites the request's, right in front of the data: one part, nothing is joined.
     start = _DATA - _MESSAGE.size
-    _MESSAGE.pack_into(view, start, _WRITE, 0, 0, file.ocb, offset, size)
+    _MESSAGE.pack_into(view, start, _WRITE, 0, NONBLOCK if flags & os.O_NONBLOCK else 0, file.ocb, offset, size)
     writing = _Writing(core, request, file, offset, size, mapped, view[start:], let_go)
     if mapped or flags & SYNCHRONOUS or node.mode & 0o170000 != S_IFREG or not size or not core.options.write_behind:
         begin = writing.wait

@@ -4,29 +4,37 @@ Write a `Node` with the methods that make sense for it, put nodes into a `Direct
 not implement is answered as QNX and Linux do: EINVAL for reading what has no text, EROFS or EPERM for what cannot be changed.
 `/proc`-like values, one-value devices and the list of nodes under `/net` are all this.
 
-Node methods run in dispatch context and must not block. A manager that answers later, or that wants another operation, overrides entries
-of the tables (`connect_table`, `io_table`) and gives them to `Manager` itself.
+A manager that wants another operation overrides entries of the tables (`connect_table`, `io_table`). The nodes are in `nodes`, what is done
+to open ones in `nodeio`.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from hashlib import blake2b
 
 from resmgr.access import NOBODY_USER, MappedUser
 from resmgr.channel import ClientInfo, Kernel, Message
 from resmgr.dispatch import Buffer
-from resmgr.errors import BadMessage
 from resmgr.iofunc.handle import Client, Handle
-from resmgr.iofunc.locking import FileLocks
 from resmgr.iofunc.manager import Manager
+from resmgr.iofunc.nodeio import VALUE_WRITE_MAX as VALUE_WRITE_MAX
+from resmgr.iofunc.nodeio import NodeIo
+from resmgr.iofunc.nodes import Directory as Directory
+from resmgr.iofunc.nodes import Elsewhere as Elsewhere
+from resmgr.iofunc.nodes import Link as Link
+from resmgr.iofunc.nodes import Node as Node
+from resmgr.iofunc.nodes import NodeHandle as NodeHandle
+from resmgr.iofunc.nodes import Setting as Setting
+from resmgr.iofunc.nodes import Value as Value
+from resmgr.iofunc.nodes import opened
 from resmgr.iofunc.permission import READ, SEARCH, WRITE, check
+from resmgr.iofunc.waiting import Later
 from resmgr.iomsg import (
     ATTR,
     DIRENT,
-    OFFSET_APPEND,
     READDIR_ATTRS,
     STATUS_REDIRECT,
     WANT_HANDLE,
@@ -41,139 +49,12 @@ from resmgr.iomsg import (
 )
 from resmgr.iorequest import (
     HEAD,
-    WRITE_HEAD,
     ConnectRequest,
     SetAttr,
-    parse_devctl,
-    parse_read,
     parse_readdir,
-    parse_write,
 )
 
-VALUE_WRITE_MAX = 64 * 1024
-"""Bytes of one write to a node: it is a value, not a file; more is EMSGSIZE."""
 NANOSECOND = 1_000_000_000
-
-
-class Node:
-    """One object: a value, a device, a directory. Override what it can do. `mode` includes the type."""
-
-    mode = 0o100444
-    uid = 0
-    gid = 0
-    changed = 0.0
-    """Seconds since the epoch, told as all three times; 0: the manager's start."""
-
-    def size(self) -> int:
-        """Bytes, as stat tells. 0 is usual for what is made when it is opened."""
-        return 0
-
-    def open(self, user: MappedUser, flags: int) -> object | None:
-        """Called at open, after the permission check. What it returns is given to `read`, `write` and `close` as *state*."""
-        return None
-
-    def read(self, state: object | None, offset: int, size: int) -> Buffer:
-        raise OSError(errno.EINVAL, "cannot be read")
-
-    def write(self, state: object | None, offset: int, data: Buffer) -> int:
-        """Bytes taken. *offset* is OFFSET_APPEND for the end."""
-        raise OSError(errno.EINVAL, "cannot be written")
-
-    def truncate(self, size: int) -> None:
-        """A shell's `> name` comes as this and a write; by default it does nothing for something writable."""
-
-    def change(self, change: SetAttr) -> None:
-        raise PermissionError(errno.EPERM, "attributes are fixed")
-
-    def devctl(self, state: object | None, command: int, data: Buffer) -> tuple[int, Buffer]:
-        """(result, data back). QNX: an unknown command is ENOTTY."""
-        raise OSError(errno.ENOTTY, "no such command")
-
-    def close(self, state: object | None) -> None:
-        """The last use of an open is gone, or its client is."""
-
-
-class Value(Node):
-    """Text made by a callable when it is opened, so that a reader sees one state however it reads."""
-
-    def __init__(self, text: Callable[[], bytes], mode: int = 0o444) -> None:
-        self._text = text
-        self.mode = 0o100000 | mode
-
-    def open(self, user: MappedUser, flags: int) -> object | None:
-        return self._text()
-
-    def read(self, state: object | None, offset: int, size: int) -> Buffer:
-        text = state if isinstance(state, bytes) else b""
-        return text[offset : offset + size]
-
-
-class Setting(Value):
-    """A one-value device: reading tells it, writing (a line) sets it. *put* may raise OSError, EINVAL for instance."""
-
-    def __init__(self, get: Callable[[], bytes], put: Callable[[bytes], None], mode: int = 0o644) -> None:
-        super().__init__(get, mode)
-        self._put = put
-
-    def write(self, state: object | None, offset: int, data: Buffer) -> int:
-        self._put(bytes(data))
-        return len(data)
-
-
-class Link(Node):
-    """A symbolic link."""
-
-    def __init__(self, text: bytes) -> None:
-        self.text = text
-        self.mode = 0o120777
-
-    def size(self) -> int:
-        return len(self.text)
-
-
-class Elsewhere(Node):
-    """A name served by somebody else: a walk that reaches it is answered with a redirect to *target*, base handle *handle*."""
-
-    mode = 0o040555
-
-    def __init__(self, target: Target, handle: int = 0) -> None:
-        self.target = target
-        self.handle = handle
-
-
-class Directory(Node):
-    """A directory. Override `lookup` and `entries` for one that is made on demand."""
-
-    mode = 0o040555
-
-    def __init__(self, nodes: dict[bytes, Node] | None = None) -> None:
-        self.nodes = {} if nodes is None else nodes
-
-    def lookup(self, name: bytes) -> Node | None:
-        return self.nodes.get(name)
-
-    def entries(self) -> Iterable[tuple[bytes, Node]]:
-        """Names and nodes; called once per opening, so that a listing is of one moment."""
-        return self.nodes.items()
-
-
-class NodeHandle(Handle):
-    """A base handle or OCB of a node. `path` gives it its inode number."""
-
-    __slots__ = ("flags", "listing", "node", "opened", "path", "state")
-
-    def __init__(self, node: Node, path: bytes) -> None:
-        super().__init__()
-        self.node = node
-        self.path = path
-        self.opened = False
-        self.flags = 0
-        self.state: object | None = None
-        self.listing: list[tuple[bytes, Node]] | None = None
-
-    def release(self) -> None:
-        if self.opened:
-            self.node.close(self.state)
 
 
 def local_or_nobody(info: ClientInfo) -> MappedUser:
@@ -208,7 +89,7 @@ class TreeManager:
         self.root = root
         self._user = user
         self._started = kernel.dispatch.wall()
-        self._locks = FileLocks()
+        self.opened = NodeIo(self._failed)
         self.manager = Manager(
             kernel,
             name=name,
@@ -222,7 +103,7 @@ class TreeManager:
         self.channel = self.manager.channel
         self.target = Target(0, pid, self.channel.chid)
         self.counters = self.manager.counters
-        self._locks.count_in(self.counters)
+        self.opened.count_in(self.counters)
 
     def connect_table(self) -> dict[Connect, Callable[[Message, NodeClient, ConnectRequest, Handle | None], None]]:
         """The default connect handlers. Override to add or replace some."""
@@ -241,16 +122,20 @@ class TreeManager:
     def io_table(self) -> dict[Io, Callable[[Message, NodeClient, Handle, int], None]]:
         """The default I/O handlers. Override to add or replace some."""
         return {
-            Io.READ: self._read,
-            Io.WRITE: self._write,
+            Io.READ: self.opened.read,
+            Io.WRITE: self.opened.write,
             Io.STAT: self._stat,
             Io.READDIR: self._readdir,
             Io.SETATTR: self._setattr,
             Io.STATFS: self._statfs,
             Io.SYNC: self._sync,
-            Io.DEVCTL: self._devctl,
-            Io.LOCK: self._lock,
+            Io.DEVCTL: self.opened.devctl,
+            Io.LOCK: self.opened.lock,
+            Io.NOTIFY: self.opened.notify,
         }
+
+    def _failed(self, message: Message, error: BaseException) -> None:
+        self.manager.failed(message, error)
 
     def destroy(self) -> None:
         self.manager.destroy()
@@ -343,7 +228,8 @@ class TreeManager:
                 node.truncate(0)
             attr = self.attr(node, path)
             if request.prefetch and access == os.O_RDONLY and attr.size and not directory:
-                data = node.read(handle.state, 0, min(request.prefetch, attr.size))
+                first = node.read(handle.state, 0, min(request.prefetch, attr.size))
+                data = first if first is not None and not isinstance(first, Later) else b""
         except BaseException:
             handle.close()
             raise
@@ -394,48 +280,12 @@ class TreeManager:
 
     # ---- I/O messages
 
-    def _read(self, message: Message, client: NodeClient, handle: Handle, flags: int) -> None:
-        ocb = _opened(handle)
-        offset, size = parse_read(message.data)
-        if isinstance(ocb.node, Directory):
-            raise IsADirectoryError(errno.EISDIR, "is a directory")
-        if ocb.flags & os.O_ACCMODE == os.O_WRONLY:
-            raise OSError(errno.EBADF, "not open for reading")
-        data = ocb.node.read(ocb.state, offset, min(size, message.reply_len))
-        message.reply(len(data), data)
-
-    def _write(self, message: Message, client: NodeClient, handle: Handle, flags: int) -> None:
-        ocb = _opened(handle)
-        offset, size = parse_write(message.data)
-        if ocb.flags & os.O_ACCMODE == os.O_RDONLY:
-            raise OSError(errno.EBADF, "not open for writing")
-        if size > VALUE_WRITE_MAX:
-            raise OSError(errno.EMSGSIZE, "value too long")
-        if size > message.msglen - WRITE_HEAD:
-            raise BadMessage("write has less data than it says")
-        if ocb.flags & os.O_APPEND:
-            offset = OFFSET_APPEND
-        have = len(message.data) - WRITE_HEAD
-        if have >= size:
-            message.reply(ocb.node.write(ocb.state, offset, memoryview(message.data)[WRITE_HEAD : WRITE_HEAD + size]))
-            return
-
-        def pulled(count: int, data: Buffer) -> None:
-            try:
-                if count != size:
-                    raise OSError(-count if count < 0 else errno.EBADMSG, "client gone")
-                message.reply(ocb.node.write(ocb.state, offset, data))
-            except Exception as error:
-                self.manager.failed(message, error)
-
-        message.read(WRITE_HEAD, size, pulled)
-
     def _stat(self, message: Message, client: NodeClient, handle: Handle, flags: int) -> None:
         assert isinstance(handle, NodeHandle)
         message.reply(0, self.attr(handle.node, handle.path).pack())
 
     def _readdir(self, message: Message, client: NodeClient, handle: Handle, flags: int) -> None:
-        ocb = _opened(handle)
+        ocb = opened(handle)
         cookie, size = parse_readdir(message.data)
         if not isinstance(ocb.node, Directory):
             raise NotADirectoryError(errno.ENOTDIR, "not a directory")
@@ -480,25 +330,7 @@ class TreeManager:
     def _sync(self, message: Message, client: NodeClient, handle: Handle, flags: int) -> None:
         message.reply(0)
 
-    def _lock(self, message: Message, client: NodeClient, handle: Handle, flags: int) -> None:
-        ocb = _opened(handle)
-        access = ocb.flags & os.O_ACCMODE
-        self._locks.answer(message, client, ocb, ocb.path, access != os.O_WRONLY, access != os.O_RDONLY)
-
-    def _devctl(self, message: Message, client: NodeClient, handle: Handle, flags: int) -> None:
-        ocb = _opened(handle)
-        command, data = parse_devctl(message.data)
-        result, back = ocb.node.devctl(ocb.state, command, data)
-        message.reply(result, back)
-
 
 _ELSEWHERE = Attr(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
 """Attributes of what somebody else serves, in a listing: only a lookup there tells them."""
 _NO_SPACE = StatFs(0, 0, 0, 0, 0, 4096, 255, 4096).pack()
-
-
-def _opened(handle: Handle) -> NodeHandle:
-    assert isinstance(handle, NodeHandle)
-    if not handle.opened:
-        raise OSError(errno.EBADF, "not open")
-    return handle

@@ -1,6 +1,6 @@
 """Real FUSE mounts for tests: a program that serves a manager in its own mount namespace, and the other end of it.
 
-    python -m resmgr.testing.fusemount MOUNTPOINT [hostfs DIRECTORY]
+    python -m resmgr.testing.fusemount MOUNTPOINT [hostfs DIRECTORY | devices -]
 
 It takes orders on its input and answers on its output, one JSON object per line; {"ready": true} comes when the mount is there,
 {"ended": REASON} when the kernel ended it. The test reaches the mount through /proc/PID/root: whoever serves a mount must not make system
@@ -30,7 +30,9 @@ from resmgr.fuse.options import FuseOptions
 from resmgr.fuse.servers import KernelResolver
 from resmgr.fuse.session import Session
 from resmgr.hostfs.manager import HostFs
+from resmgr.iofunc.node import Directory, Node, TreeManager, Value
 from resmgr.runner import TrioDispatch, open_dispatch
+from resmgr.testing.devices import Pipe, Slow
 from resmgr.testing.memfs import Fault, MemFs
 from resmgr.users import Accounts
 
@@ -47,7 +49,13 @@ class Server:
         self.kernel = Kernel(dispatch, "test")
         self.memory = MemFs(self.kernel)
         target = self.memory.target
-        if directory is not None:
+        self.pipe = Pipe()
+        self.manager: TreeManager | None = None
+        if directory == "-":
+            nodes: dict[bytes, Node] = {b"pipe": self.pipe, b"slow": Slow(), b"value": Value(lambda: b"x\n")}
+            self.manager = TreeManager(self.kernel, Directory(nodes), name="devices")
+            target = self.manager.target
+        elif directory is not None:
             policy = Policy(Accounts(dispatch.now), users=(UserRule("identity", root="root"),), exports=(), grants=())
             target = HostFs(self.kernel, policy, root=directory).target
         self.machine = Machine(dispatch, KernelResolver(self.kernel), target, options, mountpoint.encode())
@@ -81,6 +89,17 @@ class Server:
             self.memory.root = old
         elif kind == "destroy":
             self.memory.destroy()
+        elif kind == "put":
+            self.pipe.data += order["data"].encode()
+            self.pipe.notify()
+        elif kind == "urgent":
+            self.pipe.urgent = True
+            self.pipe.notify()
+        elif kind == "waits":
+            return 0 if self.pipe.waiters is None else len(self.pipe.waiters.queue)
+        elif kind == "gone":
+            assert self.manager is not None
+            self.manager.destroy()
         elif kind == "invalidate":
             self.session.invalidate_entry(1, path)
         elif kind == "status":
@@ -103,7 +122,7 @@ class Served:
 
     def __init__(self, mountpoint: Path, options: dict[str, object], directory: Path | None) -> None:
         self.mountpoint = mountpoint
-        arguments = [] if directory is None else ["hostfs", str(directory)]
+        arguments = [] if directory is None else ["devices" if str(directory) == "-" else "hostfs", str(directory)]
         self.process = subprocess.Popen(
             [sys.executable, "-m", "resmgr.testing.fusemount", str(mountpoint), *arguments],
             stdin=subprocess.PIPE,

@@ -191,7 +191,7 @@ class CryptoManager(TreeManager):
 
     def _listed(self, message: Message, client: NodeClient, handle: Handle, flags: int) -> None:
         self._check(client.info, Verb.READ)
-        self._read(message, client, handle, flags)
+        self.opened.read(message, client, handle, flags)
 
     def _check(self, info: ClientInfo, *verbs: Verb) -> None:
         if info.nd != ND_LOCAL and not self._verbs(info).issuperset(verbs):

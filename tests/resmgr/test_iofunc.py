@@ -19,6 +19,7 @@ from resmgr.iofunc.manager import Manager
 from resmgr.iofunc.node import Directory, Elsewhere, Link, Node, Setting, TreeManager, Value
 from resmgr.iofunc.permission import READ, SEARCH, WRITE, may
 from resmgr.iofunc.static import Tree, tree
+from resmgr.iofunc.waiting import Later
 from resmgr.iomsg import REQUEST, SET_MODE, SET_SIZE, Connect, Io, Target
 from resmgr.iorequest import ConnectRequest, SetAttr, pack_devctl, pack_write
 from resmgr.testing.ioclient import IoClient, fails
@@ -113,7 +114,7 @@ class Device(Node):
         self.opens += 1
         return user
 
-    def devctl(self, state: object | None, command: int, data: Buffer) -> tuple[int, Buffer]:
+    def devctl(self, state: object | None, command: int, data: Buffer) -> tuple[int, Buffer] | Later[tuple[int, Buffer]]:
         if command == 1:
             return 7, bytes(data)[::-1]
         if command == 2:

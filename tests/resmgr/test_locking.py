@@ -135,8 +135,8 @@ def test_a_client_has_so_many(tree: Tree) -> None:
         client.lock(target, mine, asks(WRITE, 1 << 40))
     assert tree.manager.counters["locks_full"] == 1
     client.close_all()
-    assert not tree.manager._locks._through
-    assert not tree.manager._locks.asker
+    assert not tree.manager.opened.locks._through
+    assert not tree.manager.opened.locks.asker
 
 
 def test_bad_messages(tree: Tree) -> None:
