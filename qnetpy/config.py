@@ -238,6 +238,15 @@ class Administer:
 
 
 @attrs.frozen
+class Manager:
+    """Who besides root may attach resource managers, programs that serve a part of this machine's names. Each user may below
+    /dev/user/NAME."""
+
+    path: str = setting("Where they may attach, and below it.", "")
+    users: tuple[str, ...] = setting("Users of this machine, names or numbers.", ())
+
+
+@attrs.frozen
 class Access:
     """What other nodes may do here. A node is known by its certificate; a user by what that node says, mapped."""
 
@@ -245,6 +254,7 @@ class Access:
     exports: tuple[Export, ...] = setting(
         "Exported directories. The default lets every node of the cluster read what the mapped user may read.", (Export(),)
     )
+    managers: tuple[Manager, ...] = setting("Users who may attach resource managers. None: root, and each below /dev/user/NAME.", ())
     spawn: Spawn = setting("", Spawn())
     send: Send = setting("", Send())
     administer: Administer = setting("", Administer())
@@ -306,6 +316,9 @@ def check(config: Config, source: str = "configuration") -> Config:
     for index, export in enumerate(config.access.exports):
         if not os.path.isabs(export.path) or {".", ".."} & set(export.path.split("/")):
             raise wrong(f"access.exports[{index}].path", f"{export.path!r} is not an absolute path without dot components")
+    for index, manager in enumerate(config.access.managers):
+        if not os.path.isabs(manager.path) or {".", ".."} & set(manager.path.split("/")):
+            raise wrong(f"access.managers[{index}].path", f"{manager.path!r} is not an absolute path without dot components")
     for index, rule in enumerate(config.access.users):
         kinds = ("identity", "table", "squash", "none")
         if rule.mapping not in kinds and not (rule.mapping.startswith("all:") and len(rule.mapping) > 4):

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from qnetpy.config import Access
 from qnetpy.settings import SettingsError
 from resmgr.access import Export, Grant, Policy, UserRule, Verb
+from resmgr.attachments import AttachRule
 from resmgr.users import Accounts
 
 EVERY_NODE = "*"
@@ -18,6 +19,20 @@ def _grants(access: Access) -> Iterator[Grant]:
             yield Grant(verb.value)
         elif who.nodes or who.roles:
             yield Grant(verb.value, who.nodes, who.roles)
+
+
+def attach_rules(access: Access, accounts: Accounts) -> tuple[AttachRule, ...]:
+    """Who may attach managers besides root. SettingsError for an account that this machine does not have."""
+    rules: list[AttachRule] = []
+    for manager in access.managers:
+        uids: set[int] = set()
+        for name in manager.users:
+            account = accounts.user(name)
+            if account is None and not name.isdecimal():
+                raise SettingsError(f"configuration: access.managers: no account {name!r} on this machine")
+            uids.add(int(name) if account is None else account.uid)
+        rules.append(AttachRule(manager.path, frozenset(uids)))
+    return tuple(rules)
 
 
 def policy(access: Access, accounts: Accounts, source: str = "configuration") -> Policy:

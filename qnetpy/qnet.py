@@ -379,7 +379,7 @@ class Qnet:
             nd=node.nd,
             node=node.name,
             roles=node.roles,
-            authorize=self._authorize,
+            authorize=self._system.admit,
             congested=carrier.congested,
             stuck=RouteWatch(self._dispatch, link.transport.stuck, self.settings.timers.down_after, lambda: peer.routes_changed()).state,
             route=self.route(link.name),
@@ -520,12 +520,6 @@ class Qnet:
         for peer in self._peers.values():
             dropped.update(peer.statistics().dropped)
         return dict(dropped)
-
-    def _authorize(self, info: ClientInfo, pid: int, chid: int) -> int:
-        """May a client of another node connect to this channel? Managers of files and processes ask the policy per operation."""
-        if self._system.guarded(pid, chid):
-            return 0
-        return 0 if self._system.policy.may(info, Verb.SEND) else errno.EACCES
 
     # End
 

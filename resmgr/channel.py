@@ -421,6 +421,12 @@ class Kernel:
             channel.shield.opened(channel)
         return channel
 
+    def reserve(self) -> int:
+        """A channel id for `channel` to be given later."""
+        chid = self._next_chid
+        self._next_chid += 1
+        return chid
+
     def find_channel(self, pid: int, chid: int) -> Channel | None:
         return self._channels.get((pid, chid))
 

@@ -237,6 +237,8 @@ class Entry:
     attr: Attr | None
     data: Buffer = b""
     rest: bytes | None = None
+    live: bool = False
+    """Opened: what it holds changes by itself, or depends on who reads how far, so nothing of it may be kept."""
 
     @property
     def redirect(self) -> bool:
@@ -249,7 +251,7 @@ class Entry:
             self.target.chid,
             self.handle,
             self.ocb,
-            len(self.data) | (REDIRECT if self.attr is None else 0),
+            len(self.data) | (REDIRECT if self.attr is None else LIVE if self.live else 0),
         )
         if self.attr is None:
             return head + (self.rest or b"")
@@ -264,14 +266,17 @@ class Entry:
         target = Target(nd, pid, chid)
         if length & REDIRECT:
             return cls(target, handle, ocb, None, rest=bytes(view[ENTRY.size :]))
+        live = bool(length & LIVE)
+        length &= ~LIVE
         attr = Attr.parse(view, ENTRY.size)
         start = ENTRY.size + ATTR.size
         if len(view) - start != length:
             raise BadMessage("entry's data has another length than it says")
-        return cls(target, handle, ocb, attr, memoryview(view)[start:])
+        return cls(target, handle, ocb, attr, memoryview(view)[start:], live=live)
 
 
 REDIRECT = 1 << 31
+LIVE = 1 << 30
 STATUS_REDIRECT = 1
 """Status of a reply to any connect message whose data is a redirect `Entry`; 0 is the answer proper. Only connect messages have it."""
 

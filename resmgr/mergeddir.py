@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Sequence
 
-from resmgr.channel import Channel, ClientInfo, Kernel, Message, ReadDone
+from resmgr.channel import Channel, ClientInfo, Connection, Kernel, Pending, ReadDone
 from resmgr.dispatch import Buffer
 from resmgr.iofunc.handle import Client, Handle
 from resmgr.iomsg import Attr
@@ -24,20 +24,24 @@ class PathClient(Client):
     __slots__ = ()
 
 
+Way = Channel | Connection
+"""To a server of this kernel, or, in the client's name, to one in another process. Such a connection is used for one thing, then closed."""
+
+
 class Part:
-    """A server's half of a merged directory: where it is and what it opened for us, on the client's behalf."""
+    """A server's half of a merged directory: the way to it, and what it opened for us, on the client's behalf."""
 
-    __slots__ = ("channel", "number")
+    __slots__ = ("number", "way")
 
-    def __init__(self, channel: Channel, number: int) -> None:
-        self.channel = channel
+    def __init__(self, way: Way, number: int) -> None:
+        self.way = way
         self.number = number
 
 
 class MergedDirectory(Handle):
     """A base handle or OCB of a directory that the path manager owns. `parts` are closed with it."""
 
-    __slots__ = ("alias_of", "aliases", "attr", "covered", "info", "kernel", "names", "opened", "parts", "path")
+    __slots__ = ("alias_of", "aliases", "attr", "covered", "info", "kernel", "names", "opened", "parts", "path", "shown")
 
     def __init__(
         self,
@@ -60,6 +64,8 @@ class MergedDirectory(Handle):
         self.attr = attr
         self.parts = parts
         self.opened = opened
+        self.shown: set[bytes] = set()
+        """Names that were told of servers in other processes, which cannot be asked on the way."""
         self.aliases: list[tuple[int, int]] = []
         self.alias_of: dict[tuple[int, int], int] = {}
 
@@ -91,7 +97,7 @@ class MergedDirectory(Handle):
 
     def release(self) -> None:
         for part in self.parts:
-            ask(self.kernel, part.channel, self.info, pack_close(part.number), 0, lambda status, reply: None)
+            let_go(self.kernel, part, self.info)
 
 
 class _Asking:
@@ -112,6 +118,17 @@ class _Asking:
         """Replies to what is asked here come in one piece."""
 
 
-def ask(kernel: Kernel, channel: Channel, info: ClientInfo, data: bytes, reply_len: int, done: Callable[[int, bytes], None]) -> Message:
-    """Send *data* to a channel of this kernel as if *info* did."""
-    return kernel.deliver(channel, info, data, len(data), reply_len, 10, _Asking(done))
+def ask(kernel: Kernel, way: Way, info: ClientInfo, data: bytes, reply_len: int, done: Callable[[int, bytes], None]) -> Pending | None:
+    """Send *data* as if *info* did. None: it is answered already."""
+    if isinstance(way, Connection):
+        return way.submit((data,), reply_len, lambda status, reply: done(status, bytes(reply)))
+    message = kernel.deliver(way, info, data, len(data), reply_len, 10, _Asking(done))
+    return None if message.answered else message
+
+
+def let_go(kernel: Kernel, part: Part, info: ClientInfo) -> None:
+    """Close what *part* has open."""
+    if isinstance(part.way, Connection):
+        kernel.dispatch.call_soon(part.way.close)
+    else:
+        ask(kernel, part.way, info, pack_close(part.number), 0, lambda status, reply: None)

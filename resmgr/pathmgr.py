@@ -10,7 +10,8 @@ A directory above an attached prefix (`/`, `/dev` while something is at `/dev/na
 attached names and what the server below has there; a name that is attached hides the server's. Its attributes are those of the server's
 directory, or made up where the server has none.
 
-Several servers at one prefix are tried in order until one does not say ENOENT. Only the directory at the prefix itself is listed as their
+Several servers at one prefix are tried in order until one does not say ENOENT; one in another process is asked whether it has the name,
+before the client is sent there. Only the directory at the prefix itself is listed as their
 union; what is below belongs to the first server that has it.
 """
 
@@ -22,6 +23,8 @@ from collections.abc import Callable
 from hashlib import blake2b
 from stat import S_IFDIR
 
+import attrs
+
 from resmgr.channel import (
     CHID_PATHMGR,
     ND_LOCAL,
@@ -29,8 +32,10 @@ from resmgr.channel import (
     PULSE_DISCONNECT,
     Channel,
     ClientInfo,
+    Connection,
     Kernel,
     Message,
+    Pending,
     Pulse,
 )
 from resmgr.errors import BadMessage
@@ -54,12 +59,31 @@ from resmgr.iomsg import (
     parse_dirents,
 )
 from resmgr.iorequest import ConnectRequest, pack_close, pack_readdir, parse_readdir
-from resmgr.mergeddir import OWN, MergedDirectory, Part, PathClient, ask
+from resmgr.mergeddir import OWN, MergedDirectory, Part, PathClient, Way, ask, let_go
 from resmgr.pathspace import Attach, Attached, PathSpace
 
 _MADE_MODE = S_IFDIR | 0o755
 _NO_FILES = StatFs(0, 0, 0, 0, 0, 4096, 255, 4096).pack()
 _ENTRY_REPLY = 256 + PATH_MAX
+SHOWN_MAX = 65536
+"""Names of one listing that are remembered so that no other server of the union tells them again."""
+_MAKING = frozenset((Connect.MKDIR, Connect.MKNOD, Connect.SYMLINK))
+
+
+def _makes(request: ConnectRequest) -> bool:
+    """Whether it may make the name: then the first server has it."""
+    return request.subtype in _MAKING or (request.subtype == Connect.OPEN and bool(request.flags & os.O_CREAT))
+
+
+def _union(servers: list[tuple[Attached, bytes]]) -> bool:
+    """Whether several serve this name as a directory."""
+    return len(servers) > 1 and any(not rest for _, rest in servers) and not any(one.flags & Attach.EXACT for one, _ in servers)
+
+
+def _leave(kernel: Kernel, way: Way) -> None:
+    """What was opened on the way, or asked, is over."""
+    if isinstance(way, Connection):
+        kernel.dispatch.call_soon(way.close)
 
 
 class PathManager:
@@ -72,6 +96,8 @@ class PathManager:
     def __init__(self, kernel: Kernel) -> None:
         self.space = PathSpace()
         self.transit: Callable[[ClientInfo], bool] = lambda info: False
+        self.admit: Callable[[ClientInfo, int, int], ClientInfo | int] = lambda info, pid, chid: errno.EACCES
+        """Who a client of another node is for a manager in a process; an errno: it must not reach it."""
         self._kernel = kernel
         forward = dict.fromkeys(Connect, self._forward)
         forward[Connect.LOOKUP] = self._look
@@ -212,13 +238,15 @@ class PathManager:
             attached, rest = servers[index]
             channel = self._here(attached.target)
             index += 1
+            following = index
             if channel is None:
-                # What it has cannot be asked from here: the client goes there, and later servers are not tried.
-                self._redirect(message, attached.target, rest)
+                if following < len(servers) and attached.target.nd == ND_LOCAL and not _makes(request):
+                    self._probe(message, attached.target, rest, lambda: self._attempt(message, servers, request, following, nobody))  # noqa: B023
+                else:
+                    self._redirect(message, attached.target, rest)
                 return
             request.handle = 0
             request.path = rest
-            following = index
 
             def done(status: int, reply: bytes) -> None:
                 if status == -errno.ENOENT:
@@ -232,10 +260,46 @@ class PathManager:
             return
         nobody()
 
+    def _way(self, info: ClientInfo, target: Target) -> Way | None:
+        """How to ask a server in a client's name; None: it is on another node, or in a process and not for this client."""
+        channel = self._here(target)
+        if channel is not None or target.nd != ND_LOCAL:
+            return channel
+        who: ClientInfo | int = info if info.nd == ND_LOCAL else self.admit(info, target.pid, target.chid)
+        if isinstance(who, int):
+            return None
+        connection = self._kernel.connect(ND_LOCAL, target.pid, target.chid, who.credentials)
+        connection.info = attrs.evolve(who, scoid=connection.coid)
+        return connection
+
+    def _probe(self, message: Message, target: Target, rest: bytes, otherwise: Callable[[], None]) -> None:
+        """Send the client to a server in another process if that has the name, else do *otherwise*."""
+        way = self._way(message.info, target)
+        if way is None:
+            otherwise()
+            return
+
+        def done(status: int, reply: bytes) -> None:
+            _leave(self._kernel, way)
+            if message.answered:
+                return
+            try:
+                if status == -errno.ENOENT:
+                    otherwise()
+                elif status == -errno.EINTR:
+                    message.error(errno.EINTR)
+                else:
+                    self._redirect(message, target, rest)
+            except Exception as error:
+                self.manager.failed(message, error)
+
+        asked = ConnectRequest(Connect.LOOKUP, 0, 0, rest)
+        self._guard(message, ask(self._kernel, way, message.info, asked.pack(), _ENTRY_REPLY, done))
+
     @staticmethod
-    def _guard(message: Message, asked: Message) -> None:
+    def _guard(message: Message, asked: Pending | None) -> None:
         """An unblock of the client reaches the server that works for it."""
-        if not asked.answered:
+        if asked is not None and not message.answered:
             message.on_unblock = asked.unblock
 
     def _two_names(self, message: Message, client: PathClient, request: ConnectRequest, path: bytes, hidden: Attach) -> None:
@@ -280,11 +344,12 @@ class PathManager:
         path = self._own(request, base)
         servers = self.space.resolve(path, hidden)
         covered = self.space.below(path)
-        if covered is None and not (len(servers) > 1 and not servers[0][1]):
+        opening = request.subtype == Connect.OPEN
+        changes = opening and request.flags & (os.O_ACCMODE | os.O_CREAT | os.O_TRUNC)
+        if covered is None and (changes or not _union(servers)):
             self._give(message, request, servers)
             return
         names = self.space.below(path, hidden) or []
-        opening = request.subtype == Connect.OPEN
         if opening:
             if request.flags & (os.O_CREAT | os.O_EXCL) == os.O_CREAT | os.O_EXCL:
                 raise FileExistsError(errno.EEXIST, "exists")
@@ -295,13 +360,17 @@ class PathManager:
         flags = os.O_RDONLY | os.O_DIRECTORY if opening else 0
         found: list[tuple[Part, Attr]] = []
         refused: list[int] = []
-        left = [(channel, rest) for attached, rest in servers if (channel := self._here(attached.target)) is not None]
+        left = list(servers)
 
         def following() -> None:
             if not left:
                 finish()
                 return
-            channel, rest = left.pop(0)
+            attached, rest = left.pop(0)
+            way = self._way(message.info, attached.target)
+            if way is None:
+                following()
+                return
             asked = ConnectRequest(subtype, flags, 0, rest)
 
             def done(status: int, reply: bytes) -> None:
@@ -309,12 +378,23 @@ class PathManager:
                     entry = Entry.parse(reply)
                     number = entry.ocb if opening else entry.handle
                     if entry.attr is not None and number:
-                        found.append((Part(channel, number), entry.attr))
+                        found.append((Part(way, number), entry.attr))
+                    elif not found and not covered:
+                        # No directory: then it is what the first that has the name says it is.
+                        _leave(self._kernel, way)
+                        self._give(message, request, servers)
+                        return
+                elif status == -errno.ENOTDIR and not found and not covered:
+                    _leave(self._kernel, way)
+                    self._give(message, request, servers)
+                    return
                 elif status < 0 and -status not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
                     refused.append(-status)
+                if status:
+                    _leave(self._kernel, way)
                 following()
 
-            self._guard(message, ask(self._kernel, channel, message.info, asked.pack(), _ENTRY_REPLY, done))
+            self._guard(message, ask(self._kernel, way, message.info, asked.pack(), _ENTRY_REPLY, done))
 
         def finish() -> None:
             parts = [part for part, _ in found]
@@ -322,7 +402,7 @@ class PathManager:
                 refused.append(errno.ENOENT)
             if message.answered or client.gone or (refused and not found):
                 for part in parts:
-                    ask(self._kernel, part.channel, message.info, pack_close(part.number), 0, lambda status, reply: None)
+                    let_go(self._kernel, part, message.info)
                 if not message.answered:
                     message.error(refused[0] if refused else errno.EBADF)
                 return
@@ -368,7 +448,7 @@ class PathManager:
             else:
                 message.reply(status, reply)
 
-        self._guard(message, ask(self._kernel, handle.parts[0].channel, handle.info, data, message.reply_len, done))
+        self._guard(message, ask(self._kernel, handle.parts[0].way, handle.info, data, message.reply_len, done))
 
     def _readdir(self, message: Message, client: PathClient, handle: Handle, flags: int) -> None:
         """Own names first (cookies 1, 2, ...), then each server's entries, without those that an own name hides."""
@@ -409,6 +489,8 @@ class PathManager:
             for entry in entries:
                 if entry.name in handle.covered or (whose > 1 and self._seen(handle, whose, entry.name)):
                     continue
+                if isinstance(part.way, Connection) and len(handle.shown) < SHOWN_MAX:
+                    handle.shown.add(entry.name)
                 entry.cookie = handle.cookie(whose, entry.cookie)
                 shown.append(pack_dirent(entry))
             if shown:
@@ -417,10 +499,12 @@ class PathManager:
                 self._continue(message, handle, whose, last, size, flags)
 
         data = pack_readdir(part.number, theirs, size, flags & READDIR_ATTRS)
-        self._guard(message, ask(self._kernel, part.channel, handle.info, data, size, done))
+        self._guard(message, ask(self._kernel, part.way, handle.info, data, size, done))
 
     def _seen(self, handle: MergedDirectory, whose: int, name: bytes) -> bool:
         """Whether an earlier server of a union has *name*, as far as it answers at once."""
+        if name in handle.shown:
+            return True
         path = handle.path + b"/" + name if handle.path else name
         answers: list[int] = []
         for attached, rest in self.space.resolve(path, self._hidden(handle.info))[: whose - 1]:

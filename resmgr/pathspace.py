@@ -2,7 +2,8 @@
 
 The longest attached prefix of a path decides. Several servers may attach to one prefix (QNX: union mounts); they are tried in order, the
 latest before the earlier ones unless it asked to be after them. QNX also tries shorter prefixes; here a longer prefix hides what lies below
-it, so that `/net` or `/dev/name` of a node can never be answered by its disk.
+it, so that `/net` or `/dev/name` of a node can never be answered by its disk. Unless all at the longer one asked to be after: then what has
+the name through a shorter prefix comes before them.
 
 Pure. Paths are bytes without a leading slash, components separated by one slash; the empty path is the root.
 """
@@ -117,8 +118,7 @@ class PathSpace:
         in their place. An empty list: nobody serves the path.
         """
         branch = self._root
-        best = branch.servers
-        start = 0
+        levels = [(branch.servers, 0)]
         offset = 0
         length = len(path)
         while branch.children and offset < length:
@@ -131,9 +131,15 @@ class PathSpace:
             branch = below
             offset = end + 1
             if branch.servers:
-                best, start = branch.servers, offset
-        rest = path[start:] if start else path
-        return [(attached, rest) for attached in best if not attached.flags & hidden and not (rest and attached.flags & Attach.EXACT)]
+                levels.append((branch.servers, offset))
+        found: list[tuple[Attached, bytes]] = []
+        while levels:
+            servers, start = levels.pop()
+            rest = path[start:] if start else path
+            found[:0] = [(one, rest) for one in servers if not one.flags & hidden and not (rest and one.flags & Attach.EXACT)]
+            if not all(one.flags & Attach.AFTER for one in servers):
+                break
+        return found
 
     def below(self, path: bytes, hidden: Attach = Attach.DEFAULT) -> list[bytes] | None:
         """Names directly below *path* that are attached or lead to an attachment; None if there are none.

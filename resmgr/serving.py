@@ -40,7 +40,7 @@ HELD_MAX = 64 << 20
 PULL_WINDOW = 4
 """READs of one `Message.read` that are under way at a time."""
 
-Authorize = Callable[[ClientInfo, int, int], int]
+Authorize = Callable[[ClientInfo, int, int], int | ClientInfo]
 """`(client, pid, chid) -> errno or 0`: may this client connect to this channel? Asked once per connection; `scoid` is not yet known."""
 
 
@@ -214,9 +214,11 @@ class ServingSide:
             return errno.EBADF
         if channel is None and self._believes:
             return errno.EBADF  # a process is the end of the way: what its daemon sent it does not go back
-        code = self._authorize(info, block.pid, block.chid) if nd == ND_LOCAL else 0
-        if code:
-            return code
+        allowed = self._authorize(info, block.pid, block.chid) if nd == ND_LOCAL else 0
+        if isinstance(allowed, ClientInfo):
+            info = allowed
+        elif allowed:
+            return allowed
         connection = self._kernel.connect(nd, block.pid, block.chid, info.credentials, priority=PRIORITY_DEFAULT)
         if channel is None:
             remote = self._kernel.carrier(connection)

@@ -7,12 +7,13 @@ may do nothing.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from resmgr.access import Policy
-from resmgr.channel import CHID_PROCMGR, PID_SYSTEM, Channel, Kernel
+from resmgr.access import Policy, Verb
+from resmgr.channel import CHID_PROCMGR, PID_SYSTEM, Channel, ClientInfo, Kernel
 from resmgr.dispatch import Dispatch
 from resmgr.iomsg import Target
 from resmgr.pathmgr import PathManager
@@ -20,6 +21,7 @@ from resmgr.pathspace import Attach
 from resmgr.users import Accounts
 
 if TYPE_CHECKING:
+    from resmgr.attachments import Attachments, AttachRule
     from resmgr.hostfs.manager import HostFs
     from resmgr.names.manager import NameDirectory
     from resmgr.procmgr.manager import ProcessManager, SpawnRules
@@ -38,6 +40,9 @@ class System:
         self.files: HostFs | None = None
         self.processes: ProcessManager | None = None
         self.names: NameDirectory | None = None
+        self.managers: Attachments | None = None
+        self.attach_rules: tuple[AttachRule, ...] = ()
+        """Who may attach managers besides root. Replaced as a whole."""
         self.server: UnixServer | None = None
         self.namespace: int | None = None
         """Descriptor of the mount namespace of this node's users, when the daemon has one of its own. Closed by `close` only: a process
@@ -62,6 +67,16 @@ class System:
     def guarded(self, pid: int, chid: int) -> bool:
         """Whether that channel's manager asks the policy itself."""
         return (pid, chid) in self._guarded
+
+    def admit(self, info: ClientInfo, pid: int, chid: int) -> ClientInfo | int:
+        """May a client of another node connect to a channel of this one? 0 or an errno; for a process's manager, as whom. The node's
+        own managers ask the policy per operation."""
+        if self.guarded(pid, chid):
+            return 0
+        admitted = None if self.managers is None else self.managers.admit(info, pid, chid)
+        if admitted is not None:
+            return admitted
+        return 0 if self.policy.may(info, Verb.SEND) else errno.EACCES
 
     def set_policy(self, policy: Policy) -> None:
         """Use *policy* from now on; what remote clients hold under the old one is taken away where it might not be given again."""
@@ -128,11 +143,16 @@ class System:
         return names
 
     def listen(self, path: str | os.PathLike[str]) -> UnixServer:
-        """Serve the programs of this machine on a local socket, and keep their names."""
+        """Serve the programs of this machine on a local socket, and keep their names and what they attach."""
         if self.names is None:
             self.serve_names()
+        from resmgr.attachments import Attachments
         from resmgr.transport.unix import UnixServer
 
+        self.paths.admit = self.admit
+        managers = self.managers = Attachments(self.kernel, self.paths, self.accounts, lambda: self.policy, lambda: self.attach_rules)
+        self.guard(managers.channel)
+        self._ends.append(managers.destroy)
         server = self.server = UnixServer(self.dispatch, self.kernel, path)
         self._ends.append(server.close)
         return server

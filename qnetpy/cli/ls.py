@@ -1,4 +1,4 @@
-"""`qnet ls`: another name of `qnet nodes`."""
+"""`qnet ls`: the nodes, as `qnet nodes`; with `-m` who serves what of this node's pathname space, or of another's."""
 
 from __future__ import annotations
 
@@ -9,7 +9,12 @@ from qnetpy.cli import nodes
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     nodes.add_arguments(parser)
+    parser.add_argument("-m", dest="managers", nargs="?", const="", metavar="NODE", help="resource managers: of this node, or of NODE")
 
 
 def run(args: argparse.Namespace) -> int:
-    return nodes.run(args)
+    if args.managers is None:
+        return nodes.run(args)
+    from qnetpy.cli import managers
+
+    return managers.run(args.managers, args.config, args.json)

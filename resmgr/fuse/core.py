@@ -35,7 +35,7 @@ from resmgr.fuse.options import FuseOptions
 from resmgr.fuse.request import Outstanding, Request, Step, told
 from resmgr.fuse.servers import Resolver, Servers, User
 from resmgr.fuse.walk import CONNECT, ENTRY_MAX, HOPS_MAX, RETRIES_MAX, walk
-from resmgr.iomsg import ATTR, ENTRY, PATH_MAX, REDIRECT, REQUEST, SYMLINK, Connect, Target
+from resmgr.iomsg import ATTR, ENTRY, LIVE, PATH_MAX, REDIRECT, REQUEST, SYMLINK, Connect, Target
 
 if TYPE_CHECKING:
     from resmgr.fuse.directory import Directory
@@ -67,6 +67,7 @@ class Found(NamedTuple):
     ocb: int
     attr: AttrTuple | None
     data: Buffer
+    live: bool = False
 
 
 class Core:
@@ -321,12 +322,14 @@ class Core:
             server = self.servers.of(connection)
             if length & REDIRECT:
                 return Found(connection, server, handle, 0, None, bytes(memoryview(reply)[ENTRY.size :]))
+            live = bool(length & LIVE)
+            length &= ~LIVE
             attr: AttrTuple = _attr_of(reply, ENTRY.size)
         except struct.error:
             raise BadMessage("entry cut short") from None
         if len(reply) != _ENTRY_ATTR_SIZE + length:
             raise BadMessage("entry's data has another length than it says")
-        return Found(connection, server, handle, ocb, attr, memoryview(reply)[_ENTRY_ATTR_SIZE:] if length else b"")
+        return Found(connection, server, handle, ocb, attr, memoryview(reply)[_ENTRY_ATTR_SIZE:] if length else b"", live)
 
     def entry(self, request: Request, reply: Buffer) -> tuple[Found, AttrTuple]:
         """The entry that answers *request*'s message."""

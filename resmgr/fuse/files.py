@@ -12,8 +12,8 @@ not valid before it gets the answer to OPEN, and its next question is answered f
 Where pages must go, the program that opens waits in the kernel, deaf to signals, for every READ that fills one of them. So a first open
 never asks for it, and while a READ is under way such an open bypasses the cache; the next one clears it.
 
-Some opens bypass the page cache: O_APPEND (the server knows where the end is), devices and FIFOs, and read-only opens of files of size 0,
-which may be of the kind that has no size (/proc) and would read as empty.
+Some opens bypass the page cache: O_APPEND (the server knows where the end is), what its server calls live, devices and FIFOs, and read-only
+opens of files of size 0, which may be of the kind that has no size (/proc) and would read as empty.
 
 FLUSH waits for WRITEs under way, gives the process's locks up (`locking`) and tells a remembered error; a file opened for reading needs
 none.
@@ -81,7 +81,7 @@ def _created(request: Request, status: int, reply: Buffer) -> None:
     node.lookups += 1
     fields = core.entry_fields(node)
     size = formats.CREATE_REPLY.size
-    flags = FOPEN_DIRECT_IO if request.extra & O_APPEND else 0
+    flags = FOPEN_DIRECT_IO if found.live or request.extra & O_APPEND else 0
     core.answer(request, formats.CREATE_REPLY.pack(size, 0, request.unique, *fields, file.fh, flags))
 
 
@@ -121,7 +121,7 @@ def _opened(request: Request, status: int, reply: Buffer) -> None:
     answer = 0 if flags & O_ACCMODE else FOPEN_NOFLUSH
     if kind in DEVICES:
         answer |= FOPEN_DIRECT_IO | (FOPEN_NONSEEKABLE | FOPEN_STREAM if kind in (S_IFCHR, S_IFIFO) else 0)
-    elif flags & O_APPEND or (attr[6] == 0 and not flags & O_ACCMODE):
+    elif found.live or flags & O_APPEND or (attr[6] == 0 and not flags & O_ACCMODE):
         answer |= FOPEN_DIRECT_IO
     if node.pages == version or not node.cached:
         answer |= FOPEN_KEEP_CACHE

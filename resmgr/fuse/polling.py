@@ -11,6 +11,7 @@ What a server without NOTIFY serves is always ready, as regular files are.
 from __future__ import annotations
 
 import errno
+from stat import S_IFREG
 from typing import TYPE_CHECKING
 
 from resmgr.dispatch import Buffer
@@ -108,6 +109,10 @@ def arm(core: Core, file: File, kh: int, wanted: int) -> None:
     def wake() -> None:
         if core.files.get(file.fh) is file:
             core.drops["poll_woken"] += 1
+            if file.node.mode & 0o170000 == S_IFREG:
+                # It has grown, mostly: the kernel must not answer the read that follows from what it knew of the size.
+                file.node.told = None
+                core.emit(formats.inval_inode(file.node.nodeid))
             core.emit(formats.poll_wakeup(kh))
 
     pending = file.connection.submit((pack_notify(file.ocb, NOTIFY_ARM, wanted),), 0, fired)

@@ -27,8 +27,9 @@ from resmgr.dispatch import Buffer
 Values = tuple[int | float | bytes, ...]
 SIZE_MAX = (1 << 14) - 1
 """Bytes of data that a command's number can tell."""
-_WRITE = 1
-_READ = 2
+_TO_DEVICE = 1
+FROM_DEVICE = 2
+"""Direction of a command that only tells something."""
 
 N = TypeVar("N")
 Handler = Callable[[N, object | None, Values], Values]
@@ -73,17 +74,17 @@ def command(kind: str, number: int) -> Command:
 
 def command_from(kind: str, number: int, gives: str) -> Command:
     """Gives data (_IOR; QNX __DIOF)."""
-    return _command(kind, number, "", gives, _READ)
+    return _command(kind, number, "", gives, FROM_DEVICE)
 
 
 def command_to(kind: str, number: int, takes: str) -> Command:
     """Takes data (_IOW; QNX __DIOT)."""
-    return _command(kind, number, takes, "", _WRITE)
+    return _command(kind, number, takes, "", _TO_DEVICE)
 
 
 def command_both(kind: str, number: int, takes: str, gives: str) -> Command:
     """Takes data and gives some back in their place (_IOWR; QNX __DIOTF)."""
-    return _command(kind, number, takes, gives, _READ | _WRITE)
+    return _command(kind, number, takes, gives, FROM_DEVICE | _TO_DEVICE)
 
 
 def answers(command: Command) -> Callable[[Handler[N]], Handler[N]]:

@@ -19,6 +19,8 @@ from typing import Generic, TypeVar
 from resmgr.channel import ClientInfo
 
 HANDLE_BITS = 40
+_CHID_MASK = (1 << 64 - HANDLE_BITS) - 1
+"""A process's channel ids are longer; what they begin with tells its links apart, which a handle need not."""
 HANDLES_PER_CLIENT = 65536
 """Handles of one client connection; more is EMFILE. Stops a client that opens for ever from taking all memory or descriptors."""
 HANDLES_PER_MANAGER = 1 << 20
@@ -105,7 +107,7 @@ class HandleTable(Generic[C]):
         self.handles_max = handles_max
         self._of_node: dict[int, int] = {}
         self._of_user: dict[tuple[int, int], int] = {}
-        self._next = (chid << HANDLE_BITS) + 1
+        self._next = ((chid & _CHID_MASK) << HANDLE_BITS) + 1
 
     def full(self, client: C) -> int:
         """0, or why this client may have no further handle: EMFILE (it or its user has enough), ENFILE (its node, or all together)."""

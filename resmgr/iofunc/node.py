@@ -18,6 +18,7 @@ from hashlib import blake2b
 from resmgr.access import NOBODY_USER, MappedUser
 from resmgr.channel import ClientInfo, Kernel, Message
 from resmgr.dispatch import Buffer
+from resmgr.iofunc.devctl import FROM_DEVICE
 from resmgr.iofunc.handle import Client, Handle
 from resmgr.iofunc.manager import Manager
 from resmgr.iofunc.nodeio import VALUE_WRITE_MAX as VALUE_WRITE_MAX
@@ -51,6 +52,7 @@ from resmgr.iorequest import (
     HEAD,
     ConnectRequest,
     SetAttr,
+    parse_devctl,
     parse_readdir,
 )
 
@@ -64,30 +66,39 @@ def local_or_nobody(info: ClientInfo) -> MappedUser:
     return MappedUser(info.credentials.uid, info.credentials.gid, info.credentials.groups)
 
 
-class NodeClient(Client):
-    __slots__ = ("user",)
+def anybody(info: ClientInfo) -> bool:
+    """The default: who may change something is up to the nodes."""
+    return True
 
-    def __init__(self, info: ClientInfo, user: MappedUser) -> None:
+
+class NodeClient(Client):
+    __slots__ = ("may_change", "user")
+
+    def __init__(self, info: ClientInfo, user: MappedUser, may_change: bool) -> None:
         super().__init__(info)
         self.user = user
+        self.may_change = may_change
 
 
 class TreeManager:
-    """Serves *root* and what is below it. *user* maps clients to users (or to an errno that refuses them)."""
+    """Serves *root* and what is below it. *user* maps clients to users (or to an errno that refuses them). For those of whom *may_change*
+    says no, the tree is a read-only file system (EROFS)."""
 
     def __init__(
         self,
         kernel: Kernel,
-        root: Directory,
+        root: Node,
         *,
         name: str,
         user: Callable[[ClientInfo], MappedUser | int] = local_or_nobody,
+        may_change: Callable[[ClientInfo], bool] = anybody,
         pid: int = 1,
         chid: int | None = None,
         remote: bool = True,
     ) -> None:
         self.root = root
         self._user = user
+        self._may_change = may_change
         self._started = kernel.dispatch.wall()
         self.opened = NodeIo(self._failed)
         self.manager = Manager(
@@ -114,8 +125,9 @@ class TreeManager:
             Connect.SETATTR: self._setattr_path,
             Connect.ACCESS: self._access,
             Connect.STATFS: self._statfs_path,
+            Connect.UNLINK: self._unlink,
         }
-        for fixed in (Connect.MKDIR, Connect.MKNOD, Connect.LINK, Connect.SYMLINK, Connect.UNLINK, Connect.RMDIR, Connect.RENAME):
+        for fixed in (Connect.MKDIR, Connect.MKNOD, Connect.LINK, Connect.SYMLINK, Connect.RMDIR, Connect.RENAME):
             table[fixed] = self._fixed
         return table
 
@@ -129,7 +141,7 @@ class TreeManager:
             Io.SETATTR: self._setattr,
             Io.STATFS: self._statfs,
             Io.SYNC: self._sync,
-            Io.DEVCTL: self.opened.devctl,
+            Io.DEVCTL: self._devctl,
             Io.LOCK: self.opened.lock,
             Io.NOTIFY: self.opened.notify,
         }
@@ -144,7 +156,7 @@ class TreeManager:
         user = self._user(info)
         if isinstance(user, int):
             raise OSError(user, "refused")
-        return NodeClient(info, user)
+        return NodeClient(info, user, self._may_change(info))
 
     # ---- walking
 
@@ -197,12 +209,19 @@ class TreeManager:
         message.reply(0, Entry(self.target, number, 0, self.attr(node, path)).pack())
 
     def _open(self, message: Message, client: NodeClient, request: ConnectRequest, base: Handle | None) -> None:
-        node, path, rest = self._walk(client, base, request.path)
+        flags = request.flags
+        made = False
+        try:
+            node, path, rest = self._walk(client, base, request.path)
+        except FileNotFoundError:
+            if not flags & os.O_CREAT:
+                raise
+            node, path, rest = self._create(client, base, request)
+            made = True
         if self._redirected(message, node, rest):
             return
-        flags = request.flags
         access = flags & os.O_ACCMODE
-        if flags & os.O_CREAT and flags & os.O_EXCL:
+        if flags & os.O_CREAT and flags & os.O_EXCL and not made:
             raise FileExistsError(errno.EEXIST, "exists")
         if isinstance(node, Link):
             raise OSError(errno.ELOOP, "symbolic link")
@@ -216,7 +235,10 @@ class TreeManager:
             raise OSError(errno.EINVAL, "access mode 3")
         if flags & os.O_TRUNC:
             want |= WRITE
-        check(node.mode, node.uid, node.gid, client.user, want)
+        if want & WRITE and not client.may_change:
+            raise OSError(errno.EROFS, "export is read-only")
+        if not made:
+            check(node.mode, node.uid, node.gid, client.user, want)
         self.manager.check_room(client)
         handle = NodeHandle(node, path)
         handle.flags = flags
@@ -227,14 +249,45 @@ class TreeManager:
             if flags & os.O_TRUNC:
                 node.truncate(0)
             attr = self.attr(node, path)
-            if request.prefetch and access == os.O_RDONLY and attr.size and not directory:
+            if request.prefetch and not node.live and access == os.O_RDONLY and attr.size and not directory:
                 first = node.read(handle.state, 0, min(request.prefetch, attr.size))
                 data = first if first is not None and not isinstance(first, Later) else b""
         except BaseException:
             handle.close()
             raise
         number = self.manager.add(message, client, handle)
-        message.reply(0, Entry(self.target, number if directory else 0, number, attr, data).pack())
+        message.reply(0, Entry(self.target, number if directory else 0, number, attr, data, live=node.live).pack())
+
+    def _above(self, client: NodeClient, base: Handle | None, path: bytes) -> tuple[Node, bytes, bytes, bytes]:
+        """The directory of the last name, its path, what is left of the walk, and the name; its names may be changed by the client."""
+        lead, _, name = path.rpartition(b"/")
+        above, where, rest = self._walk(client, base, lead)
+        if isinstance(above, Directory):
+            if not client.may_change:
+                raise OSError(errno.EROFS, "export is read-only")
+            check(above.mode, above.uid, above.gid, client.user, WRITE | SEARCH)
+        return above, where, rest, name
+
+    def _create(self, client: NodeClient, base: Handle | None, request: ConnectRequest) -> tuple[Node, bytes, bytes]:
+        above, where, rest, name = self._above(client, base, request.path)
+        if not isinstance(above, Directory):
+            return above, where, rest
+        return above.create(name, client.user, request.mode & ~request.umask & 0o777), where + b"/" + name, b""
+
+    def _unlink(self, message: Message, client: NodeClient, request: ConnectRequest, base: Handle | None) -> None:
+        lead, _, name = request.path.rpartition(b"/")
+        above = self._walk(client, base, lead)[0]
+        if not isinstance(above, Directory) or type(above).remove is Directory.remove:
+            self._fixed(message, client, request, base)
+            return
+        node, _, rest = self._walk(client, base, request.path)
+        if self._redirected(message, node, rest):
+            return
+        self._above(client, base, request.path)
+        if isinstance(node, Directory) or not name:
+            raise IsADirectoryError(errno.EISDIR, "is a directory")
+        above.remove(name, client.user)
+        message.reply(0)
 
     def _readlink(self, message: Message, client: NodeClient, request: ConnectRequest, base: Handle | None) -> None:
         node, _, rest = self._walk(client, base, request.path)
@@ -308,6 +361,8 @@ class TreeManager:
             yield pack_dirent(DirEntry(name, attr.ino, index + 1, node.mode & 0o170000, told if attrs else None))
 
     def _changed(self, client: NodeClient, node: Node, path: bytes, change: SetAttr) -> Attr:
+        if not client.may_change:
+            raise OSError(errno.EROFS, "export is read-only")
         size = change.valid & 8
         if size:
             check(node.mode, node.uid, node.gid, client.user, WRITE)
@@ -323,6 +378,11 @@ class TreeManager:
     def _setattr(self, message: Message, client: NodeClient, handle: Handle, flags: int) -> None:
         assert isinstance(handle, NodeHandle)
         message.reply(0, self._changed(client, handle.node, handle.path, SetAttr.parse(message.data, HEAD)).pack())
+
+    def _devctl(self, message: Message, client: NodeClient, handle: Handle, flags: int) -> None:
+        if not client.may_change and parse_devctl(message.data)[0] >> 30 != FROM_DEVICE:
+            raise OSError(errno.EROFS, "export is read-only")
+        self.opened.devctl(message, client, handle, flags)
 
     def _statfs(self, message: Message, client: NodeClient, handle: Handle, flags: int) -> None:
         message.reply(0, _NO_SPACE)

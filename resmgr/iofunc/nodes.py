@@ -26,6 +26,8 @@ class Node:
     gid = 0
     changed = 0.0
     """Seconds since the epoch, told as all three times; 0: the manager's start."""
+    live = False
+    """What it holds changes by itself, or `poll` depends on how far somebody has read: then nothing of it is kept at clients."""
     commands: Mapping[int, tuple[Command, str]] = {}
     """What `devctl` knows: the methods marked with `resmgr.iofunc.devctl.answers`."""
     waiters: Waiters | None = None
@@ -135,6 +137,14 @@ class Directory(Node):
     def entries(self) -> Iterable[tuple[bytes, Node]]:
         """Names and nodes; called once per opening, so that a listing is of one moment."""
         return self.nodes.items()
+
+    def create(self, name: bytes, user: MappedUser, mode: int) -> Node:
+        """Make the node of a new *name*, which somebody opens with O_CREAT; *mode* are permissions. Called after the permission check."""
+        raise OSError(errno.EROFS, "the tree is fixed")
+
+    def remove(self, name: bytes, user: MappedUser) -> None:
+        """Take away *name*, which is there and no directory. Who has it open keeps it."""
+        raise OSError(errno.EROFS, "the tree is fixed")
 
 
 class NodeHandle(Handle):

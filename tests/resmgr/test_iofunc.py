@@ -167,9 +167,10 @@ def test_links_and_names_served_elsewhere(kernel: Kernel) -> None:
         user.name(Connect.MKDIR, b"b")
     with fails(errno.EXDEV):
         user.two(Connect.RENAME, b"b/etc/hostname", b"b/x")
-    loop = TreeManager(kernel, Directory(), name="loop")
-    loop.root.nodes[b"x"] = Elsewhere(loop.target)
-    loop.root.nodes[b"y"] = Elsewhere(loop.target, 0)
+    root = Directory()
+    loop = TreeManager(kernel, root, name="loop")
+    root.nodes[b"x"] = Elsewhere(loop.target)
+    root.nodes[b"y"] = Elsewhere(loop.target, 0)
     assert client(kernel, loop.target).lookup(b"x/y/x/y").attr is not None
     with fails(errno.ELOOP):
         client(kernel, loop.target).lookup(b"/".join([b"x"] * 20))

@@ -32,7 +32,8 @@ class Tree:
 
     def __init__(self) -> None:
         self.kernel = Kernel(VirtualDispatch(1), "test")
-        self.manager = TreeManager(self.kernel, Directory({b"f": Setting(lambda: b"", lambda text: None, 0o666)}), name="test")
+        self.root = Directory({b"f": Setting(lambda: b"", lambda text: None, 0o666)})
+        self.manager = TreeManager(self.kernel, self.root, name="test")
 
     def client(self, uid: int = 0) -> tuple[IoClient, Target, int]:
         client = IoClient(self.kernel, Credentials(uid, uid), target=self.manager.target)
@@ -101,7 +102,7 @@ def test_who_waits_and_dies_is_forgotten(tree: Tree) -> None:
 
 def test_deadlock_over_two_files() -> None:
     tree = Tree()
-    tree.manager.root.nodes[b"g"] = tree.manager.root.nodes[b"f"]
+    tree.root.nodes[b"g"] = tree.root.nodes[b"f"]
     one, target, mine = tree.client()
     two, _, theirs = tree.client(1000)
     mine_g = one.open(b"g", os.O_RDWR).ocb

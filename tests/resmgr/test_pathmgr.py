@@ -206,6 +206,7 @@ def test_what_other_nodes_do_not_see(machine: Machine) -> None:
     assert far.get(b"etc/hostname") == b"b\n"
     machine.paths.transit = lambda info: True
     assert far.get(b"net/self") == b"b"
+    assert isinstance(machine.net.root, Directory)
     machine.net.root.nodes[b"again"] = Elsewhere(machine.paths.target)
     with fails(errno.ELOOP):
         far.lookup(b"net/again/" * 20 + b"net/self")

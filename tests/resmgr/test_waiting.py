@@ -40,7 +40,8 @@ class Device:
         self.kernel = Kernel(VirtualDispatch(1), "test")
         self.pipe = Pipe(4)
         self.slow = Slow()
-        self.manager = TreeManager(self.kernel, Directory({b"p": self.pipe, b"s": self.slow}), name="test")
+        self.root = Directory({b"p": self.pipe, b"s": self.slow})
+        self.manager = TreeManager(self.kernel, self.root, name="test")
         self.client, self.target, self.ocb = self.another(name)
 
     def another(self, name: bytes = b"p") -> tuple[IoClient, Target, int]:
@@ -165,7 +166,7 @@ class Broken(Node):
 
 def test_a_device_that_breaks_while_somebody_waits(device: Device) -> None:
     broken = Broken()
-    device.manager.root.nodes[b"b"] = broken
+    device.root.nodes[b"b"] = broken
     client, target, ocb = device.another(b"b")
     begun = client.begin(target, pack_read(ocb, 0, 1))
     broken.broken = True
@@ -174,7 +175,7 @@ def test_a_device_that_breaks_while_somebody_waits(device: Device) -> None:
 
 
 def test_files_are_always_ready(device: Device) -> None:
-    device.manager.root.nodes[b"b"] = Broken()
+    device.root.nodes[b"b"] = Broken()
     client, target, ocb = device.another(b"b")
     assert client.begin(target, pack_notify(ocb, NOTIFY_POLL, POLL_IN | POLL_OUT)).status == POLL_IN | POLL_OUT
 
