@@ -1,4 +1,4 @@
-"""The sessions that the tutorial shows, typed on two bare machines as they stand there: what is said must be what the page says. And the
+"""The sessions that the tutorials show, typed on two machines as they stand there: what is said must be what the page says. And the
 program of howto/remote-execution.md, run as it stands there."""
 
 from __future__ import annotations
@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import attrs
@@ -128,3 +129,40 @@ def test_the_program_that_starts_another_on_another_node(start_cluster: Start) -
     (program,) = blocks((DOCS / "howto" / "remote-execution.md").read_text(), "python")
     said = cluster.run("n1", sys.executable, "-c", f"{program}\nprint(output, ends[0].status)", user="alice").stdout
     assert said == "[b'a\\nb\\n'] 0\n"
+
+
+NODES = """
+users = [{ name = "alice", uid = 4001 }]
+[links.lan]
+%s
+[nodes.n1]
+[nodes.n2]
+"""
+PROGRAM = re.compile(r"# (\w+\.py), on (n\d)\n")
+
+
+def test_the_sessions_of_the_tutorial_of_resource_managers(start_cluster: Start) -> None:
+    text = (DOCS / "tutorial" / "resource-manager.md").read_text()
+    todo = steps(text)
+    assert len(todo) >= 15
+    cluster = start_cluster(NODES % settings(text).replace("[[access", "[[config.access"))
+    for block in blocks(text, "python"):
+        named = PROGRAM.match(block)
+        assert named is not None
+        cluster.run(named[2], "sh", "-c", f"mkdir -p /tmp/here && cat >/tmp/here/{named[1]}", input=block)
+    cluster.run("n1", "qnet", "nodes", "--wait", "n2")
+    with ExitStack() as stack:
+        for step in todo:
+            command = re.sub(r"\bpython3\b", sys.executable, step.command)
+            user = None if step.root else "alice"
+            if command.endswith(" &"):
+                served = re.search(r"/dev/\S+", step.command) or re.search(r"(\w+)\.py", step.command)
+                assert served is not None
+                path = served[0] if served[0].startswith("/") else f"/dev/{served[1]}"
+                script = f"cd /tmp/here && exec {command[:-2]}"
+                stack.enter_context(cluster.running(step.node, "sh", "-c", script, user=user))
+                wait = f"until qnet ls -m --json | grep -q '\"{path}\"'; do sleep 0.02; done"
+                cluster.run(step.node, "sh", "-c", wait, seconds=20)
+            else:
+                said = cluster.run(step.node, "sh", "-c", f"cd /tmp/here\n{command}", user=user).stdout
+                assert same(said) == same(step.shown), step.command
