@@ -26,7 +26,7 @@ from resmgr.access import MappedUser, Policy, Verb
 from resmgr.channel import CHID_PROCMGR, ND_LOCAL, PID_SYSTEM, PULSE_DISCONNECT, ClientInfo, Kernel, Message, Pulse
 from resmgr.dispatch import Buffer, Dispatch
 from resmgr.errors import BadMessage, ResmgrError, errno_of
-from resmgr.procmgr import listing, message
+from resmgr.procmgr import listing, message, nodefacts
 from resmgr.procmgr.launch import Launched, Launcher
 from resmgr.procmgr.message import SPAWN_MAX, SPAWN_PTY, Proc, Spawn
 from resmgr.procmgr.process import Process, State
@@ -41,6 +41,8 @@ FIRST_PART = message.STREAM_DATA + message.WRITE_UNASKED
 CLOSE_PATIENCE = 0.2
 """Seconds that processes have after SIGHUP when the manager closes."""
 SIGNAL_MAX = 64
+FACTS_FRESH = 0.5
+"""Seconds for which facts are told again: a hundred clients that look for a place at once cost one reading."""
 
 _Owner = tuple[int, int]
 
@@ -131,7 +133,9 @@ class ProcessManager:
             Proc.CLOSE: self._close,
             Proc.LIST: self._list,
             Proc.KILL: self._kill,
+            Proc.FACTS: self._facts,
         }
+        self._known: tuple[float, bytes] = (float("-inf"), b"")
         self._channel = kernel.channel(self._receive, on_pulse=self._pulse, pid=PID_SYSTEM, chid=CHID_PROCMGR, first_part=FIRST_PART)
 
     def facts(self) -> Iterator[ProcessFacts]:
@@ -141,6 +145,14 @@ class ProcessManager:
             name = os.fsdecode(process.account.name)
             seconds = self._dispatch.now() - process.started
             yield ProcessFacts(process.handle, process.pid, info.node, name, command, process.state.value, seconds)
+
+    def figures(self) -> Iterator[tuple[str, int]]:
+        """Counters by name, for statistics."""
+        yield "processes", len(self._processes)
+        yield "processes_starting", len(self._starting)
+        yield "processes_started", self.spawned
+        for reason, count in self.refusals.items():
+            yield f"spawn_refused.{reason.value}", count
 
     def close(self) -> None:
         """Refuse everything from now on; SIGHUP, then SIGKILL to what still runs. Blocks up to CLOSE_PATIENCE seconds for that."""
@@ -352,8 +364,28 @@ class ProcessManager:
         limit = min(request.reply_len, message.READ_MAX)
         self._dispatch.call_blocking(lambda: listing.rows(after, limit), done)
 
+    def _facts(self, request: Message, subtype: int, flags: int, handle: int) -> None:
+        if self._user(request, "facts of the node") is None:
+            return
+        read_at, data = self._known
+        if self._dispatch.now() - read_at < FACTS_FRESH:
+            request.reply(0, data)
+            return
+
+        def done(result: nodefacts.NodeFacts | BaseException) -> None:
+            if isinstance(result, BaseException):
+                code = errno_of(result)
+                if not request.answered:
+                    request.error(code)
+                return
+            self._known = self._dispatch.now(), nodefacts.pack(result)
+            if not request.answered:
+                request.reply(0, self._known[1])
+
+        self._dispatch.call_blocking(nodefacts.read, done)
+
     def _kill(self, request: Message, subtype: int, flags: int, handle: int) -> None:
-        pid, number = message.parse_fixed(request.data, message.KILL)
+        pid, number, began = message.parse_fixed(request.data, message.KILL)
         what = f"signal {number} to pid {pid}"
         user = self._user(request, what)
         if user is None:
@@ -361,7 +393,7 @@ class ProcessManager:
         if not 0 <= number <= SIGNAL_MAX or pid < 1:
             raise ResmgrError(errno.EINVAL)
         try:
-            _send_signal(pid, number, user)
+            _send_signal(pid, number, user, began)
         except OSError as error:
             log.warning("%s as uid %d failed: %s; %s", what, user.uid, error.strerror, _who(request.info))
             raise ResmgrError(errno_of(error)) from None
@@ -369,10 +401,14 @@ class ProcessManager:
         request.reply(0)
 
 
-def _send_signal(pid: int, number: int, user: MappedUser) -> None:
-    """kill(2) as *user* would be let: to root's eyes anything, else what has its uid as real or saved one. Pinned by a pidfd."""
+def _send_signal(pid: int, number: int, user: MappedUser, began: int) -> None:
+    """kill(2) as *user* would be let: to root's eyes anything, else what has its uid as real or saved one. Pinned by a pidfd; ESRCH when
+    that process is not the one that *began* then."""
     pidfd = os.pidfd_open(pid)
     try:
+        row = listing.read(pid) if began else None
+        if began and (row is None or row.began != began):
+            raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
         if user.uid != 0:
             with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as file:
                 uids = next(line.split()[1:] for line in file if line.startswith("Uid:"))
