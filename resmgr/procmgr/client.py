@@ -141,17 +141,25 @@ class Process:
 
 def spawn(client: Client, nd: int, what: Spawn, timeout: float = TIMEOUT) -> Process:
     """Start a program on node *nd*. ResmgrError: EPERM (not granted there), EACCES (no usable account), EAGAIN (too many), EHOSTDOWN."""
-    connection = client.connect(nd, PID_SYSTEM, CHID_PROCMGR)
+    return started(begin(client, nd, what), timeout)
+
+
+def begin(client: Client, nd: int, what: Spawn) -> Send:
+    """Ask for it and go on; `started` waits for the answer."""
+    return client.connect(nd, PID_SYSTEM, CHID_PROCMGR).submit(message.pack_spawn(what), reply_len=message.SPAWNED.size)
+
+
+def started(send: Send, timeout: float = TIMEOUT) -> Process:
+    """The program that `begin` asked for. Errors as for `spawn`."""
     try:
-        reply = connection.send(message.pack_spawn(what), reply_len=message.SPAWNED.size, timeout=timeout)
-        handle, pid = message.parse_spawned(reply.data)
+        handle, pid = message.parse_spawned(send.wait(timeout).data)
     except BadMessage as error:
-        connection.close()
+        send.connection.close()
         raise ResmgrError(errno.EBADMSG, str(error)) from None
     except BaseException:
-        connection.close()
+        send.connection.close()
         raise
-    return Process(connection, handle, pid)
+    return Process(send.connection, handle, pid)
 
 
 def processes(client: Client, nd: int, timeout: float = TIMEOUT) -> list[Row]:

@@ -67,3 +67,61 @@ def test_figures_of_another_node(three: kit.Cluster) -> None:
     assert int(lines["rx_pkts"]) > 0
     assert int(lines["spawn_refused.not_granted"]) >= 0
     assert json.loads(three.run("a", "cat", "/net/b/proc/qnetstats.json").stdout)["node"] == "b"
+
+
+def test_a_program_runs_there_with_the_files_of_here(three: kit.Cluster) -> None:
+    three.run(
+        "a", "sh", "-c", "mkdir -p /tmp/here && echo of-a >/tmp/here/file && printf '#!/bin/sh\\ncat file; hostname\\n' >/tmp/here/tool"
+    )
+    three.run("a", "chmod", "-R", "a+rX,a+x", "/tmp/here")
+
+    # Root of a is nobody on b, and nobody on a again.
+    script = "cd /tmp/here && qnet on -n b -- ./tool"
+    assert three.run("a", "sh", "-c", script).stdout == "of-a\nb\n"
+    told = three.run(
+        "a", "qnet", "on", "-n", "b", "--cwd", "/tmp/here", "-e", "HOME=/nowhere", "--", "sh", "-c", "pwd; echo $HOME; cat /etc/hostname"
+    )
+    assert told.stdout == "/tmp/here\n/nowhere\na\n"
+    # The other's own files are not there, its devices and processes are.
+    assert three.run(
+        "a", "qnet", "on", "-n", "b", "--", "sh", "-c", "echo x >/dev/null && test -d /proc/self && ls /net"
+    ).stdout.split() == [
+        "a",
+        "b",
+        "c",
+    ]
+    assert three.run("a", "qnet", "on", "-n", "b", "--", "no-such", check=False).returncode == 127
+    assert three.run("a", "qnet", "on", "b", "--", "cat", "/tmp/here/file", check=False).returncode == 1
+    assert "qnet /tmp" not in three.run("b", "cat", "/proc/mounts").stdout
+
+
+def test_a_program_on_every_node_says_who_says_what(three: kit.Cluster) -> None:
+    told = three.run("a", "qnet", "on", "--all", "--", "sh", "-c", "hostname; printf no-newline; test $(hostname) = a", check=False)
+    assert sorted(told.stdout.splitlines()) == ["a: a", "a: no-newline", "b: b", "b: no-newline", "c: c", "c: no-newline"]
+    assert (told.returncode, sorted(told.stderr.splitlines())) == (1, ["qnet on: b: exit status 1", "qnet on: c: exit status 1"])
+    told = three.run("c", "qnet", "on", "--all", "hostname", check=False)
+    assert (told.returncode, told.stdout) == (255, "c: c\n")
+    assert "qnet on: a does not let you start programs; try: [access.spawn] in a's configuration; its log says why\n" in told.stderr
+    told = three.run("a", "qnet", "on", "--all", "--where", "name ~ '[ab]'", "hostname")
+    assert (sorted(told.stdout.splitlines()), told.stderr) == (["a: a", "b: b"], "")
+    assert three.run("a", "qnet", "on", "--where", "roles=build", "--", "hostname").stdout == "b\n"
+    assert three.run("a", "qnet", "on", "--least-loaded", "hostname").stdout in ("a\n", "b\n", "c\n")
+    assert three.run("a", "qnet", "on", "--where", "roles=none", "hostname", check=False).returncode == 255
+
+
+def test_what_is_mine_goes_along(three: kit.Cluster) -> None:
+    there = "umask; ulimit -S -c; ulimit -S -n; cut -d' ' -f19 /proc/self/stat"
+    script = f'umask 027; ulimit -S -c 0; ulimit -S -n 99; qnet on -p 5 b -- sh -c "{there}"'
+    assert three.run("a", "sh", "-c", script).stdout.split() == ["0027", "0", "99", "5"]
+    told = three.run("a", "qnet", "on", "-p", "-5", "b", "--", "true", check=False)
+    assert (told.returncode, told.stderr.startswith("qnet on: b does not let you start programs")) == (255, True)
+
+
+def test_the_audit_log_of_a_node_tells_who_did_what(three: kit.Cluster) -> None:
+    three.run("a", "qnet", "on", "b", "--", "sh", "-c", "exit 7", user="alice", check=False)
+    lines = [json.loads(line) for line in three.run("b", "cat", "/run/qnet/audit").stdout.splitlines()]
+    allowed = [line for line in lines if line["event"] == "allowed"][-1]
+    assert (allowed["node"], allowed["claimed_uid"], allowed["uid"], allowed["command"]) == ("a", 4001, 4001, ["sh", "-c", "exit 7"])
+    assert allowed["fingerprint"].count(":") == 31
+    (ended,) = (line for line in lines if line["event"] == "ended" and line["id"] == allowed["id"])
+    assert ended["status"] == 7

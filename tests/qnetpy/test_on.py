@@ -25,7 +25,7 @@ from qnetpy.cli.terminal import Escape, Raw, Size, size
 from resmgr import iomsg
 from resmgr.access import Policy
 from resmgr.procmgr.client import ENTRY_TARGET, LOOKUP
-from resmgr.procmgr.manager import SpawnRules
+from resmgr.procmgr.rules import SpawnRules
 from resmgr.runner import open_dispatch
 from resmgr.system import System
 
@@ -109,7 +109,7 @@ async def test_half_close(tmp_path: Path) -> None:
     async with node(tmp_path):
         assert (await on("sort", data=b"b\na\n")).stdout == b"a\nb\n"
         assert (await on("sh", "-c", "cat; echo more", data=b"x\n")).stdout == b"x\nmore\n"
-        assert (await on("cat", options=["-n"], data=b"never read")).stdout == b""
+        assert (await on("cat", options=["--no-input"], data=b"never read")).stdout == b""
 
 
 async def test_a_reader_that_leaves_ends_the_program(tmp_path: Path) -> None:
