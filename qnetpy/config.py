@@ -18,6 +18,7 @@ import attrs
 from qnetpy import settings
 from qnetpy.qos import QosError, parse_choice
 from qnetpy.settings import SettingsError, setting
+from resmgr.procmgr.rules import CommandPattern
 from stack.wire.endpoint import DATAGRAM_MAX, MTU_MIN, PORT_DEFAULT, PORT_MAX, split_host
 from stack.wire.ethernet import ETHERTYPE_EXPERIMENTAL, mac_bytes
 
@@ -210,15 +211,37 @@ class UserRule:
 
 
 @attrs.frozen
-class Spawn:
-    """Who may start programs here. Nobody, unless said."""
+class SpawnRule:
+    """Another rule about who may start programs here, besides the one in [access.spawn] itself. One that allows a start is enough."""
 
     nodes: tuple[str, ...] = setting("Nodes that may. `*` is every node of the cluster.", ())
     roles: tuple[str, ...] = setting("Roles that may.", ())
     users: tuple[str, ...] = setting(
         "Mapped users (names or numbers on this machine) under which programs may run. Empty: all but root.", ()
     )
-    commands: tuple[str, ...] = setting("Absolute paths of the programs that may be started. Empty: every program.", ())
+    commands: tuple[str, ...] = setting(
+        "Programs that may be started: patterns of absolute paths, with patterns of arguments if those are to fit. Empty: every program.",
+        (),
+    )
+    nice: int = setting("The lowest nice value that may be asked for.", 0)
+
+
+@attrs.frozen
+class Spawn:
+    """Who may start programs here, see and signal processes. Nobody, unless said."""
+
+    nodes: tuple[str, ...] = setting("Nodes that may. `*` is every node of the cluster.", ())
+    roles: tuple[str, ...] = setting("Roles that may.", ())
+    users: tuple[str, ...] = setting(
+        "Mapped users (names or numbers on this machine) under which programs may run. Empty: all but root.", ()
+    )
+    commands: tuple[str, ...] = setting(
+        "Programs that may be started: patterns of absolute paths, with patterns of arguments if those are to fit. Empty: every program.",
+        (),
+    )
+    nice: int = setting("The lowest nice value that may be asked for.", 0)
+    rules: tuple[SpawnRule, ...] = setting("More rules, for other nodes, users or programs.", ())
+    audit: str = setting("The file of the audit log. Empty: `audit` in the run directory.", "")
 
 
 @attrs.frozen
@@ -326,12 +349,28 @@ def check(config: Config, source: str = "configuration") -> Config:
         for name in (*rule.users, *rule.groups):
             if not name.isdecimal():
                 raise wrong(f"access.users[{index}]", f"{name!r} is not a number: what the other node says is a number")
-    for index, command in enumerate(config.access.spawn.commands):
-        if not os.path.isabs(command):
-            raise wrong(f"access.spawn.commands[{index}]", f"{command!r} is not an absolute path")
+    _check_spawn(config.access.spawn, wrong)
     if not 4096 <= config.qnet.mount.max_write <= 1 << 20:
         raise wrong("qnet.mount.max_write", "4096 to 1048576 bytes")
     return config
+
+
+def _check_spawn(spawn: Spawn, wrong: Callable[[str, str], SettingsError]) -> None:
+    places = [("access.spawn", spawn.commands, spawn.nice)]
+    places += [(f"access.spawn.rules[{index}]", rule.commands, rule.nice) for index, rule in enumerate(spawn.rules)]
+    for place, commands, nice in places:
+        for index, command in enumerate(commands):
+            try:
+                CommandPattern.parse(command)
+            except ValueError as error:
+                raise wrong(f"{place}.commands[{index}]", f"{command!r} is {error}") from None
+        if not -20 <= nice <= 19:
+            raise wrong(f"{place}.nice", "-20 to 19")
+    for index, rule in enumerate(spawn.rules):
+        if not rule.nodes and not rule.roles:
+            raise wrong(f"access.spawn.rules[{index}]", "nodes or roles are needed; nodes = ['*'] is every node")
+    if spawn.audit and not os.path.isabs(spawn.audit):
+        raise wrong("access.spawn.audit", f"{spawn.audit!r} is not an absolute path")
 
 
 def _uses_udp(config: Config) -> bool:

@@ -95,6 +95,7 @@ def nodes(qnet: Qnet) -> Fact:
     links = qnet.machine.links
     return {
         "self": qnet.identity.name,
+        "roles": sorted(qnet.identity.certificate.roles),
         "nodes": [_node(qnet, node, links.get(node.name), now) for node in sorted(qnet.nodes, key=lambda node: node.name)],
     }
 

@@ -31,7 +31,7 @@ from qnetpy.members import commands
 from qnetpy.members.membership import Membership
 from qnetpy.netfs.mount import NetMount
 from qnetpy.netfs.stats import StatsFile
-from qnetpy.policy import attach_rules, policy
+from qnetpy.policy import attach_rules, policy, spawn_rules
 from qnetpy.prepared import PreparedQnet, QnetOptions, prepare
 from qnetpy.qnet import Qnet
 from qnetpy.resume import ResumeWatch
@@ -39,8 +39,6 @@ from qnetpy.settings import SettingsError
 from resmgr.access import Policy
 from resmgr.channel import Channel
 from resmgr.procmgr.inherit import catch_ignored_signals
-from resmgr.procmgr.manager import SpawnRules
-from resmgr.users import Accounts
 from stack.core.errors import ModuleError
 from stack.core.module import Context, Kind, Module
 from stack.wire.endpoint import PORT_DEFAULT, split_host
@@ -86,6 +84,8 @@ class LsmQnet:
                 *(context.stack, self.system, membership.keyring.identity, prepared.link, sources, context.random),
                 *(membership, context.dispatch),
             )
+            if self.system.processes is not None:
+                self.system.processes.fingerprint = lambda node: _fingerprint(qnet, node)
             issuing = commands.Issuing(membership, context.dispatch)
             enrolment = self._enrolment = EnrolmentService(
                 context.dispatch, issuing, context.random, settings.enrol.port, lambda port: self._announce(zeroconf, port)
@@ -160,7 +160,11 @@ class LsmQnet:
             if files.switch.problem:
                 log.warning("files: %s", files.switch.problem)
         if system.processes is None:
-            system.serve_processes(spawn_rules(settings, system.accounts))
+            try:
+                rules = spawn_rules(settings.access.spawn, system.accounts)
+            except SettingsError as error:
+                raise ModuleError(errno.EINVAL, str(error)) from None
+            system.serve_processes(rules, settings.access.spawn.audit or os.path.join(settings.node.run_dir, "audit"))
 
     def _mount_net(self, qnet: Qnet, prepared: PreparedQnet) -> None:
         if not self._point:
@@ -170,6 +174,8 @@ class LsmQnet:
             self._context.dispatch, self.system.kernel, self.system.accounts, qnet.netfs.target, mount, device, self._ended
         )
         qnet.netfs.listeners.append(self._mount.forget)
+        if self.system.processes is not None:
+            self.system.processes.network = self._mount.point
 
     def _status(self, qnet: Qnet, zeroconf: ZeroconfDiscovery | None) -> dict[str, object]:
         mount = self._mount
@@ -189,6 +195,8 @@ class LsmQnet:
     def _ended(self, reason: str) -> None:
         log.warning("%s is not mounted any more: %s", self._point, reason)
         self._mount = None
+        if self.system.processes is not None:
+            self.system.processes.network = ""
         if self.qnet is not None:
             self.qnet.netfs.listeners.clear()
 
@@ -229,19 +237,10 @@ def _set_umask(mask: int) -> None:
     os.umask(mask)
 
 
-def spawn_rules(settings: Config, accounts: Accounts) -> SpawnRules:
-    """What the verb spawn covers. ModuleError for an account that this machine does not have."""
-    spawn = settings.access.spawn
-    users: set[int] = set()
-    for name in spawn.users:
-        account = accounts.user(name)
-        if account is None and not name.isdecimal():
-            raise ModuleError(errno.EINVAL, f"configuration: access.spawn.users: no account {name!r} on this machine")
-        users.add(int(name) if account is None else account.uid)
-    return SpawnRules(
-        frozenset(users) if spawn.users else None,
-        frozenset(os.fsencode(command) for command in spawn.commands) if spawn.commands else None,
-    )
+def _fingerprint(qnet: Qnet, node: str) -> str:
+    """Of the certificate of the node, as `openssl x509 -fingerprint -sha256` prints it."""
+    link = qnet.machine.links.get(node)
+    return "" if link is None else link.peer.certificate.fingerprint
 
 
 def discovery(settings: Config, zeroconf: ZeroconfDiscovery | None) -> Discovery:

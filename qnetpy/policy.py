@@ -1,38 +1,69 @@
-"""The table [access] of the configuration as the rules that resource managers ask: `resmgr.access.Policy`."""
+"""The table [access] of the configuration as the rules that managers ask: `resmgr.access.Policy`, `resmgr.procmgr.rules.SpawnRules`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
-from qnetpy.config import Access
+from qnetpy.config import Access, Administer, Send, Spawn
+from qnetpy.config import SpawnRule as SpawnSettings
 from qnetpy.settings import SettingsError
 from resmgr.access import Export, Grant, Policy, UserRule, Verb
 from resmgr.attachments import AttachRule
+from resmgr.procmgr.rules import CommandPattern, SpawnRule, SpawnRules
 from resmgr.users import Accounts
 
 EVERY_NODE = "*"
 
 
 def _grants(access: Access) -> Iterator[Grant]:
-    for verb, who in ((Verb.SEND, access.send), (Verb.SPAWN, access.spawn), (Verb.ADMINISTER, access.administer)):
+    granted: list[tuple[Verb, Send | Administer | Spawn | SpawnSettings]] = [(Verb.SEND, access.send), (Verb.ADMINISTER, access.administer)]
+    granted += [(Verb.SPAWN, rule) for rule in _spawning(access.spawn)]
+    for verb, who in granted:
         if EVERY_NODE in who.nodes:
             yield Grant(verb.value)
         elif who.nodes or who.roles:
             yield Grant(verb.value, who.nodes, who.roles)
 
 
-def attach_rules(access: Access, accounts: Accounts) -> tuple[AttachRule, ...]:
+def _uids(names: Iterable[str], accounts: Accounts, where: str) -> frozenset[int]:
+    """SettingsError for an account that this machine does not have."""
+    uids: set[int] = set()
+    for name in names:
+        account = accounts.user(name)
+        if account is None and not name.isdecimal():
+            raise SettingsError(f"{where}: no account {name!r} on this machine")
+        uids.add(int(name) if account is None else account.uid)
+    return frozenset(uids)
+
+
+def attach_rules(access: Access, accounts: Accounts, source: str = "configuration") -> tuple[AttachRule, ...]:
     """Who may attach managers besides root. SettingsError for an account that this machine does not have."""
-    rules: list[AttachRule] = []
-    for manager in access.managers:
-        uids: set[int] = set()
-        for name in manager.users:
-            account = accounts.user(name)
-            if account is None and not name.isdecimal():
-                raise SettingsError(f"configuration: access.managers: no account {name!r} on this machine")
-            uids.add(int(name) if account is None else account.uid)
-        rules.append(AttachRule(manager.path, frozenset(uids)))
-    return tuple(rules)
+    where = f"{source}: access.managers"
+    return tuple(AttachRule(manager.path, _uids(manager.users, accounts, where)) for manager in access.managers)
+
+
+def _spawning(spawn: Spawn) -> list[Spawn | SpawnSettings]:
+    return [spawn, *spawn.rules]
+
+
+def spawn_rules(spawn: Spawn, accounts: Accounts, source: str = "configuration") -> SpawnRules:
+    """What the verb spawn covers. SettingsError when a rule names an account that this machine does not have."""
+    rules = []
+    for rule in _spawning(spawn):
+        if not rule.nodes and not rule.roles:
+            continue
+        users = _uids(rule.users, accounts, f"{source}: access.spawn.users")
+        everybody = EVERY_NODE in rule.nodes
+        rules.append(
+            SpawnRule(
+                frozenset() if everybody else frozenset(rule.nodes),
+                frozenset() if everybody else frozenset(rule.roles),
+                users or None,
+                tuple(map(CommandPattern.parse, rule.commands)) if rule.commands else None,
+                rule.nice,
+            )
+        )
+    return SpawnRules(tuple(rules))
 
 
 def policy(access: Access, accounts: Accounts, source: str = "configuration") -> Policy:

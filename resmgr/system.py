@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from resmgr.attachments import Attachments, AttachRule
     from resmgr.hostfs.manager import HostFs
     from resmgr.names.manager import NameDirectory
-    from resmgr.procmgr.manager import ProcessManager, SpawnRules
+    from resmgr.procmgr.manager import ProcessManager
+    from resmgr.procmgr.rules import SpawnRules
     from resmgr.transport.unix import UnixServer
 
 
@@ -108,13 +109,14 @@ class System:
         while self._services:
             self._services.popitem()[1]()
 
-    def serve_processes(self, rules: SpawnRules) -> ProcessManager:
-        """Let clients that the policy allows start and signal processes. They see the mounts of `namespace` and have `open_files`."""
+    def serve_processes(self, rules: SpawnRules, audit: str = "") -> ProcessManager:
+        """Let clients that the policy allows start and signal processes, which see the mounts of `namespace` and have `open_files`.
+        *audit*: the file in which that is told (empty: the log)."""
         from resmgr.procmgr.manager import ProcessManager
 
         mounts = None if self.namespace is None else f"/proc/self/fd/{self.namespace}"
         processes = self.processes = ProcessManager(
-            self.kernel, self.dispatch, self.policy, rules, namespace=mounts, open_files=self.open_files
+            self.kernel, self.dispatch, self.policy, rules, namespace=mounts, open_files=self.open_files, audit=audit
         )
 
         def use(policy: Policy) -> None:

@@ -1,4 +1,7 @@
-"""`qnet on NODE [-t|-T] [-u USER] [--cwd DIR] [-e NAME[=VALUE]] [--] CMD...`: run a program on another node as if it ran here.
+"""`qnet on [-f NODE | -n NODE | --least-loaded | --all] [--where CONDITION] ... CMD...`: run a program on other nodes as if it ran here.
+
+`qnet on NODE CMD` is `-f NODE`: the program and its files are that node's. With `-n NODE` it runs there with the files of this node:
+program, libraries, relative paths (`resmgr.procmgr.callerroot`).
 
 Standard input, output and error are carried, signals are passed on, the exit status is the program's (128 and the number of the signal that
 killed it), and it gets a terminal when standard input and output are one. Arguments arrive exactly as given: there is no shell in between.
@@ -6,7 +9,7 @@ Without a command it is the user's login shell. As with ssh, 255 says that the p
 
 One thread moves everything; each output has a thread that writes, so a slow reader of one stream holds up only that stream. Of each stream
 a few messages are under way: the next output is asked for when the one before was written, input is read when an earlier part was
-taken.
+taken. On many nodes at once it is `qnetpy.cli.fan`.
 """
 
 from __future__ import annotations
@@ -20,102 +23,242 @@ from qnetpy.cli.output import CommandError
 if TYPE_CHECKING:
     from resmgr.client import Client
     from resmgr.errors import ResmgrError
+    from resmgr.procmgr.message import Scheduling, Spawn
 
 FAILED = 255
 """As ssh says it."""
 LOGIN_SHELL = ("/bin/sh", "-c", 'exec "${SHELL:-/bin/sh}" -l')
 PASSED_ON = ("LANG", "LANGUAGE", "COLORTERM")
-"""Variables that are sent unasked, besides LC_* and, with a terminal, TERM."""
+"""Variables that are sent unasked, besides LC_* and, with a terminal, TERM. With -n all are."""
+DEVICES = "/dev/"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.usage = "qnet on NODE [-t | -T] [-u USER] [--cwd DIR] [-e NAME[=VALUE]] [-n] [-d] [--] [CMD ...]"
+    parser.usage = "qnet on [-f NODE | -n NODE | --least-loaded | --all] [--where CONDITION] [options] [NODE] [--] [CMD ...]"
+    place = parser.add_mutually_exclusive_group()
+    place.add_argument("-f", dest="far", metavar="NODE", help="on this node, with its files: the same as to name it without -f")
+    place.add_argument("-n", dest="near", metavar="NODE", help="on this node, with the files of this machine, through /net")
+    place.add_argument("--least-loaded", action="store_true", help="on the node that has least to do for each processor")
+    place.add_argument("--all", action="store_true", help="on every node that is up; output behind the node's name")
+    parser.add_argument(
+        "--where", metavar="CONDITION", help="only nodes of which this is true: 'cpus >= 4' (without --all: the least loaded)"
+    )
     where = parser.add_mutually_exclusive_group()
-    where.add_argument("-t", dest="terminal", action="store_true", default=None, help="with a terminal, whatever standard input is")
+    where.add_argument(
+        "-t",
+        dest="terminal",
+        action="store_true",
+        default=None,
+        help="with a terminal, whatever standard input is; followed by /dev/...: on this terminal of that node",
+    )
     where.add_argument("-T", dest="terminal", action="store_false", help="without a terminal")
     parser.add_argument("-u", "--user", default="", help="as this user of that node (only root may choose; default: whom you are there)")
-    parser.add_argument("--cwd", default="", metavar="DIR", help="in this directory of that node (default: the user's home)")
+    parser.add_argument("-p", "--priority", default="0", metavar="PRIO", help="nice value, -20 to 19, or batch, or idle")
+    parser.add_argument("--cwd", default="", metavar="DIR", help="in this directory (default: the user's home; with -n: this one)")
     parser.add_argument(
         "-e", "--env", action="append", default=[], metavar="NAME[=VALUE]", help="with this variable, from here or as given"
     )
-    parser.add_argument("-n", "--no-input", action="store_true", help="standard input is empty")
+    parser.add_argument("--no-input", action="store_true", help="standard input is empty")
     parser.add_argument("-d", "--detach", action="store_true", help="print its process id and leave it running")
     parser.add_argument("--config", metavar="FILE", help=argparse.SUPPRESS)
-    parser.add_argument("node", metavar="NODE", help="where, as `qnet ls` names it")
-    parser.add_argument(
-        "command", metavar="CMD", nargs=argparse.REMAINDER, help="the program and its arguments, after -- if they have options"
-    )
+    parser.add_argument("command", metavar="[NODE] CMD", nargs=argparse.REMAINDER, help="node, program, arguments; -- ends our options")
     parser.set_defaults(parser=parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    command: list[str] = args.command
-    if command and command[0].startswith("-") and command[0] != "--":
-        # Options between NODE and --: argparse took them for the command's.
-        at = command.index("--") if "--" in command else len(command)
-        parser: argparse.ArgumentParser = args.parser
-        args = parser.parse_args([*command[:at], args.node, *command[at:]], args)
-        command = args.command
-    if command and command[0] == "--":
-        command = command[1:]
-    args.command = command
+    args, node, device = _arrange(args)
     from qnetpy.cli import choice, daemon
     from resmgr.errors import ResmgrError
 
-    choice.check(args.node, FAILED)
+    if node:
+        choice.check(node, FAILED)
     try:
         with daemon.connect(args.config) as client:
-            return _run(client, args)
+            if args.all:
+                return _everywhere(client, args)
+            if not node:
+                return _on(client, _chosen(client, args), args, device)
+            from resmgr.procmgr.client import node_descriptor
+
+            return _on(client, (node, node_descriptor(client, node)), args, device)
     except CommandError as error:
-        error.status = FAILED
+        error.status = error.status if error.status == 2 else FAILED
         raise
     except ResmgrError as error:
-        _fail(args.node, error)
+        _fail(node or "this node", error)
 
 
-def _run(client: Client, args: argparse.Namespace) -> int:
-    from qnetpy.cli.terminal import size
-    from resmgr.errors import ResmgrError
-    from resmgr.procmgr import message
-    from resmgr.procmgr.client import node_descriptor, spawn
+def _arrange(args: argparse.Namespace) -> tuple[argparse.Namespace, str, str]:
+    """The options, the node that is named, and the terminal of that node. argparse gives what follows the first word to the command, so
+    options between the node and the command are parsed again."""
+    parser: argparse.ArgumentParser = args.parser
+    words: list[str] = args.command
+    node = device = ""
+    while words and words[0] != "--":
+        several = args.all or args.least_loaded or args.where is not None
+        named = node or args.far or args.near or ("--" if several else "")
+        if words[0].startswith("-"):
+            args = parser.parse_args(words, args)
+            words = args.command
+        elif args.terminal and not device and words[0].startswith(DEVICES):
+            device = words.pop(0)
+        elif not named:
+            node = words.pop(0)
+        else:
+            break
+    args.command = words[1:] if words[:1] == ["--"] else words
+    node = args.far or args.near or node
+    if not (node or args.all or args.least_loaded or args.where is not None):
+        parser.error("a node is needed")
+    if node and args.where is not None:
+        parser.error("--where chooses among nodes, so none can be named")
+    if args.all and (args.terminal or args.detach):
+        parser.error("--all goes neither with -t nor with -d")
+    return args, node, device
 
-    terminal = args.terminal
-    if terminal is None:
-        terminal = os.isatty(0) and os.isatty(1) and not args.detach and not args.no_input
-    if args.detach:
-        flags = message.SPAWN_DETACHED
-    elif terminal:
-        flags = message.SPAWN_PTY
-    else:
-        flags = message.SPAWN_STDOUT | message.SPAWN_STDERR | (0 if args.no_input else message.SPAWN_STDIN)
-    window = size(0) if terminal else None
-    what = message.Spawn(
-        tuple(os.fsencode(word) for word in (args.command or LOGIN_SHELL)),
-        tuple(_environment(args.env, terminal)),
-        flags,
-        os.fsencode(args.cwd),
-        os.fsencode(args.user),
-        rows=window.rows if window else 0,
-        columns=window.columns if window else 0,
+
+def _chosen(client: Client, args: argparse.Namespace) -> tuple[str, int]:
+    from qnetpy.cli import selection
+
+    found = (
+        selection.reports(client, selection.up(args.config))
+        if args.where is None
+        else selection.fitting(client, args.where, args.config, FAILED)
     )
-    try:
-        nd = node_descriptor(client, args.node)
-    except ResmgrError as error:
-        _fail(args.node, error)
+    place = selection.least_loaded(found)
+    if place is None:
+        raise CommandError("no node lets you see how busy it is", "[access.spawn] in their configuration", FAILED)
+    return place.name, place.nd
+
+
+def _on(client: Client, place: tuple[str, int], args: argparse.Namespace, device: str) -> int:
+    from resmgr.errors import ResmgrError
+    from resmgr.procmgr.client import spawn
+
+    node, nd = place
+    terminal = not device and args.terminal
+    if args.terminal is None:
+        terminal = os.isatty(0) and os.isatty(1) and not args.detach and not args.no_input
+    what = _what(args, bool(terminal), device)
     try:
         process = spawn(client, nd, what)
     except ResmgrError as error:
-        _refused(args, error)
+        _refused(node, args, error)
     if args.detach:
         print(process.pid)
         return 0
     from qnetpy.cli.pump import Pump
 
-    return Pump(client, process, terminal=terminal, no_input=args.no_input).run(args.node)
+    return Pump(client, process, terminal=bool(terminal), no_input=args.no_input or bool(device)).run(node)
 
 
-def _environment(wanted: list[str], terminal: bool) -> list[bytes]:
-    found = {name: value for name, value in os.environb.items() if name in map(os.fsencode, PASSED_ON) or name.startswith(b"LC_")}
+def _everywhere(client: Client, args: argparse.Namespace) -> int:
+    """On all nodes, or all that fit. The highest exit status; 255 where it could not be started."""
+    import sys
+
+    from qnetpy.cli import selection
+    from qnetpy.cli.fan import Fan
+    from resmgr.errors import ResmgrError
+    from resmgr.procmgr.client import begin, started
+
+    places = (
+        selection.up(args.config)
+        if args.where is None
+        else [report.place for report in selection.fitting(client, args.where, args.config, FAILED)]
+    )
+    args.no_input = True
+    what = _what(args, False, "")
+    sends = [(place, begin(client, place.nd, what)) for place in places]
+    processes = []
+    failed = 0
+    for place, send in sends:
+        try:
+            processes.append((place, started(send)))
+        except ResmgrError as error:
+            failed = FAILED
+            try:
+                _refused(place.name, args, error)
+            except CommandError as said:
+                print(f"qnet on: {said}", file=sys.stderr)
+    statuses = Fan(client, processes).run()
+    for name, status in statuses.items():
+        if status:
+            print(f"qnet on: {name}: exit status {status}", file=sys.stderr)
+    return max((failed, *statuses.values()))
+
+
+def _what(args: argparse.Namespace, terminal: bool, device: str) -> Spawn:
+    from resmgr.procmgr import message
+
+    if terminal:
+        flags = message.SPAWN_PTY
+    elif device:
+        flags = 0 if args.detach else message.SPAWN_STDERR
+    elif args.detach:
+        flags = 0
+    else:
+        flags = message.SPAWN_STDOUT | message.SPAWN_STDERR | (0 if args.no_input else message.SPAWN_STDIN)
+    flags |= message.SPAWN_DETACHED if args.detach else 0
+    rows = columns = 0
+    if terminal:
+        from qnetpy.cli.terminal import size
+
+        rows, columns, *_ = size(0)
+    directory = args.cwd
+    if args.near is not None:
+        flags |= message.SPAWN_ROOT
+        directory = os.path.abspath(directory)
+    nice, scheduling = _priority(args.priority)
+    return message.Spawn(
+        tuple(os.fsencode(word) for word in (args.command or LOGIN_SHELL)),
+        tuple(_environment(args.env, terminal, everything=args.near is not None)),
+        flags,
+        os.fsencode(directory),
+        os.fsencode(args.user),
+        _umask(),
+        rows,
+        columns,
+        os.fsencode(device),
+        nice,
+        scheduling,
+        tuple(_limits()),
+    )
+
+
+def _umask() -> int:
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
+
+
+def _limits() -> list[tuple[int, int]]:
+    """As soft as they are here."""
+    import resource
+
+    from resmgr.procmgr.message import LIMITS, UNLIMITED
+
+    soft = [(number, resource.getrlimit(number)[0]) for number in LIMITS]
+    return [(number, UNLIMITED if value == resource.RLIM_INFINITY else value) for number, value in soft]
+
+
+def _priority(word: str) -> tuple[int, Scheduling]:
+    from resmgr.procmgr.message import NICE_MAX, NICE_MIN, Scheduling
+
+    if word in ("batch", "idle"):
+        return 0, Scheduling[word.upper()]
+    try:
+        nice = int(word)
+    except ValueError:
+        nice = NICE_MAX + 1
+    if not NICE_MIN <= nice <= NICE_MAX:
+        raise CommandError(f"-p {word}: no priority", "a nice value from -20 to 19, or batch, or idle", 2)
+    return nice, Scheduling.ORDINARY
+
+
+def _environment(wanted: list[str], terminal: bool, everything: bool) -> list[bytes]:
+    found = {
+        name: value for name, value in os.environb.items() if everything or name in map(os.fsencode, PASSED_ON) or name.startswith(b"LC_")
+    }
     if terminal:
         found[b"TERM"] = os.environb.get(b"TERM", b"dumb")
     for variable in map(os.fsencode, wanted):
@@ -143,21 +286,31 @@ def _fail(node: str, error: ResmgrError) -> NoReturn:
     raise CommandError(f"{node}: {why}", "", FAILED) from error
 
 
-def _refused(args: argparse.Namespace, error: ResmgrError) -> NoReturn:
+def _refused(node: str, args: argparse.Namespace, error: ResmgrError) -> NoReturn:
     import errno
 
     if error.errno == errno.EPERM:
         as_whom = f" as {args.user}" if args.user else ""
-        message = f"{args.node} does not let you start programs{as_whom}"
-        raise CommandError(message, f"[access.spawn] in {args.node}'s configuration; its log says why", FAILED) from error
+        message = f"{node} does not let you start programs{as_whom}"
+        raise CommandError(message, f"[access.spawn] in {node}'s configuration; its log says why", FAILED) from error
     if error.errno == errno.EACCES:
-        raise CommandError(f"{args.node} has no account that you may use", f"the log of {args.node}", FAILED) from error
+        raise CommandError(f"{node} has no account that you may use", f"the log of {node}", FAILED) from error
     if error.errno == errno.EAGAIN:
-        raise CommandError(f"{args.node} runs too many programs for you already", "qnet on again when some have ended", FAILED) from error
+        raise CommandError(f"{node} runs too many programs for you already", "qnet on again when some have ended", FAILED) from error
+    if error.errno == errno.EOPNOTSUPP and args.near is not None:
+        raise CommandError(f"{node} has no /net, or may not make mounts, so it cannot use files of this node", "-f", FAILED) from error
+    if error.errno == errno.ENOEXEC and args.near is not None:
+        raise CommandError(
+            f"{node} cannot execute this node's /bin/sh: another kind of machine, or not exported to it", "[[access.exports]] here", FAILED
+        ) from error
     if error.errno in (errno.EBADF, errno.ENOSYS):
-        raise CommandError(f"{args.node} starts no programs for anybody", "", FAILED) from error
+        raise CommandError(f"{node} starts no programs for anybody", "", FAILED) from error
     if error.errno == errno.EINVAL:
         raise CommandError(
             "the directory has to be an absolute path, and the program's name must not begin with a dash", "", FAILED
         ) from error
-    _fail(args.node, error)
+    if error.errno == errno.EBADMSG:
+        raise CommandError(
+            f"{node} does not understand this: it runs another version", f"qnet --version, here and on {node}", FAILED
+        ) from error
+    _fail(node, error)

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable
 from functools import partial
 
+from qnetpy.cli.caught import ENDING, PASSED_ON, Caught
 from qnetpy.cli.output import CommandError
 from qnetpy.cli.terminal import Escape, Raw, size
 from resmgr.client import Client
@@ -25,9 +26,6 @@ READS = 4
 READ_PART = 128 * 1024
 WRITES = 8
 WRITE_PART = WRITE_UNASKED
-PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
-ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
-"""The second of these ends us, whatever the program does."""
 FAILED = 255
 
 
@@ -108,30 +106,20 @@ class Pump:
         self._failure = 0
         self._endings = 0
         self._leave = False
+        self._stops = False
+        """The program was stopped, or somebody wants that: stop too."""
         self._escape = Escape() if terminal and os.isatty(0) else None
 
     def run(self, node: str) -> int:
         """The exit status. CommandError (status 255) when the connection is lost."""
-        signals, signalled = os.pipe()
-        os.set_blocking(signals, False)
-        os.set_blocking(signalled, False)
-        before = {number: signal.signal(number, lambda *_: None) for number in PASSED_ON}
-        if self._terminal:
-            before[signal.SIGWINCH] = signal.signal(signal.SIGWINCH, lambda *_: None)
-        signal.set_wakeup_fd(signalled, warn_on_full_buffer=False)
+        caught = Caught((*PASSED_ON, signal.SIGWINCH) if self._terminal else PASSED_ON)
         try:
-            with Raw(0 if self._escape is not None else -1):
-                self._loop(signals)
+            with caught, Raw(0 if self._escape is not None else -1) as raw:
+                self._loop(caught, raw)
         except ResmgrError as error:
             if error.errno != errno.ENOTCONN:
                 raise
             raise CommandError("the daemon of this node went away", "qnet status", FAILED) from error
-        finally:
-            signal.set_wakeup_fd(-1)
-            for number, handler in before.items():
-                signal.signal(number, handler)
-            os.close(signals)
-            os.close(signalled)
         for stream, writer in self._outputs.items():
             if writer.error is not None and writer.error.errno != errno.EPIPE:
                 name = ("", "standard output", "standard error")[stream]
@@ -144,15 +132,15 @@ class Pump:
         assert isinstance(self._ended, Ended)
         return self._ended.shell_status
 
-    def _loop(self, signals: int) -> None:
-        self._process.wait(self._on_end)
+    def _loop(self, caught: Caught, raw: Raw) -> None:
+        self._process.wait(self._on_end, self._terminal)
         for stream in self._outputs:
             for _ in range(READS):
                 self._ask(stream)
         poll = select.poll()
         poll.register(self._client.fileno(), select.POLLIN)
         poll.register(self._wake, select.POLLIN)
-        poll.register(signals, select.POLLIN)
+        poll.register(caught, select.POLLIN)
         reading = False
         while not self._done():
             while self._client.pump(0):
@@ -160,6 +148,8 @@ class Pump:
             self._written()
             if self._done():
                 return
+            if self._stops:
+                self._stop(caught, raw)
             wants = self._input and self._input_parts < WRITES
             if wants != reading:
                 reading = wants
@@ -168,8 +158,8 @@ class Pump:
                 else:
                     poll.unregister(0)
             for fd, _ in poll.poll():
-                if fd == signals:
-                    self._signals(os.read(signals, 64))
+                if fd == caught.fileno():
+                    self._signals(caught.take())
                 elif fd == self._wake:
                     os.eventfd_read(self._wake)
                 elif fd == 0:
@@ -181,6 +171,10 @@ class Pump:
         return self._ended is not None and not self._open and not any(self._pending.values())
 
     def _on_end(self, ended: Ended | int) -> None:
+        if isinstance(ended, Ended) and ended.stopped:
+            self._stops = True
+            self._process.wait(self._on_end, self._terminal)
+            return
         self._ended = ended
         if isinstance(ended, int):
             self._failure = -ended
@@ -222,6 +216,10 @@ class Pump:
         last = not data
         if self._escape is not None:
             data, self._leave = self._escape.feed(data)
+            if self._escape.stops:
+                self._escape.stops = 0
+                self._process.signal(signal.SIGTSTP)
+                self._stops = True
             if not data and not last:
                 return
         if last:
@@ -244,9 +242,21 @@ class Pump:
             if number == signal.SIGWINCH:
                 self._process.winsize(*size(0))
                 continue
+            if number == signal.SIGTSTP:
+                self._stops = True
             if number in ENDING:
                 self._endings += 1
                 if self._endings > 1:
                     self._leave = True
                     return
             self._process.signal(number)
+
+    def _stop(self, caught: Caught, raw: Raw) -> None:
+        """Stop here as the program is stopped there. Whoever continues this process (`fg`) continues both."""
+        self._stops = False
+        raw.restore()
+        caught.stop()
+        raw.again()
+        if self._terminal:
+            self._process.winsize(*size(0))
+        self._process.signal(signal.SIGCONT)

@@ -11,7 +11,8 @@ from types import TracebackType
 from typing import NamedTuple
 
 ESCAPE = b"~"
-"""At the beginning of a line, followed by `.`: leave, whatever the other side does. Twice: itself."""
+"""At the beginning of a line, followed by `.`: leave, whatever the other side does; by Ctrl-Z: stop, here and there. Twice: itself."""
+STOP = b"\x1a"
 
 
 class Size(NamedTuple):
@@ -40,10 +41,14 @@ class Raw:
         self._before: list[int | list[bytes | int]] | None = None
 
     def __enter__(self) -> Raw:
+        self.again()
+        return self
+
+    def again(self) -> None:
+        """Raw mode once more after `restore`, over whatever the settings are now."""
         if self._fd >= 0 and os.isatty(self._fd):
             self._before = termios.tcgetattr(self._fd)
             tty.setraw(self._fd, termios.TCSADRAIN)
-        return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
         self.restore()
@@ -59,11 +64,13 @@ class Raw:
 
 
 class Escape:
-    """Looks for `~.` at the beginning of a line in what is typed."""
+    """Looks for `~.` and `~^Z` at the beginning of a line in what is typed."""
 
     def __init__(self) -> None:
         self._line_begins = True
         self._pending = False
+        self.stops = 0
+        """How often stopping was asked for, since somebody set this to 0."""
 
     def feed(self, data: bytes) -> tuple[bytes, bool]:
         """What to send on, and whether the user wants to leave."""
@@ -74,6 +81,9 @@ class Escape:
                 self._pending = False
                 if character == b".":
                     return bytes(out), True
+                if character == STOP:
+                    self.stops += 1
+                    continue
                 if character != ESCAPE:
                     out += ESCAPE
             elif self._line_begins and character == ESCAPE:

@@ -14,15 +14,17 @@ from __future__ import annotations
 
 import errno
 import struct
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from resmgr.client import Client, Connection, Send
 from resmgr.dispatch import Buffer
 from resmgr.errors import BadMessage, ResmgrError
 from resmgr.ids import CHID_PATHMGR, CHID_PROCMGR, ND_LOCAL, PID_SYSTEM
-from resmgr.procmgr import message
-from resmgr.procmgr.message import Ended, Spawn
+from resmgr.procmgr import message, nodefacts
+from resmgr.procmgr.message import Ended, Row, Spawn
+from resmgr.procmgr.nodefacts import NodeFacts
 
 LOOKUP = message.HEADER.pack(0x100, 1, 0, 0)
 """The connect message LOOKUP from the root of this node, and the beginning of its reply (nd, pid, chid): `resmgr.iomsg` is too heavy to
@@ -31,6 +33,10 @@ ENTRY_TARGET = struct.Struct("!III")
 ENTRY_LEN = 8192
 TIMEOUT = 10.0
 """Seconds for an answer that does not depend on the program. A node that is down is told of sooner."""
+FACTS_TIMEOUT = 3.0
+"""Seconds for all nodes together: as long as it takes until one that does not answer is down."""
+PROCESSES_MAX = 1 << 20
+"""Rows after which a list is taken as ended: another node can make them up."""
 
 ReadDone = Callable[[int, Buffer], None]
 """Count of bytes (0: end of the stream) or -errno, and the bytes."""
@@ -105,8 +111,8 @@ class Process:
         request = message.pack_write(self.handle, number, last)
         self.connection.submit(request, data, done=lambda send: order.arrived(number, partial(done, send.status)))
 
-    def wait(self, done: Callable[[Ended | int], None]) -> None:
-        """*done* gets how the program ended, or -errno when that cannot be known any more."""
+    def wait(self, done: Callable[[Ended | int], None], stops: bool = False) -> None:
+        """*done* gets how the program ended, or -errno when that cannot be known any more; with *stops* also that it was stopped."""
 
         def arrived(send: Send) -> None:
             try:
@@ -114,7 +120,7 @@ class Process:
             except BadMessage:
                 done(-errno.EBADMSG)
 
-        self.connection.submit(message.pack_wait(self.handle), reply_len=message.ENDED.size, done=arrived)
+        self.connection.submit(message.pack_wait(self.handle, stops), reply_len=message.ENDED.size, done=arrived)
 
     def signal(self, number: int) -> None:
         """Send a signal to the program's process group; not waited for."""
@@ -135,14 +141,64 @@ class Process:
 
 def spawn(client: Client, nd: int, what: Spawn, timeout: float = TIMEOUT) -> Process:
     """Start a program on node *nd*. ResmgrError: EPERM (not granted there), EACCES (no usable account), EAGAIN (too many), EHOSTDOWN."""
-    connection = client.connect(nd, PID_SYSTEM, CHID_PROCMGR)
+    return started(begin(client, nd, what), timeout)
+
+
+def begin(client: Client, nd: int, what: Spawn) -> Send:
+    """Ask for it and go on; `started` waits for the answer."""
+    return client.connect(nd, PID_SYSTEM, CHID_PROCMGR).submit(message.pack_spawn(what), reply_len=message.SPAWNED.size)
+
+
+def started(send: Send, timeout: float = TIMEOUT) -> Process:
+    """The program that `begin` asked for. Errors as for `spawn`."""
     try:
-        reply = connection.send(message.pack_spawn(what), reply_len=message.SPAWNED.size, timeout=timeout)
-        handle, pid = message.parse_spawned(reply.data)
+        handle, pid = message.parse_spawned(send.wait(timeout).data)
     except BadMessage as error:
-        connection.close()
+        send.connection.close()
         raise ResmgrError(errno.EBADMSG, str(error)) from None
     except BaseException:
-        connection.close()
+        send.connection.close()
         raise
-    return Process(connection, handle, pid)
+    return Process(send.connection, handle, pid)
+
+
+def processes(client: Client, nd: int, timeout: float = TIMEOUT) -> list[Row]:
+    """Every process of node *nd*, by number. ResmgrError as for `spawn`."""
+    connection = client.connect(nd, PID_SYSTEM, CHID_PROCMGR)
+    rows: list[Row] = []
+    try:
+        while True:
+            reply = connection.send(message.pack_list(rows[-1].pid if rows else 0), reply_len=message.READ_MAX, timeout=timeout)
+            found = message.parse_rows(reply.data)
+            if not found or (rows and found[0].pid <= rows[-1].pid) or len(rows) > PROCESSES_MAX:
+                return rows
+            rows += found
+    except BadMessage as error:
+        raise ResmgrError(errno.EBADMSG, str(error)) from None
+    finally:
+        connection.close()
+
+
+def kill(client: Client, nd: int, pid: int, signal: int, began: int = 0, timeout: float = TIMEOUT) -> None:
+    """Signal one process of node *nd*; with *began* of its `Row`, only that very one. ResmgrError: ESRCH, EPERM, ..."""
+    connection = client.connect(nd, PID_SYSTEM, CHID_PROCMGR)
+    try:
+        connection.send(message.pack_kill(pid, signal, began), timeout=timeout)
+    finally:
+        connection.close()
+
+
+def node_facts(client: Client, nds: Sequence[int], timeout: float = FACTS_TIMEOUT) -> list[NodeFacts | ResmgrError]:
+    """What each of these nodes says of itself, all asked at once; an error where one does not say it (in time)."""
+    sends = [client.connect(nd, PID_SYSTEM, CHID_PROCMGR).submit(message.pack_facts(), reply_len=nodefacts.FACTS_MAX) for nd in nds]
+    until = time.monotonic() + timeout
+    found: list[NodeFacts | ResmgrError] = []
+    for send in sends:
+        try:
+            found.append(nodefacts.parse(send.wait(max(0.0, until - time.monotonic())).data))
+        except BadMessage as error:
+            found.append(ResmgrError(errno.EBADMSG, str(error)))
+        except ResmgrError as error:
+            found.append(error)
+        send.connection.close()
+    return found

@@ -17,7 +17,6 @@ HOME, USER, LOGNAME, SHELL and PATH of the account.
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import fcntl
 import os
@@ -38,25 +37,34 @@ import attrs
 
 from resmgr.access import MappedUser
 from resmgr.errors import ResmgrError
+from resmgr.procmgr import callerroot
+from resmgr.procmgr.callerroot import enter_mounts
 from resmgr.procmgr.inherit import drop_privileges_of_thread, spared_from_oom
 from resmgr.procmgr.message import (
     SPAWN_PTY,
+    SPAWN_ROOT,
     SPAWN_STDERR,
     SPAWN_STDIN,
     SPAWN_STDOUT,
     UMASK_DEFAULT,
+    UNLIMITED,
+    Scheduling,
     Spawn,
 )
+from resmgr.procmgr.rules import changeable
 
 SCRIPT = b"""case $1 in *t*) exec 0<>/proc/self/fd/0 1>&0 2>&0;; esac
+case $1 in *d*) [ -c "$3" ] || { echo "qnet: $3 is no terminal" >&2; exit 126; }; exec 0<>"$3" 1>&0 2>&0;; esac
 case $1 in *o*) echo 0 >/proc/self/oom_score_adj;; esac 2>/dev/null
-ulimit -S -n "$3" 2>/dev/null
+%s
 case $1 in *h*) cd -- "$2" 2>/dev/null || cd /;; *) cd -- "$2" || exit 126;; esac
 shift 3
 exec "$@"
 """
-"""$1: t takes the terminal, o gives up protection from the out-of-memory killer, h lets a missing home directory be /. $2: the directory.
-$3: how many files may be open. Then the program and its arguments."""
+"""$1: t takes the terminal, d the device $3 as one, o gives up protection from the out-of-memory killer, h lets a missing home directory
+be /. $2: the directory. Then the program and its arguments. The gap is for limits."""
+LIMIT_OPTIONS = {0: (b"t", 1), 1: (b"f", 512), 2: (b"d", 1024), 3: (b"s", 1024), 4: (b"c", 512), 7: (b"n", 1), 9: (b"v", 1024)}
+"""Of ulimit, and in how many bytes it counts, by the number of the limit."""
 PATH_USER = b"/usr/local/bin:/usr/bin:/bin"
 PATH_ROOT = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 UMASK_USER = 0o022
@@ -66,12 +74,12 @@ SHADOW = "/etc/shadow"
 
 _NAME = re.compile(rb"[A-Za-z_][A-Za-z0-9_]*\Z")
 _OURS = frozenset((b"HOME", b"USER", b"LOGNAME", b"SHELL", b"PATH", b"PWD", b"OLDPWD"))
+_OF_THE_CALLER = frozenset((b"HOME", b"SHELL", b"PATH"))
+"""Of _OURS: what a program that sees the caller's files has from there, if it was sent."""
 _STEERING = frozenset(
     (b"BASH_ENV", b"ENV", b"CDPATH", b"SHELLOPTS", b"BASHOPTS", b"IFS", b"PS4", b"GLIBC_TUNABLES", b"GCONV_PATH", b"LOCPATH", b"NLSPATH")
 )
 """Variables that make the loader, the C library or /bin/sh read something else: with them a list of allowed commands would be void."""
-_CLONE_FS = 0x200
-_CLONE_NEWNS = 0x20000
 
 
 @attrs.frozen
@@ -140,21 +148,20 @@ def shut(name: str, wall: float, shadow: str = SHADOW) -> str:
 def environment(spawn: Spawn, account: Account) -> dict[bytes, bytes]:
     """What the program gets: see the head of this file."""
     result: dict[bytes, bytes] = {}
+    ours = _OURS - _OF_THE_CALLER if spawn.flags & SPAWN_ROOT else _OURS
     for variable in spawn.environment:
         name, _, value = variable.partition(b"=")
-        if _NAME.match(name) and name not in _OURS and name not in _STEERING and not name.startswith((b"LD_", b"BASH_FUNC_")):
+        if _NAME.match(name) and name not in ours and name not in _STEERING and not name.startswith((b"LD_", b"BASH_FUNC_")):
             result[name] = value
-    result[b"HOME"] = account.home
     result[b"USER"] = result[b"LOGNAME"] = account.name
-    result[b"SHELL"] = account.shell
-    result[b"PATH"] = PATH_ROOT if account.user.uid == 0 else PATH_USER
+    result.setdefault(b"HOME", account.home)
+    result.setdefault(b"SHELL", account.shell)
+    result.setdefault(b"PATH", PATH_ROOT if account.user.uid == 0 else PATH_USER)
     return result
 
 
-def start(spawn: Spawn, account: Account, open_files: int | None = None) -> Launched:
-    """Start the program; *open_files* is its soft limit, None the daemon's.
-
-    OSError when it could not even be forked (EAGAIN, EMFILE, EPERM: this daemon may not become that user)."""
+def start(spawn: Spawn, account: Account, terms: Terms) -> Launched:
+    """Start the program. OSError when it could not even be forked (EAGAIN, EMFILE, EPERM: this daemon may not become that user)."""
     begin = time.monotonic()
     mine: list[int] = []
     theirs: list[int] = []
@@ -163,10 +170,12 @@ def start(spawn: Spawn, account: Account, open_files: int | None = None) -> Laun
             stdio = _terminal(spawn, account, mine, theirs)
         else:
             stdio = _pipes(spawn, mine, theirs)
-        pid = _execute(spawn, account, stdio, open_files)
+        pid = _execute(spawn, account, stdio, terms)
         try:
             # The child is not reaped by anybody else, so its number is still its own.
             pidfd = os.pidfd_open(pid)
+            if spawn.nice < 0:
+                os.setpriority(os.PRIO_PROCESS, pid, spawn.nice)
         except OSError:
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
@@ -224,20 +233,34 @@ def _terminal(spawn: Spawn, account: Account, mine: list[int], theirs: list[int]
     return slave, slave, slave
 
 
-def _execute(spawn: Spawn, account: Account, stdio: tuple[int, int, int], open_files: int | None) -> int:
+@attrs.frozen
+class Terms:
+    """How a program is started, besides what its client wants."""
+
+    open_files: int | None = None
+    """Its soft limit if the client says none, for a daemon that raised its own; None: this process's."""
+    listed: bool = False
+    """A list of commands allowed it, so what its name leads to must not be its user's to change."""
+    tree: str = ""
+    """Where the client's node's files are mounted, for a program that sees them as its root."""
+    mount: str = ""
+    """The mount point of which that is a part."""
+
+
+def _execute(spawn: Spawn, account: Account, stdio: tuple[int, int, int], terms: Terms) -> int:
     user = account.user
-    how = b"t" if spawn.flags & SPAWN_PTY else b""
+    how = b"t" if spawn.flags & SPAWN_PTY else b"d" if spawn.terminal else b""
     if not spawn.directory:
         how += b"h"
     if spared_from_oom():
         how += b"o"
-    if open_files is None:
-        open_files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    files = b"unlimited" if open_files == resource.RLIM_INFINITY else b"%d" % open_files
-    arguments = [b"/bin/sh", b"-c", SCRIPT, b"qnet", how, spawn.directory or account.home, files, *spawn.arguments]
+    script = SCRIPT % _limits(spawn, terms.open_files)
+    place = spawn.directory or account.home
+    arguments = [b"/bin/sh", b"-c", script, b"qnet", how, place, spawn.terminal, *_priority(spawn), *spawn.arguments]
     umask = UMASK_USER if spawn.umask == UMASK_DEFAULT else spawn.umask
-    # As oneself nothing is set: an ordinary user's daemon may not, and without it the cheaper vfork is used.
-    same = user.uid == os.geteuid() and user.gid == os.getegid()
+    # As oneself nothing is set: an ordinary user's daemon may not, and without it the cheaper vfork is used. Not where the image of the
+    # program comes through this daemon, which vfork holds up.
+    same = user.uid == os.geteuid() and user.gid == os.getegid() and not terms.tree
     process = subprocess.Popen(
         arguments,
         stdin=stdio[0],
@@ -256,6 +279,30 @@ def _execute(spawn: Spawn, account: Account, stdio: tuple[int, int, int], open_f
     return process.pid
 
 
+def _limits(spawn: Spawn, open_files: int | None) -> bytes:
+    """Lines for the shell: soft limits as the client has them, where this daemon's hard ones allow; a limit only ever restricts."""
+    wanted = dict(spawn.limits)
+    if resource.RLIMIT_NOFILE not in wanted:
+        soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0] if open_files is None else open_files
+        wanted[resource.RLIMIT_NOFILE] = UNLIMITED if soft == resource.RLIM_INFINITY else soft
+    lines = []
+    for number, value in wanted.items():
+        option, unit = LIMIT_OPTIONS[number]
+        hard = resource.getrlimit(number)[1]
+        if hard != resource.RLIM_INFINITY:
+            value = min(value, hard)
+        lines.append(b"ulimit -S -%s %s 2>/dev/null" % (option, b"unlimited" if value == UNLIMITED else b"%d" % (value // unit)))
+    return b"\n".join(lines)
+
+
+def _priority(spawn: Spawn) -> list[bytes]:
+    """Programs that lower their own priority and then execute the rest. A higher one is given by us (`_raise`)."""
+    words = [] if spawn.nice <= 0 else [b"nice", b"-n", b"%d" % spawn.nice]
+    if spawn.scheduling is not Scheduling.ORDINARY:
+        words += [b"chrt", b"--batch" if spawn.scheduling is Scheduling.BATCH else b"--idle", b"0"]
+    return words
+
+
 class Launcher:
     """The thread. `launch` may be called from the dispatch; *done* is called in the thread with the result or the error.
 
@@ -264,17 +311,17 @@ class Launcher:
     for a daemon that raised its own; None: this process's.
     """
 
-    def __init__(self, namespace: str | None = None, open_files: int | None = None) -> None:
+    def __init__(self, namespace: str | None = None) -> None:
         self._namespace = namespace
-        self._open_files = open_files
-        self._jobs: queue.SimpleQueue[tuple[MappedUser, Spawn, LaunchDone] | None] = queue.SimpleQueue()
+        self._failure: OSError | None = None
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
 
-    def launch(self, user: MappedUser, spawn: Spawn, done: LaunchDone) -> None:
+    def launch(self, user: MappedUser, spawn: Spawn, terms: Terms, done: LaunchDone) -> None:
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="procmgr-launch", daemon=True)
             self._thread.start()
-        self._jobs.put((user, spawn, done))
+        self._jobs.put(_Job(user, spawn, terms, done))
 
     def close(self, patience: float) -> None:
         """No further jobs. Waits up to *patience* seconds for the one that runs."""
@@ -283,35 +330,53 @@ class Launcher:
             self._thread.join(patience)
 
     def _run(self) -> None:
-        failure: OSError | None = None
         if self._namespace is not None:
             try:
                 enter_mounts(self._namespace)
             except OSError as error:
-                failure = error
+                self._failure = error
         # After the namespace, which takes a capability that may be an ambient one.
         drop_privileges_of_thread()
-        while True:
-            job = self._jobs.get()
-            if job is None:
-                return
-            user, spawn, done = job
-            if failure is not None:
+        while (job := self._jobs.get()) is not None:
+            if self._failure is not None:
                 # In the daemon's own namespace the program would see another machine than its user does.
-                done(failure)
-                continue
-            try:
-                done(start(spawn, account(user, spawn.user), self._open_files))
-            except Exception as error:
-                done(error)
+                job.done(self._failure)
+            elif job.terms.tree:
+                # Looking at another node's files may take a while, and a thread that has another root is good for nothing else.
+                threading.Thread(target=_start, args=(job,), name="procmgr-root", daemon=True).start()
+            else:
+                _start(job)
 
 
-def enter_mounts(namespace: str) -> None:
-    """Make the calling thread, and what it starts, see the mounts of *namespace*. Other threads stay where they are."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    fd = os.open(namespace, os.O_RDONLY | os.O_CLOEXEC)
+@attrs.frozen
+class _Job:
+    user: MappedUser
+    spawn: Spawn
+    terms: Terms
+    done: LaunchDone
+
+
+def _start(job: _Job) -> None:
+    """In a thread of the launcher."""
     try:
-        if libc.unshare(_CLONE_FS) or libc.setns(fd, _CLONE_NEWNS):
-            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), namespace)
-    finally:
-        os.close(fd)
+        found = account(job.user, job.spawn.user)
+        if job.terms.listed:
+            mutable = changeable(job.spawn.arguments[0], found.user)
+            if mutable:
+                raise ResmgrError(errno.EPERM, f"{os.fsdecode(mutable)!r} could be changed by the user it would run as")
+        launched = _start_there(job, found) if job.terms.tree else start(job.spawn, found, job.terms)
+    except Exception as error:
+        job.done(error)
+    else:
+        job.done(launched)
+
+
+def _start_there(job: _Job, found: Account) -> Launched:
+    """With the files of the client's node as root. ENOEXEC when its shell cannot be executed here: not exported, or of another machine."""
+    callerroot.enter(job.terms.tree, job.terms.mount)
+    try:
+        return start(job.spawn, found, job.terms)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.EACCES):
+            raise OSError(errno.ENOEXEC, f"its shell: {error.strerror}", job.terms.tree) from None
+        raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 
 from resmgr.procmgr.message import Row, pack_row
 
@@ -14,18 +15,29 @@ def rows(after: int, limit: int, proc: str = "/proc") -> tuple[int, bytes]:
     """Number of rows and the rows of processes above *after*, as many as fit *limit* bytes. A process that ends meanwhile is left out."""
     parts: list[bytes] = []
     size = 0
+    users: dict[int, bytes] = {}
     for pid in sorted(int(name) for name in os.listdir(proc) if name.isdecimal()):
         if pid <= after:
             continue
         row = read(pid, proc)
         if row is None:
             continue
-        part = pack_row(row)
+        if row.uid not in users:
+            users[row.uid] = _name(row.uid)
+        part = pack_row(row._replace(user=users[row.uid]))
         if size + len(part) > limit:
             break
         parts.append(part)
         size += len(part)
     return len(parts), b"".join(parts)
+
+
+def _name(uid: int) -> bytes:
+    """Of the account with this number; the number where there is none."""
+    try:
+        return os.fsencode(pwd.getpwuid(uid).pw_name)
+    except KeyError:
+        return b"%d" % uid
 
 
 def read(pid: int, proc: str = "/proc") -> Row | None:
@@ -52,4 +64,5 @@ def read(pid: int, proc: str = "/proc") -> Row | None:
         ticks / os.sysconf("SC_CLK_TCK"),
         name,
         command,
+        began=int(fields[19]),
     )

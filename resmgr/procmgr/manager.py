@@ -10,7 +10,6 @@ gets SIGHUP, and after a grace SIGKILL, with its whole process group; a detached
 
 from __future__ import annotations
 
-import enum
 import errno
 import functools
 import logging
@@ -26,10 +25,12 @@ from resmgr.access import MappedUser, Policy, Verb
 from resmgr.channel import CHID_PROCMGR, ND_LOCAL, PID_SYSTEM, PULSE_DISCONNECT, ClientInfo, Kernel, Message, Pulse
 from resmgr.dispatch import Buffer, Dispatch
 from resmgr.errors import BadMessage, ResmgrError, errno_of
-from resmgr.procmgr import listing, message
-from resmgr.procmgr.launch import Launched, Launcher
-from resmgr.procmgr.message import SPAWN_MAX, SPAWN_PTY, Proc, Spawn
+from resmgr.procmgr import listing, message, nodefacts
+from resmgr.procmgr.audit import AuditLog, Fact, words
+from resmgr.procmgr.launch import Launched, Launcher, Terms
+from resmgr.procmgr.message import SPAWN_DETACHED, SPAWN_MAX, SPAWN_PTY, SPAWN_ROOT, Proc, Spawn
 from resmgr.procmgr.process import Process, State
+from resmgr.procmgr.rules import Refusal, SpawnRules
 
 log = logging.getLogger("resmgr.procmgr")
 
@@ -41,37 +42,10 @@ FIRST_PART = message.STREAM_DATA + message.WRITE_UNASKED
 CLOSE_PATIENCE = 0.2
 """Seconds that processes have after SIGHUP when the manager closes."""
 SIGNAL_MAX = 64
+FACTS_FRESH = 0.5
+"""Seconds for which facts are told again: a hundred clients that look for a place at once cost one reading."""
 
 _Owner = tuple[int, int]
-
-
-class Refusal(enum.StrEnum):
-    """Why a request was refused; counted."""
-
-    BAD_MESSAGE = "bad_message"
-    NOT_GRANTED = "not_granted"
-    NO_USER = "no_user"
-    USER_NOT_ALLOWED = "user_not_allowed"
-    COMMAND_NOT_ALLOWED = "command_not_allowed"
-    TOO_MANY = "too_many"
-    NOT_STARTED = "not_started"
-
-
-@attrs.frozen
-class SpawnRules:
-    """What the verb `spawn` covers for clients of other nodes. None: no limit, except that root is never meant by it."""
-
-    users: frozenset[int] | None = None
-    """uids of this node under which programs may run. None: every one but 0."""
-    commands: frozenset[bytes] | None = None
-    """Absolute paths of the programs that may be started, to be given exactly so."""
-
-    def refuse(self, user: MappedUser, spawn: Spawn) -> Refusal | None:
-        if (user.uid == 0) if self.users is None else (user.uid not in self.users):
-            return Refusal.USER_NOT_ALLOWED
-        if self.commands is not None and spawn.arguments[0] not in self.commands:
-            return Refusal.COMMAND_NOT_ALLOWED
-        return None
 
 
 @attrs.define(eq=False)
@@ -81,6 +55,8 @@ class _Start:
     owner: _Owner
     request: Message
     spawn: Spawn
+    number: int
+    """By which the lines of the audit log about it are found."""
 
 
 @attrs.frozen
@@ -108,14 +84,23 @@ class ProcessManager:
         *,
         namespace: str | None = None,
         open_files: int | None = None,
+        audit: str = "",
     ) -> None:
-        """*namespace*: the mount namespace that programs see, *open_files*: their soft limit, if they are not the daemon's (`Launcher`)."""
+        """*namespace*: the mount namespace that programs see, *open_files*: their soft limit, if they are not the daemon's (`Launcher`).
+        *audit*: the file of the audit log."""
         self.policy = policy
         self.rules = SpawnRules() if rules is None else rules
         self.refusals: dict[Refusal, int] = dict.fromkeys(Refusal, 0)
         self.spawned = 0
+        self.audit = AuditLog(audit, dispatch.wall, dispatch.now)
+        self.network = ""
+        """Where other nodes' files are mounted, if they are: by who mounts them."""
+        self.fingerprint: Callable[[str], str] = lambda node: ""
+        """Of the key of a node: by who knows it."""
         self._dispatch = dispatch
-        self._launcher = Launcher(namespace, open_files)
+        self._launcher = Launcher(namespace)
+        self._open_files = open_files
+        self._attempts = 0
         self._processes: dict[int, Process] = {}
         self._owner: dict[int, tuple[_Owner, ClientInfo]] = {}
         self._starting: set[_Start] = set()
@@ -131,7 +116,9 @@ class ProcessManager:
             Proc.CLOSE: self._close,
             Proc.LIST: self._list,
             Proc.KILL: self._kill,
+            Proc.FACTS: self._facts,
         }
+        self._known: tuple[float, bytes] = (float("-inf"), b"")
         self._channel = kernel.channel(self._receive, on_pulse=self._pulse, pid=PID_SYSTEM, chid=CHID_PROCMGR, first_part=FIRST_PART)
 
     def facts(self) -> Iterator[ProcessFacts]:
@@ -141,6 +128,15 @@ class ProcessManager:
             name = os.fsdecode(process.account.name)
             seconds = self._dispatch.now() - process.started
             yield ProcessFacts(process.handle, process.pid, info.node, name, command, process.state.value, seconds)
+
+    def figures(self) -> Iterator[tuple[str, int]]:
+        """Counters by name, for statistics."""
+        yield "processes", len(self._processes)
+        yield "processes_starting", len(self._starting)
+        yield "processes_started", self.spawned
+        yield "audit_unwritten", self.audit.dropped
+        for reason, count in self.refusals.items():
+            yield f"spawn_refused.{reason.value}", count
 
     def close(self) -> None:
         """Refuse everything from now on; SIGHUP, then SIGKILL to what still runs. Blocks up to CLOSE_PATIENCE seconds for that."""
@@ -159,6 +155,7 @@ class ProcessManager:
         _await_ends(leaving)
         for process in list(self._processes.values()):
             process.reap()
+        self.audit.close()
 
     def _receive(self, request: Message) -> None:
         try:
@@ -180,11 +177,26 @@ class ProcessManager:
         for handle in [handle for handle, (other, _) in self._owner.items() if other == owner]:
             self._processes[handle].close()
 
-    def _refuse(self, request: Message, refusal: Refusal, code: int, why: str, what: str = "request") -> None:
+    def _refuse(self, request: Message, refusal: Refusal, code: int, why: str, what: str = "request", **facts: Fact) -> None:
         self.refusals[refusal] += 1
         log.warning("%s refused: %s; %s", what, why or refusal.value, _who(request.info))
+        known = self._client(request.info) | facts
+        known.pop("node")
+        self.audit.refused(request.info.node, what=what, reason=refusal.value, why=why, **known)
         if not request.answered:
             request.error(code)
+
+    def _client(self, info: ClientInfo) -> dict[str, Fact]:
+        """What a line of the audit log says of who asks."""
+        claimed = info.credentials
+        return {
+            "node": info.node,
+            "fingerprint": self.fingerprint(info.node) if info.node else "",
+            "roles": sorted(info.roles),
+            "claimed_uid": claimed.uid,
+            "claimed_gid": claimed.gid,
+            "client_pid": claimed.pid,
+        }
 
     def _user(self, request: Message, what: str) -> MappedUser | None:
         """The mapped user of a client that may spawn; None when the request was refused."""
@@ -231,20 +243,40 @@ class ProcessManager:
         if spawn.arguments[0].startswith(b"-") or (spawn.directory and not spawn.directory.startswith(b"/")):
             request.error(errno.EINVAL)
             return
-        if request.info.nd != ND_LOCAL:
-            refusal = self.rules.refuse(user, spawn)
-            if refusal is not None:
-                self._refuse(request, refusal, errno.EPERM, f"{refusal.value}: uid {user.uid}", what)
-                return
+        wanted = _wanted(spawn, user)
+        terms = self._terms(request.info, user, spawn)
+        if isinstance(terms, Refusal):
+            self._refuse(request, terms, errno.EPERM, f"{terms.value}: uid {user.uid}", what, **wanted)
+            return
+        if spawn.flags & SPAWN_ROOT and request.info.nd != ND_LOCAL and not self.network:
+            request.error(errno.EOPNOTSUPP)
+            return
         owner = _owner(request.info)
         if self._full(owner):
-            self._refuse(request, Refusal.TOO_MANY, errno.EAGAIN, "", what)
+            self._refuse(request, Refusal.TOO_MANY, errno.EAGAIN, "", what, **wanted)
             return
-        start = _Start(owner, request, spawn)
+        self._attempts += 1
+        start = _Start(owner, request, spawn, self._attempts)
+        try:
+            self.audit.write("allowed", id=start.number, **self._client(request.info), **wanted)
+        except OSError as error:
+            self._refuse(request, Refusal.NO_AUDIT, errno.EIO, f"{self.audit.path}: {error.strerror}", what, **wanted)
+            return
         self._starting.add(start)
         self._launcher.launch(
-            user, spawn, lambda result: self._dispatch.call_from_thread(functools.partial(self._started, start, user, result))
+            user, spawn, terms, lambda result: self._dispatch.call_from_thread(functools.partial(self._started, start, user, result))
         )
+
+    def _terms(self, info: ClientInfo, user: MappedUser, spawn: Spawn) -> Terms | Refusal:
+        """On what terms the rules let it start."""
+        if info.nd == ND_LOCAL:
+            # A program of this machine may what its user may here.
+            return Refusal.PRIORITY_NOT_ALLOWED if spawn.nice < 0 and user.uid != 0 else Terms(self._open_files)
+        rule = self.rules.decide(info, user, spawn)
+        if isinstance(rule, Refusal):
+            return rule
+        tree = f"{self.network}/{info.node}" if spawn.flags & SPAWN_ROOT else ""
+        return Terms(self._open_files, rule.commands is not None, tree, self.network)
 
     def _full(self, owner: _Owner) -> bool:
         owners = [other for other, _ in self._owner.values()] + [start.owner for start in self._starting]
@@ -261,15 +293,17 @@ class ProcessManager:
         if isinstance(result, Exception):
             self.refusals[Refusal.NOT_STARTED] += 1
             log.warning("%s failed: %s; %s", what, result, _who(request.info))
+            self.audit.told("failed", id=start.number, why=str(result))
             if not request.answered:
                 request.error(errno_of(result))
             return
         handle = self._next
         self._next += 1
-        process = Process(self._dispatch, handle, result, spawn, self._freed)
+        process = Process(self._dispatch, handle, result, spawn, self._freed, functools.partial(self._ended, start.number))
         self._processes[handle] = process
         self._owner[handle] = (start.owner, request.info)
         self.spawned += 1
+        self.audit.told("started", id=start.number, pid=result.pid, user=os.fsdecode(result.account.name), uid=result.account.user.uid)
         log.info(
             "%s: pid %d, user %s%s, %.1f ms; %s",
             what,
@@ -286,6 +320,11 @@ class ProcessManager:
             # Nobody was told of it, so nobody can want it; a detached one neither.
             process.detached = False
             process.close()
+
+    def _ended(self, number: int, process: Process) -> None:
+        if process.ended is not None:
+            seconds = round(self._dispatch.now() - process.started, 3)
+            self.audit.told("ended", id=number, pid=process.pid, status=process.ended.status, signal=process.ended.signal, seconds=seconds)
 
     def _freed(self, process: Process) -> None:
         del self._processes[process.handle]
@@ -324,7 +363,9 @@ class ProcessManager:
         _answer(request, self._process(request, handle).winsize(size))
 
     def _wait(self, request: Message, subtype: int, flags: int, handle: int) -> None:
-        self._process(request, handle).wait(request)
+        if flags & ~message.WAIT_STOP:
+            raise BadMessage("WAIT has unknown flags")
+        self._process(request, handle).wait(request, bool(flags & message.WAIT_STOP))
 
     def _close(self, request: Message, subtype: int, flags: int, handle: int) -> None:
         process = self._process(request, handle)
@@ -352,27 +393,54 @@ class ProcessManager:
         limit = min(request.reply_len, message.READ_MAX)
         self._dispatch.call_blocking(lambda: listing.rows(after, limit), done)
 
+    def _facts(self, request: Message, subtype: int, flags: int, handle: int) -> None:
+        if self._user(request, "facts of the node") is None:
+            return
+        read_at, data = self._known
+        if self._dispatch.now() - read_at < FACTS_FRESH:
+            request.reply(0, data)
+            return
+
+        def done(result: nodefacts.NodeFacts | BaseException) -> None:
+            if isinstance(result, BaseException):
+                code = errno_of(result)
+                if not request.answered:
+                    request.error(code)
+                return
+            self._known = self._dispatch.now(), nodefacts.pack(result)
+            if not request.answered:
+                request.reply(0, self._known[1])
+
+        self._dispatch.call_blocking(nodefacts.read, done)
+
     def _kill(self, request: Message, subtype: int, flags: int, handle: int) -> None:
-        pid, number = message.parse_fixed(request.data, message.KILL)
+        pid, number, began = message.parse_fixed(request.data, message.KILL)
         what = f"signal {number} to pid {pid}"
         user = self._user(request, what)
         if user is None:
             return
         if not 0 <= number <= SIGNAL_MAX or pid < 1:
             raise ResmgrError(errno.EINVAL)
+        facts: dict[str, Fact] = {**self._client(request.info), "uid": user.uid, "pid": pid, "signal": number}
         try:
-            _send_signal(pid, number, user)
+            self.audit.write("signal", **facts)
+            _send_signal(pid, number, user, began)
         except OSError as error:
+            self.audit.told("failed", pid=pid, why=error.strerror)
             log.warning("%s as uid %d failed: %s; %s", what, user.uid, error.strerror, _who(request.info))
             raise ResmgrError(errno_of(error)) from None
         log.info("%s as uid %d; %s", what, user.uid, _who(request.info))
         request.reply(0)
 
 
-def _send_signal(pid: int, number: int, user: MappedUser) -> None:
-    """kill(2) as *user* would be let: to root's eyes anything, else what has its uid as real or saved one. Pinned by a pidfd."""
+def _send_signal(pid: int, number: int, user: MappedUser, began: int) -> None:
+    """kill(2) as *user* would be let: to root's eyes anything, else what has its uid as real or saved one. Pinned by a pidfd; ESRCH when
+    that process is not the one that *began* then."""
     pidfd = os.pidfd_open(pid)
     try:
+        row = listing.read(pid) if began else None
+        if began and (row is None or row.began != began):
+            raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
         if user.uid != 0:
             with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as file:
                 uids = next(line.split()[1:] for line in file if line.startswith("Uid:"))
@@ -381,6 +449,19 @@ def _send_signal(pid: int, number: int, user: MappedUser) -> None:
         signal.pidfd_send_signal(pidfd, number)
     finally:
         os.close(pidfd)
+
+
+def _wanted(spawn: Spawn, user: MappedUser) -> dict[str, Fact]:
+    """What a line of the audit log says of a start."""
+    names = ((SPAWN_PTY, "terminal"), (SPAWN_DETACHED, "detached"), (SPAWN_ROOT, "root of the client's node"))
+    return {
+        "uid": user.uid,
+        "as": os.fsdecode(spawn.user),
+        "command": words(spawn.arguments),
+        "directory": os.fsdecode(spawn.directory),
+        "nice": spawn.nice,
+        "how": [name for flag, name in names if spawn.flags & flag] + ([f"on {_shown(spawn.terminal)}"] if spawn.terminal else []),
+    }
 
 
 def _answer(request: Message, code: int) -> None:

@@ -33,6 +33,7 @@ class Proc(enum.IntEnum):
     CLOSE = 0x206
     LIST = 0x207
     KILL = 0x208
+    FACTS = 0x209
 
 
 HEADER = struct.Struct("!HHIQ")
@@ -46,10 +47,29 @@ SPAWN_STDIN = 4
 SPAWN_STDOUT = 8
 SPAWN_STDERR = 16
 """Flags of SPAWN: this stream is carried. One that is not is /dev/null."""
-SPAWN_FLAGS = 31
+SPAWN_ROOT = 32
+"""Flag of SPAWN: the program sees the client's node's files as its own root (`resmgr.procmgr.callerroot`)."""
+SPAWN_FLAGS = 63
 
-SPAWN = struct.Struct("!IHHHHHH")
-"""umask, rows, columns of the terminal, number of arguments, number of variables, length of the user name, length of the directory."""
+SPAWN = struct.Struct("!IHHHHHHHBBBx")
+"""umask, rows, columns of the terminal, number of arguments, number of variables, length of the user name, of the directory, of the
+terminal's name, nice + 20, class of scheduling, number of limits."""
+LIMIT = struct.Struct("!IQ")
+"""A soft limit: the number of RLIMIT_* on Linux, the value (RLIM_INFINITY: none)."""
+LIMITS = (0, 1, 2, 3, 4, 7, 9)
+"""cpu, fsize, data, stack, core, nofile, as: limits of a process. Those of a user are the business of the node where he is."""
+UNLIMITED = (1 << 64) - 1
+NICE_MIN, NICE_MAX = -20, 19
+
+
+class Scheduling(enum.IntEnum):
+    """Linux' classes of ordinary programs; real-time ones are not offered."""
+
+    ORDINARY = 0
+    BATCH = 1
+    IDLE = 2
+
+
 UMASK_DEFAULT = 0xFFFFFFFF
 SPAWNED = struct.Struct("!QI")
 """Reply to SPAWN: handle, process id on that node."""
@@ -63,13 +83,16 @@ SIGNAL = struct.Struct("!I")
 WINSIZE = struct.Struct("!HHHH")
 """rows, columns, width and height in pixels."""
 ENDED = struct.Struct("!BBH")
-"""Reply to WAIT: kind (1 exited, 2 killed), 1 if it left a core image, exit status or signal."""
-KILL = struct.Struct("!II")
-"""process id, signal."""
+"""Reply to WAIT: kind (1 exited, 2 killed, 3 stopped), 1 if it left a core image, exit status or signal."""
+WAIT_STOP = 1
+"""Flag of WAIT: answered when the program has been stopped, too."""
+KILL = struct.Struct("!IIQ")
+"""process id, signal, when it began (as LIST says; 0: whichever has that number)."""
 LIST = struct.Struct("!I")
 """Processes above this id are asked for; the reply's status is the number of rows."""
-ROW = struct.Struct("!IIIBxHIQQII")
-"""pid, parent, uid, state (a letter), priority (nice + 20), threads, resident bytes, processor time in µs, lengths of name and command."""
+ROW = struct.Struct("!IIIBxHIQQQHHI")
+"""pid, parent, uid, state (a letter), priority (nice + 20), threads, resident bytes, processor time in µs, beginning (in ticks of that
+node since its start), lengths of name, user and command."""
 
 SPAWN_MAX = 256 * 1024
 """Largest SPAWN message. Linux takes 2 MiB of arguments; a stranger who may spawn shall not make us hold more than this per try."""
@@ -92,14 +115,21 @@ class Spawn(NamedTuple):
     umask: int = UMASK_DEFAULT
     rows: int = 0
     columns: int = 0
+    terminal: bytes = b""
+    """A terminal of that node (/dev/...) on which the program runs."""
+    nice: int = 0
+    scheduling: Scheduling = Scheduling.ORDINARY
+    limits: tuple[tuple[int, int], ...] = ()
+    """Soft limits: of LIMITS, values up to UNLIMITED."""
 
 
 class Ended(NamedTuple):
-    """How a process ended: its exit status, or the signal that killed it (the other is None)."""
+    """How a process ended: its exit status, or the signal that killed it (the other is None). Or that it was stopped, if so asked."""
 
     status: int | None
     signal: int | None
     core: bool = False
+    stopped: bool = False
 
     @property
     def shell_status(self) -> int:
@@ -108,7 +138,8 @@ class Ended(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One process in a list. `time` is seconds of processor time, `memory` resident bytes, `command` the arguments joined by NUL."""
+    """One process in a list. `time` is seconds of processor time, `memory` resident bytes, `command` the arguments joined by NUL, `user`
+    the name of `uid` there, `began` tells two processes with one number apart."""
 
     pid: int
     parent: int
@@ -120,6 +151,8 @@ class Row(NamedTuple):
     time: float
     name: bytes
     command: bytes
+    user: bytes = b""
+    began: int = 0
 
 
 def header(kind: Proc, subtype: int = 0, flags: int = 0, handle: int = 0) -> bytes:
@@ -147,10 +180,16 @@ def pack_spawn(spawn: Spawn) -> bytes:
                 len(spawn.environment),
                 len(spawn.user),
                 len(spawn.directory),
+                len(spawn.terminal),
+                spawn.nice - NICE_MIN,
+                spawn.scheduling,
+                len(spawn.limits),
             ),
+            *(LIMIT.pack(*limit) for limit in spawn.limits),
             struct.pack(f"!{len(strings)}I", *map(len, strings)),
             spawn.user,
             spawn.directory,
+            spawn.terminal,
             *strings,
         )
     )
@@ -164,35 +203,57 @@ def parse_spawn(view: Buffer) -> Spawn:
     if flags & ~SPAWN_FLAGS:
         raise BadMessage("SPAWN has unknown flags")
     try:
-        umask, rows, columns, arguments, variables, user_length, directory_length = SPAWN.unpack_from(view, HEADER.size)
+        umask, rows, columns, arguments, variables, *lengths, nice, scheduling, limits_count = SPAWN.unpack_from(view, HEADER.size)
     except struct.error:
         raise BadMessage("SPAWN cut short") from None
     if umask > 0o777 and umask != UMASK_DEFAULT:
         raise BadMessage("SPAWN umask is not one")
     if not 0 < arguments <= ARGUMENTS_MAX or variables > VARIABLES_MAX:
         raise BadMessage("SPAWN has no arguments or too many")
+    if nice > NICE_MAX - NICE_MIN or scheduling > max(Scheduling):
+        raise BadMessage("SPAWN priority is not one")
     at = HEADER.size + SPAWN.size
+    limits, at = _limits(view, at, limits_count)
     try:
-        lengths = struct.unpack_from(f"!{arguments + variables}I", view, at)
+        lengths += struct.unpack_from(f"!{arguments + variables}I", view, at)
     except struct.error:
         raise BadMessage("SPAWN lengths cut short") from None
-    at += 4 * len(lengths)
-    data = bytes(view[at:])
-    if user_length + directory_length + sum(lengths) != len(data):
+    user, directory, terminal, *strings = _strings(bytes(view[at + 4 * (arguments + variables) :]), lengths)
+    environment = tuple(strings[arguments:])
+    if any(variable.find(b"=") < 1 for variable in environment):
+        raise BadMessage("SPAWN variable has no name")
+    if not strings[0]:
+        raise BadMessage("SPAWN program has no name")
+    if terminal and (
+        flags & (SPAWN_PTY | SPAWN_STDIN | SPAWN_STDOUT) or not terminal.startswith(b"/dev/") or b".." in terminal.split(b"/")
+    ):
+        raise BadMessage("SPAWN has streams beside a terminal of its node, or that is none")
+    how = nice + NICE_MIN, Scheduling(scheduling), limits
+    return Spawn(tuple(strings[:arguments]), environment, flags, directory, user, umask, rows, columns, terminal, *how)
+
+
+def _limits(view: Buffer, at: int, count: int) -> tuple[tuple[tuple[int, int], ...], int]:
+    """The limits that begin at *at*, and where they end."""
+    end = at + count * LIMIT.size
+    if end > len(view):
+        raise BadMessage("SPAWN limits cut short")
+    limits = tuple(LIMIT.iter_unpack(view[at:end]))
+    if len({number for number, _ in limits} & set(LIMITS)) != count:
+        raise BadMessage("SPAWN limits are none or twice there")
+    return limits, end
+
+
+def _strings(data: bytes, lengths: list[int]) -> list[bytes]:
+    if sum(lengths) != len(data):
         raise BadMessage("SPAWN has another length than it says")
     if b"\0" in data:
         raise BadMessage("SPAWN string holds a NUL")
     strings: list[bytes] = []
     at = 0
-    for length in (user_length, directory_length, *lengths):
+    for length in lengths:
         strings.append(data[at : at + length])
         at += length
-    environment = tuple(strings[2 + arguments :])
-    if any(variable.find(b"=") < 1 for variable in environment):
-        raise BadMessage("SPAWN variable has no name")
-    if not strings[2]:
-        raise BadMessage("SPAWN program has no name")
-    return Spawn(tuple(strings[2 : 2 + arguments]), environment, flags, strings[1], strings[0], umask, rows, columns)
+    return strings
 
 
 def pack_spawned(handle: int, pid: int) -> bytes:
@@ -236,8 +297,8 @@ def pack_winsize(handle: int, rows: int, columns: int, width: int = 0, height: i
     return header(Proc.WINSIZE, 0, 0, handle) + WINSIZE.pack(rows, columns, width, height)
 
 
-def pack_wait(handle: int) -> bytes:
-    return header(Proc.WAIT, 0, 0, handle)
+def pack_wait(handle: int, stops: bool = False) -> bytes:
+    return header(Proc.WAIT, 0, WAIT_STOP if stops else 0, handle)
 
 
 def pack_close(handle: int, stream: int | None = None) -> bytes:
@@ -249,8 +310,13 @@ def pack_list(after: int) -> bytes:
     return header(Proc.LIST) + LIST.pack(after)
 
 
-def pack_kill(pid: int, signal: int) -> bytes:
-    return header(Proc.KILL) + KILL.pack(pid, signal)
+def pack_kill(pid: int, signal: int, began: int = 0) -> bytes:
+    return header(Proc.KILL) + KILL.pack(pid, signal, began)
+
+
+def pack_facts() -> bytes:
+    """What `resmgr.procmgr.nodefacts` answers."""
+    return header(Proc.FACTS)
 
 
 def parse_fixed(view: Buffer, layout: struct.Struct) -> tuple[int, ...]:
@@ -261,6 +327,8 @@ def parse_fixed(view: Buffer, layout: struct.Struct) -> tuple[int, ...]:
 
 
 def pack_ended(ended: Ended) -> bytes:
+    if ended.stopped:
+        return ENDED.pack(3, 0, ended.signal or 0)
     if ended.signal is not None:
         return ENDED.pack(2, ended.core, ended.signal)
     return ENDED.pack(1, 0, ended.status or 0)
@@ -274,6 +342,8 @@ def parse_ended(view: Buffer) -> Ended:
         return Ended(code, None)
     if kind == 2 and core <= 1 and 0 < code < 128:
         return Ended(None, code, core == 1)
+    if kind == 3 and not core and 0 < code < 128:
+        return Ended(None, code, stopped=True)
     raise BadMessage("reply to WAIT contradicts itself")
 
 
@@ -289,10 +359,13 @@ def pack_row(row: Row) -> bytes:
                 row.threads,
                 row.memory,
                 int(row.time * 1e6),
+                row.began,
                 len(row.name),
+                len(row.user),
                 len(row.command),
             ),
             row.name,
+            row.user,
             row.command,
         )
     )
@@ -304,17 +377,17 @@ def parse_rows(view: Buffer) -> list[Row]:
     at = 0
     while at < len(view):
         try:
-            pid, parent, uid, state, nice, threads, memory, time, name_length, command_length = ROW.unpack_from(view, at)
+            pid, parent, uid, state, nice, threads, memory, time, began, *lengths = ROW.unpack_from(view, at)
         except struct.error:
             raise BadMessage("row cut short") from None
         at += ROW.size
-        end = at + name_length + command_length
+        end = at + sum(lengths)
         if end > len(view):
             raise BadMessage("row's names cut short")
         if not 0x20 < state < 0x7F or nice > 39:
             raise BadMessage("row's state is no letter or its priority none")
-        name = bytes(view[at : at + name_length])
-        command = bytes(view[at + name_length : end])
-        rows.append(Row(pid, parent, uid, chr(state), nice - 20, threads, memory, time / 1e6, name, command))
+        name_end, user_end = at + lengths[0], at + lengths[0] + lengths[1]
+        names = bytes(view[at:name_end]), bytes(view[user_end:end]), bytes(view[name_end:user_end])
+        rows.append(Row(pid, parent, uid, chr(state), nice - 20, threads, memory, time / 1e6, *names, began))
         at = end
     return rows

@@ -19,7 +19,7 @@ import termios
 from collections.abc import Callable
 
 from resmgr.channel import Message
-from resmgr.dispatch import Dispatch, Timer
+from resmgr.dispatch import Buffer, Dispatch, Timer
 from resmgr.procmgr.launch import Launched
 from resmgr.procmgr.message import SPAWN_DETACHED, SPAWN_PTY, Ended, Spawn, pack_ended
 from resmgr.procmgr.stream import Inlet, Outlet
@@ -40,8 +40,16 @@ class State(enum.Enum):
 class Process:
     """A process that this node started for a client. All calls in dispatch context."""
 
-    def __init__(self, dispatch: Dispatch, handle: int, launched: Launched, spawn: Spawn, freed: Callable[[Process], None]) -> None:
-        """*freed* is called once, when the process is reaped and every descriptor closed."""
+    def __init__(
+        self,
+        dispatch: Dispatch,
+        handle: int,
+        launched: Launched,
+        spawn: Spawn,
+        freed: Callable[[Process], None],
+        on_end: Callable[[Process], None] = lambda process: None,
+    ) -> None:
+        """*on_end* is called once, when it is known how the process ended; *freed* once, when it is reaped and every descriptor closed."""
         self.handle = handle
         self.pid = launched.pid
         self.account = launched.account
@@ -51,7 +59,7 @@ class Process:
         self.started = dispatch.now()
         self.state = State.RUNNING
         self.ended: Ended | None = None
-        self.inlet = Inlet(dispatch, launched.stdin, self.terminal) if launched.stdin >= 0 else None
+        self.inlet = Inlet(dispatch, launched.stdin, self.typed if self.terminal else None) if launched.stdin >= 0 else None
         self.outlets: dict[int, Outlet] = {}
         for stream, fd in ((1, launched.stdout), (2, launched.stderr)):
             if fd >= 0:
@@ -60,27 +68,57 @@ class Process:
         self._dispatch = dispatch
         self._pidfd = launched.pidfd
         self._freed = freed
+        self._on_end = on_end
         self._waiting: list[Message] = []
+        self._for_stops: list[Message] = []
+        """Of those, the ones that are answered by a stop, too."""
         self._left = False
         """The client of a detached process has gone: nobody is left to ask how it ended."""
         self._timer: Timer | None = None
         dispatch.attach_fd(self._pidfd, self._exited)
 
-    def wait(self, message: Message) -> None:
-        """Answer with how the process ended, now or then."""
+    def wait(self, message: Message, stops: bool) -> None:
+        """Answer with how the process ended, now or then; with *stops* also when it is stopped by what was typed."""
         if self.ended is not None:
             message.reply(0, pack_ended(self.ended))
         elif len(self._waiting) >= WAITS_MAX:
             message.error(errno.EAGAIN)
         else:
             self._waiting.append(message)
+            if stops:
+                self._for_stops.append(message)
             message.on_unblock = lambda: self._give_up(message)
 
     def signal(self, number: int) -> int:
         """To the process group; 0 or an errno. With a terminal, to the group in its foreground, as if typed."""
         if self.state is not State.RUNNING:
             return errno.ESRCH
-        return self._send(number)
+        code = self._send(number)
+        if number == signal.SIGTSTP and not code:
+            # Whoever sends the signal knows.
+            self._stop()
+        return code
+
+    def typed(self, data: Buffer) -> None:
+        """What the terminal was given: if that is the character that stops programs, and the program is in the foreground, it stops."""
+        try:
+            settings = termios.tcgetattr(self._master)
+            if settings[3] & termios.ISIG and settings[6][termios.VSUSP] in bytes(data) and self._stop():
+                waiting, self._for_stops = self._for_stops, []
+                for message in waiting:
+                    self._waiting.remove(message)
+                    message.reply(0, pack_ended(Ended(None, signal.SIGTSTP, stopped=True)))
+        except (OSError, termios.error):
+            pass
+
+    def _stop(self) -> bool:
+        """After a SIGTSTP. The process leads a session that nobody outside it waits for, so Linux does not stop it for that signal (POSIX:
+        orphaned process groups). Unless it catches or ignores the signal, it is stopped by the other one; a shell on a terminal stops its
+        jobs itself.
+        """
+        if self.state is not State.RUNNING or self._foreground() != self.pid or not _stops_by_default(self.pid):
+            return False
+        return not self._send_group(signal.SIGSTOP)
 
     def winsize(self, size: tuple[int, ...]) -> int:
         """rows, columns, width, height. The kernel sends SIGWINCH."""
@@ -138,13 +176,23 @@ class Process:
         """When no dispatch runs any more: free everything. Does not wait; init inherits what is not dead yet."""
         self._free()
 
-    def _send(self, number: int) -> int:
+    def _foreground(self) -> int:
+        """The process group that a signal is for."""
         if self._master >= 0:
             try:
-                group = struct.unpack("i", fcntl.ioctl(self._master, termios.TIOCGPGRP, b"\0\0\0\0"))[0]
+                group = int(struct.unpack("i", fcntl.ioctl(self._master, termios.TIOCGPGRP, b"\0\0\0\0"))[0])
                 if group > 0:
-                    os.killpg(group, number)
-                    return 0
+                    return group
+            except OSError:
+                pass
+        return self.pid
+
+    def _send(self, number: int) -> int:
+        group = self._foreground()
+        if group != self.pid:
+            try:
+                os.killpg(group, number)
+                return 0
             except OSError:
                 pass
         return self._send_group(number)
@@ -160,6 +208,8 @@ class Process:
 
     def _give_up(self, message: Message) -> None:
         self._waiting.remove(message)
+        if message in self._for_stops:
+            self._for_stops.remove(message)
         message.error(errno.EINTR)
 
     def _exited(self) -> None:
@@ -177,8 +227,10 @@ class Process:
                 self.ended = Ended(None, result.si_status, result.si_code == os.CLD_DUMPED)
         self._dispatch.detach_fd(self._pidfd)
         waiting, self._waiting = self._waiting, []
+        self._for_stops.clear()
         for message in waiting:
             message.reply(0, pack_ended(self.ended))
+        self._on_end(self)
         if self.state is State.RUNNING:
             self.state = State.ENDED
             if self._left:
@@ -211,4 +263,15 @@ class Process:
         for message in self._waiting:
             message.error(errno.ESRCH)
         self._waiting.clear()
+        self._for_stops.clear()
         self._freed(self)
+
+
+def _stops_by_default(pid: int) -> bool:
+    """Whether SIGTSTP is neither caught nor ignored."""
+    try:
+        with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as file:
+            masks = [int(line.split()[1], 16) for line in file if line.startswith(("SigIgn:", "SigCgt:"))]
+    except (OSError, ValueError, IndexError):
+        return False
+    return not any(mask >> (signal.SIGTSTP - 1) & 1 for mask in masks)

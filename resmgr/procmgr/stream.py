@@ -12,6 +12,7 @@ from __future__ import annotations
 import errno
 import os
 import termios
+from collections.abc import Callable
 
 from resmgr.channel import Message
 from resmgr.dispatch import Buffer, Dispatch, Timer
@@ -98,11 +99,12 @@ class Outlet:
 class Inlet:
     """Standard input: WRITEs go to the program in the order of their numbers, whole; EPIPE once it does not read any more."""
 
-    def __init__(self, dispatch: Dispatch, fd: int, terminal: bool) -> None:
-        """*fd* is non-blocking and belongs to the inlet from now on."""
+    def __init__(self, dispatch: Dispatch, fd: int, typed: Callable[[Buffer], None] | None = None) -> None:
+        """*fd* is non-blocking and belongs to the inlet from now on. *typed*: it is a terminal, and this is told what that was given."""
         self._dispatch = dispatch
         self._fd = fd
-        self._terminal = terminal
+        self._terminal = typed is not None
+        self._typed = typed
         self._watched = False
         self._timer: Timer | None = None
         self._next = 0
@@ -195,6 +197,8 @@ class Inlet:
         self.carried += count
         if count:
             self._line_begins = piece[count - 1] in b"\r\n"
+            if self._typed is not None:
+                self._typed(piece[:count])
         self._piece = b"" if count == len(piece) else self._piece if isinstance(self._piece, bytes) and not count else bytes(piece[count:])
         if not len(self._piece):
             return True

@@ -25,7 +25,7 @@ from qnetpy.cli.terminal import Escape, Raw, Size, size
 from resmgr import iomsg
 from resmgr.access import Policy
 from resmgr.procmgr.client import ENTRY_TARGET, LOOKUP
-from resmgr.procmgr.manager import SpawnRules
+from resmgr.procmgr.rules import SpawnRules
 from resmgr.runner import open_dispatch
 from resmgr.system import System
 
@@ -109,7 +109,7 @@ async def test_half_close(tmp_path: Path) -> None:
     async with node(tmp_path):
         assert (await on("sort", data=b"b\na\n")).stdout == b"a\nb\n"
         assert (await on("sh", "-c", "cat; echo more", data=b"x\n")).stdout == b"x\nmore\n"
-        assert (await on("cat", options=["-n"], data=b"never read")).stdout == b""
+        assert (await on("cat", options=["--no-input"], data=b"never read")).stdout == b""
 
 
 async def test_a_reader_that_leaves_ends_the_program(tmp_path: Path) -> None:
@@ -276,13 +276,13 @@ async def test_fifty_commands_at_once(tmp_path: Path) -> None:
 class Screen:
     """A user's terminal with `qnet on` in it."""
 
-    def __init__(self, *words: str) -> None:
+    def __init__(self, *words: str, program: Sequence[str] = ON) -> None:
         self.master, slave = pty.openpty()
         fcntl.ioctl(self.master, termios.TIOCSWINSZ, struct.pack("HHHH", 33, 77, 0, 0))
         self.before = termios.tcgetattr(slave)
         self.slave = slave
         self.process = subprocess.Popen(
-            [*ON, *words],
+            [*program, *words],
             stdin=slave,
             stdout=slave,
             stderr=slave,
@@ -417,3 +417,70 @@ def test_the_look_up_is_the_one_of_iomsg() -> None:
 def test_it_loads_nothing_heavy() -> None:
     code = "import sys, qnetpy.cli.on, qnetpy.cli.pump; print([m for m in ('trio', 'attr', 'stack', 'cryptography') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def state(pid: int) -> str:
+    with open(f"/proc/{pid}/stat", encoding="ascii") as file:
+        return file.read().rpartition(")")[2].split()[0]
+
+
+@pytest.mark.parametrize("option", ["-t", "-T"])
+async def test_a_stop_typed_stops_both_sides_and_fg_continues_both(tmp_path: Path, option: str) -> None:
+    """In a shell with job control, as people have it: the terminal is raw with -t, so what is typed arrives there first."""
+    async with node(tmp_path) as system:
+        screen = Screen(program=["env", "PS1=prompt> ", "ENV=", "sh", "-i"])
+        try:
+            await screen.until(b"prompt> ")
+            command = " ".join(ON)
+            screen.type(f"{command} {option} n1 -- sh -c 'echo rea$((1))dy; exec sleep 100'; echo status=$?\n".encode())
+            await screen.until(b"rea1dy")
+            assert system.processes is not None
+            (fact,) = system.processes.facts()
+            proc = trio.Path(f"/proc/{fact.pid}/cmdline")
+
+            async def until(wanted: str) -> None:
+                with trio.fail_after(10):
+                    while (state(fact.pid), await proc.read_bytes()) != (wanted, b"sleep\x00100\x00"):  # noqa: ASYNC110  # what is waited for happens outside this program
+                        await trio.sleep(0.005)
+
+            for _ in range(2):
+                await until("S")
+                screen.type(b"\x1a")
+                await screen.until(b"prompt> ")
+                await until("T")
+                screen.type(b"echo a$((1))b\n")
+                await screen.until(b"a1b")
+                screen.type(b"fg\n")
+                await screen.until(b"fg")
+                await until("S")
+            screen.type(b"\x03")
+            await screen.until(b"prompt> ")
+            await ends(system)
+        finally:
+            screen.close()
+
+
+async def test_the_escape_stops_only_here_when_a_shell_runs_there(tmp_path: Path) -> None:
+    async with node(tmp_path) as system:
+        screen = Screen(program=["env", "PS1=prompt> ", "ENV=", "sh", "-i"])
+        try:
+            await screen.until(b"prompt> ")
+            screen.type(f"{' '.join(ON)} -t n1 -e 'PS1=far$((1))x ' -- sh -i\n".encode())
+            await screen.until(b"far1x ")
+            screen.type(b"\r~\x1a")
+            await screen.until(b"prompt> ")
+            screen.type(b"fg\n")
+            await screen.until(b"fg")
+            screen.type(b"echo back-$((40+2))\r")
+            await screen.until(b"back-42")
+            screen.type(b"exit\r")
+            await screen.until(b"prompt> ")
+            await ends(system)
+        finally:
+            screen.close()
+
+
+def test_escapes_that_stop_are_counted() -> None:
+    escape = Escape()
+    assert (escape.feed(b"~\x1ax"), escape.stops) == ((b"x", False), 1)
+    assert (escape.feed(b"~\x1a"), escape.stops) == ((b"~\x1a", False), 1)

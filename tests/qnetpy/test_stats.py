@@ -1,11 +1,12 @@
-"""`/proc/qnetstats`: a file that tells what is known at each opening, in a /proc that has nothing else."""
+"""`/proc/qnetstats` and its JSON: files that tell what is known at each opening, in a /proc that has nothing else."""
 
 from __future__ import annotations
 
 import errno
 import json
 
-from qnetpy.netfs.stats import StatsFile
+from qnetpy.facts import nodes
+from qnetpy.netfs.stats import StatsFile, figures
 from qnetpy.testing.world import World
 from resmgr.access import Export, Grant, Policy, Verb
 from resmgr.channel import CHID_PATHMGR, PID_SYSTEM, Credentials
@@ -23,10 +24,12 @@ def test_the_file_tells_the_facts_of_each_opening() -> None:
     stats = StatsFile(system, lambda: facts)
     client = IoClient(system.kernel, Credentials(1000, 1000))
 
-    assert client.names(b"proc") == {b"qnetstats"}
-    assert json.loads(client.get(b"proc/qnetstats")) == facts
+    assert client.names(b"proc") == {b"qnetstats", b"qnetstats.json"}
+    assert json.loads(client.get(b"proc/qnetstats.json")) == facts
     facts["drops"] = {"bad_tag": 3}
-    assert json.loads(client.get(b"proc/qnetstats")) == facts
+    assert json.loads(client.get(b"proc/qnetstats.json")) == facts
+    assert client.get(b"proc/qnetstats").startswith(b"node n1\n")
+    assert client.get(b"proc/qnetstats").endswith(b"\ndrop.bad_tag 3\n")
     with fails(errno.ENOENT):
         client.get(b"proc/1")
     server = client.lookup(b"proc/qnetstats").target
@@ -36,6 +39,22 @@ def test_the_file_tells_the_facts_of_each_opening() -> None:
     with fails(errno.ENOENT):
         client.get(b"proc/qnetstats")
     system.close()
+
+
+def test_the_text_has_a_figure_on_each_line() -> None:
+    world = World(1)
+    world.join("a", "b", "c")
+    a, _, c = world.start("a"), world.start("b"), world.start("c")
+    assert world.until(world.settled)
+    c.stop()
+    assert world.until(lambda: {node.state.value for node in a.qnet.nodes} == {"up", "down"})
+
+    lines = dict(figures({"node": "a", "sizes": a.qnet.sizes(), "drops": a.qnet.machine.drops(), **nodes(a.qnet)}))
+    assert (lines["nd_up"], lines["nd_down"], lines["node.b"], lines["node.c"]) == (1, 1, "up", "down")
+    for name in ("tx_pkts", "rx_pkts", "messages_sent.b"):
+        assert isinstance(lines[name], int)
+    assert lines["tx_pkts"] != 0
+    assert all(" " not in name for name in lines)
 
 
 def test_another_node_needs_an_export_that_covers_it() -> None:

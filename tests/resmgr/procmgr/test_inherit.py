@@ -15,7 +15,7 @@ import pytest
 
 from resmgr.access import MappedUser
 from resmgr.procmgr.inherit import catch_ignored_signals, spared_from_oom
-from resmgr.procmgr.launch import SCRIPT, Launched, Launcher
+from resmgr.procmgr.launch import SCRIPT, Launched, Launcher, Terms
 from resmgr.procmgr.message import SPAWN_STDOUT, UMASK_DEFAULT, Spawn
 
 OPEN_FILES = 321
@@ -30,11 +30,11 @@ def spawn_here() -> list[str]:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     os.umask(0)
-    launcher = Launcher(open_files=soft)
+    launcher = Launcher()
     results: queue.SimpleQueue[Launched | Exception] = queue.SimpleQueue()
     user = MappedUser(os.geteuid(), os.getegid(), tuple(os.getgroups()))
     spawn = Spawn((b"/bin/sh", b"-c", SHOW.encode()), flags=SPAWN_STDOUT, umask=UMASK_DEFAULT, directory=b"/")
-    launcher.launch(user, spawn, results.put)
+    launcher.launch(user, spawn, Terms(soft), results.put)
     launched = results.get(timeout=20)
     if isinstance(launched, Exception):
         raise launched

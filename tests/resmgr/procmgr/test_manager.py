@@ -25,8 +25,9 @@ from resmgr.dispatch import Buffer
 from resmgr.procmgr import message
 from resmgr.procmgr.launch import account as find_account
 from resmgr.procmgr.launch import environment, shut
-from resmgr.procmgr.manager import PROCESSES_PER_CLIENT_MAX, ProcessManager, Refusal, SpawnRules
+from resmgr.procmgr.manager import PROCESSES_PER_CLIENT_MAX, ProcessManager
 from resmgr.procmgr.message import SPAWN_DETACHED, SPAWN_PTY, SPAWN_STDERR, SPAWN_STDIN, SPAWN_STDOUT, Ended, Spawn
+from resmgr.procmgr.rules import CommandPattern, Refusal, SpawnRule, SpawnRules
 from resmgr.procmgr.stream import READS_MAX
 from resmgr.runner import TrioDispatch, open_dispatch
 from resmgr.users import Accounts
@@ -130,10 +131,10 @@ class Running:
 class World:
     """A kernel with a process manager on a real dispatch."""
 
-    def __init__(self, dispatch: TrioDispatch, policy: Policy, rules: SpawnRules | None, namespace: str | None) -> None:
+    def __init__(self, dispatch: TrioDispatch, policy: Policy, rules: SpawnRules | None, namespace: str | None, audit: str = "") -> None:
         self.dispatch = dispatch
         self.kernel = Kernel(dispatch, "here")
-        self.manager = ProcessManager(self.kernel, dispatch, policy, rules, namespace=namespace)
+        self.manager = ProcessManager(self.kernel, dispatch, policy, rules, namespace=namespace, audit=audit)
 
     async def until(self, condition: Callable[[], bool]) -> None:
         with trio.fail_after(10):
@@ -146,11 +147,11 @@ def policy(**rules: object) -> Policy:
 
 
 @asynccontextmanager
-async def world(rules: SpawnRules | None = None, namespace: str | None = None, **policies: object) -> AsyncIterator[World]:
+async def world(rules: SpawnRules | None = None, namespace: str | None = None, audit: str = "", **policies: object) -> AsyncIterator[World]:
     """Checks on the way out that no descriptor, zombie or child is left."""
     before, before_children = descriptors(), children()
     async with open_dispatch() as dispatch:
-        here = World(dispatch, policy(**policies), rules, namespace)
+        here = World(dispatch, policy(**policies), rules, namespace, audit)
         try:
             yield here
         finally:
@@ -730,7 +731,7 @@ async def test_root_takes_a_mapping_and_a_rule() -> None:
         with pytest.raises(Failed, match="EPERM"):
             await Far(here, uid=0).run("id -u")
         assert here.manager.refusals[Refusal.USER_NOT_ALLOWED] == 1
-    async with world(SpawnRules(users=frozenset({0})), users=users, grants=[Grant("spawn")]) as here:
+    async with world(SpawnRules((SpawnRule(users=frozenset({0})),)), users=users, grants=[Grant("spawn")]) as here:
         assert await Far(here, uid=0).run("id -u") == "0\n"
         assert await Far(here, uid=0).run("id -un; id -gn; id -Gn; echo $HOME", user=b"daemon") == "daemon\ndaemon\ndaemon\n/usr/sbin\n"
         with pytest.raises(Failed, match="EPERM"):
@@ -739,7 +740,7 @@ async def test_root_takes_a_mapping_and_a_rule() -> None:
 
 @needs_root
 async def test_a_list_of_commands() -> None:
-    rules = SpawnRules(commands=frozenset({b"/usr/bin/id"}))
+    rules = SpawnRules((SpawnRule(commands=(CommandPattern.parse("/usr/bin/id"),)),))
     async with world(rules, grants=[Grant("spawn")]) as here:
         far = Far(here, uid=1)
         await far.send(message.pack_spawn(Spawn((b"/usr/bin/id", b"-u"))))

@@ -1,0 +1,127 @@
+"""Processes across real nodes: lists, signals, programs on one node, on some, on all. One cluster for the whole file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from qnetpy.testing import cluster as kit
+
+pytestmark = [pytest.mark.cluster, pytest.mark.priv]
+TOPOLOGY = """
+title = "processes"
+users = [{ name = "alice", uid = 4001 }]
+[config.access.spawn]
+nodes = ["a", "b"]
+[nodes.a]
+[nodes.b]
+roles = ["build"]
+[nodes.c]
+"""
+
+
+@pytest.fixture(scope="module")
+def three() -> Iterator[kit.Cluster]:
+    lacking = kit.missing(fuse=True)
+    if lacking:
+        pytest.skip(f"needs namespaces: {lacking}")
+    with kit.cluster(TOPOLOGY) as running:
+        for node in running.nodes:
+            running.run(node, "qnet", "nodes", "--wait", ",".join(other for other in running.nodes if other != node))
+        yield running
+
+
+def test_processes_of_one_of_several_and_of_all_nodes(three: kit.Cluster) -> None:
+    pid = three.run("a", "qnet", "on", "-d", "b", "--", "sleep", "4242", user="alice").stdout.strip()
+    row = json.loads(three.run("a", "qnet", "pidin", "-n", "b", "--json", pid).stdout)
+    assert [(one["node"], one["user"], one["arguments"]) for one in row] == [("b", "alice", ["sleep", "4242"])]
+    listed = three.run("a", "qnet", "pidin", "-n", "a,b", "sleep", user="alice").stdout.splitlines()
+    assert [line.split()[:2] for line in listed] == [["NODE", "PID"], ["b", pid]]
+    told = three.run("a", "qnet", "pidin", "--all", "--json", "sleep")
+    assert json.loads(told.stdout) == row
+    assert told.stderr == ""
+
+    refused = three.run("c", "qnet", "pidin", "--all", "sleep", check=False)
+    assert refused.returncode == 1
+    assert "a does not let you see or end its processes; try: [access.spawn] in a's configuration" in refused.stderr
+
+    # Root of one node is nobody on another: it may see, and end nothing that is not nobody's.
+    refused = three.run("a", "qnet", "slay", "-n", "b", "sleep", check=False)
+    assert (refused.returncode, refused.stderr) == (1, f"qnet slay: b: {pid} sleep (alice): not yours\n")
+    assert three.run("a", "qnet", "slay", "--all", "sleep", user="alice").stdout == f"b: {pid} sleep (alice): SIGTERM\n"
+    assert three.run("a", "qnet", "pidin", "-n", "b", "sleep", check=False).returncode == 1
+
+
+def test_nodes_are_chosen_by_what_they_say_of_themselves(three: kit.Cluster) -> None:
+    nodes = json.loads(three.run("a", "qnet", "sin", "net", "--json", check=False).stdout)
+    assert [(one["node"], one["roles"]) for one in nodes] == [("a", []), ("b", ["build"]), ("c", [])]
+    assert [one["node"] for one in json.loads(three.run("a", "qnet", "sin", "info", "--json", "--where", "roles=build").stdout)] == ["b"]
+    assert "no node that is up fits" in three.run("a", "qnet", "pidin", "--where", "cpus >= 4000", check=False).stderr
+
+
+def test_figures_of_another_node(three: kit.Cluster) -> None:
+    lines = dict(line.split(" ", 1) for line in three.run("a", "cat", "/net/b/proc/qnetstats").stdout.splitlines())
+    assert (lines["node"], lines["nd_up"], lines["nd_down"], lines["node.a"]) == ("b", "2", "0", "up")
+    assert int(lines["rx_pkts"]) > 0
+    assert int(lines["spawn_refused.not_granted"]) >= 0
+    assert json.loads(three.run("a", "cat", "/net/b/proc/qnetstats.json").stdout)["node"] == "b"
+
+
+def test_a_program_runs_there_with_the_files_of_here(three: kit.Cluster) -> None:
+    three.run(
+        "a", "sh", "-c", "mkdir -p /tmp/here && echo of-a >/tmp/here/file && printf '#!/bin/sh\\ncat file; hostname\\n' >/tmp/here/tool"
+    )
+    three.run("a", "chmod", "-R", "a+rX,a+x", "/tmp/here")
+
+    # Root of a is nobody on b, and nobody on a again.
+    script = "cd /tmp/here && qnet on -n b -- ./tool"
+    assert three.run("a", "sh", "-c", script).stdout == "of-a\nb\n"
+    told = three.run(
+        "a", "qnet", "on", "-n", "b", "--cwd", "/tmp/here", "-e", "HOME=/nowhere", "--", "sh", "-c", "pwd; echo $HOME; cat /etc/hostname"
+    )
+    assert told.stdout == "/tmp/here\n/nowhere\na\n"
+    # The other's own files are not there, its devices and processes are.
+    assert three.run(
+        "a", "qnet", "on", "-n", "b", "--", "sh", "-c", "echo x >/dev/null && test -d /proc/self && ls /net"
+    ).stdout.split() == [
+        "a",
+        "b",
+        "c",
+    ]
+    assert three.run("a", "qnet", "on", "-n", "b", "--", "no-such", check=False).returncode == 127
+    assert three.run("a", "qnet", "on", "b", "--", "cat", "/tmp/here/file", check=False).returncode == 1
+    assert "qnet /tmp" not in three.run("b", "cat", "/proc/mounts").stdout
+
+
+def test_a_program_on_every_node_says_who_says_what(three: kit.Cluster) -> None:
+    told = three.run("a", "qnet", "on", "--all", "--", "sh", "-c", "hostname; printf no-newline; test $(hostname) = a", check=False)
+    assert sorted(told.stdout.splitlines()) == ["a: a", "a: no-newline", "b: b", "b: no-newline", "c: c", "c: no-newline"]
+    assert (told.returncode, sorted(told.stderr.splitlines())) == (1, ["qnet on: b: exit status 1", "qnet on: c: exit status 1"])
+    told = three.run("c", "qnet", "on", "--all", "hostname", check=False)
+    assert (told.returncode, told.stdout) == (255, "c: c\n")
+    assert "qnet on: a does not let you start programs; try: [access.spawn] in a's configuration; its log says why\n" in told.stderr
+    told = three.run("a", "qnet", "on", "--all", "--where", "name ~ '[ab]'", "hostname")
+    assert (sorted(told.stdout.splitlines()), told.stderr) == (["a: a", "b: b"], "")
+    assert three.run("a", "qnet", "on", "--where", "roles=build", "--", "hostname").stdout == "b\n"
+    assert three.run("a", "qnet", "on", "--least-loaded", "hostname").stdout in ("a\n", "b\n", "c\n")
+    assert three.run("a", "qnet", "on", "--where", "roles=none", "hostname", check=False).returncode == 255
+
+
+def test_what_is_mine_goes_along(three: kit.Cluster) -> None:
+    there = "umask; ulimit -S -c; ulimit -S -n; cut -d' ' -f19 /proc/self/stat"
+    script = f'umask 027; ulimit -S -c 0; ulimit -S -n 99; qnet on -p 5 b -- sh -c "{there}"'
+    assert three.run("a", "sh", "-c", script).stdout.split() == ["0027", "0", "99", "5"]
+    told = three.run("a", "qnet", "on", "-p", "-5", "b", "--", "true", check=False)
+    assert (told.returncode, told.stderr.startswith("qnet on: b does not let you start programs")) == (255, True)
+
+
+def test_the_audit_log_of_a_node_tells_who_did_what(three: kit.Cluster) -> None:
+    three.run("a", "qnet", "on", "b", "--", "sh", "-c", "exit 7", user="alice", check=False)
+    lines = [json.loads(line) for line in three.run("b", "cat", "/run/qnet/audit").stdout.splitlines()]
+    allowed = [line for line in lines if line["event"] == "allowed"][-1]
+    assert (allowed["node"], allowed["claimed_uid"], allowed["uid"], allowed["command"]) == ("a", 4001, 4001, ["sh", "-c", "exit 7"])
+    assert allowed["fingerprint"].count(":") == 31
+    (ended,) = (line for line in lines if line["event"] == "ended" and line["id"] == allowed["id"])
+    assert ended["status"] == 7

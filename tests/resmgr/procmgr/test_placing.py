@@ -1,0 +1,285 @@
+"""How a program is placed: limits, priority, the terminal it runs on, stopping, and what the audit log says of all that."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import grp
+import json
+import os
+import pwd
+import resource
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from resmgr.access import Grant, UserRule
+from resmgr.dispatch import Buffer
+from resmgr.procmgr import message
+from resmgr.procmgr.launch import shut
+from resmgr.procmgr.message import SPAWN_DETACHED, SPAWN_PTY, SPAWN_ROOT, SPAWN_STDERR, SPAWN_STDOUT, UNLIMITED, Ended, Scheduling, Spawn
+from resmgr.procmgr.rules import CommandPattern, Refusal, SpawnRule, SpawnRules
+from tests.resmgr.procmgr.test_manager import NOBODY, Client, Failed, Far, Running, World, needs_root, world
+
+pytestmark = pytest.mark.host
+
+
+async def output(here: World, script: str, **more: object) -> str:
+    running = await Client(here).spawn("sh", "-c", script, **more)  # type: ignore[arg-type]  # field names are checked by the call
+    text = (await running.read_all()).decode()
+    await running.wait()
+    return text
+
+
+async def test_soft_limits_are_the_clients_where_hard_ones_allow() -> None:
+    limits = ((0, 4000), (1, 1 << 30), (3, 4 << 20), (4, 0), (7, 77), (9, UNLIMITED))
+    async with world() as here:
+        text = await output(here, "ulimit -S -t; ulimit -S -f; ulimit -S -s; ulimit -S -c; ulimit -S -n; ulimit -S -v", limits=limits)
+        assert text.split() == ["4000", str(1 << 21), "4096", "0", "77", "unlimited"]
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        assert (await output(here, "ulimit -S -n; ulimit -H -n", limits=((7, UNLIMITED),))).split() == [str(hard)] * 2
+        assert (await output(here, "ulimit -S -n; echo $_q", environment=(b"_q=kept",))).split()[1] == "kept"
+
+
+async def test_priority() -> None:
+    async with world() as here:
+        script = "cut -d' ' -f19,41 /proc/self/stat"
+        assert (await output(here, script, nice=7)).split()[0] == "7"
+        assert (await output(here, script, scheduling=Scheduling.BATCH)).split()[1] == "3"
+        assert (await output(here, script, scheduling=Scheduling.IDLE, nice=2)).split() == ["2", "5"]
+        assert (await (await Client(here).spawn("no-such", nice=2)).wait()) == Ended(127, None)
+
+
+@needs_root
+async def test_a_raised_priority_needs_root_or_a_rule() -> None:
+    async with world(SpawnRules((SpawnRule(nice=-5),)), grants=[Grant("spawn")]) as here:
+        script = "while [ $(cut -d' ' -f19 /proc/self/stat) != -5 ]; do :; done; echo raised"
+        assert await output(here, script, nice=-5) == "raised\n"
+        far = Far(here, uid=1)
+        spawn = Spawn((b"/bin/sh", b"-c", script.encode()), flags=SPAWN_STDOUT, nice=-5)
+        handle, _ = message.parse_spawned((await far.send(message.pack_spawn(spawn)))[1])
+        assert (await far.send(message.pack_read(handle, 1, 0, 100)))[1] == b"raised\n"
+        with pytest.raises(Failed, match="EPERM"):
+            await far.send(message.pack_spawn(spawn._replace(nice=-6)))
+        assert here.manager.refusals[Refusal.PRIORITY_NOT_ALLOWED] == 1
+
+
+async def test_a_terminal_of_the_node() -> None:
+    """A pseudo-terminal stands for one: the program has it as its controlling terminal, and nothing else."""
+    async with world() as here:
+        master, slave = os.openpty()
+        name = os.ttyname(slave)
+        os.set_blocking(master, False)
+        try:
+            client = Client(here)
+            script = "tty; echo here >/dev/tty; ls /proc/self/fd | wc -l; echo end; read _"
+            running = await client.spawn("sh", "-c", script, flags=SPAWN_STDERR, terminal=name.encode())
+            text = b""
+
+            def said() -> bool:
+                nonlocal text
+                with contextlib.suppress(BlockingIOError):
+                    text += os.read(master, 1000)
+                return b"end" in text
+
+            await here.until(said)
+            assert text.decode().split() == [name, "here", "4", "end"]
+            os.write(master, b"\n")
+            assert await running.wait() == Ended(0, None)
+            assert await running.read_all(2) == b""
+            lost = await client.spawn("true", flags=SPAWN_STDERR, terminal=b"/dev/no-such-terminal")
+            assert await lost.read_all(2) == b"qnet: /dev/no-such-terminal is no terminal\n"
+            assert await lost.wait() == Ended(126, None)
+        finally:
+            os.close(master)
+            os.close(slave)
+
+
+def state(pid: int) -> str:
+    with open(f"/proc/{pid}/stat", encoding="ascii") as file:
+        return file.read().rpartition(")")[2].split()[0]
+
+
+async def test_a_stop_and_going_on() -> None:
+    async with world() as here:
+        running = await Client(here).spawn("sleep", "100")
+        await running.signal(signal.SIGTSTP)
+        await here.until(lambda: state(running.pid) == "T")
+        await running.signal(signal.SIGCONT)
+        await here.until(lambda: state(running.pid) == "S")
+        caught = await Client(here).spawn("sh", "-c", "trap 'echo stop' TSTP; echo; while :; do sleep 0.01; done")
+        await caught.read()
+        await caught.signal(signal.SIGTSTP)
+        assert await caught.read() == b"stop\n"
+        assert state(caught.pid) != "T"
+
+
+async def typed(running: Running, data: bytes, marker: bytes) -> None:
+    await running.write(data)
+    await running.read_until(marker)
+
+
+async def test_what_is_typed_stops_a_program_alone_on_its_terminal_and_whoever_waits_is_told() -> None:
+    async with world() as here:
+        client = Client(here)
+        running = await client.spawn("sh", "-c", "echo ready; exec sleep 100", flags=SPAWN_PTY)
+        await running.read_until(b"ready")
+        await here.until(lambda: b"sleep" in Path(f"/proc/{running.pid}/cmdline").read_bytes())
+        told: list[Ended] = []
+
+        def waited(status: int, data: Buffer) -> None:
+            if status == 0:
+                told.append(message.parse_ended(data))
+
+        client.submit([message.pack_wait(running.handle, True)], 4, waited)
+        await running.write(b"abc")
+        await running.write(b"\x1a")
+        await here.until(lambda: bool(told))
+        assert told == [Ended(None, signal.SIGTSTP, stopped=True)]
+        await here.until(lambda: state(running.pid) == "T")
+        await running.signal(signal.SIGCONT)
+        await here.until(lambda: state(running.pid) == "S")
+        await running.write(b"\x03")
+        assert await running.wait() == Ended(None, signal.SIGINT)
+
+
+async def test_a_shell_on_a_terminal_stops_its_jobs_itself() -> None:
+    async with world() as here:
+        client = Client(here)
+        running = await client.spawn("sh", flags=SPAWN_PTY, environment=(b"TERM=dumb", b"PS1=$ ", b"ENV="))
+        told: list[Ended] = []
+
+        def waited(status: int, data: Buffer) -> None:
+            if status == 0:
+                told.append(message.parse_ended(data))
+
+        client.submit([message.pack_wait(running.handle, True)], 4, waited)
+        await typed(running, b"set -m; echo a$((1+1))\n", b"a2")
+        await running.write(b"sleep 100\n")
+        await here.until(lambda: comm_of_foreground(running.pid) == "sleep")
+        await running.write(b"\x1a")
+        await typed(running, b"echo b$((1+1))\n", b"b2")
+        assert told == []
+        assert state(running.pid) != "T"
+
+
+def comm_of_foreground(pid: int) -> str:
+    """The program in the foreground of the terminal of *pid*."""
+    with open(f"/proc/{pid}/stat", encoding="ascii") as file:
+        group = file.read().rpartition(")")[2].split()[5]
+    try:
+        return Path(f"/proc/{group}/comm").read_text().strip()
+    except OSError:
+        return ""
+
+
+def audited(path: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@needs_root
+async def test_each_attempt_is_in_the_audit_log_before_it_happens(tmp_path: Path) -> None:
+    path = tmp_path / "audit"
+    rules = SpawnRules((SpawnRule(commands=tuple(map(CommandPattern.parse, ("/bin/sh", "/bin/sleep *")))),))
+    async with world(rules, grants=[Grant("spawn", nodes=["n2"])], audit=str(path)) as here:
+        here.manager.fingerprint = lambda node: f"print of {node}"
+        far = Far(here, uid=0, roles=["build"])
+        text = await far.run(f"tail -n1 {path} 2>&1; exit 3")
+        assert "Permission denied" in text
+        with pytest.raises(Failed, match="EPERM"):
+            await far.send(message.pack_spawn(Spawn((b"/bin/cat", b"/etc/passwd"))))
+        with pytest.raises(Failed, match="EPERM"):
+            await Far(here, uid=0, node="n3").send(message.pack_spawn(Spawn((b"/bin/sh",))))
+        _, pid = message.parse_spawned((await far.send(message.pack_spawn(Spawn((b"/bin/sleep", b"9"), flags=SPAWN_DETACHED))))[1])
+        await far.send(message.pack_kill(pid, signal.SIGKILL))
+        await here.until(lambda: len(audited(path)) == 9)
+    # When a program is seen to have ended does not depend on what others ask for meanwhile.
+    told = sorted(audited(path), key=lambda line: 1 if line.get("id") == 1 else 2)
+    allowed = told[0]
+    assert isinstance(allowed.pop("time"), float)
+    assert allowed == {
+        "event": "allowed",
+        "id": 1,
+        "node": "n2",
+        "fingerprint": "print of n2",
+        "roles": ["build"],
+        "claimed_uid": 0,
+        "claimed_gid": 100,
+        "client_pid": 99,
+        "uid": NOBODY,
+        "as": "",
+        "command": ["/bin/sh", "-c", f"tail -n1 {path} 2>&1; exit 3"],
+        "directory": "",
+        "nice": 0,
+        "how": [],
+    }
+    assert (told[1]["event"], told[1]["id"], told[1]["user"], told[1]["uid"]) == ("started", 1, pwd.getpwuid(NOBODY).pw_name, NOBODY)
+    assert (told[2]["event"], told[2]["id"], told[2]["status"], told[2]["signal"]) == ("ended", 1, 3, None)
+    assert (told[3]["event"], told[3]["reason"], told[3]["command"]) == ("refused", "command_not_allowed", ["/bin/cat", "/etc/passwd"])
+    assert (told[4]["event"], told[4]["node"], told[4]["reason"]) == ("refused", "n3", "not_granted")
+    assert (told[5]["event"], told[5]["how"]) == ("allowed", ["detached"])
+    assert [line["event"] for line in told[6:]] == ["started", "signal", "ended"]
+    assert (told[7]["pid"], told[7]["signal"], told[8]["signal"]) == (pid, signal.SIGKILL, signal.SIGKILL)
+
+
+async def test_nothing_is_started_that_cannot_be_audited(tmp_path: Path) -> None:
+    async with world(audit=str(tmp_path / "none" / "audit")) as here:
+        with pytest.raises(Failed, match="EIO"):
+            await Client(here).spawn("touch", str(tmp_path / "done"))
+        assert here.manager.refusals[Refusal.NO_AUDIT] == 1
+        with pytest.raises(Failed, match="ENOENT"):
+            await Client(here).send(message.pack_kill(os.getpid(), 0))
+    assert os.listdir(tmp_path) == []
+
+
+@needs_root
+async def test_a_program_of_the_list_that_its_user_could_change_is_not_started(tmp_path: Path) -> None:
+    """It fits the pattern, and is a link of the user's to a shell."""
+    place = Path("/tmp") / f"qnetpy-{os.getpid()}"
+    place.mkdir(mode=0o755)
+    try:
+        os.chown(place, 1, 1)
+        (place / "tool").symlink_to("/bin/sh")
+        rules = SpawnRules((SpawnRule(commands=(CommandPattern.parse(f"{place}/*"),)),))
+        async with world(rules, grants=[Grant("spawn")], audit=str(tmp_path / "audit")) as here:
+            spawn = message.pack_spawn(Spawn((os.fsencode(place / "tool"), b"-c", b"true"), flags=0))
+            with pytest.raises(Failed, match="EPERM"):
+                await Far(here, uid=1).send(spawn)
+            await Far(here, uid=2).send(spawn)
+        told = audited(tmp_path / "audit")
+        assert told[1]["event"] == "failed"
+        assert "could be changed by the user" in str(told[1]["why"])
+    finally:
+        (place / "tool").unlink()
+        place.rmdir()
+
+
+@needs_root
+async def test_nothing_of_the_daemon_leaks_into_a_program_of_another_user(request: pytest.FixtureRequest) -> None:
+    """Descriptors, environment, groups: those of the account and of the message, and no others."""
+    members = [pwd.getpwnam(name) for group in grp.getgrall() for name in group.gr_mem]
+    account = next((one for one in members if not shut(one.pw_name, time.time()) and one.pw_uid), pwd.getpwuid(1))
+    os.environ["QNETPY_TEST_LEAK"] = "1"
+    request.addfinalizer(lambda: os.environ.pop("QNETPY_TEST_LEAK"))
+    leak = os.open("/etc/passwd", os.O_RDONLY)
+    request.addfinalizer(lambda: os.close(leak))
+    os.set_inheritable(leak, True)
+    users = [UserRule(f"all:{account.pw_name}")]
+    script = "for one in /proc/$$/fd/*; do readlink $one; done; echo; tr '\\0' '\\n' </proc/$$/environ | cut -d= -f1 | sort; echo; id -G"
+    async with world(grants=[Grant("spawn")], users=users) as here:
+        told = await Far(here, uid=1).run(script)
+    descriptors, names, groups = told.strip().split("\n\n")
+    # The shell keeps its own descriptors of the loop above 9 only while it redirects.
+    assert [one.partition(":")[0] for one in descriptors.splitlines()] == ["/dev/null", "pipe", "/dev/null"]
+    assert set(names.splitlines()) <= {"HOME", "USER", "LOGNAME", "SHELL", "PATH", "PWD", "OLDPWD", "_", "SHLVL"}
+    assert set(map(int, groups.split())) == set(os.getgrouplist(account.pw_name, account.pw_gid))
+
+
+async def test_the_clients_files_as_root_need_a_mount_of_them() -> None:
+    async with world(grants=[Grant("spawn")]) as here:
+        with pytest.raises(Failed, match=errno.errorcode[errno.EOPNOTSUPP]):
+            await Far(here, uid=1).send(message.pack_spawn(Spawn((b"true",), flags=SPAWN_ROOT)))
+        # At home it is what every program has.
+        assert await (await Client(here).spawn("true", flags=SPAWN_ROOT)).wait() == Ended(0, None)
