@@ -31,7 +31,7 @@ from qnetpy.members import commands
 from qnetpy.members.membership import Membership
 from qnetpy.netfs.mount import NetMount
 from qnetpy.netfs.stats import StatsFile
-from qnetpy.policy import policy
+from qnetpy.policy import announcers, policy
 from qnetpy.prepared import PreparedQnet, QnetOptions, prepare
 from qnetpy.qnet import Qnet
 from qnetpy.resume import ResumeWatch
@@ -137,6 +137,7 @@ class LsmQnet:
         system.kernel.node_name = identity_name
         try:
             system.set_policy(policy(settings.access, system.accounts))
+            system.announcers = announcers(settings.access, system.accounts, os.geteuid())
         except (SettingsError, ValueError) as error:
             raise ModuleError(errno.EINVAL, str(error)) from None
         if serve:

@@ -10,10 +10,17 @@ from resmgr.access import Export, Grant, Policy, UserRule, Verb
 from resmgr.users import Accounts
 
 EVERY_NODE = "*"
+EVERYBODY = "*"
 
 
 def _grants(access: Access) -> Iterator[Grant]:
-    for verb, who in ((Verb.SEND, access.send), (Verb.SPAWN, access.spawn), (Verb.ADMINISTER, access.administer)):
+    pairs = (
+        (Verb.SEND, access.send),
+        (Verb.SPAWN, access.spawn),
+        (Verb.ADMINISTER, access.administer),
+        (Verb.ANNOUNCE, access.announce),
+    )
+    for verb, who in pairs:
         if EVERY_NODE in who.nodes:
             yield Grant(verb.value)
         elif who.nodes or who.roles:
@@ -38,3 +45,16 @@ def policy(access: Access, accounts: Accounts, source: str = "configuration") ->
         return Policy(accounts, users=rules, exports=exports, grants=_grants(access))
     except ValueError as error:
         raise SettingsError(f"{source}: access: {error}") from error
+
+
+def announcers(access: Access, accounts: Accounts, own: int, source: str = "configuration") -> frozenset[int] | None:
+    """The users that may attach global names, *own* (the daemon's) among them; None: everybody. SettingsError for no account."""
+    if EVERYBODY in access.announce.users:
+        return None
+    found = {0, own}
+    for name in access.announce.users:
+        account = accounts.user(name)
+        if account is None and not name.isdecimal():
+            raise SettingsError(f"{source}: access.announce.users: no account {name!r} on this machine")
+        found.add(int(name) if account is None else account.uid)
+    return frozenset(found)
