@@ -80,9 +80,12 @@ class EventQueue(Generic[R]):
         self._waiting.append((kind, record))
 
     def first(self) -> tuple[int, R | None]:
-        """Kind and record of the next event; the overflow's, or the snapshot's first."""
-        if self._lost or self._fresh:
-            return (self._overflow, None) if self._lost else (self._current, None)
+        """Kind and record of the next event, of which there is one."""
+        if self._lost:
+            return self._overflow, None
+        if self._fresh:
+            record = next((one for one in self._everything() if self.wants(one)), None)
+            return (self._current, None) if record is None else (self._present(record), record)
         if self._place < len(self._snapshot):
             record = self._snapshot[self._place]
             return self._present(record), record

@@ -79,7 +79,7 @@ def _list(client: Client, args: argparse.Namespace) -> int:
         if not args.watch:
             print(as_json(_facts(client, records)) if args.json else _table(client, records))
             return 0
-        for record in _sorted(records):
+        for record in _sorted(client, records):
             _say(client, NameChange.APPEARED, record, args.json)
         _follow(client, rest, args.json)
         while True:
@@ -97,8 +97,8 @@ def _apply(records: dict[Record, None], event: NameEvent) -> None:
         records.clear()
 
 
-def _sorted(records: Iterable[Record]) -> list[Record]:
-    return sorted(records, key=lambda one: (one.scope, one.name, one.node, one.serial))
+def _sorted(client: Client, records: Iterable[Record]) -> list[Record]:
+    return sorted(records, key=lambda one: (one.scope, one.name, one.node or client.node, one.serial))
 
 
 def _table(client: Client, records: Iterable[Record]) -> str:
@@ -111,7 +111,7 @@ def _table(client: Client, records: Iterable[Record]) -> str:
             one.chid,
             one.uid,
         ]
-        for one in _sorted(records)
+        for one in _sorted(client, records)
     ]
     return table(rows, ("NAME", "SCOPE", "NODE", "PID", "CHANNEL", "USER")) if rows else "no names are attached"
 
@@ -138,7 +138,7 @@ def _facts(client: Client, records: Iterable[Record]) -> dict[str, object]:
     from resmgr.names.protocol import REQUEST, STATUS
 
     reply = client.connect(ND_LOCAL, PID_SYSTEM, CHID_NAMES).send(REQUEST.pack(STATUS, 0, 0), reply_len=STATUS_MAX, timeout=READ_SECONDS)
-    return {"names": [_fact(client, one) for one in _sorted(records)], "replica": json.loads(bytes(reply.data))}
+    return {"names": [_fact(client, one) for one in _sorted(client, records)], "replica": json.loads(bytes(reply.data))}
 
 
 def _follow(client: Client, events: Iterable[NameEvent], as_objects: bool) -> None:

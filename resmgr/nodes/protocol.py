@@ -38,7 +38,7 @@ class NodeEvent(NamedTuple):
 
 def pack_event(event: NodeEvent) -> bytes:
     name = event.node.encode()
-    reason = event.reason.encode()[:REASON_MAX]
+    reason = event.reason.encode()[:REASON_MAX].decode(errors="ignore").encode()
     boot = bytes.fromhex(event.boot)
     return EVENT.pack(event.kind, len(name), len(reason), event.nd, event.starts, boot) + name + reason
 
@@ -50,7 +50,7 @@ def parse_event(data: bytes) -> NodeEvent:
         if EVENT.size + name_length + reason_length != len(data):
             raise BadMessage("event of a node: length")
         name = data[EVENT.size : EVENT.size + name_length].decode()
-        reason = data[EVENT.size + name_length :].decode(errors="replace")
+        reason = data[EVENT.size + name_length :].decode()
         change = NodeChange(kind)
     except (struct.error, ValueError) as error:
         raise BadMessage(f"event of a node: {error}") from None
