@@ -22,7 +22,7 @@ from resmgr.iofunc.handle import Handle
 from resmgr.iofunc.node import Directory, Node, NodeClient, NodeHandle, TreeManager
 from resmgr.iomsg import Entry, Target
 from resmgr.iorequest import ConnectRequest
-from resmgr.names.choice import choose
+from resmgr.names.choice import choose, split
 from resmgr.names.protocol import Record
 from resmgr.names.replica import Changed, Replica
 from resmgr.names.replicawire import MESSAGE_MAX
@@ -47,7 +47,9 @@ class GlobalName(Node):
         self.gid = record.gid if not record.node else 0
 
 
-class _GlobalDirectory(Directory):
+class _OfAll(Directory):
+    """What programs of this node see."""
+
     def __init__(self, replica: Replica, own: Callable[[], str]) -> None:
         super().__init__()
         self._replica = replica
@@ -59,30 +61,35 @@ class _GlobalDirectory(Directory):
 
     def entries(self) -> Iterator[tuple[bytes, Node]]:
         for name in sorted(self._replica.names()):
-            yield from self._one(name)
+            named = self._replica.find(name)
+            if named is not None:
+                yield name, GlobalName(next(iter(named.owners.values())))
 
-    def own_entries(self) -> Iterator[tuple[bytes, Node]]:
-        for record in sorted(self._replica.own.values(), key=lambda one: one.name):
-            yield record.name, GlobalName(record)
 
-    def _one(self, name: bytes) -> Iterator[tuple[bytes, Node]]:
-        named = self._replica.find(name)
-        if named is not None:
-            yield name, GlobalName(next(iter(named.owners.values())))
+class _OfThis(_OfAll):
+    """What other nodes see: numbers of third nodes would mean nothing to them."""
+
+    def lookup(self, name: bytes) -> Node | None:
+        name, node, _ = split(name)
+        own = self._own().encode()
+        return super().lookup(name + b"@" + own) if node in (b"", own) else None
+
+    def entries(self) -> Iterator[tuple[bytes, Node]]:
+        names = {record.name: GlobalName(record) for record in self._replica.own.values()}
+        yield from sorted(names.items())
 
 
 class GlobalDirectory(TreeManager):
     """Serves the directory. Attach its `target` to `protocol.PREFIX_GLOBAL`."""
 
     def __init__(self, kernel: Kernel, replica: Replica) -> None:
-        self._replica = replica
         self._kernel = kernel
-        self._directory = _GlobalDirectory(replica, lambda: kernel.node_name)
-        super().__init__(kernel, self._directory, name="global names")
+        self._of_this = _OfThis(replica, lambda: kernel.node_name)
+        super().__init__(kernel, _OfAll(replica, lambda: kernel.node_name), name="global names")
 
     def touch(self) -> None:
         """A name came or went."""
-        self.root.changed = self._kernel.dispatch.wall()
+        self.root.changed = self._of_this.changed = self._kernel.dispatch.wall()
 
     def _lookup(self, message: Message, client: NodeClient, request: ConnectRequest, base: Handle | None) -> None:
         node, path, _ = self._walk(client, base, request.path)
@@ -92,17 +99,9 @@ class GlobalDirectory(TreeManager):
             super()._lookup(message, client, request, base)
 
     def _walk(self, client: NodeClient, base: Handle | None, path: bytes) -> tuple[Node, bytes, bytes]:
-        if client.info.nd != ND_LOCAL and path and b"/" not in path:
-            for name, node in self._directory.own_entries():
-                if path in (name, name + b"@" + self._kernel.node_name.encode()):
-                    return node, b"/" + path, b""
-            raise FileNotFoundError(errno.ENOENT, "no such name")
+        if client.info.nd != ND_LOCAL and base is None:
+            base = NodeHandle(self._of_this, b"")
         return super()._walk(client, base, path)
-
-    def _readdir(self, message: Message, client: NodeClient, handle: Handle, flags: int) -> None:
-        if client.info.nd != ND_LOCAL and isinstance(handle, NodeHandle) and handle.listing is None:
-            handle.listing = list(dict(self._directory.own_entries()).items())
-        super()._readdir(message, client, handle, flags)
 
 
 @attrs.define(eq=False)

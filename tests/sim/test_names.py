@@ -6,6 +6,7 @@ NAMES_SEEDS=N in the environment runs N seeds instead of 30.
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 
@@ -15,7 +16,9 @@ from qnetpy.testing.nameswork import NamesTruth, NamesWork
 from qnetpy.testing.node import SimNode
 from qnetpy.testing.world import World
 from resmgr.access import Grant, Policy, Verb
-from resmgr.channel import PID_SYSTEM, Credentials
+from resmgr.channel import CHID_PATHMGR, PID_SYSTEM, Connection, Credentials
+from resmgr.iomsg import Connect, Entry, parse_dirents
+from resmgr.iorequest import ConnectRequest, pack_readdir
 from resmgr.names.protocol import Record
 from resmgr.names.replicawire import Drop, Put, pack
 
@@ -208,6 +211,40 @@ def test_two_sides_keep_their_own_names_and_hear_the_others_again() -> None:
     assert truth.differences() == []
     assert {("b", b"same"), ("b", b"clock")} <= listed(a)
     assert ("a", b"same") in listed(b)
+
+
+def test_other_nodes_see_what_a_node_itself_has() -> None:
+    world, truth, a, b = pair()
+    truth.works[a].attach(b"near")
+    truth.works[b].attach(b"far")
+    truth.works[b].attach(b"far")
+    world.run(0.1)
+    connections: dict[tuple[int, int], Connection] = {}
+
+    def ask(pid: int, chid: int, message: bytes) -> tuple[int, bytes]:
+        """One message from a to b, on one connection to each channel."""
+        answers: list[tuple[int, bytes]] = []
+        connection = connections.setdefault((pid, chid), a.connect("b", pid, chid))
+        connection.submit([message], 65536, lambda status, reply: answers.append((status, bytes(reply))))
+        assert world.until(lambda: bool(answers))
+        return answers[0]
+
+    def look(name: bytes) -> Entry | int:
+        status, reply = ask(PID_SYSTEM, CHID_PATHMGR, ConnectRequest(Connect.LOOKUP, 0, 0, b"dev/name/global/" + name).pack())
+        return status if status < 0 else Entry.parse(reply)
+
+    opening = ConnectRequest(Connect.OPEN, os.O_RDONLY | os.O_DIRECTORY, 0, b"dev/name/global").pack()
+    entry = Entry.parse(ask(PID_SYSTEM, CHID_PATHMGR, opening)[1])
+    status, reply = ask(entry.target.pid, entry.target.chid, pack_readdir(entry.ocb, 0, 65536, 0))
+    assert status == 0
+    own = list(b.names.globals.replica.own.values())
+    assert {one.name for one in parse_dirents(reply, False)} == {record.name for record in own} != set()
+    for name in (b"far", b"far@b", b"far~roundrobin"):
+        found = look(name)
+        assert isinstance(found, Entry)
+        assert found.target.pid in {record.pid for record in own if record.name == b"far"}
+    for name in (b"near", b"near@a", b"far@a"):
+        assert look(name) == -errno.ENOENT
 
 
 def test_rules_hide_and_show_at_once() -> None:
