@@ -38,7 +38,6 @@ from resmgr.names.protocol import (
     parse_event,
 )
 from resmgr.server import Channel
-from resmgr.walk import walk_blocking
 
 SCOPES = {"local": Scope.LOCAL, "global": Scope.GLOBAL, "both": Scope.BOTH}
 ScopeName = Literal["local", "global"]
@@ -126,6 +125,8 @@ def name_open(
     (docs/protocol/names.md).
     *wait*: seconds for which to wait for an owner if there is none. It is found out by events, not by asking again.
     """
+    from resmgr.walk import walk_blocking  # costs more than all else here, and only who opens a name needs it
+
     try:
         path = name_path(name, node, SCOPES[scope], policy)
     except ValueError as error:
