@@ -45,6 +45,8 @@ def run(args: argparse.Namespace) -> int:
     listing = args.list or args.watch or args.json or args.name is None
     if listing and (args.everywhere or args.lease):
         raise CommandError("-g and --lease are for a name that is attached", "qnet name -g NAME", 2)
+    if args.everywhere and args.local:
+        raise CommandError("a name for all nodes must take messages from them", f"qnet name -g {args.name}", 2)
     with daemon.connect(args.config) as client:
         try:
             if listing:

@@ -91,6 +91,8 @@ def name_attach(
     """
     name = name.encode(errors="surrogateescape") if isinstance(name, str) else name
     seconds = lease_seconds(lease)
+    if scope == "global" and not remote:
+        raise ResmgrError(errno.EINVAL, "a name for all nodes on a channel that takes no messages from them")
     channel = client.channel(remote=remote, unblock=unblock)
     connection = client.connect(0, PID_SYSTEM, CHID_NAMES)
     try:

@@ -89,6 +89,10 @@ def test_several_owners_one_of_which_is_killed(three: kit.Cluster) -> None:
         table = three.run("a", "qnet", "name").stdout
         assert re.search(r"^clock +global +b +\d+ +\d+ +0$", table, re.MULTILINE), table
 
+        for path in ("/net/a/dev/name/global", "/net/b/dev/name/global"):
+            assert three.run("a", "ls", path).stdout == "clock\n"
+            assert three.run("a", "stat", "-c", "%F", f"{path}/clock").stdout == "socket\n"
+
         assert three.run("a", "qnet", "send", "-g", "clock@b", "x").stdout.startswith("b got 1 bytes from user 0 of node a")
         assert three.run("c", "qnet", "send", "-g", "clock", "x").stdout.startswith("c got"), "here first"
         answered = {three.run("a", "qnet", "send", "-g", "clock~roundrobin", "x").stdout[0] for _ in range(2)}

@@ -6,19 +6,28 @@ import errno
 import random
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+import trio
 
+from resmgr.aio import enter, open_process
 from resmgr.channel import CHID_NAMES, CHID_NODES, ND_LOCAL, PID_SYSTEM, Channel, Connection, Credentials, Kernel, Nd, Pulse
+from resmgr.client import Client
 from resmgr.errors import BadMessage
 from resmgr.events import NOWAIT, READ, READ_MAX, REQUEST, WATCH, split
 from resmgr.names import protocol as names
 from resmgr.names.manager import NameDirectory
 from resmgr.names.protocol import NOBODY, NameChange, NameEvent, Record, Scope
 from resmgr.nodes import protocol as nodes
+from resmgr.nodes.aio import node_events as node_events_trio
 from resmgr.nodes.board import NodeBoard
+from resmgr.nodes.client import node_events
 from resmgr.nodes.protocol import NodeChange, NodeEvent
+from resmgr.runner import open_dispatch
+from resmgr.server import Pulse as ServerPulse
 from resmgr.testing.virtual import VirtualDispatch
+from resmgr.transport.unix import UnixServer
 from resmgr.watches import QUEUE_MAX, WATCHES_PER_USER, EventQueue
 
 USER = Credentials(1000, 1000, (), 77)
@@ -301,3 +310,53 @@ def test_names_of_both_scopes_are_watched_by_pattern() -> None:
     owner.connection.close()
     here.turn()
     assert [names.parse_event(event).kind for event in asker.events()] == [NameChange.WITHDRAWN] * 2
+
+
+@pytest.mark.host
+async def test_programs_hear_of_nodes(tmp_path: Path) -> None:
+    """A blocking one by pulses, a Trio one by an iterator; neither needs to know which network there is."""
+    async with open_dispatch() as dispatch:
+        kernel = Kernel(dispatch, "here")
+        board = NodeBoard(kernel)
+        server = UnixServer(dispatch, kernel, tmp_path / "socket")
+        ready = trio.Event()
+
+        def pulses() -> list[str]:
+            found: list[str] = []
+            with Client(server.path) as client:
+                channel = client.channel()
+                with node_events(client, channel=channel, code=7) as events:
+                    while len(found) < 3:
+                        pulse = channel.receive(timeout=10)
+                        assert isinstance(pulse, ServerPulse)
+                        assert pulse.code == 7
+                        while got := events.read(0):
+                            found += [f"{one.kind.name} {one.node}".strip() for one in got]
+                        trio.from_thread.run_sync(ready.set)
+            return found
+
+        async def change() -> None:
+            await ready.wait()
+            enter(kernel, lambda: board.up("b", Nd(5), BOOTS[0]))
+            enter(kernel, lambda: board.down("b", "left"))
+
+        heard: list[str] = []
+        try:
+            with trio.fail_after(20):
+                async with open_process(server.path) as process, trio.open_nursery() as nursery:
+                    nursery.start_soon(change)
+                    assert await trio.to_thread.run_sync(pulses) == ["CURRENT", "UP b", "DOWN b"]
+                    with node_events_trio(process.kernel, process.credentials) as events:
+                        async for event in events:
+                            heard.append(f"{event.kind.name} {event.node} {event.reason}".strip())
+                            if event.kind is NodeChange.CURRENT:
+                                break
+                    with trio.move_on_after(0.05), node_events_trio(process.kernel, process.credentials) as events:
+                        async for _ in events:
+                            pass
+            assert heard == ["DOWN b left", "CURRENT"]
+            with trio.fail_after(5):
+                while len(board.watches):  # noqa: ASYNC110  # the daemon's business
+                    await trio.sleep(0.001)
+        finally:
+            server.close()
