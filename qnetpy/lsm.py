@@ -184,6 +184,7 @@ class LsmQnet:
             "flood": qnet.screen.facts(),
             "waiting": waiting,
             "membership": members,
+            "names": None if self.system.names is None else self.system.names.facts(),
         }
 
     def _ended(self, reason: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import struct
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from resmgr.errors import BadMessage
@@ -55,3 +56,26 @@ def parse_event(data: bytes) -> NodeEvent:
     except (struct.error, ValueError) as error:
         raise BadMessage(f"event of a node: {error}") from None
     return NodeEvent(change, name, nd, boot.hex() if any(boot) else "", starts, reason)
+
+
+class Reachable:
+    """Who is up, from events alone. *own*: this node, which always is."""
+
+    def __init__(self, own: str) -> None:
+        self._own = own
+        self._up: set[str] = set()
+
+    def apply(self, event: NodeEvent) -> None:
+        if event.kind is NodeChange.OVERFLOW:
+            self._up.clear()
+        elif event.kind in (NodeChange.UP, NodeChange.BACK, NodeChange.RESTARTED):
+            self._up.add(event.node)
+        else:
+            self._up.discard(event.node)
+
+    def missing(self, nodes: Iterable[str]) -> list[str]:
+        """Those of *nodes* that are not."""
+        return sorted(set(nodes) - self._up - {self._own})
+
+    def all(self, nodes: Iterable[str]) -> bool:
+        return not self.missing(nodes)

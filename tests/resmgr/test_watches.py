@@ -11,18 +11,19 @@ from pathlib import Path
 import pytest
 import trio
 
-from resmgr.aio import enter, open_process
+from resmgr.aio import Process, enter, open_process
 from resmgr.channel import CHID_NAMES, CHID_NODES, ND_LOCAL, PID_SYSTEM, Channel, Connection, Credentials, Kernel, Nd, Pulse
 from resmgr.client import Client
-from resmgr.errors import BadMessage
+from resmgr.errors import BadMessage, ResmgrError
 from resmgr.events import NOWAIT, READ, READ_MAX, REQUEST, WATCH, split
 from resmgr.names import protocol as names
 from resmgr.names.manager import NameDirectory
 from resmgr.names.protocol import NOBODY, NameChange, NameEvent, Record, Scope
 from resmgr.nodes import protocol as nodes
 from resmgr.nodes.aio import node_events as node_events_trio
+from resmgr.nodes.aio import wait_up as wait_up_trio
 from resmgr.nodes.board import NodeBoard
-from resmgr.nodes.client import node_events
+from resmgr.nodes.client import node_events, wait_up
 from resmgr.nodes.protocol import NodeChange, NodeEvent
 from resmgr.runner import open_dispatch
 from resmgr.server import Pulse as ServerPulse
@@ -312,6 +313,28 @@ def test_names_of_both_scopes_are_watched_by_pattern() -> None:
     assert [names.parse_event(event).kind for event in asker.events()] == [NameChange.WITHDRAWN] * 2
 
 
+async def _wait_for_nodes(path: str, process: Process, board: NodeBoard, kernel: Kernel) -> None:
+    """b is down and c was never there: a Trio program and a blocking one wait for both."""
+
+    def wait() -> None:
+        with Client(path) as client:
+            with pytest.raises(ResmgrError) as raised:
+                wait_up(client, "b", "here", timeout=0.05)
+            assert raised.value.errno == errno.ETIMEDOUT
+            wait_up(client, "b", "c", "here", timeout=10)
+
+    async def change() -> None:
+        for name, when in (("c", 0.0), ("b", 0.1)):
+            await trio.sleep(when)
+            enter(kernel, lambda: board.up(name, Nd(len(name)), BOOTS[1]))  # noqa: B023  # called at once
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(trio.to_thread.run_sync, wait)
+        nursery.start_soon(change)
+        await wait_up_trio(process.kernel, process.credentials, "here", "b", "c")
+        assert [node.reachable for node in board] == [True, True]
+
+
 @pytest.mark.host
 async def test_programs_hear_of_nodes(tmp_path: Path) -> None:
     """A blocking one by pulses, a Trio one by an iterator; neither needs to know which network there is."""
@@ -354,6 +377,7 @@ async def test_programs_hear_of_nodes(tmp_path: Path) -> None:
                     with trio.move_on_after(0.05), node_events_trio(process.kernel, process.credentials) as events:
                         async for _ in events:
                             pass
+                    await _wait_for_nodes(server.path, process, board, kernel)
             assert heard == ["DOWN b left", "CURRENT"]
             with trio.fail_after(5):
                 while len(board.watches):  # noqa: ASYNC110  # the daemon's business
