@@ -48,6 +48,7 @@ class NamesTruth:
         self._by_boot: dict[bytes, NamesWork] = {}
         self._dead_since: dict[SimNode, float] = {}
         self.checks = 0
+        self.stopped = False
 
     def check(self) -> None:
         """See the head of this file."""
@@ -99,6 +100,7 @@ class NamesTruth:
 
     def stop(self) -> None:
         """Nothing changes any more."""
+        self.stopped = True
         for work in self.works.values():
             work.going = False
 

@@ -36,7 +36,7 @@ TOLD = "this node was revoked by"
 LOOK_EVERY = 0.5
 """Virtual seconds between looks at the sizes of all tables."""
 LOOK_AT_NAMES = 0.1
-"""The same, and at names, where there are some."""
+"""The same, and at names, while programs attach some."""
 NAMES_SAME = 2.0
 """Seconds after nodes see each other for good within which all list the same names."""
 STALL = 1.5
@@ -183,7 +183,8 @@ class Scenario(Plan):
             for op in self.ledger.open.values():
                 if op.mode != HOLD and not op.client.dead and self.world.now - op.began > STALL:
                     self.ledger.wrong(f"operation {op.number} of {op.client.name} waits since {op.began:.3f}, and one cable is good")
-        self.world.at(self.world.now + (LOOK_EVERY if self.truth is None else LOOK_AT_NAMES), self._look)
+        pause = LOOK_EVERY if self.truth is None or self.truth.stopped else LOOK_AT_NAMES
+        self.world.at(self.world.now + pause, self._look)
 
     def _check_wrongs(self) -> None:
         if self.ledger.wrongs:
