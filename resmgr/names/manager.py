@@ -12,12 +12,25 @@ from __future__ import annotations
 
 import errno
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator
 from stat import S_IFSOCK
 
 import attrs
 
-from resmgr.channel import CHID_NAMES, ND_LOCAL, PID_SYSTEM, PULSE_DISCONNECT, Channel, ClientInfo, Kernel, Message, Pulse
+from resmgr.channel import (
+    CHID_NAMES,
+    ND_LOCAL,
+    PID_SYSTEM,
+    PULSE_DISCONNECT,
+    Channel,
+    ClientInfo,
+    Connection,
+    Credentials,
+    Kernel,
+    Message,
+    Pulse,
+)
 from resmgr.dispatch import Timer
 from resmgr.events import READ, WATCH
 from resmgr.iofunc.handle import Handle
@@ -48,6 +61,9 @@ NAMES_PER_CONNECTION = 256
 """Stops a process from filling the table."""
 NAMES_MAX = 16384
 """Local names."""
+NAMES_PER_USER = 4096
+GLOBAL_PER_USER = 256
+"""Local and global names of a user, root excepted. Stops one from leaving none for others."""
 EVERYBODY = None
 """As announcers: every user."""
 
@@ -101,8 +117,11 @@ class NameDirectory(TreeManager):
         self._kernel = kernel
         self._names: dict[bytes, Node] = {}
         self._holders: dict[int, _Holder] = {}
-        self._own: dict[bytes, int] = {}
-        """Serials of the node's own global names."""
+        self._own: dict[bytes, Record] = {}
+        """The node's own global names."""
+        self._followed: dict[Channel, Connection] = {}
+        """The node's own channels that have names, each with a connection that tells of its end."""
+        self._per_user: Counter[tuple[Scope, int]] = Counter()
         self._next_serial = 1
         self.announcers: frozenset[int] | None = frozenset({0})
         """Users that may attach global names. EVERYBODY: all."""
@@ -118,32 +137,57 @@ class NameDirectory(TreeManager):
     # What the node itself names
 
     def attach(self, name: bytes, channel: Channel) -> int:
-        """Name a channel of the node itself. 0 or an errno."""
-        return self._attach(name, channel.pid, channel.chid, 0, 0, 0)
+        """Name a channel of the node itself, until `detach` or the channel's end. 0 or an errno."""
+        code = self._attach(name, channel.pid, channel.chid, 0, 0, 0)
+        if not code:
+            self._follow(channel)
+        return code
 
     def detach(self, name: bytes) -> int:
         """Take back a name of the node itself. 0 or an errno."""
         return self._detach(name, 0)
 
     def attach_global(self, name: bytes, channel: Channel) -> int:
-        """Give a channel of the node itself a name that all nodes know. 0 or an errno."""
+        """Give a channel of the node itself a name that all nodes know, until `detach_global` or the channel's end. 0 or an errno."""
         if name in self._own:
             return errno.EEXIST
         record = self.globals.replica.attach(name, channel.pid, channel.chid, 0, 0)
         if isinstance(record, int):
             return record
-        self._own[name] = record.serial
+        self._own[name] = record
+        self._follow(channel)
         self.globals.flush_later()
         return 0
 
     def detach_global(self, name: bytes) -> int:
         """Take that back. 0 or an errno."""
-        serial = self._own.pop(name, None)
-        if serial is None:
+        record = self._own.pop(name, None)
+        if record is None:
             return errno.ENOENT
-        self.globals.replica.withdraw(serial)
+        self.globals.replica.withdraw(record.serial)
         self.globals.flush_later()
         return 0
+
+    def _follow(self, channel: Channel) -> None:
+        if channel not in self._followed:
+            connection = self._kernel.connect(ND_LOCAL, channel.pid, channel.chid, Credentials(0, 0))
+            connection.on_death = lambda connection: self._channel_ended(channel)
+            self._followed[channel] = connection
+
+    def _channel_ended(self, channel: Channel) -> None:
+        """Its server is gone, and so are its names, whoever forgot to take them back."""
+        self._followed.pop(channel).close()
+        place = channel.pid, channel.chid
+        holder = self._holders.get(0, _Holder())
+        for name in [name for name in holder.local if self._place(name) == place]:
+            self._detach(name, 0)
+        for name in [name for name, record in self._own.items() if (record.pid, record.chid) == place]:
+            self.detach_global(name)
+
+    def _place(self, name: bytes) -> tuple[int, int]:
+        node = self._names[name]
+        assert isinstance(node, Name)
+        return node.record.pid, node.record.chid
 
     def names(self) -> Iterator[bytes]:
         """Local ones."""
@@ -159,6 +203,8 @@ class NameDirectory(TreeManager):
     def destroy(self) -> None:
         super().destroy()
         self.watches.close()
+        for connection in self._followed.values():
+            connection.on_death = None
         for holder in self._holders.values():
             if holder.timer is not None:
                 holder.timer.cancel()
@@ -232,7 +278,7 @@ class NameDirectory(TreeManager):
             return errno.EINVAL
         if name in self._names:
             return errno.EEXIST
-        if len(self._names) >= NAMES_MAX:
+        if len(self._names) >= NAMES_MAX or self._has_enough(Scope.LOCAL, uid):
             return errno.EAGAIN
         record = Record(Scope.LOCAL, name, "", ND_LOCAL, pid, chid, uid, gid, self._next_serial)
         self._next_serial += 1
@@ -240,6 +286,7 @@ class NameDirectory(TreeManager):
         node.changed = self._kernel.dispatch.wall()
         self._names[name] = node
         self._holders.setdefault(owner, _Holder()).local[name] = None
+        self._per_user[Scope.LOCAL, uid] += 1
         self._told(NameChange.APPEARED, record)
         return 0
 
@@ -251,16 +298,20 @@ class NameDirectory(TreeManager):
         self._left(owner, holder)
         node = self._names.pop(name)
         assert isinstance(node, Name)
+        self._one_less(node.record)
         self._told(NameChange.WITHDRAWN, node.record)
         return 0
 
     def _attach_global(self, name: bytes, pid: int, chid: int, uid: int, gid: int, owner: int) -> int:
         if self.announcers is not EVERYBODY and uid not in self.announcers:
             return errno.EPERM
+        if self._has_enough(Scope.GLOBAL, uid):
+            return errno.EAGAIN
         record = self.globals.replica.attach(name, pid, chid, uid, gid)
         if isinstance(record, int):
             return record
         self._holders.setdefault(owner, _Holder()).serials[record.serial] = record
+        self._per_user[Scope.GLOBAL, uid] += 1
         self.globals.flush_later()
         return 0
 
@@ -271,11 +322,20 @@ class NameDirectory(TreeManager):
         serial = next((one.serial for one in holder.serials.values() if (one.name, one.chid) == (name, chid)), 0)
         if not serial:
             return errno.ENOENT
-        del holder.serials[serial]
+        self._one_less(holder.serials.pop(serial))
         self._left(owner, holder)
         self.globals.replica.withdraw(serial)
         self.globals.flush_later()
         return 0
+
+    def _has_enough(self, scope: Scope, uid: int) -> bool:
+        return bool(uid) and self._per_user[scope, uid] >= (GLOBAL_PER_USER if scope is Scope.GLOBAL else NAMES_PER_USER)
+
+    def _one_less(self, record: Record) -> None:
+        key = record.scope, record.uid
+        self._per_user[key] -= 1
+        if not self._per_user[key]:
+            del self._per_user[key]
 
     def _left(self, owner: int, holder: _Holder) -> None:
         """One name less."""

@@ -23,7 +23,7 @@ from resmgr.watches import EventQueue, Watches
 
 @attrs.define(eq=False)
 class BoardNode:
-    """A node that was up at least once. `state` is UP, SUSPECT or DOWN."""
+    """A node that was up at least once. `state` is UP, SUSPECT or DOWN. `nd` is 0 once another node has its number."""
 
     name: str
     nd: Nd
@@ -66,6 +66,9 @@ class NodeBoard:
 
     def up(self, name: str, nd: Nd, boot: bytes, roles: frozenset[str] = frozenset(), reason: str = "") -> None:
         """There is a link with that node, which had none."""
+        for other in self._nodes.values():
+            if other.nd == nd and other.name != name:
+                other.nd = ND_LOCAL  # a network module that was loaded anew numbers nodes anew
         node = self._nodes.get(name)
         kind = NodeChange.UP
         if node is None:

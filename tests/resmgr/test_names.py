@@ -15,7 +15,7 @@ import trio
 
 from resmgr import iomsg, walk
 from resmgr.aio import Process, open_process, send
-from resmgr.channel import CHID_NAMES, CHID_PATHMGR, ND_LOCAL, PID_SYSTEM, Credentials, Kernel, Message, Nd, Remote
+from resmgr.channel import CHID_NAMES, CHID_PATHMGR, ND_LOCAL, PID_SYSTEM, Credentials, Kernel, Message, Nd, Pulse, Remote
 from resmgr.client import Client
 from resmgr.errors import ResmgrError
 from resmgr.iofunc.node import Directory, Elsewhere, TreeManager
@@ -25,7 +25,7 @@ from resmgr.names.aio import name_attach as name_attach_trio
 from resmgr.names.aio import name_events as name_events_trio
 from resmgr.names.aio import name_open as name_open_trio
 from resmgr.names.client import name_attach, name_events, name_open
-from resmgr.names.manager import EVERYBODY, NAMES_PER_CONNECTION, NameDirectory
+from resmgr.names.manager import EVERYBODY, GLOBAL_PER_USER, NAMES_PER_CONNECTION, NAMES_PER_USER, NameDirectory
 from resmgr.pathmgr import PathManager
 from resmgr.peer import Peer
 from resmgr.runner import open_dispatch
@@ -224,6 +224,40 @@ def test_local_and_global_names_of_one_connection_share_its_cap() -> None:
         connection.submit((body,), 0, lambda status, reply: results.append(status))
     assert results == [0] * NAMES_PER_CONNECTION + [-errno.EAGAIN]
     connection.close()
+    assert list(machine.names.records()) == []
+
+
+def test_names_of_one_user_are_capped() -> None:
+    machine = Machine(Kernel(VirtualDispatch(0), "here"))
+    machine.names.announcers = EVERYBODY
+    for operation, cap in ((protocol.ATTACH, NAMES_PER_USER), (protocol.ATTACH_GLOBAL, GLOBAL_PER_USER)):
+        connections = []
+        results: list[int] = []
+        for number in range(cap + 1):
+            if number % NAMES_PER_CONNECTION == 0:
+                connections.append(machine.kernel.connect(ND_LOCAL, PID_SYSTEM, CHID_NAMES, USER))
+            body = protocol.REQUEST.pack(operation, 0, 20) + b"n%d" % number
+            connections[-1].submit((body,), 0, lambda status, reply: results.append(status))  # noqa: B023  # called at once
+        assert results == [0] * cap + [-errno.EAGAIN]
+        body = protocol.REQUEST.pack(operation, 0, 20) + b"other's"
+        assert call(machine.kernel, body, Credentials(5, 5, (), 78)) == 0
+        connections[0].close()
+        assert call(machine.kernel, protocol.REQUEST.pack(operation, 0, 20) + b"n0") == 0
+
+
+def test_names_of_a_channel_of_the_node_end_with_it() -> None:
+    machine = Machine(Kernel(VirtualDispatch(0), "here"))
+    pulses: list[Pulse] = []
+    first, second = (machine.kernel.channel(lambda message: message.reply(), on_pulse=pulses.append) for _ in range(2))
+    for channel, names in ((first, (b"a", b"b")), (second, (b"c",))):
+        for name in names:
+            assert machine.names.attach(name, channel) == machine.names.attach_global(name, channel) == 0
+    assert machine.names.detach(b"b") == machine.names.detach_global(b"b") == 0
+    assert pulses == [], "its server hears nothing of that"
+    first.destroy()
+    assert {record.name for record in machine.names.records()} == {b"c"}
+    assert machine.names.attach(b"a", second) == 0
+    second.destroy()
     assert list(machine.names.records()) == []
 
 

@@ -218,6 +218,21 @@ def test_events_of_nodes_begin_with_what_there_is() -> None:
     assert nodes.parse_event(list(asker.events())[-1]).starts == 3
 
 
+def test_a_number_means_one_node() -> None:
+    here = Machine()
+    here.board.up("b", Nd(1), BOOTS[0])
+    here.board.down("b", "left")
+    here.board.up("c", Nd(1), BOOTS[0])
+    here.board.up("b", Nd(2), BOOTS[1])
+    asker = Asker(here.kernel, CHID_NODES)
+    asker.ask(WATCH)
+    asker.ask(READ)
+    assert [(one.node, one.nd) for one in map(nodes.parse_event, asker.events())] == [("b", 2), ("c", 1), ("", 0)]
+    here.board.down("b", "left")
+    here.board.up("d", Nd(2), BOOTS[0])
+    assert [(one.name, one.nd) for one in here.board] == [("b", 0), ("c", 1), ("d", 2)]
+
+
 def test_a_reader_that_gives_up_loses_nothing() -> None:
     here = Machine()
     asker = Asker(here.kernel, CHID_NODES)
