@@ -159,6 +159,18 @@ def test_a_pulled_cable_and_a_node_that_starts_again(three: kit.Cluster) -> None
     three.run("c", "qnet", "nodes", "--wait", "a,b")
 
 
+def test_qnet_is_unloaded_and_loaded_again(three: kit.Cluster) -> None:
+    with serving(three, "a", "-g", "clock"), serving(three, "b", "-g", "clock"):
+        wait_for(lambda: owners(three, "a", "clock") == ["a", "b"] == owners(three, "b", "clock"))
+        three.run("a", "qnet", "umount", "qnet")
+        assert owners(three, "a", "clock") == ["a"], "the program is there still, and nobody else"
+        wait_for(lambda: owners(three, "b", "clock") == ["b"])
+        three.run("a", "qnet", "mount", "-T", "io-pkt", "qnet")
+        wait_for(lambda: owners(three, "a", "clock") == ["a", "b"] == owners(three, "b", "clock"))
+    three.run("a", "qnet", "nodes", "--wait", "b,c")
+    three.run("c", "qnet", "nodes", "--wait", "a,b")
+
+
 def test_who_may_attach_global_names(three: kit.Cluster) -> None:
     refused = three.run("a", "qnet", "name", "-g", "clock", user="alice", check=False)
     assert refused.returncode == 1
