@@ -270,6 +270,17 @@ class Manager:
 
 
 @attrs.frozen
+class Announce:
+    """Whose global names (/dev/name/global) count. Who attaches one attracts clients of every node that believes it."""
+
+    nodes: tuple[str, ...] = setting("Nodes whose names this node shows. `*` is every node of the cluster.", ("*",))
+    roles: tuple[str, ...] = setting("Roles whose names it shows.", ())
+    users: tuple[str, ...] = setting(
+        "Users of this machine (names or numbers) that may attach global names, besides root and the daemon's user. `*` is everybody.", ()
+    )
+
+
+@attrs.frozen
 class Access:
     """What other nodes may do here. A node is known by its certificate; a user by what that node says, mapped."""
 
@@ -281,6 +292,7 @@ class Access:
     spawn: Spawn = setting("", Spawn())
     send: Send = setting("", Send())
     administer: Administer = setting("", Administer())
+    announce: Announce = setting("", Announce())
 
 
 @attrs.frozen

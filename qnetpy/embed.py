@@ -17,6 +17,7 @@ import errno
 import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from typing import Literal
 
 import attrs
 import trio
@@ -30,12 +31,18 @@ from qnetpy.nodes import NodeState
 from qnetpy.qnet import Qnet
 from qnetpy.qos import split
 from qnetpy.settings import SettingsError
-from resmgr.aio import ReceiveChannel
+from resmgr.aio import ReceiveChannel, enter
 from resmgr.channel import FIRST_PART_DEFAULT, ND_LOCAL, PID_SYSTEM, PRIORITY_DEFAULT, Connection, Credentials, Nd
 from resmgr.errors import ResmgrError
+from resmgr.eventsaio import AsyncEvents
 from resmgr.ids import ND_BITS
 from resmgr.names import aio as names
+from resmgr.names.client import PolicyName, ScopeName
+from resmgr.names.load import load_average
 from resmgr.names.manager import NameDirectory
+from resmgr.names.protocol import NameEvent
+from resmgr.nodes.aio import node_events
+from resmgr.nodes.protocol import NodeEvent
 from resmgr.runner import SPIN_DEFAULT
 from resmgr.system import System
 from stack.core.commandline import Load
@@ -115,23 +122,49 @@ class EmbeddedNode:
             raise ResmgrError(errno.EINVAL, f"channels below {CHID_FIRST} are the system's")
         return ReceiveChannel(self.system.kernel, pid=PID_SYSTEM, chid=chid, first_part=first_part, remote=remote)
 
-    def name_attach(self, name: str, channel: ReceiveChannel) -> None:
-        """Let others find *channel* by *name*, until `name_detach` or the end of the node. ResmgrError: EEXIST if it is taken, EINVAL."""
-        self._name(lambda directory: directory.attach(name.encode(), channel.channel))
+    def name_attach(self, name: str, channel: ReceiveChannel, *, scope: ScopeName = "local") -> None:
+        """Let others find *channel* by *name*, until `name_detach` or the end of the node; with *scope* "global" on all nodes, which may
+        have owners of that name, too. ResmgrError: EEXIST if it is taken, EINVAL.
+        """
+        if scope == "global":
+            self._name(lambda directory: directory.attach_global(name.encode(), channel.channel))
+        else:
+            self._name(lambda directory: directory.attach(name.encode(), channel.channel))
 
-    def name_detach(self, name: str) -> None:
+    def name_detach(self, name: str, *, scope: ScopeName = "local") -> None:
         """Take a name back. Connections made by it stay. ResmgrError(ENOENT)."""
-        self._name(lambda directory: directory.detach(name.encode()))
+        if scope == "global":
+            self._name(lambda directory: directory.detach_global(name.encode()))
+        else:
+            self._name(lambda directory: directory.detach(name.encode()))
 
     def _name(self, change: Callable[[NameDirectory], int]) -> None:
         assert self.system.names is not None
-        code = change(self.system.names)
-        if code:
-            raise ResmgrError(code)
+        code = [0]
+        directory = self.system.names
 
-    async def name_open(self, name: str, *, node: str = "") -> Connection:
-        """A connection to the server that attached *name* on *node* (empty: this one). ResmgrError(ENOENT) if nobody has."""
-        return await names.name_open(self.system.kernel, self.credentials, name, node=node)
+        def run() -> None:
+            code[0] = change(directory)
+
+        enter(self.system.kernel, run)
+        if code[0]:
+            raise ResmgrError(code[0])
+
+    async def name_open(
+        self, name: str, *, node: str = "", scope: ScopeName = "local", policy: PolicyName = "", wait: bool = False
+    ) -> Connection:
+        """A connection to the server that attached *name* on *node* (empty: this one); with *scope* "global" to one of its owners on all
+        nodes, chosen by *node* or *policy*. ResmgrError(ENOENT) if nobody has; *wait*: until somebody has.
+        """
+        return await names.name_open(self.system.kernel, self.credentials, name, node=node, scope=scope, policy=policy, wait=wait)
+
+    def names(self, pattern: str = "*", *, scope: Literal["local", "global", "both"] = "global") -> AsyncEvents[NameEvent]:
+        """Subscribe to names: `with node.names("clock*") as events: async for event in events`. First what there is, then CURRENT."""
+        return names.name_events(self.system.kernel, self.credentials, pattern, scope=scope)
+
+    def events(self) -> AsyncEvents[NodeEvent]:
+        """Subscribe to nodes: `with node.events() as events: async for event in events`. First what there is, then CURRENT."""
+        return node_events(self.system.kernel, self.credentials)
 
 
 def configured(settings: Config, interfaces: Sequence[str] = ()) -> list[Load]:
@@ -187,7 +220,7 @@ async def open_node(
     loads = [*chosen, Load(Kind.PROTOCOL, "qnet", ",".join(options))]
     async with open_manager(loads, socket=socket, spin=spin, guest=guest) as manager:
         if manager.system.names is None:
-            manager.system.serve_names()
+            manager.system.serve_names(load_average)
         [module] = [one.attached for one in manager.stack.loaded if isinstance(one.attached, LsmQnet)]
         assert module.qnet is not None
         who = Credentials(os.geteuid(), os.getegid(), tuple(os.getgroups()), os.getpid())

@@ -31,7 +31,7 @@ from qnetpy.members import commands
 from qnetpy.members.membership import Membership
 from qnetpy.netfs.mount import NetMount
 from qnetpy.netfs.stats import StatsFile
-from qnetpy.policy import attach_rules, policy, spawn_rules
+from qnetpy.policy import announcers, attach_rules, policy, spawn_rules
 from qnetpy.prepared import PreparedQnet, QnetOptions, prepare
 from qnetpy.qnet import Qnet
 from qnetpy.resume import ResumeWatch
@@ -138,6 +138,7 @@ class LsmQnet:
         try:
             system.set_policy(policy(settings.access, system.accounts))
             system.attach_rules = attach_rules(settings.access, system.accounts)
+            system.announcers = announcers(settings.access, system.accounts, os.geteuid())
         except (SettingsError, ValueError) as error:
             raise ModuleError(errno.EINVAL, str(error)) from None
         if serve:
@@ -190,6 +191,7 @@ class LsmQnet:
             "flood": qnet.screen.facts(),
             "waiting": waiting,
             "membership": members,
+            "names": None if self.system.names is None else self.system.names.facts(),
         }
 
     def _ended(self, reason: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from qnetpy.config import Access, Administer, Send, Spawn
+from qnetpy.config import Access, Administer, Announce, Send, Spawn
 from qnetpy.config import SpawnRule as SpawnSettings
 from qnetpy.settings import SettingsError
 from resmgr.access import Export, Grant, Policy, UserRule, Verb
@@ -13,10 +13,15 @@ from resmgr.procmgr.rules import CommandPattern, SpawnRule, SpawnRules
 from resmgr.users import Accounts
 
 EVERY_NODE = "*"
+EVERYBODY = "*"
 
 
 def _grants(access: Access) -> Iterator[Grant]:
-    granted: list[tuple[Verb, Send | Administer | Spawn | SpawnSettings]] = [(Verb.SEND, access.send), (Verb.ADMINISTER, access.administer)]
+    granted: list[tuple[Verb, Send | Administer | Announce | Spawn | SpawnSettings]] = [
+        (Verb.SEND, access.send),
+        (Verb.ADMINISTER, access.administer),
+        (Verb.ANNOUNCE, access.announce),
+    ]
     granted += [(Verb.SPAWN, rule) for rule in _spawning(access.spawn)]
     for verb, who in granted:
         if EVERY_NODE in who.nodes:
@@ -84,3 +89,10 @@ def policy(access: Access, accounts: Accounts, source: str = "configuration") ->
         return Policy(accounts, users=rules, exports=exports, grants=_grants(access))
     except ValueError as error:
         raise SettingsError(f"{source}: access: {error}") from error
+
+
+def announcers(access: Access, accounts: Accounts, own: int, source: str = "configuration") -> frozenset[int] | None:
+    """The users that may attach global names, *own* (the daemon's) among them; None: everybody. SettingsError for no account."""
+    if EVERYBODY in access.announce.users:
+        return None
+    return frozenset({0, own}) | _uids(access.announce.users, accounts, f"{source}: access.announce.users")

@@ -390,6 +390,7 @@ class Qnet:
         if choice.interface and choice.interface not in self.machine.ports:
             log.warning("node %s: %s names an interface that Qnet does not use here now", link.name, choice)
         self._enter(node, NodeState.UP, "restarted" if restarted else "")
+        self._system.nodes.up(node.name, node.nd, node.boot_id, node.roles)
         if self._membership is not None:
             self._membership.link_up(link.name)
         self.reach.node_up(link.name, node.nd)
@@ -404,6 +405,7 @@ class Qnet:
             node, peer = self._up[link.name]
             self._enter(node, NodeState.SUSPECT, reason)
             peer.suspect(True)
+            self._system.nodes.suspect(node.name, reason)
 
     def link_back(self, link: Link) -> None:
         """`Upcalls`."""
@@ -411,6 +413,7 @@ class Qnet:
             node, peer = self._up[link.name]
             self._enter(node, NodeState.UP, "heard again")
             peer.suspect(False)
+            self._system.nodes.back(node.name)
 
     def link_down(self, link: Link, reason: str) -> None:
         """`Upcalls`."""
@@ -421,6 +424,7 @@ class Qnet:
             self.reach.node_down(link.name)
             del self._peers[node.nd]
             self._enter(node, NodeState.DOWN, reason)
+            self._system.nodes.down(node.name, reason)
             peer.down(errno.EHOSTDOWN)
 
     def calling(self, name: str) -> None:

@@ -6,7 +6,7 @@ what a rule says, and what no rule grants does not exist:
 
 - a `UserRule` maps the uid that the client's node claims to an account of this machine. Root becomes nobody unless a rule names root;
 - an `Export` opens a subtree with the verbs read and write; without exports a remote client sees no file at all;
-- a `Grant` gives the node-level verbs send, spawn, administer. None is given by default.
+- a `Grant` gives the node-level verbs send, spawn, administer, announce. None is given by default.
 
 Rules are tried in order, the first that names the client's node or one of its roles (or names neither: everybody) decides. Exports add up,
 the longest path decides, so a narrower export can also take away. Local clients (nd 0) act as themselves and see everything.
@@ -41,6 +41,8 @@ class Verb(enum.StrEnum):
     SEND = "send"
     SPAWN = "spawn"
     ADMINISTER = "administer"
+    ANNOUNCE = "announce"
+    """Its global names count here."""
 
 
 FILE_VERBS = frozenset({Verb.READ, Verb.WRITE})

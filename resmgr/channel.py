@@ -33,8 +33,10 @@ from resmgr.credentials import Credentials as Credentials
 from resmgr.dispatch import Buffer, Dispatch
 from resmgr.errors import Misuse
 from resmgr.ids import CHID_NAMES as CHID_NAMES
+from resmgr.ids import CHID_NODES as CHID_NODES
 from resmgr.ids import CHID_PATHMGR as CHID_PATHMGR
 from resmgr.ids import CHID_PROCMGR as CHID_PROCMGR
+from resmgr.ids import CHID_REPLICA as CHID_REPLICA
 from resmgr.ids import FIRST_PART_DEFAULT as FIRST_PART_DEFAULT
 from resmgr.ids import ND_LOCAL as ND_LOCAL
 from resmgr.ids import PID_SYSTEM as PID_SYSTEM

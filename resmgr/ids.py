@@ -15,7 +15,11 @@ PID_SYSTEM = 1
 CHID_PATHMGR = 1
 CHID_PROCMGR = 2
 CHID_NAMES = 3
+CHID_NODES = 5
+"""Events of nodes (`resmgr.nodes`). 4 is io-pkt's."""
 CHID_ATTACH = 6
+CHID_REPLICA = 11
+"""Global names, between daemons (`resmgr.names`)."""
 CHIDS_DAEMONS = range(9, 12)
 """Channels of PID_SYSTEM on which nothing but the daemons of other nodes is heard. No process is brought to another node's."""
 PRIORITY_DEFAULT = 10

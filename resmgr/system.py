@@ -16,6 +16,7 @@ from resmgr.access import Policy, Verb
 from resmgr.channel import CHID_PROCMGR, PID_SYSTEM, Channel, ClientInfo, Kernel
 from resmgr.dispatch import Dispatch
 from resmgr.iomsg import Target
+from resmgr.nodes.board import NodeBoard
 from resmgr.pathmgr import PathManager
 from resmgr.pathspace import Attach
 from resmgr.users import Accounts
@@ -38,6 +39,8 @@ class System:
         self.accounts = Accounts(dispatch.now)
         self.policy = Policy(self.accounts)
         self.paths = PathManager(self.kernel)
+        self.nodes = NodeBoard(self.kernel)
+        """Which other nodes are up; written by the network module."""
         self.files: HostFs | None = None
         self.processes: ProcessManager | None = None
         self.names: NameDirectory | None = None
@@ -50,11 +53,12 @@ class System:
         that has moved stays there, because its threads do."""
         self.open_files: int | None = None
         """Soft limit of open files with which this process was started; set by who raised it."""
+        self._announcers: frozenset[int] | None = frozenset({0, os.geteuid()})
         self._guarded: set[tuple[int, int]] = set()
         self._on_policy: list[Callable[[Policy], None]] = []
         self._services: dict[str, Callable[[], None]] = {}
         """What ends the file and process managers."""
-        self._ends: list[Callable[[], None]] = [self.paths.destroy]
+        self._ends: list[Callable[[], None]] = [self.paths.destroy, self.nodes.destroy]
         self.guard(self.paths.channel)
 
     def guard(self, channel: Channel) -> None:
@@ -84,6 +88,17 @@ class System:
         self.policy = policy
         for tell in self._on_policy:
             tell(policy)
+
+    @property
+    def announcers(self) -> frozenset[int] | None:
+        """Users of this machine that may attach global names; None: all of them. Names that are attached stay."""
+        return self._announcers
+
+    @announcers.setter
+    def announcers(self, users: frozenset[int] | None) -> None:
+        self._announcers = users
+        if self.names is not None:
+            self.names.announcers = users
 
     def serve_files(self, root: bytes | str = b"/", prefix: bytes = b"") -> HostFs:
         """Attach the Linux directory *root* at *prefix* of the pathname space."""
@@ -134,20 +149,29 @@ class System:
         self._services["processes"] = end
         return processes
 
-    def serve_names(self) -> NameDirectory:
-        """Let servers attach names, which others find under /dev/name/local."""
-        from resmgr.names.manager import NameDirectory
-        from resmgr.names.protocol import PREFIX
+    def serve_names(self, load: Callable[[], int] | None = None) -> NameDirectory:
+        """Let servers attach names, which others find under /dev/name/local and, of all nodes that are believed, /dev/name/global.
 
-        names = self.names = NameDirectory(self.kernel)
+        *load*: how busy this node is, in hundredths of a processor; None keeps that to itself.
+        """
+        from resmgr.names.manager import NameDirectory
+        from resmgr.names.protocol import PREFIX, PREFIX_GLOBAL
+
+        names = self.names = NameDirectory(self.kernel, self.nodes, believes=lambda info: self.policy.may(info, Verb.ANNOUNCE), load=load)
+        names.announcers = self._announcers
         self.paths.attach(PREFIX, names.target)
+        self.paths.attach(PREFIX_GLOBAL, names.globals.directory.target)
+        self.guard(names.globals.channel)
+        self._on_policy.append(lambda policy: names.globals.judge_again())
         self._ends.append(names.destroy)
         return names
 
     def listen(self, path: str | os.PathLike[str]) -> UnixServer:
         """Serve the programs of this machine on a local socket, and keep their names and what they attach."""
         if self.names is None:
-            self.serve_names()
+            from resmgr.names.load import load_average
+
+            self.serve_names(load_average)
         from resmgr.attachments import Attachments
         from resmgr.transport.unix import UnixServer
 

@@ -76,7 +76,8 @@ ARROWS = {
     "resmgr": {"resmgr.iofunc", "resmgr.transport"},
     "resmgr.iofunc": {"resmgr"},
     "resmgr.transport": {"resmgr"},
-    "resmgr.names": {"resmgr", "resmgr.iofunc"},
+    "resmgr.names": {"resmgr", "resmgr.iofunc", "resmgr.nodes"},
+    "resmgr.nodes": {"resmgr"},
     "resmgr.hostfs": {"resmgr", "resmgr.iofunc"},
     "resmgr.procmgr": {"resmgr"},
     "resmgr.fuse": {"resmgr"},
@@ -136,6 +137,7 @@ ARROWS = {
         "stack.managers",
         "resmgr",
         "resmgr.names",
+        "resmgr.nodes",
         "resmgr.procmgr",
         "qnetpy",
         "qnetpy.identity",
@@ -243,6 +245,8 @@ PURE = (
     *("resmgr.iomsg", "resmgr.iorequest", "resmgr.iofunc", "resmgr.pathspace", "resmgr.pathmgr", "resmgr.access"),
     *("resmgr.mergeddir", "resmgr.fuse"),
     *("resmgr.names.manager", "resmgr.names.protocol", "resmgr.procmgr.message", "resmgr.transport.datagram"),
+    *("resmgr.names.replica", "resmgr.names.replicawire", "resmgr.names.choice", "resmgr.names.globalnames"),
+    *("resmgr.events", "resmgr.watches", "resmgr.nodes.protocol", "resmgr.nodes.board"),
 )
 """Machines and formats: time and randomness are arguments, and what goes in and out is bytes."""
 

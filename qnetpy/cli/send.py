@@ -1,4 +1,5 @@
-"""`qnet send [NODE/]NAME [TEXT]`: send a message to a named server, at home or on another node, and print what it replies.
+"""`qnet send [NODE/]NAME [TEXT]`: send a message to a named server, at home or on another node, and print what it replies. With -g to an
+owner of a global name: `NAME`, `NAME@NODE`, `NAME~roundrobin`, `NAME~leastload`.
 
 The text is the message, byte for byte; without it standard input is. Exit status 0 when the server replied, whatever it replied.
 """
@@ -7,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from qnetpy.cli.output import CommandError, as_json
 
@@ -19,6 +20,8 @@ REPLY_LEN = 1 << 20
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("to", metavar="[NODE/]NAME", help="the server's name, with the node it is on")
+    parser.add_argument("-g", "--global", dest="everywhere", action="store_true", help="an owner of a global name: NAME, NAME@NODE")
+    parser.add_argument("--wait", type=float, default=0.0, metavar="SECONDS", help="for the name to be attached (default: 0)")
     parser.add_argument("text", nargs="?", help="the message (default: standard input)")
     parser.add_argument("--reply-len", type=int, default=REPLY_LEN, metavar="BYTES", help="size of the reply buffer (default: 1 MiB)")
     parser.add_argument("--timeout", type=float, metavar="SECONDS", help="give up after this long (default: wait for the server)")
@@ -37,17 +40,22 @@ def run(args: argparse.Namespace) -> int:
     node, _, name = args.to.rpartition("/") if not args.to.startswith("/") else ("", "", args.to)
     if not name:
         raise CommandError(f"{args.to!r} is no server's name", "qnet send NODE/NAME, or NAME for one on this node", 2)
+    if args.everywhere and node:
+        raise CommandError("a global name has no node before it", f"qnet send -g {name}@{node}", 2)
     choice.check(node)
     message = args.text.encode(errors="surrogateescape") if args.text is not None else sys.stdin.buffer.read()
     with daemon.connect(args.config) as client:
         try:
-            connection = name_open(client, name, node=node, timeout=args.timeout)
+            scope: Literal["local", "global"] = "global" if args.everywhere else "local"
+            connection = name_open(client, name, node=node, scope=scope, timeout=args.timeout, wait=args.wait)
             reply = connection.send(message, reply_len=args.reply_len, timeout=args.timeout)
         except ResmgrError as error:
             choice.explain(node, error)
             where = f" on node {node}" if node else ""
             if error.errno == errno.ENOENT and node and not _is_up(client, node):
                 raise CommandError(f"no node {node} is up", "qnet ls") from error
+            if error.errno == errno.ENOENT and args.everywhere:
+                raise CommandError(f"no node that is up has the global name {name!r}", f"qnet name -g {name.partition('@')[0]}") from error
             if error.errno == errno.ENOENT:
                 raise CommandError(f"nobody has attached the name {name!r}{where}", f"qnet name {name}, there") from error
             raise CommandError(f"{args.to}: {(error.strerror or str(error)).lower()}") from error

@@ -14,6 +14,8 @@ from qnetpy.qnet import BACKLOG_MAX
 from qnetpy.reach.gossip import NODES_MAX, PER_NODE_MAX
 from qnetpy.reach.wanted import WANTED_MAX
 from qnetpy.testing.node import SimNode
+from resmgr.names.replica import NAMES_PER_NODE, TOLD_MAX
+from resmgr.names.replicawire import ENTRIES_MAX
 from resmgr.serving import CONNECTIONS_MAX, HELD_MAX, PENDING_MAX
 
 SESSIONS_PER_LINK = 1 + COMING_MAX + OLDER_MAX
@@ -24,7 +26,7 @@ TIMERS_PER_LINK = 1
 def excess(node: SimNode) -> Iterator[str]:
     """Each thing of which *node* has too much."""
     machine = node.qnet.machine
-    sizes = node.qnet.sizes()
+    sizes = node.qnet.sizes() | node.names.globals.sizes()
     links = len(machine.links)
     for name, limit in (
         ("sessions", SESSIONS_PER_LINK * links),
@@ -41,6 +43,9 @@ def excess(node: SimNode) -> Iterator[str]:
         ("solicitations_seen", SEEN_MAX),
         ("endpoints_wanted", WANTED_MAX),
         ("endpoints_to_tell", NODES_MAX * PER_NODE_MAX),
+        ("names_own", NAMES_PER_NODE),
+        ("names_of_others", NAMES_PER_NODE * links),
+        ("names_due", (TOLD_MAX + ENTRIES_MAX) * links),
     ):
         if sizes.get(name, 0) > limit:
             yield f"{name}={sizes[name]}, more than {limit}"

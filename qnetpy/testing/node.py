@@ -69,13 +69,14 @@ class SimNode:
                 self.system.accounts,
                 users=(UserRule("identity", root="root"),),
                 exports=(Export("/", ("read", "write")),),
-                grants=(Grant(Verb.SEND),),
+                grants=(Grant(Verb.SEND), Grant(Verb.ANNOUNCE)),
             )
         )
         self.files = MemFs(self.system.kernel)
         """What is at `/`; gone with the boot."""
         self.system.attach(b"", self.files.manager.channel)
         self.system.guard(self.files.manager.channel)
+        self.names = self.system.serve_names()
         self.stack = Stack(self.system, self._random.randbytes, name=f"{name}/io-pkt0", crypto=world.crypto)
         self.cables: dict[str, FaultDriver] = {}
         """By interface: `cut`, `set_carrier`, `options`."""

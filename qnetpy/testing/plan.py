@@ -11,6 +11,7 @@ from qnetpy.link.session import RekeyPolicy
 from qnetpy.link.transport.config import TransportConfig
 from qnetpy.parameters import QnetSettings
 from qnetpy.testing.changes import PHASES, Changes
+from qnetpy.testing.nameswork import NamesTruth
 from qnetpy.testing.node import SimNode
 from qnetpy.testing.replayer import Replayer
 from qnetpy.testing.workload import ECHO, HOLD, Client, FileJob, Op
@@ -30,6 +31,8 @@ STEADY = 150
 STEADY_SHARE = 0.3
 STEADY_SHARE_SOUND = 0.6
 """Of the seeds that have one; and of those in which one cable stays good, which it would show."""
+NAMES_SHARE = 0.3
+"""Of the seeds, in whose nodes programs attach and withdraw global names."""
 LONELY = ("unannounced",)
 """Kinds in which no node knows of another at its start: they find each other by solicitations, which an enemy repeats and changes."""
 DAYS = (-86400.0, -3600.0, 3600.0, 86400.0, 10 * 86400.0)
@@ -63,6 +66,8 @@ class Plan(Changes):
         world = World(seed, settings=settings, links=links, internets=("wan",)[:internets], behind=behind, trace=trace, watch=True)
         super().__init__(seed, kind, chance, world, names)
         self.clients: list[Client] = []
+        if random.Random(f"{seed}/names").random() < NAMES_SHARE:
+            self.truth = NamesTruth(world, self.ledger.wrong)
         self.healing = False
         """The trouble is over."""
         self.enemies = [Replayer(world, link, random.Random(f"{seed}/enemy/{link}")) for link in links] if kind in LONELY else []

@@ -35,6 +35,10 @@ TOLD = "this node was revoked by"
 """What a node says when it hears that, and no exception."""
 LOOK_EVERY = 0.5
 """Virtual seconds between looks at the sizes of all tables."""
+LOOK_AT_NAMES = 0.1
+"""The same, and at names, while programs attach some."""
+NAMES_SAME = 2.0
+"""Seconds after nodes see each other for good within which all list the same names."""
 STALL = 1.5
 """Virtual seconds that an operation may take while one cable of several is good: silence is noticed within half a second, and an operation
 may meet it several times."""
@@ -173,11 +177,14 @@ class Scenario(Plan):
         for node in self.world.live:
             for what in excess(node):
                 self.ledger.wrong(f"{node.name}: {what} at {self.world.now:.3f}")
+        if self.truth is not None:
+            self.truth.check()
         if self.sound and self.kind in SEVERAL and self.ledger.undisturbed:
             for op in self.ledger.open.values():
                 if op.mode != HOLD and not op.client.dead and self.world.now - op.began > STALL:
                     self.ledger.wrong(f"operation {op.number} of {op.client.name} waits since {op.began:.3f}, and one cable is good")
-        self.world.at(self.world.now + LOOK_EVERY, self._look)
+        pause = LOOK_EVERY if self.truth is None or self.truth.stopped else LOOK_AT_NAMES
+        self.world.at(self.world.now + pause, self._look)
 
     def _check_wrongs(self) -> None:
         if self.ledger.wrongs:
@@ -274,6 +281,10 @@ class Scenario(Plan):
         world = self.world
         for enemy in self.enemies:
             enemy.stop()
+        if self.truth is not None:
+            self.truth.stop()
+            if not world.until(lambda: self.truth is None or not self.truth.differences(), NAMES_SAME):
+                raise ScenarioFailed("; ".join(self.truth.differences()))
         world.run(3.0 + (RETRY_REFUSED if self.refusals else 0.0))
         later = [self._path_tried(node) for node in world.live]
         world.run(max(0.0, *(when + 1.0 - world.now for when in later)))
@@ -309,7 +320,7 @@ class Scenario(Plan):
         wanted = {"links": len(others), "peers": len(others)}
         # Daemons speak about membership with all who are up, and gossip with those to whom they had something to tell.
         least = len(others) * bool(self.stores)
-        most = least + len(others) * any(name.startswith("udp") for name in self.interfaces)
+        most = least + len(others) * (any(name.startswith("udp") for name in self.interfaces) + (self.truth is not None))
         for name, size in sizes.items():
             if name in (*VARYING, "sessions", "timers", "paths") or name.startswith("endpoints_"):
                 continue
@@ -325,6 +336,10 @@ class Scenario(Plan):
             yield f"{node.name} wants {wanted_endpoints} endpoints"
         if sizes["calls"] > (self.count - 1 - len(others)) * len(node.cables) + wanted_endpoints + self._replayed():
             yield f"{node.name} makes {sizes['calls']} calls"
+        if due := node.names.globals.sizes()["names_due"]:
+            yield f"{node.name} has {due} names to tell"
+        if odd := {name: count for name, count in node.names.globals.counters.items() if name not in ("names_sent", "names_told_again")}:
+            yield f"{node.name}: {odd}"
         if len(node.files.manager.table.handles):
             yield f"{node.name} has {len(node.files.manager.table.handles)} open handles"
         if len(node.files.manager.table.clients):

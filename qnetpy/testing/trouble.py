@@ -13,6 +13,7 @@ from functools import partial
 import attrs
 
 from qnetpy.testing.members import MemoryStore
+from qnetpy.testing.nameswork import NamesTruth, NamesWork
 from qnetpy.testing.node import SimNode
 from qnetpy.testing.workload import Ledger, Server
 from qnetpy.testing.world import World
@@ -42,6 +43,8 @@ class Trouble:
         """Of all nodes; one that was renamed has its new name."""
         self.ledger = Ledger(world.dispatch.note)
         self.servers: dict[str, Server] = {}
+        self.truth: NamesTruth | None = None
+        """Of global names, in seeds whose nodes have some."""
         self.steps: list[Step] = []
         self.good = True
         """No cable does anything to what passes, except that it may take its time."""
@@ -292,6 +295,8 @@ class Trouble:
                 name, skew=self.skew[name], rate=self.rate[name], mtu=self.mtu, fault=self.faults, store=store, call=self.known_at_start
             )
             self.servers[name] = Server(node, self.ledger)
+            if self.truth is not None:
+                NamesWork(self.truth, node, random.Random(f"{self.seed}/names/{node.boot}"))
 
     def _off(self, name: str, clean: bool) -> None:
         node = self.world.nodes.get(name)

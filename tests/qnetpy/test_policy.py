@@ -8,7 +8,7 @@ import pytest
 
 from qnetpy import settings
 from qnetpy.config import Access
-from qnetpy.policy import policy
+from qnetpy.policy import announcers, policy
 from qnetpy.settings import SettingsError
 from resmgr.access import NOBODY_USER, MappedUser, Policy, Verb
 from resmgr.channel import ClientInfo, Credentials, Nd
@@ -28,6 +28,7 @@ def test_without_a_line_others_read_as_themselves_and_start_nothing() -> None:
 
     assert made.verbs(client(1), b"/etc") == {Verb.READ}
     assert made.may(client(1), Verb.SEND)
+    assert made.may(client(1), Verb.ANNOUNCE)
     assert not made.may(client(0), Verb.SPAWN)
     assert not made.may(client(0), Verb.ADMINISTER)
     assert made.user(client(0)) == NOBODY_USER
@@ -59,3 +60,16 @@ def test_exports_and_users_are_passed_on() -> None:
 def test_an_account_that_does_not_exist_is_an_error_of_the_file() -> None:
     with pytest.raises(SettingsError, match="no account 'nosuchuser' on this machine"):
         rules('users = [{mapping = "all:nosuchuser"}]')
+
+
+def test_who_may_attach_global_names_and_whose_count() -> None:
+    def attach(text: str) -> frozenset[int] | None:
+        return announcers(settings.structure(Access, tomllib.loads(text)), Accounts(lambda: 0.0), 500)
+
+    assert attach("") == frozenset({0, 500})
+    assert attach('announce = {users = ["1000", "daemon"]}') == frozenset({0, 1, 500, 1000})
+    assert attach('announce = {users = ["*"]}') is None
+    with pytest.raises(SettingsError, match=r"announce\.users: no account 'no such'"):
+        attach('announce = {users = ["no such"]}')
+    made = rules('announce = {nodes = [], roles = ["server"]}')
+    assert [made.may(who, Verb.ANNOUNCE) for who in (client(1), client(1, "n2", "server"))] == [False, True]

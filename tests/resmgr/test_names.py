@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,17 +14,18 @@ import pytest
 import trio
 
 from resmgr import iomsg, walk
-from resmgr.aio import open_process, send
-from resmgr.channel import CHID_NAMES, CHID_PATHMGR, ND_LOCAL, PID_SYSTEM, Credentials, Kernel, Message, Nd, Remote
+from resmgr.aio import Process, open_process, send
+from resmgr.channel import CHID_NAMES, CHID_PATHMGR, ND_LOCAL, PID_SYSTEM, Credentials, Kernel, Message, Nd, Pulse, Remote
 from resmgr.client import Client
 from resmgr.errors import ResmgrError
 from resmgr.iofunc.node import Directory, Elsewhere, TreeManager
 from resmgr.iomsg import Target
 from resmgr.names import protocol
 from resmgr.names.aio import name_attach as name_attach_trio
+from resmgr.names.aio import name_events as name_events_trio
 from resmgr.names.aio import name_open as name_open_trio
-from resmgr.names.client import name_attach, name_open
-from resmgr.names.manager import NAMES_PER_CONNECTION, NameDirectory
+from resmgr.names.client import name_attach, name_events, name_open
+from resmgr.names.manager import EVERYBODY, GLOBAL_PER_USER, NAMES_PER_CONNECTION, NAMES_PER_USER, NameDirectory
 from resmgr.pathmgr import PathManager
 from resmgr.peer import Peer
 from resmgr.runner import open_dispatch
@@ -45,6 +47,7 @@ class Machine:
         self.paths = PathManager(kernel)
         self.names = NameDirectory(kernel)
         self.paths.attach(protocol.PREFIX, self.names.target)
+        self.paths.attach(protocol.PREFIX_GLOBAL, self.names.globals.directory.target)
 
 
 @asynccontextmanager
@@ -167,6 +170,170 @@ def test_names_of_one_connection_are_capped() -> None:
     assert results == [0] * NAMES_PER_CONNECTION + [-errno.EAGAIN]
     connection.close()
     assert list(machine.names.names()) == []
+
+
+def test_who_may_attach_global_names() -> None:
+    machine = Machine(Kernel(VirtualDispatch(0), "here"))
+    attach = protocol.REQUEST.pack(protocol.ATTACH_GLOBAL, 0, 20) + b"clock"
+    assert call(machine.kernel, attach) == -errno.EPERM
+    machine.names.announcers = frozenset({1000})
+    assert call(machine.kernel, attach) == 0
+    assert call(machine.kernel, attach) == -errno.EEXIST, "this channel has it"
+    assert call(machine.kernel, protocol.REQUEST.pack(protocol.ATTACH_GLOBAL, 0, 21) + b"clock") == 0, "another may have it, too"
+    machine.names.announcers = EVERYBODY
+    assert call(machine.kernel, attach, Credentials(5, 5, (), 78)) == 0
+    assert call(machine.kernel, protocol.REQUEST.pack(protocol.DETACH_GLOBAL, 0, 20) + b"clock") == -errno.ENOENT, "another connection"
+
+
+def test_a_name_with_a_lease_goes_when_nobody_renews_it() -> None:
+    machine = Machine(Kernel(VirtualDispatch(0), "here"))
+    machine.names.announcers = EVERYBODY
+    clock = machine.kernel.dispatch
+    assert isinstance(clock, VirtualDispatch)
+    connection = machine.kernel.connect(ND_LOCAL, PID_SYSTEM, CHID_NAMES, USER)
+
+    def ask(operation: int, lease: int = 0, name: bytes = b"") -> int:
+        results: list[int] = []
+        connection.submit((protocol.REQUEST.pack(operation, lease, 20) + name,), 0, lambda status, reply: results.append(status))
+        return results[0]
+
+    assert ask(protocol.ATTACH_GLOBAL, 0, b"kept") == 0
+    assert ask(protocol.RENEW) == -errno.ENOENT
+    assert ask(protocol.ATTACH, 5, b"leased") == 0
+    clock.run_for(4.9)
+    assert ask(protocol.RENEW) == 0
+    clock.run_for(4.9)
+    assert list(machine.names.names()) == [b"leased"]
+    clock.run_for(0.2)
+    assert list(machine.names.records()) == [], "all of that connection"
+    assert machine.names.expired == 1
+    assert ask(protocol.RENEW) == -errno.ENOENT
+    assert ask(protocol.ATTACH, 5, b"leased") == 0
+    assert ask(protocol.DETACH, 0, b"leased") == 0
+    clock.run_for(10)
+    assert machine.names.expired == 1
+
+
+def test_local_and_global_names_of_one_connection_share_its_cap() -> None:
+    machine = Machine(Kernel(VirtualDispatch(0), "here"))
+    machine.names.announcers = EVERYBODY
+    connection = machine.kernel.connect(ND_LOCAL, PID_SYSTEM, CHID_NAMES, USER)
+    results: list[int] = []
+    for number in range(NAMES_PER_CONNECTION + 1):
+        body = protocol.REQUEST.pack(protocol.ATTACH + 2 * (number % 2), 0, 20) + b"n%d" % number
+        connection.submit((body,), 0, lambda status, reply: results.append(status))
+    assert results == [0] * NAMES_PER_CONNECTION + [-errno.EAGAIN]
+    connection.close()
+    assert list(machine.names.records()) == []
+
+
+def test_names_of_one_user_are_capped() -> None:
+    machine = Machine(Kernel(VirtualDispatch(0), "here"))
+    machine.names.announcers = EVERYBODY
+    for operation, cap in ((protocol.ATTACH, NAMES_PER_USER), (protocol.ATTACH_GLOBAL, GLOBAL_PER_USER)):
+        connections = []
+        results: list[int] = []
+        for number in range(cap + 1):
+            if number % NAMES_PER_CONNECTION == 0:
+                connections.append(machine.kernel.connect(ND_LOCAL, PID_SYSTEM, CHID_NAMES, USER))
+            body = protocol.REQUEST.pack(operation, 0, 20) + b"n%d" % number
+            connections[-1].submit((body,), 0, lambda status, reply: results.append(status))  # noqa: B023  # called at once
+        assert results == [0] * cap + [-errno.EAGAIN]
+        body = protocol.REQUEST.pack(operation, 0, 20) + b"other's"
+        assert call(machine.kernel, body, Credentials(5, 5, (), 78)) == 0
+        connections[0].close()
+        assert call(machine.kernel, protocol.REQUEST.pack(operation, 0, 20) + b"n0") == 0
+
+
+def test_names_of_a_channel_of_the_node_end_with_it() -> None:
+    machine = Machine(Kernel(VirtualDispatch(0), "here"))
+    pulses: list[Pulse] = []
+    first, second = (machine.kernel.channel(lambda message: message.reply(), on_pulse=pulses.append) for _ in range(2))
+    for channel, names in ((first, (b"a", b"b")), (second, (b"c",))):
+        for name in names:
+            assert machine.names.attach(name, channel) == machine.names.attach_global(name, channel) == 0
+    assert machine.names.detach(b"b") == machine.names.detach_global(b"b") == 0
+    assert pulses == [], "its server hears nothing of that"
+    first.destroy()
+    assert {record.name for record in machine.names.records()} == {b"c"}
+    assert machine.names.attach(b"a", second) == 0
+    second.destroy()
+    assert list(machine.names.records()) == []
+
+
+def test_global_names_are_listed_and_opened() -> None:
+    machine = Machine(Kernel(VirtualDispatch(0), "here"))
+    machine.names.announcers = EVERYBODY
+    assert call(machine.kernel, protocol.REQUEST.pack(protocol.ATTACH_GLOBAL, 0, 20) + b"x") == 0
+    client = IoClient(machine.kernel, USER)
+    assert [entry.name for entry in client.list(b"dev/name")] == [b"global", b"local"]
+    assert [entry.name for entry in client.list(b"dev/name/global")] == [b"x"]
+    for path in (b"x", b"x@here", b"x~roundrobin", b"x~leastload"):
+        entry = client.lookup(b"dev/name/global/" + path)
+        assert entry.target == Target(0, USER.pid, 20)
+    for path, code in ((b"y", errno.ENOENT), (b"x@there", errno.ENOENT), (b"x~best", errno.EINVAL)):
+        with pytest.raises(OSError) as raised:
+            client.lookup(b"dev/name/global/" + path)
+        assert raised.value.errno == code
+    facts = machine.names.facts()
+    assert (facts["node"], facts["global"], facts["generation"]) == ("here", 1, 1)
+
+
+@pytest.mark.host
+async def test_programs_wait_for_names_and_hear_of_them(tmp_path: Path) -> None:
+    async with running(tmp_path) as (machine, path):
+        machine.names.announcers = EVERYBODY
+        opened = threading.Event()
+
+        def ask() -> list[str]:
+            with Client(path) as client:
+                with pytest.raises(ResmgrError) as raised:
+                    name_open(client, "later", scope="global", wait=0.05)
+                assert raised.value.errno == errno.ENOENT
+                with name_events(client, "lat*") as events:
+                    heard = [event.kind.name for event in events.read()]
+                    assert events.read(0) == []
+                    connection = name_open(client, "later", scope="global", wait=10)
+                    assert connection.send(b"", reply_len=10, timeout=10).data == b"here"
+                    while len(heard) < 3:
+                        heard += [f"{event.kind.name} {event.name}" for event in events.read(10)]
+                return heard
+
+        def serve() -> None:
+            with Client(path) as client, name_attach(client, "later", scope="global", lease=60) as server:
+                server.renew()
+                message = server.channel.receive(timeout=10)
+                assert isinstance(message, ServerMessage)
+                message.reply(0, b"here")
+                assert opened.wait(10)
+
+        async def hear(process: Process, heard: list[str]) -> None:
+            with name_events_trio(process.kernel, process.credentials, scope="both") as events:
+                async for event in events:
+                    heard.append(f"{event.kind.name} {event.name}")
+                    if len(heard) == 3:
+                        return
+
+        found: list[list[str]] = []
+
+        async def run_ask() -> None:
+            found.append(await in_thread(ask))
+
+        heard: list[str] = []
+        async with open_process(path) as process, trio.open_nursery() as nursery:
+            nursery.start_soon(hear, process, heard)
+            nursery.start_soon(run_ask)
+            while len(machine.names.watches) < 3:  # noqa: ASYNC110  # the thread and the task
+                await trio.sleep(0.001)
+            nursery.start_soon(in_thread, serve)
+            with trio.fail_after(10):
+                connection = await name_open_trio(process.kernel, process.credentials, "later", scope="global", wait=True)
+            connection.close()
+            opened.set()
+        assert found == [["CURRENT", "APPEARED later", "WITHDRAWN later"]]
+        assert heard == ["CURRENT ", "APPEARED later", "WITHDRAWN later"]
+        while len(machine.names.watches):  # noqa: ASYNC110  # the daemon's business
+            await trio.sleep(0.001)
 
 
 def test_names_are_listed_and_have_attributes() -> None:

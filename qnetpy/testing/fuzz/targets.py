@@ -28,7 +28,7 @@ from qnetpy.members.store import unpack_statements
 from qnetpy.qos import QosError, parse_choice
 from qnetpy.reach import gossip
 from qnetpy.settings import SettingsError
-from qnetpy.testing.fuzz import layer2, machines, rewriting, seam, soliciting
+from qnetpy.testing.fuzz import layer2, machines, names, rewriting, seam, soliciting
 from qnetpy.testing.fuzz.cryptodev import cryptodev, cryptodev_formats
 from resmgr import iomsg, iorequest, message
 from resmgr.errors import BadMessage, ResmgrError
@@ -363,6 +363,8 @@ TARGETS: Mapping[str, Target] = {
     "membership": membership,
     "enrolment": enrolment,
     "endpoints": endpoints,
+    "names": lambda data: names.replica(list(items(data))),
+    "name_events": names.told,
     "words": words,
     "discovery": discovery,
     "solicitation": solicitation,
