@@ -87,7 +87,9 @@ def prepare(system: System, options: QnetOptions) -> PreparedQnet:
     if settings.node.name not in ("", name):
         raise ModuleError(errno.EINVAL, f"the configuration calls this node {settings.node.name}, its certificate {name}")
     if options.serve:
-        import resmgr.hostfs.manager  # noqa: F401  # which the system imports when it serves files
+        # Which the system imports when it serves files and starts programs.
+        import resmgr.hostfs.manager
+        import resmgr.procmgr.manager  # noqa: F401
     point = options.mount or (settings.qnet.mount.point if settings.qnet.mount.enabled else "none")
     made = PreparedQnet(settings, link_settings(settings), keys, kept, "" if point == "none" else point)
     if made.point and system.namespace is not None:

@@ -92,7 +92,7 @@ async def test_a_directory_and_a_device_come_and_go(tmp_path: Path) -> None:
                 assert listed["/dev/name/local"].pid == PID_SYSTEM
             with fails(errno.ENOENT):
                 await get(user, "/dev/one")
-        assert set(await rows(user)) == {"/dev/name/local"}
+        assert set(await rows(user)) == {"/dev/name/local", "/dev/name/global"}
         assert system.managers is not None
         assert system.managers.counters["reaped"] == 3
 
