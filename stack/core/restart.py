@@ -23,9 +23,10 @@ from typing import TYPE_CHECKING
 import attrs
 
 from resmgr.dispatch import Timer
-from stack.core.isolation import RAISED, Guard
+from stack.core.isolation import RAISED, Guard, within
 from stack.core.module import keeping_module
 from stack.core.preparation import Preparation
+from stack.core.statistics import Counters
 
 if TYPE_CHECKING:
     from stack.core.ifnet import Interface
@@ -57,6 +58,17 @@ class Restarts:
     enabled: bool = True
     mtu_limit: int | None = None
     """Of its interface."""
+    failures: Counters = attrs.Factory(Counters)
+    slow: Counters = attrs.Factory(Counters)
+    """Of all former loads, as `Guard` counts them."""
+    longest: float = 0.0
+
+    def remember(self, guard: Guard) -> None:
+        """A load has ended, which *guard* was of."""
+        for counted, before in ((guard.failures, self.failures), (guard.slow, self.slow)):
+            for what, number in counted.items():
+                before.count(within(before, what), number)
+        self.longest = max(self.longest, guard.longest)
 
     def keep(self, interface: Interface) -> None:
         self.enabled, self.mtu_limit = interface.enabled, interface.mtu_limit
