@@ -8,6 +8,7 @@ qnet mount -o ifname=eth1 --fault drop=5% --wrap pcap,file=F packet    wrappers,
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Mapping
 
 from qnetpy.cli import iopkt
@@ -46,6 +47,8 @@ def run(args: argparse.Namespace) -> int:
         return 0
     interface = f", interface {made['interface']}" if made.get("interface") else ""
     print(f"{made['kind']} {made['name']} is loaded as #{made['number']}{interface}")
+    if made.get("edited"):
+        print(f"qnet mount: {made['edited']}", file=sys.stderr)
     return 0
 
 

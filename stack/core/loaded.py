@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class Loaded:
     """A module at work. `interface` is set for drivers; `wrappers` are around the driver, innermost first, as `wrap` asked for.
 
-    `number` is never used twice in a stack's life. `options` are the module's own, without what is io-pkt's.
+    `number` is never used twice in a stack's life. `options` are the module's own, without what is io-pkt's. `named`: what it was found by.
     """
 
     number: int
@@ -32,8 +32,18 @@ class Loaded:
     attached: Attached
     wrap: Sequence[tuple[str, str]]
     restarts: Restarts | None
+    named: str = ""
     interface: Interface | None = None
     wrappers: tuple[Driver, ...] = ()
+
+    def called(self, name: str) -> bool:
+        """It is the module that *name* names: by its own name, or by what it was found by."""
+        return is_called(name, self.module.name, self.named)
+
+
+def is_called(name: str, own: str, named: str) -> bool:
+    """A module called *own*, found by *named*, is what *name* says: `my.echo` is `my.echo:MODULE`."""
+    return name == own or (bool(named) and name.removesuffix(":MODULE") == named.removesuffix(":MODULE"))
 
 
 def wrapped(innermost: Driver, wrap: Sequence[tuple[str, str]], context: Context) -> Iterator[Driver]:

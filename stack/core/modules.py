@@ -61,12 +61,12 @@ class Modules:
         if self._closed:
             made.close()
             raise Misuse("the stack is closed")
-        return self._load(made, Restarts(made.restart) if made.restart else None)
+        return self._load(made, Restarts(made.restart, named=made.named) if made.restart else None)
 
     def prepare_again(self, loaded: Loaded) -> Preparation:
         """What `load_again` loads. Blocks, in any thread."""
         prepared = loaded.module.prepare_text(self._stack.system, loaded.options)
-        return Preparation(loaded.module, loaded.options, tuple(loaded.wrap), 0, prepared)
+        return Preparation(loaded.module, loaded.options, tuple(loaded.wrap), 0, prepared, loaded.named)
 
     def load_again(self, loaded: Loaded, made: Preparation) -> Loaded:
         """Load a module that was unloaded as it was before. *made*: by `prepare_again`; the module's then, or closed. As `load`."""
@@ -84,7 +84,7 @@ class Modules:
             attached = returned if can_detach(returned) else None
             check_attached(returned, found.kind, found.name)
             assert attached is not None
-            loaded = Loaded(self._next_number, found, made.options, guard, dispatch, attached, made.wrap, restarts)
+            loaded = Loaded(self._next_number, found, made.options, guard, dispatch, attached, made.wrap, restarts, made.named)
             if found.kind is Kind.DRIVER:
                 innermost = attached
                 chain: list[Driver] = []

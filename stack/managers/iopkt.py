@@ -31,6 +31,7 @@ from stack.core.isolation import RAISED, REFUSALS
 from stack.core.loaded import Loaded
 from stack.core.module import Kind
 from stack.core.preparation import Preparation, prepare
+from stack.core.sources import edited
 from stack.core.specific import sayable_table, specific_module
 from stack.core.stack import Stack
 from stack.managers.facts import crypto, facts, module
@@ -70,6 +71,15 @@ class _Change:
     def client(self) -> tuple[int, int]:
         """Whose order holds: a connection."""
         return (self.message.info.nd, self.message.info.scoid)
+
+
+@attrs.frozen
+class _Made:
+    """What a mount got ready, or why not."""
+
+    made: Preparation | BaseException
+    edited: str
+    """As of `stack.core.sources`."""
 
 
 class IoPktManager:
@@ -174,8 +184,16 @@ class IoPktManager:
         own = sum(user_of(one.message.info) == user for one in self._preparing)
         return len(self._preparing) < PREPARING_MAX and own < PREPARING_EACH
 
-    def _prepare(self, request: Request) -> Preparation:
+    def _prepare(self, request: Request) -> _Made:
         """In a thread."""
+        try:
+            made: Preparation | BaseException = self._found(request)
+        except RAISED as error:
+            made = error
+        name = request.get("module")
+        return _Made(made, edited(name) if isinstance(name, str) else "")
+
+    def _found(self, request: Request) -> Preparation:
         name, kind = module_name(_text(request, "module"))
         asked = request.get("kind")
         if asked is not None:
@@ -185,13 +203,14 @@ class IoPktManager:
                 raise ModuleError(errno.EINVAL, f"{asked!r} is no kind of module: driver or protocol") from None
         return prepare(self._stack.system, name, _text(request, "options", ""), kind, _wrap(request.get("wrap")))
 
-    def _prepared(self, change: _Change, made: Preparation | BaseException) -> None:
+    def _prepared(self, change: _Change, result: _Made | BaseException) -> None:
         self._preparing.remove(change)
         self._next_soon()
+        made, old = (result.made, result.edited) if isinstance(result, _Made) else (result, "")
         if isinstance(made, Preparation) and (self._closed or not change.message.client_waits):
             made.close()
         if not self._closed:
-            self._do(change.message, "mount", lambda: self._mount(made))
+            self._do(change.message, "mount", lambda: self._mount(made), old)
 
     def _refused(self, info: ClientInfo, change: bool) -> str:
         """Why *info* may not ask that; empty when it may."""
@@ -208,7 +227,8 @@ class IoPktManager:
             return ""
         return f"user {user.uid} may not change {self._stack.name}: only root, its own user and members of its --group may"
 
-    def _do(self, message: Message, verb: str, act: Callable[[], dict[str, object]]) -> None:
+    def _do(self, message: Message, verb: str, act: Callable[[], dict[str, object]], old: str = "") -> None:
+        """*old*: it is done by old code, and this says why; empty: it is not."""
         if not message.client_waits:
             let_go(message)
             return
@@ -221,6 +241,9 @@ class IoPktManager:
         except RAISED as error:
             log.exception("%s: %s raised", self._stack.name, verb)
             answer = {"error": f"{verb} raised {type(error).__name__}: {error}; the log says more", "errno": errno.EIO}
+        if old:
+            log.warning("%s: %s", self._stack.name, old)
+            answer |= {"error": f"{answer['error']}; {old}"} if "error" in answer else {"edited": old}
         if not message.answered:
             message.reply(0, pack_reply(answer))
 
@@ -312,14 +335,14 @@ class IoPktManager:
         return found
 
     def _called(self, what: str) -> list[Loaded]:
-        """The modules that *what* names: an interface, a module, `#3`."""
+        """The modules that *what* names: an interface, a module or the path by which it was found, `#3`."""
         stack = self._stack
         if what.startswith("#"):
             return [one for one in stack.loaded if f"#{one.number}" == what]
         interface = what.removeprefix(stack.prefix).removeprefix(DIRECTORY)
         name, kind = module_name(what)
         found = [one for one in stack.loaded if one.interface is not None and one.interface.name == interface]
-        return found or [one for one in stack.loaded if one.module.name == name and kind in (None, one.module.kind)]
+        return found or [one for one in stack.loaded if one.called(name) and kind in (None, one.module.kind)]
 
     def _find(self, what: str) -> Loaded:
         """The one module that *what* names."""

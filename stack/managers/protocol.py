@@ -2,7 +2,7 @@
 
     {"do": "facts"}                                             modules, interfaces, registrations, counters
     {"do": "mount", "module": M, "kind": K, "options": O, "wrap": [[NAME, OPTIONS], ...]}
-    {"do": "umount", "what": W}                                 an interface, a module, or its number
+    {"do": "umount", "what": W}                                 an interface, a module, what it was mounted by, or its number
     {"do": "destroy", "interface": IF}                          as umount, for interfaces only
     {"do": "interface", "interface": IF, "up": B, "mtu": N}     switch it, limit its MTU; what is absent stays
     {"do": "specific", "interface": IF, "command": C, "arguments": {...}}    `stack.core.specific`; without a command: only its facts

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import random
+import sys
 from collections.abc import Sequence
 
 import attrs
@@ -69,7 +70,6 @@ HERE = "memlink_of_the_test"
 @pytest.fixture(autouse=True)
 def importable(monkeypatch: pytest.MonkeyPatch) -> None:
     """This file under a dotted path that a request may name."""
-    import sys
     from types import ModuleType
 
     for name in (HERE, f"{HERE}.it"):
@@ -149,6 +149,32 @@ def test_load_and_unload() -> None:
     assert rig.ask("umount", what="/dev/io-net/ml3")["name"] == "memlink"
     assert rig.ask("umount", what="lsm-idle.so")["name"] == "idle"
     assert (rig.names(), rig.stack.interfaces) == ([], ())
+
+
+@pytest.mark.parametrize("what", [f"{HERE}.it", f"{HERE}.it:MODULE", "memlink"])
+def test_what_was_mounted_by_a_path_is_unmounted_by_it(what: str) -> None:
+    rig = Rig()
+    rig.ask("mount", module=f"{HERE}.it", options="restart=3")
+    rig.ask("mount", module=f"{HERE}.it:PROTOCOL", options="restart=3")
+    assert rig.ask("umount", what=what)["name"] == "memlink"
+    assert rig.ask("umount", what=what)["errno"] == errno.ENXIO
+    (idle,) = rig.stack.loaded
+    idle.guard.run("anything", lambda: 1 // 0)
+    rig.dispatch.run_for(0.1)
+    assert rig.ask("umount", what=f"{HERE}.it:PROTOCOL")["number"] == 3
+    assert rig.names() == []
+
+
+def test_a_module_that_waits_to_come_back_is_given_up_by_its_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    rig, made = Rig(), [Idle()]
+    module = Module("once", Kind.PROTOCOL, Options, lambda context, options: made.pop())
+    monkeypatch.setattr(sys.modules[f"{HERE}.it"], "ONCE", module, raising=False)
+    rig.ask("mount", module=f"{HERE}.it:ONCE", options="restart=3")
+    rig.stack.loaded[0].guard.run("anything", lambda: 1 // 0)
+    rig.dispatch.run_for(0.1)
+    assert rig.stack.restarter.absent() == {"once #1": "pop from empty list"}
+    assert rig.ask("umount", what=f"{HERE}.it:ONCE") == {"name": f"{HERE}.it:ONCE"}
+    assert rig.stack.restarter.absent() == {}
 
 
 def test_a_module_that_is_there_goes_before_one_that_waits_to_come_back() -> None:
