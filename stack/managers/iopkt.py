@@ -18,6 +18,7 @@ from __future__ import annotations
 import errno
 import logging
 import re
+import sys
 from collections.abc import Callable, Iterator
 
 import attrs
@@ -38,6 +39,8 @@ from stack.managers.facts import crypto, facts, module
 from stack.managers.layer2 import does_not_say, row_by_row
 from stack.managers.protocol import CHID_STACK, REQUEST_MAX, pack_reply, refuse, unpack_request
 from stack.managers.questions import Questions, let_go
+from stack.managers.refusals import SHARE as REFUSALS_SHARE
+from stack.managers.refusals import Refusals
 from stack.managers.requestline import RequestLine, user_of
 from stack.managers.share import Share
 from stack.managers.slices import pieces
@@ -95,7 +98,13 @@ class IoPktManager:
         self._preparing: list[_Change] = []
         """Mounts whose modules get ready in threads."""
         self._closed = False
-        self._questions = Questions(stack.dispatch, WAITING_EACH, WAITING_MAX, share or Share())
+        share = share or Share()
+        self._questions = Questions(stack.dispatch, WAITING_EACH, WAITING_MAX, share)
+        self._answers = Questions(stack.dispatch, sys.maxsize, sys.maxsize, share.beside(1.0), self._next_soon)
+        """To changes that were done and have much to tell: nobody waits for them but their own clients."""
+        self._telling: list[_Change] = []
+        """Those changes."""
+        self._refusals = Refusals(share.beside(REFUSALS_SHARE))
         self._verbs: dict[str, Callable[[Request], dict[str, object]]] = {
             "umount": self._umount,
             "destroy": self._destroy,
@@ -110,15 +119,22 @@ class IoPktManager:
         """Clients under way get ESRCH; what gets ready is closed when it is. Idempotent."""
         self._closed = True
         self._questions.close()
+        self._answers.close()
         self.channel.destroy()
 
     def _handle(self, message: Message) -> None:
+        user = user_of(message.info)
+        if self._refusals.leave_unread(user):
+            message.error(errno.EAGAIN)
+            return
         try:
             self._answer(message)
         except RAISED:
             # What raises while somebody asks must not end the stack.
             log.exception("a request failed")
             refuse(message, errno.EIO, "the request failed, as the log says")
+        if message.answered:
+            self._refusals.refused(user)
 
     def _answer(self, message: Message) -> None:
         if message.msglen > REQUEST_MAX or message.msglen != len(message.data):
@@ -145,7 +161,7 @@ class IoPktManager:
 
     def _told(self, verb: str, request: Request) -> Iterator[str]:
         if verb == "facts":
-            refused = {"changes": self._line.refused, "questions": self._questions.refused}
+            refused = {"changes": self._line.refused, "questions": self._questions.refused, "unread": self._refusals.unread}
             return pieces({**facts(self._stack), "requests_refused": refused})
         return pieces(crypto(self._stack.crypto) if verb == "crypto" else self._specific(request))
 
@@ -159,7 +175,8 @@ class IoPktManager:
         self._busy = False
         if self._closed:
             return
-        waiting = {one.client for one in self._preparing}
+        self._telling = [one for one in self._telling if not one.message.answered]
+        waiting = {one.client for one in (*self._preparing, *self._telling)}
 
         def ready(one: _Change) -> bool:
             if one.client not in waiting and one.message.client_waits and one.verb == "mount" and not self._may_prepare(one):
@@ -177,7 +194,7 @@ class IoPktManager:
             self._preparing.append(change)
             self._stack.dispatch.call_blocking(lambda: self._prepare(request), lambda made: self._prepared(change, made))
         else:
-            self._do(message, change.verb, lambda: self._verbs[change.verb](request))
+            self._do(change, lambda: self._verbs[change.verb](request))
 
     def _may_prepare(self, change: _Change) -> bool:
         user = user_of(change.message.info)
@@ -210,7 +227,7 @@ class IoPktManager:
         if isinstance(made, Preparation) and (self._closed or not change.message.client_waits):
             made.close()
         if not self._closed:
-            self._do(change.message, "mount", lambda: self._mount(made), old)
+            self._do(change, lambda: self._mount(made), old)
 
     def _refused(self, info: ClientInfo, change: bool) -> str:
         """Why *info* may not ask that; empty when it may."""
@@ -227,8 +244,9 @@ class IoPktManager:
             return ""
         return f"user {user.uid} may not change {self._stack.name}: only root, its own user and members of its --group may"
 
-    def _do(self, message: Message, verb: str, act: Callable[[], dict[str, object]], old: str = "") -> None:
+    def _do(self, change: _Change, act: Callable[[], dict[str, object]], old: str = "") -> None:
         """*old*: it is done by old code, and this says why; empty: it is not."""
+        message, verb = change.message, change.verb
         if not message.client_waits:
             let_go(message)
             return
@@ -244,7 +262,10 @@ class IoPktManager:
         if old:
             log.warning("%s: %s", self._stack.name, old)
             answer |= {"error": f"{answer['error']}; {old}"} if "error" in answer else {"edited": old}
-        if not message.answered:
+        if verb == "specific" and "error" not in answer:
+            self._telling.append(change)
+            self._answers.ask(message, lambda: pieces(answer))
+        elif not message.answered:
             message.reply(0, pack_reply(answer))
 
     # Requests

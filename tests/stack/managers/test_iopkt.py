@@ -371,7 +371,7 @@ def test_who_only_asks_does_not_keep_root_out() -> None:
     assert (refused.count(None), refused.count(errno.EAGAIN)) == (WAITING_EACH, 100 - WAITING_EACH)
     assert {answer.got[0][0] for answer in changes} == {0}
     assert len(rig.names()) == 1 + WAITING_EACH
-    assert rig.ask("facts")["requests_refused"] == {"changes": 0, "questions": 100 - WAITING_EACH}
+    assert rig.ask("facts")["requests_refused"] == {"changes": 0, "questions": 100 - WAITING_EACH, "unread": 0}
 
 
 def test_a_long_table_is_written_in_slices() -> None:
@@ -394,6 +394,47 @@ def test_a_long_table_is_written_in_slices() -> None:
     size = len(answer.got[0][1])
     assert turns >= size // (SLICE * 2)
     assert len(listed(unpack_reply(answer.got[0][1])["addresses"])) == 8000
+
+
+def test_so_is_what_a_change_tells_and_its_clients_next_change_waits_for_it() -> None:
+    rig = Rig()
+    rig.stack.load("bridge", "name=bridge0")
+    bridge = rig.stack.interfaces[0].driver
+    assert isinstance(bridge, BridgeDriver)
+    fill(bridge, 8000)
+    order: list[str] = []
+    turns = 0
+
+    class Named(Answer):
+        def __init__(self, name: str) -> None:
+            super().__init__()
+            self.name = name
+
+        def answer(self, status: int, parts: Sequence[Buffer], descriptors: object) -> None:
+            super().answer(status, parts, descriptors)
+            order.append(self.name)
+
+    def send(data: bytes, scoid: int, name: str) -> Answer:
+        answer = Named(name)
+        info = attrs.evolve(client(), scoid=scoid)
+        rig.system.kernel.deliver(rig.manager.channel, info, data, len(data), 1 << 20, 10, answer)
+        return answer
+
+    told = send(pack_request("specific", interface="bridge0", command="timeout", arguments={"value": 77}), 1, "told")
+    send(pack_request("interface", interface="bridge0", up=False), 1, "own next")
+    send(pack_request("interface", interface="bridge0", mtu=1000), 2, "other's")
+
+    def ended() -> bool:
+        nonlocal turns
+        turns += 1
+        return len(order) == 3
+
+    assert rig.dispatch.run_until(ended)
+    assert order == ["other's", "told", "own next"]
+    assert turns >= len(told.got[0][1]) // (SLICE * 2)
+    answer = unpack_reply(told.got[0][1])
+    assert (len(listed(answer["addresses"])), answer["timeout"]) == (8000, 77)
+    rig.stack.close()
 
 
 def test_a_client_that_gives_up_while_its_answer_is_written() -> None:
