@@ -198,6 +198,7 @@ IMPURE = {
     "stack.core.main",  # the program
     "stack.core.runlock",  # the lock of the program
     "stack.core.manager",  # dispatch and stack put together
+    "stack.core.sources",  # looks at the files of what was imported
     "resmgr.fuse.mount",  # makes mounts
     "resmgr.fuse.copies",  # watches mounts
     "resmgr.fuse.session",  # reads and writes /dev/fuse

@@ -45,6 +45,7 @@ COMMANDS = {
     "ifconfig": "the interfaces of io-pkt: show, create, destroy, up, down, mtu",
     "bridge": "bridges of io-pkt: members, stations, spanning tree",
     "macfilter": "rules of the address filter of io-pkt: show, add, take away",
+    "specific": "requests that only one kind of module understands, of any module of io-pkt",
     "netstat": "frames per interface, per protocol, or per second",
     "crypto": "who does the ciphers, and how fast; change it at run time",
     "send": "send a message to a named server and print the reply",

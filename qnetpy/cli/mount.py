@@ -8,6 +8,8 @@ qnet mount -o ifname=eth1 --fault drop=5% --wrap pcap,file=F packet    wrappers,
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Mapping
 
 from qnetpy.cli import iopkt
 from qnetpy.cli.output import CommandError, as_json, table
@@ -45,28 +47,42 @@ def run(args: argparse.Namespace) -> int:
         return 0
     interface = f", interface {made['interface']}" if made.get("interface") else ""
     print(f"{made['kind']} {made['name']} is loaded as #{made['number']}{interface}")
+    if made.get("edited"):
+        print(f"qnet mount: {made['edited']}", file=sys.stderr)
     return 0
 
 
 def _list(args: argparse.Namespace) -> int:
     found = iopkt.ask(args, "facts")
-    modules = iopkt.listed(found.get("modules"))
     if args.json:
-        print(as_json({"name": found.get("name"), "modules": modules, "absent": found.get("absent")}))
-        return 0
+        print(as_json({"name": found.get("name"), "modules": iopkt.listed(found.get("modules")), "absent": found.get("absent")}))
+    else:
+        print(shown(found))
+    return 0
+
+
+def shown(found: Mapping[str, object]) -> str:
+    """What is loaded, for people, of the facts."""
     rows = []
-    for one in modules:
-        restarts = one.get("restarts")
-        state = [f"raised: {failed}"] if (failed := iopkt.counted(one.get("failures"))) else []
-        state += [f"slow: {slow}"] if (slow := iopkt.counted(one.get("slow"))) else []
-        state += [f"restarted {restarts['total']} times"] if isinstance(restarts, dict) and restarts.get("total") else []
+    for one in iopkt.listed(found.get("modules")):
         wrappers = one.get("wrappers")
         around = "".join(f" in {name}" for name, _ in wrappers) if isinstance(wrappers, list) else ""
-        rows.append([f"#{one['number']}", f"{one['name']}{around}", one["kind"], one["interface"] or "-", one["options"] or "-", *state])
+        rows.append([f"#{one['number']}", f"{one['name']}{around}", one["kind"], one["interface"] or "-", *_options_and_state(one)])
     width = max(map(len, rows), default=6)
     header = ("NUMBER", "MODULE", "KIND", "INTERFACE", "OPTIONS", "STATE")
-    print(table([row + [""] * (max(width, 6) - len(row)) for row in rows], header + ("",) * (max(width, 6) - 6)))
+    lines = [table([row + [""] * (max(width, 6) - len(row)) for row in rows], header + ("",) * (max(width, 6) - 6))]
     absent = found.get("absent")
-    for name, why in absent.items() if isinstance(absent, dict) else ():
-        print(f"{name} waits to be loaded again: {why}")
-    return 0
+    lines += [f"{name} waits to be loaded again: {why}" for name, why in absent.items()] if isinstance(absent, dict) else []
+    return "\n".join(lines)
+
+
+def _options_and_state(one: Mapping[str, object]) -> list[str]:
+    options = [str(one["options"])] if one["options"] else []
+    state = [f"raised: {failed}"] if (failed := iopkt.counted(one.get("failures"))) else []
+    state += [f"slow: {slow}"] if (slow := iopkt.counted(one.get("slow"))) else []
+    restarts = one.get("restarts")
+    if isinstance(restarts, dict):
+        options.append(f"restart={restarts['most']}")
+        if restarts["total"]:
+            state.append("restarted once" if restarts["total"] == 1 else f"restarted {restarts['total']} times")
+    return [",".join(options) or "-", *state]

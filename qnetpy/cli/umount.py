@@ -15,7 +15,7 @@ from qnetpy.cli.output import as_json
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     iopkt.add_place(parser)
     parser.add_argument("--json", action="store_true", help="the same facts as JSON, for programs")
-    parser.add_argument("what", help="an interface, a module, or #NUMBER as qnet mount lists it")
+    parser.add_argument("what", help="an interface, a module, a dotted path as it was mounted, or #NUMBER as qnet mount lists it")
 
 
 def run(args: argparse.Namespace) -> int:

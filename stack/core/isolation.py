@@ -172,7 +172,7 @@ class Guard:
 
     def failure(self, what: str, callback: object) -> None:
         """Called while handling the exception of *callback*."""
-        name = _within(self.failures, what)
+        name = within(self.failures, what)
         self.failures.count(name)
         if self.failures[name] == 1:
             log.exception(
@@ -181,7 +181,7 @@ class Guard:
         self.guards.failed(self)
 
     def was_slow(self, what: str, seconds: float) -> None:
-        name = _within(self.slow, what)
+        name = within(self.slow, what)
         self.slow.count(name)
         if seconds > self.longest:
             self.longest = seconds
@@ -238,7 +238,8 @@ class Guard:
         return left
 
 
-def _within(counters: Counters, name: str) -> str:
+def within(counters: Counters, name: str) -> str:
+    """What to count *name* as."""
     return name if name in counters or len(counters) < NAMES_MAX else "other"
 
 

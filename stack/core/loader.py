@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from stack.core.errors import ModuleError
 from stack.core.isolation import RAISED
 from stack.core.module import Kind, Module
+from stack.core.sources import note
 
 if TYPE_CHECKING:
     from stack.core.module import Loadable
@@ -82,6 +83,8 @@ def _member(path: str, attribute: str, name: str) -> Loadable:
         raise ModuleError(errno.ENXIO, f"cannot load {name}: it needs the Python module {error.name}, which is not installed") from error
     except RAISED as error:  # a script that ends ends no stack
         raise ModuleError(errno.ENXIO, f"cannot load {name}: importing {path} raised {type(error).__name__}: {error}") from error
+    finally:
+        note(path)
     found = getattr(module, attribute, None)
     if not isinstance(found, Module):
         why: object = getattr(module, "NOT_BY_NAME", None)

@@ -11,13 +11,15 @@ which blocks and runs in a worker thread when frames flow: for a request and for
 A restart (`stack.core.restart`) would undo what was changed of a module at run time. One that has `keep()`, and is then a `Keeping`, is
 asked for it before, and is given it as `Context.kept`.
 
-What `attach` returns depends on the kind: DRIVER a `stack.core.driver.Driver`, WRAPPER a `Wrapper`, PROTOCOL anything with `detach`.
+What `attach` returns depends on the kind: DRIVER a `stack.core.driver.Driver`, WRAPPER a `Wrapper`, PROTOCOL anything with `detach`. It is
+looked at when it is returned (`check_attached`): what lacks something is refused by name, and nothing of it stays.
 """
 
 from __future__ import annotations
 
 import enum
 import errno
+import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Generic, Protocol, TypeGuard, TypeVar
 
@@ -78,6 +80,27 @@ class Attached(Protocol):
         ...
 
 
+_FIGURES = ("name", "mac", "mtu", "up")
+_CALLS = ("start", "accept", "transmit", "info", "detach")
+_HAS = {Kind.PROTOCOL: ((), ("detach",)), Kind.DRIVER: (_FIGURES, _CALLS), Kind.WRAPPER: (_FIGURES, (*_CALLS, "around"))}
+_NOTHING = object()
+
+
+def check_attached(returned: object, kind: Kind, name: str) -> None:
+    """ModuleError (EINVAL) unless *returned*, by the `attach` of module *name*, has all that a module of *kind* has. Its figures are not
+    asked for yet: that there are some is enough."""
+    figures, calls = _HAS[kind]
+    lacks = [one for one in figures if inspect.getattr_static(returned, one, _NOTHING) is _NOTHING and not hasattr(returned, one)]
+    lacks += [f"{one}()" for one in calls if not callable(getattr(returned, one, None))]
+    if lacks:
+        what = "None" if returned is None else type(returned).__name__
+        raise ModuleError(errno.EINVAL, f"cannot load {name}: what its attach returned, {what}, lacks {', '.join(lacks)} of a {kind.value}")
+
+
+def can_detach(returned: object) -> TypeGuard[Attached]:
+    return callable(getattr(returned, "detach", None))
+
+
 class Keeping(Attached, Protocol):
     """A module whose settings change at run time."""
 
@@ -113,7 +136,7 @@ class Loadable(Protocol):
 
     def prepare_text(self, system: System, text: str) -> Prepared | None: ...
 
-    def attach_text(self, context: Context, text: str) -> Attached: ...
+    def attach_text(self, context: Context, text: str) -> object: ...
 
     def usage(self) -> list[tuple[str, str]]: ...
 
@@ -139,8 +162,9 @@ class Module(Generic[O]):
         """What `prepare` returns for the options in *text*; None where there is nothing to prepare."""
         return None if self.prepare is None else self.prepare(system, parse_options(self.options, text, self.name))
 
-    def attach_text(self, context: Context, text: str) -> Attached:
-        """Parse *text* as this module's options and attach. `OptionError`, or what `attach` raises; its OSError as ModuleError."""
+    def attach_text(self, context: Context, text: str) -> object:
+        """Parse *text* as this module's options and attach: what `attach` returns, for `check_attached`. `OptionError`, or what it raises;
+        its OSError as ModuleError."""
         try:
             return self.attach(context, parse_options(self.options, text, self.name))
         except ModuleError:
@@ -150,4 +174,4 @@ class Module(Generic[O]):
 
     def usage(self) -> list[tuple[str, str]]:
         """The module's options for people: `key=example` and the default."""
-        return describe_options(self.options)
+        return describe_options(self.options, self.name)

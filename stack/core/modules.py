@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from resmgr.errors import Misuse
 from stack.core.driver import Driver
@@ -23,7 +23,7 @@ from stack.core.interfaces import Interfaces
 from stack.core.isolation import RAISED, Guard, GuardedDispatch, Guards
 from stack.core.layers import stands_on
 from stack.core.loaded import Loaded, wrapped
-from stack.core.module import Attached, Context, Kind, Loadable, Random
+from stack.core.module import Attached, Context, Kind, Loadable, Random, can_detach, check_attached
 from stack.core.preparation import Preparation, prepare
 from stack.core.restart import Restarter, Restarts
 from stack.core.wants import Wants
@@ -61,12 +61,12 @@ class Modules:
         if self._closed:
             made.close()
             raise Misuse("the stack is closed")
-        return self._load(made, Restarts(made.restart) if made.restart else None)
+        return self._load(made, Restarts(made.restart, named=made.named) if made.restart else None)
 
     def prepare_again(self, loaded: Loaded) -> Preparation:
         """What `load_again` loads. Blocks, in any thread."""
         prepared = loaded.module.prepare_text(self._stack.system, loaded.options)
-        return Preparation(loaded.module, loaded.options, tuple(loaded.wrap), 0, prepared)
+        return Preparation(loaded.module, loaded.options, tuple(loaded.wrap), 0, prepared, loaded.named)
 
     def load_again(self, loaded: Loaded, made: Preparation) -> Loaded:
         """Load a module that was unloaded as it was before. *made*: by `prepare_again`; the module's then, or closed. As `load`."""
@@ -80,12 +80,15 @@ class Modules:
         outer, self._guards.current = self._guards.current, guard
         attached: Attached | None = None
         try:
-            attached = found.attach_text(context, made.options)
-            loaded = Loaded(self._next_number, found, made.options, guard, dispatch, attached, made.wrap, restarts)
+            returned = found.attach_text(context, made.options)
+            attached = returned if can_detach(returned) else None
+            check_attached(returned, found.kind, found.name)
+            assert attached is not None
+            loaded = Loaded(self._next_number, found, made.options, guard, dispatch, attached, made.wrap, restarts, made.named)
             if found.kind is Kind.DRIVER:
                 innermost = attached
                 chain: list[Driver] = []
-                for driver in wrapped(found, innermost, made.wrap, context):
+                for driver in wrapped(cast(Driver, innermost), made.wrap, context):
                     loaded.attached = attached = driver
                     chain.append(driver)
                 loaded.wrappers = tuple(chain[1:])
@@ -135,6 +138,8 @@ class Modules:
         self._detach(loaded.attached, loaded.guard)
         for what in [*loaded.guard.take_back(), *loaded.dispatch.take_back()]:
             log.warning("%s: module %s left %s behind", name, loaded.module.name, what)
+        if loaded.restarts is not None:
+            loaded.restarts.remember(loaded.guard)
         for what, number in loaded.guard.failures.items():
             self._guards.failures.count(what, number)
 

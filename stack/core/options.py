@@ -13,7 +13,7 @@ Each field of the class is a key (`_` and `-` are the same); its annotation says
 Besides, `restart=N` is taken out before a module sees its options: it is io-pkt's (`CommonOptions`).
 
 Fields without a default must be given. Commas and quotes inside a value need double quotes around it. Everything wrong raises
-`OptionError`, a sentence that names the module, the key, what was found and what would do.
+`OptionError`, a sentence that names the module, the key, what was found and what would do; and so does a class that is none of options.
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ from typing import Literal, NewType, TypeVar
 
 import attrs
 
-from resmgr.errors import Misuse
 from stack.core.errors import OptionError
 
 O = TypeVar("O")  # noqa: E741  # the options class
@@ -50,7 +49,7 @@ RESTARTS_MAX = 1000
 
 def parse_options(cls: type[O], text: str, module: str) -> O:
     """*text* as a value of attrs class *cls*; *module* is for the sentences."""
-    kinds = _kinds(cls)
+    kinds = _kinds(cls, module)
     found: dict[str, list[object]] = {}
     for key, value in _split(text, module):
         field = key.replace("-", "_")
@@ -101,13 +100,14 @@ def take_common(text: str, module: str) -> tuple[CommonOptions, str]:
     return found, ",".join(rest)
 
 
-def describe_options(cls: type[object]) -> list[tuple[str, str]]:
-    """(`key=example`, default as text) for each option, in order: for usage texts."""
+def describe_options(cls: type[object], module: str) -> list[tuple[str, str]]:
+    """(`key=example`, default as text) for each option, in order: for usage texts. *module*, and errors, as of `parse_options`."""
     described = []
-    for field in attrs.fields(typing.cast("type[attrs.AttrsInstance]", cls)):
-        kind = _kinds(cls)[field.name]
+    kinds = _kinds(cls, module)
+    for field in _fields(cls):
+        kind = kinds[_key(field)]
         default = "required" if kind.required else "" if field.default in (None, False, ()) else str(field.default)
-        described.append((field.name if kind.convert is _bool else f"{field.name}={kind.example}", default))
+        described.append((_key(field) if kind.convert is _bool else f"{_key(field)}={kind.example}", default))
     return described
 
 
@@ -119,21 +119,41 @@ class _Kind:
     required: bool
 
 
-def _kinds(cls: type[object]) -> dict[str, _Kind]:
+def _fields(cls: type[object]) -> list[attrs.Attribute[object]]:
+    """Those that are options. *cls* is an attrs class."""
+    return [field for field in attrs.fields(typing.cast("type[attrs.AttrsInstance]", cls)) if field.init]
+
+
+def _key(field: attrs.Attribute[object]) -> str:
+    """What the class is made with: `_x` is `x`."""
+    return field.alias or field.name
+
+
+def _kinds(cls: type[object], module: str) -> dict[str, _Kind]:
+    """By key, which is what the class is made with. OptionError when *cls* is no class of options."""
+    name, whose = getattr(cls, "__name__", repr(cls)), f"{module} has wrong options of its own"
     if not attrs.has(cls):
-        raise Misuse(f"{cls.__name__} is not an attrs class")
-    hints = typing.get_type_hints(cls)
-    return {
-        field.name: _kind(hints[field.name], field.default is attrs.NOTHING, cls, field.name) for field in attrs.fields(cls) if field.init
-    }
+        raise OptionError(f"{whose}: {name} is not an attrs class")
+    try:
+        hints = typing.get_type_hints(cls)
+    except Exception as error:  # whatever evaluating its annotations raises
+        raise OptionError(f"{whose}: the types of {name} cannot be read: {type(error).__name__}: {error}") from error
+    kinds = {}
+    for field in _fields(cls):
+        try:
+            kinds[_key(field)] = _kind(hints.get(field.name, "without a type, it"), field.default is attrs.NOTHING)
+        except TypeError as error:
+            raise OptionError(f"{whose}: {name}.{field.name}: {error}") from None
+    return kinds
 
 
-def _kind(hint: object, required: bool, cls: type[object], name: str) -> _Kind:
+def _kind(hint: object, required: bool) -> _Kind:
+    """TypeError for what cannot be an option."""
     repeats = False
     if typing.get_origin(hint) is tuple:
         arguments = typing.get_args(hint)
         if len(arguments) != 2 or arguments[1] is not Ellipsis:
-            raise Misuse(f"{cls.__name__}.{name}: only tuple[X, ...] can be an option")
+            raise TypeError("of tuples only tuple[X, ...] can be an option")
         repeats, hint = True, arguments[0]
     if typing.get_origin(hint) in (types.UnionType, typing.Union):
         rest = [one for one in typing.get_args(hint) if one is not type(None)]
@@ -145,7 +165,7 @@ def _kind(hint: object, required: bool, cls: type[object], name: str) -> _Kind:
     for known, convert, example in _CONVERTERS:
         if hint is known:
             return _Kind(convert, example, repeats, required)
-    raise Misuse(f"{cls.__name__}.{name}: {hint} cannot be an option")
+    raise TypeError(f"{getattr(hint, '__name__', hint)} cannot be an option")
 
 
 def _split(text: str, module: str) -> Iterator[tuple[str, str | None]]:

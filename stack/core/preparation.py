@@ -23,13 +23,15 @@ from stack.core.options import take_common
 
 @attrs.define(eq=False)
 class Preparation:
-    """A module that can be attached. `options` are its own, without what is io-pkt's; `restart` is that."""
+    """A module that can be attached. `options` are its own, without what is io-pkt's; `restart` is that. `named`: what it was found by;
+    "" for one that was given."""
 
     module: Loadable
     options: str
     wrap: tuple[tuple[str, str], ...]
     restart: int
     prepared: Prepared | None
+    named: str = ""
 
     def close(self) -> None:
         """It will not be loaded. Idempotent."""
@@ -48,4 +50,5 @@ def prepare(system: System, module: Loadable | str, options: str, kind: Kind | N
     for name, _ in wrap:
         find_module(name, Kind.WRAPPER)
     common, own = take_common(options, found.name)
-    return Preparation(found, own, tuple(wrap), common.restart, found.prepare_text(system, own))
+    named = module if isinstance(module, str) else ""
+    return Preparation(found, own, tuple(wrap), common.restart, found.prepare_text(system, own), named)

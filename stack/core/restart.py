@@ -23,9 +23,11 @@ from typing import TYPE_CHECKING
 import attrs
 
 from resmgr.dispatch import Timer
-from stack.core.isolation import RAISED, Guard
+from stack.core.isolation import RAISED, Guard, within
+from stack.core.loaded import is_called
 from stack.core.module import keeping_module
 from stack.core.preparation import Preparation
+from stack.core.statistics import Counters
 
 if TYPE_CHECKING:
     from stack.core.ifnet import Interface
@@ -45,6 +47,8 @@ class Restarts:
     """The restarts of one module, carried over from load to load. `most` in a row are allowed; `done` in this row, `total` ever."""
 
     most: int
+    named: str = attrs.field(default="", kw_only=True)
+    """As of `Loaded`."""
     done: int = 0
     total: int = 0
     last: float = 0.0
@@ -57,6 +61,17 @@ class Restarts:
     enabled: bool = True
     mtu_limit: int | None = None
     """Of its interface."""
+    failures: Counters = attrs.Factory(Counters)
+    slow: Counters = attrs.Factory(Counters)
+    """Of all former loads, as `Guard` counts them."""
+    longest: float = 0.0
+
+    def remember(self, guard: Guard) -> None:
+        """A load has ended, which *guard* was of."""
+        for counted, before in ((guard.failures, self.failures), (guard.slow, self.slow)):
+            for what, number in counted.items():
+                before.count(within(before, what), number)
+        self.longest = max(self.longest, guard.longest)
 
     def keep(self, interface: Interface) -> None:
         self.enabled, self.mtu_limit = interface.enabled, interface.mtu_limit
@@ -93,8 +108,14 @@ class Restarter:
             loaded.restarts.waiting = None
 
     def waiting(self, name: str) -> list[str]:
-        """The labels (`hub #3`, as in `absent`) of modules that wait to be loaded again and that *name* names: label, module or number."""
-        return [label for label in self._absent if name in (label, label.partition(" ")[0], label.partition(" ")[2])]
+        """The labels (`hub #3`, as in `absent`) of modules that wait to be loaded again and that *name* names: label, module, number, or
+        what it was found by."""
+        found = []
+        for label, restarts in self._absent.items():
+            own, _, number = label.partition(" ")
+            if name in (label, number) or is_called(name, own, restarts.named):
+                found.append(label)
+        return found
 
     def give_up(self, label: str) -> None:
         """Do not load the module of that label again."""

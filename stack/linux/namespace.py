@@ -12,27 +12,29 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 _CLONE_NEWNET = 0x40000000
-_OWN = "/proc/thread-self/ns/net"
+OWN = "/proc/thread-self/ns/net"
+"""This thread's."""
 
 
 @contextmanager
 def inside(namespace: int) -> Iterator[None]:
     """This thread is in the network namespace of that descriptor meanwhile. OSError when it cannot go there."""
-    if os.fstat(namespace).st_ino == os.stat(_OWN).st_ino:
+    if os.fstat(namespace).st_ino == os.stat(OWN).st_ino:
         yield
         return
-    own = os.open(_OWN, os.O_RDONLY | os.O_CLOEXEC)
+    own = os.open(OWN, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        _enter(namespace)
+        enter(namespace)
         try:
             yield
         finally:
-            _enter(own)
+            enter(own)
     finally:
         os.close(own)
 
 
-def _enter(namespace: int) -> None:
+def enter(namespace: int) -> None:
+    """This thread is in the network namespace of that descriptor from now on. OSError when it cannot go there."""
     if _setns()(namespace, _CLONE_NEWNET) < 0:
         code = ctypes.get_errno()
         raise OSError(code, f"cannot enter its network namespace: {os.strerror(code)}")

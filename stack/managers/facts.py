@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from stack.core.counting import counters_of
 from stack.core.ifnet import Interface
 from stack.core.loaded import Loaded
+from stack.core.restart import Restarts
 from stack.core.specific import Rows
 from stack.core.stack import Stack
+from stack.core.statistics import Counters
 from stack.crypto.registry import Crypto
 from stack.managers.layer2 import Layer2, summed
 from stack.wire.ethernet import mac_text
@@ -53,8 +55,9 @@ def interface(one: Interface, module: str, number: int, layer2: Layer2) -> Facts
 
 
 def module(loaded: Loaded) -> Facts:
-    """One module: what it is, what it has on the dispatch and in the stack, and what went wrong in it."""
+    """One module: what it is, what it has on the dispatch and in the stack, and what went wrong in it, before it was restarted, too."""
     guard, restarts = loaded.guard, loaded.restarts
+    before = Restarts(0) if restarts is None else restarts
     return {
         "number": loaded.number,
         "name": loaded.module.name,
@@ -65,11 +68,18 @@ def module(loaded: Loaded) -> Facts:
         "registrations": [one.what for one in guard.registrations],
         "dispatch": loaded.dispatch.sizes(),
         "counters": counters_of(loaded),
-        "failures": dict(guard.failures),
-        "slow": dict(guard.slow),
-        "longest": round(guard.longest, 6),
+        "failures": _added(before.failures, guard.failures),
+        "slow": _added(before.slow, guard.slow),
+        "longest": round(max(before.longest, guard.longest), 6),
         "restarts": None if restarts is None else {"most": restarts.most, "done": restarts.done, "total": restarts.total},
     }
+
+
+def _added(before: Counters, now: Counters) -> dict[str, int]:
+    both = Counters(before)
+    for what, number in now.items():
+        both.count(what, number)
+    return dict(both)
 
 
 def interface_of(stack: Stack, name: str) -> Facts | None:

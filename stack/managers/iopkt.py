@@ -18,6 +18,7 @@ from __future__ import annotations
 import errno
 import logging
 import re
+import sys
 from collections.abc import Callable, Iterator
 
 import attrs
@@ -31,12 +32,15 @@ from stack.core.isolation import RAISED, REFUSALS
 from stack.core.loaded import Loaded
 from stack.core.module import Kind
 from stack.core.preparation import Preparation, prepare
+from stack.core.sources import edited
 from stack.core.specific import sayable_table, specific_module
 from stack.core.stack import Stack
 from stack.managers.facts import crypto, facts, module
 from stack.managers.layer2 import does_not_say, row_by_row
 from stack.managers.protocol import CHID_STACK, REQUEST_MAX, pack_reply, refuse, unpack_request
 from stack.managers.questions import Questions, let_go
+from stack.managers.refusals import SHARE as REFUSALS_SHARE
+from stack.managers.refusals import Refusals
 from stack.managers.requestline import RequestLine, user_of
 from stack.managers.share import Share
 from stack.managers.slices import pieces
@@ -72,6 +76,15 @@ class _Change:
         return (self.message.info.nd, self.message.info.scoid)
 
 
+@attrs.frozen
+class _Made:
+    """What a mount got ready, or why not."""
+
+    made: Preparation | BaseException
+    edited: str
+    """As of `stack.core.sources`."""
+
+
 class IoPktManager:
     """Serves *stack* until `close`. *owner*: the manager's user; *group*: whose members may change things, if any."""
 
@@ -85,7 +98,13 @@ class IoPktManager:
         self._preparing: list[_Change] = []
         """Mounts whose modules get ready in threads."""
         self._closed = False
-        self._questions = Questions(stack.dispatch, WAITING_EACH, WAITING_MAX, share or Share())
+        share = share or Share()
+        self._questions = Questions(stack.dispatch, WAITING_EACH, WAITING_MAX, share)
+        self._answers = Questions(stack.dispatch, sys.maxsize, sys.maxsize, share.beside(1.0), self._next_soon)
+        """To changes that were done and have much to tell: nobody waits for them but their own clients."""
+        self._telling: list[_Change] = []
+        """Those changes."""
+        self._refusals = Refusals(share.beside(REFUSALS_SHARE))
         self._verbs: dict[str, Callable[[Request], dict[str, object]]] = {
             "umount": self._umount,
             "destroy": self._destroy,
@@ -100,15 +119,22 @@ class IoPktManager:
         """Clients under way get ESRCH; what gets ready is closed when it is. Idempotent."""
         self._closed = True
         self._questions.close()
+        self._answers.close()
         self.channel.destroy()
 
     def _handle(self, message: Message) -> None:
+        user = user_of(message.info)
+        if self._refusals.leave_unread(user):
+            message.error(errno.EAGAIN)
+            return
         try:
             self._answer(message)
         except RAISED:
             # What raises while somebody asks must not end the stack.
             log.exception("a request failed")
             refuse(message, errno.EIO, "the request failed, as the log says")
+        if message.answered:
+            self._refusals.refused(user)
 
     def _answer(self, message: Message) -> None:
         if message.msglen > REQUEST_MAX or message.msglen != len(message.data):
@@ -135,7 +161,7 @@ class IoPktManager:
 
     def _told(self, verb: str, request: Request) -> Iterator[str]:
         if verb == "facts":
-            refused = {"changes": self._line.refused, "questions": self._questions.refused}
+            refused = {"changes": self._line.refused, "questions": self._questions.refused, "unread": self._refusals.unread}
             return pieces({**facts(self._stack), "requests_refused": refused})
         return pieces(crypto(self._stack.crypto) if verb == "crypto" else self._specific(request))
 
@@ -149,7 +175,8 @@ class IoPktManager:
         self._busy = False
         if self._closed:
             return
-        waiting = {one.client for one in self._preparing}
+        self._telling = [one for one in self._telling if not one.message.answered]
+        waiting = {one.client for one in (*self._preparing, *self._telling)}
 
         def ready(one: _Change) -> bool:
             if one.client not in waiting and one.message.client_waits and one.verb == "mount" and not self._may_prepare(one):
@@ -167,15 +194,23 @@ class IoPktManager:
             self._preparing.append(change)
             self._stack.dispatch.call_blocking(lambda: self._prepare(request), lambda made: self._prepared(change, made))
         else:
-            self._do(message, change.verb, lambda: self._verbs[change.verb](request))
+            self._do(change, lambda: self._verbs[change.verb](request))
 
     def _may_prepare(self, change: _Change) -> bool:
         user = user_of(change.message.info)
         own = sum(user_of(one.message.info) == user for one in self._preparing)
         return len(self._preparing) < PREPARING_MAX and own < PREPARING_EACH
 
-    def _prepare(self, request: Request) -> Preparation:
+    def _prepare(self, request: Request) -> _Made:
         """In a thread."""
+        try:
+            made: Preparation | BaseException = self._found(request)
+        except RAISED as error:
+            made = error
+        name = request.get("module")
+        return _Made(made, edited(name) if isinstance(name, str) else "")
+
+    def _found(self, request: Request) -> Preparation:
         name, kind = module_name(_text(request, "module"))
         asked = request.get("kind")
         if asked is not None:
@@ -185,13 +220,14 @@ class IoPktManager:
                 raise ModuleError(errno.EINVAL, f"{asked!r} is no kind of module: driver or protocol") from None
         return prepare(self._stack.system, name, _text(request, "options", ""), kind, _wrap(request.get("wrap")))
 
-    def _prepared(self, change: _Change, made: Preparation | BaseException) -> None:
+    def _prepared(self, change: _Change, result: _Made | BaseException) -> None:
         self._preparing.remove(change)
         self._next_soon()
+        made, old = (result.made, result.edited) if isinstance(result, _Made) else (result, "")
         if isinstance(made, Preparation) and (self._closed or not change.message.client_waits):
             made.close()
         if not self._closed:
-            self._do(change.message, "mount", lambda: self._mount(made))
+            self._do(change, lambda: self._mount(made), old)
 
     def _refused(self, info: ClientInfo, change: bool) -> str:
         """Why *info* may not ask that; empty when it may."""
@@ -208,7 +244,9 @@ class IoPktManager:
             return ""
         return f"user {user.uid} may not change {self._stack.name}: only root, its own user and members of its --group may"
 
-    def _do(self, message: Message, verb: str, act: Callable[[], dict[str, object]]) -> None:
+    def _do(self, change: _Change, act: Callable[[], dict[str, object]], old: str = "") -> None:
+        """*old*: it is done by old code, and this says why; empty: it is not."""
+        message, verb = change.message, change.verb
         if not message.client_waits:
             let_go(message)
             return
@@ -221,7 +259,13 @@ class IoPktManager:
         except RAISED as error:
             log.exception("%s: %s raised", self._stack.name, verb)
             answer = {"error": f"{verb} raised {type(error).__name__}: {error}; the log says more", "errno": errno.EIO}
-        if not message.answered:
+        if old:
+            log.warning("%s: %s", self._stack.name, old)
+            answer |= {"error": f"{answer['error']}; {old}"} if "error" in answer else {"edited": old}
+        if verb == "specific" and "error" not in answer:
+            self._telling.append(change)
+            self._answers.ask(message, lambda: pieces(answer))
+        elif not message.answered:
             message.reply(0, pack_reply(answer))
 
     # Requests
@@ -312,14 +356,14 @@ class IoPktManager:
         return found
 
     def _called(self, what: str) -> list[Loaded]:
-        """The modules that *what* names: an interface, a module, `#3`."""
+        """The modules that *what* names: an interface, a module or the path by which it was found, `#3`."""
         stack = self._stack
         if what.startswith("#"):
             return [one for one in stack.loaded if f"#{one.number}" == what]
         interface = what.removeprefix(stack.prefix).removeprefix(DIRECTORY)
         name, kind = module_name(what)
         found = [one for one in stack.loaded if one.interface is not None and one.interface.name == interface]
-        return found or [one for one in stack.loaded if one.module.name == name and kind in (None, one.module.kind)]
+        return found or [one for one in stack.loaded if one.called(name) and kind in (None, one.module.kind)]
 
     def _find(self, what: str) -> Loaded:
         """The one module that *what* names."""

@@ -2,7 +2,7 @@
 
     {"do": "facts"}                                             modules, interfaces, registrations, counters
     {"do": "mount", "module": M, "kind": K, "options": O, "wrap": [[NAME, OPTIONS], ...]}
-    {"do": "umount", "what": W}                                 an interface, a module, or its number
+    {"do": "umount", "what": W}                                 an interface, a module, what it was mounted by, or its number
     {"do": "destroy", "interface": IF}                          as umount, for interfaces only
     {"do": "interface", "interface": IF, "up": B, "mtu": N}     switch it, limit its MTU; what is absent stays
     {"do": "specific", "interface": IF, "command": C, "arguments": {...}}    `stack.core.specific`; without a command: only its facts
@@ -10,7 +10,7 @@
     {"do": "crypto"}                                            who does the ciphers, who could, live sessions
     {"do": "use-crypto", "name": P}                             have the provider P do them: live sessions move
 
-Answers to questions (facts, crypto, specific without a command) are made a part at a time while frames go on: they are not of one moment.
+Answers to facts, crypto and specific are made a part at a time while frames go on: they are not of one moment.
 
 The channel is `(0, PID_SYSTEM, CHID_STACK)`. A request that is not done is answered with `{"error": sentence, "errno": N}`: EINVAL for one
 that makes no sense, ENOSYS for an unknown one, EMSGSIZE for one that is too long, EAGAIN when too many wait, else what stands against it.

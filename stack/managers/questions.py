@@ -35,11 +35,17 @@ class _Answer:
     done: list[str]
 
 
-class Questions:
-    """See the head of this file. *each*, *others*: as for `RequestLine`. *share*: of the time, with whoever else only asks."""
+def _nothing() -> None:
+    pass
 
-    def __init__(self, dispatch: Dispatch, each: int, others: int, share: Share) -> None:
+
+class Questions:
+    """See the head of this file. *each*, *others*: as for `RequestLine`. *share*: of the time, with whoever else only asks. *after*: called
+    after each turn, when somebody may have been answered."""
+
+    def __init__(self, dispatch: Dispatch, each: int, others: int, share: Share, after: Callable[[], None] = _nothing) -> None:
         self._dispatch = dispatch
+        self._after = after
         self._share = share
         self._line: RequestLine[tuple[Message, Callable[[], Iterator[str]]]] = RequestLine(each, others)
         self._current: _Answer | None = None
@@ -78,6 +84,7 @@ class Questions:
             self._in_turn = False
         if self._current is not None or len(self._line):
             self._timer = self._dispatch.call_at(self._dispatch.now() + self._share.wait(), self._go_on)
+        self._after()
 
     def _turn(self) -> None:
         room = SLICE

@@ -18,17 +18,23 @@ BURST = 0.01
 
 
 class Share:
-    """See the head of this file. *clock*: monotonic seconds that go on within a turn; None, as under virtual time: nothing is measured."""
+    """See the head of this file. *clock*: monotonic seconds that go on within a turn; None, as under virtual time: nothing is measured.
+    *part*: of all time."""
 
-    def __init__(self, clock: Callable[[], float] | None = None) -> None:
+    def __init__(self, clock: Callable[[], float] | None = None, part: float = SHARE) -> None:
         self._clock = clock
+        self._part = part
         self._paid = 0.0
         """When the time so far will have made up for what was had."""
         self._began = 0.0
 
+    def beside(self, part: float) -> Share:
+        """Another one by the same clock."""
+        return Share(self._clock, part)
+
     def wait(self) -> float:
         """Seconds until more may be had; 0.0: now."""
-        return 0.0 if self._clock is None else max(0.0, self._paid - self._clock() - BURST / SHARE)
+        return 0.0 if self._clock is None else max(0.0, self._paid - self._clock() - BURST / self._part)
 
     def begin(self) -> None:
         """A turn of work."""
@@ -45,5 +51,5 @@ class Share:
             return 0.0
         now = self._clock()
         took = now - self._began
-        self._paid = max(self._paid, now) + took / SHARE
+        self._paid = max(self._paid, now) + took / self._part
         return took

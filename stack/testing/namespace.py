@@ -12,14 +12,10 @@ from contextlib import contextmanager
 
 import attrs
 
+from stack.linux.namespace import OWN, enter, inside
+
 CLONE_NEWNET = 0x40000000
 WAIT_MAX = 30.0
-
-
-def _libc(call: str, *arguments: int) -> None:
-    libc = ctypes.CDLL(None, use_errno=True)
-    if getattr(libc, call)(*arguments) < 0:
-        raise OSError(ctypes.get_errno(), f"{call}: {os.strerror(ctypes.get_errno())}")
 
 
 @attrs.frozen
@@ -30,14 +26,20 @@ class Namespace:
 
     @classmethod
     def make(cls) -> Namespace:
-        with _returning():
-            _libc("unshare", CLONE_NEWNET)
-            return cls(os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC))
+        before = os.open(OWN, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            if ctypes.CDLL(None, use_errno=True).unshare(CLONE_NEWNET) < 0:
+                raise OSError(ctypes.get_errno(), f"unshare: {os.strerror(ctypes.get_errno())}")
+            try:
+                return cls(os.open(OWN, os.O_RDONLY | os.O_CLOEXEC))
+            finally:
+                enter(before)
+        finally:
+            os.close(before)
 
     @contextmanager
     def entered(self) -> Iterator[None]:
-        with _returning():
-            _libc("setns", self.fd, CLONE_NEWNET)
+        with inside(self.fd):
             yield
 
     def ip(self, *arguments: str) -> None:
@@ -65,16 +67,6 @@ class Namespace:
 
     def close(self) -> None:
         os.close(self.fd)
-
-
-@contextmanager
-def _returning() -> Iterator[None]:
-    before = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        yield
-    finally:
-        _libc("setns", before, CLONE_NEWNET)
-        os.close(before)
 
 
 @attrs.frozen

@@ -12,6 +12,7 @@ import attrs
 import pytest
 import trio
 
+from qnetpy.cli import mount
 from resmgr.runner import open_dispatch
 from resmgr.system import System
 from resmgr.testing.virtual import VirtualDispatch
@@ -25,6 +26,7 @@ from stack.core.options import take_common
 from stack.core.stack import Stack
 from stack.drivers.hub import Hub
 from stack.frame import Frame
+from stack.managers.facts import facts
 from stack.testing.driver import TYPE, frame
 from stack.wire.ip import parse_ip
 
@@ -258,6 +260,22 @@ def test_a_module_that_cannot_be_loaded_again_now_is_tried_again(caplog: pytest.
     world.traffic()
     world.dispatch.run_for(1000.0)
     assert "is given up: gone for good" in caplog.text
+
+
+def test_what_it_raised_before_a_restart_and_how_often_it_was_restarted_are_told() -> None:
+    world = World("restart=3")
+    told = []
+    for _ in range(2):
+        world.module.do = boom
+        world.traffic()
+        world.dispatch.run_for(1.1)
+        (facts_of,) = (one for one in facts(world.stack)["modules"] if one["name"] == "trouble")  # type: ignore[attr-defined]
+        told.append(mount.shown({"modules": [facts_of]}).splitlines()[1].split(maxsplit=5))
+        assert facts_of["failures"] == world.stack.failures() == {f"handler of {TYPE:#06x}": len(told)}
+    assert [row[4:] for row in told] == [
+        ["restart=3", "raised: handler of 0x88b5 1  restarted once"],
+        ["restart=3", "raised: handler of 0x88b5 2  restarted 2 times"],
+    ]
 
 
 def test_nobody_restarts_what_was_unloaded() -> None:

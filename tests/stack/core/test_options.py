@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from typing import Literal
 
 import attrs
@@ -9,9 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resmgr.errors import Misuse
+from resmgr.system import System
+from resmgr.testing.virtual import VirtualDispatch
 from stack.core.errors import ModuleError, OptionError
+from stack.core.module import Kind, Module
 from stack.core.options import BitRate, Duration, Percent, Size, describe_options, parse_options
+from stack.core.stack import Stack
 from stack.l2.aggregate import AgrOptions
 from stack.l2.bridge_options import BridgeOptions
 
@@ -138,8 +142,8 @@ def test_a_validators_sentence_and_no_more() -> None:
 
 
 def test_words_are_told_as_words() -> None:
-    assert ("timeout=fast|slow", "fast") in describe_options(AgrOptions)
-    assert ("proto=rstp|stp", "rstp") in describe_options(BridgeOptions)
+    assert ("timeout=fast|slow", "fast") in describe_options(AgrOptions, "agr")
+    assert ("proto=rstp|stp", "rstp") in describe_options(BridgeOptions, "bridge")
 
 
 def test_required_and_none() -> None:
@@ -151,17 +155,62 @@ def test_required_and_none() -> None:
 
 
 def test_description() -> None:
-    assert describe_options(Needy) == [("ifname=TEXT", "required"), ("verbose", "")]
-    assert ("mode=fast|safe", "safe") in describe_options(Everything)
+    assert describe_options(Needy, "m") == [("ifname=TEXT", "required"), ("verbose", "")]
+    assert ("mode=fast|safe", "safe") in describe_options(Everything, "m")
 
 
-def test_only_known_types_can_be_options() -> None:
-    @attrs.frozen
-    class Odd:
-        table: dict[str, int] = attrs.field(factory=dict)
+@attrs.frozen
+class Odd:
+    table: dict[str, int] = attrs.field(factory=dict)
 
-    with pytest.raises(Misuse, match="cannot be an option"):
-        parse_options(Odd, "", "odd")
+
+@attrs.frozen
+class Pair:
+    two: tuple[int, str] = (1, "")
+
+
+@attrs.frozen
+class Nameless:
+    path: "Path"  # type: ignore[name-defined]  # noqa: F821, UP037  # a type that is imported for checkers only
+
+
+@attrs.define
+class Untyped:
+    number = attrs.field(default=1)  # type: ignore[var-annotated]  # that is the point
+
+
+class Plain:
+    pass
+
+
+@pytest.mark.parametrize(
+    ("cls", "sentence"),
+    [
+        (Odd, "Odd.table: dict cannot be an option"),
+        (Pair, "Pair.two: of tuples only tuple[X, ...] can be an option"),
+        (Nameless, "the types of Nameless cannot be read: NameError: name 'Path' is not defined"),
+        (Untyped, "Untyped.number: without a type, it cannot be an option"),
+        (Plain, "Plain is not an attrs class"),
+        (None, "None is not an attrs class"),
+    ],
+)
+def test_a_class_that_is_none_of_options_is_the_modules_mistake(cls: type[object], sentence: str) -> None:
+    module = Module("mine", Kind.PROTOCOL, cls, lambda context, options: pytest.fail("it was attached"))
+    for use in (lambda: Stack(System(VirtualDispatch(1), "n"), bytes).load(module), module.usage):
+        with pytest.raises(OptionError) as raised:
+            use()
+        assert str(raised.value) == f"mine has wrong options of its own: {sentence}"
+        assert raised.value.errno == errno.EINVAL
+
+
+@attrs.frozen
+class Private:
+    _size: int = 1
+
+
+def test_a_private_field_is_a_key_without_its_underscore() -> None:
+    assert parse_options(Private, "size=3", "mine") == Private(3)
+    assert describe_options(Private, "mine") == [("size=N", "1")]
 
 
 @given(st.text(max_size=60))

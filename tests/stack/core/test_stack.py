@@ -508,7 +508,7 @@ def test_what_cannot_be_loaded() -> None:
         stack.load(PROTOCOL, wrap=[("fault", "")])
     with pytest.raises(ModuleError, match="fault needs a driver to be wrapped around"):
         stack.load("fault")
-    with pytest.raises(Misuse, match="attach returned no driver"):
+    with pytest.raises(ModuleError, match="cannot load odd: what its attach returned, Protocol, lacks name, mac"):
         stack.load(Module("odd", Kind.DRIVER, NoOptions, lambda context, options: Protocol(context, TYPE)))
     assert stack.statistics().ethertypes == {}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import random
+import sys
 from collections.abc import Sequence
 
 import attrs
@@ -69,7 +70,6 @@ HERE = "memlink_of_the_test"
 @pytest.fixture(autouse=True)
 def importable(monkeypatch: pytest.MonkeyPatch) -> None:
     """This file under a dotted path that a request may name."""
-    import sys
     from types import ModuleType
 
     for name in (HERE, f"{HERE}.it"):
@@ -149,6 +149,32 @@ def test_load_and_unload() -> None:
     assert rig.ask("umount", what="/dev/io-net/ml3")["name"] == "memlink"
     assert rig.ask("umount", what="lsm-idle.so")["name"] == "idle"
     assert (rig.names(), rig.stack.interfaces) == ([], ())
+
+
+@pytest.mark.parametrize("what", [f"{HERE}.it", f"{HERE}.it:MODULE", "memlink"])
+def test_what_was_mounted_by_a_path_is_unmounted_by_it(what: str) -> None:
+    rig = Rig()
+    rig.ask("mount", module=f"{HERE}.it", options="restart=3")
+    rig.ask("mount", module=f"{HERE}.it:PROTOCOL", options="restart=3")
+    assert rig.ask("umount", what=what)["name"] == "memlink"
+    assert rig.ask("umount", what=what)["errno"] == errno.ENXIO
+    (idle,) = rig.stack.loaded
+    idle.guard.run("anything", lambda: 1 // 0)
+    rig.dispatch.run_for(0.1)
+    assert rig.ask("umount", what=f"{HERE}.it:PROTOCOL")["number"] == 3
+    assert rig.names() == []
+
+
+def test_a_module_that_waits_to_come_back_is_given_up_by_its_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    rig, made = Rig(), [Idle()]
+    module = Module("once", Kind.PROTOCOL, Options, lambda context, options: made.pop())
+    monkeypatch.setattr(sys.modules[f"{HERE}.it"], "ONCE", module, raising=False)
+    rig.ask("mount", module=f"{HERE}.it:ONCE", options="restart=3")
+    rig.stack.loaded[0].guard.run("anything", lambda: 1 // 0)
+    rig.dispatch.run_for(0.1)
+    assert rig.stack.restarter.absent() == {"once #1": "pop from empty list"}
+    assert rig.ask("umount", what=f"{HERE}.it:ONCE") == {"name": f"{HERE}.it:ONCE"}
+    assert rig.stack.restarter.absent() == {}
 
 
 def test_a_module_that_is_there_goes_before_one_that_waits_to_come_back() -> None:
@@ -345,7 +371,7 @@ def test_who_only_asks_does_not_keep_root_out() -> None:
     assert (refused.count(None), refused.count(errno.EAGAIN)) == (WAITING_EACH, 100 - WAITING_EACH)
     assert {answer.got[0][0] for answer in changes} == {0}
     assert len(rig.names()) == 1 + WAITING_EACH
-    assert rig.ask("facts")["requests_refused"] == {"changes": 0, "questions": 100 - WAITING_EACH}
+    assert rig.ask("facts")["requests_refused"] == {"changes": 0, "questions": 100 - WAITING_EACH, "unread": 0}
 
 
 def test_a_long_table_is_written_in_slices() -> None:
@@ -368,6 +394,47 @@ def test_a_long_table_is_written_in_slices() -> None:
     size = len(answer.got[0][1])
     assert turns >= size // (SLICE * 2)
     assert len(listed(unpack_reply(answer.got[0][1])["addresses"])) == 8000
+
+
+def test_so_is_what_a_change_tells_and_its_clients_next_change_waits_for_it() -> None:
+    rig = Rig()
+    rig.stack.load("bridge", "name=bridge0")
+    bridge = rig.stack.interfaces[0].driver
+    assert isinstance(bridge, BridgeDriver)
+    fill(bridge, 8000)
+    order: list[str] = []
+    turns = 0
+
+    class Named(Answer):
+        def __init__(self, name: str) -> None:
+            super().__init__()
+            self.name = name
+
+        def answer(self, status: int, parts: Sequence[Buffer], descriptors: object) -> None:
+            super().answer(status, parts, descriptors)
+            order.append(self.name)
+
+    def send(data: bytes, scoid: int, name: str) -> Answer:
+        answer = Named(name)
+        info = attrs.evolve(client(), scoid=scoid)
+        rig.system.kernel.deliver(rig.manager.channel, info, data, len(data), 1 << 20, 10, answer)
+        return answer
+
+    told = send(pack_request("specific", interface="bridge0", command="timeout", arguments={"value": 77}), 1, "told")
+    send(pack_request("interface", interface="bridge0", up=False), 1, "own next")
+    send(pack_request("interface", interface="bridge0", mtu=1000), 2, "other's")
+
+    def ended() -> bool:
+        nonlocal turns
+        turns += 1
+        return len(order) == 3
+
+    assert rig.dispatch.run_until(ended)
+    assert order == ["other's", "told", "own next"]
+    assert turns >= len(told.got[0][1]) // (SLICE * 2)
+    answer = unpack_reply(told.got[0][1])
+    assert (len(listed(answer["addresses"])), answer["timeout"]) == (8000, 77)
+    rig.stack.close()
 
 
 def test_a_client_that_gives_up_while_its_answer_is_written() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import random
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import attrs
@@ -20,10 +22,13 @@ from stack.core.stack import Stack
 from stack.drivers.hub import Hub
 from stack.managers.iopkt import IoPktManager
 from stack.managers.netdir import NetDirectory
-from stack.managers.protocol import CHID_STACK, pack_request, unpack_reply
+from stack.managers.protocol import CHID_STACK, pack_request, unpack_reply, unpack_request
+from stack.managers.refusals import SHARE as SHARE_OF_REFUSALS
 from stack.managers.share import BURST, SHARE, TURN, Share
 
 ROWS = 300
+READ = 2e-4
+"""Seconds that it takes to read a request made to be slow to read."""
 
 
 @attrs.frozen
@@ -55,6 +60,13 @@ class Rig:
     def set_specific(self, command: str, arguments: Mapping[str, object]) -> None: ...
 
     def detach(self) -> None: ...
+
+    def told(self) -> dict[str, object]:
+        answers: list[dict[str, object]] = []
+        connection = self.system.kernel.connect(ND_LOCAL, PID_SYSTEM, CHID_STACK, Credentials(0, 0))
+        connection.submit([pack_request("facts")], 1 << 20, lambda status, reply: answers.append(unpack_reply(bytes(reply))))
+        assert self.dispatch.run_until(lambda: bool(answers), limit=5.0)
+        return answers[0]
 
     def ask_for_ever(self, user: int) -> None:
         connection = self.system.kernel.connect(ND_LOCAL, PID_SYSTEM, CHID_STACK, Credentials(user, user))
@@ -103,6 +115,57 @@ def test_who_asks_now_and_then_does_not_wait() -> None:
     rig.ask_for_ever(1000)
     assert rig.dispatch.run_until(lambda: bool(rig.answers), limit=1.0)
     assert rig.dispatch.now() == asked
+
+
+@pytest.mark.parametrize(
+    ("request_", "user", "first"),
+    [
+        (pack_request("facts"), 1000, errno.EAGAIN),
+        (pack_request("umount", what="told"), 1001, errno.EACCES),
+        (pack_request("dance"), 1001, errno.EACCES),
+        (b"no JSON", 1001, errno.EINVAL),
+    ],
+)
+def test_who_is_refused_in_a_loop_is_not_read_any_more_and_others_are(
+    request_: bytes, user: int, first: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig = Rig(1e-5)
+    reads, began = 0, rig.dispatch.now()
+
+    def unpack(data: bytes) -> dict[str, object] | None:
+        nonlocal reads
+        reads += 1
+        rig.spent += READ
+        return unpack_request(data)
+
+    monkeypatch.setattr("stack.managers.iopkt.unpack_request", unpack)
+    ends: Counter[str | None] = Counter()
+
+    def send(user: int, data: bytes, ends: Counter[str | None]) -> None:
+        def answered(status: int, reply: Buffer) -> None:
+            number = unpack_reply(bytes(reply)).get("errno") if status == 0 else f"unread {-status}"
+            ends[str(number)] += 1
+
+        rig.system.kernel.connect(ND_LOCAL, PID_SYSTEM, CHID_STACK, Credentials(user, user)).submit([data], 1 << 20, answered)
+
+    def spam() -> None:
+        for _ in range(20):
+            send(user, request_, ends)
+        rig.dispatch.call_at(rig.dispatch.now() + 1e-3, spam)
+
+    spam()
+    rig.dispatch.run_for(0.8)
+    assert ends[str(first)] >= 0.2 * SHARE_OF_REFUSALS * 0.8 / READ
+    assert ends[f"unread {errno.EAGAIN}"] > 10_000
+    assert reads * READ <= SHARE_OF_REFUSALS * (rig.dispatch.now() + rig.spent - began) + 2 * BURST + (READ * ends["None"])
+    for other in (1002, 0):
+        answers: Counter[str | None] = Counter()
+        send(other, pack_request("facts"), answers)
+        rig.dispatch.run_for(0.1)
+        assert answers == {"None": 1}
+    refused = rig.told()["requests_refused"]
+    assert isinstance(refused, dict)
+    assert refused["unread"] >= ends[f"unread {errno.EAGAIN}"]
 
 
 def test_files_of_interfaces_are_made_in_the_same_time_and_say_what_they_said_when_that_is_used_up() -> None:
