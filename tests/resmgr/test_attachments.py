@@ -122,6 +122,33 @@ async def test_it_goes_with_its_process_however_that_ends(tmp_path: Path) -> Non
             await get(user, "/dev/x")
 
 
+async def test_a_task_that_changes_nodes_and_a_thread_that_has_news(tmp_path: Path) -> None:
+    pipe = Pipe()
+    async with running(tmp_path) as (_, socket), open_process(socket) as user, manager(socket, "/dev/pipe", pipe) as managed:
+        assert managed.path == "/dev/pipe"
+        got: list[bytes] = []
+
+        async def read() -> None:
+            got.append(await get(user, "/dev/pipe"))
+
+        def put() -> None:
+            pipe.data += b"news"
+            pipe.notify()
+
+        for tell in (managed.enter, managed.call):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(read)
+                with trio.fail_after(5):
+                    while pipe.waiters is None or not pipe.waiters.queue:  # noqa: ASYNC110  # another part of the program
+                        await trio.sleep(0.001)
+                if tell == managed.enter:
+                    tell(put)
+                else:
+                    await trio.to_thread.run_sync(tell, put)
+        assert got == [b"news", b"news"]
+        assert managed.counters["parked"] == 2
+
+
 async def test_the_end_of_the_daemon_is_told(tmp_path: Path) -> None:
     async with running(tmp_path) as (system, socket), manager(socket, "/dev/x", text(b"")) as managed:
         system.close()
