@@ -16,10 +16,12 @@ for is theirs. The path is there until the program ends, whatever ends it.
 from __future__ import annotations
 
 import errno
+import logging
 import os
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
+from typing import TypeVar, TypeVarTuple
 
 import trio
 
@@ -27,12 +29,16 @@ from resmgr.access import MappedUser
 from resmgr.aio import Process, enter, open_process, send
 from resmgr.attachproto import ATTACH, READ_ONLY, REQUEST
 from resmgr.channel import PID_SYSTEM, ClientInfo
-from resmgr.errors import ResmgrError
+from resmgr.errors import ResmgrError, errno_of
 from resmgr.ids import CHID_ATTACH
 from resmgr.iofunc.node import TreeManager
 from resmgr.iofunc.nodes import Directory, Node
+from resmgr.iofunc.waiting import Later
 from resmgr.pathspace import Attach
 
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 SocketPath = str | bytes | os.PathLike[str]
 
 
@@ -57,6 +63,29 @@ class Managed:
     def enter(self, function: Callable[[], None]) -> None:
         """Run *function* where node methods run, now: for tasks of this program that change nodes."""
         enter(self.process.kernel, function)
+
+    def later(self, function: Callable[[*Ts], Awaitable[T]], *args: *Ts) -> Later[T]:
+        """For `read`, `write` and `devctl` of a node: the answer is what this async function returns. Its OSError is the caller's errno,
+        any other exception EIO and a line in the log; it is cancelled when nobody waits any more. Costs a task: a node that can return None
+        and call `notify` needs none."""
+        scope = trio.CancelScope()
+        later: Later[T] = Later(scope.cancel)
+
+        async def run() -> None:
+            with scope:
+                try:
+                    value = await function(*args)
+                except OSError as error:
+                    code = errno_of(error)
+                    self.enter(lambda: later.fail(code))
+                except Exception as error:
+                    logger.error("%s: %s: %s", self.path, type(error).__name__, error)
+                    self.enter(lambda: later.fail(errno.EIO))
+                else:
+                    self.enter(lambda: later.answer(value))
+
+        self.process.dispatch.start_task(run)
+        return later
 
     async def ended(self) -> None:
         """Waits until the daemon is gone, and raises ResmgrError(ENOTCONN)."""

@@ -1,4 +1,4 @@
-"""`qnet ls -m [NODE]`: the resource managers of a node. Loads neither Trio nor the stack."""
+"""`qnet ls -m [NODE]`: the resource managers of a node. Loads neither Trio nor the stack, and no library for this node's own."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from qnetpy.cli.output import CommandError, as_json, table
 from resmgr.attachproto import LIST, LIST_LEN, REQUEST, Row, parse_rows
 from resmgr.errors import BadMessage, ResmgrError
 from resmgr.ids import CHID_ATTACH, PID_SYSTEM
-from resmgr.walk import walk_blocking
 
 if TYPE_CHECKING:
     from resmgr.client import Client
@@ -41,7 +40,11 @@ def run(node: str, config: str | None, json: bool) -> int:
 
 def ask(client: Client, node: str) -> list[Row]:
     """All rows of *node* (empty: this one) that this user's node may see."""
-    nd = walk_blocking(client, b"/net/" + node.encode(), SECONDS)[0].address[0] if node and node != client.node else 0
+    nd = 0
+    if node and node != client.node:
+        from resmgr.walk import walk_blocking
+
+        nd = walk_blocking(client, b"/net/" + node.encode(), SECONDS)[0].address[0]
     connection = client.connect(nd, PID_SYSTEM, CHID_ATTACH)
     rows: list[Row] = []
     while True:

@@ -5,11 +5,14 @@ Two kinds that do not see each other, as on Linux: *ranges* (fcntl: an owner's n
 one process of one client, or one open file.
 
 Order. A request that may wait is not granted past an earlier one that it conflicts with, so readers that come and come do not starve a
-writer. With one exception: an owner that already holds locks passes those who, directly or through others, wait for him, else nobody would
-ever go on. A request that does not wait looks at what is held only, as on Linux.
+writer. Except that an owner who holds locks here already waits for nobody's turn: those before him may be waiting for him, and then nobody
+would ever go on. A request that does not wait looks at what is held only, as on Linux.
 
 Deadlock. A range request that would close a ring of owners who wait for each other, over all objects of the manager, is EDEADLK. Other
 managers' waits are not seen: what they and we hold against each other waits until somebody is interrupted.
+
+Cost. Whoever is at fault for many locks or waits must not keep the node's other work waiting: all caps together keep the worst request in
+the order of 100 ms, a usual one is 15 us.
 
 `Outer` is somebody else with a say, such as the kernel that other programs of the machine ask for locks of the same file.
 """
@@ -17,6 +20,7 @@ managers' waits are not seen: what they and we hold against each other waits unt
 from __future__ import annotations
 
 import errno
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator
 from typing import NamedTuple, Protocol
@@ -32,12 +36,19 @@ LOCKS_PER_CLIENT = 4096
 """Ranges that one client holds; more is ENOLCK. Stops a client that locks every other byte from taking all memory and time."""
 LOCKS_MAX = 65536
 """Ranges held in one manager; a node may have half of them, so that one node cannot take them from all others."""
+RANGES_PER_OBJECT = 4096
 WAITERS_PER_CLIENT = 1024
-WAITERS_PER_OBJECT = 256
+WAITERS_PER_OBJECT = 1024
 """Requests that wait for one object; each change of its locks looks at all of them."""
+WAITING_HOLDERS_MAX = 256
+"""Owners of a manager who hold something and wait for more: those among whom a ring is looked for."""
 
 Range = tuple[int, int, int]
 """start, end, READ or WRITE."""
+
+
+def _start(one: tuple[int, int, Owner]) -> int:
+    return one[0]
 
 
 class Owner(NamedTuple):
@@ -47,6 +58,9 @@ class Owner(NamedTuple):
     node: int
     number: int
     whole: bool
+
+
+_NOBODY = Owner(-1, -1, -1, False)
 
 
 class Outer(Protocol):
@@ -85,31 +99,84 @@ class Waiter:
         )
 
 
+class _Index:
+    """Ranges in order of their starts, so that "does anybody else have something of [start, end)" is a bisection: behind each place, the
+    farthest end up to there, whose it is, and the farthest of somebody else."""
+
+    __slots__ = ("_far", "_starts")
+
+    def __init__(self, ranges: list[tuple[int, int, Owner]]) -> None:
+        ranges.sort(key=_start)
+        self._starts = [start for start, _, _ in ranges]
+        self._far: list[tuple[int, Owner, int]] = []
+        best, whose, second = 0, _NOBODY, 0
+        for _, end, owner in ranges:
+            if owner == whose:
+                best = max(best, end)
+            elif end > best:
+                best, whose, second = end, owner, best
+            else:
+                second = max(second, end)
+            self._far.append((best, whose, second))
+
+    def free(self, owner: Owner, start: int, end: int) -> bool:
+        place = bisect_left(self._starts, end)
+        if not place:
+            return True
+        best, whose, second = self._far[place - 1]
+        return (second if whose == owner else best) <= start
+
+
 class _Table:
     """The locks of one object and kind."""
 
-    __slots__ = ("held", "key", "pids", "waiters")
+    __slots__ = ("_every", "_writing", "count", "held", "key", "pids", "waiters")
 
     def __init__(self, key: Hashable) -> None:
         self.key = key
         self.held: dict[Owner, list[Range]] = {}
         self.pids: dict[Owner, int] = {}
         self.waiters: dict[Waiter, None] = {}
+        self.count = 0
+        """Ranges held."""
+        self._every: _Index | None = None
+        self._writing: _Index | None = None
+
+    def changed(self) -> None:
+        """`held` is not what it was."""
+        self._every = self._writing = None
 
     def against(self, owner: Owner, kind: int, start: int, end: int) -> Iterator[tuple[Owner, Range]]:
         """Locks of others that a lock of *owner* would conflict with; one for each other owner."""
-        for other, ranges in self.held.items():
-            if other == owner:
-                continue
-            for held in ranges:
-                if held[0] >= end:
-                    break
-                if held[1] > start and (kind == WRITE or held[2] == WRITE):
+        for other in self.held:
+            if other != owner:
+                held = self.between(other, kind, start, end)
+                if held is not None:
                     yield other, held
-                    break
+
+    def between(self, other: Owner, kind: int, start: int, end: int) -> Range | None:
+        """The first lock of *other* that another owner's would conflict with."""
+        ranges = self.held[other]
+        for place in range(max(0, bisect_left(ranges, (start,)) - 1), len(ranges)):
+            held = ranges[place]
+            if held[0] >= end:
+                return None
+            if held[1] > start and (kind == WRITE or held[2] == WRITE):
+                return held
+        return None
 
     def free(self, owner: Owner, kind: int, start: int, end: int) -> bool:
-        return next(self.against(owner, kind, start, end), None) is None
+        """Whether nobody else has what a lock of *owner* would conflict with."""
+        if len(self.held) <= 8:
+            return all(other == owner or self.between(other, kind, start, end) is None for other in self.held)
+        index = self._every if kind == WRITE else self._writing
+        if index is None:
+            index = _Index([(one[0], one[1], who) for who, held in self.held.items() for one in held if kind == WRITE or one[2] == WRITE])
+            if kind == WRITE:
+                self._every = index
+            else:
+                self._writing = index
+        return index.free(owner, start, end)
 
 
 def replaced(ranges: list[Range], kind: int, start: int, end: int) -> list[Range]:
@@ -249,23 +316,18 @@ class Locks:
             if dropped:
                 self._scan(table, granted)
             return errno.EAGAIN
-        if not owner.whole and self._reaches(waiter, owner, polite=False):
+        if not owner.whole and self._in_a_ring(waiter):
             return errno.EDEADLK
-        if self._waits[owner.client] >= WAITERS_PER_CLIENT or len(table.waiters) >= WAITERS_PER_OBJECT:
+        holds = owner in self._of_owner
+        if (
+            self._waits[owner.client] >= WAITERS_PER_CLIENT
+            or len(table.waiters) >= WAITERS_PER_OBJECT
+            or (holds and self._waiting_holders() >= WAITING_HOLDERS_MAX)
+        ):
             return errno.ENOLCK
         table.waiters[waiter] = None
         self._waiting.setdefault(owner, {})[waiter] = None
         self._waits[owner.client] += 1
-        if owner in self._of_owner:
-            # That he waits now may let others pass who wait behind those that wait for him.
-            seen: set[Owner] = set()
-            self._reaches(waiter, None, polite=True, seen=seen)
-            for other in {found.table for reached in seen for found in self._waiting.get(reached, ())} | {table}:
-                self._scan(other, granted)
-            for own in granted:
-                if own[0] is waiter:
-                    granted.remove(own)
-                    return own[1]
         return waiter
 
     def _room(self, table: _Table, owner: Owner, kind: int, start: int, end: int) -> bool:
@@ -276,6 +338,7 @@ class Locks:
         half = self._most // 2
         return (
             self._of_client[owner.client] + more <= self._per_client
+            and table.count + more <= RANGES_PER_OBJECT
             and self.held + more <= self._most
             and (not owner.node or self._of_node[owner.node] + more <= half)
         )
@@ -292,6 +355,8 @@ class Locks:
         after = replaced(before, kind, start, end)
         more = len(after) - len(before)
         self.held += more
+        table.count += more
+        table.changed()
         self._of_client[owner.client] += more
         self._of_node[owner.node] += more
         if kind == UNLOCK and before and self._outer is not None:
@@ -341,35 +406,27 @@ class Locks:
 
     def _held_back(self, waiter: Waiter, earlier: dict[Waiter, None]) -> bool:
         """Whether one that came before has to have its lock first."""
-        for other in earlier:
-            if waiter.conflicts(other) and not (waiter.owner in self._of_owner and self._reaches(other, waiter.owner, polite=True)):
-                return True
-        return False
+        return waiter.owner not in self._of_owner and any(waiter.conflicts(other) for other in earlier)
 
-    def _blockers(self, waiter: Waiter, polite: bool) -> Iterator[Owner]:
-        table = waiter.table
-        for owner, _ in table.against(waiter.owner, waiter.kind, waiter.start, waiter.end):
-            yield owner
-        if polite:
-            for other in table.waiters:
-                if other is waiter:
-                    break
-                if waiter.conflicts(other):
-                    yield other.owner
+    def _waiting_holders(self) -> int:
+        return len(self._waiting.keys() & self._of_owner.keys())
 
-    def _reaches(self, waiter: Waiter, target: Owner | None, *, polite: bool, seen: set[Owner] | None = None) -> bool:
-        """Whether *waiter* waits for *target*, directly or through others; *polite*: also for its turn. *seen* gets all
-        that it waits for."""
-        seen = set() if seen is None else seen
-        left = list(self._blockers(waiter, polite))
+    def _in_a_ring(self, waiter: Waiter) -> bool:
+        """Whether those who have what *waiter* wants wait, directly or through others, for its owner."""
+        seen: set[Owner] = set()
+        left = [waiter]
+        holders = self._waiting.keys() & self._of_owner.keys()
         while left:
-            owner = left.pop()
-            if owner == target:
-                return True
-            if owner not in seen:
+            one = left.pop()
+            for owner in (holders | {waiter.owner}) & one.table.held.keys():
+                if owner == one.owner or owner in seen:
+                    continue
+                if one.table.between(owner, one.kind, one.start, one.end) is None:
+                    continue
+                if owner == waiter.owner:
+                    return True
                 seen.add(owner)
-                for following in self._waiting.get(owner, ()):
-                    left.extend(self._blockers(following, polite))
+                left.extend(self._waiting[owner])
         return False
 
     def _leave(self, waiter: Waiter) -> None:

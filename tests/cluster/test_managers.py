@@ -119,6 +119,11 @@ def test_the_examples_from_the_other_node(running: kit.Cluster) -> None:
         sh(cluster, "echo fourth >>/net/n2/dev/log.d", "n2")
         assert reader.answer() == "1"
         assert reader.ask("f.read()") == r"b'fourth\n'"
+    with cluster.running("n1", "tail", "-f", "-n", "1", "/net/n2/dev/log.d") as tail:
+        assert tail.stdout is not None
+        assert tail.stdout.readline() == b"fourth\n"
+        sh(cluster, "echo fifth >>/net/n2/dev/log.d")
+        assert tail.stdout.readline() == b"fifth\n"
     # Two ports with a cable between them: one program on each node.
     with program(cluster, "n1") as here, program(cluster, "n2") as there:
         for one, port in ((here, "ser1"), (there, "ser2")):

@@ -12,18 +12,21 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 from resmgr.access import Export, Grant, Policy, UserRule, Verb
 from resmgr.aio import Process, open_process, send
 from resmgr.attachments import ATTACHED_PER_CONNECTION, Attachments, AttachRule
 from resmgr.attachproto import ATTACH, DETACH, LIST, READ_ONLY, REQUEST, Row, pack_row, parse_rows
 from resmgr.channel import CHID_PATHMGR, PID_SYSTEM, ClientInfo, Credentials, Nd
+from resmgr.dispatch import Buffer
 from resmgr.errors import BadMessage, ResmgrError
 from resmgr.ids import CHID_ATTACH
 from resmgr.iofunc.node import Directory, Node, Setting, TreeManager, Value, local_or_nobody
+from resmgr.iofunc.waiting import Later
 from resmgr.iomsg import Connect, Entry, Target, parse_dirents
 from resmgr.iorequest import ConnectRequest, pack_devctl, pack_read, pack_readdir, pack_write
-from resmgr.manage import manager
+from resmgr.manage import Managed, manager
 from resmgr.pathspace import Attach
 from resmgr.runner import open_dispatch
 from resmgr.system import System
@@ -120,6 +123,74 @@ async def test_it_goes_with_its_process_however_that_ends(tmp_path: Path) -> Non
                 await trio.sleep(0.002)
         with fails(errno.ENOENT):
             await get(user, "/dev/x")
+
+
+async def test_a_task_that_changes_nodes_and_a_thread_that_has_news(tmp_path: Path) -> None:
+    pipe = Pipe()
+    async with running(tmp_path) as (_, socket), open_process(socket) as user, manager(socket, "/dev/pipe", pipe) as managed:
+        assert managed.path == "/dev/pipe"
+        got: list[bytes] = []
+
+        async def read() -> None:
+            got.append(await get(user, "/dev/pipe"))
+
+        def put() -> None:
+            pipe.data += b"news"
+            pipe.notify()
+
+        for tell in (managed.enter, managed.call):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(read)
+                with trio.fail_after(5):
+                    while pipe.waiters is None or not pipe.waiters.queue:  # noqa: ASYNC110  # another part of the program
+                        await trio.sleep(0.001)
+                if tell == managed.enter:
+                    tell(put)
+                else:
+                    await trio.to_thread.run_sync(tell, put)
+        assert got == [b"news", b"news"]
+        assert managed.counters["parked"] == 2
+
+
+class Asking(Node):
+    """Each read asks an async function."""
+
+    mode = 0o100444
+
+    def __init__(self) -> None:
+        self.managed: list[Managed] = []
+        self.cancelled = 0
+
+    def read(self, state: object | None, offset: int, size: int) -> Later[Buffer]:
+        return self.managed[0].later(self.find, size)
+
+    async def find(self, size: int) -> Buffer:
+        try:
+            await trio.sleep(0 if size == 1000 else 60)
+        except trio.Cancelled:
+            self.cancelled += 1
+            raise
+        if self.cancelled:
+            raise OSError(errno.ENODATA, "no more")
+        return b"found"
+
+
+async def test_an_async_answer(tmp_path: Path) -> None:
+    node = Asking()
+    async with running(tmp_path) as (_, socket), open_process(socket) as user, manager(socket, "/dev/asking", node) as managed:
+        node.managed.append(managed)
+        assert await get(user, "/dev/asking") == b"found"
+        where = (await rows(user))["/dev/asking"]
+        connection = user.connect(0, where.pid, where.chid)
+        opened = Entry.parse((await send(connection, (ConnectRequest(Connect.OPEN, os.O_RDONLY, 0, b"").pack(),), 4096)).data)
+        with trio.move_on_after(0.01) as scope:
+            await send(connection, (pack_read(opened.ocb, 0, 5),), 5)
+        assert scope.cancelled_caught
+        await trio.testing.wait_all_tasks_blocked()
+        assert node.cancelled == 1
+        with fails(errno.ENODATA):
+            await get(user, "/dev/asking")
+        connection.close()
 
 
 async def test_the_end_of_the_daemon_is_told(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Hashable
 
 import pytest
 
-from resmgr.iofunc.locks import END, READ, UNLOCK, WAITERS_PER_OBJECT, WRITE, Locks, Owner, Waiter, replaced
+from resmgr.iofunc.locks import END, READ, UNLOCK, WAITERS_PER_OBJECT, WAITING_HOLDERS_MAX, WRITE, Locks, Owner, Waiter, replaced
 
 BYTES = 8
 
@@ -99,7 +99,8 @@ def play(seed: int, steps: int) -> int:
             if isinstance(result, Waiter):
                 newest.append((key, who, kind, start, end, result))
                 model.queue.append(newest[0])
-                assert blocked or any(overlap(newest[0], entry) for entry in before), "waited for nothing"
+                holds = any(model.held[name].get(who) for name in "ab")
+                assert blocked or (not holds and any(overlap(newest[0], entry) for entry in before)), "waited for nothing"
                 assert not (blocked and model.ring(who, blocked)), "a ring was not seen"
             elif result == errno.EDEADLK:
                 deadlocks += 1
@@ -128,6 +129,7 @@ def play(seed: int, steps: int) -> int:
         for index, entry in enumerate(model.queue):
             if not model.in_the_way(*entry[:5]):
                 assert any(overlap(entry, earlier) for earlier in model.queue[:index]), (seed, step)
+                assert not any(model.held[name].get(entry[1]) for name in "ab"), (seed, step)
         assert locks.held == sum(len(locks.ranges(name, who)) for name in "ab" for who in owners)
         assert locks.waiting == len(model.queue)
         # And there is always somebody for whom nobody has to be waited.
@@ -234,10 +236,37 @@ def test_caps() -> None:
 def test_at_most_so_many_wait_for_one_object() -> None:
     locks = Locks()
     told: list[Owner] = []
-    locks.lock("f", owner(0), WRITE, 0, END)
-    waiters = [wait(locks, "f", owner(number), WRITE, told) for number in range(1, WAITERS_PER_OBJECT + 2)]
+    locks.lock("f", owner(0, True), WRITE, 0, END)
+    waiters = [wait(locks, "f", owner(number, True), WRITE, told) for number in range(1, WAITERS_PER_OBJECT + 2)]
     assert waiters[-1] == errno.ENOLCK
     assert all(isinstance(waiter, Waiter) for waiter in waiters[:-1])
+
+
+def test_many_owners_of_one_object_are_found_as_few_are() -> None:
+    """Beyond a few owners there is an index: it must say what looking at each says."""
+    rng = random.Random(3)
+    locks = Locks()
+    owners = [owner(number) for number in range(40)]
+    for _ in range(3000):
+        who = rng.choice(owners)
+        start = rng.randrange(200)
+        end = start + rng.randrange(1, 12)
+        kind = rng.choice((READ, READ, WRITE, UNLOCK))
+        conflict = kind != UNLOCK and locks.test("f", who, kind, start, end) is not None
+        assert locks.lock("f", who, kind, start, end) == (errno.EAGAIN if conflict else 0)
+    assert locks.held > 100
+
+
+def test_those_who_hold_and_wait_are_few() -> None:
+    locks = Locks()
+    told: list[Owner] = []
+    for number in range(WAITING_HOLDERS_MAX + 2):
+        locks.lock("f", owner(number), WRITE, number, number + 1)
+    locks.lock("g", owner(99999), WRITE, 0, END)
+    answers = [wait(locks, "g", owner(number), WRITE, told) for number in range(WAITING_HOLDERS_MAX + 1)]
+    assert answers[-1] == errno.ENOLCK
+    assert all(isinstance(waiter, Waiter) for waiter in answers[:-1])
+    assert isinstance(wait(locks, "g", owner(88888), WRITE, told), Waiter), "who holds nothing may wait"
 
 
 class Somebody:

@@ -28,9 +28,9 @@ from qnetpy.members.store import unpack_statements
 from qnetpy.qos import QosError, parse_choice
 from qnetpy.reach import gossip
 from qnetpy.settings import SettingsError
-from qnetpy.testing.fuzz import layer2, machines, names, rewriting, seam, soliciting
+from qnetpy.testing.fuzz import layer2, machines, managers, names, rewriting, seam, soliciting
 from qnetpy.testing.fuzz.cryptodev import cryptodev, cryptodev_formats
-from resmgr import iomsg, iorequest, message
+from resmgr import attachproto, iomsg, iorequest, message
 from resmgr.errors import BadMessage, ResmgrError
 from resmgr.procmgr import message as spawn
 from stack.core.errors import OptionError
@@ -142,6 +142,9 @@ def requests(data: bytes) -> None:
         iorequest.parse_space,
         iorequest.parse_devctl,
         iorequest.parse_close,
+        iorequest.parse_lock,
+        iorequest.parse_notify,
+        attachproto.parse_rows,
         lambda view: iomsg.parse_dirents(view, True),
         lambda view: iomsg.parse_dirents(view, False),
     ):
@@ -374,6 +377,8 @@ TARGETS: Mapping[str, Target] = {
     "control_reply": control_reply,
     "transport": lambda data: machines.transport(list(items(data))),
     "peer": lambda data: machines.peer(list(items(data))),
+    "devices": lambda data: managers.devices(list(items(data))),
+    "attaching": lambda data: managers.attaching(list(items(data))),
     "manager": lambda data: machines.manager(list(items(data))),
     "fuse": lambda data: machines.fuse(list(items(data))),
     "shaking": lambda data: machines.shaking(list(items(data))),
