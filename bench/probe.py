@@ -12,10 +12,14 @@ import errno
 import json
 import os
 import random
+import shlex
 import socket
+import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
+from typing import IO
 
 SIZE = 64
 WARM_UP = 300
@@ -236,6 +240,43 @@ def make_tree(folder: str, count: int) -> None:
             file.write(data)
 
 
+def start(command: str, count: int) -> None:
+    """Milliseconds from fork to exit of a command, after one that warms it up."""
+    words = shlex.split(command)
+    took = []
+    for _ in range(count + 1):
+        begin = time.perf_counter()
+        subprocess.run(words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=True)
+        took.append((time.perf_counter() - begin) * 1e3)
+    took = sorted(took[1:])
+    say(p50=took[count // 2], p99=took[count * 99 // 100])
+
+
+def pipe(command: str, size: int) -> None:
+    """MB/s of *size* bytes through a command that gives back what it gets, the start of the command included."""
+    begin = time.perf_counter()
+    with subprocess.Popen(shlex.split(command), stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        writer = threading.Thread(target=_fill, args=(process.stdin, size))
+        writer.start()
+        found = 0
+        buffer = bytearray(BLOCK)
+        while count := process.stdout.readinto(buffer):  # type: ignore[attr-defined]  # a buffered reader has it
+            found += count
+        writer.join()
+    if found != size or process.returncode:
+        raise OSError(errno.EIO, f"{found} of {size} bytes came back, exit status {process.returncode}")
+    say(rate=size / (time.perf_counter() - begin) / 1e6)
+
+
+def _fill(file: IO[bytes], size: int) -> None:
+    block = random.Random(1).randbytes(BLOCK)
+    with file:
+        for _ in range(size // BLOCK):
+            file.write(block)
+
+
 def usage() -> None:
     """Processor seconds and context switches of every process of the node, its threads included: {pid: [command, seconds, switches]}."""
     ticks = os.sysconf("SC_CLK_TCK")
@@ -268,6 +309,8 @@ CLIENTS: dict[str, Callable[[str, int], None]] = {
     "small": small,
     "find": find,
     "make-tree": make_tree,
+    "start": start,
+    "pipe": pipe,
 }
 SERVERS: dict[str, Callable[[], None]] = {"serve-tcp": serve_tcp, "serve-zmq": serve_zmq, "serve-name": serve_name, "usage": usage}
 

@@ -37,7 +37,7 @@ SIZE = 256 << 20
 FILES = 10_000
 STATS = 2_000
 MTUS = (1500, 9000)
-PARTS = ("messages", "files", "links", "paths", "peers")
+PARTS = ("messages", "files", "programs", "links", "paths", "peers")
 TOPOLOGY = """
 title = "bench"
 [links.wire]
@@ -320,6 +320,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     import link_peers
     import links
     import paths
+    import programs
     import scale
 
     parser = argparse.ArgumentParser(prog="qnet bench", description="our figures beside the peers', from the same run")
@@ -330,7 +331,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--count", type=int, default=3000, metavar="N", help="round trips per run")
     args = parser.parse_args(argv)
     parts = (args.only,) if args.only else PARTS
-    lacking = [peers.missing() if "files" in parts else "", link_peers.missing() if "links" in parts else ""]
+    lacking = [peers.missing() if "files" in parts or "programs" in parts else "", link_peers.missing() if "links" in parts else ""]
     if packages := " ".join(filter(None, lacking)):
         print(f"qnet bench: the peers are missing; try: apt-get install {packages}, or --only messages", file=sys.stderr)
         return 1
@@ -342,7 +343,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     try:
         for mtu in args.mtu or MTUS:
-            if "messages" in parts or "files" in parts:
+            if {"messages", "files", "programs"} & set(parts):
                 with running(TOPOLOGY.format(mtu=mtu)) as cluster:
                     until_found(cluster)
                     bench = Bench(cluster, mtu, args.runs, report)
@@ -350,6 +351,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                         bench.messages(args.count)
                     if "files" in parts:
                         bench.files()
+                    if "programs" in parts:
+                        programs.measure(bench, CLIENT, SERVER)
             if "links" in parts:
                 with running(links.TOPOLOGY.format(mtu=mtu)) as cluster:
                     links.measure(cluster, mtu, args.runs, report, args.count)

@@ -26,6 +26,8 @@ from types import ModuleType
 
 VARIABLE = "QNETPY_COMPILED"
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+COMMAND = "qnet"
+"""A program that ends before it would have gained by compiled modules what it costs to load them; they are for daemons."""
 BUILD = os.path.join(ROOT, "build", "compiled")
 
 
@@ -114,7 +116,10 @@ def check(path: str, name: str, size: int, time: int, digest: str) -> None:
 def install() -> None:
     """Put the choice of the environment in force for this process. For the packages, when they are imported."""
     if not any(isinstance(finder, CompiledFinder) for finder in sys.meta_path):
-        finder = choose(os.environ.get(VARIABLE, ""))
+        how = os.environ.get(VARIABLE, "")
+        if how in ("", "auto") and os.path.basename(getattr(sys, "argv", [""])[0] or "") == COMMAND:
+            return
+        finder = choose(how)
         if finder is not None:
             sys.meta_path.insert(0, finder)
 

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import errno
 
-from qnetpy import qos
 from qnetpy.cli.output import CommandError
 from resmgr.errors import ResmgrError
+
+MARK = "~"
+"""Between the name and the choice: without it there is nothing to look at, which most programs need not load `qnetpy.qos` to know."""
 
 
 def check(node: str, status: int = 1) -> None:
     """CommandError with exit status *status*, if what stands behind the name is no choice."""
+    if MARK not in node:
+        return
+    from qnetpy import qos
+
     name, choice = qos.split(node)
     if choice is not None:
         try:
@@ -21,6 +27,10 @@ def check(node: str, status: int = 1) -> None:
 
 def explain(node: str, error: ResmgrError, status: int = 1) -> None:
     """CommandError, if *error* is about the choice."""
+    if MARK not in node:
+        return
+    from qnetpy import qos
+
     name, choice = qos.split(node)
     if choice is not None and error.errno == errno.ENXIO:
         interface = qos.parse_choice(choice).interface

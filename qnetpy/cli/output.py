@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 
@@ -28,6 +27,8 @@ def said(error: OSError) -> str:
 
 
 def as_json(fact: Fact) -> str:
+    import json
+
     return json.dumps(fact, indent=2, sort_keys=True, default=str)
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
-import queue
 import select
 import signal
 import stat
-import threading
+from collections import deque
 from collections.abc import Callable
 from functools import partial
+from typing import TYPE_CHECKING
 
 from qnetpy.cli.caught import ENDING, PASSED_ON, Caught
 from qnetpy.cli.output import CommandError
@@ -21,9 +22,13 @@ from resmgr.errors import ResmgrError
 from resmgr.procmgr.client import Process
 from resmgr.procmgr.message import WRITE_UNASKED, Ended
 
+if TYPE_CHECKING:
+    from queue import SimpleQueue
+
 READS = 4
 """Reads of one stream under way."""
-READ_PART = 128 * 1024
+READ_PART = 512 * 1024
+PIPE_SIZE = 1 << 20
 WRITES = 8
 WRITE_PART = WRITE_UNASKED
 FAILED = 255
@@ -36,10 +41,9 @@ class Writer:
         self._fd = fd
         self._wake = wake
         self._direct = stat.S_ISREG(os.fstat(fd).st_mode)
-        self._parts: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
-        self._count = 0
-        self._lock = threading.Lock()
-        self._thread: threading.Thread | None = None
+        self._written: deque[None] = deque()
+        """One for each part, since both threads may change it without a lock."""
+        self._parts: SimpleQueue[bytes] | None = None
         self.broken = False
         """The reader has gone, or the disk is full: nothing more can be written."""
         self.error: OSError | None = None
@@ -49,29 +53,30 @@ class Writer:
             self._write(data)
             self._wrote()
             return
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, daemon=True)
-            self._thread.start()
+        if self._parts is None:
+            # Loaded here: programs that say nothing start sooner.
+            import queue
+            import threading
+
+            self._parts = queue.SimpleQueue()
+            threading.Thread(target=self._run, args=(self._parts,), daemon=True).start()
         # The message that brought the data is gone when this returns.
         self._parts.put(bytes(data))
 
     def taken(self) -> int:
         """Parts written since the last call."""
-        with self._lock:
-            count, self._count = self._count, 0
-            return count
+        count = len(self._written)
+        for _ in range(count):
+            self._written.popleft()
+        return count
 
-    def _run(self) -> None:
+    def _run(self, parts: SimpleQueue[bytes]) -> None:
         while True:
-            data = self._parts.get()
-            if data is None:
-                return
-            self._write(data)
+            self._write(parts.get())
             self._wrote()
 
     def _wrote(self) -> None:
-        with self._lock:
-            self._count += 1
+        self._written.append(None)
         self._wake()
 
     def _write(self, data: Buffer) -> None:
@@ -137,6 +142,7 @@ class Pump:
         for stream in self._outputs:
             for _ in range(READS):
                 self._ask(stream)
+        self._widen()
         poll = select.poll()
         poll.register(self._client.fileno(), select.POLLIN)
         poll.register(self._wake, select.POLLIN)
@@ -164,6 +170,15 @@ class Pump:
                     os.eventfd_read(self._wake)
                 elif fd == 0:
                     self._read_input()
+
+    def _widen(self) -> None:
+        """More at a time from a pipe, and into one: fewer messages for the same bytes. The kernel may refuse."""
+        for fd in (0, 1):
+            try:
+                if stat.S_ISFIFO(os.fstat(fd).st_mode) and fcntl.fcntl(fd, fcntl.F_GETPIPE_SZ) < PIPE_SIZE:
+                    fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
+            except OSError:
+                pass
 
     def _done(self) -> bool:
         if self._leave or self._failure:

@@ -68,7 +68,7 @@ LIMIT_OPTIONS = {0: (b"t", 1), 1: (b"f", 512), 2: (b"d", 1024), 3: (b"s", 1024),
 PATH_USER = b"/usr/local/bin:/usr/bin:/bin"
 PATH_ROOT = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 UMASK_USER = 0o022
-PIPE_SIZE = 256 * 1024
+PIPE_SIZE = 512 * 1024
 """Larger pipes than Linux's 64 KiB: fewer messages for the same bytes. The kernel may refuse; then 64 KiB it is."""
 SHADOW = "/etc/shadow"
 

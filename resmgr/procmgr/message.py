@@ -98,9 +98,9 @@ SPAWN_MAX = 256 * 1024
 """Largest SPAWN message. Linux takes 2 MiB of arguments; a stranger who may spawn shall not make us hold more than this per try."""
 ARGUMENTS_MAX = 8192
 VARIABLES_MAX = 1024
-WRITE_UNASKED = 64 * 1024
+WRITE_UNASKED = 128 * 1024
 """Bytes of a WRITE that come along with it. A client that sends no more at a time needs no round trip per WRITE; the rest is pulled."""
-READ_MAX = 256 * 1024
+READ_MAX = 1 << 20
 """Most bytes that one READ returns."""
 
 

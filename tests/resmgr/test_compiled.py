@@ -167,3 +167,20 @@ def test_the_choice_is_made_by_whichever_package_comes_first(package: str) -> No
         text=True,
     )
     assert result.stderr.splitlines()[-1] == "ImportError: QNETPY_COMPILED is auto, on or off, not perhaps"
+
+
+@pytest.mark.host
+@pytest.mark.parametrize(("program", "looks"), [("/usr/bin/qnet", False), ("/usr/bin/io-pkt", True), ("", True)])
+def test_the_command_does_not_even_look_at_a_build(program: str, looks: bool) -> None:
+    """What is looked at is told by what is opened."""
+    code = f"""
+import sys
+sys.argv[0] = {program!r}
+opened = []
+sys.addaudithook(lambda event, args: event == "open" and opened.append(str(args[0])))
+import resmgr
+print(any(name.endswith("manifest.json") for name in opened))
+"""
+    environment = {name: value for name, value in os.environ.items() if name != compiled.VARIABLE}
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert result.stdout == f"{looks}\n"

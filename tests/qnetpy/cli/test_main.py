@@ -7,6 +7,7 @@ import os
 import stat
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -171,3 +172,31 @@ def test_every_command_is_in_the_reference() -> None:
     page = (Path(__file__).parents[3] / "docs" / "reference" / "commands.md").read_text()
     for name in main.COMMANDS:
         assert f"`qnet {name} " in page or f"`qnet {name}`" in page, name
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[node]\n",
+        '[node]\nrun_dir = "/run/x"\n',
+        '[node]\n  run_dir="/run/x"   \n[qnet]\n',
+        '[node]\n# run_dir = "/run/y"\n',
+        '[node]\nrun_dir = "/run/x" # "/run/y"\n',
+        "[node]\nrun_dir = '/run/x'\n",
+        '[node]\nrun_dir = "/run\\u002fx"\n',
+        '[node]\n"run_dir" = "/run/x"\n',
+        'node = {run_dir = "/run/x"}\n',
+        'node.run_dir = "/run/x"\n',
+        '[other]\nrun_dir = "/run/y"\n',
+        "[node]\nrun_dir = 5\n",
+        '[node]\nrun_dir_other = "/run/y"\n',
+        '[other]\nrun_dir = "/run/y"\n[node]\nrun_dir = "/run/x"\n',
+    ],
+)
+def test_the_run_directory_is_what_a_parser_would_find(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.delenv("QNET_RUN_DIR", raising=False)
+    file = tmp_path / "qnet.toml"
+    file.write_text(text)
+    found = tomllib.loads(text).get("node", {}).get("run_dir", daemon.RUN_DIR)
+    assert daemon.run_dir(str(file)) == (found if isinstance(found, str) else daemon.RUN_DIR)

@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 import pytest
+import trio
 
 from resmgr.access import Grant, UserRule
 from resmgr.dispatch import Buffer
@@ -21,7 +22,7 @@ from resmgr.procmgr import message
 from resmgr.procmgr.launch import shut
 from resmgr.procmgr.message import SPAWN_DETACHED, SPAWN_PTY, SPAWN_ROOT, SPAWN_STDERR, SPAWN_STDOUT, UNLIMITED, Ended, Scheduling, Spawn
 from resmgr.procmgr.rules import CommandPattern, Refusal, SpawnRule, SpawnRules
-from tests.resmgr.procmgr.test_manager import NOBODY, Client, Failed, Far, Running, World, needs_root, world
+from tests.resmgr.procmgr.test_manager import NOBODY, Client, Failed, Far, Running, World, children, descriptors, needs_root, world
 
 pytestmark = pytest.mark.host
 
@@ -283,3 +284,69 @@ async def test_the_clients_files_as_root_need_a_mount_of_them() -> None:
             await Far(here, uid=1).send(message.pack_spawn(Spawn((b"true",), flags=SPAWN_ROOT)))
         # At home it is what every program has.
         assert await (await Client(here).spawn("true", flags=SPAWN_ROOT)).wait() == Ended(0, None)
+
+
+async def test_two_hundred_at_once_leave_nothing() -> None:
+    """From several connections, each with as many as one may have. Descriptors, children and zombies are as before (`world` looks, too)."""
+    async with world() as here:
+        clients = [Client(here) for _ in range(4)]
+        found: set[bytes] = set()
+        before, others = descriptors(), set(children())
+
+        async def run(client: Client, number: int) -> None:
+            running = await client.spawn("sh", "-c", f"cat; echo {number}")
+            await running.write(b"in ", last=True)
+            found.add(await running.read_all())
+            assert await running.wait() == Ended(0, None)
+            await running.close()
+
+        async with trio.open_nursery() as nursery:
+            for number in range(200):
+                nursery.start_soon(run, clients[number % 4], number)
+        assert found == {b"in %d\n" % number for number in range(200)}
+        assert here.manager.spawned == 200
+        assert descriptors() == before
+        await here.until(lambda: set(children()) <= others)
+        assert dict(here.manager.figures())["processes"] == 0
+
+
+STEPS = ("spawn sent", "spawned", "reading", "writing", "waiting", "input ended", "stopped", "signalled", "stream closed", "ended")
+
+
+async def die_at(here: World, step: str) -> None:
+    """A client that goes away when it is at *step*."""
+    client = Client(here)
+    spawn = message.pack_spawn(Spawn((b"sh", b"-c", b"echo; cat >/dev/null; sleep 100")))
+    if step == "spawn sent":
+        client.submit([spawn], message.SPAWNED.size, lambda status, data: None)
+    else:
+        running = await client.spawn("sh", "-c", "true" if step == "ended" else "echo; cat >/dev/null; sleep 100")
+    if step == "reading":
+        client.submit([message.pack_read(running.handle, 2, 0, 100)], 100, lambda status, data: None)
+    elif step == "writing":
+        # More than the pipe takes, to a program that does not read.
+        await running.signal(signal.SIGSTOP)
+        client.submit([message.pack_write(running.handle, 0, False), bytes(4 << 20)], 0, lambda status, data: None)
+    elif step == "waiting":
+        client.submit([message.pack_wait(running.handle, True)], 4, lambda status, data: None)
+    elif step == "input ended":
+        await running.write(last=True)
+    elif step in ("stopped", "signalled"):
+        await running.signal(signal.SIGTSTP if step == "stopped" else signal.SIGTERM)
+    elif step == "stream closed":
+        await client.send(message.pack_close(running.handle, 1))
+    elif step == "ended":
+        await running.wait()
+    client.close()
+
+
+async def test_a_client_that_dies_at_any_step_leaves_nothing() -> None:
+    async with world() as here:
+        before, others = descriptors(), set(children())
+        async with trio.open_nursery() as nursery:
+            for step in STEPS:
+                nursery.start_soon(die_at, here, step)
+        assert list(here.manager.facts())
+        await here.until(lambda: not list(here.manager.facts()) and not dict(here.manager.figures())["processes_starting"])
+        await here.until(lambda: set(children()) <= others)
+        assert descriptors() == before

@@ -1,0 +1,56 @@
+"""Programs on the other node, beside ssh: what a start costs, and how fast a pipe is. One node on each processor.
+
+ssh is measured twice: cold, with a connection and its handshake for each command, and through a connection that is kept (ControlMaster).
+Ours has a daemon that keeps the link, so the fair peer of a start is the second; the first is what people have who set nothing up.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import peers
+
+from qnetpy.cluster.handle import Cluster
+
+if TYPE_CHECKING:
+    from run import Bench, Measured
+
+STARTS = 15
+PIPE = 1 << 30
+MASTER = f"{peers.FOLDER}/master"
+
+
+def ssh(cluster: Cluster, server: str, *options: str) -> list[str]:
+    """The beginning of a command that runs something on *server* as its root."""
+    known = ("-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "IdentityAgent=none", "-o", "LogLevel=ERROR")
+    return [
+        *("ssh", "-F", "none", "-p", peers.PORT, "-i", f"{peers.FOLDER}/key", "-c", peers.CIPHER, *known),
+        *(*options, f"root@{cluster.address(server)}"),
+    ]
+
+
+def measure(bench: Bench, client: str, server: str, pipe: int = PIPE) -> None:
+    """Starts and pipes on the running cluster of *bench*."""
+    cluster = bench.cluster
+    bench.place("split")
+    with peers.sshd(cluster, client, server):
+        cluster.run(server, "sh", "-c", f"for p in $(pgrep -x sshd); do taskset -a -p -c {bench.cpus[server]} $p >/dev/null; done")
+        kept = ssh(cluster, server, "-o", f"ControlPath={MASTER}")
+        ours = ["qnet", "on", server, "--"]
+
+        def starts(command: list[str]) -> Callable[[int], Measured]:
+            return lambda number: bench.measured(client, "start", shlex.join([*command, "true"]), str(STARTS))
+
+        def piped(command: list[str]) -> Callable[[int], Measured]:
+            return lambda number: bench.measured(client, "pipe", shlex.join([*command, "cat"]), str(pipe))
+
+        bench.compare("start of a program", "ssh, cold", starts(ours), starts(ssh(cluster, server)), "p50", "ms", ("<=", 0.25))
+        cluster.run(client, *kept[:-1], "-o", "ControlMaster=yes", "-o", "ControlPersist=yes", "-fN", kept[-1])
+        try:
+            bench.compare("start of a program", "ssh, kept connection", starts(ours), starts(kept), "p50", "ms")
+            target = (">=", 1.0) if bench.mtu >= 9000 else None
+            bench.compare(f"pipe of {pipe >> 20} MiB through cat", "ssh", piped(ours), piped(ssh(cluster, server)), "rate", "MB/s", target)
+        finally:
+            cluster.run(client, *kept[:-1], "-O", "exit", kept[-1], check=False)
