@@ -33,6 +33,7 @@ from qnetpy.testing.fuzz.cryptodev import cryptodev, cryptodev_formats
 from resmgr import attachproto, iomsg, iorequest, message
 from resmgr.errors import BadMessage, ResmgrError
 from resmgr.procmgr import message as spawn
+from resmgr.procmgr import nodefacts
 from stack.core.errors import OptionError
 from stack.core.options import RESTARTS_MAX, CommonOptions, parse_options, take_common
 from stack.drivers.packet import PacketOptions
@@ -160,7 +161,7 @@ def _connect(data: bytes) -> None:
 
 def processes(data: bytes) -> None:
     """Messages to the process manager, and its answers."""
-    for parse in (_spawn, spawn.parse_header, spawn.parse_stream, spawn.parse_spawned, spawn.parse_ended, _rows):
+    for parse in (_spawn, spawn.parse_header, spawn.parse_stream, spawn.parse_spawned, spawn.parse_ended, _rows, nodefacts.parse):
         try:
             parse(data)
         except BadMessage:
