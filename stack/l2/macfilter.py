@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 import attrs
@@ -152,7 +152,7 @@ class MacFilterModule:
             if name not in known and self._stack.interface(name) is None:
                 log.warning("%s: macfilter: there is no interface %s; its rules hold when it comes", self._stack.name, name)
         self.filter = MacFilter(rules, default)
-        self.detach()
+        before = self._hooks
         # Where no rule is, everything passes, unless the default says otherwise.
         into = None if not default else {rule.interface for rule in rules if rule.incoming}
         out_of = None if not default else {rule.interface for rule in rules if not rule.incoming}
@@ -161,6 +161,8 @@ class MacFilterModule:
             add(Point.IN, self._incoming, order=ORDER_FILTER, name="macfilter", everything=True, counts=True, interfaces=into),
             add(Point.OUT, self._outgoing, order=ORDER_FILTER, name="macfilter", counts=True, interfaces=out_of),
         ]
+        # Only now: without any hook a forwarding engine would carry what is blocked.
+        _revoke(before)
 
     def set_specific(self, command: str, arguments: Mapping[str, object]) -> None:
         rules, default = list(self.filter.rules), self.filter.default
@@ -207,8 +209,12 @@ class MacFilterModule:
         return left
 
     def detach(self) -> None:
-        for hook in self._hooks:
-            hook.revoke()
+        _revoke(self._hooks)
+
+
+def _revoke(hooks: Iterable[Registration]) -> None:
+    for hook in hooks:
+        hook.revoke()
 
 
 def _rule(text: str) -> Rule:
