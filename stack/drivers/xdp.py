@@ -99,12 +99,12 @@ class XdpDriver:
             # The interface comes back there, whatever namespace the process is in by then.
             self._namespace = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
             undo.callback(os.close, self._namespace)
-            self._monitor = LinkMonitor(dispatch, self._link_reported)
+            self._monitor = LinkMonitor(dispatch, self._link_reported, _is_ethernet)
             undo.callback(self._monitor.close)
             link = self._monitor.find(options.ifname)
             if link is None:
                 raise ModuleError(errno.ENODEV, f"there is no network interface {options.ifname} in this network namespace")
-            if link.kind != ARPHRD_ETHER or len(link.mac) != MAC_SIZE:
+            if not _is_ethernet(link):
                 raise ModuleError(errno.EINVAL, f"{options.ifname} is no Ethernet interface (device type {link.kind})")
             self._link: Link | None = link
             self.mac, self.mtu, self.up = link.mac, link.mtu, link.up
@@ -278,9 +278,9 @@ class XdpDriver:
             self._retake.cancel()
             self._retake = None
         try:
+            self._join(self._others, self._groups)
             with inside(self._namespace):
                 self._attachment = Attachment(link, self._options)
-            self._join(self._others, self._groups)
         except OSError as error:
             self._refused += 1
             if self._refused == RETAKE_QUIETLY:
@@ -310,6 +310,10 @@ class XdpDriver:
             self._waste.append(attachment)
         else:
             attachment.close_memory()
+
+
+def _is_ethernet(link: Link) -> bool:
+    return link.kind == ARPHRD_ETHER and len(link.mac) == MAC_SIZE
 
 
 def _attach(context: Context, options: XdpOptions) -> XdpDriver:
