@@ -113,9 +113,7 @@ class LinkMonitor:
     def _pass_over(self, link: Link) -> None:
         if link.index != self._strange:
             self._strange = link.index
-            log.warning(
-                "interface %s is now one of another kind (device type %d) and is not used; waiting for its return", link.name, link.kind
-            )
+            log.warning("interface %s is now one of another kind (device type %d): waiting until it is as it was", link.name, link.kind)
         if link.index == self._index:
             self._index = None
             self._changed(None)

@@ -42,7 +42,7 @@ async def test_a_port_that_cannot_be_served_is_still_heard_by_its_driver(town: T
             patch.setattr(PortRing, "listen", no_filter)
         else:
             patch.setattr(threading.Thread, "start", no_thread)
-        with pytest.raises(OSError, match="p0: Cannot allocate|no thread for p0"):
+        with pytest.raises(OSError, match=r"p0: Cannot allocate|no thread for p0"):
             carrier.attach(0, interface, linux)
     # A worker that was made waits for the next port, with a descriptor to wake it.
     spare = len([one for one in threading.enumerate() if one.name.startswith("forward-")])
