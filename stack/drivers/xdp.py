@@ -9,7 +9,7 @@ The interface is followed through rtnetlink, and taken again when one of the sam
 
     tx_queue_full   all chunks wait to be sent          link_down            the interface is down or gone
     tx_refused      any other error of send             too_long, too_short  not a frame for this MTU
-    rx_overrun      no room in ring or memory
+    rx_overrun      no room in ring or memory       rx_resized           was in the rings when the MTU changed
 
 Needs CAP_NET_RAW, CAP_NET_ADMIN and CAP_BPF. Only one XDP program fits on an interface: the forwarding engine `kernel` and this driver
 exclude each other there.
@@ -175,7 +175,7 @@ class XdpDriver:
         self._closed = True
         self.up = False
         self._monitor.close()
-        self._drop_attachment()
+        self._drop_attachment(Drop.LINK_DOWN)
         self._join(self._others, self._groups)
         for timer in (self._again, self._retake):
             if timer is not None:
@@ -261,7 +261,7 @@ class XdpDriver:
         if link is None:
             log.warning("xdp: interface %s is gone", self._options.ifname)
             self.up = False
-            self._drop_attachment()
+            self._drop_attachment(Drop.LINK_DOWN)
         else:
             self.mac = link.mac
             if before is None or before.index != link.index or link.mtu != self.mtu or self._attachment is None:
@@ -272,8 +272,8 @@ class XdpDriver:
         self._port.changed()
 
     def _take(self, link: Link) -> None:
-        """Other chunks for another MTU, or another interface of the same name. What lies in the rings is lost."""
-        self._drop_attachment()
+        """Other chunks for another MTU, or another interface of the same name. What lies in the rings is lost (`rx_resized`)."""
+        self._drop_attachment("rx_resized")
         if self._retake is not None:
             self._retake.cancel()
             self._retake = None
@@ -295,7 +295,8 @@ class XdpDriver:
         if self._attachment is None and self._link is not None and not self._closed:
             self._link_reported(self._link)
 
-    def _drop_attachment(self) -> None:
+    def _drop_attachment(self, why: str) -> None:
+        """*why*: the reason under which frames count that lie in the rings."""
         attachment = self._attachment
         if attachment is None:
             return
@@ -306,6 +307,9 @@ class XdpDriver:
             if self._port is not SILENT:
                 self._dispatch.detach_fd(queue.sock.fileno())
         attachment.close()
+        for queue in attachment.queues:
+            while left := len(queue.take(BATCH_MAX, BATCH_BYTES)):
+                self._port.count(why, left)
         if self._delivering:
             self._waste.append(attachment)
         else:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import socket
+import time
 from types import ModuleType
 
+import attrs
 import pytest
 
 from resmgr.runner import TrioDispatch
@@ -18,9 +20,10 @@ from stack.drivers.lo import LoopbackDriver, LoOptions
 from stack.drivers.tap import TapDriver, TapOptions
 from stack.drivers.udp import UdpDriver
 from stack.drivers.udp_socket.options import UdpOptions
+from stack.drivers.xdp import XdpDriver, XdpOptions
 from stack.frame import Frame
 from stack.testing.driver import TYPE, RecordingPort, frame
-from stack.testing.namespace import Namespace
+from stack.testing.namespace import Namespace, Veth
 from stack.testing.pair import settle
 from stack.wire.ethernet import BROADCAST
 
@@ -89,3 +92,30 @@ async def test_a_tap(dispatch: TrioDispatch, namespace: Namespace, monkeypatch: 
             linux.send(frame(MAC, OTHER, bytes((number,)) * 50))
         assert await settle(lambda: bool(leaving.frames))
     assert (len(leaving.frames), leaving.drops) == (1, {Drop.LINK_DOWN: 2})
+
+
+@pytest.mark.priv
+@pytest.mark.parametrize("why", [Drop.LINK_DOWN, "rx_resized"])
+async def test_xdp(dispatch: TrioDispatch, veth: Veth, why: str) -> None:
+    with veth.a.entered():
+        xdp = XdpDriver(dispatch, XdpOptions("va", xdp="generic"))
+    with veth.b.entered():
+        sender = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+    port = RecordingPort()
+    xdp.start(port)
+    xdp.accept(frozenset((TYPE,)))
+    with sender:
+        sender.bind(("vb", 0))
+        for _ in range(3):
+            sender.send(frame(xdp.mac, OTHER, bytes(50)))
+        queues = xdp._attachment.queues if xdp._attachment is not None else ()
+        deadline = time.monotonic() + 5
+        while sum(queue._rx.counters[queue._rx.producer] for queue in queues) < 3 and time.monotonic() < deadline:
+            pass  # no turn of the dispatch passes
+        if why == Drop.LINK_DOWN:
+            xdp.detach()
+        else:
+            assert xdp._link is not None
+            xdp._link_reported(attrs.evolve(xdp._link, mtu=1400))
+        assert (port.frames, port.drops) == ([], {why: 3})
+        xdp.detach()

@@ -22,6 +22,12 @@ from stack.wire.netdev import XdpFeature
 pytestmark = pytest.mark.priv
 
 
+def set_gro(veth: Veth) -> None:
+    """Of the far end: then va can send bare frames."""
+    with veth.b.entered():
+        subprocess.run(["ethtool", "-K", "vb", "gro", "on"], check=True)
+
+
 @pytest.mark.parametrize("others", [0, 20])
 async def test_a_change_that_was_not_told_is_asked_for(veth: Veth, others: int) -> None:
     """*others*: interfaces that come before the change, more than the queue holds reports of."""
@@ -33,8 +39,7 @@ async def test_a_change_that_was_not_told_is_asked_for(veth: Veth, others: int) 
         made._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
         for number in range(others):
             veth.a.ip("link", "add", f"x{number}", "type", "veth", "peer", "name", f"y{number}")
-        with veth.b.entered():
-            subprocess.run(["ethtool", "-K", "vb", "gro", "on"], check=True)
+        set_gro(veth)
         assert await settle(lambda: bool(made.features & XdpFeature.NDO_XMIT))
         assert changes == [made.features]
         made.close()
@@ -50,7 +55,7 @@ async def test_a_port_of_which_the_kernel_tells_nothing_leaves_nothing(veth: Vet
             interface = stack.load("packet", "ifname=va").interface
         assert interface is not None
         linux = interface.driver.linux_interface()  # type: ignore[attr-defined]  # the packet driver's
-        carrier = kernel.KernelCarrier(dispatch, lambda: None)
+        carrier = kernel.KernelCarrier(dispatch)
         before = len(os.listdir("/proc/self/fd"))
         monkeypatch.setattr(kernel, "is_buffered", unknown)
         with pytest.raises(OSError, match="No such device"):
