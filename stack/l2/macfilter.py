@@ -4,7 +4,8 @@
 
 As the rules of OpenBSD's brconfig(8): the first one that fits a frame counts; where none does, `default`. A mask is an address too: bits
 that are set in it are compared. What is blocked is counted, `blocked_in` and `blocked_out` of the interface. The filter must see every
-frame, so a forwarding engine carries nothing while it is there.
+frame, so a forwarding engine carries nothing of the interfaces that it is on. That holds while rules change: the hooks of the new ones
+come before those of the old ones go.
 
 The rules are a value and the decision is pure; the module puts it at the height of filters, on the way in and on the way out. Requests
 (`stack.core.specific`) change rules while frames go: `rule` and `delrule` TEXT, `flushrule` IF, `default` pass or block. They are in force
