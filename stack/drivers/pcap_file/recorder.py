@@ -3,6 +3,9 @@
 Blocks are collected and written by a worker thread, FLUSH_SIZE at a time or every FLUSH_TIME; into a pipe at the end of each turn, so
 that who reads it sees frames as they come. What a slow disk or reader cannot take is lost beyond WAITING_MAX, and the next frame of the
 file says how many were. A file that cannot be written any more (disk full) ends there: that is logged once and shown.
+
+Only its end waits: `close` writes what has not been written, at most WAITING_MAX. What was handed to a thread that has not begun is among
+that, and the thread then finds nothing to do.
 """
 
 from __future__ import annotations
@@ -48,6 +51,10 @@ class Recorder:
         self._flush_due = False
         self._lock = threading.Lock()
         """Held while the file is written, by a worker or at the end."""
+        self._handed = b""
+        """What a worker is to write. Whoever writes it takes it, under the lock."""
+        self._torn = False
+        """A worker's write failed somewhere in a block: nothing that came behind it could be read. Under the lock."""
         self._closed = False
         self.ended = ""
         """Why nothing more is recorded."""
@@ -93,13 +100,16 @@ class Recorder:
         if self._timer is not None:
             self._timer.cancel()
         with self._lock:
-            if not self.ended:
+            if self._torn:
+                self._blocks.clear()
+            elif not self.ended:
                 time = int(self._dispatch.wall() * NANOSECONDS)
                 self._blocks.append(pcapng.pack_statistics(0, time, self.frames + self.lost, drops + self.lost, comment))
             try:
-                _write(self._fd, b"".join(self._blocks))
+                _write(self._fd, self._handed + b"".join(self._blocks))
             except OSError as error:
                 log.warning("pcap: the end of %s is missing: %s", self._path, error.strerror)
+            self._handed = b""
             os.close(self._fd)
 
     def _end(self, why: str) -> None:
@@ -150,15 +160,20 @@ class Recorder:
             self._blocks.append(bytes(data))
 
     def _flush_file(self) -> None:
-        data = self._taken()
-        if data:
+        self._handed = self._taken()
+        if self._handed:
             self._writing = True
-            self._dispatch.call_blocking(lambda: self._work(data), self._written)
+            self._dispatch.call_blocking(self._work, self._written)
 
-    def _work(self, data: bytes) -> int:
-        """In a worker thread."""
+    def _work(self) -> int:
+        """In a worker thread, which may begin when all is over."""
         with self._lock:
-            _write(self._fd, data)
+            data, self._handed = self._handed, b""
+            try:
+                _write(self._fd, data)
+            except OSError:
+                self._torn = True
+                raise
         return len(data)
 
     def _written(self, done: int | BaseException) -> None:
