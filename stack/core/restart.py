@@ -169,9 +169,9 @@ class Restarter:
                 del self._absent[label]
                 self._load(loaded, restarts, label, lambda _: _made(made))
             elif isinstance(made, Preparation):
-                made.close()  # given up meanwhile
+                self._modules.discard(made)  # given up meanwhile
 
-        stack.dispatch.call_blocking(lambda: self._modules.prepare_again(loaded), ready)
+        self._modules.under_way.begin(lambda: self._modules.prepare_again(loaded), ready)
 
     def _load(self, loaded: Loaded, restarts: Restarts, label: str, prepared: Callable[[Loaded], Preparation]) -> None:
         stack, name = self._stack, loaded.module.name

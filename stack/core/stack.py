@@ -38,6 +38,7 @@ from stack.core.promiscuity import hear_everybody
 from stack.core.registry import Handler, Registration, module_of
 from stack.core.screen import Screen
 from stack.core.statistics import Counters, StackStatistics
+from stack.core.underway import P
 from stack.core.vlans import Trunk
 from stack.core.wants import Wants
 from stack.crypto.registry import Crypto, standard_crypto
@@ -104,6 +105,15 @@ class Stack(Datapath):
         """The rest of `load` after `stack.core.preparation.prepare`, which takes the longer part of it and may be called in another thread.
         *made* is the module's then, or closed."""
         return self._modules.load_prepared(made)
+
+    def prepare_in_thread(self, work: Callable[[], P], done: Callable[[P | BaseException], None]) -> None:
+        """Run *work*, which calls `prepare`, in a thread; then *done* with what it returned or raised. What is ready when the stack is
+        closed is closed, and *done* has Misuse."""
+        self._modules.under_way.begin(work, done)
+
+    def discard(self, made: Preparation) -> None:
+        """*made* will not be loaded. What its module raises is counted as the module's."""
+        self._modules.discard(made)
 
     def unload(self, loaded: Loaded) -> None:
         """Detach a module and all that it put into the stack and on its dispatch. Synchronous; may be called from its own callbacks."""

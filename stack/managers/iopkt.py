@@ -84,6 +84,10 @@ class _Made:
     edited: str
     """As of `stack.core.sources`."""
 
+    def close(self) -> None:
+        if isinstance(self.made, Preparation):
+            self.made.close()
+
 
 class IoPktManager:
     """Serves *stack* until `close`. *owner*: the manager's user; *group*: whose members may change things, if any."""
@@ -116,7 +120,7 @@ class IoPktManager:
         stack.system.guard(self.channel)
 
     def close(self) -> None:
-        """Clients under way get ESRCH; what gets ready is closed when it is. Idempotent."""
+        """Clients under way get ESRCH; what gets ready is closed when it is, or when the stack is. Idempotent."""
         self._closed = True
         self._questions.close()
         self._answers.close()
@@ -192,7 +196,7 @@ class IoPktManager:
             let_go(message)
         elif change.verb == "mount":
             self._preparing.append(change)
-            self._stack.dispatch.call_blocking(lambda: self._prepare(request), lambda made: self._prepared(change, made))
+            self._stack.prepare_in_thread(lambda: self._prepare(request), lambda made: self._prepared(change, made))
         else:
             self._do(change, lambda: self._verbs[change.verb](request))
 
@@ -225,7 +229,7 @@ class IoPktManager:
         self._next_soon()
         made, old = (result.made, result.edited) if isinstance(result, _Made) else (result, "")
         if isinstance(made, Preparation) and (self._closed or not change.message.client_waits):
-            made.close()
+            self._stack.discard(made)
         if not self._closed:
             self._do(change, lambda: self._mount(made), old)
 
