@@ -74,8 +74,8 @@ class Stack(Datapath):
         self.crypto.belong_to(self._guards, self.dispatch.call_soon)
         self.prefix = prefix
         self.workers = workers
-        around = system.kernel.running
-        system.kernel.running = lambda: self._guards.current or around()
+        guards = self._guards
+        self._who_runs = Registration("who runs", system.kernel.running.ask(lambda: guards.current))
         self._interfaces = Interfaces(self, self._guards)
         self._wants = Wants(self._guards, self._interfaces, self._hooks, self._ethertypes)
         self._modules = Modules(self, random, self._guards, self._interfaces, self._hooks, self._wants)
@@ -124,6 +124,7 @@ class Stack(Datapath):
         self._modules.close()
         if self._own_crypto:
             self.crypto.close()
+        self._who_runs.revoke()
 
     @property
     def loaded(self) -> tuple[Loaded, ...]:
