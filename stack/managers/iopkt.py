@@ -283,15 +283,21 @@ class IoPktManager:
 
     def _umount(self, request: Request) -> dict[str, object]:
         what = _text(request, "what")
-        waiting = self._stack.restarter.waiting(what)
+        name, kind = module_name(what)
+        waiting = self._stack.restarter.waiting(name, self._interface_in(what), kind)
         there = self._called(what)
         if not waiting:
             return self._unload(self._find(what))
         if len(waiting) + len(there) > 1:
             which = ", ".join([*(f"#{one.number}" for one in there), *(f"{one.partition(' ')[2]} (waiting)" for one in waiting)])
             raise ModuleError(errno.EINVAL, f"{what} names {len(waiting) + len(there)} modules: say which, {which}")
-        self._stack.restarter.give_up(waiting[0])
-        return {"name": what}
+        had = self._stack.restarter.give_up(waiting[0])
+        own, _, number = waiting[0].partition(" #")
+        return {"name": own, "number": int(number), "interface": had.interface or None, "waiting": had.why}
+
+    def _interface_in(self, what: str) -> str:
+        """The interface that *what* names, if it names one."""
+        return what.removeprefix(self._stack.prefix).removeprefix(DIRECTORY)
 
     def _destroy(self, request: Request) -> dict[str, object]:
         found = self._named(_text(request, "interface"))
@@ -364,7 +370,7 @@ class IoPktManager:
         stack = self._stack
         if what.startswith("#"):
             return [one for one in stack.loaded if f"#{one.number}" == what]
-        interface = what.removeprefix(stack.prefix).removeprefix(DIRECTORY)
+        interface = self._interface_in(what)
         name, kind = module_name(what)
         found = [one for one in stack.loaded if one.interface is not None and one.interface.name == interface]
         return found or [one for one in stack.loaded if one.called(name) and kind in (None, one.module.kind)]
