@@ -52,7 +52,7 @@ from resmgr.relay import Network as Network
 from resmgr.relay import Pending as Pending
 from resmgr.relay import ReadDone as ReadDone
 from resmgr.relay import Remote as Remote
-from resmgr.shield import Shield, nobody, shielded_message, shielded_read, shielded_relay
+from resmgr.shield import Running, Shield, shielded_message, shielded_read, shielded_relay
 
 Done = Callable[[int, Buffer], None]
 DescriptorsDone = Callable[[int, Buffer, Descriptors], None]
@@ -368,8 +368,8 @@ class Kernel:
         self.node_name = node_name
         self._network: Network | None = None
         self._network_shield: Shield | None = None
-        self.running: Callable[[], Shield | None] = nobody
-        """Whose callback is running (`resmgr.shield`). Set by the stack."""
+        self.running = Running()
+        """Whose callback is running (`resmgr.shield`). Told by stacks."""
         self.uplink: Remote | None = None
         """In the kernel of a process: the daemon, which knows all other processes."""
         self._channels: dict[tuple[int, int], Channel] = {}

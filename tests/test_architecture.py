@@ -197,6 +197,7 @@ IO = {
 IMPURE = {
     "stack.core.main",  # the program
     "stack.core.runlock",  # the lock of the program
+    "stack.core.underway",  # hands over what threads made
     "stack.core.manager",  # dispatch and stack put together
     "stack.core.sources",  # looks at the files of what was imported
     "resmgr.fuse.mount",  # makes mounts
