@@ -1,8 +1,9 @@
 """The part of a dispatch that is the same in real and in virtual time: what happens inside one turn, and the timer queue.
 
 Order inside a turn: descriptors, due timers, then `call_soon` calls, then turn-end calls; a turn-end call may ask for more of both, which
-still run in this turn. A chain that never ends is cut after `ROUNDS_MAX` rounds and goes on in the next turn, so descriptors and other
-tasks get their share even from a badly written callback.
+still run in this turn. A chain that never ends is cut after `ROUNDS_MAX` rounds and goes on in the next turn. What waits for the turn's end
+runs before that in any case, since answers are sent there: descriptors, other tasks and clients get their share even from a badly written
+callback.
 """
 
 from __future__ import annotations
@@ -112,7 +113,8 @@ class TurnQueue:
         return bool(self.soon or self.ends)
 
     def run(self) -> None:
-        """Run what is queued until nothing is, or until it has gone on for too many rounds; the rest stays queued."""
+        """Run what is queued until nothing is, or until it has gone on for too many rounds: then what waits for the turn's end, once, and
+        the rest stays queued."""
         soon = self.soon
         for _ in range(ROUNDS_MAX):
             for _ in range(len(soon)):
@@ -121,9 +123,13 @@ class TurnQueue:
                 continue
             if not self.ends:
                 return
-            ends, self.ends = self.ends, []
-            for call in ends:
-                call()
+            self._end()
+        self._end()
+
+    def _end(self) -> None:
+        ends, self.ends = self.ends, []
+        for call in ends:
+            call()
 
     def clear(self) -> None:
         self.soon.clear()

@@ -101,6 +101,38 @@ def become(user: User, keep: Iterable[str]) -> None:
         ) from error
 
 
+def unreadable(user: User, keep: Iterable[str], paths: Iterable[str]) -> str:
+    """The first of *paths* that *user* with the capabilities *keep* cannot read, as a process tells that becomes him; empty if there is
+    none. One thread only. ResmgrError as for `become`."""
+    end, told = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.write(told, _tried(user, keep, paths))
+        finally:
+            os._exit(0)
+    os.close(told)
+    with open(end, "rb") as answer:
+        code, _, text = os.fsdecode(answer.read()).partition(" ")
+    os.waitpid(child, 0)
+    if code.isdecimal():
+        raise ResmgrError(int(code), text)
+    return text
+
+
+def _tried(user: User, keep: Iterable[str], paths: Iterable[str]) -> bytes:
+    try:
+        become(user, keep)
+    except ResmgrError as error:
+        return os.fsencode(f"{error.errno} {error.strerror}")
+    for path in paths:
+        try:
+            os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+        except OSError:
+            return os.fsencode(f"- {path}")
+    return b""
+
+
 def _capset(libc: ctypes.CDLL, number: int) -> None:
     """The effective and the permitted set of this thread; the inheritable one becomes empty."""
     call = _SYS_CAPSET.get(os.uname().machine)

@@ -53,6 +53,8 @@ def ask_at(path: str, verb: str, node: str = "", **arguments: object) -> dict[st
         with Client(path) as client:
             connection = client.connect(node_descriptor(client, node) if node else ND_LOCAL, PID_SYSTEM, CHID_STACK)
             reply = connection.send(pack_request(verb, **arguments), reply_len=REPLY_MAX, timeout=ASK_SECONDS)
+        if len(reply.data) >= REPLY_MAX:
+            raise CommandError(f"{where} answers with more than {REPLY_MAX} bytes, which nobody takes")
         found = unpack_reply(bytes(reply.data))
     except ResmgrError as error:
         raise CommandError(f"{where} does not answer: {(error.strerror or str(error)).lower()}") from error

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol, TypeGuard
 
 from stack.capability import capability
 from stack.core.isolation import RAISED
-from stack.core.told import counters
+from stack.core.told import bounded, counters
 
 if TYPE_CHECKING:
     from stack.core.loaded import Loaded
@@ -33,7 +33,7 @@ def counters_of(loaded: Loaded) -> dict[str, int]:
 
 
 def _asked(counting: Counting) -> dict[str, int]:
-    return counters(counting.module_counters())
+    return dict(bounded(counters(counting.module_counters())))
 
 
 def _counts(attached: object) -> TypeGuard[Counting]:

@@ -18,7 +18,7 @@ from stack.core.isolation import RAISED
 from stack.core.layers import stands_on
 from stack.core.linuxinterface import linux_index
 from stack.core.statistics import Counters, Drop, InterfaceStatistics
-from stack.core.told import labels, link_of
+from stack.core.told import bounded, labels, link_of
 from stack.frame import Frame
 from stack.wire.ethernet import MTU_MIN, mac_text
 
@@ -132,7 +132,7 @@ class Interface:
     def _info(self) -> dict[str, str | int]:
         """What the driver tells people. One that cannot must not keep everybody from the rest."""
         try:
-            return self.ask("info", lambda: labels(self.driver.info()))
+            return self.ask("info", lambda: dict(bounded(labels(self.driver.info()))))
         except RAISED as error:
             return {"does not say": f"{self._whose()}: {type(error).__name__}: {error}"}
 

@@ -68,9 +68,10 @@ def _run(line: CommandLine) -> int:
     if compiled.problem():
         logging.getLogger(__name__).warning("the compiled modules are not used: %s", compiled.problem())
     run_dir = line.run_dir or default_run_dir(line.instance)
+    kept = _rights_kept(line)
     with locked(run_dir, f"io-pkt{line.instance}", line.user):
         namespace = _own_mounts()
-        _take_rights(line)
+        _take_rights(line, kept)
         return trio.run(_manage, line, run_dir, namespace)
 
 
@@ -87,18 +88,41 @@ def _own_mounts() -> int | None:
         return None
 
 
-def _take_rights(line: CommandLine) -> None:
-    """Give up what is not needed, before there are threads and before a module runs."""
+def _rights_kept(line: CommandLine) -> frozenset[str]:
+    """The capabilities that the user of `-U` needs. ModuleError when he cannot read what is imported later: modules import when they are
+    loaded, and that is known before anything is changed."""
+    import trio
+
+    import stack
     from stack.core.loader import find_module
+    from stack.rights import unreadable
+
+    if line.user is None:
+        return frozenset()
+    modules = [(load.name, load.kind) for load in line.loads]
+    needed = {name for one in modules for name in find_module(*one).capabilities}
+    if line.scheduling is not None:
+        needed.add("SYS_NICE")
+    kept = frozenset(needed | set(line.keep))
+    try:
+        path = unreadable(line.user, kept, (os.__file__, trio.__file__, *(os.path.join(one, "rights.py") for one in stack.__path__)))
+    except OSError as error:
+        raise ModuleError(error.errno or errno.EPERM, error.strerror or str(error)) from error
+    if path:
+        raise ModuleError(
+            errno.EACCES,
+            f"user {line.user.uid} cannot read {path}, which Python imports from: -U needs an installation that he can read",
+        )
+    return kept
+
+
+def _take_rights(line: CommandLine, kept: frozenset[str]) -> None:
+    """Give up what is not needed, before there are threads and before a module runs."""
     from stack.rights import become, schedule
 
     if line.user is not None:
-        modules = [(load.name, load.kind) for load in line.loads]
-        needed = {name for one in modules for name in find_module(*one).capabilities}
-        if line.scheduling is not None:
-            needed.add("SYS_NICE")
         try:
-            become(line.user, needed | set(line.keep))
+            become(line.user, kept)
         except OSError as error:
             raise ModuleError(error.errno or errno.EPERM, error.strerror or str(error)) from error
     if line.scheduling is not None:

@@ -6,16 +6,22 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Mapping
+from typing import TypeVar
 
 from stack.core.driver import Driver
 from stack.core.errors import ModuleError
 from stack.wire.ethernet import MAC_SIZE, MTU_MIN, is_group, mac_text
 
+T = TypeVar("T")
 MTU_MAX = 1 << 24
 """More than any link has."""
 COUNTER_END = 1 << 64
 NUMBER_END = 1 << 128
 """Numbers that are told are less: no address is longer, and of thousands of digits the interpreter writes none."""
+ENTRIES_MAX = 1024
+"""Of a table that a module tells."""
+TEXT_MAX = 16384
+"""Characters in such a table, all together: the answer about all modules has room for each."""
 
 
 def link_of(driver: Driver, whose: str) -> tuple[bytes, int, bool]:
@@ -49,6 +55,16 @@ def labels(told: object) -> dict[str, str | int]:
 def counters(told: object) -> dict[str, int]:
     """What `Counting.module_counters` returned, likewise."""
     return {_text(name): counter(one, _text(name)) for name, one in _table(told).items()}
+
+
+def bounded(told: Mapping[str, T]) -> Mapping[str, T]:
+    """*told*, which is a module's. ValueError when it would take the room of others in an answer."""
+    if len(told) > ENTRIES_MAX:
+        raise ValueError(f"a table of {len(told)} entries, and {ENTRIES_MAX} are the most")
+    size = sum(len(name) + (len(one) if isinstance(one, str) else 0) for name, one in told.items())
+    if size > TEXT_MAX:
+        raise ValueError(f"a table of {size} characters, and {TEXT_MAX} are the most")
+    return told
 
 
 def _table(told: object) -> Mapping[object, object]:

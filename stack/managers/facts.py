@@ -16,6 +16,10 @@ from stack.managers.layer2 import Layer2, summed
 from stack.wire.ethernet import mac_text
 
 Facts = dict[str, object]
+REGISTRATIONS_MAX = 256
+"""Of a module, that are told one by one."""
+NAME_MAX = 100
+"""Characters of the name of one that are told."""
 
 
 def interface(one: Interface, module: str, number: int, layer2: Layer2) -> Facts:
@@ -65,7 +69,7 @@ def module(loaded: Loaded) -> Facts:
         "options": loaded.options,
         "interface": None if loaded.interface is None else loaded.interface.name,
         "wrappers": [list(one) for one in loaded.wrap],
-        "registrations": [one.what for one in guard.registrations],
+        "registrations": _names([one.what for one in guard.registrations]),
         "dispatch": loaded.dispatch.sizes(),
         "counters": counters_of(loaded),
         "failures": _added(before.failures, guard.failures),
@@ -73,6 +77,12 @@ def module(loaded: Loaded) -> Facts:
         "longest": round(max(before.longest, guard.longest), 6),
         "restarts": None if restarts is None else {"most": restarts.most, "done": restarts.done, "total": restarts.total},
     }
+
+
+def _names(every: list[str]) -> list[str]:
+    """*every*, or as many as leave room for others in an answer, and how many are left out."""
+    told = [one[:NAME_MAX] for one in every[:REGISTRATIONS_MAX]]
+    return told if len(told) == len(every) else [*told, f"and {len(every) - len(told)} more"]
 
 
 def _added(before: Counters, now: Counters) -> dict[str, int]:

@@ -20,7 +20,7 @@ import attrs
 
 from stack.core.isolation import RAISED, Guard
 from stack.core.loaded import Loaded
-from stack.core.specific import Ask, Rows, sayable_table, specific_driver
+from stack.core.specific import Ask, Named, Rows, sayable_table, specific_driver
 from stack.core.stack import Stack
 from stack.core.told import counter
 
@@ -28,6 +28,8 @@ T = TypeVar("T")
 Facts = dict[str, object]
 FIGURES = ("in", "in_bytes", "out", "out_bytes")
 """Of what an engine says of a port, as `Carried` has them."""
+SPECIFIC_MAX = 1 << 17
+"""Characters that a module tells of itself in one piece, about: 256 ports with counters fit, and leave room for others in an answer."""
 DOES_NOT_SAY = "does not say"
 """The key in a module's facts under which is why there are none."""
 
@@ -130,7 +132,7 @@ class Layer2:
             return None
         guard, module = loaded.guard, loaded.module.name
         try:
-            return _told(name, guard.ask("get_specific", lambda: sayable_table(driver.get_specific(), row_by_row(guard, "get_specific"))))
+            return guard.ask("get_specific", lambda: _told(name, sayable_table(driver.get_specific(), row_by_row(guard, "get_specific"))))
         except RAISED as error:
             return _Told(name, {DOES_NOT_SAY: does_not_say(module, error)})
 
@@ -184,6 +186,9 @@ def _figures(row: Mapping[object, object]) -> Facts:
 def _told(name: str, told: Facts) -> _Told:
     tables = [table if isinstance(table, Rows) else _rows(table) for key in ("members", "ports") if (table := told.get(key))]
     own = {key: _short(value) for key, value in told.items()}
+    size = _size(own)
+    if size > SPECIFIC_MAX:
+        raise ValueError(f"facts of {size} characters, and {SPECIFIC_MAX} are the most that are not made row by row")
     engine = told.get("engine")
     if not isinstance(engine, Mapping):
         return _Told(name, own, tables)
@@ -194,6 +199,17 @@ def _told(name: str, told: Facts) -> _Told:
 
 def _rows(table: object) -> Sequence[Mapping[str, object]]:
     return [row for row in table if isinstance(row, Mapping)] if isinstance(table, list) else []
+
+
+def _size(value: object) -> int:
+    """About the characters that *value* is told with; what is made row by row counts nothing."""
+    if isinstance(value, Named | Rows):
+        return 0
+    if isinstance(value, Mapping):
+        return sum(len(str(key)) + _size(one) + 6 for key, one in value.items())
+    if isinstance(value, list):
+        return sum(_size(one) + 2 for one in value)
+    return len(value) if isinstance(value, str) else 8
 
 
 def _short(value: object) -> object:

@@ -16,7 +16,7 @@ from resmgr.channel import Message
 from resmgr.dispatch import Dispatch, Timer
 from stack.core.errors import ModuleError
 from stack.core.isolation import RAISED
-from stack.managers.protocol import refuse
+from stack.managers.protocol import REPLY_MAX, refuse
 from stack.managers.requestline import RequestLine, user_of
 from stack.managers.share import Share
 
@@ -33,6 +33,8 @@ class _Answer:
     message: Message
     pieces: Iterator[str]
     done: list[str]
+    size: int = 0
+    """Bytes in `done`: the text is ASCII."""
 
 
 def _nothing() -> None:
@@ -121,6 +123,13 @@ class Questions:
             for piece in answer.pieces:
                 answer.done.append(piece)
                 written += len(piece)
+                answer.size += len(piece)
+                if answer.size > REPLY_MAX:
+                    self._current = None
+                    refuse(
+                        answer.message, errno.EMSGSIZE, f"the answer has more than {REPLY_MAX} bytes; a change that was asked for is done"
+                    )
+                    return written
                 if written >= room or self._share.over():
                     return written
         except RAISED as error:

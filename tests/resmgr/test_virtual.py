@@ -10,6 +10,7 @@ import pytest
 from resmgr.dispatch import Dispatch
 from resmgr.errors import Misuse
 from resmgr.testing.virtual import START, VirtualDispatch
+from resmgr.turns import ROUNDS_MAX
 
 
 def busy_cluster(seed: int) -> list[str]:
@@ -174,3 +175,20 @@ def test_a_clock_that_runs_at_its_own_rate_is_never_early(rate: float) -> None:
     assert len(seen) == 200
     view.skew += 86400.0
     assert view.wall() - good.wall() == pytest.approx(120.0 * (rate - 1) + 86400.0, abs=1e-5)
+
+
+def test_an_endless_chain_of_soon_calls_leaves_the_turn_its_end() -> None:
+    world = VirtualDispatch(1)
+    seen: list[int] = []
+    steps = 0
+
+    def again() -> None:
+        nonlocal steps
+        steps += 1
+        if not seen:
+            world.call_soon(again)
+
+    world.call_soon(again)
+    world.at_turn_end(lambda: seen.append(steps))
+    world.run_until(lambda: bool(seen) or steps > 1000)
+    assert seen == [ROUNDS_MAX]

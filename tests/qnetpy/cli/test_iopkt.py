@@ -47,6 +47,11 @@ def typed(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> Type:
     return run
 
 
+def test_an_answer_that_was_cut_is_no_other_version(typed: Type, monkeypatch: pytest.MonkeyPatch, run_dir: Path) -> None:
+    monkeypatch.setattr("stack.managers.protocol.REPLY_MAX", 64)
+    assert typed("mount") == f"1: qnet mount: io-pkt at {run_dir}/socket answers with more than 64 bytes, which nobody takes\n"
+
+
 def test_modules_come_and_go(typed: Type) -> None:
     assert typed("mount").splitlines()[1].split() == ["#1", "udp", "driver", "udp0", "port=0,name=udp0"]
     made = typed("mount", "-o", "port=0", "-o", "name=udp1", "--fault", "drop=5%", "/lib/dll/devnp-udp.so")

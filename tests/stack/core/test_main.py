@@ -24,6 +24,7 @@ from qnetpy.cli.iopkt import ask_at
 from qnetpy.cli.main import main as qnet
 from stack.core.main import main
 from stack.core.module import Module
+from stack.rights import User, unreadable
 from stack.testing.namespace import Namespace, Veth
 
 ROOT = Path(__file__).parents[3]
@@ -323,3 +324,22 @@ def test_two_instances_side_by_side(
     assert "no io-pkt of this machine has the prefix '/nowhere'" in capsys.readouterr().err
     for manager in (first, second):
         assert manager.stop()[0] == 0
+
+
+@pytest.mark.priv
+def test_a_user_who_cannot_read_the_library_is_refused_before_anything_is_made(
+    run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Modules import when they are loaded: as a traceback that would come late, with a run directory that is his."""
+    private = tmp_path / "private.py"
+    private.touch(0o600)
+    monkeypatch.setattr("trio.__file__", str(private))
+    assert main(["--run-dir", str(run_dir), "-U", "4242:4343", "-d", "lo"]) == 1
+    said = capsys.readouterr().err
+    assert re.fullmatch(
+        r"io-pkt: user 4242 cannot read /\S+\.py, which Python imports from: -U needs an installation that he can read\n", said
+    )
+    assert not run_dir.exists()
+    monkeypatch.setattr("trio.__file__", os.devnull)
+    assert unreadable(User(4242, 4343), (), [os.devnull, str(private)]) == str(private)
+    assert unreadable(User(4242, 4343), ["DAC_READ_SEARCH"], [os.devnull, str(private)]) == ""

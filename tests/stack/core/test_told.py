@@ -22,7 +22,7 @@ from stack.core.loaded import Loaded
 from stack.core.module import Kind, Module
 from stack.core.specific import DEPTH_MAX, Named, Rows, plain, sayable_table
 from stack.frame import Frame
-from stack.managers.facts import facts, interface_of
+from stack.managers.facts import facts, interface_of, module
 from stack.managers.slices import pieces
 from stack.testing.driver import TYPE, frame
 from stack.testing.machines import Machine, World
@@ -143,6 +143,38 @@ def test_counters_that_are_none(counters: object) -> None:
     _, loaded = load(machine, counters=counters)
     shown(machine)
     assert loaded.guard.failures == {"module_counters": 1}
+
+
+LONG: dict[str, object] = {f"k{number}": number for number in range(200_000)}
+WIDE = {"k": "x" * (1 << 20)}
+
+
+@pytest.mark.parametrize("table", [LONG, {"k" * 20_000: 1}, WIDE])
+def test_nobody_takes_the_room_of_others_in_an_answer(table: Mapping[str, object]) -> None:
+    machine = World(1).machine("a", 0)
+    counters = table if table is not WIDE else {}
+    _, loaded = load(machine, counters=counters, info=table, specific={"rows": table} if table is not LONG else LONG)
+    found = told(machine)
+    assert len(json.dumps(found)) < 60_000
+    assert loaded.guard.failures["info"] == 1
+    assert loaded.guard.failures.get("module_counters", 0) == (table is not WIDE)
+    assert loaded.guard.failures.get("get_specific", 0) == (table in (LONG, WIDE))
+    assert shown(machine)["bad0"]["info"]
+    assert len(json.dumps(module(loaded))) < 4096
+
+
+def test_registrations_beyond_number_are_counted_together() -> None:
+    machine = World(1).machine("a", 0)
+    _, loaded = load(machine)
+
+    def register() -> None:
+        for number in range(300):
+            machine.stack.add_hook(Point.IN, lambda interface, frames: frames, name=f"hook{number}")
+
+    loaded.guard.run("register", register)
+    names = module(loaded)["registrations"]
+    assert isinstance(names, list)
+    assert (len(names), names[-1]) == (257, "and 44 more")
 
 
 def test_rows_that_cannot_be_made_or_said_are_left_out() -> None:

@@ -23,7 +23,7 @@ from stack.l2.bridge_driver import BridgeDriver
 from stack.l2.stations import Learned
 from stack.managers.facts import facts
 from stack.managers.iopkt import WAITING_EACH, IoPktManager, module_name
-from stack.managers.protocol import CHID_STACK, REQUEST_MAX, pack_request, unpack_reply, unpack_request
+from stack.managers.protocol import CHID_STACK, REPLY_MAX, REQUEST_MAX, pack_request, unpack_reply, unpack_request
 from stack.managers.questions import SLICE
 from stack.managers.slices import pieces
 
@@ -394,6 +394,24 @@ def test_a_long_table_is_written_in_slices() -> None:
     size = len(answer.got[0][1])
     assert turns >= size // (SLICE * 2)
     assert len(listed(unpack_reply(answer.got[0][1])["addresses"])) == 8000
+
+
+def test_an_answer_that_is_too_long_is_refused_and_never_cut() -> None:
+    rig = Rig()
+    rig.stack.load("bridge", "name=bridge0")
+    bridge = rig.stack.interfaces[0].driver
+    assert isinstance(bridge, BridgeDriver)
+    fill(bridge, 20_000)
+    answer = Answer()
+    data = pack_request("specific", interface="bridge0")
+    rig.system.kernel.deliver(rig.manager.channel, client(), data, len(data), REPLY_MAX, 10, answer)
+    assert rig.dispatch.run_until(lambda: bool(answer.got))
+    told = unpack_reply(answer.got[0][1])
+    assert (told["errno"], told["error"]) == (
+        errno.EMSGSIZE,
+        f"the answer has more than {REPLY_MAX} bytes; a change that was asked for is done",
+    )
+    assert rig.ask("facts")["name"] == "io-pkt0"
 
 
 def test_so_is_what_a_change_tells_and_its_clients_next_change_waits_for_it() -> None:
