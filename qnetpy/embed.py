@@ -34,7 +34,6 @@ from qnetpy.settings import SettingsError
 from resmgr.aio import ReceiveChannel, enter
 from resmgr.channel import FIRST_PART_DEFAULT, ND_LOCAL, PID_SYSTEM, PRIORITY_DEFAULT, Connection, Credentials, Nd
 from resmgr.errors import ResmgrError
-from resmgr.eventsaio import AsyncEvents
 from resmgr.ids import ND_BITS
 from resmgr.names import aio as names
 from resmgr.names.client import PolicyName, ScopeName
@@ -44,6 +43,7 @@ from resmgr.names.protocol import NameEvent
 from resmgr.nodes.aio import node_events
 from resmgr.nodes.protocol import NodeEvent
 from resmgr.runner import SPIN_DEFAULT
+from resmgr.subscriptionaio import AsyncEvents
 from resmgr.system import System
 from stack.core.commandline import Load
 from stack.core.errors import ModuleError

@@ -248,7 +248,7 @@ PURE = (
     *("resmgr.mergeddir", "resmgr.fuse"),
     *("resmgr.names.manager", "resmgr.names.protocol", "resmgr.procmgr.message", "resmgr.transport.datagram"),
     *("resmgr.names.replica", "resmgr.names.replicawire", "resmgr.names.choice", "resmgr.names.globalnames"),
-    *("resmgr.events", "resmgr.watches", "resmgr.nodes.protocol", "resmgr.nodes.board"),
+    *("resmgr.subscription", "resmgr.watches", "resmgr.nodes.protocol", "resmgr.nodes.board"),
 )
 """Machines and formats: time and randomness are arguments, and what goes in and out is bytes."""
 

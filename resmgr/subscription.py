@@ -1,4 +1,4 @@
-"""Subscriptions, the program's side: WATCH once, then READ events. Without Trio here; `resmgr.eventsaio` is the same for Trio.
+"""Subscriptions, the program's side: WATCH once, then READ events. Without Trio here; `resmgr.subscriptionaio` is the same for Trio.
 
 A subscription is a connection to the channel that tells of something (names, nodes); docs/protocol/names.md has the two messages. It
 begins with what there is, so nothing is lost between asking and listening, and is bounded on the daemon's side: who does not read for
