@@ -35,6 +35,7 @@ from resmgr.errors import Misuse
 from resmgr.ids import CHID_NAMES as CHID_NAMES
 from resmgr.ids import CHID_PATHMGR as CHID_PATHMGR
 from resmgr.ids import CHID_PROCMGR as CHID_PROCMGR
+from resmgr.ids import DESCRIPTORS_MAX, PULSE_CODE_MAX, PULSE_VALUE_MAX, PULSE_VALUE_MIN, REPLY_LEN_MAX
 from resmgr.ids import FIRST_PART_DEFAULT as FIRST_PART_DEFAULT
 from resmgr.ids import ND_LOCAL as ND_LOCAL
 from resmgr.ids import PID_SYSTEM as PID_SYSTEM
@@ -43,6 +44,9 @@ from resmgr.ids import PRIORITY_MAX as PRIORITY_MAX
 from resmgr.ids import PULSE_COIDDEATH as PULSE_COIDDEATH
 from resmgr.ids import PULSE_DISCONNECT as PULSE_DISCONNECT
 from resmgr.ids import Nd as Nd
+from resmgr.localsend import DescriptorsDone as DescriptorsDone
+from resmgr.localsend import Done as Done
+from resmgr.localsend import LocalSend
 from resmgr.relay import GONE as GONE
 from resmgr.relay import Answerer as Answerer
 from resmgr.relay import Descriptors as Descriptors
@@ -51,9 +55,6 @@ from resmgr.relay import Pending as Pending
 from resmgr.relay import ReadDone as ReadDone
 from resmgr.relay import Remote as Remote
 from resmgr.shield import Shield, nobody, shielded_message, shielded_read, shielded_relay
-
-Done = Callable[[int, Buffer], None]
-DescriptorsDone = Callable[[int, Buffer, Descriptors], None]
 
 
 class Message:
@@ -235,6 +236,7 @@ class Connection:
         "remote_state",
         "sends",
         "shield",
+        "unanswered",
     )
 
     def __init__(self, kernel: Kernel, coid: int, nd: Nd, pid: int, chid: int, credentials: Credentials, priority: int) -> None:
@@ -254,12 +256,15 @@ class Connection:
         """Owned by the `Remote` that carries this connection."""
         self.sends: dict[LocalSend, None] = {}
         """Sends of this kernel's clients under way."""
+        self.unanswered = 0
+        """Closed, with a server in this kernel: messages that it has not answered, and 1 while the close is under way."""
 
     def submit(self, parts: Sequence[Buffer], reply_len: int, done: Done, priority: int | None = None) -> Pending | None:
         """Send *parts* as one message and return; `done(status, reply)` once, possibly before this returns (then the result is None).
 
         Errors come as status: EBADF (no such channel), ESRCH (server died while blocked), EHOSTDOWN, EHOSTUNREACH, ENOTSUP (no
-        network module), EINTR (unblocked), EAGAIN (too many sends under way to that peer).
+        network module), EINTR (unblocked), EAGAIN (too many sends under way to that peer), EMSGSIZE (a reply buffer above 4 GiB). A
+        priority beyond what there is counts as the nearest.
         """
         return self.kernel.submit(self, parts, reply_len, done, self.priority if priority is None else priority)
 
@@ -280,82 +285,10 @@ class Connection:
         return self.kernel.pulse(self, code, value, self.priority if priority is None else priority)
 
     def close(self) -> None:
-        """Detach. The server's channel gets PULSE_DISCONNECT. Sends under way end with EBADF. Idempotent."""
+        """Detach. Sends under way end with EBADF and are unblocked; when the server has answered the last, its channel gets
+        PULSE_DISCONNECT. Idempotent.
+        """
         self.kernel.detach(self)
-
-
-class LocalSend:
-    """A message whose client is in this kernel. Between two ends here buffers go by reference; only several parts are joined."""
-
-    __slots__ = ("connection", "data", "descriptors", "descriptors_done", "done", "pending", "pushed", "reply_len")
-
-    def __init__(
-        self,
-        connection: Connection,
-        parts: Sequence[Buffer],
-        reply_len: int,
-        done: Done | None,
-        descriptors: Descriptors = (),
-        descriptors_done: DescriptorsDone | None = None,
-    ) -> None:
-        self.connection = connection
-        self.data: Buffer = parts[0] if len(parts) == 1 else b"".join(parts)
-        self.reply_len = reply_len
-        self.done = done
-        self.descriptors = descriptors
-        self.descriptors_done = descriptors_done
-        self.pushed: bytearray | None = None
-        self.pending: Pending | None = None
-
-    def answer(self, status: int, parts: Sequence[Buffer], descriptors: Descriptors) -> None:
-        self.connection.sends.pop(self, None)
-        done, self.done = self.done, None
-        descriptors_done, self.descriptors_done = self.descriptors_done, None
-        if done is None and descriptors_done is None:
-            return  # the connection was closed meanwhile, and `done` told so
-        reply: Buffer = b""
-        if status >= 0:
-            if self.pushed is not None:
-                data = b"".join(parts)
-                self.pushed[0 : len(data)] = data
-                reply = memoryview(self.pushed)[: self.reply_len]
-            else:
-                reply = parts[0] if len(parts) == 1 else b"".join(parts)
-                if len(reply) > self.reply_len:
-                    reply = memoryview(reply)[: self.reply_len]
-        shield = self.connection.shield
-        if done is not None:
-            if shield is None:
-                done(status, reply)
-            else:
-                shield.run("connection: answer", done, status, reply)
-        elif descriptors_done is not None:
-            if shield is None:
-                descriptors_done(status, reply, descriptors)
-            else:
-                shield.run("connection: answer", descriptors_done, status, reply, descriptors)
-
-    def pull(self, offset: int, length: int, done: ReadDone) -> None:
-        if self.done is None and self.descriptors_done is None:
-            done(-errno.ESRCH, b"")
-            return
-        piece = memoryview(self.data)[offset : offset + length]
-        done(len(piece), piece)
-
-    def push(self, offset: int, data: Buffer) -> None:
-        if self.done is None and self.descriptors_done is None:
-            return
-        if self.pushed is None:
-            self.pushed = bytearray()
-        end = offset + len(data)
-        if len(self.pushed) < end:
-            self.pushed.extend(bytes(end - len(self.pushed)))
-        self.pushed[offset:end] = data
-
-    def unblock(self) -> None:
-        pending, self.pending = self.pending, None
-        if pending is not None:
-            pending.unblock()
 
 
 class Kernel:
@@ -457,11 +390,20 @@ class Kernel:
     def start(self, send: LocalSend, priority: int) -> Pending | None:
         """Send what a client of this kernel handed over."""
         connection = send.connection
+        code = 0
         if connection.closed:
-            send.answer(-errno.EBADF, (), ())
+            code = errno.EBADF
+        elif not 0 <= send.reply_len <= REPLY_LEN_MAX:
+            code = errno.EMSGSIZE
+        elif send.descriptors and connection.nd == ND_LOCAL and len(send.descriptors) > DESCRIPTORS_MAX:
+            code = errno.EINVAL
+        if code:
+            send.answer(-code, (), ())
             return None
         connection.sends[send] = None
         data = send.data
+        if not 0 <= priority <= PRIORITY_MAX:
+            priority = 0 if priority < 0 else PRIORITY_MAX
         send.pending = self.relay(connection, data, len(data), send.reply_len, priority, send, send.descriptors)
         return None if send.pending is None else send
 
@@ -527,6 +469,8 @@ class Kernel:
     def pulse(self, connection: Connection, code: int, value: int, priority: int) -> int:
         if connection.closed:
             return -errno.EBADF
+        if not 0 <= code <= PULSE_CODE_MAX or not PULSE_VALUE_MIN <= value <= PULSE_VALUE_MAX or not 0 <= priority <= PRIORITY_MAX:
+            return -errno.EINVAL
         channel = self._channels.get((connection.pid, connection.chid)) if connection.nd == ND_LOCAL else None
         if channel is None:
             return self._away(connection, lambda remote: remote.pulse(connection, code, value, priority))
@@ -558,6 +502,8 @@ class Kernel:
             self._by_channel[channel].pop(connection, None)
         # The clients are told first: a server that agrees to the unblock must find nobody left to tell EINTR.
         sends = list(connection.sends)
+        if channel is not None:
+            connection.unanswered = len(sends) + 1
         for send in sends:
             send.answer(-errno.EBADF, (), ())
         for send in sends:
@@ -565,6 +511,13 @@ class Kernel:
         if channel is None:
             self._away(connection, lambda remote: _detached(remote, connection))
         else:
+            self.answered_late(connection)
+
+    def answered_late(self, connection: Connection) -> None:
+        """A closed connection has one message less at the server (called by its sends). With the last one the server is told of its end."""
+        connection.unanswered -= 1
+        channel = self._channels.get((connection.pid, connection.chid))
+        if connection.unanswered == 0 and connection.nd == ND_LOCAL and channel is not None:
             channel.pulse(Pulse(PULSE_DISCONNECT, connection.coid, connection.priority, connection.info))
 
     def destroy_channel(self, channel: Channel) -> None:

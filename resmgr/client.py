@@ -266,7 +266,7 @@ class Client:
     def connect(self, nd: int, pid: int, chid: int, *, priority: int = PRIORITY_DEFAULT) -> Connection:
         """Attach to a channel (ConnectAttach). `nd` 0 is this node."""
         self._next_connection += 1
-        connection = Connection(self, self._next_connection, nd, pid, chid, priority)
+        connection = Connection(self, self._next_connection, nd, pid, chid, max(0, min(priority, PRIORITY_MAX)))
         self._connections[connection.number] = connection
         return connection
 
@@ -290,8 +290,10 @@ class Client:
         done: Callable[[Send], None] | None,
     ) -> Send:
         """See `Connection.submit`."""
-        if len(descriptors) > wire.DESCRIPTORS_MAX or not 0 <= reply_len <= wire.ID_MAX:
-            raise ResmgrError(errno.EINVAL)
+        if not 0 <= reply_len <= wire.ID_MAX:
+            raise ResmgrError(errno.EMSGSIZE)
+        if len(descriptors) > wire.DESCRIPTORS_MAX:
+            raise ResmgrError(errno.ENOTSUP if connection.nd else errno.EINVAL)
         data: Buffer = parts[0] if len(parts) == 1 else b"".join(parts)
         txn = self._next_txn = self._next_txn + 1 & wire.ID_MAX
         while txn in self._sends:

@@ -36,6 +36,7 @@ from typing import Final, NamedTuple
 
 from resmgr.dispatch import Buffer
 from resmgr.errors import BadMessage
+from resmgr.ids import DESCRIPTORS_MAX as DESCRIPTORS_MAX
 
 SEND: Final = 1
 REPLY: Final = 2
@@ -79,7 +80,6 @@ MSGLEN_MAX = 1 << 40
 GROUPS_MAX = 256
 """Supplementary groups told to a server. A client that has more is shown with the first of them: it loses rights, never gains."""
 ROLES_MAX = 32
-DESCRIPTORS_MAX = 16
 NAME_MAX = 255
 UNKNOWN = 255
 ID_MAX = (1 << 32) - 1
