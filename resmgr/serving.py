@@ -247,6 +247,7 @@ class ServingSide:
         connection.info = attrs.evolve(info, scoid=connection.coid)
         inlet = Inlet(number, block, connection, channel)
         connection.on_death = partial(self._channel_died, inlet)
+        connection.on_event = partial(self._event, inlet)
         self.inlets[number] = inlet
         return inlet
 
@@ -269,6 +270,16 @@ class ServingSide:
         connection.close()
         head = wire.HEADER.pack(wire.DEATH, 0, PRIORITY_DEFAULT, 0, inlet.number)
         self._send(inlet.number << 2 | wire.STREAM_DEATH, (head,), PRIORITY_DEFAULT)
+
+    def _event(self, inlet: Inlet, handle: int) -> int:
+        """A server delivers an event to a client on the other side. Whether that has registered it is known there."""
+        if self.link.closed or self.inlets.get(inlet.number) is not inlet:
+            return -errno.ESRCH
+        if self.link.congested():
+            return -errno.EAGAIN
+        priority = inlet.connection.priority
+        self._send(inlet.number << 2 | wire.STREAM_DEATH, (wire.pack_event(inlet.number, handle, priority),), priority)
+        return 0
 
     def on_pulse(self, view: Buffer, descriptors: Descriptors) -> None:
         priority, number, code, value, block = wire.parse_pulse(view)

@@ -82,7 +82,7 @@ class Rig:
         self.setting = setting
         self.sent: list[Sent] = []
         self.channels: list[Channel] = []
-        self.nd = ND_LOCAL
+        self.nd = self.nd_back = ND_LOCAL
         self.credentials = ME
         self.client: Kernel
         self.server: Kernel
@@ -238,7 +238,7 @@ class TwoNodes(Rig):
         self.client_program = Program(self.world, self.a, 700)
         self.server_program = Program(self.world, self.b, 800)
         self.client, self.server = self.client_program.kernel, self.server_program.kernel
-        self.nd = self.a.nd("b")
+        self.nd, self.nd_back = self.a.nd("b"), self.b.nd("a")
         self.patience = 30.0
 
     async def until(self, goal: Callable[[], bool], limit: float = 30.0) -> None:

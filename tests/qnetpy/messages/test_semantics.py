@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from tests.qnetpy.messages import rows_ends, rows_sends, rows_unblock
+from tests.qnetpy.messages import rows_ends, rows_events, rows_sends, rows_unblock
 from tests.qnetpy.messages.rig import SETTINGS, TooLate, TwoNodes, rig
 from tests.qnetpy.messages.row import COLUMN_NAMES, NOT_HERE, Row, Rows
 
@@ -23,12 +23,14 @@ SECTIONS: tuple[Rows, ...] = (
     rows_sends.refusals,
     rows_unblock.unblocks,
     rows_unblock.pulses,
+    rows_events.events,
+    rows_events.priorities,
     rows_ends.ends,
     rows_ends.nodes,
 )
 ROWS = [row for section in SECTIONS for row in section.rows]
 CASES = [(row, setting) for row in ROWS for setting in SETTINGS if row.expected(setting) != NOT_HERE]
-AWAY = [row for row in ROWS if row.expected("lossy") != NOT_HERE]
+AWAY = [row for row in ROWS if row.expected("lossy") != NOT_HERE and row.run not in rows_events.TASKS]
 CRASHED = {-errno.EHOSTDOWN, -errno.EBADF, -errno.ESRCH, -errno.ENOTCONN}
 """How a send may end when a node has lost power."""
 ANSWERED = {-errno.EINTR, -errno.ENOENT, -errno.EAGAIN, -errno.EMSGSIZE, -errno.EHOSTUNREACH, -errno.ENOTSUP}
