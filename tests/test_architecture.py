@@ -78,6 +78,7 @@ ARROWS = {
     "resmgr.transport": {"resmgr"},
     "resmgr.names": {"resmgr", "resmgr.iofunc", "resmgr.nodes"},
     "resmgr.nodes": {"resmgr"},
+    "resmgr.typed": {"resmgr"},
     "resmgr.hostfs": {"resmgr", "resmgr.iofunc"},
     "resmgr.procmgr": {"resmgr"},
     "resmgr.fuse": {"resmgr"},

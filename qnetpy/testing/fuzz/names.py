@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 
+from resmgr import subscription
 from resmgr.errors import BadMessage
 from resmgr.names import protocol, replicawire
 from resmgr.names.choice import choose
