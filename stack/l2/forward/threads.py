@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import sys
 import time
 from collections.abc import Collection, Mapping
 
@@ -28,6 +29,12 @@ from stack.linux.packetring import ring_is_safe
 
 RING_SIZE = 4 << 20
 """Bytes of memory per port."""
+SWITCH_INTERVAL = 0.0005
+"""Seconds after which a thread that computes gives the interpreter lock to another that waits for it. Python's 5 ms, once per system call
+of a worker and per thread that is ahead of it, is what a frame between known stations would wait. The process keeps it: without threads
+that wait it costs nothing."""
+TURN_MAX = 0.002
+"""Seconds of handed frames before other tasks of the dispatch have their turn."""
 
 
 @attrs.define(eq=False)
@@ -59,6 +66,9 @@ class ThreadCarrier:
         self._signal = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._closed = False
         self._delivering = False
+        self._told = False
+        """The dispatch is going to look."""
+        sys.setswitchinterval(min(sys.getswitchinterval(), SWITCH_INTERVAL))
         dispatch.attach_fd(self._signal, self._handed)
 
     def attach(self, port: int, interface: Interface, linux: LinuxInterface) -> None:
@@ -197,13 +207,17 @@ class ThreadCarrier:
             served.port.flows = {}
 
     def _tell(self) -> None:
-        """From a worker."""
-        os.eventfd_write(self._signal, 1)
+        """From a worker. Once per turn of the dispatch: each system call gives the interpreter lock away."""
+        if not self._told:
+            self._told = True
+            os.eventfd_write(self._signal, 1)
 
     def _handed(self) -> None:
         """Deliver what workers could not carry. Who hears it may close us: the rest is then delivered by the call that is under way."""
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._signal)
+        # Before looking: who hands over from here on tells again.
+        self._told = False
         if self._delivering:
             return
         self._delivering = True
@@ -215,11 +229,17 @@ class ThreadCarrier:
             self._delivering = False
 
     def _deliver(self) -> None:
+        """A piece of each port in turn, until nothing waits or the time is up; then it is called again."""
         ending = [port for port in self._leaving if port.gone]
-        for port in [*self._leaving, *(served.port for served in self._served.values())]:
-            for _ in range(len(port.handed)):
+        until = time.monotonic() + TURN_MAX
+        ports = [*self._leaving, *(served.port for served in self._served.values())]
+        while ports := [port for port in ports if port.handed]:
+            for port in ports:
                 for batch in in_batches(port.handed[0][1]):
                     port.interface.deliver(batch)
                 # Only now: until then, what belongs to these flows must not overtake them.
                 port.handed.popleft()
-        self._leaving = [port for port in self._leaving if port not in ending]
+            if time.monotonic() >= until and not self._closed:
+                self._tell()
+                break
+        self._leaving = [port for port in self._leaving if port not in ending or port.handed]

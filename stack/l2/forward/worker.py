@@ -19,6 +19,7 @@ import select
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 
 from resmgr.errors import Misuse
 from stack.core.driver import BATCH_MAX
@@ -40,7 +41,11 @@ HANDED_MAX = 1024
 FLOWS_MAX = 1 << 16
 """Pairs of addresses that a port remembers; then it begins anew."""
 ROUNDS_MAX = 16
-"""Batches taken from one port before the next has its turn."""
+"""Batches of each port, in turn, before the worker looks whether ports came or go."""
+PIECE_MAX = 64
+"""Frames that the dispatch handles between two looks at other work."""
+SHORT_SEND = 8
+"""So few frames are sent without letting go of the interpreter lock: to have it back takes longer than the system call."""
 
 
 Table = dict[int, WorkerPort]
@@ -64,9 +69,13 @@ class Worker:
         self._messages = mmsg.headers(BATCH_MAX, mmsg.address(iovecs))
         self._iovec_view = memoryview(iovecs).cast("Q")
         self._messages_at = mmsg.address(self._messages)
-        # CDLL, not PyDLL: the lock is let go meanwhile.
+        # CDLL lets go of the lock meanwhile, PyDLL does not.
         self._sendmmsg = ctypes.CDLL(None, use_errno=True).sendmmsg
-        self._sendmmsg.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_uint, ctypes.c_int]
+        self._sendmmsg_short = ctypes.PyDLL(None, use_errno=True).sendmmsg
+        for function in (self._sendmmsg, self._sendmmsg_short):
+            function.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_uint, ctypes.c_int]
+        self._up = {reason: Flow(Station(-1), None, 0, reason) for reason in Reason}
+        """Shared: a flood of made-up addresses makes no objects that the collector of garbage has to look at."""
         self._pairs: dict[int, list[int]] = {}
         self._kept: list[ctypes.c_char] = []
         """Memory of runs that are to be sent, until they are."""
@@ -116,16 +125,23 @@ class Worker:
                 if fd == self._wake:
                     with contextlib.suppress(BlockingIOError):
                         os.eventfd_read(self._wake)
-                elif fd in watched:
-                    self._serve(watched[fd], event)
+                elif event & select.POLLERR and fd in watched:
+                    self._guarded(watched[fd], watched[fd].ring.clear_error)
+            self._turns(ports)
 
-    def _serve(self, port: WorkerPort, event: int) -> None:
+    def _turns(self, ports: tuple[WorkerPort, ...]) -> None:
+        """One batch of each port in turn, so that none waits for a longer flood of another than that. Whether a ring has something is seen
+        in its memory: a system call would give the interpreter lock away each time."""
+        for _ in range(ROUNDS_MAX):
+            busy = [port for port in ports if port.ring.longs[port.ring.offsets[port.next] >> 3] & 1]
+            if not busy:
+                return
+            for port in busy:
+                self._guarded(port, partial(self._batch, port))
+
+    def _guarded(self, port: WorkerPort, action: Callable[[], object]) -> None:
         try:
-            if event & select.POLLERR:
-                port.ring.clear_error()
-            for _ in range(ROUNDS_MAX):
-                if not self._batch(port):
-                    break
+            action()
         except RAISED:
             self._failed(port)
 
@@ -161,7 +177,9 @@ class Worker:
         first, flows = port.next, port.flows
         get = flows.get
         now = time.monotonic()
-        held = frozenset().union(*(keys for keys, _ in list(port.handed))) if port.handed else None
+        waiting = list(port.handed)
+        held = frozenset().union(*(keys for keys, _ in waiting)) if waiting else None
+        room = HANDED_MAX - sum(len(frames) for _, frames in waiting)
         up: list[Frame] = []
         up_keys: set[bytes] = set()
         reasons = port.reasons
@@ -203,9 +221,13 @@ class Worker:
                         continue
                     reason = found
                 reasons[reason] += 1
-                if reason is not Reason.SAME_PORT:
-                    up += map(bytes, ring.restorer.put_right(view, begin, length, 0, 0, 0))
-                    up_keys.add(key)
+                if reason is Reason.SAME_PORT:
+                    continue
+                if len(up) >= room:
+                    reasons[Reason.WAITING_FULL] += 1
+                    continue
+                up += map(bytes, ring.restorer.put_right(view, begin, length, 0, 0, 0))
+                up_keys.add(key)
             if octets:
                 self._send(port)
         except RAISED:
@@ -307,7 +329,8 @@ class Worker:
             with output.sending:
                 if output.gone:
                     break
-                result = self._sendmmsg(output.ring.out_fd, self._messages_at + done * mmsg.MMSGHDR.size, count - done, MSG_DONTWAIT)
+                send = self._sendmmsg if count - done > SHORT_SEND else self._sendmmsg_short
+                result = send(output.ring.out_fd, self._messages_at + done * mmsg.MMSGHDR.size, count - done, MSG_DONTWAIT)
             if result > 0:
                 done += result
                 sent += result
@@ -342,16 +365,13 @@ class Worker:
             reason = Reason.OUTPUT_OFF
             if output is not None and output.allowed:
                 pairs, room = self._pairs.setdefault(destination.port, []), output.room
-        flow = Flow(source if source is not None else Station(-1), pairs, room, reason)
+        flow = self._up[reason] if pairs is None or source is None else Flow(source, pairs, room, reason)
         if len(flows) >= FLOWS_MAX:
             flows.clear()
         flows[key] = flow
         return flow
 
     def _hand(self, port: WorkerPort, up: list[Frame], keys: frozenset[bytes]) -> None:
-        waiting = sum(len(frames) for _, frames in list(port.handed))
-        if waiting and waiting + len(up) > HANDED_MAX:
-            port.reasons[Reason.WAITING_FULL] += len(up)
-            return
-        port.handed.append((keys, up))
+        for start in range(0, len(up), PIECE_MAX):
+            port.handed.append((keys, up[start : start + PIECE_MAX]))
         self._arrived()

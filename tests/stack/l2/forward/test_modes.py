@@ -26,7 +26,7 @@ from stack.l2.forward.carrier import Carrier
 from stack.l2.forward.fastpath import FastPath
 from stack.l2.forward.kernel import KernelCarrier
 from stack.l2.forward.kinds import kinds
-from stack.l2.forward.worker import HANDED_MAX
+from stack.l2.forward.worker import HANDED_MAX, PIECE_MAX
 from stack.testing.namespace import Namespace
 from tests.stack.l2.forward.conftest import Bridged, Town, frame, settle, station
 
@@ -152,6 +152,21 @@ async def test_a_flood_of_strangers_has_a_bound(bridged: Bridged) -> None:
     dropped = port.dropped["waiting_full"] + port.dropped.get("overrun", 0)
     assert 3000 - HANDED_MAX <= dropped < 3000
     assert len(await bridged.heard(1, 3000 - dropped)) == 3000 - dropped
+
+
+@only_threads
+async def test_one_port_s_flood_waits_in_turn_with_the_others(bridged: Bridged) -> None:
+    """What two ports have waiting for the stack goes up a piece of each in turn."""
+    flood = [b"\2\0\0\0\1\1" + b"\2\0\0\x09" + number.to_bytes(2, "big") + b"\x88\xb5" + bytes(50) for number in range(600)]
+    for start in range(0, 600, 100):
+        bridged.hosts[0].send(*flood[start : start + 100])
+    alone = b"\2\0\0\0\1\1" + b"\2\0\0\x08\0\0" + b"\x88\xb5" + bytes(50)
+    bridged.hosts[2].send(alone)
+    _wait_here(lambda: sum(bridged.engine.statistics().ports["p0"].up.values()) >= 600)
+    _wait_here(lambda: bridged.engine.statistics().ports["p2"].up.get("source", 0) > 0)
+    heard = await bridged.heard(1, 601)
+    assert heard.index(alone) <= PIECE_MAX
+    assert [one for one in heard if one != alone] == flood
 
 
 def _wait_here(until: Callable[[], bool]) -> None:
