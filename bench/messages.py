@@ -1,4 +1,5 @@
-"""Round trip of a small message between a program and a server in its node's daemon, over the local socket, beside a plain echo.
+"""Round trip of a small message between a program and a server in its node's daemon, and between two programs through it, over the local
+socket, beside a plain echo.
 
     python bench/messages.py [rounds]
 
@@ -22,6 +23,7 @@ import trio
 from resmgr.channel import Kernel
 from resmgr.client import Client
 from resmgr.runner import SPIN_DEFAULT, open_dispatch
+from resmgr.server import Message
 from resmgr.transport.unix import UnixServer
 
 SIZE = 64
@@ -108,6 +110,37 @@ def ours(folder: Path, core: int, name: str, server_spin: float, client_spin: fl
     end(pid)
 
 
+def program(path: Path, place: int) -> None:
+    """A blocking server; tells its address through the pipe *place*."""
+    with Client(path) as client:
+        channel = client.channel()
+        os.write(place, f"{channel.pid} {channel.chid}".encode())
+        while True:
+            message = channel.receive()
+            if isinstance(message, Message):
+                message.reply(0, message.data)
+
+
+def through(folder: Path, daemon_core: int, server_core: int, name: str, rounds: int) -> None:
+    """From program to program, the daemon between them."""
+    path = folder / "socket"
+    path.unlink(missing_ok=True)
+    middle = child(daemon_core, lambda: daemon(path, SPIN_DEFAULT))
+    while not path.exists():
+        time.sleep(0.01)
+    read, write = os.pipe()
+    server = child(server_core, lambda: program(path, write))
+    pid, chid = map(int, os.read(read, 100).split())
+    with Client(path) as client:
+        connection = client.connect(0, pid, chid)
+        body = bytes(SIZE)
+        measure(f"{name}, program to program", middle, rounds, lambda: connection.send(body, reply_len=SIZE))
+    end(server)
+    end(middle)
+    os.close(read)
+    os.close(write)
+
+
 def main() -> None:
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 4000
     cores = sorted(os.sched_getaffinity(0))
@@ -117,6 +150,7 @@ def main() -> None:
             plain(core, name, rounds)
             for server_spin, client_spin in ((0.0, 0.0), (SPIN_DEFAULT, 0.0), (SPIN_DEFAULT, SPIN_DEFAULT)):
                 ours(Path(folder), core, name, server_spin, client_spin, rounds)
+            through(Path(folder), cores[0], core, name, rounds)
 
 
 if __name__ == "__main__":

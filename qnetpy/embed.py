@@ -32,9 +32,8 @@ from qnetpy.qnet import Qnet
 from qnetpy.qos import split
 from qnetpy.settings import SettingsError
 from resmgr.aio import ReceiveChannel, enter
-from resmgr.channel import FIRST_PART_DEFAULT, ND_LOCAL, PID_SYSTEM, PRIORITY_DEFAULT, Connection, Credentials, Nd
+from resmgr.channel import FIRST_PART_DEFAULT, ND_LOCAL, PID_SYSTEM, Connection, Credentials, Nd
 from resmgr.errors import ResmgrError
-from resmgr.eventsaio import AsyncEvents
 from resmgr.ids import ND_BITS
 from resmgr.names import aio as names
 from resmgr.names.client import PolicyName, ScopeName
@@ -44,6 +43,7 @@ from resmgr.names.protocol import NameEvent
 from resmgr.nodes.aio import node_events
 from resmgr.nodes.protocol import NodeEvent
 from resmgr.runner import SPIN_DEFAULT
+from resmgr.subscriptionaio import AsyncEvents
 from resmgr.system import System
 from stack.core.commandline import Load
 from stack.core.errors import ModuleError
@@ -109,8 +109,10 @@ class EmbeddedNode:
             if changed in listeners:  # not when the node has ended meanwhile
                 listeners.remove(changed)
 
-    def connect(self, node: str, pid: int, chid: int, *, priority: int = PRIORITY_DEFAULT) -> Connection:
-        """Attach to a channel of *node* ("" is this one; see `nd`). Says nothing to the other side before the first message."""
+    def connect(self, node: str, pid: int, chid: int, *, priority: int | None = None) -> Connection:
+        """Attach to a channel of *node* ("" is this one; see `nd`).
+        Says nothing to the other side before the first message. *priority*: see `resmgr.channel.Kernel.connect`.
+        """
         return self.system.kernel.connect(self.nd(node), pid, chid, self.credentials, priority=priority)
 
     def serve(self, *, chid: int | None = None, first_part: int = FIRST_PART_DEFAULT, remote: bool = True) -> ReceiveChannel:

@@ -18,6 +18,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from types import TracebackType
 from typing import NamedTuple, NoReturn
 
@@ -27,7 +28,6 @@ from resmgr import message as wire
 from resmgr.channel import (
     FIRST_PART_DEFAULT,
     ND_LOCAL,
-    PRIORITY_DEFAULT,
     Connection,
     Credentials,
     Descriptors,
@@ -43,6 +43,10 @@ from resmgr.peer import Peer
 from resmgr.realtime import Wanted
 from resmgr.runner import SPIN_DEFAULT, TrioDispatch, open_dispatch
 from resmgr.transport.unix import UnixCarrier
+from resmgr.waiting import Waiting
+
+_working_at: ContextVar[int | None] = ContextVar("working_at", default=None)
+"""Priority of the client for whom this task works."""
 
 
 class Reply(NamedTuple):
@@ -89,12 +93,16 @@ async def send(
 ) -> Reply:
     """Send and wait for the answer (MsgSend). Raises ResmgrError with the errno of a failure.
 
-    *deadline*: monotonic seconds, as `dispatch.now()`. The parts are borrowed until this returns. Other tasks run meanwhile,
-    if there are any that can; a task that is alone gets an answer that comes soon without a change of tasks (`TrioDispatch.drive`).
+    *priority*: None is that of the connection if it was given one, or else that of the client for whom this task works (the message that
+    it received last), or else PRIORITY_DEFAULT. *deadline*: monotonic seconds, as `dispatch.now()`. The parts are borrowed until this
+    returns. Other tasks run meanwhile, if there are any that can; a task that is alone gets an answer that comes soon without a change
+    of tasks (`TrioDispatch.drive`).
     """
     await trio.lowlevel.checkpoint_if_cancelled()
     dispatch = connection.kernel.dispatch
     waiting = _Waiting()
+    if priority is None and connection.inherits:
+        priority = _working_at.get()
 
     def done(status: int, reply: Buffer, received: Descriptors) -> None:
         waiting.status = status
@@ -139,6 +147,19 @@ async def send(
     return Reply(waiting.status, waiting.data, waiting.descriptors)
 
 
+def pulse(connection: Connection, code: int, value: int = 0, *, priority: int | None = None) -> int:
+    """Send a pulse (MsgSendPulse) with the priority that `send` would take; 0 or -errno. Never blocks."""
+    if priority is None and connection.inherits:
+        priority = _working_at.get()
+    status = [0]
+
+    def start() -> None:
+        status[0] = connection.pulse(code, value, priority)
+
+    enter(connection.kernel, start)
+    return status[0]
+
+
 def _monotonic(when: float) -> float:
     """A time of Trio's clock on the dispatch's."""
     return when if when == math.inf else when - trio.current_time() + time.monotonic()
@@ -171,14 +192,24 @@ class ReceiveChannel:
         remote: bool = True,
     ) -> None:
         self.kernel = kernel
-        self._items: deque[Message | Pulse] = deque()
+        self._items: Waiting[Message, Pulse] = Waiting()
         self._tasks: deque[trio.lowlevel.Task] = deque()
         self._wanted = Wanted()
         self._closed = False
-        self.channel = kernel.channel(self._arrived, on_pulse=self._arrived, pid=pid, chid=chid, first_part=first_part, remote=remote)
+        self.channel = kernel.channel(self._arrived, on_pulse=self._pulsed, pid=pid, chid=chid, first_part=first_part, remote=remote)
 
-    def _arrived(self, item: Message | Pulse) -> None:
-        self._items.append(item)
+    @property
+    def dropped(self) -> int:
+        """Pulses of clients that had too many waiting here (`resmgr.waiting`)."""
+        return self._items.dropped
+
+    def _arrived(self, message: Message) -> None:
+        self._items.add(message)
+        self._wanted.come = True
+        self._wake()
+
+    def _pulsed(self, pulse: Pulse) -> None:
+        self._items.add_pulse(pulse)
         self._wanted.come = True
         self._wake()
 
@@ -188,17 +219,21 @@ class ReceiveChannel:
 
     def _next(self) -> Message | Pulse | None:
         while self._items:
-            item = self._items.popleft()
+            item = self._items.take()
             if isinstance(item, Message) and not item.client_waits:
                 if not item.answered:
                     item.error(errno.EINTR)
                 continue
+            _working_at.set(item.priority)
             return item
         return None
 
     @trio.lowlevel.enable_ki_protection
     async def receive(self) -> Message | Pulse:
-        """MsgReceive. ResmgrError(ESRCH) when the channel is closed. Several tasks may wait; each item goes to one."""
+        """MsgReceive: the next one, highest priority first. ResmgrError(ESRCH) when the channel is closed. Several tasks may wait; each
+        item goes to one. Until it receives again, the task and those it starts send with the priority of what it received (see `send`).
+        """
+        _working_at.set(None)
         await trio.lowlevel.checkpoint_if_cancelled()
         real = self.kernel.dispatch if isinstance(self.kernel.dispatch, TrioDispatch) else None
         item = self._next()
@@ -267,7 +302,7 @@ class Process:
         self.peer = Peer(self.kernel, self._carrier, believes=True, congested=self._carrier.congested, descriptors=self._carrier)
         self.kernel.uplink = self.peer
 
-    def connect(self, nd: int, pid: int, chid: int, *, priority: int = PRIORITY_DEFAULT) -> Connection:
+    def connect(self, nd: int, pid: int, chid: int, *, priority: int | None = None) -> Connection:
         """Attach to a channel of the node, or of another (`nd` as this node's daemon numbers it)."""
         return self.kernel.connect(Nd(nd) if nd else ND_LOCAL, pid, chid, self.credentials, priority=priority)
 

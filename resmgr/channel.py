@@ -26,17 +26,17 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Sequence
 
-import attrs
-
 from resmgr.credentials import ClientInfo as ClientInfo
 from resmgr.credentials import Credentials as Credentials
 from resmgr.dispatch import Buffer, Dispatch
-from resmgr.errors import Misuse
+from resmgr.errors import Misuse, ResmgrError
+from resmgr.events import HANDLE_MAX, Events
 from resmgr.ids import CHID_NAMES as CHID_NAMES
 from resmgr.ids import CHID_NODES as CHID_NODES
 from resmgr.ids import CHID_PATHMGR as CHID_PATHMGR
 from resmgr.ids import CHID_PROCMGR as CHID_PROCMGR
 from resmgr.ids import CHID_REPLICA as CHID_REPLICA
+from resmgr.ids import DESCRIPTORS_MAX, PULSE_CODE_MAX, PULSE_VALUE_MAX, PULSE_VALUE_MIN, REPLY_LEN_MAX
 from resmgr.ids import FIRST_PART_DEFAULT as FIRST_PART_DEFAULT
 from resmgr.ids import ND_LOCAL as ND_LOCAL
 from resmgr.ids import PID_SYSTEM as PID_SYSTEM
@@ -45,6 +45,11 @@ from resmgr.ids import PRIORITY_MAX as PRIORITY_MAX
 from resmgr.ids import PULSE_COIDDEATH as PULSE_COIDDEATH
 from resmgr.ids import PULSE_DISCONNECT as PULSE_DISCONNECT
 from resmgr.ids import Nd as Nd
+from resmgr.localsend import DescriptorsDone as DescriptorsDone
+from resmgr.localsend import Done as Done
+from resmgr.localsend import LocalSend
+from resmgr.received import Message as Message
+from resmgr.received import Pulse as Pulse
 from resmgr.relay import GONE as GONE
 from resmgr.relay import Answerer as Answerer
 from resmgr.relay import Descriptors as Descriptors
@@ -52,128 +57,7 @@ from resmgr.relay import Network as Network
 from resmgr.relay import Pending as Pending
 from resmgr.relay import ReadDone as ReadDone
 from resmgr.relay import Remote as Remote
-from resmgr.shield import Shield, nobody, shielded_message, shielded_read, shielded_relay
-
-Done = Callable[[int, Buffer], None]
-DescriptorsDone = Callable[[int, Buffer, Descriptors], None]
-
-
-class Message:
-    """A received message, the server's rcvid: answer it exactly once with `reply` or `error`.
-
-    `data` is the part that has arrived, `msglen` the length of everything the client sent: pull the rest with `read`. `reply_len` is the
-    size of the client's reply buffer, so the byte counts of `write` and `reply` are exact, at home and away.
-    """
-
-    __slots__ = ("_pending", "channel", "data", "descriptors", "info", "msglen", "on_unblock", "priority", "reply_len")
-
-    def __init__(
-        self,
-        channel: Channel,
-        info: ClientInfo,
-        data: Buffer,
-        msglen: int,
-        reply_len: int,
-        priority: int,
-        pending: Answerer,
-        descriptors: Descriptors = (),
-    ) -> None:
-        self.channel = channel
-        self.info = info
-        self.data = data
-        self.msglen = msglen
-        self.reply_len = reply_len
-        self.priority = priority
-        self.descriptors = descriptors
-        """Descriptors that came with the message, lent until it is answered; `os.dup` what you keep."""
-        self.on_unblock: Callable[[], None] | None = None
-        """Set by a server that wants to finish or undo work when the client gives up; it must then still answer."""
-        self._pending: Answerer | None = pending
-
-    @property
-    def answered(self) -> bool:
-        """Whether the server has answered. It answers once even if the client is gone."""
-        return self._pending is None
-
-    @property
-    def client_waits(self) -> bool:
-        """Whether an answer would still reach somebody."""
-        return self._pending is not None and self._pending is not GONE
-
-    def reply(self, status: int = 0, *parts: Buffer, descriptors: Descriptors = ()) -> None:
-        """Answer with *status* (>= 0) and data. Data beyond the client's reply buffer is cut, as MsgReply does. Does not block.
-
-        *descriptors* are lent until this returns and reach a client on this node; one on another node gets ENOTSUP in place of the reply.
-        """
-        self._answer(status, parts, descriptors)
-
-    def error(self, code: int) -> None:
-        """Answer with errno *code* (> 0); the client's send fails with it."""
-        self._answer(-code, (), ())
-
-    def _answer(self, status: int, parts: Sequence[Buffer], descriptors: Descriptors) -> None:
-        pending = self._pending
-        if pending is None:
-            raise Misuse("message answered twice")
-        self._pending = None
-        # What it refers to usually refers to the message: a ring that would keep the data until the next garbage collection.
-        self.on_unblock = None
-        self.channel.held.pop(self, None)
-        pending.answer(status, parts, descriptors)
-
-    def read(self, offset: int, length: int, done: ReadDone) -> None:
-        """Pull up to *length* bytes at *offset* of what the client sent (MsgRead). `done(count or -errno, bytes)`; may run before return.
-
-        ESRCH when the client is no longer blocked.
-        """
-        shield = self.channel.shield
-        if shield is not None:
-            done = shielded_read(shield, done)
-        if self._pending is None:
-            done(-errno.ESRCH, b"")
-        else:
-            self._pending.pull(offset, length, done)
-
-    def write(self, offset: int, data: Buffer) -> int:
-        """Push *data* into the client's reply buffer at *offset* (MsgWrite) ahead of the reply. Returns the bytes that fit, exactly.
-
-        -ESRCH when the client is no longer blocked. Does not block; order with a later `reply` is kept. *data* is borrowed like a reply's.
-        """
-        if not self.client_waits:
-            return -errno.ESRCH
-        count = max(0, min(len(data), self.reply_len - offset))
-        if count and self._pending is not None:
-            self._pending.push(offset, memoryview(data)[:count])
-        return count
-
-    def unblock(self) -> None:
-        """The client wants out (kernel side: called by whoever carries the message). The server decides through `on_unblock`."""
-        if not self.client_waits:
-            return
-        if self.on_unblock is not None:
-            if self.channel.shield is None:
-                self.on_unblock()
-            elif not self.channel.shield.run("channel: unblock", self.on_unblock) and self.client_waits:
-                self.abandon(errno.EINTR)
-        else:
-            self.abandon(errno.EINTR)
-
-    def abandon(self, code: int) -> None:
-        """End the client's send with errno *code*; the server still holds the message and its answer will be dropped (kernel side)."""
-        pending = self._pending
-        if pending is not None and pending is not GONE:
-            self._pending = GONE
-            pending.answer(-code, (), ())
-
-
-@attrs.frozen
-class Pulse:
-    """A small message nobody waits for. Negative codes are the system's."""
-
-    code: int
-    value: int
-    priority: int
-    info: ClientInfo
+from resmgr.shield import Running, Shield, shielded_message, shielded_relay
 
 
 class Channel:
@@ -215,6 +99,14 @@ class Channel:
         else:
             self.shield.run("channel: pulse", self.on_pulse, pulse)
 
+    def deliver_event(self, client: ClientInfo, handle: int) -> int:
+        """Send *client* (`Message.info`) the event that it registered (MsgDeliverEvent; `resmgr.events`). Never blocks.
+
+        0 when it is on its way; -ESRCH when the client is gone, -EINVAL when a client in this kernel has registered no such event (of
+        others that is not known: it is dropped at the client), -EAGAIN when its node or process takes nothing at the moment.
+        """
+        return self.kernel.deliver_event(self, client.scoid, handle)
+
     def destroy(self) -> None:
         """Close the channel: blocked clients get ESRCH, later sends EBADF, connected clients a death pulse."""
         self.kernel.destroy_channel(self)
@@ -228,15 +120,19 @@ class Connection:
         "closed",
         "coid",
         "credentials",
+        "events",
         "info",
+        "inherits",
         "kernel",
         "nd",
         "on_death",
+        "on_event",
         "pid",
         "priority",
         "remote_state",
         "sends",
         "shield",
+        "unanswered",
     )
 
     def __init__(self, kernel: Kernel, coid: int, nd: Nd, pid: int, chid: int, credentials: Credentials, priority: int) -> None:
@@ -252,16 +148,25 @@ class Connection:
         self.info = ClientInfo(ND_LOCAL, "", frozenset(), credentials, coid)
         self.on_death: Callable[[Connection], None] | None = None
         """Called once when the server's channel, process or node is gone (COIDDEATH)."""
+        self.inherits = True
+        """Whether a task that works for a client sends with that client's priority (`resmgr.aio`) in place of the connection's."""
+        self.events: Events[Channel] | None = None
+        """What the server may deliver (`register_event`)."""
+        self.on_event: Callable[[int], int] | None = None
+        """The client is elsewhere: takes the number of an event there. 0 or -errno."""
         self.remote_state: object | None = None
         """Owned by the `Remote` that carries this connection."""
         self.sends: dict[LocalSend, None] = {}
         """Sends of this kernel's clients under way."""
+        self.unanswered = 0
+        """Closed, with a server in this kernel: messages that it has not answered, and 1 while the close is under way."""
 
     def submit(self, parts: Sequence[Buffer], reply_len: int, done: Done, priority: int | None = None) -> Pending | None:
         """Send *parts* as one message and return; `done(status, reply)` once, possibly before this returns (then the result is None).
 
         Errors come as status: EBADF (no such channel), ESRCH (server died while blocked), EHOSTDOWN, EHOSTUNREACH, ENOTSUP (no
-        network module), EINTR (unblocked), EAGAIN (too many sends under way to that peer).
+        network module), EINTR (unblocked), EAGAIN (too many sends under way to that peer), EMSGSIZE (a reply buffer above 4 GiB). A
+        priority beyond what there is counts as the nearest.
         """
         return self.kernel.submit(self, parts, reply_len, done, self.priority if priority is None else priority)
 
@@ -281,83 +186,26 @@ class Connection:
         """Send a pulse; 0, or -errno if it could not even be taken for delivery. Never blocks."""
         return self.kernel.pulse(self, code, value, self.priority if priority is None else priority)
 
+    def register_event(self, channel: Channel, code: int, value: int = 0, priority: int | None = None, *, once: bool = False) -> int:
+        """Let the server deliver this pulse to *channel*, one of this kernel (MsgRegisterEvent; `resmgr.events`). Returns the number to
+        hand to it. *once*: the first delivery uses it up. ResmgrError: EBADF, EINVAL, EAGAIN (EVENTS_MAX are registered).
+        """
+        if self.closed or self.kernel.find_channel(channel.pid, channel.chid) is not channel:
+            raise ResmgrError(errno.EBADF)
+        if self.events is None:
+            self.events = Events()
+        return self.events.register(channel, code, value, self.priority if priority is None else priority, once)
+
+    def unregister_event(self, handle: int) -> None:
+        """Take an event back (MsgUnregisterEvent). What was delivered and not received yet still arrives."""
+        if self.events is not None:
+            self.events.unregister(handle)
+
     def close(self) -> None:
-        """Detach. The server's channel gets PULSE_DISCONNECT. Sends under way end with EBADF. Idempotent."""
+        """Detach. Sends under way end with EBADF and are unblocked; when the server has answered the last, its channel gets
+        PULSE_DISCONNECT. Idempotent.
+        """
         self.kernel.detach(self)
-
-
-class LocalSend:
-    """A message whose client is in this kernel. Between two ends here buffers go by reference; only several parts are joined."""
-
-    __slots__ = ("connection", "data", "descriptors", "descriptors_done", "done", "pending", "pushed", "reply_len")
-
-    def __init__(
-        self,
-        connection: Connection,
-        parts: Sequence[Buffer],
-        reply_len: int,
-        done: Done | None,
-        descriptors: Descriptors = (),
-        descriptors_done: DescriptorsDone | None = None,
-    ) -> None:
-        self.connection = connection
-        self.data: Buffer = parts[0] if len(parts) == 1 else b"".join(parts)
-        self.reply_len = reply_len
-        self.done = done
-        self.descriptors = descriptors
-        self.descriptors_done = descriptors_done
-        self.pushed: bytearray | None = None
-        self.pending: Pending | None = None
-
-    def answer(self, status: int, parts: Sequence[Buffer], descriptors: Descriptors) -> None:
-        self.connection.sends.pop(self, None)
-        done, self.done = self.done, None
-        descriptors_done, self.descriptors_done = self.descriptors_done, None
-        if done is None and descriptors_done is None:
-            return  # the connection was closed meanwhile, and `done` told so
-        reply: Buffer = b""
-        if status >= 0:
-            if self.pushed is not None:
-                data = b"".join(parts)
-                self.pushed[0 : len(data)] = data
-                reply = memoryview(self.pushed)[: self.reply_len]
-            else:
-                reply = parts[0] if len(parts) == 1 else b"".join(parts)
-                if len(reply) > self.reply_len:
-                    reply = memoryview(reply)[: self.reply_len]
-        shield = self.connection.shield
-        if done is not None:
-            if shield is None:
-                done(status, reply)
-            else:
-                shield.run("connection: answer", done, status, reply)
-        elif descriptors_done is not None:
-            if shield is None:
-                descriptors_done(status, reply, descriptors)
-            else:
-                shield.run("connection: answer", descriptors_done, status, reply, descriptors)
-
-    def pull(self, offset: int, length: int, done: ReadDone) -> None:
-        if self.done is None and self.descriptors_done is None:
-            done(-errno.ESRCH, b"")
-            return
-        piece = memoryview(self.data)[offset : offset + length]
-        done(len(piece), piece)
-
-    def push(self, offset: int, data: Buffer) -> None:
-        if self.done is None and self.descriptors_done is None:
-            return
-        if self.pushed is None:
-            self.pushed = bytearray()
-        end = offset + len(data)
-        if len(self.pushed) < end:
-            self.pushed.extend(bytes(end - len(self.pushed)))
-        self.pushed[offset:end] = data
-
-    def unblock(self) -> None:
-        pending, self.pending = self.pending, None
-        if pending is not None:
-            pending.unblock()
 
 
 class Kernel:
@@ -368,8 +216,8 @@ class Kernel:
         self.node_name = node_name
         self._network: Network | None = None
         self._network_shield: Shield | None = None
-        self.running: Callable[[], Shield | None] = nobody
-        """Whose callback is running (`resmgr.shield`). Set by the stack."""
+        self.running = Running()
+        """Whose callback is running (`resmgr.shield`). Told by stacks."""
         self.uplink: Remote | None = None
         """In the kernel of a process: the daemon, which knows all other processes."""
         self._channels: dict[tuple[int, int], Channel] = {}
@@ -432,9 +280,13 @@ class Kernel:
     def find_channel(self, pid: int, chid: int) -> Channel | None:
         return self._channels.get((pid, chid))
 
-    def connect(self, nd: Nd, pid: int, chid: int, credentials: Credentials, *, priority: int = PRIORITY_DEFAULT) -> Connection:
-        """Attach to a channel (ConnectAttach). Never fails and never blocks: a wrong target shows at the first send."""
-        connection = Connection(self, self._next_coid, nd, pid, chid, credentials, priority)
+    def connect(self, nd: Nd, pid: int, chid: int, credentials: Credentials, *, priority: int | None = None) -> Connection:
+        """Attach to a channel (ConnectAttach). Never fails and never blocks: a wrong target shows at the first send.
+
+        *priority*: of what is sent on it, whoever the sender works for; None: inherited, or PRIORITY_DEFAULT.
+        """
+        connection = Connection(self, self._next_coid, nd, pid, chid, credentials, PRIORITY_DEFAULT if priority is None else priority)
+        connection.inherits = priority is None
         self._next_coid += 1
         self._connections[connection.coid] = connection
         if nd == ND_LOCAL:
@@ -465,11 +317,20 @@ class Kernel:
     def start(self, send: LocalSend, priority: int) -> Pending | None:
         """Send what a client of this kernel handed over."""
         connection = send.connection
+        code = 0
         if connection.closed:
-            send.answer(-errno.EBADF, (), ())
+            code = errno.EBADF
+        elif not 0 <= send.reply_len <= REPLY_LEN_MAX:
+            code = errno.EMSGSIZE
+        elif send.descriptors and connection.nd == ND_LOCAL and len(send.descriptors) > DESCRIPTORS_MAX:
+            code = errno.EINVAL
+        if code:
+            send.answer(-code, (), ())
             return None
         connection.sends[send] = None
         data = send.data
+        if not 0 <= priority <= PRIORITY_MAX:
+            priority = 0 if priority < 0 else PRIORITY_MAX
         send.pending = self.relay(connection, data, len(data), send.reply_len, priority, send, send.descriptors)
         return None if send.pending is None else send
 
@@ -535,6 +396,8 @@ class Kernel:
     def pulse(self, connection: Connection, code: int, value: int, priority: int) -> int:
         if connection.closed:
             return -errno.EBADF
+        if not 0 <= code <= PULSE_CODE_MAX or not PULSE_VALUE_MIN <= value <= PULSE_VALUE_MAX or not 0 <= priority <= PRIORITY_MAX:
+            return -errno.EINVAL
         channel = self._channels.get((connection.pid, connection.chid)) if connection.nd == ND_LOCAL else None
         if channel is None:
             return self._away(connection, lambda remote: remote.pulse(connection, code, value, priority))
@@ -556,16 +419,42 @@ class Kernel:
             shield.run("network: pulse or detach", run)
         return status[0]
 
+    def deliver_event(self, channel: Channel, scoid: int, handle: int) -> int:
+        """`Channel.deliver_event`."""
+        connection = self._connections.get(scoid)
+        if connection is None or connection.nd != ND_LOCAL or (connection.pid, connection.chid) != (channel.pid, channel.chid):
+            return -errno.ESRCH
+        return self.event(connection, handle)
+
+    def event(self, connection: Connection, handle: int) -> int:
+        """The server of *connection* delivers an event to its client. Used for local servers and by remotes for what arrived."""
+        if not 0 < handle <= HANDLE_MAX:
+            return -errno.EINVAL
+        if connection.on_event is not None:
+            return connection.on_event(handle)
+        event = None if connection.events is None or connection.closed else connection.events.delivered(handle)
+        if event is None:
+            return -errno.EINVAL
+        channel = event.channel
+        if self._channels.get((channel.pid, channel.chid)) is not channel:
+            connection.unregister_event(handle)
+            return -errno.EINVAL
+        channel.pulse(Pulse(event.code, event.value, event.priority, connection.info))
+        return 0
+
     def detach(self, connection: Connection) -> None:
         if connection.closed:
             return
         connection.closed = True
+        connection.events = None
         self._connections.pop(connection.coid, None)
         channel = self._channels.get((connection.pid, connection.chid)) if connection.nd == ND_LOCAL else None
         if channel is not None:
             self._by_channel[channel].pop(connection, None)
         # The clients are told first: a server that agrees to the unblock must find nobody left to tell EINTR.
         sends = list(connection.sends)
+        if channel is not None:
+            connection.unanswered = len(sends) + 1
         for send in sends:
             send.answer(-errno.EBADF, (), ())
         for send in sends:
@@ -573,6 +462,13 @@ class Kernel:
         if channel is None:
             self._away(connection, lambda remote: _detached(remote, connection))
         else:
+            self.answered_late(connection)
+
+    def answered_late(self, connection: Connection) -> None:
+        """A closed connection has one message less at the server (called by its sends). With the last one the server is told of its end."""
+        connection.unanswered -= 1
+        channel = self._channels.get((connection.pid, connection.chid))
+        if connection.unanswered == 0 and connection.nd == ND_LOCAL and channel is not None:
             channel.pulse(Pulse(PULSE_DISCONNECT, connection.coid, connection.priority, connection.info))
 
     def destroy_channel(self, channel: Channel) -> None:
@@ -583,6 +479,7 @@ class Kernel:
         for message in list(channel.held):
             message.abandon(errno.ESRCH)
         for connection in list(self._by_channel.pop(channel, ())):
+            connection.events = None
             if connection.on_death is None:
                 continue
             if connection.shield is None:

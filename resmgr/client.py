@@ -13,7 +13,7 @@ A `Client` belongs to one thread.
 
 Waiting. Before it sleeps, a wait looks at the socket for up to `spin` seconds, giving the processor away in between. Whether this pays
 depends on where the daemon runs: on two cores it saves 40 µs of wake-ups, on one core it costs 6. So the client measures both ways from
-time to time and keeps to the better one (`_Waiting`).
+time to time and keeps to the better one (`resmgr.looking`).
 """
 
 from __future__ import annotations
@@ -33,9 +33,11 @@ from resmgr import message as wire
 from resmgr.dispatch import Buffer
 from resmgr.errors import BadMessage, Misuse, ResmgrError
 from resmgr.ids import FIRST_PART_DEFAULT, PRIORITY_DEFAULT, PRIORITY_MAX, PULSE_CODE_MAX
+from resmgr.looking import Looking
 from resmgr.transport.datagram import DATAGRAM_MAX, LENGTH, LENGTH_SIZE, Assembler, fragments
 
 if TYPE_CHECKING:
+    from resmgr.events import Events
     from resmgr.server import Channel, Service
 
 SPIN_DEFAULT = 100e-6
@@ -59,7 +61,22 @@ class Reply(NamedTuple):
 class Connection:
     """A client's end of a connection (coid). Attaching is local: a wrong target shows at the first send."""
 
-    __slots__ = ("chid", "client", "closed", "connected", "dead", "first_part", "nd", "number", "on_death", "pid", "priority", "sends")
+    __slots__ = (
+        "chid",
+        "client",
+        "closed",
+        "connected",
+        "dead",
+        "events",
+        "first_part",
+        "inherits",
+        "nd",
+        "number",
+        "on_death",
+        "pid",
+        "priority",
+        "sends",
+    )
 
     def __init__(self, client: Client, number: int, nd: int, pid: int, chid: int, priority: int) -> None:
         self.client = client
@@ -73,6 +90,8 @@ class Connection:
         self.closed = False
         self.dead = False
         self.sends = 0
+        self.inherits = True
+        self.events: Events[Channel] | None = None
         self.on_death: Callable[[Connection], None] | None = None
         """Called, while the program waits for something, when the server is gone."""
 
@@ -93,7 +112,25 @@ class Connection:
 
     def pulse(self, code: int, value: int = 0, priority: int | None = None) -> None:
         """Send a pulse (0 to 127). Does not wait for its delivery."""
-        self.client.send_pulse(self, code, value, self.priority if priority is None else priority)
+        working_at = self.client.working_at if self.inherits else None
+        self.client.send_pulse(self, code, value, priority if priority is not None else self.priority if working_at is None else working_at)
+
+    def register_event(self, channel: Channel, code: int, value: int = 0, priority: int | None = None, *, once: bool = False) -> int:
+        """Let the server deliver this pulse to *channel*, one of this program's (MsgRegisterEvent; `resmgr.events`). Returns the number to
+        hand to it. *once*: the first delivery uses it up. ResmgrError: EBADF, EINVAL, EAGAIN.
+        """
+        if self.closed or self.dead or channel.closed:
+            raise ResmgrError(errno.EBADF)
+        if self.events is None:
+            from resmgr.events import Events
+
+            self.events = Events()
+        return self.events.register(channel, code, value, self.priority if priority is None else priority, once)
+
+    def unregister_event(self, handle: int) -> None:
+        """Take an event back (MsgUnregisterEvent)."""
+        if self.events is not None:
+            self.events.unregister(handle)
 
     def close(self) -> None:
         """Detach. Sends under way are unblocked and end with EBADF."""
@@ -164,48 +201,6 @@ class Send:
         self.pushed[offset:end] = data[: max(0, end - offset)]
 
 
-class _Waiting:
-    """Chooses between looking and sleeping by what round trips took.
-
-    Now and then a few waits of either kind are timed, and the kind with the shortest one is kept to: the shortest, since everything else
-    that happens on the machine only makes waits longer. While the answer stays the same the question is asked less often.
-    """
-
-    SAMPLES = 4
-    CYCLE_MIN = 64
-    CYCLE_MAX = 1024
-
-    __slots__ = ("_best", "_count", "_cycle", "_shortest", "timing")
-
-    def __init__(self) -> None:
-        self._best = True
-        self._count = 0
-        self._cycle = self.CYCLE_MIN
-        self._shortest = [1e9, 1e9]
-        self.timing = False
-        """Whether `took` wants to know."""
-
-    def look(self) -> bool:
-        """Whether the next wait should look before it sleeps."""
-        self._count += 1
-        if self._count > 2 * self.SAMPLES:
-            self.timing = False
-            if self._count >= self._cycle:
-                self._count = 0
-            return self._best
-        self.timing = True
-        return self._best == (self._count > self.SAMPLES)
-
-    def took(self, looked: bool, seconds: float) -> None:
-        shortest = self._shortest
-        shortest[looked] = min(shortest[looked], seconds)
-        if self._count == 2 * self.SAMPLES:
-            best = shortest[True] < shortest[False]
-            self._cycle = min(2 * self._cycle, self.CYCLE_MAX) if best == self._best else self.CYCLE_MIN
-            self._best = best
-            self._shortest = [1e9, 1e9]
-
-
 class Client:
     """One link to the daemon whose socket is at *path*. OSError if there is none; ResmgrError(EPROTO) if it speaks another version.
 
@@ -214,7 +209,7 @@ class Client:
 
     def __init__(self, path: str | bytes | os.PathLike[str], *, spin: float = SPIN_DEFAULT, timeout: float = 5.0) -> None:
         self.spin = spin
-        self._waiting = _Waiting()
+        self._waiting = Looking()
         self._assembler = Assembler()
         self._descriptors: tuple[int, ...] = ()
         self._arrived: deque[memoryview] = deque()
@@ -224,6 +219,8 @@ class Client:
         self._next_connection = 0
         self._next_txn = 0
         self._gone = False
+        self.working_at: int | None = None
+        """Priority of what a server of this program received last: what it sends now, it sends for that client."""
         self._service: Service | None = None
         self.pid = 0
         """The pid under which other programs of the node reach this one's channels."""
@@ -263,10 +260,14 @@ class Client:
         """Readable when `pump(0)` has something to do."""
         return self._socket.fileno()
 
-    def connect(self, nd: int, pid: int, chid: int, *, priority: int = PRIORITY_DEFAULT) -> Connection:
-        """Attach to a channel (ConnectAttach). `nd` 0 is this node."""
+    def connect(self, nd: int, pid: int, chid: int, *, priority: int | None = None) -> Connection:
+        """Attach to a channel (ConnectAttach). `nd` 0 is this node. *priority*: of what is sent on it; None: that of the client for whom a
+        server of this program works, or PRIORITY_DEFAULT.
+        """
         self._next_connection += 1
-        connection = Connection(self, self._next_connection, nd, pid, chid, priority)
+        own = PRIORITY_DEFAULT if priority is None else max(0, min(priority, PRIORITY_MAX))
+        connection = Connection(self, self._next_connection, nd, pid, chid, own)
+        connection.inherits = priority is None
         self._connections[connection.number] = connection
         return connection
 
@@ -290,8 +291,10 @@ class Client:
         done: Callable[[Send], None] | None,
     ) -> Send:
         """See `Connection.submit`."""
-        if len(descriptors) > wire.DESCRIPTORS_MAX or not 0 <= reply_len <= wire.ID_MAX:
-            raise ResmgrError(errno.EINVAL)
+        if not 0 <= reply_len <= wire.ID_MAX:
+            raise ResmgrError(errno.EMSGSIZE)
+        if len(descriptors) > wire.DESCRIPTORS_MAX:
+            raise ResmgrError(errno.ENOTSUP if connection.nd else errno.EINVAL)
         data: Buffer = parts[0] if len(parts) == 1 else b"".join(parts)
         txn = self._next_txn = self._next_txn + 1 & wire.ID_MAX
         while txn in self._sends:
@@ -302,7 +305,8 @@ class Client:
             return send
         first = data if len(data) <= connection.first_part else memoryview(data)[: connection.first_part]
         flags = 0 if connection.connected else wire.CONNECT
-        head = wire.SEND_HEADER.pack(wire.SEND, flags, connection.priority, len(descriptors), txn, connection.number, reply_len, len(data))
+        priority = self.working_at if connection.inherits and self.working_at is not None else connection.priority
+        head = wire.SEND_HEADER.pack(wire.SEND, flags, priority, len(descriptors), txn, connection.number, reply_len, len(data))
         if flags:
             head += self._block(connection)
         self._sends[txn] = send
@@ -325,6 +329,7 @@ class Client:
         if connection.closed:
             return
         connection.closed = True
+        connection.events = None
         for send in [send for send in self._sends.values() if send.connection is connection]:
             if not self._gone:
                 send.unblock()
@@ -503,8 +508,14 @@ class Client:
             connection_ = self._connections.get(wire.parse_bare(view))
             if connection_ is not None:
                 connection_.dead = True
+                connection_.events = None
                 connection_.connected = False
                 self._end_if_quiet(connection_)
+        elif kind == wire.EVENT:
+            number, handle = wire.parse_event(view)
+            target = self._connections.get(number)
+            if target is not None:
+                self._server().delivered(target, handle)
         else:
             descriptors = ()
             if kind == wire.SEND and view[3]:

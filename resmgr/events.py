@@ -1,104 +1,70 @@
-"""Subscriptions, the program's side: WATCH once, then READ events. Without Trio here; `resmgr.eventsaio` is the same for Trio.
+"""Events: pulses that a client lets a server send to it later (MsgRegisterEvent, MsgDeliverEvent).
 
-A subscription is a connection to the channel that tells of something (names, nodes); docs/protocol/names.md has the two messages. It
-begins with what there is, so nothing is lost between asking and listening, and is bounded on the daemon's side: who does not read for
-long is told to forget all, and gets everything anew.
+A client registers an event on its connection to the server: a code, a value and a priority, at a channel of its own. It hands the number
+that it gets to the server in a message, in whatever form the two agree on. The server delivers it when the time has come, as often as it
+likes, without waiting; the client's kernel looks the number up at the connection on which it came, and the pulse that was registered
+arrives, whose `info.scoid` is the number of that connection at the client.
+
+So a server chooses nothing but the moment: not the code, the value, the priority nor the channel, and an event that was registered for
+another server, or not at all, or taken back, does not exist. Events end with their connection (close, death of the server or of its
+node) and with their channel.
 """
 
 from __future__ import annotations
 
 import errno
-import struct
-from collections import deque
-from collections.abc import Callable, Iterator
-from types import TracebackType
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
-from resmgr.dispatch import Buffer
-from resmgr.errors import BadMessage, ResmgrError
+from resmgr.errors import ResmgrError
+from resmgr.ids import PRIORITY_MAX, PULSE_CODE_MAX, PULSE_VALUE_MAX, PULSE_VALUE_MIN
 
-if TYPE_CHECKING:
-    from resmgr.client import Connection
-    from resmgr.server import Channel
+EVENTS_MAX = 1024
+"""Events of one connection; more get EAGAIN. Finds a client that registers and never takes back."""
+HANDLE_MAX = (1 << 64) - 1
 
-T = TypeVar("T")
-
-REQUEST = struct.Struct("!HHI")
-"""operation, argument, chid; then bytes."""
-WATCH = 16
-READ = 17
-NOWAIT = 1
-"""READ: EAGAIN in place of waiting."""
-LENGTH = struct.Struct("!H")
-READ_MAX = 64 * 1024
-"""Reply buffer of a READ."""
+C = TypeVar("C")
 
 
-def split(data: Buffer) -> Iterator[bytes]:
-    """The events of an answer to READ. BadMessage for anything else."""
-    data = bytes(data)
-    place = 0
-    while place < len(data):
-        if place + LENGTH.size > len(data):
-            raise BadMessage("events: cut short")
-        (length,) = LENGTH.unpack_from(data, place)
-        place += LENGTH.size
-        if place + length > len(data):
-            raise BadMessage("events: cut short")
-        yield data[place : place + length]
-        place += length
+class Event(NamedTuple, Generic[C]):
+    channel: C
+    code: int
+    value: int
+    priority: int
+    once: bool
 
 
-class Events(Generic[T]):
-    """An iterator of events that blocks, over a connection of `resmgr.client`, which it closes. Use it with `with`, or `close` it.
+class Events(Generic[C]):
+    """Those of one connection. C: the kind of channel at which they arrive."""
 
-    *channel* and *code*: the daemon sends that pulse to the channel when there is something to `read`. ResmgrError from the daemon's
-    refusals at once; ENOTCONN when the daemon is gone.
-    """
+    __slots__ = ("_events", "_next")
 
-    def __init__(
-        self, connection: Connection, what: bytes, parse: Callable[[bytes], T], channel: Channel | None = None, code: int = 0
-    ) -> None:
-        self._connection = connection
-        self._parse = parse
-        self._ready: deque[T] = deque()
-        try:
-            connection.send(REQUEST.pack(WATCH, code, 0 if channel is None else channel.chid), what)
-        except BaseException:
-            connection.close()
-            raise
+    def __init__(self) -> None:
+        self._events: dict[int, Event[C]] = {}
+        self._next = 0
 
-    def read(self, timeout: float | None = None) -> list[T]:
-        """What has happened since the last call. Waits for something for up to *timeout* seconds (None: for ever; 0: not at all)."""
-        ready = list(self._ready)
-        self._ready.clear()
-        return ready or self._fetch(timeout)
+    def __len__(self) -> int:
+        return len(self._events)
 
-    def _fetch(self, timeout: float | None) -> list[T]:
-        flags = NOWAIT if timeout == 0 else 0
-        try:
-            reply = self._connection.send(REQUEST.pack(READ, flags, 0), reply_len=READ_MAX, timeout=timeout or None)
-            return [self._parse(event) for event in split(reply.data)]
-        except BadMessage as error:
-            raise ResmgrError(errno.EBADMSG, str(error)) from None
-        except ResmgrError as error:
-            if error.errno in (errno.ETIMEDOUT, errno.EAGAIN) and timeout is not None:
-                return []
-            raise
+    def register(self, channel: C, code: int, value: int, priority: int, once: bool) -> int:
+        """The number to hand to the server, 1 or more, never used again on this connection. ResmgrError: EINVAL, EAGAIN."""
+        if not 0 <= code <= PULSE_CODE_MAX or not PULSE_VALUE_MIN <= value <= PULSE_VALUE_MAX or not 0 <= priority <= PRIORITY_MAX:
+            raise ResmgrError(errno.EINVAL)
+        if len(self._events) >= EVENTS_MAX:
+            raise ResmgrError(errno.EAGAIN, f"{EVENTS_MAX} events are registered on this connection")
+        self._next += 1
+        self._events[self._next] = Event(channel, code, value, priority, once)
+        return self._next
 
-    def __iter__(self) -> Events[T]:
-        return self
+    def unregister(self, handle: int) -> None:
+        """Take an event back. One that is gone is ignored."""
+        self._events.pop(handle, None)
 
-    def __next__(self) -> T:
-        while not self._ready:
-            self._ready.extend(self._fetch(None))
-        return self._ready.popleft()
+    def delivered(self, handle: int) -> Event[C] | None:
+        """The event that the server delivers, None if there is none of that number."""
+        event = self._events.get(handle)
+        if event is not None and event.once:
+            del self._events[handle]
+        return event
 
-    def close(self) -> None:
-        self._connection.close()
-
-    def __enter__(self) -> Events[T]:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
-        self.close()
+    def clear(self) -> None:
+        self._events.clear()

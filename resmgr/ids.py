@@ -24,6 +24,9 @@ CHIDS_DAEMONS = range(9, 12)
 """Channels of PID_SYSTEM on which nothing but the daemons of other nodes is heard. No process is brought to another node's."""
 PRIORITY_DEFAULT = 10
 PRIORITY_MAX = 63
+REPLY_LEN_MAX = (1 << 32) - 1
+DESCRIPTORS_MAX = 16
+"""Descriptors that come with one message or reply."""
 FIRST_PART_DEFAULT = 16 * 1024
 """Bytes of a message that travel unasked to a channel in another process or node; QNX sends 8 KB. The rest is pulled by `Message.read`."""
 
@@ -41,3 +44,5 @@ PULSE_COIDDEATH = -35
 """The server behind a connection of yours is gone; value is the coid."""
 PULSE_CODE_MAX = 127
 """User pulses are 0 to 127, as in QNX."""
+PULSE_VALUE_MIN = -(1 << 63)
+PULSE_VALUE_MAX = (1 << 63) - 1

@@ -8,7 +8,7 @@ All in network byte order. Every message begins with eight bytes, and its length
     +------+-------+----------+-------------+-------------+----------
 
 `id` is a transaction for SEND, UNBLOCK, READ_DATA (chosen by the one who sends these, the client) and for REPLY, READ, WRITE (chosen by the
-one who receives these); it is a connection, chosen by the client, for PULSE, DETACH (sent by the client) and DEATH (sent by the server).
+one who receives these); it is a connection, chosen by the client, for PULSE, DETACH (sent by the client), DEATH and EVENT (by the server).
 A transaction number is free again after its REPLY; a connection number is never used twice on one link. `descriptors` counts the file
 descriptors that the carrier passes along.
 
@@ -23,6 +23,7 @@ descriptors that the carrier passes along.
 | UNBLOCK   | none                                         | none                     |
 | DETACH    | none                                         | none                     |
 | DEATH     | none                                         | none                     |
+| EVENT     | handle u64                                   | none                     |
 | HELLO     | version u32, pid u32, first chid u32         | name of the node         |
 
 The connect block is there iff flag CONNECT is set: the client sets it until a first REPLY with flag CONNECTED came back on the connection.
@@ -36,6 +37,7 @@ from typing import Final, NamedTuple
 
 from resmgr.dispatch import Buffer
 from resmgr.errors import BadMessage
+from resmgr.ids import DESCRIPTORS_MAX as DESCRIPTORS_MAX
 
 SEND: Final = 1
 REPLY: Final = 2
@@ -47,6 +49,7 @@ UNBLOCK: Final = 7
 DETACH: Final = 8
 DEATH: Final = 9
 HELLO: Final = 10
+EVENT: Final = 11
 
 VERSION: Final = 1
 CONNECT: Final = 1
@@ -61,6 +64,7 @@ READ_HEADER = struct.Struct("!BBBBIIIQ")
 READ_DATA_HEADER = struct.Struct("!BBBBIIi")
 WRITE_HEADER = struct.Struct("!BBBBIQ")
 PULSE_HEADER = struct.Struct("!BBBBIiq")
+EVENT_MESSAGE = struct.Struct("!BBBBIQ")
 HELLO_HEADER = struct.Struct("!BBBBIIII")
 BLOCK = struct.Struct("!HHIIIIIIBB")
 """length of the block, number of groups; nd, pid, chid of the server; pid, uid, gid of the client; lengths of what follows the groups:
@@ -79,7 +83,6 @@ MSGLEN_MAX = 1 << 40
 GROUPS_MAX = 256
 """Supplementary groups told to a server. A client that has more is shown with the first of them: it loses rights, never gains."""
 ROLES_MAX = 32
-DESCRIPTORS_MAX = 16
 NAME_MAX = 255
 UNKNOWN = 255
 ID_MAX = (1 << 32) - 1
@@ -259,6 +262,20 @@ def parse_bare(view: Buffer) -> int:
         raise BadMessage("a message without a body has one")
     identifier: int = HEADER.unpack_from(view)[4]
     return identifier
+
+
+def pack_event(connection: int, handle: int, priority: int) -> bytes:
+    return EVENT_MESSAGE.pack(EVENT, 0, priority, 0, connection, handle)
+
+
+def parse_event(view: Buffer) -> tuple[int, int]:
+    """connection, handle."""
+    if len(view) != EVENT_MESSAGE.size:
+        raise BadMessage("EVENT has a wrong length")
+    _, _, _, _, connection, handle = EVENT_MESSAGE.unpack_from(view)
+    if not handle:
+        raise BadMessage("EVENT without a handle")
+    return connection, handle
 
 
 def pack_hello(pid: int, first_chid: int, node: str) -> bytes:

@@ -104,6 +104,7 @@ class Peer:
             wire.UNBLOCK: serving.on_unblock,
             wire.DETACH: serving.on_detach,
             wire.DEATH: sending.on_death,
+            wire.EVENT: sending.on_event,
         }
 
     @property

@@ -82,6 +82,7 @@ class SendingSide:
         outlets, self.outlets = self.outlets, {}
         for outlet in outlets.values():
             outlet.dead = True
+            outlet.connection.events = None
             outlet.sends.clear()
         for send in outgoing.values():
             send.abandon(code)
@@ -268,10 +269,22 @@ class SendingSide:
             raise BadMessage("WRITE beyond the reply buffer")
         send.answerer.push(offset, data)
 
+    def on_event(self, view: Buffer, descriptors: Descriptors) -> None:
+        number, handle = wire.parse_event(view)
+        outlet = self.outlets.get(number)
+        if outlet is None or outlet.dead or outlet.connection.closed:
+            return  # it crossed our DETACH, or came behind the DEATH
+        status = self._link.kernel.event(outlet.connection, handle)
+        if status == -errno.EINVAL:
+            raise BadMessage("EVENT that is not registered")
+        if status:
+            raise BadMessage("EVENT that cannot be passed on")
+
     def on_death(self, view: Buffer, descriptors: Descriptors) -> None:
         outlet = self.outlets.get(wire.parse_bare(view))
         if outlet is None:
             return  # it crossed our DETACH
         outlet.dead = True
+        outlet.connection.events = None
         outlet.announced = False
         self._end_if_quiet(outlet)

@@ -21,10 +21,12 @@ from collections import deque
 from typing import NamedTuple
 
 from resmgr import message as wire
-from resmgr.client import Client
+from resmgr.client import Client, Connection
 from resmgr.dispatch import Buffer
 from resmgr.errors import BadMessage, Misuse, ResmgrError
-from resmgr.ids import PRIORITY_MAX, PULSE_CODE_MAX, PULSE_DISCONNECT, PULSE_UNBLOCK
+from resmgr.events import HANDLE_MAX
+from resmgr.ids import PRIORITY_DEFAULT, PRIORITY_MAX, PULSE_CODE_MAX, PULSE_DISCONNECT, PULSE_UNBLOCK
+from resmgr.waiting import Waiting
 
 
 class Sender(NamedTuple):
@@ -50,7 +52,20 @@ class Pulse(NamedTuple):
 class Message:
     """A received message (rcvid): answer it exactly once. `data` is the part that has arrived; pull the rest with `read`."""
 
-    __slots__ = ("_pushed", "_service", "answered", "data", "descriptors", "gone", "info", "msglen", "number", "priority", "reply_len")
+    __slots__ = (
+        "_pushed",
+        "_service",
+        "answered",
+        "data",
+        "descriptors",
+        "gone",
+        "info",
+        "msglen",
+        "number",
+        "priority",
+        "received",
+        "reply_len",
+    )
 
     def __init__(
         self,
@@ -73,6 +88,7 @@ class Message:
         self.descriptors = descriptors
         """Descriptors that came along; closed when the message is answered: `os.dup` what you keep."""
         self.answered = False
+        self.received = False
         self.gone = False
         """The client waits no more."""
 
@@ -104,6 +120,10 @@ class Message:
         self._service.push(self, offset, view)
         return len(view)
 
+    def deliver_event(self, handle: int) -> None:
+        """MsgDeliverEvent to the client of this message, which may have been answered. See `Channel.deliver_event`."""
+        self._service.deliver_event(self.info, handle)
+
     def let_go(self) -> None:
         """Release the client without an answer of the server's (called by the service)."""
         self.gone = True
@@ -133,7 +153,7 @@ class Channel:
         self.first_part = first_part
         self.remote = remote
         self.unblock = unblock
-        self.waiting: deque[Message | Pulse] = deque()
+        self.waiting: Waiting[Message, Pulse] = Waiting()
         self.closed = False
         self._service = service
 
@@ -142,14 +162,20 @@ class Channel:
         return self._service.client.pid
 
     def receive(self, timeout: float | None = None) -> Message | Pulse | None:
-        """MsgReceive: the next message or pulse; None after *timeout* seconds. ResmgrError(ESRCH) if the channel is closed."""
+        """MsgReceive: the next message or pulse, highest priority first; None after *timeout* seconds. ResmgrError(ESRCH) if the channel is
+        closed. Until the next call, the program sends with the priority of what it received.
+        """
         deadline = None if timeout is None else time.monotonic() + timeout
+        self._service.client.working_at = None
         while True:
             while self.waiting:
-                item = self.waiting.popleft()
-                if isinstance(item, Message) and item.gone:
-                    item.answered = True  # its client gave up before anybody received it
-                    continue
+                item = self.waiting.take()
+                if isinstance(item, Message):
+                    if item.gone:
+                        item.answered = True  # its client gave up before anybody received it
+                        continue
+                    item.received = True
+                self._service.client.working_at = item.priority
                 return item
             if self.closed:
                 raise ResmgrError(errno.ESRCH, "the channel is closed")
@@ -157,6 +183,12 @@ class Channel:
             if left is not None and left <= 0:
                 return None
             self._service.client.pump(left)
+
+    def deliver_event(self, client: Sender, handle: int) -> None:
+        """MsgDeliverEvent: the event that *client* (`Message.info`) has registered (`resmgr.events`). Does not wait. ResmgrError(ESRCH)
+        when the client is gone; what it never registered is dropped at the client.
+        """
+        self._service.deliver_event(client, handle)
 
     def close(self) -> None:
         """Clients that wait here get ESRCH, later ones EBADF, connected ones a death pulse."""
@@ -210,6 +242,25 @@ class Service:
         for channel in self._channels.values():
             channel.closed = True
         self._channels.clear()
+
+    def deliver_event(self, client: Sender, handle: int) -> None:
+        """`Channel.deliver_event`."""
+        if not 0 < handle <= HANDLE_MAX:
+            raise ResmgrError(errno.EINVAL)
+        if client.scoid not in self._inlets:
+            raise ResmgrError(errno.ESRCH)
+        self.client.transmit((wire.pack_event(client.scoid, handle, PRIORITY_DEFAULT),))
+
+    def delivered(self, connection: Connection, handle: int) -> None:
+        """The server of *connection* delivers an event."""
+        event = None if connection.events is None or connection.closed else connection.events.delivered(handle)
+        if event is None or event.channel.closed:
+            self.dropped += 1
+            return
+        event.channel.waiting.add_pulse(Pulse(event.code, event.value, event.priority, self._self(connection)))
+
+    def _self(self, connection: Connection) -> Sender:
+        return Sender(0, "", (), self.client.pid, os.geteuid(), os.getegid(), (), connection.number)
 
     def handle(self, kind: int, view: memoryview, descriptors: tuple[int, ...]) -> None:
         """One message from the daemon (called by the client)."""
@@ -314,7 +365,7 @@ class Service:
             return
         message = Message(self, txn, inlet.info, data, msglen, reply_len, min(priority, PRIORITY_MAX), descriptors)
         self._messages[txn] = (message, inlet)
-        inlet.channel.waiting.append(message)
+        inlet.channel.waiting.add(message)
 
     def _on_pulse(self, view: memoryview) -> None:
         priority, number, code, value, block = wire.parse_pulse(view)
@@ -324,19 +375,19 @@ class Service:
         if inlet is None:
             self._say(wire.DEATH, number)
         else:
-            inlet.channel.waiting.append(Pulse(code, value, min(priority, PRIORITY_MAX), inlet.info))
+            inlet.channel.waiting.add_pulse(Pulse(code, value, min(priority, PRIORITY_MAX), inlet.info))
 
     def _on_unblock(self, txn: int) -> None:
         entry = self._messages.get(txn)
         if entry is None:
             return
         message, inlet = entry
-        if inlet.channel.unblock and message not in inlet.channel.waiting:
-            inlet.channel.waiting.append(Pulse(PULSE_UNBLOCK, txn, message.priority, inlet.info))
+        if inlet.channel.unblock and message.received:
+            inlet.channel.waiting.add_pulse(Pulse(PULSE_UNBLOCK, txn, message.priority, inlet.info))
         else:
             self._release(message, -errno.EINTR)
 
     def _on_detach(self, number: int) -> None:
         inlet = self._inlets.pop(number, None)
         if inlet is not None:
-            inlet.channel.waiting.append(Pulse(PULSE_DISCONNECT, number, 0, inlet.info))
+            inlet.channel.waiting.add_pulse(Pulse(PULSE_DISCONNECT, number, PRIORITY_DEFAULT, inlet.info))

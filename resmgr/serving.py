@@ -56,7 +56,7 @@ class Limits:
 class Inlet:
     """A connection of a client on the other side to a channel that we serve or forward to."""
 
-    __slots__ = ("block", "channel", "connection", "number")
+    __slots__ = ("block", "channel", "connection", "left", "number", "unanswered")
 
     def __init__(self, number: int, block: wire.ConnectBlock, connection: Connection, channel: Channel | None) -> None:
         self.channel = channel
@@ -64,6 +64,10 @@ class Inlet:
         self.number = number
         self.block = block
         self.connection = connection
+        self.left = False
+        """The link is gone."""
+        self.unanswered = 0
+        """Then: messages that the server here has not answered."""
 
 
 class Pull:
@@ -145,6 +149,8 @@ class ServingSide:
         self.held = 0
         self.inlets: dict[int, Inlet] = {}
         self.incoming: dict[int, Incoming] = {}
+        self._leaving: dict[Incoming, None] = {}
+        """Of a link that is gone: what servers here have not answered yet."""
         self._next_read = 0
 
     def down(self) -> None:
@@ -153,12 +159,27 @@ class ServingSide:
         inlets, self.inlets = self.inlets, {}
         self.held = 0
         for message in incoming.values():
+            if message.inlet.channel is not None:
+                self._leaving[message] = None
+                message.inlet.unanswered += 1
+        for message in incoming.values():
             self._end_pulls(message)
             if message.pending is not None:
                 message.pending.unblock()
         for inlet in inlets.values():
             inlet.connection.on_death = None
-            self._kernel.detach(inlet.connection)
+            if not inlet.unanswered:
+                self._kernel.detach(inlet.connection)
+            inlet.left = True
+
+    def _answered_late(self, message: Incoming) -> None:
+        """A server here has answered a message of a link that is gone. With the last of a connection it is told of the disconnect."""
+        if message in self._leaving:
+            del self._leaving[message]
+            inlet = message.inlet
+            inlet.unanswered -= 1
+            if inlet.left and not inlet.unanswered:
+                self._kernel.detach(inlet.connection)
 
     def on_send(self, view: Buffer, descriptors: Descriptors) -> None:
         _, priority, count, txn, number, reply_len, msglen, block, data = wire.parse_send(view)
@@ -228,6 +249,7 @@ class ServingSide:
         connection.info = attrs.evolve(info, scoid=connection.coid)
         inlet = Inlet(number, block, connection, channel)
         connection.on_death = partial(self._channel_died, inlet)
+        connection.on_event = partial(self._event, inlet)
         self.inlets[number] = inlet
         return inlet
 
@@ -250,6 +272,16 @@ class ServingSide:
         connection.close()
         head = wire.HEADER.pack(wire.DEATH, 0, PRIORITY_DEFAULT, 0, inlet.number)
         self._send(inlet.number << 2 | wire.STREAM_DEATH, (head,), PRIORITY_DEFAULT)
+
+    def _event(self, inlet: Inlet, handle: int) -> int:
+        """A server delivers an event to a client on the other side. Whether that has registered it is known there."""
+        if self.link.closed or self.inlets.get(inlet.number) is not inlet:
+            return -errno.ESRCH
+        if self.link.congested():
+            return -errno.EAGAIN
+        priority = inlet.connection.priority
+        self._send(inlet.number << 2 | wire.STREAM_DEATH, (wire.pack_event(inlet.number, handle, priority),), priority)
+        return 0
 
     def on_pulse(self, view: Buffer, descriptors: Descriptors) -> None:
         priority, number, code, value, block = wire.parse_pulse(view)
@@ -284,7 +316,10 @@ class ServingSide:
         self._kernel.detach(inlet.connection)
 
     def answered(self, message: Incoming, status: int, parts: Sequence[Buffer], descriptors: Descriptors) -> None:
-        if self.link.closed or self.incoming.pop(message.txn, None) is None:
+        if self.link.closed:
+            self._answered_late(message)
+            return
+        if self.incoming.pop(message.txn, None) is None:
             return
         self.held -= len(message.data)
         self._end_pulls(message)

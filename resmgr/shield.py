@@ -40,9 +40,23 @@ class Shield(Protocol):
     def closed(self, channel: Channel) -> None: ...
 
 
-def nobody() -> Shield | None:
-    """What runs belongs to no part."""
-    return None
+class Running:
+    """Called, it says which part's callback is running; None: what runs belongs to none."""
+
+    def __init__(self) -> None:
+        self._known: list[Callable[[], Shield | None]] = []
+
+    def __call__(self) -> Shield | None:
+        for known in self._known:
+            shield = known()
+            if shield is not None:
+                return shield
+        return None
+
+    def ask(self, known: Callable[[], Shield | None]) -> Callable[[], None]:
+        """From now on *known* is asked, which knows of some parts; until what is returned is called."""
+        self._known.insert(0, known)
+        return lambda: self._known.remove(known)
 
 
 def shielded_message(shield: Shield, message: Message) -> None:

@@ -16,8 +16,8 @@ from typing import Generic, TypeVar
 
 from resmgr.channel import ND_LOCAL, Connection, Kernel, Message
 from resmgr.dispatch import Timer
-from resmgr.events import LENGTH, NOWAIT
 from resmgr.ids import PULSE_CODE_MAX
+from resmgr.subscription import LENGTH, NOWAIT
 
 R = TypeVar("R")
 

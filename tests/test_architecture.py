@@ -197,6 +197,7 @@ IO = {
 IMPURE = {
     "stack.core.main",  # the program
     "stack.core.runlock",  # the lock of the program
+    "stack.core.underway",  # hands over what threads made
     "stack.core.manager",  # dispatch and stack put together
     "stack.core.sources",  # looks at the files of what was imported
     "resmgr.fuse.mount",  # makes mounts
@@ -247,7 +248,7 @@ PURE = (
     *("resmgr.mergeddir", "resmgr.fuse"),
     *("resmgr.names.manager", "resmgr.names.protocol", "resmgr.procmgr.message", "resmgr.transport.datagram"),
     *("resmgr.names.replica", "resmgr.names.replicawire", "resmgr.names.choice", "resmgr.names.globalnames"),
-    *("resmgr.events", "resmgr.watches", "resmgr.nodes.protocol", "resmgr.nodes.board"),
+    *("resmgr.subscription", "resmgr.watches", "resmgr.nodes.protocol", "resmgr.nodes.board"),
 )
 """Machines and formats: time and randomness are arguments, and what goes in and out is bytes."""
 

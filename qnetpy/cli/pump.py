@@ -105,6 +105,8 @@ class Pump:
         self._pending = dict.fromkeys(self._outputs, 0)
         """Parts asked for or being written."""
         self._open = set(self._outputs)
+        self._quiet = set(self._outputs)
+        """Those that have said nothing yet: one read is under way, so that programs without output start and end with fewer messages."""
         self._input = not no_input
         self._input_parts = 0
         self._ended: Ended | int | None = None
@@ -140,8 +142,7 @@ class Pump:
     def _loop(self, caught: Caught, raw: Raw) -> None:
         self._process.wait(self._on_end, self._terminal)
         for stream in self._outputs:
-            for _ in range(READS):
-                self._ask(stream)
+            self._ask(stream)
         self._widen()
         poll = select.poll()
         poll.register(self._client.fileno(), select.POLLIN)
@@ -202,6 +203,10 @@ class Pump:
     def _arrived(self, stream: int, status: int, data: Buffer) -> None:
         if status > 0 and not self._outputs[stream].broken:
             self._outputs[stream].put(data)
+            if stream in self._quiet:
+                self._quiet.discard(stream)
+                for _ in range(READS - 1):
+                    self._ask(stream)
             return
         self._pending[stream] -= 1
         if status == 0:

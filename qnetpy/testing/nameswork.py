@@ -23,12 +23,12 @@ from qnetpy.testing.node import SimNode
 from qnetpy.testing.world import World
 from resmgr.channel import CHID_NAMES, CHID_NODES, CHID_PATHMGR, ND_LOCAL, PID_SYSTEM, Connection, Credentials
 from resmgr.dispatch import Buffer
-from resmgr.events import READ, READ_MAX, REQUEST, WATCH, split
 from resmgr.iomsg import Connect, Entry, Io, request
 from resmgr.names import protocol
 from resmgr.names.protocol import NameChange, Record, Scope
 from resmgr.nodes.protocol import NodeChange
 from resmgr.nodes.protocol import parse_event as parse_node_event
+from resmgr.subscription import READ, READ_MAX, REQUEST, WATCH, split
 
 NAMES = (b"clock", b"printer", b"log")
 SLACK = 0.5

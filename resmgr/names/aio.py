@@ -8,7 +8,6 @@ from typing import Literal
 from resmgr.aio import send
 from resmgr.channel import CHID_NAMES, ND_LOCAL, PID_SYSTEM, Connection, Credentials, Kernel
 from resmgr.errors import ResmgrError
-from resmgr.eventsaio import AsyncEvents
 from resmgr.names.client import SCOPES, PolicyName, ScopeName, lease_seconds
 from resmgr.names.protocol import (
     ATTACH,
@@ -21,6 +20,7 @@ from resmgr.names.protocol import (
     pack_pattern,
     parse_event,
 )
+from resmgr.subscriptionaio import AsyncEvents
 from resmgr.walk import walk_trio
 
 

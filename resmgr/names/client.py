@@ -20,7 +20,6 @@ from typing import Literal
 
 from resmgr.client import Client, Connection
 from resmgr.errors import ResmgrError
-from resmgr.events import Events
 from resmgr.ids import CHID_NAMES, PID_SYSTEM
 from resmgr.names.protocol import (
     ATTACH,
@@ -38,6 +37,7 @@ from resmgr.names.protocol import (
     parse_event,
 )
 from resmgr.server import Channel
+from resmgr.subscription import Events
 
 SCOPES = {"local": Scope.LOCAL, "global": Scope.GLOBAL, "both": Scope.BOTH}
 ScopeName = Literal["local", "global"]
@@ -161,6 +161,6 @@ def name_events(
     channel: Channel | None = None,
     code: int = 0,
 ) -> Events[NameEvent]:
-    """Subscribe to a name, or with `*` behind a beginning to all that begin so. *channel*, *code*: see `resmgr.events.Events`."""
+    """Subscribe to a name, or with `*` behind a beginning to all that begin so. *channel*, *code*: see `resmgr.subscription.Events`."""
     what = pack_pattern(SCOPES[scope], pattern)
     return Events(client.connect(0, PID_SYSTEM, CHID_NAMES), what, parse_event, channel, code)

@@ -32,7 +32,6 @@ from resmgr.channel import (
     Pulse,
 )
 from resmgr.dispatch import Timer
-from resmgr.events import READ, WATCH
 from resmgr.iofunc.handle import Handle
 from resmgr.iofunc.node import Directory, Node, NodeClient, TreeManager
 from resmgr.iomsg import Entry, Target
@@ -55,6 +54,7 @@ from resmgr.names.protocol import (
     pack_event,
 )
 from resmgr.nodes.board import NodeBoard
+from resmgr.subscription import READ, WATCH
 from resmgr.watches import EventQueue, Watches
 
 NAMES_PER_CONNECTION = 256

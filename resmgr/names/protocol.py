@@ -10,7 +10,7 @@ import struct
 from typing import NamedTuple
 
 from resmgr.errors import BadMessage
-from resmgr.events import REQUEST as REQUEST
+from resmgr.subscription import REQUEST as REQUEST
 
 PREFIX = b"dev/name/local"
 PREFIX_GLOBAL = b"dev/name/global"

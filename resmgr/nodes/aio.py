@@ -8,8 +8,8 @@ with node_events(process.kernel, process.credentials) as events:
 from __future__ import annotations
 
 from resmgr.channel import CHID_NODES, ND_LOCAL, PID_SYSTEM, Credentials, Kernel
-from resmgr.eventsaio import AsyncEvents
 from resmgr.nodes.protocol import NodeEvent, Reachable, parse_event
+from resmgr.subscriptionaio import AsyncEvents
 
 
 def node_events(kernel: Kernel, credentials: Credentials) -> AsyncEvents[NodeEvent]:

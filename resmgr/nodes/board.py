@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterator
 import attrs
 
 from resmgr.channel import CHID_NODES, ND_LOCAL, PID_SYSTEM, PULSE_DISCONNECT, Kernel, Message, Nd, Pulse
-from resmgr.events import READ, REQUEST, WATCH
 from resmgr.nodes.protocol import NodeChange, NodeEvent, pack_event
+from resmgr.subscription import READ, REQUEST, WATCH
 from resmgr.watches import EventQueue, Watches
 
 

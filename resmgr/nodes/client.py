@@ -12,14 +12,14 @@ import time
 
 from resmgr.client import Client
 from resmgr.errors import ResmgrError
-from resmgr.events import Events
 from resmgr.ids import CHID_NODES, ND_LOCAL, PID_SYSTEM
 from resmgr.nodes.protocol import NodeEvent, Reachable, parse_event
 from resmgr.server import Channel
+from resmgr.subscription import Events
 
 
 def node_events(client: Client, *, channel: Channel | None = None, code: int = 0) -> Events[NodeEvent]:
-    """Subscribe to the nodes of the cluster, as this node sees them. *channel*, *code*: see `resmgr.events.Events`."""
+    """Subscribe to the nodes of the cluster, as this node sees them. *channel*, *code*: see `resmgr.subscription.Events`."""
     return Events(client.connect(ND_LOCAL, PID_SYSTEM, CHID_NODES), b"", parse_event, channel, code)
 
 

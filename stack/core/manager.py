@@ -11,7 +11,7 @@ import logging
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 
 import attrs
 
@@ -68,10 +68,14 @@ async def open_manager(
         system.namespace = namespace
         clock = time.monotonic if slow_after else None
         stack = Stack(system, os.urandom, name, prefix=prefix, workers=workers, clock=clock, slow_after=slow_after)
-        ends: list[Callable[[], None]] = [system.close, stack.close]
-        try:
+        # Each end is gone through whatever another raises.
+        with ExitStack() as ends:
+            ends.callback(system.close)
+            ends.callback(stack.close)
             share = Share(time.monotonic)
-            ends += [IoPktManager(stack, os.geteuid(), group, share).close, NetDirectory(stack, share).close, _watch_addresses(stack)]
+            ends.callback(IoPktManager(stack, os.geteuid(), group, share).close)
+            ends.callback(NetDirectory(stack, share).close)
+            ends.callback(_watch_addresses(stack))
             for load in loads:
                 try:
                     stack.load(load.name, load.options, kind=load.kind, wrap=load.wrap)
@@ -85,9 +89,6 @@ async def open_manager(
                     where = os.path.dirname(socket)
                     raise ModuleError(error.errno or errno.EIO, f"cannot listen in {where}: {error.strerror}; see --run-dir") from error
             yield Manager(dispatch, system, stack)
-        finally:
-            while ends:
-                ends.pop()()
 
 
 def _watch_addresses(stack: Stack) -> Callable[[], None]:

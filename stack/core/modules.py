@@ -26,6 +26,7 @@ from stack.core.loaded import Loaded, wrapped
 from stack.core.module import Attached, Context, Kind, Loadable, Random, can_detach, check_attached
 from stack.core.preparation import Preparation, prepare
 from stack.core.restart import Restarter, Restarts
+from stack.core.underway import UnderWay
 from stack.core.wants import Wants
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class Modules:
         self._next_number = 1
         self._closed = False
         self.loaded: list[Loaded] = []
+        self.under_way = UnderWay(stack.dispatch)
         self.restarter = Restarter(stack, self)
         guards.failed = self.restarter.failed
 
@@ -59,9 +61,16 @@ class Modules:
     def load_prepared(self, made: Preparation) -> Loaded:
         """As `stack.core.stack.Stack.load_prepared`."""
         if self._closed:
-            made.close()
+            self.discard(made)
             raise Misuse("the stack is closed")
         return self._load(made, Restarts(made.restart, named=made.named) if made.restart else None)
+
+    def discard(self, made: Preparation) -> None:
+        """As `stack.core.stack.Stack.discard`."""
+        guard = Guard(made.module.name, self._guards)
+        guard.run("prepared close", made.close)
+        guard.take_back()
+        self._count(guard)
 
     def prepare_again(self, loaded: Loaded) -> Preparation:
         """What `load_again` loads. Blocks, in any thread."""
@@ -96,9 +105,10 @@ class Modules:
         except BaseException:
             if attached is not None:
                 self._detach(attached, guard)
+            guard.run("prepared close", made.close)
             guard.take_back()
             dispatch.take_back()
-            made.close()
+            self._count(guard)
             raise
         finally:
             self._guards.current = outer
@@ -140,7 +150,11 @@ class Modules:
             log.warning("%s: module %s left %s behind", name, loaded.module.name, what)
         if loaded.restarts is not None:
             loaded.restarts.remember(loaded.guard)
-        for what, number in loaded.guard.failures.items():
+        self._count(loaded.guard)
+
+    def _count(self, guard: Guard) -> None:
+        """What was raised under *guard*, whose module is not loaded any more."""
+        for what, number in guard.failures.items():
             self._guards.failures.count(what, number)
 
     def _detach(self, attached: Attached, guard: Guard) -> None:
@@ -157,5 +171,6 @@ class Modules:
         """Unload everything, newest first. Idempotent."""
         self._closed = True
         self.restarter.close()
+        self.under_way.close()
         while self.loaded:
             self.unload(self.loaded[-1])

@@ -3,8 +3,8 @@
     prepare            blocks: find, import, wrappers too -> options -> the module's own `prepare`: files that it reads, what it mounts
     load_prepared      in dispatch context: attach, and all that `stack.core.modules` tells
 
-While frames flow the first belongs into a worker thread (`stack.managers.iopkt`): it needs nothing of the stack. What was prepared and is
-not loaded is closed.
+While frames flow the first belongs into a worker thread (`stack.core.underway`): it needs nothing of the stack. What was prepared and is
+not loaded is closed: in dispatch context by `Stack.discard`, and what gets ready when its stack is closed already, by its thread.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ import attrs
 from resmgr.dispatch import Timer
 from stack.core.isolation import RAISED, Guard, within
 from stack.core.loaded import is_called
-from stack.core.module import keeping_module
+from stack.core.module import Kind, keeping_module
 from stack.core.preparation import Preparation
 from stack.core.statistics import Counters
 
@@ -58,6 +58,10 @@ class Restarts:
     """Why the module is not loaded just now."""
     kept: object = None
     """What the module shall have of its former load; None once it has it."""
+    kind: Kind | None = None
+    """Of the module, once it was restarted."""
+    interface: str = ""
+    """The name that its interface had, if it had one."""
     enabled: bool = True
     mtu_limit: int | None = None
     """Of its interface."""
@@ -74,7 +78,7 @@ class Restarts:
         self.longest = max(self.longest, guard.longest)
 
     def keep(self, interface: Interface) -> None:
-        self.enabled, self.mtu_limit = interface.enabled, interface.mtu_limit
+        self.interface, self.enabled, self.mtu_limit = interface.name, interface.enabled, interface.mtu_limit
 
     def give_back(self, interface: Interface) -> None:
         """To *interface*, of which nobody knows yet."""
@@ -107,21 +111,23 @@ class Restarter:
             loaded.restarts.waiting.cancel()
             loaded.restarts.waiting = None
 
-    def waiting(self, name: str) -> list[str]:
-        """The labels (`hub #3`, as in `absent`) of modules that wait to be loaded again and that *name* names: label, module, number, or
-        what it was found by."""
+    def waiting(self, name: str, interface: str = "", kind: Kind | None = None) -> list[str]:
+        """The labels (`hub #3`, as in `absent`) of modules that wait for a restart and are named by *name*: label, number, or, of *kind*,
+        module or what it was found by; and of those that had the interface called *interface*."""
         found = []
         for label, restarts in self._absent.items():
             own, _, number = label.partition(" ")
-            if name in (label, number) or is_called(name, own, restarts.named):
+            called = is_called(name, own, restarts.named) and kind in (None, restarts.kind)
+            if called or name in (label, number) or (interface and interface == restarts.interface):
                 found.append(label)
         return found
 
-    def give_up(self, label: str) -> None:
-        """Do not load the module of that label again."""
+    def give_up(self, label: str) -> Restarts:
+        """Do not load the module of that label again. What it had."""
         restarts = self._absent.pop(label)
         if restarts.waiting is not None:
             restarts.waiting.cancel()
+        return restarts
 
     def close(self) -> None:
         for restarts in self._absent.values():
@@ -148,6 +154,7 @@ class Restarter:
         stack = self._stack
         if loaded in stack.loaded:
             self._keep(loaded, restarts)
+        restarts.kind = loaded.module.kind
         restarts.waiting = None
         restarts.last = stack.dispatch.now()
         restarts.done += 1
@@ -169,9 +176,9 @@ class Restarter:
                 del self._absent[label]
                 self._load(loaded, restarts, label, lambda _: _made(made))
             elif isinstance(made, Preparation):
-                made.close()  # given up meanwhile
+                self._modules.discard(made)  # given up meanwhile
 
-        stack.dispatch.call_blocking(lambda: self._modules.prepare_again(loaded), ready)
+        self._modules.under_way.begin(lambda: self._modules.prepare_again(loaded), ready)
 
     def _load(self, loaded: Loaded, restarts: Restarts, label: str, prepared: Callable[[Loaded], Preparation]) -> None:
         stack, name = self._stack, loaded.module.name

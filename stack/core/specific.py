@@ -15,6 +15,7 @@ from typing import Protocol, TypeGuard, TypeVar
 
 from stack.capability import capability
 from stack.core.driver import Driver
+from stack.core.told import number
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -131,9 +132,11 @@ class Named(Mapping[str, Row]):
 
 def sayable(value: object, ask: Ask = _directly, depth: int = DEPTH_MAX) -> object:
     """*value*, which a module told, as JSON can say it; tables that are made row by row stay so, and are made by *ask*. TypeError or
-    ValueError for what cannot be said: keys that are no text, a table that holds itself."""
-    if value is None or isinstance(value, str | int):
+    ValueError for what cannot be said: keys that are no text, a number of more than 128 bits, a table that holds itself."""
+    if value is None or isinstance(value, str):
         return value
+    if isinstance(value, int):
+        return number(value)
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
     if depth == 0:

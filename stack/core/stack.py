@@ -38,6 +38,7 @@ from stack.core.promiscuity import hear_everybody
 from stack.core.registry import Handler, Registration, module_of
 from stack.core.screen import Screen
 from stack.core.statistics import Counters, StackStatistics
+from stack.core.underway import P
 from stack.core.vlans import Trunk
 from stack.core.wants import Wants
 from stack.crypto.registry import Crypto, standard_crypto
@@ -73,8 +74,8 @@ class Stack(Datapath):
         self.crypto.belong_to(self._guards, self.dispatch.call_soon)
         self.prefix = prefix
         self.workers = workers
-        around = system.kernel.running
-        system.kernel.running = lambda: self._guards.current or around()
+        guards = self._guards
+        self._who_runs = Registration("who runs", system.kernel.running.ask(lambda: guards.current))
         self._interfaces = Interfaces(self, self._guards)
         self._wants = Wants(self._guards, self._interfaces, self._hooks, self._ethertypes)
         self._modules = Modules(self, random, self._guards, self._interfaces, self._hooks, self._wants)
@@ -105,6 +106,15 @@ class Stack(Datapath):
         *made* is the module's then, or closed."""
         return self._modules.load_prepared(made)
 
+    def prepare_in_thread(self, work: Callable[[], P], done: Callable[[P | BaseException], None]) -> None:
+        """Run *work*, which calls `prepare`, in a thread; then *done* with what it returned or raised. What is ready when the stack is
+        closed is closed, and *done* has Misuse."""
+        self._modules.under_way.begin(work, done)
+
+    def discard(self, made: Preparation) -> None:
+        """*made* will not be loaded. What its module raises is counted as the module's."""
+        self._modules.discard(made)
+
     def unload(self, loaded: Loaded) -> None:
         """Detach a module and all that it put into the stack and on its dispatch. Synchronous; may be called from its own callbacks."""
         self._modules.unload(loaded)
@@ -114,6 +124,7 @@ class Stack(Datapath):
         self._modules.close()
         if self._own_crypto:
             self.crypto.close()
+        self._who_runs.revoke()
 
     @property
     def loaded(self) -> tuple[Loaded, ...]:

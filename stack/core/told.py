@@ -15,6 +15,9 @@ from stack.wire.ethernet import MAC_SIZE, MTU_MIN, is_group, mac_text
 T = TypeVar("T")
 MTU_MAX = 1 << 24
 """More than any link has."""
+COUNTER_END = 1 << 64
+NUMBER_END = 1 << 128
+"""Numbers that are told are less: no address is longer, and of thousands of digits the interpreter writes none."""
 ENTRIES_MAX = 1024
 """Of a table that a module tells."""
 TEXT_MAX = 16384
@@ -45,13 +48,13 @@ def _same(value: object) -> object:
 
 
 def labels(told: object) -> dict[str, str | int]:
-    """What `Driver.info` returned. TypeError when that is no table with texts as labels."""
-    return {_text(label): one if isinstance(one, str | int) else str(one) for label, one in _table(told).items()}
+    """What `Driver.info` returned. TypeError or ValueError when that is no table with texts as labels."""
+    return {_text(label): _label(one) for label, one in _table(told).items()}
 
 
 def counters(told: object) -> dict[str, int]:
     """What `Counting.module_counters` returned, likewise."""
-    return {_text(name): _number(one, name) for name, one in _table(told).items()}
+    return {_text(name): counter(one, _text(name)) for name, one in _table(told).items()}
 
 
 def bounded(told: Mapping[str, T]) -> Mapping[str, T]:
@@ -76,7 +79,21 @@ def _text(label: object) -> str:
     return label
 
 
-def _number(value: object, name: object) -> int:
-    if not isinstance(value, int):
-        raise TypeError(f"the counter {name} is {type(value).__name__}, not a number")
+def counter(value: object, name: str) -> int:
+    """*value*, which stands under *name*. TypeError when it is none."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{name!r:.40} is {type(value).__name__}, not a counter")
+    if not 0 <= value < COUNTER_END:
+        raise TypeError(f"{name!r:.40} is {'negative' if value < 0 else 'of more than 64 bits'}, not a counter")
     return value
+
+
+def number(value: int) -> int:
+    """*value*, which is told. ValueError when it is longer than anybody's numbers."""
+    if not -NUMBER_END < value < NUMBER_END:
+        raise ValueError(f"a number of {value.bit_length()} bits, and 128 are the most")
+    return value
+
+
+def _label(value: object) -> str | int:
+    return number(value) if isinstance(value, int) else str(value)

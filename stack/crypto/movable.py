@@ -46,6 +46,10 @@ class Owner(Protocol):
         """It is closed."""
         ...
 
+    def forgotten(self, offer: Offer, close: Callable[[], None]) -> None:
+        """A handle that nobody closed left a session of *offer*. Any thread: *close* is to be called later."""
+        ...
+
 
 class Moving(Protocol):
     """A session that is made and not in place yet."""
@@ -195,10 +199,13 @@ class Handle(Generic[S]):
             self._key[:] = bytes(len(self._key))
 
     def __del__(self) -> None:
-        # Its owner forgot to close it: the key goes all the same.
+        # Its owner forgot to close it: the key goes all the same, and its session when the registry comes to it. This may be any thread.
         key = getattr(self, "_key", None)
         if key:
             key[:] = bytes(len(key))
+        offer, session = getattr(self, "_offer", None), getattr(self, "_session", None)
+        if offer is not None and session is not None:
+            self._owner.forgotten(offer, session.close)
 
     def __enter__(self: H) -> H:
         return self

@@ -156,11 +156,20 @@ class Offer:
 
     def _begin(self) -> Provider:
         made = self._make()
+        try:
+            self._learn(made)
+        except BaseException:
+            # Nobody has it; one that is no provider may have no end.
+            if hasattr(made, "close"):
+                self.let_go(made.close)
+            raise
+        return made
+
+    def _learn(self, made: Provider) -> None:
         algorithms, hardware, fails = tuple(made.algorithms), frozenset(made.hardware), bool(made.fails)
         if not all(isinstance(one, Aead | Cipher | Mac | Hash) for one in algorithms) or not all(isinstance(one, str) for one in hardware):
             raise Broke("its algorithms are none")
         self.algorithms, self.hardware, self._fails = algorithms, hardware, fails
-        return made
 
     def serves(self, algorithm: Algorithm, hardware: Hardware) -> bool:
         """Whether it may serve a session. It must have been made."""

@@ -11,7 +11,7 @@ sessions that would be its own.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Set
 from typing import TypeVar
 from weakref import WeakValueDictionary
@@ -73,6 +73,8 @@ class Crypto:
         """Names in it that somebody put first."""
         self._handles: WeakValueDictionary[int, Movable] = WeakValueDictionary()
         """Live ones in the order in which they were made."""
+        self._forgotten: deque[tuple[Offer, Callable[[], None]]] = deque()
+        """Sessions of handles that nobody closed, and their ends."""
         self._next = 0
         self.moves: Counter[str] = Counter()
         """Sessions moved, by what moved them: use, remove, failed, returned."""
@@ -123,6 +125,7 @@ class Crypto:
 
     def _take(self, offer: Offer) -> Moved:
         name = offer.name
+        self._tidy()
         if self._offers.get(name) is not offer:
             return Moved(0, 0)
         del self._offers[name], self._registrations[name]
@@ -239,6 +242,7 @@ class Crypto:
 
     def facts(self) -> list[ProviderFacts]:
         """Every provider, which makes those that were not used yet; in order of preference."""
+        self._tidy()
         counts: dict[str, Counter[str]] = {}
         for handle in self._live():
             if handle.served:
@@ -298,6 +302,7 @@ class Crypto:
         self.version += 1
 
     def _number(self) -> int:
+        self._tidy()
         self._next += 1
         return self._next
 
@@ -353,6 +358,15 @@ class Crypto:
     def forget(self, handle: Movable) -> None:
         """`stack.crypto.movable.Owner`."""
         self._handles.pop(handle.number, None)
+
+    def forgotten(self, offer: Offer, close: Callable[[], None]) -> None:
+        """`stack.crypto.movable.Owner`."""
+        self._forgotten.append((offer, close))
+
+    def _tidy(self) -> None:
+        while self._forgotten:
+            offer, close = self._forgotten.popleft()
+            offer.let_go(close)
 
     def _live(self) -> Iterator[Movable]:
         """Those of now that were not closed, by what was done for those before, when they come."""

@@ -63,7 +63,11 @@ class CryptoDevice:
             self._connection = client.connect(*translate(root.address[0], (target.nd, target.pid, target.chid)))
             self._ocb = entry.ocb
             # The handle is the path manager's connection's until it is used on the device's own.
-            self.algorithms = {one.name: one for one in self._listing()}
+            try:
+                self.algorithms = {one.name: one for one in self._listing()}
+            except BaseException:
+                self._connection.close()
+                raise
             """By name, with the provider that serves new sessions."""
         finally:
             at.close()

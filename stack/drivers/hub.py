@@ -158,6 +158,8 @@ class HubPort:
         if not self._detached:
             self._detached = True
             self.up = False
+            if self._waiting:
+                self._port.count(Drop.LINK_DOWN, len(self._waiting))
             self._waiting.clear()
             if self._timer is not None:
                 self._timer.cancel()

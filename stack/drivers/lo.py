@@ -62,6 +62,8 @@ class LoopbackDriver:
 
     def detach(self) -> None:
         self.up = False
+        if self._waiting:
+            self._port.count(Drop.LINK_DOWN, len(self._waiting))
         self._waiting.clear()
         self._size = 0
         if self._timer is not None:

@@ -44,7 +44,7 @@ from stack.core.silent import SILENT
 from stack.core.statistics import Drop
 from stack.drivers.af_packet.filter import program
 from stack.drivers.af_packet.membership import Membership
-from stack.drivers.af_packet.opening import close_all, fetch_error, find_ethernet, open_socket
+from stack.drivers.af_packet.opening import close_all, fetch_error, find_ethernet, is_ethernet, open_socket
 from stack.drivers.af_packet.options import PacketOptions
 from stack.drivers.af_packet.output import Output
 from stack.drivers.af_packet.receiver import Receiver, Recv, Ring
@@ -90,7 +90,7 @@ class PacketDriver:
         self._unscreened = ""
         self._aside = False
         with contextlib.ExitStack() as undo:
-            self._monitor = LinkMonitor(dispatch, self._link_reported)
+            self._monitor = LinkMonitor(dispatch, self._link_reported, is_ethernet)
             undo.callback(self._monitor.close)
             link = find_ethernet(self._monitor, options.ifname)
             self._link: Link | None = link
@@ -174,7 +174,7 @@ class PacketDriver:
 
     @property
     def shed(self) -> int:
-        return 0 if self._side is None else self._side.samples * max((screen.sample_of for screen in self._screens.values()), default=0)
+        return 0 if self._side is None else self._side.shed
 
     def _attach(self) -> None:
         """Tell the kernel what is wanted: first the side socket, so that no frame falls between the two."""
@@ -201,14 +201,14 @@ class PacketDriver:
 
     def _open_side(self) -> SideQueue:
         mode = self._options.rx
+        # First what can fail and leaves nothing: until there is a program nothing comes.
+        if self._link is not None:
+            self._side_sock.bind((self._link.name, ETH_P_ALL))
         if mode == "ring" or (mode == "auto" and ring_is_safe()):
             receiver: Receiver = Ring(self._side_sock, SIDE_MTU, SIDE_RING, runs=False)
         else:
             receiver = Recv(self._side_sock, SIDE_MTU, SIDE_RING)
-        side = SideQueue(self._dispatch, self._side_sock, receiver, self._port)
-        if self._link is not None:
-            side.bind(self._link.name)
-        return side
+        return SideQueue(self._dispatch, self._side_sock, receiver, self._port)
 
     def info(self) -> Mapping[str, str | int]:
         self._count_overruns()

@@ -174,7 +174,9 @@ class TapDriver:
             frames += put_right(memory, place + virtio_net.SIZE, size - virtio_net.SIZE, 0, 0, 0)
             place += (size + 15) & ~15
         for batch in in_batches(frames):
-            if not self._closed:
+            if self._closed:
+                self._port.count(Drop.LINK_DOWN, len(batch))
+            else:
                 self._port.deliver(batch)
         self._restorer.tell(self._port.count)
 

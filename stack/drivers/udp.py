@@ -224,7 +224,9 @@ class UdpDriver:
             port.count("rx_error", receiver.errors)
             receiver.errors = 0
         for part in in_batches(batch):
-            if not self._closed:
+            if self._closed:
+                port.count(Drop.LINK_DOWN, len(part))
+            else:
                 port.deliver(part)
         if not self._closed:
             receiver.give_back()

@@ -9,7 +9,7 @@ The interface is followed through rtnetlink, and taken again when one of the sam
 
     tx_queue_full   all chunks wait to be sent          link_down            the interface is down or gone
     tx_refused      any other error of send             too_long, too_short  not a frame for this MTU
-    rx_overrun      no room in ring or memory
+    rx_overrun      no room in ring or memory       rx_resized           was in the rings when the MTU changed
 
 Needs CAP_NET_RAW, CAP_NET_ADMIN and CAP_BPF. Only one XDP program fits on an interface: the forwarding engine `kernel` and this driver
 exclude each other there.
@@ -99,12 +99,12 @@ class XdpDriver:
             # The interface comes back there, whatever namespace the process is in by then.
             self._namespace = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
             undo.callback(os.close, self._namespace)
-            self._monitor = LinkMonitor(dispatch, self._link_reported)
+            self._monitor = LinkMonitor(dispatch, self._link_reported, _is_ethernet)
             undo.callback(self._monitor.close)
             link = self._monitor.find(options.ifname)
             if link is None:
                 raise ModuleError(errno.ENODEV, f"there is no network interface {options.ifname} in this network namespace")
-            if link.kind != ARPHRD_ETHER or len(link.mac) != MAC_SIZE:
+            if not _is_ethernet(link):
                 raise ModuleError(errno.EINVAL, f"{options.ifname} is no Ethernet interface (device type {link.kind})")
             self._link: Link | None = link
             self.mac, self.mtu, self.up = link.mac, link.mtu, link.up
@@ -175,7 +175,7 @@ class XdpDriver:
         self._closed = True
         self.up = False
         self._monitor.close()
-        self._drop_attachment()
+        self._drop_attachment(Drop.LINK_DOWN)
         self._join(self._others, self._groups)
         for timer in (self._again, self._retake):
             if timer is not None:
@@ -261,7 +261,7 @@ class XdpDriver:
         if link is None:
             log.warning("xdp: interface %s is gone", self._options.ifname)
             self.up = False
-            self._drop_attachment()
+            self._drop_attachment(Drop.LINK_DOWN)
         else:
             self.mac = link.mac
             if before is None or before.index != link.index or link.mtu != self.mtu or self._attachment is None:
@@ -272,15 +272,15 @@ class XdpDriver:
         self._port.changed()
 
     def _take(self, link: Link) -> None:
-        """Other chunks for another MTU, or another interface of the same name. What lies in the rings is lost."""
-        self._drop_attachment()
+        """Other chunks for another MTU, or another interface of the same name. What lies in the rings is lost (`rx_resized`)."""
+        self._drop_attachment("rx_resized")
         if self._retake is not None:
             self._retake.cancel()
             self._retake = None
         try:
+            self._join(self._others, self._groups)
             with inside(self._namespace):
                 self._attachment = Attachment(link, self._options)
-            self._join(self._others, self._groups)
         except OSError as error:
             self._refused += 1
             if self._refused == RETAKE_QUIETLY:
@@ -295,7 +295,8 @@ class XdpDriver:
         if self._attachment is None and self._link is not None and not self._closed:
             self._link_reported(self._link)
 
-    def _drop_attachment(self) -> None:
+    def _drop_attachment(self, why: str) -> None:
+        """*why*: the reason under which frames count that lie in the rings."""
         attachment = self._attachment
         if attachment is None:
             return
@@ -306,10 +307,17 @@ class XdpDriver:
             if self._port is not SILENT:
                 self._dispatch.detach_fd(queue.sock.fileno())
         attachment.close()
+        for queue in attachment.queues:
+            while left := len(queue.take(BATCH_MAX, BATCH_BYTES)):
+                self._port.count(why, left)
         if self._delivering:
             self._waste.append(attachment)
         else:
             attachment.close_memory()
+
+
+def _is_ethernet(link: Link) -> bool:
+    return link.kind == ARPHRD_ETHER and len(link.mac) == MAC_SIZE
 
 
 def _attach(context: Context, options: XdpOptions) -> XdpDriver:

@@ -358,7 +358,10 @@ class AgrDriver:
 
     def _send_pdus(self) -> None:
         for number, pdu in self.lacp.transmit():
-            interface = self._numbers[number].interface
+            port = self._numbers.get(number)
+            if port is None:  # it went with what became of an earlier one
+                continue
+            interface = port.interface
             self._stack.output(interface, [pack_slow(interface.mac, pdu)], ORDER_AGGREGATE)
 
     def _settle(self) -> None:

@@ -466,9 +466,11 @@ class BridgeDriver:
                     log.info("%s: %s is %s", self.name, member.interface.name, "forwarding" if forwarding else "blocked")
                     self._hold(member, TREE, not member.port.forwarding)
         for number, bpdu in self.tree.transmit():
-            member = self._numbers[number]
-            frame = pack_llc(GROUP, member.interface.mac, SAP_STP, bpdu)
-            self._stack.output(member.interface, [frame], ORDER_BRIDGE)
+            speaking = self._numbers.get(number)
+            if speaking is None:  # it went with what became of an earlier one
+                continue
+            frame = pack_llc(GROUP, speaking.interface.mac, SAP_STP, bpdu)
+            self._stack.output(speaking.interface, [frame], ORDER_BRIDGE)
         self._schedule()
 
     def _schedule(self) -> None:

@@ -4,7 +4,8 @@
 
 As the rules of OpenBSD's brconfig(8): the first one that fits a frame counts; where none does, `default`. A mask is an address too: bits
 that are set in it are compared. What is blocked is counted, `blocked_in` and `blocked_out` of the interface. The filter must see every
-frame, so a forwarding engine carries nothing while it is there.
+frame, so a forwarding engine carries nothing of the interfaces that it is on. That holds while rules change: the hooks of the new ones
+come before those of the old ones go.
 
 The rules are a value and the decision is pure; the module puts it at the height of filters, on the way in and on the way out. Requests
 (`stack.core.specific`) change rules while frames go: `rule` and `delrule` TEXT, `flushrule` IF, `default` pass or block. They are in force
@@ -16,7 +17,7 @@ from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 import attrs
@@ -152,7 +153,7 @@ class MacFilterModule:
             if name not in known and self._stack.interface(name) is None:
                 log.warning("%s: macfilter: there is no interface %s; its rules hold when it comes", self._stack.name, name)
         self.filter = MacFilter(rules, default)
-        self.detach()
+        before = self._hooks
         # Where no rule is, everything passes, unless the default says otherwise.
         into = None if not default else {rule.interface for rule in rules if rule.incoming}
         out_of = None if not default else {rule.interface for rule in rules if not rule.incoming}
@@ -161,6 +162,8 @@ class MacFilterModule:
             add(Point.IN, self._incoming, order=ORDER_FILTER, name="macfilter", everything=True, counts=True, interfaces=into),
             add(Point.OUT, self._outgoing, order=ORDER_FILTER, name="macfilter", counts=True, interfaces=out_of),
         ]
+        # Only now: without any hook a forwarding engine would carry what is blocked.
+        _revoke(before)
 
     def set_specific(self, command: str, arguments: Mapping[str, object]) -> None:
         rules, default = list(self.filter.rules), self.filter.default
@@ -207,8 +210,12 @@ class MacFilterModule:
         return left
 
     def detach(self) -> None:
-        for hook in self._hooks:
-            hook.revoke()
+        _revoke(self._hooks)
+
+
+def _revoke(hooks: Iterable[Registration]) -> None:
+    for hook in hooks:
+        hook.revoke()
 
 
 def _rule(text: str) -> Rule:

@@ -9,6 +9,7 @@ The kernel tells a loss of carrier at once if the last change of carrier is over
 from __future__ import annotations
 
 import errno
+import logging
 import socket
 from collections.abc import Callable
 
@@ -17,14 +18,22 @@ from resmgr.errors import BadMessage
 from stack.linux.rtnetlink import RECEIVE_MAX, find_link
 from stack.wire.rtnetlink import RTMGRP_LINK, Link, LinkGone, Refused, get_link, parse_messages
 
+log = logging.getLogger(__name__)
+
 DRAIN_MAX = 64
 """Datagrams per call: interfaces of others may come and go in thousands."""
 
 
 class LinkMonitor:
-    """*changed* is called with the link whenever it was reported, None when it is gone. Silent before `start`."""
+    """*changed* is called with the link whenever it was reported, None when it is gone. Silent before `start`. *follows*: says of a link
+    whether it is one that is wanted; another of that name is as none."""
 
-    def __init__(self, dispatch: Dispatch, changed: Callable[[Link | None], None]) -> None:
+    def __init__(
+        self, dispatch: Dispatch, changed: Callable[[Link | None], None], follows: Callable[[Link], bool] = lambda link: True
+    ) -> None:
+        self._follows = follows
+        self._strange = 0
+        """Index of the one that was told of last as none that is wanted."""
         self._dispatch = dispatch
         self._changed = changed
         self._name = ""
@@ -89,15 +98,25 @@ class LinkMonitor:
 
     def _take(self, message: Link | LinkGone | Refused) -> None:
         if isinstance(message, Link):
-            if self._index is None and message.name == self._name:
+            mine = message.index == self._index or (self._index is None and message.name == self._name)
+            if mine and self._follows(message):
                 self._index = message.index
-            if message.index == self._index:
                 self._changed(message)
+            elif mine:
+                self._pass_over(message)
         elif isinstance(message, LinkGone):
             if message.index == self._index:
                 self._lost()
         elif message.code == errno.ENODEV and self._index is not None:
             self._lost()
+
+    def _pass_over(self, link: Link) -> None:
+        if link.index != self._strange:
+            self._strange = link.index
+            log.warning("interface %s is now one of another kind (device type %d): waiting until it is as it was", link.name, link.kind)
+        if link.index == self._index:
+            self._index = None
+            self._changed(None)
 
     def _lost(self) -> None:
         self._index = None

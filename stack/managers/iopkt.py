@@ -84,6 +84,10 @@ class _Made:
     edited: str
     """As of `stack.core.sources`."""
 
+    def close(self) -> None:
+        if isinstance(self.made, Preparation):
+            self.made.close()
+
 
 class IoPktManager:
     """Serves *stack* until `close`. *owner*: the manager's user; *group*: whose members may change things, if any."""
@@ -116,7 +120,7 @@ class IoPktManager:
         stack.system.guard(self.channel)
 
     def close(self) -> None:
-        """Clients under way get ESRCH; what gets ready is closed when it is. Idempotent."""
+        """Clients under way get ESRCH; what gets ready is closed when it is, or when the stack is. Idempotent."""
         self._closed = True
         self._questions.close()
         self._answers.close()
@@ -192,7 +196,7 @@ class IoPktManager:
             let_go(message)
         elif change.verb == "mount":
             self._preparing.append(change)
-            self._stack.dispatch.call_blocking(lambda: self._prepare(request), lambda made: self._prepared(change, made))
+            self._stack.prepare_in_thread(lambda: self._prepare(request), lambda made: self._prepared(change, made))
         else:
             self._do(change, lambda: self._verbs[change.verb](request))
 
@@ -225,7 +229,7 @@ class IoPktManager:
         self._next_soon()
         made, old = (result.made, result.edited) if isinstance(result, _Made) else (result, "")
         if isinstance(made, Preparation) and (self._closed or not change.message.client_waits):
-            made.close()
+            self._stack.discard(made)
         if not self._closed:
             self._do(change, lambda: self._mount(made), old)
 
@@ -279,15 +283,21 @@ class IoPktManager:
 
     def _umount(self, request: Request) -> dict[str, object]:
         what = _text(request, "what")
-        waiting = self._stack.restarter.waiting(what)
+        name, kind = module_name(what)
+        waiting = self._stack.restarter.waiting(name, self._interface_in(what), kind)
         there = self._called(what)
         if not waiting:
             return self._unload(self._find(what))
         if len(waiting) + len(there) > 1:
             which = ", ".join([*(f"#{one.number}" for one in there), *(f"{one.partition(' ')[2]} (waiting)" for one in waiting)])
             raise ModuleError(errno.EINVAL, f"{what} names {len(waiting) + len(there)} modules: say which, {which}")
-        self._stack.restarter.give_up(waiting[0])
-        return {"name": what}
+        had = self._stack.restarter.give_up(waiting[0])
+        own, _, number = waiting[0].partition(" #")
+        return {"name": own, "number": int(number), "interface": had.interface or None, "waiting": had.why}
+
+    def _interface_in(self, what: str) -> str:
+        """The interface that *what* names, if it names one."""
+        return what.removeprefix(self._stack.prefix).removeprefix(DIRECTORY)
 
     def _destroy(self, request: Request) -> dict[str, object]:
         found = self._named(_text(request, "interface"))
@@ -360,7 +370,7 @@ class IoPktManager:
         stack = self._stack
         if what.startswith("#"):
             return [one for one in stack.loaded if f"#{one.number}" == what]
-        interface = what.removeprefix(stack.prefix).removeprefix(DIRECTORY)
+        interface = self._interface_in(what)
         name, kind = module_name(what)
         found = [one for one in stack.loaded if one.interface is not None and one.interface.name == interface]
         return found or [one for one in stack.loaded if one.called(name) and kind in (None, one.module.kind)]

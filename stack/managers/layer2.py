@@ -22,6 +22,7 @@ from stack.core.isolation import RAISED, Guard
 from stack.core.loaded import Loaded
 from stack.core.specific import Ask, Named, Rows, sayable_table, specific_driver
 from stack.core.stack import Stack
+from stack.core.told import counter
 
 T = TypeVar("T")
 Facts = dict[str, object]
@@ -172,19 +173,14 @@ def _figures(row: Mapping[object, object]) -> Facts:
     """The row of an interface in an engine's facts; TypeError when what should be a number is none."""
     for key in FIGURES:
         if key in row:
-            _number(row[key], key)
+            counter(row[key], key)
     for table in ("up", "dropped"):
         reasons = row.get(table, {})
         if not isinstance(reasons, Mapping):
             raise TypeError(f"{table!r} is {type(reasons).__name__}, not a table")
         for reason, number in reasons.items():
-            _number(number, str(reason))
+            counter(number, str(reason))
     return {str(key): value for key, value in row.items()}
-
-
-def _number(value: object, what: str) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 1 << 64:
-        raise TypeError(f"{what!r} is {value!r:.40}, not a counter")
 
 
 def _told(name: str, told: Facts) -> _Told:

@@ -22,10 +22,11 @@ import trio
 
 from resmgr.aio import send
 from resmgr.channel import ND_LOCAL, PID_SYSTEM, PULSE_DISCONNECT, Channel, Credentials, Kernel, Message
-from resmgr.client import Client, Send, _Waiting
+from resmgr.client import Client, Send
 from resmgr.dispatch import Buffer
 from resmgr.errors import Misuse, ResmgrError
 from resmgr.ids import PULSE_UNBLOCK
+from resmgr.looking import Looking
 from resmgr.runner import open_dispatch
 from resmgr.server import Message as ServerMessage
 from resmgr.server import Pulse
@@ -548,7 +549,7 @@ async def test_random_traffic_between_two_programs_and_the_daemon(tmp_path: Path
 
 def test_the_choice_between_looking_and_sleeping() -> None:
     for better in (True, False):
-        waiting = _Waiting()
+        waiting = Looking()
         looked = [waiting.look()]
         waiting.took(looked[0], 10e-6 if looked[0] == better else 30e-6)
         for _ in range(640):
@@ -565,3 +566,86 @@ def test_it_starts_quickly() -> None:
 
 
 assert PID_SYSTEM == 1
+
+
+async def test_events_of_blocking_programs(tmp_path: Path) -> None:
+    """A blocking client registers, a blocking server delivers; and both with the other kind of program at the other end."""
+    async with node(tmp_path) as here:
+        kept: list[tuple[Message, int]] = []
+
+        def keep(message: Message) -> None:
+            kept.append((message, int(bytes(message.data))))
+            message.reply()
+            assert message.deliver_event(kept[-1][1]) == 0
+
+        daemon = here.channel(keep)
+
+        def program(client: Client) -> None:
+            with Client(here.path) as other:
+                channel = other.channel()
+                own = client.channel()
+                connection = client.connect(0, channel.pid, channel.chid)
+                handle = connection.register_event(own, 9, 1 << 40, 21)
+                once = connection.register_event(own, 10, once=True)
+                sent = connection.submit(b"%d" % handle)
+                asked = channel.receive(5)
+                assert isinstance(asked, ServerMessage)
+                asked.reply()
+                sent.wait(5)
+                for number in (handle, once, once, 77):
+                    asked.deliver_event(number)
+                first, second = own.receive(5), own.receive(5)
+                assert isinstance(first, Pulse)
+                assert isinstance(second, Pulse)
+                assert (first.code, first.value, first.priority, first.info.scoid) == (9, 1 << 40, 21, connection.number)
+                assert second.code == 10
+                assert own.receive(0.01) is None
+                connection.close()
+                assert isinstance(channel.receive(5), Pulse)
+                with pytest.raises(ResmgrError) as raised:
+                    channel.deliver_event(asked.info, handle)
+                assert raised.value.errno == errno.ESRCH
+                with pytest.raises(ResmgrError):
+                    connection.register_event(own, 1)
+                node_connection = client.connect(0, daemon.pid, daemon.chid)
+                node_connection.send(b"%d" % node_connection.register_event(own, 3))
+                third = own.receive(5)
+                assert isinstance(third, Pulse)
+                assert third.code == 3
+
+        await here.run(program)
+
+
+async def test_a_blocking_server_receives_by_priority_and_sends_on_with_it(tmp_path: Path) -> None:
+    async with node(tmp_path) as here:
+        seen: list[int] = []
+
+        def behind(message: Message) -> None:
+            seen.append(message.priority)
+            message.reply()
+
+        last = here.channel(behind)
+
+        def program(client: Client) -> None:
+            channel = client.channel()
+            onward, fixed = client.connect(0, last.pid, last.chid), client.connect(0, last.pid, last.chid, priority=11)
+            with Client(here.path) as other:
+                sends = [other.connect(0, channel.pid, channel.chid, priority=priority).submit(b"") for priority in (5, 40, 20)]
+                while len(channel.waiting) < 3:
+                    client.pump(5)
+                order: list[int] = []
+                for _ in range(3):
+                    message = channel.receive(5)
+                    assert isinstance(message, ServerMessage)
+                    order.append(message.priority)
+                    onward.send(b"")
+                    fixed.send(b"")
+                    message.reply()
+                for send_ in sends:
+                    send_.wait(5)
+                assert order == [40, 20, 5]
+                assert channel.receive(0) is None
+                onward.send(b"")
+
+        await here.run(program)
+        assert seen == [40, 11, 20, 11, 5, 11, 10]

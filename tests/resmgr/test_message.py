@@ -22,6 +22,7 @@ READ_DATA = bytes.fromhex("04000a00000000050000000b00000004") + b"data"
 WRITE = bytes.fromhex("05000a00000000050000000000000010") + b"pushed"
 PULSE = bytes.fromhex("06010a00000000020000001affffffffffffffff") + BLOCK_BYTES
 UNBLOCK = bytes.fromhex("07000a0000000005")
+EVENT = bytes.fromhex("0b000a00000000020000000000000063")
 HELLO = bytes.fromhex("0a00000000000000000000010000126700100000") + b"n1"
 
 PARSERS: list[tuple[bytes, Callable[[bytes], object]]] = [
@@ -35,6 +36,7 @@ PARSERS: list[tuple[bytes, Callable[[bytes], object]]] = [
     (HELLO, wire.parse_hello),
     (wire.pack_block(TOLD), lambda view: wire.parse_block(view, 0)),
     (BLOCK_BYTES, lambda view: wire.parse_block(view, 0)),
+    (EVENT, wire.parse_event),
 ]
 
 
@@ -56,6 +58,10 @@ def test_send_both_ways() -> None:
 
 
 def test_others_both_ways() -> None:
+    assert wire.parse_event(EVENT) == (2, 99)
+    assert wire.pack_event(2, 99, 10) == EVENT
+    with pytest.raises(BadMessage):
+        wire.parse_event(bytes(wire.pack_event(2, 0, 10)))
     assert plain(wire.parse_reply(REPLY)) == (1, 0, 5, 0x4000, 3, b"abc")
     assert wire.REPLY_HEADER.pack(wire.REPLY, 1, 0, 0, 5, 0x4000, 3) + b"abc" == REPLY
     assert wire.parse_reply(wire.REPLY_HEADER.pack(wire.REPLY, 0, 0, 0, 5, 0, -9))[4] == -9

@@ -377,6 +377,7 @@ def test_the_link_goes_down(way: str, cut: int) -> None:
     assert deaths == [connection.coid]
     assert reads == [-errno.ESRCH]
     assert asked == ["asked"]
+    assert pulses == [], "the server still holds a message"
     for message in held:
         message.reply(0, b"late")
     world.run()
@@ -764,3 +765,28 @@ def test_gone_is_an_answerer() -> None:
     GONE.push(0, b"x")
     GONE.pull(0, 1, lambda status, data: results.append(status))
     assert results == [-errno.ESRCH]
+
+
+def test_events_that_nobody_registered_are_dropped_where_they_come_to() -> None:
+    """Whoever carries the connection may send EVENTs of any number; only what was registered on it arrives, and for as long as that."""
+    world = World("node")
+    pulses: list[Pulse] = []
+    own = world.client.channel(lambda message: None, on_pulse=pulses.append)
+    channel = world.channel(lambda message: message.reply())
+    first, second = world.connect(channel), world.connect(channel)
+    world.call(first, b"")
+    world.call(second, b"")
+    handle = first.register_event(own, 1, 2, 3)
+    other = second.register_event(own, 4)
+    second.unregister_event(other)
+    numbers = sorted(world.peers[0]._sending.outlets)
+    for number in (*numbers, 77):
+        for tried in (handle, handle + 1, 1 << 63):
+            world.peers[0].receive(wire.pack_event(number, tried, 63))
+    assert [(pulse.code, pulse.value, pulse.priority) for pulse in pulses] == [(1, 2, 3)]
+    assert world.peers[0].statistics().dropped == {"EVENT that is not registered": 5}
+    first.close()
+    second.close()
+    world.run()
+    world.peers[0].receive(wire.pack_event(numbers[0], handle, 10))
+    assert len(pulses) == 1

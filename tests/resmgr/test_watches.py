@@ -15,7 +15,6 @@ from resmgr.aio import Process, enter, open_process
 from resmgr.channel import CHID_NAMES, CHID_NODES, ND_LOCAL, PID_SYSTEM, Channel, Connection, Credentials, Kernel, Nd, Pulse
 from resmgr.client import Client
 from resmgr.errors import BadMessage, ResmgrError
-from resmgr.events import NOWAIT, READ, READ_MAX, REQUEST, WATCH, split
 from resmgr.names import protocol as names
 from resmgr.names.manager import NameDirectory
 from resmgr.names.protocol import NOBODY, NameChange, NameEvent, Record, Scope
@@ -27,6 +26,7 @@ from resmgr.nodes.client import node_events, wait_up
 from resmgr.nodes.protocol import NodeChange, NodeEvent
 from resmgr.runner import open_dispatch
 from resmgr.server import Pulse as ServerPulse
+from resmgr.subscription import NOWAIT, READ, READ_MAX, REQUEST, WATCH, split
 from resmgr.testing.virtual import VirtualDispatch
 from resmgr.transport.unix import UnixServer
 from resmgr.watches import QUEUE_MAX, WATCHES_PER_USER, EventQueue

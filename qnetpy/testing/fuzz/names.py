@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 
-from resmgr import events
 from resmgr.errors import BadMessage
 from resmgr.names import protocol, replicawire
 from resmgr.names.choice import choose
@@ -50,7 +49,7 @@ def replica(messages: Sequence[bytes]) -> None:
 
 def told(data: bytes) -> None:
     """An answer to READ, as events of names or of nodes, and the path that somebody opens."""
-    for event in events.split(data):
+    for event in subscription.split(data):
         with suppress(BadMessage):
             name = protocol.parse_event(event)
             assert protocol.parse_event(protocol.pack_event(name)) == name

@@ -7,8 +7,12 @@ is a finding. Where a value comes out, it is packed again and must come out the 
 
 from __future__ import annotations
 
+import enum
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
+from typing import Annotated
+
+import attrs
 
 from qnetpy import config, control, settings
 from qnetpy.cluster import topology
@@ -33,6 +37,9 @@ from qnetpy.testing.fuzz.cryptodev import cryptodev, cryptodev_formats
 from resmgr import attachproto, iomsg, iorequest, message
 from resmgr.errors import BadMessage, ResmgrError
 from resmgr.procmgr import message as spawn
+from resmgr.procmgr import nodefacts
+from resmgr.typed.fields import Max
+from resmgr.typed.interface import Interface, OtherVersion, Request, VersionSkew
 from stack.core.errors import OptionError
 from stack.core.options import RESTARTS_MAX, CommonOptions, parse_options, take_common
 from stack.drivers.packet import PacketOptions
@@ -60,6 +67,46 @@ def items(data: bytes) -> Iterator[bytes]:
         end = at + 2 + int.from_bytes(data[at : at + 2], "big")
         yield data[at + 2 : end]
         at = end
+
+
+class Hue(enum.Enum):
+    RED = 1
+    BLUE = 2
+
+
+@attrs.frozen
+class Told:
+    names: list[str]
+    hue: Hue
+
+
+@attrs.frozen
+class Tell(Request[Told]):
+    number: int
+    share: float
+    told: Told | None
+    data: Annotated[bytes, Max(64)]
+    ready: tuple[bool, ...]
+
+
+TELLING = Interface("fuzzed", 1, {1: Tell})
+
+
+def typed_messages(data: bytes) -> None:
+    """Requests and replies of an interface that has every kind of field; a part of the inputs gets a head that fits."""
+    asked = Tell(0, 0.0, None, b"", ())
+    for number, body in ((1, data), (1, TELLING.pack_request(asked)[:12] + data)):
+        try:
+            request = TELLING.unpack_request(body)
+        except (BadMessage, OtherVersion, NotImplementedError):
+            continue
+        assert TELLING.pack_request(request) == body, number
+    for body in (data, TELLING.pack_reply(asked, Told([], Hue.RED))[:12] + data):
+        try:
+            reply = TELLING.unpack_reply(asked, body)
+        except (BadMessage, VersionSkew):
+            continue
+        assert TELLING.pack_reply(asked, reply) == body
 
 
 def frames(data: bytes) -> None:
@@ -160,7 +207,7 @@ def _connect(data: bytes) -> None:
 
 def processes(data: bytes) -> None:
     """Messages to the process manager, and its answers."""
-    for parse in (_spawn, spawn.parse_header, spawn.parse_stream, spawn.parse_spawned, spawn.parse_ended, _rows):
+    for parse in (_spawn, spawn.parse_header, spawn.parse_stream, spawn.parse_spawned, spawn.parse_ended, _rows, nodefacts.parse):
         try:
             parse(data)
         except BadMessage:
@@ -359,6 +406,7 @@ TARGETS: Mapping[str, Target] = {
     "offers": offers,
     "packet": packet,
     "messages": messages,
+    "typed_messages": typed_messages,
     "requests": requests,
     "processes": processes,
     "certificates": certificates,

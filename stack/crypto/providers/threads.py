@@ -41,7 +41,8 @@ class Cutter:
         self.threads = threads
         self.cut = 0
         self.whole = 0
-        self._pool: ThreadPoolExecutor | None = None
+        # It has no thread yet. Made here: batches come in several threads.
+        self._pool = ThreadPoolExecutor(max(1, threads - 1), thread_name_prefix="crypto")
 
     def run(self, least: int, items: Sequence[Buffer], part: Callable[[int, int], list[T]]) -> list[T]:
         """*part(begin, end)* of all items, in parts of *least* bytes or more of which none has an item below ITEM_MIN."""
@@ -57,8 +58,6 @@ class Cutter:
         return part(0, count)
 
     def _cut(self, bounds: list[int], part: Callable[[int, int], list[T]]) -> list[T]:
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(self.threads - 1, thread_name_prefix="crypto")
         others = [self._pool.submit(part, begin, end) for begin, end in pairwise(bounds[1:])]
         try:
             done = part(bounds[0], bounds[1])
@@ -72,9 +71,7 @@ class Cutter:
         return done
 
     def close(self) -> None:
-        if self._pool is not None:
-            self._pool.shutdown()
-            self._pool = None
+        self._pool.shutdown()
 
 
 def _bounds(sizes: Sequence[int], total: int, parts: int) -> list[int]:

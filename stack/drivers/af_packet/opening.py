@@ -26,9 +26,13 @@ def find_ethernet(monitor: LinkMonitor, ifname: str) -> Link:
     link = monitor.find(ifname)
     if link is None:
         raise ModuleError(errno.ENODEV, _no_interface(ifname))
-    if link.kind not in (ARPHRD_ETHER, ARPHRD_LOOPBACK) or len(link.mac) != MAC_SIZE:
+    if not is_ethernet(link):
         raise ModuleError(errno.EINVAL, f"{ifname} is no Ethernet interface (device type {link.kind})")
     return link
+
+
+def is_ethernet(link: Link) -> bool:
+    return link.kind in (ARPHRD_ETHER, ARPHRD_LOOPBACK) and len(link.mac) == MAC_SIZE
 
 
 def open_socket(ifname: str) -> socket.socket:

@@ -116,7 +116,7 @@ class Output:
             stretch = list(group)
             left = self._send_runs(stretch) if runs else self._send(stretch)
             if left:
-                return frames[done + len(stretch) - len(left) :]
+                return [*left, *frames[done + len(stretch) :]]  # a run may have become segments by now
             done += len(stretch)
         return []
 

@@ -41,7 +41,9 @@ class SideQueue:
         self._screens: Mapping[int, Screen] = {}
         self._delivering = False
         self._closed = False
-        self.samples = 0
+        self._sample_of = 0
+        self.shed = 0
+        """Frames, as far as samples tell: each stood for as many as its screen said at that time."""
         self.lost = 0
         dispatch.attach_fd(sock.fileno(), self._readable)
 
@@ -52,6 +54,8 @@ class SideQueue:
     def screen(self, ethertypes: frozenset[int] | None, screens: Mapping[int, Screen]) -> None:
         """OSError when the kernel refuses the program."""
         self._screens = screens
+        if screens:  # samples of the last ones may still lie in the ring
+            self._sample_of = max(screen.sample_of for screen in screens.values())
         attach(self._sock, side_program(ethertypes, screens))
 
     def _readable(self) -> None:
@@ -67,7 +71,7 @@ class SideQueue:
             self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             return
         # Samples of what the screen shed; and frames too long for the ring, which nobody misses.
-        self.samples += receiver.restorer.truncated
+        self.shed += receiver.restorer.truncated * self._sample_of
         receiver.restorer.truncated = 0
         self._delivering = True
         try:

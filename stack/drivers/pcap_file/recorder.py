@@ -6,6 +6,9 @@ file says how many were. A file that cannot be written any more (disk full) ends
 
 A file that is there keeps what it has until the first write. Who is closed before that and has no frame, since the start fails for another
 module's sake, leaves it so, and takes away one that he made.
+
+Only its end waits: `close` writes what has not been written, at most WAITING_MAX. What was handed to a thread that has not begun is among
+that, and the thread then finds nothing to do.
 """
 
 from __future__ import annotations
@@ -51,6 +54,10 @@ class Recorder:
         self._flush_due = False
         self._lock = threading.Lock()
         """Held while the file is written, by a worker or at the end."""
+        self._handed = b""
+        """What a worker is to write. Whoever writes it takes it, under the lock."""
+        self._torn = False
+        """A worker's write failed somewhere in a block: nothing that came behind it could be read. Under the lock."""
         self._closed = False
         self.ended = ""
         """Why nothing more is recorded."""
@@ -98,16 +105,19 @@ class Recorder:
         if self._timer is not None:
             self._timer.cancel()
         with self._lock:
-            if not self.ended:
+            if self._torn:
+                self._blocks.clear()
+            elif not self.ended:
                 time = int(self._dispatch.wall() * NANOSECONDS)
                 self._blocks.append(pcapng.pack_statistics(0, time, self.frames + self.lost, drops + self.lost, comment))
             try:
                 if self._begun or self.frames or self.lost or drops:
-                    self._write(b"".join(self._blocks))
+                    self._write(self._handed + b"".join(self._blocks))
                 elif self._made:
                     _take_away(self._path, self._fd)
             except OSError as error:
                 log.warning("pcap: the end of %s is missing: %s", self._path, error.strerror)
+            self._handed = b""
             os.close(self._fd)
 
     def _end(self, why: str) -> None:
@@ -158,19 +168,24 @@ class Recorder:
             self._blocks.append(bytes(data))
 
     def _flush_file(self) -> None:
-        data = self._taken()
-        if data:
+        self._handed = self._taken()
+        if self._handed:
             self._writing = True
-            self._dispatch.call_blocking(lambda: self._work(data), self._written)
+            self._dispatch.call_blocking(self._work, self._written)
 
-    def _work(self, data: bytes) -> int:
-        """In a worker thread."""
+    def _work(self) -> int:
+        """In a worker thread, which may begin when all is over."""
         with self._lock:
-            self._write(data)
+            data, self._handed = self._handed, b""
+            try:
+                self._write(data)
+            except OSError:
+                self._torn = True
+                raise
         return len(data)
 
     def _write(self, data: bytes) -> None:
-        if not self._begun:
+        if data and not self._begun:
             self._begun = True
             if stat.S_ISREG(os.fstat(self._fd).st_mode):
                 os.ftruncate(self._fd, 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import socket
 from collections.abc import Callable
@@ -32,6 +33,9 @@ class DeviceFeatures:
 
     def __init__(self, dispatch: Dispatch, index: int, changed: Callable[[], None]) -> None:
         self.features = XdpFeature(0)
+        self._family = 0
+        self._stale = False
+        """Changes were lost: ask."""
         self._dispatch = dispatch
         self._index = index
         self._changed = changed
@@ -39,7 +43,8 @@ class DeviceFeatures:
         try:
             self._sock.send(get_family("netdev"))
             family = parse_family(self._sock.recv(RECEIVE_MAX))
-            self._sock.send(get_device(family.kind, index))
+            self._family = family.kind
+            self._sock.send(get_device(self._family, index))
             self.features = parse_device(self._sock.recv(RECEIVE_MAX)).features
             if GROUP_DEVICES in family.groups:
                 self._sock.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, family.groups[GROUP_DEVICES])
@@ -59,13 +64,24 @@ class DeviceFeatures:
         before = self.features
         for _ in range(DRAIN_MAX):
             try:
-                device = parse_device(self._sock.recv(RECEIVE_MAX))
+                data = self._sock.recv(RECEIVE_MAX)
             except BlockingIOError:
-                break
-            except (OSError, BadMessage) as error:
-                if isinstance(error, OSError) and error.errno not in (errno.ENOBUFS, 0):
+                if not self._stale:
                     break
+                # Only now: the kernel drops answers as well while a queue that overflowed is not empty.
+                self._stale = False
+                with contextlib.suppress(OSError):
+                    self._sock.send(get_device(self._family, self._index))
                 continue
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    break
+                self._stale = True
+                continue
+            try:
+                device = parse_device(data)
+            except (OSError, BadMessage):
+                continue  # the interface is gone, which others notice
             if device.index == self._index:
                 self.features = device.features
         if self.features != before and self._sock.fileno() >= 0:

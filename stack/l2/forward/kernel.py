@@ -107,12 +107,13 @@ class KernelCarrier:
             features = DeviceFeatures(self._dispatch, linux.index, self._changed)
             undo.callback(features.close)
             program = undo.enter_context(Program(forwarding(port, self._maps), f"fwd_{linux.name}"))
-            made = _Port(port, attrs.evolve(linux, namespace=os.dup(linux.namespace)), program, features, mtu=interface.mtu)
+            namespace = os.dup(linux.namespace)
+            undo.callback(os.close, namespace)
+            made = _Port(port, attrs.evolve(linux, namespace=namespace), program, features, mtu=interface.mtu)
             # Where frames are buffers generic mode is faster, and keeps what lies beside them.
             with contextlib.suppress(OSError, BadMessage):
                 made.dropped_before = tx_dropped(linux.index)
             made.native = self._mode is XdpMode.NATIVE or not is_buffered(linux)
-            undo.callback(os.close, made.linux.namespace)
             self._clear(port)
             self._outputs.update(_INDEX.pack(port), _INDEX.pack(linux.index))
             undo.callback(self._outputs.delete, _INDEX.pack(port))

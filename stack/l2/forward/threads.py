@@ -65,20 +65,29 @@ class ThreadCarrier:
         driver = interface.driver
         if not on_linux(driver):
             raise OSError(errno.EOPNOTSUPP, f"the driver of {interface.name} cannot stand aside")
-        try:
-            with inside(linux.namespace):
-                ring = PortRing(linux.name, interface.mtu, RING_SIZE)
-        except OSError as error:
-            raise OSError(error.errno, f"no receive ring on {linux.name}: {error.strerror}") from error
-        made = WorkerPort(port, interface, ring, interface.mtu)
-        worker = self._worker()
-        # Between the two a frame may be lost; the other way round, some would come twice.
-        try:
-            interface.ask("stand_aside", driver.stand_aside, True)
-        except RAISED as error:
-            ring.close()
-            raise OSError(errno.EIO, f"the driver of {interface.name} does not stand aside: {error}") from error
-        ring.listen(True)
+        with contextlib.ExitStack() as undo:
+            try:
+                with inside(linux.namespace):
+                    ring = PortRing(linux.name, interface.mtu, RING_SIZE)
+            except OSError as error:
+                raise OSError(error.errno, f"no receive ring on {linux.name}: {error.strerror}") from error
+            undo.callback(ring.close)
+            made = WorkerPort(port, interface, ring, interface.mtu)
+            try:
+                worker = self._worker()
+            except RuntimeError as error:
+                raise OSError(errno.EAGAIN, f"no thread for {linux.name}: {error}") from error
+            # Between the two a frame may be lost; the other way round, some would come twice.
+            undo.callback(interface.let_go, "stand_aside", driver.stand_aside, False)
+            try:
+                interface.ask("stand_aside", driver.stand_aside, True)
+            except RAISED as error:
+                raise OSError(errno.EIO, f"the driver of {interface.name} does not stand aside: {error}") from error
+            try:
+                ring.listen(True)
+            except OSError as error:
+                raise OSError(error.errno, f"nothing is received on {linux.name}: {error.strerror}") from error
+            undo.pop_all()
         self._served[port] = _Served(made, worker, driver)
         self._tell_workers()
         worker.add(made)

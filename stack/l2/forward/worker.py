@@ -71,7 +71,11 @@ class Worker:
         self._kept: list[ctypes.c_char] = []
         """Memory of runs that are to be sent, until they are."""
         self._thread = threading.Thread(target=self._run, name=f"forward-{number}", daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError:
+            os.close(self._wake)
+            raise
 
     def add(self, port: WorkerPort) -> None:
         with self._lock:

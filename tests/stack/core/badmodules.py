@@ -65,7 +65,11 @@ class Bomb:
 class Ready:
     """What the bad driver prepares."""
 
-    def close(self) -> None: ...
+    def __init__(self, bomb: Bomb) -> None:
+        self.bomb = bomb
+
+    def close(self) -> None:
+        self.bomb.at("prepared close")
 
 
 class BadDriver:

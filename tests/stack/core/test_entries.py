@@ -93,7 +93,7 @@ class World:
 
     def prepare(self, system: System, options: Options) -> Ready:
         self.bomb.at("prepare")
-        return Ready()
+        return Ready(self.bomb)
 
     def make_driver(self, context: Context, options: Options) -> BadDriver:
         self.drivers.append(BadDriver(context.dispatch, self.bomb))
@@ -159,6 +159,13 @@ def refused(call: Callable[[], object]) -> None:
     """Who asks for it hears of it."""
     with pytest.raises(ModuleError, match="its driver failed, as the log says"):
         call()
+
+
+def taken(world: World) -> None:
+    """A load that fails for another reason, which is what is told."""
+    with pytest.raises(ModuleError, match="bad0") as told:
+        world.load_driver()
+    assert told.value.errno == errno.EEXIST
 
 
 def not_loaded(call: Callable[[], object]) -> None:
@@ -235,6 +242,7 @@ def removed(world: World) -> None:
 ENTRIES: Mapping[str, Trigger] = {
     # Of drivers
     "prepare": lambda world: not_loaded(lambda: world.load_driver()),
+    "prepared close": taken,
     "attach": lambda world: not_loaded(lambda: world.load_driver()),
     "start": lambda world: not_loaded(lambda: wrapped(world)),
     "accept": lambda world: world.stack.register_ethertype(0x88B7, lambda interface, frames: None).revoke(),
@@ -309,7 +317,7 @@ STATUSES: Mapping[str, list[int]] = {
 """What whoever asked gets."""
 NOT_LOADED = ("prepare", "attach", "start")
 """There, a load does not succeed; nobody restarts what was not loaded."""
-ENDING = ("detach of a driver", "detach of a protocol", "close", "crypto provider close")
+ENDING = ("prepared close", "detach of a driver", "detach of a protocol", "close", "crypto provider close")
 
 
 @pytest.mark.parametrize("raises", RAISES)

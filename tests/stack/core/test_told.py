@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import re
 from collections.abc import Callable, Mapping
 
 import attrs
@@ -30,6 +31,8 @@ from stack.wire.ip import parse_ip
 MAC = bytes.fromhex("020000000033")
 CIRCLE: dict[str, object] = {}
 CIRCLE["circle"] = CIRCLE
+HUGE = 10**5000
+"""More digits than the interpreter writes."""
 
 
 @attrs.frozen
@@ -104,15 +107,15 @@ def shown(machine: Machine) -> dict[str, dict[str, object]]:
     return {one["name"]: one for one in interfaces}
 
 
-@pytest.mark.parametrize("info", [None, {b"key": "x"}, {("t",): 1}, 7])
+@pytest.mark.parametrize("info", [None, {b"key": "x"}, {("t",): 1}, 7, {"x": HUGE}])
 def test_labels_that_are_none_are_the_drivers_failure_and_nobody_elses(info: object) -> None:
     machine = World(1).machine("a", 0)
     _, loaded = load(machine, info=info)
     found = shown(machine)
     problem = found["bad0"]["info"]
     assert isinstance(problem, dict)
-    assert problem["does not say"].startswith("module liar: TypeError: ")
-    assert "module liar: TypeError" in described(found["bad0"])
+    assert re.match("module liar: (TypeError|ValueError): ", problem["does not say"])
+    assert re.search("module liar: (TypeError|ValueError)", described(found["bad0"]))
     assert loaded.guard.failures == {"info": 1}
 
 
@@ -122,7 +125,7 @@ def test_labels_with_something_else_behind_them_are_shown_as_text() -> None:
     assert shown(machine)["bad0"]["info"] == {"a": str(CIRCLE), "b": "{('t',): 1}", "c": 3, "d": "1.5"}
 
 
-@pytest.mark.parametrize("specific", [None, 7, CIRCLE, {("t",): 1}, {"a": [{b"x": 1}]}])
+@pytest.mark.parametrize("specific", [None, 7, CIRCLE, {("t",): 1}, {"a": [{b"x": 1}]}, {"x": HUGE}, {HUGE: 1}, {"x": [-HUGE]}])
 def test_facts_that_cannot_be_said(specific: object) -> None:
     machine = World(1).machine("a", 0)
     _, loaded = load(machine, specific=specific)
@@ -134,7 +137,7 @@ def test_facts_that_cannot_be_said(specific: object) -> None:
     assert "module liar does not say: " in described(shown(machine)["bad0"])
 
 
-@pytest.mark.parametrize("counters", [None, {"a": "x"}, {b"a": 1}])
+@pytest.mark.parametrize("counters", [None, {"a": "x"}, {b"a": 1}, {"a": True}, {"a": -1}, {"a": 1 << 64}, {"a": HUGE}])
 def test_counters_that_are_none(counters: object) -> None:
     machine = World(1).machine("a", 0)
     _, loaded = load(machine, counters=counters)
@@ -192,7 +195,9 @@ def test_rows_that_cannot_be_made_or_said_are_left_out() -> None:
     assert loaded.guard.failures == {"get_specific": 3}
 
 
-@pytest.mark.parametrize("figure", [{"in": "x"}, {"out": -1}, {"in": 1 << 70}, {"dropped": {"x": "y"}}, {"up": 7}, {"in_bytes": True}])
+@pytest.mark.parametrize(
+    "figure", [{"in": "x"}, {"out": -1}, {"in": 1 << 64}, {"in": 1 << 70}, {"dropped": {"x": "y"}}, {"up": 7}, {"in_bytes": True}]
+)
 def test_an_engines_figures_that_are_none(figure: Mapping[str, object]) -> None:
     machine = World(1).machine("a", 0)
     _, loaded = load(machine, specific={"engine": {"name": "mine", "ports": {"en0": figure}}}, below=("en0",))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import threading
 from collections.abc import Callable, Sequence
 
@@ -423,3 +424,37 @@ def test_the_end_of_a_stack_is_that_of_its_providers(rig: Rig) -> None:
     other = Stack(rig.system, lambda size: bytes(size), crypto=given)
     other.close()
     assert given.names == ("card",), "it may be somebody else's, too"
+
+
+def test_what_is_made_and_is_no_provider_is_closed(rig: Rig) -> None:
+    class Odd(Card):
+        algorithms = ("everything",)  # type: ignore[assignment]  # it is wrong
+
+    made: list[Odd] = []
+
+    def make() -> Odd:
+        made.append(Odd())
+        return made[-1]
+
+    rig.load(make=make)  # type: ignore[arg-type]  # it is wrong
+    with pytest.raises(OSError, match="its algorithms are none"):
+        rig.crypto.use("card")
+    assert [one.closed for one in made] == [1]
+
+
+def test_the_session_of_a_handle_that_was_forgotten_is_closed_when_the_registry_is_asked_next(rig: Rig) -> None:
+    rig.load()
+    rig.crypto.use("card")
+    (card,) = rig.cards
+    for _ in range(3):
+        session = rig.session()
+        assert card.open == 1
+        del session
+        gc.collect()
+    rig.crypto.facts()
+    assert card.open == 0
+    session = rig.session()
+    del session
+    gc.collect()
+    rig.crypto.remove("card")
+    assert (card.open, card.closed) == (0, 1)

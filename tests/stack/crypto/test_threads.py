@@ -101,3 +101,26 @@ def test_where_it_cuts() -> None:
     # Nothing of a failed batch is still under way.
     assert sum(count for _, count in inner.parts) == count
     provider.close()
+
+
+def test_batches_in_several_threads_share_the_pool() -> None:
+    """The first come at once, as those of `Jobs` do."""
+    cut = Threads(OpenSSL(), 3)
+    items = [bytes(worth(AES_128_GCM))] * 3
+    session = cut.aead(AES_128_GCM, KEY)
+    together = threading.Barrier(4)
+
+    def seal() -> None:
+        together.wait(5)
+        session.seal_many([bytes(12)] * 3, items, [b""] * 3)
+
+    before = cut.cutter._pool
+    users = [threading.Thread(target=seal) for _ in range(4)]
+    for user in users:
+        user.start()
+    for user in users:
+        user.join()
+    assert cut.cutter._pool is before
+    assert sum(one.name.startswith("crypto") for one in threading.enumerate()) <= 2
+    cut.close()
+    assert not [one for one in threading.enumerate() if one.name.startswith("crypto")]

@@ -21,6 +21,7 @@ from stack.core.module import Kind
 from stack.crypto.algorithms import AES_128_CTR, AES_128_GCM, HMAC_SHA256, SHA3_256
 from stack.crypto.providers.openssl import OpenSSL
 from stack.cryptodev.client import CryptoDevice
+from stack.cryptodev.protocol import Listed
 
 pytestmark = pytest.mark.host
 T = TypeVar("T")
@@ -145,3 +146,24 @@ async def test_two_users_and_what_is_left_when_a_program_is_killed(open_folder: 
             for program in (one, other):
                 program.kill()
                 program.communicate()
+
+
+async def test_a_device_that_cannot_be_listed_leaves_no_connection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    socket = str(tmp_path / "socket")
+    made: list[CryptoDevice] = []
+
+    def broken(device: CryptoDevice) -> list[Listed]:
+        made.append(device)
+        raise ResmgrError(5, "no list")
+
+    monkeypatch.setattr(CryptoDevice, "_listing", broken)
+
+    def program() -> None:
+        with Client(socket) as client:
+            with pytest.raises(ResmgrError, match="no list"):
+                CryptoDevice(client, timeout=30)
+            with pytest.raises(ResmgrError, match="Bad file descriptor"):
+                made[0]._connection.send(b"?", reply_len=0, timeout=30)
+
+    async with open_manager([DEVICE], socket=socket):
+        await trio.to_thread.run_sync(program)

@@ -260,3 +260,35 @@ async def test_runs_wait_in_order_with_frames_and_count_as_their_segments(socket
             ends.output.transmit_runs([Run.make(*tcp_run(bytes(3000), 1000))])
         assert 400 <= ends.output.waiting <= 402
         assert ends.drops["tx_queue_full"] % 3 == 0
+
+
+class Refusing(socket.socket):
+    """Stands in for a kernel that does not take a run as it is."""
+
+    def sendmsg(self, *_: object) -> int:
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+
+@pytest.mark.host
+@pytest.mark.parametrize("before", [0, 3])
+async def test_a_run_that_is_refused_is_cut_and_each_segment_goes_once(sockets: tuple[socket.socket, socket.socket], before: int) -> None:
+    """The socket for frames fills up in the middle of the segments."""
+    near, far = sockets
+    near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16384)
+    runs = [Run.make(*tcp_run(bytes([number]) * 10000, 1000)) for number in range(3)]
+    frames = [*numbered(0, before), *runs, *numbered(before, 2)]
+    wanted = [bytes(one) for frame in frames for one in (frame.segments() if isinstance(frame, Run) else (frame,))]
+    with Refusing(socket.AF_UNIX, socket.SOCK_DGRAM) as refusing:
+        async with open_dispatch() as dispatch:
+            drops = Counters()
+            dispatch.attach_fd(near.fileno(), lambda: None)
+            output = Output(dispatch, near, refusing, 1500, 400, drops.count)
+            output.transmit_runs(frames)
+            assert (output.waiting - 2) % 10, "in the middle of a run"
+            got: list[bytes] = []
+            with trio.fail_after(5):
+                while output.waiting:
+                    got += received(far)
+                    await trio.lowlevel.checkpoint()
+            assert got + received(far) == wanted
+            assert drops == {}

@@ -8,6 +8,7 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Literal
 
+import attrs
 import pytest
 
 from resmgr.runner import TrioDispatch
@@ -307,7 +308,10 @@ async def test_a_screen_sorts_into_two_queues_and_sheds(ends: Ends) -> None:
     assert [one for one in ends.port_b.frames if one in main] == main
     assert [one for one in ends.port_b.frames if one in side] == side
     assert ends.b.info()["screened out"] == 200
+    ends.b.screen({TYPE: attrs.evolve(screen_of(), sample_of=64)})
+    assert ends.b.shed == 200, "what was shed stays that"
     ends.b.screen({})
+    assert ends.b.shed == 200
     ends.a.transmit(shed)
     assert await settle(lambda: len(ends.port_b.frames) == 60)
 
@@ -405,3 +409,34 @@ async def test_detach_from_within_a_delivery_of_the_side_queue(dispatch: TrioDis
     assert kept == sent[: len(kept)]
     made.a.detach()
     assert dispatch.statistics().descriptors == 0
+
+
+async def test_a_screen_that_finds_no_interface_is_none_and_the_next_one_is(ends: Ends, veth: Veth) -> None:
+    veth.b.ip("link", "delete", "vb")
+    # The driver has not heard of it yet.
+    ends.b.screen({TYPE: screen_of()})
+    assert str(ends.b.info()["screen"]).startswith("none: ")
+    assert await settle(lambda: not ends.b.up)
+    veth.b.ip("link", "add", "vb", "type", "veth", "peer", "name", "vc")
+    veth.b.ip("link", "set", "vb", "up")
+    veth.b.ip("link", "set", "vc", "up")
+    assert await settle(lambda: ends.b.up)
+    ends.b.screen({TYPE: screen_of()})
+    assert not str(ends.b.info()["screen"]).startswith("none")
+
+
+async def test_an_interface_that_returns_as_another_kind_is_not_taken(ends: Ends, veth: Veth, caplog: pytest.LogCaptureFixture) -> None:
+    mac = ends.b.mac
+    veth.b.ip("link", "delete", "vb")
+    assert await settle(lambda: not ends.b.up)
+    changes = ends.port_b.changes
+    veth.b.ip("tuntap", "add", "vb", "mode", "tun")
+    veth.b.ip("link", "set", "vb", "up")
+    assert await settle(lambda: "interface vb is now one of another kind (device type 65534)" in caplog.text)
+    assert (ends.b.up, ends.b.mac, ends.b.linux_index, ends.port_b.changes) == (False, mac, 0, changes)
+    veth.b.ip("link", "delete", "vb")
+    veth.b.ip("link", "add", "vb", "type", "veth", "peer", "name", "vc")
+    veth.b.ip("link", "set", "vb", "up")
+    veth.b.ip("link", "set", "vc", "up")
+    assert await settle(lambda: ends.b.up)
+    assert len([one for one in caplog.records if "another kind" in one.getMessage()]) == 1

@@ -197,6 +197,25 @@ async def test_a_full_disk_ends_the_recording_and_nothing_else() -> None:
         driver.detach()
 
 
+@pytest.mark.host
+async def test_a_file_that_is_closed_with_a_write_handed_out_is_whole_and_touches_no_other(tmp_path: Path) -> None:
+    """The worker has the blocks and has not begun; the next file that is opened gets the number of the one that was closed."""
+    one = frame(THEM, US, bytes(1400))
+    count = recorder_module.FLUSH_SIZE // len(one) + 5
+    async with open_dispatch() as dispatch:
+        for number in range(20):
+            recorder = recorder_module.Recorder(dispatch, str(tmp_path / f"{number}"), "en0")
+            recorder.put([one] * count, OUT)
+            recorder.put([one], IN)
+            recorder.close()
+            other = os.open(tmp_path / "other", os.O_WRONLY | os.O_CREAT)
+            await trio.sleep(0.002)
+            assert os.fstat(other).st_size == 0
+            os.close(other)
+            found = read_records((tmp_path / f"{number}").read_bytes())
+            assert [record.direction for record in found] == [OUT] * count + [IN]
+
+
 def test_what_a_slow_disk_cannot_take_is_told_by_the_next_frame(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recorder_module, "WAITING_MAX", 1000)
     dispatch = VirtualDispatch(1)

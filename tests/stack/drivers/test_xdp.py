@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 from typing import Literal
 
@@ -180,3 +181,44 @@ async def test_refusals(dispatch: TrioDispatch, veth: Veth) -> None:
         link.close()
     assert dispatch.statistics().descriptors == 0
     assert "xdp" not in veth.b.output("link", "show", "vb")
+
+
+async def test_an_interface_that_is_refused_once_is_taken_whole(
+    dispatch: TrioDispatch, veth: Veth, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the kernel refuses is the packet socket for groups and promiscuity."""
+    a, port = xdp(dispatch, veth.a, "va"), RecordingPort()
+    a.start(port)
+    a.accept(frozenset((TYPE,)))
+    join, refused = XdpDriver._join, [1]
+
+    def flaky(driver: XdpDriver, others: bool, groups: frozenset[bytes]) -> None:
+        if refused:
+            refused.pop()
+            raise OSError(errno.ENOBUFS, "No buffer space available")
+        join(driver, others, groups)
+
+    monkeypatch.setattr(XdpDriver, "_join", flaky)
+    veth.a.ip("link", "set", "va", "mtu", "1400")
+    assert await settle(lambda: a.mtu == 1400 and a.up and not refused)
+    with veth.b.entered(), socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as sender:
+        sender.bind(("vb", 0))
+        sent = frame(a.mac, b"\2\0\0\0\0\x0b", b"x" * 50)
+        sender.send(sent)
+        assert await settle(lambda: port.frames == [sent])
+    a.detach()
+
+
+async def test_an_interface_that_returns_as_another_kind_is_not_taken(
+    dispatch: TrioDispatch, veth: Veth, caplog: pytest.LogCaptureFixture
+) -> None:
+    a, port = xdp(dispatch, veth.a, "va"), RecordingPort()
+    a.start(port)
+    mac = a.mac
+    veth.a.ip("link", "delete", "va")
+    assert await settle(lambda: not a.up)
+    veth.a.ip("tuntap", "add", "va", "mode", "tun")
+    veth.a.ip("link", "set", "va", "up")
+    assert await settle(lambda: "interface va is now one of another kind" in caplog.text)
+    assert (a.up, a.mac, "gone" in str(a.info()["receive"])) == (False, mac, True)
+    a.detach()

@@ -6,8 +6,11 @@ import gc
 
 import pytest
 
+from stack.core.hooks import Point
+from stack.core.ifnet import Interface
 from stack.core.loaded import Loaded
 from stack.core.module import Kind
+from stack.frame import Frame
 from stack.l2.aggregate import AgrDriver
 from stack.l2.bridge_driver import BridgeDriver
 from stack.l2.macfilter import MacFilterModule
@@ -66,3 +69,26 @@ def test_nothing_is_left(tower: str, caplog: pytest.LogCaptureFixture) -> None:
     gc.collect()
     left = [one for one in gc.get_objects() if isinstance(one, BridgeDriver | VlanDriver | AgrDriver | MacFilterModule)]
     assert not left
+
+
+@pytest.mark.parametrize("tower", ["stp", "lacp"])
+def test_a_member_goes_while_its_bridge_or_aggregate_speaks(tower: str) -> None:
+    """What is sent to one member is the reason that another one goes."""
+    world = World(2)
+    machine = world.machine("a", 0, 1)
+    module, options = {"stp": ("bridge", "add=en0,add=en1,stp"), "lacp": ("agr", "agrport=en0,agrport=en1")}[tower]
+    machine.stack.load(module, options)
+    (leaving,) = [one for one in machine.stack.loaded if one.interface is not None and one.interface.name == "en1"]
+
+    def unload(interface: Interface, frames: list[Frame]) -> list[Frame]:
+        if leaving in machine.stack.loaded:
+            machine.stack.unload(leaving)
+        return frames
+
+    machine.stack.add_hook(Point.OUT, unload, name="unload", interfaces=("en0",))
+    world.dispatch.run_for(40)
+    assert leaving not in machine.stack.loaded
+    assert machine.stack.failures() == {}
+    sent = machine.interface("en0").tx_frames
+    world.dispatch.run_for(40)
+    assert machine.interface("en0").tx_frames > sent, "it goes on to speak"

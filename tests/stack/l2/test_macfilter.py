@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from stack.core.errors import ModuleError
+from stack.core.hooks import Point
 from stack.core.loaded import Loaded
 from stack.core.module import Kind
 from stack.core.specific import specific_module
@@ -170,6 +171,27 @@ def test_rules_have_a_bound_at_run_time_too() -> None:
     facts = specific_module(loaded.attached)
     assert facts is not None
     assert len(facts.get_specific()["rules"]) == RULES_MAX  # type: ignore[arg-type]  # facts are for JSON
+
+
+def test_no_frame_goes_past_while_rules_change() -> None:
+    """Who carries frames past the hooks looks whenever one comes or goes: it must see the filter all the time."""
+    machine = World(2).machine("a", 0, 1)
+    seen: list[set[Point]] = []
+
+    def look() -> None:
+        seen.append({entry.point for entry, module in machine.stack.hooks() if module == "macfilter" and entry.sees("en0")})
+
+    loaded = machine.stack.load("stack.l2.macfilter", 'rule="block in on en0",rule="block out on en0"')
+    machine.stack.on_hooks(look)
+    ask(loaded, "rule", rule="block in on en1")
+    ask(loaded, "flushrule", interface="en1")
+    ask(loaded, "default", value="block")
+    ask(loaded, "default", value="pass")
+    assert len(seen) >= 4
+    assert all(points == {Point.IN, Point.OUT} for points in seen)
+    assert len([entry for entry, _ in machine.stack.hooks() if entry.name == "macfilter"]) == 2
+    machine.stack.unload(loaded)
+    assert seen[-1] == set()
 
 
 def test_what_was_set_at_run_time_survives_a_restart() -> None:

@@ -173,7 +173,7 @@ def test_a_module_that_waits_to_come_back_is_given_up_by_its_path(monkeypatch: p
     rig.stack.loaded[0].guard.run("anything", lambda: 1 // 0)
     rig.dispatch.run_for(0.1)
     assert rig.stack.restarter.absent() == {"once #1": "pop from empty list"}
-    assert rig.ask("umount", what=f"{HERE}.it:ONCE") == {"name": f"{HERE}.it:ONCE"}
+    assert rig.ask("umount", what=f"{HERE}.it:ONCE") == {"name": "once", "number": 1, "interface": None, "waiting": "pop from empty list"}
     assert rig.stack.restarter.absent() == {}
 
 
@@ -197,7 +197,7 @@ def test_a_module_that_is_there_goes_before_one_that_waits_to_come_back() -> Non
     assert told["error"] == "twice names 2 modules: say which, #2, #1 (waiting)"
     assert rig.ask("umount", what="#2")["number"] == 2
     assert rig.stack.restarter.absent() == {"twice #1": "gone"}
-    assert rig.ask("umount", what="twice") == {"name": "twice"}
+    assert rig.ask("umount", what="twice") == {"name": "twice", "number": 1, "interface": None, "waiting": "gone"}
     assert rig.stack.restarter.absent() == {}
 
 

@@ -191,6 +191,10 @@ def test_files_of_interfaces_are_made_in_the_same_time_and_say_what_they_said_wh
     rig.stack.unload(rig.stack.loaded[1])
     rig.stack.load(hub.module(), "mac=02:00:00:00:00:02")
     assert count() == 0, "that was another interface's"
+    interface = rig.stack.interface("en0")
+    assert interface is not None
+    interface.rx_frames = 9
+    assert count() == 0, "there is no time yet"
     rig.dispatch.run_for(1 / SHARE)
-    assert count() == 0
+    assert count() == 9
     directory.close()

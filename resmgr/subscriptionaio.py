@@ -1,4 +1,4 @@
-"""Subscriptions on Trio: `async for event in ...`. See `resmgr.events`."""
+"""Subscriptions on Trio: `async for event in ...`. See `resmgr.subscription`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 from resmgr.aio import enter, send
 from resmgr.channel import Connection
 from resmgr.errors import BadMessage, ResmgrError
-from resmgr.events import READ, READ_MAX, REQUEST, WATCH, split
+from resmgr.subscription import READ, READ_MAX, REQUEST, WATCH, split
 
 T = TypeVar("T")
 

@@ -1,0 +1,1 @@
+"""Typed messages: request and reply classes, declared once. docs/howto/messages.md."""

@@ -1,0 +1,248 @@
+"""Interfaces, servers and clients: typed replies, errors, another version, cancellation, and the page docs/howto/messages.md."""
+
+from __future__ import annotations
+
+import errno
+import re
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+import trio
+
+from resmgr.aio import ReceiveChannel
+from resmgr.channel import ND_LOCAL, Connection, Credentials, Kernel, Message
+from resmgr.client import Client
+from resmgr.errors import BadMessage, Misuse, ResmgrError
+from resmgr.runner import open_dispatch
+from resmgr.server import Message as BlockingMessage
+from resmgr.transport.unix import UnixServer
+from resmgr.typed.aio import call, serve
+from resmgr.typed.client import answer
+from resmgr.typed.interface import HEAD, REQUEST_MAX, Interface, Request, VersionSkew
+from resmgr.typed.server import TypedServer, handler
+
+PAGE = Path(__file__).parents[3] / "docs" / "howto" / "messages.md"
+
+
+@attrs.frozen
+class Sum:
+    total: int
+
+
+@attrs.frozen
+class Add(Request[Sum]):
+    """Adds."""
+
+    numbers: list[int]
+
+
+@attrs.frozen
+class Wait(Request[None]):
+    seconds: float
+
+
+@attrs.frozen
+class Fail(Request[None]):
+    code: int
+
+
+ADDER = Interface("adder", 3, {1: Add, 2: Wait, 5: Fail})
+NEWER = Interface("adder", 4, {1: Add, 2: Wait, 5: Fail})
+OTHER = Interface("subtractor", 1, {1: Add})
+
+
+class Adder(TypedServer):
+    interface = ADDER
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cancelled = 0
+        self.started = trio.Event()
+
+    @handler
+    def add(self, request: Add, message: Message) -> Sum:
+        return Sum(sum(request.numbers))
+
+    @handler
+    async def wait(self, request: Wait, message: Message) -> None:
+        self.started.set()
+        try:
+            await trio.sleep(request.seconds)
+        except trio.Cancelled:
+            self.cancelled += 1
+            raise
+
+    @handler
+    def fail(self, request: Fail, message: Message) -> None:
+        if request.code:
+            raise ResmgrError(request.code)
+        raise RuntimeError("a mistake of the server")
+
+
+@attrs.frozen
+class Town:
+    server: Adder
+    channel: ReceiveChannel
+
+    def connect(self) -> Connection:
+        channel = self.channel.channel
+        return channel.kernel.connect(ND_LOCAL, channel.pid, channel.chid, Credentials(0, 0))
+
+
+async def running(nursery: trio.Nursery, kernel: Kernel, tasks_max: int = 10) -> Town:
+    town = Town(Adder(), ReceiveChannel(kernel))
+
+    async def run() -> None:
+        await serve(town.server, town.channel, tasks_max=tasks_max)
+
+    nursery.start_soon(run)
+    return town
+
+
+async def test_requests_replies_errors_and_versions(caplog: pytest.LogCaptureFixture) -> None:
+    async with open_dispatch(spin=0) as dispatch, trio.open_nursery() as nursery:
+        town = await running(nursery, Kernel(dispatch, "a"))
+        connection = town.connect()
+        result: Sum = await call(connection, ADDER, Add([1, 2, -5]))
+        assert result == Sum(-2)
+        await call(connection, ADDER, Wait(0.0))
+        for code, expected in ((errno.ENOENT, errno.ENOENT), (0, errno.EIO)):
+            with pytest.raises(ResmgrError) as raised:
+                await call(connection, ADDER, Fail(code))
+            assert raised.value.errno == expected
+        assert "a mistake of the server" in caplog.text
+        for mine, theirs in ((NEWER, "version 4"), (OTHER, "'subtractor' version 1")):
+            with pytest.raises(VersionSkew, match=f"speaks 'adder' version 3, this program .*{theirs}") as skew:
+                await call(connection, mine, Add([]))
+            assert (skew.value.errno, skew.value.theirs) == (errno.EPROTONOSUPPORT, 3)
+        large = list(range(100_000))
+        assert (await call(connection, ADDER, Add(large[:60_000]))).total == sum(large[:60_000])
+        with pytest.raises(ValueError, match=r"Add.numbers: 100000 items, at most 65536"):
+            await call(connection, ADDER, Add(large))
+        town.channel.close()
+
+
+async def test_a_client_that_gives_up_cancels_its_handler_and_tasks_are_bounded() -> None:
+    async with open_dispatch(spin=0) as dispatch, trio.open_nursery() as nursery:
+        town = await running(nursery, Kernel(dispatch, "a"), tasks_max=1)
+        connection = town.connect()
+        async with trio.open_nursery() as clients:
+            clients.start_soon(call, connection, ADDER, Wait(60))
+            await town.server.started.wait()
+            clients.cancel_scope.cancel()
+        assert town.server.cancelled == 1
+        town.server.started = trio.Event()
+        nursery.start_soon(call, connection, ADDER, Wait(60))
+        await town.server.started.wait()
+        with pytest.raises(ResmgrError) as raised:
+            await call(connection, ADDER, Wait(60))
+        assert raised.value.errno == errno.EAGAIN
+        nursery.cancel_scope.cancel()
+
+
+async def test_blocking_programs(tmp_path: Path) -> None:
+    async with open_dispatch(spin=0) as dispatch:
+        daemon = UnixServer(dispatch, Kernel(dispatch, "a"), tmp_path / "socket")
+
+        class Plain(Adder):
+            @handler
+            def wait(self, request: Wait, message: Message) -> None:  # type: ignore[override]  # a blocking program's
+                return None
+
+        def program() -> None:
+            with Client(daemon.path) as client, Client(daemon.path) as other:
+                channel = other.channel()
+                connection = client.connect(0, channel.pid, channel.chid)
+                server = Plain()
+                cases: list[tuple[Request[Any], object]] = [(Add([4, 5]), Sum(9)), (Wait(1), None)]
+                for request, expected in cases:
+                    sent = connection.submit(ADDER.pack_request(request), reply_len=1000)
+                    message = channel.receive(5)
+                    assert isinstance(message, BlockingMessage)
+                    answer(server, message)
+                    assert ADDER.unpack_reply(request, sent.wait(5).data) == expected
+                sent = connection.submit(ADDER.pack_request(Fail(0)))
+                message = channel.receive(5)
+                assert isinstance(message, BlockingMessage)
+                with pytest.raises(RuntimeError):
+                    answer(server, message)
+                with pytest.raises(ResmgrError):
+                    sent.wait(5)
+
+        with trio.fail_after(20):
+            await trio.to_thread.run_sync(program)
+        daemon.close()
+
+
+def test_bytes_of_a_request_and_of_strangers() -> None:
+    packed = ADDER.pack_request(Add([1]))
+    assert packed.hex() == "716d0100" + f"{ADDER.id:08x}" + "00030001" + "00000001" + "0000000000000001"
+    assert ADDER.unpack_request(packed) == Add([1])
+    for length in range(len(packed)):
+        with pytest.raises(BadMessage):
+            ADDER.unpack_request(packed[:length])
+    reply = ADDER.pack_reply(Add([]), Sum(7))
+    assert ADDER.unpack_reply(Add([]), reply) == Sum(7)
+    for length in range(len(reply)):
+        with pytest.raises(BadMessage):
+            ADDER.unpack_reply(Add([]), reply[:length])
+    with pytest.raises(BadMessage):
+        ADDER.unpack_reply(Wait(1), reply)
+    server = Adder()
+    assert server.answer(b"something else", None)[0] == errno.EBADMSG
+    assert server.answer(HEAD.pack(0x716D, 1, 0, ADDER.id, 3, 99), None)[0] == errno.ENOSYS
+    assert REQUEST_MAX == 1 << 20
+
+
+def test_declarations_that_do_not_fit() -> None:
+    class Missing(TypedServer):
+        interface = ADDER
+
+    class Wrong(Adder):
+        @handler
+        def add(self, request: Add, message: Message) -> int:  # type: ignore[override]  # that is the mistake
+            return 1
+
+    with pytest.raises(Misuse, match="no handler for Add, Wait, Fail"):
+        Missing()
+    with pytest.raises(Misuse, match=r"Wrong\.add has to return Sum"):
+        Wrong()
+    with pytest.raises(Misuse):
+        Interface("x", 1, {0: Add})
+    with pytest.raises(Misuse):
+        OTHER.pack_request(Wait(1))
+
+
+def test_the_page_about_an_interface() -> None:
+    text = ADDER.describe()
+    assert "# adder, version 3" in text
+    assert "## 1: Add\n\nAdds.\n" in text
+    assert "| request | numbers | at most 65536 of (I64) |" in text
+    assert "| Sum | total | I64 |" in text
+
+
+async def test_the_howto(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks = dict(re.findall(r"^```python (\w+)\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL))
+    assert set(blocks) == {"thermo", "server", "client"}
+    modules = {}
+    for name in ("thermo", "server", "client"):
+        module = modules[name] = types.ModuleType(name)
+        monkeypatch.setitem(sys.modules, name, module)
+        exec(compile(blocks[name], f"{PAGE}:{name}", "exec"), module.__dict__)
+    async with open_dispatch(spin=0) as dispatch:
+        daemon = UnixServer(dispatch, Kernel(dispatch, "a"), tmp_path / "socket")
+        place: list[int] = []
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(modules["server"].main, daemon.path, lambda *where: place.extend(where))
+            with trio.fail_after(10):
+                while not place:  # noqa: ASYNC110  # the page has no event for it
+                    await trio.sleep(0.001)
+                said = await trio.to_thread.run_sync(modules["client"].ask, daemon.path, *place)
+            assert said == "21.5 CELSIUS, cellar: No such file or directory"
+            nursery.cancel_scope.cancel()
+        daemon.close()
+    assert "| Reading | degrees | float |" in modules["thermo"].THERMO.describe()
