@@ -57,18 +57,31 @@ def ask_at(path: str, verb: str, node: str = "", **arguments: object) -> dict[st
             raise CommandError(f"{where} answers with more than {REPLY_MAX} bytes, which nobody takes")
         found = unpack_reply(bytes(reply.data))
     except ResmgrError as error:
-        raise CommandError(f"{where} does not answer: {(error.strerror or str(error)).lower()}") from error
+        hint = "" if node else _stopped(path)
+        raise CommandError(f"{where} does not answer: {(error.strerror or str(error)).lower()}", hint) from error
     except ValueError as error:
         raise CommandError(f"{where} is of another version: {error}") from error
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ECONNREFUSED):
             raise CommandError(f"no io-pkt listens at {path}", "qnet up, or io-pkt -d packet ifname=IF") from error
-        raise CommandError(f"{path}: {(error.strerror or str(error)).lower()}") from error
+        raise CommandError(f"{path}: {(error.strerror or str(error)).lower()}", _stopped(path)) from error
     if isinstance(found.get("error"), str):
         number = found.get("errno")
         name = errno.errorcode.get(number, "") if isinstance(number, int) else ""
         raise CommandError(f"{found['error']}" + (f" ({name})" if name else ""))
     return found
+
+
+def _stopped(path: str) -> str:
+    """How to have the process go on that should answer at *path*; empty when it is not stopped."""
+    try:
+        with open(os.path.join(os.path.dirname(path), "lock"), "rb") as lock:
+            number = int(lock.read(20))
+        with open(f"/proc/{number}/stat", "rb") as file:
+            state = file.read().rpartition(b")")[2].split()[0]
+    except (OSError, ValueError, IndexError):
+        return ""
+    return f"process {number} is stopped: kill -CONT {number}" if state in (b"T", b"t") else ""
 
 
 def _socket(args: argparse.Namespace) -> str:

@@ -4,6 +4,9 @@ Blocks are collected and written by a worker thread, FLUSH_SIZE at a time or eve
 that who reads it sees frames as they come. What a slow disk or reader cannot take is lost beyond WAITING_MAX, and the next frame of the
 file says how many were. A file that cannot be written any more (disk full) ends there: that is logged once and shown.
 
+A file that is there keeps what it has until the first write. Who is closed before that and has no frame, since the start fails for another
+module's sake, leaves it so, and takes away one that he made.
+
 Only its end waits: `close` writes what has not been written, at most WAITING_MAX. What was handed to a thread that has not begun is among
 that, and the thread then finds nothing to do.
 """
@@ -61,7 +64,9 @@ class Recorder:
         self.frames = 0
         self.lost = 0
         self._untold = 0
-        self._fd, self._pipe = _open(path)
+        self._fd, self._pipe, self._made = _open(path)
+        self._begun = self._pipe
+        """What the file had before is gone."""
         self._schedule()
 
     def put(self, frames: list[Frame], direction: int, drops: int = 0) -> None:
@@ -106,7 +111,10 @@ class Recorder:
                 time = int(self._dispatch.wall() * NANOSECONDS)
                 self._blocks.append(pcapng.pack_statistics(0, time, self.frames + self.lost, drops + self.lost, comment))
             try:
-                _write(self._fd, self._handed + b"".join(self._blocks))
+                if self._begun or self.frames or self.lost or drops:
+                    self._write(self._handed + b"".join(self._blocks))
+                elif self._made:
+                    _take_away(self._path, self._fd)
             except OSError as error:
                 log.warning("pcap: the end of %s is missing: %s", self._path, error.strerror)
             self._handed = b""
@@ -170,11 +178,18 @@ class Recorder:
         with self._lock:
             data, self._handed = self._handed, b""
             try:
-                _write(self._fd, data)
+                self._write(data)
             except OSError:
                 self._torn = True
                 raise
         return len(data)
+
+    def _write(self, data: bytes) -> None:
+        if data and not self._begun:
+            self._begun = True
+            if stat.S_ISREG(os.fstat(self._fd).st_mode):
+                os.ftruncate(self._fd, 0)
+        _write(self._fd, data)
 
     def _written(self, done: int | BaseException) -> None:
         self._writing = False
@@ -189,15 +204,25 @@ class Recorder:
             self._schedule()
 
 
-def _open(path: str) -> tuple[int, bool]:
-    """The file, and whether it is a pipe."""
+def _open(path: str) -> tuple[int, bool, bool]:
+    """The file, whether it is a pipe, and whether there was none."""
     try:
         pipe = os.path.exists(path) and stat.S_ISFIFO(os.stat(path).st_mode)
         # Read and write, so that a pipe can be opened before its reader comes.
-        flags = os.O_RDWR | os.O_NONBLOCK if pipe else os.O_WRONLY | os.O_CREAT | os.O_TRUNC
-        return os.open(path, flags | os.O_CLOEXEC, 0o600), pipe
+        if pipe:
+            return os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC), True, False
+        try:
+            return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), False, True
+        except FileExistsError:
+            return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600), False, False
     except OSError as error:
         raise ModuleError(error.errno or errno.EIO, f"cannot write {path}: {error.strerror}") from error
+
+
+def _take_away(path: str, fd: int) -> None:
+    """The file that is open as *fd*, if *path* still is that."""
+    if os.path.samestat(os.lstat(path), os.fstat(fd)):
+        os.unlink(path)
 
 
 def _write(fd: int, data: bytes) -> None:

@@ -16,6 +16,7 @@ from qnetpy.cli.ifconfig import settings, shown
 from qnetpy.cli.main import main
 from qnetpy.cli.output import CommandError
 from qnetpy.cli.rates import rates, scaled
+from resmgr.client import Client
 
 pytestmark = pytest.mark.host
 Type = Callable[..., str]
@@ -50,6 +51,19 @@ def typed(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> Type:
 def test_an_answer_that_was_cut_is_no_other_version(typed: Type, monkeypatch: pytest.MonkeyPatch, run_dir: Path) -> None:
     monkeypatch.setattr("stack.managers.protocol.REPLY_MAX", 64)
     assert typed("mount") == f"1: qnet mount: io-pkt at {run_dir}/socket answers with more than 64 bytes, which nobody takes\n"
+
+
+def test_one_that_is_stopped_is_said_to_be(typed: Type, monkeypatch: pytest.MonkeyPatch, run_dir: Path) -> None:
+    # A client says hello within its own time; here it is not waited for.
+    monkeypatch.setattr("resmgr.client.Client.__init__.__kwdefaults__", {**(Client.__init__.__kwdefaults__ or {}), "timeout": 0.05})
+    number = int((run_dir / "lock").read_text())
+    os.kill(number, signal.SIGSTOP)
+    try:
+        said = typed("mount")
+    finally:
+        os.kill(number, signal.SIGCONT)
+    assert said.startswith("1: qnet mount: ")
+    assert f"process {number} is stopped: kill -CONT {number}" in said
 
 
 def test_modules_come_and_go(typed: Type) -> None:

@@ -16,6 +16,7 @@ from resmgr.system import System
 from resmgr.testing.virtual import VirtualDispatch
 from stack.core.driver import BATCH_MAX, Driver
 from stack.core.errors import ModuleError
+from stack.core.main import main
 from stack.core.options import Size
 from stack.core.stack import Stack
 from stack.drivers.hub import Hub
@@ -301,3 +302,26 @@ def test_a_wrapper_that_cannot_start_leaves_nothing(tmp_path: Path) -> None:
     assert hub.ports == ()
     assert PcapWrapOptions("f").snap == pcap.SNAP_MAX
     assert isinstance(read_records(pcap.pack_header() + pcap.pack_record(0, b"x"))[0], Record)
+
+
+@pytest.mark.priv
+def test_a_start_that_fails_leaves_no_file_and_none_changed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    new, old = tmp_path / "new", tmp_path / "old"
+    old.write_bytes(b"kept")
+    words = ["-d", "lo", "--wrap", "pcap", f"file={new}", "-d", "pcap", f"write={old}", "-d", "packet", "ifname=none0"]
+    assert main(["--run-dir", str(tmp_path / "run"), *words]) == 1
+    assert "there is no network interface none0" in capsys.readouterr().err
+    assert not new.exists()
+    assert old.read_bytes() == b"kept"
+
+
+def test_what_was_there_is_gone_with_the_first_write(tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    path.write_bytes(b"x" * 4096)
+    dispatch = VirtualDispatch(1)
+    recorder = recorder_module.Recorder(dispatch, str(path), "en0")
+    dispatch.run_for(1)
+    recorder.close()
+    written = path.read_bytes()
+    assert written[:4] == bytes.fromhex("0a0d0d0a")
+    assert b"x" * 8 not in written
