@@ -256,6 +256,9 @@ class PacketDriver:
         """Nothing of it is in use any more."""
         with contextlib.suppress(OSError):
             attach(self._sock, program(frozenset()))
+        with contextlib.suppress(OSError):
+            # Now, and not when the thread below comes to it.
+            self._membership.join(None if self._link is None else self._link.index, False, frozenset())
         self._count_left(Drop.LINK_DOWN)
         self._receiver.close()
         # For each of them the kernel waits until all its processors have seen that it is gone, 10 to 20 ms.
