@@ -150,7 +150,7 @@ def test_wrong_certificates_are_refused_counted_and_harm_nobody(start_cluster: S
 
 
 def test_a_program_has_the_limits_it_would_have_at_home(start_cluster: Start) -> None:
-    """Not those that the daemon gave itself."""
+    """The caller's, and not those that the daemon gave itself."""
     cluster = start_cluster(SPAWN)
     cluster.run("b", "qnet", "down")
     cluster.run("b", "sh", "-c", "ulimit -Sn 1000; nohup nice -n -3 qnet up")
@@ -161,7 +161,7 @@ def test_a_program_has_the_limits_it_would_have_at_home(start_cluster: Start) ->
     assert daemon[-1] == "-3"
     show = "ulimit -Sn; ulimit -Hn; umask; nice"
     at_home = cluster.run("b", "sh", "-c", f"ulimit -Sn 1000; {show}").stdout
-    assert cluster.run("a", "qnet", "on", "b", "--", "sh", "-c", show).stdout == at_home
+    assert cluster.run("a", "sh", "-c", f"ulimit -Sn 1000; qnet on b -- sh -c '{show}'").stdout == at_home
     assert int(cluster.run("a", "qnet", "on", "b", "--", "grep", "SigIgn", "/proc/self/status").stdout.split()[1], 16) & 1 == 0
 
 
