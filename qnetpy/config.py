@@ -227,19 +227,9 @@ class SpawnRule:
 
 
 @attrs.frozen
-class Spawn:
+class Spawn(SpawnRule):
     """Who may start programs here, see and signal processes. Nobody, unless said."""
 
-    nodes: tuple[str, ...] = setting("Nodes that may. `*` is every node of the cluster.", ())
-    roles: tuple[str, ...] = setting("Roles that may.", ())
-    users: tuple[str, ...] = setting(
-        "Mapped users (names or numbers on this machine) under which programs may run. Empty: all but root.", ()
-    )
-    commands: tuple[str, ...] = setting(
-        "Programs that may be started: patterns of absolute paths, with patterns of arguments if those are to fit. Empty: every program.",
-        (),
-    )
-    nice: int = setting("The lowest nice value that may be asked for.", 0)
     rules: tuple[SpawnRule, ...] = setting("More rules, for other nodes, users or programs.", ())
     audit: str = setting("The file of the audit log. Empty: `audit` in the run directory.", "")
 

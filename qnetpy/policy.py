@@ -17,7 +17,7 @@ EVERYBODY = "*"
 
 
 def _grants(access: Access) -> Iterator[Grant]:
-    granted: list[tuple[Verb, Send | Administer | Announce | Spawn | SpawnSettings]] = [
+    granted: list[tuple[Verb, Send | Administer | Announce | SpawnSettings]] = [
         (Verb.SEND, access.send),
         (Verb.ADMINISTER, access.administer),
         (Verb.ANNOUNCE, access.announce),
@@ -47,7 +47,7 @@ def attach_rules(access: Access, accounts: Accounts, source: str = "configuratio
     return tuple(AttachRule(manager.path, _uids(manager.users, accounts, where)) for manager in access.managers)
 
 
-def _spawning(spawn: Spawn) -> list[Spawn | SpawnSettings]:
+def _spawning(spawn: Spawn) -> list[SpawnSettings]:
     return [spawn, *spawn.rules]
 
 

@@ -210,7 +210,7 @@ int main(int count, char **arguments) {
 """
 
 
-@pytest.mark.skipif(shutil.which("cc") is None, reason="optional: no C compiler")
+@pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
 def test_a_program_in_c(mount: Served, tmp_path: Path) -> None:
     source = tmp_path / "wait.c"
     source.write_text(WAIT_IN_C)
