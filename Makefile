@@ -6,6 +6,7 @@ PEERS  := $(VENV)/.ready-bench
 CC_SET := $(VENV)/.ready-compile
 FUZZER := $(VENV)/.ready-fuzz
 SEEDS  ?= 5000
+OPTIMISE ?= 2
 SECONDS ?= 600
 
 .PHONY: help demo bytecode test test-nodes test-stack test-rest lint bench sim compile fuzz clean
@@ -68,7 +69,7 @@ $(CC_SET): pyproject.toml .ci/prepare .ci/packages .ci/packages-compile
 	@.ci/prepare $(VENV) $(CC_SET) .ci/packages-compile
 
 compile: $(CC_SET)
-	@$(PYTHON) .ci/compile.py
+	@$(PYTHON) .ci/compile.py --optimise $(OPTIMISE)
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .fuzz build *.egg-info
