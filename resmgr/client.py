@@ -24,6 +24,7 @@ import errno
 import os
 import select
 import socket
+import struct
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -38,6 +39,7 @@ from resmgr.clientconnection import Send as Send
 from resmgr.clientlink import CLOEXEC, NOW, OUTPUT_HIGH, OUTPUT_MAX, Arrived, Link
 from resmgr.dispatch import Buffer
 from resmgr.errors import BadMessage, ResmgrError
+from resmgr.exchange import exchange, next_plain
 from resmgr.ids import FIRST_PART_DEFAULT, PID_SYSTEM, PRIORITY_DEFAULT, PRIORITY_MAX, PULSE_CODE_MAX
 from resmgr.looking import Looking
 
@@ -47,6 +49,9 @@ if TYPE_CHECKING:
 SPIN_DEFAULT = 100e-6
 CARRIERS: Final = (wire.SEND, wire.REPLY, proto.LINKED, proto.ACCEPT)
 """Kinds with which descriptors come; from others they are closed."""
+DAEMON_LOOK = struct.pack("@ll", 0, 500_000)
+"""After so long (a timeval) a program that waits at a direct link looks at its daemon's socket too."""
+GATHER_MAX = 64
 UNBLOCK_GRACE = 1.0
 """Seconds that an interrupted program (Ctrl-C) waits for the server to let go, before it stops caring."""
 
@@ -57,42 +62,45 @@ class Client:
     Any call raises ResmgrError(ENOTCONN) once the daemon is gone, and sends that were under way end with that.
     """
 
+    exchange = exchange
+    next_plain = next_plain
+
     def __init__(
         self, path: str | bytes | os.PathLike[str], *, spin: float = SPIN_DEFAULT, timeout: float = 5.0, direct: bool = True
     ) -> None:
         self.spin = spin
-        self._waiting = Looking()
-        self._arrived: Arrived = deque()
-        self._sent = 0.0
+        self.waiting = Looking()
+        self.arrived: Arrived = deque()
+        self.sent = 0.0
         self._ways: dict[tuple[int, int], Link] = {}
         self._next_request = 0
         self.dropped = 0
         """Messages over direct links that did not parse."""
         self._connections: dict[int, Connection] = {}
-        self._sends: dict[int, Send] = {}
+        self.sends: dict[int, Send] = {}
         self._next_connection = 0
-        self._next_txn = 0
+        self.next_txn = 0
         self._gone = False
         self.working_at: int | None = None
         """Priority of what a server of this program received last: what it sends now, it sends for that client."""
-        self._service: Service | None = None
+        self.service: Service | None = None
         self.pid = 0
         """The pid under which other programs of the node reach this one's channels."""
         self.first_chid = 0
         self.node = ""
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
-        self.daemon = self._last = Link(sock, self._arrived, direct=False)
+        self.daemon = self.last = Link(sock, self.arrived, direct=False)
         """The link to the daemon; and the one that was used last, where the next message is expected."""
-        self._epoll = select.epoll()
-        self._links = {self.daemon.fd: self.daemon}
+        self.epoll = select.epoll()
+        self.links = {self.daemon.fd: self.daemon}
         try:
             sock.settimeout(timeout)
             sock.connect(os.fspath(path))
-            self._epoll.register(self.daemon.fd, select.EPOLLIN)
-            if self.daemon.read(CLOEXEC) <= 0 or not self._arrived:
+            self.epoll.register(self.daemon.fd, select.EPOLLIN)
+            if self.daemon.read(CLOEXEC) <= 0 or not self.arrived:
                 raise ResmgrError(errno.ENOTCONN, "the daemon closed the connection at once: too many clients, or not a daemon of ours")
             sock.settimeout(None)
-            hello = self._arrived.popleft()[1] or b""
+            hello = self.arrived.popleft()[1] or b""
             version, self.pid, self.first_chid, self.node = wire.parse_hello(hello)
             if version != wire.VERSION:
                 raise ResmgrError(errno.EPROTO, f"the daemon speaks version {version} of the message protocol, this program {wire.VERSION}")
@@ -112,13 +120,13 @@ class Client:
 
     def close(self) -> None:
         """Leave the node: the daemon unblocks and detaches everything of ours. Sends under way end with ENOTCONN."""
-        for link in self._links.values():
+        for link in self.links.values():
             link.flush(UNBLOCK_GRACE)
         self._lost(farewell=False)
 
     def fileno(self) -> int:
         """Readable when `pump(0)` has something to do."""
-        return self._epoll.fileno()
+        return self.epoll.fileno()
 
     def connect(self, nd: int, pid: int, chid: int, *, priority: int | None = None) -> Connection:
         """Attach to a channel (ConnectAttach). `nd` 0 is this node. *priority*: of what is sent on it; None: that of the client for whom a
@@ -136,11 +144,11 @@ class Client:
         return self._server().channel(first_part, remote, unblock)
 
     def _server(self) -> Service:
-        if self._service is None:
+        if self.service is None:
             from resmgr.server import Service
 
-            self._service = Service(self)
-        return self._service
+            self.service = Service(self)
+        return self.service
 
     def start(
         self,
@@ -156,9 +164,9 @@ class Client:
         if len(descriptors) > wire.DESCRIPTORS_MAX:
             raise ResmgrError(errno.ENOTSUP if connection.nd else errno.EINVAL)
         data: Buffer = parts[0] if len(parts) == 1 else b"".join(parts)
-        txn = self._next_txn = self._next_txn + 1 & wire.ID_MAX
-        while txn in self._sends:
-            txn = self._next_txn = self._next_txn + 1 & wire.ID_MAX
+        txn = self.next_txn = self.next_txn + 1 & wire.ID_MAX
+        while txn in self.sends:
+            txn = self.next_txn = self.next_txn + 1 & wire.ID_MAX
         send = Send(connection, txn, data, reply_len, done)
         if connection.closed or connection.dead:
             send.finish(-errno.EBADF, b"", ())
@@ -173,7 +181,7 @@ class Client:
         head = wire.SEND_HEADER.pack(wire.SEND, flags, priority, len(descriptors), txn, connection.number, reply_len, len(data))
         if flags:
             head += self._block(connection)
-        self._sends[txn] = send
+        self.sends[txn] = send
         connection.sends += 1
         self.transmit((head, first), descriptors, link)
         return send
@@ -197,7 +205,7 @@ class Client:
             return
         connection.closed = True
         connection.events = None
-        for send in [send for send in self._sends.values() if send.connection is connection]:
+        for send in [send for send in self.sends.values() if send.connection is connection]:
             if not self._gone:
                 send.unblock()
             if not send.finished:
@@ -219,7 +227,7 @@ class Client:
                         deadline = None
                         send.unblock()
         except KeyboardInterrupt:
-            self._let_go(send)
+            self.let_go(send)
             raise
         if send.unblocked and timeout is not None and send.status == -errno.EINTR:
             send.status = -errno.ETIMEDOUT
@@ -229,7 +237,7 @@ class Client:
 
         Callbacks (`done`, `on_death`) run from here.
         """
-        arrived = self._arrived
+        arrived = self.arrived
         if not arrived and not self._receive(timeout):
             return False
         while arrived:
@@ -263,19 +271,19 @@ class Client:
         """
         if self._gone:
             raise ResmgrError(errno.ENOTCONN, "the daemon is gone")
-        self._sent = time.monotonic()
+        self.sent = time.monotonic()
         if link is not None and link.direct:
             if link.gone:
                 return
-            self._last = link
+            self.last = link
             waited = link.queued
             link.write_or_queue(parts, descriptors)
             if link.queued > OUTPUT_MAX:
                 self.end(link)
             elif link.queued != waited:
-                self._watch(link)
+                self.watch(link)
             return
-        daemon = self._last = self.daemon
+        daemon = self.last = self.daemon
         for datagram in daemon.datagrams(parts):
             while True:
                 try:
@@ -309,12 +317,12 @@ class Client:
                 self._lost()
                 raise ResmgrError(errno.EPROTO, f"the daemon sent what does not parse: {error}") from None
         if got > 0:
-            self._last = link
+            self.last = link
         elif got < 0:
             if not link.direct:
                 self._lost()
                 raise ResmgrError(errno.ENOTCONN, "the daemon is gone")
-            self._arrived.append((link, None, ()))
+            self.arrived.append((link, None, ()))
             return True
         return got > 0
 
@@ -325,36 +333,42 @@ class Client:
         if timeout == 0:
             return self._read_ready(0)
         # Counted from the sending: on one core the answer may be here before we are.
-        began = self._sent or time.monotonic()
-        self._sent = 0.0
-        looked = bool(self.spin) and self._waiting.look()
+        began = self.sent or time.monotonic()
+        self.sent = 0.0
+        looked = bool(self.spin) and self.waiting.look()
         found = looked and self._look(time.monotonic() + self.spin)
         if not found:
-            found = self._read(self.daemon, CLOEXEC) if timeout is None and len(self._links) == 1 else self._read_ready(timeout)
-        if self._waiting.timing and found:
-            self._waiting.took(looked, time.monotonic() - began)
+            found = self._read(self.daemon, CLOEXEC) if timeout is None and len(self.links) == 1 else self._read_ready(timeout)
+        if self.waiting.timing and found:
+            self.waiting.took(looked, time.monotonic() - began)
         return found
+
+    def gather(self) -> None:
+        """Take in what has arrived on all links, so that a server chooses among all of it. Stops at who goes on writing."""
+        for _ in range(GATHER_MAX):
+            if not self.pump(0):
+                return
 
     def _read_ready(self, timeout: float | None) -> bool:
         """A datagram of each link that has one; waits for the first. What waits to be written goes meanwhile."""
         found = False
-        for fd, events in self._epoll.poll(timeout):
-            link = self._links.get(fd)
+        for fd, events in self.epoll.poll(timeout):
+            link = self.links.get(fd)
             if link is None:
                 continue
             if events & select.EPOLLOUT:
                 link.flush()
-                self._watch(link)
+                self.watch(link)
             if events & ~select.EPOLLOUT:
                 found |= self._read(link, NOW)
         return found
 
-    def _watch(self, link: Link) -> None:
+    def watch(self, link: Link) -> None:
         reads = select.EPOLLIN if link.queued <= OUTPUT_HIGH else 0
-        self._epoll.modify(link.fd, reads | (select.EPOLLOUT if link.queued else 0))
+        self.epoll.modify(link.fd, reads | (select.EPOLLOUT if link.queued else 0))
 
     def _look(self, until: float) -> bool:
-        link = self._last
+        link = self.last
         while True:
             if self._read(link, NOW):
                 return True
@@ -386,42 +400,43 @@ class Client:
         """Have the daemon make a direct link, which it does or refuses at once; what else it says is kept for the next `pump`."""
         self._next_request = request = self._next_request + 1 & wire.ID_MAX
         self.transmit((proto.pack_direct(request, place[0], chid),))
-        seen = len(self._arrived)
+        seen = len(self.arrived)
         while True:
-            for number in range(seen, len(self._arrived)):
-                link, view, descriptors = self._arrived[number]
+            for number in range(seen, len(self.arrived)):
+                link, view, descriptors = self.arrived[number]
                 if link is self.daemon and view is not None and view[0] == proto.LINKED:
                     answered, status = proto.parse_linked(view)
                     if answered == request:
-                        del self._arrived[number]
+                        del self.arrived[number]
                         if status or len(descriptors) != 1:
                             return None
                         way = self._ways[place] = self.adopt(descriptors[0])
                         way.number, way.place = request, place
                         return way
-            seen = len(self._arrived)
+            seen = len(self.arrived)
             self._read(self.daemon, CLOEXEC)
 
     def adopt(self, fd: int) -> Link:
         """Our end of a direct link, from the daemon."""
-        link = Link(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fd), self._arrived, direct=True)
-        self._links[link.fd] = link
-        self._epoll.register(link.fd, select.EPOLLIN)
+        link = Link(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fd), self.arrived, direct=True)
+        link.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, DAEMON_LOOK)
+        self.links[link.fd] = link
+        self.epoll.register(link.fd, select.EPOLLIN)
         return link
 
     def end(self, link: Link, code: int = errno.ESRCH, *, farewell: bool = False) -> None:
         """A direct link has ended: its server is gone, and its client."""
         if link.gone:
             return
-        self._epoll.unregister(link.fd)
-        del self._links[link.fd]
-        if self._last is link:
-            self._last = self.daemon
+        self.epoll.unregister(link.fd)
+        del self.links[link.fd]
+        if self.last is link:
+            self.last = self.daemon
         link.close(farewell)
         if link.place is not None:
             del self._ways[link.place]
-            for txn, send in [(txn, send) for txn, send in self._sends.items() if send.connection.link is link]:
-                del self._sends[txn]
+            for txn, send in [(txn, send) for txn, send in self.sends.items() if send.connection.link is link]:
+                del self.sends[txn]
                 send.connection.sends -= 1
                 if not send.finished:
                     send.finish(-code, b"", ())
@@ -430,8 +445,8 @@ class Client:
                 connection.events = None
                 connection.connected = False
                 self._end_if_quiet(connection)
-        elif self._service is not None:
-            self._service.end(link)
+        elif self.service is not None:
+            self.service.end(link)
             if not self._gone:
                 self.transmit((proto.pack_bare(proto.UNLINK, link.number),))
 
@@ -439,12 +454,12 @@ class Client:
         kind = view[0]
         if kind == wire.REPLY:
             flags, _, txn, first_part, status, data = wire.parse_reply(view)
-            send = self._sends.get(txn)
+            send = self.sends.get(txn)
             if send is None or send.connection.link is not link:
                 for fd in descriptors:
                     os.close(fd)
                 return
-            del self._sends[txn]
+            del self.sends[txn]
             connection = send.connection
             connection.sends -= 1
             if flags:
@@ -460,7 +475,7 @@ class Client:
                 self._end_if_quiet(connection)
         elif kind == wire.READ:
             txn, number, length, offset = wire.parse_read(view)
-            send = self._sends.get(txn)
+            send = self.sends.get(txn)
             if send is not None and send.connection.link is link:
                 data = memoryview(send.data)[offset : offset + length]
                 status = -errno.ESRCH if send.finished else len(data)
@@ -468,7 +483,7 @@ class Client:
                 self.transmit((head, data) if status > 0 else (head,), (), link)
         elif kind == wire.WRITE:
             txn, offset, data = wire.parse_write(view)
-            send = self._sends.get(txn)
+            send = self.sends.get(txn)
             if send is not None and send.connection.link is link and not send.finished:
                 send.push(offset, data)
         elif kind == wire.DEATH:
@@ -494,7 +509,7 @@ class Client:
         number = wire.parse_bare(view)
         if not link.direct:
             way = view[1] == proto.TO_CLIENT
-            for one in list(self._links.values()):
+            for one in list(self.links.values()):
                 if one.direct and one.number == number and (one.place is not None) == way:
                     one.drain()
         elif link.place is not None and number == errno.ENOTCONN:
@@ -509,7 +524,7 @@ class Client:
         if connection.dead and connection.on_death is not None and not connection.closed:
             connection.on_death(connection)
 
-    def _let_go(self, send: Send) -> None:
+    def let_go(self, send: Send) -> None:
         """Ctrl-C: unblock, and give the server a moment."""
         try:
             send.unblock()
@@ -528,20 +543,20 @@ class Client:
         if self._gone:
             return
         self._gone = True
-        for link in list(self._links.values()):
+        for link in list(self.links.values()):
             if link.direct:
                 self.end(link, errno.ENOTCONN, farewell=farewell and link.place is None)
         self._let_go_of_all()
-        sends, self._sends = list(self._sends.values()), {}
+        sends, self.sends = list(self.sends.values()), {}
         for send in sends:
             if not send.finished:
                 send.finish(-errno.ENOTCONN, b"", ())
-        if self._service is not None:
-            self._service.lost()
+        if self.service is not None:
+            self.service.lost()
 
     def _let_go_of_all(self) -> None:
         self.daemon.close()
-        self._epoll.close()
-        while self._arrived:
-            for fd in self._arrived.popleft()[2]:
+        self.epoll.close()
+        while self.arrived:
+            for fd in self.arrived.popleft()[2]:
                 os.close(fd)

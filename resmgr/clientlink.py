@@ -81,6 +81,15 @@ class Link:
             return self.read(flags)  # the other end closed with something unread; what it wrote before is still here
         except OSError:
             return -1
+        return self.feed(datagram, ancillary)
+
+    @property
+    def whole(self) -> bool:
+        """Whether the next datagram begins a message."""
+        return self._assembler.idle
+
+    def feed(self, datagram: bytes, ancillary: list[tuple[int, int, bytes]]) -> int:
+        """What was read: 1, or -1 at the end of the link."""
         if ancillary:
             self._take(ancillary)
         if not datagram:
@@ -114,6 +123,16 @@ class Link:
             self.send(b"".join(datagram), DONTWAIT)
         else:
             self.socket.sendmsg(datagram, (), DONTWAIT)
+
+    def write_plain(self, datagram: bytes) -> bool:
+        """Of a direct link on which nothing waits: one datagram, now. False if there is no room. An end is seen by who reads."""
+        try:
+            self.send(datagram, DONTWAIT)
+        except BlockingIOError:
+            return False
+        except OSError:
+            pass
+        return True
 
     def write_or_queue(self, parts: Sequence[Buffer], descriptors: Sequence[int]) -> None:
         """Of a direct link: one message, in order; what the other end does not take within PATIENCE waits for `flush`."""

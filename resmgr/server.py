@@ -28,12 +28,14 @@ from resmgr.clientlink import OUTPUT_HIGH, Link
 from resmgr.dispatch import Buffer
 from resmgr.errors import BadMessage, Misuse, ResmgrError
 from resmgr.events import HANDLE_MAX
+from resmgr.exchange import SIMPLE_MAX, answer_plain
 from resmgr.ids import FIRST_PART_DEFAULT, PRIORITY_DEFAULT, PRIORITY_MAX, PULSE_CODE_MAX, PULSE_DISCONNECT, PULSE_UNBLOCK
 from resmgr.waiting import Waiting
 
 CONNECTIONS_MAX = 16384
 PENDING_MAX = 4096
 HELD_MAX = 64 << 20
+HELD_PLAIN = HELD_MAX - (1 << 16)
 """Connections, messages that the server holds, and bytes of their beginnings, of one link; more get EAGAIN. The caps of `resmgr.serving`,
 which costs too much at import."""
 
@@ -61,33 +63,15 @@ class Pulse(NamedTuple):
 class Message:
     """A received message (rcvid): answer it exactly once. `data` is the part that has arrived; pull the rest with `read`."""
 
-    __slots__ = (
-        "_service",
-        "answered",
-        "data",
-        "descriptors",
-        "gone",
-        "info",
-        "inlet",
-        "msglen",
-        "number",
-        "priority",
-        "received",
-        "reply_len",
-        "txn",
-    )
+    answered = False
+    received = False
+    gone = False
+    """The client waits no more."""
+    descriptors: tuple[int, ...] = ()
+    """Descriptors that came along; closed when the message is answered: `os.dup` what you keep."""
 
     def __init__(
-        self,
-        service: Service,
-        number: int,
-        inlet: Inlet,
-        txn: int,
-        data: Buffer,
-        msglen: int,
-        reply_len: int,
-        priority: int,
-        descriptors: tuple[int, ...],
+        self, service: Service, number: int, inlet: Inlet, txn: int, data: Buffer, msglen: int, reply_len: int, priority: int
     ) -> None:
         self._service = service
         self.number = number
@@ -98,15 +82,14 @@ class Message:
         self.msglen = msglen
         self.reply_len = reply_len
         self.priority = priority
-        self.descriptors = descriptors
-        """Descriptors that came along; closed when the message is answered: `os.dup` what you keep."""
-        self.answered = False
-        self.received = False
-        self.gone = False
-        """The client waits no more."""
 
     def reply(self, status: int = 0, *parts: Buffer, descriptors: tuple[int, ...] = ()) -> None:
         """MsgReply. Data beyond the client's reply buffer is cut."""
+        if len(parts) == 1 and not descriptors and not self.answered and not self.gone and not self.descriptors and status >= 0:
+            data = parts[0]
+            if len(data) <= SIMPLE_MAX and len(data) <= self.reply_len and self._service.answered_plainly(self, status, data):
+                self.answered = self.gone = True
+                return
         if status < 0:
             raise Misuse("an error is answered with `error`")
         self._answer(status, parts, descriptors)
@@ -179,7 +162,12 @@ class Channel:
         closed. Until the next call, the program sends with the priority of what it received.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
-        self._service.client.working_at = None
+        client = self._service.client
+        client.working_at = None
+        if not self.waiting and timeout is None and not self.closed:
+            message = client.next_plain(self)
+            if message is not None:
+                return message
         while True:
             while self.waiting:
                 item = self.waiting.take()
@@ -188,14 +176,15 @@ class Channel:
                         item.answered = True  # its client gave up before anybody received it
                         continue
                     item.received = True
-                self._service.client.working_at = item.priority
+                client.working_at = item.priority
                 return item
             if self.closed:
                 raise ResmgrError(errno.ESRCH, "the channel is closed")
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0:
                 return None
-            self._service.client.pump(left)
+            if client.pump(left):
+                client.gather()
 
     def deliver_event(self, client: Sender, handle: int) -> None:
         """MsgDeliverEvent: the event that *client* (`Message.info`) has registered (`resmgr.events`). Does not wait. ResmgrError(ESRCH)
@@ -435,6 +424,38 @@ class Service:
         inlet = link.inlets[number] = self._inlets[self._next_scoid] = Inlet(channel, Sender(*info, self._next_scoid), block, link, number)
         return inlet
 
+    def plain(
+        self, link: Link, channel: Channel, number: int, txn: int, data: Buffer, msglen: int, reply_len: int, priority: int
+    ) -> Message | None:
+        """A message that is received as it arrives; None where something has to be looked at (`resmgr.exchange`)."""
+        inlet = link.inlets.get(number)
+        messages = link.messages
+        if inlet is None or inlet.channel is not channel or txn in messages or len(messages) >= PENDING_MAX or link.held > HELD_PLAIN:
+            return None
+        if not len(data) <= msglen <= wire.MSGLEN_MAX:
+            return None
+        self._next_number = number = self._next_number + 1
+        message = Message(self, number, inlet, txn, data, msglen, reply_len, priority if priority < PRIORITY_MAX else PRIORITY_MAX)
+        message.received = True
+        messages[txn] = message
+        link.held += len(data)
+        self.client.working_at = message.priority
+        return message
+
+    def answered_plainly(self, message: Message, status: int, data: Buffer) -> bool:
+        """A small answer over a direct link, if that is all there is to do."""
+        inlet = message.inlet
+        link = inlet.link
+        if link.queued or not link.direct or message.txn not in link.messages or inlet.number not in link.inlets:
+            return False
+        first_part = inlet.channel.first_part
+        grant = first_part if first_part < wire.CHUNK_MAX else wire.CHUNK_MAX
+        if not answer_plain(self.client, link, message.txn, grant, status, data):
+            return False
+        del link.messages[message.txn]
+        link.held -= len(message.data)
+        return True
+
     def _on_send(self, link: Link, view: memoryview, descriptors: tuple[int, ...]) -> None:
         _, priority, count, txn, number, reply_len, msglen, block, data = wire.parse_send(view)
         if txn in link.messages:
@@ -452,9 +473,9 @@ class Service:
             self.client.transmit((wire.REPLY_HEADER.pack(wire.REPLY, flags, 0, 0, txn, FIRST_PART_DEFAULT, -code),), (), link)
             return
         self._next_number += 1
-        message = Message(
-            self, self._next_number, inlet, txn, data, msglen, reply_len, priority if priority < PRIORITY_MAX else PRIORITY_MAX, descriptors
-        )
+        number = self._next_number
+        message = Message(self, number, inlet, txn, data, msglen, reply_len, priority if priority < PRIORITY_MAX else PRIORITY_MAX)
+        message.descriptors = descriptors
         link.messages[txn] = message
         link.held += len(data)
         inlet.channel.waiting.add(message)

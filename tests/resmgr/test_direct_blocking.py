@@ -353,3 +353,41 @@ async def test_several_tasks_and_a_blocking_client_of_one_receive_channel(tmp_pa
 
         assert await thread(ask) == list(range(100))
         nursery.cancel_scope.cancel()
+
+
+async def test_what_waits_on_several_links_is_received_by_priority(tmp_path: Path) -> None:
+    """Each client has a link of its own, and the server was busy when they sent: the highest priority first all the same."""
+    gate = threading.Event()
+    order: list[int] = []
+
+    def work(item: Message | Pulse) -> bool | None:
+        if isinstance(item, Pulse):
+            return None
+        order.append(item.priority)
+        item.reply()
+        if item.data == b"busy":
+            gate.wait(10)
+        return len(order) == 7
+
+    async with daemon(tmp_path) as there, trio.open_nursery() as nursery:
+        place = await Served(there, work).started(nursery)
+
+        def ask() -> None:
+            clients = [Client(there.path) for _ in range(3)]
+            connections = [client.connect(0, *place) for client in clients]
+            for connection in connections:
+                connection.send(b"ready")
+            connections[0].send(b"busy")
+            sends = []
+            for connection, priority in zip(connections, (5, 40, 20), strict=True):
+                connection.priority = priority
+                sends.append(connection.submit(b"x"))
+            time.sleep(0.002)
+            gate.set()
+            for sent in sends:
+                sent.wait(10)
+            for client in clients:
+                client.close()
+
+        await thread(ask)
+    assert order == [10, 10, 10, 10, 40, 20, 5]
