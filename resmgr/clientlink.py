@@ -44,8 +44,8 @@ class Link:
     """See the head of this file. What is read goes to *arrived*, with the link; None there is the link's end."""
 
     __slots__ = (
-        "_assembler", "_descriptors", "_out", "arrived", "direct", "fd", "gone", "held", "inlets", "messages", "number", "place", "queued",
-        "receive", "send", "socket", "who",
+        "_assembler", "_descriptors", "_out", "arrived", "direct", "fd", "gone", "held", "inlets", "messages", "number", "partial", "place",
+        "queued", "receive", "send", "socket", "who",
     )  # fmt: skip
 
     def __init__(self, sock: socket.socket, arrived: Arrived, direct: bool) -> None:
@@ -57,6 +57,8 @@ class Link:
         self.send = sock.send
         self.receive = sock.recvmsg
         self.queued = 0
+        self.partial = False
+        """A message is unfinished: the next datagram goes on with it."""
         self.number = 0
         """Of a direct link: our request as its client, the daemon's number as its server."""
         self.place: tuple[int, int] | None = None
@@ -83,11 +85,6 @@ class Link:
             return -1
         return self.feed(datagram, ancillary)
 
-    @property
-    def whole(self) -> bool:
-        """Whether the next datagram begins a message."""
-        return self._assembler.idle
-
     def feed(self, datagram: bytes, ancillary: list[tuple[int, int, bytes]]) -> int:
         """What was read: 1, or -1 at the end of the link."""
         if ancillary:
@@ -97,6 +94,7 @@ class Link:
         for message in self._assembler.feed(datagram):
             self.arrived.append((self, message, self._descriptors))
             self._descriptors = ()
+        self.partial = not self._assembler.idle
         return 1
 
     def drain(self) -> None:

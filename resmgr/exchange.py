@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from resmgr import message as wire
 from resmgr.clientconnection import Reply, Send
-from resmgr.clientlink import ANCILLARY, CLOEXEC, NOW, Link
+from resmgr.clientlink import ANCILLARY, CLOEXEC, DONTWAIT, NOW, Link
 from resmgr.dispatch import Buffer
 from resmgr.errors import BadMessage
 from resmgr.transport.datagram import DATAGRAM_MAX, LENGTH_SIZE, REPLY_DATAGRAM, SEND_DATAGRAM
@@ -34,6 +34,7 @@ _unpack = REPLY_DATAGRAM.unpack_from
 _unpack_send = SEND_DATAGRAM.unpack_from
 _pack_reply = REPLY_DATAGRAM.pack
 _monotonic = time.monotonic
+_new = tuple.__new__
 
 
 def exchange(client: Client, connection: Connection, link: Link, data: Buffer, reply_len: int) -> Reply | None:
@@ -51,8 +52,12 @@ def exchange(client: Client, connection: Connection, link: Link, data: Buffer, r
     timed = waiting.timing
     began = _monotonic() if looks or timed else 0.0
     head = _pack(size + _SEND_SIZE, wire.SEND, 0, connection.priority, 0, txn, connection.number, reply_len, size)
-    if not link.write_plain(head + data):
+    try:
+        link.send(head + data, DONTWAIT)
+    except BlockingIOError:
         return None
+    except OSError:
+        pass  # the end of the link is seen below
     interrupted: KeyboardInterrupt | None = None
     receive = link.receive
     datagram = None
@@ -74,11 +79,11 @@ def exchange(client: Client, connection: Connection, link: Link, data: Buffer, r
     if datagram is not None:
         if timed:
             waiting.took(looks, _monotonic() - began)
-        if not ancillary and _REPLY_SIZE <= len(datagram) <= reply_len + _REPLY_SIZE and link.whole:
+        if not ancillary and _REPLY_SIZE <= len(datagram) <= reply_len + _REPLY_SIZE and not link.partial:
             length, kind, flags, _, count, answered, first_part, status = _unpack(datagram)
             if kind == 2 and answered == txn and flags == 1 and status >= 0 and not count and length + LENGTH_SIZE == len(datagram):
                 connection.first_part = first_part if first_part < wire.CHUNK_MAX else wire.CHUNK_MAX
-                return Reply(status, datagram[_REPLY_SIZE:])
+                return _new(Reply, (status, datagram[_REPLY_SIZE:], ()))
     send = client.sends[txn] = Send(connection, txn, data, reply_len, None)
     connection.sends += 1
     if datagram is not None:
@@ -123,7 +128,7 @@ def next_plain(client: Client, channel: Channel) -> Message | None:
     if len(events) != 1:
         return None
     link = client.links.get(events[0][0])
-    if link is None or link.who is None or not link.whole:
+    if link is None or link.who is None or link.partial:
         return None
     try:
         datagram, ancillary, _, _ = link.receive(DATAGRAM_MAX, ANCILLARY, NOW)
