@@ -1,5 +1,5 @@
-"""Round trip of a small message between a program and a server in its node's daemon, and between two programs through it, over the local
-socket, beside a plain echo.
+"""Round trip of a small message between a program and a server in its node's daemon, and between two programs, through the daemon and over
+a direct link, blocking and with Trio, beside a plain echo of the same kind.
 
     python bench/messages.py [rounds]
 
@@ -15,15 +15,18 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import trio
 
+from resmgr.aio import open_process, send
 from resmgr.channel import Kernel
 from resmgr.client import Client
+from resmgr.ids import DESCRIPTORS_MAX
 from resmgr.runner import SPIN_DEFAULT, open_dispatch
 from resmgr.server import Message
+from resmgr.transport.datagram import DATAGRAM_MAX
 from resmgr.transport.unix import UnixServer
 
 SIZE = 64
@@ -62,10 +65,27 @@ def measure(what: str, pid: int, rounds: int, turn: Callable[[], object]) -> Non
         began = time.perf_counter()
         turn()
         took.append((time.perf_counter() - began) * 1e6)
+    report(what, pid, took, ours, theirs)
+
+
+async def measure_async(what: str, pid: int, rounds: int, turn: Callable[[], Awaitable[object]]) -> None:
+    for _ in range(WARM_UP):
+        await turn()
+    took: list[float] = []
+    ours, theirs = processor_time("self"), processor_time(pid)
+    for _ in range(rounds):
+        began = time.perf_counter()
+        await turn()
+        took.append((time.perf_counter() - began) * 1e6)
+    report(what, pid, took, ours, theirs)
+
+
+def report(what: str, pid: int, took: list[float], ours: float, theirs: float) -> None:
+    rounds = len(took)
     ours, theirs = (processor_time("self") - ours) / rounds, (processor_time(pid) - theirs) / rounds
     took.sort()
     p50, p99 = took[rounds // 2], took[rounds * 99 // 100]
-    print(f"{what:44} p50 {p50:7.1f}  p99 {p99:7.1f}  processor: program {ours:5.1f}  server {theirs:5.1f} µs", flush=True)
+    print(f"{what:44} p50 {p50:7.1f}  p99 {p99:7.1f}  processor: client {ours:5.1f}  server {theirs:5.1f} µs", flush=True)
 
 
 def plain(core: int, name: str, rounds: int) -> None:
@@ -80,6 +100,20 @@ def plain(core: int, name: str, rounds: int) -> None:
     right.close()
     body = bytes(SIZE)
     measure(f"{name}, plain blocking echo", pid, rounds, lambda: (left.send(body), left.recv(SIZE)))
+    left.close()
+    end(pid)
+    left, right = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    room = socket.CMSG_SPACE(DESCRIPTORS_MAX * 4)
+
+    def echo_all() -> None:
+        left.close()
+        while data := right.recvmsg(DATAGRAM_MAX, room)[0]:
+            right.sendmsg([data])
+
+    pid = child(core, echo_all)
+    right.close()
+    what = f"{name}, the same by sendmsg and recvmsg"
+    measure(what, pid, rounds, lambda: (left.sendmsg([body]), left.recvmsg(DATAGRAM_MAX, room)))
     left.close()
     end(pid)
 
@@ -110,9 +144,9 @@ def ours(folder: Path, core: int, name: str, server_spin: float, client_spin: fl
     end(pid)
 
 
-def program(path: Path, place: int) -> None:
+def program(path: Path, place: int, direct: bool) -> None:
     """A blocking server; tells its address through the pipe *place*."""
-    with Client(path) as client:
+    with Client(path, direct=direct) as client:
         channel = client.channel()
         os.write(place, f"{channel.pid} {channel.chid}".encode())
         while True:
@@ -121,24 +155,83 @@ def program(path: Path, place: int) -> None:
                 message.reply(0, message.data)
 
 
-def through(folder: Path, daemon_core: int, server_core: int, name: str, rounds: int) -> None:
-    """From program to program, the daemon between them."""
+def trio_program(path: Path, place: int, direct: bool) -> None:
+    """A Trio server of the shortest kind: its handler answers at once."""
+
+    async def main() -> None:
+        async with open_process(path, direct=direct) as process:
+            channel = process.kernel.channel(lambda message: message.reply(0, message.data))
+            os.write(place, f"{channel.pid} {channel.chid}".encode())
+            await trio.sleep_forever()
+
+    trio.run(main)
+
+
+def through(folder: Path, daemon_core: int, server_core: int, name: str, rounds: int, kind: str, direct: bool) -> None:
+    """From program to program. Processor time is the client's and the server's."""
     path = folder / "socket"
     path.unlink(missing_ok=True)
     middle = child(daemon_core, lambda: daemon(path, SPIN_DEFAULT))
     while not path.exists():
         time.sleep(0.01)
     read, write = os.pipe()
-    server = child(server_core, lambda: program(path, write))
+    serve = trio_program if kind == "Trio" else program
+    server = child(server_core, lambda: serve(path, write, direct))
     pid, chid = map(int, os.read(read, 100).split())
-    with Client(path) as client:
-        connection = client.connect(0, pid, chid)
-        body = bytes(SIZE)
-        measure(f"{name}, program to program", middle, rounds, lambda: connection.send(body, reply_len=SIZE))
+    what = f"{name}, {kind}, {'direct' if direct else 'through the daemon'}"
+    body = bytes(SIZE)
+    if kind == "Trio":
+        trio.run(trio_client, path, pid, chid, direct, what, server, rounds)
+    else:
+        with Client(path, direct=direct) as client:
+            connection = client.connect(0, pid, chid)
+            measure(what, server, rounds, lambda: connection.send(body, reply_len=SIZE))
     end(server)
     end(middle)
     os.close(read)
     os.close(write)
+
+
+async def trio_client(path: Path, pid: int, chid: int, direct: bool, what: str, server: int, rounds: int) -> None:
+    async with open_process(path, direct=direct) as process:
+        connection = process.connect(0, pid, chid)
+        body = (bytes(SIZE),)
+
+        async def turn() -> None:
+            await send(connection, body, SIZE)
+
+        await measure_async(what, server, rounds, turn)
+
+
+def bare_trio(core: int, name: str, rounds: int) -> None:
+    """What Trio itself costs: a task at each end of a socketpair that receives and sends."""
+    left, right = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
+    async def echo() -> None:
+        sock = trio.socket.from_stdlib_socket(right)
+        while data := await sock.recv(SIZE):
+            await sock.send(data)
+
+    def serve() -> None:
+        left.close()
+        trio.run(echo)
+
+    pid = child(core, serve)
+    right.close()
+
+    async def ask() -> None:
+        sock = trio.socket.from_stdlib_socket(left)
+        body = bytes(SIZE)
+
+        async def turn() -> None:
+            await sock.send(body)
+            await sock.recv(SIZE)
+
+        await measure_async(f"{name}, plain Trio echo", pid, rounds, turn)
+
+    trio.run(ask)
+    left.close()
+    end(pid)
 
 
 def main() -> None:
@@ -150,7 +243,11 @@ def main() -> None:
             plain(core, name, rounds)
             for server_spin, client_spin in ((0.0, 0.0), (SPIN_DEFAULT, 0.0), (SPIN_DEFAULT, SPIN_DEFAULT)):
                 ours(Path(folder), core, name, server_spin, client_spin, rounds)
-            through(Path(folder), cores[0], core, name, rounds)
+            for direct in (False, True):
+                through(Path(folder), cores[0], core, name, rounds, "blocking", direct)
+            bare_trio(core, name, rounds)
+            for direct in (False, True):
+                through(Path(folder), cores[0], core, name, rounds, "Trio", direct)
 
 
 if __name__ == "__main__":

@@ -37,11 +37,14 @@ from resmgr.channel import (
     Pending,
     Pulse,
 )
+from resmgr.direct import DirectLinks
+from resmgr.directproto import BROKERS
 from resmgr.dispatch import Buffer
 from resmgr.errors import BadMessage, ResmgrError
 from resmgr.peer import Peer
 from resmgr.realtime import Wanted
 from resmgr.runner import SPIN_DEFAULT, TrioDispatch, open_dispatch
+from resmgr.serving import Limits
 from resmgr.transport.unix import UnixCarrier
 from resmgr.waiting import Waiting
 
@@ -288,7 +291,7 @@ class ReceiveChannel:
 class Process:
     """This program as a process of the node whose daemon it is connected to."""
 
-    def __init__(self, dispatch: TrioDispatch, sock: socket.socket) -> None:
+    def __init__(self, dispatch: TrioDispatch, sock: socket.socket, direct: bool = True, limits: Limits | None = None) -> None:
         self.dispatch = dispatch
         self.kernel = Kernel(dispatch, "")
         self.node = ""
@@ -301,6 +304,10 @@ class Process:
         self._carrier.on_message = self._hello
         self.peer = Peer(self.kernel, self._carrier, believes=True, congested=self._carrier.congested, descriptors=self._carrier)
         self.kernel.uplink = self.peer
+        self.direct: DirectLinks | None = None
+        """Links to other programs of the node that do not go through the daemon; None if it makes none, or none are wanted."""
+        self._wants_direct = direct
+        self._limits = limits
 
     def connect(self, nd: int, pid: int, chid: int, *, priority: int | None = None) -> Connection:
         """Attach to a channel of the node, or of another (`nd` as this node's daemon numbers it)."""
@@ -308,6 +315,8 @@ class Process:
 
     def close(self) -> None:
         """Leave the node."""
+        if self.direct is not None:
+            self.direct.down(errno.ENOTCONN, farewell=False)
         self._carrier.close()
         self.peer.down(errno.ENOTCONN)
 
@@ -323,6 +332,8 @@ class Process:
         self.kernel.become(pid, first_chid)
         self.kernel.node_name = self.node
         self._carrier.on_message = self.peer.receive
+        if view[1] & BROKERS and self._wants_direct:
+            self.kernel.uplink = self.direct = DirectLinks(self.kernel, self.dispatch, self.peer, self._carrier, self._limits)
         self.ready.set()
 
     def _refuse(self, why: str) -> None:
@@ -331,21 +342,31 @@ class Process:
 
     def _down(self, reason: str) -> None:
         self.failure = reason
+        if self.direct is not None:
+            self.direct.down(errno.ENOTCONN, farewell=True)
         self.peer.down(errno.ENOTCONN)
         self.gone.set()
         self.ready.set()
 
 
 @asynccontextmanager
-async def open_process(path: str | bytes | os.PathLike[str], *, spin: float = SPIN_DEFAULT, guest: bool = False) -> AsyncIterator[Process]:
+async def open_process(
+    path: str | bytes | os.PathLike[str],
+    *,
+    spin: float = SPIN_DEFAULT,
+    guest: bool = False,
+    direct: bool = True,
+    limits: Limits | None = None,
+) -> AsyncIterator[Process]:
     """Join the node whose daemon listens at *path*, for the length of the block. OSError if nobody does; ResmgrError(EPROTO) if the daemon
-    refuses. Runs a dispatch of its own; *spin*, *guest*: see `open_dispatch`.
+    refuses. Runs a dispatch of its own; *spin*, *guest*: see `open_dispatch`. *direct*: reach other programs of the node, and be reached,
+    without the daemon (docs/protocol/direct.md); *limits*: of what one program may occupy here.
     """
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
     try:
         sock.connect(os.fspath(path))
         async with open_dispatch(spin=spin, guest=guest) as dispatch:
-            process = Process(dispatch, sock)
+            process = Process(dispatch, sock, direct, limits)
             try:
                 await process.ready.wait()
                 if process.gone.is_set():

@@ -7,6 +7,8 @@ another node, and it can be a server with channels of its own (`resmgr.server`, 
         connection = client.connect(0, pid, chid)
         status, data, _ = connection.send(b"hello", reply_len=100, timeout=2.0)
 
+Other programs of the node are reached over a direct link, which the daemon makes at the first send to each (docs/protocol/direct.md).
+
 Calls block in one place, `Client.pump`: while one waits, everything else that arrives is handled (a server's READ of a message under way,
 other answers, messages for channels). Several sends may be under way: `submit` returns a `Send`; `fileno` and `pump(0)` fit a select loop.
 A `Client` belongs to one thread.
@@ -18,187 +20,40 @@ time to time and keeps to the better one (`resmgr.looking`).
 
 from __future__ import annotations
 
-import array
 import errno
 import os
 import select
 import socket
+import struct
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final
 
+from resmgr import directproto as proto
 from resmgr import message as wire
+from resmgr.clientconnection import Connection as Connection
+from resmgr.clientconnection import Reply as Reply
+from resmgr.clientconnection import Send as Send
+from resmgr.clientlink import CLOEXEC, NOW, OUTPUT_HIGH, OUTPUT_MAX, Arrived, Link
 from resmgr.dispatch import Buffer
-from resmgr.errors import BadMessage, Misuse, ResmgrError
-from resmgr.ids import FIRST_PART_DEFAULT, PRIORITY_DEFAULT, PRIORITY_MAX, PULSE_CODE_MAX
+from resmgr.errors import BadMessage, ResmgrError
+from resmgr.exchange import exchange, next_plain
+from resmgr.ids import FIRST_PART_DEFAULT, PID_SYSTEM, PRIORITY_DEFAULT, PRIORITY_MAX, PULSE_CODE_MAX
 from resmgr.looking import Looking
-from resmgr.transport.datagram import DATAGRAM_MAX, LENGTH, LENGTH_SIZE, Assembler, fragments
 
 if TYPE_CHECKING:
-    from resmgr.events import Events
     from resmgr.server import Channel, Service
 
 SPIN_DEFAULT = 100e-6
+CARRIERS: Final = (wire.SEND, wire.REPLY, proto.LINKED, proto.ACCEPT)
+"""Kinds with which descriptors come; from others they are closed."""
+DAEMON_LOOK = struct.pack("@ll", 0, 500_000)
+"""After so long (a timeval) a program that waits at a direct link looks at its daemon's socket too."""
+GATHER_MAX = 64
 UNBLOCK_GRACE = 1.0
 """Seconds that an interrupted program (Ctrl-C) waits for the server to let go, before it stops caring."""
-
-_CLOEXEC = int(socket.MSG_CMSG_CLOEXEC)
-_DONTWAIT = int(socket.MSG_DONTWAIT)
-_NOW = _CLOEXEC | _DONTWAIT
-_ANCILLARY = socket.CMSG_SPACE(wire.DESCRIPTORS_MAX * 4)
-
-
-class Reply(NamedTuple):
-    """What a server answered: `status` (>= 0), data, and descriptors, which are the caller's to close."""
-
-    status: int
-    data: Buffer
-    descriptors: tuple[int, ...] = ()
-
-
-class Connection:
-    """A client's end of a connection (coid). Attaching is local: a wrong target shows at the first send."""
-
-    __slots__ = (
-        "chid",
-        "client",
-        "closed",
-        "connected",
-        "dead",
-        "events",
-        "first_part",
-        "inherits",
-        "nd",
-        "number",
-        "on_death",
-        "pid",
-        "priority",
-        "sends",
-    )
-
-    def __init__(self, client: Client, number: int, nd: int, pid: int, chid: int, priority: int) -> None:
-        self.client = client
-        self.number = number
-        self.nd = nd
-        self.pid = pid
-        self.chid = chid
-        self.priority = priority
-        self.first_part = FIRST_PART_DEFAULT
-        self.connected = False
-        self.closed = False
-        self.dead = False
-        self.sends = 0
-        self.inherits = True
-        self.events: Events[Channel] | None = None
-        self.on_death: Callable[[Connection], None] | None = None
-        """Called, while the program waits for something, when the server is gone."""
-
-    def send(self, *parts: Buffer, reply_len: int = 0, timeout: float | None = None, descriptors: Sequence[int] = ()) -> Reply:
-        """Send and wait for the answer (MsgSend). ResmgrError with the server's or the system's errno; ETIMEDOUT after *timeout* seconds,
-        when the server has agreed to let go. Ctrl-C unblocks too.
-        """
-        return self.submit(*parts, reply_len=reply_len, descriptors=descriptors).wait(timeout)
-
-    def submit(
-        self, *parts: Buffer, reply_len: int = 0, descriptors: Sequence[int] = (), done: Callable[[Send], None] | None = None
-    ) -> Send:
-        """Send and go on; wait for the result with `Send.wait`, or take it in *done* while the program waits for something else.
-
-        The parts are borrowed until the send has ended.
-        """
-        return self.client.start(self, parts, reply_len, descriptors, done)
-
-    def pulse(self, code: int, value: int = 0, priority: int | None = None) -> None:
-        """Send a pulse (0 to 127). Does not wait for its delivery."""
-        working_at = self.client.working_at if self.inherits else None
-        self.client.send_pulse(self, code, value, priority if priority is not None else self.priority if working_at is None else working_at)
-
-    def register_event(self, channel: Channel, code: int, value: int = 0, priority: int | None = None, *, once: bool = False) -> int:
-        """Let the server deliver this pulse to *channel*, one of this program's (MsgRegisterEvent; `resmgr.events`). Returns the number to
-        hand to it. *once*: the first delivery uses it up. ResmgrError: EBADF, EINVAL, EAGAIN.
-        """
-        if self.closed or self.dead or channel.closed:
-            raise ResmgrError(errno.EBADF)
-        if self.events is None:
-            from resmgr.events import Events
-
-            self.events = Events()
-        return self.events.register(channel, code, value, self.priority if priority is None else priority, once)
-
-    def unregister_event(self, handle: int) -> None:
-        """Take an event back (MsgUnregisterEvent)."""
-        if self.events is not None:
-            self.events.unregister(handle)
-
-    def close(self) -> None:
-        """Detach. Sends under way are unblocked and end with EBADF."""
-        self.client.detach(self)
-
-
-class Send:
-    """A send under way."""
-
-    __slots__ = ("_reply", "connection", "data", "descriptors", "done", "finished", "pushed", "reply_len", "status", "txn", "unblocked")
-
-    def __init__(self, connection: Connection, txn: int, data: Buffer, reply_len: int, done: Callable[[Send], None] | None) -> None:
-        self.connection = connection
-        self.txn = txn
-        self.data = data
-        self.reply_len = reply_len
-        self.done = done
-        self.finished = False
-        self.unblocked = False
-        self.status = 0
-        """Once finished: the server's status, or -errno."""
-        self.pushed: bytearray | None = None
-        self.descriptors: tuple[int, ...] = ()
-        self._reply: Buffer = b""
-
-    def unblock(self) -> None:
-        """Ask the server to let go. The send then ends with EINTR, or with the answer if that was quicker."""
-        if not self.finished and not self.unblocked:
-            self.unblocked = True
-            priority = self.connection.priority
-            self.connection.client.transmit((wire.HEADER.pack(wire.UNBLOCK, 0, priority, 0, self.txn),))
-
-    def wait(self, timeout: float | None = None) -> Reply:
-        """The answer; waits for it. See `Connection.send`."""
-        if not self.finished:
-            self.connection.client.wait_for(self, timeout)
-        return self.result()
-
-    def result(self) -> Reply:
-        """The answer of a finished send. ResmgrError if it failed."""
-        if not self.finished:
-            raise Misuse("the send is still under way")
-        if self.status < 0:
-            raise ResmgrError(-self.status)
-        return Reply(self.status, self._reply, self.descriptors)
-
-    def finish(self, status: int, data: Buffer, descriptors: tuple[int, ...]) -> None:
-        """The answer has arrived (called by the client)."""
-        self.finished = True
-        self.status = status
-        self.descriptors = descriptors
-        if status >= 0:
-            if self.pushed is not None:
-                self.pushed[0 : len(data)] = data
-                data = self.pushed
-            self._reply = data if len(data) <= self.reply_len else memoryview(data)[: self.reply_len]
-        self.data = b""
-        if self.done is not None:
-            self.done(self)
-
-    def push(self, offset: int, data: Buffer) -> None:
-        """The server wrote into the reply buffer (called by the client)."""
-        if self.pushed is None:
-            self.pushed = bytearray()
-        end = min(offset + len(data), self.reply_len)
-        if len(self.pushed) < end:
-            self.pushed.extend(bytes(end - len(self.pushed)))
-        self.pushed[offset:end] = data[: max(0, end - offset)]
 
 
 class Client:
@@ -207,43 +62,54 @@ class Client:
     Any call raises ResmgrError(ENOTCONN) once the daemon is gone, and sends that were under way end with that.
     """
 
-    def __init__(self, path: str | bytes | os.PathLike[str], *, spin: float = SPIN_DEFAULT, timeout: float = 5.0) -> None:
+    exchange = exchange
+    next_plain = next_plain
+
+    def __init__(
+        self, path: str | bytes | os.PathLike[str], *, spin: float = SPIN_DEFAULT, timeout: float = 5.0, direct: bool = True
+    ) -> None:
         self.spin = spin
-        self._waiting = Looking()
-        self._assembler = Assembler()
-        self._descriptors: tuple[int, ...] = ()
-        self._arrived: deque[memoryview] = deque()
-        self._sent = 0.0
+        self.waiting = Looking()
+        self.arrived: Arrived = deque()
+        self.sent = 0.0
+        self._ways: dict[tuple[int, int], Link] = {}
+        self._next_request = 0
+        self.dropped = 0
+        """Messages over direct links that did not parse."""
         self._connections: dict[int, Connection] = {}
-        self._sends: dict[int, Send] = {}
+        self.sends: dict[int, Send] = {}
         self._next_connection = 0
-        self._next_txn = 0
+        self.next_txn = 0
         self._gone = False
         self.working_at: int | None = None
         """Priority of what a server of this program received last: what it sends now, it sends for that client."""
-        self._service: Service | None = None
+        self.service: Service | None = None
         self.pid = 0
         """The pid under which other programs of the node reach this one's channels."""
         self.first_chid = 0
         self.node = ""
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+        self.daemon = self.last = Link(sock, self.arrived, direct=False)
+        """The link to the daemon; and the one that was used last, where the next message is expected."""
+        self.epoll = select.epoll()
+        self.links = {self.daemon.fd: self.daemon}
         try:
-            self._socket.settimeout(timeout)
-            self._socket.connect(os.fspath(path))
-            self._poll = select.poll()
-            self._poll.register(self._socket, select.POLLIN)
-            hello = self._assembler.feed(self._socket.recv(DATAGRAM_MAX))
-            self._socket.settimeout(None)
-            if not hello:
+            sock.settimeout(timeout)
+            sock.connect(os.fspath(path))
+            self.epoll.register(self.daemon.fd, select.EPOLLIN)
+            if self.daemon.read(CLOEXEC) <= 0 or not self.arrived:
                 raise ResmgrError(errno.ENOTCONN, "the daemon closed the connection at once: too many clients, or not a daemon of ours")
-            version, self.pid, self.first_chid, self.node = wire.parse_hello(hello[0])
+            sock.settimeout(None)
+            hello = self.arrived.popleft()[1] or b""
+            version, self.pid, self.first_chid, self.node = wire.parse_hello(hello)
             if version != wire.VERSION:
                 raise ResmgrError(errno.EPROTO, f"the daemon speaks version {version} of the message protocol, this program {wire.VERSION}")
+            self.makes_direct = direct and bool(hello[1] & proto.BROKERS)
         except BadMessage as error:
-            self._socket.close()
+            self._let_go_of_all()
             raise ResmgrError(errno.EPROTO, f"not a daemon of ours: {error}") from None
         except BaseException:
-            self._socket.close()
+            self._let_go_of_all()
             raise
 
     def __enter__(self) -> Client:
@@ -254,11 +120,13 @@ class Client:
 
     def close(self) -> None:
         """Leave the node: the daemon unblocks and detaches everything of ours. Sends under way end with ENOTCONN."""
-        self._lost()
+        for link in self.links.values():
+            link.flush(UNBLOCK_GRACE)
+        self._lost(farewell=False)
 
     def fileno(self) -> int:
         """Readable when `pump(0)` has something to do."""
-        return self._socket.fileno()
+        return self.epoll.fileno()
 
     def connect(self, nd: int, pid: int, chid: int, *, priority: int | None = None) -> Connection:
         """Attach to a channel (ConnectAttach). `nd` 0 is this node. *priority*: of what is sent on it; None: that of the client for whom a
@@ -276,11 +144,11 @@ class Client:
         return self._server().channel(first_part, remote, unblock)
 
     def _server(self) -> Service:
-        if self._service is None:
+        if self.service is None:
             from resmgr.server import Service
 
-            self._service = Service(self)
-        return self._service
+            self.service = Service(self)
+        return self.service
 
     def start(
         self,
@@ -296,12 +164,16 @@ class Client:
         if len(descriptors) > wire.DESCRIPTORS_MAX:
             raise ResmgrError(errno.ENOTSUP if connection.nd else errno.EINVAL)
         data: Buffer = parts[0] if len(parts) == 1 else b"".join(parts)
-        txn = self._next_txn = self._next_txn + 1 & wire.ID_MAX
-        while txn in self._sends:
-            txn = self._next_txn = self._next_txn + 1 & wire.ID_MAX
+        txn = self.next_txn = self.next_txn + 1 & wire.ID_MAX
+        while txn in self.sends:
+            txn = self.next_txn = self.next_txn + 1 & wire.ID_MAX
         send = Send(connection, txn, data, reply_len, done)
         if connection.closed or connection.dead:
             send.finish(-errno.EBADF, b"", ())
+            return send
+        link = connection.link or self._route(connection)
+        if link.queued > OUTPUT_HIGH:
+            send.finish(-errno.EAGAIN, b"", ())
             return send
         first = data if len(data) <= connection.first_part else memoryview(data)[: connection.first_part]
         flags = 0 if connection.connected else wire.CONNECT
@@ -309,9 +181,9 @@ class Client:
         head = wire.SEND_HEADER.pack(wire.SEND, flags, priority, len(descriptors), txn, connection.number, reply_len, len(data))
         if flags:
             head += self._block(connection)
-        self._sends[txn] = send
+        self.sends[txn] = send
         connection.sends += 1
-        self.transmit((head, first), descriptors)
+        self.transmit((head, first), descriptors, link)
         return send
 
     def send_pulse(self, connection: Connection, code: int, value: int, priority: int) -> None:
@@ -320,9 +192,12 @@ class Client:
             raise ResmgrError(errno.EINVAL)
         if connection.closed or connection.dead:
             raise ResmgrError(errno.EBADF)
+        link = connection.link or self._route(connection)
+        if link.queued > OUTPUT_HIGH:
+            raise ResmgrError(errno.EAGAIN)
         flags = 0 if connection.connected else wire.CONNECT
         head = wire.PULSE_HEADER.pack(wire.PULSE, flags, priority, 0, connection.number, code, value)
-        self.transmit((head + self._block(connection),) if flags else (head,))
+        self.transmit((head + self._block(connection),) if flags else (head,), (), link)
 
     def detach(self, connection: Connection) -> None:
         """See `Connection.close`."""
@@ -330,7 +205,7 @@ class Client:
             return
         connection.closed = True
         connection.events = None
-        for send in [send for send in self._sends.values() if send.connection is connection]:
+        for send in [send for send in self.sends.values() if send.connection is connection]:
             if not self._gone:
                 send.unblock()
             if not send.finished:
@@ -352,7 +227,7 @@ class Client:
                         deadline = None
                         send.unblock()
         except KeyboardInterrupt:
-            self._let_go(send)
+            self.let_go(send)
             raise
         if send.unblocked and timeout is not None and send.status == -errno.EINTR:
             send.status = -errno.ETIMEDOUT
@@ -362,42 +237,57 @@ class Client:
 
         Callbacks (`done`, `on_death`) run from here.
         """
-        arrived = self._arrived
-        try:
-            if not arrived:
-                datagram = self._receive(timeout)
-                if datagram is None:
-                    return False
-                arrived.extend(self._assembler.feed(datagram))
-            while arrived:
-                self._handle(arrived.popleft())
-        except BadMessage as error:
-            self._lost()
-            raise ResmgrError(errno.EPROTO, f"the daemon sent what does not parse: {error}") from None
+        arrived = self.arrived
+        if not arrived and not self._receive(timeout):
+            return False
+        while arrived:
+            link, view, descriptors = arrived.popleft()
+            if view is None:
+                self.end(link)
+                continue
+            try:
+                if not len(view):
+                    raise BadMessage("empty")
+                if descriptors and (link.gone or view[0] not in CARRIERS):
+                    for fd in descriptors:
+                        os.close(fd)
+                    descriptors = ()
+                if not link.gone:
+                    self._handle(link, view, descriptors)
+            except BadMessage as error:
+                for fd in descriptors:
+                    os.close(fd)
+                if not link.direct:
+                    self._lost()
+                    raise ResmgrError(errno.EPROTO, f"the daemon sent what does not parse: {error}") from None
+                self.dropped += 1
         return True
 
-    def transmit(self, parts: Sequence[Buffer], descriptors: Sequence[int] = ()) -> None:
-        """Write one message (used by this and `resmgr.server`). Reads while the socket is full, for the daemon may wait for just that."""
+    def transmit(self, parts: Sequence[Buffer], descriptors: Sequence[int] = (), link: Link | None = None) -> None:
+        """Write one message (used by this and `resmgr.server`); to the daemon if not said otherwise.
+
+        To the daemon: reads while the socket is full, for the daemon may wait for just that. Over a direct link: what the other end does
+        not take soon waits, and goes when it does.
+        """
         if self._gone:
             raise ResmgrError(errno.ENOTCONN, "the daemon is gone")
-        self._sent = time.monotonic()
-        size = 0
-        for part in parts:
-            size += len(part)
-        if size + LENGTH_SIZE <= DATAGRAM_MAX:
-            datagrams: list[list[Buffer]] = [[LENGTH.pack(size), *parts]]
-        else:
-            datagrams = fragments(parts, size)
-        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
-        for datagram in datagrams:
+        self.sent = time.monotonic()
+        if link is not None and link.direct:
+            if link.gone:
+                return
+            self.last = link
+            waited = link.queued
+            link.write_or_queue(parts, descriptors)
+            if link.queued > OUTPUT_MAX:
+                self.end(link)
+            elif link.queued != waited:
+                self.watch(link)
+            return
+        daemon = self.last = self.daemon
+        for datagram in daemon.datagrams(parts):
             while True:
                 try:
-                    if ancillary:
-                        self._socket.sendmsg(datagram, ancillary, _DONTWAIT)
-                    elif size <= 16384:
-                        self._socket.send(b"".join(datagram), _DONTWAIT)
-                    else:
-                        self._socket.sendmsg(datagram, (), _DONTWAIT)
+                    daemon.write(datagram, descriptors)
                     break
                 except BlockingIOError:
                     self._read_until_writable()
@@ -406,107 +296,199 @@ class Client:
                         raise
                     self._lost()
                     raise ResmgrError(errno.ENOTCONN, "the daemon is gone") from None
-            ancillary = []
+            descriptors = ()
 
     def _read_until_writable(self) -> None:
         """What arrives meanwhile is kept for the next `pump`: handling it here could need to write in turn."""
         poll = select.poll()
-        poll.register(self._socket, select.POLLIN | select.POLLOUT)
+        poll.register(self.daemon.fd, select.POLLIN | select.POLLOUT)
         ((_, events),) = poll.poll()
         if events & select.POLLIN:
-            datagram = self._receive(0)
-            if datagram is not None:
-                self._arrived.extend(self._assembler.feed(datagram))
+            self._read(self.daemon, NOW)
 
-    def _receive(self, timeout: float | None) -> bytes | None:
-        """The next datagram, after at most *timeout* seconds. The socket is a blocking one: each call says whether it may block."""
-        receive = self._socket.recvmsg
-        looked = False
-        began = 0.0
+    def _read(self, link: Link, flags: int) -> bool:
+        """One datagram of *link*. False if there was none."""
         try:
-            if timeout == 0:
-                datagram, ancillary, _, _ = receive(DATAGRAM_MAX, _ANCILLARY, _NOW)
+            got = link.read(flags)
+        except BadMessage as error:
+            if link.direct:
+                got = -1
             else:
-                # Counted from the sending: on one core the daemon may have answered before we get here.
-                began = self._sent or time.monotonic()
-                self._sent = 0.0
-                if self.spin:
-                    looked = self._waiting.look()
-                found = self._look(time.monotonic() + self.spin) if looked else None
-                if found is not None:
-                    datagram, ancillary = found
-                elif timeout is None or self._poll.poll(timeout * 1000):
-                    datagram, ancillary, _, _ = receive(DATAGRAM_MAX, _ANCILLARY, _CLOEXEC)
-                else:
-                    return None
-        except BlockingIOError:
-            return None
-        except OSError:
-            datagram, ancillary = b"", []
-        if began and self._waiting.timing:
-            self._waiting.took(looked, time.monotonic() - began)
-        if not datagram:
-            self._lost()
+                self._lost()
+                raise ResmgrError(errno.EPROTO, f"the daemon sent what does not parse: {error}") from None
+        if got > 0:
+            self.last = link
+        elif got < 0:
+            if not link.direct:
+                self._lost()
+                raise ResmgrError(errno.ENOTCONN, "the daemon is gone")
+            self.arrived.append((link, None, ()))
+            return True
+        return got > 0
+
+    def _receive(self, timeout: float | None) -> bool:
+        """What comes next, after at most *timeout* seconds. The sockets are blocking ones: each call says whether it may block."""
+        if self._gone:
             raise ResmgrError(errno.ENOTCONN, "the daemon is gone")
-        if ancillary:
-            self._take(ancillary)
-        return datagram
+        if timeout == 0:
+            return self._read_ready(0)
+        # Counted from the sending: on one core the answer may be here before we are.
+        began = self.sent or time.monotonic()
+        self.sent = 0.0
+        looked = bool(self.spin) and self.waiting.look()
+        found = looked and self._look(time.monotonic() + self.spin)
+        if not found:
+            found = self._read(self.daemon, CLOEXEC) if timeout is None and len(self.links) == 1 else self._read_ready(timeout)
+        if self.waiting.timing and found:
+            self.waiting.took(looked, time.monotonic() - began)
+        return found
 
-    def _look(self, until: float) -> tuple[bytes, list[tuple[int, int, bytes]]] | None:
-        receive = self._socket.recvmsg
-        while True:
-            try:
-                return receive(DATAGRAM_MAX, _ANCILLARY, _NOW)[:2]
-            except BlockingIOError:
-                if time.monotonic() >= until:
-                    return None
-                os.sched_yield()
-
-    def _take(self, ancillary: list[tuple[int, int, bytes]]) -> None:
-        for level, kind, data in ancillary:
-            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-                received = array.array("i")
-                received.frombytes(data[: len(data) - len(data) % received.itemsize])
-                self._descriptors = tuple(received)
-
-    def _handle(self, view: memoryview) -> None:
-        kind = view[0] if len(view) else 0
-        if kind == wire.REPLY:
-            flags, count, txn, first_part, status, data = wire.parse_reply(view)
-            send = self._sends.pop(txn, None)
-            if send is None:
+    def gather(self) -> None:
+        """Take in what has arrived on all links, so that a server chooses among all of it. Stops at who goes on writing."""
+        for _ in range(GATHER_MAX):
+            if not self.pump(0):
                 return
+
+    def _read_ready(self, timeout: float | None) -> bool:
+        """A datagram of each link that has one; waits for the first. What waits to be written goes meanwhile."""
+        found = False
+        for fd, events in self.epoll.poll(timeout):
+            link = self.links.get(fd)
+            if link is None:
+                continue
+            if events & select.EPOLLOUT:
+                link.flush()
+                self.watch(link)
+            if events & ~select.EPOLLOUT:
+                found |= self._read(link, NOW)
+        return found
+
+    def watch(self, link: Link) -> None:
+        reads = select.EPOLLIN if link.queued <= OUTPUT_HIGH else 0
+        self.epoll.modify(link.fd, reads | (select.EPOLLOUT if link.queued else 0))
+
+    def _look(self, until: float) -> bool:
+        link = self.last
+        while True:
+            if self._read(link, NOW):
+                return True
+            if time.monotonic() >= until:
+                return False
+            os.sched_yield()
+
+    def _route(self, connection: Connection) -> Link:
+        """The way of a connection that has not sent yet, from now on."""
+        link: Link | None = None
+        place = connection.pid, connection.chid >> proto.CHID_BITS
+        if self.makes_direct and not connection.nd and connection.pid != PID_SYSTEM and not self._gone:
+            link = self._ways.get(place)
+            if link is None and (len(self._ways) < proto.LINKS_PER_CLIENT or self._make_room()):
+                link = self._ask(place, connection.chid)
+        connection.link = link or self.daemon
+        return connection.link
+
+    def _make_room(self) -> bool:
+        """Close one direct link that has no connections."""
+        used = {connection.link for connection in self._connections.values()}
+        for link in self._ways.values():
+            if link not in used:
+                self.end(link)
+                return True
+        return False
+
+    def _ask(self, place: tuple[int, int], chid: int) -> Link | None:
+        """Have the daemon make a direct link, which it does or refuses at once; what else it says is kept for the next `pump`."""
+        self._next_request = request = self._next_request + 1 & wire.ID_MAX
+        self.transmit((proto.pack_direct(request, place[0], chid),))
+        seen = len(self.arrived)
+        while True:
+            for number in range(seen, len(self.arrived)):
+                link, view, descriptors = self.arrived[number]
+                if link is self.daemon and view is not None and view[0] == proto.LINKED:
+                    answered, status = proto.parse_linked(view)
+                    if answered == request:
+                        del self.arrived[number]
+                        if status or len(descriptors) != 1:
+                            return None
+                        way = self._ways[place] = self.adopt(descriptors[0])
+                        way.number, way.place = request, place
+                        return way
+            seen = len(self.arrived)
+            self._read(self.daemon, CLOEXEC)
+
+    def adopt(self, fd: int) -> Link:
+        """Our end of a direct link, from the daemon."""
+        link = Link(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fd), self.arrived, direct=True)
+        link.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, DAEMON_LOOK)
+        self.links[link.fd] = link
+        self.epoll.register(link.fd, select.EPOLLIN)
+        return link
+
+    def end(self, link: Link, code: int = errno.ESRCH, *, farewell: bool = False) -> None:
+        """A direct link has ended: its server is gone, and its client."""
+        if link.gone:
+            return
+        self.epoll.unregister(link.fd)
+        del self.links[link.fd]
+        if self.last is link:
+            self.last = self.daemon
+        link.close(farewell)
+        if link.place is not None:
+            del self._ways[link.place]
+            for txn, send in [(txn, send) for txn, send in self.sends.items() if send.connection.link is link]:
+                del self.sends[txn]
+                send.connection.sends -= 1
+                if not send.finished:
+                    send.finish(-code, b"", ())
+            for connection in [connection for connection in self._connections.values() if connection.link is link]:
+                connection.dead = True
+                connection.events = None
+                connection.connected = False
+                self._end_if_quiet(connection)
+        elif self.service is not None:
+            self.service.end(link)
+            if not self._gone:
+                self.transmit((proto.pack_bare(proto.UNLINK, link.number),))
+
+    def _handle(self, link: Link, view: memoryview, descriptors: tuple[int, ...]) -> None:
+        kind = view[0]
+        if kind == wire.REPLY:
+            flags, _, txn, first_part, status, data = wire.parse_reply(view)
+            send = self.sends.get(txn)
+            if send is None or send.connection.link is not link:
+                for fd in descriptors:
+                    os.close(fd)
+                return
+            del self.sends[txn]
             connection = send.connection
             connection.sends -= 1
             if flags:
                 connection.connected = True
                 connection.first_part = min(first_part, wire.CHUNK_MAX)
-            descriptors: tuple[int, ...] = ()
-            if count:
-                descriptors, self._descriptors = self._descriptors, ()
-            if send.finished:
+            if send.finished or status < 0:
                 for fd in descriptors:
                     os.close(fd)
-            else:
+                descriptors = ()
+            if not send.finished:
                 send.finish(status, data, descriptors)
             if connection.closed or connection.dead:
                 self._end_if_quiet(connection)
         elif kind == wire.READ:
             txn, number, length, offset = wire.parse_read(view)
-            send = self._sends.get(txn)
-            if send is not None:
+            send = self.sends.get(txn)
+            if send is not None and send.connection.link is link:
                 data = memoryview(send.data)[offset : offset + length]
                 status = -errno.ESRCH if send.finished else len(data)
                 head = wire.READ_DATA_HEADER.pack(wire.READ_DATA, 0, send.connection.priority, 0, txn, number, status)
-                self.transmit((head, data) if status > 0 else (head,))
+                self.transmit((head, data) if status > 0 else (head,), (), link)
         elif kind == wire.WRITE:
             txn, offset, data = wire.parse_write(view)
-            send = self._sends.get(txn)
-            if send is not None and not send.finished:
+            send = self.sends.get(txn)
+            if send is not None and send.connection.link is link and not send.finished:
                 send.push(offset, data)
         elif kind == wire.DEATH:
             connection_ = self._connections.get(wire.parse_bare(view))
-            if connection_ is not None:
+            if connection_ is not None and connection_.link is link:
                 connection_.dead = True
                 connection_.events = None
                 connection_.connected = False
@@ -514,24 +496,35 @@ class Client:
         elif kind == wire.EVENT:
             number, handle = wire.parse_event(view)
             target = self._connections.get(number)
-            if target is not None:
+            if target is not None and target.link is link:
                 self._server().delivered(target, handle)
+        elif kind == proto.UNLINK:
+            self._on_unlink(link, view)
+        elif link.place is not None:
+            raise BadMessage("a server sends over its client's link")
         else:
-            descriptors = ()
-            if kind == wire.SEND and view[3]:
-                descriptors, self._descriptors = self._descriptors, ()
-            self._server().handle(kind, view, descriptors)
+            self._server().handle(link, kind, view, descriptors)
+
+    def _on_unlink(self, link: Link, view: memoryview) -> None:
+        number = wire.parse_bare(view)
+        if not link.direct:
+            way = view[1] == proto.TO_CLIENT
+            for one in list(self.links.values()):
+                if one.direct and one.number == number and (one.place is not None) == way:
+                    one.drain()
+        elif link.place is not None and number == errno.ENOTCONN:
+            self.end(link, number)  # its daemon, which is ours, is gone; we hear it ourselves soon
 
     def _end_if_quiet(self, connection: Connection) -> None:
         """As `resmgr.sending.SendingSide`: DETACH only after the last answer."""
         if connection.sends or self._connections.pop(connection.number, None) is None or self._gone:
             return
-        if not connection.dead or connection.connected:
-            self.transmit((wire.HEADER.pack(wire.DETACH, 0, connection.priority, 0, connection.number),))
+        if connection.link is not None and (not connection.dead or connection.connected):
+            self.transmit((wire.HEADER.pack(wire.DETACH, 0, connection.priority, 0, connection.number),), (), connection.link)
         if connection.dead and connection.on_death is not None and not connection.closed:
             connection.on_death(connection)
 
-    def _let_go(self, send: Send) -> None:
+    def let_go(self, send: Send) -> None:
         """Ctrl-C: unblock, and give the server a moment."""
         try:
             send.unblock()
@@ -545,17 +538,25 @@ class Client:
         """Who we are is filled in by the daemon, from the socket."""
         return wire.pack_block(wire.ConnectBlock(connection.nd, connection.pid, connection.chid, 0, 0, 0))
 
-    def _lost(self) -> None:
+    def _lost(self, *, farewell: bool = True) -> None:
+        """The daemon is gone, or we leave."""
         if self._gone:
             return
         self._gone = True
-        self._socket.close()
-        for fd in self._descriptors:
-            os.close(fd)
-        self._descriptors = ()
-        sends, self._sends = list(self._sends.values()), {}
+        for link in list(self.links.values()):
+            if link.direct:
+                self.end(link, errno.ENOTCONN, farewell=farewell and link.place is None)
+        self._let_go_of_all()
+        sends, self.sends = list(self.sends.values()), {}
         for send in sends:
             if not send.finished:
                 send.finish(-errno.ENOTCONN, b"", ())
-        if self._service is not None:
-            self._service.lost()
+        if self.service is not None:
+            self.service.lost()
+
+    def _let_go_of_all(self) -> None:
+        self.daemon.close()
+        self.epoll.close()
+        while self.arrived:
+            for fd in self.arrived.popleft()[2]:
+                os.close(fd)

@@ -50,6 +50,7 @@ DETACH: Final = 8
 DEATH: Final = 9
 HELLO: Final = 10
 EVENT: Final = 11
+# 12 to 16: resmgr.directproto
 
 VERSION: Final = 1
 CONNECT: Final = 1
@@ -278,9 +279,9 @@ def parse_event(view: Buffer) -> tuple[int, int]:
     return connection, handle
 
 
-def pack_hello(pid: int, first_chid: int, node: str) -> bytes:
+def pack_hello(pid: int, first_chid: int, node: str, flags: int = 0) -> bytes:
     """What a daemon says first on a local socket: the process's pid as others see it, where its channel ids begin, the node's name."""
-    return HELLO_HEADER.pack(HELLO, 0, 0, 0, 0, VERSION, pid, first_chid) + node.encode()[:NAME_MAX]
+    return HELLO_HEADER.pack(HELLO, flags, 0, 0, 0, VERSION, pid, first_chid) + node.encode()[:NAME_MAX]
 
 
 def parse_hello(view: Buffer) -> tuple[int, int, int, str]:

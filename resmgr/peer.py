@@ -70,7 +70,8 @@ class Peer:
     `believes`, `routes`: see "Trust" above. `authorize`: policy for its clients. `congested`: whether the carrier has so much to send
     that new messages to this peer should fail with EAGAIN. `descriptors`: the carrier again, if it passes descriptors. `stuck`: whether
     messages of a route (not 0) do not get through although the peer may be there: 0 if they do, WAITING if they wait, or the errno with
-    which they fail. `route`: of connections whose descriptor names none.
+    which they fail. `route`: of connections whose descriptor names none. `serves`: whether the other side's clients are heard at all;
+    `final`: whether they reach channels of this kernel only.
     """
 
     def __init__(
@@ -90,10 +91,12 @@ class Peer:
         limits: Limits | None = None,
         stuck: Callable[[int], int] = _open,
         route: int = 0,
+        serves: bool = True,
+        final: bool = False,
     ) -> None:
         link = self._link = Link(kernel, carrier, nd, node, roles, credentials, congested, descriptors, stuck, route)
         sending = self._sending = SendingSide(link)
-        serving = self._serving = ServingSide(link, believes, routes, authorize, Limits() if limits is None else limits)
+        serving = self._serving = ServingSide(link, believes, routes, authorize, Limits() if limits is None else limits, final)
         self._handlers: dict[int, Callable[[Buffer, Descriptors], None]] = {
             wire.SEND: serving.on_send,
             wire.REPLY: sending.on_reply,
@@ -106,6 +109,9 @@ class Peer:
             wire.DEATH: sending.on_death,
             wire.EVENT: sending.on_event,
         }
+        if not serves:
+            for kind in (wire.SEND, wire.READ_DATA, wire.PULSE, wire.UNBLOCK, wire.DETACH):
+                del self._handlers[kind]
 
     @property
     def closed(self) -> bool:
@@ -118,6 +124,15 @@ class Peer:
     @property
     def node(self) -> str:
         return self._link.node
+
+    @property
+    def idle(self) -> bool:
+        """Whether no connection of our clients uses this link."""
+        return not self._sending.outlets
+
+    def handle(self, kind: int, handler: Callable[[Buffer, Descriptors], None]) -> None:
+        """Have *handler* called with messages of a kind that is not message passing's own. It may raise BadMessage."""
+        self._handlers[kind] = handler
 
     def receive(self, view: Buffer, stream: int = 0, priority: int = 0, descriptors: Descriptors = (), route: int = 0) -> None:
         """One message from the carrier. *view* is ours from now on: the carrier does not use the memory again (nothing is copied here).

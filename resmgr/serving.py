@@ -134,11 +134,12 @@ class Incoming:
 class ServingSide:
     """Connections from there to here, and the messages that servers hold."""
 
-    def __init__(self, link: Link, believes: bool, routes: bool, authorize: Authorize, limits: Limits) -> None:
+    def __init__(self, link: Link, believes: bool, routes: bool, authorize: Authorize, limits: Limits, final: bool = False) -> None:
         self.link = link
         self._kernel = link.kernel
         self._send = link.send
         self._believes = believes
+        self._final = final or believes
         self._routes = routes
         self._authorize = authorize
         self._limits = limits
@@ -185,8 +186,12 @@ class ServingSide:
         _, priority, count, txn, number, reply_len, msglen, block, data = wire.parse_send(view)
         if txn in self.incoming:
             raise BadMessage("SEND of a transaction under way")
-        if count != len(descriptors):
-            raise BadMessage("SEND without its descriptors")
+        if count < len(descriptors):
+            raise BadMessage("SEND with more descriptors than it says")
+        if count > len(descriptors):
+            # The kernel drops those for which this process has no room.
+            self._refuse(txn, errno.EMFILE, 0, priority)
+            return
         inlet = self.inlets.get(number)
         if inlet is None:
             opened = self._open(number, block)
@@ -233,7 +238,7 @@ class ServingSide:
         channel = self._kernel.find_channel(block.pid, block.chid) if nd == ND_LOCAL else None
         if channel is not None and info.nd != ND_LOCAL and not channel.remote:
             return errno.EBADF
-        if channel is None and self._believes:
+        if channel is None and self._final:
             return errno.EBADF  # a process is the end of the way: what its daemon sent it does not go back
         allowed = self._authorize(info, block.pid, block.chid) if nd == ND_LOCAL else 0
         if isinstance(allowed, ClientInfo):

@@ -28,6 +28,9 @@ MORE = 1 << 31
 LENGTH = struct.Struct("!I")
 LENGTH_SIZE = 4
 ITEM_MAX = DATAGRAM_MAX - LENGTH_SIZE
+SEND_DATAGRAM = struct.Struct("!IBBBBIIIQ")
+REPLY_DATAGRAM = struct.Struct("!IBBBBIIq")
+"""The item's length and the head of a SEND or REPLY that is alone in its datagram."""
 
 
 def fragments(parts: Sequence[Buffer], size: int) -> list[list[Buffer]]:
@@ -56,6 +59,11 @@ class Assembler:
     def __init__(self) -> None:
         self._parts: list[memoryview] = []
         self._size = 0
+
+    @property
+    def idle(self) -> bool:
+        """No message is unfinished."""
+        return not self._parts
 
     def feed(self, datagram: bytes) -> list[memoryview]:
         """The messages that *datagram* completes; they refer to its memory. BadMessage if it does not parse: the link is then unusable."""

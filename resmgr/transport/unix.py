@@ -28,11 +28,13 @@ import attrs
 
 from resmgr import message as wire
 from resmgr.channel import PID_SYSTEM, Answerer, Connection, Credentials, Descriptors, Kernel, Pending
+from resmgr.directproto import BROKERS, CHID_BITS
 from resmgr.dispatch import Buffer, Dispatch, Timer
 from resmgr.errors import BadMessage, Misuse
 from resmgr.peer import Peer
 from resmgr.serving import Limits
 from resmgr.transport import peercred
+from resmgr.transport.broker import Broker, End
 from resmgr.transport.datagram import DATAGRAM_MAX, LENGTH, LENGTH_SIZE, Assembler, fragments
 from resmgr.transport.descriptors import OwnedDescriptors
 
@@ -43,9 +45,10 @@ LINKS_MAX = 1024
 """Local sockets in all, and a quarter of them for one user. Stops a user from using up the daemon's descriptors."""
 LINKS_PER_USER = LINKS_MAX // 4
 READS_PER_TURN = 16
+DRAIN_MAX = 64
+"""Times READS_PER_TURN that a link is read before it is closed. Stops who goes on writing."""
 JOIN_MAX = 16384
 """Output up to this is joined into one buffer (a copy is cheaper than a vector); larger output is written as a vector."""
-CHID_BITS = 20
 LINK_INDEX_MAX = (1 << (32 - CHID_BITS)) - 1
 FIRST_CHID = 16
 SYNTHETIC_PID = 1 << 30
@@ -57,7 +60,7 @@ BACKLOG = 128
 _ANCILLARY = socket.CMSG_SPACE(wire.DESCRIPTORS_MAX * 4)
 # As plain numbers: arithmetic on the enumeration costs as much as the system call.
 _CLOEXEC = int(socket.MSG_CMSG_CLOEXEC)
-_CUT = int(socket.MSG_TRUNC) | int(socket.MSG_CTRUNC)
+_CUT = int(socket.MSG_TRUNC)
 
 
 def _unset(view: Buffer, stream: int, priority: int, descriptors: Descriptors) -> None:
@@ -127,6 +130,26 @@ class UnixCarrier:
         for number, datagram in enumerate(fragments(parts, sum(map(len, parts)))):
             self._queue(datagram, owned if number == 0 else None)
         self._schedule()
+
+    def drain(self) -> None:
+        """Read what has arrived, before a `close` that the other end did not ask for. `on_down` may come."""
+        for _ in range(DRAIN_MAX):
+            before = self.reads
+            if not self._closed:
+                self._more_likely = True
+                self._readable()
+            if self.reads == before or self._paused:
+                return
+
+    def send_last(self, message: bytes) -> None:
+        """Send a small message right before `close`, if it can go now."""
+        if not self._closed:
+            self._flush()
+        if not self._closed and not self._ready:
+            try:
+                self._socket.send(LENGTH.pack(len(message)) + message)
+            except OSError:
+                pass
 
     def close(self) -> None:
         """Close the socket; nothing more is delivered and `on_down` does not come."""
@@ -200,6 +223,7 @@ class UnixCarrier:
             self._down("reads too little")
 
     def _readable(self) -> None:
+        reset = False
         for _ in range(READS_PER_TURN):
             try:
                 datagram, ancillary, flags, _ = self._socket.recvmsg(DATAGRAM_MAX, _ANCILLARY, _CLOEXEC)
@@ -207,6 +231,9 @@ class UnixCarrier:
                 self._more_likely = False
                 return
             except OSError as error:
+                if error.errno == errno.ECONNRESET and not reset:
+                    reset = True  # the other end closed with something unread; what it wrote before is still here
+                    continue
                 self._down(error.strerror or "read failed")
                 return
             if ancillary:
@@ -320,6 +347,9 @@ class _Client:
             descriptors=self.carrier,
             limits=limits,
         )
+        self.end = End(self.carrier, credentials)
+        for kind, handler in server.broker.handlers(self.end).items():
+            self.peer.handle(kind, handler)
         self.carrier.on_message = self.peer.receive
 
     def down(self, reason: str) -> None:
@@ -344,6 +374,10 @@ class UnixServer:
         self._limits = limits
         self._clients: dict[_Client, None] = {}
         self._processes: dict[int, ProcessLinks] = {}
+        self._ends: dict[tuple[int, int], End] = {}
+        """Local sockets by pid and the link's number."""
+        self.broker = Broker(lambda pid, chid: self._ends.get((pid, chid >> CHID_BITS)))
+        """Makes direct links between programs."""
         self._users: Counter[int] = Counter()
         self._next_synthetic = SYNTHETIC_PID
         self._accepted = 0
@@ -426,10 +460,11 @@ class UnixServer:
         client.index = process.next_index
         process.next_index += 1
         process.peers[client.index] = client.peer
+        self._ends[credentials.pid, client.index] = client.end
         self._clients[client] = None
         self._users[credentials.uid] += 1
         self._accepted += 1
-        hello = wire.pack_hello(credentials.pid, (client.index << CHID_BITS) + FIRST_CHID, self.kernel.node_name)
+        hello = wire.pack_hello(credentials.pid, (client.index << CHID_BITS) + FIRST_CHID, self.kernel.node_name, BROKERS)
         client.carrier.send(0, (hello,), 0)
 
     def ended(self, client: _Client, reason: str) -> None:
@@ -444,6 +479,8 @@ class UnixServer:
         pid = client.credentials.pid
         process = self._processes[pid]
         process.peers.pop(client.index, None)
+        self._ends.pop((pid, client.index), None)
+        self.broker.left(client.end)
         if not process.peers:
             del self._processes[pid]
             self.kernel.detach_process(pid)

@@ -2,6 +2,7 @@
 
     kernel    both in one kernel
     socket    two programs on one node, a daemon between them, over real local sockets
+    direct    the same with a direct link between them
     clean     two programs on two simulated nodes, in virtual time, over a good cable
     lossy     the same over a cable that loses, repeats, reorders and spoils frames
 
@@ -32,8 +33,8 @@ from resmgr.testing.memory import MemoryLink
 from resmgr.testing.virtual import VirtualDispatch
 from resmgr.transport.unix import UnixServer
 
-SETTINGS = ("kernel", "socket", "clean", "lossy")
-COLUMNS = {"kernel": "one process", "socket": "one node", "clean": "away", "lossy": "away"}
+SETTINGS = ("kernel", "socket", "direct", "clean", "lossy")
+COLUMNS = {"kernel": "one process", "socket": "one node", "direct": "one node", "clean": "away", "lossy": "away"}
 LOSS = "drop=5%,dup=5%,reorder=10%,corrupt=1%"
 ME = Credentials(os.geteuid(), os.getegid(), tuple(os.getgroups()), os.getpid())
 ROOT = Credentials(0, 0, (), 700)
@@ -168,8 +169,8 @@ class OneKernel(Rig):
 
 
 class LocalSockets(Rig):
-    def __init__(self, daemon: UnixServer, client: Process, server: Process) -> None:
-        super().__init__("socket")
+    def __init__(self, setting: str, daemon: UnixServer, client: Process, server: Process) -> None:
+        super().__init__(setting)
         self.daemon = daemon
         self.client_process, self.server_process = client, server
         self.client, self.server = client.kernel, server.kernel
@@ -197,6 +198,10 @@ class LocalSockets(Rig):
 
     async def kill_client(self) -> None:
         self.client_process.close()
+
+    def used_direct(self) -> bool:
+        """Whether a direct link was made."""
+        return self.daemon.broker.made > 0
 
     async def end_daemon(self) -> None:
         self.daemon.close()
@@ -307,14 +312,15 @@ async def rig(setting: str, folder: Path, seed: int = 1) -> AsyncIterator[Rig]:
     """A setting for one row."""
     if setting == "kernel":
         yield OneKernel()
-    elif setting == "socket":
+    elif setting in ("socket", "direct"):
         async with AsyncExitStack() as stack:
             dispatch = await stack.enter_async_context(open_dispatch(spin=0))
             limits = Limits(connections=CONNECTIONS_MAX, pending=PENDING_MAX)
             daemon = UnixServer(dispatch, Kernel(dispatch, "a"), folder / "socket", limits=limits)
             stack.callback(daemon.close)
-            client = await stack.enter_async_context(open_process(daemon.path, spin=0))
-            server = await stack.enter_async_context(open_process(daemon.path, spin=0))
-            yield LocalSockets(daemon, client, server)
+            direct = setting == "direct"
+            client = await stack.enter_async_context(open_process(daemon.path, spin=0, direct=direct, limits=limits))
+            server = await stack.enter_async_context(open_process(daemon.path, spin=0, direct=direct, limits=limits))
+            yield LocalSockets(setting, daemon, client, server)
     else:
         yield TwoNodes(setting, seed)

@@ -13,7 +13,7 @@ import pytest
 import trio
 
 from tests.qnetpy.messages import rows_ends, rows_events, rows_sends, rows_unblock
-from tests.qnetpy.messages.rig import SETTINGS, TooLate, TwoNodes, rig
+from tests.qnetpy.messages.rig import SETTINGS, LocalSockets, TooLate, TwoNodes, rig
 from tests.qnetpy.messages.row import COLUMN_NAMES, NOT_HERE, Row, Rows
 
 PAGE = Path(__file__).parents[3] / "docs" / "reference" / "message-passing.md"
@@ -35,6 +35,17 @@ CRASHED = {-errno.EHOSTDOWN, -errno.EBADF, -errno.ESRCH, -errno.ENOTCONN}
 """How a send may end when a node has lost power."""
 ANSWERED = {-errno.EINTR, -errno.ENOENT, -errno.EAGAIN, -errno.EMSGSIZE, -errno.EHOSTUNREACH, -errno.ENOTSUP}
 """And how the rows end without."""
+NOTHING_LEAVES = {
+    rows_sends.no_process,
+    rows_sends.no_node,
+    rows_sends.too_big,
+    rows_sends.many_descriptors,
+    rows_unblock.bad_pulse,
+    rows_unblock.after_close,
+    rows_events.bad_registration,
+    rows_ends.first_send_after_death,
+}
+"""Rows in which nothing is sent to a program that is there: without a link."""
 ROW_NAMES = [row.run.__name__ for row in ROWS]
 
 
@@ -60,6 +71,8 @@ async def test_row(row: Row, setting: str, tmp_path: Path) -> None:
     with trio.fail_after(60):
         async with rig(setting, tmp_path) as there:
             assert await row.run(there) == row.expected(setting)
+            if isinstance(there, LocalSockets):
+                assert there.used_direct() == (setting == "direct" and row.run not in NOTHING_LEAVES)
             assert there.client_is_dead or all(len(sent.statuses) == 1 for sent in there.sent)
 
 
