@@ -27,6 +27,7 @@ from resmgr.dispatch import Buffer, Dispatch
 from resmgr.errors import BadMessage
 from resmgr.fuse import formats
 from resmgr.fuse.ahead import ReadAhead
+from resmgr.fuse.caller import Callers
 from resmgr.fuse.formats import AttrTuple, Opcode
 from resmgr.fuse.handles import Handles
 from resmgr.fuse.inode import File, Node, NodeTable, Server
@@ -48,6 +49,7 @@ EARLY_INTERRUPTS_MAX = 64
 """Interrupts remembered for requests not read yet; older ones belonged to requests that were answered meanwhile."""
 
 DEVICES = frozenset((S_IFCHR, S_IFBLK, S_IFIFO))
+STREAMS = frozenset((S_IFCHR, S_IFIFO))
 _ENTRY_REPLIES = frozenset((Connect.LOOKUP, Connect.OPEN, Connect.MKDIR, Connect.MKNOD, Connect.LINK, Connect.SYMLINK))
 _ENTRY_ATTR_SIZE = ENTRY.size + ATTR.size
 _attr_of = ATTR.unpack_from
@@ -99,6 +101,7 @@ class Core:
         """Tells the kernel something that it may have to wait for, and calls back when it has. Set by the session."""
         self._next_fh = 1
         self._early: dict[int, None] = {}
+        self.callers = Callers(dispatch, self.drops)
         self.servers = Servers(resolver, root)
         self.handles = Handles(dispatch, options.handles_max, self.drops)
         self.nodes = NodeTable(self.servers.root, self._node_leaves)
@@ -496,10 +499,14 @@ class Core:
         if request.pending is not None:
             request.pending.unblock()
         if not request.answered:
-            self.dispatch.call_at(self.dispatch.now() + self.options.interrupt_patience, lambda: self._give_up(request))
+            taking = request.opcode == Opcode.READ and request.node.mode & 0o170000 in STREAMS
+            patience = self.options.stream_patience if taking else self.options.interrupt_patience
+            self.dispatch.call_at(self.dispatch.now() + patience, lambda: self._give_up(request))
 
     def _give_up(self, request: Request) -> None:
-        if not request.answered:
+        if request.held:
+            self.dispatch.call_at(self.dispatch.now() + self.options.interrupt_patience, lambda: self._give_up(request))
+        elif not request.answered:
             self.drops["gave_up"] += 1
             self.error(request, errno.EINTR)
 

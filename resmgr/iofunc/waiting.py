@@ -124,8 +124,16 @@ class Parking:
         counters.update(self._counters)
         self._counters = counters
 
-    def park(self, waiters: Waiters, message: Message, handle: Handle, attempt: Callable[[], bool]) -> None:
-        """Keep *message* until *attempt* has answered it. OSError EAGAIN when the client has enough parked."""
+    def park(
+        self,
+        waiters: Waiters,
+        message: Message,
+        handle: Handle,
+        attempt: Callable[[], bool],
+        gave_up: Callable[[], None] | None = None,
+    ) -> None:
+        """Keep *message* until *attempt* has answered it. OSError EAGAIN when the client has enough parked. *gave_up* is called when the
+        client gives up, and may answer what was done so far; else it is EINTR."""
         client = message.info.scoid
         if self._of_client[client] >= PARKED_PER_CLIENT:
             self._counters["parked_full"] += 1
@@ -141,7 +149,10 @@ class Parking:
 
         def give_up() -> None:
             self._leave(parked)
-            message.error(errno.EINTR)
+            if gave_up is not None:
+                gave_up()
+            if not message.answered:
+                message.error(errno.EINTR)
 
         message.on_unblock = give_up
 
