@@ -30,7 +30,7 @@ from resmgr.fuse.ahead import ReadAhead
 from resmgr.fuse.caller import Callers
 from resmgr.fuse.formats import AttrTuple, Opcode
 from resmgr.fuse.handles import Handles
-from resmgr.fuse.inode import File, Node, NodeTable, Server
+from resmgr.fuse.inode import STREAMS, File, Node, NodeTable, Server
 from resmgr.fuse.onward import onward, third_node
 from resmgr.fuse.options import FuseOptions
 from resmgr.fuse.request import Outstanding, Request, Step, told
@@ -49,7 +49,6 @@ EARLY_INTERRUPTS_MAX = 64
 """Interrupts remembered for requests not read yet; older ones belonged to requests that were answered meanwhile."""
 
 DEVICES = frozenset((S_IFCHR, S_IFBLK, S_IFIFO))
-STREAMS = frozenset((S_IFCHR, S_IFIFO))
 _ENTRY_REPLIES = frozenset((Connect.LOOKUP, Connect.OPEN, Connect.MKDIR, Connect.MKNOD, Connect.LINK, Connect.SYMLINK))
 _ENTRY_ATTR_SIZE = ENTRY.size + ATTR.size
 _attr_of = ATTR.unpack_from
@@ -196,6 +195,9 @@ class Core:
         if behind is not None and behind.outdates(node.attr_at):
             node.attr = behind.adjusted(node.attr)
             return (node.nodeid, 0, *self._unsure, *self.attr_fields(node))
+        if node.mode & 0o170000 in STREAMS:
+            # Looked up at each open.
+            valid = (0, (valid or self._valid)[1], 0, (valid or self._valid)[3])
         return (node.nodeid, 0, *(valid or self._valid), *self.attr_fields(node))
 
     def left(self, age: float) -> Valid:
@@ -499,7 +501,7 @@ class Core:
         if request.pending is not None:
             request.pending.unblock()
         if not request.answered:
-            taking = request.opcode == Opcode.READ and request.node.mode & 0o170000 in STREAMS
+            taking = request.opcode in (Opcode.READ, Opcode.WRITE) and request.node.mode & 0o170000 in STREAMS
             patience = self.options.stream_patience if taking else self.options.interrupt_patience
             self.dispatch.call_at(self.dispatch.now() + patience, lambda: self._give_up(request))
 

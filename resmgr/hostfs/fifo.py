@@ -54,7 +54,12 @@ class FifoOpens:
         self._timer: Timer | None = None
         self._delay = SOON
         self._scratch: tuple[int, int] | None = None
-        self.refused = 0
+        self._counters = {"fifo_opens_full": 0}
+
+    def count_in(self, counters: dict[str, int]) -> None:
+        """Count in *counters* from now on: those of the manager."""
+        counters.update(self._counters)
+        self._counters = counters
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -108,7 +113,7 @@ class FifoOpens:
     def _wait(self, opening: _Opening) -> None:
         scoid = opening.client.info.scoid
         if self._of_client[scoid] >= OPENS_PER_CLIENT:
-            self.refused += 1
+            self._counters["fifo_opens_full"] += 1
             if opening.fd >= 0:
                 os.close(opening.fd)
             raise OSError(errno.EAGAIN, "too many opens wait for FIFOs")

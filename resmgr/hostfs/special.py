@@ -34,7 +34,6 @@ class Special:
     __slots__ = ("flags", "kind", "node", "rdev", "status")
 
     def __init__(self, node: HostHandle, status: os.stat_result, flags: int) -> None:
-        check(node, status, flags)
         self.node = node
         self.status = status
         self.flags = flags
@@ -59,16 +58,15 @@ class Special:
     discard = close
 
 
-def check(node: HostHandle, status: os.stat_result, flags: int) -> None:
-    """Raises OSError unless the client may open what *node* is with open *flags*."""
-    scope = node.scope
-    access = flags & os.O_ACCMODE
-    if flags & os.O_DIRECTORY:
+def check(special: Special) -> None:
+    """Raises OSError unless the export lets its client open it so."""
+    scope, status, kind = special.node.scope, special.status, special.kind
+    access = special.flags & os.O_ACCMODE
+    if special.flags & os.O_DIRECTORY:
         raise NotADirectoryError(errno.ENOTDIR, "not a directory")
     if not scope.verbs:
         raise FileNotFoundError(errno.ENOENT, "not exported")
-    kind = S_IFMT(status.st_mode)
-    if status.st_rdev == OWN_TERMINAL and kind == S_IFCHR:
+    if special.rdev == OWN_TERMINAL and kind == S_IFCHR:
         raise OSError(errno.ENXIO, "no client has a controlling terminal here")
     if not serves(scope.devices, status):
         raise PermissionError(errno.EACCES, "the export does not serve this device")

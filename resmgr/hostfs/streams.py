@@ -31,7 +31,7 @@ from resmgr.hostfs.fifo import FifoOpens
 from resmgr.hostfs.identity import Identity, Switch
 from resmgr.hostfs.objects import HostClient, HostHandle, Opened
 from resmgr.hostfs.opened import read_waiting
-from resmgr.hostfs.special import MEM_MAJOR, Special
+from resmgr.hostfs.special import MEM_MAJOR, Special, check
 from resmgr.hostfs.watch import Watch, can_wait, ready
 from resmgr.iofunc.handle import Handle
 from resmgr.iofunc.lanes import Lane, Lanes
@@ -116,6 +116,7 @@ class DeviceIo:
         self._attrs = attrs
         manager.counters.update({"devices_opened": 0, "devices_refused": 0})
         self._parking.count_in(manager.counters)
+        self.fifos.count_in(manager.counters)
 
     def _failed(self, message: Message, error: BaseException) -> None:
         self._manager.failed(message, error)
@@ -133,8 +134,10 @@ class DeviceIo:
     def open(self, message: Message, client: HostClient, special: Special) -> None:
         """Open *special* for the client and answer, perhaps later. Takes it over."""
         try:
+            check(special)
             identity = self._identity(client)
         except BaseException:
+            self._manager.counters["devices_refused"] += 1
             special.close()
             raise
         node = special.node

@@ -215,6 +215,25 @@ def test_nobody_reads_any_more(fifo: Fifo, way: str) -> None:
     os.close(out)
 
 
+def test_writers_do_not_wait_for_each_other(fifo: Fifo) -> None:
+    """The kernel locks the inode for a write: one that waits must not hold up another program's."""
+    holder = os.open(fifo.near, os.O_RDWR | os.O_NONBLOCK)
+    out = os.open(fifo.far, os.O_WRONLY)
+    filling = Background(lambda: os.write(out, bytes(70_000)))
+    assert not filling.over
+    other = os.open(fifo.far, os.O_WRONLY | os.O_NONBLOCK)
+    assert os.fstat(other).st_ino == os.fstat(out).st_ino
+    with pytest.raises(BlockingIOError):
+        os.write(other, b"x")
+    assert os.path.samestat(fifo.far.stat(), os.fstat(out))
+    for fd in (other, os.open(fifo.far, os.O_WRONLY)):
+        os.close(fd)
+    assert len(os.read(holder, 65536)) == 65536
+    assert filling.result() == 70_000
+    os.close(out)
+    os.close(holder)
+
+
 def test_who_writes_to_nobody_is_killed(fifo: Fifo) -> None:
     fd = os.open(fifo.far, os.O_RDONLY | os.O_NONBLOCK)
     script = f"exec 5>{fifo.far}; read go; exec cat /dev/zero >&5"
@@ -409,6 +428,27 @@ def test_addresses_that_a_program_must_not_give(mount: Served, terminal: tuple[i
     )
     command: list[str | Path] = [sys.executable, "-c", mapped, terminal[1], far(mount, tmp_path / "page")]
     assert subprocess.run(command, check=True, capture_output=True, text=True).stdout.split() == ["0", "8", "9"]
+
+
+def test_what_the_kernel_cannot_wait_for(mount: Served) -> None:
+    """Threads do it: disks, and devices without poll."""
+
+    def found(path: Path) -> bytes | int | None:
+        try:
+            with open(path, "rb", buffering=0) as disk:
+                return os.pread(disk.fileno(), 8192, 512)
+        except OSError as error:
+            return error.errno
+
+    for name in os.listdir("/sys/block"):
+        assert found(Path("/dev", name)) == found(far(mount, Path("/dev", name)))
+    latency = far(mount, "/dev/cpu_dma_latency")
+    if latency.exists():
+        fd = os.open(latency, os.O_RDWR)
+        assert len(os.read(fd, 4)) == 4
+        assert os.write(fd, b"\x10\x27\0\0") == 4
+        assert select.select([fd], [fd], [], 0)[:2] == ([fd], [fd])
+        os.close(fd)
 
 
 def test_a_fifo_made_through_the_mount(mount: Served, tmp_path: Path) -> None:

@@ -80,6 +80,7 @@ def test_an_export_serves_what_its_words_say(tree: HostDirectory) -> None:
     assert [opens(tree, f"k/{name}") for name in ("null", "mem", "disk", "ptmx")] == ["EACCES"] * 4
     if Path("/dev/kmsg").exists():
         assert opens(tree, "k/kmsg") == "open"
+    assert tree.fs.counters["devices_refused"] == 17
     # A local client is judged by the kernel alone.
     entry = tree.client().open(b"rest/null", os.O_RDWR)
     assert entry.ocb
@@ -182,6 +183,7 @@ def test_opens_that_wait_are_bounded(tree: HostDirectory, monkeypatch: pytest.Mo
         connection.submit((message,), 4096, lambda status, reply: answers.append(status))
     tree.dispatch.run_for(0.1)
     assert answers == [-errno.EAGAIN] * 2
+    assert tree.fs.counters["fifo_opens_full"] == 2
     before = len(os.listdir("/proc/self/fd"))
     connection.close()
     tree.dispatch.run_for(0.1)
