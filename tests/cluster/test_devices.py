@@ -158,5 +158,12 @@ def test_a_program_at_a_terminal_of_another_node(two: kit.Cluster) -> None:
             assert "caught" in said, "Ctrl-C is typed at n1 and is a signal on n2"
             assert running.wait(10) == 0
         assert here.ask("bool(__import__('termios').tcgetattr(m)[3] & 8)") == "True", "its echo is as before"
+        # A program of n2 that opens it itself.
+        script = 'stty -echo; stty size; read line; echo "<$line>"; stty echo'
+        with two.running("n2", "sh", "-c", f"exec </net/n1{name} >/net/n1{name}; {script}") as running:
+            assert eval(here.ask("os.read(m, 100)")).split() == [b"30", b"100"]
+            assert here.ask("os.write(m, b'asked\\n')") == "6"
+            assert eval(here.ask("os.read(m, 100)")).split() == [b"<asked>"]
+            assert running.wait(10) == 0
     refused = two.run("n1", "qnet", "on", "-t", "/net/n2/dev/null", "n2", "--", "true", check=False)
     assert (refused.returncode, refused.stderr) == (255, "qnet on: /net/n2/dev/null is not a terminal\n")

@@ -107,6 +107,10 @@ def test_memory(mount: Served) -> None:
     os.close(full)
     with pytest.raises(OSError, match=os.strerror(errno.ENXIO)):
         os.open(dev / "tty", os.O_RDWR)
+    logs = [os.open(path / "kmsg", os.O_RDONLY | os.O_NONBLOCK) for path in (dev, Path("/dev"))]
+    assert os.read(logs[0], 8192) == os.read(logs[1], 8192), "one record"
+    for fd in logs:
+        os.close(fd)
     # What programs say of it: a file, as everything that only its server can open.
     said = subprocess.run(
         [
