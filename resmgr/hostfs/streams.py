@@ -52,16 +52,17 @@ DRAIN_FIRST, DRAIN_LAST = 0.005, 0.1
 
 
 class DeviceHandle(HostHandle):
-    """An open device or FIFO. `waits`: an attempt never blocks. `quick`: closing does not, either."""
+    """An open device or FIFO. `waits`: an attempt never blocks. `tells`: the kernel tells when it is ready. `quick`: so is closing it."""
 
-    __slots__ = ("kept", "kind", "lane", "quick", "waiters", "waits", "watch")
+    __slots__ = ("kept", "kind", "lane", "quick", "tells", "waiters", "waits", "watch")
 
     def __init__(self, fd: int, scope: Scope, device: Device, special: Special, parking: Parking, watch: Watch, lane: Lane) -> None:
         super().__init__(fd, scope, device, False, special.flags & ~os.O_PATH)
         self.kind = special.kind
         self.quick = special.quick
         self.lane = lane
-        self.waits = self.kind != S_IFBLK and (can_wait(fd) or os.major(special.rdev) == MEM_MAJOR)
+        self.tells = self.kind != S_IFBLK and can_wait(fd)
+        self.waits = self.tells or (self.kind == S_IFCHR and os.major(special.rdev) == MEM_MAJOR)
         self.waiters = Waiters(parking)
         self.watch = watch
         self.kept = b""
@@ -283,10 +284,23 @@ class DeviceIo:
                     raise BlockingIOError(errno.EAGAIN, "no room")
                 message.reply(done)
                 return
-            self._park(message, handle, attempt, partly)
+            try:
+                self._park(message, handle, attempt, partly, len(message.data))
+            except BlockingIOError:
+                # There is no room for one more that waits.
+                if not done:
+                    raise
+                message.reply(done)
 
-    def _park(self, message: Message, handle: DeviceHandle, attempt: Callable[[], bool], gave_up: Callable[[], None] | None = None) -> None:
-        self._parking.park(handle.waiters, message, handle, attempt, gave_up)
+    def _park(
+        self,
+        message: Message,
+        handle: DeviceHandle,
+        attempt: Callable[[], bool],
+        gave_up: Callable[[], None] | None = None,
+        data: int = 0,
+    ) -> None:
+        self._parking.park(handle.waiters, message, handle, attempt, gave_up, data)
         self._watch.add(handle.fd, handle.news)
 
     # ---- conditions
@@ -295,7 +309,7 @@ class DeviceIo:
         """A regular file is always ready."""
         action, wanted = parse_notify(message.data)
         wanted |= POLL_ERR | POLL_HUP
-        if not isinstance(handle, DeviceHandle) or not handle.waits or not can_wait(handle.fd):
+        if not isinstance(handle, DeviceHandle) or not handle.tells:
             message.reply(wanted & (POLL_IN | POLL_OUT))
             return
         fd = handle.fd
