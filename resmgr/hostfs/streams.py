@@ -31,7 +31,7 @@ from resmgr.hostfs.fifo import FifoOpens
 from resmgr.hostfs.identity import Identity, Switch
 from resmgr.hostfs.objects import HostClient, HostHandle, Opened
 from resmgr.hostfs.opened import read_waiting
-from resmgr.hostfs.special import MEM_MAJOR, Special, check
+from resmgr.hostfs.special import MEM_MAJOR, MEMORY_DEVICES, Special, check
 from resmgr.hostfs.watch import Watch, can_wait, ready
 from resmgr.iofunc.handle import Handle
 from resmgr.iofunc.lanes import Lane, Lanes
@@ -43,6 +43,8 @@ from resmgr.iorequest import WRITE_HEAD, parse_devctl, parse_notify, parse_read,
 
 READ_MAX = 1024 * 1024
 """Bytes of one READ; a larger request gets this much."""
+INLINE_MAX = 128 * 1024
+"""Bytes of random numbers or zeros made in the dispatch; more is a thread's work."""
 KEPT_MAX = 1024 * 1024
 """Bytes kept of reads whose clients have given up."""
 LANES_MAX = 256
@@ -54,7 +56,7 @@ DRAIN_FIRST, DRAIN_LAST = 0.005, 0.1
 class DeviceHandle(HostHandle):
     """An open device or FIFO. `waits`: an attempt never blocks. `tells`: the kernel tells when it is ready. `quick`: so is closing it."""
 
-    __slots__ = ("kept", "kind", "lane", "quick", "tells", "waiters", "waits", "watch")
+    __slots__ = ("kept", "kind", "lane", "memory", "quick", "tells", "waiters", "waits", "watch")
 
     def __init__(self, fd: int, scope: Scope, device: Device, special: Special, parking: Parking, watch: Watch, lane: Lane) -> None:
         super().__init__(fd, scope, device, False, special.flags & ~os.O_PATH)
@@ -63,6 +65,7 @@ class DeviceHandle(HostHandle):
         self.lane = lane
         self.tells = self.kind != S_IFBLK and can_wait(fd)
         self.waits = self.tells or (self.kind == S_IFCHR and os.major(special.rdev) == MEM_MAJOR)
+        self.memory = self.kind == S_IFCHR and special.rdev in MEMORY_DEVICES
         self.waiters = Waiters(parking)
         self.watch = watch
         self.kept = b""
@@ -203,7 +206,7 @@ class DeviceIo:
         def answer(data: bytes) -> None:
             message.reply(len(data), data)
 
-        if not handle.waits:
+        if not handle.waits or (handle.memory and size > INLINE_MAX):
             if handle.kind == S_IFBLK:
                 self._manager.background(
                     message, client, (handle,), lambda: self._switch.run(identity, read_waiting, fd, size, offset), answer, lane=handle.lane
