@@ -192,6 +192,11 @@ class Export:
     )
     nodes: tuple[str, ...] = setting("Nodes that may. Empty together with roles: every node of the cluster.", ())
     roles: tuple[str, ...] = setting("Roles that may; a node's roles stand in its certificate.", ())
+    devices: tuple[str, ...] = setting(
+        "Special files there that may be opened: memory (null, zero, full, random, urandom), fifos, terminals, all, and paths of device "
+        "files of this machine, with * and ?.",
+        ("memory", "fifos"),
+    )
 
 
 @attrs.frozen

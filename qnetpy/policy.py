@@ -85,7 +85,7 @@ def policy(access: Access, accounts: Accounts, source: str = "configuration") ->
             )
             for rule in access.users
         ]
-        exports = [Export(export.path, export.verbs, export.nodes, export.roles) for export in access.exports]
+        exports = [Export(export.path, export.verbs, export.nodes, export.roles, export.devices) for export in access.exports]
         return Policy(accounts, users=rules, exports=exports, grants=_grants(access))
     except ValueError as error:
         raise SettingsError(f"{source}: access: {error}") from error

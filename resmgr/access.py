@@ -5,7 +5,8 @@ QNX's Qnet trusts the uid in the message and knows only `maproot` and `mapany`. 
 what a rule says, and what no rule grants does not exist:
 
 - a `UserRule` maps the uid that the client's node claims to an account of this machine. Root becomes nobody unless a rule names root;
-- an `Export` opens a subtree with the verbs read and write; without exports a remote client sees no file at all;
+- an `Export` opens a subtree with the verbs read and write; without exports a remote client sees no file at all. `devices` says which
+  of the device files and FIFOs in it can be opened: they reach further than their bytes;
 - a `Grant` gives the node-level verbs send, spawn, administer, announce. None is given by default.
 
 Rules are tried in order, the first that names the client's node or one of its roles (or names neither: everybody) decides. Exports add up,
@@ -69,6 +70,24 @@ def _names(values: Iterable[str]) -> frozenset[str]:
     return frozenset(values)
 
 
+MEMORY = "memory"
+"""null, zero, full, random, urandom."""
+FIFOS = "fifos"
+TERMINALS = "terminals"
+"""Whatever has a terminal's driver: pseudo terminals, serial lines, consoles."""
+ALL_DEVICES = "all"
+DEVICE_CLASSES = frozenset({MEMORY, FIFOS, TERMINALS, ALL_DEVICES})
+DEVICES_DEFAULT = (MEMORY, FIFOS)
+
+
+def _device_words(values: Iterable[str]) -> frozenset[str]:
+    words = frozenset(values)
+    for word in sorted(words - DEVICE_CLASSES):
+        if not word.startswith("/"):
+            raise ValueError(f"devices: {word!r} is none of {', '.join(sorted(DEVICE_CLASSES))}, nor an absolute path")
+    return words
+
+
 @attrs.frozen
 class UserRule:
     """One mapping. `mapping` is `identity`, `table`, `squash` (everybody is nobody), `none` (refused with EPERM) or `all:USER`.
@@ -123,6 +142,8 @@ class Export:
     verbs: frozenset[Verb] = attrs.field(default=frozenset({Verb.READ}), converter=_file_verbs)
     nodes: frozenset[str] = attrs.field(default=frozenset(), converter=_names)
     roles: frozenset[str] = attrs.field(default=frozenset(), converter=_names)
+    devices: frozenset[str] = attrs.field(default=DEVICES_DEFAULT, converter=_device_words)
+    """Special files that can be opened: words of DEVICE_CLASSES, and paths of device files of this machine (shell patterns)."""
 
 
 @attrs.frozen
@@ -140,10 +161,13 @@ class Scope:
     `step` goes down by one name and gives None for what does not exist for the client. Scopes are shared and never change.
     """
 
-    __slots__ = ("children", "fixed", "read", "verbs", "write")
+    __slots__ = ("children", "devices", "fixed", "read", "verbs", "write")
 
-    def __init__(self, verbs: frozenset[Verb], children: Mapping[bytes, Scope] | None = None) -> None:
+    def __init__(
+        self, verbs: frozenset[Verb], children: Mapping[bytes, Scope] | None = None, devices: frozenset[str] = frozenset()
+    ) -> None:
         self.verbs = verbs
+        self.devices = devices
         self.read = Verb.READ in verbs
         self.write = Verb.WRITE in verbs
         self.children = dict(children) if children else None
@@ -162,7 +186,7 @@ class Scope:
                 return child if child.visible else None
             if not self.verbs:
                 return None
-            return Scope(self.verbs)
+            return Scope(self.verbs, None, self.devices)
         return self if self.verbs else None
 
     def walk(self, names: Iterable[bytes]) -> Scope | None:
@@ -178,20 +202,25 @@ class Scope:
         return self.children is not None and name in self.children
 
 
-SCOPE_ALL = Scope(FILE_VERBS)
+SCOPE_ALL = Scope(FILE_VERBS, None, frozenset({ALL_DEVICES}))
 SCOPE_NONE = Scope(NO_VERBS)
 
 
-def _build(table: list[tuple[tuple[bytes, ...], frozenset[Verb]]], inherited: frozenset[Verb]) -> Scope:
-    verbs = inherited
-    here = [own for path, own in table if not path]
+_Row = tuple[tuple[bytes, ...], frozenset[Verb], frozenset[str]]
+"""Path, verbs, devices of an export."""
+
+
+def _build(table: list[_Row], inherited: frozenset[Verb], inherited_devices: frozenset[str] = frozenset()) -> Scope:
+    verbs, devices = inherited, inherited_devices
+    here = [row for row in table if not row[0]]
     if here:
-        verbs = frozenset().union(*here)
-    below: dict[bytes, list[tuple[tuple[bytes, ...], frozenset[Verb]]]] = {}
-    for path, own in table:
+        verbs = frozenset().union(*(row[1] for row in here))
+        devices = frozenset().union(*(row[2] for row in here))
+    below: dict[bytes, list[_Row]] = {}
+    for path, own, served in table:
         if path:
-            below.setdefault(path[0], []).append((path[1:], own))
-    return Scope(verbs, {name: _build(rest, verbs) for name, rest in below.items()})
+            below.setdefault(path[0], []).append((path[1:], own, served))
+    return Scope(verbs, {name: _build(rest, verbs, devices) for name, rest in below.items()}, devices)
 
 
 class Policy:
@@ -269,7 +298,7 @@ class Policy:
         """The export tree below *prefix*, for walks. SCOPE_NONE when nothing there exists for the client."""
         if info.nd == ND_LOCAL:
             return SCOPE_ALL
-        table = [(export.path, export.verbs) for export in self._exports if _applies(export.nodes, export.roles, info)]
+        table = [(export.path, export.verbs, export.devices) for export in self._exports if _applies(export.nodes, export.roles, info)]
         if not table:
             return SCOPE_NONE
         return _build(table, NO_VERBS).walk(_path(prefix)) or SCOPE_NONE

@@ -81,7 +81,7 @@ ARROWS = {
     "resmgr.typed": {"resmgr"},
     "resmgr.hostfs": {"resmgr", "resmgr.iofunc"},
     "resmgr.procmgr": {"resmgr"},
-    "resmgr.fuse": {"resmgr"},
+    "resmgr.fuse": {"resmgr", "resmgr.iofunc"},
     "stack": {"resmgr", "stack.wire"},
     "stack.linux": {"resmgr", "stack", "stack.wire", "stack.filter.bpf"},
     "stack.wire": {"resmgr", "stack"},
@@ -202,6 +202,7 @@ IMPURE = {
     "stack.core.manager",  # dispatch and stack put together
     "stack.core.sources",  # looks at the files of what was imported
     "resmgr.fuse.mount",  # makes mounts
+    "resmgr.fuse.caller",  # signals the program that waits
     "resmgr.fuse.copies",  # watches mounts
     "resmgr.fuse.session",  # reads and writes /dev/fuse
     "stack.crypto.providers.threads",  # has threads

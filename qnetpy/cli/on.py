@@ -49,7 +49,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         dest="terminal",
         action="store_true",
         default=None,
-        help="with a terminal, whatever standard input is; followed by /dev/...: on this terminal of that node",
+        help="with a terminal, whatever standard input is; followed by /dev/...: on this terminal of that node; by "
+        "/net/...: at this one of another",
     )
     where.add_argument("-T", dest="terminal", action="store_false", help="without a terminal")
     parser.add_argument("-u", "--user", default="", help="as this user of that node (only root may choose; default: whom you are there)")
@@ -89,8 +90,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _arrange(args: argparse.Namespace) -> tuple[argparse.Namespace, str, str]:
-    """The options, the node that is named, and the terminal of that node. argparse gives what follows the first word to the command, so
-    options between the node and the command are parsed again."""
+    """The options, the node that is named, and the terminal: /dev/... of that node, or one to be opened here. argparse gives what follows
+    the first word to the command, so options between the node and the command are parsed again."""
     parser: argparse.ArgumentParser = args.parser
     words: list[str] = args.command
     node = device = ""
@@ -100,7 +101,7 @@ def _arrange(args: argparse.Namespace) -> tuple[argparse.Namespace, str, str]:
         if words[0].startswith("-"):
             args = parser.parse_args(words, args)
             words = args.command
-        elif args.terminal and not device and words[0].startswith(DEVICES):
+        elif args.terminal and not device and words[0].startswith("/"):
             device = words.pop(0)
         elif not named:
             node = words.pop(0)
@@ -114,6 +115,8 @@ def _arrange(args: argparse.Namespace) -> tuple[argparse.Namespace, str, str]:
         parser.error("--where chooses among nodes, so none can be named")
     if args.all and (args.terminal or args.detach):
         parser.error("--all goes neither with -t nor with -d")
+    if args.detach and device and not device.startswith(DEVICES):
+        parser.error("-d leaves nobody who would serve the terminal of another node")
     return args, node, device
 
 
@@ -132,6 +135,11 @@ def _chosen(client: Client, args: argparse.Namespace) -> tuple[str, int]:
 
 
 def _on(client: Client, place: tuple[str, int], args: argparse.Namespace, device: str) -> int:
+    if device and not device.startswith(DEVICES):
+        from qnetpy.cli.elsewhere import Elsewhere
+
+        with Elsewhere(device, FAILED):
+            return _on(client, place, args, "")
     from resmgr.errors import ResmgrError
     from resmgr.procmgr.client import spawn
 

@@ -27,9 +27,10 @@ from resmgr.dispatch import Buffer, Dispatch
 from resmgr.errors import BadMessage
 from resmgr.fuse import formats
 from resmgr.fuse.ahead import ReadAhead
+from resmgr.fuse.caller import Callers
 from resmgr.fuse.formats import AttrTuple, Opcode
 from resmgr.fuse.handles import Handles
-from resmgr.fuse.inode import File, Node, NodeTable, Server
+from resmgr.fuse.inode import STREAMS, File, Node, NodeTable, Server
 from resmgr.fuse.onward import onward, third_node
 from resmgr.fuse.options import FuseOptions
 from resmgr.fuse.request import Outstanding, Request, Step, told
@@ -99,6 +100,7 @@ class Core:
         """Tells the kernel something that it may have to wait for, and calls back when it has. Set by the session."""
         self._next_fh = 1
         self._early: dict[int, None] = {}
+        self.callers = Callers(dispatch, self.drops)
         self.servers = Servers(resolver, root)
         self.handles = Handles(dispatch, options.handles_max, self.drops)
         self.nodes = NodeTable(self.servers.root, self._node_leaves)
@@ -193,6 +195,9 @@ class Core:
         if behind is not None and behind.outdates(node.attr_at):
             node.attr = behind.adjusted(node.attr)
             return (node.nodeid, 0, *self._unsure, *self.attr_fields(node))
+        if node.mode & 0o170000 in STREAMS:
+            # Looked up at each open.
+            valid = (0, (valid or self._valid)[1], 0, (valid or self._valid)[3])
         return (node.nodeid, 0, *(valid or self._valid), *self.attr_fields(node))
 
     def left(self, age: float) -> Valid:
@@ -496,10 +501,14 @@ class Core:
         if request.pending is not None:
             request.pending.unblock()
         if not request.answered:
-            self.dispatch.call_at(self.dispatch.now() + self.options.interrupt_patience, lambda: self._give_up(request))
+            taking = request.opcode in (Opcode.READ, Opcode.WRITE) and request.node.mode & 0o170000 in STREAMS
+            patience = self.options.stream_patience if taking else self.options.interrupt_patience
+            self.dispatch.call_at(self.dispatch.now() + patience, lambda: self._give_up(request))
 
     def _give_up(self, request: Request) -> None:
-        if not request.answered:
+        if request.held:
+            self.dispatch.call_at(self.dispatch.now() + self.options.interrupt_patience, lambda: self._give_up(request))
+        elif not request.answered:
             self.drops["gave_up"] += 1
             self.error(request, errno.EINTR)
 

@@ -12,7 +12,7 @@ several links is also found by its inode number, so that all its names share pag
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from stat import S_IFDIR, S_IFLNK, S_IFMT, S_IFREG
+from stat import S_IFCHR, S_IFDIR, S_IFIFO, S_IFLNK, S_IFMT, S_IFREG
 from typing import TYPE_CHECKING
 
 import attrs
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from resmgr.fuse.listed import Record
     from resmgr.fuse.polling import Armed
 
+STREAMS = frozenset((S_IFCHR, S_IFIFO))
+"""Each open of one has a node of its own: the kernel lets one program at a time write to an inode, and a write may wait for ever."""
 Version = tuple[int, int, int, int]
 """ino, change, mtime, size: when all are equal the data are."""
 
@@ -213,7 +215,8 @@ class NodeTable:
         """The node that *name* in *parent* leads to, by what the server just said. Its lookup count is not changed."""
         child = parent.children.get(name)
         if child is not None:
-            if child.server is server and child.ino == attr[0] and same_type(child, attr):
+            in_use = attr[1] & 0o170000 in STREAMS and child.files
+            if child.server is server and child.ino == attr[0] and same_type(child, attr) and not in_use:
                 child.attr = attr
                 child.mode = attr[1]
                 return child

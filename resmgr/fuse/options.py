@@ -51,6 +51,9 @@ class FuseOptions:
     """A signal has to wait this long before the server is asked to unblock: quick operations end with their result instead of EINTR."""
     interrupt_patience: float = 1.0
     """A server that was asked to unblock and did not answer in this time is not waited for any more."""
+    stream_patience: float = 10.0
+    """The same for reads and writes of a device or FIFO: what a read brings is taken from there, so an answer thrown away is data lost; and
+    who does not hear how much he wrote writes it again."""
     handles_max: int = 4096
     """Base handles kept in all; beyond it the oldest are closed and got again when needed. Bounds descriptors on the servers."""
     source: str = "resmgr"

@@ -56,6 +56,7 @@ class Request:
         "extra",
         "fixed",
         "flags",
+        "held",
         "hops",
         "interrupted",
         "kind",
@@ -85,6 +86,8 @@ class Request:
         self.at = at
         self.answered = False
         self.interrupted = False
+        self.held = False
+        """Memory of the waiting program is being read or written: not to be answered before that is over."""
         self.pending: Pending | None = None
         self.base: Node | None = None
         """The directory whose handle the message carries; None: no handle that could be got again."""

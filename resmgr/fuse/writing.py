@@ -21,11 +21,12 @@ import logging
 import os
 import struct
 from collections.abc import Callable
-from stat import S_IFREG
+from stat import S_IFIFO, S_IFREG
 
 from resmgr.dispatch import Buffer
 from resmgr.fuse import formats
 from resmgr.fuse.behind import OVERHEAD, TOTAL_MAX, Behind
+from resmgr.fuse.caller import broken_pipe
 from resmgr.fuse.core import Core
 from resmgr.fuse.formats import BODY
 from resmgr.fuse.inode import File
@@ -152,6 +153,8 @@ class _Writing:
             code = told(status)
             if request.answered or self.mapped:
                 file.error = file.error or code
+            if code == errno.EPIPE and not request.answered and file.node.mode & 0o170000 == S_IFIFO:
+                broken_pipe(request.pid)
             core.error(request, code)
         else:
             self._acknowledge(min(status, self.size))

@@ -5,8 +5,9 @@ lock (fcntl) or a flock. So locks of two clients never meet in the kernel before
 program of this machine has is tried again every `AGAIN` seconds for those who wait, in their order; between them and that program there is
 no order.
 
-Not held of the kernel: locks on network and FUSE file systems, which would make the dispatch wait for somebody else, and those of clients
-that may only read here. These have a table of their own for each file: who may only read cannot hold up who may write.
+Not held of the kernel: locks on devices and FIFOs, whose opening has effects; on network and FUSE file systems, which would make the
+dispatch wait for somebody else; and those of clients that may only read here. These have a table of their own for each file: who may only
+read cannot hold up who may write.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from resmgr.dispatch import Dispatch, Timer
 from resmgr.hostfs.device import FOREVER
 from resmgr.hostfs.objects import HostClient, HostHandle
 from resmgr.hostfs.opened import own_path
+from resmgr.hostfs.streams import DeviceHandle
 from resmgr.iofunc.handle import Handle
 from resmgr.iofunc.locking import FileLocks
 from resmgr.iofunc.locks import END, WRITE, Owner
@@ -64,7 +66,7 @@ class HostLocks:
         if not (handle.readable or handle.writable):
             raise OSError(errno.EBADF, "not open")
         status = os.fstat(handle.fd)
-        shared = handle.scope.write and handle.device.blocking_until != FOREVER
+        shared = handle.scope.write and handle.device.blocking_until != FOREVER and not isinstance(handle, DeviceHandle)
         key: _Key = (status.st_dev, status.st_ino, shared, handle.scope.write)
         self._files.answer(message, client, handle, key, handle.readable, handle.writable)
         self._watch()

@@ -28,7 +28,9 @@ from resmgr.hostfs.mountpoints import MountPoints
 from resmgr.hostfs.objects import HostClient, HostHandle, Opened
 from resmgr.hostfs.opened import change, pack_statfs, read_directory, read_now, read_waiting
 from resmgr.hostfs.operations import Operations
-from resmgr.hostfs.syscalls import fallocate
+from resmgr.hostfs.special import Special
+from resmgr.hostfs.streams import DeviceHandle, DeviceIo
+from resmgr.hostfs.syscalls import fallocate, process_umask
 from resmgr.iofunc.handle import HANDLES_PER_CLIENT, HANDLES_PER_MANAGER, Handle
 from resmgr.iofunc.lanes import Lanes
 from resmgr.iofunc.manager import Manager
@@ -59,7 +61,8 @@ CLIENT_EXPIRY = 60.0
 OFFSET_MAX = (1 << 63) - 1
 
 
-Operation = Callable[[HostHandle, ConnectRequest], bytes | Opened]
+Result = bytes | Opened | Special
+Operation = Callable[[HostHandle, ConnectRequest], Result]
 
 
 class HostFs:
@@ -96,6 +99,7 @@ class HostFs:
         if handles_per_client is None:
             handles_per_client = min(HANDLES_PER_CLIENT, handles_max // 2)
         self._locks = HostLocks(kernel.dispatch)
+        self._special = DeviceIo(kernel.dispatch, self.lanes, self._devices, self.switch, self._identity, self._finish)
         self.manager = Manager(
             kernel,
             name="hostfs",
@@ -125,6 +129,8 @@ class HostFs:
                 Io.SYNC: self._sync,
                 Io.SPACE: self._space,
                 Io.LOCK: self._locks.answer,
+                Io.NOTIFY: self._special.notify,
+                Io.DEVCTL: self._special.devctl,
             },
             pid=pid,
             chid=chid,
@@ -134,10 +140,11 @@ class HostFs:
         )
         self.channel = self.manager.channel
         self.target = Target(0, pid, self.channel.chid)
-        self._ops = Operations(self._devices, (0, pid, self.channel.chid), _process_umask())
+        self._ops = Operations(self._devices, (0, pid, self.channel.chid), process_umask())
         self.counters = self.manager.counters
         self.counters.update({"threaded": 0, "read_blocked": 0, "identity_refused": 0, "user_refused": 0})
         self._locks.count_in(self.counters)
+        self._special.serve(self.manager, self._ops)
 
     def set_policy(self, policy: Policy) -> None:
         """Use *policy* from now on. Handles of remote clients are closed (EBADF): they were given under the old one."""
@@ -147,11 +154,13 @@ class HostFs:
             if client.info.nd != 0:
                 for handle in list(client.handles):
                     self.manager.table.close(handle)
+        self._special.forget_remote()
 
     def destroy(self) -> None:
         """Close the channel, every handle and the root."""
         self.manager.destroy()
         self._locks.close()
+        self._special.close()
         self._root.close()
         self._mounts.close()
 
@@ -238,9 +247,12 @@ class HostFs:
                     return self._devices.get(names[name])
         return None
 
-    def _finish(self, message: Message, client: HostClient, result: bytes | Opened) -> None:
+    def _finish(self, message: Message, client: HostClient, result: Result) -> None:
         if isinstance(result, bytes):
             message.reply(0, result)
+            return
+        if isinstance(result, Special):
+            self._special.open(message, client, result)
             return
         try:
             self.manager.check_room(client)
@@ -340,6 +352,9 @@ class HostFs:
     # ---- I/O messages
 
     def _read(self, message: Message, client: HostClient, handle: Handle, flags: int) -> None:
+        if isinstance(handle, DeviceHandle):
+            self._special.read(message, client, handle, flags)
+            return
         offset, size = parse_read(message.data)
         assert isinstance(handle, HostHandle)
         if not handle.readable or handle.directory:
@@ -382,6 +397,9 @@ class HostFs:
         )
 
     def _write(self, message: Message, client: HostClient, handle: Handle, flags: int) -> None:
+        if isinstance(handle, DeviceHandle):
+            self._special.write(message, client, handle, flags)
+            return
         offset, size = parse_write(message.data)
         assert isinstance(handle, HostHandle)
         if not handle.writable:
@@ -451,21 +469,9 @@ class HostFs:
         self._io(message, client, handle, work, inline=False)
 
 
-def _discard(result: bytes | Opened) -> None:
+def _discard(result: Result) -> None:
     if not isinstance(result, bytes):
         result.discard()
-
-
-def _process_umask() -> int:
-    """The umask of this process, without the trick of setting it (which other threads would see)."""
-    try:
-        with open("/proc/self/status", "rb") as status:
-            for line in status:
-                if line.startswith(b"Umask:"):
-                    return int(line.split()[1], 8)
-    except OSError:
-        pass
-    return 0o777
 
 
 class _Write:

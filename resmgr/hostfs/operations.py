@@ -6,8 +6,8 @@ Rules that hold everywhere here:
   with RESOLVE_BENEATH, NO_SYMLINKS and NO_MAGICLINKS; where the kernel has no openat2, one component at a time with O_NOFOLLOW. There is no
   `..` in a path (`iorequest.check_path`), so no rename and no race can lead a walk out of the tree.
 - What the client may see and do is computed by going down its export scope with the same names. What has no verb does not exist.
-- An object is opened only if it is a regular file or a directory: others are refused before the open (opening a device or a FIFO has
-  effects of its own) and again after it. No open blocks (O_NONBLOCK).
+- Here only regular files and directories are opened: devices and FIFOs, whose opening has effects of its own, are found and left to
+  `special`; sockets are refused. No open blocks (O_NONBLOCK).
 - The caller has already taken the client's identity; the kernel checks permissions. Only export verbs are checked here.
 """
 
@@ -23,6 +23,7 @@ from resmgr.hostfs import syscalls
 from resmgr.hostfs.device import Devices
 from resmgr.hostfs.objects import HostHandle, Opened
 from resmgr.hostfs.opened import PERMISSIONS, change, own_path, pack_statfs, read_directory, read_now
+from resmgr.hostfs.special import Special
 from resmgr.hostfs.syscalls import OpenHow, openat2
 from resmgr.iomsg import (
     ATTR,
@@ -182,7 +183,7 @@ class Operations:
         os.close(fd)
         return ENTRY.pack(*self._head, 0, 0, 0) + self.attr(status)
 
-    def open(self, base: HostHandle, request: ConnectRequest) -> Opened:
+    def open(self, base: HostHandle, request: ConnectRequest) -> Opened | Special:
         flags = request.flags & OPEN_FLAGS
         access = flags & os.O_ACCMODE
         if access == os.O_ACCMODE:
@@ -194,17 +195,20 @@ class Operations:
         try:
             scope = _down(parent_scope, name)
             exists = True
+            special = False
             if flags & (os.O_CREAT | os.O_EXCL) == os.O_CREAT | os.O_EXCL and parent_scope.write:
                 exists = False
             else:
                 try:
-                    _check_kind(os.stat(name, dir_fd=dirfd, follow_symlinks=False))
+                    special = _is_special(os.stat(name, dir_fd=dirfd, follow_symlinks=False))
                 except FileNotFoundError:
                     if not flags & os.O_CREAT:
                         raise
                     exists = False
                 if exists and flags & os.O_CREAT and flags & os.O_EXCL:
                     raise FileExistsError(errno.EEXIST, "exists")
+            if special:
+                return self._special(os.open(name, _NODE, dir_fd=dirfd), scope, request.flags)
             if exists:
                 _check_verbs(scope, access != os.O_WRONLY, writes)
                 if not scope.verbs:
@@ -222,7 +226,18 @@ class Operations:
                 os.close(owned)
         return self._opened(fd, scope, flags, request.prefetch, mode if not exists else None)
 
-    def _open_base(self, base: HostHandle, request: ConnectRequest, flags: int, writes: bool) -> Opened:
+    def _special(self, fd: int, scope: Scope, flags: int) -> Special:
+        """What *fd* is, if it is a device or FIFO that the client may open."""
+        try:
+            status = os.fstat(fd)
+            if not _is_special(status):
+                raise OSError(errno.ESTALE, "it was a special file a moment ago")
+            return Special(self._handle(fd, status, scope), status, flags)
+        except BaseException:
+            os.close(fd)
+            raise
+
+    def _open_base(self, base: HostHandle, request: ConnectRequest, flags: int, writes: bool) -> Opened | Special:
         """Open what the base handle itself is, again, with the client's rights."""
         _check_verbs(base.scope, flags & os.O_ACCMODE != os.O_WRONLY, writes)
         if flags & os.O_CREAT and flags & os.O_EXCL:
@@ -231,7 +246,8 @@ class Operations:
         if base.directory:
             fd = os.open(b".", flags | _ALWAYS, dir_fd=base.fd)
         else:
-            _check_kind(os.fstat(base.fd))
+            if _is_special(os.fstat(base.fd)):
+                return self._special(os.dup(base.fd), base.scope, request.flags)
             fd = os.open(own_path(base.fd), (flags | _ALWAYS) & ~os.O_NOFOLLOW)
         return self._opened(fd, base.scope, flags, request.prefetch, None)
 
@@ -475,13 +491,13 @@ def _check_verbs(scope: Scope, reads: bool, writes: bool) -> None:
         raise PermissionError(errno.EACCES, "export is write-only")
 
 
-def _check_kind(status: os.stat_result) -> None:
-    """Only regular files and directories are opened."""
+def _is_special(status: os.stat_result) -> bool:
+    """Whether it is a device or a FIFO. What is neither that nor a regular file or directory is not opened: OSError."""
     kind = status.st_mode & 0o170000
     if kind == S_IFREG or kind == 0o040000:
-        return
+        return False
     if S_ISLNK(kind):
         raise OSError(errno.ELOOP, "symbolic link")
-    if kind in (S_IFIFO, S_IFSOCK):
-        raise OSError(errno.ENXIO, "FIFO or socket")
-    raise PermissionError(errno.EACCES, "device")
+    if kind == S_IFSOCK:
+        raise OSError(errno.ENXIO, "socket")
+    return True

@@ -110,6 +110,32 @@ def utimensat(fd: int, name: bytes, atime: tuple[int, int], mtime: tuple[int, in
         raise _fail()
 
 
+SPLICE_NONBLOCK = 2
+_tee = _libc.tee
+_tee.restype = ctypes.c_ssize_t
+_tee.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_size_t, ctypes.c_uint]
+
+
+def tee(source: int, destination: int, size: int, flags: int) -> int:
+    """Copy up to *size* bytes from one pipe to another without taking them; the bytes copied, 0: empty and nobody can write."""
+    count: int = _tee(source, destination, size, flags)
+    if count < 0:
+        raise _fail()
+    return count
+
+
+def process_umask() -> int:
+    """The umask of this process, without the trick of setting it (which other threads would see)."""
+    try:
+        with open("/proc/self/status", "rb") as status:
+            for line in status:
+                if line.startswith(b"Umask:"):
+                    return int(line.split()[1], 8)
+    except OSError:
+        pass
+    return 0o777
+
+
 _getdents64 = _libc.getdents64
 _getdents64.restype = ctypes.c_ssize_t
 _getdents64.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t]

@@ -20,6 +20,9 @@ from resmgr.iofunc.handle import Handle
 PARKED_PER_CLIENT = 1024
 """Messages of one client that wait for nodes; more is EAGAIN. Stops a client from filling the server with waiting."""
 
+BYTES_PER_CLIENT = 16 * 1024 * 1024
+"""Data of one client that wait with its messages; more is EAGAIN."""
+
 T = TypeVar("T")
 
 
@@ -74,9 +77,10 @@ class Later(Generic[T]):
 class _Parked:
     """A message and how to try again. `attempt` answers it and says True, or says False."""
 
-    __slots__ = ("attempt", "handle", "message", "waiters")
+    __slots__ = ("attempt", "data", "handle", "message", "waiters")
 
-    def __init__(self, waiters: Waiters, message: Message, handle: Handle, attempt: Callable[[], bool]) -> None:
+    def __init__(self, waiters: Waiters, message: Message, handle: Handle, attempt: Callable[[], bool], data: int) -> None:
+        self.data = data
         self.waiters = waiters
         self.message = message
         self.handle = handle
@@ -118,21 +122,32 @@ class Parking:
         self._counters = {"parked": 0, "parked_full": 0}
         self._of_handle: dict[Handle, dict[_Parked, None]] = {}
         self._of_client: Counter[int] = Counter()
+        self._bytes: Counter[int] = Counter()
 
     def count_in(self, counters: dict[str, int]) -> None:
         """Count in *counters* from now on: those of the manager."""
         counters.update(self._counters)
         self._counters = counters
 
-    def park(self, waiters: Waiters, message: Message, handle: Handle, attempt: Callable[[], bool]) -> None:
-        """Keep *message* until *attempt* has answered it. OSError EAGAIN when the client has enough parked."""
+    def park(
+        self,
+        waiters: Waiters,
+        message: Message,
+        handle: Handle,
+        attempt: Callable[[], bool],
+        gave_up: Callable[[], None] | None = None,
+        data: int = 0,
+    ) -> None:
+        """Keep *message*, which has so many bytes of *data*, until *attempt* has answered it. OSError EAGAIN when the client has enough
+        parked. *gave_up* is called when the client gives up, and may answer what was done so far; else it is EINTR."""
         client = message.info.scoid
-        if self._of_client[client] >= PARKED_PER_CLIENT:
+        if self._of_client[client] >= PARKED_PER_CLIENT or (data and self._bytes[client] + data > BYTES_PER_CLIENT):
             self._counters["parked_full"] += 1
             raise OSError(errno.EAGAIN, "too much waits")
         self._of_client[client] += 1
+        self._bytes[client] += data
         self._counters["parked"] += 1
-        parked = _Parked(waiters, message, handle, attempt)
+        parked = _Parked(waiters, message, handle, attempt, data)
         waiters.queue[parked] = None
         self._of_handle.setdefault(handle, {})[parked] = None
         if handle.at_close is None:
@@ -141,7 +156,10 @@ class Parking:
 
         def give_up() -> None:
             self._leave(parked)
-            message.error(errno.EINTR)
+            if gave_up is not None:
+                gave_up()
+            if not message.answered:
+                message.error(errno.EINTR)
 
         message.on_unblock = give_up
 
@@ -163,8 +181,9 @@ class Parking:
             return
         client = parked.message.info.scoid
         self._of_client[client] -= 1
+        self._bytes[client] -= parked.data
         if not self._of_client[client]:
-            del self._of_client[client]
+            del self._of_client[client], self._bytes[client]
         ours = self._of_handle.get(parked.handle)
         if ours is not None:
             ours.pop(parked, None)

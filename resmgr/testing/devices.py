@@ -6,6 +6,7 @@ import errno
 from stat import S_IFCHR
 
 from resmgr.dispatch import Buffer
+from resmgr.iofunc import terminal
 from resmgr.iofunc.devctl import Values, answers, command, command_both, command_from, command_to
 from resmgr.iofunc.nodes import Node
 from resmgr.iofunc.waiting import Later
@@ -73,6 +74,33 @@ class Pipe(Node):
     def clear(self, state: object | None, values: Values) -> Values:
         self.data.clear()
         self.notify()
+        return ()
+
+
+class Screen(Pipe):
+    """One that is a terminal to isatty(3), and has a window."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.settings: Values = (0, 0, 0, 0, 0, bytes(19))
+        self.window: Values = (24, 80, 0, 0)
+
+    @answers(terminal.GET_ATTRIBUTES)
+    def get_attributes(self, state: object | None, values: Values) -> Values:
+        return self.settings
+
+    @answers(terminal.SET_ATTRIBUTES)
+    def set_attributes(self, state: object | None, values: Values) -> Values:
+        self.settings = values
+        return ()
+
+    @answers(terminal.GET_WINDOW)
+    def get_window(self, state: object | None, values: Values) -> Values:
+        return self.window
+
+    @answers(terminal.SET_WINDOW)
+    def set_window(self, state: object | None, values: Values) -> Values:
+        self.window = values
         return ()
 
 

@@ -32,7 +32,7 @@ from resmgr.fuse.session import Session
 from resmgr.hostfs.manager import HostFs
 from resmgr.iofunc.node import Directory, Node, TreeManager, Value
 from resmgr.runner import TrioDispatch, open_dispatch
-from resmgr.testing.devices import Pipe, Slow
+from resmgr.testing.devices import Pipe, Screen, Slow
 from resmgr.testing.memfs import Fault, MemFs
 from resmgr.users import Accounts
 
@@ -52,7 +52,7 @@ class Server:
         self.pipe = Pipe()
         self.manager: TreeManager | None = None
         if directory == "-":
-            nodes: dict[bytes, Node] = {b"pipe": self.pipe, b"slow": Slow(), b"value": Value(lambda: b"x\n")}
+            nodes: dict[bytes, Node] = {b"pipe": self.pipe, b"slow": Slow(), b"screen": Screen(), b"value": Value(lambda: b"x\n")}
             self.manager = TreeManager(self.kernel, Directory(nodes), name="devices")
             target = self.manager.target
         elif directory is not None:

@@ -15,6 +15,9 @@ from resmgr.fuse.servers import KernelResolver
 from resmgr.testing.memfs import MemFs
 from resmgr.testing.virtual import VirtualDispatch
 
+PID = (1 << 22) + 1
+"""Who asks: a number that no process can have, since the memory of who asks may be read and written."""
+
 
 class Answer:
     """One reply as the kernel reads it."""
@@ -79,7 +82,7 @@ class Rig:
     def start(self, opcode: int, node: int, body: bytes = b"") -> int:
         """Send a request; its unique."""
         unique = next(self._uniques)
-        self.raw(formats.IN_HEADER.pack(40 + len(body), opcode, unique, node, self.uid, self.uid, 42, 0, 0) + body)
+        self.raw(formats.IN_HEADER.pack(40 + len(body), opcode, unique, node, self.uid, self.uid, PID, 0, 0) + body)
         return unique
 
     def raw(self, request: bytes) -> None:

@@ -197,17 +197,20 @@ def test_locks_and_waiting_across_the_link_and_deaths(running: kit.Cluster) -> N
         assert third.answer() == "None"
         assert third.ask("f.read(3)") == "b'new'"
         assert cluster.run("n1", "flock", "-n", "/net/n2/tmp/f", "echo", "got").stdout == "got\n"
-    with program(cluster, "n1") as far, program(cluster, "n2") as near:
+    with program(cluster, "n1") as far, program(cluster, "n1") as third, program(cluster, "n2") as near:
         far.ask("globals().update(f=open('/net/n2/tmp/f', 'r+b'), p=os.open('/net/n2/dev/ser1', os.O_RDWR), poll=select.poll())")
         near.ask("globals().update(f=open('/tmp/f', 'r+b'))")
         assert far.ask("fcntl.flock(f, fcntl.LOCK_EX)") == "None"
         assert near.ask("fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)") == "Resource temporarily unavailable"
         assert far.ask("poll.register(p, select.POLLIN)") == "None"
         far.tell("poll.poll(20000) == [(p, select.POLLERR)]")
+        third.ask("os.mkfifo('/net/n2/tmp/fifo') or globals().update(p=os.open('/net/n2/tmp/fifo', os.O_RDWR))")
+        third.tell("os.read(p, 1)")
         # The node of the manager goes: who waits there is woken.
         cluster.kill("n2")
         assert far.answer() == "True"
         assert far.ask("os.read(p, 1)") == "Host is down"
+        assert third.answer() == "Host is down", "in a read of a FIFO"
 
 
 def test_the_node_of_a_client_that_holds_a_lock_dies(running: kit.Cluster) -> None:

@@ -22,7 +22,7 @@ from resmgr.channel import Kernel, Nd
 from resmgr.errors import BadMessage
 from resmgr.fuse import formats
 from resmgr.peer import Peer
-from resmgr.testing.fuserig import Rig
+from resmgr.testing.fuserig import PID, Rig
 from resmgr.testing.memfs import MemFs
 from resmgr.testing.memory import MemoryLink
 from resmgr.testing.virtual import VirtualDispatch
@@ -121,7 +121,7 @@ def fuse(requests: list[bytes]) -> None:
             rig.raw(request)
             continue
         opcode, node, body = request[0], request[1], request[2:]
-        rig.raw(formats.IN_HEADER.pack(40 + len(body), opcode, unique, node, 0, 0, 42, 0, 0) + body)
+        rig.raw(formats.IN_HEADER.pack(40 + len(body), opcode, unique, node, 0, 0, PID, 0, 0) + body)
         unique += 2
         rig.run(0.001)
 

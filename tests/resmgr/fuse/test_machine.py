@@ -20,7 +20,7 @@ from resmgr.fuse.servers import KernelResolver
 from resmgr.iomsg import STATUS_REDIRECT, Attr, Connect, Entry, Io, Target
 from resmgr.iorequest import parse_connect
 from resmgr.pathmgr import PathManager
-from resmgr.testing.fuserig import Rig
+from resmgr.testing.fuserig import PID, Rig
 from resmgr.testing.memfs import Fault, MemFs
 from resmgr.testing.memtree import Inode
 
@@ -937,7 +937,7 @@ def test_status_lists_what_waits(rig: Rig) -> None:
 
     (waiting,) = rig.machine.status()
 
-    assert (waiting.operation, waiting.path, waiting.pid, waiting.age) == ("LOOKUP", "/d", 42, 2.0)
+    assert (waiting.operation, waiting.path, waiting.pid, waiting.age) == ("LOOKUP", "/d", PID, 2.0)
 
 
 # ---- redirects

@@ -10,6 +10,7 @@ import shutil
 import signal
 import struct
 import subprocess
+import termios
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -187,6 +188,19 @@ def test_ioctl(mount: Served, pipe: int) -> None:
     with pytest.raises(OSError, match=os.strerror(errno.EINVAL)):
         fcntl.ioctl(pipe, SET_ROOM.number, struct.pack("I", 0))
     assert not os.isatty(pipe)
+
+
+def test_a_manager_can_be_a_terminal(mount: Served) -> None:
+    fd = os.open(mount.path / "screen", os.O_RDWR)
+    assert os.isatty(fd)
+    assert tuple(os.get_terminal_size(fd)) == (80, 24)
+    termios.tcsetwinsize(fd, (3, 4))
+    assert termios.tcgetwinsize(fd) == (3, 4)
+    settings = termios.tcgetattr(fd)
+    settings[3] = termios.ECHO
+    termios.tcsetattr(fd, termios.TCSANOW, settings)
+    assert termios.tcgetattr(fd) == settings
+    os.close(fd)
 
 
 WAIT_IN_C = """

@@ -13,7 +13,11 @@ import pytest
 from resmgr.errors import ResmgrError
 from resmgr.iomsg import (
     COOKIE_END,
+    NOTIFY_ARM,
     OFFSET_APPEND,
+    POLL_ALL,
+    POLL_IN,
+    POLL_OUT,
     REQUEST,
     SET_ATIME,
     SET_GID,
@@ -31,7 +35,7 @@ from resmgr.iomsg import (
     Io,
     parse_dirents,
 )
-from resmgr.iorequest import ConnectRequest, SetAttr, pack_write
+from resmgr.iorequest import ConnectRequest, SetAttr, pack_devctl, pack_notify, pack_write
 from resmgr.testing.hostdir import HostDirectory
 
 NOREPLACE, EXCHANGE = 1, 2
@@ -304,11 +308,13 @@ def test_statfs_sync_space_and_access(host: HostDirectory) -> None:
     client.name(Connect.ACCESS, b"f", mode=os.R_OK)
     with fails(errno.EACCES):
         client.name(Connect.ACCESS, b"f", mode=os.X_OK)
-    with fails(errno.ENOSYS):
-        client.io(entry.target, Io.NOTIFY, entry.ocb)
+    status, _ = client.send(entry.target, (pack_notify(entry.ocb, NOTIFY_ARM, POLL_ALL),))
+    assert status == POLL_IN | POLL_OUT, "a file is always ready"
+    with fails(errno.ENOTTY):
+        client.send(entry.target, (pack_devctl(entry.ocb, 0x5401),))
 
 
-def test_special_files_are_listed_and_never_opened(host: HostDirectory) -> None:
+def test_special_files_are_listed_and_sockets_never_opened(host: HostDirectory) -> None:
     os.mkfifo(host.root / "fifo")
     os.mknod(host.root / "null", stat.S_IFCHR | 0o666, os.makedev(1, 3))
     client = host.client()
@@ -322,14 +328,14 @@ def test_special_files_are_listed_and_never_opened(host: HostDirectory) -> None:
     assert null.rdev == os.makedev(1, 3)
     for flags in (os.O_RDONLY, os.O_WRONLY, os.O_RDWR, os.O_RDONLY | os.O_CREAT):
         with fails(errno.ENXIO):
-            client.open(b"fifo", flags)
-        with fails(errno.ENXIO):
             client.open(b"sock", flags)
-        with fails(errno.EACCES):
-            client.open(b"null", flags)
-    kept = client.lookup(b"fifo", flags=WANT_HANDLE)
+    kept = client.lookup(b"sock", flags=WANT_HANDLE)
     with fails(errno.ENXIO):
         client.open(b"", handle=kept.handle)
+    with fails(errno.EEXIST):
+        client.open(b"fifo", os.O_CREAT | os.O_EXCL | os.O_RDWR)
+    with fails(errno.ENOTDIR):
+        client.open(b"fifo", os.O_DIRECTORY)
 
 
 def test_listing_goes_on_where_it_was_under_concurrent_change(host: HostDirectory) -> None:
