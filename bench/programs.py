@@ -6,8 +6,9 @@ Ours has a daemon that keeps the link, so the fair peer of a start is the second
 
 from __future__ import annotations
 
+import contextlib
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import peers
@@ -31,26 +32,48 @@ def ssh(cluster: Cluster, server: str, *options: str) -> list[str]:
     ]
 
 
-def measure(bench: Bench, client: str, server: str, pipe: int = PIPE) -> None:
-    """Starts and pipes on the running cluster of *bench*."""
+def timed(bench: Bench, client: str, verb: str, command: list[str], amount: int) -> Callable[[int], Measured]:
+    return lambda number: bench.measured(client, verb, shlex.join(command), str(amount))
+
+
+@contextlib.contextmanager
+def served(bench: Bench, client: str, server: str) -> Iterator[None]:
+    """Each node on its processor, and an ssh server that *client* may enter."""
     cluster = bench.cluster
     bench.place("split")
     with peers.sshd(cluster, client, server):
         cluster.run(server, "sh", "-c", f"for p in $(pgrep -x sshd); do taskset -a -p -c {bench.cpus[server]} $p >/dev/null; done")
+        yield
+
+
+def measure(bench: Bench, client: str, server: str, pipe: int = PIPE) -> None:
+    """Starts and pipes on the running cluster of *bench*."""
+    cluster = bench.cluster
+    with served(bench, client, server):
         kept = ssh(cluster, server, "-o", f"ControlPath={MASTER}")
         ours = ["qnet", "on", server, "--"]
 
         def starts(command: list[str]) -> Callable[[int], Measured]:
-            return lambda number: bench.measured(client, "start", shlex.join([*command, "true"]), str(STARTS))
-
-        def piped(command: list[str]) -> Callable[[int], Measured]:
-            return lambda number: bench.measured(client, "pipe", shlex.join([*command, "cat"]), str(pipe))
+            return timed(bench, client, "start", [*command, "true"], STARTS)
 
         bench.compare("start of a program", "ssh, cold", starts(ours), starts(ssh(cluster, server)), "p50", "ms", ("<=", 0.25))
         cluster.run(client, *kept[:-1], "-o", "ControlMaster=yes", "-o", "ControlPersist=yes", "-fN", kept[-1])
         try:
             bench.compare("start of a program", "ssh, kept connection", starts(ours), starts(kept), "p50", "ms")
-            target = (">=", 1.0) if bench.mtu >= 9000 else None
-            bench.compare(f"pipe of {pipe >> 20} MiB through cat", "ssh", piped(ours), piped(ssh(cluster, server)), "rate", "MB/s", target)
         finally:
             cluster.run(client, *kept[:-1], "-O", "exit", kept[-1], check=False)
+        _pipe(bench, client, server, pipe)
+
+
+def measure_pipe(bench: Bench, client: str, server: str, pipe: int = PIPE) -> None:
+    """The pipe alone."""
+    with served(bench, client, server):
+        _pipe(bench, client, server, pipe)
+
+
+def _pipe(bench: Bench, client: str, server: str, pipe: int) -> None:
+    ours, theirs = (
+        timed(bench, client, "pipe", [*words, "cat"], pipe) for words in (["qnet", "on", server, "--"], ssh(bench.cluster, server))
+    )
+    target = (">=", 1.0) if bench.mtu >= 9000 else None
+    bench.compare(f"pipe of {pipe >> 20} MiB through cat", "ssh", ours, theirs, "rate", "MB/s", target)

@@ -37,7 +37,7 @@ SIZE = 256 << 20
 FILES = 10_000
 STATS = 2_000
 MTUS = (1500, 9000)
-PARTS = ("messages", "files", "programs", "links", "paths", "peers")
+PARTS = ("messages", "files", "programs", "pipe", "links", "paths", "peers")
 TOPOLOGY = """
 title = "bench"
 [links.wire]
@@ -329,9 +329,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--mtu", type=int, action="append", help="only at this MTU; may be repeated (default: 1500 and 9000)")
     parser.add_argument("--runs", type=int, default=3, metavar="N", help="runs of each measurement, of which the median counts")
     parser.add_argument("--count", type=int, default=3000, metavar="N", help="round trips per run")
+    parser.add_argument("--pipe", type=int, default=1024, metavar="MIB", help="with --only pipe: how much goes through it")
     args = parser.parse_args(argv)
-    parts = (args.only,) if args.only else PARTS
-    lacking = [peers.missing() if "files" in parts or "programs" in parts else "", link_peers.missing() if "links" in parts else ""]
+    # The pipe is a part of the programs, and can be measured alone.
+    parts = (args.only,) if args.only else tuple(part for part in PARTS if part != "pipe")
+    lacking = [peers.missing() if {"files", "programs", "pipe"} & set(parts) else "", link_peers.missing() if "links" in parts else ""]
     if packages := " ".join(filter(None, lacking)):
         print(f"qnet bench: the peers are missing; try: apt-get install {packages}, or --only messages", file=sys.stderr)
         return 1
@@ -343,7 +345,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     try:
         for mtu in args.mtu or MTUS:
-            if {"messages", "files", "programs"} & set(parts):
+            if {"messages", "files", "programs", "pipe"} & set(parts):
                 with running(TOPOLOGY.format(mtu=mtu)) as cluster:
                     until_found(cluster)
                     bench = Bench(cluster, mtu, args.runs, report)
@@ -353,6 +355,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                         bench.files()
                     if "programs" in parts:
                         programs.measure(bench, CLIENT, SERVER)
+                    if "pipe" in parts:
+                        programs.measure_pipe(bench, CLIENT, SERVER, args.pipe << 20)
             if "links" in parts:
                 with running(links.TOPOLOGY.format(mtu=mtu)) as cluster:
                     links.measure(cluster, mtu, args.runs, report, args.count)

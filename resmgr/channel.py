@@ -54,6 +54,7 @@ from resmgr.relay import GONE as GONE
 from resmgr.relay import Answerer as Answerer
 from resmgr.relay import Descriptors as Descriptors
 from resmgr.relay import Network as Network
+from resmgr.relay import Passing as Passing
 from resmgr.relay import Pending as Pending
 from resmgr.relay import ReadDone as ReadDone
 from resmgr.relay import Remote as Remote
@@ -218,6 +219,8 @@ class Kernel:
         self._network_shield: Shield | None = None
         self.running = Running()
         """Whose callback is running (`resmgr.shield`). Told by stacks."""
+        self.passing: Passing | None = None
+        """Takes messages with descriptors for other nodes: descriptors do not leave this one."""
         self.uplink: Remote | None = None
         """In the kernel of a process: the daemon, which knows all other processes."""
         self._channels: dict[tuple[int, int], Channel] = {}
@@ -347,6 +350,8 @@ class Kernel:
         """Send a message of which *data* is the beginning; the rest is pulled from *answerer*. None if it is answered already."""
         channel = self._channels.get((connection.pid, connection.chid)) if connection.nd == ND_LOCAL else None
         if channel is None:
+            if descriptors and connection.nd != ND_LOCAL and self.passing is not None:
+                return self.passing(connection, data, priority, answerer, descriptors)
             shield = self._network_shield
             if shield is not None and connection.nd != ND_LOCAL:
                 return shielded_relay(

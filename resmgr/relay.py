@@ -50,6 +50,14 @@ class Pending(Protocol):
         ...
 
 
+class Passing(Protocol):
+    """Takes a message with descriptors that is for another node. ENOTSUP if it has no use for it."""
+
+    def __call__(
+        self, connection: Connection, data: Buffer, priority: int, answerer: Answerer, descriptors: Descriptors
+    ) -> Pending | None: ...
+
+
 class Remote(Protocol):
     """Carries connections whose server is not in this kernel: another node, or another process on this node."""
 

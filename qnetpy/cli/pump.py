@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING
 from qnetpy.cli.caught import ENDING, PASSED_ON, Caught
 from qnetpy.cli.output import CommandError
 from qnetpy.cli.terminal import Escape, Raw, size
-from resmgr.client import Client
+from resmgr.client import Client, Send
 from resmgr.dispatch import Buffer
 from resmgr.errors import ResmgrError
+from resmgr.ids import ND_LOCAL
 from resmgr.procmgr.client import Process
 from resmgr.procmgr.message import WRITE_UNASKED, Ended
 
@@ -109,6 +110,8 @@ class Pump:
         """Those that have said nothing yet: one read is under way, so that programs without output start and end with fewer messages."""
         self._input = not no_input
         self._input_parts = 0
+        self._carried: dict[int, Send] = {}
+        """Streams that the daemon carries, this process's pipe being the daemon's as well."""
         self._ended: Ended | int | None = None
         self._failure = 0
         self._endings = 0
@@ -141,9 +144,12 @@ class Pump:
 
     def _loop(self, caught: Caught, raw: Raw) -> None:
         self._process.wait(self._on_end, self._terminal)
-        for stream in self._outputs:
-            self._ask(stream)
         self._widen()
+        for stream in self._outputs:
+            if not self._carry(stream):
+                self._ask(stream)
+        if self._input and self._carry(0):
+            self._input = False
         poll = select.poll()
         poll.register(self._client.fileno(), select.POLLIN)
         poll.register(self._wake, select.POLLIN)
@@ -154,7 +160,7 @@ class Pump:
                 pass
             self._written()
             if self._done():
-                return
+                break
             if self._stops:
                 self._stop(caught, raw)
             wants = self._input and self._input_parts < WRITES
@@ -171,6 +177,34 @@ class Pump:
                     os.eventfd_read(self._wake)
                 elif fd == 0:
                     self._read_input()
+        for send in list(self._carried.values()):
+            # What is left in the pipe belongs to whoever reads it next.
+            send.unblock()
+        while self._carried:
+            self._client.pump(None)
+
+    def _carry(self, stream: int) -> bool:
+        """Have the daemon read this pipe, or write into it: then this process sleeps. False: it is none, or the program is on this node."""
+        if self._terminal or self._process.connection.nd == ND_LOCAL or not stat.S_ISFIFO(os.fstat(stream).st_mode):
+            return False
+        self._carried[stream] = self._process.carry(stream, stream, partial(self._was_carried, stream))
+        return True
+
+    def _was_carried(self, stream: int, status: int) -> None:
+        del self._carried[stream]
+        if status == -errno.ENOTSUP:
+            # The daemon does not, for it carries too much already.
+            if stream:
+                self._ask(stream)
+            else:
+                self._input = self._ended is None
+        elif not stream:
+            if status < 0:
+                self._unread()
+        else:
+            self._open.discard(stream)
+            if status not in (0, -errno.EPIPE, -errno.EINTR):
+                self._failure = self._failure or -status
 
     def _widen(self) -> None:
         """More at a time from a pipe, and into one: fewer messages for the same bytes. The kernel may refuse."""
@@ -253,9 +287,12 @@ class Pump:
             # The program reads no more (EPIPE), so whoever writes to us shall know.
             self._input = False
             if not self._terminal:
-                null = os.open(os.devnull, os.O_RDONLY)
-                os.dup2(null, 0)
-                os.close(null)
+                self._unread()
+
+    def _unread(self) -> None:
+        null = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(null, 0)
+        os.close(null)
 
     def _signals(self, numbers: bytes) -> None:
         for number in numbers:

@@ -111,6 +111,13 @@ class Process:
         request = message.pack_write(self.handle, number, last)
         self.connection.submit(request, data, done=lambda send: order.arrived(number, partial(done, send.status)))
 
+    def carry(self, stream: int, fd: int, done: Callable[[int], None]) -> Send:
+        """Let the daemon carry this stream, over pipe *fd*, which stays the caller's. *done* gets 0 at the end of the stream, -EPIPE when
+        nobody reads it any more, or -ENOTSUP when it is not carried and nothing has happened."""
+        number = self._orders[stream].number
+        request = message.pack_carry(self.handle, stream, number)
+        return self.connection.submit(request, descriptors=(fd,), done=lambda send: done(send.status))
+
     def wait(self, done: Callable[[Ended | int], None], stops: bool = False) -> None:
         """*done* gets how the program ended, or -errno when that cannot be known any more; with *stops* also that it was stopped."""
 

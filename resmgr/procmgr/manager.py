@@ -27,6 +27,7 @@ from resmgr.dispatch import Buffer, Dispatch
 from resmgr.errors import BadMessage, ResmgrError, errno_of
 from resmgr.procmgr import listing, message, nodefacts
 from resmgr.procmgr.audit import AuditLog, Fact, words
+from resmgr.procmgr.carried import Carriers
 from resmgr.procmgr.launch import Launched, Launcher, Terms
 from resmgr.procmgr.message import SPAWN_DETACHED, SPAWN_MAX, SPAWN_PTY, SPAWN_ROOT, Proc, Spawn
 from resmgr.procmgr.process import Process, State
@@ -97,6 +98,7 @@ class ProcessManager:
         """Where other nodes' files are mounted, if they are: by who mounts them."""
         self.fingerprint: Callable[[str], str] = lambda node: ""
         """Of the key of a node: by who knows it."""
+        self.carriers = Carriers(kernel, dispatch)
         self._dispatch = dispatch
         self._launcher = Launcher(namespace)
         self._open_files = open_files
@@ -117,6 +119,7 @@ class ProcessManager:
             Proc.LIST: self._list,
             Proc.KILL: self._kill,
             Proc.FACTS: self._facts,
+            Proc.CARRY: self._carry,
         }
         self._known: tuple[float, bytes] = (float("-inf"), b"")
         self._channel = kernel.channel(self._receive, on_pulse=self._pulse, pid=PID_SYSTEM, chid=CHID_PROCMGR, first_part=FIRST_PART)
@@ -135,6 +138,7 @@ class ProcessManager:
         yield "processes_starting", len(self._starting)
         yield "processes_started", self.spawned
         yield "audit_unwritten", self.audit.dropped
+        yield from self.carriers.figures()
         for reason, count in self.refusals.items():
             yield f"spawn_refused.{reason.value}", count
 
@@ -144,6 +148,7 @@ class ProcessManager:
             return
         self._closed = True
         self._channel.destroy()
+        self.carriers.close()
         self._launcher.close(CLOSE_PATIENCE)
         leaving = [process for process in self._processes.values() if not process.detached]
         for process in leaving:
@@ -352,6 +357,10 @@ class ProcessManager:
         if inlet is None or subtype != 0:
             raise ResmgrError(errno.EBADF)
         inlet.write(request, number, bool(flags & message.WRITE_LAST))
+
+    def _carry(self, request: Message, subtype: int, flags: int, handle: int) -> None:
+        # The program runs here: there is no way to save. From another node it is nonsense.
+        request.error(errno.ENOTSUP)
 
     def _signal(self, request: Message, subtype: int, flags: int, handle: int) -> None:
         (number,) = message.parse_fixed(request.data, message.SIGNAL)

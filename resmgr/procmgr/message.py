@@ -34,6 +34,7 @@ class Proc(enum.IntEnum):
     LIST = 0x207
     KILL = 0x208
     FACTS = 0x209
+    CARRY = 0x20A
 
 
 HEADER = struct.Struct("!HHIQ")
@@ -74,7 +75,8 @@ UMASK_DEFAULT = 0xFFFFFFFF
 SPAWNED = struct.Struct("!QI")
 """Reply to SPAWN: handle, process id on that node."""
 STREAM = struct.Struct("!II")
-"""READ: number, size. WRITE: number, 0; the bytes follow. `subtype` is the stream: 0, 1 or 2."""
+"""READ: number, size. WRITE: number, 0; the bytes follow. CARRY: number of the first READ or WRITE, 0. `subtype` is the stream: 0, 1 or
+2."""
 WRITE_LAST = 1
 """Flag of WRITE: nothing follows; the program sees end of file after these bytes (which may be none)."""
 CLOSE_STREAM = 1
@@ -277,8 +279,13 @@ def pack_write(handle: int, number: int, last: bool) -> bytes:
     return header(Proc.WRITE, 0, WRITE_LAST if last else 0, handle) + STREAM.pack(number, 0)
 
 
+def pack_carry(handle: int, stream: int, number: int) -> bytes:
+    """For the daemon of this node (`resmgr.procmgr.carried`); one descriptor goes with it."""
+    return header(Proc.CARRY, stream, 0, handle) + STREAM.pack(number, 0)
+
+
 def parse_stream(view: Buffer) -> tuple[int, int]:
-    """number, size of a READ or WRITE. The bytes of a WRITE follow and may not have arrived."""
+    """number, size of a READ, WRITE or CARRY. The bytes of a WRITE follow and may not have arrived."""
     if len(view) < HEADER.size + STREAM.size:
         raise BadMessage("READ or WRITE cut short")
     number, size = STREAM.unpack_from(view, HEADER.size)
