@@ -17,6 +17,7 @@ import struct
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import NamedTuple
 
 from resmgr.client import Client, Connection, Send
 from resmgr.dispatch import Buffer
@@ -167,6 +168,125 @@ def started(send: Send, timeout: float = TIMEOUT) -> Process:
         send.connection.close()
         raise
     return Process(send.connection, handle, pid)
+
+
+class Finished(NamedTuple):
+    """How a program ended, and what it said."""
+
+    ended: Ended
+    output: bytes
+    errors: bytes
+
+
+class Begun(NamedTuple):
+    """A program that was started, and what came of it in its first moment. `process` is None when it has ended and all is here."""
+
+    process: Process | None
+    ended: Ended | None
+    output: tuple[bytes, bytes]
+    """Of streams 1 and 2."""
+    over: tuple[bool, bool]
+    """Whether nothing more comes on that stream."""
+
+
+def start_briefly(client: Client, nd: int, what: Spawn, timeout: float = TIMEOUT) -> Begun:
+    """As `spawn`, but the answer waits a moment for the program's end (`SPAWN_BRIEF`), so that a short program is one round trip. For
+    programs without a terminal that are not detached."""
+    send = client.connect(nd, PID_SYSTEM, CHID_PROCMGR).submit(
+        message.pack_spawn(what._replace(flags=what.flags | message.SPAWN_BRIEF)), reply_len=message.BRIEF.size + message.BRIEF_OUTPUT
+    )
+    try:
+        told = message.parse_brief(send.wait(timeout).data)
+    except BadMessage as error:
+        send.connection.close()
+        raise ResmgrError(errno.EBADMSG, str(error)) from None
+    except ResmgrError as error:
+        send.connection.close()
+        if error.errno != errno.EBADMSG:
+            raise
+        # An older node, which knows no such flag: it started nothing.
+        return Begun(spawn(client, nd, what, timeout), None, (b"", b""), (False, False))
+    except BaseException:
+        send.connection.close()
+        raise
+    if not told.handle:
+        send.connection.close()
+        return Begun(None, told.ended, told.output, told.over)
+    return Begun(Process(send.connection, told.handle, told.pid), told.ended, told.output, told.over)
+
+
+def run(client: Client, nd: int, what: Spawn, data: Buffer = b"", timeout: float | None = None) -> Finished:
+    """Run a program on node *nd*, give it *data* as standard input (if its flags carry that), wait for its end. What it says is held whole.
+
+    Errors as `spawn`; ETIMEDOUT after *timeout* seconds, and the program is hung up.
+    """
+    until = None if timeout is None else time.monotonic() + timeout
+    flags = what.flags if len(data) else what.flags & ~message.SPAWN_STDIN
+    begun = start_briefly(client, nd, what._replace(flags=flags), TIMEOUT if timeout is None else min(timeout, TIMEOUT))
+    if begun.process is None:
+        assert begun.ended is not None
+        return Finished(begun.ended, *begun.output)
+    try:
+        return _Collection(begun, data, flags).run(client, until)
+    finally:
+        begun.process.close()
+
+
+class _Collection:
+    """Gathers what a program says until it has ended."""
+
+    def __init__(self, begun: Begun, data: Buffer, flags: int) -> None:
+        assert begun.process is not None
+        self._process = begun.process
+        self._ended = begun.ended
+        self._parts: list[list[bytes]] = [[part] for part in begun.output]
+        carried = (flags & message.SPAWN_STDOUT, flags & message.SPAWN_STDERR)
+        self._open = {number for number in (1, 2) if carried[number - 1] and not begun.over[number - 1]}
+        self._failure = 0
+        self._input = memoryview(data)
+        self._offset = 0
+
+    def run(self, client: Client, until: float | None) -> Finished:
+        if self._ended is None:
+            self._process.wait(self._on_end)
+        for stream in self._open:
+            self._ask(stream)
+        if len(self._input):
+            self._write(0)
+        while self._ended is None or self._open:
+            left = None if until is None else until - time.monotonic()
+            if left is not None and left <= 0:
+                raise ResmgrError(errno.ETIMEDOUT)
+            client.pump(left)
+            if self._failure:
+                raise ResmgrError(self._failure)
+        return Finished(self._ended, b"".join(self._parts[0]), b"".join(self._parts[1]))
+
+    def _on_end(self, ended: Ended | int) -> None:
+        if isinstance(ended, Ended):
+            self._ended = ended
+        else:
+            self._failure = -ended
+
+    def _ask(self, stream: int) -> None:
+        self._process.read(stream, message.READ_MAX, lambda status, data: self._said(stream, status, data))
+
+    def _said(self, stream: int, status: int, data: Buffer) -> None:
+        if status > 0:
+            self._parts[stream - 1].append(bytes(data))
+            self._ask(stream)
+        else:
+            self._open.discard(stream)
+            self._failure = self._failure or -status
+
+    def _write(self, status: int) -> None:
+        if status < 0 or self._offset > len(self._input):
+            return
+        part = self._input[self._offset : self._offset + message.WRITE_UNASKED]
+        self._offset += message.WRITE_UNASKED
+        self._process.write(part, self._write, self._offset >= len(self._input))
+        if self._offset >= len(self._input):
+            self._offset = len(self._input) + 1
 
 
 def processes(client: Client, nd: int, timeout: float = TIMEOUT) -> list[Row]:

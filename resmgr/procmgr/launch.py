@@ -1,15 +1,20 @@
 """Starting a program as somebody: account, environment, descriptors, session, terminal.
 
-A thread of its own starts programs, one after another, so that account databases and the fork never hold up the dispatch. In the child,
-only C code of `_posixsubprocess` runs between fork and exec (the daemon has threads): it closes every descriptor, makes a session, sets
-groups, gid, uid and umask for good and executes /bin/sh with a fixed script, already as the user and in the client's environment. The
-script takes the controlling terminal (a session leader that opens a terminal gets it), changes the directory and executes the program.
-So whatever depends on paths that the user names (a directory on a dead network mount, a program that is not there) happens in the user's
-process, after the daemon has let go of it, and fails as in a remote shell: status 127 for a program that was not found, 126 for one that
-could not be executed or a directory that could not be entered, and a line on standard error. A library that the client's environment
+A thread of its own starts programs, one after another, so that account databases and the fork never hold up the dispatch. There are two
+ways, and a program cannot tell them apart:
+
+- As another user than the daemon: by the fork server (`forking`), which is small, so that a fork is cheap.
+- As the daemon's own user, with the client's files as root, or where no fork server can be had: by a fork of this process. In the child,
+  only C code of `_posixsubprocess` runs between fork and exec (the daemon has threads): it closes every descriptor, makes a session, sets
+  groups, gid, uid and umask for good and executes /bin/sh with a fixed script, already as the user and in the client's environment. The
+  script takes the controlling terminal (a session leader that opens a terminal gets it), changes the directory and executes the program.
+
+Either way, whatever depends on paths that the user names (a directory on a dead network mount, a program that is not there) happens in the
+user's process, after the daemon has let go of it, and fails as in a remote shell: status 127 for a program that was not found, 126 for one
+that could not be executed or a directory that could not be entered, and a line on standard error. A library that the client's environment
 preloads can never run with the daemon's rights.
 
-What else it would inherit is dropped by the thread that starts it (`inherit`) or by the script.
+What else it would inherit is dropped by the thread that starts it (`inherit`), which the fork server comes from, or by the script.
 
 The child gets nothing of the daemon's environment. It gets what the client sent, except names that steer the loader or the shell, and
 HOME, USER, LOGNAME, SHELL and PATH of the account.
@@ -39,6 +44,7 @@ from resmgr.access import MappedUser
 from resmgr.errors import ResmgrError
 from resmgr.procmgr import callerroot
 from resmgr.procmgr.callerroot import enter_mounts
+from resmgr.procmgr.forking import ForkServer
 from resmgr.procmgr.inherit import drop_privileges_of_thread, spared_from_oom
 from resmgr.procmgr.message import (
     SPAWN_PTY,
@@ -160,8 +166,9 @@ def environment(spawn: Spawn, account: Account) -> dict[bytes, bytes]:
     return result
 
 
-def start(spawn: Spawn, account: Account, terms: Terms) -> Launched:
-    """Start the program. OSError when it could not even be forked (EAGAIN, EMFILE, EPERM: this daemon may not become that user)."""
+def start(spawn: Spawn, account: Account, terms: Terms, server: ForkServer | None = None) -> Launched:
+    """Start the program: as another user by *server* if there is one, else by a fork of this process. OSError when it could not even be
+    forked (EAGAIN, EMFILE, EPERM: this daemon may not become that user)."""
     begin = time.monotonic()
     mine: list[int] = []
     theirs: list[int] = []
@@ -170,7 +177,7 @@ def start(spawn: Spawn, account: Account, terms: Terms) -> Launched:
             stdio = _terminal(spawn, account, mine, theirs)
         else:
             stdio = _pipes(spawn, mine, theirs)
-        pid = _execute(spawn, account, stdio, terms)
+        pid = _execute(spawn, account, stdio, terms, server)
         try:
             # The child is not reaped by anybody else, so its number is still its own.
             pidfd = os.pidfd_open(pid)
@@ -247,8 +254,17 @@ class Terms:
     """The mount point of which that is a part."""
 
 
-def _execute(spawn: Spawn, account: Account, stdio: tuple[int, int, int], terms: Terms) -> int:
+def _execute(spawn: Spawn, account: Account, stdio: tuple[int, int, int], terms: Terms, server: ForkServer | None) -> int:
     user = account.user
+    umask = UMASK_USER if spawn.umask == UMASK_DEFAULT else spawn.umask
+    # As oneself nothing is set: an ordinary user's daemon may not, and without it the cheaper vfork is used. Not where the image of the
+    # program comes through this daemon, which vfork holds up.
+    same = user.uid == os.geteuid() and user.gid == os.getegid() and not terms.tree
+    variables = environment(spawn, account)
+    if server is not None and not same and server.ready():
+        identity = user.uid, user.gid, tuple(user.groups)
+        terminal = bool(spawn.flags & SPAWN_PTY)
+        return server.start(spawn, variables, identity, umask, account.home, terminal, terms.open_files, stdio)
     how = b"t" if spawn.flags & SPAWN_PTY else b"d" if spawn.terminal else b""
     if not spawn.directory:
         how += b"h"
@@ -257,16 +273,12 @@ def _execute(spawn: Spawn, account: Account, stdio: tuple[int, int, int], terms:
     script = SCRIPT % _limits(spawn, terms.open_files)
     place = spawn.directory or account.home
     arguments = [b"/bin/sh", b"-c", script, b"qnet", how, place, spawn.terminal, *_priority(spawn), *spawn.arguments]
-    umask = UMASK_USER if spawn.umask == UMASK_DEFAULT else spawn.umask
-    # As oneself nothing is set: an ordinary user's daemon may not, and without it the cheaper vfork is used. Not where the image of the
-    # program comes through this daemon, which vfork holds up.
-    same = user.uid == os.geteuid() and user.gid == os.getegid() and not terms.tree
     process = subprocess.Popen(
         arguments,
         stdin=stdio[0],
         stdout=stdio[1],
         stderr=stdio[2],
-        env=environment(spawn, account),
+        env=variables,
         start_new_session=True,
         close_fds=True,
         umask=umask,
@@ -316,6 +328,7 @@ class Launcher:
         self._failure: OSError | None = None
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
+        self._server = ForkServer()
 
     def launch(self, user: MappedUser, spawn: Spawn, terms: Terms, done: LaunchDone) -> None:
         if self._thread is None:
@@ -337,15 +350,21 @@ class Launcher:
                 self._failure = error
         # After the namespace, which takes a capability that may be an ambient one.
         drop_privileges_of_thread()
+        try:
+            self._serve()
+        finally:
+            self._server.close()
+
+    def _serve(self) -> None:
         while (job := self._jobs.get()) is not None:
             if self._failure is not None:
                 # In the daemon's own namespace the program would see another machine than its user does.
                 job.done(self._failure)
             elif job.terms.tree:
                 # Looking at another node's files may take a while, and a thread that has another root is good for nothing else.
-                threading.Thread(target=_start, args=(job,), name="procmgr-root", daemon=True).start()
+                threading.Thread(target=_start, args=(job, None), name="procmgr-root", daemon=True).start()
             else:
-                _start(job)
+                _start(job, self._server)
 
 
 @attrs.frozen
@@ -356,7 +375,7 @@ class _Job:
     done: LaunchDone
 
 
-def _start(job: _Job) -> None:
+def _start(job: _Job, server: ForkServer | None) -> None:
     """In a thread of the launcher."""
     try:
         found = account(job.user, job.spawn.user)
@@ -364,7 +383,7 @@ def _start(job: _Job) -> None:
             mutable = changeable(job.spawn.arguments[0], found.user)
             if mutable:
                 raise ResmgrError(errno.EPERM, f"{os.fsdecode(mutable)!r} could be changed by the user it would run as")
-        launched = _start_there(job, found) if job.terms.tree else start(job.spawn, found, job.terms)
+        launched = _start_there(job, found) if job.terms.tree else start(job.spawn, found, job.terms, server)
     except Exception as error:
         job.done(error)
     else:

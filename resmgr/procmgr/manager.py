@@ -27,9 +27,10 @@ from resmgr.dispatch import Buffer, Dispatch
 from resmgr.errors import BadMessage, ResmgrError, errno_of
 from resmgr.procmgr import listing, message, nodefacts
 from resmgr.procmgr.audit import AuditLog, Fact, words
+from resmgr.procmgr.brief import BriefAnswer
 from resmgr.procmgr.carried import Carriers
 from resmgr.procmgr.launch import Launched, Launcher, Terms
-from resmgr.procmgr.message import SPAWN_DETACHED, SPAWN_MAX, SPAWN_PTY, SPAWN_ROOT, Proc, Spawn
+from resmgr.procmgr.message import SPAWN_BRIEF, SPAWN_DETACHED, SPAWN_MAX, SPAWN_PTY, SPAWN_ROOT, Proc, Spawn
 from resmgr.procmgr.process import Process, State
 from resmgr.procmgr.rules import Refusal, SpawnRules
 
@@ -319,6 +320,9 @@ class ProcessManager:
             _who(request.info),
         )
         wanted = request.client_waits and not self._closed
+        if wanted and not request.answered and spawn.flags & SPAWN_BRIEF:
+            BriefAnswer(self._dispatch, process, request, lambda: request.client_waits and not self._closed)
+            return
         if not request.answered:
             request.reply(0, message.pack_spawned(handle, result.pid))
         if not wanted:

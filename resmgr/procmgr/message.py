@@ -50,7 +50,9 @@ SPAWN_STDERR = 16
 """Flags of SPAWN: this stream is carried. One that is not is /dev/null."""
 SPAWN_ROOT = 32
 """Flag of SPAWN: the program sees the client's node's files as its own root (`resmgr.procmgr.callerroot`)."""
-SPAWN_FLAGS = 63
+SPAWN_BRIEF = 64
+"""Flag of SPAWN: the reply waits a moment for the program's end and brings that and its output along (`BRIEF`)."""
+SPAWN_FLAGS = 127
 
 SPAWN = struct.Struct("!IHHHHHHHBBBx")
 """umask, rows, columns of the terminal, number of arguments, number of variables, length of the user name, of the directory, of the
@@ -74,6 +76,12 @@ class Scheduling(enum.IntEnum):
 UMASK_DEFAULT = 0xFFFFFFFF
 SPAWNED = struct.Struct("!QI")
 """Reply to SPAWN: handle, process id on that node."""
+BRIEF = struct.Struct("!QIBBHII")
+"""Reply to SPAWN with flag BRIEF: handle (0: it has ended, all is told and nothing is left of it), process id on that node; kind, core and
+status as in ENDED (kind 0: it runs); lengths of the output and the error output that follow; with the top bit that stream has ended."""
+BRIEF_END = 1 << 31
+BRIEF_OUTPUT = 64 * 1024
+"""Most bytes of output in that reply."""
 STREAM = struct.Struct("!II")
 """READ: number, size. WRITE: number, 0; the bytes follow. CARRY: number of the first READ or WRITE, 0. `subtype` is the stream: 0, 1 or
 2."""
@@ -137,6 +145,18 @@ class Ended(NamedTuple):
     def shell_status(self) -> int:
         """As a shell says it: the status, or 128 and the signal."""
         return 128 + self.signal if self.signal is not None else self.status or 0
+
+
+class Brief(NamedTuple):
+    """What the reply to a brief SPAWN tells. `handle` 0: `ended` is there and all output. Else the rest is asked for as of any program."""
+
+    handle: int
+    pid: int
+    ended: Ended | None
+    output: tuple[bytes, bytes]
+    """Of streams 1 and 2."""
+    over: tuple[bool, bool]
+    """Whether nothing more comes on that stream."""
 
 
 class Row(NamedTuple):
@@ -230,6 +250,8 @@ def parse_spawn(view: Buffer) -> Spawn:
         flags & (SPAWN_PTY | SPAWN_STDIN | SPAWN_STDOUT) or not terminal.startswith(b"/dev/") or b".." in terminal.split(b"/")
     ):
         raise BadMessage("SPAWN has streams beside a terminal of its node, or that is none")
+    if flags & SPAWN_BRIEF and flags & (SPAWN_PTY | SPAWN_DETACHED):
+        raise BadMessage("SPAWN is brief and has a terminal or is detached")
     how = nice + NICE_MIN, Scheduling(scheduling), limits
     return Spawn(tuple(strings[:arguments]), environment, flags, directory, user, umask, rows, columns, terminal, *how)
 
@@ -268,6 +290,27 @@ def parse_spawned(view: Buffer) -> tuple[int, int]:
         raise BadMessage("reply to SPAWN has a wrong length")
     handle, pid = SPAWNED.unpack_from(view)
     return handle, pid
+
+
+def pack_brief(brief: Brief) -> bytes:
+    sizes = (len(data) | (BRIEF_END if over else 0) for data, over in zip(brief.output, brief.over, strict=True))
+    kind, core, status = ENDED.unpack(pack_ended(brief.ended)) if brief.ended is not None else (0, 0, 0)
+    return b"".join((BRIEF.pack(brief.handle, brief.pid, kind, core, status, *sizes), *brief.output))
+
+
+def parse_brief(view: Buffer) -> Brief:
+    """Reply to a SPAWN with flag BRIEF."""
+    try:
+        handle, pid, kind, core, status, *sizes = BRIEF.unpack_from(view)
+    except struct.error:
+        raise BadMessage("reply to SPAWN cut short") from None
+    ended = parse_ended(ENDED.pack(kind, core, status)) if kind else None
+    first, second = (size & ~BRIEF_END for size in sizes)
+    over = bool(sizes[0] & BRIEF_END), bool(sizes[1] & BRIEF_END)
+    data = bytes(view[BRIEF.size :])
+    if first + second != len(data) or (ended is not None and ended.stopped) or (not handle and (ended is None or not all(over))):
+        raise BadMessage("reply to SPAWN contradicts itself")
+    return Brief(handle, pid, ended, (data[:first], data[first:]), over)
 
 
 def pack_read(handle: int, stream: int, number: int, size: int) -> bytes:

@@ -69,6 +69,8 @@ class Process:
         self._pidfd = launched.pidfd
         self._freed = freed
         self._on_end = on_end
+        self.on_settled: Callable[[], None] | None = None
+        """Called once when the process has ENDED, after everybody else has been told."""
         self._waiting: list[Message] = []
         self._for_stops: list[Message] = []
         """Of those, the ones that are answered by a stop, too."""
@@ -235,6 +237,8 @@ class Process:
             self.state = State.ENDED
             if self._left:
                 self._free()
+            elif self.on_settled is not None:
+                self.on_settled()
         elif self.state is State.LEAVING and self._timer is None:
             self._free()
 

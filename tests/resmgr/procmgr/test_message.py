@@ -166,7 +166,7 @@ def test_round_trips() -> None:
         message.pack_spawn(SPAWN._replace(arguments=(b"a\0b",))),
         message.pack_spawn(SPAWN._replace(environment=(b"novalue",))),
         message.pack_spawn(SPAWN._replace(environment=(b"=x",))),
-        message.pack_spawn(SPAWN._replace(flags=64)),
+        message.pack_spawn(SPAWN._replace(flags=128)),
         message.pack_spawn(SPAWN._replace(terminal=b"/dev/tty2")),
         message.pack_spawn(PLACED._replace(terminal=b"/tmp/file")),
         message.pack_spawn(PLACED._replace(terminal=b"/dev/../etc/passwd")),

@@ -1,0 +1,134 @@
+"""Starts whose answer brings the end along: what is told, what is left, and what is not lost."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+import pytest
+
+from resmgr.errors import BadMessage
+from resmgr.procmgr import message
+from resmgr.procmgr.message import (
+    BRIEF_OUTPUT,
+    SPAWN_BRIEF,
+    SPAWN_DETACHED,
+    SPAWN_PTY,
+    SPAWN_STDERR,
+    SPAWN_STDIN,
+    SPAWN_STDOUT,
+    Brief,
+    Ended,
+    Spawn,
+)
+from tests.resmgr.procmgr.test_manager import Client, Failed, Running, World, world
+
+pytestmark = pytest.mark.host
+OUT = SPAWN_BRIEF | SPAWN_STDOUT | SPAWN_STDERR
+
+
+async def brief(client: Client, script: str, flags: int = OUT, reply_len: int = message.BRIEF.size + BRIEF_OUTPUT) -> Brief:
+    _, data = await client.send(message.pack_spawn(Spawn((b"sh", b"-c", os.fsencode(script)), (), flags)), reply_len=reply_len)
+    return message.parse_brief(data)
+
+
+def running(here: World) -> bool:
+    return any(facts.state == "running" for facts in here.manager.facts())
+
+
+async def test_a_short_program_is_one_answer_and_leaves_nothing() -> None:
+    async with world() as here:
+        told = await brief(Client(here), "echo out; echo err >&2; exit 3")
+        assert told[:1] + told[2:] == (0, Ended(3, None), (b"out\n", b"err\n"), (True, True))
+        assert not list(here.manager.facts())
+        killed = await brief(Client(here), "kill -9 $$")
+        assert killed.ended == Ended(None, 9)
+
+
+async def test_one_that_goes_on_is_a_program_like_any_other() -> None:
+    async with world() as here:
+        client = Client(here)
+        told = await brief(client, "echo early; read line; echo got $line; exit 5", OUT | SPAWN_STDIN)
+        assert told.handle
+        assert told.ended is None
+        assert told.over == (False, False)
+        running = Running(client, told.handle, told.pid)
+        await running.write(b"late\n", last=True)
+        assert told.output[0] + await running.read_all() == b"early\ngot late\n"
+        assert await running.read_all(2) == b""
+        assert await running.wait() == Ended(5, None)
+        await running.close()
+
+
+async def test_more_output_than_fits_is_read_as_ever() -> None:
+    async with world() as here:
+        client = Client(here)
+        told = await brief(client, "head -c 200000 /dev/zero", OUT)
+        running = Running(client, told.handle, told.pid)
+        assert len(told.output[0]) <= BRIEF_OUTPUT
+        assert len(told.output[0]) + len(await running.read_all()) == 200000
+        assert await running.wait() == Ended(0, None)
+        small = await brief(client, "echo 123456", OUT, message.BRIEF.size + 3)
+        assert (small.output[0], small.over[0]) == (b"123", False)
+        assert await Running(client, small.handle, small.pid).read_all() == b"456\n"
+
+
+async def test_streams_that_others_hold_stay_open() -> None:
+    async with world() as here:
+        client = Client(here)
+        told = await brief(client, "(sleep 0.1; echo child) & echo parent; exit 7")
+        assert (told.ended, told.output[0], told.over[0]) == (Ended(7, None), b"parent\n", False)
+        running = Running(client, told.handle, told.pid)
+        assert await running.read_all() == b"child\n"
+        assert await running.wait() == Ended(7, None)
+        await running.close()
+
+
+async def test_a_client_that_gives_up_leaves_nothing() -> None:
+    async with world() as here:
+        client, results = Client(here), []
+        request = message.pack_spawn(Spawn((b"sleep", b"60"), (), OUT))
+        (pending,) = client.submit((request,), 65536, lambda status, data: results.append(status))
+        await here.until(lambda: running(here))
+        assert pending is not None
+        here.dispatch.enter(pending.unblock)
+        await here.until(lambda: bool(results) and not running(here))
+        assert results == [-errno.EINTR]
+        gone = Client(here)
+        gone.submit((request,), 65536, lambda status, data: None)
+        await here.until(lambda: running(here))
+        gone.close()
+        await here.until(lambda: not running(here))
+
+
+async def test_neither_terminals_nor_detached_programs() -> None:
+    async with world() as here:
+        for flags in (SPAWN_PTY, SPAWN_DETACHED):
+            with pytest.raises(Failed) as caught:
+                await brief(Client(here), "true", SPAWN_BRIEF | flags)
+            assert caught.value.code == errno.EBADMSG
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        Brief(0, 7, Ended(3, None), (b"a", b"bc"), (True, True)),
+        Brief(9, 7, Ended(None, 11, True), (b"", b""), (True, False)),
+        Brief(9, 7, None, (b"abc", b""), (False, False)),
+    ],
+)
+def test_the_answer_there_and_back(told: Brief) -> None:
+    data = message.pack_brief(told)
+    assert message.parse_brief(data) == told
+    for size in range(len(data)):
+        with pytest.raises(BadMessage):
+            message.parse_brief(data[:size])
+
+
+def test_an_answer_that_contradicts_itself() -> None:
+    for told in (Brief(0, 7, None, (b"", b""), (True, True)), Brief(0, 7, Ended(0, None), (b"", b""), (True, False))):
+        with pytest.raises(BadMessage):
+            message.parse_brief(message.pack_brief(told))
+    assert message.pack_brief(Brief(1, 2, Ended(3, None), (b"x", b""), (True, False))) == bytes.fromhex(
+        "00000000000000010000000201000003800000010000000078"
+    )
