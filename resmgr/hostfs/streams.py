@@ -26,8 +26,10 @@ from resmgr.access import Scope
 from resmgr.channel import Message
 from resmgr.dispatch import Dispatch
 from resmgr.errors import BadMessage
+from resmgr.hostfs import gather
 from resmgr.hostfs.device import Device, Devices
 from resmgr.hostfs.fifo import FifoOpens
+from resmgr.hostfs.gather import Gather
 from resmgr.hostfs.identity import Identity, Switch
 from resmgr.hostfs.objects import HostClient, HostHandle, Opened
 from resmgr.hostfs.opened import read_waiting
@@ -56,7 +58,7 @@ DRAIN_FIRST, DRAIN_LAST = 0.005, 0.1
 class DeviceHandle(HostHandle):
     """An open device or FIFO. `waits`: an attempt never blocks. `tells`: the kernel tells when it is ready. `quick`: so is closing it."""
 
-    __slots__ = ("kept", "kind", "lane", "memory", "quick", "tells", "waiters", "waits", "watch")
+    __slots__ = ("kept", "kind", "lane", "memory", "quick", "tells", "terminal", "waiters", "waits", "watch")
 
     def __init__(self, fd: int, scope: Scope, device: Device, special: Special, parking: Parking, watch: Watch, lane: Lane) -> None:
         super().__init__(fd, scope, device, False, special.flags & ~os.O_PATH)
@@ -66,6 +68,7 @@ class DeviceHandle(HostHandle):
         self.tells = self.kind != S_IFBLK and can_wait(fd)
         self.waits = self.tells or (self.kind == S_IFCHR and os.major(special.rdev) == MEM_MAJOR)
         self.memory = self.kind == S_IFCHR and special.rdev in MEMORY_DEVICES
+        self.terminal = self.kind == S_IFCHR and os.isatty(fd)
         self.waiters = Waiters(parking)
         self.watch = watch
         self.kept = b""
@@ -232,6 +235,10 @@ class DeviceIo:
             answer(data)
             return True
 
+        if handle.terminal and not flags & NONBLOCK:
+            found = gather.rule(fd)
+            if found is not None:
+                attempt = Gather(self._dispatch, fd, size, *found, attempt, lambda: answer(b""), handle.waiters.look).attempt
         if not attempt():
             if flags & NONBLOCK:
                 raise BlockingIOError(errno.EAGAIN, "nothing to read")
