@@ -49,9 +49,9 @@ class Server:
     salt: int
     connections: dict[tuple[int, int], Connection] = attrs.Factory(dict)
     targets: dict[tuple[int, int, int], Server] = attrs.Factory(dict)
-    no_notify: bool = False
-    no_devctl: bool = False
-    """It has said that it has no such handler."""
+    no_notify: set[int] = attrs.Factory(set)
+    no_devctl: set[int] = attrs.Factory(set)
+    """Types of nodes (S_IFREG, ...) of which it has said that it has no such handler for them."""
 
     @property
     def target(self) -> Target:

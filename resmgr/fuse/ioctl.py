@@ -30,9 +30,9 @@ def ioctl(core: Core, request: Request, view: memoryview) -> None:
     if file is None or len(view) - _DATA < size:
         core.error(request, errno.ENOTTY if fh in core.directories else errno.EBADF if file is None else errno.EINVAL)
         return
-    server = file.node.server
+    kind = file.node.mode & 0o170000
     sizeless = not command >> 16
-    if server.no_devctl or (sizeless and command >> 8 == _LETTER and file.node.mode & 0o170000 != S_IFCHR):
+    if kind in file.node.server.no_devctl or (sizeless and command >> 8 == _LETTER and kind != S_IFCHR):
         core.error(request, errno.ENOTTY)
         return
     known = TERMINAL.get(command) if sizeless else None
@@ -60,11 +60,11 @@ def _send(
     core: Core, request: Request, file: File, command: int, data: bytes, room: int, known: TerminalCommand | None, address: int
 ) -> None:
     """Ask the device. What a *known* command gives goes to *address* in the program."""
-    server = file.node.server
+    kind = file.node.mode & 0o170000
 
     def done(request: Request, status: int, reply: Buffer) -> None:
         if status == -errno.ENOSYS:
-            server.no_devctl = True
+            file.node.server.no_devctl.add(kind)
             core.error(request, errno.ENOTTY)
         elif status < 0:
             core.failed(request, status)

@@ -5,7 +5,7 @@ is left with the server; its answer becomes the kernel's wake-up (NOTIFY_POLL of
 a wake-up tells nothing that could be outdated, and one too many does no harm. The armed message goes with the open file, the link, the
 server; the last two wake, and the kernel's next question gets the error, which programs see as POLLERR.
 
-What a server without NOTIFY serves is always ready, as regular files are.
+What a server without NOTIFY serves is always ready, as regular files are; it may be without it for one type of nodes.
 """
 
 from __future__ import annotations
@@ -55,14 +55,15 @@ def poll(core: Core, request: Request, view: memoryview) -> None:
     if file is None:
         core.error(request, errno.EBADF)
         return
-    if file.node.server.no_notify:
+    kind = file.node.mode & 0o170000
+    if kind in file.node.server.no_notify:
         _answer(core, request, READY)
         return
     wanted = events & POLL_ALL | (POLL_IN if events & RDNORM else 0) | (POLL_OUT if events & WRNORM else 0)
 
     def told(request: Request, status: int, reply: Buffer) -> None:
         if status == -errno.ENOSYS:
-            file.node.server.no_notify = True
+            file.node.server.no_notify.add(kind)
             _answer(core, request, READY)
         elif status < 0:
             core.failed(request, status)

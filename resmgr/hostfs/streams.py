@@ -316,10 +316,12 @@ class DeviceIo:
     # ---- conditions
 
     def notify(self, message: Message, client: HostClient, handle: Handle, flags: int) -> None:
-        """A regular file is always ready."""
+        """A regular file is always ready, and has no such handler."""
+        if not isinstance(handle, DeviceHandle):
+            raise OSError(errno.ENOSYS, "not a device")
         action, wanted = parse_notify(message.data)
         wanted |= POLL_ERR | POLL_HUP
-        if not isinstance(handle, DeviceHandle) or not handle.tells:
+        if not handle.tells:
             message.reply(wanted & (POLL_IN | POLL_OUT))
             return
         fd = handle.fd
@@ -348,9 +350,11 @@ class DeviceIo:
     # ---- commands
 
     def devctl(self, message: Message, client: HostClient, handle: Handle, flags: int) -> None:
+        if not isinstance(handle, DeviceHandle):
+            raise OSError(errno.ENOSYS, "not a device")
         number, data = parse_devctl(message.data)
         command = TERMINAL.get(number)
-        if command is None or not isinstance(handle, DeviceHandle) or handle.kind not in (S_IFCHR, S_IFIFO):
+        if command is None or handle.kind not in (S_IFCHR, S_IFIFO):
             raise OSError(errno.ENOTTY, "no such command")
         if len(data) < command.takes.size:
             raise OSError(errno.EINVAL, "too little data")
