@@ -57,6 +57,14 @@ def test_exports_and_users_are_passed_on() -> None:
     assert made.user(client(1001)) == NOBODY_USER
 
 
+def test_devices_of_exports() -> None:
+    made = rules('exports = [{path = "/"}, {path = "/dev", devices = ["terminals", "/dev/kmsg"]}, {path = "/mnt", devices = []}]')
+    for path, devices in ((b"/etc", {"memory", "fifos"}), (b"/dev/pts", {"terminals", "/dev/kmsg"}), (b"/mnt", set())):
+        assert made.scope(client(1), path).devices == devices
+    with pytest.raises(SettingsError, match="access: devices: 'disks' is none of all, fifos, memory, terminals, nor an absolute path"):
+        rules('exports = [{devices = ["disks"]}]')
+
+
 def test_an_account_that_does_not_exist_is_an_error_of_the_file() -> None:
     with pytest.raises(SettingsError, match="no account 'nosuchuser' on this machine"):
         rules('users = [{mapping = "all:nosuchuser"}]')
