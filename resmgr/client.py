@@ -243,6 +243,9 @@ class Client:
         while arrived:
             link, view, descriptors = arrived.popleft()
             if view is None:
+                if not link.direct:
+                    self._lost()
+                    raise ResmgrError(errno.ENOTCONN, "the daemon is gone")
                 self.end(link)
                 continue
             try:
