@@ -243,6 +243,9 @@ class Client:
         while arrived:
             link, view, descriptors = arrived.popleft()
             if view is None:
+                if not link.direct:
+                    self._lost()
+                    raise ResmgrError(errno.ENOTCONN, "the daemon is gone")
                 self.end(link)
                 continue
             try:
@@ -399,8 +402,8 @@ class Client:
     def _ask(self, place: tuple[int, int], chid: int) -> Link | None:
         """Have the daemon make a direct link, which it does or refuses at once; what else it says is kept for the next `pump`."""
         self._next_request = request = self._next_request + 1 & wire.ID_MAX
-        self.transmit((proto.pack_direct(request, place[0], chid),))
         seen = len(self.arrived)
+        self.transmit((proto.pack_direct(request, place[0], chid),))
         while True:
             for number in range(seen, len(self.arrived)):
                 link, view, descriptors = self.arrived[number]

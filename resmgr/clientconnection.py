@@ -70,7 +70,7 @@ class Connection:
         """Send and wait for the answer (MsgSend). ResmgrError with the server's or the system's errno; ETIMEDOUT after *timeout* seconds,
         when the server has agreed to let go. Ctrl-C unblocks too.
         """
-        if timeout is None and len(parts) == 1 and not descriptors and self.connected and self.link is not None and self.link.direct:
+        if timeout is None and len(parts) == 1 and not descriptors and self.connected and self.link is not None:
             reply = self.client.exchange(self, self.link, parts[0], reply_len)
             if reply is not None:
                 return reply

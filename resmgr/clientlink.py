@@ -123,7 +123,7 @@ class Link:
             self.socket.sendmsg(datagram, (), DONTWAIT)
 
     def write_plain(self, datagram: bytes) -> bool:
-        """Of a direct link on which nothing waits: one datagram, now. False if there is no room. An end is seen by who reads."""
+        """One datagram, now, of a link on which nothing waits. False if there is no room. An end is seen by who reads."""
         try:
             self.send(datagram, DONTWAIT)
         except BlockingIOError:

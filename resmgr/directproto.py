@@ -34,9 +34,9 @@ TO_CLIENT: Final = 1
 """Flag of the daemon's UNLINK: the id is the client's request. The two sides of a program number their links apart."""
 CHID_BITS: Final = 20
 """Channel ids of one link to the daemon; above them the link's number within the process."""
-LINKS_PER_SERVER: Final = 256
+LINKS_PER_SERVER = 256
 """Direct links to one link of a server. Stops clients from using up its descriptors; the rest go through the daemon."""
-LINKS_PER_CLIENT: Final = 256
+LINKS_PER_CLIENT = 256
 """Direct links of one link of a client. Stops a client from filling the daemon's tables."""
 
 _DIRECT = struct.Struct("!BBBBIII")

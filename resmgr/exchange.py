@@ -1,9 +1,10 @@
-"""The short way of a message between two blocking programs over a direct link: where all is simple, a few calls for each side.
+"""The short way of a message for a blocking program, to another one or to its daemon: where all is simple, a few calls for each side.
 
 What is not simple goes the long way, `Client.submit` and `Client.pump`, which can everything; these functions only leave out what is not
 needed, and say None before anything has happened when it is. The bytes are the same.
 
-A client that is alone with its answer waits in the link's socket, not in epoll, and looks at its daemon's twice a second (DAEMON_LOOK).
+A client that is alone with its answer waits in the link's socket, not in epoll; at a direct one, it looks at its daemon's twice a second
+(DAEMON_LOOK).
 """
 
 from __future__ import annotations
@@ -38,11 +39,13 @@ _new = tuple.__new__
 
 
 def exchange(client: Client, connection: Connection, link: Link, data: Buffer, reply_len: int) -> Reply | None:
-    """`Connection.send` of one small message over a direct link, with nothing else under way, of a program without channels. None: nothing
-    was sent, for it is not simple.
+    """`Connection.send` of one small message with nothing else under way, of a program without channels. None: nothing was sent, for it is
+    not simple.
     """
     size = len(data)
     if client.sends or client.arrived or client.service is not None or link.queued or connection.closed or connection.dead:
+        return None
+    if not link.direct and (len(client.links) > 1 or link.gone):
         return None
     if size > SIMPLE_MAX or size > connection.first_part or not 0 <= reply_len <= wire.ID_MAX:
         return None
@@ -103,7 +106,7 @@ def next_plain(client: Client, channel: Channel) -> Message | None:
     """`Channel.receive` with nothing waiting: a small message that comes alone while we wait. None: something else came, or more; it has
     been taken in, or is there to be taken.
     """
-    if len(client.links) == 1 or client.arrived:
+    if client.arrived or client.daemon.gone:
         return None
     poll = client.epoll.poll
     waiting = client.waiting
@@ -128,7 +131,7 @@ def next_plain(client: Client, channel: Channel) -> Message | None:
     if len(events) != 1:
         return None
     link = client.links.get(events[0][0])
-    if link is None or link.who is None or link.partial:
+    if link is None or link.place is not None or link.partial:
         return None
     try:
         datagram, ancillary, _, _ = link.receive(DATAGRAM_MAX, ANCILLARY, NOW)
@@ -151,7 +154,7 @@ def next_plain(client: Client, channel: Channel) -> Message | None:
 
 
 def answer_plain(client: Client, link: Link, txn: int, grant: int, status: int, data: Buffer) -> bool:
-    """REPLY of a small answer over a direct link on which nothing waits. False: not sent."""
+    """REPLY of a small answer over a link on which nothing waits. False: not sent."""
     if client.waiting.timing:
         client.sent = _monotonic()
     head = _pack_reply(len(data) + _REPLY_SIZE - LENGTH_SIZE, wire.REPLY, wire.CONNECTED, 0, 0, txn, grant, status)

@@ -443,10 +443,10 @@ class Service:
         return message
 
     def answered_plainly(self, message: Message, status: int, data: Buffer) -> bool:
-        """A small answer over a direct link, if that is all there is to do."""
+        """A small answer, if that is all there is to do."""
         inlet = message.inlet
         link = inlet.link
-        if link.queued or not link.direct or message.txn not in link.messages or inlet.number not in link.inlets:
+        if link.queued or message.txn not in link.messages or inlet.number not in link.inlets:
             return False
         first_part = inlet.channel.first_part
         grant = first_part if first_part < wire.CHUNK_MAX else wire.CHUNK_MAX

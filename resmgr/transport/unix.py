@@ -320,13 +320,18 @@ class ProcessLinks:
 
 @attrs.frozen
 class UnixStatistics:
-    """`links` now; the rest since start. `closed` counts ends of links by reason, `refused` clients not taken by reason."""
+    """`links`, `queued` and `direct` now; the rest since start. `closed` counts ends of links by reason, `refused` clients not taken by
+    reason, `direct_refused` links between programs not made by reason.
+    """
 
     links: int
     accepted: int
     queued: int
     closed: dict[str, int]
     refused: dict[str, int]
+    direct: int
+    direct_made: int
+    direct_refused: dict[str, int]
 
 
 class _Client:
@@ -410,6 +415,9 @@ class UnixServer:
             sum(client.carrier.queued for client in self._clients),
             dict(self._closed_reasons),
             dict(self._refused),
+            self.broker.links,
+            self.broker.made,
+            dict(self.broker.refused),
         )
 
     def peers(self) -> list[tuple[Credentials, Peer]]:

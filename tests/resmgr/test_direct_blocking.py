@@ -356,7 +356,7 @@ async def test_several_tasks_and_a_blocking_client_of_one_receive_channel(tmp_pa
 
 
 async def test_what_waits_on_several_links_is_received_by_priority(tmp_path: Path) -> None:
-    """Each client has a link of its own, and the server was busy when they sent: the highest priority first all the same."""
+    """Each client has a link of its own, one sends more than once, and the server was busy: the highest priority first all the same."""
     gate = threading.Event()
     order: list[int] = []
 
@@ -367,7 +367,7 @@ async def test_what_waits_on_several_links_is_received_by_priority(tmp_path: Pat
         item.reply()
         if item.data == b"busy":
             gate.wait(10)
-        return len(order) == 7
+        return len(order) == 9
 
     async with daemon(tmp_path) as there, trio.open_nursery() as nursery:
         place = await Served(there, work).started(nursery)
@@ -379,9 +379,9 @@ async def test_what_waits_on_several_links_is_received_by_priority(tmp_path: Pat
                 connection.send(b"ready")
             connections[0].send(b"busy")
             sends = []
-            for connection, priority in zip(connections, (5, 40, 20), strict=True):
-                connection.priority = priority
-                sends.append(connection.submit(b"x"))
+            for number, priority in ((0, 5), (1, 40), (2, 20), (0, 3), (0, 50)):
+                connections[number].priority = priority
+                sends.append(connections[number].submit(b"x"))
             time.sleep(0.002)
             gate.set()
             for sent in sends:
@@ -390,4 +390,4 @@ async def test_what_waits_on_several_links_is_received_by_priority(tmp_path: Pat
                 client.close()
 
         await thread(ask)
-    assert order == [10, 10, 10, 10, 40, 20, 5]
+    assert order == [10, 10, 10, 10, 50, 40, 20, 5, 3]
