@@ -93,7 +93,7 @@ def connect(config: str | None = None) -> Client:
 def ask(verb: str, config: str | None = None, **arguments: object) -> dict[str, object]:
     """Facts from the daemon, or what it did. CommandError when it is not there, does not answer, or cannot do it."""
     from qnetpy.channels import CHID_CONTROL
-    from qnetpy.control import REPLY_MAX, pack_request, unpack_reply
+    from qnetpy.controlformat import REPLY_MAX, pack_request, unpack_reply
     from resmgr.errors import ResmgrError
     from resmgr.ids import ND_LOCAL, PID_SYSTEM
 
