@@ -21,6 +21,8 @@ import time
 from collections.abc import Callable
 from typing import IO
 
+from resmgr.procmgr.message import Spawn
+
 SIZE = 64
 WARM_UP = 300
 PORT = 7100
@@ -28,6 +30,8 @@ NAME = "bench"
 BLOCK = 1 << 20
 UNKNOWN_REQUEST = b"\xff\xff" + bytes(SIZE - 2)
 """To the far process manager: a type it does not know. It is looked up and answered ENOSYS: the shortest way through a daemon and back."""
+
+TRUE = Spawn((b"true",))
 
 
 def say(**facts: object) -> None:
@@ -252,6 +256,51 @@ def start(command: str, count: int) -> None:
     say(p50=took[count // 2], p99=took[count * 99 // 100])
 
 
+def run(node: str, count: int) -> None:
+    """Milliseconds of a blocking program that runs `true` on a node."""
+    from resmgr.client import Client
+    from resmgr.procmgr import client as programs
+
+    with Client(run_socket()) as client:
+
+        def once() -> None:
+            assert programs.run(client, programs.node_descriptor(client, node), TRUE).ended.status == 0
+
+        took = []
+        for _ in range(count + 1):
+            begin = time.perf_counter()
+            once()
+            took.append((time.perf_counter() - begin) * 1e3)
+    took = sorted(took[1:])
+    say(p50=took[count // 2], p99=took[count * 99 // 100])
+
+
+def run_trio(node: str, count: int) -> None:
+    """The same by a Trio program."""
+    import trio
+
+    from resmgr.aio import open_process
+    from resmgr.client import Client
+    from resmgr.ids import CHID_PROCMGR, PID_SYSTEM
+    from resmgr.procmgr import aio
+    from resmgr.procmgr.client import node_descriptor
+
+    with Client(run_socket()) as client:
+        nd = node_descriptor(client, node)
+
+    async def measure() -> list[float]:
+        took = []
+        async with open_process(run_socket()) as process:
+            for _ in range(count + 1):
+                begin = time.perf_counter()
+                assert (await aio.run(process.connect(nd, PID_SYSTEM, CHID_PROCMGR), TRUE)).ended.status == 0
+                took.append((time.perf_counter() - begin) * 1e3)
+        return sorted(took[1:])
+
+    took = trio.run(measure)
+    say(p50=took[count // 2], p99=took[count * 99 // 100])
+
+
 def pipe(command: str, size: int) -> None:
     """MB/s of *size* bytes through a command that gives back what it gets, the start of the command included."""
     begin = time.perf_counter()
@@ -310,6 +359,8 @@ CLIENTS: dict[str, Callable[[str, int], None]] = {
     "find": find,
     "make-tree": make_tree,
     "start": start,
+    "run": run,
+    "run-trio": run_trio,
     "pipe": pipe,
 }
 SERVERS: dict[str, Callable[[], None]] = {"serve-tcp": serve_tcp, "serve-zmq": serve_zmq, "serve-name": serve_name, "usage": usage}

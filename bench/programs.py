@@ -2,12 +2,14 @@
 
 ssh is measured twice: cold, with a connection and its handshake for each command, and through a connection that is kept (ControlMaster).
 Ours has a daemon that keeps the link, so the fair peer of a start is the second; the first is what people have who set nothing up.
+A running program starts ssh as a process, for there is no other way to a kept connection; it sends a message to its daemon of ours.
 """
 
 from __future__ import annotations
 
 import contextlib
 import shlex
+import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 
 STARTS = 15
 PIPE = 1 << 30
+COMMANDS = ("qnet pidin", "qnet sin", "qnet ls", "qnet name")
 MASTER = f"{peers.FOLDER}/master"
 
 
@@ -60,6 +63,20 @@ def measure(bench: Bench, client: str, server: str, pipe: int = PIPE) -> None:
         cluster.run(client, *kept[:-1], "-o", "ControlMaster=yes", "-o", "ControlPersist=yes", "-fN", kept[-1])
         try:
             bench.compare("start of a program", "ssh, kept connection", starts(ours), starts(kept), "p50", "ms")
+            for verb, who in (("run", "a running program"), ("run-trio", "a running Trio program")):
+
+                def run(number: int, verb: str = verb) -> Measured:
+                    return bench.measured(client, verb, server, str(STARTS))
+
+                bench.compare(f"start of a program by {who}", "ssh, kept connection", run, starts(kept), "p50", "ms", ("<=", 0.5))
+            for command in COMMANDS:
+                # As a shell starts them, and the same without what makes them start quickly.
+                words = shlex.split(command)
+                quick, plain = (
+                    timed(bench, client, "start", start, STARTS)
+                    for start in (words, [sys.executable, "-P", "-m", "qnetpy.cli.main", *words[1:]])
+                )
+                bench.compare(command, "the same by python -m", quick, plain, "p50", "ms")
         finally:
             cluster.run(client, *kept[:-1], "-O", "exit", kept[-1], check=False)
         _pipe(bench, client, server, pipe)

@@ -9,7 +9,7 @@ The channel is `(0, PID_SYSTEM, CHID_CONTROL)` and takes no messages from other 
 something must be root or the daemon's user. The daemon is stopped by a signal. Errors are errnos: EINVAL for what is no request, ENOSYS
 for an unknown one, EPERM, EMSGSIZE; a request that was understood and cannot be done is answered with `{"error": sentence}`.
 
-Not on any fast path: a request may walk tables and make text.
+Not on any fast path: a request may walk tables and make text. `controlformat` is what the commands load of it.
 """
 
 from __future__ import annotations
@@ -25,8 +25,6 @@ from resmgr.errors import Misuse
 
 REQUEST_MAX = 4096
 """A request is a short text; longer ones are refused unread."""
-REPLY_MAX = 1 << 20
-"""Reply buffer of the commands."""
 Facts = Callable[[], Mapping[str, object]]
 Verb = Callable[[Mapping[str, object], Callable[[Mapping[str, object]], None]], None]
 """A request and what takes its answer, which comes once, then or later."""
@@ -89,16 +87,3 @@ def suites_verb(use: Callable[[list[str]], None]) -> Verb:
 
 def _pack(facts: Mapping[str, object]) -> bytes:
     return json.dumps(facts, default=str).encode()
-
-
-def pack_request(verb: str, **arguments: object) -> bytes:
-    return json.dumps({**arguments, "do": verb}).encode()
-
-
-def unpack_reply(data: bytes) -> dict[str, object]:
-    """The facts of a reply. ValueError when the daemon is of another version and says something else."""
-    match json.loads(data):
-        case dict(facts):
-            return facts
-        case other:
-            raise ValueError(f"not a table of facts: {other!r}")

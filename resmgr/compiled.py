@@ -20,9 +20,12 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
-from importlib.machinery import ExtensionFileLoader, ModuleSpec
-from types import ModuleType
+
+TYPE_CHECKING = False  # a type checker takes it for true; every command imports this file, and `typing` takes longer than all of it
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from importlib.machinery import ModuleSpec
+    from types import ModuleType
 
 VARIABLE = "QNETPY_COMPILED"
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -48,6 +51,8 @@ class CompiledFinder:
         file = self.files.get(name)
         if file is None:
             return None
+        from importlib.machinery import ExtensionFileLoader, ModuleSpec
+
         spec = ModuleSpec(name, ExtensionFileLoader(name, file), origin=file)
         spec.has_location = True
         return spec

@@ -12,7 +12,7 @@ from qnetpy.cli.output import CommandError
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="all figures as JSON")
-    parser.add_argument("--only", choices=("messages", "files", "links", "paths", "peers"), help="only this part")
+    parser.add_argument("--only", choices=("messages", "files", "programs", "links", "paths", "peers"), help="only this part")
     parser.add_argument("--mtu", type=int, action="append", default=[], help="only at this MTU; may be repeated (default: 1500 and 9000)")
     parser.add_argument("--runs", type=int, default=3, metavar="N", help="runs of each measurement, of which the median counts")
     parser.add_argument("--count", type=int, default=3000, metavar="N", help="round trips per run")

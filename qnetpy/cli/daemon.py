@@ -1,4 +1,4 @@
-"""Finding this node's daemon, and asking it. Light: `qnet on` uses `socket_path`, and that reads at most one small file.
+"""Finding this node's daemon, and asking it. Where it is, `place` says.
 
 The daemon's run directory ($QNET_RUN_DIR, or run_dir of the configuration, /run/qnet) holds `lock`, held and with its process id in it
 while it runs, and `socket`, where programs connect.
@@ -12,68 +12,18 @@ import os
 from typing import TYPE_CHECKING
 
 from qnetpy.cli.output import CommandError
+from qnetpy.cli.place import CONFIG_PATH as CONFIG_PATH
+from qnetpy.cli.place import RUN_DIR as RUN_DIR
+from qnetpy.cli.place import run_dir as run_dir
+from qnetpy.cli.place import socket_path as socket_path
 
 if TYPE_CHECKING:
     from qnetpy.config import Config
     from resmgr.client import Client
 
-RUN_DIR = "/run/qnet"
-"""The same as in `qnetpy.config`, which is too heavy to import for this; a test compares. So is CONFIG_PATH."""
-CONFIG_PATH = "/etc/qnet/qnet.toml"
 ASK_SECONDS = 3.0
 CRYPTODEV = "stack.managers.crypto"
 """The module; by its path, which needs no installed entry point."""
-
-
-def run_dir(config: str | None = None) -> str:
-    """Where the daemon's socket and lock are. Reads only that one setting, so a mistake elsewhere in the file stops nobody."""
-    chosen = os.environ.get("QNET_RUN_DIR")
-    if chosen:
-        return chosen
-    try:
-        with open(config or CONFIG_PATH, "rb") as file:
-            data = file.read()
-        plain = _plain_run_dir(data)
-        if plain is not None:
-            return plain
-        import tomllib
-
-        found = tomllib.loads(data.decode()).get("node", {}).get("run_dir", RUN_DIR)
-        return found if isinstance(found, str) else RUN_DIR
-    except (OSError, ValueError, AttributeError):
-        return RUN_DIR
-
-
-def _plain_run_dir(data: bytes) -> str | None:
-    """The setting where it is written as people do, or is not there; None where only a parser can tell, which takes longer than everything
-    else that happens before a remote program starts."""
-    section, found = b"", []
-    for line in map(bytes.strip, data.splitlines()):
-        if line.startswith(b"["):
-            section = line
-        elif b"run_dir" in line and not line.startswith(b"#"):
-            found.append((section, line))
-    if not found:
-        return RUN_DIR
-    (section, line), *others = found
-    key, _, value = (word.strip() for word in line.partition(b"="))
-    inner = value[1:-1]
-    if (
-        others
-        or section != b"[node]"
-        or key != b"run_dir"
-        or value[:1] + value[-1:] != b'""'
-        or b'"' in inner
-        or b"\\" in inner
-        or b"#" in inner
-    ):
-        return None
-    return inner.decode()
-
-
-def socket_path(config: str | None = None) -> str:
-    """The socket of this machine's daemon."""
-    return os.path.join(run_dir(config), "socket")
 
 
 def running_pid(directory: str) -> int:
@@ -143,7 +93,7 @@ def connect(config: str | None = None) -> Client:
 def ask(verb: str, config: str | None = None, **arguments: object) -> dict[str, object]:
     """Facts from the daemon, or what it did. CommandError when it is not there, does not answer, or cannot do it."""
     from qnetpy.channels import CHID_CONTROL
-    from qnetpy.control import REPLY_MAX, pack_request, unpack_reply
+    from qnetpy.controlformat import REPLY_MAX, pack_request, unpack_reply
     from resmgr.errors import ResmgrError
     from resmgr.ids import ND_LOCAL, PID_SYSTEM
 

@@ -233,6 +233,19 @@ def _what(args: argparse.Namespace, terminal: bool, device: str) -> Spawn:
     )
 
 
+def refused(node: str, code: int) -> int:
+    """Say why *node* started nothing; the exit status."""
+    import sys
+
+    from resmgr.errors import ResmgrError
+
+    try:
+        _refused(node, argparse.Namespace(user="", near=None), ResmgrError(code))
+    except CommandError as error:
+        print(f"qnet on: {error}", file=sys.stderr)
+        return error.status
+
+
 def _umask() -> int:
     mask = os.umask(0o077)
     os.umask(mask)

@@ -97,7 +97,17 @@ class Writer:
 class Pump:
     """Runs until the program has ended and everything it said is written."""
 
-    def __init__(self, client: Client, process: Process, *, terminal: bool, no_input: bool) -> None:
+    def __init__(
+        self,
+        client: Client,
+        process: Process,
+        *,
+        terminal: bool,
+        no_input: bool,
+        ended: Ended | None = None,
+        over: tuple[bool, bool] = (False, False),
+    ) -> None:
+        """*ended*, *over*: what is known already of a program that was started briefly, its end and which of its streams have."""
         self._client = client
         self._process = process
         self._terminal = terminal
@@ -105,14 +115,14 @@ class Pump:
         self._outputs = {stream: Writer(stream, lambda: os.eventfd_write(self._wake, 1)) for stream in ((1,) if terminal else (1, 2))}
         self._pending = dict.fromkeys(self._outputs, 0)
         """Parts asked for or being written."""
-        self._open = set(self._outputs)
+        self._open = {stream for stream in self._outputs if not over[stream - 1]}
         self._quiet = set(self._outputs)
         """Those that have said nothing yet: one read is under way, so that programs without output start and end with fewer messages."""
-        self._input = not no_input
+        self._input = not no_input and ended is None
         self._input_parts = 0
         self._carried: dict[int, Send] = {}
         """Streams that the daemon carries, this process's pipe being the daemon's as well."""
-        self._ended: Ended | int | None = None
+        self._ended: Ended | int | None = ended
         self._failure = 0
         self._endings = 0
         self._leave = False
@@ -143,9 +153,10 @@ class Pump:
         return self._ended.shell_status
 
     def _loop(self, caught: Caught, raw: Raw) -> None:
-        self._process.wait(self._on_end, self._terminal)
+        if self._ended is None:
+            self._process.wait(self._on_end, self._terminal)
         self._widen()
-        for stream in self._outputs:
+        for stream in sorted(self._open):
             if not self._carry(stream):
                 self._ask(stream)
         if self._input and self._carry(0):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -125,3 +126,35 @@ def test_the_audit_log_of_a_node_tells_who_did_what(three: kit.Cluster) -> None:
     assert allowed["fingerprint"].count(":") == 31
     (ended,) = (line for line in lines if line["event"] == "ended" and line["id"] == allowed["id"])
     assert ended["status"] == 7
+
+
+RUN = """
+from resmgr.client import Client
+from resmgr.procmgr.client import node_descriptor, run
+from resmgr.procmgr.message import Spawn
+with Client("/run/qnet/socket") as client:
+    nd = node_descriptor(client, "b")
+    print(run(client, nd, Spawn((b"hostname",))))
+    print(run(client, nd, Spawn((b"sh", b"-c", b"wc -c; sleep 0.1; echo e >&2; kill -9 $$")), bytes(300000)))
+"""
+
+
+def test_short_programs_and_long_ones(three: kit.Cluster) -> None:
+    for script, said, errors, status in (
+        ("qnet on b hostname", "b\n", "", 0),
+        ("qnet on a hostname", "a\n", "", 0),
+        ("qnet on -f b -- sh -c 'echo out; echo err >&2; exit 9' </dev/null", "out\n", "err\n", 9),
+        ("qnet on b -- sh -c 'kill -9 $$'", "", "", 137),
+        ("(echo x; sleep 0.1; echo y) | qnet on b -- sh -c 'read a; echo $a; sleep 0.1; cat; exit 3'", "x\ny\n", "", 3),
+        ("qnet on b -- head -c 300000 /dev/zero | wc -c", "300000\n", "", 0),
+        ("qnet on b -- sh -c '(sleep 0.1; echo later) & echo now; exit 4'", "now\nlater\n", "", 4),
+        ("qnet on nobody true", "", "qnet on: no node nobody is up; try: qnet ls\n", 255),
+    ):
+        told = three.run("a", "sh", "-c", script, check=False)
+        assert (told.stdout, told.stderr, told.returncode) == (said, errors, status), script
+    told = three.run("c", "qnet", "on", "a", "true", check=False)
+    assert (told.returncode, told.stderr.startswith("qnet on: a does not let you start programs; try: ")) == (255, True)
+    assert three.run("a", sys.executable, "-c", RUN).stdout.splitlines() == [
+        "Finished(ended=Ended(status=0, signal=None, core=False, stopped=False), output=b'b\\n', errors=b'')",
+        "Finished(ended=Ended(status=None, signal=9, core=False, stopped=False), output=b'300000\\n', errors=b'e\\n')",
+    ]

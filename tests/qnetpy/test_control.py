@@ -8,7 +8,8 @@ import json
 import pytest
 
 from qnetpy.channels import CHID_CONTROL
-from qnetpy.control import REPLY_MAX, Control, pack_request, suites_verb, unpack_reply
+from qnetpy.control import Control, suites_verb
+from qnetpy.controlformat import REPLY_MAX, pack_request, unpack_reply
 from resmgr.channel import ND_LOCAL, PID_SYSTEM, ClientInfo, Credentials, Kernel, Nd
 from resmgr.dispatch import Buffer
 from resmgr.errors import Misuse

@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from qnetpy.channels import CHID_CONTROL
-from qnetpy.control import pack_request, unpack_reply
+from qnetpy.controlformat import pack_request, unpack_reply
 from qnetpy.identity.authority import make_authority
 from qnetpy.lsm import KeptQnet, LsmQnet
 from qnetpy.members.store import DirectoryStore

@@ -6,9 +6,13 @@ import errno
 import os
 
 import pytest
+import trio
 
-from resmgr.errors import BadMessage
+from resmgr.channel import CHID_PROCMGR, ND_LOCAL, PID_SYSTEM, Connection, Credentials
+from resmgr.errors import BadMessage, ResmgrError
 from resmgr.procmgr import message
+from resmgr.procmgr.aio import run
+from resmgr.procmgr.client import Finished
 from resmgr.procmgr.message import (
     BRIEF_OUTPUT,
     SPAWN_BRIEF,
@@ -107,6 +111,28 @@ async def test_neither_terminals_nor_detached_programs() -> None:
             with pytest.raises(Failed) as caught:
                 await brief(Client(here), "true", SPAWN_BRIEF | flags)
             assert caught.value.code == errno.EBADMSG
+
+
+def own_connection(here: World) -> Connection:
+    credentials = Credentials(os.geteuid(), os.getegid(), tuple(os.getgroups()), os.getpid())
+    return here.kernel.connect(ND_LOCAL, PID_SYSTEM, CHID_PROCMGR, credentials)
+
+
+async def test_a_trio_program_runs_one_in_one_call() -> None:
+    async with world() as here:
+        short = await run(own_connection(here), Spawn((b"sh", b"-c", b"echo a; echo b >&2; exit 2")))
+        assert short == Finished(Ended(2, None), b"a\n", b"b\n")
+        data = os.urandom(300_000)
+        long = await run(own_connection(here), Spawn((b"sh", b"-c", b"cat; sleep 0.05; kill -9 $$")), data)
+        assert long == Finished(Ended(None, 9), data, b"")
+        deaf = await run(own_connection(here), Spawn((b"sh", b"-c", b"exec <&-; sleep 0.05; exit 6")), data)
+        assert deaf.ended == Ended(6, None)
+        with pytest.raises(ResmgrError) as caught:
+            await run(own_connection(here), Spawn((b"-x",)))
+        assert caught.value.errno == errno.EINVAL
+        with trio.move_on_after(0.1):
+            await run(own_connection(here), Spawn((b"sleep", b"60")))
+        await here.until(lambda: not running(here))
 
 
 @pytest.mark.parametrize(
