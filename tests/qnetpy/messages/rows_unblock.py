@@ -173,7 +173,7 @@ async def attach(rig: Rig) -> str:
     return "an error" if connection.closed else "no error before the first send"
 
 
-@pulses("detach, with nothing sent", "the server hears of a disconnect", "the server hears of nothing", "the server hears of nothing")
+@pulses("detach, with nothing sent", "the server hears of nothing")
 async def detach_unused(rig: Rig) -> str:
     heard: list[Pulse] = []
     rig.connect(rig.channel(lambda message: None, on_pulse=heard.append)).close()
