@@ -45,6 +45,8 @@ from stack.wire.endpoint import PORT_DEFAULT, split_host
 from stack.wire.ethernet import mac_bytes
 
 log = logging.getLogger(__name__)
+OPEN_FILES = 1 << 19
+"""Open files that a daemon with the right to it (CAP_SYS_RESOURCE) lets itself have: the hard limit that systemd gives services."""
 
 
 @attrs.frozen
@@ -149,11 +151,11 @@ class LsmQnet:
         self._undo.append(lambda: _set_umask(mask))
         catch_ignored_signals()
         system = self.system
-        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        before = resource.getrlimit(resource.RLIMIT_NOFILE)
         if system.open_files is None:
-            system.open_files = soft
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-        self._undo.append(lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard)))
+            system.open_files = before
+        _raise_open_files(before[1])
+        self._undo.append(lambda: resource.setrlimit(resource.RLIMIT_NOFILE, before))
         if system.files is None and system.processes is None:
             self._undo.append(system.stop_serving)
         if system.files is None:
@@ -233,6 +235,16 @@ class LsmQnet:
             self.system.set_policy(Policy(self.system.accounts))
         while self._undo:
             self._undo.pop()()
+
+
+def _raise_open_files(hard: int) -> None:
+    """Each file that programs of any node have open here is a descriptor. Beyond the hard limit only where this process may."""
+    for limit in (max(hard, OPEN_FILES), hard):
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+        except (ValueError, OSError):
+            continue  # not privileged, or above what the kernel allows at all (fs.nr_open)
+        return
 
 
 def _set_umask(mask: int) -> None:

@@ -134,6 +134,7 @@ class Connection:
         "sends",
         "shield",
         "unanswered",
+        "used",
     )
 
     def __init__(self, kernel: Kernel, coid: int, nd: Nd, pid: int, chid: int, credentials: Credentials, priority: int) -> None:
@@ -161,6 +162,8 @@ class Connection:
         """Sends of this kernel's clients under way."""
         self.unanswered = 0
         """Closed, with a server in this kernel: messages that it has not answered, and 1 while the close is under way."""
+        self.used = False
+        """A server in this kernel has got something of it, so it will hear of its end."""
 
     def submit(self, parts: Sequence[Buffer], reply_len: int, done: Done, priority: int | None = None) -> Pending | None:
         """Send *parts* as one message and return; `done(status, reply)` once, possibly before this returns (then the result is None).
@@ -204,7 +207,7 @@ class Connection:
 
     def close(self) -> None:
         """Detach. Sends under way end with EBADF and are unblocked; when the server has answered the last, its channel gets
-        PULSE_DISCONNECT. Idempotent.
+        PULSE_DISCONNECT. A server that got nothing of it hears nothing. Idempotent.
         """
         self.kernel.detach(self)
 
@@ -298,6 +301,10 @@ class Kernel:
                 self._by_channel[channel][connection] = None
         return connection
 
+    def connected(self, channel: Channel) -> tuple[Connection, ...]:
+        """Connections of this kernel's clients to *channel*, one of its own."""
+        return tuple(self._by_channel.get(channel, ()))
+
     def attach_process(self, pid: int, remote: Remote) -> None:
         """Channels of process *pid* of this node are reached through *remote* (the local socket server) from now on."""
         self._processes[pid] = remote
@@ -359,6 +366,7 @@ class Kernel:
                 )
             return self._relay_away(connection, data, msglen, reply_len, priority, answerer, descriptors)
         self._by_channel[channel][connection] = None
+        connection.used = True
         message = self.deliver(channel, connection.info, data, msglen, reply_len, priority, answerer, descriptors)
         return message if message.client_waits else None
 
@@ -406,6 +414,7 @@ class Kernel:
         channel = self._channels.get((connection.pid, connection.chid)) if connection.nd == ND_LOCAL else None
         if channel is None:
             return self._away(connection, lambda remote: remote.pulse(connection, code, value, priority))
+        connection.used = True
         channel.pulse(Pulse(code, value, priority, connection.info))
         return 0
 
@@ -466,7 +475,7 @@ class Kernel:
             send.unblock()
         if channel is None:
             self._away(connection, lambda remote: _detached(remote, connection))
-        else:
+        elif connection.used:
             self.answered_late(connection)
 
     def answered_late(self, connection: Connection) -> None:

@@ -180,6 +180,7 @@ class Client:
         reply_len: int,
         descriptors: Sequence[int],
         done: Callable[[Send], None] | None,
+        priority: int | None = None,
     ) -> Send:
         """See `Connection.submit`."""
         if not 0 <= reply_len <= wire.ID_MAX:
@@ -191,6 +192,8 @@ class Client:
         while txn in self.sends:
             txn = self.next_txn = self.next_txn + 1 & wire.ID_MAX
         send = Send(connection, txn, data, reply_len, done)
+        if self._gone:
+            raise ResmgrError(errno.ENOTCONN, "the daemon is gone")
         if connection.closed or connection.dead:
             send.finish(-errno.EBADF, b"", ())
             return send
@@ -200,13 +203,23 @@ class Client:
             return send
         first = data if len(data) <= connection.first_part else memoryview(data)[: connection.first_part]
         flags = 0 if connection.connected else wire.CONNECT
-        priority = self.working_at if connection.inherits and self.working_at is not None else connection.priority
+        if priority is not None:
+            priority = max(0, min(priority, PRIORITY_MAX))
+        else:
+            priority = self.working_at if connection.inherits and self.working_at is not None else connection.priority
         head = wire.SEND_HEADER.pack(wire.SEND, flags, priority, len(descriptors), txn, connection.number, reply_len, len(data))
         if flags:
             head += self._block(connection)
         self.sends[txn] = send
         connection.sends += 1
-        self.transmit((head, first), descriptors, link)
+        try:
+            self.transmit((head, first), descriptors, link)
+        except BaseException:
+            if send.finished:  # the daemon is gone, and the send was told with all the others
+                return send
+            del self.sends[txn]
+            connection.sends -= 1
+            raise
         return send
 
     def send_pulse(self, connection: Connection, code: int, value: int, priority: int) -> None:
@@ -577,8 +590,15 @@ class Client:
         for send in sends:
             if not send.finished:
                 send.finish(-errno.ENOTCONN, b"", ())
+        connections, self._connections = list(self._connections.values()), {}
+        for connection in connections:
+            connection.dead = True
+            connection.events = None
         if self.service is not None:
             self.service.lost()
+        for connection in connections:
+            if farewell and connection.on_death is not None and not connection.closed:
+                connection.on_death(connection)
 
     def _let_go_of_all(self) -> None:
         self.daemon.close()

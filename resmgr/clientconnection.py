@@ -66,24 +66,36 @@ class Connection:
         self.on_death: Callable[[Connection], None] | None = None
         """Called, while the program waits for something, when the server is gone."""
 
-    def send(self, *parts: Buffer, reply_len: int = 0, timeout: float | None = None, descriptors: Sequence[int] = ()) -> Reply:
+    def send(
+        self,
+        *parts: Buffer,
+        reply_len: int = 0,
+        timeout: float | None = None,
+        descriptors: Sequence[int] = (),
+        priority: int | None = None,
+    ) -> Reply:
         """Send and wait for the answer (MsgSend). ResmgrError with the server's or the system's errno; ETIMEDOUT after *timeout* seconds,
-        when the server has agreed to let go. Ctrl-C unblocks too.
+        when the server has agreed to let go. Ctrl-C unblocks too. *priority*: of this message; beyond what there is counts as the nearest.
         """
         if timeout is None and len(parts) == 1 and not descriptors and self.connected and self.link is not None:
             reply = self.client.exchange(self, self.link, parts[0], reply_len)
             if reply is not None:
                 return reply
-        return self.submit(*parts, reply_len=reply_len, descriptors=descriptors).wait(timeout)
+        return self.submit(*parts, reply_len=reply_len, descriptors=descriptors, priority=priority).wait(timeout)
 
     def submit(
-        self, *parts: Buffer, reply_len: int = 0, descriptors: Sequence[int] = (), done: Callable[[Send], None] | None = None
+        self,
+        *parts: Buffer,
+        reply_len: int = 0,
+        descriptors: Sequence[int] = (),
+        done: Callable[[Send], None] | None = None,
+        priority: int | None = None,
     ) -> Send:
         """Send and go on; wait for the result with `Send.wait`, or take it in *done* while the program waits for something else.
 
         The parts are borrowed until the send has ended.
         """
-        return self.client.start(self, parts, reply_len, descriptors, done)
+        return self.client.start(self, parts, reply_len, descriptors, done, priority)
 
     def pulse(self, code: int, value: int = 0, priority: int | None = None) -> None:
         """Send a pulse (0 to 127). Does not wait for its delivery."""

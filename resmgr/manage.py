@@ -21,7 +21,7 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import TypeVar, TypeVarTuple
+from typing import NoReturn, TypeVar, TypeVarTuple
 
 import trio
 
@@ -40,6 +40,9 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 SocketPath = str | bytes | os.PathLike[str]
+AGAIN_FIRST, AGAIN_MAX = 0.05, 1.0
+"""Seconds between looks for the next daemon: twice as long each time."""
+_NO_DAEMON = frozenset((errno.ENOTCONN, errno.ENOENT, errno.ECONNREFUSED, errno.ECONNRESET, errno.EPIPE))
 
 
 class Managed:
@@ -145,6 +148,37 @@ def _why(error: ResmgrError) -> str:
     return error.strerror or str(error)
 
 
+async def keep_serving(
+    socket: SocketPath,
+    path: str | Sequence[str],
+    node: Node,
+    *,
+    flags: Attach = Attach.DEFAULT,
+    local: bool = False,
+    ready: Callable[[Managed], None] | None = None,
+) -> NoReturn:
+    """As `manager`, beyond the ends of daemons: when the daemon is gone, wait for the next one and attach there again. *ready* is called
+    each time. Clients had lost the manager with their daemon (ESTALE, EBADF) and open it anew; what the nodes know stays.
+
+    Errors of the first attach, and a later daemon's refusal (EPERM, EAGAIN), are raised as by `manager`.
+    """
+    served = False
+    pause = AGAIN_FIRST
+    while True:
+        try:
+            async with manager(socket, path, node, flags=flags, local=local) as managed:
+                if ready is not None:
+                    ready(managed)
+                served = True
+                pause = AGAIN_FIRST
+                await managed.process.gone.wait()
+        except OSError as error:
+            if not served or error.errno not in _NO_DAEMON:
+                raise
+        await trio.sleep(pause)
+        pause = min(2 * pause, AGAIN_MAX)
+
+
 def serve(
     socket: SocketPath,
     path: str | Sequence[str],
@@ -153,11 +187,14 @@ def serve(
     flags: Attach = Attach.DEFAULT,
     local: bool = False,
     ready: Callable[[Managed], None] | None = None,
+    again: bool = False,
 ) -> None:
     """As `manager`, for a program that does nothing else, or does it in other threads: *ready* is called once the path is there. Returns
-    after Ctrl-C; ResmgrError(ENOTCONN) when the daemon ends."""
+    after Ctrl-C; ResmgrError(ENOTCONN) when the daemon ends, unless *again*: see `keep_serving`."""
 
     async def run() -> None:
+        if again:
+            await keep_serving(socket, path, node, flags=flags, local=local, ready=ready)
         async with manager(socket, path, node, flags=flags, local=local) as managed:
             if ready is not None:
                 ready(managed)

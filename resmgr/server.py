@@ -19,6 +19,7 @@ import os
 import resource
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import NamedTuple
 
 from resmgr import directproto as proto
@@ -151,6 +152,8 @@ class Channel:
         self.unblock = unblock
         self.waiting: Waiting[Message, Pulse] = Waiting()
         self.closed = False
+        self.on_close: Callable[[], None] | None = None
+        """Called once when the program closes it: what others know it by goes with it (`resmgr.names.client`)."""
         self._service = service
 
     @property
@@ -246,6 +249,8 @@ class Service:
             if inlet.channel is channel:
                 del self._inlets[scoid], inlet.link.inlets[inlet.number]
                 self._say(inlet.link, wire.DEATH, inlet.number)
+        if channel.on_close is not None:
+            channel.on_close()
 
     def _links(self) -> set[Link]:
         return {self.client.daemon, *(inlet.link for inlet in self._inlets.values())}

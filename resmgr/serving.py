@@ -253,6 +253,7 @@ class ServingSide:
                 return remote
         connection.info = attrs.evolve(info, scoid=connection.coid)
         inlet = Inlet(number, block, connection, channel)
+        connection.used = True
         connection.on_death = partial(self._channel_died, inlet)
         connection.on_event = partial(self._event, inlet)
         self.inlets[number] = inlet

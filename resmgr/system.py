@@ -51,8 +51,8 @@ class System:
         self.namespace: int | None = None
         """Descriptor of the mount namespace of this node's users, when the daemon has one of its own. Closed by `close` only: a process
         that has moved stays there, because its threads do."""
-        self.open_files: int | None = None
-        """Soft limit of open files with which this process was started; set by who raised it."""
+        self.open_files: tuple[int, int] | None = None
+        """Soft and hard limit of open files with which this process was started; set by who raised them."""
         self._announcers: frozenset[int] | None = frozenset({0, os.geteuid()})
         self._guarded: set[tuple[int, int]] = set()
         self._on_policy: list[Callable[[Policy], None]] = []

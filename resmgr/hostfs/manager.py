@@ -93,11 +93,11 @@ class HostFs:
         self._root = HostHandle(fd, SCOPE_NONE, self._devices.root, True)
         self._mounts = MountPoints()
         self._looked = -1.0
-        # A handle is a descriptor; a quarter of them is left to the rest of the process.
+        # A handle is a descriptor; a quarter of them is left to the rest of the process. Nodes and users have their shares (HandleTable).
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         handles_max = min(HANDLES_PER_MANAGER, soft * 3 // 4) if soft > 0 else HANDLES_PER_MANAGER
         if handles_per_client is None:
-            handles_per_client = min(HANDLES_PER_CLIENT, handles_max // 2)
+            handles_per_client = min(HANDLES_PER_CLIENT, handles_max)
         self._locks = HostLocks(kernel.dispatch)
         self._special = DeviceIo(kernel.dispatch, self.lanes, self._devices, self.switch, self._identity, self._finish)
         self.manager = Manager(

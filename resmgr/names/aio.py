@@ -27,7 +27,8 @@ from resmgr.walk import walk_trio
 async def name_attach(
     kernel: Kernel, credentials: Credentials, name: str | bytes, chid: int, *, scope: ScopeName = "local", lease: float = 0
 ) -> Connection:
-    """Name the channel *chid* of this kernel's process. The name lasts as long as the connection that this returns.
+    """Name the channel *chid* of this kernel's process. The name lasts as long as the connection that this returns,
+    and not longer than the channel.
 
     *scope*, *lease*, errors: as `resmgr.names.client.name_attach`. The lease is renewed by `name_renew`.
     """
@@ -40,7 +41,32 @@ async def name_attach(
     except BaseException:
         connection.close()
         raise
+    _ends_with_channel(kernel, credentials, chid, connection)
     return connection
+
+
+class _Names:
+    """The naming connections of one channel: closed, and the names with them, when it is."""
+
+    def __init__(self) -> None:
+        self.attached: list[Connection] = []
+
+    def __call__(self, dead: Connection) -> None:
+        for connection in self.attached:
+            connection.close()
+
+
+def _ends_with_channel(kernel: Kernel, credentials: Credentials, chid: int, attached: Connection) -> None:
+    channel = kernel.find_channel(kernel.pid, chid)
+    if channel is None:
+        return
+    watches = [one.on_death for one in kernel.connected(channel) if isinstance(one.on_death, _Names)]
+    if watches:
+        names = watches[0]
+    else:
+        names = _Names()
+        kernel.connect(ND_LOCAL, kernel.pid, chid, credentials).on_death = names
+    names.attached = [*(one for one in names.attached if not one.closed), attached]
 
 
 async def name_renew(attached: Connection) -> None:

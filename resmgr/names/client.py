@@ -101,6 +101,7 @@ def name_attach(
         connection.close()
         channel.close()
         raise
+    channel.on_close = connection.close
     return AttachedName(channel, connection, name, SCOPES[scope])
 
 

@@ -244,7 +244,7 @@ def _terminal(spawn: Spawn, account: Account, mine: list[int], theirs: list[int]
 class Terms:
     """How a program is started, besides what its client wants."""
 
-    open_files: int | None = None
+    open_files: tuple[int, int] | None = None
     """Its soft limit if the client says none, for a daemon that raised its own; None: this process's."""
     listed: bool = False
     """A list of commands allowed it, so what its name leads to must not be its user's to change."""
@@ -291,19 +291,21 @@ def _execute(spawn: Spawn, account: Account, stdio: tuple[int, int, int], terms:
     return process.pid
 
 
-def _limits(spawn: Spawn, open_files: int | None) -> bytes:
+def _limits(spawn: Spawn, open_files: tuple[int, int] | None) -> bytes:
     """Lines for the shell: soft limits as the client has them, where this daemon's hard ones allow; a limit only ever restricts."""
     wanted = dict(spawn.limits)
     if resource.RLIMIT_NOFILE not in wanted:
-        soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0] if open_files is None else open_files
+        soft = (resource.getrlimit(resource.RLIMIT_NOFILE) if open_files is None else open_files)[0]
         wanted[resource.RLIMIT_NOFILE] = UNLIMITED if soft == resource.RLIM_INFINITY else soft
     lines = []
     for number, value in wanted.items():
         option, unit = LIMIT_OPTIONS[number]
-        hard = resource.getrlimit(number)[1]
+        hard = open_files[1] if number == resource.RLIMIT_NOFILE and open_files is not None else resource.getrlimit(number)[1]
         if hard != resource.RLIM_INFINITY:
             value = min(value, hard)
         lines.append(b"ulimit -S -%s %s 2>/dev/null" % (option, b"unlimited" if value == UNLIMITED else b"%d" % (value // unit)))
+    if open_files is not None and open_files[1] != resource.RLIM_INFINITY:
+        lines.append(b"ulimit -H -n %d 2>/dev/null" % open_files[1])
     return b"\n".join(lines)
 
 
@@ -319,8 +321,8 @@ class Launcher:
     """The thread. `launch` may be called from the dispatch; *done* is called in the thread with the result or the error.
 
     *namespace* names a mount namespace (`/proc/PID/ns/mnt`, or a path kept open as `/proc/self/fd/N`) that programs shall see instead of
-    the daemon's: a daemon that hides its own mounts from itself gives its users' namespace here. *open_files*: the soft limit of programs,
-    for a daemon that raised its own; None: this process's.
+    the daemon's: a daemon that hides its own mounts from itself gives its users' namespace here. *open_files*: the soft and hard
+    limits of programs, for a daemon that raised its own; None: this process's.
     """
 
     def __init__(self, namespace: str | None = None) -> None:

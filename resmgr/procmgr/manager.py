@@ -85,11 +85,11 @@ class ProcessManager:
         rules: SpawnRules | None = None,
         *,
         namespace: str | None = None,
-        open_files: int | None = None,
+        open_files: tuple[int, int] | None = None,
         audit: str = "",
     ) -> None:
-        """*namespace*: the mount namespace that programs see, *open_files*: their soft limit, if they are not the daemon's (`Launcher`).
-        *audit*: the file of the audit log."""
+        """*namespace*: the mount namespace that programs see, *open_files*: their soft and hard limit, if they are not the daemon's
+        (`Launcher`). *audit*: the file of the audit log."""
         self.policy = policy
         self.rules = SpawnRules() if rules is None else rules
         self.refusals: dict[Refusal, int] = dict.fromkeys(Refusal, 0)

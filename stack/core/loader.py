@@ -10,9 +10,11 @@ Nothing is scanned and nothing registers itself: a module is looked up when some
 
 from __future__ import annotations
 
+import difflib
 import errno
 import importlib
 import importlib.util
+import pkgutil
 import re
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING
@@ -62,7 +64,20 @@ def _by_name(name: str, kind: Kind | None) -> Loadable:
     for entry in entry_points(group=ENTRY_POINT_GROUP, name=name):
         return _member(entry.module, entry.attr, name)
     what = "module" if kind is None else kind.value
-    raise ModuleError(errno.ENXIO, f"there is no {what} called {name}: not {_places(kind)}; {_OWN_FILE}")
+    near = difflib.get_close_matches(name.replace("-", "_"), _names(kind), n=1)
+    meant = f"; did you mean {near[0].replace('_', '-')}?" if near else ""
+    raise ModuleError(errno.ENXIO, f"there is no {what} called {name}: not {_places(kind)}{meant or f'; {_OWN_FILE}'}")
+
+
+def _names(kind: Kind | None) -> list[str]:
+    """Names that modules may have: what lies in the packages, and what is installed. Nothing is imported but the packages."""
+    names = [entry.name.replace("-", "_") for entry in entry_points(group=ENTRY_POINT_GROUP)]
+    for group, package in _PACKAGES.items():
+        if kind in (None, group):
+            spec = importlib.util.find_spec(package)
+            places = None if spec is None else spec.submodule_search_locations
+            names += [found.name for found in pkgutil.iter_modules(places)]
+    return names
 
 
 def _no_name(text: str) -> str:

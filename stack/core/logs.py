@@ -8,7 +8,8 @@ next one that is written says how many were not.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import attrs
 
@@ -52,8 +53,22 @@ class Budget(logging.Filter):
         return True
 
 
-def start(verbose: bool, now: Callable[[], float]) -> None:
-    """Set the program's log up: lines on standard error. *now*: monotonic seconds."""
-    logging.basicConfig(format="io-pkt: %(levelname)s: %(message)s", level=logging.INFO if verbose else logging.WARNING)
-    for handler in logging.getLogger().handlers:
-        handler.addFilter(Budget(now))
+@contextmanager
+def written(verbose: bool, now: Callable[[], float]) -> Iterator[None]:
+    """The program's log, for the length of the block: lines on standard error. *now*: monotonic seconds. Where a program around has a log
+    already, that is left as it is."""
+    root = logging.getLogger()
+    if root.handlers:
+        yield
+        return
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("io-pkt: %(levelname)s: %(message)s"))
+    handler.addFilter(Budget(now))
+    level = root.level
+    root.addHandler(handler)
+    root.setLevel(logging.INFO if verbose else logging.WARNING)
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+        root.setLevel(level)

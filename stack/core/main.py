@@ -64,15 +64,15 @@ def _run(line: CommandLine) -> int:
     from stack.core.runlock import locked
 
     keep_freed_memory()
-    logs.start(line.verbose, time.monotonic)
-    if compiled.problem():
-        logging.getLogger(__name__).warning("the compiled modules are not used: %s", compiled.problem())
-    run_dir = line.run_dir or default_run_dir(line.instance)
-    kept = _rights_kept(line)
-    with locked(run_dir, f"io-pkt{line.instance}", line.user):
-        namespace = _own_mounts()
-        _take_rights(line, kept)
-        return trio.run(_manage, line, run_dir, namespace)
+    with logs.written(line.verbose, time.monotonic):
+        if compiled.problem():
+            logging.getLogger(__name__).warning("the compiled modules are not used: %s", compiled.problem())
+        run_dir = line.run_dir or default_run_dir(line.instance)
+        kept = _rights_kept(line)
+        with locked(run_dir, f"io-pkt{line.instance}", line.user):
+            namespace = _own_mounts()
+            _take_rights(line, kept)
+            return trio.run(_manage, line, run_dir, namespace)
 
 
 def _own_mounts() -> int | None:

@@ -11,28 +11,42 @@ import fcntl
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from stack.core.errors import ModuleError
 from stack.rights import User
 from stack.rundir import distrusted
 
 LOCK = "lock"
+REMOVED_TIMES = 3
+"""How often the folder may be removed under us before we give up."""
 LOCK_SECONDS = 0.25
 """How long the lock is waited for: a command that looks whether we run holds it for microseconds."""
 
 
 @contextmanager
 def locked(run_dir: str, name: str, user: User | None = None) -> Iterator[None]:
-    """Make the folder and hold its lock. ModuleError in one sentence when that cannot be, or when the folder is not to be trusted.
+    """Make the folder and hold its lock; a folder that was made is removed at the end, if nothing is kept in it. ModuleError in one
+    sentence when that cannot be, or when the folder is not to be trusted.
 
     *user*: who will work in the folder; it is made his, but a folder that was there stays whose it was.
     """
     folder = -1
+    made = False
     try:
         try:
-            folder = _open_folder(run_dir, user)
-            fd = _open_and_lock(folder)
+            for left in range(REMOVED_TIMES, -1, -1):
+                try:
+                    made, folder = _open_folder(run_dir, user)
+                    fd = _open_and_lock(folder)
+                    break
+                except FileNotFoundError:
+                    # Another manager ended, and removed the folder that it had made after we had opened it.
+                    if not left:
+                        raise
+                    if folder >= 0:
+                        os.close(folder)
+                        folder = -1
         except BlockingIOError:
             holder = _holder(folder)
             raise ModuleError(errno.EBUSY, f"{name} is running already, as process {holder}; -i N starts another instance") from None
@@ -51,12 +65,17 @@ def locked(run_dir: str, name: str, user: User | None = None) -> Iterator[None]:
             except (FileNotFoundError, PermissionError):
                 pass  # somebody tidied up, or the folder is not the user's that we have become: whoever holds no lock is not running
             os.close(fd)
+            if made:
+                with suppress(OSError):  # something is kept in it, or the folder above is not the user's that we have become
+                    os.rmdir(run_dir)
     finally:
         if folder >= 0:
             os.close(folder)
 
 
-def _open_folder(run_dir: str, user: User | None) -> int:
+def _open_folder(run_dir: str, user: User | None) -> tuple[bool, int]:
+    """Whether it was made just now, and a descriptor."""
+    made = False
     above = os.path.dirname(os.path.abspath(run_dir))
     if not os.path.exists(above):
         os.makedirs(above, exist_ok=True)
@@ -65,6 +84,7 @@ def _open_folder(run_dir: str, user: User | None) -> int:
     except FileExistsError:
         pass
     else:
+        made = True
         if user is not None:
             os.chown(run_dir, user.uid, user.gid)
     folder = os.open(run_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -72,13 +92,13 @@ def _open_folder(run_dir: str, user: User | None) -> int:
         # What is trusted stays in its place: so what we have opened is it, or was put there before.
         why = distrusted(run_dir, () if user is None else (user.uid,))
         if not why and not os.path.samestat(os.fstat(folder), os.stat(run_dir)):
-            why = "was another a moment ago"
+            raise FileNotFoundError(errno.ENOENT, "it was another a moment ago", run_dir)
         if why:
             raise ModuleError(errno.EPERM, f"the run directory {run_dir} {why}; see --run-dir")
     except BaseException:
         os.close(folder)
         raise
-    return folder
+    return made, folder
 
 
 def _holder(folder: int) -> str:

@@ -358,9 +358,10 @@ class Cryptodev:
         self._system = context.system
         path = context.stack.prefix.encode() + PATH
         if any(one.prefix == split(path) for one in self._system.paths.space.attachments()):
-            raise ModuleError(
-                errno.EEXIST, f"there is something at /{path.decode().lstrip('/')} already; two stacks need a --prefix of their own"
-            )
+            there = f"there is something at /{path.decode().lstrip('/')} already"
+            ours = any(loaded.module.name == MODULE.name for loaded in context.stack.loaded)
+            why = "this stack has a cryptodev; one serves all" if ours else "two stacks need a --prefix of their own"
+            raise ModuleError(errno.EEXIST, f"{there}: {why}")
         self.manager = CryptoManager(context, path, options)
         self._attached = self._system.paths.attach(self.manager.path, self.manager.target, Attach.EXACT)
         self._system.guard(self.manager.channel)

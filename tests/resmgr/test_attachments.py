@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,7 @@ from resmgr.iofunc.node import Directory, Node, Setting, TreeManager, Value, loc
 from resmgr.iofunc.waiting import Later
 from resmgr.iomsg import Connect, Entry, Target, parse_dirents
 from resmgr.iorequest import ConnectRequest, pack_devctl, pack_read, pack_readdir, pack_write
-from resmgr.manage import Managed, manager
+from resmgr.manage import Managed, keep_serving, manager
 from resmgr.pathspace import Attach
 from resmgr.runner import open_dispatch
 from resmgr.system import System
@@ -98,6 +99,36 @@ async def test_a_directory_and_a_device_come_and_go(tmp_path: Path) -> None:
         assert set(await rows(user)) == {"/dev/name/local", "/dev/name/global"}
         assert system.managers is not None
         assert system.managers.counters["reaped"] == 3
+
+
+async def test_a_manager_is_back_at_the_next_daemon(tmp_path: Path) -> None:
+    state = {"reads": 0}
+
+    def read() -> bytes:
+        state["reads"] += 1
+        return b"%d" % state["reads"]
+
+    ready: list[Managed] = []
+    pipe = Pipe()
+    device = Directory({b"count": Value(read), b"pipe": pipe})
+    async with trio.open_nursery() as nursery:
+        for boot in range(3):
+            async with running(tmp_path) as (_, socket):
+                if not boot:
+                    nursery.start_soon(partial(keep_serving, socket, "/dev/kept", device, ready=ready.append))
+                with trio.fail_after(10):
+                    while len(ready) <= boot:  # noqa: ASYNC110  # it is seen by nothing else
+                        await trio.sleep(0.002)
+                async with open_process(socket) as user:
+                    assert await get(user, "/dev/kept/count") == b"%d" % (boot + 1)
+                ready[-1].enter(lambda: pipe.data.extend(b"x"))
+        nursery.cancel_scope.cancel()
+    assert pipe.data == b"xxx"
+
+
+async def test_a_manager_that_never_attached_says_why(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        await keep_serving(str(tmp_path / "none"), "/dev/kept", text(b""))
 
 
 MANAGER = """

@@ -67,6 +67,40 @@ async def in_thread(work: Callable[[], T]) -> T:
 
 
 @pytest.mark.host
+async def test_a_name_goes_with_its_channel_though_the_program_stays(tmp_path: Path) -> None:
+    async with running(tmp_path) as (machine, path):
+
+        def gone(count: int) -> Callable[[], bool]:
+            return lambda: len(list(machine.names.records())) == count
+
+        def blocking() -> None:
+            with Client(path) as client:
+                attached = name_attach(client, "clock")
+                assert len(list(machine.names.records())) == 1
+                attached.channel.close()
+                assert name_open_fails(client)
+
+        def name_open_fails(client: Client) -> bool:
+            with pytest.raises(ResmgrError) as raised:
+                name_open(client, "clock")
+            return raised.value.errno == errno.ENOENT
+
+        await in_thread(blocking)
+        async with open_process(path) as process:
+            kernel, who = process.kernel, process.credentials
+            pulses: list[Pulse] = []
+            channel = kernel.channel(lambda message: message.reply(), on_pulse=pulses.append)
+            for name in ("greeter", "host"):
+                await name_attach_trio(kernel, who, name, channel.chid)
+            assert gone(2)()
+            channel.destroy()
+            with trio.fail_after(5):
+                while not gone(0)():  # noqa: ASYNC110  # there is no event for what a daemon does
+                    await trio.sleep(0.001)
+            assert pulses == []
+
+
+@pytest.mark.host
 async def test_a_program_is_found_by_another(tmp_path: Path) -> None:
     async with running(tmp_path) as (machine, path):
 

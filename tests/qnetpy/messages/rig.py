@@ -3,6 +3,7 @@
     kernel    both in one kernel
     socket    two programs on one node, a daemon between them, over real local sockets
     direct    the same with a direct link between them
+    blocking  the same with programs that have no Trio (blocking.py)
     clean     two programs on two simulated nodes, in virtual time, over a good cable
     lossy     the same over a cable that loses, repeats, reorders and spoils frames
 
@@ -13,8 +14,9 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +25,10 @@ import trio
 
 from qnetpy.testing.node import SimNode
 from qnetpy.testing.world import World
-from resmgr.aio import Process, open_process
+from resmgr.aio import Process, ReceiveChannel, Reply, open_process, send
 from resmgr.channel import ND_LOCAL, Channel, Connection, Credentials, Kernel, Message, Nd, Pending
 from resmgr.dispatch import Buffer
+from resmgr.errors import ResmgrError
 from resmgr.peer import Peer
 from resmgr.runner import open_dispatch
 from resmgr.serving import Limits
@@ -33,8 +36,15 @@ from resmgr.testing.memory import MemoryLink
 from resmgr.testing.virtual import VirtualDispatch
 from resmgr.transport.unix import UnixServer
 
-SETTINGS = ("kernel", "socket", "direct", "clean", "lossy")
-COLUMNS = {"kernel": "one process", "socket": "one node", "direct": "one node", "clean": "away", "lossy": "away"}
+SETTINGS = ("kernel", "socket", "direct", "blocking", "clean", "lossy")
+COLUMNS = {
+    "kernel": "one process",
+    "socket": "one node",
+    "direct": "one node",
+    "blocking": "one node",
+    "clean": "away",
+    "lossy": "away",
+}
 LOSS = "drop=5%,dup=5%,reorder=10%,corrupt=1%"
 ME = Credentials(os.geteuid(), os.getegid(), tuple(os.getgroups()), os.getpid())
 ROOT = Credentials(0, 0, (), 700)
@@ -137,6 +147,45 @@ class Rig:
     async def stop(self) -> None:
         """The end of the setting."""
 
+    # What tasks do in them
+
+    @contextmanager
+    def receiving(self) -> Iterator[ReceiveChannel]:
+        """A channel of the server whose messages it receives one after the other."""
+        with ReceiveChannel(self.server) as channel:
+            yield channel
+
+    async def send_as_server(self, connection: Connection) -> None:
+        """The server sends, while it works for whom it received from last."""
+        await send(connection, (b"",), 0)
+
+    async def awaited(self, connection: Connection, seconds: float | None) -> str:
+        """A send that the client waits for: with a deadline in *seconds*; None: with one that gives up when the server has its message."""
+        ends: list[str] = []
+        scope = trio.CancelScope()
+        deadline = None if seconds is None else self.now() + seconds
+
+        async def client() -> None:
+            with scope:
+                try:
+                    reply: Reply = await send(connection, (b"x",), 10, deadline=deadline)
+                    ends.append(name_of(reply.status))
+                except ResmgrError as error:
+                    ends.append(name_of(-(error.errno or 0)))
+            if scope.cancelled_caught:
+                ends.append("cancelled")
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(client)
+            await self.quiet()
+            if seconds is None:
+                scope.cancel()
+            await self.until(lambda: bool(ends))
+        return ends[0]
+
+    def now(self) -> float:
+        return self.client.dispatch.now()
+
     # What happens to it
 
     async def kill_server(self) -> None:
@@ -145,6 +194,10 @@ class Rig:
 
     async def kill_client(self) -> None:
         """The client's process dies."""
+        raise NotImplementedError
+
+    async def end_daemon(self) -> None:
+        """The daemon between two programs of one node ends."""
         raise NotImplementedError
 
 
@@ -205,6 +258,9 @@ class LocalSockets(Rig):
 
     async def end_daemon(self) -> None:
         self.daemon.close()
+
+    def now(self) -> float:
+        return time.monotonic()
 
 
 class Program:
@@ -312,6 +368,11 @@ async def rig(setting: str, folder: Path, seed: int = 1) -> AsyncIterator[Rig]:
     """A setting for one row."""
     if setting == "kernel":
         yield OneKernel()
+    elif setting == "blocking":
+        from tests.qnetpy.messages.blocking import blocking_programs
+
+        async with blocking_programs(folder) as programs:
+            yield programs
     elif setting in ("socket", "direct"):
         async with AsyncExitStack() as stack:
             dispatch = await stack.enter_async_context(open_dispatch(spin=0))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import trio
 
-from resmgr.aio import ReceiveChannel, send
 from resmgr.channel import PULSE_DISCONNECT, Channel, Connection, Message, Pulse
 from resmgr.errors import ResmgrError
 from resmgr.events import EVENTS_MAX
@@ -145,7 +144,7 @@ async def bad_registration(rig: Rig) -> str:
 
 @priorities("waiting: messages of 5, 20, 20, 1 and a pulse of 30", "pulse 30, then 20 (first), 20 (second), 5, 1")
 async def order(rig: Rig) -> str:
-    with ReceiveChannel(rig.server) as channel:
+    with rig.receiving() as channel:
         connection = rig.connect(channel.channel)
         rig.send(connection, b"", priority=5)
         await rig.quiet()
@@ -175,13 +174,13 @@ async def sent_on(rig: Rig, own: int | None) -> str:
         message.reply()
 
     behind = rig.client.channel(second)
-    with ReceiveChannel(rig.server) as channel:
+    with rig.receiving() as channel:
         onward = rig.server.connect(rig.nd_back, behind.pid, behind.chid, rig.credentials, priority=own)
 
         async def serve() -> None:
             message = await channel.receive()
-            assert isinstance(message, Message)
-            await send(onward, (b"",), 0)
+            assert not isinstance(message, Pulse)
+            await rig.send_as_server(onward)
             message.reply()
 
         async with trio.open_nursery() as nursery:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from stack.core.logs import BURST, KINDS_MAX, RATE, Budget
+from stack.core.logs import BURST, KINDS_MAX, RATE, Budget, written
 
 
 class Clock:
@@ -50,3 +50,20 @@ def test_kinds_are_bounded() -> None:
     budget = Budget(Clock())
     passed = sum(budget.filter(line(f"kind {number}")) for number in range(10 * KINDS_MAX))
     assert passed == KINDS_MAX + BURST
+
+
+def test_a_log_that_is_there_is_left_as_it_is_and_ours_goes_with_us() -> None:
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    filters = [list(handler.filters) for handler in handlers]
+    with written(True, Clock()):
+        assert root.handlers == handlers
+    assert [handler.filters for handler in handlers] == filters
+    root.handlers.clear()
+    try:
+        with written(True, Clock()):
+            assert [type(one) for handler in root.handlers for one in handler.filters] == [Budget]
+            assert root.level == logging.INFO
+        assert (root.handlers, root.level) == ([], level)
+    finally:
+        root.handlers[:] = handlers

@@ -457,7 +457,7 @@ def test_a_provider_that_breaks_is_passed_over(rig: Rig, caplog: pytest.LogCaptu
 
 
 def test_there_is_one_of_a_path(rig: Rig) -> None:
-    with pytest.raises(ModuleError, match="there is something at /dev/crypto already") as raised:
+    with pytest.raises(ModuleError, match="there is something at /dev/crypto already: this stack has a cryptodev") as raised:
         rig.stack.load("stack.managers.crypto", "sessions=3")
     assert raised.value.errno == errno.EEXIST
     user = rig.user()
