@@ -131,6 +131,7 @@ ARROWS = {
     "qnetpy.members": {"resmgr", "qnetpy", "qnetpy.identity", "qnetpy.enrol"},
     "qnetpy.netfs": {"resmgr", "resmgr.iofunc", "resmgr.fuse", "qnetpy"},
     "qnetpy.cluster": {"resmgr", "stack.wire", "stack.linux", "stack.drivers.af_packet", "qnetpy", "qnetpy.identity"},
+    "qnetpy.processes": {"resmgr", "resmgr.procmgr", "qnetpy.cli"},
     "qnetpy.cli": {
         "stack",
         "stack.crypto",

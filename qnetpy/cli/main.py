@@ -33,6 +33,7 @@ COMMANDS = {
     "ls": "the nodes of the cluster, as this node sees them",
     "nodes": "the nodes of the cluster, as this node sees them",
     "on": "run a program on another node",
+    "rsh": "run a command on another node for a launcher: ssh's command line (rsync -e, GIT_SSH_COMMAND, mpirun, scp -S)",
     "pidin": "the processes of nodes",
     "sin": "memory and processor time of processes; what nodes are and how busy",
     "slay": "end or signal processes of nodes, by name or number",
@@ -54,7 +55,7 @@ COMMANDS = {
 }
 
 
-QUICK = ("on",)
+QUICK = ("on", "rsh")
 """Commands that leave nothing to finish."""
 
 
@@ -103,7 +104,16 @@ def usage() -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The console script. Returns the exit status."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    return _main(list(sys.argv[1:] if argv is None else argv), argv is None)
+
+
+def main_as(name: str) -> int:
+    """A console script that is the command *name*."""
+    return _main([name, *sys.argv[1:]], True)
+
+
+def _main(arguments: list[str], alone: bool) -> int:
+    """*alone*: nothing else runs in this process."""
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(usage())
         return 0 if arguments else 2
@@ -125,7 +135,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         status = command.run(parser.parse_args(arguments))
         sys.stdout.flush()
-        if argv is None and name in QUICK:
+        if alone and name in QUICK:
             # Everything is said and done: taking the interpreter apart takes a third as long as the whole command.
             sys.stderr.flush()
             os._exit(status)

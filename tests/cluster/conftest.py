@@ -11,6 +11,16 @@ import pytest
 from qnetpy.testing import cluster as kit
 
 CLUSTERS = Path(__file__).parents[2] / "clusters"
+PROGRAMS = """
+title = "processes"
+users = [{ name = "alice", uid = 4001 }]
+[config.access.spawn]
+nodes = ["a", "b"]
+[nodes.a]
+[nodes.b]
+roles = ["build"]
+[nodes.c]
+"""
 Start = Callable[..., kit.Cluster]
 
 
@@ -38,4 +48,16 @@ def start_cluster(_rights: None) -> Iterator[Start]:
 def cluster(_rights: None) -> Iterator[kit.Cluster]:
     """Three plain machines on one switch, shared by the whole run: leave them as you found them."""
     with kit.cluster(CLUSTERS / "plain") as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def three() -> Iterator[kit.Cluster]:
+    """a, b and c, which is nobody's friend: programs of a and b may be started anywhere. alice is on all. Shared by several files."""
+    lacking = kit.missing(fuse=True)
+    if lacking:
+        pytest.skip(f"needs namespaces: {lacking}")
+    with kit.cluster(PROGRAMS) as running:
+        for node in running.nodes:
+            running.run(node, "qnet", "nodes", "--wait", ",".join(other for other in running.nodes if other != node))
         yield running

@@ -1,37 +1,15 @@
-"""Processes across real nodes: lists, signals, programs on one node, on some, on all. One cluster for the whole file."""
+"""Processes across real nodes: lists, signals, programs on one node, on some, on all."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
 
 import pytest
 
 from qnetpy.testing import cluster as kit
 
 pytestmark = [pytest.mark.cluster, pytest.mark.priv]
-TOPOLOGY = """
-title = "processes"
-users = [{ name = "alice", uid = 4001 }]
-[config.access.spawn]
-nodes = ["a", "b"]
-[nodes.a]
-[nodes.b]
-roles = ["build"]
-[nodes.c]
-"""
-
-
-@pytest.fixture(scope="module")
-def three() -> Iterator[kit.Cluster]:
-    lacking = kit.missing(fuse=True)
-    if lacking:
-        pytest.skip(f"needs namespaces: {lacking}")
-    with kit.cluster(TOPOLOGY) as running:
-        for node in running.nodes:
-            running.run(node, "qnet", "nodes", "--wait", ",".join(other for other in running.nodes if other != node))
-        yield running
 
 
 def test_processes_of_one_of_several_and_of_all_nodes(three: kit.Cluster) -> None:
