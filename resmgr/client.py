@@ -65,50 +65,6 @@ class Client:
     exchange = exchange
     next_plain = next_plain
 
-    def __init__(
-        self, path: str | bytes | os.PathLike[str], *, spin: float = SPIN_DEFAULT, timeout: float = 5.0, direct: bool = True
-    ) -> None:
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
-        self._set_up(sock, spin)
-        try:
-            sock.settimeout(timeout)
-            sock.connect(os.fspath(path))
-            self.epoll.register(self.daemon.fd, select.EPOLLIN)
-            if self.daemon.read(CLOEXEC) <= 0 or not self.arrived:
-                raise ResmgrError(errno.ENOTCONN, "the daemon closed the connection at once: too many clients, or not a daemon of ours")
-            sock.settimeout(None)
-            hello = self.arrived.popleft()[1] or b""
-            version, self.pid, self.first_chid, self.node = wire.parse_hello(hello)
-            if version != wire.VERSION:
-                raise ResmgrError(errno.EPROTO, f"the daemon speaks version {version} of the message protocol, this program {wire.VERSION}")
-            self.makes_direct = direct and bool(hello[1] & proto.BROKERS)
-        except BadMessage as error:
-            self._let_go_of_all()
-            raise ResmgrError(errno.EPROTO, f"not a daemon of ours: {error}") from None
-        except BaseException:
-            self._let_go_of_all()
-            raise
-
-    @classmethod
-    def adopt(cls, descriptor: int, hello: bytes, used: int) -> Client:
-        """Go on with a socket on which a program has begun by itself, from now on the client's. *hello* is what the daemon said first;
-        connections and sends up to the number *used* were made, no send is under way. `adopted` gives one of those connections.
-        """
-        client = cls.__new__(cls)
-        sock = socket.socket(fileno=descriptor)
-        sock.settimeout(None)
-        client._set_up(sock, SPIN_DEFAULT)
-        client.epoll.register(client.daemon.fd, select.EPOLLIN)
-        _, client.pid, client.first_chid, client.node = wire.parse_hello(hello)
-        client.makes_direct = bool(hello[1] & proto.BROKERS)
-        client._next_connection = client.next_txn = used
-        return client
-
-    def adopted(self, number: int, nd: int, pid: int, chid: int) -> Connection:
-        """The connection of that number, which the program made before `adopt`."""
-        connection = self._connections[number] = Connection(self, number, nd, pid, chid, PRIORITY_DEFAULT)
-        return connection
-
     def _set_up(self, sock: socket.socket, spin: float) -> None:
         self.spin = spin
         self.waiting = Looking()
@@ -134,6 +90,50 @@ class Client:
         """The link to the daemon; and the one that was used last, where the next message is expected."""
         self.epoll = select.epoll()
         self.links = {self.daemon.fd: self.daemon}
+
+    def __init__(
+        self, path: str | bytes | os.PathLike[str], *, spin: float = SPIN_DEFAULT, timeout: float = 5.0, direct: bool = True
+    ) -> None:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+        self._set_up(sock, spin)
+        try:
+            sock.settimeout(timeout)
+            sock.connect(os.fspath(path))
+            self.epoll.register(self.daemon.fd, select.EPOLLIN)
+            if self.daemon.read(CLOEXEC) <= 0 or not self.arrived:
+                raise ResmgrError(errno.ENOTCONN, "the daemon closed the connection at once: too many clients, or not a daemon of ours")
+            sock.settimeout(None)
+            hello = self.arrived.popleft()[1] or b""
+            version, self.pid, self.first_chid, self.node = wire.parse_hello(hello)
+            if version != wire.VERSION:
+                raise ResmgrError(errno.EPROTO, f"the daemon speaks version {version} of the message protocol, this program {wire.VERSION}")
+            self.makes_direct = direct and bool(hello[1] & proto.BROKERS)
+        except BadMessage as error:
+            self._let_go_of_all()
+            raise ResmgrError(errno.EPROTO, f"not a daemon of ours: {error}") from None
+        except BaseException:
+            self._let_go_of_all()
+            raise
+
+    @classmethod
+    def resume(cls, descriptor: int, hello: bytes, used: int) -> Client:
+        """Go on with a socket on which a program has begun by itself, from now on the client's. *hello* is what the daemon said first;
+        connections and sends up to the number *used* were made, no send is under way. `resumed` gives one of those connections.
+        """
+        client = cls.__new__(cls)
+        sock = socket.socket(fileno=descriptor)
+        sock.settimeout(None)
+        client._set_up(sock, SPIN_DEFAULT)
+        client.epoll.register(client.daemon.fd, select.EPOLLIN)
+        _, client.pid, client.first_chid, client.node = wire.parse_hello(hello)
+        client.makes_direct = bool(hello[1] & proto.BROKERS)
+        client._next_connection = client.next_txn = used
+        return client
+
+    def resumed(self, number: int, nd: int, pid: int, chid: int) -> Connection:
+        """The connection of that number, which the program made before `resume`."""
+        connection = self._connections[number] = Connection(self, number, nd, pid, chid, PRIORITY_DEFAULT)
+        return connection
 
     def __enter__(self) -> Client:
         return self

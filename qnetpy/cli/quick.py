@@ -240,8 +240,8 @@ def go_on(
 
     flags = SPAWN_HEADER.unpack_from(request)[2]
     ended = message.parse_ended(message.ENDED.pack(*end)) if end[0] else None
-    with Client.adopt(sock.detach(), hello, number) as client:
-        process = Process(client.adopted(number, nd, PID_SYSTEM, CHID_PROCMGR), handle, pid)
+    with Client.resume(sock.detach(), hello, number) as client:
+        process = Process(client.resumed(number, nd, PID_SYSTEM, CHID_PROCMGR), handle, pid)
         try:
             return Pump(client, process, terminal=False, no_input=not flags & STDIN, ended=ended, over=over).run(node)
         except CommandError as error:

@@ -14,7 +14,7 @@ from typing import Annotated
 
 import attrs
 
-from qnetpy import config, control, settings
+from qnetpy import config, controlformat, settings
 from qnetpy.cluster import topology
 from qnetpy.discovery.hint import pack_txt, parse_instance, parse_txt
 from qnetpy.enrol import wire as enrolment_wire
@@ -391,7 +391,7 @@ def options(data: bytes) -> None:
 
 def control_reply(data: bytes) -> None:
     """Answers of the daemon, and requests to and answers of io-pkt."""
-    for parse in (control.unpack_reply, protocol.unpack_reply):
+    for parse in (controlformat.unpack_reply, protocol.unpack_reply):
         try:
             parse(data)
         except (ValueError, RecursionError):
