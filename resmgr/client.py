@@ -117,8 +117,8 @@ class Client:
 
     @classmethod
     def resume(cls, descriptor: int, hello: bytes, used: int) -> Client:
-        """Go on with a socket on which a program has begun by itself, from now on the client's. *hello* is what the daemon said first;
-        connections and sends up to the number *used* were made, no send is under way. `resumed` gives one of those connections.
+        """Go on with a socket on which a program has begun by itself, from now on the client's. *hello* is what the daemon said first; sends up
+        to the number *used* were made, none is under way, over one connection of that number: the first that `connect` then makes.
         """
         client = cls.__new__(cls)
         sock = socket.socket(fileno=descriptor)
@@ -127,13 +127,8 @@ class Client:
         client.epoll.register(client.daemon.fd, select.EPOLLIN)
         _, client.pid, client.first_chid, client.node = wire.parse_hello(hello)
         client.makes_direct = bool(hello[1] & proto.BROKERS)
-        client._next_connection = client.next_txn = used
+        client._next_connection, client.next_txn = used - 1, used
         return client
-
-    def resumed(self, number: int, nd: int, pid: int, chid: int) -> Connection:
-        """The connection of that number, which the program made before `resume`."""
-        connection = self._connections[number] = Connection(self, number, nd, pid, chid, PRIORITY_DEFAULT)
-        return connection
 
     def __enter__(self) -> Client:
         return self
@@ -209,7 +204,7 @@ class Client:
             priority = self.working_at if connection.inherits and self.working_at is not None else connection.priority
         head = wire.SEND_HEADER.pack(wire.SEND, flags, priority, len(descriptors), txn, connection.number, reply_len, len(data))
         if flags:
-            head += self._block(connection)
+            head += _block(connection)
         self.sends[txn] = send
         connection.sends += 1
         try:
@@ -233,7 +228,7 @@ class Client:
             raise ResmgrError(errno.EAGAIN)
         flags = 0 if connection.connected else wire.CONNECT
         head = wire.PULSE_HEADER.pack(wire.PULSE, flags, priority, 0, connection.number, code, value)
-        self.transmit((head + self._block(connection),) if flags else (head,), (), link)
+        self.transmit((head + _block(connection),) if flags else (head,), (), link)
 
     def detach(self, connection: Connection) -> None:
         """See `Connection.close`."""
@@ -573,10 +568,6 @@ class Client:
         except ResmgrError:
             pass
 
-    def _block(self, connection: Connection) -> bytes:
-        """Who we are is filled in by the daemon, from the socket."""
-        return wire.pack_block(wire.ConnectBlock(connection.nd, connection.pid, connection.chid, 0, 0, 0))
-
     def _lost(self, *, farewell: bool = True) -> None:
         """The daemon is gone, or we leave."""
         if self._gone:
@@ -606,3 +597,8 @@ class Client:
         while self.arrived:
             for fd in self.arrived.popleft()[2]:
                 os.close(fd)
+
+
+def _block(connection: Connection) -> bytes:
+    """Who we are is filled in by the daemon, from the socket."""
+    return wire.pack_block(wire.ConnectBlock(connection.nd, connection.pid, connection.chid, 0, 0, 0))

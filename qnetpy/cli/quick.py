@@ -235,13 +235,14 @@ def go_on(
     from qnetpy.cli.output import CommandError
     from qnetpy.cli.pump import Pump
     from resmgr.client import Client
+    from resmgr.ids import PRIORITY_DEFAULT
     from resmgr.procmgr import message
     from resmgr.procmgr.client import Process
 
     flags = SPAWN_HEADER.unpack_from(request)[2]
     ended = message.parse_ended(message.ENDED.pack(*end)) if end[0] else None
     with Client.resume(sock.detach(), hello, number) as client:
-        process = Process(client.resumed(number, nd, PID_SYSTEM, CHID_PROCMGR), handle, pid)
+        process = Process(client.connect(nd, PID_SYSTEM, CHID_PROCMGR, priority=PRIORITY_DEFAULT), handle, pid)
         try:
             return Pump(client, process, terminal=False, no_input=not flags & STDIN, ended=ended, over=over).run(node)
         except CommandError as error:
