@@ -551,7 +551,7 @@ class Client:
 
     def _end_if_quiet(self, connection: Connection) -> None:
         """As `resmgr.sending.SendingSide`: DETACH only after the last answer."""
-        if connection.sends or self._connections.pop(connection.number, None) is None or self._gone:
+        if self._gone or connection.sends or self._connections.pop(connection.number, None) is None:
             return
         if connection.link is not None and (not connection.dead or connection.connected):
             self.transmit((wire.HEADER.pack(wire.DETACH, 0, connection.priority, 0, connection.number),), (), connection.link)

@@ -53,7 +53,7 @@ class ForkServer:
         umask: int,
         home: bytes,
         terminal: bool,
-        open_files: int | None,
+        open_files: tuple[int, int] | None,
         stdio: tuple[int, int, int],
     ) -> int:
         """Start the program; its pid, a child of this process. *identity*: uid, gid and groups, None for this process's own. *home*: the
@@ -131,9 +131,11 @@ class ForkServer:
         return pid, code
 
 
-def _limits(spawn: Spawn, open_files: int | None) -> tuple[tuple[int, int], ...]:
-    """Soft limits by number, -1 for none: what the client has, and of open files else what a program of this machine would have."""
+def _limits(spawn: Spawn, open_files: tuple[int, int] | None) -> tuple[tuple[int, int, int], ...]:
+    """By number soft limits, -1 for none: what the client has, and of open files else what a program of this machine would have. Then hard
+    ones, -1 for the daemon's."""
     wanted = {number: -1 if value == UNLIMITED else value for number, value in spawn.limits}
     if open_files is not None:
-        wanted.setdefault(resource.RLIMIT_NOFILE, open_files)
-    return tuple(wanted.items())
+        wanted.setdefault(resource.RLIMIT_NOFILE, open_files[0])
+    most = -1 if open_files is None else open_files[1]
+    return tuple((number, soft, most if number == resource.RLIMIT_NOFILE else -1) for number, soft in wanted.items())

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
         bytes,  # where that is empty: the home, which may be missing
         bool,  # descriptor 0 becomes the controlling terminal
         bytes,  # or this device does
-        tuple[tuple[int, int], ...],  # limits: number, soft one or -1 for none
+        tuple[tuple[int, int, int], ...],  # limits: number, soft one or -1 for none, hard one or -1 for that of this process
         int,  # nice, 0 or above
         int,  # SCHED_*
     ]
@@ -184,10 +184,10 @@ def _enter(directory: bytes, home: bytes) -> bytes:
         return b"/"
 
 
-def _limit(limits: tuple[tuple[int, int], ...]) -> None:
+def _limit(limits: tuple[tuple[int, int, int], ...]) -> None:
     """Soft limits, as far as the hard ones allow. The last thing before exec: what is left of this must do without what they take away."""
-    for number, soft in limits:
-        hard = resource.getrlimit(number)[1]
+    for number, soft, most in limits:
+        hard = resource.getrlimit(number)[1] if most < 0 else most
         if hard != resource.RLIM_INFINITY and not 0 <= soft <= hard:
             soft = hard
         try:

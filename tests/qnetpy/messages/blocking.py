@@ -17,6 +17,7 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, TypeVar, cast
+from unittest.mock import patch
 
 import trio
 
@@ -127,7 +128,7 @@ class Thread:
                 self._told.recv(1)
                 self._orders.popleft()()
                 self._serve()
-            connected = connected and self.client.fileno() >= 0
+            connected = connected and not self._ending
 
     def _serve(self) -> None:
         """The first channel last: it says that the others have been served."""
@@ -413,7 +414,12 @@ async def blocking_programs(folder: Path) -> AsyncIterator[BlockingPrograms]:
     daemon, token, enough = daemons[0]
     programs = [Thread(daemon.path) for _ in range(2)]
     try:
-        yield BlockingPrograms(daemon, token, *programs)
+        # A direct link has the caps of its server's program, which are its own to choose no more than a daemon's are.
+        with (
+            patch.object(server_side, "CONNECTIONS_MAX", CONNECTIONS_MAX),
+            patch.object(server_side, "PENDING_MAX", PENDING_MAX),
+        ):
+            yield BlockingPrograms(daemon, token, *programs)
     finally:
         for program in programs:
             program.end()

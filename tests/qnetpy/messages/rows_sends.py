@@ -71,6 +71,7 @@ async def twice(rig: Rig) -> str:
             said.append("Misuse")
 
     sent = await rig.call(rig.connect(rig.channel(serve)))
+    await rig.until(lambda: bool(said))
     return f"the server gets {said[0]}, the client {sent.result}"
 
 

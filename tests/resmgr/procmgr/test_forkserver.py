@@ -62,7 +62,7 @@ def end(launched: Launched) -> tuple[bytes, bytes, int]:
 
 
 def run(server: ForkServer | None, spawn: Spawn, account: Account = NOBODY) -> tuple[bytes, bytes, int]:
-    return end(launch.start(spawn, account, Terms(1024), server))
+    return end(launch.start(spawn, account, Terms((1024, 4096)), server))
 
 
 def shell(script: bytes, **more: object) -> Spawn:
@@ -149,7 +149,7 @@ def test_without_it_programs_start_all_the_same(monkeypatch: pytest.MonkeyPatch)
 def test_it_ends_with_its_socket_and_programs_stay(server: ForkServer) -> None:
     other = ForkServer()
     assert other.ready()
-    launched = launch.start(Spawn((b"cat",), (), SPAWN_STDIN | SPAWN_STDOUT), NOBODY, Terms(1024), other)
+    launched = launch.start(Spawn((b"cat",), (), SPAWN_STDIN | SPAWN_STDOUT), NOBODY, Terms((1024, 4096)), other)
     other.close()
     os.write(launched.stdin, b"still")
     assert end(launched) == (b"still", b"", 0)
@@ -163,6 +163,6 @@ def test_it_loads_only_what_it_needs() -> None:
 
 
 def test_signals_reach_it_through_the_daemon_only(server: ForkServer) -> None:
-    launched = launch.start(Spawn((b"sleep", b"60"), (), SPAWN_STDIN), NOBODY, Terms(1024), server)
+    launched = launch.start(Spawn((b"sleep", b"60"), (), SPAWN_STDIN), NOBODY, Terms((1024, 4096)), server)
     signal.pidfd_send_signal(launched.pidfd, signal.SIGTERM)
     assert end(launched)[2] == -signal.SIGTERM
