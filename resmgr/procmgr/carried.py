@@ -31,9 +31,9 @@ from resmgr.errors import BadMessage
 from resmgr.procmgr import message
 from resmgr.procmgr.message import READ_MAX, WRITE_UNASKED, Proc
 
-WRITES = 8
-READS = 4
-READ_PART = min(512 * 1024, READ_MAX)
+WRITES = 12
+READS = 8
+READ_PART = min(256 * 1024, READ_MAX)
 CARRIED_MAX = 512
 CARRIED_PER_PROCESS_MAX = 64
 """Streams carried at a time. Stop programs from using up descriptors and memory: a stream holds at most READS * READ_PART or

@@ -109,6 +109,21 @@ def test_a_program_on_every_node_says_who_says_what(three: kit.Cluster) -> None:
     assert three.run("a", "qnet", "on", "--where", "roles=none", "hostname", check=False).returncode == 255
 
 
+def test_pipes_are_carried_by_the_daemons(three: kit.Cluster) -> None:
+    def carried() -> int:
+        lines = dict(line.split(" ", 1) for line in three.run("b", "cat", "/net/a/proc/qnetstats").stdout.splitlines())
+        return int(lines["streams_carried"])
+
+    before = carried()
+    sums = three.run("a", "sh", "-c", "head -c 3000000 /dev/urandom | tee /tmp/sent | qnet on b -- cat | cksum; cksum </tmp/sent")
+    assert len(set(sums.stdout.splitlines())) == 1
+    assert carried() >= before + 2
+    # Half-close, and an end on either side.
+    assert three.run("a", "sh", "-c", "printf 'b\\na\\n' | qnet on b -- sh -c 'sort; echo more' | cat").stdout == "a\nb\nmore\n"
+    assert three.run("a", "sh", "-c", "(qnet on b -- yes; echo $? >&2) | head -n1", seconds=20).stderr == "141\n"
+    assert three.run("a", "sh", "-c", "(yes; echo $? >&2) | qnet on b -- head -n1 | cat", seconds=20).stderr == "141\n"
+
+
 def test_what_is_mine_goes_along(three: kit.Cluster) -> None:
     there = "umask; ulimit -S -c; ulimit -S -n; cut -d' ' -f19 /proc/self/stat"
     script = f'umask 027; ulimit -S -c 0; ulimit -S -n 99; qnet on -p 5 b -- sh -c "{there}"'
