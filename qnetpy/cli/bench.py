@@ -12,17 +12,18 @@ from qnetpy.cli.output import CommandError
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="all figures as JSON")
-    parser.add_argument("--only", choices=("messages", "files", "links", "paths", "peers"), help="only this part")
+    parser.add_argument("--only", choices=("messages", "files", "programs", "pipe", "links", "paths", "peers"), help="only this part")
     parser.add_argument("--mtu", type=int, action="append", default=[], help="only at this MTU; may be repeated (default: 1500 and 9000)")
     parser.add_argument("--runs", type=int, default=3, metavar="N", help="runs of each measurement, of which the median counts")
     parser.add_argument("--count", type=int, default=3000, metavar="N", help="round trips per run")
+    parser.add_argument("--pipe", type=int, default=1024, metavar="MIB", help="with --only pipe: how much goes through it")
 
 
 def run(args: argparse.Namespace) -> int:
     script = Path(__file__).parents[2] / "bench" / "run.py"
     if not script.exists():
         raise CommandError("the measurements are not part of an installed package", "qnet bench in a source tree")
-    words = [f"--runs={args.runs}", f"--count={args.count}", *(f"--mtu={mtu}" for mtu in args.mtu)]
+    words = [f"--runs={args.runs}", f"--count={args.count}", f"--pipe={args.pipe}", *(f"--mtu={mtu}" for mtu in args.mtu)]
     words += ["--json"] if args.json else []
     words += [f"--only={args.only}"] if args.only else []
     sys.stdout.flush()
