@@ -117,8 +117,8 @@ class Client:
 
     @classmethod
     def resume(cls, descriptor: int, hello: bytes, used: int) -> Client:
-        """Go on with a socket on which a program has begun by itself, from now on the client's. *hello* is what the daemon said first; sends up
-        to the number *used* were made, none is under way, over one connection of that number: the first that `connect` then makes.
+        """Go on with a socket on which a program has begun by itself, from now on the client's. *hello* is what the daemon said first. Sends
+        up to the number *used* were made, none is under way; one connection has that number: the first that `connect` then makes.
         """
         client = cls.__new__(cls)
         sock = socket.socket(fileno=descriptor)
