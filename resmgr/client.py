@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING, Final
 
 from resmgr import directproto as proto
 from resmgr import message as wire
+from resmgr.clientconnection import UNBLOCK_GRACE
 from resmgr.clientconnection import Connection as Connection
 from resmgr.clientconnection import Reply as Reply
 from resmgr.clientconnection import Send as Send
@@ -52,8 +53,6 @@ CARRIERS: Final = (wire.SEND, wire.REPLY, proto.LINKED, proto.ACCEPT)
 DAEMON_LOOK = struct.pack("@ll", 0, 500_000)
 """After so long (a timeval) a program that waits at a direct link looks at its daemon's socket too."""
 GATHER_MAX = 64
-UNBLOCK_GRACE = 1.0
-"""Seconds that an interrupted program (Ctrl-C) waits for the server to let go, before it stops caring."""
 
 
 class Client:
@@ -117,8 +116,8 @@ class Client:
 
     @classmethod
     def resume(cls, descriptor: int, hello: bytes, used: int) -> Client:
-        """Go on with a socket on which a program has begun by itself, from now on the client's. *hello* is what the daemon said first. Sends
-        up to the number *used* were made, none is under way; one connection has that number: the first that `connect` then makes.
+        """Go on with a socket on which a program has begun by itself, from now on the client's. *hello* is what the daemon said first.
+        Sends up to the number *used* were made, none is under way; the first connection that `connect` makes is theirs.
         """
         client = cls.__new__(cls)
         sock = socket.socket(fileno=descriptor)
@@ -258,7 +257,7 @@ class Client:
                         deadline = None
                         send.unblock()
         except KeyboardInterrupt:
-            self.let_go(send)
+            send.let_go()
             raise
         if send.unblocked and timeout is not None and send.status == -errno.EINTR:
             send.status = -errno.ETIMEDOUT
@@ -557,16 +556,6 @@ class Client:
             self.transmit((wire.HEADER.pack(wire.DETACH, 0, connection.priority, 0, connection.number),), (), connection.link)
         if connection.dead and connection.on_death is not None and not connection.closed:
             connection.on_death(connection)
-
-    def let_go(self, send: Send) -> None:
-        """Ctrl-C: unblock, and give the server a moment."""
-        try:
-            send.unblock()
-            deadline = time.monotonic() + UNBLOCK_GRACE
-            while not send.finished and (left := deadline - time.monotonic()) > 0:
-                self.pump(left)
-        except ResmgrError:
-            pass
 
     def _lost(self, *, farewell: bool = True) -> None:
         """The daemon is gone, or we leave."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from resmgr.clientlink import Link
     from resmgr.events import Events
     from resmgr.server import Channel
+
+UNBLOCK_GRACE = 1.0
+"""Seconds that are left to a server, or to who does not read, when we give up."""
 
 
 class Reply(NamedTuple):
@@ -149,6 +153,16 @@ class Send:
             self.unblocked = True
             priority = self.connection.priority
             self.connection.client.transmit((wire.HEADER.pack(wire.UNBLOCK, 0, priority, 0, self.txn),), (), self.connection.link)
+
+    def let_go(self) -> None:
+        """Ctrl-C: unblock, and give the server a moment."""
+        try:
+            self.unblock()
+            deadline = time.monotonic() + UNBLOCK_GRACE
+            while not self.finished and (left := deadline - time.monotonic()) > 0:
+                self.connection.client.pump(left)
+        except ResmgrError:
+            pass
 
     def wait(self, timeout: float | None = None) -> Reply:
         """The answer; waits for it. See `Connection.send`."""

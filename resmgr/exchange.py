@@ -97,7 +97,7 @@ def exchange(client: Client, connection: Connection, link: Link, data: Buffer, r
         if ended:
             client.arrived.append((link, None, ()))
     if interrupted is not None:
-        client.let_go(send)
+        send.let_go()
         raise interrupted
     return send.wait(None)
 
