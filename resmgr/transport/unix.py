@@ -23,6 +23,7 @@ import socket
 import stat
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import attrs
 
@@ -68,9 +69,18 @@ def _unset(view: Buffer, stream: int, priority: int, descriptors: Descriptors) -
 
 
 class UnixCarrier:
-    """One connected socket as a `DescriptorCarrier`. Owns it. `on_message`, to be set, is like `Peer.receive`; `on_down` comes once."""
+    """One connected socket as a `DescriptorCarrier`. Owns it. `on_message`, to be set, is like `Peer.receive`; `on_down` comes once.
 
-    def __init__(self, dispatch: Dispatch, sock: socket.socket, on_down: Callable[[str], None]) -> None:
+    *on_failure* gets what the handling of a message raised, and the link ends; without, that leaves the dispatch.
+    """
+
+    def __init__(
+        self,
+        dispatch: Dispatch,
+        sock: socket.socket,
+        on_down: Callable[[str], None],
+        on_failure: Callable[[Exception], None] | None = None,
+    ) -> None:
         self.on_message: Callable[[Buffer, int, int, Descriptors], None] = _unset
         self.queued = 0
         """Bytes taken by `send` and not yet by the kernel."""
@@ -79,6 +89,7 @@ class UnixCarrier:
         self._socket = sock
         self._fd = sock.fileno()
         self._on_down = on_down
+        self._on_failure = on_failure
         self._assembler = Assembler()
         self._descriptors: Descriptors = ()
         self._inbox: deque[tuple[memoryview, Descriptors]] = deque()
@@ -186,8 +197,21 @@ class UnixCarrier:
             self._open = []
             self._open_size = 0
 
+    def _failed(self, error: Exception) -> None:
+        """A mistake of ours in the handling of this link costs this link, not the node."""
+        if self._on_failure is None:
+            raise error
+        self._on_failure(error)
+        self._down("failed")
+
     def _flush(self) -> None:
         """Write what is queued, until the socket is full."""
+        try:
+            self._write()
+        except Exception as error:
+            self._failed(error)
+
+    def _write(self) -> None:
         self._scheduled = False
         if self._closed:
             return
@@ -223,6 +247,12 @@ class UnixCarrier:
             self._down("reads too little")
 
     def _readable(self) -> None:
+        try:
+            self._read()
+        except Exception as error:
+            self._failed(error)
+
+    def _read(self) -> None:
         reset = False
         for _ in range(READS_PER_TURN):
             try:
@@ -268,9 +298,12 @@ class UnixCarrier:
     def _deliver(self) -> None:
         """Hand on what has arrived, until what it caused to be sent is enough for now."""
         inbox = self._inbox
-        while inbox and not self._paused:
-            message, descriptors = inbox.popleft()
-            self.on_message(message, 0, 0, descriptors)
+        try:
+            while inbox and not self._paused:
+                message, descriptors = inbox.popleft()
+                self.on_message(message, 0, 0, descriptors)
+        except Exception as error:
+            self._failed(error)
 
     def _take(self, ancillary: list[tuple[int, int, bytes]]) -> None:
         for level, kind, data in ancillary:
@@ -342,7 +375,8 @@ class _Client:
         self.credentials = credentials
         self.uid = uid
         self.index = -1
-        self.carrier = UnixCarrier(server.dispatch, sock, self.down)
+        own = server.kernel.running.own
+        self.carrier = UnixCarrier(server.dispatch, sock, self.down, None if own is None else partial(own.failure, "local link"))
         self.peer = Peer(
             server.kernel,
             self.carrier,
@@ -436,7 +470,12 @@ class UnixServer:
                 self.dispatch.want_read(self._socket.fileno(), False)
                 self._pause = self.dispatch.call_at(self.dispatch.now() + ACCEPT_PAUSE, self._listen_again)
                 return
-            self._admit(sock)
+            own = self.kernel.running.own
+            if own is None:
+                self._admit(sock)
+            elif not own.run("local link", self._admit, sock):
+                self._refused["failed"] += 1
+                sock.close()
 
     def _listen_again(self) -> None:
         self._pause = None
