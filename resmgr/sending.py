@@ -141,7 +141,13 @@ class SendingSide:
         if flags:
             head += wire.pack_block(self._block(connection))
         if descriptors and self._link.descriptors is not None:
-            self._link.descriptors.send_descriptors(txn << 2, (head, first), priority, descriptors)
+            try:
+                self._link.descriptors.send_descriptors(txn << 2, (head, first), priority, descriptors)
+            except OSError as error:
+                del self.outgoing[txn]
+                del outlet.sends[send]
+                answerer.answer(-(error.errno or errno.EIO), (), ())
+                return None
         else:
             self._send(txn << 2, (head, first), priority, outlet.route)
         return None if send.answerer is GONE else send
