@@ -45,7 +45,7 @@ from resmgr.peer import Peer
 from resmgr.realtime import Wanted
 from resmgr.runner import SPIN_DEFAULT, TrioDispatch, open_dispatch
 from resmgr.serving import Limits
-from resmgr.transport.unix import UnixCarrier
+from resmgr.transport.carrier import UnixCarrier
 from resmgr.waiting import Waiting
 
 _working_at: ContextVar[int | None] = ContextVar("working_at", default=None)

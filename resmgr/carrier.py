@@ -21,7 +21,10 @@ class Carrier(Protocol):
 
 
 class DescriptorCarrier(Carrier, Protocol):
-    """A carrier within one machine: passes open descriptors along with a message. They are lent until the call returns."""
+    """A carrier within one machine: passes open descriptors along with a message. They are lent until the call returns.
+
+    OSError when there is no room for them; then nothing was sent.
+    """
 
     def send_descriptors(self, stream: int, parts: Sequence[Buffer], priority: int, descriptors: Descriptors) -> None: ...
 

@@ -205,6 +205,15 @@ class Connection:
         if self.events is not None:
             self.events.unregister(handle)
 
+    def died(self) -> None:
+        """The server is gone (kernel side): tell whoever wants to know."""
+        if self.on_death is None or self.closed:
+            return
+        if self.shield is None:
+            self.on_death(self)
+        else:
+            self.shield.run("connection: death", self.on_death, self)
+
     def close(self) -> None:
         """Detach. Sends under way end with EBADF and are unblocked; when the server has answered the last, its channel gets
         PULSE_DISCONNECT. A server that got nothing of it hears nothing. Idempotent.
@@ -492,14 +501,15 @@ class Kernel:
             channel.shield.closed(channel)
         for message in list(channel.held):
             message.abandon(errno.ESRCH)
+        failure: Exception | None = None
         for connection in list(self._by_channel.pop(channel, ())):
             connection.events = None
-            if connection.on_death is None:
-                continue
-            if connection.shield is None:
-                connection.on_death(connection)
-            else:
-                connection.shield.run("connection: death", connection.on_death, connection)
+            try:
+                connection.died()
+            except Exception as error:
+                failure = failure or error  # of a program's own: when the others have been told
+        if failure is not None:
+            raise failure
 
 
 def _detached(remote: Remote, connection: Connection) -> int:

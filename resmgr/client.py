@@ -37,7 +37,7 @@ from resmgr.clientconnection import UNBLOCK_GRACE
 from resmgr.clientconnection import Connection as Connection
 from resmgr.clientconnection import Reply as Reply
 from resmgr.clientconnection import Send as Send
-from resmgr.clientlink import CLOEXEC, NOW, OUTPUT_HIGH, OUTPUT_MAX, Arrived, Link
+from resmgr.clientlink import CLOEXEC, NOW, OUTPUT_HIGH, OUTPUT_MAX, Arrived, Link, join
 from resmgr.dispatch import Buffer
 from resmgr.errors import BadMessage, ResmgrError
 from resmgr.exchange import exchange, next_plain
@@ -97,7 +97,7 @@ class Client:
         self._set_up(sock, spin)
         try:
             sock.settimeout(timeout)
-            sock.connect(os.fspath(path))
+            join(sock, os.fspath(path), timeout)
             self.epoll.register(self.daemon.fd, select.EPOLLIN)
             if self.daemon.read(CLOEXEC) <= 0 or not self.arrived:
                 raise ResmgrError(errno.ENOTCONN, "the daemon closed the connection at once: too many clients, or not a daemon of ours")

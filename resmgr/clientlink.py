@@ -37,7 +37,23 @@ DONTWAIT = int(socket.MSG_DONTWAIT)
 NOW = CLOEXEC | DONTWAIT
 ANCILLARY = socket.CMSG_SPACE(wire.DESCRIPTORS_MAX * 4)
 
+FULL = 0.002
+"""Seconds after which a program that found the queue of its daemon's socket full tries again."""
+
 Arrived = deque["tuple[Link, memoryview | None, tuple[int, ...]]"]
+
+
+def join(sock: socket.socket, path: str | bytes, timeout: float) -> None:
+    """Connect to a daemon. While more programs wait to be accepted than may, wait, too."""
+    until = time.monotonic() + timeout
+    while True:
+        try:
+            sock.connect(path)
+            return
+        except BlockingIOError:
+            if time.monotonic() >= until:
+                raise
+            time.sleep(FULL)
 
 
 class Link:

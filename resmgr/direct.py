@@ -25,7 +25,7 @@ from resmgr.errors import BadMessage
 from resmgr.peer import Peer
 from resmgr.sending import Outlet
 from resmgr.serving import PENDING_MAX, Limits
-from resmgr.transport.unix import UnixCarrier
+from resmgr.transport.carrier import UnixCarrier
 
 
 class _Queued:

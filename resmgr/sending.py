@@ -87,8 +87,7 @@ class SendingSide:
         for send in outgoing.values():
             send.abandon(code)
         for outlet in outlets.values():
-            if outlet.connection.on_death is not None and not outlet.connection.closed:
-                outlet.connection.on_death(outlet.connection)
+            outlet.connection.died()
 
     def let_go(self) -> None:
         """End the sends that wait for the answer to an unblock."""
@@ -142,7 +141,13 @@ class SendingSide:
         if flags:
             head += wire.pack_block(self._block(connection))
         if descriptors and self._link.descriptors is not None:
-            self._link.descriptors.send_descriptors(txn << 2, (head, first), priority, descriptors)
+            try:
+                self._link.descriptors.send_descriptors(txn << 2, (head, first), priority, descriptors)
+            except OSError as error:
+                del self.outgoing[txn]
+                del outlet.sends[send]
+                answerer.answer(-(error.errno or errno.EIO), (), ())
+                return None
         else:
             self._send(txn << 2, (head, first), priority, outlet.route)
         return None if send.answerer is GONE else send
@@ -222,8 +227,8 @@ class SendingSide:
         if outlet.announced:
             head = wire.HEADER.pack(wire.DETACH, 0, connection.priority, 0, outlet.number)
             self._send(outlet.number << 2 | wire.STREAM_CONNECTION, (head,), connection.priority, outlet.route)
-        if outlet.dead and connection.on_death is not None and not connection.closed:
-            connection.on_death(connection)
+        if outlet.dead:
+            connection.died()
 
     def on_reply(self, view: Buffer, descriptors: Descriptors) -> None:
         flags, _, txn, first_part, status, data = wire.parse_reply(view)

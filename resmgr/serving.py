@@ -349,7 +349,11 @@ class ServingSide:
         )
         stream = message.txn << 2 | wire.STREAM_ANSWER
         if carried is not None and status >= 0:
-            carried.send_descriptors(stream, (head, *parts), message.priority, descriptors)
+            try:
+                carried.send_descriptors(stream, (head, *parts), message.priority, descriptors)
+            except OSError as error:
+                head = wire.REPLY_HEADER.pack(wire.REPLY, flags, 0, 0, message.txn, self._grant(inlet), -(error.errno or errno.EIO))
+                self._send(stream, (head,), message.priority, message.route)
         else:
             self._send(stream, (head, *parts), message.priority, message.route)
 

@@ -19,6 +19,7 @@ from resmgr.iomsg import Target
 from resmgr.nodes.board import NodeBoard
 from resmgr.pathmgr import PathManager
 from resmgr.pathspace import Attach
+from resmgr.shield import OwnShield
 from resmgr.users import Accounts
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ class System:
     def __init__(self, dispatch: Dispatch, node_name: str) -> None:
         self.dispatch = dispatch
         self.kernel = Kernel(dispatch, node_name)
+        self.shield = self.kernel.running.own = OwnShield(node_name)
+        """Lets no exception of the node's own managers out."""
         self.accounts = Accounts(dispatch.now)
         self.policy = Policy(self.accounts)
         self.paths = PathManager(self.kernel)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,29 @@ from stack.testing.namespace import Namespace, Veth
 def pytest_configure() -> None:
     # Programs that tests start and interrupt would inherit what a shell's `&` and nohup have ignored.
     catch_ignored_signals()
+
+
+class Mistakes(logging.Handler):
+    """What the shield of a node in this process kept from leaving."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.told: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.told.append(self.format(record))
+
+
+@pytest.fixture(autouse=True)
+def no_mistakes(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A node goes on after a mistake of its own; a test of it does not, unless it makes one on purpose (mark `mistakes`)."""
+    mistakes = Mistakes()
+    logger = logging.getLogger("resmgr.shield")
+    logger.addHandler(mistakes)
+    yield
+    logger.removeHandler(mistakes)
+    if request.node.get_closest_marker("mistakes") is None:
+        assert not mistakes.told, mistakes.told[0]
 
 
 @contextmanager

@@ -20,12 +20,19 @@ if TYPE_CHECKING:
 Step = Callable[["Request", int, Buffer], None]
 STALE = frozenset((-errno.ESTALE, -errno.EBADF, -errno.ESRCH))
 """What a base handle of a server that came back, or went away, is answered with."""
-_GONE = {errno.EBADF: errno.ESTALE, errno.ESRCH: errno.EIO}
+ERRNO_MAX = 511
+"""The kernel takes no answer with a larger one; those from 512 on are its own."""
+_OTHERWISE = {errno.EBADF: errno.ESTALE, errno.ESRCH: errno.EIO, errno.ENOSYS: errno.EOPNOTSUPP}
 
 
 def told(status: int) -> int:
-    """The errno to tell a program for a negative *status*: its descriptor is not bad, the server behind it is another one."""
-    return _GONE.get(-status, -status)
+    """The errno to tell a program for a negative *status*.
+
+    Its descriptor is not bad, the server behind it is another one. ENOSYS is what one server says of one of its files, but the kernel
+    would take it for what the whole mount can do, and never send that operation again for anybody.
+    """
+    code = -status
+    return _OTHERWISE.get(code, code) if code <= ERRNO_MAX else errno.EIO
 
 
 @attrs.frozen

@@ -7,22 +7,24 @@ node reaches, and channels that it creates are reached by others as `(0, its pid
 A process may connect several times (several libraries in it). All its links share its pid; each link gets a range of channel ids, told
 in HELLO, so creating a channel needs no round trip and the daemon finds the link from the channel id (`ProcessLinks`).
 
-Back-pressure. What cannot be written waits in a queue. While it is longer than `OUTPUT_HIGH`, nothing more is read from that process and
-new messages from others to it fail with EAGAIN; a process that makes its queue grow beyond `OUTPUT_MAX` all the same (by not reading
-answers to what it had asked for before) is disconnected. Nobody else is delayed.
+Back-pressure (`carrier`). While much waits to be written for a process, nothing more is read from it and new messages from others to it
+fail with EAGAIN; a process that makes its queue grow all the same (by not reading answers to what it had asked for before) is
+disconnected. Nobody else is delayed.
+
+One user's programs have a quarter of all links, and one `Keeper` for the descriptors that they sent or are to be sent. RESERVED links
+are for root and the daemon's own user, who would otherwise find the door shut by a few users.
 
 The end of a process closes its socket, whatever kills it: its sends are unblocked, its channels die, its names go.
 """
 
 from __future__ import annotations
 
-import array
 import errno
 import os
 import socket
 import stat
-from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections import Counter
+from functools import partial
 
 import attrs
 
@@ -30,259 +32,28 @@ from resmgr import message as wire
 from resmgr.channel import PID_SYSTEM, Answerer, Connection, Credentials, Descriptors, Kernel, Pending
 from resmgr.directproto import BROKERS, CHID_BITS
 from resmgr.dispatch import Buffer, Dispatch, Timer
-from resmgr.errors import BadMessage, Misuse
 from resmgr.peer import Peer
 from resmgr.serving import Limits
 from resmgr.transport import peercred
 from resmgr.transport.broker import Broker, End
-from resmgr.transport.datagram import DATAGRAM_MAX, LENGTH, LENGTH_SIZE, Assembler, fragments
-from resmgr.transport.descriptors import OwnedDescriptors
+from resmgr.transport.carrier import UnixCarrier, discard
+from resmgr.transport.descriptors import Keeper
 
-OUTPUT_HIGH = 1 << 20
-OUTPUT_MAX = 64 << 20
-"""Bytes queued for one process before it is disconnected. Stops a process that never reads from filling the daemon's memory."""
 LINKS_MAX = 1024
 """Local sockets in all, and a quarter of them for one user. Stops a user from using up the daemon's descriptors."""
 LINKS_PER_USER = LINKS_MAX // 4
-READS_PER_TURN = 16
-DRAIN_MAX = 64
-"""Times READS_PER_TURN that a link is read before it is closed. Stops who goes on writing."""
-JOIN_MAX = 16384
-"""Output up to this is joined into one buffer (a copy is cheaper than a vector); larger output is written as a vector."""
+RESERVED = LINKS_MAX // 16
+"""Of these, for root and the daemon's user only."""
+KEEPERS_MAX = 256
+"""Users whose keepers stay when they have no links."""
 LINK_INDEX_MAX = (1 << (32 - CHID_BITS)) - 1
 FIRST_CHID = 16
 SYNTHETIC_PID = 1 << 30
 """Pids from here on are given to clients whose own cannot be told (another pid namespace) or is taken by the node itself."""
 ACCEPT_PAUSE = 0.1
-ACCEPTS_PER_TURN = 16
-BACKLOG = 128
-
-_ANCILLARY = socket.CMSG_SPACE(wire.DESCRIPTORS_MAX * 4)
-# As plain numbers: arithmetic on the enumeration costs as much as the system call.
-_CLOEXEC = int(socket.MSG_CMSG_CLOEXEC)
-_CUT = int(socket.MSG_TRUNC)
-
-
-def _unset(view: Buffer, stream: int, priority: int, descriptors: Descriptors) -> None:
-    raise Misuse("a carrier without a receiver")
-
-
-class UnixCarrier:
-    """One connected socket as a `DescriptorCarrier`. Owns it. `on_message`, to be set, is like `Peer.receive`; `on_down` comes once."""
-
-    def __init__(self, dispatch: Dispatch, sock: socket.socket, on_down: Callable[[str], None]) -> None:
-        self.on_message: Callable[[Buffer, int, int, Descriptors], None] = _unset
-        self.queued = 0
-        """Bytes taken by `send` and not yet by the kernel."""
-        self.reads = self.writes = 0
-        self._dispatch = dispatch
-        self._socket = sock
-        self._fd = sock.fileno()
-        self._on_down = on_down
-        self._assembler = Assembler()
-        self._descriptors: Descriptors = ()
-        self._inbox: deque[tuple[memoryview, Descriptors]] = deque()
-        self._ready: deque[tuple[list[Buffer], int, OwnedDescriptors | None]] = deque()
-        self._open: list[Buffer] = []
-        self._open_size = 0
-        self._scheduled = False
-        self._blocked = False
-        self._paused = False
-        self._closed = False
-        self._more_likely = False
-        sock.setblocking(False)
-        dispatch.attach_fd(self._fd, self._readable)
-
-    def congested(self) -> bool:
-        return self.queued > OUTPUT_HIGH
-
-    def send(self, stream: int, parts: Sequence[Buffer], priority: int, route: int = 0) -> None:
-        """`Carrier.send`. The stream does not matter: one socket keeps the order of everything."""
-        if self._closed:
-            return
-        size = LENGTH_SIZE
-        for part in parts:
-            size += len(part)
-        if size > DATAGRAM_MAX:
-            self._end_datagram()
-            for datagram in fragments(parts, size - LENGTH_SIZE):
-                self._queue(datagram, None)
-        else:
-            self.queued += size
-            if self._open_size + size > DATAGRAM_MAX:
-                self._end_datagram()
-            self._open.append(LENGTH.pack(size - LENGTH_SIZE))
-            self._open.extend(parts)
-            self._open_size += size
-        self._schedule()
-
-    def send_descriptors(self, stream: int, parts: Sequence[Buffer], priority: int, descriptors: Descriptors) -> None:
-        """`DescriptorCarrier.send_descriptors`: the message gets a datagram of its own, the descriptors are copied."""
-        if self._closed:
-            return
-        self._end_datagram()
-        copies: list[int] = []
-        try:
-            for fd in descriptors:
-                copies.append(os.dup(fd))
-        finally:
-            owned = OwnedDescriptors(copies)
-        for number, datagram in enumerate(fragments(parts, sum(map(len, parts)))):
-            self._queue(datagram, owned if number == 0 else None)
-        self._schedule()
-
-    def drain(self) -> None:
-        """Read what has arrived, before a `close` that the other end did not ask for. `on_down` may come."""
-        for _ in range(DRAIN_MAX):
-            before = self.reads
-            if not self._closed:
-                self._more_likely = True
-                self._readable()
-            if self.reads == before or self._paused:
-                return
-
-    def send_last(self, message: bytes) -> None:
-        """Send a small message right before `close`, if it can go now."""
-        if not self._closed:
-            self._flush()
-        if not self._closed and not self._ready:
-            try:
-                self._socket.send(LENGTH.pack(len(message)) + message)
-            except OSError:
-                pass
-
-    def close(self) -> None:
-        """Close the socket; nothing more is delivered and `on_down` does not come."""
-        if self._closed:
-            return
-        self._closed = True
-        self._dispatch.detach_fd(self._fd)
-        self._socket.close()
-        self._ready.clear()
-        self._open.clear()
-        self._inbox.clear()
-        self._descriptors = ()
-
-    def _schedule(self) -> None:
-        if not self._scheduled and not self._blocked:
-            self._scheduled = True
-            self._dispatch.at_turn_end(self._flush)
-        if self.queued > OUTPUT_HIGH:
-            if not self._paused:
-                self._paused = True
-                self._dispatch.want_read(self._fd, False)
-            if self.queued > OUTPUT_MAX:
-                # Not from here: whoever sends is in the middle of something.
-                self._dispatch.call_soon(self._overflow)
-
-    def _queue(self, datagram: list[Buffer], descriptors: OwnedDescriptors | None) -> None:
-        size = sum(map(len, datagram))
-        self.queued += size
-        self._ready.append((datagram, size, descriptors))
-
-    def _end_datagram(self) -> None:
-        if self._open:
-            self._ready.append((self._open, self._open_size, None))
-            self._open = []
-            self._open_size = 0
-
-    def _flush(self) -> None:
-        """Write what is queued, until the socket is full."""
-        self._scheduled = False
-        if self._closed:
-            return
-        self._end_datagram()
-        ready = self._ready
-        while ready:
-            parts, size, descriptors = ready[0]
-            try:
-                if descriptors is not None:
-                    self._socket.sendmsg(parts, [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))])
-                elif size <= JOIN_MAX or len(parts) > 64:
-                    self._socket.send(b"".join(parts))
-                else:
-                    self._socket.sendmsg(parts)
-            except BlockingIOError:
-                break
-            except OSError as error:
-                self._down(error.strerror or "write failed")
-                return
-            ready.popleft()
-            self.queued -= size
-            self.writes += 1
-        if bool(ready) != self._blocked:
-            self._blocked = bool(ready)
-            self._dispatch.want_write(self._fd, self._flush if ready else None)
-        if self._paused and self.queued <= OUTPUT_HIGH:
-            self._paused = False
-            self._dispatch.want_read(self._fd, True)
-            self._dispatch.call_soon(self._deliver)
-
-    def _overflow(self) -> None:
-        if self.queued > OUTPUT_MAX:
-            self._down("reads too little")
-
-    def _readable(self) -> None:
-        reset = False
-        for _ in range(READS_PER_TURN):
-            try:
-                datagram, ancillary, flags, _ = self._socket.recvmsg(DATAGRAM_MAX, _ANCILLARY, _CLOEXEC)
-            except BlockingIOError:
-                self._more_likely = False
-                return
-            except OSError as error:
-                if error.errno == errno.ECONNRESET and not reset:
-                    reset = True  # the other end closed with something unread; what it wrote before is still here
-                    continue
-                self._down(error.strerror or "read failed")
-                return
-            if ancillary:
-                self._take(ancillary)
-            if not datagram:
-                self._down("closed")
-                return
-            self.reads += 1
-            if flags & _CUT:
-                self._down("datagram too large")
-                return
-            try:
-                messages = self._assembler.feed(datagram)
-            except BadMessage as bad:
-                self._down(str(bad))
-                return
-            if len(messages) == 1 and not self._inbox and not self._paused:
-                descriptors, self._descriptors = self._descriptors, ()
-                self.on_message(messages[0], 0, 0, descriptors)
-                # A sender of one small message waits for the answer: looking for another would cost a call for nothing.
-                if not self._more_likely and len(datagram) < DATAGRAM_MAX // 2:
-                    return
-            else:
-                for message in messages:
-                    self._inbox.append((message, self._descriptors))
-                    self._descriptors = ()
-                self._deliver()
-            if self._closed or self._paused:
-                return
-            self._more_likely = True
-
-    def _deliver(self) -> None:
-        """Hand on what has arrived, until what it caused to be sent is enough for now."""
-        inbox = self._inbox
-        while inbox and not self._paused:
-            message, descriptors = inbox.popleft()
-            self.on_message(message, 0, 0, descriptors)
-
-    def _take(self, ancillary: list[tuple[int, int, bytes]]) -> None:
-        for level, kind, data in ancillary:
-            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-                received = array.array("i")
-                received.frombytes(data[: len(data) - len(data) % received.itemsize])
-                self._descriptors = OwnedDescriptors(received)
-
-    def _down(self, reason: str) -> None:
-        if not self._closed:
-            self.close()
-            self._on_down(reason)
+ACCEPTS_PER_TURN = 64
+BACKLOG = 1024
+"""Programs that wait to be accepted; the system's own limit is often the smaller. Beyond it a program waits at the door (`client`)."""
 
 
 class ProcessLinks:
@@ -290,7 +61,18 @@ class ProcessLinks:
 
     def __init__(self) -> None:
         self.peers: dict[int, Peer] = {}
-        self.next_index = 0
+        self._next_index = 0
+
+    def free_index(self) -> int | None:
+        """For a new link: a number that was not used lately, so that what was said of an old link's channels is not taken for its own.
+        None: all are in use."""
+        if len(self.peers) > LINK_INDEX_MAX:
+            return None
+        while self._next_index in self.peers:
+            self._next_index = self._next_index + 1 & LINK_INDEX_MAX
+        index = self._next_index
+        self._next_index = index + 1 & LINK_INDEX_MAX
+        return index
 
     def relay(
         self,
@@ -337,12 +119,16 @@ class UnixStatistics:
 class _Client:
     """One accepted link."""
 
-    def __init__(self, server: UnixServer, sock: socket.socket, credentials: Credentials, uid: int, limits: Limits | None) -> None:
+    def __init__(
+        self, server: UnixServer, sock: socket.socket, credentials: Credentials, uid: int, limits: Limits | None, keeper: Keeper
+    ) -> None:
         self.server = server
         self.credentials = credentials
         self.uid = uid
         self.index = -1
-        self.carrier = UnixCarrier(server.dispatch, sock, self.down)
+        own = server.kernel.running.own
+        failed = None if own is None else partial(own.failure, "local link")
+        self.carrier = UnixCarrier(server.dispatch, sock, self.down, failed, keeper)
         self.peer = Peer(
             server.kernel,
             self.carrier,
@@ -384,6 +170,9 @@ class UnixServer:
         self.broker = Broker(lambda pid, chid: self._ends.get((pid, chid >> CHID_BITS)))
         """Makes direct links between programs."""
         self._users: Counter[int] = Counter()
+        self._keepers: dict[int, Keeper] = {}
+        """Of the descriptors of each user, by uid; -1: of those whose uid could not be told."""
+        self._privileged = frozenset((0, os.geteuid()))
         self._next_synthetic = SYNTHETIC_PID
         self._accepted = 0
         self._closed_reasons: Counter[str] = Counter()
@@ -436,7 +225,11 @@ class UnixServer:
                 self.dispatch.want_read(self._socket.fileno(), False)
                 self._pause = self.dispatch.call_at(self.dispatch.now() + ACCEPT_PAUSE, self._listen_again)
                 return
-            self._admit(sock)
+            own = self.kernel.running.own
+            if own is None:
+                self._admit(sock)
+            elif not own.run("local link", self._admit, sock):
+                self._refuse(sock, "failed", -1)
 
     def _listen_again(self) -> None:
         self._pause = None
@@ -446,12 +239,15 @@ class UnixServer:
         try:
             credentials = peercred.peer_credentials(sock)
         except OSError:
-            self._refused["credentials unknown"] += 1
-            sock.close()
+            self._refuse(sock, "credentials unknown", -1)
             return
-        if len(self._clients) >= LINKS_MAX or self._users[credentials.uid] >= LINKS_PER_USER:
-            self._refused["too many links"] += 1
-            sock.close()
+        uid = credentials.uid
+        room = LINKS_MAX if uid in self._privileged else LINKS_MAX - RESERVED
+        if len(self._clients) >= room or self._users[uid] >= LINKS_PER_USER:
+            self._refuse(sock, "too many links", uid)
+            return
+        if self._keeper(uid).is_full:
+            self._refuse(sock, "too many descriptors", uid)
             return
         if credentials.pid in (0, PID_SYSTEM) or credentials.pid >= SYNTHETIC_PID:
             self._next_synthetic += 1
@@ -460,20 +256,32 @@ class UnixServer:
         if process is None:
             process = self._processes[credentials.pid] = ProcessLinks()
             self.kernel.attach_process(credentials.pid, process)
-        if process.next_index > LINK_INDEX_MAX:
-            self._refused["channel ids used up"] += 1
-            sock.close()
+        index = process.free_index()
+        if index is None:
+            self._refuse(sock, "channel ids used up", uid)
             return
-        client = _Client(self, sock, credentials, credentials.uid, self._limits)
-        client.index = process.next_index
-        process.next_index += 1
+        client = _Client(self, sock, credentials, uid, self._limits, self._keeper(uid))
+        client.index = index
         process.peers[client.index] = client.peer
         self._ends[credentials.pid, client.index] = client.end
         self._clients[client] = None
-        self._users[credentials.uid] += 1
+        self._users[uid] += 1
         self._accepted += 1
         hello = wire.pack_hello(credentials.pid, (client.index << CHID_BITS) + FIRST_CHID, self.kernel.node_name, BROKERS)
         client.carrier.send(0, (hello,), 0)
+
+    def _keeper(self, uid: int) -> Keeper:
+        keeper = self._keepers.get(uid)
+        if keeper is None:
+            if len(self._keepers) >= KEEPERS_MAX:
+                self._keepers = {one: kept for one, kept in self._keepers.items() if one in self._users or kept.held}
+            keeper = self._keepers[uid] = Keeper()
+        return keeper
+
+    def _refuse(self, sock: socket.socket, reason: str, uid: int) -> None:
+        """Close a link that is not taken, which may hold descriptors already."""
+        self._refused[reason] += 1
+        discard(sock, self._keeper(uid))
 
     def ended(self, client: _Client, reason: str) -> None:
         """A link is down (called by the link)."""

@@ -294,8 +294,10 @@ class Stack(Datapath):
         )
 
     def failures(self) -> Mapping[str, int]:
-        """Exceptions that left callbacks, by callback; those of modules that are not loaded any more included."""
+        """Exceptions that left callbacks, by callback; those of modules that are not loaded any more and the node's own included."""
         counted = Counters(self._guards.failures)
+        for what, number in self.system.shield.failures.items():
+            counted.count(what, number)
         for loaded in self._modules.loaded:
             for what, number in loaded.guard.failures.items():
                 counted.count(what, number)
