@@ -4,18 +4,20 @@ A node is one process with many parts, and a message between two of them is a pl
 falls on whoever sent, and what a client's completion raises on whoever answered. A channel and a connection belong to the part that was
 running when they were made (`Kernel.running`), and so do the handlers, pulses and completions; each is called through the shield of its
 part, which lets no exception out. What belongs to nobody is called as it is: its exceptions are mistakes of the node itself.
+A node's own managers are a part, too (`OwnShield`): one message that makes one of them stumble must not end the node for everybody.
 
     a handler raised             the client gets EIO, unless it was answered
     the network module raised    as if it had answered EIO
     an unblock raised            the client gets EINTR, unless it was answered
     a pulse, a completion, a death, a read raised    nobody else hears of it
 
-Parts are the stack's modules: `stack.core.isolation.Guard` is a shield.
+The other parts are the stack's modules: `stack.core.isolation.Guard` is a shield.
 """
 
 from __future__ import annotations
 
 import errno
+import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol, TypeVarTuple
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from resmgr.channel import Answerer, Channel, Message, Pending, ReadDone
     from resmgr.dispatch import Buffer
 
+log = logging.getLogger(__name__)
 Ts = TypeVarTuple("Ts")
 
 
@@ -57,6 +60,29 @@ class Running:
         """From now on *known* is asked, which knows of some parts; until what is returned is called."""
         self._known.insert(0, known)
         return lambda: self._known.remove(known)
+
+
+class OwnShield:
+    """Of the managers that a node has of its own: what they raise is a mistake of ours. It is told in the log, with its traceback, and the
+    node goes on."""
+
+    def __init__(self) -> None:
+        self.mistakes = 0
+
+    def run(self, what: str, call: Callable[[*Ts], object], *args: *Ts) -> bool:
+        try:
+            call(*args)
+        except Exception:
+            self.mistakes += 1
+            log.exception("%s: a mistake in %s; only this request has failed", what, getattr(call, "__qualname__", call))
+            return False
+        return True
+
+    def opened(self, channel: Channel) -> None:
+        """Whoever makes one closes it."""
+
+    def closed(self, channel: Channel) -> None:
+        """See `opened`."""
 
 
 def shielded_message(shield: Shield, message: Message) -> None:

@@ -7,9 +7,10 @@ may do nothing.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from resmgr.access import Policy, Verb
@@ -19,6 +20,7 @@ from resmgr.iomsg import Target
 from resmgr.nodes.board import NodeBoard
 from resmgr.pathmgr import PathManager
 from resmgr.pathspace import Attach
+from resmgr.shield import OwnShield
 from resmgr.users import Accounts
 
 if TYPE_CHECKING:
@@ -38,8 +40,11 @@ class System:
         self.kernel = Kernel(dispatch, node_name)
         self.accounts = Accounts(dispatch.now)
         self.policy = Policy(self.accounts)
-        self.paths = PathManager(self.kernel)
-        self.nodes = NodeBoard(self.kernel)
+        self.shield = OwnShield()
+        """Of the managers that are made here: a message that makes one stumble fails, and nothing else does."""
+        with self._ours():
+            self.paths = PathManager(self.kernel)
+            self.nodes = NodeBoard(self.kernel)
         """Which other nodes are up; written by the network module."""
         self.files: HostFs | None = None
         self.processes: ProcessManager | None = None
@@ -60,6 +65,15 @@ class System:
         """What ends the file and process managers."""
         self._ends: list[Callable[[], None]] = [self.paths.destroy, self.nodes.destroy]
         self.guard(self.paths.channel)
+
+    @contextlib.contextmanager
+    def _ours(self) -> Iterator[None]:
+        """The channels that are made meanwhile are under our shield."""
+        forget = self.kernel.running.ask(lambda: self.shield)
+        try:
+            yield
+        finally:
+            forget()
 
     def guard(self, channel: Channel) -> None:
         """*channel*'s manager asks the policy itself for each thing that a remote client wants: whoever is in the cluster may connect."""
@@ -104,7 +118,8 @@ class System:
         """Attach the Linux directory *root* at *prefix* of the pathname space."""
         from resmgr.hostfs.manager import HostFs
 
-        files = self.files = HostFs(self.kernel, self.policy, root=root, prefix=b"/" + prefix)
+        with self._ours():
+            files = self.files = HostFs(self.kernel, self.policy, root=root, prefix=b"/" + prefix)
         self._on_policy.append(files.set_policy)
         attached = self.paths.attach(prefix, Target(0, files.channel.pid, files.channel.chid))
         self.guard(files.channel)
@@ -130,9 +145,10 @@ class System:
         from resmgr.procmgr.manager import ProcessManager
 
         mounts = None if self.namespace is None else f"/proc/self/fd/{self.namespace}"
-        processes = self.processes = ProcessManager(
-            self.kernel, self.dispatch, self.policy, rules, namespace=mounts, open_files=self.open_files, audit=audit
-        )
+        with self._ours():
+            processes = self.processes = ProcessManager(
+                self.kernel, self.dispatch, self.policy, rules, namespace=mounts, open_files=self.open_files, audit=audit
+            )
 
         def use(policy: Policy) -> None:
             processes.policy = policy
@@ -157,7 +173,10 @@ class System:
         from resmgr.names.manager import NameDirectory
         from resmgr.names.protocol import PREFIX, PREFIX_GLOBAL
 
-        names = self.names = NameDirectory(self.kernel, self.nodes, believes=lambda info: self.policy.may(info, Verb.ANNOUNCE), load=load)
+        with self._ours():
+            names = self.names = NameDirectory(
+                self.kernel, self.nodes, believes=lambda info: self.policy.may(info, Verb.ANNOUNCE), load=load
+            )
         names.announcers = self._announcers
         self.paths.attach(PREFIX, names.target)
         self.paths.attach(PREFIX_GLOBAL, names.globals.directory.target)
@@ -176,7 +195,8 @@ class System:
         from resmgr.transport.unix import UnixServer
 
         self.paths.admit = self.admit
-        managers = self.managers = Attachments(self.kernel, self.paths, self.accounts, lambda: self.policy, lambda: self.attach_rules)
+        with self._ours():
+            managers = self.managers = Attachments(self.kernel, self.paths, self.accounts, lambda: self.policy, lambda: self.attach_rules)
         self.guard(managers.channel)
         self._ends.append(managers.destroy)
         server = self.server = UnixServer(self.dispatch, self.kernel, path)

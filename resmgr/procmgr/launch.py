@@ -27,7 +27,6 @@ import fcntl
 import os
 import pwd
 import queue
-import re
 import resource
 import signal
 import struct
@@ -44,6 +43,7 @@ from resmgr.access import MappedUser
 from resmgr.errors import ResmgrError
 from resmgr.procmgr import callerroot
 from resmgr.procmgr.callerroot import enter_mounts
+from resmgr.procmgr.environment import passes
 from resmgr.procmgr.forking import ForkServer
 from resmgr.procmgr.inherit import drop_privileges_of_thread, spared_from_oom
 from resmgr.procmgr.message import (
@@ -77,15 +77,6 @@ UMASK_USER = 0o022
 PIPE_SIZE = 512 * 1024
 """Larger pipes than Linux's 64 KiB: fewer messages for the same bytes. The kernel may refuse; then 64 KiB it is."""
 SHADOW = "/etc/shadow"
-
-_NAME = re.compile(rb"[A-Za-z_][A-Za-z0-9_]*\Z")
-_OURS = frozenset((b"HOME", b"USER", b"LOGNAME", b"SHELL", b"PATH", b"PWD", b"OLDPWD"))
-_OF_THE_CALLER = frozenset((b"HOME", b"SHELL", b"PATH"))
-"""Of _OURS: what a program that sees the caller's files has from there, if it was sent."""
-_STEERING = frozenset(
-    (b"BASH_ENV", b"ENV", b"CDPATH", b"SHELLOPTS", b"BASHOPTS", b"IFS", b"PS4", b"GLIBC_TUNABLES", b"GCONV_PATH", b"LOCPATH", b"NLSPATH")
-)
-"""Variables that make the loader, the C library or /bin/sh read something else: with them a list of allowed commands would be void."""
 
 
 @attrs.frozen
@@ -154,10 +145,9 @@ def shut(name: str, wall: float, shadow: str = SHADOW) -> str:
 def environment(spawn: Spawn, account: Account) -> dict[bytes, bytes]:
     """What the program gets: see the head of this file."""
     result: dict[bytes, bytes] = {}
-    ours = _OURS - _OF_THE_CALLER if spawn.flags & SPAWN_ROOT else _OURS
     for variable in spawn.environment:
         name, _, value = variable.partition(b"=")
-        if _NAME.match(name) and name not in ours and name not in _STEERING and not name.startswith((b"LD_", b"BASH_FUNC_")):
+        if passes(name, bool(spawn.flags & SPAWN_ROOT)):
             result[name] = value
     result[b"USER"] = result[b"LOGNAME"] = account.name
     result.setdefault(b"HOME", account.home)
@@ -247,7 +237,7 @@ class Terms:
     open_files: tuple[int, int] | None = None
     """Its soft limit if the client says none, for a daemon that raised its own; None: this process's."""
     listed: bool = False
-    """A list of commands allowed it, so what its name leads to must not be its user's to change."""
+    """A list of commands allowed it, so what its name leads to must not be its user's to change, nor what it makes everybody's."""
     tree: str = ""
     """Where the client's node's files are mounted, for a program that sees them as its root."""
     mount: str = ""
@@ -257,6 +247,8 @@ class Terms:
 def _execute(spawn: Spawn, account: Account, stdio: tuple[int, int, int], terms: Terms, server: ForkServer | None) -> int:
     user = account.user
     umask = UMASK_USER if spawn.umask == UMASK_DEFAULT else spawn.umask
+    if terms.listed:
+        umask |= UMASK_USER
     # As oneself nothing is set: an ordinary user's daemon may not, and without it the cheaper vfork is used. Not where the image of the
     # program comes through this daemon, which vfork holds up.
     same = user.uid == os.geteuid() and user.gid == os.getegid() and not terms.tree

@@ -5,6 +5,10 @@
 
 The end is seen through a pidfd, without reaping: as long as the process is a zombie, its number and its group's number are nobody
 else's, so signals cannot hit a stranger. It is reaped when the handle is freed.
+
+Every signal is sent with the rights of the user that the program runs as (`signals`): a program that has become somebody else's, by a
+set-uid bit, is as much out of its client's reach as it is out of that user's. Only when the node itself ends, its own rights end what it
+started.
 """
 
 from __future__ import annotations
@@ -22,6 +26,7 @@ from resmgr.channel import Message
 from resmgr.dispatch import Buffer, Dispatch, Timer
 from resmgr.procmgr.launch import Launched
 from resmgr.procmgr.message import SPAWN_DETACHED, SPAWN_PTY, Ended, Spawn, pack_ended
+from resmgr.procmgr.signals import send_to_group
 from resmgr.procmgr.stream import Inlet, Outlet
 
 GRACE = 2.0
@@ -160,6 +165,19 @@ class Process:
         """SIGKILL to the whole group, now; freed as soon as the process is dead."""
         self._close_streams()
         self._send_group(signal.SIGKILL)
+        self._leave()
+
+    def end(self) -> None:
+        """As `kill`, with the rights of this node: it ends."""
+        self._close_streams()
+        if self.state is not State.FREED:
+            try:
+                os.killpg(self.pid, signal.SIGKILL)
+            except OSError:
+                pass
+        self._leave()
+
+    def _leave(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -192,21 +210,15 @@ class Process:
     def _send(self, number: int) -> int:
         group = self._foreground()
         if group != self.pid:
-            try:
-                os.killpg(group, number)
-                return 0
-            except OSError:
-                pass
+            code = send_to_group(self.account.user, group, number)
+            if code != errno.ESRCH:
+                return code
         return self._send_group(number)
 
     def _send_group(self, number: int) -> int:
         if self.state is State.FREED:
             return errno.ESRCH
-        try:
-            os.killpg(self.pid, number)
-        except OSError as error:
-            return error.errno or errno.EIO
-        return 0
+        return send_to_group(self.account.user, self.pid, number)
 
     def _give_up(self, message: Message) -> None:
         self._waiting.remove(message)

@@ -195,7 +195,9 @@ async def test_each_attempt_is_in_the_audit_log_before_it_happens(tmp_path: Path
             await Far(here, uid=0, node="n3").send(message.pack_spawn(Spawn((b"/bin/sh",))))
         _, pid = message.parse_spawned((await far.send(message.pack_spawn(Spawn((b"/bin/sleep", b"9"), flags=SPAWN_DETACHED))))[1])
         await far.send(message.pack_kill(pid, signal.SIGKILL))
-        await here.until(lambda: len(audited(path)) == 9)
+        await here.until(lambda: len(audited(path)) == 7)
+        await (await Client(here).spawn("true", flags=0)).wait()
+        await here.until(lambda: len(audited(path.with_name("audit-local"))) == 3)
     # When a program is seen to have ended does not depend on what others ask for meanwhile.
     told = sorted(audited(path), key=lambda line: 1 if line.get("id") == 1 else 2)
     allowed = told[0]
@@ -213,16 +215,18 @@ async def test_each_attempt_is_in_the_audit_log_before_it_happens(tmp_path: Path
         "as": "",
         "command": ["/bin/sh", "-c", f"tail -n1 {path} 2>&1; exit 3"],
         "directory": "",
+        "variables": [],
         "nice": 0,
         "how": [],
     }
     assert (told[1]["event"], told[1]["id"], told[1]["user"], told[1]["uid"]) == ("started", 1, pwd.getpwuid(NOBODY).pw_name, NOBODY)
     assert (told[2]["event"], told[2]["id"], told[2]["status"], told[2]["signal"]) == ("ended", 1, 3, None)
-    assert (told[3]["event"], told[3]["reason"], told[3]["command"]) == ("refused", "command_not_allowed", ["/bin/cat", "/etc/passwd"])
-    assert (told[4]["event"], told[4]["node"], told[4]["reason"]) == ("refused", "n3", "not_granted")
-    assert (told[5]["event"], told[5]["how"]) == ("allowed", ["detached"])
-    assert [line["event"] for line in told[6:]] == ["started", "signal", "ended"]
-    assert (told[7]["pid"], told[7]["signal"], told[8]["signal"]) == (pid, signal.SIGKILL, signal.SIGKILL)
+    assert (told[3]["event"], told[3]["how"]) == ("allowed", ["detached"])
+    assert [line["event"] for line in told[4:]] == ["started", "signal", "ended"]
+    assert (told[5]["pid"], told[5]["signal"], told[6]["signal"]) == (pid, signal.SIGKILL, signal.SIGKILL)
+    first, second = audited(path.with_name("audit-refused"))
+    assert (first["event"], first["reason"], first["command"]) == ("refused", "command_not_allowed", ["/bin/cat", "/etc/passwd"])
+    assert (second["event"], second["node"], second["reason"]) == ("refused", "n3", "not_granted")
 
 
 async def test_nothing_is_started_that_cannot_be_audited(tmp_path: Path) -> None:
@@ -255,6 +259,18 @@ async def test_a_program_of_the_list_that_its_user_could_change_is_not_started(t
     finally:
         (place / "tool").unlink()
         place.rmdir()
+
+
+@needs_root
+async def test_what_a_listed_program_makes_is_not_everybodys() -> None:
+    rules = SpawnRules((SpawnRule(commands=(CommandPattern.parse("/bin/sh"),)),))
+    script = (b"/bin/sh", b"-c", b"umask")
+    for wanted, umask in ((0, b"0022\n"), (0o77, b"0077\n")):
+        async with world(rules, grants=[Grant("spawn")]) as here:
+            far = Far(here, uid=1)
+            spawn = message.pack_spawn(Spawn(script, flags=SPAWN_STDOUT, umask=wanted))
+            handle, _ = message.parse_spawned((await far.send(spawn))[1])
+            assert (await far.send(message.pack_read(handle, 1, 0, 100)))[1] == umask
 
 
 @needs_root
