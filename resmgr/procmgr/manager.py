@@ -15,6 +15,7 @@ import functools
 import logging
 import os
 import select
+import threading
 import time
 from collections.abc import Callable, Iterator
 
@@ -29,7 +30,7 @@ from resmgr.procmgr.attempts import asker, shown, wanted, who
 from resmgr.procmgr.audit import AuditLog, Fact
 from resmgr.procmgr.brief import BriefAnswer
 from resmgr.procmgr.carried import Carriers
-from resmgr.procmgr.launch import Launched, Launcher, Terms
+from resmgr.procmgr.launch import Launched, Launcher, Terms, discard
 from resmgr.procmgr.message import SPAWN_BRIEF, SPAWN_MAX, SPAWN_PTY, SPAWN_ROOT, Proc, Spawn
 from resmgr.procmgr.process import Process, State
 from resmgr.procmgr.readings import Readings
@@ -114,6 +115,10 @@ class ProcessManager:
         self._processes: dict[int, Process] = {}
         self._owner: dict[int, tuple[_Owner, ClientInfo]] = {}
         self._starting: set[_Start] = set()
+        self._results: list[tuple[_Start, MappedUser, Launched | Exception]] = []
+        """Of the launcher, on their way to the dispatch."""
+        self._over = False
+        self._handing_over = threading.Lock()
         self._next = 1
         self._closed = False
         self._table: dict[int, Callable[[Message, int, int, int], None]] = {
@@ -162,6 +167,10 @@ class ProcessManager:
         self._channel.destroy()
         self.carriers.close()
         self._launcher.close(CLOSE_PATIENCE)
+        with self._handing_over:
+            self._over = True
+        self._take()
+        self._starting.clear()
         leaving = [process for process in self._processes.values() if not process.detached]
         for process in leaving:
             process.close()
@@ -281,9 +290,7 @@ class ProcessManager:
             self._refuse(request, Refusal.NO_AUDIT, errno.EIO, f"{self.audit.path}: {error.strerror}", what, **facts)
             return
         self._starting.add(start)
-        self._launcher.launch(
-            user, spawn, terms, lambda result: self._dispatch.call_from_thread(functools.partial(self._started, start, user, result))
-        )
+        self._launcher.launch(user, spawn, terms, functools.partial(self._launched, start, user))
 
     def _terms(self, info: ClientInfo, user: MappedUser, spawn: Spawn) -> Terms | Refusal:
         """On what terms the rules let it start."""
@@ -303,6 +310,31 @@ class ProcessManager:
             or sum(other == owner for other in owners) >= PROCESSES_PER_CLIENT_MAX
             or (owner[0] != ND_LOCAL and sum(other[0] == owner[0] for other in owners) >= PROCESSES_PER_NODE_MAX)
         )
+
+    def _launched(self, start: _Start, user: MappedUser, result: Launched | Exception) -> None:
+        """In a thread of the launcher. What was started is never nobody's: it is taken by the dispatch or by `close`, or ended here."""
+        with self._handing_over:
+            if not self._over:
+                self._results.append((start, user, result))
+                self._dispatch.call_from_thread(self._take)
+                return
+        if isinstance(result, Launched):
+            discard(result)
+
+    def _take(self) -> None:
+        with self._handing_over:
+            results, self._results = self._results, []
+        for start, user, result in results:
+            try:
+                self._started(start, user, result)
+            except Exception as error:
+                self.mistakes += 1
+                log.exception("a program that was started cannot be kept; it is ended: %s", who(start.request.info))
+                if isinstance(result, Launched):
+                    # It may take its time to die.
+                    threading.Thread(target=discard, args=(result,), name="procmgr-discard", daemon=True).start()
+                if not start.request.answered:
+                    start.request.error(errno_of(error))
 
     def _started(self, start: _Start, user: MappedUser, result: Launched | Exception) -> None:
         self._starting.discard(start)

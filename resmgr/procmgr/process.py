@@ -55,6 +55,8 @@ class Process:
         on_end: Callable[[Process], None] = lambda process: None,
     ) -> None:
         """*on_end* is called once, when it is known how the process ended; *freed* once, when it is reaped and every descriptor closed."""
+        # First: when it fails nothing is owned yet.
+        self._master = os.dup(launched.stdout) if launched.stdout >= 0 and spawn.flags & SPAWN_PTY else -1
         self.handle = handle
         self.pid = launched.pid
         self.account = launched.account
@@ -69,7 +71,6 @@ class Process:
         for stream, fd in ((1, launched.stdout), (2, launched.stderr)):
             if fd >= 0:
                 self.outlets[stream] = Outlet(dispatch, fd)
-        self._master = os.dup(launched.stdout) if self.terminal else -1
         self._dispatch = dispatch
         self._pidfd = launched.pidfd
         self._freed = freed

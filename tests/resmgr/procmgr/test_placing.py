@@ -10,15 +10,16 @@ import os
 import pwd
 import resource
 import signal
+import threading
 import time
 from pathlib import Path
 
 import pytest
 import trio
 
-from resmgr.access import Grant, UserRule
+from resmgr.access import Grant, MappedUser, UserRule
 from resmgr.dispatch import Buffer
-from resmgr.procmgr import message
+from resmgr.procmgr import launch, manager, message
 from resmgr.procmgr.launch import shut
 from resmgr.procmgr.message import SPAWN_DETACHED, SPAWN_PTY, SPAWN_ROOT, SPAWN_STDERR, SPAWN_STDOUT, UNLIMITED, Ended, Scheduling, Spawn
 from resmgr.procmgr.rules import CommandPattern, Refusal, SpawnRule, SpawnRules
@@ -300,6 +301,71 @@ async def test_the_clients_files_as_root_need_a_mount_of_them() -> None:
             await Far(here, uid=1).send(message.pack_spawn(Spawn((b"true",), flags=SPAWN_ROOT)))
         # At home it is what every program has.
         assert await (await Client(here).spawn("true", flags=SPAWN_ROOT)).wait() == Ended(0, None)
+
+
+async def test_one_whose_account_cannot_be_looked_up_holds_up_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = threading.Event()
+    real = launch.account
+
+    def account(user: MappedUser, wanted: bytes) -> launch.Account:
+        if wanted == b"hangs":
+            answers.wait(20)
+        return real(user, b"")
+
+    monkeypatch.setattr(launch, "account", account)
+    async with world() as here:
+        client = Client(here)
+        statuses: list[int] = []
+        for _ in range(20):
+            spawn = message.pack_spawn(Spawn((b"true",), flags=0, user=b"hangs"))
+            client.submit([spawn], message.SPAWNED.size, lambda status, _: statuses.append(status))
+        assert await (await Client(here).spawn("true", flags=0)).wait() == Ended(0, None)
+        assert statuses == []
+        answers.set()
+        await here.until(lambda: len(statuses) == 20)
+        assert set(statuses) == {0}
+
+
+@pytest.mark.parametrize("slow", [0.0, 0.05, 0.5])
+async def test_what_is_starting_when_the_manager_ends_is_ended(slow: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also what is slower than the manager waits."""
+    real, begun, ended = launch.start, threading.Event(), threading.Event()
+
+    def start(*args: object) -> launch.Launched:
+        begun.set()
+        threading.Event().wait(slow)
+        return real(*args)  # type: ignore[arg-type]  # the same call
+
+    def discard(launched: launch.Launched) -> None:
+        launch.discard(launched)
+        ended.set()
+
+    monkeypatch.setattr(launch, "start", start)
+    monkeypatch.setattr(manager, "discard", discard)
+    async with world() as here:
+        before = children()
+        client = Client(here)
+        for _ in range(3):
+            client.submit([message.pack_spawn(Spawn((b"sleep", b"100"), flags=SPAWN_DETACHED))], message.SPAWNED.size, lambda *_: None)
+        assert await trio.to_thread.run_sync(begun.wait, 10)
+        here.manager.close()
+        if slow == 0.5:
+            assert await trio.to_thread.run_sync(ended.wait, 10)
+        assert children() == before
+
+
+async def test_a_program_that_cannot_be_kept_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(*_: object) -> None:
+        raise OSError(errno.EMFILE, "too many")
+
+    async with world() as here:
+        before = children()
+        monkeypatch.setattr(manager, "Process", wrong)
+        with pytest.raises(Failed, match="EMFILE"):
+            await Client(here).spawn("sleep", "100")
+        await here.until(lambda: children() == before)
+        monkeypatch.undo()
+        assert await (await Client(here).spawn("true")).wait() == Ended(0, None)
 
 
 async def test_two_hundred_at_once_leave_nothing() -> None:
