@@ -18,7 +18,7 @@ import attrs
 from qnetpy import settings
 from qnetpy.qos import QosError, parse_choice
 from qnetpy.settings import SettingsError, setting
-from resmgr.procmgr.rules import CommandPattern
+from resmgr.procmgr.rules import CommandPattern, directory_pattern, variable_pattern
 from stack.wire.endpoint import DATAGRAM_MAX, MTU_MIN, PORT_DEFAULT, PORT_MAX, split_host
 from stack.wire.ethernet import ETHERTYPE_EXPERIMENTAL, mac_bytes
 
@@ -229,6 +229,15 @@ class SpawnRule:
         (),
     )
     nice: int = setting("The lowest nice value that may be asked for.", 0)
+    environment: tuple[str, ...] = setting(
+        "With `commands`: names of variables (patterns) that may be sent besides LANG, LC_*, TERM and COLORTERM.", ()
+    )
+    directories: tuple[str, ...] = setting("With `commands`: directories (patterns) in which they may be started besides the home.", ())
+    signal: bool = setting(
+        "With `commands`: whether everything of these users may be seen and signalled, not only what was started from that node. "
+        "Without `commands` it may.",
+        False,
+    )
 
 
 @attrs.frozen
@@ -363,15 +372,23 @@ def check(config: Config, source: str = "configuration") -> Config:
 
 
 def _check_spawn(spawn: Spawn, wrong: Callable[[str, str], SettingsError]) -> None:
-    places = [("access.spawn", spawn.commands, spawn.nice)]
-    places += [(f"access.spawn.rules[{index}]", rule.commands, rule.nice) for index, rule in enumerate(spawn.rules)]
-    for place, commands, nice in places:
-        for index, command in enumerate(commands):
-            try:
-                CommandPattern.parse(command)
-            except ValueError as error:
-                raise wrong(f"{place}.commands[{index}]", f"{command!r} is {error}") from None
-        if not -20 <= nice <= 19:
+    places: list[tuple[str, SpawnRule]] = [("access.spawn", spawn)]
+    places += [(f"access.spawn.rules[{index}]", rule) for index, rule in enumerate(spawn.rules)]
+    for place, rule in places:
+        lists: tuple[tuple[str, tuple[str, ...], Callable[[str], object]], ...] = (
+            ("commands", rule.commands, CommandPattern.parse),
+            ("environment", rule.environment, variable_pattern),
+            ("directories", rule.directories, directory_pattern),
+        )
+        for key, patterns, parse in lists:
+            for index, pattern in enumerate(patterns):
+                try:
+                    parse(pattern)
+                except ValueError as error:
+                    raise wrong(f"{place}.{key}[{index}]", f"{pattern!r} is {error}") from None
+        if not rule.commands and (rule.environment or rule.directories or rule.signal):
+            raise wrong(place, "environment, directories and signal widen a list of commands, and there is none: everything is allowed")
+        if not -20 <= rule.nice <= 19:
             raise wrong(f"{place}.nice", "-20 to 19")
     for index, rule in enumerate(spawn.rules):
         if not rule.nodes and not rule.roles:

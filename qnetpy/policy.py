@@ -9,7 +9,7 @@ from qnetpy.config import SpawnRule as SpawnSettings
 from qnetpy.settings import SettingsError
 from resmgr.access import Export, Grant, Policy, UserRule, Verb
 from resmgr.attachments import AttachRule
-from resmgr.procmgr.rules import CommandPattern, SpawnRule, SpawnRules
+from resmgr.procmgr.rules import CommandPattern, SpawnRule, SpawnRules, directory_pattern, variable_pattern
 from resmgr.users import Accounts
 
 EVERY_NODE = "*"
@@ -66,6 +66,9 @@ def spawn_rules(spawn: Spawn, accounts: Accounts, source: str = "configuration")
                 users or None,
                 tuple(map(CommandPattern.parse, rule.commands)) if rule.commands else None,
                 rule.nice,
+                tuple(map(variable_pattern, rule.environment)),
+                tuple(map(directory_pattern, rule.directories)),
+                rule.signal,
             )
         )
     return SpawnRules(tuple(rules))

@@ -22,7 +22,7 @@ from collections.abc import Callable
 from typing import TypeVar, TypeVarTuple
 
 from resmgr.access import ID_MAX, MappedUser
-from resmgr.hostfs.syscalls import credential_calls, raw
+from resmgr.credentialcalls import credential_calls, raw
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")

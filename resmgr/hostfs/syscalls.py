@@ -1,31 +1,14 @@
-"""System calls that Python's os module lacks, through ctypes. Each raises OSError with the kernel's errno.
-
-`raw` is the C library's `syscall` without errno handling and without giving up the interpreter lock: for the credential calls, which never
-block and where glibc's wrappers must not be used, since those change every thread of the process.
-"""
+"""System calls that Python's os module lacks, through ctypes. Each raises OSError with the kernel's errno."""
 
 from __future__ import annotations
 
 import ctypes
 import errno
 import os
-import platform
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _syscall = _libc.syscall
 _syscall.restype = ctypes.c_long
-
-raw = ctypes.PyDLL(None).syscall
-raw.restype = ctypes.c_long
-
-_CREDENTIAL_CALLS = {"x86_64": (117, 119, 116), "aarch64": (147, 149, 159), "riscv64": (147, 149, 159)}
-"""setresuid, setresgid, setgroups, by machine."""
-
-
-def credential_calls() -> tuple[int, int, int] | None:
-    """Numbers of setresuid, setresgid and setgroups on this machine; None where we do not know them."""
-    return _CREDENTIAL_CALLS.get(platform.machine())
-
 
 # Numbers above 424 are the same on all machines.
 _OPENAT2 = 437

@@ -2,7 +2,7 @@
 
     with Client(path) as client:
         process = spawn(client, node_descriptor(client, "n2"), Spawn((b"sort",)))
-        process.write(b"b\na\n", last=True)
+        process.write(b"b\na\n", lambda status: ..., last=True)
         process.read(1, 65536, lambda status, data: ...)
         process.wait(lambda ended: ...)
         while ...: client.pump(None)

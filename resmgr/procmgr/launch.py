@@ -1,7 +1,7 @@
 """Starting a program as somebody: account, environment, descriptors, session, terminal.
 
-A thread of its own starts programs, one after another, so that account databases and the fork never hold up the dispatch. There are two
-ways, and a program cannot tell them apart:
+A thread of its own starts programs, one after another, so that the fork never holds up the dispatch; threads before it look up accounts and
+paths (`lookups`), which may hang. There are two ways to start one, and a program cannot tell them apart:
 
 - As another user than the daemon: by the fork server (`forking`), which is small, so that a fork is cheap.
 - As the daemon's own user, with the client's files as root, or where no fork server can be had: by a fork of this process. In the child,
@@ -27,7 +27,6 @@ import fcntl
 import os
 import pwd
 import queue
-import re
 import resource
 import signal
 import struct
@@ -44,8 +43,10 @@ from resmgr.access import MappedUser
 from resmgr.errors import ResmgrError
 from resmgr.procmgr import callerroot
 from resmgr.procmgr.callerroot import enter_mounts
+from resmgr.procmgr.environment import passes
 from resmgr.procmgr.forking import ForkServer
 from resmgr.procmgr.inherit import drop_privileges_of_thread, spared_from_oom
+from resmgr.procmgr.lookups import Lookups
 from resmgr.procmgr.message import (
     SPAWN_PTY,
     SPAWN_ROOT,
@@ -77,15 +78,6 @@ UMASK_USER = 0o022
 PIPE_SIZE = 512 * 1024
 """Larger pipes than Linux's 64 KiB: fewer messages for the same bytes. The kernel may refuse; then 64 KiB it is."""
 SHADOW = "/etc/shadow"
-
-_NAME = re.compile(rb"[A-Za-z_][A-Za-z0-9_]*\Z")
-_OURS = frozenset((b"HOME", b"USER", b"LOGNAME", b"SHELL", b"PATH", b"PWD", b"OLDPWD"))
-_OF_THE_CALLER = frozenset((b"HOME", b"SHELL", b"PATH"))
-"""Of _OURS: what a program that sees the caller's files has from there, if it was sent."""
-_STEERING = frozenset(
-    (b"BASH_ENV", b"ENV", b"CDPATH", b"SHELLOPTS", b"BASHOPTS", b"IFS", b"PS4", b"GLIBC_TUNABLES", b"GCONV_PATH", b"LOCPATH", b"NLSPATH")
-)
-"""Variables that make the loader, the C library or /bin/sh read something else: with them a list of allowed commands would be void."""
 
 
 @attrs.frozen
@@ -154,10 +146,9 @@ def shut(name: str, wall: float, shadow: str = SHADOW) -> str:
 def environment(spawn: Spawn, account: Account) -> dict[bytes, bytes]:
     """What the program gets: see the head of this file."""
     result: dict[bytes, bytes] = {}
-    ours = _OURS - _OF_THE_CALLER if spawn.flags & SPAWN_ROOT else _OURS
     for variable in spawn.environment:
         name, _, value = variable.partition(b"=")
-        if _NAME.match(name) and name not in ours and name not in _STEERING and not name.startswith((b"LD_", b"BASH_FUNC_")):
+        if passes(name, bool(spawn.flags & SPAWN_ROOT)):
             result[name] = value
     result[b"USER"] = result[b"LOGNAME"] = account.name
     result.setdefault(b"HOME", account.home)
@@ -247,7 +238,7 @@ class Terms:
     open_files: tuple[int, int] | None = None
     """Its soft limit if the client says none, for a daemon that raised its own; None: this process's."""
     listed: bool = False
-    """A list of commands allowed it, so what its name leads to must not be its user's to change."""
+    """A list of commands allowed it, so what its name leads to must not be its user's to change, nor what it makes everybody's."""
     tree: str = ""
     """Where the client's node's files are mounted, for a program that sees them as its root."""
     mount: str = ""
@@ -257,6 +248,8 @@ class Terms:
 def _execute(spawn: Spawn, account: Account, stdio: tuple[int, int, int], terms: Terms, server: ForkServer | None) -> int:
     user = account.user
     umask = UMASK_USER if spawn.umask == UMASK_DEFAULT else spawn.umask
+    if terms.listed:
+        umask |= UMASK_USER
     # As oneself nothing is set: an ordinary user's daemon may not, and without it the cheaper vfork is used. Not where the image of the
     # program comes through this daemon, which vfork holds up.
     same = user.uid == os.geteuid() and user.gid == os.getegid() and not terms.tree
@@ -318,7 +311,7 @@ def _priority(spawn: Spawn) -> list[bytes]:
 
 
 class Launcher:
-    """The thread. `launch` may be called from the dispatch; *done* is called in the thread with the result or the error.
+    """The threads. `launch` may be called from the dispatch; *done* is called in one of them with the result or the error.
 
     *namespace* names a mount namespace (`/proc/PID/ns/mnt`, or a path kept open as `/proc/self/fd/N`) that programs shall see instead of
     the daemon's: a daemon that hides its own mounts from itself gives its users' namespace here. *open_files*: the soft and hard
@@ -327,46 +320,65 @@ class Launcher:
 
     def __init__(self, namespace: str | None = None) -> None:
         self._namespace = namespace
-        self._failure: OSError | None = None
-        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[tuple[_Job, Account] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._server = ForkServer()
+        self._lookups = Lookups(self._enter)
+        self._closed = False
 
     def launch(self, user: MappedUser, spawn: Spawn, terms: Terms, done: LaunchDone) -> None:
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="procmgr-launch", daemon=True)
             self._thread.start()
-        self._jobs.put(_Job(user, spawn, terms, done))
+        job = _Job(user, spawn, terms, done)
+        self._lookups.submit((user.uid, spawn.user), lambda failure: self._look_up(job, failure))
 
     def close(self, patience: float) -> None:
-        """No further jobs. Waits up to *patience* seconds for the one that runs."""
+        """No further starts: what waits is never done. Waits up to *patience* seconds for the one that is under way."""
+        self._closed = True
+        self._lookups.close()
         if self._thread is not None:
             self._jobs.put(None)
             self._thread.join(patience)
 
-    def _run(self) -> None:
+    def _enter(self) -> None:
         if self._namespace is not None:
-            try:
-                enter_mounts(self._namespace)
-            except OSError as error:
-                self._failure = error
+            enter_mounts(self._namespace)
+
+    def _look_up(self, job: _Job, failure: OSError | None) -> None:
+        try:
+            if failure is not None:
+                # In the daemon's own namespace the program would see another machine than its user does.
+                raise failure
+            found = account(job.user, job.spawn.user)
+            if job.terms.listed:
+                mutable = changeable(job.spawn.arguments[0], found.user)
+                if mutable:
+                    raise ResmgrError(errno.EPERM, f"{os.fsdecode(mutable)!r} could be changed by the user it would run as")
+        except Exception as error:
+            job.done(error)
+        else:
+            self._jobs.put((job, found))
+
+    def _run(self) -> None:
+        failure: OSError | None = None
+        try:
+            self._enter()
+        except OSError as error:
+            failure = error
         # After the namespace, which takes a capability that may be an ambient one.
         drop_privileges_of_thread()
         try:
-            self._serve()
+            while (asked := self._jobs.get()) is not None and not self._closed:
+                if failure is not None:
+                    asked[0].done(failure)
+                elif asked[0].terms.tree:
+                    # Looking at another node's files may take a while, and a thread that has another root is good for nothing else.
+                    threading.Thread(target=_start, args=(*asked, None), name="procmgr-root", daemon=True).start()
+                else:
+                    _start(*asked, self._server)
         finally:
             self._server.close()
-
-    def _serve(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            if self._failure is not None:
-                # In the daemon's own namespace the program would see another machine than its user does.
-                job.done(self._failure)
-            elif job.terms.tree:
-                # Looking at another node's files may take a while, and a thread that has another root is good for nothing else.
-                threading.Thread(target=_start, args=(job, None), name="procmgr-root", daemon=True).start()
-            else:
-                _start(job, self._server)
 
 
 @attrs.frozen
@@ -377,19 +389,30 @@ class _Job:
     done: LaunchDone
 
 
-def _start(job: _Job, server: ForkServer | None) -> None:
+def _start(job: _Job, found: Account, server: ForkServer | None) -> None:
     """In a thread of the launcher."""
     try:
-        found = account(job.user, job.spawn.user)
-        if job.terms.listed:
-            mutable = changeable(job.spawn.arguments[0], found.user)
-            if mutable:
-                raise ResmgrError(errno.EPERM, f"{os.fsdecode(mutable)!r} could be changed by the user it would run as")
         launched = _start_there(job, found) if job.terms.tree else start(job.spawn, found, job.terms, server)
     except Exception as error:
         job.done(error)
     else:
         job.done(launched)
+
+
+def discard(launched: Launched) -> None:
+    """End a program that nobody wants any more, whoever's it is. Blocks until it is dead."""
+    try:
+        os.killpg(launched.pid, signal.SIGKILL)
+    except OSError:
+        pass
+    for fd in (launched.stdin, launched.stdout, launched.stderr):
+        if fd >= 0:
+            os.close(fd)
+    try:
+        os.waitid(os.P_PIDFD, launched.pidfd, os.WEXITED)
+    except OSError:
+        pass
+    os.close(launched.pidfd)
 
 
 def _start_there(job: _Job, found: Account) -> Launched:

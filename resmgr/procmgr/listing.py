@@ -5,19 +5,30 @@ from __future__ import annotations
 import os
 import pwd
 
+from resmgr.access import MappedUser
+from resmgr.procmgr.asuser import as_user
 from resmgr.procmgr.message import Row, pack_row
 
 COMMAND_MAX = 512
 """Bytes of a command line that are told."""
 
+Rows = tuple[int, bytes]
+"""Number of rows, and the rows."""
 
-def rows(after: int, limit: int, proc: str = "/proc") -> tuple[int, bytes]:
-    """Number of rows and the rows of processes above *after*, as many as fit *limit* bytes. A process that ends meanwhile is left out."""
+
+def rows_for(user: MappedUser, only: frozenset[int] | None, after: int, limit: int) -> Rows:
+    """`rows`, of the processes that *user* may see: where /proc hides those of others (hidepid), they are hidden here."""
+    return as_user(user, lambda: rows(after, limit, only=only))
+
+
+def rows(after: int, limit: int, proc: str = "/proc", only: frozenset[int] | None = None) -> Rows:
+    """The rows of processes above *after*, as many as fit *limit* bytes; with *only*, of these. A process that ends meanwhile is left
+    out."""
     parts: list[bytes] = []
     size = 0
     users: dict[int, bytes] = {}
     for pid in sorted(int(name) for name in os.listdir(proc) if name.isdecimal()):
-        if pid <= after:
+        if pid <= after or (only is not None and pid not in only):
             continue
         row = read(pid, proc)
         if row is None:

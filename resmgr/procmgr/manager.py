@@ -15,7 +15,7 @@ import functools
 import logging
 import os
 import select
-import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 
@@ -26,13 +26,16 @@ from resmgr.channel import CHID_PROCMGR, ND_LOCAL, PID_SYSTEM, PULSE_DISCONNECT,
 from resmgr.dispatch import Buffer, Dispatch
 from resmgr.errors import BadMessage, ResmgrError, errno_of
 from resmgr.procmgr import listing, message, nodefacts
-from resmgr.procmgr.audit import AuditLog, Fact, words
+from resmgr.procmgr.attempts import asker, shown, wanted, who
+from resmgr.procmgr.audit import AuditLog, Fact
 from resmgr.procmgr.brief import BriefAnswer
 from resmgr.procmgr.carried import Carriers
-from resmgr.procmgr.launch import Launched, Launcher, Terms
-from resmgr.procmgr.message import SPAWN_BRIEF, SPAWN_DETACHED, SPAWN_MAX, SPAWN_PTY, SPAWN_ROOT, Proc, Spawn
+from resmgr.procmgr.launch import Launched, Launcher, Terms, discard
+from resmgr.procmgr.message import SPAWN_BRIEF, SPAWN_MAX, SPAWN_PTY, SPAWN_ROOT, Proc, Spawn
 from resmgr.procmgr.process import Process, State
-from resmgr.procmgr.rules import Refusal, SpawnRules
+from resmgr.procmgr.readings import Readings
+from resmgr.procmgr.rules import Reach, Refusal, SpawnRules
+from resmgr.procmgr.signals import PID_MAX, SIGNAL_MAX, send_to_process
 
 log = logging.getLogger("resmgr.procmgr")
 
@@ -43,7 +46,6 @@ PROCESSES_PER_CLIENT_MAX = 64
 FIRST_PART = message.STREAM_DATA + message.WRITE_UNASKED
 CLOSE_PATIENCE = 0.2
 """Seconds that processes have after SIGHUP when the manager closes."""
-SIGNAL_MAX = 64
 FACTS_FRESH = 0.5
 """Seconds for which facts are told again: a hundred clients that look for a place at once cost one reading."""
 
@@ -59,6 +61,10 @@ class _Start:
     spawn: Spawn
     number: int
     """By which the lines of the audit log about it are found."""
+
+    @property
+    def local(self) -> bool:
+        return self.owner[0] == ND_LOCAL
 
 
 @attrs.frozen
@@ -94,6 +100,8 @@ class ProcessManager:
         self.rules = SpawnRules() if rules is None else rules
         self.refusals: dict[Refusal, int] = dict.fromkeys(Refusal, 0)
         self.spawned = 0
+        self.mistakes = 0
+        """Requests that failed by a mistake of ours."""
         self.audit = AuditLog(audit, dispatch.wall, dispatch.now)
         self.network = ""
         """Where other nodes' files are mounted, if they are: by who mounts them."""
@@ -107,6 +115,10 @@ class ProcessManager:
         self._processes: dict[int, Process] = {}
         self._owner: dict[int, tuple[_Owner, ClientInfo]] = {}
         self._starting: set[_Start] = set()
+        self._results: list[tuple[_Start, MappedUser, Launched | Exception]] = []
+        """Of the launcher, on their way to the dispatch."""
+        self._over = False
+        self._handing_over = threading.Lock()
         self._next = 1
         self._closed = False
         self._table: dict[int, Callable[[Message, int, int, int], None]] = {
@@ -122,7 +134,10 @@ class ProcessManager:
             Proc.FACTS: self._facts,
             Proc.CARRY: self._carry,
         }
+        self._readings = Readings(dispatch)
         self._known: tuple[float, bytes] = (float("-inf"), b"")
+        self._asking: list[Message] = []
+        """Those who wait for the reading of facts that is under way."""
         self._channel = kernel.channel(self._receive, on_pulse=self._pulse, pid=PID_SYSTEM, chid=CHID_PROCMGR, first_part=FIRST_PART)
 
     def facts(self) -> Iterator[ProcessFacts]:
@@ -138,6 +153,7 @@ class ProcessManager:
         yield "processes", len(self._processes)
         yield "processes_starting", len(self._starting)
         yield "processes_started", self.spawned
+        yield "process_manager_mistakes", self.mistakes
         yield "audit_unwritten", self.audit.dropped
         yield from self.carriers.figures()
         for reason, count in self.refusals.items():
@@ -151,30 +167,45 @@ class ProcessManager:
         self._channel.destroy()
         self.carriers.close()
         self._launcher.close(CLOSE_PATIENCE)
+        with self._handing_over:
+            self._over = True
+        self._take()
+        self._starting.clear()
         leaving = [process for process in self._processes.values() if not process.detached]
         for process in leaving:
             process.close()
         _await_ends(leaving)
         for process in leaving:
             if process.state is not State.FREED:
-                process.kill()
+                process.end()
         _await_ends(leaving)
         for process in list(self._processes.values()):
             process.reap()
         self.audit.close()
 
     def _receive(self, request: Message) -> None:
+        self._handle(request, lambda: self._dispatched(request))
+
+    def _dispatched(self, request: Message) -> None:
+        kind, subtype, flags, handle = message.parse_header(request.data)
+        operation = self._table.get(kind)
+        if operation is None:
+            request.error(errno.ENOSYS)
+        else:
+            operation(request, subtype, flags, handle)
+
+    def _handle(self, request: Message, call: Callable[[], None]) -> None:
+        """Whatever *call* raises is an answer to its client and ends nothing else."""
         try:
-            kind, subtype, flags, handle = message.parse_header(request.data)
-            operation = self._table.get(kind)
-            if operation is None:
-                request.error(errno.ENOSYS)
-            else:
-                operation(request, subtype, flags, handle)
+            call()
         except BadMessage as error:
             self._refuse(request, Refusal.BAD_MESSAGE, errno.EBADMSG, str(error))
-        except ResmgrError as error:
-            request.error(errno_of(error))
+        except Exception as error:
+            if not isinstance(error, ResmgrError):
+                self.mistakes += 1
+                log.exception("a mistake in the process manager; only this request has failed: %s", who(request.info))
+            if not request.answered:
+                request.error(errno_of(error))
 
     def _pulse(self, pulse: Pulse) -> None:
         if pulse.code != PULSE_DISCONNECT:
@@ -185,24 +216,15 @@ class ProcessManager:
 
     def _refuse(self, request: Message, refusal: Refusal, code: int, why: str, what: str = "request", **facts: Fact) -> None:
         self.refusals[refusal] += 1
-        log.warning("%s refused: %s; %s", what, why or refusal.value, _who(request.info))
-        known = self._client(request.info) | facts
-        known.pop("node")
-        self.audit.refused(request.info.node, what=what, reason=refusal.value, why=why, **known)
+        log.warning("%s refused: %s; %s", what, why or refusal.value, who(request.info))
+        info = request.info
+        name = info.node or f"uid {info.credentials.uid}"
+        self.audit.refused(name, {"what": what, "reason": refusal.value, "why": why, **self._client(info), **facts})
         if not request.answered:
             request.error(code)
 
     def _client(self, info: ClientInfo) -> dict[str, Fact]:
-        """What a line of the audit log says of who asks."""
-        claimed = info.credentials
-        return {
-            "node": info.node,
-            "fingerprint": self.fingerprint(info.node) if info.node else "",
-            "roles": sorted(info.roles),
-            "claimed_uid": claimed.uid,
-            "claimed_gid": claimed.gid,
-            "client_pid": claimed.pid,
-        }
+        return asker(info, self.fingerprint(info.node) if info.node else "")
 
     def _user(self, request: Message, what: str) -> MappedUser | None:
         """The mapped user of a client that may spawn; None when the request was refused."""
@@ -230,18 +252,17 @@ class ProcessManager:
             request.read(0, request.msglen, functools.partial(self._arrived, request))
 
     def _arrived(self, request: Message, count: int, data: Buffer) -> None:
-        if request.answered:
-            return
-        try:
-            if count != request.msglen:
-                raise BadMessage("SPAWN cut short")
-            self._start(request, data)
-        except BadMessage as error:
-            self._refuse(request, Refusal.BAD_MESSAGE, errno.EBADMSG, str(error))
+        if not request.answered:
+            self._handle(request, lambda: self._whole(request, count, data))
+
+    def _whole(self, request: Message, count: int, data: Buffer) -> None:
+        if count != request.msglen:
+            raise BadMessage("SPAWN cut short")
+        self._start(request, data)
 
     def _start(self, request: Message, data: Buffer) -> None:
         spawn = message.parse_spawn(data)
-        what = f"spawn of {_shown(spawn.arguments[0])}"
+        what = f"spawn of {shown(spawn.arguments[0])}"
         # Asked again: pulling the message may have taken a while.
         user = self._user(request, what)
         if user is None:
@@ -249,29 +270,27 @@ class ProcessManager:
         if spawn.arguments[0].startswith(b"-") or (spawn.directory and not spawn.directory.startswith(b"/")):
             request.error(errno.EINVAL)
             return
-        wanted = _wanted(spawn, user)
+        facts = wanted(spawn, user)
         terms = self._terms(request.info, user, spawn)
         if isinstance(terms, Refusal):
-            self._refuse(request, terms, errno.EPERM, f"{terms.value}: uid {user.uid}", what, **wanted)
+            self._refuse(request, terms, errno.EPERM, f"{terms.value}: uid {user.uid}", what, **facts)
             return
         if spawn.flags & SPAWN_ROOT and request.info.nd != ND_LOCAL and not self.network:
             request.error(errno.EOPNOTSUPP)
             return
         owner = _owner(request.info)
         if self._full(owner):
-            self._refuse(request, Refusal.TOO_MANY, errno.EAGAIN, "", what, **wanted)
+            self._refuse(request, Refusal.TOO_MANY, errno.EAGAIN, "", what, **facts)
             return
         self._attempts += 1
         start = _Start(owner, request, spawn, self._attempts)
         try:
-            self.audit.write("allowed", id=start.number, **self._client(request.info), **wanted)
+            self.audit.write("allowed", {"id": start.number, **self._client(request.info), **facts}, local=start.local)
         except OSError as error:
-            self._refuse(request, Refusal.NO_AUDIT, errno.EIO, f"{self.audit.path}: {error.strerror}", what, **wanted)
+            self._refuse(request, Refusal.NO_AUDIT, errno.EIO, f"{self.audit.path}: {error.strerror}", what, **facts)
             return
         self._starting.add(start)
-        self._launcher.launch(
-            user, spawn, terms, lambda result: self._dispatch.call_from_thread(functools.partial(self._started, start, user, result))
-        )
+        self._launcher.launch(user, spawn, terms, functools.partial(self._launched, start, user))
 
     def _terms(self, info: ClientInfo, user: MappedUser, spawn: Spawn) -> Terms | Refusal:
         """On what terms the rules let it start."""
@@ -292,24 +311,50 @@ class ProcessManager:
             or (owner[0] != ND_LOCAL and sum(other[0] == owner[0] for other in owners) >= PROCESSES_PER_NODE_MAX)
         )
 
+    def _launched(self, start: _Start, user: MappedUser, result: Launched | Exception) -> None:
+        """In a thread of the launcher. What was started is never nobody's: it is taken by the dispatch or by `close`, or ended here."""
+        with self._handing_over:
+            if not self._over:
+                self._results.append((start, user, result))
+                self._dispatch.call_from_thread(self._take)
+                return
+        if isinstance(result, Launched):
+            discard(result)
+
+    def _take(self) -> None:
+        with self._handing_over:
+            results, self._results = self._results, []
+        for start, user, result in results:
+            try:
+                self._started(start, user, result)
+            except Exception as error:
+                self.mistakes += 1
+                log.exception("a program that was started cannot be kept; it is ended: %s", who(start.request.info))
+                if isinstance(result, Launched):
+                    # It may take its time to die.
+                    threading.Thread(target=discard, args=(result,), name="procmgr-discard", daemon=True).start()
+                if not start.request.answered:
+                    start.request.error(errno_of(error))
+
     def _started(self, start: _Start, user: MappedUser, result: Launched | Exception) -> None:
         self._starting.discard(start)
         request, spawn = start.request, start.spawn
-        what = f"spawn of {_shown(spawn.arguments[0])} as uid {user.uid}"
+        what = f"spawn of {shown(spawn.arguments[0])} as uid {user.uid}"
         if isinstance(result, Exception):
             self.refusals[Refusal.NOT_STARTED] += 1
-            log.warning("%s failed: %s; %s", what, result, _who(request.info))
-            self.audit.told("failed", id=start.number, why=str(result))
+            log.warning("%s failed: %s; %s", what, result, who(request.info))
+            self.audit.told("failed", {"id": start.number, "why": str(result)}, local=start.local)
             if not request.answered:
                 request.error(errno_of(result))
             return
         handle = self._next
         self._next += 1
-        process = Process(self._dispatch, handle, result, spawn, self._freed, functools.partial(self._ended, start.number))
+        process = Process(self._dispatch, handle, result, spawn, self._freed, functools.partial(self._ended, start))
         self._processes[handle] = process
         self._owner[handle] = (start.owner, request.info)
         self.spawned += 1
-        self.audit.told("started", id=start.number, pid=result.pid, user=os.fsdecode(result.account.name), uid=result.account.user.uid)
+        facts: dict[str, Fact] = {"pid": result.pid, "user": os.fsdecode(result.account.name), "uid": result.account.user.uid}
+        self.audit.told("started", {"id": start.number, **facts}, local=start.local)
         log.info(
             "%s: pid %d, user %s%s, %.1f ms; %s",
             what,
@@ -317,23 +362,24 @@ class ProcessManager:
             os.fsdecode(result.account.name),
             ", terminal" if spawn.flags & SPAWN_PTY else "",
             result.milliseconds,
-            _who(request.info),
+            who(request.info),
         )
-        wanted = request.client_waits and not self._closed
-        if wanted and not request.answered and spawn.flags & SPAWN_BRIEF:
+        waits = request.client_waits and not self._closed
+        if waits and not request.answered and spawn.flags & SPAWN_BRIEF:
             BriefAnswer(self._dispatch, process, request, lambda: request.client_waits and not self._closed)
             return
         if not request.answered:
             request.reply(0, message.pack_spawned(handle, result.pid))
-        if not wanted:
+        if not waits:
             # Nobody was told of it, so nobody can want it; a detached one neither.
             process.detached = False
             process.close()
 
-    def _ended(self, number: int, process: Process) -> None:
+    def _ended(self, start: _Start, process: Process) -> None:
         if process.ended is not None:
             seconds = round(self._dispatch.now() - process.started, 3)
-            self.audit.told("ended", id=number, pid=process.pid, status=process.ended.status, signal=process.ended.signal, seconds=seconds)
+            facts: dict[str, Fact] = {"status": process.ended.status, "signal": process.ended.signal, "seconds": seconds}
+            self.audit.told("ended", {"id": start.number, "pid": process.pid, **facts}, local=start.local)
 
     def _freed(self, process: Process) -> None:
         del self._processes[process.handle]
@@ -390,12 +436,34 @@ class ProcessManager:
             raise ResmgrError(errno.EBADF)
         request.reply(0)
 
+    def _reach(self, request: Message, user: MappedUser, what: str) -> frozenset[int] | Reach | None:
+        """Which processes the client may see and signal of those that its user may: all, or these. None when the request was refused."""
+        info = request.info
+        reach = Reach.ALL if info.nd == ND_LOCAL else self.rules.reach(info, user)
+        if isinstance(reach, Refusal):
+            self._refuse(request, reach, errno.EPERM, f"{reach.value}: uid {user.uid}", what)
+            return None
+        if reach is Reach.ALL:
+            return reach
+        started = [process for process in self._processes.values() if self._owner[process.handle][1].node == info.node]
+        return frozenset(process.pid for process in started if process.account.user.uid == user.uid)
+
     def _list(self, request: Message, subtype: int, flags: int, handle: int) -> None:
         (after,) = message.parse_fixed(request.data, message.LIST)
-        if self._user(request, "process list") is None:
+        user = self._user(request, "process list")
+        if user is None:
             return
+        reach = self._reach(request, user, "process list")
+        if reach is None:
+            return
+        only = None if isinstance(reach, Reach) else reach
+        limit = min(request.reply_len, message.READ_MAX)
 
-        def done(result: tuple[int, bytes] | BaseException) -> None:
+        def read() -> listing.Rows:
+            # Somebody who has gone, or given up, is not worth a reading.
+            return listing.rows_for(user, only, after, limit) if request.client_waits else (0, b"")
+
+        def done(result: listing.Rows | BaseException) -> None:
             if request.answered:
                 return
             if isinstance(result, BaseException):
@@ -403,8 +471,8 @@ class ProcessManager:
             else:
                 request.reply(*result)
 
-        limit = min(request.reply_len, message.READ_MAX)
-        self._dispatch.call_blocking(lambda: listing.rows(after, limit), done)
+        if not self._readings.submit((request.info.nd, user.uid), read, done):
+            self._refuse(request, Refusal.TOO_MANY, errno.EAGAIN, "", "process list")
 
     def _facts(self, request: Message, subtype: int, flags: int, handle: int) -> None:
         if self._user(request, "facts of the node") is None:
@@ -413,18 +481,21 @@ class ProcessManager:
         if self._dispatch.now() - read_at < FACTS_FRESH:
             request.reply(0, data)
             return
+        self._asking.append(request)
+        if len(self._asking) == 1:
+            self._dispatch.call_blocking(nodefacts.read, self._facts_read)
 
-        def done(result: nodefacts.NodeFacts | BaseException) -> None:
-            if isinstance(result, BaseException):
-                code = errno_of(result)
-                if not request.answered:
-                    request.error(code)
-                return
+    def _facts_read(self, result: nodefacts.NodeFacts | BaseException) -> None:
+        asking, self._asking = self._asking, []
+        if not isinstance(result, BaseException):
             self._known = self._dispatch.now(), nodefacts.pack(result)
-            if not request.answered:
+        for request in asking:
+            if request.answered:
+                continue
+            if isinstance(result, BaseException):
+                request.error(errno_of(result))
+            else:
                 request.reply(0, self._known[1])
-
-        self._dispatch.call_blocking(nodefacts.read, done)
 
     def _kill(self, request: Message, subtype: int, flags: int, handle: int) -> None:
         pid, number, began = message.parse_fixed(request.data, message.KILL)
@@ -432,49 +503,25 @@ class ProcessManager:
         user = self._user(request, what)
         if user is None:
             return
-        if not 0 <= number <= SIGNAL_MAX or pid < 1:
+        if not 0 <= number <= SIGNAL_MAX or not 1 <= pid <= PID_MAX:
             raise ResmgrError(errno.EINVAL)
-        facts: dict[str, Fact] = {**self._client(request.info), "uid": user.uid, "pid": pid, "signal": number}
+        local = request.info.nd == ND_LOCAL
+        facts: dict[str, Fact] = {"uid": user.uid, "pid": pid, "signal": number}
+        reach = self._reach(request, user, what)
+        if reach is None:
+            return
+        if not isinstance(reach, Reach) and pid not in reach:
+            self._refuse(request, Refusal.SIGNAL_NOT_ALLOWED, errno.EPERM, "not started by its node", what, **facts)
+            return
         try:
-            self.audit.write("signal", **facts)
-            _send_signal(pid, number, user, began)
+            self.audit.write("signal", {**self._client(request.info), **facts}, local=local)
+            send_to_process(user, pid, number, began)
         except OSError as error:
-            self.audit.told("failed", pid=pid, why=error.strerror)
-            log.warning("%s as uid %d failed: %s; %s", what, user.uid, error.strerror, _who(request.info))
+            self.audit.told("failed", {"pid": pid, "why": error.strerror}, local=local)
+            log.warning("%s as uid %d failed: %s; %s", what, user.uid, error.strerror, who(request.info))
             raise ResmgrError(errno_of(error)) from None
-        log.info("%s as uid %d; %s", what, user.uid, _who(request.info))
+        log.info("%s as uid %d; %s", what, user.uid, who(request.info))
         request.reply(0)
-
-
-def _send_signal(pid: int, number: int, user: MappedUser, began: int) -> None:
-    """kill(2) as *user* would be let: to root's eyes anything, else what has its uid as real or saved one. Pinned by a pidfd; ESRCH when
-    that process is not the one that *began* then."""
-    pidfd = os.pidfd_open(pid)
-    try:
-        row = listing.read(pid) if began else None
-        if began and (row is None or row.began != began):
-            raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
-        if user.uid != 0:
-            with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as file:
-                uids = next(line.split()[1:] for line in file if line.startswith("Uid:"))
-            if str(user.uid) not in (uids[0], uids[2]):
-                raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
-        signal.pidfd_send_signal(pidfd, number)
-    finally:
-        os.close(pidfd)
-
-
-def _wanted(spawn: Spawn, user: MappedUser) -> dict[str, Fact]:
-    """What a line of the audit log says of a start."""
-    names = ((SPAWN_PTY, "terminal"), (SPAWN_DETACHED, "detached"), (SPAWN_ROOT, "root of the client's node"))
-    return {
-        "uid": user.uid,
-        "as": os.fsdecode(spawn.user),
-        "command": words(spawn.arguments),
-        "directory": os.fsdecode(spawn.directory),
-        "nice": spawn.nice,
-        "how": [name for flag, name in names if spawn.flags & flag] + ([f"on {_shown(spawn.terminal)}"] if spawn.terminal else []),
-    }
 
 
 def _answer(request: Message, code: int) -> None:
@@ -486,16 +533,6 @@ def _answer(request: Message, code: int) -> None:
 
 def _owner(info: ClientInfo) -> _Owner:
     return info.nd, info.scoid
-
-
-def _who(info: ClientInfo) -> str:
-    where = f"node {info.node!r}" if info.nd != ND_LOCAL else "this node"
-    return f"client on {where}, its uid {info.credentials.uid}, pid {info.credentials.pid}"
-
-
-def _shown(name: bytes) -> str:
-    """For the log: no line breaks, no terminal codes, not endless."""
-    return ascii(os.fsdecode(name[:200]))
 
 
 def _await_ends(processes: list[Process]) -> None:

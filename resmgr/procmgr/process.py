@@ -5,6 +5,10 @@
 
 The end is seen through a pidfd, without reaping: as long as the process is a zombie, its number and its group's number are nobody
 else's, so signals cannot hit a stranger. It is reaped when the handle is freed.
+
+Every signal is sent with the rights of the user that the program runs as (`signals`): a program that has become somebody else's, by a
+set-uid bit, is as much out of its client's reach as it is out of that user's. Only when the node itself ends, its own rights end what it
+started.
 """
 
 from __future__ import annotations
@@ -22,6 +26,7 @@ from resmgr.channel import Message
 from resmgr.dispatch import Buffer, Dispatch, Timer
 from resmgr.procmgr.launch import Launched
 from resmgr.procmgr.message import SPAWN_DETACHED, SPAWN_PTY, Ended, Spawn, pack_ended
+from resmgr.procmgr.signals import send_to_group
 from resmgr.procmgr.stream import Inlet, Outlet
 
 GRACE = 2.0
@@ -50,6 +55,8 @@ class Process:
         on_end: Callable[[Process], None] = lambda process: None,
     ) -> None:
         """*on_end* is called once, when it is known how the process ended; *freed* once, when it is reaped and every descriptor closed."""
+        # First: when it fails nothing is owned yet.
+        self._master = os.dup(launched.stdout) if launched.stdout >= 0 and spawn.flags & SPAWN_PTY else -1
         self.handle = handle
         self.pid = launched.pid
         self.account = launched.account
@@ -64,7 +71,6 @@ class Process:
         for stream, fd in ((1, launched.stdout), (2, launched.stderr)):
             if fd >= 0:
                 self.outlets[stream] = Outlet(dispatch, fd)
-        self._master = os.dup(launched.stdout) if self.terminal else -1
         self._dispatch = dispatch
         self._pidfd = launched.pidfd
         self._freed = freed
@@ -160,6 +166,19 @@ class Process:
         """SIGKILL to the whole group, now; freed as soon as the process is dead."""
         self._close_streams()
         self._send_group(signal.SIGKILL)
+        self._leave()
+
+    def end(self) -> None:
+        """As `kill`, with the rights of this node: it ends."""
+        self._close_streams()
+        if self.state is not State.FREED:
+            try:
+                os.killpg(self.pid, signal.SIGKILL)
+            except OSError:
+                pass
+        self._leave()
+
+    def _leave(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -192,21 +211,15 @@ class Process:
     def _send(self, number: int) -> int:
         group = self._foreground()
         if group != self.pid:
-            try:
-                os.killpg(group, number)
-                return 0
-            except OSError:
-                pass
+            code = send_to_group(self.account.user, group, number)
+            if code != errno.ESRCH:
+                return code
         return self._send_group(number)
 
     def _send_group(self, number: int) -> int:
         if self.state is State.FREED:
             return errno.ESRCH
-        try:
-            os.killpg(self.pid, number)
-        except OSError as error:
-            return error.errno or errno.EIO
-        return 0
+        return send_to_group(self.account.user, self.pid, number)
 
     def _give_up(self, message: Message) -> None:
         self._waiting.remove(message)

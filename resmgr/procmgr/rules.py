@@ -1,11 +1,15 @@
-"""What the verb `spawn` covers for clients of other nodes: as whom they may run which programs, with which arguments and priority.
+"""What the verb `spawn` covers for clients of other nodes: as whom they may run which programs, with which arguments and priority, and what
+they may see and signal.
 
 A start is allowed if one rule allows it: the rule names the client's node or one of its roles (or nobody: everybody who has the verb), the
 user that the program runs as, the command, and a nice value at least as high as asked for. docs/protocol/spawn.md defines the patterns.
 
 A name that fits a pattern decides only if what it leads to is what the administrator meant. `changeable` finds the directory, link or file
 on the way that the user could have changed; then the start is refused. So between the check and the execution nothing can change either,
-except by who is trusted anyway.
+except by who is trusted anyway. What else would make a listed program do something that the administrator did not mean (environment,
+directory, terminal) is allowed by name only.
+
+Who may start any program as a user may also see and signal what that user may; who may only start some, what his node has started.
 """
 
 from __future__ import annotations
@@ -20,6 +24,7 @@ import attrs
 
 from resmgr.access import MappedUser
 from resmgr.channel import ClientInfo
+from resmgr.procmgr.environment import harmless, passes
 from resmgr.procmgr.message import SPAWN_ROOT, Spawn
 
 MORE = "..."
@@ -38,10 +43,21 @@ class Refusal(enum.StrEnum):
     NO_RULE = "no_rule"
     USER_NOT_ALLOWED = "user_not_allowed"
     COMMAND_NOT_ALLOWED = "command_not_allowed"
+    TERMINAL_NOT_ALLOWED = "terminal_not_allowed"
+    DIRECTORY_NOT_ALLOWED = "directory_not_allowed"
+    ENVIRONMENT_NOT_ALLOWED = "environment_not_allowed"
+    SIGNAL_NOT_ALLOWED = "signal_not_allowed"
     PRIORITY_NOT_ALLOWED = "priority_not_allowed"
     TOO_MANY = "too_many"
     NO_AUDIT = "no_audit"
     NOT_STARTED = "not_started"
+
+
+class Reach(enum.Enum):
+    """Which processes are within a client's reach."""
+
+    ALL = "whatever its user may see and signal"
+    STARTED = "what its node has started as its user"
 
 
 def _glob(word: str) -> re.Pattern[bytes]:
@@ -77,17 +93,11 @@ class CommandPattern:
     def parse(cls, text: str) -> CommandPattern:
         """Words as a shell takes them apart: the program's absolute path, then what the arguments must be. ValueError for what is none."""
         words = shlex.split(text)
-        if not words or not words[0].startswith("/"):
-            raise ValueError("not an absolute path")
-        if not _plain(os.fsencode(words[0])):
-            raise ValueError("a path with empty or dot components")
-        try:
-            if len(words) == 1:
-                return cls(_glob(words[0]))
-            more = words[-1] == MORE
-            return cls(_glob(words[0]), tuple(map(_glob, words[1 : -1 if more else None])), more)
-        except re.error as error:
-            raise ValueError(f"not a pattern: {error}") from None
+        program = _path_pattern(words[0] if words else "")
+        if len(words) == 1:
+            return cls(program)
+        more = words[-1] == MORE
+        return cls(program, tuple(map(_compiled, words[1 : -1 if more else None])), more)
 
     def fits(self, arguments: tuple[bytes, ...]) -> bool:
         """*arguments* with the program's name first."""
@@ -111,6 +121,33 @@ def _inside(pattern: re.Pattern[bytes], word: bytes) -> bool:
     return b".." not in word.split(b"/") or pattern.pattern == re.escape(word) + rb"\Z"
 
 
+def directory_pattern(text: str) -> re.Pattern[bytes]:
+    """One entry of a list of directories: an absolute path, with wildcards. ValueError for what is none."""
+    return _path_pattern(text)
+
+
+def variable_pattern(text: str) -> re.Pattern[bytes]:
+    """One entry of a list of variables: a name, with wildcards. ValueError for what is none."""
+    if not text or "=" in text:
+        raise ValueError("not the name of a variable")
+    return _compiled(text)
+
+
+def _path_pattern(text: str) -> re.Pattern[bytes]:
+    if not text.startswith("/"):
+        raise ValueError("not an absolute path")
+    if not _plain(os.fsencode(text)):
+        raise ValueError("a path with empty or dot components")
+    return _compiled(text)
+
+
+def _compiled(text: str) -> re.Pattern[bytes]:
+    try:
+        return _glob(text)
+    except re.error as error:
+        raise ValueError(f"not a pattern: {error}") from None
+
+
 @attrs.frozen
 class SpawnRule:
     """See the head of this file."""
@@ -123,14 +160,40 @@ class SpawnRule:
     """None: every program, also those that the client's node brings (SPAWN_ROOT)."""
     nice: int = 0
     """The lowest nice value."""
+    environment: tuple[re.Pattern[bytes], ...] = ()
+    """With commands: names of variables that may be sent besides the harmless ones."""
+    directories: tuple[re.Pattern[bytes], ...] = ()
+    """With commands: where programs may be started besides the home."""
+    signal: bool = False
+    """With commands: what its users run may be seen and signalled nevertheless."""
+
+    def names(self, info: ClientInfo) -> bool:
+        """Whether it is for clients of that node."""
+        return not (self.nodes or self.roles) or info.node in self.nodes or not self.roles.isdisjoint(info.roles)
+
+    def covers(self, user: MappedUser) -> bool:
+        return user.uid != 0 if self.users is None else user.uid in self.users
 
     def refuse(self, user: MappedUser, spawn: Spawn) -> Refusal | None:
-        if (user.uid == 0) if self.users is None else (user.uid not in self.users):
+        if not self.covers(user):
             return Refusal.USER_NOT_ALLOWED
-        if self.commands is not None and (spawn.flags & SPAWN_ROOT or not any(pattern.fits(spawn.arguments) for pattern in self.commands)):
-            return Refusal.COMMAND_NOT_ALLOWED
-        if spawn.nice < self.nice:
+        refusal = None if self.commands is None else self._unlisted(self.commands, spawn)
+        if refusal is None and spawn.nice < self.nice:
             return Refusal.PRIORITY_NOT_ALLOWED
+        return refusal
+
+    def _unlisted(self, commands: tuple[CommandPattern, ...], spawn: Spawn) -> Refusal | None:
+        """What of it the list of commands, and what goes with that, does not allow."""
+        if spawn.flags & SPAWN_ROOT or not any(pattern.fits(spawn.arguments) for pattern in commands):
+            return Refusal.COMMAND_NOT_ALLOWED
+        if spawn.terminal:
+            return Refusal.TERMINAL_NOT_ALLOWED
+        if spawn.directory and not (_plain(spawn.directory) and any(pattern.match(spawn.directory) for pattern in self.directories)):
+            return Refusal.DIRECTORY_NOT_ALLOWED
+        for variable in spawn.environment:
+            name = variable.partition(b"=")[0]
+            if passes(name, False) and not harmless(variable) and not any(pattern.match(name) for pattern in self.environment):
+                return Refusal.ENVIRONMENT_NOT_ALLOWED
         return None
 
 
@@ -144,13 +207,21 @@ class SpawnRules:
         """The rule that allows it, or why the one that came furthest does not."""
         reasons = [Refusal.NO_RULE]
         for rule in self.rules:
-            if (rule.nodes or rule.roles) and info.node not in rule.nodes and rule.roles.isdisjoint(info.roles):
+            if not rule.names(info):
                 continue
             refusal = rule.refuse(user, spawn)
             if refusal is None:
                 return rule
             reasons.append(refusal)
         return max(reasons, key=list(Refusal).index)
+
+    def reach(self, info: ClientInfo, user: MappedUser) -> Reach | Refusal:
+        """What of the user's processes a client may see and signal, or why nothing."""
+        named = [rule for rule in self.rules if rule.names(info)]
+        covering = [rule for rule in named if rule.covers(user)]
+        if not covering:
+            return Refusal.USER_NOT_ALLOWED if named else Refusal.NO_RULE
+        return Reach.ALL if any(rule.commands is None or rule.signal for rule in covering) else Reach.STARTED
 
 
 def changeable(path: bytes, user: MappedUser) -> bytes:

@@ -10,15 +10,16 @@ import os
 import pwd
 import resource
 import signal
+import threading
 import time
 from pathlib import Path
 
 import pytest
 import trio
 
-from resmgr.access import Grant, UserRule
+from resmgr.access import Grant, MappedUser, UserRule
 from resmgr.dispatch import Buffer
-from resmgr.procmgr import message
+from resmgr.procmgr import launch, manager, message
 from resmgr.procmgr.launch import shut
 from resmgr.procmgr.message import SPAWN_DETACHED, SPAWN_PTY, SPAWN_ROOT, SPAWN_STDERR, SPAWN_STDOUT, UNLIMITED, Ended, Scheduling, Spawn
 from resmgr.procmgr.rules import CommandPattern, Refusal, SpawnRule, SpawnRules
@@ -195,7 +196,9 @@ async def test_each_attempt_is_in_the_audit_log_before_it_happens(tmp_path: Path
             await Far(here, uid=0, node="n3").send(message.pack_spawn(Spawn((b"/bin/sh",))))
         _, pid = message.parse_spawned((await far.send(message.pack_spawn(Spawn((b"/bin/sleep", b"9"), flags=SPAWN_DETACHED))))[1])
         await far.send(message.pack_kill(pid, signal.SIGKILL))
-        await here.until(lambda: len(audited(path)) == 9)
+        await here.until(lambda: len(audited(path)) == 7)
+        await (await Client(here).spawn("true", flags=0)).wait()
+        await here.until(lambda: len(audited(path.with_name("audit-local"))) == 3)
     # When a program is seen to have ended does not depend on what others ask for meanwhile.
     told = sorted(audited(path), key=lambda line: 1 if line.get("id") == 1 else 2)
     allowed = told[0]
@@ -213,16 +216,18 @@ async def test_each_attempt_is_in_the_audit_log_before_it_happens(tmp_path: Path
         "as": "",
         "command": ["/bin/sh", "-c", f"tail -n1 {path} 2>&1; exit 3"],
         "directory": "",
+        "variables": [],
         "nice": 0,
         "how": [],
     }
     assert (told[1]["event"], told[1]["id"], told[1]["user"], told[1]["uid"]) == ("started", 1, pwd.getpwuid(NOBODY).pw_name, NOBODY)
     assert (told[2]["event"], told[2]["id"], told[2]["status"], told[2]["signal"]) == ("ended", 1, 3, None)
-    assert (told[3]["event"], told[3]["reason"], told[3]["command"]) == ("refused", "command_not_allowed", ["/bin/cat", "/etc/passwd"])
-    assert (told[4]["event"], told[4]["node"], told[4]["reason"]) == ("refused", "n3", "not_granted")
-    assert (told[5]["event"], told[5]["how"]) == ("allowed", ["detached"])
-    assert [line["event"] for line in told[6:]] == ["started", "signal", "ended"]
-    assert (told[7]["pid"], told[7]["signal"], told[8]["signal"]) == (pid, signal.SIGKILL, signal.SIGKILL)
+    assert (told[3]["event"], told[3]["how"]) == ("allowed", ["detached"])
+    assert [line["event"] for line in told[4:]] == ["started", "signal", "ended"]
+    assert (told[5]["pid"], told[5]["signal"], told[6]["signal"]) == (pid, signal.SIGKILL, signal.SIGKILL)
+    first, second = audited(path.with_name("audit-refused"))
+    assert (first["event"], first["reason"], first["command"]) == ("refused", "command_not_allowed", ["/bin/cat", "/etc/passwd"])
+    assert (second["event"], second["node"], second["reason"]) == ("refused", "n3", "not_granted")
 
 
 async def test_nothing_is_started_that_cannot_be_audited(tmp_path: Path) -> None:
@@ -258,6 +263,18 @@ async def test_a_program_of_the_list_that_its_user_could_change_is_not_started(t
 
 
 @needs_root
+async def test_what_a_listed_program_makes_is_not_everybodys() -> None:
+    rules = SpawnRules((SpawnRule(commands=(CommandPattern.parse("/bin/sh"),)),))
+    script = (b"/bin/sh", b"-c", b"umask")
+    for wanted, umask in ((0, b"0022\n"), (0o77, b"0077\n")):
+        async with world(rules, grants=[Grant("spawn")]) as here:
+            far = Far(here, uid=1)
+            spawn = message.pack_spawn(Spawn(script, flags=SPAWN_STDOUT, umask=wanted))
+            handle, _ = message.parse_spawned((await far.send(spawn))[1])
+            assert (await far.send(message.pack_read(handle, 1, 0, 100)))[1] == umask
+
+
+@needs_root
 async def test_nothing_of_the_daemon_leaks_into_a_program_of_another_user(request: pytest.FixtureRequest) -> None:
     """Descriptors, environment, groups: those of the account and of the message, and no others."""
     members = [pwd.getpwnam(name) for group in grp.getgrall() for name in group.gr_mem]
@@ -284,6 +301,71 @@ async def test_the_clients_files_as_root_need_a_mount_of_them() -> None:
             await Far(here, uid=1).send(message.pack_spawn(Spawn((b"true",), flags=SPAWN_ROOT)))
         # At home it is what every program has.
         assert await (await Client(here).spawn("true", flags=SPAWN_ROOT)).wait() == Ended(0, None)
+
+
+async def test_one_whose_account_cannot_be_looked_up_holds_up_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = threading.Event()
+    real = launch.account
+
+    def account(user: MappedUser, wanted: bytes) -> launch.Account:
+        if wanted == b"hangs":
+            answers.wait(20)
+        return real(user, b"")
+
+    monkeypatch.setattr(launch, "account", account)
+    async with world() as here:
+        client = Client(here)
+        statuses: list[int] = []
+        for _ in range(20):
+            spawn = message.pack_spawn(Spawn((b"true",), flags=0, user=b"hangs"))
+            client.submit([spawn], message.SPAWNED.size, lambda status, _: statuses.append(status))
+        assert await (await Client(here).spawn("true", flags=0)).wait() == Ended(0, None)
+        assert statuses == []
+        answers.set()
+        await here.until(lambda: len(statuses) == 20)
+        assert set(statuses) == {0}
+
+
+@pytest.mark.parametrize("slow", [0.0, 0.05, 0.5])
+async def test_what_is_starting_when_the_manager_ends_is_ended(slow: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also what is slower than the manager waits."""
+    real, begun, ended = launch.start, threading.Event(), threading.Event()
+
+    def start(*args: object) -> launch.Launched:
+        begun.set()
+        threading.Event().wait(slow)
+        return real(*args)  # type: ignore[arg-type]  # the same call
+
+    def discard(launched: launch.Launched) -> None:
+        launch.discard(launched)
+        ended.set()
+
+    monkeypatch.setattr(launch, "start", start)
+    monkeypatch.setattr(manager, "discard", discard)
+    async with world() as here:
+        before = children()
+        client = Client(here)
+        for _ in range(3):
+            client.submit([message.pack_spawn(Spawn((b"sleep", b"100"), flags=SPAWN_DETACHED))], message.SPAWNED.size, lambda *_: None)
+        assert await trio.to_thread.run_sync(begun.wait, 10)
+        here.manager.close()
+        if slow == 0.5:
+            assert await trio.to_thread.run_sync(ended.wait, 10)
+        assert children() == before
+
+
+async def test_a_program_that_cannot_be_kept_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(*_: object) -> None:
+        raise OSError(errno.EMFILE, "too many")
+
+    async with world() as here:
+        before = children()
+        monkeypatch.setattr(manager, "Process", wrong)
+        with pytest.raises(Failed, match="EMFILE"):
+            await Client(here).spawn("sleep", "100")
+        await here.until(lambda: children() == before)
+        monkeypatch.undo()
+        assert await (await Client(here).spawn("true")).wait() == Ended(0, None)
 
 
 async def test_two_hundred_at_once_leave_nothing() -> None:

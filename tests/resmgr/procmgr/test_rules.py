@@ -10,7 +10,16 @@ import pytest
 from resmgr.access import MappedUser
 from resmgr.channel import ClientInfo, Credentials, Nd
 from resmgr.procmgr.message import SPAWN_ROOT, Spawn
-from resmgr.procmgr.rules import CommandPattern, Refusal, SpawnRule, SpawnRules, changeable
+from resmgr.procmgr.rules import (
+    CommandPattern,
+    Reach,
+    Refusal,
+    SpawnRule,
+    SpawnRules,
+    changeable,
+    directory_pattern,
+    variable_pattern,
+)
 
 ALICE, BOB = MappedUser(1000, 1000, (1000, 50)), MappedUser(1001, 1001)
 ROOT = os.geteuid() == 0
@@ -84,6 +93,62 @@ def test_one_rule_that_allows_it_is_enough_and_the_best_reason_is_told() -> None
     assert rules.decide(info("n3", "admin"), ALICE, spawn._replace(flags=SPAWN_ROOT)) is root
     assert SpawnRules().decide(info("n9"), ALICE, Spawn((b"sh",))) == SpawnRule()
     assert SpawnRules(()).decide(info(), ALICE, spawn) is Refusal.NO_RULE
+
+
+@pytest.mark.parametrize(
+    ("more", "refusal"),
+    [
+        ({"environment": (b"LANG=en_GB.UTF-8", b"LC_ALL=C", b"TERM=xterm-256color", b"COLORTERM=truecolor")}, None),
+        # These reach no program, whoever sends them.
+        ({"environment": (b"PATH=/tmp", b"HOME=/tmp", b"LD_PRELOAD=/tmp/x.so", b"BASH_ENV=/tmp/x", b"a-b=1")}, None),
+        ({"environment": (b"BUILD_ID=/tmp/anything",)}, None),
+        ({"directory": b"/srv/data"}, None),
+        ({"environment": (b"PYTHONPATH=/tmp/ali",)}, Refusal.ENVIRONMENT_NOT_ALLOWED),
+        ({"environment": (b"LANG=C", b"PAGER=sh")}, Refusal.ENVIRONMENT_NOT_ALLOWED),
+        ({"environment": (b"GIT_SSH_COMMAND=x",)}, Refusal.ENVIRONMENT_NOT_ALLOWED),
+        ({"environment": (b"LANG=/tmp/x",)}, Refusal.ENVIRONMENT_NOT_ALLOWED),
+        ({"environment": (b"TERM=../../tmp/x",)}, Refusal.ENVIRONMENT_NOT_ALLOWED),
+        ({"environment": (b"LC_ALL=%n",)}, Refusal.ENVIRONMENT_NOT_ALLOWED),
+        ({"environment": (b"LC_ALL=C\n",)}, Refusal.ENVIRONMENT_NOT_ALLOWED),
+        ({"environment": (b"LANGUAGE=x",)}, Refusal.ENVIRONMENT_NOT_ALLOWED),
+        ({"environment": (b"XBUILD_ID=1",)}, Refusal.ENVIRONMENT_NOT_ALLOWED),
+        ({"directory": b"/tmp/ali/rr"}, Refusal.DIRECTORY_NOT_ALLOWED),
+        ({"directory": b"/srv/../tmp"}, Refusal.DIRECTORY_NOT_ALLOWED),
+        ({"directory": b"/srv/data/x"}, Refusal.DIRECTORY_NOT_ALLOWED),
+        ({"terminal": b"/dev/tty1"}, Refusal.TERMINAL_NOT_ALLOWED),
+    ],
+)
+def test_what_goes_with_a_list_of_commands(more: dict[str, object], refusal: Refusal | None) -> None:
+    rule = SpawnRule(
+        commands=(CommandPattern.parse("/usr/bin/git status"),),
+        environment=(variable_pattern("BUILD_*"),),
+        directories=(directory_pattern("/srv/*"),),
+    )
+    spawn = Spawn((b"/usr/bin/git", b"status"))._replace(**more)  # type: ignore[arg-type]  # fields of Spawn
+    assert rule.refuse(ALICE, spawn) is refusal
+    # Who may start anything may start it anyhow.
+    assert SpawnRule().refuse(ALICE, spawn) is None
+
+
+def test_what_is_no_directory_and_no_variable() -> None:
+    for text in ("srv", "/srv/../x", "/srv//x", ""):
+        with pytest.raises(ValueError):
+            directory_pattern(text)
+    for text in ("", "A=1"):
+        with pytest.raises(ValueError):
+            variable_pattern(text)
+
+
+def test_the_reach_of_a_client() -> None:
+    some = SpawnRule(frozenset({"n2"}), users=frozenset({1000}), commands=(CommandPattern.parse("/usr/bin/true"),))
+    every = SpawnRule(roles=frozenset({"admin"}))
+    rules = SpawnRules((some, every))
+    assert rules.reach(info(), ALICE) is Reach.STARTED
+    assert rules.reach(info(), BOB) is Refusal.USER_NOT_ALLOWED
+    assert rules.reach(info("n3"), ALICE) is Refusal.NO_RULE
+    assert rules.reach(info("n2", "admin"), ALICE) is Reach.ALL
+    assert rules.reach(info("n3", "admin"), BOB) is Reach.ALL
+    assert rules.reach(info("n3", "admin"), MappedUser(0, 0)) is Refusal.USER_NOT_ALLOWED
 
 
 @pytest.mark.host

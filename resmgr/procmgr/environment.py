@@ -1,0 +1,33 @@
+"""Which variables of a client reach a program.
+
+Of those that a client sends, names that the account decides and names that steer the loader, the C library or the shell are left out,
+whoever asks. Under a list of commands that is not enough: nearly every program has variables that make it run something else (PYTHONPATH,
+PERL5LIB, PAGER, GIT_*, JAVA_TOOL_OPTIONS), and nobody can list them. So there only what is known to be harmless may be sent at all: the
+language and the kind of terminal, with values that are no paths and no formats, and what the rule names.
+"""
+
+from __future__ import annotations
+
+import re
+
+_NAME = re.compile(rb"[A-Za-z_][A-Za-z0-9_]*\Z")
+OURS = frozenset((b"HOME", b"USER", b"LOGNAME", b"SHELL", b"PATH", b"PWD", b"OLDPWD"))
+OF_THE_CALLER = frozenset((b"HOME", b"SHELL", b"PATH"))
+"""Of OURS: what a program that sees the caller's files has from there, if it was sent."""
+_STEERING = frozenset(
+    (b"BASH_ENV", b"ENV", b"CDPATH", b"SHELLOPTS", b"BASHOPTS", b"IFS", b"PS4", b"GLIBC_TUNABLES", b"GCONV_PATH", b"LOCPATH", b"NLSPATH")
+)
+"""Variables that make the loader, the C library or /bin/sh read something else."""
+_HARMLESS = re.compile(rb"(LANG|LC_[A-Z]{1,32}|TERM|COLORTERM)=[A-Za-z0-9_.@:+,-]{0,64}\Z")
+"""As for sudo: no slash, no percent sign."""
+
+
+def passes(name: bytes, callers_files: bool) -> bool:
+    """Whether a variable of this name is passed on at all. *callers_files*: to a program that sees the files of the client's node."""
+    ours = OURS - OF_THE_CALLER if callers_files else OURS
+    return bool(_NAME.match(name)) and name not in ours and name not in _STEERING and not name.startswith((b"LD_", b"BASH_FUNC_"))
+
+
+def harmless(variable: bytes) -> bool:
+    """Whether NAME=VALUE may be sent to any program of a list."""
+    return bool(_HARMLESS.match(variable))
