@@ -27,7 +27,7 @@ from resmgr import message as wire
 from resmgr.client import Client, Connection
 from resmgr.clientlink import OUTPUT_HIGH, Link
 from resmgr.dispatch import Buffer
-from resmgr.errors import BadMessage, Misuse, ResmgrError
+from resmgr.errors import BadMessage, Misuse, ResmgrError, check_reply, errno_told
 from resmgr.events import HANDLE_MAX
 from resmgr.exchange import SIMPLE_MAX, answer_plain
 from resmgr.ids import FIRST_PART_DEFAULT, PRIORITY_DEFAULT, PRIORITY_MAX, PULSE_CODE_MAX, PULSE_DISCONNECT, PULSE_UNBLOCK
@@ -85,19 +85,19 @@ class Message:
         self.priority = priority
 
     def reply(self, status: int = 0, *parts: Buffer, descriptors: tuple[int, ...] = ()) -> None:
-        """MsgReply. Data beyond the client's reply buffer is cut."""
-        if len(parts) == 1 and not descriptors and not self.answered and not self.gone and not self.descriptors and status >= 0:
+        """MsgReply. Data beyond the client's reply buffer is cut. Misuse for a status below 0 and for data that is no buffer; then the
+        message is still to be answered."""
+        check_reply(status, parts)
+        if len(parts) == 1 and not descriptors and not self.answered and not self.gone and not self.descriptors:
             data = parts[0]
             if len(data) <= SIMPLE_MAX and len(data) <= self.reply_len and self._service.answered_plainly(self, status, data):
                 self.answered = self.gone = True
                 return
-        if status < 0:
-            raise Misuse("an error is answered with `error`")
         self._answer(status, parts, descriptors)
 
     def error(self, code: int) -> None:
-        """MsgError with errno *code*."""
-        self._answer(-code, (), ())
+        """MsgError with errno *code*. What is no errno is told as EIO."""
+        self._answer(-errno_told(code), (), ())
 
     def read(self, offset: int, length: int) -> Buffer:
         """MsgRead: up to *length* bytes at *offset* of what the client sent; blocks. ResmgrError(ESRCH) when the client is gone."""
