@@ -15,7 +15,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 import trio
@@ -272,6 +272,10 @@ async def test_a_blocking_server(tmp_path: Path) -> None:
                 item.error(errno.EACCES)
             elif data == b"write":
                 assert item.write(2, b"abcdef") == 4
+                wrong: list[Any] = [(-1,), ("0",), (0, "X"), (0, b"", 7)]
+                for answer in wrong:
+                    with pytest.raises(Misuse):
+                        item.reply(*answer)
                 item.reply(3, b"X")
             elif data == b"large":
                 item.reply(0, BODY)
