@@ -62,12 +62,14 @@ Unpack = Callable[[memoryview, int], tuple[Any, int]]  # as above
 
 
 class Codec(NamedTuple):
-    """How one type is packed, unpacked and named for people, and the fewest bytes that one of it has."""
+    """How one type is packed, unpacked and named for people, and the fewest bytes that one of it has. *layout* names it down to the fields
+    of the classes in it: two programs that mean the same have the same one."""
 
     pack: Pack
     unpack: Unpack
     name: str
     least: int
+    layout: str
 
 
 LENGTH = struct.Struct("!I")
@@ -110,7 +112,7 @@ def codec_of(kind: Any, limit: int | None = None) -> Codec:  # an annotation
             raise Misuse(f"{kind}: of unions there is only T | None")
         return _optional(codec_of(inner[0], limit))
     if kind is bool:
-        return Codec(_pack_bool, _unpack_bool, "bool", 1)
+        return Codec(_pack_bool, _unpack_bool, "bool", 1, "bool")
     if kind is int:
         return _number("q")
     if kind is float:
@@ -139,7 +141,7 @@ def _number(code: str) -> Codec:
             raise BadMessage("a number is cut short")
         return form.unpack_from(view, at)[0], at + form.size
 
-    return Codec(pack, unpack, name, form.size)
+    return Codec(pack, unpack, name, form.size, name)
 
 
 def _pack_bool(value: Any, out: bytearray) -> None:  # see Pack
@@ -182,7 +184,8 @@ def _bytes(text: bool, limit: int) -> Codec:
         except UnicodeDecodeError:
             raise BadMessage("a str is not UTF-8") from None
 
-    return Codec(pack, unpack, f"{'str' if text else 'bytes'}, at most {limit}", LENGTH.size)
+    name = f"{'str' if text else 'bytes'}, at most {limit}"
+    return Codec(pack, unpack, name, LENGTH.size, name)
 
 
 def _sequence(kind: Callable[[list[Any]], Any], item: Codec, limit: int) -> Codec:  # list or tuple of what `item` packs
@@ -206,7 +209,7 @@ def _sequence(kind: Callable[[list[Any]], Any], item: Codec, limit: int) -> Code
             items.append(one)
         return kind(items), at
 
-    return Codec(pack, unpack, f"at most {limit} of ({item.name})", LENGTH.size)
+    return Codec(pack, unpack, f"at most {limit} of ({item.name})", LENGTH.size, f"at most {limit} of ({item.layout})")
 
 
 def _optional(inner: Codec) -> Codec:
@@ -219,7 +222,7 @@ def _optional(inner: Codec) -> Codec:
         present, at = _unpack_bool(view, at)
         return inner.unpack(view, at) if present else (None, at)
 
-    return Codec(pack, unpack, f"optional ({inner.name})", 1)
+    return Codec(pack, unpack, f"optional ({inner.name})", 1, f"optional ({inner.layout})")
 
 
 def _enum(kind: type[enum.Enum]) -> Codec:
@@ -243,7 +246,8 @@ def _enum(kind: type[enum.Enum]) -> Codec:
         except ValueError:
             raise BadMessage(f"no {kind.__name__}") from None
 
-    return Codec(pack, unpack, f"{kind.__name__}: {', '.join(f'{member.name} {member.value}' for member in kind)}", inner.least + more)
+    name = f"{kind.__name__}: {', '.join(f'{member.name} {member.value}' for member in kind)}"
+    return Codec(pack, unpack, name, inner.least + more, name)
 
 
 def fields_of(kind: type[Any]) -> list[tuple[str, Codec]]:
@@ -276,4 +280,5 @@ def _class(kind: type[Any]) -> Codec:
         except (ValueError, TypeError):  # a validator of the class
             raise BadMessage(f"no {kind.__name__}") from None
 
-    return Codec(pack, unpack, kind.__name__, sum(codec.least for _, codec in fields))
+    layout = ", ".join(f"{name}: ({codec.layout})" for name, codec in fields)
+    return Codec(pack, unpack, kind.__name__, sum(codec.least for _, codec in fields), layout)

@@ -8,7 +8,7 @@ import sys
 import types
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import attrs
 import pytest
@@ -24,8 +24,10 @@ from resmgr.relay import Pending
 from resmgr.runner import open_dispatch
 from resmgr.server import Message as BlockingMessage
 from resmgr.transport.unix import UnixServer
+from resmgr.typed import interface
 from resmgr.typed.aio import call, serve
 from resmgr.typed.client import answer
+from resmgr.typed.fields import Number
 from resmgr.typed.interface import HEAD, REQUEST_MAX, Interface, Request, VersionSkew
 from resmgr.typed.server import TypedServer, handler
 
@@ -245,6 +247,64 @@ def test_bytes_of_a_request_and_of_strangers() -> None:
     assert server.answer(b"something else", None)[0] == errno.EBADMSG
     assert server.answer(HEAD.pack(0x716D, 1, 0, ADDER.id, 3, 99), None)[0] == errno.ENOSYS
     assert REQUEST_MAX == 1 << 20
+
+
+@attrs.frozen
+class Size(Request[None]):
+    width: int
+    height: int
+
+
+@attrs.frozen
+class Turned(Request[None]):
+    height: int
+    width: int
+
+
+@attrs.frozen
+class Narrow(Request[None]):
+    width: Annotated[int, Number("i")]
+    height: int
+
+
+@attrs.frozen
+class Answered(Request[Sum]):
+    width: int
+    height: int
+
+
+@attrs.frozen
+class Again(Request[None]):
+    """The same, under another class's name."""
+
+    width: int
+    height: int
+
+
+@attrs.frozen
+class Many(Request[None]):
+    sizes: list[Size]
+
+
+@attrs.frozen
+class ManyTurned(Request[None]):
+    sizes: list[Turned]
+
+
+def test_other_fields_are_another_version() -> None:
+    """Programs that both say version 1, though a class was changed: no field is taken for another."""
+
+    ours = Interface("box", 1, {1: Size})
+    for other in (Turned, Narrow, Answered):
+        theirs = Interface("box", 1, {1: other})
+        with pytest.raises(interface.OtherVersion) as raised:
+            theirs.unpack_request(ours.pack_request(Size(1, 2)))
+        with pytest.raises(VersionSkew, match="fields of 'box' version 1 are not this program's"):
+            ours.unpack_reply(Size(1, 2), raised.value.answer)
+    assert Interface("box", 1, {2: Size}).id != ours.id
+    assert Interface("box", 1, {1: Again}).id == ours.id
+
+    assert Interface("box", 1, {1: Many}).id != Interface("box", 1, {1: ManyTurned}).id, "also deeper down"
 
 
 def test_declarations_that_do_not_fit() -> None:
