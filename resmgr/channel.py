@@ -128,6 +128,7 @@ class Connection:
         "nd",
         "on_death",
         "on_event",
+        "own",
         "pid",
         "priority",
         "remote_state",
@@ -149,7 +150,9 @@ class Connection:
         self.shield = kernel.running()
         self.info = ClientInfo(ND_LOCAL, "", frozenset(), credentials, coid)
         self.on_death: Callable[[Connection], None] | None = None
-        """Called once when the server's channel, process or node is gone (COIDDEATH)."""
+        """Called once when the server's channel, process or node is gone, before the pulses of `Kernel.channel`'s *coid_death*."""
+        self.own = True
+        """False for what is carried here for a client elsewhere, whose own kernel tells him of the server's end."""
         self.inherits = True
         """Whether a task that works for a client sends with that client's priority (`resmgr.aio`) in place of the connection's."""
         self.events: Events[Channel] | None = None
@@ -230,6 +233,7 @@ class Kernel:
         self._processes: dict[int, Remote] = {}
         self._connections: dict[int, Connection] = {}
         self._by_channel: dict[Channel, dict[Connection, None]] = {}
+        self._death_channels: dict[Channel, None] = {}
         self.pid = PID_SYSTEM
         """Whose channels are made here: the node's own, or those of one process."""
         self._next_coid = 1
@@ -261,8 +265,13 @@ class Kernel:
         chid: int | None = None,
         first_part: int = FIRST_PART_DEFAULT,
         remote: bool = True,
+        coid_death: bool = False,
     ) -> Channel:
-        """Create a channel (ChannelCreate). *chid* is chosen unless given; ids are never used twice in one kernel's life."""
+        """Create a channel (ChannelCreate). *chid* is chosen unless given; ids are never used twice in one kernel's life.
+
+        *coid_death*: it gets PULSE_COIDDEATH, with the coid as the value, when the server behind a connection of this program is gone (of
+        a part of the daemon: behind a connection of that part).
+        """
         if pid is None:
             pid = self.pid
         if chid is None:
@@ -273,6 +282,8 @@ class Kernel:
         channel = Channel(self, pid, chid, handler, on_pulse, first_part, remote)
         self._channels[pid, chid] = channel
         self._by_channel[channel] = {}
+        if coid_death:
+            self._death_channels[channel] = None
         if channel.shield is not None:
             channel.shield.opened(channel)
         return channel
@@ -488,18 +499,28 @@ class Kernel:
     def destroy_channel(self, channel: Channel) -> None:
         if self._channels.pop((channel.pid, channel.chid), None) is None:
             return
+        self._death_channels.pop(channel, None)
         if channel.shield is not None:
             channel.shield.closed(channel)
         for message in list(channel.held):
             message.abandon(errno.ESRCH)
         for connection in list(self._by_channel.pop(channel, ())):
             connection.events = None
-            if connection.on_death is None:
-                continue
+            self.died(connection)
+
+    def died(self, connection: Connection) -> None:
+        """The server of *connection* is gone: its client is told (called by whoever carries it)."""
+        if connection.closed:
+            return
+        if connection.on_death is not None:
             if connection.shield is None:
                 connection.on_death(connection)
             else:
                 connection.shield.run("connection: death", connection.on_death, connection)
+        if connection.own:
+            for channel in list(self._death_channels):
+                if channel.shield is connection.shield:
+                    channel.pulse(Pulse(PULSE_COIDDEATH, connection.coid, connection.priority, connection.info))
 
 
 def _detached(remote: Remote, connection: Connection) -> int:

@@ -87,8 +87,7 @@ class SendingSide:
         for send in outgoing.values():
             send.abandon(code)
         for outlet in outlets.values():
-            if outlet.connection.on_death is not None and not outlet.connection.closed:
-                outlet.connection.on_death(outlet.connection)
+            outlet.connection.kernel.died(outlet.connection)
 
     def let_go(self) -> None:
         """End the sends that wait for the answer to an unblock."""
@@ -222,8 +221,8 @@ class SendingSide:
         if outlet.announced:
             head = wire.HEADER.pack(wire.DETACH, 0, connection.priority, 0, outlet.number)
             self._send(outlet.number << 2 | wire.STREAM_CONNECTION, (head,), connection.priority, outlet.route)
-        if outlet.dead and connection.on_death is not None and not connection.closed:
-            connection.on_death(connection)
+        if outlet.dead:
+            connection.kernel.died(connection)
 
     def on_reply(self, view: Buffer, descriptors: Descriptors) -> None:
         flags, _, txn, first_part, status, data = wire.parse_reply(view)

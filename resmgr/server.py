@@ -30,7 +30,16 @@ from resmgr.dispatch import Buffer
 from resmgr.errors import BadMessage, Misuse, ResmgrError, check_reply, errno_told
 from resmgr.events import HANDLE_MAX
 from resmgr.exchange import SIMPLE_MAX, answer_plain
-from resmgr.ids import FIRST_PART_DEFAULT, PRIORITY_DEFAULT, PRIORITY_MAX, PULSE_CODE_MAX, PULSE_DISCONNECT, PULSE_UNBLOCK
+from resmgr.ids import (
+    FIRST_PART_DEFAULT,
+    ND_LOCAL,
+    PRIORITY_DEFAULT,
+    PRIORITY_MAX,
+    PULSE_CODE_MAX,
+    PULSE_COIDDEATH,
+    PULSE_DISCONNECT,
+    PULSE_UNBLOCK,
+)
 from resmgr.waiting import Waiting
 
 CONNECTIONS_MAX = 16384
@@ -143,13 +152,15 @@ class Message:
 
 
 class Channel:
-    """A server's end. Messages wait here until `receive` takes them."""
+    """A server's end. Messages wait here until `receive` takes them. With *coid_death*, so do pulses PULSE_COIDDEATH about connections of
+    this program whose server is gone; the value is `Connection.number`."""
 
-    def __init__(self, service: Service, chid: int, first_part: int, remote: bool, unblock: bool) -> None:
+    def __init__(self, service: Service, chid: int, first_part: int, remote: bool, unblock: bool, coid_death: bool = False) -> None:
         self.chid = chid
         self.first_part = first_part
         self.remote = remote
         self.unblock = unblock
+        self.coid_death = coid_death
         self.waiting: Waiting[Message, Pulse] = Waiting()
         self.closed = False
         self.on_close: Callable[[], None] | None = None
@@ -232,8 +243,8 @@ class Service:
             most = proto.links_offered(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
             client.transmit((proto.pack_bare(proto.OFFER, most),))
 
-    def channel(self, first_part: int, remote: bool, unblock: bool) -> Channel:
-        channel = Channel(self, self._next_chid, first_part, remote, unblock)
+    def channel(self, first_part: int, remote: bool, unblock: bool, coid_death: bool = False) -> Channel:
+        channel = Channel(self, self._next_chid, first_part, remote, unblock, coid_death)
         self._next_chid += 1
         self._channels[channel.chid] = channel
         return channel
@@ -270,6 +281,13 @@ class Service:
             self._inlets.pop(inlet.info.scoid, None)
             if not inlet.unanswered:
                 self._disconnected(inlet)
+
+    def coid_died(self, connection: Connection) -> None:
+        """The server of a connection of ours is gone."""
+        for channel in self._channels.values():
+            if channel.coid_death:
+                me = Sender(ND_LOCAL, "", (), self.client.pid, os.geteuid(), os.getegid(), tuple(os.getgroups()), 0)
+                channel.waiting.add_pulse(Pulse(PULSE_COIDDEATH, connection.number, connection.priority, me))
 
     def lost(self) -> None:
         """The daemon is gone."""
