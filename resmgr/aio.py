@@ -193,13 +193,16 @@ class ReceiveChannel:
         chid: int | None = None,
         first_part: int = FIRST_PART_DEFAULT,
         remote: bool = True,
+        coid_death: bool = False,
     ) -> None:
         self.kernel = kernel
         self._items: Waiting[Message, Pulse] = Waiting()
         self._tasks: deque[trio.lowlevel.Task] = deque()
         self._wanted = Wanted()
         self._closed = False
-        self.channel = kernel.channel(self._arrived, on_pulse=self._pulsed, pid=pid, chid=chid, first_part=first_part, remote=remote)
+        self.channel = kernel.channel(
+            self._arrived, on_pulse=self._pulsed, pid=pid, chid=chid, first_part=first_part, remote=remote, coid_death=coid_death
+        )
 
     @property
     def dropped(self) -> int:

@@ -128,6 +128,7 @@ class Connection:
         "nd",
         "on_death",
         "on_event",
+        "own",
         "pid",
         "priority",
         "remote_state",
@@ -149,7 +150,9 @@ class Connection:
         self.shield = kernel.running()
         self.info = ClientInfo(ND_LOCAL, "", frozenset(), credentials, coid)
         self.on_death: Callable[[Connection], None] | None = None
-        """Called once when the server's channel, process or node is gone (COIDDEATH)."""
+        """Called once when the server's channel, process or node is gone, before the pulses of `Kernel.channel`'s *coid_death*."""
+        self.own = True
+        """False for what is carried here for a client elsewhere, whose own kernel tells him of the server's end."""
         self.inherits = True
         """Whether a task that works for a client sends with that client's priority (`resmgr.aio`) in place of the connection's."""
         self.events: Events[Channel] | None = None
@@ -206,13 +209,18 @@ class Connection:
             self.events.unregister(handle)
 
     def died(self) -> None:
-        """The server is gone (kernel side): tell whoever wants to know."""
-        if self.on_death is None or self.closed:
+        """The server is gone (told by whoever carries it): tell whoever wants to know."""
+        if self.closed:
             return
-        if self.shield is None:
-            self.on_death(self)
-        else:
-            self.shield.run("connection: death", self.on_death, self)
+        try:
+            if self.on_death is not None:
+                if self.shield is None:
+                    self.on_death(self)
+                else:
+                    self.shield.run("connection: death", self.on_death, self)
+        finally:
+            if self.own:
+                self.kernel.pulse_death(self)
 
     def close(self) -> None:
         """Detach. Sends under way end with EBADF and are unblocked; when the server has answered the last, its channel gets
@@ -239,6 +247,7 @@ class Kernel:
         self._processes: dict[int, Remote] = {}
         self._connections: dict[int, Connection] = {}
         self._by_channel: dict[Channel, dict[Connection, None]] = {}
+        self._death_channels: dict[Channel, None] = {}
         self.pid = PID_SYSTEM
         """Whose channels are made here: the node's own, or those of one process."""
         self._next_coid = 1
@@ -270,8 +279,13 @@ class Kernel:
         chid: int | None = None,
         first_part: int = FIRST_PART_DEFAULT,
         remote: bool = True,
+        coid_death: bool = False,
     ) -> Channel:
-        """Create a channel (ChannelCreate). *chid* is chosen unless given; ids are never used twice in one kernel's life."""
+        """Create a channel (ChannelCreate). *chid* is chosen unless given; ids are never used twice in one kernel's life.
+
+        *coid_death*: it gets PULSE_COIDDEATH, with the coid as the value, when the server behind a connection of this program is gone (of
+        a part of the daemon: behind a connection of that part).
+        """
         if pid is None:
             pid = self.pid
         if chid is None:
@@ -282,6 +296,8 @@ class Kernel:
         channel = Channel(self, pid, chid, handler, on_pulse, first_part, remote)
         self._channels[pid, chid] = channel
         self._by_channel[channel] = {}
+        if coid_death:
+            self._death_channels[channel] = None
         if channel.shield is not None:
             channel.shield.opened(channel)
         return channel
@@ -497,6 +513,7 @@ class Kernel:
     def destroy_channel(self, channel: Channel) -> None:
         if self._channels.pop((channel.pid, channel.chid), None) is None:
             return
+        self._death_channels.pop(channel, None)
         if channel.shield is not None:
             channel.shield.closed(channel)
         for message in list(channel.held):
@@ -510,6 +527,12 @@ class Kernel:
                 failure = failure or error  # of a program's own: when the others have been told
         if failure is not None:
             raise failure
+
+    def pulse_death(self, connection: Connection) -> None:
+        """PULSE_COIDDEATH to the channels of the part of which *connection* is."""
+        for channel in list(self._death_channels):
+            if channel.shield is connection.shield:
+                channel.pulse(Pulse(PULSE_COIDDEATH, connection.coid, connection.priority, connection.info))
 
 
 def _detached(remote: Remote, connection: Connection) -> int:

@@ -156,9 +156,11 @@ class Client:
         self._connections[connection.number] = connection
         return connection
 
-    def channel(self, *, first_part: int = FIRST_PART_DEFAULT, remote: bool = True, unblock: bool = False) -> Channel:
+    def channel(
+        self, *, first_part: int = FIRST_PART_DEFAULT, remote: bool = True, unblock: bool = False, coid_death: bool = False
+    ) -> Channel:
         """Create a channel (ChannelCreate). See `resmgr.server.Channel`."""
-        return self._server().channel(first_part, remote, unblock)
+        return self._server().channel(first_part, remote, unblock, coid_death)
 
     def _server(self) -> Service:
         if self.service is None:
@@ -554,8 +556,8 @@ class Client:
             return
         if connection.link is not None and (not connection.dead or connection.connected):
             self.transmit((wire.HEADER.pack(wire.DETACH, 0, connection.priority, 0, connection.number),), (), connection.link)
-        if connection.dead and connection.on_death is not None and not connection.closed:
-            connection.on_death(connection)
+        if connection.dead:
+            connection.died()
 
     def _lost(self, *, farewell: bool = True) -> None:
         """The daemon is gone, or we leave."""
@@ -577,8 +579,8 @@ class Client:
         if self.service is not None:
             self.service.lost()
         for connection in connections:
-            if farewell and connection.on_death is not None and not connection.closed:
-                connection.on_death(connection)
+            if farewell:
+                connection.died()
 
     def _let_go_of_all(self) -> None:
         self.daemon.close()

@@ -68,7 +68,16 @@ class Connection:
         self.inherits = True
         self.events: Events[Channel] | None = None
         self.on_death: Callable[[Connection], None] | None = None
-        """Called, while the program waits for something, when the server is gone."""
+        """Called, while the program waits for something, when the server is gone, before the pulses of `Channel.coid_death`."""
+
+    def died(self) -> None:
+        """The server is gone: the program is told (called by `Client`)."""
+        if self.closed:
+            return
+        if self.on_death is not None:
+            self.on_death(self)
+        if self.client.service is not None:
+            self.client.service.coid_died(self)
 
     def send(
         self,

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Sequence
 
 
 class BadMessage(Exception):
@@ -28,6 +29,24 @@ class ResmgrError(OSError):
 
     def __init__(self, code: int, text: str | None = None) -> None:
         super().__init__(code, text if text is not None else os.strerror(code))
+
+
+ERRNO_MAX = 4095
+"""Linux's MAX_ERRNO."""
+
+
+def errno_told(code: object) -> int:
+    """*code*, or EIO for what is no errno: a server's mistake must not look like a broken message at its client."""
+    return code if isinstance(code, int) and 0 < code <= ERRNO_MAX else errno.EIO
+
+
+def check_reply(status: object, parts: Sequence[object]) -> None:
+    """Misuse, if a server cannot answer with these."""
+    if not isinstance(status, int) or status < 0:
+        raise Misuse(f"a reply's status is an int of at least 0, not {status!r}; an error is answered with `error`")
+    for part in parts:
+        if not isinstance(part, bytes | bytearray | memoryview):
+            raise Misuse(f"a reply's data is {type(part).__name__}, not bytes")
 
 
 def errno_of(error: BaseException) -> int:

@@ -36,6 +36,7 @@ import struct
 from typing import Final, NamedTuple
 
 from resmgr.dispatch import Buffer
+from resmgr.errors import ERRNO_MAX as ERRNO_MAX
 from resmgr.errors import BadMessage
 from resmgr.ids import DESCRIPTORS_MAX as DESCRIPTORS_MAX
 
@@ -203,10 +204,6 @@ def parse_reply(view: Buffer) -> tuple[int, int, int, int, int, memoryview]:
     if flags & ~CONNECTED or len(data) > CHUNK_MAX or (status < 0 and (data or status < -ERRNO_MAX)):
         raise BadMessage("REPLY contradicts itself")
     return flags, descriptors, txn, first_part, status, data
-
-
-ERRNO_MAX = 4095
-"""Linux's MAX_ERRNO."""
 
 
 def parse_read(view: Buffer) -> tuple[int, int, int, int]:

@@ -10,7 +10,7 @@ import attrs
 
 from resmgr.credentials import ClientInfo
 from resmgr.dispatch import Buffer
-from resmgr.errors import Misuse
+from resmgr.errors import Misuse, check_reply, errno_told
 from resmgr.relay import GONE, Answerer, Descriptors, ReadDone
 from resmgr.shield import shielded_read
 
@@ -64,12 +64,14 @@ class Message:
         """Answer with *status* (>= 0) and data. Data beyond the client's reply buffer is cut, as MsgReply does. Does not block.
 
         *descriptors* are lent until this returns and reach a client on this node; one on another node gets ENOTSUP in place of the reply.
+        Misuse for a status below 0 and for data that is no buffer; then the message is still to be answered.
         """
+        check_reply(status, parts)
         self._answer(status, parts, descriptors)
 
     def error(self, code: int) -> None:
-        """Answer with errno *code* (> 0); the client's send fails with it."""
-        self._answer(-code, (), ())
+        """Answer with errno *code*; the client's send fails with it. What is no errno is told as EIO."""
+        self._answer(-errno_told(code), (), ())
 
     def _answer(self, status: int, parts: Sequence[Buffer], descriptors: Descriptors) -> None:
         pending = self._pending

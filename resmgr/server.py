@@ -27,10 +27,19 @@ from resmgr import message as wire
 from resmgr.client import Client, Connection
 from resmgr.clientlink import OUTPUT_HIGH, Link
 from resmgr.dispatch import Buffer
-from resmgr.errors import BadMessage, Misuse, ResmgrError
+from resmgr.errors import BadMessage, Misuse, ResmgrError, check_reply, errno_told
 from resmgr.events import HANDLE_MAX
 from resmgr.exchange import SIMPLE_MAX, answer_plain
-from resmgr.ids import FIRST_PART_DEFAULT, PRIORITY_DEFAULT, PRIORITY_MAX, PULSE_CODE_MAX, PULSE_DISCONNECT, PULSE_UNBLOCK
+from resmgr.ids import (
+    FIRST_PART_DEFAULT,
+    ND_LOCAL,
+    PRIORITY_DEFAULT,
+    PRIORITY_MAX,
+    PULSE_CODE_MAX,
+    PULSE_COIDDEATH,
+    PULSE_DISCONNECT,
+    PULSE_UNBLOCK,
+)
 from resmgr.waiting import Waiting
 
 CONNECTIONS_MAX = 16384
@@ -85,19 +94,19 @@ class Message:
         self.priority = priority
 
     def reply(self, status: int = 0, *parts: Buffer, descriptors: tuple[int, ...] = ()) -> None:
-        """MsgReply. Data beyond the client's reply buffer is cut."""
-        if len(parts) == 1 and not descriptors and not self.answered and not self.gone and not self.descriptors and status >= 0:
+        """MsgReply. Data beyond the client's reply buffer is cut. Misuse for a status below 0 and for data that is no buffer; then the
+        message is still to be answered."""
+        check_reply(status, parts)
+        if len(parts) == 1 and not descriptors and not self.answered and not self.gone and not self.descriptors:
             data = parts[0]
             if len(data) <= SIMPLE_MAX and len(data) <= self.reply_len and self._service.answered_plainly(self, status, data):
                 self.answered = self.gone = True
                 return
-        if status < 0:
-            raise Misuse("an error is answered with `error`")
         self._answer(status, parts, descriptors)
 
     def error(self, code: int) -> None:
-        """MsgError with errno *code*."""
-        self._answer(-code, (), ())
+        """MsgError with errno *code*. What is no errno is told as EIO."""
+        self._answer(-errno_told(code), (), ())
 
     def read(self, offset: int, length: int) -> Buffer:
         """MsgRead: up to *length* bytes at *offset* of what the client sent; blocks. ResmgrError(ESRCH) when the client is gone."""
@@ -143,13 +152,15 @@ class Message:
 
 
 class Channel:
-    """A server's end. Messages wait here until `receive` takes them."""
+    """A server's end. Messages wait here until `receive` takes them. With *coid_death*, so do pulses PULSE_COIDDEATH about connections of
+    this program whose server is gone; the value is `Connection.number`."""
 
-    def __init__(self, service: Service, chid: int, first_part: int, remote: bool, unblock: bool) -> None:
+    def __init__(self, service: Service, chid: int, first_part: int, remote: bool, unblock: bool, coid_death: bool = False) -> None:
         self.chid = chid
         self.first_part = first_part
         self.remote = remote
         self.unblock = unblock
+        self.coid_death = coid_death
         self.waiting: Waiting[Message, Pulse] = Waiting()
         self.closed = False
         self.on_close: Callable[[], None] | None = None
@@ -232,8 +243,8 @@ class Service:
             most = proto.links_offered(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
             client.transmit((proto.pack_bare(proto.OFFER, most),))
 
-    def channel(self, first_part: int, remote: bool, unblock: bool) -> Channel:
-        channel = Channel(self, self._next_chid, first_part, remote, unblock)
+    def channel(self, first_part: int, remote: bool, unblock: bool, coid_death: bool = False) -> Channel:
+        channel = Channel(self, self._next_chid, first_part, remote, unblock, coid_death)
         self._next_chid += 1
         self._channels[channel.chid] = channel
         return channel
@@ -270,6 +281,13 @@ class Service:
             self._inlets.pop(inlet.info.scoid, None)
             if not inlet.unanswered:
                 self._disconnected(inlet)
+
+    def coid_died(self, connection: Connection) -> None:
+        """The server of a connection of ours is gone."""
+        for channel in self._channels.values():
+            if channel.coid_death:
+                me = Sender(ND_LOCAL, "", (), self.client.pid, os.geteuid(), os.getegid(), tuple(os.getgroups()), 0)
+                channel.waiting.add_pulse(Pulse(PULSE_COIDDEATH, connection.number, connection.priority, me))
 
     def lost(self) -> None:
         """The daemon is gone."""

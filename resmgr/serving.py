@@ -254,6 +254,7 @@ class ServingSide:
         connection.info = attrs.evolve(info, scoid=connection.coid)
         inlet = Inlet(number, block, connection, channel)
         connection.used = True
+        connection.own = False
         connection.on_death = partial(self._channel_died, inlet)
         connection.on_event = partial(self._event, inlet)
         self.inlets[number] = inlet

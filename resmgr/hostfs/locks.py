@@ -131,7 +131,7 @@ class HostLocks:
     def _carrier(self, key: Hashable, owner: Owner, kind: int) -> _Carrier:
         """The description for a lock of *kind*. An owner may open a file again, for more: then his locks move."""
         place = key, owner
-        handle = self._files.asker[place]
+        handle = self._files.asker(place)
         assert isinstance(handle, HostHandle)
         old = self._carriers.get(place)
         if old is not None and (owner.whole or (old.writable if kind == WRITE else old.readable)):

@@ -60,7 +60,7 @@ class DeviceHandle(HostHandle):
 
     __slots__ = ("kept", "kind", "lane", "memory", "quick", "tells", "terminal", "waiters", "waits", "watch")
 
-    def __init__(self, fd: int, scope: Scope, device: Device, special: Special, parking: Parking, watch: Watch, lane: Lane) -> None:
+    def __init__(self, fd: int, scope: Scope, device: Device, special: Special, watch: Watch, lane: Lane) -> None:
         super().__init__(fd, scope, device, False, special.flags & ~os.O_PATH)
         self.kind = special.kind
         self.quick = special.quick
@@ -69,7 +69,7 @@ class DeviceHandle(HostHandle):
         self.waits = self.tells or (self.kind == S_IFCHR and os.major(special.rdev) == MEM_MAJOR)
         self.memory = self.kind == S_IFCHR and special.rdev in MEMORY_DEVICES
         self.terminal = self.kind == S_IFCHR and os.isatty(fd)
-        self.waiters = Waiters(parking)
+        self.waiters = Waiters()
         self.watch = watch
         self.kept = b""
 
@@ -169,7 +169,7 @@ class DeviceIo:
 
     def _opened(self, message: Message, client: HostClient, special: Special, scope: Scope, device: Device, fd: int) -> None:
         try:
-            handle = DeviceHandle(fd, scope, device, special, self._parking, self._watch, self._lane(special))
+            handle = DeviceHandle(fd, scope, device, special, self._watch, self._lane(special))
             attr = self._attrs.attr(os.fstat(fd))
         except BaseException:
             os.close(fd)

@@ -16,6 +16,9 @@ from resmgr.iofunc.locks import END, READ, UNLOCK, WRITE, Locks, Outer, Owner, W
 from resmgr.iomsg import LOCK_FOUND, LOCK_TEST, LOCK_WAIT
 from resmgr.iorequest import parse_lock
 
+_Place = tuple[Hashable, Owner]
+"""An owner at an object."""
+
 
 class _Through:
     """What came through one handle."""
@@ -23,7 +26,7 @@ class _Through:
     __slots__ = ("owners", "waiting")
 
     def __init__(self) -> None:
-        self.owners: dict[tuple[Hashable, Owner], None] = {}
+        self.owners: dict[_Place, None] = {}
         self.waiting: dict[Waiter, Message] = {}
 
 
@@ -33,14 +36,17 @@ class FileLocks:
     def __init__(self, outer: Outer | None = None) -> None:
         self.locks = Locks(outer)
         self.counters = {"locks_full": 0, "locks_waited": 0, "locks_reaped": 0, "deadlocks": 0}
-        self.asker: dict[tuple[Hashable, Owner], Handle] = {}
-        """Through which handle an owner that holds or waits asked last."""
+        self._askers: dict[_Place, dict[Handle, None]] = {}
         self._through: dict[Handle, _Through] = {}
 
     def count_in(self, counters: dict[str, int]) -> None:
         """Count in *counters* from now on: those of the manager."""
         counters.update(self.counters)
         self.counters = counters
+
+    def asker(self, place: tuple[Hashable, Owner]) -> Handle:
+        """Through which handle an owner that holds or waits for something of an object asked last."""
+        return next(reversed(self._askers[place]))
 
     def answer(self, message: Message, client: Client, handle: Handle, key: Hashable, readable: bool, writable: bool) -> None:
         """Answer a LOCK about the object *key* that *handle*, open as told, is. Two objects never have equal keys."""
@@ -65,7 +71,9 @@ class FileLocks:
                 handle.at_close = {}
             handle.at_close[self] = self._closed
         through.owners[key, owner] = None
-        self.asker[key, owner] = handle
+        askers = self._askers.setdefault((key, owner), {})
+        askers.pop(handle, None)
+        askers[handle] = None
         waiting: list[Waiter] = []
 
         def done(code: int) -> None:
@@ -106,8 +114,7 @@ class FileLocks:
         """Forget what has no lock left."""
         if not self.locks.ranges(key, owner) and not any(waiter.owner == owner for waiter in through.waiting):
             through.owners.pop((key, owner), None)
-            if self.asker.get((key, owner)) is handle:
-                del self.asker[key, owner]
+            self._no_asker((key, owner), handle)
             if not through.owners and not through.waiting and self._through.get(handle) is through:
                 del self._through[handle]
                 if handle.at_close is not None:
@@ -120,21 +127,31 @@ class FileLocks:
         holder, pid, (low, high, held) = found
         return LOCK_FOUND.pack(held, pid if holder.node == owner.node else 0, low, 0 if high == END else high - low)
 
+    def _no_asker(self, place: _Place, handle: Handle) -> None:
+        askers = self._askers.get(place)
+        if askers is not None:
+            askers.pop(handle, None)
+            if not askers:
+                del self._askers[place]
+
     def _closed(self, handle: Handle) -> None:
-        through = self._through.pop(handle, None)
-        if through is None:
+        if handle not in self._through:
             return
-        for waiter, message in list(through.waiting.items()):
-            if self.locks.cancel(waiter) and not message.answered:
+        handles = [handle]
+        if handle.client is not None and handle.client.gone:
+            # All its handles are about to be closed: whoever waits for their locks is looked at once, not once for each.
+            handles += handle.client.handles
+        waiting: dict[Waiter, Message] = {}
+        places: dict[_Place, None] = {}
+        for one in handles:
+            through = self._through.pop(one, None)
+            if through is not None:
+                waiting.update(through.waiting)
+                places.update(through.owners)
+                for place in through.owners:
+                    self._no_asker(place, one)
+        self.counters["locks_reaped"] += sum(1 for key, owner in places if self.locks.holds(key, owner))
+        self.locks.end(waiting, places)
+        for message in waiting.values():
+            if not message.answered:
                 message.error(errno.EBADF)
-        for place in through.owners:
-            if self.asker.get(place) is handle:
-                others = [other for other, what in self._through.items() if place in what.owners]
-                if others:
-                    self.asker[place] = others[0]
-                else:
-                    del self.asker[place]
-        for key, owner in through.owners:
-            if self.locks.ranges(key, owner):
-                self.counters["locks_reaped"] += 1
-                self.locks.release(key, owner)

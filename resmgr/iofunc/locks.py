@@ -11,8 +11,8 @@ would ever go on. A request that does not wait looks at what is held only, as on
 Deadlock. A range request that would close a ring of owners who wait for each other, over all objects of the manager, is EDEADLK. Other
 managers' waits are not seen: what they and we hold against each other waits until somebody is interrupted.
 
-Cost. Whoever is at fault for many locks or waits must not keep the node's other work waiting: all caps together keep the worst request in
-the order of 100 ms, a usual one is 15 us.
+Cost. Whoever is at fault for many locks or waits must not keep the node's other work waiting: all caps together keep the worst request, and
+the death of a client that holds all it may, in the order of 100 ms; a usual one is 15 us.
 
 `Outer` is somebody else with a say, such as the kernel that other programs of the machine ask for locks of the same file.
 """
@@ -22,7 +22,7 @@ from __future__ import annotations
 import errno
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from typing import NamedTuple, Protocol
 
 READ = 0
@@ -246,17 +246,32 @@ class Locks:
         """Take a waiting request back; False if it is granted already, or was cancelled. Its `done` is not called."""
         if waiter not in waiter.table.waiters:
             return False
-        granted: list[tuple[Waiter, int]] = []
-        self._leave(waiter)
-        self._scan(waiter.table, granted)
-        self._settle(waiter.table)
-        for other, code in granted:
-            other.done(code)
+        self.end((waiter,), ())
         return True
 
     def release(self, key: Hashable, owner: Owner) -> None:
         """Whatever *owner* holds of *key* is free."""
-        self.lock(key, owner, UNLOCK, 0, END)
+        self.end((), ((key, owner),))
+
+    def end(self, waiters: Iterable[Waiter], places: Iterable[tuple[Hashable, Owner]]) -> None:
+        """Take requests back that still wait (their `done` is not called), and free whatever an owner holds of a key. Who waits for any of
+        it is looked at once, at the end: a client that dies with all that it may hold costs what one request costs."""
+        touched: dict[_Table, None] = {}
+        for waiter in waiters:
+            if waiter in waiter.table.waiters:
+                self._leave(waiter)
+                touched[waiter.table] = None
+        for key, owner in places:
+            table = self._tables.get((key, owner.whole))
+            if table is not None and owner in table.held:
+                self._put(table, owner, UNLOCK, 0, END, 0)
+                touched[table] = None
+        granted: list[tuple[Waiter, int]] = []
+        for table in touched:
+            self._scan(table, granted)
+            self._settle(table)
+        for other, code in granted:
+            other.done(code)
 
     def retry(self) -> bool:
         """Ask `Outer` again for those who wait for it only. Whether any still do."""
@@ -280,6 +295,11 @@ class Locks:
         """What *owner* holds of *key*."""
         table = self._tables.get((key, owner.whole))
         return [] if table is None else list(table.held.get(owner, ()))
+
+    def holds(self, key: Hashable, owner: Owner) -> bool:
+        """Whether *owner* holds anything of *key*."""
+        table = self._tables.get((key, owner.whole))
+        return table is not None and owner in table.held
 
     # ---- inside
 

@@ -22,7 +22,7 @@ from resmgr.iofunc.devctl import FROM_DEVICE
 from resmgr.iofunc.handle import Client, Handle
 from resmgr.iofunc.manager import Manager
 from resmgr.iofunc.nodeio import VALUE_WRITE_MAX as VALUE_WRITE_MAX
-from resmgr.iofunc.nodeio import NodeIo
+from resmgr.iofunc.nodeio import NodeIo, read_data
 from resmgr.iofunc.nodes import Directory as Directory
 from resmgr.iofunc.nodes import Elsewhere as Elsewhere
 from resmgr.iofunc.nodes import Link as Link
@@ -202,11 +202,12 @@ class TreeManager:
         node, path, rest = self._walk(client, base, request.path)
         if self._redirected(message, node, rest):
             return
+        attr = self.attr(node, path)
         number = 0
         if isinstance(node, Directory) or request.flags & WANT_HANDLE:
             self.manager.check_room(client)
             number = self.manager.add(message, client, NodeHandle(node, path))
-        message.reply(0, Entry(self.target, number, 0, self.attr(node, path)).pack())
+        message.reply(0, Entry(self.target, number, 0, attr).pack())
 
     def _open(self, message: Message, client: NodeClient, request: ConnectRequest, base: Handle | None) -> None:
         flags = request.flags
@@ -250,8 +251,12 @@ class TreeManager:
                 node.truncate(0)
             attr = self.attr(node, path)
             if request.prefetch and not node.live and access == os.O_RDONLY and attr.size and not directory:
-                first = node.read(handle.state, 0, min(request.prefetch, attr.size))
-                data = first if first is not None and not isinstance(first, Later) else b""
+                wanted = min(request.prefetch, attr.size)
+                first = node.read(handle.state, 0, wanted)
+                if isinstance(first, Later):
+                    first.give_up()
+                elif first is not None:
+                    data = read_data(node, first, wanted)
         except BaseException:
             handle.close()
             raise

@@ -5,11 +5,12 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable
+from stat import S_IFCHR, S_IFIFO, S_IFMT, S_IFSOCK
 from typing import TypeVar
 
 from resmgr.channel import Message
 from resmgr.dispatch import Buffer
-from resmgr.errors import BadMessage
+from resmgr.errors import BadMessage, Misuse
 from resmgr.iofunc.handle import Client, Handle
 from resmgr.iofunc.locking import FileLocks
 from resmgr.iofunc.nodes import Directory, Node, NodeHandle, opened
@@ -18,8 +19,26 @@ from resmgr.iomsg import NONBLOCK, NOTIFY_CHANGE, NOTIFY_POLL, OFFSET_APPEND, PO
 from resmgr.iorequest import WRITE_HEAD, parse_devctl, parse_notify, parse_read, parse_write
 
 VALUE_WRITE_MAX = 64 * 1024
-"""Bytes of one write to a node: it is a value, not a file; more is EMSGSIZE."""
+"""Bytes of one write to a node. Of more, a stream (a character device, a FIFO, a socket) is given the first ones, as a pipe takes what it
+has room for; any other node is a value, which is not to be had in pieces: EMSGSIZE."""
+STREAMS = frozenset((S_IFCHR, S_IFIFO, S_IFSOCK))
 T = TypeVar("T")
+
+
+def read_data(node: Node, found: object, size: int) -> Buffer:
+    """What `read` of *node* returned, cut to what was asked for. Misuse if it is no buffer."""
+    if not isinstance(found, bytes | bytearray | memoryview):
+        raise Misuse(f"{type(node).__name__}.read returned {type(found).__name__}, not bytes")
+    if isinstance(found, memoryview) and not (found.contiguous and found.format in ("B", "b", "c")):
+        raise Misuse(f"{type(node).__name__}.read returned a view whose items are no bytes")
+    return found if len(found) <= size else memoryview(found)[:size]
+
+
+def write_count(node: Node, taken: object, size: int) -> int:
+    """What `write` of *node* returned. Misuse if it is not how many of *size* bytes were taken."""
+    if not isinstance(taken, int) or not 0 <= taken <= size:
+        raise Misuse(f"{type(node).__name__}.write returned {taken!r} for {size} bytes")
+    return taken
 
 
 class NodeIo:
@@ -44,14 +63,18 @@ class NodeIo:
             raise OSError(errno.EBADF, "not open for reading")
         size = min(size, message.reply_len)
 
+        def answer(found: Buffer) -> None:
+            data = read_data(ocb.node, found, size)
+            message.reply(len(data), data)
+
         def attempt() -> bool:
             found = ocb.node.read(ocb.state, offset, size)
             if isinstance(found, Later):
-                self._later(message, ocb, found, lambda data: message.reply(len(data), data))
+                self._later(message, ocb, found, answer)
             elif found is None:
                 return False
             else:
-                message.reply(len(found), found)
+                answer(found)
             return True
 
         self._attempt(message, ocb, flags, attempt)
@@ -61,10 +84,12 @@ class NodeIo:
         offset, size = parse_write(message.data)
         if ocb.flags & os.O_ACCMODE == os.O_RDONLY:
             raise OSError(errno.EBADF, "not open for writing")
-        if size > VALUE_WRITE_MAX:
-            raise OSError(errno.EMSGSIZE, "value too long")
         if size > message.msglen - WRITE_HEAD:
             raise BadMessage("write has less data than it says")
+        if size > VALUE_WRITE_MAX:
+            if S_IFMT(ocb.node.mode) not in STREAMS:
+                raise OSError(errno.EMSGSIZE, "value too long")
+            size = VALUE_WRITE_MAX
         if ocb.flags & os.O_APPEND:
             offset = OFFSET_APPEND
         have = len(message.data) - WRITE_HEAD
@@ -76,6 +101,8 @@ class NodeIo:
             try:
                 if count != size:
                     raise OSError(-count if count < 0 else errno.EBADMSG, "client gone")
+                if ocb.closed:
+                    raise OSError(errno.EBADF, "closed meanwhile")
                 self._put(message, ocb, flags, offset, data)
             except Exception as error:
                 self._failed(message, error)
@@ -83,14 +110,17 @@ class NodeIo:
         message.read(WRITE_HEAD, size, pulled)
 
     def _put(self, message: Message, ocb: NodeHandle, flags: int, offset: int, data: Buffer) -> None:
+        def answer(taken: int) -> None:
+            message.reply(write_count(ocb.node, taken, len(data)))
+
         def attempt() -> bool:
             taken = ocb.node.write(ocb.state, offset, data)
             if isinstance(taken, Later):
-                self._later(message, ocb, taken, message.reply)
+                self._later(message, ocb, taken, answer)
             elif taken is None:
                 return False
             else:
-                message.reply(taken)
+                answer(taken)
             return True
 
         self._attempt(message, ocb, flags, attempt)
@@ -105,7 +135,7 @@ class NodeIo:
 
     def _waiters(self, node: Node) -> Waiters:
         if node.waiters is None:
-            node.waiters = Waiters(self._parking)
+            node.waiters = Waiters()
         return node.waiters
 
     def _later(self, message: Message, ocb: NodeHandle, later: Later[T], answered: Callable[[T], None]) -> None:
@@ -121,7 +151,10 @@ class NodeIo:
         def answer(value: T) -> None:
             over()
             if not message.answered:
-                answered(value)
+                try:
+                    answered(value)
+                except Exception as error:
+                    self._failed(message, error)
 
         def fail(code: int) -> None:
             over()

@@ -45,7 +45,8 @@ class Node:
         return None
 
     def read(self, state: object | None, offset: int, size: int) -> Buffer | Later[Buffer] | None:
-        """Bytes, b"" at the end; None: nothing now. Then the reader waits for `notify`, or gets EAGAIN if he does not want to."""
+        """At most *size* bytes (more is cut), b"" at the end; None: nothing now. Then the reader waits for `notify`, or gets EAGAIN if he
+        does not want to."""
         raise OSError(errno.EINVAL, "cannot be read")
 
     def write(self, state: object | None, offset: int, data: Buffer) -> int | Later[int] | None:

@@ -37,13 +37,13 @@ class Later(Generic[T]):
         """Answered, failed or given up."""
         self._gave_up = gave_up
         self._told: tuple[Callable[[T], None], Callable[[int], None]] | None = None
-        self._value: T | None = None
+        self._value: tuple[T] | None = None
         self._code = 0
 
     def answer(self, value: T) -> None:
         if self.over:
             return
-        self._value = value
+        self._value = (value,)
         self.over = True
         if self._told is not None:
             self._told[0](value)
@@ -61,10 +61,10 @@ class Later(Generic[T]):
         """Where to send the answer (the manager's)."""
         if not self.over:
             self._told = answered, failed
-        elif self._code:
-            failed(self._code)
         elif self._value is not None:
-            answered(self._value)
+            answered(*self._value)
+        else:
+            failed(self._code)
 
     def give_up(self) -> None:
         """Nobody waits any more (the manager's)."""
@@ -75,11 +75,14 @@ class Later(Generic[T]):
 
 
 class _Parked:
-    """A message and how to try again. `attempt` answers it and says True, or says False."""
+    """A message and how to try again. `attempt` answers it and says True, or says False. *parking*: that of its manager."""
 
-    __slots__ = ("attempt", "data", "handle", "message", "waiters")
+    __slots__ = ("attempt", "data", "handle", "message", "parking", "waiters")
 
-    def __init__(self, waiters: Waiters, message: Message, handle: Handle, attempt: Callable[[], bool], data: int) -> None:
+    def __init__(
+        self, parking: Parking, waiters: Waiters, message: Message, handle: Handle, attempt: Callable[[], bool], data: int
+    ) -> None:
+        self.parking = parking
         self.data = data
         self.waiters = waiters
         self.message = message
@@ -88,12 +91,11 @@ class _Parked:
 
 
 class Waiters:
-    """What is parked at one node, in order of arrival."""
+    """What is parked at one node, in order of arrival, by whichever managers serve it."""
 
-    __slots__ = ("_again", "_looking", "parking", "queue")
+    __slots__ = ("_again", "_looking", "queue")
 
-    def __init__(self, parking: Parking) -> None:
-        self.parking = parking
+    def __init__(self) -> None:
         self.queue: dict[_Parked, None] = {}
         self._looking = False
         self._again = False
@@ -109,7 +111,7 @@ class Waiters:
                 self._again = False
                 for parked in list(self.queue):
                     if parked in self.queue:
-                        self.parking.attempt(parked)
+                        parked.parking.attempt(parked)
         finally:
             self._looking = False
 
@@ -147,7 +149,7 @@ class Parking:
         self._of_client[client] += 1
         self._bytes[client] += data
         self._counters["parked"] += 1
-        parked = _Parked(waiters, message, handle, attempt, data)
+        parked = _Parked(self, waiters, message, handle, attempt, data)
         waiters.queue[parked] = None
         self._of_handle.setdefault(handle, {})[parked] = None
         if handle.at_close is None:

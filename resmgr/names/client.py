@@ -58,11 +58,14 @@ class AttachedName:
         self._connection.send(REQUEST.pack(RENEW, 0, 0))
 
     def close(self) -> None:
+        """Idempotent. A name that is gone already, with its lease or with the daemon, is no error."""
+        if self.channel.closed:
+            return
         operation = DETACH_GLOBAL if self.scope is Scope.GLOBAL else DETACH
         try:
             self._connection.send(REQUEST.pack(operation, 0, self.channel.chid), self.name)
         except ResmgrError as error:
-            if error.errno != errno.ENOENT:  # its lease had run out
+            if error.errno not in (errno.ENOENT, errno.ENOTCONN):
                 raise
         finally:
             self._connection.close()

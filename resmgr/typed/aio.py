@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import errno
 import logging
+from collections import Counter
 from collections.abc import Awaitable
 from typing import Any, TypeVar
 
 import trio
 
 from resmgr.aio import ReceiveChannel, send
-from resmgr.channel import Connection, Message
+from resmgr.channel import ClientInfo, Connection, Message
 from resmgr.dispatch import Buffer
 from resmgr.errors import BadMessage, ResmgrError, errno_of
 from resmgr.typed.interface import REPLY_MAX, REQUEST_MAX, Interface, Request
@@ -18,7 +19,8 @@ from resmgr.typed.server import TypedServer
 
 log = logging.getLogger(__name__)
 TASKS_MAX = 1024
-"""Requests of one `serve` in async handlers at a time; more get EAGAIN. Bounds the memory that clients can take."""
+"""Requests of one `serve` in async handlers at a time; more get EAGAIN. Bounds the memory that clients can take. One program may have an
+eighth of them; another node, or a user of this one, half: whoever sends much takes nothing from the others."""
 
 R = TypeVar("R")
 
@@ -37,12 +39,9 @@ async def serve(server: TypedServer, channel: ReceiveChannel, *, tasks_max: int 
     that have to be pulled as tasks; a client that gives up cancels its handler. What a handler raises is answered: an OSError with its
     errno, anything else with EIO, and logged.
     """
-    running = 0
+    running = _Running(tasks_max)
 
-    async def work(message: Message, request: Request[Any] | None) -> None:
-        nonlocal running
-        scope = trio.CancelScope()
-        message.on_unblock = scope.cancel
+    async def work(message: Message, request: Request[Any] | None, scope: trio.CancelScope) -> None:
         try:
             with scope:
                 if request is None:
@@ -50,13 +49,16 @@ async def serve(server: TypedServer, channel: ReceiveChannel, *, tasks_max: int 
                 if request is not None:
                     await _answer(server, request, message)
         finally:
-            running -= 1
+            running.ended(message.info)
             if not message.answered:  # its client gave up, or the server ends
                 message.error(errno.EINTR)
 
     async with trio.open_nursery() as nursery:
         async for message in channel:
             if not isinstance(message, Message):
+                continue
+            if not message.client_waits:
+                message.error(errno.EINTR)
                 continue
             request: Request[Any] | None = None
             if message.msglen > REQUEST_MAX:
@@ -69,11 +71,50 @@ async def serve(server: TypedServer, channel: ReceiveChannel, *, tasks_max: int 
                 if not server.is_async(request):
                     await _answer(server, request, message)
                     continue
-            if running >= tasks_max:
-                message.error(errno.EAGAIN)
+            if running.begins(message.info):
+                scope = trio.CancelScope()
+                # From here on, not from the task's first step on: its client may give up in between.
+                message.on_unblock = scope.cancel
+                nursery.start_soon(work, message, request, scope)
             else:
-                running += 1
-                nursery.start_soon(work, message, request)
+                message.error(errno.EAGAIN)
+
+
+class _Running:
+    """Who has how many tasks."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._count = 0
+        self._of_program: Counter[tuple[int, int]] = Counter()
+        self._of_place: Counter[tuple[int, int]] = Counter()
+        """By node, and for this node by user."""
+
+    def begins(self, info: ClientInfo) -> bool:
+        """Whether *info* may have another one."""
+        program, place = _who(info)
+        if (
+            self._count >= self._most
+            or self._of_program[program] >= max(1, self._most // 8)
+            or self._of_place[place] >= max(1, self._most // 2)
+        ):
+            return False
+        self._count += 1
+        self._of_program[program] += 1
+        self._of_place[place] += 1
+        return True
+
+    def ended(self, info: ClientInfo) -> None:
+        self._count -= 1
+        for counter, key in zip((self._of_program, self._of_place), _who(info), strict=True):
+            counter[key] -= 1
+            if not counter[key]:
+                del counter[key]
+
+
+def _who(info: ClientInfo) -> tuple[tuple[int, int], tuple[int, int]]:
+    who = info.credentials
+    return (info.nd, who.pid), (info.nd, 0 if info.nd else who.uid)
 
 
 def _begin(server: TypedServer, data: Buffer, message: Message) -> Request[Any] | None:

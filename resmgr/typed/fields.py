@@ -10,7 +10,8 @@
     an attrs class                  its fields
 
 `Annotated[T, Max(n)]` bounds bytes and items; without it SIZE_MAX and ITEMS_MAX do. Whatever does not parse raises BadMessage and nothing
-else; values that do not fit raise ValueError when they are packed. Classes may not contain themselves.
+else; values that do not fit raise ValueError when they are packed. Classes may not contain themselves, and what a list holds has bytes: a
+class without fields is refused there.
 """
 
 from __future__ import annotations
@@ -61,11 +62,14 @@ Unpack = Callable[[memoryview, int], tuple[Any, int]]  # as above
 
 
 class Codec(NamedTuple):
-    """How one type is packed, unpacked and named for people."""
+    """How one type is packed, unpacked and named for people, and the fewest bytes that one of it has. *layout* names it down to the fields
+    of the classes in it: two programs that mean the same have the same one."""
 
     pack: Pack
     unpack: Unpack
     name: str
+    least: int
+    layout: str
 
 
 LENGTH = struct.Struct("!I")
@@ -108,7 +112,7 @@ def codec_of(kind: Any, limit: int | None = None) -> Codec:  # an annotation
             raise Misuse(f"{kind}: of unions there is only T | None")
         return _optional(codec_of(inner[0], limit))
     if kind is bool:
-        return Codec(_pack_bool, _unpack_bool, "bool")
+        return Codec(_pack_bool, _unpack_bool, "bool", 1, "bool")
     if kind is int:
         return _number("q")
     if kind is float:
@@ -137,7 +141,7 @@ def _number(code: str) -> Codec:
             raise BadMessage("a number is cut short")
         return form.unpack_from(view, at)[0], at + form.size
 
-    return Codec(pack, unpack, name)
+    return Codec(pack, unpack, name, form.size, name)
 
 
 def _pack_bool(value: Any, out: bytearray) -> None:  # see Pack
@@ -180,10 +184,14 @@ def _bytes(text: bool, limit: int) -> Codec:
         except UnicodeDecodeError:
             raise BadMessage("a str is not UTF-8") from None
 
-    return Codec(pack, unpack, f"{'str' if text else 'bytes'}, at most {limit}")
+    name = f"{'str' if text else 'bytes'}, at most {limit}"
+    return Codec(pack, unpack, name, LENGTH.size, name)
 
 
 def _sequence(kind: Callable[[list[Any]], Any], item: Codec, limit: int) -> Codec:  # list or tuple of what `item` packs
+    if not item.least:
+        raise Misuse(f"a list of {item.name}, which has no bytes: anybody could claim any number of them")
+
     def pack(value: Any, out: bytearray) -> None:  # see Pack
         if len(value) > limit:
             raise ValueError(f"{len(value)} items, at most {limit}")
@@ -193,13 +201,15 @@ def _sequence(kind: Callable[[list[Any]], Any], item: Codec, limit: int) -> Code
 
     def unpack(view: memoryview, at: int) -> tuple[Any, int]:  # see Unpack
         count, at = _count(view, at, limit)
+        if count * item.least > len(view) - at:
+            raise BadMessage("items are cut short")
         items = []
         for _ in range(count):
             one, at = item.unpack(view, at)
             items.append(one)
         return kind(items), at
 
-    return Codec(pack, unpack, f"at most {limit} of ({item.name})")
+    return Codec(pack, unpack, f"at most {limit} of ({item.name})", LENGTH.size, f"at most {limit} of ({item.layout})")
 
 
 def _optional(inner: Codec) -> Codec:
@@ -212,15 +222,17 @@ def _optional(inner: Codec) -> Codec:
         present, at = _unpack_bool(view, at)
         return inner.unpack(view, at) if present else (None, at)
 
-    return Codec(pack, unpack, f"optional ({inner.name})")
+    return Codec(pack, unpack, f"optional ({inner.name})", 1, f"optional ({inner.layout})")
 
 
 def _enum(kind: type[enum.Enum]) -> Codec:
     values = [member.value for member in kind]
+    more = 0
     if all(isinstance(value, int) for value in values):
         inner = _number("i")
     elif all(isinstance(value, str) for value in values):
-        inner = _bytes(True, max(len(value.encode()) for value in values))
+        sizes = [len(value.encode()) for value in values]
+        inner, more = _bytes(True, max(sizes)), min(sizes)
     else:
         raise Misuse(f"{kind.__name__}: the values of an enum are all int or all str")
 
@@ -234,7 +246,8 @@ def _enum(kind: type[enum.Enum]) -> Codec:
         except ValueError:
             raise BadMessage(f"no {kind.__name__}") from None
 
-    return Codec(pack, unpack, f"{kind.__name__}: {', '.join(f'{member.name} {member.value}' for member in kind)}")
+    name = f"{kind.__name__}: {', '.join(f'{member.name} {member.value}' for member in kind)}"
+    return Codec(pack, unpack, name, inner.least + more, name)
 
 
 def fields_of(kind: type[Any]) -> list[tuple[str, Codec]]:
@@ -267,4 +280,5 @@ def _class(kind: type[Any]) -> Codec:
         except (ValueError, TypeError):  # a validator of the class
             raise BadMessage(f"no {kind.__name__}") from None
 
-    return Codec(pack, unpack, kind.__name__)
+    layout = ", ".join(f"{name}: ({codec.layout})" for name, codec in fields)
+    return Codec(pack, unpack, kind.__name__, sum(codec.least for _, codec in fields), layout)

@@ -2,9 +2,11 @@
 
     magic 2 = "qm" | form 1 = 1 | 0 1 | interface 4 | version 2 | type 2 | the fields (`resmgr.typed.fields`)
 
-`interface` is the CRC-32 of the interface's name, `type` the number of the request; its reply has the same head with bit 15 of the type. A
-server that speaks another version, or another interface, answers with type 0xFFFF, its own version, and its interface's name: the client
-raises `VersionSkew`, which says what both speak. A message without such a head gets EBADMSG, a number without a request ENOSYS.
+`interface` is the CRC-32 of the interface's name and of the layout of all its requests and replies (names and types of the fields, in their
+order), so programs whose classes differ do not take one field for another though both say the same version. `type` is the number of the
+request; its reply has the same head with bit 15 of the type. A server that speaks another version, other fields, or another interface,
+answers with type 0xFFFF, its own version, and its interface's name: the client raises `VersionSkew`, which says what both speak. A message
+without such a head gets EBADMSG, a number without a request ENOSYS.
 """
 
 from __future__ import annotations
@@ -43,13 +45,15 @@ class Request(Generic[R]):
 
 
 class VersionSkew(ResmgrError):
-    """Client and server do not speak the same version of an interface. `ours`, `theirs`: versions; `interface`: what the server speaks."""
+    """Client and server do not speak the same version of an interface, or mean other fields by it. `ours`, `theirs`: versions; `interface`:
+    what the server speaks."""
 
     def __init__(self, name: str, ours: int, interface: str, theirs: int) -> None:
-        super().__init__(
-            errno.EPROTONOSUPPORT,
-            f"the server speaks {interface!r} version {theirs}, this program {name!r} version {ours}: bring both to one version",
-        )
+        if (name, ours) == (interface, theirs):
+            told = f"the server's fields of {name!r} version {ours} are not this program's: a class was changed, give it a new version"
+        else:
+            told = f"the server speaks {interface!r} version {theirs}, this program {name!r} version {ours}: bring both to one version"
+        super().__init__(errno.EPROTONOSUPPORT, told)
         self.ours = ours
         self.theirs = theirs
         self.interface = interface
@@ -71,11 +75,15 @@ class _Kind:
     request_codec: Codec
     reply_codec: Codec | None
 
+    @property
+    def layout(self) -> str:
+        return f"{self.request_codec.layout} -> {'nothing' if self.reply_codec is None else self.reply_codec.layout}"
+
 
 class Interface:
     """A name, a version, and the requests by number (1 to TYPE_MAX). Misuse for what cannot be packed.
 
-    Give it a new version whenever a class changes: two programs understand each other only with equal ones.
+    Give it a new version whenever a class changes: two programs understand each other only with equal versions and equal classes.
     """
 
     def __init__(self, name: str, version: int, requests: Mapping[int, type[Request[Any]]]) -> None:
@@ -83,7 +91,6 @@ class Interface:
             raise Misuse(f"an interface has a name of up to {NAME_MAX} bytes and a version from 1 to 65535")
         self.name = name
         self.version = version
-        self.id = zlib.crc32(name.encode())
         self._by_class: dict[type[Any], _Kind] = {}
         self._by_number: dict[int, _Kind] = {}
         for number, request in requests.items():
@@ -92,6 +99,8 @@ class Interface:
             reply = _reply_of(request)
             kind = _Kind(number, request, reply, codec_of(request), None if reply is None else codec_of(reply))
             self._by_class[request] = self._by_number[number] = kind
+        layout = [f"{number}: {kind.layout}" for number, kind in sorted(self._by_number.items())]
+        self.id = zlib.crc32("\n".join((name, *layout)).encode())
 
     @property
     def requests(self) -> list[type[Any]]:

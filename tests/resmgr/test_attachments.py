@@ -17,7 +17,7 @@ import trio.testing
 
 from resmgr.access import Export, Grant, Policy, UserRule, Verb
 from resmgr.aio import Process, open_process, send
-from resmgr.attachments import ATTACHED_PER_CONNECTION, Attachments, AttachRule
+from resmgr.attachments import ATTACHED_PER_CONNECTION, ATTACHED_PER_USER, Attachments, AttachRule
 from resmgr.attachproto import ATTACH, DETACH, LIST, READ_ONLY, REQUEST, Row, pack_row, parse_rows
 from resmgr.channel import CHID_PATHMGR, PID_SYSTEM, ClientInfo, Credentials, Nd
 from resmgr.dispatch import Buffer
@@ -365,6 +365,18 @@ def test_caps_and_the_end_of_a_client(machine: Machine) -> None:
     assert not machine.managers._by_channel
     assert not machine.managers._of_user
     assert not list(machine.managers.rows())
+
+
+def test_a_user_attaches_so_much_however_many_connections_he_has(machine: Machine) -> None:
+    for connection in range(ATTACHED_PER_USER // ATTACHED_PER_CONNECTION):
+        client = machine.client(0)
+        for number in range(ATTACHED_PER_CONNECTION):
+            attach(client, b"dev/n%d/%d" % (connection, number))
+    with fails(errno.EAGAIN):
+        attach(machine.client(0), b"dev/more")
+    assert machine.managers.counters["full"] == 1
+    attach(client, b"dev/n%d/0" % connection, operation=DETACH)
+    attach(machine.client(0), b"dev/more")
 
 
 def test_what_clients_of_other_nodes_are_and_see(machine: Machine) -> None:

@@ -12,6 +12,7 @@ from resmgr.channel import (
     CHID_PATHMGR,
     ND_LOCAL,
     PID_SYSTEM,
+    PULSE_COIDDEATH,
     PULSE_DISCONNECT,
     Credentials,
     Kernel,
@@ -186,3 +187,23 @@ def test_descriptors_are_lent_as_they_are() -> None:
     connection = node.connect(ND_LOCAL, channel.pid, channel.chid, USER)
     connection.submit_descriptors((b"",), (5, 6), 0, lambda status, reply, descriptors: seen.append(tuple(descriptors)))
     assert seen == [(5, 6), (7,)]
+
+
+def test_deaths_of_servers_are_pulses_for_who_wants_them() -> None:
+    node = kernel()
+    server = node.channel(lambda message: message.reply())
+    heard: list[tuple[int, int]] = []
+    mine = node.channel(lambda message: None, on_pulse=lambda pulse: heard.append((pulse.code, pulse.value)), coid_death=True)
+    first, closed, carried = (node.connect(ND_LOCAL, server.pid, server.chid, Credentials(0, 0)) for _ in range(3))
+    carried.own = False
+    order: list[int] = []
+    first.on_death = lambda dead: order.append(len(heard))
+    closed.close()
+    server.destroy()
+    assert heard == [(PULSE_COIDDEATH, first.coid)]
+    assert order == [0], "the callback comes first"
+    other = node.channel(lambda message: message.reply())
+    node.connect(ND_LOCAL, other.pid, other.chid, Credentials(0, 0))
+    mine.destroy()
+    other.destroy()
+    assert len(heard) == 1

@@ -15,17 +15,18 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 import trio
 
-from resmgr.aio import send
+from resmgr.aio import ReceiveChannel, open_process, send
 from resmgr.channel import ND_LOCAL, PID_SYSTEM, PULSE_DISCONNECT, Channel, Credentials, Kernel, Message
+from resmgr.channel import Pulse as KernelPulse
 from resmgr.client import Client, Send
 from resmgr.dispatch import Buffer
 from resmgr.errors import Misuse, ResmgrError
-from resmgr.ids import PULSE_UNBLOCK
+from resmgr.ids import PULSE_COIDDEATH, PULSE_UNBLOCK
 from resmgr.looking import Looking
 from resmgr.runner import open_dispatch
 from resmgr.server import Message as ServerMessage
@@ -272,6 +273,10 @@ async def test_a_blocking_server(tmp_path: Path) -> None:
                 item.error(errno.EACCES)
             elif data == b"write":
                 assert item.write(2, b"abcdef") == 4
+                wrong: list[Any] = [(-1,), ("0",), (0, "X"), (0, b"", 7)]
+                for answer in wrong:
+                    with pytest.raises(Misuse):
+                        item.reply(*answer)
                 item.reply(3, b"X")
             elif data == b"large":
                 item.reply(0, BODY)
@@ -438,6 +443,44 @@ async def test_closing_a_channel_and_channels_that_keep_nodes_out(tmp_path: Path
                 await send(connection, (b"x",))
             assert raised.value.errno == expected
         gate.set()
+
+
+@pytest.mark.parametrize("end", ["channel", "process"])
+async def test_a_server_s_death_is_a_pulse(tmp_path: Path, end: str) -> None:
+    """Programs that wait at their channel hear of it there, blocking and with Trio."""
+
+    def blocking(path: str) -> None:
+        with Client(path) as client, Client(path) as other:
+            server, mine, deaf = other.channel(), client.channel(coid_death=True), client.channel()
+            used, closed = (client.connect(0, server.pid, server.chid) for _ in range(2))
+            for connection in (used, closed):
+                connection.pulse(1)
+            closed.close()
+            assert server.receive(5) is not None
+            if end == "channel":
+                server.close()
+            else:
+                other.close()
+            pulse = mine.receive(5)
+            assert isinstance(pulse, Pulse)
+            assert (pulse.code, pulse.value, pulse.info.pid) == (PULSE_COIDDEATH, used.number, client.pid)
+            assert mine.receive(0) is None
+            assert deaf.receive(0) is None
+
+    async with node(tmp_path) as here:
+        await trio.to_thread.run_sync(blocking, here.server.path)
+        async with open_process(here.server.path) as process:
+            other = await trio.to_thread.run_sync(Client, here.server.path)
+            with other, ReceiveChannel(process.kernel, coid_death=True) as mine:
+                server = other.channel()
+                connection = process.connect(0, server.pid, server.chid)
+                connection.pulse(1)
+                assert await trio.to_thread.run_sync(server.receive, 5.0) is not None
+                server.close()
+                with trio.fail_after(5):
+                    pulse = await mine.receive()
+                assert isinstance(pulse, KernelPulse)
+                assert (pulse.code, pulse.value) == (PULSE_COIDDEATH, connection.coid)
 
 
 async def test_ctrl_c_unblocks(tmp_path: Path) -> None:

@@ -101,6 +101,26 @@ async def test_a_name_goes_with_its_channel_though_the_program_stays(tmp_path: P
 
 
 @pytest.mark.host
+async def test_a_program_s_own_error_is_not_hidden_by_the_end_of_the_daemon(tmp_path: Path) -> None:
+    attached, ended = threading.Event(), threading.Event()
+
+    def serve(path: str) -> None:
+        with Client(path) as client:
+            server = name_attach(client, "clock")
+            attached.set()
+            ended.wait(10)
+            with pytest.raises(ValueError, match="its own"), server:
+                raise ValueError("its own")
+            server.close()
+
+    async with trio.open_nursery() as nursery:
+        async with running(tmp_path) as (_, path):
+            nursery.start_soon(in_thread, lambda: serve(path))
+            await trio.to_thread.run_sync(attached.wait)
+        ended.set()
+
+
+@pytest.mark.host
 async def test_a_program_is_found_by_another(tmp_path: Path) -> None:
     async with running(tmp_path) as (machine, path):
 

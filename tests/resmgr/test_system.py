@@ -14,7 +14,7 @@ from resmgr.procmgr.rules import SpawnRules
 from resmgr.runner import open_dispatch
 from resmgr.system import System
 
-pytestmark = pytest.mark.host
+pytestmark = [pytest.mark.host, pytest.mark.mistakes]
 
 
 async def test_a_mistake_in_a_manager_of_the_node_fails_one_request(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -120,7 +120,18 @@ class Endless:
     field: Endless | None
 
 
-@pytest.mark.parametrize("kind", [Odd, Two, Endless, tuple[int, str]])
+@attrs.frozen
+class Empty:
+    pass
+
+
+@attrs.frozen
+class Hollow:
+    one: Empty
+    other: Empty
+
+
+@pytest.mark.parametrize("kind", [Odd, Two, Endless, tuple[int, str], list[Empty], list[list[Empty]], tuple[Hollow, ...]])
 def test_what_has_no_wire_form(kind: Any) -> None:
     with pytest.raises(Misuse):
         codec_of(kind)
@@ -131,3 +142,12 @@ def test_a_count_is_not_believed_further_than_there_are_bytes() -> None:
         codec_of(list[U8]).unpack(memoryview(b"\0\0\xff\xff\x01"), 0)
     with pytest.raises(BadMessage):
         codec_of(list[U8]).unpack(memoryview(b"\xff\xff\xff\xff\x01"), 0)
+    few = codec_of(Annotated[list[U8], Max(2)])
+    assert few.unpack(memoryview(b"\0\0\0\2\1\2"), 0) == ([1, 2], 6)
+    with pytest.raises(BadMessage, match="more than there may be"):
+        few.unpack(memoryview(b"\0\0\0\3\1\2\3"), 0)
+
+
+def test_the_fewest_bytes_of_a_class_are_those_of_its_smallest_value() -> None:
+    smallest = pack_class(attrs.evolve(WHOLE, h=b"", i="", j=[], k=(), n=Word.NO, o=[], p=None))
+    assert codec_of(Outer).least == len(smallest)

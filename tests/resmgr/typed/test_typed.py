@@ -6,22 +6,28 @@ import errno
 import re
 import sys
 import types
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import attrs
 import pytest
 import trio
+import trio.lowlevel
+import trio.testing
 
 from resmgr.aio import ReceiveChannel
 from resmgr.channel import ND_LOCAL, Connection, Credentials, Kernel, Message
 from resmgr.client import Client
 from resmgr.errors import BadMessage, Misuse, ResmgrError
+from resmgr.relay import Pending
 from resmgr.runner import open_dispatch
 from resmgr.server import Message as BlockingMessage
 from resmgr.transport.unix import UnixServer
+from resmgr.typed import interface
 from resmgr.typed.aio import call, serve
 from resmgr.typed.client import answer
+from resmgr.typed.fields import Number
 from resmgr.typed.interface import HEAD, REQUEST_MAX, Interface, Request, VersionSkew
 from resmgr.typed.server import TypedServer, handler
 
@@ -88,9 +94,9 @@ class Town:
     server: Adder
     channel: ReceiveChannel
 
-    def connect(self) -> Connection:
+    def connect(self, uid: int = 0, pid: int = 0) -> Connection:
         channel = self.channel.channel
-        return channel.kernel.connect(ND_LOCAL, channel.pid, channel.chid, Credentials(0, 0))
+        return channel.kernel.connect(ND_LOCAL, channel.pid, channel.chid, Credentials(uid, uid, (), pid))
 
 
 async def running(nursery: trio.Nursery, kernel: Kernel, tasks_max: int = 10) -> Town:
@@ -141,6 +147,51 @@ async def test_a_client_that_gives_up_cancels_its_handler_and_tasks_are_bounded(
         with pytest.raises(ResmgrError) as raised:
             await call(connection, ADDER, Wait(60))
         assert raised.value.errno == errno.EAGAIN
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_client_gives_up_before_its_handler_has_begun() -> None:
+    async with open_dispatch(spin=0) as dispatch, trio.open_nursery() as nursery:
+        town = await running(nursery, Kernel(dispatch, "a"))
+        connection = town.connect()
+        statuses: list[int] = []
+        every = [0, 1, 2, 3, 4] * 10
+        for steps in every:
+            # The client lets go at each step of Trio's: before the message is received, between that and the task, and behind it.
+            sent: list[Pending | None] = []
+            dispatch.enter(partial(_submit, sent, connection, ADDER.pack_request(Wait(60)), statuses))
+            for _ in range(steps):
+                await trio.lowlevel.cancel_shielded_checkpoint()
+            pending = sent[0]
+            assert pending is not None
+            dispatch.enter(pending.unblock)
+            with trio.fail_after(5):
+                while town.channel.channel.held:  # the handler is not told of
+                    await trio.lowlevel.checkpoint()
+        assert statuses == [-errno.EINTR] * len(every)
+        nursery.cancel_scope.cancel()
+
+
+def _submit(sent: list[Pending | None], connection: Connection, message: bytes, statuses: list[int]) -> None:
+    sent.append(connection.submit((message,), 0, lambda status, reply: statuses.append(status)))
+
+
+async def test_nobody_has_all_the_tasks() -> None:
+    async with open_dispatch(spin=0) as dispatch, trio.open_nursery() as nursery:
+        town = await running(nursery, Kernel(dispatch, "a"), tasks_max=16)
+        answers: dict[tuple[int, int], list[int]] = {}
+
+        def begin(uid: int, pid: int, count: int) -> None:
+            connection = town.connect(uid, pid)
+            for _ in range(count):
+                said = answers.setdefault((uid, pid), [])
+                _submit([], connection, ADDER.pack_request(Wait(60)), said)
+
+        for uid, pid, count in ((5, 1, 3), (5, 2, 2), (5, 3, 2), (5, 4, 2), (5, 5, 1), (6, 6, 2)):
+            dispatch.enter(partial(begin, uid, pid, count))
+            await trio.testing.wait_all_tasks_blocked()
+        full = [-errno.EAGAIN]
+        assert answers == {(5, 1): full, (5, 2): [], (5, 3): [], (5, 4): [], (5, 5): full, (6, 6): []}
         nursery.cancel_scope.cancel()
 
 
@@ -196,6 +247,64 @@ def test_bytes_of_a_request_and_of_strangers() -> None:
     assert server.answer(b"something else", None)[0] == errno.EBADMSG
     assert server.answer(HEAD.pack(0x716D, 1, 0, ADDER.id, 3, 99), None)[0] == errno.ENOSYS
     assert REQUEST_MAX == 1 << 20
+
+
+@attrs.frozen
+class Size(Request[None]):
+    width: int
+    height: int
+
+
+@attrs.frozen
+class Turned(Request[None]):
+    height: int
+    width: int
+
+
+@attrs.frozen
+class Narrow(Request[None]):
+    width: Annotated[int, Number("i")]
+    height: int
+
+
+@attrs.frozen
+class Answered(Request[Sum]):
+    width: int
+    height: int
+
+
+@attrs.frozen
+class Again(Request[None]):
+    """The same, under another class's name."""
+
+    width: int
+    height: int
+
+
+@attrs.frozen
+class Many(Request[None]):
+    sizes: list[Size]
+
+
+@attrs.frozen
+class ManyTurned(Request[None]):
+    sizes: list[Turned]
+
+
+def test_other_fields_are_another_version() -> None:
+    """Programs that both say version 1, though a class was changed: no field is taken for another."""
+
+    ours = Interface("box", 1, {1: Size})
+    for other in (Turned, Narrow, Answered):
+        theirs = Interface("box", 1, {1: other})
+        with pytest.raises(interface.OtherVersion) as raised:
+            theirs.unpack_request(ours.pack_request(Size(1, 2)))
+        with pytest.raises(VersionSkew, match="fields of 'box' version 1 are not this program's"):
+            ours.unpack_reply(Size(1, 2), raised.value.answer)
+    assert Interface("box", 1, {2: Size}).id != ours.id
+    assert Interface("box", 1, {1: Again}).id == ours.id
+
+    assert Interface("box", 1, {1: Many}).id != Interface("box", 1, {1: ManyTurned}).id, "also deeper down"
 
 
 def test_declarations_that_do_not_fit() -> None:
