@@ -110,8 +110,19 @@ async def send(
     def done(status: int, reply: Buffer, received: Descriptors) -> None:
         waiting.status = status
         waiting.data = bytes(reply)
-        # Lent until this returns, so copies.
-        waiting.descriptors = tuple(os.dup(fd) for fd in received)
+        if received and status >= 0:
+            # Lent until this returns, so copies.
+            copies: list[int] = []
+            try:
+                for fd in received:
+                    copies.append(os.dup(fd))
+            except OSError as error:
+                for fd in copies:
+                    os.close(fd)
+                copies.clear()
+                waiting.status = -(error.errno or errno.EMFILE)
+                waiting.data = b""
+            waiting.descriptors = tuple(copies)
         waiting.wanted.come = True
         if waiting.task is not None:
             trio.lowlevel.reschedule(waiting.task)

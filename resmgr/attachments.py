@@ -138,7 +138,7 @@ class Attachments:
         if not self._may(who.uid, prefix):
             self.counters["refused"] += 1
             raise PermissionError(errno.EPERM, "not yours")
-        held = self._held.setdefault(info.scoid, {})
+        held = self._held.get(info.scoid, {})
         key = b"/".join(prefix)
         if key in held:
             raise FileExistsError(errno.EEXIST, "attached already")
@@ -147,6 +147,7 @@ class Attachments:
             raise OSError(errno.EAGAIN, "too many")
         attached = self._paths.attach(key, Target(ND_LOCAL, who.pid, chid), Attach(flags))
         held[key] = _Held(attached, who.uid, _program(who.pid))
+        self._held[info.scoid] = held
         self._by_channel.setdefault((who.pid, chid), {})[attached] = None
         self._of_user[who.uid] += 1
         self._count += 1

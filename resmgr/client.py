@@ -488,7 +488,10 @@ class Client:
     def _handle(self, link: Link, view: memoryview, descriptors: tuple[int, ...]) -> None:
         kind = view[0]
         if kind == wire.REPLY:
-            flags, _, txn, first_part, status, data = wire.parse_reply(view)
+            flags, count, txn, first_part, status, data = wire.parse_reply(view)
+            if count > len(descriptors) and status >= 0:
+                # The kernel drops those for which there is no room.
+                status, data = -errno.EMFILE, data[:0]
             send = self.sends.get(txn)
             if send is None or send.connection.link is not link:
                 for fd in descriptors:

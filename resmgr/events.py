@@ -66,5 +66,9 @@ class Events(Generic[C]):
             del self._events[handle]
         return event
 
+    def was_registered(self, handle: int) -> bool:
+        """Whether there is or was an event of that number: its delivery may have crossed its end."""
+        return 0 < handle <= self._next
+
     def clear(self) -> None:
         self._events.clear()

@@ -231,7 +231,9 @@ class SendingSide:
             connection.died()
 
     def on_reply(self, view: Buffer, descriptors: Descriptors) -> None:
-        flags, _, txn, first_part, status, data = wire.parse_reply(view)
+        flags, count, txn, first_part, status, data = wire.parse_reply(view)
+        if count > len(descriptors) and status >= 0:
+            status, data, descriptors = -errno.EMFILE, data[:0], ()  # there was no room for them
         send = self.outgoing.pop(txn, None)
         if send is None:
             raise BadMessage("REPLY to no transaction")
@@ -280,6 +282,10 @@ class SendingSide:
         if outlet is None or outlet.dead or outlet.connection.closed:
             return  # it crossed our DETACH, or came behind the DEATH
         status = self._link.kernel.event(outlet.connection, handle)
+        events = outlet.connection.events
+        if status == -errno.EINVAL and events is not None and events.was_registered(handle):
+            self._link.dropped["event taken back"] += 1
+            return
         if status == -errno.EINVAL:
             raise BadMessage("EVENT that is not registered")
         if status:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -221,3 +222,26 @@ async def test_not_a_daemon(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         async with open_process(tmp_path / "nothing"):
             pass
+
+
+async def test_a_reply_whose_descriptors_find_no_room_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with open_dispatch() as dispatch:
+        kernel = Kernel(dispatch, "here")
+        connection = connect(kernel, kernel.channel(lambda message: message.reply(0, b"x", descriptors=(0, 1, 2))))
+        real = os.dup
+        made: list[int] = []
+
+        def dup(fd: int) -> int:
+            if len(made) == 2:
+                raise OSError(errno.EMFILE, "no room")
+            made.append(real(fd))
+            return made[-1]
+
+        monkeypatch.setattr(os, "dup", dup)
+        with trio.fail_after(5), pytest.raises(ResmgrError) as raised:
+            await send(connection, (b"",), 10)
+        monkeypatch.undo()
+        assert raised.value.errno == errno.EMFILE
+        for fd in made:
+            with pytest.raises(OSError, match="Bad file descriptor"):
+                os.fstat(fd)

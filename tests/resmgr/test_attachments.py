@@ -448,3 +448,22 @@ async def test_an_attachment_that_is_refused_says_why(tmp_path: Path) -> None:
         with pytest.raises(ResmgrError, match="/net/x: this user may not attach"):
             async with manager(socket, "/net/x", text(b"")):
                 pass
+
+
+def test_refused_attachments_leave_nothing() -> None:
+    system = System(VirtualDispatch(1), "here")
+    managers = Attachments(system.kernel, system.paths, system.accounts, lambda: system.policy, lambda: ())
+    got: list[int] = []
+
+    def attach(user: int, path: bytes) -> None:
+        connection = system.kernel.connect(Nd(0), PID_SYSTEM, CHID_ATTACH, Credentials(user, user, (), 99))
+        connection.submit((REQUEST.pack(ATTACH, 0, 77), path), 0, lambda status, reply: got.append(status))
+        connection.close()
+
+    for number in range(100):
+        attach(1000, b"not/mine")
+        attach(0, b"mine/%d" % number)
+
+    assert got == [-errno.EPERM, 0] * 100
+    assert not managers._held
+    managers.destroy()

@@ -19,6 +19,7 @@ import trio
 from resmgr import message as wire
 from resmgr.channel import PID_SYSTEM, Credentials, Kernel, Message
 from resmgr.client import Client
+from resmgr.errors import ResmgrError
 from resmgr.runner import open_dispatch
 from resmgr.transport.carrier import DESCRIPTORS_WAITING, discard
 from resmgr.transport.datagram import LENGTH, Assembler
@@ -286,3 +287,35 @@ def test_a_keeper_counts_until_it_has_closed() -> None:
         time.sleep(0)
     assert keeper.held == 0
     right.close()
+
+
+def test_a_reply_that_lost_descriptors_is_an_error(tmp_path: Path) -> None:
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    listening.bind(str(tmp_path / "socket"))
+    listening.listen(1)
+
+    def serve() -> None:
+        with listening.accept()[0] as sock:
+            hello = wire.pack_hello(5, 16, "here")
+            sock.send(LENGTH.pack(len(hello)) + hello)
+            for sent in (1, 2):
+                assert sock.recv(65536)
+                reply = wire.REPLY_HEADER.pack(wire.REPLY, 0, 0, 2, sent, 0, 0)
+                sock.sendmsg([LENGTH.pack(len(reply)), reply], rights([0] * sent))
+            assert not sock.recv(65536)
+
+    server = threading.Thread(target=serve)
+    server.start()
+    before = len(os.listdir("/proc/self/fd"))
+    with Client(tmp_path / "socket", timeout=5, direct=False) as client:
+        connection = client.connect(0, 1, 1)
+        with pytest.raises(ResmgrError) as raised:
+            connection.send(b"", timeout=5)
+        assert raised.value.errno == errno.EMFILE
+        whole = connection.send(b"", timeout=5).descriptors
+        assert len(whole) == 2
+        for fd in whole:
+            os.close(fd)
+    server.join()
+    assert len(os.listdir("/proc/self/fd")) == before
+    listening.close()
