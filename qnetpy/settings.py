@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -166,13 +167,22 @@ def structure(kind: type[T], table: Mapping[str, Value], source: str = "settings
         raise SettingsError(f"{source}: {reasons[0]}{more}") from error
 
 
+def _plainly(error: str) -> str:
+    """What the parser says of something that is written down twice, in other words than its own."""
+    twice = re.match(r"Cannot (?:mutate immutable namespace|declare) \((.*?)\)(?: twice)? (\(at .*\))", error)
+    if twice is not None:
+        name = ".".join(re.findall("'([^']*)'", twice[1]))
+        return f"{name} is given twice {twice[2]}"
+    return error.replace("Cannot overwrite a value", "a name is given twice")
+
+
 def load(kind: type[T], path: str | Path) -> T:
     """Read a TOML file. SettingsError for what is wrong in it, OSError if it cannot be read."""
     data = Path(path).read_bytes()
     try:
         table = tomllib.loads(data.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path}: not TOML: {error}") from error
+        raise SettingsError(f"{path}: not TOML: {_plainly(str(error))}") from error
     return structure(kind, table, str(path))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from qnetpy.cli import daemon
-from qnetpy.cli.output import CommandError, as_json, table
+from qnetpy.cli.output import CommandError, as_json, table, user
 from resmgr.attachproto import LIST, LIST_LEN, REQUEST, Row, parse_rows
 from resmgr.errors import BadMessage, ResmgrError
 from resmgr.ids import CHID_ATTACH, PID_SYSTEM
@@ -63,15 +63,3 @@ def how(flags: int) -> str:
 
 def text(path: bytes) -> str:
     return path.decode("utf-8", "backslashreplace")
-
-
-def user(uid: int, here: bool) -> str:
-    """The account's name; a number of another machine stays one."""
-    if here or uid == 0:
-        import pwd
-
-        try:
-            return pwd.getpwuid(uid).pw_name
-        except KeyError:
-            pass
-    return str(uid)

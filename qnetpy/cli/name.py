@@ -12,7 +12,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from qnetpy.cli.output import CommandError, as_json, table
+from qnetpy.cli.output import CommandError, as_json, shown, table, user
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -111,7 +111,7 @@ def _table(client: Client, records: Iterable[Record]) -> str:
             one.node or f"{client.node} (this node)",
             one.pid,
             one.chid,
-            one.uid,
+            user(one.uid, not one.node),
         ]
         for one in _sorted(client, records)
     ]
@@ -159,7 +159,7 @@ def _say(client: Client, kind: int, record: Record, as_objects: bool) -> None:
     elif told:
         scope = record.scope.name.lower() if record.scope.name else ""
         where = record.node or client.node
-        print(f"{change.name.lower()} {_text(record)} ({scope}) of process {record.pid} on {where}", flush=True)
+        print(f"{change.name.lower()} {shown(record.name)} ({scope}) of process {record.pid} on {shown(where)}", flush=True)
     elif change is NameChange.OVERFLOW:
         print("too much happened at once; all that there is now:", flush=True)
 

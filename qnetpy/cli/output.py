@@ -1,4 +1,8 @@
-"""What every command prints: errors of one line, tables for people, JSON for programs. Imports nothing heavy."""
+"""What every command prints: errors of one line, tables for people, JSON for programs. Imports nothing heavy.
+
+Much of it was said by others: names of servers, paths, programs, what other nodes call things. A terminal obeys what is printed, so tables,
+facts and errors show what is not printable as `\\x1b`; JSON does by itself.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +17,28 @@ class CommandError(Exception):
     """A command could not do its work. The text says what failed, where and why; *hint* is what to try."""
 
     def __init__(self, message: str, hint: str = "", status: int = 1) -> None:
-        super().__init__(f"{message}; try: {hint}" if hint else message)
+        super().__init__(shown(f"{message}; try: {hint}" if hint else message))
         self.status = status
+
+
+def shown(text: str | bytes) -> str:
+    """On one line, and nothing that a terminal would take for a command."""
+    words = text if isinstance(text, str) else text.decode(errors="backslashreplace")
+    if words.isprintable():
+        return words
+    return "".join(one if one.isprintable() else f"\\x{ord(one):02x}" if one < "\u0100" else f"\\u{ord(one):04x}" for one in words)
+
+
+def user(uid: int, here: bool) -> str:
+    """The account's name; a number of another machine stays one."""
+    if here or uid == 0:
+        import pwd
+
+        try:
+            return pwd.getpwuid(uid).pw_name
+        except KeyError:
+            pass
+    return str(uid)
 
 
 def said(error: OSError) -> str:
@@ -22,8 +46,8 @@ def said(error: OSError) -> str:
     why = (error.strerror or str(error)).lower()
     if error.filename is None:
         return why
-    name = error.filename.decode(errors="backslashreplace") if isinstance(error.filename, bytes) else str(error.filename)
-    return f"{name}: {why}"
+    name = error.filename if isinstance(error.filename, bytes) else str(error.filename)
+    return f"{shown(name)}: {why}"
 
 
 def as_json(fact: Fact) -> str:
@@ -34,7 +58,7 @@ def as_json(fact: Fact) -> str:
 
 def table(rows: Sequence[Sequence[object]], header: Sequence[str] = ()) -> str:
     """Columns as wide as their widest cell; no trailing blanks."""
-    cells = [[str(cell) for cell in row] for row in ([header, *rows] if header else rows)]
+    cells = [[shown(str(cell)) for cell in row] for row in ([header, *rows] if header else rows)]
     if not cells:
         return ""
     widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]))]
@@ -44,7 +68,7 @@ def table(rows: Sequence[Sequence[object]], header: Sequence[str] = ()) -> str:
 def facts(pairs: Mapping[str, object]) -> str:
     """`name: value` lines, values aligned."""
     width = max((len(name) for name in pairs), default=0)
-    return "\n".join(f"{name + ':':<{width + 1}} {value}" for name, value in pairs.items())
+    return "\n".join(f"{name + ':':<{width + 1}} {shown(str(value))}" for name, value in pairs.items())
 
 
 def environment(name: str, default: str) -> str:

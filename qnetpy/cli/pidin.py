@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from qnetpy.cli import selection
-from qnetpy.cli.output import as_json, table
+from qnetpy.cli.output import as_json, shown, table
 
 if TYPE_CHECKING:
     from qnetpy.cli.selection import Place
@@ -76,8 +76,7 @@ def fits(row: Row, wanted: list[str]) -> bool:
 
 def text(name: bytes) -> str:
     """For a terminal: what another machine's processes are called must not command it."""
-    shown = name.decode(errors="backslashreplace")
-    return shown if shown.isprintable() else "".join(one if one.isprintable() else f"\\x{ord(one):02x}" for one in shown)
+    return shown(name)
 
 
 def command(row: Row) -> str:

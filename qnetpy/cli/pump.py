@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from qnetpy.cli.caught import ENDING, PASSED_ON, Caught
 from qnetpy.cli.output import CommandError
-from qnetpy.cli.terminal import Escape, Raw, size
+from qnetpy.cli.terminal import HELP, Escape, Raw, foreground, size
 from resmgr.client import Client, Send
 from resmgr.dispatch import Buffer
 from resmgr.errors import ResmgrError
@@ -33,6 +33,10 @@ PIPE_SIZE = 1 << 20
 WRITES = 8
 WRITE_PART = WRITE_UNASKED
 FAILED = 255
+LOOK = 0.2
+"""Seconds between looks whether this process is in the foreground again: a shell tells only a program that was stopped."""
+IN_VAIN = 3
+"""After so many Ctrl-C somebody may want to know how to leave a program that ignores them."""
 
 
 class Writer:
@@ -129,6 +133,8 @@ class Pump:
         self._stops = False
         """The program was stopped, or somebody wants that: stop too."""
         self._escape = Escape() if terminal and os.isatty(0) else None
+        self._typed = os.isatty(0)
+        self._told = False
 
     def run(self, node: str) -> int:
         """The exit status. CommandError (status 255) when the connection is lost."""
@@ -145,7 +151,7 @@ class Pump:
                 name = ("", "standard output", "standard error")[stream]
                 raise CommandError(f"{name}: {(writer.error.strerror or '').lower()}", "", FAILED)
         if self._leave:
-            return FAILED
+            raise CommandError(f"left {node}: the program there gets SIGHUP", "", FAILED)
         failure = self._failure or (-self._ended if isinstance(self._ended, int) else 0)
         if failure:
             raise CommandError(f"{node}: {os.strerror(failure).lower()}", "qnet ls", FAILED)
@@ -174,16 +180,20 @@ class Pump:
                 break
             if self._stops:
                 self._stop(caught, raw)
-            wants = self._input and self._input_parts < WRITES
+            # A terminal is only read, and made raw, by who is in its foreground: others would be stopped.
+            ours = not self._typed or foreground(0)
+            if ours and not raw.held:
+                raw.again()
+            wants = self._input and ours and self._input_parts < WRITES
             if wants != reading:
                 reading = wants
                 if wants:
                     poll.register(0, select.POLLIN)
                 else:
                     poll.unregister(0)
-            for fd, _ in poll.poll():
+            for fd, _ in poll.poll(None if ours else LOOK * 1e3):
                 if fd == caught.fileno():
-                    self._signals(caught.take())
+                    self._signals(caught.take(), raw)
                 elif fd == self._wake:
                     os.eventfd_read(self._wake)
                 elif fd == 0:
@@ -276,7 +286,7 @@ class Pump:
         except BlockingIOError:
             return
         except OSError:
-            # EIO: a terminal that hung up, or we are in the background.
+            # EIO: a terminal that hung up.
             data = b""
         last = not data
         if self._escape is not None:
@@ -285,12 +295,22 @@ class Pump:
                 self._escape.stops = 0
                 self._process.signal(signal.SIGTSTP)
                 self._stops = True
+            if self._escape.questions:
+                self._escape.questions = 0
+                self._say(*HELP)
+            if self._escape.interrupts >= IN_VAIN and not self._told:
+                self._told = True
+                self._say("(Enter, then ~. leaves, whatever the program does)")
             if not data and not last:
                 return
         if last:
             self._input = False
         self._input_parts += 1
         self._process.write(data, self._taken, last)
+
+    def _say(self, *lines: str) -> None:
+        """To the user, on a terminal that is raw."""
+        os.write(2, "".join(f"\r\n{line}" for line in lines).encode() + b"\r\n")
 
     def _taken(self, status: int) -> None:
         self._input_parts -= 1
@@ -305,13 +325,16 @@ class Pump:
         os.dup2(null, 0)
         os.close(null)
 
-    def _signals(self, numbers: bytes) -> None:
+    def _signals(self, numbers: bytes, raw: Raw) -> None:
         for number in numbers:
             if number == signal.SIGWINCH:
                 self._process.winsize(*size(0))
                 continue
             if number == signal.SIGTSTP:
                 self._stops = True
+            if number == signal.SIGCONT:
+                # Somebody stopped us by a signal that cannot be caught; a shell had the terminal meanwhile.
+                raw.again()
             if number in ENDING:
                 self._endings += 1
                 if self._endings > 1:

@@ -55,9 +55,9 @@ def run(args: argparse.Namespace) -> int:
             if error.errno == errno.ENOENT and node and not _is_up(client, node):
                 raise CommandError(f"no node {node} is up", "qnet ls") from error
             if error.errno == errno.ENOENT and args.everywhere:
-                raise CommandError(f"no node that is up has the global name {name!r}", f"qnet name -g {name.partition('@')[0]}") from error
+                raise CommandError(f"no node that is up has the global name {name!r}", "qnet name, which lists them") from error
             if error.errno == errno.ENOENT:
-                raise CommandError(f"nobody has attached the name {name!r}{where}", f"qnet name {name}, there") from error
+                raise CommandError(f"nobody has attached the name {name!r}{where}", "qnet name, there, which lists them") from error
             raise CommandError(f"{args.to}: {(error.strerror or str(error)).lower()}") from error
     data = bytes(reply.data)
     if args.json:

@@ -12,7 +12,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from qnetpy.cli import pidin, selection
-from qnetpy.cli.output import CommandError, as_json
+from qnetpy.cli.output import CommandError, as_json, shown
 
 if TYPE_CHECKING:
     from qnetpy.cli.selection import Place
@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"qnet slay: {line}", file=sys.stderr)
     missed = [word for word in wanted if not any(pidin.fits(row, [word]) for _, row in hits)]
     for word in missed:
-        print(f"qnet slay: there is no process {word}", file=sys.stderr)
+        print(f"qnet slay: there is no process {shown(word)}", file=sys.stderr)
     return 1 if missed or silent or any(why for *_, why in done) else 0
 
 

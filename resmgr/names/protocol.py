@@ -74,8 +74,11 @@ class NameEvent(NamedTuple):
 
 
 def is_name(name: bytes, scope: Scope) -> bool:
-    """Whether it can be attached. In a global name `@` and `~` would be a choice."""
-    if not 0 < len(name) <= NAME_MAX or b"/" in name or b"\0" in name or name in (b".", b".."):
+    """Whether it can be attached. Control characters are for the terminals of those who list names. In a global name `@` and `~` would be
+    a choice."""
+    if any(byte < 0x20 or byte == 0x7F for byte in name):
+        return False
+    if not 0 < len(name) <= NAME_MAX or b"/" in name or name in (b".", b".."):
         return False
     return scope is Scope.LOCAL or (b"@" not in name and b"~" not in name)
 

@@ -98,7 +98,7 @@ def test_several_owners_one_of_which_is_killed(three: kit.Cluster) -> None:
         answered = {three.run("a", "qnet", "send", "-g", "clock~roundrobin", "x").stdout[0] for _ in range(2)}
         assert answered == {"b", "c"}
         refused = three.run("a", "qnet", "send", "-g", "clock@d", "x", check=False)
-        assert refused.stderr == "qnet send: no node that is up has the global name 'clock@d'; try: qnet name -g clock\n"
+        assert refused.stderr == "qnet send: no node that is up has the global name 'clock@d'; try: qnet name, which lists them\n"
 
         [pid] = [one["pid"] for one in facts(three, "b", "name")["names"] if one["node"] == "b"]
         killed = float(three.run("b", "sh", "-c", f"date +%s.%N; kill -9 {pid}").stdout)

@@ -66,7 +66,7 @@ def test_a_message_to_nobody_says_what_is_missing(start_cluster: Start) -> None:
     cluster.run("a", "qnet", "nodes", "--wait", "b")
 
     assert refused(cluster, "a", "qnet", "send", "b/clock", "x") == (
-        "qnet send: nobody has attached the name 'clock' on node b; try: qnet name clock, there"
+        "qnet send: nobody has attached the name 'clock' on node b; try: qnet name, there, which lists them"
     )
     assert refused(cluster, "a", "qnet", "send", "c/clock", "x") == "qnet send: no node c is up; try: qnet ls"
     assert refused(cluster, "a", "qnet", "send", "b/", "x").startswith("qnet send: 'b/' is no server's name")

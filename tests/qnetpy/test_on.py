@@ -291,13 +291,16 @@ class Screen:
         )
         os.set_blocking(self.master, False)
         self.text = b""
+        self.all = b""
 
     async def until(self, text: bytes) -> None:
         with trio.fail_after(10):
             while text not in self.text:
                 await trio.lowlevel.wait_readable(self.master)
                 with contextlib.suppress(BlockingIOError):
-                    self.text += os.read(self.master, 4096)
+                    data = os.read(self.master, 4096)
+                    self.text += data
+                    self.all += data
         self.text = self.text[self.text.index(text) + len(text) :]
 
     def type(self, text: bytes) -> None:
@@ -356,8 +359,11 @@ async def test_the_escape_leaves(tmp_path: Path) -> None:
         screen = Screen("n1", "--", "sh", "-c", "echo up; exec sleep 100")
         try:
             await screen.until(b"up")
+            screen.type(b"\r~?")
+            await screen.until(b"  ~~   ~ itself\r\n")
             screen.type(b"x\r~.")
             assert await screen.status() == 255
+            await screen.until(b"qnet on: left n1: the program there gets SIGHUP\r\n")
             assert screen.restored()
         finally:
             screen.close()
@@ -455,6 +461,55 @@ async def test_a_stop_typed_stops_both_sides_and_fg_continues_both(tmp_path: Pat
                 await until("S")
             screen.type(b"\x03")
             await screen.until(b"prompt> ")
+            await ends(system)
+        finally:
+            screen.close()
+
+
+async def test_in_the_background_the_terminal_is_left_alone(tmp_path: Path) -> None:
+    async with node(tmp_path) as system:
+        assert system.processes is not None
+        screen = Screen(program=["env", "PS1=prompt> ", "ENV=", "sh", "-i"])
+        try:
+            await screen.until(b"prompt> ")
+            shells = termios.tcgetattr(screen.slave)
+            # Started there it runs, as a program of this machine would, and is ended as one.
+            screen.type(f"{' '.join(ON)} n1 -- sh -c 'echo star$((1))ted; sleep 100' &\n".encode())
+            await screen.until(b"star1ted")
+            screen.type(b"jobs; kill %1; wait; echo wai$((1))ted\n")
+            await screen.until(b"Running")
+            await screen.until(b"wai1ted")
+            await ends(system)
+            # Ctrl-Z, bg, fg: everything goes on, the terminal is raw in the foreground only.
+            screen.type(f"{' '.join(ON)} n1 -- sh -c 'echo star$((2))ted; read line; echo line $line; read line'\n".encode())
+            await screen.until(b"star2ted")
+            screen.type(b"\x1a")
+            await screen.until(b"prompt> ")
+            (fact,) = system.processes.facts()
+            screen.type(b"bg\n")
+            with trio.fail_after(10):
+                while state(fact.pid) != "S":  # noqa: ASYNC110  # what is waited for happens outside this program
+                    await trio.sleep(0.005)
+            assert termios.tcgetattr(screen.slave) == shells
+            screen.type(b"fg\n")
+            await screen.until(b"fg")
+            with trio.fail_after(10):
+                while termios.tcgetattr(screen.slave)[3] & termios.ICANON:  # noqa: ASYNC110  # likewise
+                    await trio.sleep(0.005)
+            screen.type(b"typed\r")
+            await screen.until(b"line typed")
+            # A program that ignores Ctrl-C: how to leave is said once.
+            screen.type(b"\x03")
+            await screen.until(b"prompt> ")
+            screen.type(f"{' '.join(ON)} n1 -- sh -c 'trap : INT; echo star$((3))ted; while :; do sleep 0.01; done'\n".encode())
+            await screen.until(b"star3ted")
+            screen.type(b"\x03\x03\x03")
+            await screen.until(b"(Enter, then ~. leaves, whatever the program does)\r\n")
+            screen.type(b"\r~.")
+            await screen.until(b"left n1")
+            await screen.until(b"prompt> ")
+            assert termios.tcgetattr(screen.slave) == shells
+            assert b"Traceback" not in screen.all
             await ends(system)
         finally:
             screen.close()

@@ -92,6 +92,12 @@ def test_not_toml_is_one_line(tmp_path: Path) -> None:
     path.write_text("name = \n")
     with pytest.raises(SettingsError, match="not TOML"):
         settings.load(Bicycle, path)
+    path.write_text("[access]\nusers = [{}]\n[[access.users]]\n")
+    with pytest.raises(SettingsError, match=r"not TOML: access\.users is given twice \(at line 3, column 15\)"):
+        settings.load(Bicycle, path)
+    path.write_text("[access]\n[access]\n")
+    with pytest.raises(SettingsError, match=r"not TOML: access is given twice \(at line 2, column 8\)"):
+        settings.load(Bicycle, path)
     path.write_bytes(b"\xff\xfe")
     with pytest.raises(SettingsError, match="not TOML"):
         settings.load(Bicycle, path)

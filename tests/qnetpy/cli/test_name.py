@@ -63,9 +63,9 @@ async def test_names_of_both_scopes_are_listed_with_their_owners(tmp_path: Path)
         lines = (await qnet(tmp_path, "name")).splitlines()
         assert [line.split() for line in lines] == [
             ["NAME", "SCOPE", "NODE", "PID", "CHANNEL", "USER"],
-            ["clock", "local", "here", "(this", "node)", "1", str(channel.chid), "0"],
-            ["clock", "global", "here", "(this", "node)", "1", str(channel.chid), "0"],
-            ["l\\xf6g", "global", "here", "(this", "node)", "1", str(channel.chid), "0"],
+            ["clock", "local", "here", "(this", "node)", "1", str(channel.chid), "root"],
+            ["clock", "global", "here", "(this", "node)", "1", str(channel.chid), "root"],
+            ["l\\xf6g", "global", "here", "(this", "node)", "1", str(channel.chid), "root"],
         ]
         facts = json.loads(await qnet(tmp_path, "name", "--json"))
         first = facts["names"][0]
