@@ -32,8 +32,9 @@ class Daemon:
         with open(f"/proc/{self.pid}/statm") as file:
             return int(file.read().split()[1]) * resource.getpagesize()
 
-    def idle_again(self, before: int) -> None:
-        wait_for(lambda: self.descriptors() <= before + SLACK, what=f"{self.descriptors()} descriptors, {before} before")
+    def idle_again(self, before: int) -> float:
+        """Wait until it has no more descriptors than *before* but for its own; the seconds that it took."""
+        return wait_for(lambda: self.descriptors() <= before + SLACK, what=f"{self.descriptors()} descriptors, {before} before")
 
 
 @attrs.frozen

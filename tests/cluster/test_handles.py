@@ -96,7 +96,7 @@ def test_of_two_users_of_another_node(two: Two) -> None:
 
 def report() -> None:
     """The table of docs/performance.md."""
-    print("| where | opened | each, µs | bytes of each | closed or program killed: descriptors more than before |")
+    print("| where | opened | each, µs | bytes of each | closed or program killed: descriptors more than before | after, s |")
     with two_nodes() as two:
         for node, path, threads in (
             ("a", "/net/a/etc/hostname", 1),
@@ -109,9 +109,11 @@ def report() -> None:
             with holding(two, node, path, 10_000, threads) as (opened, errors, _):
                 each = (time.monotonic() - began) / opened * 1e6
                 grown = (daemon.resident() - resident) / opened
-            daemon.idle_again(before)
+            back = daemon.idle_again(before)
             why = "".join(f", then {errno.errorcode[code]}" for code in errors)
-            print(f"| {path}, {threads} threads | {opened}{why} | {each:.0f} | {grown:.0f} | {daemon.descriptors() - before} |")
+            print(
+                f"| {path}, {threads} threads | {opened}{why} | {each:.0f} | {grown:.0f} | {daemon.descriptors() - before} | {back:.1f} |"
+            )
 
 
 if __name__ == "__main__":
