@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from qnetpy.testing import cluster as kit
+from tests.cluster.daemons import Two, two_nodes
 
 CLUSTERS = Path(__file__).parents[2] / "clusters"
 PROGRAMS = """
@@ -61,3 +62,13 @@ def three() -> Iterator[kit.Cluster]:
         for node in running.nodes:
             running.run(node, "qnet", "nodes", "--wait", ",".join(other for other in running.nodes if other != node))
         yield running
+
+
+@pytest.fixture(scope="session")
+def two() -> Iterator[Two]:
+    """a and b with their daemons, for tests that look at what daemons keep. Shared by several files."""
+    lacking = kit.missing(fuse=True)
+    if lacking:
+        pytest.skip(f"needs namespaces: {lacking}")
+    with two_nodes() as there:
+        yield there

@@ -1,4 +1,4 @@
-"""Thousands of open handles on real nodes: who gets how many, what is said beyond, and that all are given back. One cluster for the file.
+"""Thousands of open handles on real nodes: who gets how many, what is said beyond, and that all are given back.
 
 Figures of a longer run: python -m tests.cluster.test_handles
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import errno
 import os
-import resource
 import sys
 import time
 from collections.abc import Iterator
@@ -16,13 +15,10 @@ from contextlib import contextmanager
 import attrs
 import pytest
 
-from qnetpy.testing import cluster as kit
 from qnetpy.testing.cluster import wait_for
+from tests.cluster.daemons import SLACK, Two, two_nodes
 
 pytestmark = [pytest.mark.cluster, pytest.mark.priv]
-TOPOLOGY = 'title = "handles"\nusers = [{ name = "alice", uid = 4001 }]\n[nodes.a]\n[nodes.b]\n'
-SLACK = 10
-"""Descriptors that a daemon may have more than before: its own files, not those of clients."""
 OPENER = """
 import os, resource, sys, threading
 path, count, threads = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
@@ -48,37 +44,6 @@ sys.stdin.readline()
 
 
 @attrs.frozen
-class Daemon:
-    pid: int
-
-    def descriptors(self) -> int:
-        return len(os.listdir(f"/proc/{self.pid}/fd"))
-
-    def resident(self) -> int:
-        """Bytes."""
-        with open(f"/proc/{self.pid}/statm") as file:
-            return int(file.read().split()[1]) * resource.getpagesize()
-
-    def idle_again(self, before: int) -> None:
-        wait_for(lambda: self.descriptors() <= before + SLACK, what=f"{self.descriptors()} descriptors, {before} before")
-
-
-@attrs.frozen
-class Two:
-    cluster: kit.Cluster
-    daemons: dict[str, Daemon]
-
-    @contextmanager
-    def holding(self, node: str, path: str, count: int, threads: int, user: str | None = None) -> Iterator[tuple[int, set[int], Holder]]:
-        """A program that has opened *path* that often: how often it could, with which errors, and it."""
-        with self.cluster.running(node, sys.executable, "-c", OPENER, path, str(count), str(threads), user=user) as program:
-            assert program.stdin is not None
-            assert program.stdout is not None
-            opened, *errors = map(int, program.stdout.readline().split())
-            yield opened, set(errors), Holder(program.stdin.fileno(), program.stdout.fileno())
-
-
-@attrs.frozen
 class Holder:
     stdin: int
     stdout: int
@@ -89,26 +54,13 @@ class Holder:
 
 
 @contextmanager
-def two_nodes() -> Iterator[Two]:
-    with kit.cluster(TOPOLOGY) as running:
-        for node, other in ("a", "b"), ("b", "a"):
-            running.run(node, "qnet", "nodes", "--wait", other)
-        spaces = {running.run(node, "readlink", "/proc/self/ns/uts").stdout.strip(): node for node in running.nodes}
-        daemons: dict[str, Daemon] = {}
-        for pid in running.processes():
-            with open(f"/proc/{pid}/cmdline", "rb") as file:
-                if b"stack.core.main" in file.read():
-                    daemons[spaces[os.readlink(f"/proc/{pid}/ns/uts")]] = Daemon(pid)
-        yield Two(running, daemons)
-
-
-@pytest.fixture(scope="module")
-def two() -> Iterator[Two]:
-    lacking = kit.missing(fuse=True)
-    if lacking:
-        pytest.skip(f"needs namespaces: {lacking}")
-    with two_nodes() as there:
-        yield there
+def holding(two: Two, node: str, path: str, count: int, threads: int, user: str | None = None) -> Iterator[tuple[int, set[int], Holder]]:
+    """A program that has opened *path* that often: how often it could, with which errors, and it."""
+    with two.cluster.running(node, sys.executable, "-c", OPENER, path, str(count), str(threads), user=user) as program:
+        assert program.stdin is not None
+        assert program.stdout is not None
+        opened, *errors = map(int, program.stdout.readline().split())
+        yield opened, set(errors), Holder(program.stdin.fileno(), program.stdout.fileno())
 
 
 def test_ten_thousand_at_home_and_what_a_killed_program_leaves(two: Two) -> None:
@@ -117,7 +69,7 @@ def test_ten_thousand_at_home_and_what_a_killed_program_leaves(two: Two) -> None
     grown: list[int] = []
     for count, killed in (10_000, False), (2_000, True):
         resident = daemon.resident()
-        with two.holding("a", "/net/a/etc/hostname", count, 1) as (opened, errors, program):
+        with holding(two, "a", "/net/a/etc/hostname", count, 1) as (opened, errors, program):
             assert (opened, errors) == (count, set())
             assert daemon.descriptors() >= before + count
             grown.append(daemon.resident() - resident)
@@ -132,9 +84,9 @@ def test_ten_thousand_at_home_and_what_a_killed_program_leaves(two: Two) -> None
 def test_of_two_users_of_another_node(two: Two) -> None:
     daemon = two.daemons["b"]
     before = daemon.descriptors()
-    with two.holding("a", "/net/b/etc/hostname", 1000, 8, "alice") as (opened, errors, program):
+    with holding(two, "a", "/net/b/etc/hostname", 1000, 8, "alice") as (opened, errors, program):
         assert (opened, errors) == (1000, set())
-        with two.holding("a", "/net/b/etc/hostname", 400, 8) as (opened, errors, _):
+        with holding(two, "a", "/net/b/etc/hostname", 400, 8) as (opened, errors, _):
             assert (opened, errors) == (400, set())
             assert daemon.descriptors() >= before + 1400
         wait_for(lambda: daemon.descriptors() <= before + 1000 + SLACK, what="those of the killed program are given back")
@@ -144,7 +96,7 @@ def test_of_two_users_of_another_node(two: Two) -> None:
 
 def report() -> None:
     """The table of docs/performance.md."""
-    print("| where | opened | each, µs | bytes of each | closed or program killed: descriptors more than before |")
+    print("| where | opened | each, µs | bytes of each | closed or program killed: descriptors more than before | after, s |")
     with two_nodes() as two:
         for node, path, threads in (
             ("a", "/net/a/etc/hostname", 1),
@@ -154,12 +106,14 @@ def report() -> None:
         ):
             daemon = two.daemons[path[5]]
             before, resident, began = daemon.descriptors(), daemon.resident(), time.monotonic()
-            with two.holding(node, path, 10_000, threads) as (opened, errors, _):
+            with holding(two, node, path, 10_000, threads) as (opened, errors, _):
                 each = (time.monotonic() - began) / opened * 1e6
                 grown = (daemon.resident() - resident) / opened
-            daemon.idle_again(before)
+            back = daemon.idle_again(before)
             why = "".join(f", then {errno.errorcode[code]}" for code in errors)
-            print(f"| {path}, {threads} threads | {opened}{why} | {each:.0f} | {grown:.0f} | {daemon.descriptors() - before} |")
+            print(
+                f"| {path}, {threads} threads | {opened}{why} | {each:.0f} | {grown:.0f} | {daemon.descriptors() - before} | {back:.1f} |"
+            )
 
 
 if __name__ == "__main__":

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+from contextlib import suppress
 
 import pytest
 
 from qnetpy.testing import cluster as kit
+from qnetpy.testing.cluster import wait_for
 
 pytestmark = [pytest.mark.cluster, pytest.mark.priv]
+DOWN_AFTER = 3.0
+"""Seconds of silence after which a node is down."""
+KILL_AFTER = 2.0
+"""Seconds from the SIGHUP of a program whose client has gone to its SIGKILL."""
 
 
 def test_processes_of_one_of_several_and_of_all_nodes(three: kit.Cluster) -> None:
@@ -151,3 +158,44 @@ def test_short_programs_and_long_ones(three: kit.Cluster) -> None:
         "Finished(ended=Ended(status=0, signal=None, core=False, stopped=False), output=b'b\\n', errors=b'')",
         "Finished(ended=Ended(status=None, signal=9, core=False, stopped=False), output=b'300000\\n', errors=b'e\\n')",
     ]
+
+
+def test_a_program_with_the_files_of_here_ends_with_the_link(three: kit.Cluster) -> None:
+    """Its whole group gets SIGHUP when the node is down, before anybody would be killed, and its mount namespace is gone with it."""
+    script = "trap 'kill $!; exit 5' HUP; sleep 4343 & wait"
+    with three.running("a", "qnet", "on", "-n", "b", "--", "sh", "-c", script, user="alice") as command:
+        wait_for(lambda: len(having(three, "4343")) == 3, what="qnet on, sh and sleep")
+        spaces = {pid: os.readlink(f"/proc/{pid}/ns/mnt") for pid in having(three, "4343")}
+        own = {space for space in spaces.values() if list(spaces.values()).count(space) == 2}
+        assert len(own) == 1, "sh and sleep have one of their own"
+        there = {pid for pid, space in spaces.items() if space in own}
+        three.link_down("b")
+        try:
+            took = wait_for(lambda: not there & set(three.processes()))
+            assert command.wait(10) == 255
+            assert took < DOWN_AFTER + KILL_AFTER
+            assert command.stderr is not None
+            assert b"b" in command.stderr.read()
+        finally:
+            three.link_up("b")
+            three.run("b", "qnet", "nodes", "--wait", "a,c")
+            three.run("a", "qnet", "nodes", "--wait", "b")
+    assert not own & {space for pid in os.listdir("/proc") if (space := mount_space(pid))}
+    assert three.run("a", "qnet", "on", "-n", "b", "--", "hostname").stdout == "b\n"
+
+
+def having(three: kit.Cluster, word: str) -> list[int]:
+    """Processes of the cluster in whose command line the word is, but for those that come from outside."""
+    found = []
+    for pid in three.processes():
+        with suppress(OSError), open(f"/proc/{pid}/cmdline") as file:
+            line = file.read()
+            if word in line and "cluster\0exec" not in line:
+                found.append(pid)
+    return found
+
+
+def mount_space(pid: str) -> str:
+    with suppress(OSError):
+        return os.readlink(f"/proc/{pid}/ns/mnt")
+    return ""

@@ -1,0 +1,62 @@
+"""Two nodes and what their daemons hold: descriptors, threads, memory. For tests of what must not be left behind."""
+
+from __future__ import annotations
+
+import os
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import attrs
+
+from qnetpy.testing import cluster as kit
+from qnetpy.testing.cluster import wait_for
+
+TOPOLOGY = 'title = "two"\nusers = [{ name = "alice", uid = 4001 }]\n[nodes.a]\n[nodes.b]\n'
+SLACK = 10
+"""Descriptors that a daemon may have more than before: its own files, not those of clients."""
+
+
+@attrs.frozen
+class Daemon:
+    pid: int
+
+    def descriptors(self) -> int:
+        return len(os.listdir(f"/proc/{self.pid}/fd"))
+
+    def threads(self) -> int:
+        return len(os.listdir(f"/proc/{self.pid}/task"))
+
+    def resident(self) -> int:
+        """Bytes."""
+        with open(f"/proc/{self.pid}/statm") as file:
+            return int(file.read().split()[1]) * resource.getpagesize()
+
+    def idle_again(self, before: int) -> float:
+        """Wait until it has no more descriptors than *before* but for its own; the seconds that it took."""
+        return wait_for(lambda: self.descriptors() <= before + SLACK, what=f"{self.descriptors()} descriptors, {before} before")
+
+
+@attrs.frozen
+class Two:
+    cluster: kit.Cluster
+    daemons: dict[str, Daemon] = attrs.field(factory=dict)
+
+    def find(self) -> None:
+        """Wait until each node sees the other, and look which processes the daemons are."""
+        for node, other in ("a", "b"), ("b", "a"):
+            self.cluster.run(node, "qnet", "nodes", "--wait", other)
+        spaces = {self.cluster.run(node, "readlink", "/proc/self/ns/uts").stdout.strip(): node for node in self.cluster.nodes}
+        self.daemons.clear()
+        for pid in self.cluster.processes():
+            with open(f"/proc/{pid}/cmdline", "rb") as file:
+                if b"stack.core.main" in file.read():
+                    self.daemons[spaces[os.readlink(f"/proc/{pid}/ns/uts")]] = Daemon(pid)
+
+
+@contextmanager
+def two_nodes() -> Iterator[Two]:
+    with kit.cluster(TOPOLOGY) as running:
+        two = Two(running)
+        two.find()
+        yield two
