@@ -134,13 +134,20 @@ class OutMessage:
         priority = self.priority
         ident = self.id
         total = self.total
-        if self.segments is None:
-            view = self.view
-            return [
-                _pack_data(KIND_DATA, priority, size, ident, offset, total) + view[offset : offset + size]
-                for offset in range(start, start + count * size, size)
-            ]
+        view = self.view
+        base = 0
+        if self.segments is not None:
+            starts, views = self.segments
+            index = bisect_right(starts, start) - 1
+            base = starts[index]
+            view = views[index]
+            if start + count * size > base + len(view):
+                # It goes on in the next part.
+                return [
+                    _pack_data(KIND_DATA, priority, size, ident, offset, total) + self.piece(offset, offset + size)
+                    for offset in range(start, start + count * size, size)
+                ]
         return [
-            _pack_data(KIND_DATA, priority, size, ident, offset, total) + self.piece(offset, offset + size)
+            _pack_data(KIND_DATA, priority, size, ident, offset, total) + view[offset - base : offset - base + size]
             for offset in range(start, start + count * size, size)
         ]

@@ -183,8 +183,11 @@ def test_parts_are_joined_without_copying_large_ones() -> None:
     for start, stop in [(0, 7), (0, 8), (6, 9), (1, len(whole)), (SMALL_MESSAGE + 7, SMALL_MESSAGE + 8)]:
         assert bytes(message.piece(start, stop)) == whole[start:stop]
     message.id = 5
-    packets = message.cut(3, 20, 1000)
-    assert b"".join(packet[20:] for packet in packets) == whole[3:20_003]
+    # Across parts, within one, to the end of one, of the last.
+    for start, count, size in [(3, 20, 1000), (1, 2, 3), (7, 16, 1024), (8, 10, 1000), (SMALL_MESSAGE + 8, 50, 1000)]:
+        packets = message.cut(start, count, size)
+        assert [len(packet) for packet in packets] == [20 + size] * count
+        assert b"".join(packet[20:] for packet in packets) == whole[start : start + count * size]
 
 
 def test_parts_of_wider_items_count_as_bytes() -> None:
