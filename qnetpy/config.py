@@ -230,7 +230,7 @@ class SpawnRule:
     )
     nice: int = setting("The lowest nice value that may be asked for.", 0)
     environment: tuple[str, ...] = setting(
-        "With `commands`: names of variables (patterns) that may be sent besides LANG, LC_*, TERM and COLORTERM.", ()
+        "With `commands`: names of variables (patterns) that may be sent besides LANG, LANGUAGE, LC_*, TERM and COLORTERM.", ()
     )
     directories: tuple[str, ...] = setting("With `commands`: directories (patterns) in which they may be started besides the home.", ())
     signal: bool = setting(

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 FAILED = 255
 """As ssh says it."""
+NOT_EXECUTED = (126, 127)
+"""Statuses of a program that could not be executed, or was not found."""
 LOGIN_SHELL = ("/bin/sh", "-c", 'exec "${SHELL:-/bin/sh}" -l')
 PASSED_ON = ("LANG", "LANGUAGE", "COLORTERM")
 """Variables that are sent unasked, besides LC_* and, with a terminal, TERM. With -n all are."""
@@ -83,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
 
             return _on(client, (node, node_descriptor(client, node)), args, device)
     except CommandError as error:
-        error.status = error.status if error.status == 2 else FAILED
+        error.status = error.status if error.status in (2, *NOT_EXECUTED) else FAILED
         raise
     except ResmgrError as error:
         _fail(node or "this node", error)
@@ -149,15 +151,35 @@ def _on(client: Client, place: tuple[str, int], args: argparse.Namespace, device
         terminal = os.isatty(0) and os.isatty(1) and not args.detach and not args.no_input
     what = _what(args, bool(terminal), device)
     try:
+        if args.detach:
+            return _leave(client, node, nd, what)
         process = spawn(client, nd, what)
     except ResmgrError as error:
         _refused(node, args, error)
-    if args.detach:
-        print(process.pid)
-        return 0
     from qnetpy.cli.pump import Pump
 
     return Pump(client, process, terminal=bool(terminal), no_input=args.no_input or bool(device)).run(node)
+
+
+def _leave(client: Client, node: str, nd: int, what: Spawn) -> int:
+    """Start it, say its number and leave it running. One that could not be executed ends at once, with the status that shells give it."""
+    from resmgr.procmgr.client import start_briefly
+    from resmgr.procmgr.message import SPAWN_PTY
+
+    if what.flags & SPAWN_PTY:
+        from resmgr.procmgr.client import spawn
+
+        print(spawn(client, nd, what).pid)
+        return 0
+    begun = start_briefly(client, nd, what)
+    status = begun.ended.status if begun.ended is not None else None
+    program = os.fsdecode(what.arguments[0])
+    if status == 127:
+        raise CommandError(f"{node}: {program}: not found", "the path that it has there", 127)
+    if status == 126:
+        raise CommandError(f"{node}: {program}: cannot be executed, or not in that directory or at that terminal", "without -d", 126)
+    print(begun.pid)
+    return 0
 
 
 def _everywhere(client: Client, args: argparse.Namespace) -> int:

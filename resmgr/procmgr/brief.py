@@ -4,7 +4,8 @@
                         |
                         +-> BRIEF_HOLD over, or more output than fits -> answer: it runs, what it has said so far; goes on as any program
 
-A program that has ended while another holds its streams is told as ended, with streams that go on.
+So the client of a detached program learns that it could not be executed. A program that has ended while another holds its streams is told
+as ended, with streams that go on.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ class BriefAnswer:
     def _give_up(self) -> None:
         """A client that does not wait for the answer does not know the program: it ends."""
         self._let_go()
+        self._process.detached = False
         self._process.close()
         if not self._request.answered:
             self._request.error(errno.EINTR)

@@ -187,11 +187,13 @@ class Begun(NamedTuple):
     """Of streams 1 and 2."""
     over: tuple[bool, bool]
     """Whether nothing more comes on that stream."""
+    pid: int = 0
+    """On its node."""
 
 
 def start_briefly(client: Client, nd: int, what: Spawn, timeout: float = TIMEOUT) -> Begun:
     """As `spawn`, but the answer waits a moment for the program's end (`SPAWN_BRIEF`), so that a short program is one round trip. For
-    programs without a terminal that are not detached."""
+    programs without a terminal."""
     send = client.connect(nd, PID_SYSTEM, CHID_PROCMGR).submit(
         message.pack_spawn(what._replace(flags=what.flags | message.SPAWN_BRIEF)), reply_len=message.BRIEF.size + message.BRIEF_OUTPUT
     )
@@ -205,14 +207,15 @@ def start_briefly(client: Client, nd: int, what: Spawn, timeout: float = TIMEOUT
         if error.errno != errno.EBADMSG:
             raise
         # An older node, which knows no such flag: it started nothing.
-        return Begun(spawn(client, nd, what, timeout), None, (b"", b""), (False, False))
+        process = spawn(client, nd, what, timeout)
+        return Begun(process, None, (b"", b""), (False, False), process.pid)
     except BaseException:
         send.connection.close()
         raise
     if not told.handle:
         send.connection.close()
-        return Begun(None, told.ended, told.output, told.over)
-    return Begun(Process(send.connection, told.handle, told.pid), told.ended, told.output, told.over)
+        return Begun(None, told.ended, told.output, told.over, told.pid)
+    return Begun(Process(send.connection, told.handle, told.pid), told.ended, told.output, told.over, told.pid)
 
 
 def run(client: Client, nd: int, what: Spawn, data: Buffer = b"", timeout: float | None = None) -> Finished:

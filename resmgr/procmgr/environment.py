@@ -18,7 +18,7 @@ _STEERING = frozenset(
     (b"BASH_ENV", b"ENV", b"CDPATH", b"SHELLOPTS", b"BASHOPTS", b"IFS", b"PS4", b"GLIBC_TUNABLES", b"GCONV_PATH", b"LOCPATH", b"NLSPATH")
 )
 """Variables that make the loader, the C library or /bin/sh read something else."""
-_HARMLESS = re.compile(rb"(LANG|LC_[A-Z]{1,32}|TERM|COLORTERM)=[A-Za-z0-9_.@:+,-]{0,64}\Z")
+_HARMLESS = re.compile(rb"(LANG|LANGUAGE|LC_[A-Z]{1,32}|TERM|COLORTERM)=[A-Za-z0-9_.@:+,-]{0,64}\Z")
 """As for sudo: no slash, no percent sign."""
 
 

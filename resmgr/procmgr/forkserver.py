@@ -192,7 +192,7 @@ def _limit(limits: tuple[tuple[int, int, int], ...]) -> None:
             soft = hard
         try:
             resource.setrlimit(number, (soft, hard))
-        except (OSError, ValueError):
+        except (OSError, ValueError, OverflowError):
             pass
 
 

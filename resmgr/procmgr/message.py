@@ -250,8 +250,8 @@ def parse_spawn(view: Buffer) -> Spawn:
         flags & (SPAWN_PTY | SPAWN_STDIN | SPAWN_STDOUT) or not terminal.startswith(b"/dev/") or b".." in terminal.split(b"/")
     ):
         raise BadMessage("SPAWN has streams beside a terminal of its node, or that is none")
-    if flags & SPAWN_BRIEF and flags & (SPAWN_PTY | SPAWN_DETACHED):
-        raise BadMessage("SPAWN is brief and has a terminal or is detached")
+    if flags & SPAWN_BRIEF and flags & SPAWN_PTY:
+        raise BadMessage("SPAWN is brief and has a terminal")
     how = nice + NICE_MIN, Scheduling(scheduling), limits
     return Spawn(tuple(strings[:arguments]), environment, flags, directory, user, umask, rows, columns, terminal, *how)
 

@@ -257,6 +257,13 @@ async def test_detached(tmp_path: Path) -> None:
         assert [(fact.pid, fact.state) for fact in system.processes.facts()] == [(pid, "running")]
         os.kill(pid, signal.SIGKILL)
         await ends(system)
+        for program, status, said in (("no-such-program", 127, b"not found"), ("/etc/passwd", 126, b"cannot be executed")):
+            result = await on(program, options=["-d"])
+            assert (result.returncode, result.stdout) == (status, b"")
+            assert said in result.stderr
+        result = await on("true", options=["-d"])
+        assert result.returncode == 0
+        assert int(result.stdout)
 
 
 async def test_fifty_commands_at_once(tmp_path: Path) -> None:

@@ -105,12 +105,34 @@ async def test_a_client_that_gives_up_leaves_nothing() -> None:
         await here.until(lambda: not running(here))
 
 
-async def test_neither_terminals_nor_detached_programs() -> None:
+async def test_no_terminals() -> None:
     async with world() as here:
-        for flags in (SPAWN_PTY, SPAWN_DETACHED):
-            with pytest.raises(Failed) as caught:
-                await brief(Client(here), "true", SPAWN_BRIEF | flags)
-            assert caught.value.code == errno.EBADMSG
+        with pytest.raises(Failed) as caught:
+            await brief(Client(here), "true", SPAWN_BRIEF | SPAWN_PTY)
+        assert caught.value.code == errno.EBADMSG
+
+
+async def test_a_detached_program_that_cannot_be_executed_says_so_and_another_goes_on() -> None:
+    async with world() as here:
+        client = Client(here)
+        for program, status in ((b"no-such-program", 127), (b"/etc/passwd", 126)):
+            request = message.pack_spawn(Spawn((program,), (), SPAWN_BRIEF | SPAWN_DETACHED))
+            told = message.parse_brief((await client.send(request, reply_len=message.BRIEF.size))[1])
+            assert (told.handle, told.ended) == (0, Ended(status, None))
+        told = await brief(client, "exec sleep 60", SPAWN_BRIEF | SPAWN_DETACHED)
+        assert told.handle
+        assert told.ended is None
+        client.close()
+        await here.until(lambda: [facts.pid for facts in here.manager.facts()] == [told.pid])
+        await Client(here).send(message.pack_kill(told.pid, 9))
+        await here.until(lambda: not list(here.manager.facts()))
+        # One that nobody was told of is nobody's.
+        gone = Client(here)
+        request = message.pack_spawn(Spawn((b"sleep", b"60"), (), SPAWN_BRIEF | SPAWN_DETACHED))
+        gone.submit((request,), message.BRIEF.size, lambda status, data: None)
+        await here.until(lambda: running(here))
+        gone.close()
+        await here.until(lambda: not running(here))
 
 
 def own_connection(here: World) -> Connection:

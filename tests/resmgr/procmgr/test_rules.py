@@ -98,7 +98,7 @@ def test_one_rule_that_allows_it_is_enough_and_the_best_reason_is_told() -> None
 @pytest.mark.parametrize(
     ("more", "refusal"),
     [
-        ({"environment": (b"LANG=en_GB.UTF-8", b"LC_ALL=C", b"TERM=xterm-256color", b"COLORTERM=truecolor")}, None),
+        ({"environment": (b"LANG=en_GB.UTF-8", b"LANGUAGE=en_GB:en", b"LC_ALL=C", b"TERM=xterm-256color", b"COLORTERM=truecolor")}, None),
         # These reach no program, whoever sends them.
         ({"environment": (b"PATH=/tmp", b"HOME=/tmp", b"LD_PRELOAD=/tmp/x.so", b"BASH_ENV=/tmp/x", b"a-b=1")}, None),
         ({"environment": (b"BUILD_ID=/tmp/anything",)}, None),
@@ -110,7 +110,7 @@ def test_one_rule_that_allows_it_is_enough_and_the_best_reason_is_told() -> None
         ({"environment": (b"TERM=../../tmp/x",)}, Refusal.ENVIRONMENT_NOT_ALLOWED),
         ({"environment": (b"LC_ALL=%n",)}, Refusal.ENVIRONMENT_NOT_ALLOWED),
         ({"environment": (b"LC_ALL=C\n",)}, Refusal.ENVIRONMENT_NOT_ALLOWED),
-        ({"environment": (b"LANGUAGE=x",)}, Refusal.ENVIRONMENT_NOT_ALLOWED),
+        ({"environment": (b"LANGUAGE=x/y",)}, Refusal.ENVIRONMENT_NOT_ALLOWED),
         ({"environment": (b"XBUILD_ID=1",)}, Refusal.ENVIRONMENT_NOT_ALLOWED),
         ({"directory": b"/tmp/ali/rr"}, Refusal.DIRECTORY_NOT_ALLOWED),
         ({"directory": b"/srv/../tmp"}, Refusal.DIRECTORY_NOT_ALLOWED),

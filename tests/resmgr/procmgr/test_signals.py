@@ -184,9 +184,10 @@ def test_a_list_hides_what_proc_hides() -> None:
     script = (
         "import os, subprocess; from resmgr.access import MappedUser; from resmgr.procmgr.listing import rows_for;"
         "from resmgr.procmgr.message import parse_rows;"
-        "own = subprocess.Popen(['sleep', '100'], user=1, group=1, extra_groups=[]);"
+        "own = subprocess.Popen(['sleep', '100'], user=1, group=1, extra_groups=[]); roots = subprocess.Popen(['sleep', '100']);"
         "told = [{row.pid for row in parse_rows(rows_for(MappedUser(uid, uid), None, 0, 1 << 20)[1])} for uid in (0, 1)];"
-        "own.kill(); own.wait(); assert {own.pid, os.getpid()} <= told[0], told; assert told[1] == {own.pid, os.getpid()}, told"
+        "[(one.kill(), one.wait()) for one in (own, roots)]; assert {own.pid, roots.pid} <= told[0], told;"
+        "assert told[1] == {own.pid, os.getpid()}, told"
     )
     mount = 'mount -t proc -o hidepid=2 proc /proc && exec "$@"'
     words = ["unshare", "--mount", "--pid", "--fork", "sh", "-c", mount, "sh", sys.executable, "-c", script]
