@@ -8,7 +8,7 @@ from typing import Literal
 from resmgr.aio import send
 from resmgr.channel import CHID_NAMES, ND_LOCAL, PID_SYSTEM, Connection, Credentials, Kernel
 from resmgr.errors import ResmgrError
-from resmgr.names.client import SCOPES, PolicyName, ScopeName, lease_seconds
+from resmgr.names.client import SCOPES, PolicyName, ScopeName, check_owner, lease_seconds
 from resmgr.names.protocol import (
     ATTACH,
     ATTACH_GLOBAL,
@@ -83,18 +83,29 @@ async def name_open(
     scope: ScopeName = "local",
     policy: PolicyName = "",
     wait: bool = False,
+    owner: int | None = None,
 ) -> Connection:
     """A connection to the server that attached *name* on *node* (empty: this one). ResmgrError(ENOENT) if nobody has.
 
-    *scope*, *policy*: as `resmgr.names.client.name_open`. *wait*: until there is one; put a Trio time limit around it.
+    *scope*, *policy*, *owner*: as `resmgr.names.client.name_open`. *wait*: until there is one; put a Trio time limit around it.
     """
     try:
         path = name_path(name, node, SCOPES[scope], policy)
     except ValueError as error:
         raise ResmgrError(errno.EINVAL, str(error)) from None
     wait = wait and not (node and scope == "local")
+
+    async def opened() -> Connection:
+        found, connection = await walk_trio(kernel, credentials, path)
+        try:
+            check_owner(found.entry.attr, owner)
+        except ResmgrError:
+            connection.close()
+            raise
+        return connection
+
     try:
-        return (await walk_trio(kernel, credentials, path))[1]
+        return await opened()
     except ResmgrError as error:
         if error.errno != errno.ENOENT or not wait:
             raise
@@ -103,7 +114,7 @@ async def name_open(
         async for event in events:
             if event.kind is NameChange.APPEARED or event.kind is NameChange.CURRENT:
                 try:
-                    return (await walk_trio(kernel, credentials, path))[1]
+                    return await opened()
                 except ResmgrError as error:
                     if error.errno != errno.ENOENT:
                         raise

@@ -16,7 +16,7 @@ from __future__ import annotations
 import errno
 import time
 from types import TracebackType
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from resmgr.client import Client, Connection
 from resmgr.errors import ResmgrError
@@ -38,6 +38,9 @@ from resmgr.names.protocol import (
 )
 from resmgr.server import Channel
 from resmgr.subscription import Events
+
+if TYPE_CHECKING:
+    from resmgr.iomsg import Attr
 
 SCOPES = {"local": Scope.LOCAL, "global": Scope.GLOBAL, "both": Scope.BOTH}
 ScopeName = Literal["local", "global"]
@@ -115,6 +118,12 @@ def lease_seconds(lease: float) -> int:
     return int(lease)
 
 
+def check_owner(attr: Attr | None, owner: int | None) -> None:
+    """ResmgrError(EACCES) if the name with these attributes is not *owner*'s."""
+    if owner is not None and (attr is None or attr.uid != owner):
+        raise ResmgrError(errno.EACCES, f"the name is user {'?' if attr is None else attr.uid}'s, not user {owner}'s")
+
+
 def name_open(
     client: Client,
     name: str | bytes,
@@ -124,12 +133,15 @@ def name_open(
     policy: PolicyName = "",
     timeout: float | None = None,
     wait: float = 0.0,
+    owner: int | None = None,
 ) -> Connection:
     """A connection to the server that attached *name* on *node* (empty: this one). ResmgrError(ENOENT) if nobody has.
 
     With *scope* "global": to one of its owners, on *node* or, if that is empty, chosen by *policy* among those of all nodes
     (docs/protocol/names.md).
     *wait*: seconds for which to wait for an owner if there is none. It is found out by events, not by asking again.
+    *owner*: the uid that the server must have, else ResmgrError(EACCES): a local name is whose it was first, so after the end of a server
+    anybody may be found in its place. Of a server on another node it is what that node says.
     """
     from resmgr.walk import walk_blocking  # costs more than all else here, and only who opens a name needs it
 
@@ -137,8 +149,18 @@ def name_open(
         path = name_path(name, node, SCOPES[scope], policy)
     except ValueError as error:
         raise ResmgrError(errno.EINVAL, str(error)) from None
+
+    def opened() -> Connection:
+        found, connection = walk_blocking(client, path, timeout)
+        try:
+            check_owner(found.entry.attr, owner)
+        except ResmgrError:
+            connection.close()
+            raise
+        return connection
+
     try:
-        return walk_blocking(client, path, timeout)[1]
+        return opened()
     except ResmgrError as error:
         if error.errno != errno.ENOENT or wait <= 0 or (node and scope == "local"):
             raise
@@ -146,7 +168,7 @@ def name_open(
     with name_events(client, name, scope=scope) as events:
         while True:
             try:
-                return walk_blocking(client, path, timeout)[1]
+                return opened()
             except ResmgrError as error:
                 left = deadline - time.monotonic()
                 if error.errno != errno.ENOENT or left <= 0:

@@ -35,6 +35,12 @@ SEND_BURST = 50.0
 TAKE_RATE = 40.0
 TAKE_BURST = 200.0
 """Messages taken from one node. Above what an honest one sends; stops a member from taking a core of ours with names that come and go."""
+TELL_RATE = 1000.0
+TELL_BURST = 4096.0
+"""Records told to one node, a second and at once; the burst is more than all that a node has."""
+HEAR_RATE = 2000.0
+HEAR_BURST = 8192.0
+"""Records heard from one node. Above what an honest one tells; each costs every node that hears it, however few messages it is in."""
 AGAIN_MIN = 0.1
 AGAIN_MAX = 5.0
 """Seconds before what was refused is told again: the first time, and at most."""
@@ -72,11 +78,13 @@ class Peer:
     again: float = AGAIN_MIN
     not_before: float = 0.0
     sending: TokenBucket = attrs.Factory(lambda: TokenBucket(SEND_RATE, SEND_BURST))
+    telling: TokenBucket = attrs.Factory(lambda: TokenBucket(TELL_RATE, TELL_BURST))
     # What it says.
     records: dict[int, Record] = attrs.Factory(dict)
     generation: int = -1
     load: int = 0
     taking: TokenBucket = attrs.Factory(lambda: TokenBucket(TAKE_RATE, TAKE_BURST))
+    hearing: TokenBucket = attrs.Factory(lambda: TokenBucket(HEAR_RATE, HEAR_BURST))
 
 
 class Named:
@@ -220,10 +228,13 @@ class Replica:
         messages = []
         for peer in self.peers.values():
             if peer.under_way is None and self._is_due(peer) and now >= peer.not_before:
-                if peer.sending.take(now):
-                    messages.append((peer.name, self._message(peer)))
-                else:
+                records = min(len(peer.due), wire.ENTRIES_MAX)
+                if not peer.sending.take(now):
                     peer.not_before = peer.sending.ready_at()
+                elif not peer.telling.take(now, records):
+                    peer.not_before = peer.telling.ready_at(records)
+                else:
+                    messages.append((peer.name, self._message(peer)))
         return messages
 
     def _message(self, peer: Peer) -> bytes:
@@ -301,6 +312,9 @@ class Replica:
         except BadMessage:
             self.counters["names_malformed"] += 1
             return errno.EBADMSG
+        if not peer.hearing.take(now, len(told.entries)):
+            self.counters["names_too_many"] += 1
+            return errno.EAGAIN
         if told.generation < peer.generation:
             self.counters["names_malformed"] += 1
             return errno.EBADMSG

@@ -184,14 +184,19 @@ def test_who_may_attach_global_names(three: kit.Cluster) -> None:
 
 
 def test_what_the_page_shows_works(three: kit.Cluster) -> None:
-    with (
-        three.running("a", sys.executable, "-c", program("client")) as client,
-        three.running("b", sys.executable, "-c", program("server")) as server,
-    ):
-        assert server.stdout is not None
-        assert server.stdout.readline() == b"attached\n"
-        answer, problem = client.communicate(timeout=20)
-        assert (answer, problem) == (b"noon on b\n", b"")
+    for shown in ("server", "trio"):
+        with (
+            three.running("a", sys.executable, "-c", program("client")) as client,
+            three.running("b", sys.executable, "-c", program(shown)) as server,
+        ):
+            assert server.stdout is not None
+            assert server.stdout.readline() == b"attached\n"
+            answer, problem = client.communicate(timeout=20)
+            assert (answer, problem) == (b"noon on b\n", b""), shown
+            with three.running("b", sys.executable, "-c", program("names")) as names:
+                assert names.stdout is not None
+                assert names.stdout.readline() == b"APPEARED clock b\n"
+        wait_for(lambda: owners(three, "a", "clock") == [])
     with three.running("a", sys.executable, "-c", program("nodes")) as nodes:
         assert nodes.stdout is not None
         told = set(iter(nodes.stdout.readline, b"CURRENT  \n"))

@@ -121,6 +121,27 @@ async def test_a_program_s_own_error_is_not_hidden_by_the_end_of_the_daemon(tmp_
 
 
 @pytest.mark.host
+async def test_who_opens_a_name_may_say_whose_it_has_to_be(tmp_path: Path) -> None:
+    me = os.geteuid()
+
+    def blocking(path: str) -> None:
+        with Client(path) as client, name_attach(client, "clock"):
+            name_open(client, "clock", owner=me).close()
+            with pytest.raises(ResmgrError, match=f"the name is user {me}'s, not user 77's") as raised:
+                name_open(client, "clock", owner=77, wait=5.0)
+            assert raised.value.errno == errno.EACCES
+
+    async with running(tmp_path) as (machine, path):
+        await in_thread(lambda: blocking(path))
+        channel = machine.kernel.channel(lambda message: message.reply())
+        assert machine.names.attach(b"own", channel) == 0
+        (await name_open_trio(machine.kernel, USER, "own", owner=0)).close()
+        with pytest.raises(ResmgrError) as raised:
+            await name_open_trio(machine.kernel, USER, "own", owner=77, wait=True)
+        assert raised.value.errno == errno.EACCES
+
+
+@pytest.mark.host
 async def test_a_program_is_found_by_another(tmp_path: Path) -> None:
     async with running(tmp_path) as (machine, path):
 

@@ -17,11 +17,15 @@ from resmgr.names.replica import (
     AGAIN_MAX,
     AGAIN_MIN,
     DEAF_AGAIN,
+    HEAR_BURST,
+    HEAR_RATE,
     LOAD_STEP,
     NAMES_MAX,
     NAMES_PER_NODE,
     SEND_BURST,
     TAKE_BURST,
+    TELL_BURST,
+    TELL_RATE,
     TOLD_MAX,
     Replica,
 )
@@ -334,6 +338,46 @@ def test_too_many_messages_are_refused() -> None:
     answers = Counter(a.replica.receive("b", wire.pack(0, 0, []), 0.0) for _ in range(int(TAKE_BURST) + 50))
     assert answers == {0: TAKE_BURST, errno.EAGAIN: 50}
     assert a.counters["names_too_often"] == 50
+
+
+def test_records_that_come_and_go_are_bounded_however_few_messages_they_are_in() -> None:
+    a = Machine()
+    a.replica.peer_up("b", 5, True, 0.0)
+    serial, taken = 0, 0
+    for second in range(10):
+        for step in range(35):
+            puts = [PUT._replace(serial=serial + number) for number in range(wire.ENTRIES_MAX // 2)]
+            drops = [wire.Drop(put.serial) for put in puts]
+            answer = a.replica.receive("b", wire.pack(0, 0, [*puts, *drops]), second + step / 35)
+            assert answer in (0, -errno.EAGAIN, errno.EAGAIN)
+            taken += 0 if answer else wire.ENTRIES_MAX
+            serial += len(puts)
+    assert HEAR_BURST + 9 * HEAR_RATE <= taken <= HEAR_BURST + 10 * HEAR_RATE
+    assert a.counters["names_too_many"] + taken // wire.ENTRIES_MAX == 350
+
+
+def test_an_honest_node_tells_no_more_than_others_hear() -> None:
+    a, b = Machine(), Machine()
+    a.replica.peer_up("b", 5, True, 0.0)
+    b.replica.peer_up("a", 6, True, 0.0)
+    told, now = 0, 0.0
+    while now < 3.0:
+        for name in list(a.replica.own)[:100]:
+            a.replica.withdraw(name)
+        for number in range(100):
+            a.attach(b"%d" % number)
+        for _, message in a.replica.transmit(now):
+            told += len(wire.parse(message).entries)
+            assert b.replica.receive("a", message, now) == 0
+            a.replica.answered("b", 0, now)
+        now += 0.05
+    assert told <= TELL_BURST + 3.1 * TELL_RATE
+    while (at := a.replica.next_timeout()) is not None:
+        now = max(now, at)
+        for _, message in a.replica.transmit(now):
+            assert b.replica.receive("a", message, now) == 0
+            a.replica.answered("b", 0, now)
+    assert sorted(b.names()) == sorted(record.name for record in a.replica.own.values())
 
 
 def test_what_makes_no_sense_changes_nothing() -> None:

@@ -23,6 +23,7 @@ from resmgr.errors import BadMessage, Misuse, ResmgrError
 from resmgr.relay import Pending
 from resmgr.runner import open_dispatch
 from resmgr.server import Message as BlockingMessage
+from resmgr.system import System
 from resmgr.transport.unix import UnixServer
 from resmgr.typed import interface
 from resmgr.typed.aio import call, serve
@@ -342,16 +343,16 @@ async def test_the_howto(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         module = modules[name] = types.ModuleType(name)
         monkeypatch.setitem(sys.modules, name, module)
         exec(compile(blocks[name], f"{PAGE}:{name}", "exec"), module.__dict__)
+    socket = str(tmp_path / "socket")
     async with open_dispatch(spin=0) as dispatch:
-        daemon = UnixServer(dispatch, Kernel(dispatch, "a"), tmp_path / "socket")
-        place: list[int] = []
+        system = System(dispatch, "a")
+        system.serve_names()
+        system.listen(socket)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(modules["server"].main, daemon.path, lambda *where: place.extend(where))
-            with trio.fail_after(10):
-                while not place:  # noqa: ASYNC110  # the page has no event for it
-                    await trio.sleep(0.001)
-                said = await trio.to_thread.run_sync(modules["client"].ask, daemon.path, *place)
-            assert said == "21.5 CELSIUS, cellar: No such file or directory"
+            nursery.start_soon(modules["server"].main, socket)
+            with trio.fail_after(20):
+                said = await trio.to_thread.run_sync(modules["client"].ask, socket)
+            assert f"\n{said}\n```" in PAGE.read_text()
             nursery.cancel_scope.cancel()
-        daemon.close()
+        system.close()
     assert "| Reading | degrees | float |" in modules["thermo"].THERMO.describe()
