@@ -18,7 +18,7 @@ from stack.frame import Frame
 
 BATCH_MAX = 256
 """Frames that a driver hands up per call: bounds how long one link keeps the others waiting."""
-BATCH_BYTES = 128 << 10
+BATCH_BYTES = 256 << 10
 """Bytes after which it hands them up although there are more: what is handled batch by batch stays in the processor's cache, and an answer
 to the first of many long frames does not wait for all of them."""
 
