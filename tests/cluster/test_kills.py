@@ -46,7 +46,7 @@ SLOW = 2.0
 """Seconds for a busy machine."""
 KEPT = 3
 """Connections that a daemon may have more than before: /net keeps those of files that the kernel remembers."""
-ERRORS = {"messages": {"ESRCH", "EBADF"}, "files": {"EIO", "ESTALE", "ENOENT"}}
+ERRORS = {"messages": {"ESRCH", "EBADF"}, "files": {"EIO", "ESTALE", "ENOENT", "poll"}}
 """Of a client whose server died: it was at work for it or had not got it; of files, that are open or not there any more."""
 
 
@@ -272,6 +272,11 @@ class Kept:
                 f"{node}: {now.descriptors[node]} descriptors, {count} before"
                 for node, count in self.descriptors.items()
                 if now.descriptors[node] > count + SLACK
+            ]
+            grown += [
+                f"{node}: {now.threads[node]} threads, {count} before"
+                for node, count in self.threads.items()
+                if now.threads[node] > count + SLACK
             ]
             for node, counts in self.counts.items():
                 grown += [
