@@ -41,17 +41,21 @@ class Daemon:
 class Two:
     cluster: kit.Cluster
     daemons: dict[str, Daemon] = attrs.field(factory=dict)
+    spaces: dict[str, str] = attrs.field(factory=dict)
+    """Nodes by their UTS namespaces."""
 
     def find(self) -> None:
         """Wait until each node sees the other, and look which processes the daemons are."""
         for node, other in ("a", "b"), ("b", "a"):
             self.cluster.run(node, "qnet", "nodes", "--wait", other)
-        spaces = {self.cluster.run(node, "readlink", "/proc/self/ns/uts").stdout.strip(): node for node in self.cluster.nodes}
+        if not self.spaces:
+            for node in self.cluster.nodes:
+                self.spaces[self.cluster.run(node, "readlink", "/proc/self/ns/uts").stdout.strip()] = node
         self.daemons.clear()
         for pid in self.cluster.processes():
             with open(f"/proc/{pid}/cmdline", "rb") as file:
                 if b"stack.core.main" in file.read():
-                    self.daemons[spaces[os.readlink(f"/proc/{pid}/ns/uts")]] = Daemon(pid)
+                    self.daemons[self.spaces[os.readlink(f"/proc/{pid}/ns/uts")]] = Daemon(pid)
 
 
 @contextmanager
