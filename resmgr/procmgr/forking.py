@@ -27,7 +27,8 @@ POLICIES = {Scheduling.ORDINARY: 0, Scheduling.BATCH: os.SCHED_BATCH, Scheduling
 
 
 class ForkServer:
-    """Started by the first `start`, in whose thread's image: namespace, priority, signals. All calls in that thread. `close` ends it."""
+    """Started by the first `start`, in whose thread's image: namespace, priority, signals. One call at a time, in threads like
+    it. `close` ends it."""
 
     def __init__(self) -> None:
         self._socket: socket.socket | None = None

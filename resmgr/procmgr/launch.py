@@ -1,7 +1,7 @@
 """Starting a program as somebody: account, environment, descriptors, session, terminal.
 
-A thread of its own starts programs, one after another, so that the fork never holds up the dispatch; threads before it look up accounts and
-paths (`lookups`), which may hang. There are two ways to start one, and a program cannot tell them apart:
+Threads look up the account and the way to the program, which may hang (`lookups`), and go on to start it, one after another, so that
+nothing of this holds up the dispatch. There are two ways to start one, and a program cannot tell them apart:
 
 - As another user than the daemon: by the fork server (`forking`), which is small, so that a fork is cheap.
 - As the daemon's own user, with the client's files as root, or where no fork server can be had: by a fork of this process. In the child,
@@ -26,7 +26,6 @@ import errno
 import fcntl
 import os
 import pwd
-import queue
 import resource
 import signal
 import struct
@@ -320,32 +319,34 @@ class Launcher:
 
     def __init__(self, namespace: str | None = None) -> None:
         self._namespace = namespace
-        self._jobs: queue.SimpleQueue[tuple[_Job, Account] | None] = queue.SimpleQueue()
-        self._thread: threading.Thread | None = None
         self._server = ForkServer()
+        self._forking = threading.Lock()
+        """Held by the thread that forks, one after another."""
         self._lookups = Lookups(self._enter)
         self._closed = False
 
     def launch(self, user: MappedUser, spawn: Spawn, terms: Terms, done: LaunchDone) -> None:
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="procmgr-launch", daemon=True)
-            self._thread.start()
         job = _Job(user, spawn, terms, done)
-        self._lookups.submit((user.uid, spawn.user), lambda failure: self._look_up(job, failure))
+        self._lookups.submit((user.uid, spawn.user), lambda failure: self._run(job, failure))
 
     def close(self, patience: float) -> None:
         """No further starts: what waits is never done. Waits up to *patience* seconds for the one that is under way."""
         self._closed = True
         self._lookups.close()
-        if self._thread is not None:
-            self._jobs.put(None)
-            self._thread.join(patience)
+        if self._forking.acquire(timeout=patience):
+            self._server.close()
+            self._forking.release()
 
     def _enter(self) -> None:
-        if self._namespace is not None:
-            enter_mounts(self._namespace)
+        try:
+            if self._namespace is not None:
+                enter_mounts(self._namespace)
+        finally:
+            # After the namespace, which takes a capability that may be an ambient one.
+            drop_privileges_of_thread()
 
-    def _look_up(self, job: _Job, failure: OSError | None) -> None:
+    def _run(self, job: _Job, failure: OSError | None) -> None:
+        """In a thread of the look-ups, which goes on to start what it has looked up."""
         try:
             if failure is not None:
                 # In the daemon's own namespace the program would see another machine than its user does.
@@ -357,28 +358,16 @@ class Launcher:
                     raise ResmgrError(errno.EPERM, f"{os.fsdecode(mutable)!r} could be changed by the user it would run as")
         except Exception as error:
             job.done(error)
-        else:
-            self._jobs.put((job, found))
-
-    def _run(self) -> None:
-        failure: OSError | None = None
-        try:
-            self._enter()
-        except OSError as error:
-            failure = error
-        # After the namespace, which takes a capability that may be an ambient one.
-        drop_privileges_of_thread()
-        try:
-            while (asked := self._jobs.get()) is not None and not self._closed:
-                if failure is not None:
-                    asked[0].done(failure)
-                elif asked[0].terms.tree:
-                    # Looking at another node's files may take a while, and a thread that has another root is good for nothing else.
-                    threading.Thread(target=_start, args=(*asked, None), name="procmgr-root", daemon=True).start()
-                else:
-                    _start(*asked, self._server)
-        finally:
-            self._server.close()
+            return
+        if job.terms.tree:
+            # Looking at another node's files may take a while, and a thread that has another root is good for nothing else.
+            threading.Thread(target=_start, args=(job, found, None), name="procmgr-root", daemon=True).start()
+            return
+        with self._forking:
+            if not self._closed:
+                _start(job, found, self._server)
+            if self._closed:
+                self._server.close()
 
 
 @attrs.frozen

@@ -346,7 +346,7 @@ async def test_what_is_starting_when_the_manager_ends_is_ended(slow: float, monk
         before = children()
         client = Client(here)
         for _ in range(3):
-            client.submit([message.pack_spawn(Spawn((b"sleep", b"100"), flags=SPAWN_DETACHED))], message.SPAWNED.size, lambda *_: None)
+            client.submit([message.pack_spawn(Spawn((b"sleep", b"100"), flags=0))], message.SPAWNED.size, lambda *_: None)
         assert await trio.to_thread.run_sync(begun.wait, 10)
         here.manager.close()
         if slow == 0.5:
