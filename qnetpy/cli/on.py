@@ -1,4 +1,4 @@
-"""`qnet on [-f NODE | -n NODE | --least-loaded | --all] [--where CONDITION] ... CMD...`: run a program on other nodes as if it ran here.
+"""`qnet on [-f NODE,... | -n NODE,... | --least-loaded | --all] [--where CONDITION] ... CMD...`: programs on other nodes, as if here.
 
 `qnet on NODE CMD` is `-f NODE`: the program and its files are that node's. With `-n NODE` it runs there with the files of this node:
 program, libraries, relative paths (`resmgr.procmgr.callerroot`).
@@ -9,7 +9,7 @@ Without a command it is the user's login shell. As with ssh, 255 says that the p
 
 One thread moves everything; each output has a thread that writes, so a slow reader of one stream holds up only that stream. Of each stream
 a few messages are under way: the next output is asked for when the one before was written, input is read when an earlier part was
-taken. On many nodes at once it is `qnetpy.cli.fan`.
+taken. On several nodes at once (`a,b`, `--all`) it is `qnetpy.cli.fan`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import argparse
 import os
 from typing import TYPE_CHECKING, NoReturn
 
-from qnetpy.cli.output import CommandError
+from qnetpy.cli.output import CommandError, shown
 
 if TYPE_CHECKING:
     from resmgr.client import Client
@@ -36,7 +36,7 @@ DEVICES = "/dev/"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.usage = "qnet on [-f NODE | -n NODE | --least-loaded | --all] [--where CONDITION] [options] [NODE] [--] [CMD ...]"
+    parser.usage = "qnet on [-f NODE,... | -n NODE,... | --least-loaded | --all] [--where CONDITION] [options] [NODE,...] [--] [CMD ...]"
     place = parser.add_mutually_exclusive_group()
     place.add_argument("-f", dest="far", metavar="NODE", help="on this node, with its files: the same as to name it without -f")
     place.add_argument("-n", dest="near", metavar="NODE", help="on this node, with the files of this machine, through /net")
@@ -73,12 +73,15 @@ def run(args: argparse.Namespace) -> int:
     from qnetpy.cli import choice, daemon
     from resmgr.errors import ResmgrError
 
-    if node:
+    several = node.split(",") if "," in node else []
+    if "" in several:
+        raise CommandError(f"{node}: a node's name is empty", "qnet ls", FAILED)
+    if node and not several:
         choice.check(node, FAILED)
     try:
         with daemon.connect(args.config) as client:
-            if args.all:
-                return _everywhere(client, args)
+            if args.all or several:
+                return _everywhere(client, args, several)
             if not node:
                 return _on(client, _chosen(client, args), args, device)
             from resmgr.procmgr.client import node_descriptor
@@ -109,14 +112,23 @@ def _arrange(args: argparse.Namespace) -> tuple[argparse.Namespace, str, str]:
             node = words.pop(0)
         else:
             break
-    args.command = words[1:] if words[:1] == ["--"] else words
+    several = args.all or args.least_loaded or args.where is not None
+    if words[:1] == ["--"]:
+        words = words[1:]
+        if words and not (node or args.far or args.near or several):
+            node, *words = words
+            words = words[1:] if words[:1] == ["--"] else words
+    args.command = words
+    if node and (args.far or args.near):
+        option = f"-f {args.far}" if args.far else f"-n {args.near}"
+        parser.error(f"{node} and {option} both name a node: qnet on {option} CMD, or -- in front of what is the program's")
     node = args.far or args.near or node
-    if not (node or args.all or args.least_loaded or args.where is not None):
+    if not (node or several):
         parser.error("a node is needed")
     if node and args.where is not None:
         parser.error("--where chooses among nodes, so none can be named")
-    if args.all and (args.terminal or args.detach):
-        parser.error("--all goes neither with -t nor with -d")
+    if (args.all or "," in node) and (args.terminal or args.detach):
+        parser.error("several nodes go neither with -t nor with -d")
     if args.detach and device and not device.startswith(DEVICES):
         parser.error("-d leaves nobody who would serve the terminal of another node")
     return args, node, device
@@ -158,7 +170,7 @@ def _on(client: Client, place: tuple[str, int], args: argparse.Namespace, device
         _refused(node, args, error)
     from qnetpy.cli.pump import Pump
 
-    return Pump(client, process, terminal=bool(terminal), no_input=args.no_input or bool(device)).run(node)
+    return Pump(client, process, terminal=bool(terminal), no_input=args.no_input or bool(device), over=(bool(device), False)).run(node)
 
 
 def _leave(client: Client, node: str, nd: int, what: Spawn) -> int:
@@ -182,8 +194,8 @@ def _leave(client: Client, node: str, nd: int, what: Spawn) -> int:
     return 0
 
 
-def _everywhere(client: Client, args: argparse.Namespace) -> int:
-    """On all nodes, or all that fit. The highest exit status; 255 where it could not be started."""
+def _everywhere(client: Client, args: argparse.Namespace, names: list[str]) -> int:
+    """On these nodes, or without *names* on all that fit. The highest exit status; 255 where it could not be started."""
     import sys
 
     from qnetpy.cli import selection
@@ -191,16 +203,23 @@ def _everywhere(client: Client, args: argparse.Namespace) -> int:
     from resmgr.errors import ResmgrError
     from resmgr.procmgr.client import begin, started
 
-    places = (
-        selection.up(args.config)
-        if args.where is None
-        else [report.place for report in selection.fitting(client, args.where, args.config, FAILED)]
-    )
-    args.no_input = True
-    what = _what(args, False, "")
-    sends = [(place, begin(client, place.nd, what)) for place in places]
-    processes = []
     failed = 0
+    places: list[selection.Place] = []
+    if names:
+        for name in names:
+            try:
+                places += selection.named(client, [name], FAILED)
+            except CommandError as said:
+                failed = FAILED
+                print(f"qnet on: {said}", file=sys.stderr)
+    elif args.where is None:
+        places = selection.up(args.config)
+    else:
+        places = [report.place for report in selection.fitting(client, args.where, args.config, FAILED)]
+    args.no_input = args.no_input or not _given()
+    what = _what(args, False, "")
+    sends = [(place, begin(client, place.nd, what)) for place in dict.fromkeys(places)]
+    processes = []
     for place, send in sends:
         try:
             processes.append((place, started(send)))
@@ -210,16 +229,28 @@ def _everywhere(client: Client, args: argparse.Namespace) -> int:
                 _refused(place.name, args, error)
             except CommandError as said:
                 print(f"qnet on: {said}", file=sys.stderr)
-    statuses = Fan(client, processes).run()
+    fan = Fan(client, processes, no_input=args.no_input)
+    statuses = fan.run()
     for name, status in statuses.items():
-        if status:
+        if name in fan.left:
+            print(f"qnet on: left {name}: the program there gets SIGHUP", file=sys.stderr)
+        elif status:
             print(f"qnet on: {name}: exit status {status}", file=sys.stderr)
     return max((failed, *statuses.values()))
+
+
+def _given() -> bool:
+    """Whether standard input is something to pass on to several nodes: not a terminal, and not nothing."""
+    try:
+        return not os.isatty(0) and os.fstat(0).st_rdev != os.stat(os.devnull).st_rdev
+    except OSError:
+        return False
 
 
 def _what(args: argparse.Namespace, terminal: bool, device: str) -> Spawn:
     from resmgr.procmgr import message
 
+    _check(args)
     if terminal:
         flags = message.SPAWN_PTY
     elif device:
@@ -239,7 +270,7 @@ def _what(args: argparse.Namespace, terminal: bool, device: str) -> Spawn:
         flags |= message.SPAWN_ROOT
         directory = os.path.abspath(directory)
     nice, scheduling = _priority(args.priority)
-    return message.Spawn(
+    what = message.Spawn(
         tuple(os.fsencode(word) for word in (args.command or LOGIN_SHELL)),
         tuple(_environment(args.env, terminal, everything=args.near is not None)),
         flags,
@@ -253,6 +284,30 @@ def _what(args: argparse.Namespace, terminal: bool, device: str) -> Spawn:
         scheduling,
         tuple(_limits()),
     )
+    strings = what.arguments + what.environment
+    count = sum(map(len, strings)) + 4 * len(strings)
+    if len(what.environment) > message.VARIABLES_MAX:
+        raise CommandError(f"{len(what.environment)} variables; a node takes {message.VARIABLES_MAX}", "env -i, in front of qnet on")
+    if count > message.SPAWN_MAX // 2 and len(message.pack_spawn(what)) > message.SPAWN_MAX:
+        raise CommandError(
+            f"arguments and variables of {count >> 10} KiB; a node takes {message.SPAWN_MAX >> 10}", "standard input, or xargs"
+        )
+    return what
+
+
+def _check(args: argparse.Namespace) -> None:
+    """CommandError for what every node would refuse."""
+    from resmgr.procmgr.message import ARGUMENTS_MAX
+
+    words: list[str] = args.command
+    if len(words) > ARGUMENTS_MAX:
+        raise CommandError(f"{len(words)} arguments; a node takes {ARGUMENTS_MAX}", f"standard input, or xargs -n {ARGUMENTS_MAX // 2}")
+    if words and not words[0]:
+        raise CommandError("the program's name is empty", "qnet on NODE CMD")
+    if words and words[0].startswith("-"):
+        raise CommandError(f"{words[0]}: a program's name must not begin with a dash", f"./{words[0]}")
+    if args.cwd and args.near is None and not args.cwd.startswith("/"):
+        raise CommandError(f"--cwd {args.cwd}: a directory of another node has to be an absolute path", "--cwd /DIR")
 
 
 def refused(node: str, code: int) -> int:
@@ -262,7 +317,7 @@ def refused(node: str, code: int) -> int:
     from resmgr.errors import ResmgrError
 
     try:
-        _refused(node, argparse.Namespace(user="", near=None), ResmgrError(code))
+        _refused(node, argparse.Namespace(user="", near=None, priority="0"), ResmgrError(code))
     except CommandError as error:
         print(f"qnet on: {error}", file=sys.stderr)
         return error.status
@@ -299,6 +354,10 @@ def _priority(word: str) -> tuple[int, Scheduling]:
 
 
 def _environment(wanted: list[str], terminal: bool, everything: bool) -> list[bytes]:
+    import sys
+
+    from resmgr.procmgr.environment import refusal
+
     found = {
         name: value for name, value in os.environb.items() if everything or name in map(os.fsencode, PASSED_ON) or name.startswith(b"LC_")
     }
@@ -308,10 +367,13 @@ def _environment(wanted: list[str], terminal: bool, everything: bool) -> list[by
         name, equals, value = variable.partition(b"=")
         if not name:
             raise CommandError(f"-e {os.fsdecode(variable)}: a variable has a name", "-e NAME=VALUE")
-        if equals:
-            found[name] = value
-        elif name in os.environb:
-            found[name] = os.environb[name]
+        why = refusal(name, everything)
+        if not equals and name not in os.environb:
+            why = "there is no such variable here"
+        if why:
+            print(f"qnet on: -e {shown(os.fsdecode(name))} is left out: {why}", file=sys.stderr)
+        else:
+            found[name] = value if equals else os.environb[name]
     return [name + b"=" + value for name, value in found.items()]
 
 
@@ -333,10 +395,14 @@ def _refused(node: str, args: argparse.Namespace, error: ResmgrError) -> NoRetur
     import errno
 
     if error.errno == errno.EPERM:
-        as_whom = f" as {args.user}" if args.user else ""
-        message = f"{node} does not let you start programs{as_whom}"
+        what = f" as {args.user}" if args.user else ""
+        what += f" at nice value {args.priority}" if args.priority.startswith("-") else ""
+        message = f"{node} does not let you start programs{what}"
         raise CommandError(message, f"[access.spawn] in {node}'s configuration; its log says why", FAILED) from error
     if error.errno == errno.EACCES:
+        if args.user:
+            message = f"{node} has no account of the name {args.user} that may be used"
+            raise CommandError(message, f"getent passwd, on {node}; its log says why", FAILED) from error
         raise CommandError(f"{node} has no account that you may use", f"the log of {node}", FAILED) from error
     if error.errno == errno.EAGAIN:
         raise CommandError(f"{node} runs too many programs for you already", "qnet on again when some have ended", FAILED) from error
@@ -347,10 +413,8 @@ def _refused(node: str, args: argparse.Namespace, error: ResmgrError) -> NoRetur
             f"{node} cannot execute this node's /bin/sh: another kind of machine, or not exported to it", "[[access.exports]] here", FAILED
         ) from error
     if error.errno in (errno.EBADF, errno.ENOSYS):
-        raise CommandError(f"{node} starts no programs for anybody", "", FAILED) from error
-    if error.errno == errno.EINVAL:
         raise CommandError(
-            "the directory has to be an absolute path, and the program's name must not begin with a dash", "", FAILED
+            f"{node} starts no programs for anybody, or its daemon is just ending", f"qnet ls; the log of {node}", FAILED
         ) from error
     if error.errno == errno.EBADMSG:
         raise CommandError(

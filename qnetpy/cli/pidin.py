@@ -54,17 +54,17 @@ def run(args: argparse.Namespace) -> int:
 
 
 def gather(client: Client, places: list[Place]) -> tuple[list[tuple[Place, Row]], list[str]]:
-    """The processes of all, and what to say of those that do not tell."""
+    """The processes of all, which are asked at once, and what to say of those that do not tell."""
     from resmgr.errors import ResmgrError
-    from resmgr.procmgr.client import processes
+    from resmgr.procmgr.client import processes_of
 
     rows: list[tuple[Place, Row]] = []
     silent: list[str] = []
-    for place in places:
-        try:
-            rows += [(place, row) for row in processes(client, place.nd)]
-        except ResmgrError as error:
-            silent.append(selection.refusal(place, error))
+    for place, found in zip(places, processes_of(client, [place.nd for place in places]), strict=True):
+        if isinstance(found, ResmgrError):
+            silent.append(selection.refusal(place, found))
+        else:
+            rows += [(place, row) for row in found]
     return rows, silent
 
 

@@ -117,7 +117,7 @@ def plain(words: list[str]) -> tuple[str, list[str], bool]:
             node = word
         at += 1
     command = words[at:]
-    if not node or not command or node.startswith(("-", ".")) or "~" in node or "/" in node or not node.isascii():
+    if not node or not command or node.startswith(("-", ".")) or "~" in node or "/" in node or "," in node or not node.isascii():
         raise Unusual
     return node, command, no_input
 

@@ -1,7 +1,8 @@
 """`qnet slay [-s SIGNAL] [-n NODE,... | --all | --where CONDITION] PID|NAME...`: signal processes of nodes, by number or by name.
 
-Nothing is asked; every process that was signalled, and every one that could not be, is a line. What is signalled is what was listed: a
-number that meanwhile means another process is left alone. Exit status 0 when something was signalled and nothing refused, else 1.
+Nothing is asked, with or without QNX's `-f`; every process that was signalled, and every one that could not be, is a line. What is
+signalled is what was listed: a number that meanwhile means another process is left alone. Exit status 0 when something was signalled and
+nothing refused, else 1.
 """
 
 from __future__ import annotations
@@ -24,7 +25,12 @@ NUMBER_MAX = 64
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     selection.add_options(parser)
-    parser.add_argument("-s", "--signal", default="TERM", metavar="SIGNAL", help="name or number (default: TERM); -9 for short")
+    parser.add_argument("-s", "--signal", default="TERM", metavar="SIGNAL", help="name or number (default: TERM); -9 or -KILL for short")
+    for number in range(1, NUMBER_MAX + 1):
+        names = [f"-{name[3:]}" for name, one in signal.Signals.__members__.items() if one == number]
+        words = [f"-{number}", *names, *(f"-SIG{name[1:]}" for name in names)]
+        parser.add_argument(*words, dest="signal", action="store_const", const=str(number), help=argparse.SUPPRESS)
+    parser.add_argument("-f", dest="force", action="store_true", help="as in QNX, where nothing is asked then; here nothing ever is")
     parser.add_argument("-u", "--user", help="only this user's processes")
     parser.add_argument("--json", action="store_true", help="what was done, as JSON, for programs")
     parser.add_argument("wanted", metavar="PID|NAME", nargs="+", help="a process, or all of that name")
@@ -34,8 +40,6 @@ def run(args: argparse.Namespace) -> int:
     from qnetpy.cli import daemon
 
     wanted: list[str] = args.wanted
-    if wanted[0].startswith("-") and wanted[0][1:].isdecimal():
-        args.signal = wanted.pop(0)[1:]
     number = _signal(args.signal)
     if not wanted or any(word.isdecimal() and int(word) < 1 for word in wanted):
         raise CommandError("a process id or a name is needed", "qnet slay NAME", 2)

@@ -294,19 +294,61 @@ class _Collection:
 
 def processes(client: Client, nd: int, timeout: float = TIMEOUT) -> list[Row]:
     """Every process of node *nd*, by number. ResmgrError as for `spawn`."""
-    connection = client.connect(nd, PID_SYSTEM, CHID_PROCMGR)
-    rows: list[Row] = []
-    try:
-        while True:
-            reply = connection.send(message.pack_list(rows[-1].pid if rows else 0), reply_len=message.READ_MAX, timeout=timeout)
-            found = message.parse_rows(reply.data)
-            if not found or (rows and found[0].pid <= rows[-1].pid) or len(rows) > PROCESSES_MAX:
-                return rows
-            rows += found
-    except BadMessage as error:
-        raise ResmgrError(errno.EBADMSG, str(error)) from None
-    finally:
-        connection.close()
+    (found,) = processes_of(client, [nd], timeout)
+    if isinstance(found, ResmgrError):
+        raise found
+    return found
+
+
+def processes_of(client: Client, nds: Sequence[int], timeout: float = TIMEOUT) -> list[list[Row] | ResmgrError]:
+    """Of each of these nodes every process, asked at once; an error where one does not say it, or is silent for *timeout* seconds."""
+    lists = [_Processes(client.connect(nd, PID_SYSTEM, CHID_PROCMGR)) for nd in nds]
+    for one in lists:
+        one.ask(timeout)
+    while waiting := [one for one in lists if one.send is not None]:
+        now = time.monotonic()
+        for one in waiting:
+            one.go_on(timeout, now)
+        until = min((one.until for one in lists if one.send is not None), default=now)
+        if until > now:
+            client.pump(until - now)
+    return [one.rows if one.error is None else one.error for one in lists]
+
+
+class _Processes:
+    """One node's list, page after page."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self.rows: list[Row] = []
+        self.error: ResmgrError | None = None
+        self.send: Send | None = None
+        """The page that is waited for; None when all is here, or it failed."""
+        self.until = 0.0
+
+    def ask(self, timeout: float) -> None:
+        self.until = time.monotonic() + timeout
+        self.send = self._connection.submit(message.pack_list(self.rows[-1].pid if self.rows else 0), reply_len=message.READ_MAX)
+
+    def go_on(self, timeout: float, now: float) -> None:
+        assert self.send is not None
+        rows = self.rows
+        try:
+            if not self.send.finished:
+                if now < self.until:
+                    return
+                raise ResmgrError(errno.ETIMEDOUT)
+            found = message.parse_rows(self.send.result().data)
+            if found and (not rows or found[0].pid > rows[-1].pid) and len(rows) <= PROCESSES_MAX:
+                rows += found
+                self.ask(timeout)
+                return
+        except BadMessage as error:
+            self.error = ResmgrError(errno.EBADMSG, str(error))
+        except ResmgrError as error:
+            self.error = error
+        self.send = None
+        self._connection.close()
 
 
 def kill(client: Client, nd: int, pid: int, signal: int, began: int = 0, timeout: float = TIMEOUT) -> None:

@@ -42,7 +42,7 @@ from resmgr.access import MappedUser
 from resmgr.errors import ResmgrError
 from resmgr.procmgr import callerroot
 from resmgr.procmgr.callerroot import enter_mounts
-from resmgr.procmgr.environment import passes
+from resmgr.procmgr.environment import refusal
 from resmgr.procmgr.forking import ForkServer
 from resmgr.procmgr.inherit import drop_privileges_of_thread, spared_from_oom
 from resmgr.procmgr.lookups import Lookups
@@ -59,16 +59,31 @@ from resmgr.procmgr.message import (
 )
 from resmgr.procmgr.rules import changeable
 
-SCRIPT = b"""case $1 in *t*) exec 0<>/proc/self/fd/0 1>&0 2>&0;; esac
-case $1 in *d*) [ -c "$3" ] || { echo "qnet: $3 is no terminal" >&2; exit 126; }; exec 0<>"$3" 1>&0 2>&0;; esac
+SCRIPT = b"""fail() { echo "qnet: $1" >&2; exit "$2"; }
+case $1 in *t*) exec 0<>/proc/self/fd/0 1>&0 2>&0;; esac
+case $1 in *d*) [ -c "$3" ] || fail "$3 is no terminal" 126; exec 0<>"$3" 1>&0 2>&0;; esac
 case $1 in *o*) echo 0 >/proc/self/oom_score_adj;; esac 2>/dev/null
 %s
-case $1 in *h*) cd -- "$2" 2>/dev/null || cd /;; *) cd -- "$2" || exit 126;; esac
-shift 3
+case $1 in
+*h*) cd -- "$2" 2>/dev/null || cd /;;
+*) cd -- "$2" 2>/dev/null || {
+	[ -e "$2" ] || fail "$2: no such file or directory" 126
+	[ -d "$2" ] || fail "$2: not a directory" 126
+	fail "$2: permission denied" 126
+};; esac
+case $4 in
+*/*)
+	[ -e "$4" ] || fail "$4: not found" 127
+	{ [ ! -d "$4" ] && [ -x "$4" ]; } || fail "$4: permission denied" 126
+	;;
+*) command -v -- "$4" >/dev/null || fail "$4: not found" 127;;
+esac
+unset OLDPWD
+shift 4
 exec "$@"
 """
 """$1: t takes the terminal, d the device $3 as one, o gives up protection from the out-of-memory killer, h lets a missing home directory
-be /. $2: the directory. Then the program and its arguments. The gap is for limits."""
+be /. $2: the directory. $4: the program's name; then what is executed. The gap is for limits."""
 LIMIT_OPTIONS = {0: (b"t", 1), 1: (b"f", 512), 2: (b"d", 1024), 3: (b"s", 1024), 4: (b"c", 512), 7: (b"n", 1), 9: (b"v", 1024)}
 """Of ulimit, and in how many bytes it counts, by the number of the limit."""
 PATH_USER = b"/usr/local/bin:/usr/bin:/bin"
@@ -145,9 +160,10 @@ def shut(name: str, wall: float, shadow: str = SHADOW) -> str:
 def environment(spawn: Spawn, account: Account) -> dict[bytes, bytes]:
     """What the program gets: see the head of this file."""
     result: dict[bytes, bytes] = {}
+    callers_files = bool(spawn.flags & SPAWN_ROOT)
     for variable in spawn.environment:
         name, _, value = variable.partition(b"=")
-        if passes(name, bool(spawn.flags & SPAWN_ROOT)):
+        if not refusal(name, callers_files):
             result[name] = value
     result[b"USER"] = result[b"LOGNAME"] = account.name
     result.setdefault(b"HOME", account.home)
@@ -264,7 +280,7 @@ def _execute(spawn: Spawn, account: Account, stdio: tuple[int, int, int], terms:
         how += b"o"
     script = SCRIPT % _limits(spawn, terms.open_files)
     place = spawn.directory or account.home
-    arguments = [b"/bin/sh", b"-c", script, b"qnet", how, place, spawn.terminal, *_priority(spawn), *spawn.arguments]
+    arguments = [b"/bin/sh", b"-c", script, b"qnet", how, place, spawn.terminal, spawn.arguments[0], *_priority(spawn), *spawn.arguments]
     process = subprocess.Popen(
         arguments,
         stdin=stdio[0],

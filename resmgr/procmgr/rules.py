@@ -24,7 +24,7 @@ import attrs
 
 from resmgr.access import MappedUser
 from resmgr.channel import ClientInfo
-from resmgr.procmgr.environment import harmless, passes
+from resmgr.procmgr.environment import harmless, refusal
 from resmgr.procmgr.message import SPAWN_ROOT, Spawn
 
 MORE = "..."
@@ -192,7 +192,7 @@ class SpawnRule:
             return Refusal.DIRECTORY_NOT_ALLOWED
         for variable in spawn.environment:
             name = variable.partition(b"=")[0]
-            if passes(name, False) and not harmless(variable) and not any(pattern.match(name) for pattern in self.environment):
+            if not refusal(name, False) and not harmless(variable) and not any(pattern.match(name) for pattern in self.environment):
                 return Refusal.ENVIRONMENT_NOT_ALLOWED
         return None
 

@@ -95,6 +95,17 @@ def test_a_program_on_every_node_says_who_says_what(three: kit.Cluster) -> None:
     assert three.run("a", "qnet", "on", "--where", "roles=none", "hostname", check=False).returncode == 255
 
 
+def test_what_is_read_here_goes_to_every_node(three: kit.Cluster) -> None:
+    script = "head -c 3000000 /dev/urandom | tee /tmp/sent | qnet on a,b -- cksum; cksum </tmp/sent"
+    *told, sent = three.run("a", "sh", "-c", script).stdout.splitlines()
+    assert sorted(told) == [f"a: {sent}", f"b: {sent}"]
+    # One that reads little holds up nobody.
+    counted = three.run(
+        "a", "sh", "-c", "seq 100000 | qnet on --where 'name ~ \"[ab]\"' --all -- sh -c 'test $(hostname) = a || wc -l'"
+    ).stdout
+    assert counted == "b: 100000\n"
+
+
 def test_pipes_are_carried_by_the_daemons(three: kit.Cluster) -> None:
     def carried() -> int:
         lines = dict(line.split(" ", 1) for line in three.run("b", "cat", "/net/a/proc/qnetstats").stdout.splitlines())

@@ -71,9 +71,17 @@ async def test_output_and_status(tmp_path: Path) -> None:
         result = await on("sh", "-c", "kill -TERM $$")
         assert (result.returncode, result.stdout, result.stderr) == (128 + signal.SIGTERM, b"", b"")
         assert (await on("uname", "-n")).stdout == os.uname().nodename.encode() + b"\n"
-        result = await on("no-such-program")
-        assert result.returncode == 127
-        assert b"not found" in result.stderr
+        for options, program, status, why in (
+            ([], "no-such-program", 127, "no-such-program: not found"),
+            (["-p", "5"], "no-such-program", 127, "no-such-program: not found"),
+            ([], "/no/such", 127, "/no/such: not found"),
+            ([], "/etc/passwd", 126, "/etc/passwd: permission denied"),
+            (["--cwd", "/nowhere"], "true", 126, "/nowhere: no such file or directory"),
+            (["--cwd", "/etc/passwd"], "true", 126, "/etc/passwd: not a directory"),
+        ):
+            result = await on(program, options=options)
+            assert (result.returncode, result.stderr.decode()) == (status, f"qnet: {why}\n")
+        assert (await on("sh", "-c", "echo ${OLDPWD-unset}", options=["--cwd", "/usr"])).stdout == b"unset\n"
         await ends(system)
 
 
@@ -239,13 +247,58 @@ async def test_errors_are_one_line_and_255(tmp_path: Path) -> None:
         result = await on("true", options=["--cwd", "relative"])
         assert (result.returncode, result.stderr.count(b"\n")) == (255, 1)
         result = await on("true", options=["-u", "no-such-user"])
-        assert (result.returncode, result.stderr) == (255, b"qnet on: n1 has no account that you may use; try: the log of n1\n")
+        assert (result.returncode, result.stderr) == (
+            255,
+            b"qnet on: n1 has no account of the name no-such-user that may be used; try: getent passwd, on n1; its log says why\n",
+        )
+        result = await on("true", options=["-t", "/dev/nosuch"])
+        assert (result.returncode, result.stderr) == (126, b"qnet: /dev/nosuch is no terminal\n")
         result = await on("true", options=["-e", "=x"])
         assert (result.returncode, result.stderr.count(b"\n")) == (255, 1)
     result = await trio.run_process(
         [*ON, "n1", "true"], capture_stderr=True, check=False, env={**os.environ, "QNET_RUN_DIR": str(tmp_path / "none")}
     )
     assert (result.returncode, result.stderr) == (255, b"qnet on: this node is not up; try: qnet up\n")
+
+
+async def test_several_nodes_of_which_one_is_down(tmp_path: Path) -> None:
+    async with node(tmp_path):
+        command = [*ON, "n1,n9", "--", "sh", "-c", "cat; echo err >&2"]
+        result = await trio.run_process(command, stdin=b"x\n" * 200_000, capture_stdout=True, capture_stderr=True, check=False)
+        assert (result.returncode, result.stdout) == (255, b"n1: x\n" * 200_000)
+        assert result.stderr == b"qnet on: no node n9 is up; try: qnet ls\nn1: err\n"
+        result = await trio.run_process([*ON, "--no-input", "n1,n1", "cat"], stdin=b"x", capture_stdout=True)
+        assert result.stdout == b""
+        # A program that reads no more ends the writer, and a reader that leaves ends the programs.
+        shell = f"(yes; echo $? >&2) | {' '.join(ON)} n1,n1 -- sh -c 'head -n1; exec yes' | head -n1"
+        with trio.fail_after(10):
+            result = await trio.run_process(["sh", "-c", shell], capture_stdout=True, capture_stderr=True)
+        assert result.stdout == b"n1: y\n"
+        assert b"%d" % (128 + signal.SIGPIPE) in result.stderr
+
+
+async def test_who_reads_nothing_of_several_nodes_can_still_be_left(tmp_path: Path) -> None:
+    async with node(tmp_path) as system:
+        output, writing = os.pipe()
+        process = await trio.lowlevel.open_process(
+            [*ON, "n1,n1", "--", "sh", "-c", "trap : INT; echo >&2; yes"], stdin=subprocess.DEVNULL, stdout=writing, stderr=subprocess.PIPE
+        )
+        os.close(writing)
+        assert process.stderr is not None
+        try:
+            with trio.fail_after(10):
+                async with process.stderr:
+                    assert await process.stderr.receive_some(100) == b"n1: \n"
+                    size = fcntl.fcntl(output, fcntl.F_GETPIPE_SZ)
+                    while struct.unpack("i", fcntl.ioctl(output, termios.FIONREAD, bytes(4)))[0] < size:  # noqa: ASYNC110  # until it is full
+                        await trio.sleep(0.005)
+                    process.send_signal(signal.SIGINT)
+                    process.send_signal(signal.SIGTERM)
+                    assert await process.wait() == 255
+                    assert await process.stderr.receive_some(1000) == b"qnet on: left n1: the program there gets SIGHUP\n"
+        finally:
+            os.close(output)
+        await ends(system)
 
 
 async def test_detached(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import select
 import signal
 import termios
@@ -30,6 +31,60 @@ def test_which_terminal() -> None:
     assert arranged("-t", "n2", "--", "/bin/top") == ("n2", "", ["/bin/top"])
     with pytest.raises(SystemExit):
         arranged("-d", "-t", "/net/n1/dev/pts/3", "n2", "top")
+
+
+def test_which_node() -> None:
+    assert arranged("--", "n2", "true", "-x") == ("n2", "", ["true", "-x"])
+    assert arranged("--", "n2", "--", "true") == ("n2", "", ["true"])
+    assert arranged("-n", "n2", "--", "true") == ("n2", "", ["true"])
+    assert arranged("--all", "--", "true") == ("", "", ["true"])
+    assert arranged("-f", "n2,n3", "true") == ("n2,n3", "", ["true"])
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (("n2", "-n", "uname"), "n2 and -n uname both name a node"),
+        (("n2", "-f", "n3", "true"), "n2 and -f n3 both name a node"),
+        (("-t", "n2,n3", "true"), "several nodes go neither with -t nor with -d"),
+        (("--", ""), "a node is needed"),
+    ],
+)
+def test_words_that_mean_nothing(words: tuple[str, ...], why: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        arranged(*words)
+    assert why in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (["n2", ""], "the program's name is empty"),
+        (["n2", "--", "-x"], "-x: a program's name must not begin with a dash; try: ./-x"),
+        (["n2", "echo", *["1"] * 8192], "8193 arguments; a node takes 8192"),
+        (["n2", "echo", "x" * 300_000], "arguments and variables of 29"),
+        (["--cwd", "tmp", "n2", "true"], "--cwd tmp: a directory of another node has to be an absolute path"),
+    ],
+)
+def test_what_every_node_would_refuse_is_said_here(words: list[str], why: str) -> None:
+    parser = argparse.ArgumentParser()
+    on.add_arguments(parser)
+    args, _, _ = on._arrange(parser.parse_args(words))
+    with pytest.raises(CommandError, match=re.escape(why)):
+        on._what(args, False, "")
+
+
+def test_variables_that_are_left_out_are_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.delenv("UNSET", raising=False)
+    wanted = ["PATH=/x", "LD_PRELOAD=x", "UNSET", "a-b=1", "GOOD=1"]
+    assert b"GOOD=1" in on._environment(wanted, False, False)
+    assert capsys.readouterr().err.splitlines() == [
+        "qnet on: -e PATH is left out: its value is that of the account there",
+        "qnet on: -e LD_PRELOAD is left out: it would steer the loader or the shell there",
+        "qnet on: -e UNSET is left out: there is no such variable here",
+        "qnet on: -e a-b is left out: not a name of a variable",
+    ]
+    assert b"PATH=/x" in on._environment(["PATH=/x"], False, True)
 
 
 def test_what_is_no_terminal() -> None:

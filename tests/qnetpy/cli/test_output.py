@@ -20,6 +20,26 @@ def test_what_others_called_something_is_no_command_for_the_terminal() -> None:
     assert said(OSError(2, "No such file", HOSTILE)) == f"{HARMLESS}: no such file"
 
 
+@pytest.mark.parametrize(
+    ("words", "number"),
+    [
+        (["-9", "-n", "n2", "sleep"], "9"),
+        (["-n", "n2", "-KILL", "sleep"], "9"),
+        (["-f", "-SIGHUP", "-n", "n2", "sleep"], "1"),
+        (["-nn2", "-s", "USR1", "-ualice", "sleep"], "USR1"),
+        (["-n", "n2", "sleep"], "TERM"),
+    ],
+)
+def test_signals_as_kill_takes_them(words: list[str], number: str) -> None:
+    from qnetpy.cli import slay
+    from qnetpy.cli.main import Parser
+
+    parser = Parser(prog="qnet slay")
+    slay.add_arguments(parser)
+    args = parser.parse_args(words)
+    assert (args.signal, args.node, args.wanted) == (number, "n2", ["sleep"])
+
+
 @pytest.mark.parametrize("name", [b"a\x1b[1m", b"a\nb", b"a\0b", b"\x7f"])
 def test_no_server_takes_such_a_name(name: bytes) -> None:
     from resmgr.names.protocol import Scope, is_name

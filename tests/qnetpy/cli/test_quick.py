@@ -70,7 +70,8 @@ def test_random_words_too() -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [[], ["b"], ["-n", "b", "true"], ["b~via:eth0", "true"], ["-d", "b", "true"], ["b", "-t", "true"], ["-f"], ["b/c", "x"]]
+    "words",
+    [[], ["b"], ["-n", "b", "true"], ["b~via:eth0", "true"], ["-d", "b", "true"], ["b", "-t", "true"], ["-f"], ["b/c", "x"], ["b,c", "x"]],
 )
 def test_what_is_not_plain_is_left_to_the_parser(words: list[str]) -> None:
     with pytest.raises(quick.Unusual):

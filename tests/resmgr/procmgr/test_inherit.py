@@ -87,7 +87,7 @@ def test_the_script_gives_up_protection_from_the_out_of_memory_killer() -> None:
 
     for flags, score in ((b"", b"300"), (b"o", b"0")):
         done = subprocess.run(
-            [b"/bin/sh", b"-c", SCRIPT, b"qnet", flags, b"/", b"100", b"/bin/cat", b"/proc/self/oom_score_adj"],
+            [b"/bin/sh", b"-c", SCRIPT, b"qnet", flags, b"/", b"100", b"/bin/cat", b"/bin/cat", b"/proc/self/oom_score_adj"],
             stdout=subprocess.PIPE,
             check=True,
             preexec_fn=other_score,  # no thread of this process does anything
