@@ -3,7 +3,8 @@
 Of those that a client sends, names that the account decides and names that steer the loader, the C library or the shell are left out,
 whoever asks; the client's command says which and why. Under a list of commands that is not enough: nearly every program has variables that
 make it run something else (PYTHONPATH, PERL5LIB, PAGER, GIT_*, JAVA_TOOL_OPTIONS), and nobody can list them. So there only what is known to
-be harmless may be sent at all: the language and the kind of terminal, with values that are no paths and no formats, and what the rule names.
+be harmless may be sent at all: the language and the kind of terminal, with values that are no paths and no formats, and what the rule
+names.
 """
 
 from __future__ import annotations
