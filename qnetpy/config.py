@@ -285,6 +285,17 @@ class Announce:
 
 
 @attrs.frozen
+class ReservedName:
+    """Names of servers (qnet name, name_attach), local and global, that only these users' programs may attach, and root's.
+
+    Without one, a local name is whose it was first: after the end of a server any user may take its place, and gets its clients.
+    """
+
+    names: tuple[str, ...] = setting("Names, with * and ?.", ())
+    users: tuple[str, ...] = setting("Users of this machine (names or numbers). None: root alone.", ())
+
+
+@attrs.frozen
 class Access:
     """What other nodes may do here. A node is known by its certificate; a user by what that node says, mapped."""
 
@@ -297,6 +308,7 @@ class Access:
     send: Send = setting("", Send())
     administer: Administer = setting("", Administer())
     announce: Announce = setting("", Announce())
+    names: tuple[ReservedName, ...] = setting("Reserved names. None: any user may attach any free local name.", ())
 
 
 @attrs.frozen

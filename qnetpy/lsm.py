@@ -31,7 +31,7 @@ from qnetpy.members import commands
 from qnetpy.members.membership import Membership
 from qnetpy.netfs.mount import NetMount
 from qnetpy.netfs.stats import StatsFile
-from qnetpy.policy import announcers, attach_rules, policy, spawn_rules
+from qnetpy.policy import announcers, attach_rules, policy, reserved_names, spawn_rules
 from qnetpy.prepared import PreparedQnet, QnetOptions, prepare
 from qnetpy.qnet import Qnet
 from qnetpy.resume import ResumeWatch
@@ -140,6 +140,7 @@ class LsmQnet:
         try:
             system.set_policy(policy(settings.access, system.accounts))
             system.attach_rules = attach_rules(settings.access, system.accounts)
+            system.reserved_names = reserved_names(settings.access, system.accounts)
             system.announcers = announcers(settings.access, system.accounts, os.geteuid())
         except (SettingsError, ValueError) as error:
             raise ModuleError(errno.EINVAL, str(error)) from None

@@ -9,6 +9,7 @@ from qnetpy.config import SpawnRule as SpawnSettings
 from qnetpy.settings import SettingsError
 from resmgr.access import Export, Grant, Policy, UserRule, Verb
 from resmgr.attachments import AttachRule
+from resmgr.names.reserved import ReservedName
 from resmgr.procmgr.rules import CommandPattern, SpawnRule, SpawnRules, directory_pattern, variable_pattern
 from resmgr.users import Accounts
 
@@ -45,6 +46,12 @@ def attach_rules(access: Access, accounts: Accounts, source: str = "configuratio
     """Who may attach managers besides root. SettingsError for an account that this machine does not have."""
     where = f"{source}: access.managers"
     return tuple(AttachRule(manager.path, _uids(manager.users, accounts, where)) for manager in access.managers)
+
+
+def reserved_names(access: Access, accounts: Accounts, source: str = "configuration") -> tuple[ReservedName, ...]:
+    """Who may attach which names. SettingsError for an account that this machine does not have."""
+    where = f"{source}: access.names"
+    return tuple(ReservedName(pattern, _uids(rule.users, accounts, where)) for rule in access.names for pattern in rule.names)
 
 
 def _spawning(spawn: Spawn) -> list[SpawnSettings]:

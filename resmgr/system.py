@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from resmgr.attachments import Attachments, AttachRule
     from resmgr.hostfs.manager import HostFs
     from resmgr.names.manager import NameDirectory
+    from resmgr.names.reserved import ReservedName
     from resmgr.procmgr.manager import ProcessManager
     from resmgr.procmgr.rules import SpawnRules
     from resmgr.transport.unix import UnixServer
@@ -56,6 +57,7 @@ class System:
         that has moved stays there, because its threads do."""
         self.open_files: tuple[int, int] | None = None
         """Soft and hard limit of open files with which this process was started; set by who raised them."""
+        self._reserved: tuple[ReservedName, ...] = ()
         self._announcers: frozenset[int] | None = frozenset({0, os.geteuid()})
         self._guarded: set[tuple[int, int]] = set()
         self._on_policy: list[Callable[[Policy], None]] = []
@@ -91,6 +93,17 @@ class System:
         self.policy = policy
         for tell in self._on_policy:
             tell(policy)
+
+    @property
+    def reserved_names(self) -> tuple[ReservedName, ...]:
+        """Names that are not for everybody."""
+        return self._reserved
+
+    @reserved_names.setter
+    def reserved_names(self, reserved: tuple[ReservedName, ...]) -> None:
+        self._reserved = reserved
+        if self.names is not None:
+            self.names.reserved = reserved
 
     @property
     def announcers(self) -> frozenset[int] | None:
@@ -162,6 +175,7 @@ class System:
 
         names = self.names = NameDirectory(self.kernel, self.nodes, believes=lambda info: self.policy.may(info, Verb.ANNOUNCE), load=load)
         names.announcers = self._announcers
+        names.reserved = self._reserved
         self.paths.attach(PREFIX, names.target)
         self.paths.attach(PREFIX_GLOBAL, names.globals.directory.target)
         self.guard(names.globals.channel)

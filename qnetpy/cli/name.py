@@ -176,7 +176,12 @@ def _serve(client: Client, args: argparse.Namespace) -> int:
         server = name_attach(client, args.name, scope="global" if args.everywhere else "local", lease=args.lease, remote=not args.local)
     except ResmgrError as error:
         if error.errno == errno.EPERM:
-            raise CommandError("this user may not attach global names here", "[access.announce] users in the configuration") from error
+            if args.everywhere:
+                raise CommandError(
+                    "this user may not attach global names here, or not this one",
+                    "[access.announce] and [[access.names]] in the configuration",
+                ) from error
+            raise CommandError(f"{args.name!r} is reserved for others here", "[[access.names]] in the configuration") from error
         raise CommandError(f"{args.name!r}: {(error.strerror or str(error)).lower()}") from error
     print(f"attached {args.name!r} on node {client.node}; answering until interrupted", flush=True)
     while True:

@@ -93,7 +93,7 @@ def name_attach(
     """Create a channel that others find by *name*: on this node, or with *scope* "global" on all.
 
     *lease*: whole seconds for which the name holds unless it is renewed; 0: as long as the program. ResmgrError: EEXIST if a local name
-    is taken, EINVAL if it is none, EPERM if this user may not attach global names, EAGAIN for too many.
+    is taken, EINVAL if it is none, EPERM if this user may not attach global names, or not this one, EAGAIN for too many.
     """
     name = name.encode(errors="surrogateescape") if isinstance(name, str) else name
     seconds = lease_seconds(lease)

@@ -53,6 +53,7 @@ from resmgr.names.protocol import (
     is_name,
     pack_event,
 )
+from resmgr.names.reserved import ReservedName, may_attach
 from resmgr.nodes.board import NodeBoard
 from resmgr.subscription import READ, WATCH
 from resmgr.watches import EventQueue, Watches
@@ -125,6 +126,8 @@ class NameDirectory(TreeManager):
         self._next_serial = 1
         self.announcers: frozenset[int] | None = frozenset({0})
         """Users that may attach global names. EVERYBODY: all."""
+        self.reserved: tuple[ReservedName, ...] = ()
+        """Which names are not for everybody. Names that are attached stay."""
         self.expired = 0
         """Leases that ran out."""
         self.watches: Watches[Record] = Watches(kernel, _value)
@@ -258,7 +261,9 @@ class NameDirectory(TreeManager):
             before = len(self._holders.get(owner, ()))
             if before >= NAMES_PER_CONNECTION:
                 return errno.EAGAIN
-            if operation == ATTACH:
+            if not may_attach(self.reserved, name, who.uid):
+                code = errno.EPERM
+            elif operation == ATTACH:
                 code = self._attach(name, who.pid, chid, who.uid, who.gid, owner)
             else:
                 code = self._attach_global(name, who.pid, chid, who.uid, who.gid, owner)

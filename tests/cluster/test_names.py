@@ -174,7 +174,10 @@ def test_qnet_is_unloaded_and_loaded_again(three: kit.Cluster) -> None:
 def test_who_may_attach_global_names(three: kit.Cluster) -> None:
     refused = three.run("a", "qnet", "name", "-g", "clock", user="alice", check=False)
     assert refused.returncode == 1
-    assert refused.stderr == "qnet name: this user may not attach global names here; try: [access.announce] users in the configuration\n"
+    assert refused.stderr == (
+        "qnet name: this user may not attach global names here, or not this one; "
+        "try: [access.announce] and [[access.names]] in the configuration\n"
+    )
     with three.running("a", "qnet", "name", "mine", user="alice") as process:
         assert process.stdout is not None
         assert process.stdout.readline().startswith(b"attached 'mine' on node a")

@@ -8,10 +8,11 @@ import pytest
 
 from qnetpy import settings
 from qnetpy.config import Access
-from qnetpy.policy import announcers, policy
+from qnetpy.policy import announcers, policy, reserved_names
 from qnetpy.settings import SettingsError
 from resmgr.access import NOBODY_USER, MappedUser, Policy, Verb
 from resmgr.channel import ClientInfo, Credentials, Nd
+from resmgr.names.reserved import ReservedName
 from resmgr.users import Accounts
 
 
@@ -68,6 +69,18 @@ def test_devices_of_exports() -> None:
 def test_an_account_that_does_not_exist_is_an_error_of_the_file() -> None:
     with pytest.raises(SettingsError, match="no account 'nosuchuser' on this machine"):
         rules('users = [{mapping = "all:nosuchuser"}]')
+
+
+def test_reserved_names() -> None:
+    def reserved(text: str) -> tuple[ReservedName, ...]:
+        return reserved_names(settings.structure(Access, tomllib.loads(text)), Accounts(lambda: 0.0))
+
+    assert reserved("") == ()
+    made = reserved('names = [{names = ["clock", "log.*"], users = ["1000", "daemon"]}, {names = ["root*"]}]')
+    both = frozenset({1, 1000})
+    assert made == (ReservedName("clock", both), ReservedName("log.*", both), ReservedName("root*", frozenset()))
+    with pytest.raises(SettingsError, match=r"access\.names: no account 'no such'"):
+        reserved('names = [{names = ["x"], users = ["no such"]}]')
 
 
 def test_who_may_attach_global_names_and_whose_count() -> None:

@@ -26,6 +26,7 @@ from resmgr.names.aio import name_events as name_events_trio
 from resmgr.names.aio import name_open as name_open_trio
 from resmgr.names.client import name_attach, name_events, name_open
 from resmgr.names.manager import EVERYBODY, GLOBAL_PER_USER, NAMES_PER_CONNECTION, NAMES_PER_USER, NameDirectory
+from resmgr.names.reserved import ReservedName
 from resmgr.pathmgr import PathManager
 from resmgr.peer import Peer
 from resmgr.runner import open_dispatch
@@ -258,6 +259,25 @@ def test_who_may_attach_global_names() -> None:
     machine.names.announcers = EVERYBODY
     assert call(machine.kernel, attach, Credentials(5, 5, (), 78)) == 0
     assert call(machine.kernel, protocol.REQUEST.pack(protocol.DETACH_GLOBAL, 0, 20) + b"clock") == -errno.ENOENT, "another connection"
+
+
+def test_reserved_names_are_for_their_users() -> None:
+    machine = Machine(Kernel(VirtualDispatch(0), "here"))
+    machine.names.announcers = EVERYBODY
+    machine.names.reserved = (
+        ReservedName("clock*", frozenset({1000})),
+        ReservedName("clock.*", frozenset({2000})),
+        ReservedName("root?", frozenset()),
+    )
+
+    def attach(name: bytes, uid: int, operation: int = protocol.ATTACH) -> int:
+        return call(machine.kernel, protocol.REQUEST.pack(operation, 0, 20) + name, Credentials(uid, uid, (), 78))
+
+    assert [attach(b"clock", uid) for uid in (5, 2000, 1000)] == [-errno.EPERM, -errno.EPERM, 0]
+    assert [attach(b"clock.utc", uid) for uid in (5, 2000)] == [-errno.EPERM, 0], "any rule that names the user is enough"
+    assert [attach(b"root1", uid) for uid in (1000, 0)] == [-errno.EPERM, 0]
+    assert attach(b"cloc", 5) == 0
+    assert attach(b"roots", 5, protocol.ATTACH_GLOBAL) == -errno.EPERM
 
 
 def test_a_name_with_a_lease_goes_when_nobody_renews_it() -> None:
