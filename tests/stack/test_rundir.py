@@ -74,15 +74,17 @@ def made(place: Path, uid: int, mode: int = 0o755) -> Path:
 def starts(place: Path, user: User | None = None) -> str:
     try:
         with locked(str(place), "io-pkt0", user):
-            return "locked"
+            return f"locked, of user {place.stat().st_uid}"
     except ModuleError as error:
         return str(error)
 
 
 def test_a_server_starts_only_in_what_is_its_own(shared: Path) -> None:
-    assert as_user(UID, lambda: starts(made(shared / "own", UID))) == "locked\n"
-    assert as_user(UID, lambda: starts(shared / "new")) == "locked\n"
-    assert (shared / "new").stat().st_uid == UID
+    mine = f"locked, of user {UID}\n"
+    assert as_user(UID, lambda: starts(made(shared / "own", UID))) == mine
+    assert (shared / "own").is_dir(), "what was there stays"
+    assert as_user(UID, lambda: starts(shared / "new")) == mine
+    assert not (shared / "new").exists(), "what it made goes with it"
     made(shared / "trap", OTHER, 0o777)
     assert "can be written by others than its owner (mode 0777)" in as_user(UID, lambda: starts(shared / "trap"))
     (shared / "trap").chmod(0o755)
@@ -110,7 +112,7 @@ def test_links_of_others_are_not_followed(shared: Path) -> None:
     assert (precious / LOCK).read_text() == "mine"
     os.symlink(own, shared / "mine")  # root's: an administrator may
     (own / LOCK).unlink()
-    assert as_user(UID, lambda: starts(shared / "mine")) == "locked\n"
+    assert as_user(UID, lambda: starts(shared / "mine")) == f"locked, of user {UID}\n"
 
 
 def test_a_place_that_others_can_replace(shared: Path) -> None:

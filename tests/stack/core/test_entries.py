@@ -145,6 +145,11 @@ class World:
         assert pending is not None
         pending.unblock()
 
+    def leave(self) -> None:
+        """Its client, of which it has heard."""
+        self.client.pulse(1)
+        self.client.close()
+
     def away(self) -> Connection:
         return self.system.kernel.connect(Nd(7), 1, 1, ROOT)
 
@@ -301,7 +306,7 @@ ENTRIES: Mapping[str, Trigger] = {
     "message read": lambda world: world.send(),
     "message unblock": lambda world: world.hold(),
     "channel pulse": lambda world: world.client.pulse(1),
-    "disconnect pulse": lambda world: world.client.close(),
+    "disconnect pulse": lambda world: world.leave(),
     "connection answer": talk,
     "connection death": killed,
     "network.remote": lambda world: world.away().submit([b"?"], 0, world.status),
