@@ -87,7 +87,7 @@ def test_several_owners_one_of_which_is_killed(three: kit.Cluster) -> None:
             watch.until(is_event("appeared", "clock", node))
         assert owners(three, "a", "clock") == ["b", "c"] == owners(three, "c", "clock")
         table = three.run("a", "qnet", "name").stdout
-        assert re.search(r"^clock +global +b +\d+ +\d+ +0$", table, re.MULTILINE), table
+        assert re.search(r"^clock +global +b +\d+ +\d+ +root$", table, re.MULTILINE), table
 
         for path in ("/net/a/dev/name/global", "/net/b/dev/name/global"):
             assert three.run("a", "ls", path).stdout == "clock\n"

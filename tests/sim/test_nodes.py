@@ -76,6 +76,7 @@ def test_the_trace_depends_neither_on_hashes_nor_on_compiled_modules(seed: int) 
     assert traces[0] == traces[1]
 
 
+@pytest.mark.mistakes
 def test_a_wrong_result_fails_and_says_how_to_see_it_again() -> None:
     scenario = Scenario(0)
     scenario.world.at(scenario.world.now + 1.0, lambda: scenario.ledger.pulses.update({1: 2}))
@@ -98,6 +99,7 @@ class Later(dict[tuple[str, int], int]):
         return 10**9
 
 
+@pytest.mark.mistakes
 def test_pulses_out_of_order_are_noticed() -> None:
     scenario = Scenario(0)
 

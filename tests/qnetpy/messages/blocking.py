@@ -354,10 +354,18 @@ class BlockingPrograms(Rig):
                 connection.close()
 
     async def kill_server(self) -> None:
-        self.server_program.end()
+        await self._kill(self.server_program)
 
     async def kill_client(self) -> None:
-        self.client_program.end()
+        await self._kill(self.client_program)
+
+    async def _kill(self, program: Thread) -> None:
+        """Until the daemon has seen it, which hears of it from another socket than of what others do next."""
+        before = self.daemon.statistics().links
+        lived = program.lives
+        program.end()
+        if lived:
+            await self.until(lambda: self.daemon.statistics().links < before)
 
     async def end_daemon(self) -> None:
         await trio.to_thread.run_sync(lambda: trio.from_thread.run_sync(self.daemon.close, trio_token=self._token))
