@@ -37,7 +37,7 @@ class Keeper:
     `take`, `has_room` and `is_full` are the dispatch's; descriptors are let go in any thread.
     """
 
-    __slots__ = ("_closed", "_limit", "_lock", "_queue", "_taken", "_thread", "is_full")
+    __slots__ = ("_closed", "_ending", "_limit", "_lock", "_queue", "_taken", "_thread", "is_full")
 
     def __init__(self, limit: int | None = None) -> None:
         if limit is None:
@@ -46,6 +46,7 @@ class Keeper:
         self._limit = limit
         self._taken = 0
         self._closed = 0
+        self._ending = False
         self._queue: queue.SimpleQueue[tuple[int, ...]] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -72,20 +73,23 @@ class Keeper:
                 self._thread.start()
         return owned
 
+    def end(self) -> None:
+        """Nothing more is taken: its thread ends with the last descriptor, instead of waiting for others."""
+        self._ending = True
+        self._queue.put(())
+
     def let_go(self, fds: tuple[int, ...]) -> None:
         """Close them. From a destructor, so without a lock: the thread is there as long as anything is taken."""
         self._queue.put(tuple(fds))
 
     def _work(self) -> None:
         while True:
+            idle = False
             try:
                 fds = self._queue.get(timeout=IDLE)
             except queue.Empty:
-                with self._lock:
-                    if self._taken == self._closed:
-                        self._thread = None
-                        return
-                continue
+                fds = ()
+                idle = True
             for fd in fds:
                 try:
                     os.close(fd)
@@ -94,3 +98,8 @@ class Keeper:
                 with self._lock:
                     self._closed += 1
                     self.is_full = self._taken - self._closed >= 2 * self._limit
+            if idle or self._ending:
+                with self._lock:
+                    if self._taken == self._closed:
+                        self._thread = None
+                        return

@@ -196,6 +196,8 @@ class UnixServer:
         for client in list(self._clients):
             client.carrier.close()
             self.ended(client, "server closed")
+        for keeper in self._keepers.values():
+            keeper.end()
 
     def statistics(self) -> UnixStatistics:
         return UnixStatistics(

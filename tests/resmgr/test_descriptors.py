@@ -319,3 +319,17 @@ def test_a_reply_that_lost_descriptors_is_an_error(tmp_path: Path) -> None:
     server.join()
     assert len(os.listdir("/proc/self/fd")) == before
     listening.close()
+
+
+def test_the_thread_of_a_keeper_ends_with_the_last_descriptor_when_nothing_more_comes() -> None:
+    before = set(threading.enumerate())
+    keeper = Keeper()
+    owned = keeper.take((os.open("/dev/null", os.O_RDONLY),))
+    (thread,) = set(threading.enumerate()) - before
+    keeper.end()
+    thread.join(0.05)
+    assert thread.is_alive(), "something is held"
+    del owned
+    thread.join(2.0)
+    assert not thread.is_alive()
+    assert keeper.held == 0
