@@ -18,7 +18,7 @@ from stack.rights import User
 from stack.rundir import distrusted
 
 LOCK = "lock"
-REMOVED_TIMES = 3
+REMOVED_TIMES = 50
 """How often the folder may be removed under us before we give up."""
 LOCK_SECONDS = 0.25
 """How long the lock is waited for: a command that looks whether we run holds it for microseconds."""
