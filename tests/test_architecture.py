@@ -119,7 +119,7 @@ ARROWS = {
     "stack.l2.lacp": {"resmgr", "stack.wire", "stack.core"},
     "stack.l2": {"resmgr", "stack", "stack.wire", "stack.core", "stack.l2.stp", "stack.l2.lacp", "stack.l2.forward"},
     "stack.drivers.wrap": {"resmgr", "stack", "stack.wire", "stack.core", "stack.drivers.pcap_file"},
-    "qnetpy": {"resmgr", "resmgr.iofunc", "resmgr.procmgr", "stack", "stack.wire", "stack.linux", "stack.crypto", "qnetpy.link.transport"},
+    "qnetpy": {"resmgr", "resmgr.iofunc", "resmgr.names", "resmgr.procmgr", "stack", "stack.wire", "stack.linux", "stack.crypto", "qnetpy.link.transport"},
     "qnetpy.identity": {"resmgr"},
     "qnetpy.discovery": {"resmgr", "stack", "stack.core", "stack.wire", "stack.linux", "stack.filter.bpf", "qnetpy.link"},
     "qnetpy.reach": {"resmgr", "stack.wire", "stack.core", "qnetpy", "qnetpy.discovery", "qnetpy.identity"},
