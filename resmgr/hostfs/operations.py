@@ -49,11 +49,12 @@ _EXCHANGE = 2
 
 
 class Operations:
-    """The operations of one served tree. *head* is the ENTRY target (nd, pid, chid) of its channel."""
+    """The operations of one served tree."""
 
-    def __init__(self, devices: Devices, head: tuple[int, int, int], process_umask: int) -> None:
+    def __init__(self, devices: Devices, process_umask: int) -> None:
         self.devices = devices
-        self._head = head
+        self.head = (0, 0, 0)
+        """The ENTRY target (nd, pid, chid) of its channel; set once that exists."""
         self._process_umask = process_umask
         self._openat2 = True
         self.at_risk: Mapping[bytes, int] = {}
@@ -86,7 +87,7 @@ class Operations:
 
     def entry(self, attr: bytes, node: int = 0, ocb: int = 0, data: bytes | bytearray = b"") -> bytes:
         """Packed `Entry`."""
-        head = ENTRY.pack(*self._head, node, ocb, len(data))
+        head = ENTRY.pack(*self.head, node, ocb, len(data))
         return b"".join((head, attr, data)) if data else head + attr
 
     # ---- walks
@@ -167,7 +168,7 @@ class Operations:
             if status.st_mode & 0o170000 != 0o040000:
                 if not scope.verbs:
                     raise FileNotFoundError(errno.ENOENT, "not exported")
-                return ENTRY.pack(*self._head, 0, 0, 0) + self.attr(status)
+                return ENTRY.pack(*self.head, 0, 0, 0) + self.attr(status)
             fd = os.open(path, _NODE | os.O_DIRECTORY, dir_fd=base.fd)
         else:
             fd, scope = self._object(base, path)
@@ -181,7 +182,7 @@ class Operations:
             os.close(fd)
             raise
         os.close(fd)
-        return ENTRY.pack(*self._head, 0, 0, 0) + self.attr(status)
+        return ENTRY.pack(*self.head, 0, 0, 0) + self.attr(status)
 
     def open(self, base: HostHandle, request: ConnectRequest) -> Opened | Special:
         flags = request.flags & OPEN_FLAGS

@@ -94,7 +94,7 @@ def test_merged_directories_list_both(machine: Machine) -> None:
     user = machine.client()
     for slow in (False, True):
         if slow:
-            machine.fs._devices.root.blocking_until = FOREVER
+            machine.fs.devices.root.blocking_until = FOREVER
         assert sorted(entry.name for entry in user.list()) == [b"dev", b"etc", b"home", b"net"]
         assert sorted(entry.name for entry in user.list(b"dev")) == [b"disk", b"name"]
         assert sorted(entry.name for entry in user.list(b"", size=64)) == [b"dev", b"etc", b"home", b"net"]

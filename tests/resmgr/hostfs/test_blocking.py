@@ -57,7 +57,7 @@ def test_a_device_that_was_slow_is_left_alone_for_a_while() -> None:
 
 
 def test_every_operation_on_a_network_file_system_is_threaded(host: HostDirectory) -> None:
-    host.fs._devices.root.blocking_until = FOREVER
+    host.fs.devices.root.blocking_until = FOREVER
     client = host.client()
     made = client.open(b"f", os.O_CREAT | os.O_RDWR)
     for call in (
@@ -82,7 +82,7 @@ def test_every_operation_on_a_network_file_system_is_threaded(host: HostDirector
 
 def test_a_file_of_a_network_file_system_is_closed_in_its_turn(host: HostDirectory) -> None:
     """close(2) may wait for the server: not in the dispatch."""
-    root = host.fs._devices.root
+    root = host.fs.devices.root
     root.blocking_until = FOREVER
     root.lane.patient = True
     client = host.client()
@@ -118,7 +118,7 @@ async def test_on_real_threads(host: HostDirectory) -> None:
         opened = len(os.listdir("/proc/self/fd"))
         kernel = Kernel(dispatch, "n")
         fs = HostFs(kernel, host.policy(), root=str(host.root))
-        fs._devices.root.blocking_until = FOREVER
+        fs.devices.root.blocking_until = FOREVER
         connections = [kernel.connect(ND_LOCAL, 1, fs.channel.chid, Credentials(uid, uid)) for uid in (1234, 1235)]
         results: list[tuple[int, int, bytes]] = []
         done = trio.Event()

@@ -129,7 +129,7 @@ class Scene:
             pending.unblock()
 
     def lanes(self) -> dict[str, int]:
-        lanes = [device.lane for device in self.fs._devices._devices.values() if device.lane.patient]
+        lanes = [device.lane for device in self.fs.devices._devices.values() if device.lane.patient]
         return {"running": sum(lane.running for lane in lanes), "waiting": sum(lane.waiting for lane in lanes)}
 
     async def others(self) -> list[float]:

@@ -201,7 +201,7 @@ def test_symbolic_links_are_told_and_never_followed(tree: HostDirectory) -> None
 @pytest.mark.parametrize("openat2", [True, False])
 def test_swapping_a_directory_for_a_link_wins_nothing(tree: HostDirectory, openat2: bool) -> None:
     """A local accomplice exchanges a directory and a link to outside as fast as it can."""
-    tree.fs._ops._openat2 = openat2
+    tree.fs.ops._openat2 = openat2
     outside, inside = tree.root / "private", tree.root / "rw" / "swap"
     inside.mkdir()
     (inside / "p").write_bytes(b"inside")

@@ -158,7 +158,7 @@ def test_writing_takes_set_uid_away(host: HostDirectory) -> None:
 
 def test_worker_threads_take_the_identity_too(host: HostDirectory) -> None:
     host.root.chmod(0o777)
-    host.fs._devices.root.blocking_until = FOREVER
+    host.fs.devices.root.blocking_until = FOREVER
     (host.root / "secret").write_bytes(b"")
     (host.root / "secret").chmod(0o600)
     user = host.client(1234)

@@ -150,7 +150,7 @@ def test_an_open_waits_without_a_thread_and_is_given_up(tree: HostDirectory) -> 
     answers: list[int] = []
     pending = connection.submit((message,), 4096, lambda status, reply: answers.append(status))
     tree.dispatch.run_for(1.0)
-    waiting = tree.fs._special.fifos
+    waiting = tree.fs.special.fifos
     assert (answers, len(waiting), tree.fs.counters["threaded"]) == ([], 1, 0)
     assert pending is not None
     pending.unblock()

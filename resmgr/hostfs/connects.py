@@ -1,0 +1,57 @@
+"""The connect messages of `HostFs`: names in directories. Each is one operation of `operations`, carried out by `running`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from resmgr.channel import Message
+from resmgr.hostfs.objects import HostClient
+from resmgr.hostfs.running import Operation, Running
+from resmgr.iofunc.handle import Handle
+from resmgr.iomsg import ATTR, ENTRY, Connect
+from resmgr.iorequest import ConnectRequest
+
+Handler = Callable[[Message, HostClient, ConnectRequest, Handle | None], None]
+
+
+def handlers(fs: Running) -> dict[Connect, Handler]:
+    """The table for `Manager`."""
+    ops = fs.ops
+
+    def plain(operation: Operation) -> Handler:
+        return lambda message, client, request, base: fs.run(message, client, base, request, operation)
+
+    def open_(message: Message, client: HostClient, request: ConnectRequest, base: Handle | None) -> None:
+        fs.manager.check_room(client)
+        room = message.reply_len - ENTRY.size - ATTR.size
+        if request.prefetch > room:
+            request.prefetch = max(0, room)
+        fs.run(message, client, base, request, ops.open)
+
+    def mkdir(message: Message, client: HostClient, request: ConnectRequest, base: Handle | None) -> None:
+        fs.manager.check_room(client)
+        fs.run(message, client, base, request, ops.mkdir)
+
+    def rename(message: Message, client: HostClient, request: ConnectRequest, base: Handle | None) -> None:
+        base2 = fs.second(message, client, request)
+        fs.run(message, client, base, request, lambda place, asked: ops.rename(place, asked, base2), base2)
+
+    def link(message: Message, client: HostClient, request: ConnectRequest, base: Handle | None) -> None:
+        base2 = fs.second(message, client, request)
+        fs.run(message, client, base, request, lambda place, asked: ops.link(place, asked, base2), base2)
+
+    return {
+        Connect.LOOKUP: plain(ops.lookup),
+        Connect.OPEN: open_,
+        Connect.UNLINK: plain(ops.unlink),
+        Connect.RMDIR: plain(ops.rmdir),
+        Connect.RENAME: rename,
+        Connect.MKDIR: mkdir,
+        Connect.MKNOD: plain(ops.mknod),
+        Connect.LINK: link,
+        Connect.SYMLINK: plain(ops.symlink),
+        Connect.READLINK: plain(ops.readlink),
+        Connect.SETATTR: plain(ops.setattr),
+        Connect.ACCESS: plain(ops.access),
+        Connect.STATFS: plain(ops.statfs),
+    }

@@ -1,0 +1,171 @@
+"""The I/O messages of `HostFs`: what is done to something open. fsync and fallocate always go to a thread."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from functools import partial
+from time import monotonic
+
+from resmgr.channel import Message
+from resmgr.errors import BadMessage
+from resmgr.hostfs.objects import HostClient, HostHandle
+from resmgr.hostfs.opened import change, pack_statfs, read_directory, read_now, read_waiting
+from resmgr.hostfs.running import Running
+from resmgr.hostfs.streams import DeviceHandle
+from resmgr.hostfs.syscalls import fallocate
+from resmgr.hostfs.writing import WRITE_MAX, Write
+from resmgr.iofunc.handle import Handle
+from resmgr.iomsg import OFFSET_APPEND, SET_SIZE, SYNC_DATA_ONLY, Io
+from resmgr.iorequest import HEAD, WRITE_HEAD, SetAttr, parse_read, parse_readdir, parse_space, parse_write
+
+READ_MAX = 4 * 1024 * 1024
+"""Bytes of one READ reply; a reply's memory is the server's. A larger request gets this much."""
+READDIR_MAX = 1024 * 1024
+READDIR_COST = 10e-6 / 128
+"""Seconds of our own work per byte of entries with attributes."""
+OFFSET_MAX = (1 << 63) - 1
+Handler = Callable[[Message, HostClient, Handle, int], None]
+
+
+def handlers(fs: Running) -> dict[Io, Handler]:
+    """The table for `Manager`."""
+    return {
+        Io.READ: partial(read, fs),
+        Io.WRITE: partial(write, fs),
+        Io.STAT: partial(stat, fs),
+        Io.READDIR: partial(readdir, fs),
+        Io.SETATTR: partial(set_attributes, fs),
+        Io.STATFS: partial(statfs, fs),
+        Io.SYNC: partial(sync, fs),
+        Io.SPACE: partial(space, fs),
+        Io.LOCK: fs.locks.answer,
+        Io.NOTIFY: fs.special.notify,
+        Io.DEVCTL: fs.special.devctl,
+    }
+
+
+def read(fs: Running, message: Message, client: HostClient, handle: Handle, flags: int) -> None:
+    if isinstance(handle, DeviceHandle):
+        fs.special.read(message, client, handle, flags)
+        return
+    offset, size = parse_read(message.data)
+    assert isinstance(handle, HostHandle)
+    if not handle.readable or handle.directory:
+        raise OSError(errno.EISDIR if handle.directory else errno.EBADF, "not open for reading")
+    size = min(size, message.reply_len, READ_MAX)
+    if offset + size > OFFSET_MAX:
+        raise OSError(errno.EINVAL, "offset")
+    device = handle.device
+    now = fs.dispatch.now()
+    if device.blocking_until <= now:
+        if device.nowait:
+            try:
+                data = read_now(handle.fd, size, offset)
+            except OSError as error:
+                if error.errno != errno.EOPNOTSUPP:
+                    raise
+                device.nowait = False
+            else:
+                if data is not None:
+                    message.reply(len(data), data)
+                    return
+                fs.counters["read_blocked"] += 1
+        if not device.nowait and device.memory:
+            # As the client: entries of /proc check who reads, not only who opened.
+            identity = fs.identity(client)
+            start = monotonic()
+            found = fs.switch.run(identity, read_waiting, handle.fd, size, offset)
+            device.took(monotonic() - start, now)
+            message.reply(len(found), found)
+            return
+    identity = fs.identity(client)
+    fs.counters["threaded"] += 1
+    fs.manager.background(
+        message,
+        client,
+        (handle,),
+        lambda: fs.switch.run(identity, read_waiting, handle.fd, size, offset),
+        lambda late: message.reply(len(late), late),
+        lane=device.lane,
+    )
+
+
+def write(fs: Running, message: Message, client: HostClient, handle: Handle, flags: int) -> None:
+    if isinstance(handle, DeviceHandle):
+        fs.special.write(message, client, handle, flags)
+        return
+    offset, size = parse_write(message.data)
+    assert isinstance(handle, HostHandle)
+    if not handle.writable:
+        raise OSError(errno.EBADF, "not open for writing")
+    if size > message.msglen - WRITE_HEAD:
+        raise BadMessage("write has less data than it says")
+    size = min(size, WRITE_MAX)
+    append = handle.append or offset == OFFSET_APPEND
+    if append:
+        offset = 0
+    if offset + size > OFFSET_MAX:
+        raise OSError(errno.EFBIG, "offset")
+    first = memoryview(message.data)[WRITE_HEAD : WRITE_HEAD + size]
+    Write(fs, message, client, handle, offset, size, append).more(first)
+
+
+def stat(fs: Running, message: Message, client: HostClient, handle: Handle, flags: int) -> None:
+    assert isinstance(handle, HostHandle)
+    if handle.device.blocking_until > fs.dispatch.now():
+        fs.io(message, client, handle, lambda: fs.ops.attr(os.fstat(handle.fd)))
+    else:
+        message.reply(0, fs.ops.attr(os.fstat(handle.fd)))
+
+
+def readdir(fs: Running, message: Message, client: HostClient, handle: Handle, flags: int) -> None:
+    cookie, size = parse_readdir(message.data)
+    assert isinstance(handle, HostHandle)
+    size = min(size, message.reply_len, READDIR_MAX)
+    fs.at_risk(fs.dispatch.now())
+    fs.io(message, client, handle, lambda: read_directory(fs.ops, handle, cookie, size, flags), expected=size * READDIR_COST)
+
+
+def set_attributes(fs: Running, message: Message, client: HostClient, handle: Handle, flags: int) -> None:
+    assert isinstance(handle, HostHandle)
+    wanted = SetAttr.parse(message.data, HEAD)
+    fs.io(
+        message,
+        client,
+        handle,
+        lambda: change(fs.ops, handle.fd, handle.scope, wanted, handle.writable),
+        inline=not wanted.valid & SET_SIZE or wanted.size == 0,
+    )
+
+
+def statfs(fs: Running, message: Message, client: HostClient, handle: Handle, flags: int) -> None:
+    assert isinstance(handle, HostHandle)
+    fs.io(message, client, handle, lambda: pack_statfs(handle.fd))
+
+
+def sync(fs: Running, message: Message, client: HostClient, handle: Handle, flags: int) -> None:
+    assert isinstance(handle, HostHandle)
+    call = os.fdatasync if flags & SYNC_DATA_ONLY else os.fsync
+
+    def work() -> bytes:
+        call(handle.fd)
+        return b""
+
+    fs.io(message, client, handle, work, inline=False)
+
+
+def space(fs: Running, message: Message, client: HostClient, handle: Handle, flags: int) -> None:
+    mode, offset, length = parse_space(message.data)
+    assert isinstance(handle, HostHandle)
+    if not handle.writable:
+        raise OSError(errno.EBADF, "not open for writing")
+    if offset > OFFSET_MAX or length > OFFSET_MAX or mode > 0x7FFFFFFF:
+        raise OSError(errno.EINVAL, "range")
+
+    def work() -> bytes:
+        fallocate(handle.fd, mode, offset, length)
+        return b""
+
+    fs.io(message, client, handle, work, inline=False)

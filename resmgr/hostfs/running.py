@@ -1,0 +1,193 @@
+"""Whose request it is, and where its work is done: what every handler of `HostFs` stands on.
+
+A request is answered inline when its file system answers from memory (see `device`), else in a worker thread; both run the same operation
+as the client's mapped user (see `identity`). What is new (handles) is registered in dispatch context.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Mapping
+from time import monotonic
+
+from resmgr.access import Policy, Scope
+from resmgr.channel import Message
+from resmgr.dispatch import Dispatch
+from resmgr.hostfs.device import Device, Devices
+from resmgr.hostfs.identity import Identity, Switch
+from resmgr.hostfs.locks import HostLocks
+from resmgr.hostfs.mountpoints import MountPoints
+from resmgr.hostfs.objects import HostClient, HostHandle, Opened
+from resmgr.hostfs.operations import Operations
+from resmgr.hostfs.special import Special
+from resmgr.hostfs.streams import DeviceIo
+from resmgr.iofunc.handle import Handle
+from resmgr.iofunc.manager import Manager
+from resmgr.iorequest import ConnectRequest
+
+CLIENT_EXPIRY = 60.0
+"""Seconds after which a client's mapping and exports are computed again (accounts may have changed)."""
+
+Result = bytes | Opened | Special
+Operation = Callable[[HostHandle, ConnectRequest], Result]
+
+
+class Running:
+    """The parts of a `HostFs`, set by it, and how an operation is carried out."""
+
+    dispatch: Dispatch
+    switch: Switch
+    policy: Policy
+    prefix: bytes
+    devices: Devices
+    root: HostHandle
+    mounts: MountPoints
+    looked: float
+    locks: HostLocks
+    special: DeviceIo
+    manager: Manager[HostClient]
+    ops: Operations
+    counters: dict[str, int]
+
+    # ---- who and what
+
+    def refresh(self, client: HostClient) -> Identity:
+        """Ask the policy again. Raises EPERM for a client that is nobody here."""
+        user = self.policy.user(client.info)
+        if isinstance(user, int):
+            self.counters["user_refused"] += 1
+            raise OSError(user, "no user mapping lets this client in")
+        try:
+            identity = self.switch.identity(user)
+        except PermissionError:
+            self.counters["identity_refused"] = self.switch.refused
+            raise
+        scope: Scope = self.policy.scope(client.info, self.prefix)
+        client.identity = identity
+        client.root = HostHandle(self.root.fd, scope, self.devices.root, True)
+        client.expires = self.dispatch.now() + CLIENT_EXPIRY
+        return identity
+
+    def identity(self, client: HostClient) -> Identity:
+        identity = client.identity
+        if identity is None or client.expires <= self.dispatch.now():
+            return self.refresh(client)
+        return identity
+
+    # ---- running operations
+
+    def run(
+        self,
+        message: Message,
+        client: HostClient,
+        base: Handle | None,
+        request: ConnectRequest,
+        operation: Operation,
+        second: Handle | None = None,
+    ) -> None:
+        """Carry out a connect operation and answer. *second* is a further handle that the operation uses."""
+        identity = self.identity(client)
+        place = base or client.root
+        assert isinstance(place, HostHandle)
+        device = place.device
+        now = self.dispatch.now()
+        waits = device if device.blocking_until > now else self.crosses(request, now)
+        if waits is None and isinstance(second, HostHandle) and second.device.blocking_until > now:
+            waits = second.device
+        if waits is not None:
+            self.counters["threaded"] += 1
+            self.manager.background(
+                message,
+                client,
+                (self.root, base or self.root, second or self.root),
+                lambda: self.switch.run(identity, operation, place, request),
+                lambda result: self.finish(message, client, result),
+                _discard,
+                waits.lane,
+            )
+            return
+        start = monotonic()
+        try:
+            result = self.switch.run(identity, operation, place, request)
+        finally:
+            device.took(monotonic() - start, now)
+        if isinstance(result, bytes):
+            message.reply(0, result)
+        else:
+            self.finish(message, client, result)
+
+    def at_risk(self, now: float) -> Mapping[bytes, int]:
+        """Names of mount points that must not be touched inline; asked for once a turn."""
+        if now != self.looked:
+            self.looked = now
+            self.ops.at_risk = self.mounts.look()
+        return self.ops.at_risk
+
+    def crosses(self, request: ConnectRequest, now: float) -> Device | None:
+        """The file system that may not answer and that the way seems to lead into."""
+        names = self.at_risk(now)
+        if names:
+            for name in (*request.path.split(b"/"), *request.path2.split(b"/")):
+                if name in names:
+                    return self.devices.get(names[name])
+        return None
+
+    def finish(self, message: Message, client: HostClient, result: Result) -> None:
+        if isinstance(result, bytes):
+            message.reply(0, result)
+            return
+        if isinstance(result, Special):
+            self.special.open(message, client, result)
+            return
+        try:
+            self.manager.check_room(client)
+        except OSError:
+            result.discard()
+            raise
+        node = 0 if result.node is None else self.manager.add(message, client, result.node)
+        ocb = 0 if result.ocb is None else self.manager.add(message, client, result.ocb)
+        if result.ocb is not None and result.ocb.directory:
+            node = ocb
+        message.reply(0, self.ops.entry(result.attr, node, ocb, result.data))
+
+    def io(
+        self,
+        message: Message,
+        client: HostClient,
+        handle: HostHandle,
+        work: Callable[[], bytes],
+        inline: bool = True,
+        expected: float = 0.0,
+    ) -> None:
+        """Carry out an I/O operation as the client and answer with its bytes."""
+        identity = self.identity(client)
+        device = handle.device
+        now = self.dispatch.now()
+        if not inline or device.blocking_until > now:
+            self.counters["threaded"] += 1
+            self.manager.background(
+                message, client, (handle,), lambda: self.switch.run(identity, work), lambda data: message.reply(0, data), lane=device.lane
+            )
+            return
+        start = monotonic()
+        try:
+            data = self.switch.run(identity, work)
+        finally:
+            device.took(monotonic() - start, now, expected)
+        message.reply(0, data)
+
+    def second(self, message: Message, client: HostClient, request: ConnectRequest) -> HostHandle:
+        """The further base handle that *request* names."""
+        self.identity(client)
+        if not request.handle2:
+            assert client.root is not None
+            return client.root
+        handle = self.manager.table.find(client, request.handle2, message.channel is self.manager.channel)
+        if not isinstance(handle, HostHandle):
+            raise OSError(errno.EBADF, "second base handle")
+        return handle
+
+
+def _discard(result: Result) -> None:
+    if not isinstance(result, bytes):
+        result.discard()
