@@ -224,7 +224,7 @@ def _build(table: list[_Row], inherited: frozenset[Verb], inherited_devices: fro
 
 
 class Policy:
-    """The rules of one node. Immutable; a reload makes a new one. Calls may look an account up, else they do not block."""
+    """The rules of one node. Immutable; a reload makes a new one. Making one may look accounts up; the calls do not block."""
 
     def __init__(
         self,
@@ -253,38 +253,41 @@ class Policy:
         return names
 
     def user(self, info: ClientInfo) -> MappedUser | int:
-        """Who *info* acts as here, or the errno with which it is refused (EPERM: no rule lets it in)."""
+        """Who *info* acts as here, or the errno with which it is refused (EPERM: no rule lets it in).
+
+        Raises what `Accounts.user_now` raises, which is LookingUp for an account that is not known yet.
+        """
         claimed = info.credentials
         if info.nd == ND_LOCAL:
             return MappedUser(claimed.uid, claimed.gid, claimed.groups)
         for rule in self._users:
             if _applies(rule.nodes, rule.roles, info):
-                return self._map(rule, claimed.uid, claimed.gid)
+                return self._map(rule, claimed.uid, claimed.gid, info.nd)
         return errno.EPERM
 
-    def _map(self, rule: UserRule, uid: int, gid: int) -> MappedUser | int:
+    def _map(self, rule: UserRule, uid: int, gid: int, nd: int) -> MappedUser | int:
         mapping = rule.mapping
         if mapping == "none" or not 0 <= uid <= ID_MAX:
             return errno.EPERM
         if mapping == "squash":
             return NOBODY_USER
         if mapping.startswith("all:"):
-            return self._local(mapping[4:], None)
+            return self._local(mapping[4:], None, nd)
         if uid == 0 and not (mapping == "table" and 0 in rule.users):
-            return NOBODY_USER if rule.root is None else self._local(rule.root, None)
+            return NOBODY_USER if rule.root is None else self._local(rule.root, None, nd)
         if mapping == "table":
             name = rule.users.get(uid)
             if name is None:
                 return NOBODY_USER
             group = rule.groups.get(gid)
-            return self._local(name, None if group is None else self._accounts.group(group))
-        account = self._accounts.user(uid)
+            return self._local(name, None if group is None else self._accounts.group_now(group, nd), nd)
+        account = self._accounts.user_now(uid, nd)
         if account is None:
             return MappedUser(uid, NOGROUP)
         return _with_group(account, gid)
 
-    def _local(self, name: str, gid: int | None) -> MappedUser | int:
-        account = self._accounts.user(name)
+    def _local(self, name: str, gid: int | None, nd: int) -> MappedUser | int:
+        account = self._accounts.user_now(name, nd)
         if account is None:
             return MappedUser(int(name), NOGROUP) if name.isdecimal() else errno.EPERM
         return _with_group(account, gid)

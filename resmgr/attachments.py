@@ -26,7 +26,7 @@ from resmgr.ids import CHID_ATTACH
 from resmgr.iomsg import PATH_MAX, Target
 from resmgr.pathmgr import PathManager
 from resmgr.pathspace import Attach, Attached, split
-from resmgr.users import Accounts
+from resmgr.users import Accounts, LookingUp, retry
 
 ATTACHED_PER_CONNECTION = 64
 ATTACHED_PER_USER = 256
@@ -106,6 +106,8 @@ class Attachments:
     def _receive(self, message: Message) -> None:
         try:
             self._answer(message)
+        except LookingUp as looking:
+            retry(message, looking, self._receive)
         except OSError as error:
             message.error(errno_of(error))
 
@@ -159,7 +161,7 @@ class Attachments:
             return True
         if any(uid in rule.uids and prefix[: len(split(rule.path.encode()))] == split(rule.path.encode()) for rule in self._rules()):
             return True
-        account = self._accounts.user(uid)
+        account = self._accounts.user_now(uid)
         return account is not None and len(prefix) > 3 and prefix[:2] == OWN and prefix[2] == account.name.encode()
 
     def _detach(self, scoid: int, key: bytes) -> None:

@@ -250,7 +250,7 @@ class PathManager:
 
             def done(status: int, reply: bytes) -> None:
                 if status == -errno.ENOENT:
-                    self._attempt(message, servers, request, following, nobody)  # noqa: B023
+                    self._go_on(message, lambda: self._attempt(message, servers, request, following, nobody))  # noqa: B023
                 elif status < 0:
                     message.error(-status)
                 else:
@@ -259,6 +259,13 @@ class PathManager:
             self._guard(message, ask(self._kernel, channel, message.info, request.pack(), message.reply_len, done))
             return
         nobody()
+
+    def _go_on(self, message: Message, call: Callable[[], None]) -> None:
+        """Later: *call* may raise what a handler may."""
+        try:
+            call()
+        except Exception as error:
+            self.manager.failed(message, error)
 
     def _way(self, info: ClientInfo, target: Target) -> Way | None:
         """How to ask a server in a client's name; None: it is on another node, or in a process and not for this client."""
@@ -283,15 +290,12 @@ class PathManager:
             _leave(self._kernel, way)
             if message.answered:
                 return
-            try:
-                if status == -errno.ENOENT:
-                    otherwise()
-                elif status == -errno.EINTR:
-                    message.error(errno.EINTR)
-                else:
-                    self._redirect(message, target, rest)
-            except Exception as error:
-                self.manager.failed(message, error)
+            if status == -errno.ENOENT:
+                self._go_on(message, otherwise)
+            elif status == -errno.EINTR:
+                message.error(errno.EINTR)
+            else:
+                self._go_on(message, lambda: self._redirect(message, target, rest))
 
         asked = ConnectRequest(Connect.LOOKUP, 0, 0, rest)
         self._guard(message, ask(self._kernel, way, message.info, asked.pack(), _ENTRY_REPLY, done))

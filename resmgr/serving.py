@@ -27,9 +27,10 @@ from resmgr.channel import (
     ReadDone,
 )
 from resmgr.dispatch import Buffer
-from resmgr.errors import BadMessage
+from resmgr.errors import BadMessage, ResmgrError, errno_of
 from resmgr.ids import CHIDS_DAEMONS, PULSE_CODE_MAX
 from resmgr.sending import Outlet
+from resmgr.users import LookingUp
 
 PENDING_MAX = 4096
 """Messages of one peer that servers hold at a time; more get EAGAIN. Stops a peer from filling memory with sends it never finishes."""
@@ -41,7 +42,8 @@ PULL_WINDOW = 4
 """READs of one `Message.read` that are under way at a time."""
 
 Authorize = Callable[[ClientInfo, int, int], int | ClientInfo]
-"""`(client, pid, chid) -> errno or 0`: may this client connect to this channel? Asked once per connection; `scoid` is not yet known."""
+"""`(client, pid, chid) -> errno or 0`: may this client connect to this channel? Asked once per connection; `scoid` is not yet known. What
+raises LookingUp is asked again later."""
 
 
 @attrs.frozen
@@ -153,12 +155,18 @@ class ServingSide:
         self._leaving: dict[Incoming, None] = {}
         """Of a link that is gone: what servers here have not answered yet."""
         self._next_read = 0
+        self._parked: dict[int, tuple[int, int]] = {}
+        """SENDs that wait for the account of their client: priority and bytes held, by transaction."""
+        self._parked_pulses: dict[int, int] = {}
+        """The same: how many, by connection."""
 
     def down(self) -> None:
         """The link is gone: every server is asked to let go, and told of the disconnect."""
         incoming, self.incoming = self.incoming, {}
         inlets, self.inlets = self.inlets, {}
         self.held = 0
+        self._parked.clear()
+        self._parked_pulses.clear()
         for message in incoming.values():
             if message.inlet.channel is not None:
                 self._leaving[message] = None
@@ -184,7 +192,7 @@ class ServingSide:
 
     def on_send(self, view: Buffer, descriptors: Descriptors) -> None:
         _, priority, count, txn, number, reply_len, msglen, block, data = wire.parse_send(view)
-        if txn in self.incoming:
+        if txn in self.incoming or txn in self._parked:
             raise BadMessage("SEND of a transaction under way")
         if count < len(descriptors):
             raise BadMessage("SEND with more descriptors than it says")
@@ -194,7 +202,11 @@ class ServingSide:
             return
         inlet = self.inlets.get(number)
         if inlet is None:
-            opened = self._open(number, block)
+            try:
+                opened = self._open(number, block)
+            except LookingUp as looking:
+                self._park(looking, txn, priority, view, descriptors)
+                return
             if isinstance(opened, int):
                 self._refuse(txn, opened, 0, priority)
                 return
@@ -223,6 +235,50 @@ class ServingSide:
         if self.link.closed and message.pending is not None:
             message.pending.unblock()
 
+    def _park(self, looking: LookingUp, txn: int, priority: int, view: Buffer, descriptors: Descriptors) -> None:
+        """Take a SEND again when the account of its client is known."""
+        size, route = len(view), self.link.route
+        if len(self.incoming) + len(self._parked) >= self._limits.pending or self.held + size > self._limits.held:
+            self._refuse(txn, errno.EAGAIN, 0, priority)
+            return
+        self._parked[txn] = priority, size
+        self.held += size
+
+        def again() -> None:
+            if self._unpark(txn):
+                self.link.route = route
+                self._take_again(self.on_send, view, descriptors)
+
+        looking.then(again)
+
+    def _unpark(self, txn: int) -> bool:
+        parked = self._parked.pop(txn, None)
+        if parked is None:
+            return False
+        self.held -= parked[1]
+        return True
+
+    def _park_pulse(self, looking: LookingUp, number: int, view: Buffer) -> None:
+        if sum(self._parked_pulses.values()) >= self._limits.pending:
+            self.link.dropped["pulse before its account is known"] += 1
+            return
+        self._parked_pulses[number] = self._parked_pulses.get(number, 0) + 1
+
+        def again() -> None:
+            if number in self._parked_pulses:
+                self._parked_pulses[number] -= 1
+                if not self._parked_pulses[number]:
+                    del self._parked_pulses[number]
+                self._take_again(self.on_pulse, view, ())
+
+        looking.then(again)
+
+    def _take_again(self, handle: Callable[[Buffer, Descriptors], None], view: Buffer, descriptors: Descriptors) -> None:
+        try:
+            handle(view, descriptors)
+        except BadMessage as error:
+            self.link.dropped[str(error)] += 1
+
     def _open(self, number: int, block: wire.ConnectBlock | None) -> Inlet | int:
         """A new connection of the other side's, or the errno of the refusal."""
         if block is None:
@@ -240,7 +296,12 @@ class ServingSide:
             return errno.EBADF
         if channel is None and self._final:
             return errno.EBADF  # a process is the end of the way: what its daemon sent it does not go back
-        allowed = self._authorize(info, block.pid, block.chid) if nd == ND_LOCAL else 0
+        try:
+            allowed = self._authorize(info, block.pid, block.chid) if nd == ND_LOCAL else 0
+        except LookingUp:
+            raise
+        except ResmgrError as error:
+            return errno_of(error)
         if isinstance(allowed, ClientInfo):
             info = allowed
         elif allowed:
@@ -296,7 +357,11 @@ class ServingSide:
             raise BadMessage("PULSE with a system code")
         inlet = self.inlets.get(number)
         if inlet is None:
-            opened = self._open(number, block)
+            try:
+                opened = self._open(number, block)
+            except LookingUp as looking:
+                self._park_pulse(looking, number, view)
+                return
             if isinstance(opened, int):
                 self.refused += 1
                 head = wire.HEADER.pack(wire.DEATH, 0, PRIORITY_DEFAULT, 0, number)
@@ -308,12 +373,19 @@ class ServingSide:
         self._kernel.pulse(inlet.connection, code, value, min(priority, PRIORITY_MAX))
 
     def on_unblock(self, view: Buffer, descriptors: Descriptors) -> None:
-        message = self.incoming.get(wire.parse_bare(view))
+        txn = wire.parse_bare(view)
+        message = self.incoming.get(txn)
         if message is not None and message.pending is not None:
             message.pending.unblock()
+        elif txn in self._parked:
+            priority, _ = self._parked[txn]
+            self._unpark(txn)
+            self._refuse(txn, errno.EINTR, 0, priority)
 
     def on_detach(self, view: Buffer, descriptors: Descriptors) -> None:
-        inlet = self.inlets.pop(wire.parse_bare(view), None)
+        number = wire.parse_bare(view)
+        self._parked_pulses.pop(number, None)
+        inlet = self.inlets.pop(number, None)
         if inlet is None:
             return  # it crossed our DEATH
         for message in [message for message in self.incoming.values() if message.inlet is inlet]:

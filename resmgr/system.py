@@ -63,7 +63,7 @@ class System:
         self._on_policy: list[Callable[[Policy], None]] = []
         self._services: dict[str, Callable[[], None]] = {}
         """What ends the file and process managers."""
-        self._ends: list[Callable[[], None]] = [self.paths.destroy, self.nodes.destroy]
+        self._ends: list[Callable[[], None]] = [self.paths.destroy, self.nodes.destroy, self.accounts.close]
         self.guard(self.paths.channel)
 
     def guard(self, channel: Channel) -> None:
@@ -185,6 +185,7 @@ class System:
 
     def listen(self, path: str | os.PathLike[str]) -> UnixServer:
         """Serve the programs of this machine on a local socket, and keep their names and what they attach."""
+        self.accounts.ask_in_threads(self.dispatch)
         if self.names is None:
             from resmgr.names.load import load_average
 

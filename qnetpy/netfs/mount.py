@@ -18,6 +18,7 @@ from resmgr.fuse.mount import Mount, MountError
 from resmgr.fuse.options import FuseOptions, Permissions
 from resmgr.fuse.servers import KernelResolver
 from resmgr.fuse.session import Session
+from resmgr.fuse.usergroups import UserGroups
 from resmgr.iomsg import Target
 from resmgr.users import Accounts
 
@@ -42,13 +43,11 @@ class NetMount:
     ) -> None:
         """*mount* and *device*, its open /dev/fuse, are this object's from now on."""
         self.point = mount.mountpoint
-
-        def groups(uid: int, gid: int) -> tuple[int, ...]:
-            account = accounts.user(uid)
-            return () if account is None else account.groups
-
+        groups = UserGroups(accounts)
         self._mount = mount
-        self.machine = Machine(dispatch, KernelResolver(kernel, groups), root, mount.options, os.fsencode(mount.mountpoint))
+        self.machine = Machine(
+            dispatch, KernelResolver(kernel, groups.of), root, mount.options, os.fsencode(mount.mountpoint), groups=groups
+        )
         self._session = Session(dispatch, device, self.machine, on_end)
         self._session.start()
         self._copies = CopyWatch(mount)

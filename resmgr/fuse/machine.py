@@ -12,7 +12,7 @@ from collections.abc import Callable
 import attrs
 
 from resmgr.dispatch import Dispatch
-from resmgr.errors import BadMessage
+from resmgr.errors import BadMessage, ResmgrError, errno_of
 from resmgr.fuse import attributes, directory, files, formats, ioctl, locking, names, polling, writing
 from resmgr.fuse.behind import Behind
 from resmgr.fuse.core import Core
@@ -20,7 +20,9 @@ from resmgr.fuse.formats import BODY, MAJOR, MINOR_MAX, MINOR_MIN, Init, Opcode
 from resmgr.fuse.options import FuseOptions
 from resmgr.fuse.request import Request
 from resmgr.fuse.servers import Resolver
+from resmgr.fuse.usergroups import UserGroups
 from resmgr.iomsg import Target
+from resmgr.users import LookingUp
 
 Handler = Callable[[Core, Request, memoryview], None]
 
@@ -109,6 +111,7 @@ class Machine(Core):
     """Turns kernel requests into messages. `receive` takes one request; answers are in `output`, also those that come later (`on_output`).
 
     *root* is the manager that is mounted, its handle 0 the root directory. *mountpoint* is only used to show absolute links of other nodes.
+    *groups*: whose users' requests wait until it knows them.
     """
 
     def __init__(
@@ -118,7 +121,10 @@ class Machine(Core):
         root: Target,
         options: FuseOptions | None = None,
         mountpoint: bytes = b"",
+        *,
+        groups: UserGroups | None = None,
     ) -> None:
+        self._groups = groups
         super().__init__(dispatch, resolver, root, FuseOptions() if options is None else options, mountpoint)
         self.minor = 0
         """Negotiated; 0 before INIT."""
@@ -143,20 +149,47 @@ class Machine(Core):
                 self.output.append(formats.error_reply(unique, errno.ESTALE))
                 return
             record = Request(self, unique, opcode, node, (uid, gid), pid, now)
+            if self._groups is not None and uid not in self._groups.known:
+                self._new_user(record, self._groups, handler, bytes(request))
+                return
             if node.behind is not None and node.behind.outstanding and opcode in AFTER_WRITES:
                 self._after_writes(record, node.behind, handler, bytes(request))
                 return
-            try:
-                handler(self, record, request)
-            except BadMessage:
-                self.drops["bad_request"] += 1
-                self.error(record, errno.EIO)
+            self._begin(record, handler, request)
             if not record.answered:
                 self.waits(record)
         except BadMessage:
             self.drops["bad_request"] += 1
         finally:
             self.receiving = False
+
+    def _begin(self, record: Request, handler: Handler, request: memoryview) -> None:
+        try:
+            handler(self, record, request)
+        except BadMessage:
+            self.drops["bad_request"] += 1
+            self.error(record, errno.EIO)
+
+    def _new_user(self, record: Request, groups: UserGroups, handler: Handler, request: bytes) -> None:
+        """Begin with a request when the groups of its user are known."""
+        if record.answered:
+            return
+        try:
+            groups.learn(record.user[0])
+        except LookingUp as looking:
+            self.drops["waited_for_account"] += 1
+            looking.then(lambda: self._new_user(record, groups, handler, request))
+        except ResmgrError as error:
+            self.error(record, errno_of(error))
+        else:
+            record.at = self.dispatch.now()
+            behind = record.node.behind
+            if behind is not None and behind.outstanding and record.opcode in AFTER_WRITES:
+                self._after_writes(record, behind, handler, request)
+                return
+            self._begin(record, handler, memoryview(request))
+        if not record.answered:
+            self.waits(record)
 
     def _after_writes(self, record: Request, behind: Behind, handler: Handler, request: bytes) -> None:
         """Begin with a request when the writes on the way have arrived."""
@@ -165,11 +198,7 @@ class Machine(Core):
             if record.answered:
                 return
             record.at = self.dispatch.now()
-            try:
-                handler(self, record, memoryview(request))
-            except BadMessage:
-                self.drops["bad_request"] += 1
-                self.error(record, errno.EIO)
+            self._begin(record, handler, memoryview(request))
 
         self.drops["waited_for_writes"] += 1
         self.waits(record)

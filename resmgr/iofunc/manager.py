@@ -19,6 +19,7 @@ from resmgr.iofunc.handle import CLIENTS_MAX, HANDLES_PER_CLIENT, HANDLES_PER_MA
 from resmgr.iofunc.lanes import Job, Lane
 from resmgr.iomsg import REQUEST, Connect, Io
 from resmgr.iorequest import ConnectRequest, parse_close, parse_connect
+from resmgr.users import LookingUp, retry
 
 logger = logging.getLogger(__name__)
 
@@ -115,7 +116,11 @@ class Manager(Generic[C]):
         return client
 
     def failed(self, message: Message, error: BaseException) -> None:
-        """Answer *message* with what *error* means. An error nobody expects is EIO and one log line."""
+        """Answer *message* with what *error* means. An error nobody expects is EIO and one log line. What waits for an account is handled
+        anew."""
+        if isinstance(error, LookingUp):
+            retry(message, error, self._receive)
+            return
         if isinstance(error, BadMessage | struct.error):
             self.counters["bad_message"] += 1
             code = errno.EBADMSG

@@ -12,7 +12,8 @@ of each user of this node: beyond it they are only counted, and the next line sa
 A file is opened for appending, readable by its owner only, and looked at again at each line: a file that was moved away (logrotate) is
 followed by a new one. One that has grown to its size is moved to FILE.1 by us, that to FILE.2, and so on.
 
-If a line cannot be written, whoever asked is told, and starts nothing (`write` raises).
+If a line cannot be written, or not in PATIENCE, whoever asked is told, and starts nothing. Lines are made in the dispatch and written by
+whoever is given as *put*, which in a daemon is a thread (`AuditThread`).
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import os
 from collections.abc import Callable, Mapping
 
 from resmgr.bucket import TokenBucket
+from resmgr.procmgr.auditthread import Written
 
 log = logging.getLogger("resmgr.procmgr.audit")
 
@@ -42,6 +44,12 @@ REFUSALS_RATE, REFUSALS_BURST = 512.0, 65536.0
 """Bytes per second about refusals of one node or local user, and at once."""
 ASKERS_MAX = 4096
 """Of whom that is known."""
+
+PATIENCE = 10.0
+"""Seconds that an attempt waits for its line to be written."""
+
+Put = Callable[[Callable[[], None], Written], None]
+"""Call the first, which may block and raise OSError, and tell the second what came of it."""
 
 Fact = str | int | float | bool | None | list[str]
 
@@ -94,11 +102,22 @@ class AuditFile:
         os.replace(self.path, f"{self.path}.1")
 
 
+def put_here(write: Callable[[], None], written: Written) -> None:
+    """`Put` for who may block."""
+    try:
+        write()
+    except OSError as error:
+        written(error)
+    else:
+        written(None)
+
+
 class AuditLog:
     """*wall* is the time of day, *now* monotonic, in seconds. Without a *path* lines go to the logger of this module."""
 
-    def __init__(self, path: str, wall: Callable[[], float], now: Callable[[], float]) -> None:
+    def __init__(self, path: str, wall: Callable[[], float], now: Callable[[], float], put: Put = put_here) -> None:
         self.path = path
+        self._put = put if path else put_here
         self.dropped = 0
         """Refusals that were only counted."""
         self._wall = wall
@@ -109,9 +128,10 @@ class AuditLog:
         self._buckets: dict[str, TokenBucket] = {}
         self._unwritten: dict[str, int] = {}
 
-    def write(self, event: str, facts: Mapping[str, Fact], *, local: bool = False) -> None:
-        """*local*: a client of this node asked. OSError when it cannot be written."""
-        (self._local if local else self._allowed).append(self._line(event, facts))
+    def write(self, event: str, facts: Mapping[str, Fact], written: Written, *, local: bool = False) -> None:
+        """*local*: a client of this node asked. *written* is told, perhaps in another thread, whether it is there."""
+        file, line = self._local if local else self._allowed, self._line(event, facts)
+        self._put(lambda: file.append(line), written)
 
     def refused(self, asker: str, facts: Mapping[str, Fact]) -> None:
         """A refusal: nothing depends on its being written. *asker*: whose rate it counts against."""
@@ -132,6 +152,7 @@ class AuditLog:
         self._try(self._local if local else self._allowed, self._line(event, facts))
 
     def close(self) -> None:
+        """Not while a line is being written."""
         for file in (self._allowed, self._refused, self._local):
             file.close()
 
@@ -146,10 +167,11 @@ class AuditLog:
         return line
 
     def _try(self, file: AuditFile, line: str) -> None:
-        try:
-            file.append(line)
-        except OSError as error:
-            log.error("%s: %s", file.path, error.strerror)
+        def written(failure: OSError | None) -> None:
+            if failure is not None:
+                log.error("%s: %s", file.path, failure.strerror)
+
+        self._put(lambda: file.append(line), written)
 
 
 def word(data: bytes) -> str:

@@ -40,12 +40,12 @@ import attrs
 
 from resmgr.access import MappedUser
 from resmgr.errors import ResmgrError
+from resmgr.lookups import Lookups
 from resmgr.procmgr import callerroot
 from resmgr.procmgr.callerroot import enter_mounts
 from resmgr.procmgr.environment import refusal
 from resmgr.procmgr.forking import ForkServer
 from resmgr.procmgr.inherit import drop_privileges_of_thread, spared_from_oom
-from resmgr.procmgr.lookups import Lookups
 from resmgr.procmgr.message import (
     SPAWN_PTY,
     SPAWN_ROOT,
@@ -338,11 +338,12 @@ class Launcher:
         self._server = ForkServer()
         self._forking = threading.Lock()
         """Held by the thread that forks, one after another."""
-        self._lookups = Lookups(self._enter)
+        self._lookups = Lookups("procmgr-lookup", self._enter)
         self._closed = False
 
-    def launch(self, user: MappedUser, spawn: Spawn, terms: Terms, done: LaunchDone) -> None:
-        job = _Job(user, spawn, terms, done)
+    def launch(self, user: MappedUser, spawn: Spawn, terms: Terms, record: Callable[[], None], done: LaunchDone) -> None:
+        """Nothing is forked before *record* (called in a thread, may block) has returned; what it raises is the result."""
+        job = _Job(user, spawn, terms, record, done)
         self._lookups.submit((user.uid, spawn.user), lambda failure: self._run(job, failure))
 
     def close(self, patience: float) -> None:
@@ -372,6 +373,7 @@ class Launcher:
                 mutable = changeable(job.spawn.arguments[0], found.user)
                 if mutable:
                     raise ResmgrError(errno.EPERM, f"{os.fsdecode(mutable)!r} could be changed by the user it would run as")
+            job.record()
         except Exception as error:
             job.done(error)
             return
@@ -391,6 +393,7 @@ class _Job:
     user: MappedUser
     spawn: Spawn
     terms: Terms
+    record: Callable[[], None]
     done: LaunchDone
 
 

@@ -27,7 +27,8 @@ from resmgr.dispatch import Buffer, Dispatch
 from resmgr.errors import BadMessage, ResmgrError, errno_of
 from resmgr.procmgr import listing, message, nodefacts
 from resmgr.procmgr.attempts import asker, shown, wanted, who
-from resmgr.procmgr.audit import AuditLog, Fact
+from resmgr.procmgr.audit import PATIENCE, AuditLog, Fact
+from resmgr.procmgr.auditthread import AuditThread, Record
 from resmgr.procmgr.brief import BriefAnswer
 from resmgr.procmgr.carried import Carriers
 from resmgr.procmgr.launch import Launched, Launcher, Terms, discard
@@ -36,6 +37,7 @@ from resmgr.procmgr.process import Process, State
 from resmgr.procmgr.readings import Readings
 from resmgr.procmgr.rules import Reach, Refusal, SpawnRules
 from resmgr.procmgr.signals import PID_MAX, SIGNAL_MAX, send_to_process
+from resmgr.users import LookingUp, retry
 
 log = logging.getLogger("resmgr.procmgr")
 
@@ -102,7 +104,8 @@ class ProcessManager:
         self.spawned = 0
         self.mistakes = 0
         """Requests that failed by a mistake of ours."""
-        self.audit = AuditLog(audit, dispatch.wall, dispatch.now)
+        self._audit_thread = AuditThread()
+        self.audit = AuditLog(audit, dispatch.wall, dispatch.now, self._audit_thread.put)
         self.network = ""
         """Where other nodes' files are mounted, if they are: by who mounts them."""
         self.fingerprint: Callable[[str], str] = lambda node: ""
@@ -181,7 +184,8 @@ class ProcessManager:
         _await_ends(leaving)
         for process in list(self._processes.values()):
             process.reap()
-        self.audit.close()
+        if self._audit_thread.close():
+            self.audit.close()
 
     def _receive(self, request: Message) -> None:
         self._handle(request, lambda: self._dispatched(request))
@@ -198,6 +202,8 @@ class ProcessManager:
         """Whatever *call* raises is an answer to its client and ends nothing else."""
         try:
             call()
+        except LookingUp as looking:
+            retry(request, looking, lambda request: self._handle(request, call))
         except BadMessage as error:
             self._refuse(request, Refusal.BAD_MESSAGE, errno.EBADMSG, str(error))
         except Exception as error:
@@ -284,13 +290,10 @@ class ProcessManager:
             return
         self._attempts += 1
         start = _Start(owner, request, spawn, self._attempts)
-        try:
-            self.audit.write("allowed", {"id": start.number, **self._client(request.info), **facts}, local=start.local)
-        except OSError as error:
-            self._refuse(request, Refusal.NO_AUDIT, errno.EIO, f"{self.audit.path}: {error.strerror}", what, **facts)
-            return
+        record = Record()
+        self.audit.write("allowed", {"id": start.number, **self._client(request.info), **facts}, record.written, local=start.local)
         self._starting.add(start)
-        self._launcher.launch(user, spawn, terms, functools.partial(self._launched, start, user))
+        self._launcher.launch(user, spawn, terms, functools.partial(_recorded, record), functools.partial(self._launched, start, user))
 
     def _terms(self, info: ClientInfo, user: MappedUser, spawn: Spawn) -> Terms | Refusal:
         """On what terms the rules let it start."""
@@ -340,6 +343,9 @@ class ProcessManager:
         self._starting.discard(start)
         request, spawn = start.request, start.spawn
         what = f"spawn of {shown(spawn.arguments[0])} as uid {user.uid}"
+        if isinstance(result, NotRecorded):
+            self._refuse(request, Refusal.NO_AUDIT, errno.EIO, f"{self.audit.path}: {result.strerror}", what, id=start.number)
+            return
         if isinstance(result, Exception):
             self.refusals[Refusal.NOT_STARTED] += 1
             log.warning("%s failed: %s; %s", what, result, who(request.info))
@@ -513,15 +519,50 @@ class ProcessManager:
         if not isinstance(reach, Reach) and pid not in reach:
             self._refuse(request, Refusal.SIGNAL_NOT_ALLOWED, errno.EPERM, "not started by its node", what, **facts)
             return
-        try:
-            self.audit.write("signal", {**self._client(request.info), **facts}, local=local)
-            send_to_process(user, pid, number, began)
-        except OSError as error:
-            self.audit.told("failed", {"pid": pid, "why": error.strerror}, local=local)
-            log.warning("%s as uid %d failed: %s; %s", what, user.uid, error.strerror, who(request.info))
-            raise ResmgrError(errno_of(error)) from None
-        log.info("%s as uid %d; %s", what, user.uid, who(request.info))
-        request.reply(0)
+        over = False
+
+        def recorded(failure: OSError | None) -> None:
+            nonlocal over
+            if over or self._closed:
+                return
+            over = True
+            late.cancel()
+            if failure is not None:
+                self._refuse(request, Refusal.NO_AUDIT, errno.EIO, f"{self.audit.path}: {failure.strerror}", what, **facts)
+            else:
+                self._handle(request, send)
+
+        def send() -> None:
+            try:
+                send_to_process(user, pid, number, began)
+            except OSError as error:
+                self.audit.told("failed", {"pid": pid, "why": error.strerror}, local=local)
+                log.warning("%s as uid %d failed: %s; %s", what, user.uid, error.strerror, who(request.info))
+                raise ResmgrError(errno_of(error)) from None
+            log.info("%s as uid %d; %s", what, user.uid, who(request.info))
+            if not request.answered:
+                request.reply(0)
+
+        timeout = TimeoutError(errno.ETIMEDOUT, "not written in time")
+        late = self._dispatch.call_at(self._dispatch.now() + PATIENCE, lambda: recorded(timeout))
+        self.audit.write(
+            "signal",
+            {**self._client(request.info), **facts},
+            lambda failure: self._dispatch.call_from_thread(lambda: recorded(failure)),
+            local=local,
+        )
+
+
+class NotRecorded(ResmgrError):
+    """The line about a start is not in the audit log."""
+
+
+def _recorded(record: Record) -> None:
+    """In a thread of the launcher."""
+    try:
+        record.wait(PATIENCE)
+    except OSError as error:
+        raise NotRecorded(error.errno or errno.EIO, error.strerror) from None
 
 
 def _answer(request: Message, code: int) -> None:

@@ -25,7 +25,8 @@ import attrs
 
 from resmgr.access import Verb
 from resmgr.channel import ND_LOCAL, PID_SYSTEM, ClientInfo, Message
-from resmgr.errors import Misuse
+from resmgr.errors import Misuse, ResmgrError
+from resmgr.users import LookingUp, retry
 from stack.core.errors import ModuleError
 from stack.core.ifnet import Interface
 from stack.core.isolation import RAISED, REFUSALS
@@ -133,6 +134,8 @@ class IoPktManager:
             return
         try:
             self._answer(message)
+        except LookingUp as looking:
+            retry(message, looking, self._handle)
         except RAISED:
             # What raises while somebody asks must not end the stack.
             log.exception("a request failed")
@@ -240,7 +243,12 @@ class IoPktManager:
             return f"node {info.node} may not administer this one ([access] administer)"
         if not change:
             return ""
-        user = system.policy.user(info)
+        try:
+            user = system.policy.user(info)
+        except LookingUp:
+            raise
+        except ResmgrError as error:
+            return f"who asks cannot be found out: {error.strerror}"
         if isinstance(user, int):
             return f"users of node {info.node} are not let in here"
         groups = {user.gid, *user.groups}

@@ -173,7 +173,7 @@ def test_accounts_are_cached_bounded_and_expire() -> None:
     assert accounts.user("root") is not root
     for uid in range(100_000, 100_000 + ACCOUNTS_MAX + 10):
         assert accounts.user(uid) is None
-    assert len(accounts._users) <= ACCOUNTS_MAX
+    assert len(accounts._known) <= ACCOUNTS_MAX
     assert accounts.group("root") == 0
     assert accounts.group("77") == 77
     assert accounts.group("no-such-group") is None

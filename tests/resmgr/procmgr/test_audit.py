@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from resmgr.access import MappedUser
 from resmgr.procmgr import audit
 from resmgr.procmgr.attempts import wanted
-from resmgr.procmgr.audit import KEPT, LINE_MAX, REFUSALS_BURST, REFUSALS_RATE, WORD_MAX, WORDS_MAX, AuditLog, words
+from resmgr.procmgr.audit import KEPT, LINE_MAX, REFUSALS_BURST, REFUSALS_RATE, WORD_MAX, WORDS_MAX, AuditLog, Fact, words
 from resmgr.procmgr.message import SPAWN_MAX, Spawn
 
 pytestmark = pytest.mark.host
@@ -22,10 +23,18 @@ def lines(path: Path) -> list[dict[str, object]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+def write(log: AuditLog, facts: Mapping[str, Fact], local: bool = False) -> None:
+    failures: list[OSError | None] = []
+    log.write("allowed", facts, failures.append, local=local)
+    (failure,) = failures
+    if failure is not None:
+        raise failure
+
+
 def test_a_line_for_each_thing(tmp_path: Path) -> None:
     path = tmp_path / "audit"
     log = AuditLog(str(path), lambda: 1700000000.25, lambda: 0.0)
-    log.write("allowed", {"id": 1, "command": words((b"sh", b"a\nb", b"\xff\x1b[2J"))})
+    write(log, {"id": 1, "command": words((b"sh", b"a\nb", b"\xff\x1b[2J"))})
     log.told("ended", {"id": 1, "status": 0})
     assert lines(path)[0] == {"time": 1700000000.25, "event": "allowed", "id": 1, "command": ["sh", "a\nb", "\\udcff\x1b[2J"]}
     assert path.read_bytes().isascii()
@@ -54,12 +63,12 @@ def test_it_is_moved_when_it_is_large(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_what_cannot_be_written_is_an_error_before_and_a_line_of_the_log_after(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     log = AuditLog(str(tmp_path / "none" / "audit"), lambda: 0.0, lambda: 0.0)
     with pytest.raises(FileNotFoundError):
-        log.write("allowed", {})
+        write(log, {})
     log.told("ended", {})
     assert "No such file" in caplog.text
     (tmp_path / "link").symlink_to("elsewhere")
     with pytest.raises(OSError, match="symbolic links"):
-        AuditLog(str(tmp_path / "link"), lambda: 0.0, lambda: 0.0).write("allowed", {})
+        write(AuditLog(str(tmp_path / "link"), lambda: 0.0, lambda: 0.0), {})
     assert not os.path.exists(tmp_path / "elsewhere")
 
 
@@ -70,7 +79,7 @@ def test_refusals_have_a_rate_and_move_nothing_out(tmp_path: Path, monkeypatch: 
     path = tmp_path / "audit"
     now = [0.0]
     log = AuditLog(str(path), lambda: 0.0, lambda: now[0])
-    log.write("allowed", {"id": 1, "command": ["the deed"]})
+    write(log, {"id": 1, "command": ["the deed"]})
     spawn = Spawn((b"/usr/bin/sudo", *[b"\xff" * 512] * 63), user=b"\xff" * 65000, directory=b"/" + b"\xff" * 65000)
     facts = wanted(spawn, MappedUser(1, 1))
     for _ in range(200):
@@ -92,9 +101,9 @@ def test_what_clients_of_this_node_do_moves_nothing_of_others_out(tmp_path: Path
     monkeypatch.setattr(audit, "SIDE_SIZE_MAX", 1000)
     path = tmp_path / "audit"
     log = AuditLog(str(path), lambda: 0.0, lambda: 0.0)
-    log.write("allowed", {"id": 1})
+    write(log, {"id": 1})
     for number in range(200):
-        log.write("allowed", {"id": number}, local=True)
+        write(log, {"id": number}, local=True)
         log.told("ended", {"id": number}, local=True)
     log.close()
     assert [line["id"] for line in lines(path)] == [1]
@@ -109,8 +118,8 @@ def test_a_line_is_bounded_and_tells_the_command(byte: bytes, tmp_path: Path) ->
     spawn = Spawn(
         (b"/usr/bin/tool", b"first", long, long), (b"A=1", long + b"=1"), user=long, directory=b"/" + long, terminal=b"/dev/" + long
     )
-    log.write("allowed", wanted(spawn, MappedUser(1, 1)))
-    log.write("allowed", {**wanted(spawn, MappedUser(1, 1)), "roles": ["long" * 10000], "fingerprint": "x" * 10000})
+    write(log, wanted(spawn, MappedUser(1, 1)))
+    write(log, {**wanted(spawn, MappedUser(1, 1)), "roles": ["long" * 10000], "fingerprint": "x" * 10000})
     log.close()
     assert all(len(line) < LINE_MAX for line in path.read_bytes().splitlines())
     for line in lines(path):

@@ -36,7 +36,7 @@ def spawn_here() -> list[str]:
     results: queue.SimpleQueue[Launched | Exception] = queue.SimpleQueue()
     user = MappedUser(os.geteuid(), os.getegid(), tuple(os.getgroups()))
     spawn = Spawn((b"/bin/sh", b"-c", SHOW.encode()), flags=SPAWN_STDOUT, umask=UMASK_DEFAULT, directory=b"/")
-    launcher.launch(user, spawn, Terms((soft, hard - RAISED)), results.put)
+    launcher.launch(user, spawn, Terms((soft, hard - RAISED)), lambda: None, results.put)
     launched = results.get(timeout=20)
     if isinstance(launched, Exception):
         raise launched

@@ -235,9 +235,42 @@ async def test_nothing_is_started_that_cannot_be_audited(tmp_path: Path) -> None
         with pytest.raises(Failed, match="EIO"):
             await Client(here).spawn("touch", str(tmp_path / "done"))
         assert here.manager.refusals[Refusal.NO_AUDIT] == 1
-        with pytest.raises(Failed, match="ENOENT"):
+        with pytest.raises(Failed, match="EIO"):
             await Client(here).send(message.pack_kill(os.getpid(), 0))
     assert os.listdir(tmp_path) == []
+
+
+async def test_a_log_that_cannot_be_written_to_stops_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A FIFO that nobody reads: starts and signals wait, or fail after a while; everything else goes on."""
+    path = tmp_path / "audit"
+    os.mkfifo(f"{path}-local")
+    async with world(audit=str(path)) as here:
+        client, started, signalled = Client(here), list[int](), list[int]()
+        spawn = message.pack_spawn(Spawn((b"/bin/sleep", b"100")))
+        client.submit((spawn,), message.SPAWNED.size, lambda status, data: started.append(status))
+        client.submit((message.pack_kill(os.getpid(), 0),), 0, lambda status, data: signalled.append(status))
+        for _ in range(20):
+            await client.send(message.pack_facts(), reply_len=4096)
+        assert (started, signalled, here.manager.spawned) == ([], [], 0)
+        reader = os.open(f"{path}-local", os.O_RDONLY | os.O_NONBLOCK)
+        await here.until(lambda: bool(started and signalled))
+        assert (started[0] >= 0, signalled, here.manager.spawned) == (True, [0], 1)
+        events = [json.loads(line)["event"] for line in os.read(reader, 65536).splitlines()]
+        assert events[:2] == ["allowed", "signal"]
+        os.close(reader)
+        write = os.write
+
+        def slowly(fd: int, data: bytes) -> int:
+            return len(data) if b'"event"' in data and threading.Event().wait(0.5) is False else write(fd, data)
+
+        monkeypatch.setattr(manager, "PATIENCE", 0.1)
+        monkeypatch.setattr(os, "write", slowly)
+        for request in (spawn, message.pack_kill(os.getpid(), 9)):
+            with pytest.raises(Failed, match="EIO"):
+                await client.send(request, reply_len=message.SPAWNED.size)
+        assert here.manager.spawned == 1
+        assert here.manager.refusals[Refusal.NO_AUDIT] == 2
+        monkeypatch.undo()
 
 
 @needs_root

@@ -1,8 +1,8 @@
-"""Threads that look up what a start depends on and what may never answer: the account (a directory service), the way to a listed program (a
-dead mount). Each user may keep a few of them, so that one whose look-ups hang holds up nobody else's starts.
+"""Threads for look-ups that may never answer: accounts (a directory service), the way to a listed program (a dead mount). Each user may
+keep a few of them, so that one whose look-ups hang holds up nobody else's.
 
-Threads are made as they are needed and stay. Each begins in the mount namespace that the programs will see: what is checked is what will
-run.
+Threads are made as they are needed and stay. For programs to be started each begins in the mount namespace that they will see: what is
+checked is what will run.
 """
 
 from __future__ import annotations
@@ -18,10 +18,15 @@ Work = Callable[[OSError | None], None]
 """Is told why the thread could not be made as it should be, if so; raises nothing."""
 
 
+def _as_it_is() -> None:
+    """Threads for look-ups that are the same everywhere."""
+
+
 class Lookups:
     """*enter* is called in each thread first. `submit` and `close` may be called from any thread."""
 
-    def __init__(self, enter: Callable[[], None]) -> None:
+    def __init__(self, name: str, enter: Callable[[], None] = _as_it_is) -> None:
+        self._name = name
         self._enter = enter
         self._waiting: deque[tuple[Hashable, Work]] = deque()
         self._busy: Counter[Hashable] = Counter()
@@ -40,7 +45,7 @@ class Lookups:
                 self._changed.notify()
             elif self._threads < THREADS_MAX:
                 self._threads += 1
-                threading.Thread(target=self._run, name="procmgr-lookup", daemon=True).start()
+                threading.Thread(target=self._run, name=self._name, daemon=True).start()
         return True
 
     def close(self) -> None:
