@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 
 from qnetpy.cli.output import CommandError, as_json, table
-from qnetpy.cluster import control, harness, state
+from qnetpy.cluster import control, entry, harness, state
 from qnetpy.cluster.control import ControlError
 from qnetpy.cluster.harness import ClusterError
 
@@ -78,7 +78,7 @@ def _exec(args: argparse.Namespace) -> int:
     if not command:
         raise CommandError("exec: no command given", f"qnet cluster exec {args.node} -- ls /net", 2)
     sys.stdout.flush()
-    return harness.enter(harness.the_one(args.name), {"do": "enter", "node": args.node}, command, args.user, args.cwd)
+    return entry.enter(harness.the_one(args.name), {"do": "enter", "node": args.node}, command, args.user, args.cwd)
 
 
 def _status(args: argparse.Namespace) -> int:

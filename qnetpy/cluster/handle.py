@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from qnetpy.cluster import control, harness, keys, state, topology
+from qnetpy.cluster import control, entry, harness, keys, state, topology
 
 SECONDS = 30.0
 
@@ -37,8 +37,7 @@ class Cluster:
 
     def command(self, node: str, *argv: str, user: str | None = None) -> list[str]:
         """The command line that runs *argv* on *node*, for whoever starts processes in another way."""
-        prefix = [sys.executable, "-P", "-m", "qnetpy.cli.main", "cluster", "exec", "--name", self.name]
-        return [*prefix, *(["--user", user] if user else []), node, "--", *argv]
+        return entry.command_line(self.path, node, argv, user)
 
     def run(
         self, node: str, *argv: str, input: str | None = None, user: str | None = None, seconds: float = SECONDS, check: bool = True
@@ -97,10 +96,10 @@ class Cluster:
             with contextlib.suppress(control.ControlError):
                 self._spaces = self._namespaces()
         found = []
-        for entry in os.listdir("/proc"):
+        for name in os.listdir("/proc"):
             with contextlib.suppress(OSError):
-                if entry.isdigit() and os.readlink(f"/proc/{entry}/ns/net") in self._spaces:
-                    found.append(int(entry))
+                if name.isdigit() and os.readlink(f"/proc/{name}/ns/net") in self._spaces:
+                    found.append(int(name))
         return found
 
     def _namespaces(self) -> set[str]:

@@ -10,18 +10,17 @@ import contextlib
 import json
 import os
 import select
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qnetpy.cluster import control, linux, machine, state
+from qnetpy.cluster import control, state
 from qnetpy.cluster.control import ControlError
 
-if TYPE_CHECKING:  # `exec` is started for every command on a node and needs no settings
+if TYPE_CHECKING:
     from qnetpy.cluster.topology import Plan
 
 START_SECONDS = 60.0
@@ -144,68 +143,3 @@ def the_one(name: str | None) -> str:
     if len(running) > 1:
         raise ClusterError(f"several clusters are running: {', '.join(running)}; say which with --name or $QNET_CLUSTER")
     return state.directory(running[0])
-
-
-def enter(path: str, request: Mapping[str, object], argv: Sequence[str], user: str | None = None, cwd: str | None = None) -> int:
-    """Run *argv* inside the namespaces that *request* asks for, with this process's standard streams and terminal; its exit status.
-
-    The program is a child of this process in everything but its namespaces: Ctrl-C reaches it from the terminal, and it is killed when this
-    process dies. Must be called in a process with one thread; it does not come back to its own namespaces.
-    """
-    answer, fds = control.ask(path, request)
-    kinds = answer["kinds"]
-    assert isinstance(kinds, list)
-    for kind, fd in zip(kinds, fds, strict=True):
-        linux.setns(fd, kind)
-        os.close(fd)
-    node = str(request.get("node", "fabric"))
-    # The terminal sends its signals to both of us: this one waits for what the other makes of them.
-    for number in (signal.SIGINT, signal.SIGQUIT):
-        signal.signal(number, signal.SIG_IGN)
-    child = os.fork()
-    if child == 0:
-        _program(argv, node, user, cwd)
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda number, _frame: os.kill(child, number))
-    while True:
-        _, status = os.waitpid(child, os.WUNTRACED)
-        if os.WIFSTOPPED(status):
-            # Ctrl-Z: stop as well, so that the shell takes over; and go on together.
-            os.kill(os.getpid(), signal.SIGSTOP)
-            os.kill(child, signal.SIGCONT)
-            continue
-        code = os.waitstatus_to_exitcode(status)
-        return code if code >= 0 else 128 - code
-
-
-def _program(argv: Sequence[str], node: str, user: str | None, cwd: str | None) -> None:
-    """In the child: become the user and the program. Does not return."""
-    status = 127
-    try:
-        for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGPIPE):
-            signal.signal(number, signal.SIG_DFL)
-        env = {**machine.environment(node), **{name: os.environ[name] for name in ("TERM", "COLUMNS", "LINES") if name in os.environ}}
-        if user is not None:
-            import pwd
-
-            try:
-                found = pwd.getpwuid(int(user)) if user.isdigit() else pwd.getpwnam(user)
-            except KeyError:
-                raise OSError(0, f"no user {user!r} on node {node}") from None
-            os.initgroups(found.pw_name, found.pw_gid)
-            os.setgid(found.pw_gid)
-            os.setuid(found.pw_uid)
-            env.update(HOME=found.pw_dir, USER=found.pw_name, LOGNAME=found.pw_name)
-        linux.die_with_parent()
-        os.chdir(cwd or "/")
-        os.execvpe(argv[0], list(argv), env)
-    except FileNotFoundError:
-        message = f"{argv[0]}: no such program or directory on node {node}"
-    except PermissionError as error:
-        message, status = f"{argv[0]}: {(error.strerror or str(error)).lower()}", 126
-    except OSError as error:
-        message = error.strerror or str(error)
-    finally:
-        with contextlib.suppress(OSError, UnboundLocalError):
-            os.write(2, f"qnet cluster exec: {message}\n".encode())
-        os._exit(status)

@@ -19,23 +19,15 @@ import select
 import shutil
 import signal
 import socket
-import sys
 from collections.abc import Mapping, Sequence
 
 from qnetpy.cluster import linux
-from resmgr.compiled import VARIABLE
+from qnetpy.cluster.entry import environment
 
 Json = object
 PRIVATE = ("tmp", "var/tmp", "run")
 COMMAND_OUTPUT_MAX = 64 * 1024
 BOOT_SECONDS = 30.0
-
-
-def environment(node: str) -> dict[str, str]:
-    """What commands of a node start with. Which code it runs is this process's choice (`resmgr.compiled`)."""
-    path = os.pathsep.join((os.path.dirname(sys.executable), "/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"))
-    own = {"PATH": path, "HOME": "/root", "LANG": "C.UTF-8", "USER": "root", "LOGNAME": "root", "SHELL": "/bin/sh", "HOSTNAME": node}
-    return own | {name: os.environ[name] for name in (VARIABLE,) if name in os.environ}
 
 
 def install_disk(disk: str, node: str, hosts: str, users: Sequence[tuple[str, int]], keys: str | None) -> None:

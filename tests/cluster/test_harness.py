@@ -71,6 +71,20 @@ def test_exec_is_transparent(cluster: kit.Cluster) -> None:
     assert (unknown.returncode, unknown.stderr) == (1, "qnet cluster: exec: no node 'n9'; known: n1, n2, n3\n")
 
 
+def test_the_command_line_does_the_same(cluster: kit.Cluster) -> None:
+    """`Cluster.run` enters a node without `qnet cluster exec`, whose words and messages are these."""
+
+    def qnet(*words: str, input: str = "") -> tuple[int, str, str]:
+        argv = [sys.executable, "-P", "-m", "qnetpy.cli.main", "cluster", "exec", "--name", cluster.name, *words]
+        done = subprocess.run(argv, input=input, capture_output=True, text=True, check=False)
+        return done.returncode, done.stdout, done.stderr
+
+    assert qnet("--cwd", "/etc", "n1", "--", "sh", "-c", "pwd; cat; exit 7", input="in\n") == (7, "/etc\nin\n", "")
+    for words in ("n9", "true"), ("n1", "no-such-program"):
+        ran = cluster.run(*words, check=False)
+        assert qnet(*words) == (ran.returncode, ran.stdout, ran.stderr)
+
+
 def test_a_command_ends_with_whoever_started_it(cluster: kit.Cluster) -> None:
     with cluster.running("n1", "sh", "-c", "echo $$; exec sleep 60") as process:
         assert process.stdout is not None
