@@ -197,6 +197,12 @@ class Export:
         "files of this machine, with * and ?.",
         ("memory", "fifos"),
     )
+    users: tuple[str, ...] = setting(
+        "Mapped users (names or numbers on this machine, @GROUP for a group's members) whom it is for. Empty: all.", ()
+    )
+    setuid: bool = setting(
+        "Whether files there may be given set-user-ID and set-group-ID bits, which count for users of this machine.", False
+    )
 
 
 @attrs.frozen
@@ -205,7 +211,8 @@ class UserRule:
 
     mapping: str = setting(
         "identity: the user with the same number; table: as listed, everybody else is nobody; squash: everybody is nobody; none: refused; "
-        "all:USER: everybody is USER. Root becomes nobody unless `root` says otherwise.",
+        "all:USER: everybody is USER. Root becomes nobody unless `root` says otherwise. Owners of files are told, and given by "
+        "chown, by the same mapping (docs/howto/share-files.md).",
         "identity",
     )
     nodes: tuple[str, ...] = setting("Nodes for which the rule is. Empty together with roles: every node of the cluster.", ())
@@ -213,6 +220,7 @@ class UserRule:
     users: dict[str, str] = setting("For table: number there = user (name or number) here.", attrs.Factory(dict))
     groups: dict[str, str] = setting("For table: number there = group here, if the user here is a member of it.", attrs.Factory(dict))
     root: str = setting("Whom root of another node becomes under identity and table. Empty: nobody.", "")
+    nobody: str = setting("The user here who stands for nobody. Empty: number 65534.", "")
 
 
 @attrs.frozen
