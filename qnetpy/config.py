@@ -18,6 +18,7 @@ import attrs
 from qnetpy import settings
 from qnetpy.qos import QosError, parse_choice
 from qnetpy.settings import SettingsError, setting
+from resmgr.fuse.options import OptionError, parse_options
 from resmgr.procmgr.rules import CommandPattern, directory_pattern, variable_pattern
 from stack.wire.endpoint import DATAGRAM_MAX, MTU_MIN, PORT_DEFAULT, PORT_MAX, split_host
 from stack.wire.ethernet import ETHERTYPE_EXPERIMENTAL, mac_bytes
@@ -112,10 +113,9 @@ class Mount:
 
     enabled: bool = setting("Mount it. Without, /net is there for programs that send messages, but not for others.", True)
     point: str = setting("Where it is mounted. The directory is made if it is missing.", "/net")
-    allow_other: bool = setting("Every user of this machine may use it, each with their own rights on the far side.", True)
-    attribute_seconds: float = setting("How long the kernel may trust a remote file's attributes without asking again.", 1.0)
-    entry_seconds: float = setting("How long the kernel may trust a remote name without asking again.", 1.0)
-    max_write: int = setting("Largest read or write in one request, bytes.", 1048576)
+    options: str = setting(
+        "Mount options, separated by commas, as -o of `qnet mount` (docs/reference/mount-options.md): ro,attr_valid=5.", ""
+    )
 
 
 @attrs.frozen
@@ -197,6 +197,12 @@ class Export:
         "files of this machine, with * and ?.",
         ("memory", "fifos"),
     )
+    users: tuple[str, ...] = setting(
+        "Mapped users (names or numbers on this machine, @GROUP for a group's members) whom it is for. Empty: all.", ()
+    )
+    setuid: bool = setting(
+        "Whether files there may be given set-user-ID and set-group-ID bits, which count for users of this machine.", False
+    )
 
 
 @attrs.frozen
@@ -205,7 +211,8 @@ class UserRule:
 
     mapping: str = setting(
         "identity: the user with the same number; table: as listed, everybody else is nobody; squash: everybody is nobody; none: refused; "
-        "all:USER: everybody is USER. Root becomes nobody unless `root` says otherwise.",
+        "all:USER: everybody is USER. Root becomes nobody unless `root` says otherwise. Owners of files are told, and given by "
+        "chown, by the same mapping (docs/howto/share-files.md).",
         "identity",
     )
     nodes: tuple[str, ...] = setting("Nodes for which the rule is. Empty together with roles: every node of the cluster.", ())
@@ -213,6 +220,7 @@ class UserRule:
     users: dict[str, str] = setting("For table: number there = user (name or number) here.", attrs.Factory(dict))
     groups: dict[str, str] = setting("For table: number there = group here, if the user here is a member of it.", attrs.Factory(dict))
     root: str = setting("Whom root of another node becomes under identity and table. Empty: nobody.", "")
+    nobody: str = setting("The user here who stands for nobody. Empty: number 65534.", "")
 
 
 @attrs.frozen
@@ -378,8 +386,10 @@ def check(config: Config, source: str = "configuration") -> Config:
             if not name.isdecimal():
                 raise wrong(f"access.users[{index}]", f"{name!r} is not a number: what the other node says is a number")
     _check_spawn(config.access.spawn, wrong)
-    if not 4096 <= config.qnet.mount.max_write <= 1 << 20:
-        raise wrong("qnet.mount.max_write", "4096 to 1048576 bytes")
+    try:
+        parse_options(config.qnet.mount.options)
+    except OptionError as error:
+        raise wrong("qnet.mount.options", str(error)) from None
     return config
 
 

@@ -92,10 +92,14 @@ def policy(access: Access, accounts: Accounts, source: str = "configuration") ->
                 {int(uid): name for uid, name in rule.users.items()},
                 {int(gid): name for gid, name in rule.groups.items()},
                 rule.root or None,
+                rule.nobody or None,
             )
             for rule in access.users
         ]
-        exports = [Export(export.path, export.verbs, export.nodes, export.roles, export.devices) for export in access.exports]
+        exports = [
+            Export(export.path, export.verbs, export.nodes, export.roles, export.devices, export.users, export.setuid)
+            for export in access.exports
+        ]
         return Policy(accounts, users=rules, exports=exports, grants=_grants(access))
     except ValueError as error:
         raise SettingsError(f"{source}: access: {error}") from error

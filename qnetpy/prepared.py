@@ -17,10 +17,11 @@ from qnetpy.fastsuites import fast_suites, processor_flags
 from qnetpy.link.machine import LinkTimers
 from qnetpy.link.session import RekeyPolicy
 from qnetpy.members.store import DirectoryStore, Kept
-from qnetpy.netfs.mount import net_options
+from qnetpy.netfs.mount import NET_OPTIONS
 from qnetpy.parameters import QnetSettings
 from qnetpy.settings import SettingsError
 from resmgr.fuse.mount import Mount, private_namespace
+from resmgr.fuse.options import parse_options
 from resmgr.system import System
 from stack.core.errors import ModuleError
 
@@ -108,13 +109,7 @@ def _mounted(settings: Config, point: str, namespace: int) -> tuple[Mount, int]:
             os.makedirs(point, 0o755)
     except OSError as error:
         raise OSError(error.errno, f"{point}: {error.strerror}") from None
-    wanted = settings.qnet.mount
-    options = net_options(
-        attr_valid=wanted.attribute_seconds,
-        entry_valid=wanted.entry_seconds,
-        max_write=wanted.max_write,
-        allow_other=wanted.allow_other,
-    )
+    options = parse_options(settings.qnet.mount.options, NET_OPTIONS)
     mount = Mount(point, options, namespace)
     return mount, mount.attach()
 

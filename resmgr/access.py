@@ -14,6 +14,9 @@ the longest path decides, so a narrower export can also take away. Local clients
 
 Group numbers that a node claims are not believed: a mapped user's groups come from this machine's account database, and a claimed gid is
 used only if that user is a member of it. A uid that has no account here gets nogroup.
+
+How owners of files are told to a client, and what numbers it may give files to, is the same mapping: `resmgr.owners`. What is not exported
+is refused (`NotExported`, EACCES) without a look at the disk; what an export hides (no verbs) does not exist (ENOENT).
 """
 
 from __future__ import annotations
@@ -26,10 +29,9 @@ import attrs
 
 from resmgr.channel import ND_LOCAL, ClientInfo
 from resmgr.errors import Misuse
+from resmgr.owners import NOBODY, NOGROUP, Owners, both_ways
 from resmgr.users import Account, Accounts
 
-NOBODY = 65534
-NOGROUP = 65534
 ID_MAX = 0xFFFFFFFE
 """The largest uid or gid. The number above it is nobody's: set*id(2) and chown(2) take it as "leave as it is", which here is root."""
 
@@ -94,7 +96,7 @@ class UserRule:
 
     `users` maps a remote uid to a local account (name or digits), `groups` a remote gid to a local group; both only for `table`, where a
     uid that is not in the table is nobody. `root` says whom remote uid 0 becomes under `identity` and `table`: None is nobody, and
-    `root` has to be said explicitly. `all:root` says it, too.
+    `root` has to be said explicitly. `all:root` says it, too. `nobody` is the account of whoever is nobody; None: number 65534.
     """
 
     mapping: str = attrs.field(default="identity")
@@ -103,6 +105,7 @@ class UserRule:
     users: Mapping[int, str] = attrs.field(factory=dict)
     groups: Mapping[int, str] = attrs.field(factory=dict)
     root: str | None = None
+    nobody: str | None = None
 
     @mapping.validator
     def _known(self, attribute: object, value: str) -> None:
@@ -118,6 +121,10 @@ def _path(value: str | bytes) -> tuple[bytes, ...]:
     if b"." in names or b".." in names or b"\0" in path:
         raise ValueError(f"export {value!r} has a dot component or a NUL")
     return names
+
+
+def _text(names: tuple[bytes, ...]) -> str:
+    return "/" + b"/".join(names).decode("utf-8", "backslashreplace")
 
 
 def _file_verbs(values: Iterable[str]) -> frozenset[Verb]:
@@ -136,7 +143,10 @@ def _node_verb(value: str) -> Verb:
 
 @attrs.frozen
 class Export:
-    """A subtree of the node's pathname space and what may be done there. No verbs: hidden, though a wider export would show it."""
+    """A subtree of the node's pathname space and what may be done there. No verbs: hidden, though a wider export would show it.
+
+    With *users* it is for these alone: mapped users, names or numbers of this machine, and `@GROUP` for the members of a group.
+    """
 
     path: tuple[bytes, ...] = attrs.field(converter=_path)
     verbs: frozenset[Verb] = attrs.field(default=frozenset({Verb.READ}), converter=_file_verbs)
@@ -144,6 +154,9 @@ class Export:
     roles: frozenset[str] = attrs.field(default=frozenset(), converter=_names)
     devices: frozenset[str] = attrs.field(default=DEVICES_DEFAULT, converter=_device_words)
     """Special files that can be opened: words of DEVICE_CLASSES, and paths of device files of this machine (shell patterns)."""
+    users: frozenset[str] = attrs.field(default=frozenset(), converter=_names)
+    setuid: bool = False
+    """Files may be given set-user-ID and set-group-ID bits."""
 
 
 @attrs.frozen
@@ -155,19 +168,40 @@ class Grant:
     roles: frozenset[str] = attrs.field(default=frozenset(), converter=_names)
 
 
+class NotExported(PermissionError):
+    """EACCES: no export covers `path` (absolute, in the pathname space) for this client."""
+
+    def __init__(self, path: bytes) -> None:
+        super().__init__(errno.EACCES, "not exported")
+        self.path = path
+
+
 class Scope:
     """The export tree at one directory, for one client: what may be done here, and where below that changes.
 
-    `step` goes down by one name and gives None for what does not exist for the client. Scopes are shared and never change.
+    `step` goes down by one name and gives None for what does not exist for the client; `refusal` says why, `enter` and `enter_all` raise
+    it. Scopes are shared and never change.
     """
 
-    __slots__ = ("children", "devices", "fixed", "read", "verbs", "write")
+    __slots__ = ("children", "devices", "fixed", "hidden", "path", "read", "setuid", "verbs", "write")
 
     def __init__(
-        self, verbs: frozenset[Verb], children: Mapping[bytes, Scope] | None = None, devices: frozenset[str] = frozenset()
+        self,
+        verbs: frozenset[Verb],
+        children: Mapping[bytes, Scope] | None = None,
+        devices: frozenset[str] = frozenset(),
+        *,
+        setuid: bool = False,
+        hidden: bool = False,
+        path: tuple[bytes, ...] = (),
     ) -> None:
         self.verbs = verbs
         self.devices = devices
+        self.setuid = setuid
+        self.hidden = hidden
+        """An export took everything away here, so there is nothing to be told of."""
+        self.path = path
+        """Where it is; not told for what lies below the last export."""
         self.read = Verb.READ in verbs
         self.write = Verb.WRITE in verbs
         self.children = dict(children) if children else None
@@ -186,8 +220,33 @@ class Scope:
                 return child if child.visible else None
             if not self.verbs:
                 return None
-            return Scope(self.verbs, None, self.devices)
+            return Scope(self.verbs, None, self.devices, setuid=self.setuid)
         return self if self.verbs else None
+
+    def refusal(self, name: bytes) -> OSError:
+        """What a client is told that asks for *name*, where `step` gives None."""
+        child = None if self.children is None else self.children.get(name)
+        if self.hidden if child is None else child.hidden:
+            return FileNotFoundError(errno.ENOENT, "hidden")
+        return NotExported(b"/" + b"/".join((*self.path, name)))
+
+    def enter(self, name: bytes) -> Scope:
+        """`step`; OSError for what is not there for the client."""
+        if self.fixed and self.verbs:
+            return self
+        below = self.step(name)
+        if below is None:
+            raise self.refusal(name)
+        return below
+
+    def enter_all(self, names: Iterable[bytes]) -> Scope:
+        """`enter` by each name in turn."""
+        scope = self
+        for name in names:
+            if scope.fixed and scope.verbs:
+                return scope
+            scope = scope.enter(name)
+        return scope
 
     def walk(self, names: Iterable[bytes]) -> Scope | None:
         scope: Scope | None = self
@@ -202,25 +261,31 @@ class Scope:
         return self.children is not None and name in self.children
 
 
-SCOPE_ALL = Scope(FILE_VERBS, None, frozenset({ALL_DEVICES}))
+SCOPE_ALL = Scope(FILE_VERBS, None, frozenset({ALL_DEVICES}), setuid=True)
 SCOPE_NONE = Scope(NO_VERBS)
 
 
-_Row = tuple[tuple[bytes, ...], frozenset[Verb], frozenset[str]]
-"""Path, verbs, devices of an export."""
+_Row = tuple[tuple[bytes, ...], Export]
+"""An export, with what is left of its path."""
 
 
-def _build(table: list[_Row], inherited: frozenset[Verb], inherited_devices: frozenset[str] = frozenset()) -> Scope:
-    verbs, devices = inherited, inherited_devices
-    here = [row for row in table if not row[0]]
+def _build(table: list[_Row], parent: Scope, path: tuple[bytes, ...] = ()) -> Scope:
+    verbs, devices, setuid, hidden = parent.verbs, parent.devices, parent.setuid, parent.hidden
+    here = [export for left, export in table if not left]
     if here:
-        verbs = frozenset().union(*(row[1] for row in here))
-        devices = frozenset().union(*(row[2] for row in here))
+        verbs = frozenset().union(*(export.verbs for export in here))
+        devices = frozenset().union(*(export.devices for export in here))
+        setuid = any(export.setuid for export in here)
+        hidden = not verbs
     below: dict[bytes, list[_Row]] = {}
-    for path, own, served in table:
-        if path:
-            below.setdefault(path[0], []).append((path[1:], own, served))
-    return Scope(verbs, {name: _build(rest, verbs, devices) for name, rest in below.items()}, devices)
+    for left, export in table:
+        if left:
+            below.setdefault(left[0], []).append((left[1:], export))
+    own = Scope(verbs, None, devices, setuid=setuid, hidden=hidden, path=path)
+    if not below:
+        return own
+    children = {name: _build(rest, own, (*path, name)) for name, rest in below.items()}
+    return Scope(verbs, children, devices, setuid=setuid, hidden=hidden, path=path)
 
 
 class Policy:
@@ -242,10 +307,20 @@ class Policy:
             for name in self._named(rule):
                 if accounts.user(name) is None and not name.isdecimal():
                     raise ValueError(f"user mapping {rule.mapping!r}: no account {name!r} on this machine")
+            for group in rule.groups.values():
+                if accounts.group(group) is None:
+                    raise ValueError(f"user mapping {rule.mapping!r}: no group {group!r} on this machine")
+        for export in self._exports:
+            for name in sorted(export.users):
+                known = accounts.group(name[1:]) if name.startswith("@") else accounts.user(name)
+                if known is None and not name.isdecimal():
+                    raise ValueError(
+                        f"export {_text(export.path)}: no {'group' if name.startswith('@') else 'account'} {name.lstrip('@')!r} here"
+                    )
 
     @staticmethod
     def _named(rule: UserRule) -> list[str]:
-        names = [rule.root] if rule.root is not None else []
+        names = [name for name in (rule.root, rule.nobody) if name is not None]
         if rule.mapping.startswith("all:"):
             names.append(rule.mapping[4:])
         if rule.mapping == "table":
@@ -260,31 +335,62 @@ class Policy:
         claimed = info.credentials
         if info.nd == ND_LOCAL:
             return MappedUser(claimed.uid, claimed.gid, claimed.groups)
-        for rule in self._users:
-            if _applies(rule.nodes, rule.roles, info):
-                return self._map(rule, claimed.uid, claimed.gid, info.nd)
-        return errno.EPERM
+        found = self.rule(info)
+        return errno.EPERM if found is None else self._map(found[1], claimed.uid, claimed.gid, info.nd)
+
+    def rule(self, info: ClientInfo) -> tuple[int, UserRule] | None:
+        """The mapping that is *info*'s, with its place among all, from 0; None: there is none, or it is of this node."""
+        if info.nd == ND_LOCAL:
+            return None
+        return next(((at, rule) for at, rule in enumerate(self._users) if _applies(rule.nodes, rule.roles, info)), None)
 
     def _map(self, rule: UserRule, uid: int, gid: int, nd: int) -> MappedUser | int:
         mapping = rule.mapping
         if mapping == "none" or not 0 <= uid <= ID_MAX:
             return errno.EPERM
         if mapping == "squash":
-            return NOBODY_USER
+            return self._nobody(rule, nd)
         if mapping.startswith("all:"):
             return self._local(mapping[4:], None, nd)
         if uid == 0 and not (mapping == "table" and 0 in rule.users):
-            return NOBODY_USER if rule.root is None else self._local(rule.root, None, nd)
+            return self._nobody(rule, nd) if rule.root is None else self._local(rule.root, None, nd)
         if mapping == "table":
             name = rule.users.get(uid)
             if name is None:
-                return NOBODY_USER
+                return self._nobody(rule, nd)
             group = rule.groups.get(gid)
             return self._local(name, None if group is None else self._accounts.group_now(group, nd), nd)
         account = self._accounts.user_now(uid, nd)
         if account is None:
             return MappedUser(uid, NOGROUP)
         return _with_group(account, gid)
+
+    def _nobody(self, rule: UserRule, nd: int) -> MappedUser | int:
+        return NOBODY_USER if rule.nobody is None else self._local(rule.nobody, None, nd)
+
+    def owners(self, info: ClientInfo) -> Owners | None:
+        """How *info* is told owners, and what its numbers mean here; None: as they are. The user may not be refused (`user`)."""
+        found = self.rule(info)
+        user = self.user(info)
+        if found is None or isinstance(user, int) or found[1].mapping == "identity":
+            return None
+        rule, claimed = found[1], info.credentials
+        nobody = self._nobody(rule, info.nd)
+        stands = NOBODY_USER if isinstance(nobody, int) else nobody
+        users: dict[int, int] = {}
+        groups: dict[int, int] = {}
+        if rule.mapping == "table":
+            for number, name in rule.users.items():
+                account = self._accounts.user_now(name, info.nd)
+                if account is not None or name.isdecimal():
+                    users[number] = int(name) if account is None else account.uid
+            for number, name in rule.groups.items():
+                gid = self._accounts.group_now(name, info.nd)
+                if gid is not None:
+                    groups[number] = gid
+        users_out, users_in = both_ways(users, claimed.uid, user.uid, stands.uid)
+        groups_out, groups_in = both_ways(groups, claimed.gid, user.gid, stands.gid)
+        return Owners(users_out, users_in, groups_out, groups_in)
 
     def _local(self, name: str, gid: int | None, nd: int) -> MappedUser | int:
         account = self._accounts.user_now(name, nd)
@@ -301,10 +407,36 @@ class Policy:
         """The export tree below *prefix*, for walks. SCOPE_NONE when nothing there exists for the client."""
         if info.nd == ND_LOCAL:
             return SCOPE_ALL
-        table = [(export.path, export.verbs, export.devices) for export in self._exports if _applies(export.nodes, export.roles, info)]
-        if not table:
-            return SCOPE_NONE
-        return _build(table, NO_VERBS).walk(_path(prefix)) or SCOPE_NONE
+        table: list[_Row] = [(export.path, export) for _, export in self.exports(info)]
+        names = _path(prefix)
+        return (_build(table, SCOPE_NONE).walk(names) if table else None) or Scope(NO_VERBS, path=names)
+
+    def exports(self, info: ClientInfo) -> list[tuple[int, Export]]:
+        """The exports that are for *info*, each with its place among all, from 0."""
+        found: list[tuple[int, Export]] = []
+        user: MappedUser | int | None = None
+        for at, export in enumerate(self._exports):
+            if not _applies(export.nodes, export.roles, info):
+                continue
+            if export.users:
+                if user is None:
+                    user = self.user(info)
+                if isinstance(user, int) or not self._among(export.users, user, info.nd):
+                    continue
+            found.append((at, export))
+        return found
+
+    def _among(self, names: frozenset[str], user: MappedUser, nd: int) -> bool:
+        for name in names:
+            if name.startswith("@"):
+                gid = self._accounts.group_now(name[1:], nd)
+                if gid is not None and (gid == user.gid or gid in user.groups):
+                    return True
+                continue
+            account = self._accounts.user_now(name, nd)
+            if user.uid == (account.uid if account is not None else int(name) if name.isdecimal() else -1):
+                return True
+        return False
 
     def may(self, info: ClientInfo, verb: Verb) -> bool:
         """Whether *info* may use a node-level verb. Local clients may all; what they may do is then decided by their uid."""

@@ -121,6 +121,7 @@ ARROWS = {
     "stack.drivers.wrap": {"resmgr", "stack", "stack.wire", "stack.core", "stack.drivers.pcap_file"},
     "qnetpy": {
         "resmgr",
+        "resmgr.fuse",  # its table of options
         "resmgr.iofunc",
         "resmgr.names",
         "resmgr.procmgr",

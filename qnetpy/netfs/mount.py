@@ -15,7 +15,7 @@ from resmgr.dispatch import Dispatch
 from resmgr.fuse.copies import CopyWatch
 from resmgr.fuse.machine import Machine
 from resmgr.fuse.mount import Mount, MountError
-from resmgr.fuse.options import FuseOptions, Permissions
+from resmgr.fuse.options import FuseOptions, Permissions, reference_page
 from resmgr.fuse.servers import KernelResolver
 from resmgr.fuse.session import Session
 from resmgr.fuse.usergroups import UserGroups
@@ -67,14 +67,15 @@ class NetMount:
         self._session.close()
 
 
-def net_options(*, attr_valid: float, entry_valid: float, max_write: int, allow_other: bool) -> FuseOptions:
-    """Options for a mount of /net: owners are numbers of the far side, so only the far side checks permissions."""
-    return FuseOptions(
-        attr_valid=attr_valid,
-        entry_valid=entry_valid,
-        max_write=max_write,
-        allow_other=allow_other,
-        permissions=Permissions.SERVER,
-        source="qnet",
-        subtype="qnet",
+NET_OPTIONS = FuseOptions(permissions=Permissions.SERVER, source="qnet", subtype="qnet")
+"""Defaults of a mount of /net: owners are numbers of the far side, so only the far side checks permissions."""
+
+
+def options_page() -> str:
+    """docs/reference/mount-options.md; a test compares."""
+    return (
+        "# Mount options\n\n"
+        "Of `[qnet.mount] options` in the configuration: words and `name=value`, separated by commas, later ones win. Made from\n"
+        "`resmgr/fuse/options.py`, the one table of them. Times are seconds, sizes bytes or with K and M. nosuid and nodev always hold:\n"
+        "what another machine says of its files gives no rights here.\n\n" + reference_page(NET_OPTIONS)
     )

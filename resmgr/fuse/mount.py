@@ -29,8 +29,10 @@ T = TypeVar("T")
 DEVICE = "/dev/fuse"
 CLONE_FS = 0x200
 CLONE_NEWNS = 0x20000
+MS_RDONLY = 1
 MS_NOSUID = 2
 MS_NODEV = 4
+MS_NOEXEC = 8
 MS_REC = 0x4000
 MS_PRIVATE = 1 << 18
 MS_SLAVE = 1 << 19
@@ -262,7 +264,8 @@ class Mount:
         if not os.path.isdir(place):
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
         # nodev and nosuid: what another machine says of its files must not give rights here.
-        _mount(os.fsencode(options.source), place, f"fuse.{options.subtype}".encode(), MS_NOSUID | MS_NODEV, data.encode())
+        flags = MS_NOSUID | MS_NODEV | (MS_RDONLY if options.read_only else 0) | (0 if options.executable else MS_NOEXEC)
+        _mount(os.fsencode(options.source), place, f"fuse.{options.subtype}".encode(), flags, data.encode())
         top = [entry for entry in _mounts() if entry.place == os.path.realpath(os.path.dirname(place)) + b"/" + os.path.basename(place)]
         top = top or [entry for entry in _mounts() if entry.place == place]
         return top[-1].device if top else None

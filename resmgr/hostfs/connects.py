@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from resmgr.channel import Message
 from resmgr.hostfs.objects import HostClient
+from resmgr.hostfs.operations import Operations
 from resmgr.hostfs.running import Operation, Running
 from resmgr.iofunc.handle import Handle
 from resmgr.iomsg import ATTR, ENTRY, Connect
@@ -16,7 +17,6 @@ Handler = Callable[[Message, HostClient, ConnectRequest, Handle | None], None]
 
 def handlers(fs: Running) -> dict[Connect, Handler]:
     """The table for `Manager`."""
-    ops = fs.ops
 
     def plain(operation: Operation) -> Handler:
         return lambda message, client, request, base: fs.run(message, client, base, request, operation)
@@ -26,32 +26,32 @@ def handlers(fs: Running) -> dict[Connect, Handler]:
         room = message.reply_len - ENTRY.size - ATTR.size
         if request.prefetch > room:
             request.prefetch = max(0, room)
-        fs.run(message, client, base, request, ops.open)
+        fs.run(message, client, base, request, Operations.open)
 
     def mkdir(message: Message, client: HostClient, request: ConnectRequest, base: Handle | None) -> None:
         fs.manager.check_room(client)
-        fs.run(message, client, base, request, ops.mkdir)
+        fs.run(message, client, base, request, Operations.mkdir)
 
     def rename(message: Message, client: HostClient, request: ConnectRequest, base: Handle | None) -> None:
         base2 = fs.second(message, client, request)
-        fs.run(message, client, base, request, lambda place, asked: ops.rename(place, asked, base2), base2)
+        fs.run(message, client, base, request, lambda ops, place, asked: ops.rename(place, asked, base2), base2)
 
     def link(message: Message, client: HostClient, request: ConnectRequest, base: Handle | None) -> None:
         base2 = fs.second(message, client, request)
-        fs.run(message, client, base, request, lambda place, asked: ops.link(place, asked, base2), base2)
+        fs.run(message, client, base, request, lambda ops, place, asked: ops.link(place, asked, base2), base2)
 
     return {
-        Connect.LOOKUP: plain(ops.lookup),
+        Connect.LOOKUP: plain(Operations.lookup),
         Connect.OPEN: open_,
-        Connect.UNLINK: plain(ops.unlink),
-        Connect.RMDIR: plain(ops.rmdir),
+        Connect.UNLINK: plain(Operations.unlink),
+        Connect.RMDIR: plain(Operations.rmdir),
         Connect.RENAME: rename,
         Connect.MKDIR: mkdir,
-        Connect.MKNOD: plain(ops.mknod),
+        Connect.MKNOD: plain(Operations.mknod),
         Connect.LINK: link,
-        Connect.SYMLINK: plain(ops.symlink),
-        Connect.READLINK: plain(ops.readlink),
-        Connect.SETATTR: plain(ops.setattr),
-        Connect.ACCESS: plain(ops.access),
-        Connect.STATFS: plain(ops.statfs),
+        Connect.SYMLINK: plain(Operations.symlink),
+        Connect.READLINK: plain(Operations.readlink),
+        Connect.SETATTR: plain(Operations.setattr),
+        Connect.ACCESS: plain(Operations.access),
+        Connect.STATFS: plain(Operations.statfs),
     }

@@ -114,10 +114,11 @@ def write(fs: Running, message: Message, client: HostClient, handle: Handle, fla
 
 def stat(fs: Running, message: Message, client: HostClient, handle: Handle, flags: int) -> None:
     assert isinstance(handle, HostHandle)
+    ops = fs.ops_of(client)
     if handle.device.blocking_until > fs.dispatch.now():
-        fs.io(message, client, handle, lambda: fs.ops.attr(os.fstat(handle.fd)))
+        fs.io(message, client, handle, lambda: ops.attr(os.fstat(handle.fd)))
     else:
-        message.reply(0, fs.ops.attr(os.fstat(handle.fd)))
+        message.reply(0, ops.attr(os.fstat(handle.fd)))
 
 
 def readdir(fs: Running, message: Message, client: HostClient, handle: Handle, flags: int) -> None:
@@ -125,17 +126,19 @@ def readdir(fs: Running, message: Message, client: HostClient, handle: Handle, f
     assert isinstance(handle, HostHandle)
     size = min(size, message.reply_len, READDIR_MAX)
     fs.at_risk(fs.dispatch.now())
-    fs.io(message, client, handle, lambda: read_directory(fs.ops, handle, cookie, size, flags), expected=size * READDIR_COST)
+    ops = fs.ops_of(client)
+    fs.io(message, client, handle, lambda: read_directory(ops, handle, cookie, size, flags), expected=size * READDIR_COST)
 
 
 def set_attributes(fs: Running, message: Message, client: HostClient, handle: Handle, flags: int) -> None:
     assert isinstance(handle, HostHandle)
     wanted = SetAttr.parse(message.data, HEAD)
+    ops = fs.ops_of(client)
     fs.io(
         message,
         client,
         handle,
-        lambda: change(fs.ops, handle.fd, handle.scope, wanted, handle.writable),
+        lambda: change(ops, handle.fd, handle.scope, wanted, handle.writable),
         inline=not wanted.valid & SET_SIZE or wanted.size == 0,
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from functools import partial
+from typing import TYPE_CHECKING
 
 from resmgr.access import Scope
 from resmgr.channel import ClientInfo
@@ -11,6 +12,9 @@ from resmgr.hostfs.device import Device
 from resmgr.hostfs.directory import DirectoryStream
 from resmgr.hostfs.identity import Identity
 from resmgr.iofunc.handle import Client, Handle
+
+if TYPE_CHECKING:
+    from resmgr.hostfs.operations import Operations
 
 
 class HostHandle(Handle):
@@ -43,12 +47,13 @@ class HostHandle(Handle):
 class HostClient(Client):
     """A client with what the policy says of it. `root` stands for handle 0 and owns no descriptor."""
 
-    __slots__ = ("expires", "identity", "root")
+    __slots__ = ("expires", "identity", "ops", "root")
 
     def __init__(self, info: ClientInfo) -> None:
         super().__init__(info)
         self.expires = 0.0
         self.identity: Identity | None = None
+        self.ops: Operations | None = None
         self.root: HostHandle | None = None
 
 

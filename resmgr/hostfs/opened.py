@@ -27,17 +27,21 @@ from resmgr.iomsg import (
     STATFS,
 )
 from resmgr.iorequest import SetAttr
+from resmgr.owners import Owners
 
 RWF_NOWAIT = os.RWF_NOWAIT
 PERMISSIONS = 0o7777
+SET_ID = 0o6000
 _BLANK_ATTR = bytes(ATTR.size)
 _END = COOKIE_END.to_bytes(8, "big")
 _AT_FDCWD = -100
 
 
 class Attributes(Protocol):
-    """Packs what stat says, with inode numbers of the served tree. `at_risk`: names that a listing must not stat (`mountpoints`)."""
+    """Packs what stat says, with inode numbers of the served tree and owners as the client is told them. `at_risk`: names that a listing
+    must not stat (`mountpoints`)."""
 
+    owners: Owners | None
     at_risk: Mapping[bytes, int]
 
     def attr(self, status: os.stat_result) -> bytes: ...
@@ -79,6 +83,12 @@ def read_waiting(fd: int, size: int, offset: int) -> bytes:
     return b"".join(parts)
 
 
+def check_set_id(scope: Scope, mode: int, before: int) -> None:
+    """EPERM when *mode* of a file sets a set-ID bit that *before* has not, and the export does not let it."""
+    if mode & ~before & SET_ID and not scope.setuid:
+        raise PermissionError(errno.EPERM, "the export allows no set-ID bits")
+
+
 def change(attrs: Attributes, fd: int, scope: Scope, change: SetAttr, writable: bool) -> bytes:
     """Change attributes of what *fd* is (any descriptor, O_PATH too). *writable*: the client has it open for writing."""
     if not scope.write:
@@ -96,10 +106,19 @@ def change(attrs: Attributes, fd: int, scope: Scope, change: SetAttr, writable: 
                 raise OSError(errno.EISDIR if S_ISDIR(kind) else errno.EINVAL, "not a regular file")
             os.truncate(path, change.size)
     if valid & (SET_UID | SET_GID):
-        os.chown(path, change.uid if valid & SET_UID else -1, change.gid if valid & SET_GID else -1)
+        uid = change.uid if valid & SET_UID else -1
+        gid = change.gid if valid & SET_GID else -1
+        owners = attrs.owners
+        if owners is not None:
+            uid = owners.user_in(uid) if uid >= 0 else uid
+            gid = owners.group_in(gid) if gid >= 0 else gid
+        os.chown(path, uid, gid)
     if valid & SET_MODE:
-        if S_ISLNK(os.fstat(fd).st_mode):
+        mode = os.fstat(fd).st_mode
+        if S_ISLNK(mode):
             raise OSError(errno.EOPNOTSUPP, "a symbolic link has no mode")
+        if not S_ISDIR(mode):
+            check_set_id(scope, change.mode, mode)
         os.chmod(path, change.mode & PERMISSIONS)
     if valid & (SET_ATIME | SET_MTIME | SET_ATIME_NOW | SET_MTIME_NOW):
         atime = _time(valid, SET_ATIME, SET_ATIME_NOW, change.atime)

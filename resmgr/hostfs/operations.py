@@ -22,7 +22,7 @@ from resmgr.access import Scope
 from resmgr.hostfs import syscalls
 from resmgr.hostfs.device import Devices
 from resmgr.hostfs.objects import HostHandle, Opened
-from resmgr.hostfs.opened import PERMISSIONS, change, own_path, pack_statfs, read_directory, read_now
+from resmgr.hostfs.opened import PERMISSIONS, change, check_set_id, own_path, pack_statfs, read_directory, read_now
 from resmgr.hostfs.special import Special
 from resmgr.hostfs.syscalls import OpenHow, openat2
 from resmgr.iomsg import (
@@ -33,6 +33,7 @@ from resmgr.iomsg import (
     WANT_HANDLE,
 )
 from resmgr.iorequest import ConnectRequest
+from resmgr.owners import Owners
 
 OPEN_FLAGS = (
     os.O_ACCMODE | os.O_CREAT | os.O_EXCL | os.O_TRUNC | os.O_APPEND | os.O_DIRECTORY | os.O_SYNC | os.O_DSYNC | os.O_NOATIME
@@ -49,10 +50,11 @@ _EXCHANGE = 2
 
 
 class Operations:
-    """The operations of one served tree."""
+    """The operations of one served tree, for clients who are told owners as *owners* says (None: as they are)."""
 
-    def __init__(self, devices: Devices, process_umask: int) -> None:
+    def __init__(self, devices: Devices, process_umask: int, owners: Owners | None = None) -> None:
         self.devices = devices
+        self.owners = owners
         self.head = (0, 0, 0)
         """The ENTRY target (nd, pid, chid) of its channel; set once that exists."""
         self._process_umask = process_umask
@@ -60,11 +62,20 @@ class Operations:
         self.at_risk: Mapping[bytes, int] = {}
         """For `read_directory`."""
 
+    def for_owners(self, owners: Owners | None) -> Operations:
+        """The same for clients with another view of owners."""
+        if owners is None:
+            return self
+        other = Operations(self.devices, self._process_umask, owners)
+        other.head = self.head
+        return other
+
     # ---- attributes
 
     def attr(self, status: os.stat_result) -> bytes:
         """Packed `Attr` of a stat result."""
         ino = status.st_ino
+        owners = self.owners
         devices = self.devices
         if status.st_dev != devices.root.number:
             ino = devices.ino(status.st_dev, ino)
@@ -73,8 +84,8 @@ class Operations:
             ino,
             status.st_mode,
             status.st_nlink,
-            status.st_uid,
-            status.st_gid,
+            status.st_uid if owners is None else owners.user_out(status.st_uid),
+            status.st_gid if owners is None else owners.group_out(status.st_gid),
             status.st_rdev,
             status.st_size,
             status.st_blocks,
@@ -133,10 +144,7 @@ class Operations:
             return base.fd, path, scope, -1
         lead = path[:cut]
         if not (scope.fixed and scope.verbs):
-            below = scope.walk(lead.split(b"/"))
-            if below is None:
-                raise FileNotFoundError(errno.ENOENT, "not exported")
-            scope = below
+            scope = scope.enter_all(lead.split(b"/"))
         fd = self._walk(base.fd, lead, _PARENT_HOW, _NODE | os.O_DIRECTORY)
         return fd, path[cut + 1 :], scope, fd
 
@@ -146,10 +154,7 @@ class Operations:
         if not path:
             return os.dup(base.fd), scope
         if not (scope.fixed and scope.verbs):
-            below = scope.walk(path.split(b"/"))
-            if below is None:
-                raise FileNotFoundError(errno.ENOENT, "not exported")
-            scope = below
+            scope = scope.enter_all(path.split(b"/"))
         if b"/" in path:
             return self._walk(base.fd, path, _OBJECT_HOW, _NODE), scope
         return os.open(path, _NODE, dir_fd=base.fd), scope
@@ -163,7 +168,7 @@ class Operations:
         path = request.path
         keep = request.flags & WANT_HANDLE
         if not keep and path and b"/" not in path:
-            scope = _down(base.scope, path)
+            scope = base.scope.enter(path)
             status = os.stat(path, dir_fd=base.fd, follow_symlinks=False)
             if status.st_mode & 0o170000 != 0o040000:
                 if not scope.verbs:
@@ -194,7 +199,7 @@ class Operations:
             return self._open_base(base, request, flags, writes)
         dirfd, name, parent_scope, owned = self._parent(base, request.path)
         try:
-            scope = _down(parent_scope, name)
+            scope = parent_scope.enter(name)
             exists = True
             special = False
             if flags & (os.O_CREAT | os.O_EXCL) == os.O_CREAT | os.O_EXCL and parent_scope.write:
@@ -221,6 +226,8 @@ class Operations:
             elif access != os.O_WRONLY and not scope.read:
                 raise PermissionError(errno.EACCES, "export is write-only")
             mode = request.mode & ~request.umask & PERMISSIONS
+            if not exists:
+                check_set_id(parent_scope, mode, 0)
             fd = os.open(name, flags | _ALWAYS, mode, dir_fd=dirfd)
         finally:
             if owned >= 0:
@@ -324,6 +331,7 @@ class Operations:
         try:
             _make(parent_scope, name)
             mode = request.mode & ~request.umask & PERMISSIONS
+            check_set_id(parent_scope, mode, 0)
             os.mknod(name, kind | mode, request.rdev, dir_fd=dirfd)
             fd = os.open(name, _NODE, dir_fd=dirfd)
             try:
@@ -351,7 +359,7 @@ class Operations:
             return os.readlink(b"", dir_fd=base.fd)
         dirfd, name, parent_scope, owned = self._parent(base, request.path)
         try:
-            if not _down(parent_scope, name).verbs:
+            if not parent_scope.enter(name).verbs:
                 raise FileNotFoundError(errno.ENOENT, "not exported")
             return os.readlink(name, dir_fd=dirfd)
         finally:
@@ -407,7 +415,7 @@ class Operations:
             new = _make(parent_scope2, name2)
             if request.path:
                 dirfd, name, parent_scope, owned = self._parent(base, request.path)
-                old = _down(parent_scope, name)
+                old = parent_scope.enter(name)
             else:
                 dirfd, name, old = base.fd, b"", base.scope
             if not new.verbs <= old.verbs:
@@ -461,18 +469,8 @@ def _step(fd: int, name: bytes, flags: int) -> int:
         raise
 
 
-def _down(scope: Scope, name: bytes) -> Scope:
-    """The scope of *name* in a directory of *scope*; ENOENT for what is not exported."""
-    if scope.fixed and scope.verbs:
-        return scope
-    below = scope.step(name)
-    if below is None:
-        raise FileNotFoundError(errno.ENOENT, "not exported")
-    return below
-
-
 def _make(scope: Scope, name: bytes) -> Scope:
-    below = _down(scope, name)
+    below = scope.enter(name)
     if not scope.write:
         raise OSError(errno.EROFS, "export is read-only")
     return below

@@ -29,7 +29,7 @@ CLIENT_EXPIRY = 60.0
 """Seconds after which a client's mapping and exports are computed again (accounts may have changed)."""
 
 Result = bytes | Opened | Special
-Operation = Callable[[HostHandle, ConnectRequest], Result]
+Operation = Callable[[Operations, HostHandle, ConnectRequest], Result]
 
 
 class Running:
@@ -64,6 +64,7 @@ class Running:
             raise
         scope: Scope = self.policy.scope(client.info, self.prefix)
         client.identity = identity
+        client.ops = self.ops.for_owners(self.policy.owners(client.info))
         client.root = HostHandle(self.root.fd, scope, self.devices.root, True)
         client.expires = self.dispatch.now() + CLIENT_EXPIRY
         return identity
@@ -73,6 +74,14 @@ class Running:
         if identity is None or client.expires <= self.dispatch.now():
             return self.refresh(client)
         return identity
+
+    def ops_of(self, client: HostClient) -> Operations:
+        """The operations as this client is told owners."""
+        self.identity(client)
+        ops = client.ops
+        assert ops is not None
+        ops.at_risk = self.ops.at_risk
+        return ops
 
     # ---- running operations
 
@@ -88,10 +97,13 @@ class Running:
         """Carry out a connect operation and answer. *second* is a further handle that the operation uses."""
         identity = self.identity(client)
         place = base or client.root
+        ops = client.ops
         assert isinstance(place, HostHandle)
+        assert ops is not None
         device = place.device
         now = self.dispatch.now()
         waits = device if device.blocking_until > now else self.crosses(request, now)
+        ops.at_risk = self.ops.at_risk
         if waits is None and isinstance(second, HostHandle) and second.device.blocking_until > now:
             waits = second.device
         if waits is not None:
@@ -100,7 +112,7 @@ class Running:
                 message,
                 client,
                 (self.root, base or self.root, second or self.root),
-                lambda: self.switch.run(identity, operation, place, request),
+                lambda: self.switch.run(identity, operation, ops, place, request),
                 lambda result: self.finish(message, client, result),
                 _discard,
                 waits.lane,
@@ -108,7 +120,7 @@ class Running:
             return
         start = monotonic()
         try:
-            result = self.switch.run(identity, operation, place, request)
+            result = self.switch.run(identity, operation, ops, place, request)
         finally:
             device.took(monotonic() - start, now)
         if isinstance(result, bytes):

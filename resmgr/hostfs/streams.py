@@ -170,7 +170,7 @@ class DeviceIo:
     def _opened(self, message: Message, client: HostClient, special: Special, scope: Scope, device: Device, fd: int) -> None:
         try:
             handle = DeviceHandle(fd, scope, device, special, self._watch, self._lane(special))
-            attr = self._attrs.attr(os.fstat(fd))
+            attr = (client.ops or self._attrs).attr(os.fstat(fd))
         except BaseException:
             os.close(fd)
             raise

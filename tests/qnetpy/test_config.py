@@ -59,7 +59,8 @@ def test_without_a_file_the_defaults_hold(tmp_path: Path) -> None:
         ),
         ("[[access.users]]\nusers = {alice = 'bob'}", "access.users[0]: 'alice' is not a number: what the other node says is a number"),
         ("[access.spawn]\ncommands = ['sort']", "access.spawn.commands[0]: 'sort' is not an absolute path"),
-        ("[qnet.mount]\nmax_write = 1", "qnet.mount.max_write: 4096 to 1048576 bytes"),
+        ('[qnet.mount]\noptions = "max_write=1"', "qnet.mount.options: max_write: 4K to 1M expected, not 1"),
+        ('[qnet.mount]\noptions = "rw1"', "qnet.mount.options: there is no mount option 'rw1'; did you mean 'rw'?"),
     ],
 )
 def test_wrong_settings_are_one_clear_line(tmp_path: Path, text: str, message: str) -> None:
