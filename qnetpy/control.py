@@ -3,6 +3,8 @@
     {"do": "status"}    facts about the node: identity, interfaces, counters, mount, start
     {"do": "nodes"}     the node table
     {"do": "suites", "names": [...]}    use these ciphers from now on, best first
+    {"do": "waiting"}   requests of /net that wait, the caller's own; for root and the daemon's user all (`qnetpy.stuck`)
+    {"do": "abort", "ids": [...]}   end these
     {"do": "invite", ...} and others: what is changed (`qnetpy.members.commands`)
 
 The channel is `(0, PID_SYSTEM, CHID_CONTROL)` and takes no messages from other nodes. It tells every user of this machine; who changes
@@ -28,6 +30,8 @@ REQUEST_MAX = 4096
 Facts = Callable[[], Mapping[str, object]]
 Verb = Callable[[Mapping[str, object], Callable[[Mapping[str, object]], None]], None]
 """A request and what takes its answer, which comes once, then or later."""
+Asking = Callable[[Mapping[str, object], int, bool], Mapping[str, object]]
+"""A request, who asks, and whether that one may see and do everything; the answer."""
 
 
 @attrs.define
@@ -40,6 +44,8 @@ class Control:
     """What changes something."""
     owner: int = 0
     """The daemon's user."""
+    asks: Mapping[str, Asking] = attrs.Factory(dict)
+    """What is answered to each user in his own way."""
 
     def handle(self, message: Message) -> None:
         """The channel's handler."""
@@ -59,6 +65,9 @@ class Control:
             message.reply(0, _pack(self.status()))
         elif verb == "nodes":
             message.reply(0, _pack(self.nodes()))
+        elif isinstance(verb, str) and verb in self.asks:
+            uid = message.info.credentials.uid
+            message.reply(0, _pack(self.asks[verb](request, uid, uid in (0, self.owner))))
         elif not isinstance(verb, str) or verb not in self.verbs:
             message.error(errno.ENOSYS)
         elif message.info.credentials.uid not in (0, self.owner):

@@ -36,8 +36,10 @@ from qnetpy.prepared import PreparedQnet, QnetOptions, prepare
 from qnetpy.qnet import Qnet
 from qnetpy.resume import ResumeWatch
 from qnetpy.settings import SettingsError
+from qnetpy.stuck import Stuck, summary
 from resmgr.access import Policy
 from resmgr.channel import Channel
+from resmgr.fuse.machine import Machine
 from resmgr.procmgr.inherit import catch_ignored_signals
 from stack.core.errors import ModuleError
 from stack.core.module import Context, Kind, Module
@@ -102,7 +104,9 @@ class LsmQnet:
             if isinstance(context.kept, KeptQnet):
                 self._set_suites(context.kept.suites)
             verbs |= {"suites": suites_verb(self._set_suites)}
-            control = Control(status, lambda: facts.nodes(qnet), verbs, os.geteuid())
+            stuck = Stuck(qnet, self._mounts)
+            asks = {"waiting": stuck.waiting, "abort": stuck.abort}
+            control = Control(status, lambda: facts.nodes(qnet), verbs, os.geteuid(), asks)
             self._stats = StatsFile(self.system, status)
             self._control = self.system.kernel.channel(control.handle, chid=CHID_CONTROL, remote=False)
             self._mount_net(qnet, prepared)
@@ -184,7 +188,6 @@ class LsmQnet:
     def _status(self, qnet: Qnet, zeroconf: ZeroconfDiscovery | None) -> dict[str, object]:
         mount = self._mount
         told = facts.status(qnet, self._context.stack, self._began, None if mount is None else mount.point)
-        waiting = [] if mount is None else [attrs.asdict(one) for one in mount.machine.status()]
         assert self._membership is not None
         members = commands.facts(self._membership, self._context.dispatch.wall())
         return told | {
@@ -192,10 +195,13 @@ class LsmQnet:
             "handshake": dict(qnet.machine.handshake_counters),
             "discovery": ({} if zeroconf is None else zeroconf.facts()) | ({} if qnet.ethernet is None else qnet.ethernet.facts()),
             "flood": qnet.screen.facts(),
-            "waiting": waiting,
+            "waiting": summary(qnet, self._mounts()),
             "membership": members,
             "names": None if self.system.names is None else self.system.names.facts(),
         }
+
+    def _mounts(self) -> list[tuple[str, Machine]]:
+        return [] if self._mount is None else [(self._mount.point, self._mount.machine)]
 
     def _ended(self, reason: str) -> None:
         log.warning("%s is not mounted any more: %s", self._point, reason)

@@ -163,7 +163,7 @@ ARROWS = {
 """What the files of a folder may import besides each other. A new arrow is a decision: it is entered here."""
 COMPOSE = {
     *("resmgr/system.py", "qnetpy/qnet.py", "qnetpy/linkscreen.py", "qnetpy/lsm.py", "qnetpy/facts.py", "qnetpy/embed.py"),
-    "qnetpy/prepared.py",
+    *("qnetpy/prepared.py", "qnetpy/stuck.py"),
     *("qnetpy/parameters.py", "stack/core/manager.py", "stack/core/main.py"),
 }
 """Files that put a node together, or show all of it."""

@@ -30,6 +30,8 @@ COMMANDS = {
     "up": "start this node",
     "down": "stop this node",
     "status": "what this node is doing: interfaces, links, nodes, counters",
+    "top": "live: which programs wait for other nodes, on what, for how long; traffic by node",
+    "abort": "end requests of /net that wait: the programs get an error",
     "ls": "the nodes of the cluster, as this node sees them",
     "nodes": "the nodes of the cluster, as this node sees them",
     "on": "run a program on another node",

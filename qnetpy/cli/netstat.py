@@ -6,8 +6,8 @@ import argparse
 
 from qnetpy.cli import iopkt, layer2
 from qnetpy.cli.nicinfo import as_table, print_line
-from qnetpy.cli.output import as_json, table
-from qnetpy.cli.rates import Rate, readings, scaled
+from qnetpy.cli.output import as_json, scaled, table
+from qnetpy.cli.rates import Rate, readings
 
 HEADER = ("INTERFACE", "IN/S", "BYTES/S", "OUT/S", "BYTES/S", "DROPPED/S")
 PROTOCOLS = ("ethertypes", "ip_protocols", "hooks", "modules", "failures", "shed", "absent", "engines", "requests_refused")

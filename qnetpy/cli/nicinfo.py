@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 
 from qnetpy.cli import iopkt, layer2
-from qnetpy.cli.output import as_json
-from qnetpy.cli.rates import Rate, begin_picture, readings, scaled
+from qnetpy.cli.output import as_json, begin_picture, scaled
+from qnetpy.cli.rates import Rate, readings
 
 WIDTH = 36
 

@@ -7,8 +7,10 @@ facts and errors show what is not printable as `\\x1b`; JSON does by itself.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping, Sequence
 
+CLEAR = "\033[H\033[2J"
 Fact = object
 """Something JSON can say: str, int, float, bool, None, lists and dicts of them."""
 
@@ -74,3 +76,18 @@ def facts(pairs: Mapping[str, object]) -> str:
 def environment(name: str, default: str) -> str:
     """An environment variable, or *default* when it is unset or empty."""
     return os.environ.get(name) or default
+
+
+def begin_picture() -> None:
+    """Where a person watches, each picture takes the place of the last one."""
+    if sys.stdout.isatty():
+        print(CLEAR, end="")
+
+
+def scaled(value: float) -> str:
+    """`1.5k`, `12M`: three digits."""
+    for unit in ("", "k", "M", "G"):
+        if value < 999.5 or unit == "G":
+            return f"{value:.0f}{unit}" if value >= 99.5 or not unit else f"{value:.3g}{unit}"
+        value /= 1000
+    return ""

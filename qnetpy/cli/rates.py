@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Iterator
 
@@ -11,7 +10,6 @@ import attrs
 from qnetpy.cli import iopkt
 from qnetpy.cli.output import CommandError
 
-CLEAR = "\033[H\033[2J"
 COUNTERS = ("rx_frames", "rx_bytes", "tx_frames", "tx_bytes")
 
 
@@ -58,18 +56,3 @@ def readings(ask: Callable[[], dict[str, object]], interval: float, count: int) 
         yield after, rates(before, after, now - then)
         before, then = after, now
         shown += 1
-
-
-def begin_picture() -> None:
-    """Where a person watches, each picture takes the place of the last one."""
-    if sys.stdout.isatty():
-        print(CLEAR, end="")
-
-
-def scaled(value: float) -> str:
-    """`1.5k`, `12M`: three digits."""
-    for unit in ("", "k", "M", "G"):
-        if value < 999.5 or unit == "G":
-            return f"{value:.0f}{unit}" if value >= 99.5 or not unit else f"{value:.3g}{unit}"
-        value /= 1000
-    return ""

@@ -49,6 +49,7 @@ def run(args: argparse.Namespace) -> int:
                 "daemon": f"process {found['pid']}, up for {found['seconds']} s, modules {', '.join(modules)}",
                 "code": describe(number, str(found["compiled_problem"])),
                 "mount": found["mount"] or "none",
+                **({"waiting": f"{waiting} (qnet top)"} if (waiting := _waiting(found["waiting"])) else {}),
                 "handshakes": _counted(handshake) or "none",
                 "dropped": _counted(drops) or "nothing",
                 **({"discovery": _counted(discovery)} if any(discovery.values()) else {}),
@@ -89,6 +90,12 @@ def carried_by(engines: object, interfaces: list[dict[str, object]]) -> str:
             ports = [port for port in listed(one.get("carried")) if port.get("of") == engine.get("interface")]
             rows += [[f"  {one['name']}", "", port.get("in"), port.get("out"), how(port)] for port in ports]
     return table(rows, ("BRIDGE", "ENGINE", "CARRIED IN", "OUT", "HOW")) if rows else ""
+
+
+def _waiting(told: object) -> str:
+    """Requests of /net that programs wait for, by node."""
+    assert isinstance(told, dict)
+    return ", ".join(f"{one['requests']} for {name}, the oldest {one['oldest']:.1f} s" for name, one in told.items())
 
 
 def _flood(told: object) -> str:

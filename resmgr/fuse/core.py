@@ -31,6 +31,7 @@ from resmgr.fuse.onward import onward, third_node
 from resmgr.fuse.options import FuseOptions
 from resmgr.fuse.request import Outstanding, Request, Step
 from resmgr.fuse.servers import Resolver, Servers, User
+from resmgr.fuse.stuck import waiting
 from resmgr.fuse.walk import CONNECT, ENTRY_MAX, HOPS_MAX, RETRIES_MAX, walk
 from resmgr.iomsg import ATTR, ENTRY, LIVE, PATH_MAX, REDIRECT, REQUEST, SYMLINK, Connect, Target
 
@@ -395,20 +396,7 @@ class Core(Answers):
 
     def status(self) -> list[Outstanding]:
         """Every request that the kernel waits for, oldest first."""
-        now = self.dispatch.now()
-        return [
-            Outstanding(
-                request.unique,
-                Opcode(request.opcode).name,
-                now - request.at,
-                request.node.path().decode("utf-8", "backslashreplace"),
-                request.node.server.key,
-                request.user[0],
-                request.pid,
-                request.interrupted,
-            )
-            for request in sorted(self.outstanding.values(), key=lambda request: request.at)
-        ]
+        return waiting(self)
 
     def close(self) -> None:
         """The mount is gone: nothing is answered any more, every connection is closed, and with them all handles. Idempotent."""

@@ -37,7 +37,7 @@ def told(status: int) -> int:
 
 @attrs.frozen
 class Outstanding:
-    """A request that the kernel waits for. `age` in seconds; `server` is (nd, pid, chid)."""
+    """A request that the kernel waits for. `age` in seconds since it came; `server`, that has to answer now, is (nd, pid, chid)."""
 
     unique: int
     operation: str
@@ -57,6 +57,7 @@ class Request:
         "answered",
         "at",
         "base",
+        "came",
         "changes",
         "connection",
         "core",
@@ -91,6 +92,8 @@ class Request:
         self.user = user
         self.pid = pid
         self.at = at
+        self.came = at
+        """When the kernel asked; `at` is when it began to be carried out."""
         self.answered = False
         self.interrupted = False
         self.held = False

@@ -14,8 +14,8 @@ import pytest
 
 from qnetpy.cli.ifconfig import settings, shown
 from qnetpy.cli.main import main
-from qnetpy.cli.output import CommandError
-from qnetpy.cli.rates import rates, scaled
+from qnetpy.cli.output import CommandError, scaled
+from qnetpy.cli.rates import rates
 from resmgr.client import Client
 
 pytestmark = pytest.mark.host
