@@ -149,101 +149,6 @@ def daemon(node: str, count: int) -> None:
         round_trips(once, count)
 
 
-def write(path: str, size: int) -> None:
-    """Sequential, until close returns."""
-    data = random.Random(1).randbytes(BLOCK)
-    begin = time.perf_counter()
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
-    left = size
-    while left:
-        left -= os.write(fd, data[:left] if left < BLOCK else data)
-    os.close(fd)
-    took = time.perf_counter() - begin
-    found = os.stat(path).st_size
-    if found != size:
-        raise SystemExit(f"{path}: {found} bytes instead of {size}")
-    say(seconds=took, rate=size / took / 1e6)
-
-
-def read(path: str, size: int) -> None:
-    """Sequential, with nothing of the file in this node's page cache."""
-    buffer = bytearray(BLOCK)
-    fd = os.open(path, os.O_RDONLY)
-    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-    begin = time.perf_counter()
-    total = 0
-    while count := os.readv(fd, [buffer]):
-        total += count
-    took = time.perf_counter() - begin
-    os.close(fd)
-    if total != size:
-        raise SystemExit(f"{path}: {total} bytes instead of {size}")
-    say(seconds=took, rate=total / took / 1e6)
-
-
-def small_files(folder: str, count: int) -> list[str]:
-    """Paths of that many files in a tree that `make_tree` made, known without listing it: nothing is looked up in advance."""
-    return [f"{folder}/d{number % 100:02d}/f{number // 100:03d}" for number in range(count)]
-
-
-def stat(folder: str, count: int) -> None:
-    """Each file for the first time; the directories are known already."""
-    paths = small_files(folder, count + 100)
-    for path in paths[-100:]:
-        os.stat(path)
-    spread(lambda path: os.stat(path), paths[:count])
-
-
-def small(folder: str, count: int) -> None:
-    """open, read and close of files of 1 KiB, each for the first time."""
-    paths = small_files(folder, count + 100)
-    for path in paths[-100:]:
-        open_read_close(path)
-    spread(open_read_close, paths[:count])
-
-
-def open_read_close(path: str) -> None:
-    fd = os.open(path, os.O_RDONLY)
-    if len(os.read(fd, 4096)) != 1024:
-        raise SystemExit(f"{path}: not 1 KiB")
-    os.close(fd)
-
-
-def spread(call: Callable[[str], object], paths: list[str]) -> None:
-    clock = time.perf_counter_ns
-    took = []
-    for path in paths:
-        begin = clock()
-        call(path)
-        took.append(clock() - begin)
-    took.sort()
-    say(p50=took[len(took) // 2] / 1e3, p99=took[len(took) * 99 // 100] / 1e3)
-
-
-def find(folder: str, count: int) -> None:
-    """What `find FOLDER -type f -size +0` does: list every directory, stat every file."""
-    begin = time.perf_counter()
-    found = 0
-    for parent, folders, files in os.walk(folder):
-        for entry in files:
-            found += os.lstat(f"{parent}/{entry}").st_size > 0
-        folders.sort()
-    took = time.perf_counter() - begin
-    if found != count:
-        raise SystemExit(f"{folder}: {found} files instead of {count}")
-    say(seconds=took)
-
-
-def make_tree(folder: str, count: int) -> None:
-    """*count* files of 1 KiB in 100 directories."""
-    for number in range(100):
-        os.makedirs(f"{folder}/d{number:02d}")
-    data = bytes(1024)
-    for path in small_files(folder, count):
-        with open(path, "wb") as file:
-            file.write(data)
-
-
 def start(command: str, count: int) -> None:
     """Milliseconds from fork to exit of a command, after one that warms it up."""
     words = shlex.split(command)
@@ -352,12 +257,6 @@ CLIENTS: dict[str, Callable[[str, int], None]] = {
     "zmq": zmq_req,
     "name": name,
     "daemon": daemon,
-    "write": write,
-    "read": read,
-    "stat": stat,
-    "small": small,
-    "find": find,
-    "make-tree": make_tree,
     "start": start,
     "run": run,
     "run-trio": run_trio,

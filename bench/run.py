@@ -33,9 +33,6 @@ from resmgr.compiled import describe
 
 PROBE = str(Path(__file__).with_name("probe.py"))
 CLIENT, SERVER = "n1", "n2"
-SIZE = 256 << 20
-FILES = 10_000
-STATS = 2_000
 MTUS = (1500, 9000)
 PARTS = ("messages", "files", "programs", "pipe", "links", "paths", "peers")
 TOPOLOGY = """
@@ -51,9 +48,37 @@ verbs = ["read", "write"]
 [nodes.n1]
 [nodes.n2]
 """
-REMOTE, MOUNT = f"/net/{SERVER}/tmp/bench", "/tmp/bench-mount"
-
-
+BEARERS = ("ethernet", "udp")
+UDP = """
+[config.qnet]
+bearers = ["udp"]
+peers = [{address = "10.77.0.1"}]
+"""
+LONG = """
+title = "bench"
+[links.near]
+kind = "bridge"
+mtu = {mtu}
+[links.far]
+kind = "bridge"
+mtu = {mtu}
+[config.access.spawn]
+nodes = ["*"]
+[[config.access.exports]]
+path = "/tmp"
+verbs = ["read", "write"]
+[nodes.n1]
+links = ["near"]
+[nodes.n2]
+links = ["far"]
+[nodes.cable]
+links = ["near", "far"]
+boot = []
+shutdown = []
+"""
+"""The wire is two, and what carries frames from one to the other takes its time (`relay.py`)."""
+LONG_ADDRESS = {CLIENT: "10.78.0.1", SERVER: "10.78.0.2"}
+RELAY = str(Path(__file__).with_name("relay.py"))
 NONE: dict[str, float] = {"cpu_seconds": 0.0, "context_switches": 0.0}
 
 
@@ -74,6 +99,9 @@ class Result:
     mtu: int = attrs.field(default=0, kw_only=True)
     placement: str = attrs.field(default="one core", kw_only=True)
     code: str = attrs.field(default="", kw_only=True)
+    bearer: str = attrs.field(default="ethernet", kw_only=True)
+    delay_ms: float = attrs.field(default=0.0, kw_only=True)
+    """Each way."""
     ours_usage: dict[str, float] = attrs.field(default=NONE, kw_only=True)
     theirs_usage: dict[str, float] = attrs.field(default=NONE, kw_only=True)
 
@@ -104,14 +132,22 @@ Measured = tuple[Figures, dict[str, float]]
 class Bench:
     """Measures on one running cluster."""
 
-    def __init__(self, cluster: Cluster, mtu: int, runs: int, report: Callable[[Result], None]) -> None:
+    def __init__(
+        self, cluster: Cluster, mtu: int, runs: int, report: Callable[[Result], None], bearer: str = "ethernet", delay_ms: float = 0.0
+    ) -> None:
         self.cluster = cluster
         self.mtu = mtu
         self.runs = runs
         self.report = report
+        self.bearer = bearer
+        self.delay_ms = delay_ms
         self.cpus = {CLIENT: 0, SERVER: 0}
         self.placement = "one core"
         self.code = self.running_code()
+
+    def address(self, node: str) -> str:
+        """Of IP, for the peers."""
+        return LONG_ADDRESS[node] if self.delay_ms else self.cluster.address(node)
 
     def running_code(self) -> str:
         """What the daemons run: Python source, or compiled modules."""
@@ -155,13 +191,16 @@ class Bench:
     def measured(self, node: str, *words: str) -> Measured:
         """A probe's figures, and what the long-running processes of both nodes used meanwhile."""
         before = self.usage()
-        figures = self.probe(node, *words)
+        return self.probe(node, *words), self.used_since(before)
+
+    def used_since(self, before: dict[tuple[str, str], tuple[str, float, int]]) -> dict[str, float]:
+        """Processor seconds and context switches of the processes that were there then."""
         seconds = switches = 0.0
         for key, (_, used, switched) in self.usage().items():
             if key in before:
                 seconds += used - before[key][1]
                 switches += switched - before[key][2]
-        return figures, {"cpu_seconds": round(seconds, 3), "context_switches": switches}
+        return {"cpu_seconds": round(seconds, 3), "context_switches": switches}
 
     def compare(
         self,
@@ -208,10 +247,12 @@ class Bench:
 
     def here(self, result: Result) -> None:
         """Report a figure of this cluster as it is placed now."""
-        self.report(attrs.evolve(result, mtu=self.mtu, placement=self.placement, code=self.code))
+        self.report(
+            attrs.evolve(result, mtu=self.mtu, placement=self.placement, code=self.code, bearer=self.bearer, delay_ms=self.delay_ms)
+        )
 
     def messages(self, count: int) -> None:
-        address = self.cluster.address(SERVER)
+        address = self.address(SERVER)
         for placement in ("one core", "split"):
             self.place(placement)
             with self.server("serve-tcp"), self.server("serve-zmq"), self.server("serve-name"):
@@ -226,47 +267,23 @@ class Bench:
                     self.compare(what, "pyzmq", probe(verb, SERVER), probe("zmq", address), "p50", "us", target)
                     self.compare(what, "TCP", probe(verb, SERVER), probe("tcp", address), "p50", "us")
 
-    def files(self) -> None:
-        run, cluster = self.cluster.run, self.cluster
-        run(SERVER, "sh", "-c", "mkdir -p /tmp/bench; chmod 777 /tmp/bench")
-        for number in range(3 * self.runs):
-            self.probe_quiet(SERVER, "make-tree", f"/tmp/bench/tree{number}", str(FILES if number >= 2 * self.runs else STATS + 100))
-        self.place("split")
-        with peers.sshd(cluster, CLIENT, SERVER):
-            run(SERVER, "sh", "-c", f"for p in $(pgrep -x sshd); do taskset -a -p -c {self.cpus[SERVER]} $p >/dev/null; done")
 
-            def theirs(verb: str, name: str, amount: int) -> Measured:
-                with peers.sshfs(cluster, CLIENT, SERVER, "/tmp/bench", MOUNT, self.cpus[CLIENT]):
-                    return self.measured(CLIENT, verb, f"{MOUNT}/{name}", str(amount))
-
-            def ours(verb: str, name: str, amount: int) -> Measured:
-                return self.measured(CLIENT, verb, f"{REMOTE}/{name}", str(amount))
-
-            for verb, what, amount, field, unit, target in (
-                ("write", "write 256 MiB", SIZE, "rate", "MB/s", (">=", 1.0) if self.mtu >= 9000 else None),
-                ("read", "read 256 MiB", SIZE, "rate", "MB/s", (">=", 1.0 if self.mtu >= 9000 else 0.5)),
-                ("stat", "stat, first time", STATS, "p50", "us", ("<=", 1.0)),
-                ("small", "open, read, close of 1 KiB", STATS, "p50", "us", ("<=", 1.0)),
-                ("find", "find over 10,000 files", FILES, "seconds", "s", None),
-            ):
-                # Every run has a tree that neither has touched; both see it, so what the far node's caches hold is the same.
-                base = {"stat": 0, "small": self.runs, "find": 2 * self.runs}.get(verb)
-
-                def name(number: int, side: str, base: int | None = base) -> str:
-                    return f"data-{side}" if base is None else f"tree{base + number}"
-
-                self.compare(
-                    what,
-                    "sshfs",
-                    lambda number, verb=verb, amount=amount, name=name: ours(verb, name(number, "ours"), amount),  # type: ignore[misc]
-                    lambda number, verb=verb, amount=amount, name=name: theirs(verb, name(number, "theirs"), amount),  # type: ignore[misc]
-                    field,
-                    unit,
-                    target,
-                )
-
-    def probe_quiet(self, node: str, *words: str) -> None:
-        self.cluster.run(node, sys.executable, PROBE, *words, seconds=60)
+@contextlib.contextmanager
+def cluster_of(mtu: int, bearer: str = "ethernet", delay_ms: float = 0.0) -> Iterator[Cluster]:
+    """Two nodes that have found each other. With a delay a third one is the cable between them."""
+    with contextlib.ExitStack() as stack:
+        cluster = stack.enter_context(running((LONG if delay_ms else TOPOLOGY).format(mtu=mtu) + (UDP if bearer == "udp" else "")))
+        if delay_ms:
+            for node, address in LONG_ADDRESS.items():
+                cluster.run(node, "ip", "address", "add", f"{address}/24", "dev", "eth0")
+            words = (sys.executable, RELAY, str(delay_ms / 1e3), "eth0", "eth1")
+            relay = stack.enter_context(cluster.running("cable", *words))
+            assert relay.stdout is not None
+            if relay.stdout.readline() != b"ready\n":
+                relay.kill()
+                raise SystemExit(f"bench: {relay.communicate()[1].decode(errors='replace').strip()}")
+        until_found(cluster)
+        yield cluster
 
 
 def until_found(cluster: Cluster, seconds: float = 15.0) -> None:
@@ -303,7 +320,7 @@ def row(result: Result) -> list[str]:
     mark = {None: "", True: f"{result.target} met", False: f"{result.target} MISSED"}[result.met]
     cells = [
         result.what,
-        str(result.mtu or ""),
+        str(result.mtu or "") + (" udp" if result.bearer == "udp" else "") + (f" +{result.delay_ms:g} ms" if result.delay_ms else ""),
         result.placement,
         f"{number(result.ours)} {result.unit}",
         number(result.ours_p99),
@@ -317,6 +334,7 @@ def row(result: Result) -> list[str]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    import files
     import link_peers
     import links
     import paths
@@ -330,6 +348,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--runs", type=int, default=3, metavar="N", help="runs of each measurement, of which the median counts")
     parser.add_argument("--count", type=int, default=3000, metavar="N", help="round trips per run")
     parser.add_argument("--pipe", type=int, default=1024, metavar="MIB", help="with --only pipe: how much goes through it")
+    parser.add_argument("--columns", default="", metavar="NAMES", help="of files, only these: names with commas, as stat,small,find")
+    parser.add_argument("--without", action="append", default=[], choices=("sshfs", "9P"), help="of files, without this peer")
+    parser.add_argument("--bearer", choices=BEARERS, default="ethernet", help="of messages and files: how frames travel")
+    parser.add_argument("--delay", type=float, default=0.0, metavar="MS", help="of messages and files: the wire takes so long each way")
     args = parser.parse_args(argv)
     # The pipe is a part of the programs, and can be measured alone.
     parts = (args.only,) if args.only else tuple(part for part in PARTS if part != "pipe")
@@ -346,13 +368,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         for mtu in args.mtu or MTUS:
             if {"messages", "files", "programs", "pipe"} & set(parts):
-                with running(TOPOLOGY.format(mtu=mtu)) as cluster:
-                    until_found(cluster)
-                    bench = Bench(cluster, mtu, args.runs, report)
+                with cluster_of(mtu, args.bearer, args.delay) as cluster:
+                    bench = Bench(cluster, mtu, args.runs, report, args.bearer, args.delay)
                     if "messages" in parts:
                         bench.messages(args.count)
                     if "files" in parts:
-                        bench.files()
+                        files.measure(bench, list(filter(None, args.columns.split(","))), args.without)
                     if "programs" in parts:
                         programs.measure(bench, CLIENT, SERVER)
                     if "pipe" in parts:
