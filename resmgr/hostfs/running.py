@@ -63,8 +63,9 @@ class Running:
             self.counters["identity_refused"] = self.switch.refused
             raise
         scope: Scope = self.policy.scope(client.info, self.prefix)
+        owners = self.policy.owners(client.info)
         client.identity = identity
-        client.ops = self.ops.for_owners(self.policy.owners(client.info))
+        client.ops = self.ops.for_owners(owners)
         client.root = HostHandle(self.root.fd, scope, self.devices.root, True)
         client.expires = self.dispatch.now() + CLIENT_EXPIRY
         return identity
