@@ -50,6 +50,7 @@ COMMANDS = {
     "netstat": "frames per interface, per protocol, or per second",
     "crypto": "who does the ciphers, and how fast; change it at run time",
     "send": "send a message to a named server and print the reply",
+    "describe": "the messages that a server understands",
     "name": "the names of servers, on this node and on all; or be a named server (for trials)",
     "cluster": "whole nodes in namespaces of this machine: up, exec, status, kill, start, link, capture, down",
     "config": "print the configuration, checked, or a commented example",

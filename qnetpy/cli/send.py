@@ -8,12 +8,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import TYPE_CHECKING, Literal
 
 from qnetpy.cli.output import CommandError, as_json
-
-if TYPE_CHECKING:
-    from resmgr.client import Client
 
 REPLY_LEN = 1 << 20
 
@@ -30,34 +26,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    import errno
-
-    from qnetpy.cli import choice, daemon
+    from qnetpy.cli import choice
+    from qnetpy.cli.server import opened
     from resmgr.errors import ResmgrError
-    from resmgr.names.client import name_open
 
-    # A name without a slash is found at home; with one, what stands before it is a node; a path from / is taken as it is.
-    node, _, name = args.to.rpartition("/") if not args.to.startswith("/") else ("", "", args.to)
-    if not name:
-        raise CommandError(f"{args.to!r} is no server's name", "qnet send NODE/NAME, or NAME for one on this node", 2)
-    if args.everywhere and node:
-        raise CommandError("a global name has no node before it", f"qnet send -g {name}@{node}", 2)
-    choice.check(node)
     message = args.text.encode(errors="surrogateescape") if args.text is not None else sys.stdin.buffer.read()
-    with daemon.connect(args.config) as client:
+    with opened(
+        args.to, config=args.config, everywhere=args.everywhere, timeout=args.timeout, command="send", wait=args.wait
+    ) as connection:
         try:
-            scope: Literal["local", "global"] = "global" if args.everywhere else "local"
-            connection = name_open(client, name, node=node, scope=scope, timeout=args.timeout, wait=args.wait)
             reply = connection.send(message, reply_len=args.reply_len, timeout=args.timeout)
         except ResmgrError as error:
-            choice.explain(node, error)
-            where = f" on node {node}" if node else ""
-            if error.errno == errno.ENOENT and node and not _is_up(client, node):
-                raise CommandError(f"no node {node} is up", "qnet ls") from error
-            if error.errno == errno.ENOENT and args.everywhere:
-                raise CommandError(f"no node that is up has the global name {name!r}", "qnet name, which lists them") from error
-            if error.errno == errno.ENOENT:
-                raise CommandError(f"nobody has attached the name {name!r}{where}", "qnet name, there, which lists them") from error
+            choice.explain(args.to.rpartition("/")[0], error)
             raise CommandError(f"{args.to}: {(error.strerror or str(error)).lower()}") from error
     data = bytes(reply.data)
     if args.json:
@@ -67,14 +47,3 @@ def run(args: argparse.Namespace) -> int:
         sys.stdout.buffer.write(data if data.endswith(b"\n") or not sys.stdout.isatty() else data + b"\n")
         sys.stdout.buffer.flush()
     return 0
-
-
-def _is_up(client: Client, node: str) -> bool:
-    from resmgr.errors import ResmgrError
-    from resmgr.procmgr.client import node_descriptor
-
-    try:
-        node_descriptor(client, node)
-    except ResmgrError:
-        return False
-    return True

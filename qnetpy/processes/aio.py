@@ -18,7 +18,7 @@ from __future__ import annotations
 import errno
 import signal
 import subprocess
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from types import TracebackType
 from typing import Protocol, Unpack
@@ -33,7 +33,8 @@ from resmgr.dispatch import Buffer
 from resmgr.errors import BadMessage, ResmgrError
 from resmgr.ids import CHID_PROCMGR
 from resmgr.procmgr import message
-from resmgr.procmgr.message import SPAWN_STDERR, SPAWN_STDIN, SPAWN_STDOUT, WRITE_UNASKED, Ended
+from resmgr.procmgr.client import TIMEOUT
+from resmgr.procmgr.message import SPAWN_STDERR, SPAWN_STDIN, SPAWN_STDOUT, WRITE_UNASKED, Brief, Ended, Spawn
 from resmgr.walk import walk_trio
 
 PIPE = subprocess.PIPE
@@ -221,6 +222,10 @@ class Output(trio.abc.ReceiveStream):
         finally:
             self._busy = False
 
+    def end(self) -> None:
+        """Nothing is to come: told by others than the stream itself."""
+        self._ended = True
+
     async def aclose(self) -> None:
         """The program gets SIGPIPE when it writes there again."""
         self.close()
@@ -271,7 +276,8 @@ class Process:
     itself when it has ended and its output was read to the end.
     """
 
-    def __init__(self, args: Command, far: _Far, pid: int, streams: int) -> None:
+    def __init__(self, args: Command, far: _Far, pid: int, streams: int, told: Brief | None = None) -> None:
+        """*told*: what its start told of it, if that was brief."""
         self.args = args
         self.node = far.node
         self.pid = pid
@@ -282,7 +288,15 @@ class Process:
         self._far = far
         self._failure = 0
         self._known = trio.Event()
-        far.submit((message.pack_wait(far.handle, False),), message.ENDED.size, self._on_end)
+        if told is not None:
+            for output, over in zip((self.stdout, self.stderr), told.over, strict=True):
+                if output is not None and over:
+                    output.end()
+        if told is not None and told.ended is not None:
+            self.returncode = returncode(told.ended)
+            self._ended(0)
+        else:
+            far.submit((message.pack_wait(far.handle, False),), message.ENDED.size, self._on_end)
 
     async def __aenter__(self) -> Process:
         return self
@@ -408,25 +422,67 @@ async def open_process(
     """Start a program on *node* ("": this one). *stdin*, *stdout*, *stderr*: PIPE for a stream, else nothing is carried. With a terminal
     (`tty`) stdin and stdout are it, whatever is said.
     """
-    streams = sum(flag for flag, what in ((SPAWN_STDIN, stdin), (SPAWN_STDOUT, stdout), (SPAWN_STDERR, stderr)) if what == PIPE)
+    streams = _streams(stdin == PIPE, stdout == PIPE, stderr == PIPE)
     what = request(command, streams, options)
     if what.flags & message.SPAWN_PTY:
         streams = SPAWN_STDIN | SPAWN_STDOUT
+    started = await _started(node, what, via, brief=False)
+    return Process(command, started.far, started.pid, streams)
+
+
+def _streams(stdin: bool, stdout: bool, stderr: bool) -> int:
+    return (SPAWN_STDIN if stdin else 0) | (SPAWN_STDOUT if stdout else 0) | (SPAWN_STDERR if stderr else 0)
+
+
+@attrs.frozen
+class _Started:
+    far: _Far
+    pid: int
+    told: Brief | None
+    """None: it was not asked for briefly."""
+
+
+async def _started(node: str, what: Spawn, via: Via | None, *, brief: bool) -> _Started:
+    """Start it; *brief*: wait a moment for its end. One that has ended, and said all, has handle 0, and its connection is closed."""
     where = via if via is not None else await _shared()
+    name = node or "this node"
     try:
         nd = await _node_descriptor(where, node)
         connection = where.kernel.connect(nd, PID_SYSTEM, CHID_PROCMGR, where.credentials)
         try:
+            if brief:
+                told = await _ask_briefly(connection, what)
+                if told is not None:
+                    far = _Far(connection, told.handle, name)
+                    if not told.handle:
+                        far.close()
+                    return _Started(far, told.pid, told)
             reply = await aio.send(connection, (message.pack_spawn(what),), message.SPAWNED.size)
             handle, pid = message.parse_spawned(reply.data)
         except BaseException:
             aio.enter(where.kernel, connection.close)
             raise
     except BadMessage:
-        raise failure(node or "this node", errno.EBADMSG) from None
+        raise failure(name, errno.EBADMSG) from None
     except ResmgrError as error:
-        raise failure(node or "this node", error.errno or errno.EIO) from None
-    return Process(command, _Far(connection, handle, node or "this node"), pid, streams)
+        raise failure(name, error.errno or errno.EIO) from None
+    return _Started(_Far(connection, handle, name), pid, None)
+
+
+async def _ask_briefly(connection: Connection, what: Spawn) -> Brief | None:
+    """None: an older node, which does not know that and started nothing. A cancellation waits for the answer: the program may run already,
+    and how it is ended then is not for its node to say. ETIMEDOUT after TIMEOUT."""
+    brief = message.pack_spawn(what._replace(flags=what.flags | message.SPAWN_BRIEF))
+    await trio.lowlevel.checkpoint_if_cancelled()
+    with trio.CancelScope(shield=True):
+        try:
+            room = message.BRIEF.size + message.BRIEF_OUTPUT
+            reply = await aio.send(connection, (brief,), room, deadline=connection.kernel.dispatch.now() + TIMEOUT)
+        except ResmgrError as error:
+            if error.errno == errno.EBADMSG:
+                return None
+            raise
+    return message.parse_brief(reply.data)
 
 
 async def _deliver_cancel(process: Process) -> None:
@@ -465,20 +521,24 @@ async def run_process(
     """Run a program on *node* to its end, as `trio.run_process`. What is not captured is not carried: its output goes to /dev/null.
     subprocess.CalledProcessError with *check* when its status is not 0. *deliver_cancel*: what to do with it when this is cancelled.
     """
-    process = await open_process(
-        command,
-        node=node,
-        stdin=PIPE if len(stdin) else None,
-        stdout=PIPE if capture_stdout else None,
-        stderr=PIPE if capture_stderr else None,
-        via=via,
-        **options,
-    )
-    said: dict[int, bytes] = {}
+    streams = _streams(bool(len(stdin)), capture_stdout, capture_stderr)
+    what = request(command, streams, options)
+    if what.flags & message.SPAWN_PTY:
+        streams = SPAWN_STDIN | SPAWN_STDOUT
+    # What waits for input does not end before it has it.
+    brief = not what.flags & (SPAWN_STDIN | message.SPAWN_PTY | message.SPAWN_DETACHED)
+    started = await _started(node, what, via, brief=brief)
+    early = (b"", b"") if started.told is None else started.told.output
+    if started.told is not None and not started.told.handle:
+        assert started.told.ended is not None
+        said = dict(zip((1, 2), early, strict=True))
+        return _completed(command, options, returncode(started.told.ended), said, capture_stdout, capture_stderr, check)
+    process = Process(command, started.far, started.pid, streams, started.told)
+    said = {}
     lost: ResmgrError | None = None
 
     async def collect(number: int, stream: Output) -> None:
-        parts = []
+        parts: list[Buffer] = [early[number - 1]]
         try:
             async for part in stream:
                 parts.append(part)
@@ -511,8 +571,14 @@ async def run_process(
     if lost is not None:
         raise lost
     assert process.returncode is not None
-    captured = (said.get(1) if capture_stdout else None, said.get(2) if capture_stderr else None)
+    return _completed(command, options, process.returncode, said, capture_stdout, capture_stderr, check)
+
+
+def _completed(
+    command: Command, options: Options, status: int, said: Mapping[int, bytes], stdout: bool, stderr: bool, check: bool
+) -> subprocess.CompletedProcess[bytes]:
+    captured = (said.get(1) if stdout else None, said.get(2) if stderr else None)
     shown = [word.decode(errors="surrogateescape") for word in words(command, options.get("shell", False))]
-    if check and process.returncode:
-        raise subprocess.CalledProcessError(process.returncode, shown, *captured)
-    return subprocess.CompletedProcess(shown, process.returncode, *captured)
+    if check and status:
+        raise subprocess.CalledProcessError(status, shown, *captured)
+    return subprocess.CompletedProcess(shown, status, *captured)

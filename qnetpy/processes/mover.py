@@ -140,7 +140,8 @@ class Mover:
     def _loop(self) -> None:
         self._process.wait(self._on_end)
         for number, output in self._outputs.items():
-            self._ask(number, output)
+            if not output.ended:
+                self._ask(number, output)
         poll = select.poll()
         poll.register(self._client.fileno(), select.POLLIN)
         poll.register(self._wake, select.POLLIN)

@@ -22,20 +22,23 @@ import selectors
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from types import TracebackType
-from typing import IO, Literal, Unpack, overload
+from typing import IO, Literal, TypeVar, Unpack, overload
 
 from qnetpy.processes.mover import Mover, Output
 from qnetpy.processes.request import Command, Options, failure, not_up, request, returncode, socket_path
 from resmgr.client import Client
 from resmgr.dispatch import Buffer
 from resmgr.errors import ResmgrError
-from resmgr.procmgr.client import node_descriptor, spawn
-from resmgr.procmgr.message import SPAWN_STDERR, SPAWN_STDIN, SPAWN_STDOUT
+from resmgr.procmgr.client import Process, node_descriptor, spawn, start_briefly
+from resmgr.procmgr.message import SPAWN_STDERR, SPAWN_STDIN, SPAWN_STDOUT, Spawn
 
 PIPE = subprocess.PIPE
 STDOUT = subprocess.STDOUT
 DEVNULL = subprocess.DEVNULL
+
+T = TypeVar("T")
 
 Stream = int | IO[bytes] | IO[str] | None
 PART = 64 * 1024
@@ -57,6 +60,28 @@ class Popen:
         socket: str | None = None,
         **options: Unpack[Options],
     ) -> None:
+        terminal = bool(options.get("tty", False))
+        flags = 0 if stdin in (None, DEVNULL) else SPAWN_STDIN
+        if not options.get("detached", False):
+            flags |= 0 if stdout == DEVNULL else SPAWN_STDOUT
+            flags |= 0 if stderr == DEVNULL or (stderr == STDOUT and stdout == DEVNULL) else SPAWN_STDERR
+        client, process = _asked(spawn, node, request(args, flags, options), socket)
+        self._set_up(args, node, client, process, stdin, stdout, stderr, flags, terminal)
+
+    def _set_up(
+        self,
+        args: Command,
+        node: str,
+        client: Client,
+        process: Process,
+        stdin: Stream,
+        stdout: Stream,
+        stderr: Stream,
+        flags: int,
+        terminal: bool,
+        over: tuple[bool, bool] = (False, False),
+    ) -> None:
+        """*flags*: which streams are carried, *over*: of those of the output, which are at their end."""
         self.args = args
         self.node = node
         self.returncode: int | None = None
@@ -64,25 +89,6 @@ class Popen:
         self.stdin: io.BufferedWriter | None = None
         self.stdout: io.BufferedReader | None = None
         self.stderr: io.BufferedReader | None = None
-        detached = options.get("detached", False)
-        terminal = bool(options.get("tty", False))
-        flags = 0 if stdin in (None, DEVNULL) else SPAWN_STDIN
-        if not detached:
-            flags |= 0 if stdout == DEVNULL else SPAWN_STDOUT
-            flags |= 0 if stderr == DEVNULL or (stderr == STDOUT and stdout == DEVNULL) else SPAWN_STDERR
-        what = request(args, flags, options)
-        try:
-            client = Client(socket_path() if socket is None else socket)
-        except OSError as error:
-            raise not_up(error) from None
-        try:
-            process = spawn(client, node_descriptor(client, node or client.node), what)
-        except ResmgrError as error:
-            client.close()
-            raise failure(node or "this node", error.errno or 0) from None
-        except BaseException:
-            client.close()
-            raise
         self.pid = process.pid
         """On its node."""
         outputs: dict[int, Output] = {}
@@ -101,6 +107,8 @@ class Popen:
                 outputs[2] = Output(os.dup(same.fd) if same.ours else same.fd, same.ours)
             else:
                 self.stderr, outputs[2] = _output(stderr, 2)
+        for number, output in outputs.items():
+            output.ended = over[number - 1]
         self._mover = Mover(client, process, source, outputs)
         self._mover.start()
 
@@ -262,17 +270,14 @@ def run(
     if capture_output:
         stdout = stderr = PIPE
     data = input.encode() if isinstance(input, str) else input
-    process = Popen(args, node=node, stdin=stdin, stdout=stdout, stderr=stderr, socket=socket, **options)
-    try:
-        output, errors = process.communicate(data, timeout)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.close()
-        raise
-    except BaseException:
-        process.close()
-        raise
-    code = process.wait()
+    quiet = (PIPE, DEVNULL)
+    output: bytes | None
+    errors: bytes | None
+    if stdin in (None, DEVNULL) and stdout in quiet and stderr in quiet and not options.get("tty") and not options.get("detached"):
+        code, output, errors = _run_briefly(args, node, stdout == PIPE, stderr == PIPE, timeout, socket, options)
+    else:
+        process = Popen(args, node=node, stdin=stdin, stdout=stdout, stderr=stderr, socket=socket, **options)
+        code, output, errors = _to_the_end(process, data, timeout)
     result: subprocess.CompletedProcess[bytes] | subprocess.CompletedProcess[str]
     if text:
         texts = [None if part is None else part.decode(errors="surrogateescape") for part in (output, errors)]
@@ -282,6 +287,73 @@ def run(
     if check:
         result.check_returncode()
     return result
+
+
+def _to_the_end(process: Popen, data: Buffer | None, timeout: float | None) -> tuple[int, bytes | None, bytes | None]:
+    """Exit status, output, errors. Whatever is raised, the program does not go on."""
+    try:
+        output, errors = process.communicate(data, timeout)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.close()
+        raise
+    except BaseException:
+        process.close()
+        raise
+    return process.wait(), output, errors
+
+
+class _Begun(Popen):
+    """A program that was started briefly and goes on."""
+
+    def __init__(self, args: Command, node: str, client: Client, process: Process, flags: int, over: tuple[bool, bool]) -> None:
+        stdout, stderr = (PIPE if flags & flag else DEVNULL for flag in (SPAWN_STDOUT, SPAWN_STDERR))
+        self._set_up(args, node, client, process, None, stdout, stderr, flags, False, over)
+
+
+def _run_briefly(
+    args: Command, node: str, stdout: bool, stderr: bool, timeout: float | None, socket: str | None, options: Options
+) -> tuple[int, bytes | None, bytes | None]:
+    """`_to_the_end` of a program without input: a short one is one round trip, and needs no thread."""
+    begin = time.monotonic()
+    flags = (SPAWN_STDOUT if stdout else 0) | (SPAWN_STDERR if stderr else 0)
+    client, begun = _asked(start_briefly, node, request(args, flags, options), socket)
+    early, asked = begun.output, (stdout, stderr)
+    if begun.process is None:
+        client.close()
+        assert begun.ended is not None
+        output, errors = (part if wanted else None for part, wanted in zip(early, asked, strict=True))
+        return returncode(begun.ended), output, errors
+    process = _Begun(args, node, client, begun.process, flags, begun.over)
+    left = None if timeout is None else max(0.0, begin + timeout - time.monotonic())
+    try:
+        code, *rest = _to_the_end(process, None, left)
+    except subprocess.TimeoutExpired as expired:
+        assert timeout is not None
+        output, errors = (_joined(part, later) for part, later in zip(early, (expired.output, expired.stderr), strict=True))
+        raise subprocess.TimeoutExpired(expired.cmd, timeout, output, errors) from None
+    output, errors = (_joined(part, later) for part, later in zip(early, rest, strict=True))
+    return code, output, errors
+
+
+def _joined(early: bytes, later: bytes | None) -> bytes | None:
+    return None if later is None else early + later
+
+
+def _asked(start: Callable[[Client, int, Spawn], T], node: str, what: Spawn, socket: str | None) -> tuple[Client, T]:
+    """Have *what* started over a connection of its own. Errors as the head of this file says."""
+    try:
+        client = Client(socket_path() if socket is None else socket)
+    except OSError as error:
+        raise not_up(error) from None
+    try:
+        return client, start(client, node_descriptor(client, node or client.node), what)
+    except ResmgrError as error:
+        client.close()
+        raise failure(node or "this node", error.errno or 0) from None
+    except BaseException:
+        client.close()
+        raise
 
 
 def _descriptor(stream: int | IO[bytes] | IO[str]) -> int:

@@ -196,6 +196,7 @@ class Session:
         fd = self._fd
         if self.closed:
             output.clear()
+            self.machine.told.clear()
             return
         for item in output:
             try:
@@ -206,6 +207,7 @@ class Session:
             except OSError as error:
                 self._refused(item, error)
         output.clear()
+        self.machine.told.clear()
 
     def _refused(self, item: OutputItem, error: OSError) -> None:
         """The kernel did not take an answer or a notification."""
@@ -217,7 +219,7 @@ class Session:
         drops["reply_refused"] += 1
         head = item if isinstance(item, bytes) else item[0]
         length, code, unique = formats.OUT_HEADER.parse(head)
-        logger.error("kernel refused a reply: %s", error.strerror)
+        logger.error("kernel refused %s: %s", self._about(unique), error.strerror)
         logger.debug("refused reply: length %d, error %d, unique %d", length, code, unique)
         if unique:
             # Whoever waits must not wait for ever.
@@ -225,6 +227,17 @@ class Session:
                 os.write(self._fd, formats.error_reply(unique, errno.EIO))
             except OSError:
                 drops["reply_not_wanted"] += 1
+
+    def _about(self, unique: int) -> str:
+        """Whose the answer to *unique* was, as far as it is known."""
+        request = next((one for one in self.machine.told if one.unique == unique), None)
+        if request is None:
+            return "a reply" if unique else "a notification"
+        path = self.machine.mountpoint + request.node.path().rstrip(b"/")
+        nd, pid, chid = request.node.server.key
+        server = f"server {pid}/{chid} of " + (f"the node with the number {nd}" if nd else "this node")
+        name = b"/" + request.name if request.name else b""
+        return f"the reply to {Opcode(request.opcode).name} of {os.fsdecode(path + name)!a}, from {server}"
 
     # ---- the end
 

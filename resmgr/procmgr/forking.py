@@ -56,9 +56,11 @@ class ForkServer:
         terminal: bool,
         open_files: tuple[int, int] | None,
         stdio: tuple[int, int, int],
+        speaker: bytes,
     ) -> int:
         """Start the program; its pid, a child of this process. *identity*: uid, gid and groups, None for this process's own. *home*: the
-        directory if the client names none. OSError: it could not be forked, or not become that user. Only when `ready`."""
+        directory if the client names none. *speaker*: who tells, on its standard error, why it cannot be executed. OSError: it could not
+        be forked, or not become that user. Only when `ready`."""
         assert self._socket is not None
         nice = max(spawn.nice, 0)
         request = (
@@ -73,6 +75,7 @@ class ForkServer:
             _limits(spawn, open_files),
             nice,
             POLICIES[spawn.scheduling],
+            speaker,
         )
         data = marshal.dumps(request)
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", stdio))]

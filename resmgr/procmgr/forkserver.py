@@ -46,6 +46,7 @@ if TYPE_CHECKING:
         tuple[tuple[int, int, int], ...],  # limits: number, soft one or -1 for none, hard one or -1 for that of this process
         int,  # nice, 0 or above
         int,  # SCHED_*
+        bytes,  # who says why it cannot be executed
     ]
 
 LENGTH = struct.Struct("=I")
@@ -123,9 +124,9 @@ def _clone() -> Clone:
 
 def _child(request: Request, stdio: list[int], told: int) -> None:
     """Never returns."""
-    status = NOT_STARTED
+    status, speaker = NOT_STARTED, request[-1]
     try:
-        arguments, environment, identity, umask, directory, home, terminal, device, limits, nice, policy = request
+        arguments, environment, identity, umask, directory, home, terminal, device, limits, nice, policy, _ = request
         try:
             os.setsid()
             # Away from 0, 1 and 2, which are open, so nothing is overwritten that is still needed.
@@ -154,9 +155,9 @@ def _child(request: Request, stdio: list[int], told: int) -> None:
         if policy:
             os.sched_setscheduler(0, policy, os.sched_param(0))
         _limit(limits)
-        status = _execute(arguments, environment)
+        status = _execute(arguments, environment, speaker)
     except OSError as error:
-        _say(error.filename or b"", error.strerror or str(error))
+        _say(speaker, error.filename or b"", error.strerror or str(error))
     finally:
         os._exit(status)
 
@@ -196,7 +197,7 @@ def _limit(limits: tuple[tuple[int, int, int], ...]) -> None:
             pass
 
 
-def _execute(arguments: tuple[bytes, ...], environment: dict[bytes, bytes]) -> int:
+def _execute(arguments: tuple[bytes, ...], environment: dict[bytes, bytes], speaker: bytes) -> int:
     """The status to end with when the program could not be executed; says why."""
     name = arguments[0]
     folders = environment.get(b"PATH", b"").split(b":")
@@ -210,13 +211,13 @@ def _execute(arguments: tuple[bytes, ...], environment: dict[bytes, bytes]) -> i
                 os.execve(SHELL, (SHELL, path, *arguments[1:]), environment)
             if error.errno not in (errno.ENOENT, errno.ENOTDIR):
                 status, why = NOT_STARTED, error.strerror or str(error)
-    _say(name, why)
+    _say(speaker, name, why)
     return status
 
 
-def _say(name: bytes | str, why: str) -> None:
+def _say(speaker: bytes, name: bytes | str, why: str) -> None:
     try:
-        os.write(2, b"qnet: " + (os.fsencode(name) + b": " if name else b"") + os.fsencode(why[:1].lower() + why[1:]) + b"\n")
+        os.write(2, speaker + b": " + (os.fsencode(name) + b": " if name else b"") + os.fsencode(why[:1].lower() + why[1:]) + b"\n")
     except OSError:
         pass
 

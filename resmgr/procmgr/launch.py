@@ -59,7 +59,7 @@ from resmgr.procmgr.message import (
 )
 from resmgr.procmgr.rules import changeable
 
-SCRIPT = b"""fail() { echo "qnet: $1" >&2; exit "$2"; }
+SCRIPT = b"""fail() { echo "$0: $1" >&2; exit "$2"; }
 case $1 in *t*) exec 0<>/proc/self/fd/0 1>&0 2>&0;; esac
 case $1 in *d*) [ -c "$3" ] || fail "$3 is no terminal" 126; exec 0<>"$3" 1>&0 2>&0;; esac
 case $1 in *o*) echo 0 >/proc/self/oom_score_adj;; esac 2>/dev/null
@@ -83,7 +83,7 @@ shift 4
 exec "$@"
 """
 """$1: t takes the terminal, d the device $3 as one, o gives up protection from the out-of-memory killer, h lets a missing home directory
-be /. $2: the directory. $4: the program's name; then what is executed. The gap is for limits."""
+be /. $0: who says what is wrong. $2: the directory. $4: the program's name; then what is executed. The gap is for limits."""
 LIMIT_OPTIONS = {0: (b"t", 1), 1: (b"f", 512), 2: (b"d", 1024), 3: (b"s", 1024), 4: (b"c", 512), 7: (b"n", 1), 9: (b"v", 1024)}
 """Of ulimit, and in how many bytes it counts, by the number of the limit."""
 PATH_USER = b"/usr/local/bin:/usr/bin:/bin"
@@ -121,13 +121,14 @@ LaunchDone = Callable[[Launched | Exception], None]
 
 
 def account(user: MappedUser, wanted: bytes) -> Account:
-    """The account of *user*, or the *wanted* one (a name) if *user* is root or is it. EACCES: no such account, locked, expired; EPERM.
+    """The account of *user*, or the *wanted* one (a name, or a number that is no account's name) if *user* is root or is it. EACCES: no
+    such account, locked, expired; EPERM.
 
     Reads the account database: not for the dispatch thread.
     """
     try:
-        record = pwd.getpwuid(user.uid) if not wanted else pwd.getpwnam(os.fsdecode(wanted))
-    except (KeyError, ValueError):
+        record = pwd.getpwuid(user.uid) if not wanted else _named(os.fsdecode(wanted))
+    except (KeyError, ValueError, OverflowError):
         raise ResmgrError(errno.EACCES, "no such account on this node") from None
     if record.pw_uid != user.uid:
         if user.uid != 0:
@@ -138,6 +139,15 @@ def account(user: MappedUser, wanted: bytes) -> Account:
         raise ResmgrError(errno.EACCES, refused)
     names = (os.fsencode(record.pw_name), os.fsencode(record.pw_dir or "/"), os.fsencode(record.pw_shell or "/bin/sh"))
     return Account(user, *names)
+
+
+def _named(name: str) -> pwd.struct_passwd:
+    try:
+        return pwd.getpwnam(name)
+    except KeyError:
+        if not (name.isascii() and name.isdecimal()):
+            raise
+    return pwd.getpwuid(int(name))
 
 
 def shut(name: str, wall: float, shadow: str = SHADOW) -> str:
@@ -258,6 +268,13 @@ class Terms:
     """Where the client's node's files are mounted, for a program that sees them as its root."""
     mount: str = ""
     """The mount point of which that is a part."""
+    node: str = ""
+    """The name of this node: where it is said why the program cannot be executed there."""
+
+    @property
+    def speaker(self) -> bytes:
+        """Who says it."""
+        return b"qnet: " + os.fsencode(self.node) if self.node else b"qnet"
 
 
 def _execute(spawn: Spawn, account: Account, stdio: tuple[int, int, int], terms: Terms, server: ForkServer | None) -> int:
@@ -272,7 +289,7 @@ def _execute(spawn: Spawn, account: Account, stdio: tuple[int, int, int], terms:
     if server is not None and not same and server.ready():
         identity = user.uid, user.gid, tuple(user.groups)
         terminal = bool(spawn.flags & SPAWN_PTY)
-        return server.start(spawn, variables, identity, umask, account.home, terminal, terms.open_files, stdio)
+        return server.start(spawn, variables, identity, umask, account.home, terminal, terms.open_files, stdio, terms.speaker)
     how = b"t" if spawn.flags & SPAWN_PTY else b"d" if spawn.terminal else b""
     if not spawn.directory:
         how += b"h"
@@ -280,7 +297,18 @@ def _execute(spawn: Spawn, account: Account, stdio: tuple[int, int, int], terms:
         how += b"o"
     script = SCRIPT % _limits(spawn, terms.open_files)
     place = spawn.directory or account.home
-    arguments = [b"/bin/sh", b"-c", script, b"qnet", how, place, spawn.terminal, spawn.arguments[0], *_priority(spawn), *spawn.arguments]
+    arguments = [
+        b"/bin/sh",
+        b"-c",
+        script,
+        terms.speaker,
+        how,
+        place,
+        spawn.terminal,
+        spawn.arguments[0],
+        *_priority(spawn),
+        *spawn.arguments,
+    ]
     process = subprocess.Popen(
         arguments,
         stdin=stdio[0],

@@ -111,6 +111,7 @@ class ProcessManager:
         self.fingerprint: Callable[[str], str] = lambda node: ""
         """Of the key of a node: by who knows it."""
         self.carriers = Carriers(kernel, dispatch)
+        self._kernel = kernel
         self._dispatch = dispatch
         self._launcher = Launcher(namespace)
         self._open_files = open_files
@@ -299,12 +300,14 @@ class ProcessManager:
         """On what terms the rules let it start."""
         if info.nd == ND_LOCAL:
             # A program of this machine may what its user may here.
-            return Refusal.PRIORITY_NOT_ALLOWED if spawn.nice < 0 and user.uid != 0 else Terms(self._open_files)
+            return (
+                Refusal.PRIORITY_NOT_ALLOWED if spawn.nice < 0 and user.uid != 0 else Terms(self._open_files, node=self._kernel.node_name)
+            )
         rule = self.rules.decide(info, user, spawn)
         if isinstance(rule, Refusal):
             return rule
         tree = f"{self.network}/{info.node}" if spawn.flags & SPAWN_ROOT else ""
-        return Terms(self._open_files, rule.commands is not None, tree, self.network)
+        return Terms(self._open_files, rule.commands is not None, tree, self.network, self._kernel.node_name)
 
     def _full(self, owner: _Owner) -> bool:
         owners = [other for other, _ in self._owner.values()] + [start.owner for start in self._starting]

@@ -14,7 +14,8 @@ from resmgr.aio import ReceiveChannel, send
 from resmgr.channel import ClientInfo, Connection, Message
 from resmgr.dispatch import Buffer
 from resmgr.errors import BadMessage, ResmgrError, errno_of
-from resmgr.typed.interface import REPLY_MAX, REQUEST_MAX, Interface, Request
+from resmgr.typed.head import REPLY_MAX, REQUEST_MAX
+from resmgr.typed.interface import Interface, Request
 from resmgr.typed.server import TypedServer
 
 log = logging.getLogger(__name__)

@@ -8,7 +8,9 @@ from typing import TypeVar
 from resmgr.client import Connection
 from resmgr.errors import BadMessage, ResmgrError
 from resmgr.server import Message
-from resmgr.typed.interface import REPLY_MAX, REQUEST_MAX, Interface, Request
+from resmgr.typed.description import Description, pack_question, parse_description
+from resmgr.typed.head import REPLY_MAX, REQUEST_MAX
+from resmgr.typed.interface import Interface, Request
 from resmgr.typed.server import TypedServer
 
 R = TypeVar("R")
@@ -21,6 +23,15 @@ def call(connection: Connection, interface: Interface, request: Request[R], *, t
         return interface.unpack_reply(request, reply.data)
     except BadMessage as error:
         raise ResmgrError(errno.EBADMSG, f"not an answer of {interface.name!r}: {error}") from None
+
+
+def describe(connection: Connection, *, timeout: float | None = None) -> Description:
+    """What the server there understands, whatever that is. ResmgrError: EBADMSG where it knows nothing of typed messages."""
+    reply = connection.send(pack_question(), reply_len=REPLY_MAX, timeout=timeout)
+    try:
+        return parse_description(reply.data)
+    except BadMessage as error:
+        raise ResmgrError(errno.EBADMSG, str(error)) from None
 
 
 def answer(server: TypedServer, message: Message) -> None:

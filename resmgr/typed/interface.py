@@ -4,15 +4,17 @@
 
 `interface` is the CRC-32 of the interface's name and of the layout of all its requests and replies (names and types of the fields, in their
 order), so programs whose classes differ do not take one field for another though both say the same version. `type` is the number of the
-request; its reply has the same head with bit 15 of the type. A server that speaks another version, other fields, or another interface,
-answers with type 0xFFFF, its own version, and its interface's name: the client raises `VersionSkew`, which says what both speak. A message
-without such a head gets EBADMSG, a number without a request ENOSYS.
+request; its reply has the same head with bit 15 of the type. Type 0x7FFF asks what the server understands (`resmgr.typed.description`).
+
+A server that speaks another version, other fields, or another interface, answers with type 0xFFFF, its own version, and its interface's
+name: the client raises `VersionSkew`, which says what both speak. A message without such a head gets EBADMSG, a number without a request
+ENOSYS.
 """
 
 from __future__ import annotations
 
 import errno
-import struct
+import inspect
 import zlib
 from collections.abc import Mapping
 from typing import Any, Generic, TypeVar, get_args, get_origin
@@ -21,19 +23,9 @@ import attrs
 
 from resmgr.dispatch import Buffer
 from resmgr.errors import BadMessage, Misuse, ResmgrError
+from resmgr.typed.description import Described, Fields, pack_description
 from resmgr.typed.fields import Codec, codec_of, fields_of, unpack_class
-
-MAGIC = 0x716D
-FORM = 1
-HEAD = struct.Struct("!HBBIHH")
-REPLY_BIT = 0x8000
-OTHER = 0xFFFF
-TYPE_MAX = 0x7FFE
-REQUEST_MAX = 1 << 20
-"""Bytes of a request; a server answers longer ones with EMSGSIZE."""
-REPLY_MAX = 1 << 20
-"""Bytes that a client has room for."""
-NAME_MAX = 255
+from resmgr.typed.head import DESCRIBE, FORM, HEAD, MAGIC, NAME_MAX, OTHER, REPLY_BIT, REQUEST_MAX, TYPE_MAX, parse_head
 
 R = TypeVar("R")
 
@@ -101,6 +93,9 @@ class Interface:
             self._by_class[request] = self._by_number[number] = kind
         layout = [f"{number}: {kind.layout}" for number, kind in sorted(self._by_number.items())]
         self.id = zlib.crc32("\n".join((name, *layout)).encode())
+        if "\0" in name:
+            raise Misuse("the name of an interface holds no NUL")
+        self._description = pack_description(self.described())
 
     @property
     def requests(self) -> list[type[Any]]:
@@ -121,7 +116,9 @@ class Interface:
 
     def unpack_request(self, view: Buffer) -> Request[Any]:
         """What a client sent. BadMessage; OtherVersion; NotImplementedError for a number that this version does not have."""
-        interface, version, number = self._parse_head(view)
+        interface, version, number = parse_head(view)
+        if number == DESCRIBE:
+            raise OtherVersion(self._head(OTHER) + self.name.encode() + self._description)
         if interface != self.id or version != self.version:
             raise OtherVersion(self._head(OTHER) + self.name.encode())
         kind = self._by_number.get(number)
@@ -143,7 +140,7 @@ class Interface:
     def unpack_reply(self, request: Request[R], view: Buffer) -> R:
         """The server's answer. VersionSkew; BadMessage."""
         kind = self._kind(type(request))
-        interface, version, number = self._parse_head(view)
+        interface, version, number = parse_head(view)
         if number == OTHER:
             raise VersionSkew(self.name, self.version, bytes(view[HEAD.size : HEAD.size + NAME_MAX]).decode(errors="replace"), version)
         if interface != self.id or version != self.version or number != kind.number | REPLY_BIT:
@@ -160,17 +157,25 @@ class Interface:
     def describe(self) -> str:
         """A page about it, in Markdown: every request and reply with its fields."""
         lines = [f"# {self.name}, version {self.version}", ""]
-        for kind in self._by_number.values():
-            lines += [f"## {kind.number}: {kind.request.__name__}", ""]
-            told = (kind.request.__doc__ or "").strip()
-            if told and not told.startswith("Method generated"):
-                lines += [told, ""]
+        for one in self.described():
+            lines += [f"## {one.number}: {one.name}", ""]
+            if one.about:
+                lines += [one.about, ""]
             lines += ["| | field | |", "|---|---|---|"]
-            lines += [f"| request | {name} | {codec.name} |" for name, codec in fields_of(kind.request)]
-            if kind.reply is not None:
-                lines += [f"| {kind.reply.__name__} | {name} | {codec.name} |" for name, codec in fields_of(kind.reply)]
+            lines += [f"| request | {name} | {kind} |" for name, kind in one.fields]
+            lines += [f"| {one.reply} | {name} | {kind} |" for name, kind in one.reply_fields]
             lines.append("")
         return "\n".join(lines)
+
+    def described(self) -> list[Described]:
+        """What a server tells whoever asks."""
+        told = []
+        for kind in self._by_number.values():
+            reply = None if kind.reply is None else kind.reply.__name__
+            told.append(
+                Described(kind.number, kind.request.__name__, _about(kind.request), _named(kind.request), reply, _named(kind.reply))
+            )
+        return told
 
     def _kind(self, request: type[Any]) -> _Kind:
         kind = self._by_class.get(request)
@@ -181,13 +186,14 @@ class Interface:
     def _head(self, number: int) -> bytes:
         return HEAD.pack(MAGIC, FORM, 0, self.id, self.version, number)
 
-    def _parse_head(self, view: Buffer) -> tuple[int, int, int]:
-        if len(view) < HEAD.size:
-            raise BadMessage("no typed message")
-        magic, form, zero, interface, version, number = HEAD.unpack_from(view)
-        if (magic, form, zero) != (MAGIC, FORM, 0):
-            raise BadMessage("no typed message")
-        return interface, version, number
+
+def _about(kind: type[Any]) -> str:
+    told = inspect.cleandoc(kind.__doc__ or "").strip()
+    return "" if told.startswith("Method generated") else told
+
+
+def _named(kind: type[Any] | None) -> Fields:
+    return () if kind is None else tuple((name, codec.name) for name, codec in fields_of(kind))
 
 
 def _reply_of(request: type[Any]) -> type[Any] | None:

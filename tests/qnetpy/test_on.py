@@ -80,7 +80,7 @@ async def test_output_and_status(tmp_path: Path) -> None:
             (["--cwd", "/etc/passwd"], "true", 126, "/etc/passwd: not a directory"),
         ):
             result = await on(program, options=options)
-            assert (result.returncode, result.stderr.decode()) == (status, f"qnet: {why}\n")
+            assert (result.returncode, result.stderr.decode()) == (status, f"qnet: n1: {why}\n")
         assert (await on("sh", "-c", "echo ${OLDPWD-unset}", options=["--cwd", "/usr"])).stdout == b"unset\n"
         await ends(system)
 
@@ -246,13 +246,16 @@ async def test_errors_are_one_line_and_255(tmp_path: Path) -> None:
         assert (result.returncode, result.stderr) == (255, b"qnet on: no node n9 is up; try: qnet ls\n")
         result = await on("true", options=["--cwd", "relative"])
         assert (result.returncode, result.stderr.count(b"\n")) == (255, 1)
+        assert (await on("id", "-u", options=["-u", "65534"])).stdout == (b"65534\n" if os.geteuid() == 0 else b"")
+        result = await on("true", options=["-u", "4294967297"])
+        assert (result.returncode, result.stderr.count(b"\n")) == (255, 1)
         result = await on("true", options=["-u", "no-such-user"])
         assert (result.returncode, result.stderr) == (
             255,
             b"qnet on: n1 has no account of the name no-such-user that may be used; try: getent passwd, on n1; its log says why\n",
         )
         result = await on("true", options=["-t", "/dev/nosuch"])
-        assert (result.returncode, result.stderr) == (126, b"qnet: /dev/nosuch is no terminal\n")
+        assert (result.returncode, result.stderr) == (126, b"qnet: n1: /dev/nosuch is no terminal\n")
         result = await on("true", options=["-e", "=x"])
         assert (result.returncode, result.stderr.count(b"\n")) == (255, 1)
     result = await trio.run_process(

@@ -15,6 +15,7 @@ import trio.testing
 from qnetpy.processes.aio import PIPE, READ_PART, READS, Address, open_process, run_process
 from resmgr.channel import Credentials
 from resmgr.errors import ResmgrError
+from resmgr.procmgr import message
 from tests.qnetpy.test_on import ends, node
 
 pytestmark = pytest.mark.host
@@ -38,6 +39,24 @@ async def test_what_a_program_says_and_how_it_ends(tmp_path: Path) -> None:
         assert (await run_process(["no-such-program"], node="n1", check=False)).returncode == 127
         # It reads nothing: what we had for it goes nowhere, as in Trio.
         assert (await run_process(["true"], node="n1", stdin=bytes(1 << 20))).returncode == 0
+        await ends(system)
+
+
+@pytest.mark.parametrize("known", [True, False])
+async def test_what_a_program_without_input_says_at_once_and_later(known: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also on a node that does not know what a brief start is."""
+    if not known:
+        monkeypatch.setattr(message, "SPAWN_BRIEF", 1 << 15)
+
+    async def said(script: str) -> tuple[int, bytes, bytes]:
+        told = await run_process(script, shell=True, node="n1", capture_stdout=True, capture_stderr=True, check=False)
+        return told.returncode, told.stdout, told.stderr
+
+    async with node(tmp_path) as system:
+        assert await said("echo out; echo err >&2; exit 3") == (3, b"out\n", b"err\n")
+        assert await said("echo a; echo b >&2; exec >&-; sleep 0.1; echo c >&2; kill -9 $$") == (-9, b"a\n", b"b\nc\n")
+        assert len((await said("head -c 3000000 /dev/zero"))[1]) == 3000000
+        assert await said("(sleep 0.1; echo late) & echo soon; exit 4") == (4, b"soon\nlate\n", b"")
         await ends(system)
 
 

@@ -62,6 +62,24 @@ async def test_run(tmp_path: Path) -> None:
     await beside(tmp_path, blocking)
 
 
+async def test_what_a_program_without_input_says_at_once_and_later(tmp_path: Path) -> None:
+    def blocking() -> None:
+        assert run(["sh", "-c", "echo out; echo err >&2; exit 3"], node="n1", capture_output=True).stderr == b"err\n"
+        with pytest.raises(subprocess.CalledProcessError) as failed:
+            run(["sh", "-c", "echo out; kill -9 $$"], node="n1", stdout=PIPE, stderr=DEVNULL, check=True)
+        assert (failed.value.returncode, failed.value.output, failed.value.stderr) == (-signal.SIGKILL, b"out\n", None)
+        told = run(["sh", "-c", "echo a; echo b >&2; exec >&-; sleep 0.1; echo c >&2; exit 5"], node="n1", capture_output=True)
+        assert (told.returncode, told.stdout, told.stderr) == (5, b"a\n", b"b\nc\n")
+        assert len(run("head -c 3000000 /dev/zero", shell=True, node="n1", capture_output=True).stdout) == 3000000
+        # It has ended, and another holds its stream.
+        assert run("(sleep 0.1; echo late) & echo soon", shell=True, node="n1", capture_output=True, text=True).stdout == "soon\nlate\n"
+        with pytest.raises(subprocess.TimeoutExpired) as late:
+            run(["sh", "-c", "echo early; exec sleep 4242"], node="n1", capture_output=True, timeout=0.1)
+        assert (late.value.output, late.value.stderr, late.value.timeout) == (b"early\n", b"", 0.1)
+
+    await beside(tmp_path, blocking)
+
+
 async def test_streams_are_descriptors(tmp_path: Path) -> None:
     def blocking() -> None:
         file = tmp_path / "out"

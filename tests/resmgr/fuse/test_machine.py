@@ -17,6 +17,7 @@ from resmgr.fuse.formats import FOPEN_DIRECT_IO, FOPEN_KEEP_CACHE, FOPEN_NOFLUSH
 from resmgr.fuse.machine import OPERATIONS
 from resmgr.fuse.options import FuseOptions
 from resmgr.fuse.servers import KernelResolver
+from resmgr.fuse.session import Session
 from resmgr.iomsg import STATUS_REDIRECT, Attr, Connect, Entry, Io, Target
 from resmgr.iorequest import parse_connect
 from resmgr.pathmgr import PathManager
@@ -1180,3 +1181,24 @@ def test_statistics_name_operations_and_errors(rig: Rig) -> None:
 
     assert statistics.requests == {"RMDIR": 1}
     assert statistics.errors == {"RMDIR ENOENT": 1}
+
+
+def test_an_answer_that_the_kernel_refuses_is_told_with_whose_it_was(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+    reading, writing = os.pipe()
+    session = Session(rig.dispatch, reading, rig.machine)  # cannot be written to
+
+    for unique, name in ((2, b"none"), (4, b"no\x1bne")):
+        lookup = formats.IN_HEADER.pack(41 + len(name), Opcode.LOOKUP, unique, 1, 0, 0, PID, 0, 0) + name + b"\0"
+        rig.machine.receive(memoryview(lookup), 0.0)
+    session._flush()
+    rig.machine.emit(formats.inval_inode(1))
+
+    os.close(reading)
+    os.close(writing)
+    server = f"server {rig.fs.target.pid}/{rig.fs.target.chid} of this node"
+    assert [record.getMessage() for record in caplog.records] == [
+        f"kernel refused the reply to LOOKUP of '/net/none', from {server}: Bad file descriptor",
+        f"kernel refused the reply to LOOKUP of '/net/no\\x1bne', from {server}: Bad file descriptor",
+        "kernel refused a notification: Bad file descriptor",
+    ]
+    assert not rig.machine.told

@@ -92,7 +92,7 @@ async def test_a_terminal_of_the_node() -> None:
             assert await running.wait() == Ended(0, None)
             assert await running.read_all(2) == b""
             lost = await client.spawn("true", flags=SPAWN_STDERR, terminal=b"/dev/no-such-terminal")
-            assert await lost.read_all(2) == b"qnet: /dev/no-such-terminal is no terminal\n"
+            assert await lost.read_all(2) == b"qnet: here: /dev/no-such-terminal is no terminal\n"
             assert await lost.wait() == Ended(126, None)
         finally:
             os.close(master)

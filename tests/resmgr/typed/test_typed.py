@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import re
 import sys
 import types
@@ -28,8 +29,10 @@ from resmgr.transport.unix import UnixServer
 from resmgr.typed import interface
 from resmgr.typed.aio import call, serve
 from resmgr.typed.client import answer
+from resmgr.typed.description import Described, Description, pack_question, parse_description
 from resmgr.typed.fields import Number
-from resmgr.typed.interface import HEAD, REQUEST_MAX, Interface, Request, VersionSkew
+from resmgr.typed.head import HEAD, REQUEST_MAX
+from resmgr.typed.interface import Interface, OtherVersion, Request, VersionSkew
 from resmgr.typed.server import TypedServer, handler
 
 PAGE = Path(__file__).parents[3] / "docs" / "howto" / "messages.md"
@@ -333,6 +336,44 @@ def test_the_page_about_an_interface() -> None:
     assert "## 1: Add\n\nAdds.\n" in text
     assert "| request | numbers | at most 65536 of (I64) |" in text
     assert "| Sum | total | I64 |" in text
+
+
+def described(view: bytes) -> Description | None:
+    try:
+        return parse_description(view)
+    except BadMessage:
+        return None
+
+
+def test_a_server_tells_what_it_understands() -> None:
+    with pytest.raises(OtherVersion) as other:
+        ADDER.unpack_request(pack_question())
+    told = other.value.answer
+    adds = Described(1, "Add", "Adds.", (("numbers", "at most 65536 of (I64)"),), "Sum", (("total", "I64"),))
+    waits = Described(2, "Wait", "", (("seconds", "float"),), None, ())
+    fails = Described(5, "Fail", "", (("code", "I64"),), None, ())
+    assert parse_description(told) == Description("adder", 3, ADDER.id, (adds, waits, fails))
+    head = HEAD.size + len("adder")
+    assert described(told[:head]) == Description("adder", 3, ADDER.id, None), "what a server says that does not know the question"
+    for length in range(len(told)):
+        short = described(told[:length])
+        assert (short is not None) == (HEAD.size <= length <= head)
+    for text in (
+        "[]",
+        "{}",
+        '{"requests":7}',
+        '{"requests":[7]}',
+        '{"requests":[{}]}',
+        "[" * 100_000,
+        '{"requests":[' + "7," * 5000 + "7]}",
+    ):
+        assert described(told[:head] + b"\0" + text.encode()) is None
+    for field in ("number", "name", "about", "fields", "reply", "reply_fields"):
+        row = adds._asdict() | {field: {"x": 1}}
+        assert described(told[:head] + b"\0" + json.dumps({"requests": [row]}).encode()) is None
+    assert described(ADDER.pack_reply(Wait(0), None)) is None
+    with pytest.raises(Misuse):
+        Interface("a\0b", 1, {1: Add})
 
 
 async def test_the_howto(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
