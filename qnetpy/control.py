@@ -2,6 +2,7 @@
 
     {"do": "status"}    facts about the node: identity, interfaces, counters, mount, start
     {"do": "nodes"}     the node table
+    {"do": "exports", ...}    what is exported to whom, and what was refused (`qnetpy.accessfacts`)
     {"do": "suites", "names": [...]}    use these ciphers from now on, best first
     {"do": "invite", ...} and others: what is changed (`qnetpy.members.commands`)
 
@@ -37,9 +38,11 @@ class Control:
     status: Facts
     nodes: Facts
     verbs: Mapping[str, Verb] = attrs.Factory(dict)
-    """What changes something."""
+    """What changes something, or tells what is not for everybody."""
     owner: int = 0
     """The daemon's user."""
+    questions: Mapping[str, Verb] = attrs.Factory(dict)
+    """What every user may ask."""
 
     def handle(self, message: Message) -> None:
         """The channel's handler."""
@@ -59,6 +62,8 @@ class Control:
             message.reply(0, _pack(self.status()))
         elif verb == "nodes":
             message.reply(0, _pack(self.nodes()))
+        elif isinstance(verb, str) and verb in self.questions:
+            self.questions[verb](request, lambda facts: message.reply(0, _pack(facts)))
         elif not isinstance(verb, str) or verb not in self.verbs:
             message.error(errno.ENOSYS)
         elif message.info.credentials.uid not in (0, self.owner):

@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 import attrs
 
 from qnetpy import facts
+from qnetpy.accessfacts import AccessFacts
 from qnetpy.channels import CHID_CONTROL
 from qnetpy.config import Config
 from qnetpy.control import Control, suites_verb
@@ -102,7 +103,8 @@ class LsmQnet:
             if isinstance(context.kept, KeptQnet):
                 self._set_suites(context.kept.suites)
             verbs |= {"suites": suites_verb(self._set_suites)}
-            control = Control(status, lambda: facts.nodes(qnet), verbs, os.geteuid())
+            access = AccessFacts(self.system, qnet.nodes)
+            control = Control(status, lambda: facts.nodes(qnet), verbs | access.verbs(), os.geteuid(), access.questions())
             self._stats = StatsFile(self.system, status)
             self._control = self.system.kernel.channel(control.handle, chid=CHID_CONTROL, remote=False)
             self._mount_net(qnet, prepared)
@@ -193,6 +195,7 @@ class LsmQnet:
             "discovery": ({} if zeroconf is None else zeroconf.facts()) | ({} if qnet.ethernet is None else qnet.ethernet.facts()),
             "flood": qnet.screen.facts(),
             "waiting": waiting,
+            "refused": {} if self.system.files is None else self.system.files.refusals.facts(),
             "membership": members,
             "names": None if self.system.names is None else self.system.names.facts(),
         }
