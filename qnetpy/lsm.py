@@ -10,6 +10,7 @@ then, in this order: this node's files and processes for other nodes (under the 
 from __future__ import annotations
 
 import errno
+import hmac
 import logging
 import os
 import resource
@@ -82,6 +83,9 @@ class LsmQnet:
         self._point = prepared.point
         try:
             self._start(settings, kept.identity.name, serve)
+            if self.system.files is not None:
+                # The same at the next start: what other nodes' programs have open can be opened again.
+                self.system.files.reopening.key = hmac.digest(kept.identity.static_private, b"qnetpy reopen 1", "sha256")
             membership = self._membership = Membership(context.dispatch, self.system.kernel, kept, keys, context.random)
             zeroconf = ZeroconfDiscovery() if settings.qnet.discovery in ("auto", "zeroconf") else None
             sources = discovery(settings, zeroconf)

@@ -46,6 +46,7 @@ class Io(enum.IntEnum):
     READDIR = 0x140
     SETATTR = 0x141
     STATFS = 0x142
+    IDENTIFY = 0x147
 
 
 class Connect(enum.IntEnum):
@@ -64,6 +65,7 @@ class Connect(enum.IntEnum):
     SETATTR = 11
     ACCESS = 12
     STATFS = 13
+    REOPEN = 16
 
 
 REQUEST = struct.Struct("!HHIQ")
@@ -90,6 +92,10 @@ LINK = struct.Struct("!QIH")
 """As RENAME: the existing name is (handle, old path), the new one (second handle, new path)."""
 SYMLINK = struct.Struct("!I")
 """Length of the path; path, then target follow."""
+REOPEN = struct.Struct("!I")
+"""Length of the token that IDENTIFY gave; token, then path follow. Open flags are in `flags`. The reply is OPEN's."""
+TOKEN_MAX = 255
+"""Bytes of a token."""
 READ = struct.Struct("!QI")
 """offset, size."""
 WRITE = struct.Struct("!QI")

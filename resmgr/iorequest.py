@@ -32,6 +32,7 @@ from resmgr.iomsg import (
     READ,
     READDIR,
     RENAME,
+    REOPEN,
     REQUEST,
     SET_ATIME,
     SET_ATIME_NOW,
@@ -44,6 +45,7 @@ from resmgr.iomsg import (
     SETATTR,
     SPACE,
     SYMLINK,
+    TOKEN_MAX,
     WRITE,
     Connect,
     Io,
@@ -107,9 +109,9 @@ class SetAttr:
 
 @attrs.define
 class ConnectRequest:
-    """A connect message. `path` is relative to `handle`; `path2` is the second name of RENAME and LINK (relative to `handle2`) or a
-    symbolic link's text. Fields that the subtype has no use for are zero. `flags` are open flags (OPEN), rename flags (RENAME), else this
-    protocol's.
+    """A connect message. `path` is relative to `handle`; `path2` is the second name of RENAME and LINK (relative to `handle2`), a symbolic
+    link's text, or REOPEN's token. Fields that the subtype has no use for are zero. `flags` are open flags (OPEN, REOPEN), rename flags
+    (RENAME), else this protocol's.
     """
 
     subtype: int
@@ -138,6 +140,8 @@ class ConnectRequest:
             return b"".join((head, SYMLINK.pack(len(self.path)), self.path, self.path2))
         if kind == Connect.SETATTR and self.change is not None:
             return b"".join((head, self.change.pack(), self.path))
+        if kind == Connect.REOPEN:
+            return b"".join((head, REOPEN.pack(len(self.path2)), self.path2, self.path))
         if kind == Connect.ACCESS:
             return b"".join((head, ACCESS.pack(self.mode), self.path))
         return head + self.path
@@ -176,6 +180,12 @@ def parse_connect(data: Buffer) -> ConnectRequest:
             if len(text) > TARGET_MAX:
                 raise ResmgrError(errno.ENAMETOOLONG)
             return ConnectRequest(kind, flags, handle, check_path(path), path2=text)
+        if kind == Connect.REOPEN:
+            (length,) = REOPEN.unpack_from(data, HEAD)
+            token, path = _two_names(data, HEAD + REOPEN.size, length)
+            if length > TOKEN_MAX:
+                raise BadMessage("token too long")
+            return ConnectRequest(kind, flags, handle, check_path(path), path2=token)
         if kind == Connect.SETATTR:
             change = SetAttr.parse(data, HEAD)
             return ConnectRequest(kind, flags, handle, check_path(bytes(data[HEAD + SETATTR.size :])), change=change)

@@ -28,7 +28,7 @@ from resmgr.fuse.formats import (
     AttrTuple,
 )
 from resmgr.fuse.inode import File, Node, same_type
-from resmgr.fuse.request import Request, told
+from resmgr.fuse.request import Request
 from resmgr.iomsg import (
     ACCESS,
     ATTR,
@@ -223,7 +223,7 @@ def _statfs(request: Request, status: int, reply: Buffer) -> None:
         core.answer(request, formats.STATFS_REPLY.pack(96, 0, request.unique, 0, 0, 0, 0, 0, 4096, 255, 4096))
         return
     if status < 0:
-        core.error(request, told(status))
+        core.failed(request, status)
         return
     try:
         fields = STATFS.unpack(reply)

@@ -3,7 +3,7 @@
 A request that acts on a name or a directory is sent with a base handle. The handle may not be there yet (another user, a handle closed to
 save descriptors) or not be valid any more (the server came back after a restart): then the directory is looked up again by its path, from
 the nearest ancestor that has a handle, at last from the root, whose handle 0 is always valid; and the request is sent again. So a node
-that came back needs no remount. A handle that an *open file* has is never replaced: what it was is gone, and the program gets the error.
+that came back needs no remount. An *open file* is opened again only if it is the same one (`reopen`); else the program gets the error.
 
 States of a request: read, (walking), sent, answered. An INTERRUPT asks the server to unblock after `interrupt_delay`; if the server says
 nothing for `interrupt_patience` more, the kernel is answered EINTR here, and what the server says later is thrown away (handles in it are
@@ -28,8 +28,10 @@ from resmgr.fuse.formats import AttrTuple, Opcode
 from resmgr.fuse.handles import Handles
 from resmgr.fuse.inode import STREAMS, File, Node, NodeTable, Server
 from resmgr.fuse.onward import onward, third_node
-from resmgr.fuse.options import FuseOptions, Part
-from resmgr.fuse.request import Outstanding, Request, Step
+from resmgr.fuse.options import Failure, FuseOptions, Part
+from resmgr.fuse.patience import Patience
+from resmgr.fuse.reopen import Reopening, limit_of
+from resmgr.fuse.request import Outstanding, Request, Step, told
 from resmgr.fuse.servers import Resolver, Servers, User
 from resmgr.fuse.stuck import waiting
 from resmgr.fuse.walk import CONNECT, ENTRY_MAX, HOPS_MAX, RETRIES_MAX, walk
@@ -88,11 +90,28 @@ class Core(Answers):
         self.nodes = NodeTable(self.servers.root, self._node_leaves)
         self.nodes.root.above = part.names
         self.ahead = ReadAhead(self)
-        self.servers.on_death = self.ahead.forget_connection
+        limit = limit_of(options.failure is Failure.HARD, options.deadline)
+        self.patience = Patience(self, limit)
+        self.reopening = Reopening(self, limit)
+        self.servers.on_death = self._server_gone
 
     def _notify_at_once(self, message: bytes, done: Callable[[], None]) -> None:
         self.emit(message)
         done()
+
+    def _server_gone(self, connection: Connection) -> None:
+        self.ahead.forget_connection(connection)
+        self.reopening.gone(connection)
+
+    def failed(self, request: Request, status: int) -> None:
+        """Answer with the errno of a negative *status*, unless the request waits for its node to come back."""
+        if status == -errno.EHOSTDOWN and self.patience.limit and not request.answered and self.patience.keep(request):
+            return
+        self.error(request, told(status))
+
+    def rerun(self, request: Request) -> None:
+        """Carry out a request from its beginning again."""
+        raise NotImplementedError
 
     def _node_leaves(self, node: Node) -> None:
         self.handles.drop_all(node)
@@ -350,6 +369,7 @@ class Core(Answers):
         file = File(self.new_fh(), node, connection, ocb, flags)
         self.files[file.fh] = file
         node.files.append(file)
+        self.reopening.opened(file)
         return file
 
     def is_being_read(self, node: Node) -> bool:
@@ -361,6 +381,8 @@ class Core(Answers):
     def waits(self, request: Request) -> None:
         """The request was not answered at once: it is listed, and an interrupt that came before it takes effect."""
         self.outstanding[request.unique] = request
+        if self.patience.limit:
+            self.patience.watch()
         if self._early and request.unique in self._early:
             del self._early[request.unique]
             self.interrupt(request.unique)
@@ -406,6 +428,8 @@ class Core(Answers):
             request.answered = True
         self.outstanding.clear()
         self.ahead.close()
+        self.patience.close()
+        self.reopening.close()
         self.handles.close()
         self.servers.close()
         self.files.clear()

@@ -317,6 +317,7 @@ def releasedir(core: Core, request: Request, view: memoryview) -> None:
     if directory is None:
         core.drops["unknown_file"] += 1
     else:
+        core.reopening.released(fh)
         core.handles.let_go(directory.node, directory.connection, directory.ocb)
 
 

@@ -40,7 +40,7 @@ from resmgr.fuse.formats import (
     name_at,
 )
 from resmgr.fuse.inode import File, Node, same_type
-from resmgr.fuse.request import Request, told
+from resmgr.fuse.request import Request
 from resmgr.iomsg import NONBLOCK, OPEN, READ, REQUEST, SPACE, SYNC_DATA_ONLY, Connect, Io
 
 O_ACCMODE = 0o3
@@ -235,7 +235,11 @@ def flush(core: Core, request: Request, view: memoryview) -> None:
 
     def told_now() -> None:
         if not request.answered:
-            core.error(request, file.take_error())
+            code = file.take_error()
+            if not code and file.dead and file.written != file.synced:
+                # Its server took the data, and may have gone with them.
+                code = errno.ESTALE
+            core.error(request, code)
 
     def written() -> None:
         locking.closing(file, owner, told_now)
@@ -254,9 +258,16 @@ def fsync(core: Core, request: Request, view: memoryview) -> None:
         return
     how = SYNC_DATA_ONLY if flags & formats.FSYNC_DATA else 0
 
+    before = file.written
+
     def synced(request: Request, status: int, reply: Buffer) -> None:
         code = file.take_error()
-        core.error(request, told(status) if status < 0 else code)
+        if status < 0:
+            core.failed(request, status)
+        else:
+            if not code:
+                file.synced = max(file.synced, before)
+            core.error(request, code)
 
     def sync() -> None:
         if not request.answered:
@@ -279,6 +290,7 @@ def release(core: Core, request: Request, view: memoryview) -> None:
 
     def close() -> None:
         file.node.files.remove(file)
+        core.reopening.released(fh)
         core.nodes.settle(file.node)
         locking.released(file)
         polling.released(file)

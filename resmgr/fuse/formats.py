@@ -179,6 +179,8 @@ CREATE_IN = Format("IIII")
 """flags, mode, umask, open_flags; name."""
 RELEASE_IN = Format("QIIQ")
 """fh, flags, release_flags, lock_owner."""
+FH_IN = Format("Q")
+"""What begins requests on something open: fh."""
 FLUSH_IN = Format("Q8xQ")
 """fh, lock_owner."""
 READ_IN = Format("QQIIQI4x")

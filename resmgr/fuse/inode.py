@@ -22,6 +22,7 @@ from resmgr.dispatch import Buffer
 from resmgr.fuse.behind import Behind
 from resmgr.fuse.formats import MASK64, ROOT_ID, AttrTuple
 from resmgr.iomsg import Target
+from resmgr.iorequest import LockRequest
 
 if TYPE_CHECKING:
     from resmgr.fuse.listed import Record
@@ -52,6 +53,8 @@ class Server:
     no_notify: set[int] = attrs.Factory(set)
     no_devctl: set[int] = attrs.Factory(set)
     """Types of nodes (S_IFREG, ...) of which it has said that it has no such handler for them."""
+    no_tokens: bool = False
+    """It does not know how to open anything again (`reopen`)."""
 
     @property
     def target(self) -> Target:
@@ -154,15 +157,20 @@ class File:
         "data",
         "data_at",
         "data_ends",
+        "dead",
         "error",
         "fh",
         "flags",
+        "held",
         "locked",
         "node",
         "ocb",
+        "synced",
+        "token",
         "unseen",
         "waiting",
         "writes",
+        "written",
     )
 
     def __init__(self, fh: int, node: Node, connection: Connection, ocb: int, flags: int) -> None:
@@ -181,6 +189,16 @@ class File:
         """Something may be locked through it."""
         self.writes = 0
         """WRITE messages under way."""
+        self.written = 0
+        """WRITEs so far."""
+        self.synced = 0
+        """Of these, before the last fsync that succeeded."""
+        self.dead = False
+        """The OCB is not valid any more."""
+        self.token = b""
+        """With which its server opens it again; none: it does not."""
+        self.held: list[LockRequest] = []
+        """Locks taken through it."""
         self.error = 0
         """errno of a write whose caller was not told; the next WRITE, FLUSH or FSYNC tells it."""
         self.unseen = False

@@ -19,7 +19,8 @@ from resmgr.fuse import formats
 from resmgr.fuse.core import Core
 from resmgr.fuse.formats import BODY
 from resmgr.fuse.inode import File, Node
-from resmgr.fuse.request import Request, told
+from resmgr.fuse.reopen import note_lock
+from resmgr.fuse.request import Request
 from resmgr.iomsg import LOCK_FOUND, LOCK_SET, LOCK_TEST, LOCK_WAIT
 from resmgr.iorequest import LOCK_END, LockRequest, pack_lock
 
@@ -61,7 +62,9 @@ def _send(
             locks[owner] = file
 
     def over() -> None:
-        if request.answered:
+        if not request.answered:
+            note_lock(file, asked)
+        else:
             # The program was told that it has no lock.
             core.drops["locks_undone"] += 1
             unlock(file, asked, lambda: None)
@@ -71,6 +74,8 @@ def _send(
         if status >= 0 and kind != _UNLOCK and operation != LOCK_TEST:
             _forget(core, file.node, over)
         else:
+            if status >= 0 and kind == _UNLOCK:
+                note_lock(file, asked)
             step(request, status, reply)
 
     core.on_file(request, file, (pack_lock(file.ocb, asked),), reply_len, done)
@@ -91,13 +96,13 @@ def _forget(core: Core, node: Node, then: Callable[[], None]) -> None:
 
 
 def _locked(request: Request, status: int, reply: Buffer) -> None:
-    request.core.error(request, _code(status) if status < 0 else 0)
+    _answer(request, status)
 
 
 def _found(request: Request, status: int, reply: Buffer) -> None:
     core = request.core
     if status < 0:
-        core.error(request, _code(status))
+        _answer(request, status)
     elif len(reply) != LOCK_FOUND.size:
         core.bad_reply(request)
     else:
@@ -106,8 +111,11 @@ def _found(request: Request, status: int, reply: Buffer) -> None:
         core.answer(request, formats.LK_REPLY.pack(formats.LK_REPLY.size, 0, request.unique, start, min(last, _LAST), kind, pid))
 
 
-def _code(status: int) -> int:
-    return errno.ENOLCK if status == -errno.ENOSYS else told(status)
+def _answer(request: Request, status: int) -> None:
+    if status < 0:
+        request.core.failed(request, -errno.ENOLCK if status == -errno.ENOSYS else status)
+    else:
+        request.core.error(request, 0)
 
 
 def unlock(file: File, asked: LockRequest, then: Callable[[], None]) -> None:
@@ -125,7 +133,9 @@ def closing(file: File, owner: int, then: Callable[[], None]) -> None:
         return
     if not locks:
         file.node.locks = None
-    unlock(through, LockRequest(LOCK_SET, _UNLOCK, 0, LOCK_END, owner), then)
+    everything = LockRequest(LOCK_SET, _UNLOCK, 0, LOCK_END, owner)
+    note_lock(through, everything)
+    unlock(through, everything, then)
 
 
 def released(file: File) -> None:

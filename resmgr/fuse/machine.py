@@ -17,8 +17,9 @@ from resmgr.fuse import attributes, directory, files, formats, ioctl, locking, n
 from resmgr.fuse.behind import Behind
 from resmgr.fuse.core import Core
 from resmgr.fuse.formats import BODY, MAJOR, MINOR_MAX, MINOR_MIN, Init, Opcode
+from resmgr.fuse.inode import File
 from resmgr.fuse.options import WHOLE, FuseOptions, Part
-from resmgr.fuse.request import Request
+from resmgr.fuse.request import Request, told
 from resmgr.fuse.servers import Resolver
 from resmgr.fuse.usergroups import UserGroups
 from resmgr.iomsg import Target
@@ -87,6 +88,13 @@ AFTER_WRITES = frozenset(
     )
 )
 """Operations on a node that begin when the writes that are on the way to it have arrived."""
+ON_OPEN = frozenset(
+    (
+        *(Opcode.READ, Opcode.WRITE, Opcode.FLUSH, Opcode.FSYNC, Opcode.FALLOCATE, Opcode.GETLK, Opcode.SETLK, Opcode.SETLKW),
+        *(Opcode.READDIR, Opcode.READDIRPLUS, Opcode.FSYNCDIR, Opcode.GETATTR, Opcode.SETATTR),
+    )
+)
+"""Operations that need what is open; the file handle is the first field of most."""
 REFUSED: dict[int, int] = {
     Opcode.TMPFILE: errno.EOPNOTSUPP,
 }
@@ -151,8 +159,12 @@ class Machine(Core):
                 self.output.append(formats.error_reply(unique, errno.ESTALE))
                 return
             record = Request(self, unique, opcode, node, (uid, gid), pid, now)
+            if self.patience.limit and opcode != Opcode.WRITE:
+                record.raw = bytes(request)
             if self._groups is not None and uid not in self._groups.known:
                 self._new_user(record, self._groups, handler, bytes(request))
+                return
+            if self.reopening.lost and opcode in ON_OPEN and self._waits_for_file(record, handler, request):
                 return
             if node.behind is not None and node.behind.outstanding and opcode in AFTER_WRITES:
                 self._after_writes(record, node.behind, handler, bytes(request))
@@ -164,6 +176,38 @@ class Machine(Core):
             self.drops["bad_request"] += 1
         finally:
             self.receiving = False
+
+    def _waits_for_file(self, record: Request, handler: Handler, request: memoryview) -> bool:
+        """Begin with a request when what it is about is open again. False: it is open."""
+        if len(request) < BODY + formats.FH_IN.size:
+            return False
+        lost = self.reopening.find(record, formats.FH_IN.parse(request, BODY)[0])
+        if lost is None:
+            return False
+        kept = bytes(request)
+
+        def again(code: int) -> None:
+            if record.answered:
+                return
+            if code:
+                if isinstance(lost.thing, File) and record.opcode in (Opcode.WRITE, Opcode.FLUSH, Opcode.FSYNC):
+                    # Whatever became of earlier writes is told with it.
+                    code = lost.thing.take_error() or code
+                self.error(record, told(-code))
+            else:
+                record.at = self.dispatch.now()
+                self._handle(handler, record, memoryview(kept))
+
+        self.waits(record)
+        self.reopening.wait(lost, again)
+        return True
+
+    def _handle(self, handler: Handler, record: Request, request: memoryview) -> None:
+        behind = record.node.behind
+        if behind is not None and behind.outstanding and record.opcode in AFTER_WRITES:
+            self._after_writes(record, behind, handler, bytes(request))
+            return
+        self._begin(record, handler, request)
 
     def _begin(self, record: Request, handler: Handler, request: memoryview) -> None:
         try:
@@ -185,13 +229,25 @@ class Machine(Core):
             self.error(record, errno_of(error))
         else:
             record.at = self.dispatch.now()
-            behind = record.node.behind
-            if behind is not None and behind.outstanding and record.opcode in AFTER_WRITES:
-                self._after_writes(record, behind, handler, request)
-                return
-            self._begin(record, handler, memoryview(request))
+            self._go_on(record, handler, memoryview(request))
         if not record.answered:
             self.waits(record)
+
+    def rerun(self, request: Request) -> None:
+        """`Core.rerun`."""
+        raw = request.raw
+        assert raw is not None
+        request.at = self.dispatch.now()
+        request.base = request.second = request.via = request.again = None
+        request.changes = ()
+        request.retries = request.hops = 0
+        request.unsure = False
+        self._go_on(request, OPERATIONS[request.opcode], memoryview(raw))
+
+    def _go_on(self, record: Request, handler: Handler, request: memoryview) -> None:
+        """Begin with a request, unless something else holds it up."""
+        if not self.reopening.lost or record.opcode not in ON_OPEN or not self._waits_for_file(record, handler, request):
+            self._handle(handler, record, request)
 
     def _after_writes(self, record: Request, behind: Behind, handler: Handler, request: bytes) -> None:
         """Begin with a request when the writes on the way have arrived."""

@@ -28,6 +28,15 @@ class Permissions(enum.Enum):
     """Only the server checks: for trees whose owners are other people's numbers."""
 
 
+class Failure(enum.Enum):
+    """What a request does that meets a node that is down (docs/protocol/failures.md)."""
+
+    SOFT = "soft"
+    """It ends with EHOSTDOWN."""
+    HARD = "hard"
+    """It waits for the node; signals end it."""
+
+
 @attrs.frozen
 class Part:
     """What of the mounted manager's tree is the mount's root directory: `names` lead there, none for all of it. `links`: the path under
@@ -117,6 +126,18 @@ class FuseOptions:
         10.0,
         least=0,
         most=3600,
+    )
+    failure: Failure = option(
+        "What becomes of a request whose node is down: `soft`, EHOSTDOWN at once; `hard`, it waits for the node, and signals end it "
+        "(docs/protocol/failures.md).",
+        Failure.SOFT,
+        bare=True,
+    )
+    deadline: float = option(
+        "No request on files and directories takes longer; so long it waits for a node that is down, also with `soft`. 0: no limit.",
+        0.0,
+        least=0,
+        most=86400,
     )
     handles_max: int = option(
         "Directory handles kept in all; beyond it the oldest are closed and got again when needed. Bounds descriptors on the servers.",

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 Step = Callable[["Request", int, Buffer], None]
 STALE = frozenset((-errno.ESTALE, -errno.EBADF, -errno.ESRCH))
 """What a base handle of a server that came back, or went away, is answered with."""
+_GONE = frozenset((-errno.EHOSTDOWN, -errno.ESRCH))
+"""What is said of messages that were on the way when their server, or its node, went away."""
 ERRNO_MAX = 511
 """The kernel takes no answer with a larger one; those from 512 on are its own."""
 _OTHERWISE = {errno.EBADF: errno.ESTALE, errno.ESRCH: errno.EIO, errno.ENOSYS: errno.EOPNOTSUPP}
@@ -74,12 +76,14 @@ class Request:
         "path",
         "pending",
         "pid",
+        "raw",
         "reply_len",
         "retries",
         "second",
         "step",
         "subtype",
         "unique",
+        "unsure",
         "user",
         "via",
     )
@@ -96,6 +100,10 @@ class Request:
         """When the kernel asked; `at` is when it began to be carried out."""
         self.answered = False
         self.interrupted = False
+        self.raw: bytes | None = None
+        """As the kernel sent it; kept only where it may have to be carried out again (`patience`)."""
+        self.unsure = False
+        """It was on the way when its node went down: it may have been carried out."""
         self.held = False
         """Memory of the waiting program is being read or written: not to be answered before that is over."""
         self.pending: Pending | None = None
@@ -126,11 +134,14 @@ class Request:
 
     def done(self, status: int, reply: Buffer) -> None:
         """Completion of a message with a base handle: send it again, throw its answer away, or take the operation's next step."""
+        sent = self.pending is not None
         self.pending = None
         core = self.core
+        if sent and status in _GONE:
+            self.unsure = True
         if self.answered:
             core.late(self, status, reply)
-        elif status in STALE and self.base is not None:
+        elif status in STALE and self.base is not None and not (self.unsure and self.changes):
             core.stale(self, status)
         else:
             try:
@@ -143,6 +154,8 @@ class Request:
 
     def file_done(self, status: int, reply: Buffer) -> None:
         """Completion of a message to an open file, which is never sent again; its step runs even if the request was given up."""
+        if status in _GONE and self.pending is not None:
+            self.unsure = True
         self.pending = None
         try:
             self.step(self, status, reply)

@@ -45,6 +45,10 @@ AGAIN_MAX = 250
 SYNCHRONOUS = os.O_APPEND | os.O_DSYNC | os.O_DIRECT
 """Open flags with which a write waits for its server. O_SYNC contains O_DSYNC."""
 
+LOST = frozenset((-errno.EHOSTDOWN, -errno.EBADF, -errno.ESRCH))
+"""What a write is answered whose file's server, or the way there, is gone."""
+OCB_OFFSET = 8
+_OCB = struct.Struct("!Q")
 _MESSAGE = struct.Struct(REQUEST.format + WRITE.format[1:])
 _WRITE = int(Io.WRITE)
 _DATA = BODY + formats.WRITE_IN.size
@@ -72,6 +76,7 @@ def write(core: Core, request: Request, view: memoryview) -> None:
         other.data = None
     node.pages = None
     node.cached = True
+    file.written += 1
     core.ahead.doubt_node(node)
     if size <= COPY_MAX or view.readonly:
         view = memoryview(bytearray(view))
@@ -109,7 +114,7 @@ def lost(core: Core, file: File) -> None:
 class _Writing:
     """One WRITE, until its server has answered. `message` is the head and the data."""
 
-    __slots__ = ("core", "file", "let_go", "mapped", "message", "number", "offset", "request", "size", "tries", "wrote")
+    __slots__ = ("core", "file", "final", "let_go", "mapped", "message", "number", "offset", "request", "size", "tries", "wrote")
 
     def __init__(
         self,
@@ -135,6 +140,8 @@ class _Writing:
         self.wrote = 0
         """Bytes that earlier messages of a write behind have brought there."""
         self.tries = 0
+        self.final = False
+        """The file is not waited for any more."""
         core.held_bytes += size
 
     # ---- the program waits
@@ -147,6 +154,14 @@ class _Writing:
 
     def _written(self, request: Request, status: int, reply: Buffer) -> None:
         core, file = self.core, self.file
+        if (
+            status in LOST
+            and not self.final
+            and not request.answered
+            and self.offset != OFFSET_APPEND
+            and core.reopening.again(file, self._wait_again)
+        ):
+            return
         self._over(status)
         file.writes -= 1
         if status < 0:
@@ -162,6 +177,20 @@ class _Writing:
             waiting, file.waiting = file.waiting, []
             for call in waiting:
                 call()
+
+    def _wait_again(self, code: int) -> None:
+        if code or self.request.answered:
+            self.final = True
+            self._written(self.request, -(code or errno.EINTR), b"")
+        else:
+            self._readdress()
+            self.wait()
+
+    def _readdress(self) -> None:
+        """The file was opened again: the message goes to its new OCB."""
+        if not isinstance(self.message, memoryview) or self.message.readonly:
+            self.message = memoryview(bytearray(self.message))
+        _OCB.pack_into(self.message, OCB_OFFSET, self.file.ocb)
 
     # ---- the program goes on
 
@@ -196,6 +225,8 @@ class _Writing:
             core.drops["writes_again"] += 1
             core.dispatch.call_at(core.dispatch.now() + AGAIN_AFTER, self._send)
             return
+        if status in LOST and not self.final and core.reopening.again(self.file, self._send_again):
+            return
         request, behind = self.request, self._account()
         self._over(status)
         if status <= 0:
@@ -214,6 +245,14 @@ class _Writing:
         throttled = behind.throttled
         while throttled and (not behind.outstanding or (behind.cost <= core.options.write_behind and core.behind_cost <= TOTAL_MAX)):
             throttled.popleft()()
+
+    def _send_again(self, code: int) -> None:
+        if code:
+            self.final = True
+            self._arrived(-code, b"")
+        else:
+            self._readdress()
+            self._send()
 
     def _room(self) -> None:
         if self.number:

@@ -54,4 +54,5 @@ def handlers(fs: Running) -> dict[Connect, Handler]:
         Connect.SETATTR: plain(Operations.setattr),
         Connect.ACCESS: plain(Operations.access),
         Connect.STATFS: plain(Operations.statfs),
+        Connect.REOPEN: fs.reopening.reopen,
     }

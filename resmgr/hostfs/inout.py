@@ -40,6 +40,7 @@ def handlers(fs: Running) -> dict[Io, Handler]:
         Io.STATFS: partial(statfs, fs),
         Io.SYNC: partial(sync, fs),
         Io.SPACE: partial(space, fs),
+        Io.IDENTIFY: fs.reopening.identify,
         Io.LOCK: fs.locks.answer,
         Io.NOTIFY: fs.special.notify,
         Io.DEVCTL: fs.special.devctl,

@@ -22,6 +22,7 @@ from resmgr.hostfs.locks import HostLocks
 from resmgr.hostfs.mountpoints import MountPoints
 from resmgr.hostfs.objects import HostClient, HostHandle
 from resmgr.hostfs.operations import Operations
+from resmgr.hostfs.reopen import Reopening, boot_id
 from resmgr.hostfs.running import Running
 from resmgr.hostfs.streams import DeviceIo
 from resmgr.hostfs.syscalls import process_umask
@@ -70,6 +71,7 @@ class HostFs(Running):
         self.locks = HostLocks(kernel.dispatch)
         self.special = DeviceIo(kernel.dispatch, self.lanes, self.devices, self.switch, self.identity, self.finish)
         self.ops = Operations(self.devices, process_umask())
+        self.reopening = Reopening(self, os.urandom(32), boot_id())
         self.manager = Manager(
             kernel,
             name="hostfs",
@@ -87,6 +89,7 @@ class HostFs(Running):
         self.ops.head = (0, pid, self.channel.chid)
         self.counters = self.manager.counters
         self.counters.update({"threaded": 0, "read_blocked": 0, "identity_refused": 0, "user_refused": 0})
+        self.counters.update({"reopen_forged": 0, "reopen_other_boot": 0})
         self.locks.count_in(self.counters)
         self.special.serve(self.manager, self.ops)
 

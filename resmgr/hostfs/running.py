@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Mapping
 from time import monotonic
+from typing import TYPE_CHECKING
 
 from resmgr.access import NotExported, Policy, Scope
 from resmgr.channel import Message
@@ -30,6 +31,9 @@ from resmgr.refusals import Refusals
 CLIENT_EXPIRY = 60.0
 """Seconds after which a client's mapping and exports are computed again (accounts may have changed)."""
 
+if TYPE_CHECKING:
+    from resmgr.hostfs.reopen import Reopening
+
 Result = bytes | Opened | Special
 Operation = Callable[[Operations, HostHandle, ConnectRequest], Result]
 
@@ -49,6 +53,7 @@ class Running:
     special: DeviceIo
     manager: Manager[HostClient]
     ops: Operations
+    reopening: Reopening
     counters: dict[str, int]
     refusals: Refusals
 

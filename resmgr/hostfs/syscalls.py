@@ -130,3 +130,40 @@ def getdents64(fd: int, buffer: ctypes.Array[ctypes.c_char]) -> int:
     if count < 0:
         raise _fail()
     return count
+
+
+HANDLE_MAX = 128
+"""MAX_HANDLE_SZ."""
+_AT_HANDLE_FID = 0x200
+
+
+class _FileHandle(ctypes.Structure):
+    _fields_ = [("bytes", ctypes.c_uint), ("kind", ctypes.c_int), ("data", ctypes.c_ubyte * HANDLE_MAX)]
+
+
+_name_to_handle_at = _libc.name_to_handle_at
+_open_by_handle_at = _libc.open_by_handle_at
+
+
+def name_to_handle(fd: int) -> tuple[int, bytes]:
+    """Type and bytes of the handle of what *fd* is: its identity in its file system, over restarts. EOPNOTSUPP where there is none."""
+    handle = _FileHandle(HANDLE_MAX, 0)
+    mount = ctypes.c_int(0)
+    for flags in (AT_EMPTY_PATH, AT_EMPTY_PATH | _AT_HANDLE_FID):
+        if _name_to_handle_at(fd, b"", ctypes.byref(handle), ctypes.byref(mount), flags) == 0:
+            return int(handle.kind), bytes(handle.data[: handle.bytes])
+        if ctypes.get_errno() != errno.EOPNOTSUPP:
+            break
+    error = _fail()
+    raise OSError(errno.EOPNOTSUPP, error.strerror) if error.errno == errno.EINVAL else error
+
+
+def open_by_handle(anchor: int, kind: int, data: bytes) -> int:
+    """An O_PATH descriptor of the file with that handle in *anchor*'s file system. Needs CAP_DAC_READ_SEARCH."""
+    if len(data) > HANDLE_MAX:
+        raise OSError(errno.EINVAL, "handle too long")
+    handle = _FileHandle(len(data), kind, (ctypes.c_ubyte * HANDLE_MAX)(*data))
+    fd: int = _open_by_handle_at(anchor, ctypes.byref(handle), os.O_PATH | os.O_CLOEXEC)
+    if fd < 0:
+        raise _fail()
+    return fd

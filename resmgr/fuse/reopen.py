@@ -1,0 +1,314 @@
+"""Files and directories that were open when their server, or the way to it, went away: opened again, or lost for good.
+
+A regular file that has been open for IDENTIFY_AFTER is asked for its token (IDENTIFY); a server that knows no tokens is asked once. When
+the connection of open files dies, those with a token, and directories, are *lost*. The next request on one waits while it is opened
+again: REOPEN with the token and the name, with the same user's rights; a directory by OPEN, if it has the same inode number. Then its
+locks are set again as they were. Whoever waits then goes on, with the new OCB.
+
+A node that is down: a soft mount says EHOSTDOWN, the file stays lost, and the next request tries again; another mount tries again every
+RETRY until its limit (`patience`). Any other refusal is final: ESTALE, and ESTALE ever after; EIO if the file is there but somebody has
+taken a range that was locked.
+
+`File.dead` is set as long as the OCB is not valid. A file through which something was written since its last fsync is then not closed
+without an error."""
+
+from __future__ import annotations
+
+import errno
+import math
+from collections.abc import Callable
+from functools import partial
+from os import O_DIRECTORY
+from stat import S_IFREG
+from typing import TYPE_CHECKING
+
+from resmgr.channel import Connection
+from resmgr.dispatch import Buffer, Timer
+from resmgr.errors import BadMessage
+from resmgr.fuse import formats
+from resmgr.fuse.formats import Opcode
+from resmgr.fuse.inode import File, same_type
+from resmgr.fuse.request import Request
+from resmgr.fuse.walk import CONNECT, ENTRY_MAX
+from resmgr.iomsg import LOCK_SET, OPEN, REOPEN, REQUEST, TOKEN_MAX, Connect, Io
+from resmgr.iorequest import LockRequest, pack_lock
+
+if TYPE_CHECKING:
+    from resmgr.fuse.core import Core
+    from resmgr.fuse.directory import Directory
+
+IDENTIFY_AFTER = 0.5
+"""Seconds after which a file that is still open is asked for its token: most are closed by then."""
+IDENTIFY_AT_ONCE = 256
+RETRY = 0.25
+"""Seconds between tries to open again what a node that is down has."""
+AFTER_DEATH = 0.02
+"""A connection may die while others to the same node have not yet: the first try comes this much later."""
+TRANSIENT = frozenset((-errno.EHOSTDOWN, -errno.EHOSTUNREACH, -errno.EAGAIN))
+WAY_LOST = frozenset((-errno.EHOSTDOWN, -errno.EHOSTUNREACH, -errno.EBADF, -errno.ESRCH))
+"""What is said of locks when the node went away again."""
+_UNLOCK = 2
+_KEPT_FLAGS = 0o3 | 0o2000 | 0o4010000
+"""Open flags that still mean something: access mode, O_APPEND, O_SYNC."""
+Done = Callable[[int], None]
+
+
+class Lost:
+    """Something open whose server went away; `waiting` are told 0 or an errno."""
+
+    __slots__ = ("asked", "since", "thing", "timer", "waiting")
+
+    def __init__(self, thing: File | Directory) -> None:
+        self.thing = thing
+        self.asked = False
+        self.since = 0.0
+        """When the first of `waiting` came."""
+        self.timer: Timer | None = None
+        self.waiting: list[Done] = []
+
+
+class Reopening:
+    """Of one mount. `lost` by file handle; *limit*: seconds that a node that is down is waited for."""
+
+    def __init__(self, core: Core, limit: float) -> None:
+        self.lost: dict[int, Lost] = {}
+        self._core = core
+        self._limit = limit
+        self._young: list[File] = []
+        self._timer: Timer | None = None
+
+    # ---- tokens
+
+    def opened(self, file: File) -> None:
+        """A file was opened: if it stays so, it gets a token."""
+        if file.node.server.no_tokens or file.node.mode & 0o170000 != S_IFREG:
+            return
+        self._young.append(file)
+        if self._timer is None:
+            self._timer = self._core.dispatch.call_at(self._core.dispatch.now() + IDENTIFY_AFTER, self._identify)
+
+    def _identify(self) -> None:
+        self._timer = None
+        core = self._core
+        batch, self._young = self._young[:IDENTIFY_AT_ONCE], self._young[IDENTIFY_AT_ONCE:]
+        for file in batch:
+            if core.files.get(file.fh) is file and not file.dead and not file.node.server.no_tokens:
+                done = partial(self._identified, file, file.connection)
+                file.connection.submit((REQUEST.pack(Io.IDENTIFY, 0, 0, file.ocb),), TOKEN_MAX, done)
+        if self._young:
+            self._timer = core.dispatch.call_at(core.dispatch.now() + IDENTIFY_AFTER, self._identify)
+
+    def _identified(self, file: File, connection: Connection, status: int, reply: Buffer) -> None:
+        if status == -errno.ENOSYS:
+            file.node.server.no_tokens = True
+        elif status >= 0 and 0 < len(reply) <= TOKEN_MAX and file.connection is connection:
+            file.token = bytes(reply)
+
+    # ---- what is lost
+
+    def gone(self, connection: Connection) -> None:
+        """The server behind *connection*, or the way to it, is not there any more."""
+        core = self._core
+        for file in core.files.values():
+            if file.connection is connection:
+                self._lose(file)
+        for directory in core.directories.values():
+            if directory.connection is connection:
+                self.lost.setdefault(directory.fh, Lost(directory))
+
+    def _lose(self, file: File) -> None:
+        file.dead = True
+        if file.token:
+            self.lost.setdefault(file.fh, Lost(file))
+
+    def again(self, file: File, then: Done) -> bool:
+        """A write on the way did not arrive: *then* when the file is open again, or is not. False: that is not waited for here."""
+        if not self._limit or not file.token or self._core.files.get(file.fh) is not file:
+            return False
+        self._lose(file)
+        self.wait(self.lost[file.fh], then)
+        return True
+
+    def find(self, request: Request, fh: int) -> Lost | None:
+        """What *request* has to wait for: the thing open as *fh*, or for attributes any lost file of its node."""
+        if request.opcode not in (Opcode.GETATTR, Opcode.SETATTR):
+            lost = self.lost.get(fh)
+            if lost is not None and request.opcode == Opcode.FLUSH and isinstance(lost.thing, File):
+                # Nothing depends on it that this process has done through it.
+                return lost if lost.thing.written != lost.thing.synced or lost.thing.held else None
+            return lost
+        for file in request.node.files:
+            if file.fh in self.lost:
+                return self.lost[file.fh]
+        return None
+
+    def wait(self, lost: Lost, then: Done) -> None:
+        """Call *then* when it is open again (0) or cannot be opened now (errno)."""
+        core = self._core
+        if not lost.waiting:
+            lost.since = core.dispatch.now()
+        lost.waiting.append(then)
+        if not lost.asked and lost.timer is None:
+            self._try_in(lost, AFTER_DEATH)
+
+    def released(self, fh: int) -> None:
+        """Nobody has it open any more."""
+        lost = self.lost.get(fh)
+        if lost is not None and not lost.waiting:
+            del self.lost[fh]
+
+    def _try_in(self, lost: Lost, seconds: float) -> None:
+        lost.timer = self._core.dispatch.call_at(self._core.dispatch.now() + seconds, lambda: self._try(lost))
+
+    # ---- the way back
+
+    def _try(self, lost: Lost) -> None:
+        lost.timer = None
+        core, thing = self._core, lost.thing
+        if self.lost.get(thing.fh) is not lost:
+            return
+        lost.asked = True
+        core.drops["reopen_tried"] += 1
+        who = thing.connection.credentials
+        node = thing.node
+        request = Request(core, 0, Opcode.OPEN, node, (who.uid, who.gid), 0, core.dispatch.now())
+        request.step = partial(self._answered, lost)
+        if not isinstance(thing, File):
+            if node.parent is None:
+                core.on_base(request, node, CONNECT, Connect.OPEN, O_DIRECTORY, OPEN.pack(0, 0, 0), b"", ENTRY_MAX, request.step)
+            else:
+                core.on_leaf(request, node, Connect.OPEN, O_DIRECTORY, OPEN.pack(0, 0, 0), ENTRY_MAX, request.step)
+            return
+        fixed = REOPEN.pack(len(thing.token)) + thing.token
+        flags = thing.flags & _KEPT_FLAGS
+        if node.via is not None:
+            connection = core.servers.connect(node.server, request.user)
+            core.direct(request, connection, node.via, Connect.REOPEN, flags, fixed, b"", ENTRY_MAX, request.step)
+        elif node.parent is not None:
+            # Also of a name that is not the file's any more: its server may know where it is.
+            core.on_base(request, node.parent, CONNECT, Connect.REOPEN, flags, fixed, node.name, ENTRY_MAX, request.step)
+        else:
+            self._over(lost, errno.ESTALE)
+
+    def _answered(self, lost: Lost, request: Request, status: int, reply: Buffer) -> None:
+        core, thing = self._core, lost.thing
+        request.answered = True
+        lost.asked = False
+        if status in TRANSIENT:
+            self._not_now(lost, -status)
+            return
+        if status < 0:
+            self._over(lost, errno.ESTALE)
+            return
+        try:
+            found, attr = core.entry(request, reply)
+        except BadMessage:
+            core.drops["bad_reply"] += 1
+            self._over(lost, errno.EIO)
+            return
+        node = thing.node
+        root = node.parent is None  # whatever it is
+        if not found.ocb or not (root or (attr[0] == node.ino and same_type(node, attr))):
+            if found.ocb:
+                core.handles.close_now(found.connection, found.ocb)
+            self._over(lost, errno.ESTALE)
+            return
+        if found.handle and found.handle != found.ocb:
+            core.handles.close_later(found.connection, found.handle)
+        node.server = found.server
+        before = thing.connection, thing.ocb
+        thing.connection, thing.ocb = found.connection, found.ocb
+        if not isinstance(thing, File):
+            self._over(lost, 0)
+            return
+        thing.data = None
+        self._lock_again(lost, thing, list(thing.held), before)
+
+    def _lock_again(self, lost: Lost, file: File, left: list[LockRequest], before: tuple[Connection, int]) -> None:
+        if not left:
+            self._back(lost, file)
+            return
+
+        def done(status: int, reply: Buffer) -> None:
+            if status in WAY_LOST:
+                self._not_now(lost, errno.EHOSTDOWN)
+            elif status < 0:
+                self._core.drops["locks_lost"] += 1
+                self._core.handles.close_now(file.connection, file.ocb)
+                # Nothing more goes to the OCB whose locks are not what the program thinks.
+                file.connection, file.ocb = before
+                self._over(lost, errno.EIO)
+            else:
+                self._lock_again(lost, file, left[1:], before)
+
+        file.connection.submit((pack_lock(file.ocb, left[0]),), 0, done)
+
+    def _back(self, lost: Lost, file: File) -> None:
+        core, node = self._core, file.node
+        file.dead = False
+        core.drops["reopened"] += 1
+        node.pages = None
+        node.told = None
+        node.fresh = False
+        core.ahead.doubt_node(node)
+        self._over(lost, 0)
+        if node.cached:
+            # Others may have written meanwhile. Not waited for: a READ that waited for this holds what it needs.
+            core.notify(formats.inval_pages(node.nodeid), _nothing)
+
+    def _not_now(self, lost: Lost, code: int) -> None:
+        """The node is down: go on trying, or tell those who wait."""
+        if self._core.dispatch.now() - lost.since < self._limit:
+            self._try_in(lost, RETRY)
+            return
+        self._tell(lost, code)
+
+    def _over(self, lost: Lost, code: int) -> None:
+        self.lost.pop(lost.thing.fh, None)
+        if code:
+            self._core.drops["reopen_failed"] += 1
+            if isinstance(lost.thing, File):
+                lost.thing.token = b""
+        self._tell(lost, code)
+
+    @staticmethod
+    def _tell(lost: Lost, code: int) -> None:
+        waiting, lost.waiting = lost.waiting, []
+        for then in waiting:
+            then(code)
+
+    def close(self) -> None:
+        """The mount is gone."""
+        for lost in self.lost.values():
+            if lost.timer is not None:
+                lost.timer.cancel()
+        self.lost.clear()
+        self._young.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+def note_lock(file: File, asked: LockRequest) -> None:
+    """*asked* was granted, or given up, through *file*: what is held of its node's ranges is kept, to be set again."""
+    for other in file.node.files:
+        if other.held:
+            other.held = [part for one in other.held for part in _without(one, asked)]
+    if asked.kind != _UNLOCK:
+        file.held.append(LockRequest(LOCK_SET, asked.kind, asked.start, asked.end, asked.owner, asked.pid, asked.whole))
+
+
+def _without(one: LockRequest, taken: LockRequest) -> list[LockRequest]:
+    if one.owner != taken.owner or one.whole != taken.whole or one.end <= taken.start or taken.end <= one.start:
+        return [one]
+    parts = [(one.start, min(one.end, taken.start)), (max(one.start, taken.end), one.end)]
+    return [LockRequest(LOCK_SET, one.kind, start, end, one.owner, one.pid, one.whole) for start, end in parts if start < end]
+
+
+def limit_of(hard: bool, deadline: float) -> float:
+    """Seconds that requests wait for a node that is down; 0: not at all."""
+    return deadline or (math.inf if hard else 0.0)
+
+
+def _nothing() -> None:
+    pass

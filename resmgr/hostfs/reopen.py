@@ -1,0 +1,161 @@
+"""Opening again what a client had open before the link or the daemon went away (docs/protocol/failures.md).
+
+A client of an open regular file asks IDENTIFY and keeps what it gets, a token: the kernel's own handle of the file (name_to_handle_at:
+inode number and generation), the boot of this machine, and a MAC by a key of this node over both and the client's node. Later it sends
+REOPEN with the token and the name by which it knows the file. That is an OPEN like any other, by name, as the client's mapped user and
+under the export rules of that moment, except that the object must be the token's. If the name leads elsewhere, the kernel is asked where
+the handle's file is now, and that name is opened in the same way; so a token never opens what a name would not.
+
+ESTALE: no such file any more (also removed while it was open), a token of another node, key or version, or a file that would be open for
+writing after this machine was booted: what was written and not synced then may be lost, so it must not look as if nothing had happened.
+"""
+
+from __future__ import annotations
+
+import errno
+import hmac
+import os
+import struct
+from stat import S_ISREG
+
+from resmgr.channel import Message
+from resmgr.hostfs import syscalls
+from resmgr.hostfs.objects import HostClient, HostHandle, Opened
+from resmgr.hostfs.running import Result, Running
+from resmgr.iofunc.handle import Handle
+from resmgr.iomsg import PATH_MAX, Connect
+from resmgr.iorequest import ConnectRequest, check_path
+
+_VERSION = 1
+_HEAD = struct.Struct("!B16sQi")
+"""Version, boot, device (a number of that boot), type of the kernel's handle; its bytes follow, then the MAC."""
+_MAC = 16
+_AWAY = frozenset((errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESTALE, errno.EACCES, errno.EISDIR, errno.ENXIO))
+"""The name leads to nothing, to something else, or through a directory that is closed to the client: the file may be elsewhere."""
+_DELETED = b" (deleted)"
+
+
+def boot_id() -> bytes:
+    """Of this machine's kernel; zeros where it does not tell."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id", "rb") as file:
+            return bytes.fromhex(file.read(36).decode().replace("-", ""))
+    except (OSError, ValueError):
+        return bytes(16)
+
+
+class Reopening:
+    """IDENTIFY and REOPEN of one `HostFs`. *key*: 32 bytes; a token is good as long as it stays the same."""
+
+    def __init__(self, fs: Running, key: bytes, boot: bytes) -> None:
+        self.key = key
+        self._fs = fs
+        self._boot = boot
+
+    # ---- tokens
+
+    def _seal(self, content: bytes, node: str) -> bytes:
+        return content + hmac.digest(self.key, node.encode() + b"\0" + content, "sha256")[:_MAC]
+
+    def _unseal(self, token: bytes, node: str) -> tuple[bytes, int, int, bytes]:
+        """Boot, device, type and bytes of the kernel's handle."""
+        content = token[:-_MAC]
+        if len(content) < _HEAD.size or not hmac.compare_digest(self._seal(content, node), token):
+            self._fs.counters["reopen_forged"] += 1
+            raise OSError(errno.ESTALE, "not a token of this node for that one")
+        version, boot, device, kind = _HEAD.unpack_from(content)
+        if version != _VERSION:
+            raise OSError(errno.ESTALE, "token of another version")
+        return boot, device, kind, content[_HEAD.size :]
+
+    # ---- messages
+
+    def identify(self, message: Message, client: HostClient, handle: Handle, flags: int) -> None:
+        """The token of an open regular file; EOPNOTSUPP where the file system has no handles."""
+        if not isinstance(handle, HostHandle) or handle.directory or not (handle.readable or handle.writable):
+            raise OSError(errno.EOPNOTSUPP, "nothing that can be opened again")
+        node = message.info.node
+
+        def work() -> bytes:
+            status = os.fstat(handle.fd)
+            if not S_ISREG(status.st_mode):
+                raise OSError(errno.EOPNOTSUPP, "not a regular file")
+            kind, data = syscalls.name_to_handle(handle.fd)
+            return self._seal(_HEAD.pack(_VERSION, self._boot, status.st_dev, kind) + data, node)
+
+        self._fs.io(message, client, handle, work)
+
+    def reopen(self, message: Message, client: HostClient, request: ConnectRequest, base: Handle | None) -> None:
+        """OPEN of what the token in `path2` says. Always in a thread: it is rare, and may have to ask a disk."""
+        fs = self._fs
+        fs.manager.check_room(client)
+        boot, device, kind, data = self._unseal(request.path2, message.info.node)
+        flags = request.flags & ~(os.O_CREAT | os.O_EXCL | os.O_TRUNC)
+        if boot != self._boot and flags & os.O_ACCMODE != os.O_RDONLY:
+            fs.counters["reopen_other_boot"] += 1
+            raise OSError(errno.ESTALE, "the machine was booted since")
+        identity = fs.identity(client)
+        place = base or client.root
+        root = client.root
+        ops = fs.ops_of(client)
+        assert isinstance(place, HostHandle)
+        assert root is not None
+
+        def is_same(fd: int) -> bool:
+            try:
+                return syscalls.name_to_handle(fd) == (kind, data) and (boot != self._boot or os.fstat(fd).st_dev == device)
+            except OSError:
+                return False
+
+        def open_same(where: HostHandle, path: bytes) -> Opened:
+            opened = ops.open(where, ConnectRequest(Connect.OPEN, flags, 0, path))
+            if isinstance(opened, Opened) and opened.ocb is not None and is_same(opened.ocb.fd):
+                return opened
+            opened.discard()
+            raise OSError(errno.ESTALE, "the name leads to another file")
+
+        def work() -> Result:
+            try:
+                return fs.switch.run(identity, open_same, place, request.path)
+            except OSError as error:
+                if error.errno not in _AWAY:
+                    raise
+            path = self._whereabouts(place, kind, data)
+            try:
+                return fs.switch.run(identity, open_same, root, path)
+            except OSError as error:
+                raise OSError(errno.ESTALE if error.errno in _AWAY else error.errno, "cannot be opened where it is now") from None
+
+        fs.manager.background(
+            message,
+            client,
+            (fs.root, base or fs.root),
+            work,
+            lambda result: fs.finish(message, client, result),
+            _discard,
+            place.device.lane,
+        )
+
+    def _whereabouts(self, place: HostHandle, kind: int, data: bytes) -> bytes:
+        """The path, from the served root, of the file that the kernel's handle means, looked for in the file system of *place*."""
+        anchor = os.open(b"/proc/self/fd/%d" % place.fd, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            fd = syscalls.open_by_handle(anchor, kind, data)
+        except OSError:
+            raise OSError(errno.ESTALE, "no such file any more") from None
+        finally:
+            os.close(anchor)
+        try:
+            status = os.fstat(fd)
+            path = os.readlink(b"/proc/self/fd/%d" % fd)
+        finally:
+            os.close(fd)
+        top = os.readlink(b"/proc/self/fd/%d" % self._fs.root.fd).rstrip(b"/") + b"/"
+        if not status.st_nlink or path.endswith(_DELETED) or not path.startswith(top) or len(path) > PATH_MAX:
+            raise OSError(errno.ESTALE, "it has no name here")
+        return check_path(path[len(top) :])
+
+
+def _discard(result: Result) -> None:
+    if not isinstance(result, bytes):
+        result.discard()

@@ -1,0 +1,277 @@
+"""What was open when its node went away is open again when the node is back, with its locks, or is an error; and how long requests wait."""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from resmgr.channel import PID_SYSTEM
+from resmgr.fuse import formats
+from resmgr.fuse.formats import Opcode
+from resmgr.fuse.options import Failure, FuseOptions
+from resmgr.fuse.stuck import abort
+from resmgr.testing.fuserig import Answer
+from tests.resmgr.fuse.far import AWAY, CHID, ND, Far
+
+Make = Callable[..., Far]
+LOCK = formats.LK_IN.pack
+
+
+@pytest.fixture
+def far(tmp_path: Path) -> Iterator[Make]:
+    made: list[Far] = []
+    (tmp_path / "root").mkdir()
+
+    def make(failure: Failure = Failure.SOFT, **options: float) -> Far:
+        rig = Far(tmp_path / "root", FuseOptions(failure=failure, **options))  # type: ignore[arg-type]  # numbers of the table
+        made.append(rig)
+        return rig
+
+    yield make
+    for rig in made:
+        rig.close()
+
+
+def opened(rig: Far, flags: int = os.O_RDWR, name: bytes = b"f", content: bytes = b"0123456789") -> tuple[int, int]:
+    """A file that has been open for long enough; node and fh."""
+    (rig.root / os.fsdecode(name)).write_bytes(content)
+    node = rig.ask(Opcode.LOOKUP, 1, name + b"\0").nodeid
+    fh = rig.ask(Opcode.OPEN, node, formats.OPEN_IN.pack(flags, 0)).fh
+    rig.run(1)
+    return node, fh
+
+
+def read(rig: Far, node: int, fh: int, offset: int = 0, size: int = 10) -> Answer:
+    return rig.ask(Opcode.READ, node, formats.READ_IN.pack(fh, offset, size, 0, 0, 0))
+
+
+def write(rig: Far, node: int, fh: int, data: bytes) -> int:
+    return rig.ask(Opcode.WRITE, node, formats.WRITE_IN.pack(fh, 0, len(data), 0, 0, 0) + data).error
+
+
+def flush(rig: Far, node: int, fh: int, owner: int = 7) -> int:
+    return rig.ask(Opcode.FLUSH, node, formats.FLUSH_IN.pack(fh, owner)).error
+
+
+def fail(rig: Far, fault: str) -> None:
+    rig.fail(fault)
+    rig.run(AWAY + 0.1)
+
+
+@pytest.mark.parametrize("fault", ["link", "restart"])
+def test_an_open_file_goes_on(far: Make, fault: str) -> None:
+    rig = far()
+    node, fh = opened(rig)
+    fail(rig, fault)
+    assert read(rig, node, fh).body == b"0123456789"
+    assert write(rig, node, fh, b"abc") == 0
+    assert flush(rig, node, fh) == 0
+    assert (rig.root / "f").read_bytes() == b"abc3456789"
+    assert rig.machine.drops["reopened"] == 1
+
+
+def test_while_the_node_is_down_a_soft_mount_says_so_and_tries_again_later(far: Make) -> None:
+    rig = far()
+    node, fh = opened(rig)
+    rig.fail("restart")
+    assert read(rig, node, fh).error == -errno.EHOSTDOWN
+    assert read(rig, node, fh).error == -errno.EHOSTDOWN
+    rig.run(AWAY)
+    assert read(rig, node, fh).body == b"0123456789"
+
+
+def test_pages_that_the_kernel_has_are_not_believed(far: Make) -> None:
+    rig = far()
+    node, fh = opened(rig)
+    assert read(rig, node, fh).error == 0
+    rig.cut()
+    (rig.root / "f").write_bytes(b"9876543210")
+    rig.connect()
+    rig.notifications.clear()
+    assert read(rig, node, fh).body == b"9876543210"
+    assert any(one.error == formats.NOTIFY_INVAL_INODE for one in rig.notifications)
+
+
+def test_a_renamed_file_is_found_and_a_removed_one_is_stale(far: Make) -> None:
+    rig = far()
+    node, fh = opened(rig)
+    other, other_fh = opened(rig, name=b"other")
+    rig.cut()
+    (rig.root / "f").rename(rig.root / "g")
+    (rig.root / "f").write_bytes(b"not it")
+    (rig.root / "other").unlink()
+    rig.connect()
+    assert read(rig, node, fh).body == b"0123456789"
+    assert write(rig, node, fh, b"it") == 0
+    assert flush(rig, node, fh) == 0
+    assert (rig.root / "g").read_bytes() == b"it23456789"
+    assert read(rig, other, other_fh).error == -errno.ESTALE
+    assert read(rig, other, other_fh).error == -errno.ESTALE
+    assert flush(rig, other, other_fh) == 0, "nothing was written"
+
+
+def test_rights_that_were_taken_away(far: Make) -> None:
+    rig = far()
+    rig.uid = 4001
+    (rig.root / "f").touch()
+    (rig.root / "f").chmod(0o666)
+    node, fh = opened(rig)
+    rig.cut()
+    (rig.root / "f").chmod(0o600)
+    rig.connect()
+    assert read(rig, node, fh).error == -errno.ESTALE
+
+
+def test_after_another_boot_what_was_written_is_an_error(far: Make) -> None:
+    rig = far()
+    node, fh = opened(rig)
+    reader, reading = opened(rig, os.O_RDONLY, b"r")
+    assert write(rig, node, fh, b"abc") == 0
+    rig.run(1)
+    fail(rig, "boot")
+    assert flush(rig, node, fh) == -errno.ESTALE
+    assert rig.ask(Opcode.FSYNC, node, formats.FSYNC_IN.pack(fh, 0)).error == -errno.ESTALE
+    assert read(rig, reader, reading).body == b"0123456789"
+
+
+def test_one_that_was_open_too_briefly_is_not_closed_without_an_error(far: Make) -> None:
+    rig = far()
+    (rig.root / "f").touch()
+    node = rig.ask(Opcode.LOOKUP, 1, b"f\0").nodeid
+    fh = rig.ask(Opcode.OPEN, node, formats.OPEN_IN.pack(os.O_RDWR, 0)).fh
+    assert write(rig, node, fh, b"abc") == 0
+    rig.run(0.1)
+    fail(rig, "restart")
+    assert flush(rig, node, fh) == -errno.ESTALE
+    assert read(rig, node, fh).error == -errno.ESTALE
+
+
+def test_a_listing_goes_on(far: Make) -> None:
+    rig = far()
+    names = {b"name%04d" % number for number in range(600)}
+    for name in names:
+        (rig.root / os.fsdecode(name)).touch()
+    fh = rig.ask(Opcode.OPENDIR, 1, bytes(8)).fh
+    seen: list[bytes] = []
+    offset = 0
+    for turn in range(1000):
+        if turn == 3:
+            fail(rig, "restart")
+        body = rig.ask(Opcode.READDIR, 1, formats.READ_IN.pack(fh, offset, 4096, 0, 0, 0)).body
+        if not body:
+            break
+        at = 0
+        while at < len(body):
+            _, offset, length, _ = struct.unpack_from("=QQII", body, at)
+            seen.append(bytes(body[at + 24 : at + 24 + length]))
+            at += 24 + (length + 7 & ~7)
+    assert sorted(seen) == sorted({*names, b".", b".."})
+
+
+def test_locks_are_taken_again(far: Make) -> None:
+    rig = far()
+    node, fh = opened(rig)
+    for start, last, kind in ((0, 99, 1), (10, 19, 2), (200, 299, 0)):
+        assert rig.ask(Opcode.SETLK, node, LOCK(fh, 7, start, last, kind, 5, 0)).error == 0
+    fail(rig, "restart")
+    assert read(rig, node, fh).error == 0
+    other, other_fh = opened(rig)
+    assert other == node
+    for start, last, free in ((0, 9, False), (10, 19, True), (20, 99, False), (100, 199, True), (250, 260, False)):
+        error = rig.ask(Opcode.SETLK, node, LOCK(other_fh, 8, start, last, 1, 6, 0)).error
+        assert error == (0 if free else -errno.EAGAIN), (start, last)
+    assert flush(rig, node, fh) == 0
+    assert rig.ask(Opcode.SETLK, node, LOCK(other_fh, 8, 0, 999, 1, 6, 0)).error == 0
+
+
+def test_locks_that_somebody_took_are_an_error(far: Make) -> None:
+    rig = far()
+    node, fh = opened(rig)
+    assert rig.ask(Opcode.SETLK, node, LOCK(fh, 7, 0, 99, 1, 5, 0)).error == 0
+    fail(rig, "restart")
+    other, other_fh = opened(rig)
+    assert rig.ask(Opcode.SETLK, node, LOCK(other_fh, 8, 50, 60, 1, 6, 0)).error == 0
+    assert read(rig, node, fh).error == -errno.EIO
+    assert read(rig, node, fh).error == -errno.ESTALE
+    assert read(rig, other, other_fh).error == 0
+    assert rig.machine.drops["locks_lost"] == 1
+
+
+def test_a_hard_mount_waits_and_loses_nothing(far: Make) -> None:
+    rig = far(Failure.HARD, entry_valid=0.0)
+    node, fh = opened(rig)
+    assert write(rig, node, fh, b"abc") == 0, "behind"
+    rig.fail("restart", away=100.0)
+    waiting = {
+        "read": rig.start(Opcode.READ, node, formats.READ_IN.pack(fh, 0, 10, 0, 0, 0)),
+        "stat": rig.start(Opcode.LOOKUP, 1, b"f\0"),
+        "mkdir": rig.start(Opcode.MKDIR, 1, formats.MKDIR_IN.pack(0o755, 0) + b"d\0"),
+        "fsync": rig.start(Opcode.FSYNC, node, formats.FSYNC_IN.pack(fh, 0)),
+    }
+    rig.run(99.0)
+    assert not set(waiting.values()) & set(rig.answers)
+    assert len(rig.machine.status()) == 4
+    rig.run(3.0)
+    assert {what: rig.answers[unique].error for what, unique in waiting.items()} == dict.fromkeys(waiting, 0)
+    assert rig.answers[waiting["read"]].body == b"abc3456789"
+    assert (rig.root / "d").is_dir()
+    assert (rig.root / "f").read_bytes() == b"abc3456789"
+
+
+def test_a_signal_ends_what_waits(far: Make) -> None:
+    rig = far(Failure.HARD)
+    node, fh = opened(rig)
+    rig.fail("link", away=1000.0)
+    waiting = [rig.start(Opcode.LOOKUP, 1, b"x\0"), rig.start(Opcode.READ, node, formats.READ_IN.pack(fh, 0, 10, 0, 0, 0))]
+    rig.run(5)
+    for unique in waiting:
+        rig.raw(formats.IN_HEADER.pack(48, Opcode.INTERRUPT, 3, 0, 0, 0, 0, 0, 0) + formats.INTERRUPT_IN.pack(unique))
+    rig.run(1.1)
+    assert [rig.answers[unique].error for unique in waiting] == [-errno.EINTR] * 2
+
+    other = rig.start(Opcode.LOOKUP, 1, b"x\0")
+    assert abort(rig.machine, other, errno.EHOSTDOWN)
+    assert rig.answers[other].error == -errno.EHOSTDOWN
+
+
+def test_what_may_have_been_done_is_not_done_twice(far: Make) -> None:
+    rig = far(Failure.HARD)
+    rig.ask(Opcode.GETATTR, 1, bytes(16))
+    rig.cut_at = rig.messages_seen + 1
+    rig.on_cut = lambda: rig.fail("link")
+    answer = rig.ask(Opcode.MKDIR, 1, formats.MKDIR_IN.pack(0o755, 0) + b"d\0")
+    assert (answer.error, (rig.root / "d").is_dir()) == (-errno.EHOSTDOWN, True)
+    rig.run(AWAY)
+    rig.cut_at = rig.messages_seen + 1
+    assert rig.ask(Opcode.STATFS, 1).error == 0, "asked again"
+
+
+@pytest.mark.parametrize("down", [False, True])
+def test_a_deadline_ends_what_waits(far: Make, down: bool) -> None:
+    rig = far(deadline=4.0, entry_valid=0.0)
+    node, fh = opened(rig)
+    assert write(rig, node, fh, b"abc") == 0
+    if down:
+        rig.fail("link", away=1000.0)
+    else:
+        rig.link.down = True
+    began = rig.dispatch.now()
+    waiting = [rig.start(Opcode.LOOKUP, 1, b"x\0"), rig.start(Opcode.FSYNC, node, formats.FSYNC_IN.pack(fh, 0))]
+    rig.world.run_until(lambda: len(set(waiting) & set(rig.answers)) == 2, limit=60.0)
+    assert 3.9 <= rig.dispatch.now() - began <= 5.0
+    errors = [rig.answers[unique].error for unique in waiting]
+    assert errors == ([-errno.EHOSTDOWN] * 2 if down else [-errno.ETIMEDOUT, -errno.EHOSTDOWN])
+
+
+def test_a_server_without_tokens_is_asked_once(far: Make) -> None:
+    rig = far()
+    del rig.host.manager._io[0x147]
+    for name in (b"f", b"g"):
+        opened(rig, name=name)
+    assert rig.host.manager.counters["unsupported"] == 1
+    assert rig.machine.servers.of(next(iter(rig.machine.files.values())).connection).key == (ND, int(PID_SYSTEM), CHID)
