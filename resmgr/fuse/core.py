@@ -35,6 +35,7 @@ from resmgr.fuse.request import Outstanding, Request, Step, told
 from resmgr.fuse.servers import Resolver, Servers, User
 from resmgr.fuse.stuck import waiting
 from resmgr.fuse.walk import CONNECT, ENTRY_MAX, HOPS_MAX, RETRIES_MAX, walk
+from resmgr.fuse.walking import WalkAhead
 from resmgr.iomsg import ATTR, ENTRY, LIVE, PATH_MAX, REDIRECT, REQUEST, SYMLINK, Connect, Target
 
 if TYPE_CHECKING:
@@ -89,6 +90,7 @@ class Core(Answers):
         self.handles = Handles(dispatch, options.handles_max, self.drops)
         self.nodes = NodeTable(self.servers.root, self._node_leaves)
         self.nodes.root.above = part.names
+        self.walking = WalkAhead(self)
         self.ahead = ReadAhead(self)
         limit = limit_of(options.failure is Failure.HARD, options.deadline)
         self.patience = Patience(self, limit)
@@ -117,6 +119,10 @@ class Core(Answers):
         self.handles.drop_all(node)
         if node.ahead:
             self.ahead.forget_node(node)
+
+    def _server_gone(self, connection: Connection) -> None:
+        self.ahead.forget_connection(connection)
+        self.walking.forget_connection(connection)
 
     # ---- messages
 
@@ -427,6 +433,7 @@ class Core(Answers):
         for request in list(self.outstanding.values()):
             request.answered = True
         self.outstanding.clear()
+        self.walking.close()
         self.ahead.close()
         self.patience.close()
         self.reopening.close()
