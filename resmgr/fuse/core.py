@@ -103,6 +103,7 @@ class Core(Answers):
 
     def _server_gone(self, connection: Connection) -> None:
         self.ahead.forget_connection(connection)
+        self.walking.forget_connection(connection)
         self.reopening.gone(connection)
 
     def failed(self, request: Request, status: int) -> None:
@@ -119,10 +120,6 @@ class Core(Answers):
         self.handles.drop_all(node)
         if node.ahead:
             self.ahead.forget_node(node)
-
-    def _server_gone(self, connection: Connection) -> None:
-        self.ahead.forget_connection(connection)
-        self.walking.forget_connection(connection)
 
     # ---- messages
 
