@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from contextlib import ExitStack
 from itertools import zip_longest
 
 import attrs
@@ -58,22 +59,33 @@ def test_another_seed_gives_another_trace() -> None:
     assert differences(run(0, trace=True), run(len(KINDS), trace=True))
 
 
+TRACES = """
+from qnetpy.testing.plan import KINDS
+from qnetpy.testing.scenario import run
+for seed in range(len(KINDS)):
+    print(*run(seed, trace=True).trace or (), sep="\\n", end="\\0")
+"""
+
+
+@pytest.fixture(scope="module")
+def elsewhere() -> list[list[str]]:
+    """The traces of a seed of each kind, from two processes: one is as these tests are, which may be compiled, one Python source always."""
+    with ExitStack() as stack:
+        processes = [
+            stack.enter_context(subprocess.Popen([sys.executable, "-c", TRACES], env={**os.environ, **environment}, stdout=subprocess.PIPE))
+            for environment in ({"PYTHONHASHSEED": "1"}, {"PYTHONHASHSEED": "2", "QNETPY_COMPILED": "off"})
+        ]
+        told = [process.communicate()[0].decode().split("\0")[:-1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0]
+    return told
+
+
 @pytest.mark.host
 @pytest.mark.parametrize("seed", range(len(KINDS)), ids=lambda seed: KINDS[seed])
-def test_the_trace_depends_neither_on_hashes_nor_on_compiled_modules(seed: int) -> None:
-    """The first is run as these tests are, which may be compiled; the second is Python source always."""
-    traces = [
-        subprocess.run(
-            [sys.executable, "-m", "qnetpy.testing.scenario", str(seed), "--trace"],
-            env={**os.environ, **environment},
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
-        for environment in ({"PYTHONHASHSEED": "1"}, {"PYTHONHASHSEED": "2", "QNETPY_COMPILED": "off"})
-    ]
-    assert len(traces[0]) > 10_000
-    assert traces[0] == traces[1]
+def test_the_trace_depends_neither_on_hashes_nor_on_compiled_modules(seed: int, elsewhere: list[list[str]]) -> None:
+    first, second = (traces[seed] for traces in elsewhere)
+    assert len(first) > 10_000
+    assert first == second
 
 
 @pytest.mark.mistakes
