@@ -7,6 +7,7 @@ its own; nothing in one sees another.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import subprocess
 import sys
@@ -126,7 +127,8 @@ class Cluster:
 def running(source: Path | str, writable: Sequence[Path] = ()) -> Iterator[Cluster]:
     """Start the topology of a file or folder, or of a TOML text, for the time of the block."""
     title = source.name if isinstance(source, Path) else "test"
-    name = f"{title}-{os.getpid()}-{len(list(state.names()))}"
+    taken = set(state.names())
+    name = next(name for number in itertools.count() if (name := f"{title}-{os.getpid()}-{number}") not in taken)
     plan = topology.read(source, name) if isinstance(source, Path) else topology.plan(topology.parse(source, title), name, title)
     plan = keys.fit(plan)
     process = harness.start(plan, keys.make, leash=True, writable=[str(path) for path in writable])

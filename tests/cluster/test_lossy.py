@@ -11,7 +11,7 @@ from qnetpy.testing.cluster import facts
 
 pytestmark = [pytest.mark.cluster, pytest.mark.priv]
 Start = Callable[..., kit.Cluster]
-MIB = 64
+MIB = 24
 
 
 def test_copies_both_ways_over_a_lossy_link(start_cluster: Start) -> None:
