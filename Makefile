@@ -41,7 +41,7 @@ test-stack: $(READY) bytecode
 	@$(PYTHON) -m pytest -q tests/stack
 
 test-rest: $(READY) bytecode
-	@$(PYTHON) -m pytest -q --ignore tests/cluster --ignore tests/stack
+	@$(PYTHON) -m pytest -q --ignore tests/cluster --ignore tests/stack $(REST)
 
 lint: $(READY)
 	@$(VENV)/bin/ruff format --check .

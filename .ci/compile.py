@@ -158,7 +158,14 @@ def build(modules: list[str], level: str, verbose: bool) -> None:
 
     sources = [str(source_of(module)) for module in modules]
     extensions = mypycify(
-        sources, opt_level=level, group_name=SHARED.removesuffix("__mypyc"), multi_file=True, target_dir=str(WORK / "c"), verbose=verbose
+        sources,
+        opt_level=level,
+        # What a debugger needs is a tenth of the work, and nobody debugs a build that is made to run tests once.
+        debug_level="1" if level >= "2" else "0",
+        group_name=SHARED.removesuffix("__mypyc"),
+        multi_file=True,
+        target_dir=str(WORK / "c"),
+        verbose=verbose,
     )
     command = Build(Distribution({"name": "qnetpy", "ext_modules": extensions}))
     command.build_lib = str(BUILD)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 from collections.abc import Iterator
@@ -19,6 +20,12 @@ from stack.testing.namespace import Namespace, Veth
 def pytest_configure() -> None:
     # Programs that tests start and interrupt would inherit what a shell's `&` and nohup have ignored.
     catch_ignored_signals()
+
+
+def pytest_collection_finish() -> None:
+    # Modules and tests stay to the end; to look at all of them for garbage again and again takes longer than many a test.
+    gc.collect()
+    gc.freeze()
 
 
 class Mistakes(logging.Handler):
