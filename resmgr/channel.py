@@ -234,6 +234,8 @@ class Kernel:
 
     def __init__(self, dispatch: Dispatch, node_name: str) -> None:
         self.dispatch = dispatch
+        self.own_dispatch = dispatch
+        """For what is the node's own, so that its mistakes do not end the node (`resmgr.owndispatch`)."""
         self.node_name = node_name
         self._network: Network | None = None
         self._network_shield: Shield | None = None

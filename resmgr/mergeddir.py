@@ -129,6 +129,6 @@ def ask(kernel: Kernel, way: Way, info: ClientInfo, data: bytes, reply_len: int,
 def let_go(kernel: Kernel, part: Part, info: ClientInfo) -> None:
     """Close what *part* has open."""
     if isinstance(part.way, Connection):
-        kernel.dispatch.call_soon(part.way.close)
+        kernel.own_dispatch.call_soon(part.way.close)
     else:
         ask(kernel, part.way, info, pack_close(part.number), 0, lambda status, reply: None)

@@ -83,7 +83,7 @@ def _union(servers: list[tuple[Attached, bytes]]) -> bool:
 def _leave(kernel: Kernel, way: Way) -> None:
     """What was opened on the way, or asked, is over."""
     if isinstance(way, Connection):
-        kernel.dispatch.call_soon(way.close)
+        kernel.own_dispatch.call_soon(way.close)
 
 
 class PathManager:

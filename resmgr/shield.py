@@ -4,13 +4,13 @@ A node is one process with many parts, and a message between two of them is a pl
 falls on whoever sent, and what a client's completion raises on whoever answered. A channel and a connection belong to the part that was
 running when they were made (`Kernel.running`), and so do the handlers, pulses and completions; each is called through the shield of its
 part, which lets no exception out. In the kernel of a node, what belongs to no part is the node's own, and `OwnShield` answers for it: the
-managers of paths, files, names, nodes, attachments and processes. In the kernel of a program it is the program's, and called as it is: a
-mistake there ends the program, with a traceback.
+managers of paths, files, names, nodes, attachments and processes, with their timers and threads (`resmgr.owndispatch`). In the kernel of a
+program it is the program's, and called as it is: a mistake there ends the program, with a traceback.
 
     a handler raised             the client gets EIO, unless it was answered
     the network module raised    as if it had answered EIO
     an unblock raised            the client gets EINTR, unless it was answered
-    a pulse, a completion, a death, a read raised    nobody else hears of it
+    a pulse, a completion, a death, a read, a timer, the result of a thread raised    nobody else hears of it
 
 Parts are the stack's modules: `stack.core.isolation.Guard` is their shield.
 """

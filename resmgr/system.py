@@ -17,6 +17,7 @@ from resmgr.channel import CHID_PROCMGR, PID_SYSTEM, Channel, ClientInfo, Kernel
 from resmgr.dispatch import Dispatch
 from resmgr.iomsg import Target
 from resmgr.nodes.board import NodeBoard
+from resmgr.owndispatch import OwnDispatch
 from resmgr.pathmgr import PathManager
 from resmgr.pathspace import Attach
 from resmgr.shield import OwnShield
@@ -40,6 +41,7 @@ class System:
         self.kernel = Kernel(dispatch, node_name)
         self.shield = self.kernel.running.own = OwnShield(node_name)
         """Lets no exception of the node's own managers out."""
+        self.kernel.own_dispatch = OwnDispatch(dispatch, self.shield)
         self.accounts = Accounts(dispatch.now)
         self.policy = Policy(self.accounts)
         self.paths = PathManager(self.kernel)
@@ -147,7 +149,7 @@ class System:
 
         mounts = None if self.namespace is None else f"/proc/self/fd/{self.namespace}"
         processes = self.processes = ProcessManager(
-            self.kernel, self.dispatch, self.policy, rules, namespace=mounts, open_files=self.open_files, audit=audit
+            self.kernel, self.kernel.own_dispatch, self.policy, rules, namespace=mounts, open_files=self.open_files, audit=audit
         )
 
         def use(policy: Policy) -> None:
@@ -185,7 +187,7 @@ class System:
 
     def listen(self, path: str | os.PathLike[str]) -> UnixServer:
         """Serve the programs of this machine on a local socket, and keep their names and what they attach."""
-        self.accounts.ask_in_threads(self.dispatch)
+        self.accounts.ask_in_threads(self.kernel.own_dispatch)
         if self.names is None:
             from resmgr.names.load import load_average
 

@@ -217,7 +217,7 @@ class Watches(Generic[R]):
             watch.queue.push(kind, record)
         if self._watches and not self._serving:
             self._serving = True
-            self._kernel.dispatch.at_turn_end(self._serve)
+            self._kernel.own_dispatch.at_turn_end(self._serve)
 
     def _serve(self) -> None:
         self._serving = False
@@ -237,7 +237,7 @@ class Watches(Generic[R]):
         if status == 0:
             watch.told = True
         elif status == -errno.EAGAIN and self._again is None:
-            self._again = self._kernel.dispatch.call_at(self._kernel.dispatch.now() + NOTIFY_AGAIN, self._tell_again)
+            self._again = self._kernel.own_dispatch.call_at(self._kernel.own_dispatch.now() + NOTIFY_AGAIN, self._tell_again)
 
     def _tell_again(self) -> None:
         self._again = None

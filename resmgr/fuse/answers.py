@@ -33,7 +33,7 @@ class Answers:
     def __init__(self, options: FuseOptions) -> None:
         self.options = options
         self.output: list[OutputItem] = []
-        self.told: list[Request] = []
+        self.just_answered: list[Request] = []
         """Requests whose answers are among `output`; who clears that clears it."""
         self.on_output: Callable[[], None] = lambda: None
         self.receiving = False
@@ -58,7 +58,7 @@ class Answers:
 
     def _finish(self, request: Request) -> None:
         request.answered = True
-        self.told.append(request)
+        self.just_answered.append(request)
         if request.changes:
             self.doubt(request)
         if self.outstanding:

@@ -196,7 +196,7 @@ class Session:
         fd = self._fd
         if self.closed:
             output.clear()
-            self.machine.told.clear()
+            self.machine.just_answered.clear()
             return
         for item in output:
             try:
@@ -207,7 +207,7 @@ class Session:
             except OSError as error:
                 self._refused(item, error)
         output.clear()
-        self.machine.told.clear()
+        self.machine.just_answered.clear()
 
     def _refused(self, item: OutputItem, error: OSError) -> None:
         """The kernel did not take an answer or a notification."""
@@ -230,7 +230,7 @@ class Session:
 
     def _about(self, unique: int) -> str:
         """Whose the answer to *unique* was, as far as it is known."""
-        request = next((one for one in self.machine.told if one.unique == unique), None)
+        request = next((one for one in self.machine.just_answered if one.unique == unique), None)
         if request is None:
             return "a reply" if unique else "a notification"
         path = self.machine.mountpoint + request.node.path().rstrip(b"/")

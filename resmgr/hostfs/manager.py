@@ -55,10 +55,10 @@ class HostFs(Running):
         self.switch = Switch()
         self.policy = policy
         self.prefix = prefix
-        self.dispatch = kernel.dispatch
-        self.refusals = Refusals(kernel.dispatch.now)
+        self.dispatch = kernel.own_dispatch
+        self.refusals = Refusals(kernel.own_dispatch.now)
         fd = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        self.lanes = Lanes(kernel.dispatch)
+        self.lanes = Lanes(kernel.own_dispatch)
         self.devices = Devices(os.fstat(fd).st_dev, self.lanes)
         self.root = HostHandle(fd, SCOPE_NONE, self.devices.root, True)
         self.mounts = MountPoints()
@@ -68,8 +68,8 @@ class HostFs(Running):
         handles_max = min(HANDLES_PER_MANAGER, soft * 3 // 4) if soft > 0 else HANDLES_PER_MANAGER
         if handles_per_client is None:
             handles_per_client = min(HANDLES_PER_CLIENT, handles_max)
-        self.locks = HostLocks(kernel.dispatch)
-        self.special = DeviceIo(kernel.dispatch, self.lanes, self.devices, self.switch, self.identity, self.finish)
+        self.locks = HostLocks(kernel.own_dispatch)
+        self.special = DeviceIo(kernel.own_dispatch, self.lanes, self.devices, self.switch, self.identity, self.finish)
         self.ops = Operations(self.devices, process_umask())
         self.reopening = Reopening(self, os.urandom(32), boot_id())
         self.manager = Manager(

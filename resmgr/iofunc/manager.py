@@ -209,7 +209,7 @@ class Manager(Generic[C]):
                 self.failed(message, error)
 
         if lane is None:
-            self.kernel.dispatch.call_blocking(work, done)
+            self.kernel.own_dispatch.call_blocking(work, done)
         else:
             job = lane.submit(work, done)
 

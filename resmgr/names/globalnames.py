@@ -139,7 +139,7 @@ class GlobalNames:
     def _node(self, kind: NodeChange, node: BoardNode) -> None:
         if kind in (NodeChange.UP, NodeChange.RESTARTED):
             self._lines[node.name] = _Line(node.nd)
-            self.replica.peer_up(node.name, node.nd, self._believed(node), self._kernel.dispatch.now())
+            self.replica.peer_up(node.name, node.nd, self._believed(node), self._kernel.own_dispatch.now())
             self.flush_later()
         elif kind is NodeChange.DOWN:
             self.replica.peer_down(node.name)
@@ -163,13 +163,13 @@ class GlobalNames:
         """Own records changed: tell at the end of this turn, with what else changes in it."""
         if not self._flushing and not self._closed:
             self._flushing = True
-            self._kernel.dispatch.at_turn_end(self._flush)
+            self._kernel.own_dispatch.at_turn_end(self._flush)
 
     def _flush(self) -> None:
         self._flushing = False
         if self._closed:
             return
-        dispatch = self._kernel.dispatch
+        dispatch = self._kernel.own_dispatch
         now = dispatch.now()
         self._look_at_load(now)
         for name, data in self.replica.transmit(now):
@@ -190,7 +190,7 @@ class GlobalNames:
         def done(status: int, reply: Buffer) -> None:
             if self._lines.get(name) is not line:
                 return  # an answer of an earlier link
-            self.replica.answered(name, status, self._kernel.dispatch.now())
+            self.replica.answered(name, status, self._kernel.own_dispatch.now())
             if status < 0 and line.connection is not None:
                 connection, line.connection = line.connection, None
                 connection.close()
@@ -204,7 +204,7 @@ class GlobalNames:
         if self.replica.own and self._lines:
             if self._load_timer is None:
                 self.replica.set_load(self._load())
-                self._load_timer = self._kernel.dispatch.call_at(now + LOAD_EVERY, self._load_due)
+                self._load_timer = self._kernel.own_dispatch.call_at(now + LOAD_EVERY, self._load_due)
         elif self._load_timer is not None:
             self._load_timer.cancel()
             self._load_timer = None
@@ -223,7 +223,7 @@ class GlobalNames:
         elif message.msglen != len(message.data):
             message.error(errno.EMSGSIZE)
         else:
-            code = self.replica.receive(info.node, message.data, self._kernel.dispatch.now())
+            code = self.replica.receive(info.node, message.data, self._kernel.own_dispatch.now())
             if code:
                 message.error(code)
             else:

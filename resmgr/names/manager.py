@@ -363,7 +363,7 @@ class NameDirectory(TreeManager):
     def _lease(self, owner: int, holder: _Holder) -> None:
         if holder.timer is not None:
             holder.timer.cancel()
-        holder.timer = self._kernel.dispatch.call_at(self._kernel.dispatch.now() + holder.lease, lambda: self._expire(owner))
+        holder.timer = self._kernel.own_dispatch.call_at(self._kernel.own_dispatch.now() + holder.lease, lambda: self._expire(owner))
 
     def _expire(self, owner: int) -> None:
         self.expired += 1

@@ -79,7 +79,7 @@ class Rig:
                 assert answer.unique not in self.answers, "answered twice"
                 self.answers[answer.unique] = answer
         self.machine.output.clear()
-        self.machine.told.clear()
+        self.machine.just_answered.clear()
 
     def start(self, opcode: int, node: int, body: bytes = b"") -> int:
         """Send a request; its unique."""

@@ -15,6 +15,7 @@ from resmgr.channel import ND_LOCAL, PID_SYSTEM, Channel, Connection, Credential
 from resmgr.client import Client
 from resmgr.errors import ResmgrError
 from resmgr.ids import CHID_ATTACH, CHID_NAMES, CHID_NODES, CHID_PATHMGR, CHID_REPLICA
+from resmgr.names.manager import _Holder
 from resmgr.runner import open_dispatch
 from resmgr.shield import PLACES_MAX, OwnShield
 from resmgr.system import System
@@ -42,6 +43,58 @@ def sent(system: System, channel: Channel) -> list[int]:
     got: list[int] = []
     system.kernel.connect(ND_LOCAL, channel.pid, channel.chid, ME).submit((b"x",), 0, lambda status, reply: got.append(status))
     return got
+
+
+@pytest.mark.mistakes
+def test_timers_and_results_of_threads_that_raise_end_nothing(system: System) -> None:
+    own, dispatch, went = system.kernel.own_dispatch, system.dispatch, list[str]()
+    assert isinstance(dispatch, VirtualDispatch)
+
+    own.call_at(dispatch.now() + 1, fail)
+    own.call_soon(fail)
+    own.at_turn_end(fail)
+    own.call_from_thread(fail)
+    own.call_blocking(lambda: 1, fail)
+    own.call_blocking(fail, lambda result: went.append(type(result).__name__))
+    own.call_at(dispatch.now() + 2, lambda: went.append("timer"))
+    own.call_at(dispatch.now() + 1.5, fail).cancel()
+    dispatch.run_for(3)
+
+    assert went == ["Mistake", "timer"]
+    assert {place.partition(":")[0]: count for place, count in system.shield.failures.items()} == {
+        "timer": 1,
+        "call": 1,
+        "end of a turn": 1,
+        "call of a thread": 1,
+        "result of a thread": 1,
+    }
+
+
+@pytest.mark.mistakes
+def test_a_lease_that_ends_with_a_mistake_does_not_end_the_node(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
+    names, holder = system.serve_names(), _Holder()
+    monkeypatch.setattr(names, "_expire", fail)
+    holder.lease = 1
+    names._lease(5, holder)
+    assert isinstance(system.dispatch, VirtualDispatch)
+    system.dispatch.run_for(2)
+    assert [place.partition(":")[0] for place in system.shield.failures] == ["timer"]
+
+
+@pytest.mark.mistakes
+async def test_a_descriptor_whose_callback_raises_is_watched_no_more() -> None:
+    async with open_dispatch() as dispatch:
+        system = System(dispatch, "here")
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            system.kernel.own_dispatch.attach_fd(ours.fileno(), fail)
+            theirs.send(b"x")
+            with trio.fail_after(10):
+                while not system.shield.failures:  # noqa: ASYNC110  # what is waited for happens in the dispatch
+                    await trio.sleep(0.001)
+            await trio.sleep(0.01)
+            assert list(system.shield.failures.values()) == [1]
+            dispatch.enter(system.close)
 
 
 @pytest.mark.mistakes
