@@ -33,6 +33,7 @@ from resmgr.fuse.request import Outstanding, Request, Step
 from resmgr.fuse.servers import Resolver, Servers, User
 from resmgr.fuse.stuck import waiting
 from resmgr.fuse.walk import CONNECT, ENTRY_MAX, HOPS_MAX, RETRIES_MAX, walk
+from resmgr.fuse.walking import WalkAhead
 from resmgr.iomsg import ATTR, ENTRY, LIVE, PATH_MAX, REDIRECT, REQUEST, SYMLINK, Connect, Target
 
 if TYPE_CHECKING:
@@ -85,8 +86,9 @@ class Core(Answers):
         self.servers = Servers(resolver, root)
         self.handles = Handles(dispatch, options.handles_max, self.drops)
         self.nodes = NodeTable(self.servers.root, self._node_leaves)
+        self.walking = WalkAhead(self)
         self.ahead = ReadAhead(self)
-        self.servers.on_death = self.ahead.forget_connection
+        self.servers.on_death = self._server_gone
 
     def _notify_at_once(self, message: bytes, done: Callable[[], None]) -> None:
         self.emit(message)
@@ -96,6 +98,10 @@ class Core(Answers):
         self.handles.drop_all(node)
         if node.ahead:
             self.ahead.forget_node(node)
+
+    def _server_gone(self, connection: Connection) -> None:
+        self.ahead.forget_connection(connection)
+        self.walking.forget_connection(connection)
 
     # ---- messages
 
@@ -403,6 +409,7 @@ class Core(Answers):
         for request in list(self.outstanding.values()):
             request.answered = True
         self.outstanding.clear()
+        self.walking.close()
         self.ahead.close()
         self.handles.close()
         self.servers.close()

@@ -25,7 +25,8 @@ from resmgr.fuse.formats import BODY, AttrTuple
 from resmgr.fuse.inode import Node, same_type
 from resmgr.fuse.listed import Record
 from resmgr.fuse.request import Request
-from resmgr.iomsg import ATTR, COOKIE_END, DIRENT, NAME_MAX, OPEN, READDIR, READDIR_ATTRS, REQUEST, SYNC_DATA_ONLY, Connect, Io
+from resmgr.fuse.walking import subdirectories
+from resmgr.iomsg import ATTR, COOKIE_END, DIRENT, ENTRY, NAME_MAX, OPEN, READDIR, READDIR_ATTRS, REQUEST, SYNC_DATA_ONLY, Connect, Io
 
 CHUNK_FIRST = 32 * 1024
 CHUNK = 256 * 1024
@@ -55,6 +56,7 @@ class Directory:
         "items",
         "node",
         "ocb",
+        "pid",
         "raw",
         "record",
         "start",
@@ -62,8 +64,10 @@ class Directory:
         "with_attrs",
     )
 
-    def __init__(self, fh: int, node: Node, connection: Connection, ocb: int, record: Record) -> None:
+    def __init__(self, fh: int, node: Node, connection: Connection, ocb: int, record: Record, pid: int) -> None:
         self.fh = fh
+        self.pid = pid
+        """The thread that opened it."""
         self.node = node
         self.connection = connection
         self.ocb = ocb
@@ -89,6 +93,12 @@ class Directory:
 
 def opendir(core: Core, request: Request, view: memoryview) -> None:
     formats.OPEN_IN.parse(view, BODY)
+    if not core.walking.take(request, lambda reply: _expected(request, reply)):
+        _open(core, request)
+    core.walking.opened(request, None)
+
+
+def _open(core: Core, request: Request) -> None:
     node = request.node
     fixed = OPEN.pack(0, 0, CHUNK_FIRST)
     connection = node.server.connections.get(request.user)
@@ -97,6 +107,26 @@ def opendir(core: Core, request: Request, view: memoryview) -> None:
     else:
         # By its name: one message, where getting a handle first would be two.
         core.on_leaf(request, node, Connect.OPEN, O_DIRECTORY, fixed, ENTRY_MAX + CHUNK_FIRST, _opened)
+
+
+def _expected(request: Request, reply: bytes | None) -> None:
+    """The directory was opened before the kernel asked (`walking`); *reply* is what its server said, None: that it was not."""
+    core, node = request.core, request.node
+    if reply is not None and (
+        request.answered or len(reply) < ENTRY.size + ATTR.size or ATTR.unpack_from(reply, ENTRY.size)[0] != node.ino
+    ):
+        core.walking.unwanted(request.connection, request.user, reply)
+        reply = None
+    if request.answered:
+        return
+    if reply is None:
+        request.at = core.dispatch.now()
+        _open(core, request)
+        return
+    try:
+        _opened(request, 0, reply)
+    except BadMessage:
+        core.bad_reply(request)
 
 
 def _opened(request: Request, status: int, reply: Buffer) -> None:
@@ -118,11 +148,13 @@ def _opened(request: Request, status: int, reply: Buffer) -> None:
     elif found.handle:
         core.handles.keep(node, found.connection, found.handle)
     record = core.ahead.record(node, found.connection, request.user)
-    directory = Directory(core.new_fh(), node, found.connection, found.ocb, record)
+    directory = Directory(core.new_fh(), node, found.connection, found.ocb, record, request.pid)
     core.directories[directory.fh] = directory
     if len(found.data):
         _arrived(directory, 0, True, bytes(found.data), request.at)
+        core.walking.opened(request, subdirectories(directory.items))
     else:
+        core.walking.opened(request, iter(()))
         _fetch(core, directory, 0, True)
     core.answer(request, formats.OPEN_REPLY.pack(32, 0, request.unique, directory.fh, 0))
 
@@ -227,6 +259,7 @@ def _fetch(core: Core, directory: Directory, index: int, with_attrs: bool) -> No
         if status >= 0:
             try:
                 _arrived(directory, index, with_attrs, bytes(reply) if with_attrs else reply, at)
+                core.walking.more(directory.pid, directory.node, subdirectories(directory.items))
             except BadMessage:
                 core.drops["bad_reply"] += 1
                 status = -errno.EIO

@@ -66,6 +66,7 @@ class Rig:
         self.answers: dict[int, Answer] = {}
         self.notifications: list[Answer] = []
         self.uid = 0
+        self.pid = PID
         self._uniques = itertools.count(2, 2)
         self.machine.on_output = self._collect
 
@@ -82,7 +83,7 @@ class Rig:
     def start(self, opcode: int, node: int, body: bytes = b"") -> int:
         """Send a request; its unique."""
         unique = next(self._uniques)
-        self.raw(formats.IN_HEADER.pack(40 + len(body), opcode, unique, node, self.uid, self.uid, PID, 0, 0) + body)
+        self.raw(formats.IN_HEADER.pack(40 + len(body), opcode, unique, node, self.uid, self.uid, self.pid, 0, 0) + body)
         return unique
 
     def raw(self, request: bytes) -> None:
