@@ -48,7 +48,7 @@ EARLY_MAX = 64
 WALKS_MAX = 16
 """Threads whose walks are remembered; the oldest go."""
 LISTS_MAX = 64
-"""Directories of one walk whose subdirectories are remembered; the oldest go. Deeper than that nothing is expected."""
+"""Directories of one walk whose subdirectories are remembered; the one used longest ago goes."""
 NAMES_MAX = 4096
 """Subdirectories of one directory that are remembered. Stops a server that lists without end."""
 
@@ -178,25 +178,21 @@ class WalkAhead:
         siblings = None if parent is None else walk.lists.get(parent)
         expected = parent is not None and siblings is not None and node.name in siblings.places
         if expected and parent is not None and siblings is not None:
+            # The one used last at the end.
+            walk.lists[parent] = walk.lists.pop(parent)
             self._order(walk, parent, siblings, node.name)
         if names is not None:
-            listed = walk.lists[node] = Listed()
-            for name in names:
-                listed.add(name)
-            if len(walk.lists) > LISTS_MAX:
-                oldest = next(iter(walk.lists))
-                del walk.lists[oldest]
-                walk.last.pop(oldest, None)
+            walk.lists.pop(node, None)
+            walk.last.pop(node, None)
+            self._listed(walk, node, names)
         if expected:
             self._ask(walk, request, now)
 
     def more(self, pid: int, node: Node, names: Iterator[bytes]) -> None:
         """Further entries of a directory that *pid* has open."""
         walk = self._walks.get(pid)
-        listed = None if walk is None else walk.lists.get(node)
-        if listed is not None:
-            for name in names:
-                listed.add(name)
+        if walk is not None:
+            self._listed(walk, node, names)
 
     def doubt(self, directory: Node, name: bytes) -> None:
         """*name* in *directory* is being or was changed from here."""
@@ -225,6 +221,18 @@ class WalkAhead:
             self._timer = None
 
     # ---- what follows
+
+    def _listed(self, walk: Walk, node: Node, names: Iterator[bytes]) -> None:
+        """*node* has these subdirectories, too. One without any has no place in `lists`."""
+        listed = walk.lists.get(node)
+        for name in names:
+            if listed is None:
+                listed = walk.lists[node] = Listed()
+                if len(walk.lists) > LISTS_MAX:
+                    oldest = next(iter(walk.lists))
+                    del walk.lists[oldest]
+                    walk.last.pop(oldest, None)
+            listed.add(name)
 
     def _valid(self) -> bool:
         options = self._core.options

@@ -75,16 +75,16 @@ def steps(rig: Rig, below: dict[bytes, int], names: Iterable[bytes]) -> None:
 
 @pytest.mark.parametrize("order", ["listing", "alphabet"])
 def test_a_walk_waits_for_a_few_directories_only(order: str) -> None:
-    rig = tree(40)
+    rig = tree(100)
     below = top(rig)
     names = list(below) if order == "listing" else sorted(below)
     assert names != sorted(names, reverse=order == "alphabet")
     begin = rig.dispatch.now()
     steps(rig, below, names)
 
-    assert rig.dispatch.now() - begin < 10 * DELAY
-    assert events(rig)["walk_hits"] > 34
-    assert rig.messages()["open"] < 41 + walking.WINDOW_MAX
+    assert rig.dispatch.now() - begin < 14 * DELAY
+    assert events(rig)["walk_hits"] > 94
+    assert rig.messages()["open"] < 101 + walking.WINDOW_MAX
 
 
 def test_a_walk_goes_down_before_it_goes_on() -> None:
