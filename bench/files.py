@@ -36,6 +36,7 @@ class Column:
 
     name: str
     what: str
+    """`{count}` is how much of it is done."""
     verb: str
     field: str
     unit: str
@@ -62,12 +63,12 @@ COLUMNS = (
     _column("random", "random read of 4 KiB", "random", "p50", "us", 0.8),
     _column("stat", "stat, first time", "stat", "p50", "us", 0.8),
     _column("small", "open, read, close of 1 KiB", "small", "p50", "us", 0.5),
-    _column("find-cold", "find over 10,000 files", "find", "find_cold", "s", 1.0),
+    _column("find-cold", "find over {count:,} files", "find", "find_cold", "s", 1.0),
     _column("find-warm", "find again", "find", "find_warm", "s", 0.3),
-    _column("ls-cold", "ls -lR over 10,000 files", "ls", "ls_cold", "s", 1.0),
+    _column("ls-cold", "ls -lR over {count:,} files", "ls", "ls_cold", "s", 1.0),
     _column("ls-warm", "ls -lR again", "ls", "ls_warm", "s", 0.3),
-    _column("create", "create 1,000 files of 1 KiB", "create", "create", "s", 0.6),
-    _column("delete", "delete 1,000 files", "create", "delete", "s", 0.6),
+    _column("create", "create {count:,} files of 1 KiB", "create", "create", "s", 0.6),
+    _column("delete", "delete {count:,} files", "create", "delete", "s", 0.6),
     _column("tar", "tar x of a source tree", "unpack", "tar", "s"),
     _column("compileall", "python -m compileall", "unpack", "compileall", "s"),
     _column("rm", "rm -r of the tree", "unpack", "rm", "s"),
@@ -89,8 +90,8 @@ def amount(verb: str, far: bool) -> int:
         "write": (SIZE, SIZE),
         "read": (SIZE, SIZE),
         "random": (1000, 100),
-        "stat": (2000, 1000),
-        "small": (2000, 200),
+        "stat": (2000, 300),
+        "small": (2000, 300),
         "find": (10_000, 2_000),
         "ls": (10_000, 2_000),
         "create": (1000, 100),
@@ -213,7 +214,7 @@ class Files:
                 met = ours >= target * theirs if sign == ">=" else ours <= target * theirs
             self.bench.here(
                 Result(
-                    column.what,
+                    column.what.format(count=amount(column.verb, self.far)),
                     column.unit,
                     ours,
                     peer,

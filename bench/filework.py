@@ -22,7 +22,8 @@ from probe import say
 
 BLOCK = 1 << 20
 PAGE = 4096
-FOLDERS = 100
+FOLDERS, FEW, MANY, SPARE = 100, 10, 1000, 100
+"""Directories of a tree, fewer if it has less than MANY files, so that each has some; and files besides those that are counted."""
 ARCHIVE = "/tmp/bench-source.tar"
 """On the client: what is unpacked."""
 REPOSITORY = "/tmp/bench-source.git"
@@ -121,15 +122,15 @@ def spread(calls: Sequence[Callable[[], object]]) -> None:
 
 def small_files(folder: str, count: int) -> list[str]:
     """Paths of that many files in a tree that `make_tree` made, known without listing it: nothing is looked up in advance."""
-    return [f"{folder}/d{number % FOLDERS:02d}/f{number // FOLDERS:03d}" for number in range(count)]
+    folders = FOLDERS if count >= MANY else FEW
+    return [f"{folder}/d{number % folders:02d}/f{number // folders:03d}" for number in range(count)]
 
 
 def make_tree(folder: str, count: int) -> None:
-    """*count* files of 1 KiB in 100 directories."""
-    for number in range(FOLDERS):
-        os.makedirs(f"{folder}/d{number:02d}")
+    """*count* files of 1 KiB in 100 or 10 directories."""
     data = bytes(1024)
     for path in small_files(folder, count):
+        os.makedirs(os.path.dirname(path), exist_ok=True)
         with open(path, "wb") as file:
             file.write(data)
 
@@ -142,16 +143,16 @@ def make_file(path: str, size: int) -> None:
 
 def stat(folder: str, count: int) -> None:
     """Each file for the first time; the directories are known already."""
-    paths = small_files(folder, count + FOLDERS)
-    for path in paths[-FOLDERS:]:
+    paths = small_files(folder, count + SPARE)
+    for path in paths[count:]:
         os.stat(path)
     spread([lambda path=path: os.stat(path) for path in paths[:count]])  # type: ignore[misc]
 
 
 def small(folder: str, count: int) -> None:
     """open, read and close of files of 1 KiB, each for the first time."""
-    paths = small_files(folder, count + FOLDERS)
-    for path in paths[-FOLDERS:]:
+    paths = small_files(folder, count + SPARE)
+    for path in paths[count:]:
         open_read_close(path)
     spread([lambda path=path: open_read_close(path) for path in paths[:count]])  # type: ignore[misc]
 

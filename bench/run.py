@@ -269,10 +269,11 @@ class Bench:
 
 
 @contextlib.contextmanager
-def cluster_of(mtu: int, bearer: str = "ethernet", delay_ms: float = 0.0) -> Iterator[Cluster]:
-    """Two nodes that have found each other. With a delay a third one is the cable between them."""
+def cluster_of(mtu: int, bearer: str = "ethernet", delay_ms: float = 0.0, options: str = "") -> Iterator[Cluster]:
+    """Two nodes that have found each other. With a delay a third one is the cable between them. *options* of /net."""
+    mount = f"[config.qnet.mount]\noptions = {json.dumps(options)}\n" if options else ""
     with contextlib.ExitStack() as stack:
-        cluster = stack.enter_context(running((LONG if delay_ms else TOPOLOGY).format(mtu=mtu) + (UDP if bearer == "udp" else "")))
+        cluster = stack.enter_context(running((LONG if delay_ms else TOPOLOGY).format(mtu=mtu) + (UDP if bearer == "udp" else "") + mount))
         if delay_ms:
             for node, address in LONG_ADDRESS.items():
                 cluster.run(node, "ip", "address", "add", f"{address}/24", "dev", "eth0")
@@ -350,6 +351,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--pipe", type=int, default=1024, metavar="MIB", help="with --only pipe: how much goes through it")
     parser.add_argument("--columns", default="", metavar="NAMES", help="of files, only these: names with commas, as stat,small,find")
     parser.add_argument("--without", action="append", default=[], choices=("sshfs", "9P"), help="of files, without this peer")
+    parser.add_argument("--options", default="", metavar="TEXT", help="of messages and files: mount options of /net, as attr_valid=60")
     parser.add_argument("--bearer", choices=BEARERS, default="ethernet", help="of messages and files: how frames travel")
     parser.add_argument("--delay", type=float, default=0.0, metavar="MS", help="of messages and files: the wire takes so long each way")
     args = parser.parse_args(argv)
@@ -368,7 +370,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         for mtu in args.mtu or MTUS:
             if {"messages", "files", "programs", "pipe"} & set(parts):
-                with cluster_of(mtu, args.bearer, args.delay) as cluster:
+                with cluster_of(mtu, args.bearer, args.delay, args.options) as cluster:
                     bench = Bench(cluster, mtu, args.runs, report, args.bearer, args.delay)
                     if "messages" in parts:
                         bench.messages(args.count)

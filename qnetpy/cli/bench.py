@@ -19,6 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pipe", type=int, default=1024, metavar="MIB", help="with --only pipe: how much goes through it")
     parser.add_argument("--columns", default="", metavar="NAMES", help="with --only files: only these columns, as stat,small,find")
     parser.add_argument("--without", action="append", default=[], choices=("sshfs", "9P"), help="with --only files: without this peer")
+    parser.add_argument("--options", default="", metavar="TEXT", help="of messages and files: mount options of /net, as attr_valid=60")
     parser.add_argument("--bearer", choices=("ethernet", "udp"), default="ethernet", help="of messages and files: how frames travel")
     parser.add_argument("--delay", type=float, default=0.0, metavar="MS", help="of messages and files: the wire takes so long each way")
 
@@ -30,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
     words = [f"--runs={args.runs}", f"--count={args.count}", f"--pipe={args.pipe}", *(f"--mtu={mtu}" for mtu in args.mtu)]
     words += ["--json"] if args.json else []
     words += [f"--only={args.only}"] if args.only else []
-    words += [f"--columns={args.columns}", f"--bearer={args.bearer}", f"--delay={args.delay}"]
+    words += [f"--columns={args.columns}", f"--bearer={args.bearer}", f"--delay={args.delay}", f"--options={args.options}"]
     words += [f"--without={peer}" for peer in args.without]
     sys.stdout.flush()
     os.execv(sys.executable, [sys.executable, str(script), *words])

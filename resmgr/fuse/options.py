@@ -91,7 +91,13 @@ class FuseOptions:
         most=64 * 1024 * 1024,
         size=True,
     )
-    max_readahead: int = option("Bytes that the kernel reads ahead of a program.", 1024 * 1024, least=0, most=16 * 1024 * 1024, size=True)
+    max_readahead: int = option(
+        "Bytes that the kernel reads ahead of a program, in READs of at most max_write.",
+        4 * 1024 * 1024,
+        least=0,
+        most=16 * 1024 * 1024,
+        size=True,
+    )
     max_background: int = option(
         "Requests that nobody waits for (read-ahead, asynchronous direct I/O) that the kernel has under way at once.",
         64,

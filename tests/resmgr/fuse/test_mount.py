@@ -479,7 +479,7 @@ print(run())
 """
     result = run_isolated(code)
 
-    assert result.stdout.splitlines() == ["0 1 True 1024", "0"], result.stderr
+    assert result.stdout.splitlines() == ["0 1 True 4096", "0"], result.stderr
 
 
 def test_errors_of_mounting_are_one_sentence(tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def test_what_is_wrong_is_said(text: str, why: str) -> None:
 
 def test_what_differs_is_written_as_it_is_read() -> None:
     assert options_text(FuseOptions()) == ""
-    other = attrs.evolve(NET_OPTIONS, read_only=True, attr_valid=0.25, prefetch=3, max_readahead=1 << 20, handles_max=7, write_behind=0)
+    other = attrs.evolve(NET_OPTIONS, read_only=True, attr_valid=0.25, prefetch=3, max_readahead=4 << 20, handles_max=7, write_behind=0)
     text = options_text(other, NET_OPTIONS)
     assert text == "ro,attr_valid=0.25,prefetch=3,write_behind=0,handles_max=7"
     assert parse_options(text, NET_OPTIONS) == other
