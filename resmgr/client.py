@@ -284,14 +284,12 @@ class Client:
                 if not len(view):
                     raise BadMessage("empty")
                 if descriptors and (link.gone or view[0] not in CARRIERS):
-                    for fd in descriptors:
-                        os.close(fd)
+                    link.discard(descriptors)
                     descriptors = ()
                 if not link.gone:
                     self._handle(link, view, descriptors)
             except BadMessage as error:
-                for fd in descriptors:
-                    os.close(fd)
+                link.discard(descriptors)
                 if not link.direct:
                     self._lost()
                     raise ResmgrError(errno.EPROTO, f"the daemon sent what does not parse: {error}") from None
@@ -494,8 +492,7 @@ class Client:
                 status, data = -errno.EMFILE, data[:0]
             send = self.sends.get(txn)
             if send is None or send.connection.link is not link:
-                for fd in descriptors:
-                    os.close(fd)
+                link.discard(descriptors)
                 return
             del self.sends[txn]
             connection = send.connection
@@ -504,8 +501,7 @@ class Client:
                 connection.connected = True
                 connection.first_part = min(first_part, wire.CHUNK_MAX)
             if send.finished or status < 0:
-                for fd in descriptors:
-                    os.close(fd)
+                link.discard(descriptors)
                 descriptors = ()
             if not send.finished:
                 send.finish(status, data, descriptors)
@@ -589,8 +585,8 @@ class Client:
         self.daemon.close()
         self.epoll.close()
         while self.arrived:
-            for fd in self.arrived.popleft()[2]:
-                os.close(fd)
+            link, _, descriptors = self.arrived.popleft()
+            link.discard(descriptors)
 
 
 def _block(connection: Connection) -> bytes:

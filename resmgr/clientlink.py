@@ -21,6 +21,7 @@ from resmgr.transport.datagram import DATAGRAM_MAX, LENGTH, LENGTH_SIZE, Assembl
 
 if TYPE_CHECKING:
     from resmgr.server import Inlet, Message
+    from resmgr.transport.descriptors import Keeper
 
 OUTPUT_HIGH = 1 << 20
 """Above this a direct link takes no new sends, and is not read from."""
@@ -60,8 +61,8 @@ class Link:
     """See the head of this file. What is read goes to *arrived*, with the link; None there is the link's end."""
 
     __slots__ = (
-        "_assembler", "_descriptors", "_out", "arrived", "direct", "fd", "gone", "held", "inlets", "messages", "number", "partial", "place",
-        "queued", "receive", "send", "socket", "who",
+        "_assembler", "_descriptors", "_keeper", "_out", "arrived", "direct", "fd", "gone", "held", "inlets", "messages", "number",
+        "partial", "place", "queued", "receive", "send", "socket", "who",
     )  # fmt: skip
 
     def __init__(self, sock: socket.socket, arrived: Arrived, direct: bool) -> None:
@@ -87,7 +88,21 @@ class Link:
         """Bytes of their beginnings."""
         self._assembler = Assembler()
         self._descriptors: tuple[int, ...] = ()
+        self._keeper: Keeper | None = None
         self._out: deque[tuple[list[Buffer], int, tuple[int, ...]]] = deque()
+
+    def discard(self, descriptors: tuple[int, ...]) -> None:
+        """Close what the other end sent and nobody wants. In a thread: the last close of a file takes as long as who made it says."""
+        if not descriptors:
+            return
+        if self._keeper is None:
+            from resmgr.transport.descriptors import Keeper
+
+            self._keeper = Keeper()
+        self._keeper.take(descriptors)
+        if self.gone:
+            self._keeper.end()
+            self._keeper = None
 
     def read(self, flags: int) -> int:
         """One datagram: 1 if there was one, 0 if not (with DONTWAIT), -1 at the end of the link. BadMessage if it does not parse."""
@@ -209,6 +224,7 @@ class Link:
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
                 received = array.array("i")
                 received.frombytes(data[: len(data) - len(data) % received.itemsize])
+                self.discard(self._descriptors)
                 self._descriptors = tuple(received)
 
     def close(self, farewell: bool = False) -> None:
@@ -222,7 +238,9 @@ class Link:
             except OSError:
                 pass
         self.socket.close()
-        for fd in self._descriptors:
-            os.close(fd)
+        self.discard(self._descriptors)
         self._descriptors = ()
         self._forget()
+        if self._keeper is not None:
+            self._keeper.end()
+            self._keeper = None

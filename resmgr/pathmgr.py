@@ -99,6 +99,8 @@ class PathManager:
         self.admit: Callable[[ClientInfo, int, int], ClientInfo | int] = lambda info, pid, chid: errno.EACCES
         """Who a client of another node is for a manager in a process; an errno: it must not reach it."""
         self._kernel = kernel
+        self._left: dict[Channel, None] = {}
+        """Servers that are attached no more and may still serve what they lent."""
         forward = dict.fromkeys(Connect, self._forward)
         forward[Connect.LOOKUP] = self._look
         forward[Connect.OPEN] = self._look
@@ -128,6 +130,10 @@ class PathManager:
         return self.space.attach(path, target, flags)
 
     def detach(self, attached: Attached) -> bool:
+        channel = self._here(attached.target)
+        if channel is not None:
+            # What it has lent is still there.
+            self._left[channel] = None
         return self.space.detach(attached)
 
     def destroy(self) -> None:
@@ -553,8 +559,8 @@ class PathManager:
             return
         self.counters["reaped"] += self.manager.table.reap(pulse.info.scoid)
         told: set[Channel] = set()
-        for attached in self.space.attachments():
-            channel = self._here(attached.target)
+        self._left = {left: None for left in self._left if self._kernel.find_channel(left.pid, left.chid) is left}
+        for channel in (*(self._here(attached.target) for attached in self.space.attachments()), *self._left):
             if channel is not None and channel not in told and channel.on_pulse is not None:
                 told.add(channel)
                 channel.on_pulse(pulse)

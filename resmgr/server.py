@@ -133,8 +133,7 @@ class Message:
     def let_go(self) -> None:
         """Release the client without an answer of the server's (called by the service)."""
         self.gone = True
-        for fd in self.descriptors:
-            os.close(fd)
+        self.inlet.link.discard(self.descriptors)
         self.descriptors = ()
 
     def _answer(self, status: int, parts: tuple[Buffer, ...], descriptors: tuple[int, ...]) -> None:
@@ -344,8 +343,7 @@ class Service:
                 self.dropped += 1
         except BadMessage:
             self.dropped += 1
-        for fd in descriptors:
-            os.close(fd)
+        link.discard(descriptors)
 
     def _on_accept(self, view: memoryview, descriptors: tuple[int, ...]) -> None:
         number, who = proto.parse_accept(view)

@@ -23,6 +23,7 @@ from typing import TypeVar
 import attrs
 
 from resmgr.fuse.options import FuseOptions, Permissions
+from resmgr.ownthread import in_own_thread
 
 T = TypeVar("T")
 
@@ -153,29 +154,19 @@ def _in_namespace(namespace: int | None, work: Callable[[], T]) -> T:
     """Run *work* in a mount namespace (None: this one), in a thread of its own."""
     if namespace is None:
         return work()
-    results: list[T] = []
-    failures: list[BaseException] = []
 
-    def run() -> None:
+    def run() -> T:
+        _libc_call("unshare", CLONE_FS)
         try:
-            _libc_call("unshare", CLONE_FS)
-            try:
-                _libc_call("setns", namespace, CLONE_NEWNS)
-            except OSError as error:
-                raise MountError(
-                    error.errno,
-                    f"cannot enter the mount namespace to mount in: {error.strerror}; it needs CAP_SYS_ADMIN in its user namespace",
-                ) from None
-            results.append(work())
-        except BaseException as error:
-            failures.append(error)
+            _libc_call("setns", namespace, CLONE_NEWNS)
+        except OSError as error:
+            raise MountError(
+                error.errno,
+                f"cannot enter the mount namespace to mount in: {error.strerror}; it needs CAP_SYS_ADMIN in its user namespace",
+            ) from None
+        return work()
 
-    thread = threading.Thread(target=run, name="mount", daemon=True)
-    thread.start()
-    thread.join()
-    if failures:
-        raise failures[0]
-    return results[0]
+    return in_own_thread("mount", run)
 
 
 def clear_stale(mountpoint: str, subtype: str, namespace: int | None = None) -> int:

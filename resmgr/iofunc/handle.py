@@ -137,7 +137,8 @@ class HandleTable(Generic[C]):
         return number
 
     def find(self, client: C, number: int, native: bool) -> Handle | None:
-        """The handle, if *client* may use it. *native*: the message came on the manager's own channel, so a lent handle is adopted."""
+        """The handle, if *client* may use it. *native*: the message came on the manager's own channel, so a lent handle is adopted, if the
+        client has room for it; else it stays the lender's."""
         handle = self.handles.get(number)
         if handle is None:
             return None
@@ -146,7 +147,7 @@ class HandleTable(Generic[C]):
             return handle
         if owner is None or not owner.same_as(client):
             return None
-        if native and handle.lent:
+        if native and handle.lent and len(client.handles) < self.handles_per_client:
             owner.handles.discard(handle)
             client.handles.add(handle)
             handle.client = client

@@ -13,12 +13,12 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import threading
 from collections.abc import Callable
 from typing import TypeVar
 
 from resmgr.access import ID_MAX, MappedUser
 from resmgr.credentialcalls import credential_calls, raw
+from resmgr.ownthread import in_own_thread
 
 T = TypeVar("T")
 
@@ -32,22 +32,12 @@ def as_user(user: MappedUser, work: Callable[[], T]) -> T:
         return work()
     if own != 0:
         raise PermissionError(errno.EPERM, f"this daemon cannot act as uid {user.uid}")
-    results: list[T] = []
-    errors: list[BaseException] = []
 
-    def run() -> None:
-        try:
-            _take(user)
-            results.append(work())
-        except BaseException as error:
-            errors.append(error)
+    def run() -> T:
+        _take(user)
+        return work()
 
-    thread = threading.Thread(target=run, name="procmgr-user", daemon=True)
-    thread.start()
-    thread.join()
-    if errors:
-        raise errors[0]
-    return results[0]
+    return in_own_thread("procmgr-user", run)
 
 
 def _take(user: MappedUser) -> None:

@@ -11,6 +11,8 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
+from resmgr.errors import ResmgrError
+
 LINES_MAX = 4096
 CLOSE_PATIENCE = 0.5
 """Seconds that an end waits for the lines that are left."""
@@ -86,3 +88,15 @@ class Record:
             raise TimeoutError(errno.ETIMEDOUT, "not written in time")
         if self._failure is not None:
             raise self._failure
+
+
+class NotRecorded(ResmgrError):
+    """A line is not in the log."""
+
+
+def recorded(record: Record, seconds: float) -> None:
+    """`Record.wait`. NotRecorded for whatever it raises."""
+    try:
+        record.wait(seconds)
+    except OSError as error:
+        raise NotRecorded(error.errno or errno.EIO, error.strerror) from None

@@ -28,11 +28,12 @@ from resmgr.errors import BadMessage, ResmgrError, errno_of
 from resmgr.procmgr import listing, message, nodefacts
 from resmgr.procmgr.attempts import asker, shown, wanted, who
 from resmgr.procmgr.audit import PATIENCE, AuditLog, Fact
-from resmgr.procmgr.auditthread import AuditThread, Record
+from resmgr.procmgr.auditthread import AuditThread, NotRecorded, Record, recorded
 from resmgr.procmgr.brief import BriefAnswer
 from resmgr.procmgr.carried import Carriers
 from resmgr.procmgr.launch import Launched, Launcher, Terms, discard
 from resmgr.procmgr.message import SPAWN_BRIEF, SPAWN_MAX, SPAWN_PTY, SPAWN_ROOT, Proc, Spawn
+from resmgr.procmgr.outliving import Outliving
 from resmgr.procmgr.process import Process, State
 from resmgr.procmgr.readings import Readings
 from resmgr.procmgr.rules import Reach, Refusal, SpawnRules
@@ -114,6 +115,7 @@ class ProcessManager:
         self._kernel = kernel
         self._dispatch = dispatch
         self._launcher = Launcher(namespace)
+        self._outliving = Outliving(audit and f"{audit}-detached", dispatch, self._audit_thread.put, self._ended_unseen)
         self._open_files = open_files
         self._attempts = 0
         self._processes: dict[int, Process] = {}
@@ -185,6 +187,7 @@ class ProcessManager:
         _await_ends(leaving)
         for process in list(self._processes.values()):
             process.reap()
+        self._outliving.close()
         if self._audit_thread.close():
             self.audit.close()
 
@@ -294,7 +297,9 @@ class ProcessManager:
         record = Record()
         self.audit.write("allowed", {"id": start.number, **self._client(request.info), **facts}, record.written, local=start.local)
         self._starting.add(start)
-        self._launcher.launch(user, spawn, terms, functools.partial(_recorded, record), functools.partial(self._launched, start, user))
+        self._launcher.launch(
+            user, spawn, terms, functools.partial(recorded, record, PATIENCE), functools.partial(self._launched, start, user)
+        )
 
     def _terms(self, info: ClientInfo, user: MappedUser, spawn: Spawn) -> Terms | Refusal:
         """On what terms the rules let it start."""
@@ -364,6 +369,8 @@ class ProcessManager:
         self.spawned += 1
         facts: dict[str, Fact] = {"pid": result.pid, "user": os.fsdecode(result.account.name), "uid": result.account.user.uid}
         self.audit.told("started", {"id": start.number, **facts}, local=start.local)
+        if process.detached:
+            self._outliving.add(start.number, result.pid, start.local)
         log.info(
             "%s: pid %d, user %s%s, %.1f ms; %s",
             what,
@@ -389,6 +396,11 @@ class ProcessManager:
             seconds = round(self._dispatch.now() - process.started, 3)
             facts: dict[str, Fact] = {"status": process.ended.status, "signal": process.ended.signal, "seconds": seconds}
             self.audit.told("ended", {"id": start.number, "pid": process.pid, **facts}, local=start.local)
+            if process.detached:
+                self._outliving.remove(process.pid)
+
+    def _ended_unseen(self, facts: dict[str, Fact], local: bool) -> None:
+        self.audit.told("ended", facts, local=local)
 
     def _freed(self, process: Process) -> None:
         del self._processes[process.handle]
@@ -554,18 +566,6 @@ class ProcessManager:
             lambda failure: self._dispatch.call_from_thread(lambda: recorded(failure)),
             local=local,
         )
-
-
-class NotRecorded(ResmgrError):
-    """The line about a start is not in the audit log."""
-
-
-def _recorded(record: Record) -> None:
-    """In a thread of the launcher."""
-    try:
-        record.wait(PATIENCE)
-    except OSError as error:
-        raise NotRecorded(error.errno or errno.EIO, error.strerror) from None
 
 
 def _answer(request: Message, code: int) -> None:

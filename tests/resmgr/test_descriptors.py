@@ -21,6 +21,7 @@ from resmgr.channel import PID_SYSTEM, Credentials, Kernel, Message
 from resmgr.client import Client
 from resmgr.errors import ResmgrError
 from resmgr.runner import open_dispatch
+from resmgr.server import Message as BlockingMessage
 from resmgr.transport.carrier import DESCRIPTORS_WAITING, discard
 from resmgr.transport.datagram import LENGTH, Assembler
 from resmgr.transport.descriptors import Keeper
@@ -170,6 +171,27 @@ async def test_a_descriptor_that_does_not_close_delays_nobody(tmp_path: Path, wa
             assert time.monotonic() - began < 5
             await until(lambda: server._keepers[os.geteuid()].held > 0)
             sock.close()
+
+
+@pytest.mark.parametrize("direct", [False, True])
+async def test_nor_does_it_delay_a_blocking_server(tmp_path: Path, direct: bool) -> None:
+    async with node(tmp_path) as daemon:
+        with lingering() as trap:
+
+            def run() -> float:
+                with Client(daemon.path, direct=direct) as server, Client(daemon.path, direct=direct) as client:
+                    channel = server.channel()
+                    connection = client.connect(0, server.pid, channel.chid)
+                    send = connection.submit(b"x", descriptors=(trap.fileno(),))
+                    message = channel.receive(5)
+                    assert isinstance(message, BlockingMessage)
+                    trap.close()
+                    began = time.monotonic()
+                    message.reply(1)
+                    assert send.wait(5).status == 1
+                    return time.monotonic() - began
+
+            assert await trio.to_thread.run_sync(run) < 5
 
 
 async def test_a_user_who_sends_what_does_not_close_is_not_heard_until_it_is_closed(tmp_path: Path) -> None:

@@ -198,6 +198,22 @@ def test_a_lent_handle_is_adopted_and_outlives_the_lender(kernel: Kernel) -> Non
                 user.read(entry.target, entry.ocb, 0, 10)
 
 
+def test_a_client_adopts_no_more_than_it_may_have(kernel: Kernel) -> None:
+    manager = TreeManager(kernel, Directory({b"v": Value(lambda: b"text")}), name="v")
+    manager.manager.table.handles_per_client = 3
+    lender = kernel.channel(lambda message: manager.channel.handler(message), on_pulse=lambda pulse: None)
+    user = client(kernel, Target(0, 1, lender.chid), 5)
+    for _ in range(6):
+        entry = user.open(b"v")
+        assert user.read(entry.target, entry.ocb, 0, 10) == b"text"
+        if len(manager.manager.table.handles) == 6:
+            break
+    sizes = sorted(len(one.handles) for one in manager.manager.table.clients.values())
+    assert sizes == [3, 3]
+    with fails(errno.EMFILE):
+        user.open(b"v")
+
+
 def test_caps_on_clients(kernel: Kernel) -> None:
     def lookup(message: Message, client: Client, request: ConnectRequest, base: Handle | None) -> None:
         if request.path == b"twice":

@@ -229,6 +229,22 @@ def test_unions_are_tried_in_order(machine: Machine, tmp_path: Path) -> None:
     assert machine.handles() == 0
 
 
+def test_a_client_that_leaves_lets_go_of_what_a_server_lent_before_it_was_detached(machine: Machine) -> None:
+    server = TreeManager(machine.kernel, Directory({b"a": Value(lambda: b"1")}), name="1")
+    attached = machine.paths.attach(b"/opt", server.target)
+    user = machine.client()
+    user.open(b"opt/a")
+    assert len(server.manager.table.handles) == 1
+    machine.paths.detach(attached)
+    user.connection(machine.paths.target).close()
+    assert len(server.manager.table.handles) == 0
+    server.manager.destroy()
+    last = machine.client()
+    last.lookup(b"etc")
+    last.connection(machine.paths.target).close()
+    assert not machine.paths._left
+
+
 def test_handles_of_a_client_that_leaves(machine: Machine) -> None:
     user = machine.client()
     user.lookup(b"etc")
