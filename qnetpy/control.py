@@ -2,6 +2,7 @@
 
     {"do": "status"}    facts about the node: identity, interfaces, counters, mount, start
     {"do": "nodes"}     the node table
+    {"do": "exports", ...}    what is exported to whom, and what was refused (`qnetpy.accessfacts`)
     {"do": "suites", "names": [...]}    use these ciphers from now on, best first
     {"do": "waiting"}   requests of /net that wait, the caller's own; for root and the daemon's user all (`qnetpy.stuck`)
     {"do": "abort", "ids": [...]}   end these
@@ -41,7 +42,7 @@ class Control:
     status: Facts
     nodes: Facts
     verbs: Mapping[str, Verb] = attrs.Factory(dict)
-    """What changes something."""
+    """What changes something, or tells what is not for everybody."""
     owner: int = 0
     """The daemon's user."""
     asks: Mapping[str, Asking] = attrs.Factory(dict)

@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 import attrs
 
 from qnetpy import facts
+from qnetpy.accessfacts import AccessFacts
 from qnetpy.channels import CHID_CONTROL
 from qnetpy.config import Config
 from qnetpy.control import Control, suites_verb
@@ -105,8 +106,9 @@ class LsmQnet:
                 self._set_suites(context.kept.suites)
             verbs |= {"suites": suites_verb(self._set_suites)}
             stuck = Stuck(qnet, self._mounts)
-            asks = {"waiting": stuck.waiting, "abort": stuck.abort}
-            control = Control(status, lambda: facts.nodes(qnet), verbs, os.geteuid(), asks)
+            access = AccessFacts(self.system, qnet.nodes)
+            asks = {"waiting": stuck.waiting, "abort": stuck.abort, "exports": access.exports}
+            control = Control(status, lambda: facts.nodes(qnet), verbs | {"access": access.access}, os.geteuid(), asks)
             self._stats = StatsFile(self.system, status)
             self._control = self.system.kernel.channel(control.handle, chid=CHID_CONTROL, remote=False)
             self._mount_net(qnet, prepared)
@@ -196,6 +198,7 @@ class LsmQnet:
             "discovery": ({} if zeroconf is None else zeroconf.facts()) | ({} if qnet.ethernet is None else qnet.ethernet.facts()),
             "flood": qnet.screen.facts(),
             "waiting": summary(qnet, self._mounts()),
+            "refused": 0 if self.system.files is None else self.system.files.refusals.count,
             "membership": members,
             "names": None if self.system.names is None else self.system.names.facts(),
         }

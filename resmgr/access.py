@@ -411,6 +411,14 @@ class Policy:
         names = _path(prefix)
         return (_build(table, SCOPE_NONE).walk(names) if table else None) or Scope(NO_VERBS, path=names)
 
+    @property
+    def every_export(self) -> tuple[Export, ...]:
+        return self._exports
+
+    @property
+    def every_rule(self) -> tuple[UserRule, ...]:
+        return self._users
+
     def exports(self, info: ClientInfo) -> list[tuple[int, Export]]:
         """The exports that are for *info*, each with its place among all, from 0."""
         found: list[tuple[int, Export]] = []

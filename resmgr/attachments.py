@@ -12,13 +12,14 @@ node's roles, and the manager refuses to change anything.
 from __future__ import annotations
 
 import errno
+import json
 from collections import Counter
 from collections.abc import Callable, Iterable
 
 import attrs
 
-from resmgr.access import Policy, Verb
-from resmgr.attachproto import ATTACH, DETACH, LIST, READ_ONLY, REQUEST, Row, pack_row
+from resmgr.access import Export, Policy, Verb
+from resmgr.attachproto import ATTACH, DETACH, EXPORTS, LIST, READ_ONLY, REQUEST, Row, pack_row
 from resmgr.channel import ND_LOCAL, PID_SYSTEM, PULSE_DISCONNECT, ClientInfo, Kernel, Message, Pulse
 from resmgr.credentials import Credentials
 from resmgr.errors import errno_of
@@ -120,6 +121,9 @@ class Attachments:
         if operation == LIST:
             self._list(message, number)
             return
+        if operation == EXPORTS:
+            self._exports(message, number)
+            return
         if message.info.nd != ND_LOCAL:
             raise PermissionError(errno.EPERM, "only programs of this machine attach")
         if operation == ATTACH:
@@ -218,6 +222,36 @@ class Attachments:
         if first < len(rows) and not out:
             raise OSError(errno.EINVAL, "no room for one row")
         message.reply(len(rows), b"".join(out))
+
+    def _exports(self, message: Message, first: int) -> None:
+        policy, info = self._policy(), message.info
+        user = policy.user(info)
+        exports = policy.exports(info) if info.nd != ND_LOCAL else []
+        told: dict[str, object] = {
+            "local": info.nd == ND_LOCAL,
+            "user": None if isinstance(user, int) else user.uid,
+            "groups": [] if isinstance(user, int) else [user.gid, *user.groups],
+            "errno": user if isinstance(user, int) else 0,
+        }
+        rows: list[dict[str, object]] = []
+        data = json.dumps(told | {"exports": rows}).encode()
+        for _, export in exports[first:]:
+            rows.append(export_facts(export))
+            longer = json.dumps(told | {"exports": rows}).encode()
+            if len(longer) > message.reply_len:
+                break
+            data = longer
+        message.reply(len(exports), data)
+
+
+def export_facts(export: Export) -> dict[str, object]:
+    """What a client may know of an export that is for it."""
+    return {
+        "path": "/" + b"/".join(export.path).decode("utf-8", "backslashreplace"),
+        "verbs": sorted(verb.value for verb in export.verbs),
+        "devices": sorted(export.devices),
+        "setuid": export.setuid,
+    }
 
 
 def _program(pid: int) -> str:

@@ -9,7 +9,8 @@ To `(nd, PID_SYSTEM, CHID_ATTACH)`, network byte order:
 
 ATTACH (1): the sender's channel serves *path* from now on, for as long as the connection that the message came on. Flags are those of
 `resmgr.pathspace.Attach`. DETACH (2): not any more. LIST (3): rows from the given one on, as many as fit the reply, without path; the
-status is how many there are in all. The server's pid is the sender's, as its socket proved it.
+status is how many there are in all. The server's pid is the sender's, as its socket proved it. EXPORTS (4): what the asking user of
+another node may do with the files of this one, as JSON, exports from the given one on; the status is how many there are in all.
 
 A row: pid 4, uid 4, channel 4, flags 2, length of the path 2, length of the program's name 1; path, name.
 """
@@ -26,6 +27,7 @@ REQUEST = struct.Struct("!HHI")
 ATTACH = 1
 DETACH = 2
 LIST = 3
+EXPORTS = 4
 ROW = struct.Struct("!IIIHHB")
 LIST_LEN = 64 * 1024
 READ_ONLY = "=read"

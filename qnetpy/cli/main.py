@@ -39,6 +39,8 @@ COMMANDS = {
     "pidin": "the processes of nodes",
     "sin": "memory and processor time of processes; what nodes are and how busy",
     "slay": "end or signal processes of nodes, by name or number",
+    "exports": "what other nodes may do with this node's files, and this one with theirs; what was refused",
+    "access": "which rules decide about a user of another node and a file of this one",
     "suites": "the ciphers of this node's links; change them at run time",
     "mount": "load a driver or a protocol into the running io-pkt; list what is loaded",
     "umount": "unload a driver or a protocol of the running io-pkt",

@@ -55,6 +55,7 @@ def run(args: argparse.Namespace) -> int:
                 **({"discovery": _counted(discovery)} if any(discovery.values()) else {}),
                 **({"flood": flood} if flood else {}),
                 **({"endpoints": _counted(reach)} if any(reach.values()) else {}),
+                **({"refused": refused} if (refused := _refused(found["refused"])) else {}),
                 **({"faults": f"{_counted(failures)}; the log says more"} if failures else {}),
             }
         )
@@ -103,6 +104,10 @@ def _flood(told: object) -> str:
     if not told["times"]:
         return ""
     return f"{'now' if told['on'] else 'over'}, {told['times']} so far, about {told['shed']} frames screened away"
+
+
+def _refused(count: object) -> str:
+    return f"{count} requests for what is not exported; qnet exports --refused" if count else ""
 
 
 def _counted(numbers: dict[str, int]) -> str:

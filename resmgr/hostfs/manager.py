@@ -30,6 +30,7 @@ from resmgr.iofunc.handle import HANDLES_PER_CLIENT, HANDLES_PER_MANAGER
 from resmgr.iofunc.lanes import Lanes
 from resmgr.iofunc.manager import Manager
 from resmgr.iomsg import Target
+from resmgr.refusals import Refusals
 
 
 class HostFs(Running):
@@ -54,6 +55,7 @@ class HostFs(Running):
         self.policy = policy
         self.prefix = prefix
         self.dispatch = kernel.dispatch
+        self.refusals = Refusals(kernel.dispatch.now)
         fd = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         self.lanes = Lanes(kernel.dispatch)
         self.devices = Devices(os.fstat(fd).st_dev, self.lanes)

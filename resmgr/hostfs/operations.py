@@ -391,9 +391,9 @@ class Operations:
         try:
             dirfd2, name2, parent_scope2, owned2 = self._parent(base2, request.path2)
             old = _remove(parent_scope, name)
+            new = _make(parent_scope2, name2)
             if parent_scope2.pinned(name2):
                 raise OSError(errno.EBUSY, "an export begins there")
-            new = _make(parent_scope2, name2)
             if not new.verbs <= old.verbs or (request.flags & _EXCHANGE and not old.verbs <= new.verbs):
                 # The move would give the client more rights over the object than it has.
                 raise OSError(errno.EXDEV, "between exports")

@@ -10,9 +10,10 @@ import errno
 from collections.abc import Callable, Mapping
 from time import monotonic
 
-from resmgr.access import Policy, Scope
+from resmgr.access import NotExported, Policy, Scope
 from resmgr.channel import Message
 from resmgr.dispatch import Dispatch
+from resmgr.explain import what
 from resmgr.hostfs.device import Device, Devices
 from resmgr.hostfs.identity import Identity, Switch
 from resmgr.hostfs.locks import HostLocks
@@ -24,6 +25,7 @@ from resmgr.hostfs.streams import DeviceIo
 from resmgr.iofunc.handle import Handle
 from resmgr.iofunc.manager import Manager
 from resmgr.iorequest import ConnectRequest
+from resmgr.refusals import Refusals
 
 CLIENT_EXPIRY = 60.0
 """Seconds after which a client's mapping and exports are computed again (accounts may have changed)."""
@@ -48,6 +50,7 @@ class Running:
     manager: Manager[HostClient]
     ops: Operations
     counters: dict[str, int]
+    refusals: Refusals
 
     # ---- who and what
 
@@ -113,7 +116,7 @@ class Running:
                 message,
                 client,
                 (self.root, base or self.root, second or self.root),
-                lambda: self.switch.run(identity, operation, ops, place, request),
+                lambda: self.operate(client, identity, operation, ops, place, request),
                 lambda result: self.finish(message, client, result),
                 _discard,
                 waits.lane,
@@ -121,13 +124,24 @@ class Running:
             return
         start = monotonic()
         try:
-            result = self.switch.run(identity, operation, ops, place, request)
+            result = self.operate(client, identity, operation, ops, place, request)
         finally:
             device.took(monotonic() - start, now)
         if isinstance(result, bytes):
             message.reply(0, result)
         else:
             self.finish(message, client, result)
+
+    def operate(
+        self, client: HostClient, identity: Identity, operation: Operation, ops: Operations, place: HostHandle, request: ConnectRequest
+    ) -> Result:
+        """Carry it out as the client. Any thread."""
+        try:
+            return self.switch.run(identity, operation, ops, place, request)
+        except NotExported as refused:
+            policy, path = self.policy, refused.path
+            self.refusals.note(client.info, path, lambda: what(policy, client.info, path))
+            raise
 
     def at_risk(self, now: float) -> Mapping[bytes, int]:
         """Names of mount points that must not be touched inline; asked for once a turn."""

@@ -1,0 +1,122 @@
+"""Who is whom, what is exported, and the mounts of it, between real nodes: one cluster for all."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from qnetpy.testing import cluster as kit
+
+pytestmark = [pytest.mark.cluster, pytest.mark.priv]
+ANNA, BERT, CARL = 4001, 4002, 4003
+TOPOLOGY = f"""
+title = "shared files"
+users = [{{ name = "anna", uid = {ANNA} }}, {{ name = "bert", uid = {BERT} }}, {{ name = "carl", uid = {CARL} }}]
+[nodes.a]
+[nodes.c]
+[nodes.b.config.access]
+users = [
+    {{ mapping = "table", nodes = ["a"], users = {{ {ANNA} = "bert", {BERT} = "anna" }}, groups = {{ {ANNA} = "bert" }} }},
+    {{ mapping = "all:carl", nodes = ["c"] }},
+]
+exports = [
+    {{ path = "/tmp", verbs = ["read", "write"] }},
+    {{ path = "/tmp/hidden", verbs = [], nodes = ["c"] }},
+    {{ path = "/tmp/annas", verbs = ["read"], users = ["anna"] }},
+    {{ path = "/proc", verbs = ["read"] }},
+    {{ path = "/tmp/proc", verbs = ["read"] }},
+]
+"""
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[kit.Cluster]:
+    lacking = kit.missing(fuse=True)
+    if lacking:
+        pytest.skip(f"needs namespaces: {lacking}")
+    with kit.cluster(TOPOLOGY) as running:
+        for node in running.nodes:
+            running.run(node, "qnet", "nodes", "--wait", ",".join(other for other in running.nodes if other != node))
+        running.run("b", "sh", "-c", "chmod 1777 /tmp; mkdir -p /tmp/hidden /tmp/annas; echo secret > /tmp/hidden/s")
+        yield running
+
+
+def sh(nodes: kit.Cluster, node: str, script: str, user: str = "", check: bool = True) -> str:
+    """Standard output and error of a shell script on a node."""
+    argv = ["sh", "-c", script] if not user else ["setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups", "sh", "-c", script]
+    result = nodes.run(node, *argv, check=check)
+    return result.stdout + result.stderr
+
+
+def test_each_node_sees_its_own_names(nodes: kit.Cluster) -> None:
+    sh(nodes, "a", "echo x > /net/b/tmp/by-anna; mkdir /net/b/tmp/dir-of-anna; ln -s x /net/b/tmp/link-of-anna", "anna")
+    listed = sh(nodes, "a", "ls -ld /net/b/tmp/*anna", "anna")
+    assert [line.split()[2:4] for line in listed.splitlines()] == [["anna", "anna"]] * 3
+    there = sh(nodes, "b", "ls -ld /tmp/*anna")
+    assert [line.split()[2:4] for line in there.splitlines()] == [["bert", "bert"]] * 3
+    # For bert of a, who is anna there: the same owner, his own rights.
+    assert sh(nodes, "a", "stat -c '%U' /net/b/tmp/by-anna", "bert").split() == ["anna"]
+    assert "Permission denied" in sh(nodes, "a", "echo y >> /net/b/tmp/by-anna", "bert", check=False)
+    assert sh(nodes, "a", "stat -c '%U %G' /net/b/tmp", "anna").split() == ["root", "root"]
+    # chown goes the same way: to oneself is nothing, to others the kernel there refuses, to who is nobody there is no number.
+    assert sh(nodes, "a", "chown anna /net/b/tmp/by-anna && echo done", "anna") == "done\n"
+    assert "Operation not permitted" in sh(nodes, "a", "chown bert /net/b/tmp/by-anna", "anna", check=False)
+    assert "Invalid argument" in sh(nodes, "a", "chown carl /net/b/tmp/by-anna", "anna", check=False)
+    # Root is nobody, and sees it.
+    assert sh(nodes, "a", "touch /net/b/tmp/by-root; stat -c '%u' /net/b/tmp/by-root").split() == ["65534"]
+    assert sh(nodes, "b", "stat -c '%u' /tmp/by-root").split() == ["65534"]
+
+
+def test_where_everybody_is_one_user_files_are_ones_own(nodes: kit.Cluster) -> None:
+    assert sh(nodes, "c", "touch /net/b/tmp/shared; stat -c '%U %G' /net/b/tmp/shared", "anna").split() == ["anna", "anna"]
+    assert sh(nodes, "b", "stat -c '%U' /tmp/shared").split() == ["carl"]
+
+
+def test_set_id_bits_are_refused(nodes: kit.Cluster) -> None:
+    sh(nodes, "a", "cp /bin/true /net/b/tmp/program", "anna")
+    assert "Operation not permitted" in sh(nodes, "a", "chmod u+s /net/b/tmp/program", "anna", check=False)
+    assert sh(nodes, "a", "chmod g+s /net/b/tmp/dir-of-anna && echo done", "anna") == "done\n"
+
+
+def test_what_is_hidden_and_what_is_not_exported(nodes: kit.Cluster) -> None:
+    assert "hidden" in sh(nodes, "a", "ls /net/b/tmp")
+    assert sh(nodes, "a", "cat /net/b/tmp/hidden/s", "anna") == "secret\n"
+    assert "hidden" not in sh(nodes, "c", "ls -a /net/b/tmp")
+    for script in (
+        "cat /net/b/tmp/hidden/s",
+        "cat /net/b/tmp/annas/../hidden/s",
+        "mkdir /net/b/tmp/hidden",
+        "mv /net/b/tmp/shared /net/b/tmp/hidden",
+        "ln /net/b/tmp/shared /net/b/tmp/hidden/x",
+        "ln -s hidden/s /net/b/tmp/way; cat /net/b/tmp/way",
+    ):
+        assert "No such file or directory" in sh(nodes, "c", script, "carl", check=False), script
+    assert "Permission denied" in sh(nodes, "a", "cat /net/b/etc/passwd", check=False)
+    assert sh(nodes, "a", "ls /net/b").split() == ["dev", "proc", "tmp"]
+    refused = sh(nodes, "b", "qnet exports --refused")
+    assert "/etc  a     0           " in refused
+    assert "no export covers /etc for user 0 of node a" in refused
+    assert "requests for what is not exported; qnet exports --refused" in sh(nodes, "b", "qnet status")
+    # For one user only.
+    assert "Read-only file system" in sh(nodes, "a", "touch /net/b/tmp/annas/x", "bert", check=False)
+
+
+def test_rules_are_told(nodes: kit.Cluster) -> None:
+    told = sh(nodes, "a", "qnet exports b", "anna")
+    assert "nothing" not in told.partition("\n\n")[0]
+    assert f"on b this user is user {BERT}" in told
+    assert "/tmp" in told.partition("ON b")[2]
+    there = json.loads(sh(nodes, "c", "qnet exports --json b"))["there"]
+    assert {row["path"]: row["verbs"] for row in there["exports"]}["/tmp/hidden"] == []
+    assert "table" in sh(nodes, "b", "qnet exports a")
+    assert "all:carl" not in sh(nodes, "b", "qnet exports a")
+    checked = sh(nodes, "b", f"qnet access check --node a --user {ANNA} /tmp/by-anna")
+    assert "may:    read, write" in checked
+    assert f"[[access.users]] 1 (table): user {ANNA} there is user {BERT} here" in checked
+    assert "[[access.exports]] 1 (/tmp) allows read and write" in checked
+    assert "lets bert read, write" in checked
+    assert "nothing: it does not exist for them" in sh(nodes, "b", "qnet access check --node c --user anna /tmp/hidden/s", check=False)
+    assert "nothing: permission denied" in sh(nodes, "b", "qnet access check --node a /etc/shadow", check=False)
+    assert "only root" in sh(nodes, "b", "qnet access check --node a /etc/shadow", "anna", check=False)
