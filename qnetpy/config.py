@@ -16,6 +16,7 @@ from typing import Literal
 import attrs
 
 from qnetpy import settings
+from qnetpy.mountsource import parse_source
 from qnetpy.qos import QosError, parse_choice
 from qnetpy.settings import SettingsError, setting
 from resmgr.fuse.options import OptionError, parse_options
@@ -119,6 +120,15 @@ class Mount:
 
 
 @attrs.frozen
+class FurtherMount:
+    """One more mount, with options of its own. `qnet mount` makes them while the node runs."""
+
+    point: str = setting("Where it is mounted. The directory is made if it is missing.", "")
+    source: str = setting("What is mounted: NODE:/DIRECTORY. Empty: all of /net.", "")
+    options: str = setting("As `options` of [qnet.mount].", "")
+
+
+@attrs.frozen
 class Udp:
     """The UDP bearer, for nodes that no Ethernet joins."""
 
@@ -167,6 +177,7 @@ class Qnet:
     udp: Udp = setting("", Udp())
     timers: Timers = setting("", Timers())
     mount: Mount = setting("", Mount())
+    mounts: tuple[FurtherMount, ...] = setting("More mounts.", ())
 
 
 @attrs.frozen
@@ -386,11 +397,28 @@ def check(config: Config, source: str = "configuration") -> Config:
             if not name.isdecimal():
                 raise wrong(f"access.users[{index}]", f"{name!r} is not a number: what the other node says is a number")
     _check_spawn(config.access.spawn, wrong)
-    try:
-        parse_options(config.qnet.mount.options)
-    except OptionError as error:
-        raise wrong("qnet.mount.options", str(error)) from None
+    _check_mounts(config, wrong)
     return config
+
+
+def _check_mounts(config: Config, wrong: Callable[[str, str], SettingsError]) -> None:
+    settings_of = [("qnet.mount", config.qnet.mount.options)]
+    points = [config.qnet.mount.point] if config.qnet.mount.enabled else []
+    for index, more in enumerate(config.qnet.mounts):
+        place = f"qnet.mounts[{index}]"
+        if not os.path.isabs(more.point) or os.path.normpath(more.point) in points:
+            raise wrong(f"{place}.point", f"{more.point!r}: an absolute path is needed, each once")
+        points.append(os.path.normpath(more.point))
+        try:
+            parse_source(more.source)
+        except ValueError as error:
+            raise wrong(f"{place}.source", str(error)) from None
+        settings_of.append((place, more.options))
+    for place, text in settings_of:
+        try:
+            parse_options(text)
+        except OptionError as error:
+            raise wrong(f"{place}.options", str(error)) from None
 
 
 def _check_spawn(spawn: Spawn, wrong: Callable[[str, str], SettingsError]) -> None:

@@ -14,6 +14,7 @@ import logging
 import os
 import resource
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import attrs
 
@@ -30,7 +31,7 @@ from qnetpy.discovery.zeroconf import ZeroconfDiscovery
 from qnetpy.enrol.service import EnrolmentService
 from qnetpy.members import commands
 from qnetpy.members.membership import Membership
-from qnetpy.netfs.mount import NetMount
+from qnetpy.netfs.mounts import NetMounts
 from qnetpy.netfs.stats import StatsFile
 from qnetpy.policy import announcers, attach_rules, policy, reserved_names, spawn_rules
 from qnetpy.prepared import PreparedQnet, QnetOptions, prepare
@@ -40,7 +41,6 @@ from qnetpy.settings import SettingsError
 from qnetpy.stuck import Stuck, summary
 from resmgr.access import Policy
 from resmgr.channel import Channel
-from resmgr.fuse.machine import Machine
 from resmgr.procmgr.inherit import catch_ignored_signals
 from stack.core.errors import ModuleError
 from stack.core.module import Context, Kind, Module
@@ -74,7 +74,7 @@ class LsmQnet:
         self._suites: tuple[str, ...] = ()
         """Chosen at run time; empty for those of the settings."""
         self._began = context.dispatch.now()
-        self._mount: NetMount | None = None
+        self._mounts: NetMounts | None = None
         self._undo: list[Callable[[], None]] = []
         """What gives the process its own settings back."""
         self._context = context
@@ -101,17 +101,23 @@ class LsmQnet:
             def status() -> dict[str, object]:
                 return self._status(qnet, zeroconf)
 
+            mounts = self._mounts = NetMounts(
+                *(context.dispatch, self.system.kernel, self.system.accounts, qnet.netfs.target),
+                lambda: self.system.namespace,
+            )
+            qnet.netfs.listeners.append(mounts.forget)
             verbs = commands.verbs(membership, enrolment, context.dispatch, zeroconf is not None)
             if isinstance(context.kept, KeptQnet):
                 self._set_suites(context.kept.suites)
             verbs |= {"suites": suites_verb(self._set_suites)}
-            stuck = Stuck(qnet, self._mounts)
+            stuck = Stuck(qnet, mounts.machines)
             access = AccessFacts(self.system, qnet.nodes)
             asks = {"waiting": stuck.waiting, "abort": stuck.abort, "exports": access.exports}
-            control = Control(status, lambda: facts.nodes(qnet), verbs | {"access": access.access}, os.geteuid(), asks)
+            verbs |= {"access": access.access, "mount": mounts.mount, "umount": mounts.umount}
+            control = Control(status, lambda: facts.nodes(qnet), verbs, os.geteuid(), asks)
             self._stats = StatsFile(self.system, status)
             self._control = self.system.kernel.channel(control.handle, chid=CHID_CONTROL, remote=False)
-            self._mount_net(qnet, prepared)
+            self._mount_net(mounts, prepared)
         except BaseException:
             self.detach()
             raise
@@ -176,20 +182,19 @@ class LsmQnet:
                 raise ModuleError(errno.EINVAL, str(error)) from None
             system.serve_processes(rules, settings.access.spawn.audit or os.path.join(settings.node.run_dir, "audit"))
 
-    def _mount_net(self, qnet: Qnet, prepared: PreparedQnet) -> None:
-        if not self._point:
-            return
-        mount, device = prepared.take_mount(self.system)
-        self._mount = NetMount(
-            self._context.dispatch, self.system.kernel, self.system.accounts, qnet.netfs.target, mount, device, self._ended
-        )
-        qnet.netfs.listeners.append(self._mount.forget)
-        if self.system.processes is not None:
-            self.system.processes.network = self._mount.point
+    def _mount_net(self, mounts: NetMounts, prepared: PreparedQnet) -> None:
+        if self._point:
+            mount, device = prepared.take_mount(self.system)
+            mounts.main = mounts.serve(mount, device, self._ended)
+            if self.system.processes is not None:
+                self.system.processes.network = mounts.main.point
+        for more in prepared.settings.qnet.mounts:
+            mounts.add(more.source, more.point, more.options, partial(_mounted, more.point))
 
     def _status(self, qnet: Qnet, zeroconf: ZeroconfDiscovery | None) -> dict[str, object]:
-        mount = self._mount
-        told = facts.status(qnet, self._context.stack, self._began, None if mount is None else mount.point)
+        mounts = self._mounts
+        assert mounts is not None
+        told = facts.status(qnet, self._context.stack, self._began, None if mounts.main is None else mounts.main.point)
         assert self._membership is not None
         members = commands.facts(self._membership, self._context.dispatch.wall())
         return told | {
@@ -197,30 +202,27 @@ class LsmQnet:
             "handshake": dict(qnet.machine.handshake_counters),
             "discovery": ({} if zeroconf is None else zeroconf.facts()) | ({} if qnet.ethernet is None else qnet.ethernet.facts()),
             "flood": qnet.screen.facts(),
-            "waiting": summary(qnet, self._mounts()),
+            "mounts": mounts.facts(),
+            "waiting": summary(qnet, mounts.machines()),
             "refused": 0 if self.system.files is None else self.system.files.refusals.count,
             "membership": members,
             "names": None if self.system.names is None else self.system.names.facts(),
         }
 
-    def _mounts(self) -> list[tuple[str, Machine]]:
-        return [] if self._mount is None else [(self._mount.point, self._mount.machine)]
-
     def _ended(self, reason: str) -> None:
         log.warning("%s is not mounted any more: %s", self._point, reason)
-        self._mount = None
+        if self._mounts is not None:
+            self._mounts.main = None
         if self.system.processes is not None:
             self.system.processes.network = ""
-        if self.qnet is not None:
-            self.qnet.netfs.listeners.clear()
 
     def detach(self) -> None:
         """`Attached`: idempotent."""
         if self.qnet is not None:
             self.qnet.netfs.listeners.clear()
-        if self._mount is not None:
-            self._mount.close()
-            self._mount = None
+        if self._mounts is not None:
+            self._mounts.close()
+            self._mounts = None
         if self._control is not None:
             self._control.destroy()
             self._control = None
@@ -245,6 +247,12 @@ class LsmQnet:
             self.system.set_policy(Policy(self.system.accounts))
         while self._undo:
             self._undo.pop()()
+
+
+def _mounted(point: str, why: str) -> None:
+    """A mount of the configuration was made, or *why* not; the node is up without it."""
+    if why:
+        log.error("[[qnet.mounts]] %s: %s", point, why)
 
 
 def _raise_open_files(hard: int) -> None:

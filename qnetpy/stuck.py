@@ -32,18 +32,18 @@ TOLD_MAX = 1000
 """Requests told at once, the oldest. What is left out is counted."""
 IDS_MAX = 256
 """Requests ended by one message."""
-Mounts = Callable[[], Sequence[tuple[str, Machine]]]
-"""The mounts that are there: where, and who serves them. Their order does not change."""
+Mounts = Callable[[], Sequence[tuple[int, str, Machine]]]
+"""The mounts that are there: a number that no other had before, where, and who serves them."""
 
 
-def waits(mounts: Sequence[tuple[str, Machine]]) -> Iterator[tuple[str, str, Outstanding]]:
+def waits(mounts: Sequence[tuple[int, str, Machine]]) -> Iterator[tuple[str, str, Outstanding]]:
     """Id, mount and request of all that wait."""
-    for number, (point, machine) in enumerate(mounts):
+    for number, point, machine in mounts:
         for request in machine.status():
             yield f"{number}.{request.unique}" if number else str(request.unique), point, request
 
 
-def summary(qnet: Qnet, mounts: Sequence[tuple[str, Machine]]) -> dict[str, dict[str, object]]:
+def summary(qnet: Qnet, mounts: Sequence[tuple[int, str, Machine]]) -> dict[str, dict[str, object]]:
     """By node: how many requests wait for it and for how many seconds the oldest does. For `qnet status`, which everybody may ask."""
     found: dict[str, list[float]] = {}
     for _, _, request in waits(mounts):
@@ -91,12 +91,12 @@ class Stuck:
             "nodes": self._nodes(mounts),
         }
 
-    def _nodes(self, mounts: Sequence[tuple[str, Machine]]) -> list[dict[str, object]]:
+    def _nodes(self, mounts: Sequence[tuple[int, str, Machine]]) -> list[dict[str, object]]:
         qnet = self._qnet
         now = qnet.now()
         waiting = summary(qnet, mounts)
         behind: dict[int, tuple[int, int]] = {}
-        for _, machine in mounts:
+        for _, _, machine in mounts:
             for nd, (files, size) in unwritten(machine).items():
                 before = behind.get(node_of(nd), (0, 0))
                 behind[node_of(nd)] = before[0] + files, before[1] + size
@@ -128,13 +128,14 @@ class Stuck:
         if not isinstance(ids, list) or len(ids) > IDS_MAX or not all(isinstance(one, str) for one in ids):
             return {"error": f"a list of at most {IDS_MAX} ids is needed"}
         mounts = self._mounts()
+        machines = {point: machine for _, point, machine in mounts}
         wanted = dict.fromkeys(ids)
         ended = []
         for ident, point, one in list(waits(mounts)):
             if ident not in wanted or not (everything or one.uid == uid):
                 continue
             code = errno.EHOSTDOWN if one.server[0] else errno.ECANCELED
-            if abort(dict(mounts)[point], one.unique, code):
+            if abort(machines[point], one.unique, code):
                 ended.append(ident)
                 log.info("user %d ends a request of process %d: %s of %s%s", uid, one.pid, one.operation.lower(), point, one.path)
         return {"aborted": ended, "unknown": [ident for ident in wanted if ident not in ended]}

@@ -1,6 +1,9 @@
-"""`qnet mount`: load a driver or a protocol module into a running io-pkt; without a module, list what is loaded.
+"""`qnet mount`: mount /net, or a part of it, once more with options of its own; load a driver or a protocol module into a running io-pkt;
+without arguments, list what is loaded and what is mounted.
 
-qnet mount -T io-pkt -o ifname=eth1 /lib/dll/devnp-packet.so       as in QNX
+qnet mount -o ro b:/srv /mnt/srv                                   a directory of node b
+qnet mount -o attr_valid=30 /mnt/net                               all of /net; -t qnet where the directory is not there yet
+qnet mount -T io-pkt -o ifname=eth1 /lib/dll/devnp-packet.so       as in QNX: a driver
 qnet mount -o ifname=eth1 packet                                   the same
 qnet mount -o ifname=eth1 --fault drop=5% --wrap pcap,file=F packet    wrappers, the first around the driver, the last outermost
 """
@@ -8,10 +11,11 @@ qnet mount -o ifname=eth1 --fault drop=5% --wrap pcap,file=F packet    wrappers,
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Mapping
 
-from qnetpy.cli import iopkt
+from qnetpy.cli import daemon, iopkt
 from qnetpy.cli.output import CommandError, as_json, table
 
 
@@ -24,7 +28,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     ):
         parser.add_argument(name, dest="wrap", action="append", default=[], type=take, metavar=metavar, help=what)
     parser.add_argument("--json", action="store_true", help="the same facts as JSON, for programs")
-    parser.add_argument("module", nargs="?", help="packet, lsm-qnet.so, a dotted path")
+    parser.add_argument("-t", dest="filesystem", choices=["qnet"], help="mount /net, whatever the arguments look like; alone: list mounts")
+    parser.add_argument(
+        "what", nargs="*", metavar="WHAT", help="[NODE:/DIRECTORY] DIRECTORY to mount on; or a module: packet, lsm-qnet.so, a dotted path"
+    )
 
 
 def _fault(text: str) -> list[str]:
@@ -37,11 +44,20 @@ def _wrapper(text: str) -> list[str]:
 
 
 def run(args: argparse.Namespace) -> int:
-    if args.module is None:
+    if not args.what:
         if args.wrap or args.options:
             raise CommandError("options and wrappers belong to a module: which one is to be loaded?", status=2)
         return _list(args)
-    made = iopkt.ask(args, "mount", module=args.module, options=",".join(args.options), wrap=args.wrap)
+    if is_filesystem(args):
+        if args.wrap or args.type or args.node:
+            raise CommandError("wrappers, -T and -n belong to a module, not to a mount of /net", status=2)
+        *source, point = args.what
+        made = daemon.ask("mount", args.config, source="".join(source), point=os.path.abspath(point), options=",".join(args.options))
+        if args.json:
+            print(as_json(made))
+        return 0
+    (module,) = args.what
+    made = iopkt.ask(args, "mount", module=module, options=",".join(args.options), wrap=args.wrap)
     if args.json:
         print(as_json(made))
         return 0
@@ -52,13 +68,39 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def is_filesystem(args: argparse.Namespace) -> bool:
+    """Whether a directory is to be mounted on, and no module loaded. CommandError for too many arguments."""
+    if len(args.what) > 2:
+        raise CommandError("[NODE:/DIRECTORY] DIRECTORY, or one module", status=2)
+    return bool(args.filesystem) or len(args.what) == 2 or (not args.type and not args.node and os.path.isdir(args.what[0]))
+
+
 def _list(args: argparse.Namespace) -> int:
-    found = iopkt.ask(args, "facts")
+    found = {} if args.filesystem else iopkt.ask(args, "facts")
+    mounts = _mounts(args)
     if args.json:
-        print(as_json({"name": found.get("name"), "modules": iopkt.listed(found.get("modules")), "absent": found.get("absent")}))
-    else:
+        modules = {"name": found.get("name"), "modules": iopkt.listed(found.get("modules")), "absent": found.get("absent")}
+        print(as_json((modules if found else {}) | {"mounts": mounts}))
+        return 0
+    if found:
         print(shown(found))
+    if found and mounts:
+        print()
+    if mounts or not found:
+        print(table([[one["point"], one["source"], one["options"] or "-"] for one in mounts], ("MOUNTED ON", "WHAT", "OPTIONS")))
     return 0
+
+
+def _mounts(args: argparse.Namespace) -> list[dict[str, object]]:
+    """Of the node that io-pkt is; an io-pkt without Qnet has none."""
+    if args.type or args.run_dir or args.node:
+        return []
+    try:
+        return iopkt.listed(daemon.ask("status", args.config).get("mounts"))
+    except CommandError:
+        if args.filesystem:
+            raise
+        return []
 
 
 def shown(found: Mapping[str, object]) -> str:

@@ -15,7 +15,7 @@ from resmgr.dispatch import Dispatch
 from resmgr.fuse.copies import CopyWatch
 from resmgr.fuse.machine import Machine
 from resmgr.fuse.mount import Mount, MountError
-from resmgr.fuse.options import FuseOptions, Permissions, reference_page
+from resmgr.fuse.options import WHOLE, FuseOptions, Part, Permissions, reference_page
 from resmgr.fuse.servers import KernelResolver
 from resmgr.fuse.session import Session
 from resmgr.fuse.usergroups import UserGroups
@@ -40,13 +40,16 @@ class NetMount:
         mount: Mount,
         device: int,
         on_end: Callable[[str], None],
+        part: Part = WHOLE,
     ) -> None:
         """*mount* and *device*, its open /dev/fuse, are this object's from now on."""
         self.point = mount.mountpoint
+        self.part = part
+        self.options = mount.options
         groups = UserGroups(accounts)
         self._mount = mount
         self.machine = Machine(
-            dispatch, KernelResolver(kernel, groups.of), root, mount.options, os.fsencode(mount.mountpoint), groups=groups
+            dispatch, KernelResolver(kernel, groups.of), root, mount.options, os.fsencode(mount.mountpoint), part, groups=groups
         )
         self._session = Session(dispatch, device, self.machine, on_end)
         self._session.start()
@@ -54,7 +57,8 @@ class NetMount:
 
     def forget(self, name: bytes) -> None:
         """What the kernel believes of the entry *name* of /net is not to be believed any more."""
-        self._session.invalidate_entry(ROOT_NODE, name)
+        if not self.part.names:
+            self._session.invalidate_entry(ROOT_NODE, name)
 
     def close(self) -> None:
         """Unmount, also while in use: programs inside get ENOTCONN. Idempotent."""
@@ -75,7 +79,8 @@ def options_page() -> str:
     """docs/reference/mount-options.md; a test compares."""
     return (
         "# Mount options\n\n"
-        "Of `[qnet.mount] options` in the configuration: words and `name=value`, separated by commas, later ones win. Made from\n"
-        "`resmgr/fuse/options.py`, the one table of them. Times are seconds, sizes bytes or with K and M. nosuid and nodev always hold:\n"
-        "what another machine says of its files gives no rights here.\n\n" + reference_page(NET_OPTIONS)
+        "Of `-o` of `qnet mount` and `mount -t qnet`, of `options` of `[qnet.mount]` and `[[qnet.mounts]]` in the configuration: words\n"
+        "and `name=value`, separated by commas, later ones win. Made from `resmgr/fuse/options.py`, the one table of them. Times are\n"
+        "seconds, sizes bytes or with K and M. nosuid and nodev always hold: what another machine says of its files gives no rights here.\n"
+        "How to mount: [howto/mounts.md](../howto/mounts.md).\n\n" + reference_page(NET_OPTIONS)
     )

@@ -87,7 +87,7 @@ class ReadAhead:
         """The server found the name of a LOOKUP in the request's directory: perhaps more will be asked there."""
         node = request.node
         connection = request.connection
-        if node.parent is None or request.base is not node or self._limit <= 0 or self._valid <= 0:
+        if (node.parent is None and not node.above) or request.base is not node or self._limit <= 0 or self._valid <= 0:
             # In the mount's root lie other managers, and a redirect leads away.
             return
         now = self._core.dispatch.now()

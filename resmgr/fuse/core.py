@@ -28,7 +28,7 @@ from resmgr.fuse.formats import AttrTuple, Opcode
 from resmgr.fuse.handles import Handles
 from resmgr.fuse.inode import STREAMS, File, Node, NodeTable, Server
 from resmgr.fuse.onward import onward, third_node
-from resmgr.fuse.options import FuseOptions
+from resmgr.fuse.options import FuseOptions, Part
 from resmgr.fuse.request import Outstanding, Request, Step
 from resmgr.fuse.servers import Resolver, Servers, User
 from resmgr.fuse.stuck import waiting
@@ -63,10 +63,11 @@ class Found(NamedTuple):
 class Core(Answers):
     """What the operations stand on; `Machine` adds their table and the entry point."""
 
-    def __init__(self, dispatch: Dispatch, resolver: Resolver, root: Target, options: FuseOptions, mountpoint: bytes) -> None:
+    def __init__(self, dispatch: Dispatch, resolver: Resolver, root: Target, options: FuseOptions, mountpoint: bytes, part: Part) -> None:
         self.dispatch = dispatch
         super().__init__(options)
         self.mountpoint = mountpoint
+        self.part = part
         self.requests: Counter[int] = Counter()
         """Requests by opcode."""
         self.files: dict[int, File] = {}
@@ -85,6 +86,7 @@ class Core(Answers):
         self.servers = Servers(resolver, root)
         self.handles = Handles(dispatch, options.handles_max, self.drops)
         self.nodes = NodeTable(self.servers.root, self._node_leaves)
+        self.nodes.root.above = part.names
         self.ahead = ReadAhead(self)
         self.servers.on_death = self.ahead.forget_connection
 
@@ -117,7 +119,7 @@ class Core(Answers):
         """Send the request's message, after a walk if the base handle is missing."""
         base = request.base
         assert base is not None
-        if base.parent is None and request.kind == CONNECT:
+        if base.parent is None and request.kind == CONNECT and not base.above:
             # The root's names are resolved by the root's server, whoever serves the root directory itself.
             connection = self.servers.connect(self.servers.root, request.user)
             handle = 0

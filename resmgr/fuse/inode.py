@@ -62,6 +62,7 @@ class Node:
     """See the head of this file. `attr` is the last that the server said, at `attr_at`; `told` is what the kernel was last told of it."""
 
     __slots__ = (
+        "above",
         "ahead",
         "aliases",
         "attr",
@@ -91,6 +92,8 @@ class Node:
         self.nodeid = nodeid
         self.parent = parent
         self.name = name
+        self.above: tuple[bytes, ...] = ()
+        """Of the root: names that lead to it from the mounted manager's."""
         self.named = True
         """Whether (parent, name) is believed to lead to it; False after it was removed or replaced."""
         self.aliases: list[tuple[Node, bytes]] | None = None

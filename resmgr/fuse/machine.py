@@ -17,7 +17,7 @@ from resmgr.fuse import attributes, directory, files, formats, ioctl, locking, n
 from resmgr.fuse.behind import Behind
 from resmgr.fuse.core import Core
 from resmgr.fuse.formats import BODY, MAJOR, MINOR_MAX, MINOR_MIN, Init, Opcode
-from resmgr.fuse.options import FuseOptions
+from resmgr.fuse.options import WHOLE, FuseOptions, Part
 from resmgr.fuse.request import Request
 from resmgr.fuse.servers import Resolver
 from resmgr.fuse.usergroups import UserGroups
@@ -110,8 +110,8 @@ class FuseStatistics:
 class Machine(Core):
     """Turns kernel requests into messages. `receive` takes one request; answers are in `output`, also those that come later (`on_output`).
 
-    *root* is the manager that is mounted, its handle 0 the root directory. *mountpoint* is only used to show absolute links of other nodes.
-    *groups*: whose users' requests wait until it knows them.
+    *root* is the manager that is mounted, its handle 0 the root directory, or what *part* says. *mountpoint* is only used to show absolute
+    links of other nodes. *groups*: whose users' requests wait until it knows them.
     """
 
     def __init__(
@@ -121,11 +121,12 @@ class Machine(Core):
         root: Target,
         options: FuseOptions | None = None,
         mountpoint: bytes = b"",
+        part: Part = WHOLE,
         *,
         groups: UserGroups | None = None,
     ) -> None:
         self._groups = groups
-        super().__init__(dispatch, resolver, root, FuseOptions() if options is None else options, mountpoint)
+        super().__init__(dispatch, resolver, root, FuseOptions() if options is None else options, mountpoint, part)
         self.minor = 0
         """Negotiated; 0 before INIT."""
         self.on_end: Callable[[str], None] = lambda reason: None

@@ -229,5 +229,7 @@ def root_of(core: Core, node: Node) -> bytes:
     top = node
     while top.parent is not None and top.parent.server.key[0] == nd:
         top = top.parent
+    if top.above:
+        return core.part.links
     path = top.path()
     return core.mountpoint if path == b"/" else core.mountpoint.rstrip(b"/") + path

@@ -51,6 +51,7 @@ def name_at_node(connection: Connection, base: Node | None, handle: int, path: b
             return None
         names.append(node.name)
         node = node.parent
+    names.extend(reversed(node.above[1:]))
     ancestor: Node | None = node
     while ancestor is not None:
         visited.add(node_of(ancestor.server.key[0]))

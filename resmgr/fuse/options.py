@@ -28,6 +28,18 @@ class Permissions(enum.Enum):
     """Only the server checks: for trees whose owners are other people's numbers."""
 
 
+@attrs.frozen
+class Part:
+    """What of the mounted manager's tree is the mount's root directory: `names` lead there, none for all of it. `links`: the path under
+    which this machine sees the node that serves it, for absolute symbolic links of that node; empty: they are shown as they are."""
+
+    names: tuple[bytes, ...] = ()
+    links: bytes = b""
+
+
+WHOLE = Part()
+
+
 def option(
     doc: str,
     default: T,

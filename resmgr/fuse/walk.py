@@ -40,12 +40,13 @@ def walk(core: Core, request: Request, target: Node) -> None:
         if parent is None:
             connection = core.servers.connect(core.servers.root, user)
             handle = 0
+            names.extend(reversed(node.above))
             break
         if not node.named:
             core.error(request, errno.ESTALE)
             return
         names.append(node.name)
-        if parent.parent is not None:
+        if parent.parent is not None or parent.above:
             connection = core.servers.connect(parent.server, user)
             held = parent.handles.get(connection)
             if held is not None:
@@ -56,7 +57,9 @@ def walk(core: Core, request: Request, target: Node) -> None:
     while len(path := b"/".join(names)) > PATH_MAX:
         # In steps: a directory on the way gets its handle first.
         names.pop()
-        assert target.parent is not None
+        if target.parent is None:
+            core.error(request, errno.ENAMETOOLONG)
+            return
         target = target.parent
     core.drops["walks"] += 1
     _Walk(core, request, target, origin).send(connection, handle, path)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from qnetpy.testing import cluster as kit
+from qnetpy.testing.cluster import wait_for
 
 pytestmark = [pytest.mark.cluster, pytest.mark.priv]
 ANNA, BERT, CARL = 4001, 4002, 4003
@@ -15,6 +16,12 @@ TOPOLOGY = f"""
 title = "shared files"
 users = [{{ name = "anna", uid = {ANNA} }}, {{ name = "bert", uid = {BERT} }}, {{ name = "carl", uid = {CARL} }}]
 [nodes.a]
+[[nodes.c.config.qnet.mounts]]
+point = "/tmp/of-b"
+source = "b:/tmp"
+options = "ro"
+[[nodes.c.config.qnet.mounts]]
+point = "/proc/no/such/place"
 [nodes.c]
 [nodes.b.config.access]
 users = [
@@ -120,3 +127,63 @@ def test_rules_are_told(nodes: kit.Cluster) -> None:
     assert "nothing: it does not exist for them" in sh(nodes, "b", "qnet access check --node c --user anna /tmp/hidden/s", check=False)
     assert "nothing: permission denied" in sh(nodes, "b", "qnet access check --node a /etc/shadow", check=False)
     assert "only root" in sh(nodes, "b", "qnet access check --node a /etc/shadow", "anna", check=False)
+
+
+def test_mounts_with_options_of_their_own(nodes: kit.Cluster) -> None:
+    assert sh(nodes, "b", "mkdir -p /tmp/tree/sub; echo one > /tmp/tree/f; ln -s /tmp/tree/f /tmp/tree/abs; chmod -R a+w /tmp/tree") == ""
+    assert sh(nodes, "a", "mkdir /tmp/m; qnet mount -o ro,attr_valid=5 b:/tmp/tree /tmp/m") == ""
+    assert "rw" not in sh(nodes, "a", "grep ' /tmp/m ' /proc/mounts").split()[3].split(",")
+    assert sh(nodes, "a", "cat /tmp/m/f; ls /tmp/m/sub/..; readlink /tmp/m/abs; cat /tmp/m/abs", "anna").split() == [
+        "one",
+        *("abs", "f", "sub"),
+        "/net/b/tmp/tree/f",
+        "one",
+    ]
+    assert "Read-only file system" in sh(nodes, "a", "touch /tmp/m/f", "anna", check=False)
+    # The same directory by /net has other options; two users of one mount have their own rights.
+    assert sh(
+        nodes, "a", "echo two > /net/b/tmp/tree/f; chmod 600 /net/b/tmp/tree/sub; mkdir /net/b/tmp/tree/new", "anna", check=False
+    ) == ("chmod: changing permissions of '/net/b/tmp/tree/sub': Operation not permitted\n")
+    assert sh(nodes, "a", "stat -c %U /tmp/m/new", "bert").split() == ["anna"]
+    assert "only root and the daemon's user" in sh(nodes, "a", "qnet mount -t qnet /tmp/whole", "bert", check=False)
+    assert sh(nodes, "a", "qnet mount -t qnet -o noexec /tmp/whole; ls /tmp/whole").split() == ["a", "b", "c"]
+    listed = sh(nodes, "a", "qnet mount -t qnet")
+    rows = {line.split()[0]: line.split()[1:] for line in listed.splitlines()[1:]}
+    assert rows == {"/net": ["/net", "-"], "/tmp/m": ["b:/tmp/tree", "ro,attr_valid=5"], "/tmp/whole": ["/net", "noexec"]}
+    assert "/tmp/whole" in sh(nodes, "a", "qnet mount")
+    for command, why in (
+        ("qnet mount b:/tmp /tmp/m", "/tmp/m is a mount of this node already"),
+        ("qnet mount -o or b:/tmp /tmp/x", "there is no mount option 'or'"),
+        ("qnet mount b/tmp /tmp/x", "'b/tmp': NODE:/DIRECTORY expected"),
+        ("qnet mount b:/../tmp /tmp/x", "has a dot component"),
+        ("qnet umount -t qnet /tmp/x", "/tmp/x is no mount of this node"),
+        ("qnet mount -t qnet /proc/no/such", "No such file or directory"),
+    ):
+        assert why in sh(nodes, "a", command, check=False)
+    # By qnet, also while it is in use, and by anybody else.
+    assert sh(nodes, "a", "cd /tmp/m/sub; qnet umount /tmp/m; umount /tmp/whole; grep -c ' /tmp/' /proc/mounts", check=False) == "0\n"
+    wait_for(lambda: len(json.loads(sh(nodes, "a", "qnet mount -t qnet --json"))["mounts"]) == 1, 5.0)
+
+
+def test_mounts_of_the_configuration_and_of_fstab(nodes: kit.Cluster) -> None:
+    assert sh(nodes, "c", "cat /tmp/of-b/by-anna", "carl").split() == ["x"]
+    assert "Read-only file system" in sh(nodes, "c", "touch /tmp/of-b/by-anna", "carl", check=False)
+    assert "[[qnet.mounts]] /proc/no/such/place: " in sh(nodes, "c", "cat /run/qnet/log")
+    # What is hidden by /net is hidden here.
+    assert "hidden" not in sh(nodes, "c", "ls /tmp/of-b")
+    script = "mkdir -p /tmp/f; python3 -m qnetpy.cli.fstab b:/tmp /tmp/f -s -o noauto,nofail,x-systemd.automount,ro && stat -fc %T /tmp/f"
+    assert sh(nodes, "a", script).split()[-1] in ("fuse", "fuseblk", "UNKNOWN")
+    sh(nodes, "a", "umount /tmp/f")
+    wait_for(lambda: sh(nodes, "a", "qnet mount -t qnet | wc -l").split() == ["2"], 5.0)
+
+
+def test_a_part_that_leads_on_to_a_third_node(nodes: kit.Cluster) -> None:
+    """A mount of another node's /net, and of a node that is gone and comes back."""
+    sh(nodes, "a", "mkdir -p /tmp/on; qnet mount c:/net /tmp/on")
+    assert sh(nodes, "a", "cat /tmp/on/b/tmp/by-anna", "anna").split() == ["x"]
+    assert "Too many levels" in sh(nodes, "a", "ls /tmp/on/a", "anna", check=False)
+    sh(nodes, "a", "qnet umount /tmp/on; qnet mount b:/tmp /tmp/on")
+    assert "by-anna" in sh(nodes, "a", "ls /tmp/on", "anna")
+    sh(nodes, "b", "qnet down; qnet up")
+    nodes.run("a", "qnet", "nodes", "--wait", "b")
+    assert sh(nodes, "a", "cat /tmp/on/by-anna; qnet umount /tmp/on", "") == "x\n"

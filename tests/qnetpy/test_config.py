@@ -125,3 +125,20 @@ def test_the_bearers_are_drivers(tmp_path: Path) -> None:
     assert (packet.driver, packet.options) == ("packet", "ifname=eth0")
     assert parse_options(UdpOptions, udp.options, "udp") == UdpOptions(("10.0.0.1", "fe80::1%eth0"), port=7, ethertype=0x88B6, mtu=1400)
     assert config.drivers(Config(), ["eth0"]) == (packet,)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('point = "mnt"', "qnet.mounts[0].point: 'mnt': an absolute path is needed, each once"),
+        ('point = "/net/"', "qnet.mounts[0].point: '/net/': an absolute path is needed, each once"),
+        ('point = "/mnt"\nsource = "b"', "qnet.mounts[0].source: 'b': NODE:/DIRECTORY expected, or nothing for all of /net"),
+        ('point = "/mnt"\noptions = "hardly"', "qnet.mounts[0].options: there is no mount option 'hardly'"),
+    ],
+)
+def test_further_mounts_are_checked(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "qnet.toml"
+    path.write_text(f"[[qnet.mounts]]\n{text}\n")
+    with pytest.raises(SettingsError) as caught:
+        config.load(path)
+    assert str(caught.value) == f"{path}: {message}"

@@ -1,0 +1,159 @@
+"""All mounts of a node: that of /net which its configuration asks for, and those that people ask for while it runs.
+
+mount(2) is called in a thread, since it looks at the mountpoint, which may lie on a file system that does not answer. Each mount is a
+session of its own with options of its own; they share nothing but the /net manager. What is unmounted by somebody
+else, by umount(8), is forgotten here when the kernel says so.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+from collections.abc import Callable, Mapping
+from itertools import count
+from weakref import WeakKeyDictionary
+
+import attrs
+
+from qnetpy.mountsource import parse_source, source_text
+from qnetpy.netfs.mount import NET_OPTIONS, NetMount
+from resmgr.channel import Kernel
+from resmgr.dispatch import Dispatch
+from resmgr.fuse.machine import Machine
+from resmgr.fuse.mount import Mount
+from resmgr.fuse.options import WHOLE, FuseOptions, OptionError, Part, options_text, parse_options
+from resmgr.iomsg import Target
+from resmgr.users import Accounts
+
+log = logging.getLogger(__name__)
+MOUNTS_MAX = 64
+"""Each has a thread that watches for copies of it."""
+Answer = Callable[[Mapping[str, object]], None]
+Request = Mapping[str, object]
+
+
+class NetMounts:
+    """Dispatch context. *namespace* tells the mount namespace of the node's users; None: mounting is not possible."""
+
+    def __init__(self, dispatch: Dispatch, kernel: Kernel, accounts: Accounts, root: Target, namespace: Callable[[], int | None]) -> None:
+        self._dispatch = dispatch
+        self._kernel = kernel
+        self._accounts = accounts
+        self._root = root
+        self._namespace = namespace
+        self._mounts: dict[str, NetMount] = {}
+        self._numbers: WeakKeyDictionary[NetMount, int] = WeakKeyDictionary()
+        self._next = count()
+        self._underway: set[str] = set()
+        self.main: NetMount | None = None
+        """The one of the configuration."""
+        self._closed = False
+
+    def serve(self, mount: Mount, device: int, on_end: Callable[[str], None], part: Part = WHOLE) -> NetMount:
+        """Serve what was mounted before."""
+        point = mount.mountpoint
+
+        def ended(reason: str) -> None:
+            self._mounts.pop(point, None)
+            on_end(reason)
+
+        made = self._mounts[point] = NetMount(self._dispatch, self._kernel, self._accounts, self._root, mount, device, ended, part)
+        self._numbers[made] = next(self._next)
+        return made
+
+    def forget(self, name: bytes) -> None:
+        """What is said of the entry *name* of /net may not be true any more."""
+        for mount in self._mounts.values():
+            mount.forget(name)
+
+    def machines(self) -> list[tuple[int, str, Machine]]:
+        """A number that no other mount had, mountpoint, and who answers the kernel."""
+        return [(self._numbers[mount], mount.point, mount.machine) for mount in self._mounts.values()]
+
+    def facts(self) -> list[dict[str, object]]:
+        """As JSON can say it."""
+        return [
+            {
+                "point": mount.point,
+                "source": source_text(mount.part.names) or "/net",
+                "options": options_text(mount.options, NET_OPTIONS),
+                "waiting": len(mount.machine.status()),
+            }
+            for mount in self._mounts.values()
+        ]
+
+    # ---- what the control channel is asked
+
+    def mount(self, request: Request, answer: Answer) -> None:
+        """`{"source": TEXT, "point": PATH, "options": TEXT}`."""
+        source, point, text = (request.get(name, "") for name in ("source", "point", "options"))
+        if not isinstance(source, str) or not isinstance(point, str) or not isinstance(text, str) or not os.path.isabs(point):
+            answer({"error": "a source, an absolute path and options are needed"})
+            return
+        try:
+            self.add(source, point, text, lambda why: answer({"error": why} if why else {"point": point}))
+        except ValueError as error:
+            answer({"error": str(error)})
+
+    def umount(self, request: Request, answer: Answer) -> None:
+        """`{"point": PATH}`."""
+        point = request.get("point")
+        mount = self._mounts.get(point) if isinstance(point, str) else None
+        if mount is None:
+            answer({"error": f"{point} is no mount of this node"})
+            return
+        self._mounts.pop(mount.point)
+        mount.close()
+        answer({"point": mount.point})
+
+    def add(self, source: str, point: str, text: str, done: Callable[[str], None]) -> None:
+        """Mount *source* on *point*, and tell *done* why not, or nothing. ValueError (`OptionError`) for what is no source or option."""
+        names = parse_source(source)
+        options = parse_options(text, NET_OPTIONS)
+        point = os.path.normpath(point)
+        if point in self._mounts or point in self._underway:
+            raise OptionError(f"{point} is a mount of this node already")
+        if len(self._mounts) + len(self._underway) >= MOUNTS_MAX:
+            raise OptionError(f"{MOUNTS_MAX} mounts are the most")
+        namespace = self._namespace()
+        if namespace is None:
+            raise OptionError("this daemon has no mount namespace of its own: it would wait for itself")
+        links = b"" if self.main is None or not names else os.fsencode(self.main.point) + b"/" + names[0]
+        part = Part(names, links)
+        options = _named(options, names)
+        mount = Mount(point, options, namespace)
+        self._underway.add(point)
+
+        def attach() -> int:
+            os.makedirs(point, 0o755, exist_ok=True)
+            return mount.attach()
+
+        def attached(device: int | BaseException) -> None:
+            self._underway.discard(point)
+            if isinstance(device, BaseException):
+                why = device.strerror if isinstance(device, OSError) and device.strerror else str(device)
+                done(why if isinstance(device, OSError) and device.errno != errno.EEXIST else f"{point}: {why}")
+                return
+            if self._closed:
+                mount.detach()
+                os.close(device)
+                done("the node ends")
+                return
+            self.serve(mount, device, lambda reason: log.info("%s is not mounted any more: %s", point, reason), part)
+            done("")
+
+        self._dispatch.call_blocking(attach, attached)
+
+    def close(self) -> None:
+        """Unmount all of them."""
+        self._closed = True
+        for mount in list(self._mounts.values()):
+            mount.close()
+        self._mounts.clear()
+        self.main = None
+
+
+def _named(options: FuseOptions, names: tuple[bytes, ...]) -> FuseOptions:
+    """With the source as mount(8) and df(1) show it."""
+    return attrs.evolve(options, source=source_text(names)) if names else options
