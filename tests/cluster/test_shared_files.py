@@ -33,7 +33,6 @@ exports = [
     {{ path = "/tmp/hidden", verbs = [], nodes = ["c"] }},
     {{ path = "/tmp/annas", verbs = ["read"], users = ["anna"] }},
     {{ path = "/proc", verbs = ["read"] }},
-    {{ path = "/tmp/proc", verbs = ["read"] }},
 ]
 """
 
@@ -187,3 +186,15 @@ def test_a_part_that_leads_on_to_a_third_node(nodes: kit.Cluster) -> None:
     sh(nodes, "b", "qnet down; qnet up")
     nodes.run("a", "qnet", "nodes", "--wait", "b")
     assert sh(nodes, "a", "cat /tmp/on/by-anna; qnet umount /tmp/on", "") == "x\n"
+
+
+def test_the_far_proc(nodes: kit.Cluster) -> None:
+    assert sh(nodes, "a", "head -1 /net/b/proc/1/status; cat /net/b/proc/qnetstats | head -1", "anna").splitlines()[1] == "node b"
+    daemon = sh(nodes, "b", "cat /run/qnet/lock").strip()
+    listed = sh(nodes, "a", "ls /net/b/proc", "anna").split()
+    assert {"1", "meminfo", "qnetstats", "qnetstats.json"} <= set(listed)
+    assert daemon not in listed
+    for path in (f"{daemon}/maps", f"{daemon}/fd", "self/maps", "thread-self/environ"):
+        assert "No such file or directory" in sh(nodes, "a", f"ls /net/b/proc/{path}", "anna", check=False)
+    assert "Permission denied" in sh(nodes, "a", "ls -l /net/b/proc/1/fd", "anna", check=False)
+    assert "Read-only" in sh(nodes, "a", "echo 1 > /net/b/proc/sys/vm/drop_caches", check=False)
