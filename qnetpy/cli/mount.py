@@ -100,7 +100,11 @@ def is_filesystem(args: argparse.Namespace) -> bool:
     """Whether a directory is to be mounted on, and no module loaded. CommandError for too many arguments."""
     if len(args.what) > 2:
         raise CommandError("[NODE:/DIRECTORY] DIRECTORY, or one module", status=2)
-    return bool(args.filesystem) or len(args.what) == 2 or (not args.type and not args.node and os.path.isdir(args.what[0]))
+    return (
+        bool(args.filesystem)
+        or len(args.what) == 2
+        or (not args.type and not args.node and "/" in args.what[0] and os.path.isdir(args.what[0]))
+    )
 
 
 def _list(args: argparse.Namespace) -> int:
