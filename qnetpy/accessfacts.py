@@ -13,8 +13,6 @@ import errno
 import os
 from collections.abc import Callable, Mapping
 
-from qnetpy.control import Asking
-from qnetpy.control import Verb as ControlVerb
 from qnetpy.nodes import NodeTable
 from resmgr.access import MappedUser, UserRule
 from resmgr.attachments import export_facts
@@ -33,18 +31,13 @@ class AccessFacts:
         self._system = system
         self._nodes = nodes
 
-    def asks(self) -> dict[str, Asking]:
-        return {"exports": self._exports}
-
-    def verbs(self) -> dict[str, ControlVerb]:
-        return {"access": self._access}
-
     def _info(self, node: str, uid: int, gid: int) -> ClientInfo:
         known = self._nodes.get(node)
         roles = frozenset[str]() if known is None else frozenset(known.roles)
         return ClientInfo(Nd(1), node, roles, Credentials(uid, gid), 0)
 
-    def _exports(self, request: Mapping[str, object], uid: int, everything: bool) -> Mapping[str, object]:
+    def exports(self, request: Mapping[str, object], uid: int, everything: bool) -> Mapping[str, object]:
+        """Everybody is told the same, but what was refused to whom is for root and the daemon's user."""
         policy, files = self._system.policy, self._system.files
         node = request.get("node")
         rows = []
@@ -69,14 +62,14 @@ class AccessFacts:
             ],
             "known": not isinstance(node, str) or self._nodes.get(node) is not None,
             "served": files is not None,
-            "refused": {} if files is None else files.refusals.facts(),
+            "refused": files.refusals.facts() if files is not None and everything else {},
         }
 
     def _for_node(self, node: str, nodes: frozenset[str], roles: frozenset[str]) -> bool:
         known = self._nodes.get(node)
         return (not nodes and not roles) or node in nodes or (known is not None and not roles.isdisjoint(known.roles))
 
-    def _access(self, request: Mapping[str, object], answer: Answer) -> None:
+    def access(self, request: Mapping[str, object], answer: Answer) -> None:
         node, uid, gid, path = (request.get(name) for name in ("node", "uid", "gid", "path"))
         if not isinstance(node, str) or not isinstance(uid, int) or not isinstance(gid, int) or not isinstance(path, str):
             answer({"error": "a node, a user's number, a group's and a path are needed"})

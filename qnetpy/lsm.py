@@ -116,8 +116,8 @@ class LsmQnet:
             verbs |= {"suites": suites_verb(self._set_suites)}
             stuck = Stuck(qnet, mounts.machines)
             access = AccessFacts(self.system, qnet.nodes)
-            verbs |= access.verbs() | {"mount": mounts.mount, "umount": mounts.umount}
-            asks = {"waiting": stuck.waiting, "abort": stuck.abort} | access.asks()
+            asks = {"waiting": stuck.waiting, "abort": stuck.abort, "exports": access.exports}
+            verbs |= {"access": access.access, "mount": mounts.mount, "umount": mounts.umount}
             control = Control(status, lambda: facts.nodes(qnet), verbs, os.geteuid(), asks)
             self._stats = StatsFile(self.system, status)
             self._control = self.system.kernel.channel(control.handle, chid=CHID_CONTROL, remote=False)
@@ -208,7 +208,7 @@ class LsmQnet:
             "flood": qnet.screen.facts(),
             "mounts": mounts.facts(),
             "waiting": summary(qnet, mounts.machines()),
-            "refused": {} if self.system.files is None else self.system.files.refusals.facts(),
+            "refused": 0 if self.system.files is None else self.system.files.refusals.count,
             "membership": members,
             "names": None if self.system.names is None else self.system.names.facts(),
         }

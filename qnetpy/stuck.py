@@ -32,19 +32,18 @@ TOLD_MAX = 1000
 """Requests told at once, the oldest. What is left out is counted."""
 IDS_MAX = 256
 """Requests ended by one message."""
-Served = Sequence[tuple[int, str, Machine]]
-"""The mounts that are there: a number that stays theirs, where, and who serves them."""
-Mounts = Callable[[], Served]
+Mounts = Callable[[], Sequence[tuple[int, str, Machine]]]
+"""The mounts that are there: a number that no other had before, where, and who serves them."""
 
 
-def waits(mounts: Served) -> Iterator[tuple[str, str, Outstanding]]:
+def waits(mounts: Sequence[tuple[int, str, Machine]]) -> Iterator[tuple[str, str, Outstanding]]:
     """Id, mount and request of all that wait."""
     for number, point, machine in mounts:
         for request in machine.status():
             yield f"{number}.{request.unique}" if number else str(request.unique), point, request
 
 
-def summary(qnet: Qnet, mounts: Served) -> dict[str, dict[str, object]]:
+def summary(qnet: Qnet, mounts: Sequence[tuple[int, str, Machine]]) -> dict[str, dict[str, object]]:
     """By node: how many requests wait for it and for how many seconds the oldest does. For `qnet status`, which everybody may ask."""
     found: dict[str, list[float]] = {}
     for _, _, request in waits(mounts):
@@ -92,7 +91,7 @@ class Stuck:
             "nodes": self._nodes(mounts),
         }
 
-    def _nodes(self, mounts: Served) -> list[dict[str, object]]:
+    def _nodes(self, mounts: Sequence[tuple[int, str, Machine]]) -> list[dict[str, object]]:
         qnet = self._qnet
         now = qnet.now()
         waiting = summary(qnet, mounts)

@@ -1,13 +1,12 @@
 """What clients of other nodes asked for and no export covers: remembered for people, one line in the log for each new one.
 
 A row is a node, a user of it and the outermost name that is not exported, so whoever walks a tree makes one. The table is bounded, the
-oldest goes; log lines are bounded in rate, and what is not logged is counted. Safe on any thread.
+oldest goes; log lines are bounded in rate, and what is not logged is counted. Dispatch context.
 """
 
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable
 
 import attrs
@@ -39,7 +38,6 @@ class Refusals:
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
         self._rows: dict[tuple[str, int, bytes], Refusal] = {}
-        self._lock = threading.Lock()
         self._bucket = TokenBucket(LINES_PER_SECOND, LINES_AT_ONCE)
         self.count = 0
         self.not_logged = 0
@@ -48,36 +46,32 @@ class Refusals:
         """*info* was refused *path*. *why* is asked for a new row only."""
         key = (info.node, info.credentials.uid, path)
         now = self._now()
-        with self._lock:
-            self.count += 1
-            row = self._rows.pop(key, None)
-            new = row is None
-            if row is None:
-                row = Refusal(*key, why(), 0, now)
-                if len(self._rows) >= ROWS_MAX:
-                    del self._rows[next(iter(self._rows))]
-            row.count += 1
-            row.at = now
-            self._rows[key] = row
-            logged = new and self._bucket.take(now)
-            if new and not logged:
+        self.count += 1
+        row = self._rows.pop(key, None)
+        if row is None:
+            row = Refusal(*key, why(), 0, now)
+            if len(self._rows) >= ROWS_MAX:
+                del self._rows[next(iter(self._rows))]
+            if self._bucket.take(now):
+                log.warning("refused to user %d of node %s: %r: %s", row.uid, row.node, path.decode("utf-8", "backslashreplace"), row.why)
+            else:
                 self.not_logged += 1
-        if logged:
-            log.warning("refused to user %d of node %s: %r: %s", row.uid, row.node, path.decode("utf-8", "backslashreplace"), row.why)
+        row.count += 1
+        row.at = now
+        self._rows[key] = row
 
     def facts(self) -> dict[str, object]:
         """As JSON can say it, the latest first."""
         now = self._now()
-        with self._lock:
-            rows = [
-                {
-                    "node": row.node,
-                    "uid": row.uid,
-                    "path": row.path.decode("utf-8", "backslashreplace"),
-                    "why": row.why,
-                    "count": row.count,
-                    "seconds": round(now - row.at, 1),
-                }
-                for row in reversed(self._rows.values())
-            ]
-            return {"count": self.count, "not_logged": self.not_logged, "rows": rows}
+        rows = [
+            {
+                "node": row.node,
+                "uid": row.uid,
+                "path": row.path.decode("utf-8", "backslashreplace"),
+                "why": row.why,
+                "count": row.count,
+                "seconds": round(now - row.at, 1),
+            }
+            for row in reversed(self._rows.values())
+        ]
+        return {"count": self.count, "not_logged": self.not_logged, "rows": rows}

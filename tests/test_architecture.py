@@ -170,6 +170,7 @@ ARROWS = {
         "resmgr.nodes",
         "resmgr.procmgr",
         "qnetpy",
+        "qnetpy.netfs",
         "qnetpy.identity",
         "qnetpy.cluster",
         "qnetpy.enrol",

@@ -33,6 +33,8 @@ def run(args: argparse.Namespace) -> int:
     if args.refused:
         refused = here["refused"]
         assert isinstance(refused, dict)
+        if not refused and here["served"]:
+            raise CommandError("only root and the daemon's user are told what was refused", "sudo qnet exports --refused")
         print(as_json(refused) if args.json else shown_refused(refused))
         return 0
     there: Fact | None = None

@@ -3,6 +3,7 @@ without arguments, list what is loaded and what is mounted.
 
 qnet mount -o ro b:/srv /mnt/srv                                   a directory of node b
 qnet mount -o attr_valid=30 /mnt/net                               all of /net; -t qnet where the directory is not there yet
+qnet mount --own ~/b b:/srv -- make                                a mount for one command, by any user, seen by nobody else
 qnet mount -T io-pkt -o ifname=eth1 /lib/dll/devnp-packet.so       as in QNX: a driver
 qnet mount -o ifname=eth1 packet                                   the same
 qnet mount -o ifname=eth1 --fault drop=5% --wrap pcap,file=F packet    wrappers, the first around the driver, the last outermost
@@ -30,6 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="the same facts as JSON, for programs")
     parser.add_argument("-t", dest="filesystem", choices=["qnet"], help="mount /net, whatever the arguments look like; alone: list mounts")
     parser.add_argument(
+        "--own", metavar="DIRECTORY", help="mount there for one command, behind --, in a namespace of one's own: needs no rights"
+    )
+    parser.add_argument(
         "what", nargs="*", metavar="WHAT", help="[NODE:/DIRECTORY] DIRECTORY to mount on; or a module: packet, lsm-qnet.so, a dotted path"
     )
 
@@ -44,6 +48,8 @@ def _wrapper(text: str) -> list[str]:
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.own:
+        return _own(args)
     if not args.what:
         if args.wrap or args.options:
             raise CommandError("options and wrappers belong to a module: which one is to be loaded?", status=2)
@@ -68,11 +74,37 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _own(args: argparse.Namespace) -> int:
+    """`--own DIRECTORY [NODE:/DIRECTORY] -- COMMAND ...`."""
+    from qnetpy.mountsource import parse_source
+    from qnetpy.netfs import own
+    from qnetpy.netfs.mount import NET_OPTIONS
+    from resmgr.errors import ResmgrError
+
+    source = args.what.pop(0) if args.what and ":" in args.what[0] else ""
+    command = args.what or [os.environ.get("SHELL") or "/bin/sh"]
+    point = os.path.realpath(args.own)
+    try:
+        names, options = parse_source(source), own.parse_options(",".join(args.options), NET_OPTIONS)
+    except ValueError as error:
+        raise CommandError(str(error), status=2) from None
+    path = daemon.socket_path(args.config)
+    daemon.connect(args.config).close()
+    try:
+        return own.run(path, names, point, options, command)
+    except ResmgrError as error:
+        raise CommandError(f"{path}: {error.strerror or error}") from error
+
+
 def is_filesystem(args: argparse.Namespace) -> bool:
     """Whether a directory is to be mounted on, and no module loaded. CommandError for too many arguments."""
     if len(args.what) > 2:
         raise CommandError("[NODE:/DIRECTORY] DIRECTORY, or one module", status=2)
-    return bool(args.filesystem) or len(args.what) == 2 or (not args.type and not args.node and os.path.isdir(args.what[0]))
+    return (
+        bool(args.filesystem)
+        or len(args.what) == 2
+        or (not args.type and not args.node and "/" in args.what[0] and os.path.isdir(args.what[0]))
+    )
 
 
 def _list(args: argparse.Namespace) -> int:

@@ -106,9 +106,7 @@ def _flood(told: object) -> str:
     return f"{'now' if told['on'] else 'over'}, {told['times']} so far, about {told['shed']} frames screened away"
 
 
-def _refused(told: object) -> str:
-    assert isinstance(told, dict)
-    count = told.get("count", 0)
+def _refused(count: object) -> str:
     return f"{count} requests for what is not exported; qnet exports --refused" if count else ""
 
 

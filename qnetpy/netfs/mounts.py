@@ -11,6 +11,8 @@ import errno
 import logging
 import os
 from collections.abc import Callable, Mapping
+from itertools import count
+from weakref import WeakKeyDictionary
 
 import attrs
 
@@ -41,9 +43,9 @@ class NetMounts:
         self._root = root
         self._namespace = namespace
         self._mounts: dict[str, NetMount] = {}
+        self._numbers: WeakKeyDictionary[NetMount, int] = WeakKeyDictionary()
+        self._next = count()
         self._underway: set[str] = set()
-        self._numbers: dict[str, int] = {}
-        self._last = 0
         self.main: NetMount | None = None
         """The one of the configuration."""
         self._closed = False
@@ -51,14 +53,13 @@ class NetMounts:
     def serve(self, mount: Mount, device: int, on_end: Callable[[str], None], part: Part = WHOLE) -> NetMount:
         """Serve what was mounted before."""
         point = mount.mountpoint
-        self._last += 1
-        self._numbers[point] = self._last
 
         def ended(reason: str) -> None:
             self._mounts.pop(point, None)
             on_end(reason)
 
         made = self._mounts[point] = NetMount(self._dispatch, self._kernel, self._accounts, self._root, mount, device, ended, part)
+        self._numbers[made] = next(self._next)
         return made
 
     def forget(self, name: bytes) -> None:
@@ -66,12 +67,9 @@ class NetMounts:
         for mount in self._mounts.values():
             mount.forget(name)
 
-    def all(self) -> list[NetMount]:
-        return list(self._mounts.values())
-
     def machines(self) -> list[tuple[int, str, Machine]]:
-        """Number, mountpoint and machine of each; that of the configuration is 0, and no other number is used twice."""
-        return [(0 if one is self.main else self._numbers[one.point], one.point, one.machine) for one in self._mounts.values()]
+        """A number that no other mount had, mountpoint, and who answers the kernel."""
+        return [(self._numbers[mount], mount.point, mount.machine) for mount in self._mounts.values()]
 
     def facts(self) -> list[dict[str, object]]:
         """As JSON can say it."""

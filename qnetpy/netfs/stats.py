@@ -4,9 +4,8 @@ everything that `qnet status` shows.
 Names are QNX's where the same thing is counted (`nd_up`, `net_client`, `outbound_msgs`, ...), others say what they are; what belongs to one
 node or reason stands behind a dot. `grep '^drop' /net/*/proc/qnetstats` works.
 
-They are served by a tree that takes the place of the machine's own /proc in the pathname space: read through a daemon's rights, that one
-would show other nodes what no user may see. Clients of other nodes need an export with the verb read that covers the files, as for any
-other.
+They come after what the machine's own /proc has, as far as that is served. Clients of other nodes need an export with the verb read that
+covers the files, as for any other.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ from resmgr.access import MappedUser, Verb
 from resmgr.channel import ND_LOCAL, ClientInfo
 from resmgr.iofunc.node import local_or_nobody
 from resmgr.iofunc.static import tree
+from resmgr.pathspace import Attach
 from resmgr.system import System
 
 PATH = b"/proc/qnetstats"
@@ -37,7 +37,7 @@ class StatsFile:
         self._facts = facts
         files = {"qnetstats": self._text, "qnetstats.json": self._json}
         self._tree = tree(system.kernel, files, name="proc", user=self._reader)
-        self._attached = system.paths.attach(b"proc", self._tree.target)
+        self._attached = system.paths.attach(b"proc", self._tree.target, Attach.AFTER)
         system.guard(self._tree.channel)
 
     def _reader(self, info: ClientInfo) -> MappedUser | int:

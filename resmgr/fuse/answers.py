@@ -13,6 +13,7 @@ from stat import S_IFBLK, S_IFCHR, S_IFIFO, S_IFREG
 
 from resmgr.dispatch import Buffer
 from resmgr.fuse import formats
+from resmgr.fuse.formats import AttrTuple
 from resmgr.fuse.inode import STREAMS, Node
 from resmgr.fuse.options import FuseOptions
 from resmgr.fuse.request import Request, told
@@ -150,4 +151,11 @@ class Answers:
             mode = S_IFREG | mode & 0o7777
         node.told = attr
         node.fresh = False
+        if self.options.owner is not None:
+            attr = owned(attr, self.options.owner)
         return formats.attr_fields(attr, (attr[0] ^ node.server.salt) or 1, mode)
+
+
+def owned(attr: AttrTuple, owner: tuple[int, int]) -> AttrTuple:
+    """*attr* with another user and group."""
+    return (attr[0], attr[1], attr[2], owner[0], owner[1], attr[5], attr[6], attr[7], attr[8], attr[9], attr[10], attr[11], attr[12])

@@ -121,10 +121,6 @@ class Core(Answers):
         if node.ahead:
             self.ahead.forget_node(node)
 
-    def _server_gone(self, connection: Connection) -> None:
-        self.ahead.forget_connection(connection)
-        self.walking.forget_connection(connection)
-
     # ---- messages
 
     def on_base(

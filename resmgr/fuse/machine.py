@@ -119,8 +119,7 @@ class Machine(Core):
     """Turns kernel requests into messages. `receive` takes one request; answers are in `output`, also those that come later (`on_output`).
 
     *root* is the manager that is mounted, its handle 0 the root directory, or what *part* says. *mountpoint* is only used to show absolute
-    links of other nodes.
-    *groups*: whose users' requests wait until it knows them.
+    links of other nodes. *groups*: whose users' requests wait until it knows them.
     """
 
     def __init__(

@@ -151,6 +151,8 @@ class FuseOptions:
         least=1,
         most=65536,
     )
+    owner: tuple[int, int] | None = None
+    """User and group that everything is shown to belong to; None: as the servers tell."""
     source: str = "resmgr"
     subtype: str = "resmgr"
 

@@ -3,7 +3,8 @@
 An operation that a local file system answers from memory is done inline; a thread hop would cost ten times as much. But the dispatch must
 not wait for a disk or for another machine, so:
 
-- network and FUSE file systems are never touched inline, nor is the way across their mount points gone inline (`mountpoints`);
+- network and FUSE file systems are never touched inline, nor is the way across their mount points gone inline (`mountpoints`); nor is
+  /proc, where a read may wait for the pages and locks of another process, which may be pages that this daemon is to bring;
 - a file system on which an inline operation took longer than `SLOW` is left to worker threads for `REST` seconds, unless its files are
   pages in memory and nothing else;
 - what goes to threads goes there by the file system's lane (`resmgr.iofunc.lanes`): a dead one keeps a few threads, not all;
@@ -31,15 +32,18 @@ PAGES = frozenset({b"tmpfs", b"ramfs", b"devtmpfs"})
 INO_BITS = 48
 
 
+PROC = b"proc"
+
+
 def blocks(kind: bytes) -> bool:
     """Whether file systems of this kind wait for somebody else, who may never answer."""
-    return kind in NETWORK or kind.startswith(b"fuse.")
+    return kind in NETWORK or kind.startswith(b"fuse.") or kind == PROC
 
 
 class Device:
     """One file system."""
 
-    __slots__ = ("blocking_until", "kind", "lane", "memory", "nowait", "number", "salt")
+    __slots__ = ("blocking_until", "kind", "lane", "memory", "nowait", "number", "proc", "salt")
 
     def __init__(self, number: int, kind: bytes, salt: int, lanes: Lanes) -> None:
         self.number = number
@@ -47,6 +51,7 @@ class Device:
         self.salt = salt
         """Or-ed over the inode numbers of this device, so that they are unique in the served tree."""
         self.memory = kind in MEMORY
+        self.proc = kind == PROC
         self.nowait = True
         """RWF_NOWAIT has not been refused yet."""
         self.blocking_until = FOREVER if blocks(kind) else 0.0

@@ -11,6 +11,7 @@ from typing import Protocol
 from resmgr.access import Scope
 from resmgr.hostfs import syscalls
 from resmgr.hostfs.objects import HostHandle
+from resmgr.hostfs.ownproc import own
 from resmgr.iomsg import (
     ATTR,
     COOKIE_END,
@@ -134,6 +135,7 @@ def read_directory(attrs: Attributes, handle: HostHandle, cookie: int, size: int
         raise NotADirectoryError(errno.ENOTDIR, "not open as a directory")
     want = flags & READDIR_ATTRS
     salt = handle.device.salt
+    proc = handle.device.proc
     scope = handle.scope
     children = scope.children
     fd = handle.fd
@@ -152,7 +154,7 @@ def read_directory(attrs: Attributes, handle: HostHandle, cookie: int, size: int
         stat = os.stat
         while records := stream.rest():
             for taken, (ino, following, kind, name) in enumerate(records):
-                if name == b"." or name == b".." or not (everything or scope.step(name) is not None):
+                if name == b"." or name == b".." or not (everything or scope.step(name) is not None) or (proc and own(name)):
                     continue
                 length = len(name)
                 room -= fixed + length

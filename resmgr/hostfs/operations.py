@@ -23,6 +23,7 @@ from resmgr.hostfs import syscalls
 from resmgr.hostfs.device import Devices
 from resmgr.hostfs.objects import HostHandle, Opened
 from resmgr.hostfs.opened import PERMISSIONS, change, check_set_id, own_path, pack_statfs, read_directory, read_now
+from resmgr.hostfs.ownproc import refuse_own
 from resmgr.hostfs.special import Special
 from resmgr.hostfs.syscalls import OpenHow, openat2
 from resmgr.iomsg import (
@@ -141,12 +142,27 @@ class Operations:
         if cut < 0:
             if not path:
                 raise OSError(errno.EBUSY, "the base itself")
+            if base.device.proc:
+                refuse_own([path])
             return base.fd, path, scope, -1
         lead = path[:cut]
         if not (scope.fixed and scope.verbs):
             scope = scope.enter_all(lead.split(b"/"))
         fd = self._walk(base.fd, lead, _PARENT_HOW, _NODE | os.O_DIRECTORY)
+        self._refuse_own(fd, path)
         return fd, path[cut + 1 :], scope, fd
+
+    def _refuse_own(self, fd: int, path: bytes) -> None:
+        """Close *fd* and raise ENOENT if the *path* to it, or on from it by a name, leads through this process in /proc."""
+        names = [name for name in path.split(b"/") if name.isdigit()]
+        if not names:
+            return
+        try:
+            if self.devices.get(os.fstat(fd).st_dev).proc:
+                refuse_own(names)
+        except BaseException:
+            os.close(fd)
+            raise
 
     def _object(self, base: HostHandle, path: bytes) -> tuple[int, Scope]:
         """(new O_PATH descriptor, scope) of the object itself, a symbolic link included."""
@@ -155,9 +171,9 @@ class Operations:
             return os.dup(base.fd), scope
         if not (scope.fixed and scope.verbs):
             scope = scope.enter_all(path.split(b"/"))
-        if b"/" in path:
-            return self._walk(base.fd, path, _OBJECT_HOW, _NODE), scope
-        return os.open(path, _NODE, dir_fd=base.fd), scope
+        fd = self._walk(base.fd, path, _OBJECT_HOW, _NODE) if b"/" in path else os.open(path, _NODE, dir_fd=base.fd)
+        self._refuse_own(fd, path)
+        return fd, scope
 
     def _handle(self, fd: int, status: os.stat_result, scope: Scope, flags: int = os.O_PATH) -> HostHandle:
         return HostHandle(fd, scope, self.devices.get(status.st_dev), S_ISDIR(status.st_mode), flags)
@@ -170,6 +186,8 @@ class Operations:
         if not keep and path and b"/" not in path:
             scope = base.scope.enter(path)
             status = os.stat(path, dir_fd=base.fd, follow_symlinks=False)
+            if base.device.proc:
+                refuse_own([path])
             if status.st_mode & 0o170000 != 0o040000:
                 if not scope.verbs:
                     raise FileNotFoundError(errno.ENOENT, "not exported")

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Mapping
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING
 
 from resmgr.access import NotExported, Policy, Scope
 from resmgr.channel import Message
 from resmgr.dispatch import Dispatch
+from resmgr.errors import ResmgrError
 from resmgr.explain import what
 from resmgr.hostfs.device import Device, Devices
 from resmgr.hostfs.identity import Identity, Switch
@@ -121,7 +123,7 @@ class Running:
                 message,
                 client,
                 (self.root, base or self.root, second or self.root),
-                lambda: self.operate(client, identity, operation, ops, place, request),
+                lambda: self.in_thread(client, identity, operation, ops, place, request),
                 lambda result: self.finish(message, client, result),
                 _discard,
                 waits.lane,
@@ -129,7 +131,10 @@ class Running:
             return
         start = monotonic()
         try:
-            result = self.operate(client, identity, operation, ops, place, request)
+            result = self.switch.run(identity, operation, ops, place, request)
+        except NotExported as error:
+            self.refused(client, error.path)
+            raise
         finally:
             device.took(monotonic() - start, now)
         if isinstance(result, bytes):
@@ -137,16 +142,27 @@ class Running:
         else:
             self.finish(message, client, result)
 
-    def operate(
+    def in_thread(
         self, client: HostClient, identity: Identity, operation: Operation, ops: Operations, place: HostHandle, request: ConnectRequest
     ) -> Result:
-        """Carry it out as the client. Any thread."""
+        """Carry it out as the client, in a worker thread."""
         try:
             return self.switch.run(identity, operation, ops, place, request)
-        except NotExported as refused:
-            policy, path = self.policy, refused.path
-            self.refusals.note(client.info, path, lambda: what(policy, client.info, path))
+        except NotExported as error:
+            self.dispatch.call_from_thread(partial(self.refused, client, error.path))
             raise
+
+    def refused(self, client: HostClient, path: bytes) -> None:
+        """The client asked for what no export covers."""
+
+        def why() -> str:
+            try:
+                return what(self.policy, client.info, path)
+            except ResmgrError:
+                # The accounts that the rules name are being looked up again.
+                return "no export covers it"
+
+        self.refusals.note(client.info, path, why)
 
     def at_risk(self, now: float) -> Mapping[bytes, int]:
         """Names of mount points that must not be touched inline; asked for once a turn."""

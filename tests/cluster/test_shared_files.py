@@ -33,7 +33,6 @@ exports = [
     {{ path = "/tmp/hidden", verbs = [], nodes = ["c"] }},
     {{ path = "/tmp/annas", verbs = ["read"], users = ["anna"] }},
     {{ path = "/proc", verbs = ["read"] }},
-    {{ path = "/tmp/proc", verbs = ["read"] }},
 ]
 """
 
@@ -187,3 +186,40 @@ def test_a_part_that_leads_on_to_a_third_node(nodes: kit.Cluster) -> None:
     sh(nodes, "b", "qnet down; qnet up")
     nodes.run("a", "qnet", "nodes", "--wait", "b")
     assert sh(nodes, "a", "cat /tmp/on/by-anna; qnet umount /tmp/on", "") == "x\n"
+
+
+def test_the_far_proc(nodes: kit.Cluster) -> None:
+    assert sh(nodes, "a", "head -1 /net/b/proc/1/status; cat /net/b/proc/qnetstats | head -1", "anna").splitlines()[1] == "node b"
+    daemon = sh(nodes, "b", "cat /run/qnet/lock").strip()
+    listed = sh(nodes, "a", "ls /net/b/proc", "anna").split()
+    assert {"1", "meminfo", "qnetstats", "qnetstats.json"} <= set(listed)
+    assert daemon not in listed
+    for path in (f"{daemon}/maps", f"{daemon}/fd", "self/maps", "thread-self/environ"):
+        assert "No such file or directory" in sh(nodes, "a", f"ls /net/b/proc/{path}", "anna", check=False)
+    assert "Permission denied" in sh(nodes, "a", "ls -l /net/b/proc/1/fd", "anna", check=False)
+    assert "Read-only" in sh(nodes, "a", "echo 1 > /net/b/proc/sys/vm/drop_caches", check=False)
+
+
+def test_a_mount_of_ones_own_needs_no_rights(nodes: kit.Cluster) -> None:
+    sh(nodes, "a", "mkdir -p /tmp/own", "anna")
+    # As udev makes it; containers often have one for root only.
+    place = "mkdir /tmp/d; mount -t tmpfs d /tmp/d; mknod /tmp/d/fuse c 10 229; chmod 666 /tmp/d/fuse; mount --bind /tmp/d/fuse /dev/fuse"
+    sh(nodes, "a", place)
+    script = (
+        "qnet mount --own /tmp/own -o ro b:/tmp -- sh -c 'cat /tmp/own/by-anna; id -un; touch /tmp/own/new; exit 7'; echo $?; ls /tmp/own"
+    )
+    assert sh(nodes, "a", script, "anna").split("\n") == [
+        *("x", "anna", "7"),
+        "touch: cannot touch '/tmp/own/new': Read-only file system",
+        "",
+    ]
+    # All of /net, whatever the daemon has mounted; who he is there is known by the socket.
+    script = (
+        "qnet mount --own /tmp/own -- sh -c 'ls /tmp/own; echo mine > /tmp/own/b/tmp/own-of-anna; stat -c %U /tmp/own/b/tmp/own-of-anna'"
+    )
+    assert sh(nodes, "a", script, "anna").split() == ["a", "b", "c", "anna"]
+    assert sh(nodes, "b", "stat -c %U /tmp/own-of-anna").split() == ["bert"]
+    assert "Permission denied" in sh(
+        nodes, "a", "qnet mount --own /tmp/own -- sh -c 'echo x > /tmp/own/b/tmp/own-of-anna'", "bert", check=False
+    )
+    assert "NODE:/DIRECTORY expected" in sh(nodes, "a", "qnet mount --own /tmp/own b:srv -- true", "anna", check=False)

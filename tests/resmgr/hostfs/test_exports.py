@@ -14,7 +14,7 @@ from resmgr.access import Export
 from resmgr.errors import ResmgrError
 from resmgr.hostfs.manager import HostFs
 from resmgr.iomsg import SET_MODE, WANT_HANDLE, Connect, parse_dirents
-from resmgr.iorequest import SetAttr
+from resmgr.iorequest import ConnectRequest, SetAttr
 from resmgr.testing.hostdir import HostDirectory
 from resmgr.testing.ioclient import IoClient
 
@@ -378,7 +378,7 @@ def test_a_full_file_system_is_told_exactly(host: HostDirectory) -> None:
 @pytest.mark.priv
 def test_inode_numbers_are_unique_across_devices(host: HostDirectory) -> None:
     fs = HostFs(host.kernel, host.policy(), root="/")
-    client = IoClient(host.kernel, host.client().credentials, target=fs.target)
+    client = IoClient(host.kernel, host.client().credentials, target=fs.target, run=host._run)
     proc, dev = client.lookup(b"proc").attr, client.lookup(b"dev").attr
     root = client.lookup(b"").attr
     assert proc is not None
@@ -391,3 +391,67 @@ def test_inode_numbers_are_unique_across_devices(host: HostDirectory) -> None:
     entry = client.open(b"proc/version")
     assert client.read(entry.target, entry.ocb, 0, 4096).startswith(b"Linux")
     fs.destroy()
+
+
+def test_what_is_hidden_cannot_be_uncovered_by_moving_what_is_above(host: HostDirectory) -> None:
+    (host.root / "rw/a/secret").mkdir(parents=True)
+    (host.root / "rw/a/secret/s").write_bytes(b"secret")
+    (host.root / "rw/b").mkdir()
+    host.fs.set_policy(host.policy((Export("/rw", ["read", "write"]), Export("/rw/a/secret", []))))
+    far = host.remote("b")
+    for flags in (0, 1, 2):  # as it is, NOREPLACE, EXCHANGE
+        for old, new in ((b"rw/a", b"rw/c"), (b"rw/b", b"rw/a")):
+            with fails(errno.EBUSY):
+                far.connect(ConnectRequest(Connect.RENAME, flags, 0, old, path2=new))
+    attempts: list[Callable[[], object]] = [
+        lambda: far.two(Connect.RENAME, b"rw/a/secret", b"rw/c"),
+        lambda: far.two(Connect.RENAME, b"rw/b", b"rw/a/secret"),
+        lambda: far.two(Connect.RENAME, b"rw/b", b"rw/a/secret/b"),
+        lambda: far.two(Connect.LINK, b"rw/a/secret/s", b"rw/s"),
+        lambda: far.name(Connect.MKDIR, b"rw/a/secret"),
+        lambda: far.name(Connect.RMDIR, b"rw/a/secret"),
+        lambda: far.symlink(b"rw/a/secret", b"b"),
+        lambda: far.open(b"rw/a/secret", os.O_DIRECTORY),
+        lambda: far.lookup(b"secret", far.lookup(b"rw/a").handle),
+        lambda: far.setattr_path(b"rw/a/secret", SetAttr(SET_MODE, 0o777)),
+        lambda: far.name(Connect.ACCESS, b"rw/a/secret", mode=0),
+        lambda: far.statfs(b"rw/a/secret/s"),
+    ]
+    for attempt in attempts:
+        with fails(errno.ENOENT):
+            attempt()
+    assert far.names(b"rw/a") == set()
+    # A link is a text; whoever follows it asks again.
+    far.symlink(b"rw/way", b"a/secret/s")
+    with fails(errno.ELOOP):
+        far.open(b"rw/way")
+
+
+def test_hiding_holds_while_its_place_is_exchanged(host: HostDirectory) -> None:
+    """A local accomplice exchanges the hidden directory and an open one: by name it is never there, whatever has the name."""
+    for name in ("pub/secret", "pub/other"):
+        (host.root / name).mkdir(parents=True)
+        (host.root / name / "f").write_bytes(name.encode())
+    host.fs.set_policy(host.policy((Export("/pub", ["read"]), Export("/pub/secret", []))))
+    libc = ctypes.CDLL(None)
+    stop = threading.Event()
+
+    def swap() -> None:
+        here = os.open(host.root / "pub", os.O_RDONLY)
+        while not stop.is_set():
+            libc.renameat2(here, b"secret", here, b"other", 2)
+        os.close(here)
+
+    accomplice = threading.Thread(target=swap)
+    accomplice.start()
+    far = host.remote("b")
+    base = far.lookup(b"pub").handle
+    try:
+        for _ in range(200):
+            for path, handle in ((b"pub/secret/f", 0), (b"secret", base), (b"secret/f", base)):
+                with fails(errno.ENOENT):
+                    far.lookup(path, handle)
+            assert far.names(b"pub") <= {b"other"}
+    finally:
+        stop.set()
+        accomplice.join()

@@ -136,7 +136,7 @@ def test_proc_does_not_take_the_client_for_root(host: HostDirectory) -> None:
 
     fs = HostFs(host.kernel, host.policy(), root="/proc")
     try:
-        user = IoClient(host.kernel, host.client(1234).credentials, target=fs.target)
+        user = IoClient(host.kernel, host.client(1234).credentials, target=fs.target, run=host._run)
         with fails(errno.EACCES):
             user.open(b"sys/kernel/core_pattern", os.O_WRONLY)
         with fails(errno.EACCES):

@@ -20,6 +20,7 @@ MOUNTS = rb"""22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
 
 def test_names_at_risk() -> None:
     assert names_at_risk(MOUNTS) == {
+        b"proc": os.makedev(0, 5),
         b"far away\\": os.makedev(0, 40),
         b"doc": os.makedev(0, 41),
         b"pool": os.makedev(0, 42),
