@@ -6,8 +6,9 @@ managers hand on goes to a handle, got for it.
 
 Two questions are asked so often by what does not want to know that they have answers of their own:
 
-- `ls -l` asks each file for its ACL. After `NEED` such questions in one directory its server is asked once which entries have any extended
-  attributes; for `attr_valid` seconds the others have none. What was changed from here meanwhile is asked about again.
+- `ls -l` asks each file for its ACL and its label, `cp -a` and the like for all. After `NEED` such questions in one directory its server is
+  asked once which entries have any extended attributes; for `attr_valid` seconds the others have none. When something is made or changed
+  in it from here, that is forgotten.
 - The kernel asks for the length of `security.capability` before a write or truncation, to take capabilities away. The server's kernel does
   that (FUSE_HANDLE_KILLPRIV_V2), so for a file that is open for writing here the answer is that there are none.
 """
@@ -47,7 +48,8 @@ NEED = 2
 """Questions in one directory that had to be sent before its server is asked about all of it."""
 DIRECTORIES_MAX = 64
 """Directories of which the answer, at most 64 KiB, is kept; that of the oldest is dropped."""
-_ACL = b"system.posix_acl_"
+_LISTED = (b"user.", b"security.", b"trusted.", b"system.posix_acl_")
+"""Spaces of names whose attributes a listing of attributes tells."""
 _CAPABILITY = b"security.capability"
 _ACCMODE = 3
 
@@ -59,7 +61,7 @@ def getxattr(core: Core, request: Request, view: memoryview) -> None:
     if not room and name == _CAPABILITY and any(file.flags & _ACCMODE for file in node.files):
         core.error(request, errno.ENODATA)
         return
-    if name.startswith(_ACL) and _is_bare(core, request, node):
+    if name.startswith(_LISTED) and _is_bare(core, request, node):
         core.drops["xattr_known"] += 1
         core.error(request, errno.ENODATA)
         return
@@ -68,6 +70,13 @@ def getxattr(core: Core, request: Request, view: memoryview) -> None:
 
 def listxattr(core: Core, request: Request, view: memoryview) -> None:
     (room,) = formats.GETXATTR_IN.parse(view, BODY)
+    if _is_bare(core, request, request.node):
+        core.drops["xattr_known"] += 1
+        if room:
+            core.answer_data(request)
+        else:
+            core.answer(request, formats.GETXATTR_REPLY.pack(24, 0, request.unique, 0))
+        return
     _ask(core, request, XattrRequest(XATTR_LIST, size=room), min(room, XATTR_SIZE_MAX), _got)
 
 
