@@ -937,7 +937,7 @@ def test_status_lists_what_waits(rig: Rig) -> None:
 
     (waiting,) = rig.machine.status()
 
-    assert (waiting.operation, waiting.path, waiting.pid, waiting.age) == ("LOOKUP", "/d", PID, 2.0)
+    assert (waiting.operation, waiting.path, waiting.pid, waiting.age) == ("LOOKUP", "/d/f", PID, 2.0)
 
 
 # ---- redirects
