@@ -46,6 +46,9 @@ class Io(enum.IntEnum):
     READDIR = 0x140
     SETATTR = 0x141
     STATFS = 0x142
+    COPY = 0x143
+    SEEK = 0x144
+    XATTR = 0x145
     IDENTIFY = 0x147
 
 
@@ -65,6 +68,8 @@ class Connect(enum.IntEnum):
     SETATTR = 11
     ACCESS = 12
     STATFS = 13
+    XATTR = 14
+    TMPFILE = 15
     REOPEN = 16
 
 
@@ -75,6 +80,12 @@ PATH_MAX = 4096
 
 WANT_HANDLE = 1
 """LOOKUP flag: keep a base handle even for what is not a directory."""
+WANT_BIRTH = 2
+"""LOOKUP flag: `data` of the entry is the birth time as BIRTH; empty if the server does not know it."""
+STAT_BIRTH = 1
+"""STAT flag: the birth time follows the attributes, as BIRTH, if the server knows it."""
+BIRTH = struct.Struct("!q")
+"""Nanoseconds since the epoch."""
 UNLINK_DIRECTORY = 1
 READDIR_ATTRS = 1
 """READDIR flag: entries come with attributes."""
@@ -110,6 +121,30 @@ COOKIE_END = (1 << 64) - 1
 ACCESS = struct.Struct("!I")
 SPACE = struct.Struct("!IQQ")
 """fallocate mode, offset, length."""
+COPY = struct.Struct("!QQQQI")
+"""OCB of the destination, offset in the source, offset in the destination, length, flags (zero). The status are the bytes copied."""
+COPY_MAX = 128 * 1024 * 1024
+"""Bytes that one COPY copies at most; a longer one is cut, as a short write."""
+SEEK = struct.Struct("!IQ")
+"""SEEK_DATA or SEEK_HOLE (Linux's 3 and 4), offset. The reply is an offset, as OFFSET."""
+SEEK_DATA = 3
+SEEK_HOLE = 4
+OFFSET = struct.Struct("!Q")
+XATTR = struct.Struct("!IIHH")
+"""operation XATTR_*, size of the room for what is got (0: only its length is asked for, answered as LENGTH), length of the path (0 in an
+I/O message), length of the name. Path, name and value follow. The head's flags are Linux's: XATTR_CREATE 1, XATTR_REPLACE 2."""
+XATTR_GET = 1
+XATTR_SET = 2
+XATTR_LIST = 3
+"""Names, each with a zero byte behind it."""
+XATTR_REMOVE = 4
+XATTR_WHICH = 5
+"""On a directory: the names of its entries that have any extended attribute, each with a zero byte behind it. EFBIG: too many entries."""
+XATTR_SIZE_MAX = 65536
+"""Bytes of a value and of a list, as Linux has it: E2BIG."""
+XATTR_INLINE_MAX = 4096
+"""A longer value is not sent with a name but to a handle: path managers hand on messages of one first part."""
+LENGTH = struct.Struct("!I")
 DEVCTL = struct.Struct("!II")
 """command, length of the data; the data follows. The reply's status is the command's own result, its bytes the data given back."""
 NOTIFY = struct.Struct("!II")

@@ -16,6 +16,7 @@ from resmgr.dispatch import Buffer
 from resmgr.errors import BadMessage, ResmgrError
 from resmgr.iomsg import (
     ACCESS,
+    COPY,
     DEVCTL,
     LOCK,
     LOCK_SET,
@@ -34,6 +35,9 @@ from resmgr.iomsg import (
     RENAME,
     REOPEN,
     REQUEST,
+    SEEK,
+    SEEK_DATA,
+    SEEK_HOLE,
     SET_ATIME,
     SET_ATIME_NOW,
     SET_GID,
@@ -47,6 +51,12 @@ from resmgr.iomsg import (
     SYMLINK,
     TOKEN_MAX,
     WRITE,
+    XATTR,
+    XATTR_GET,
+    XATTR_LIST,
+    XATTR_SET,
+    XATTR_SIZE_MAX,
+    XATTR_WHICH,
     Connect,
     Io,
 )
@@ -108,6 +118,54 @@ class SetAttr:
 
 
 @attrs.define
+class XattrRequest:
+    """What to do with extended attributes. `flags` are XATTR_CREATE 1 and XATTR_REPLACE 2; `size` is the room for what is got."""
+
+    operation: int
+    name: bytes = b""
+    value: bytes = b""
+    size: int = 0
+    flags: int = 0
+
+    def pack(self, handle: int, path: bytes | None = None) -> bytes:
+        """The whole message: about *path*, or about what *handle* is if that is None."""
+        fixed = XATTR.pack(self.operation, self.size, len(path or b""), len(self.name))
+        if path is None:
+            head = REQUEST.pack(Io.XATTR, 0, self.flags, handle)
+        else:
+            head = REQUEST.pack(Io.CONNECT, Connect.XATTR, self.flags, handle)
+        return b"".join((head, fixed, path or b"", self.name, self.value))
+
+
+def parse_xattr(data: Buffer) -> tuple[bytes, XattrRequest]:
+    """path (empty in an I/O message) and request of XATTR. `ResmgrError` for names and values that Linux takes from nobody."""
+    try:
+        _, _, flags, _ = REQUEST.unpack_from(data)
+        operation, size, length, name_length = XATTR.unpack_from(data, HEAD)
+    except struct.error:
+        raise BadMessage("extended attribute cut short") from None
+    if not XATTR_GET <= operation <= XATTR_WHICH or flags & ~3:
+        raise BadMessage("extended attribute request of an unknown kind")
+    start = HEAD + XATTR.size
+    view = memoryview(data)
+    if len(view) < start + length + name_length:
+        raise BadMessage("extended attribute's name cut short")
+    path = check_path(bytes(view[start : start + length]))
+    start += length
+    name = bytes(view[start : start + name_length])
+    value = bytes(view[start + name_length :])
+    if b"\0" in name or bool(name) == (operation in (XATTR_LIST, XATTR_WHICH)) or (value and operation != XATTR_SET):
+        raise BadMessage("extended attribute request with what it has no use for")
+    if len(name) > NAME_MAX:
+        raise ResmgrError(errno.ERANGE)
+    if len(value) > XATTR_SIZE_MAX:
+        raise ResmgrError(errno.E2BIG)
+    if flags == 3 or (flags and operation != XATTR_SET):
+        raise ResmgrError(errno.EINVAL)
+    return path, XattrRequest(operation, name, value, min(size, XATTR_SIZE_MAX), flags)
+
+
+@attrs.define
 class ConnectRequest:
     """A connect message. `path` is relative to `handle`; `path2` is the second name of RENAME and LINK (relative to `handle2`), a symbolic
     link's text, or REOPEN's token. Fields that the subtype has no use for are zero. `flags` are open flags (OPEN, REOPEN), rename flags
@@ -125,12 +183,13 @@ class ConnectRequest:
     handle2: int = 0
     path2: bytes = b""
     change: SetAttr | None = None
+    xattr: XattrRequest | None = None
 
     def pack(self) -> bytes:
         """The whole message."""
         head = REQUEST.pack(Io.CONNECT, self.subtype, self.flags, self.handle)
         kind = self.subtype
-        if kind == Connect.OPEN:
+        if kind in (Connect.OPEN, Connect.TMPFILE):
             return b"".join((head, OPEN.pack(self.mode, self.umask, self.prefetch), self.path))
         if kind in (Connect.MKDIR, Connect.MKNOD):
             return b"".join((head, MAKE.pack(self.mode, self.umask, self.rdev), self.path))
@@ -142,6 +201,8 @@ class ConnectRequest:
             return b"".join((head, self.change.pack(), self.path))
         if kind == Connect.REOPEN:
             return b"".join((head, REOPEN.pack(len(self.path2)), self.path2, self.path))
+        if kind == Connect.XATTR and self.xattr is not None:
+            return self.xattr.pack(self.handle, self.path)
         if kind == Connect.ACCESS:
             return b"".join((head, ACCESS.pack(self.mode), self.path))
         return head + self.path
@@ -162,7 +223,7 @@ def parse_connect(data: Buffer) -> ConnectRequest:
         _, kind, flags, handle = REQUEST.unpack_from(data)
         if kind == Connect.LOOKUP:
             return ConnectRequest(kind, flags, handle, check_path(bytes(data[HEAD:])))
-        if kind == Connect.OPEN:
+        if kind in (Connect.OPEN, Connect.TMPFILE):
             mode, umask, prefetch = OPEN.unpack_from(data, HEAD)
             return ConnectRequest(kind, flags, handle, check_path(bytes(data[HEAD + OPEN.size :])), mode, umask, 0, prefetch)
         if kind in (Connect.MKDIR, Connect.MKNOD):
@@ -189,6 +250,9 @@ def parse_connect(data: Buffer) -> ConnectRequest:
         if kind == Connect.SETATTR:
             change = SetAttr.parse(data, HEAD)
             return ConnectRequest(kind, flags, handle, check_path(bytes(data[HEAD + SETATTR.size :])), change=change)
+        if kind == Connect.XATTR:
+            path, xattr = parse_xattr(data)
+            return ConnectRequest(kind, flags, handle, path, xattr=xattr)
         if kind == Connect.ACCESS:
             (mode,) = ACCESS.unpack_from(data, HEAD)
             return ConnectRequest(kind, flags, handle, check_path(bytes(data[HEAD + ACCESS.size :])), mode)
@@ -252,6 +316,37 @@ def parse_space(data: Buffer) -> tuple[int, int, int]:
     except struct.error:
         raise BadMessage("space cut short") from None
     return mode, offset, length
+
+
+def pack_copy(handle: int, destination: int, start: int, to: int, length: int) -> bytes:
+    """COPY from open file *handle* to open file *destination* of the same client."""
+    return REQUEST.pack(Io.COPY, 0, 0, handle) + COPY.pack(destination, start, to, length, 0)
+
+
+def parse_copy(data: Buffer) -> tuple[int, int, int, int]:
+    """destination OCB, offset in the source, offset in the destination, length of COPY."""
+    try:
+        destination, start, to, length, flags = COPY.unpack_from(data, HEAD)
+    except struct.error:
+        raise BadMessage("copy cut short") from None
+    if flags:
+        raise BadMessage("copy of an unknown kind")
+    return destination, start, to, length
+
+
+def pack_seek(handle: int, whence: int, offset: int) -> bytes:
+    return REQUEST.pack(Io.SEEK, 0, 0, handle) + SEEK.pack(whence, offset)
+
+
+def parse_seek(data: Buffer) -> tuple[int, int]:
+    """SEEK_DATA or SEEK_HOLE, offset of SEEK."""
+    try:
+        whence, offset = SEEK.unpack_from(data, HEAD)
+    except struct.error:
+        raise BadMessage("seek cut short") from None
+    if whence not in (SEEK_DATA, SEEK_HOLE):
+        raise BadMessage("seek of an unknown kind")
+    return whence, offset
 
 
 def pack_setattr(handle: int, change: SetAttr) -> bytes:

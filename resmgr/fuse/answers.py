@@ -119,10 +119,11 @@ class Answers:
             fields = formats.attr_fields(node.attr, fields[0], node.attr[1])
         self.emit(_ENTRY_REPLY(144, 0, request.unique, node.nodeid, 0, 0, 0, 0, 0, *fields))
 
-    def answer_attr(self, request: Request, node: Node) -> None:
+    def answer_attr(self, request: Request, node: Node, valid: Valid | None = None) -> None:
+        """Answer with attributes. *valid*: as for `entry_fields`."""
         if not request.answered:
             self._finish(request)
-            fields = self.entry_fields(node)
+            fields = self.entry_fields(node, valid)
             self.emit(_ATTR_REPLY(120, 0, request.unique, fields[3], fields[5], *fields[6:]))
 
     def entry_fields(self, node: Node, valid: Valid | None = None) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""GETATTR, SETATTR, ACCESS, STATFS.
+"""GETATTR, STATX, SETATTR, ACCESS, STATFS.
 
 A directory is asked by its base handle, an open file by its OCB when the same user has it open (right even if it was renamed or removed), a
 leaf by a LOOKUP of its name: if another object has the name now, the kernel gets ESTALE and looks at its names again.
@@ -26,12 +26,14 @@ from resmgr.fuse.formats import (
     FATTR_UID,
     NSEC,
     AttrTuple,
+    Opcode,
 )
 from resmgr.fuse.inode import File, Node, same_type
 from resmgr.fuse.request import Request
 from resmgr.iomsg import (
     ACCESS,
     ATTR,
+    BIRTH,
     REQUEST,
     SET_ATIME,
     SET_ATIME_NOW,
@@ -42,7 +44,9 @@ from resmgr.iomsg import (
     SET_SIZE,
     SET_UID,
     SETATTR,
+    STAT_BIRTH,
     STATFS,
+    WANT_BIRTH,
     Connect,
     Io,
 )
@@ -57,6 +61,7 @@ _BITS = (
     (FATTR_ATIME_NOW, SET_ATIME_NOW),
     (FATTR_MTIME_NOW, SET_MTIME_NOW),
 )
+NOT_VALID = (0, 0, 0, 0)
 TIME_MAX = (1 << 63) - 1
 _STAT = int(Io.STAT)
 _SETATTR = int(Io.SETATTR)
@@ -75,6 +80,53 @@ def getattr_(core: Core, request: Request, view: memoryview) -> None:
         core.on_file(request, file, (REQUEST.pack(_STAT, 0, 0, file.ocb),), ATTR.size, _got_attr)
     else:
         core.on_leaf(request, node, Connect.LOOKUP, 0, b"", ENTRY_MAX, _looked_at)
+
+
+def statx(core: Core, request: Request, view: memoryview) -> None:
+    """As GETATTR, with the birth time, which costs the server a system call more. Sent only for programs that ask for it."""
+    formats.STATX_IN.parse(view, BODY)
+    node = request.node
+    room = ATTR.size + BIRTH.size
+    if node.directory:
+        core.on_base(request, node, _STAT, 0, STAT_BIRTH, b"", b"", room, _born)
+        return
+    file = open_file(core, request, view)
+    if file is not None:
+        core.on_file(request, file, (REQUEST.pack(_STAT, 0, STAT_BIRTH, file.ocb),), room, _born)
+    else:
+        core.on_leaf(request, node, Connect.LOOKUP, WANT_BIRTH, b"", ENTRY_MAX, _looked_at)
+
+
+def _born(request: Request, status: int, reply: Buffer) -> None:
+    if status < 0:
+        request.core.failed(request, status)
+        return
+    view = memoryview(reply)
+    _take(request, parse_attr(view), _birth(view[ATTR.size :]))
+
+
+def _birth(data: Buffer) -> int | None:
+    if not len(data):
+        return None
+    try:
+        (born,) = BIRTH.unpack(data)
+    except struct.error:
+        raise BadMessage("birth time of another size") from None
+    return int(born)
+
+
+def _take(request: Request, attr: AttrTuple, born: int | None = None) -> None:
+    """The server told *attr* of the request's node: so is the kernel."""
+    core, node = request.core, request.node
+    if (attr[1] ^ node.mode) & 0o170000:
+        core.error(request, errno.ESTALE)
+        return
+    take_attr(node, attr, request.at)
+    if request.opcode != Opcode.STATX:
+        core.answer_attr(request, node)
+    elif not request.answered:
+        entry = core.entry_fields(node)
+        core.answer(request, formats.statx_reply(request.unique, (entry[3], entry[5]), entry[6:], born))
 
 
 def open_file(core: Core, request: Request, view: memoryview) -> File | None:
@@ -107,16 +159,10 @@ def take_attr(node: Node, attr: AttrTuple, now: float) -> None:
 
 
 def _got_attr(request: Request, status: int, reply: Buffer) -> None:
-    core = request.core
     if status < 0:
-        core.failed(request, status)
-        return
-    attr = parse_attr(reply)
-    if (attr[1] ^ request.node.mode) & 0o170000:
-        core.error(request, errno.ESTALE)
-        return
-    take_attr(request.node, attr, request.at)
-    core.answer_attr(request, request.node)
+        request.core.failed(request, status)
+    else:
+        _take(request, parse_attr(reply))
 
 
 def _looked_at(request: Request, status: int, reply: Buffer) -> None:
@@ -136,8 +182,7 @@ def _looked_at(request: Request, status: int, reply: Buffer) -> None:
             core.error(request, errno.ESTALE)
             return
         core.nodes.rebind(node, attr)
-    take_attr(node, attr, request.at)
-    core.answer_attr(request, node)
+    _take(request, attr, _birth(found.data))
 
 
 def setattr_(core: Core, request: Request, view: memoryview) -> None:
@@ -187,7 +232,11 @@ def _set(request: Request, status: int, reply: Buffer) -> None:
     elif node.pages is not None and (before[6] == attr[6] and (before[10] == attr[10] or request.extra & (SET_MTIME | SET_MTIME_NOW))):
         # Our own chmod or utimes moved the change value, not the data.
         node.pages = node.version() if node.pages[2:] == (before[10], before[6]) else None
-    core.answer_attr(request, node)
+    if request.extra:
+        core.answer_attr(request, node)
+    else:
+        # Set-id bits go with this, or with a write that comes now.
+        core.answer_attr(request, node, NOT_VALID)
 
 
 def access(core: Core, request: Request, view: memoryview) -> None:

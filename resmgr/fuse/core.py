@@ -36,15 +36,16 @@ from resmgr.fuse.servers import Resolver, Servers, User
 from resmgr.fuse.stuck import waiting
 from resmgr.fuse.walk import CONNECT, ENTRY_MAX, HOPS_MAX, RETRIES_MAX, walk
 from resmgr.fuse.walking import WalkAhead
-from resmgr.iomsg import ATTR, ENTRY, LIVE, PATH_MAX, REDIRECT, REQUEST, SYMLINK, Connect, Target
+from resmgr.iomsg import ATTR, ENTRY, LIVE, PATH_MAX, REDIRECT, REQUEST, SYMLINK, XATTR, Connect, Target
 
 if TYPE_CHECKING:
     from resmgr.fuse.directory import Directory
+    from resmgr.fuse.xattr import Bare
 
 EARLY_INTERRUPTS_MAX = 64
 """Interrupts remembered for requests not read yet; older ones belonged to requests that were answered meanwhile."""
 
-_ENTRY_REPLIES = frozenset((Connect.LOOKUP, Connect.OPEN, Connect.MKDIR, Connect.MKNOD, Connect.LINK, Connect.SYMLINK))
+_ENTRY_REPLIES = frozenset((Connect.LOOKUP, Connect.OPEN, Connect.MKDIR, Connect.MKNOD, Connect.LINK, Connect.SYMLINK, Connect.TMPFILE))
 _ENTRY_ATTR_SIZE = ENTRY.size + ATTR.size
 _attr_of = ATTR.unpack_from
 _entry_of = ENTRY.unpack_from
@@ -75,6 +76,8 @@ class Core(Answers):
         """Requests by opcode."""
         self.files: dict[int, File] = {}
         self.directories: dict[int, Directory] = {}
+        self.bare: dict[Node, Bare] = {}
+        """For `xattr`: what is known of the entries of directories, the oldest first."""
         self.held_bytes = 0
         """Bytes of WRITEs that wait for servers."""
         self.behind_cost = 0
@@ -118,6 +121,7 @@ class Core(Answers):
 
     def _node_leaves(self, node: Node) -> None:
         self.handles.drop_all(node)
+        self.bare.pop(node, None)
         if node.ahead:
             self.ahead.forget_node(node)
 
@@ -158,18 +162,20 @@ class Core(Answers):
         if pending is not None:
             request.pending = pending
 
-    def on_leaf(self, request: Request, node: Node, subtype: int, flags: int, fixed: bytes, reply_len: int, step: Step) -> None:
-        """Send a connect message about *node* by its name."""
+    def on_leaf(
+        self, request: Request, node: Node, subtype: int, flags: int, fixed: bytes, reply_len: int, step: Step, tail: bytes = b""
+    ) -> None:
+        """Send a connect message about *node* by its name; *tail* follows the name."""
         parent = node.parent
         if node.via is not None:
             connection = self.servers.connect(node.server, request.user)
-            self.direct(request, connection, node.via, subtype, flags, fixed, b"", reply_len, step)
+            self.direct(request, connection, node.via, subtype, flags, fixed, tail, reply_len, step)
         elif parent is None:
-            self.on_base(request, node, CONNECT, subtype, flags, fixed, b"", reply_len, step)
+            self.on_base(request, node, CONNECT, subtype, flags, fixed, tail, reply_len, step)
         elif not node.named:
             self.error(request, errno.ESTALE)
         else:
-            self.on_base(request, parent, CONNECT, subtype, flags, fixed, node.name, reply_len, step)
+            self.on_base(request, parent, CONNECT, subtype, flags, fixed, node.name + tail, reply_len, step)
 
     def direct(
         self,
@@ -271,6 +277,10 @@ class Core(Answers):
             if request.subtype == Connect.SYMLINK:
                 tail = request.path[len(request.name) :]
                 fixed = SYMLINK.pack(len(rest))
+            elif request.subtype == Connect.XATTR:
+                operation, size, length, name_length = XATTR.unpack(fixed)
+                tail = request.path[length:]
+                fixed = XATTR.pack(operation, size, len(rest), name_length)
             self.direct(
                 request,
                 found.connection,
@@ -318,6 +328,7 @@ class Core(Answers):
     def changes_name(self, request: Request, directory: Node, name: bytes) -> None:
         """The request makes, removes or replaces *name*: from now until it is answered nothing older is believed of it."""
         request.changes = (*request.changes, (directory, name))
+        self.bare.pop(directory, None)
         self.ahead.doubt(directory, name)
 
     def changes_node(self, request: Request, node: Node) -> None:
@@ -437,6 +448,7 @@ class Core(Answers):
         self.handles.close()
         self.servers.close()
         self.files.clear()
+        self.bare.clear()
         self.directories.clear()
 
 

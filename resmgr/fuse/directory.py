@@ -4,8 +4,10 @@ OPENDIR is an OPEN whose reply may bring the first entries, as that of a file br
 from cookie 0 gives); from a server that sends none they are fetched while the kernel takes the answer. While a chunk is handed to the
 kernel the next one is under way. `.` and `..` are made here.
 
-Positions told to the kernel are counters within one open directory (0 `.`, 1 `..`, then the server's entries in the order they came); the
-server's cookie of each is kept, so that seekdir(3) and telldir(3) work for any cookies a manager may use.
+Positions told to the kernel are numbers within one open directory (0 `.`, 1 `..`, then the server's entries in the order in which they came
+first); the server's cookie of each is kept, so that seekdir(3) and telldir(3) work for any cookies a manager may use. When entries are
+fetched again, after a seek, an entry keeps the number that its cookie has; one that was not there before gets a new one. Position 0 asked
+for again is rewinddir(3): the entries are fetched anew.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from __future__ import annotations
 import errno
 import struct
 from array import array
+from collections.abc import Sequence
 from os import O_DIRECTORY
 
 from resmgr.channel import Connection
@@ -31,6 +34,8 @@ from resmgr.iomsg import ATTR, COOKIE_END, DIRENT, ENTRY, NAME_MAX, OPEN, READDI
 CHUNK_FIRST = 32 * 1024
 CHUNK = 256 * 1024
 """Bytes of entries asked for at once."""
+POSITIONS_MAX = 1 << 20
+"""Positions that are kept over a rewinddir(3), and beyond which what is fetched again gets no new ones."""
 _DIRENT = formats.DIRENT.pack
 _ENTRY_AND_DIRENT = formats.ENTRY_AND_DIRENT.pack
 _READDIR = int(Io.READDIR)
@@ -55,10 +60,13 @@ class Directory:
         "fh",
         "items",
         "node",
+        "numbers",
         "ocb",
         "pid",
         "raw",
         "record",
+        "rewinds",
+        "served",
         "start",
         "waiting",
         "with_attrs",
@@ -79,16 +87,33 @@ class Directory:
         """Its bytes, if they have attributes that neither the kernel nor the read-ahead was told."""
         self.items: list[Item] = []
         self.start = 0
-        """Index of items[0]; the server's entries count from 0."""
+        """The position that leads to items[0]: 0, or one more than the number of the entry before."""
+        self.numbers: Sequence[int] = range(0)
+        """Numbers of `items`."""
+        self.served = False
+        """Position 0 was asked for."""
         self.cookies = array("Q")
         """cookies[i] leads to the entry after entry i."""
         self.end = -1
-        """Number of entries, once known."""
+        """The position behind the last entry, once known."""
         self.with_attrs = True
         self.fetching = -1
         """Index that is being fetched; -1: none."""
         self.waiting: list[tuple[Request, int, int, bool]] = []
         """READDIRs to be served when the fetch has come: request, index, size, with entries."""
+        self.rewinds = 0
+
+    def rewind(self) -> None:
+        """Nothing is known of the entries, and what is on the way is not taken. Positions stay good, unless there are too many."""
+        self.rewinds += 1
+        self.fetching = -1
+        self.items = []
+        self.numbers = range(0)
+        self.start = 0
+        self.end = -1
+        self.raw = b""
+        if len(self.cookies) > POSITIONS_MAX:
+            del self.cookies[:]
 
 
 def opendir(core: Core, request: Request, view: memoryview) -> None:
@@ -199,14 +224,32 @@ def _arrived(directory: Directory, index: int, with_attrs: bool, reply: Buffer, 
     directory.items = items
     directory.start = index
     directory.with_attrs = with_attrs
-    if index == len(directory.cookies):
-        directory.cookies.extend(cookies)
-    elif index + len(cookies) > len(directory.cookies):
-        directory.cookies.extend(cookies[len(directory.cookies) - index :])
+    directory.numbers = _numbered(directory.cookies, index, cookies)
     if not items:
         directory.end = index
     elif cookies[-1] == COOKIE_END:
-        directory.end = index + len(items)
+        directory.end = directory.numbers[-1] + 1
+
+
+def _numbered(known: array[int], index: int, cookies: list[int]) -> Sequence[int]:
+    """Numbers of the entries that come at position *index*: those that *known* has for their cookies, else new ones, which it then has."""
+    total = len(known)
+    if index >= total:
+        known.extend(cookies)
+        return range(index, index + len(cookies))
+    if known[index : index + len(cookies)] == array("Q", cookies):
+        return range(index, index + len(cookies))
+    places = {cookie: index + place for place, cookie in enumerate(known[index : index + 4 * len(cookies)])}
+    if total > POSITIONS_MAX and not places.keys() >= set(cookies):
+        raise BadMessage("more positions than there are entries")
+    numbers: list[int] = []
+    for cookie in cookies:
+        number = places.get(cookie)
+        if number is None:
+            number = len(known)
+            known.append(cookie)
+        numbers.append(number)
+    return numbers
 
 
 def readdir(core: Core, request: Request, view: memoryview) -> None:
@@ -222,18 +265,22 @@ def _read(core: Core, request: Request, view: memoryview, plus: bool) -> None:
     directory = core.directories.get(fh)
     if directory is None:
         core.error(request, errno.EBADF)
-    else:
-        _serve(core, directory, request, offset, size, plus)
+        return
+    if not offset:
+        if directory.served:
+            directory.rewind()
+        directory.served = True
+    _serve(core, directory, request, offset, size, plus)
 
 
 def _serve(core: Core, directory: Directory, request: Request, offset: int, size: int, plus: bool) -> None:
     index = max(offset - _DOTS, 0)
-    position = index - directory.start
+    position = _place(directory, index)
     if 0 <= position < len(directory.items) and (directory.with_attrs or not plus):
-        _hand_over(core, directory, request, offset, size, plus)
-    elif directory.end >= 0 and index >= directory.end:
+        _hand_over(core, directory, request, offset, size, plus, position)
+    elif index == directory.end or (0 < index <= len(directory.cookies) and directory.cookies[index - 1] == COOKIE_END):
         if offset < _DOTS:
-            _hand_over(core, directory, request, offset, size, plus)
+            _hand_over(core, directory, request, offset, size, plus, position)
         else:
             core.answer_data(request)
     elif index > len(directory.cookies):
@@ -245,6 +292,19 @@ def _serve(core: Core, directory: Directory, request: Request, offset: int, size
             _fetch(core, directory, index, plus)
 
 
+def _place(directory: Directory, index: int) -> int:
+    """Which of the items at hand comes at position *index*; -1: none of them."""
+    numbers = directory.numbers
+    if index == directory.start:
+        return 0
+    if isinstance(numbers, range):
+        return index - directory.start
+    try:
+        return numbers.index(index - 1) + 1
+    except ValueError:
+        return -1
+
+
 def _fetch(core: Core, directory: Directory, index: int, with_attrs: bool) -> None:
     """Ask for the entries from *index* on; whoever waits is served when they came."""
     cookie = directory.cookies[index - 1] if index else 0
@@ -253,7 +313,11 @@ def _fetch(core: Core, directory: Directory, index: int, with_attrs: bool) -> No
     flags = READDIR_ATTRS if with_attrs else 0
     message = REQUEST.pack(_READDIR, 0, flags, directory.ocb) + READDIR.pack(cookie, CHUNK)
 
+    rewinds = directory.rewinds
+
     def came(status: int, reply: Buffer) -> None:
+        if directory.rewinds != rewinds:
+            return
         directory.fetching = -1
         waiting, directory.waiting = directory.waiting, []
         if status >= 0:
@@ -276,7 +340,7 @@ def _fetch(core: Core, directory: Directory, index: int, with_attrs: bool) -> No
             request.pending = pending
 
 
-def _hand_over(core: Core, directory: Directory, request: Request, offset: int, size: int, plus: bool) -> None:
+def _hand_over(core: Core, directory: Directory, request: Request, offset: int, size: int, plus: bool, position: int) -> None:
     """Answer with entries of the chunk at hand, and have the next one fetched when it is used up."""
     parts: list[bytes] = []
     node = directory.node
@@ -286,9 +350,7 @@ def _hand_over(core: Core, directory: Directory, request: Request, offset: int, 
     if offset == 1:
         size -= _dot(parts, b"..", node.parent or node, 2, size, plus)
         offset = 2
-    start = directory.start
-    position = offset - _DOTS - start
-    items = directory.items
+    items, numbers = directory.items, directory.numbers
     salt = node.server.salt
     count = len(items)
     at = directory.at
@@ -309,10 +371,11 @@ def _hand_over(core: Core, directory: Directory, request: Request, offset: int, 
         if room > size:
             break
         size -= room
+        number = numbers[position]
         position += 1
         if devices and mode & 0o170000 in DEVICES:
             mode = 0o100000
-        entry = ((ino ^ salt) or 1, start + position + _DOTS, length, mode >> 12 & 15)
+        entry = ((ino ^ salt) or 1, number + 1 + _DOTS, length, mode >> 12 & 15)
         if not plus:
             parts.append(_DIRENT(*entry))
         elif attr is None or unsure or (doubted and doubted.get(name, 0.0) >= at):
@@ -329,7 +392,7 @@ def _hand_over(core: Core, directory: Directory, request: Request, offset: int, 
         parts.append(name + b"\0\0\0\0\0\0\0"[: -length & 7])
     core.answer_data(request, b"".join(parts))
     if position >= count and count and directory.fetching < 0 and directory.end < 0:
-        _fetch(core, directory, start + count, plus)
+        _fetch(core, directory, numbers[-1] + 1, plus)
 
 
 def _dot(parts: list[bytes], name: bytes, node: Node, following: int, size: int, plus: bool) -> int:

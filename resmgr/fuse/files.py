@@ -1,4 +1,4 @@
-"""Open files: CREATE, OPEN, READ, FLUSH, RELEASE, FSYNC, FALLOCATE. WRITE is in `writing`.
+"""Open files: CREATE, OPEN, READ, FLUSH, RELEASE, FSYNC, TMPFILE. WRITE is in `writing`.
 
 OPEN is one message that brings attributes and, for a read-only open of a file whose pages the kernel may not have, the first bytes. READs
 inside them are answered without the server; the bytes are dropped once they were read to their end, and after `attr_valid` seconds. If
@@ -26,8 +26,8 @@ import struct
 from stat import S_IFCHR, S_IFIFO, S_IFREG
 
 from resmgr.dispatch import Buffer
+from resmgr.errors import BadMessage
 from resmgr.fuse import formats, locking, polling, writing
-from resmgr.fuse.attributes import done
 from resmgr.fuse.core import CONNECT, DEVICES, ENTRY_MAX, Core, Found, shown
 from resmgr.fuse.formats import (
     BODY,
@@ -41,7 +41,7 @@ from resmgr.fuse.formats import (
 )
 from resmgr.fuse.inode import File, Node, same_type
 from resmgr.fuse.request import Request
-from resmgr.iomsg import NONBLOCK, OPEN, READ, REQUEST, SPACE, SYNC_DATA_ONLY, Connect, Io
+from resmgr.iomsg import NONBLOCK, OPEN, READ, REQUEST, SYNC_DATA_ONLY, Connect, Io
 
 O_ACCMODE = 0o3
 O_CREAT = 0o100
@@ -74,7 +74,35 @@ def _created(request: Request, status: int, reply: Buffer) -> None:
         core.failed(request, -errno.ESTALE if status == -errno.ELOOP else status)
         return
     found, attr = core.entry(request, reply)
-    node = core.enter(request, request.node, request.name, found, attr)
+    _made(request, core.enter(request, request.node, request.name, found, attr), found)
+
+
+def tmpfile(core: Core, request: Request, view: memoryview) -> None:
+    """O_TMPFILE: a file that has no name, until LINK gives it one by its open file."""
+    flags, mode, umask, _ = formats.CREATE_IN.parse(view, BODY)
+    request.extra = flags
+    fixed = OPEN.pack(mode & 0o7777, umask, 0)
+    core.on_base(request, request.node, CONNECT, Connect.TMPFILE, flags & SERVER_FLAGS, fixed, b"", ENTRY_MAX, _nameless)
+
+
+def _nameless(request: Request, status: int, reply: Buffer) -> None:
+    core = request.core
+    if status < 0:
+        core.failed(request, status)
+        return
+    found, attr = core.entry(request, reply)
+    if attr[1] & 0o170000 != S_IFREG:
+        raise BadMessage("not a regular file")
+    if found.handle:
+        core.handles.close_later(found.connection, found.handle)
+    node = core.nodes.enter_nameless(request.node, found.server, attr)
+    node.attr_at = request.at
+    _made(request, node, found)
+
+
+def _made(request: Request, node: Node, found: Found) -> None:
+    """*node* was made and opened."""
+    core = request.core
     node.pages = node.version()
     node.cached = True
     file = core.add_file(node, found.connection, found.ocb, request.extra)
@@ -95,6 +123,13 @@ def open_(core: Core, request: Request, view: memoryview) -> None:
     if flags & O_TRUNC:
         core.changes_node(request, node)
     fixed = OPEN.pack(0, 0, prefetch)
+    if not node.named:
+        # By /proc/PID/fd: what has no name is opened again through what is open.
+        connection = core.servers.connect(node.server, request.user)
+        file = node.file_of(connection)
+        if file is not None:
+            core.direct(request, connection, (file.ocb, b""), Connect.OPEN, flags & SERVER_FLAGS, fixed, b"", ENTRY_MAX + prefetch, _opened)
+            return
     core.on_leaf(request, node, Connect.OPEN, flags & SERVER_FLAGS, fixed, ENTRY_MAX + prefetch, _opened)
 
 
@@ -313,16 +348,3 @@ def release(core: Core, request: Request, view: memoryview) -> None:
     else:
         # The node stays, and with it the account of its writes.
         behind.after(arrived)
-
-
-def fallocate(core: Core, request: Request, view: memoryview) -> None:
-    fh, offset, length, mode = formats.FALLOCATE_IN.parse(view, BODY)
-    file = core.files.get(fh)
-    if file is None:
-        core.error(request, errno.EBADF)
-        return
-    file.node.pages = None
-    file.node.told = None
-    core.changes_node(request, file.node)
-    message = REQUEST.pack(Io.SPACE, 0, 0, file.ocb) + SPACE.pack(mode, offset, length)
-    core.on_file(request, file, (message,), 0, done)

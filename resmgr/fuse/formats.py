@@ -96,8 +96,10 @@ class Init(enum.IntFlag):
     WRITEBACK_CACHE = 1 << 16
     PARALLEL_DIROPS = 1 << 18
     HANDLE_KILLPRIV = 1 << 19
+    POSIX_ACL = 1 << 20
     MAX_PAGES = 1 << 22
     CACHE_SYMLINKS = 1 << 23
+    HANDLE_KILLPRIV_V2 = 1 << 28
     INIT_EXT = 1 << 30
     DIRECT_IO_ALLOW_MMAP = 1 << 36
 
@@ -210,6 +212,16 @@ FORGET_ONE = Format("QQ")
 """nodeid, lookups."""
 FALLOCATE_IN = Format("QQQI4x")
 """fh, offset, length, mode."""
+LSEEK_IN = Format("QQI4x")
+"""fh, offset, whence."""
+COPY_IN = Format("QQQQQQQ")
+"""fh of the source, its offset, node and fh of the destination, its offset, length, flags."""
+GETXATTR_IN = Format("I4x")
+"""room (0: only the length is wanted); name for GETXATTR. LISTXATTR has no name."""
+SETXATTR_IN = Format("II")
+"""length of the value, flags; name, value."""
+STATX_IN = Format("I4xQII")
+"""getattr flags, fh, AT_STATX flags, mask."""
 
 ATTR_LAYOUT = "QQQqqqIIIIIIIIII"
 """ino, size, blocks, atime, mtime, ctime (s), their nanoseconds, mode, nlink, uid, gid, rdev, blksize, flags."""
@@ -233,6 +245,15 @@ POLL_WAKEUP = Format("IiQ" + "Q")
 """header, kh."""
 LK_REPLY = Format("IiQ" + "QQII")
 """header, start, end (included), type, pid."""
+LSEEK_REPLY = Format("IiQ" + "Q")
+"""header, offset."""
+GETXATTR_REPLY = Format("IiQ" + "I4x")
+"""header, length."""
+STATX_REPLY = Format("IiQ" + "QII16x" + "IIQIIIH2xQQQQ" + "qI4x" * 4 + "IIII112x")
+"""header, validity (s), its nanoseconds, flags; mask, blksize, attributes, nlink, uid, gid, mode, ino, size, blocks, mask of attributes,
+atime, btime, ctime, mtime (s, ns each), rdev major, minor, dev major, minor."""
+STATX_BASIC = 0x7FF
+STATX_BTIME = 0x800
 STATFS_REPLY = Format("IiQ" + "QQQQQIII28x")
 """header, blocks, bfree, bavail, files, ffree, bsize, namelen, frsize."""
 DIRENT = Format("QQII")
@@ -292,6 +313,18 @@ def attr_fields(attr: AttrTuple, ino: int, mode: int) -> tuple[int, ...]:
     )
 
 
+def statx_reply(unique: int, valid: tuple[int, int], fields: tuple[int, ...], born: int | None) -> bytes:
+    """The reply to STATX from fields of ATTR_LAYOUT and the birth time (ns), None: not known."""
+    ino, size, blocks, atime, mtime, ctime, atime_ns, mtime_ns, ctime_ns, mode, nlink, uid, gid, rdev, blksize, _ = fields
+    mask = STATX_BASIC if born is None else STATX_BASIC | STATX_BTIME
+    born_s, born_ns = divmod(born or 0, NSEC)
+    times = (atime, atime_ns, born_s, born_ns, ctime, ctime_ns, mtime, mtime_ns)
+    device = device_64(rdev)
+    major, minor = (device >> 8) & 0xFFF | (device >> 32) & ~0xFFF & 0xFFFFFFFF, device & 0xFF | (device >> 12) & ~0xFF & 0xFFFFFFFF
+    named = (mask, blksize, 0, nlink, uid, gid, mode & 0xFFFF, ino, size, blocks, 0)
+    return STATX_REPLY.pack(STATX_REPLY.size, 0, unique, *valid, 0, *named, *times, major, minor, 0, 0)
+
+
 def error_reply(unique: int, code: int) -> bytes:
     """A reply without data: errno *code*, or 0 for success."""
     return OUT_HEADER.pack(16, -code, unique)
@@ -342,6 +375,14 @@ def names_at(view: Buffer, offset: int, count: int) -> list[bytes]:
         if not name or b"/" in name or name == b"." or name == b"..":
             raise BadMessage("not the name of a directory entry")
     return pieces
+
+
+def value_at(view: Buffer, offset: int, size: int) -> tuple[bytes, bytes]:
+    """A zero-ended name and the *size* bytes behind it, with which a request ends."""
+    name, end, value = bytes(view[offset:]).partition(b"\0")
+    if not end or not name or len(value) != size:
+        raise BadMessage("not a name and a value")
+    return name, value
 
 
 def strings_at(view: Buffer, offset: int, count: int) -> list[bytes]:

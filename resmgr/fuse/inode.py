@@ -5,14 +5,14 @@ lives while the count is not zero, while it is open, and while nodes below it li
 handles, one for each connection (user) that needed one; a leaf is addressed by its parent's handle and its name, or by its open file.
 
 Nodes are found again by (parent, name) and the identity that the server tells: inode number, type, and for symbolic links the change
-value (their text never changes, so the kernel may cache it). Another identity under the same name is another node. A regular file with
-several links is also found by its inode number, so that all its names share pages and attributes in the kernel.
+value (their text never changes, so the kernel may cache it). Another identity under the same name is another node. A regular file (block
+device, socket) with several links is also found by its inode number, so that all its names share pages and attributes in the kernel.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from stat import S_IFCHR, S_IFDIR, S_IFIFO, S_IFLNK, S_IFMT, S_IFREG
+from stat import S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO, S_IFLNK, S_IFMT, S_IFREG, S_IFSOCK
 from typing import TYPE_CHECKING
 
 import attrs
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 STREAMS = frozenset((S_IFCHR, S_IFIFO))
 """Each open of one has a node of its own: the kernel lets one program at a time write to an inode, and a write may wait for ever."""
+JOINED = frozenset((S_IFREG, S_IFBLK, S_IFSOCK))
+"""Names of one such object are one node. Not those of a symbolic link: its text is cached for as long as the node lives."""
 Version = tuple[int, int, int, int]
 """ino, change, mtime, size: when all are equal the data are."""
 
@@ -55,6 +57,8 @@ class Server:
     """Types of nodes (S_IFREG, ...) of which it has said that it has no such handler for them."""
     no_tokens: bool = False
     """It does not know how to open anything again (`reopen`)."""
+    no_xattr: bool = False
+    """It has said that it knows no extended attributes."""
 
     @property
     def target(self) -> Target:
@@ -242,7 +246,7 @@ class NodeTable:
                 child.mode = attr[1]
                 return child
             self.unname(child, parent, name)
-        if attr[2] > 1 and attr[1] & 0o170000 == S_IFREG and attr[0]:
+        if attr[2] > 1 and attr[1] & 0o170000 in JOINED and attr[0]:
             known = self._linked.get((server, attr[0]))
             if known is not None and known.nodeid in self._nodes:
                 known.attr = attr
@@ -253,8 +257,16 @@ class NodeTable:
         self._nodes[self._next] = node
         self._next += 1
         parent.children[name] = node
-        if attr[2] > 1 and attr[1] & 0o170000 == S_IFREG and attr[0]:
+        if attr[2] > 1 and attr[1] & 0o170000 in JOINED and attr[0]:
             self._linked[server, attr[0]] = node
+        return node
+
+    def enter_nameless(self, parent: Node, server: Server, attr: AttrTuple) -> Node:
+        """A node for a file that was made in *parent* without a name."""
+        node = Node(self._next, parent, b"", server, attr)
+        node.named = False
+        self._nodes[self._next] = node
+        self._next += 1
         return node
 
     def add_name(self, node: Node, parent: Node, name: bytes) -> None:

@@ -13,7 +13,7 @@ import attrs
 
 from resmgr.dispatch import Dispatch
 from resmgr.errors import BadMessage, ResmgrError, errno_of
-from resmgr.fuse import attributes, directory, files, formats, ioctl, locking, names, polling, writing
+from resmgr.fuse import attributes, directory, files, formats, ioctl, locking, names, polling, ranges, writing, xattr
 from resmgr.fuse.behind import Behind
 from resmgr.fuse.core import Core
 from resmgr.fuse.formats import BODY, MAJOR, MINOR_MAX, MINOR_MIN, Init, Opcode
@@ -38,7 +38,9 @@ WANTED = (
     | Init.READDIRPLUS_AUTO
     | Init.ASYNC_DIO
     | Init.PARALLEL_DIROPS
+    | Init.DONT_MASK
     | Init.HANDLE_KILLPRIV
+    | Init.HANDLE_KILLPRIV_V2
     | Init.MAX_PAGES
     | Init.CACHE_SYMLINKS
     | Init.INIT_EXT
@@ -79,26 +81,30 @@ OPERATIONS: dict[int, Handler] = {
     Opcode.IOCTL: ioctl.ioctl,
     Opcode.ACCESS: attributes.access,
     Opcode.CREATE: files.create,
-    Opcode.FALLOCATE: files.fallocate,
+    Opcode.FALLOCATE: ranges.fallocate,
+    Opcode.LSEEK: ranges.lseek,
+    Opcode.COPY_FILE_RANGE: ranges.copy_file_range,
+    Opcode.TMPFILE: files.tmpfile,
+    Opcode.STATX: attributes.statx,
+    Opcode.GETXATTR: xattr.getxattr,
+    Opcode.LISTXATTR: xattr.listxattr,
+    Opcode.SETXATTR: xattr.setxattr,
+    Opcode.REMOVEXATTR: xattr.removexattr,
 }
 AFTER_WRITES = frozenset(
     (
         *(Opcode.READ, Opcode.GETATTR, Opcode.SETATTR, Opcode.OPEN, Opcode.FALLOCATE, Opcode.FLUSH, Opcode.FSYNC),
-        *(Opcode.SETLK, Opcode.SETLKW),
+        *(Opcode.SETLK, Opcode.SETLKW, Opcode.LSEEK, Opcode.COPY_FILE_RANGE, Opcode.STATX),
     )
 )
 """Operations on a node that begin when the writes that are on the way to it have arrived."""
 ON_OPEN = frozenset(
     (
         *(Opcode.READ, Opcode.WRITE, Opcode.FLUSH, Opcode.FSYNC, Opcode.FALLOCATE, Opcode.GETLK, Opcode.SETLK, Opcode.SETLKW),
-        *(Opcode.READDIR, Opcode.READDIRPLUS, Opcode.FSYNCDIR, Opcode.GETATTR, Opcode.SETATTR),
+        *(Opcode.READDIR, Opcode.READDIRPLUS, Opcode.FSYNCDIR, Opcode.GETATTR, Opcode.SETATTR, Opcode.LSEEK, Opcode.COPY_FILE_RANGE),
     )
 )
 """Operations that need what is open; the file handle is the first field of most."""
-REFUSED: dict[int, int] = {
-    Opcode.TMPFILE: errno.EOPNOTSUPP,
-}
-"""Errors other than ENOSYS for what is not served."""
 
 
 @attrs.frozen
@@ -282,9 +288,8 @@ class Machine(Core):
             self.output.append(formats.error_reply(unique, 0))
             self.on_end("unmounted")
         elif opcode != Opcode.NOTIFY_REPLY:
-            code = REFUSED.get(opcode, errno.ENOSYS)
-            self.errors[opcode, code] += 1
-            self.output.append(formats.error_reply(unique, code))
+            self.errors[opcode, errno.ENOSYS] += 1
+            self.output.append(formats.error_reply(unique, errno.ENOSYS))
 
     def _forget(self, nodeid: int, count: int) -> None:
         node = self.nodes.get(nodeid)

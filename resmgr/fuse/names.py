@@ -9,7 +9,7 @@ from resmgr.dispatch import Buffer
 from resmgr.fuse import formats
 from resmgr.fuse.core import CONNECT, ENTRY_MAX, Core
 from resmgr.fuse.formats import BODY, AttrTuple, device_64, name_at, names_at, strings_at
-from resmgr.fuse.inode import Node, same_type
+from resmgr.fuse.inode import JOINED, Node, same_type
 from resmgr.fuse.request import Request, Step
 from resmgr.iomsg import MAKE, RENAME, SYMLINK, Connect
 
@@ -111,7 +111,7 @@ def link(core: Core, request: Request, view: memoryview) -> None:
     (old_id,) = formats.LINK_IN.parse(view, BODY)
     request.name = name_at(view, BODY + formats.LINK_IN.size)
     old = core.nodes.get(old_id)
-    if old is None or old.parent is None or not old.named:
+    if old is None or old.parent is None:
         core.error(request, errno.ESTALE)
         return
     directory = request.node
@@ -124,10 +124,34 @@ def link(core: Core, request: Request, view: memoryview) -> None:
             return
         found, attr = core.entry(request, reply)
         if attr[0] == old.ino and found.server is old.server:
-            core.nodes.add_name(old, directory, request.name)
+            if attr[1] & 0o170000 in JOINED:
+                core.nodes.add_name(old, directory, request.name)
+            else:
+                # Another node for the kernel, of the same object: its number of links is not what it was told.
+                core.output.append(formats.inval_inode(old.nodeid))
         core.answer_entry(request, core.enter(request, directory, request.name, found, attr))
 
+    if not old.named:
+        _link_open(core, request, old, linked)
+        return
     _two_directories(core, request, Connect.LINK, 0, (old.parent, old.name), (directory, request.name), ENTRY_MAX, linked)
+
+
+def _link_open(core: Core, request: Request, old: Node, step: Step) -> None:
+    """Give a name to what has none, by its open file: the OCB is the base, and no path."""
+    directory = request.node
+
+    def send(connection: Connection, handle: int) -> None:
+        file = old.file_of(connection)
+        if file is None:
+            # Opened by another user, or on another server.
+            core.error(request, errno.EXDEV if old.server is not directory.server else errno.ESTALE)
+            return
+        fixed = RENAME.pack(handle, 0, 0)
+        core.direct(request, connection, (file.ocb, b""), Connect.LINK, 0, fixed, request.name, ENTRY_MAX, step)
+        request.via = None
+
+    core.with_handle(request, directory, send)
 
 
 def rename(core: Core, request: Request, view: memoryview) -> None:

@@ -40,6 +40,10 @@ def handlers(fs: Running) -> dict[Connect, Handler]:
         base2 = fs.second(message, client, request)
         fs.run(message, client, base, request, lambda ops, place, asked: ops.link(place, asked, base2), base2)
 
+    def tmpfile(message: Message, client: HostClient, request: ConnectRequest, base: Handle | None) -> None:
+        fs.manager.check_room(client)
+        fs.run(message, client, base, request, Operations.tmpfile)
+
     return {
         Connect.LOOKUP: plain(Operations.lookup),
         Connect.OPEN: open_,
@@ -55,4 +59,6 @@ def handlers(fs: Running) -> dict[Connect, Handler]:
         Connect.ACCESS: plain(Operations.access),
         Connect.STATFS: plain(Operations.statfs),
         Connect.REOPEN: fs.reopening.reopen,
+        Connect.XATTR: plain(Operations.xattr),
+        Connect.TMPFILE: tmpfile,
     }

@@ -11,14 +11,26 @@ from time import monotonic
 from resmgr.channel import Message
 from resmgr.errors import BadMessage
 from resmgr.hostfs.objects import HostClient, HostHandle
-from resmgr.hostfs.opened import change, pack_statfs, read_directory, read_now, read_waiting
+from resmgr.hostfs.opened import birth_of, change, pack_statfs, read_directory, read_now, read_waiting, seek
 from resmgr.hostfs.running import Running
 from resmgr.hostfs.streams import DeviceHandle
 from resmgr.hostfs.syscalls import fallocate
 from resmgr.hostfs.writing import WRITE_MAX, Write
+from resmgr.hostfs.xattr import xattr
 from resmgr.iofunc.handle import Handle
-from resmgr.iomsg import OFFSET_APPEND, SET_SIZE, SYNC_DATA_ONLY, Io
-from resmgr.iorequest import HEAD, WRITE_HEAD, SetAttr, parse_read, parse_readdir, parse_space, parse_write
+from resmgr.iomsg import COPY_MAX, OFFSET_APPEND, SET_SIZE, STAT_BIRTH, SYNC_DATA_ONLY, XATTR_WHICH, Io
+from resmgr.iorequest import (
+    HEAD,
+    WRITE_HEAD,
+    SetAttr,
+    parse_copy,
+    parse_read,
+    parse_readdir,
+    parse_seek,
+    parse_space,
+    parse_write,
+    parse_xattr,
+)
 
 READ_MAX = 4 * 1024 * 1024
 """Bytes of one READ reply; a reply's memory is the server's. A larger request gets this much."""
@@ -40,6 +52,9 @@ def handlers(fs: Running) -> dict[Io, Handler]:
         Io.STATFS: partial(statfs, fs),
         Io.SYNC: partial(sync, fs),
         Io.SPACE: partial(space, fs),
+        Io.COPY: partial(copy, fs),
+        Io.SEEK: partial(seek_, fs),
+        Io.XATTR: partial(xattr_, fs),
         Io.IDENTIFY: fs.reopening.identify,
         Io.LOCK: fs.locks.answer,
         Io.NOTIFY: fs.special.notify,
@@ -116,6 +131,9 @@ def write(fs: Running, message: Message, client: HostClient, handle: Handle, fla
 def stat(fs: Running, message: Message, client: HostClient, handle: Handle, flags: int) -> None:
     assert isinstance(handle, HostHandle)
     ops = fs.ops_of(client)
+    if flags & STAT_BIRTH:
+        fs.io(message, client, handle, lambda: ops.attr(os.fstat(handle.fd)) + birth_of(handle.fd))
+        return
     if handle.device.blocking_until > fs.dispatch.now():
         fs.io(message, client, handle, lambda: ops.attr(os.fstat(handle.fd)))
     else:
@@ -173,3 +191,46 @@ def space(fs: Running, message: Message, client: HostClient, handle: Handle, fla
         return b""
 
     fs.io(message, client, handle, work, inline=False)
+
+
+def seek_(fs: Running, message: Message, client: HostClient, handle: Handle, flags: int) -> None:
+    whence, offset = parse_seek(message.data)
+    assert isinstance(handle, HostHandle)
+    if not (handle.readable or handle.writable) or handle.directory:
+        raise OSError(errno.EBADF, "not an open file")
+    if offset > OFFSET_MAX:
+        raise OSError(errno.ENXIO, "offset")
+    fs.io(message, client, handle, lambda: seek(handle.fd, whence, offset))
+
+
+def xattr_(fs: Running, message: Message, client: HostClient, handle: Handle, flags: int) -> None:
+    path, request = parse_xattr(message.data)
+    assert isinstance(handle, HostHandle)
+    if path or message.msglen > len(message.data):
+        raise BadMessage("extended attribute of a handle with a path, or cut short")
+    owners = fs.ops_of(client).owners
+    fs.io(message, client, handle, lambda: xattr(handle.fd, handle.scope, request, owners), inline=request.operation != XATTR_WHICH)
+
+
+def copy(fs: Running, message: Message, client: HostClient, handle: Handle, flags: int) -> None:
+    """From one open file to another of the same client, by the kernel; always in a thread."""
+    number, start, to, length = parse_copy(message.data)
+    there = fs.manager.table.find(client, number, True)
+    assert isinstance(handle, HostHandle)
+    if not isinstance(there, HostHandle) or not handle.readable or not there.writable or handle.directory:
+        raise OSError(errno.EBADF, "not open for that")
+    if there.append:
+        raise OSError(errno.EBADF, "opened for appending")
+    length = min(length, COPY_MAX)
+    if start + length > OFFSET_MAX or to + length > OFFSET_MAX:
+        raise OSError(errno.EFBIG if to + length > OFFSET_MAX else errno.EINVAL, "offset")
+    identity = fs.identity(client)
+    fs.counters["threaded"] += 1
+    fs.manager.background(
+        message,
+        client,
+        (handle, there),
+        lambda: fs.switch.run(identity, os.copy_file_range, handle.fd, there.fd, length, start, to),
+        lambda count: message.reply(count),
+        lane=there.device.lane,
+    )

@@ -14,8 +14,10 @@ from resmgr.hostfs.objects import HostHandle
 from resmgr.hostfs.ownproc import own
 from resmgr.iomsg import (
     ATTR,
+    BIRTH,
     COOKIE_END,
     DIRENT,
+    OFFSET,
     READDIR_ATTRS,
     SET_ATIME,
     SET_ATIME_NOW,
@@ -106,6 +108,8 @@ def change(attrs: Attributes, fd: int, scope: Scope, change: SetAttr, writable: 
             if not S_ISREG(kind):
                 raise OSError(errno.EISDIR if S_ISDIR(kind) else errno.EINVAL, "not a regular file")
             os.truncate(path, change.size)
+    if not valid:
+        _lose_bits(path)
     if valid & (SET_UID | SET_GID):
         uid = change.uid if valid & SET_UID else -1
         gid = change.gid if valid & SET_GID else -1
@@ -186,6 +190,26 @@ def read_directory(attrs: Attributes, handle: HostHandle, cookie: int, size: int
         if out:
             out[at] = head[:8] + _END + head[16:]
     return b"".join(out)
+
+
+def _lose_bits(path: bytes) -> None:
+    """What changes nothing takes set-id bits away: chown(-1, -1), and what a kernel does before a write. Who may only write is told no
+    error: the write itself does it."""
+    try:
+        os.chown(path, -1, -1)
+    except PermissionError:
+        pass
+
+
+def birth_of(fd: int) -> bytes:
+    """When what *fd* is was made, as BIRTH; empty if the file system does not tell."""
+    born = syscalls.birth_ns(fd)
+    return b"" if born is None else BIRTH.pack(born)
+
+
+def seek(fd: int, whence: int, offset: int) -> bytes:
+    """Where data or a hole begins, as OFFSET. The position of *fd*, which nothing here uses, moves."""
+    return OFFSET.pack(os.lseek(fd, offset, whence))
 
 
 def pack_statfs(fd: int) -> bytes:

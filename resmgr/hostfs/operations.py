@@ -22,15 +22,17 @@ from resmgr.access import Scope
 from resmgr.hostfs import syscalls
 from resmgr.hostfs.device import Devices
 from resmgr.hostfs.objects import HostHandle, Opened
-from resmgr.hostfs.opened import PERMISSIONS, change, check_set_id, own_path, pack_statfs, read_directory, read_now
+from resmgr.hostfs.opened import PERMISSIONS, birth_of, change, check_set_id, own_path, pack_statfs, read_directory, read_now
 from resmgr.hostfs.ownproc import refuse_own
 from resmgr.hostfs.special import Special
 from resmgr.hostfs.syscalls import OpenHow, openat2
+from resmgr.hostfs.xattr import inherits_acl, xattr
 from resmgr.iomsg import (
     ATTR,
     ENTRY,
     READDIR_ATTRS,
     UNLINK_DIRECTORY,
+    WANT_BIRTH,
     WANT_HANDLE,
 )
 from resmgr.iorequest import ConnectRequest
@@ -39,14 +41,14 @@ from resmgr.owners import Owners
 OPEN_FLAGS = (
     os.O_ACCMODE | os.O_CREAT | os.O_EXCL | os.O_TRUNC | os.O_APPEND | os.O_DIRECTORY | os.O_SYNC | os.O_DSYNC | os.O_NOATIME
 ) & ~os.O_PATH
-"""Open flags a client may set. O_DIRECT would need aligned buffers, O_TMPFILE and O_PATH are not for files of others."""
+"""Open flags a client may set. O_DIRECT would need aligned buffers, O_TMPFILE has its own message, O_PATH is not for files of others."""
 _ALWAYS = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 _NODE = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _PARENT_HOW = OpenHow(os.O_PATH | os.O_DIRECTORY)
 _OBJECT_HOW = OpenHow(os.O_PATH | os.O_NOFOLLOW)
 PREFETCH_MAX = 128 * 1024
-RENAME_FLAGS = 1 | 2
-"""NOREPLACE, EXCHANGE. WHITEOUT is for file systems that stack."""
+RENAME_FLAGS = 1 | 2 | 4
+"""NOREPLACE, EXCHANGE, WHITEOUT."""
 _EXCHANGE = 2
 
 
@@ -183,7 +185,8 @@ class Operations:
     def lookup(self, base: HostHandle, request: ConnectRequest) -> bytes | Opened:
         path = request.path
         keep = request.flags & WANT_HANDLE
-        if not keep and path and b"/" not in path:
+        birth = request.flags & WANT_BIRTH
+        if not keep and not birth and path and b"/" not in path:
             scope = base.scope.enter(path)
             status = os.stat(path, dir_fd=base.fd, follow_symlinks=False)
             if base.device.proc:
@@ -199,13 +202,14 @@ class Operations:
             status = os.fstat(fd)
             if not scope.verbs and not S_ISDIR(status.st_mode):
                 raise FileNotFoundError(errno.ENOENT, "not exported")
+            data = birth_of(fd) if birth else b""
             if keep or S_ISDIR(status.st_mode):
-                return Opened(self.attr(status), self._handle(fd, status, scope), None)
+                return Opened(self.attr(status), self._handle(fd, status, scope), None, data)
         except BaseException:
             os.close(fd)
             raise
         os.close(fd)
-        return ENTRY.pack(*self.head, 0, 0, 0) + self.attr(status)
+        return self.entry(self.attr(status), 0, 0, data)
 
     def open(self, base: HostHandle, request: ConnectRequest) -> Opened | Special:
         flags = request.flags & OPEN_FLAGS
@@ -243,14 +247,41 @@ class Operations:
                 raise OSError(errno.EROFS, "export is read-only")
             elif access != os.O_WRONLY and not scope.read:
                 raise PermissionError(errno.EACCES, "export is write-only")
-            mode = request.mode & ~request.umask & PERMISSIONS
+            mode, lost = (0, 0) if exists else self._mode(dirfd, request)
             if not exists:
                 check_set_id(parent_scope, mode, 0)
             fd = os.open(name, flags | _ALWAYS, mode, dir_fd=dirfd)
         finally:
             if owned >= 0:
                 os.close(owned)
-        return self._opened(fd, scope, flags, request.prefetch, mode if not exists else None)
+        return self._opened(fd, scope, flags, request.prefetch, lost)
+
+    def tmpfile(self, base: HostHandle, request: ConnectRequest) -> Opened:
+        """O_TMPFILE: a file without a name in the directory that the path leads to."""
+        flags = request.flags & OPEN_FLAGS & ~(os.O_CREAT | os.O_TRUNC | os.O_DIRECTORY)
+        if flags & os.O_ACCMODE not in (os.O_WRONLY, os.O_RDWR):
+            raise OSError(errno.EINVAL, "a file without a name is for writing")
+        dirfd, scope = self._object(base, request.path)
+        try:
+            if not scope.write:
+                raise OSError(errno.EROFS, "export is read-only")
+            if flags & os.O_ACCMODE == os.O_RDWR and not scope.read:
+                raise PermissionError(errno.EACCES, "export is write-only")
+            mode, lost = self._mode(dirfd, request)
+            check_set_id(scope, mode, 0)
+            fd = os.open(b".", flags | os.O_TMPFILE | _ALWAYS & ~os.O_NOFOLLOW, mode, dir_fd=dirfd)
+        finally:
+            os.close(dirfd)
+        return self._opened(fd, scope, flags, 0, lost)
+
+    def _mode(self, dirfd: int, request: ConnectRequest) -> tuple[int, int]:
+        """Permissions for what is made in *dirfd*, and those of them that this process's own umask will take away. The maker's umask does
+        not count where a default ACL rules, and the kernel lets ours not count either."""
+        mode = request.mode & PERMISSIONS
+        if mode & (request.umask | self._process_umask) & 0o777 and inherits_acl(dirfd):
+            return mode, 0
+        mode &= ~request.umask
+        return mode, mode & self._process_umask & 0o777
 
     def _special(self, fd: int, scope: Scope, flags: int) -> Special:
         """What *fd* is, if it is a device or FIFO that the client may open."""
@@ -270,22 +301,23 @@ class Operations:
             raise FileExistsError(errno.EEXIST, "exists")
         flags &= ~os.O_CREAT
         if base.directory:
-            fd = os.open(b".", flags | _ALWAYS, dir_fd=base.fd)
+            # Not by ".": that would take the right to search it.
+            fd = os.open(own_path(base.fd), (flags | _ALWAYS | os.O_DIRECTORY) & ~os.O_NOFOLLOW)
         else:
             if _is_special(os.fstat(base.fd)):
                 return self._special(os.dup(base.fd), base.scope, request.flags)
             fd = os.open(own_path(base.fd), (flags | _ALWAYS) & ~os.O_NOFOLLOW)
-        return self._opened(fd, base.scope, flags, request.prefetch, None)
+        return self._opened(fd, base.scope, flags, request.prefetch, 0)
 
-    def _opened(self, fd: int, scope: Scope, flags: int, prefetch: int, created: int | None) -> Opened:
+    def _opened(self, fd: int, scope: Scope, flags: int, prefetch: int, lost: int) -> Opened:
         data: bytes | bytearray = b""
         try:
             status = os.fstat(fd)
             kind = S_IFMT(status.st_mode)
             if kind != S_IFREG and not S_ISDIR(kind):
                 raise OSError(errno.ENXIO, "not a regular file")
-            if created is not None:
-                status = self._fix_mode(fd, status, created)
+            if lost:
+                status = self._fix_mode(fd, status, lost)
             handle = self._handle(fd, status, scope, flags)
             if prefetch and kind == S_IFREG and handle.readable and not handle.writable and status.st_size:
                 data = self._prefetch(handle, min(prefetch, PREFETCH_MAX, status.st_size))
@@ -316,10 +348,10 @@ class Operations:
                 return b"" if data is None else bytes(data) if isinstance(data, memoryview) else data
         return os.pread(handle.fd, size, 0) if device.memory else b""
 
-    def _fix_mode(self, fd: int, status: os.stat_result, mode: int) -> os.stat_result:
-        """Give back the permission bits that this process's own umask took from a file just made."""
-        lost = mode & self._process_umask & 0o777 & ~status.st_mode
-        if not lost:
+    @staticmethod
+    def _fix_mode(fd: int, status: os.stat_result, lost: int) -> os.stat_result:
+        """Give back the permission bits *lost* that this process's own umask took from a file just made."""
+        if not lost & ~status.st_mode:
             return status
         os.chmod(own_path(fd), status.st_mode & PERMISSIONS | lost)
         return os.fstat(fd)
@@ -328,14 +360,14 @@ class Operations:
         dirfd, name, parent_scope, owned = self._parent(base, request.path)
         try:
             scope = _make(parent_scope, name)
-            mode = request.mode & ~request.umask & PERMISSIONS
+            mode, lost = self._mode(dirfd, request)
             os.mkdir(name, mode, dir_fd=dirfd)
             fd = os.open(name, _NODE | os.O_DIRECTORY, dir_fd=dirfd)
         finally:
             if owned >= 0:
                 os.close(owned)
         try:
-            status = self._fix_mode(fd, os.fstat(fd), mode)
+            status = self._fix_mode(fd, os.fstat(fd), lost)
             return Opened(self.attr(status), self._handle(fd, status, scope), None)
         except BaseException:
             os.close(fd)
@@ -348,12 +380,12 @@ class Operations:
         dirfd, name, parent_scope, owned = self._parent(base, request.path)
         try:
             _make(parent_scope, name)
-            mode = request.mode & ~request.umask & PERMISSIONS
+            mode, lost = self._mode(dirfd, request)
             check_set_id(parent_scope, mode, 0)
             os.mknod(name, kind | mode, request.rdev, dir_fd=dirfd)
             fd = os.open(name, _NODE, dir_fd=dirfd)
             try:
-                status = self._fix_mode(fd, os.fstat(fd), mode)
+                status = self._fix_mode(fd, os.fstat(fd), lost)
             finally:
                 os.close(fd)
         finally:
@@ -466,6 +498,16 @@ class Operations:
         fd, _ = self._object(base, request.path)
         try:
             return pack_statfs(fd)
+        finally:
+            os.close(fd)
+
+    def xattr(self, base: HostHandle, request: ConnectRequest) -> bytes:
+        assert request.xattr is not None
+        fd, scope = self._object(base, request.path)
+        try:
+            if not scope.verbs and not S_ISDIR(os.fstat(fd).st_mode):
+                raise FileNotFoundError(errno.ENOENT, "not exported")
+            return xattr(fd, scope, request.xattr, self.owners)
         finally:
             os.close(fd)
 

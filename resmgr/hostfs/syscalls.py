@@ -93,6 +93,33 @@ def utimensat(fd: int, name: bytes, atime: tuple[int, int], mtime: tuple[int, in
         raise _fail()
 
 
+class _StatxTime(ctypes.Structure):
+    _fields_ = [("sec", ctypes.c_int64), ("nsec", ctypes.c_uint32), ("reserved", ctypes.c_int32)]
+
+
+class _Statx(ctypes.Structure):
+    _fields_ = [
+        ("mask", ctypes.c_uint32),
+        ("before", ctypes.c_ubyte * 76),
+        ("btime", _StatxTime),
+        ("after", ctypes.c_ubyte * 160),
+    ]
+
+
+_STATX_BTIME = 0x800
+_statx = getattr(_libc, "statx", None)
+
+
+def birth_ns(fd: int) -> int | None:
+    """When what *fd* is was made, nanoseconds since the epoch; None if nobody knows."""
+    found = _Statx()
+    if _statx is None or _statx(fd, b"", AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW, _STATX_BTIME, ctypes.byref(found)) != 0:
+        return None
+    if not found.mask & _STATX_BTIME:
+        return None
+    return int(found.btime.sec) * 1_000_000_000 + int(found.btime.nsec)
+
+
 SPLICE_NONBLOCK = 2
 _tee = _libc.tee
 _tee.restype = ctypes.c_ssize_t

@@ -26,7 +26,7 @@ from resmgr.fuse import machine
 from resmgr.fuse.formats import Init
 from resmgr.fuse.machine import Machine
 from resmgr.fuse.mount import Mount, MountError, private_namespace
-from resmgr.fuse.options import FuseOptions
+from resmgr.fuse.options import FuseOptions, Permissions
 from resmgr.fuse.servers import KernelResolver
 from resmgr.fuse.session import Session
 from resmgr.hostfs.manager import HostFs
@@ -172,6 +172,8 @@ async def main(arguments: list[str]) -> None:
     told = json.loads(os.environ.get("FUSE_OPTIONS", "{}"))
     # As a kernel is that does not know them.
     machine.WANTED &= ~Init(told.pop("without", 0))
+    if "permissions" in told:
+        told["permissions"] = Permissions(told["permissions"])
     options = FuseOptions(**told)
     private_namespace(follow=False)
     async with open_dispatch() as dispatch:

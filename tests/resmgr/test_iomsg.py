@@ -12,7 +12,7 @@ import pytest
 from resmgr import iorequest
 from resmgr.errors import BadMessage, ResmgrError
 from resmgr.iomsg import ATTR, ENTRY, Attr, Connect, DirEntry, Entry, Io, StatFs, Target, pack_dirent, parse_dirents, request
-from resmgr.iorequest import ConnectRequest, SetAttr, check_path, parse_connect
+from resmgr.iorequest import ConnectRequest, SetAttr, XattrRequest, check_path, parse_connect
 
 SEED = 5
 
@@ -29,7 +29,7 @@ def name(rng: random.Random) -> bytes:
 def connect(rng: random.Random, kind: Connect) -> ConnectRequest:
     path = b"/".join(name(rng) for _ in range(rng.randrange(1, 4)))
     made = ConnectRequest(kind, rng.getrandbits(32), rng.getrandbits(64), path)
-    if kind == Connect.OPEN:
+    if kind in (Connect.OPEN, Connect.TMPFILE):
         made.mode, made.umask, made.prefetch = (rng.getrandbits(32) for _ in range(3))
     elif kind in (Connect.MKDIR, Connect.MKNOD):
         made.mode, made.umask, made.rdev = rng.getrandbits(32), rng.getrandbits(32), rng.getrandbits(64)
@@ -41,6 +41,9 @@ def connect(rng: random.Random, kind: Connect) -> ConnectRequest:
         made.change = SetAttr(rng.getrandbits(8), *(rng.getrandbits(bits) for bits in (32, 32, 32, 64, 63, 63)))
     elif kind == Connect.ACCESS:
         made.mode = rng.getrandbits(3)
+    elif kind == Connect.XATTR:
+        made.flags = rng.randrange(3)
+        made.xattr = XattrRequest(2, name(rng), rng.randbytes(rng.randrange(40)), 0, made.flags)
     return made
 
 
@@ -76,6 +79,9 @@ def test_random_bytes_raise_only_what_is_said() -> None:
         iorequest.parse_readdir,
         iorequest.parse_space,
         iorequest.parse_devctl,
+        iorequest.parse_copy,
+        iorequest.parse_seek,
+        iorequest.parse_xattr,
         iorequest.parse_close,
         Attr.parse,
         Entry.parse,
@@ -91,7 +97,7 @@ def test_random_bytes_raise_only_what_is_said() -> None:
             except BadMessage:
                 pass
             except ResmgrError as error:
-                if error.errno != errno.ENAMETOOLONG:
+                if error.errno not in (errno.ENAMETOOLONG, errno.ERANGE, errno.E2BIG, errno.EINVAL):
                     raise
 
 
@@ -116,6 +122,8 @@ def test_io_requests() -> None:
     assert iorequest.parse_space(iorequest.pack_space(1, 2, 3, 4)) == (2, 3, 4)
     command, data = iorequest.parse_devctl(iorequest.pack_devctl(1, 2, b"xyz"))
     assert (command, bytes(data)) == (2, b"xyz")
+    assert iorequest.parse_copy(iorequest.pack_copy(1, 2, 3, 4, 5)) == (2, 3, 4, 5)
+    assert iorequest.parse_seek(iorequest.pack_seek(1, 4, 9)) == (4, 9)
     assert iorequest.parse_close(iorequest.pack_close(7)) == [7]
     assert iorequest.parse_close(iorequest.pack_close(7, 8, 9)) == [7, 8, 9]
     for whole, parse in (
@@ -124,6 +132,9 @@ def test_io_requests() -> None:
         (iorequest.pack_readdir(1, 2, 3), iorequest.parse_readdir),
         (iorequest.pack_space(1, 2, 3, 4), iorequest.parse_space),
         (iorequest.pack_devctl(1, 2, b"xyz"), iorequest.parse_devctl),
+        (iorequest.pack_copy(1, 2, 3, 4, 5), iorequest.parse_copy),
+        (iorequest.pack_seek(1, 3, 4), iorequest.parse_seek),
+        (XattrRequest(1, b"user.a").pack(1), iorequest.parse_xattr),
     ):
         check: Callable[[bytes], object] = parse
         for length in range(len(whole)):
@@ -189,3 +200,32 @@ def test_attributes_of_a_real_file() -> None:
     assert StatFs.parse(space.pack()) == space
     with pytest.raises(BadMessage):
         SetAttr.parse(SetAttr(1 << 20).pack(), 0)
+
+
+def test_extended_attribute_requests() -> None:
+    asked = XattrRequest(2, b"user.a", b"value", 0, 1)
+    assert iorequest.parse_xattr(asked.pack(7)) == (b"", asked)
+    assert iorequest.parse_xattr(asked.pack(7, b"d/f")) == (b"d/f", asked)
+    bad = [
+        XattrRequest(0, b"n"),
+        XattrRequest(6),
+        XattrRequest(1),
+        XattrRequest(3, b"n"),
+        XattrRequest(1, b"n", b"v"),
+        XattrRequest(2, b"n\0"),
+    ]
+    for request_ in [*bad, XattrRequest(2, b"n", flags=4)]:
+        with pytest.raises(BadMessage):
+            iorequest.parse_xattr(request_.pack(7))
+    for request_, code in (
+        (XattrRequest(1, b"n" * 256), errno.ERANGE),
+        (XattrRequest(2, b"n", bytes(65537)), errno.E2BIG),
+        (XattrRequest(2, b"n", flags=3), errno.EINVAL),
+        (XattrRequest(4, b"n", flags=1), errno.EINVAL),
+    ):
+        with pytest.raises(ResmgrError) as caught:
+            iorequest.parse_xattr(request_.pack(7))
+        assert caught.value.errno == code
+    assert iorequest.parse_xattr(XattrRequest(1, b"n", size=1 << 31).pack(7))[1].size == 65536
+    with pytest.raises(BadMessage):
+        iorequest.parse_xattr(XattrRequest(1, b"n").pack(7, b"../up"))

@@ -37,6 +37,11 @@ SIZES = {
     "BATCH_FORGET_IN": 8,
     "FORGET_ONE": 16,
     "FALLOCATE_IN": 32,
+    "LSEEK_IN": 24,
+    "COPY_IN": 56,
+    "GETXATTR_IN": 8,
+    "SETXATTR_IN": 8,
+    "STATX_IN": 24,
     "ENTRY_OUT": 128,
     "ENTRY_REPLY": 16 + 128,
     "ATTR_REPLY": 16 + 104,
@@ -44,6 +49,9 @@ SIZES = {
     "OPEN_REPLY": 16 + 16,
     "WRITE_REPLY": 16 + 8,
     "STATFS_REPLY": 16 + 80,
+    "STATX_REPLY": 16 + 32 + 256,
+    "LSEEK_REPLY": 16 + 8,
+    "GETXATTR_REPLY": 16 + 8,
     "DIRENT": 24,
     "INVAL_INODE": 16 + 24,
     "INVAL_ENTRY": 16 + 16,
@@ -142,3 +150,30 @@ def test_batch_forget_with_an_absurd_count_reserves_nothing() -> None:
 def test_notifications() -> None:
     assert formats.inval_inode(9) == struct.pack("=IiQQqq", 40, 2, 0, 9, -1, 0)
     assert formats.inval_entry(1, b"B") == struct.pack("=IiQQII", 34, 3, 0, 1, 1, 0) + b"B\0"
+
+
+def test_value_at_takes_a_name_and_what_it_says() -> None:
+    whole = b"user.a\0value"
+    assert formats.value_at(whole, 0, 5) == (b"user.a", b"value")
+    assert formats.value_at(b"user.a\0a\0b", 0, 3) == (b"user.a", b"a\0b")
+    for length in range(len(whole)):
+        with pytest.raises(BadMessage):
+            formats.value_at(whole[:length], 0, 5)
+    with pytest.raises(BadMessage):
+        formats.value_at(b"\0value", 0, 5)
+
+
+def test_statx_reply_is_the_kernels_structure() -> None:
+    attr = (7, 0o100644, 2, 1, 3, 0, 10, 8, 4096, 1_000_000_002, -1, 5, 5)
+    reply = formats.statx_reply(9, (1, 2), formats.attr_fields(attr, 7, attr[1]), -1)
+    assert struct.unpack_from("=IiQ", reply) == (304, 0, 9)
+    assert struct.unpack_from("=QII", reply, 16) == (1, 2, 0)
+    assert struct.unpack_from("=IIQIIIH", reply, 48) == (0xFFF, 4096, 0, 2, 1, 3, 0o100644)
+    assert struct.unpack_from("=QQQQ", reply, 48 + 32) == (7, 10, 8, 0)
+    assert [struct.unpack_from("=qI", reply, 112 + 16 * place) for place in range(4)] == [
+        (1, 2),
+        (-1, 999_999_999),
+        (0, 5),
+        (-1, 999_999_999),
+    ]
+    assert struct.unpack_from("=I", formats.statx_reply(9, (1, 2), formats.attr_fields(attr, 7, attr[1]), None), 48) == (0x7FF,)

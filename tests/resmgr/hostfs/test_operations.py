@@ -255,7 +255,7 @@ def test_links_and_rename(host: HostDirectory) -> None:
     client.two(Connect.RENAME, b"b", b"c", handle2=directory.handle)
     assert client.get(b"d/c") == b"B"
     with fails(errno.EINVAL):
-        client.two(Connect.RENAME, b"a2", b"x", flags=4)
+        client.two(Connect.RENAME, b"a2", b"x", flags=8)
     client.name(Connect.UNLINK, b"a2")
     assert b"a2" not in client.names()
 

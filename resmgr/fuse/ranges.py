@@ -1,0 +1,113 @@
+"""Ranges of files: FALLOCATE, LSEEK (where data and holes are), COPY_FILE_RANGE.
+
+A copy between two files that one server has open for one user is made there; between any others the kernel copies by reading and writing
+(EXDEV). Writes on the way to either file arrive first.
+"""
+
+from __future__ import annotations
+
+import errno
+import struct
+
+from resmgr.dispatch import Buffer
+from resmgr.errors import BadMessage
+from resmgr.fuse import formats
+from resmgr.fuse.attributes import done
+from resmgr.fuse.core import Core
+from resmgr.fuse.formats import BODY
+from resmgr.fuse.inode import File
+from resmgr.fuse.request import Request
+from resmgr.iomsg import COPY_MAX, OFFSET, REQUEST, SEEK_DATA, SEEK_HOLE, SPACE, Io
+from resmgr.iorequest import pack_copy, pack_seek
+
+OFFSET_MAX = (1 << 63) - 1
+
+
+def fallocate(core: Core, request: Request, view: memoryview) -> None:
+    fh, offset, length, mode = formats.FALLOCATE_IN.parse(view, BODY)
+    file = core.files.get(fh)
+    if file is None:
+        core.error(request, errno.EBADF)
+        return
+    _changes(core, request, file)
+    message = REQUEST.pack(Io.SPACE, 0, 0, file.ocb) + SPACE.pack(mode, offset, length)
+    core.on_file(request, file, (message,), 0, done)
+
+
+def lseek(core: Core, request: Request, view: memoryview) -> None:
+    fh, offset, whence = formats.LSEEK_IN.parse(view, BODY)
+    file = core.files.get(fh)
+    if file is None or whence not in (SEEK_DATA, SEEK_HOLE):
+        core.error(request, errno.EBADF if file is None else errno.EINVAL)
+        return
+
+    def sought(request: Request, status: int, reply: Buffer) -> None:
+        if status == -errno.ENOSYS:
+            # The server tells nothing of holes: all is data.
+            size = request.node.attr[6]
+            if offset >= size:
+                core.error(request, errno.ENXIO)
+            else:
+                _answer(core, request, offset if whence == SEEK_DATA else size)
+            return
+        if status < 0:
+            core.failed(request, status)
+            return
+        try:
+            (found,) = OFFSET.unpack(reply)
+        except struct.error:
+            raise BadMessage("an offset of another size") from None
+        if not offset <= found <= OFFSET_MAX:
+            raise BadMessage("data or a hole before where they were looked for")
+        _answer(core, request, found)
+
+    core.on_file(request, file, (pack_seek(file.ocb, whence, offset),), OFFSET.size + 1, sought)
+
+
+def _answer(core: Core, request: Request, offset: int) -> None:
+    core.answer(request, formats.LSEEK_REPLY.pack(24, 0, request.unique, offset))
+
+
+def copy_file_range(core: Core, request: Request, view: memoryview) -> None:
+    fh, start, nodeid, fh_out, to, length, flags = formats.COPY_IN.parse(view, BODY)
+    file, there = core.files.get(fh), core.files.get(fh_out)
+    if file is None or there is None or there.node.nodeid != nodeid or flags:
+        core.error(request, errno.EINVAL if flags else errno.EBADF)
+        return
+    if file.connection is not there.connection:
+        core.error(request, errno.EXDEV)
+        return
+    length = min(length, COPY_MAX)
+    _changes(core, request, there)
+
+    def copied(request: Request, status: int, reply: Buffer) -> None:
+        if status == -errno.ENOSYS:
+            core.error(request, errno.EXDEV)
+        elif status < 0:
+            core.failed(request, status)
+        elif status > length:
+            raise BadMessage("more copied than was asked for")
+        else:
+            there.node.pages = None
+            there.node.told = None
+            core.answer(request, formats.WRITE_REPLY.pack(24, 0, request.unique, status))
+
+    def copy() -> None:
+        if not request.answered:
+            core.on_file(request, file, (pack_copy(file.ocb, there.ocb, start, to, length),), 0, copied)
+
+    behind = there.node.behind
+    if behind is None or not behind.outstanding:
+        copy()
+    else:
+        behind.after(copy)
+
+
+def _changes(core: Core, request: Request, file: File) -> None:
+    """Data of *file* are changed by its server, so neither first bytes nor pages are known any more."""
+    node = file.node
+    for other in node.files:
+        other.data = None
+    node.pages = None
+    node.told = None
+    core.changes_node(request, node)

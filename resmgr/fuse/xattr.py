@@ -1,0 +1,252 @@
+"""GETXATTR, LISTXATTR, SETXATTR, REMOVEXATTR. The server decides, as for every operation; ACLs pass through as the attributes they are, so
+`getfacl` and `setfacl` show and change those of the server, whose kernel keeps mode and ACL one.
+
+A directory and an open file without a name are asked by their handle, anything else by its name. A value too long for a message that path
+managers hand on goes to a handle, got for it.
+
+Two questions are asked so often by what does not want to know that they have answers of their own:
+
+- `ls -l` asks each file for its ACL and its label, `cp -a` and the like for all. After `NEED` such questions in one directory its server is
+  asked once which entries have any extended attributes; for `attr_valid` seconds the others have none. When something is made or changed
+  in it from here, that is forgotten.
+- The kernel asks for the length of `security.capability` before a write or truncation, to take capabilities away. The server's kernel does
+  that (FUSE_HANDLE_KILLPRIV_V2), so for a file that is open for writing here the answer is that there are none.
+"""
+
+from __future__ import annotations
+
+import errno
+import struct
+
+from resmgr.channel import Connection
+from resmgr.dispatch import Buffer
+from resmgr.errors import BadMessage
+from resmgr.fuse import formats
+from resmgr.fuse.attributes import done
+from resmgr.fuse.core import ENTRY_MAX, Core
+from resmgr.fuse.formats import BODY
+from resmgr.fuse.inode import Node
+from resmgr.fuse.request import Request, Step
+from resmgr.iomsg import (
+    LENGTH,
+    WANT_HANDLE,
+    XATTR,
+    XATTR_GET,
+    XATTR_INLINE_MAX,
+    XATTR_LIST,
+    XATTR_REMOVE,
+    XATTR_SET,
+    XATTR_SIZE_MAX,
+    XATTR_WHICH,
+    Connect,
+    Io,
+)
+from resmgr.iorequest import XattrRequest
+
+NAME_MAX = 255
+NEED = 2
+"""Questions in one directory that had to be sent before its server is asked about all of it."""
+DIRECTORIES_MAX = 64
+"""Directories of which the answer, at most 64 KiB, is kept; that of the oldest is dropped."""
+_LISTED = (b"user.", b"security.", b"trusted.", b"system.posix_acl_")
+"""Spaces of names whose attributes a listing of attributes tells."""
+_CAPABILITY = b"security.capability"
+_ACCMODE = 3
+
+
+def getxattr(core: Core, request: Request, view: memoryview) -> None:
+    (room,) = formats.GETXATTR_IN.parse(view, BODY)
+    name, _ = formats.value_at(view, BODY + formats.GETXATTR_IN.size, 0)
+    node = request.node
+    if not room and name == _CAPABILITY and any(file.flags & _ACCMODE for file in node.files):
+        core.error(request, errno.ENODATA)
+        return
+    if name.startswith(_LISTED) and _is_bare(core, request, node):
+        core.drops["xattr_known"] += 1
+        core.error(request, errno.ENODATA)
+        return
+    _ask(core, request, XattrRequest(XATTR_GET, name, size=room), min(room, XATTR_SIZE_MAX), _got)
+
+
+def listxattr(core: Core, request: Request, view: memoryview) -> None:
+    (room,) = formats.GETXATTR_IN.parse(view, BODY)
+    if _is_bare(core, request, request.node):
+        core.drops["xattr_known"] += 1
+        if room:
+            core.answer_data(request)
+        else:
+            core.answer(request, formats.GETXATTR_REPLY.pack(24, 0, request.unique, 0))
+        return
+    _ask(core, request, XattrRequest(XATTR_LIST, size=room), min(room, XATTR_SIZE_MAX), _got)
+
+
+def setxattr(core: Core, request: Request, view: memoryview) -> None:
+    size, flags = formats.SETXATTR_IN.parse(view, BODY)
+    name, value = formats.value_at(view, BODY + formats.SETXATTR_IN.size, size)
+    _changes(core, request)
+    _ask(core, request, XattrRequest(XATTR_SET, name, value, flags=flags), 0, _set)
+
+
+def removexattr(core: Core, request: Request, view: memoryview) -> None:
+    name, _ = formats.value_at(view, BODY, 0)
+    _changes(core, request)
+    _ask(core, request, XattrRequest(XATTR_REMOVE, name), 0, _set)
+
+
+def _changes(core: Core, request: Request) -> None:
+    node = request.node
+    core.changes_node(request, node)
+    if node.parent is not None:
+        core.bare.pop(node.parent, None)
+
+
+def _ask(core: Core, request: Request, asked: XattrRequest, room: int, step: Step) -> None:
+    """Send *asked* about the request's node. At least the length must fit into the reply, and a byte more, to see a server's lie."""
+    node = request.node
+    if node.server.no_xattr or len(asked.name) > NAME_MAX:
+        core.error(request, errno.EOPNOTSUPP if node.server.no_xattr else errno.ERANGE)
+        return
+    request.extra = asked.size
+    room = max(room, LENGTH.size) + 1
+    fixed = XATTR.pack(asked.operation, asked.size, 0, len(asked.name))
+    tail = asked.name + asked.value
+    if node.directory:
+        core.on_base(request, node, Io.XATTR, 0, asked.flags, fixed, tail, room, step)
+        return
+    if not node.named:
+        file = node.file_of(core.servers.connect(node.server, request.user))
+        if file is None:
+            core.error(request, errno.ESTALE)
+        else:
+            core.on_file(request, file, (asked.pack(file.ocb),), room, step)
+        return
+    if len(asked.value) > XATTR_INLINE_MAX:
+        _with_handle(core, request, asked)
+        return
+    name = node.name if node.via is None else node.via[1]
+    fixed = XATTR.pack(asked.operation, asked.size, len(name), len(asked.name))
+    core.on_leaf(request, node, Connect.XATTR, asked.flags, fixed, room, step, tail)
+
+
+def _with_handle(core: Core, request: Request, asked: XattrRequest) -> None:
+    """Get a handle of the leaf, send *asked* to it, close it."""
+
+    def found(request: Request, status: int, reply: Buffer) -> None:
+        if status < 0:
+            core.failed(request, status)
+            return
+        entry, attr = core.entry(request, reply)
+        if not entry.handle:
+            core.error(request, errno.EOPNOTSUPP)
+            return
+        connection, handle = entry.connection, entry.handle
+        if attr[0] != request.node.ino:
+            core.handles.close_later(connection, handle)
+            core.error(request, errno.ESTALE)
+            return
+
+        def over(status: int, reply: Buffer) -> None:
+            core.handles.close_later(connection, handle)
+            request.pending = None
+            if not request.answered:
+                _set(request, status, reply)
+
+        request.pending = connection.submit((asked.pack(handle),), 0, over)
+
+    core.on_leaf(request, request.node, Connect.LOOKUP, WANT_HANDLE, b"", ENTRY_MAX, found)
+
+
+def _got(request: Request, status: int, reply: Buffer) -> None:
+    core = request.core
+    if status < 0:
+        _refused(request, status)
+        return
+    room = request.extra
+    if room:
+        if len(reply) > room:
+            raise BadMessage("more of an extended attribute than there is room for")
+        core.answer_data(request, reply)
+        return
+    try:
+        (length,) = LENGTH.unpack(reply)
+    except struct.error:
+        raise BadMessage("length of an extended attribute") from None
+    if length > XATTR_SIZE_MAX:
+        raise BadMessage("an extended attribute longer than any is")
+    core.answer(request, formats.GETXATTR_REPLY.pack(24, 0, request.unique, length))
+
+
+def _refused(request: Request, status: int) -> None:
+    if status == -errno.ENOSYS:
+        request.node.server.no_xattr = True
+    request.core.failed(request, status)
+
+
+def _set(request: Request, status: int, reply: Buffer) -> None:
+    """An ACL may have changed the mode, and anything the time of change: the kernel asks again."""
+    core, node = request.core, request.node
+    if status >= 0:
+        node.fresh = False
+        node.told = None
+        core.output.append(formats.inval_inode(node.nodeid))
+        done(request, status, reply)
+    else:
+        _refused(request, status)
+
+
+# ---- which entries of a directory have any
+
+
+class Bare:
+    """What is known of a directory's entries, as one user was told. `names`: those that have extended attributes; None: not known."""
+
+    __slots__ = ("at", "connection", "misses", "names")
+
+    def __init__(self, connection: Connection, at: float) -> None:
+        self.connection = connection
+        self.at = at
+        self.misses = 0
+        self.names: frozenset[bytes] | None = None
+
+
+def _is_bare(core: Core, request: Request, node: Node) -> bool:
+    """Whether *node* is known to have no extended attributes; else its directory is asked about all, if that begins to pay."""
+    directory = node.parent
+    if directory is None or directory.parent is None or not node.named or node.aliases or node.server is not directory.server:
+        return False
+    connection = directory.server.connections.get(request.user)
+    if connection is None:
+        return False
+    bare = core.bare.get(directory)
+    now = core.dispatch.now()
+    if bare is None or bare.connection is not connection or now - bare.at > core.options.attr_valid:
+        bare = Bare(connection, now)
+        core.bare.pop(directory, None)
+        core.bare[directory] = bare
+        if len(core.bare) > DIRECTORIES_MAX:
+            del core.bare[next(iter(core.bare))]
+    if bare.names is not None:
+        return node.name not in bare.names
+    bare.misses += 1
+    if bare.misses == NEED:
+        _ask_which(core, directory, bare)
+    return False
+
+
+def _ask_which(core: Core, directory: Node, bare: Bare) -> None:
+    handle = directory.handles.get(bare.connection)
+    if handle is None:
+        return
+    bare.at = core.dispatch.now()
+    core.drops["xattr_asked"] += 1
+
+    def came(status: int, reply: Buffer) -> None:
+        names = bytes(reply).split(b"\0")
+        if status < 0:
+            return
+        if names.pop():
+            core.drops["bad_reply"] += 1
+        elif core.bare.get(directory) is bare:
+            bare.names = frozenset(names)
+
+    bare.connection.submit((XattrRequest(XATTR_WHICH, size=XATTR_SIZE_MAX).pack(handle),), XATTR_SIZE_MAX, came)
