@@ -113,7 +113,10 @@ class Core(Answers):
         """Answer with the errno of a negative *status*, unless the request waits for its node to come back."""
         if status == -errno.EHOSTDOWN and self.patience.limit and not request.answered and self.patience.keep(request):
             return
-        self.error(request, told(status))
+        if request.unique:
+            self.error(request, told(status))
+        else:
+            request.step(request, status, b"")
 
     def rerun(self, request: Request) -> None:
         """Carry out a request from its beginning again."""

@@ -15,10 +15,11 @@ without an error."""
 from __future__ import annotations
 
 import errno
+import logging
 import math
+import os
 from collections.abc import Callable
 from functools import partial
-from os import O_DIRECTORY
 from stat import S_IFREG
 from typing import TYPE_CHECKING
 
@@ -37,16 +38,18 @@ if TYPE_CHECKING:
     from resmgr.fuse.core import Core
     from resmgr.fuse.directory import Directory
 
-IDENTIFY_AFTER = 0.5
+logger = logging.getLogger(__name__)
+
+IDENTIFY_AFTER = 0.1
 """Seconds after which a file that is still open is asked for its token: most are closed by then."""
 IDENTIFY_AT_ONCE = 256
 RETRY = 0.25
 """Seconds between tries to open again what a node that is down has."""
 AFTER_DEATH = 0.02
 """A connection may die while others to the same node have not yet: the first try comes this much later."""
-TRANSIENT = frozenset((-errno.EHOSTDOWN, -errno.EHOSTUNREACH, -errno.EAGAIN))
 WAY_LOST = frozenset((-errno.EHOSTDOWN, -errno.EHOSTUNREACH, -errno.EBADF, -errno.ESRCH))
-"""What is said of locks when the node went away again."""
+"""The node is down, or it, or its daemon, went away again while it was asked."""
+TRANSIENT = frozenset((*WAY_LOST, -errno.EAGAIN))
 _UNLOCK = 2
 _KEPT_FLAGS = 0o3 | 0o2000 | 0o4010000
 """Open flags that still mean something: access mode, O_APPEND, O_SYNC."""
@@ -85,7 +88,9 @@ class Reopening:
             return
         self._young.append(file)
         if self._timer is None:
-            self._timer = self._core.dispatch.call_at(self._core.dispatch.now() + IDENTIFY_AFTER, self._identify)
+            # Where programs count on it, it is asked for at once.
+            after = 0.0 if self._limit else IDENTIFY_AFTER
+            self._timer = self._core.dispatch.call_at(self._core.dispatch.now() + after, self._identify)
 
     def _identify(self) -> None:
         self._timer = None
@@ -175,9 +180,9 @@ class Reopening:
         request.step = partial(self._answered, lost)
         if not isinstance(thing, File):
             if node.parent is None:
-                core.on_base(request, node, CONNECT, Connect.OPEN, O_DIRECTORY, OPEN.pack(0, 0, 0), b"", ENTRY_MAX, request.step)
+                core.on_base(request, node, CONNECT, Connect.OPEN, os.O_DIRECTORY, OPEN.pack(0, 0, 0), b"", ENTRY_MAX, request.step)
             else:
-                core.on_leaf(request, node, Connect.OPEN, O_DIRECTORY, OPEN.pack(0, 0, 0), ENTRY_MAX, request.step)
+                core.on_leaf(request, node, Connect.OPEN, os.O_DIRECTORY, OPEN.pack(0, 0, 0), ENTRY_MAX, request.step)
             return
         fixed = REOPEN.pack(len(thing.token)) + thing.token
         flags = thing.flags & _KEPT_FLAGS
@@ -195,10 +200,10 @@ class Reopening:
         request.answered = True
         lost.asked = False
         if status in TRANSIENT:
-            self._not_now(lost, -status)
+            self._not_now(lost, errno.EHOSTDOWN if status in WAY_LOST else -status)
             return
         if status < 0:
-            self._over(lost, errno.ESTALE)
+            self._refused(lost, os.strerror(-status))
             return
         try:
             found, attr = core.entry(request, reply)
@@ -211,7 +216,7 @@ class Reopening:
         if not found.ocb or not (root or (attr[0] == node.ino and same_type(node, attr))):
             if found.ocb:
                 core.handles.close_now(found.connection, found.ocb)
-            self._over(lost, errno.ESTALE)
+            self._refused(lost, "its name leads to another")
             return
         if found.handle and found.handle != found.ocb:
             core.handles.close_later(found.connection, found.handle)
@@ -223,6 +228,11 @@ class Reopening:
             return
         thing.data = None
         self._lock_again(lost, thing, list(thing.held), before)
+
+    def _refused(self, lost: Lost, why: str) -> None:
+        path = lost.thing.node.path().decode("utf-8", "backslashreplace")
+        logger.warning("%s was open when its node went away, and cannot be opened again: %s", path, why)
+        self._over(lost, errno.ESTALE)
 
     def _lock_again(self, lost: Lost, file: File, left: list[LockRequest], before: tuple[Connection, int]) -> None:
         if not left:

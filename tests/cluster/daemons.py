@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import resource
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import attrs
 
@@ -53,7 +53,8 @@ class Two:
                 self.spaces[self.cluster.run(node, "readlink", "/proc/self/ns/uts").stdout.strip()] = node
         self.daemons.clear()
         for pid in self.cluster.processes():
-            with open(f"/proc/{pid}/cmdline", "rb") as file:
+            # Others may end meanwhile.
+            with suppress(FileNotFoundError, ProcessLookupError), open(f"/proc/{pid}/cmdline", "rb") as file:
                 if b"stack.core.main" in file.read():
                     self.daemons[self.spaces[os.readlink(f"/proc/{pid}/ns/uts")]] = Daemon(pid)
 

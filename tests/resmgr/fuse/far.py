@@ -11,12 +11,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from resmgr.access import Export, Policy, UserRule
-from resmgr.channel import PID_SYSTEM, Kernel, Nd, Remote
+from resmgr.channel import PID_SYSTEM, Kernel, Message, Nd, Remote
 from resmgr.fuse.machine import Machine
 from resmgr.fuse.options import FuseOptions
 from resmgr.fuse.servers import KernelResolver
 from resmgr.hostfs.manager import HostFs
+from resmgr.hostfs.objects import HostClient
 from resmgr.hostfs.reopen import Reopening
+from resmgr.iofunc.handle import Handle
 from resmgr.iomsg import Connect, Io, Target
 from resmgr.peer import Peer
 from resmgr.testing.fuserig import Answer, Rig
@@ -44,6 +46,9 @@ class Far(Rig):
         self.kernel.network = self
         self.key = bytes(32)
         self.boots = 0
+        self.booted = 0.0
+        """When the power came back last."""
+        self.on_disk: dict[Path, bytes] = {}
         self.peer: Peer | None = None
         self.messages_seen = 0
         self.cut_at = 0
@@ -69,6 +74,22 @@ class Far(Rig):
         again = self.host.reopening = Reopening(self.host, self.key, boot)
         self.host.manager._connect[Connect.REOPEN] = again.reopen
         self.host.manager._io[Io.IDENTIFY] = again.identify
+        sync = self.host.manager._io[Io.SYNC]
+
+        def synced(message: Message, client: HostClient, handle: Handle, flags: int) -> None:
+            sync(message, client, handle, flags)
+            self.on_disk = {path: path.read_bytes() for path in self.root.iterdir() if path.is_file() and not path.is_symlink()}
+
+        self.host.manager._io[Io.SYNC] = synced
+
+    def lose_power(self) -> None:
+        """What was written and not synced is not there; names are."""
+        self.booted = self.dispatch.now()
+        for path in self.root.iterdir():
+            if path.is_file() and not path.is_symlink():
+                with open(path, "r+b") as file:
+                    file.truncate(0)
+                    file.write(self.on_disk.get(path, b""))
 
     def connect(self) -> None:
         self.link = MemoryLink(self.dispatch, self.there, self.world.random(f"link {self.messages_seen}"), 0.002)
@@ -93,7 +114,9 @@ class Far(Rig):
         self.cut()
         if fault != "link":
             self.host.destroy()
-            self.boots += fault == "boot"
+            if fault == "boot":
+                self.boots += 1
+                self.lose_power()
             self.dispatch.call_at(self.dispatch.now() + away / 2, self.serve)
         self.dispatch.call_at(self.dispatch.now() + away, self.connect)
 
