@@ -194,7 +194,7 @@ class File:
         self.writes = 0
         """WRITE messages under way."""
         self.written = 0
-        """WRITEs so far."""
+        """WRITEs that were acknowledged so far."""
         self.synced = 0
         """Of these, before the last fsync that succeeded."""
         self.dead = False

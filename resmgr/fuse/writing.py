@@ -76,7 +76,6 @@ def write(core: Core, request: Request, view: memoryview) -> None:
         other.data = None
     node.pages = None
     node.cached = True
-    file.written += 1
     core.ahead.doubt_node(node)
     if size <= COPY_MAX or view.readonly:
         view = memoryview(bytearray(view))
@@ -266,6 +265,8 @@ class _Writing:
     # ---- both
 
     def _acknowledge(self, size: int) -> None:
+        if not self.request.answered:
+            self.file.written += 1
         self.core.answer(self.request, formats.WRITE_REPLY.pack(24, 0, self.request.unique, size))
 
     def _over(self, status: int) -> None:

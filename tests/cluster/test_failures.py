@@ -128,7 +128,8 @@ def _run(node: str, *argv: str) -> Callable[[Two], None]:
 
 def _up(node: str) -> Callable[[Two], None]:
     def up(two: Two) -> None:
-        two.cluster.run(node, "qnet", "up")
+        # One that was killed may be at its end for a moment yet.
+        kit.wait_for(lambda: two.cluster.run(node, "qnet", "up", check=False).returncode == 0, 20.0, "qnet up")
         two.find()
 
     return up
@@ -238,9 +239,9 @@ def stage(seed: int, options: str = "soft") -> Iterator[Stage]:
 
 
 @pytest.mark.usefixtures("_rights")
-def test_the_peer_is_stopped_killed_and_upgraded_and_the_own_daemon_killed() -> None:
+def test_the_peers_daemon_is_killed_and_upgraded() -> None:
     with stage(1) as there:
-        for name in ("peer stopped, back in time", "peer's daemon killed", "upgrade", "own daemon killed"):
+        for name in ("peer's daemon killed", "upgrade"):
             there.play(name)
         there.check()
 
