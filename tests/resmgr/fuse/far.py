@@ -21,7 +21,7 @@ from resmgr.hostfs.reopen import Reopening
 from resmgr.iofunc.handle import Handle
 from resmgr.iomsg import Connect, Io, Target
 from resmgr.peer import Peer
-from resmgr.testing.fuserig import Answer, Rig
+from resmgr.testing.fuserig import PID, Answer, Rig
 from resmgr.testing.memory import MemoryLink
 from resmgr.testing.virtual import VirtualDispatch
 from resmgr.users import Accounts
@@ -59,6 +59,7 @@ class Far(Rig):
         self.answers: dict[int, Answer] = {}
         self.notifications = []
         self.uid = 0
+        self.pid = PID
         self._uniques = itertools.count(2, 2)
         self.machine.on_output = self._collect
 
