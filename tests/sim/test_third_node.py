@@ -21,7 +21,7 @@ from resmgr.fuse.options import FuseOptions
 from resmgr.fuse.servers import KernelResolver
 from resmgr.iofunc.node import Directory, Elsewhere, Node, TreeManager
 from resmgr.iomsg import Target
-from resmgr.testing.fuserig import Answer, Rig
+from resmgr.testing.fuserig import PID, Answer, Rig
 from resmgr.testing.ioclient import IoClient
 from resmgr.walk import Address, Found, walk
 
@@ -93,6 +93,7 @@ class KernelOf(Rig):
         self.answers = {}
         self.notifications = []
         self.uid = UID
+        self.pid = PID
         self._uniques = itertools.count(2, 2)
         self.machine.on_output = self._collect
 
