@@ -169,6 +169,7 @@ ARROWS = {
         "resmgr.names",
         "resmgr.nodes",
         "resmgr.procmgr",
+        "resmgr.typed",
         "qnetpy",
         "qnetpy.netfs",
         "qnetpy.identity",
