@@ -182,6 +182,7 @@ class LsmQnet:
             self._context.dispatch, self.system.kernel, self.system.accounts, qnet.netfs.target, mount, device, self._ended
         )
         qnet.netfs.listeners.append(self._mount.forget)
+        qnet.netfs.heeds.append(self._mount.silent)
         if self.system.processes is not None:
             self.system.processes.network = self._mount.point
 
@@ -210,11 +211,13 @@ class LsmQnet:
             self.system.processes.network = ""
         if self.qnet is not None:
             self.qnet.netfs.listeners.clear()
+            self.qnet.netfs.heeds.clear()
 
     def detach(self) -> None:
         """`Attached`: idempotent."""
         if self.qnet is not None:
             self.qnet.netfs.listeners.clear()
+            self.qnet.netfs.heeds.clear()
         if self._mount is not None:
             self._mount.close()
             self._mount = None

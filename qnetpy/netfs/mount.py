@@ -56,6 +56,10 @@ class NetMount:
         """What the kernel believes of the entry *name* of /net is not to be believed any more."""
         self._session.invalidate_entry(ROOT_NODE, name)
 
+    def silent(self, nd: int, silent: bool) -> None:
+        """Node *nd* tells nothing at the moment, or does again."""
+        self.machine.leases.silent(nd, silent)
+
     def close(self) -> None:
         """Unmount, also while in use: programs inside get ENOTCONN. Idempotent."""
         if self._copies is not None:

@@ -64,6 +64,9 @@ _SETATTR = int(Io.SETATTR)
 
 def getattr_(core: Core, request: Request, view: memoryview) -> None:
     node = request.node
+    if node.attr_sure and core.leases.attributes(request):
+        core.answer_attr(request, node)
+        return
     if node.fresh and request.at - node.attr_at < core.options.attr_valid:
         core.answer_attr(request, node)
         return
@@ -104,6 +107,7 @@ def take_attr(node: Node, attr: AttrTuple, now: float) -> None:
     node.mode = attr[1]
     node.ino = attr[0]
     node.attr_at = now
+    node.attr_sure = 0.0
 
 
 def _got_attr(request: Request, status: int, reply: Buffer) -> None:
@@ -116,6 +120,7 @@ def _got_attr(request: Request, status: int, reply: Buffer) -> None:
         core.error(request, errno.ESTALE)
         return
     take_attr(request.node, attr, request.at)
+    core.leases.took(request.node, request.at)
     core.answer_attr(request, request.node)
 
 
@@ -137,6 +142,7 @@ def _looked_at(request: Request, status: int, reply: Buffer) -> None:
             return
         core.nodes.rebind(node, attr)
     take_attr(node, attr, request.at)
+    core.leases.took(node, request.at)
     core.answer_attr(request, node)
 
 

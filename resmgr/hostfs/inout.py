@@ -17,8 +17,8 @@ from resmgr.hostfs.streams import DeviceHandle
 from resmgr.hostfs.syscalls import fallocate
 from resmgr.hostfs.writing import WRITE_MAX, Write
 from resmgr.iofunc.handle import Handle
-from resmgr.iomsg import OFFSET_APPEND, SET_SIZE, SYNC_DATA_ONLY, Io
-from resmgr.iorequest import HEAD, WRITE_HEAD, SetAttr, parse_read, parse_readdir, parse_space, parse_write
+from resmgr.iomsg import OFFSET_APPEND, SET_SIZE, SYNC_DATA_ONLY, WATCH_DROP, WATCH_NEXT, Io
+from resmgr.iorequest import HEAD, WRITE_HEAD, SetAttr, parse_drop, parse_read, parse_readdir, parse_space, parse_write
 
 READ_MAX = 4 * 1024 * 1024
 """Bytes of one READ reply; a reply's memory is the server's. A larger request gets this much."""
@@ -140,7 +140,19 @@ def set_attributes(fs: Running, message: Message, client: HostClient, handle: Ha
         handle,
         lambda: change(ops, handle.fd, handle.scope, wanted, handle.writable),
         inline=not wanted.valid & SET_SIZE or wanted.size == 0,
+        changes=True,
     )
+
+
+def watch(fs: Running, message: Message, client: HostClient, subtype: int) -> None:
+    """WATCH, which is about no handle."""
+    if subtype == WATCH_NEXT:
+        fs.watching.next(message, client)
+    elif subtype == WATCH_DROP:
+        fs.watching.drop(client, parse_drop(message.data))
+        message.reply(0)
+    else:
+        raise BadMessage("watch of an unknown kind")
 
 
 def statfs(fs: Running, message: Message, client: HostClient, handle: Handle, flags: int) -> None:

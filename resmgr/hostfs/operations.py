@@ -31,6 +31,7 @@ from resmgr.iomsg import (
     READDIR_ATTRS,
     UNLINK_DIRECTORY,
     WANT_HANDLE,
+    WATCHED,
 )
 from resmgr.iorequest import ConnectRequest
 from resmgr.owners import Owners
@@ -96,9 +97,9 @@ class Operations:
             change,
         )
 
-    def entry(self, attr: bytes, node: int = 0, ocb: int = 0, data: bytes | bytearray = b"") -> bytes:
+    def entry(self, attr: bytes, node: int = 0, ocb: int = 0, data: bytes | bytearray = b"", watched: bool = False) -> bytes:
         """Packed `Entry`."""
-        head = ENTRY.pack(*self.head, node, ocb, len(data))
+        head = ENTRY.pack(*self.head, node, ocb, len(data) | WATCHED if watched else len(data))
         return b"".join((head, attr, data)) if data else head + attr
 
     # ---- walks
@@ -160,7 +161,9 @@ class Operations:
         return os.open(path, _NODE, dir_fd=base.fd), scope
 
     def _handle(self, fd: int, status: os.stat_result, scope: Scope, flags: int = os.O_PATH) -> HostHandle:
-        return HostHandle(fd, scope, self.devices.get(status.st_dev), S_ISDIR(status.st_mode), flags)
+        handle = HostHandle(fd, scope, self.devices.get(status.st_dev), S_ISDIR(status.st_mode), flags)
+        handle.inode = status.st_ino
+        return handle
 
     # ---- connect messages
 
@@ -182,7 +185,11 @@ class Operations:
             if not scope.verbs and not S_ISDIR(status.st_mode):
                 raise FileNotFoundError(errno.ENOENT, "not exported")
             if keep or S_ISDIR(status.st_mode):
-                return Opened(self.attr(status), self._handle(fd, status, scope), None)
+                watched = request.watch is not None and S_ISDIR(status.st_mode) and request.watch(fd, scope)
+                if watched:
+                    # What is told of it must not be older than the watch.
+                    status = os.fstat(fd)
+                return Opened(self.attr(status), self._handle(fd, status, scope), None, watched=watched)
         except BaseException:
             os.close(fd)
             raise
@@ -232,7 +239,7 @@ class Operations:
         finally:
             if owned >= 0:
                 os.close(owned)
-        return self._opened(fd, scope, flags, request.prefetch, mode if not exists else None)
+        return self._opened(fd, scope, flags, request, mode if not exists else None)
 
     def _special(self, fd: int, scope: Scope, flags: int) -> Special:
         """What *fd* is, if it is a device or FIFO that the client may open."""
@@ -257,11 +264,13 @@ class Operations:
             if _is_special(os.fstat(base.fd)):
                 return self._special(os.dup(base.fd), base.scope, request.flags)
             fd = os.open(own_path(base.fd), (flags | _ALWAYS) & ~os.O_NOFOLLOW)
-        return self._opened(fd, base.scope, flags, request.prefetch, None)
+        return self._opened(fd, base.scope, flags, request, None)
 
-    def _opened(self, fd: int, scope: Scope, flags: int, prefetch: int, created: int | None) -> Opened:
+    def _opened(self, fd: int, scope: Scope, flags: int, request: ConnectRequest, created: int | None) -> Opened:
         data: bytes | bytearray = b""
+        prefetch = request.prefetch
         try:
+            watched = request.watch is not None and bool(flags & os.O_DIRECTORY) and request.watch(fd, scope)
             status = os.fstat(fd)
             kind = S_IFMT(status.st_mode)
             if kind != S_IFREG and not S_ISDIR(kind):
@@ -273,7 +282,7 @@ class Operations:
                 data = self._prefetch(handle, min(prefetch, PREFETCH_MAX, status.st_size))
             elif prefetch and handle.stream is not None and handle.readable:
                 data = self._first_entries(handle, min(prefetch, PREFETCH_MAX))
-            return Opened(self.attr(status), None, handle, data)
+            return Opened(self.attr(status), None, handle, data, watched)
         except BaseException:
             os.close(fd)
             raise
