@@ -24,7 +24,7 @@ from resmgr.fuse.formats import MASK64, ROOT_ID, AttrTuple
 from resmgr.iomsg import Target
 
 if TYPE_CHECKING:
-    from resmgr.fuse.leases import Lease
+    from resmgr.fuse.lease import Lease
     from resmgr.fuse.listed import Record
     from resmgr.fuse.polling import Armed
 

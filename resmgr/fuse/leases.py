@@ -7,14 +7,11 @@ takes both away; `entered` and `took` give them again if the rules hold:
 1. the question was sent after the lease began, or is the one that began it;
 2. it was sent after the last event about that name, and after the last change of it from here ended.
 
-What the kernel has to be told of an event goes out at once where that cannot wait (attributes), else from a thread: one job for each
-directory, `JOBS_MAX` at a time. A job holds nothing that an answer needs, so it may wait as long as the directory's lock is held.
+What the kernel has to be told of an event goes out at once where that cannot wait (attributes), else from a thread (`telling`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from stat import S_IFMT, S_IFREG
 from typing import TYPE_CHECKING
 
 from resmgr.channel import Connection, Pending
@@ -22,7 +19,9 @@ from resmgr.dispatch import Buffer, Timer
 from resmgr.errors import BadMessage
 from resmgr.fuse import formats
 from resmgr.fuse.inode import STREAMS
+from resmgr.fuse.lease import NAMES_MAX, NEVER, SALT_BITS, Lease, single
 from resmgr.fuse.options import Permissions
+from resmgr.fuse.telling import Telling
 from resmgr.ids import node_of
 from resmgr.iomsg import (
     REQUEST,
@@ -46,90 +45,12 @@ if TYPE_CHECKING:
     from resmgr.fuse.servers import User
 
 ANSWER_MAX = 64 * 1024
-NAMES_MAX = 1024
-"""Names of one directory remembered as changed, and as not existing. Stops a directory of changing names from filling memory."""
 EARLY_MAX = 1024
 """Directories of which events came that are not leased (yet)."""
-JOBS_MAX = 8
-"""Threads that tell the kernel, of one mount."""
 SETTLE = 0.05
 """An answer given so shortly before an event may still be on its way into the kernel's caches: it is told again after as long."""
 DROP_AFTER = 1.0
-_SALT_BITS = 48
 _NEXT = REQUEST.pack(Io.WATCH, WATCH_NEXT, 0, 0)
-_NEVER = float("-inf")
-
-
-class Lease:
-    """One leased directory. `node.children` are what is known of it, `absent` what is known not to be there, and since when."""
-
-    __slots__ = (
-        "absent",
-        "answered",
-        "changed",
-        "connection",
-        "doubted",
-        "floor",
-        "ino",
-        "kernel",
-        "listed",
-        "live",
-        "node",
-        "opened",
-        "readers",
-        "since",
-        "users",
-    )
-
-    def __init__(self, node: Node, connection: Connection, since: float, opened: float, kernel: bool) -> None:
-        self.node = node
-        self.connection = connection
-        self.ino = node.ino
-        self.since = since
-        self.opened = opened
-        """When the question was sent whose answer began it."""
-        self.kernel = kernel
-        """The kernel may believe for long what is in it: it shows it to nobody who could not see it anyway."""
-        self.live = True
-        self.answered = _NEVER
-        """When the kernel was last told something under it."""
-        self.changed = _NEVER
-        """When the directory's own attributes last changed."""
-        self.doubted: dict[bytes, float] = {}
-        self.floor = _NEVER
-        """What was asked for before that about any name is not believed; `doubted` for single names."""
-        self.absent: dict[bytes, float] = {}
-        self.users: set[User] = set()
-        """Who may search it, by what the server answered them."""
-        self.readers: set[User] = set()
-        """Who could open it."""
-        self.listed = False
-        """The kernel has read its listing to the end under this lease, and nothing has changed since."""
-
-    def covers(self, name: bytes, at: float) -> bool:
-        """Whether what was asked at *at* about *name* is still so."""
-        return self.live and (at >= self.since or at == self.opened) and at > self.doubted.get(name, self.floor)
-
-    def doubt(self, name: bytes, now: float) -> None:
-        self.absent.pop(name, None)
-        if name not in self.doubted and len(self.doubted) >= NAMES_MAX:
-            self.doubted.clear()
-            self.floor = now
-        self.doubted[name] = now
-        self.listed = False
-
-    def entered(self, child: Node, name: bytes, at: float) -> None:
-        """*name* was said to lead to *child*, with attributes, in an answer asked for at *at*."""
-        node = self.node
-        if child.server is node.server and not (child.ino ^ node.ino) >> _SALT_BITS and self.covers(name, at):
-            child.name_sure = at
-            if not child.directory and single(child):
-                child.attr_sure = at
-
-
-def single(node: Node) -> bool:
-    """Whether nothing but its one name leads to it."""
-    return not node.aliases and (node.attr[2] <= 1 or S_IFMT(node.mode) != S_IFREG)
 
 
 class Leases:
@@ -142,13 +63,12 @@ class Leases:
         self._leases: dict[tuple[Connection, int], Lease] = {}
         self._armed: dict[Connection, Pending | None] = {}
         self._early: dict[tuple[Connection, int], float] = {}
-        self._early_floor = _NEVER
+        self._early_floor = NEVER
         self._silent: set[int] = set()
         self._unwanted: dict[Connection, dict[int, None]] = {}
         self._dropping: set[tuple[Connection, int]] = set()
         self._drop_timer: Timer | None = None
-        self._jobs: dict[Node, list[bytes]] = {}
-        self._running: set[Node] = set()
+        self._telling = Telling(core)
         self._closed = False
 
     def __len__(self) -> int:
@@ -179,7 +99,7 @@ class Leases:
         if unwanted is not None:
             unwanted.pop(node.ino, None)
         core = self._core
-        lease = Lease(node, connection, core.dispatch.now(), at if opened else _NEVER, self._public(node))
+        lease = Lease(node, connection, core.dispatch.now(), at if opened else NEVER, self._public(node))
         lease.live = node_of(node.server.key[0]) not in self._silent
         node.lease = lease
         self._leases[key] = lease
@@ -222,7 +142,7 @@ class Leases:
         parent = node.parent
         if parent is None or not node.named or parent.lease is None:
             return
-        here = node.server is parent.server and not (node.ino ^ parent.ino) >> _SALT_BITS
+        here = node.server is parent.server and not (node.ino ^ parent.ino) >> SALT_BITS
         if here and single(node) and parent.lease.covers(node.name, at):
             node.attr_sure = at
 
@@ -438,7 +358,7 @@ class Leases:
                 child.name_sure = 0.0
                 self._stale(child, False)
             if child is not None or absent:
-                self._tell(node, [formats.inval_entry(node.nodeid, name, self._core.expires)])
+                self._telling.tell(node, [formats.inval_entry(node.nodeid, name, self._core.expires)])
         else:
             lease.listed = listed
             if kind & WATCH_REPEATED and child is not None:
@@ -457,7 +377,7 @@ class Leases:
         for file in node.files:
             file.data = None
         if node.cached and node.files:
-            self._tell(node, [formats.inval_pages(node.nodeid)])
+            self._telling.tell(node, [formats.inval_pages(node.nodeid)])
 
     # ---- the end of leases
 
@@ -465,7 +385,7 @@ class Leases:
         """Whatever was asked for until now is not covered any more."""
         now = self._core.dispatch.now()
         lease.since = now
-        lease.opened = _NEVER
+        lease.opened = NEVER
         lease.floor = lease.changed = now
         lease.doubted.clear()
         lease.listed = False
@@ -500,7 +420,7 @@ class Leases:
         entries += [formats.inval_entry(node.nodeid, name, core.expires) for name in lease.absent]
         lease.absent.clear()
         if attributes or entries:
-            self._tell(node, attributes + entries)
+            self._telling.tell(node, attributes + entries)
 
     def connection_lost(self, connection: Connection) -> None:
         """The server behind *connection* is not there any more, or tells nothing."""
@@ -559,39 +479,11 @@ class Leases:
         else:
             self._dropping.difference_update(keys)
 
-    # ---- telling the kernel what it may have to wait for
-
-    def _tell(self, node: Node, messages: list[bytes]) -> None:
-        waiting = self._jobs.get(node)
-        if waiting is None:
-            self._jobs[node] = messages
-        else:
-            waiting += messages
-        self._run()
-
-    def _run(self) -> None:
-        for node in list(self._jobs):
-            if len(self._running) >= JOBS_MAX:
-                return
-            if node in self._running:
-                continue
-            messages = self._jobs.pop(node)
-            self._running.add(node)
-            self._core.tell_kernel(messages, self._done(node))
-
-    def _done(self, node: Node) -> Callable[[], None]:
-        def done() -> None:
-            self._running.discard(node)
-            if self._jobs:
-                self._run()
-
-        return done
-
     def close(self) -> None:
         """The mount is gone; its connections are closed by others. Idempotent."""
         self._closed = True
         self._leases.clear()
-        self._jobs.clear()
+        self._telling.close()
         if self._drop_timer is not None:
             self._drop_timer.cancel()
             self._drop_timer = None

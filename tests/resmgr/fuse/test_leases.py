@@ -10,7 +10,7 @@ import pytest
 
 from resmgr.fuse import formats
 from resmgr.fuse.formats import Opcode
-from resmgr.fuse.leases import NAMES_MAX
+from resmgr.fuse.lease import NAMES_MAX
 from resmgr.fuse.options import FuseOptions
 from resmgr.iofunc.events import QUEUE_MAX
 from resmgr.testing.fuserig import Answer, Rig
