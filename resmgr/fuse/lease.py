@@ -36,6 +36,7 @@ class Lease:
         "opened",
         "readers",
         "since",
+        "told_absent",
         "users",
     )
 
@@ -57,6 +58,8 @@ class Lease:
         self.floor = NEVER
         """What was asked for before that about any name is not believed; `doubted` for single names."""
         self.absent: dict[bytes, float] = {}
+        self.told_absent: set[bytes] = set()
+        """Names that the kernel may believe not to exist. More than `absent`: what fails here may have been done there."""
         self.users: set[User] = set()
         """Who may search it, by what the server answered them."""
         self.readers: set[User] = set()

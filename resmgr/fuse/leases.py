@@ -152,15 +152,18 @@ class Leases:
         if lease is None or request.base is not request.node or not lease.covers(request.name, request.at):
             return 0.0
         lease.users.add(request.user)
-        if len(lease.absent) >= NAMES_MAX:
+        if len(lease.absent) >= NAMES_MAX or len(lease.told_absent) >= NAMES_MAX:
             return 0.0
         lease.absent[request.name] = request.at
-        return self._absent_for(lease, request.at)
+        return self._absent_for(lease, request.name, request.at)
 
-    def _absent_for(self, lease: Lease, at: float) -> float:
+    def _absent_for(self, lease: Lease, name: bytes, at: float) -> float:
         now = self._core.dispatch.now()
         lease.answered = now
-        return max(0.0, at + self.seconds - now) if lease.kernel else 0.0
+        if not lease.kernel:
+            return 0.0
+        lease.told_absent.add(name)
+        return max(0.0, at + self.seconds - now)
 
     def valid(self, node: Node, valid: Valid) -> Valid:
         """How long the kernel may believe what is sure of *node*; at least *valid*."""
@@ -196,7 +199,7 @@ class Leases:
             at = lease.absent.get(name)
             if at is None or at <= oldest:
                 return False
-            core.answer_absent(request, self._absent_for(lease, at))
+            core.answer_absent(request, self._absent_for(lease, name, at))
         elif (
             child.name_sure <= oldest
             or child.attr_sure <= oldest
@@ -346,7 +349,7 @@ class Leases:
 
     def _changed(self, lease: Lease, name: bytes, kind: int, now: float) -> None:
         node = lease.node
-        absent = name in lease.absent
+        absent = name in lease.told_absent
         listed = lease.listed
         lease.doubt(name, now)
         self._core.ahead.doubt(node, name)
@@ -357,8 +360,8 @@ class Leases:
             if child is not None:
                 child.name_sure = 0.0
                 self._stale(child, False)
-            if child is not None or absent:
-                self._telling.tell(node, [formats.inval_entry(node.nodeid, name, self._core.expires)])
+            lease.told_absent.discard(name)
+            self._telling.tell(node, [formats.inval_entry(node.nodeid, name, self._core.expires)])
         else:
             lease.listed = listed
             if kind & WATCH_REPEATED and child is not None:
@@ -417,8 +420,9 @@ class Leases:
                 child.told = None
                 child.fresh = False
                 attributes.append(formats.inval_inode(child.nodeid))
-        entries += [formats.inval_entry(node.nodeid, name, core.expires) for name in lease.absent]
+        entries += [formats.inval_entry(node.nodeid, name, core.expires) for name in lease.told_absent]
         lease.absent.clear()
+        lease.told_absent.clear()
         if attributes or entries:
             self._telling.tell(node, attributes + entries)
 
