@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from qnetpy.testing import cluster as kit
+from tests.howto import files
 
 pytestmark = [pytest.mark.cluster, pytest.mark.priv]
 Start = Callable[..., kit.Cluster]
@@ -92,6 +93,7 @@ def test_changes_reach_every_client(start_cluster: Start) -> None:
         latencies = changes_are_seen(clients, server)
         clients_see_each_other(*clients)
         link_goes_and_comes(cluster, clients[0], server)
+    program_hears_of_changes(cluster)
     latencies.sort()
     print("seen after ms:", [round(latency * 1000, 1) for latency in latencies])
     # 50 ms on a machine of its own; what is not told is seen after a second at the earliest.
@@ -144,6 +146,25 @@ def clients_see_each_other(a: Program, b: Program) -> None:
     lines = str(a.ask("open(f'{root}/log').read()")).split()
     assert len(lines) == 40
     assert len(set(lines)) == 40
+
+
+def program_hears_of_changes(cluster: kit.Cluster) -> None:
+    """The program of docs/howto/changes.md."""
+    cluster.run("s", "mkdir", "/tmp/heard")
+    text = files("changes.md")["changes"]
+    with cluster.running("b", "python3", "-c", text, "/net/s/tmp/heard") as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"watching\n"
+        cluster.run("s", "sh", "-c", "touch /tmp/heard/x && mv /tmp/heard/x /tmp/heard/y && rm /tmp/heard/y")
+        told: list[str] = []
+        while "DELETED y" not in told:
+            told.append(process.stdout.readline().decode().strip())
+            assert told[-1], "the program ended"
+    assert [line for line in told if line.split()[0] in ("CREATED", "MOVED_FROM", "MOVED_TO")] == [
+        "CREATED x",
+        "MOVED_FROM x",
+        "MOVED_TO y",
+    ]
 
 
 def link_goes_and_comes(cluster: kit.Cluster, client: Program, server: Program) -> None:
