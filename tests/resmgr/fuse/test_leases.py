@@ -11,7 +11,7 @@ import pytest
 from resmgr.fuse import formats
 from resmgr.fuse.formats import Opcode
 from resmgr.fuse.lease import NAMES_MAX
-from resmgr.fuse.options import FuseOptions
+from resmgr.fuse.options import FuseOptions, Permissions
 from resmgr.iofunc.events import QUEUE_MAX
 from resmgr.testing.fuserig import Answer, Rig
 from resmgr.testing.memfs import Fault, MemFs
@@ -197,6 +197,41 @@ def test_files_with_two_names_are_not_leased(rig: Rig) -> None:
     entry, attr = validity(rig.lookup(node, b"second"))
 
     assert (entry, attr) == (LEASE, 1)
+
+
+def test_where_the_kernel_does_not_check_others_are_not_shown_what_they_may_not_search() -> None:
+    rig = made(Rig(FuseOptions(permissions=Permissions.SERVER)))
+    rig.fs.add(b"closed/f", b"secret")
+    rig.fs.find(b"closed").mode &= ~0o077
+    everybody, closed = leased(rig), rig.walk(b"closed")
+    rig.run(0.001)
+
+    assert validity(rig.lookup(everybody, b"f1")) == (LEASE, LEASE)
+    assert validity(rig.lookup(closed, b"f")) == (1, 1)
+    assert struct.unpack_from("=Q", rig.lookup(closed, b"none").body, 16)[0] == 0
+    rig.run(10)
+    rig.messages()
+    assert rig.lookup(closed, b"f").nodeid
+    assert rig.lookup(closed, b"none").nodeid == 0
+    assert rig.messages() == {}
+    rig.uid = 77
+    assert rig.lookup(closed, b"f").error == -errno.EACCES
+    assert rig.messages()
+
+
+def test_rights_that_change_are_asked_for_again(rig: Rig) -> None:
+    """Who has searched a directory is not let in on the strength of that when its mode has changed."""
+    rig.uid = 77
+    node = leased(rig)
+    assert rig.lookup(node, b"f1").nodeid
+    watching = rig.fs.watching
+    assert watching is not None
+    rig.fs.find(b"d").mode &= ~0o077
+    for listener in watching.listeners.values():
+        listener.tell(rig.fs.find(b"d").ino, 0x4)
+    rig.run(0.005)
+
+    assert rig.lookup(node, b"f1").error == -errno.EACCES
 
 
 def test_a_silent_node_ends_the_belief_and_a_heard_one_begins_it_anew(rig: Rig) -> None:
