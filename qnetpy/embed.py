@@ -32,6 +32,7 @@ from qnetpy.qnet import Qnet
 from qnetpy.qos import split
 from qnetpy.settings import SettingsError
 from resmgr.aio import ReceiveChannel, enter
+from resmgr.changes import Changes, watch_directory
 from resmgr.channel import FIRST_PART_DEFAULT, ND_LOCAL, PID_SYSTEM, Connection, Credentials, Nd
 from resmgr.errors import ResmgrError
 from resmgr.ids import ND_BITS
@@ -163,6 +164,12 @@ class EmbeddedNode:
     def names(self, pattern: str = "*", *, scope: Literal["local", "global", "both"] = "global") -> AsyncEvents[NameEvent]:
         """Subscribe to names: `with node.names("clock*") as events: async for event in events`. First what there is, then CURRENT."""
         return names.name_events(self.system.kernel, self.credentials, pattern, scope=scope)
+
+    async def changes(self, path: str | bytes) -> Changes:
+        """Hear of changes of a directory, here or on another node: `with await node.changes("/net/B/srv") as changes: async for change in
+        changes`. What happens after this returns is told. ResmgrError(EOPNOTSUPP): its server cannot tell (docs/howto/changes.md).
+        """
+        return await watch_directory(self.system.kernel, self.credentials, os.fsencode(path))
 
     def events(self) -> AsyncEvents[NodeEvent]:
         """Subscribe to nodes: `with node.events() as events: async for event in events`. First what there is, then CURRENT."""

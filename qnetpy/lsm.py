@@ -110,6 +110,7 @@ class LsmQnet:
                 lambda: self.system.namespace,
             )
             qnet.netfs.listeners.append(mounts.forget)
+            qnet.netfs.heeds.append(mounts.silent)
             verbs = commands.verbs(membership, enrolment, context.dispatch, zeroconf is not None)
             if isinstance(context.kept, KeptQnet):
                 self._set_suites(context.kept.suites)
@@ -224,6 +225,7 @@ class LsmQnet:
         """`Attached`: idempotent."""
         if self.qnet is not None:
             self.qnet.netfs.listeners.clear()
+            self.qnet.netfs.heeds.clear()
         if self._mounts is not None:
             self._mounts.close()
             self._mounts = None

@@ -390,6 +390,7 @@ class Qnet:
         if choice.interface and choice.interface not in self.machine.ports:
             log.warning("node %s: %s names an interface that Qnet does not use here now", link.name, choice)
         self._enter(node, NodeState.UP, "restarted" if restarted else "")
+        self.netfs.silent(node.nd, False)
         self._system.nodes.up(node.name, node.nd, node.boot_id, node.roles)
         if self._membership is not None:
             self._membership.link_up(link.name)
@@ -405,6 +406,7 @@ class Qnet:
             node, peer = self._up[link.name]
             self._enter(node, NodeState.SUSPECT, reason)
             peer.suspect(True)
+            self.netfs.silent(node.nd, True)
             self._system.nodes.suspect(node.name, reason)
 
     def link_back(self, link: Link) -> None:
@@ -413,6 +415,7 @@ class Qnet:
             node, peer = self._up[link.name]
             self._enter(node, NodeState.UP, "heard again")
             peer.suspect(False)
+            self.netfs.silent(node.nd, False)
             self._system.nodes.back(node.name)
 
     def link_down(self, link: Link, reason: str) -> None:

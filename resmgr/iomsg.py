@@ -49,6 +49,7 @@ class Io(enum.IntEnum):
     COPY = 0x143
     SEEK = 0x144
     XATTR = 0x145
+    WATCH = 0x146
     IDENTIFY = 0x147
 
 
@@ -86,6 +87,10 @@ STAT_BIRTH = 1
 """STAT flag: the birth time follows the attributes, as BIRTH, if the server knows it."""
 BIRTH = struct.Struct("!q")
 """Nanoseconds since the epoch."""
+LOOKUP_WATCH = 4
+"""LOOKUP flag: if it is a directory, watch it."""
+OPEN_WATCH = 1 << 30
+"""OPEN flag beside Linux's: the directory is to be watched."""
 UNLINK_DIRECTORY = 1
 READDIR_ATTRS = 1
 """READDIR flag: entries come with attributes."""
@@ -280,6 +285,8 @@ class Entry:
     rest: bytes | None = None
     live: bool = False
     """Opened: what it holds changes by itself, or depends on who reads how far, so nothing of it may be kept."""
+    watched: bool = False
+    """A directory: every change since before the attributes and data were read is told to the connection (`Io.WATCH`)."""
 
     @property
     def redirect(self) -> bool:
@@ -292,7 +299,7 @@ class Entry:
             self.target.chid,
             self.handle,
             self.ocb,
-            len(self.data) | (REDIRECT if self.attr is None else LIVE if self.live else 0),
+            len(self.data) | (REDIRECT if self.attr is None else (LIVE if self.live else 0) | (WATCHED if self.watched else 0)),
         )
         if self.attr is None:
             return head + (self.rest or b"")
@@ -308,16 +315,18 @@ class Entry:
         if length & REDIRECT:
             return cls(target, handle, ocb, None, rest=bytes(view[ENTRY.size :]))
         live = bool(length & LIVE)
-        length &= ~LIVE
+        watched = bool(length & WATCHED)
+        length &= ~(LIVE | WATCHED)
         attr = Attr.parse(view, ENTRY.size)
         start = ENTRY.size + ATTR.size
         if len(view) - start != length:
             raise BadMessage("entry's data has another length than it says")
-        return cls(target, handle, ocb, attr, memoryview(view)[start:], live=live)
+        return cls(target, handle, ocb, attr, memoryview(view)[start:], live=live, watched=watched)
 
 
 REDIRECT = 1 << 31
 LIVE = 1 << 30
+WATCHED = 1 << 29
 STATUS_REDIRECT = 1
 """Status of a reply to any connect message whose data is a redirect `Entry`; 0 is the answer proper. Only connect messages have it."""
 
@@ -398,6 +407,58 @@ def parse_dirents(view: Buffer, attrs_too: bool) -> list[DirEntry]:
             offset += ATTR.size
         entries.append(DirEntry(name, ino, cookie, mode, attr))
     return entries
+
+
+WATCH_NEXT = 1
+WATCH_DROP = 2
+"""Subtypes of WATCH: answer with events when there are any; inode numbers, eight bytes each, that are not to be watched any more."""
+EVENT = struct.Struct("!QIIH")
+"""ino of the directory (0: of all), kind (bits WATCH_*), cookie, length of the name; the name follows."""
+WATCH_MODIFY = 0x2
+WATCH_ATTRIB = 0x4
+WATCH_CLOSE_WRITE = 0x8
+WATCH_MOVED_FROM = 0x40
+WATCH_MOVED_TO = 0x80
+WATCH_CREATE = 0x100
+WATCH_DELETE = 0x200
+WATCH_DELETE_SELF = 0x400
+WATCH_MOVE_SELF = 0x800
+WATCH_OVERFLOW = 0x4000
+WATCH_IGNORED = 0x8000
+WATCH_ISDIR = 1 << 30
+"""Linux's inotify numbers."""
+WATCH_CONTENT = WATCH_MODIFY | WATCH_CLOSE_WRITE
+WATCH_NAMES = WATCH_MOVED_FROM | WATCH_MOVED_TO | WATCH_CREATE | WATCH_DELETE
+WATCH_REPEATED = WATCH_MODIFY | WATCH_ATTRIB | WATCH_CLOSE_WRITE
+
+
+@attrs.frozen
+class WatchEvent:
+    """What happened in a watched directory. Without a name: to the directory itself."""
+
+    ino: int
+    kind: int
+    cookie: int
+    name: bytes
+
+
+def parse_events(view: Buffer) -> list[WatchEvent]:
+    """The answer to WATCH_NEXT."""
+    events: list[WatchEvent] = []
+    data = bytes(view)
+    offset, end = 0, len(data)
+    while offset < end:
+        try:
+            ino, kind, cookie, length = EVENT.unpack_from(data, offset)
+        except struct.error:
+            raise BadMessage("event cut short") from None
+        offset += EVENT.size
+        name = data[offset : offset + length]
+        if len(name) != length or length > NAME_MAX or b"/" in name or b"\0" in name:
+            raise BadMessage("event's name")
+        offset += length
+        events.append(WatchEvent(ino, kind, cookie, name))
+    return events
 
 
 STATFS = struct.Struct("!QQQQQIII")

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import errno
 import struct
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import attrs
 
@@ -50,6 +52,7 @@ from resmgr.iomsg import (
     SPACE,
     SYMLINK,
     TOKEN_MAX,
+    WATCH_DROP,
     WRITE,
     XATTR,
     XATTR_GET,
@@ -60,6 +63,9 @@ from resmgr.iomsg import (
     Connect,
     Io,
 )
+
+if TYPE_CHECKING:
+    from resmgr.access import Scope
 
 HEAD = REQUEST.size
 SET_ALL = SET_MODE | SET_UID | SET_GID | SET_SIZE | SET_ATIME | SET_MTIME | SET_ATIME_NOW | SET_MTIME_NOW
@@ -184,6 +190,8 @@ class ConnectRequest:
     path2: bytes = b""
     change: SetAttr | None = None
     xattr: XattrRequest | None = None
+    watch: Callable[[int, Scope], bool] | None = None
+    """At the server, where it can: watches the directory that a descriptor is, and says whether it could."""
 
     def pack(self) -> bytes:
         """The whole message."""
@@ -422,6 +430,22 @@ def parse_lock(data: Buffer) -> LockRequest:
     if start >= LOCK_END or end > LOCK_END:
         raise ResmgrError(errno.EOVERFLOW)
     return LockRequest(operation, kind, start, end, owner, pid, whole)
+
+
+DROP_MAX = 1024
+"""Directories of one WATCH_DROP."""
+
+
+def pack_drop(inos: list[int]) -> bytes:
+    return REQUEST.pack(Io.WATCH, WATCH_DROP, 0, 0) + b"".join(map(_HANDLE.pack, inos))
+
+
+def parse_drop(data: Buffer) -> list[int]:
+    """Inode numbers of a WATCH_DROP."""
+    tail = len(data) - HEAD
+    if tail % _HANDLE.size or not 0 <= tail <= DROP_MAX * _HANDLE.size:
+        raise BadMessage("inode numbers cut short, or too many")
+    return [ino for (ino,) in _HANDLE.iter_unpack(bytes(data[HEAD:]))]
 
 
 CLOSE_MAX = 4096

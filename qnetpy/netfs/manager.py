@@ -94,6 +94,8 @@ class NetFs(TreeManager):
         self._net = NetDirectory(kernel.node_name, nodes, route_by, seek)
         self.listeners: list[Callable[[bytes], None]] = []
         """Told the name of each entry that may not be what it was."""
+        self.heeds: list[Callable[[int, bool], None]] = []
+        """Told of each node (its number) that is silent, or was heard again."""
         super().__init__(kernel, self._net, name="net")
 
     def _walk(self, client: NodeClient, base: Handle | None, path: bytes) -> tuple[Node, bytes, bytes]:
@@ -113,6 +115,11 @@ class NetFs(TreeManager):
             super()._readdir(message, client, handle, flags)
         else:
             message.reply(0)
+
+    def silent(self, nd: int, silent: bool) -> None:
+        """Node *nd* is suspect, or was heard again: what its servers said it would tell is not believed meanwhile."""
+        for tell in self.heeds:
+            tell(nd, silent)
 
     def changed(self, name: str) -> None:
         """The node of that name came or went: the directory's times move on, and mounts forget what they believe of the entry."""

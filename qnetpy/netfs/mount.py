@@ -60,6 +60,10 @@ class NetMount:
         if not self.part.names:
             self._session.invalidate_entry(ROOT_NODE, name)
 
+    def silent(self, nd: int, silent: bool) -> None:
+        """Node *nd* tells nothing at the moment, or does again."""
+        self.machine.leases.silent(nd, silent)
+
     def close(self) -> None:
         """Unmount, also while in use: programs inside get ENOTCONN. Idempotent."""
         if self._copies is not None:

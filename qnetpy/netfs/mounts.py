@@ -67,6 +67,11 @@ class NetMounts:
         for mount in self._mounts.values():
             mount.forget(name)
 
+    def silent(self, nd: int, silent: bool) -> None:
+        """Node *nd* tells nothing at the moment, or does again."""
+        for mount in self._mounts.values():
+            mount.silent(nd, silent)
+
     def machines(self) -> list[tuple[int, str, Machine]]:
         """A number that no other mount had, mountpoint, and who answers the kernel."""
         return [(self._numbers[mount], mount.point, mount.machine) for mount in self._mounts.values()]

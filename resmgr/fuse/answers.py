@@ -10,6 +10,7 @@ import errno
 from collections import Counter
 from collections.abc import Callable
 from stat import S_IFBLK, S_IFCHR, S_IFIFO, S_IFREG
+from typing import TYPE_CHECKING
 
 from resmgr.dispatch import Buffer
 from resmgr.fuse import formats
@@ -18,18 +19,24 @@ from resmgr.fuse.inode import STREAMS, Node
 from resmgr.fuse.options import FuseOptions
 from resmgr.fuse.request import Request, told
 
+if TYPE_CHECKING:
+    from resmgr.fuse.leases import Leases
+
 OutputItem = bytes | tuple[Buffer, ...]
 Valid = tuple[int, int, int, int]
 """Validity of an entry and of attributes, seconds; their nanoseconds."""
 
 DEVICES = frozenset((S_IFCHR, S_IFBLK, S_IFIFO))
 _OUT_HEADER = formats.OUT_HEADER.pack
+_NO_FIELDS = (0,) * 16
 _ENTRY_REPLY = formats.ENTRY_REPLY.pack
 _ATTR_REPLY = formats.ATTR_REPLY.pack
 
 
 class Answers:
     """The answering half of `Core`."""
+
+    leases: Leases
 
     def __init__(self, options: FuseOptions) -> None:
         self.options = options
@@ -119,6 +126,15 @@ class Answers:
             fields = formats.attr_fields(node.attr, fields[0], node.attr[1])
         self.emit(_ENTRY_REPLY(144, 0, request.unique, node.nodeid, 0, 0, 0, 0, 0, *fields))
 
+    def answer_absent(self, request: Request, seconds: float) -> None:
+        """Answer that the name does not exist, which the kernel may believe for *seconds*; at least for `negative_valid`."""
+        seconds = max(seconds, self.options.negative_valid)
+        if seconds <= 0:
+            self.error(request, errno.ENOENT)
+            return
+        whole, nanoseconds = divmod(round(seconds * formats.NSEC), formats.NSEC)
+        self.answer(request, _ENTRY_REPLY(144, 0, request.unique, 0, 0, whole, 0, nanoseconds, 0, *_NO_FIELDS))
+
     def answer_attr(self, request: Request, node: Node, valid: Valid | None = None) -> None:
         """Answer with attributes. *valid*: as for `entry_fields`."""
         if not request.answered:
@@ -135,6 +151,8 @@ class Answers:
         if node.mode & 0o170000 in STREAMS:
             # Looked up at each open.
             valid = (0, (valid or self._valid)[1], 0, (valid or self._valid)[3])
+        elif node.attr_sure or node.name_sure:
+            valid = self.leases.valid(node, valid or self._valid)
         return (node.nodeid, 0, *(valid or self._valid), *self.attr_fields(node))
 
     def left(self, age: float) -> Valid:

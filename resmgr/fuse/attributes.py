@@ -69,6 +69,9 @@ _SETATTR = int(Io.SETATTR)
 
 def getattr_(core: Core, request: Request, view: memoryview) -> None:
     node = request.node
+    if node.attr_sure and core.leases.attributes(request):
+        core.answer_attr(request, node)
+        return
     if node.fresh and request.at - node.attr_at < core.options.attr_valid:
         core.answer_attr(request, node)
         return
@@ -122,6 +125,7 @@ def _take(request: Request, attr: AttrTuple, born: int | None = None) -> None:
         core.error(request, errno.ESTALE)
         return
     take_attr(node, attr, request.at)
+    core.leases.took(node, request.at)
     if request.opcode != Opcode.STATX:
         core.answer_attr(request, node)
     elif not request.answered:
@@ -156,6 +160,7 @@ def take_attr(node: Node, attr: AttrTuple, now: float) -> None:
     node.mode = attr[1]
     node.ino = attr[0]
     node.attr_at = now
+    node.attr_sure = 0.0
 
 
 def _got_attr(request: Request, status: int, reply: Buffer) -> None:

@@ -27,6 +27,7 @@ from resmgr.fuse.caller import Callers
 from resmgr.fuse.formats import AttrTuple, Opcode
 from resmgr.fuse.handles import Handles
 from resmgr.fuse.inode import STREAMS, File, Node, NodeTable, Server
+from resmgr.fuse.leases import Leases
 from resmgr.fuse.onward import onward, third_node
 from resmgr.fuse.options import Failure, FuseOptions, Part
 from resmgr.fuse.patience import Patience
@@ -36,7 +37,7 @@ from resmgr.fuse.servers import Resolver, Servers, User
 from resmgr.fuse.stuck import waiting
 from resmgr.fuse.walk import CONNECT, ENTRY_MAX, HOPS_MAX, RETRIES_MAX, walk
 from resmgr.fuse.walking import WalkAhead
-from resmgr.iomsg import ATTR, ENTRY, LIVE, PATH_MAX, REDIRECT, REQUEST, SYMLINK, XATTR, Connect, Target
+from resmgr.iomsg import ATTR, ENTRY, LIVE, PATH_MAX, REDIRECT, REQUEST, SYMLINK, WATCHED, XATTR, Connect, Target
 
 if TYPE_CHECKING:
     from resmgr.fuse.directory import Directory
@@ -62,6 +63,7 @@ class Found(NamedTuple):
     attr: AttrTuple | None
     data: Buffer
     live: bool = False
+    watched: bool = False
 
 
 class Core(Answers):
@@ -86,6 +88,10 @@ class Core(Answers):
         """Keeps the buffer of the request being received; what it returns gives it back. Set by the session."""
         self.notify: Callable[[bytes, Callable[[], None]], None] = self._notify_at_once
         """Tells the kernel something that it may have to wait for, and calls back when it has. Set by the session."""
+        self.tell_kernel: Callable[[list[bytes], Callable[[], None]], None] = self._tell_at_once
+        """The same for several, in order. Set by the session."""
+        self.expires = False
+        """The kernel can let an entry expire without dropping what is below it."""
         self._next_fh = 1
         self._early: dict[int, None] = {}
         self.callers = Callers(dispatch, self.drops)
@@ -95,6 +101,7 @@ class Core(Answers):
         self.nodes.root.above = part.names
         self.walking = WalkAhead(self)
         self.ahead = ReadAhead(self)
+        self.leases = Leases(self)
         limit = limit_of(options.failure is Failure.HARD, options.deadline)
         self.patience = Patience(self, limit)
         self.reopening = Reopening(self, limit)
@@ -107,6 +114,7 @@ class Core(Answers):
     def _server_gone(self, connection: Connection) -> None:
         self.ahead.forget_connection(connection)
         self.walking.forget_connection(connection)
+        self.leases.connection_lost(connection)
         self.reopening.gone(connection)
 
     def failed(self, request: Request, status: int) -> None:
@@ -122,7 +130,13 @@ class Core(Answers):
         """Carry out a request from its beginning again."""
         raise NotImplementedError
 
+    def _tell_at_once(self, messages: list[bytes], done: Callable[[], None]) -> None:
+        for message in messages:
+            self.emit(message)
+        done()
+
     def _node_leaves(self, node: Node) -> None:
+        self.leases.node_leaves(node)
         self.handles.drop_all(node)
         self.bare.pop(node, None)
         if node.ahead:
@@ -240,14 +254,14 @@ class Core(Answers):
             server = self.servers.of(connection)
             if length & REDIRECT:
                 return Found(connection, server, handle, 0, None, bytes(memoryview(reply)[ENTRY.size :]))
-            live = bool(length & LIVE)
-            length &= ~LIVE
+            live, watched = bool(length & LIVE), bool(length & WATCHED)
+            length &= ~(LIVE | WATCHED)
             attr: AttrTuple = _attr_of(reply, ENTRY.size)
         except struct.error:
             raise BadMessage("entry cut short") from None
         if len(reply) != _ENTRY_ATTR_SIZE + length:
             raise BadMessage("entry's data has another length than it says")
-        return Found(connection, server, handle, ocb, attr, memoryview(reply)[_ENTRY_ATTR_SIZE:] if length else b"", live)
+        return Found(connection, server, handle, ocb, attr, memoryview(reply)[_ENTRY_ATTR_SIZE:] if length else b"", live, watched)
 
     def entry(self, request: Request, reply: Buffer) -> tuple[Found, AttrTuple]:
         """The entry that answers *request*'s message."""
@@ -307,6 +321,7 @@ class Core(Answers):
             if found.handle:
                 self.handles.close_later(found.connection, found.handle)
             node.via = request.via
+        self.leases.entered(parent, name, node, request.at, found.connection if found.watched else None)
         return node
 
     def late(self, request: Request, status: int, reply: Buffer) -> None:
@@ -333,16 +348,24 @@ class Core(Answers):
         request.changes = (*request.changes, (directory, name))
         self.bare.pop(directory, None)
         self.ahead.doubt(directory, name)
+        self.leases.changed_here(directory, name)
 
     def changes_node(self, request: Request, node: Node) -> None:
         """The request changes attributes of *node*."""
         if node.parent is not None:
             request.changes = ((node.parent, node.name), *(node.aliases or ()))
+            self.doubt(request)
         self.ahead.doubt_node(node)
+
+    def written(self, node: Node) -> None:
+        """The contents of *node* are being or were changed from here."""
+        self.ahead.doubt_node(node)
+        self.leases.written_here(node)
 
     def doubt(self, request: Request) -> None:
         for directory, name in request.changes:
             self.ahead.doubt(directory, name)
+            self.leases.changed_here(directory, name)
 
     # ---- stale handles
 
@@ -446,6 +469,7 @@ class Core(Answers):
         self.outstanding.clear()
         self.walking.close()
         self.ahead.close()
+        self.leases.close()
         self.patience.close()
         self.reopening.close()
         self.handles.close()

@@ -13,9 +13,10 @@ for again is rewinddir(3): the entries are fetched anew.
 from __future__ import annotations
 
 import errno
+import math
 import struct
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from os import O_DIRECTORY
 
 from resmgr.channel import Connection
@@ -24,12 +25,26 @@ from resmgr.errors import BadMessage
 from resmgr.fuse import formats
 from resmgr.fuse.attributes import done
 from resmgr.fuse.core import CONNECT, DEVICES, ENTRY_MAX, Core
-from resmgr.fuse.formats import BODY, AttrTuple
+from resmgr.fuse.formats import BODY, FOPEN_CACHE_DIR, FOPEN_KEEP_CACHE, AttrTuple
 from resmgr.fuse.inode import Node, same_type
 from resmgr.fuse.listed import Record
 from resmgr.fuse.request import Request
 from resmgr.fuse.walking import subdirectories
-from resmgr.iomsg import ATTR, COOKIE_END, DIRENT, ENTRY, NAME_MAX, OPEN, READDIR, READDIR_ATTRS, REQUEST, SYNC_DATA_ONLY, Connect, Io
+from resmgr.iomsg import (
+    ATTR,
+    COOKIE_END,
+    DIRENT,
+    ENTRY,
+    NAME_MAX,
+    OPEN,
+    OPEN_WATCH,
+    READDIR,
+    READDIR_ATTRS,
+    REQUEST,
+    SYNC_DATA_ONLY,
+    Connect,
+    Io,
+)
 
 CHUNK_FIRST = 32 * 1024
 CHUNK = 256 * 1024
@@ -53,11 +68,14 @@ class Directory:
 
     __slots__ = (
         "at",
+        "began",
+        "cached",
         "connection",
         "cookies",
         "end",
         "fetching",
         "fh",
+        "home",
         "items",
         "node",
         "numbers",
@@ -83,6 +101,10 @@ class Directory:
         """Knows what was changed from here since a chunk was asked for."""
         self.at = 0.0
         """When the chunk at hand was asked for."""
+        self.began = 0.0
+        """When the first chunk was."""
+        self.cached = False
+        """The kernel keeps what it reads of it."""
         self.raw: Buffer = b""
         """Its bytes, if they have attributes that neither the kernel nor the read-ahead was told."""
         self.items: list[Item] = []
@@ -99,6 +121,8 @@ class Directory:
         self.with_attrs = True
         self.fetching = -1
         """Index that is being fetched; -1: none."""
+        self.home = False
+        """Opened without the server: the OCB is got when it is needed, and positions in the kernel's cached listing are found again."""
         self.waiting: list[tuple[Request, int, int, bool]] = []
         """READDIRs to be served when the fetch has come: request, index, size, with entries."""
         self.rewinds = 0
@@ -118,6 +142,11 @@ class Directory:
 
 def opendir(core: Core, request: Request, view: memoryview) -> None:
     formats.OPEN_IN.parse(view, BODY)
+    node = request.node
+    connection = node.server.connections.get(request.user)
+    if node.lease is not None and connection is not None and core.leases.lists(node, request.user):
+        _open_at_home(core, request, connection)
+        return
     if not core.walking.take(request, lambda reply: _expected(request, reply)):
         _open(core, request)
     core.walking.opened(request, None)
@@ -125,13 +154,28 @@ def opendir(core: Core, request: Request, view: memoryview) -> None:
 
 def _open(core: Core, request: Request) -> None:
     node = request.node
-    fixed = OPEN.pack(0, 0, CHUNK_FIRST)
     connection = node.server.connections.get(request.user)
+    fixed = OPEN.pack(0, 0, CHUNK_FIRST)
+    flags = O_DIRECTORY
+    if core.leases.wanted(node):
+        flags |= OPEN_WATCH
+        # No other request has this time: what it brings belongs to the lease that it begins.
+        request.at = math.nextafter(request.at, math.inf)
     if node.parent is None or (connection is not None and connection in node.handles):
-        core.on_base(request, node, CONNECT, Connect.OPEN, O_DIRECTORY, fixed, b"", ENTRY_MAX + CHUNK_FIRST, _opened)
+        core.on_base(request, node, CONNECT, Connect.OPEN, flags, fixed, b"", ENTRY_MAX + CHUNK_FIRST, _opened)
     else:
         # By its name: one message, where getting a handle first would be two.
-        core.on_leaf(request, node, Connect.OPEN, O_DIRECTORY, fixed, ENTRY_MAX + CHUNK_FIRST, _opened)
+        core.on_leaf(request, node, Connect.OPEN, flags, fixed, ENTRY_MAX + CHUNK_FIRST, _opened)
+
+
+def _open_at_home(core: Core, request: Request, connection: Connection) -> None:
+    """The kernel has the listing, and nothing has changed since it read it."""
+    node = request.node
+    directory = Directory(core.new_fh(), node, connection, 0, core.ahead.record(node, connection, request.user), request.pid)
+    directory.home = directory.cached = True
+    core.directories[directory.fh] = directory
+    core.drops["lease_hits"] += 1
+    core.answer(request, formats.OPEN_REPLY.pack(32, 0, request.unique, directory.fh, FOPEN_CACHE_DIR | FOPEN_KEEP_CACHE))
 
 
 def _expected(request: Request, reply: bytes | None) -> None:
@@ -172,16 +216,43 @@ def _opened(request: Request, status: int, reply: Buffer) -> None:
         core.handles.share(node, found.connection, found.ocb)
     elif found.handle:
         core.handles.keep(node, found.connection, found.handle)
+    if found.watched:
+        core.leases.began(node, found.connection, request.at, True)
     record = core.ahead.record(node, found.connection, request.user)
     directory = Directory(core.new_fh(), node, found.connection, found.ocb, record, request.pid)
     core.directories[directory.fh] = directory
+    directory.cached = core.leases.opened(request)
+    answer = FOPEN_CACHE_DIR if directory.cached else 0
     if len(found.data):
         _arrived(directory, 0, True, bytes(found.data), request.at)
         core.walking.opened(request, subdirectories(directory.items))
     else:
         core.walking.opened(request, iter(()))
         _fetch(core, directory, 0, True)
-    core.answer(request, formats.OPEN_REPLY.pack(32, 0, request.unique, directory.fh, 0))
+    core.answer(request, formats.OPEN_REPLY.pack(32, 0, request.unique, directory.fh, answer))
+
+
+def _open_now(core: Core, directory: Directory, request: Request, then: Callable[[], None]) -> None:
+    """Open at the server what was opened without it, then go on with *request*."""
+    node = directory.node
+
+    def opened(request: Request, status: int, reply: Buffer) -> None:
+        if status < 0:
+            core.failed(request, status)
+            return
+        found, attr = core.entry(request, reply)
+        if found.handle and found.handle != found.ocb:
+            core.handles.close_later(found.connection, found.handle)
+        if attr[0] != node.ino or core.directories.get(directory.fh) is not directory or directory.ocb:
+            core.handles.close_now(found.connection, found.ocb)
+        if attr[0] != node.ino:
+            core.error(request, errno.ESTALE)
+            return
+        if not directory.ocb:
+            directory.connection, directory.ocb = found.connection, found.ocb
+        then()
+
+    core.on_base(request, node, CONNECT, Connect.OPEN, O_DIRECTORY, OPEN.pack(0, 0, 0), b"", ENTRY_MAX, opened)
 
 
 def parse_entries(reply: Buffer, with_attrs: bool) -> tuple[list[int], list[Item]]:
@@ -220,6 +291,8 @@ def parse_entries(reply: Buffer, with_attrs: bool) -> tuple[list[int], list[Item
 def _arrived(directory: Directory, index: int, with_attrs: bool, reply: Buffer, at: float) -> None:
     cookies, items = parse_entries(reply, with_attrs)
     directory.at = at
+    if index == 0:
+        directory.began = at
     directory.raw = reply if with_attrs else b""
     directory.items = items
     directory.start = index
@@ -276,20 +349,39 @@ def _read(core: Core, request: Request, view: memoryview, plus: bool) -> None:
 def _serve(core: Core, directory: Directory, request: Request, offset: int, size: int, plus: bool) -> None:
     index = max(offset - _DOTS, 0)
     position = _place(directory, index)
+    if offset == 0 and not request.extra and core.leases.outdates(directory.node, directory.began):
+        # From the beginning again, once: the kernel would keep it as the listing of now.
+        if directory.fetching >= 0:
+            directory.waiting.append((request, offset, size, plus))
+            return
+        request.extra = 1
+        directory.rewind()
+        position = _place(directory, index)
     if 0 <= position < len(directory.items) and (directory.with_attrs or not plus):
         _hand_over(core, directory, request, offset, size, plus, position)
-    elif index == directory.end or (0 < index <= len(directory.cookies) and directory.cookies[index - 1] == COOKIE_END):
+    elif _ended(directory, index):
         if offset < _DOTS:
             _hand_over(core, directory, request, offset, size, plus, position)
         else:
+            if directory.cached:
+                core.leases.listed(directory.node, directory.began)
             core.answer_data(request)
-    elif index > len(directory.cookies):
+    elif index > len(directory.cookies) and not directory.home:
         # A position that was never told to anybody.
         core.error(request, errno.EINVAL)
+    elif not directory.ocb:
+        _open_now(core, directory, request, lambda: _serve(core, directory, request, offset, size, plus))
     else:
         directory.waiting.append((request, offset, size, plus))
         if directory.fetching < 0:
-            _fetch(core, directory, index, plus)
+            _fetch(core, directory, min(index, len(directory.cookies)), plus)
+
+
+def _ended(directory: Directory, index: int) -> bool:
+    """Whether nothing comes at position *index*."""
+    if index == directory.end or (directory.home and 0 <= directory.end < index):
+        return True
+    return 0 < index <= len(directory.cookies) and directory.cookies[index - 1] == COOKIE_END
 
 
 def _place(directory: Directory, index: int) -> int:
@@ -364,6 +456,9 @@ def _hand_over(core: Core, directory: Directory, request: Request, offset: int, 
     fixed = 24 + (128 if plus else 0)
     devices = core.options.devices_as_files
     children, server, enter, fields_of = node.children, node.server, core.nodes.enter, core.entry_fields
+    lease = node.lease
+    if lease is not None and plus:
+        lease.users.add(directory.record.user)
     while position < count:
         name, ino, mode, attr = items[position]
         length = len(name)
@@ -388,6 +483,8 @@ def _hand_over(core: Core, directory: Directory, request: Request, offset: int, 
             child = enter(node, name, server, attr)
             child.attr_at = at
             child.lookups += 1
+            if lease is not None:
+                core.leases.entered(node, name, child, at)
             parts.append(_ENTRY_AND_DIRENT(*fields_of(child, valid), *entry))
         parts.append(name + b"\0\0\0\0\0\0\0"[: -length & 7])
     core.answer_data(request, b"".join(parts))
@@ -414,7 +511,8 @@ def releasedir(core: Core, request: Request, view: memoryview) -> None:
         core.drops["unknown_file"] += 1
     else:
         core.reopening.released(fh)
-        core.handles.let_go(directory.node, directory.connection, directory.ocb)
+        if directory.ocb:
+            core.handles.let_go(directory.node, directory.connection, directory.ocb)
 
 
 def fsyncdir(core: Core, request: Request, view: memoryview) -> None:
@@ -424,6 +522,13 @@ def fsyncdir(core: Core, request: Request, view: memoryview) -> None:
         core.error(request, errno.EBADF)
         return
     how = SYNC_DATA_ONLY if flags & formats.FSYNC_DATA else 0
+    if directory.ocb:
+        _sync(directory, request, how)
+    else:
+        _open_now(core, directory, request, lambda: _sync(directory, request, how))
+
+
+def _sync(directory: Directory, request: Request, how: int) -> None:
     request.step = _synced
     pending = directory.connection.submit((REQUEST.pack(Io.SYNC, 0, how, directory.ocb),), 0, request.file_done)
     if pending is not None:

@@ -149,6 +149,7 @@ def _opened(request: Request, status: int, reply: Buffer) -> None:
     node.attr = attr
     node.mode = attr[1]
     node.attr_at = request.at
+    core.leases.took(node, request.at)
     flags = request.extra
     file = core.add_file(node, found.connection, found.ocb, flags)
     version = node.version()
@@ -180,6 +181,10 @@ def _opened(request: Request, status: int, reply: Buffer) -> None:
         node.told = None
         if node.behind is not None:
             node.behind.truncated()
+    elif node.told is None and node.parent is not None and node.parent.lease is not None:
+        # An event may have come while the kernel was still busy with an answer, and what it was told then did not take it back.
+        node.fresh = True
+        core.output.append(formats.inval_inode(node.nodeid))
     elif node.told is not None and shown(node.told) != shown(attr):
         node.told = None
         node.fresh = True

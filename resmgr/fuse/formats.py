@@ -101,11 +101,13 @@ class Init(enum.IntFlag):
     CACHE_SYMLINKS = 1 << 23
     HANDLE_KILLPRIV_V2 = 1 << 28
     INIT_EXT = 1 << 30
+    HAS_EXPIRE_ONLY = 1 << 35
     DIRECT_IO_ALLOW_MMAP = 1 << 36
 
 
 FOPEN_DIRECT_IO = 1
 FOPEN_KEEP_CACHE = 2
+FOPEN_CACHE_DIR = 8
 FOPEN_NONSEEKABLE = 4
 FOPEN_STREAM = 16
 FOPEN_NOFLUSH = 32
@@ -129,6 +131,8 @@ NOTIFY_POLL = 1
 NOTIFY_INVAL_INODE = 2
 NOTIFY_INVAL_ENTRY = 3
 NOTIFY_STORE = 4
+EXPIRE_ONLY = 1
+"""INVAL_ENTRY flag."""
 
 
 class Format:
@@ -351,10 +355,11 @@ def store(nodeid: int, data: Buffer) -> tuple[Buffer, ...]:
     return (STORE.pack(STORE.size + len(data), NOTIFY_STORE, 0, nodeid, 0, len(data)), data)
 
 
-def inval_entry(parent: int, name: bytes) -> bytes:
-    """Notification: forget what *name* in *parent* is. Waits for the directory's lock: send it from a thread that answers no request."""
+def inval_entry(parent: int, name: bytes, expire: bool = False) -> bytes:
+    """Notification: forget what *name* in *parent* is, or (*expire*, if the kernel offers `HAS_EXPIRE_ONLY`) ask before it is believed.
+    Waits for the directory's lock: send it from a thread that answers no request."""
     size = INVAL_ENTRY.size + len(name) + 1
-    return INVAL_ENTRY.pack(size, NOTIFY_INVAL_ENTRY, 0, parent, len(name), 0) + name + b"\0"
+    return INVAL_ENTRY.pack(size, NOTIFY_INVAL_ENTRY, 0, parent, len(name), EXPIRE_ONLY if expire else 0) + name + b"\0"
 
 
 def name_at(view: Buffer, offset: int) -> bytes:

@@ -25,6 +25,7 @@ from resmgr.iomsg import Target
 from resmgr.iorequest import LockRequest
 
 if TYPE_CHECKING:
+    from resmgr.fuse.lease import Lease
     from resmgr.fuse.listed import Record
     from resmgr.fuse.polling import Armed
 
@@ -74,6 +75,7 @@ class Node:
         "aliases",
         "attr",
         "attr_at",
+        "attr_sure",
         "behind",
         "cached",
         "children",
@@ -82,10 +84,12 @@ class Node:
         "fresh",
         "handles",
         "ino",
+        "lease",
         "locks",
         "lookups",
         "mode",
         "name",
+        "name_sure",
         "named",
         "nodeid",
         "pages",
@@ -130,6 +134,12 @@ class Node:
         """What was read ahead of a directory, for each user; None: nothing."""
         self.via: tuple[int, bytes] | None = None
         """A leaf on another server than its parent's: base handle and path there."""
+        self.lease: Lease | None = None
+        """Changes in this directory are told by its server."""
+        self.name_sure = 0.0
+        self.attr_sure = 0.0
+        """When the question was sent whose answer says where the name leads, and what the attributes are, if changes of that are told; else
+        0."""
 
     def path(self) -> bytes:
         """Path from the mount's root, for people; the names may be outdated."""
@@ -243,6 +253,7 @@ class NodeTable:
             in_use = attr[1] & 0o170000 in STREAMS and child.files
             if child.server is server and child.ino == attr[0] and same_type(child, attr) and not in_use:
                 child.attr = attr
+                child.name_sure = child.attr_sure = 0.0
                 child.mode = attr[1]
                 return child
             self.unname(child, parent, name)
@@ -250,6 +261,7 @@ class NodeTable:
             known = self._linked.get((server, attr[0]))
             if known is not None and known.nodeid in self._nodes:
                 known.attr = attr
+                known.name_sure = known.attr_sure = 0.0
                 known.mode = attr[1]
                 self.add_name(known, parent, name)
                 return known

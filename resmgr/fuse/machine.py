@@ -313,6 +313,7 @@ class Machine(Core):
         if flags & Init.INIT_EXT:
             (high,) = formats.INIT_FLAGS2.parse(request, BODY + formats.INIT_IN.size)
             flags |= high << 32
+        self.expires = bool(flags & Init.HAS_EXPIRE_ONLY)
         agreed = int(WANTED) & flags
         self.minor = min(minor, MINOR_MAX)
         reply = formats.INIT_OUT.pack(

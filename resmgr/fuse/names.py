@@ -11,17 +11,20 @@ from resmgr.fuse.core import CONNECT, ENTRY_MAX, Core
 from resmgr.fuse.formats import BODY, AttrTuple, device_64, name_at, names_at, strings_at
 from resmgr.fuse.inode import JOINED, Node, same_type
 from resmgr.fuse.request import Request, Step
-from resmgr.iomsg import MAKE, RENAME, SYMLINK, Connect
+from resmgr.iomsg import LOOKUP_WATCH, MAKE, RENAME, SYMLINK, Connect
 
-NO_FIELDS = (0,) * 16
 RENAME_EXCHANGE = 2
 
 
 def lookup(core: Core, request: Request, view: memoryview) -> None:
     request.name = name_at(view, BODY)
+    node = request.node
+    if node.lease is not None and core.leases.lookup(request):
+        return
     listed = core.ahead.find(request)
     if listed is None or not _known(core, request, *listed):
-        core.on_base(request, request.node, CONNECT, Connect.LOOKUP, 0, b"", request.name, ENTRY_MAX, _looked_up)
+        flags = LOOKUP_WATCH if core.leases.wanted(node.children.get(request.name)) else 0
+        core.on_base(request, node, CONNECT, Connect.LOOKUP, flags, b"", request.name, ENTRY_MAX, _looked_up)
 
 
 def _known(core: Core, request: Request, attr: AttrTuple, at: float) -> bool:
@@ -39,6 +42,7 @@ def _known(core: Core, request: Request, attr: AttrTuple, at: float) -> bool:
     node = core.nodes.enter(directory, name, directory.server, attr)
     if node.attr_at < at:
         node.attr_at = at
+    core.leases.entered(directory, name, node, at)
     core.drops["ahead_hits"] += 1
     core.answer_entry(request, node, core.left(request.at - at))
     return True
@@ -50,13 +54,12 @@ def _looked_up(request: Request, status: int, reply: Buffer) -> None:
         core.ahead.forget_user(request.node, request.connection)
     elif status == -errno.ENOENT:
         _forget_name(core, request.node, request.name)
-        if core.options.negative_valid:
-            seconds, nanoseconds = divmod(round(core.options.negative_valid * formats.NSEC), formats.NSEC)
-            core.answer(request, formats.ENTRY_REPLY.pack(144, 0, request.unique, 0, 0, seconds, 0, nanoseconds, 0, *NO_FIELDS))
-            return
+        core.answer_absent(request, core.leases.absent(request))
+        return
     _entered(request, status, reply)
     if status == 0:
         core.ahead.looked_up(request)
+        core.leases.searched(request)
 
 
 def _entered(request: Request, status: int, reply: Buffer) -> None:

@@ -74,6 +74,13 @@ class FuseOptions:
     attr_valid: float = option("How long the kernel may answer stat from memory.", 1.0, least=0, most=86400)
     entry_valid: float = option("How long the kernel may believe that a name leads where it led.", 1.0, least=0, most=86400)
     negative_valid: float = option("The same for names that do not exist.", 0.1, least=0, most=86400)
+    lease: float = option(
+        "How long the kernel may believe names and attributes in directories whose changes their server tells "
+        "(docs/protocol/coherence.md); 0: no server is asked to tell.",
+        60.0,
+        least=0,
+        most=86400,
+    )
     prefetch: int = option("First bytes asked for with a read-only open; 0: none.", 64 * 1024, least=0, most=128 * 1024, size=True)
     attributes_ahead: int = option(
         "Bytes of entries with attributes read ahead of one directory in which names are looked up one after another; 0: none.",

@@ -80,6 +80,7 @@ class Session:
         machine.on_output = self._flush
         machine.on_end = self._ended_later
         machine.notify = self._notify
+        machine.tell_kernel = self._notify_all
 
     def start(self) -> None:
         """Begin to serve."""
@@ -103,20 +104,30 @@ class Session:
         self._notify(formats.inval_entry(parent, name), lambda: None)
 
     def _notify(self, message: bytes, told: Callable[[], None]) -> None:
+        self._notify_all([message], told)
+
+    def _notify_all(self, messages: list[bytes], told: Callable[[], None]) -> None:
         if self.closed:
             return
         fd = os.dup(self._fd)
 
-        def write() -> None:
+        def write() -> int:
+            failed = 0
             try:
-                os.write(fd, message)
+                for message in messages:
+                    try:
+                        os.write(fd, message)
+                    except OSError as error:
+                        # ENOENT: the kernel does not know it, so nothing was to be forgotten.
+                        if error.errno not in (errno.ENOENT, errno.ENODEV, errno.ENOTDIR):
+                            failed += 1
             finally:
                 os.close(fd)
+            return failed
 
-        def done(result: BaseException | None) -> None:
-            # ENOENT: the kernel does not know it, so nothing was to be forgotten.
-            if isinstance(result, OSError) and result.errno not in (errno.ENOENT, errno.ENODEV, errno.ENOTDIR):
-                self.machine.drops["notify_failed"] += 1
+        def done(failed: int | BaseException) -> None:
+            if failed:
+                self.machine.drops["notify_failed"] += failed if isinstance(failed, int) else 1
             told()
 
         self._dispatch.call_blocking(write, done)

@@ -18,6 +18,7 @@ Otherwise the server is asked as ever. What was opened for nothing is closed wit
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
@@ -30,7 +31,7 @@ from resmgr.dispatch import Buffer, Timer
 from resmgr.errors import BadMessage
 from resmgr.fuse.inode import Node
 from resmgr.fuse.walk import CONNECT, ENTRY_MAX
-from resmgr.iomsg import OPEN, REQUEST, Connect
+from resmgr.iomsg import OPEN, OPEN_WATCH, REQUEST, Connect
 
 if TYPE_CHECKING:
     from resmgr.fuse.core import Core
@@ -281,10 +282,18 @@ class WalkAhead:
         known = parent.children.get(name)
         if connection is None or connection.closed or handle is None or (known is not None and known.server is not parent.server):
             return
+        if known is not None and core.leases.lists(known, user):
+            # It will be opened without its server.
+            return
+        flags = O_DIRECTORY
+        if core.leases.wanted(known):
+            flags |= OPEN_WATCH
+            # As OPENDIR does it: what it brings belongs to the lease that it begins.
+            now = math.nextafter(now, math.inf)
         early = Early(walk, place, connection, user, now)
         walk.early[place] = self._places[place] = early
         core.drops["walk_asked"] += 1
-        message = REQUEST.pack(CONNECT, Connect.OPEN, O_DIRECTORY, handle) + OPEN.pack(0, 0, CHUNK) + name
+        message = REQUEST.pack(CONNECT, Connect.OPEN, flags, handle) + OPEN.pack(0, 0, CHUNK) + name
         connection.submit((message,), ENTRY_MAX + CHUNK, lambda status, reply: self._came(early, status, reply))
 
     def _came(self, early: Early, status: int, reply: Buffer) -> None:
@@ -332,6 +341,8 @@ class WalkAhead:
         for number in {found.handle, found.ocb}:
             if number:
                 core.handles.close_lazily(found.connection, number)
+        if found.watched and found.attr is not None:
+            core.leases.refused(found.connection, found.attr[0])
 
     def _wake(self, now: float) -> None:
         if self._timer is None:

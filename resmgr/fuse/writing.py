@@ -76,7 +76,7 @@ def write(core: Core, request: Request, view: memoryview) -> None:
         other.data = None
     node.pages = None
     node.cached = True
-    core.ahead.doubt_node(node)
+    core.written(node)
     if size <= COPY_MAX or view.readonly:
         view = memoryview(bytearray(view))
         let_go = _nothing
@@ -279,7 +279,7 @@ class _Writing:
         node.pages = None
         node.told = None
         node.fresh = False
-        self.core.ahead.doubt_node(node)
+        self.core.written(node)
 
 
 def _nothing() -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from resmgr.channel import Message
 from resmgr.hostfs.objects import HostClient
 from resmgr.hostfs.operations import Operations
 from resmgr.hostfs.running import Operation, Running
 from resmgr.iofunc.handle import Handle
-from resmgr.iomsg import ATTR, ENTRY, Connect
+from resmgr.iomsg import ATTR, ENTRY, LOOKUP_WATCH, OPEN_WATCH, Connect
 from resmgr.iorequest import ConnectRequest
 
 Handler = Callable[[Message, HostClient, ConnectRequest, Handle | None], None]
@@ -21,11 +22,18 @@ def handlers(fs: Running) -> dict[Connect, Handler]:
     def plain(operation: Operation) -> Handler:
         return lambda message, client, request, base: fs.run(message, client, base, request, operation)
 
+    def lookup(message: Message, client: HostClient, request: ConnectRequest, base: Handle | None) -> None:
+        if request.flags & LOOKUP_WATCH and message.channel is fs.manager.channel:
+            request.watch = partial(fs.watching.add, client)
+        fs.run(message, client, base, request, Operations.lookup)
+
     def open_(message: Message, client: HostClient, request: ConnectRequest, base: Handle | None) -> None:
         fs.manager.check_room(client)
         room = message.reply_len - ENTRY.size - ATTR.size
         if request.prefetch > room:
             request.prefetch = max(0, room)
+        if request.flags & OPEN_WATCH and message.channel is fs.manager.channel:
+            request.watch = partial(fs.watching.add, client)
         fs.run(message, client, base, request, Operations.open)
 
     def mkdir(message: Message, client: HostClient, request: ConnectRequest, base: Handle | None) -> None:
@@ -45,7 +53,7 @@ def handlers(fs: Running) -> dict[Connect, Handler]:
         fs.run(message, client, base, request, Operations.tmpfile)
 
     return {
-        Connect.LOOKUP: plain(Operations.lookup),
+        Connect.LOOKUP: lookup,
         Connect.OPEN: open_,
         Connect.UNLINK: plain(Operations.unlink),
         Connect.RMDIR: plain(Operations.rmdir),

@@ -18,12 +18,13 @@ from resmgr.hostfs.syscalls import fallocate
 from resmgr.hostfs.writing import WRITE_MAX, Write
 from resmgr.hostfs.xattr import xattr
 from resmgr.iofunc.handle import Handle
-from resmgr.iomsg import COPY_MAX, OFFSET_APPEND, SET_SIZE, STAT_BIRTH, SYNC_DATA_ONLY, XATTR_WHICH, Io
+from resmgr.iomsg import COPY_MAX, OFFSET_APPEND, SET_SIZE, STAT_BIRTH, SYNC_DATA_ONLY, WATCH_DROP, WATCH_NEXT, XATTR_WHICH, Io
 from resmgr.iorequest import (
     HEAD,
     WRITE_HEAD,
     SetAttr,
     parse_copy,
+    parse_drop,
     parse_read,
     parse_readdir,
     parse_seek,
@@ -159,7 +160,19 @@ def set_attributes(fs: Running, message: Message, client: HostClient, handle: Ha
         handle,
         lambda: change(ops, handle.fd, handle.scope, wanted, handle.writable),
         inline=not wanted.valid & SET_SIZE or wanted.size == 0,
+        changes=True,
     )
+
+
+def watch(fs: Running, message: Message, client: HostClient, subtype: int) -> None:
+    """WATCH, which is about no handle."""
+    if subtype == WATCH_NEXT:
+        fs.watching.next(message, client)
+    elif subtype == WATCH_DROP:
+        fs.watching.drop(client, parse_drop(message.data))
+        message.reply(0)
+    else:
+        raise BadMessage("watch of an unknown kind")
 
 
 def statfs(fs: Running, message: Message, client: HostClient, handle: Handle, flags: int) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import resource
+from functools import partial
 
 from resmgr.access import SCOPE_NONE, Policy
 from resmgr.channel import PID_SYSTEM, Kernel
@@ -26,6 +27,7 @@ from resmgr.hostfs.reopen import Reopening, boot_id
 from resmgr.hostfs.running import Running
 from resmgr.hostfs.streams import DeviceIo
 from resmgr.hostfs.syscalls import process_umask
+from resmgr.hostfs.watching import Watching
 from resmgr.hostfs.writing import FIRST_PART
 from resmgr.iofunc.handle import HANDLES_PER_CLIENT, HANDLES_PER_MANAGER
 from resmgr.iofunc.lanes import Lanes
@@ -61,6 +63,7 @@ class HostFs(Running):
         self.lanes = Lanes(kernel.own_dispatch)
         self.devices = Devices(os.fstat(fd).st_dev, self.lanes)
         self.root = HostHandle(fd, SCOPE_NONE, self.devices.root, True)
+        self.root.inode = os.fstat(fd).st_ino
         self.mounts = MountPoints()
         self.looked = -1.0
         # A handle is a descriptor; a quarter of them is left to the rest of the process. Nodes and users have their shares (HandleTable).
@@ -78,6 +81,8 @@ class HostFs(Running):
             make_client=HostClient,
             connect=connects.handlers(self),
             io=inout.handlers(self),
+            watch=partial(inout.watch, self),
+            on_gone=lambda client: self.watching.leave(client),
             pid=pid,
             chid=chid,
             first_part=FIRST_PART,
@@ -90,6 +95,7 @@ class HostFs(Running):
         self.counters = self.manager.counters
         self.counters.update({"threaded": 0, "read_blocked": 0, "identity_refused": 0, "user_refused": 0})
         self.counters.update({"reopen_forged": 0, "reopen_other_boot": 0})
+        self.watching = Watching(kernel.own_dispatch, self.devices.ino, self.mounts, self.counters)
         self.locks.count_in(self.counters)
         self.special.serve(self.manager, self.ops)
 
@@ -102,9 +108,11 @@ class HostFs(Running):
                 for handle in list(client.handles):
                     self.manager.table.close(handle)
         self.special.forget_remote()
+        self.watching.forget_remote()
 
     def destroy(self) -> None:
         """Close the channel, every handle and the root."""
+        self.watching.close()
         self.manager.destroy()
         self.locks.close()
         self.special.close()

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import select
+from collections.abc import Callable
 
 from resmgr.hostfs.device import blocks
 
@@ -44,6 +45,8 @@ class MountPoints:
 
     def __init__(self) -> None:
         self.names: dict[bytes, int] = {}
+        self.on_change: Callable[[], None] = lambda: None
+        """Called by `look` when something was mounted or unmounted."""
         self._poll = select.poll()
         try:
             self._list = os.open("/proc/thread-self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
@@ -65,6 +68,7 @@ class MountPoints:
         """The names now. Costs a system call when nothing has changed."""
         if self._list >= 0 and self._poll.poll(0):
             self._read()
+            self.on_change()
         return self.names
 
     def close(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 class HostHandle(Handle):
     """A base handle (O_PATH descriptor) or an open control block. Owns its descriptor."""
 
-    __slots__ = ("append", "device", "directory", "fd", "readable", "scope", "stream", "writable")
+    __slots__ = ("after_close", "append", "device", "directory", "fd", "inode", "place", "readable", "scope", "stream", "writable")
 
     def __init__(self, fd: int, scope: Scope, device: Device, directory: bool, flags: int = os.O_PATH) -> None:
         super().__init__()
@@ -28,12 +29,22 @@ class HostHandle(Handle):
         self.scope = scope
         self.device = device
         self.directory = directory
+        self.inode = 0
+        """st_ino, once known."""
+        self.place: tuple[int, bytes] | None = None
+        """A file's directory (`ino`) and name, as it was opened."""
+        self.after_close: Callable[[], None] | None = None
         access = flags & os.O_ACCMODE
         opened = not flags & os.O_PATH
         self.readable = opened and access != os.O_WRONLY
         self.writable = opened and access != os.O_RDONLY
         self.append = opened and bool(flags & os.O_APPEND)
         self.stream = DirectoryStream(fd) if opened and directory else None
+
+    @property
+    def ino(self) -> int:
+        """The inode number that clients are told."""
+        return self.inode ^ self.device.salt
 
     def release(self) -> None:
         lane = self.device.lane
@@ -42,6 +53,8 @@ class HostHandle(Handle):
             lane.submit(partial(os.close, self.fd), lambda _: None)
         else:
             os.close(self.fd)
+            if self.after_close is not None:
+                self.after_close()
 
 
 class HostClient(Client):
@@ -60,13 +73,16 @@ class HostClient(Client):
 class Opened:
     """What an operation made: to be registered and told to the client, or to be discarded."""
 
-    __slots__ = ("attr", "data", "node", "ocb")
+    __slots__ = ("attr", "data", "node", "ocb", "watched")
 
-    def __init__(self, attr: bytes, node: HostHandle | None, ocb: HostHandle | None, data: bytes | bytearray = b"") -> None:
+    def __init__(
+        self, attr: bytes, node: HostHandle | None, ocb: HostHandle | None, data: bytes | bytearray = b"", watched: bool = False
+    ) -> None:
         self.attr = attr
         self.node = node
         self.ocb = ocb
         self.data = data
+        self.watched = watched
 
     def discard(self) -> None:
         for handle in (self.node, self.ocb):

@@ -34,6 +34,7 @@ from resmgr.iomsg import (
     UNLINK_DIRECTORY,
     WANT_BIRTH,
     WANT_HANDLE,
+    WATCHED,
 )
 from resmgr.iorequest import ConnectRequest
 from resmgr.owners import Owners
@@ -99,9 +100,9 @@ class Operations:
             change,
         )
 
-    def entry(self, attr: bytes, node: int = 0, ocb: int = 0, data: bytes | bytearray = b"") -> bytes:
+    def entry(self, attr: bytes, node: int = 0, ocb: int = 0, data: bytes | bytearray = b"", watched: bool = False) -> bytes:
         """Packed `Entry`."""
-        head = ENTRY.pack(*self.head, node, ocb, len(data))
+        head = ENTRY.pack(*self.head, node, ocb, len(data) | WATCHED if watched else len(data))
         return b"".join((head, attr, data)) if data else head + attr
 
     # ---- walks
@@ -178,7 +179,9 @@ class Operations:
         return fd, scope
 
     def _handle(self, fd: int, status: os.stat_result, scope: Scope, flags: int = os.O_PATH) -> HostHandle:
-        return HostHandle(fd, scope, self.devices.get(status.st_dev), S_ISDIR(status.st_mode), flags)
+        handle = HostHandle(fd, scope, self.devices.get(status.st_dev), S_ISDIR(status.st_mode), flags)
+        handle.inode = status.st_ino
+        return handle
 
     # ---- connect messages
 
@@ -204,7 +207,11 @@ class Operations:
                 raise FileNotFoundError(errno.ENOENT, "not exported")
             data = birth_of(fd) if birth else b""
             if keep or S_ISDIR(status.st_mode):
-                return Opened(self.attr(status), self._handle(fd, status, scope), None, data)
+                watched = request.watch is not None and S_ISDIR(status.st_mode) and request.watch(fd, scope)
+                if watched:
+                    # What is told of it must not be older than the watch.
+                    status = os.fstat(fd)
+                return Opened(self.attr(status), self._handle(fd, status, scope), None, data, watched)
         except BaseException:
             os.close(fd)
             raise
@@ -254,7 +261,7 @@ class Operations:
         finally:
             if owned >= 0:
                 os.close(owned)
-        return self._opened(fd, scope, flags, request.prefetch, lost)
+        return self._opened(fd, scope, flags, request, lost)
 
     def tmpfile(self, base: HostHandle, request: ConnectRequest) -> Opened:
         """O_TMPFILE: a file without a name in the directory that the path leads to."""
@@ -272,7 +279,7 @@ class Operations:
             fd = os.open(b".", flags | os.O_TMPFILE | _ALWAYS & ~os.O_NOFOLLOW, mode, dir_fd=dirfd)
         finally:
             os.close(dirfd)
-        return self._opened(fd, scope, flags, 0, lost)
+        return self._opened(fd, scope, flags, request, lost)
 
     def _mode(self, dirfd: int, request: ConnectRequest) -> tuple[int, int]:
         """Permissions for what is made in *dirfd*, and those of them that this process's own umask will take away. The maker's umask does
@@ -307,11 +314,13 @@ class Operations:
             if _is_special(os.fstat(base.fd)):
                 return self._special(os.dup(base.fd), base.scope, request.flags)
             fd = os.open(own_path(base.fd), (flags | _ALWAYS) & ~os.O_NOFOLLOW)
-        return self._opened(fd, base.scope, flags, request.prefetch, 0)
+        return self._opened(fd, base.scope, flags, request, 0)
 
-    def _opened(self, fd: int, scope: Scope, flags: int, prefetch: int, lost: int) -> Opened:
+    def _opened(self, fd: int, scope: Scope, flags: int, request: ConnectRequest, lost: int) -> Opened:
         data: bytes | bytearray = b""
+        prefetch = request.prefetch
         try:
+            watched = request.watch is not None and bool(flags & os.O_DIRECTORY) and request.watch(fd, scope)
             status = os.fstat(fd)
             kind = S_IFMT(status.st_mode)
             if kind != S_IFREG and not S_ISDIR(kind):
@@ -323,7 +332,7 @@ class Operations:
                 data = self._prefetch(handle, min(prefetch, PREFETCH_MAX, status.st_size))
             elif prefetch and handle.stream is not None and handle.readable:
                 data = self._first_entries(handle, min(prefetch, PREFETCH_MAX))
-            return Opened(self.attr(status), None, handle, data)
+            return Opened(self.attr(status), None, handle, data, watched)
         except BaseException:
             os.close(fd)
             raise

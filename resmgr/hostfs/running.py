@@ -7,6 +7,7 @@ as the client's mapped user (see `identity`). What is new (handles) is registere
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Callable, Mapping
 from functools import partial
 from time import monotonic
@@ -25,13 +26,34 @@ from resmgr.hostfs.objects import HostClient, HostHandle, Opened
 from resmgr.hostfs.operations import Operations
 from resmgr.hostfs.special import Special
 from resmgr.hostfs.streams import DeviceIo
+from resmgr.hostfs.watching import Watching
 from resmgr.iofunc.handle import Handle
 from resmgr.iofunc.manager import Manager
+from resmgr.iomsg import (
+    WATCH_ATTRIB,
+    WATCH_CLOSE_WRITE,
+    WATCH_CREATE,
+    WATCH_DELETE,
+    WATCH_MODIFY,
+    WATCH_MOVED_FROM,
+    WATCH_MOVED_TO,
+    Connect,
+)
 from resmgr.iorequest import ConnectRequest
 from resmgr.refusals import Refusals
 
 CLIENT_EXPIRY = 60.0
 """Seconds after which a client's mapping and exports are computed again (accounts may have changed)."""
+
+_CHANGES = {
+    int(Connect.UNLINK): WATCH_DELETE,
+    int(Connect.RMDIR): WATCH_DELETE,
+    int(Connect.MKDIR): WATCH_CREATE,
+    int(Connect.MKNOD): WATCH_CREATE,
+    int(Connect.SYMLINK): WATCH_CREATE,
+    int(Connect.SETATTR): WATCH_ATTRIB | WATCH_MODIFY,
+}
+"""Events that come of connect messages."""
 
 if TYPE_CHECKING:
     from resmgr.hostfs.reopen import Reopening
@@ -56,6 +78,7 @@ class Running:
     manager: Manager[HostClient]
     ops: Operations
     reopening: Reopening
+    watching: Watching
     counters: dict[str, int]
     refusals: Refusals
 
@@ -77,6 +100,7 @@ class Running:
         client.identity = identity
         client.ops = self.ops.for_owners(owners)
         client.root = HostHandle(self.root.fd, scope, self.devices.root, True)
+        client.root.inode = self.root.inode
         client.expires = self.dispatch.now() + CLIENT_EXPIRY
         return identity
 
@@ -119,6 +143,7 @@ class Running:
             waits = second.device
         if waits is not None:
             self.counters["threaded"] += 1
+            request.watch = None
             self.manager.background(
                 message,
                 client,
@@ -137,6 +162,8 @@ class Running:
             raise
         finally:
             device.took(monotonic() - start, now)
+        if self.watching.active:
+            self._changed(client, place, request, result, second)
         if isinstance(result, bytes):
             message.reply(0, result)
         else:
@@ -163,6 +190,25 @@ class Running:
                 return "no export covers it"
 
         self.refusals.note(client.info, path, why)
+
+    def _changed(self, client: HostClient, base: HostHandle, request: ConnectRequest, result: Result, second: Handle | None) -> None:
+        """What *client* has changed by *request* it need not be told."""
+        subtype, path = request.subtype, request.path
+        if subtype == Connect.OPEN:
+            ocb = result.ocb if isinstance(result, Opened) else None
+            if ocb is None or not ocb.writable or not path or b"/" in path:
+                return
+            ino, name = ocb.place = (base.ino, path)
+            ocb.after_close = partial(self.watching.made, client, (ino, name, WATCH_CLOSE_WRITE))
+            if request.flags & (os.O_CREAT | os.O_TRUNC):
+                self.watching.made(client, (ino, name, WATCH_CREATE | WATCH_MODIFY))
+        elif subtype == Connect.RENAME and isinstance(second, HostHandle):
+            kinds = WATCH_MOVED_FROM | WATCH_MOVED_TO
+            self.watching.made(client, (base.ino, path, kinds), (second.ino, request.path2, kinds))
+        elif subtype == Connect.LINK and isinstance(second, HostHandle):
+            self.watching.made(client, (second.ino, request.path2, WATCH_CREATE))
+        elif subtype in _CHANGES:
+            self.watching.made(client, (base.ino, path, _CHANGES[subtype]))
 
     def at_risk(self, now: float) -> Mapping[bytes, int]:
         """Names of mount points that must not be touched inline; asked for once a turn."""
@@ -196,7 +242,7 @@ class Running:
         ocb = 0 if result.ocb is None else self.manager.add(message, client, result.ocb)
         if result.ocb is not None and result.ocb.directory:
             node = ocb
-        message.reply(0, self.ops.entry(result.attr, node, ocb, result.data))
+        message.reply(0, self.ops.entry(result.attr, node, ocb, result.data, result.watched))
 
     def io(
         self,
@@ -206,8 +252,9 @@ class Running:
         work: Callable[[], bytes],
         inline: bool = True,
         expected: float = 0.0,
+        changes: bool = False,
     ) -> None:
-        """Carry out an I/O operation as the client and answer with its bytes."""
+        """Carry out an I/O operation as the client and answer with its bytes. *changes*: it changes what the handle is."""
         identity = self.identity(client)
         device = handle.device
         now = self.dispatch.now()
@@ -222,6 +269,8 @@ class Running:
             data = self.switch.run(identity, work)
         finally:
             device.took(monotonic() - start, now, expected)
+        if changes and handle.place is not None:
+            self.watching.made(client, (*handle.place, WATCH_ATTRIB | WATCH_MODIFY))
         message.reply(0, data)
 
     def second(self, message: Message, client: HostClient, request: ConnectRequest) -> HostHandle:

@@ -10,6 +10,7 @@ from resmgr.channel import ND_LOCAL, Message
 from resmgr.dispatch import Buffer
 from resmgr.hostfs.objects import HostClient, HostHandle
 from resmgr.hostfs.running import Running
+from resmgr.iomsg import WATCH_MODIFY
 from resmgr.iorequest import WRITE_HEAD
 
 FIRST_PART = 1024 * 1024 + WRITE_HEAD
@@ -84,6 +85,8 @@ class Write:
             count = fs.switch.run(self._identity, self._put, part)
         finally:
             device.took(monotonic() - start, now)
+        if self._handle.place is not None:
+            fs.watching.made(self._client, (*self._handle.place, WATCH_MODIFY))
         self._written(count)
 
     def _put(self, part: Buffer) -> int:

@@ -28,6 +28,7 @@ R = TypeVar("R")
 _unpack = REQUEST.unpack_from
 _CONNECT = int(Io.CONNECT)
 _CLOSE = int(Io.CLOSE)
+_WATCH = int(Io.WATCH)
 
 
 class Manager(Generic[C]):
@@ -35,7 +36,8 @@ class Manager(Generic[C]):
 
     *connect* handlers are called `(message, client, request, base)`, base None meaning the manager's root; *io* handlers
     `(message, client, handle, flags)`, and read the rest of their request from `message.data`. CLOSE is built in. With *foreign*,
-    connect handlers also get requests whose handle is not this manager's (base None, `request.handle` set).
+    connect handlers also get requests whose handle is not this manager's (base None, `request.handle` set). *watch* is called with WATCH
+    messages, which are about no handle `(message, client, subtype)`, *on_gone* when a client has gone, after its handles.
     """
 
     def __init__(
@@ -54,12 +56,16 @@ class Manager(Generic[C]):
         handles_max: int = HANDLES_PER_MANAGER,
         clients_max: int = CLIENTS_MAX,
         foreign: bool = False,
+        watch: Callable[[Message, C, int], None] | None = None,
+        on_gone: Callable[[C], None] | None = None,
     ) -> None:
         self.kernel = kernel
         self.name = name
         self.counters = {"bad_message": 0, "failed": 0, "reaped": 0, "handles_full": 0, "clients_full": 0, "unsupported": 0}
         self._make_client = make_client
         self._foreign = foreign
+        self._watch = watch
+        self._on_gone = on_gone
         self._connect = {int(subtype): handler for subtype, handler in connect.items()}
         self._io = {int(kind): handler for kind, handler in io.items()}
         self.channel = kernel.channel(self._receive, on_pulse=self._pulse, pid=pid, chid=chid, first_part=first_part, remote=remote)
@@ -90,6 +96,9 @@ class Manager(Generic[C]):
                 return
             if kind == _CLOSE:
                 self._close(message, client)
+                return
+            if kind == _WATCH and self._watch is not None:
+                self._watch(message, client, subtype)
                 return
             io = self._io.get(kind)
             if io is None:
@@ -217,7 +226,10 @@ class Manager(Generic[C]):
 
     def _pulse(self, pulse: Pulse) -> None:
         if pulse.code == PULSE_DISCONNECT:
+            client = self.table.clients.get(pulse.info.scoid)
             self.counters["reaped"] += self.table.reap(pulse.info.scoid)
+            if client is not None and self._on_gone is not None:
+                self._on_gone(client)
 
     def destroy(self) -> None:
         """Close the channel and every handle."""

@@ -21,8 +21,10 @@ from resmgr.iofunc.handle import Client, Handle
 from resmgr.iofunc.manager import Manager
 from resmgr.iomsg import (
     COOKIE_END,
+    LOOKUP_WATCH,
     NAME_MAX,
     OFFSET_APPEND,
+    OPEN_WATCH,
     READDIR_ATTRS,
     SET_ATIME,
     SET_ATIME_NOW,
@@ -52,6 +54,7 @@ from resmgr.iorequest import (
     parse_write,
 )
 from resmgr.testing.memtree import BLOCK, MAY_READ, MAY_SEARCH, MAY_WRITE, Inode, Tree
+from resmgr.testing.memwatch import MemWatch
 
 RENAME_NOREPLACE = 1
 RENAME_EXCHANGE = 2
@@ -77,6 +80,8 @@ class Fault:
     hang: bool = False
     deaf: bool = False
     times: int | None = None
+    late: float = 0.0
+    """LOOKUP and OPEN: handled at once, answered so many seconds later."""
     hits: int = 0
 
 
@@ -111,7 +116,10 @@ class MemFs(Tree):
         """The last entry of a directory has COOKIE_END."""
         self.shares_handles = False
         """An open directory's OCB is told as its base handle, too."""
+        self.watching: MemWatch | None = None
+        """Set it to have directories watched."""
         self.requests: dict[str, int] = {}
+        self._answered_late: dict[Message, float] = {}
         self.hanging: list[Message] = []
         super().__init__(kernel.dispatch.wall, check)
         self._dispatch = kernel.dispatch
@@ -148,8 +156,23 @@ class MemFs(Tree):
             io={kind: self._io_gate(kind.name.lower(), handler) for kind, handler in io.items()},
             pid=pid,
             chid=chid,
+            watch=self._watch,
+            on_gone=lambda client: None if self.watching is None else self.watching.gone(client),
         )
         self.target = Target(0, pid, self.manager.channel.chid)
+
+    def watch(self) -> MemWatch:
+        """From now on directories are watched for who asks."""
+        self.watching = MemWatch(self._dispatch)
+        self.on_name, self.on_inode = self.watching.name, self.watching.inode
+        return self.watching
+
+    def _watch(self, message: Message, client: Client, subtype: int) -> None:
+        self.requests["watch"] = self.requests.get("watch", 0) + 1
+        if self.watching is None:
+            message.error(errno.ENOSYS)
+        else:
+            self.watching.message(message, client, subtype)
 
     def destroy(self) -> None:
         """The server is gone: its clients get ESRCH and EBADF."""
@@ -190,6 +213,9 @@ class MemFs(Tree):
         if fault.hang:
             self.hanging.append(message)
             message.on_unblock = (lambda: None) if fault.deaf else (lambda: self._unblock(message))
+        elif fault.late:
+            self._answered_late[message] = fault.late
+            go_on()
         elif fault.delay:
             self._dispatch.call_at(self._dispatch.now() + fault.delay, lambda: self._late(message, fault.code, go_on))
         elif fault.code:
@@ -225,6 +251,7 @@ class MemFs(Tree):
         ocb: MemHandle | None = None,
         data: Buffer = b"",
         keep: bool = False,
+        watch: bool = False,
     ) -> None:
         handle = 0
         if keep or (ocb is None and S_ISDIR(inode.mode)):
@@ -233,11 +260,17 @@ class MemFs(Tree):
         number = 0 if ocb is None else self.manager.add(message, client, ocb)
         if number and self.shares_handles and S_ISDIR(inode.mode):
             handle = number
-        message.reply(0, Entry(self.target, handle, number, self.attr(inode), data).pack())
+        watched = watch and S_ISDIR(inode.mode) and self.watching is not None and self.watching.add(client, inode)
+        reply = Entry(self.target, handle, number, self.attr(inode), data, watched=watched).pack()
+        late = self._answered_late.pop(message, 0.0)
+        if late:
+            self._dispatch.call_at(self._dispatch.now() + late, lambda: None if message.answered else message.reply(0, reply))
+        else:
+            message.reply(0, reply)
 
     def _lookup(self, message: Message, client: Client, request: ConnectRequest, base: MemHandle | None) -> None:
         _, name, inode = self.existing(message.info.credentials, _inode(base), request.path)
-        self._entry(message, client, inode, name, keep=bool(request.flags & WANT_HANDLE))
+        self._entry(message, client, inode, name, keep=bool(request.flags & WANT_HANDLE), watch=bool(request.flags & LOOKUP_WATCH))
 
     def _open(self, message: Message, client: Client, request: ConnectRequest, base: MemHandle | None) -> None:
         flags = request.flags
@@ -270,7 +303,7 @@ class MemFs(Tree):
             data = b"".join(self._entries(inode, 0, request.prefetch, True))
         elif request.prefetch and flags & os.O_ACCMODE == os.O_RDONLY:
             data = bytes(inode.data[: request.prefetch])
-        self._entry(message, client, inode, name, ocb=MemHandle(inode, name, flags), data=data)
+        self._entry(message, client, inode, name, ocb=MemHandle(inode, name, flags), data=data, watch=bool(flags & OPEN_WATCH))
 
     def _make(
         self, message: Message, client: Client, request: ConnectRequest, base: MemHandle | None, mode: int, data: bytes = b""

@@ -9,7 +9,7 @@ from stat import S_IFDIR, S_IFREG, S_ISDIR
 import attrs
 
 from resmgr.channel import Credentials
-from resmgr.iomsg import NAME_MAX, Attr
+from resmgr.iomsg import NAME_MAX, WATCH_ATTRIB, WATCH_CREATE, WATCH_DELETE, WATCH_MODIFY, Attr
 
 MAY_READ, MAY_WRITE, MAY_SEARCH = 4, 2, 1
 BLOCK = 4096
@@ -39,6 +39,10 @@ class Tree:
 
     def __init__(self, wall: Callable[[], float], check: bool) -> None:
         self.check = check
+        self.on_name: Callable[[Inode, bytes, int], None] | None = None
+        """Told of names that come and go: directory, name, kind (WATCH_*)."""
+        self.on_inode: Callable[[Inode, int], None] | None = None
+        """Told of contents and attributes that change."""
         self._wall = wall
         self._next_ino = 1
         self._next_cookie = 1
@@ -90,6 +94,8 @@ class Tree:
         inode.ctime = self._now()
         if data:
             inode.mtime = inode.ctime
+        if self.on_inode is not None:
+            self.on_inode(inode, WATCH_MODIFY if data and not S_ISDIR(inode.mode) else WATCH_ATTRIB)
 
     def new(self, mode: int, who: Credentials, rdev: int = 0) -> Inode:
         inode = Inode(self._next_ino, mode, who.uid, who.gid, 0, rdev)
@@ -108,6 +114,8 @@ class Tree:
             directory.nlink += 1
         self.touch(directory, data=True)
         self.touch(inode)
+        if self.on_name is not None:
+            self.on_name(directory, name, WATCH_CREATE)
 
     def drop(self, directory: Inode, name: bytes) -> None:
         inode, _ = directory.entries.pop(name)
@@ -117,6 +125,8 @@ class Tree:
             directory.nlink -= 1
         self.touch(directory, data=True)
         self.touch(inode)
+        if self.on_name is not None:
+            self.on_name(directory, name, WATCH_DELETE)
 
     def attr(self, inode: Inode) -> Attr:
         """What stat tells of it."""

@@ -56,6 +56,14 @@ def requests(directory: int, leaf: int, link: int, listed: int, opened: int) -> 
         Opcode.ACCESS: (leaf, formats.ACCESS_IN.pack(4)),
         Opcode.CREATE: (directory, formats.CREATE_IN.pack(os.O_RDWR, 0o644, 0, 0) + b"new\0"),
         Opcode.FALLOCATE: (leaf, formats.FALLOCATE_IN.pack(opened, 0, 100, 0)),
+        Opcode.LSEEK: (leaf, formats.LSEEK_IN.pack(opened, 0, os.SEEK_DATA)),
+        Opcode.COPY_FILE_RANGE: (leaf, formats.COPY_IN.pack(opened, 0, leaf, opened, 0, 1, 0)),
+        Opcode.TMPFILE: (directory, formats.CREATE_IN.pack(os.O_RDWR, 0o600, 0, 0) + b"\0"),
+        Opcode.STATX: (leaf, formats.STATX_IN.pack(0, 0, 0, 0xFFF)),
+        Opcode.GETXATTR: (leaf, formats.GETXATTR_IN.pack(100) + b"user.a\0"),
+        Opcode.LISTXATTR: (leaf, formats.GETXATTR_IN.pack(100)),
+        Opcode.SETXATTR: (leaf, formats.SETXATTR_IN.pack(1, 0) + b"user.a\0x"),
+        Opcode.REMOVEXATTR: (leaf, b"user.a\0"),
     }
 
 

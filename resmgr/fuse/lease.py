@@ -1,0 +1,93 @@
+"""One leased directory: what is covered by what its server tells (docs/protocol/coherence.md), and what speaks against that."""
+
+from __future__ import annotations
+
+from stat import S_IFMT, S_IFREG
+from typing import TYPE_CHECKING
+
+from resmgr.channel import Connection
+
+if TYPE_CHECKING:
+    from resmgr.fuse.inode import Node
+    from resmgr.fuse.servers import User
+
+NAMES_MAX = 1024
+"""Names of one directory remembered as changed, and as not existing. Stops a directory of changing names from filling memory."""
+NEVER = float("-inf")
+SALT_BITS = 48
+"""Inode numbers of one server differ above these bits if they lie on different file systems."""
+
+
+class Lease:
+    """One leased directory. `node.children` are what is known of it, `absent` what is known not to be there, and since when."""
+
+    __slots__ = (
+        "absent",
+        "answered",
+        "changed",
+        "connection",
+        "doubted",
+        "floor",
+        "ino",
+        "kernel",
+        "listed",
+        "live",
+        "node",
+        "opened",
+        "readers",
+        "since",
+        "told_absent",
+        "users",
+    )
+
+    def __init__(self, node: Node, connection: Connection, since: float, opened: float, kernel: bool) -> None:
+        self.node = node
+        self.connection = connection
+        self.ino = node.ino
+        self.since = since
+        self.opened = opened
+        """When the question was sent whose answer began it."""
+        self.kernel = kernel
+        """The kernel may believe for long what is in it: it shows it to nobody who could not see it anyway."""
+        self.live = True
+        self.answered = NEVER
+        """When the kernel was last told something under it."""
+        self.changed = NEVER
+        """When the directory's own attributes last changed."""
+        self.doubted: dict[bytes, float] = {}
+        self.floor = NEVER
+        """What was asked for before that about any name is not believed; `doubted` for single names."""
+        self.absent: dict[bytes, float] = {}
+        self.told_absent: set[bytes] = set()
+        """Names that the kernel may believe not to exist. More than `absent`: what fails here may have been done there."""
+        self.users: set[User] = set()
+        """Who may search it, by what the server answered them."""
+        self.readers: set[User] = set()
+        """Who could open it."""
+        self.listed = False
+        """The kernel has read its listing to the end under this lease, and nothing has changed since."""
+
+    def covers(self, name: bytes, at: float) -> bool:
+        """Whether what was asked at *at* about *name* is still so."""
+        return self.live and (at >= self.since or at == self.opened) and at > self.doubted.get(name, self.floor)
+
+    def doubt(self, name: bytes, now: float) -> None:
+        self.absent.pop(name, None)
+        if name not in self.doubted and len(self.doubted) >= NAMES_MAX:
+            self.doubted.clear()
+            self.floor = now
+        self.doubted[name] = now
+        self.listed = False
+
+    def entered(self, child: Node, name: bytes, at: float) -> None:
+        """*name* was said to lead to *child*, with attributes, in an answer asked for at *at*."""
+        node = self.node
+        if child.server is node.server and not (child.ino ^ node.ino) >> SALT_BITS and self.covers(name, at):
+            child.name_sure = at
+            if not child.directory and single(child):
+                child.attr_sure = at
+
+
+def single(node: Node) -> bool:
+    """Whether nothing but its one name leads to it."""
+    return not node.aliases and (node.attr[2] <= 1 or S_IFMT(node.mode) != S_IFREG)

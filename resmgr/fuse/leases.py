@@ -1,0 +1,498 @@
+"""Leases: directories whose changes their server tells, and what may be believed of them for long (docs/protocol/coherence.md).
+
+A lease belongs to a directory's node and to the connection on which the server said *watched*. What is sure about a node, its name and its
+attributes, is written on the node (`name_sure`, `attr_sure`: when it was asked for; 0: not sure). Whoever puts new attributes on a node
+takes both away; `entered` and `took` give them again if the rules hold:
+
+1. the question was sent after the lease began, or is the one that began it;
+2. it was sent after the last event about that name, and after the last change of it from here ended.
+
+What the kernel has to be told of an event goes out at once where that cannot wait (attributes), else from a thread (`telling`).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from resmgr.channel import Connection, Pending
+from resmgr.dispatch import Buffer, Timer
+from resmgr.errors import BadMessage
+from resmgr.fuse import formats
+from resmgr.fuse.inode import STREAMS
+from resmgr.fuse.lease import NAMES_MAX, NEVER, SALT_BITS, Lease, single
+from resmgr.fuse.options import Permissions
+from resmgr.fuse.telling import Telling
+from resmgr.ids import node_of
+from resmgr.iomsg import (
+    REQUEST,
+    WATCH_CONTENT,
+    WATCH_IGNORED,
+    WATCH_NAMES,
+    WATCH_NEXT,
+    WATCH_OVERFLOW,
+    WATCH_REPEATED,
+    Io,
+    WatchEvent,
+    parse_events,
+)
+from resmgr.iorequest import DROP_MAX, pack_drop
+
+if TYPE_CHECKING:
+    from resmgr.fuse.answers import Valid
+    from resmgr.fuse.core import Core
+    from resmgr.fuse.inode import Node
+    from resmgr.fuse.request import Request
+    from resmgr.fuse.servers import User
+
+ANSWER_MAX = 64 * 1024
+EARLY_MAX = 1024
+"""Directories of which events came that are not leased (yet)."""
+SETTLE = 0.05
+"""An answer given so shortly before an event may still be on its way into the kernel's caches: it is told again after as long."""
+DROP_AFTER = 1.0
+_NEXT = REQUEST.pack(Io.WATCH, WATCH_NEXT, 0, 0)
+
+
+class Leases:
+    """All leases of one mount. Counts in `Core.drops`: `leases`, `lease_events`, `lease_lost`, `lease_hits` (answered from here)."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self.seconds = core.options.lease
+        self.on = self.seconds > 0
+        self._leases: dict[tuple[Connection, int], Lease] = {}
+        self._armed: dict[Connection, Pending | None] = {}
+        self._early: dict[tuple[Connection, int], float] = {}
+        self._early_floor = NEVER
+        self._silent: set[int] = set()
+        self._unwanted: dict[Connection, dict[int, None]] = {}
+        self._dropping: set[tuple[Connection, int]] = set()
+        self._drop_timer: Timer | None = None
+        self._telling = Telling(core)
+        self._closed = False
+
+    def __len__(self) -> int:
+        return len(self._leases)
+
+    # ---- what is asked
+
+    def wanted(self, node: Node | None) -> bool:
+        """Whether a message that brings directory *node* (None: not known yet) should ask for a watch."""
+        return self.on and (node is None or (node.lease is None and node.directory))
+
+    def began(self, node: Node, connection: Connection, at: float, opened: bool) -> bool:
+        """The server says on *connection* that *node* is watched; asked for at *at*. *opened*: the answer has a listing. Whether that began
+        a lease."""
+        key = (connection, node.ino)
+        lease = node.lease
+        if lease is not None:
+            if lease.connection is not connection and key not in self._leases:
+                # One is enough.
+                self._unwant(connection, node.ino)
+            return False
+        if not self.on or self._closed or connection.closed or key in self._dropping or self._early.get(key, self._early_floor) >= at:
+            return False
+        other = self._leases.get(key)
+        if other is not None:
+            self._end(other)
+        unwanted = self._unwanted.get(connection)
+        if unwanted is not None:
+            unwanted.pop(node.ino, None)
+        core = self._core
+        lease = Lease(node, connection, core.dispatch.now(), at if opened else NEVER, self._public(node))
+        lease.live = node_of(node.server.key[0]) not in self._silent
+        node.lease = lease
+        self._leases[key] = lease
+        core.drops["leases"] += 1
+        if connection not in self._armed:
+            self._arm(connection)
+        return node.lease is lease
+
+    def refused(self, connection: Connection, ino: int) -> None:
+        """The server watches what nobody wants any more."""
+        if (connection, ino) not in self._leases:
+            self._unwant(connection, ino)
+
+    def _public(self, node: Node) -> bool:
+        options = self._core.options
+        if options.permissions is Permissions.KERNEL_AND_SERVER or not options.allow_other:
+            return True
+        here: Node | None = node
+        while here is not None and here.parent is not None:
+            if here.attr[1] & 0o111 != 0o111:
+                return False
+            here = here.parent
+        return True
+
+    # ---- what is sure
+
+    def entered(self, parent: Node, name: bytes, node: Node, at: float, watched_by: Connection | None = None) -> None:
+        """An answer asked for at *at* said that *name* in *parent* is *node*."""
+        began = watched_by is not None and node.directory and self.began(node, watched_by, at, False)
+        lease = parent.lease
+        if lease is not None:
+            lease.entered(node, name, at)
+        own = node.lease
+        if own is not None and own.live and (began or at >= own.since) and at > own.changed:
+            node.attr_sure = at
+
+    def took(self, node: Node, at: float) -> None:
+        """The attributes of *node* are those asked for at *at*, as it is open or by its name."""
+        node.attr_sure = 0.0
+        if node.directory:
+            own = node.lease
+            if own is not None and own.live and (at >= own.since or at == own.opened) and at > own.changed:
+                node.attr_sure = at
+            return
+        parent = node.parent
+        if parent is None or not node.named or parent.lease is None:
+            return
+        here = node.server is parent.server and not (node.ino ^ parent.ino) >> SALT_BITS
+        if here and single(node) and parent.lease.covers(node.name, at):
+            node.attr_sure = at
+
+    def absent(self, request: Request) -> float:
+        """The server said that the request's name does not exist; for how many seconds the kernel may believe it, 0: nothing is known."""
+        lease = request.node.lease
+        if lease is None or request.base is not request.node or not lease.covers(request.name, request.at):
+            return 0.0
+        lease.users.add(request.user)
+        if len(lease.absent) >= NAMES_MAX or len(lease.told_absent) >= NAMES_MAX:
+            return 0.0
+        lease.absent[request.name] = request.at
+        return self._absent_for(lease, request.name, request.at)
+
+    def _absent_for(self, lease: Lease, name: bytes, at: float) -> float:
+        now = self._core.dispatch.now()
+        lease.answered = now
+        if not lease.kernel:
+            return 0.0
+        lease.told_absent.add(name)
+        return max(0.0, at + self.seconds - now)
+
+    def valid(self, node: Node, valid: Valid) -> Valid:
+        """How long the kernel may believe what is sure of *node*; at least *valid*."""
+        entry_s, attr_s, entry_ns, attr_ns = valid
+        now = self._core.dispatch.now()
+        parent = node.parent
+        above = None if parent is None else parent.lease
+        if above is not None:
+            above.answered = now
+            if node.name_sure and above.kernel:
+                left = node.name_sure + self.seconds - now
+                if left > entry_s + 1:
+                    entry_s, entry_ns = int(left), 0
+        if node.attr_sure:
+            own = node.lease if node.directory else above
+            if own is not None:
+                own.answered = now
+                left = node.attr_sure + self.seconds - now
+                if own.kernel and left > attr_s + 1:
+                    attr_s, attr_ns = int(left), 0
+        return (entry_s, attr_s, entry_ns, attr_ns)
+
+    def lookup(self, request: Request) -> bool:
+        """Answer a LOOKUP from what is sure, if that is enough."""
+        node = request.node
+        lease = node.lease
+        if lease is None or not lease.live or request.user not in lease.users:
+            return False
+        name, oldest = request.name, request.at - self.seconds
+        child = node.children.get(name)
+        core = self._core
+        if child is None:
+            at = lease.absent.get(name)
+            if at is None or at <= oldest:
+                return False
+            core.answer_absent(request, self._absent_for(lease, name, at))
+        elif (
+            child.name_sure <= oldest
+            or child.attr_sure <= oldest
+            or not child.name_sure
+            or not child.attr_sure
+            or child.mode & 0o170000 in STREAMS
+            or (child.behind is not None and child.behind.outdates(child.attr_at))
+        ):
+            return False
+        else:
+            core.answer_entry(request, child)
+        core.drops["lease_hits"] += 1
+        return True
+
+    def attributes(self, request: Request) -> bool:
+        """Whether the attributes of the request's node may be answered from here."""
+        node = request.node
+        sure = node.attr_sure
+        if not sure or sure <= request.at - self.seconds or (node.behind is not None and node.behind.outdates(node.attr_at)):
+            return False
+        self._core.drops["lease_hits"] += 1
+        return True
+
+    def lists(self, node: Node, user: User) -> bool:
+        """Whether the kernel has what *node* holds, and *user* may see it."""
+        lease = node.lease
+        return lease is not None and lease.live and lease.listed and user in lease.readers
+
+    def opened(self, request: Request) -> bool:
+        """The request's user could open the request's directory. Whether the kernel may keep what it reads there."""
+        lease = request.node.lease
+        if lease is None or not lease.live:
+            return False
+        lease.readers.add(request.user)
+        return True
+
+    def listed(self, node: Node, began: float) -> None:
+        """The kernel has read *node* from its beginning, asked for at *began*, to its end, and keeps it."""
+        lease = node.lease
+        if lease is not None and lease.live and (began >= lease.since or began == lease.opened) and began > lease.changed:
+            lease.listed = True
+
+    def outdates(self, node: Node, at: float) -> bool:
+        """Whether a listing asked for at *at* is older than a change that is known."""
+        return node.lease is not None and at < node.lease.changed
+
+    def searched(self, request: Request) -> None:
+        """The server let the request's user look a name up in the request's directory."""
+        lease = request.node.lease
+        if lease is not None and request.base is request.node:
+            lease.users.add(request.user)
+
+    # ---- changes from here
+
+    def changed_here(self, directory: Node, name: bytes) -> None:
+        """*name* in *directory*, or what it leads to, is being or was changed by a program of this mount."""
+        now = self._core.dispatch.now()
+        lease = directory.lease
+        if lease is not None:
+            lease.doubt(name, now)
+            lease.changed = now
+        directory.attr_sure = 0.0
+        child = directory.children.get(name)
+        if child is not None:
+            child.name_sure = child.attr_sure = 0.0
+            if child.lease is not None:
+                child.lease.changed = now
+
+    def written_here(self, node: Node) -> None:
+        """The contents or attributes of *node* are being or were changed through this mount."""
+        node.attr_sure = 0.0
+        parent = node.parent
+        if parent is not None and parent.lease is not None:
+            parent.lease.doubted[node.name] = self._core.dispatch.now()
+            if len(parent.lease.doubted) > NAMES_MAX:
+                parent.lease.doubt(b"", self._core.dispatch.now())
+        for holder, name in node.aliases or ():
+            if holder.lease is not None:
+                holder.lease.doubt(name, self._core.dispatch.now())
+
+    # ---- events
+
+    def _arm(self, connection: Connection) -> None:
+        self._armed[connection] = None
+
+        def came(status: int, reply: Buffer) -> None:
+            self._armed.pop(connection, None)
+            if self._closed:
+                return
+            events: list[WatchEvent] = []
+            if status >= 0:
+                try:
+                    events = parse_events(reply)
+                except BadMessage:
+                    self._core.drops["bad_reply"] += 1
+                    status = -1
+            if status < 0:
+                self.connection_lost(connection)
+                return
+            self._arm(connection)
+            for event in events:
+                self._event(connection, event)
+
+        pending = connection.submit((_NEXT,), ANSWER_MAX, came)
+        if connection in self._armed:
+            self._armed[connection] = pending
+
+    def _event(self, connection: Connection, event: WatchEvent) -> None:
+        core = self._core
+        core.drops["lease_events"] += 1
+        now = core.dispatch.now()
+        kind = event.kind
+        if not event.ino:
+            for lease in [lease for lease in self._leases.values() if lease.connection is connection]:
+                if kind & WATCH_OVERFLOW:
+                    self._anew(lease)
+                else:
+                    self._end(lease)
+            self._early_floor = now
+            return
+        key = (connection, event.ino)
+        found = self._leases.get(key)
+        if found is None:
+            self._early.pop(key, None)
+            self._early[key] = now
+            if len(self._early) > EARLY_MAX:
+                oldest = next(iter(self._early))
+                self._early_floor = max(self._early_floor, self._early.pop(oldest))
+            return
+        if kind & WATCH_IGNORED:
+            self._early[key] = now
+            self._end(found)
+        elif not event.name:
+            found.changed = now
+            found.listed = False
+            found.users.clear()
+            found.readers.clear()
+            self._stale(found.node, False)
+        else:
+            self._changed(found, event.name, kind, now)
+            if found.answered > now - SETTLE:
+                core.dispatch.call_at(now + SETTLE, lambda: self._again(found, event.name, kind))
+
+    def _again(self, lease: Lease, name: bytes, kind: int) -> None:
+        if lease.node.lease is lease:
+            self._changed(lease, name, kind, self._core.dispatch.now())
+
+    def _changed(self, lease: Lease, name: bytes, kind: int, now: float) -> None:
+        node = lease.node
+        absent = name in lease.told_absent
+        listed = lease.listed
+        lease.doubt(name, now)
+        self._core.ahead.doubt(node, name)
+        child = node.children.get(name)
+        if kind & WATCH_NAMES or absent:
+            lease.changed = now
+            self._stale(node, False)
+            if child is not None:
+                child.name_sure = 0.0
+                self._stale(child, False)
+            lease.told_absent.discard(name)
+            self._telling.tell(node, [formats.inval_entry(node.nodeid, name, self._core.expires)])
+        else:
+            lease.listed = listed
+            if kind & WATCH_REPEATED and child is not None:
+                self._stale(child, bool(kind & WATCH_CONTENT))
+
+    def _stale(self, node: Node, content: bool) -> None:
+        """The attributes of *node* are not what the kernel was told, nor, perhaps, its contents."""
+        core = self._core
+        node.attr_sure = 0.0
+        node.told = None
+        node.fresh = False
+        core.emit(formats.inval_inode(node.nodeid))
+        if not content:
+            return
+        node.pages = None
+        for file in node.files:
+            file.data = None
+        if node.cached and node.files:
+            self._telling.tell(node, [formats.inval_pages(node.nodeid)])
+
+    # ---- the end of leases
+
+    def _anew(self, lease: Lease) -> None:
+        """Whatever was asked for until now is not covered any more."""
+        now = self._core.dispatch.now()
+        lease.since = now
+        lease.opened = NEVER
+        lease.floor = lease.changed = now
+        lease.doubted.clear()
+        lease.listed = False
+        self._unsure(lease)
+
+    def _end(self, lease: Lease) -> None:
+        node = lease.node
+        self._leases.pop((lease.connection, lease.ino), None)
+        if node.lease is lease:
+            node.lease = None
+        lease.live = False
+        self._core.drops["lease_lost"] += 1
+        self._unsure(lease)
+
+    def _unsure(self, lease: Lease) -> None:
+        """Nothing in it is sure. The kernel is told so of all that it has of it: a name that was moved from here it believes as long as the
+        old one, though that is not sure here."""
+        node = lease.node
+        core = self._core
+        core.ahead.forget_node(node)
+        self._stale(node, False)
+        attributes: list[bytes] = []
+        entries: list[bytes] = []
+        for name, child in node.children.items():
+            child.name_sure = 0.0
+            entries.append(formats.inval_entry(node.nodeid, name, core.expires))
+            if not child.directory:
+                child.attr_sure = 0.0
+                child.told = None
+                child.fresh = False
+                attributes.append(formats.inval_inode(child.nodeid))
+        entries += [formats.inval_entry(node.nodeid, name, core.expires) for name in lease.told_absent]
+        lease.absent.clear()
+        lease.told_absent.clear()
+        if attributes or entries:
+            self._telling.tell(node, attributes + entries)
+
+    def connection_lost(self, connection: Connection) -> None:
+        """The server behind *connection* is not there any more, or tells nothing."""
+        self._unwanted.pop(connection, None)
+        for lease in [lease for lease in self._leases.values() if lease.connection is connection]:
+            self._end(lease)
+
+    def silent(self, nd: int, silent: bool) -> None:
+        """Node *nd* is suspect, or was heard again."""
+        number = node_of(nd)
+        if silent:
+            self._silent.add(number)
+        else:
+            self._silent.discard(number)
+        for lease in list(self._leases.values()):
+            if node_of(lease.node.server.key[0]) == number:
+                lease.live = not silent
+                self._anew(lease)
+
+    def node_leaves(self, node: Node) -> None:
+        """The kernel has forgotten directory *node*."""
+        lease = node.lease
+        if lease is not None:
+            node.lease = None
+            lease.live = False
+            if self._leases.get((lease.connection, lease.ino)) is lease:
+                del self._leases[lease.connection, lease.ino]
+                self._unwant(lease.connection, lease.ino)
+
+    def _unwant(self, connection: Connection, ino: int) -> None:
+        if connection.closed or self._closed:
+            return
+        self._unwanted.setdefault(connection, {})[ino] = None
+        if self._drop_timer is None:
+            self._drop_timer = self._core.dispatch.call_at(self._core.dispatch.now() + DROP_AFTER, self._drop)
+
+    def _drop(self) -> None:
+        self._drop_timer = None
+        unwanted, self._unwanted = self._unwanted, {}
+        for connection, numbers in unwanted.items():
+            inos = list(numbers)
+            for start in range(0, len(inos), DROP_MAX):
+                self._send_drop(connection, inos[start : start + DROP_MAX])
+
+    def _send_drop(self, connection: Connection, inos: list[int]) -> None:
+        keys = [(connection, ino) for ino in inos]
+        self._dropping.update(keys)
+
+        def done(status: int, reply: Buffer) -> None:
+            # An answer that was on the way meanwhile may have said "watched" before this.
+            self._dropping.difference_update(keys)
+            self._early_floor = self._core.dispatch.now()
+
+        if not connection.closed:
+            connection.submit((pack_drop(inos),), 0, done)
+        else:
+            self._dropping.difference_update(keys)
+
+    def close(self) -> None:
+        """The mount is gone; its connections are closed by others. Idempotent."""
+        self._closed = True
+        self._leases.clear()
+        self._telling.close()
+        if self._drop_timer is not None:
+            self._drop_timer.cancel()
+            self._drop_timer = None

@@ -1,0 +1,338 @@
+"""Watched directories: the changes that the kernel tells of them (inotify), for the clients that asked (docs/protocol/coherence.md).
+
+One inotify descriptor serves all clients. A directory is watched by the descriptor of whoever meets it, with his rights, before its
+attributes and entries are read: so nothing can change after them and not be told. Changes made by clients come the same way. `made` reads
+them in the turn in which they were made, before their maker is answered, so that he can be left out: what he was answered is not leased,
+and what he asks after that is newer.
+
+Events of a watch that is not known (any more) are not told. So watches are made in dispatch context only, where none can come between.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import logging
+import os
+import struct
+from collections import Counter
+from collections.abc import Callable
+
+from resmgr.access import Scope
+from resmgr.channel import Message
+from resmgr.dispatch import Dispatch, Timer
+from resmgr.errors import Misuse
+from resmgr.hostfs.mountpoints import MountPoints
+from resmgr.hostfs.objects import HostClient
+from resmgr.iofunc.events import Listener
+from resmgr.iomsg import (
+    WATCH_ATTRIB,
+    WATCH_CLOSE_WRITE,
+    WATCH_CREATE,
+    WATCH_DELETE,
+    WATCH_DELETE_SELF,
+    WATCH_IGNORED,
+    WATCH_MODIFY,
+    WATCH_MOVE_SELF,
+    WATCH_MOVED_FROM,
+    WATCH_MOVED_TO,
+    WATCH_OVERFLOW,
+)
+
+logger = logging.getLogger(__name__)
+
+WATCHES_PER_CLIENT = 8192
+"""Directories that one client watches. Stops a client that walks a huge tree from taking all watches."""
+WATCHES_MAX = 131072
+"""Directories watched in all; a watch is a kilobyte of kernel memory."""
+MOUNTS_EVERY = 1.0
+READ_SIZE = 64 * 1024
+READS_MAX = 16
+"""Reads of the inotify descriptor in one turn."""
+
+_MASK = (
+    WATCH_MODIFY
+    | WATCH_ATTRIB
+    | WATCH_CLOSE_WRITE
+    | WATCH_MOVED_FROM
+    | WATCH_MOVED_TO
+    | WATCH_CREATE
+    | WATCH_DELETE
+    | WATCH_DELETE_SELF
+    | WATCH_MOVE_SELF
+)
+_IN_UNMOUNT = 0x2000
+_IN_ONLYDIR = 1 << 24
+_IN_EXCL_UNLINK = 1 << 26
+_HEAD = struct.Struct("=iIII")
+_LOCAL_KINDS = frozenset(
+    {
+        *(0xEF53, 0x58465342, 0x9123683E, 0xF2F52010, 0x01021994, 0x858458F6, 0x794C7630, 0x2FC12FC1, 0xCA451A4E),
+        *(0x3153464A, 0x73717368, 0xE0F5E1E2, 0x52654973, 0x3434),
+    }
+)
+"""f_type of file systems whose every change goes through this kernel, and which tell names apart as bytes: ext, xfs, btrfs, f2fs, tmpfs,
+ramfs, overlay, zfs, bcachefs, jfs, squashfs, erofs, reiserfs, nilfs."""
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_long_of = struct.Struct("@l").unpack_from
+
+
+def _failed() -> OSError:
+    code = ctypes.get_errno()
+    return OSError(code, os.strerror(code))
+
+
+def tells_changes(fd: int) -> bool:
+    """Whether the kernel hears of every change of the file system that *fd* is on."""
+    buffer = ctypes.create_string_buffer(256)
+    if _libc.fstatfs(fd, buffer) != 0:
+        return False
+    return _long_of(buffer)[0] & 0xFFFFFFFF in _LOCAL_KINDS
+
+
+Own = tuple[int, bytes, int]
+"""What a client did: inode number of the directory (as told), name, kinds of events that come of it."""
+
+
+def _take(own: list[Own], ino: int, name: bytes, kind: int) -> bool:
+    """Whether the event is one of *own*, which it then is no more."""
+    for index, (expected, named, kinds) in enumerate(own):
+        if kind & kinds and expected == ino and named == name:
+            own[index] = (expected, named, kinds & ~kind)
+            return True
+    return False
+
+
+class _Watched:
+    """One watched directory, and who watches it with which export scope."""
+
+    __slots__ = ("ino", "listeners")
+
+    def __init__(self, ino: int) -> None:
+        self.ino = ino
+        self.listeners: dict[Listener[HostClient], Scope] = {}
+
+
+class Watching:
+    """All watched directories of one served tree. *ino*: the number to tell, from st_dev and st_ino. *mounts* is looked at each second
+    while something is watched. *counters* gets what happened."""
+
+    def __init__(self, dispatch: Dispatch, ino: Callable[[int, int], int], mounts: MountPoints, counters: dict[str, int]) -> None:
+        self.active = False
+        """Something is watched."""
+        self._dispatch = dispatch
+        self._ino = ino
+        self._mounts = mounts
+        mounts.on_change = self._mounts_changed
+        self._timer: Timer | None = None
+        self._counters = counters
+        counters.update({"watched": 0, "watch_full": 0, "watch_refused": 0, "watch_overflow": 0, "watch_told": 0})
+        self._fd = -1
+        self._limit = 0
+        self._watched: dict[int, _Watched] = {}
+        self._listeners: dict[HostClient, Listener[HostClient]] = {}
+        self._of_node: Counter[int] = Counter()
+        self._kinds: dict[int, bool] = {}
+
+    # ---- what clients ask
+
+    def add(self, client: HostClient, fd: int, scope: Scope) -> bool:
+        """Watch the directory *fd* for *client*. Called with the client's rights, in dispatch context."""
+        status = os.fstat(fd)
+        device = status.st_dev
+        ino = self._ino(device, status.st_ino)
+        kind = self._kinds.get(device)
+        if kind is None:
+            kind = self._kinds[device] = tells_changes(fd)
+        if not kind or client.gone or not self._open():
+            self._counters["watch_refused"] += 1
+            return False
+        listener = self._listeners.get(client)
+        nd = client.info.nd
+        known = listener.watched if listener is not None else {}
+        share = self._limit // 2 if nd else self._limit
+        full = len(known) >= WATCHES_PER_CLIENT or len(self._watched) >= self._limit or self._of_node[nd] >= share
+        if full and ino not in known:
+            self._counters["watch_full"] += 1
+            return False
+        number = _libc.inotify_add_watch(self._fd, b"/proc/self/fd/%d" % fd, _MASK | _IN_ONLYDIR | _IN_EXCL_UNLINK)
+        if number < 0:
+            self._counters["watch_refused" if ctypes.get_errno() != errno.ENOSPC else "watch_full"] += 1
+            return False
+        watched = self._watched.get(number)
+        if watched is None:
+            watched = self._watched[number] = _Watched(ino)
+            self.active = True
+            if self._timer is None:
+                self._timer = self._dispatch.call_at(self._dispatch.now() + MOUNTS_EVERY, self._tick)
+        if listener is None:
+            listener = self._listeners[client] = Listener(client, self._dispatch)
+        if listener not in watched.listeners:
+            self._of_node[nd] += 1
+            self._counters["watched"] += 1
+        watched.listeners[listener] = scope
+        listener.watched[watched.ino] = number
+        return True
+
+    def next(self, message: Message, client: HostClient) -> None:
+        """WATCH_NEXT."""
+        listener = self._listeners.get(client)
+        if listener is None:
+            listener = self._listeners[client] = Listener(client, self._dispatch)
+        listener.next(message)
+
+    def drop(self, client: HostClient, inos: list[int]) -> None:
+        """WATCH_DROP."""
+        listener = self._listeners.get(client)
+        for ino in inos:
+            number = None if listener is None else listener.watched.get(ino)
+            if listener is not None and number is not None:
+                self._leave(listener, number)
+
+    def leave(self, client: HostClient) -> None:
+        """The client is gone."""
+        listener = self._listeners.pop(client, None)
+        if listener is not None:
+            for number in list(listener.watched.values()):
+                self._leave(listener, number)
+            self._counters["watch_overflow"] += listener.lost
+            listener.end()
+
+    def forget_remote(self) -> None:
+        """What clients of other nodes may see has changed: they ask again for what they still may."""
+        for client, listener in self._listeners.items():
+            if client.info.nd:
+                for number in list(listener.watched.values()):
+                    self._leave(listener, number)
+                listener.unwatched()
+
+    def _tick(self) -> None:
+        self._timer = None
+        if self._watched:
+            self._timer = self._dispatch.call_at(self._dispatch.now() + MOUNTS_EVERY, self._tick)
+            self._mounts.look()
+
+    def _mounts_changed(self) -> None:
+        """Something was mounted or unmounted, which no watch tells."""
+        for listener in self._listeners.values():
+            if listener.watched:
+                listener.tell(0, WATCH_OVERFLOW)
+
+    def _leave(self, listener: Listener[HostClient], number: int) -> None:
+        watched = self._watched.get(number)
+        if watched is None or watched.listeners.pop(listener, None) is None:
+            return
+        listener.watched.pop(watched.ino, None)
+        nd = listener.client.info.nd
+        self._of_node[nd] -= 1
+        if not self._of_node[nd]:
+            del self._of_node[nd]
+        if not watched.listeners:
+            del self._watched[number]
+            self.active = bool(self._watched)
+            if self._fd >= 0:
+                _libc.inotify_rm_watch(self._fd, number)
+
+    # ---- what the kernel tells
+
+    def made(self, client: HostClient, *own: Own) -> None:
+        """*client* has just done that: he is not told of it. One event of each kind is his; what is more than that is somebody else's."""
+        listener = self._listeners.get(client)
+        if listener is not None and any(ino in listener.watched for ino, _, _ in own):
+            self._read(listener, list(own))
+
+    def look(self) -> None:
+        """Tell what has happened."""
+        self._read(None, [])
+
+    def _read(self, maker: Listener[HostClient] | None, own: list[Own]) -> None:
+        if self._fd < 0:
+            return
+        for _ in range(READS_MAX):
+            try:
+                data = os.read(self._fd, READ_SIZE)
+            except (BlockingIOError, InterruptedError):
+                return
+            offset, end = 0, len(data)
+            while offset < end:
+                number, kind, cookie, length = _HEAD.unpack_from(data, offset)
+                offset += _HEAD.size
+                name = data[offset : offset + length].rstrip(b"\0")
+                offset += length
+                self._tell(number, kind, cookie, name, maker, own)
+            if end < READ_SIZE // 2:
+                return
+
+    def _tell(
+        self,
+        number: int,
+        kind: int,
+        cookie: int,
+        name: bytes,
+        maker: Listener[HostClient] | None,
+        own: list[Own],
+    ) -> None:
+        if kind & WATCH_OVERFLOW:
+            self._counters["watch_overflow"] += 1
+            for listener in self._listeners.values():
+                listener.tell(0, WATCH_OVERFLOW)
+            return
+        watched = self._watched.get(number)
+        if watched is None:
+            return
+        ino = watched.ino
+        if not name:
+            over = kind & (WATCH_IGNORED | _IN_UNMOUNT | WATCH_DELETE_SELF)
+            for listener in list(watched.listeners):
+                if over or kind & WATCH_ATTRIB:
+                    # Its rights may be others now: whoever may still read it asks again.
+                    listener.tell(ino, kind & ~_IN_UNMOUNT | WATCH_IGNORED)
+                    self._leave(listener, number)
+                else:
+                    listener.tell(ino, kind, b"", cookie)
+            return
+        mine = bool(own) and _take(own, ino, name, kind)
+        self._counters["watch_told"] += 1
+        for listener, scope in watched.listeners.items():
+            if not (mine and listener is maker) and scope.step(name) is not None:
+                listener.tell(ino, kind, name, cookie)
+
+    # ---- life
+
+    def _open(self) -> bool:
+        if self._fd >= 0:
+            return True
+        fd = _libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+        if fd < 0:
+            logger.warning("changes of files cannot be told to clients: %s", _failed().strerror)
+            return False
+        try:
+            self._dispatch.attach_fd(fd, self.look)
+        except Misuse:
+            # Without descriptors, under virtual time, nobody would look.
+            os.close(fd)
+            return False
+        self._fd = fd
+        self._limit = min(WATCHES_MAX, _allowed() // 4)
+        return True
+
+    def close(self) -> None:
+        """Idempotent."""
+        for client in list(self._listeners):
+            self.leave(client)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._fd >= 0:
+            self._dispatch.detach_fd(self._fd)
+            os.close(self._fd)
+            self._fd = -1
+
+
+def _allowed() -> int:
+    try:
+        with open("/proc/sys/fs/inotify/max_user_watches", "rb") as file:
+            return int(file.read())
+    except (OSError, ValueError):
+        return 8192

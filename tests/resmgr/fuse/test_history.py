@@ -1,0 +1,295 @@
+"""Random histories of two clients and a local process of the server, against docs/protocol/coherence.md.
+
+    python -m tests.resmgr.fuse.test_history FIRST COUNT [SECONDS]
+
+What the server holds is written down at each change. What a client sees, by a stat, a listing, or an open and read, must be what the server
+held at some moment that the page allows: for contents from when the open began, for names and attributes `BOUND` before that, without the
+link up to a second after its last sign of life; never older than what the client itself did; and never what the server never held.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Callable
+
+import attrs
+import pytest
+
+from resmgr.channel import Kernel
+from resmgr.fuse.options import FuseOptions
+from resmgr.testing.memfs import MemFs
+from resmgr.testing.memtree import Inode
+from resmgr.testing.virtual import VirtualDispatch
+from tests.resmgr.fuse.caching import SUSPECT, Asking, CachingKernel, Link
+
+NAMES = [b"n%d" % number for number in range(4)]
+DELAY = 0.01
+BOUND = 0.05
+"""The way of an event: at most three messages of DELAY (an answer under way, the next question, its answer) and the server's pace."""
+
+
+class Broken(AssertionError):
+    """Something was seen that the page rules out."""
+
+
+@attrs.frozen
+class Moment:
+    at: float
+    files: dict[bytes, bytes]
+    inos: dict[bytes, int]
+
+
+class History:
+    """One world from one seed. *mute*: the server tells no changes, as if that were broken."""
+
+    def __init__(self, seed: int, *, mute: bool = False, faults: bool = True) -> None:
+        self.rng = random.Random(f"history/{seed}")
+        self.world = VirtualDispatch(seed)
+        self.dispatch = self.world.node("here")
+        self.kernel = Kernel(self.dispatch, "here")
+        self.fs = MemFs(self.kernel)
+        self.moments: list[Moment] = []
+        self.contents: list[tuple[float, int, bytes]] = []
+        """What each object held, since when; also of those that have no name any more, or another one."""
+        self.seen = 0
+        self.mute = mute
+        self.fs.add(b"d/n0", b"first")
+        self._listen()
+        # What is not leased is believed for no time at all: then every stale answer comes of a lease.
+        options = FuseOptions(attr_valid=0, entry_valid=0, negative_valid=0)
+        self.clients = [_Client(self, number, options) for number in range(2)]
+        self.faults = faults
+        self._count = 0
+
+    def _listen(self) -> None:
+        watch = self.fs.watch()
+        watch.muted = self.mute
+        name, inode = self.fs.on_name, self.fs.on_inode
+        assert name is not None
+        assert inode is not None
+
+        def on_name(directory: Inode, what: bytes, kind: int) -> None:
+            name(directory, what, kind)
+            self._write_down()
+
+        def on_inode(what: Inode, kind: int) -> None:
+            inode(what, kind)
+            self.contents.append((self.dispatch.now(), what.ino, bytes(what.data)))
+            self._write_down()
+
+        self.fs.on_name, self.fs.on_inode = on_name, on_inode
+        self._write_down()
+
+    def _write_down(self) -> None:
+        directory = self.fs.root.entries.get(b"d")
+        if directory is not None:
+            files = {name: bytes(inode.data) for name, (inode, _) in directory[0].entries.items()}
+            inos = {name: inode.ino for name, (inode, _) in directory[0].entries.items()}
+            self.moments.append(Moment(self.dispatch.now(), files, inos))
+
+    def unique(self) -> bytes:
+        """Contents that were never written before."""
+        self._count += 1
+        return b"%d;" % self._count * self.rng.randrange(1, 40)
+
+    def run(self, seconds: float) -> None:
+        for client in self.clients:
+            client.go_on()
+        self._locally()
+        if self.faults:
+            self._trouble()
+        self.world.run_for(seconds)
+        for client in self.clients:
+            client.link.heal()
+        self.world.run_for(10)
+
+    def _locally(self) -> None:
+        """A process of the server changes something."""
+        rng = self.rng
+        directory = self.fs.find(b"d")
+        kind, name = rng.randrange(6), rng.choice(NAMES)
+        if kind < 3:
+            self.fs.add(b"d/" + name, self.unique())
+        elif name in directory.entries and kind == 3:
+            self.fs.drop(directory, name)
+        elif name in directory.entries and kind == 4:
+            # Over another, as editors do: in one step, which is written down when it is done.
+            other = rng.choice(NAMES)
+            if other != name:
+                inode, cookie = directory.entries.pop(name)
+                replaced = directory.entries.get(other)
+                directory.entries[other] = (inode, cookie)
+                if replaced is not None:
+                    replaced[0].nlink -= 1
+                assert self.fs.on_name is not None
+                self.fs.touch(directory, data=True)
+                self.fs.touch(inode)
+                self.fs.on_name(directory, name, 0x40)
+                self.fs.on_name(directory, other, 0x80)
+        self.dispatch.call_at(self.dispatch.now() + rng.expovariate(20), self._locally)
+
+    def _trouble(self) -> None:
+        rng = self.rng
+        if rng.randrange(6):
+            link = rng.choice(self.clients).link
+            if link.cut_at is None:
+                link.cut()
+                self.dispatch.call_at(self.dispatch.now() + rng.choice((0.2, 0.9, 1.5, 2.9, 3.5, 6)), link.heal)
+        else:
+            self._restart()
+        self.dispatch.call_at(self.dispatch.now() + rng.uniform(1, 6), self._trouble)
+
+    def _restart(self) -> None:
+        chid, old = self.fs.manager.channel.chid, self.fs
+        old.destroy()
+        self.fs = MemFs(self.kernel, chid=chid)
+        self.fs.root = old.root
+        self.fs._next_ino, self.fs._change, self.fs._next_cookie = old._next_ino, old._change, old._next_cookie
+        self._listen()
+
+    def held(self, since: float) -> list[Moment]:
+        """What the server held at any moment since then."""
+        found = [moment for moment in self.moments if since <= moment.at]
+        before = [moment for moment in self.moments if moment.at < since]
+        return before[-1:] + found
+
+    def contents_of(self, ino: int, since: float) -> list[bytes]:
+        """What an object held at any moment since then."""
+        known = [(at, data) for at, other, data in self.contents if other == ino]
+        before = [data for at, data in known if at < since]
+        return before[-1:] + [data for at, data in known if at >= since]
+
+
+class _Client:
+    """Programs of one client, one after another, and what they saw."""
+
+    def __init__(self, history: History, number: int, options: FuseOptions) -> None:
+        self.history = history
+        self.rng = random.Random(f"{history.rng.random()}/{number}")
+        self.link = Link(history.dispatch, random.Random(f"link/{history.rng.random()}"), DELAY)
+        self.kernel = CachingKernel(history.kernel, self.link, history.fs.target, options)
+        self.own: dict[bytes, float] = {}
+        """Since when the server has held what this client did last to a name."""
+        self.last_cut = float("-inf")
+
+    def go_on(self) -> None:
+        history, rng = self.history, self.rng
+        began = history.dispatch.now()
+        if self.link.cut_at is not None:
+            self.last_cut = self.link.cut_at
+        name = rng.choice(NAMES)
+        kind = rng.randrange(12)
+        operation: Asking
+        check: Callable[[object, float], None]
+        if kind < 4:
+            operation, check = self.kernel.stat(b"d", name), lambda seen, since: self._stat(name, seen, since)
+        elif kind < 7:
+            operation, check = self.kernel.read(b"d", name), lambda seen, since: self._read(name, seen, since)
+        elif kind < 9:
+            operation, check = self.kernel.listdir(b"d"), self._list
+        elif kind < 10:
+            data = history.unique()
+            operation, check = self.kernel.write(b"d", name, data), lambda seen, since: self._did(name, data, since)
+        elif kind < 11:
+            operation, check = self.kernel.unlink(b"d", name), lambda seen, since: self._did(name, None, since)
+        else:
+            other = rng.choice([other for other in NAMES if other != name])
+            operation, check = self.kernel.rename(b"d", name, other), lambda seen, since: self._did(name, None, since)
+
+        def done(result: object) -> None:
+            if isinstance(result, OSError):
+                # An error is always allowed to be told where there was trouble; what it did, if it did anything, is not known.
+                pass
+            else:
+                history.seen += 1
+                check(result, began)
+            history.dispatch.call_at(history.dispatch.now() + rng.choice((0.0, 0.0005, 0.003, 0.02, 0.1)), self.go_on)
+
+        self.kernel.run(operation, done)
+
+    def _bound(self, began: float) -> float:
+        """How old what is leased may be at *began*."""
+        cut = self.link.cut_at
+        if cut is None:
+            cut = self.last_cut
+            if began - cut > SUSPECT + 4 * BOUND + 10:
+                return BOUND
+        return BOUND + max(0.0, min(began - cut, SUSPECT)) if began >= cut else BOUND
+
+    def _possible(self, began: float, since: float, name: bytes) -> list[Moment]:
+        return self.history.held(max(since, min(self.own.get(name, 0.0), began)))
+
+    def _broken(self, what: str, possible: list[object]) -> Broken:
+        now = self.history.dispatch.now()
+        return Broken(f"seed {self.history.world.seed}, at {now:.4f}: {what}; possible: {possible[-8:]}")
+
+    def _stat(self, name: bytes, seen: object, began: float) -> None:
+        moments = self._possible(began, began - self._bound(began), name)
+        sizes = [len(moment.files[name]) if name in moment.files else None for moment in moments]
+        for moment in moments:
+            # The name may have led there, and the object may be called otherwise by now.
+            if name in moment.inos:
+                sizes += map(len, self.history.contents_of(moment.inos[name], began - self._bound(began)))
+        if seen not in sizes:
+            raise self._broken(f"stat of {name.decode()} says {seen}", list(sizes))
+
+    def _read(self, name: bytes, seen: object, began: float) -> None:
+        # Contents are as of the open; that a name is not there may be leased.
+        since = began if seen is not None else began - self._bound(began)
+        moments = self._possible(began, since, name)
+        possible = [moment.files.get(name) for moment in moments]
+        for ino in {moment.inos[name] for moment in moments if name in moment.inos}:
+            # What was opened may be called otherwise by now.
+            possible += self.history.contents_of(ino, since)
+        if seen not in possible:
+            raise self._broken(f"{name.decode()} reads {seen!r}", list(possible))
+
+    def _list(self, seen: object, began: float) -> None:
+        # A listing is not of one moment; but each name in it is.
+        assert isinstance(seen, list)
+        for name in NAMES:
+            there = {name in moment.files for moment in self._possible(began, began - self._bound(began), name)}
+            if (name in seen) not in there:
+                raise self._broken(f"{name.decode()} is {'listed' if name in seen else 'not listed'}", list(there))
+
+    def _did(self, name: bytes, data: bytes | None, began: float) -> None:
+        """This client changed *name*: what it sees of it from now on is not older than that."""
+        for moment in self.history.moments:
+            if moment.at >= began and moment.files.get(name) == data:
+                self.own[name] = moment.at
+                return
+
+
+def play(seed: int, seconds: float = 20.0, *, mute: bool = False, faults: bool = True) -> History:
+    history = History(seed, mute=mute, faults=faults)
+    history.run(seconds)
+    return history
+
+
+@pytest.mark.sim
+@pytest.mark.parametrize("seed", range(4))
+def test_history(seed: int) -> None:
+    history = play(seed, 12.0)
+    assert history.seen > 50
+
+
+def test_leases_spare_questions_and_the_checker_sees_when_they_are_not_told() -> None:
+    """Without the events the same histories must fail, or the checker sees nothing."""
+    found = 0
+    for seed in range(3):
+        try:
+            play(seed, 4.0, mute=True, faults=False)
+        except Broken:
+            found += 1
+    assert found >= 2
+    history = play(0, 4.0, faults=False)
+    hits = sum(client.kernel.machine.drops["lease_hits"] for client in history.clients)
+    assert hits > 20
+
+
+if __name__ == "__main__":
+    first, count = int(sys.argv[1]), int(sys.argv[2])
+    for number in range(first, first + count):
+        played = play(number, float(sys.argv[3]) if len(sys.argv) > 3 else 20.0)
+        print(f"seed {number}: {played.seen} seen, {len(played.moments)} changes", flush=True)

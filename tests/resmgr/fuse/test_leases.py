@@ -1,0 +1,387 @@
+"""Leases in virtual time: what the kernel is told to believe, and what of that is taken back (docs/protocol/coherence.md)."""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+
+import pytest
+
+from resmgr.fuse import formats
+from resmgr.fuse.formats import Opcode
+from resmgr.fuse.lease import NAMES_MAX
+from resmgr.fuse.options import FuseOptions, Permissions
+from resmgr.iofunc.events import QUEUE_MAX
+from resmgr.testing.fuserig import Answer, Rig
+from resmgr.testing.memfs import Fault, MemFs
+
+LEASE = 60
+
+
+@pytest.fixture
+def rig() -> Rig:
+    """A tree whose directories are watched: d with f0 to f9, and d/sub."""
+    return made(Rig())
+
+
+def made(rig: Rig) -> Rig:
+    rig.fs.watch()
+    for number in range(10):
+        rig.fs.add(b"d/f%d" % number, b"%d" % number)
+    rig.fs.add(b"d/sub/x", b"x")
+    return rig
+
+
+def validity(answer: Answer) -> tuple[int, int]:
+    """Whole seconds for which an entry and its attributes may be believed."""
+    entry, attr = struct.unpack_from("=QQ", answer.body, 16)
+    return entry, attr
+
+
+def told(rig: Rig) -> tuple[set[int], set[tuple[int, bytes]]]:
+    """Nodes and entries that the kernel was told to forget, since the last call."""
+    nodes, entries = set(), set()
+    for note in rig.notifications:
+        if note.error == formats.NOTIFY_INVAL_INODE:
+            nodes.add(struct.unpack_from("=Q", note.body)[0])
+        elif note.error == formats.NOTIFY_INVAL_ENTRY:
+            parent, length, _ = struct.unpack_from("=QII", note.body)
+            entries.add((parent, note.body[16 : 16 + length]))
+    rig.notifications.clear()
+    return nodes, entries
+
+
+def leased(rig: Rig) -> int:
+    """The node of d, leased, and long enough ago for answers to be sure."""
+    node = rig.walk(b"d")
+    rig.run(0.001)
+    return node
+
+
+def test_what_is_watched_is_believed_for_long(rig: Rig) -> None:
+    node = leased(rig)
+
+    assert validity(rig.lookup(node, b"f1")) == (LEASE, LEASE)
+    rig.messages()
+    rig.run(30)
+    # The kernel forgot it for want of memory, and asks: nobody else is asked.
+    again = rig.lookup(node, b"f1")
+    assert validity(again) == (30, 30)
+    assert rig.messages() == {}
+    assert rig.ask(Opcode.GETATTR, again.nodeid, bytes(16)).attr[1] == 1
+    assert rig.messages() == {}
+    rig.run(30.5)
+    rig.lookup(node, b"f1")
+    assert rig.messages()
+
+
+def test_without_a_watch_nothing_changes() -> None:
+    rig = Rig()
+    rig.fs.add(b"d/f", b"")
+    node = leased(rig)
+
+    assert validity(rig.lookup(node, b"f")) == (1, 1)
+
+
+def test_and_none_is_asked_for_with_lease_0() -> None:
+    rig = made(Rig(FuseOptions(lease=0)))
+    node = leased(rig)
+
+    assert validity(rig.lookup(node, b"f1")) == (1, 1)
+    assert "watch" not in rig.messages()
+
+
+def test_that_a_name_does_not_exist_is_believed_and_corrected(rig: Rig) -> None:
+    node = leased(rig)
+    answer = rig.lookup(node, b"new")
+    assert answer.nodeid == 0
+    assert struct.unpack_from("=Q", answer.body, 16)[0] >= LEASE - 1
+    rig.messages()
+    assert rig.lookup(node, b"new").nodeid == 0
+    assert rig.messages() == {}
+    told(rig)
+
+    rig.fs.add(b"d/new", b"!")
+    rig.run(0.005)
+
+    nodes, entries = told(rig)
+    assert node in nodes
+    assert (node, b"new") in entries
+    assert rig.lookup(node, b"new").nodeid
+
+
+@pytest.mark.parametrize("change", ["written", "touched", "removed", "replaced"])
+def test_a_change_there_is_told_to_the_kernel(rig: Rig, change: str) -> None:
+    node = leased(rig)
+    child = rig.lookup(node, b"f1").nodeid
+    other = rig.lookup(node, b"f2").nodeid
+    rig.run(1)
+    told(rig)
+
+    if change == "written":
+        rig.fs.add(b"d/f1", b"longer")
+    elif change == "touched":
+        rig.fs.touch(rig.fs.find(b"d/f1"))
+    elif change == "removed":
+        rig.fs.remove(b"d/f1")
+    else:
+        rig.fs.remove(b"d/f1")
+        rig.fs.add(b"d/f1", b"longer")
+    rig.run(0.005)
+
+    nodes, entries = told(rig)
+    assert child in nodes
+    assert other not in nodes
+    assert ((node, b"f1") in entries) == (change in ("removed", "replaced"))
+    answer = rig.lookup(node, b"f1")
+    if change == "removed":
+        assert answer.nodeid == 0
+    else:
+        assert answer.entry[1] == len(rig.fs.find(b"d/f1").data)
+
+
+def test_an_answer_older_than_the_event_is_not_believed(rig: Rig) -> None:
+    """The event overtakes the answer to a LOOKUP that the server handled before the change."""
+    node = leased(rig)
+    rig.fs.faults.append(Fault("lookup", b"f3", late=0.2, times=1))
+    unique = rig.start(Opcode.LOOKUP, node, b"f3\0")
+    rig.run(0.05)
+
+    rig.fs.add(b"d/f3", b"much longer than before")
+    rig.run(0.3)
+
+    assert rig.answers[unique].entry[1] == 1
+    assert validity(rig.answers[unique]) == (1, 1)
+    assert rig.lookup(node, b"f3").entry[1] == 23
+
+
+def test_an_event_that_overtakes_the_answer_that_begins_the_lease(rig: Rig) -> None:
+    """The directory is watched, and a change of it is told before its client knows that it is watched."""
+    other = rig.walk(b"d/sub")
+    assert other
+    rig.fs.add(b"e/f", b"")
+    rig.fs.faults.append(Fault("lookup", b"e", late=0.2, times=1))
+    unique = rig.start(Opcode.LOOKUP, 1, b"e\0")
+    rig.run(0.05)
+    rig.fs.add(b"e/g", b"")
+    rig.run(0.3)
+
+    node = rig.answers[unique].nodeid
+    assert validity(rig.answers[unique]) == (1, 1)
+    rig.run(0.001)
+    # Asked once more, it is.
+    assert rig.lookup(1, b"e").nodeid == node
+    rig.run(0.001)
+    assert validity(rig.lookup(node, b"f")) == (LEASE, LEASE)
+
+
+def test_what_is_changed_from_here_is_asked_for_again(rig: Rig) -> None:
+    node = leased(rig)
+    child = rig.lookup(node, b"f1").nodeid
+    fh = rig.open(child, os.O_RDWR).fh
+    rig.write(child, fh, 0, b"changed")
+    rig.run(0.1)
+    rig.messages()
+
+    assert rig.ask(Opcode.GETATTR, child, bytes(16)).attr[1] == 7
+    assert rig.messages()
+    rig.ask(Opcode.UNLINK, node, b"f2\0")
+    assert rig.lookup(node, b"f2").nodeid == 0
+
+
+def test_files_with_two_names_are_not_leased(rig: Rig) -> None:
+    rig.fs.enter(rig.fs.find(b"d"), b"second", rig.fs.find(b"d/f1"))
+    node = leased(rig)
+
+    entry, attr = validity(rig.lookup(node, b"second"))
+
+    assert (entry, attr) == (LEASE, 1)
+
+
+def test_where_the_kernel_does_not_check_others_are_not_shown_what_they_may_not_search() -> None:
+    rig = made(Rig(FuseOptions(permissions=Permissions.SERVER)))
+    rig.fs.add(b"closed/f", b"secret")
+    rig.fs.find(b"closed").mode &= ~0o077
+    everybody, closed = leased(rig), rig.walk(b"closed")
+    rig.run(0.001)
+
+    assert validity(rig.lookup(everybody, b"f1")) == (LEASE, LEASE)
+    assert validity(rig.lookup(closed, b"f")) == (1, 1)
+    assert struct.unpack_from("=Q", rig.lookup(closed, b"none").body, 16)[0] == 0
+    rig.run(10)
+    rig.messages()
+    assert rig.lookup(closed, b"f").nodeid
+    assert rig.lookup(closed, b"none").nodeid == 0
+    assert rig.messages() == {}
+    rig.uid = 77
+    assert rig.lookup(closed, b"f").error == -errno.EACCES
+    assert rig.messages()
+
+
+def test_rights_that_change_are_asked_for_again(rig: Rig) -> None:
+    """Who has searched a directory is not let in on the strength of that when its mode has changed."""
+    rig.uid = 77
+    node = leased(rig)
+    assert rig.lookup(node, b"f1").nodeid
+    watching = rig.fs.watching
+    assert watching is not None
+    rig.fs.find(b"d").mode &= ~0o077
+    for listener in watching.listeners.values():
+        listener.tell(rig.fs.find(b"d").ino, 0x4)
+    rig.run(0.005)
+
+    assert rig.lookup(node, b"f1").error == -errno.EACCES
+
+
+def test_a_silent_node_ends_the_belief_and_a_heard_one_begins_it_anew(rig: Rig) -> None:
+    node = leased(rig)
+    child = rig.lookup(node, b"f1").nodeid
+    assert rig.lookup(node, b"none").nodeid == 0
+    rig.run(1)
+    told(rig)
+
+    rig.machine.leases.silent(0, True)
+
+    nodes, entries = told(rig)
+    assert {node, child} <= nodes
+    assert {(node, b"f1"), (node, b"none")} <= entries
+    assert validity(rig.lookup(node, b"f1")) == (1, 1)
+    # What changed meanwhile is seen, although no event was waited for.
+    rig.run(1)
+    rig.machine.leases.silent(0, False)
+    rig.run(0.001)
+    rig.messages()
+    assert validity(rig.lookup(node, b"f1")) == (LEASE, LEASE)
+    assert rig.messages()
+
+
+def test_a_server_that_ends_ends_its_leases(rig: Rig) -> None:
+    node = leased(rig)
+    child = rig.lookup(node, b"f1").nodeid
+    told(rig)
+
+    rig.fs.destroy()
+    rig.run(0.1)
+
+    nodes, entries = told(rig)
+    assert child in nodes
+    assert (node, b"f1") in entries
+    assert len(rig.machine.leases) == 0
+    assert rig.lookup(node, b"f1").error
+
+
+def test_a_restarted_server_is_asked(rig: Rig) -> None:
+    leased(rig)
+    channel, root = rig.fs.manager.channel, rig.fs.root
+    rig.fs.destroy()
+    rig.fs = MemFs(rig.kernel, chid=channel.chid)
+    rig.fs.root = root
+    rig.fs.watch()
+    rig.fs.add(b"d/f1", b"of the new one")
+    rig.run(0.1)
+
+    node = rig.walk(b"d")
+    assert rig.lookup(node, b"f1").entry[1] == 14
+    rig.run(0.001)
+    assert min(validity(rig.lookup(node, b"f2"))) >= LEASE - 1
+
+
+def test_too_many_events_are_told_as_all(rig: Rig) -> None:
+    node = leased(rig)
+    child = rig.lookup(node, b"f1").nodeid
+    rig.run(1)
+    watching = rig.fs.watching
+    assert watching is not None
+    told(rig)
+
+    (listener,) = watching.listeners.values()
+    for number in range(QUEUE_MAX + 10):
+        listener.tell(rig.fs.find(b"d").ino, 0x100, b"n%d" % number)
+    assert listener.lost == 1
+    rig.run(0.5)
+
+    nodes, _ = told(rig)
+    assert child in nodes
+    rig.messages()
+    assert validity(rig.lookup(node, b"f1")) == (LEASE, LEASE)
+    assert rig.messages()
+
+
+def test_names_remembered_are_bounded(rig: Rig) -> None:
+    node = leased(rig)
+    for number in range(NAMES_MAX + 50):
+        rig.lookup(node, b"none%d" % number)
+    lease = rig.machine.nodes.root.children[b"d"].lease
+    assert lease is not None
+    assert len(lease.absent) == NAMES_MAX
+    for number in range(NAMES_MAX + 50):
+        lease.doubt(b"other%d" % number, rig.dispatch.now())
+    assert len(lease.doubted) <= NAMES_MAX
+    assert validity(rig.lookup(node, b"f1")) == (1, 1)
+
+
+def test_a_forgotten_directory_is_not_watched_any_more(rig: Rig) -> None:
+    node = leased(rig)
+    watching = rig.fs.watching
+    assert watching is not None
+    (listener,) = watching.listeners.values()
+    assert listener.watched
+
+    rig.raw(formats.IN_HEADER.pack(48, Opcode.FORGET, 0, node, 0, 0, 0, 0, 0) + struct.pack("=Q", 1))
+    rig.run(1.5)
+
+    assert not listener.watched
+    assert len(rig.machine.leases) == 0
+    # And if it comes again at the moment at which the server is told, it is not believed on the strength of the old watch.
+    node = rig.walk(b"d")
+    rig.run(0.001)
+    assert listener.watched
+    assert validity(rig.lookup(node, b"f1")) == (LEASE, LEASE)
+
+
+def test_a_listing_at_home_is_for_who_could_open_it(rig: Rig) -> None:
+    node = leased(rig)
+    opened = rig.ask(Opcode.OPENDIR, node, formats.OPEN_IN.pack(0, 0))
+    assert opened.open_flags & formats.FOPEN_CACHE_DIR
+    assert not opened.open_flags & formats.FOPEN_KEEP_CACHE
+    end = read_all(rig, node, opened.fh)
+    rig.messages()
+
+    again = rig.ask(Opcode.OPENDIR, node, formats.OPEN_IN.pack(0, 0))
+    assert rig.messages() == {}
+    assert again.open_flags & formats.FOPEN_KEEP_CACHE
+    # The kernel lost the pages: it goes on somewhere in the middle.
+    middle = rig.ask(Opcode.READDIR, node, formats.READ_IN.pack(again.fh, end - 3, 4096, 0, 0, 0))
+    assert len(middle.body) > 24
+    rig.uid = 77
+    rig.fs.find(b"d").mode &= ~0o077
+    assert rig.ask(Opcode.OPENDIR, node, formats.OPEN_IN.pack(0, 0)).error == -errno.EACCES
+
+
+def test_a_changed_listing_is_read_again(rig: Rig) -> None:
+    node = leased(rig)
+    first = rig.ask(Opcode.OPENDIR, node, formats.OPEN_IN.pack(0, 0)).fh
+    read_all(rig, node, first)
+    rig.run(0.1)
+    rig.fs.add(b"d/zz", b"")
+    rig.run(0.005)
+
+    opened = rig.ask(Opcode.OPENDIR, node, formats.OPEN_IN.pack(0, 0))
+    assert not opened.open_flags & formats.FOPEN_KEEP_CACHE
+    # Rewound, the one that was open does not show what it was then.
+    body = rig.ask(Opcode.READDIR, node, formats.READ_IN.pack(first, 0, 65536, 0, 0, 0)).body
+    assert b"zz" in body
+
+
+def read_all(rig: Rig, node: int, fh: int) -> int:
+    """Read a directory to its end; the last position."""
+    position = 0
+    while True:
+        body = rig.ask(Opcode.READDIRPLUS, node, formats.READ_IN.pack(fh, position, 65536, 0, 0, 0)).body
+        if not body:
+            return position
+        offset = 0
+        while offset < len(body):
+            _, position, length, _ = struct.unpack_from("=QQII", body, offset + 128)
+            offset += 128 + 24 + (length + 7 & ~7)

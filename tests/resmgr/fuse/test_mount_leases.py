@@ -1,0 +1,221 @@
+"""Leases through a real kernel: who is asked by a second walk, and how soon programs see what others do to the server's files."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from resmgr.testing.fusemount import Served
+
+pytestmark = pytest.mark.priv
+
+Serve = Callable[..., Served]
+SOON = 5.0
+"""Seconds in which a change must be seen. It is milliseconds; a loaded machine adds to it, and without leases it would be 60 here."""
+LONG = {"entry_valid": 60, "attr_valid": 60, "negative_valid": 60}
+"""Validities with which nothing would be seen that is not told."""
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Path:
+    directory = tmp_path / "served"
+    for number in range(5):
+        (directory / f"d{number}").mkdir(parents=True)
+        for file in range(20):
+            (directory / f"d{number}" / f"f{file}").write_bytes(b"x" * file)
+    return directory
+
+
+def statistics(mount: Served) -> dict[str, dict[str, int]]:
+    return cast("dict[str, Any]", mount.order("statistics"))
+
+
+def soon(goal: Callable[[], bool]) -> None:
+    end = time.monotonic() + SOON
+    while not goal():
+        assert time.monotonic() < end, "not seen"
+
+
+def walk(mount: Served) -> str:
+    return subprocess.run(["find", ".", "-printf", "%p %s %m %n\n"], cwd=mount.path, capture_output=True, text=True, check=True).stdout
+
+
+def served_messages(mount: Served) -> int:
+    """Requests of the kernel that went on to the server."""
+    found = statistics(mount)
+    asked = sum(count for name, count in found["requests"].items() if name in ("LOOKUP", "GETATTR", "OPENDIR", "READDIR", "READDIRPLUS"))
+    return asked - found["events"].get("lease_hits", 0)
+
+
+def test_a_second_walk_asks_nobody(serve: Serve, served: Path) -> None:
+    mount = serve(served)
+    first = walk(mount)
+    # Directories' attributes are sure from when they were opened; the kernel hears that with its next question.
+    assert walk(mount) == first
+    before = served_messages(mount)
+
+    assert walk(mount) == first
+    names = {name for name in first.split() if name.startswith("./d")}
+    assert len(names) == 105
+    assert served_messages(mount) == before
+
+
+def test_what_others_do_is_seen_soon(serve: Serve, served: Path) -> None:
+    mount = serve(served, **LONG)
+    walk(mount)
+    walk(mount)
+    here, there = mount.path / "d1", served / "d1"
+    for name in ("new", "moved"):
+        assert not (here / name).exists()
+
+    (there / "new").write_bytes(b"12345")
+    soon(lambda: (here / "new").exists() and os.stat(here / "new").st_size == 5)
+    assert "new" in os.listdir(here)
+    (there / "new").write_bytes(b"1234567")
+    soon(lambda: os.stat(here / "new").st_size == 7)
+    (there / "new").chmod(0o600)
+    soon(lambda: os.stat(here / "new").st_mode & 0o777 == 0o600)
+    (there / "new").rename(there / "moved")
+    soon(lambda: (here / "moved").exists() and not (here / "new").exists())
+    (there / "moved").unlink()
+    soon(lambda: not (here / "moved").exists())
+    assert sorted(os.listdir(here)) == sorted(os.listdir(there))
+    (there / "sub").mkdir()
+    soon(lambda: (here / "sub").is_dir())
+    (there / "sub/deep").write_bytes(b"")
+    soon(lambda: (here / "sub/deep").exists())
+    (there / "f3").unlink()
+    (there / "other").write_bytes(b"replacement")
+    os.rename(there / "other", there / "f4")
+    soon(lambda: (here / "f4").read_bytes() == b"replacement" and not (here / "f3").exists())
+    there.rename(served / "elsewhere")
+    soon(lambda: not here.exists() and (mount.path / "elsewhere/f4").exists())
+    there = served / "elsewhere"
+    (there / "after").write_bytes(b"")
+    soon(lambda: "after" in os.listdir(mount.path / "elsewhere"))
+
+
+def test_open_files_and_mappings_see_what_others_write(serve: Serve, served: Path) -> None:
+    mount = serve(served, **LONG)
+    path, there = mount.path / "d2/f19", served / "d2/f19"
+    os.listdir(mount.path / "d2")
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 19, prot=mmap.PROT_READ) as mapped:
+        assert mapped[:3] == b"xxx"
+        descriptor = file.fileno()
+        assert os.pread(descriptor, 3, 0) == b"xxx"
+        for text in (b"abc", b"def", b"ghi"):
+            with open(there, "r+b") as writer:
+                writer.write(text)
+            expected = text
+            soon(lambda: os.pread(descriptor, 3, 0) == expected)  # noqa: B023
+            soon(lambda: mapped[:3] == expected)  # noqa: B023
+
+
+def test_what_is_done_here_is_not_told_back(serve: Serve) -> None:
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as directory:
+        # Of a disk that is slow at the moment worker threads take care, and what they do is told.
+        nothing_told_back(serve(Path(directory)), Path(directory))
+
+
+def nothing_told_back(mount: Served, served: Path) -> None:
+    (served / "d3").mkdir()
+    here = mount.path / "d3"
+    walk(mount)
+    walk(mount)
+    events = statistics(mount)["events"].get("lease_events", 0)
+
+    for number in range(50):
+        (here / f"own{number}").write_bytes(b"own")
+        os.rename(here / f"own{number}", here / f"renamed{number}")
+        os.truncate(here / f"renamed{number}", 1)
+        os.utime(here / f"renamed{number}")
+    (here / "dir").mkdir()
+    (here / "dir").rmdir()
+    for number in range(50):
+        os.unlink(here / f"renamed{number}")
+
+    assert sorted(os.listdir(here)) == sorted(os.listdir(served / "d3"))
+    told = statistics(mount)["events"].get("lease_events", 0) - events
+    # Truncating is always done by a thread.
+    assert told <= 50
+
+
+def test_a_mount_over_a_directory_is_seen(serve: Serve, served: Path) -> None:
+    mount = serve(served, **LONG)
+    walk(mount)
+    walk(mount)
+    inside = f"/proc/{mount.process.pid}/root{served}/d4"
+    if mount.inside:
+        subprocess.run([*mount.inside, "mount", "-t", "tmpfs", "none", f"{served}/d4"], check=True)
+    end = time.monotonic() + 3
+    while os.listdir(mount.path / "d4"):
+        assert time.monotonic() < end, "the mount was not seen"
+        time.sleep(0.02)
+    assert os.listdir(inside) == []
+
+
+def test_storms_are_followed(serve: Serve, served: Path) -> None:
+    """More changes than are queued, and then the truth."""
+    mount = serve(served, **LONG)
+    here, there = mount.path / "d0", served / "d0"
+    walk(mount)
+    for number in range(400):
+        (there / f"s{number}").write_bytes(b"")
+        if number % 2:
+            (there / f"s{number}").unlink()
+    soon(lambda: sorted(os.listdir(here)) == sorted(os.listdir(there)))
+
+
+def md5(path: Path) -> str:
+    return subprocess.run(["md5sum", path], capture_output=True, text=True, check=True).stdout.split()[0]
+
+
+def test_reports_of_others(serve: Serve, served: Path) -> None:
+    """What users of sshfs reported (its issues 302, 93, 88, 346), with validities with which nothing is seen that is not told."""
+    mount = serve(served, **LONG)
+    here, there = mount.path / "d0", served / "d0"
+    walk(mount)
+    # 302: sums taken here of a file that grows there: the second and the third differ, or the second is still the first.
+    (there / "text").write_bytes(b"some text\n")
+    sums = {md5(here / "text")}
+    for number in range(8):
+        with open(there / "text", "ab") as file:
+            file.write(b"more %d\n" % number)
+        assert md5(here / "text") == md5(here / "text") == md5(there / "text")
+        sums.add(md5(here / "text"))
+    assert len(sums) == 9
+    # 93: a file of some KiB is appended to there: its times and its last lines here are those of before.
+    (there / "file_1").write_bytes(os.urandom(2048).hex().encode())
+    assert (here / "file_1").read_bytes()
+    with open(there / "file_1", "ab") as file:
+        file.write(b"\nrevision 2\n")
+    assert (here / "file_1").read_bytes().endswith(b"revision 2\n")
+    soon(lambda: os.stat(here / "file_1").st_mtime_ns == os.stat(there / "file_1").st_mtime_ns)
+    # 88: a file saved there by an editor (rewritten, or replaced), while it is known here: cut short, or zeros at its end.
+    for number in range(12):
+        content = b"line %d\n" % number * (300 + 37 * number if number % 3 else 20)
+        if number % 2:
+            (there / "saved").write_bytes(content)
+        else:
+            (there / ".saved.swp").write_bytes(content)
+            os.replace(there / ".saved.swp", there / "saved")
+        assert (here / "saved").read_bytes() == content
+        soon(lambda: os.stat(here / "saved").st_size == len(content))  # noqa: B023
+    # 346: directories that were removed there are still listed here, and cannot be entered or removed.
+    for _ in range(5):
+        (there / "phantom").mkdir()
+        (there / "phantom/inside").write_bytes(b"")
+        soon(lambda: os.listdir(here / "phantom") == ["inside"] if (here / "phantom").exists() else False)
+        (there / "phantom/inside").unlink()
+        (there / "phantom").rmdir()
+        soon(lambda: "phantom" not in os.listdir(here) and not (here / "phantom").exists())
+        os.mkdir(here / "phantom")
+        os.rmdir(here / "phantom")
