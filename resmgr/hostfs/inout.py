@@ -167,6 +167,8 @@ def set_attributes(fs: Running, message: Message, client: HostClient, handle: Ha
 def watch(fs: Running, message: Message, client: HostClient, subtype: int) -> None:
     """WATCH, which is about no handle."""
     if subtype == WATCH_NEXT:
+        if bytes(message.data[4:]) != bytes(HEAD - 4):
+            raise BadMessage("more than a question for news")
         fs.watching.next(message, client)
     elif subtype == WATCH_DROP:
         fs.watching.drop(client, parse_drop(message.data))

@@ -13,9 +13,12 @@ from resmgr.fuse.stuck import abort, unwritten
 from resmgr.iorequest import parse_connect
 from resmgr.testing.fuserig import PID, Rig
 from resmgr.testing.memfs import Fault
-from tests.resmgr.fuse.test_status import UNANSWERED, requests
+from tests.resmgr.fuse.test_status import NOT_HERE, UNANSWERED, requests
 
-AT_ONCE = (Opcode.GETLK, Opcode.SETLK, Opcode.SETLKW, Opcode.POLL, Opcode.IOCTL, Opcode.READDIR, Opcode.READDIRPLUS)
+AT_ONCE = (
+    *(Opcode.GETLK, Opcode.SETLK, Opcode.SETLKW, Opcode.POLL, Opcode.IOCTL, Opcode.READDIR, Opcode.READDIRPLUS, Opcode.LSEEK),
+    *NOT_HERE,
+)
 """What memfs does not have, and a listing that came with its opening: nobody waits."""
 
 
