@@ -133,8 +133,12 @@ class PathManager:
         channel = self._here(attached.target)
         if channel is not None:
             # What it has lent is still there.
+            self._left = self._still_there()
             self._left[channel] = None
         return self.space.detach(attached)
+
+    def _still_there(self) -> dict[Channel, None]:
+        return {left: None for left in self._left if self._kernel.find_channel(left.pid, left.chid) is left}
 
     def destroy(self) -> None:
         self.manager.destroy()
@@ -559,7 +563,7 @@ class PathManager:
             return
         self.counters["reaped"] += self.manager.table.reap(pulse.info.scoid)
         told: set[Channel] = set()
-        self._left = {left: None for left in self._left if self._kernel.find_channel(left.pid, left.chid) is left}
+        self._left = self._still_there()
         for channel in (*(self._here(attached.target) for attached in self.space.attachments()), *self._left):
             if channel is not None and channel not in told and channel.on_pulse is not None:
                 told.add(channel)

@@ -201,7 +201,7 @@ def having(three: kit.Cluster, word: str) -> list[int]:
     for pid in three.processes():
         with suppress(OSError), open(f"/proc/{pid}/cmdline") as file:
             line = file.read()
-            if word in line and "cluster\0exec" not in line:
+            if word in line and "qnetpy.cluster.entry" not in line:
                 found.append(pid)
     return found
 
