@@ -45,7 +45,7 @@ JOINED_MAX = 10.0
 """Seconds until a node that starts is up, beyond what it takes when nobody lies."""
 STOLEN_MIN = 20
 """Frames for n2 that must come to the impostor, or the switch was not fooled."""
-LIES_SECONDS = 3.0
+LIES_SECONDS = 6.0
 LIES_FLOOD = 20_000
 """Lies a second."""
 FLOOD_SHARE_MAX = 0.45

@@ -133,7 +133,7 @@ def test_the_bearers_are_drivers(tmp_path: Path) -> None:
         ('point = "mnt"', "qnet.mounts[0].point: 'mnt': an absolute path is needed, each once"),
         ('point = "/net/"', "qnet.mounts[0].point: '/net/': an absolute path is needed, each once"),
         ('point = "/mnt"\nsource = "b"', "qnet.mounts[0].source: 'b': NODE:/DIRECTORY expected, or nothing for all of /net"),
-        ('point = "/mnt"\noptions = "hardly"', "qnet.mounts[0].options: there is no mount option 'hardly'"),
+        ('point = "/mnt"\noptions = "hardly"', "qnet.mounts[0].options: there is no mount option 'hardly'; did you mean 'hard'?"),
     ],
 )
 def test_further_mounts_are_checked(tmp_path: Path, text: str, message: str) -> None:

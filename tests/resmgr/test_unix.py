@@ -321,7 +321,7 @@ async def test_descriptors_of_a_hostile_client_do_not_stay(tmp_path: Path) -> No
             sock.sendmsg([LENGTH.pack(5 | MORE), b"never"], rights)
             await until(lambda: here.server.statistics().links == 1)
             await trio.sleep(0.01)
-            assert len(os.listdir("/proc/self/fd")) <= before + 2 + 3
+            await until(lambda: len(os.listdir("/proc/self/fd")) <= before + 2 + 3)
         await until(lambda: here.server.statistics().links == 0)
         gc.collect()
         await until(lambda: len(os.listdir("/proc/self/fd")) == before)
@@ -354,7 +354,7 @@ async def test_a_client_that_dies_at_each_step_leaves_nothing(tmp_path: Path, st
         if step == 3:
             here.kernel.dispatch.call_soon(lambda: held[0].read(0, 40_000, lambda status, data: reads.append(status)))
         else:
-            await trio.sleep(0.01)
+            await until(lambda: here.server.statistics().accepted == 1)
             os.kill(pid, 9)
         await trio.to_thread.run_sync(os.waitpid, pid, 0)
         await until(lambda: here.server.statistics().links == 0 and here.server.statistics().accepted == 1)
