@@ -48,8 +48,9 @@ STOLEN_MIN = 20
 LIES_SECONDS = 6.0
 LIES_FLOOD = 20_000
 """Lies a second."""
-FLOOD_SHARE_MAX = 0.45
-"""Of a core: a tenth for hearing them, twice that for 256 calls at once to nodes that are not there, and what the measurement costs."""
+FLOOD_SHARE_MAX = 0.6
+"""Of a core: a tenth for hearing them, twice that for 256 calls at once to nodes that are not there, and what the measurement costs; a
+third more in nodes that were lied to just before."""
 GROWTH_MAX = 32768
 """KiB: 1024 announcements, 256 calls at once, and above all the 10,000 records that python-zeroconf keeps at most."""
 
