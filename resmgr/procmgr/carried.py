@@ -141,7 +141,7 @@ class Inward(_Stream):
             try:
                 data = os.read(self.fd, WRITE_UNASKED)
             except BlockingIOError:
-                break
+                return
             except OSError:
                 data = b""
             number = self._take_number()
@@ -162,9 +162,8 @@ class Inward(_Stream):
             self.finish(-status)
         elif self._at_end and not self._under_way():
             self.finish(0)
-        elif not self._reading and not self._at_end:
-            # There was too much under way: most likely there is more to read. Asking for that first would cost a turn and two system calls.
-            self._readable()
+        else:
+            self._watch()
 
 
 class Outward(_Stream):

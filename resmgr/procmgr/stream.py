@@ -48,8 +48,7 @@ class Outlet:
             return
         self._waiting[number] = (message, min(size, READ_MAX, message.reply_len))
         message.on_unblock = lambda: self._give_up(number)
-        if not self._watched:
-            self._serve()
+        self._serve()
 
     def drain(self, room: int) -> bytes:
         """Up to *room* bytes that are there now, before the first READ."""
@@ -139,8 +138,7 @@ class Inlet:
             return
         self._waiting[number] = (message, last)
         message.on_unblock = lambda: self._give_up(number)
-        if not self._watched:
-            self._serve()
+        self._serve()
 
     def close(self) -> None:
         """End of file for the program. Waiting WRITEs get EBADF."""

@@ -5,10 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import random
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from functools import partial
 
 import pytest
 import trio
@@ -21,7 +19,6 @@ from resmgr.procmgr import carried, message
 from resmgr.procmgr.carried import CARRIED_PER_PROCESS_MAX, READ_PART, READS, WRITES, NotCarried
 from resmgr.procmgr.manager import ProcessManager
 from resmgr.procmgr.message import SPAWN_STDIN, SPAWN_STDOUT, WRITE_UNASKED, Spawn
-from resmgr.procmgr.stream import READS_MAX
 from resmgr.runner import TrioDispatch, open_dispatch
 from resmgr.testing.memory import MemoryLink
 from resmgr.users import Accounts
@@ -243,43 +240,6 @@ async def test_a_reader_that_does_not_read_stops_the_program() -> None:
             assert await outward.wait() == -errno.EPIPE
         # Nobody reads, so `yes` got its signal.
         await both.until(lambda: 1 not in next(iter(both.other._processes.values())).outlets)
-
-
-@pytest.mark.parametrize("stream", [0, 1])
-async def test_a_pipe_that_is_full_or_empty_is_not_tried_for_each_message(stream: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is watched, and that says when to go on."""
-    refused: Counter[int] = Counter()
-
-    def counting(call: Callable[..., object]) -> Callable[..., object]:
-        def counted(fd: int, *args: object) -> object:
-            try:
-                return call(fd, *args)
-            except BlockingIOError:
-                refused[fd] += 1
-                raise
-
-        return counted
-
-    async with world() as both:
-        handle = await both.spawn("sleep", "100")
-        (process,) = both.other._processes.values()
-        end = process.outlets[1] if stream else process.inlet
-        assert end is not None
-        monkeypatch.setattr(os, "write", counting(os.write))
-        monkeypatch.setattr(os, "read", counting(os.read))
-        answered: list[int] = []
-
-        def submit(number: int) -> None:
-            if stream:
-                parts: tuple[bytes, ...] = (message.pack_read(handle, 1, number, 100),)
-            else:
-                parts = (message.pack_write(handle, number, False), bytes(WRITE_UNASKED))
-            both.client.submit(parts, 100, lambda status, _: answered.append(status))
-
-        for number in range(READS_MAX):
-            both.dispatch.enter(partial(submit, number))
-        await both.until(lambda: len(end._waiting) + len(answered) == READS_MAX)
-        assert 1 <= refused[end._fd] <= 2
 
 
 async def test_a_program_that_stops_reading_ends_the_writer() -> None:
