@@ -91,6 +91,8 @@ OPERATIONS: dict[int, Handler] = {
     Opcode.SETXATTR: xattr.setxattr,
     Opcode.REMOVEXATTR: xattr.removexattr,
 }
+XATTRS = frozenset((Opcode.GETXATTR, Opcode.LISTXATTR, Opcode.SETXATTR, Opcode.REMOVEXATTR))
+"""Answered with ENOSYS on mounts without extended attributes: the kernel asks once and never again."""
 AFTER_WRITES = frozenset(
     (
         *(Opcode.READ, Opcode.GETATTR, Opcode.SETATTR, Opcode.OPEN, Opcode.FALLOCATE, Opcode.FLUSH, Opcode.FSYNC),
@@ -140,7 +142,10 @@ class Machine(Core):
         groups: UserGroups | None = None,
     ) -> None:
         self._groups = groups
+        self._operations = OPERATIONS
         super().__init__(dispatch, resolver, root, FuseOptions() if options is None else options, mountpoint, part)
+        if not self.options.xattr:
+            self._operations = {opcode: handler for opcode, handler in OPERATIONS.items() if opcode not in XATTRS}
         self.minor = 0
         """Negotiated; 0 before INIT."""
         self.on_end: Callable[[str], None] = lambda reason: None
@@ -154,7 +159,7 @@ class Machine(Core):
             if length != len(request):
                 raise BadMessage("request has another length than it says")
             self.requests[opcode] += 1
-            handler = OPERATIONS.get(opcode)
+            handler = self._operations.get(opcode)
             if handler is None:
                 self._special(opcode, unique, nodeid, request)
                 return

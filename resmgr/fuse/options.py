@@ -71,6 +71,10 @@ class FuseOptions:
 
     read_only: bool = option("Nothing can be changed through this mount; the kernel says EROFS.", False, words=("ro", "rw"))
     executable: bool = option("Programs on it can be run.", True, words=("exec", "noexec"))
+    xattr: bool = option(
+        "Extended attributes and ACLs are there. Without them the kernel does not ask for them, which `ls -l` has it do twice a file.",
+        True,
+    )
     attr_valid: float = option("How long the kernel may answer stat from memory.", 1.0, least=0, most=86400)
     entry_valid: float = option("How long the kernel may believe that a name leads where it led.", 1.0, least=0, most=86400)
     negative_valid: float = option("The same for names that do not exist.", 0.1, least=0, most=86400)

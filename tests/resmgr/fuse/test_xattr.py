@@ -12,6 +12,7 @@ import pytest
 from resmgr.channel import Message
 from resmgr.fuse import formats
 from resmgr.fuse.formats import Opcode
+from resmgr.fuse.options import FuseOptions
 from resmgr.iomsg import LENGTH, OFFSET, XATTR_LIST, XATTR_WHICH, Connect, Io
 from resmgr.iorequest import parse_xattr
 from resmgr.testing.fuserig import Answer, Rig
@@ -40,6 +41,14 @@ def test_a_server_without_extended_attributes_is_asked_once(rig: Rig) -> None:
 
     assert answers == [-errno.EOPNOTSUPP] * 3
     assert rig.fs.manager.counters["unsupported"] == before + 1
+
+
+def test_a_mount_without_them_has_the_kernel_never_ask_again() -> None:
+    rig = Rig(FuseOptions(xattr=False))
+    rig.fs.add(b"f", b"x")
+
+    assert getxattr(rig, rig.walk(b"f"), b"user.a", 64).error == -errno.ENOSYS
+    assert rig.fs.manager.counters["unsupported"] == 0
 
 
 @pytest.mark.parametrize(("reply", "room"), [(b"12345", 4), (b"", 0), (b"123", 0), (LENGTH.pack(65537), 0), (LENGTH.pack(1) + b"x", 0)])
