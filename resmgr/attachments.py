@@ -226,7 +226,8 @@ class Attachments:
     def _exports(self, message: Message, first: int) -> None:
         policy, info = self._policy(), message.info
         user = policy.user(info)
-        exports = policy.exports(info) if info.nd != ND_LOCAL else []
+        # What is hidden is not there for who asks, so its name is not told either.
+        exports = [export for _, export in policy.exports(info) if export.verbs] if info.nd != ND_LOCAL else []
         told: dict[str, object] = {
             "local": info.nd == ND_LOCAL,
             "user": None if isinstance(user, int) else user.uid,
@@ -235,7 +236,7 @@ class Attachments:
         }
         rows: list[dict[str, object]] = []
         data = json.dumps(told | {"exports": rows}).encode()
-        for _, export in exports[first:]:
+        for export in exports[first:]:
             rows.append(export_facts(export))
             longer = json.dumps(told | {"exports": rows}).encode()
             if len(longer) > message.reply_len:

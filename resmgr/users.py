@@ -9,6 +9,8 @@ and `group_now` answer from memory, and what is not there is asked for in a thre
     no answer so long   ETIMEDOUT, until there is one
     too many asked for  EAGAIN, for all or for one asker, who is a node or this machine's programs
 
+Each asker asks for himself, though another asks the same already, whose questions may hang: the first answer is all askers'.
+
 Unknown accounts are remembered as unknown for as long. `user` and `group` are for those who set something up: they look up where they are
 called, as the others do before `ask_in_threads`, which under virtual time never comes.
 """
@@ -39,7 +41,7 @@ OLD_MAX = 600.0
 PATIENCE = 10.0
 """Seconds that a request waits."""
 ACCOUNTS_MAX = 4096
-"""Remembered answers. A node that claims every uid in turn would otherwise fill memory; when full, everything is forgotten."""
+"""Remembered answers. A node that claims every uid in turn would otherwise fill memory; when full, the oldest is forgotten."""
 ASKED_MAX = 256
 ASKED_PER_ASKER = 64
 """Look-ups without an answer."""
@@ -90,12 +92,14 @@ def retry(message: Message, error: LookingUp, handle: Callable[[Message], None])
 
 
 class _Asked:
-    """A look-up without an answer."""
+    """A look-up of one asker without an answer."""
 
-    __slots__ = ("asker", "late", "timer", "waiting")
+    __slots__ = ("answered", "asker", "late", "timer", "waiting")
 
     def __init__(self, asker: Hashable) -> None:
         self.asker = asker
+        self.answered = False
+        """Perhaps by another's look-up; read by threads."""
         self.waiting: list[Callable[[], None]] = []
         self.late = False
         self.timer: Timer | None = None
@@ -108,9 +112,10 @@ class Accounts:
         self._now = now
         self._expiry = expiry
         self._known: dict[_Key, tuple[float, _Value]] = {}
-        """When it was looked up, and the answer."""
-        self._asked: dict[_Key, _Asked] = {}
+        """When it was looked up, and the answer; the oldest first."""
+        self._asked: dict[_Key, dict[Hashable, _Asked]] = {}
         self._askers: Counter[Hashable] = Counter()
+        """Look-ups that have not ended, whether or not another's was the answer."""
         self._dispatch: Dispatch | None = None
         self._lookups: Lookups | None = None
         self.counters = {"account_lookups": 0, "account_lookups_late": 0, "account_lookups_refused": 0}
@@ -126,9 +131,8 @@ class Accounts:
             self._lookups.close()
         asked, self._asked = self._asked, {}
         self._askers.clear()
-        for one in asked.values():
-            if one.timer is not None:
-                one.timer.cancel()
+        for askers in asked.values():
+            self._done(askers)
 
     def user(self, who: int | str) -> Account | None:
         """The account with this uid or name. A name of digits that is no account's name is taken as a uid. May block."""
@@ -159,8 +163,9 @@ class Accounts:
         return self._keep(key, _look_up(key), now)
 
     def _keep(self, key: _Key, value: _Value, now: float) -> _Value:
-        if len(self._known) >= ACCOUNTS_MAX and key not in self._known:
-            self._known.clear()
+        self._known.pop(key, None)
+        if len(self._known) >= ACCOUNTS_MAX:
+            del self._known[next(iter(self._known))]
         self._known[key] = now, value
         return value
 
@@ -171,7 +176,7 @@ class Accounts:
         age = OLD_MAX if known is None else self._now() - known[0]
         if known is not None and age < self._expiry:
             return known[1]
-        asked = self._asked.get(key)
+        asked = self._asked.get(key, {}).get(asker)
         if asked is None:
             asked = self._ask(key, asker)
         if known is not None and age < OLD_MAX:
@@ -183,36 +188,47 @@ class Accounts:
         raise LookingUp(asked.waiting)
 
     def _ask(self, key: _Key, asker: Hashable) -> _Asked | None:
-        """None: too many are asked for already."""
+        """None: too many are asked for already. Who may ask no more waits for another's answer, if there is another who asked the same."""
         lookups, dispatch = self._lookups, self._dispatch
         assert lookups is not None
         assert dispatch is not None
-        if len(self._asked) >= ASKED_MAX or self._askers[asker] >= ASKED_PER_ASKER:
+        if self._askers.total() >= ASKED_MAX or self._askers[asker] >= ASKED_PER_ASKER:
+            for other in self._asked.get(key, {}).values():
+                if not other.late:
+                    return other
             self.counters["account_lookups_refused"] += 1
             return None
         self.counters["account_lookups"] += 1
-        asked = self._asked[key] = _Asked(asker)
+        asked = _Asked(asker)
+        self._asked.setdefault(key, {})[asker] = asked
         self._askers[asker] += 1
         asked.timer = dispatch.call_at(dispatch.now() + PATIENCE, lambda: self._late(asked))
 
         def work(failure: OSError | None) -> None:
-            value = _look_up(key)
+            value = None if asked.answered else _look_up(key)
             dispatch.call_from_thread(functools.partial(self._answered, key, asked, value))
 
         lookups.submit(asker, work)
         return asked
 
     def _answered(self, key: _Key, asked: _Asked, value: _Value) -> None:
-        if self._asked.get(key) is not asked:
+        left = self._askers.pop(asked.asker, 1) - 1
+        if left:
+            self._askers[asked.asker] = left
+        if asked.answered:
             return
-        del self._asked[key]
-        self._askers[asked.asker] -= 1
-        if not self._askers[asked.asker]:
-            del self._askers[asked.asker]
-        if asked.timer is not None:
-            asked.timer.cancel()
+        askers = self._asked.pop(key)
+        self._done(askers)
         self._keep(key, value, self._now())
-        self._tell(asked)
+        for one in askers.values():
+            self._tell(one)
+
+    @staticmethod
+    def _done(askers: dict[Hashable, _Asked]) -> None:
+        for one in askers.values():
+            one.answered = True
+            if one.timer is not None:
+                one.timer.cancel()
 
     def _late(self, asked: _Asked) -> None:
         asked.late = True

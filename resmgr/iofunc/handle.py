@@ -27,7 +27,9 @@ HANDLES_PER_MANAGER = 1 << 20
 """Handles of one manager; more is ENFILE. A node may have half of them, so that one node cannot take them from all others, and one of its
 users, or of this machine's except root, three quarters of such a half, so that one user cannot take them from the rest of the node."""
 CLIENTS_MAX = 16384
-"""Client connections of one manager; more is ENFILE. Stops connection floods; each costs a record of about 300 bytes."""
+"""Client connections of one manager; more is ENFILE. Stops connection floods; each costs a record of about 300 bytes. A node and a user
+have shares as of handles. The last eighth is not for other nodes and the last sixteenth only for this machine's root, so that no number of
+nodes or users shuts those out who could help."""
 
 
 class Handle:
@@ -107,7 +109,27 @@ class HandleTable(Generic[C]):
         self.handles_max = handles_max
         self._of_node: dict[int, int] = {}
         self._of_user: dict[tuple[int, int], int] = {}
+        self._clients_of_node: dict[int, int] = {}
+        self._clients_of_user: dict[tuple[int, int], int] = {}
         self._next = ((chid & _CHID_MASK) << HANDLE_BITS) + 1
+
+    def crowded(self, info: ClientInfo) -> bool:
+        """Whether there is no room for one more client connection of who *info* is."""
+        most, count, nd, uid = self.clients_max, len(self.clients), info.nd, info.credentials.uid
+        if not (nd or uid):
+            return count >= most
+        share = most // 2
+        if nd and (count >= most - most // 8 or self._clients_of_node.get(nd, 0) >= share):
+            return True
+        return count >= most - most // 16 or self._clients_of_user.get((nd, uid), 0) >= share - share // 4
+
+    def admit(self, client: C) -> None:
+        """Count *client* in, until `reap`."""
+        info = client.info
+        self.clients[info.scoid] = client
+        self._clients_of_node[info.nd] = self._clients_of_node.get(info.nd, 0) + 1
+        user = info.nd, info.credentials.uid
+        self._clients_of_user[user] = self._clients_of_user.get(user, 0) + 1
 
     def full(self, client: C) -> int:
         """0, or why this client may have no further handle: EMFILE (it or its user has enough), ENFILE (its node, or all together)."""
@@ -169,6 +191,9 @@ class HandleTable(Generic[C]):
         if client is None:
             return 0
         client.gone = True
+        info = client.info
+        _one_less(self._clients_of_node, info.nd)
+        _one_less(self._clients_of_user, (info.nd, info.credentials.uid))
         count = len(client.handles)
         for handle in list(client.handles):
             self.close(handle)

@@ -117,11 +117,11 @@ class Manager(Generic[C]):
         message.error(errno.ENOSYS)
 
     def _admit(self, info: ClientInfo) -> C:
-        if len(self.table.clients) >= self.table.clients_max:
+        if self.table.crowded(info):
             self.counters["clients_full"] += 1
             raise OSError(errno.ENFILE, "too many clients")
         client = self._make_client(info)
-        self.table.clients[info.scoid] = client
+        self.table.admit(client)
         return client
 
     def failed(self, message: Message, error: BaseException) -> None:

@@ -11,10 +11,10 @@ from collections.abc import Callable
 import pytest
 
 from resmgr.access import MappedUser
-from resmgr.channel import ND_LOCAL, PULSE_DISCONNECT, Credentials, Kernel, Message, Pulse
+from resmgr.channel import ND_LOCAL, PULSE_DISCONNECT, ClientInfo, Credentials, Kernel, Message, Nd, Pulse
 from resmgr.dispatch import Buffer
 from resmgr.errors import BadMessage, Misuse
-from resmgr.iofunc.handle import Client, Handle
+from resmgr.iofunc.handle import Client, Handle, HandleTable
 from resmgr.iofunc.manager import Manager
 from resmgr.iofunc.node import Directory, Elsewhere, Link, Node, Setting, TreeManager, Value
 from resmgr.iofunc.permission import READ, SEARCH, WRITE, may
@@ -212,6 +212,30 @@ def test_a_client_adopts_no_more_than_it_may_have(kernel: Kernel) -> None:
     assert sizes == [3, 3]
     with fails(errno.EMFILE):
         user.open(b"v")
+
+
+def test_no_node_and_no_user_takes_all_clients() -> None:
+    most = 64
+    table: HandleTable[Client] = HandleTable(1, 10, most)
+
+    def take(nd: int, uid: int) -> int:
+        """Connections as long as there is room; how many there were."""
+        count = 0
+        while not table.crowded(info := ClientInfo(Nd(nd), "", frozenset(), Credentials(uid, uid), len(table.clients))):
+            table.admit(Client(info))
+            count += 1
+        return count
+
+    # One user of a node, the rest of his node, another node, users here, root here.
+    assert [take(1, 5), take(1, 5), take(1, 6), take(1, 0), take(2, 5), take(3, 5)] == [24, 0, 8, 0, 24, 0]
+    assert [take(0, 5), take(0, 6), take(0, 0)] == [4, 0, 4]
+    table.close_all()
+    assert take(0, 5) == 24
+    table.close_all()
+    assert take(0, 0) == most
+    table.close_all()
+    assert not table._clients_of_node
+    assert not table._clients_of_user
 
 
 def test_caps_on_clients(kernel: Kernel) -> None:

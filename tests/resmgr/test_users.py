@@ -30,7 +30,7 @@ from resmgr.serving import Limits
 from resmgr.testing.fuserig import Rig
 from resmgr.testing.memory import MemoryLink
 from resmgr.testing.virtual import VirtualDispatch
-from resmgr.users import ASKED_MAX, ASKED_PER_ASKER, EXPIRY, OLD_MAX, PATIENCE, Accounts, LookingUp
+from resmgr.users import ACCOUNTS_MAX, ASKED_MAX, ASKED_PER_ASKER, EXPIRY, OLD_MAX, PATIENCE, Accounts, LookingUp
 
 UID = 4001
 
@@ -123,6 +123,60 @@ def test_who_waits_too_long_and_who_asks_too_much() -> None:
     later.answer()
     dispatch.run_for(PATIENCE)
     assert not accounts._known.get(("user", 1))
+
+
+def test_a_node_whose_look_ups_hang_holds_up_nobody_who_asks_the_same() -> None:
+    dispatch = VirtualDispatch(1)
+    accounts, later = slow(dispatch)
+    told: list[object] = []
+
+    def ask(asker: int) -> None:
+        with pytest.raises(LookingUp) as looking:
+            accounts.user_now(0, asker)
+        looking.value.then(lambda: told.append(asker))
+
+    ask(2)
+    hanging = later.jobs.pop()
+    dispatch.run_for(PATIENCE + 1)
+    assert outcome(lambda: accounts.user_now(0, 2)) == errno.ETIMEDOUT
+    ask(3)
+    ask(3)
+    assert len(later.jobs) == 1
+    later.answer()
+    dispatch.run_for(0.1)
+    assert told == [2, 3, 3]
+    known = accounts.user_now(0, 2)
+    assert known is not None
+    # The one that hung says nothing new, and until it ends it is one of those that its asker may have.
+    assert accounts._askers == {2: 1}
+    hanging(None)
+    dispatch.run_for(0.1)
+    assert accounts.user_now(0, 3) is known
+    assert not accounts._asked
+    assert not accounts._askers
+
+
+def test_who_may_ask_no_more_waits_for_what_another_asked() -> None:
+    dispatch = VirtualDispatch(1)
+    accounts, later = slow(dispatch)
+    for number in range(ASKED_PER_ASKER):
+        assert outcome(partial(accounts.user_now, 10_000 + number, 2)) == "waits"
+    assert outcome(lambda: accounts.user_now(0, 3)) == "waits"
+    assert outcome(lambda: accounts.user_now(0, 2)) == "waits"
+    assert len(later.jobs) == ASKED_PER_ASKER + 1
+    accounts.close()
+
+
+def test_a_node_that_claims_every_uid_makes_us_forget_the_oldest_only() -> None:
+    accounts = Accounts(lambda: 0.0)
+    for uid in range(100_000, 100_000 + ACCOUNTS_MAX):
+        accounts._keep(("user", uid), None, 0.0)
+    root = accounts.user(0)
+    accounts._keep(("user", 99_999), None, 0.0)
+    assert accounts._known[("user", 0)][1] is root
+    assert len(accounts._known) == ACCOUNTS_MAX
+    assert ("user", 100_001) not in accounts._known
+    assert ("user", 100_002) in accounts._known
 
 
 # ---- a client of another node
