@@ -24,6 +24,7 @@ from resmgr.dispatch import Dispatch, Timer
 from resmgr.errors import Misuse
 from resmgr.hostfs.mountpoints import MountPoints
 from resmgr.hostfs.objects import HostClient
+from resmgr.hostfs.opened import own_path
 from resmgr.iofunc.events import Listener
 from resmgr.iomsg import (
     WATCH_ATTRIB,
@@ -43,12 +44,17 @@ logger = logging.getLogger(__name__)
 
 WATCHES_PER_CLIENT = 8192
 """Directories that one client watches. Stops a client that walks a huge tree from taking all watches."""
+LISTENERS_PER_NODE = 64
+"""Connections of one node that watch the same directory. Stops a change from being told a thousand times to one node."""
 WATCHES_MAX = 131072
 """Directories watched in all; a watch is a kilobyte of kernel memory."""
+ACCESS_LIST = "system.posix_acl_access"
 MOUNTS_EVERY = 1.0
 READ_SIZE = 64 * 1024
 READS_MAX = 16
 """Reads of the inotify descriptor in one turn."""
+TELLS_MAX = 8192
+"""What is told in one turn, some milliseconds; the rest in the next one. Stops a storm of changes from holding up everything else."""
 
 _MASK = (
     WATCH_MODIFY
@@ -83,6 +89,15 @@ def _failed() -> OSError:
     return OSError(code, os.strerror(code))
 
 
+def _has_list(fd: int) -> bool:
+    """Whether the directory has an access ACL, which says more than its mode about who may search it. True if that is not to be known."""
+    try:
+        os.getxattr(own_path(fd), ACCESS_LIST)
+    except OSError as error:
+        return error.errno not in (errno.ENODATA, errno.EOPNOTSUPP)
+    return True
+
+
 def tells_changes(fd: int) -> bool:
     """Whether the kernel hears of every change of the file system that *fd* is on."""
     buffer = ctypes.create_string_buffer(256)
@@ -107,10 +122,12 @@ def _take(own: list[Own], ino: int, name: bytes, kind: int) -> bool:
 class _Watched:
     """One watched directory, and who watches it with which export scope."""
 
-    __slots__ = ("ino", "listeners")
+    __slots__ = ("ino", "listeners", "of_node")
 
     def __init__(self, ino: int) -> None:
         self.ino = ino
+        self.of_node: Counter[int] = Counter()
+        """How many of the listeners are of which node."""
         self.listeners: dict[Listener[HostClient], Scope] = {}
 
 
@@ -133,12 +150,20 @@ class Watching:
         self._watched: dict[int, _Watched] = {}
         self._listeners: dict[HostClient, Listener[HostClient]] = {}
         self._of_node: Counter[int] = Counter()
+        self._of_user: Counter[tuple[int, int]] = Counter()
+        self._queued: Counter[int] = Counter()
+        self._left = b""
+        """Events that were read and not told in the turn."""
+        self._more: Timer | None = None
         self._kinds: dict[int, bool] = {}
 
     # ---- what clients ask
 
     def add(self, client: HostClient, fd: int, scope: Scope) -> bool:
-        """Watch the directory *fd* for *client*. Called with the client's rights, in dispatch context."""
+        """Watch the directory *fd* for *client*. Called with the client's rights, in dispatch context.
+
+        Refused where the users of the client's node do not all have the same rights: they share what its kernel believes.
+        """
         status = os.fstat(fd)
         device = status.st_dev
         ino = self._ino(device, status.st_ino)
@@ -149,37 +174,59 @@ class Watching:
             self._counters["watch_refused"] += 1
             return False
         listener = self._listeners.get(client)
-        nd = client.info.nd
+        nd, uid = client.info.nd, client.info.credentials.uid
         known = listener.watched if listener is not None else {}
+        if not scope.alike:
+            self._refuse(listener, ino)
+            return False
         share = self._limit // 2 if nd else self._limit
         full = len(known) >= WATCHES_PER_CLIENT or len(self._watched) >= self._limit or self._of_node[nd] >= share
-        if full and ino not in known:
+        if (full or ((nd or uid) and self._of_user[nd, uid] >= share - share // 4)) and ino not in known:
             self._counters["watch_full"] += 1
             return False
-        number = _libc.inotify_add_watch(self._fd, b"/proc/self/fd/%d" % fd, _MASK | _IN_ONLYDIR | _IN_EXCL_UNLINK)
+        number = _libc.inotify_add_watch(self._fd, own_path(fd), _MASK | _IN_ONLYDIR | _IN_EXCL_UNLINK)
         if number < 0:
             self._counters["watch_refused" if ctypes.get_errno() != errno.ENOSPC else "watch_full"] += 1
             return False
         watched = self._watched.get(number)
+        # Looked at after the watch was made: who sets one from now on makes an ATTRIB of it.
+        if _has_list(fd):
+            if watched is None:
+                _libc.inotify_rm_watch(self._fd, number)
+            self._refuse(listener, ino)
+            return False
+        if watched is not None and listener not in watched.listeners and watched.of_node[nd] >= LISTENERS_PER_NODE:
+            self._counters["watch_full"] += 1
+            return False
         if watched is None:
             watched = self._watched[number] = _Watched(ino)
             self.active = True
             if self._timer is None:
                 self._timer = self._dispatch.call_at(self._dispatch.now() + MOUNTS_EVERY, self._tick)
         if listener is None:
-            listener = self._listeners[client] = Listener(client, self._dispatch)
+            listener = self._listeners[client] = Listener(client, self._dispatch, self._queued)
         if listener not in watched.listeners:
+            watched.of_node[nd] += 1
             self._of_node[nd] += 1
+            self._of_user[nd, uid] += 1
             self._counters["watched"] += 1
         watched.listeners[listener] = scope
         listener.watched[watched.ino] = number
         return True
 
+    def _refuse(self, listener: Listener[HostClient] | None, ino: int) -> None:
+        """*ino* cannot be watched, or no more: it may have been under other rights elsewhere."""
+        self._counters["watch_refused"] += 1
+        number = None if listener is None else listener.watched.get(ino)
+        if listener is not None and number is not None:
+            listener.tell(ino, WATCH_IGNORED)
+            self._leave(listener, number)
+
     def next(self, message: Message, client: HostClient) -> None:
         """WATCH_NEXT."""
         listener = self._listeners.get(client)
         if listener is None:
-            listener = self._listeners[client] = Listener(client, self._dispatch)
+            listener = self._listeners[client] = Listener(client, self._dispatch, self._queued)
         listener.next(message)
 
     def drop(self, client: HostClient, inos: list[int]) -> None:
@@ -224,10 +271,14 @@ class Watching:
         if watched is None or watched.listeners.pop(listener, None) is None:
             return
         listener.watched.pop(watched.ino, None)
-        nd = listener.client.info.nd
+        nd, uid = listener.client.info.nd, listener.client.info.credentials.uid
+        watched.of_node[nd] -= 1
         self._of_node[nd] -= 1
         if not self._of_node[nd]:
             del self._of_node[nd]
+        self._of_user[nd, uid] -= 1
+        if not self._of_user[nd, uid]:
+            del self._of_user[nd, uid]
         if not watched.listeners:
             del self._watched[number]
             self.active = bool(self._watched)
@@ -247,22 +298,33 @@ class Watching:
         self._read(None, [])
 
     def _read(self, maker: Listener[HostClient] | None, own: list[Own]) -> None:
-        if self._fd < 0:
+        if self._fd < 0 or self._more is not None:
             return
+        room = TELLS_MAX
         for _ in range(READS_MAX):
             try:
-                data = os.read(self._fd, READ_SIZE)
+                data = self._left or os.read(self._fd, READ_SIZE)
             except (BlockingIOError, InterruptedError):
                 return
+            behind = bool(self._left)
+            self._left = b""
             offset, end = 0, len(data)
             while offset < end:
+                if room <= 0:
+                    self._left = data[offset:]
+                    self._more = self._dispatch.call_at(self._dispatch.now(), self._go_on)
+                    return
                 number, kind, cookie, length = _HEAD.unpack_from(data, offset)
                 offset += _HEAD.size
                 name = data[offset : offset + length].rstrip(b"\0")
                 offset += length
-                self._tell(number, kind, cookie, name, maker, own)
-            if end < READ_SIZE // 2:
+                room -= self._tell(number, kind, cookie, name, maker, own)
+            if end < READ_SIZE // 2 and not behind:
                 return
+
+    def _go_on(self) -> None:
+        self._more = None
+        self._read(None, [])
 
     def _tell(
         self,
@@ -272,15 +334,17 @@ class Watching:
         name: bytes,
         maker: Listener[HostClient] | None,
         own: list[Own],
-    ) -> None:
+    ) -> int:
+        """What it took: one, and one for each listener."""
         if kind & WATCH_OVERFLOW:
             self._counters["watch_overflow"] += 1
             for listener in self._listeners.values():
                 listener.tell(0, WATCH_OVERFLOW)
-            return
+            return 1 + len(self._listeners)
         watched = self._watched.get(number)
         if watched is None:
-            return
+            return 1
+        took = 1 + len(watched.listeners)
         ino = watched.ino
         if not name:
             over = kind & (WATCH_IGNORED | _IN_UNMOUNT | WATCH_DELETE_SELF)
@@ -291,12 +355,13 @@ class Watching:
                     self._leave(listener, number)
                 else:
                     listener.tell(ino, kind, b"", cookie)
-            return
+            return took
         mine = bool(own) and _take(own, ino, name, kind)
         self._counters["watch_told"] += 1
         for listener, scope in watched.listeners.items():
             if not (mine and listener is maker) and scope.step(name) is not None:
                 listener.tell(ino, kind, name, cookie)
+        return took
 
     # ---- life
 
@@ -324,6 +389,9 @@ class Watching:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        if self._more is not None:
+            self._more.cancel()
+            self._more = None
         if self._fd >= 0:
             self._dispatch.detach_fd(self._fd)
             os.close(self._fd)
