@@ -12,12 +12,12 @@ import struct
 from resmgr.dispatch import Buffer
 from resmgr.errors import BadMessage
 from resmgr.fuse import formats
-from resmgr.fuse.attributes import done
+from resmgr.fuse.attributes import done, parse_attr
 from resmgr.fuse.core import Core
 from resmgr.fuse.formats import BODY
-from resmgr.fuse.inode import File
+from resmgr.fuse.inode import File, Node
 from resmgr.fuse.request import Request
-from resmgr.iomsg import COPY_MAX, OFFSET, REQUEST, SEEK_DATA, SEEK_HOLE, SPACE, Io
+from resmgr.iomsg import ATTR, COPY_MAX, OFFSET, REQUEST, SEEK_DATA, SEEK_HOLE, SPACE, Io
 from resmgr.iorequest import pack_copy, pack_seek
 
 OFFSET_MAX = (1 << 63) - 1
@@ -31,7 +31,12 @@ def fallocate(core: Core, request: Request, view: memoryview) -> None:
         return
     _changes(core, request, file)
     message = REQUEST.pack(Io.SPACE, 0, 0, file.ocb) + SPACE.pack(mode, offset, length)
-    core.on_file(request, file, (message,), 0, done)
+
+    def changed(request: Request, status: int, reply: Buffer) -> None:
+        _forget(file.node)
+        done(request, status, reply)
+
+    core.on_file(request, file, (message,), 0, changed)
 
 
 def lseek(core: Core, request: Request, view: memoryview) -> None:
@@ -41,14 +46,21 @@ def lseek(core: Core, request: Request, view: memoryview) -> None:
         core.error(request, errno.EBADF if file is None else errno.EINVAL)
         return
 
+    def all_data(request: Request, status: int, reply: Buffer) -> None:
+        if status < 0:
+            core.failed(request, status)
+            return
+        size = parse_attr(reply)[6]
+        if offset >= size:
+            core.error(request, errno.ENXIO)
+        else:
+            _answer(core, request, offset if whence == SEEK_DATA else size)
+
     def sought(request: Request, status: int, reply: Buffer) -> None:
         if status == -errno.ENOSYS:
-            # The server tells nothing of holes: all is data.
-            size = request.node.attr[6]
-            if offset >= size:
-                core.error(request, errno.ENXIO)
-            else:
-                _answer(core, request, offset if whence == SEEK_DATA else size)
+            # The server tells nothing of holes: all is data, up to the size of now.
+            if not request.answered:
+                core.on_file(request, file, (REQUEST.pack(Io.STAT, 0, 0, file.ocb),), ATTR.size, all_data)
             return
         if status < 0:
             core.failed(request, status)
@@ -81,6 +93,7 @@ def copy_file_range(core: Core, request: Request, view: memoryview) -> None:
     _changes(core, request, there)
 
     def copied(request: Request, status: int, reply: Buffer) -> None:
+        _forget(there.node)
         if status == -errno.ENOSYS:
             core.error(request, errno.EXDEV)
         elif status < 0:
@@ -88,8 +101,6 @@ def copy_file_range(core: Core, request: Request, view: memoryview) -> None:
         elif status > length:
             raise BadMessage("more copied than was asked for")
         else:
-            there.node.pages = None
-            there.node.told = None
             core.answer(request, formats.WRITE_REPLY.pack(24, 0, request.unique, status))
 
     def copy() -> None:
@@ -105,9 +116,13 @@ def copy_file_range(core: Core, request: Request, view: memoryview) -> None:
 
 def _changes(core: Core, request: Request, file: File) -> None:
     """Data of *file* are changed by its server, so neither first bytes nor pages are known any more."""
-    node = file.node
+    _forget(file.node)
+    core.changes_node(request, file.node)
+
+
+def _forget(node: Node) -> None:
+    """Before the change, and after it: who opened the file meanwhile was told bytes of before."""
     for other in node.files:
         other.data = None
     node.pages = None
     node.told = None
-    core.changes_node(request, node)

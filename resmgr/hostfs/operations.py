@@ -18,7 +18,7 @@ import os
 from collections.abc import Mapping
 from stat import S_IFIFO, S_IFMT, S_IFREG, S_IFSOCK, S_ISBLK, S_ISCHR, S_ISDIR, S_ISLNK
 
-from resmgr.access import Scope
+from resmgr.access import ALL_DEVICES, Scope
 from resmgr.hostfs import syscalls
 from resmgr.hostfs.device import Devices
 from resmgr.hostfs.objects import HostHandle, Opened
@@ -192,13 +192,12 @@ class Operations:
         if not keep and not birth and path and b"/" not in path:
             scope = base.scope.enter(path)
             status = os.stat(path, dir_fd=base.fd, follow_symlinks=False)
-            if base.device.proc:
-                refuse_own([path])
             if status.st_mode & 0o170000 != 0o040000:
                 if not scope.verbs:
                     raise FileNotFoundError(errno.ENOENT, "not exported")
                 return ENTRY.pack(*self.head, 0, 0, 0) + self.attr(status)
             fd = os.open(path, _NODE | os.O_DIRECTORY, dir_fd=base.fd)
+            self._refuse_own(fd, path)
         else:
             fd, scope = self._object(base, path)
         try:
@@ -231,7 +230,8 @@ class Operations:
             scope = parent_scope.enter(name)
             exists = True
             special = False
-            if flags & (os.O_CREAT | os.O_EXCL) == os.O_CREAT | os.O_EXCL and parent_scope.write:
+            pinned = parent_scope.pinned(name)
+            if flags & (os.O_CREAT | os.O_EXCL) == os.O_CREAT | os.O_EXCL and parent_scope.write and not pinned:
                 exists = False
             else:
                 try:
@@ -248,10 +248,12 @@ class Operations:
                 _check_verbs(scope, access != os.O_WRONLY, writes)
                 if not scope.verbs:
                     flags |= os.O_DIRECTORY
-                if flags & os.O_CREAT and not parent_scope.write:
+                if flags & os.O_CREAT and (pinned or not parent_scope.write):
                     flags &= ~os.O_CREAT
             elif not parent_scope.write:
                 raise OSError(errno.EROFS, "export is read-only")
+            elif pinned:
+                raise OSError(errno.EBUSY, "an export begins there")
             elif access != os.O_WRONLY and not scope.read:
                 raise PermissionError(errno.EACCES, "export is write-only")
             mode, lost = (0, 0) if exists else self._mode(dirfd, request)
@@ -328,6 +330,9 @@ class Operations:
             if lost:
                 status = self._fix_mode(fd, status, lost)
             handle = self._handle(fd, status, scope, flags)
+            if handle.device.proc:
+                # Again: a thread of ours may have got the number since its directory was asked.
+                refuse_own(request.path.split(b"/"))
             if prefetch and kind == S_IFREG and handle.readable and not handle.writable and status.st_size:
                 data = self._prefetch(handle, min(prefetch, PREFETCH_MAX, status.st_size))
             elif prefetch and handle.stream is not None and handle.readable:
@@ -368,7 +373,7 @@ class Operations:
     def mkdir(self, base: HostHandle, request: ConnectRequest) -> Opened:
         dirfd, name, parent_scope, owned = self._parent(base, request.path)
         try:
-            scope = _make(parent_scope, name)
+            scope = _make_new(dirfd, parent_scope, name)
             mode, lost = self._mode(dirfd, request)
             os.mkdir(name, mode, dir_fd=dirfd)
             fd = os.open(name, _NODE | os.O_DIRECTORY, dir_fd=dirfd)
@@ -388,7 +393,7 @@ class Operations:
             raise OSError(errno.EINVAL, "no such type of node")
         dirfd, name, parent_scope, owned = self._parent(base, request.path)
         try:
-            _make(parent_scope, name)
+            _make_new(dirfd, parent_scope, name)
             mode, lost = self._mode(dirfd, request)
             check_set_id(parent_scope, mode, 0)
             os.mknod(name, kind | mode, request.rdev, dir_fd=dirfd)
@@ -405,7 +410,7 @@ class Operations:
     def symlink(self, base: HostHandle, request: ConnectRequest) -> bytes:
         dirfd, name, parent_scope, owned = self._parent(base, request.path)
         try:
-            _make(parent_scope, name)
+            _make_new(dirfd, parent_scope, name)
             os.symlink(request.path2, name, dir_fd=dirfd)
             status = os.stat(name, dir_fd=dirfd, follow_symlinks=False)
         finally:
@@ -453,9 +458,9 @@ class Operations:
             new = _make(parent_scope2, name2)
             if parent_scope2.pinned(name2):
                 raise OSError(errno.EBUSY, "an export begins there")
-            if not new.verbs <= old.verbs or (request.flags & _EXCHANGE and not old.verbs <= new.verbs):
-                # The move would give the client more rights over the object than it has.
-                raise OSError(errno.EXDEV, "between exports")
+            _no_wider(old, new)
+            if request.flags & _EXCHANGE:
+                _no_wider(new, old)
             if request.flags:
                 syscalls.renameat2(dirfd, name, dirfd2, name2, request.flags)
             else:
@@ -471,14 +476,13 @@ class Operations:
         dirfd2, name2, parent_scope2, owned2 = self._parent(base2, request.path2)
         owned = -1
         try:
-            new = _make(parent_scope2, name2)
+            new = _make_new(dirfd2, parent_scope2, name2)
             if request.path:
                 dirfd, name, parent_scope, owned = self._parent(base, request.path)
                 old = parent_scope.enter(name)
             else:
                 dirfd, name, old = base.fd, b"", base.scope
-            if not new.verbs <= old.verbs:
-                raise OSError(errno.EXDEV, "between exports")
+            _no_wider(old, new)
             if name:
                 os.link(name, name2, src_dir_fd=dirfd, dst_dir_fd=dirfd2, follow_symlinks=False)
             else:
@@ -545,11 +549,30 @@ def _make(scope: Scope, name: bytes) -> Scope:
     return below
 
 
+def _make_new(dirfd: int, scope: Scope, name: bytes) -> Scope:
+    """`_make` of what must not be there yet. What is at the place of an export comes from this machine, not through a wider one."""
+    below = _make(scope, name)
+    if scope.pinned(name):
+        try:
+            os.stat(name, dir_fd=dirfd, follow_symlinks=False)
+        except FileNotFoundError:
+            raise OSError(errno.EBUSY, "an export begins there") from None
+        raise FileExistsError(errno.EEXIST, "exists")
+    return below
+
+
 def _remove(scope: Scope, name: bytes) -> Scope:
     below = _make(scope, name)
     if scope.pinned(name):
         raise OSError(errno.EBUSY, "an export begins there")
     return below
+
+
+def _no_wider(old: Scope, new: Scope) -> None:
+    """EXDEV if an object that goes from *old* to *new* could be used for more there, or keep set-ID bits where there are to be none."""
+    devices = ALL_DEVICES in old.devices or new.devices <= old.devices
+    if not new.verbs <= old.verbs or not devices or new.setuid != old.setuid:
+        raise OSError(errno.EXDEV, "between exports")
 
 
 def _check_verbs(scope: Scope, reads: bool, writes: bool) -> None:
