@@ -27,7 +27,7 @@ from resmgr.channel import Connection
 from resmgr.dispatch import Buffer, Timer
 from resmgr.errors import BadMessage
 from resmgr.fuse import formats
-from resmgr.fuse.formats import Opcode
+from resmgr.fuse.formats import BODY, Opcode
 from resmgr.fuse.inode import File, same_type
 from resmgr.fuse.request import Request
 from resmgr.fuse.walk import CONNECT, ENTRY_MAX
@@ -50,6 +50,8 @@ AFTER_DEATH = 0.02
 WAY_LOST = frozenset((-errno.EHOSTDOWN, -errno.EHOSTUNREACH, -errno.EBADF, -errno.ESRCH))
 """The node is down, or it, or its daemon, went away again while it was asked."""
 TRANSIENT = frozenset((*WAY_LOST, -errno.EAGAIN))
+BY_NODE = frozenset((Opcode.GETATTR, Opcode.SETATTR, Opcode.STATX))
+"""Operations that may say by which open file they ask, and may not."""
 _UNLOCK = 2
 _KEPT_FLAGS = 0o3 | 0o2000 | 0o4010000
 """Open flags that still mean something: access mode, O_APPEND, O_SYNC."""
@@ -134,14 +136,23 @@ class Reopening:
         self.wait(self.lost[file.fh], then)
         return True
 
-    def find(self, request: Request, fh: int) -> Lost | None:
-        """What *request* has to wait for: the thing open as *fh*, or for attributes any lost file of its node."""
-        if request.opcode not in (Opcode.GETATTR, Opcode.SETATTR):
-            lost = self.lost.get(fh)
+    def find(self, request: Request, view: memoryview) -> Lost | None:
+        """What *request* (*view*: its bytes) waits for: what it names as open; for attributes by no open file, any lost one of its node."""
+        if request.opcode not in BY_NODE:
+            if len(view) < BODY + formats.FH_IN.size:
+                return None
+            lost = self.lost.get(formats.FH_IN.parse(view, BODY)[0])
             if lost is not None and request.opcode == Opcode.FLUSH and isinstance(lost.thing, File):
                 # Nothing depends on it that this process has done through it.
                 return lost if lost.thing.written != lost.thing.synced or lost.thing.held else None
             return lost
+        if len(view) < BODY + formats.GETATTR_IN.size:
+            return None
+        # The other two begin with the same fields.
+        flags, fh = formats.GETATTR_IN.parse(view, BODY)
+        named = formats.FATTR_FH if request.opcode == Opcode.SETATTR else formats.GETATTR_FH
+        if flags & named and fh in self._core.files:
+            return self.lost.get(fh)
         for file in request.node.files:
             if file.fh in self.lost:
                 return self.lost[file.fh]
@@ -157,10 +168,13 @@ class Reopening:
             self._try_in(lost, AFTER_DEATH)
 
     def released(self, fh: int) -> None:
-        """Nobody has it open any more."""
-        lost = self.lost.get(fh)
-        if lost is not None and not lost.waiting:
-            del self.lost[fh]
+        """Nobody has it open any more. Who waits for it looks for another, or goes by the name; what it is being opened as is closed."""
+        lost = self.lost.pop(fh, None)
+        if lost is not None:
+            if lost.timer is not None:
+                lost.timer.cancel()
+                lost.timer = None
+            self._tell(lost, 0)
 
     def _try_in(self, lost: Lost, seconds: float) -> None:
         lost.timer = self._core.dispatch.call_at(self._core.dispatch.now() + seconds, lambda: self._try(lost))
@@ -199,6 +213,9 @@ class Reopening:
         core, thing = self._core, lost.thing
         request.answered = True
         lost.asked = False
+        if self.lost.get(thing.fh) is not lost:
+            self._too_late(request, status, reply)
+            return
         if status in TRANSIENT:
             self._not_now(lost, errno.EHOSTDOWN if status in WAY_LOST else -status)
             return
@@ -229,6 +246,22 @@ class Reopening:
         thing.data = None
         self._lock_again(lost, thing, list(thing.held), before)
 
+    def _too_late(self, request: Request, status: int, reply: Buffer) -> None:
+        """It was closed while it was being opened again."""
+        core = self._core
+        if status < 0:
+            return
+        try:
+            found, _ = core.entry(request, reply)
+        except BadMessage:
+            core.drops["bad_reply"] += 1
+            return
+        core.drops["reopened_late"] += 1
+        if found.ocb:
+            core.handles.close_now(found.connection, found.ocb)
+        if found.handle and found.handle != found.ocb:
+            core.handles.close_later(found.connection, found.handle)
+
     def _refused(self, lost: Lost, why: str) -> None:
         path = lost.thing.node.path().decode("utf-8", "backslashreplace")
         logger.warning("%s was open when its node went away, and cannot be opened again: %s", path, why)
@@ -240,6 +273,9 @@ class Reopening:
             return
 
         def done(status: int, reply: Buffer) -> None:
+            if self.lost.get(file.fh) is not lost:
+                # Closed meanwhile, and with it this OCB.
+                return
             if status in WAY_LOST:
                 self._not_now(lost, errno.EHOSTDOWN)
             elif status < 0:
