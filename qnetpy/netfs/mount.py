@@ -24,12 +24,9 @@ from resmgr.users import Accounts
 
 log = logging.getLogger(__name__)
 
-ROOT_NODE = 1
-"""The kernel's number of the mount's root directory (FUSE_ROOT_ID)."""
-
 
 class NetMount:
-    """Serves one mount of /net, that was made before, until `close` removes it."""
+    """Serves one mount of /net, that was made before, until the kernel ends it, `end` or `close`. `detach` removes it."""
 
     def __init__(
         self,
@@ -51,6 +48,7 @@ class NetMount:
         self.machine = Machine(
             dispatch, KernelResolver(kernel, groups.of), root, mount.options, os.fsencode(mount.mountpoint), part, groups=groups
         )
+        self._on_end = on_end
         self._session = Session(dispatch, device, self.machine, on_end)
         self._session.start()
         self._copies = CopyWatch(mount)
@@ -58,20 +56,33 @@ class NetMount:
     def forget(self, name: bytes) -> None:
         """What the kernel believes of the entry *name* of /net is not to be believed any more."""
         if not self.part.names:
-            self._session.invalidate_entry(ROOT_NODE, name)
+            self.machine.leases.forget(self.machine.nodes.root, name)
 
     def silent(self, nd: int, silent: bool) -> None:
         """Node *nd* tells nothing at the moment, or does again."""
         self.machine.leases.silent(nd, silent)
 
-    def close(self) -> None:
-        """Unmount, also while in use: programs inside get ENOTCONN. Idempotent."""
-        if self._copies is not None:
-            self._copies.close()
+    def gone(self) -> None:
+        """The kernel has ended it: nothing is looked after any more."""
+        self._copies.close()
+
+    def detach(self) -> None:
+        """Unmount, also while in use. Blocks, for as long as the file systems on the way to the mountpoint take to answer: while a mount of
+        this node is served, which may be one of them, in a worker thread."""
         try:
             self._mount.detach()
         except MountError as error:
             log.warning("%s", error.strerror)
+
+    def end(self) -> None:
+        """Stop serving, as if the kernel had ended it: programs inside get ENOTCONN. Nothing if it has ended."""
+        if not self._session.closed:
+            self._session.close()
+            self._on_end("unmounted")
+
+    def close(self) -> None:
+        """Stop serving, and tell nobody: programs inside get ENOTCONN. Idempotent."""
+        self._copies.close()
         self._session.close()
 
 
