@@ -340,6 +340,8 @@ class Core(Answers):
             for number in {found.handle, found.ocb}:
                 if number:
                     self.handles.close_later(found.connection, number)
+            if found.watched:
+                self.leases.refused(found.connection, found.attr[0])
 
     # ---- what is changed from here
 

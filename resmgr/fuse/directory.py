@@ -209,6 +209,8 @@ def _opened(request: Request, status: int, reply: Buffer) -> None:
         if found.handle and found.handle != found.ocb:
             core.handles.close_later(found.connection, found.handle)
         core.handles.close_now(found.connection, found.ocb)
+        if found.watched:
+            core.leases.refused(found.connection, attr[0])
         core.error(request, errno.ESTALE)
         return
     node.server = found.server

@@ -333,6 +333,9 @@ class Leases:
             if len(self._early) > EARLY_MAX:
                 oldest = next(iter(self._early))
                 self._early_floor = max(self._early_floor, self._early.pop(oldest))
+            if not kind & WATCH_IGNORED and len(self._unwanted.get(connection, ())) < EARLY_MAX:
+                # Unless its answer is still on the way, nobody knows of this watch.
+                self._unwant(connection, event.ino)
             return
         if kind & WATCH_IGNORED:
             self._early[key] = now

@@ -385,3 +385,28 @@ def read_all(rig: Rig, node: int, fh: int) -> int:
         while offset < len(body):
             _, position, length, _ = struct.unpack_from("=QQII", body, offset + 128)
             offset += 128 + 24 + (length + 7 & ~7)
+
+
+def test_a_watch_that_nobody_took_is_given_back(rig: Rig) -> None:
+    """The answer that told of it came when its request had been given up; or an event tells of it."""
+    watching = rig.fs.watching
+    assert watching is not None
+    other = rig.walk(b"d/sub")
+    assert other
+    rig.fs.add(b"e/f", b"")
+    rig.fs.faults.append(Fault("lookup", b"e", late=0.2, times=1))
+    unique = rig.start(Opcode.LOOKUP, 1, b"e\0")
+    rig.machine.error(rig.machine.outstanding[unique], errno.EINTR)
+    rig.run(0.1)
+    (listener,) = watching.listeners.values()
+    directory = rig.fs.find(b"e")
+    assert directory.ino in listener.watched
+    rig.run(2)
+    assert directory.ino not in listener.watched
+
+    (client,) = watching.listeners
+    watching.add(client, directory)
+    rig.fs.add(b"e/g", b"")
+    rig.run(2)
+
+    assert directory.ino not in listener.watched
