@@ -366,6 +366,9 @@ class Core(Answers):
 
     def doubt(self, request: Request) -> None:
         for directory, name in request.changes:
+            if request.opcode != Opcode.SETATTR:
+                # Whoever asked while it was under way may have heard what was before.
+                self.bare.pop(directory, None)
             self.ahead.doubt(directory, name)
             self.leases.changed_here(directory, name)
 
