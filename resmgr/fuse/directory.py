@@ -459,8 +459,6 @@ def _hand_over(core: Core, directory: Directory, request: Request, offset: int, 
     devices = core.options.devices_as_files
     children, server, enter, fields_of = node.children, node.server, core.nodes.enter, core.entry_fields
     lease = node.lease
-    if lease is not None and plus:
-        lease.users.add(directory.record.user)
     while position < count:
         name, ino, mode, attr = items[position]
         length = len(name)
@@ -487,6 +485,9 @@ def _hand_over(core: Core, directory: Directory, request: Request, offset: int, 
             child.lookups += 1
             if lease is not None:
                 core.leases.entered(node, name, child, at)
+                if at > lease.changed:
+                    # Who may list but not search is told no attributes.
+                    lease.users.add(directory.record.user)
             parts.append(_ENTRY_AND_DIRENT(*fields_of(child, valid), *entry))
         parts.append(name + b"\0\0\0\0\0\0\0"[: -length & 7])
     core.answer_data(request, b"".join(parts))

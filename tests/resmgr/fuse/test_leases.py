@@ -7,6 +7,7 @@ import os
 import struct
 
 import pytest
+from attrs import evolve
 
 from resmgr.fuse import formats
 from resmgr.fuse.formats import Opcode
@@ -410,3 +411,17 @@ def test_a_watch_that_nobody_took_is_given_back(rig: Rig) -> None:
     rig.run(2)
 
     assert directory.ino not in listener.watched
+
+
+def test_who_may_list_but_not_search_is_told_no_attributes(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    directory = rig.fs.find(b"d")
+    directory.mode = 0o040744
+    node = leased(rig)
+    rig.lookup(node, b"f1")
+    attr = rig.fs.attr
+    monkeypatch.setattr(rig.fs, "attr", lambda inode: attr(inode) if inode is directory else evolve(attr(inode), mode=0))
+    rig.uid = 77
+    assert rig.lookup(node, b"f1").error == -errno.EACCES
+    read_all(rig, node, rig.ask(Opcode.OPENDIR, node, formats.OPEN_IN.pack(0, 0)).fh)
+
+    assert rig.lookup(node, b"f1").error == -errno.EACCES
