@@ -321,7 +321,7 @@ class Core(Answers):
             if found.handle:
                 self.handles.close_later(found.connection, found.handle)
             node.via = request.via
-        self.leases.entered(parent, name, node, request.at, found.connection if found.watched else None)
+        self.leases.entered(parent, name, node, request.at, request.user, found.connection if found.watched else None)
         return node
 
     def late(self, request: Request, status: int, reply: Buffer) -> None:

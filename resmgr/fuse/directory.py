@@ -484,7 +484,7 @@ def _hand_over(core: Core, directory: Directory, request: Request, offset: int, 
             child.attr_at = at
             child.lookups += 1
             if lease is not None:
-                core.leases.entered(node, name, child, at)
+                core.leases.entered(node, name, child, at, directory.record.user)
                 if at > lease.changed:
                     # Who may list but not search is told no attributes.
                     lease.users.add(directory.record.user)
