@@ -125,7 +125,7 @@ def _take(request: Request, attr: AttrTuple, born: int | None = None) -> None:
         core.error(request, errno.ESTALE)
         return
     take_attr(node, attr, request.at)
-    core.leases.took(node, request.at)
+    core.leases.took(node, request.at, request.user)
     if request.opcode != Opcode.STATX:
         core.answer_attr(request, node)
     elif not request.answered:

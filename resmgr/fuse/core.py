@@ -321,7 +321,7 @@ class Core(Answers):
             if found.handle:
                 self.handles.close_later(found.connection, found.handle)
             node.via = request.via
-        self.leases.entered(parent, name, node, request.at, found.connection if found.watched else None)
+        self.leases.entered(parent, name, node, request.at, request.user, found.connection if found.watched else None)
         return node
 
     def late(self, request: Request, status: int, reply: Buffer) -> None:
@@ -340,6 +340,8 @@ class Core(Answers):
             for number in {found.handle, found.ocb}:
                 if number:
                     self.handles.close_later(found.connection, number)
+            if found.watched:
+                self.leases.refused(found.connection, found.attr[0])
 
     # ---- what is changed from here
 
@@ -364,6 +366,9 @@ class Core(Answers):
 
     def doubt(self, request: Request) -> None:
         for directory, name in request.changes:
+            if request.opcode != Opcode.SETATTR:
+                # Whoever asked while it was under way may have heard what was before.
+                self.bare.pop(directory, None)
             self.ahead.doubt(directory, name)
             self.leases.changed_here(directory, name)
 

@@ -209,6 +209,8 @@ def _opened(request: Request, status: int, reply: Buffer) -> None:
         if found.handle and found.handle != found.ocb:
             core.handles.close_later(found.connection, found.handle)
         core.handles.close_now(found.connection, found.ocb)
+        if found.watched:
+            core.leases.refused(found.connection, attr[0])
         core.error(request, errno.ESTALE)
         return
     node.server = found.server
@@ -457,8 +459,6 @@ def _hand_over(core: Core, directory: Directory, request: Request, offset: int, 
     devices = core.options.devices_as_files
     children, server, enter, fields_of = node.children, node.server, core.nodes.enter, core.entry_fields
     lease = node.lease
-    if lease is not None and plus:
-        lease.users.add(directory.record.user)
     while position < count:
         name, ino, mode, attr = items[position]
         length = len(name)
@@ -484,7 +484,10 @@ def _hand_over(core: Core, directory: Directory, request: Request, offset: int, 
             child.attr_at = at
             child.lookups += 1
             if lease is not None:
-                core.leases.entered(node, name, child, at)
+                core.leases.entered(node, name, child, at, directory.record.user)
+                if at > lease.changed:
+                    # Who may list but not search is told no attributes.
+                    lease.users.add(directory.record.user)
             parts.append(_ENTRY_AND_DIRENT(*fields_of(child, valid), *entry))
         parts.append(name + b"\0\0\0\0\0\0\0"[: -length & 7])
     core.answer_data(request, b"".join(parts))

@@ -149,7 +149,7 @@ def _opened(request: Request, status: int, reply: Buffer) -> None:
     node.attr = attr
     node.mode = attr[1]
     node.attr_at = request.at
-    core.leases.took(node, request.at)
+    core.leases.took(node, request.at, request.user)
     flags = request.extra
     file = core.add_file(node, found.connection, found.ocb, flags)
     version = node.version()

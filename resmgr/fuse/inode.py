@@ -95,6 +95,7 @@ class Node:
         "pages",
         "parent",
         "server",
+        "sure_for",
         "told",
         "via",
     )
@@ -140,6 +141,8 @@ class Node:
         self.attr_sure = 0.0
         """When the question was sent whose answer says where the name leads, and what the attributes are, if changes of that are told; else
         0."""
+        self.sure_for: tuple[int, int] | None = None
+        """The user who was told so; None: everybody may know."""
 
     def path(self) -> bytes:
         """Path from the mount's root, for people; the names may be outdated."""

@@ -48,7 +48,7 @@ class Lease:
         self.opened = opened
         """When the question was sent whose answer began it."""
         self.kernel = kernel
-        """The kernel may believe for long what is in it: it shows it to nobody who could not see it anyway."""
+        """What is in it may be told to everybody, so the kernel may believe it for long; else it is for the user who was told."""
         self.live = True
         self.answered = NEVER
         """When the kernel was last told something under it."""
@@ -57,7 +57,7 @@ class Lease:
         self.doubted: dict[bytes, float] = {}
         self.floor = NEVER
         """What was asked for before that about any name is not believed; `doubted` for single names."""
-        self.absent: dict[bytes, float] = {}
+        self.absent: dict[bytes, tuple[float, User]] = {}
         self.told_absent: set[bytes] = set()
         """Names that the kernel may believe not to exist. More than `absent`: what fails here may have been done there."""
         self.users: set[User] = set()
@@ -79,13 +79,21 @@ class Lease:
         self.doubted[name] = now
         self.listed = False
 
-    def entered(self, child: Node, name: bytes, at: float) -> None:
-        """*name* was said to lead to *child*, with attributes, in an answer asked for at *at*."""
+    def entered(self, child: Node, name: bytes, at: float, user: User) -> None:
+        """*user* was told that *name* leads to *child*, with attributes, in an answer asked for at *at*."""
         node = self.node
+        self.knows(child, user)
         if child.server is node.server and not (child.ino ^ node.ino) >> SALT_BITS and self.covers(name, at):
             child.name_sure = at
             if not child.directory and single(child):
                 child.attr_sure = at
+
+    def knows(self, child: Node, user: User) -> None:
+        """*user* was told something of *child*: what another was told is not sure any more, unless everybody may know it."""
+        whom = None if self.kernel else user
+        if child.sure_for != whom:
+            child.sure_for = whom
+            child.name_sure = child.attr_sure = 0.0
 
 
 def single(node: Node) -> bool:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from resmgr.channel import Connection, Pending
+from resmgr.channel import ND_LOCAL, Connection, Pending
 from resmgr.dispatch import Buffer, Timer
 from resmgr.errors import BadMessage
 from resmgr.fuse import formats
@@ -114,39 +114,81 @@ class Leases:
             self._unwant(connection, ino)
 
     def _public(self, node: Node) -> bool:
+        """Whether everybody may know what is in *node*: all may search it, and the same is certain of what it is in. Of a directory that is
+        not watched nothing is certain, whatever its mode: there may be an ACL, or another export for each user."""
         options = self._core.options
         if options.permissions is Permissions.KERNEL_AND_SERVER or not options.allow_other:
             return True
-        here: Node | None = node
-        while here is not None and here.parent is not None:
-            if here.attr[1] & 0o111 != 0o111:
-                return False
-            here = here.parent
-        return True
+        if node.attr[1] & 0o111 != 0o111:
+            return False
+        parent = node.parent
+        if parent is None or (parent.parent is None and parent.server.key[0] == ND_LOCAL and node.server is not parent.server):
+            # A node's name in /net, which everybody may know.
+            return True
+        return parent.lease is not None and parent.lease.kernel
+
+    def _judge(self, lease: Lease) -> None:
+        """The rights of its directory were told anew."""
+        public = self._public(lease.node)
+        if lease.kernel and not public:
+            self._private(lease)
+        elif public and not lease.kernel:
+            lease.kernel = True
+            # The listing that the kernel has is that of one user.
+            lease.listed = False
+            lease.readers.clear()
+
+    def _private(self, lease: Lease) -> None:
+        """It is not certain any more that everybody may know what is in it, nor of what is below."""
+        options = self._core.options
+        if options.permissions is Permissions.KERNEL_AND_SERVER or not options.allow_other:
+            return
+        ending = [lease] if lease.kernel else []
+        while ending:
+            lease = ending.pop()
+            lease.kernel = False
+            lease.users.clear()
+            lease.readers.clear()
+            self._anew(lease)
+            for child in lease.node.children.values():
+                child.attr_sure = 0.0
+            ending += self._public_below(lease.node)
+
+    def _public_below(self, node: Node) -> list[Lease]:
+        return [child.lease for child in node.children.values() if child.lease is not None and child.lease.kernel]
 
     # ---- what is sure
 
-    def entered(self, parent: Node, name: bytes, node: Node, at: float, watched_by: Connection | None = None) -> None:
-        """An answer asked for at *at* said that *name* in *parent* is *node*."""
+    def entered(self, parent: Node, name: bytes, node: Node, at: float, user: User, watched_by: Connection | None = None) -> None:
+        """An answer asked for by *user* at *at* said that *name* in *parent* is *node*."""
         began = watched_by is not None and node.directory and self.began(node, watched_by, at, False)
         lease = parent.lease
         if lease is not None:
-            lease.entered(node, name, at)
+            lease.entered(node, name, at, user)
         own = node.lease
+        if own is not None:
+            self._judge(own)
+            if lease is None:
+                own.knows(node, user)
         if own is not None and own.live and (began or at >= own.since) and at > own.changed:
             node.attr_sure = at
 
-    def took(self, node: Node, at: float) -> None:
-        """The attributes of *node* are those asked for at *at*, as it is open or by its name."""
+    def took(self, node: Node, at: float, user: User) -> None:
+        """*user* was told that the attributes of *node* are those asked for at *at*, as it is open or by its name."""
         node.attr_sure = 0.0
+        above = None if node.parent is None else node.parent.lease
         if node.directory:
             own = node.lease
+            if own is not None:
+                self._judge(own)
+                (above or own).knows(node, user)
             if own is not None and own.live and (at >= own.since or at == own.opened) and at > own.changed:
                 node.attr_sure = at
             return
         parent = node.parent
         if parent is None or not node.named or parent.lease is None:
             return
+        parent.lease.knows(node, user)
         here = node.server is parent.server and not (node.ino ^ parent.ino) >> SALT_BITS
         if here and single(node) and parent.lease.covers(node.name, at):
             node.attr_sure = at
@@ -159,7 +201,7 @@ class Leases:
         lease.users.add(request.user)
         if len(lease.absent) >= NAMES_MAX or len(lease.told_absent) >= NAMES_MAX:
             return 0.0
-        lease.absent[request.name] = request.at
+        lease.absent[request.name] = (request.at, request.user)
         return self._absent_for(lease, request.name, request.at)
 
     def _absent_for(self, lease: Lease, name: bytes, at: float) -> float:
@@ -201,8 +243,8 @@ class Leases:
         child = node.children.get(name)
         core = self._core
         if child is None:
-            at = lease.absent.get(name)
-            if at is None or at <= oldest:
+            at, user = lease.absent.get(name, (0.0, request.user))
+            if not at or at <= oldest or not (lease.kernel or user == request.user):
                 return False
             core.answer_absent(request, self._absent_for(lease, name, at))
         elif (
@@ -210,6 +252,7 @@ class Leases:
             or child.attr_sure <= oldest
             or not child.name_sure
             or not child.attr_sure
+            or not (child.sure_for is None or child.sure_for == request.user)
             or child.mode & 0o170000 in STREAMS
             or (child.behind is not None and child.behind.outdates(child.attr_at))
         ):
@@ -223,7 +266,9 @@ class Leases:
         """Whether the attributes of the request's node may be answered from here."""
         node = request.node
         sure = node.attr_sure
-        if not sure or sure <= request.at - self.seconds or (node.behind is not None and node.behind.outdates(node.attr_at)):
+        if not sure or sure <= request.at - self.seconds or not (node.sure_for is None or node.sure_for == request.user):
+            return False
+        if node.behind is not None and node.behind.outdates(node.attr_at):
             return False
         self._core.drops["lease_hits"] += 1
         return True
@@ -236,7 +281,8 @@ class Leases:
     def opened(self, request: Request) -> bool:
         """The request's user could open the request's directory. Whether the kernel may keep what it reads there."""
         lease = request.node.lease
-        if lease is None or not lease.live:
+        if lease is None or not lease.live or (not lease.kernel and lease.readers - {request.user}):
+            # The kernel has one listing for all: another user's may be another.
             return False
         lease.readers.add(request.user)
         return True
@@ -272,6 +318,10 @@ class Leases:
             child.name_sure = child.attr_sure = 0.0
             if child.lease is not None:
                 child.lease.changed = now
+                # Its rights may be what changes, or where it is.
+                child.lease.users.clear()
+                child.lease.readers.clear()
+                self._private(child.lease)
 
     def written_here(self, node: Node) -> None:
         """The contents or attributes of *node* are being or were changed through this mount."""
@@ -333,6 +383,9 @@ class Leases:
             if len(self._early) > EARLY_MAX:
                 oldest = next(iter(self._early))
                 self._early_floor = max(self._early_floor, self._early.pop(oldest))
+            if not kind & WATCH_IGNORED and len(self._unwanted.get(connection, ())) < EARLY_MAX:
+                # Unless its answer is still on the way, nobody knows of this watch.
+                self._unwant(connection, event.ino)
             return
         if kind & WATCH_IGNORED:
             self._early[key] = now
@@ -342,6 +395,7 @@ class Leases:
             found.listed = False
             found.users.clear()
             found.readers.clear()
+            self._private(found)
             self._stale(found.node, False)
         else:
             self._changed(found, event.name, kind, now)
@@ -411,6 +465,8 @@ class Leases:
         lease.live = False
         self._core.drops["lease_lost"] += 1
         self._unsure(lease)
+        for below in self._public_below(node):
+            self._private(below)
 
     def _unsure(self, lease: Lease) -> None:
         """Nothing in it is sure. The kernel is told so of all that it has of it: a name that was moved from here it believes as long as the
@@ -461,6 +517,8 @@ class Leases:
         if lease is not None:
             node.lease = None
             lease.live = False
+            for below in self._public_below(node):
+                self._private(below)
             if self._leases.get((lease.connection, lease.ino)) is lease:
                 del self._leases[lease.connection, lease.ino]
                 self._unwant(lease.connection, lease.ino)

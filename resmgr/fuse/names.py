@@ -42,7 +42,7 @@ def _known(core: Core, request: Request, attr: AttrTuple, at: float) -> bool:
     node = core.nodes.enter(directory, name, directory.server, attr)
     if node.attr_at < at:
         node.attr_at = at
-    core.leases.entered(directory, name, node, at)
+    core.leases.entered(directory, name, node, at, request.user)
     core.drops["ahead_hits"] += 1
     core.answer_entry(request, node, core.left(request.at - at))
     return True

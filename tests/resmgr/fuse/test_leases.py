@@ -7,6 +7,7 @@ import os
 import struct
 
 import pytest
+from attrs import evolve
 
 from resmgr.fuse import formats
 from resmgr.fuse.formats import Opcode
@@ -203,6 +204,8 @@ def test_where_the_kernel_does_not_check_others_are_not_shown_what_they_may_not_
     rig = made(Rig(FuseOptions(permissions=Permissions.SERVER)))
     rig.fs.add(b"closed/f", b"secret")
     rig.fs.find(b"closed").mode &= ~0o077
+    rig.ask(Opcode.OPENDIR, 1, formats.OPEN_IN.pack(0, 0))
+    rig.ask(Opcode.GETATTR, 1, bytes(16))
     everybody, closed = leased(rig), rig.walk(b"closed")
     rig.run(0.001)
 
@@ -407,3 +410,112 @@ def test_entries_are_not_told_while_a_request_has_their_directory(rig: Rig) -> N
         rig.machine.error(rig.machine.outstanding[unique], errno.EINTR)
         rig.run(0.01)
     assert (node, b"f1") in told(rig)[1]
+
+
+def test_a_watch_that_nobody_took_is_given_back(rig: Rig) -> None:
+    """The answer that told of it came when its request had been given up; or an event tells of it."""
+    watching = rig.fs.watching
+    assert watching is not None
+    other = rig.walk(b"d/sub")
+    assert other
+    rig.fs.add(b"e/f", b"")
+    rig.fs.faults.append(Fault("lookup", b"e", late=0.2, times=1))
+    unique = rig.start(Opcode.LOOKUP, 1, b"e\0")
+    rig.machine.error(rig.machine.outstanding[unique], errno.EINTR)
+    rig.run(0.1)
+    (listener,) = watching.listeners.values()
+    directory = rig.fs.find(b"e")
+    assert directory.ino in listener.watched
+    rig.run(2)
+    assert directory.ino not in listener.watched
+
+    (client,) = watching.listeners
+    watching.add(client, directory)
+    rig.fs.add(b"e/g", b"")
+    rig.run(2)
+
+    assert directory.ino not in listener.watched
+
+
+def test_who_may_list_but_not_search_is_told_no_attributes(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    directory = rig.fs.find(b"d")
+    directory.mode = 0o040744
+    node = leased(rig)
+    rig.lookup(node, b"f1")
+    attr = rig.fs.attr
+    monkeypatch.setattr(rig.fs, "attr", lambda inode: attr(inode) if inode is directory else evolve(attr(inode), mode=0))
+    rig.uid = 77
+    assert rig.lookup(node, b"f1").error == -errno.EACCES
+    read_all(rig, node, rig.ask(Opcode.OPENDIR, node, formats.OPEN_IN.pack(0, 0)).fh)
+
+    assert rig.lookup(node, b"f1").error == -errno.EACCES
+
+
+@pytest.fixture
+def unsure() -> Rig:
+    """Nobody but the server checks, and the root is not watched: it is not certain that everybody may see d."""
+    return made(Rig(FuseOptions(permissions=Permissions.SERVER)))
+
+
+def test_what_one_user_was_told_is_not_told_another(unsure: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server shows f1 to user 0 only, and new to user 77 only."""
+    node = leased(unsure)
+    assert validity(unsure.lookup(node, b"f1")) == (1, 1)
+    assert unsure.lookup(node, b"f2").nodeid
+    absent = unsure.lookup(node, b"new")
+    assert struct.unpack_from("=Q", absent.body, 16)[0] == 0
+    unsure.messages()
+    assert unsure.lookup(node, b"f1").nodeid
+    assert unsure.lookup(node, b"new").nodeid == 0
+    assert unsure.messages() == {}
+
+    d = unsure.fs.find(b"d")
+    monkeypatch.setitem(d.entries, b"new", d.entries[b"f3"])
+    monkeypatch.delitem(d.entries, b"f1")
+    unsure.uid = 77
+    assert unsure.lookup(node, b"f2").nodeid
+    assert unsure.lookup(node, b"f1").nodeid == 0
+    assert unsure.lookup(node, b"new").nodeid
+    unsure.uid = 0
+    unsure.messages()
+    child = unsure.lookup(node, b"f2").nodeid
+    unsure.uid = 77
+    unsure.messages()
+    unsure.run(2)
+    unsure.ask(Opcode.GETATTR, child, bytes(16))
+    assert unsure.messages()
+
+
+def test_a_listing_of_one_user_is_not_for_another(unsure: Rig) -> None:
+    node = leased(unsure)
+    opened = unsure.ask(Opcode.OPENDIR, node, formats.OPEN_IN.pack(0, 0))
+    assert opened.open_flags & formats.FOPEN_CACHE_DIR
+    unsure.uid = 77
+
+    assert not unsure.ask(Opcode.OPENDIR, node, formats.OPEN_IN.pack(0, 0)).open_flags & formats.FOPEN_CACHE_DIR
+
+
+@pytest.mark.parametrize("how", ["chmod", "event", "unwatched"])
+def test_what_is_below_is_not_certain_longer_than_what_it_is_in(unsure: Rig, how: str) -> None:
+    unsure.ask(Opcode.OPENDIR, 1, formats.OPEN_IN.pack(0, 0))
+    unsure.ask(Opcode.GETATTR, 1, bytes(16))
+    node = leased(unsure)
+    sub = unsure.lookup(node, b"sub").nodeid
+    unsure.run(0.001)
+    assert validity(unsure.lookup(sub, b"x")) == (LEASE, LEASE)
+    told(unsure)
+
+    if how == "chmod":
+        fields = (formats.FATTR_MODE, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0o700, 0, 0, 0, 0)
+        assert not unsure.ask(Opcode.SETATTR, node, formats.SETATTR_IN.pack(*fields)).error
+    else:
+        watching = unsure.fs.watching
+        assert watching is not None
+        directory = unsure.fs.find(b"d")
+        directory.mode &= ~0o077
+        for listener in watching.listeners.values():
+            listener.tell(directory.ino, 0x4 if how == "event" else 0x8000)
+    unsure.run(0.01)
+
+    assert (sub, b"x") in told(unsure)[1]
+    assert validity(unsure.lookup(sub, b"x")) == (1, 1)

@@ -13,7 +13,7 @@ from resmgr.channel import Message
 from resmgr.fuse import formats
 from resmgr.fuse.formats import Opcode
 from resmgr.fuse.options import FuseOptions
-from resmgr.iomsg import LENGTH, OFFSET, XATTR_LIST, XATTR_WHICH, Connect, Io
+from resmgr.iomsg import LENGTH, OFFSET, XATTR_GET, XATTR_LIST, XATTR_SET, XATTR_WHICH, Connect, Io
 from resmgr.iorequest import parse_xattr
 from resmgr.testing.fuserig import Answer, Rig
 
@@ -123,6 +123,36 @@ def test_acls_of_a_directory_are_asked_for_together(rig: Rig) -> None:
     asked.clear()
     getxattr(rig, nodes[1], b"system.posix_acl_access", 0)
     assert asked == [1]
+
+
+def test_what_was_asked_while_an_attribute_was_set_is_not_believed(rig: Rig) -> None:
+    for name in (b"d/f", b"d/g", b"d/h"):
+        rig.fs.add(name, b"x")
+    directory = rig.walk(b"d")
+    f, g, h = (rig.lookup(directory, name).nodeid for name in (b"f", b"g", b"h"))
+    asked: list[int] = []
+    held: list[Message] = []
+
+    def one(message: Message) -> None:
+        operation = parse_xattr(message.data)[1].operation
+        asked.append(operation)
+        if operation == XATTR_SET:
+            held.append(message)
+        else:
+            message.error(errno.ENODATA)
+
+    says(rig, Connect.XATTR, one)
+    says(rig, Io.XATTR, lambda message: message.reply(0, b""))
+    rig.start(Opcode.SETXATTR, f, formats.SETXATTR_IN.pack(1, 0) + b"user.a\0v")
+    getxattr(rig, g, b"user.a", 0)
+    getxattr(rig, h, b"user.a", 0)
+    rig.run(0.01)
+    held[0].reply(0)
+    rig.run(0.01)
+    asked.clear()
+    getxattr(rig, f, b"user.a", 0)
+
+    assert asked == [XATTR_GET]
 
 
 def test_names_of_attributes_are_the_servers(rig: Rig) -> None:
