@@ -24,9 +24,6 @@ from resmgr.users import Accounts
 
 log = logging.getLogger(__name__)
 
-ROOT_NODE = 1
-"""The kernel's number of the mount's root directory (FUSE_ROOT_ID)."""
-
 
 class NetMount:
     """Serves one mount of /net, that was made before, until `close` removes it."""
@@ -58,7 +55,7 @@ class NetMount:
     def forget(self, name: bytes) -> None:
         """What the kernel believes of the entry *name* of /net is not to be believed any more."""
         if not self.part.names:
-            self._session.invalidate_entry(ROOT_NODE, name)
+            self.machine.leases.forget(self.machine.nodes.root, name)
 
     def silent(self, nd: int, silent: bool) -> None:
         """Node *nd* tells nothing at the moment, or does again."""

@@ -50,6 +50,8 @@ class Answers:
         self.drops: Counter[str] = Counter()
         """What did not go the straight way, by name."""
         self.outstanding: dict[int, Request] = {}
+        self.on_answered: Callable[[], None] | None = None
+        """Called for each request that is not outstanding any more, while something waits for that."""
         entry_s, entry_ns = divmod(round(options.entry_valid * formats.NSEC), formats.NSEC)
         attr_s, attr_ns = divmod(round(options.attr_valid * formats.NSEC), formats.NSEC)
         self._valid = (entry_s, attr_s, entry_ns, attr_ns)
@@ -71,6 +73,8 @@ class Answers:
             self.doubt(request)
         if self.outstanding:
             self.outstanding.pop(request.unique, None)
+            if self.on_answered is not None:
+                self.on_answered()
 
     def error(self, request: Request, code: int) -> None:
         """Answer with errno *code*; 0 is success without data."""

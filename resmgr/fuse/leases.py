@@ -387,6 +387,10 @@ class Leases:
         if node.cached and node.files:
             self._telling.tell(node, [formats.inval_pages(node.nodeid)])
 
+    def forget(self, node: Node, name: bytes) -> None:
+        """What the kernel believes of *name* in *node* is not to be believed any more, nor what is below it."""
+        self._telling.tell(node, [formats.inval_entry(node.nodeid, name)], anew=True)
+
     # ---- the end of leases
 
     def _anew(self, lease: Lease) -> None:
@@ -428,8 +432,10 @@ class Leases:
         entries += [formats.inval_entry(node.nodeid, name, core.expires) for name in lease.told_absent]
         lease.absent.clear()
         lease.told_absent.clear()
-        if attributes or entries:
-            self._telling.tell(node, attributes + entries)
+        if attributes:
+            self._telling.tell(node, attributes, waits=False)
+        if entries:
+            self._telling.tell(node, entries, anew=True)
 
     def connection_lost(self, connection: Connection) -> None:
         """The server behind *connection* is not there any more, or tells nothing."""

@@ -1,7 +1,9 @@
 """Telling the kernel what it may have to wait for: entries, for their directory's lock, and pages, for the READs that fill them.
 
-One job for each directory, `JOBS_MAX` at a time, each in a thread. A job holds nothing that an answer needs, so it may wait for as long as
-a request of that directory is under way; what comes for the directory meanwhile goes out with its next job.
+One job for each directory, `JOBS_MAX` at a time, each in a thread. A thread that waits in the kernel for a request that waits for a server
+cannot be killed, nor can the daemon, and then the kernel never learns that nobody will answer. So a job is held back while a request
+that has what it would wait for came before it; what comes for the directory meanwhile goes with it. Requests that came later do not hold it
+back, or steady use would for ever, unless all of the directory is told again (`anew`), as when its node falls silent.
 """
 
 from __future__ import annotations
@@ -9,12 +11,35 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from resmgr.fuse.formats import Opcode
+
 if TYPE_CHECKING:
     from resmgr.fuse.core import Core
     from resmgr.fuse.inode import Node
 
 JOBS_MAX = 8
 """Threads that tell the kernel, of one mount."""
+LOCKING = frozenset(
+    (
+        Opcode.LOOKUP,
+        Opcode.CREATE,
+        Opcode.MKNOD,
+        Opcode.MKDIR,
+        Opcode.SYMLINK,
+        Opcode.LINK,
+        Opcode.UNLINK,
+        Opcode.RMDIR,
+        Opcode.RENAME,
+        Opcode.RENAME2,
+        Opcode.READDIR,
+        Opcode.READDIRPLUS,
+        Opcode.SETATTR,
+        Opcode.SETXATTR,
+        Opcode.REMOVEXATTR,
+        Opcode.READ,
+    )
+)
+"""Requests during which the kernel holds the lock of their directory, or pages of their file."""
 
 
 class Telling:
@@ -22,31 +47,61 @@ class Telling:
 
     def __init__(self, core: Core) -> None:
         self._core = core
-        self._jobs: dict[Node, list[bytes]] = {}
-        self._running: set[Node] = set()
+        self._jobs: dict[tuple[Node, bool], list[bytes]] = {}
+        self._since: dict[Node, float] = {}
+        self._running: set[tuple[Node, bool]] = set()
+        self._soon = False
 
-    def tell(self, node: Node, messages: list[bytes]) -> None:
-        """Have *messages* about directory *node*, or what is in it, written in order."""
-        waiting = self._jobs.get(node)
+    def tell(self, node: Node, messages: list[bytes], *, waits: bool = True, anew: bool = False) -> None:
+        """Have *messages* about directory *node*, or what is in it, written in order. Not *waits*: the kernel waits for nothing to take
+        them."""
+        waiting = self._jobs.get((node, waits))
         if waiting is None:
-            self._jobs[node] = messages
+            self._jobs[node, waits] = messages
         else:
             waiting += messages
+        if waits and (anew or waiting is None):
+            self._since[node] = self._core.dispatch.now()
         self._run()
 
     def _run(self) -> None:
-        for node in list(self._jobs):
+        self._core.on_answered = None
+        for job in list(self._jobs):
             if len(self._running) >= JOBS_MAX:
                 return
-            if node in self._running:
+            if job in self._running:
                 continue
-            messages = self._jobs.pop(node)
-            self._running.add(node)
-            self._core.tell_kernel(messages, self._done(node))
+            node, waits = job
+            if waits and self._locked(node):
+                self._core.on_answered = self._answered
+                continue
+            messages = self._jobs.pop(job)
+            if waits:
+                del self._since[node]
+            self._running.add(job)
+            self._core.tell_kernel(messages, self._done(job))
 
-    def _done(self, node: Node) -> Callable[[], None]:
+    def _locked(self, node: Node) -> bool:
+        since = self._since[node]
+        return any(
+            request.came <= since and (request.node is node or request.second is node) and request.opcode in LOCKING
+            for request in self._core.outstanding.values()
+        )
+
+    def _answered(self) -> None:
+        """A request is being answered: look again once the kernel has its answer."""
+        if not self._soon:
+            self._soon = True
+            self._core.dispatch.call_soon(self._look)
+
+    def _look(self) -> None:
+        self._soon = False
+        if self._jobs:
+            self._run()
+
+    def _done(self, job: tuple[Node, bool]) -> Callable[[], None]:
         def done() -> None:
-            self._running.discard(node)
+            self._running.discard(job)
             if self._jobs:
                 self._run()
 
@@ -54,3 +109,5 @@ class Telling:
 
     def close(self) -> None:
         self._jobs.clear()
+        self._since.clear()
+        self._core.on_answered = None

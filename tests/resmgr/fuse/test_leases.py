@@ -385,3 +385,25 @@ def read_all(rig: Rig, node: int, fh: int) -> int:
         while offset < len(body):
             _, position, length, _ = struct.unpack_from("=QQII", body, offset + 128)
             offset += 128 + 24 + (length + 7 & ~7)
+
+
+def test_entries_are_not_told_while_a_request_has_their_directory(rig: Rig) -> None:
+    """A thread that waits in the kernel for a request of a silent server could not be killed."""
+    node = leased(rig)
+    rig.lookup(node, b"f1")
+    fault = Fault("lookup", b"new", hang=True)
+    rig.fs.faults.append(fault)
+    waiting = rig.start(Opcode.LOOKUP, node, b"new\0")
+    told(rig)
+    rig.machine.leases.silent(0, True)
+    nodes, entries = told(rig)
+    assert node in nodes
+    assert not entries
+    rig.run(0.01)
+    later = rig.start(Opcode.LOOKUP, node, b"new\0")
+    rig.machine.leases.silent(0, True)
+    for unique in waiting, later:
+        assert not told(rig)[1]
+        rig.machine.error(rig.machine.outstanding[unique], errno.EINTR)
+        rig.run(0.01)
+    assert (node, b"f1") in told(rig)[1]
