@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 
 class NetMount:
-    """Serves one mount of /net, that was made before, until `close` removes it."""
+    """Serves one mount of /net, that was made before, until the kernel ends it, `end` or `close`. `detach` removes it."""
 
     def __init__(
         self,
@@ -48,6 +48,7 @@ class NetMount:
         self.machine = Machine(
             dispatch, KernelResolver(kernel, groups.of), root, mount.options, os.fsencode(mount.mountpoint), part, groups=groups
         )
+        self._on_end = on_end
         self._session = Session(dispatch, device, self.machine, on_end)
         self._session.start()
         self._copies = CopyWatch(mount)
@@ -61,14 +62,23 @@ class NetMount:
         """Node *nd* tells nothing at the moment, or does again."""
         self.machine.leases.silent(nd, silent)
 
-    def close(self) -> None:
-        """Unmount, also while in use: programs inside get ENOTCONN. Idempotent."""
-        if self._copies is not None:
-            self._copies.close()
+    def detach(self) -> None:
+        """Unmount, also while in use. Blocks, for as long as the file systems on the way to the mountpoint take to answer: while a mount of
+        this node is served, which may be one of them, in a worker thread."""
         try:
             self._mount.detach()
         except MountError as error:
             log.warning("%s", error.strerror)
+
+    def end(self) -> None:
+        """Stop serving, as if the kernel had ended it: programs inside get ENOTCONN. Nothing if it has ended."""
+        if not self._session.closed:
+            self._session.close()
+            self._on_end("unmounted")
+
+    def close(self) -> None:
+        """Stop serving, and tell nobody: programs inside get ENOTCONN. Idempotent."""
+        self._copies.close()
         self._session.close()
 
 

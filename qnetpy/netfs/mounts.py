@@ -1,6 +1,7 @@
 """All mounts of a node: that of /net which its configuration asks for, and those that people ask for while it runs.
 
-mount(2) is called in a thread, since it looks at the mountpoint, which may lie on a file system that does not answer. Each mount is a
+mount(2) and umount2(2) are called in a thread, since they look at the mountpoint, which may lie on a file system that does not answer, or
+in another mount of this node, whose answer is this node's to give. Each mount is a
 session of its own with options of its own; they share nothing but the /net manager. What is unmounted by somebody
 else, by umount(8), is forgotten here when the kernel says so.
 """
@@ -108,9 +109,17 @@ class NetMounts:
         if mount is None:
             answer({"error": f"{point} is no mount of this node"})
             return
-        self._mounts.pop(mount.point)
-        mount.close()
-        answer({"point": mount.point})
+        if mount.point in self._underway:
+            answer({"error": f"{point} is being unmounted already"})
+            return
+        self._underway.add(mount.point)
+
+        def detached(result: BaseException | None) -> None:
+            self._underway.discard(mount.point)
+            mount.end()
+            answer({"point": mount.point})
+
+        self._dispatch.call_blocking(mount.detach, detached)
 
     def add(self, source: str, point: str, text: str, done: Callable[[str], None]) -> None:
         """Mount *source* on *point*, and tell *done* why not, or nothing. ValueError (`OptionError`) for what is no source or option."""
@@ -119,7 +128,7 @@ class NetMounts:
         point = os.path.normpath(point)
         if point in self._mounts or point in self._underway:
             raise OptionError(f"{point} is a mount of this node already")
-        if len(self._mounts) + len(self._underway) >= MOUNTS_MAX:
+        if len(self._mounts.keys() | self._underway) >= MOUNTS_MAX:
             raise OptionError(f"{MOUNTS_MAX} mounts are the most")
         namespace = self._namespace()
         if namespace is None:
@@ -151,10 +160,13 @@ class NetMounts:
         self._dispatch.call_blocking(attach, attached)
 
     def close(self) -> None:
-        """Unmount all of them."""
+        """Unmount all of them. None is served any more before that, or one inside another would wait for this node."""
         self._closed = True
-        for mount in list(self._mounts.values()):
+        mounts = list(self._mounts.values())
+        for mount in mounts:
             mount.close()
+        for mount in mounts:
+            mount.detach()
         self._mounts.clear()
         self.main = None
 

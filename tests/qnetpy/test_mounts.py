@@ -1,0 +1,64 @@
+"""The mounts of a node that are made and ended while it runs. What the kernel would see of them: tests/cluster."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Mapping
+
+import trio
+
+from qnetpy.netfs.mount import NET_OPTIONS
+from qnetpy.netfs.mounts import NetMounts
+from resmgr.channel import Kernel
+from resmgr.fuse.mount import Mount
+from resmgr.runner import TrioDispatch, open_dispatch
+from resmgr.testing.memfs import MemFs
+from resmgr.users import Accounts
+
+
+class SlowMount(Mount):
+    """Its mountpoint lies where only the dispatch can answer."""
+
+    def __init__(self, point: str) -> None:
+        super().__init__(point, NET_OPTIONS)
+        self.answered = threading.Event()
+        self.gone = False
+
+    def detach(self, *, lazy: bool = True) -> None:
+        assert self.answered.wait(5.0), "the dispatch waits for itself"
+        self.gone = True
+
+
+def made(dispatch: TrioDispatch) -> NetMounts:
+    kernel = Kernel(dispatch, "here")
+    return NetMounts(dispatch, kernel, Accounts(dispatch.now), MemFs(kernel).target, lambda: None)
+
+
+async def test_a_mount_in_another_is_unmounted_while_that_is_served_and_told_as_ended() -> None:
+    near, far = socket.socketpair()
+    near.setblocking(False)
+    async with open_dispatch() as dispatch:
+        mounts = made(dispatch)
+        mount = SlowMount("/net/inner")
+        reasons: list[str] = []
+        answers: list[Mapping[str, object]] = []
+        done = trio.Event()
+
+        def answer(told: Mapping[str, object]) -> None:
+            answers.append(told)
+            done.set()
+
+        mounts.serve(mount, near.detach(), reasons.append)
+        mounts.umount({"point": "/net/inner"}, answer)
+        mounts.umount({"point": "/net/inner"}, answers.append)
+        assert answers == [{"error": "/net/inner is being unmounted already"}]
+        answers.clear()
+        assert not mount.gone
+        assert [fact["point"] for fact in mounts.facts()] == ["/net/inner"]
+        mount.answered.set()
+        with trio.fail_after(5):
+            await done.wait()
+        assert mount.gone
+        assert (answers, reasons, mounts.facts()) == ([{"point": "/net/inner"}], ["unmounted"], [])
+    far.close()
