@@ -62,6 +62,10 @@ class NetMount:
         """Node *nd* tells nothing at the moment, or does again."""
         self.machine.leases.silent(nd, silent)
 
+    def gone(self) -> None:
+        """The kernel has ended it: nothing is looked after any more."""
+        self._copies.close()
+
     def detach(self) -> None:
         """Unmount, also while in use. Blocks, for as long as the file systems on the way to the mountpoint take to answer: while a mount of
         this node is served, which may be one of them, in a worker thread."""

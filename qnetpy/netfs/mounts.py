@@ -57,6 +57,7 @@ class NetMounts:
 
         def ended(reason: str) -> None:
             self._mounts.pop(point, None)
+            made.gone()
             on_end(reason)
 
         made = self._mounts[point] = NetMount(self._dispatch, self._kernel, self._accounts, self._root, mount, device, ended, part)

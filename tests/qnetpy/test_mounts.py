@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 from collections.abc import Mapping
@@ -61,4 +62,23 @@ async def test_a_mount_in_another_is_unmounted_while_that_is_served_and_told_as_
             await done.wait()
         assert mount.gone
         assert (answers, reasons, mounts.facts()) == ([{"point": "/net/inner"}], ["unmounted"], [])
+    far.close()
+
+
+async def test_what_the_kernel_unmounts_leaves_nothing_behind() -> None:
+    def left() -> tuple[int, int]:
+        return len(os.listdir("/proc/self/fd")), sum(thread.name == "mount-copies" for thread in threading.enumerate())
+
+    near, far = socket.socketpair()
+    near.setblocking(False)
+    device = near.detach()
+    async with open_dispatch() as dispatch:
+        mounts = made(dispatch)
+        descriptors, threads = left()
+        ended = trio.Event()
+        mount = mounts.serve(Mount("/net", NET_OPTIONS), device, lambda reason: ended.set())
+        mount.machine.on_end("unmounted")
+        with trio.fail_after(5):
+            await ended.wait()
+        assert left() == (descriptors - 1, threads)
     far.close()
