@@ -34,6 +34,10 @@ class Telling:
             waiting += messages
         self._run()
 
+    def waits(self, node: Node) -> int:
+        """How many messages about *node* wait."""
+        return len(self._jobs.get(node, ()))
+
     def _run(self) -> None:
         for node in list(self._jobs):
             if len(self._running) >= JOBS_MAX:
