@@ -23,6 +23,7 @@ class Lease:
 
     __slots__ = (
         "absent",
+        "again",
         "answered",
         "changed",
         "connection",
@@ -50,6 +51,8 @@ class Lease:
         self.kernel = kernel
         """What is in it may be told to everybody, so the kernel may believe it for long; else it is for the user who was told."""
         self.live = True
+        self.again: dict[bytes, tuple[int, float]] = {}
+        """Names that are told once more: kinds of their events, and when the last one came."""
         self.answered = NEVER
         """When the kernel was last told something under it."""
         self.changed = NEVER

@@ -14,26 +14,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from resmgr.channel import ND_LOCAL, Connection, Pending
+from resmgr.channel import ND_LOCAL, Connection
 from resmgr.dispatch import Buffer, Timer
-from resmgr.errors import BadMessage
 from resmgr.fuse import formats
 from resmgr.fuse.inode import STREAMS
 from resmgr.fuse.lease import NAMES_MAX, NEVER, SALT_BITS, Lease, single
+from resmgr.fuse.news import News
 from resmgr.fuse.options import Permissions
 from resmgr.fuse.telling import Telling
 from resmgr.ids import node_of
 from resmgr.iomsg import (
-    REQUEST,
     WATCH_CONTENT,
     WATCH_IGNORED,
     WATCH_NAMES,
-    WATCH_NEXT,
     WATCH_OVERFLOW,
     WATCH_REPEATED,
-    Io,
     WatchEvent,
-    parse_events,
 )
 from resmgr.iorequest import DROP_MAX, pack_drop
 
@@ -44,13 +40,13 @@ if TYPE_CHECKING:
     from resmgr.fuse.request import Request
     from resmgr.fuse.servers import User
 
-ANSWER_MAX = 64 * 1024
 EARLY_MAX = 1024
 """Directories of which events came that are not leased (yet)."""
 SETTLE = 0.05
 """An answer given so shortly before an event may still be on its way into the kernel's caches: it is told again after as long."""
 DROP_AFTER = 1.0
-_NEXT = REQUEST.pack(Io.WATCH, WATCH_NEXT, 0, 0)
+WAITING_MAX = 4 * NAMES_MAX
+"""Messages about one directory that wait to be told to the kernel. Beyond, it is not leased."""
 
 
 class Leases:
@@ -61,7 +57,7 @@ class Leases:
         self.seconds = core.options.lease
         self.on = self.seconds > 0
         self._leases: dict[tuple[Connection, int], Lease] = {}
-        self._armed: dict[Connection, Pending | None] = {}
+        self._news = News(core, self._event, self.connection_lost)
         self._early: dict[tuple[Connection, int], float] = {}
         self._early_floor = NEVER
         self._silent: set[int] = set()
@@ -92,6 +88,9 @@ class Leases:
             return False
         if not self.on or self._closed or connection.closed or key in self._dropping or self._early.get(key, self._early_floor) >= at:
             return False
+        if self._telling.waits(node) > WAITING_MAX:
+            self._unwant(connection, node.ino)
+            return False
         other = self._leases.get(key)
         if other is not None:
             self._end(other)
@@ -104,8 +103,7 @@ class Leases:
         node.lease = lease
         self._leases[key] = lease
         core.drops["leases"] += 1
-        if connection not in self._armed:
-            self._arm(connection)
+        self._news.ask(connection)
         return node.lease is lease
 
     def refused(self, connection: Connection, ino: int) -> None:
@@ -337,31 +335,6 @@ class Leases:
 
     # ---- events
 
-    def _arm(self, connection: Connection) -> None:
-        self._armed[connection] = None
-
-        def came(status: int, reply: Buffer) -> None:
-            self._armed.pop(connection, None)
-            if self._closed:
-                return
-            events: list[WatchEvent] = []
-            if status >= 0:
-                try:
-                    events = parse_events(reply)
-                except BadMessage:
-                    self._core.drops["bad_reply"] += 1
-                    status = -1
-            if status < 0:
-                self.connection_lost(connection)
-                return
-            self._arm(connection)
-            for event in events:
-                self._event(connection, event)
-
-        pending = connection.submit((_NEXT,), ANSWER_MAX, came)
-        if connection in self._armed:
-            self._armed[connection] = pending
-
     def _event(self, connection: Connection, event: WatchEvent) -> None:
         core = self._core
         core.drops["lease_events"] += 1
@@ -399,12 +372,31 @@ class Leases:
             self._stale(found.node, False)
         else:
             self._changed(found, event.name, kind, now)
-            if found.answered > now - SETTLE:
-                core.dispatch.call_at(now + SETTLE, lambda: self._again(found, event.name, kind))
+            if self._telling.waits(found.node) > WAITING_MAX or len(found.again) > NAMES_MAX:
+                core.drops["lease_flood"] += 1
+                self._end(found)
+                self._unwant(connection, event.ino)
+            elif found.answered > now - SETTLE:
+                self._again_later(found, event.name, kind, now)
 
-    def _again(self, lease: Lease, name: bytes, kind: int) -> None:
-        if lease.node.lease is lease:
-            self._changed(lease, name, kind, self._core.dispatch.now())
+    def _again_later(self, lease: Lease, name: bytes, kind: int, now: float) -> None:
+        """Once for each name, `SETTLE` after the last event about it, at the latest `SETTLE` after that was due."""
+        known = lease.again.get(name)
+        if known is not None:
+            lease.again[name] = (known[0] | kind, now)
+            return
+        lease.again[name] = (kind, now)
+        self._core.dispatch.call_at(now + SETTLE, lambda: self._again(lease, name, now))
+
+    def _again(self, lease: Lease, name: bytes, since: float) -> None:
+        kind, last = lease.again.pop(name)
+        if lease.node.lease is not lease:
+            return
+        now = self._core.dispatch.now()
+        self._changed(lease, name, kind, now)
+        if last > since:
+            lease.again[name] = (kind, last)
+            self._core.dispatch.call_at(last + SETTLE, lambda: self._again(lease, name, last))
 
     def _changed(self, lease: Lease, name: bytes, kind: int, now: float) -> None:
         node = lease.node
@@ -555,6 +547,7 @@ class Leases:
     def close(self) -> None:
         """The mount is gone; its connections are closed by others. Idempotent."""
         self._closed = True
+        self._news.close()
         self._leases.clear()
         self._telling.close()
         if self._drop_timer is not None:

@@ -64,6 +64,10 @@ class Telling:
             self._since[node] = self._core.dispatch.now()
         self._run()
 
+    def waits(self, node: Node) -> int:
+        """How many messages about *node* wait."""
+        return len(self._jobs.get(node, ()))
+
     def _run(self) -> None:
         self._core.on_answered = None
         for job in list(self._jobs):

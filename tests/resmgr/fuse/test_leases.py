@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import struct
 
 import pytest
 from attrs import evolve
 
+from resmgr.channel import Message
 from resmgr.fuse import formats
 from resmgr.fuse.formats import Opcode
 from resmgr.fuse.lease import NAMES_MAX
+from resmgr.fuse.leases import WAITING_MAX
+from resmgr.fuse.news import EVENTS_TURN
 from resmgr.fuse.options import FuseOptions, Permissions
 from resmgr.iofunc.events import QUEUE_MAX
+from resmgr.iofunc.handle import Client
+from resmgr.iomsg import EVENT, WATCH_NEXT, WatchEvent
 from resmgr.testing.fuserig import Answer, Rig
 from resmgr.testing.memfs import Fault, MemFs
 
@@ -519,3 +525,71 @@ def test_what_is_below_is_not_certain_longer_than_what_it_is_in(unsure: Rig, how
 
     assert (sub, b"x") in told(unsure)[1]
     assert validity(unsure.lookup(sub, b"x")) == (1, 1)
+
+
+def flooded(rig: Rig, monkeypatch: pytest.MonkeyPatch, names: int) -> list[int]:
+    """The server answers each question for news at once, with 500 events about d's names. One number for each question."""
+    leased(rig)
+    rig.run(0.1)
+    assert rig.fs.watching is not None
+    ino = rig.fs.find(b"d").ino
+    turns: list[int] = []
+    counter = itertools.count()
+
+    def news(message: Message, client: Client, subtype: int) -> None:
+        if subtype != WATCH_NEXT:
+            message.reply(0)
+            return
+        drops = rig.machine.drops
+        rig.dispatch.call_soon(lambda: turns.append(drops["lease_events"]))
+        events = ((b"f%d" % (next(counter) % names)) for _ in range(500))
+        message.reply(0, b"".join(EVENT.pack(ino, 0x100, 0, len(name)) + name for name in events))
+
+    monkeypatch.setattr(rig.fs.watching, "message", news)
+    rig.fs.add(b"d/first", b"")
+    return turns
+
+
+def test_a_server_with_events_without_end_is_asked_slowly(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    turns = flooded(rig, monkeypatch, 10)
+    rig.run(0.1)
+
+    assert 10 <= len(turns) <= 21
+
+
+def test_a_long_answer_leaves_others_their_turn(rig: Rig) -> None:
+    node = leased(rig)
+    lease = rig.machine.nodes.root.children[b"d"].lease
+    assert lease is not None
+    events = [WatchEvent(lease.ino, 2, 0, b"f1")] * (EVENTS_TURN + 100)
+    rig.machine.leases._news._handle(lease.connection, events, 0.0)
+    assert rig.machine.drops["lease_events"] == EVENTS_TURN
+    assert rig.lookup(node, b"f2").nodeid
+    rig.run(0.001)
+
+    assert rig.machine.drops["lease_events"] == len(events)
+
+
+def test_an_event_is_told_once_more_for_each_name_only(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    flooded(rig, monkeypatch, 10)
+    node = rig.walk(b"d")
+    rig.lookup(node, b"f1")
+    lease = rig.machine.nodes.root.children[b"d"].lease
+    assert lease is not None
+    rig.run(0.02)
+
+    assert 0 < len(lease.again) <= 11
+
+
+def test_who_tells_more_than_the_kernel_takes_is_not_believed(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread waits for the lock of d, which a program holds that waits for that server."""
+    monkeypatch.setattr(rig.machine, "tell_kernel", lambda messages, done: None)
+    flooded(rig, monkeypatch, 10**6)
+    rig.run(0.2)
+    node = rig.machine.nodes.root.children[b"d"]
+
+    assert rig.machine.drops["lease_flood"]
+    assert node.lease is None
+    assert rig.machine.leases._telling.waits(node) < WAITING_MAX + 100
+    rig.walk(b"d")
+    assert node.lease is None
