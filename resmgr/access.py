@@ -183,7 +183,7 @@ class Scope:
     it. Scopes are shared and never change.
     """
 
-    __slots__ = ("children", "devices", "fixed", "hidden", "path", "read", "setuid", "verbs", "write")
+    __slots__ = ("alike", "children", "devices", "fixed", "hidden", "mixed", "own", "path", "read", "setuid", "verbs", "write")
 
     def __init__(
         self,
@@ -194,6 +194,8 @@ class Scope:
         setuid: bool = False,
         hidden: bool = False,
         path: tuple[bytes, ...] = (),
+        mixed: bool = False,
+        own: bool = True,
     ) -> None:
         self.verbs = verbs
         self.devices = devices
@@ -202,11 +204,17 @@ class Scope:
         """An export took everything away here, so there is nothing to be told of."""
         self.path = path
         """Where it is; not told for what lies below the last export."""
+        self.mixed = mixed
+        """What may be done here depends on which user of the node asks."""
+        self.own = own
+        """An export of the client begins here or below; otherwise only some of other users of its node."""
         self.read = Verb.READ in verbs
         self.write = Verb.WRITE in verbs
         self.children = dict(children) if children else None
         self.fixed = self.children is None
         """Nothing changes below: the whole subtree has these verbs."""
+        self.alike: bool = not mixed and (children is None or all(child.alike for child in children.values()))
+        """Every user of the client's node may do the same, here and below."""
 
     @property
     def visible(self) -> bool:
@@ -220,7 +228,7 @@ class Scope:
                 return child if child.visible else None
             if not self.verbs:
                 return None
-            return Scope(self.verbs, None, self.devices, setuid=self.setuid)
+            return Scope(self.verbs, None, self.devices, setuid=self.setuid, mixed=self.mixed)
         return self if self.verbs else None
 
     def refusal(self, name: bytes) -> OSError:
@@ -258,34 +266,38 @@ class Scope:
 
     def pinned(self, name: bytes) -> bool:
         """An export begins at *name* or below it: it must not be moved, replaced or removed through this tree."""
-        return self.children is not None and name in self.children
+        child = None if self.children is None else self.children.get(name)
+        return child is not None and child.own
 
 
 SCOPE_ALL = Scope(FILE_VERBS, None, frozenset({ALL_DEVICES}), setuid=True)
 SCOPE_NONE = Scope(NO_VERBS)
 
 
-_Row = tuple[tuple[bytes, ...], Export]
-"""An export, with what is left of its path."""
+_Row = tuple[tuple[bytes, ...], Export, bool]
+"""An export of the node, with what is left of its path before it, and whether it is this user's after it."""
 
 
 def _build(table: list[_Row], parent: Scope, path: tuple[bytes, ...] = ()) -> Scope:
     verbs, devices, setuid, hidden = parent.verbs, parent.devices, parent.setuid, parent.hidden
-    here = [export for left, export in table if not left]
+    every = [(export, own) for left, export, own in table if not left]
+    mixed = any(export.users for export, _ in every) if every else parent.mixed
+    here = [export for export, own in every if own]
     if here:
         verbs = frozenset().union(*(export.verbs for export in here))
         devices = frozenset().union(*(export.devices for export in here))
         setuid = any(export.setuid for export in here)
         hidden = not verbs
     below: dict[bytes, list[_Row]] = {}
-    for left, export in table:
+    for left, export, own in table:
         if left:
-            below.setdefault(left[0], []).append((left[1:], export))
-    own = Scope(verbs, None, devices, setuid=setuid, hidden=hidden, path=path)
+            below.setdefault(left[0], []).append((left[1:], export, own))
+    begins = any(own for _, _, own in table)
+    alone = Scope(verbs, None, devices, setuid=setuid, hidden=hidden, path=path, mixed=mixed, own=begins)
     if not below:
-        return own
-    children = {name: _build(rest, own, (*path, name)) for name, rest in below.items()}
-    return Scope(verbs, children, devices, setuid=setuid, hidden=hidden, path=path)
+        return alone
+    children = {name: _build(rest, alone, (*path, name)) for name, rest in below.items()}
+    return Scope(verbs, children, devices, setuid=setuid, hidden=hidden, path=path, mixed=mixed, own=begins)
 
 
 class Policy:
@@ -407,7 +419,10 @@ class Policy:
         """The export tree below *prefix*, for walks. SCOPE_NONE when nothing there exists for the client."""
         if info.nd == ND_LOCAL:
             return SCOPE_ALL
-        table: list[_Row] = [(export.path, export) for _, export in self.exports(info)]
+        own = {at for at, _ in self.exports(info)}
+        table: list[_Row] = [
+            (export.path, export, at in own) for at, export in enumerate(self._exports) if _applies(export.nodes, export.roles, info)
+        ]
         names = _path(prefix)
         return (_build(table, SCOPE_NONE).walk(names) if table else None) or Scope(NO_VERBS, path=names)
 

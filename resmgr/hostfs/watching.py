@@ -24,6 +24,7 @@ from resmgr.dispatch import Dispatch, Timer
 from resmgr.errors import Misuse
 from resmgr.hostfs.mountpoints import MountPoints
 from resmgr.hostfs.objects import HostClient
+from resmgr.hostfs.opened import own_path
 from resmgr.iofunc.events import Listener
 from resmgr.iomsg import (
     WATCH_ATTRIB,
@@ -45,6 +46,7 @@ WATCHES_PER_CLIENT = 8192
 """Directories that one client watches. Stops a client that walks a huge tree from taking all watches."""
 WATCHES_MAX = 131072
 """Directories watched in all; a watch is a kilobyte of kernel memory."""
+ACCESS_LIST = "system.posix_acl_access"
 MOUNTS_EVERY = 1.0
 READ_SIZE = 64 * 1024
 READS_MAX = 16
@@ -81,6 +83,15 @@ _long_of = struct.Struct("@l").unpack_from
 def _failed() -> OSError:
     code = ctypes.get_errno()
     return OSError(code, os.strerror(code))
+
+
+def _has_list(fd: int) -> bool:
+    """Whether the directory has an access ACL, which says more than its mode about who may search it. True if that is not to be known."""
+    try:
+        os.getxattr(own_path(fd), ACCESS_LIST)
+    except OSError as error:
+        return error.errno not in (errno.ENODATA, errno.EOPNOTSUPP)
+    return True
 
 
 def tells_changes(fd: int) -> bool:
@@ -138,7 +149,10 @@ class Watching:
     # ---- what clients ask
 
     def add(self, client: HostClient, fd: int, scope: Scope) -> bool:
-        """Watch the directory *fd* for *client*. Called with the client's rights, in dispatch context."""
+        """Watch the directory *fd* for *client*. Called with the client's rights, in dispatch context.
+
+        Refused where the users of the client's node do not all have the same rights: they share what its kernel believes.
+        """
         status = os.fstat(fd)
         device = status.st_dev
         ino = self._ino(device, status.st_ino)
@@ -151,16 +165,25 @@ class Watching:
         listener = self._listeners.get(client)
         nd = client.info.nd
         known = listener.watched if listener is not None else {}
+        if not scope.alike:
+            self._refuse(listener, ino)
+            return False
         share = self._limit // 2 if nd else self._limit
         full = len(known) >= WATCHES_PER_CLIENT or len(self._watched) >= self._limit or self._of_node[nd] >= share
         if full and ino not in known:
             self._counters["watch_full"] += 1
             return False
-        number = _libc.inotify_add_watch(self._fd, b"/proc/self/fd/%d" % fd, _MASK | _IN_ONLYDIR | _IN_EXCL_UNLINK)
+        number = _libc.inotify_add_watch(self._fd, own_path(fd), _MASK | _IN_ONLYDIR | _IN_EXCL_UNLINK)
         if number < 0:
             self._counters["watch_refused" if ctypes.get_errno() != errno.ENOSPC else "watch_full"] += 1
             return False
         watched = self._watched.get(number)
+        # Looked at after the watch was made: who sets one from now on makes an ATTRIB of it.
+        if _has_list(fd):
+            if watched is None:
+                _libc.inotify_rm_watch(self._fd, number)
+            self._refuse(listener, ino)
+            return False
         if watched is None:
             watched = self._watched[number] = _Watched(ino)
             self.active = True
@@ -174,6 +197,14 @@ class Watching:
         watched.listeners[listener] = scope
         listener.watched[watched.ino] = number
         return True
+
+    def _refuse(self, listener: Listener[HostClient] | None, ino: int) -> None:
+        """*ino* cannot be watched, or no more: it may have been under other rights elsewhere."""
+        self._counters["watch_refused"] += 1
+        number = None if listener is None else listener.watched.get(ino)
+        if listener is not None and number is not None:
+            listener.tell(ino, WATCH_IGNORED)
+            self._leave(listener, number)
 
     def next(self, message: Message, client: HostClient) -> None:
         """WATCH_NEXT."""

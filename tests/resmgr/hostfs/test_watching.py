@@ -1,0 +1,83 @@
+"""Watched directories: which ones are, for whom, and what it may cost."""
+
+from __future__ import annotations
+
+import os
+import struct
+
+import pytest
+
+from resmgr.access import Export
+from resmgr.iomsg import LOOKUP_WATCH, WANT_HANDLE
+from resmgr.testing.hostdir import HostDirectory
+from resmgr.testing.ioclient import IoClient
+
+ALICE, BOB = 4001, 4002
+
+
+@pytest.fixture
+def seen(host: HostDirectory, monkeypatch: pytest.MonkeyPatch) -> HostDirectory:
+    """The same, where the kernel is asked for changes. Virtual time has no descriptors: they are read by `look`."""
+    monkeypatch.setattr(type(host.dispatch), "attach_fd", lambda *_: None)
+    monkeypatch.setattr(type(host.dispatch), "detach_fd", lambda *_: None)
+    host.fs.set_policy(host.policy((Export("/", ["read", "write"]),)))
+    return host
+
+
+def watched(client: IoClient, path: bytes) -> bool:
+    return client.lookup(path, flags=LOOKUP_WATCH | WANT_HANDLE).watched
+
+
+def access_list(*, user: int) -> bytes:
+    """0755, but not for *user*."""
+    entries = ((1, 7, -1), (2, 0, user), (4, 5, -1), (16, 5, -1), (32, 5, -1))
+    return struct.pack("<I", 2) + b"".join(struct.pack("<HHI", tag, may, number & 0xFFFFFFFF) for tag, may, number in entries)
+
+
+def test_what_users_of_a_node_see_differently_is_not_watched(seen: HostDirectory) -> None:
+    for name in ("pub/secret/plans/open", "pub/common", "pub/hidden", "other"):
+        (seen.root / name).mkdir(parents=True)
+    exports = (
+        Export("/", ["read", "write"]),
+        Export("/pub/secret", []),
+        Export("/pub/secret", ["read"], users=[str(ALICE)]),
+        Export("/pub/secret/plans/open", ["read"]),
+        Export("/other/for-another", ["read"], nodes=["c"], users=[str(ALICE)]),
+        Export("/pub/common/hidden", []),
+    )
+    seen.fs.set_policy(seen.policy(exports))
+    alice, bob = seen.remote("b", ALICE), seen.remote("b", BOB)
+
+    for path in (b"", b"pub", b"pub/secret", b"pub/secret/plans"):
+        assert not watched(alice, path), path
+    for path in (b"", b"pub"):
+        assert not watched(bob, path), path
+    for client in (alice, bob):
+        for path in (b"pub/secret/plans/open", b"pub/common", b"other"):
+            assert watched(client, path), path
+    assert watched(seen.client(0), b"pub")
+
+
+def test_an_export_of_other_users_hides_and_pins_nothing(seen: HostDirectory) -> None:
+    (seen.root / "pub").mkdir()
+    policy = seen.policy((Export("/", ["read", "write"]), Export("/pub", ["read"], users=[str(ALICE)])))
+    of = seen.remote("b", BOB).connection(seen.fs.target).info
+    scope = policy.scope(of)
+    assert not scope.pinned(b"pub")
+    below = scope.step(b"pub")
+    assert below is not None
+    assert below.write
+    assert policy.scope(seen.remote("b", ALICE).connection(seen.fs.target).info).pinned(b"pub")
+
+
+def test_a_directory_with_an_access_list_is_not_watched(seen: HostDirectory) -> None:
+    (seen.root / "d").mkdir(mode=0o755)
+    (seen.root / "shut").mkdir(mode=0o755)
+    os.setxattr(seen.root / "shut", "system.posix_acl_access", access_list(user=BOB))
+    alice = seen.remote("b", ALICE)
+    assert not watched(alice, b"shut")
+    assert watched(alice, b"d")
+
+    os.setxattr(seen.root / "d", "system.posix_acl_access", access_list(user=BOB))
+    assert not watched(alice, b"d")
+    assert seen.fs.counters["watch_refused"] == 2
