@@ -44,6 +44,8 @@ logger = logging.getLogger(__name__)
 
 WATCHES_PER_CLIENT = 8192
 """Directories that one client watches. Stops a client that walks a huge tree from taking all watches."""
+LISTENERS_PER_NODE = 64
+"""Connections of one node that watch the same directory. Stops a change from being told a thousand times to one node."""
 WATCHES_MAX = 131072
 """Directories watched in all; a watch is a kilobyte of kernel memory."""
 ACCESS_LIST = "system.posix_acl_access"
@@ -51,6 +53,8 @@ MOUNTS_EVERY = 1.0
 READ_SIZE = 64 * 1024
 READS_MAX = 16
 """Reads of the inotify descriptor in one turn."""
+TELLS_MAX = 8192
+"""What is told in one turn, some milliseconds; the rest in the next one. Stops a storm of changes from holding up everything else."""
 
 _MASK = (
     WATCH_MODIFY
@@ -118,10 +122,12 @@ def _take(own: list[Own], ino: int, name: bytes, kind: int) -> bool:
 class _Watched:
     """One watched directory, and who watches it with which export scope."""
 
-    __slots__ = ("ino", "listeners")
+    __slots__ = ("ino", "listeners", "of_node")
 
     def __init__(self, ino: int) -> None:
         self.ino = ino
+        self.of_node: Counter[int] = Counter()
+        """How many of the listeners are of which node."""
         self.listeners: dict[Listener[HostClient], Scope] = {}
 
 
@@ -144,6 +150,10 @@ class Watching:
         self._watched: dict[int, _Watched] = {}
         self._listeners: dict[HostClient, Listener[HostClient]] = {}
         self._of_node: Counter[int] = Counter()
+        self._of_user: Counter[tuple[int, int]] = Counter()
+        self._left = b""
+        """Events that were read and not told in the turn."""
+        self._more: Timer | None = None
         self._kinds: dict[int, bool] = {}
 
     # ---- what clients ask
@@ -163,14 +173,14 @@ class Watching:
             self._counters["watch_refused"] += 1
             return False
         listener = self._listeners.get(client)
-        nd = client.info.nd
+        nd, uid = client.info.nd, client.info.credentials.uid
         known = listener.watched if listener is not None else {}
         if not scope.alike:
             self._refuse(listener, ino)
             return False
         share = self._limit // 2 if nd else self._limit
         full = len(known) >= WATCHES_PER_CLIENT or len(self._watched) >= self._limit or self._of_node[nd] >= share
-        if full and ino not in known:
+        if (full or ((nd or uid) and self._of_user[nd, uid] >= share - share // 4)) and ino not in known:
             self._counters["watch_full"] += 1
             return False
         number = _libc.inotify_add_watch(self._fd, own_path(fd), _MASK | _IN_ONLYDIR | _IN_EXCL_UNLINK)
@@ -184,6 +194,9 @@ class Watching:
                 _libc.inotify_rm_watch(self._fd, number)
             self._refuse(listener, ino)
             return False
+        if watched is not None and listener not in watched.listeners and watched.of_node[nd] >= LISTENERS_PER_NODE:
+            self._counters["watch_full"] += 1
+            return False
         if watched is None:
             watched = self._watched[number] = _Watched(ino)
             self.active = True
@@ -192,7 +205,9 @@ class Watching:
         if listener is None:
             listener = self._listeners[client] = Listener(client, self._dispatch)
         if listener not in watched.listeners:
+            watched.of_node[nd] += 1
             self._of_node[nd] += 1
+            self._of_user[nd, uid] += 1
             self._counters["watched"] += 1
         watched.listeners[listener] = scope
         listener.watched[watched.ino] = number
@@ -255,10 +270,14 @@ class Watching:
         if watched is None or watched.listeners.pop(listener, None) is None:
             return
         listener.watched.pop(watched.ino, None)
-        nd = listener.client.info.nd
+        nd, uid = listener.client.info.nd, listener.client.info.credentials.uid
+        watched.of_node[nd] -= 1
         self._of_node[nd] -= 1
         if not self._of_node[nd]:
             del self._of_node[nd]
+        self._of_user[nd, uid] -= 1
+        if not self._of_user[nd, uid]:
+            del self._of_user[nd, uid]
         if not watched.listeners:
             del self._watched[number]
             self.active = bool(self._watched)
@@ -278,22 +297,33 @@ class Watching:
         self._read(None, [])
 
     def _read(self, maker: Listener[HostClient] | None, own: list[Own]) -> None:
-        if self._fd < 0:
+        if self._fd < 0 or self._more is not None:
             return
+        room = TELLS_MAX
         for _ in range(READS_MAX):
             try:
-                data = os.read(self._fd, READ_SIZE)
+                data = self._left or os.read(self._fd, READ_SIZE)
             except (BlockingIOError, InterruptedError):
                 return
+            behind = bool(self._left)
+            self._left = b""
             offset, end = 0, len(data)
             while offset < end:
+                if room <= 0:
+                    self._left = data[offset:]
+                    self._more = self._dispatch.call_at(self._dispatch.now(), self._go_on)
+                    return
                 number, kind, cookie, length = _HEAD.unpack_from(data, offset)
                 offset += _HEAD.size
                 name = data[offset : offset + length].rstrip(b"\0")
                 offset += length
-                self._tell(number, kind, cookie, name, maker, own)
-            if end < READ_SIZE // 2:
+                room -= self._tell(number, kind, cookie, name, maker, own)
+            if end < READ_SIZE // 2 and not behind:
                 return
+
+    def _go_on(self) -> None:
+        self._more = None
+        self._read(None, [])
 
     def _tell(
         self,
@@ -303,15 +333,17 @@ class Watching:
         name: bytes,
         maker: Listener[HostClient] | None,
         own: list[Own],
-    ) -> None:
+    ) -> int:
+        """What it took: one, and one for each listener."""
         if kind & WATCH_OVERFLOW:
             self._counters["watch_overflow"] += 1
             for listener in self._listeners.values():
                 listener.tell(0, WATCH_OVERFLOW)
-            return
+            return 1 + len(self._listeners)
         watched = self._watched.get(number)
         if watched is None:
-            return
+            return 1
+        took = 1 + len(watched.listeners)
         ino = watched.ino
         if not name:
             over = kind & (WATCH_IGNORED | _IN_UNMOUNT | WATCH_DELETE_SELF)
@@ -322,12 +354,13 @@ class Watching:
                     self._leave(listener, number)
                 else:
                     listener.tell(ino, kind, b"", cookie)
-            return
+            return took
         mine = bool(own) and _take(own, ino, name, kind)
         self._counters["watch_told"] += 1
         for listener, scope in watched.listeners.items():
             if not (mine and listener is maker) and scope.step(name) is not None:
                 listener.tell(ino, kind, name, cookie)
+        return took
 
     # ---- life
 
@@ -355,6 +388,9 @@ class Watching:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        if self._more is not None:
+            self._more.cancel()
+            self._more = None
         if self._fd >= 0:
             self._dispatch.detach_fd(self._fd)
             os.close(self._fd)

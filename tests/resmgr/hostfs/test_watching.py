@@ -8,6 +8,8 @@ import struct
 import pytest
 
 from resmgr.access import Export
+from resmgr.hostfs import watching
+from resmgr.hostfs.watching import LISTENERS_PER_NODE
 from resmgr.iomsg import LOOKUP_WATCH, WANT_HANDLE
 from resmgr.testing.hostdir import HostDirectory
 from resmgr.testing.ioclient import IoClient
@@ -81,3 +83,46 @@ def test_a_directory_with_an_access_list_is_not_watched(seen: HostDirectory) -> 
     os.setxattr(seen.root / "d", "system.posix_acl_access", access_list(user=BOB))
     assert not watched(alice, b"d")
     assert seen.fs.counters["watch_refused"] == 2
+
+
+def test_a_node_hears_of_a_directory_by_few_connections(seen: HostDirectory) -> None:
+    (seen.root / "d").mkdir(mode=0o755)
+    clients = [seen.remote("b", ALICE) for _ in range(LISTENERS_PER_NODE + 1)]
+    *first, last = [watched(client, b"d") for client in clients]
+    assert all(first)
+    assert not last
+    assert watched(clients[0], b"d")
+    assert watched(seen.client(BOB), b"d")
+    assert seen.fs.counters["watch_full"] == 1
+    (seen.root / "e").mkdir(mode=0o755)
+    assert watched(clients[-1], b"e")
+
+    clients[0].close_all()
+    seen.dispatch.run_for(0.1)
+    assert watched(clients[-1], b"d")
+
+
+def test_a_user_leaves_room_for_others_of_its_node(seen: HostDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watching, "WATCHES_MAX", 16)
+    for number in range(10):
+        (seen.root / f"d{number}").mkdir(mode=0o755)
+    alice, bob = seen.remote("b", ALICE), seen.remote("b", BOB)
+    assert [watched(alice, b"d%d" % number) for number in range(7)] == [True] * 6 + [False]
+    assert [watched(bob, b"d%d" % number) for number in range(7, 10)] == [True, True, False]
+
+
+def test_a_storm_is_told_over_several_turns(seen: HostDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watching, "TELLS_MAX", 100)
+    (seen.root / "d").mkdir(mode=0o755)
+    clients = [seen.remote("b", ALICE) for _ in range(9)]
+    assert all(watched(client, b"d") for client in clients)
+    for number in range(100):
+        (seen.root / "d" / f"f{number}").mkdir()
+
+    seen.fs.watching.look()
+    assert seen.fs.counters["watch_told"] == 10
+    # No more in this turn, whoever asks.
+    seen.fs.watching.look()
+    assert seen.fs.counters["watch_told"] == 10
+    seen.dispatch.run_for(0.1)
+    assert seen.fs.counters["watch_told"] == 100
