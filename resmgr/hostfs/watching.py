@@ -151,6 +151,7 @@ class Watching:
         self._listeners: dict[HostClient, Listener[HostClient]] = {}
         self._of_node: Counter[int] = Counter()
         self._of_user: Counter[tuple[int, int]] = Counter()
+        self._queued: Counter[int] = Counter()
         self._left = b""
         """Events that were read and not told in the turn."""
         self._more: Timer | None = None
@@ -203,7 +204,7 @@ class Watching:
             if self._timer is None:
                 self._timer = self._dispatch.call_at(self._dispatch.now() + MOUNTS_EVERY, self._tick)
         if listener is None:
-            listener = self._listeners[client] = Listener(client, self._dispatch)
+            listener = self._listeners[client] = Listener(client, self._dispatch, self._queued)
         if listener not in watched.listeners:
             watched.of_node[nd] += 1
             self._of_node[nd] += 1
@@ -225,7 +226,7 @@ class Watching:
         """WATCH_NEXT."""
         listener = self._listeners.get(client)
         if listener is None:
-            listener = self._listeners[client] = Listener(client, self._dispatch)
+            listener = self._listeners[client] = Listener(client, self._dispatch, self._queued)
         listener.next(message)
 
     def drop(self, client: HostClient, inos: list[int]) -> None:

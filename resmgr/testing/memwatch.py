@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from resmgr.channel import Message
 from resmgr.dispatch import Dispatch
 from resmgr.errors import BadMessage
@@ -19,6 +21,7 @@ class MemWatch:
         self.muted = False
         self.listeners: dict[Client, Listener[Client]] = {}
         self._dispatch = dispatch
+        self._queued: Counter[int] = Counter()
         self._inodes: dict[int, Inode] = {}
 
     def add(self, client: Client, inode: Inode) -> bool:
@@ -45,7 +48,7 @@ class MemWatch:
     def _of(self, client: Client) -> Listener[Client]:
         listener = self.listeners.get(client)
         if listener is None:
-            listener = self.listeners[client] = Listener(client, self._dispatch)
+            listener = self.listeners[client] = Listener(client, self._dispatch, self._queued)
         return listener
 
     def name(self, directory: Inode, name: bytes, kind: int) -> None:

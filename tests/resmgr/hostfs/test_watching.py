@@ -4,13 +4,29 @@ from __future__ import annotations
 
 import os
 import struct
+from collections import Counter
 
 import pytest
 
 from resmgr.access import Export
+from resmgr.channel import ClientInfo, Credentials, Nd
 from resmgr.hostfs import watching
 from resmgr.hostfs.watching import LISTENERS_PER_NODE
-from resmgr.iomsg import LOOKUP_WATCH, WANT_HANDLE
+from resmgr.iofunc import events
+from resmgr.iofunc.events import ANSWER_MAX, Listener
+from resmgr.iofunc.handle import Client
+from resmgr.iomsg import (
+    EVENT,
+    LOOKUP_WATCH,
+    REQUEST,
+    WANT_HANDLE,
+    WATCH_CREATE,
+    WATCH_IGNORED,
+    WATCH_NEXT,
+    WATCH_OVERFLOW,
+    Io,
+    parse_events,
+)
 from resmgr.testing.hostdir import HostDirectory
 from resmgr.testing.ioclient import IoClient
 
@@ -28,6 +44,11 @@ def seen(host: HostDirectory, monkeypatch: pytest.MonkeyPatch) -> HostDirectory:
 
 def watched(client: IoClient, path: bytes) -> bool:
     return client.lookup(path, flags=LOOKUP_WATCH | WANT_HANDLE).watched
+
+
+def queue(seen: HostDirectory, nd: int, of_node: Counter[int]) -> Listener[Client]:
+    """The events of a client of node *nd*."""
+    return Listener(Client(ClientInfo(Nd(nd), "b", frozenset(), Credentials(ALICE, ALICE), 1)), seen.dispatch, of_node)
 
 
 def access_list(*, user: int) -> bytes:
@@ -126,3 +147,64 @@ def test_a_storm_is_told_over_several_turns(seen: HostDirectory, monkeypatch: py
     assert seen.fs.counters["watch_told"] == 10
     seen.dispatch.run_for(0.1)
     assert seen.fs.counters["watch_told"] == 100
+
+
+def test_events_that_nobody_fetches_take_little_memory(seen: HostDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clients of one node share what is queued for them; those of another are told on."""
+    monkeypatch.setattr(events, "BYTES_MAX", 20_000)
+    monkeypatch.setattr(events, "NODE_BYTES_MAX", 100_000)
+    of_node: Counter[int] = Counter()
+    silent = [queue(seen, 1, of_node) for _ in range(20)]
+    for number in range(60):
+        silent[0].tell(1, WATCH_CREATE, b"%0250d" % number)
+    assert silent[0].lost == 1
+    assert of_node[1] <= 20_000
+
+    for number in range(60):
+        for listener in silent:
+            listener.tell(1, WATCH_CREATE, b"%0250d" % number)
+    assert all(listener.lost for listener in silent)
+    assert of_node[1] <= 100_000 + len(silent) * (EVENT.size + events.EVENT_COST)
+    other = queue(seen, 2, of_node)
+    other.tell(1, WATCH_CREATE, b"name")
+    assert not other.lost
+    for listener in (*silent, other):
+        listener.end()
+    assert not of_node
+
+
+def test_what_is_fetched_makes_room(seen: HostDirectory) -> None:
+    (seen.root / "d").mkdir(mode=0o755)
+    alice = seen.remote("b", ALICE)
+    assert watched(alice, b"d")
+    queued = seen.fs.watching._queued
+    for number in range(1000):
+        (seen.root / "d" / f"{number:0200}").mkdir()
+    for _ in range(6):
+        seen.fs.watching.look()
+        asked = alice.begin(alice.root, REQUEST.pack(Io.WATCH, WATCH_NEXT, 0, 0), ANSWER_MAX)
+        seen.dispatch.run_for(0.1)
+        if asked.status is None:
+            break
+    assert asked.status is None
+    assert not queued
+
+
+def test_an_end_that_is_lost_ends_all(seen: HostDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """OVERFLOW says that the watches stand: not where the end of one was among what is lost."""
+    monkeypatch.setattr(events, "QUEUE_MAX", 10)
+    (seen.root / "d").mkdir(mode=0o755)
+    (seen.root / "e").mkdir(mode=0o755)
+    for ended, kind in ((False, WATCH_OVERFLOW), (True, WATCH_IGNORED)):
+        alice = seen.remote("b", ALICE)
+        assert watched(alice, b"d")
+        assert watched(alice, b"e")
+        if ended:
+            (seen.root / "e").chmod(0o700)
+        for number in range(20):
+            (seen.root / "d" / f"{kind}-{number}").mkdir()
+        seen.fs.watching.look()
+        asked = alice.begin(alice.root, REQUEST.pack(Io.WATCH, WATCH_NEXT, 0, 0), ANSWER_MAX)
+        seen.dispatch.run_for(0.1)
+        first = parse_events(asked.data)[0]
+        assert (first.ino, first.kind) == (0, kind)
