@@ -162,7 +162,8 @@ class Watching:
     def add(self, client: HostClient, fd: int, scope: Scope) -> bool:
         """Watch the directory *fd* for *client*. Called with the client's rights, in dispatch context.
 
-        Refused where the users of the client's node do not all have the same rights: they share what its kernel believes.
+        Refused where the client may not list, and where the users of its node do not all have the same rights: they share what its
+        kernel believes.
         """
         status = os.fstat(fd)
         device = status.st_dev
@@ -176,7 +177,8 @@ class Watching:
         listener = self._listeners.get(client)
         nd, uid = client.info.nd, client.info.credentials.uid
         known = listener.watched if listener is not None else {}
-        if not scope.alike:
+        may_list = scope.read or (not scope.verbs and scope.visible)
+        if not may_list or not scope.alike:
             self._refuse(listener, ino)
             return False
         share = self._limit // 2 if nd else self._limit

@@ -208,3 +208,16 @@ def test_an_end_that_is_lost_ends_all(seen: HostDirectory, monkeypatch: pytest.M
         seen.dispatch.run_for(0.1)
         first = parse_events(asked.data)[0]
         assert (first.ino, first.kind) == (0, kind)
+
+
+def test_what_may_not_be_listed_is_not_watched(seen: HostDirectory) -> None:
+    """The names that events tell are a listing."""
+    for name in ("drop/in", "shown"):
+        (seen.root / name).mkdir(parents=True)
+    seen.fs.set_policy(seen.policy((Export("/drop", ["write"]), Export("/shown", ["read"]))))
+    client = seen.remote("b", ALICE)
+    assert not watched(client, b"drop")
+    assert not watched(client, b"drop/in")
+    assert watched(client, b"shown")
+    assert watched(client, b"")
+    assert not watched(seen.remote("b", BOB), b"drop")
