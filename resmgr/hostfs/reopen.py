@@ -4,7 +4,8 @@ A client of an open regular file asks IDENTIFY and keeps what it gets, a token: 
 inode number and generation), the boot of this machine, and a MAC by a key of this node over both and the client's node. Later it sends
 REOPEN with the token and the name by which it knows the file. That is an OPEN like any other, by name, as the client's mapped user and
 under the export rules of that moment, except that the object must be the token's. If the name leads elsewhere, the kernel is asked where
-the handle's file is now, and that name is opened in the same way; so a token never opens what a name would not.
+the handle's file is now, and that name is opened in the same way; so a token never opens what a name would not. To ask takes a descriptor
+of the base directory, which is opened as the user, too; a base that is no directory is not opened.
 
 ESTALE: no such file any more (also removed while it was open), a token of another node, key or version, or a file that would be open for
 writing after this machine was booted: what was written and not synced then may be lost, so it must not look as if nothing had happened.
@@ -120,8 +121,15 @@ class Reopening:
             except OSError as error:
                 if error.errno not in _AWAY:
                     raise
-            path = self._whereabouts(place, kind, data)
+            if not place.directory:
+                # Opening what it is could do something: a FIFO's writers wait for that, a device may act.
+                raise OSError(errno.ESTALE, "the base is not a directory")
             try:
+                anchor = fs.switch.run(identity, _open_directory, place.fd)
+                try:
+                    path = self._whereabouts(anchor, kind, data)
+                finally:
+                    os.close(anchor)
                 return fs.switch.run(identity, open_same, root, path)
             except OSError as error:
                 raise OSError(errno.ESTALE if error.errno in _AWAY else error.errno, "cannot be opened where it is now") from None
@@ -136,15 +144,12 @@ class Reopening:
             place.device.lane,
         )
 
-    def _whereabouts(self, place: HostHandle, kind: int, data: bytes) -> bytes:
-        """The path, from the served root, of the file that the kernel's handle means, looked for in the file system of *place*."""
-        anchor = os.open(b"/proc/self/fd/%d" % place.fd, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    def _whereabouts(self, anchor: int, kind: int, data: bytes) -> bytes:
+        """The path, from the served root, of the file that the kernel's handle means, looked for in the file system of *anchor*."""
         try:
             fd = syscalls.open_by_handle(anchor, kind, data)
         except OSError:
             raise OSError(errno.ESTALE, "no such file any more") from None
-        finally:
-            os.close(anchor)
         try:
             status = os.fstat(fd)
             path = os.readlink(b"/proc/self/fd/%d" % fd)
@@ -154,6 +159,11 @@ class Reopening:
         if not status.st_nlink or path.endswith(_DELETED) or not path.startswith(top) or len(path) > PATH_MAX:
             raise OSError(errno.ESTALE, "it has no name here")
         return check_path(path[len(top) :])
+
+
+def _open_directory(fd: int) -> int:
+    """A descriptor that open_by_handle_at takes, of the directory that *fd*, an O_PATH descriptor, is."""
+    return os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY, dir_fd=fd)
 
 
 def _discard(result: Result) -> None:

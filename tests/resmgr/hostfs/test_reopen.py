@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 from collections.abc import Iterator
@@ -13,10 +14,12 @@ from resmgr.channel import Kernel
 from resmgr.errors import BadMessage
 from resmgr.hostfs.manager import HostFs
 from resmgr.hostfs.reopen import Reopening
-from resmgr.iomsg import TOKEN_MAX, Connect, Entry, Io
+from resmgr.iomsg import TOKEN_MAX, WANT_HANDLE, Connect, Entry, Io
 from resmgr.iorequest import ConnectRequest, parse_connect
 from resmgr.testing.hostdir import HostDirectory
 from resmgr.testing.ioclient import IoClient, fails
+
+IN_OPEN = 0x20
 
 
 def token_of(client: IoClient, path: bytes, flags: int = os.O_RDONLY) -> bytes:
@@ -125,6 +128,28 @@ def test_exports_are_those_of_now(host: HostDirectory, again: HostDirectory) -> 
     assert reopen(again.remote("b"), token, b"open/f").ocb
     with fails(errno.EROFS):
         reopen(again.remote("b"), token, b"open/f", os.O_RDWR)
+
+
+@pytest.mark.parametrize("base", ["fifo", "closed"])
+def test_a_base_is_opened_as_the_user_and_only_if_it_is_a_directory(host: HostDirectory, base: str) -> None:
+    (host.root / "f").write_bytes(b"it")
+    (host.root / "f").chmod(0o644)
+    os.mkfifo(host.root / "fifo", 0o600)
+    (host.root / "closed").mkdir(0o700)
+    host.fs.set_policy(host.policy((Export("/", ["read"], devices=[]),)))
+    client = host.remote("b", 4001, gid=4001)
+    token = token_of(client, b"f")
+    handle = client.lookup(base.encode(), flags=WANT_HANDLE).handle
+    libc = ctypes.CDLL(None, use_errno=True)
+    opens = libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        assert libc.inotify_add_watch(opens, bytes(host.root / base), IN_OPEN) > 0
+        with fails(errno.ESTALE):
+            reopen(client, token, b"x", handle=handle)
+        with pytest.raises(BlockingIOError):
+            os.read(opens, 4096)
+    finally:
+        os.close(opens)
 
 
 def test_tokens_of_others_and_forged_ones(host: HostDirectory, again: HostDirectory) -> None:
