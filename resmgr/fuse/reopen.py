@@ -157,10 +157,13 @@ class Reopening:
             self._try_in(lost, AFTER_DEATH)
 
     def released(self, fh: int) -> None:
-        """Nobody has it open any more."""
-        lost = self.lost.get(fh)
-        if lost is not None and not lost.waiting:
-            del self.lost[fh]
+        """Nobody has it open any more. Who waits for it looks for another, or goes by the name; what it is being opened as is closed."""
+        lost = self.lost.pop(fh, None)
+        if lost is not None:
+            if lost.timer is not None:
+                lost.timer.cancel()
+                lost.timer = None
+            self._tell(lost, 0)
 
     def _try_in(self, lost: Lost, seconds: float) -> None:
         lost.timer = self._core.dispatch.call_at(self._core.dispatch.now() + seconds, lambda: self._try(lost))
@@ -199,6 +202,9 @@ class Reopening:
         core, thing = self._core, lost.thing
         request.answered = True
         lost.asked = False
+        if self.lost.get(thing.fh) is not lost:
+            self._too_late(request, status, reply)
+            return
         if status in TRANSIENT:
             self._not_now(lost, errno.EHOSTDOWN if status in WAY_LOST else -status)
             return
@@ -229,6 +235,22 @@ class Reopening:
         thing.data = None
         self._lock_again(lost, thing, list(thing.held), before)
 
+    def _too_late(self, request: Request, status: int, reply: Buffer) -> None:
+        """It was closed while it was being opened again."""
+        core = self._core
+        if status < 0:
+            return
+        try:
+            found, _ = core.entry(request, reply)
+        except BadMessage:
+            core.drops["bad_reply"] += 1
+            return
+        core.drops["reopened_late"] += 1
+        if found.ocb:
+            core.handles.close_now(found.connection, found.ocb)
+        if found.handle and found.handle != found.ocb:
+            core.handles.close_later(found.connection, found.handle)
+
     def _refused(self, lost: Lost, why: str) -> None:
         path = lost.thing.node.path().decode("utf-8", "backslashreplace")
         logger.warning("%s was open when its node went away, and cannot be opened again: %s", path, why)
@@ -240,6 +262,9 @@ class Reopening:
             return
 
         def done(status: int, reply: Buffer) -> None:
+            if self.lost.get(file.fh) is not lost:
+                # Closed meanwhile, and with it this OCB.
+                return
             if status in WAY_LOST:
                 self._not_now(lost, errno.EHOSTDOWN)
             elif status < 0:

@@ -15,6 +15,7 @@ from resmgr.fuse import formats
 from resmgr.fuse.formats import Opcode
 from resmgr.fuse.options import Failure, FuseOptions
 from resmgr.fuse.stuck import abort
+from resmgr.hostfs.objects import HostHandle
 from resmgr.testing.fuserig import Answer
 from tests.resmgr.fuse.far import AWAY, CHID, ND, Far
 
@@ -201,6 +202,39 @@ def test_locks_that_somebody_took_are_an_error(far: Make) -> None:
     assert read(rig, node, fh).error == -errno.ESTALE
     assert read(rig, other, other_fh).error == 0
     assert rig.machine.drops["locks_lost"] == 1
+
+
+def open_there(rig: Far) -> int:
+    """What clients have open at the server."""
+    return sum(isinstance(one, HostHandle) and one.readable for each in rig.host.manager.table.clients.values() for one in each.handles)
+
+
+@pytest.mark.parametrize("messages", range(6))
+@pytest.mark.parametrize("kind", ["file", "directory"])
+def test_what_is_closed_while_it_is_opened_again_stays_closed(far: Make, kind: str, messages: int) -> None:
+    rig = far(Failure.HARD)
+    if kind == "file":
+        node, fh = opened(rig)
+        assert rig.ask(Opcode.SETLK, node, LOCK(fh, 7, 0, 99, 1, 5, 0)).error == 0
+    else:
+        (rig.root / "d").mkdir()
+        node = rig.ask(Opcode.LOOKUP, 1, b"d\0").nodeid
+        fh = rig.ask(Opcode.OPENDIR, node, formats.OPEN_IN.pack(0, 0)).fh
+        assert rig.ask(Opcode.READDIR, node, formats.READ_IN.pack(fh, 0, 4096, 0, 0, 0)).error == 0
+    rig.fail("restart")
+    reading = Opcode.READDIR if kind == "directory" else Opcode.READ
+    waiting = rig.start(reading, node, formats.READ_IN.pack(fh, 0, 4096, 0, 0, 0))
+    before = rig.messages_seen
+    if messages:
+        rig.world.run_until(lambda: rig.messages_seen >= before + messages or waiting in rig.answers)
+    abort(rig.machine, waiting, errno.EINTR)
+    rig.ask(Opcode.RELEASEDIR if kind == "directory" else Opcode.RELEASE, node, formats.RELEASE_IN.pack(fh, 0, 0, 7))
+    rig.run(20.0)
+    assert not rig.machine.reopening.lost
+    assert open_there(rig) == 0
+    if kind == "file":
+        _, other = opened(rig)
+        assert rig.ask(Opcode.SETLK, node, LOCK(other, 8, 0, 99, 1, 6, 0)).error == 0
 
 
 def test_a_hard_mount_waits_and_loses_nothing(far: Make) -> None:
