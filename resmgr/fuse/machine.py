@@ -104,6 +104,7 @@ ON_OPEN = frozenset(
     (
         *(Opcode.READ, Opcode.WRITE, Opcode.FLUSH, Opcode.FSYNC, Opcode.FALLOCATE, Opcode.GETLK, Opcode.SETLK, Opcode.SETLKW),
         *(Opcode.READDIR, Opcode.READDIRPLUS, Opcode.FSYNCDIR, Opcode.GETATTR, Opcode.SETATTR, Opcode.LSEEK, Opcode.COPY_FILE_RANGE),
+        Opcode.STATX,
     )
 )
 """Operations that need what is open; the file handle is the first field of most."""
@@ -189,9 +190,7 @@ class Machine(Core):
 
     def _waits_for_file(self, record: Request, handler: Handler, request: memoryview) -> bool:
         """Begin with a request when what it is about is open again. False: it is open."""
-        if len(request) < BODY + formats.FH_IN.size:
-            return False
-        lost = self.reopening.find(record, formats.FH_IN.parse(request, BODY)[0])
+        lost = self.reopening.find(record, request)
         if lost is None:
             return False
         kept = bytes(request)
@@ -206,7 +205,7 @@ class Machine(Core):
                 self.error(record, told(-code))
             else:
                 record.at = self.dispatch.now()
-                self._handle(handler, record, memoryview(kept))
+                self._go_on(record, handler, memoryview(kept))
 
         self.waits(record)
         self.reopening.wait(lost, again)

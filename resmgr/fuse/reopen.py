@@ -27,7 +27,7 @@ from resmgr.channel import Connection
 from resmgr.dispatch import Buffer, Timer
 from resmgr.errors import BadMessage
 from resmgr.fuse import formats
-from resmgr.fuse.formats import Opcode
+from resmgr.fuse.formats import BODY, Opcode
 from resmgr.fuse.inode import File, same_type
 from resmgr.fuse.request import Request
 from resmgr.fuse.walk import CONNECT, ENTRY_MAX
@@ -50,6 +50,8 @@ AFTER_DEATH = 0.02
 WAY_LOST = frozenset((-errno.EHOSTDOWN, -errno.EHOSTUNREACH, -errno.EBADF, -errno.ESRCH))
 """The node is down, or it, or its daemon, went away again while it was asked."""
 TRANSIENT = frozenset((*WAY_LOST, -errno.EAGAIN))
+BY_NODE = frozenset((Opcode.GETATTR, Opcode.SETATTR, Opcode.STATX))
+"""Operations that may say by which open file they ask, and may not."""
 _UNLOCK = 2
 _KEPT_FLAGS = 0o3 | 0o2000 | 0o4010000
 """Open flags that still mean something: access mode, O_APPEND, O_SYNC."""
@@ -134,14 +136,23 @@ class Reopening:
         self.wait(self.lost[file.fh], then)
         return True
 
-    def find(self, request: Request, fh: int) -> Lost | None:
-        """What *request* has to wait for: the thing open as *fh*, or for attributes any lost file of its node."""
-        if request.opcode not in (Opcode.GETATTR, Opcode.SETATTR):
-            lost = self.lost.get(fh)
+    def find(self, request: Request, view: memoryview) -> Lost | None:
+        """What *request* (*view*: its bytes) waits for: what it names as open; for attributes by no open file, any lost one of its node."""
+        if request.opcode not in BY_NODE:
+            if len(view) < BODY + formats.FH_IN.size:
+                return None
+            lost = self.lost.get(formats.FH_IN.parse(view, BODY)[0])
             if lost is not None and request.opcode == Opcode.FLUSH and isinstance(lost.thing, File):
                 # Nothing depends on it that this process has done through it.
                 return lost if lost.thing.written != lost.thing.synced or lost.thing.held else None
             return lost
+        if len(view) < BODY + formats.GETATTR_IN.size:
+            return None
+        # The other two begin with the same fields.
+        flags, fh = formats.GETATTR_IN.parse(view, BODY)
+        named = formats.FATTR_FH if request.opcode == Opcode.SETATTR else formats.GETATTR_FH
+        if flags & named and fh in self._core.files:
+            return self.lost.get(fh)
         for file in request.node.files:
             if file.fh in self.lost:
                 return self.lost[file.fh]

@@ -204,6 +204,22 @@ def test_locks_that_somebody_took_are_an_error(far: Make) -> None:
     assert rig.machine.drops["locks_lost"] == 1
 
 
+@pytest.mark.parametrize("failure", [Failure.SOFT, Failure.HARD])
+@pytest.mark.parametrize("opcode", [Opcode.GETATTR, Opcode.SETATTR, Opcode.STATX])
+def test_attributes_by_each_of_two_descriptors(far: Make, failure: Failure, opcode: Opcode) -> None:
+    rig = far(failure)
+    node, first = opened(rig)
+    _, second = opened(rig)
+    fail(rig, "restart")
+    for fh in (second, first):
+        if opcode == Opcode.SETATTR:
+            body = formats.SETATTR_IN.pack(formats.FATTR_SIZE | formats.FATTR_FH, fh, 5, *bytes(12))
+        else:
+            body = formats.GETATTR_IN.pack(formats.GETATTR_FH, fh) + bytes(8 if opcode == Opcode.STATX else 0)
+        assert rig.ask(opcode, node, body).error == 0
+    assert rig.machine.drops["reopened"] == 2
+
+
 def open_there(rig: Far) -> int:
     """What clients have open at the server."""
     return sum(isinstance(one, HostHandle) and one.readable for each in rig.host.manager.table.clients.values() for one in each.handles)
