@@ -28,7 +28,7 @@ AT_ONCE = 256
 NOT_TWICE = frozenset(
     (
         *(Opcode.MKDIR, Opcode.MKNOD, Opcode.SYMLINK, Opcode.LINK, Opcode.UNLINK, Opcode.RMDIR, Opcode.RENAME, Opcode.RENAME2),
-        *(Opcode.CREATE, Opcode.FALLOCATE, Opcode.IOCTL, Opcode.WRITE),
+        *(Opcode.CREATE, Opcode.FALLOCATE, Opcode.IOCTL, Opcode.WRITE, Opcode.SETXATTR, Opcode.REMOVEXATTR),
     )
 )
 """WRITE: `writing` sends those again that say where the data go."""

@@ -147,10 +147,9 @@ def _with_handle(core: Core, request: Request, asked: XattrRequest) -> None:
 
         def over(status: int, reply: Buffer) -> None:
             core.handles.close_later(connection, handle)
-            request.pending = None
-            if not request.answered:
-                _set(request, status, reply)
+            request.file_done(status, reply)
 
+        request.step = _set
         request.pending = connection.submit((asked.pack(handle),), 0, over)
 
     core.on_leaf(request, request.node, Connect.LOOKUP, WANT_HANDLE, b"", ENTRY_MAX, found)

@@ -10,12 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from resmgr.channel import PID_SYSTEM
+from resmgr.channel import PID_SYSTEM, Message
 from resmgr.fuse import formats
 from resmgr.fuse.formats import Opcode
 from resmgr.fuse.options import Failure, FuseOptions
 from resmgr.fuse.stuck import abort
-from resmgr.hostfs.objects import HostHandle
+from resmgr.hostfs.objects import HostClient, HostHandle
+from resmgr.iofunc.handle import Handle
+from resmgr.iomsg import XATTR_INLINE_MAX, Io
 from resmgr.testing.fuserig import Answer
 from tests.resmgr.fuse.far import AWAY, CHID, ND, Far
 
@@ -300,6 +302,54 @@ def test_what_may_have_been_done_is_not_done_twice(far: Make) -> None:
     rig.run(AWAY)
     rig.cut_at = rig.messages_seen + 1
     assert rig.ask(Opcode.STATFS, 1).error == 0, "asked again"
+
+
+@pytest.mark.parametrize("what", ["create", "replace", "remove"])
+def test_an_attribute_is_not_set_or_removed_twice(far: Make, what: str) -> None:
+    rig = far(Failure.HARD)
+    path = rig.root / "f"
+    path.write_bytes(b"")
+    if what in ("replace", "remove"):
+        os.setxattr(path, "user.a", b"before")
+    node = rig.ask(Opcode.LOOKUP, 1, b"f\0").nodeid
+    if what == "remove":
+        changing = rig.start(Opcode.REMOVEXATTR, node, b"user.a\0")
+    else:
+        head = formats.SETXATTR_IN.pack(5, os.XATTR_REPLACE if what == "replace" else os.XATTR_CREATE)
+        changing = rig.start(Opcode.SETXATTR, node, head + b"user.a\0value")
+
+    def there() -> bytes | None:
+        return os.getxattr(path, "user.a") if "user.a" in os.listxattr(path) else None
+
+    after = None if what == "remove" else b"value"
+    rig.world.run_until(lambda: there() == after)
+    assert changing not in rig.answers
+    rig.fail("link")
+    rig.run(AWAY / 2)
+    if what == "remove":
+        os.setxattr(path, "user.a", b"somebody's")
+    else:
+        os.removexattr(path, "user.a")
+    rig.run(AWAY + 1)
+    assert rig.answers[changing].error == -errno.EHOSTDOWN
+    assert there() == (b"somebody's" if what == "remove" else None)
+
+
+def test_a_long_attribute_is_not_set_twice(far: Make) -> None:
+    rig = far(Failure.HARD)
+    (rig.root / "f").write_bytes(b"")
+    node = rig.ask(Opcode.LOOKUP, 1, b"f\0").nodeid
+    asked: list[int] = []
+
+    def taken(message: Message, client: HostClient, handle: Handle, flags: int) -> None:
+        asked.append(flags)
+        rig.there.call_soon(lambda: rig.fail("link"))
+
+    rig.host.manager._io[Io.XATTR] = taken
+    head = formats.SETXATTR_IN.pack(XATTR_INLINE_MAX + 1, os.XATTR_CREATE)
+    assert rig.ask(Opcode.SETXATTR, node, head + b"user.a\0" + bytes(XATTR_INLINE_MAX + 1)).error == -errno.EHOSTDOWN
+    rig.run(AWAY + 1)
+    assert asked == [os.XATTR_CREATE]
 
 
 @pytest.mark.parametrize("down", [False, True])
