@@ -18,7 +18,7 @@ import os
 from collections.abc import Mapping
 from stat import S_IFIFO, S_IFMT, S_IFREG, S_IFSOCK, S_ISBLK, S_ISCHR, S_ISDIR, S_ISLNK
 
-from resmgr.access import Scope
+from resmgr.access import ALL_DEVICES, Scope
 from resmgr.hostfs import syscalls
 from resmgr.hostfs.device import Devices
 from resmgr.hostfs.objects import HostHandle, Opened
@@ -453,9 +453,9 @@ class Operations:
             new = _make(parent_scope2, name2)
             if parent_scope2.pinned(name2):
                 raise OSError(errno.EBUSY, "an export begins there")
-            if not new.verbs <= old.verbs or (request.flags & _EXCHANGE and not old.verbs <= new.verbs):
-                # The move would give the client more rights over the object than it has.
-                raise OSError(errno.EXDEV, "between exports")
+            _no_wider(old, new)
+            if request.flags & _EXCHANGE:
+                _no_wider(new, old)
             if request.flags:
                 syscalls.renameat2(dirfd, name, dirfd2, name2, request.flags)
             else:
@@ -477,8 +477,7 @@ class Operations:
                 old = parent_scope.enter(name)
             else:
                 dirfd, name, old = base.fd, b"", base.scope
-            if not new.verbs <= old.verbs:
-                raise OSError(errno.EXDEV, "between exports")
+            _no_wider(old, new)
             if name:
                 os.link(name, name2, src_dir_fd=dirfd, dst_dir_fd=dirfd2, follow_symlinks=False)
             else:
@@ -550,6 +549,13 @@ def _remove(scope: Scope, name: bytes) -> Scope:
     if scope.pinned(name):
         raise OSError(errno.EBUSY, "an export begins there")
     return below
+
+
+def _no_wider(old: Scope, new: Scope) -> None:
+    """EXDEV if an object that goes from *old* to *new* could be used for more there, or keep set-ID bits where there are to be none."""
+    devices = ALL_DEVICES in old.devices or new.devices <= old.devices
+    if not new.verbs <= old.verbs or not devices or new.setuid != old.setuid:
+        raise OSError(errno.EXDEV, "between exports")
 
 
 def _check_verbs(scope: Scope, reads: bool, writes: bool) -> None:

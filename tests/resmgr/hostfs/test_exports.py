@@ -18,6 +18,8 @@ from resmgr.iorequest import ConnectRequest, SetAttr
 from resmgr.testing.hostdir import HostDirectory
 from resmgr.testing.ioclient import IoClient
 
+_EXCHANGE = 2
+
 
 def fails(code: int) -> pytest.RaisesExc[ResmgrError]:
     return pytest.raises(ResmgrError, match=os.strerror(code))
@@ -142,6 +144,29 @@ def test_moves_and_links_never_widen_rights(tree: HostDirectory) -> None:
     b.two(Connect.RENAME, b"rw/f", b"rw/g")
     with fails(errno.EACCES):
         b.two(Connect.RENAME, b"rw/g", b"private/g")
+
+
+def test_moves_and_links_bring_no_device_and_no_set_id_bits_along(host: HostDirectory) -> None:
+    for name in ("s", "n", "m"):
+        (host.root / name).mkdir()
+    for name in ("n/p", "m/x"):
+        os.mkfifo(host.root / name)
+    (host.root / "s" / "f").write_bytes(b"")
+    (host.root / "s" / "f").chmod(0o4755)
+    both = ["read", "write"]
+    exports = (Export("/s", both, setuid=True, devices=["all"]), Export("/n", both, devices=[]), Export("/m", both, devices=["fifos"]))
+    host.fs.set_policy(host.policy(exports))
+    b = host.remote("b")
+    for old, new in ((b"n/p", b"m/q"), (b"n/p", b"s/q"), (b"s/f", b"n/f")):
+        for kind in (Connect.RENAME, Connect.LINK):
+            with fails(errno.EXDEV):
+                b.two(kind, old, new)
+    held = b.lookup(b"n/p", flags=WANT_HANDLE)
+    with fails(errno.EXDEV):
+        b.two(Connect.LINK, b"", b"m/q", handle=held.handle)
+    with fails(errno.EXDEV):
+        b.two(Connect.RENAME, b"m/x", b"n/p", flags=_EXCHANGE)
+    b.two(Connect.RENAME, b"n/p", b"n/q")
 
 
 def test_a_directory_moved_out_of_its_export_is_reached_by_handle_only(tree: HostDirectory) -> None:
