@@ -192,13 +192,12 @@ class Operations:
         if not keep and not birth and path and b"/" not in path:
             scope = base.scope.enter(path)
             status = os.stat(path, dir_fd=base.fd, follow_symlinks=False)
-            if base.device.proc:
-                refuse_own([path])
             if status.st_mode & 0o170000 != 0o040000:
                 if not scope.verbs:
                     raise FileNotFoundError(errno.ENOENT, "not exported")
                 return ENTRY.pack(*self.head, 0, 0, 0) + self.attr(status)
             fd = os.open(path, _NODE | os.O_DIRECTORY, dir_fd=base.fd)
+            self._refuse_own(fd, path)
         else:
             fd, scope = self._object(base, path)
         try:
@@ -328,6 +327,9 @@ class Operations:
             if lost:
                 status = self._fix_mode(fd, status, lost)
             handle = self._handle(fd, status, scope, flags)
+            if handle.device.proc:
+                # Again: a thread of ours may have got the number since its directory was asked.
+                refuse_own(request.path.split(b"/"))
             if prefetch and kind == S_IFREG and handle.readable and not handle.writable and status.st_size:
                 data = self._prefetch(handle, min(prefetch, PREFETCH_MAX, status.st_size))
             elif prefetch and handle.stream is not None and handle.readable:

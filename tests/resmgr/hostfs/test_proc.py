@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from resmgr.access import Export
+from resmgr.hostfs import ownproc
 from resmgr.hostfs.manager import HostFs
 from resmgr.iomsg import WANT_HANDLE, Connect
 from resmgr.testing.hostdir import HostDirectory
@@ -103,6 +104,34 @@ def test_the_server_itself_is_not_there(proc: HostDirectory) -> None:
     (Path("/tmp") / str(os.getpid())).mkdir(exist_ok=True)
     assert far.lookup(b"tmp/%d" % os.getpid()).handle
     (Path("/tmp") / str(os.getpid())).rmdir()
+
+
+@pytest.mark.parametrize("how", ["open", "lookup"])
+def test_a_thread_that_begins_while_its_name_is_opened_is_not_there(
+    proc: HostDirectory, sleeper: int, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """Its number is asked about after the directory is open, too."""
+    real = os.open
+    begun: set[bytes] = set()
+
+    def opened(path: bytes, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
+        fd = real(path, flags, mode, dir_fd=dir_fd)
+        if path == b"%d" % sleeper:
+            begun.add(b"%d" % sleeper)
+        return fd
+
+    far = proc.remote("b", 4001, gid=4001)
+    base = far.lookup(b"proc")
+    name = b"%d" % sleeper
+    assert far.lookup(name, base.handle).handle
+    monkeypatch.setattr(os, "open", opened)
+    monkeypatch.setattr(ownproc, "own", begun.__contains__)
+    with fails(errno.ENOENT):
+        if how == "open":
+            far.open(name, os.O_DIRECTORY, handle=base.handle)
+        else:
+            far.lookup(name, base.handle)
+    assert begun
 
 
 def test_it_is_asked_in_threads(proc: HostDirectory, sleeper: int) -> None:
