@@ -1,8 +1,9 @@
 """Extended attributes of host files, POSIX ACLs among them. Safe to run on any thread, as `operations`.
 
 The kernel decides who may do what: `user.` by the file's mode, `trusted.` and most of `security.` by rights that a mapped user has only if
-he is root here, `system.posix_acl_*` by ownership. Ids in ACLs are translated as owners are. File capabilities are set-ID
-bits by another name, so the export must allow these. Sizes are its own, too: ERANGE for room that is too small, E2BIG for too much.
+he is root here, `system.posix_acl_*` by ownership. Ids in ACLs are translated as owners are, and who was told as nobody cannot be set: an
+ACL that is read, changed and written back must not give nobody what others had. File capabilities are set-ID bits by another name, so the
+export must allow these. Sizes are its own, too: ERANGE for room that is too small, E2BIG for too much.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from resmgr.access import Scope
 from resmgr.hostfs.opened import own_path
 from resmgr.iomsg import LENGTH, XATTR_GET, XATTR_LIST, XATTR_REMOVE, XATTR_SET, XATTR_SIZE_MAX
 from resmgr.iorequest import XattrRequest
-from resmgr.owners import Owners
+from resmgr.owners import NOBODY, Owners
 
 WHICH_MAX = 16384
 """Entries of a directory that one WHICH looks at; with more it is EFBIG, and each is asked about by itself."""
@@ -43,7 +44,7 @@ def xattr(fd: int, scope: Scope, request: XattrRequest, owners: Owners | None) -
             if request.name == _CAPABILITY and not scope.setuid:
                 raise PermissionError(errno.EPERM, "the export allows no set-ID bits")
             if owners is not None and request.name.startswith(_ACL):
-                value = _translated(value, owners.user_in, owners.group_in)
+                value = _translated(value, _somebody(owners.user_in), _somebody(owners.group_in))
             os.setxattr(path, request.name, value, request.flags)
         else:
             os.removexattr(path, request.name)
@@ -77,6 +78,17 @@ def _translated(acl: bytes, user: Callable[[int], int], group: Callable[[int], i
             number = group(number)
         parts.append(_ACL_ENTRY.pack(tag, permissions, number))
     return b"".join(parts)
+
+
+def _somebody(inwards: Callable[[int], int]) -> Callable[[int], int]:
+    """*inwards*, with OSError EINVAL for the number by which all are told that have none there."""
+
+    def number(there: int) -> int:
+        if there == NOBODY:
+            raise OSError(errno.EINVAL, "nobody in an ACL stands for whoever has no number there")
+        return inwards(there)
+
+    return number
 
 
 def _which(fd: int, path: bytes, scope: Scope) -> bytes:

@@ -32,6 +32,7 @@ from resmgr.iomsg import (
     request,
 )
 from resmgr.iorequest import ConnectRequest, XattrRequest, pack_copy, pack_seek
+from resmgr.owners import NOBODY
 from resmgr.testing.hostdir import HostDirectory
 from resmgr.testing.ioclient import IoClient
 
@@ -108,6 +109,12 @@ def test_ids_in_acls_are_translated_as_owners_are(host: HostDirectory) -> None:
     assert os.getxattr(host.root / "f", "system.posix_acl_access") == acl(1500)
     assert xattr(client, host, XattrRequest(XATTR_GET, b"system.posix_acl_access", size=999), b"f") == (0, acl(700))
     assert xattr(client, host, XattrRequest(XATTR_SET, b"system.posix_acl_access", acl(31000)), b"f")[0] == -errno.EINVAL
+    # What somebody whom the map does not know may do is not nobody's after it was read and written back.
+    os.setxattr(host.root / "f", "system.posix_acl_access", acl(31000))
+    status, told = xattr(client, host, XattrRequest(XATTR_GET, b"system.posix_acl_access", size=999), b"f")
+    assert (status, told) == (0, acl(NOBODY))
+    assert xattr(client, host, XattrRequest(XATTR_SET, b"system.posix_acl_access", told), b"f")[0] == -errno.EINVAL
+    assert os.getxattr(host.root / "f", "system.posix_acl_access") == acl(31000)
 
 
 def test_which_entries_have_any(host: HostDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
