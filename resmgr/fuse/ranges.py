@@ -15,7 +15,7 @@ from resmgr.fuse import formats
 from resmgr.fuse.attributes import done
 from resmgr.fuse.core import Core
 from resmgr.fuse.formats import BODY
-from resmgr.fuse.inode import File
+from resmgr.fuse.inode import File, Node
 from resmgr.fuse.request import Request
 from resmgr.iomsg import COPY_MAX, OFFSET, REQUEST, SEEK_DATA, SEEK_HOLE, SPACE, Io
 from resmgr.iorequest import pack_copy, pack_seek
@@ -31,7 +31,12 @@ def fallocate(core: Core, request: Request, view: memoryview) -> None:
         return
     _changes(core, request, file)
     message = REQUEST.pack(Io.SPACE, 0, 0, file.ocb) + SPACE.pack(mode, offset, length)
-    core.on_file(request, file, (message,), 0, done)
+
+    def changed(request: Request, status: int, reply: Buffer) -> None:
+        _forget(file.node)
+        done(request, status, reply)
+
+    core.on_file(request, file, (message,), 0, changed)
 
 
 def lseek(core: Core, request: Request, view: memoryview) -> None:
@@ -81,6 +86,7 @@ def copy_file_range(core: Core, request: Request, view: memoryview) -> None:
     _changes(core, request, there)
 
     def copied(request: Request, status: int, reply: Buffer) -> None:
+        _forget(there.node)
         if status == -errno.ENOSYS:
             core.error(request, errno.EXDEV)
         elif status < 0:
@@ -88,8 +94,6 @@ def copy_file_range(core: Core, request: Request, view: memoryview) -> None:
         elif status > length:
             raise BadMessage("more copied than was asked for")
         else:
-            there.node.pages = None
-            there.node.told = None
             core.answer(request, formats.WRITE_REPLY.pack(24, 0, request.unique, status))
 
     def copy() -> None:
@@ -105,9 +109,13 @@ def copy_file_range(core: Core, request: Request, view: memoryview) -> None:
 
 def _changes(core: Core, request: Request, file: File) -> None:
     """Data of *file* are changed by its server, so neither first bytes nor pages are known any more."""
-    node = file.node
+    _forget(file.node)
+    core.changes_node(request, file.node)
+
+
+def _forget(node: Node) -> None:
+    """Before the change, and after it: who opened the file meanwhile was told bytes of before."""
     for other in node.files:
         other.data = None
     node.pages = None
     node.told = None
-    core.changes_node(request, node)

@@ -181,6 +181,29 @@ def test_a_copy_that_the_server_cannot_do_is_left_to_the_kernel(rig: Rig) -> Non
     assert copy(source).error == -errno.EIO
 
 
+@pytest.mark.parametrize("how", ["copy", "fallocate"])
+def test_who_opened_meanwhile_reads_what_was_copied(rig: Rig, how: str) -> None:
+    rig.fs.add(b"a", b"new")
+    old = rig.fs.add(b"b", b"old")
+    a, b = rig.walk(b"a"), rig.walk(b"b")
+    source, target = rig.open(a).fh, rig.open(b, os.O_WRONLY).fh
+    asked: list[Message] = []
+    says(rig, Io.COPY if how == "copy" else Io.SPACE, asked.append)
+    if how == "copy":
+        change = rig.start(Opcode.COPY_FILE_RANGE, a, formats.COPY_IN.pack(source, 0, b, target, 0, 3, 0))
+    else:
+        change = rig.start(Opcode.FALLOCATE, b, formats.FALLOCATE_IN.pack(target, 0, 3, 0))
+    rig.run(0.01)
+
+    reader = rig.open(b).fh
+    old.data[:] = b"new"
+    asked[0].reply(3 if how == "copy" else 0)
+    rig.run(0.01)
+
+    assert rig.answers[change].error == 0
+    assert bytes(rig.ask(Opcode.READ, b, formats.READ_IN.pack(reader, 0, 64, 0, 0, 0)).body) == b"new"
+
+
 def test_a_file_without_a_name_is_refused_by_a_server_that_makes_none(rig: Rig) -> None:
     body = formats.CREATE_IN.pack(os.O_RDWR, 0o600, 0, 0) + b"/\0"
     assert rig.ask(Opcode.TMPFILE, 1, body).error == -errno.EOPNOTSUPP
