@@ -12,12 +12,12 @@ import struct
 from resmgr.dispatch import Buffer
 from resmgr.errors import BadMessage
 from resmgr.fuse import formats
-from resmgr.fuse.attributes import done
+from resmgr.fuse.attributes import done, parse_attr
 from resmgr.fuse.core import Core
 from resmgr.fuse.formats import BODY
 from resmgr.fuse.inode import File, Node
 from resmgr.fuse.request import Request
-from resmgr.iomsg import COPY_MAX, OFFSET, REQUEST, SEEK_DATA, SEEK_HOLE, SPACE, Io
+from resmgr.iomsg import ATTR, COPY_MAX, OFFSET, REQUEST, SEEK_DATA, SEEK_HOLE, SPACE, Io
 from resmgr.iorequest import pack_copy, pack_seek
 
 OFFSET_MAX = (1 << 63) - 1
@@ -46,14 +46,21 @@ def lseek(core: Core, request: Request, view: memoryview) -> None:
         core.error(request, errno.EBADF if file is None else errno.EINVAL)
         return
 
+    def all_data(request: Request, status: int, reply: Buffer) -> None:
+        if status < 0:
+            core.failed(request, status)
+            return
+        size = parse_attr(reply)[6]
+        if offset >= size:
+            core.error(request, errno.ENXIO)
+        else:
+            _answer(core, request, offset if whence == SEEK_DATA else size)
+
     def sought(request: Request, status: int, reply: Buffer) -> None:
         if status == -errno.ENOSYS:
-            # The server tells nothing of holes: all is data.
-            size = request.node.attr[6]
-            if offset >= size:
-                core.error(request, errno.ENXIO)
-            else:
-                _answer(core, request, offset if whence == SEEK_DATA else size)
+            # The server tells nothing of holes: all is data, up to the size of now.
+            if not request.answered:
+                core.on_file(request, file, (REQUEST.pack(Io.STAT, 0, 0, file.ocb),), ATTR.size, all_data)
             return
         if status < 0:
             core.failed(request, status)

@@ -16,7 +16,7 @@ from resmgr.testing.memfs import Fault
 from tests.resmgr.fuse.test_status import NOT_HERE, UNANSWERED, requests
 
 AT_ONCE = (
-    *(Opcode.GETLK, Opcode.SETLK, Opcode.SETLKW, Opcode.POLL, Opcode.IOCTL, Opcode.READDIR, Opcode.READDIRPLUS, Opcode.LSEEK),
+    *(Opcode.GETLK, Opcode.SETLK, Opcode.SETLKW, Opcode.POLL, Opcode.IOCTL, Opcode.READDIR, Opcode.READDIRPLUS),
     *NOT_HERE,
 )
 """What memfs does not have, and a listing that came with its opening: nobody waits."""

@@ -142,7 +142,7 @@ def test_names_of_attributes_are_the_servers(rig: Rig) -> None:
 def test_all_is_data_where_the_server_tells_nothing_of_holes(rig: Rig) -> None:
     rig.fs.add(b"f", b"12345678")
     node = rig.walk(b"f")
-    fh = rig.open(node).fh
+    fh = rig.open(node, os.O_RDWR).fh
 
     def seek(whence: int, offset: int) -> Answer:
         return rig.ask(Opcode.LSEEK, node, formats.LSEEK_IN.pack(fh, offset, whence))
@@ -151,6 +151,8 @@ def test_all_is_data_where_the_server_tells_nothing_of_holes(rig: Rig) -> None:
     assert struct.unpack("=Q", seek(HOLE, 3).body) == (8,)
     assert seek(DATA, 8).error == -errno.ENXIO
     assert seek(0, 0).error == -errno.EINVAL
+    rig.write(node, fh, 8, b"9")
+    assert struct.unpack("=Q", seek(DATA, 8).body) == (8,)
 
 
 @pytest.mark.parametrize("reply", [b"", OFFSET.pack(1), OFFSET.pack(1 << 63), OFFSET.pack(9) + b"x"])
