@@ -230,7 +230,8 @@ class Operations:
             scope = parent_scope.enter(name)
             exists = True
             special = False
-            if flags & (os.O_CREAT | os.O_EXCL) == os.O_CREAT | os.O_EXCL and parent_scope.write:
+            pinned = parent_scope.pinned(name)
+            if flags & (os.O_CREAT | os.O_EXCL) == os.O_CREAT | os.O_EXCL and parent_scope.write and not pinned:
                 exists = False
             else:
                 try:
@@ -247,10 +248,12 @@ class Operations:
                 _check_verbs(scope, access != os.O_WRONLY, writes)
                 if not scope.verbs:
                     flags |= os.O_DIRECTORY
-                if flags & os.O_CREAT and not parent_scope.write:
+                if flags & os.O_CREAT and (pinned or not parent_scope.write):
                     flags &= ~os.O_CREAT
             elif not parent_scope.write:
                 raise OSError(errno.EROFS, "export is read-only")
+            elif pinned:
+                raise OSError(errno.EBUSY, "an export begins there")
             elif access != os.O_WRONLY and not scope.read:
                 raise PermissionError(errno.EACCES, "export is write-only")
             mode, lost = (0, 0) if exists else self._mode(dirfd, request)
@@ -370,7 +373,7 @@ class Operations:
     def mkdir(self, base: HostHandle, request: ConnectRequest) -> Opened:
         dirfd, name, parent_scope, owned = self._parent(base, request.path)
         try:
-            scope = _make(parent_scope, name)
+            scope = _make_new(dirfd, parent_scope, name)
             mode, lost = self._mode(dirfd, request)
             os.mkdir(name, mode, dir_fd=dirfd)
             fd = os.open(name, _NODE | os.O_DIRECTORY, dir_fd=dirfd)
@@ -390,7 +393,7 @@ class Operations:
             raise OSError(errno.EINVAL, "no such type of node")
         dirfd, name, parent_scope, owned = self._parent(base, request.path)
         try:
-            _make(parent_scope, name)
+            _make_new(dirfd, parent_scope, name)
             mode, lost = self._mode(dirfd, request)
             check_set_id(parent_scope, mode, 0)
             os.mknod(name, kind | mode, request.rdev, dir_fd=dirfd)
@@ -407,7 +410,7 @@ class Operations:
     def symlink(self, base: HostHandle, request: ConnectRequest) -> bytes:
         dirfd, name, parent_scope, owned = self._parent(base, request.path)
         try:
-            _make(parent_scope, name)
+            _make_new(dirfd, parent_scope, name)
             os.symlink(request.path2, name, dir_fd=dirfd)
             status = os.stat(name, dir_fd=dirfd, follow_symlinks=False)
         finally:
@@ -473,7 +476,7 @@ class Operations:
         dirfd2, name2, parent_scope2, owned2 = self._parent(base2, request.path2)
         owned = -1
         try:
-            new = _make(parent_scope2, name2)
+            new = _make_new(dirfd2, parent_scope2, name2)
             if request.path:
                 dirfd, name, parent_scope, owned = self._parent(base, request.path)
                 old = parent_scope.enter(name)
@@ -543,6 +546,18 @@ def _make(scope: Scope, name: bytes) -> Scope:
     below = scope.enter(name)
     if not scope.write:
         raise OSError(errno.EROFS, "export is read-only")
+    return below
+
+
+def _make_new(dirfd: int, scope: Scope, name: bytes) -> Scope:
+    """`_make` of what must not be there yet. What is at the place of an export comes from this machine, not through a wider one."""
+    below = _make(scope, name)
+    if scope.pinned(name):
+        try:
+            os.stat(name, dir_fd=dirfd, follow_symlinks=False)
+        except FileNotFoundError:
+            raise OSError(errno.EBUSY, "an export begins there") from None
+        raise FileExistsError(errno.EEXIST, "exists")
     return below
 
 

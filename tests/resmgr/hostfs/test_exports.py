@@ -169,6 +169,27 @@ def test_moves_and_links_bring_no_device_and_no_set_id_bits_along(host: HostDire
     b.two(Connect.RENAME, b"n/p", b"n/q")
 
 
+def test_what_an_export_begins_with_is_not_made_through_a_wider_one(tree: HostDirectory) -> None:
+    b = tree.remote("b")
+    makes: list[Callable[[], object]] = [
+        lambda: b.name(Connect.MKDIR, b"rw/ro", mode=0o777),
+        lambda: b.name(Connect.MKNOD, b"rw/ro", mode=0o777),
+        lambda: b.symlink(b"rw/ro", b"/etc"),
+        lambda: b.two(Connect.LINK, b"rw/f", b"rw/ro"),
+        lambda: b.open(b"rw/ro", os.O_RDWR | os.O_CREAT | os.O_EXCL),
+    ]
+    for make in makes:
+        with fails(errno.EBUSY):
+            make()
+    with fails(errno.EBUSY):
+        b.open(b"rw/ro", os.O_RDONLY | os.O_CREAT)
+    assert not os.path.lexists(tree.root / "rw" / "ro")
+    (tree.root / "rw" / "ro").mkdir()
+    for make in makes:
+        with fails(errno.EEXIST):
+            make()
+
+
 def test_a_directory_moved_out_of_its_export_is_reached_by_handle_only(tree: HostDirectory) -> None:
     b = tree.remote("b")
     (tree.root / "rw" / "d").mkdir()
