@@ -10,7 +10,7 @@ from resmgr.hostfs.objects import HostClient
 from resmgr.hostfs.operations import Operations
 from resmgr.hostfs.running import Operation, Running
 from resmgr.iofunc.handle import Handle
-from resmgr.iomsg import ATTR, ENTRY, LOOKUP_WATCH, OPEN_WATCH, Connect
+from resmgr.iomsg import ATTR, ENTRY, LOOKUP_WATCH, OPEN_WATCH, XATTR_WHICH, Connect
 from resmgr.iorequest import ConnectRequest
 
 Handler = Callable[[Message, HostClient, ConnectRequest, Handle | None], None]
@@ -52,6 +52,10 @@ def handlers(fs: Running) -> dict[Connect, Handler]:
         fs.manager.check_room(client)
         fs.run(message, client, base, request, Operations.tmpfile)
 
+    def xattr(message: Message, client: HostClient, request: ConnectRequest, base: Handle | None) -> None:
+        inline = request.xattr is None or request.xattr.operation != XATTR_WHICH
+        fs.run(message, client, base, request, Operations.xattr, inline=inline)
+
     return {
         Connect.LOOKUP: lookup,
         Connect.OPEN: open_,
@@ -67,6 +71,6 @@ def handlers(fs: Running) -> dict[Connect, Handler]:
         Connect.ACCESS: plain(Operations.access),
         Connect.STATFS: plain(Operations.statfs),
         Connect.REOPEN: fs.reopening.reopen,
-        Connect.XATTR: plain(Operations.xattr),
+        Connect.XATTR: xattr,
         Connect.TMPFILE: tmpfile,
     }

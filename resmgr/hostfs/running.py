@@ -128,8 +128,10 @@ class Running:
         request: ConnectRequest,
         operation: Operation,
         second: Handle | None = None,
+        inline: bool = True,
     ) -> None:
-        """Carry out a connect operation and answer. *second* is a further handle that the operation uses."""
+        """Carry out a connect operation and answer. *second* is a further handle that the operation uses. Not *inline*: it takes long
+        whatever the file system."""
         identity = self.identity(client)
         place = base or client.root
         ops = client.ops
@@ -137,7 +139,7 @@ class Running:
         assert ops is not None
         device = place.device
         now = self.dispatch.now()
-        waits = device if device.blocking_until > now else self.crosses(request, now)
+        waits = device if not inline or device.blocking_until > now else self.crosses(request, now)
         ops.at_risk = self.ops.at_risk
         if waits is None and isinstance(second, HostHandle) and second.device.blocking_until > now:
             waits = second.device

@@ -123,7 +123,9 @@ def test_which_entries_have_any(host: HostDirectory, monkeypatch: pytest.MonkeyP
     os.setxattr(host.root / "b", "user.x", b"")
     client = host.client()
     which = XattrRequest(XATTR_WHICH, size=65536)
+    before = host.fs.counters["threaded"]
     assert xattr(client, host, which, b"") == (0, b"b\0")
+    assert host.fs.counters["threaded"] == before + 1, "a directory may have thousands of entries"
     assert xattr(client, host, which, b"a")[0] == -errno.ENOTDIR
     monkeypatch.setattr(os, "listdir", lambda path: [b"%d" % n for n in range(WHICH_MAX + 1)])
     assert xattr(client, host, which, b"")[0] == -errno.EFBIG
