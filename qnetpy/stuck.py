@@ -137,7 +137,7 @@ class Stuck:
             code = errno.EHOSTDOWN if one.server[0] else errno.ECANCELED
             if abort(machines[point], one.unique, code):
                 ended.append(ident)
-                log.info("user %d ends a request of process %d: %s of %s%s", uid, one.pid, one.operation.lower(), point, one.path)
+                log.info("user %d ends a request of process %d: %s of %r", uid, one.pid, one.operation.lower(), point + one.path)
         return {"aborted": ended, "unknown": [ident for ident in wanted if ident not in ended]}
 
 

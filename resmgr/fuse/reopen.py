@@ -264,7 +264,7 @@ class Reopening:
 
     def _refused(self, lost: Lost, why: str) -> None:
         path = lost.thing.node.path().decode("utf-8", "backslashreplace")
-        logger.warning("%s was open when its node went away, and cannot be opened again: %s", path, why)
+        logger.warning("%r was open when its node went away, and cannot be opened again: %s", path, why)
         self._over(lost, errno.ESTALE)
 
     def _lock_again(self, lost: Lost, file: File, left: list[LockRequest], before: tuple[Connection, int]) -> None:

@@ -107,7 +107,7 @@ def lost(core: Core, file: File) -> None:
     """A write through *file* failed after the program was told that it is done, and nobody asked until it was closed."""
     core.drops["writes_lost"] += 1
     path = file.node.path().decode("utf-8", "backslashreplace")
-    logger.error("data written to %s are lost: %s; the program did not wait for close", path, os.strerror(file.error))
+    logger.error("data written to %r are lost: %s; the program did not wait for close", path, os.strerror(file.error))
 
 
 class _Writing:

@@ -118,6 +118,17 @@ def test_a_renamed_file_is_found_and_a_removed_one_is_stale(far: Make) -> None:
     assert flush(rig, other, other_fh) == 0, "nothing was written"
 
 
+def test_a_name_of_several_lines_is_one_line_of_the_log(far: Make, caplog: pytest.LogCaptureFixture) -> None:
+    rig = far()
+    node, fh = opened(rig, name=b"f\nforged")
+    rig.cut()
+    (rig.root / "f\nforged").unlink()
+    rig.connect()
+    assert read(rig, node, fh).error == -errno.ESTALE
+    (said,) = [record.getMessage() for record in caplog.records if "cannot be opened again" in record.getMessage()]
+    assert said.startswith(r"'/f\nforged' was open")
+
+
 def test_rights_that_were_taken_away(far: Make) -> None:
     rig = far()
     rig.uid = 4001

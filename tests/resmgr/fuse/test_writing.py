@@ -364,7 +364,7 @@ def test_error_that_nobody_waited_for_is_logged(rig: Rig, caplog: pytest.LogCapt
 
     assert len(rig.fs.manager.table.handles) == before - 1
     assert events(rig)["writes_lost"] == 1
-    assert "/f are lost: No space left" in caplog.text
+    assert "'/f' are lost: No space left" in caplog.text
 
 
 def test_full_disk_cuts_a_write_and_says_why(rig: Rig) -> None:
