@@ -66,7 +66,7 @@ class Telling:
 
     def waits(self, node: Node) -> int:
         """How many messages about *node* wait."""
-        return len(self._jobs.get(node, ()))
+        return sum(len(self._jobs.get((node, waits), ())) for waits in (True, False))
 
     def _run(self) -> None:
         self._core.on_answered = None
