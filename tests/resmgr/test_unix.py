@@ -324,7 +324,7 @@ async def test_descriptors_of_a_hostile_client_do_not_stay(tmp_path: Path) -> No
             await until(lambda: len(os.listdir("/proc/self/fd")) <= before + 2 + 3)
         await until(lambda: here.server.statistics().links == 0)
         gc.collect()
-        await until(lambda: len(os.listdir("/proc/self/fd")) == before)
+        await until(lambda: len(os.listdir("/proc/self/fd")) <= before)
 
 
 @pytest.mark.parametrize("step", range(4))
