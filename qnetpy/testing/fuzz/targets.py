@@ -191,6 +191,11 @@ def requests(data: bytes) -> None:
         iorequest.parse_close,
         iorequest.parse_lock,
         iorequest.parse_notify,
+        iorequest.parse_copy,
+        iorequest.parse_seek,
+        _attribute,
+        _drop,
+        _events,
         attachproto.parse_rows,
         lambda view: iomsg.parse_dirents(view, True),
         lambda view: iomsg.parse_dirents(view, False),
@@ -203,6 +208,22 @@ def requests(data: bytes) -> None:
 
 def _connect(data: bytes) -> None:
     iorequest.parse_connect(data)
+
+
+def _attribute(data: bytes) -> None:
+    path, asked = iorequest.parse_xattr(data)
+    again = asked.pack(0, path)
+    assert iorequest.parse_xattr(again) == (path, asked)
+
+
+def _drop(data: bytes) -> None:
+    inos = iorequest.parse_drop(data)
+    assert iorequest.parse_drop(iorequest.pack_drop(inos)) == inos
+
+
+def _events(data: bytes) -> None:
+    events = iomsg.parse_events(data)
+    assert b"".join(iomsg.EVENT.pack(one.ino, one.kind, one.cookie, len(one.name)) + one.name for one in events) == data
 
 
 def processes(data: bytes) -> None:
