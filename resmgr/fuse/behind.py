@@ -1,7 +1,7 @@
 """Write-behind: WRITEs that the kernel was told are done while their messages are still on the way (docs/decisions/fuse-write-behind.md).
 
 `Behind` is the account of one node: which ranges are on the way, what waits for them, and how far the file reaches once they have arrived.
-Requests that must see the writes, or must not overtake them (`machine.AFTER_WRITES`), wait for those that are on the way when they come,
+Requests that must see the writes, or must not overtake them (`traits.AFTER_WRITES`), wait for those that are on the way when they come,
 not for later ones: a program that writes without a pause delays nobody for longer than one window.
 
 Writes that overlap are never on the way together, because messages overtake each other. An entry or attributes that a server told while

@@ -21,6 +21,7 @@ from resmgr.fuse.inode import File
 from resmgr.fuse.options import WHOLE, FuseOptions, Part
 from resmgr.fuse.request import Request, told
 from resmgr.fuse.servers import Resolver
+from resmgr.fuse.traits import AFTER_WRITES, ON_OPEN, XATTRS
 from resmgr.fuse.usergroups import UserGroups
 from resmgr.iomsg import Target
 from resmgr.users import LookingUp
@@ -91,23 +92,6 @@ OPERATIONS: dict[int, Handler] = {
     Opcode.SETXATTR: xattr.setxattr,
     Opcode.REMOVEXATTR: xattr.removexattr,
 }
-XATTRS = frozenset((Opcode.GETXATTR, Opcode.LISTXATTR, Opcode.SETXATTR, Opcode.REMOVEXATTR))
-"""Answered with ENOSYS on mounts without extended attributes: the kernel asks once and never again."""
-AFTER_WRITES = frozenset(
-    (
-        *(Opcode.READ, Opcode.GETATTR, Opcode.SETATTR, Opcode.OPEN, Opcode.FALLOCATE, Opcode.FLUSH, Opcode.FSYNC),
-        *(Opcode.SETLK, Opcode.SETLKW, Opcode.LSEEK, Opcode.COPY_FILE_RANGE, Opcode.STATX),
-    )
-)
-"""Operations on a node that begin when the writes that are on the way to it have arrived."""
-ON_OPEN = frozenset(
-    (
-        *(Opcode.READ, Opcode.WRITE, Opcode.FLUSH, Opcode.FSYNC, Opcode.FALLOCATE, Opcode.GETLK, Opcode.SETLK, Opcode.SETLKW),
-        *(Opcode.READDIR, Opcode.READDIRPLUS, Opcode.FSYNCDIR, Opcode.GETATTR, Opcode.SETATTR, Opcode.LSEEK, Opcode.COPY_FILE_RANGE),
-        Opcode.STATX,
-    )
-)
-"""Operations that need what is open; the file handle is the first field of most."""
 
 
 @attrs.frozen

@@ -14,10 +14,10 @@ import math
 from typing import TYPE_CHECKING
 
 from resmgr.dispatch import Timer
-from resmgr.fuse.formats import Opcode
 from resmgr.fuse.inode import STREAMS
 from resmgr.fuse.request import Request
 from resmgr.fuse.stuck import abort
+from resmgr.fuse.traits import NEVER_KEPT, NO_DEADLINE, NOT_TWICE
 
 if TYPE_CHECKING:
     from resmgr.fuse.core import Core
@@ -25,15 +25,6 @@ if TYPE_CHECKING:
 RETRY = 0.25
 AT_ONCE = 256
 """Requests tried again in one turn; the others in the next."""
-NOT_TWICE = frozenset(
-    (
-        *(Opcode.MKDIR, Opcode.MKNOD, Opcode.SYMLINK, Opcode.LINK, Opcode.UNLINK, Opcode.RMDIR, Opcode.RENAME, Opcode.RENAME2),
-        *(Opcode.CREATE, Opcode.FALLOCATE, Opcode.IOCTL, Opcode.WRITE, Opcode.SETXATTR, Opcode.REMOVEXATTR),
-    )
-)
-"""WRITE: `writing` sends those again that say where the data go."""
-NEVER_KEPT = frozenset((Opcode.POLL, Opcode.IOCTL, Opcode.RELEASE, Opcode.RELEASEDIR))
-WITHOUT_DEADLINE = frozenset((Opcode.SETLKW, Opcode.POLL, Opcode.IOCTL))
 
 
 class Patience:
@@ -93,7 +84,7 @@ class Patience:
         core = self._core
         now = core.dispatch.now()
         for request in list(core.outstanding.values()):
-            if now - request.came < self.limit or request.opcode in WITHOUT_DEADLINE or request.node.mode & 0o170000 in STREAMS:
+            if now - request.came < self.limit or request.opcode in NO_DEADLINE or request.node.mode & 0o170000 in STREAMS:
                 continue
             core.drops["deadline"] += 1
             down = request.unique in self._kept

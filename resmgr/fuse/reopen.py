@@ -30,6 +30,7 @@ from resmgr.fuse import formats
 from resmgr.fuse.formats import BODY, Opcode
 from resmgr.fuse.inode import File, same_type
 from resmgr.fuse.request import Request
+from resmgr.fuse.traits import BY_NODE
 from resmgr.fuse.walk import CONNECT, ENTRY_MAX
 from resmgr.iomsg import LOCK_SET, OPEN, REOPEN, REQUEST, TOKEN_MAX, Connect, Io
 from resmgr.iorequest import LockRequest, pack_lock
@@ -50,8 +51,6 @@ AFTER_DEATH = 0.02
 WAY_LOST = frozenset((-errno.EHOSTDOWN, -errno.EHOSTUNREACH, -errno.EBADF, -errno.ESRCH))
 """The node is down, or it, or its daemon, went away again while it was asked."""
 TRANSIENT = frozenset((*WAY_LOST, -errno.EAGAIN))
-BY_NODE = frozenset((Opcode.GETATTR, Opcode.SETATTR, Opcode.STATX))
-"""Operations that may say by which open file they ask, and may not."""
 _UNLOCK = 2
 _KEPT_FLAGS = 0o3 | 0o2000 | 0o4010000
 """Open flags that still mean something: access mode, O_APPEND, O_SYNC."""

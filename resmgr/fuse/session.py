@@ -22,6 +22,7 @@ from resmgr.fuse import formats
 from resmgr.fuse.core import OutputItem
 from resmgr.fuse.formats import Opcode
 from resmgr.fuse.machine import Machine
+from resmgr.fuse.traits import NOT_WAITED_FOR
 
 logger = logging.getLogger(__name__)
 
@@ -29,8 +30,6 @@ BATCH = 32
 """Requests read in one turn; the others of the node get their share then."""
 LOOK_EVERY = 16
 """A lone reader looks for a second request this often."""
-NOT_WAITED_FOR = frozenset((Opcode.RELEASE, Opcode.RELEASEDIR, Opcode.FORGET, Opcode.BATCH_FORGET))
-"""Requests that follow from what a program did, and that it does not wait for."""
 HEADERS = 4096
 POOL_MAX = 12
 """Buffers kept for later; more are given back to the system. Getting one is a millisecond of page faults."""

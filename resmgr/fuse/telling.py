@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from resmgr.fuse.formats import Opcode
+from resmgr.fuse.traits import LOCKING
 
 if TYPE_CHECKING:
     from resmgr.fuse.core import Core
@@ -19,27 +19,6 @@ if TYPE_CHECKING:
 
 JOBS_MAX = 8
 """Threads that tell the kernel, of one mount."""
-LOCKING = frozenset(
-    (
-        Opcode.LOOKUP,
-        Opcode.CREATE,
-        Opcode.MKNOD,
-        Opcode.MKDIR,
-        Opcode.SYMLINK,
-        Opcode.LINK,
-        Opcode.UNLINK,
-        Opcode.RMDIR,
-        Opcode.RENAME,
-        Opcode.RENAME2,
-        Opcode.READDIR,
-        Opcode.READDIRPLUS,
-        Opcode.SETATTR,
-        Opcode.SETXATTR,
-        Opcode.REMOVEXATTR,
-        Opcode.READ,
-    )
-)
-"""Requests during which the kernel holds the lock of their directory, or pages of their file."""
 
 
 class Telling:

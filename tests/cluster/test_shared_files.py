@@ -161,7 +161,10 @@ def test_mounts_with_options_of_their_own(nodes: kit.Cluster) -> None:
     ):
         assert why in sh(nodes, "a", command, check=False)
     # By qnet, also while it is in use, and by anybody else.
-    assert sh(nodes, "a", "cd /tmp/m/sub; qnet umount /tmp/m; umount /tmp/whole; grep -cE ' /tmp/(m|whole) ' /proc/mounts", check=False) == "0\n"
+    assert (
+        sh(nodes, "a", "cd /tmp/m/sub; qnet umount /tmp/m; umount /tmp/whole; grep -cE ' /tmp/(m|whole) ' /proc/mounts", check=False)
+        == "0\n"
+    )
     wait_for(lambda: len(json.loads(sh(nodes, "a", "qnet mount -t qnet --json"))["mounts"]) == 1, 5.0)
 
 
