@@ -1,4 +1,4 @@
-"""What a request of the kernel means to the parts of the daemon that do not perform it: one row for each operation, from which their sets are made.
+"""What a request of the kernel means to the parts of the daemon that do not perform it: one row for each operation, sets made of them.
 
 Who adds an operation decides here, in one place, whether it waits for writes, may be sent twice, may outlast its deadline and so on.
 """
