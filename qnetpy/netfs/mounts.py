@@ -80,15 +80,7 @@ class NetMounts:
 
     def facts(self) -> list[dict[str, object]]:
         """As JSON can say it."""
-        return [
-            {
-                "point": mount.point,
-                "source": source_text(mount.part.names) or "/net",
-                "options": options_text(mount.options, NET_OPTIONS),
-                "waiting": len(mount.machine.status()),
-            }
-            for mount in self._mounts.values()
-        ]
+        return [_facts(mount) for mount in self._mounts.values()]
 
     # ---- what the control channel is asked
 
@@ -170,6 +162,19 @@ class NetMounts:
             mount.detach()
         self._mounts.clear()
         self.main = None
+
+
+def _facts(mount: NetMount) -> dict[str, object]:
+    counted = mount.machine.statistics()
+    return {
+        "point": mount.point,
+        "source": source_text(mount.part.names) or "/net",
+        "options": options_text(mount.options, NET_OPTIONS),
+        "waiting": counted.outstanding,
+        "requests": counted.requests,
+        "errors": counted.errors,
+        "events": counted.events,
+    }
 
 
 def _named(options: FuseOptions, names: tuple[bytes, ...]) -> FuseOptions:

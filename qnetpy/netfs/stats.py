@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 
 from resmgr.access import MappedUser, Verb
@@ -26,6 +27,8 @@ PATHS = ("messages_sent", "messages_received", "resent_bytes", "backlog")
 """Of a node's link, told for each node."""
 PACKETS = (("sent", "tx_pkts"), ("received", "rx_pkts"), ("lost", "tx_lost"), ("late", "rx_seq_order"), ("timeouts", "tx_timeouts"))
 """Of all paths together."""
+MOUNTS = (("requests", "fuse"), ("errors", "fuse_error"), ("events", "fuse_event"))
+"""What the kernel asked of all mounts, and what became of it (docs/protocol/fuse.md)."""
 SIZES = (("connections_out", "net_client"), ("connections_in", "net_server"), ("outgoing", "outbound_msgs"), ("incoming", "server_msgs"))
 
 
@@ -83,6 +86,12 @@ def figures(facts: Mapping[str, object]) -> Iterator[tuple[str, object]]:
             yield f"{prefix}.{name}", count
     for name, count in sorted(sizes.items()):
         yield f"size.{name}", count
+    for key, prefix in MOUNTS:
+        total: Counter[str] = Counter()
+        for mount in _list(facts.get("mounts")):
+            total.update(_counted(mount.get(key)) if isinstance(mount, dict) else {})
+        for name, count in sorted(total.items()):
+            yield f"{prefix}.{name.replace(' ', '.')}", count
 
 
 def _list(found: object) -> list[object]:

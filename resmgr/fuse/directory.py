@@ -24,7 +24,7 @@ from resmgr.dispatch import Buffer
 from resmgr.errors import BadMessage
 from resmgr.fuse import formats
 from resmgr.fuse.attributes import done
-from resmgr.fuse.core import CONNECT, DEVICES, ENTRY_MAX, Core
+from resmgr.fuse.core import CONNECT, DEVICES, ENTRY_MAX, Core, shown
 from resmgr.fuse.formats import BODY, FOPEN_CACHE_DIR, FOPEN_KEEP_CACHE, AttrTuple
 from resmgr.fuse.inode import Node, same_type
 from resmgr.fuse.listed import Record
@@ -220,6 +220,7 @@ def _opened(request: Request, status: int, reply: Buffer) -> None:
         core.handles.keep(node, found.connection, found.handle)
     if found.watched:
         core.leases.began(node, found.connection, request.at, True)
+        _took(core, request, attr)
     record = core.ahead.record(node, found.connection, request.user)
     directory = Directory(core.new_fh(), node, found.connection, found.ocb, record, request.pid)
     core.directories[directory.fh] = directory
@@ -232,6 +233,20 @@ def _opened(request: Request, status: int, reply: Buffer) -> None:
         core.walking.opened(request, iter(()))
         _fetch(core, directory, 0, True)
     core.answer(request, formats.OPEN_REPLY.pack(32, 0, request.unique, directory.fh, answer))
+
+
+def _took(core: Core, request: Request, attr: AttrTuple) -> None:
+    """The answer that says *watched* brings attributes that hold from then on: the kernel has older ones."""
+    node = request.node
+    if node.attr_at > request.at:
+        return
+    if node.told is not None and shown(node.told) != shown(attr):
+        node.told = None
+        core.output.append(formats.inval_inode(node.nodeid))
+    node.attr = attr
+    node.mode = attr[1]
+    node.attr_at = request.at
+    core.leases.took(node, request.at, request.user)
 
 
 def _open_now(core: Core, directory: Directory, request: Request, then: Callable[[], None]) -> None:

@@ -39,16 +39,19 @@ class Lease:
         "since",
         "told_absent",
         "users",
+        "whole",
     )
 
-    def __init__(self, node: Node, connection: Connection, since: float, opened: float, kernel: bool) -> None:
+    def __init__(self, node: Node, connection: Connection, since: float, opened: float, whole: bool) -> None:
         self.node = node
         self.connection = connection
         self.ino = node.ino
         self.since = since
         self.opened = opened
         """When the question was sent whose answer began it."""
-        self.kernel = kernel
+        self.whole = whole
+        """What is in it and its attributes are told; else only its rights (`above`)."""
+        self.kernel = False
         """What is in it may be told to everybody, so the kernel may believe it for long; else it is for the user who was told."""
         self.live = True
         self.again: dict[bytes, tuple[int, float]] = {}
@@ -72,7 +75,7 @@ class Lease:
 
     def covers(self, name: bytes, at: float) -> bool:
         """Whether what was asked at *at* about *name* is still so."""
-        return self.live and (at >= self.since or at == self.opened) and at > self.doubted.get(name, self.floor)
+        return self.whole and self.live and (at >= self.since or at == self.opened) and at > self.doubted.get(name, self.floor)
 
     def doubt(self, name: bytes, now: float) -> None:
         self.absent.pop(name, None)

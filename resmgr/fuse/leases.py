@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from resmgr.channel import ND_LOCAL, Connection
 from resmgr.dispatch import Buffer, Timer
 from resmgr.fuse import formats
+from resmgr.fuse.above import Above
 from resmgr.fuse.inode import STREAMS
 from resmgr.fuse.lease import NAMES_MAX, NEVER, SALT_BITS, Lease, single
 from resmgr.fuse.news import News
@@ -65,6 +66,7 @@ class Leases:
         self._dropping: set[tuple[Connection, int]] = set()
         self._drop_timer: Timer | None = None
         self._telling = Telling(core)
+        self._above = Above(core, self)
         self._closed = False
 
     def __len__(self) -> int:
@@ -76,9 +78,9 @@ class Leases:
         """Whether a message that brings directory *node* (None: not known yet) should ask for a watch."""
         return self.on and (node is None or (node.lease is None and node.directory))
 
-    def began(self, node: Node, connection: Connection, at: float, opened: bool) -> bool:
-        """The server says on *connection* that *node* is watched; asked for at *at*. *opened*: the answer has a listing. Whether that began
-        a lease."""
+    def began(self, node: Node, connection: Connection, at: float, opened: bool, whole: bool = True) -> bool:
+        """The server says on *connection* that *node* is watched; asked for at *at*. *opened*: the answer has a listing. *whole*: as
+        `Lease` has it. Whether that began a lease."""
         key = (connection, node.ino)
         lease = node.lease
         if lease is not None:
@@ -98,11 +100,12 @@ class Leases:
         if unwanted is not None:
             unwanted.pop(node.ino, None)
         core = self._core
-        lease = Lease(node, connection, core.dispatch.now(), at if opened else NEVER, self._public(node))
+        lease = Lease(node, connection, core.dispatch.now(), at if opened else NEVER, whole)
         lease.live = node_of(node.server.key[0]) not in self._silent
         node.lease = lease
         self._leases[key] = lease
         core.drops["leases"] += 1
+        self._judge(lease)
         self._news.ask(connection)
         return node.lease is lease
 
@@ -123,6 +126,8 @@ class Leases:
         if parent is None or (parent.parent is None and parent.server.key[0] == ND_LOCAL and node.server is not parent.server):
             # A node's name in /net, which everybody may know.
             return True
+        if parent.lease is None and node.lease is not None:
+            self._above.ask(parent, node, node.lease.connection)
         return parent.lease is not None and parent.lease.kernel
 
     def _judge(self, lease: Lease) -> None:
@@ -131,10 +136,20 @@ class Leases:
         if lease.kernel and not public:
             self._private(lease)
         elif public and not lease.kernel:
+            self._publish(lease)
+
+    def _publish(self, lease: Lease) -> None:
+        """Everybody may know what is in it, and so perhaps what is below."""
+        beginning = [lease]
+        while beginning:
+            lease = beginning.pop()
             lease.kernel = True
             # The listing that the kernel has is that of one user.
             lease.listed = False
             lease.readers.clear()
+            for child in lease.node.children.values():
+                if child.lease is not None and not child.lease.kernel and self._public(child):
+                    beginning.append(child.lease)
 
     def _private(self, lease: Lease) -> None:
         """It is not certain any more that everybody may know what is in it, nor of what is below."""
@@ -168,7 +183,7 @@ class Leases:
             self._judge(own)
             if lease is None:
                 own.knows(node, user)
-        if own is not None and own.live and (began or at >= own.since) and at > own.changed:
+        if own is not None and own.whole and own.live and (began or at >= own.since) and at > own.changed:
             node.attr_sure = at
 
     def took(self, node: Node, at: float, user: User) -> None:
@@ -180,7 +195,7 @@ class Leases:
             if own is not None:
                 self._judge(own)
                 (above or own).knows(node, user)
-            if own is not None and own.live and (at >= own.since or at == own.opened) and at > own.changed:
+            if own is not None and own.whole and own.live and (at >= own.since or at == own.opened) and at > own.changed:
                 node.attr_sure = at
             return
         parent = node.parent
@@ -235,7 +250,7 @@ class Leases:
         """Answer a LOOKUP from what is sure, if that is enough."""
         node = request.node
         lease = node.lease
-        if lease is None or not lease.live or request.user not in lease.users:
+        if lease is None or not lease.live or not lease.whole or request.user not in lease.users:
             return False
         name, oldest = request.name, request.at - self.seconds
         child = node.children.get(name)
@@ -279,7 +294,7 @@ class Leases:
     def opened(self, request: Request) -> bool:
         """The request's user could open the request's directory. Whether the kernel may keep what it reads there."""
         lease = request.node.lease
-        if lease is None or not lease.live or (not lease.kernel and lease.readers - {request.user}):
+        if lease is None or not lease.live or not lease.whole or (not lease.kernel and lease.readers - {request.user}):
             # The kernel has one listing for all: another user's may be another.
             return False
         lease.readers.add(request.user)
@@ -505,6 +520,7 @@ class Leases:
 
     def node_leaves(self, node: Node) -> None:
         """The kernel has forgotten directory *node*."""
+        self._above.forget(node)
         lease = node.lease
         if lease is not None:
             node.lease = None

@@ -260,7 +260,8 @@ class MemFs(Tree):
         number = 0 if ocb is None else self.manager.add(message, client, ocb)
         if number and self.shares_handles and S_ISDIR(inode.mode):
             handle = number
-        watched = watch and S_ISDIR(inode.mode) and self.watching is not None and self.watching.add(client, inode)
+        own = watch and message.channel is self.manager.channel and S_ISDIR(inode.mode)
+        watched = own and self.watching is not None and self.watching.add(client, inode)
         reply = Entry(self.target, handle, number, self.attr(inode), data, watched=watched).pack()
         late = self._answered_late.pop(message, 0.0)
         if late:

@@ -57,6 +57,18 @@ def test_the_text_has_a_figure_on_each_line() -> None:
     assert all(" " not in name for name in lines)
 
 
+def test_what_the_kernel_asked_of_all_mounts_is_summed() -> None:
+    mounts = [
+        {"point": "/net", "requests": {"LOOKUP": 2, "opcode 77": 1}, "errors": {"LOOKUP ENOENT": 1}, "events": {"lease_hits": 3}},
+        {"point": "/mnt", "requests": {"LOOKUP": 5}, "errors": {}, "events": {}},
+    ]
+
+    lines = dict(figures({"node": "a", "mounts": mounts}))
+
+    assert lines["fuse.LOOKUP"] == 7
+    assert (lines["fuse.opcode.77"], lines["fuse_error.LOOKUP.ENOENT"], lines["fuse_event.lease_hits"]) == (1, 1, 3)
+
+
 def test_another_node_needs_an_export_that_covers_it() -> None:
     world = World(1)
     world.join("a", "b")
