@@ -107,6 +107,15 @@ class NodeTable:
         node.reason = reason
         return True
 
+    def names(self) -> list[str]:
+        """Of all nodes."""
+        return list(self._by_name)
+
+    def reachable(self, name: str) -> bool:
+        """Whether there is a node of that name, and operations may be sent to it."""
+        node = self._by_name.get(name)
+        return node is not None and node.reachable
+
     def listed(self) -> list[Node]:
         """What `ls /net` shows: nodes that can be reached, by name."""
         return sorted((node for node in self if node.reachable), key=lambda node: node.name)

@@ -24,6 +24,7 @@ from qnetpy.discovery.standing import Standing
 from qnetpy.identity.authority import NodeIdentity
 from qnetpy.identity.certificate import Certificate
 from qnetpy.identity.names import is_name
+from qnetpy.link.constants import VERSION
 from qnetpy.link.handshake import HandshakeMachine, everybody
 from qnetpy.link.machine import Link, LinkMachine
 from qnetpy.link.outcome import Failed, Reason
@@ -32,9 +33,10 @@ from qnetpy.link.wire import Address
 from qnetpy.linkscreen import LinkScreen
 from qnetpy.members.membership import Membership
 from qnetpy.netfs.manager import NetFs
+from qnetpy.netfs.told import Told, Way
 from qnetpy.nodes import Node, NodeState, NodeTable
 from qnetpy.parameters import QnetSettings
-from qnetpy.qos import LOADBALANCE, Choice, QosError, parse_choice
+from qnetpy.qos import LOADBALANCE, Choice, QosError, parse_choice, split
 from qnetpy.reach.reach import Reach, discovery_interfaces
 from qnetpy.routewatch import RouteWatch
 from resmgr.access import Verb
@@ -124,6 +126,7 @@ class Qnet:
         self._detached = False
         self._low_byte = settings.ethertype & 0xFF
         self.now = self._dispatch.now
+        self._began = self._dispatch.wall()
         self._random = random
         self.boot_id = random(16)
         self.machine = LinkMachine(
@@ -136,7 +139,7 @@ class Qnet:
             rekey=settings.rekey,
             routes=self.route,
         )
-        self.netfs = NetFs(self._kernel, self.nodes, self.route_by, self._transit, self._seek)
+        self.netfs = NetFs(self._kernel, self.nodes, self.route_by, self._transit, self._seek, self._told)
         self.reach = Reach(
             self._dispatch, system, identity.name, self._call, self._call_no_more, self._endpoint_of_node, random, self.counters
         )
@@ -170,6 +173,29 @@ class Qnet:
     def _transit(self, info: ClientInfo) -> bool:
         """Whether a client of another node may see this node's /net, and go on from there."""
         return Verb.READ in self._system.policy.verbs(info, b"/net")
+
+    def _told(self, name: str) -> Told | None:
+        """What there is to say of a node, as it is named in /net."""
+        bare, choice = split(name)
+        if bare == self.identity.name:
+            return Told("up", self._began, self.boot_id, roles=self.identity.certificate.roles, version=str(VERSION))
+        node = self.nodes.get(bare)
+        if node is None:
+            return None
+        if choice is not None:
+            self.route_by(choice)
+        ways: list[Way] = []
+        suite = ""
+        link = self.machine.links.get(bare)
+        if link is not None and node.reachable:
+            counted = link.transport.statistics().paths
+            for path in link.paths.values():
+                told = counted[path.number]
+                ways.append(Way(self.place(path.address), told.state, told.smoothed_rtt))
+            suite = "" if link.sessions.current is None else link.sessions.current.suite
+        since = self._dispatch.wall() - (self.now() - node.since)
+        version = str(VERSION) if suite else ""
+        return Told.of(node, since, choice or str(self.choice(bare)), ways, suite, version)
 
     def _make_handshake(self, machine: LinkMachine) -> HandshakeMachine:
         self.handshake = HandshakeMachine(

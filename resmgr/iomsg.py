@@ -145,6 +145,11 @@ XATTR_LIST = 3
 XATTR_REMOVE = 4
 XATTR_WHICH = 5
 """On a directory: the names of its entries that have any extended attribute, each with a zero byte behind it. EFBIG: too many entries."""
+XATTR_OF_NAME = 4
+"""Flag of the connect message: about the name itself, told by who would send the client on from it (docs/protocol/node.md, "Attributes of
+names")."""
+OF_NAMES = b"user.qnet."
+"""How the names of all such attributes begin."""
 XATTR_SIZE_MAX = 65536
 """Bytes of a value and of a list, as Linux has it: E2BIG."""
 XATTR_INLINE_MAX = 4096

@@ -57,6 +57,7 @@ from resmgr.iomsg import (
     XATTR,
     XATTR_GET,
     XATTR_LIST,
+    XATTR_OF_NAME,
     XATTR_SET,
     XATTR_SIZE_MAX,
     XATTR_WHICH,
@@ -125,7 +126,8 @@ class SetAttr:
 
 @attrs.define
 class XattrRequest:
-    """What to do with extended attributes. `flags` are XATTR_CREATE 1 and XATTR_REPLACE 2; `size` is the room for what is got."""
+    """What to do with extended attributes. `flags` are XATTR_CREATE 1, XATTR_REPLACE 2 and XATTR_OF_NAME 4; `size` is the room for what is
+    got."""
 
     operation: int
     name: bytes = b""
@@ -150,7 +152,7 @@ def parse_xattr(data: Buffer) -> tuple[bytes, XattrRequest]:
         operation, size, length, name_length = XATTR.unpack_from(data, HEAD)
     except struct.error:
         raise BadMessage("extended attribute cut short") from None
-    if not XATTR_GET <= operation <= XATTR_WHICH or flags & ~3:
+    if not XATTR_GET <= operation <= XATTR_WHICH or flags & ~7:
         raise BadMessage("extended attribute request of an unknown kind")
     start = HEAD + XATTR.size
     view = memoryview(data)
@@ -166,7 +168,8 @@ def parse_xattr(data: Buffer) -> tuple[bytes, XattrRequest]:
         raise ResmgrError(errno.ERANGE)
     if len(value) > XATTR_SIZE_MAX:
         raise ResmgrError(errno.E2BIG)
-    if flags == 3 or (flags and operation != XATTR_SET):
+    how = flags & ~XATTR_OF_NAME
+    if how == 3 or (how and operation != XATTR_SET):
         raise ResmgrError(errno.EINVAL)
     return path, XattrRequest(operation, name, value, min(size, XATTR_SIZE_MAX), flags)
 

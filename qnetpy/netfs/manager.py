@@ -16,21 +16,26 @@ the listing is empty: `find /net/B` would otherwise go through every node once f
 `B~preferred:en1` is B too, with a choice of paths (`qnetpy.qos`): the choice is in the upper half of the node descriptor, so it holds for
 everything that is found below the name. Such names are not listed. A choice that names no policy is EINVAL, no interface ENXIO. Choices are
 this node's: a client of another node makes its own (`/net/B/net/C~redundant` is found by that name in its own /net).
+
+What is known of a node are extended attributes of its name (`told`), for programs of this node: a XATTR with the flag OF_NAME is about the
+name, any other one goes on to the node. /net itself has one for each node, also for those that are down, whose names lead nowhere.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
+from qnetpy.netfs.told import NODES_MAX, Told, of_all
 from qnetpy.nodes import NodeTable
 from qnetpy.qos import split
 from resmgr.channel import CHID_PATHMGR, ND_LOCAL, PID_SYSTEM, ClientInfo, Kernel, Message
 from resmgr.ids import ND_BITS
 from resmgr.iofunc.handle import Handle
 from resmgr.iofunc.node import Directory, Elsewhere, Node, NodeClient, TreeManager
-from resmgr.iomsg import Target
+from resmgr.iomsg import LENGTH, XATTR_GET, XATTR_LIST, XATTR_OF_NAME, XATTR_SIZE_MAX, Connect, Io, Target
+from resmgr.iorequest import ConnectRequest, XattrRequest, parse_xattr
 
 CHOSEN_MAX = 64
 """Names with a choice remembered per node: stops a user from filling memory with names; a forgotten one is trusted a second longer."""
@@ -88,7 +93,11 @@ class NetFs(TreeManager):
         route_by: Callable[[str], int],
         transit: Callable[[ClientInfo], bool],
         seek: Callable[[str], None],
+        tell: Callable[[str], Told | None],
     ) -> None:
+        """*tell*: what there is to say of the node of that name, perhaps with a choice of paths behind it; None: no such node."""
+        self._tell = tell
+        self._nodes = nodes
         self._transit = transit
         self._kernel = kernel
         self._net = NetDirectory(kernel.node_name, nodes, route_by, seek)
@@ -116,6 +125,42 @@ class NetFs(TreeManager):
         else:
             message.reply(0)
 
+    # ---- attributes
+
+    def connect_table(self) -> dict[Connect, Callable[[Message, NodeClient, ConnectRequest, Handle | None], None]]:
+        return {**super().connect_table(), Connect.XATTR: self._xattr_path}
+
+    def io_table(self) -> dict[Io, Callable[[Message, NodeClient, Handle, int], None]]:
+        return {**super().io_table(), Io.XATTR: self._xattr_open}
+
+    def _xattr_path(self, message: Message, client: NodeClient, request: ConnectRequest, base: Handle | None) -> None:
+        asked = request.xattr
+        assert asked is not None
+        if asked.flags & XATTR_OF_NAME and client.info.nd == ND_LOCAL and request.path and b"/" not in request.path:
+            told = self._tell(os.fsdecode(request.path))
+            if told is None:
+                raise FileNotFoundError(errno.ENOENT, "no such node")
+            _answer(message, asked, told.values())
+            return
+        node, _, rest = self._walk(client, base, request.path)
+        if not self._redirected(message, node, rest):
+            self._of_net(message, client, asked)
+
+    def _xattr_open(self, message: Message, client: NodeClient, handle: Handle, flags: int) -> None:
+        path, asked = parse_xattr(message.data)
+        if path:
+            raise OSError(errno.EINVAL, "an open file has no names below it")
+        self._of_net(message, client, asked)
+
+    def _of_net(self, message: Message, client: NodeClient, asked: XattrRequest) -> None:
+        values: dict[bytes, bytes] = {}
+        if client.info.nd == ND_LOCAL:
+            names = sorted(self._nodes.names(), key=lambda name: (not self._nodes.reachable(name), name))
+            wanted = names[:NODES_MAX] if asked.operation == XATTR_LIST else [os.fsdecode(asked.name.rpartition(b".")[2])]
+            found = {name: self._tell(name) for name in (self._kernel.node_name, *wanted)}
+            values = of_all({name: told for name, told in found.items() if told is not None})
+        _answer(message, asked, values)
+
     def silent(self, nd: int, silent: bool) -> None:
         """Node *nd* is suspect, or was heard again: what its servers said it would tell is not believed meanwhile."""
         for tell in self.heeds:
@@ -127,3 +172,19 @@ class NetFs(TreeManager):
         for tell in self.listeners:
             for entry in (name.encode(), *self._net.chosen.get(name, ())):
                 tell(entry)
+
+
+def _answer(message: Message, asked: XattrRequest, values: Mapping[bytes, bytes]) -> None:
+    """What is known cannot be set."""
+    if asked.operation == XATTR_GET:
+        if asked.name not in values:
+            raise OSError(errno.ENODATA, "nothing to say of that")
+        found = values[asked.name]
+    elif asked.operation == XATTR_LIST:
+        found = b"".join(name + b"\0" for name in values)
+    else:
+        raise PermissionError(errno.EPERM, "what is known of nodes cannot be set")
+    room = min(asked.size, XATTR_SIZE_MAX)
+    if room and len(found) > room:
+        raise OSError(errno.ERANGE, "more than there is room for")
+    message.reply(0, found if room else LENGTH.pack(len(found)))

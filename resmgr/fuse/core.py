@@ -37,7 +37,7 @@ from resmgr.fuse.servers import Resolver, Servers, User
 from resmgr.fuse.stuck import waiting
 from resmgr.fuse.walk import CONNECT, ENTRY_MAX, HOPS_MAX, RETRIES_MAX, walk
 from resmgr.fuse.walking import WalkAhead
-from resmgr.iomsg import ATTR, ENTRY, LIVE, PATH_MAX, REDIRECT, REQUEST, SYMLINK, WATCHED, XATTR, Connect, Target
+from resmgr.iomsg import ATTR, ENTRY, LIVE, PATH_MAX, REDIRECT, REQUEST, SYMLINK, WATCHED, XATTR, XATTR_OF_NAME, Connect, Target
 
 if TYPE_CHECKING:
     from resmgr.fuse.directory import Directory
@@ -295,6 +295,7 @@ class Core(Answers):
                 tail = request.path[len(request.name) :]
                 fixed = SYMLINK.pack(len(rest))
             elif request.subtype == Connect.XATTR:
+                request.flags &= ~XATTR_OF_NAME
                 operation, size, length, name_length = XATTR.unpack(fixed)
                 tail = request.path[length:]
                 fixed = XATTR.pack(operation, size, len(rest), name_length)

@@ -60,6 +60,8 @@ class Server:
     """It does not know how to open anything again (`reopen`)."""
     no_xattr: bool = False
     """It has said that it knows no extended attributes."""
+    no_name_attributes: bool = False
+    """It tells nothing of names that lead on from it to other servers."""
 
     @property
     def target(self) -> Target:

@@ -1,6 +1,8 @@
 """GETXATTR, LISTXATTR, SETXATTR, REMOVEXATTR. The server decides, as for every operation; ACLs pass through as the attributes they are, so
 `getfacl` and `setfacl` show and change those of the server, whose kernel keeps mode and ACL one.
 
+Attributes of a name by which the mounted manager leads on to another server (`/net/B`) are that manager's: those in OF_NAMES, and the list.
+
 A directory and an open file without a name are asked by their handle, anything else by its name. A value too long for a message that path
 managers hand on goes to a handle, got for it.
 
@@ -29,11 +31,13 @@ from resmgr.fuse.inode import Node
 from resmgr.fuse.request import Request, Step
 from resmgr.iomsg import (
     LENGTH,
+    OF_NAMES,
     WANT_HANDLE,
     XATTR,
     XATTR_GET,
     XATTR_INLINE_MAX,
     XATTR_LIST,
+    XATTR_OF_NAME,
     XATTR_REMOVE,
     XATTR_SET,
     XATTR_SIZE_MAX,
@@ -103,29 +107,58 @@ def _changes(core: Core, request: Request) -> None:
 def _ask(core: Core, request: Request, asked: XattrRequest, room: int, step: Step) -> None:
     """Send *asked* about the request's node. At least the length must fit into the reply, and a byte more, to see a server's lie."""
     node = request.node
-    if node.server.no_xattr or len(asked.name) > NAME_MAX:
-        core.error(request, errno.EOPNOTSUPP if node.server.no_xattr else errno.ERANGE)
+    of_name = _is_of_name(node, asked)
+    if (node.server.no_xattr and not of_name) or len(asked.name) > NAME_MAX:
+        core.error(request, errno.ERANGE if of_name or not node.server.no_xattr else errno.EOPNOTSUPP)
         return
     request.extra = asked.size
     room = max(room, LENGTH.size) + 1
     fixed = XATTR.pack(asked.operation, asked.size, 0, len(asked.name))
     tail = asked.name + asked.value
-    if node.directory:
+    if of_name:
+        assert node.parent is not None
+        fixed = XATTR.pack(asked.operation, asked.size, len(node.name), len(asked.name))
+        flags = asked.flags | XATTR_OF_NAME
+        core.on_base(request, node.parent, Io.CONNECT, Connect.XATTR, flags, fixed, node.name + tail, room, _of_name(asked, room, step))
+    elif node.directory:
         core.on_base(request, node, Io.XATTR, 0, asked.flags, fixed, tail, room, step)
         return
-    if not node.named:
+    elif not node.named:
         file = node.file_of(core.servers.connect(node.server, request.user))
         if file is None:
             core.error(request, errno.ESTALE)
         else:
             core.on_file(request, file, (asked.pack(file.ocb),), room, step)
-        return
-    if len(asked.value) > XATTR_INLINE_MAX:
+    elif len(asked.value) > XATTR_INLINE_MAX:
         _with_handle(core, request, asked)
-        return
-    name = node.name if node.via is None else node.via[1]
-    fixed = XATTR.pack(asked.operation, asked.size, len(name), len(asked.name))
-    core.on_leaf(request, node, Connect.XATTR, asked.flags, fixed, room, step, tail)
+    else:
+        name = node.name if node.via is None else node.via[1]
+        fixed = XATTR.pack(asked.operation, asked.size, len(name), len(asked.name))
+        core.on_leaf(request, node, Connect.XATTR, asked.flags, fixed, room, step, tail)
+
+
+def _is_of_name(node: Node, asked: XattrRequest) -> bool:
+    """Whether it is for the mounted manager, which has sent the kernel on from the node's name to another server, to answer."""
+    parent = node.parent
+    if not node.directory or parent is None or parent.parent is not None:
+        return False
+    if node.server is parent.server or parent.server.key[0] or parent.server.no_name_attributes:
+        return False
+    return asked.operation == XATTR_LIST or asked.name.startswith(OF_NAMES)
+
+
+def _of_name(asked: XattrRequest, room: int, step: Step) -> Step:
+    """*step*, or the question to the node itself if the manager tells nothing of names."""
+
+    def told(request: Request, status: int, reply: Buffer) -> None:
+        if status == -errno.ENOSYS:
+            assert request.node.parent is not None
+            request.node.parent.server.no_name_attributes = True
+            _ask(request.core, request, asked, room - 1, step)
+        else:
+            step(request, status, reply)
+
+    return told
 
 
 def _with_handle(core: Core, request: Request, asked: XattrRequest) -> None:

@@ -45,7 +45,7 @@ def xattr(fd: int, scope: Scope, request: XattrRequest, owners: Owners | None) -
                 raise PermissionError(errno.EPERM, "the export allows no set-ID bits")
             if owners is not None and request.name.startswith(_ACL):
                 value = _translated(value, _somebody(owners.user_in), _somebody(owners.group_in))
-            os.setxattr(path, request.name, value, request.flags)
+            os.setxattr(path, request.name, value, request.flags & 3)
         else:
             os.removexattr(path, request.name)
         return b""

@@ -168,6 +168,39 @@ def test_mounts_with_options_of_their_own(nodes: kit.Cluster) -> None:
     wait_for(lambda: len(json.loads(sh(nodes, "a", "qnet mount -t qnet --json"))["mounts"]) == 1, 5.0)
 
 
+ATTRIBUTES = """
+import os, sys, time
+for name in sys.argv[1:]:
+    begun = time.monotonic()
+    for each in os.listxattr(name):
+        print(name, each, os.getxattr(name, each).decode().replace(chr(10), "|"))
+    assert time.monotonic() - begun < 0.5
+"""
+
+
+def test_names_of_net_tell_of_their_nodes(nodes: kit.Cluster) -> None:
+    def told(node: str, *names: str, user: str = "carl") -> dict[tuple[str, str], str]:
+        argv = ["setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups", "python3", "-c", ATTRIBUTES, *names]
+        lines = [line.split(" ", 2) for line in nodes.run(node, *argv).stdout.splitlines()]
+        return {(name, attribute.removeprefix("user.qnet.")): value for name, attribute, value in lines}
+
+    found = told("a", "/net", "/net/b", "/net/a")
+    assert found["/net/b", "state"] == "up"
+    assert float(found["/net/b", "rtt"]) < 1
+    assert found["/net/b", "address"] in found["/net/b", "paths"]
+    assert {"boot", "since", "suites", "version"} <= {attribute for name, attribute in found if name == "/net/b"}
+    assert found["/net/a", "state"] == "up"
+    assert ("/net/a", "rtt") not in found
+    assert found["/net", "node.b"].startswith("state=up since=")
+    # Through a mount of one's own, too; not of what is below, nor of others' names.
+    sh(nodes, "a", "chmod 666 /dev/fuse; mkdir -p /tmp/own-attributes; chown anna /tmp/own-attributes")
+    own = sh(nodes, "a", "qnet mount --own /tmp/own-attributes -- getfattr -d --absolute-names /tmp/own-attributes/b", "anna")
+    assert 'user.qnet.state="up"' in own
+    assert told("a", "/net/b/tmp") == {}
+    refused = sh(nodes, "a", "setfattr -n user.qnet.state -v down /net/b", check=False)
+    assert "Operation not permitted" in refused
+
+
 def test_mounts_of_the_configuration_and_of_fstab(nodes: kit.Cluster) -> None:
     assert sh(nodes, "c", "cat /tmp/of-b/by-anna", "carl").split() == ["x"]
     assert "Read-only file system" in sh(nodes, "c", "touch /tmp/of-b/by-anna", "carl", check=False)

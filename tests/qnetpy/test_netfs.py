@@ -4,19 +4,33 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
 from stat import S_ISDIR
 
 import attrs
 import pytest
 
 from qnetpy.netfs.manager import NetFs
+from qnetpy.netfs.told import NODES_MAX, VALUE_MAX, Told, Way
 from qnetpy.nodes import NodeState, NodeTable
 from qnetpy.testing.world import World
 from resmgr.access import Export, Policy
 from resmgr.channel import CHID_PATHMGR, PID_SYSTEM, Credentials, Kernel, Nd
 from resmgr.errors import ResmgrError
-from resmgr.iomsg import STATUS_REDIRECT, Connect, Entry, Target
-from resmgr.iorequest import ConnectRequest
+from resmgr.iomsg import (
+    LENGTH,
+    STATUS_REDIRECT,
+    XATTR_GET,
+    XATTR_LIST,
+    XATTR_OF_NAME,
+    XATTR_REMOVE,
+    XATTR_SET,
+    XATTR_SIZE_MAX,
+    Connect,
+    Entry,
+    Target,
+)
+from resmgr.iorequest import ConnectRequest, XattrRequest
 from resmgr.testing.ioclient import IoClient
 from resmgr.testing.virtual import VirtualDispatch
 
@@ -64,7 +78,33 @@ def rig() -> Rig:
     kernel = Kernel(dispatch, "a")
     nodes = NodeTable()
     sought: list[str] = []
-    return Rig(dispatch, kernel, nodes, NetFs(kernel, nodes, route_by, lambda info: True, sought.append), sought)
+    return Rig(dispatch, kernel, nodes, NetFs(kernel, nodes, route_by, lambda info: True, sought.append, tell(nodes)), sought)
+
+
+def tell(nodes: NodeTable) -> Callable[[str], Told | None]:
+    """What the table says, of links nothing."""
+
+    def of(name: str) -> Told | None:
+        if name == "a":
+            return Told("up", 0.0)
+        node = nodes.get(name)
+        return None if node is None else Told.of(node, 86400.0, "loadbalance", (), "", "")
+
+    return of
+
+
+def attributes(rig: Rig, request: XattrRequest, name: bytes | None = None) -> bytes:
+    """Of /net itself, or as a program of this node gets those of a name."""
+    client = rig.client()
+    if name is None:
+        handle = client.lookup(b"").handle
+        status, reply = client.send(rig.fs.target, (request.pack(handle),))
+    else:
+        status, reply = client.send(rig.fs.target, (attrs.evolve(request, flags=request.flags | XATTR_OF_NAME).pack(0, name),))
+    if status < 0:
+        raise ResmgrError(-status)
+    assert status == 0
+    return bytes(reply)
 
 
 def test_lists_this_node_and_those_that_can_be_reached(rig: Rig) -> None:
@@ -210,3 +250,115 @@ def test_a_choice_on_the_way_to_a_third_node_is_the_client_s() -> None:
     for name in (b"net/a~redundant", b"net/b~redundant"):
         with fails(errno.ELOOP):
             client.lookup(name, target=there)
+
+
+LIST = XattrRequest(XATTR_LIST, size=XATTR_SIZE_MAX)
+
+
+def get(name: bytes, size: int = 64) -> XattrRequest:
+    return XattrRequest(XATTR_GET, name, size=size)
+
+
+def test_a_name_tells_what_is_known_of_its_node(rig: Rig) -> None:
+    rig.node("b", NodeState.UP, NodeState.SUSPECT)
+    assert attributes(rig, get(b"user.qnet.state"), b"b") == b"suspect"
+    assert attributes(rig, get(b"user.qnet.since"), b"b") == b"1970-01-02T00:00:00Z"
+    assert attributes(rig, get(b"user.qnet.state"), b"a") == b"up"
+    assert set(attributes(rig, LIST, b"b").split(b"\0")) == {
+        b"",
+        *(b"user.qnet." + word for word in (b"state", b"since", b"policy", b"starts")),
+    }, "nothing is listed of which nothing is known"
+    with fails(errno.ENODATA):
+        attributes(rig, get(b"user.qnet.rtt"), b"b")
+    with fails(errno.ENOENT):
+        attributes(rig, LIST, b"nobody")
+
+
+def test_net_itself_tells_of_every_node_also_of_those_that_are_down(rig: Rig) -> None:
+    rig.node("b", NodeState.UP)
+    rig.node("gone", NodeState.UP, NodeState.DOWN)
+    assert attributes(rig, LIST) == b"user.qnet.node.a\0user.qnet.node.b\0user.qnet.node.gone\0"
+    assert attributes(rig, get(b"user.qnet.node.gone")) == b"state=down since=1970-01-02T00:00:00Z"
+    with fails(errno.ENODATA):
+        attributes(rig, get(b"user.qnet.node.nobody"))
+
+
+def test_the_list_of_a_large_cluster_is_as_long_as_linux_takes(rig: Rig) -> None:
+    names = [f"{number:063}" for number in range(NODES_MAX + 50)]
+    for name in names:
+        rig.node(name, NodeState.UP, NodeState.DOWN)
+    rig.node("up", NodeState.UP)
+    listed = attributes(rig, LIST)
+    assert len(listed) <= XATTR_SIZE_MAX
+    assert listed.count(b"\0") == NODES_MAX + 1
+    assert listed.startswith(b"user.qnet.node.a\0user.qnet.node.up\0"), "nodes that are up first"
+    # Who is not listed can be asked for all the same.
+    assert attributes(rig, get(b"user.qnet.node." + names[-1].encode())).startswith(b"state=down")
+
+
+def test_lengths_and_room(rig: Rig) -> None:
+    rig.node("b", NodeState.UP)
+    assert attributes(rig, get(b"user.qnet.state", 0), b"b") == LENGTH.pack(2)
+    with fails(errno.ERANGE):
+        attributes(rig, get(b"user.qnet.state", 1), b"b")
+
+
+def test_what_is_known_cannot_be_set(rig: Rig) -> None:
+    rig.node("b", NodeState.UP)
+    for request in (XattrRequest(XATTR_SET, b"user.qnet.state", b"down"), XattrRequest(XATTR_REMOVE, b"user.qnet.state")):
+        for name in (b"b", None):
+            with fails(errno.EPERM):
+                attributes(rig, request, name)
+
+
+def test_without_the_flag_attributes_are_the_node_s(rig: Rig) -> None:
+    nd = rig.node("b", NodeState.UP)
+    status, reply = rig.client().send(rig.fs.target, (get(b"user.x").pack(0, b"b"),))
+    assert status == STATUS_REDIRECT
+    assert Entry.parse(reply).target.nd == nd
+
+
+def test_clients_of_other_nodes_are_told_nothing() -> None:
+    world = World(1)
+    a, b = world.start("a"), world.start("b")
+    world.start("c")
+    assert world.until(world.settled)
+    client = IoClient(a.system.kernel, Credentials(0, 0), run=lambda goal: (world.until(goal), None)[1])
+    there = Target(a.nd("b"), PID_SYSTEM, CHID_PATHMGR)
+    target = attrs.evolve(b.qnet.netfs.target, nd=there.nd)
+    handle = client.lookup(b"net", target=there).handle
+    assert client.send(target, (LIST.pack(handle),)) == (0, b"")
+    status, _ = client.send(target, (attrs.evolve(LIST, flags=XATTR_OF_NAME).pack(handle, b"c"),))
+    assert status == STATUS_REDIRECT
+
+
+def test_a_real_link_is_told() -> None:
+    world = World(1)
+    a, b = world.start("a"), world.start("b")
+    assert world.until(world.settled)
+    client = IoClient(a.system.kernel, Credentials(1000, 1000))
+
+    def all_of(name: bytes) -> dict[bytes, bytes]:
+        asked = attrs.evolve(LIST, flags=XATTR_OF_NAME)
+        _, names = client.send(a.qnet.netfs.target, (asked.pack(0, name),))
+        found = {}
+        for one in bytes(names).split(b"\0")[:-1]:
+            got = attrs.evolve(get(one, VALUE_MAX), flags=XATTR_OF_NAME)
+            found[one.removeprefix(b"user.qnet.")] = bytes(client.send(a.qnet.netfs.target, (got.pack(0, name),))[1])
+        return found
+
+    found = all_of(b"b")
+    assert {b"state", b"since", b"boot", b"address", b"rtt", b"paths", b"suites", b"version", b"policy", b"starts"} <= set(found)
+    assert found[b"boot"] == b.qnet.boot_id.hex().encode()
+    assert found[b"policy"] == b"loadbalance"
+    assert 0 < float(found[b"rtt"]) < 1
+    assert found[b"paths"].startswith(found[b"address"] + b" usable ")
+    assert all_of(b"b~redundant")[b"policy"] == b"redundant"
+    assert all_of(b"a")[b"boot"] == a.qnet.boot_id.hex().encode()
+
+
+def test_long_values_are_cut_at_a_line() -> None:
+    ways = [Way(f"en{number} 02:00:00:00:00:01", "usable", 0.001) for number in range(300)]
+    value = Told("up", 0.0, ways=ways).values()[b"user.qnet.paths"]
+    assert VALUE_MAX - 100 < len(value) <= VALUE_MAX
+    assert value.endswith(b" usable 0.001000")

@@ -214,7 +214,7 @@ def test_extended_attribute_requests() -> None:
         XattrRequest(1, b"n", b"v"),
         XattrRequest(2, b"n\0"),
     ]
-    for request_ in [*bad, XattrRequest(2, b"n", flags=4)]:
+    for request_ in [*bad, XattrRequest(2, b"n", flags=8)]:
         with pytest.raises(BadMessage):
             iorequest.parse_xattr(request_.pack(7))
     for request_, code in (

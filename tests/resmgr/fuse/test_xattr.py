@@ -9,12 +9,27 @@ from collections.abc import Callable
 
 import pytest
 
-from resmgr.channel import Message
+from resmgr.channel import Kernel, Message
 from resmgr.fuse import formats
 from resmgr.fuse.formats import Opcode
 from resmgr.fuse.options import FuseOptions
-from resmgr.iomsg import LENGTH, OFFSET, XATTR_GET, XATTR_LIST, XATTR_SET, XATTR_WHICH, Connect, Io
-from resmgr.iorequest import parse_xattr
+from resmgr.fuse.servers import KernelResolver
+from resmgr.iomsg import (
+    LENGTH,
+    OFFSET,
+    STATUS_REDIRECT,
+    XATTR_GET,
+    XATTR_LIST,
+    XATTR_OF_NAME,
+    XATTR_SET,
+    XATTR_WHICH,
+    Attr,
+    Connect,
+    Entry,
+    Io,
+    Target,
+)
+from resmgr.iorequest import parse_connect, parse_xattr
 from resmgr.testing.fuserig import Answer, Rig
 
 GET, DATA, HOLE = Opcode.GETXATTR, 3, 4
@@ -239,3 +254,77 @@ def test_who_opened_meanwhile_reads_what_was_copied(rig: Rig, how: str) -> None:
 def test_a_file_without_a_name_is_refused_by_a_server_that_makes_none(rig: Rig) -> None:
     body = formats.CREATE_IN.pack(os.O_RDWR, 0o600, 0, 0) + b"/\0"
     assert rig.ask(Opcode.TMPFILE, 1, body).error == -errno.EOPNOTSUPP
+
+
+class Namer:
+    """The manager of a tree whose name `B` leads on to another server: what /net is."""
+
+    def __init__(self, kernel: Kernel, target: Target) -> None:
+        self.target = target
+        self.asked: list[tuple[bytes, int, bytes]] = []
+        """Path, operation and name of each question for attributes of a name."""
+        self.knows = True
+        self.channel = kernel.channel(self.receive)
+
+    def receive(self, message: Message) -> None:
+        attr = Attr(1, 0o040555, 2, 0, 0, 0, 0, 0, 4096, 0, 0, 0, 1)
+        if message.data[:2] != struct.pack("!H", Io.CONNECT):
+            message.reply(0, attr.pack())
+            return
+        request = parse_connect(message.data)
+        asked = request.xattr
+        if asked is not None and asked.flags & XATTR_OF_NAME:
+            self.asked.append((request.path, asked.operation, asked.name))
+            if not self.knows:
+                message.error(errno.ENOSYS)
+            elif asked.operation == XATTR_SET:
+                message.error(errno.EPERM)
+            else:
+                message.reply(0, b"user.qnet.state\0" if asked.operation == XATTR_LIST else b"up")
+        elif not request.path:
+            message.reply(0, Entry(Target(0, self.channel.pid, self.channel.chid), 7, 0, attr).pack())
+        else:
+            message.reply(STATUS_REDIRECT, Entry(self.target, 0, 0, None, rest=request.path.partition(b"/")[2]).pack())
+
+
+@pytest.fixture
+def named() -> tuple[Rig, Namer]:
+    rig = Rig()
+    namer = Namer(rig.kernel, rig.fs.target)
+    target = Target(0, namer.channel.pid, namer.channel.chid)
+    rig.machine = type(rig.machine)(rig.dispatch, KernelResolver(rig.kernel), target, FuseOptions(), b"/net")
+    rig.machine.on_output = rig._collect
+    return rig, namer
+
+
+def test_attributes_of_a_name_are_told_by_who_leads_on_from_it(named: tuple[Rig, Namer]) -> None:
+    rig, namer = named
+    rig.fs.add(b"d/f", b"x")
+    node = rig.walk(b"B")
+    inner = rig.walk(b"B/d")
+    rig.messages()
+
+    assert getxattr(rig, node, b"user.qnet.state", 64).body == b"up"
+    assert rig.ask(Opcode.LISTXATTR, node, formats.GETXATTR_IN.pack(64)).body == b"user.qnet.state\0"
+    setting = formats.SETXATTR_IN.pack(4, 0) + b"user.qnet.state\0down"
+    assert rig.ask(Opcode.SETXATTR, node, setting).error == -errno.EPERM
+    assert namer.asked == [(b"B", XATTR_GET, b"user.qnet.state"), (b"B", XATTR_LIST, b""), (b"B", XATTR_SET, b"user.qnet.state")]
+    assert rig.messages() == {}, "the node behind the name heard nothing of it"
+    # Others are the node's, and so is all of what is below.
+    unsupported = rig.fs.manager.counters["unsupported"]
+    getxattr(rig, node, b"user.mine", 64)
+    assert len(namer.asked) == 3
+    assert rig.fs.manager.counters["unsupported"] == unsupported + 1
+    # What the node has none of the name may have all the same.
+    assert getxattr(rig, node, b"user.qnet.state", 64).body == b"up"
+    assert getxattr(rig, inner, b"user.qnet.state", 64).error == -errno.EOPNOTSUPP
+
+
+def test_a_manager_that_tells_nothing_of_names_is_asked_once(named: tuple[Rig, Namer]) -> None:
+    rig, namer = named
+    namer.knows = False
+    node = rig.walk(b"B")
+    says(rig, Io.XATTR, lambda message: message.reply(0, b"value"))
+
+    assert [getxattr(rig, node, b"user.qnet.state", 64).body for _ in range(3)] == [b"value"] * 3
+    assert len(namer.asked) == 1
