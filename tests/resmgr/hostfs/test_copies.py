@@ -17,6 +17,7 @@ from resmgr.errors import BadMessage
 from resmgr.hostfs.fetches import FETCHES_OF_NODE, SILENCE, WINDOW
 from resmgr.hostfs.offers import LIFETIME, OFFERS_OF_CLIENT
 from resmgr.iorequest import pack_close
+from resmgr.testing.formats import refuses_cuts, survives_changes
 from resmgr.testing.ioclient import Begun, IoClient, fails
 from tests.resmgr.hostfs.between import Four
 
@@ -346,3 +347,11 @@ def test_names_that_no_node_has(name: str) -> None:
         copymsg.parse_offer(copymsg.pack_offer(9, 0, 1, name))
     with pytest.raises(BadMessage):
         copymsg.parse_fetch(copymsg.pack_fetch(9, Fetch(0, 0, 1, bytes(32), name)))
+
+
+def test_whatever_comes_instead_of_a_message_is_refused() -> None:
+    offer, take = copymsg.pack_offer(9, 1, 2, "c"), copymsg.pack_take(Take(bytes(range(32)), 5, 7))
+    fetch = copymsg.pack_fetch(9, Fetch(1, 2, 3, bytes(range(32)), "c"))
+    for parse, message in ((copymsg.parse_offer, offer), (copymsg.parse_fetch, fetch), (copymsg.parse_take, take)):
+        refuses_cuts(parse, message)
+        survives_changes(parse, message, 1)
