@@ -209,6 +209,8 @@ class LsmQnet:
             "flood": qnet.screen.facts(),
             "mounts": mounts.facts(),
             "waiting": summary(qnet, mounts.machines()),
+            "mounted": mounts.counters(),
+            "files": {} if self.system.files is None else {name: count for name, count in self.system.files.counters.items() if count},
             "refused": 0 if self.system.files is None else self.system.files.refusals.count,
             "membership": members,
             "names": None if self.system.names is None else self.system.names.facts(),

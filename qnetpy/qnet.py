@@ -147,6 +147,8 @@ class Qnet:
         system.paths.transit = self._transit
         system.guard(self.netfs.channel)
         self._kernel.network = self
+        self._kernel.node_by_name = self._node_by_name
+        self._kernel.name_of_node = self._name_of_node
         self._ethertype = stack.register_ethertype(settings.ethertype, self._input, vlans=True)
         self.screen = LinkScreen(stack, settings.ethertype, self.handshake, self.machine.sessions)
         self._listener = stack.on_interface(self._interface_event)
@@ -221,6 +223,14 @@ class Qnet:
         if peer is not None:
             return peer
         return errno.EHOSTDOWN if self.nodes.by_nd(number) is not None else errno.EHOSTUNREACH
+
+    def _node_by_name(self, name: str) -> Nd | None:
+        node = self.nodes.get(name)
+        return node.nd if node is not None and node.reachable else None
+
+    def _name_of_node(self, nd: int) -> str:
+        node = self.nodes.by_nd(node_of(nd))
+        return "" if node is None else node.name
 
     # Routes
 
@@ -571,5 +581,7 @@ class Qnet:
         self.screen.close()
         self._ethertype.revoke()
         self._kernel.network = None
+        self._kernel.node_by_name = lambda name: None
+        self._kernel.name_of_node = lambda nd: ""
         self._system.paths.detach(self._attached)
         self.netfs.destroy()

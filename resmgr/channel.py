@@ -31,6 +31,7 @@ from resmgr.credentials import Credentials as Credentials
 from resmgr.dispatch import Buffer, Dispatch
 from resmgr.errors import Misuse, ResmgrError
 from resmgr.events import HANDLE_MAX, Events
+from resmgr.ids import CHID_COPIES as CHID_COPIES
 from resmgr.ids import CHID_NAMES as CHID_NAMES
 from resmgr.ids import CHID_NODES as CHID_NODES
 from resmgr.ids import CHID_PATHMGR as CHID_PATHMGR
@@ -237,6 +238,10 @@ class Kernel:
         self.own_dispatch = dispatch
         """For what is the node's own, so that its mistakes do not end the node (`resmgr.owndispatch`)."""
         self.node_name = node_name
+        self.node_by_name: Callable[[str], Nd | None] = _no_node
+        """The node of that name, if it can be reached now. Set by the network module while it is loaded, as is `name_of_node`."""
+        self.name_of_node: Callable[[int], str] = _no_name
+        """The name of the node with that number, or nothing."""
         self._network: Network | None = None
         self._network_shield: Shield | None = None
         self.running = Running()
@@ -535,6 +540,14 @@ class Kernel:
         for channel in list(self._death_channels):
             if channel.shield is connection.shield:
                 channel.pulse(Pulse(PULSE_COIDDEATH, connection.coid, connection.priority, connection.info))
+
+
+def _no_node(name: str) -> Nd | None:
+    return None
+
+
+def _no_name(nd: int) -> str:
+    return ""
 
 
 def _detached(remote: Remote, connection: Connection) -> int:

@@ -20,7 +20,9 @@ CHID_NODES = 5
 CHID_ATTACH = 6
 CHID_REPLICA = 11
 """Global names, between daemons (`resmgr.names`)."""
-CHIDS_DAEMONS = range(9, 12)
+CHID_COPIES = 12
+"""Tickets for ranges of files, brought by other nodes (`resmgr.hostfs.offers`)."""
+CHIDS_DAEMONS = range(9, 13)
 """Channels of PID_SYSTEM on which nothing but the daemons of other nodes is heard. No process is brought to another node's."""
 PRIORITY_DEFAULT = 10
 PRIORITY_MAX = 63

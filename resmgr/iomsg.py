@@ -51,6 +51,10 @@ class Io(enum.IntEnum):
     XATTR = 0x145
     WATCH = 0x146
     IDENTIFY = 0x147
+    OFFER = 0x148
+    FETCH = 0x149
+    TAKE = 0x14A
+    """Copies between two other nodes (`resmgr.copymsg`)."""
 
 
 class Connect(enum.IntEnum):

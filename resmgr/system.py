@@ -126,11 +126,14 @@ class System:
         self._on_policy.append(files.set_policy)
         attached = self.paths.attach(prefix, Target(0, files.channel.pid, files.channel.chid))
         self.guard(files.channel)
+        copies = files.offers.listen()
+        self.guard(copies)
 
         def end() -> None:
             self.paths.detach(attached)
             self._on_policy.remove(files.set_policy)
             self._guarded.discard((files.channel.pid, files.channel.chid))
+            self.unguard(copies)
             files.destroy()
             self.files = None
 

@@ -48,6 +48,7 @@ class NetMount:
         self.machine = Machine(
             dispatch, KernelResolver(kernel, groups.of), root, mount.options, os.fsencode(mount.mountpoint), part, groups=groups
         )
+        self.machine.name_of_node = lambda nd: kernel.name_of_node(nd)
         self._on_end = on_end
         self._session = Session(dispatch, device, self.machine, on_end)
         self._session.start()

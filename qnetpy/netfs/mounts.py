@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+from collections import Counter
 from collections.abc import Callable, Mapping
 from itertools import count
 from weakref import WeakKeyDictionary
@@ -81,6 +82,13 @@ class NetMounts:
     def facts(self) -> list[dict[str, object]]:
         """As JSON can say it."""
         return [_facts(mount) for mount in self._mounts.values()]
+
+    def counters(self) -> dict[str, int]:
+        """What did not go the straight way, by name, of all mounts that there are now."""
+        counted: Counter[str] = Counter()
+        for mount in self._mounts.values():
+            counted.update(mount.machine.drops)
+        return dict(counted)
 
     # ---- what the control channel is asked
 

@@ -81,7 +81,8 @@ def figures(facts: Mapping[str, object]) -> Iterator[tuple[str, object]]:
         link = links.get(node["name"])
         for key in PATHS if link is not None else ():
             yield f"{key}.{node['name']}", link[key] if link is not None else 0
-    for prefix, group in (("handshake", "handshake"), ("drop", "drops"), ("failure", "failures")):
+    groups = (("handshake", "handshake"), ("drop", "drops"), ("failure", "failures"), ("files", "files"), ("mounted", "mounted"))
+    for prefix, group in groups:
         for name, count in sorted(_counted(facts.get(group)).items()):
             yield f"{prefix}.{name}", count
     for name, count in sorted(sizes.items()):

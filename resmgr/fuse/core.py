@@ -23,6 +23,7 @@ from resmgr.dispatch import Buffer, Dispatch
 from resmgr.errors import BadMessage
 from resmgr.fuse.ahead import ReadAhead
 from resmgr.fuse.answers import DEVICES, Answers, OutputItem
+from resmgr.fuse.between import Pairs
 from resmgr.fuse.caller import Callers
 from resmgr.fuse.formats import AttrTuple, Opcode
 from resmgr.fuse.handles import Handles
@@ -90,6 +91,8 @@ class Core(Answers):
         """Tells the kernel something that it may have to wait for, and calls back when it has. Set by the session."""
         self.tell_kernel: Callable[[list[bytes], Callable[[], None]], None] = self._tell_at_once
         """The same for several, in order. Set by the session."""
+        self.name_of_node: Callable[[int], str] = _nameless
+        """The name of the node with a number, as all of them call it; nothing if it is not known. Set by who mounts."""
         self.expires = False
         """The kernel can let an entry expire without dropping what is below it."""
         self._next_fh = 1
@@ -102,6 +105,7 @@ class Core(Answers):
         self.walking = WalkAhead(self)
         self.ahead = ReadAhead(self)
         self.leases = Leases(self)
+        self.pairs = Pairs(self)
         limit = limit_of(options.failure is Failure.HARD, options.deadline)
         self.patience = Patience(self, limit)
         self.reopening = Reopening(self, limit)
@@ -490,6 +494,10 @@ __all__ = ["CONNECT", "DEVICES", "ENTRY_MAX", "Core", "Found", "OutputItem", "sh
 
 def _nothing() -> None:
     pass
+
+
+def _nameless(nd: int) -> str:
+    return ""
 
 
 def shown(attr: AttrTuple) -> tuple[int, ...]:

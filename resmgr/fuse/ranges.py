@@ -1,7 +1,7 @@
 """Ranges of files: FALLOCATE, LSEEK (where data and holes are), COPY_FILE_RANGE.
 
-A copy between two files that one server has open for one user is made there; between any others the kernel copies by reading and writing
-(EXDEV). Writes on the way to either file arrive first.
+A copy between two files that one server has open for one user is made there, one between files of two other nodes by these (`between`);
+between any others the kernel copies by reading and writing (EXDEV). Writes on the way to either file arrive first.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from resmgr.dispatch import Buffer
 from resmgr.errors import BadMessage
 from resmgr.fuse import formats
 from resmgr.fuse.attributes import done, parse_attr
+from resmgr.fuse.between import copy_between
 from resmgr.fuse.core import Core
 from resmgr.fuse.formats import BODY
 from resmgr.fuse.inode import File, Node
-from resmgr.fuse.request import Request
+from resmgr.fuse.request import Request, told
 from resmgr.iomsg import ATTR, COPY_MAX, OFFSET, REQUEST, SEEK_DATA, SEEK_HOLE, SPACE, Io
 from resmgr.iorequest import pack_copy, pack_seek
 
@@ -86,7 +87,13 @@ def copy_file_range(core: Core, request: Request, view: memoryview) -> None:
     if file is None or there is None or there.node.nodeid != nodeid or flags:
         core.error(request, errno.EINVAL if flags else errno.EBADF)
         return
-    if file.connection is not there.connection:
+    lost = core.reopening.lost.get(fh_out)
+    if lost is not None:
+        kept = bytes(view)
+        core.reopening.wait(lost, lambda code: _open_again(core, request, kept, code))
+        return
+    here = file.connection is there.connection
+    if not here and core.pairs.names(file, there) is None:
         core.error(request, errno.EXDEV)
         return
     length = min(length, COPY_MAX)
@@ -104,14 +111,28 @@ def copy_file_range(core: Core, request: Request, view: memoryview) -> None:
             core.answer(request, formats.WRITE_REPLY.pack(24, 0, request.unique, status))
 
     def copy() -> None:
-        if not request.answered:
+        if request.answered:
+            return
+        if here:
             core.on_file(request, file, (pack_copy(file.ocb, there.ocb, start, to, length),), 0, copied)
+        elif not copy_between(core, request, file, there, start, to, length, copied):
+            core.error(request, errno.EXDEV)
 
     behind = there.node.behind
     if behind is None or not behind.outstanding:
         copy()
     else:
         behind.after(copy)
+
+
+def _open_again(core: Core, request: Request, view: bytes, code: int) -> None:
+    """The destination was opened again, or cannot be."""
+    if request.answered:
+        return
+    if code:
+        core.error(request, told(-code))
+    else:
+        copy_file_range(core, request, memoryview(view))
 
 
 def _changes(core: Core, request: Request, file: File) -> None:

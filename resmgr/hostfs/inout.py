@@ -56,6 +56,8 @@ def handlers(fs: Running) -> dict[Io, Handler]:
         Io.COPY: partial(copy, fs),
         Io.SEEK: partial(seek_, fs),
         Io.XATTR: partial(xattr_, fs),
+        Io.OFFER: fs.offers.offer,
+        Io.FETCH: fs.fetches.fetch,
         Io.IDENTIFY: fs.reopening.identify,
         Io.LOCK: fs.locks.answer,
         Io.NOTIFY: fs.special.notify,
@@ -74,6 +76,11 @@ def read(fs: Running, message: Message, client: HostClient, handle: Handle, flag
     size = min(size, message.reply_len, READ_MAX)
     if offset + size > OFFSET_MAX:
         raise OSError(errno.EINVAL, "offset")
+    read_range(fs, message, client, handle, offset, size)
+
+
+def read_range(fs: Running, message: Message, client: HostClient, handle: HostHandle, offset: int, size: int) -> None:
+    """Answer *message* with bytes of what *client* has open for reading."""
     device = handle.device
     now = fs.dispatch.now()
     if device.blocking_until <= now:

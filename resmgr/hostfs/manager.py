@@ -18,10 +18,12 @@ from resmgr.access import SCOPE_NONE, Policy
 from resmgr.channel import PID_SYSTEM, Kernel
 from resmgr.hostfs import connects, inout
 from resmgr.hostfs.device import Devices
+from resmgr.hostfs.fetches import Fetches
 from resmgr.hostfs.identity import Switch
 from resmgr.hostfs.locks import HostLocks
 from resmgr.hostfs.mountpoints import MountPoints
 from resmgr.hostfs.objects import HostClient, HostHandle
+from resmgr.hostfs.offers import Offers
 from resmgr.hostfs.operations import Operations
 from resmgr.hostfs.reopen import Reopening, boot_id
 from resmgr.hostfs.running import Running
@@ -75,6 +77,8 @@ class HostFs(Running):
         self.special = DeviceIo(kernel.own_dispatch, self.lanes, self.devices, self.switch, self.identity, self.finish)
         self.ops = Operations(self.devices, process_umask())
         self.reopening = Reopening(self, os.urandom(32), boot_id())
+        self.offers = Offers(self, kernel)
+        self.fetches = Fetches(self, kernel)
         self.manager = Manager(
             kernel,
             name="hostfs",
@@ -95,6 +99,8 @@ class HostFs(Running):
         self.counters = self.manager.counters
         self.counters.update({"threaded": 0, "read_blocked": 0, "identity_refused": 0, "user_refused": 0})
         self.counters.update({"reopen_forged": 0, "reopen_other_boot": 0})
+        self.counters.update({"offers": 0, "offers_full": 0, "takes": 0, "takes_refused": 0})
+        self.counters.update({"fetches": 0, "fetches_full": 0, "fetches_no_way": 0, "fetches_silent": 0})
         self.watching = Watching(kernel.own_dispatch, self.devices.ino, self.mounts, self.counters)
         self.locks.count_in(self.counters)
         self.special.serve(self.manager, self.ops)
@@ -113,6 +119,8 @@ class HostFs(Running):
     def destroy(self) -> None:
         """Close the channel, every handle and the root."""
         self.watching.close()
+        self.fetches.close()
+        self.offers.close()
         self.manager.destroy()
         self.locks.close()
         self.special.close()

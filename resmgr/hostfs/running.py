@@ -56,6 +56,8 @@ _CHANGES = {
 """Events that come of connect messages."""
 
 if TYPE_CHECKING:
+    from resmgr.hostfs.fetches import Fetches
+    from resmgr.hostfs.offers import Offers
     from resmgr.hostfs.reopen import Reopening
 
 Result = bytes | Opened | Special
@@ -78,6 +80,8 @@ class Running:
     manager: Manager[HostClient]
     ops: Operations
     reopening: Reopening
+    offers: Offers
+    fetches: Fetches
     watching: Watching
     counters: dict[str, int]
     refusals: Refusals

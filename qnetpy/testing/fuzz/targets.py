@@ -34,7 +34,7 @@ from qnetpy.reach import gossip
 from qnetpy.settings import SettingsError
 from qnetpy.testing.fuzz import layer2, machines, managers, names, rewriting, seam, soliciting
 from qnetpy.testing.fuzz.cryptodev import cryptodev, cryptodev_formats
-from resmgr import attachproto, iomsg, iorequest, message
+from resmgr import attachproto, copymsg, iomsg, iorequest, message
 from resmgr.errors import BadMessage, ResmgrError
 from resmgr.procmgr import message as spawn
 from resmgr.procmgr import nodefacts
@@ -193,6 +193,9 @@ def requests(data: bytes) -> None:
         iorequest.parse_notify,
         iorequest.parse_copy,
         iorequest.parse_seek,
+        _offered,
+        _fetch,
+        _take,
         _attribute,
         _drop,
         _events,
@@ -214,6 +217,20 @@ def _attribute(data: bytes) -> None:
     path, asked = iorequest.parse_xattr(data)
     again = asked.pack(0, path)
     assert iorequest.parse_xattr(again) == (path, asked)
+
+
+def _offered(data: bytes) -> None:
+    offered = copymsg.parse_offer(data)
+    assert copymsg.parse_offer(copymsg.pack_offer(0, *offered)) == offered
+
+
+def _fetch(data: bytes) -> None:
+    fetch = copymsg.parse_fetch(data)
+    assert copymsg.parse_fetch(copymsg.pack_fetch(0, fetch)) == fetch
+
+
+def _take(data: bytes) -> None:
+    assert copymsg.pack_take(copymsg.parse_take(data)) == data
 
 
 def _drop(data: bytes) -> None:
