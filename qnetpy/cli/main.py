@@ -81,6 +81,8 @@ class Parser(argparse.ArgumentParser):
             import difflib
 
             option = unknown.split()[0].partition("=")[0]
+            if option == "--":
+                self.exit(2, f"{self.prog}: options come before the words that they are about, and those before --\n")
             near = difflib.get_close_matches(option, self._option_string_actions, 1)
             if near:
                 self.exit(2, f"{self.prog}: there is no option {option}; did you mean {near[0]}?\n")

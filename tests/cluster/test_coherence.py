@@ -162,7 +162,7 @@ def clients_see_each_other(a: Program, b: Program) -> None:
 
 
 def mappings_are_one(a: Program, b: Program, server: Program) -> None:
-    """What is mapped at two clients, neither of which opens or asks for anything any more, and written by each of them and at the server."""
+    """What is mapped at two clients, which open nothing and ask for nothing any more, and written by each of them and at the server."""
     server.ask("open(f'{root}/map', 'w').write('first' + 4091 * ' ')")
     for client in (a, b):
         # Looked at under the lease: a mapping alone asks nobody.

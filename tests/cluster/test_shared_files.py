@@ -201,6 +201,19 @@ def test_names_of_net_tell_of_their_nodes(nodes: kit.Cluster) -> None:
     assert "Operation not permitted" in refused
 
 
+def test_mounts_of_one_s_own_within_each_other_and_in_a_namespace_of_one_s_own(nodes: kit.Cluster) -> None:
+    sh(nodes, "a", "chmod 666 /dev/fuse; mkdir -p /tmp/one /tmp/two; chown anna /tmp/one /tmp/two")
+    two = "qnet mount --own /tmp/two -- sh -c 'echo of-two > /tmp/two/b/tmp/two; cat /tmp/one/two; touch /tmp/one/none'"
+    found = sh(nodes, "a", f'qnet mount -o ro --own /tmp/one b:/tmp -- sh -c "{two}"', "anna", check=False)
+    assert found.splitlines() == ["of-two", "touch: cannot touch '/tmp/one/none': Read-only file system"]
+    # Where he is root by name only, and the real root has no number.
+    inside = "id -u; echo inside > /tmp/one/inside; stat -c %u /tmp/one/inside"
+    assert sh(nodes, "a", f"unshare -Urm qnet mount --own /tmp/one b:/tmp -- sh -c '{inside}'", "anna").split() == ["0", "0"]
+    assert sh(nodes, "b", "stat -c %U /tmp/inside").split() == ["bert"], "whom b takes anna of a for"
+    assert "only root and the daemon's user" in sh(nodes, "a", "unshare -Urm qnet mount b:/tmp /tmp/two", "anna", check=False)
+    assert "options come before" in sh(nodes, "a", "qnet mount --own /tmp/one b:/tmp -o ro -- true", "anna", check=False)
+
+
 def test_mounts_of_the_configuration_and_of_fstab(nodes: kit.Cluster) -> None:
     assert sh(nodes, "c", "cat /tmp/of-b/by-anna", "carl").split() == ["x"]
     assert "Read-only file system" in sh(nodes, "c", "touch /tmp/of-b/by-anna", "carl", check=False)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import ctypes
 import json
 import os
 import shutil
@@ -18,6 +20,7 @@ import pytest
 from qnetpy.cli import bridge, daemon, iopkt, netstat, nicinfo, output, rates  # loaded before a test becomes somebody  # noqa: F401
 from qnetpy.cli.main import main as qnet
 from qnetpy.cli.output import CommandError
+from qnetpy.netfs.own import move
 from resmgr.client import Client  # likewise  # noqa: F401
 from stack.core.errors import ModuleError
 from stack.core.runlock import LOCK, locked
@@ -27,6 +30,7 @@ from stack.testing.namespace import Veth
 
 pytestmark = pytest.mark.priv
 UID, OTHER = 4242, 4343
+PR_SET_DUMPABLE = 4
 
 
 @pytest.fixture
@@ -131,6 +135,37 @@ def test_what_root_gave_away_is_believed(shared: Path) -> None:
     assert as_user(UID, lambda: distrusted(str(place))).startswith("belongs to somebody else")
     place.chmod(0o775)
     assert as_user(UID, lambda: distrusted(str(place), given=True)).startswith("can be written by others")
+
+
+def test_in_a_user_namespace_the_machine_s_own_places_are_believed(shared: Path) -> None:
+    """Root has no number there."""
+    system = Path(tempfile.mkdtemp(dir="/run"))
+    try:
+        system.chmod(0o755)
+        codecs.lookup("ascii")  # a user who may not look into this Python's directories cannot
+        ours = made(system / "qnet", 0)
+
+        def inside(place: Path, given: bool = True) -> str:
+            def call() -> str:
+                # Who changed his user may not write his own maps before.
+                ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 1)
+                move()
+                return distrusted(str(place), given=given)
+
+            return as_user(UID, call).strip()
+
+        assert inside(ours) == ""
+        assert inside(ours, given=False).startswith("belongs to somebody else"), "a server starts in its own only"
+        # Somebody may have laid it there: below a directory like /tmp, or one that a group may write.
+        assert inside(made(shared / "run", OTHER)).startswith("belongs to somebody else")
+        system.chmod(0o775)
+        assert inside(ours).startswith("belongs to somebody else")
+        # Who has a number there is no unknown one: this user could have made it himself.
+        system.chmod(0o755)
+        os.chown(system, UID, UID)
+        assert inside(ours).startswith("belongs to somebody else")
+    finally:
+        shutil.rmtree(system)
 
 
 def test_no_command_talks_to_a_trap(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
