@@ -17,8 +17,10 @@ from qnetpy.nodes import NodeTable
 from resmgr.access import MappedUser, UserRule
 from resmgr.attachments import export_facts
 from resmgr.channel import ClientInfo, Credentials, Nd
+from resmgr.errors import ResmgrError
 from resmgr.explain import decide
 from resmgr.system import System
+from resmgr.users import LookingUp
 
 Answer = Callable[[Mapping[str, object]], None]
 ACCESS_MODES = (("read", os.R_OK), ("write", os.W_OK), ("execute", os.X_OK))
@@ -78,7 +80,10 @@ class AccessFacts:
         info = self._info(node, uid, gid)
         try:
             decision = decide(self._system.policy, info, name)
-        except ValueError as error:
+        except LookingUp as error:
+            error.then(lambda: self.access(request, answer))
+            return
+        except (ValueError, ResmgrError) as error:
             answer({"error": str(error)})
             return
         told: dict[str, object] = {

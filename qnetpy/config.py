@@ -221,16 +221,17 @@ class UserRule:
     """Whom users of other nodes become here. Rules are tried in order; the first that names the node or one of its roles decides."""
 
     mapping: str = setting(
-        "identity: the user with the same number; table: as listed, everybody else is nobody; squash: everybody is nobody; none: refused; "
-        "all:USER: everybody is USER. Root becomes nobody unless `root` says otherwise. Owners of files are told, and given by "
-        "chown, by the same mapping (docs/howto/share-files.md).",
+        "identity: the user with the same number; names: the user with the same name, as the other node tells them; table: as "
+        "listed. Who is neither is nobody. squash: everybody is nobody; none: refused; all:USER: everybody is USER. Root becomes "
+        "nobody unless `root` says otherwise. Owners of files are told, and given by chown, by the same mapping "
+        "(docs/howto/share-files.md).",
         "identity",
     )
     nodes: tuple[str, ...] = setting("Nodes for which the rule is. Empty together with roles: every node of the cluster.", ())
     roles: tuple[str, ...] = setting("Roles for which the rule is.", ())
     users: dict[str, str] = setting("For table: number there = user (name or number) here.", attrs.Factory(dict))
     groups: dict[str, str] = setting("For table: number there = group here, if the user here is a member of it.", attrs.Factory(dict))
-    root: str = setting("Whom root of another node becomes under identity and table. Empty: nobody.", "")
+    root: str = setting("Whom root of another node becomes under identity, names and table. Empty: nobody.", "")
     nobody: str = setting("The user here who stands for nobody. Empty: number 65534.", "")
 
 
@@ -327,6 +328,10 @@ class Access:
     send: Send = setting("", Send())
     administer: Administer = setting("", Administer())
     announce: Announce = setting("", Announce())
+    tell_accounts: bool = setting(
+        "Whether other nodes are told the names and numbers of this machine's accounts and groups, which the mapping names needs there.",
+        True,
+    )
     names: tuple[ReservedName, ...] = setting("Reserved names. None: any user may attach any free local name.", ())
 
 
@@ -390,7 +395,7 @@ def check(config: Config, source: str = "configuration") -> Config:
         if not os.path.isabs(manager.path) or {".", ".."} & set(manager.path.split("/")):
             raise wrong(f"access.managers[{index}].path", f"{manager.path!r} is not an absolute path without dot components")
     for index, rule in enumerate(config.access.users):
-        kinds = ("identity", "table", "squash", "none")
+        kinds = ("identity", "names", "table", "squash", "none")
         if rule.mapping not in kinds and not (rule.mapping.startswith("all:") and len(rule.mapping) > 4):
             raise wrong(f"access.users[{index}].mapping", f"one of {', '.join(kinds)}, all:USER expected, not {rule.mapping!r}")
         for name in (*rule.users, *rule.groups):

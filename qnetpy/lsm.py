@@ -156,6 +156,7 @@ class LsmQnet:
         system.kernel.node_name = identity_name
         try:
             system.set_policy(policy(settings.access, system.accounts))
+            system.rosters.tells = settings.access.tell_accounts
             system.attach_rules = attach_rules(settings.access, system.accounts)
             system.reserved_names = reserved_names(settings.access, system.accounts)
             system.announcers = announcers(settings.access, system.accounts, os.geteuid())

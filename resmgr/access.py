@@ -92,10 +92,11 @@ def _device_words(values: Iterable[str]) -> frozenset[str]:
 
 @attrs.frozen
 class UserRule:
-    """One mapping. `mapping` is `identity`, `table`, `squash` (everybody is nobody), `none` (refused with EPERM) or `all:USER`.
+    """One mapping. `mapping` is `identity`, `table`, `names` (who has the same name), `squash` (everybody is nobody), `none` (refused
+    with EPERM) or `all:USER`.
 
     `users` maps a remote uid to a local account (name or digits), `groups` a remote gid to a local group; both only for `table`, where a
-    uid that is not in the table is nobody. `root` says whom remote uid 0 becomes under `identity` and `table`: None is nobody, and
+    uid that is not in the table is nobody. `root` says whom remote uid 0 becomes under `identity`, `table` and `names`: None is nobody, and
     `root` has to be said explicitly. `all:root` says it, too. `nobody` is the account of whoever is nobody; None: number 65534.
     """
 
@@ -109,8 +110,8 @@ class UserRule:
 
     @mapping.validator
     def _known(self, attribute: object, value: str) -> None:
-        if value not in ("identity", "table", "squash", "none") and not (value.startswith("all:") and len(value) > 4):
-            raise ValueError(f"user mapping {value!r} is not one of identity, table, squash, none, all:USER")
+        if value not in ("identity", "table", "names", "squash", "none") and not (value.startswith("all:") and len(value) > 4):
+            raise ValueError(f"user mapping {value!r} is not one of identity, table, names, squash, none, all:USER")
 
 
 def _path(value: str | bytes) -> tuple[bytes, ...]:
@@ -348,7 +349,7 @@ class Policy:
         if info.nd == ND_LOCAL:
             return MappedUser(claimed.uid, claimed.gid, claimed.groups)
         found = self.rule(info)
-        return errno.EPERM if found is None else self._map(found[1], claimed.uid, claimed.gid, info.nd)
+        return errno.EPERM if found is None else self._map(found[1], info.node, claimed.uid, claimed.gid, info.nd)
 
     def rule(self, info: ClientInfo) -> tuple[int, UserRule] | None:
         """The mapping that is *info*'s, with its place among all, from 0; None: there is none, or it is of this node."""
@@ -356,7 +357,7 @@ class Policy:
             return None
         return next(((at, rule) for at, rule in enumerate(self._users) if _applies(rule.nodes, rule.roles, info)), None)
 
-    def _map(self, rule: UserRule, uid: int, gid: int, nd: int) -> MappedUser | int:
+    def _map(self, rule: UserRule, node: str, uid: int, gid: int, nd: int) -> MappedUser | int:
         mapping = rule.mapping
         if mapping == "none" or not 0 <= uid <= ID_MAX:
             return errno.EPERM
@@ -372,10 +373,22 @@ class Policy:
                 return self._nobody(rule, nd)
             group = rule.groups.get(gid)
             return self._local(name, None if group is None else self._accounts.group_now(group, nd), nd)
+        if mapping == "names":
+            return self._named_alike(rule, node, uid, gid, nd)
         account = self._accounts.user_now(uid, nd)
         if account is None:
             return MappedUser(uid, NOGROUP)
         return _with_group(account, gid)
+
+    def _named_alike(self, rule: UserRule, node: str, uid: int, gid: int, nd: int) -> MappedUser | int:
+        far = self._accounts.far
+        if far is None:
+            return self._nobody(rule, nd)
+        number = far.table(node).users.get(uid)
+        if number is None:
+            far.again(node)
+        account = None if number is None else self._accounts.user_now(number, nd)
+        return self._nobody(rule, nd) if account is None else _with_group(account, far.table(node).groups.get(gid))
 
     def _nobody(self, rule: UserRule, nd: int) -> MappedUser | int:
         return NOBODY_USER if rule.nobody is None else self._local(rule.nobody, None, nd)
@@ -400,6 +413,10 @@ class Policy:
                 gid = self._accounts.group_now(name, info.nd)
                 if gid is not None:
                     groups[number] = gid
+        if rule.mapping == "names" and self._accounts.far is not None:
+            table = self._accounts.far.table(info.node)
+            users.update(table.users)
+            groups.update(table.groups)
         users_out, users_in = both_ways(users, claimed.uid, user.uid, stands.uid)
         groups_out, groups_in = both_ways(groups, claimed.gid, user.gid, stands.gid)
         return Owners(users_out, users_in, groups_out, groups_in)

@@ -37,6 +37,7 @@ from resmgr.ids import CHID_NODES as CHID_NODES
 from resmgr.ids import CHID_PATHMGR as CHID_PATHMGR
 from resmgr.ids import CHID_PROCMGR as CHID_PROCMGR
 from resmgr.ids import CHID_REPLICA as CHID_REPLICA
+from resmgr.ids import CHID_ROSTER as CHID_ROSTER
 from resmgr.ids import DESCRIPTORS_MAX, PULSE_CODE_MAX, PULSE_VALUE_MAX, PULSE_VALUE_MIN, REPLY_LEN_MAX
 from resmgr.ids import FIRST_PART_DEFAULT as FIRST_PART_DEFAULT
 from resmgr.ids import ND_LOCAL as ND_LOCAL

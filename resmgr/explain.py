@@ -78,7 +78,7 @@ def what(policy: Policy, info: ClientInfo, path: bytes) -> str:
 
 
 def _mapping(rule: UserRule) -> str:
-    return f"{rule.mapping}, root is {rule.root}" if rule.root and rule.mapping in ("identity", "table") else rule.mapping
+    return f"{rule.mapping}, root is {rule.root}" if rule.root and rule.mapping in ("identity", "table", "names") else rule.mapping
 
 
 def _whom(export: Export) -> str:

@@ -22,7 +22,9 @@ CHID_REPLICA = 11
 """Global names, between daemons (`resmgr.names`)."""
 CHID_COPIES = 12
 """Tickets for ranges of files, brought by other nodes (`resmgr.hostfs.offers`)."""
-CHIDS_DAEMONS = range(9, 13)
+CHID_ROSTER = 13
+"""Names of accounts (`resmgr.rosters`)."""
+CHIDS_DAEMONS = range(9, 14)
 """Channels of PID_SYSTEM on which nothing but the daemons of other nodes is heard. No process is brought to another node's."""
 PRIORITY_DEFAULT = 10
 PRIORITY_MAX = 63

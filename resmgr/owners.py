@@ -3,8 +3,8 @@
 Under `identity` there is nothing to translate. Else numbers are the client's own: `ls -l` on its node finds its own names for them, and
 what a program has just made belongs to whom it runs as.
 
-- a `table` is read backwards: the local account's number is told as the number there that is mapped to it; of several the asking user's
-  own, then the lowest. The same for groups;
+- a `table`, or that of equal `names`, is read backwards: the local account's number is told as the number there that is mapped to it; of
+  several the asking user's own, then the lowest. The same for groups;
 - the user as whom the client acts is told as the client's own number, its group as its own group. So under `all:USER` the files of USER are
   everybody's own, as everybody is USER;
 - 0 is 0 both ways, unless the table says otherwise: root there names root here. It gives nothing, since who acts as root is another matter;

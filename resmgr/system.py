@@ -20,6 +20,7 @@ from resmgr.nodes.board import NodeBoard
 from resmgr.owndispatch import OwnDispatch
 from resmgr.pathmgr import PathManager
 from resmgr.pathspace import Attach
+from resmgr.rosters import Rosters
 from resmgr.shield import OwnShield
 from resmgr.users import Accounts
 
@@ -43,6 +44,9 @@ class System:
         """Lets no exception of the node's own managers out."""
         self.kernel.own_dispatch = OwnDispatch(dispatch, self.shield)
         self.accounts = Accounts(dispatch.now)
+        self.rosters = Rosters(self.kernel)
+        """Users of other nodes by name, for the mapping `names`; and this machine's, told to others."""
+        self.accounts.far = self.rosters
         self.policy = Policy(self.accounts)
         self.paths = PathManager(self.kernel)
         self.nodes = NodeBoard(self.kernel)
@@ -65,8 +69,9 @@ class System:
         self._on_policy: list[Callable[[Policy], None]] = []
         self._services: dict[str, Callable[[], None]] = {}
         """What ends the file and process managers."""
-        self._ends: list[Callable[[], None]] = [self.paths.destroy, self.nodes.destroy, self.accounts.close]
+        self._ends: list[Callable[[], None]] = [self.paths.destroy, self.nodes.destroy, self.rosters.close, self.accounts.close]
         self.guard(self.paths.channel)
+        self.guard(self.rosters.channel)
 
     def guard(self, channel: Channel) -> None:
         """*channel*'s manager asks the policy itself for each thing that a remote client wants: whoever is in the cluster may connect."""

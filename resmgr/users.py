@@ -23,8 +23,8 @@ import grp
 import os
 import pwd
 from collections import Counter
-from collections.abc import Callable, Hashable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Hashable, Mapping
+from typing import TYPE_CHECKING, Protocol
 
 import attrs
 
@@ -59,6 +59,26 @@ class Account:
     uid: int
     gid: int
     groups: tuple[int, ...]
+
+
+@attrs.frozen
+class FarTable:
+    """What numbers of another node mean here, by equal names: number there to number here."""
+
+    users: Mapping[int, int]
+    groups: Mapping[int, int]
+
+
+class FarAccounts(Protocol):
+    """Users of other nodes by their names (`resmgr.rosters`)."""
+
+    def table(self, node: str) -> FarTable:
+        """Raises LookingUp while it is asked for, and `ResmgrError` when it cannot be known."""
+        ...
+
+    def again(self, node: str) -> None:
+        """A number of *node* is not in its table: raises LookingUp if a newer one is asked for."""
+        ...
 
 
 _Value = Account | int | None
@@ -116,6 +136,8 @@ class Accounts:
         self._asked: dict[_Key, dict[Hashable, _Asked]] = {}
         self._askers: Counter[Hashable] = Counter()
         """Look-ups that have not ended, whether or not another's was the answer."""
+        self.far: FarAccounts | None = None
+        """Set where users of other nodes can be asked for."""
         self._dispatch: Dispatch | None = None
         self._lookups: Lookups | None = None
         self.counters = {"account_lookups": 0, "account_lookups_late": 0, "account_lookups_refused": 0}
