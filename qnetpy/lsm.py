@@ -108,6 +108,7 @@ class LsmQnet:
             mounts = self._mounts = NetMounts(
                 *(context.dispatch, self.system.kernel, self.system.accounts, qnet.netfs.target),
                 lambda: self.system.namespace,
+                settings.node.run_dir,
             )
             qnet.netfs.listeners.append(mounts.forget)
             qnet.netfs.heeds.append(mounts.silent)

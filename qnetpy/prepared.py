@@ -17,6 +17,7 @@ from qnetpy.fastsuites import fast_suites, processor_flags
 from qnetpy.link.machine import LinkTimers
 from qnetpy.link.session import RekeyPolicy
 from qnetpy.members.store import DirectoryStore, Kept
+from qnetpy.netfs import record
 from qnetpy.netfs.mount import NET_OPTIONS
 from qnetpy.parameters import QnetSettings
 from qnetpy.settings import SettingsError
@@ -111,7 +112,7 @@ def _mounted(settings: Config, point: str, namespace: int) -> tuple[Mount, int]:
         raise OSError(error.errno, f"{point}: {error.strerror}") from None
     options = parse_options(settings.qnet.mount.options, NET_OPTIONS)
     mount = Mount(point, options, namespace)
-    return mount, mount.attach()
+    return mount, mount.attach({one.device for one in record.left(settings.node.run_dir)})
 
 
 def link_settings(settings: Config) -> QnetSettings:

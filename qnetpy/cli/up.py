@@ -9,11 +9,14 @@ import argparse
 import os
 import select
 import subprocess
+import time
 from pathlib import Path
 
 from qnetpy.cli.output import CommandError, as_json
 
 READY_SECONDS = 20.0
+END_SECONDS = 5.0
+"""A killed daemon ends as soon as nothing in the kernel waits for it."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,6 +34,8 @@ def run(args: argparse.Namespace) -> int:
     config = load(args.config)
     argv = daemon.command_line(config, args.config, args.interface, args.fault)
     running = daemon.running_pid(config.node.run_dir)
+    if running and _held_up(config.node.run_dir):
+        running = daemon.running_pid(config.node.run_dir)
     if running:
         raise CommandError(f"this node is up already (process {running}, {config.node.run_dir})", "qnet status, or qnet down first")
     daemon.check_identity(config)
@@ -42,6 +47,23 @@ def run(args: argparse.Namespace) -> int:
     else:
         print(f"node is up: process {pid}, log {config.node.run_dir}/log")
     return 0
+
+
+def _held_up(run_dir: str) -> bool:
+    """Whether the daemon that was there was killed and the kernel could not let it go because of its mounts. They are aborted, and its end is
+    waited for."""
+    from qnetpy.cli import daemon
+    from qnetpy.netfs import record
+
+    try:
+        if not record.abort_left(run_dir):
+            return False
+    except OSError as error:
+        raise CommandError(error.strerror or str(error)) from error
+    patience = time.monotonic() + END_SECONDS
+    while daemon.running_pid(run_dir) and time.monotonic() < patience:
+        time.sleep(0.02)
+    return True
 
 
 def _start(argv: list[str], run_dir: Path) -> int:

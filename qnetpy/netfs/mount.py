@@ -43,6 +43,7 @@ class NetMount:
         self.point = mount.mountpoint
         self.part = part
         self.options = mount.options
+        self.device = mount.device
         groups = UserGroups(accounts)
         self._mount = mount
         self.machine = Machine(

@@ -19,6 +19,7 @@ from weakref import WeakKeyDictionary
 import attrs
 
 from qnetpy.mountsource import parse_source, source_text
+from qnetpy.netfs import record
 from qnetpy.netfs.mount import NET_OPTIONS, NetMount
 from resmgr.channel import Kernel
 from resmgr.dispatch import Dispatch
@@ -36,9 +37,19 @@ Request = Mapping[str, object]
 
 
 class NetMounts:
-    """Dispatch context. *namespace* tells the mount namespace of the node's users; None: mounting is not possible."""
+    """Dispatch context. *namespace* tells the mount namespace of the node's users; None: mounting is not possible. *run_dir*: where it is
+    written down what is mounted, for a daemon that comes after one that was killed; empty: nowhere."""
 
-    def __init__(self, dispatch: Dispatch, kernel: Kernel, accounts: Accounts, root: Target, namespace: Callable[[], int | None]) -> None:
+    def __init__(
+        self,
+        dispatch: Dispatch,
+        kernel: Kernel,
+        accounts: Accounts,
+        root: Target,
+        namespace: Callable[[], int | None],
+        run_dir: str = "",
+    ) -> None:
+        self._run_dir = run_dir
         self._dispatch = dispatch
         self._kernel = kernel
         self._accounts = accounts
@@ -58,12 +69,24 @@ class NetMounts:
 
         def ended(reason: str) -> None:
             self._mounts.pop(point, None)
+            self._write_down()
             made.gone()
             on_end(reason)
 
         made = self._mounts[point] = NetMount(self._dispatch, self._kernel, self._accounts, self._root, mount, device, ended, part)
         self._numbers[made] = next(self._next)
+        self._write_down()
         return made
+
+    def _write_down(self) -> None:
+        if not self._run_dir:
+            return
+        try:
+            record.write_down(
+                self._run_dir, [record.Left(mount.point, mount.device) for mount in self._mounts.values() if mount.device is not None]
+            )
+        except OSError as error:
+            log.warning("what is mounted could not be written down in %s: %s", self._run_dir, error.strerror)
 
     def forget(self, name: bytes) -> None:
         """What is said of the entry *name* of /net may not be true any more."""
@@ -142,7 +165,7 @@ class NetMounts:
 
         def attach() -> int:
             os.makedirs(point, 0o755, exist_ok=True)
-            return mount.attach()
+            return mount.attach({one.device for one in record.left(self._run_dir)} if self._run_dir else ())
 
         def attached(device: int | BaseException) -> None:
             self._underway.discard(point)
@@ -169,6 +192,7 @@ class NetMounts:
         for mount in mounts:
             mount.detach()
         self._mounts.clear()
+        self._write_down()
         self.main = None
 
 

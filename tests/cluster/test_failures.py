@@ -1,7 +1,8 @@
 """Programs in the middle of every kind of operation on another node's files, while the way, the node or a daemon fails: what they are told,
 in what time, whether they go on afterwards with what they had open, and whether what they were told is written is there.
 
-Every fault, in an order and with lengths of the seed: python -m tests.cluster.test_failures [SEED [ROUNDS [MOUNT OPTIONS]]]
+Every fault, or those named, in an order and with lengths of the seed:
+python -m tests.cluster.test_failures [SEED [ROUNDS [MOUNT OPTIONS [FAULT...]]]]
 """
 
 from __future__ import annotations
@@ -246,11 +247,11 @@ def test_the_peers_daemon_is_killed_and_upgraded() -> None:
         there.check()
 
 
-def report(seed: int, rounds: int, options: str) -> None:
-    print(f"seed {seed}, {options}", flush=True)
+def report(seed: int, rounds: int, options: str, faults: list[str]) -> None:
     for number in range(rounds):
+        print(f"seed {seed + number}, {options}", flush=True)
         with stage(seed + number, options) as there:
-            names = list(FAULTS)
+            names = faults or list(FAULTS)
             there.random.shuffle(names)
             for name in names:
                 there.play(name)
@@ -260,4 +261,4 @@ def report(seed: int, rounds: int, options: str) -> None:
 
 if __name__ == "__main__":
     arguments = [*sys.argv[1:], *("1", "1", "soft")[len(sys.argv) - 1 :]]
-    report(int(arguments[0]), int(arguments[1]), arguments[2])
+    report(int(arguments[0]), int(arguments[1]), arguments[2], arguments[3:])
