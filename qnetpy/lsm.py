@@ -86,6 +86,7 @@ class LsmQnet:
             if self.system.files is not None:
                 # The same at the next start: what other nodes' programs have open can be opened again.
                 self.system.files.reopening.key = hmac.digest(kept.identity.static_private, b"qnetpy reopen 1", "sha256")
+                self.system.files.remember_locks(os.path.join(settings.node.run_dir, "remote-locks"))
             membership = self._membership = Membership(context.dispatch, self.system.kernel, kept, keys, context.random)
             zeroconf = ZeroconfDiscovery() if settings.qnet.discovery in ("auto", "zeroconf") else None
             sources = discovery(settings, zeroconf)

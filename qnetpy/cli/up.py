@@ -50,8 +50,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _held_up(run_dir: str) -> bool:
-    """Whether the daemon that was there was killed and the kernel could not let it go because of its mounts. They are aborted, and its end is
-    waited for."""
+    """Whether the daemon that was there was killed and the kernel could not let it go because of its mounts. They are aborted, and its end
+    is waited for."""
     from qnetpy.cli import daemon
     from qnetpy.netfs import record
 

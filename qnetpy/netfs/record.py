@@ -2,8 +2,8 @@
 
 What was written by a process that is gone was left by a daemon that was killed: the next one aborts and removes it, and does not look at it
 before, because a look may hang. The kernel does not always end the connection of a process that it has killed: one of its threads may be
-in the kernel, waiting for a lock that a program has, which waits for an answer of the process. Such a process is a zombie, and keeps the lock
-of the run directory until its mounts are aborted (`abort_left`).
+in the kernel, waiting for a lock that a program has, which waits for an answer of the process. Such a process is a zombie, and keeps the
+lock of the run directory until its mounts are aborted (`abort_left`).
 """
 
 from __future__ import annotations

@@ -172,6 +172,7 @@ class File:
 
     __slots__ = (
         "armed",
+        "as_opened",
         "connection",
         "data",
         "data_at",
@@ -216,6 +217,8 @@ class File:
         """The OCB is not valid any more."""
         self.token = b""
         """With which its server opens it again; none: it does not."""
+        self.as_opened: Version | None = None
+        """Without a token: what it was when it was opened, if that still says which file it is."""
         self.held: list[LockRequest] = []
         """Locks taken through it."""
         self.error = 0

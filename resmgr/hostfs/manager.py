@@ -105,6 +105,10 @@ class HostFs(Running):
         self.locks.count_in(self.counters)
         self.special.serve(self.manager, self.ops)
 
+    def remember_locks(self, path: str) -> None:
+        """Note in the file *path* what other nodes have locked; who had locks when an earlier daemon ended gets them before others."""
+        self.locks.remember(path, boot_id())
+
     def set_policy(self, policy: Policy) -> None:
         """Use *policy* from now on. Handles of remote clients are closed (EBADF): they were given under the old one."""
         self.policy = policy

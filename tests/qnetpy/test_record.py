@@ -15,7 +15,8 @@ MOUNTS = [Left("/net", (0, 55)), Left('/mnt/two "words\n', (0, 56))]
 
 
 def test_what_a_process_that_is_gone_had_is_left(tmp_path: Path) -> None:
-    code = f"from qnetpy.netfs.record import *; write_down({str(tmp_path)!r}, [Left(*one) for one in {[(m.point, m.device) for m in MOUNTS]!r}])"
+    told = [(one.point, one.device) for one in MOUNTS]
+    code = f"from qnetpy.netfs.record import *; write_down({str(tmp_path)!r}, [Left(*one) for one in {told!r}])"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
 
     assert record.left(str(tmp_path)) == MOUNTS
