@@ -68,11 +68,11 @@ class NetMount:
         """The kernel has ended it: nothing is looked after any more."""
         self._copies.close()
 
-    def detach(self) -> None:
-        """Unmount, also while in use. Blocks, for as long as the file systems on the way to the mountpoint take to answer: while a mount of
-        this node is served, which may be one of them, in a worker thread."""
+    def detach(self, *, abort: bool = False) -> None:
+        """Unmount, also while in use. *abort*: `close` was called, and nothing may wait any more. Blocks, for as long as the file systems
+        on the way to the mountpoint take to answer: while a mount of this node is served, which may be one of them, in a worker thread."""
         try:
-            self._mount.detach()
+            self._mount.detach(abort=abort)
         except MountError as error:
             log.warning("%s", error.strerror)
 

@@ -190,7 +190,7 @@ class NetMounts:
         for mount in mounts:
             mount.close()
         for mount in mounts:
-            mount.detach()
+            mount.detach(abort=True)
         self._mounts.clear()
         self._write_down()
         self.main = None

@@ -56,6 +56,8 @@ class Server:
     no_notify: set[int] = attrs.Factory(set)
     no_devctl: set[int] = attrs.Factory(set)
     """Types of nodes (S_IFREG, ...) of which it has said that it has no such handler for them."""
+    gives_tokens: bool = False
+    """It has given one."""
     no_tokens: bool = False
     """It does not know how to open anything again (`reopen`)."""
     no_xattr: bool = False

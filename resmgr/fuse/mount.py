@@ -321,9 +321,9 @@ class Mount:
             # In a user namespace, or without /sys: the kernel's 128 KiB stay.
             self.read_ahead_set = False
 
-    def detach(self, *, lazy: bool = True) -> None:
-        """Unmount. *lazy*: also while files are open; they go on working as long as the session serves. Idempotent; a mount that is gone
-        is fine.
+    def detach(self, *, lazy: bool = True, abort: bool = False) -> None:
+        """Unmount. *lazy*: also while files are open; they go on working as long as the session serves. *abort*: it serves no more, and
+        whatever waits in the kernel ends, threads of ours included. Idempotent; a mount that is gone is fine.
 
         `MountError` (EBUSY) without *lazy* while it is in use. Not lazy, the kernel waits for the server's answer to DESTROY: then the
         session must be served meanwhile, by another thread, or be closed.
@@ -333,8 +333,11 @@ class Mount:
         place = os.fsencode(self.mountpoint)
 
         def remove() -> None:
-            if self.device is None or any(entry.device == self.device and entry.kind.startswith("fuse") for entry in _mounts()):
-                _unmount(place, UMOUNT_NOFOLLOW | (MNT_DETACH if lazy else 0))
+            mounts = _mounts()
+            if self.device is None or any(entry.device == self.device and entry.kind.startswith("fuse") for entry in mounts):
+                top = [entry.device for entry in mounts if entry.place == place][-1:]
+                force = MNT_FORCE if abort and top == [self.device] else 0
+                _unmount(place, UMOUNT_NOFOLLOW | (MNT_DETACH if lazy else 0) | force)
 
         try:
             _in_namespace(self._namespace, remove)

@@ -94,7 +94,8 @@ class Reopening:
         if file.node.server.no_tokens or file.node.mode & 0o170000 != S_IFREG:
             return
         self._young.append(file)
-        file.as_opened = file.node.version()
+        if file.node.server.gives_tokens:
+            file.as_opened = file.node.version()
         if self._timer is None:
             # Where programs count on it, it is asked for at once.
             after = 0.0 if self._limit else IDENTIFY_AFTER
@@ -118,6 +119,7 @@ class Reopening:
             file.node.server.no_tokens = True
         elif status >= 0 and 0 < len(reply) <= TOKEN_MAX:
             file.token = bytes(reply)
+            file.node.server.gives_tokens = True
         file.as_opened = None
 
     # ---- what is lost

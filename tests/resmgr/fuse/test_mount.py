@@ -490,6 +490,30 @@ mount.detach()
     ]
 
 
+def test_what_waits_in_the_kernel_ends_with_a_mount_that_is_not_served_any_more(tmp_path: Path) -> None:
+    """A thread of ours may be there, and then the connection outlives the session's descriptor."""
+    code = f"""
+import os, subprocess, sys, time
+from resmgr.fuse.mount import Mount
+from resmgr.fuse.options import FuseOptions
+place = {str(tmp_path)!r}
+mount = Mount(place, FuseOptions())
+fd = mount.attach()
+held = os.dup(fd)
+os.set_blocking(held, True)
+os.read(held, 1 << 21)
+waits = subprocess.Popen([sys.executable, "-c", "import os, sys; os.stat(sys.argv[1])", place], stderr=subprocess.PIPE, text=True)
+time.sleep(0.2)
+os.close(fd)
+print(waits.poll())
+mount.detach(abort=True)
+print(waits.communicate()[1].splitlines()[-1].partition(":")[0])
+"""
+    said = run_isolated(code)
+
+    assert said.stdout.splitlines() == ["None", "OSError"], said.stderr
+
+
 def test_mount_in_the_namespace_that_the_daemon_left(tmp_path: Path) -> None:
     """The daemon does not see its own mount, its old namespace does, and read-ahead is raised."""
     code = f"""

@@ -172,6 +172,7 @@ def test_one_that_was_open_too_briefly_is_not_closed_without_an_error(far: Make)
 def test_one_that_was_open_too_briefly_and_is_still_what_it_was(far: Make, failure: Failure, change: str) -> None:
     """The question for its token is on the way, or not asked yet."""
     rig = far(failure)
+    opened(rig, name=b"other")  # its server gives tokens
     path = rig.root / "f"
     path.write_bytes(b"0123456789")
     node = rig.ask(Opcode.LOOKUP, 1, b"f\0").nodeid
