@@ -13,7 +13,9 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping
+from functools import partial
 from itertools import count
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import attrs
@@ -21,7 +23,7 @@ import attrs
 from qnetpy.mountsource import parse_source, source_text
 from qnetpy.netfs import record
 from qnetpy.netfs.mount import NET_OPTIONS, NetMount
-from resmgr.channel import Kernel
+from resmgr.channel import CHID_PATHMGR, ND_LOCAL, PID_SYSTEM, Connection, Credentials, Kernel
 from resmgr.dispatch import Dispatch
 from resmgr.fuse.machine import Machine
 from resmgr.fuse.mount import Mount
@@ -65,6 +67,11 @@ class NetMounts:
 
     def serve(self, mount: Mount, device: int, on_end: Callable[[str], None], part: Part = WHOLE) -> NetMount:
         """Serve what was mounted before."""
+        made = self._made(mount, device, on_end, part)
+        made.start()
+        return made
+
+    def _made(self, mount: Mount, device: int, on_end: Callable[[str], None], part: Part) -> NetMount:
         point = mount.mountpoint
 
         def ended(reason: str) -> None:
@@ -182,6 +189,56 @@ class NetMounts:
             done("")
 
         self._dispatch.call_blocking(attach, attached)
+
+    # ---- from one daemon to the next
+
+    def hand_over(self, name_of: Callable[[int], str | None], done: Callable[[list[dict[str, object]], list[int]], None]) -> None:
+        """Serve nothing any more, but leave it mounted: *done* is given what the next daemon has to know, and its descriptors in the same
+        order, which are the caller's. There are no mounts afterwards."""
+        self._closed = True
+        mounts = list(self._mounts.values())
+        facts: dict[int, dict[str, object]] = {}
+        descriptors: dict[int, int] = {}
+
+        def one(number: int, mount: NetMount, device: int, state: dict[str, object]) -> None:
+            descriptors[number] = device
+            facts[number] = {
+                "point": mount.point,
+                "main": mount is self.main,
+                "source": source_text(mount.part.names),
+                "options": options_text(mount.options, NET_OPTIONS),
+                "device": mount.device,
+                "state": state,
+            }
+            if len(facts) == len(mounts):
+                self._mounts.clear()
+                self._write_down()
+                self.main = None
+                done([facts[at] for at in range(len(mounts))], [descriptors[at] for at in range(len(mounts))])
+
+        if not mounts:
+            done([], [])
+        for number, mount in enumerate(mounts):
+            mount.hand_over(name_of, partial(one, number, mount))
+
+    def take(self, told: Mapping[str, Any], device: int, number_of: Callable[[str], int | None], on_end: Callable[[str], None]) -> NetMount:
+        """Take one mount of an earlier daemon; *device* is this object's. Served when `NetMount.resume` is called. ValueError if *told* cannot be
+        read; OSError."""
+        names = parse_source(told["source"]) if told["source"] else ()
+        options = _named(parse_options(told["options"], NET_OPTIONS), names)
+        mount = Mount(told["point"], options, self._namespace())
+        major, minor = told["device"]
+        mount.adopt((major, minor))
+        links = b"" if self.main is None or not names else os.fsencode(self.main.point) + b"/" + names[0]
+        made = self._made(mount, device, on_end, Part(names, links))
+        made.take(told["state"], number_of, self._gone)
+        return made
+
+    def _gone(self, uid: int, gid: int) -> Connection:
+        """A closed connection of a user."""
+        connection = self._kernel.connect(ND_LOCAL, PID_SYSTEM, CHID_PATHMGR, Credentials(uid, gid, (), PID_SYSTEM))
+        connection.close()
+        return connection
 
     def close(self) -> None:
         """Unmount all of them. None is served any more before that, or one inside another would wait for this node."""

@@ -457,6 +457,17 @@ class Leases:
         """What the kernel believes of *name* in *node* is not to be believed any more, nor what is below it."""
         self._telling.tell(node, [formats.inval_entry(node.nodeid, name)], anew=True)
 
+    def resumed(self) -> None:
+        """What the kernel believes of names it was told by an earlier daemon."""
+        for node in self._core.nodes:
+            entries = [formats.inval_entry(node.nodeid, name, self._core.expires) for name in node.children]
+            if entries:
+                self._telling.tell(node, entries, anew=True)
+
+    def telling(self) -> bool:
+        """Whether a thread may wait in the kernel for what a request holds."""
+        return self._telling.busy()
+
     # ---- the end of leases
 
     def _anew(self, lease: Lease) -> None:

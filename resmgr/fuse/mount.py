@@ -271,6 +271,13 @@ class Mount:
         self._set_read_ahead()
         return fd
 
+    def adopt(self, device: Device) -> None:
+        """Another process of ours has mounted it; whoever calls has its descriptor."""
+        self.device = device
+        self.mounted = True
+        if self._namespace is not None:
+            self.detach_here()
+
     def _attach(self, fd: int) -> Device | None:
         options = self.options
         data = f"fd={fd},rootmode=40000,user_id={os.geteuid()},group_id={os.getegid()},max_read={options.max_write}"

@@ -85,6 +85,8 @@ class Reopening:
         self._core = core
         self._limit = limit
         self._young: list[File] = []
+        self.asking = 0
+        """Questions for tokens that are under way."""
         self._timer: Timer | None = None
 
     # ---- tokens
@@ -107,12 +109,14 @@ class Reopening:
         batch, self._young = self._young[:IDENTIFY_AT_ONCE], self._young[IDENTIFY_AT_ONCE:]
         for file in batch:
             if core.files.get(file.fh) is file and not file.dead and not file.node.server.no_tokens:
+                self.asking += 1
                 done = partial(self._identified, file, file.connection)
                 file.connection.submit((REQUEST.pack(Io.IDENTIFY, 0, 0, file.ocb),), TOKEN_MAX, done)
         if self._young:
             self._timer = core.dispatch.call_at(core.dispatch.now() + IDENTIFY_AFTER, self._identify)
 
     def _identified(self, file: File, connection: Connection, status: int, reply: Buffer) -> None:
+        self.asking -= 1
         if file.connection is not connection or status in TRANSIENT:
             return
         if status == -errno.ENOSYS:
@@ -142,6 +146,26 @@ class Reopening:
         file.dead = True
         if file.token or (file.as_opened is not None and not file.written):
             self.lost.setdefault(file.fh, Lost(file, self._core.dispatch.now()))
+
+    def lose(self, thing: File | Directory) -> None:
+        """*thing* was open before this daemon began."""
+        if isinstance(thing, File):
+            self._lose(thing)
+        else:
+            self.lost[thing.fh] = Lost(thing, self._core.dispatch.now())
+
+    def reclaim(self, file: File) -> None:
+        """Open a lost file again for its locks, though nobody asks."""
+        lost = self.lost.get(file.fh)
+        if lost is not None and not lost.asked and lost.timer is None:
+            self._try_in(lost, AFTER_DEATH)
+
+    def ask_tokens(self) -> None:
+        """Ask for the tokens of all files that were just opened."""
+        while self._young:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._identify()
 
     def again(self, file: File, then: Done) -> bool:
         """A write on the way did not arrive: *then* when the file is open again, or is not. False: that is not waited for here."""
