@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import attrs
 from qnetpy import config as configuration
 from qnetpy.config import Config
 from qnetpy.fastsuites import fast_suites, processor_flags
+from qnetpy.handed import Handed, take
 from qnetpy.link.machine import LinkTimers
 from qnetpy.link.session import RekeyPolicy
 from qnetpy.members.store import DirectoryStore, Kept
@@ -25,6 +27,8 @@ from resmgr.fuse.mount import Mount, private_namespace
 from resmgr.fuse.options import parse_options
 from resmgr.system import System
 from stack.core.errors import ModuleError
+
+log = logging.getLogger(__name__)
 
 
 @attrs.frozen
@@ -48,6 +52,8 @@ class PreparedQnet:
     keys: DirectoryStore
     kept: Kept
     point: str
+    handed: list[Handed] = attrs.Factory(list)
+    """Mounts of the daemon before; who takes them empties the list."""
     _mount: tuple[Mount, int] | None = None
     """Of the mount namespace of the node's users, with its /dev/fuse."""
 
@@ -66,6 +72,8 @@ class PreparedQnet:
 
     def close(self) -> None:
         """Unmount what was not taken."""
+        while self.handed:
+            os.close(self.handed.pop().device)
         if self._mount is not None:
             (mount, fd), self._mount = self._mount, None
             mount.detach()
@@ -93,8 +101,9 @@ def prepare(system: System, options: QnetOptions) -> PreparedQnet:
         import resmgr.hostfs.manager
         import resmgr.procmgr.manager  # noqa: F401
     point = options.mount or (settings.qnet.mount.point if settings.qnet.mount.enabled else "none")
-    made = PreparedQnet(settings, link_settings(settings), keys, kept, "" if point == "none" else point)
-    if made.point and system.namespace is not None:
+    made = PreparedQnet(settings, link_settings(settings), keys, kept, "" if point == "none" else point, take(log.error))
+    kept_point = any(one.told.get("main") and one.told.get("point") == made.point for one in made.handed)
+    if made.point and system.namespace is not None and not kept_point:
         try:
             made._mount = _mounted(settings, point, system.namespace)
         except OSError as error:

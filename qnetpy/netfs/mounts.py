@@ -95,6 +95,14 @@ class NetMounts:
         except OSError as error:
             log.warning("what is mounted could not be written down in %s: %s", self._run_dir, error.strerror)
 
+    @property
+    def closed(self) -> bool:
+        """Nothing is served any more, or is about to be."""
+        return self._closed
+
+    def points(self) -> list[str]:
+        return list(self._mounts)
+
     def forget(self, name: bytes) -> None:
         """What is said of the entry *name* of /net may not be true any more."""
         for mount in self._mounts.values():
@@ -222,16 +230,29 @@ class NetMounts:
             mount.hand_over(name_of, partial(one, number, mount))
 
     def take(self, told: Mapping[str, Any], device: int, number_of: Callable[[str], int | None], on_end: Callable[[str], None]) -> NetMount:
-        """Take one mount of an earlier daemon; *device* is this object's. Served when `NetMount.resume` is called. ValueError if *told* cannot be
-        read; OSError."""
-        names = parse_source(told["source"]) if told["source"] else ()
-        options = _named(parse_options(told["options"], NET_OPTIONS), names)
-        mount = Mount(told["point"], options, self._namespace())
-        major, minor = told["device"]
-        mount.adopt((major, minor))
-        links = b"" if self.main is None or not names else os.fsencode(self.main.point) + b"/" + names[0]
-        made = self._made(mount, device, on_end, Part(names, links))
-        made.take(told["state"], number_of, self._gone)
+        """Take one mount of an earlier daemon; *device* is this object's. Served when `NetMount.resume` is called. ValueError and others if
+        *told* cannot be read, OSError; then it is unmounted."""
+        made: NetMount | None = None
+        mount: Mount | None = None
+        try:
+            names = parse_source(told["source"]) if told["source"] else ()
+            options = _named(parse_options(told["options"], NET_OPTIONS), names)
+            major, minor = told["device"]
+            mount = Mount(told["point"], options, self._namespace())
+            mount.adopt((int(major), int(minor)))
+            links = b"" if self.main is None or not names else os.fsencode(self.main.point) + b"/" + names[0]
+            made = self._made(mount, device, on_end, Part(names, links))
+            made.take(told["state"], number_of, self._gone)
+        except BaseException:
+            if made is None:
+                os.close(device)
+            else:
+                self._mounts.pop(made.point, None)
+                self._write_down()
+                made.close()
+            if mount is not None and mount.mounted:
+                mount.detach(abort=True)
+            raise
         return made
 
     def _gone(self, uid: int, gid: int) -> Connection:

@@ -95,6 +95,8 @@ class Core(Answers):
         """The name of the node with a number, as all of them call it; nothing if it is not known. Set by who mounts."""
         self.expires = False
         """The kernel can let an entry expire without dropping what is below it."""
+        self.minor = 0
+        """Negotiated; 0 before INIT."""
         self.resends = False
         """The kernel can send again what it waits for."""
         self.next_fh = 1

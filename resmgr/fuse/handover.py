@@ -105,7 +105,8 @@ def _parents_first(root: Node, nodes: Iterable[Node]) -> Iterator[Node]:
 
 
 def restless(core: Core) -> bool:
-    """Whether something read from the kernel is not answered, something that it was told is done has not arrived, or a token is asked for."""
+    """Whether something read from the kernel is not answered, something that it was told is done has not arrived, or a token is asked
+    for."""
     if core.outstanding or core.reopening.asking:
         return True
     return any(file.node.behind is not None and file.node.behind.outstanding for file in core.files.values())
@@ -134,8 +135,8 @@ def give_up(core: Core) -> None:
 
 
 def resume(core: Core, state: State, numbers: Callable[[str], int | None], gone: Callable[[int, int], Connection]) -> list[File]:
-    """Fill *core*, which is new, with *state*. *numbers*: of the node of a name; *gone*: a closed connection of a user. The files through which
-    something is locked. `BadState`."""
+    """Fill *core*, which is new, with *state*. *numbers*: of the node of a name; *gone*: a closed connection of a user. The files through
+    which something is locked. `BadState`."""
     try:
         if state["version"] != VERSION:
             raise BadState("a state of another version")
@@ -167,7 +168,9 @@ class _Resumed:
         for thing in self.lost:
             core.reopening.lose(thing)
 
-    def _server(self, numbers: Callable[[str], int | None], name: str | None, nd: int, pid: int, chid: int, salt: int, gives: bool) -> Server:
+    def _server(
+        self, numbers: Callable[[str], int | None], name: str | None, nd: int, pid: int, chid: int, salt: int, gives: bool
+    ) -> Server:
         servers = self.core.servers
         found = None if name is None else numbers(name)
         if name is None:

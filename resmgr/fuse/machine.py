@@ -131,8 +131,6 @@ class Machine(Core):
         super().__init__(dispatch, resolver, root, FuseOptions() if options is None else options, mountpoint, part)
         if not self.options.xattr:
             self._operations = {opcode: handler for opcode, handler in OPERATIONS.items() if opcode not in XATTRS}
-        self.minor = 0
-        """Negotiated; 0 before INIT."""
         self.on_end: Callable[[str], None] = lambda reason: None
         """Called when the kernel says that it is over (DESTROY), or speaks a version that is not ours."""
 
