@@ -38,7 +38,7 @@ from qnetpy.netfs.mounts import NetMounts
 from qnetpy.netfs.resumed import Resumed
 from qnetpy.netfs.stats import StatsFile
 from qnetpy.policy import announcers, attach_rules, policy, reserved_names, spawn_rules
-from qnetpy.prepared import PreparedQnet, QnetOptions, prepare
+from qnetpy.prepared import PreparedQnet, QnetOptions, locks_file, prepare
 from qnetpy.qnet import Qnet
 from qnetpy.resume import ResumeWatch
 from qnetpy.settings import SettingsError
@@ -90,7 +90,7 @@ class LsmQnet:
             if self.system.files is not None:
                 # The same at the next start: what other nodes' programs have open can be opened again.
                 self.system.files.reopening.key = hmac.digest(kept.identity.static_private, b"qnetpy reopen 1", "sha256")
-                self.system.files.remember_locks(os.path.join(settings.node.run_dir, "remote-locks"))
+                self.system.files.remember_locks(locks_file(settings), prepared.locked)
             membership = self._membership = Membership(context.dispatch, self.system.kernel, kept, keys, context.random)
             zeroconf = ZeroconfDiscovery() if settings.qnet.discovery in ("auto", "zeroconf") else None
             sources = discovery(settings, zeroconf)

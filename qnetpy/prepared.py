@@ -52,6 +52,8 @@ class PreparedQnet:
     keys: DirectoryStore
     kept: Kept
     point: str
+    locked: frozenset[tuple[int, int, str]] = frozenset()
+    """What other nodes had locked here when the daemon before ended: `resmgr.hostfs.grace`."""
     handed: list[Handed] = attrs.Factory(list)
     """Mounts of the daemon before; who takes them empties the list."""
     _mount: tuple[Mount, int] | None = None
@@ -96,12 +98,17 @@ def prepare(system: System, options: QnetOptions) -> PreparedQnet:
     name = kept.identity.name
     if settings.node.name not in ("", name):
         raise ModuleError(errno.EINVAL, f"the configuration calls this node {settings.node.name}, its certificate {name}")
+    locked: frozenset[tuple[int, int, str]] = frozenset()
     if options.serve:
         # Which the system imports when it serves files and starts programs.
         import resmgr.hostfs.manager
         import resmgr.procmgr.manager  # noqa: F401
+        from resmgr.hostfs import grace
+        from resmgr.hostfs.reopen import boot_id
+
+        locked = frozenset(grace.read(locks_file(settings), boot_id()))
     point = options.mount or (settings.qnet.mount.point if settings.qnet.mount.enabled else "none")
-    made = PreparedQnet(settings, link_settings(settings), keys, kept, "" if point == "none" else point, take(log.error))
+    made = PreparedQnet(settings, link_settings(settings), keys, kept, "" if point == "none" else point, locked, take(log.error))
     kept_point = any(one.told.get("main") and one.told.get("point") == made.point for one in made.handed)
     if made.point and system.namespace is not None and not kept_point:
         try:
@@ -122,6 +129,11 @@ def _mounted(settings: Config, point: str, namespace: int) -> tuple[Mount, int]:
     options = parse_options(settings.qnet.mount.options, NET_OPTIONS)
     mount = Mount(point, options, namespace)
     return mount, mount.attach({one.device for one in record.left(settings.node.run_dir)})
+
+
+def locks_file(settings: Config) -> str:
+    """Where it is noted what other nodes have locked."""
+    return os.path.join(settings.node.run_dir, "remote-locks")
 
 
 def link_settings(settings: Config) -> QnetSettings:

@@ -52,6 +52,7 @@ class NetMounts:
         run_dir: str = "",
     ) -> None:
         self._run_dir = run_dir
+        self._record = record.Record(run_dir)
         self._dispatch = dispatch
         self._kernel = kernel
         self._accounts = accounts
@@ -85,15 +86,14 @@ class NetMounts:
         self._write_down()
         return made
 
-    def _write_down(self) -> None:
+    def _write_down(self, *, now: bool = False) -> None:
         if not self._run_dir:
             return
-        try:
-            record.write_down(
-                self._run_dir, [record.Left(mount.point, mount.device) for mount in self._mounts.values() if mount.device is not None]
-            )
-        except OSError as error:
-            log.warning("what is mounted could not be written down in %s: %s", self._run_dir, error.strerror)
+        write = self._record.writing(record.Left(one.point, one.device) for one in self._mounts.values() if one.device is not None)
+        if now:
+            write()
+        else:
+            self._dispatch.call_blocking(write, lambda _: None)
 
     @property
     def closed(self) -> bool:
@@ -220,7 +220,7 @@ class NetMounts:
             }
             if len(facts) == len(mounts):
                 self._mounts.clear()
-                self._write_down()
+                self._write_down(now=True)
                 self.main = None
                 done([facts[at] for at in range(len(mounts))], [descriptors[at] for at in range(len(mounts))])
 
@@ -270,7 +270,7 @@ class NetMounts:
         for mount in mounts:
             mount.detach(abort=True)
         self._mounts.clear()
-        self._write_down()
+        self._write_down(now=True)
         self.main = None
 
 

@@ -9,13 +9,17 @@ lock of the run directory until its mounts are aborted (`abort_left`).
 from __future__ import annotations
 
 import json
+import logging
 import os
-from collections.abc import Iterable
+import threading
+from collections.abc import Callable, Iterable
+from itertools import count
 
 import attrs
 
 from resmgr.fuse.mount import Device, MountError, abort_mount
 
+log = logging.getLogger(__name__)
 FILE = "mounts"
 RECORD_MAX = 64 * 1024
 """Bytes of the file that are read."""
@@ -46,6 +50,32 @@ def left(run_dir: str) -> list[Left]:
         except (ValueError, KeyError, TypeError):
             continue
     return found
+
+
+class Record:
+    """The file of one process. `write` blocks; it may be called from several threads, and the later call wins."""
+
+    def __init__(self, run_dir: str) -> None:
+        self._run_dir = run_dir
+        self._lock = threading.Lock()
+        self._numbers = count(1)
+        self._written = 0
+
+    def writing(self, mounts: Iterable[Left]) -> Callable[[], None]:
+        """What writes down, when it is called, that these are all mounts now."""
+        number, told = next(self._numbers), list(mounts)
+
+        def write() -> None:
+            with self._lock:
+                if number < self._written:
+                    return
+                self._written = number
+                try:
+                    write_down(self._run_dir, told)
+                except OSError as error:
+                    log.warning("what is mounted could not be written down in %s: %s", self._run_dir, error.strerror)
+
+        return write
 
 
 def write_down(run_dir: str, mounts: Iterable[Left]) -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 
 from resmgr.dispatch import Dispatch, Timer
 
@@ -33,18 +33,20 @@ Entry = tuple[int, int, str]
 
 
 class Grace:
-    """What is locked from other nodes, and what was when the daemon ended before. Dispatch context; the small writes block."""
+    """What is locked from other nodes, and what was when the daemon ended before. Dispatch context; files are written in a thread."""
 
-    def __init__(self, dispatch: Dispatch, path: str, boot: bytes) -> None:
-        """*path*: the record. *boot*: of this machine."""
+    def __init__(self, dispatch: Dispatch, path: str, boot: bytes, noted: Iterable[Entry]) -> None:
+        """*path*: the record. *boot*: of this machine. *noted*: what `read` found there."""
         self._dispatch = dispatch
         self._path = path
         self._boot = boot.hex()
+        self._to_write: list[tuple[int, list[Entry]]] = []
+        self._writing = False
         self._held: dict[Hashable, Entry] = {}
         """By who holds it."""
         self._waiting: list[Callable[[], None]] = []
         self._timer: Timer | None = None
-        self._noted = self._read()
+        self._noted = set(noted)
         self._left: dict[tuple[int, int], set[str]] = {}
         for device, inode, node in self._noted:
             self._left.setdefault((device, inode), set()).add(node)
@@ -87,6 +89,8 @@ class Grace:
                 timer.cancel()
         self._timer = self._end = None
         self._waiting.clear()
+        if not self._writing:
+            self._write_all()
 
     def _over(self) -> None:
         self._end = None
@@ -104,33 +108,52 @@ class Grace:
             self._noted = wanted
             self._write(os.O_TRUNC, list(wanted))
 
-    def _read(self) -> set[Entry]:
-        found: set[Entry] = set()
-        try:
-            with open(self._path, "rb") as file:
-                lines = file.read(RECORD_MAX).splitlines()
-        except OSError:
-            return found
-        for line in lines:
-            try:
-                boot, device, inode, node = json.loads(line)
-            except (ValueError, TypeError):
-                continue
-            if boot == self._boot and isinstance(device, int) and isinstance(inode, int) and isinstance(node, str):
-                found.add((device, inode, node))
-        return found
-
     def _write(self, how: int, entries: list[Entry]) -> None:
+        self._to_write.append((how, entries))
+        if not self._writing:
+            self._writing = True
+            self._dispatch.call_blocking(self._write_all, self._written)
+
+    def _written(self, result: object) -> None:
+        self._writing = False
+        if self._to_write:
+            self._write(*self._to_write.pop(0))
+
+    def _write_all(self) -> None:
+        while self._to_write:
+            how, entries = self._to_write.pop(0)
+            _write(self._path, self._boot, how, entries)
+
+
+def read(path: str, boot: bytes) -> set[Entry]:
+    """What is noted at *path* of this boot; nothing if that cannot be read. Blocks."""
+    found: set[Entry] = set()
+    try:
+        with open(path, "rb") as file:
+            lines = file.read(RECORD_MAX).splitlines()
+    except OSError:
+        return found
+    for line in lines:
         try:
-            if not entries:
-                os.unlink(self._path)
-                return
-            fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | how, 0o600)
-            try:
-                os.write(fd, b"".join(json.dumps((self._boot, *entry)).encode() + b"\n" for entry in entries))
-            finally:
-                os.close(fd)
-        except FileNotFoundError:
-            pass
-        except OSError as error:
-            logger.warning("what other nodes have locked could not be noted in %s: %s", self._path, error.strerror)
+            booted, device, inode, node = json.loads(line)
+        except (ValueError, TypeError):
+            continue
+        if booted == boot.hex() and isinstance(device, int) and isinstance(inode, int) and isinstance(node, str):
+            found.add((device, inode, node))
+    return found
+
+
+def _write(path: str, boot: str, how: int, entries: list[Entry]) -> None:
+    try:
+        if not entries:
+            os.unlink(path)
+            return
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | how, 0o600)
+        try:
+            os.write(fd, b"".join(json.dumps((boot, *entry)).encode() + b"\n" for entry in entries))
+        finally:
+            os.close(fd)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        logger.warning("what other nodes have locked could not be noted in %s: %s", path, error.strerror)

@@ -16,12 +16,12 @@ import errno
 import fcntl
 import os
 import struct
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 
 from resmgr.channel import Message
 from resmgr.dispatch import Dispatch, Timer
 from resmgr.hostfs.device import FOREVER
-from resmgr.hostfs.grace import Grace
+from resmgr.hostfs.grace import Entry, Grace
 from resmgr.hostfs.objects import HostClient, HostHandle
 from resmgr.hostfs.opened import own_path
 from resmgr.hostfs.streams import DeviceHandle
@@ -64,11 +64,11 @@ class HostLocks:
         self._timer: Timer | None = None
         self._grace: Grace | None = None
 
-    def remember(self, path: str, boot: bytes) -> None:
+    def remember(self, path: str, boot: bytes, noted: Iterable[Entry]) -> None:
         """Note in the file *path* what other nodes have locked, and hold up others for what was noted there before (`grace`). Once; later
         calls change nothing."""
         if self._grace is None:
-            self._grace = Grace(self._dispatch, path, boot)
+            self._grace = Grace(self._dispatch, path, boot, noted)
 
     def answer(self, message: Message, client: HostClient, handle: Handle, flags: int) -> None:
         """The handler."""

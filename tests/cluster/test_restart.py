@@ -71,13 +71,13 @@ def test_programs_go_on_over_a_restart_of_their_own_daemon(start_cluster: Start)
     with cluster.running("a", sys.executable, "-c", PROGRAM) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
+        # Its lock is held again.
+        locked = "import fcntl; fcntl.lockf(open('/tmp/work/deep/file', 'r+'), fcntl.LOCK_EX | fcntl.LOCK_NB)"
         for _ in range(2):
             told = json.loads(cluster.run("a", "qnet", "restart", "--json").stdout)
             assert told["mounts"] == ["/net"]
             assert cluster.run("a", "grep", "-c", " /net ", "/proc/mounts").stdout == "1\n"
             cluster.run("a", "timeout", "20", "cat", "/net/b/etc/hostname")
-            # Its lock is held again.
-            locked = "import fcntl; fcntl.lockf(open('/tmp/work/deep/file', 'r+'), fcntl.LOCK_EX | fcntl.LOCK_NB)"
             kit.wait_for(lambda: cluster.run("b", sys.executable, "-c", locked, check=False).returncode == 1, 5.0, "locked again")
         cluster.run("a", "touch", "/tmp/enough")
         said = json.loads(process.stdout.readline())

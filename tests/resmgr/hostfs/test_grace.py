@@ -13,6 +13,7 @@ from resmgr.access import Export
 from resmgr.hostfs import grace
 from resmgr.hostfs.grace import GRACE, TIDY_AFTER
 from resmgr.hostfs.manager import HostFs
+from resmgr.hostfs.reopen import boot_id
 from resmgr.iofunc.locks import READ, UNLOCK, WRITE
 from resmgr.iomsg import LOCK_SET, LOCK_WAIT, Connect, Entry, Io
 from resmgr.iorequest import LOCK_END, ConnectRequest, LockRequest, pack_lock
@@ -41,7 +42,7 @@ class Restarts:
         self.host.fs.destroy()
         self.host.fs = HostFs(self.host.kernel, policy, root=str(self.host.root))
         self.host.fs.reopening.key = key
-        self.host.fs.remember_locks(str(self.record))
+        self.host.fs.remember_locks(str(self.record), grace.read(str(self.record), boot_id()))
 
     def locked(self, node: str, name: bytes = b"f") -> bytes:
         """A client of *node* locks the first ten bytes of a file; the token of the file."""
