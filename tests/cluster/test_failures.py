@@ -166,6 +166,7 @@ FAULTS: dict[str, Fault] = {
     "peer's daemon killed": Fault(_signal("b", signal.SIGKILL), _up("b"), SHORT, frozenset(GONE)),
     "upgrade": Fault(_run("b", "qnet", "down"), _up("b"), (0.0, 0.5), frozenset(GONE)),
     "power": Fault(lambda two: two.cluster.kill("b"), _reboot, SHORT, frozenset(LOST)),
+    "own daemon restarted": Fault(_run("a", "qnet", "restart"), lambda two: two.find(), (0.0, 0.5), frozenset(GONE), 10.0),
     "own daemon killed": Fault(_signal("a", signal.SIGKILL), _up("a"), SHORT, frozenset(OWN)),
 }
 
@@ -191,7 +192,7 @@ class Stage:
         self.workers.wait_until_all_work(time.monotonic())
         told = [one for one in self.workers.heard()[first:] if "error" in one]
         for one in told:
-            if self.hard and one["op"] not in NOT_TWICE and fault.may == GONE:
+            if (self.hard or name == "own daemon restarted") and one["op"] not in NOT_TWICE and fault.may == GONE:
                 assert not one["error"], f"{name}: {one['op']}: {errno.errorcode[one['error']]} on a hard mount"
             may = {0, *fault.may, *(BRIEF if one["op"] == "append" and fault.may else ())}
             assert one["error"] in may, f"{name}: {one['op']}: {errno.errorcode[one['error']]}"
