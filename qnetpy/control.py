@@ -6,6 +6,7 @@
     {"do": "suites", "names": [...]}    use these ciphers from now on, best first
     {"do": "waiting"}   requests of /net that wait, the caller's own; for root and the daemon's user all (`qnetpy.stuck`)
     {"do": "abort", "ids": [...]}   end these
+    {"do": "hand-over"}    give the mounts away, to whoever starts the next daemon (`qnetpy.handed`)
     {"do": "invite", ...} and others: what is changed (`qnetpy.members.commands`)
 
 The channel is `(0, PID_SYSTEM, CHID_CONTROL)` and takes no messages from other nodes. It tells every user of this machine; who changes
@@ -47,6 +48,8 @@ class Control:
     """The daemon's user."""
     asks: Mapping[str, Asking] = attrs.Factory(dict)
     """What is answered to each user in his own way."""
+    hand_over: Callable[[Message], None] | None = None
+    """Answers `hand-over`, with descriptors."""
 
     def handle(self, message: Message) -> None:
         """The channel's handler."""
@@ -69,10 +72,12 @@ class Control:
         elif isinstance(verb, str) and verb in self.asks:
             uid = message.info.credentials.uid
             message.reply(0, _pack(self.asks[verb](request, uid, uid in (0, self.owner))))
-        elif not isinstance(verb, str) or verb not in self.verbs:
+        elif not isinstance(verb, str) or (verb not in self.verbs and (verb != "hand-over" or self.hand_over is None)):
             message.error(errno.ENOSYS)
         elif message.info.credentials.uid not in (0, self.owner):
             message.error(errno.EPERM)
+        elif verb == "hand-over" and self.hand_over is not None:
+            self.hand_over(message)
         else:
             self.verbs[verb](request, lambda facts: message.reply(0, _pack(facts)))
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import hmac
+import json
 import logging
 import os
 import resource
@@ -30,18 +31,21 @@ from qnetpy.discovery.several import SeveralDiscovery
 from qnetpy.discovery.static import StaticDiscovery, StaticPeer
 from qnetpy.discovery.zeroconf import ZeroconfDiscovery
 from qnetpy.enrol.service import EnrolmentService
+from qnetpy.handed import MOUNTS_MAX, give
 from qnetpy.members import commands
 from qnetpy.members.membership import Membership
 from qnetpy.netfs.mounts import NetMounts
+from qnetpy.netfs.resumed import Resumed
 from qnetpy.netfs.stats import StatsFile
 from qnetpy.policy import announcers, attach_rules, policy, reserved_names, spawn_rules
-from qnetpy.prepared import PreparedQnet, QnetOptions, prepare
+from qnetpy.prepared import PreparedQnet, QnetOptions, locks_file, prepare
 from qnetpy.qnet import Qnet
 from qnetpy.resume import ResumeWatch
 from qnetpy.settings import SettingsError
 from qnetpy.stuck import Stuck, summary
 from resmgr.access import Policy
-from resmgr.channel import Channel
+from resmgr.channel import Channel, Message
+from resmgr.ids import node_of
 from resmgr.procmgr.inherit import catch_ignored_signals
 from stack.core.errors import ModuleError
 from stack.core.module import Context, Kind, Module
@@ -86,6 +90,7 @@ class LsmQnet:
             if self.system.files is not None:
                 # The same at the next start: what other nodes' programs have open can be opened again.
                 self.system.files.reopening.key = hmac.digest(kept.identity.static_private, b"qnetpy reopen 1", "sha256")
+                self.system.files.remember_locks(locks_file(settings), prepared.locked)
             membership = self._membership = Membership(context.dispatch, self.system.kernel, kept, keys, context.random)
             zeroconf = ZeroconfDiscovery() if settings.qnet.discovery in ("auto", "zeroconf") else None
             sources = discovery(settings, zeroconf)
@@ -108,6 +113,7 @@ class LsmQnet:
             mounts = self._mounts = NetMounts(
                 *(context.dispatch, self.system.kernel, self.system.accounts, qnet.netfs.target),
                 lambda: self.system.namespace,
+                settings.node.run_dir,
             )
             qnet.netfs.listeners.append(mounts.forget)
             qnet.netfs.heeds.append(mounts.silent)
@@ -119,7 +125,7 @@ class LsmQnet:
             access = AccessFacts(self.system, qnet.nodes)
             asks = {"waiting": stuck.waiting, "abort": stuck.abort, "exports": access.exports}
             verbs |= {"access": access.access, "mount": mounts.mount, "umount": mounts.umount}
-            control = Control(status, lambda: facts.nodes(qnet), verbs, os.geteuid(), asks)
+            control = Control(status, lambda: facts.nodes(qnet), verbs, os.geteuid(), asks, self._hand_over)
             self._stats = StatsFile(self.system, status)
             self._control = self.system.kernel.channel(control.handle, chid=CHID_CONTROL, remote=False)
             self._mount_net(mounts, prepared)
@@ -189,13 +195,43 @@ class LsmQnet:
             system.serve_processes(rules, settings.access.spawn.audit or os.path.join(settings.node.run_dir, "audit"))
 
     def _mount_net(self, mounts: NetMounts, prepared: PreparedQnet) -> None:
+        assert self.qnet is not None
+        resumed = Resumed(mounts, self._context.dispatch, self.qnet)
+        # What is below another mount comes after it.
+        handed, prepared.handed[:] = sorted(prepared.handed, key=lambda one: not one.told.get("main")), []
+        for one in handed:
+            main = bool(one.told.get("main"))
+            if main and one.told.get("point") != self._point:
+                os.close(one.device)
+                continue
+            taken = resumed.take(one, self._ended if main else partial(_ended_one, str(one.told.get("point"))))
+            if main:
+                mounts.main = taken
         if self._point:
-            mount, device = prepared.take_mount(self.system)
-            mounts.main = mounts.serve(mount, device, self._ended)
+            if mounts.main is None:
+                mount, device = prepared.take_mount(self.system)
+                mounts.main = mounts.serve(mount, device, self._ended)
             if self.system.processes is not None:
                 self.system.processes.network = mounts.main.point
+        resumed.wait()
         for more in prepared.settings.qnet.mounts:
+            if os.path.normpath(more.point) in mounts.points():
+                continue
             mounts.add(more.source, more.point, more.options, partial(_mounted, more.point))
+
+    def _hand_over(self, message: Message) -> None:
+        """The mounts are given to who asks, for the next daemon."""
+        mounts, qnet = self._mounts, self.qnet
+        if mounts is None or qnet is None or mounts.closed or len(mounts.points()) > MOUNTS_MAX:
+            why = f"more than {MOUNTS_MAX} mounts cannot be handed over" if mounts is not None and not mounts.closed else "the node ends"
+            message.reply(0, json.dumps({"error": why}).encode())
+            return
+
+        def name_of(nd: int) -> str | None:
+            node = qnet.nodes.by_nd(node_of(nd))
+            return None if node is None else node.name
+
+        mounts.hand_over(name_of, lambda told, devices: give(message, told, devices))
 
     def _status(self, qnet: Qnet, zeroconf: ZeroconfDiscovery | None) -> dict[str, object]:
         mounts = self._mounts
@@ -256,6 +292,10 @@ class LsmQnet:
             self.system.set_policy(Policy(self.system.accounts))
         while self._undo:
             self._undo.pop()()
+
+
+def _ended_one(point: str, reason: str) -> None:
+    log.info("%s is not mounted any more: %s", point, reason)
 
 
 def _mounted(point: str, why: str) -> None:

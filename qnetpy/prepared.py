@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 from pathlib import Path
 
@@ -14,9 +15,11 @@ import attrs
 from qnetpy import config as configuration
 from qnetpy.config import Config
 from qnetpy.fastsuites import fast_suites, processor_flags
+from qnetpy.handed import Handed, take
 from qnetpy.link.machine import LinkTimers
 from qnetpy.link.session import RekeyPolicy
 from qnetpy.members.store import DirectoryStore, Kept
+from qnetpy.netfs import record
 from qnetpy.netfs.mount import NET_OPTIONS
 from qnetpy.parameters import QnetSettings
 from qnetpy.settings import SettingsError
@@ -24,6 +27,8 @@ from resmgr.fuse.mount import Mount, private_namespace
 from resmgr.fuse.options import parse_options
 from resmgr.system import System
 from stack.core.errors import ModuleError
+
+log = logging.getLogger(__name__)
 
 
 @attrs.frozen
@@ -47,6 +52,10 @@ class PreparedQnet:
     keys: DirectoryStore
     kept: Kept
     point: str
+    locked: frozenset[tuple[int, int, str]] = frozenset()
+    """What other nodes had locked here when the daemon before ended: `resmgr.hostfs.grace`."""
+    handed: list[Handed] = attrs.Factory(list)
+    """Mounts of the daemon before; who takes them empties the list."""
     _mount: tuple[Mount, int] | None = None
     """Of the mount namespace of the node's users, with its /dev/fuse."""
 
@@ -65,6 +74,8 @@ class PreparedQnet:
 
     def close(self) -> None:
         """Unmount what was not taken."""
+        while self.handed:
+            os.close(self.handed.pop().device)
         if self._mount is not None:
             (mount, fd), self._mount = self._mount, None
             mount.detach()
@@ -87,13 +98,19 @@ def prepare(system: System, options: QnetOptions) -> PreparedQnet:
     name = kept.identity.name
     if settings.node.name not in ("", name):
         raise ModuleError(errno.EINVAL, f"the configuration calls this node {settings.node.name}, its certificate {name}")
+    locked: frozenset[tuple[int, int, str]] = frozenset()
     if options.serve:
         # Which the system imports when it serves files and starts programs.
         import resmgr.hostfs.manager
         import resmgr.procmgr.manager  # noqa: F401
+        from resmgr.hostfs import grace
+        from resmgr.hostfs.reopen import boot_id
+
+        locked = frozenset(grace.read(locks_file(settings), boot_id()))
     point = options.mount or (settings.qnet.mount.point if settings.qnet.mount.enabled else "none")
-    made = PreparedQnet(settings, link_settings(settings), keys, kept, "" if point == "none" else point)
-    if made.point and system.namespace is not None:
+    made = PreparedQnet(settings, link_settings(settings), keys, kept, "" if point == "none" else point, locked, take(log.error))
+    kept_point = any(one.told.get("main") and one.told.get("point") == made.point for one in made.handed)
+    if made.point and system.namespace is not None and not kept_point:
         try:
             made._mount = _mounted(settings, point, system.namespace)
         except OSError as error:
@@ -111,7 +128,12 @@ def _mounted(settings: Config, point: str, namespace: int) -> tuple[Mount, int]:
         raise OSError(error.errno, f"{point}: {error.strerror}") from None
     options = parse_options(settings.qnet.mount.options, NET_OPTIONS)
     mount = Mount(point, options, namespace)
-    return mount, mount.attach()
+    return mount, mount.attach({one.device for one in record.left(settings.node.run_dir)})
+
+
+def locks_file(settings: Config) -> str:
+    """Where it is noted what other nodes have locked."""
+    return os.path.join(settings.node.run_dir, "remote-locks")
 
 
 def link_settings(settings: Config) -> QnetSettings:

@@ -48,19 +48,35 @@ raises LookingUp is asked again later."""
 
 @attrs.frozen
 class Limits:
-    """Caps on what the other side may occupy here."""
+    """Caps on what the other side may occupy here; one user of it may occupy three quarters of each, so that no one user shuts the others
+    out."""
 
     pending: int = PENDING_MAX
     connections: int = CONNECTIONS_MAX
     held: int = HELD_MAX
 
+    def of_user(self) -> Limits:
+        return Limits(self.pending - self.pending // 4, self.connections - self.connections // 4, self.held - self.held // 4)
+
+
+class Occupied:
+    """What one user of the other side occupies: connections, messages that servers hold, bytes of them."""
+
+    __slots__ = ("connections", "held", "pending")
+
+    def __init__(self) -> None:
+        self.connections = 0
+        self.pending = 0
+        self.held = 0
+
 
 class Inlet:
     """A connection of a client on the other side to a channel that we serve or forward to."""
 
-    __slots__ = ("block", "channel", "connection", "left", "number", "unanswered")
+    __slots__ = ("block", "channel", "connection", "left", "number", "unanswered", "user")
 
-    def __init__(self, number: int, block: wire.ConnectBlock, connection: Connection, channel: Channel | None) -> None:
+    def __init__(self, number: int, block: wire.ConnectBlock, connection: Connection, channel: Channel | None, user: Occupied) -> None:
+        self.user = user
         self.channel = channel
         """None: forwarded. A channel that dies takes its inlets along, so what is here is alive."""
         self.number = number
@@ -151,6 +167,10 @@ class ServingSide:
         self.refused = 0
         self.held = 0
         self.inlets: dict[int, Inlet] = {}
+        self._users: dict[tuple[int, int], Occupied] = {}
+        """By node and uid, of those that have connections."""
+        # What a process sends is one user's; and its daemon has shared out what it brings it from others.
+        self._share = limits if believes or link.credentials is not None else limits.of_user()
         self.incoming: dict[int, Incoming] = {}
         self._leaving: dict[Incoming, None] = {}
         """Of a link that is gone: what servers here have not answered yet."""
@@ -164,6 +184,7 @@ class ServingSide:
         """The link is gone: every server is asked to let go, and told of the disconnect."""
         incoming, self.incoming = self.incoming, {}
         inlets, self.inlets = self.inlets, {}
+        self._users = {}
         self.held = 0
         self._parked.clear()
         self._parked_pulses.clear()
@@ -213,9 +234,12 @@ class ServingSide:
             inlet = opened
         elif block is not None and block != inlet.block:
             raise BadMessage("SEND connects a connection anew")
+        user = inlet.user
         if (
             len(self.incoming) >= self._limits.pending
             or self.held + len(data) > self._limits.held
+            or user.pending >= self._share.pending
+            or user.held + len(data) > self._share.held
             or (self._congested is not None and self._congested())
         ):
             self._refuse(txn, errno.EAGAIN, wire.CONNECTED, priority)
@@ -225,6 +249,8 @@ class ServingSide:
         message = Incoming(self, inlet, txn, data, msglen, reply_len, priority)
         self.incoming[txn] = message
         self.held += len(data)
+        user.pending += 1
+        user.held += len(data)
         self.served += 1
         channel = inlet.channel
         if channel is not None:
@@ -306,6 +332,12 @@ class ServingSide:
             info = allowed
         elif allowed:
             return allowed
+        key = info.nd, info.credentials.uid
+        user = self._users.get(key)
+        if user is None:
+            user = Occupied()
+        elif user.connections >= self._share.connections:
+            return errno.EAGAIN
         connection = self._kernel.connect(nd, block.pid, block.chid, info.credentials, priority=PRIORITY_DEFAULT)
         if channel is None:
             remote = self._kernel.carrier(connection)
@@ -313,7 +345,9 @@ class ServingSide:
                 connection.close()
                 return remote
         connection.info = attrs.evolve(info, scoid=connection.coid)
-        inlet = Inlet(number, block, connection, channel)
+        inlet = Inlet(number, block, connection, channel, user)
+        user.connections += 1
+        self._users[key] = user
         connection.used = True
         connection.own = False
         connection.on_death = partial(self._channel_died, inlet)
@@ -337,6 +371,7 @@ class ServingSide:
     def _channel_died(self, inlet: Inlet, connection: Connection) -> None:
         if self.inlets.pop(inlet.number, None) is None or self.link.closed:
             return
+        self._leaves(inlet)
         connection.close()
         head = wire.HEADER.pack(wire.DEATH, 0, PRIORITY_DEFAULT, 0, inlet.number)
         self._send(inlet.number << 2 | wire.STREAM_DEATH, (head,), PRIORITY_DEFAULT)
@@ -392,7 +427,16 @@ class ServingSide:
             if message.pending is not None:
                 message.pending.unblock()
         inlet.connection.on_death = None
+        self._leaves(inlet)
         self._kernel.detach(inlet.connection)
+
+    def _leaves(self, inlet: Inlet) -> None:
+        """Its user has one connection less."""
+        user = inlet.user
+        user.connections -= 1
+        if not user.connections:
+            info = inlet.connection.info
+            self._users.pop((info.nd, info.credentials.uid), None)
 
     def answered(self, message: Incoming, status: int, parts: Sequence[Buffer], descriptors: Descriptors) -> None:
         if self.link.closed:
@@ -401,6 +445,9 @@ class ServingSide:
         if self.incoming.pop(message.txn, None) is None:
             return
         self.held -= len(message.data)
+        user = message.inlet.user
+        user.pending -= 1
+        user.held -= len(message.data)
         self._end_pulls(message)
         carried = None
         if descriptors and status >= 0:

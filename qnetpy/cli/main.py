@@ -29,6 +29,7 @@ COMMANDS = {
     "cert": "issue a node's certificate, or show one",
     "up": "start this node",
     "down": "stop this node",
+    "restart": "stop this node and start it again; programs keep what they have open on /net",
     "status": "what this node is doing: interfaces, links, nodes, counters",
     "top": "live: which programs wait for other nodes, on what, for how long; traffic by node",
     "abort": "end requests of /net that wait: the programs get an error",

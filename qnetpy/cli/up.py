@@ -9,18 +9,27 @@ import argparse
 import os
 import select
 import subprocess
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from qnetpy.cli.output import CommandError, as_json
 
 READY_SECONDS = 20.0
+END_SECONDS = 5.0
+"""A killed daemon ends as soon as nothing in the kernel waits for it."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_start_arguments(parser)
+    parser.add_argument("--foreground", action="store_true", help="be the daemon: do not return until it ends, log to standard error")
+
+
+def add_start_arguments(parser: argparse.ArgumentParser) -> None:
+    """Those of each command that starts a daemon."""
     parser.add_argument("--config", metavar="FILE", help="default: /etc/qnet/qnet.toml if there is one")
     parser.add_argument("--interface", action="append", default=[], metavar="IF", help="use this interface; may be repeated")
     parser.add_argument("--fault", default="", help="faults around every driver, for trials: drop=5%%,reorder=5%%")
-    parser.add_argument("--foreground", action="store_true", help="be the daemon: do not return until it ends, log to standard error")
     parser.add_argument("--json", action="store_true", help="the same facts as JSON, for programs")
 
 
@@ -31,12 +40,14 @@ def run(args: argparse.Namespace) -> int:
     config = load(args.config)
     argv = daemon.command_line(config, args.config, args.interface, args.fault)
     running = daemon.running_pid(config.node.run_dir)
+    if running and _held_up(config.node.run_dir):
+        running = daemon.running_pid(config.node.run_dir)
     if running:
         raise CommandError(f"this node is up already (process {running}, {config.node.run_dir})", "qnet status, or qnet down first")
     daemon.check_identity(config)
     if args.foreground:
         os.execv(argv[0], argv)
-    pid = _start(argv, Path(config.node.run_dir))
+    pid = start(argv, Path(config.node.run_dir))
     if args.json:
         print(as_json({"pid": pid, "run_dir": config.node.run_dir}))
     else:
@@ -44,8 +55,28 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _start(argv: list[str], run_dir: Path) -> int:
-    """Start the daemon in a session of its own and wait until it is ready. Returns its pid."""
+def _held_up(run_dir: str) -> bool:
+    """Whether the daemon that was there was killed and the kernel could not let it go because of its mounts. They are aborted, and its end
+    is waited for."""
+    from qnetpy.cli import daemon
+    from qnetpy.netfs import record
+
+    try:
+        if not record.abort_left(run_dir):
+            return False
+    except OSError as error:
+        raise CommandError(error.strerror or str(error)) from error
+    patience = time.monotonic() + END_SECONDS
+    while daemon.running_pid(run_dir) and time.monotonic() < patience:
+        time.sleep(0.02)
+    return True
+
+
+def start(argv: list[str], run_dir: Path, handed: Sequence[int] = ()) -> int:
+    """Start the daemon in a session of its own and wait until it is ready. Returns its pid. *handed*: descriptors of an earlier one's
+    mounts, which stay the caller's."""
+    from qnetpy.handed import environment
+
     try:
         run_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
         log = os.open(run_dir / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
@@ -60,7 +91,8 @@ def _start(argv: list[str], run_dir: Path) -> int:
         stderr=log,
         start_new_session=True,
         cwd="/",
-        pass_fds=[theirs],
+        pass_fds=[theirs, *handed],
+        env={**os.environ, **(environment(handed) if handed else {})},
     )
     os.close(theirs)
     os.close(log)

@@ -10,9 +10,11 @@ import logging
 import os
 from collections.abc import Callable
 
-from resmgr.channel import Kernel
+from resmgr.channel import Connection, Kernel
 from resmgr.dispatch import Dispatch
+from resmgr.fuse import handover
 from resmgr.fuse.copies import CopyWatch
+from resmgr.fuse.inode import File
 from resmgr.fuse.machine import Machine
 from resmgr.fuse.mount import Mount, MountError
 from resmgr.fuse.options import WHOLE, FuseOptions, Part, Permissions, reference_page
@@ -39,20 +41,40 @@ class NetMount:
         on_end: Callable[[str], None],
         part: Part = WHOLE,
     ) -> None:
-        """*mount* and *device*, its open /dev/fuse, are this object's from now on."""
+        """*mount* and *device*, its open /dev/fuse, are this object's from now on. `start` begins to serve."""
         self.point = mount.mountpoint
         self.part = part
         self.options = mount.options
+        self.device = mount.device
         groups = UserGroups(accounts)
         self._mount = mount
+        self._locked: list[File] = []
         self.machine = Machine(
             dispatch, KernelResolver(kernel, groups.of), root, mount.options, os.fsencode(mount.mountpoint), part, groups=groups
         )
         self.machine.name_of_node = lambda nd: kernel.name_of_node(nd)
         self._on_end = on_end
         self._session = Session(dispatch, device, self.machine, on_end)
-        self._session.start()
         self._copies = CopyWatch(mount)
+
+    def start(self) -> None:
+        """Begin to serve."""
+        self._session.start()
+
+    def take(self, state: handover.State, numbers: Callable[[str], int | None], gone: Callable[[int, int], Connection]) -> None:
+        """Know what another daemon knew of this mount, as of `handover.resume`; `BadState`."""
+        self._locked = handover.resume(self.machine, state, numbers, gone)
+
+    def resume(self) -> None:
+        """Begin to serve what was taken."""
+        self._session.resume()
+        for file in self._locked:
+            self.machine.reclaim(file)
+
+    def hand_over(self, name_of: Callable[[int], str | None], done: Callable[[int, dict[str, object]], None]) -> None:
+        """As `Session.hand_over`; the mount stays."""
+        self._copies.close()
+        self._session.hand_over(name_of, done)
 
     def forget(self, name: bytes) -> None:
         """What the kernel believes of the entry *name* of /net is not to be believed any more."""
@@ -67,11 +89,11 @@ class NetMount:
         """The kernel has ended it: nothing is looked after any more."""
         self._copies.close()
 
-    def detach(self) -> None:
-        """Unmount, also while in use. Blocks, for as long as the file systems on the way to the mountpoint take to answer: while a mount of
-        this node is served, which may be one of them, in a worker thread."""
+    def detach(self, *, abort: bool = False) -> None:
+        """Unmount, also while in use. *abort*: `close` was called, and nothing may wait any more. Blocks, for as long as the file systems
+        on the way to the mountpoint take to answer: while a mount of this node is served, which may be one of them, in a worker thread."""
         try:
-            self._mount.detach()
+            self._mount.detach(abort=abort)
         except MountError as error:
             log.warning("%s", error.strerror)
 

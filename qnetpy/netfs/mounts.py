@@ -13,14 +13,17 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping
+from functools import partial
 from itertools import count
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import attrs
 
 from qnetpy.mountsource import parse_source, source_text
+from qnetpy.netfs import record
 from qnetpy.netfs.mount import NET_OPTIONS, NetMount
-from resmgr.channel import Kernel
+from resmgr.channel import CHID_PATHMGR, ND_LOCAL, PID_SYSTEM, Connection, Credentials, Kernel
 from resmgr.dispatch import Dispatch
 from resmgr.fuse.machine import Machine
 from resmgr.fuse.mount import Mount
@@ -36,9 +39,20 @@ Request = Mapping[str, object]
 
 
 class NetMounts:
-    """Dispatch context. *namespace* tells the mount namespace of the node's users; None: mounting is not possible."""
+    """Dispatch context. *namespace* tells the mount namespace of the node's users; None: mounting is not possible. *run_dir*: where it is
+    written down what is mounted, for a daemon that comes after one that was killed; empty: nowhere."""
 
-    def __init__(self, dispatch: Dispatch, kernel: Kernel, accounts: Accounts, root: Target, namespace: Callable[[], int | None]) -> None:
+    def __init__(
+        self,
+        dispatch: Dispatch,
+        kernel: Kernel,
+        accounts: Accounts,
+        root: Target,
+        namespace: Callable[[], int | None],
+        run_dir: str = "",
+    ) -> None:
+        self._run_dir = run_dir
+        self._record = record.Record(run_dir)
         self._dispatch = dispatch
         self._kernel = kernel
         self._accounts = accounts
@@ -54,16 +68,40 @@ class NetMounts:
 
     def serve(self, mount: Mount, device: int, on_end: Callable[[str], None], part: Part = WHOLE) -> NetMount:
         """Serve what was mounted before."""
+        made = self._made(mount, device, on_end, part)
+        made.start()
+        return made
+
+    def _made(self, mount: Mount, device: int, on_end: Callable[[str], None], part: Part) -> NetMount:
         point = mount.mountpoint
 
         def ended(reason: str) -> None:
             self._mounts.pop(point, None)
+            self._write_down()
             made.gone()
             on_end(reason)
 
         made = self._mounts[point] = NetMount(self._dispatch, self._kernel, self._accounts, self._root, mount, device, ended, part)
         self._numbers[made] = next(self._next)
+        self._write_down()
         return made
+
+    def _write_down(self, *, now: bool = False) -> None:
+        if not self._run_dir:
+            return
+        write = self._record.writing(record.Left(one.point, one.device) for one in self._mounts.values() if one.device is not None)
+        if now:
+            write()
+        else:
+            self._dispatch.call_blocking(write, lambda _: None)
+
+    @property
+    def closed(self) -> bool:
+        """Nothing is served any more, or is about to be."""
+        return self._closed
+
+    def points(self) -> list[str]:
+        return list(self._mounts)
 
     def forget(self, name: bytes) -> None:
         """What is said of the entry *name* of /net may not be true any more."""
@@ -142,7 +180,7 @@ class NetMounts:
 
         def attach() -> int:
             os.makedirs(point, 0o755, exist_ok=True)
-            return mount.attach()
+            return mount.attach({one.device for one in record.left(self._run_dir)} if self._run_dir else ())
 
         def attached(device: int | BaseException) -> None:
             self._underway.discard(point)
@@ -160,6 +198,69 @@ class NetMounts:
 
         self._dispatch.call_blocking(attach, attached)
 
+    # ---- from one daemon to the next
+
+    def hand_over(self, name_of: Callable[[int], str | None], done: Callable[[list[dict[str, object]], list[int]], None]) -> None:
+        """Serve nothing any more, but leave it mounted: *done* is given what the next daemon has to know, and its descriptors in the same
+        order, which are the caller's. There are no mounts afterwards."""
+        self._closed = True
+        mounts = list(self._mounts.values())
+        facts: dict[int, dict[str, object]] = {}
+        descriptors: dict[int, int] = {}
+
+        def one(number: int, mount: NetMount, device: int, state: dict[str, object]) -> None:
+            descriptors[number] = device
+            facts[number] = {
+                "point": mount.point,
+                "main": mount is self.main,
+                "source": source_text(mount.part.names),
+                "options": options_text(mount.options, NET_OPTIONS),
+                "device": mount.device,
+                "state": state,
+            }
+            if len(facts) == len(mounts):
+                self._mounts.clear()
+                self._write_down(now=True)
+                self.main = None
+                done([facts[at] for at in range(len(mounts))], [descriptors[at] for at in range(len(mounts))])
+
+        if not mounts:
+            done([], [])
+        for number, mount in enumerate(mounts):
+            mount.hand_over(name_of, partial(one, number, mount))
+
+    def take(self, told: Mapping[str, Any], device: int, number_of: Callable[[str], int | None], on_end: Callable[[str], None]) -> NetMount:
+        """Take one mount of an earlier daemon; *device* is this object's. Served when `NetMount.resume` is called. ValueError and others if
+        *told* cannot be read, OSError; then it is unmounted."""
+        made: NetMount | None = None
+        mount: Mount | None = None
+        try:
+            names = parse_source(told["source"]) if told["source"] else ()
+            options = _named(parse_options(told["options"], NET_OPTIONS), names)
+            major, minor = told["device"]
+            mount = Mount(told["point"], options, self._namespace())
+            mount.adopt((int(major), int(minor)))
+            links = b"" if self.main is None or not names else os.fsencode(self.main.point) + b"/" + names[0]
+            made = self._made(mount, device, on_end, Part(names, links))
+            made.take(told["state"], number_of, self._gone)
+        except BaseException:
+            if made is None:
+                os.close(device)
+            else:
+                self._mounts.pop(made.point, None)
+                self._write_down()
+                made.close()
+            if mount is not None and mount.mounted:
+                mount.detach(abort=True)
+            raise
+        return made
+
+    def _gone(self, uid: int, gid: int) -> Connection:
+        """A closed connection of a user."""
+        connection = self._kernel.connect(ND_LOCAL, PID_SYSTEM, CHID_PATHMGR, Credentials(uid, gid, (), PID_SYSTEM))
+        connection.close()
+        return connection
+
     def close(self) -> None:
         """Unmount all of them. None is served any more before that, or one inside another would wait for this node."""
         self._closed = True
@@ -167,8 +268,9 @@ class NetMounts:
         for mount in mounts:
             mount.close()
         for mount in mounts:
-            mount.detach()
+            mount.detach(abort=True)
         self._mounts.clear()
+        self._write_down(now=True)
         self.main = None
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 OutputItem = bytes | tuple[Buffer, ...]
 Valid = tuple[int, int, int, int]
 """Validity of an entry and of attributes, seconds; their nanoseconds."""
+NOT_VALID: Valid = (0, 0, 0, 0)
 
 DEVICES = frozenset((S_IFCHR, S_IFBLK, S_IFIFO))
 _OUT_HEADER = formats.OUT_HEADER.pack
@@ -131,8 +132,10 @@ class Answers:
         self.emit(_ENTRY_REPLY(144, 0, request.unique, node.nodeid, 0, 0, 0, 0, 0, *fields))
 
     def answer_absent(self, request: Request, seconds: float) -> None:
-        """Answer that the name does not exist, which the kernel may believe for *seconds*; at least for `negative_valid`."""
-        seconds = max(seconds, self.options.negative_valid)
+        """Answer that the name does not exist, which the kernel may believe for *seconds*; at least for `negative_valid`, unless they are
+        less than 0."""
+        if seconds >= 0:
+            seconds = max(seconds, self.options.negative_valid)
         if seconds <= 0:
             self.error(request, errno.ENOENT)
             return
@@ -157,6 +160,8 @@ class Answers:
             valid = (0, (valid or self._valid)[1], 0, (valid or self._valid)[3])
         elif node.attr_sure or node.name_sure:
             valid = self.leases.valid(node, valid or self._valid)
+        elif node.parent is not None and node.parent.lease is not None and node.parent.lease.overtaken(node.name, node.attr_at):
+            valid = NOT_VALID
         return (node.nodeid, 0, *(valid or self._valid), *self.attr_fields(node))
 
     def left(self, age: float) -> Valid:

@@ -12,6 +12,7 @@ import struct
 from resmgr.dispatch import Buffer
 from resmgr.errors import BadMessage
 from resmgr.fuse import formats
+from resmgr.fuse.answers import NOT_VALID
 from resmgr.fuse.core import CONNECT, ENTRY_MAX, Core
 from resmgr.fuse.formats import (
     BODY,
@@ -61,7 +62,6 @@ _BITS = (
     (FATTR_ATIME_NOW, SET_ATIME_NOW),
     (FATTR_MTIME_NOW, SET_MTIME_NOW),
 )
-NOT_VALID = (0, 0, 0, 0)
 TIME_MAX = (1 << 63) - 1
 _STAT = int(Io.STAT)
 _SETATTR = int(Io.SETATTR)

@@ -95,7 +95,11 @@ class Core(Answers):
         """The name of the node with a number, as all of them call it; nothing if it is not known. Set by who mounts."""
         self.expires = False
         """The kernel can let an entry expire without dropping what is below it."""
-        self._next_fh = 1
+        self.minor = 0
+        """Negotiated; 0 before INIT."""
+        self.resends = False
+        """The kernel can send again what it waits for."""
+        self.next_fh = 1
         self._early: dict[int, None] = {}
         self.callers = Callers(dispatch, self.drops)
         self.servers = Servers(resolver, root)
@@ -411,8 +415,8 @@ class Core(Answers):
     # ---- open files
 
     def new_fh(self) -> int:
-        fh = self._next_fh
-        self._next_fh += 1
+        fh = self.next_fh
+        self.next_fh += 1
         return fh
 
     def add_file(self, node: Node, connection: Connection, ocb: int, flags: int) -> File:

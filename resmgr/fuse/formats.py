@@ -103,6 +103,7 @@ class Init(enum.IntFlag):
     INIT_EXT = 1 << 30
     HAS_EXPIRE_ONLY = 1 << 35
     DIRECT_IO_ALLOW_MMAP = 1 << 36
+    HAS_RESEND = 1 << 39
 
 
 FOPEN_DIRECT_IO = 1
@@ -131,6 +132,7 @@ NOTIFY_POLL = 1
 NOTIFY_INVAL_INODE = 2
 NOTIFY_INVAL_ENTRY = 3
 NOTIFY_STORE = 4
+NOTIFY_RESEND = 7
 EXPIRE_ONLY = 1
 """INVAL_ENTRY flag."""
 
@@ -337,6 +339,11 @@ def error_reply(unique: int, code: int) -> bytes:
 def inval_inode(nodeid: int) -> bytes:
     """Notification: the attributes of *nodeid* are not valid any more. Takes no page lock in the kernel, so it never waits for a READ."""
     return INVAL_INODE.pack(INVAL_INODE.size, NOTIFY_INVAL_INODE, 0, nodeid, -1, 0)
+
+
+def resend() -> bytes:
+    """Notification: send again what was read and not answered; for a kernel with `HAS_RESEND`."""
+    return OUT_HEADER.pack(OUT_HEADER.size, NOTIFY_RESEND, 0)
 
 
 def poll_wakeup(kh: int) -> bytes:

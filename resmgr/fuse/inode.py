@@ -56,6 +56,8 @@ class Server:
     no_notify: set[int] = attrs.Factory(set)
     no_devctl: set[int] = attrs.Factory(set)
     """Types of nodes (S_IFREG, ...) of which it has said that it has no such handler for them."""
+    gives_tokens: bool = False
+    """It has given one."""
     no_tokens: bool = False
     """It does not know how to open anything again (`reopen`)."""
     no_xattr: bool = False
@@ -172,6 +174,7 @@ class File:
 
     __slots__ = (
         "armed",
+        "as_opened",
         "connection",
         "data",
         "data_at",
@@ -216,6 +219,8 @@ class File:
         """The OCB is not valid any more."""
         self.token = b""
         """With which its server opens it again; none: it does not."""
+        self.as_opened: Version | None = None
+        """Without a token: what it was when it was opened, if that still says which file it is."""
         self.held: list[LockRequest] = []
         """Locks taken through it."""
         self.error = 0
@@ -241,7 +246,8 @@ class NodeTable:
         self.root.lookups = 1
         self._nodes: dict[int, Node] = {ROOT_ID: self.root}
         self._linked: dict[tuple[Server, int], Node] = {}
-        self._next = ROOT_ID + 1
+        self.next = ROOT_ID + 1
+        """The number of the next one."""
         self._closed = closed
         self.get = self._nodes.get
 
@@ -270,20 +276,32 @@ class NodeTable:
                 known.mode = attr[1]
                 self.add_name(known, parent, name)
                 return known
-        node = Node(self._next, parent, name, server, attr)
-        self._nodes[self._next] = node
-        self._next += 1
+        node = Node(self.next, parent, name, server, attr)
+        self._nodes[self.next] = node
+        self.next += 1
         parent.children[name] = node
         if attr[2] > 1 and attr[1] & 0o170000 in JOINED and attr[0]:
             self._linked[server, attr[0]] = node
         return node
 
+    def put(self, node: Node, parent: Node) -> None:
+        """A node that the kernel knew before this table was made, in *parent*, which was put before."""
+        self._nodes[node.nodeid] = node
+        if node.named:
+            parent.children[node.name] = node
+        self.linked(node)
+
+    def linked(self, node: Node) -> None:
+        """*node* is found by its inode number, too, if it may have several names."""
+        if node.attr[2] > 1 and node.mode & 0o170000 in JOINED and node.ino:
+            self._linked[node.server, node.ino] = node
+
     def enter_nameless(self, parent: Node, server: Server, attr: AttrTuple) -> Node:
         """A node for a file that was made in *parent* without a name."""
-        node = Node(self._next, parent, b"", server, attr)
+        node = Node(self.next, parent, b"", server, attr)
         node.named = False
-        self._nodes[self._next] = node
-        self._next += 1
+        self._nodes[self.next] = node
+        self.next += 1
         return node
 
     def add_name(self, node: Node, parent: Node, name: bytes) -> None:

@@ -28,6 +28,7 @@ class Lease:
         "changed",
         "connection",
         "doubted",
+        "events",
         "floor",
         "ino",
         "kernel",
@@ -38,6 +39,7 @@ class Lease:
         "readers",
         "since",
         "told_absent",
+        "told_floor",
         "users",
         "whole",
     )
@@ -63,6 +65,9 @@ class Lease:
         self.doubted: dict[bytes, float] = {}
         self.floor = NEVER
         """What was asked for before that about any name is not believed; `doubted` for single names."""
+        self.events: dict[bytes, float] = {}
+        """When the server last told of a change of a name; of the others it was before `told_floor`."""
+        self.told_floor = NEVER
         self.absent: dict[bytes, tuple[float, User]] = {}
         self.told_absent: set[bytes] = set()
         """Names that the kernel may believe not to exist. More than `absent`: what fails here may have been done there."""
@@ -84,6 +89,18 @@ class Lease:
             self.floor = now
         self.doubted[name] = now
         self.listed = False
+
+    def told(self, name: bytes, now: float) -> None:
+        """The server says that *name*, or what it leads to, has changed."""
+        if name not in self.events and len(self.events) >= NAMES_MAX:
+            self.events.clear()
+            self.told_floor = now
+        self.events[name] = now
+        self.doubt(name, now)
+
+    def overtaken(self, name: bytes, at: float) -> bool:
+        """Whether the server has told of a change of *name* since *at*: an answer asked for then may be older, and nobody will say so."""
+        return at <= self.events.get(name, self.told_floor)
 
     def entered(self, child: Node, name: bytes, at: float, user: User) -> None:
         """*user* was told that *name* leads to *child*, with attributes, in an answer asked for at *at*."""

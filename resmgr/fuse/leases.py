@@ -207,8 +207,11 @@ class Leases:
             node.attr_sure = at
 
     def absent(self, request: Request) -> float:
-        """The server said that the request's name does not exist; for how many seconds the kernel may believe it, 0: nothing is known."""
+        """The server said that the request's name does not exist; for how many seconds the kernel may believe it, 0: nothing is known,
+        below 0: it is not to be believed."""
         lease = request.node.lease
+        if lease is not None and lease.overtaken(request.name, request.at):
+            return -1.0
         if lease is None or request.base is not request.node or not lease.covers(request.name, request.at):
             return 0.0
         lease.users.add(request.user)
@@ -237,6 +240,8 @@ class Leases:
                 left = node.name_sure + self.seconds - now
                 if left > entry_s + 1:
                     entry_s, entry_ns = int(left), 0
+            elif above.overtaken(node.name, node.attr_at):
+                entry_s = entry_ns = 0
         if node.attr_sure:
             own = node.lease if node.directory else above
             if own is not None:
@@ -417,7 +422,7 @@ class Leases:
         node = lease.node
         absent = name in lease.told_absent
         listed = lease.listed
-        lease.doubt(name, now)
+        lease.told(name, now)
         self._core.ahead.doubt(node, name)
         child = node.children.get(name)
         if kind & WATCH_NAMES or absent:
@@ -452,6 +457,17 @@ class Leases:
         """What the kernel believes of *name* in *node* is not to be believed any more, nor what is below it."""
         self._telling.tell(node, [formats.inval_entry(node.nodeid, name)], anew=True)
 
+    def resumed(self) -> None:
+        """What the kernel believes of names it was told by an earlier daemon."""
+        for node in self._core.nodes:
+            entries = [formats.inval_entry(node.nodeid, name, self._core.expires) for name in node.children]
+            if entries:
+                self._telling.tell(node, entries, anew=True)
+
+    def telling(self) -> bool:
+        """Whether a thread may wait in the kernel for what a request holds."""
+        return self._telling.busy()
+
     # ---- the end of leases
 
     def _anew(self, lease: Lease) -> None:
@@ -459,8 +475,9 @@ class Leases:
         now = self._core.dispatch.now()
         lease.since = now
         lease.opened = NEVER
-        lease.floor = lease.changed = now
+        lease.floor = lease.told_floor = lease.changed = now
         lease.doubted.clear()
+        lease.events.clear()
         lease.listed = False
         self._unsure(lease)
 

@@ -131,8 +131,6 @@ class Machine(Core):
         super().__init__(dispatch, resolver, root, FuseOptions() if options is None else options, mountpoint, part)
         if not self.options.xattr:
             self._operations = {opcode: handler for opcode, handler in OPERATIONS.items() if opcode not in XATTRS}
-        self.minor = 0
-        """Negotiated; 0 before INIT."""
         self.on_end: Callable[[str], None] = lambda reason: None
         """Called when the kernel says that it is over (DESTROY), or speaks a version that is not ours."""
 
@@ -237,6 +235,18 @@ class Machine(Core):
         request.unsure = False
         self._go_on(request, OPERATIONS[request.opcode], memoryview(raw))
 
+    def reclaim(self, file: File) -> None:
+        """Have a lost file opened again for its locks, when its user's groups are known."""
+        if self._groups is not None:
+            try:
+                self._groups.learn(file.connection.credentials.uid)
+            except LookingUp as looking:
+                looking.then(lambda: self.reclaim(file))
+                return
+            except ResmgrError:
+                return
+        self.reopening.reclaim(file)
+
     def _go_on(self, record: Request, handler: Handler, request: memoryview) -> None:
         """Begin with a request, unless something else holds it up."""
         if not self.reopening.lost or record.opcode not in ON_OPEN or not self._waits_for_file(record, handler, request):
@@ -302,6 +312,7 @@ class Machine(Core):
             (high,) = formats.INIT_FLAGS2.parse(request, BODY + formats.INIT_IN.size)
             flags |= high << 32
         self.expires = bool(flags & Init.HAS_EXPIRE_ONLY)
+        self.resends = bool(flags & Init.HAS_RESEND)
         agreed = int(WANTED) & flags
         self.minor = min(minor, MINOR_MAX)
         reply = formats.INIT_OUT.pack(

@@ -17,7 +17,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TypeVar
 
 import attrs
@@ -26,6 +26,8 @@ from resmgr.fuse.options import FuseOptions, Permissions
 from resmgr.ownthread import in_own_thread
 
 T = TypeVar("T")
+Device = tuple[int, int]
+"""major, minor of a mounted file system."""
 
 DEVICE = "/dev/fuse"
 CLONE_FS = 0x200
@@ -37,6 +39,7 @@ MS_NOEXEC = 8
 MS_REC = 0x4000
 MS_PRIVATE = 1 << 18
 MS_SLAVE = 1 << 19
+MNT_FORCE = 1
 MNT_DETACH = 2
 UMOUNT_NOFOLLOW = 8
 STACKED_MAX = 16
@@ -86,7 +89,7 @@ class MountEntry:
     """A line of mountinfo."""
 
     mount_id: int
-    device: tuple[int, int]
+    device: Device
     place: bytes
     kind: str
     source: str
@@ -169,10 +172,12 @@ def _in_namespace(namespace: int | None, work: Callable[[], T]) -> T:
     return in_own_thread("mount", run)
 
 
-def clear_stale(mountpoint: str, subtype: str, namespace: int | None = None) -> int:
-    """Remove mounts of ours on *mountpoint* whose server is gone ("Transport endpoint is not connected"). Returns how many.
+def clear_stale(mountpoint: str, subtype: str, namespace: int | None = None, left: Collection[Device] = ()) -> int:
+    """Remove mounts of ours on *mountpoint* whose server is gone. Returns how many.
 
-    `MountError` when one of ours is there and alive.
+    *left*: mounts whose server is known to be gone. They are never looked at, since the kernel may still wait for an answer there (a thread
+    of a killed process that the kernel does not let go keeps the connection): they are aborted and detached. Of others it is asked whether
+    they are dead ("Transport endpoint is not connected"). `MountError` when one of ours is there and alive, or says nothing.
     """
 
     def clear() -> int:
@@ -182,9 +187,16 @@ def clear_stale(mountpoint: str, subtype: str, namespace: int | None = None) -> 
             top = [entry for entry in _mounts() if entry.place == place][-1:]
             if not top or top[0].kind not in (f"fuse.{subtype}", "fuse"):
                 return count
-            if top[0].kind == "fuse" and count == 0 and not _is_dead(place):
+            if top[0].device in left:
+                _unmount(place, MNT_FORCE | MNT_DETACH | UMOUNT_NOFOLLOW)
+                count += 1
+                continue
+            if top[0].kind == "fuse" and count == 0 and _is_dead(place) is not True:
                 return count
-            if not _is_dead(place):
+            if (dead := _is_dead(place)) is None:
+                abort = f"umount -f {mountpoint}, if nobody serves it any more"
+                raise MountError(errno.EBUSY, f"{mountpoint} is mounted already and its server says nothing; {abort}")
+            if not dead:
                 raise MountError(errno.EBUSY, f"{mountpoint} is mounted already and its server answers; unmount it first")
             _unmount(place, MNT_DETACH | UMOUNT_NOFOLLOW)
             count += 1
@@ -193,8 +205,23 @@ def clear_stale(mountpoint: str, subtype: str, namespace: int | None = None) -> 
     return _in_namespace(namespace, clear)
 
 
-def _is_dead(place: bytes) -> bool:
-    """Whether the FUSE mount at *place* has no server. Asked in a thread with little patience: a living server may be a hung one."""
+def abort_mount(place: bytes, device: Device, namespace: int | None = None) -> bool:
+    """End the connection of the FUSE file system *device* if that is what is mounted on *place*, and detach it. Never waits for its server.
+    Whether it was there."""
+
+    def abort() -> bool:
+        top = [entry for entry in _mounts() if entry.place == place][-1:]
+        if not top or top[0].device != device or not top[0].kind.startswith("fuse"):
+            return False
+        _unmount(place, MNT_FORCE | MNT_DETACH | UMOUNT_NOFOLLOW)
+        return True
+
+    return _in_namespace(namespace, abort)
+
+
+def _is_dead(place: bytes) -> bool | None:
+    """Whether the FUSE mount at *place* has no server, None: not known. Asked in a thread with little patience: a living server may be a
+    hung one."""
     answers: list[bool] = []
 
     def ask() -> None:
@@ -207,7 +234,7 @@ def _is_dead(place: bytes) -> bool:
     asker = threading.Thread(target=ask, name="mount-ask", daemon=True)
     asker.start()
     asker.join(1.0)
-    return bool(answers and answers[0])
+    return answers[0] if answers else None
 
 
 class Mount:
@@ -221,15 +248,15 @@ class Mount:
         self.mountpoint = os.path.abspath(mountpoint)
         self.options = options
         self.mounted = False
-        self.device: tuple[int, int] | None = None
-        """major, minor of the mounted file system."""
+        self.device: Device | None = None
         self.read_ahead_set = False
         """Whether the read-ahead of this mount could be raised; needs root of the machine."""
         self._namespace = namespace
 
-    def attach(self) -> int:
-        """Mount; the mountpoint must be an existing directory. Returns the descriptor. `MountError` says what failed."""
-        cleared = clear_stale(self.mountpoint, self.options.subtype, self._namespace)
+    def attach(self, left: Collection[Device] = ()) -> int:
+        """Mount; the mountpoint must be an existing directory. Returns the descriptor. `MountError` says what failed. *left*: as of
+        `clear_stale`."""
+        cleared = clear_stale(self.mountpoint, self.options.subtype, self._namespace, left)
         fd = open_device()
         try:
             self.device = _in_namespace(self._namespace, lambda: self._attach(fd))
@@ -244,7 +271,14 @@ class Mount:
         self._set_read_ahead()
         return fd
 
-    def _attach(self, fd: int) -> tuple[int, int] | None:
+    def adopt(self, device: Device) -> None:
+        """Another process of ours has mounted it; whoever calls has its descriptor."""
+        self.device = device
+        self.mounted = True
+        if self._namespace is not None:
+            self.detach_here()
+
+    def _attach(self, fd: int) -> Device | None:
         options = self.options
         data = f"fd={fd},rootmode=40000,user_id={os.geteuid()},group_id={os.getegid()},max_read={options.max_write}"
         if options.permissions is Permissions.KERNEL_AND_SERVER:
@@ -294,9 +328,9 @@ class Mount:
             # In a user namespace, or without /sys: the kernel's 128 KiB stay.
             self.read_ahead_set = False
 
-    def detach(self, *, lazy: bool = True) -> None:
-        """Unmount. *lazy*: also while files are open; they go on working as long as the session serves. Idempotent; a mount that is gone
-        is fine.
+    def detach(self, *, lazy: bool = True, abort: bool = False) -> None:
+        """Unmount. *lazy*: also while files are open; they go on working as long as the session serves. *abort*: it serves no more, and
+        whatever waits in the kernel ends, threads of ours included. Idempotent; a mount that is gone is fine.
 
         `MountError` (EBUSY) without *lazy* while it is in use. Not lazy, the kernel waits for the server's answer to DESTROY: then the
         session must be served meanwhile, by another thread, or be closed.
@@ -306,8 +340,11 @@ class Mount:
         place = os.fsencode(self.mountpoint)
 
         def remove() -> None:
-            if self.device is None or any(entry.device == self.device and entry.kind.startswith("fuse") for entry in _mounts()):
-                _unmount(place, UMOUNT_NOFOLLOW | (MNT_DETACH if lazy else 0))
+            mounts = _mounts()
+            if self.device is None or any(entry.device == self.device and entry.kind.startswith("fuse") for entry in mounts):
+                top = [entry.device for entry in mounts if entry.place == place][-1:]
+                force = MNT_FORCE if abort and top == [self.device] else 0
+                _unmount(place, UMOUNT_NOFOLLOW | (MNT_DETACH if lazy else 0) | force)
 
         try:
             _in_namespace(self._namespace, remove)

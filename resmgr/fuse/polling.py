@@ -36,9 +36,10 @@ AGAIN = 0.25
 class Armed:
     """A NOTIFY_ARM with the server."""
 
-    __slots__ = ("over", "pending", "wanted")
+    __slots__ = ("kh", "over", "pending", "wanted")
 
-    def __init__(self, wanted: int) -> None:
+    def __init__(self, kh: int, wanted: int) -> None:
+        self.kh = kh
         self.wanted = wanted
         self.pending: Pending | None = None
         self.over = False
@@ -91,7 +92,7 @@ def arm(core: Core, file: File, kh: int, wanted: int) -> None:
         armed.cancel()
     if core.files.get(file.fh) is not file:
         return
-    new = file.armed = Armed(wanted)
+    new = file.armed = Armed(kh, wanted)
     core.drops["armed"] += 1
 
     def fired(status: int, reply: Buffer) -> None:

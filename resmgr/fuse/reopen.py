@@ -2,8 +2,9 @@
 
 A regular file that has been open for IDENTIFY_AFTER is asked for its token (IDENTIFY); a server that knows no tokens is asked once. When
 the connection of open files dies, those with a token, and directories, are *lost*. The next request on one waits while it is opened
-again: REOPEN with the token and the name, with the same user's rights; a directory by OPEN, if it has the same inode number. Then its
-locks are set again as they were. Whoever waits then goes on, with the new OCB.
+again: REOPEN with the token and the name, with the same user's rights; a directory by OPEN, if it has the same inode number, and a file
+that has no token yet, if nothing of it has changed. Then its locks are set again as they were. Whoever waits then goes on, with the new
+OCB. Files through which something is locked are opened again without a request, for RECLAIM seconds: others wait for these locks.
 
 A node that is down: a soft mount says EHOSTDOWN, the file stays lost, and the next request tries again; another mount tries again every
 RETRY until its limit (`patience`). Any other refusal is final: ESTALE, and ESTALE ever after; EIO if the file is there but somebody has
@@ -27,7 +28,7 @@ from resmgr.channel import Connection
 from resmgr.dispatch import Buffer, Timer
 from resmgr.errors import BadMessage
 from resmgr.fuse import formats
-from resmgr.fuse.formats import BODY, Opcode
+from resmgr.fuse.formats import BODY, AttrTuple, Opcode
 from resmgr.fuse.inode import File, same_type
 from resmgr.fuse.request import Request
 from resmgr.fuse.traits import BY_NODE
@@ -46,6 +47,8 @@ IDENTIFY_AFTER = 0.1
 IDENTIFY_AT_ONCE = 256
 RETRY = 0.25
 """Seconds between tries to open again what a node that is down has."""
+RECLAIM = 60.0
+"""Seconds in which locks are set again though nobody asks. Later the first request does it."""
 AFTER_DEATH = 0.02
 """A connection may die while others to the same node have not yet: the first try comes this much later."""
 WAY_LOST = frozenset((-errno.EHOSTDOWN, -errno.EHOSTUNREACH, -errno.EBADF, -errno.ESRCH))
@@ -60,14 +63,17 @@ Done = Callable[[int], None]
 class Lost:
     """Something open whose server went away; `waiting` are told 0 or an errno."""
 
-    __slots__ = ("asked", "since", "thing", "timer", "waiting")
+    __slots__ = ("asked", "lost", "since", "thing", "timer", "verdict", "waiting")
 
-    def __init__(self, thing: File | Directory) -> None:
+    def __init__(self, thing: File | Directory, now: float) -> None:
         self.thing = thing
+        self.lost = now
         self.asked = False
         self.since = 0.0
         """When the first of `waiting` came."""
         self.timer: Timer | None = None
+        self.verdict = 0
+        """What became of it, for whoever asks first: nobody did yet."""
         self.waiting: list[Done] = []
 
 
@@ -79,6 +85,8 @@ class Reopening:
         self._core = core
         self._limit = limit
         self._young: list[File] = []
+        self.asking = 0
+        """Questions for tokens that are under way."""
         self._timer: Timer | None = None
 
     # ---- tokens
@@ -88,6 +96,8 @@ class Reopening:
         if file.node.server.no_tokens or file.node.mode & 0o170000 != S_IFREG:
             return
         self._young.append(file)
+        if file.node.server.gives_tokens:
+            file.as_opened = file.node.version()
         if self._timer is None:
             # Where programs count on it, it is asked for at once.
             after = 0.0 if self._limit else IDENTIFY_AFTER
@@ -99,16 +109,22 @@ class Reopening:
         batch, self._young = self._young[:IDENTIFY_AT_ONCE], self._young[IDENTIFY_AT_ONCE:]
         for file in batch:
             if core.files.get(file.fh) is file and not file.dead and not file.node.server.no_tokens:
+                self.asking += 1
                 done = partial(self._identified, file, file.connection)
                 file.connection.submit((REQUEST.pack(Io.IDENTIFY, 0, 0, file.ocb),), TOKEN_MAX, done)
         if self._young:
             self._timer = core.dispatch.call_at(core.dispatch.now() + IDENTIFY_AFTER, self._identify)
 
     def _identified(self, file: File, connection: Connection, status: int, reply: Buffer) -> None:
+        self.asking -= 1
+        if file.connection is not connection or status in TRANSIENT:
+            return
         if status == -errno.ENOSYS:
             file.node.server.no_tokens = True
-        elif status >= 0 and 0 < len(reply) <= TOKEN_MAX and file.connection is connection:
+        elif status >= 0 and 0 < len(reply) <= TOKEN_MAX:
             file.token = bytes(reply)
+            file.node.server.gives_tokens = True
+        file.as_opened = None
 
     # ---- what is lost
 
@@ -118,21 +134,48 @@ class Reopening:
         for file in core.files.values():
             if file.connection is connection:
                 self._lose(file)
+                lost = self.lost.get(file.fh)
+                if lost is not None and file.held and not lost.asked and lost.timer is None:
+                    self._try_in(lost, AFTER_DEATH)
+        now = core.dispatch.now()
         for directory in core.directories.values():
             if directory.connection is connection:
-                self.lost.setdefault(directory.fh, Lost(directory))
+                self.lost.setdefault(directory.fh, Lost(directory, now))
 
     def _lose(self, file: File) -> None:
         file.dead = True
-        if file.token:
-            self.lost.setdefault(file.fh, Lost(file))
+        if file.token or (file.as_opened is not None and not file.written):
+            self.lost.setdefault(file.fh, Lost(file, self._core.dispatch.now()))
+
+    def lose(self, thing: File | Directory) -> None:
+        """*thing* was open before this daemon began."""
+        if isinstance(thing, File):
+            self._lose(thing)
+        else:
+            self.lost[thing.fh] = Lost(thing, self._core.dispatch.now())
+
+    def reclaim(self, file: File) -> None:
+        """Open a lost file again for its locks, though nobody asks."""
+        lost = self.lost.get(file.fh)
+        if lost is not None and not lost.asked and lost.timer is None:
+            self._try_in(lost, AFTER_DEATH)
+
+    def ask_tokens(self) -> None:
+        """Ask for the tokens of all files that were just opened."""
+        while self._young:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._identify()
 
     def again(self, file: File, then: Done) -> bool:
         """A write on the way did not arrive: *then* when the file is open again, or is not. False: that is not waited for here."""
-        if not self._limit or not file.token or self._core.files.get(file.fh) is not file:
+        if not self._limit or self._core.files.get(file.fh) is not file:
             return False
         self._lose(file)
-        self.wait(self.lost[file.fh], then)
+        lost = self.lost.get(file.fh)
+        if lost is None:
+            return False
+        self.wait(lost, then)
         return True
 
     def find(self, request: Request, view: memoryview) -> Lost | None:
@@ -162,7 +205,14 @@ class Reopening:
         core = self._core
         if not lost.waiting:
             lost.since = core.dispatch.now()
+            if lost.timer is not None:
+                # It is tried for its locks.
+                lost.timer.cancel()
+                lost.timer = None
         lost.waiting.append(then)
+        if lost.verdict:
+            self._over(lost, lost.verdict)
+            return
         if not lost.asked and lost.timer is None:
             self._try_in(lost, AFTER_DEATH)
 
@@ -197,8 +247,11 @@ class Reopening:
             else:
                 core.on_leaf(request, node, Connect.OPEN, os.O_DIRECTORY, OPEN.pack(0, 0, 0), ENTRY_MAX, request.step)
             return
-        fixed = REOPEN.pack(len(thing.token)) + thing.token
         flags = thing.flags & _KEPT_FLAGS
+        if not thing.token:
+            core.on_leaf(request, node, Connect.OPEN, flags, OPEN.pack(0, 0, 0), ENTRY_MAX, request.step)
+            return
+        fixed = REOPEN.pack(len(thing.token)) + thing.token
         if node.via is not None:
             connection = core.servers.connect(node.server, request.user)
             core.direct(request, connection, node.via, Connect.REOPEN, flags, fixed, b"", ENTRY_MAX, request.step)
@@ -229,7 +282,7 @@ class Reopening:
             return
         node = thing.node
         root = node.parent is None  # whatever it is
-        if not found.ocb or not (root or (attr[0] == node.ino and same_type(node, attr))):
+        if not found.ocb or not (root or (attr[0] == node.ino and same_type(node, attr) and _as_opened(thing, attr))):
             if found.ocb:
                 core.handles.close_now(found.connection, found.ocb)
             self._refused(lost, "its name leads to another")
@@ -262,8 +315,7 @@ class Reopening:
             core.handles.close_later(found.connection, found.handle)
 
     def _refused(self, lost: Lost, why: str) -> None:
-        path = lost.thing.node.path().decode("utf-8", "backslashreplace")
-        logger.warning("%r was open when its node went away, and cannot be opened again: %s", path, why)
+        logger.warning("%r was open when its node went away, and cannot be opened again: %s", _shown(lost.thing), why)
         self._over(lost, errno.ESTALE)
 
     def _lock_again(self, lost: Lost, file: File, left: list[LockRequest], before: tuple[Connection, int]) -> None:
@@ -279,6 +331,7 @@ class Reopening:
                 self._not_now(lost, errno.EHOSTDOWN)
             elif status < 0:
                 self._core.drops["locks_lost"] += 1
+                logger.warning("%r was locked when its node went away, and somebody else has locked it since", _shown(file))
                 self._core.handles.close_now(file.connection, file.ocb)
                 # Nothing more goes to the OCB whose locks are not what the program thinks.
                 file.connection, file.ocb = before
@@ -296,6 +349,8 @@ class Reopening:
         node.told = None
         node.fresh = False
         core.ahead.doubt_node(node)
+        if not file.token:
+            self.opened(file)
         self._over(lost, 0)
         if node.cached:
             # Others may have written meanwhile. Not waited for: a READ that waited for this holds what it needs.
@@ -303,17 +358,24 @@ class Reopening:
 
     def _not_now(self, lost: Lost, code: int) -> None:
         """The node is down: go on trying, or tell those who wait."""
-        if self._core.dispatch.now() - lost.since < self._limit:
+        now = self._core.dispatch.now()
+        if lost.waiting and now - lost.since < self._limit:
             self._try_in(lost, RETRY)
             return
+        if isinstance(lost.thing, File) and lost.thing.held and now - lost.lost < RECLAIM:
+            self._try_in(lost, RETRY)
         self._tell(lost, code)
 
     def _over(self, lost: Lost, code: int) -> None:
+        if code == errno.EIO and not lost.waiting:
+            lost.verdict = code
+            return
         self.lost.pop(lost.thing.fh, None)
         if code:
             self._core.drops["reopen_failed"] += 1
             if isinstance(lost.thing, File):
                 lost.thing.token = b""
+                lost.thing.as_opened = None
         self._tell(lost, code)
 
     @staticmethod
@@ -332,6 +394,16 @@ class Reopening:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+
+def _shown(thing: File | Directory) -> str:
+    return thing.node.path().decode("utf-8", "backslashreplace")
+
+
+def _as_opened(thing: File | Directory, attr: AttrTuple) -> bool:
+    """Whether a file that has no token yet is what it was when it was opened. One that was replaced by another with its inode number has
+    other times."""
+    return not isinstance(thing, File) or bool(thing.token) or (attr[0], attr[12], attr[10], attr[6]) == thing.as_opened
 
 
 def note_lock(file: File, asked: LockRequest) -> None:

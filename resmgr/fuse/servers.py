@@ -63,6 +63,13 @@ class Servers:
             server = self._by_key[key] = Server(key, mix(key))
         return server
 
+    def at(self, key: tuple[int, int, int], salt: int) -> Server:
+        """The server at an address that was met before, with the salt that its inode numbers had then."""
+        server = self._by_key.get(key)
+        if server is None:
+            server = self._by_key[key] = Server(key, salt)
+        return server
+
     def connect(self, server: Server, user: User) -> Connection:
         """The connection of *user* to *server*, made if there is none."""
         connection = server.connections.get(user)

@@ -18,7 +18,7 @@ import struct
 from collections.abc import Callable
 
 from resmgr.dispatch import Dispatch, Timer
-from resmgr.fuse import formats
+from resmgr.fuse import formats, handover
 from resmgr.fuse.core import OutputItem
 from resmgr.fuse.formats import Opcode
 from resmgr.fuse.machine import Machine
@@ -31,6 +31,9 @@ BATCH = 32
 LOOK_EVERY = 16
 """A lone reader looks for a second request this often."""
 HEADERS = 4096
+QUIET = 3.0
+"""Seconds in which what was read is answered before the mount is handed over."""
+LOOK_AGAIN = 0.01
 POOL_MAX = 12
 """Buffers kept for later; more are given back to the system. Getting one is a millisecond of page faults."""
 POOL_IDLE = 2.0
@@ -74,6 +77,7 @@ class Session:
         self._least = 0
         """Fewest buffers in the pool since it was last trimmed."""
         self._alone = 0
+        self._reading = False
         self._aborted = False
         machine.borrow = self._borrow
         machine.on_output = self._flush
@@ -84,14 +88,62 @@ class Session:
     def start(self) -> None:
         """Begin to serve."""
         self._dispatch.attach_fd(self._fd, self._readable)
+        self._reading = True
+
+    def resume(self) -> None:
+        """Begin to serve a mount that another daemon served, with a machine that knows what that one knew (`handover`)."""
+        machine = self.machine
+        attributes = [formats.inval_inode(node.nodeid) for node in machine.nodes]
+
+        def told() -> None:
+            if self.closed:
+                return
+            if machine.resends:
+                try:
+                    os.write(self._fd, formats.resend())
+                except OSError as error:
+                    logger.warning("the kernel does not send again what waits: %s", error.strerror)
+            self.start()
+            machine.leases.resumed()
+
+        self._notify_all(attributes, told)
+
+    def hand_over(self, name_of: Callable[[int], str | None], done: Callable[[int, dict[str, object]], None]) -> None:
+        """Serve no more, but keep the mount: *done* is given the descriptor, the caller's from then on, and the state for the next daemon,
+        when what was read is answered, or after QUIET. *name_of*: as of `handover.state_of`."""
+        machine = self.machine
+        if self._reading:
+            self._dispatch.detach_fd(self._fd)
+            self._reading = False
+        machine.reopening.ask_tokens()
+        until = self._dispatch.now() + QUIET
+
+        def look() -> None:
+            if self.closed:
+                return
+            if handover.restless(machine) and self._dispatch.now() < until:
+                self._dispatch.call_at(self._dispatch.now() + LOOK_AGAIN, look)
+                return
+            handover.give_up(machine)
+            state = handover.state_of(machine, name_of)
+            fd, self._fd = self._fd, -1
+            self._end()
+            done(fd, state)
+
+        look()
 
     def close(self) -> None:
         """Stop serving: the kernel fails what is under way and everything later (ENOTCONN) until the mount is removed. Idempotent."""
         if self.closed:
             return
-        self.closed = True
-        self._dispatch.detach_fd(self._fd)
+        if self._reading:
+            self._dispatch.detach_fd(self._fd)
         os.close(self._fd)
+        self._end()
+
+    def _end(self) -> None:
+        self.closed = True
+        self._reading = False
         self.machine.close()
         self._pool.clear()
         if self._trim is not None:

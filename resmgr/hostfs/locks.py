@@ -16,17 +16,20 @@ import errno
 import fcntl
 import os
 import struct
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 
 from resmgr.channel import Message
 from resmgr.dispatch import Dispatch, Timer
 from resmgr.hostfs.device import FOREVER
+from resmgr.hostfs.grace import Entry, Grace
 from resmgr.hostfs.objects import HostClient, HostHandle
 from resmgr.hostfs.opened import own_path
 from resmgr.hostfs.streams import DeviceHandle
 from resmgr.iofunc.handle import Handle
 from resmgr.iofunc.locking import FileLocks
-from resmgr.iofunc.locks import END, WRITE, Owner
+from resmgr.iofunc.locks import END, UNLOCK, WRITE, Owner
+from resmgr.iomsg import LOCK_TEST
+from resmgr.iorequest import parse_lock
 
 AGAIN = 0.05
 F_OFD_SETLK = 37
@@ -49,16 +52,23 @@ class _Carrier:
 
 class HostLocks:
     """The LOCK handler of a `HostFs`, and its `resmgr.iofunc.locks.Outer`. Counts what `FileLocks` does, and `locks_not_carried`: locks
-    that the kernel could not be asked for, which only clients see."""
+    that the kernel could not be asked for, which only clients see; `locks_grace`: those that were held up after a restart."""
 
     def __init__(self, dispatch: Dispatch) -> None:
         self._dispatch = dispatch
         self._files = FileLocks(self)
-        self._files.counters["locks_not_carried"] = 0
+        self._files.counters.update({"locks_not_carried": 0, "locks_grace": 0})
         self.count_in = self._files.count_in
         self._carriers: dict[tuple[Hashable, Owner], _Carrier] = {}
         self._refused = False
         self._timer: Timer | None = None
+        self._grace: Grace | None = None
+
+    def remember(self, path: str, boot: bytes, noted: Iterable[Entry]) -> None:
+        """Note in the file *path* what other nodes have locked, and hold up others for what was noted there before (`grace`). Once; later
+        calls change nothing."""
+        if self._grace is None:
+            self._grace = Grace(self._dispatch, path, boot, noted)
 
     def answer(self, message: Message, client: HostClient, handle: Handle, flags: int) -> None:
         """The handler."""
@@ -68,11 +78,44 @@ class HostLocks:
         status = os.fstat(handle.fd)
         shared = handle.scope.write and handle.device.blocking_until != FOREVER and not isinstance(handle, DeviceHandle)
         key: _Key = (status.st_dev, status.st_ino, shared, handle.scope.write)
+        grace = self._grace
+        if grace is not None and grace.holds_up(status.st_dev, status.st_ino, client.info.node, handle.reopened):
+            request = parse_lock(message.data)
+            if request.operation != LOCK_TEST and request.kind != UNLOCK:
+                self._hold_up(grace, message, client, handle, key)
+                return
         self._files.answer(message, client, handle, key, handle.readable, handle.writable)
         self._watch()
 
+    def _hold_up(self, grace: Grace, message: Message, client: HostClient, handle: HostHandle, key: _Key) -> None:
+        """Others may have had what is asked for, and come for it yet."""
+        self._files.counters["locks_grace"] += 1
+
+        def go_on() -> None:
+            message.on_unblock = None
+            if message.answered:
+                return
+            if handle.closed:
+                message.error(errno.EBADF)
+                return
+            try:
+                self._files.answer(message, client, handle, key, handle.readable, handle.writable)
+            except OSError as error:
+                message.error(error.errno or errno.EIO)
+            self._watch()
+
+        def give_up() -> None:
+            forget()
+            message.error(errno.EINTR)
+
+        forget = grace.wait(go_on)
+        message.on_unblock = give_up
+
     def close(self) -> None:
         """Let the kernel's locks go. Idempotent."""
+        if self._grace is not None:
+            self._grace.close()
+            self._grace = None
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -96,6 +139,15 @@ class HostLocks:
 
     def take(self, key: Hashable, owner: Owner, kind: int, start: int, end: int) -> bool:
         assert isinstance(key, tuple)
+        if not self._take(key, owner, kind, start, end):
+            return False
+        if self._grace is not None and owner.node:
+            asker = self._files.asker((key, owner)).client
+            if asker is not None:
+                self._grace.took((key, owner), (key[0], key[1], asker.info.node))
+        return True
+
+    def _take(self, key: tuple[int, int, bool, bool], owner: Owner, kind: int, start: int, end: int) -> bool:
         if not key[2]:
             return True
         try:
@@ -124,6 +176,8 @@ class HostLocks:
             self._files.counters["locks_not_carried"] += 1
 
     def forget(self, key: Hashable, owner: Owner) -> None:
+        if self._grace is not None:
+            self._grace.gave((key, owner))
         carrier = self._carriers.pop((key, owner), None)
         if carrier is not None:
             os.close(carrier.fd)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import resource
+from collections.abc import Iterable
 from functools import partial
 
 from resmgr.access import SCOPE_NONE, Policy
@@ -19,6 +20,7 @@ from resmgr.channel import PID_SYSTEM, Kernel
 from resmgr.hostfs import connects, inout
 from resmgr.hostfs.device import Devices
 from resmgr.hostfs.fetches import Fetches
+from resmgr.hostfs.grace import Entry
 from resmgr.hostfs.identity import Switch
 from resmgr.hostfs.locks import HostLocks
 from resmgr.hostfs.mountpoints import MountPoints
@@ -104,6 +106,11 @@ class HostFs(Running):
         self.watching = Watching(kernel.own_dispatch, self.devices.ino, self.mounts, self.counters)
         self.locks.count_in(self.counters)
         self.special.serve(self.manager, self.ops)
+
+    def remember_locks(self, path: str, noted: Iterable[Entry]) -> None:
+        """Note in the file *path* what other nodes have locked. Who had locks when an earlier daemon ended, as *noted* (`grace.read`), gets
+        them before others."""
+        self.locks.remember(path, boot_id(), noted)
 
     def set_policy(self, policy: Policy) -> None:
         """Use *policy* from now on. Handles of remote clients are closed (EBADF): they were given under the old one."""

@@ -21,7 +21,20 @@ if TYPE_CHECKING:
 class HostHandle(Handle):
     """A base handle (O_PATH descriptor) or an open control block. Owns its descriptor."""
 
-    __slots__ = ("after_close", "append", "device", "directory", "fd", "inode", "place", "readable", "scope", "stream", "writable")
+    __slots__ = (
+        "after_close",
+        "append",
+        "device",
+        "directory",
+        "fd",
+        "inode",
+        "place",
+        "readable",
+        "reopened",
+        "scope",
+        "stream",
+        "writable",
+    )
 
     def __init__(self, fd: int, scope: Scope, device: Device, directory: bool, flags: int = os.O_PATH) -> None:
         super().__init__()
@@ -34,6 +47,8 @@ class HostHandle(Handle):
         self.place: tuple[int, bytes] | None = None
         """A file's directory (`ino`) and name, as it was opened."""
         self.after_close: Callable[[], None] | None = None
+        self.reopened = False
+        """By a token: its client had it open before."""
         access = flags & os.O_ACCMODE
         opened = not flags & os.O_PATH
         self.readable = opened and access != os.O_WRONLY

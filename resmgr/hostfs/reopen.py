@@ -111,6 +111,7 @@ class Reopening:
         def open_same(where: HostHandle, path: bytes) -> Opened:
             opened = ops.open(where, ConnectRequest(Connect.OPEN, flags, 0, path))
             if isinstance(opened, Opened) and opened.ocb is not None and is_same(opened.ocb.fd):
+                opened.ocb.reopened = True
                 return opened
             opened.discard()
             raise OSError(errno.ESTALE, "the name leads to another file")

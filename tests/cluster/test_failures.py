@@ -1,7 +1,8 @@
 """Programs in the middle of every kind of operation on another node's files, while the way, the node or a daemon fails: what they are told,
 in what time, whether they go on afterwards with what they had open, and whether what they were told is written is there.
 
-Every fault, in an order and with lengths of the seed: python -m tests.cluster.test_failures [SEED [ROUNDS [MOUNT OPTIONS]]]
+Every fault, or those named, in an order and with lengths of the seed:
+python -m tests.cluster.test_failures [SEED [ROUNDS [MOUNT OPTIONS [FAULT...]]]]
 """
 
 from __future__ import annotations
@@ -165,6 +166,7 @@ FAULTS: dict[str, Fault] = {
     "peer's daemon killed": Fault(_signal("b", signal.SIGKILL), _up("b"), SHORT, frozenset(GONE)),
     "upgrade": Fault(_run("b", "qnet", "down"), _up("b"), (0.0, 0.5), frozenset(GONE)),
     "power": Fault(lambda two: two.cluster.kill("b"), _reboot, SHORT, frozenset(LOST)),
+    "own daemon restarted": Fault(_run("a", "qnet", "restart"), lambda two: two.find(), (0.0, 0.5), frozenset(GONE), 10.0),
     "own daemon killed": Fault(_signal("a", signal.SIGKILL), _up("a"), SHORT, frozenset(OWN)),
 }
 
@@ -190,7 +192,7 @@ class Stage:
         self.workers.wait_until_all_work(time.monotonic())
         told = [one for one in self.workers.heard()[first:] if "error" in one]
         for one in told:
-            if self.hard and one["op"] not in NOT_TWICE and fault.may == GONE:
+            if (self.hard or name == "own daemon restarted") and one["op"] not in NOT_TWICE and fault.may == GONE:
                 assert not one["error"], f"{name}: {one['op']}: {errno.errorcode[one['error']]} on a hard mount"
             may = {0, *fault.may, *(BRIEF if one["op"] == "append" and fault.may else ())}
             assert one["error"] in may, f"{name}: {one['op']}: {errno.errorcode[one['error']]}"
@@ -246,11 +248,11 @@ def test_the_peers_daemon_is_killed_and_upgraded() -> None:
         there.check()
 
 
-def report(seed: int, rounds: int, options: str) -> None:
-    print(f"seed {seed}, {options}", flush=True)
+def report(seed: int, rounds: int, options: str, faults: list[str]) -> None:
     for number in range(rounds):
+        print(f"seed {seed + number}, {options}", flush=True)
         with stage(seed + number, options) as there:
-            names = list(FAULTS)
+            names = faults or list(FAULTS)
             there.random.shuffle(names)
             for name in names:
                 there.play(name)
@@ -260,4 +262,4 @@ def report(seed: int, rounds: int, options: str) -> None:
 
 if __name__ == "__main__":
     arguments = [*sys.argv[1:], *("1", "1", "soft")[len(sys.argv) - 1 :]]
-    report(int(arguments[0]), int(arguments[1]), arguments[2])
+    report(int(arguments[0]), int(arguments[1]), arguments[2], arguments[3:])

@@ -39,3 +39,34 @@ def test_a_mount_that_does_not_answer(start_cluster: Start) -> None:
         assert cluster.run("a", "timeout", "5", "ls", "-ld", "/net/b/tmp/disks/good").returncode == 0
         assert " b     up" in " " + cluster.run("a", "qnet", "nodes").stdout.splitlines()[-1]
         assert cluster.run("b", "timeout", "5", "qnet", "status").returncode == 0
+
+
+HOLD = """
+import ctypes, os, sys
+pid = int(sys.argv[1])
+call = ctypes.CDLL(None, use_errno=True).syscall
+pidfd = os.pidfd_open(pid)
+held = [
+    call(438, pidfd, int(fd), 0)
+    for fd in os.listdir(f"/proc/{pid}/fd")
+    if os.path.islink(f"/proc/{pid}/fd/{fd}") and os.readlink(f"/proc/{pid}/fd/{fd}") == "/dev/fuse"
+]
+os.kill(pid, 9)
+print(len(held), flush=True)
+sys.stdin.read()
+"""
+"""Keeps a daemon's /dev/fuse as the kernel does when it cannot let a killed thread go, and kills the daemon."""
+
+
+def test_a_killed_daemon_whose_connection_is_not_ended(start_cluster: Start) -> None:
+    cluster = start_cluster("[nodes.a]\n[nodes.b]\n")
+    cluster.run("a", "qnet", "nodes", "--wait", "b")
+    pid = cluster.run("a", "sh", "-c", "cat /run/qnet/lock").stdout.strip()
+    with cluster.running("a", "python3", "-c", HOLD, pid) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"1\n"
+        assert cluster.run("a", "timeout", "0.5", "stat", "/net/b/etc", check=False).returncode == 124
+        cluster.run("a", "timeout", "20", "qnet", "up")
+        cluster.run("a", "qnet", "nodes", "--wait", "b")
+        assert cluster.run("a", "timeout", "5", "cat", "/net/b/etc/hostname").stdout == "b\n"
+        assert cluster.run("a", "grep", "-c", " /net ", "/proc/mounts").stdout == "1\n"

@@ -26,7 +26,7 @@ class SlowMount(Mount):
         self.answered = threading.Event()
         self.gone = False
 
-    def detach(self, *, lazy: bool = True) -> None:
+    def detach(self, *, lazy: bool = True, abort: bool = False) -> None:
         assert self.answered.wait(5.0), "the dispatch waits for itself"
         self.gone = True
 

@@ -549,7 +549,7 @@ def test_a_node_that_does_not_take_its_answers_gets_no_more_of_them(node: bool) 
 
 
 def test_caps_answer_eagain() -> None:
-    world = World("node", limits=Limits(pending=3, connections=2, held=30_000))
+    world = World("node", limits=Limits(pending=3, connections=2, held=40_000))
     held: list[Message] = []
     channel = world.channel(held.append)
     connections = [world.connect(channel) for _ in range(3)]
@@ -582,6 +582,48 @@ def test_caps_answer_eagain() -> None:
     world.run()
     assert world.peers[1].statistics().refused == 4
     world.assert_empty()
+
+
+def test_one_user_of_a_node_leaves_room_for_others() -> None:
+    """Connections, messages and bytes that servers hold: three quarters are one user's at most, and are given back."""
+    world = World("node", limits=Limits(pending=8, connections=4, held=40_000))
+    held: list[Message] = []
+    channel = world.channel(held.append)
+    other = Credentials(77, 77)
+    refused: list[Connection] = []
+    results: list[int] = []
+    for _ in range(2):
+        mine = [world.connect(channel) for _ in range(4)]
+        refused.clear()
+        results.clear()
+        for connection in mine:
+            connection.submit((b"x",), 0, lambda status, reply, one=connection: refused.append(one))  # type: ignore[misc]  # its own
+        world.run()
+        assert len(refused) == 1
+        mine.remove(refused[0])
+        refused[0].close()
+        theirs = world.connect(channel, other)
+        for connection in (mine[0], mine[0], mine[1], mine[2], theirs, theirs):
+            connection.submit((b"x",), 0, lambda status, reply: results.append(status))
+        world.run()
+        # Six of mine, two of the other's: all eight, and one too many of mine.
+        assert results == [-errno.EAGAIN]
+        for message in held:
+            message.reply()
+        world.run()
+        held.clear()
+        results.clear()
+        for connection in (*mine, mine[0], theirs):
+            connection.submit((bytes(9_000),), 0, lambda status, reply: results.append(status))
+        world.run()
+        assert results == [-errno.EAGAIN]
+        for message in held:
+            message.reply()
+        held.clear()
+        for connection in (*mine, theirs):
+            connection.close()
+        world.run()
+        world.assert_empty()
 
 
 def test_descriptors_do_not_cross_nodes() -> None:

@@ -159,8 +159,25 @@ def test_an_answer_older_than_the_event_is_not_believed(rig: Rig) -> None:
     rig.run(0.3)
 
     assert rig.answers[unique].entry[1] == 1
-    assert validity(rig.answers[unique]) == (1, 1)
+    assert struct.unpack_from("=QQII", rig.answers[unique].body, 16) == (0, 0, 0, 0)
     assert rig.lookup(node, b"f3").entry[1] == 23
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_that_a_name_does_not_exist_in_an_answer_older_than_the_event_is_not_believed(rig: Rig, many: bool) -> None:
+    node = leased(rig)
+    rig.fs.faults.append(Fault("lookup", b"new", delay=0.2, code=errno.ENOENT, times=1))
+    unique = rig.start(Opcode.LOOKUP, node, b"new\0")
+    rig.run(0.05)
+    rig.fs.add(b"d/new", b"")
+    if many:
+        # More names than are remembered.
+        for number in range(NAMES_MAX + 1):
+            rig.fs.add(b"d/more%d" % number, b"")
+    rig.run(0.3)
+
+    assert rig.answers[unique].error == -errno.ENOENT
+    assert rig.lookup(node, b"new").nodeid
 
 
 def test_an_event_that_overtakes_the_answer_that_begins_the_lease(rig: Rig) -> None:
@@ -255,6 +272,7 @@ def test_a_silent_node_ends_the_belief_and_a_heard_one_begins_it_anew(rig: Rig) 
     nodes, entries = told(rig)
     assert {node, child} <= nodes
     assert {(node, b"f1"), (node, b"none")} <= entries
+    rig.run(0.001)
     assert validity(rig.lookup(node, b"f1")) == (1, 1)
     # What changed meanwhile is seen, although no event was waited for.
     rig.run(1)

@@ -457,6 +457,63 @@ print(sum(place in line for line in open("/proc/self/mountinfo")))
     assert result.stdout.splitlines() == ["Transport endpoint is not connected", "1", "0"], result.stderr
 
 
+def test_a_mount_that_is_known_to_be_left_is_aborted_and_not_looked_at(tmp_path: Path) -> None:
+    """Somebody still holds its connection, and answers nothing: a look at it would wait."""
+    code = f"""
+import os
+from resmgr.fuse.mount import Mount, MountError
+from resmgr.fuse.options import FuseOptions
+place = {str(tmp_path)!r}
+old = Mount(place, FuseOptions())
+held = old.attach()
+os.read(held, 1 << 21)
+try:
+    Mount(place, FuseOptions()).attach()
+except MountError as error:
+    print(error.strerror)
+mount = Mount(place, FuseOptions())
+fd = mount.attach({{old.device}})
+try:
+    os.read(held, 1 << 21)
+except OSError as error:
+    print(error.strerror)
+print(sum(place in line for line in open("/proc/self/mountinfo")))
+os.close(fd)
+mount.detach()
+"""
+    said = run_isolated(code).stdout.splitlines()
+
+    assert said == [
+        f"{tmp_path} is mounted already and its server says nothing; umount -f {tmp_path}, if nobody serves it any more",
+        "No such device",
+        "1",
+    ]
+
+
+def test_what_waits_in_the_kernel_ends_with_a_mount_that_is_not_served_any_more(tmp_path: Path) -> None:
+    """A thread of ours may be there, and then the connection outlives the session's descriptor."""
+    code = f"""
+import os, subprocess, sys, time
+from resmgr.fuse.mount import Mount
+from resmgr.fuse.options import FuseOptions
+place = {str(tmp_path)!r}
+mount = Mount(place, FuseOptions())
+fd = mount.attach()
+held = os.dup(fd)
+os.set_blocking(held, True)
+os.read(held, 1 << 21)
+waits = subprocess.Popen([sys.executable, "-c", "import os, sys; os.stat(sys.argv[1])", place], stderr=subprocess.PIPE, text=True)
+time.sleep(0.2)
+os.close(fd)
+print(waits.poll())
+mount.detach(abort=True)
+print(waits.communicate()[1].splitlines()[-1].partition(":")[0])
+"""
+    said = run_isolated(code)
+
+    assert said.stdout.splitlines() == ["None", "OSError"], said.stderr
+
+
 def test_mount_in_the_namespace_that_the_daemon_left(tmp_path: Path) -> None:
     """The daemon does not see its own mount, its old namespace does, and read-ahead is raised."""
     code = f"""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import struct
 from collections.abc import Callable, Iterator
@@ -166,6 +167,37 @@ def test_one_that_was_open_too_briefly_is_not_closed_without_an_error(far: Make)
     assert read(rig, node, fh).error == -errno.ESTALE
 
 
+@pytest.mark.parametrize("failure", [Failure.SOFT, Failure.HARD])
+@pytest.mark.parametrize("change", ["nothing", "contents", "another"])
+def test_one_that_was_open_too_briefly_and_is_still_what_it_was(far: Make, failure: Failure, change: str) -> None:
+    """The question for its token is on the way, or not asked yet."""
+    rig = far(failure)
+    opened(rig, name=b"other")  # its server gives tokens
+    path = rig.root / "f"
+    path.write_bytes(b"0123456789")
+    node = rig.ask(Opcode.LOOKUP, 1, b"f\0").nodeid
+    fh = rig.ask(Opcode.OPEN, node, formats.OPEN_IN.pack(os.O_RDWR, 0)).fh
+    rig.fail("restart")
+    if change == "contents":
+        path.write_bytes(b"9876543210")
+    elif change == "another":
+        path.unlink()
+        path.write_bytes(b"0123456789")
+    rig.run(AWAY + 0.1)
+    answer = read(rig, node, fh)
+    if change == "nothing":
+        assert answer.body == b"0123456789"
+        assert write(rig, node, fh, b"abc") == 0
+        rig.run(0.5)
+        # It has a token now.
+        fail(rig, "restart")
+        assert flush(rig, node, fh) == 0
+        assert path.read_bytes() == b"abc3456789"
+    else:
+        assert answer.error == -errno.ESTALE
+        assert read(rig, node, fh).error == -errno.ESTALE
+
+
 def test_a_listing_goes_on(far: Make) -> None:
     rig = far()
     names = {b"name%04d" % number for number in range(600)}
@@ -204,17 +236,54 @@ def test_locks_are_taken_again(far: Make) -> None:
     assert rig.ask(Opcode.SETLK, node, LOCK(other_fh, 8, 0, 999, 1, 6, 0)).error == 0
 
 
-def test_locks_that_somebody_took_are_an_error(far: Make) -> None:
+def kernel_lock(path: Path) -> int:
+    """A program of the server's machine locks a file; its descriptor."""
+    fd = os.open(path, os.O_RDWR)
+    fcntl.fcntl(fd, 37, struct.pack("@hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 50, 10, 0))  # F_OFD_SETLK: it is this process that serves
+    return fd
+
+
+@pytest.mark.parametrize("failure", [Failure.SOFT, Failure.HARD])
+def test_locks_are_taken_again_though_nobody_asks(far: Make, failure: Failure) -> None:
+    rig = far(failure)
+    node, fh = opened(rig)
+    assert rig.ask(Opcode.SETLK, node, LOCK(fh, 7, 50, 60, 1, 5, 0)).error == 0
+    rig.fail("restart", 20.0)
+    rig.run(20.3)
+    with pytest.raises(OSError, match="unavailable"):
+        kernel_lock(rig.root / "f")
+    assert rig.machine.drops["reopened"] == 1
+
+
+def test_for_how_long_locks_are_taken_again_though_nobody_asks(far: Make) -> None:
     rig = far()
     node, fh = opened(rig)
+    assert rig.ask(Opcode.SETLK, node, LOCK(fh, 7, 50, 60, 1, 5, 0)).error == 0
+    rig.fail("restart", 100.0)
+    rig.run(70)
+    tried = rig.machine.drops["reopen_tried"]
+    rig.run(31)
+    assert rig.machine.drops["reopen_tried"] == tried < 60 / 0.25 + 2
+    assert read(rig, node, fh).error == 0
+    with pytest.raises(OSError, match="unavailable"):
+        kernel_lock(rig.root / "f")
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_locks_that_somebody_took_are_an_error(far: Make, asked: bool) -> None:
+    """Told once, whether somebody waits for it or asks later."""
+    rig = far(Failure.HARD)
+    node, fh = opened(rig)
     assert rig.ask(Opcode.SETLK, node, LOCK(fh, 7, 0, 99, 1, 5, 0)).error == 0
-    fail(rig, "restart")
-    other, other_fh = opened(rig)
-    assert rig.ask(Opcode.SETLK, node, LOCK(other_fh, 8, 50, 60, 1, 6, 0)).error == 0
+    rig.fail("restart")
+    fd = kernel_lock(rig.root / "f")
+    if not asked:
+        rig.run(AWAY + 0.5)
     assert read(rig, node, fh).error == -errno.EIO
     assert read(rig, node, fh).error == -errno.ESTALE
-    assert read(rig, other, other_fh).error == 0
     assert rig.machine.drops["locks_lost"] == 1
+    os.close(fd)
+    assert read(rig, *opened(rig, name=b"g")).error == 0
 
 
 @pytest.mark.parametrize("failure", [Failure.SOFT, Failure.HARD])

@@ -1,0 +1,70 @@
+"""`qnet restart`: end this node's daemon and start the next one, which takes over its mounts: programs go on with what they have open on
+/net.
+
+This command holds the mounts while there is no daemon. If it is killed then, or the next daemon does not start, they are gone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from qnetpy.cli.output import CommandError, as_json
+
+HAND_OVER_SECONDS = 10.0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from qnetpy.cli import up
+
+    up.add_start_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    from qnetpy.cli import daemon, down, up
+    from qnetpy.cli.settings import load
+
+    config = load(args.config)
+    # What is wrong with the configuration is found while the old one runs.
+    argv = daemon.command_line(config, args.config, args.interface, args.fault)
+    daemon.check_identity(config)
+    run_dir = config.node.run_dir
+    descriptors: tuple[int, ...] = ()
+    points: list[str] = []
+    if daemon.running_pid(run_dir):
+        descriptors, points = _mounts(args.config)
+    try:
+        down.stop(run_dir)
+        pid = up.start(argv, Path(run_dir), descriptors)
+    finally:
+        for fd in descriptors:
+            os.close(fd)
+    if args.json:
+        print(as_json({"pid": pid, "run_dir": run_dir, "mounts": points}))
+    else:
+        kept = f", {', '.join(points)} kept" if points else ""
+        print(f"node is up: process {pid}, log {run_dir}/log{kept}")
+    return 0
+
+
+def _mounts(config: str | None) -> tuple[tuple[int, ...], list[str]]:
+    """The running daemon's mounts: descriptors, which are the caller's, and where they are."""
+    from qnetpy.channels import CHID_CONTROL
+    from qnetpy.cli import daemon
+    from qnetpy.controlformat import REPLY_MAX, pack_request, unpack_reply
+    from resmgr.errors import ResmgrError
+    from resmgr.ids import ND_LOCAL, PID_SYSTEM
+
+    with daemon.connect(config) as client:
+        try:
+            reply = client.connect(ND_LOCAL, PID_SYSTEM, CHID_CONTROL).send(
+                pack_request("hand-over"), reply_len=REPLY_MAX, timeout=HAND_OVER_SECONDS
+            )
+        except ResmgrError as error:
+            raise CommandError(f"the daemon does not hand over its mounts: {error.strerror or error}", "qnet down, then qnet up") from error
+    told = unpack_reply(bytes(reply.data))
+    if isinstance(told.get("error"), str):
+        raise CommandError(str(told["error"]), "qnet down, then qnet up")
+    points = told.get("mounts")
+    return reply.descriptors, [str(point) for point in points] if isinstance(points, list) else []

@@ -1,0 +1,81 @@
+"""Mounts on their way from one daemon to the next (docs/decisions/fuse-hand-over.md).
+
+The running daemon answers `hand-over` with descriptors: a memory file with what the next one has to know, then the /dev/fuse of each mount.
+`qnet restart` keeps them while there is no daemon, and starts the next one with them; ENVIRONMENT there has their numbers.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import attrs
+
+from resmgr.channel import Message
+from resmgr.ids import DESCRIPTORS_MAX
+
+ENVIRONMENT = "QNET_HANDED"
+MOUNTS_MAX = DESCRIPTORS_MAX - 1
+STATE_MAX = 64 << 20
+"""Bytes of the memory file: some 300,000 names that the kernel knows."""
+
+
+@attrs.frozen
+class Handed:
+    """One mount: what was told of it, and its /dev/fuse, the holder's to close."""
+
+    told: Mapping[str, Any]
+    device: int
+
+
+def give(message: Message, mounts: Sequence[Mapping[str, object]], devices: Sequence[int]) -> None:
+    """Answer `hand-over`; *devices* are closed here."""
+    try:
+        data = json.dumps({"mounts": mounts}).encode()
+        if len(data) > STATE_MAX:
+            message.reply(0, json.dumps({"error": f"what the kernel knows of the mounts takes more than {STATE_MAX >> 20} MiB"}).encode())
+            return
+        memory = os.memfd_create("qnet-mounts", os.MFD_CLOEXEC)
+        try:
+            with open(memory, "wb", closefd=False) as file:
+                file.write(data)
+            facts = {"mounts": [mount["point"] for mount in mounts]}
+            message.reply(0, json.dumps(facts).encode(), descriptors=(memory, *devices))
+        finally:
+            os.close(memory)
+    finally:
+        for device in devices:
+            os.close(device)
+
+
+def environment(descriptors: Sequence[int]) -> dict[str, str]:
+    """Of the next daemon, which is started with these descriptors."""
+    return {ENVIRONMENT: ",".join(map(str, descriptors))}
+
+
+def take(complain: Callable[[str], None]) -> list[Handed]:
+    """What this process was started with, once. What cannot be read is closed, and *complain* told why."""
+    said = os.environ.pop(ENVIRONMENT, "")
+    if not said:
+        return []
+    devices: list[int] = []
+    try:
+        memory, *devices = map(int, said.split(","))
+        for fd in (memory, *devices):
+            os.set_inheritable(fd, False)
+        for fd in devices:
+            os.set_blocking(fd, False)
+        with open(memory, "rb") as file:
+            file.seek(0)
+            mounts = json.loads(file.read(STATE_MAX))["mounts"]
+        return [Handed(told, device) for told, device in zip(mounts, devices, strict=True)]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        complain(f"the mounts of the daemon before are lost: {error}")
+        for fd in devices:
+            try:
+                os.close(fd)
+            except OSError:
+                continue
+        return []

@@ -1,0 +1,103 @@
+"""`qnet restart` on the node whose programs use /net: they go on with what they have open."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+
+import pytest
+
+from qnetpy.testing import cluster as kit
+
+pytestmark = [pytest.mark.cluster, pytest.mark.priv]
+Start = Callable[..., kit.Cluster]
+TOPOLOGY = """
+title = "restart"
+[[config.access.users]]
+mapping = "identity"
+root = "root"
+[[config.access.exports]]
+path = "/"
+verbs = ["read", "write"]
+[nodes.a]
+[nodes.b]
+"""
+PROGRAM = """
+import fcntl, json, os, sys, time
+os.makedirs("/net/b/tmp/work/deep", exist_ok=True)
+os.chdir("/net/b/tmp/work/deep")
+for number in range(3000):
+    open("/net/b/tmp/work/%d" % number, "w").close() if number < 40 else None
+fd = os.open("file", os.O_RDWR | os.O_CREAT, 0o644)
+os.write(fd, b"begin")
+fcntl.lockf(fd, fcntl.LOCK_EX, 5, 0)
+log = open("log", "ab", buffering=0)
+listing = os.scandir("/net/b/tmp/work")
+first = next(listing).name
+gone = open("gone", "w+b", buffering=0)
+os.unlink("gone")
+print("ready", flush=True)
+errors, slowest, count = [], 0.0, 0
+while True:
+    began = time.monotonic()
+    try:
+        os.pwrite(fd, b"%08d" % count, 8)
+        assert os.pread(fd, 8, 8) == b"%08d" % count
+        os.stat("file")
+        log.write(b"%08d" % count)
+        count += 1
+    except OSError as error:
+        errors.append([error.errno, str(error)])
+    slowest = max(slowest, time.monotonic() - began)
+    if os.path.exists("/tmp/enough"):
+        break
+try:
+    gone.read()
+    stale = 0
+except OSError as error:
+    stale = error.errno
+said = {"errors": errors, "slowest": slowest, "count": count, "cwd": os.listdir("."), "stale": stale}
+said["listing"] = sorted([first, *(entry.name for entry in listing)]) == sorted(os.listdir(".."))
+os.fsync(fd)
+os.close(fd)
+print(json.dumps(said), flush=True)
+"""
+
+
+def test_programs_go_on_over_a_restart_of_their_own_daemon(start_cluster: Start) -> None:
+    cluster = start_cluster(TOPOLOGY)
+    cluster.run("a", "qnet", "nodes", "--wait", "b")
+    with cluster.running("a", sys.executable, "-c", PROGRAM) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        # Its lock is held again.
+        locked = "import fcntl; fcntl.lockf(open('/tmp/work/deep/file', 'r+'), fcntl.LOCK_EX | fcntl.LOCK_NB)"
+        for _ in range(2):
+            told = json.loads(cluster.run("a", "qnet", "restart", "--json").stdout)
+            assert told["mounts"] == ["/net"]
+            assert cluster.run("a", "grep", "-c", " /net ", "/proc/mounts").stdout == "1\n"
+            cluster.run("a", "timeout", "20", "cat", "/net/b/etc/hostname")
+            kit.wait_for(lambda: cluster.run("b", sys.executable, "-c", locked, check=False).returncode == 1, 5.0, "locked again")
+        cluster.run("a", "touch", "/tmp/enough")
+        said = json.loads(process.stdout.readline())
+    assert said["errors"] == []
+    assert said["count"] > 10
+    assert said["listing"]
+    assert sorted(said["cwd"]) == ["file", "log"]
+    assert said["stale"] == 116
+    assert said["slowest"] < 15.0
+    log = cluster.run("b", "cat", "/tmp/work/deep/log").stdout
+    assert log == "".join(f"{number:08d}" for number in range(said["count"]))
+
+
+def test_a_restart_that_fails_leaves_nothing_behind(start_cluster: Start) -> None:
+    cluster = start_cluster(TOPOLOGY)
+    cluster.run("a", "qnet", "nodes", "--wait", "b")
+    refused = cluster.run("a", "qnet", "restart", "--interface", "none0", check=False)
+    assert refused.returncode == 1
+    assert cluster.run("a", "timeout", "5", "ls", "/net", check=False).returncode
+    cluster.run("a", "timeout", "20", "qnet", "restart")
+    cluster.run("a", "qnet", "nodes", "--wait", "b")
+    assert cluster.run("a", "timeout", "5", "cat", "/net/b/etc/hostname").stdout == "b\n"
+    assert cluster.run("a", "grep", "-c", " /net ", "/proc/mounts").stdout == "1\n"

@@ -1,0 +1,174 @@
+"""Locks of other nodes' programs over a restart of the daemon that serves the files."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import attrs
+import pytest
+
+from resmgr.access import Export
+from resmgr.hostfs import grace
+from resmgr.hostfs.grace import GRACE, TIDY_AFTER
+from resmgr.hostfs.manager import HostFs
+from resmgr.hostfs.reopen import boot_id
+from resmgr.iofunc.locks import READ, UNLOCK, WRITE
+from resmgr.iomsg import LOCK_SET, LOCK_WAIT, Connect, Entry, Io
+from resmgr.iorequest import LOCK_END, ConnectRequest, LockRequest, pack_lock
+from resmgr.testing.hostdir import HostDirectory
+from resmgr.testing.ioclient import IoClient
+
+
+def asks(kind: int, start: int = 0, end: int = LOCK_END, *, operation: int = LOCK_SET) -> LockRequest:
+    return LockRequest(operation, kind, start, end, 1, 0, False)
+
+
+def opened(client: IoClient, name: bytes) -> Entry:
+    return client.open(name, os.O_RDWR)
+
+
+@attrs.define
+class Restarts:
+    """A directory that one daemon after the other serves."""
+
+    host: HostDirectory
+    record: Path
+
+    def start(self) -> None:
+        policy = self.host.policy(exports=(Export("/", ["read", "write"]),))
+        key = self.host.fs.reopening.key
+        self.host.fs.destroy()
+        self.host.fs = HostFs(self.host.kernel, policy, root=str(self.host.root))
+        self.host.fs.reopening.key = key
+        self.host.fs.remember_locks(str(self.record), grace.read(str(self.record), boot_id()))
+
+    def locked(self, node: str, name: bytes = b"f") -> bytes:
+        """A client of *node* locks the first ten bytes of a file; the token of the file."""
+        client = self.host.remote(node)
+        entry = opened(client, name)
+        client.lock(entry.target, entry.ocb, asks(WRITE, 0, 10))
+        return bytes(client.io(entry.target, Io.IDENTIFY, entry.ocb))
+
+    def reopened(self, node: str, token: bytes, name: bytes = b"f") -> tuple[IoClient, Entry]:
+        client = self.host.remote(node)
+        return client, Entry.parse(client.connect(ConnectRequest(Connect.REOPEN, os.O_RDWR, 0, name, path2=token)))
+
+
+@pytest.fixture
+def restarts(host: HostDirectory, tmp_path: Path) -> Restarts:
+    (host.root / "f").write_bytes(b"")
+    (host.root / "g").write_bytes(b"")
+    made = Restarts(host, tmp_path / "record")
+    made.start()
+    return made
+
+
+def test_who_had_a_lock_gets_it_before_others(restarts: Restarts) -> None:
+    host = restarts.host
+    token = restarts.locked("owner")
+    restarts.start()
+    # Also before another program of his node, and one of this node.
+    at = [(client, opened(client, b"f")) for client in (host.remote("other"), host.remote("owner"), host.client())]
+    begun = [client.begin(one.target, pack_lock(one.ocb, asks(WRITE, 5, 20))) for client, one in at]
+    other, one = at[0]
+    waiting = other.begin(one.target, pack_lock(one.ocb, asks(READ, 0, 1, operation=LOCK_WAIT)))
+    # What nobody had is free at once, and what is given up needs no grace.
+    elsewhere = opened(other, b"g")
+    other.lock(elsewhere.target, elsewhere.ocb, asks(WRITE))
+    other.lock(one.target, one.ocb, asks(UNLOCK))
+    host.dispatch.run_for(GRACE / 2)
+    assert [each.status for each in (*begun, waiting)] == [None] * 4
+    client, again = restarts.reopened("owner", token)
+    client.lock(again.target, again.ocb, asks(WRITE, 0, 10))
+    host.dispatch.run_for(GRACE / 2 + 0.1)
+    assert [each.status for each in (*begun, waiting)] == [-errno.EAGAIN] * 3 + [None]
+    assert host.fs.counters["locks_grace"] == 4
+    client.close_all()
+    host.dispatch.run_for(0.1)
+    assert waiting.status == 0
+
+
+def test_who_does_not_come_back_is_not_waited_for(restarts: Restarts) -> None:
+    host = restarts.host
+    restarts.locked("owner")
+    restarts.start()
+    other = host.remote("other")
+    entry = opened(other, b"f")
+    begun = other.begin(entry.target, pack_lock(entry.ocb, asks(WRITE)))
+    host.dispatch.run_for(GRACE + 0.1)
+    assert begun.status == 0
+    # Nor by the daemon after that.
+    other.close_all()
+    host.dispatch.run_for(TIDY_AFTER + 0.1)
+    assert not restarts.record.exists()
+    restarts.start()
+    third = host.remote("third")
+    again = opened(third, b"f")
+    third.lock(again.target, again.ocb, asks(WRITE))
+
+
+def test_who_had_no_lock_is_no_owner_though_he_opens_again(restarts: Restarts) -> None:
+    host = restarts.host
+    restarts.locked("owner")
+    other = host.remote("other")
+    entry = opened(other, b"f")
+    token = bytes(other.io(entry.target, Io.IDENTIFY, entry.ocb))
+    restarts.start()
+    client, again = restarts.reopened("other", token)
+    begun = client.begin(again.target, pack_lock(again.ocb, asks(WRITE)))
+    assert begun.status is None
+    host.dispatch.run_for(GRACE + 0.1)
+    assert begun.status == 0
+
+
+def test_what_waits_for_the_grace_period_is_taken_back_and_closed(restarts: Restarts) -> None:
+    host = restarts.host
+    restarts.locked("owner")
+    restarts.start()
+    other = host.remote("other")
+    one, two = opened(other, b"f"), opened(other, b"f")
+    unblocked, closed = (other.begin(each.target, pack_lock(each.ocb, asks(WRITE))) for each in (one, two))
+    unblocked.unblock()
+    assert unblocked.status == -errno.EINTR
+    other.close(two.target, two.ocb)
+    third = host.remote("third")
+    gone = opened(third, b"f")
+    third.begin(gone.target, pack_lock(gone.ocb, asks(WRITE)))
+    third.close_all()
+    host.dispatch.run_for(GRACE + 0.1)
+    assert closed.status == -errno.EBADF
+    last = host.remote("last")
+    again = opened(last, b"f")
+    last.lock(again.target, again.ocb, asks(WRITE))
+
+
+def test_locks_of_this_machine_and_of_another_boot_have_no_grace_period(restarts: Restarts) -> None:
+    host = restarts.host
+    local = host.client()
+    entry = opened(local, b"f")
+    local.lock(entry.target, entry.ocb, asks(WRITE))
+    assert not restarts.record.exists()
+    local.close_all()
+    status = os.stat(host.root / "f")
+    restarts.record.write_text(f'["00", {status.st_dev}, {status.st_ino}, "owner"]\n[1]\n{{}}\nnonsense\n')
+    restarts.start()
+    other = host.remote("other")
+    one = opened(other, b"f")
+    other.lock(one.target, one.ocb, asks(WRITE))
+
+
+def test_the_record_is_bounded_and_not_written_for_each_lock(restarts: Restarts, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grace, "ENTRIES_MAX", 1)
+    host = restarts.host
+    client = host.remote("owner")
+    entry, other = opened(client, b"f"), opened(client, b"g")
+    for _ in range(3):
+        client.lock(entry.target, entry.ocb, asks(WRITE))
+        client.lock(other.target, other.ocb, asks(WRITE))
+        client.lock(entry.target, entry.ocb, asks(UNLOCK))
+        client.lock(other.target, other.ocb, asks(UNLOCK))
+    assert len(restarts.record.read_bytes().splitlines()) == 1
+    host.dispatch.run_for(TIDY_AFTER + 0.1)
+    assert not restarts.record.exists()
