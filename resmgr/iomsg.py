@@ -93,6 +93,8 @@ BIRTH = struct.Struct("!q")
 """Nanoseconds since the epoch."""
 LOOKUP_WATCH = 4
 """LOOKUP flag: if it is a directory, watch it."""
+MKDIR_WATCH = 4
+"""MKDIR flag: watch what is made."""
 OPEN_WATCH = 1 << 30
 """OPEN flag beside Linux's: the directory is to be watched."""
 UNLINK_DIRECTORY = 1
@@ -123,6 +125,12 @@ WRITE = struct.Struct("!QI")
 OFFSET_APPEND = (1 << 64) - 1
 NONBLOCK = 1
 """READ and WRITE flag: EAGAIN instead of waiting."""
+WRITE_ATTR = 2
+"""WRITE flag: the reply is Attr as it is after the write, SURE, if the server can say that."""
+SETATTR_SURE = 1
+"""SETATTR flag, of either kind: the reply ends with SURE, if the server can say that."""
+SURE = b"\1"
+"""Behind an Attr: every change that is not in it will be told to the connection. RENAME's reply: the old name is gone."""
 READDIR = struct.Struct("!QI")
 """cookie (0: start), size: at most that many bytes of entries."""
 COOKIE_END = (1 << 64) - 1
@@ -296,6 +304,8 @@ class Entry:
     """Opened: what it holds changes by itself, or depends on who reads how far, so nothing of it may be kept."""
     watched: bool = False
     """A directory: every change since before the attributes and data were read is told to the connection (`Io.WATCH`)."""
+    empty: bool = False
+    """A directory just made: nothing is in it, and its maker may search it."""
 
     @property
     def redirect(self) -> bool:
@@ -308,11 +318,14 @@ class Entry:
             self.target.chid,
             self.handle,
             self.ocb,
-            len(self.data) | (REDIRECT if self.attr is None else (LIVE if self.live else 0) | (WATCHED if self.watched else 0)),
+            len(self.data) | (REDIRECT if self.attr is None else self._bits()),
         )
         if self.attr is None:
             return head + (self.rest or b"")
         return b"".join((head, self.attr.pack(), self.data))
+
+    def _bits(self) -> int:
+        return (LIVE if self.live else 0) | (WATCHED if self.watched else 0) | (EMPTY if self.empty else 0)
 
     @classmethod
     def parse(cls, view: Buffer) -> Entry:
@@ -324,18 +337,19 @@ class Entry:
         if length & REDIRECT:
             return cls(target, handle, ocb, None, rest=bytes(view[ENTRY.size :]))
         live = bool(length & LIVE)
-        watched = bool(length & WATCHED)
-        length &= ~(LIVE | WATCHED)
+        watched, empty = bool(length & WATCHED), bool(length & EMPTY)
+        length &= ~(LIVE | WATCHED | EMPTY)
         attr = Attr.parse(view, ENTRY.size)
         start = ENTRY.size + ATTR.size
         if len(view) - start != length:
             raise BadMessage("entry's data has another length than it says")
-        return cls(target, handle, ocb, attr, memoryview(view)[start:], live=live, watched=watched)
+        return cls(target, handle, ocb, attr, memoryview(view)[start:], live=live, watched=watched, empty=empty)
 
 
 REDIRECT = 1 << 31
 LIVE = 1 << 30
 WATCHED = 1 << 29
+EMPTY = 1 << 28
 STATUS_REDIRECT = 1
 """Status of a reply to any connect message whose data is a redirect `Entry`; 0 is the answer proper. Only connect messages have it."""
 

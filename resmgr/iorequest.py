@@ -195,6 +195,8 @@ class ConnectRequest:
     xattr: XattrRequest | None = None
     watch: Callable[[int, Scope], bool] | None = None
     """At the server, where it can: watches the directory that a descriptor is, and says whether it could."""
+    after: Callable[[], bool] | None = None
+    """At the server, where it can: called after a change and before what it made is looked at. Whether all changes before are told."""
 
     def pack(self) -> bytes:
         """The whole message."""

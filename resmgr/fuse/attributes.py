@@ -11,7 +11,7 @@ import struct
 
 from resmgr.dispatch import Buffer
 from resmgr.errors import BadMessage
-from resmgr.fuse import formats
+from resmgr.fuse import formats, owned
 from resmgr.fuse.answers import NOT_VALID
 from resmgr.fuse.core import CONNECT, ENTRY_MAX, Core
 from resmgr.fuse.formats import (
@@ -45,8 +45,10 @@ from resmgr.iomsg import (
     SET_SIZE,
     SET_UID,
     SETATTR,
+    SETATTR_SURE,
     STAT_BIRTH,
     STATFS,
+    SURE,
     WANT_BIRTH,
     Connect,
     Io,
@@ -199,18 +201,23 @@ def setattr_(core: Core, request: Request, view: memoryview) -> None:
             valid |= ours
     node = request.node
     request.extra = valid
+    if valid & SET_MODE and mode & 0o111:
+        # It may be run next, which fails while it is open for writing.
+        core.handles.hurry()
     core.changes_node(request, node)
     fixed = SETATTR.pack(valid, mode & 0o7777, uid, gid, size, _time(atime, atime_ns), _time(mtime, mtime_ns))
     if node.directory:
-        core.on_base(request, node, CONNECT, Connect.SETATTR, 0, fixed, b"", ENTRY_MAX, _set)
+        how = SETATTR_SURE if node.lease is not None else 0
+        core.on_base(request, node, CONNECT, Connect.SETATTR, how, fixed, b"", ENTRY_MAX, _set)
         return
+    how = SETATTR_SURE if owned.begins_on(request, node) else 0
     file = core.files.get(fh) if asked & FATTR_FH else None
     if file is None and not node.named:
         file = node.file_of(node.server.connections.get(request.user))
     if file is not None:
-        core.on_file(request, file, (REQUEST.pack(_SETATTR, 0, 0, file.ocb) + fixed,), ATTR.size, _set)
+        core.on_file(request, file, (REQUEST.pack(_SETATTR, 0, how, file.ocb) + fixed,), ATTR.size + len(SURE), _set)
     else:
-        core.on_leaf(request, node, Connect.SETATTR, 0, fixed, ENTRY_MAX, _set)
+        core.on_leaf(request, node, Connect.SETATTR, how, fixed, ENTRY_MAX, _set)
 
 
 def _time(seconds: int, nanoseconds: int) -> int:
@@ -227,7 +234,10 @@ def _set(request: Request, status: int, reply: Buffer) -> None:
     node = request.node
     before = node.attr
     node.fresh = False
+    core.changed_name(request)
     take_attr(node, attr, request.at)
+    if bytes(memoryview(reply)[ATTR.size :]) == SURE:
+        owned.believe_attr(request, node, attr, request.at)
     if request.extra & SET_SIZE:
         node.pages = None
         if node.behind is not None:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from resmgr.channel import Connection
 from resmgr.dispatch import Buffer, Dispatch
 from resmgr.errors import BadMessage
+from resmgr.fuse import owned
 from resmgr.fuse.ahead import ReadAhead
 from resmgr.fuse.answers import DEVICES, Answers, OutputItem
 from resmgr.fuse.between import Pairs
@@ -38,7 +39,24 @@ from resmgr.fuse.servers import Resolver, Servers, User
 from resmgr.fuse.stuck import waiting
 from resmgr.fuse.walk import CONNECT, ENTRY_MAX, HOPS_MAX, RETRIES_MAX, walk
 from resmgr.fuse.walking import WalkAhead
-from resmgr.iomsg import ATTR, ENTRY, LIVE, PATH_MAX, REDIRECT, REQUEST, SYMLINK, WATCHED, XATTR, XATTR_OF_NAME, Connect, Target
+from resmgr.iomsg import (
+    ATTR,
+    EMPTY,
+    ENTRY,
+    LIVE,
+    PATH_MAX,
+    REDIRECT,
+    REQUEST,
+    SET_GID,
+    SET_MODE,
+    SET_UID,
+    SYMLINK,
+    WATCHED,
+    XATTR,
+    XATTR_OF_NAME,
+    Connect,
+    Target,
+)
 
 if TYPE_CHECKING:
     from resmgr.fuse.directory import Directory
@@ -65,6 +83,7 @@ class Found(NamedTuple):
     data: Buffer
     live: bool = False
     watched: bool = False
+    empty: bool = False
 
 
 class Core(Answers):
@@ -262,14 +281,15 @@ class Core(Answers):
             server = self.servers.of(connection)
             if length & REDIRECT:
                 return Found(connection, server, handle, 0, None, bytes(memoryview(reply)[ENTRY.size :]))
-            live, watched = bool(length & LIVE), bool(length & WATCHED)
-            length &= ~(LIVE | WATCHED)
+            live, watched, empty = bool(length & LIVE), bool(length & WATCHED), bool(length & EMPTY)
+            length &= ~(LIVE | WATCHED | EMPTY)
             attr: AttrTuple = _attr_of(reply, ENTRY.size)
         except struct.error:
             raise BadMessage("entry cut short") from None
         if len(reply) != _ENTRY_ATTR_SIZE + length:
             raise BadMessage("entry's data has another length than it says")
-        return Found(connection, server, handle, ocb, attr, memoryview(reply)[_ENTRY_ATTR_SIZE:] if length else b"", live, watched)
+        data = memoryview(reply)[_ENTRY_ATTR_SIZE:] if length else b""
+        return Found(connection, server, handle, ocb, attr, data, live, watched, empty)
 
     def entry(self, request: Request, reply: Buffer) -> tuple[Found, AttrTuple]:
         """The entry that answers *request*'s message."""
@@ -359,10 +379,18 @@ class Core(Answers):
         request.changes = (*request.changes, (directory, name))
         self.bare.pop(directory, None)
         self.ahead.doubt(directory, name)
-        self.leases.changed_here(directory, name)
+        owned.changed(self, directory, name)
+        owned.begins(request, directory, name)
+
+    def changed_name(self, request: Request) -> None:
+        """What the request changes is changed; what that makes of the nodes comes now, and then `owned.believe`."""
+        self.doubt(request)
+        request.changes = ()
 
     def changes_node(self, request: Request, node: Node) -> None:
         """The request changes attributes of *node*."""
+        if request.opcode in (Opcode.SETATTR, Opcode.OPEN):
+            request.touched = node
         if node.parent is not None:
             request.changes = ((node.parent, node.name), *(node.aliases or ()))
             self.doubt(request)
@@ -371,15 +399,21 @@ class Core(Answers):
     def written(self, node: Node) -> None:
         """The contents of *node* are being or were changed from here."""
         self.ahead.doubt_node(node)
-        self.leases.written_here(node)
+        owned.written(self, node)
 
     def doubt(self, request: Request) -> None:
+        if request.own and request.pending is None:
+            owned.ended(request)
         for directory, name in request.changes:
             if request.opcode != Opcode.SETATTR:
                 # Whoever asked while it was under way may have heard what was before.
                 self.bare.pop(directory, None)
             self.ahead.doubt(directory, name)
-            self.leases.changed_here(directory, name)
+            if request.touched is not None and directory.children.get(name) is request.touched:
+                rights = request.opcode != Opcode.SETATTR or bool(request.extra & (SET_MODE | SET_UID | SET_GID))
+                owned.touched(self, directory, name, request.touched, rights)
+            else:
+                owned.changed(self, directory, name)
 
     # ---- stale handles
 

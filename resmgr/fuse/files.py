@@ -27,7 +27,7 @@ from stat import S_IFCHR, S_IFIFO, S_IFREG
 
 from resmgr.dispatch import Buffer
 from resmgr.errors import BadMessage
-from resmgr.fuse import formats, locking, polling, writing
+from resmgr.fuse import formats, locking, owned, polling, writing
 from resmgr.fuse.core import CONNECT, DEVICES, ENTRY_MAX, Core, Found, shown
 from resmgr.fuse.formats import (
     BODY,
@@ -74,7 +74,10 @@ def _created(request: Request, status: int, reply: Buffer) -> None:
         core.failed(request, -errno.ESTALE if status == -errno.ELOOP else status)
         return
     found, attr = core.entry(request, reply)
-    _made(request, core.enter(request, request.node, request.name, found, attr), found)
+    core.changed_name(request)
+    node = core.enter(request, request.node, request.name, found, attr)
+    owned.believe(request)
+    _made(request, node, found)
 
 
 def tmpfile(core: Core, request: Request, view: memoryview) -> None:
@@ -334,7 +337,8 @@ def release(core: Core, request: Request, view: memoryview) -> None:
         core.nodes.settle(file.node)
         locking.released(file)
         polling.released(file)
-        if file.locked or file.flags & O_ACCMODE or file.node.mode & 0o170000 != S_IFREG:
+        program = file.flags & O_ACCMODE and file.node.mode & 0o111
+        if file.locked or program or file.node.mode & 0o170000 != S_IFREG:
             core.handles.close_now(file.connection, file.ocb)
         else:
             core.handles.close_lazily(file.connection, file.ocb)

@@ -9,6 +9,8 @@ from resmgr.channel import Connection
 
 if TYPE_CHECKING:
     from resmgr.fuse.inode import Node
+    from resmgr.fuse.known import Names
+    from resmgr.fuse.request import Request
     from resmgr.fuse.servers import User
 
 NAMES_MAX = 1024
@@ -34,8 +36,10 @@ class Lease:
         "kernel",
         "listed",
         "live",
+        "names",
         "node",
         "opened",
+        "own",
         "readers",
         "since",
         "told_absent",
@@ -77,6 +81,10 @@ class Lease:
         """Who could open it."""
         self.listed = False
         """The kernel has read its listing to the end under this lease, and nothing has changed since."""
+        self.own: dict[bytes, tuple[int, Request | None]] = {}
+        """Names that requests from here are changing: how many, and the only one if nothing else is heard of the name meanwhile."""
+        self.names: Names | None = None
+        """All that are in it, if that is known."""
 
     def covers(self, name: bytes, at: float) -> bool:
         """Whether what was asked at *at* about *name* is still so."""
@@ -84,11 +92,19 @@ class Lease:
 
     def doubt(self, name: bytes, now: float) -> None:
         self.absent.pop(name, None)
+        if self.names is not None:
+            self.names.add(name)
+        if self.own and name in self.own:
+            self.own[name] = (self.own[name][0], None)
+        self.doubt_attr(name, now)
+        self.listed = False
+
+    def doubt_attr(self, name: bytes, now: float) -> None:
+        """Of *name* the attributes only are in doubt."""
         if name not in self.doubted and len(self.doubted) >= NAMES_MAX:
             self.doubted.clear()
             self.floor = now
         self.doubted[name] = now
-        self.listed = False
 
     def told(self, name: bytes, now: float) -> None:
         """The server says that *name*, or what it leads to, has changed."""
@@ -104,12 +120,17 @@ class Lease:
 
     def entered(self, child: Node, name: bytes, at: float, user: User) -> None:
         """*user* was told that *name* leads to *child*, with attributes, in an answer asked for at *at*."""
-        node = self.node
         self.knows(child, user)
-        if child.server is node.server and not (child.ino ^ node.ino) >> SALT_BITS and self.covers(name, at):
-            child.name_sure = at
-            if not child.directory and single(child):
-                child.attr_sure = at
+        if self.covers(name, at) and self.leads(child, at) and not child.directory and single(child):
+            child.attr_sure = at
+
+    def leads(self, child: Node, at: float) -> bool:
+        """That a name of it leads to *child* is sure as of *at*, unless *child* is what its server does not tell of; whether it is."""
+        node = self.node
+        if child.server is not node.server or (child.ino ^ node.ino) >> SALT_BITS:
+            return False
+        child.name_sure = at
+        return True
 
     def knows(self, child: Node, user: User) -> None:
         """*user* was told something of *child*: what another was told is not sure any more, unless everybody may know it."""

@@ -12,6 +12,7 @@ What the kernel has to be told of an event goes out at once where that cannot wa
 
 from __future__ import annotations
 
+from errno import ENOENT
 from typing import TYPE_CHECKING
 
 from resmgr.channel import ND_LOCAL, Connection
@@ -19,6 +20,7 @@ from resmgr.dispatch import Buffer, Timer
 from resmgr.fuse import formats
 from resmgr.fuse.above import Above
 from resmgr.fuse.inode import STREAMS
+from resmgr.fuse.known import Known
 from resmgr.fuse.lease import NAMES_MAX, NEVER, SALT_BITS, Lease, single
 from resmgr.fuse.news import News
 from resmgr.fuse.options import Permissions
@@ -67,6 +69,7 @@ class Leases:
         self._drop_timer: Timer | None = None
         self._telling = Telling(core)
         self._above = Above(core, self)
+        self._known = Known()
         self._closed = False
 
     def __len__(self) -> int:
@@ -134,7 +137,7 @@ class Leases:
         """The rights of its directory were told anew."""
         public = self._public(lease.node)
         if lease.kernel and not public:
-            self._private(lease)
+            self.private(lease)
         elif public and not lease.kernel:
             self._publish(lease)
 
@@ -151,7 +154,7 @@ class Leases:
                 if child.lease is not None and not child.lease.kernel and self._public(child):
                     beginning.append(child.lease)
 
-    def _private(self, lease: Lease) -> None:
+    def private(self, lease: Lease) -> None:
         """It is not certain any more that everybody may know what is in it, nor of what is below."""
         options = self._core.options
         if options.permissions is Permissions.KERNEL_AND_SERVER or not options.allow_other:
@@ -262,9 +265,16 @@ class Leases:
         core = self._core
         if child is None:
             at, user = lease.absent.get(name, (0.0, request.user))
+            names = lease.names
+            if not at and names is not None and name not in names.names:
+                at, user = names.at, names.user
             if not at or at <= oldest or not (lease.kernel or user == request.user):
                 return False
-            core.answer_absent(request, self._absent_for(lease, name, at))
+            if len(lease.told_absent) >= NAMES_MAX:
+                # Told, and not to be believed.
+                core.error(request, ENOENT)
+            else:
+                core.answer_absent(request, self._absent_for(lease, name, at))
         elif (
             child.name_sure <= oldest
             or child.attr_sure <= oldest
@@ -311,6 +321,14 @@ class Leases:
         if lease is not None and lease.live and (began >= lease.since or began == lease.opened) and began > lease.changed:
             lease.listed = True
 
+    def empty(self, node: Node, request: Request) -> None:
+        """The request made directory *node*, which has been watched since nothing was in it, and its user may search it."""
+        lease = node.lease
+        if lease is not None and lease.live:
+            self._judge(lease)
+            lease.users.add(request.user)
+            self._known.keep(lease, request.user, request.at)
+
     def outdates(self, node: Node, at: float) -> bool:
         """Whether a listing asked for at *at* is older than a change that is known."""
         return node.lease is not None and at < node.lease.changed
@@ -320,38 +338,6 @@ class Leases:
         lease = request.node.lease
         if lease is not None and request.base is request.node:
             lease.users.add(request.user)
-
-    # ---- changes from here
-
-    def changed_here(self, directory: Node, name: bytes) -> None:
-        """*name* in *directory*, or what it leads to, is being or was changed by a program of this mount."""
-        now = self._core.dispatch.now()
-        lease = directory.lease
-        if lease is not None:
-            lease.doubt(name, now)
-            lease.changed = now
-        directory.attr_sure = 0.0
-        child = directory.children.get(name)
-        if child is not None:
-            child.name_sure = child.attr_sure = 0.0
-            if child.lease is not None:
-                child.lease.changed = now
-                # Its rights may be what changes, or where it is.
-                child.lease.users.clear()
-                child.lease.readers.clear()
-                self._private(child.lease)
-
-    def written_here(self, node: Node) -> None:
-        """The contents or attributes of *node* are being or were changed through this mount."""
-        node.attr_sure = 0.0
-        parent = node.parent
-        if parent is not None and parent.lease is not None:
-            parent.lease.doubted[node.name] = self._core.dispatch.now()
-            if len(parent.lease.doubted) > NAMES_MAX:
-                parent.lease.doubt(b"", self._core.dispatch.now())
-        for holder, name in node.aliases or ():
-            if holder.lease is not None:
-                holder.lease.doubt(name, self._core.dispatch.now())
 
     # ---- events
 
@@ -388,10 +374,13 @@ class Leases:
             found.listed = False
             found.users.clear()
             found.readers.clear()
-            self._private(found)
+            self.private(found)
             self._stale(found.node, False)
         else:
             self._changed(found, event.name, kind, now)
+            if kind & WATCH_NAMES:
+                # Not only from here.
+                self._known.drop(found)
             if self._telling.waits(found.node) > WAITING_MAX or len(found.again) > NAMES_MAX:
                 core.drops["lease_flood"] += 1
                 self._end(found)
@@ -479,6 +468,7 @@ class Leases:
         lease.doubted.clear()
         lease.events.clear()
         lease.listed = False
+        self._known.drop(lease)
         self._unsure(lease)
 
     def _end(self, lease: Lease) -> None:
@@ -487,10 +477,11 @@ class Leases:
         if node.lease is lease:
             node.lease = None
         lease.live = False
+        self._known.drop(lease)
         self._core.drops["lease_lost"] += 1
         self._unsure(lease)
         for below in self._public_below(node):
-            self._private(below)
+            self.private(below)
 
     def _unsure(self, lease: Lease) -> None:
         """Nothing in it is sure. The kernel is told so of all that it has of it: a name that was moved from here it believes as long as the
@@ -542,8 +533,9 @@ class Leases:
         if lease is not None:
             node.lease = None
             lease.live = False
+            self._known.drop(lease)
             for below in self._public_below(node):
-                self._private(below)
+                self.private(below)
             if self._leases.get((lease.connection, lease.ino)) is lease:
                 del self._leases[lease.connection, lease.ino]
                 self._unwant(lease.connection, lease.ino)

@@ -13,7 +13,7 @@ import attrs
 
 from resmgr.dispatch import Dispatch
 from resmgr.errors import BadMessage, ResmgrError, errno_of
-from resmgr.fuse import attributes, directory, files, formats, ioctl, locking, names, polling, ranges, writing, xattr
+from resmgr.fuse import attributes, directory, files, formats, ioctl, locking, names, owned, polling, ranges, writing, xattr
 from resmgr.fuse.behind import Behind
 from resmgr.fuse.core import Core
 from resmgr.fuse.formats import BODY, MAJOR, MINOR_MAX, MINOR_MIN, Init, Opcode
@@ -230,7 +230,9 @@ class Machine(Core):
         assert raw is not None
         request.at = self.dispatch.now()
         request.base = request.second = request.via = request.again = None
+        owned.ended(request)
         request.changes = ()
+        request.touched = None
         request.retries = request.hops = 0
         request.unsure = False
         self._go_on(request, OPERATIONS[request.opcode], memoryview(raw))

@@ -6,12 +6,12 @@ import errno
 
 from resmgr.channel import Connection
 from resmgr.dispatch import Buffer
-from resmgr.fuse import formats
-from resmgr.fuse.core import CONNECT, ENTRY_MAX, Core
+from resmgr.fuse import formats, owned
+from resmgr.fuse.core import CONNECT, ENTRY_MAX, Core, Found
 from resmgr.fuse.formats import BODY, AttrTuple, device_64, name_at, names_at, strings_at
 from resmgr.fuse.inode import JOINED, Node, same_type
 from resmgr.fuse.request import Request, Step
-from resmgr.iomsg import LOOKUP_WATCH, MAKE, RENAME, SYMLINK, Connect
+from resmgr.iomsg import LOOKUP_WATCH, MAKE, MKDIR_WATCH, RENAME, SURE, SYMLINK, Connect
 
 RENAME_EXCHANGE = 2
 
@@ -82,7 +82,30 @@ def mkdir(core: Core, request: Request, view: memoryview) -> None:
     request.name = name_at(view, BODY + formats.MKDIR_IN.size)
     fixed = MAKE.pack(mode & 0o7777, umask, 0)
     core.changes_name(request, request.node, request.name)
-    core.on_base(request, request.node, CONNECT, Connect.MKDIR, 0, fixed, request.name, ENTRY_MAX, _entered)
+    flags = MKDIR_WATCH if core.leases.on else 0
+    core.on_base(request, request.node, CONNECT, Connect.MKDIR, flags, fixed, request.name, ENTRY_MAX, _made_directory)
+
+
+def _made_directory(request: Request, status: int, reply: Buffer) -> None:
+    core = request.core
+    if status < 0:
+        core.failed(request, status)
+        return
+    found, attr = core.entry(request, reply)
+    before = request.node.children.get(request.name)
+    node = _made_new(request, found, attr)
+    if found.empty and node is not before:
+        core.leases.empty(node, request)
+    core.answer_entry(request, node)
+
+
+def _made_new(request: Request, found: Found, attr: AttrTuple) -> Node:
+    """The node of what the request has made under its name."""
+    core = request.core
+    core.changed_name(request)
+    node = core.enter(request, request.node, request.name, found, attr)
+    owned.believe(request)
+    return node
 
 
 def mknod(core: Core, request: Request, view: memoryview) -> None:
@@ -98,7 +121,7 @@ def _made(request: Request, status: int, reply: Buffer) -> None:
     if status < 0:
         core.failed(request, status)
         return
-    core.answer_made(request, core.enter(request, request.node, request.name, *core.entry(request, reply)))
+    core.answer_made(request, _made_new(request, *core.entry(request, reply)))
 
 
 def symlink(core: Core, request: Request, view: memoryview) -> None:
@@ -107,7 +130,15 @@ def symlink(core: Core, request: Request, view: memoryview) -> None:
     _, text = strings_at(view, BODY, 2)
     path = request.name + text
     core.changes_name(request, request.node, request.name)
-    core.on_base(request, request.node, CONNECT, Connect.SYMLINK, 0, SYMLINK.pack(len(request.name)), path, ENTRY_MAX, _entered)
+    core.on_base(request, request.node, CONNECT, Connect.SYMLINK, 0, SYMLINK.pack(len(request.name)), path, ENTRY_MAX, _made_link)
+
+
+def _made_link(request: Request, status: int, reply: Buffer) -> None:
+    core = request.core
+    if status < 0:
+        core.failed(request, status)
+        return
+    core.answer_entry(request, _made_new(request, *core.entry(request, reply)))
 
 
 def link(core: Core, request: Request, view: memoryview) -> None:
@@ -132,7 +163,7 @@ def link(core: Core, request: Request, view: memoryview) -> None:
             else:
                 # Another node for the kernel, of the same object: its number of links is not what it was told.
                 core.output.append(formats.inval_inode(old.nodeid))
-        core.answer_entry(request, core.enter(request, directory, request.name, found, attr))
+        core.answer_entry(request, _made_new(request, found, attr))
 
     if not old.named:
         _link_open(core, request, old, linked)
@@ -180,7 +211,13 @@ def _rename(core: Core, request: Request, view: memoryview, new_id: int, flags: 
         if status < 0:
             core.failed(request, status)
         else:
+            core.changed_name(request)
             core.nodes.rename(old_dir, old_name, new_dir, new_name, bool(flags & RENAME_EXCHANGE))
+            if bytes(reply) != SURE:
+                # Two names of one file stay both, an exchange leaves the old one to another.
+                request.alone = [(lease, name) for lease, name in request.alone if lease.node is new_dir and name == new_name]
+            if not flags & RENAME_EXCHANGE:
+                owned.believe(request)
             core.error(request, 0)
 
     _two_directories(core, request, Connect.RENAME, flags, (old_dir, old_name), (new_dir, new_name), ENTRY_MAX, renamed)
@@ -229,7 +266,9 @@ def _removed(request: Request, status: int, reply: Buffer) -> None:
     if status < 0:
         core.failed(request, status)
     else:
+        core.changed_name(request)
         _forget_name(core, request.node, request.name)
+        owned.believe(request)
         core.error(request, 0)
 
 

@@ -16,6 +16,7 @@ from resmgr.iomsg import STATUS_REDIRECT, Io
 
 if TYPE_CHECKING:
     from resmgr.fuse.core import Core
+    from resmgr.fuse.owned import Own
 
 Step = Callable[["Request", int, Buffer], None]
 STALE = frozenset((-errno.ESTALE, -errno.EBADF, -errno.ESRCH))
@@ -56,6 +57,7 @@ class Request:
 
     __slots__ = (
         "again",
+        "alone",
         "answered",
         "at",
         "base",
@@ -73,6 +75,7 @@ class Request:
         "name",
         "node",
         "opcode",
+        "own",
         "path",
         "pending",
         "pid",
@@ -82,6 +85,7 @@ class Request:
         "second",
         "step",
         "subtype",
+        "touched",
         "unique",
         "unsure",
         "user",
@@ -121,6 +125,12 @@ class Request:
         """The name that the request is about, for operations in a directory."""
         self.changes: tuple[tuple[Node, bytes], ...] = ()
         """Directories and names in them whose attributes, or existence, the request changes."""
+        self.touched: Node | None = None
+        """What of them changes are this node's attributes only, not where its names lead."""
+        self.own: list[Own] | None = None
+        """Of these, names in leased directories, while it is under way (`owned`)."""
+        self.alone: list[Own] = []
+        """Of these, those of which nothing else was heard until it was answered."""
         self.again: Callable[[], None] | None = None
         """Begins the operation anew after a walk; None: the same message is sent again."""
         self.connection: Connection

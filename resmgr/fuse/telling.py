@@ -56,7 +56,8 @@ class Telling:
         for job in list(self._jobs):
             if len(self._running) >= JOBS_MAX:
                 return
-            if job in self._running:
+            if job in self._running or job not in self._jobs:
+                # Under way, or done since, where the kernel is told at once.
                 continue
             node, waits = job
             if waits and self._locked(node):

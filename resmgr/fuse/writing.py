@@ -24,14 +24,14 @@ from collections.abc import Callable
 from stat import S_IFIFO, S_IFREG
 
 from resmgr.dispatch import Buffer
-from resmgr.fuse import formats
+from resmgr.fuse import formats, owned
 from resmgr.fuse.behind import OVERHEAD, TOTAL_MAX, Behind
 from resmgr.fuse.caller import broken_pipe
 from resmgr.fuse.core import Core
 from resmgr.fuse.formats import BODY
 from resmgr.fuse.inode import File
 from resmgr.fuse.request import Request, told
-from resmgr.iomsg import NONBLOCK, OFFSET_APPEND, REQUEST, WRITE, Io
+from resmgr.iomsg import ATTR, NONBLOCK, OFFSET_APPEND, REQUEST, SURE, WRITE, WRITE_ATTR, Io
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +51,7 @@ OCB_OFFSET = 8
 _OCB = struct.Struct("!Q")
 _MESSAGE = struct.Struct(REQUEST.format + WRITE.format[1:])
 _WRITE = int(Io.WRITE)
+_REPLY_MAX = ATTR.size + len(SURE)
 _DATA = BODY + formats.WRITE_IN.size
 
 
@@ -84,7 +85,10 @@ def write(core: Core, request: Request, view: memoryview) -> None:
         let_go = core.borrow()
     # The message's head overwrites the request's, right in front of the data: one part, nothing is joined.
     start = _DATA - _MESSAGE.size
-    _MESSAGE.pack_into(view, start, _WRITE, 0, NONBLOCK if flags & os.O_NONBLOCK else 0, file.ocb, offset, size)
+    how = NONBLOCK if flags & os.O_NONBLOCK else 0
+    if size <= COPY_MAX and owned.begins_on(request, node):
+        how |= WRITE_ATTR
+    _MESSAGE.pack_into(view, start, _WRITE, 0, how, file.ocb, offset, size)
     writing = _Writing(core, request, file, offset, size, mapped, view[start:], let_go)
     if mapped or flags & SYNCHRONOUS or node.mode & 0o170000 != S_IFREG or not size or not core.options.write_behind:
         begin = writing.wait
@@ -149,7 +153,7 @@ class _Writing:
         if self.request.answered:
             self._written(self.request, -errno.EINTR, b"")
         else:
-            self.core.on_file(self.request, self.file, (self.message,), 0, self._written)
+            self.core.on_file(self.request, self.file, (self.message,), _REPLY_MAX, self._written)
 
     def _written(self, request: Request, status: int, reply: Buffer) -> None:
         core, file = self.core, self.file
@@ -161,7 +165,7 @@ class _Writing:
             and core.reopening.again(file, self._wait_again)
         ):
             return
-        self._over(status)
+        self._over(status, reply)
         file.writes -= 1
         if status < 0:
             code = told(status)
@@ -208,7 +212,7 @@ class _Writing:
             core.drops["writes_throttled"] += 1
 
     def _send(self) -> None:
-        self.file.connection.submit((self.message,), 0, self._arrived)
+        self.file.connection.submit((self.message,), _REPLY_MAX, self._arrived)
 
     def _arrived(self, status: int, reply: Buffer) -> None:
         core = self.core
@@ -227,7 +231,7 @@ class _Writing:
         if status in LOST and not self.final and core.reopening.again(self.file, self._send_again):
             return
         request, behind = self.request, self._account()
-        self._over(status)
+        self._over(status, reply)
         if status <= 0:
             code = told(status) if status else errno.EIO
             if request.answered:
@@ -269,7 +273,7 @@ class _Writing:
             self.file.written += 1
         self.core.answer(self.request, formats.WRITE_REPLY.pack(24, 0, self.request.unique, size))
 
-    def _over(self, status: int) -> None:
+    def _over(self, status: int, reply: Buffer) -> None:
         """The server has answered, or the message was never sent."""
         self.core.held_bytes -= self.size
         if status != -errno.EINTR:
@@ -280,6 +284,9 @@ class _Writing:
         node.told = None
         node.fresh = False
         self.core.written(node)
+        owned.ended(self.request)
+        if status == self.size and len(reply) == _REPLY_MAX and bytes(memoryview(reply)[ATTR.size :]) == SURE:
+            owned.believe_attr(self.request, node, ATTR.unpack_from(reply), self.core.dispatch.now())
 
 
 def _nothing() -> None:

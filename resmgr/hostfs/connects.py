@@ -6,11 +6,22 @@ from collections.abc import Callable
 from functools import partial
 
 from resmgr.channel import Message
-from resmgr.hostfs.objects import HostClient
+from resmgr.hostfs.objects import HostClient, HostHandle
 from resmgr.hostfs.operations import Operations
 from resmgr.hostfs.running import Operation, Running
 from resmgr.iofunc.handle import Handle
-from resmgr.iomsg import ATTR, ENTRY, LOOKUP_WATCH, OPEN_WATCH, XATTR_WHICH, Connect
+from resmgr.iomsg import (
+    ATTR,
+    ENTRY,
+    LOOKUP_WATCH,
+    MKDIR_WATCH,
+    OPEN_WATCH,
+    SETATTR_SURE,
+    WATCH_ATTRIB,
+    WATCH_MODIFY,
+    XATTR_WHICH,
+    Connect,
+)
 from resmgr.iorequest import ConnectRequest
 
 Handler = Callable[[Message, HostClient, ConnectRequest, Handle | None], None]
@@ -38,7 +49,20 @@ def handlers(fs: Running) -> dict[Connect, Handler]:
 
     def mkdir(message: Message, client: HostClient, request: ConnectRequest, base: Handle | None) -> None:
         fs.manager.check_room(client)
+        if request.flags & MKDIR_WATCH and message.channel is fs.manager.channel:
+            request.watch = partial(fs.watching.add, client)
         fs.run(message, client, base, request, Operations.mkdir)
+
+    def setattr_(message: Message, client: HostClient, request: ConnectRequest, base: Handle | None) -> None:
+        path = request.path
+        if request.flags & SETATTR_SURE and fs.watching.active and b"/" not in path:
+            place = base or client.root
+            assert isinstance(place, HostHandle)
+            if path:
+                request.after = lambda: fs.watching.made(client, (place.ino, path, WATCH_ATTRIB | WATCH_MODIFY))
+            else:
+                request.after = lambda: fs.watching.made_of(client, place.ino, place.fd, place.scope)
+        fs.run(message, client, base, request, Operations.setattr)
 
     def rename(message: Message, client: HostClient, request: ConnectRequest, base: Handle | None) -> None:
         base2 = fs.second(message, client, request)
@@ -67,7 +91,7 @@ def handlers(fs: Running) -> dict[Connect, Handler]:
         Connect.LINK: link,
         Connect.SYMLINK: plain(Operations.symlink),
         Connect.READLINK: plain(Operations.readlink),
-        Connect.SETATTR: plain(Operations.setattr),
+        Connect.SETATTR: setattr_,
         Connect.ACCESS: plain(Operations.access),
         Connect.STATFS: plain(Operations.statfs),
         Connect.REOPEN: fs.reopening.reopen,

@@ -18,7 +18,21 @@ from resmgr.hostfs.syscalls import fallocate
 from resmgr.hostfs.writing import WRITE_MAX, Write
 from resmgr.hostfs.xattr import xattr
 from resmgr.iofunc.handle import Handle
-from resmgr.iomsg import COPY_MAX, OFFSET_APPEND, SET_SIZE, STAT_BIRTH, SYNC_DATA_ONLY, WATCH_DROP, WATCH_NEXT, XATTR_WHICH, Io
+from resmgr.iomsg import (
+    COPY_MAX,
+    OFFSET_APPEND,
+    SET_SIZE,
+    SETATTR_SURE,
+    STAT_BIRTH,
+    SYNC_DATA_ONLY,
+    WATCH_ATTRIB,
+    WATCH_DROP,
+    WATCH_MODIFY,
+    WATCH_NEXT,
+    WRITE_ATTR,
+    XATTR_WHICH,
+    Io,
+)
 from resmgr.iorequest import (
     HEAD,
     WRITE_HEAD,
@@ -133,7 +147,7 @@ def write(fs: Running, message: Message, client: HostClient, handle: Handle, fla
     if offset + size > OFFSET_MAX:
         raise OSError(errno.EFBIG, "offset")
     first = memoryview(message.data)[WRITE_HEAD : WRITE_HEAD + size]
-    Write(fs, message, client, handle, offset, size, append).more(first)
+    Write(fs, message, client, handle, offset, size, append, bool(flags & WRITE_ATTR)).more(first)
 
 
 def stat(fs: Running, message: Message, client: HostClient, handle: Handle, flags: int) -> None:
@@ -161,13 +175,20 @@ def set_attributes(fs: Running, message: Message, client: HostClient, handle: Ha
     assert isinstance(handle, HostHandle)
     wanted = SetAttr.parse(message.data, HEAD)
     ops = fs.ops_of(client)
+    place = handle.place
+    inline = not wanted.valid & SET_SIZE or wanted.size == 0
+
+    def after() -> bool:
+        sure = fs.watching.made(client, (*place, WATCH_ATTRIB | WATCH_MODIFY)) if place is not None else False
+        return sure and bool(flags & SETATTR_SURE)
+
+    inline = inline and handle.device.blocking_until <= fs.dispatch.now()
     fs.io(
         message,
         client,
         handle,
-        lambda: change(ops, handle.fd, handle.scope, wanted, handle.writable),
-        inline=not wanted.valid & SET_SIZE or wanted.size == 0,
-        changes=True,
+        lambda: change(ops, handle.fd, handle.scope, wanted, handle.writable, after if inline and place is not None else None),
+        inline=inline,
     )
 
 

@@ -42,12 +42,19 @@ _Key = tuple[int, int, bool, bool]
 class _Carrier:
     """An open file description that carries one owner's locks of one file."""
 
-    __slots__ = ("fd", "readable", "writable")
+    __slots__ = ("_after", "fd", "readable", "writable")
 
-    def __init__(self, fd: int, readable: bool, writable: bool) -> None:
+    def __init__(self, fd: int, readable: bool, writable: bool, handle: HostHandle) -> None:
         self.fd = fd
         self.readable = readable
         self.writable = writable
+        self._after = handle.after_close
+
+    def close(self) -> None:
+        """Its owner has changed nothing by that, whatever the kernel tells of it."""
+        os.close(self.fd)
+        if self.writable and self._after is not None:
+            self._after()
 
 
 class HostLocks:
@@ -120,7 +127,7 @@ class HostLocks:
             self._timer.cancel()
             self._timer = None
         for carrier in self._carriers.values():
-            os.close(carrier.fd)
+            carrier.close()
         self._carriers.clear()
 
     # ---- somebody in the kernel waits or holds
@@ -180,7 +187,7 @@ class HostLocks:
             self._grace.gave((key, owner))
         carrier = self._carriers.pop((key, owner), None)
         if carrier is not None:
-            os.close(carrier.fd)
+            carrier.close()
 
     def _carrier(self, key: Hashable, owner: Owner, kind: int) -> _Carrier:
         """The description for a lock of *kind*. An owner may open a file again, for more: then his locks move."""
@@ -194,12 +201,12 @@ class HostLocks:
         writable = handle.writable or (old is not None and old.writable)
         access = os.O_RDWR if readable and writable else os.O_WRONLY if writable else os.O_RDONLY
         fd = os.open(own_path(handle.fd), access | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
-        new = self._carriers[place] = _Carrier(fd, readable, writable)
+        new = self._carriers[place] = _Carrier(fd, readable, writable, handle)
         if old is not None:
             for low, high, held in self._files.locks.ranges(key, owner):
                 _range(old.fd, fcntl.F_UNLCK, low, high)
                 _range(fd, fcntl.F_WRLCK if held == WRITE else fcntl.F_RDLCK, low, high)
-            os.close(old.fd)
+            old.close()
         return new
 
 

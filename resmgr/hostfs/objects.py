@@ -88,7 +88,7 @@ class HostClient(Client):
 class Opened:
     """What an operation made: to be registered and told to the client, or to be discarded."""
 
-    __slots__ = ("attr", "data", "node", "ocb", "watched")
+    __slots__ = ("attr", "data", "empty", "node", "ocb", "watched")
 
     def __init__(
         self, attr: bytes, node: HostHandle | None, ocb: HostHandle | None, data: bytes | bytearray = b"", watched: bool = False
@@ -98,6 +98,8 @@ class Opened:
         self.ocb = ocb
         self.data = data
         self.watched = watched
+        self.empty = False
+        """`Entry.empty`."""
 
     def discard(self) -> None:
         for handle in (self.node, self.ocb):

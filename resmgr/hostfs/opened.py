@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Mapping
-from stat import S_ISDIR, S_ISLNK, S_ISREG
+from collections.abc import Callable, Mapping
+from stat import S_IFREG, S_IFSOCK, S_ISDIR, S_ISLNK, S_ISREG
 from typing import Protocol
 
 from resmgr.access import Scope
@@ -28,6 +28,7 @@ from resmgr.iomsg import (
     SET_SIZE,
     SET_UID,
     STATFS,
+    SURE,
 )
 from resmgr.iorequest import SetAttr
 from resmgr.owners import Owners
@@ -92,8 +93,9 @@ def check_set_id(scope: Scope, mode: int, before: int) -> None:
         raise PermissionError(errno.EPERM, "the export allows no set-ID bits")
 
 
-def change(attrs: Attributes, fd: int, scope: Scope, change: SetAttr, writable: bool) -> bytes:
-    """Change attributes of what *fd* is (any descriptor, O_PATH too). *writable*: the client has it open for writing."""
+def change(attrs: Attributes, fd: int, scope: Scope, change: SetAttr, writable: bool, after: Callable[[], bool] | None = None) -> bytes:
+    """Change attributes of what *fd* is (any descriptor, O_PATH too). *writable*: the client has it open for writing. *after* is called
+    before the result is looked at, which is SURE if it says so."""
     if not scope.write:
         raise OSError(errno.EROFS, "export is read-only")
     valid = change.valid
@@ -129,6 +131,8 @@ def change(attrs: Attributes, fd: int, scope: Scope, change: SetAttr, writable: 
         atime = _time(valid, SET_ATIME, SET_ATIME_NOW, change.atime)
         mtime = _time(valid, SET_MTIME, SET_MTIME_NOW, change.mtime)
         syscalls.utimensat(_AT_FDCWD, path, atime, mtime, 0)
+    if after is not None and after():
+        return attrs.attr(os.fstat(fd)) + SURE
     return attrs.attr(os.fstat(fd))
 
 
@@ -210,6 +214,41 @@ def birth_of(fd: int) -> bytes:
 def seek(fd: int, whence: int, offset: int) -> bytes:
     """Where data or a hole begins, as OFFSET. The position of *fd*, which nothing here uses, moves."""
     return OFFSET.pack(os.lseek(fd, offset, whence))
+
+
+def is_special(status: os.stat_result) -> bool:
+    """Whether it is a device or a FIFO. What is neither that nor a regular file or directory is not opened: OSError."""
+    kind = status.st_mode & 0o170000
+    if kind == S_IFREG or kind == 0o040000:
+        return False
+    if S_ISLNK(kind):
+        raise OSError(errno.ELOOP, "symbolic link")
+    if kind == S_IFSOCK:
+        raise OSError(errno.ENXIO, "socket")
+    return True
+
+
+def is_gone(dirfd: int, name: bytes) -> bool:
+    """Whether *name* is not there: a rename of one name of a file to another one of it does nothing."""
+    try:
+        os.stat(name, dir_fd=dirfd, follow_symlinks=False)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        pass
+    return False
+
+
+def is_empty(fd: int) -> bool:
+    """Whether nothing is in the directory *fd*, and the client may list and search it."""
+    try:
+        own = os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=fd)
+    except OSError:
+        return False
+    try:
+        return not os.listdir(own)
+    finally:
+        os.close(own)
 
 
 def pack_statfs(fd: int) -> bytes:

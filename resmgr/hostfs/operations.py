@@ -22,7 +22,19 @@ from resmgr.access import ALL_DEVICES, Scope
 from resmgr.hostfs import syscalls
 from resmgr.hostfs.device import Devices
 from resmgr.hostfs.objects import HostHandle, Opened
-from resmgr.hostfs.opened import PERMISSIONS, birth_of, change, check_set_id, own_path, pack_statfs, read_directory, read_now
+from resmgr.hostfs.opened import (
+    PERMISSIONS,
+    birth_of,
+    change,
+    check_set_id,
+    is_empty,
+    is_gone,
+    is_special,
+    own_path,
+    pack_statfs,
+    read_directory,
+    read_now,
+)
 from resmgr.hostfs.ownproc import refuse_own
 from resmgr.hostfs.special import Special
 from resmgr.hostfs.syscalls import OpenHow, openat2
@@ -31,10 +43,10 @@ from resmgr.iomsg import (
     ATTR,
     ENTRY,
     READDIR_ATTRS,
+    SURE,
     UNLINK_DIRECTORY,
     WANT_BIRTH,
     WANT_HANDLE,
-    WATCHED,
 )
 from resmgr.iorequest import ConnectRequest
 from resmgr.owners import Owners
@@ -100,9 +112,9 @@ class Operations:
             change,
         )
 
-    def entry(self, attr: bytes, node: int = 0, ocb: int = 0, data: bytes | bytearray = b"", watched: bool = False) -> bytes:
-        """Packed `Entry`."""
-        head = ENTRY.pack(*self.head, node, ocb, len(data) | WATCHED if watched else len(data))
+    def entry(self, attr: bytes, node: int = 0, ocb: int = 0, data: bytes | bytearray = b"", bits: int = 0) -> bytes:
+        """Packed `Entry`. *bits*: WATCHED, EMPTY."""
+        head = ENTRY.pack(*self.head, node, ocb, len(data) | bits)
         return b"".join((head, attr, data)) if data else head + attr
 
     # ---- walks
@@ -235,7 +247,7 @@ class Operations:
                 exists = False
             else:
                 try:
-                    special = _is_special(os.stat(name, dir_fd=dirfd, follow_symlinks=False))
+                    special = is_special(os.stat(name, dir_fd=dirfd, follow_symlinks=False))
                 except FileNotFoundError:
                     if not flags & os.O_CREAT:
                         raise
@@ -296,7 +308,7 @@ class Operations:
         """What *fd* is, if it is a device or FIFO that the client may open."""
         try:
             status = os.fstat(fd)
-            if not _is_special(status):
+            if not is_special(status):
                 raise OSError(errno.ESTALE, "it was a special file a moment ago")
             return Special(self._handle(fd, status, scope), status, flags)
         except BaseException:
@@ -313,7 +325,7 @@ class Operations:
             # Not by ".": that would take the right to search it.
             fd = os.open(own_path(base.fd), (flags | _ALWAYS | os.O_DIRECTORY) & ~os.O_NOFOLLOW)
         else:
-            if _is_special(os.fstat(base.fd)):
+            if is_special(os.fstat(base.fd)):
                 return self._special(os.dup(base.fd), base.scope, request.flags)
             fd = os.open(own_path(base.fd), (flags | _ALWAYS) & ~os.O_NOFOLLOW)
         return self._opened(fd, base.scope, flags, request, 0)
@@ -382,7 +394,12 @@ class Operations:
                 os.close(owned)
         try:
             status = self._fix_mode(fd, os.fstat(fd), lost)
-            return Opened(self.attr(status), self._handle(fd, status, scope), None)
+            watched = request.watch is not None and request.watch(fd, scope)
+            if watched:
+                status = os.fstat(fd)
+            opened = Opened(self.attr(status), self._handle(fd, status, scope), None, b"", watched)
+            opened.empty = watched and bool(scope.verbs) and is_empty(fd)
+            return opened
         except BaseException:
             os.close(fd)
             raise
@@ -465,12 +482,12 @@ class Operations:
                 syscalls.renameat2(dirfd, name, dirfd2, name2, request.flags)
             else:
                 os.rename(name, name2, src_dir_fd=dirfd, dst_dir_fd=dirfd2)
+            return SURE if is_gone(dirfd, name) else b""
         finally:
             if owned >= 0:
                 os.close(owned)
             if owned2 >= 0:
                 os.close(owned2)
-        return b""
 
     def link(self, base: HostHandle, request: ConnectRequest, base2: HostHandle) -> bytes:
         dirfd2, name2, parent_scope2, owned2 = self._parent(base2, request.path2)
@@ -528,7 +545,7 @@ class Operations:
         assert request.change is not None
         fd, scope = self._object(base, request.path)
         try:
-            return change(self, fd, scope, request.change, False)
+            return change(self, fd, scope, request.change, False, request.after)
         finally:
             os.close(fd)
 
@@ -580,15 +597,3 @@ def _check_verbs(scope: Scope, reads: bool, writes: bool) -> None:
         raise OSError(errno.EROFS, "export is read-only")
     if reads and not scope.read and scope.verbs:
         raise PermissionError(errno.EACCES, "export is write-only")
-
-
-def _is_special(status: os.stat_result) -> bool:
-    """Whether it is a device or a FIFO. What is neither that nor a regular file or directory is not opened: OSError."""
-    kind = status.st_mode & 0o170000
-    if kind == S_IFREG or kind == 0o040000:
-        return False
-    if S_ISLNK(kind):
-        raise OSError(errno.ELOOP, "symbolic link")
-    if kind == S_IFSOCK:
-        raise OSError(errno.ENXIO, "socket")
-    return True

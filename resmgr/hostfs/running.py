@@ -30,6 +30,7 @@ from resmgr.hostfs.watching import Watching
 from resmgr.iofunc.handle import Handle
 from resmgr.iofunc.manager import Manager
 from resmgr.iomsg import (
+    EMPTY,
     WATCH_ATTRIB,
     WATCH_CLOSE_WRITE,
     WATCH_CREATE,
@@ -37,11 +38,13 @@ from resmgr.iomsg import (
     WATCH_MODIFY,
     WATCH_MOVED_FROM,
     WATCH_MOVED_TO,
+    WATCHED,
     Connect,
 )
 from resmgr.iorequest import ConnectRequest
 from resmgr.refusals import Refusals
 
+RENAME_EXCHANGE = 2
 CLIENT_EXPIRY = 60.0
 """Seconds after which a client's mapping and exports are computed again (accounts may have changed)."""
 
@@ -149,7 +152,7 @@ class Running:
             waits = second.device
         if waits is not None:
             self.counters["threaded"] += 1
-            request.watch = None
+            request.watch = request.after = None
             self.manager.background(
                 message,
                 client,
@@ -205,15 +208,17 @@ class Running:
             if ocb is None or not ocb.writable or not path or b"/" in path:
                 return
             ino, name = ocb.place = (base.ino, path)
-            ocb.after_close = partial(self.watching.made, client, (ino, name, WATCH_CLOSE_WRITE))
-            if request.flags & (os.O_CREAT | os.O_TRUNC):
-                self.watching.made(client, (ino, name, WATCH_CREATE | WATCH_MODIFY))
+            ocb.after_close = partial(self.watching.closed, client, (ino, name, WATCH_CLOSE_WRITE))
+            kinds = (WATCH_CREATE if request.flags & os.O_CREAT else 0) | (WATCH_MODIFY if request.flags & os.O_TRUNC else 0)
+            if kinds:
+                self.watching.made(client, (ino, name, kinds))
         elif subtype == Connect.RENAME and isinstance(second, HostHandle):
-            kinds = WATCH_MOVED_FROM | WATCH_MOVED_TO
-            self.watching.made(client, (base.ino, path, kinds), (second.ino, request.path2, kinds))
+            both = WATCH_MOVED_FROM | WATCH_MOVED_TO if request.flags & RENAME_EXCHANGE else 0
+            old, new = both or WATCH_MOVED_FROM, both or WATCH_MOVED_TO
+            self.watching.made(client, (base.ino, path, old), (second.ino, request.path2, new))
         elif subtype == Connect.LINK and isinstance(second, HostHandle):
             self.watching.made(client, (second.ino, request.path2, WATCH_CREATE))
-        elif subtype in _CHANGES:
+        elif subtype in _CHANGES and request.after is None:
             self.watching.made(client, (base.ino, path, _CHANGES[subtype]))
 
     def at_risk(self, now: float) -> Mapping[bytes, int]:
@@ -248,7 +253,8 @@ class Running:
         ocb = 0 if result.ocb is None else self.manager.add(message, client, result.ocb)
         if result.ocb is not None and result.ocb.directory:
             node = ocb
-        message.reply(0, self.ops.entry(result.attr, node, ocb, result.data, result.watched))
+        bits = (WATCHED if result.watched else 0) | (EMPTY if result.empty else 0)
+        message.reply(0, self.ops.entry(result.attr, node, ocb, result.data, bits))
 
     def io(
         self,
@@ -258,9 +264,8 @@ class Running:
         work: Callable[[], bytes],
         inline: bool = True,
         expected: float = 0.0,
-        changes: bool = False,
     ) -> None:
-        """Carry out an I/O operation as the client and answer with its bytes. *changes*: it changes what the handle is."""
+        """Carry out an I/O operation as the client and answer with its bytes."""
         identity = self.identity(client)
         device = handle.device
         now = self.dispatch.now()
@@ -275,8 +280,6 @@ class Running:
             data = self.switch.run(identity, work)
         finally:
             device.took(monotonic() - start, now, expected)
-        if changes and handle.place is not None:
-            self.watching.made(client, (*handle.place, WATCH_ATTRIB | WATCH_MODIFY))
         message.reply(0, data)
 
     def second(self, message: Message, client: HostClient, request: ConnectRequest) -> HostHandle:

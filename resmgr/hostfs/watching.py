@@ -110,15 +110,6 @@ Own = tuple[int, bytes, int]
 """What a client did: inode number of the directory (as told), name, kinds of events that come of it."""
 
 
-def _take(own: list[Own], ino: int, name: bytes, kind: int) -> bool:
-    """Whether the event is one of *own*, which it then is no more."""
-    for index, (expected, named, kinds) in enumerate(own):
-        if kind & kinds and expected == ino and named == name:
-            own[index] = (expected, named, kinds & ~kind)
-            return True
-    return False
-
-
 class _Watched:
     """One watched directory, and who watches it with which export scope."""
 
@@ -155,6 +146,10 @@ class Watching:
         self._left = b""
         """Events that were read and not told in the turn."""
         self._more: Timer | None = None
+        self._own: list[tuple[Listener[HostClient], int, bytes, int]] = []
+        """What clients did whose events were not read yet."""
+        self._reads = False
+        """At the end of the turn."""
         self._kinds: dict[int, bool] = {}
 
     # ---- what clients ask
@@ -289,25 +284,56 @@ class Watching:
 
     # ---- what the kernel tells
 
-    def made(self, client: HostClient, *own: Own) -> None:
-        """*client* has just done that: he is not told of it. One event of each kind is his; what is more than that is somebody else's."""
+    def made(self, client: HostClient, *own: Own) -> bool:
+        """*client* has just done that: he is not told of it. One event of each kind is his; what is more than that is somebody else's.
+
+        Whether he watches it, and all that was done before this is told: then what is looked at from now on, of names or attributes, is
+        as he will be told.
+        """
         listener = self._listeners.get(client)
-        if listener is not None and any(ino in listener.watched for ino, _, _ in own):
-            self._read(listener, list(own))
+        if listener is None or not any(ino in listener.watched for ino, _, _ in own):
+            return False
+        self._own += [(listener, *one) for one in own]
+        return self._read()
+
+    def closed(self, client: HostClient, own: Own) -> None:
+        """`made` of something nobody waits for: what many have done in this turn is read at once."""
+        listener = self._listeners.get(client)
+        if listener is not None and own[0] in listener.watched:
+            self._own.append((listener, *own))
+            if not self._reads:
+                self._reads = True
+                self._dispatch.at_turn_end(self.look)
+
+    def made_of(self, client: HostClient, ino: int, fd: int, scope: Scope) -> bool:
+        """*client* has just changed attributes of the directory *fd*. If he watches it and still may, he goes on to, and is not told."""
+        listener = self._listeners.get(client)
+        if listener is None or ino not in listener.watched or not self.add(client, fd, scope):
+            return False
+        self._own.append((listener, ino, b"", WATCH_ATTRIB | WATCH_MODIFY))
+        return self._read()
 
     def look(self) -> None:
         """Tell what has happened."""
-        self._read(None, [])
+        self._reads = False
+        self._read()
 
-    def _read(self, maker: Listener[HostClient] | None, own: list[Own]) -> None:
+    def _read(self) -> bool:
+        """Whether nothing is left to be read."""
+        try:
+            return self._read_all()
+        finally:
+            self._own.clear()
+
+    def _read_all(self) -> bool:
         if self._fd < 0 or self._more is not None:
-            return
+            return False
         room = TELLS_MAX
         for _ in range(READS_MAX):
             try:
                 data = self._left or os.read(self._fd, READ_SIZE)
             except (BlockingIOError, InterruptedError):
-                return
+                return True
             behind = bool(self._left)
             self._left = b""
             offset, end = 0, len(data)
@@ -315,28 +341,29 @@ class Watching:
                 if room <= 0:
                     self._left = data[offset:]
                     self._more = self._dispatch.call_at(self._dispatch.now(), self._go_on)
-                    return
+                    return False
                 number, kind, cookie, length = _HEAD.unpack_from(data, offset)
                 offset += _HEAD.size
                 name = data[offset : offset + length].rstrip(b"\0")
                 offset += length
-                room -= self._tell(number, kind, cookie, name, maker, own)
+                room -= self._tell(number, kind, cookie, name)
             if end < READ_SIZE // 2 and not behind:
-                return
+                return True
+        return False
 
     def _go_on(self) -> None:
         self._more = None
-        self._read(None, [])
+        self._read()
 
-    def _tell(
-        self,
-        number: int,
-        kind: int,
-        cookie: int,
-        name: bytes,
-        maker: Listener[HostClient] | None,
-        own: list[Own],
-    ) -> int:
+    def _maker(self, ino: int, name: bytes, kind: int) -> Listener[HostClient] | None:
+        """Who of those in `_own` made this event, which then is his no more."""
+        for index, (listener, expected, named, kinds) in enumerate(self._own):
+            if kind & kinds and expected == ino and named == name:
+                self._own[index] = (listener, expected, named, kinds & ~kind)
+                return listener
+        return None
+
+    def _tell(self, number: int, kind: int, cookie: int, name: bytes) -> int:
         """What it took: one, and one for each listener."""
         if kind & WATCH_OVERFLOW:
             self._counters["watch_overflow"] += 1
@@ -350,7 +377,10 @@ class Watching:
         ino = watched.ino
         if not name:
             over = kind & (WATCH_IGNORED | _IN_UNMOUNT | WATCH_DELETE_SELF)
+            maker = self._maker(ino, name, kind) if self._own and not over else None
             for listener in list(watched.listeners):
+                if listener is maker:
+                    continue
                 if over or kind & WATCH_ATTRIB:
                     # Its rights may be others now: whoever may still read it asks again.
                     listener.tell(ino, kind & ~_IN_UNMOUNT | WATCH_IGNORED)
@@ -358,10 +388,10 @@ class Watching:
                 else:
                     listener.tell(ino, kind, b"", cookie)
             return took
-        mine = bool(own) and _take(own, ino, name, kind)
+        maker = self._maker(ino, name, kind) if self._own else None
         self._counters["watch_told"] += 1
         for listener, scope in watched.listeners.items():
-            if not (mine and listener is maker) and scope.step(name) is not None:
+            if listener is not maker and scope.step(name) is not None:
                 listener.tell(ino, kind, name, cookie)
         return took
 

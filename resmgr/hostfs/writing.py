@@ -10,7 +10,7 @@ from resmgr.channel import ND_LOCAL, Message
 from resmgr.dispatch import Buffer
 from resmgr.hostfs.objects import HostClient, HostHandle
 from resmgr.hostfs.running import Running
-from resmgr.iomsg import WATCH_MODIFY
+from resmgr.iomsg import SURE, WATCH_MODIFY
 from resmgr.iorequest import WRITE_HEAD
 
 FIRST_PART = 1024 * 1024 + WRITE_HEAD
@@ -28,6 +28,7 @@ class Write:
 
     __slots__ = (
         "_append",
+        "_attr",
         "_client",
         "_count",
         "_expected",
@@ -41,7 +42,17 @@ class Write:
         "_size",
     )
 
-    def __init__(self, fs: Running, message: Message, client: HostClient, handle: HostHandle, offset: int, size: int, append: bool) -> None:
+    def __init__(
+        self,
+        fs: Running,
+        message: Message,
+        client: HostClient,
+        handle: HostHandle,
+        offset: int,
+        size: int,
+        append: bool,
+        attr: bool,
+    ) -> None:
         self._fs = fs
         self._message = message
         self._client = client
@@ -51,6 +62,8 @@ class Write:
         self._size = size
         self._count = 0
         self._append = append
+        self._attr = attr
+        """Its maker wants to hear what it makes of the file."""
         self._expected = 0
         self._gathered = bytearray()
         self._pulling = False
@@ -85,9 +98,12 @@ class Write:
             count = fs.switch.run(self._identity, self._put, part)
         finally:
             device.took(monotonic() - start, now)
-        if self._handle.place is not None:
-            fs.watching.made(self._client, (*self._handle.place, WATCH_MODIFY))
-        self._written(count)
+        place = self._handle.place
+        sure = place is not None and fs.watching.made(self._client, (*place, WATCH_MODIFY))
+        if sure and self._attr and count == self._size and not self._count:
+            self._message.reply(count, fs.ops_of(self._client).attr(os.fstat(self._handle.fd)) + SURE)
+        else:
+            self._written(count)
 
     def _put(self, part: Buffer) -> int:
         """Write all of *part*; the bytes that went, fewer than all only if some went before the error. Any thread."""

@@ -15,6 +15,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import attrs
@@ -31,6 +32,7 @@ from resmgr.fuse.servers import KernelResolver
 from resmgr.fuse.session import Session
 from resmgr.hostfs.manager import HostFs
 from resmgr.iofunc.node import Directory, Node, TreeManager, Value
+from resmgr.iomsg import Connect, Io
 from resmgr.runner import TrioDispatch, open_dispatch
 from resmgr.testing.devices import Pipe, Screen, Slow
 from resmgr.testing.memfs import Fault, MemFs
@@ -39,6 +41,23 @@ from resmgr.users import Accounts
 
 def say(value: dict[str, object]) -> None:
     print(json.dumps(value), flush=True)
+
+
+def count_messages(host: HostFs) -> dict[str, int]:
+    """From now on each message that *host* is sent is counted by its name, but for CLOSE and WATCH."""
+    counts: dict[str, int] = {}
+
+    def counting(name: str, handler: Callable[..., None]) -> Callable[..., None]:
+        def counted(*arguments: object) -> None:
+            counts[name] = counts.get(name, 0) + 1
+            handler(*arguments)
+
+        return counted
+
+    manager = host.manager
+    manager._connect = {kind: counting(Connect(kind).name.lower(), handler) for kind, handler in manager._connect.items()}
+    manager._io = {kind: counting(Io(kind).name.lower(), handler) for kind, handler in manager._io.items()}
+    return counts
 
 
 class Server:
@@ -51,13 +70,16 @@ class Server:
         target = self.memory.target
         self.pipe = Pipe()
         self.manager: TreeManager | None = None
+        self.host_messages: dict[str, int] = {}
         if directory == "-":
             nodes: dict[bytes, Node] = {b"pipe": self.pipe, b"slow": Slow(), b"screen": Screen(), b"value": Value(lambda: b"x\n")}
             self.manager = TreeManager(self.kernel, Directory(nodes), name="devices")
             target = self.manager.target
         elif directory is not None:
             policy = Policy(Accounts(dispatch.now), users=(UserRule("identity", root="root"),), exports=(), grants=())
-            target = HostFs(self.kernel, policy, root=directory).target
+            host = HostFs(self.kernel, policy, root=directory)
+            self.host_messages = count_messages(host)
+            target = host.target
         self.machine = Machine(dispatch, KernelResolver(self.kernel), target, options, mountpoint.encode())
         self.mount = Mount(mountpoint, options)
         self.session = Session(dispatch, self.mount.attach(), self.machine, lambda reason: say({"ended": reason}))
@@ -108,6 +130,10 @@ class Server:
             return attrs.asdict(self.machine.statistics())
         elif kind == "messages":
             counts, self.memory.requests = self.memory.requests, {}
+            return counts
+        elif kind == "served":
+            counts = dict(self.host_messages)
+            self.host_messages.clear()
             return counts
         elif kind == "unmount":
             try:

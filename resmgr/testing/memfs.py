@@ -22,6 +22,7 @@ from resmgr.iofunc.manager import Manager
 from resmgr.iomsg import (
     COOKIE_END,
     LOOKUP_WATCH,
+    MKDIR_WATCH,
     NAME_MAX,
     OFFSET_APPEND,
     OPEN_WATCH,
@@ -34,7 +35,10 @@ from resmgr.iomsg import (
     SET_MTIME_NOW,
     SET_SIZE,
     SET_UID,
+    SETATTR_SURE,
+    SURE,
     WANT_HANDLE,
+    WRITE_ATTR,
     Connect,
     DirEntry,
     Entry,
@@ -185,7 +189,8 @@ class MemFs(Tree):
     ) -> Callable[[Message, Client, ConnectRequest, Handle | None], None]:
         def gate(message: Message, client: Client, request: ConnectRequest, base: Handle | None) -> None:
             memory = base if isinstance(base, MemHandle) else None
-            self._admit(message, operation, request.path.rpartition(b"/")[2], lambda: handler(message, client, request, memory))
+            go_on = self._made_by(client, lambda: handler(message, client, request, memory))
+            self._admit(message, operation, request.path.rpartition(b"/")[2], go_on)
 
         return gate
 
@@ -194,9 +199,26 @@ class MemFs(Tree):
     ) -> Callable[[Message, Client, Handle, int], None]:
         def gate(message: Message, client: Client, handle: Handle, flags: int) -> None:
             assert isinstance(handle, MemHandle)
-            self._admit(message, operation, handle.name, lambda: handler(message, client, handle, flags))
+            self._admit(message, operation, handle.name, self._made_by(client, lambda: handler(message, client, handle, flags)))
 
         return gate
+
+    def _made_by(self, client: Client, go_on: Callable[[], None]) -> Callable[[], None]:
+        """*go_on*, of which *client* need not be told."""
+
+        def made() -> None:
+            if self.watching is not None:
+                self.watching.maker = client
+            try:
+                go_on()
+            finally:
+                if self.watching is not None:
+                    self.watching.maker = None
+
+        return made
+
+    def _sure(self, client: Client, inode: Inode) -> bytes:
+        return SURE if self.watching is not None and self.watching.sure(client, inode) else b""
 
     def _admit(self, message: Message, operation: str, name: bytes, go_on: Callable[[], None]) -> None:
         self.requests[operation] = self.requests.get(operation, 0) + 1
@@ -252,6 +274,7 @@ class MemFs(Tree):
         data: Buffer = b"",
         keep: bool = False,
         watch: bool = False,
+        empty: bool = False,
     ) -> None:
         handle = 0
         if keep or (ocb is None and S_ISDIR(inode.mode)):
@@ -262,7 +285,7 @@ class MemFs(Tree):
             handle = number
         own = watch and message.channel is self.manager.channel and S_ISDIR(inode.mode)
         watched = own and self.watching is not None and self.watching.add(client, inode)
-        reply = Entry(self.target, handle, number, self.attr(inode), data, watched=watched).pack()
+        reply = Entry(self.target, handle, number, self.attr(inode), data, watched=watched, empty=empty and watched).pack()
         late = self._answered_late.pop(message, 0.0)
         if late:
             self._dispatch.call_at(self._dispatch.now() + late, lambda: None if message.answered else message.reply(0, reply))
@@ -310,10 +333,12 @@ class MemFs(Tree):
         self, message: Message, client: Client, request: ConnectRequest, base: MemHandle | None, mode: int, data: bytes = b""
     ) -> None:
         directory, name = self.vacant(message.info.credentials, _inode(base), request.path)
+        kind = S_IFMT(mode)
         inode = self.new(mode, message.info.credentials, request.rdev)
         inode.data[:] = data
         self.enter(directory, name, inode)
-        self._entry(message, client, inode, name)
+        watch = kind == S_IFDIR and bool(request.flags & MKDIR_WATCH)
+        self._entry(message, client, inode, name, watch=watch, empty=watch and self.watching is not None)
 
     def _mkdir(self, message: Message, client: Client, request: ConnectRequest, base: MemHandle | None) -> None:
         self._make(message, client, request, base, S_IFDIR | (request.mode & ~request.umask & 0o7777))
@@ -382,7 +407,7 @@ class MemFs(Tree):
             self.drop(new_dir, new_name)
         self.drop(old_dir, old_name)
         self.enter(new_dir, new_name, inode)
-        message.reply(0)
+        message.reply(0, SURE)
 
     def _unlink(self, message: Message, client: Client, request: ConnectRequest, base: MemHandle | None) -> None:
         directory, name, inode = self.existing(message.info.credentials, _inode(base), request.path)
@@ -407,7 +432,7 @@ class MemFs(Tree):
     def _setattr_path(self, message: Message, client: Client, request: ConnectRequest, base: MemHandle | None) -> None:
         _, _, inode = self.existing(message.info.credentials, _inode(base), request.path)
         assert request.change is not None
-        self._set(message, inode, request.change, writable=False)
+        self._set(message, inode, request.change, writable=False, told=client if request.flags & SETATTR_SURE else None)
 
     def _access(self, message: Message, client: Client, request: ConnectRequest, base: MemHandle | None) -> None:
         _, _, inode = self.existing(message.info.credentials, _inode(base), request.path)
@@ -434,7 +459,7 @@ class MemFs(Tree):
             offset = OFFSET_APPEND
         here = memoryview(message.data)[WRITE_HEAD : WRITE_HEAD + size]
         if len(here) == size:
-            self._store(message, handle.inode, offset, here)
+            self._store(message, handle.inode, offset, here, client if flags & WRITE_ATTR else None)
             return
 
         def pulled(count: int, data: Buffer) -> None:
@@ -450,7 +475,7 @@ class MemFs(Tree):
         if self.size_max is not None and size > self.size_max:
             raise OSError(errno.ENOSPC, "full")
 
-    def _store(self, message: Message, inode: Inode, offset: int, data: Buffer) -> None:
+    def _store(self, message: Message, inode: Inode, offset: int, data: Buffer, told: Client | None = None) -> None:
         content = inode.data
         if offset == OFFSET_APPEND:
             offset = len(content)
@@ -466,7 +491,8 @@ class MemFs(Tree):
         else:
             content[offset : offset + len(data)] = data
         self.touch(inode, data=True)
-        message.reply(len(data))
+        sure = b"" if told is None else self._sure(told, inode)
+        message.reply(len(data), self.attr(inode).pack() + sure if sure else b"")
 
     def _stat(self, message: Message, client: Client, handle: MemHandle, flags: int) -> None:
         message.reply(0, self.attr(handle.inode).pack())
@@ -495,9 +521,10 @@ class MemFs(Tree):
 
     def _setattr(self, message: Message, client: Client, handle: MemHandle, flags: int) -> None:
         writable = handle.flags is not None and handle.flags & os.O_ACCMODE != os.O_RDONLY
-        self._set(message, handle.inode, SetAttr.parse(message.data, HEAD), writable=writable)
+        told = client if flags & SETATTR_SURE else None
+        self._set(message, handle.inode, SetAttr.parse(message.data, HEAD), writable=writable, told=told)
 
-    def _set(self, message: Message, inode: Inode, change: SetAttr, *, writable: bool) -> None:
+    def _set(self, message: Message, inode: Inode, change: SetAttr, *, writable: bool, told: Client | None) -> None:
         who = message.info.credentials
         valid = change.valid
         owner = not self.check or who.uid in (0, inode.uid)
@@ -529,7 +556,7 @@ class MemFs(Tree):
             inode.atime = inode.ctime
         if valid & SET_MTIME_NOW:
             inode.mtime = inode.ctime
-        message.reply(0, self.attr(inode).pack())
+        message.reply(0, self.attr(inode).pack() + (b"" if told is None else self._sure(told, inode)))
 
     def _statfs(self, message: Message, client: Client, handle: MemHandle, flags: int) -> None:
         self._tell_statfs(message)

@@ -15,10 +15,14 @@ from resmgr.testing.memtree import Inode
 
 
 class MemWatch:
-    """Everything is told to every client that watches, also what it did itself. `muted`: changes are not told, as if that were broken."""
+    """Everything is told to every client that watches. `muted`: changes are not told, as if that were broken. `spares`: a client
+    is not told what it did itself, and hears in the answers what is SURE."""
 
     def __init__(self, dispatch: Dispatch) -> None:
         self.muted = False
+        self.spares = False
+        self.maker: Client | None = None
+        """Whose message is being carried out."""
         self.listeners: dict[Client, Listener[Client]] = {}
         self._dispatch = dispatch
         self._queued: Counter[int] = Counter()
@@ -51,11 +55,18 @@ class MemWatch:
             listener = self.listeners[client] = Listener(client, self._dispatch, self._queued)
         return listener
 
+    def sure(self, client: Client, inode: Inode) -> bool:
+        """Whether *client* is told of every change of *inode* by others, by a name of it."""
+        watched = {} if client not in self.listeners else self.listeners[client].watched
+        return self.spares and any(
+            any(other is inode for other, _ in directory.entries.values()) for ino, directory in self._inodes.items() if ino in watched
+        )
+
     def name(self, directory: Inode, name: bytes, kind: int) -> None:
         """*name* in *directory* has changed."""
         if not self.muted:
             for listener in self.listeners.values():
-                if directory.ino in listener.watched:
+                if directory.ino in listener.watched and not (self.spares and listener.client is self.maker):
                     listener.tell(directory.ino, kind, name)
 
     def inode(self, inode: Inode, kind: int) -> None:

@@ -54,6 +54,8 @@ class History:
         """What each object held, since when; also of those that have no name any more, or another one."""
         self.seen = 0
         self.mute = mute
+        self.spares = bool(seed % 2)
+        """As hostfs: a client is not told what it did itself, which its answers say."""
         self.fs.add(b"d/n0", b"first")
         self._listen()
         # What is not leased is believed for no time at all: then every stale answer comes of a lease.
@@ -65,6 +67,7 @@ class History:
     def _listen(self) -> None:
         watch = self.fs.watch()
         watch.muted = self.mute
+        watch.spares = self.spares
         name, inode = self.fs.on_name, self.fs.on_inode
         assert name is not None
         assert inode is not None

@@ -542,8 +542,10 @@ def test_file_of_size_zero_is_read_past_the_cache(rig: Rig) -> None:
     assert not rig.open(node, os.O_RDWR).open_flags & FOPEN_DIRECT_IO
 
 
-def test_release_closes_the_ocb_at_once_and_is_never_waited_for(rig: Rig) -> None:
+def test_a_program_that_was_written_is_closed_at_once_and_never_waited_for(rig: Rig) -> None:
+    """While it is open for writing it cannot be run on the far side."""
     rig.fs.add(b"f", b"1")
+    rig.fs.find(b"f").mode |= 0o111
     node = rig.walk(b"f")
     fh = rig.open(node, os.O_RDWR).fh
     before = len(rig.fs.manager.table.handles)
@@ -554,17 +556,33 @@ def test_release_closes_the_ocb_at_once_and_is_never_waited_for(rig: Rig) -> Non
     assert len(rig.fs.manager.table.handles) == before - 1
 
 
-def test_files_that_were_only_read_are_closed_together(rig: Rig) -> None:
+def open_and_release(rig: Rig, flags: int) -> int:
+    """Five files; the handles that there were before. The last file's node is the last one made."""
     before = len(rig.fs.manager.table.handles)
     for number in range(5):
         rig.fs.add(b"f%d" % number, b"1")
         node = rig.walk(b"f%d" % number)
-        assert rig.release(node, rig.open(node).fh).error == 0
-    rig.messages()
+        assert rig.release(node, rig.open(node, flags).fh).error == 0
     rig.run(0.001)
     assert len(rig.fs.manager.table.handles) == before + 5
+    return before
+
+
+@pytest.mark.parametrize("flags", [os.O_RDONLY, os.O_RDWR])
+def test_other_files_are_closed_together(rig: Rig, flags: int) -> None:
+    before = open_and_release(rig, flags)
 
     rig.run(0.02)
+
+    assert len(rig.fs.manager.table.handles) == before
+
+
+def test_what_becomes_a_program_is_closed_before_that(rig: Rig) -> None:
+    before = open_and_release(rig, os.O_WRONLY)
+    node = rig.walk(b"f4")
+    body = formats.SETATTR_IN.pack(formats.FATTR_MODE, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0o755, 0, 0, 0, 0)
+
+    assert rig.ask(Opcode.SETATTR, node, body).error == 0
 
     assert len(rig.fs.manager.table.handles) == before
 

@@ -2,31 +2,45 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import struct
 from collections import Counter
 
 import pytest
 
-from resmgr.access import Export
+from resmgr.access import Export, Scope
 from resmgr.channel import ClientInfo, Credentials, Nd
 from resmgr.hostfs import watching
+from resmgr.hostfs.objects import HostClient
 from resmgr.hostfs.watching import LISTENERS_PER_NODE
 from resmgr.iofunc import events
 from resmgr.iofunc.events import ANSWER_MAX, Listener
 from resmgr.iofunc.handle import Client
 from resmgr.iomsg import (
     EVENT,
+    LOCK_SET,
     LOOKUP_WATCH,
+    MKDIR_WATCH,
     REQUEST,
+    SET_ATIME_NOW,
+    SET_MODE,
+    SET_MTIME_NOW,
+    SETATTR_SURE,
+    SURE,
     WANT_HANDLE,
     WATCH_CREATE,
     WATCH_IGNORED,
     WATCH_NEXT,
     WATCH_OVERFLOW,
+    WRITE_ATTR,
+    Attr,
+    Connect,
+    Entry,
     Io,
     parse_events,
 )
+from resmgr.iorequest import LOCK_END, ConnectRequest, LockRequest, SetAttr, pack_write
 from resmgr.testing.hostdir import HostDirectory
 from resmgr.testing.ioclient import IoClient
 
@@ -39,6 +53,8 @@ def seen(host: HostDirectory, monkeypatch: pytest.MonkeyPatch) -> HostDirectory:
     monkeypatch.setattr(type(host.dispatch), "attach_fd", lambda *_: None)
     monkeypatch.setattr(type(host.dispatch), "detach_fd", lambda *_: None)
     host.fs.set_policy(host.policy((Export("/", ["read", "write"]),)))
+    # What is done in threads, as for a disk that is slow at the moment, is not watched.
+    host.fs.devices.root.kind = b"tmpfs"
     return host
 
 
@@ -221,3 +237,121 @@ def test_what_may_not_be_listed_is_not_watched(seen: HostDirectory) -> None:
     assert watched(client, b"shown")
     assert watched(client, b"")
     assert not watched(seen.remote("b", BOB), b"drop")
+
+
+# ---- what their makers are answered
+
+
+def make(client: IoClient, name: bytes, mode: int, flags: int) -> Entry:
+    return Entry.parse(client.name(Connect.MKDIR, name, mode=mode, flags=flags))
+
+
+def test_a_directory_just_made_is_watched_since_nothing_was_in_it(seen: HostDirectory) -> None:
+    seen.root.chmod(0o777)
+    alice = seen.remote("b", ALICE)
+    entry = make(alice, b"made", 0o755, MKDIR_WATCH)
+    assert entry.watched
+    assert entry.empty
+    # Who may not search what he has made is not told so, nor who has not asked.
+    assert not make(alice, b"shut", 0o600, MKDIR_WATCH).empty
+    plain = make(alice, b"plain", 0o755, 0)
+    assert not plain.watched
+    assert not plain.empty
+
+
+def test_a_directory_in_which_somebody_was_first_is_not_empty(seen: HostDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen.root.chmod(0o777)
+    add = seen.fs.watching.add
+
+    def late(client: HostClient, fd: int, scope: Scope) -> bool:
+        (seen.root / "made/theirs").touch()
+        return add(client, fd, scope)
+
+    monkeypatch.setattr(seen.fs.watching, "add", late)
+    assert not make(seen.remote("b", ALICE), b"made", 0o777, MKDIR_WATCH).empty
+
+
+def test_a_rename_says_whether_the_old_name_is_gone(seen: HostDirectory) -> None:
+    for name in ("one", "other"):
+        (seen.root / name).touch()
+    os.link(seen.root / "one", seen.root / "second")
+    client = seen.client(0)
+
+    def renamed(old: bytes, new: bytes, flags: int = 0) -> bytes:
+        return bytes(client.two(Connect.RENAME, old, new, flags=flags))
+
+    assert renamed(b"one", b"second") == b""
+    assert renamed(b"second", b"third") == SURE
+    assert renamed(b"third", b"other", 2) == b""
+
+
+@pytest.mark.parametrize("by", ["name", "file"])
+def test_attributes_that_were_changed_are_sure_for_who_is_told_the_rest(seen: HostDirectory, by: str) -> None:
+    (seen.root / "d").mkdir(mode=0o777)
+    (seen.root / "d").chmod(0o777)
+    alice, bob = seen.remote("b", ALICE), seen.remote("c", BOB)
+    with open(seen.root / "d/f", "wb"):
+        os.chmod(seen.root / "d/f", 0o666)
+    now = SetAttr(SET_ATIME_NOW | SET_MTIME_NOW)
+    for client in alice, bob:
+        seen.fs.watching.look()
+        base = client.lookup(b"d", flags=LOOKUP_WATCH | WANT_HANDLE if client is alice else WANT_HANDLE)
+        assert base.watched == (client is alice)
+        ocb = client.open(b"f", os.O_RDWR, handle=base.handle).ocb
+        if by == "file":
+            written = client.send(seen.fs.target, (pack_write(ocb, 0, 3, WRITE_ATTR), b"123"))
+            assert written[0] == 3
+            reply = bytes(written[1])
+        else:
+            reply = bytes(client.connect(ConnectRequest(Connect.SETATTR, SETATTR_SURE, base.handle, b"f", change=now)))
+        assert reply.endswith(SURE) == (client is alice)
+        if client is alice:
+            assert Attr.parse(reply).mtime == os.stat(seen.root / "d/f").st_mtime_ns
+            sure = client.send(seen.fs.target, (REQUEST.pack(Io.SETATTR, 0, SETATTR_SURE, ocb) + now.pack(),))[1]
+            assert bytes(sure).endswith(SURE)
+    # What nobody asked to hear is not said.
+    assert alice.send(seen.fs.target, (pack_write(alice.open(b"d/f", os.O_RDWR).ocb, 0, 3), b"123"))[1] == b""
+
+
+def test_who_changes_a_directory_goes_on_watching_it_if_he_may(seen: HostDirectory) -> None:
+    seen.root.chmod(0o777)
+    alice = seen.remote("b", ALICE)
+    handle = make(alice, b"made", 0o755, MKDIR_WATCH).handle
+
+    def told(change: SetAttr) -> int:
+        """Kinds of events that its maker gets of it."""
+        alice.connect(ConnectRequest(Connect.SETATTR, SETATTR_SURE, handle, b"", change=change))
+        seen.fs.watching.look()
+        news = alice.begin(seen.fs.target, REQUEST.pack(Io.WATCH, WATCH_NEXT, 0, 0))
+        seen.dispatch.run_for(0.1)
+        kinds = 0
+        for event in [] if news.status is None else parse_events(news.data):
+            kinds |= event.kind
+        news.unblock()
+        return kinds
+
+    assert told(SetAttr(SET_MTIME_NOW)) == 0
+    assert told(SetAttr(SET_MODE, mode=0o700)) == 0
+    assert told(SetAttr(SET_MODE, mode=0o300)) & WATCH_IGNORED
+
+
+def test_who_locks_and_unlocks_is_told_nothing(seen: HostDirectory) -> None:
+    """The kernel's lock is held by an open file of its own, whose closing it tells as the end of writing."""
+    (seen.root / "d").mkdir()
+    (seen.root / "d/f").touch()
+    (seen.root / "d/f").chmod(0o666)
+    alice = seen.remote("b", ALICE)
+    base = alice.lookup(b"d", flags=LOOKUP_WATCH | WANT_HANDLE)
+    ocb = alice.open(b"f", os.O_RDWR, handle=base.handle).ocb
+    news = alice.begin(seen.fs.target, REQUEST.pack(Io.WATCH, WATCH_NEXT, 0, 0))
+
+    for kind in fcntl.F_WRLCK, fcntl.F_UNLCK:
+        alice.lock(seen.fs.target, ocb, LockRequest(LOCK_SET, kind, 0, LOCK_END, owner=1))
+    seen.fs.watching.look()
+    seen.dispatch.run_for(0.1)
+
+    assert news.status is None
+    (seen.root / "d/f").write_bytes(b"theirs")
+    seen.fs.watching.look()
+    seen.dispatch.run_for(0.1)
+    assert news.status is not None
