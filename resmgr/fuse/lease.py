@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from resmgr.channel import Connection
 
 if TYPE_CHECKING:
+    from array import array
+
     from resmgr.fuse.inode import Node
     from resmgr.fuse.servers import User
 
@@ -27,6 +29,7 @@ class Lease:
         "answered",
         "changed",
         "connection",
+        "cookies",
         "doubted",
         "events",
         "floor",
@@ -77,6 +80,8 @@ class Lease:
         """Who could open it."""
         self.listed = False
         """The kernel has read its listing to the end under this lease, and nothing has changed since."""
+        self.cookies: array[int] | None = None
+        """What the positions in that listing mean."""
 
     def covers(self, name: bytes, at: float) -> bool:
         """Whether what was asked at *at* about *name* is still so."""
