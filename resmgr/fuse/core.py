@@ -98,6 +98,8 @@ class Core(Answers):
         """Requests by opcode."""
         self.files: dict[int, File] = {}
         self.directories: dict[int, Directory] = {}
+        self.opened: dict[Node, list[Directory]] = {}
+        """Open directories by their nodes."""
         self.bare: dict[Node, Bare] = {}
         """For `xattr`: what is known of the entries of directories, the oldest first."""
         self.held_bytes = 0
@@ -525,6 +527,7 @@ class Core(Answers):
         self.files.clear()
         self.bare.clear()
         self.directories.clear()
+        self.opened.clear()
 
 
 __all__ = ["CONNECT", "DEVICES", "ENTRY_MAX", "Core", "Found", "OutputItem", "shown"]

@@ -4,10 +4,14 @@ OPENDIR is an OPEN whose reply may bring the first entries, as that of a file br
 from cookie 0 gives); from a server that sends none they are fetched while the kernel takes the answer. While a chunk is handed to the
 kernel the next one is under way. `.` and `..` are made here.
 
-Positions told to the kernel are numbers within one open directory (0 `.`, 1 `..`, then the server's entries in the order in which they came
-first); the server's cookie of each is kept, so that seekdir(3) and telldir(3) work for any cookies a manager may use. When entries are
-fetched again, after a seek, an entry keeps the number that its cookie has; one that was not there before gets a new one. Position 0 asked
-for again is rewinddir(3): the entries are fetched anew.
+Positions told to the kernel are numbers (0 `.`, 1 `..`, then the server's entries in the order in which they came first); the server's
+cookie of each is kept, so that seekdir(3) and telldir(3) work for any cookies a manager may use. When entries are fetched again, after a
+seek, an entry keeps the number that its cookie has; one that was not there before gets a new one. Position 0 asked for again is
+rewinddir(3): the entries are fetched anew.
+
+All who have a directory open share its numbers, and so does who opens it while the kernel keeps its listing: the kernel answers each of
+them from what one has read. It would also look there for positions of a listing that is not that one any more, and find nothing; so it may
+not keep one whose numbers are not those that others were told.
 """
 
 from __future__ import annotations
@@ -50,7 +54,7 @@ CHUNK_FIRST = 32 * 1024
 CHUNK = 256 * 1024
 """Bytes of entries asked for at once."""
 POSITIONS_MAX = 1 << 20
-"""Positions that are kept over a rewinddir(3), and beyond which what is fetched again gets no new ones."""
+"""Positions that are kept over a rewinddir(3), and how many new ones what is fetched again may get between two."""
 _DIRENT = formats.DIRENT.pack
 _ENTRY_AND_DIRENT = formats.ENTRY_AND_DIRENT.pack
 _READDIR = int(Io.READDIR)
@@ -67,6 +71,7 @@ class Directory:
     """An open directory: the chunk of entries at hand, the cookies of all that passed, and a fetch that may be under way."""
 
     __slots__ = (
+        "anew",
         "at",
         "began",
         "cached",
@@ -81,6 +86,7 @@ class Directory:
         "numbers",
         "ocb",
         "pid",
+        "plain",
         "raw",
         "record",
         "rewinds",
@@ -115,7 +121,11 @@ class Directory:
         self.served = False
         """Position 0 was asked for."""
         self.cookies = array("Q")
-        """cookies[i] leads to the entry after entry i."""
+        """cookies[i] leads to the entry after entry i. Others may have the same array; what stands in it stays."""
+        self.anew = 0
+        """New numbers given to what was fetched again."""
+        self.plain = True
+        """Since position 0, entries had the numbers 0, 1, 2, ..."""
         self.end = -1
         """The position behind the last entry, once known."""
         self.with_attrs = True
@@ -130,6 +140,7 @@ class Directory:
     def rewind(self) -> None:
         """Nothing is known of the entries, and what is on the way is not taken. Positions stay good, unless there are too many."""
         self.rewinds += 1
+        self.anew = 0
         self.fetching = -1
         self.items = []
         self.numbers = range(0)
@@ -137,7 +148,7 @@ class Directory:
         self.end = -1
         self.raw = b""
         if len(self.cookies) > POSITIONS_MAX:
-            del self.cookies[:]
+            self.cookies = array("Q")
 
 
 def opendir(core: Core, request: Request, view: memoryview) -> None:
@@ -168,12 +179,32 @@ def _open(core: Core, request: Request) -> None:
         core.on_leaf(request, node, Connect.OPEN, flags, fixed, ENTRY_MAX + CHUNK_FIRST, _opened)
 
 
+def _enter(core: Core, directory: Directory) -> None:
+    core.directories[directory.fh] = directory
+    node = directory.node
+    others = core.opened.setdefault(node, [])
+    if others:
+        directory.cookies = others[-1].cookies
+    elif directory.home and node.lease is not None and node.lease.cookies is not None:
+        directory.cookies = node.lease.cookies
+    others.append(directory)
+
+
+def _alike(core: Core, directory: Directory) -> bool:
+    """Whether what *directory* has read to its end may stand for what others that have it open were told."""
+    others = core.opened[directory.node]
+    if len(others) == 1:
+        return True
+    cookies = directory.cookies
+    return directory.plain and directory.end == len(cookies) and all(other.cookies is cookies for other in others)
+
+
 def _open_at_home(core: Core, request: Request, connection: Connection) -> None:
     """The kernel has the listing, and nothing has changed since it read it."""
     node = request.node
     directory = Directory(core.new_fh(), node, connection, 0, core.ahead.record(node, connection, request.user), request.pid)
     directory.home = directory.cached = True
-    core.directories[directory.fh] = directory
+    _enter(core, directory)
     core.drops["lease_hits"] += 1
     core.answer(request, formats.OPEN_REPLY.pack(32, 0, request.unique, directory.fh, FOPEN_CACHE_DIR | FOPEN_KEEP_CACHE))
 
@@ -223,7 +254,7 @@ def _opened(request: Request, status: int, reply: Buffer) -> None:
         _took(core, request, attr)
     record = core.ahead.record(node, found.connection, request.user)
     directory = Directory(core.new_fh(), node, found.connection, found.ocb, record, request.pid)
-    core.directories[directory.fh] = directory
+    _enter(core, directory)
     directory.cached = core.leases.opened(request)
     answer = FOPEN_CACHE_DIR if directory.cached else 0
     if len(found.data):
@@ -310,35 +341,43 @@ def _arrived(directory: Directory, index: int, with_attrs: bool, reply: Buffer, 
     directory.at = at
     if index == 0:
         directory.began = at
+        directory.plain = True
     directory.raw = reply if with_attrs else b""
     directory.items = items
     directory.start = index
     directory.with_attrs = with_attrs
-    directory.numbers = _numbered(directory.cookies, index, cookies)
+    directory.numbers = numbers = _numbered(directory, index, cookies)
+    if not isinstance(numbers, range):
+        directory.plain = False
     if not items:
         directory.end = index
     elif cookies[-1] == COOKIE_END:
         directory.end = directory.numbers[-1] + 1
 
 
-def _numbered(known: array[int], index: int, cookies: list[int]) -> Sequence[int]:
-    """Numbers of the entries that come at position *index*: those that *known* has for their cookies, else new ones, which it then has."""
+def _numbered(directory: Directory, index: int, cookies: list[int]) -> Sequence[int]:
+    """Numbers of the entries that come at position *index*: those that their cookies have, else new ones."""
+    known = directory.cookies
     total = len(known)
     if index >= total:
         known.extend(cookies)
         return range(index, index + len(cookies))
     if known[index : index + len(cookies)] == array("Q", cookies):
         return range(index, index + len(cookies))
+    if index == 0 and total > POSITIONS_MAX:
+        directory.cookies = array("Q", cookies)
+        return range(len(cookies))
     places = {cookie: index + place for place, cookie in enumerate(known[index : index + 4 * len(cookies)])}
-    if total > POSITIONS_MAX and not places.keys() >= set(cookies):
-        raise BadMessage("more positions than there are entries")
     numbers: list[int] = []
     for cookie in cookies:
         number = places.get(cookie)
         if number is None:
             number = len(known)
             known.append(cookie)
+            directory.anew += 1
         numbers.append(number)
+    if directory.anew > POSITIONS_MAX:
+        raise BadMessage("more positions than there are entries")
     return numbers
 
 
@@ -380,9 +419,13 @@ def _serve(core: Core, directory: Directory, request: Request, offset: int, size
         if offset < _DOTS:
             _hand_over(core, directory, request, offset, size, plus, position)
         else:
-            if directory.cached:
-                core.leases.listed(directory.node, directory.began)
-            core.answer_data(request)
+            if not directory.cached:
+                core.answer_data(request)
+            elif _alike(core, directory):
+                core.leases.listed(directory.node, directory.began, directory.cookies)
+                core.answer_data(request)
+            else:
+                core.notify(formats.inval_pages(directory.node.nodeid), lambda: core.answer_data(request))
     elif index > len(directory.cookies) and not directory.home:
         # A position that was never told to anybody.
         core.error(request, errno.EINVAL)
@@ -529,6 +572,10 @@ def releasedir(core: Core, request: Request, view: memoryview) -> None:
         core.drops["unknown_file"] += 1
     else:
         core.reopening.released(fh)
+        others = core.opened[directory.node]
+        others.remove(directory)
+        if not others:
+            del core.opened[directory.node]
         if directory.ocb:
             core.handles.let_go(directory.node, directory.connection, directory.ocb)
 

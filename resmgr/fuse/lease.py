@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from resmgr.channel import Connection
 
 if TYPE_CHECKING:
+    from array import array
+
     from resmgr.fuse.inode import Node
     from resmgr.fuse.known import Names
     from resmgr.fuse.request import Request
@@ -29,6 +31,7 @@ class Lease:
         "answered",
         "changed",
         "connection",
+        "cookies",
         "doubted",
         "events",
         "floor",
@@ -85,6 +88,8 @@ class Lease:
         """Names that requests from here are changing: how many, and the only one if nothing else is heard of the name meanwhile."""
         self.names: Names | None = None
         """All that are in it, if that is known."""
+        self.cookies: array[int] | None = None
+        """What the positions in that listing mean."""
 
     def covers(self, name: bytes, at: float) -> bool:
         """Whether what was asked at *at* about *name* is still so."""

@@ -37,6 +37,8 @@ from resmgr.iomsg import (
 from resmgr.iorequest import DROP_MAX, pack_drop
 
 if TYPE_CHECKING:
+    from array import array
+
     from resmgr.fuse.answers import Valid
     from resmgr.fuse.core import Core
     from resmgr.fuse.inode import Node
@@ -315,11 +317,13 @@ class Leases:
         lease.readers.add(request.user)
         return True
 
-    def listed(self, node: Node, began: float) -> None:
-        """The kernel has read *node* from its beginning, asked for at *began*, to its end, and keeps it."""
+    def listed(self, node: Node, began: float, cookies: array[int]) -> None:
+        """The kernel has read *node* from its beginning, asked for at *began*, to its end, and keeps it. *cookies*: what the
+        positions in it mean."""
         lease = node.lease
         if lease is not None and lease.live and (began >= lease.since or began == lease.opened) and began > lease.changed:
             lease.listed = True
+            lease.cookies = cookies
 
     def empty(self, node: Node, request: Request) -> None:
         """The request made directory *node*, which has been watched since nothing was in it, and its user may search it."""

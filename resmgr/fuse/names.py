@@ -128,6 +128,10 @@ def symlink(core: Core, request: Request, view: memoryview) -> None:
     # The kernel sends the name first, then the text.
     (request.name,) = names_at(view, BODY, 1)
     _, text = strings_at(view, BODY, 2)
+    if text.startswith(b"/") and core.options.transform_links:
+        root = root_of(core, request.node)
+        if root and (text + b"/").startswith(root + b"/"):
+            text = text[len(root) :] or b"/"
     path = request.name + text
     core.changes_name(request, request.node, request.name)
     core.on_base(request, request.node, CONNECT, Connect.SYMLINK, 0, SYMLINK.pack(len(request.name)), path, ENTRY_MAX, _made_link)

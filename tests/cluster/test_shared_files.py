@@ -273,3 +273,13 @@ def test_a_mount_of_ones_own_needs_no_rights(nodes: kit.Cluster) -> None:
         nodes, "a", "qnet mount --own /tmp/own -- sh -c 'echo x > /tmp/own/b/tmp/own-of-anna'", "bert", check=False
     )
     assert "NODE:/DIRECTORY expected" in sh(nodes, "a", "qnet mount --own /tmp/own b:srv -- true", "anna", check=False)
+
+
+def test_absolute_links_are_copied_within_a_node_as_they_are(nodes: kit.Cluster) -> None:
+    sh(nodes, "b", "ln -s /tmp/target /tmp/absolute; ln -s / /tmp/root; echo there > /tmp/target")
+    sh(nodes, "a", "cd /net/b/tmp; mkdir copies; cp -a absolute root copies", "anna")
+    assert sh(nodes, "b", "readlink /tmp/copies/absolute /tmp/copies/root").split() == ["/tmp/target", "/"]
+    assert sh(nodes, "a", "readlink /net/b/tmp/copies/absolute; cat /net/b/tmp/copies/absolute").split() == ["/net/b/tmp/target", "there"]
+    # What only begins alike is another's, and so is what is this machine's own.
+    sh(nodes, "a", "ln -s /net/bee/x /net/b/tmp/copies/other; ln -s /usr /net/b/tmp/copies/usr", "anna")
+    assert sh(nodes, "b", "readlink /tmp/copies/other /tmp/copies/usr").split() == ["/net/bee/x", "/usr"]

@@ -14,6 +14,7 @@ from typing import Any, cast
 import pytest
 
 from resmgr.testing.fusemount import Served
+from tests.suites.manyfiles import Directory
 
 pytestmark = pytest.mark.priv
 
@@ -219,3 +220,38 @@ def test_reports_of_others(serve: Serve, served: Path) -> None:
         soon(lambda: "phantom" not in os.listdir(here) and not (here / "phantom").exists())
         os.mkdir(here / "phantom")
         os.rmdir(here / "phantom")
+
+
+def test_positions_outlast_another_listing(serve: Serve, served: Path) -> None:
+    """What telldir(3) told leads there, though somebody else read the directory after it had changed."""
+    mount = serve(served, **LONG)
+    here, there = mount.path / "d1", served / "d1"
+    for number in range(200):
+        (there / f"more{number}").touch()
+    walk(mount)
+    stream = Directory(str(here))
+    told: list[tuple[int, bytes | None]] = [(stream.tell(), stream.read())]
+    while told[-1][1] is not None:
+        told.append((stream.tell(), stream.read()))
+    assert len(told) == 2 + 220 + 1
+
+    for number in range(0, 200, 3):
+        (there / f"more{number}").unlink()
+    for number in range(100):
+        (there / f"new{number}").touch()
+    soon(lambda: not (here / "more0").exists() and (here / "new99").exists())
+    for _ in range(2):
+        names = set(os.listdir(os.fsencode(here)))
+        assert len(names) == 220 - 67 + 100
+    for position, name in told:
+        stream.seek(position)
+        if name in names:
+            # Or what was put in between.
+            found = stream.read()
+            assert found == name or found in names - {name for _, name in told}
+    stream.close()
+    # Alone it is kept again, and whoever comes is answered from it.
+    assert {os.fsencode(name) for name in os.listdir(here)} == names
+    before = served_messages(mount)
+    assert {os.fsencode(name) for name in os.listdir(here)} == names
+    assert served_messages(mount) == before
