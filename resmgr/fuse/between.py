@@ -79,6 +79,8 @@ def copy_between(core: Core, request: Request, source: File, there: File, start:
             raise BadMessage("a ticket of another length")
         else:
             message = pack_fetch(there.ocb, Fetch(start, to, length, bytes(reply), names[0]))
+            # Who waits for it is shown as waiting for that one from now on.
+            request.connection = there.connection
             core.on_file(request, there, (message,), 0, fetched)
 
     def fetched(request: Request, status: int, reply: Buffer) -> None:

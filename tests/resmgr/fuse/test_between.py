@@ -18,6 +18,7 @@ from resmgr.fuse.formats import Opcode
 from resmgr.fuse.machine import Machine
 from resmgr.fuse.options import Failure, FuseOptions
 from resmgr.fuse.servers import KernelResolver
+from resmgr.fuse.stuck import abort
 from resmgr.iomsg import REQUEST, STATUS_REDIRECT, Attr, Entry, Io, Target
 from resmgr.iorequest import parse_connect
 from resmgr.testing.fuserig import PID, Answer, Rig
@@ -190,6 +191,28 @@ def test_a_signal_before_the_ticket_came_copies_nothing(rig: Asking, four: Four)
     rig.run(1.0)
     assert rig.answers[unique].error == -errno.EINTR
     assert four.fs["c"].counters["fetches"] == 0
+
+
+def test_who_waits_and_on_whom_is_shown_and_ended(rig: Asking, four: Four) -> None:
+    x, y = rig.opened(b"b/x"), rig.opened(b"c/y", os.O_WRONLY)
+    kept: list[Message] = []
+
+    def keep(message: Message, client: object, handle: object, flags: int) -> None:
+        kept.append(message)
+        message.on_unblock = lambda: message.reply(7)
+
+    four.fs["c"].manager._io[int(Io.FETCH)] = keep
+    unique = rig.start(Opcode.COPY_FILE_RANGE, x[0], rig.body(x, y, 0, 0, 100))
+    rig.run(0.1)
+    (waiting,) = rig.machine.status()
+    assert (waiting.operation, waiting.path, waiting.server) == ("COPY_FILE_RANGE", "/b/x", (3, 1, 300))
+    assert abort(rig.machine, unique, errno.EHOSTDOWN)
+    rig.run(0.1)
+    assert rig.answers[unique].error == -errno.EHOSTDOWN
+    assert kept[0].answered
+    node = rig.machine.nodes.get(y[0])
+    assert node is not None
+    assert node.told is None, "what became of it is not known"
 
 
 @pytest.mark.parametrize("which", ["b", "c"])
