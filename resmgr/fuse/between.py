@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 AGAIN_AFTER = 10.0
 """Seconds after which a pair of servers that could not do it is asked again."""
+SMALL = 128 * 1024
+"""Bytes up to which it is quicker to read what came with OPEN and to write it behind than to send three messages one after the other."""
 _WAY_LOST = frozenset((-errno.EHOSTDOWN, -errno.EHOSTUNREACH, -errno.EINTR))
 """Of the source's node, when it is asked for a ticket: the program is told, instead of that it copies through here."""
 
@@ -31,8 +33,10 @@ class Pairs:
         self._not_before: dict[tuple[tuple[int, int, int], tuple[int, int, int]], float] = {}
         self._never: set[tuple[int, int, int]] = set()
 
-    def names(self, source: File, there: File) -> tuple[str, str] | None:
-        """Names of the two nodes, if it may be tried."""
+    def names(self, source: File, there: File, start: int, length: int) -> tuple[str, str] | None:
+        """Names of the two nodes, if it is worth while and may be tried."""
+        if min(length, source.node.attr[6] - start) <= SMALL:
+            return None
         one, other = node_of(source.connection.nd), node_of(there.connection.nd)
         if not one or not other or one == other:
             return None
@@ -55,7 +59,7 @@ class Pairs:
 
 def copy_between(core: Core, request: Request, source: File, there: File, start: int, to: int, length: int, copied: Step) -> bool:
     """Begin to copy; *copied* gets how many bytes were. False, and nothing begun: not between these."""
-    names = core.pairs.names(source, there)
+    names = core.pairs.names(source, there, start, length)
     if names is None:
         return False
     length = min(length, LENGTH_MAX)
@@ -79,6 +83,8 @@ def copy_between(core: Core, request: Request, source: File, there: File, start:
             raise BadMessage("a ticket of another length")
         else:
             message = pack_fetch(there.ocb, Fetch(start, to, length, bytes(reply), names[0]))
+            # Who waits for it is shown as waiting for that one from now on.
+            request.connection = there.connection
             core.on_file(request, there, (message,), 0, fetched)
 
     def fetched(request: Request, status: int, reply: Buffer) -> None:

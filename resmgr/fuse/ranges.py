@@ -93,7 +93,7 @@ def copy_file_range(core: Core, request: Request, view: memoryview) -> None:
         core.reopening.wait(lost, lambda code: _open_again(core, request, kept, code))
         return
     here = file.connection is there.connection
-    if not here and core.pairs.names(file, there) is None:
+    if not here and core.pairs.names(file, there, start, length) is None:
         core.error(request, errno.EXDEV)
         return
     length = min(length, COPY_MAX)

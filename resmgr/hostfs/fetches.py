@@ -226,6 +226,8 @@ class Fetching:
 
     def _wrote(self, count: int, wanted: int) -> None:
         self._written += count
+        if self._handle.place is not None:
+            self._fs.watching.made(self._client, (*self._handle.place, WATCH_MODIFY))
         # It may have been stopped while a thread wrote.
         if count < wanted or self._length < self._written:
             self._length = self._written
@@ -253,8 +255,6 @@ class Fetching:
             del fetches.of_node[nd]
         if handle.at_close is not None:
             handle.at_close.pop(self, None)
-        if self._written and handle.place is not None:
-            self._fs.watching.made(self._client, (*handle.place, WATCH_MODIFY))
         if handle.closed:
             # Perhaps this is called by its close, which looks afterwards whether it is still used.
             self._fs.dispatch.call_soon(handle.drop)

@@ -55,7 +55,7 @@ def test_without_a_file_the_defaults_hold(tmp_path: Path) -> None:
         ('[[access.exports]]\npath = "home"', "access.exports[0].path: 'home' is not an absolute path without dot components"),
         (
             '[[access.users]]\nmapping = "root"',
-            "access.users[0].mapping: one of identity, table, squash, none, all:USER expected, not 'root'",
+            "access.users[0].mapping: one of identity, names, table, squash, none, all:USER expected, not 'root'",
         ),
         ("[[access.users]]\nusers = {alice = 'bob'}", "access.users[0]: 'alice' is not a number: what the other node says is a number"),
         ("[access.spawn]\ncommands = ['sort']", "access.spawn.commands[0]: 'sort' is not an absolute path"),

@@ -34,7 +34,7 @@ from qnetpy.reach import gossip
 from qnetpy.settings import SettingsError
 from qnetpy.testing.fuzz import layer2, machines, managers, names, rewriting, seam, soliciting
 from qnetpy.testing.fuzz.cryptodev import cryptodev, cryptodev_formats
-from resmgr import attachproto, copymsg, iomsg, iorequest, message
+from resmgr import attachproto, copymsg, iomsg, iorequest, message, roster
 from resmgr.errors import BadMessage, ResmgrError
 from resmgr.procmgr import message as spawn
 from resmgr.procmgr import nodefacts
@@ -200,6 +200,8 @@ def requests(data: bytes) -> None:
         _drop,
         _events,
         attachproto.parse_rows,
+        roster.parse_question,
+        _accounts,
         lambda view: iomsg.parse_dirents(view, True),
         lambda view: iomsg.parse_dirents(view, False),
     ):
@@ -227,6 +229,11 @@ def _offered(data: bytes) -> None:
 def _fetch(data: bytes) -> None:
     fetch = copymsg.parse_fetch(data)
     assert copymsg.parse_fetch(copymsg.pack_fetch(0, fetch)) == fetch
+
+
+def _accounts(data: bytes) -> None:
+    entries = roster.parse_page(data)
+    assert entries == roster.parse_page(b"".join(roster.pack_page(entries[at : at + 1], 0)[1] for at in range(len(entries))))
 
 
 def _take(data: bytes) -> None:

@@ -13,11 +13,12 @@ import pytest
 from resmgr.channel import Message
 from resmgr.copymsg import LENGTH_MAX, TAKE_MAX
 from resmgr.fuse import formats
-from resmgr.fuse.between import AGAIN_AFTER
+from resmgr.fuse.between import AGAIN_AFTER, SMALL
 from resmgr.fuse.formats import Opcode
 from resmgr.fuse.machine import Machine
 from resmgr.fuse.options import Failure, FuseOptions
 from resmgr.fuse.servers import KernelResolver
+from resmgr.fuse.stuck import abort
 from resmgr.iomsg import REQUEST, STATUS_REDIRECT, Attr, Entry, Io, Target
 from resmgr.iorequest import parse_connect
 from resmgr.testing.fuserig import PID, Answer, Rig
@@ -25,6 +26,7 @@ from tests.resmgr.hostfs.between import Four
 
 SIZE = 2 * TAKE_MAX + 999
 DATA = os.urandom(SIZE)
+PART = SMALL + 1
 ATTR = Attr(1, 0o040555, 2, 0, 0, 0, 0, 0, 4096, 0, 0, 0, 1)
 
 
@@ -111,31 +113,39 @@ def test_the_far_nodes_copy_between_themselves(rig: Asking, four: Four) -> None:
 
 def test_files_of_one_node_are_copied_there_and_files_of_this_one_by_the_kernel(rig: Asking, four: Four) -> None:
     x, y = rig.opened(b"b/x"), rig.opened(b"b/y", os.O_WRONLY)
-    assert rig.copy(x, y, 0, 0, 100) == 100
+    assert rig.copy(x, y, 0, 0, PART) == PART
     assert four.fs["b"].counters["offers"] == 0
     rig.uid = 7
     (four.roots["b"] / "y").chmod(0o666)
     other = rig.opened(b"b/y", os.O_WRONLY)
-    assert rig.copy(x, other, 0, 0, 100) == -errno.EXDEV, "two users of one node"
+    assert rig.copy(x, other, 0, 0, PART) == -errno.EXDEV, "two users of one node"
     assert four.fs["b"].counters["offers"] == 0
+
+
+def test_what_is_small_is_left_to_the_kernel_which_has_it(rig: Asking, four: Four) -> None:
+    x, y = rig.opened(b"b/x"), rig.opened(b"c/y", os.O_WRONLY)
+    assert rig.copy(x, y, 0, 0, SMALL) == -errno.EXDEV
+    assert rig.copy(x, y, SIZE - SMALL, 0, LENGTH_MAX) == -errno.EXDEV, "as much as there is"
+    assert four.fs["b"].counters["offers"] == 0
+    assert rig.copy(x, y, SIZE - SMALL - 1, 0, LENGTH_MAX) == SMALL + 1
 
 
 def test_a_mount_that_knows_no_names_of_nodes_leaves_it_to_the_kernel(rig: Asking, four: Four) -> None:
     rig.machine.name_of_node = lambda nd: ""
-    assert rig.copy(rig.opened(b"b/x"), rig.opened(b"c/y", os.O_WRONLY), 0, 0, 100) == -errno.EXDEV
+    assert rig.copy(rig.opened(b"b/x"), rig.opened(b"c/y", os.O_WRONLY), 0, 0, PART) == -errno.EXDEV
     assert four.fs["b"].counters["offers"] == 0
 
 
 def test_a_pair_that_cannot_is_asked_again_after_a_while(rig: Asking, four: Four) -> None:
     x, y = rig.opened(b"b/x"), rig.opened(b"c/y", os.O_WRONLY)
     four.cut("b", "c")
-    assert rig.copy(x, y, 0, 0, 100) == -errno.EXDEV
-    assert rig.copy(x, y, 0, 0, 100) == -errno.EXDEV
+    assert rig.copy(x, y, 0, 0, PART) == -errno.EXDEV
+    assert rig.copy(x, y, 0, 0, PART) == -errno.EXDEV
     assert four.fs["b"].counters["offers"] == 1
     assert rig.machine.drops["copies_refused"] == 1
     four.join("b", "c")
     rig.run(AGAIN_AFTER)
-    assert rig.copy(x, y, 0, 0, 100) == 100
+    assert rig.copy(x, y, 0, 0, PART) == PART
 
 
 @pytest.mark.parametrize("which", ["b", "c"])
@@ -143,7 +153,7 @@ def test_a_node_that_does_not_know_how_is_asked_once(rig: Asking, four: Four, wh
     x, y = rig.opened(b"b/x"), rig.opened(b"c/y", os.O_WRONLY)
     del four.fs[which].manager._io[int(Io.OFFER if which == "b" else Io.FETCH)]
     for _ in range(3):
-        assert rig.copy(x, y, 0, 0, 100) == -errno.EXDEV
+        assert rig.copy(x, y, 0, 0, PART) == -errno.EXDEV
         rig.run(AGAIN_AFTER)
     assert four.fs[which].manager.counters["unsupported"] == 1
 
@@ -151,28 +161,29 @@ def test_a_node_that_does_not_know_how_is_asked_once(rig: Asking, four: Four, wh
 def test_writes_on_the_way_to_either_file_arrive_first(rig: Asking, four: Four) -> None:
     source = rig.opened(b"b/x", os.O_RDWR)
     y = rig.opened(b"c/y", os.O_WRONLY)
-    for one, data in ((source, b"new"), (y, b"old----")):
+    new = b"n" * PART
+    for one, data in ((source, new), (y, b"old")):
         rig.start(Opcode.WRITE, one[0], formats.WRITE_IN.pack(one[1], 0, len(data), 0, 0, 0) + data)
-    assert rig.copy(source, y, 0, 0, 3) == 3
-    assert (four.roots["c"] / "y").read_bytes() == b"new----"
+    assert rig.copy(source, y, 0, 0, PART) == PART
+    assert (four.roots["c"] / "y").read_bytes() == new
 
 
 def test_a_ticket_of_another_length_is_no_ticket(rig: Asking, four: Four) -> None:
     x, y = rig.opened(b"b/x"), rig.opened(b"c/y", os.O_WRONLY)
     four.fs["b"].manager._io[int(Io.OFFER)] = lambda message, client, handle, flags: message.reply(0, bytes(31))
-    assert rig.copy(x, y, 0, 0, 100) == -errno.EIO
+    assert rig.copy(x, y, 0, 0, PART) == -errno.EIO
 
 
 def test_more_than_was_asked_for_is_not_believed(rig: Asking, four: Four) -> None:
     x, y = rig.opened(b"b/x"), rig.opened(b"c/y", os.O_WRONLY)
-    four.fs["c"].manager._io[int(Io.FETCH)] = lambda message, client, handle, flags: message.reply(101)
-    assert rig.copy(x, y, 0, 0, 100) == -errno.EIO
+    four.fs["c"].manager._io[int(Io.FETCH)] = lambda message, client, handle, flags: message.reply(PART + 1)
+    assert rig.copy(x, y, 0, 0, PART) == -errno.EIO
 
 
 def test_the_end_of_a_node_is_told(rig: Asking, four: Four) -> None:
     x, y = rig.opened(b"b/x"), rig.opened(b"c/y", os.O_WRONLY)
     four.fs["c"].manager._io[int(Io.FETCH)] = lambda message, client, handle, flags: four.cut("a", "c")
-    assert rig.copy(x, y, 0, 0, 100) == -errno.EHOSTDOWN
+    assert rig.copy(x, y, 0, 0, PART) == -errno.EHOSTDOWN
 
 
 def test_a_signal_before_the_ticket_came_copies_nothing(rig: Asking, four: Four) -> None:
@@ -184,12 +195,34 @@ def test_a_signal_before_the_ticket_came_copies_nothing(rig: Asking, four: Four)
         message.on_unblock = lambda: message.error(errno.EINTR)
 
     four.fs["b"].manager._io[int(Io.OFFER)] = keep
-    unique = rig.start(Opcode.COPY_FILE_RANGE, x[0], rig.body(x, y, 0, 0, 100))
+    unique = rig.start(Opcode.COPY_FILE_RANGE, x[0], rig.body(x, y, 0, 0, PART))
     rig.run(0.1)
     rig.start(Opcode.INTERRUPT, 0, formats.INTERRUPT_IN.pack(unique))
     rig.run(1.0)
     assert rig.answers[unique].error == -errno.EINTR
     assert four.fs["c"].counters["fetches"] == 0
+
+
+def test_who_waits_and_on_whom_is_shown_and_ended(rig: Asking, four: Four) -> None:
+    x, y = rig.opened(b"b/x"), rig.opened(b"c/y", os.O_WRONLY)
+    kept: list[Message] = []
+
+    def keep(message: Message, client: object, handle: object, flags: int) -> None:
+        kept.append(message)
+        message.on_unblock = lambda: message.reply(7)
+
+    four.fs["c"].manager._io[int(Io.FETCH)] = keep
+    unique = rig.start(Opcode.COPY_FILE_RANGE, x[0], rig.body(x, y, 0, 0, PART))
+    rig.run(0.1)
+    (waiting,) = rig.machine.status()
+    assert (waiting.operation, waiting.path, waiting.server) == ("COPY_FILE_RANGE", "/b/x", (3, 1, 300))
+    assert abort(rig.machine, unique, errno.EHOSTDOWN)
+    rig.run(0.1)
+    assert rig.answers[unique].error == -errno.EHOSTDOWN
+    assert kept[0].answered
+    node = rig.machine.nodes.get(y[0])
+    assert node is not None
+    assert node.told is None, "what became of it is not known"
 
 
 @pytest.mark.parametrize("which", ["b", "c"])

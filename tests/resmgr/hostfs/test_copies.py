@@ -355,3 +355,32 @@ def test_whatever_comes_instead_of_a_message_is_refused() -> None:
     for parse, message in ((copymsg.parse_offer, offer), (copymsg.parse_fetch, fetch), (copymsg.parse_take, take)):
         refuses_cuts(parse, message)
         survives_changes(parse, message, 1)
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_a_link_is_cut_at_any_moment(tmp_path: Path, seed: int) -> None:
+    four = Four(tmp_path, seed)
+    (four.roots["b"] / "x").write_bytes(DATA[:SIZE])
+    chance = four.world.random("cut")
+    client, x, y = opened(four)
+    begun = begin(four, client, y, Fetch(0, 0, SIZE, four.offer(client, x, 0, SIZE), "b"))
+    pair = chance.choice(["ab", "ac", "bc"])
+    four.world.run_for(chance.random() * 0.012)
+    answered = begun.status is not None
+    four.cut(*pair)
+    four.world.run_for(LIFETIME + 1.0)
+    found = (four.roots["c"] / "y").read_bytes()
+    assert found == DATA[: len(found)], "in order, without a gap"
+    assert begun.status is not None
+    if begun.status >= 0:
+        assert len(found) == begun.status, "what is told is what is there"
+    elif pair == "ac" and not answered:
+        assert begun.status == -errno.EHOSTDOWN
+    else:
+        assert begun.status == -errno.EXDEV
+        assert not found
+    assert not four.fs["c"].fetches.running
+    assert len(four.fs["b"].offers) == 0
+    for fs in four.fs.values():
+        assert fs.manager.counters["failed"] == 0
+    four.close()
