@@ -24,6 +24,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = Path("build", "compiled")
 WORK = Path("build", "compiled.work")
+COLD = Path(".ci", "cold.h")
 SHARED = "qnetpy__mypyc"
 """The library: a top-level module, whose name mypyc makes of its group's."""
 
@@ -167,6 +168,8 @@ def build(modules: list[str], level: str, verbose: bool) -> None:
         target_dir=str(WORK / "c"),
         verbose=verbose,
     )
+    for extension in extensions:
+        extension.extra_compile_args += ["-include", str(COLD)]
     command = Build(Distribution({"name": "qnetpy", "ext_modules": extensions}))
     command.build_lib = str(BUILD)
     command.build_temp = str(WORK / "o")

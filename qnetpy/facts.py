@@ -71,8 +71,7 @@ def _link(qnet: Qnet, link: Link) -> Fact:
 def _keys(link: Link) -> Fact:
     """Frames under the keys in use, the last ones' included: what was sealed, opened, and refused for what reason."""
     sessions = link.sessions.held
-    names = [field.name for field in attrs.fields(SessionCounters)]
-    return {name: sum(getattr(session.counters, name) for session in sessions) for name in names}
+    return {name: sum(getattr(session.counters, name) for session in sessions) for name in SessionCounters.NAMES}
 
 
 def _node(qnet: Qnet, node: Node, link: Link | None, now: float) -> Fact:

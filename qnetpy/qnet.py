@@ -15,6 +15,7 @@ import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from operator import itemgetter
+from typing import Final
 
 from qnetpy.discovery.ethernet import EthernetDiscovery
 from qnetpy.discovery.hint import TOKEN_LENGTH, Announcement, Discovery, Hint
@@ -55,11 +56,11 @@ from stack.wire.ethernet import HEADER_SIZE, mac_text, payload_offset
 
 log = logging.getLogger(__name__)
 
-BACKLOG_MAX = 64 << 20
+BACKLOG_MAX: Final = 64 << 20
 """Bytes waiting for one node above which new messages to it fail with EAGAIN: bounds our memory when a node is slow."""
 
 
-_low_byte = itemgetter(13)
+_low_byte: Final = itemgetter(13)
 """Last byte of a frame's first type field."""
 
 

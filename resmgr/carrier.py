@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 from resmgr.channel import Credentials, Descriptors, Kernel, Nd
 from resmgr.dispatch import Buffer
 
-WAITING = -1
+WAITING: Final = -1
 """Of a route: messages wait for a way that is not there at the moment."""
 
 

@@ -13,12 +13,13 @@ in between is seen STRETCH_ALONE later at most. Deadlines are taken for real sec
 from __future__ import annotations
 
 import time
+from typing import Final
 
 import trio
 
-STRETCH_MAX = 1e-3
+STRETCH_MAX: Final = 1e-3
 """Seconds in a row without a checkpoint while others wait in Trio."""
-STRETCH_ALONE = 5e-3
+STRETCH_ALONE: Final = 5e-3
 """Seconds without a checkpoint while nobody does: what a signal, or the return of a Trio thread, may wait."""
 
 

@@ -8,14 +8,15 @@ burst then begins with page faults, a quarter of all processor time of a node th
 from __future__ import annotations
 
 import ctypes
+from typing import Final
 
-_M_TRIM_THRESHOLD = -1
-_M_TOP_PAD = -2
-_M_MMAP_THRESHOLD = -3
-KEPT = 16 * 1024 * 1024
+_M_TRIM_THRESHOLD: Final = -1
+_M_TOP_PAD: Final = -2
+_M_MMAP_THRESHOLD: Final = -3
+KEPT: Final = 16 * 1024 * 1024
 """Bytes free at the end of the heap that are kept for the next burst."""
-GROWTH = 1024 * 1024
-MAPPED = 8 * 1024 * 1024
+GROWTH: Final = 1024 * 1024
+MAPPED: Final = 8 * 1024 * 1024
 """Blocks of this size and above are still the system's own."""
 
 

@@ -23,6 +23,7 @@ from __future__ import annotations
 import enum
 import os
 import struct
+from typing import Final
 
 import attrs
 
@@ -78,121 +79,121 @@ class Connect(enum.IntEnum):
     REOPEN = 16
 
 
-REQUEST = struct.Struct("!HHIQ")
-NAME_MAX = 255
-PATH_MAX = 4096
+REQUEST: Final = struct.Struct("!HHIQ")
+NAME_MAX: Final = 255
+PATH_MAX: Final = 4096
 """A longer trailing path is refused with ENAMETOOLONG; callers walk in steps."""
 
-WANT_HANDLE = 1
+WANT_HANDLE: Final = 1
 """LOOKUP flag: keep a base handle even for what is not a directory."""
-WANT_BIRTH = 2
+WANT_BIRTH: Final = 2
 """LOOKUP flag: `data` of the entry is the birth time as BIRTH; empty if the server does not know it."""
-STAT_BIRTH = 1
+STAT_BIRTH: Final = 1
 """STAT flag: the birth time follows the attributes, as BIRTH, if the server knows it."""
-BIRTH = struct.Struct("!q")
+BIRTH: Final = struct.Struct("!q")
 """Nanoseconds since the epoch."""
-LOOKUP_WATCH = 4
+LOOKUP_WATCH: Final = 4
 """LOOKUP flag: if it is a directory, watch it."""
-MKDIR_WATCH = 4
+MKDIR_WATCH: Final = 4
 """MKDIR flag: watch what is made."""
-OPEN_WATCH = 1 << 30
+OPEN_WATCH: Final = 1 << 30
 """OPEN flag beside Linux's: the directory is to be watched."""
-UNLINK_DIRECTORY = 1
-READDIR_ATTRS = 1
+UNLINK_DIRECTORY: Final = 1
+READDIR_ATTRS: Final = 1
 """READDIR flag: entries come with attributes."""
-SYNC_DATA_ONLY = 1
-CLOSE_BATCH = 1
+SYNC_DATA_ONLY: Final = 1
+CLOSE_BATCH: Final = 1
 """CLOSE flag: the trailing bytes are further handles, eight bytes each."""
 
-OPEN = struct.Struct("!III")
+OPEN: Final = struct.Struct("!III")
 """mode, umask, prefetch: open flags are in `flags`; up to `prefetch` first bytes come with the reply of a read-only open."""
-MAKE = struct.Struct("!IIQ")
+MAKE: Final = struct.Struct("!IIQ")
 """MKDIR, MKNOD: mode (with type), umask, rdev."""
-RENAME = struct.Struct("!QIH")
+RENAME: Final = struct.Struct("!QIH")
 """new base handle, length of the old path, padding; rename flags are in `flags`; old path, then new path follow."""
-LINK = struct.Struct("!QIH")
+LINK: Final = struct.Struct("!QIH")
 """As RENAME: the existing name is (handle, old path), the new one (second handle, new path)."""
-SYMLINK = struct.Struct("!I")
+SYMLINK: Final = struct.Struct("!I")
 """Length of the path; path, then target follow."""
-REOPEN = struct.Struct("!I")
+REOPEN: Final = struct.Struct("!I")
 """Length of the token that IDENTIFY gave; token, then path follow. Open flags are in `flags`. The reply is OPEN's."""
-TOKEN_MAX = 255
+TOKEN_MAX: Final = 255
 """Bytes of a token."""
-READ = struct.Struct("!QI")
+READ: Final = struct.Struct("!QI")
 """offset, size."""
-WRITE = struct.Struct("!QI")
+WRITE: Final = struct.Struct("!QI")
 """offset, size; data follows. Offset OFFSET_APPEND asks for the end of file."""
-OFFSET_APPEND = (1 << 64) - 1
-NONBLOCK = 1
+OFFSET_APPEND: Final = (1 << 64) - 1
+NONBLOCK: Final = 1
 """READ and WRITE flag: EAGAIN instead of waiting."""
-WRITE_ATTR = 2
+WRITE_ATTR: Final = 2
 """WRITE flag: the reply is Attr as it is after the write, SURE, if the server can say that."""
-SETATTR_SURE = 1
+SETATTR_SURE: Final = 1
 """SETATTR flag, of either kind: the reply ends with SURE, if the server can say that."""
-SURE = b"\1"
+SURE: Final = b"\1"
 """Behind an Attr: every change that is not in it will be told to the connection. RENAME's reply: the old name is gone."""
-READDIR = struct.Struct("!QI")
+READDIR: Final = struct.Struct("!QI")
 """cookie (0: start), size: at most that many bytes of entries."""
-COOKIE_END = (1 << 64) - 1
+COOKIE_END: Final = (1 << 64) - 1
 """Cookie of an entry behind which the server knows that there is none: who got it need not ask for the end."""
-ACCESS = struct.Struct("!I")
-SPACE = struct.Struct("!IQQ")
+ACCESS: Final = struct.Struct("!I")
+SPACE: Final = struct.Struct("!IQQ")
 """fallocate mode, offset, length."""
-COPY = struct.Struct("!QQQQI")
+COPY: Final = struct.Struct("!QQQQI")
 """OCB of the destination, offset in the source, offset in the destination, length, flags (zero). The status are the bytes copied."""
-COPY_MAX = 128 * 1024 * 1024
+COPY_MAX: Final = 128 * 1024 * 1024
 """Bytes that one COPY copies at most; a longer one is cut, as a short write."""
-SEEK = struct.Struct("!IQ")
+SEEK: Final = struct.Struct("!IQ")
 """SEEK_DATA or SEEK_HOLE (Linux's 3 and 4), offset. The reply is an offset, as OFFSET."""
-SEEK_DATA = 3
-SEEK_HOLE = 4
-OFFSET = struct.Struct("!Q")
-XATTR = struct.Struct("!IIHH")
+SEEK_DATA: Final = 3
+SEEK_HOLE: Final = 4
+OFFSET: Final = struct.Struct("!Q")
+XATTR: Final = struct.Struct("!IIHH")
 """operation XATTR_*, size of the room for what is got (0: only its length is asked for, answered as LENGTH), length of the path (0 in an
 I/O message), length of the name. Path, name and value follow. The head's flags are Linux's: XATTR_CREATE 1, XATTR_REPLACE 2."""
-XATTR_GET = 1
-XATTR_SET = 2
-XATTR_LIST = 3
+XATTR_GET: Final = 1
+XATTR_SET: Final = 2
+XATTR_LIST: Final = 3
 """Names, each with a zero byte behind it."""
-XATTR_REMOVE = 4
-XATTR_WHICH = 5
+XATTR_REMOVE: Final = 4
+XATTR_WHICH: Final = 5
 """On a directory: the names of its entries that have any extended attribute, each with a zero byte behind it. EFBIG: too many entries."""
-XATTR_OF_NAME = 4
+XATTR_OF_NAME: Final = 4
 """Flag of the connect message: about the name itself, told by who would send the client on from it (docs/protocol/node.md, "Attributes of
 names")."""
-OF_NAMES = b"user.qnet."
+OF_NAMES: Final = b"user.qnet."
 """How the names of all such attributes begin."""
-XATTR_SIZE_MAX = 65536
+XATTR_SIZE_MAX: Final = 65536
 """Bytes of a value and of a list, as Linux has it: E2BIG."""
-XATTR_INLINE_MAX = 4096
+XATTR_INLINE_MAX: Final = 4096
 """A longer value is not sent with a name but to a handle: path managers hand on messages of one first part."""
-LENGTH = struct.Struct("!I")
-DEVCTL = struct.Struct("!II")
+LENGTH: Final = struct.Struct("!I")
+DEVCTL: Final = struct.Struct("!II")
 """command, length of the data; the data follows. The reply's status is the command's own result, its bytes the data given back."""
-NOTIFY = struct.Struct("!II")
+NOTIFY: Final = struct.Struct("!II")
 """action NOTIFY_*, conditions POLL_* that are wanted. The reply's status are those that hold."""
-NOTIFY_POLL = 0
+NOTIFY_POLL: Final = 0
 """Answered at once."""
-NOTIFY_ARM = 1
+NOTIFY_ARM: Final = 1
 """Answered when one of the wanted conditions holds, which may be at once (QNX _NOTIFY_ACTION_POLLARM)."""
-NOTIFY_CHANGE = 2
+NOTIFY_CHANGE: Final = 2
 """Answered at the next change after which one holds, whatever holds now (QNX _NOTIFY_ACTION_TRANARM)."""
-POLL_IN = 1
-POLL_PRI = 2
-POLL_OUT = 4
-POLL_ERR = 8
-POLL_HUP = 16
-POLL_ALL = 31
+POLL_IN: Final = 1
+POLL_PRI: Final = 2
+POLL_OUT: Final = 4
+POLL_ERR: Final = 8
+POLL_HUP: Final = 16
+POLL_ALL: Final = 31
 """Linux's numbers. ERR and HUP are always wanted."""
-LOCK = struct.Struct("!IIQQQI")
+LOCK: Final = struct.Struct("!IIQQQI")
 """operation (LOCK_*), type (F_RDLCK 0, F_WRLCK 1, F_UNLCK 2), start, length (0: to the end), owner, pid to tell others. The flag LOCK_WHOLE
 makes it a flock: the whole of the object, and an owner is an open file. LOCK_TEST is answered with LOCK_FOUND."""
-LOCK_TEST = 5
-LOCK_SET = 6
-LOCK_WAIT = 7
+LOCK_TEST: Final = 5
+LOCK_SET: Final = 6
+LOCK_WAIT: Final = 7
 """Linux's F_GETLK, F_SETLK, F_SETLKW."""
-LOCK_WHOLE = 1
-LOCK_FOUND = struct.Struct("!IIQQ")
+LOCK_WHOLE: Final = 1
+LOCK_FOUND: Final = struct.Struct("!IIQQ")
 """type (F_UNLCK: nobody is in the way), pid (0: a process of another node than the one that asks), start, length (0: to the end)."""
 
 
@@ -267,7 +268,7 @@ class Attr:
         )
 
 
-ATTR = struct.Struct("!QIIIIQQQIqqqq")
+ATTR: Final = struct.Struct("!QIIIIQQQIqqqq")
 
 
 @attrs.frozen
@@ -283,7 +284,7 @@ class Target:
         return self.nd == other.nd and self.pid == other.pid and self.chid == other.chid
 
 
-ENTRY = struct.Struct("!IIIQQI")
+ENTRY: Final = struct.Struct("!IIIQQI")
 """nd, pid, chid of the server, base handle (0: none kept), OCB handle (0: not opened), length of prefetched data."""
 
 
@@ -346,25 +347,25 @@ class Entry:
         return cls(target, handle, ocb, attr, memoryview(view)[start:], live=live, watched=watched, empty=empty)
 
 
-REDIRECT = 1 << 31
-LIVE = 1 << 30
-WATCHED = 1 << 29
-EMPTY = 1 << 28
-STATUS_REDIRECT = 1
+REDIRECT: Final = 1 << 31
+LIVE: Final = 1 << 30
+WATCHED: Final = 1 << 29
+EMPTY: Final = 1 << 28
+STATUS_REDIRECT: Final = 1
 """Status of a reply to any connect message whose data is a redirect `Entry`; 0 is the answer proper. Only connect messages have it."""
 
-SETATTR = struct.Struct("!IIIIQqq")
+SETATTR: Final = struct.Struct("!IIIIQqq")
 """valid (bits SET_*), mode, uid, gid, size, atime, mtime; times in nanoseconds. The reply is Attr."""
-SET_MODE = 1
-SET_UID = 2
-SET_GID = 4
-SET_SIZE = 8
-SET_ATIME = 16
-SET_MTIME = 32
-SET_ATIME_NOW = 64
-SET_MTIME_NOW = 128
+SET_MODE: Final = 1
+SET_UID: Final = 2
+SET_GID: Final = 4
+SET_SIZE: Final = 8
+SET_ATIME: Final = 16
+SET_MTIME: Final = 32
+SET_ATIME_NOW: Final = 64
+SET_MTIME_NOW: Final = 128
 
-DIRENT = struct.Struct("!QQIH")
+DIRENT: Final = struct.Struct("!QQIH")
 """ino, cookie of the next entry, type bits of mode, length of the name; the name follows, then Attr if asked for (mode 0: unknown)."""
 
 
@@ -432,27 +433,27 @@ def parse_dirents(view: Buffer, attrs_too: bool) -> list[DirEntry]:
     return entries
 
 
-WATCH_NEXT = 1
-WATCH_DROP = 2
+WATCH_NEXT: Final = 1
+WATCH_DROP: Final = 2
 """Subtypes of WATCH: answer with events when there are any; inode numbers, eight bytes each, that are not to be watched any more."""
-EVENT = struct.Struct("!QIIH")
+EVENT: Final = struct.Struct("!QIIH")
 """ino of the directory (0: of all), kind (bits WATCH_*), cookie, length of the name; the name follows."""
-WATCH_MODIFY = 0x2
-WATCH_ATTRIB = 0x4
-WATCH_CLOSE_WRITE = 0x8
-WATCH_MOVED_FROM = 0x40
-WATCH_MOVED_TO = 0x80
-WATCH_CREATE = 0x100
-WATCH_DELETE = 0x200
-WATCH_DELETE_SELF = 0x400
-WATCH_MOVE_SELF = 0x800
-WATCH_OVERFLOW = 0x4000
-WATCH_IGNORED = 0x8000
-WATCH_ISDIR = 1 << 30
+WATCH_MODIFY: Final = 0x2
+WATCH_ATTRIB: Final = 0x4
+WATCH_CLOSE_WRITE: Final = 0x8
+WATCH_MOVED_FROM: Final = 0x40
+WATCH_MOVED_TO: Final = 0x80
+WATCH_CREATE: Final = 0x100
+WATCH_DELETE: Final = 0x200
+WATCH_DELETE_SELF: Final = 0x400
+WATCH_MOVE_SELF: Final = 0x800
+WATCH_OVERFLOW: Final = 0x4000
+WATCH_IGNORED: Final = 0x8000
+WATCH_ISDIR: Final = 1 << 30
 """Linux's inotify numbers."""
-WATCH_CONTENT = WATCH_MODIFY | WATCH_CLOSE_WRITE
-WATCH_NAMES = WATCH_MOVED_FROM | WATCH_MOVED_TO | WATCH_CREATE | WATCH_DELETE
-WATCH_REPEATED = WATCH_MODIFY | WATCH_ATTRIB | WATCH_CLOSE_WRITE
+WATCH_CONTENT: Final = WATCH_MODIFY | WATCH_CLOSE_WRITE
+WATCH_NAMES: Final = WATCH_MOVED_FROM | WATCH_MOVED_TO | WATCH_CREATE | WATCH_DELETE
+WATCH_REPEATED: Final = WATCH_MODIFY | WATCH_ATTRIB | WATCH_CLOSE_WRITE
 
 
 @attrs.frozen
@@ -484,5 +485,5 @@ def parse_events(view: Buffer) -> list[WatchEvent]:
     return events
 
 
-STATFS = struct.Struct("!QQQQQIII")
+STATFS: Final = struct.Struct("!QQQQQIII")
 """blocks, bfree, bavail, files, ffree, bsize, namelen, frsize."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import struct
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import attrs
 
@@ -68,11 +68,11 @@ from resmgr.iomsg import (
 if TYPE_CHECKING:
     from resmgr.access import Scope
 
-HEAD = REQUEST.size
-SET_ALL = SET_MODE | SET_UID | SET_GID | SET_SIZE | SET_ATIME | SET_MTIME | SET_ATIME_NOW | SET_MTIME_NOW
-TARGET_MAX = PATH_MAX - 1
+HEAD: Final = REQUEST.size
+SET_ALL: Final = SET_MODE | SET_UID | SET_GID | SET_SIZE | SET_ATIME | SET_MTIME | SET_ATIME_NOW | SET_MTIME_NOW
+TARGET_MAX: Final = PATH_MAX - 1
 """Longest text of a symbolic link, as Linux has it."""
-CONNECT_MAX = 3 * PATH_MAX
+CONNECT_MAX: Final = 3 * PATH_MAX
 """Bytes of a connect message; longer ones cannot be meant seriously and are refused before they are parsed."""
 
 
@@ -287,7 +287,7 @@ def parse_read(data: Buffer) -> tuple[int, int]:
     return offset, size
 
 
-WRITE_HEAD = HEAD + WRITE.size
+WRITE_HEAD: Final = HEAD + WRITE.size
 """Where the data of a WRITE message begins."""
 
 
@@ -397,7 +397,7 @@ def parse_notify(data: Buffer) -> tuple[int, int]:
     return action, wanted
 
 
-LOCK_END = 1 << 63
+LOCK_END: Final = 1 << 63
 """End of a range that has none."""
 
 
@@ -437,7 +437,7 @@ def parse_lock(data: Buffer) -> LockRequest:
     return LockRequest(operation, kind, start, end, owner, pid, whole)
 
 
-DROP_MAX = 1024
+DROP_MAX: Final = 1024
 """Directories of one WATCH_DROP."""
 
 
@@ -453,9 +453,9 @@ def parse_drop(data: Buffer) -> list[int]:
     return [ino for (ino,) in _HANDLE.iter_unpack(bytes(data[HEAD:]))]
 
 
-CLOSE_MAX = 4096
+CLOSE_MAX: Final = 4096
 """Handles of one CLOSE message: a client that closes more sends several."""
-_HANDLE = struct.Struct("!Q")
+_HANDLE: Final = struct.Struct("!Q")
 
 
 def pack_close(*handles: int) -> bytes:

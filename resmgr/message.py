@@ -59,35 +59,35 @@ CONNECT: Final = 1
 CONNECTED: Final = 1
 """Flag of REPLY: the server's side keeps the connection; leave the connect block out from now on."""
 
-HEADER = struct.Struct("!BBBBI")
-SEND_HEADER = struct.Struct("!BBBBIIIQ")
-REPLY_HEADER = struct.Struct("!BBBBIIq")
-READ_HEADER = struct.Struct("!BBBBIIIQ")
-READ_DATA_HEADER = struct.Struct("!BBBBIIi")
-WRITE_HEADER = struct.Struct("!BBBBIQ")
-PULSE_HEADER = struct.Struct("!BBBBIiq")
-EVENT_MESSAGE = struct.Struct("!BBBBIQ")
-HELLO_HEADER = struct.Struct("!BBBBIIII")
-BLOCK = struct.Struct("!HHIIIIIIBB")
+HEADER: Final = struct.Struct("!BBBBI")
+SEND_HEADER: Final = struct.Struct("!BBBBIIIQ")
+REPLY_HEADER: Final = struct.Struct("!BBBBIIq")
+READ_HEADER: Final = struct.Struct("!BBBBIIIQ")
+READ_DATA_HEADER: Final = struct.Struct("!BBBBIIi")
+WRITE_HEADER: Final = struct.Struct("!BBBBIQ")
+PULSE_HEADER: Final = struct.Struct("!BBBBIiq")
+EVENT_MESSAGE: Final = struct.Struct("!BBBBIQ")
+HELLO_HEADER: Final = struct.Struct("!BBBBIIII")
+BLOCK: Final = struct.Struct("!HHIIIIIIBB")
 """length of the block, number of groups; nd, pid, chid of the server; pid, uid, gid of the client; lengths of what follows the groups:
 number of roles (255: the client is not known further, nothing follows) and length of the node's name."""
 
-CHUNK_MAX = (1 << 20) + 4096
+CHUNK_MAX: Final = (1 << 20) + 4096
 """Most data bytes in one message of any kind: a mebibyte and the head of a manager's message, so that a write of that size can be pushed
 whole. Larger replies go out as WRITEs first, larger pulls as several READs."""
-PULL_CHUNK = 256 * 1024
+PULL_CHUNK: Final = 256 * 1024
 """What one READ asks for."""
-BLOCK_MAX = 8 * 1024
-MESSAGE_MAX = CHUNK_MAX + BLOCK_MAX + 64
+BLOCK_MAX: Final = 8 * 1024
+MESSAGE_MAX: Final = CHUNK_MAX + BLOCK_MAX + 64
 """No message is longer; a carrier refuses what claims to be (a stranger's endless message would fill memory)."""
-MSGLEN_MAX = 1 << 40
+MSGLEN_MAX: Final = 1 << 40
 """A larger message is refused: offsets stay far from where arithmetic ends."""
-GROUPS_MAX = 256
+GROUPS_MAX: Final = 256
 """Supplementary groups told to a server. A client that has more is shown with the first of them: it loses rights, never gains."""
-ROLES_MAX = 32
-NAME_MAX = 255
-UNKNOWN = 255
-ID_MAX = (1 << 32) - 1
+ROLES_MAX: Final = 32
+NAME_MAX: Final = 255
+UNKNOWN: Final = 255
+ID_MAX: Final = (1 << 32) - 1
 
 
 class ConnectBlock(NamedTuple):

@@ -22,6 +22,7 @@ import os
 from collections.abc import Callable
 from hashlib import blake2b
 from stat import S_IFDIR
+from typing import Final
 
 import attrs
 
@@ -62,12 +63,12 @@ from resmgr.iorequest import ConnectRequest, pack_close, pack_readdir, parse_rea
 from resmgr.mergeddir import OWN, MergedDirectory, Part, PathClient, Way, ask, let_go
 from resmgr.pathspace import Attach, Attached, PathSpace
 
-_MADE_MODE = S_IFDIR | 0o755
+_MADE_MODE: Final = S_IFDIR | 0o755
 _NO_FILES = StatFs(0, 0, 0, 0, 0, 4096, 255, 4096).pack()
-_ENTRY_REPLY = 256 + PATH_MAX
-SHOWN_MAX = 65536
+_ENTRY_REPLY: Final = 256 + PATH_MAX
+SHOWN_MAX: Final = 65536
 """Names of one listing that are remembered so that no other server of the union tells them again."""
-_MAKING = frozenset((Connect.MKDIR, Connect.MKNOD, Connect.SYMLINK))
+_MAKING: Final = frozenset((Connect.MKDIR, Connect.MKNOD, Connect.SYMLINK))
 
 
 def _makes(request: ConnectRequest) -> bool:

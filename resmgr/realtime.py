@@ -46,22 +46,22 @@ from resmgr.workers import Workers
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
-SPIN_DEFAULT = 200e-6
+SPIN_DEFAULT: Final = 200e-6
 """Seconds of looking for more work before sleeping; 0 switches it off."""
-SPIN_CREDIT_MAX = 8
+SPIN_CREDIT_MAX: Final = 8
 """Looks in a row that may find nothing before the dispatch sleeps at once."""
-SPIN_PAUSE = -16
+SPIN_PAUSE: Final = -16
 """Credit after looking on a core that somebody else wanted, in vain: so many short waits until the next look."""
-YIELD_MAX = 20e-6
+YIELD_MAX: Final = 20e-6
 """Seconds that `sched_yield` takes at most when nobody else wants the core, an interrupt included."""
-WAKE_UP = 100e-6
+WAKE_UP: Final = 100e-6
 """Seconds that being woken takes at most: a wait that looking would have ended sooner was so much longer for it."""
-NAP = 1e-3
+NAP: Final = 1e-3
 """Seconds after the last traffic for which the task naps rather than sleeps."""
-EVENTS_MAX = 64
-TURNS_MAX = 16
+EVENTS_MAX: Final = 64
+TURNS_MAX: Final = 16
 """Turns in a row without a checkpoint while others wait in Trio."""
-THREADS_DEFAULT = 64
+THREADS_DEFAULT: Final = 64
 """Cap for `call_blocking`. A thread is started when more jobs are under way than there are threads; who has many limits them himself."""
 
 _LOOK: Final = 0

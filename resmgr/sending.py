@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from functools import partial
+from typing import Final
 
 from resmgr import message as wire
 from resmgr.carrier import Link
@@ -12,7 +13,7 @@ from resmgr.dispatch import Buffer
 from resmgr.errors import BadMessage
 from resmgr.ids import ND_BITS, PULSE_CODE_MAX
 
-READS_MAX = 64
+READS_MAX: Final = 64
 """READs of one transaction answered at a time; more get EAGAIN. Stops a server from filling our output with one message's copies."""
 
 

@@ -6,6 +6,7 @@ import errno
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Final
 
 import attrs
 
@@ -32,13 +33,13 @@ from resmgr.ids import CHIDS_DAEMONS, PULSE_CODE_MAX
 from resmgr.sending import Outlet
 from resmgr.users import LookingUp
 
-PENDING_MAX = 4096
+PENDING_MAX: Final = 4096
 """Messages of one peer that servers hold at a time; more get EAGAIN. Stops a peer from filling memory with sends it never finishes."""
-CONNECTIONS_MAX = 16384
+CONNECTIONS_MAX: Final = 16384
 """Connections of one peer; more get EAGAIN. Stops a peer from filling memory with connections."""
-HELD_MAX = 64 << 20
+HELD_MAX: Final = 64 << 20
 """Bytes of first parts of one peer that are held at a time; more get EAGAIN. Stops a peer from filling memory with large sends."""
-PULL_WINDOW = 4
+PULL_WINDOW: Final = 4
 """READs of one `Message.read` that are under way at a time."""
 
 Authorize = Callable[[ClientInfo, int, int], int | ClientInfo]

@@ -22,7 +22,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol, TypeVarTuple
+from typing import TYPE_CHECKING, Final, Protocol, TypeVarTuple
 
 if TYPE_CHECKING:
     from resmgr.channel import Answerer, Channel, Message, Pending, ReadDone
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 Ts = TypeVarTuple("Ts")
 
-PLACES_MAX = 64
+PLACES_MAX: Final = 64
 """Places in the source that are told apart in `OwnShield.failures`; the rest are counted as `other`, and logged no more."""
 
 

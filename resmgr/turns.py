@@ -11,12 +11,13 @@ from __future__ import annotations
 import heapq
 from collections import deque
 from collections.abc import Callable
+from typing import Final
 
 Call = Callable[[], None]
 
-ROUNDS_MAX = 100
+ROUNDS_MAX: Final = 100
 """Rounds of call_soon and turn-end calls that one turn runs before it gives way."""
-COMPACT_FLOOR = 64
+COMPACT_FLOOR: Final = 64
 """Cancelled timers that may lie in the heap before it is rebuilt (then: when they are more than half of it)."""
 
 

@@ -9,12 +9,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from typing import Final
 
 from resmgr.turns import Call
 
 NEVER = float("inf")
-_CLOCK_MONOTONIC = 1
-_TFD_TIMER_ABSTIME = 1
+_CLOCK_MONOTONIC: Final = 1
+_TFD_TIMER_ABSTIME: Final = 1
 
 
 class WakeUp:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import Protocol
+from typing import Final, Protocol
 
 import attrs
 
@@ -26,28 +26,28 @@ from qnetpy.link.handshake import HandshakeMachine
 from qnetpy.link.outcome import Failed, PeerHint, Reason
 from qnetpy.link.wire import Address
 
-STRANGERS_MAX = 4096
+STRANGERS_MAX: Final = 4096
 """Addresses without a known node. Stops a flood of announcements from filling memory; the one not called for longest goes first."""
-CALLS_MAX = 256
+CALLS_MAX: Final = 256
 """Strangers called at once. Stops the same flood from making us send and compute without end: about two frames a second and call."""
-ADDRESSES_MAX = 16
+ADDRESSES_MAX: Final = 16
 """Known addresses of one node. Stops a member that moves about from filling memory; the oldest goes first."""
-RETRY_SOON = 0.5
+RETRY_SOON: Final = 0.5
 """Seconds from one call to the next at least, whatever the reason of it."""
-RETRY_FIRST = 2.0
-RETRY_KNOWN = 5.0
-RETRY_STRANGER = 60.0
+RETRY_FIRST: Final = 2.0
+RETRY_KNOWN: Final = 5.0
+RETRY_STRANGER: Final = 60.0
 """Seconds until an address is called again after nobody answered: at first, and at most for known ones and strangers. It doubles."""
-STRANGERS_FEW = 16
+STRANGERS_FEW: Final = 16
 """Strangers that are called as often as known addresses where a node that is up has no path. If there are more, the wait grows with their
 number: they cost as much as so many, a frame a second each."""
-STIR_EVERY = 10.0
+STIR_EVERY: Final = 10.0
 """Seconds from one time that a link makes us call all strangers soon to the next. Stops a member that comes and goes from having us call
 without end."""
-RETRY_REFUSED = 15.0
+RETRY_REFUSED: Final = 15.0
 """The same after a refusal that only a person can change."""
-UNANSWERED = frozenset({Reason.NO_ANSWER, Reason.UNCONFIRMED, Reason.SUPERSEDED, Reason.BUSY})
-OF_CERTIFICATES = frozenset({Reason.EXPIRED, Reason.NOT_YET_VALID, Reason.WRONG_CLUSTER, Reason.BAD_SIGNATURE, Reason.REFUSED})
+UNANSWERED: Final = frozenset({Reason.NO_ANSWER, Reason.UNCONFIRMED, Reason.SUPERSEDED, Reason.BUSY})
+OF_CERTIFICATES: Final = frozenset({Reason.EXPIRED, Reason.NOT_YET_VALID, Reason.WRONG_CLUSTER, Reason.BAD_SIGNATURE, Reason.REFUSED})
 """Refusals that may end when this node shows another certificate, or trusts another root."""
 
 

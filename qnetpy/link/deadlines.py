@@ -47,6 +47,17 @@ class Deadlines(Generic[K]):
         self._wanted.clear()
         self._armed.clear()
 
+    def bound(self) -> float | None:
+        """A time that is not later than `first`, and was a deadline once: what a timer may be set for without looking further. After `due`
+        it is later than that call's *now*."""
+        heap = self._heap
+        while heap:
+            when, _, key = heap[0]
+            if self._armed.get(key) == when:
+                return when
+            heapq.heappop(heap)
+        return None
+
     def first(self) -> float | None:
         """The earliest deadline; None if there is none."""
         heap = self._heap

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from typing import Final
 
 from qnetpy.link.constants import DESTINATIONS_MAX
 from qnetpy.link.screen import FLOORS_MAX, HOT_MAX, View, identity
@@ -22,20 +23,20 @@ from qnetpy.link.session import Session
 from qnetpy.link.stamp import Key, stamp_code
 from qnetpy.link.wire import DATA
 
-REVIEW = 0.2
+REVIEW: Final = 0.2
 """Seconds between looks at the sessions, and between changes of the screen under a flood."""
-CALM_SECONDS = 5.0
-COPIES_MAX = 8 * DESTINATIONS_MAX
+CALM_SECONDS: Final = 5.0
+COPIES_MAX: Final = 8 * DESTINATIONS_MAX
 """Copies of one frame within WINDOW_SECONDS that are no flood. A node that gets no answer sends one 7 times within a second to each
 address: RETRY_STEADY + 1 times RETRY_FIRST apart, and once more after twice that. All its addresses may be ours, and the eighth is for a
 network that doubles one, or for what it sends because we call it at the same time (26 of one frame is the most that was seen)."""
-WINDOW_SECONDS = 1.0
-HOT_SECONDS = 10.0
-SEEN_MAX = 4096
+WINDOW_SECONDS: Final = 1.0
+HOT_SECONDS: Final = 10.0
+SEEN_MAX: Final = 4096
 """Frames whose repetitions are counted at a time: bounds memory when each is different."""
-REPLAYS_MAX = 100
+REPLAYS_MAX: Final = 100
 """Copies of a session's packets between two looks that are a flood. A bad link, or two paths of which one is late, makes a few."""
-REORDER_GUARDED = 256
+REORDER_GUARDED: Final = 256
 """How late a packet may be on a session with a floor: without it a lost packet would keep the floor down for the whole replay window."""
 
 

@@ -7,6 +7,8 @@ packet numbers begin at 0 on each path, and no key may see a path and packet num
 
 from __future__ import annotations
 
+from typing import Final
+
 from qnetpy.link.outcome import PeerIdentity
 from qnetpy.link.session import RekeyPolicy, Session, Sessions
 from qnetpy.link.transport.config import TransportConfig
@@ -15,9 +17,9 @@ from qnetpy.link.transport.machine import Transport
 from qnetpy.link.transport.path import Path
 from qnetpy.link.wire import DATA_OVERHEAD, Address, Arrivals
 
-NUMBERS = 256
+NUMBERS: Final = 256
 """Path numbers, of both ends together."""
-NUMBERS_RENEW = 48
+NUMBERS_RENEW: Final = 48
 """New keys are asked for when an end has used that many of its 128 numbers under the present ones."""
 
 
@@ -133,6 +135,26 @@ class Link:
         """New keys are needed soon for want of path numbers."""
         session = self.sessions.current
         return session is not None and session.paths_seen() >= NUMBERS_RENEW
+
+    def deadline(self, silence: float) -> float:
+        """When something is due on it. *silence*: seconds after the peer was heard last that say something."""
+        transport = self.transport
+        first = transport.last_received + silence
+        for path in self.paths.values():
+            when = path.last_sent + self.heartbeat
+            if when < first and path.state.open:
+                first = when
+        if self.renew_at < first:
+            first = self.renew_at
+        if self.seek_at is not None and self.seek_at < first:
+            first = self.seek_at
+        other = transport.next_timeout()
+        if other is not None and other < first:
+            first = other
+        other = self.sessions.next_timeout()
+        if other is not None and other < first:
+            first = other
+        return first
 
     def open(self, index: int, arrivals: Arrivals) -> list[tuple[int, bytes]]:
         """Authentic new packets of a batch for our session *index*."""

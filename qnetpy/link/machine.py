@@ -11,7 +11,8 @@ links there are.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Final
 
 from qnetpy.identity.authority import NodeIdentity
 from qnetpy.link.calls import UNANSWERED, Calls, Hint
@@ -31,19 +32,19 @@ from qnetpy.link.wire import Address, Arrivals, sort_frames, sources_of
 from resmgr.dispatch import Buffer
 from stack.frame import Frame
 
-BURST = 64
-BURST_BYTES = 192 << 10
-BURST_LEAST = 8
+BURST: Final = 64
+BURST_BYTES: Final = 192 << 10
+BURST_LEAST: Final = 8
 """Packets sealed and handed to the driver in one call: as many as make BURST_BYTES, so that they stay in the processor's cache from the
 first pass to the last; at least and at most so many. The peer can begin with them meanwhile. A turn costs as much as sealing a dozen."""
-BURST_BRIEF = 8
+BURST_BRIEF: Final = 8
 """Packets, when the rest is sent in the next turn anyway: those that go first."""
-CLOSE_COPIES = 3
-HEARTBEAT_SECOND = 1.25
+CLOSE_COPIES: Final = 3
+HEARTBEAT_SECOND: Final = 1.25
 """The node with the greater name waits so much longer before it pings."""
-RETRY_REKEY = 5.0
+RETRY_REKEY: Final = 5.0
 """Seconds until new keys are asked for again after a handshake for them failed."""
-RENEW_CHECK = 1.0
+RENEW_CHECK: Final = 1.0
 """Seconds between looks at whether a link's keys are due for renewal."""
 
 
@@ -79,6 +80,7 @@ class LinkMachine:
         self._paths = Paths(self._ports, self._calls, self.index, self.counters, self._handshake.random, upcalls.path_changed)
         self._upcalls = upcalls
         self._timers = LinkTimers() if timers is None else timers
+        self._suspect_after = self._timers.suspect_after
         self._transport = TransportConfig() if transport is None else transport
         self._rekey = RekeyPolicy() if rekey is None else rekey
         self._routes = routes
@@ -399,40 +401,55 @@ class LinkMachine:
         """`transmit` has more: call it again soon."""
         return bool(self._dirty)
 
-    def transmit(self, now: float, brief: bool = False) -> Iterator[tuple[str, list[bytes]]]:
-        """Batches of whole frames, by interface: one per path at most, see `pending`. Frames are the caller's.
+    def transmit(self, now: float, brief: bool = False) -> Iterable[tuple[str, list[bytes]]]:
+        """Batches of whole frames, by interface: one per path at most, see `pending`. Frames are the caller's, who takes all of them.
 
         *brief*: only some frames of each, because another call for the rest is about to come: what goes first goes now.
         """
-        if self._last_words:
-            last_words, self._last_words = self._last_words, []
-            for interface, frame in last_words:
-                yield interface, [frame]
-        for (interface, station), frame in self._handshake.transmit():
-            if interface in self._ports:
-                yield interface, [self._ports.prefix((interface, station)) + frame]
+        handshakes = self._handshake.transmit()
         dirty, self._dirty = self._dirty, []
         self._touched += dirty
+        if len(dirty) == 1 and not handshakes and not self._last_words:
+            return self._batches(dirty[0], now, brief)
+        return self._several(dirty, handshakes, now, brief)
+
+    def _several(
+        self, dirty: list[Link], handshakes: list[tuple[Address, bytes]], now: float, brief: bool
+    ) -> Iterator[tuple[str, list[bytes]]]:
+        """Of all links, and what belongs to none. The bursts of one link are in memory at a time."""
+        last_words, self._last_words = self._last_words, []
+        for interface, frame in last_words:
+            yield interface, [frame]
+        for (interface, station), frame in handshakes:
+            if interface in self._ports:
+                yield interface, [self._ports.prefix((interface, station)) + frame]
         for link in dirty:
-            link.dirty = False
-            if not link.alive:
+            yield from self._batches(link, now, brief)
+
+    def _batches(self, link: Link, now: float, brief: bool) -> list[tuple[str, list[bytes]]]:
+        link.dirty = False
+        batches: list[tuple[str, list[bytes]]] = []
+        if not link.alive:
+            return batches
+        paths = link.paths
+        for path in list(paths.values()) if len(paths) < 2 else [paths[number] for number in link.transport.order()]:
+            if not self._ports.usable(path.address):
                 continue
-            paths = link.paths
-            for path in tuple(paths.values()) if len(paths) < 2 else [paths[number] for number in link.transport.order()]:
-                if not self._ports.usable(path.address):
-                    continue
-                burst = BURST_BRIEF if brief else max(BURST_LEAST, min(BURST, BURST_BYTES // path.state.payload))
-                frames = self._burst(link, path, now, burst)
-                if frames:
-                    yield path.address[0], frames
-                    if len(frames) == burst:
-                        self._mark(link)
+            burst = BURST_BRIEF if brief else max(BURST_LEAST, min(BURST, BURST_BYTES // path.state.payload))
+            frames = self._burst(link, path, now, burst)
+            if frames:
+                batches.append((path.address[0], frames))
+                if len(frames) == burst:
+                    self._mark(link)
+        return batches
 
     def _burst(self, link: Link, path: LinkPath, now: float, limit: int) -> list[bytes]:
         session = link.sessions.current
         if session is None:
             return []
-        limit = min(limit, session.left)
+        left = session.left
+        if left < limit:
+            limit = left
         if limit <= 0:
             return []
         number, packets = link.transport.transmit(path.number, now, limit)
@@ -444,37 +461,23 @@ class LinkMachine:
     # Time
 
     def next_timeout(self) -> float | None:
-        """When `handle_timeout` wants to be called."""
+        """When `handle_timeout` wants to be called; perhaps too early."""
         due = self._due
         for links in (self._touched, self._dirty):
             for link in links:
                 if link.alive:
-                    due.set(link, self._deadline(link))
+                    due.set(link, link.deadline(self._timers.down_after if link.suspect else self._suspect_after))
         self._touched.clear()
         if self._handshake_touched:
             self._handshake_touched = False
             self._handshake_at = self._handshake.next_timeout()
-        first = due.first()
-        for when in (self._handshake_at, self._calls.next_timeout()):
-            if when is not None and (first is None or when < first):
-                first = when
-        return first
-
-    def _deadline(self, link: Link) -> float:
-        timers, transport = self._timers, link.transport
-        heard = transport.last_received
-        first = heard + (timers.down_after if link.suspect else timers.suspect_after)
-        for path in link.paths.values():
-            when = path.last_sent + link.heartbeat
-            if when < first and path.state.open:
-                first = when
-        if link.renew_at < first:
-            first = link.renew_at
-        if link.seek_at is not None and link.seek_at < first:
-            first = link.seek_at
-        for other in (transport.next_timeout(), link.sessions.next_timeout()):
-            if other is not None and other < first:
-                first = other
+        first = due.bound()
+        when = self._handshake_at
+        if when is not None and (first is None or when < first):
+            first = when
+        when = self._calls.next_timeout()
+        if when is not None and (first is None or when < first):
+            first = when
         return first
 
     def handle_timeout(self, now: float) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from typing import Final
 
 from qnetpy.link.calls import Calls
 from qnetpy.link.ethernet import is_individual
@@ -24,15 +25,15 @@ from qnetpy.link.transport.items import PathState, read_challenge
 from qnetpy.link.wire import Address
 from resmgr.errors import BadMessage
 
-PATHS_MAX = 16
+PATHS_MAX: Final = 16
 """Paths of one link: stops a member with many addresses from making us probe without end."""
-SEEK_AGAIN = 1.0
-SEEK_MAX = 5.0
+SEEK_AGAIN: Final = 1.0
+SEEK_MAX: Final = 5.0
 """Seconds until a path to an address that did not answer is tried again: at first, and at most while no more than SEEK_FEW do not."""
-SEEK_FEW = 3
+SEEK_FEW: Final = 3
 """Addresses of one node that may be tried so often: each try takes a number, and so many are tried 48 times in 130 s, after which new
 keys are due anyway. The wait grows with their number."""
-SEEK_SECOND = 0.25
+SEEK_SECOND: Final = 0.25
 """The node with the greater name waits so much longer before it opens a path."""
 
 

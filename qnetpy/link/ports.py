@@ -7,27 +7,30 @@ gives. What carries them is a driver of the stack: on a port of the UDP driver a
 
 from __future__ import annotations
 
-import attrs
+from typing import Final
 
 from qnetpy.link.ethernet import header
 from qnetpy.link.wire import Address
 
-NUMBERS_MAX = 255
+NUMBERS_MAX: Final = 255
 """Port numbers; 0 is none."""
 
 
-@attrs.define
 class Port:
     """An interface of ours. `mtu` is the longest frame it takes, without the Ethernet header."""
 
-    station: bytes
-    """Our address on it."""
-    mtu: int
-    up: bool
-    number: int
-    """For the peers; never another's as long as the daemon runs. 0: there were too many."""
-    shared: bool
-    """Peers know us by `station`, as on an Ethernet. Where each end numbers the stations for itself, as over UDP, a peer knows another."""
+    __slots__ = ("mtu", "number", "shared", "station", "up")
+
+    def __init__(self, station: bytes, mtu: int, up: bool, number: int, shared: bool) -> None:
+        self.station = station
+        """Our address on it."""
+        self.mtu = mtu
+        self.up = up
+        self.number = number
+        """For the peers; never another's as long as the daemon runs. 0: there were too many."""
+        self.shared = shared
+        """Peers know us by `station`, as on an Ethernet. Where each end numbers the stations for itself, as over UDP, a peer knows
+        another."""
 
 
 class Ports(dict[str, Port]):

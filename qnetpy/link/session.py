@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Sequence
+from typing import ClassVar
 
 import attrs
 
@@ -49,16 +50,19 @@ class KeysExhausted(Misuse):
     """Sealing would pass what one key may seal. Ask `Session.left` first and rekey when `Sessions.rekey_due` says so."""
 
 
-@attrs.define
 class SessionCounters:
     """Frames, in both directions."""
 
-    sealed: int = 0
-    opened: int = 0
-    replayed: int = 0
-    """Copies, and numbers older than the window."""
-    bad_tag: int = 0
-    """Failed authentication: forged, corrupted or cut short."""
+    NAMES: ClassVar = ("sealed", "opened", "replayed", "bad_tag")
+    __slots__ = NAMES
+
+    def __init__(self) -> None:
+        self.sealed = 0
+        self.opened = 0
+        self.replayed = 0
+        """Copies, and numbers older than the window."""
+        self.bad_tag = 0
+        """Failed authentication: forged, corrupted or cut short."""
 
 
 class Session:

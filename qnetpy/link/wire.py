@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from typing import Final
 
 import attrs
 
@@ -19,27 +20,27 @@ from resmgr.errors import BadMessage
 Address = tuple[str, bytes]
 """Where a frame came from or goes to: our interface's name and the link-level station (a MAC address). Opaque to the protocol."""
 
-DATA = 1
-INITIATION = 2
-RESPONSE = 3
-FINAL = 4
-CONFIRM = 5
-COOKIE = 6
-SOLICITATION = 7
-HANDSHAKES = frozenset({INITIATION, RESPONSE, FINAL, CONFIRM, COOKIE})
+DATA: Final = 1
+INITIATION: Final = 2
+RESPONSE: Final = 3
+FINAL: Final = 4
+CONFIRM: Final = 5
+COOKIE: Final = 6
+SOLICITATION: Final = 7
+HANDSHAKES: Final = frozenset({INITIATION, RESPONSE, FINAL, CONFIRM, COOKIE})
 
-ETHERNET_HEADER = 14
-DATA_HEADER = struct.Struct("!BBHIQ")
+ETHERNET_HEADER: Final = 14
+DATA_HEADER: Final = struct.Struct("!BBHIQ")
 """Type, path, length of what follows, receiver's session index, packet number. The additional data of the AEAD."""
-NONCE = struct.Struct("!IQ")
+NONCE: Final = struct.Struct("!IQ")
 """Path, packet number."""
-HANDSHAKE_HEADER = struct.Struct(f"!BBHIIBBH{SUITE_SLOTS}s")
+HANDSHAKE_HEADER: Final = struct.Struct(f"!BBHIIBBH{SUITE_SLOTS}s")
 """Type, version, length of what follows, sender's index, receiver's index, pattern, reserved, reserved, suites offered."""
-DATA_OVERHEAD = DATA_HEADER.size + TAG_SIZE
+DATA_OVERHEAD: Final = DATA_HEADER.size + TAG_SIZE
 """Bytes that sealing adds to a packet, beside the Ethernet header."""
 
-PATTERN_XX = 1
-PATTERN_IK = 2
+PATTERN_XX: Final = 1
+PATTERN_IK: Final = 2
 
 
 class Arrivals:

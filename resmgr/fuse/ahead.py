@@ -19,7 +19,7 @@ in the directory found something, so who may search it is decided by the server.
 from __future__ import annotations
 
 from os import O_DIRECTORY
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from resmgr.channel import Connection
 from resmgr.dispatch import Buffer, Timer
@@ -36,13 +36,13 @@ if TYPE_CHECKING:
     from resmgr.fuse.request import Request
     from resmgr.fuse.servers import User
 
-LARGEST = 128 * 1024
+LARGEST: Final = 128 * 1024
 """Bytes of entries asked for at once: more holds up other messages of the server's node for milliseconds."""
-NEED_MAX = 64
+NEED_MAX: Final = 64
 """Lookups that had to ask the server before something is read ahead, at most; doubled whenever what was read ahead was of no use."""
-USEFUL = 32
+USEFUL: Final = 32
 """Reading ahead was of use if one of so many entries was asked for: an entry costs both nodes about a 64th of a message."""
-DIRECTORY_MAX = 512 * 1024
+DIRECTORY_MAX: Final = 512 * 1024
 """Bytes kept of one directory as one user sees it. Stops a server that lists without end."""
 TOTAL_MAX = 8 * 1024 * 1024
 """Bytes kept in all; the oldest directories go. Stops many large directories from filling memory together."""

@@ -10,7 +10,7 @@ import errno
 from collections import Counter
 from collections.abc import Callable
 from stat import S_IFBLK, S_IFCHR, S_IFIFO, S_IFREG
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from resmgr.dispatch import Buffer
 from resmgr.fuse import formats
@@ -27,11 +27,11 @@ Valid = tuple[int, int, int, int]
 """Validity of an entry and of attributes, seconds; their nanoseconds."""
 NOT_VALID: Valid = (0, 0, 0, 0)
 
-DEVICES = frozenset((S_IFCHR, S_IFBLK, S_IFIFO))
-_OUT_HEADER = formats.OUT_HEADER.pack
-_NO_FIELDS = (0,) * 16
-_ENTRY_REPLY = formats.ENTRY_REPLY.pack
-_ATTR_REPLY = formats.ATTR_REPLY.pack
+DEVICES: Final = frozenset((S_IFCHR, S_IFBLK, S_IFIFO))
+_OUT_HEADER: Final = formats.OUT_HEADER.pack
+_NO_FIELDS: Final = (0,) * 16
+_ENTRY_REPLY: Final = formats.ENTRY_REPLY.pack
+_ATTR_REPLY: Final = formats.ATTR_REPLY.pack
 
 
 class Answers:

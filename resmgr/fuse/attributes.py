@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import struct
+from typing import Final
 
 from resmgr.dispatch import Buffer
 from resmgr.errors import BadMessage
@@ -64,9 +65,9 @@ _BITS = (
     (FATTR_ATIME_NOW, SET_ATIME_NOW),
     (FATTR_MTIME_NOW, SET_MTIME_NOW),
 )
-TIME_MAX = (1 << 63) - 1
-_STAT = int(Io.STAT)
-_SETATTR = int(Io.SETATTR)
+TIME_MAX: Final = (1 << 63) - 1
+_STAT: Final = int(Io.STAT)
+_SETATTR: Final = int(Io.SETATTR)
 
 
 def getattr_(core: Core, request: Request, view: memoryview) -> None:

@@ -13,10 +13,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from typing import Final
 
 from resmgr.fuse.formats import AttrTuple
 
-OVERHEAD = 16 * 1024
+OVERHEAD: Final = 16 * 1024
 """What a write on the way costs beside its bytes, so that tiny writes do not make a server refuse messages (EAGAIN at thousands)."""
 TOTAL_MAX = 32 * 1024 * 1024
 """Bytes on the way in one mount; below what a server's node takes of one peer. Stops many files from filling memory together."""

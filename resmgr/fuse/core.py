@@ -16,7 +16,7 @@ import errno
 import struct
 from collections import Counter
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from resmgr.channel import Connection
 from resmgr.dispatch import Buffer, Dispatch
@@ -62,14 +62,16 @@ if TYPE_CHECKING:
     from resmgr.fuse.directory import Directory
     from resmgr.fuse.xattr import Bare
 
-EARLY_INTERRUPTS_MAX = 64
+EARLY_INTERRUPTS_MAX: Final = 64
 """Interrupts remembered for requests not read yet; older ones belonged to requests that were answered meanwhile."""
 
-_ENTRY_REPLIES = frozenset((Connect.LOOKUP, Connect.OPEN, Connect.MKDIR, Connect.MKNOD, Connect.LINK, Connect.SYMLINK, Connect.TMPFILE))
-_ENTRY_ATTR_SIZE = ENTRY.size + ATTR.size
-_attr_of = ATTR.unpack_from
-_entry_of = ENTRY.unpack_from
-_message = REQUEST.pack
+_ENTRY_REPLIES: Final = frozenset(
+    (Connect.LOOKUP, Connect.OPEN, Connect.MKDIR, Connect.MKNOD, Connect.LINK, Connect.SYMLINK, Connect.TMPFILE)
+)
+_ENTRY_ATTR_SIZE: Final = ENTRY.size + ATTR.size
+_attr_of: Final = ATTR.unpack_from
+_entry_of: Final = ENTRY.unpack_from
+_message: Final = REQUEST.pack
 
 
 class Found(NamedTuple):

@@ -22,6 +22,7 @@ import struct
 from array import array
 from collections.abc import Callable, Sequence
 from os import O_DIRECTORY
+from typing import Final
 
 from resmgr.channel import Connection
 from resmgr.dispatch import Buffer
@@ -50,17 +51,17 @@ from resmgr.iomsg import (
     Io,
 )
 
-CHUNK_FIRST = 32 * 1024
-CHUNK = 256 * 1024
+CHUNK_FIRST: Final = 32 * 1024
+CHUNK: Final = 256 * 1024
 """Bytes of entries asked for at once."""
-POSITIONS_MAX = 1 << 20
+POSITIONS_MAX: Final = 1 << 20
 """Positions that are kept over a rewinddir(3), and how many new ones what is fetched again may get between two."""
-_DIRENT = formats.DIRENT.pack
-_ENTRY_AND_DIRENT = formats.ENTRY_AND_DIRENT.pack
-_READDIR = int(Io.READDIR)
-_NO_ENTRY = bytes(formats.ENTRY_OUT.size)
-_DOTS = 2
-_NOT_THERE = frozenset((-errno.ENOENT, -errno.ENOTDIR, -errno.ELOOP))
+_DIRENT: Final = formats.DIRENT.pack
+_ENTRY_AND_DIRENT: Final = formats.ENTRY_AND_DIRENT.pack
+_READDIR: Final = int(Io.READDIR)
+_NO_ENTRY: Final = bytes(formats.ENTRY_OUT.size)
+_DOTS: Final = 2
+_NOT_THERE: Final = frozenset((-errno.ENOENT, -errno.ENOTDIR, -errno.ELOOP))
 
 
 Item = tuple[bytes, int, int, AttrTuple | None]

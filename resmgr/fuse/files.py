@@ -24,6 +24,7 @@ from __future__ import annotations
 import errno
 import struct
 from stat import S_IFCHR, S_IFIFO, S_IFREG
+from typing import Final
 
 from resmgr.dispatch import Buffer
 from resmgr.errors import BadMessage
@@ -43,18 +44,18 @@ from resmgr.fuse.inode import File, Node, same_type
 from resmgr.fuse.request import Request
 from resmgr.iomsg import NONBLOCK, OPEN, READ, REQUEST, SYNC_DATA_ONLY, Connect, Io
 
-O_ACCMODE = 0o3
-O_CREAT = 0o100
-O_EXCL = 0o200
-O_TRUNC = 0o1000
-O_APPEND = 0o2000
-O_NONBLOCK = 0o4000
-O_SYNC = 0o4010000
-SERVER_FLAGS = O_ACCMODE | O_CREAT | O_EXCL | O_TRUNC | O_APPEND | O_NONBLOCK | O_SYNC
+O_ACCMODE: Final = 0o3
+O_CREAT: Final = 0o100
+O_EXCL: Final = 0o200
+O_TRUNC: Final = 0o1000
+O_APPEND: Final = 0o2000
+O_NONBLOCK: Final = 0o4000
+O_SYNC: Final = 0o4010000
+SERVER_FLAGS: Final = O_ACCMODE | O_CREAT | O_EXCL | O_TRUNC | O_APPEND | O_NONBLOCK | O_SYNC
 """Open flags that mean something to a server; O_DIRECT, O_NOFOLLOW and the like are the kernel's here."""
-_READ_MESSAGE = struct.Struct(REQUEST.format + READ.format[1:])
-_READ = int(Io.READ)
-_read_in = formats.READ_IN.parse
+_READ_MESSAGE: Final = struct.Struct(REQUEST.format + READ.format[1:])
+_READ: Final = int(Io.READ)
+_read_in: Final = formats.READ_IN.parse
 
 
 def create(core: Core, request: Request, view: memoryview) -> None:

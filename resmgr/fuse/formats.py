@@ -12,16 +12,17 @@ from __future__ import annotations
 
 import enum
 import struct
+from typing import Final
 
 from resmgr.dispatch import Buffer
 from resmgr.errors import BadMessage
 
-MAJOR = 7
-MINOR_MIN = 31
+MAJOR: Final = 7
+MINOR_MIN: Final = 31
 """Linux 5.4. Older kernels differ in structures and are refused with a clear message."""
-MINOR_MAX = 40
-ROOT_ID = 1
-MIN_READ_BUFFER = 8192
+MINOR_MAX: Final = 40
+ROOT_ID: Final = 1
+MIN_READ_BUFFER: Final = 8192
 
 
 class Opcode(enum.IntEnum):
@@ -106,34 +107,34 @@ class Init(enum.IntFlag):
     HAS_RESEND = 1 << 39
 
 
-FOPEN_DIRECT_IO = 1
-FOPEN_KEEP_CACHE = 2
-FOPEN_CACHE_DIR = 8
-FOPEN_NONSEEKABLE = 4
-FOPEN_STREAM = 16
-FOPEN_NOFLUSH = 32
+FOPEN_DIRECT_IO: Final = 1
+FOPEN_KEEP_CACHE: Final = 2
+FOPEN_CACHE_DIR: Final = 8
+FOPEN_NONSEEKABLE: Final = 4
+FOPEN_STREAM: Final = 16
+FOPEN_NOFLUSH: Final = 32
 """7.35: the kernel sends no FLUSH for this open file."""
 
-FATTR_MODE = 1 << 0
-FATTR_UID = 1 << 1
-FATTR_GID = 1 << 2
-FATTR_SIZE = 1 << 3
-FATTR_ATIME = 1 << 4
-FATTR_MTIME = 1 << 5
-FATTR_FH = 1 << 6
-FATTR_ATIME_NOW = 1 << 7
-FATTR_MTIME_NOW = 1 << 8
+FATTR_MODE: Final = 1 << 0
+FATTR_UID: Final = 1 << 1
+FATTR_GID: Final = 1 << 2
+FATTR_SIZE: Final = 1 << 3
+FATTR_ATIME: Final = 1 << 4
+FATTR_MTIME: Final = 1 << 5
+FATTR_FH: Final = 1 << 6
+FATTR_ATIME_NOW: Final = 1 << 7
+FATTR_MTIME_NOW: Final = 1 << 8
 
-GETATTR_FH = 1
-WRITE_CACHE = 1
+GETATTR_FH: Final = 1
+WRITE_CACHE: Final = 1
 """WRITE flag: the data come from a shared mapping, the file handle is any writable one of the inode."""
-FSYNC_DATA = 1
-NOTIFY_POLL = 1
-NOTIFY_INVAL_INODE = 2
-NOTIFY_INVAL_ENTRY = 3
-NOTIFY_STORE = 4
-NOTIFY_RESEND = 7
-EXPIRE_ONLY = 1
+FSYNC_DATA: Final = 1
+NOTIFY_POLL: Final = 1
+NOTIFY_INVAL_INODE: Final = 2
+NOTIFY_INVAL_ENTRY: Final = 3
+NOTIFY_STORE: Final = 4
+NOTIFY_RESEND: Final = 7
+EXPIRE_ONLY: Final = 1
 """INVAL_ENTRY flag."""
 
 
@@ -158,7 +159,7 @@ class Format:
 
 IN_HEADER = Format("IIQQIIIHH")
 """len, opcode, unique, nodeid, uid, gid, pid, length of extensions, padding."""
-BODY = IN_HEADER.size
+BODY: Final = IN_HEADER.size
 OUT_HEADER = Format("IiQ")
 """len, error (0 or -errno; a notification's code), unique."""
 
@@ -199,13 +200,13 @@ FSYNC_IN = Format("QI4x")
 """fh, flags."""
 POLL_IN = Format("QQII")
 """fh, kh (to wake with), flags, events."""
-POLL_SCHEDULE = 1
+POLL_SCHEDULE: Final = 1
 """POLL flag: somebody waits and wants to be woken."""
 IOCTL_IN = Format("QIIQII")
 """fh, flags, command, arg, size of the data, room for the answer's; data."""
 LK_IN = Format("QQQQIII4x")
 """fh, owner, start, end (included), type, pid, flags."""
-LK_FLOCK = 1
+LK_FLOCK: Final = 1
 ACCESS_IN = Format("I4x")
 """mask."""
 INTERRUPT_IN = Format("Q")
@@ -229,9 +230,9 @@ SETXATTR_IN = Format("II")
 STATX_IN = Format("I4xQII")
 """getattr flags, fh, AT_STATX flags, mask."""
 
-ATTR_LAYOUT = "QQQqqqIIIIIIIIII"
+ATTR_LAYOUT: Final = "QQQqqqIIIIIIIIII"
 """ino, size, blocks, atime, mtime, ctime (s), their nanoseconds, mode, nlink, uid, gid, rdev, blksize, flags."""
-ENTRY_LAYOUT = "QQQQII" + ATTR_LAYOUT
+ENTRY_LAYOUT: Final = "QQQQII" + ATTR_LAYOUT
 """nodeid, generation, entry and attribute validity (s), their nanoseconds, attributes."""
 ENTRY_OUT = Format(ENTRY_LAYOUT)
 ENTRY_REPLY = Format("IiQ" + ENTRY_LAYOUT)
@@ -258,8 +259,8 @@ GETXATTR_REPLY = Format("IiQ" + "I4x")
 STATX_REPLY = Format("IiQ" + "QII16x" + "IIQIIIH2xQQQQ" + "qI4x" * 4 + "IIII112x")
 """header, validity (s), its nanoseconds, flags; mask, blksize, attributes, nlink, uid, gid, mode, ino, size, blocks, mask of attributes,
 atime, btime, ctime, mtime (s, ns each), rdev major, minor, dev major, minor."""
-STATX_BASIC = 0x7FF
-STATX_BTIME = 0x800
+STATX_BASIC: Final = 0x7FF
+STATX_BTIME: Final = 0x800
 STATFS_REPLY = Format("IiQ" + "QQQQQIII28x")
 """header, blocks, bfree, bavail, files, ffree, bsize, namelen, frsize."""
 DIRENT = Format("QQII")
@@ -273,8 +274,8 @@ STORE = Format("IiQ" + "QQI4x")
 INVAL_ENTRY = Format("IiQ" + "QII")
 """header, parent's nodeid, length of the name, flags; name and a zero byte."""
 
-NSEC = 1_000_000_000
-MASK64 = (1 << 64) - 1
+NSEC: Final = 1_000_000_000
+MASK64: Final = (1 << 64) - 1
 AttrTuple = tuple[int, int, int, int, int, int, int, int, int, int, int, int, int]
 """The 13 fields of `iomsg.Attr`, in its order: ino mode nlink uid gid rdev size blocks blksize atime mtime ctime change."""
 

@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import struct
 from collections import Counter
+from typing import Final
 
 from resmgr.channel import Connection
 from resmgr.dispatch import Buffer, Dispatch, Timer
 from resmgr.fuse.inode import Node
 from resmgr.iomsg import CLOSE_BATCH, REQUEST, Io
 
-CLOSE_PERIOD = 1.0
-CLOSE_BATCH_MAX = 512
-LAZY = 0.01
+CLOSE_PERIOD: Final = 1.0
+CLOSE_BATCH_MAX: Final = 512
+LAZY: Final = 0.01
 """Seconds after which OCBs are closed together: a program that reads or makes many small files costs fewer messages."""
-_HANDLE = struct.Struct("!Q")
+_HANDLE: Final = struct.Struct("!Q")
 
 
 class Handles:

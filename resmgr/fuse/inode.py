@@ -13,9 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from stat import S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO, S_IFLNK, S_IFMT, S_IFREG, S_IFSOCK
-from typing import TYPE_CHECKING
-
-import attrs
+from typing import TYPE_CHECKING, Final
 
 from resmgr.channel import Connection
 from resmgr.dispatch import Buffer
@@ -29,9 +27,9 @@ if TYPE_CHECKING:
     from resmgr.fuse.listed import Record
     from resmgr.fuse.polling import Armed
 
-STREAMS = frozenset((S_IFCHR, S_IFIFO))
+STREAMS: Final = frozenset((S_IFCHR, S_IFIFO))
 """Each open of one has a node of its own: the kernel lets one program at a time write to an inode, and a write may wait for ever."""
-JOINED = frozenset((S_IFREG, S_IFBLK, S_IFSOCK))
+JOINED: Final = frozenset((S_IFREG, S_IFBLK, S_IFSOCK))
 """Names of one such object are one node. Not those of a symbolic link: its text is cached for as long as the node lives."""
 Version = tuple[int, int, int, int]
 """ino, change, mtime, size: when all are equal the data are."""
@@ -45,25 +43,29 @@ def mix(key: tuple[int, int, int]) -> int:
     return value ^ value >> 31
 
 
-@attrs.define(eq=False)
 class Server:
     """A manager that nodes belong to: its address as this node sees it, one connection per user, and what targets in its replies mean."""
 
-    key: tuple[int, int, int]
-    salt: int
-    connections: dict[tuple[int, int], Connection] = attrs.Factory(dict)
-    targets: dict[tuple[int, int, int], Server] = attrs.Factory(dict)
-    no_notify: set[int] = attrs.Factory(set)
-    no_devctl: set[int] = attrs.Factory(set)
-    """Types of nodes (S_IFREG, ...) of which it has said that it has no such handler for them."""
-    gives_tokens: bool = False
-    """It has given one."""
-    no_tokens: bool = False
-    """It does not know how to open anything again (`reopen`)."""
-    no_xattr: bool = False
-    """It has said that it knows no extended attributes."""
-    no_name_attributes: bool = False
-    """It tells nothing of names that lead on from it to other servers."""
+    __slots__ = (
+        "connections", "gives_tokens", "key", "no_devctl", "no_name_attributes", "no_notify", "no_tokens", "no_xattr", "salt", "targets",
+    )  # fmt: skip
+
+    def __init__(self, key: tuple[int, int, int], salt: int) -> None:
+        self.key = key
+        self.salt = salt
+        self.connections: dict[tuple[int, int], Connection] = {}
+        self.targets: dict[tuple[int, int, int], Server] = {}
+        self.no_notify: set[int] = set()
+        self.no_devctl: set[int] = set()
+        """Types of nodes (S_IFREG, ...) of which it has said that it has no such handler for them."""
+        self.gives_tokens = False
+        """It has given one."""
+        self.no_tokens = False
+        """It does not know how to open anything again (`reopen`)."""
+        self.no_xattr = False
+        """It has said that it knows no extended attributes."""
+        self.no_name_attributes = False
+        """It tells nothing of names that lead on from it to other servers."""
 
     @property
     def target(self) -> Target:

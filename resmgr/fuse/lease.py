@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from stat import S_IFMT, S_IFREG
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from resmgr.channel import Connection
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from resmgr.fuse.request import Request
     from resmgr.fuse.servers import User
 
-NAMES_MAX = 1024
+NAMES_MAX: Final = 1024
 """Names of one directory remembered as changed, and as not existing. Stops a directory of changing names from filling memory."""
 NEVER = float("-inf")
-SALT_BITS = 48
+SALT_BITS: Final = 48
 """Inode numbers of one server differ above these bits if they lie on different file systems."""
 
 

@@ -13,7 +13,7 @@ What the kernel has to be told of an event goes out at once where that cannot wa
 from __future__ import annotations
 
 from errno import ENOENT
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from resmgr.channel import ND_LOCAL, Connection
 from resmgr.dispatch import Buffer, Timer
@@ -45,11 +45,11 @@ if TYPE_CHECKING:
     from resmgr.fuse.request import Request
     from resmgr.fuse.servers import User
 
-EARLY_MAX = 1024
+EARLY_MAX: Final = 1024
 """Directories of which events came that are not leased (yet)."""
-SETTLE = 0.05
+SETTLE: Final = 0.05
 """An answer given so shortly before an event may still be on its way into the kernel's caches: it is told again after as long."""
-DROP_AFTER = 1.0
+DROP_AFTER: Final = 1.0
 WAITING_MAX = 4 * NAMES_MAX
 """Messages about one directory that wait to be told to the kernel. Beyond, it is not leased."""
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import struct
 from stat import S_IFMT, S_IFREG
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from resmgr.channel import Connection
 from resmgr.dispatch import Buffer
@@ -19,20 +19,20 @@ if TYPE_CHECKING:
     from resmgr.fuse.inode import Node
     from resmgr.fuse.servers import User
 
-FIRST = 16 * 1024
+FIRST: Final = 16 * 1024
 """Bytes of entries asked for first: about 140. The server's work for them is that of two messages."""
-NEED_FIRST = 2
+NEED_FIRST: Final = 2
 """Lookups that had to ask the server before something is read ahead."""
-ENTRY_COST = 160
+ENTRY_COST: Final = 160
 """Bytes that an entry costs beside its own."""
 DOUBTED_MAX = 512
 """Names of one directory, changed from here, that are remembered as such; with more of them everything kept of it is dropped."""
 
-_attr_of = ATTR.unpack_from
-_DIRENT_SIZE = DIRENT.size
-_ATTR_SIZE = ATTR.size
-_MODE_AT = 8
-_MODE = struct.Struct("!I").unpack_from
+_attr_of: Final = ATTR.unpack_from
+_DIRENT_SIZE: Final = DIRENT.size
+_ATTR_SIZE: Final = ATTR.size
+_MODE_AT: Final = 8
+_MODE: Final = struct.Struct("!I").unpack_from
 
 
 class Chunk:

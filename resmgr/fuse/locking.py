@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
+from typing import Final
 
 from resmgr.dispatch import Buffer
 from resmgr.fuse import formats
@@ -24,8 +25,8 @@ from resmgr.fuse.request import Request
 from resmgr.iomsg import LOCK_FOUND, LOCK_SET, LOCK_TEST, LOCK_WAIT
 from resmgr.iorequest import LOCK_END, LockRequest, pack_lock
 
-_UNLOCK = 2
-_LAST = LOCK_END - 1
+_UNLOCK: Final = 2
+_LAST: Final = LOCK_END - 1
 
 
 def getlk(core: Core, request: Request, view: memoryview) -> None:

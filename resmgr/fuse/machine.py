@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
+from typing import Final
 
 import attrs
 
@@ -48,7 +49,7 @@ WANTED = (
     | Init.DIRECT_IO_ALLOW_MMAP
 )
 """What is asked for, if the kernel offers it."""
-PAGE = 4096
+PAGE: Final = 4096
 
 OPERATIONS: dict[int, Handler] = {
     Opcode.LOOKUP: names.lookup,

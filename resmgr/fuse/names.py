@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from typing import Final
 
 from resmgr.channel import Connection
 from resmgr.dispatch import Buffer
@@ -13,7 +14,7 @@ from resmgr.fuse.inode import JOINED, Node, same_type
 from resmgr.fuse.request import Request, Step
 from resmgr.iomsg import LOOKUP_WATCH, MAKE, MKDIR_WATCH, RENAME, SURE, SYMLINK, Connect
 
-RENAME_EXCHANGE = 2
+RENAME_EXCHANGE: Final = 2
 
 
 def lookup(core: Core, request: Request, view: memoryview) -> None:

@@ -7,7 +7,7 @@ handled, of which others have their turn after each `EVENTS_TURN` events.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from resmgr.channel import Connection
 from resmgr.dispatch import Buffer
@@ -17,9 +17,9 @@ from resmgr.iomsg import REQUEST, WATCH_NEXT, Io, WatchEvent, parse_events
 if TYPE_CHECKING:
     from resmgr.fuse.core import Core
 
-ANSWER_MAX = 64 * 1024
-PACE = 0.005
-EVENTS_TURN = 256
+ANSWER_MAX: Final = 64 * 1024
+PACE: Final = 0.005
+EVENTS_TURN: Final = 256
 _NEXT = REQUEST.pack(Io.WATCH, WATCH_NEXT, 0, 0)
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import errno
 import struct
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from resmgr.channel import CHID_PATHMGR, ND_LOCAL, PID_SYSTEM, Connection, Pending
 from resmgr.dispatch import Buffer
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from resmgr.fuse.request import Request
 
 _EXISTS = struct.pack("!I", 0)
-_NUMBER = struct.Struct("!I")
+_NUMBER: Final = struct.Struct("!I")
 
 
 def third_node(via: Connection, reply: Buffer) -> bool:

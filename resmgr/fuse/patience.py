@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import errno
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from resmgr.dispatch import Timer
 from resmgr.fuse.inode import STREAMS
@@ -22,8 +22,8 @@ from resmgr.fuse.traits import NEVER_KEPT, NO_DEADLINE, NOT_TWICE
 if TYPE_CHECKING:
     from resmgr.fuse.core import Core
 
-RETRY = 0.25
-AT_ONCE = 256
+RETRY: Final = 0.25
+AT_ONCE: Final = 256
 """Requests tried again in one turn; the others in the next."""
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import errno
 from stat import S_IFREG
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from resmgr.dispatch import Buffer
 from resmgr.fuse import formats
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     from resmgr.fuse.inode import File
     from resmgr.fuse.request import Request
 
-RDNORM = 0x40
-WRNORM = 0x100
-READY = POLL_IN | POLL_OUT | RDNORM | WRNORM
-AGAIN = 0.25
+RDNORM: Final = 0x40
+WRNORM: Final = 0x100
+READY: Final = POLL_IN | POLL_OUT | RDNORM | WRNORM
+AGAIN: Final = 0.25
 """Seconds after which those who wait ask again when the server has no room for one more who waits."""
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import struct
+from typing import Final
 
 from resmgr.dispatch import Buffer
 from resmgr.errors import BadMessage
@@ -21,7 +22,7 @@ from resmgr.fuse.request import Request, told
 from resmgr.iomsg import ATTR, COPY_MAX, OFFSET, REQUEST, SEEK_DATA, SEEK_HOLE, SPACE, Io
 from resmgr.iorequest import pack_copy, pack_seek
 
-OFFSET_MAX = (1 << 63) - 1
+OFFSET_MAX: Final = (1 << 63) - 1
 
 
 def fallocate(core: Core, request: Request, view: memoryview) -> None:

@@ -22,7 +22,7 @@ import os
 from collections.abc import Callable
 from functools import partial
 from stat import S_IFREG
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from resmgr.channel import Connection
 from resmgr.dispatch import Buffer, Timer
@@ -42,20 +42,20 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-IDENTIFY_AFTER = 0.1
+IDENTIFY_AFTER: Final = 0.1
 """Seconds after which a file that is still open is asked for its token: most are closed by then."""
-IDENTIFY_AT_ONCE = 256
-RETRY = 0.25
+IDENTIFY_AT_ONCE: Final = 256
+RETRY: Final = 0.25
 """Seconds between tries to open again what a node that is down has."""
-RECLAIM = 60.0
+RECLAIM: Final = 60.0
 """Seconds in which locks are set again though nobody asks. Later the first request does it."""
-AFTER_DEATH = 0.02
+AFTER_DEATH: Final = 0.02
 """A connection may die while others to the same node have not yet: the first try comes this much later."""
-WAY_LOST = frozenset((-errno.EHOSTDOWN, -errno.EHOSTUNREACH, -errno.EBADF, -errno.ESRCH))
+WAY_LOST: Final = frozenset((-errno.EHOSTDOWN, -errno.EHOSTUNREACH, -errno.EBADF, -errno.ESRCH))
 """The node is down, or it, or its daemon, went away again while it was asked."""
-TRANSIENT = frozenset((*WAY_LOST, -errno.EAGAIN))
-_UNLOCK = 2
-_KEPT_FLAGS = 0o3 | 0o2000 | 0o4010000
+TRANSIENT: Final = frozenset((*WAY_LOST, -errno.EAGAIN))
+_UNLOCK: Final = 2
+_KEPT_FLAGS: Final = 0o3 | 0o2000 | 0o4010000
 """Open flags that still mean something: access mode, O_APPEND, O_SYNC."""
 Done = Callable[[int], None]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import attrs
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from resmgr.fuse.owned import Own
 
 Step = Callable[["Request", int, Buffer], None]
-STALE = frozenset((-errno.ESTALE, -errno.EBADF, -errno.ESRCH))
+STALE: Final = frozenset((-errno.ESTALE, -errno.EBADF, -errno.ESRCH))
 """What a base handle of a server that came back, or went away, is answered with."""
-_GONE = frozenset((-errno.EHOSTDOWN, -errno.ESRCH))
+_GONE: Final = frozenset((-errno.EHOSTDOWN, -errno.ESRCH))
 """What is said of messages that were on the way when their server, or its node, went away."""
-ERRNO_MAX = 511
+ERRNO_MAX: Final = 511
 """The kernel takes no answer with a larger one; those from 512 on are its own."""
 _OTHERWISE = {errno.EBADF: errno.ESTALE, errno.ESRCH: errno.EIO, errno.ENOSYS: errno.EOPNOTSUPP}
 

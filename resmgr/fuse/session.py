@@ -16,6 +16,7 @@ import logging
 import os
 import struct
 from collections.abc import Callable
+from typing import Final
 
 from resmgr.dispatch import Dispatch, Timer
 from resmgr.fuse import formats, handover
@@ -26,19 +27,19 @@ from resmgr.fuse.traits import NOT_WAITED_FOR
 
 logger = logging.getLogger(__name__)
 
-BATCH = 32
+BATCH: Final = 32
 """Requests read in one turn; the others of the node get their share then."""
-LOOK_EVERY = 16
+LOOK_EVERY: Final = 16
 """A lone reader looks for a second request this often."""
-HEADERS = 4096
-QUIET = 3.0
+HEADERS: Final = 4096
+QUIET: Final = 3.0
 """Seconds in which what was read is answered before the mount is handed over."""
-LOOK_AGAIN = 0.01
-POOL_MAX = 12
+LOOK_AGAIN: Final = 0.01
+POOL_MAX: Final = 12
 """Buffers kept for later; more are given back to the system. Getting one is a millisecond of page faults."""
-POOL_IDLE = 2.0
+POOL_IDLE: Final = 2.0
 """Seconds after which buffers that were not needed are given back."""
-_opcode = struct.Struct("=I").unpack_from
+_opcode: Final = struct.Struct("=I").unpack_from
 
 
 class _Buffer:

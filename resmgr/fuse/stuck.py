@@ -7,7 +7,7 @@ says later is thrown away, and what it opened is closed (`Core.late`).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from resmgr.channel import Connection
 from resmgr.fuse.formats import Opcode
@@ -16,7 +16,7 @@ from resmgr.fuse.request import Outstanding, Request
 if TYPE_CHECKING:
     from resmgr.fuse.core import Core
 
-HELD_AGAIN = 0.05
+HELD_AGAIN: Final = 0.05
 """Seconds after which a request whose program's memory is being read or written is ended once more."""
 
 

@@ -9,7 +9,7 @@ back, or steady use would for ever, unless all of the directory is told again (`
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from resmgr.fuse.traits import LOCKING
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from resmgr.fuse.core import Core
     from resmgr.fuse.inode import Node
 
-JOBS_MAX = 8
+JOBS_MAX: Final = 8
 """Threads that tell the kernel, of one mount."""
 
 

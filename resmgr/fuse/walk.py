@@ -7,7 +7,7 @@ ESTALE and looks at its names again.
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from resmgr.channel import Connection
 from resmgr.dispatch import Buffer
@@ -20,12 +20,12 @@ from resmgr.iomsg import ATTR, ENTRY, PATH_MAX, REQUEST, STATUS_REDIRECT, Connec
 if TYPE_CHECKING:
     from resmgr.fuse.core import Core, Found
 
-CONNECT = int(Io.CONNECT)
-ENTRY_MAX = ENTRY.size + ATTR.size + PATH_MAX
+CONNECT: Final = int(Io.CONNECT)
+ENTRY_MAX: Final = ENTRY.size + ATTR.size + PATH_MAX
 """Reply buffer for an entry without data; a redirect's rest is at most a path."""
-RETRIES_MAX = 4
+RETRIES_MAX: Final = 4
 """How often one request looks its directory up again: a server that forgets handles at once cannot keep it going for ever."""
-HOPS_MAX = 8
+HOPS_MAX: Final = 8
 """Redirects that one message follows: servers that send it round in circles end with ELOOP."""
 
 

@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from os import O_DIRECTORY
 from stat import S_IFDIR, S_IFMT
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from resmgr.channel import Connection
 from resmgr.dispatch import Buffer, Timer
@@ -38,19 +38,19 @@ if TYPE_CHECKING:
     from resmgr.fuse.request import Request
     from resmgr.fuse.servers import User
 
-CHUNK = 32 * 1024
+CHUNK: Final = 32 * 1024
 """Bytes of first entries asked for with each."""
-VALID = 0.25
+VALID: Final = 0.25
 """Seconds for which a listing that was asked for ahead may be handed out."""
-WINDOW_FIRST = 2
-WINDOW_MAX = 16
-EARLY_MAX = 64
+WINDOW_FIRST: Final = 2
+WINDOW_MAX: Final = 16
+EARLY_MAX: Final = 64
 """Directories opened ahead in one mount, each with at most `CHUNK` bytes of entries."""
-WALKS_MAX = 16
+WALKS_MAX: Final = 16
 """Threads whose walks are remembered; the oldest go."""
-LISTS_MAX = 64
+LISTS_MAX: Final = 64
 """Directories of one walk whose subdirectories are remembered; the one used longest ago goes."""
-NAMES_MAX = 4096
+NAMES_MAX: Final = 4096
 """Subdirectories of one directory that are remembered. Stops a server that lists without end."""
 
 Place = tuple[Node, bytes]

@@ -22,6 +22,7 @@ import os
 import struct
 from collections.abc import Callable
 from stat import S_IFIFO, S_IFREG
+from typing import Final
 
 from resmgr.dispatch import Buffer
 from resmgr.fuse import formats, owned
@@ -35,24 +36,24 @@ from resmgr.iomsg import ATTR, NONBLOCK, OFFSET_APPEND, REQUEST, SURE, WRITE, WR
 
 logger = logging.getLogger(__name__)
 
-HELD_WRITE_BYTES_MAX = 256 * 1024 * 1024
+HELD_WRITE_BYTES_MAX: Final = 256 * 1024 * 1024
 """Data of WRITEs that wait for servers. Stops programs from filling memory through a server that hangs: ENOMEM beyond."""
-COPY_MAX = 64 * 1024
+COPY_MAX: Final = 64 * 1024
 """Data up to this size are copied out of the read buffer."""
-AGAIN_AFTER = 0.02
-AGAIN_MAX = 250
+AGAIN_AFTER: Final = 0.02
+AGAIN_MAX: Final = 250
 """A write behind that is answered EAGAIN is sent again after so many seconds, and so many times (5 s) before that is its error."""
 SYNCHRONOUS = os.O_APPEND | os.O_DSYNC | os.O_DIRECT
 """Open flags with which a write waits for its server. O_SYNC contains O_DSYNC."""
 
-LOST = frozenset((-errno.EHOSTDOWN, -errno.EBADF, -errno.ESRCH))
+LOST: Final = frozenset((-errno.EHOSTDOWN, -errno.EBADF, -errno.ESRCH))
 """What a write is answered whose file's server, or the way there, is gone."""
-OCB_OFFSET = 8
-_OCB = struct.Struct("!Q")
-_MESSAGE = struct.Struct(REQUEST.format + WRITE.format[1:])
-_WRITE = int(Io.WRITE)
-_REPLY_MAX = ATTR.size + len(SURE)
-_DATA = BODY + formats.WRITE_IN.size
+OCB_OFFSET: Final = 8
+_OCB: Final = struct.Struct("!Q")
+_MESSAGE: Final = struct.Struct(REQUEST.format + WRITE.format[1:])
+_WRITE: Final = int(Io.WRITE)
+_REPLY_MAX: Final = ATTR.size + len(SURE)
+_DATA: Final = BODY + formats.WRITE_IN.size
 
 
 def write(core: Core, request: Request, view: memoryview) -> None:

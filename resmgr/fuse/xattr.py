@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import errno
 import struct
+from typing import Final
 
 from resmgr.channel import Connection
 from resmgr.dispatch import Buffer
@@ -47,15 +48,15 @@ from resmgr.iomsg import (
 )
 from resmgr.iorequest import XattrRequest
 
-NAME_MAX = 255
-NEED = 2
+NAME_MAX: Final = 255
+NEED: Final = 2
 """Questions in one directory that had to be sent before its server is asked about all of it."""
-DIRECTORIES_MAX = 64
+DIRECTORIES_MAX: Final = 64
 """Directories of which the answer, at most 64 KiB, is kept; that of the oldest is dropped."""
-_LISTED = (b"user.", b"security.", b"trusted.", b"system.posix_acl_")
+_LISTED: Final = (b"user.", b"security.", b"trusted.", b"system.posix_acl_")
 """Spaces of names whose attributes a listing of attributes tells."""
-_CAPABILITY = b"security.capability"
-_ACCMODE = 3
+_CAPABILITY: Final = b"security.capability"
+_ACCMODE: Final = 3
 
 
 def getxattr(core: Core, request: Request, view: memoryview) -> None:

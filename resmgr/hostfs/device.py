@@ -16,23 +16,24 @@ from __future__ import annotations
 
 import os
 import threading
+from typing import Final
 
 from resmgr.iofunc.lanes import Lane, Lanes
 
-SLOW = 0.02
+SLOW: Final = 0.02
 """Seconds. Heartbeats and all other traffic of the node wait for an inline operation."""
-REST = 2.0
+REST: Final = 2.0
 FOREVER = float("inf")
-NETWORK = frozenset(
+NETWORK: Final = frozenset(
     {b"nfs", b"nfs4", b"cifs", b"smb3", b"9p", b"ceph", b"afs", b"lustre", b"glusterfs", b"fuse", b"fuseblk", b"coda", b"autofs"}
 )
-MEMORY = frozenset({b"tmpfs", b"ramfs", b"devtmpfs", b"proc", b"cgroup2", b"hugetlbfs"})
-PAGES = frozenset({b"tmpfs", b"ramfs", b"devtmpfs"})
+MEMORY: Final = frozenset({b"tmpfs", b"ramfs", b"devtmpfs", b"proc", b"cgroup2", b"hugetlbfs"})
+PAGES: Final = frozenset({b"tmpfs", b"ramfs", b"devtmpfs"})
 """Of these, the ones that never wait for anything: what took long was work (truncating a large file) or another process's turn."""
-INO_BITS = 48
+INO_BITS: Final = 48
 
 
-PROC = b"proc"
+PROC: Final = b"proc"
 
 
 def blocks(kind: bytes) -> bool:

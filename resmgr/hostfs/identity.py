@@ -19,7 +19,7 @@ import ctypes
 import errno
 import os
 from collections.abc import Callable
-from typing import TypeVar, TypeVarTuple
+from typing import Final, TypeVar, TypeVarTuple
 
 from resmgr.access import ID_MAX, MappedUser
 from resmgr.credentialcalls import credential_calls, raw
@@ -27,9 +27,9 @@ from resmgr.credentialcalls import credential_calls, raw
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 _long = ctypes.c_long
-_KEEP = -1
-CAP_SETGID = 6
-CAP_SETUID = 7
+_KEEP: Final = -1
+CAP_SETGID: Final = 6
+CAP_SETUID: Final = 7
 
 
 class Identity:

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from functools import partial
 from time import monotonic
+from typing import Final
 
 from resmgr.channel import Message
 from resmgr.errors import BadMessage
@@ -47,12 +48,12 @@ from resmgr.iorequest import (
     parse_xattr,
 )
 
-READ_MAX = 4 * 1024 * 1024
+READ_MAX: Final = 4 * 1024 * 1024
 """Bytes of one READ reply; a reply's memory is the server's. A larger request gets this much."""
-READDIR_MAX = 1024 * 1024
-READDIR_COST = 10e-6 / 128
+READDIR_MAX: Final = 1024 * 1024
+READDIR_COST: Final = 10e-6 / 128
 """Seconds of our own work per byte of entries with attributes."""
-OFFSET_MAX = (1 << 63) - 1
+OFFSET_MAX: Final = (1 << 63) - 1
 Handler = Callable[[Message, HostClient, Handle, int], None]
 
 

@@ -6,7 +6,7 @@ import errno
 import os
 from collections.abc import Callable, Mapping
 from stat import S_IFREG, S_IFSOCK, S_ISDIR, S_ISLNK, S_ISREG
-from typing import Protocol
+from typing import Final, Protocol
 
 from resmgr.access import Scope
 from resmgr.hostfs import syscalls
@@ -34,11 +34,11 @@ from resmgr.iorequest import SetAttr
 from resmgr.owners import Owners
 
 RWF_NOWAIT = os.RWF_NOWAIT
-PERMISSIONS = 0o7777
-SET_ID = 0o6000
-_BLANK_ATTR = bytes(ATTR.size)
+PERMISSIONS: Final = 0o7777
+SET_ID: Final = 0o6000
+_BLANK_ATTR: Final = bytes(ATTR.size)
 _END = COOKIE_END.to_bytes(8, "big")
-_AT_FDCWD = -100
+_AT_FDCWD: Final = -100
 
 
 class Attributes(Protocol):

@@ -17,6 +17,7 @@ import errno
 import os
 from collections.abc import Mapping
 from stat import S_IFIFO, S_IFMT, S_IFREG, S_IFSOCK, S_ISBLK, S_ISCHR, S_ISDIR, S_ISLNK
+from typing import Final
 
 from resmgr.access import ALL_DEVICES, Scope
 from resmgr.hostfs import syscalls
@@ -51,7 +52,7 @@ from resmgr.iomsg import (
 from resmgr.iorequest import ConnectRequest
 from resmgr.owners import Owners
 
-OPEN_FLAGS = (
+OPEN_FLAGS: Final = (
     os.O_ACCMODE | os.O_CREAT | os.O_EXCL | os.O_TRUNC | os.O_APPEND | os.O_DIRECTORY | os.O_SYNC | os.O_DSYNC | os.O_NOATIME
 ) & ~os.O_PATH
 """Open flags a client may set. O_DIRECT would need aligned buffers, O_TMPFILE has its own message, O_PATH is not for files of others."""
@@ -59,10 +60,10 @@ _ALWAYS = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 _NODE = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _PARENT_HOW = OpenHow(os.O_PATH | os.O_DIRECTORY)
 _OBJECT_HOW = OpenHow(os.O_PATH | os.O_NOFOLLOW)
-PREFETCH_MAX = 128 * 1024
-RENAME_FLAGS = 1 | 2 | 4
+PREFETCH_MAX: Final = 128 * 1024
+RENAME_FLAGS: Final = 1 | 2 | 4
 """NOREPLACE, EXCHANGE, WHITEOUT."""
-_EXCHANGE = 2
+_EXCHANGE: Final = 2
 
 
 class Operations:

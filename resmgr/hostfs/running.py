@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Mapping
 from functools import partial
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from resmgr.access import NotExported, Policy, Scope
 from resmgr.channel import Message
@@ -44,8 +44,8 @@ from resmgr.iomsg import (
 from resmgr.iorequest import ConnectRequest
 from resmgr.refusals import Refusals
 
-RENAME_EXCHANGE = 2
-CLIENT_EXPIRY = 60.0
+RENAME_EXCHANGE: Final = 2
+CLIENT_EXPIRY: Final = 60.0
 """Seconds after which a client's mapping and exports are computed again (accounts may have changed)."""
 
 _CHANGES = {

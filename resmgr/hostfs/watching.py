@@ -17,6 +17,7 @@ import os
 import struct
 from collections import Counter
 from collections.abc import Callable
+from typing import Final
 
 from resmgr.access import Scope
 from resmgr.channel import Message
@@ -42,21 +43,21 @@ from resmgr.iomsg import (
 
 logger = logging.getLogger(__name__)
 
-WATCHES_PER_CLIENT = 8192
+WATCHES_PER_CLIENT: Final = 8192
 """Directories that one client watches. Stops a client that walks a huge tree from taking all watches."""
-LISTENERS_PER_NODE = 64
+LISTENERS_PER_NODE: Final = 64
 """Connections of one node that watch the same directory. Stops a change from being told a thousand times to one node."""
 WATCHES_MAX = 131072
 """Directories watched in all; a watch is a kilobyte of kernel memory."""
-ACCESS_LIST = "system.posix_acl_access"
-MOUNTS_EVERY = 1.0
-READ_SIZE = 64 * 1024
-READS_MAX = 16
+ACCESS_LIST: Final = "system.posix_acl_access"
+MOUNTS_EVERY: Final = 1.0
+READ_SIZE: Final = 64 * 1024
+READS_MAX: Final = 16
 """Reads of the inotify descriptor in one turn."""
 TELLS_MAX = 8192
 """What is told in one turn, some milliseconds; the rest in the next one. Stops a storm of changes from holding up everything else."""
 
-_MASK = (
+_MASK: Final = (
     WATCH_MODIFY
     | WATCH_ATTRIB
     | WATCH_CLOSE_WRITE
@@ -67,11 +68,11 @@ _MASK = (
     | WATCH_DELETE_SELF
     | WATCH_MOVE_SELF
 )
-_IN_UNMOUNT = 0x2000
-_IN_ONLYDIR = 1 << 24
-_IN_EXCL_UNLINK = 1 << 26
-_HEAD = struct.Struct("=iIII")
-_LOCAL_KINDS = frozenset(
+_IN_UNMOUNT: Final = 0x2000
+_IN_ONLYDIR: Final = 1 << 24
+_IN_EXCL_UNLINK: Final = 1 << 26
+_HEAD: Final = struct.Struct("=iIII")
+_LOCAL_KINDS: Final = frozenset(
     {
         *(0xEF53, 0x58465342, 0x9123683E, 0xF2F52010, 0x01021994, 0x858458F6, 0x794C7630, 0x2FC12FC1, 0xCA451A4E),
         *(0x3153464A, 0x73717368, 0xE0F5E1E2, 0x52654973, 0x3434),
@@ -81,7 +82,7 @@ _LOCAL_KINDS = frozenset(
 ramfs, overlay, zfs, bcachefs, jfs, squashfs, erofs, reiserfs, nilfs."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
-_long_of = struct.Struct("@l").unpack_from
+_long_of: Final = struct.Struct("@l").unpack_from
 
 
 def _failed() -> OSError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from time import monotonic
+from typing import Final
 
 from resmgr.channel import ND_LOCAL, Message
 from resmgr.dispatch import Buffer
@@ -13,11 +14,11 @@ from resmgr.hostfs.running import Running
 from resmgr.iomsg import SURE, WATCH_MODIFY
 from resmgr.iorequest import WRITE_HEAD
 
-FIRST_PART = 1024 * 1024 + WRITE_HEAD
+FIRST_PART: Final = 1024 * 1024 + WRITE_HEAD
 """A write of 1 MiB, the most that a kernel's FUSE client sends, arrives in one piece; the rest of larger ones is pulled."""
-WRITE_MAX = 16 * 1024 * 1024
+WRITE_MAX: Final = 16 * 1024 * 1024
 """Bytes of one WRITE; a longer one is cut, as a short write."""
-PULL = 1024 * 1024
+PULL: Final = 1024 * 1024
 
 
 class Write:

@@ -13,6 +13,7 @@ import os
 import struct
 from collections.abc import Callable
 from stat import S_ISDIR
+from typing import Final
 
 from resmgr.access import Scope
 from resmgr.hostfs.opened import own_path
@@ -20,16 +21,16 @@ from resmgr.iomsg import LENGTH, XATTR_GET, XATTR_LIST, XATTR_REMOVE, XATTR_SET,
 from resmgr.iorequest import XattrRequest
 from resmgr.owners import NOBODY, Owners
 
-WHICH_MAX = 16384
+WHICH_MAX: Final = 16384
 """Entries of a directory that one WHICH looks at; with more it is EFBIG, and each is asked about by itself."""
-_ACL = b"system.posix_acl_"
-_CAPABILITY = b"security.capability"
-_ACL_HEAD = 4
-_ACL_ENTRY = struct.Struct("<HHI")
+_ACL: Final = b"system.posix_acl_"
+_CAPABILITY: Final = b"security.capability"
+_ACL_HEAD: Final = 4
+_ACL_ENTRY: Final = struct.Struct("<HHI")
 """tag, permissions, id."""
-_ACL_USER = 2
-_ACL_GROUP = 8
-DEFAULT_ACL = "system.posix_acl_default"
+_ACL_USER: Final = 2
+_ACL_GROUP: Final = 8
+DEFAULT_ACL: Final = "system.posix_acl_default"
 
 
 def xattr(fd: int, scope: Scope, request: XattrRequest, owners: Owners | None) -> bytes:

@@ -11,7 +11,7 @@ import errno
 import logging
 import struct
 from collections.abc import Callable, Mapping
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 from resmgr.channel import FIRST_PART_DEFAULT, PID_SYSTEM, PULSE_DISCONNECT, ClientInfo, Kernel, Message, Pulse
 from resmgr.errors import BadMessage, errno_of
@@ -25,10 +25,10 @@ logger = logging.getLogger(__name__)
 
 C = TypeVar("C", bound=Client)
 R = TypeVar("R")
-_unpack = REQUEST.unpack_from
-_CONNECT = int(Io.CONNECT)
-_CLOSE = int(Io.CLOSE)
-_WATCH = int(Io.WATCH)
+_unpack: Final = REQUEST.unpack_from
+_CONNECT: Final = int(Io.CONNECT)
+_CLOSE: Final = int(Io.CLOSE)
+_WATCH: Final = int(Io.WATCH)
 
 
 class Manager(Generic[C]):

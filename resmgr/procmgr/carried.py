@@ -24,6 +24,7 @@ import os
 import stat
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
+from typing import Final
 
 from resmgr.channel import CHID_PROCMGR, PID_SYSTEM, Answerer, Connection, Descriptors, Kernel, Pending
 from resmgr.dispatch import Buffer, Dispatch, Timer
@@ -31,16 +32,16 @@ from resmgr.errors import BadMessage
 from resmgr.procmgr import message
 from resmgr.procmgr.message import READ_MAX, WRITE_UNASKED, Proc
 
-WRITES = 12
-READS = 8
+WRITES: Final = 12
+READS: Final = 8
 READ_PART = min(256 * 1024, READ_MAX)
-CARRIED_MAX = 512
+CARRIED_MAX: Final = 512
 CARRIED_PER_PROCESS_MAX = 64
 """Streams carried at a time. Stop programs from using up descriptors and memory: a stream holds at most READS * READ_PART or
 WRITES * WRITE_UNASKED bytes."""
-READS_PER_TURN = 4
+READS_PER_TURN: Final = 4
 """Parts read from one pipe before others have their turn."""
-RETRY = 0.01
+RETRY: Final = 0.01
 """Seconds until what was refused with EAGAIN (the other node has too much to do for us) is sent again."""
 
 

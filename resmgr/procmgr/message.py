@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import enum
 import struct
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from resmgr.dispatch import Buffer
 from resmgr.errors import BadMessage
@@ -37,31 +37,31 @@ class Proc(enum.IntEnum):
     CARRY = 0x20A
 
 
-HEADER = struct.Struct("!HHIQ")
+HEADER: Final = struct.Struct("!HHIQ")
 """type, subtype, flags, handle: the common 16 bytes."""
 
-SPAWN_PTY = 1
+SPAWN_PTY: Final = 1
 """Flag of SPAWN: a terminal for all three streams; STDIN and STDOUT are it, STDERR is not separate."""
-SPAWN_DETACHED = 2
+SPAWN_DETACHED: Final = 2
 """Flag of SPAWN: the program outlives its client. Streams that were asked for end with the client."""
-SPAWN_STDIN = 4
-SPAWN_STDOUT = 8
-SPAWN_STDERR = 16
+SPAWN_STDIN: Final = 4
+SPAWN_STDOUT: Final = 8
+SPAWN_STDERR: Final = 16
 """Flags of SPAWN: this stream is carried. One that is not is /dev/null."""
-SPAWN_ROOT = 32
+SPAWN_ROOT: Final = 32
 """Flag of SPAWN: the program sees the client's node's files as its own root (`resmgr.procmgr.callerroot`)."""
 SPAWN_BRIEF = 64
 """Flag of SPAWN: the reply waits a moment for the program's end and brings that and its output along (`BRIEF`)."""
-SPAWN_FLAGS = 127
+SPAWN_FLAGS: Final = 127
 
-SPAWN = struct.Struct("!IHHHHHHHBBBx")
+SPAWN: Final = struct.Struct("!IHHHHHHHBBBx")
 """umask, rows, columns of the terminal, number of arguments, number of variables, length of the user name, of the directory, of the
 terminal's name, nice + 20, class of scheduling, number of limits."""
-LIMIT = struct.Struct("!IQ")
+LIMIT: Final = struct.Struct("!IQ")
 """A soft limit: the number of RLIMIT_* on Linux, the value (RLIM_INFINITY: none)."""
-LIMITS = (0, 1, 2, 3, 4, 7, 9)
+LIMITS: Final = (0, 1, 2, 3, 4, 7, 9)
 """cpu, fsize, data, stack, core, nofile, as: limits of a process. Those of a user are the business of the node where he is."""
-UNLIMITED = (1 << 64) - 1
+UNLIMITED: Final = (1 << 64) - 1
 NICE_MIN, NICE_MAX = -20, 19
 
 
@@ -73,44 +73,44 @@ class Scheduling(enum.IntEnum):
     IDLE = 2
 
 
-UMASK_DEFAULT = 0xFFFFFFFF
-SPAWNED = struct.Struct("!QI")
+UMASK_DEFAULT: Final = 0xFFFFFFFF
+SPAWNED: Final = struct.Struct("!QI")
 """Reply to SPAWN: handle, process id on that node."""
-BRIEF = struct.Struct("!QIBBHII")
+BRIEF: Final = struct.Struct("!QIBBHII")
 """Reply to SPAWN with flag BRIEF: handle (0: it has ended, all is told and nothing is left of it), process id on that node; kind, core and
 status as in ENDED (kind 0: it runs); lengths of the output and the error output that follow; with the top bit that stream has ended."""
-BRIEF_END = 1 << 31
-BRIEF_OUTPUT = 64 * 1024
+BRIEF_END: Final = 1 << 31
+BRIEF_OUTPUT: Final = 64 * 1024
 """Most bytes of output in that reply."""
-STREAM = struct.Struct("!II")
+STREAM: Final = struct.Struct("!II")
 """READ: number, size. WRITE: number, 0; the bytes follow. CARRY: number of the first READ or WRITE, 0. `subtype` is the stream: 0, 1 or
 2."""
-WRITE_LAST = 1
+WRITE_LAST: Final = 1
 """Flag of WRITE: nothing follows; the program sees end of file after these bytes (which may be none)."""
-CLOSE_STREAM = 1
+CLOSE_STREAM: Final = 1
 """Flag of CLOSE: only the stream `subtype`. A program that writes there then gets SIGPIPE."""
-SIGNAL = struct.Struct("!I")
-WINSIZE = struct.Struct("!HHHH")
+SIGNAL: Final = struct.Struct("!I")
+WINSIZE: Final = struct.Struct("!HHHH")
 """rows, columns, width and height in pixels."""
-ENDED = struct.Struct("!BBH")
+ENDED: Final = struct.Struct("!BBH")
 """Reply to WAIT: kind (1 exited, 2 killed, 3 stopped), 1 if it left a core image, exit status or signal."""
-WAIT_STOP = 1
+WAIT_STOP: Final = 1
 """Flag of WAIT: answered when the program has been stopped, too."""
-KILL = struct.Struct("!IIQ")
+KILL: Final = struct.Struct("!IIQ")
 """process id, signal, when it began (as LIST says; 0: whichever has that number)."""
-LIST = struct.Struct("!I")
+LIST: Final = struct.Struct("!I")
 """Processes above this id are asked for; the reply's status is the number of rows."""
-ROW = struct.Struct("!IIIBxHIQQQHHI")
+ROW: Final = struct.Struct("!IIIBxHIQQQHHI")
 """pid, parent, uid, state (a letter), priority (nice + 20), threads, resident bytes, processor time in µs, beginning (in ticks of that
 node since its start), lengths of name, user and command."""
 
-SPAWN_MAX = 256 * 1024
+SPAWN_MAX: Final = 256 * 1024
 """Largest SPAWN message. Linux takes 2 MiB of arguments; a stranger who may spawn shall not make us hold more than this per try."""
-ARGUMENTS_MAX = 8192
-VARIABLES_MAX = 1024
-WRITE_UNASKED = 128 * 1024
+ARGUMENTS_MAX: Final = 8192
+VARIABLES_MAX: Final = 1024
+WRITE_UNASKED: Final = 128 * 1024
 """Bytes of a WRITE that come along with it. A client that sends no more at a time needs no round trip per WRITE; the rest is pulled."""
-READ_MAX = 1 << 20
+READ_MAX: Final = 1 << 20
 """Most bytes that one READ returns."""
 
 
@@ -335,7 +335,7 @@ def parse_stream(view: Buffer) -> tuple[int, int]:
     return number, size
 
 
-STREAM_DATA = HEADER.size + STREAM.size
+STREAM_DATA: Final = HEADER.size + STREAM.size
 """Where the bytes of a WRITE begin."""
 
 

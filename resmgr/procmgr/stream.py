@@ -13,16 +13,17 @@ import errno
 import os
 import termios
 from collections.abc import Callable
+from typing import Final
 
 from resmgr.channel import Message
 from resmgr.dispatch import Buffer, Dispatch, Timer
 from resmgr.procmgr.message import READ_MAX, STREAM_DATA
 
-READS_MAX = 16
+READS_MAX: Final = 16
 """READs, and WRITEs, of one stream under way. Stops a client from parking messages without end."""
-PIECE = 256 * 1024
+PIECE: Final = 256 * 1024
 """Bytes of a WRITE held here at a time."""
-TERMINAL_RETRY = 0.02
+TERMINAL_RETRY: Final = 0.02
 """Seconds until a full terminal is tried again. Its descriptor cannot be waited on for writing alone: it is readable as well."""
 
 

@@ -16,6 +16,7 @@ import os
 import socket
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import Final
 
 from resmgr.channel import Descriptors
 from resmgr.dispatch import Buffer, Dispatch
@@ -23,25 +24,25 @@ from resmgr.errors import BadMessage, Misuse
 from resmgr.transport.datagram import DATAGRAM_MAX, LENGTH, LENGTH_SIZE, Assembler, fragments
 from resmgr.transport.descriptors import Keeper, OwnedDescriptors
 
-OUTPUT_HIGH = 1 << 20
+OUTPUT_HIGH: Final = 1 << 20
 OUTPUT_MAX = 64 << 20
 """Bytes queued for one process before it is disconnected. Stops a process that never reads from filling the daemon's memory."""
-DESCRIPTORS_WAITING = 256
+DESCRIPTORS_WAITING: Final = 256
 """Descriptors queued for one process; more are refused with EAGAIN. Stops one that never reads from using up the daemon's."""
-READS_PER_TURN = 16
-DRAIN_MAX = 64
+READS_PER_TURN: Final = 16
+DRAIN_MAX: Final = 64
 """Times READS_PER_TURN that a link is read before it is closed. Stops who goes on writing."""
-JOIN_MAX = 16384
+JOIN_MAX: Final = 16384
 """Output up to this is joined into one buffer (a copy is cheaper than a vector); larger output is written as a vector."""
-KEEPER_PAUSE = 0.02
+KEEPER_PAUSE: Final = 0.02
 """Seconds after which a link whose user's keeper was full is read again, if it is not."""
-SCM_MAX = 253
+SCM_MAX: Final = 253
 """Descriptors that may come with one datagram (SCM_MAX_FD). All are taken, for those without room the kernel would close in our thread."""
 
 _ANCILLARY = socket.CMSG_SPACE(SCM_MAX * 4)
 # As plain numbers: arithmetic on the enumeration costs as much as the system call.
-_CLOEXEC = int(socket.MSG_CMSG_CLOEXEC)
-_CUT = int(socket.MSG_TRUNC)
+_CLOEXEC: Final = int(socket.MSG_CMSG_CLOEXEC)
+_CUT: Final = int(socket.MSG_TRUNC)
 
 
 def _unset(view: Buffer, stream: int, priority: int, descriptors: Descriptors) -> None:

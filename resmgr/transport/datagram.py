@@ -18,18 +18,19 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from typing import Final
 
 from resmgr.dispatch import Buffer
 from resmgr.errors import BadMessage
 from resmgr.message import MESSAGE_MAX
 
-DATAGRAM_MAX = 65536
-MORE = 1 << 31
-LENGTH = struct.Struct("!I")
-LENGTH_SIZE = 4
-ITEM_MAX = DATAGRAM_MAX - LENGTH_SIZE
-SEND_DATAGRAM = struct.Struct("!IBBBBIIIQ")
-REPLY_DATAGRAM = struct.Struct("!IBBBBIIq")
+DATAGRAM_MAX: Final = 65536
+MORE: Final = 1 << 31
+LENGTH: Final = struct.Struct("!I")
+LENGTH_SIZE: Final = 4
+ITEM_MAX: Final = DATAGRAM_MAX - LENGTH_SIZE
+SEND_DATAGRAM: Final = struct.Struct("!IBBBBIIIQ")
+REPLY_DATAGRAM: Final = struct.Struct("!IBBBBIIq")
 """The item's length and the head of a SEND or REPLY that is alone in its datagram."""
 
 

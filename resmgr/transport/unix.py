@@ -25,6 +25,7 @@ import socket
 import stat
 from collections import Counter
 from functools import partial
+from typing import Final
 
 import attrs
 
@@ -44,15 +45,15 @@ LINKS_MAX = 1024
 LINKS_PER_USER = LINKS_MAX // 4
 RESERVED = LINKS_MAX // 16
 """Of these, for root and the daemon's user only."""
-KEEPERS_MAX = 256
+KEEPERS_MAX: Final = 256
 """Users whose keepers stay when they have no links."""
 LINK_INDEX_MAX = (1 << (32 - CHID_BITS)) - 1
-FIRST_CHID = 16
-SYNTHETIC_PID = 1 << 30
+FIRST_CHID: Final = 16
+SYNTHETIC_PID: Final = 1 << 30
 """Pids from here on are given to clients whose own cannot be told (another pid namespace) or is taken by the node itself."""
-ACCEPT_PAUSE = 0.1
-ACCEPTS_PER_TURN = 64
-BACKLOG = 1024
+ACCEPT_PAUSE: Final = 0.1
+ACCEPTS_PER_TURN: Final = 64
+BACKLOG: Final = 1024
 """Programs that wait to be accepted; the system's own limit is often the smaller. Beyond it a program waits at the door (`client`)."""
 
 

@@ -12,13 +12,13 @@ All calls happen in dispatch context. None blocks. See docs/howto/driver.md.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Protocol
+from typing import Final, Protocol
 
 from stack.frame import Frame
 
-BATCH_MAX = 256
+BATCH_MAX: Final = 256
 """Frames that a driver hands up per call: bounds how long one link keeps the others waiting."""
-BATCH_BYTES = 256 << 10
+BATCH_BYTES: Final = 256 << 10
 """Bytes after which it hands them up although there are more: what is handled batch by batch stays in the processor's cache, and an answer
 to the first of many long frames does not wait for all of them."""
 

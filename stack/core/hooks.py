@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import attrs
 
@@ -32,13 +32,13 @@ class Point(enum.Enum):
     OUT = "out"
 
 
-ORDER_TAP = 100
+ORDER_TAP: Final = 100
 """Taps see what the driver saw."""
-ORDER_AGGREGATE = 150
+ORDER_AGGREGATE: Final = 150
 """Ports of an aggregate: what arrives there arrives at the aggregate."""
-ORDER_FILTER = 200
-ORDER_BRIDGE = 300
-ORDER_VLAN = 400
+ORDER_FILTER: Final = 200
+ORDER_BRIDGE: Final = 300
+ORDER_VLAN: Final = 400
 """Tags are looked at behind the bridge: it forwards tagged frames as they are."""
 
 

@@ -26,7 +26,7 @@ from __future__ import annotations
 import logging
 import types
 from collections.abc import Awaitable, Callable, Generator
-from typing import TYPE_CHECKING, TypeVar, TypeVarTuple
+from typing import TYPE_CHECKING, Final, TypeVar, TypeVarTuple
 
 from resmgr.cancellation import is_cancelled
 from resmgr.dispatch import Dispatch, Timer
@@ -46,7 +46,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 Ts = TypeVarTuple("Ts")
 
-SLOW_DEFAULT = 0.05
+SLOW_DEFAULT: Final = 0.05
 """Seconds: a third of what a node's peers wait before they ask again."""
 RAISED = (BaseException,)
 """What ends a callback and not the node: all of it. A module that asks for the end of the process, or raises what another event loop means
@@ -54,7 +54,7 @@ by cancelling, is one that failed. A task that is cancelled is none (`resmgr.can
 so not as KeyboardInterrupt."""
 REFUSALS = (ModuleError, OSError, Misuse)
 """Answers to who asked a module for something, and no failures of the module."""
-NAMES_MAX = 64
+NAMES_MAX: Final = 64
 """Callbacks told apart per module; the rest are counted as `other`. Stops a module that makes a new function each time."""
 
 

@@ -33,6 +33,7 @@ import socket
 import struct
 from collections.abc import Mapping
 from functools import partial
+from typing import Final
 
 from resmgr.dispatch import Dispatch
 from stack.core.driver import BATCH_BYTES, BATCH_MAX, Port, in_batches
@@ -69,7 +70,7 @@ __all__ = ["MODULE", "PacketDriver", "PacketOptions"]
 
 log = logging.getLogger(__name__)
 
-MTU_MAX = 65535
+MTU_MAX: Final = 65535
 
 
 class PacketDriver:
@@ -296,7 +297,9 @@ class PacketDriver:
 
     def _deliver(self, port: Port, frames: list[Frame]) -> None:
         """In batches: a run of segments may make them more than were taken."""
-        for batch in in_batches(frames):
+        if not frames:
+            return
+        for batch in (frames,) if len(frames) <= BATCH_MAX else in_batches(frames):
             if self._closed:
                 port.count(Drop.LINK_DOWN, len(batch))
             else:

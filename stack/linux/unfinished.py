@@ -15,6 +15,7 @@ from __future__ import annotations
 import socket
 import sys
 from collections.abc import Callable
+from typing import Final
 
 from stack.frame import BadFrame, Frame
 from stack.linux.constants import AUXDATA, SOL_PACKET, TP_STATUS_VLAN_TPID_VALID, TP_STATUS_VLAN_VALID
@@ -24,12 +25,12 @@ from stack.wire.run import Run
 from stack.wire.segmentation import TooManySegments, finished
 from stack.wire.virtio_net import VirtioNet
 
-RUN_MAX = virtio_net.SIZE + HEADER_SIZE + TAG_SIZE * TAGS_MAX + 65535
+RUN_MAX: Final = virtio_net.SIZE + HEADER_SIZE + TAG_SIZE * TAGS_MAX + 65535
 """Longest message that a run can be."""
 UNFINISHED = int.from_bytes(bytes((virtio_net.NEEDS_CSUM, 0xFF)), sys.byteorder)
 """Of the virtio-net header's first two bytes: a partial checksum, or any gso type."""
 CONTROL_SIZE = socket.CMSG_SPACE(AUXDATA.size)
-ADDRESSES_SIZE = 2 * MAC_SIZE
+ADDRESSES_SIZE: Final = 2 * MAC_SIZE
 
 
 class Restorer:

@@ -15,42 +15,43 @@ from __future__ import annotations
 
 import re
 import struct
+from typing import Final
 
 import attrs
 
 from stack.frame import BadFrame, Frame
 
-HEADER = struct.Struct("!6s6sH")
-HEADER_SIZE = 14
-TAG = struct.Struct("!HH")
-TAG_SIZE = 4
-TAGS_MAX = 2
+HEADER: Final = struct.Struct("!6s6sH")
+HEADER_SIZE: Final = 14
+TAG: Final = struct.Struct("!HH")
+TAG_SIZE: Final = 4
+TAGS_MAX: Final = 2
 """802.1ad stacks two. A frame with more is bad: no run of tags may make us walk a frame."""
-SIZE_MIN = 60
+SIZE_MIN: Final = 60
 """Shortest frame on a real wire, without FCS: drivers may pad to it."""
-MTU_DEFAULT = 1500
-MTU_MIN = 68
+MTU_DEFAULT: Final = 1500
+MTU_MIN: Final = 68
 """Every link of IPv4 carries this much (RFC 791)."""
-ETHERTYPE_MIN = 0x0600
+ETHERTYPE_MIN: Final = 0x0600
 """Below this the field is a length."""
 
-ETHERTYPE_IPV4 = 0x0800
-ETHERTYPE_IPV6 = 0x86DD
-ETHERTYPE_EXPERIMENTAL = 0x88B5
+ETHERTYPE_IPV4: Final = 0x0800
+ETHERTYPE_IPV6: Final = 0x86DD
+ETHERTYPE_EXPERIMENTAL: Final = 0x88B5
 """IEEE 802: local experiments 1. What Qnet uses unless it is told another."""
 
-TPID_8021Q = 0x8100
-TPID_8021AD = 0x88A8
-TPID_QINQ_OLD = 0x9100
-TPIDS = frozenset((TPID_8021Q, TPID_8021AD, TPID_QINQ_OLD))
+TPID_8021Q: Final = 0x8100
+TPID_8021AD: Final = 0x88A8
+TPID_QINQ_OLD: Final = 0x9100
+TPIDS: Final = frozenset((TPID_8021Q, TPID_8021AD, TPID_QINQ_OLD))
 
-BROADCAST = b"\xff" * 6
-MAC_SIZE = 6
+BROADCAST: Final = b"\xff" * 6
+MAC_SIZE: Final = 6
 
-unpack_type = struct.Struct("!12xH").unpack_from
+unpack_type: Final = struct.Struct("!12xH").unpack_from
 """(type,) of a frame, tag or not; struct.error when it is shorter than a header."""
-_unpack_tagged_type = struct.Struct("!16xH").unpack_from
-_unpack_twice_tagged_type = struct.Struct("!20xH").unpack_from
+_unpack_tagged_type: Final = struct.Struct("!16xH").unpack_from
+_unpack_twice_tagged_type: Final = struct.Struct("!20xH").unpack_from
 _MAC_TEXT = re.compile(r"[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}|[0-9a-fA-F]{2}(-[0-9a-fA-F]{2}){5}")
 
 

@@ -5,11 +5,13 @@ On a LAN the Reno-friendly region (4.3) decides almost always, because the cubic
 
 from __future__ import annotations
 
+from typing import Final
+
 from qnetpy.link.congestion.base import AckSample, Controller
 
-C = 0.4
-BETA = 0.7
-ALPHA = 3 * (1 - BETA) / (1 + BETA)
+C: Final = 0.4
+BETA: Final = 0.7
+ALPHA: Final = 3 * (1 - BETA) / (1 + BETA)
 
 
 class Cubic(Controller):

@@ -14,28 +14,30 @@ docs/decisions/congestion.md has the figures.
 
 from __future__ import annotations
 
+from typing import Final
+
 from qnetpy.link.congestion.base import MIN_PACKETS, AckSample
 from qnetpy.link.congestion.cubic import Cubic
 
-ROUNDS = 10
-GROWTH_RTTS = 1.25
-GROWTH_SLACK = 0.0005
+ROUNDS: Final = 10
+GROWTH_RTTS: Final = 1.25
+GROWTH_SLACK: Final = 0.0005
 """At 1 Gbit/s 62 kB, which two ends that turn batches of packets round cause by themselves."""
-DRAIN_AFTER = 3
+DRAIN_AFTER: Final = 3
 """Rounds in a row with too much delay."""
-DRAIN_SLACK = GROWTH_SLACK / 2
+DRAIN_SLACK: Final = GROWTH_SLACK / 2
 """Beyond the minimum round trip: both ends handle packets in batches, and run dry with less."""
-DRAIN_ROUNDS = 6
+DRAIN_ROUNDS: Final = 6
 """In which the delay must fall."""
-SPAN = 0.03
+SPAN: Final = 0.03
 """Seconds over which it is measured what is delivered."""
-SPANS = 4
+SPANS: Final = 4
 """Of these before and after a drain are compared."""
 HARMED, HARMED_AT_ONCE = 0.9, 0.7
 """Share of what was delivered before below which a drain is undone: after SPANS, after two of them."""
 DRAIN_PAUSE, DRAIN_PAUSE_MAX = 1.0, 16.0
 """Seconds until the next try."""
-MINIMUM_LIFE = 5.0
+MINIMUM_LIFE: Final = 5.0
 """Seconds for which the minimum round trip is believed without a sample that is near it; then the queue is emptied wholly."""
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from qnetpy.link.congestion.base import AckSample, Controller
 
-LOSS_FACTOR = 0.5
+LOSS_FACTOR: Final = 0.5
 
 
 class NewReno(Controller):

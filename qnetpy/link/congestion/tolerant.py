@@ -13,23 +13,25 @@ Two additions to `Draining`:
 
 from __future__ import annotations
 
+from typing import Final
+
 from qnetpy.link.congestion.base import MIN_PACKETS, AckSample
 from qnetpy.link.congestion.drain import GROWTH_SLACK, Draining
 
-SLACK = 2 * GROWTH_SLACK
+SLACK: Final = 2 * GROWTH_SLACK
 """At 1 Gbit/s 125 kB: less than a switch port's share of buffer, and more than the two ends take to turn a batch of packets round."""
-LEAST_SLACK = SLACK / 10
-SAMPLE_PACKETS = 128
-SHARE = 0.03
+LEAST_SLACK: Final = SLACK / 10
+SAMPLE_PACKETS: Final = 128
+SHARE: Final = 0.03
 """Loss that CUBIC and the least slack can live with."""
-CEILING = 0.2
+CEILING: Final = 0.2
 """Four times the loss that a link may have and still be called one."""
-OWN_SPREAD = 1.3
+OWN_SPREAD: Final = 1.3
 """With the slack, the loss may be this many times what it was without, plus SHARE, before the queue is held to be too short."""
-SAMPLES = 4
+SAMPLES: Final = 4
 """Samples in a row on which a judgement rests."""
-PAUSE = 32
-MAX_PAUSE = 1024
+PAUSE: Final = 32
+MAX_PAUSE: Final = 1024
 """Samples until the slack is tried again on a path whose queue was too short: at first, at most."""
 
 

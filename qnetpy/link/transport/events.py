@@ -20,15 +20,20 @@ class CloseCode(enum.IntEnum):
     TOO_MANY_HOLES = 4
 
 
-@attrs.define
 class MessageReceived:
-    """A whole message, once, in the order of its stream. The receiver of the event owns *data*; its credit has been given back."""
+    """A whole message, once, in the order of its stream. The receiver of the event owns *data*; its credit has been given back.
 
-    stream: int
-    priority: int
-    data: Buffer
-    route: int = 0
-    """For an answer to go the way the message came (`qnetpy.link.transport.routes`); 0: by the node's policy."""
+    Not of attrs, as the others are: there is one for each message.
+    """
+
+    __slots__ = ("data", "priority", "route", "stream")
+
+    def __init__(self, stream: int, priority: int, data: Buffer, route: int = 0) -> None:
+        self.stream = stream
+        self.priority = priority
+        self.data = data
+        self.route = route
+        """For an answer to go the way the message came (`qnetpy.link.transport.routes`); 0: by the node's policy."""
 
 
 @attrs.define

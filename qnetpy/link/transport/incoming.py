@@ -9,6 +9,8 @@ credit cannot see has a cap of its own in constants.py. All complaints are PeerE
 
 from __future__ import annotations
 
+from typing import Final
+
 from qnetpy.link.transport.constants import INITIAL_CREDIT, MAX_HOLES, MESSAGE_COST
 from qnetpy.link.transport.events import CloseCode, Event, MessageReceived
 from qnetpy.link.transport.items import check_fragment, check_start
@@ -25,7 +27,7 @@ class PeerError(BadMessage):
         self.code = code
 
 
-_NOTHING = memoryview(b"")
+_NOTHING: Final = memoryview(b"")
 
 
 class InMessage:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import enum
 import struct
+from typing import Final
 
 import attrs
 
@@ -34,28 +35,28 @@ from qnetpy.link.transport.constants import (
 )
 from resmgr.errors import BadMessage
 
-ACK_HEAD = struct.Struct(">BBHQI")
+ACK_HEAD: Final = struct.Struct(">BBHQI")
 """kind, number of further ranges, delay in 16 us, largest number, numbers directly below it that are acknowledged too. For each further
 range, going down, two numbers of 32 bits: how many are missing (at least 1), how many follow that are acknowledged (at least 1)."""
-DATA_HEAD = struct.Struct(">BBHQII")
+DATA_HEAD: Final = struct.Struct(">BBHQII")
 """kind, priority, length, message id, offset, size of the whole message; then length bytes."""
-START_HEAD = struct.Struct(">BBHQIIQI")
+START_HEAD: Final = struct.Struct(">BBHQIIQI")
 """As DATA with offset 0; then stream, and how far back the id of the stream's previous message is (0: none that matters)."""
-CREDIT = struct.Struct(">BQ")
+CREDIT: Final = struct.Struct(">BQ")
 """kind, total credit since the beginning."""
-CLOSE_HEAD = struct.Struct(">BBH")
+CLOSE_HEAD: Final = struct.Struct(">BBH")
 """kind, bytes of reason, code; then the reason in UTF-8."""
-CHALLENGE_HEAD = struct.Struct(f">BBB{TOKEN_SIZE}s")
+CHALLENGE_HEAD: Final = struct.Struct(f">BBB{TOKEN_SIZE}s")
 """kind, the sender's port, bytes of its address, token; then the address."""
-RESPONSE = struct.Struct(f">B{TOKEN_SIZE}s")
+RESPONSE: Final = struct.Struct(f">B{TOKEN_SIZE}s")
 """kind, token of the CHALLENGE that it answers."""
-PATH = struct.Struct(">BBBI")
+PATH: Final = struct.Struct(">BBBI")
 """kind, path, state, how many such items the sender has made before about that path."""
-ROUTE = struct.Struct(">BB")
+ROUTE: Final = struct.Struct(">BB")
 """policy, the sender's port: behind a START head with the bit ROUTED."""
-POLICIES_MAX = 3
+POLICIES_MAX: Final = 3
 
-PING_BYTE = bytes([KIND_PING])
+PING_BYTE: Final = bytes([KIND_PING])
 
 
 class PathState(enum.IntEnum):

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from typing import Final
 
 from qnetpy.link.transport.config import TransportConfig
 from qnetpy.link.transport.constants import (
@@ -70,12 +71,12 @@ from qnetpy.link.transport.validation import Validation
 from resmgr.dispatch import Buffer
 from resmgr.errors import BadMessage, Misuse
 
-DATA_SIZE = DATA_HEAD.size
-START_SIZE = START_HEAD.size
-SHARED_BURST = 16
+DATA_SIZE: Final = DATA_HEAD.size
+START_SIZE: Final = START_HEAD.size
+SHARED_BURST: Final = 16
 """Packets that one lane fills before the next has its turn, when there are several."""
-_unpack_data = DATA_HEAD.unpack_from
-_unpack_start = START_HEAD.unpack_from
+_unpack_data: Final = DATA_HEAD.unpack_from
+_unpack_start: Final = START_HEAD.unpack_from
 
 
 class Transport:

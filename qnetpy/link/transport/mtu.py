@@ -12,14 +12,16 @@ path falls back to the base at once and searches below the size that failed.
 
 from __future__ import annotations
 
+from typing import Final
+
 from qnetpy.link.transport.constants import BASE_PAYLOAD
 
-MAX_PROBES = 3
+MAX_PROBES: Final = 3
 """RFC 8899 section 5.1.2, MAX_PROBES."""
-STEP = 32
+STEP: Final = 32
 """An interval this small is not searched further."""
-JUMBO_LESS_ETHERNET = 9000 - 1500
-BLACK_HOLE_PACKETS = 6
+JUMBO_LESS_ETHERNET: Final = 9000 - 1500
+BLACK_HOLE_PACKETS: Final = 6
 """Large packets lost in a row. With 5 % random loss six in a row are one in 64 million."""
 
 

@@ -7,12 +7,14 @@ further credit, so credit cannot deadlock.
 
 from __future__ import annotations
 
+from typing import Final
+
 from qnetpy.link.transport.constants import INITIAL_CREDIT, MESSAGE_COST, SMALL_MESSAGE, SMALL_RESERVE
 from qnetpy.link.transport.lane import Lane
 from qnetpy.link.transport.outmessage import OutMessage
 from qnetpy.link.transport.ranges import RangeSet
 
-LANES_KEPT = 64
+LANES_KEPT: Final = 64
 """Lanes from which on those with nothing to send are forgotten: stops a peer that asks for ever other routes from filling memory."""
 
 
@@ -145,4 +147,4 @@ class Outbox:
             message.lane.again(message)
 
 
-_NOTHING = memoryview(b"")
+_NOTHING: Final = memoryview(b"")

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from qnetpy.link.transport.constants import KIND_DATA, SMALL_MESSAGE
 from qnetpy.link.transport.items import DATA_HEAD
@@ -16,7 +16,7 @@ from resmgr.dispatch import Buffer
 if TYPE_CHECKING:
     from qnetpy.link.transport.lane import Lane
 
-_pack_data = DATA_HEAD.pack
+_pack_data: Final = DATA_HEAD.pack
 
 
 class OutMessage:

@@ -6,6 +6,8 @@ neither acknowledged nor counted. Bulk has a fast way: `cut` makes a burst of pa
 
 from __future__ import annotations
 
+from typing import Final
+
 from qnetpy.link.transport.constants import COPIES_MAX, KIND_CREDIT, KIND_DATA, KIND_START, MIN_FRAGMENT, ROUTED, URGENT
 from qnetpy.link.transport.incoming import Inbox
 from qnetpy.link.transport.items import CREDIT, DATA_HEAD, PATH, PING_BYTE, ROUTE, START_HEAD, PathNews, PathState
@@ -16,12 +18,12 @@ from qnetpy.link.transport.routes import THEIRS, policy_of, port_of
 from qnetpy.link.transport.validation import padded, response
 from resmgr.dispatch import Buffer
 
-DATA_SIZE = DATA_HEAD.size
-START_SIZE = START_HEAD.size
-_pack_data = DATA_HEAD.pack
-_pack_start = START_HEAD.pack
+DATA_SIZE: Final = DATA_HEAD.size
+START_SIZE: Final = START_HEAD.size
+_pack_data: Final = DATA_HEAD.pack
+_pack_start: Final = START_HEAD.pack
 
-NEWS_MAX = 64
+NEWS_MAX: Final = 64
 """PATH items in one packet."""
 
 Items = list[tuple[OutMessage, int, int]]

@@ -11,11 +11,12 @@ A path that does not answer carries data only if its policy finds no other.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Final
 
 from qnetpy.link.transport.path import Path
 from qnetpy.link.transport.routes import EXCLUSIVE, PREFERRED, THEIRS
 
-SHORTEST = 1e-6
+SHORTEST: Final = 1e-6
 """Seconds; what a clock does not tell from nothing is taken for this."""
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from qnetpy.link.transport.constants import GRANULARITY, MAX_ACK_DELAY
 
-MIN_WINDOW = 10.0
+MIN_WINDOW: Final = 10.0
 
 
 class RttEstimator:

@@ -18,7 +18,7 @@ Where a ring is not safe (`stack.linux.packetring`), `recv` is the default.
 from __future__ import annotations
 
 import socket
-from typing import Protocol
+from typing import Final, Protocol
 
 from stack.drivers.af_packet.recvmmsg import Cells
 from stack.frame import Frame
@@ -37,17 +37,17 @@ from stack.linux.unfinished import UNFINISHED, Messages, Restorer
 from stack.wire import virtio_net
 from stack.wire.ethernet import HEADER_SIZE, TAG_SIZE, TAGS_MAX
 
-RESERVE = 6
+RESERVE: Final = 6
 """PACKET_RESERVE: with the virtio-net header 16 bytes, so that what is behind the Ethernet header stays aligned."""
-FRAME_OFFSET = 82
+FRAME_OFFSET: Final = 82
 """tp_mac: header 32, sockaddr_ll 20, link header, aligned to 16 as tpacket_rcv does it for Ethernet; RESERVE, virtio-net header."""
-USUAL_PLACE = (FRAME_OFFSET | FRAME_OFFSET + HEADER_SIZE << 16) << 32
+USUAL_PLACE: Final = (FRAME_OFFSET | FRAME_OFFSET + HEADER_SIZE << 16) << 32
 """tp_mac and tp_net, as they stand beside tp_snaplen."""
-UNFINISHED_WORD = (FRAME_OFFSET - virtio_net.SIZE) // 8
-SPECIAL = TP_STATUS_COPY | TP_STATUS_VLAN_VALID
-FEW = 4
+UNFINISHED_WORD: Final = (FRAME_OFFSET - virtio_net.SIZE) // 8
+SPECIAL: Final = TP_STATUS_COPY | TP_STATUS_VLAN_VALID
+FEW: Final = 4
 """Slots that are looked at first: nearly always there is one frame, or there are many."""
-UNBOUNDED = 1 << 62
+UNBOUNDED: Final = 1 << 62
 """Bytes, of a batch that is bounded by its frames alone."""
 
 

@@ -14,14 +14,15 @@ from __future__ import annotations
 import ctypes
 import errno
 import socket
+from typing import Final
 
 from stack.frame import Frame
 from stack.linux import mmsg
 from stack.linux.constants import MSG_DONTWAIT
 
-PLAIN_MAX = 3
+PLAIN_MAX: Final = 3
 """Up to here one send per frame is cheaper (docs/decisions/packet-io.md)."""
-SLOTS = 64
+SLOTS: Final = 64
 
 
 class Sender:

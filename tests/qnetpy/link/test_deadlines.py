@@ -3,6 +3,23 @@ from random import Random
 from qnetpy.link.deadlines import Deadlines
 
 
+def test_the_bound_is_never_late_and_moves_on_when_something_was_due() -> None:
+    """What was put off is told early, and only once; what is not wanted any more is not told."""
+    deadlines: Deadlines[str] = Deadlines()
+    assert deadlines.bound() is None
+    deadlines.set("a", 1.0)
+    deadlines.set("b", 5.0)
+    deadlines.set("a", 3.0)
+    assert (deadlines.bound(), deadlines.first()) == (1.0, 3.0)
+    deadlines.set("a", 4.0)
+    assert deadlines.due(2.0) == []
+    assert deadlines.bound() == 4.0
+    deadlines.discard("a")
+    assert deadlines.bound() == 5.0
+    deadlines.discard("b")
+    assert deadlines.bound() is None
+
+
 def test_earliest_first_and_only_what_is_due() -> None:
     deadlines: Deadlines[str] = Deadlines()
     deadlines.set("late", 3.0)
