@@ -59,7 +59,7 @@ from resmgr.iomsg import (
 )
 
 if TYPE_CHECKING:
-    from resmgr.fuse.directory import Directory
+    from resmgr.fuse.listing import Directory
     from resmgr.fuse.xattr import Bare
 
 EARLY_INTERRUPTS_MAX: Final = 64

@@ -2,25 +2,14 @@
 
 OPENDIR is an OPEN whose reply may bring the first entries, as that of a file brings its first bytes (what a READDIR with READDIR_ATTRS
 from cookie 0 gives); from a server that sends none they are fetched while the kernel takes the answer. While a chunk is handed to the
-kernel the next one is under way. `.` and `..` are made here.
-
-Positions told to the kernel are numbers (0 `.`, 1 `..`, then the server's entries in the order in which they came first); the server's
-cookie of each is kept, so that seekdir(3) and telldir(3) work for any cookies a manager may use. When entries are fetched again, after a
-seek, an entry keeps the number that its cookie has; one that was not there before gets a new one. Position 0 asked for again is
-rewinddir(3): the entries are fetched anew.
-
-All who have a directory open share its numbers, and so does who opens it while the kernel keeps its listing: the kernel answers each of
-them from what one has read. It would also look there for positions of a listing that is not that one any more, and find nothing; so it may
-not keep one whose numbers are not those that others were told.
+kernel the next one is under way. `.` and `..` are made here. Entries and their positions: `listing`.
 """
 
 from __future__ import annotations
 
 import errno
 import math
-import struct
-from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from os import O_DIRECTORY
 from typing import Final
 
@@ -32,15 +21,12 @@ from resmgr.fuse.attributes import done
 from resmgr.fuse.core import CONNECT, DEVICES, ENTRY_MAX, Core, shown
 from resmgr.fuse.formats import BODY, FOPEN_CACHE_DIR, FOPEN_KEEP_CACHE, AttrTuple
 from resmgr.fuse.inode import Node, same_type
-from resmgr.fuse.listed import Record
+from resmgr.fuse.listing import Directory
 from resmgr.fuse.request import Request
 from resmgr.fuse.walking import subdirectories
 from resmgr.iomsg import (
     ATTR,
-    COOKIE_END,
-    DIRENT,
     ENTRY,
-    NAME_MAX,
     OPEN,
     OPEN_WATCH,
     READDIR,
@@ -54,102 +40,12 @@ from resmgr.iomsg import (
 CHUNK_FIRST: Final = 32 * 1024
 CHUNK: Final = 256 * 1024
 """Bytes of entries asked for at once."""
-POSITIONS_MAX: Final = 1 << 20
-"""Positions that are kept over a rewinddir(3), and how many new ones what is fetched again may get between two."""
 _DIRENT: Final = formats.DIRENT.pack
 _ENTRY_AND_DIRENT: Final = formats.ENTRY_AND_DIRENT.pack
 _READDIR: Final = int(Io.READDIR)
 _NO_ENTRY: Final = bytes(formats.ENTRY_OUT.size)
 _DOTS: Final = 2
 _NOT_THERE: Final = frozenset((-errno.ENOENT, -errno.ENOTDIR, -errno.ELOOP))
-
-
-Item = tuple[bytes, int, int, AttrTuple | None]
-"""One entry as the server told it: name, inode number, mode, attributes."""
-
-
-class Directory:
-    """An open directory: the chunk of entries at hand, the cookies of all that passed, and a fetch that may be under way."""
-
-    __slots__ = (
-        "anew",
-        "at",
-        "began",
-        "cached",
-        "connection",
-        "cookies",
-        "end",
-        "fetching",
-        "fh",
-        "home",
-        "items",
-        "node",
-        "numbers",
-        "ocb",
-        "pid",
-        "plain",
-        "raw",
-        "record",
-        "rewinds",
-        "served",
-        "start",
-        "waiting",
-        "with_attrs",
-    )
-
-    def __init__(self, fh: int, node: Node, connection: Connection, ocb: int, record: Record, pid: int) -> None:
-        self.fh = fh
-        self.pid = pid
-        """The thread that opened it."""
-        self.node = node
-        self.connection = connection
-        self.ocb = ocb
-        self.record = record
-        """Knows what was changed from here since a chunk was asked for."""
-        self.at = 0.0
-        """When the chunk at hand was asked for."""
-        self.began = 0.0
-        """When the first chunk was."""
-        self.cached = False
-        """The kernel keeps what it reads of it."""
-        self.raw: Buffer = b""
-        """Its bytes, if they have attributes that neither the kernel nor the read-ahead was told."""
-        self.items: list[Item] = []
-        self.start = 0
-        """The position that leads to items[0]: 0, or one more than the number of the entry before."""
-        self.numbers: Sequence[int] = range(0)
-        """Numbers of `items`."""
-        self.served = False
-        """Position 0 was asked for."""
-        self.cookies = array("Q")
-        """cookies[i] leads to the entry after entry i. Others may have the same array; what stands in it stays."""
-        self.anew = 0
-        """New numbers given to what was fetched again."""
-        self.plain = True
-        """Since position 0, entries had the numbers 0, 1, 2, ..."""
-        self.end = -1
-        """The position behind the last entry, once known."""
-        self.with_attrs = True
-        self.fetching = -1
-        """Index that is being fetched; -1: none."""
-        self.home = False
-        """Opened without the server: the OCB is got when it is needed, and positions in the kernel's cached listing are found again."""
-        self.waiting: list[tuple[Request, int, int, bool]] = []
-        """READDIRs to be served when the fetch has come: request, index, size, with entries."""
-        self.rewinds = 0
-
-    def rewind(self) -> None:
-        """Nothing is known of the entries, and what is on the way is not taken. Positions stay good, unless there are too many."""
-        self.rewinds += 1
-        self.anew = 0
-        self.fetching = -1
-        self.items = []
-        self.numbers = range(0)
-        self.start = 0
-        self.end = -1
-        self.raw = b""
-        if len(self.cookies) > POSITIONS_MAX:
-            self.cookies = array("Q")
 
 
 def opendir(core: Core, request: Request, view: memoryview) -> None:
@@ -259,7 +155,7 @@ def _opened(request: Request, status: int, reply: Buffer) -> None:
     directory.cached = core.leases.opened(request)
     answer = FOPEN_CACHE_DIR if directory.cached else 0
     if len(found.data):
-        _arrived(directory, 0, True, bytes(found.data), request.at)
+        directory.arrived(0, True, bytes(found.data), request.at)
         core.walking.opened(request, subdirectories(directory.items))
     else:
         core.walking.opened(request, iter(()))
@@ -304,84 +200,6 @@ def _open_now(core: Core, directory: Directory, request: Request, then: Callable
     core.on_base(request, node, CONNECT, Connect.OPEN, O_DIRECTORY, OPEN.pack(0, 0, 0), b"", ENTRY_MAX, opened)
 
 
-def parse_entries(reply: Buffer, with_attrs: bool) -> tuple[list[int], list[Item]]:
-    """Cookies and entries of a READDIR reply, without `.` and `..`, should a server send them."""
-    cookies: list[int] = []
-    items: list[Item] = []
-    view = memoryview(reply)
-    offset, end = 0, len(view)
-    head_of, attr_of, head_size, attr_size = DIRENT.unpack_from, ATTR.unpack_from, DIRENT.size, ATTR.size
-    attr: AttrTuple | None = None
-    try:
-        while offset < end:
-            ino, cookie, mode, length = head_of(view, offset)
-            offset += head_size
-            name = bytes(view[offset : offset + length])
-            offset += length
-            if with_attrs:
-                attr = attr_of(view, offset)
-                offset += attr_size
-                if not attr[1]:
-                    attr = None
-            if len(name) != length or not 0 < length <= NAME_MAX or b"/" in name or b"\0" in name:
-                raise BadMessage("directory entry's name")
-            if length < 3 and (name == b"." or name == b".."):
-                # Its cookie still counts: the entry before leads past it.
-                if cookies:
-                    cookies[-1] = cookie
-                continue
-            cookies.append(cookie)
-            items.append((name, ino, mode, attr))
-    except struct.error:
-        raise BadMessage("directory entry cut short") from None
-    return cookies, items
-
-
-def _arrived(directory: Directory, index: int, with_attrs: bool, reply: Buffer, at: float) -> None:
-    cookies, items = parse_entries(reply, with_attrs)
-    directory.at = at
-    if index == 0:
-        directory.began = at
-        directory.plain = True
-    directory.raw = reply if with_attrs else b""
-    directory.items = items
-    directory.start = index
-    directory.with_attrs = with_attrs
-    directory.numbers = numbers = _numbered(directory, index, cookies)
-    if not isinstance(numbers, range):
-        directory.plain = False
-    if not items:
-        directory.end = index
-    elif cookies[-1] == COOKIE_END:
-        directory.end = directory.numbers[-1] + 1
-
-
-def _numbered(directory: Directory, index: int, cookies: list[int]) -> Sequence[int]:
-    """Numbers of the entries that come at position *index*: those that their cookies have, else new ones."""
-    known = directory.cookies
-    total = len(known)
-    if index >= total:
-        known.extend(cookies)
-        return range(index, index + len(cookies))
-    if known[index : index + len(cookies)] == array("Q", cookies):
-        return range(index, index + len(cookies))
-    if index == 0 and total > POSITIONS_MAX:
-        directory.cookies = array("Q", cookies)
-        return range(len(cookies))
-    places = {cookie: index + place for place, cookie in enumerate(known[index : index + 4 * len(cookies)])}
-    numbers: list[int] = []
-    for cookie in cookies:
-        number = places.get(cookie)
-        if number is None:
-            number = len(known)
-            known.append(cookie)
-            directory.anew += 1
-        numbers.append(number)
-    if directory.anew > POSITIONS_MAX:
-        raise BadMessage("more positions than there are entries")
-    return numbers
-
-
 def readdir(core: Core, request: Request, view: memoryview) -> None:
     _read(core, request, view, False)
 
@@ -405,7 +223,7 @@ def _read(core: Core, request: Request, view: memoryview, plus: bool) -> None:
 
 def _serve(core: Core, directory: Directory, request: Request, offset: int, size: int, plus: bool) -> None:
     index = max(offset - _DOTS, 0)
-    position = _place(directory, index)
+    position = directory.place(index)
     if offset == 0 and not request.extra and core.leases.outdates(directory.node, directory.began):
         # From the beginning again, once: the kernel would keep it as the listing of now.
         if directory.fetching >= 0:
@@ -413,10 +231,10 @@ def _serve(core: Core, directory: Directory, request: Request, offset: int, size
             return
         request.extra = 1
         directory.rewind()
-        position = _place(directory, index)
+        position = directory.place(index)
     if 0 <= position < len(directory.items) and (directory.with_attrs or not plus):
         _hand_over(core, directory, request, offset, size, plus, position)
-    elif _ended(directory, index):
+    elif directory.ended(index):
         if offset < _DOTS:
             _hand_over(core, directory, request, offset, size, plus, position)
         else:
@@ -438,26 +256,6 @@ def _serve(core: Core, directory: Directory, request: Request, offset: int, size
             _fetch(core, directory, min(index, len(directory.cookies)), plus)
 
 
-def _ended(directory: Directory, index: int) -> bool:
-    """Whether nothing comes at position *index*."""
-    if index == directory.end or (directory.home and 0 <= directory.end < index):
-        return True
-    return 0 < index <= len(directory.cookies) and directory.cookies[index - 1] == COOKIE_END
-
-
-def _place(directory: Directory, index: int) -> int:
-    """Which of the items at hand comes at position *index*; -1: none of them."""
-    numbers = directory.numbers
-    if index == directory.start:
-        return 0
-    if isinstance(numbers, range):
-        return index - directory.start
-    try:
-        return numbers.index(index - 1) + 1
-    except ValueError:
-        return -1
-
-
 def _fetch(core: Core, directory: Directory, index: int, with_attrs: bool) -> None:
     """Ask for the entries from *index* on; whoever waits is served when they came."""
     cookie = directory.cookies[index - 1] if index else 0
@@ -475,7 +273,7 @@ def _fetch(core: Core, directory: Directory, index: int, with_attrs: bool) -> No
         waiting, directory.waiting = directory.waiting, []
         if status >= 0:
             try:
-                _arrived(directory, index, with_attrs, bytes(reply) if with_attrs else reply, at)
+                directory.arrived(index, with_attrs, bytes(reply) if with_attrs else reply, at)
                 core.walking.more(directory.pid, directory.node, subdirectories(directory.items))
             except BadMessage:
                 core.drops["bad_reply"] += 1

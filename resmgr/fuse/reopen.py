@@ -38,7 +38,7 @@ from resmgr.iorequest import LockRequest, pack_lock
 
 if TYPE_CHECKING:
     from resmgr.fuse.core import Core
-    from resmgr.fuse.directory import Directory
+    from resmgr.fuse.listing import Directory
 
 logger = logging.getLogger(__name__)
 
