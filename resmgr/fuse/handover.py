@@ -121,7 +121,8 @@ def give_up(core: Core) -> None:
         if sent or request.opcode == Opcode.WRITE or (telling and request.opcode in LOCKING):
             # While a thread of ours waits for what it holds, this process cannot end.
             core.error(request, errno.EHOSTDOWN)
-        elif not core.resends:
+        elif request.interrupted or not core.resends:
+            # Of an interrupt the kernel tells once only.
             core.error(request, errno.EINTR)
     for file in core.files.values():
         if file.node.behind is not None and file.node.behind.outstanding and not file.error:

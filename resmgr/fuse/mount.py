@@ -343,8 +343,14 @@ class Mount:
             mounts = _mounts()
             if self.device is None or any(entry.device == self.device and entry.kind.startswith("fuse") for entry in mounts):
                 top = [entry.device for entry in mounts if entry.place == place][-1:]
-                force = MNT_FORCE if abort and top == [self.device] else 0
-                _unmount(place, UMOUNT_NOFOLLOW | (MNT_DETACH if lazy else 0) | force)
+                flags = UMOUNT_NOFOLLOW | (MNT_DETACH if lazy else 0)
+                try:
+                    _unmount(place, flags | (MNT_FORCE if abort and top == [self.device] else 0))
+                except PermissionError:
+                    # Who may unmount may not always abort: in a user namespace that the mount is not of.
+                    if not abort:
+                        raise
+                    _unmount(place, flags)
 
         try:
             _in_namespace(self._namespace, remove)

@@ -91,6 +91,48 @@ def test_programs_go_on_over_a_restart_of_their_own_daemon(start_cluster: Start)
     assert log == "".join(f"{number:08d}" for number in range(said["count"]))
 
 
+HOLDER = """
+import fcntl, sys
+file = open("/net/b/tmp/lock", "w")
+fcntl.lockf(file, fcntl.LOCK_EX)
+print("locked", flush=True)
+sys.stdin.readline()
+fcntl.lockf(file, fcntl.LOCK_UN)
+"""
+WAITER = """
+import fcntl
+file = open("/net/b/tmp/lock", "w")
+print("open", flush=True)
+fcntl.lockf(file, fcntl.LOCK_EX)
+print("got it", flush=True)
+"""
+
+
+def waits(cluster: kit.Cluster) -> bool:
+    told = json.loads(cluster.run("a", "qnet", "top", "--once", "--json").stdout)
+    return any("lock" in one["operation"].lower() or "setlk" in one["operation"].lower() for one in told["requests"])
+
+
+def test_who_waits_for_a_lock_waits_on(start_cluster: Start) -> None:
+    """The kernel sends the request again."""
+    cluster = start_cluster(TOPOLOGY)
+    cluster.run("a", "qnet", "nodes", "--wait", "b")
+    with cluster.running("a", sys.executable, "-c", HOLDER) as holder:
+        assert holder.stdout is not None
+        assert holder.stdin is not None
+        assert holder.stdout.readline() == b"locked\n"
+        with cluster.running("a", sys.executable, "-c", WAITER) as waiter:
+            assert waiter.stdout is not None
+            assert waiter.stdout.readline() == b"open\n"
+            kit.wait_for(lambda: waits(cluster), 5.0, "waits")
+            cluster.run("a", "qnet", "restart")
+            cluster.run("a", "qnet", "nodes", "--wait", "b")
+            kit.wait_for(lambda: waits(cluster), 10.0, "waits again")
+            holder.stdin.write(b"\n")
+            holder.stdin.flush()
+            assert waiter.stdout.readline() == b"got it\n"
+
+
 def test_a_restart_that_fails_leaves_nothing_behind(start_cluster: Start) -> None:
     cluster = start_cluster(TOPOLOGY)
     cluster.run("a", "qnet", "nodes", "--wait", "b")

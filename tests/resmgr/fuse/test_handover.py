@@ -186,7 +186,8 @@ def test_what_is_on_its_way_is_sent_again_or_told(far: Make, resends: bool) -> N
     rig.run(0.3)
     rig.there.stop()
     once = rig.start(Opcode.UNLINK, 1, b"none\0")
-    again = rig.start(Opcode.LOOKUP, 1, b"none\0")
+    again, signalled = (rig.start(Opcode.LOOKUP, 1, b"none\0") for _ in range(2))
+    rig.start(Opcode.INTERRUPT, 0, formats.INTERRUPT_IN.pack(signalled))
     behind = rig.start(Opcode.WRITE, file, formats.WRITE_IN.pack(fh, 0, 3, 0, 0, 0) + b"abc")
     rig.run(0.5)
     assert rig.answers[behind].error == 0
@@ -194,6 +195,7 @@ def test_what_is_on_its_way_is_sent_again_or_told(far: Make, resends: bool) -> N
     handover.give_up(rig.machine)
     assert rig.answers[once].error == -errno.EHOSTDOWN
     assert (again in rig.answers) != resends
+    assert rig.answers[signalled].error == -errno.EINTR
     assert state(rig)["files"][0][9] == errno.EIO
 
 

@@ -502,8 +502,11 @@ fd = mount.attach()
 held = os.dup(fd)
 os.set_blocking(held, True)
 os.read(held, 1 << 21)
-waits = subprocess.Popen([sys.executable, "-c", "import os, sys; os.stat(sys.argv[1])", place], stderr=subprocess.PIPE, text=True)
-time.sleep(0.2)
+look = "import os, sys; print(flush=True); os.stat(sys.argv[1])"
+waits = subprocess.Popen([sys.executable, "-c", look, place], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+waits.stdout.readline()
+while open(f"/proc/{{waits.pid}}/stat").read().rpartition(")")[2].split()[0] not in "SD":
+    time.sleep(0.01)
 os.close(fd)
 print(waits.poll())
 mount.detach(abort=True)

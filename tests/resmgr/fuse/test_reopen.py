@@ -119,6 +119,66 @@ def test_a_renamed_file_is_found_and_a_removed_one_is_stale(far: Make) -> None:
     assert flush(rig, other, other_fh) == 0, "nothing was written"
 
 
+def moved_over(root: Path) -> None:
+    (root / "new").write_bytes(b"another")
+    (root / "new").rename(root / "f")
+
+
+def exchanged(root: Path) -> None:
+    (root / "f").rename(root / "aside")
+    (root / "new").write_bytes(b"another")
+    (root / "new").rename(root / "f")
+
+
+def removed_and_linked(root: Path) -> None:
+    os.link(root / "f", root / "second")
+    (root / "f").unlink()
+    (root / "f").write_bytes(b"another")
+
+
+def into_a_directory(root: Path) -> None:
+    (root / "deep/er").mkdir(parents=True)
+    (root / "f").rename(root / "deep/er/g")
+
+
+def a_directory_instead(root: Path) -> None:
+    (root / "f").unlink()
+    (root / "f").mkdir()
+
+
+def a_link_instead(root: Path) -> None:
+    (root / "f").rename(root / "aside")
+    (root / "f").symlink_to("aside")
+
+
+WHILE_DOWN: dict[Callable[[Path], None], bool] = {
+    moved_over: False,
+    exchanged: True,
+    removed_and_linked: True,
+    into_a_directory: True,
+    a_directory_instead: False,
+    a_link_instead: True,
+}
+"""What is done to an open file while nobody serves it, and whether it is the same file afterwards; else it is ESTALE."""
+
+
+@pytest.mark.parametrize("change", WHILE_DOWN)
+def test_what_is_done_while_the_daemon_is_down(far: Make, change: Callable[[Path], None]) -> None:
+    rig = far()
+    node, fh = opened(rig)
+    rig.fail("restart")
+    change(rig.root)
+    rig.run(AWAY + 0.1)
+    answer = read(rig, node, fh)
+    if WHILE_DOWN[change]:
+        assert answer.body == b"0123456789"
+        assert write(rig, node, fh, b"abc") == 0
+        assert flush(rig, node, fh) == 0
+    else:
+        assert answer.error == -errno.ESTALE
+        assert flush(rig, node, fh) == 0  # nothing was written
+
+
 def test_a_name_of_several_lines_is_one_line_of_the_log(far: Make, caplog: pytest.LogCaptureFixture) -> None:
     rig = far()
     node, fh = opened(rig, name=b"f\nforged")

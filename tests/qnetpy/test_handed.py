@@ -1,0 +1,81 @@
+"""Mounts on their way from one daemon to the next: what is given is taken, once, and what cannot be read is closed."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Sequence
+
+import pytest
+
+from qnetpy import handed
+from qnetpy.handed import ENVIRONMENT, Handed
+from resmgr.channel import ND_LOCAL, Credentials, Kernel, Message
+from resmgr.dispatch import Buffer
+from resmgr.testing.virtual import VirtualDispatch
+
+
+def given(mounts: list[dict[str, object]], devices: list[int]) -> tuple[dict[str, object], list[int]]:
+    """What a client of the daemon is answered, and the descriptors, which are the caller's."""
+    dispatch = VirtualDispatch(1)
+    kernel = Kernel(dispatch, "test")
+    answers: list[dict[str, object]] = []
+    kept: list[int] = []
+
+    def serve(message: Message) -> None:
+        handed.give(message, mounts, devices)
+
+    def done(status: int, reply: Buffer, descriptors: Sequence[int]) -> None:
+        answers.append(json.loads(bytes(reply)))
+        kept.extend(map(os.dup, descriptors))
+
+    channel = kernel.channel(serve)
+    kernel.connect(ND_LOCAL, channel.pid, channel.chid, Credentials(0, 0)).submit_descriptors((b"",), (), 4096, done)
+    dispatch.run_for(1)
+    return answers[0], kept
+
+
+def test_what_is_given_is_taken_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    device = os.open("/dev/null", os.O_RDWR)
+    facts, kept = given([{"point": "/net", "state": {"names": ["\xff"]}}], [device])
+    with pytest.raises(OSError, match="Bad file"):
+        os.fstat(device)
+    assert facts == {"mounts": ["/net"]}
+    for name, value in handed.environment(kept).items():
+        monkeypatch.setenv(name, value)
+    taken = handed.take(pytest.fail)
+    assert taken == [Handed({"point": "/net", "state": {"names": ["\xff"]}}, kept[1])]
+    assert not os.get_inheritable(kept[1])
+    assert handed.take(pytest.fail) == []
+    os.close(kept[1])
+
+
+def test_a_state_that_is_too_large_is_not_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(handed, "STATE_MAX", 1 << 20)
+    facts, kept = given([{"point": "x" * (1 << 20)}], [])
+    assert facts == {"error": "what the kernel knows of the mounts takes more than 1 MiB"}
+    assert kept == []
+
+
+@pytest.mark.parametrize("state", [b"", b"{}", b"[]", b"\xff", b'{"mounts": []}', b'{"mounts": 5}'])
+def test_what_cannot_be_read_is_closed(monkeypatch: pytest.MonkeyPatch, state: bytes) -> None:
+    memory = os.memfd_create("state")
+    os.write(memory, state)
+    device = os.open("/dev/null", os.O_RDWR)
+    monkeypatch.setenv(ENVIRONMENT, f"{memory},{device}")
+    said: list[str] = []
+    assert handed.take(said.append) == []
+    assert len(said) == 1
+    for fd in memory, device:
+        with pytest.raises(OSError, match="Bad file") as failed:
+            os.fstat(fd)
+        assert failed.value.errno == errno.EBADF
+
+
+@pytest.mark.parametrize("said", ["x", "-1", "1000000,5x", ","])
+def test_numbers_that_are_none(monkeypatch: pytest.MonkeyPatch, said: str) -> None:
+    monkeypatch.setenv(ENVIRONMENT, said)
+    complaints: list[str] = []
+    assert handed.take(complaints.append) == []
+    assert len(complaints) == 1
