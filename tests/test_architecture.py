@@ -157,7 +157,7 @@ ARROWS = {
     "qnetpy.link.congestion": set[str](),
     "qnetpy.enrol": {"resmgr", "stack.wire", "qnetpy.identity", "qnetpy.discovery"},
     "qnetpy.members": {"resmgr", "qnetpy", "qnetpy.identity", "qnetpy.enrol"},
-    "qnetpy.netfs": {"resmgr", "resmgr.iofunc", "resmgr.fuse", "qnetpy"},
+    "qnetpy.netfs": {"resmgr", "resmgr.iofunc", "resmgr.fuse", "resmgr.nodes", "qnetpy"},
     "qnetpy.cluster": {"resmgr", "stack.wire", "stack.linux", "stack.drivers.af_packet", "qnetpy", "qnetpy.identity"},
     "qnetpy.processes": {"resmgr", "resmgr.procmgr", "qnetpy.cli"},
     "qnetpy.cli": {

@@ -22,12 +22,14 @@ import trio
 
 from resmgr.aio import Process, open_process
 from resmgr.channel import CHID_PATHMGR, ND_LOCAL, PID_SYSTEM, Connection, Nd
+from resmgr.errors import ResmgrError
 from resmgr.fuse.machine import Machine
 from resmgr.fuse.mount import Mount
 from resmgr.fuse.options import FuseOptions, Part
 from resmgr.fuse.options import parse_options as parse_options
 from resmgr.fuse.session import Session
 from resmgr.iomsg import Target
+from resmgr.nodes.aio import node_events
 
 CLONE_NEWUSER = 0x10000000
 CLONE_NEWNS = 0x20000
@@ -81,12 +83,29 @@ async def _serve(socket: str, part: Part, mount: Mount, device: int, command: Se
             os.fsencode(mount.mountpoint),
             part,
         )
+        names: dict[int, str] = {}
+        machine.name_of_node = lambda nd: names.get(nd, "")
         session = Session(process.dispatch, device, machine, lambda reason: None)
         session.start()
         try:
-            # Away from this thread, which answers the kernel: starting looks at the program, which may lie on the mount.
-            ended = await trio.to_thread.run_sync(lambda: subprocess.run(command, check=False))
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_learn_names, process, names)
+                # Away from this thread, which answers the kernel: starting looks at the program, which may lie on the mount.
+                ended = await trio.to_thread.run_sync(lambda: subprocess.run(command, check=False))
+                nursery.cancel_scope.cancel()
         finally:
             mount.detach()
             session.close()
     return ended.returncode if ended.returncode >= 0 else 128 - ended.returncode
+
+
+async def _learn_names(process: Process, names: dict[int, str]) -> None:
+    """Keep *names*, of nodes by their numbers, for copies between them."""
+    try:
+        with node_events(process.kernel, process.credentials) as events:
+            async for event in events:
+                if event.node:
+                    names[event.nd] = event.node
+    except ResmgrError:
+        # The daemon is gone, and with it the mount.
+        return

@@ -111,3 +111,11 @@ def test_nodes_that_do_not_see_each_other_are_copied_between_all_the_same(nodes:
     assert len(sums(nodes, ("b", "/tmp/x"), ("d", "/tmp/x"))) == 1
     assert counters(nodes, "d", "files")["fetches_no_way"] >= 1
     assert counters(nodes, "a", "mounted")["copies_refused"] >= 1
+
+
+def test_a_mount_of_one_s_own_does_it_so(nodes: kit.Cluster) -> None:
+    nodes.run("a", "sh", "-c", "chmod 666 /dev/fuse; mkdir -p /tmp/own; chown anna /tmp/own")
+    before = counters(nodes, "c", "files")["fetches"]
+    as_user(nodes, "a", "anna", "qnet", "mount", "--own", "/tmp/own", "--", "cp", "/tmp/own/b/tmp/x", "/tmp/own/c/tmp/own")
+    assert len(sums(nodes, ("b", "/tmp/x"), ("c", "/tmp/own"))) == 1
+    assert counters(nodes, "c", "files")["fetches"] > before
