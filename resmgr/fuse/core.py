@@ -23,6 +23,7 @@ from resmgr.dispatch import Buffer, Dispatch
 from resmgr.errors import BadMessage
 from resmgr.fuse.ahead import ReadAhead
 from resmgr.fuse.answers import DEVICES, Answers, OutputItem
+from resmgr.fuse.bare import Bares
 from resmgr.fuse.between import Pairs
 from resmgr.fuse.caller import Callers
 from resmgr.fuse.formats import AttrTuple, Opcode
@@ -42,7 +43,6 @@ from resmgr.iomsg import ATTR, ENTRY, LIVE, PATH_MAX, REDIRECT, REQUEST, SYMLINK
 
 if TYPE_CHECKING:
     from resmgr.fuse.directory import Directory
-    from resmgr.fuse.xattr import Bare
 
 EARLY_INTERRUPTS_MAX = 64
 """Interrupts remembered for requests not read yet; older ones belonged to requests that were answered meanwhile."""
@@ -79,8 +79,7 @@ class Core(Answers):
         """Requests by opcode."""
         self.files: dict[int, File] = {}
         self.directories: dict[int, Directory] = {}
-        self.bare: dict[Node, Bare] = {}
-        """For `xattr`: what is known of the entries of directories, the oldest first."""
+        self.bare = Bares(self)
         self.held_bytes = 0
         """Bytes of WRITEs that wait for servers."""
         self.behind_cost = 0
@@ -146,7 +145,7 @@ class Core(Answers):
     def _node_leaves(self, node: Node) -> None:
         self.leases.node_leaves(node)
         self.handles.drop_all(node)
-        self.bare.pop(node, None)
+        self.bare.forget(node)
         if node.ahead:
             self.ahead.forget_node(node)
 
@@ -357,7 +356,7 @@ class Core(Answers):
     def changes_name(self, request: Request, directory: Node, name: bytes) -> None:
         """The request makes, removes or replaces *name*: from now until it is answered nothing older is believed of it."""
         request.changes = (*request.changes, (directory, name))
-        self.bare.pop(directory, None)
+        self.bare.changed(directory)
         self.ahead.doubt(directory, name)
         self.leases.changed_here(directory, name)
 
@@ -377,7 +376,7 @@ class Core(Answers):
         for directory, name in request.changes:
             if request.opcode != Opcode.SETATTR:
                 # Whoever asked while it was under way may have heard what was before.
-                self.bare.pop(directory, None)
+                self.bare.changed(directory)
             self.ahead.doubt(directory, name)
             self.leases.changed_here(directory, name)
 
