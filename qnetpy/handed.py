@@ -41,7 +41,7 @@ def give(message: Message, mounts: Sequence[Mapping[str, object]], devices: Sequ
         try:
             with open(memory, "wb", closefd=False) as file:
                 file.write(data)
-            facts = {"mounts": [mount["point"] for mount in mounts]}
+            facts = {"mounts": [[mount["point"], *mount["device"]] for mount in mounts]}  # type: ignore[misc]  # major, minor
             message.reply(0, json.dumps(facts).encode(), descriptors=(memory, *devices))
         finally:
             os.close(memory)

@@ -31,11 +31,17 @@ def run(args: argparse.Namespace) -> int:
     daemon.check_identity(config)
     run_dir = config.node.run_dir
     descriptors: tuple[int, ...] = ()
-    points: list[str] = []
+    mounts: list[tuple[str, int, int]] = []
     if daemon.running_pid(run_dir):
-        descriptors, points = _mounts(args.config)
+        descriptors, mounts = _mounts(args.config)
+    points = [point for point, _, _ in mounts]
     try:
-        down.stop(run_dir)
+        try:
+            down.stop(run_dir)
+        except CommandError:
+            # Something of it waits for an answer that nobody gives any more.
+            _abort(mounts)
+            raise
         pid = up.start(argv, Path(run_dir), descriptors)
     finally:
         for fd in descriptors:
@@ -48,8 +54,15 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _mounts(config: str | None) -> tuple[tuple[int, ...], list[str]]:
-    """The running daemon's mounts: descriptors, which are the caller's, and where they are."""
+def _abort(mounts: list[tuple[str, int, int]]) -> None:
+    from resmgr.fuse.mount import abort_mount
+
+    for point, major, minor in mounts:
+        abort_mount(os.fsencode(point), (major, minor))
+
+
+def _mounts(config: str | None) -> tuple[tuple[int, ...], list[tuple[str, int, int]]]:
+    """The running daemon's mounts: descriptors, which are the caller's, and where they are: path, major, minor."""
     from qnetpy.channels import CHID_CONTROL
     from qnetpy.cli import daemon
     from qnetpy.controlformat import REPLY_MAX, pack_request, unpack_reply
@@ -66,5 +79,5 @@ def _mounts(config: str | None) -> tuple[tuple[int, ...], list[str]]:
     told = unpack_reply(bytes(reply.data))
     if isinstance(told.get("error"), str):
         raise CommandError(str(told["error"]), "qnet down, then qnet up")
-    points = told.get("mounts")
-    return reply.descriptors, [str(point) for point in points] if isinstance(points, list) else []
+    mounts = told.get("mounts")
+    return reply.descriptors, [(str(one[0]), int(one[1]), int(one[2])) for one in mounts] if isinstance(mounts, list) else []

@@ -112,14 +112,19 @@ def restless(core: Core) -> bool:
     return any(file.node.behind is not None and file.node.behind.outstanding for file in core.files.values())
 
 
+def let_go(core: Core) -> None:
+    """Answer what has the lock of a directory, or pages of a file."""
+    for request in list(core.outstanding.values()):
+        if request.opcode in LOCKING:
+            core.error(request, errno.EHOSTDOWN)
+
+
 def give_up(core: Core) -> None:
     """What is not done yet will not be: requests that may not be carried out again, or that the kernel cannot send again, are answered.
     Writes that are on the way are errors of their files."""
-    telling = core.leases.telling()
     for request in list(core.outstanding.values()):
         sent = request.pending is not None and request.opcode in NOT_TWICE
-        if sent or request.opcode == Opcode.WRITE or (telling and request.opcode in LOCKING):
-            # While a thread of ours waits for what it holds, this process cannot end.
+        if sent or request.opcode == Opcode.WRITE:
             core.error(request, errno.EHOSTDOWN)
         elif request.interrupted or not core.resends:
             # Of an interrupt the kernel tells once only.

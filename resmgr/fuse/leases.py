@@ -457,10 +457,6 @@ class Leases:
             if entries:
                 self._telling.tell(node, entries, anew=True)
 
-    def telling(self) -> bool:
-        """Whether a thread may wait in the kernel for what a request holds."""
-        return self._telling.busy()
-
     # ---- the end of leases
 
     def _anew(self, lease: Lease) -> None:

@@ -34,6 +34,8 @@ LOOK_EVERY: Final = 16
 HEADERS: Final = 4096
 QUIET: Final = 3.0
 """Seconds in which what was read is answered before the mount is handed over."""
+PATIENCE: Final = 1.0
+"""Seconds after which what keeps a thread of ours in the kernel is answered before that."""
 LOOK_AGAIN: Final = 0.01
 POOL_MAX: Final = 12
 """Buffers kept for later; more are given back to the system. Getting one is a millisecond of page faults."""
@@ -79,6 +81,9 @@ class Session:
         """Fewest buffers in the pool since it was last trimmed."""
         self._alone = 0
         self._reading = False
+        self._telling = 0
+        """Threads that tell the kernel something, and may wait there."""
+        self._handing = False
         self._aborted = False
         machine.borrow = self._borrow
         machine.on_output = self._flush
@@ -113,15 +118,25 @@ class Session:
         """Serve no more, but keep the mount: *done* is given the descriptor, the caller's from then on, and the state for the next daemon,
         when what was read is answered, or after QUIET. *name_of*: as of `handover.state_of`."""
         machine = self.machine
-        if self._reading:
-            self._dispatch.detach_fd(self._fd)
-            self._reading = False
+        self._handing = True
         machine.reopening.ask_tokens()
-        until = self._dispatch.now() + QUIET
+        began = self._dispatch.now()
+        until = began + QUIET
 
         def look() -> None:
             if self.closed:
                 return
+            now = self._dispatch.now()
+            if self._telling and now < until:
+                # A thread waits for the lock of a directory, perhaps one that a request has which is not read yet: so these are read and
+                # answered until it is back, or this process could not end.
+                if now > began + PATIENCE:
+                    handover.let_go(machine)
+                self._dispatch.call_at(now + LOOK_AGAIN, look)
+                return
+            if self._reading:
+                self._dispatch.detach_fd(self._fd)
+                self._reading = False
             if handover.restless(machine) and self._dispatch.now() < until:
                 self._dispatch.call_at(self._dispatch.now() + LOOK_AGAIN, look)
                 return
@@ -161,6 +176,11 @@ class Session:
     def _notify_all(self, messages: list[bytes], told: Callable[[], None]) -> None:
         if self.closed:
             return
+        if self._handing:
+            # The next daemon tells it all.
+            self._dispatch.call_soon(told)
+            return
+        self._telling += 1
         fd = os.dup(self._fd)
 
         def write() -> int:
@@ -178,6 +198,7 @@ class Session:
             return failed
 
         def done(failed: int | BaseException) -> None:
+            self._telling -= 1
             if failed:
                 self.machine.drops["notify_failed"] += failed if isinstance(failed, int) else 1
             told()

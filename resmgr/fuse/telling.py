@@ -43,10 +43,6 @@ class Telling:
             self._since[node] = self._core.dispatch.now()
         self._run()
 
-    def busy(self) -> bool:
-        """Whether a thread may be in the kernel."""
-        return bool(self._running)
-
     def waits(self, node: Node) -> int:
         """How many messages about *node* wait."""
         return sum(len(self._jobs.get((node, waits), ())) for waits in (True, False))

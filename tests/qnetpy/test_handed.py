@@ -38,14 +38,14 @@ def given(mounts: list[dict[str, object]], devices: list[int]) -> tuple[dict[str
 
 def test_what_is_given_is_taken_once(monkeypatch: pytest.MonkeyPatch) -> None:
     device = os.open("/dev/null", os.O_RDWR)
-    facts, kept = given([{"point": "/net", "state": {"names": ["\xff"]}}], [device])
+    facts, kept = given([{"point": "/net", "device": [0, 50], "state": {"names": ["\xff"]}}], [device])
     with pytest.raises(OSError, match="Bad file"):
         os.fstat(device)
-    assert facts == {"mounts": ["/net"]}
+    assert facts == {"mounts": [["/net", 0, 50]]}
     for name, value in handed.environment(kept).items():
         monkeypatch.setenv(name, value)
     taken = handed.take(pytest.fail)
-    assert taken == [Handed({"point": "/net", "state": {"names": ["\xff"]}}, kept[1])]
+    assert taken == [Handed({"point": "/net", "device": [0, 50], "state": {"names": ["\xff"]}}, kept[1])]
     assert not os.get_inheritable(kept[1])
     assert handed.take(pytest.fail) == []
     os.close(kept[1])
