@@ -99,13 +99,13 @@ class Lease:
         self.absent.pop(name, None)
         if self.names is not None:
             self.names.add(name)
-        if self.own and name in self.own:
-            self.own[name] = (self.own[name][0], None)
         self.doubt_attr(name, now)
         self.listed = False
 
     def doubt_attr(self, name: bytes, now: float) -> None:
         """Of *name* the attributes only are in doubt."""
+        if self.own and name in self.own:
+            self.own[name] = (self.own[name][0], None)
         if name not in self.doubted and len(self.doubted) >= NAMES_MAX:
             self.doubted.clear()
             self.floor = now

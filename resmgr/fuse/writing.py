@@ -284,8 +284,8 @@ class _Writing:
         node.pages = None
         node.told = None
         node.fresh = False
-        self.core.written(node)
         owned.ended(self.request)
+        self.core.written(node)
         if status == self.size and len(reply) == _REPLY_MAX and bytes(memoryview(reply)[ATTR.size :]) == SURE:
             owned.believe_attr(self.request, node, ATTR.unpack_from(reply), self.core.dispatch.now())
 

@@ -273,6 +273,19 @@ def test_writes_that_are_on_the_way_together_leave_it_open(rig: Rig) -> None:
     assert rig.messages()
 
 
+def test_another_change_from_here_meanwhile_leaves_it_open(rig: Rig) -> None:
+    """Its answer may come first although the server carried it out later."""
+    node, fh = create(rig, leased(rig), b"new")
+    rig.fs.faults.append(Fault("write", b"new", delay=0.1, times=1))
+    rig.write(node, fh, 0, b"12345")
+    rig.machine.written(inside(rig, b"d", b"new"))
+    rig.run(0.3)
+    rig.messages()
+
+    assert size(rig, node) == 5
+    assert rig.messages()
+
+
 @pytest.mark.parametrize("what", ["written", "moved"])
 def test_what_others_do_to_it_meanwhile_is_seen(rig: Rig, what: str) -> None:
     node, fh = create(rig, leased(rig), b"new")
