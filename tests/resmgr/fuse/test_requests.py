@@ -96,7 +96,8 @@ WORK: tuple[tuple[str, Callable[[Path], object], dict[str, float]], ...] = (
 
 
 def test_messages_of_what_programs_do(serve: Serve, served: Path) -> None:
-    mount = serve(served, permissions="server")
+    # As long as the test may take on a busy machine.
+    mount = serve(served, permissions="server", lease=3600)
     (served / "above").mkdir()
     os.listdir(mount.path / "above")
     folder = mount.path / "above/new"
