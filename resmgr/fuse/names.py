@@ -211,6 +211,8 @@ def _rename(core: Core, request: Request, view: memoryview, new_id: int, flags: 
     if new_dir is None:
         core.error(request, errno.ESTALE)
         return
+    # What is closed under another name than it was opened by is told to who closes it, too.
+    core.handles.hurry()
     core.changes_name(request, old_dir, old_name)
     core.changes_name(request, new_dir, new_name)
 
