@@ -12,7 +12,11 @@ not valid before it gets the answer to OPEN, and its next question is answered f
 Where pages must go, the program that opens waits in the kernel, deaf to signals, for every READ that fills one of them. So a first open
 never asks for it, and while a READ is under way such an open bypasses the cache; the next one clears it.
 
-Some opens bypass the page cache: O_APPEND (the server knows where the end is), what its server calls live, devices and FIFOs, and read-only
+An answer about attributes during which the kernel hears that they are not valid is shown to the program, and does not become the size by
+which the kernel reads. While others change a file their events come at any time, so a read-only open of one that was changed or replaced a
+moment ago bypasses the cache, which goes by no size.
+
+Some more opens bypass the page cache: O_APPEND (the server knows where the end is), what its server calls live, devices and FIFOs, and read-only
 opens of files of size 0, which may be of the kind that has no size (/proc) and would read as empty.
 
 FLUSH waits for WRITEs under way, gives the process's locks up (`locking`) and tells a remembered error; a file opened for reading needs
@@ -44,6 +48,8 @@ from resmgr.fuse.inode import File, Node, same_type
 from resmgr.fuse.request import Request
 from resmgr.iomsg import NONBLOCK, OPEN, READ, REQUEST, SYNC_DATA_ONLY, Connect, Io
 
+UNSETTLED: Final = 0.25
+"""For so many seconds after the server told of a change of a file it may tell of more."""
 O_ACCMODE: Final = 0o3
 O_CREAT: Final = 0o100
 O_EXCL: Final = 0o200
@@ -146,6 +152,7 @@ def _opened(request: Request, status: int, reply: Buffer) -> None:
     found, attr = core.entry(request, reply)
     if found.handle:
         core.handles.close_later(found.connection, found.handle)
+    settled = attr[0] == node.ino and _settled(core, node, attr)
     if not _is_still(core, node, found, attr):
         core.handles.close_now(found.connection, found.ocb)
         core.error(request, errno.ESTALE)
@@ -161,7 +168,7 @@ def _opened(request: Request, status: int, reply: Buffer) -> None:
     answer = 0 if flags & O_ACCMODE else FOPEN_NOFLUSH
     if kind in DEVICES:
         answer |= FOPEN_DIRECT_IO | (FOPEN_NONSEEKABLE | FOPEN_STREAM if kind in (S_IFCHR, S_IFIFO) else 0)
-    elif found.live or flags & O_APPEND or (attr[6] == 0 and not flags & O_ACCMODE):
+    elif found.live or flags & O_APPEND or (not flags & O_ACCMODE and not (attr[6] and settled)):
         answer |= FOPEN_DIRECT_IO
     if node.pages == version or not node.cached:
         answer |= FOPEN_KEEP_CACHE
@@ -195,6 +202,14 @@ def _opened(request: Request, status: int, reply: Buffer) -> None:
         core.drops["attributes_changed"] += 1
         core.output.append(formats.inval_inode(node.nodeid))
     core.answer(request, formats.OPEN_REPLY.pack(32, 0, request.unique, file.fh, answer))
+
+
+def _settled(core: Core, node: Node, attr: AttrTuple) -> bool:
+    """Whether nobody else seems to be changing the file, of which the server says *attr*."""
+    if node.told is not None and node.told[6] != attr[6]:
+        return False
+    lease = None if node.parent is None else node.parent.lease
+    return lease is None or not lease.overtaken(node.name, core.dispatch.now() - UNSETTLED)
 
 
 def _may_store(node: Node, attr: AttrTuple, answer: int, data: bytes) -> bool:

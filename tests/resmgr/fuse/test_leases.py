@@ -611,3 +611,22 @@ def test_who_tells_more_than_the_kernel_takes_is_not_believed(rig: Rig, monkeypa
     assert rig.machine.leases._telling.waits(node) < WAITING_MAX + 100
     rig.walk(b"d")
     assert node.lease is None
+
+
+def test_what_others_change_now_is_read_past_the_cache(rig: Rig) -> None:
+    """While events come the kernel may not take over the size that it is answered, so nothing may go by it."""
+    node = leased(rig)
+    file = rig.lookup(node, b"f1").nodeid
+    assert not rig.open(file).open_flags & formats.FOPEN_DIRECT_IO
+    # The open comes before the event of the change.
+    rig.fs.find(b"d/f1").data[:] = b"other, and longer"
+    assert rig.open(file).open_flags & formats.FOPEN_DIRECT_IO
+    assert not rig.open(file, os.O_RDWR).open_flags & formats.FOPEN_DIRECT_IO
+
+    # And after it, for as long as there may be more.
+    rig.fs.add(b"d/f1", b"yet another")
+    rig.run(0.05)
+    file = rig.lookup(node, b"f1").nodeid
+    assert rig.open(file).open_flags & formats.FOPEN_DIRECT_IO
+    rig.run(1)
+    assert not rig.open(file).open_flags & formats.FOPEN_DIRECT_IO
