@@ -48,8 +48,8 @@ def prepare(cluster: kit.Cluster) -> None:
     files[f"token/{min(cluster.nodes)}"] = json.dumps({"number": 0, "by": "nobody", "how": {}, "files": {}})
     for number in range(MOVED):
         files[f"p/m{number}"] = sealed(f"m{number}", b"x" * 10_000 * number).decode()
-    for name, text in files.items():
-        cluster.run(SERVER, "sh", "-c", f"cat > {FOLDER}/{name}", input=text)
+    write = "import json, sys; [open(name, 'w').write(text) for name, text in json.load(sys.stdin).items()]"
+    cluster.run(SERVER, sys.executable, "-c", write, input=json.dumps({f"{FOLDER}/{name}": text for name, text in files.items()}))
 
 
 def hammer(cluster: kit.Cluster, seconds: float, seed: int) -> Counter[str]:
@@ -97,11 +97,16 @@ def compare(cluster: kit.Cluster) -> None:
 def judge(cluster: kit.Cluster, told: dict[str, Any]) -> None:
     """What is on the server is what they say that they did."""
 
+    own = [f"of-{node}" for node in cluster.nodes]
+    names = ["contests", *DIRECTORIES, *own, *(f"counter-{kind}" for kind in ("posix", "ofd", "flock"))]
+    names += sorted({name for one in told.values() for name in one["appended"]})
+    there = json.loads(cluster.run(SERVER, sys.executable, "-P", str(WORKER), "contents", FOLDER, *names, seconds=ENDS).stdout)
+
     def held(name: str) -> bytes:
-        return cluster.run(SERVER, "cat", f"{FOLDER}/{name}").stdout.encode()
+        return str(there[name]).encode("latin-1")
 
     def listed(name: str) -> list[str]:
-        return sorted(cluster.run(SERVER, "ls", "-A", f"{FOLDER}/{name}").stdout.split())
+        return sorted(path.rpartition("/")[2] for path in there if path.rpartition("/")[0] == name)
 
     for name in {name for one in told.values() for name in one["appended"]}:
         found = check_log(name, held(name))
@@ -116,7 +121,7 @@ def judge(cluster: kit.Cluster, told: dict[str, Any]) -> None:
     for node, one in told.items():
         assert listed(f"of-{node}") == one["own"]
         for name in one["won"]:
-            if not name.endswith(("mkdir", "symlink")):
+            if not name.endswith("mkdir"):
                 assert held(f"contests/{name}") == node.encode(), name
     places = Counter(name for directory in DIRECTORIES for name in listed(directory))
     assert places == {f"m{number}": 1 for number in range(MOVED)}

@@ -1,9 +1,10 @@
 """Very many files are walked in bounded memory of both daemons.
 
-    python -m tests.suites.millions [COUNT]
+    python -m tests.suites.millions [COUNT [WALK ...]]     walks are list, scan, find, find_sizes, seek; default all
 
 The server gets a directory of COUNT entries (a million) and a tree of as many files. Each walk tells its time, and what the daemons have
-in memory: before, at most, at its end, and after the kernel gave back what it knew of the mount.
+in memory: before, at most, at its end, and after the kernel gave back what it knew of the mount. Memory that Python keeps for the next
+objects counts, so the proof that nothing is left is that the same walk takes no more the second time.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from tests.cluster.daemons import Daemon, Two, two_nodes
 
 PROGRAM = str(Path(__file__).with_name("manyfiles.py"))
 FOLDER = "/tmp/many"
-SECONDS = 1200.0
+SECONDS = 3600.0
+WALKS = ("list", "scan", "find", "find_sizes", "find_sizes", "seek")
 
 
 @attrs.frozen
@@ -129,7 +131,7 @@ def main(words: list[str]) -> int:
     with two_nodes() as two:
         millions = Millions(two, count)
         millions.make()
-        for name in ("list", "scan", "find", "find_sizes", "seek"):
+        for name in words[1:] or WALKS:
             walk = millions.walk(name, getattr(millions, name))
             print(f"{walk.name:12} {walk.took:7.1f} s", end="")
             for node, role in (("a", "client"), ("b", "server")):
