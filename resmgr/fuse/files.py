@@ -16,8 +16,8 @@ An answer about attributes during which the kernel hears that they are not valid
 which the kernel reads. While others change a file their events come at any time, so a read-only open of one that was changed or replaced a
 moment ago bypasses the cache, which goes by no size.
 
-Some more opens bypass the page cache: O_APPEND (the server knows where the end is), what its server calls live, devices and FIFOs, and read-only
-opens of files of size 0, which may be of the kind that has no size (/proc) and would read as empty.
+Some more opens bypass the page cache: O_APPEND (the server knows where the end is), what its server calls live, devices and FIFOs, and
+read-only opens of files of size 0, which may be of the kind that has no size (/proc) and would read as empty.
 
 FLUSH waits for WRITEs under way, gives the process's locks up (`locking`) and tells a remembered error; a file opened for reading needs
 none.
