@@ -32,9 +32,10 @@ setuid = true
 [nodes.b]
 """
 ACCOUNTS = """
-for number in 65531 65532 65533 65535; do echo "suite$number:x:$number:$number::/:/bin/sh" >> /etc/passwd; done
-for number in 65531 65532; do echo "suite$number:x:$number:nobody,suite65533" >> /etc/group; done
-for number in 65533 65535; do echo "suite$number:x:$number:" >> /etc/group; done
+for number in 65531 65532 65533 65535; do
+    echo "suite$number:x:$number:$number::/:/bin/sh" >> /etc/passwd
+    echo "suite$number:x:$number:$([ $number = 65535 ] || echo nobody)" >> /etc/group
+done
 """
 """Suites act as numbers that no account has. Files of other nodes are shared among accounts (docs/howto/share-files.md): these are they."""
 FOLDER = "/tmp/suite"
