@@ -24,6 +24,7 @@ from resmgr.errors import BadMessage
 from resmgr.fuse import owned
 from resmgr.fuse.ahead import ReadAhead
 from resmgr.fuse.answers import DEVICES, Answers, OutputItem
+from resmgr.fuse.bare import Bares
 from resmgr.fuse.between import Pairs
 from resmgr.fuse.caller import Callers
 from resmgr.fuse.formats import AttrTuple, Opcode
@@ -60,7 +61,6 @@ from resmgr.iomsg import (
 
 if TYPE_CHECKING:
     from resmgr.fuse.listing import Directory
-    from resmgr.fuse.xattr import Bare
 
 EARLY_INTERRUPTS_MAX: Final = 64
 """Interrupts remembered for requests not read yet; older ones belonged to requests that were answered meanwhile."""
@@ -102,8 +102,7 @@ class Core(Answers):
         self.directories: dict[int, Directory] = {}
         self.opened: dict[Node, list[Directory]] = {}
         """Open directories by their nodes."""
-        self.bare: dict[Node, Bare] = {}
-        """For `xattr`: what is known of the entries of directories, the oldest first."""
+        self.bare = Bares(self)
         self.held_bytes = 0
         """Bytes of WRITEs that wait for servers."""
         self.behind_cost = 0
@@ -169,7 +168,7 @@ class Core(Answers):
     def _node_leaves(self, node: Node) -> None:
         self.leases.node_leaves(node)
         self.handles.drop_all(node)
-        self.bare.pop(node, None)
+        self.bare.forget(node)
         if node.ahead:
             self.ahead.forget_node(node)
 
@@ -381,7 +380,7 @@ class Core(Answers):
     def changes_name(self, request: Request, directory: Node, name: bytes) -> None:
         """The request makes, removes or replaces *name*: from now until it is answered nothing older is believed of it."""
         request.changes = (*request.changes, (directory, name))
-        self.bare.pop(directory, None)
+        self.bare.changed(directory)
         self.ahead.doubt(directory, name)
         owned.changed(self, directory, name)
         owned.begins(request, directory, name)
@@ -411,7 +410,7 @@ class Core(Answers):
         for directory, name in request.changes:
             if request.opcode != Opcode.SETATTR:
                 # Whoever asked while it was under way may have heard what was before.
-                self.bare.pop(directory, None)
+                self.bare.changed(directory)
             self.ahead.doubt(directory, name)
             if request.touched is not None and directory.children.get(name) is request.touched:
                 rights = request.opcode != Opcode.SETATTR or bool(request.extra & (SET_MODE | SET_UID | SET_GID))

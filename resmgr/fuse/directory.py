@@ -103,6 +103,7 @@ def _open_at_home(core: Core, request: Request, connection: Connection) -> None:
     directory.home = directory.cached = True
     _enter(core, directory)
     core.drops["lease_hits"] += 1
+    core.bare.opened(request, connection)
     core.answer(request, formats.OPEN_REPLY.pack(32, 0, request.unique, directory.fh, FOPEN_CACHE_DIR | FOPEN_KEEP_CACHE))
 
 
@@ -153,6 +154,7 @@ def _opened(request: Request, status: int, reply: Buffer) -> None:
     directory = Directory(core.new_fh(), node, found.connection, found.ocb, record, request.pid)
     _enter(core, directory)
     directory.cached = core.leases.opened(request)
+    core.bare.opened(request, found.connection)
     answer = FOPEN_CACHE_DIR if directory.cached else 0
     if len(found.data):
         directory.arrived(0, True, bytes(found.data), request.at)

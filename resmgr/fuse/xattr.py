@@ -8,9 +8,8 @@ managers hand on goes to a handle, got for it.
 
 Two questions are asked so often by what does not want to know that they have answers of their own:
 
-- `ls -l` asks each file for its ACL and its label, `cp -a` and the like for all. After `NEED` such questions in one directory its server is
-  asked once which entries have any extended attributes; for `attr_valid` seconds the others have none. When something is made or changed
-  in it from here, that is forgotten.
+- `ls -l` asks each file for its ACL and its label, `cp -a` and the like for all. Which entries of a directory have any is known after a
+  while (`bare`). That one of the others has no label is told as EOPNOTSUPP: ls then asks no further file of the mount for its label.
 - The kernel asks for the length of `security.capability` before a write or truncation, to take capabilities away. The server's kernel does
   that (FUSE_HANDLE_KILLPRIV_V2), so for a file that is open for writing here the answer is that there are none.
 """
@@ -21,14 +20,12 @@ import errno
 import struct
 from typing import Final
 
-from resmgr.channel import Connection
 from resmgr.dispatch import Buffer
 from resmgr.errors import BadMessage
 from resmgr.fuse import formats
 from resmgr.fuse.attributes import done
 from resmgr.fuse.core import ENTRY_MAX, Core
 from resmgr.fuse.formats import BODY
-from resmgr.fuse.inode import Node
 from resmgr.fuse.request import Request, Step
 from resmgr.iomsg import (
     LENGTH,
@@ -42,20 +39,16 @@ from resmgr.iomsg import (
     XATTR_REMOVE,
     XATTR_SET,
     XATTR_SIZE_MAX,
-    XATTR_WHICH,
     Connect,
     Io,
 )
 from resmgr.iorequest import XattrRequest
 
 NAME_MAX: Final = 255
-NEED: Final = 2
-"""Questions in one directory that had to be sent before its server is asked about all of it."""
-DIRECTORIES_MAX: Final = 64
-"""Directories of which the answer, at most 64 KiB, is kept; that of the oldest is dropped."""
 _LISTED: Final = (b"user.", b"security.", b"trusted.", b"system.posix_acl_")
 """Spaces of names whose attributes a listing of attributes tells."""
 _CAPABILITY: Final = b"security.capability"
+_LABEL: Final = b"security.selinux"
 _ACCMODE: Final = 3
 
 
@@ -66,23 +59,29 @@ def getxattr(core: Core, request: Request, view: memoryview) -> None:
     if not room and name == _CAPABILITY and any(file.flags & _ACCMODE for file in node.files):
         core.error(request, errno.ENODATA)
         return
-    if name.startswith(_LISTED) and _is_bare(core, request, node):
-        core.drops["xattr_known"] += 1
-        core.error(request, errno.ENODATA)
-        return
-    _ask(core, request, XattrRequest(XATTR_GET, name, size=room), min(room, XATTR_SIZE_MAX), _got)
+
+    def ask() -> None:
+        _ask(core, request, XattrRequest(XATTR_GET, name, size=room), min(room, XATTR_SIZE_MAX), _got)
+
+    def none() -> None:
+        core.error(request, errno.EOPNOTSUPP if name == _LABEL else errno.ENODATA)
+
+    if name.startswith(_LISTED):
+        core.bare.without(request, none, ask)
+    else:
+        ask()
 
 
 def listxattr(core: Core, request: Request, view: memoryview) -> None:
     (room,) = formats.GETXATTR_IN.parse(view, BODY)
-    if _is_bare(core, request, request.node):
-        core.drops["xattr_known"] += 1
+
+    def none() -> None:
         if room:
             core.answer_data(request)
         else:
             core.answer(request, formats.GETXATTR_REPLY.pack(24, 0, request.unique, 0))
-        return
-    _ask(core, request, XattrRequest(XATTR_LIST, size=room), min(room, XATTR_SIZE_MAX), _got)
+
+    core.bare.without(request, none, lambda: _ask(core, request, XattrRequest(XATTR_LIST, size=room), min(room, XATTR_SIZE_MAX), _got))
 
 
 def setxattr(core: Core, request: Request, view: memoryview) -> None:
@@ -102,7 +101,7 @@ def _changes(core: Core, request: Request) -> None:
     node = request.node
     core.changes_node(request, node)
     if node.parent is not None:
-        core.bare.pop(node.parent, None)
+        core.bare.changed(node.parent)
 
 
 def _ask(core: Core, request: Request, asked: XattrRequest, room: int, step: Step) -> None:
@@ -225,61 +224,3 @@ def _set(request: Request, status: int, reply: Buffer) -> None:
         done(request, status, reply)
     else:
         _refused(request, status)
-
-
-# ---- which entries of a directory have any
-
-
-class Bare:
-    """What is known of a directory's entries, as one user was told. `names`: those that have extended attributes; None: not known."""
-
-    __slots__ = ("at", "connection", "misses", "names")
-
-    def __init__(self, connection: Connection, at: float) -> None:
-        self.connection = connection
-        self.at = at
-        self.misses = 0
-        self.names: frozenset[bytes] | None = None
-
-
-def _is_bare(core: Core, request: Request, node: Node) -> bool:
-    """Whether *node* is known to have no extended attributes; else its directory is asked about all, if that begins to pay."""
-    directory = node.parent
-    if directory is None or directory.parent is None or not node.named or node.aliases or node.server is not directory.server:
-        return False
-    connection = directory.server.connections.get(request.user)
-    if connection is None:
-        return False
-    bare = core.bare.get(directory)
-    now = core.dispatch.now()
-    if bare is None or bare.connection is not connection or now - bare.at > core.options.attr_valid:
-        bare = Bare(connection, now)
-        core.bare.pop(directory, None)
-        core.bare[directory] = bare
-        if len(core.bare) > DIRECTORIES_MAX:
-            del core.bare[next(iter(core.bare))]
-    if bare.names is not None:
-        return node.name not in bare.names
-    bare.misses += 1
-    if bare.misses == NEED:
-        _ask_which(core, directory, bare)
-    return False
-
-
-def _ask_which(core: Core, directory: Node, bare: Bare) -> None:
-    handle = directory.handles.get(bare.connection)
-    if handle is None:
-        return
-    bare.at = core.dispatch.now()
-    core.drops["xattr_asked"] += 1
-
-    def came(status: int, reply: Buffer) -> None:
-        names = bytes(reply).split(b"\0")
-        if status < 0:
-            return
-        if names.pop():
-            core.drops["bad_reply"] += 1
-        elif core.bare.get(directory) is bare:
-            bare.names = frozenset(names)
-
-    bare.connection.submit((XattrRequest(XATTR_WHICH, size=XATTR_SIZE_MAX).pack(handle),), XATTR_SIZE_MAX, came)

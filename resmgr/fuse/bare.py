@@ -1,0 +1,208 @@
+"""Which entries of a directory have extended attributes, for programs that ask each file for those that it has not got (`ls -l`, `cp -a`).
+
+After `NEED` questions in one directory its server is asked once which entries have any (XATTR *which*), and further questions wait for the
+answer. A thread that was answered from it will ask in the next directory, too: there it is asked for when that is opened. An entry that has
+none is answered so for `attr_valid` seconds; in a leased directory for as long as leases last, unless something of that name is told, or is
+changed from here. When something is made or changed there from here, all of a directory is forgotten.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from resmgr.channel import Connection
+from resmgr.dispatch import Buffer
+from resmgr.iomsg import XATTR_SIZE_MAX, XATTR_WHICH
+from resmgr.iorequest import XattrRequest
+
+if TYPE_CHECKING:
+    from resmgr.fuse.core import Core
+    from resmgr.fuse.inode import Node
+    from resmgr.fuse.request import Request
+
+NEED = 2
+"""Questions in one directory that had to be sent before its server is asked about all of it."""
+DIRECTORIES_MAX = 4096
+"""Directories of which something is remembered; the oldest go."""
+NAMES_MAX = 65536
+"""Names of entries that have some, of all directories; a directory's that would be beyond are not kept."""
+ASKERS_MAX = 64
+ASKER_LASTS = 0.5
+"""Seconds for which a thread that asked is taken for one that will ask in the next directory, too."""
+
+
+class Bare:
+    """What is known of a directory's entries, as one user was told. `names`: those that have extended attributes; None: not known."""
+
+    __slots__ = ("at", "changed", "connection", "misses", "names", "since", "waiting")
+
+    def __init__(self, connection: Connection, at: float) -> None:
+        self.connection = connection
+        self.at = at
+        """When the server was asked."""
+        self.changed = False
+        """From here, lately: who asks after each change is not to have all of it asked each time."""
+        self.misses = 0
+        """Questions that were sent since `since`; -1: the server was asked, and did not say."""
+        self.since = at
+        self.names: frozenset[bytes] | None = None
+        self.waiting: list[Callable[[], None]] | None = None
+        """Called when the answer has come; None: nothing was asked."""
+
+
+class Bares:
+    """All that is known on one mount. Counts in `Core.drops`: `xattr_asked`, `xattr_known`."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._known: dict[Node, Bare] = {}
+        self._names = 0
+        self._askers: dict[int, float] = {}
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def without(self, request: Request, bare: Callable[[], None], otherwise: Callable[[], None]) -> None:
+        """Call *bare* if the request's node has no extended attributes, *otherwise* if it may have some: now, or when that is known."""
+        node = request.node
+        directory = node.parent
+        if directory is None or directory.parent is None or not node.named or node.aliases or node.server is not directory.server:
+            otherwise()
+            return
+        connection = directory.server.connections.get(request.user)
+        if connection is None:
+            otherwise()
+            return
+        now = self._core.dispatch.now()
+        known = self._known.get(directory)
+        if (
+            known is not None
+            and known.names is not None
+            and known.connection is connection
+            and self._holds(known, directory, node.name, now)
+        ):
+            self._asks(request.pid, now)
+            if node.name in known.names:
+                otherwise()
+            else:
+                self._core.drops["xattr_known"] += 1
+                bare()
+            return
+        known = self._of(directory, connection, now)
+        asked = known.waiting is not None
+        if not asked and known.misses >= 0:
+            known.misses += 1
+            if not known.changed and now - self._askers.get(request.pid, -ASKER_LASTS) < ASKER_LASTS:
+                asked = self._ask(directory, known)
+            elif known.misses >= NEED:
+                otherwise()
+                self._ask(directory, known)
+                return
+        if not asked:
+            otherwise()
+            return
+
+        def come() -> None:
+            if request.answered:
+                return
+            if known.names is None or node.name in known.names or self._known.get(directory) is not known:
+                otherwise()
+            else:
+                self._asks(request.pid, self._core.dispatch.now())
+                self._core.drops["xattr_known"] += 1
+                bare()
+
+        if known.waiting is None:
+            come()
+        else:
+            known.waiting.append(come)
+
+    def opened(self, request: Request, connection: Connection) -> None:
+        """The request's thread has opened the request's node, a directory: if it has just asked elsewhere, it will here."""
+        asked = self._askers.get(request.pid)
+        node = request.node
+        now = self._core.dispatch.now()
+        if asked is None or now - asked >= ASKER_LASTS or node.parent is None:
+            return
+        known = self._of(node, connection, now)
+        fresh = known.names is not None and self._holds(known, node, b"", now)
+        if known.waiting is None and known.misses >= 0 and not fresh:
+            self._ask(node, known)
+
+    def changed(self, directory: Node) -> None:
+        """Something in *directory* is made, removed or changed from here."""
+        known = self._known.get(directory)
+        if known is not None:
+            self.forget(directory)
+            again = self._known[directory] = Bare(known.connection, self._core.dispatch.now())
+            again.changed = True
+
+    def forget(self, directory: Node) -> None:
+        """Nothing is known of *directory*."""
+        known = self._known.pop(directory, None)
+        if known is not None and known.names is not None:
+            self._names -= len(known.names)
+
+    def clear(self) -> None:
+        self._known.clear()
+        self._askers.clear()
+        self._names = 0
+
+    def _asks(self, pid: int, now: float) -> None:
+        self._askers.pop(pid, None)
+        self._askers[pid] = now
+        if len(self._askers) > ASKERS_MAX:
+            del self._askers[next(iter(self._askers))]
+
+    def _holds(self, known: Bare, directory: Node, name: bytes, now: float) -> bool:
+        """Whether what is known is still so of *name*."""
+        lease = directory.lease
+        if lease is not None and lease.live and lease.whole and known.at >= lease.since:
+            return lease.covers(name, known.at) and now - known.at < self._core.leases.seconds
+        return now - known.at <= self._core.options.attr_valid
+
+    def _of(self, directory: Node, connection: Connection, now: float) -> Bare:
+        """The record for questions on *connection*, made anew if there is none."""
+        known = self._known.get(directory)
+        if known is None or known.connection is not connection:
+            self.forget(directory)
+            known = self._known[directory] = Bare(connection, now)
+            if len(self._known) > DIRECTORIES_MAX:
+                self.forget(next(iter(self._known)))
+        elif now - known.since > self._core.options.attr_valid:
+            known.misses = 0
+            known.since = now
+            known.changed = False
+        return known
+
+    def _ask(self, directory: Node, known: Bare) -> bool:
+        """Ask the server, if that is possible."""
+        handle = directory.handles.get(known.connection)
+        if handle is None or known.connection.closed:
+            return False
+        core = self._core
+        at = core.dispatch.now()
+        known.waiting = []
+        core.drops["xattr_asked"] += 1
+
+        def came(status: int, reply: Buffer) -> None:
+            waiting, known.waiting = known.waiting or [], None
+            names = bytes(reply).split(b"\0")
+            if known.names is not None and self._known.get(directory) is known:
+                self._names -= len(known.names)
+            known.names = None
+            # Not asked again before `_of` begins to count anew.
+            known.misses = -1
+            if status >= 0 and names.pop():
+                core.drops["bad_reply"] += 1
+            elif status >= 0 and self._known.get(directory) is known and self._names + len(names) <= NAMES_MAX:
+                known.names = frozenset(names)
+                known.at = at
+                known.misses = 0
+                self._names += len(known.names)
+            for go_on in waiting:
+                go_on()
+
+        known.connection.submit((XattrRequest(XATTR_WHICH, size=XATTR_SIZE_MAX).pack(handle),), XATTR_SIZE_MAX, came)
+        return True

@@ -1,0 +1,200 @@
+"""What is known of files without extended attributes: what `ls -l` asks, and what of that its server hears."""
+
+from __future__ import annotations
+
+import errno
+
+import pytest
+
+from resmgr.channel import Message
+from resmgr.fuse import formats
+from resmgr.fuse.formats import Opcode
+from resmgr.iomsg import XATTR_GET, XATTR_WHICH, Connect, Io
+from resmgr.iorequest import parse_xattr
+from resmgr.testing.fuserig import Rig
+
+ACL, LABEL = b"system.posix_acl_access", b"security.selinux"
+ATTRIB = 0x4
+
+
+class Asked(Rig):
+    """A tree of directories d0, d1, ... with files f0 to f3; f3 has an attribute. `asked` is what the server heard of attributes."""
+
+    def __init__(self, *, leased: bool) -> None:
+        super().__init__()
+        if leased:
+            self.fs.watch()
+        self.asked: list[int] = []
+        self.held: list[Message] | None = None
+        self.having = b"f3\0"
+        self.fs.manager._connect[int(Connect.XATTR)] = lambda message, client, request, base: self.one(message)
+        self.fs.manager._io[int(Io.XATTR)] = lambda message, client, handle, flags: self.all(message)
+        for number in range(8):
+            for name in range(4):
+                self.fs.add(b"d%d/f%d" % (number, name), b"x")
+
+    def one(self, message: Message) -> None:
+        self.asked.append(parse_xattr(message.data)[1].operation)
+        message.error(errno.ENODATA)
+
+    def all(self, message: Message) -> None:
+        self.asked.append(parse_xattr(message.data)[1].operation)
+        if self.held is not None:
+            self.held.append(message)
+        else:
+            message.reply(0, self.having)
+
+    def question(self, node: int, name: bytes = ACL) -> int:
+        """A question that may wait; its unique."""
+        return self.start(Opcode.GETXATTR, node, formats.GETXATTR_IN.pack(0) + name + b"\0")
+
+    def get(self, node: int, name: bytes = ACL) -> int:
+        return -self.answers[self.question(node, name)].error
+
+    def heard(self) -> list[int]:
+        heard, self.asked = self.asked, []
+        return heard
+
+    def open_directory(self, path: bytes) -> list[int]:
+        """Open it and look its files up."""
+        node = self.walk(path)
+        self.ask(Opcode.OPENDIR, node, formats.OPEN_IN.pack(0, 0))
+        self.run(0.001)
+        return [self.lookup(node, b"f%d" % number).nodeid for number in range(4)]
+
+    def list_long(self, path: bytes) -> None:
+        """As ls -l does."""
+        for node in self.open_directory(path):
+            assert self.get(node, LABEL) in (errno.ENODATA, errno.EOPNOTSUPP)
+            assert self.get(node) == errno.ENODATA
+
+
+@pytest.fixture
+def rig() -> Asked:
+    return Asked(leased=True)
+
+
+def test_the_next_directory_is_asked_about_when_it_is_opened(rig: Asked) -> None:
+    rig.list_long(b"d0")
+    assert rig.heard() == [XATTR_GET, XATTR_GET, XATTR_WHICH, XATTR_GET, XATTR_GET], "of f0, of all, and of f3"
+
+    nodes = rig.open_directory(b"d1")
+    assert rig.heard() == [XATTR_WHICH]
+    assert rig.get(nodes[0]) == errno.ENODATA
+    assert rig.heard() == []
+    rig.pid += 1
+    rig.open_directory(b"d2")
+    assert rig.heard() == [], "another thread did not ask"
+    rig.pid -= 1
+    rig.run(1)
+    rig.open_directory(b"d3")
+    assert rig.heard() == [], "nor one that asks no more"
+
+
+def test_a_label_that_is_not_there_is_told_so_that_ls_asks_no_more(rig: Asked) -> None:
+    rig.list_long(b"d0")
+    nodes = rig.open_directory(b"d1")
+
+    assert rig.get(nodes[0], LABEL) == errno.EOPNOTSUPP
+    assert rig.get(nodes[0], b"security.other") == errno.ENODATA
+    assert rig.get(nodes[3], LABEL) == errno.ENODATA, "what its server says"
+
+
+def test_questions_wait_for_the_answer_about_all(rig: Asked) -> None:
+    rig.list_long(b"d0")
+    rig.held = []
+    nodes = rig.open_directory(b"d1")
+    rig.heard()
+    waiting = [rig.question(node) for node in nodes]
+    assert rig.heard() == []
+    assert not set(waiting) & rig.answers.keys()
+
+    rig.held.pop().reply(0, b"f3\0")
+    rig.run(0.001)
+
+    assert rig.heard() == [XATTR_GET]
+    assert [rig.answers[unique].error for unique in waiting] == [-errno.ENODATA] * 4
+
+
+@pytest.mark.parametrize("how", ["error", "no end"])
+def test_where_that_cannot_be_said_each_is_asked_by_itself(rig: Asked, how: str) -> None:
+    rig.list_long(b"d0")
+    rig.held = []
+    nodes = rig.open_directory(b"d1")
+    rig.heard()
+    waiting = rig.question(nodes[0])
+    message = rig.held.pop()
+    if how == "error":
+        message.error(errno.EFBIG)
+    else:
+        message.reply(0, b"f3")
+    rig.run(0.001)
+
+    assert rig.answers[waiting].error == -errno.ENODATA
+    for node in nodes[1:]:
+        rig.get(node)
+    assert rig.heard() == [XATTR_GET] * 4, "and it is not asked for again at once"
+    rig.run(2)
+    rig.held = None
+    for node in nodes:
+        rig.get(node)
+    assert XATTR_WHICH in rig.heard()
+
+
+def test_a_wait_that_is_given_up_asks_nobody(rig: Asked) -> None:
+    rig.list_long(b"d0")
+    rig.held = []
+    nodes = rig.open_directory(b"d1")
+    rig.heard()
+    unique = rig.question(nodes[0])
+    rig.start(Opcode.INTERRUPT, 0, formats.INTERRUPT_IN.pack(unique))
+    rig.run(5)
+    assert rig.answers[unique].error == -errno.EINTR
+
+    rig.held.pop().reply(0, b"f0\0")
+    rig.run(0.001)
+    assert rig.heard() == []
+
+
+def test_in_a_leased_directory_it_is_known_until_something_is_told(rig: Asked) -> None:
+    rig.list_long(b"d0")
+    nodes = rig.open_directory(b"d1")
+    rig.run(20)
+    rig.heard()
+    assert rig.get(nodes[0]) == errno.ENODATA
+    assert rig.heard() == []
+
+    rig.having = b"f0\0f3\0"
+    assert rig.fs.watching is not None
+    rig.fs.watching.name(rig.fs.find(b"d1"), b"f0", ATTRIB)
+    rig.run(0.01)
+
+    assert rig.get(nodes[1]) == errno.ENODATA
+    assert rig.heard() == []
+    rig.get(nodes[0])
+    assert rig.heard() == [XATTR_WHICH, XATTR_GET]
+
+
+def test_without_a_lease_it_is_known_as_long_as_attributes_are() -> None:
+    rig = Asked(leased=False)
+    rig.list_long(b"d0")
+    nodes = rig.open_directory(b"d0")
+    rig.heard()
+    rig.get(nodes[0])
+    assert rig.heard() == []
+    rig.run(1.5)
+
+    rig.get(nodes[0])
+    assert rig.heard() == [XATTR_GET]
+
+
+def test_who_changes_and_asks_in_turn_has_not_all_of_it_asked_each_time(rig: Asked) -> None:
+    rig.list_long(b"d0")
+    nodes = rig.open_directory(b"d1")
+    node = rig.walk(b"d1")
+    rig.heard()
+    for number in range(8):
+        assert not rig.ask(Opcode.MKDIR, node, formats.MKDIR_IN.pack(0o755, 0) + b"new%d\0" % number).error
+        rig.get(nodes[0])
+
+    assert rig.heard() == [XATTR_GET] * 8
