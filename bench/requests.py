@@ -55,9 +55,8 @@ def _seconds(bench: Bench, node: str) -> float:
 
 def count(bench: Bench, name: str, words: str) -> None:
     before = Counts(bench)
-    done = bench.cluster.run(
-        CLIENT, "taskset", "-c", str(bench.cpus[CLIENT]), "sh", "-c", f"time -p {words} >/tmp/out; cat /tmp/out | head -c 200"
-    )
+    shell = f"time -p {words} >/tmp/out; head -c 200 /tmp/out"
+    done = bench.cluster.run(CLIENT, "taskset", "-c", str(bench.cpus[CLIENT]), "sh", "-c", shell, seconds=300)
     after = Counts(bench)
     near, far = (new - old for new, old in zip(after.seconds, before.seconds, strict=True))
     took = next((line.split()[1] for line in done.stderr.splitlines() if line.startswith("real")), "?")

@@ -18,6 +18,7 @@ in the directory found something, so who may search it is decided by the server.
 
 from __future__ import annotations
 
+import math
 from os import O_DIRECTORY
 from typing import TYPE_CHECKING, Final
 
@@ -28,7 +29,7 @@ from resmgr.fuse.formats import AttrTuple
 from resmgr.fuse.listed import FIRST, NEED_FIRST, Chunk, Record
 from resmgr.fuse.request import STALE
 from resmgr.fuse.walk import CONNECT, ENTRY_MAX
-from resmgr.iomsg import COOKIE_END, OPEN, READDIR, READDIR_ATTRS, REQUEST, Connect, Io
+from resmgr.iomsg import COOKIE_END, OPEN, OPEN_WATCH, READDIR, READDIR_ATTRS, REQUEST, Connect, Io
 
 if TYPE_CHECKING:
     from resmgr.fuse.core import Core
@@ -69,8 +70,8 @@ class ReadAhead:
 
     # ---- asked by the operations
 
-    def find(self, request: Request) -> tuple[AttrTuple, float] | None:
-        """Attributes of the request's name in its directory, and when they were asked for; None: the server has to be asked."""
+    def find(self, request: Request) -> tuple[AttrTuple, float, float] | None:
+        """What is known of the request's name in its directory (`Record.find`); None: the server has to be asked."""
         node = request.node
         if not node.ahead:
             return None
@@ -274,7 +275,10 @@ class ReadAhead:
             handle = record.node.handles.get(record.connection)
             if handle is None or record.connection.closed:
                 return
-            message = REQUEST.pack(CONNECT, Connect.OPEN, O_DIRECTORY, handle) + OPEN.pack(0, 0, size)
+            flags = O_DIRECTORY
+            if core.leases.wanted(record.node):
+                flags |= OPEN_WATCH
+            message = REQUEST.pack(CONNECT, Connect.OPEN, flags, handle) + OPEN.pack(0, 0, size)
             reply_len = ENTRY_MAX + size
         opening = not record.ocb
         record.asking = record.asked = True
@@ -315,7 +319,15 @@ class ReadAhead:
             and record in self._records
             and bool(len(found.data))
         )
+        sure = at
         if found.attr is not None:
+            if found.watched:
+                if usable:
+                    # No other request has this time: what came belongs to the lease that it begins.
+                    sure = math.nextafter(at, math.inf)
+                    core.leases.began(record.node, record.connection, sure, True)
+                else:
+                    core.leases.refused(found.connection, found.attr[0])
             if found.handle and found.handle != found.ocb:
                 core.handles.close_later(found.connection, found.handle)
             if not usable or record.ocb:
@@ -323,18 +335,18 @@ class ReadAhead:
             else:
                 record.ocb = found.ocb
         if usable:
-            self._came(record, found.data, size, at)
+            self._came(record, found.data, size, at, sure)
         else:
             self._refused(record, 0)
 
-    def _came(self, record: Record, data: Buffer, size: int, at: float) -> None:
+    def _came(self, record: Record, data: Buffer, size: int, at: float, sure: float = 0.0) -> None:
         if len(data) > size:
             raise BadMessage("more entries than asked for")
         if not len(data):
             record.whole = bool(record.chunks)
             self._close(record)
             return
-        chunk = Chunk(bytes(data), at)
+        chunk = Chunk(bytes(data), at, sure)
         record.cookie = chunk.last
         self._keep(record, chunk)
         if not record.chunks:

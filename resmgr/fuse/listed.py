@@ -36,14 +36,16 @@ _MODE: Final = struct.Struct("!I").unpack_from
 
 
 class Chunk:
-    """Entries of one reply: where in `data` each name's attributes are. `at` is when they were asked for, `last` the last cookie."""
+    """Entries of one reply: where in `data` each name's attributes are. `at` is when they were asked for, `last` the last cookie; `sure` is
+    `at` as leases count, by which the answer that began one is known."""
 
-    __slots__ = ("at", "cost", "data", "last", "offsets")
+    __slots__ = ("at", "cost", "data", "last", "offsets", "sure")
 
-    def __init__(self, data: Buffer, at: float) -> None:
+    def __init__(self, data: Buffer, at: float, sure: float = 0.0) -> None:
         """Raises `BadMessage` when *data* are not entries with attributes. They are kept, not copied."""
         self.data = data
         self.at = at
+        self.sure = sure or at
         self.last = 0
         offsets: dict[bytes, int] = {}
         view = memoryview(data)
@@ -117,8 +119,8 @@ class Record:
         self.whole = False
         """The last entry has come: there is nothing more to ask for."""
 
-    def find(self, name: bytes, oldest: float) -> tuple[AttrTuple, float] | None:
-        """Attributes of *name* and when they were asked for, which is later than *oldest*."""
+    def find(self, name: bytes, oldest: float) -> tuple[AttrTuple, float, float] | None:
+        """Attributes of *name* and when they were asked for, which is later than *oldest*; the last as `Chunk.sure`."""
         for chunk in self.chunks:
             offset = chunk.offsets.get(name)
             if offset is None:
@@ -128,7 +130,7 @@ class Record:
             attr: AttrTuple = _attr_of(chunk.data, offset)
             if attr[2] > 1 and S_IFMT(attr[1]) == S_IFREG:
                 return None
-            return attr, chunk.at
+            return attr, chunk.at, chunk.sure
         return None
 
     def doubt(self, name: bytes, now: float) -> None:

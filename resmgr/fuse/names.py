@@ -28,8 +28,9 @@ def lookup(core: Core, request: Request, view: memoryview) -> None:
         core.on_base(request, node, CONNECT, Connect.LOOKUP, flags, b"", request.name, ENTRY_MAX, _looked_up)
 
 
-def _known(core: Core, request: Request, attr: AttrTuple, at: float) -> bool:
-    """Answer from what was read ahead, asked for at *at*. False: something newer speaks against it, so the server is asked."""
+def _known(core: Core, request: Request, attr: AttrTuple, at: float, sure: float) -> bool:
+    """Answer from what was read ahead, asked for at *at*, for leases at *sure*. False: something newer speaks against it, so the server is
+    asked."""
     directory, name = request.node, request.name
     node = directory.children.get(name)
     if node is not None:
@@ -43,7 +44,7 @@ def _known(core: Core, request: Request, attr: AttrTuple, at: float) -> bool:
     node = core.nodes.enter(directory, name, directory.server, attr)
     if node.attr_at < at:
         node.attr_at = at
-    core.leases.entered(directory, name, node, at, request.user)
+    core.leases.entered(directory, name, node, sure, request.user)
     core.drops["ahead_hits"] += 1
     core.answer_entry(request, node, core.left(request.at - at))
     return True

@@ -83,6 +83,29 @@ def test_what_is_watched_is_believed_for_long(rig: Rig) -> None:
     assert rig.messages()
 
 
+def test_a_listing_that_is_read_ahead_begins_a_lease(rig: Rig) -> None:
+    """d/s2 was found in the listing of d, which asks for no watch of it."""
+    for directory in range(3):
+        for number in range(6):
+            rig.fs.add(b"d/s%d/x%d" % (directory, number), b"x")
+    node = leased(rig)
+    for name in (b"s0", b"s1"):
+        rig.lookup(node, name)
+    rig.messages()
+    sub = rig.lookup(node, b"s2").nodeid
+    assert rig.messages() == {}
+    for name in (b"x0", b"x1"):
+        assert validity(rig.lookup(sub, name)) == (1, 1)
+    rig.messages()
+
+    assert validity(rig.lookup(sub, b"x2")) == (LEASE, LEASE)
+    assert rig.messages() == {}
+    told(rig)
+    rig.fs.add(b"d/s2/x2", b"longer")
+    rig.run(0.01)
+    assert told(rig)[0]
+
+
 def test_without_a_watch_nothing_changes() -> None:
     rig = Rig()
     rig.fs.add(b"d/f", b"")
