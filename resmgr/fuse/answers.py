@@ -46,6 +46,8 @@ class Answers:
         """Requests whose answers are among `output`; who clears that clears it."""
         self.on_output: Callable[[], None] = lambda: None
         self.receiving = False
+        self.at_home = False
+        """Set when a request was answered without a message to anybody; the session takes it away."""
         self.errors: Counter[tuple[int, int]] = Counter()
         """Error answers by (opcode, errno)."""
         self.drops: Counter[str] = Counter()

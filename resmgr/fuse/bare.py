@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from resmgr.fuse.core import Core
     from resmgr.fuse.inode import Node
     from resmgr.fuse.request import Request
+    from resmgr.fuse.servers import User
 
 NEED = 2
 """Questions in one directory that had to be sent before its server is asked about all of it."""
@@ -63,6 +64,27 @@ class Bares:
     def __len__(self) -> int:
         return len(self._known)
 
+    def lacks(self, node: Node, user: User, pid: int, now: float) -> bool:
+        """Whether it is known that *node* has no extended attributes; *user* asks, in thread *pid*."""
+        directory = node.parent
+        if directory is None:
+            return False
+        known = self._known.get(directory)
+        if (
+            known is None
+            or known.names is None
+            or node.name in known.names
+            or not node.named
+            or node.aliases
+            or node.server is not directory.server
+            or directory.server.connections.get(user) is not known.connection
+            or not self._holds(known, directory, node.name, now)
+        ):
+            return False
+        self._asks(pid, now)
+        self._core.drops["xattr_known"] += 1
+        return True
+
     def without(self, request: Request, bare: Callable[[], None], otherwise: Callable[[], None]) -> None:
         """Call *bare* if the request's node has no extended attributes, *otherwise* if it may have some: now, or when that is known."""
         node = request.node
@@ -75,21 +97,14 @@ class Bares:
             otherwise()
             return
         now = self._core.dispatch.now()
-        known = self._known.get(directory)
-        if (
-            known is not None
-            and known.names is not None
-            and known.connection is connection
-            and self._holds(known, directory, node.name, now)
-        ):
-            self._asks(request.pid, now)
-            if node.name in known.names:
-                otherwise()
-            else:
-                self._core.drops["xattr_known"] += 1
-                bare()
+        if self.lacks(node, request.user, request.pid, now):
+            bare()
             return
         known = self._of(directory, connection, now)
+        if known.names is not None and self._holds(known, directory, node.name, now):
+            self._asks(request.pid, now)
+            otherwise()
+            return
         asked = known.waiting is not None
         if not asked and known.misses >= 0:
             known.misses += 1
@@ -106,29 +121,27 @@ class Bares:
         def come() -> None:
             if request.answered:
                 return
-            if known.names is None or node.name in known.names or self._known.get(directory) is not known:
-                otherwise()
-            else:
-                self._asks(request.pid, self._core.dispatch.now())
-                self._core.drops["xattr_known"] += 1
+            if self._known.get(directory) is known and self.lacks(node, request.user, request.pid, self._core.dispatch.now()):
                 bare()
+            else:
+                otherwise()
 
         if known.waiting is None:
             come()
         else:
             known.waiting.append(come)
 
-    def opened(self, request: Request, connection: Connection) -> None:
-        """The request's thread has opened the request's node, a directory: if it has just asked elsewhere, it will here."""
+    def opened(self, request: Request, connection: Connection) -> bool:
+        """The request's thread has opened the request's node, a directory: if it has just asked elsewhere, it will here. Whether the server
+        is asked now."""
         asked = self._askers.get(request.pid)
         node = request.node
         now = self._core.dispatch.now()
         if asked is None or now - asked >= ASKER_LASTS or node.parent is None:
-            return
+            return False
         known = self._of(node, connection, now)
         fresh = known.names is not None and self._holds(known, node, b"", now)
-        if known.waiting is None and known.misses >= 0 and not fresh:
-            self._ask(node, known)
+        return known.waiting is None and known.misses >= 0 and not fresh and self._ask(node, known)
 
     def changed(self, directory: Node) -> None:
         """Something in *directory* is made, removed or changed from here."""

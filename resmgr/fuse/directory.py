@@ -103,7 +103,7 @@ def _open_at_home(core: Core, request: Request, connection: Connection) -> None:
     directory.home = directory.cached = True
     _enter(core, directory)
     core.drops["lease_hits"] += 1
-    core.bare.opened(request, connection)
+    core.at_home = not core.bare.opened(request, connection)
     core.answer(request, formats.OPEN_REPLY.pack(32, 0, request.unique, directory.fh, FOPEN_CACHE_DIR | FOPEN_KEEP_CACHE))
 
 

@@ -290,6 +290,7 @@ class Leases:
         else:
             core.answer_entry(request, child)
         core.drops["lease_hits"] += 1
+        core.at_home = True
         return True
 
     def attributes(self, request: Request) -> bool:
@@ -301,6 +302,7 @@ class Leases:
         if node.behind is not None and node.behind.outdates(node.attr_at):
             return False
         self._core.drops["lease_hits"] += 1
+        self._core.at_home = True
         return True
 
     def lists(self, node: Node, user: User) -> bool:

@@ -50,6 +50,7 @@ WANTED = (
 )
 """What is asked for, if the kernel offers it."""
 PAGE: Final = 4096
+_GETXATTR: Final = int(Opcode.GETXATTR)
 
 OPERATIONS: dict[int, Handler] = {
     Opcode.LOOKUP: names.lookup,
@@ -151,6 +152,11 @@ class Machine(Core):
             if node is None:
                 self.errors[opcode, errno.ESTALE] += 1
                 self.output.append(formats.error_reply(unique, errno.ESTALE))
+                return
+            if opcode == _GETXATTR and (code := xattr.answered_here(self, node, (uid, gid), pid, request, now)):
+                self.errors[opcode, code] += 1
+                self.output.append(formats.error_reply(unique, code))
+                self.at_home = True
                 return
             record = Request(self, unique, opcode, node, (uid, gid), pid, now)
             if self.patience.limit and opcode != Opcode.WRITE:

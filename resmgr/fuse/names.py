@@ -46,6 +46,7 @@ def _known(core: Core, request: Request, attr: AttrTuple, at: float, sure: float
         node.attr_at = at
     core.leases.entered(directory, name, node, sure, request.user)
     core.drops["ahead_hits"] += 1
+    core.at_home = True
     core.answer_entry(request, node, core.left(request.at - at))
     return True
 

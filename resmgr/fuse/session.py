@@ -4,6 +4,10 @@ One read(2) takes one whole request, so the buffer must hold the largest: max_wr
 done when `receive` returns keeps the buffer, and another one is taken from a small pool. One write(2) or writev(2) takes one answer; data
 are not joined.
 
+A program that is answered from what is known here (`Machine.at_home`) mostly asks the next thing at once, as ls does for each file. It is
+let run and looked for again in the same turn, up to `BATCH` times: a turn for each would be as much work as the answer. Not where nothing
+had come when it was looked for, nor while others want this core, nor when something was read that is to be sent.
+
 A turn reads up to `BATCH` requests. A read that finds nothing costs an exception, more than another look of the dispatch; so after such a
 read only one request per turn is read until two came together again. RELEASE and FORGET do not count: the program that closes goes on
 without waiting, so its next request is there mostly.
@@ -15,6 +19,7 @@ import errno
 import logging
 import os
 import struct
+import time
 from collections.abc import Callable
 from typing import Final
 
@@ -31,6 +36,10 @@ BATCH: Final = 32
 """Requests read in one turn; the others of the node get their share then."""
 LOOK_EVERY: Final = 16
 """A lone reader looks for a second request this often."""
+YIELD_MAX: Final = 0.001
+"""Seconds for which a program runs before its next request; for longer it was somebody else."""
+STAY_PAUSE: Final = 64
+"""Requests that get a turn each after somebody else wanted this core."""
 HEADERS: Final = 4096
 QUIET: Final = 3.0
 """Seconds in which what was read is answered before the mount is handed over."""
@@ -79,6 +88,8 @@ class Session:
         """Fewest buffers in the pool since it was last trimmed."""
         self._alone = 0
         self._reading = False
+        self._away = 0
+        """So often the next request is left to the next turn."""
         self._aborted = False
         machine.borrow = self._borrow
         machine.on_output = self._flush
@@ -222,6 +233,7 @@ class Session:
         machine = self.machine
         now = self._dispatch.now()
         alone = self._alone > 0
+        stayed = others = False
         if alone:
             self._alone -= 1
         for _ in range(BATCH):
@@ -230,6 +242,8 @@ class Session:
                 length = os.readv(self._fd, (buffer.view,))
             except BlockingIOError:
                 self._alone = LOOK_EVERY
+                if stayed:
+                    self._away = LOOK_EVERY
                 return
             except OSError as error:
                 if error.errno in (errno.ENOENT, errno.EINTR):
@@ -249,8 +263,28 @@ class Session:
                 self._buffer = self._take_buffer()
             if machine.output:
                 self._flush()
-            if self.closed or (alone and waited_for):
+            if self.closed:
                 return
+            if machine.at_home:
+                machine.at_home = False
+                if not others and self._stays():
+                    stayed = True
+                    continue
+            if waited_for:
+                others = True
+                if alone:
+                    return
+
+    def _stays(self) -> bool:
+        """A request was answered without asking anybody. Whether to look for the next one right here, after letting programs run."""
+        if self._away:
+            self._away -= 1
+            return False
+        before = time.monotonic()
+        os.sched_yield()
+        if time.monotonic() - before > YIELD_MAX:
+            self._away = STAY_PAUSE
+        return True
 
     # ---- writing
 

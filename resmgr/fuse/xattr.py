@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import errno
 import struct
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from resmgr.dispatch import Buffer
 from resmgr.errors import BadMessage
@@ -44,12 +44,27 @@ from resmgr.iomsg import (
 )
 from resmgr.iorequest import XattrRequest
 
+if TYPE_CHECKING:
+    from resmgr.fuse.inode import Node
+    from resmgr.fuse.servers import User
+
 NAME_MAX: Final = 255
 _LISTED: Final = (b"user.", b"security.", b"trusted.", b"system.posix_acl_")
 """Spaces of names whose attributes a listing of attributes tells."""
 _CAPABILITY: Final = b"security.capability"
 _LABEL: Final = b"security.selinux"
 _ACCMODE: Final = 3
+
+
+def answered_here(core: Core, node: Node, user: User, pid: int, view: memoryview, now: float) -> int:
+    """The errno to answer a GETXATTR with that needs no request of ours, as most of `ls -l` are; 0: it is to be carried out."""
+    try:
+        name, _ = formats.value_at(view, BODY + formats.GETXATTR_IN.size, 0)
+    except BadMessage:
+        return 0
+    if not name.startswith(_LISTED) or not core.bare.lacks(node, user, pid, now):
+        return 0
+    return errno.EOPNOTSUPP if name == _LABEL else errno.ENODATA
 
 
 def getxattr(core: Core, request: Request, view: memoryview) -> None:
