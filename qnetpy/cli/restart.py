@@ -40,7 +40,9 @@ def run(args: argparse.Namespace) -> int:
             down.stop(run_dir)
         except CommandError:
             # Something of it waits for an answer that nobody gives any more.
-            _abort(mounts)
+            from qnetpy.netfs.record import abort_mounts
+
+            abort_mounts(mounts)
             raise
         pid = up.start(argv, Path(run_dir), descriptors)
     finally:
@@ -52,13 +54,6 @@ def run(args: argparse.Namespace) -> int:
         kept = f", {', '.join(points)} kept" if points else ""
         print(f"node is up: process {pid}, log {run_dir}/log{kept}")
     return 0
-
-
-def _abort(mounts: list[tuple[str, int, int]]) -> None:
-    from resmgr.fuse.mount import abort_mount
-
-    for point, major, minor in mounts:
-        abort_mount(os.fsencode(point), (major, minor))
 
 
 def _mounts(config: str | None) -> tuple[tuple[int, ...], list[tuple[str, int, int]]]:

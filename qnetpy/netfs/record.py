@@ -107,6 +107,12 @@ def abort_left(run_dir: str) -> int:
     return count
 
 
+def abort_mounts(mounts: Iterable[tuple[str, int, int]]) -> None:
+    """End mounts that nobody serves any more, given as path, major, minor."""
+    for point, major, minor in mounts:
+        abort_mount(os.fsencode(point), (major, minor))
+
+
 def _state(pid: int) -> tuple[str, str]:
     """Of a process: the letter of its state, and when it began. FileNotFoundError or ProcessLookupError."""
     with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:

@@ -545,6 +545,7 @@ print(run())
 def test_errors_of_mounting_are_one_sentence(tmp_path: Path) -> None:
     code = f"""
 import os
+import ctypes  # what is imported as nobody has to be readable by everybody
 from resmgr.fuse import mount
 from resmgr.fuse.options import FuseOptions
 for place in ({str(tmp_path / "none")!r}, "/proc/self/cmdline"):
