@@ -1,8 +1,8 @@
 """Leases: directories whose changes their server tells, and what may be believed of them for long (docs/protocol/coherence.md).
 
 A lease belongs to a directory's node and to the connection on which the server said *watched*. What is sure about a node, its name and its
-attributes, is written on the node (`name_sure`, `attr_sure`: when it was asked for; 0: not sure). Whoever puts new attributes on a node
-takes both away; `entered` and `took` give them again if the rules hold:
+attributes, is written on the node (`name_sure`, `attr_sure`: when it was asked for; 0: not sure). Who is told new attributes of a
+node (`Node.tell`), or what a name leads to, takes that away; `entered` and `took` give it again if the rules hold:
 
 1. the question was sent after the lease began, or is the one that began it;
 2. it was sent after the last event about that name, and after the last change of it from here ended.
@@ -435,16 +435,12 @@ class Leases:
 
     def _stale(self, node: Node, content: bool) -> None:
         """The attributes of *node* are not what the kernel was told, nor, perhaps, its contents."""
-        core = self._core
         node.attr_sure = 0.0
-        node.told = None
-        node.fresh = False
-        core.emit(formats.inval_inode(node.nodeid))
+        node.doubt_attr()
+        self._core.emit(formats.inval_inode(node.nodeid))
         if not content:
             return
-        node.pages = None
-        for file in node.files:
-            file.data = None
+        node.doubt_data()
         if node.cached and node.files:
             self._telling.tell(node, [formats.inval_pages(node.nodeid)])
 
@@ -499,8 +495,7 @@ class Leases:
             entries.append(formats.inval_entry(node.nodeid, name, core.expires))
             if not child.directory:
                 child.attr_sure = 0.0
-                child.told = None
-                child.fresh = False
+                child.doubt_attr()
                 attributes.append(formats.inval_inode(child.nodeid))
         entries += [formats.inval_entry(node.nodeid, name, core.expires) for name in lease.told_absent]
         lease.absent.clear()
