@@ -20,7 +20,7 @@ from resmgr.fuse import formats
 from resmgr.fuse.above import Above
 from resmgr.fuse.inode import STREAMS
 from resmgr.fuse.known import Known
-from resmgr.fuse.lease import NAMES_MAX, NEVER, SALT_BITS, Lease, single
+from resmgr.fuse.lease import NAMES_MAX, NEVER, Lease, single
 from resmgr.fuse.news import News
 from resmgr.fuse.options import Permissions
 from resmgr.fuse.telling import Telling
@@ -202,8 +202,7 @@ class Leases:
         if parent is None or not node.named or parent.lease is None:
             return
         parent.lease.knows(node, user)
-        here = node.server is parent.server and not (node.ino ^ parent.ino) >> SALT_BITS
-        if here and single(node) and parent.lease.covers(node.name, at):
+        if parent.lease.has(node) and single(node) and parent.lease.covers(node.name, at):
             node.attr_sure = at
 
     def absent(self, request: Request) -> float:
