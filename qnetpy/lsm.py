@@ -202,7 +202,7 @@ class LsmQnet:
         for one in handed:
             main = bool(one.told.get("main"))
             if main and one.told.get("point") != self._point:
-                os.close(one.device)
+                resumed.refuse(one)
                 continue
             taken = resumed.take(one, self._ended if main else partial(_ended_one, str(one.told.get("point"))))
             if main:
@@ -246,7 +246,6 @@ class LsmQnet:
             "flood": qnet.screen.facts(),
             "mounts": mounts.facts(),
             "waiting": summary(qnet, mounts.machines()),
-            "mounted": mounts.counters(),
             "files": {} if self.system.files is None else {name: count for name, count in self.system.files.counters.items() if count},
             "refused": 0 if self.system.files is None else self.system.files.refusals.count,
             "membership": members,

@@ -22,7 +22,7 @@ CHID_REPLICA: Final = 11
 """Global names, between daemons (`resmgr.names`)."""
 CHID_COPIES: Final = 12
 """Tickets for ranges of files, brought by other nodes (`resmgr.hostfs.offers`)."""
-CHID_ROSTER = 13
+CHID_ROSTER: Final = 13
 """Names of accounts (`resmgr.rosters`)."""
 CHIDS_DAEMONS = range(9, 14)
 """Channels of PID_SYSTEM on which nothing but the daemons of other nodes is heard. No process is brought to another node's."""

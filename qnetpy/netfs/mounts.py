@@ -11,7 +11,6 @@ from __future__ import annotations
 import errno
 import logging
 import os
-from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import count
@@ -26,7 +25,7 @@ from qnetpy.netfs.mount import NET_OPTIONS, NetMount
 from resmgr.channel import CHID_PATHMGR, ND_LOCAL, PID_SYSTEM, Connection, Credentials, Kernel
 from resmgr.dispatch import Dispatch
 from resmgr.fuse.machine import Machine
-from resmgr.fuse.mount import Mount
+from resmgr.fuse.mount import Mount, abort_mount
 from resmgr.fuse.options import WHOLE, FuseOptions, OptionError, Part, options_text, parse_options
 from resmgr.iomsg import Target
 from resmgr.users import Accounts
@@ -120,13 +119,6 @@ class NetMounts:
     def facts(self) -> list[dict[str, object]]:
         """As JSON can say it."""
         return [_facts(mount) for mount in self._mounts.values()]
-
-    def counters(self) -> dict[str, int]:
-        """What did not go the straight way, by name, of all mounts that there are now."""
-        counted: Counter[str] = Counter()
-        for mount in self._mounts.values():
-            counted.update(mount.machine.drops)
-        return dict(counted)
 
     # ---- what the control channel is asked
 
@@ -254,6 +246,13 @@ class NetMounts:
                 mount.detach(abort=True)
             raise
         return made
+
+    def refuse(self, told: Mapping[str, Any], device: int) -> None:
+        """Unmount a mount of an earlier daemon that is not wanted any more; *device* is this object's. OSError, or ValueError and others if
+        *told* cannot be read."""
+        os.close(device)
+        major, minor = told["device"]
+        abort_mount(os.fsencode(told["point"]), (int(major), int(minor)), self._namespace())
 
     def _gone(self, uid: int, gid: int) -> Connection:
         """A closed connection of a user."""

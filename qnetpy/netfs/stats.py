@@ -81,8 +81,7 @@ def figures(facts: Mapping[str, object]) -> Iterator[tuple[str, object]]:
         link = links.get(node["name"])
         for key in PATHS if link is not None else ():
             yield f"{key}.{node['name']}", link[key] if link is not None else 0
-    groups = (("handshake", "handshake"), ("drop", "drops"), ("failure", "failures"), ("files", "files"), ("mounted", "mounted"))
-    for prefix, group in groups:
+    for prefix, group in (("handshake", "handshake"), ("drop", "drops"), ("failure", "failures"), ("files", "files")):
         for name, count in sorted(_counted(facts.get(group)).items()):
             yield f"{prefix}.{name}", count
     for name, count in sorted(sizes.items()):

@@ -78,10 +78,8 @@ class Above:
             self._leases.refused(found.connection, attr[0])
             return
         # Of before the watch it is not known whether it was still so.
-        node.attr = attr
-        node.mode = attr[1]
-        node.attr_at = at
-        node.name_sure = node.attr_sure = 0.0
+        node.tell(attr, at)
+        node.name_sure = 0.0
         self._asked.pop(node, None)
         self._leases.began(node, connection, at, False, whole)
 

@@ -159,11 +159,8 @@ def parse_attr(reply: Buffer) -> AttrTuple:
 
 def take_attr(node: Node, attr: AttrTuple, now: float) -> None:
     """The server said *attr* of the object that *node* is."""
-    node.attr = attr
-    node.mode = attr[1]
+    node.tell(attr, now)
     node.ino = attr[0]
-    node.attr_at = now
-    node.attr_sure = 0.0
 
 
 def _got_attr(request: Request, status: int, reply: Buffer) -> None:
@@ -240,11 +237,9 @@ def _set(request: Request, status: int, reply: Buffer) -> None:
     if bytes(memoryview(reply)[ATTR.size :]) == SURE:
         owned.believe_attr(request, node, attr, request.at)
     if request.extra & SET_SIZE:
-        node.pages = None
+        node.doubt_data()
         if node.behind is not None:
             node.behind.truncated()
-        for file in node.files:
-            file.data = None
     elif node.pages is not None and (before[6] == attr[6] and (before[10] == attr[10] or request.extra & (SET_MTIME | SET_MTIME_NOW))):
         # Our own chmod or utimes moved the change value, not the data.
         node.pages = node.version() if node.pages[2:] == (before[10], before[6]) else None

@@ -2,8 +2,8 @@
 
 After `NEED` questions in one directory its server is asked once which entries have any (XATTR *which*), and further questions wait for the
 answer. A thread that was answered from it will ask in the next directory, too: there it is asked for when that is opened. An entry that has
-none is answered so for `attr_valid` seconds; in a leased directory for as long as leases last, unless something of that name is told, or is
-changed from here. When something is made or changed there from here, all of a directory is forgotten.
+none is answered so for `attr_valid` seconds; in a leased directory, if it has no other name, for as long as leases last, unless something
+of that name is told, or is changed from here. When something is made or changed there from here, all of a directory is forgotten.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from resmgr.channel import Connection
 from resmgr.dispatch import Buffer
+from resmgr.fuse.lease import single
 from resmgr.iomsg import XATTR_SIZE_MAX, XATTR_WHICH
 from resmgr.iorequest import XattrRequest
 
@@ -78,7 +79,7 @@ class Bares:
             or node.aliases
             or node.server is not directory.server
             or directory.server.connections.get(user) is not known.connection
-            or not self._holds(known, directory, node.name, now)
+            or not self._holds(known, directory, node, now)
         ):
             return False
         self._asks(pid, now)
@@ -101,7 +102,7 @@ class Bares:
             bare()
             return
         known = self._of(directory, connection, now)
-        if known.names is not None and self._holds(known, directory, node.name, now):
+        if known.names is not None and self._holds(known, directory, node, now):
             self._asks(request.pid, now)
             otherwise()
             return
@@ -140,7 +141,7 @@ class Bares:
         if asked is None or now - asked >= ASKER_LASTS or node.parent is None:
             return False
         known = self._of(node, connection, now)
-        fresh = known.names is not None and self._holds(known, node, b"", now)
+        fresh = known.names is not None and self._holds(known, node, None, now)
         return known.waiting is None and known.misses >= 0 and not fresh and self._ask(node, known)
 
     def changed(self, directory: Node) -> None:
@@ -168,11 +169,12 @@ class Bares:
         if len(self._askers) > ASKERS_MAX:
             del self._askers[next(iter(self._askers))]
 
-    def _holds(self, known: Bare, directory: Node, name: bytes, now: float) -> bool:
-        """Whether what is known is still so of *name*."""
+    def _holds(self, known: Bare, directory: Node, node: Node | None, now: float) -> bool:
+        """Whether what is known is still so of *node* in it; None: of what nobody has looked at."""
         lease = directory.lease
-        if lease is not None and lease.live and lease.whole and known.at >= lease.since:
-            return lease.covers(name, known.at) and now - known.at < self._core.leases.seconds
+        told = lease is not None and lease.live and lease.whole and known.at >= lease.since
+        if lease is not None and told and (node is None or (lease.has(node) and single(node))):
+            return lease.covers(b"" if node is None else node.name, known.at) and now - known.at < self._core.leases.seconds
         return now - known.at <= self._core.options.attr_valid
 
     def _of(self, directory: Node, connection: Connection, now: float) -> Bare:

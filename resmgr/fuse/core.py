@@ -463,6 +463,20 @@ class Core(Answers):
         self.reopening.opened(file)
         return file
 
+    def add_directory(self, directory: Directory) -> None:
+        self.directories[directory.fh] = directory
+        self.opened.setdefault(directory.node, []).append(directory)
+
+    def remove_directory(self, fh: int) -> Directory | None:
+        """The open directory that *fh* was; None: it was none."""
+        directory = self.directories.pop(fh, None)
+        if directory is not None:
+            others = self.opened[directory.node]
+            others.remove(directory)
+            if not others:
+                del self.opened[directory.node]
+        return directory
+
     def is_being_read(self, node: Node) -> bool:
         """Whether a READ of *node* waits for its server."""
         return any(request.opcode == Opcode.READ and request.node is node for request in self.outstanding.values())

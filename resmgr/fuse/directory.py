@@ -77,14 +77,13 @@ def _open(core: Core, request: Request) -> None:
 
 
 def _enter(core: Core, directory: Directory) -> None:
-    core.directories[directory.fh] = directory
     node = directory.node
-    others = core.opened.setdefault(node, [])
+    others = core.opened.get(node)
     if others:
         directory.cookies = others[-1].cookies
     elif directory.home and node.lease is not None and node.lease.cookies is not None:
         directory.cookies = node.lease.cookies
-    others.append(directory)
+    core.add_directory(directory)
 
 
 def _alike(core: Core, directory: Directory) -> bool:
@@ -171,11 +170,9 @@ def _took(core: Core, request: Request, attr: AttrTuple) -> None:
     if node.attr_at > request.at:
         return
     if node.told is not None and shown(node.told) != shown(attr):
-        node.told = None
+        node.doubt_attr()
         core.output.append(formats.inval_inode(node.nodeid))
-    node.attr = attr
-    node.mode = attr[1]
-    node.attr_at = request.at
+    node.tell(attr, request.at)
     core.leases.took(node, request.at, request.user)
 
 
@@ -368,15 +365,11 @@ def _dot(parts: list[bytes], name: bytes, node: Node, following: int, size: int,
 def releasedir(core: Core, request: Request, view: memoryview) -> None:
     fh = formats.RELEASE_IN.parse(view, BODY)[0]
     core.error(request, 0)
-    directory = core.directories.pop(fh, None)
+    directory = core.remove_directory(fh)
     if directory is None:
         core.drops["unknown_file"] += 1
     else:
         core.reopening.released(fh)
-        others = core.opened[directory.node]
-        others.remove(directory)
-        if not others:
-            del core.opened[directory.node]
         if directory.ocb:
             core.handles.let_go(directory.node, directory.connection, directory.ocb)
 

@@ -157,9 +157,7 @@ def _opened(request: Request, status: int, reply: Buffer) -> None:
         core.handles.close_now(found.connection, found.ocb)
         core.error(request, errno.ESTALE)
         return
-    node.attr = attr
-    node.mode = attr[1]
-    node.attr_at = request.at
+    node.tell(attr, request.at)
     core.leases.took(node, request.at, request.user)
     flags = request.extra
     file = core.add_file(node, found.connection, found.ocb, flags)
@@ -189,7 +187,7 @@ def _opened(request: Request, status: int, reply: Buffer) -> None:
             answer |= FOPEN_KEEP_CACHE
     node.cached = True
     if flags & O_TRUNC:
-        node.told = None
+        node.doubt_attr()
         if node.behind is not None:
             node.behind.truncated()
     elif node.told is None and node.parent is not None and node.parent.lease is not None:

@@ -269,5 +269,5 @@ class _Resumed:
         directory = Directory(fh, node, connection, 0, core.ahead.record(node, connection, (uid, gid)), pid)
         directory.cookies.extend(cookies)
         directory.home = home
-        core.directories[fh] = directory
+        core.add_directory(directory)
         self.lost.append(directory)

@@ -159,6 +159,25 @@ class Node:
             node = node.parent
         return b"/" + b"/".join(reversed(names))
 
+    def tell(self, attr: AttrTuple, at: float) -> None:
+        """Its server said *attr* to a question of the time *at*. Whether that stays so, `leases` says afterwards."""
+        self.attr = attr
+        self.mode = attr[1]
+        self.attr_at = at
+        self.attr_sure = 0.0
+
+    def doubt_attr(self) -> None:
+        """What the kernel was told of its attributes is not so, and may not be answered from here."""
+        self.told = None
+        self.fresh = False
+
+    def doubt_data(self) -> None:
+        """Nor are its contents what they were: what its open files brought, and which version the kernel's pages are of."""
+        self.doubt_attr()
+        self.pages = None
+        for file in self.files:
+            file.data = None
+
     def version(self) -> Version:
         attr = self.attr
         return (attr[0], attr[12], attr[10], attr[6])

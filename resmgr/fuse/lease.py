@@ -131,11 +131,14 @@ class Lease:
 
     def leads(self, child: Node, at: float) -> bool:
         """That a name of it leads to *child* is sure as of *at*, unless *child* is what its server does not tell of; whether it is."""
-        node = self.node
-        if child.server is not node.server or (child.ino ^ node.ino) >> SALT_BITS:
+        if not self.has(child):
             return False
         child.name_sure = at
         return True
+
+    def has(self, child: Node) -> bool:
+        """Whether *child*, to which a name of it leads, lies on its server and file system: else nothing of it is told."""
+        return child.server is self.node.server and not (child.ino ^ self.node.ino) >> SALT_BITS
 
     def knows(self, child: Node, user: User) -> None:
         """*user* was told something of *child*: what another was told is not sure any more, unless everybody may know it."""

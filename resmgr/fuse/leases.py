@@ -1,8 +1,8 @@
 """Leases: directories whose changes their server tells, and what may be believed of them for long (docs/protocol/coherence.md).
 
 A lease belongs to a directory's node and to the connection on which the server said *watched*. What is sure about a node, its name and its
-attributes, is written on the node (`name_sure`, `attr_sure`: when it was asked for; 0: not sure). Whoever puts new attributes on a node
-takes both away; `entered` and `took` give them again if the rules hold:
+attributes, is written on the node (`name_sure`, `attr_sure`: when it was asked for; 0: not sure). Who is told new attributes of a
+node (`Node.tell`), or what a name leads to, takes that away; `entered` and `took` give it again if the rules hold:
 
 1. the question was sent after the lease began, or is the one that began it;
 2. it was sent after the last event about that name, and after the last change of it from here ended.
@@ -16,15 +16,15 @@ from errno import ENOENT
 from typing import TYPE_CHECKING, Final
 
 from resmgr.channel import ND_LOCAL, Connection
-from resmgr.dispatch import Buffer, Timer
 from resmgr.fuse import formats
 from resmgr.fuse.above import Above
 from resmgr.fuse.inode import STREAMS
 from resmgr.fuse.known import Known
-from resmgr.fuse.lease import NAMES_MAX, NEVER, SALT_BITS, Lease, single
+from resmgr.fuse.lease import NAMES_MAX, NEVER, Lease, single
 from resmgr.fuse.news import News
 from resmgr.fuse.options import Permissions
 from resmgr.fuse.telling import Telling
+from resmgr.fuse.unwanted import Unwanted
 from resmgr.ids import node_of
 from resmgr.iomsg import (
     WATCH_CONTENT,
@@ -34,7 +34,6 @@ from resmgr.iomsg import (
     WATCH_REPEATED,
     WatchEvent,
 )
-from resmgr.iorequest import DROP_MAX, pack_drop
 
 if TYPE_CHECKING:
     from array import array
@@ -49,7 +48,6 @@ EARLY_MAX: Final = 1024
 """Directories of which events came that are not leased (yet)."""
 SETTLE: Final = 0.05
 """An answer given so shortly before an event may still be on its way into the kernel's caches: it is told again after as long."""
-DROP_AFTER: Final = 1.0
 WAITING_MAX = 4 * NAMES_MAX
 """Messages about one directory that wait to be told to the kernel. Beyond, it is not leased."""
 
@@ -66,9 +64,7 @@ class Leases:
         self._early: dict[tuple[Connection, int], float] = {}
         self._early_floor = NEVER
         self._silent: set[int] = set()
-        self._unwanted: dict[Connection, dict[int, None]] = {}
-        self._dropping: set[tuple[Connection, int]] = set()
-        self._drop_timer: Timer | None = None
+        self._unwanted = Unwanted(core, self._dropped)
         self._telling = Telling(core)
         self._above = Above(core, self)
         self._known = Known()
@@ -91,19 +87,18 @@ class Leases:
         if lease is not None:
             if lease.connection is not connection and key not in self._leases:
                 # One is enough.
-                self._unwant(connection, node.ino)
+                self._unwanted.add(connection, node.ino)
             return False
-        if not self.on or self._closed or connection.closed or key in self._dropping or self._early.get(key, self._early_floor) >= at:
+        if not self.on or self._closed or connection.closed or self._early.get(key, self._early_floor) >= at:
             return False
         if self._telling.waits(node) > WAITING_MAX:
-            self._unwant(connection, node.ino)
+            self._unwanted.add(connection, node.ino)
+            return False
+        if not self._unwanted.keep(connection, node.ino):
             return False
         other = self._leases.get(key)
         if other is not None:
             self._end(other)
-        unwanted = self._unwanted.get(connection)
-        if unwanted is not None:
-            unwanted.pop(node.ino, None)
         core = self._core
         lease = Lease(node, connection, core.dispatch.now(), at if opened else NEVER, whole)
         lease.live = node_of(node.server.key[0]) not in self._silent
@@ -117,7 +112,7 @@ class Leases:
     def refused(self, connection: Connection, ino: int) -> None:
         """The server watches what nobody wants any more."""
         if (connection, ino) not in self._leases:
-            self._unwant(connection, ino)
+            self._unwanted.add(connection, ino)
 
     def _public(self, node: Node) -> bool:
         """Whether everybody may know what is in *node*: all may search it, and the same is certain of what it is in. Of a directory that is
@@ -207,8 +202,7 @@ class Leases:
         if parent is None or not node.named or parent.lease is None:
             return
         parent.lease.knows(node, user)
-        here = node.server is parent.server and not (node.ino ^ parent.ino) >> SALT_BITS
-        if here and single(node) and parent.lease.covers(node.name, at):
+        if parent.lease.has(node) and single(node) and parent.lease.covers(node.name, at):
             node.attr_sure = at
 
     def absent(self, request: Request) -> float:
@@ -368,9 +362,9 @@ class Leases:
             if len(self._early) > EARLY_MAX:
                 oldest = next(iter(self._early))
                 self._early_floor = max(self._early_floor, self._early.pop(oldest))
-            if not kind & WATCH_IGNORED and len(self._unwanted.get(connection, ())) < EARLY_MAX:
+            if not kind & WATCH_IGNORED and self._unwanted.count(connection) < EARLY_MAX:
                 # Unless its answer is still on the way, nobody knows of this watch.
-                self._unwant(connection, event.ino)
+                self._unwanted.add(connection, event.ino)
             return
         if kind & WATCH_IGNORED:
             self._early[key] = now
@@ -390,7 +384,7 @@ class Leases:
             if self._telling.waits(found.node) > WAITING_MAX or len(found.again) > NAMES_MAX:
                 core.drops["lease_flood"] += 1
                 self._end(found)
-                self._unwant(connection, event.ino)
+                self._unwanted.add(connection, event.ino)
             elif found.answered > now - SETTLE:
                 self._again_later(found, event.name, kind, now)
 
@@ -435,16 +429,12 @@ class Leases:
 
     def _stale(self, node: Node, content: bool) -> None:
         """The attributes of *node* are not what the kernel was told, nor, perhaps, its contents."""
-        core = self._core
         node.attr_sure = 0.0
-        node.told = None
-        node.fresh = False
-        core.emit(formats.inval_inode(node.nodeid))
+        node.doubt_attr()
+        self._core.emit(formats.inval_inode(node.nodeid))
         if not content:
             return
-        node.pages = None
-        for file in node.files:
-            file.data = None
+        node.doubt_data()
         if node.cached and node.files:
             self._telling.tell(node, [formats.inval_pages(node.nodeid)])
 
@@ -499,8 +489,7 @@ class Leases:
             entries.append(formats.inval_entry(node.nodeid, name, core.expires))
             if not child.directory:
                 child.attr_sure = 0.0
-                child.told = None
-                child.fresh = False
+                child.doubt_attr()
                 attributes.append(formats.inval_inode(child.nodeid))
         entries += [formats.inval_entry(node.nodeid, name, core.expires) for name in lease.told_absent]
         lease.absent.clear()
@@ -512,7 +501,7 @@ class Leases:
 
     def connection_lost(self, connection: Connection) -> None:
         """The server behind *connection* is not there any more, or tells nothing."""
-        self._unwanted.pop(connection, None)
+        self._unwanted.lost(connection)
         for lease in [lease for lease in self._leases.values() if lease.connection is connection]:
             self._end(lease)
 
@@ -540,36 +529,10 @@ class Leases:
                 self.private(below)
             if self._leases.get((lease.connection, lease.ino)) is lease:
                 del self._leases[lease.connection, lease.ino]
-                self._unwant(lease.connection, lease.ino)
+                self._unwanted.add(lease.connection, lease.ino)
 
-    def _unwant(self, connection: Connection, ino: int) -> None:
-        if connection.closed or self._closed:
-            return
-        self._unwanted.setdefault(connection, {})[ino] = None
-        if self._drop_timer is None:
-            self._drop_timer = self._core.dispatch.call_at(self._core.dispatch.now() + DROP_AFTER, self._drop)
-
-    def _drop(self) -> None:
-        self._drop_timer = None
-        unwanted, self._unwanted = self._unwanted, {}
-        for connection, numbers in unwanted.items():
-            inos = list(numbers)
-            for start in range(0, len(inos), DROP_MAX):
-                self._send_drop(connection, inos[start : start + DROP_MAX])
-
-    def _send_drop(self, connection: Connection, inos: list[int]) -> None:
-        keys = [(connection, ino) for ino in inos]
-        self._dropping.update(keys)
-
-        def done(status: int, reply: Buffer) -> None:
-            # An answer that was on the way meanwhile may have said "watched" before this.
-            self._dropping.difference_update(keys)
-            self._early_floor = self._core.dispatch.now()
-
-        if not connection.closed:
-            connection.submit((pack_drop(inos),), 0, done)
-        else:
-            self._dropping.difference_update(keys)
+    def _dropped(self) -> None:
+        self._early_floor = self._core.dispatch.now()
 
     def close(self) -> None:
         """The mount is gone; its connections are closed by others. Idempotent."""
@@ -577,6 +540,4 @@ class Leases:
         self._news.close()
         self._leases.clear()
         self._telling.close()
-        if self._drop_timer is not None:
-            self._drop_timer.cancel()
-            self._drop_timer = None
+        self._unwanted.close()

@@ -84,12 +84,9 @@ def _send(
 
 def _forget(core: Core, node: Node, then: Callable[[], None]) -> None:
     """Drop what is known of the file, here and in the kernel."""
-    for file in node.files:
-        file.data = None
-    node.pages = None
-    node.told = None
-    node.fresh = False
-    core.ahead.doubt_node(node)
+    node.doubt_data()
+    # Others may have changed it while they had the lock, and the event of that may not be here yet.
+    core.written(node)
     if node.cached:
         core.notify(formats.inval_pages(node.nodeid), then)
     else:

@@ -112,9 +112,7 @@ def believe_attr(request: Request, node: Node, attr: AttrTuple, now: float) -> N
         if lease.node is node.parent and name == node.name and attr[0] == node.ino and same_type(node, attr):
             if not lease.live or lease.node.lease is not lease or request.at < lease.since:
                 continue
-            node.attr = attr
-            node.mode = attr[1]
-            node.attr_at = now
+            node.tell(attr, now)
             lease.knows(node, request.user)
             if single(node):
                 node.attr_sure = request.at

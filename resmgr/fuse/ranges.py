@@ -17,7 +17,7 @@ from resmgr.fuse.attributes import done, parse_attr
 from resmgr.fuse.between import copy_between
 from resmgr.fuse.core import Core
 from resmgr.fuse.formats import BODY
-from resmgr.fuse.inode import File, Node
+from resmgr.fuse.inode import File
 from resmgr.fuse.request import Request, told
 from resmgr.iomsg import ATTR, COPY_MAX, OFFSET, REQUEST, SEEK_DATA, SEEK_HOLE, SPACE, Io
 from resmgr.iorequest import pack_copy, pack_seek
@@ -35,7 +35,7 @@ def fallocate(core: Core, request: Request, view: memoryview) -> None:
     message = REQUEST.pack(Io.SPACE, 0, 0, file.ocb) + SPACE.pack(mode, offset, length)
 
     def changed(request: Request, status: int, reply: Buffer) -> None:
-        _forget(file.node)
+        file.node.doubt_data()
         done(request, status, reply)
 
     core.on_file(request, file, (message,), 0, changed)
@@ -101,7 +101,7 @@ def copy_file_range(core: Core, request: Request, view: memoryview) -> None:
     _changes(core, request, there)
 
     def copied(request: Request, status: int, reply: Buffer) -> None:
-        _forget(there.node)
+        there.node.doubt_data()
         if status == -errno.ENOSYS:
             core.error(request, errno.EXDEV)
         elif status < 0:
@@ -137,14 +137,7 @@ def _open_again(core: Core, request: Request, view: bytes, code: int) -> None:
 
 
 def _changes(core: Core, request: Request, file: File) -> None:
-    """Data of *file* are changed by its server, so neither first bytes nor pages are known any more."""
-    _forget(file.node)
+    """Data of *file* are about to be changed by its server. Nothing is believed of it now, nor when that is done: who opened it meanwhile
+    was told bytes of before."""
+    file.node.doubt_data()
     core.changes_node(request, file.node)
-
-
-def _forget(node: Node) -> None:
-    """Before the change, and after it: who opened the file meanwhile was told bytes of before."""
-    for other in node.files:
-        other.data = None
-    node.pages = None
-    node.told = None

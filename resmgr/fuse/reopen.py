@@ -295,7 +295,6 @@ class Reopening:
         if not isinstance(thing, File):
             self._over(lost, 0)
             return
-        thing.data = None
         self._lock_again(lost, thing, list(thing.held), before)
 
     def _too_late(self, request: Request, status: int, reply: Buffer) -> None:
@@ -345,9 +344,7 @@ class Reopening:
         core, node = self._core, file.node
         file.dead = False
         core.drops["reopened"] += 1
-        node.pages = None
-        node.told = None
-        node.fresh = False
+        node.doubt_data()
         core.ahead.doubt_node(node)
         if not file.token:
             self.opened(file)

@@ -74,9 +74,7 @@ def write(core: Core, request: Request, view: memoryview) -> None:
     if flags & os.O_APPEND and not mapped:
         offset = OFFSET_APPEND
     node = file.node
-    for other in node.files:
-        other.data = None
-    node.pages = None
+    node.doubt_data()
     node.cached = True
     core.written(node)
     if size <= COPY_MAX or view.readonly:
@@ -281,9 +279,7 @@ class _Writing:
             # After an unblock the server may still be busy with the data: then the buffer is left to it.
             self.let_go()
         node = self.file.node
-        node.pages = None
-        node.told = None
-        node.fresh = False
+        node.doubt_data()
         owned.ended(self.request)
         self.core.written(node)
         if status == self.size and len(reply) == _REPLY_MAX and bytes(memoryview(reply)[ATTR.size :]) == SURE:

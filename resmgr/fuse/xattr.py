@@ -233,8 +233,7 @@ def _set(request: Request, status: int, reply: Buffer) -> None:
     """An ACL may have changed the mode, and anything the time of change: the kernel asks again."""
     core, node = request.core, request.node
     if status >= 0:
-        node.fresh = False
-        node.told = None
+        node.doubt_attr()
         core.output.append(formats.inval_inode(node.nodeid))
         done(request, status, reply)
     else:

@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from stat import S_IFIFO, S_IFMT, S_IFREG, S_IFSOCK, S_ISBLK, S_ISCHR, S_ISDIR, S_ISLNK
 from typing import Final
 
-from resmgr.access import ALL_DEVICES, Scope
+from resmgr.access import Scope
 from resmgr.hostfs import syscalls
 from resmgr.hostfs.device import Devices
 from resmgr.hostfs.objects import HostHandle, Opened
@@ -39,6 +39,7 @@ from resmgr.hostfs.opened import (
 from resmgr.hostfs.ownproc import refuse_own
 from resmgr.hostfs.special import Special
 from resmgr.hostfs.syscalls import OpenHow, openat2
+from resmgr.hostfs.verbs import check_verbs, may_make, may_make_new, may_remove, no_wider
 from resmgr.hostfs.xattr import inherits_acl, xattr
 from resmgr.iomsg import (
     ATTR,
@@ -258,7 +259,7 @@ class Operations:
             if special:
                 return self._special(os.open(name, _NODE, dir_fd=dirfd), scope, request.flags)
             if exists:
-                _check_verbs(scope, access != os.O_WRONLY, writes)
+                check_verbs(scope, access != os.O_WRONLY, writes)
                 if not scope.verbs:
                     flags |= os.O_DIRECTORY
                 if flags & os.O_CREAT and (pinned or not parent_scope.write):
@@ -318,7 +319,7 @@ class Operations:
 
     def _open_base(self, base: HostHandle, request: ConnectRequest, flags: int, writes: bool) -> Opened | Special:
         """Open what the base handle itself is, again, with the client's rights."""
-        _check_verbs(base.scope, flags & os.O_ACCMODE != os.O_WRONLY, writes)
+        check_verbs(base.scope, flags & os.O_ACCMODE != os.O_WRONLY, writes)
         if flags & os.O_CREAT and flags & os.O_EXCL:
             raise FileExistsError(errno.EEXIST, "exists")
         flags &= ~os.O_CREAT
@@ -386,7 +387,7 @@ class Operations:
     def mkdir(self, base: HostHandle, request: ConnectRequest) -> Opened:
         dirfd, name, parent_scope, owned = self._parent(base, request.path)
         try:
-            scope = _make_new(dirfd, parent_scope, name)
+            scope = may_make_new(dirfd, parent_scope, name)
             mode, lost = self._mode(dirfd, request)
             os.mkdir(name, mode, dir_fd=dirfd)
             fd = os.open(name, _NODE | os.O_DIRECTORY, dir_fd=dirfd)
@@ -411,7 +412,7 @@ class Operations:
             raise OSError(errno.EINVAL, "no such type of node")
         dirfd, name, parent_scope, owned = self._parent(base, request.path)
         try:
-            _make_new(dirfd, parent_scope, name)
+            may_make_new(dirfd, parent_scope, name)
             mode, lost = self._mode(dirfd, request)
             check_set_id(parent_scope, mode, 0)
             os.mknod(name, kind | mode, request.rdev, dir_fd=dirfd)
@@ -428,7 +429,7 @@ class Operations:
     def symlink(self, base: HostHandle, request: ConnectRequest) -> bytes:
         dirfd, name, parent_scope, owned = self._parent(base, request.path)
         try:
-            _make_new(dirfd, parent_scope, name)
+            may_make_new(dirfd, parent_scope, name)
             os.symlink(request.path2, name, dir_fd=dirfd)
             status = os.stat(name, dir_fd=dirfd, follow_symlinks=False)
         finally:
@@ -451,7 +452,7 @@ class Operations:
     def unlink(self, base: HostHandle, request: ConnectRequest) -> bytes:
         dirfd, name, parent_scope, owned = self._parent(base, request.path)
         try:
-            _remove(parent_scope, name)
+            may_remove(parent_scope, name)
             if request.flags & UNLINK_DIRECTORY:
                 os.rmdir(name, dir_fd=dirfd)
             else:
@@ -472,13 +473,13 @@ class Operations:
         owned2 = -1
         try:
             dirfd2, name2, parent_scope2, owned2 = self._parent(base2, request.path2)
-            old = _remove(parent_scope, name)
-            new = _make(parent_scope2, name2)
+            old = may_remove(parent_scope, name)
+            new = may_make(parent_scope2, name2)
             if parent_scope2.pinned(name2):
                 raise OSError(errno.EBUSY, "an export begins there")
-            _no_wider(old, new)
+            no_wider(old, new)
             if request.flags & _EXCHANGE:
-                _no_wider(new, old)
+                no_wider(new, old)
             if request.flags:
                 syscalls.renameat2(dirfd, name, dirfd2, name2, request.flags)
             else:
@@ -494,13 +495,13 @@ class Operations:
         dirfd2, name2, parent_scope2, owned2 = self._parent(base2, request.path2)
         owned = -1
         try:
-            new = _make_new(dirfd2, parent_scope2, name2)
+            new = may_make_new(dirfd2, parent_scope2, name2)
             if request.path:
                 dirfd, name, parent_scope, owned = self._parent(base, request.path)
                 old = parent_scope.enter(name)
             else:
                 dirfd, name, old = base.fd, b"", base.scope
-            _no_wider(old, new)
+            no_wider(old, new)
             if name:
                 os.link(name, name2, src_dir_fd=dirfd, dst_dir_fd=dirfd2, follow_symlinks=False)
             else:
@@ -558,43 +559,3 @@ def _step(fd: int, name: bytes, flags: int) -> int:
         if S_ISLNK(os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode):
             raise OSError(errno.ELOOP, "symbolic link in the path") from None
         raise
-
-
-def _make(scope: Scope, name: bytes) -> Scope:
-    below = scope.enter(name)
-    if not scope.write:
-        raise OSError(errno.EROFS, "export is read-only")
-    return below
-
-
-def _make_new(dirfd: int, scope: Scope, name: bytes) -> Scope:
-    """`_make` of what must not be there yet. What is at the place of an export comes from this machine, not through a wider one."""
-    below = _make(scope, name)
-    if scope.pinned(name):
-        try:
-            os.stat(name, dir_fd=dirfd, follow_symlinks=False)
-        except FileNotFoundError:
-            raise OSError(errno.EBUSY, "an export begins there") from None
-        raise FileExistsError(errno.EEXIST, "exists")
-    return below
-
-
-def _remove(scope: Scope, name: bytes) -> Scope:
-    below = _make(scope, name)
-    if scope.pinned(name):
-        raise OSError(errno.EBUSY, "an export begins there")
-    return below
-
-
-def _no_wider(old: Scope, new: Scope) -> None:
-    """EXDEV if an object that goes from *old* to *new* could be used for more there, or keep set-ID bits where there are to be none."""
-    devices = ALL_DEVICES in old.devices or new.devices <= old.devices
-    if not new.verbs <= old.verbs or not devices or new.setuid != old.setuid:
-        raise OSError(errno.EXDEV, "between exports")
-
-
-def _check_verbs(scope: Scope, reads: bool, writes: bool) -> None:
-    if writes and not scope.write:
-        raise OSError(errno.EROFS, "export is read-only")
-    if reads and not scope.read and scope.verbs:
-        raise PermissionError(errno.EACCES, "export is write-only")

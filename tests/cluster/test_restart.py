@@ -87,6 +87,8 @@ def test_programs_go_on_over_a_restart_of_their_own_daemon(start_cluster: Start)
     assert sorted(said["cwd"]) == ["file", "log"]
     assert said["stale"] == 116
     assert said["slowest"] < 15.0
+    # The kernel has given back what the program had open.
+    assert cluster.run("a", "timeout", "5", "cat", "/net/b/etc/hostname").stdout == "b\n"
     log = cluster.run("b", "cat", "/tmp/work/deep/log").stdout
     assert log == "".join(f"{number:08d}" for number in range(said["count"]))
 
@@ -143,3 +145,14 @@ def test_a_restart_that_fails_leaves_nothing_behind(start_cluster: Start) -> Non
     cluster.run("a", "qnet", "nodes", "--wait", "b")
     assert cluster.run("a", "timeout", "5", "cat", "/net/b/etc/hostname").stdout == "b\n"
     assert cluster.run("a", "grep", "-c", " /net ", "/proc/mounts").stdout == "1\n"
+
+
+def test_a_mount_that_the_configuration_has_elsewhere_now_is_not_left_behind(start_cluster: Start) -> None:
+    cluster = start_cluster(TOPOLOGY)
+    cluster.run("a", "qnet", "nodes", "--wait", "b")
+    cluster.run("a", "cat", "/net/b/etc/hostname")
+    cluster.run("a", "sed", "-i", 's|^point = "/net"|point = "/tmp/elsewhere"|', "/etc/qnet/qnet.toml")
+    cluster.run("a", "qnet", "restart")
+    cluster.run("a", "qnet", "nodes", "--wait", "b")
+    assert cluster.run("a", "timeout", "5", "cat", "/tmp/elsewhere/b/etc/hostname").stdout == "b\n"
+    assert cluster.run("a", "grep", "-c", " /net ", "/proc/mounts", check=False).stdout == "0\n"

@@ -175,6 +175,19 @@ def test_in_a_leased_directory_it_is_known_until_something_is_told(rig: Asked) -
     assert rig.heard() == [XATTR_WHICH, XATTR_GET]
 
 
+def test_of_a_file_with_another_name_elsewhere_nobody_tells(rig: Asked) -> None:
+    rig.list_long(b"d0")
+    rig.fs.find(b"d1/f0").nlink = 2
+    nodes = rig.open_directory(b"d1")
+    rig.run(20)
+    rig.heard()
+
+    assert rig.get(nodes[0]) == errno.ENODATA
+    assert rig.heard() == [XATTR_GET]
+    assert rig.get(nodes[1]) == errno.ENODATA
+    assert rig.heard() == []
+
+
 def test_without_a_lease_it_is_known_as_long_as_attributes_are() -> None:
     rig = Asked(leased=False)
     rig.list_long(b"d0")

@@ -150,6 +150,7 @@ def test_a_listing_goes_on(far: Make) -> None:
             seen.append(bytes(body[at + 24 : at + 24 + length]))
             at += 24 + (length + 7 & ~7)
     assert sorted(seen) == sorted({*names, b".", b"..", b"f"})
+    assert rig.ask(Opcode.RELEASEDIR, sub, formats.RELEASE_IN.pack(fh, 0, 0, 0)).error == 0
 
 
 def test_locks_are_taken_again_and_given_up_with_their_process(far: Make) -> None:

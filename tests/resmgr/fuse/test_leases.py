@@ -459,6 +459,35 @@ def test_entries_are_not_told_while_a_request_has_their_directory(rig: Rig) -> N
     assert (node, b"f1") in told(rig)[1]
 
 
+@pytest.mark.parametrize("opcode", [Opcode.FSYNCDIR, Opcode.WRITE])
+def test_nor_while_a_directory_is_synced_nor_pages_that_are_being_written(rig: Rig, opcode: Opcode) -> None:
+    node = leased(rig)
+    file = rig.lookup(node, b"f1").nodeid
+    fh = rig.open(file, os.O_RDWR).fh
+    listing = rig.ask(Opcode.OPENDIR, node, bytes(8)).fh
+    rig.fs.faults.append(Fault("*", hang=True, times=1))
+    if opcode == Opcode.WRITE:
+        unique = rig.start(opcode, file, formats.WRITE_IN.pack(fh, 0, 1, 0, 0, os.O_SYNC) + b"x")
+    else:
+        unique = rig.start(opcode, node, formats.FSYNC_IN.pack(listing, 0))
+    rig.notifications.clear()
+    rig.fs.add(b"d/f1" if opcode == Opcode.WRITE else b"d/new", b"longer")
+    rig.run(0.1)
+    whom = file if opcode == Opcode.WRITE else node
+
+    def waits_for_it() -> list[Answer]:
+        """What was told of the directory's entries, and of the file's pages."""
+        return [
+            note for note in rig.notifications if note.error == formats.NOTIFY_INVAL_ENTRY or note.body == formats.inval_pages(whom)[16:]
+        ]
+
+    assert unique in rig.machine.outstanding
+    assert not waits_for_it()
+    rig.machine.error(rig.machine.outstanding[unique], errno.EINTR)
+    rig.run(0.01)
+    assert waits_for_it()
+
+
 def test_a_watch_that_nobody_took_is_given_back(rig: Rig) -> None:
     """The answer that told of it came when its request had been given up; or an event tells of it."""
     watching = rig.fs.watching

@@ -11,6 +11,7 @@ import pytest
 from resmgr.fuse import formats, known
 from resmgr.fuse.formats import Opcode
 from resmgr.fuse.inode import Node
+from resmgr.iomsg import Io
 from resmgr.testing.fuserig import Answer, Rig
 from resmgr.testing.memfs import Fault
 
@@ -258,6 +259,28 @@ def test_nor_what_setattr_does(rig: Rig) -> None:
     assert rig.ask(Opcode.GETATTR, node, bytes(16)).attr[4] == 1000
     assert rig.lookup(directory, b"f1").entry[4] == 1000
     assert rig.messages() == {}
+
+
+def test_a_lock_shows_what_was_written_before_it_though_its_event_is_on_the_way(rig: Rig) -> None:
+    """Lock, look where the end is, write there: who is told an old end writes over what others wrote."""
+    file = rig.lookup(leased(rig), b"f1").nodeid
+    fh = rig.open(file, os.O_RDWR).fh
+    assert size(rig, file) == 1
+    rig.fs.manager._io[Io.LOCK] = lambda message, client, handle, flags: message.reply(0)
+    rig.fs.find(b"d/f1").data += b"more"
+
+    assert rig.ask(Opcode.SETLKW, file, formats.LK_IN.pack(fh, 7, 0, 9, 1, 5, 0)).error == 0
+    assert size(rig, file) == 5
+
+
+def test_nor_is_what_open_said_told_after_fallocate(rig: Rig) -> None:
+    file = rig.lookup(leased(rig), b"f1").nodeid
+    rig.fs.add(b"d/f1", b"22")
+    rig.run(0.1)
+    fh = rig.open(file, os.O_RDWR).fh
+
+    assert rig.ask(Opcode.FALLOCATE, file, formats.FALLOCATE_IN.pack(fh, 0, 100, 0)).error == 0
+    assert size(rig, file) == 100
 
 
 def test_writes_that_are_on_the_way_together_leave_it_open(rig: Rig) -> None:

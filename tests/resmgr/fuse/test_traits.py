@@ -24,4 +24,4 @@ def test_what_is_told_of_an_operation_does_not_contradict_itself(opcode: Opcode)
     told = TRAITS[opcode]
     assert Trait.BY_NODE not in told or Trait.ON_OPEN in told
     assert Trait.NOT_WAITED_FOR not in told or not told & (Trait.LOCKING | Trait.AFTER_WRITES)
-    assert Trait.NO_DEADLINE not in told or opcode in traits.NO_DEADLINE
+    assert Trait.NO_DEADLINE not in told or Trait.LOCKING not in told

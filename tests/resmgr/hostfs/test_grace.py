@@ -19,6 +19,7 @@ from resmgr.iomsg import LOCK_SET, LOCK_WAIT, Connect, Entry, Io
 from resmgr.iorequest import LOCK_END, ConnectRequest, LockRequest, pack_lock
 from resmgr.testing.hostdir import HostDirectory
 from resmgr.testing.ioclient import IoClient
+from resmgr.testing.virtual import VirtualDispatch
 
 
 def asks(kind: int, start: int = 0, end: int = LOCK_END, *, operation: int = LOCK_SET) -> LockRequest:
@@ -172,3 +173,18 @@ def test_the_record_is_bounded_and_not_written_for_each_lock(restarts: Restarts,
     assert len(restarts.record.read_bytes().splitlines()) == 1
     host.dispatch.run_for(TIDY_AFTER + 0.1)
     assert not restarts.record.exists()
+
+
+def test_what_is_noted_while_a_thread_writes_is_written_in_its_order(tmp_path: Path) -> None:
+    dispatch = VirtualDispatch(0)
+    record = str(tmp_path / "record")
+    noted = grace.Grace(dispatch, record, b"boot", [])
+    noted.took("a", (1, 1, "a"))
+    dispatch.run_for(0.1)
+    due = dispatch.now() + TIDY_AFTER
+    # Added to while it is written anew, both while another one is added.
+    dispatch.call_at(due, lambda: noted.took("b", (1, 2, "b")))
+    noted.gave("a")
+    dispatch.call_at(due, lambda: noted.took("c", (1, 3, "c")))
+    dispatch.run_for(TIDY_AFTER + 0.1)
+    assert grace.read(record, b"boot") == {(1, 2, "b"), (1, 3, "c")}
