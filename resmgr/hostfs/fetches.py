@@ -45,7 +45,7 @@ class Fetches:
         """FETCH. OSError EXDEV: not by this node."""
         fetch = parse_fetch(message.data)
         counters, nd = self.fs.counters, client.info.nd
-        if not isinstance(handle, HostHandle) or handle.directory or handle.device.proc:
+        if not isinstance(handle, HostHandle) or not handle.regular or handle.device.proc:
             raise OSError(errno.EXDEV, "not to be written by others")
         if not handle.writable or handle.append:
             raise OSError(errno.EBADF, "not open for writing at a place")

@@ -111,13 +111,16 @@ class Grace:
     def _write(self, how: int, entries: list[Entry]) -> None:
         self._to_write.append((how, entries))
         if not self._writing:
-            self._writing = True
-            self._dispatch.call_blocking(self._write_all, self._written)
+            self._begin()
+
+    def _begin(self) -> None:
+        self._writing = True
+        self._dispatch.call_blocking(self._write_all, self._written)
 
     def _written(self, result: object) -> None:
         self._writing = False
         if self._to_write:
-            self._write(*self._to_write.pop(0))
+            self._begin()
 
     def _write_all(self) -> None:
         while self._to_write:

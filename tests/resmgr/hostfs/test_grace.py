@@ -11,7 +11,7 @@ import pytest
 
 from resmgr.access import Export
 from resmgr.hostfs import grace
-from resmgr.hostfs.grace import GRACE, TIDY_AFTER
+from resmgr.hostfs.grace import GRACE, TIDY_AFTER, Grace
 from resmgr.hostfs.manager import HostFs
 from resmgr.hostfs.reopen import boot_id
 from resmgr.iofunc.locks import READ, UNLOCK, WRITE
@@ -19,6 +19,7 @@ from resmgr.iomsg import LOCK_SET, LOCK_WAIT, Connect, Entry, Io
 from resmgr.iorequest import LOCK_END, ConnectRequest, LockRequest, pack_lock
 from resmgr.testing.hostdir import HostDirectory
 from resmgr.testing.ioclient import IoClient
+from resmgr.testing.virtual import VirtualDispatch
 
 
 def asks(kind: int, start: int = 0, end: int = LOCK_END, *, operation: int = LOCK_SET) -> LockRequest:
@@ -172,3 +173,20 @@ def test_the_record_is_bounded_and_not_written_for_each_lock(restarts: Restarts,
     assert len(restarts.record.read_bytes().splitlines()) == 1
     host.dispatch.run_for(TIDY_AFTER + 0.1)
     assert not restarts.record.exists()
+
+
+def test_what_is_noted_while_something_is_written_is_written_in_that_order(tmp_path: Path) -> None:
+    world = VirtualDispatch(1)
+    dispatch = world.node("a")
+    path = str(tmp_path / "record")
+    noted = Grace(dispatch, path, bytes(16), ())
+    noted.took("one", (1, 1, "b"))
+    world.run_for(1.0)
+    # While "two" is written, the record is made anew without what was given up, and then more is noted.
+    tidied = dispatch.now() + TIDY_AFTER
+    dispatch.call_at(tidied, lambda: noted.took("two", (1, 2, "b")))
+    noted.gave("one")
+    dispatch.call_at(tidied, lambda: noted.took("three", (1, 3, "b")))
+    world.run_for(2 * TIDY_AFTER)
+    assert grace.read(path, bytes(16)) == {(1, 2, "b"), (1, 3, "b")}
+    noted.close()
