@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from qnetpy.cli import daemon, down, up
+    from qnetpy.cli import daemon, down, iopkt, up
     from qnetpy.cli.settings import load
 
     config = load(args.config)
@@ -48,6 +48,9 @@ def run(args: argparse.Namespace) -> int:
     finally:
         for fd in descriptors:
             os.close(fd)
+    if points:
+        now = {mount.get("point") for mount in iopkt.listed(daemon.ask("status", args.config).get("mounts"))}
+        points = [point for point in points if point in now]
     if args.json:
         print(as_json({"pid": pid, "run_dir": run_dir, "mounts": points}))
     else:

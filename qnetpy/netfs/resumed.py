@@ -40,6 +40,13 @@ class Resumed:
         self._taken.append(taken)
         return taken
 
+    def drop(self, one: Handed) -> None:
+        """Unmount what is not wanted any more."""
+        try:
+            self._mounts.drop(one.told, one.device)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            log.error("%s of the daemon before cannot be unmounted: %s", one.told.get("point"), error)
+
     def _number(self, name: str) -> int | None:
         # It was authenticated by the daemon before, and is not believed to be up.
         node = self._qnet.nodes.add(name, self._dispatch.now())
