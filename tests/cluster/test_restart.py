@@ -155,3 +155,18 @@ def test_a_mount_that_is_not_wanted_any_more_is_removed(start_cluster: Start) ->
         assert json.loads(cluster.run("a", "qnet", "restart", "--json").stdout)["mounts"] == []
         assert cluster.run("a", "grep", "-c", " /net ", "/proc/mounts", check=False).stdout == "0\n"
         assert "b" in cluster.run("a", "timeout", "10", "ls", "/tmp/net").stdout.split()
+
+
+def test_two_restarts_at_once_are_one_after_the_other(start_cluster: Start) -> None:
+    cluster = start_cluster(TOPOLOGY)
+    cluster.run("a", "qnet", "nodes", "--wait", "b")
+    script = "cd /net/b/tmp && echo there && read line && ls -d . && exec sleep 60"
+    with cluster.running("a", "sh", "-c", script) as process:
+        assert process.stdout is not None
+        assert process.stdin is not None
+        assert process.stdout.readline() == b"there\n"
+        told = cluster.run("a", "sh", "-c", "qnet restart & first=$!; qnet up & qnet restart && wait $first").stdout
+        assert told.count("/net kept") == 2
+        process.stdin.write(b"\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == b".\n"
