@@ -190,3 +190,10 @@ def test_what_is_noted_while_something_is_written_is_written_in_that_order(tmp_p
     world.run_for(2 * TIDY_AFTER)
     assert grace.read(path, bytes(16)) == {(1, 2, "b"), (1, 3, "b")}
     noted.close()
+
+
+def test_what_does_not_parse_is_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "record"
+    good = b'["%s", 1, 2, "b"]\n' % bytes(16).hex().encode()
+    path.write_bytes(b"[" * 100000 + b"\nnull\n{}\n\xff\n" + good + b'["00", 1, 2, "b"]\n')
+    assert grace.read(str(path), bytes(16)) == {(1, 2, "b")}
