@@ -191,6 +191,8 @@ class Fetching:
             self._writing = True
             device.lane.submit(lambda: fs.switch.run(self._identity, self._put, data), partial(self._put_in_thread, len(data)))
             return True
+        if self._handle.place is not None:
+            fs.watching.before(self._client, self._handle.place[0])
         begun = monotonic()
         try:
             count = fs.switch.run(self._identity, self._put, data)
