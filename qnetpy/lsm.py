@@ -202,7 +202,7 @@ class LsmQnet:
         for one in handed:
             main = bool(one.told.get("main"))
             if main and one.told.get("point") != self._point:
-                resumed.refuse(one)
+                resumed.drop(one)
                 continue
             taken = resumed.take(one, self._ended if main else partial(_ended_one, str(one.told.get("point"))))
             if main:

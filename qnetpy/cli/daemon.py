@@ -9,6 +9,8 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from qnetpy.cli.output import CommandError
@@ -44,6 +46,24 @@ def running_pid(directory: str) -> int:
     finally:
         os.close(lock)
     return 0
+
+
+@contextmanager
+def starting(directory: str) -> Iterator[None]:
+    """Be the only one who starts or restarts the daemon of that run directory; others wait. While mounts are on their way to the next
+    daemon, another one that was started would leave nobody to take them."""
+    check_place(directory)
+    try:
+        lock = os.open(os.path.join(directory, "starting"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError:
+        # There is no directory, so no daemon either; or it is another's, which what comes next says.
+        yield
+        return
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
 
 
 def check_place(directory: str) -> None:

@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from qnetpy.cli import daemon, down, up
+    from qnetpy.cli import daemon, down, iopkt, up
     from qnetpy.cli.settings import load
 
     config = load(args.config)
@@ -32,22 +32,26 @@ def run(args: argparse.Namespace) -> int:
     run_dir = config.node.run_dir
     descriptors: tuple[int, ...] = ()
     mounts: list[tuple[str, int, int]] = []
-    if daemon.running_pid(run_dir):
-        descriptors, mounts = _mounts(args.config)
-    points = [point for point, _, _ in mounts]
-    try:
+    with daemon.starting(run_dir):
+        if daemon.running_pid(run_dir):
+            descriptors, mounts = _mounts(args.config)
         try:
-            down.stop(run_dir)
-        except CommandError:
-            # Something of it waits for an answer that nobody gives any more.
-            from qnetpy.netfs.record import abort_mounts
+            try:
+                down.stop(run_dir)
+            except CommandError:
+                # Something of it waits for an answer that nobody gives any more.
+                from qnetpy.netfs.record import abort_mounts
 
-            abort_mounts(mounts)
-            raise
-        pid = up.start(argv, Path(run_dir), descriptors)
-    finally:
-        for fd in descriptors:
-            os.close(fd)
+                abort_mounts(mounts)
+                raise
+            pid = up.start(argv, Path(run_dir), descriptors)
+        finally:
+            for fd in descriptors:
+                os.close(fd)
+    points = [point for point, _, _ in mounts]
+    if points:
+        now = {mount.get("point") for mount in iopkt.listed(daemon.ask("status", args.config).get("mounts"))}
+        points = [point for point in points if point in now]
     if args.json:
         print(as_json({"pid": pid, "run_dir": run_dir, "mounts": points}))
     else:

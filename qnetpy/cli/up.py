@@ -39,15 +39,16 @@ def run(args: argparse.Namespace) -> int:
 
     config = load(args.config)
     argv = daemon.command_line(config, args.config, args.interface, args.fault)
-    running = daemon.running_pid(config.node.run_dir)
-    if running and _held_up(config.node.run_dir):
+    with daemon.starting(config.node.run_dir):
         running = daemon.running_pid(config.node.run_dir)
-    if running:
-        raise CommandError(f"this node is up already (process {running}, {config.node.run_dir})", "qnet status, or qnet down first")
-    daemon.check_identity(config)
-    if args.foreground:
-        os.execv(argv[0], argv)
-    pid = start(argv, Path(config.node.run_dir))
+        if running and _held_up(config.node.run_dir):
+            running = daemon.running_pid(config.node.run_dir)
+        if running:
+            raise CommandError(f"this node is up already (process {running}, {config.node.run_dir})", "qnet status, or qnet down first")
+        daemon.check_identity(config)
+        if args.foreground:
+            os.execv(argv[0], argv)
+        pid = start(argv, Path(config.node.run_dir))
     if args.json:
         print(as_json({"pid": pid, "run_dir": config.node.run_dir}))
     else:

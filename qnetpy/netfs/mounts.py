@@ -25,7 +25,7 @@ from qnetpy.netfs.mount import NET_OPTIONS, NetMount
 from resmgr.channel import CHID_PATHMGR, ND_LOCAL, PID_SYSTEM, Connection, Credentials, Kernel
 from resmgr.dispatch import Dispatch
 from resmgr.fuse.machine import Machine
-from resmgr.fuse.mount import Mount, abort_mount
+from resmgr.fuse.mount import Mount
 from resmgr.fuse.options import WHOLE, FuseOptions, OptionError, Part, options_text, parse_options
 from resmgr.iomsg import Target
 from resmgr.users import Accounts
@@ -135,6 +135,9 @@ class NetMounts:
 
     def umount(self, request: Request, answer: Answer) -> None:
         """`{"point": PATH}`."""
+        if self._closed:
+            answer({"error": "the node ends"})
+            return
         point = request.get("point")
         mount = self._mounts.get(point) if isinstance(point, str) else None
         if mount is None:
@@ -194,9 +197,9 @@ class NetMounts:
 
     def hand_over(self, name_of: Callable[[int], str | None], done: Callable[[list[dict[str, object]], list[int]], None]) -> None:
         """Serve nothing any more, but leave it mounted: *done* is given what the next daemon has to know, and its descriptors in the same
-        order, which are the caller's. There are no mounts afterwards."""
+        order, which are the caller's. There are no mounts afterwards. One that is being unmounted is not among them."""
         self._closed = True
-        mounts = list(self._mounts.values())
+        mounts = [mount for mount in self._mounts.values() if mount.point not in self._underway]
         facts: dict[int, dict[str, object]] = {}
         descriptors: dict[int, int] = {}
 
@@ -247,12 +250,13 @@ class NetMounts:
             raise
         return made
 
-    def refuse(self, told: Mapping[str, Any], device: int) -> None:
-        """Unmount a mount of an earlier daemon that is not wanted any more; *device* is this object's. OSError, or ValueError and others if
-        *told* cannot be read."""
+    def drop(self, told: Mapping[str, Any], device: int) -> None:
+        """Unmount one mount of an earlier daemon; *device* is this object's. As `take` raises."""
         os.close(device)
         major, minor = told["device"]
-        abort_mount(os.fsencode(told["point"]), (int(major), int(minor)), self._namespace())
+        mount = Mount(told["point"], NET_OPTIONS, self._namespace())
+        mount.adopt((int(major), int(minor)))
+        mount.detach(abort=True)
 
     def _gone(self, uid: int, gid: int) -> Connection:
         """A closed connection of a user."""

@@ -47,7 +47,7 @@ def left(run_dir: str) -> list[Left]:
             told = json.loads(line)
             if told["boot"] == boot and not _works(int(told["pid"]), told["began"]):
                 found.append(Left(str(told["point"]), (int(told["major"]), int(told["minor"]))))
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             continue
     return found
 

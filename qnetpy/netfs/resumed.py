@@ -40,10 +40,10 @@ class Resumed:
         self._taken.append(taken)
         return taken
 
-    def refuse(self, one: Handed) -> None:
-        """Unmount what this daemon's configuration has elsewhere, or not at all."""
+    def drop(self, one: Handed) -> None:
+        """Unmount what is not wanted any more."""
         try:
-            self._mounts.refuse(one.told, one.device)
+            self._mounts.drop(one.told, one.device)
         except (OSError, ValueError, KeyError, TypeError) as error:
             log.error("%s of the daemon before cannot be unmounted: %s", one.told.get("point"), error)
 

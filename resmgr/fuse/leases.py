@@ -27,6 +27,7 @@ from resmgr.fuse.telling import Telling
 from resmgr.fuse.unwanted import Unwanted
 from resmgr.ids import node_of
 from resmgr.iomsg import (
+    NAME_MAX,
     WATCH_CONTENT,
     WATCH_IGNORED,
     WATCH_NAMES,
@@ -262,7 +263,8 @@ class Leases:
         if child is None:
             at, user = lease.absent.get(name, (0.0, request.user))
             names = lease.names
-            if not at and names is not None and name not in names.names:
+            if not at and names is not None and name not in names.names and len(name) <= NAME_MAX:
+                # Of a longer one its server says that it is too long.
                 at, user = names.at, names.user
             if not at or at <= oldest or not (lease.kernel or user == request.user):
                 return False

@@ -45,7 +45,7 @@ class Fetches:
         """FETCH. OSError EXDEV: not by this node."""
         fetch = parse_fetch(message.data)
         counters, nd = self.fs.counters, client.info.nd
-        if not isinstance(handle, HostHandle) or handle.directory or handle.device.proc:
+        if not isinstance(handle, HostHandle) or not handle.regular or handle.device.proc:
             raise OSError(errno.EXDEV, "not to be written by others")
         if not handle.writable or handle.append:
             raise OSError(errno.EBADF, "not open for writing at a place")
@@ -191,6 +191,8 @@ class Fetching:
             self._writing = True
             device.lane.submit(lambda: fs.switch.run(self._identity, self._put, data), partial(self._put_in_thread, len(data)))
             return True
+        if self._handle.place is not None:
+            fs.watching.before(self._client, self._handle.place[0])
         begun = monotonic()
         try:
             count = fs.switch.run(self._identity, self._put, data)

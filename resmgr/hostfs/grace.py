@@ -138,7 +138,7 @@ def read(path: str, boot: bytes) -> set[Entry]:
     for line in lines:
         try:
             booted, device, inode, node = json.loads(line)
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, RecursionError):
             continue
         if booted == boot.hex() and isinstance(device, int) and isinstance(inode, int) and isinstance(node, str):
             found.add((device, inode, node))

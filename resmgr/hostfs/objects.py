@@ -57,6 +57,11 @@ class HostHandle(Handle):
         self.stream = DirectoryStream(fd) if opened and directory else None
 
     @property
+    def regular(self) -> bool:
+        """Not a directory, device or FIFO."""
+        return not self.directory
+
+    @property
     def ino(self) -> int:
         """The inode number that clients are told."""
         return self.inode ^ self.device.salt

@@ -78,7 +78,7 @@ class Offers:
         """OFFER. OSError EXDEV: of that nobody else takes anything."""
         start, length, taker = parse_offer(message.data)
         counters, nd = self._fs.counters, client.info.nd
-        if not isinstance(handle, HostHandle) or handle.directory or handle.device.proc or self._channel is None or nd == ND_LOCAL:
+        if not isinstance(handle, HostHandle) or not handle.regular or handle.device.proc or self._channel is None or nd == ND_LOCAL:
             raise OSError(errno.EXDEV, "not to be taken by others")
         if not handle.readable:
             raise OSError(errno.EBADF, "not open for reading")

@@ -73,6 +73,10 @@ class DeviceHandle(HostHandle):
         self.watch = watch
         self.kept = b""
 
+    @property
+    def regular(self) -> bool:
+        return False
+
     def news(self) -> bool:
         self.waiters.look()
         return bool(self.waiters.queue)

@@ -297,6 +297,13 @@ class Watching:
         self._own += [(listener, *one) for one in own]
         return self._read()
 
+    def before(self, client: HostClient, ino: int) -> None:
+        """*client* is about to write to a file in *ino*: what others wrote is told first, since the kernel makes one event of two that are
+        alike and not read, and his own is not told."""
+        listener = self._listeners.get(client)
+        if listener is not None and ino in listener.watched:
+            self._read()
+
     def closed(self, client: HostClient, own: Own) -> None:
         """`made` of something nobody waits for: what many have done in this turn is read at once."""
         listener = self._listeners.get(client)

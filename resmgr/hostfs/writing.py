@@ -94,12 +94,14 @@ class Write:
                 lane=device.lane,
             )
             return
+        place = self._handle.place
+        if place is not None:
+            fs.watching.before(self._client, place[0])
         start = monotonic()
         try:
             count = fs.switch.run(self._identity, self._put, part)
         finally:
             device.took(monotonic() - start, now)
-        place = self._handle.place
         sure = place is not None and fs.watching.made(self._client, (*place, WATCH_MODIFY))
         if sure and self._attr and count == self._size and not self._count:
             self._message.reply(count, fs.ops_of(self._client).attr(os.fstat(self._handle.fd)) + SURE)

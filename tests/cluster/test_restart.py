@@ -147,12 +147,28 @@ def test_a_restart_that_fails_leaves_nothing_behind(start_cluster: Start) -> Non
     assert cluster.run("a", "grep", "-c", " /net ", "/proc/mounts").stdout == "1\n"
 
 
-def test_a_mount_that_the_configuration_has_elsewhere_now_is_not_left_behind(start_cluster: Start) -> None:
+def test_a_mount_that_is_not_wanted_any_more_is_removed(start_cluster: Start) -> None:
     cluster = start_cluster(TOPOLOGY)
     cluster.run("a", "qnet", "nodes", "--wait", "b")
-    cluster.run("a", "cat", "/net/b/etc/hostname")
-    cluster.run("a", "sed", "-i", 's|^point = "/net"|point = "/tmp/elsewhere"|', "/etc/qnet/qnet.toml")
-    cluster.run("a", "qnet", "restart")
+    with cluster.running("a", "sh", "-c", "cd /net/b/tmp && echo there && exec sleep 60") as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"there\n"
+        cluster.run("a", "sed", "-i", 's#point = "/net"#point = "/tmp/net"#', "/etc/qnet/qnet.toml")
+        assert json.loads(cluster.run("a", "qnet", "restart", "--json").stdout)["mounts"] == []
+        assert cluster.run("a", "grep", "-c", " /net ", "/proc/mounts", check=False).stdout == "0\n"
+        assert "b" in cluster.run("a", "timeout", "10", "ls", "/tmp/net").stdout.split()
+
+
+def test_two_restarts_at_once_are_one_after_the_other(start_cluster: Start) -> None:
+    cluster = start_cluster(TOPOLOGY)
     cluster.run("a", "qnet", "nodes", "--wait", "b")
-    assert cluster.run("a", "timeout", "5", "cat", "/tmp/elsewhere/b/etc/hostname").stdout == "b\n"
-    assert cluster.run("a", "grep", "-c", " /net ", "/proc/mounts", check=False).stdout == "0\n"
+    script = "cd /net/b/tmp && echo there && read line && ls -d . && exec sleep 60"
+    with cluster.running("a", "sh", "-c", script) as process:
+        assert process.stdout is not None
+        assert process.stdin is not None
+        assert process.stdout.readline() == b"there\n"
+        told = cluster.run("a", "sh", "-c", "qnet restart & first=$!; qnet up & qnet restart && wait $first").stdout
+        assert told.count("/net kept") == 2
+        process.stdin.write(b"\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == b".\n"

@@ -82,3 +82,39 @@ async def test_what_the_kernel_unmounts_leaves_nothing_behind() -> None:
             await ended.wait()
         assert left() == (descriptors - 1, threads)
     far.close()
+
+
+async def test_what_is_being_unmounted_is_not_handed_over_nor_waited_for() -> None:
+    near, far = socket.socketpair()
+    other, rest = socket.socketpair()
+    async with open_dispatch() as dispatch:
+        mounts = made(dispatch)
+        inner, net = SlowMount("/net/inner"), SlowMount("/net")
+        for mount, end in (inner, near), (net, other):
+            end.setblocking(False)
+            mounts.serve(mount, end.detach(), lambda reason: None)
+        answers: list[Mapping[str, object]] = []
+        given: list[object] = []
+        done, over = trio.Event(), trio.Event()
+
+        def answer(told: Mapping[str, object]) -> None:
+            answers.append(told)
+            done.set()
+
+        def handed(told: list[dict[str, object]], devices: list[int]) -> None:
+            given.extend(one["point"] for one in told)
+            for device in devices:
+                os.close(device)
+            over.set()
+
+        mounts.umount({"point": "/net/inner"}, answer)
+        mounts.hand_over(lambda nd: None, handed)
+        mounts.umount({"point": "/net"}, answers.append)
+        inner.answered.set()
+        with trio.fail_after(5):
+            await over.wait()
+            await done.wait()
+        assert given == ["/net"]
+        assert answers == [{"error": "the node ends"}, {"point": "/net/inner"}]
+    far.close()
+    rest.close()

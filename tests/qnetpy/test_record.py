@@ -48,6 +48,12 @@ def test_what_does_not_parse_is_left_out_and_nothing_is_written_when_nothing_is_
     assert record.left(str(tmp_path)) == []
     (tmp_path / record.FILE).write_bytes(b"[]\n{}\nnull\n\xff\n" + b"x" * record.RECORD_MAX)
     assert record.left(str(tmp_path)) == []
+    # Numbers that are none, and more depth than a parser has.
+    record.write_down(str(tmp_path), MOUNTS[:1])
+    line = (tmp_path / record.FILE).read_bytes()
+    pid = b'"pid": %d' % os.getpid()
+    (tmp_path / record.FILE).write_bytes(line.replace(pid, b'"pid": 1e400') + b"[" * 30000 + b"\n" + line.replace(pid, b'"pid": -5'))
+    assert record.left(str(tmp_path)) == MOUNTS[:1]
 
     record.write_down(str(tmp_path), [])
     record.write_down(str(tmp_path), [])

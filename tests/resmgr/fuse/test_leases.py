@@ -15,7 +15,7 @@ from resmgr.fuse import formats
 from resmgr.fuse.formats import Opcode
 from resmgr.fuse.lease import NAMES_MAX
 from resmgr.fuse.leases import WAITING_MAX
-from resmgr.fuse.news import EVENTS_TURN
+from resmgr.fuse.news import BURST, EVENTS_TURN
 from resmgr.fuse.options import FuseOptions, Permissions
 from resmgr.iofunc.events import QUEUE_MAX
 from resmgr.iofunc.handle import Client
@@ -624,7 +624,10 @@ def test_a_server_with_events_without_end_is_asked_slowly(rig: Rig, monkeypatch:
     turns = flooded(rig, monkeypatch, 10)
     rig.run(0.1)
 
-    assert 10 <= len(turns) <= 21
+    assert 10 <= len(turns) <= 21 + BURST
+    before = len(turns)
+    rig.run(0.1)
+    assert 10 <= len(turns) - before <= 21
 
 
 def test_a_long_answer_leaves_others_their_turn(rig: Rig) -> None:
@@ -632,7 +635,7 @@ def test_a_long_answer_leaves_others_their_turn(rig: Rig) -> None:
     lease = rig.machine.nodes.root.children[b"d"].lease
     assert lease is not None
     events = [WatchEvent(lease.ino, 2, 0, b"f1")] * (EVENTS_TURN + 100)
-    rig.machine.leases._news._handle(lease.connection, events, 0.0)
+    rig.machine.leases._news._handle(lease.connection, events)
     assert rig.machine.drops["lease_events"] == EVENTS_TURN
     assert rig.lookup(node, b"f2").nodeid
     rig.run(0.001)

@@ -97,6 +97,14 @@ def test_in_a_directory_made_here_a_new_name_is_not_asked_for(rig: Rig) -> None:
         assert sum(rig.messages().values()) == 1
 
 
+def test_a_name_that_is_too_long_is_not_absent(rig: Rig) -> None:
+    node = made(rig)
+
+    assert rig.lookup(node, b"n" * 255).nodeid == 0
+    assert rig.messages() == {}
+    assert rig.lookup(node, b"n" * 256).error == -errno.ENAMETOOLONG
+
+
 def test_until_somebody_else_has_been_there(rig: Rig) -> None:
     """They may tell a program of ours what they have made before we are told: what was never asked for is asked for."""
     node = made(rig)

@@ -95,6 +95,19 @@ def test_only_what_may_be_read_is_offered_and_only_what_may_be_written_fetched(f
         four.offer(client, x, 0, 10, "b")
 
 
+def test_devices_and_fifos_are_not_copied_so(four: Four) -> None:
+    """They are read and written by rules of their own."""
+    for name in ("b", "c"):
+        os.mkfifo(four.roots[name] / "fifo")
+    client, x, _ = opened(four)
+    ticket = four.offer(client, x, 0, 10)
+    with fails(errno.EXDEV):
+        four.offer(client, four.open(client, "b", b"fifo", os.O_RDWR), 0, 10)
+    with fails(errno.EXDEV):
+        four.fetch(client, four.open(client, "c", b"fifo", os.O_RDWR), Fetch(0, 0, 10, ticket, "b"))
+    assert four.fs["b"].counters["takes"] == 0
+
+
 def test_a_ticket_is_good_for_one_node_one_range_and_each_byte_once(four: Four) -> None:
     client, x, _ = opened(four)
     ticket = four.offer(client, x, 100, 1000)

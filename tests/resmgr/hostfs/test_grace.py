@@ -188,3 +188,10 @@ def test_what_is_noted_while_a_thread_writes_is_written_in_its_order(tmp_path: P
     dispatch.call_at(due, lambda: noted.took("c", (1, 3, "c")))
     dispatch.run_for(TIDY_AFTER + 0.1)
     assert grace.read(record, b"boot") == {(1, 2, "b"), (1, 3, "c")}
+
+
+def test_what_does_not_parse_is_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "record"
+    good = b'["%s", 1, 2, "b"]\n' % bytes(16).hex().encode()
+    path.write_bytes(b"[" * 100000 + b"\nnull\n{}\n\xff\n" + good + b'["00", 1, 2, "b"]\n')
+    assert grace.read(str(path), bytes(16)) == {(1, 2, "b")}

@@ -31,6 +31,7 @@ from resmgr.iomsg import (
     WANT_HANDLE,
     WATCH_CREATE,
     WATCH_IGNORED,
+    WATCH_MODIFY,
     WATCH_NEXT,
     WATCH_OVERFLOW,
     WRITE_ATTR,
@@ -355,3 +356,25 @@ def test_who_locks_and_unlocks_is_told_nothing(seen: HostDirectory) -> None:
     seen.fs.watching.look()
     seen.dispatch.run_for(0.1)
     assert news.status is not None
+
+
+@pytest.mark.parametrize("looked", [True, False])
+def test_a_write_does_not_hide_what_a_local_program_wrote_just_before(seen: HostDirectory, looked: bool) -> None:
+    """The kernel makes one event of two that are alike and not read."""
+    (seen.root / "d").mkdir()
+    (seen.root / "d/f").write_bytes(bytes(1000))
+    (seen.root / "d/f").chmod(0o666)
+    alice = seen.remote("b", ALICE)
+    base = alice.lookup(b"d", flags=LOOKUP_WATCH | WANT_HANDLE)
+    ocb = alice.open(b"f", os.O_RDWR, handle=base.handle).ocb
+    news = alice.begin(seen.fs.target, REQUEST.pack(Io.WATCH, WATCH_NEXT, 0, 0))
+    fd = os.open(seen.root / "d/f", os.O_WRONLY)
+    try:
+        os.pwrite(fd, b"local", 500)
+        if looked:
+            seen.fs.watching.look()
+        alice.send(seen.fs.target, (pack_write(ocb, 0, 3, WRITE_ATTR), b"123"))
+        seen.dispatch.run_for(0.1)
+        assert [(event.name, event.kind) for event in parse_events(news.data)] == [(b"f", WATCH_MODIFY)]
+    finally:
+        os.close(fd)
