@@ -19,7 +19,9 @@ from resmgr.ids import DESCRIPTORS_MAX
 ENVIRONMENT = "QNET_HANDED"
 MOUNTS_MAX = DESCRIPTORS_MAX - 1
 STATE_MAX = 64 << 20
-"""Bytes of the memory file: some 300,000 names that the kernel knows."""
+"""Bytes of the memory file."""
+NAMES_MAX = STATE_MAX // 280
+"""Names that the kernel knows of all mounts, which take less mostly. More are refused while the mounts are still served."""
 
 
 @attrs.frozen

@@ -31,7 +31,7 @@ from qnetpy.discovery.several import SeveralDiscovery
 from qnetpy.discovery.static import StaticDiscovery, StaticPeer
 from qnetpy.discovery.zeroconf import ZeroconfDiscovery
 from qnetpy.enrol.service import EnrolmentService
-from qnetpy.handed import MOUNTS_MAX, give
+from qnetpy.handed import MOUNTS_MAX, NAMES_MAX, give
 from qnetpy.members import commands
 from qnetpy.members.membership import Membership
 from qnetpy.netfs.mounts import NetMounts
@@ -224,6 +224,10 @@ class LsmQnet:
         mounts, qnet = self._mounts, self.qnet
         if mounts is None or qnet is None or mounts.closed or len(mounts.points()) > MOUNTS_MAX:
             why = f"more than {MOUNTS_MAX} mounts cannot be handed over" if mounts is not None and not mounts.closed else "the node ends"
+            message.reply(0, json.dumps({"error": why}).encode())
+            return
+        if mounts.names() > NAMES_MAX:
+            why = f"the kernel knows more than {NAMES_MAX} names of the mounts; echo 2 > /proc/sys/vm/drop_caches has it forget most"
             message.reply(0, json.dumps({"error": why}).encode())
             return
 

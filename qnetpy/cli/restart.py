@@ -78,5 +78,14 @@ def _mounts(config: str | None) -> tuple[tuple[int, ...], list[tuple[str, int, i
     told = unpack_reply(bytes(reply.data))
     if isinstance(told.get("error"), str):
         raise CommandError(str(told["error"]), "qnet down, then qnet up")
-    mounts = told.get("mounts")
-    return reply.descriptors, [(str(one[0]), int(one[1]), int(one[2])) for one in mounts] if isinstance(mounts, list) else []
+    return reply.descriptors, _places(told.get("mounts"))
+
+
+def _places(told: object) -> list[tuple[str, int, int]]:
+    """What can be read of what a daemon says, which may be of another version: its mounts are handed on in any case."""
+    places: list[tuple[str, int, int]] = []
+    for one in told if isinstance(told, list) else []:
+        match one:
+            case [str(point), int(major), int(minor)]:
+                places.append((point, major, minor))
+    return places

@@ -116,6 +116,10 @@ class NetMounts:
         """A number that no other mount had, mountpoint, and who answers the kernel."""
         return [(self._numbers[mount], mount.point, mount.machine) for mount in self._mounts.values()]
 
+    def names(self) -> int:
+        """How many names the kernel knows of them all."""
+        return sum(len(mount.machine.nodes) for mount in self._mounts.values())
+
     def facts(self) -> list[dict[str, object]]:
         """As JSON can say it."""
         return [_facts(mount) for mount in self._mounts.values()]

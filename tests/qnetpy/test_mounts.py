@@ -107,6 +107,7 @@ async def test_what_is_being_unmounted_is_not_handed_over_nor_waited_for() -> No
                 os.close(device)
             over.set()
 
+        assert mounts.names() == 2, "their roots"
         mounts.umount({"point": "/net/inner"}, answer)
         mounts.hand_over(lambda nd: None, handed)
         mounts.umount({"point": "/net"}, answers.append)
