@@ -265,7 +265,7 @@ def test_a_directory_in_which_somebody_was_first_is_not_empty(seen: HostDirector
     add = seen.fs.watching.add
 
     def late(client: HostClient, fd: int, scope: Scope) -> bool:
-        (seen.root / "made/theirs").touch()
+        os.close(os.open("theirs", os.O_CREAT | os.O_WRONLY, dir_fd=fd))
         return add(client, fd, scope)
 
     monkeypatch.setattr(seen.fs.watching, "add", late)
