@@ -9,7 +9,7 @@ of that name is told, or is changed from here. When something is made or changed
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from resmgr.channel import Connection
 from resmgr.dispatch import Buffer
@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from resmgr.fuse.request import Request
     from resmgr.fuse.servers import User
 
-NEED = 2
+WAIT_MAX: Final = 0.25
+"""Seconds for which questions wait for the answer about all of their directory."""
+NEED: Final = 2
 """Questions in one directory that had to be sent before its server is asked about all of it."""
 DIRECTORIES_MAX = 4096
 """Directories of which something is remembered; the oldest go."""
@@ -198,8 +200,19 @@ class Bares:
             return False
         core = self._core
         at = core.dispatch.now()
-        known.waiting = []
+        waiting: list[Callable[[], None]] = []
+        known.waiting = waiting
         core.drops["xattr_asked"] += 1
+
+        def late() -> None:
+            if known.waiting is waiting:
+                # Others are not kept waiting for the slowest of its entries.
+                known.waiting = None
+                known.misses = -1
+                for go_on in waiting:
+                    go_on()
+
+        core.dispatch.call_at(at + WAIT_MAX, late)
 
         def came(status: int, reply: Buffer) -> None:
             waiting, known.waiting = known.waiting or [], None

@@ -253,7 +253,10 @@ def xattr_(fs: Running, message: Message, client: HostClient, handle: Handle, fl
     if path or message.msglen > len(message.data):
         raise BadMessage("extended attribute of a handle with a path, or cut short")
     owners = fs.ops_of(client).owners
-    fs.io(message, client, handle, lambda: xattr(handle.fd, handle.scope, request, owners), inline=request.operation != XATTR_WHICH)
+    at_risk = fs.at_risk(fs.dispatch.now())
+    fs.io(
+        message, client, handle, lambda: xattr(handle.fd, handle.scope, request, owners, at_risk), inline=request.operation != XATTR_WHICH
+    )
 
 
 def copy(fs: Running, message: Message, client: HostClient, handle: Handle, flags: int) -> None:

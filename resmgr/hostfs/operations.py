@@ -539,7 +539,7 @@ class Operations:
         try:
             if not scope.verbs and not S_ISDIR(os.fstat(fd).st_mode):
                 raise FileNotFoundError(errno.ENOENT, "not exported")
-            return xattr(fd, scope, request.xattr, self.owners)
+            return xattr(fd, scope, request.xattr, self.owners, self.at_risk)
         finally:
             os.close(fd)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from stat import S_ISDIR
 from typing import Final
 
@@ -33,7 +33,7 @@ _ACL_GROUP: Final = 8
 DEFAULT_ACL: Final = "system.posix_acl_default"
 
 
-def xattr(fd: int, scope: Scope, request: XattrRequest, owners: Owners | None) -> bytes:
+def xattr(fd: int, scope: Scope, request: XattrRequest, owners: Owners | None, at_risk: Container[bytes]) -> bytes:
     """Carry out *request* on what *fd* is (any descriptor, O_PATH too; a symbolic link itself), for a client who is told *owners*."""
     operation = request.operation
     path = own_path(fd)
@@ -59,7 +59,7 @@ def xattr(fd: int, scope: Scope, request: XattrRequest, owners: Owners | None) -
     elif operation == XATTR_LIST:
         found = b"".join([os.fsencode(name) + b"\0" for name in os.listxattr(path)])
     else:
-        found = _which(fd, path, scope)
+        found = _which(fd, path, scope, at_risk)
     if not request.size:
         return LENGTH.pack(len(found))
     if len(found) > request.size:
@@ -92,8 +92,10 @@ def _somebody(inwards: Callable[[int], int]) -> Callable[[int], int]:
     return number
 
 
-def _which(fd: int, path: bytes, scope: Scope) -> bytes:
-    """Names of the directory's entries that have extended attributes, or of which that cannot be said."""
+def _which(fd: int, path: bytes, scope: Scope, at_risk: Container[bytes]) -> bytes:
+    """Names of the directory's entries that have extended attributes, or of which that cannot be said, as of those *at_risk*: a file system
+    that may not answer is mounted there.
+    """
     if not S_ISDIR(os.fstat(fd).st_mode):
         raise NotADirectoryError(errno.ENOTDIR, "not a directory")
     if not (scope.fixed and scope.verbs):
@@ -104,7 +106,7 @@ def _which(fd: int, path: bytes, scope: Scope) -> bytes:
     having: list[bytes] = []
     for name in names:
         try:
-            if not os.listxattr(path + b"/" + name, follow_symlinks=False):
+            if name not in at_risk and not os.listxattr(path + b"/" + name, follow_symlinks=False):
                 continue
         except FileNotFoundError:
             continue
