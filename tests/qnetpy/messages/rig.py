@@ -125,8 +125,9 @@ class Rig:
         self.sent.append(sent)
 
         def done(status: int, reply: Buffer) -> None:
-            sent.statuses.append(status)
+            # In another thread, if programs are threads: who sees that it has ended sees the reply.
             sent.reply = bytes(reply)
+            sent.statuses.append(status)
 
         sent.pending = connection.submit(parts or (b"",), reply_len, done, priority)
         return sent
