@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import struct
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,9 +33,10 @@ def rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Far]:
     (root / "shut/sub/f").write_bytes(b"secret")
     for path in (root, root / "shut/sub"):
         path.chmod(0o755)
-    for parent in list(tmp_path.parents)[:3]:
-        if str(parent).startswith("/tmp/pytest"):
-            parent.chmod(0o755)
+    for parent in tmp_path.parents:
+        if parent == Path(tempfile.gettempdir()):
+            break
+        parent.chmod(0o755)
     tmp_path.chmod(0o755)
     os.setxattr(root / "shut", "system.posix_acl_access", access_list(ALICE))
     made = Far(root, FuseOptions(permissions=Permissions.SERVER))

@@ -250,8 +250,11 @@ def test_positions_outlast_another_listing(serve: Serve, served: Path) -> None:
             found = stream.read()
             assert found == name or found in names - {name for _, name in told}
     stream.close()
+
+    def kept() -> bool:
+        before = served_messages(mount)
+        assert {os.fsencode(name) for name in os.listdir(here)} == names
+        return served_messages(mount) == before
+
     # Alone it is kept again, and whoever comes is answered from it.
-    assert {os.fsencode(name) for name in os.listdir(here)} == names
-    before = served_messages(mount)
-    assert {os.fsencode(name) for name in os.listdir(here)} == names
-    assert served_messages(mount) == before
+    soon(kept)
