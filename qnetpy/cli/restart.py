@@ -48,10 +48,11 @@ def run(args: argparse.Namespace) -> int:
         finally:
             for fd in descriptors:
                 os.close(fd)
-    points = [point for point, _, _ in mounts]
-    if points:
-        now = {mount.get("point") for mount in iopkt.listed(daemon.ask("status", args.config).get("mounts"))}
-        points = [point for point in points if point in now]
+        points = [point for point, _, _ in mounts]
+        if points:
+            # Before somebody else may begin another restart, in which they belong to nobody for a moment.
+            now = {mount.get("point") for mount in iopkt.listed(daemon.ask("status", args.config).get("mounts"))}
+            points = [point for point in points if point in now]
     if args.json:
         print(as_json({"pid": pid, "run_dir": run_dir, "mounts": points}))
     else:
