@@ -126,10 +126,10 @@ def test_who_waits_for_a_lock_waits_on(start_cluster: Start) -> None:
         with cluster.running("a", sys.executable, "-c", WAITER) as waiter:
             assert waiter.stdout is not None
             assert waiter.stdout.readline() == b"open\n"
-            kit.wait_for(lambda: waits(cluster), 5.0, "waits")
+            kit.wait_for(lambda: waits(cluster), 20.0, "waits")
             cluster.run("a", "qnet", "restart")
             cluster.run("a", "qnet", "nodes", "--wait", "b")
-            kit.wait_for(lambda: waits(cluster), 10.0, "waits again")
+            kit.wait_for(lambda: waits(cluster), 30.0, "waits again")
             holder.stdin.write(b"\n")
             holder.stdin.flush()
             assert waiter.stdout.readline() == b"got it\n"
