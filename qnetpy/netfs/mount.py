@@ -14,9 +14,9 @@ from resmgr.channel import Connection, Kernel
 from resmgr.dispatch import Dispatch
 from resmgr.fuse import handover
 from resmgr.fuse.copies import CopyWatch
-from resmgr.fuse.inode import File
 from resmgr.fuse.machine import Machine
 from resmgr.fuse.mount import Mount, MountError
+from resmgr.fuse.openfile import File
 from resmgr.fuse.options import WHOLE, FuseOptions, Part, Permissions, reference_page
 from resmgr.fuse.servers import KernelResolver
 from resmgr.fuse.session import Session

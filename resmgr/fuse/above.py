@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from resmgr.channel import CHID_PATHMGR, PID_SYSTEM, Connection
 from resmgr.dispatch import Buffer
 from resmgr.errors import BadMessage
-from resmgr.fuse.inode import Server
+from resmgr.fuse.servers import Server
 from resmgr.fuse.walk import CONNECT, ENTRY_MAX
 from resmgr.iomsg import LOOKUP_WATCH, PATH_MAX, REQUEST, Connect
 

@@ -110,28 +110,17 @@ class ReadAhead:
 
     def doubt(self, directory: Node, name: bytes) -> None:
         """*name* in *directory*, and with it the directory's own times, is being or was changed from here."""
-        now = self._core.dispatch.now()
-        self._core.walking.doubt(directory, name)
+        if len(self._core.walking):
+            self._core.walking.doubt(directory, name)
         if directory.ahead:
+            now = self._core.dispatch.now()
             for record in directory.ahead.values():
                 record.doubt(name, now)
         parent = directory.parent
         if parent is not None and parent.ahead:
+            now = self._core.dispatch.now()
             for record in parent.ahead.values():
                 record.doubt(directory.name, now)
-
-    def doubt_node(self, node: Node) -> None:
-        """The attributes of *node* are being or were changed from here; those of a directory may say who may search it."""
-        parent = node.parent
-        anything = len(self._core.walking) > 0
-        if parent is not None and (parent.ahead or anything):
-            self.doubt(parent, node.name)
-        if node.aliases:
-            for holder, name in node.aliases:
-                if holder.ahead or anything:
-                    self.doubt(holder, name)
-        if node.ahead:
-            self.forget_node(node)
 
     def forget_node(self, node: Node) -> None:
         """Drop everything kept of directory *node*; what is on the way is not believed either."""

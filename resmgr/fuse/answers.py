@@ -13,7 +13,7 @@ from stat import S_IFBLK, S_IFCHR, S_IFIFO, S_IFREG
 from typing import TYPE_CHECKING, Final
 
 from resmgr.dispatch import Buffer
-from resmgr.fuse import formats
+from resmgr.fuse import changing, formats
 from resmgr.fuse.formats import AttrTuple
 from resmgr.fuse.inode import STREAMS, Node
 from resmgr.fuse.options import FuseOptions
@@ -60,10 +60,6 @@ class Answers:
         self._valid = (entry_s, attr_s, entry_ns, attr_ns)
         self._unsure = (entry_s, 0, entry_ns, 0)
 
-    def doubt(self, request: Request) -> None:
-        """What *request* changes is not known any more."""
-        raise NotImplementedError
-
     def emit(self, item: OutputItem) -> None:
         self.output.append(item)
         if not self.receiving:
@@ -73,7 +69,7 @@ class Answers:
         request.answered = True
         self.just_answered.append(request)
         if request.changes:
-            self.doubt(request)
+            changing.doubt(request)
         if self.outstanding:
             self.outstanding.pop(request.unique, None)
             if self.on_answered is not None:

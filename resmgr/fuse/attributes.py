@@ -12,7 +12,7 @@ from typing import Final
 
 from resmgr.dispatch import Buffer
 from resmgr.errors import BadMessage
-from resmgr.fuse import formats, owned
+from resmgr.fuse import changing, formats, owned
 from resmgr.fuse.answers import NOT_VALID
 from resmgr.fuse.core import CONNECT, ENTRY_MAX, Core
 from resmgr.fuse.formats import (
@@ -30,7 +30,8 @@ from resmgr.fuse.formats import (
     AttrTuple,
     Opcode,
 )
-from resmgr.fuse.inode import File, Node, same_type
+from resmgr.fuse.inode import Node, same_type
+from resmgr.fuse.openfile import File
 from resmgr.fuse.request import Request
 from resmgr.iomsg import (
     ACCESS,
@@ -202,7 +203,7 @@ def setattr_(core: Core, request: Request, view: memoryview) -> None:
     if valid & SET_MODE and mode & 0o111:
         # It may be run next, which fails while it is open for writing.
         core.handles.hurry()
-    core.changes_node(request, node)
+    changing.changes_node(request, node, rights=bool(valid & (SET_MODE | SET_UID | SET_GID)))
     fixed = SETATTR.pack(valid, mode & 0o7777, uid, gid, size, _time(atime, atime_ns), _time(mtime, mtime_ns))
     if node.directory:
         how = SETATTR_SURE if node.lease is not None else 0
@@ -232,7 +233,7 @@ def _set(request: Request, status: int, reply: Buffer) -> None:
     node = request.node
     before = node.attr
     node.fresh = False
-    core.changed_name(request)
+    changing.changed(request)
     take_attr(node, attr, request.at)
     if bytes(memoryview(reply)[ATTR.size :]) == SURE:
         owned.believe_attr(request, node, attr, request.at)

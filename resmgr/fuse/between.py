@@ -14,7 +14,7 @@ from resmgr.ids import node_of
 
 if TYPE_CHECKING:
     from resmgr.fuse.core import Core
-    from resmgr.fuse.inode import File
+    from resmgr.fuse.openfile import File
     from resmgr.fuse.request import Request, Step
 
 AGAIN_AFTER = 10.0

@@ -21,23 +21,27 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from resmgr.channel import Connection
 from resmgr.dispatch import Buffer, Dispatch
 from resmgr.errors import BadMessage
-from resmgr.fuse import owned
+from resmgr.fuse import changing
 from resmgr.fuse.ahead import ReadAhead
 from resmgr.fuse.answers import DEVICES, Answers, OutputItem
 from resmgr.fuse.bare import Bares
 from resmgr.fuse.between import Pairs
 from resmgr.fuse.caller import Callers
-from resmgr.fuse.formats import AttrTuple, Opcode
+from resmgr.fuse.formats import AttrTuple
 from resmgr.fuse.handles import Handles
-from resmgr.fuse.inode import STREAMS, File, Node, NodeTable, Server
+from resmgr.fuse.inode import STREAMS, Node
 from resmgr.fuse.leases import Leases
+from resmgr.fuse.nodes import NodeTable
 from resmgr.fuse.onward import onward, third_node
+from resmgr.fuse.openfile import File
 from resmgr.fuse.options import Failure, FuseOptions, Part
 from resmgr.fuse.patience import Patience
 from resmgr.fuse.reopen import Reopening, limit_of
 from resmgr.fuse.request import Outstanding, Request, Step, told
-from resmgr.fuse.servers import Resolver, Servers, User
+from resmgr.fuse.servers import Resolver, Server, Servers, User
 from resmgr.fuse.stuck import waiting
+from resmgr.fuse.telling import Telling
+from resmgr.fuse.traits import STREAMING
 from resmgr.fuse.walk import CONNECT, ENTRY_MAX, HOPS_MAX, RETRIES_MAX, walk
 from resmgr.fuse.walking import WalkAhead
 from resmgr.iomsg import (
@@ -48,9 +52,6 @@ from resmgr.iomsg import (
     PATH_MAX,
     REDIRECT,
     REQUEST,
-    SET_GID,
-    SET_MODE,
-    SET_UID,
     SYMLINK,
     WATCHED,
     XATTR,
@@ -109,10 +110,8 @@ class Core(Answers):
         """Of these, what the kernel was told is done, as `Behind.cost` counts."""
         self.borrow: Callable[[], Callable[[], None]] = lambda: _nothing
         """Keeps the buffer of the request being received; what it returns gives it back. Set by the session."""
-        self.notify: Callable[[bytes, Callable[[], None]], None] = self._notify_at_once
-        """Tells the kernel something that it may have to wait for, and calls back when it has. Set by the session."""
         self.tell_kernel: Callable[[list[bytes], Callable[[], None]], None] = self._tell_at_once
-        """The same for several, in order. Set by the session."""
+        """Tells the kernel what it may have to wait for, in order, and calls back when it has. Set by the session, for `telling`."""
         self.name_of_node: Callable[[int], str] = _nameless
         """The name of the node with a number, as all of them call it; nothing if it is not known. Set by who mounts."""
         self.expires = False
@@ -130,16 +129,13 @@ class Core(Answers):
         self.nodes.root.above = part.names
         self.walking = WalkAhead(self)
         self.ahead = ReadAhead(self)
+        self.telling = Telling(self)
         self.leases = Leases(self)
         self.pairs = Pairs(self)
         limit = limit_of(options.failure is Failure.HARD, options.deadline)
         self.patience = Patience(self, limit)
         self.reopening = Reopening(self, limit)
         self.servers.on_death = self._server_gone
-
-    def _notify_at_once(self, message: bytes, done: Callable[[], None]) -> None:
-        self.emit(message)
-        done()
 
     def _server_gone(self, connection: Connection) -> None:
         self.ahead.forget_connection(connection)
@@ -360,7 +356,7 @@ class Core(Answers):
         """The answer to a request that was given up: what it opened is closed."""
         self.drops["late_replies"] += 1
         if request.changes:
-            self.doubt(request)
+            changing.doubt(request)
         if status < 0 or request.kind != CONNECT or request.subtype not in _ENTRY_REPLIES:
             return
         try:
@@ -374,49 +370,6 @@ class Core(Answers):
                     self.handles.close_later(found.connection, number)
             if found.watched:
                 self.leases.refused(found.connection, found.attr[0])
-
-    # ---- what is changed from here
-
-    def changes_name(self, request: Request, directory: Node, name: bytes) -> None:
-        """The request makes, removes or replaces *name*: from now until it is answered nothing older is believed of it."""
-        request.changes = (*request.changes, (directory, name))
-        self.bare.changed(directory)
-        self.ahead.doubt(directory, name)
-        owned.changed(self, directory, name)
-        owned.begins(request, directory, name)
-
-    def changed_name(self, request: Request) -> None:
-        """What the request changes is changed; what that makes of the nodes comes now, and then `owned.believe`."""
-        self.doubt(request)
-        request.changes = ()
-
-    def changes_node(self, request: Request, node: Node) -> None:
-        """The request changes attributes of *node*."""
-        if request.opcode in (Opcode.SETATTR, Opcode.OPEN):
-            request.touched = node
-        if node.parent is not None:
-            request.changes = ((node.parent, node.name), *(node.aliases or ()))
-            self.doubt(request)
-        self.ahead.doubt_node(node)
-
-    def written(self, node: Node) -> None:
-        """The contents of *node* are being or were changed from here."""
-        self.ahead.doubt_node(node)
-        owned.written(self, node)
-
-    def doubt(self, request: Request) -> None:
-        if request.own and request.pending is None:
-            owned.ended(request)
-        for directory, name in request.changes:
-            if request.opcode != Opcode.SETATTR:
-                # Whoever asked while it was under way may have heard what was before.
-                self.bare.changed(directory)
-            self.ahead.doubt(directory, name)
-            if request.touched is not None and directory.children.get(name) is request.touched:
-                rights = request.opcode != Opcode.SETATTR or bool(request.extra & (SET_MODE | SET_UID | SET_GID))
-                owned.touched(self, directory, name, request.touched, rights)
-            else:
-                owned.changed(self, directory, name)
 
     # ---- stale handles
 
@@ -477,10 +430,6 @@ class Core(Answers):
                 del self.opened[directory.node]
         return directory
 
-    def is_being_read(self, node: Node) -> bool:
-        """Whether a READ of *node* waits for its server."""
-        return any(request.opcode == Opcode.READ and request.node is node for request in self.outstanding.values())
-
     # ---- interrupts
 
     def waits(self, request: Request) -> None:
@@ -510,8 +459,8 @@ class Core(Answers):
         if request.pending is not None:
             request.pending.unblock()
         if not request.answered:
-            taking = request.opcode in (Opcode.READ, Opcode.WRITE) and request.node.mode & 0o170000 in STREAMS
-            patience = self.options.stream_patience if taking else self.options.interrupt_patience
+            streams = request.opcode in STREAMING and request.node.mode & 0o170000 in STREAMS
+            patience = self.options.stream_patience if streams else self.options.interrupt_patience
             self.dispatch.call_at(self.dispatch.now() + patience, lambda: self._give_up(request))
 
     def _give_up(self, request: Request) -> None:
@@ -535,6 +484,7 @@ class Core(Answers):
         self.walking.close()
         self.ahead.close()
         self.leases.close()
+        self.telling.close()
         self.patience.close()
         self.reopening.close()
         self.handles.close()

@@ -32,7 +32,7 @@ from typing import Final
 
 from resmgr.dispatch import Buffer
 from resmgr.errors import BadMessage
-from resmgr.fuse import formats, locking, owned, polling, writing
+from resmgr.fuse import changing, formats, locking, owned, polling, writing
 from resmgr.fuse.core import CONNECT, DEVICES, ENTRY_MAX, Core, Found, shown
 from resmgr.fuse.formats import (
     BODY,
@@ -42,9 +42,11 @@ from resmgr.fuse.formats import (
     FOPEN_NONSEEKABLE,
     FOPEN_STREAM,
     AttrTuple,
+    Opcode,
     name_at,
 )
-from resmgr.fuse.inode import File, Node, same_type
+from resmgr.fuse.inode import Node, same_type
+from resmgr.fuse.openfile import File
 from resmgr.fuse.request import Request
 from resmgr.iomsg import NONBLOCK, OPEN, READ, REQUEST, SYNC_DATA_ONLY, Connect, Io
 
@@ -70,7 +72,7 @@ def create(core: Core, request: Request, view: memoryview) -> None:
     request.extra = flags
     fixed = OPEN.pack(mode & 0o7777, umask, 0)
     wanted = flags & SERVER_FLAGS | O_CREAT
-    core.changes_name(request, request.node, request.name)
+    changing.changes_name(request, request.node, request.name)
     core.on_base(request, request.node, CONNECT, Connect.OPEN, wanted, fixed, request.name, ENTRY_MAX, _created)
 
 
@@ -81,7 +83,7 @@ def _created(request: Request, status: int, reply: Buffer) -> None:
         core.failed(request, -errno.ESTALE if status == -errno.ELOOP else status)
         return
     found, attr = core.entry(request, reply)
-    core.changed_name(request)
+    changing.changed(request)
     node = core.enter(request, request.node, request.name, found, attr)
     owned.believe(request)
     _made(request, node, found)
@@ -131,7 +133,7 @@ def open_(core: Core, request: Request, view: memoryview) -> None:
     if not flags & (O_ACCMODE | O_TRUNC) and node.pages is None and node.mode & 0o170000 == S_IFREG:
         prefetch = core.options.prefetch
     if flags & O_TRUNC:
-        core.changes_node(request, node)
+        changing.changes_node(request, node)
     fixed = OPEN.pack(0, 0, prefetch)
     if not node.named:
         # By /proc/PID/fd: what has no name is opened again through what is open.
@@ -171,7 +173,7 @@ def _opened(request: Request, status: int, reply: Buffer) -> None:
     if node.pages == version or not node.cached:
         answer |= FOPEN_KEEP_CACHE
         node.pages = version
-    elif core.is_being_read(node):
+    elif _is_being_read(core, node):
         answer |= FOPEN_DIRECT_IO | FOPEN_KEEP_CACHE
         node.pages = None
         core.drops["bypassed"] += 1
@@ -200,6 +202,11 @@ def _opened(request: Request, status: int, reply: Buffer) -> None:
         core.drops["attributes_changed"] += 1
         core.output.append(formats.inval_inode(node.nodeid))
     core.answer(request, formats.OPEN_REPLY.pack(32, 0, request.unique, file.fh, answer))
+
+
+def _is_being_read(core: Core, node: Node) -> bool:
+    """Whether a READ of *node* waits for its server."""
+    return any(request.opcode == Opcode.READ and request.node is node for request in core.outstanding.values())
 
 
 def _settled(core: Core, node: Node, attr: AttrTuple) -> bool:

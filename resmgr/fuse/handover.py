@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 from resmgr.channel import Connection
 from resmgr.fuse import formats
 from resmgr.fuse.formats import ROOT_ID, AttrTuple, Opcode
-from resmgr.fuse.inode import File, Node, Server
+from resmgr.fuse.inode import Node
 from resmgr.fuse.listing import Directory
+from resmgr.fuse.openfile import File
+from resmgr.fuse.servers import Server
 from resmgr.fuse.traits import LOCKING, NOT_TWICE
 from resmgr.iomsg import LOCK_SET
 from resmgr.iorequest import LockRequest

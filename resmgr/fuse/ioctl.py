@@ -14,7 +14,7 @@ from resmgr.errors import BadMessage
 from resmgr.fuse import formats
 from resmgr.fuse.core import Core
 from resmgr.fuse.formats import BODY
-from resmgr.fuse.inode import File
+from resmgr.fuse.openfile import File
 from resmgr.fuse.request import Request
 from resmgr.iofunc.terminal import TERMINAL, TerminalCommand
 from resmgr.iorequest import pack_devctl

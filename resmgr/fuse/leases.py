@@ -15,15 +15,14 @@ from __future__ import annotations
 from errno import ENOENT
 from typing import TYPE_CHECKING, Final
 
-from resmgr.channel import ND_LOCAL, Connection
+from resmgr.channel import Connection
 from resmgr.fuse import formats
 from resmgr.fuse.above import Above
+from resmgr.fuse.audience import Audience
 from resmgr.fuse.inode import STREAMS
 from resmgr.fuse.known import Known
 from resmgr.fuse.lease import NAMES_MAX, NEVER, Lease, single
 from resmgr.fuse.news import News
-from resmgr.fuse.options import Permissions
-from resmgr.fuse.telling import Telling
 from resmgr.fuse.unwanted import Unwanted
 from resmgr.ids import node_of
 from resmgr.iomsg import (
@@ -66,8 +65,8 @@ class Leases:
         self._early_floor = NEVER
         self._silent: set[int] = set()
         self._unwanted = Unwanted(core, self._dropped)
-        self._telling = Telling(core)
         self._above = Above(core, self)
+        self.audience = Audience(core.options, self._above, self._anew)
         self._known = Known()
         self._closed = False
 
@@ -92,7 +91,7 @@ class Leases:
             return False
         if not self.on or self._closed or connection.closed or self._early.get(key, self._early_floor) >= at:
             return False
-        if self._telling.waits(node) > WAITING_MAX:
+        if self._core.telling.waits(node) > WAITING_MAX:
             self._unwanted.add(connection, node.ino)
             return False
         if not self._unwanted.keep(connection, node.ino):
@@ -106,7 +105,7 @@ class Leases:
         node.lease = lease
         self._leases[key] = lease
         core.drops["leases"] += 1
-        self._judge(lease)
+        self.audience.judge(lease)
         self._news.ask(connection)
         return node.lease is lease
 
@@ -114,62 +113,6 @@ class Leases:
         """The server watches what nobody wants any more."""
         if (connection, ino) not in self._leases:
             self._unwanted.add(connection, ino)
-
-    def _public(self, node: Node) -> bool:
-        """Whether everybody may know what is in *node*: all may search it, and the same is certain of what it is in. Of a directory that is
-        not watched nothing is certain, whatever its mode: there may be an ACL, or another export for each user."""
-        options = self._core.options
-        if options.permissions is Permissions.KERNEL_AND_SERVER or not options.allow_other:
-            return True
-        if node.attr[1] & 0o111 != 0o111:
-            return False
-        parent = node.parent
-        if parent is None or (parent.parent is None and parent.server.key[0] == ND_LOCAL and node.server is not parent.server):
-            # A node's name in /net, which everybody may know.
-            return True
-        if parent.lease is None and node.lease is not None:
-            self._above.ask(parent, node, node.lease.connection)
-        return parent.lease is not None and parent.lease.kernel
-
-    def _judge(self, lease: Lease) -> None:
-        """The rights of its directory were told anew."""
-        public = self._public(lease.node)
-        if lease.kernel and not public:
-            self.private(lease)
-        elif public and not lease.kernel:
-            self._publish(lease)
-
-    def _publish(self, lease: Lease) -> None:
-        """Everybody may know what is in it, and so perhaps what is below."""
-        beginning = [lease]
-        while beginning:
-            lease = beginning.pop()
-            lease.kernel = True
-            # The listing that the kernel has is that of one user.
-            lease.listed = False
-            lease.readers.clear()
-            for child in lease.node.children.values():
-                if child.lease is not None and not child.lease.kernel and self._public(child):
-                    beginning.append(child.lease)
-
-    def private(self, lease: Lease) -> None:
-        """It is not certain any more that everybody may know what is in it, nor of what is below."""
-        options = self._core.options
-        if options.permissions is Permissions.KERNEL_AND_SERVER or not options.allow_other:
-            return
-        ending = [lease] if lease.kernel else []
-        while ending:
-            lease = ending.pop()
-            lease.kernel = False
-            lease.users.clear()
-            lease.readers.clear()
-            self._anew(lease)
-            for child in lease.node.children.values():
-                child.attr_sure = 0.0
-            ending += self._public_below(lease.node)
-
-    def _public_below(self, node: Node) -> list[Lease]:
-        return [child.lease for child in node.children.values() if child.lease is not None and child.lease.kernel]
 
     # ---- what is sure
 
@@ -181,7 +124,7 @@ class Leases:
             lease.entered(node, name, at, user)
         own = node.lease
         if own is not None:
-            self._judge(own)
+            self.audience.judge(own)
             if lease is None:
                 own.knows(node, user)
         if own is not None and own.whole and own.live and (began or at >= own.since) and at > own.changed:
@@ -194,7 +137,7 @@ class Leases:
         if node.directory:
             own = node.lease
             if own is not None:
-                self._judge(own)
+                self.audience.judge(own)
                 (above or own).knows(node, user)
             if own is not None and own.whole and own.live and (at >= own.since or at == own.opened) and at > own.changed:
                 node.attr_sure = at
@@ -327,7 +270,7 @@ class Leases:
         """The request made directory *node*, which has been watched since nothing was in it, and its user may search it."""
         lease = node.lease
         if lease is not None and lease.live:
-            self._judge(lease)
+            self.audience.judge(lease)
             lease.users.add(request.user)
             self._known.keep(lease, request.user, request.at)
 
@@ -374,16 +317,14 @@ class Leases:
         elif not event.name:
             found.changed = now
             found.listed = False
-            found.users.clear()
-            found.readers.clear()
-            self.private(found)
+            self.audience.doubt(found)
             self._stale(found.node, False)
         else:
             self._changed(found, event.name, kind, now)
             if kind & WATCH_NAMES:
                 # Not only from here.
                 self._known.drop(found)
-            if self._telling.waits(found.node) > WAITING_MAX or len(found.again) > NAMES_MAX:
+            if self._core.telling.waits(found.node) > WAITING_MAX or len(found.again) > NAMES_MAX:
                 core.drops["lease_flood"] += 1
                 self._end(found)
                 self._unwanted.add(connection, event.ino)
@@ -423,7 +364,7 @@ class Leases:
                 child.name_sure = 0.0
                 self._stale(child, False)
             lease.told_absent.discard(name)
-            self._telling.tell(node, [formats.inval_entry(node.nodeid, name, self._core.expires)])
+            self._core.telling.tell(node, [formats.inval_entry(node.nodeid, name, self._core.expires)])
         else:
             lease.listed = listed
             if kind & WATCH_REPEATED and child is not None:
@@ -438,18 +379,18 @@ class Leases:
             return
         node.doubt_data()
         if node.cached and node.files:
-            self._telling.tell(node, [formats.inval_pages(node.nodeid)])
+            self._core.telling.tell(node, [formats.inval_pages(node.nodeid)])
 
     def forget(self, node: Node, name: bytes) -> None:
         """What the kernel believes of *name* in *node* is not to be believed any more, nor what is below it."""
-        self._telling.tell(node, [formats.inval_entry(node.nodeid, name)], anew=True)
+        self._core.telling.tell(node, [formats.inval_entry(node.nodeid, name)], anew=True)
 
     def resumed(self) -> None:
         """What the kernel believes of names it was told by an earlier daemon."""
         for node in self._core.nodes:
             entries = [formats.inval_entry(node.nodeid, name, self._core.expires) for name in node.children]
             if entries:
-                self._telling.tell(node, entries, anew=True)
+                self._core.telling.tell(node, entries, anew=True)
 
     # ---- the end of leases
 
@@ -474,8 +415,7 @@ class Leases:
         self._known.drop(lease)
         self._core.drops["lease_lost"] += 1
         self._unsure(lease)
-        for below in self._public_below(node):
-            self.private(below)
+        self.audience.ended(node)
 
     def _unsure(self, lease: Lease) -> None:
         """Nothing in it is sure. The kernel is told so of all that it has of it: a name that was moved from here it believes as long as the
@@ -497,9 +437,9 @@ class Leases:
         lease.absent.clear()
         lease.told_absent.clear()
         if attributes:
-            self._telling.tell(node, attributes, waits=False)
+            self._core.telling.tell(node, attributes, waits=False)
         if entries:
-            self._telling.tell(node, entries, anew=True)
+            self._core.telling.tell(node, entries, anew=True)
 
     def connection_lost(self, connection: Connection) -> None:
         """The server behind *connection* is not there any more, or tells nothing."""
@@ -527,8 +467,7 @@ class Leases:
             node.lease = None
             lease.live = False
             self._known.drop(lease)
-            for below in self._public_below(node):
-                self.private(below)
+            self.audience.ended(node)
             if self._leases.get((lease.connection, lease.ino)) is lease:
                 del self._leases[lease.connection, lease.ino]
                 self._unwanted.add(lease.connection, lease.ino)
@@ -541,5 +480,4 @@ class Leases:
         self._closed = True
         self._news.close()
         self._leases.clear()
-        self._telling.close()
         self._unwanted.close()

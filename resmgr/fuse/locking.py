@@ -13,13 +13,15 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
+from stat import S_IFREG
 from typing import Final
 
 from resmgr.dispatch import Buffer
-from resmgr.fuse import formats
+from resmgr.fuse import changing, formats
 from resmgr.fuse.core import Core
 from resmgr.fuse.formats import BODY
-from resmgr.fuse.inode import File, Node
+from resmgr.fuse.inode import Node
+from resmgr.fuse.openfile import File
 from resmgr.fuse.reopen import note_lock
 from resmgr.fuse.request import Request
 from resmgr.iomsg import LOCK_FOUND, LOCK_SET, LOCK_TEST, LOCK_WAIT
@@ -84,11 +86,10 @@ def _send(
 
 def _forget(core: Core, node: Node, then: Callable[[], None]) -> None:
     """Drop what is known of the file, here and in the kernel."""
-    node.doubt_data()
     # Others may have changed it while they had the lock, and the event of that may not be here yet.
-    core.written(node)
-    if node.cached:
-        core.notify(formats.inval_pages(node.nodeid), then)
+    changing.written(core, node)
+    if node.cached and node.mode & 0o170000 == S_IFREG:
+        core.telling.tell(node, [formats.inval_pages(node.nodeid)], then=then)
     else:
         then()
 

@@ -18,11 +18,11 @@ from resmgr.fuse import attributes, directory, files, formats, ioctl, locking, n
 from resmgr.fuse.behind import Behind
 from resmgr.fuse.core import Core
 from resmgr.fuse.formats import BODY, MAJOR, MINOR_MAX, MINOR_MIN, Init, Opcode
-from resmgr.fuse.inode import File
+from resmgr.fuse.openfile import File
 from resmgr.fuse.options import WHOLE, FuseOptions, Part
 from resmgr.fuse.request import Request, told
 from resmgr.fuse.servers import Resolver
-from resmgr.fuse.traits import AFTER_WRITES, ON_OPEN, XATTRS
+from resmgr.fuse.traits import AFTER_WRITES, ON_OPEN, TELLS_ERRORS, XATTRS
 from resmgr.fuse.usergroups import UserGroups
 from resmgr.iomsg import Target
 from resmgr.users import LookingUp
@@ -188,7 +188,7 @@ class Machine(Core):
             if record.answered:
                 return
             if code:
-                if isinstance(lost.thing, File) and record.opcode in (Opcode.WRITE, Opcode.FLUSH, Opcode.FSYNC):
+                if isinstance(lost.thing, File) and record.opcode in TELLS_ERRORS:
                     # Whatever became of earlier writes is told with it.
                     code = lost.thing.take_error() or code
                 self.error(record, told(-code))
@@ -239,7 +239,6 @@ class Machine(Core):
         request.base = request.second = request.via = request.again = None
         owned.ended(request)
         request.changes = ()
-        request.touched = None
         request.retries = request.hops = 0
         request.unsure = False
         self._go_on(request, OPERATIONS[request.opcode], memoryview(raw))

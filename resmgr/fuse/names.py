@@ -7,7 +7,7 @@ from typing import Final
 
 from resmgr.channel import Connection
 from resmgr.dispatch import Buffer
-from resmgr.fuse import formats, owned
+from resmgr.fuse import changing, formats, owned
 from resmgr.fuse.core import CONNECT, ENTRY_MAX, Core, Found
 from resmgr.fuse.formats import BODY, AttrTuple, device_64, name_at, names_at, strings_at
 from resmgr.fuse.inode import JOINED, Node, same_type
@@ -84,7 +84,7 @@ def mkdir(core: Core, request: Request, view: memoryview) -> None:
     mode, umask = formats.MKDIR_IN.parse(view, BODY)
     request.name = name_at(view, BODY + formats.MKDIR_IN.size)
     fixed = MAKE.pack(mode & 0o7777, umask, 0)
-    core.changes_name(request, request.node, request.name)
+    changing.changes_name(request, request.node, request.name)
     flags = MKDIR_WATCH if core.leases.on else 0
     core.on_base(request, request.node, CONNECT, Connect.MKDIR, flags, fixed, request.name, ENTRY_MAX, _made_directory)
 
@@ -105,7 +105,7 @@ def _made_directory(request: Request, status: int, reply: Buffer) -> None:
 def _made_new(request: Request, found: Found, attr: AttrTuple) -> Node:
     """The node of what the request has made under its name."""
     core = request.core
-    core.changed_name(request)
+    changing.changed(request)
     node = core.enter(request, request.node, request.name, found, attr)
     owned.believe(request)
     return node
@@ -115,7 +115,7 @@ def mknod(core: Core, request: Request, view: memoryview) -> None:
     mode, rdev, umask, _ = formats.MKNOD_IN.parse(view, BODY)
     request.name = name_at(view, BODY + formats.MKNOD_IN.size)
     fixed = MAKE.pack(mode, umask, device_64(rdev))
-    core.changes_name(request, request.node, request.name)
+    changing.changes_name(request, request.node, request.name)
     core.on_base(request, request.node, CONNECT, Connect.MKNOD, 0, fixed, request.name, ENTRY_MAX, _made)
 
 
@@ -136,7 +136,7 @@ def symlink(core: Core, request: Request, view: memoryview) -> None:
         if root and (text + b"/").startswith(root + b"/"):
             text = text[len(root) :] or b"/"
     path = request.name + text
-    core.changes_name(request, request.node, request.name)
+    changing.changes_name(request, request.node, request.name)
     core.on_base(request, request.node, CONNECT, Connect.SYMLINK, 0, SYMLINK.pack(len(request.name)), path, ENTRY_MAX, _made_link)
 
 
@@ -156,8 +156,8 @@ def link(core: Core, request: Request, view: memoryview) -> None:
         core.error(request, errno.ESTALE)
         return
     directory = request.node
-    core.changes_node(request, old)
-    core.changes_name(request, directory, request.name)
+    changing.changes_node(request, old)
+    changing.changes_name(request, directory, request.name)
 
     def linked(request: Request, status: int, reply: Buffer) -> None:
         if status < 0:
@@ -213,14 +213,14 @@ def _rename(core: Core, request: Request, view: memoryview, new_id: int, flags: 
         return
     # What is closed under another name than it was opened by is told to who closes it, too.
     core.handles.hurry()
-    core.changes_name(request, old_dir, old_name)
-    core.changes_name(request, new_dir, new_name)
+    changing.changes_name(request, old_dir, old_name)
+    changing.changes_name(request, new_dir, new_name)
 
     def renamed(request: Request, status: int, reply: Buffer) -> None:
         if status < 0:
             core.failed(request, status)
         else:
-            core.changed_name(request)
+            changing.changed(request)
             core.nodes.rename(old_dir, old_name, new_dir, new_name, bool(flags & RENAME_EXCHANGE))
             if bytes(reply) != SURE:
                 # Two names of one file stay both, an exchange leaves the old one to another.
@@ -260,13 +260,13 @@ def _two_directories(
 
 def unlink(core: Core, request: Request, view: memoryview) -> None:
     request.name = name_at(view, BODY)
-    core.changes_name(request, request.node, request.name)
+    changing.changes_name(request, request.node, request.name)
     core.on_base(request, request.node, CONNECT, Connect.UNLINK, 0, b"", request.name, ENTRY_MAX, _removed)
 
 
 def rmdir(core: Core, request: Request, view: memoryview) -> None:
     request.name = name_at(view, BODY)
-    core.changes_name(request, request.node, request.name)
+    changing.changes_name(request, request.node, request.name)
     core.on_base(request, request.node, CONNECT, Connect.RMDIR, 0, b"", request.name, ENTRY_MAX, _removed)
 
 
@@ -275,7 +275,7 @@ def _removed(request: Request, status: int, reply: Buffer) -> None:
     if status < 0:
         core.failed(request, status)
     else:
-        core.changed_name(request)
+        changing.changed(request)
         _forget_name(core, request.node, request.name)
         owned.believe(request)
         core.error(request, 0)

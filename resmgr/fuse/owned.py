@@ -13,60 +13,12 @@ from resmgr.fuse.inode import same_type
 from resmgr.fuse.lease import NAMES_MAX, Lease, single
 
 if TYPE_CHECKING:
-    from resmgr.fuse.core import Core
     from resmgr.fuse.formats import AttrTuple
     from resmgr.fuse.inode import Node
     from resmgr.fuse.request import Request
 
 Own = tuple[Lease, bytes]
 """A name in a leased directory."""
-
-
-def changed(core: Core, directory: Node, name: bytes) -> None:
-    """*name* in *directory*, or what it leads to, is being or was changed by a program of this mount: what was known of it is in doubt."""
-    now = core.dispatch.now()
-    lease = directory.lease
-    if lease is not None:
-        lease.doubt(name, now)
-        lease.changed = now
-    directory.attr_sure = 0.0
-    child = directory.children.get(name)
-    if child is not None:
-        child.name_sure = 0.0
-        _touched(core, child, now, True)
-
-
-def touched(core: Core, directory: Node, name: bytes, child: Node, rights: bool) -> None:
-    """The attributes of *child*, which is *name* in *directory*, are being or were changed by a program of this mount; *rights*: also who
-    may do what with it."""
-    now = core.dispatch.now()
-    if directory.lease is not None:
-        directory.lease.doubt_attr(name, now)
-    _touched(core, child, now, rights)
-
-
-def _touched(core: Core, child: Node, now: float, rights: bool) -> None:
-    child.attr_sure = 0.0
-    lease = child.lease
-    if lease is None:
-        return
-    lease.changed = now
-    if rights:
-        # Its rights may be what changes, or where it is.
-        lease.users.clear()
-        lease.readers.clear()
-        core.leases.private(lease)
-
-
-def written(core: Core, node: Node) -> None:
-    """The contents or attributes of *node* are being or were changed through this mount."""
-    node.attr_sure = 0.0
-    parent = node.parent
-    if parent is not None and parent.lease is not None:
-        parent.lease.doubt_attr(node.name, core.dispatch.now())
-    for holder, name in node.aliases or ():
-        if holder.lease is not None:
-            holder.lease.doubt(name, core.dispatch.now())
 
 
 def begins(request: Request, directory: Node, name: bytes) -> None:

@@ -23,7 +23,7 @@ from resmgr.iorequest import pack_notify
 if TYPE_CHECKING:
     from resmgr.channel import Pending
     from resmgr.fuse.core import Core
-    from resmgr.fuse.inode import File
+    from resmgr.fuse.openfile import File
     from resmgr.fuse.request import Request
 
 RDNORM: Final = 0x40

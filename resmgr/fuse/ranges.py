@@ -12,12 +12,12 @@ from typing import Final
 
 from resmgr.dispatch import Buffer
 from resmgr.errors import BadMessage
-from resmgr.fuse import formats
+from resmgr.fuse import changing, formats
 from resmgr.fuse.attributes import done, parse_attr
 from resmgr.fuse.between import copy_between
 from resmgr.fuse.core import Core
 from resmgr.fuse.formats import BODY
-from resmgr.fuse.inode import File
+from resmgr.fuse.openfile import File
 from resmgr.fuse.request import Request, told
 from resmgr.iomsg import ATTR, COPY_MAX, OFFSET, REQUEST, SEEK_DATA, SEEK_HOLE, SPACE, Io
 from resmgr.iorequest import pack_copy, pack_seek
@@ -140,4 +140,4 @@ def _changes(core: Core, request: Request, file: File) -> None:
     """Data of *file* are about to be changed by its server. Nothing is believed of it now, nor when that is done: who opened it meanwhile
     was told bytes of before."""
     file.node.doubt_data()
-    core.changes_node(request, file.node)
+    changing.changes_node(request, file.node)

@@ -27,9 +27,10 @@ from typing import TYPE_CHECKING, Final
 from resmgr.channel import Connection
 from resmgr.dispatch import Buffer, Timer
 from resmgr.errors import BadMessage
-from resmgr.fuse import formats
+from resmgr.fuse import changing, formats
 from resmgr.fuse.formats import BODY, AttrTuple, Opcode
-from resmgr.fuse.inode import File, same_type
+from resmgr.fuse.inode import same_type
+from resmgr.fuse.openfile import File
 from resmgr.fuse.request import Request
 from resmgr.fuse.traits import BY_NODE
 from resmgr.fuse.walk import CONNECT, ENTRY_MAX
@@ -344,14 +345,13 @@ class Reopening:
         core, node = self._core, file.node
         file.dead = False
         core.drops["reopened"] += 1
-        node.doubt_data()
-        core.ahead.doubt_node(node)
+        changing.written(core, node)
         if not file.token:
             self.opened(file)
         self._over(lost, 0)
         if node.cached:
-            # Others may have written meanwhile. Not waited for: a READ that waited for this holds what it needs.
-            core.notify(formats.inval_pages(node.nodeid), _nothing)
+            # Others may have written meanwhile. A READ that waited for this is answered first.
+            core.telling.tell(node, [formats.inval_pages(node.nodeid)])
 
     def _not_now(self, lost: Lost, code: int) -> None:
         """The node is down: go on trying, or tell those who wait."""
@@ -422,7 +422,3 @@ def _without(one: LockRequest, taken: LockRequest) -> list[LockRequest]:
 def limit_of(hard: bool, deadline: float) -> float:
     """Seconds that requests wait for a node that is down; 0: not at all."""
     return deadline or (math.inf if hard else 0.0)
-
-
-def _nothing() -> None:
-    pass

@@ -15,6 +15,7 @@ from resmgr.fuse.inode import Node
 from resmgr.iomsg import STATUS_REDIRECT, Io
 
 if TYPE_CHECKING:
+    from resmgr.fuse.changing import Change
     from resmgr.fuse.core import Core
     from resmgr.fuse.owned import Own
 
@@ -85,7 +86,6 @@ class Request:
         "second",
         "step",
         "subtype",
-        "touched",
         "unique",
         "unsure",
         "user",
@@ -123,10 +123,8 @@ class Request:
         """A number of the operation's own."""
         self.name = b""
         """The name that the request is about, for operations in a directory."""
-        self.changes: tuple[tuple[Node, bytes], ...] = ()
-        """Directories and names in them whose attributes, or existence, the request changes."""
-        self.touched: Node | None = None
-        """What of them changes are this node's attributes only, not where its names lead."""
+        self.changes: tuple[Change, ...] = ()
+        """What it changes, until it is changed."""
         self.own: list[Own] | None = None
         """Of these, names in leased directories, while it is under way (`owned`)."""
         self.alone: list[Own] = []

@@ -6,11 +6,48 @@ from collections.abc import Callable
 from typing import Protocol
 
 from resmgr.channel import CHID_PATHMGR, ND_LOCAL, PID_SYSTEM, Connection, Credentials, Kernel, Nd
-from resmgr.fuse.inode import Server, mix
+from resmgr.fuse.formats import MASK64
 from resmgr.iomsg import Target
 
 User = tuple[int, int]
 """uid, gid of a request."""
+
+
+def mix(key: tuple[int, int, int]) -> int:
+    """64 bits that tell servers apart inside st_ino (splitmix64's finisher over the server's address)."""
+    value = (key[0] * 0x9E3779B97F4A7C15 + key[1] * 0xBF58476D1CE4E5B9 + key[2] * 0x94D049BB133111EB) & MASK64
+    value = ((value ^ value >> 30) * 0xBF58476D1CE4E5B9) & MASK64
+    value = ((value ^ value >> 27) * 0x94D049BB133111EB) & MASK64
+    return value ^ value >> 31
+
+
+class Server:
+    """A manager that nodes belong to: its address as this node sees it, one connection per user, and what targets in its replies mean."""
+
+    __slots__ = (
+        "connections", "gives_tokens", "key", "no_devctl", "no_name_attributes", "no_notify", "no_tokens", "no_xattr", "salt", "targets",
+    )  # fmt: skip
+
+    def __init__(self, key: tuple[int, int, int], salt: int) -> None:
+        self.key = key
+        self.salt = salt
+        self.connections: dict[tuple[int, int], Connection] = {}
+        self.targets: dict[tuple[int, int, int], Server] = {}
+        self.no_notify: set[int] = set()
+        self.no_devctl: set[int] = set()
+        """Types of nodes (S_IFREG, ...) of which it has said that it has no such handler for them."""
+        self.gives_tokens = False
+        """It has given one."""
+        self.no_tokens = False
+        """It does not know how to open anything again (`reopen`)."""
+        self.no_xattr = False
+        """It has said that it knows no extended attributes."""
+        self.no_name_attributes = False
+        """It tells nothing of names that lead on from it to other servers."""
+
+    @property
+    def target(self) -> Target:
+        return Target(*self.key)
 
 
 class Resolver(Protocol):

@@ -99,8 +99,7 @@ class Session:
         machine.borrow = self._borrow
         machine.on_output = self._flush
         machine.on_end = self._ended_later
-        machine.notify = self._notify
-        machine.tell_kernel = self._notify_all
+        machine.tell_kernel = self._tell
 
     def start(self) -> None:
         """Begin to serve."""
@@ -123,7 +122,7 @@ class Session:
             self.start()
             machine.leases.resumed()
 
-        self._notify_all(attributes, told)
+        self._tell(attributes, told)
 
     def hand_over(self, name_of: Callable[[int], str | None], done: Callable[[int, dict[str, object]], None]) -> None:
         """Serve no more, but keep the mount: *done* is given the descriptor, the caller's from then on, and the state for the next daemon,
@@ -179,12 +178,9 @@ class Session:
 
     def invalidate_entry(self, parent: int, name: bytes) -> None:
         """Tell the kernel that what it believes of *name* in node *parent* is wrong. Done in a worker thread: it may have to wait there."""
-        self._notify(formats.inval_entry(parent, name), lambda: None)
+        self._tell([formats.inval_entry(parent, name)], lambda: None)
 
-    def _notify(self, message: bytes, told: Callable[[], None]) -> None:
-        self._notify_all([message], told)
-
-    def _notify_all(self, messages: list[bytes], told: Callable[[], None]) -> None:
+    def _tell(self, messages: list[bytes], told: Callable[[], None]) -> None:
         if self.closed:
             return
         if self._handing:

@@ -21,52 +21,65 @@ JOBS_MAX: Final = 8
 """Threads that tell the kernel, of one mount."""
 
 
+class _Job:
+    """What waits to be told of one node, and what is called when it was."""
+
+    __slots__ = ("calls", "messages", "since")
+
+    def __init__(self, since: float) -> None:
+        self.since = since
+        """Requests that came later do not hold it back."""
+        self.messages: list[bytes] = []
+        self.calls: list[Callable[[], None]] = []
+
+
 class Telling:
     """The jobs of one mount."""
 
     def __init__(self, core: Core) -> None:
         self._core = core
-        self._jobs: dict[tuple[Node, bool], list[bytes]] = {}
-        self._since: dict[Node, float] = {}
+        self._jobs: dict[tuple[Node, bool], _Job] = {}
         self._running: set[tuple[Node, bool]] = set()
         self._soon = False
 
-    def tell(self, node: Node, messages: list[bytes], *, waits: bool = True, anew: bool = False) -> None:
-        """Have *messages* about directory *node*, or what is in it, written in order. Not *waits*: the kernel waits for nothing to take
-        them."""
-        waiting = self._jobs.get((node, waits))
-        if waiting is None:
-            self._jobs[node, waits] = messages
-        else:
-            waiting += messages
-        if waits and (anew or waiting is None):
-            self._since[node] = self._core.dispatch.now()
+    def tell(
+        self, node: Node, messages: list[bytes], *, waits: bool = True, anew: bool = False, then: Callable[[], None] | None = None
+    ) -> None:
+        """Have *messages* about *node*, or names in it, written in order, and call *then*. Not *waits*: the kernel waits for nothing to
+        take them."""
+        now = self._core.dispatch.now()
+        job = self._jobs.get((node, waits))
+        if job is None:
+            job = self._jobs[node, waits] = _Job(now)
+        elif anew:
+            job.since = now
+        job.messages += messages
+        if then is not None:
+            job.calls.append(then)
         self._run()
 
     def waits(self, node: Node) -> int:
         """How many messages about *node* wait."""
-        return sum(len(self._jobs.get((node, waits), ())) for waits in (True, False))
+        return sum([len(job.messages) for waits in (True, False) if (job := self._jobs.get((node, waits))) is not None])
 
     def _run(self) -> None:
         self._core.on_answered = None
-        for job in list(self._jobs):
+        for key in list(self._jobs):
             if len(self._running) >= JOBS_MAX:
                 return
-            if job in self._running or job not in self._jobs:
+            job = self._jobs.get(key)
+            if key in self._running or job is None:
                 # Under way, or done since, where the kernel is told at once.
                 continue
-            node, waits = job
-            if waits and self._locked(node):
+            node, waits = key
+            if waits and self._locked(node, job.since):
                 self._core.on_answered = self._answered
                 continue
-            messages = self._jobs.pop(job)
-            if waits:
-                del self._since[node]
-            self._running.add(job)
-            self._core.tell_kernel(messages, self._done(job))
+            del self._jobs[key]
+            self._running.add(key)
+            self._core.tell_kernel(job.messages, self._done(key, job.calls))
 
-    def _locked(self, node: Node) -> bool:
-        since = self._since[node]
+    def _locked(self, node: Node, since: float) -> bool:
         return any(
             request.came <= since and (request.node is node or request.second is node) and request.opcode in LOCKING
             for request in self._core.outstanding.values()
@@ -83,9 +96,11 @@ class Telling:
         if self._jobs:
             self._run()
 
-    def _done(self, job: tuple[Node, bool]) -> Callable[[], None]:
+    def _done(self, key: tuple[Node, bool], calls: list[Callable[[], None]]) -> Callable[[], None]:
         def done() -> None:
-            self._running.discard(job)
+            self._running.discard(key)
+            for call in calls:
+                call()
             if self._jobs:
                 self._run()
 
@@ -93,5 +108,4 @@ class Telling:
 
     def close(self) -> None:
         self._jobs.clear()
-        self._since.clear()
         self._core.on_answered = None

@@ -30,6 +30,10 @@ class Trait(enum.IntFlag):
     """The kernel holds the lock of its directory, or pages of its file, meanwhile."""
     NOT_WAITED_FOR = enum.auto()
     """Follows from what a program did; none waits for its answer."""
+    STREAMING = enum.auto()
+    """Moves data: through a character device or FIFO for as long as that takes."""
+    TELLS_ERRORS = enum.auto()
+    """Tells what became of writes that were said to be done."""
     XATTR = enum.auto()
     """Answered with ENOSYS on mounts without extended attributes: the kernel asks once and never again."""
 
@@ -56,10 +60,10 @@ TRAITS: dict[Opcode, Trait] = {
     Opcode.CREATE: _T.NOT_TWICE | _T.LOCKING,
     Opcode.TMPFILE: _T.NONE,
     Opcode.OPEN: _T.AFTER_WRITES,
-    Opcode.READ: _T.ON_OPEN | _T.AFTER_WRITES | _T.LOCKING,
-    Opcode.WRITE: _T.ON_OPEN | _T.NOT_TWICE | _T.LOCKING,
-    Opcode.FLUSH: _T.ON_OPEN | _T.AFTER_WRITES,
-    Opcode.FSYNC: _T.ON_OPEN | _T.AFTER_WRITES,
+    Opcode.READ: _T.ON_OPEN | _T.AFTER_WRITES | _T.LOCKING | _T.STREAMING,
+    Opcode.WRITE: _T.ON_OPEN | _T.NOT_TWICE | _T.LOCKING | _T.STREAMING | _T.TELLS_ERRORS,
+    Opcode.FLUSH: _T.ON_OPEN | _T.AFTER_WRITES | _T.TELLS_ERRORS,
+    Opcode.FSYNC: _T.ON_OPEN | _T.AFTER_WRITES | _T.TELLS_ERRORS,
     Opcode.RELEASE: _T.NEVER_KEPT | _T.NOT_WAITED_FOR,
     Opcode.FALLOCATE: _T.ON_OPEN | _T.AFTER_WRITES | _T.NOT_TWICE,
     Opcode.LSEEK: _T.ON_OPEN | _T.AFTER_WRITES,
@@ -93,4 +97,6 @@ NEVER_KEPT = _having(Trait.NEVER_KEPT)
 NO_DEADLINE = _having(Trait.NO_DEADLINE)
 LOCKING = _having(Trait.LOCKING)
 NOT_WAITED_FOR = _having(Trait.NOT_WAITED_FOR)
+STREAMING = _having(Trait.STREAMING)
+TELLS_ERRORS = _having(Trait.TELLS_ERRORS)
 XATTRS = _having(Trait.XATTR)

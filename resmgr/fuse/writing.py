@@ -25,12 +25,12 @@ from stat import S_IFIFO, S_IFREG
 from typing import Final
 
 from resmgr.dispatch import Buffer
-from resmgr.fuse import formats, owned
+from resmgr.fuse import changing, formats, owned
 from resmgr.fuse.behind import OVERHEAD, TOTAL_MAX, Behind
 from resmgr.fuse.caller import broken_pipe
 from resmgr.fuse.core import Core
 from resmgr.fuse.formats import BODY
-from resmgr.fuse.inode import File
+from resmgr.fuse.openfile import File
 from resmgr.fuse.request import Request, told
 from resmgr.iomsg import ATTR, NONBLOCK, OFFSET_APPEND, REQUEST, SURE, WRITE, WRITE_ATTR, Io
 
@@ -74,9 +74,8 @@ def write(core: Core, request: Request, view: memoryview) -> None:
     if flags & os.O_APPEND and not mapped:
         offset = OFFSET_APPEND
     node = file.node
-    node.doubt_data()
     node.cached = True
-    core.written(node)
+    changing.written(core, node)
     if size <= COPY_MAX or view.readonly:
         view = memoryview(bytearray(view))
         let_go = _nothing
@@ -279,9 +278,8 @@ class _Writing:
             # After an unblock the server may still be busy with the data: then the buffer is left to it.
             self.let_go()
         node = self.file.node
-        node.doubt_data()
         owned.ended(self.request)
-        self.core.written(node)
+        changing.written(self.core, node)
         if status == self.size and len(reply) == _REPLY_MAX and bytes(memoryview(reply)[ATTR.size :]) == SURE:
             owned.believe_attr(self.request, node, ATTR.unpack_from(reply), self.core.dispatch.now())
 

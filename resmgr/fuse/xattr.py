@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Final
 
 from resmgr.dispatch import Buffer
 from resmgr.errors import BadMessage
-from resmgr.fuse import formats
+from resmgr.fuse import changing, formats
 from resmgr.fuse.attributes import done
 from resmgr.fuse.core import ENTRY_MAX, Core
 from resmgr.fuse.formats import BODY
@@ -102,21 +102,14 @@ def listxattr(core: Core, request: Request, view: memoryview) -> None:
 def setxattr(core: Core, request: Request, view: memoryview) -> None:
     size, flags = formats.SETXATTR_IN.parse(view, BODY)
     name, value = formats.value_at(view, BODY + formats.SETXATTR_IN.size, size)
-    _changes(core, request)
+    changing.changes_node(request, request.node, rights=True, extended=True)
     _ask(core, request, XattrRequest(XATTR_SET, name, value, flags=flags), 0, _set)
 
 
 def removexattr(core: Core, request: Request, view: memoryview) -> None:
     name, _ = formats.value_at(view, BODY, 0)
-    _changes(core, request)
+    changing.changes_node(request, request.node, rights=True, extended=True)
     _ask(core, request, XattrRequest(XATTR_REMOVE, name), 0, _set)
-
-
-def _changes(core: Core, request: Request) -> None:
-    node = request.node
-    core.changes_node(request, node)
-    if node.parent is not None:
-        core.bare.changed(node.parent)
 
 
 def _ask(core: Core, request: Request, asked: XattrRequest, room: int, step: Step) -> None:

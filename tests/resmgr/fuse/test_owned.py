@@ -8,7 +8,7 @@ import struct
 
 import pytest
 
-from resmgr.fuse import formats, known
+from resmgr.fuse import changing, formats, known
 from resmgr.fuse.formats import Opcode
 from resmgr.fuse.inode import Node
 from resmgr.iomsg import Io
@@ -309,7 +309,7 @@ def test_another_change_from_here_meanwhile_leaves_it_open(rig: Rig) -> None:
     node, fh = create(rig, leased(rig), b"new")
     rig.fs.faults.append(Fault("write", b"new", delay=0.1, times=1))
     rig.write(node, fh, 0, b"12345")
-    rig.machine.written(inside(rig, b"d", b"new"))
+    changing.written(rig.machine, inside(rig, b"d", b"new"))
     rig.run(0.3)
     rig.messages()
 

@@ -1,0 +1,108 @@
+"""What programs of this mount change: whoever believes something of it is told, when the change begins and when it is over.
+
+From when a request that changes something is about to be sent until it is answered, nothing older is believed; whoever asked meanwhile may
+have heard what was before. The late answer of a request that was given up counts once more: it may have been carried out only then. What
+can be believed of the answer itself is in `owned`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from resmgr.fuse import owned
+
+if TYPE_CHECKING:
+    from resmgr.fuse.core import Core
+    from resmgr.fuse.inode import Node
+    from resmgr.fuse.request import Request
+
+
+class Change(NamedTuple):
+    """Of *name* in *directory*. Not `leads`: only attributes or contents of what it leads to, and whether it is there stays as it is.
+    `rights`: also who may do what with that; `extended`: also whether it has extended attributes."""
+
+    directory: Node
+    name: bytes
+    leads: bool
+    rights: bool
+    extended: bool
+
+
+def changes_name(request: Request, directory: Node, name: bytes) -> None:
+    """The request makes, removes or replaces *name*."""
+    change = Change(directory, name, True, True, True)
+    request.changes = (*request.changes, change)
+    _doubt(request.core, change)
+    owned.begins(request, directory, name)
+
+
+def changes_node(request: Request, node: Node, *, rights: bool = False, extended: bool = False) -> None:
+    """The request changes attributes or contents of *node*; *rights*, *extended*: as `Change` has them."""
+    core = request.core
+    if node.parent is not None:
+        places = ((node.parent, node.name), *(node.aliases or ()))
+        changes = tuple([Change(directory, name, False, rights, extended) for directory, name in places])
+        request.changes = (*request.changes, *changes)
+        for change in changes:
+            _doubt(core, change)
+    if node.ahead and rights:
+        core.ahead.forget_node(node)
+
+
+def changed(request: Request) -> None:
+    """What the request changes is changed; what that makes of the nodes comes now, and then `owned.believe`."""
+    doubt(request)
+    request.changes = ()
+
+
+def doubt(request: Request) -> None:
+    """The request's answer has come, or it is given up: it may have been carried out at any time until now."""
+    if request.own and request.pending is None:
+        owned.ended(request)
+    for change in request.changes:
+        _doubt(request.core, change)
+
+
+def written(core: Core, node: Node) -> None:
+    """The contents of *node* are being or were changed through this mount, or by others while it was locked."""
+    node.doubt_data()
+    node.attr_sure = 0.0
+    if node.parent is not None:
+        _touch(core, node.parent, node.name)
+        for directory, name in node.aliases or ():
+            _touch(core, directory, name)
+
+
+def _touch(core: Core, directory: Node, name: bytes) -> None:
+    core.ahead.doubt(directory, name)
+    lease = directory.lease
+    if lease is not None:
+        lease.doubt_attr(name, core.dispatch.now())
+
+
+def _doubt(core: Core, change: Change) -> None:
+    directory, name = change.directory, change.name
+    if change.extended:
+        core.bare.changed(directory)
+    core.ahead.doubt(directory, name)
+    now = core.dispatch.now()
+    child = directory.children.get(name)
+    lease = directory.lease
+    if change.leads:
+        directory.attr_sure = 0.0
+        if child is not None:
+            child.name_sure = 0.0
+        if lease is not None:
+            lease.doubt(name, now)
+            lease.changed = now
+    elif lease is not None:
+        lease.doubt_attr(name, now)
+    if child is None:
+        return
+    child.attr_sure = 0.0
+    own = child.lease
+    if own is not None:
+        own.changed = now
+        if change.rights:
+            # Its rights may be what changes, or where it is.
+            core.leases.audience.doubt(own)
