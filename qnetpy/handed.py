@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import attrs
 
@@ -26,16 +25,48 @@ NAMES_MAX = STATE_MAX // 280
 
 @attrs.frozen
 class Handed:
-    """One mount: what was told of it, and its /dev/fuse, the holder's to close."""
+    """One mount: *main*, the one of the configuration; what of /net it shows, its options and its device number; what its machine told
+    (`resmgr.fuse.state`); and its /dev/fuse, the holder's to close."""
 
-    told: Mapping[str, Any]
-    device: int
+    point: str
+    main: bool
+    source: str
+    options: str
+    number: tuple[int, int]
+    state: object
+    fd: int
+
+    def told(self) -> dict[str, object]:
+        """As JSON can say it, without the descriptor."""
+        return {
+            "point": self.point,
+            "main": self.main,
+            "source": self.source,
+            "options": self.options,
+            "device": self.number,
+            "state": self.state,
+        }
+
+    @classmethod
+    def parse(cls, told: object, fd: int) -> Handed:
+        """Of what `told` gave. ValueError; of the state that is for others to say."""
+        match told:
+            case {
+                "point": str(point),
+                "main": bool(main),
+                "source": str(source),
+                "options": str(options),
+                "device": [int(major), int(minor)],
+                "state": state,
+            }:
+                return cls(point, main, source, options, (major, minor), state, fd)
+        raise ValueError("a mount that is told of in another way")
 
 
-def give(message: Message, mounts: Sequence[Mapping[str, object]], devices: Sequence[int]) -> None:
-    """Answer `hand-over`; *devices* are closed here."""
+def give(message: Message, mounts: Sequence[Handed]) -> None:
+    """Answer `hand-over`; the descriptors of *mounts* are closed here."""
     try:
-        data = json.dumps({"mounts": mounts}).encode()
+        data = json.dumps({"mounts": [one.told() for one in mounts]}).encode()
         if len(data) > STATE_MAX:
             message.reply(0, json.dumps({"error": f"what the kernel knows of the mounts takes more than {STATE_MAX >> 20} MiB"}).encode())
             return
@@ -43,13 +74,13 @@ def give(message: Message, mounts: Sequence[Mapping[str, object]], devices: Sequ
         try:
             with open(memory, "wb", closefd=False) as file:
                 file.write(data)
-            facts = {"mounts": [[mount["point"], *mount["device"]] for mount in mounts]}  # type: ignore[misc]  # major, minor
-            message.reply(0, json.dumps(facts).encode(), descriptors=(memory, *devices))
+            facts = {"mounts": [[one.point, *one.number] for one in mounts]}
+            message.reply(0, json.dumps(facts).encode(), descriptors=(memory, *(one.fd for one in mounts)))
         finally:
             os.close(memory)
     finally:
-        for device in devices:
-            os.close(device)
+        for one in mounts:
+            os.close(one.fd)
 
 
 def environment(descriptors: Sequence[int]) -> dict[str, str]:
@@ -72,7 +103,7 @@ def take(complain: Callable[[str], None]) -> list[Handed]:
         with open(memory, "rb") as file:
             file.seek(0)
             mounts = json.loads(file.read(STATE_MAX))["mounts"]
-        return [Handed(told, device) for told, device in zip(mounts, devices, strict=True)]
+        return [Handed.parse(told, fd) for told, fd in zip(mounts, devices, strict=True)]
     except (OSError, ValueError, KeyError, TypeError) as error:
         complain(f"the mounts of the daemon before are lost: {error}")
         for fd in devices:

@@ -198,14 +198,13 @@ class LsmQnet:
         assert self.qnet is not None
         resumed = Resumed(mounts, self._context.dispatch, self.qnet)
         # What is below another mount comes after it.
-        handed, prepared.handed[:] = sorted(prepared.handed, key=lambda one: not one.told.get("main")), []
+        handed, prepared.handed[:] = sorted(prepared.handed, key=lambda one: not one.main), []
         for one in handed:
-            main = bool(one.told.get("main"))
-            if main and one.told.get("point") != self._point:
+            if one.main and one.point != self._point:
                 resumed.drop(one)
                 continue
-            taken = resumed.take(one, self._ended if main else partial(_ended_one, str(one.told.get("point"))))
-            if main:
+            taken = resumed.take(one, self._ended if one.main else partial(_ended_one, one.point))
+            if one.main:
                 mounts.main = taken
         if self._point:
             if mounts.main is None:
@@ -235,7 +234,7 @@ class LsmQnet:
             node = qnet.nodes.by_nd(node_of(nd))
             return None if node is None else node.name
 
-        mounts.hand_over(name_of, lambda told, devices: give(message, told, devices))
+        mounts.hand_over(name_of, lambda handed: give(message, handed))
 
     def _status(self, qnet: Qnet, zeroconf: ZeroconfDiscovery | None) -> dict[str, object]:
         mounts = self._mounts

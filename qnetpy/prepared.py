@@ -75,7 +75,7 @@ class PreparedQnet:
     def close(self) -> None:
         """Unmount what was not taken."""
         while self.handed:
-            os.close(self.handed.pop().device)
+            os.close(self.handed.pop().fd)
         if self._mount is not None:
             (mount, fd), self._mount = self._mount, None
             mount.detach()
@@ -109,7 +109,7 @@ def prepare(system: System, options: QnetOptions) -> PreparedQnet:
         locked = frozenset(grace.read(locks_file(settings), boot_id()))
     point = options.mount or (settings.qnet.mount.point if settings.qnet.mount.enabled else "none")
     made = PreparedQnet(settings, link_settings(settings), keys, kept, "" if point == "none" else point, locked, take(log.error))
-    kept_point = any(one.told.get("main") and one.told.get("point") == made.point for one in made.handed)
+    kept_point = any(one.main and one.point == made.point for one in made.handed)
     if made.point and system.namespace is not None and not kept_point:
         try:
             made._mount = _mounted(settings, point, system.namespace)

@@ -20,6 +20,7 @@ from resmgr.fuse.openfile import File
 from resmgr.fuse.options import WHOLE, FuseOptions, Part, Permissions, reference_page
 from resmgr.fuse.servers import KernelResolver
 from resmgr.fuse.session import Session
+from resmgr.fuse.state import State
 from resmgr.fuse.usergroups import UserGroups
 from resmgr.iomsg import Target
 from resmgr.users import Accounts
@@ -61,7 +62,7 @@ class NetMount:
         """Begin to serve."""
         self._session.start()
 
-    def take(self, state: handover.State, numbers: Callable[[str], int | None], gone: Callable[[int, int], Connection]) -> None:
+    def take(self, state: State, numbers: Callable[[str], int | None], gone: Callable[[int, int], Connection]) -> None:
         """Know what another daemon knew of this mount, as of `handover.resume`; `BadState`."""
         self._locked = handover.resume(self.machine, state, numbers, gone)
 
@@ -71,7 +72,7 @@ class NetMount:
         for file in self._locked:
             self.machine.reclaim(file)
 
-    def hand_over(self, name_of: Callable[[int], str | None], done: Callable[[int, dict[str, object]], None]) -> None:
+    def hand_over(self, name_of: Callable[[int], str | None], done: Callable[[int, State], None]) -> None:
         """As `Session.hand_over`; the mount stays."""
         self._copies.close()
         self._session.hand_over(name_of, done)

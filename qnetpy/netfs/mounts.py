@@ -14,11 +14,11 @@ import os
 from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import count
-from typing import Any
 from weakref import WeakKeyDictionary
 
 import attrs
 
+from qnetpy.handed import Handed
 from qnetpy.mountsource import parse_source, source_text
 from qnetpy.netfs import record
 from qnetpy.netfs.mount import NET_OPTIONS, NetMount
@@ -27,6 +27,7 @@ from resmgr.dispatch import Dispatch
 from resmgr.fuse.machine import Machine
 from resmgr.fuse.mount import Mount
 from resmgr.fuse.options import WHOLE, FuseOptions, OptionError, Part, options_text, parse_options
+from resmgr.fuse.state import State
 from resmgr.iomsg import Target
 from resmgr.users import Accounts
 
@@ -199,52 +200,44 @@ class NetMounts:
 
     # ---- from one daemon to the next
 
-    def hand_over(self, name_of: Callable[[int], str | None], done: Callable[[list[dict[str, object]], list[int]], None]) -> None:
-        """Serve nothing any more, but leave it mounted: *done* is given what the next daemon has to know, and its descriptors in the same
-        order, which are the caller's. There are no mounts afterwards. One that is being unmounted is not among them."""
+    def hand_over(self, name_of: Callable[[int], str | None], done: Callable[[list[Handed]], None]) -> None:
+        """Serve nothing any more, but leave it mounted: *done* is given what the next daemon has to know, with descriptors that are the
+        caller's. There are no mounts afterwards. One that is being unmounted is not among them."""
         self._closed = True
         mounts = [mount for mount in self._mounts.values() if mount.point not in self._underway]
-        facts: dict[int, dict[str, object]] = {}
-        descriptors: dict[int, int] = {}
+        handed: dict[int, Handed] = {}
 
-        def one(number: int, mount: NetMount, device: int, state: dict[str, object]) -> None:
-            descriptors[number] = device
-            facts[number] = {
-                "point": mount.point,
-                "main": mount is self.main,
-                "source": source_text(mount.part.names),
-                "options": options_text(mount.options, NET_OPTIONS),
-                "device": mount.device,
-                "state": state,
-            }
-            if len(facts) == len(mounts):
+        def one(number: int, mount: NetMount, fd: int, state: State) -> None:
+            source, options = source_text(mount.part.names), options_text(mount.options, NET_OPTIONS)
+            assert mount.device is not None
+            handed[number] = Handed(mount.point, mount is self.main, source, options, mount.device, state.told(), fd)
+            if len(handed) == len(mounts):
                 self._mounts.clear()
                 self._write_down(now=True)
                 self.main = None
-                done([facts[at] for at in range(len(mounts))], [descriptors[at] for at in range(len(mounts))])
+                done([handed[at] for at in range(len(mounts))])
 
         if not mounts:
-            done([], [])
+            done([])
         for number, mount in enumerate(mounts):
             mount.hand_over(name_of, partial(one, number, mount))
 
-    def take(self, told: Mapping[str, Any], device: int, number_of: Callable[[str], int | None], on_end: Callable[[str], None]) -> NetMount:
-        """Take one mount of an earlier daemon; *device* is this object's. Served when `NetMount.resume` is called. ValueError and others if
-        *told* cannot be read, OSError; then it is unmounted."""
+    def take(self, handed: Handed, number_of: Callable[[str], int | None], on_end: Callable[[str], None]) -> NetMount:
+        """Take one mount of an earlier daemon, and its descriptor. Served when `NetMount.resume` is called. ValueError if what was told of
+        it cannot be read, OSError; then it is unmounted."""
         made: NetMount | None = None
         mount: Mount | None = None
         try:
-            names = parse_source(told["source"]) if told["source"] else ()
-            options = _named(parse_options(told["options"], NET_OPTIONS), names)
-            major, minor = told["device"]
-            mount = Mount(told["point"], options, self._namespace())
-            mount.adopt((int(major), int(minor)))
+            names = parse_source(handed.source) if handed.source else ()
+            options = _named(parse_options(handed.options, NET_OPTIONS), names)
+            mount = Mount(handed.point, options, self._namespace())
+            mount.adopt(handed.number)
             links = b"" if self.main is None or not names else os.fsencode(self.main.point) + b"/" + names[0]
-            made = self._made(mount, device, on_end, Part(names, links))
-            made.take(told["state"], number_of, self._gone)
+            made = self._made(mount, handed.fd, on_end, Part(names, links))
+            made.take(State.parse(handed.state), number_of, self._gone)
         except BaseException:
             if made is None:
-                os.close(device)
+                os.close(handed.fd)
             else:
                 self._mounts.pop(made.point, None)
                 self._write_down()
@@ -254,12 +247,11 @@ class NetMounts:
             raise
         return made
 
-    def drop(self, told: Mapping[str, Any], device: int) -> None:
-        """Unmount one mount of an earlier daemon; *device* is this object's. As `take` raises."""
-        os.close(device)
-        major, minor = told["device"]
-        mount = Mount(told["point"], NET_OPTIONS, self._namespace())
-        mount.adopt((int(major), int(minor)))
+    def drop(self, handed: Handed) -> None:
+        """Unmount one mount of an earlier daemon; its descriptor is closed. OSError."""
+        os.close(handed.fd)
+        mount = Mount(handed.point, NET_OPTIONS, self._namespace())
+        mount.adopt(handed.number)
         mount.detach(abort=True)
 
     def _gone(self, uid: int, gid: int) -> Connection:

@@ -45,10 +45,12 @@ def left(run_dir: str) -> list[Left]:
     for line in lines:
         try:
             told = json.loads(line)
-            if told["boot"] == boot and not _works(int(told["pid"]), told["began"]):
-                found.append(Left(str(told["point"]), (int(told["major"]), int(told["minor"]))))
-        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        except (ValueError, RecursionError):
             continue
+        match told:
+            case {"boot": at, "pid": int(pid), "began": began, "point": str(point), "major": int(major), "minor": int(minor)}:
+                if at == boot and not _works(pid, began):
+                    found.append(Left(point, (major, minor)))
     return found
 
 

@@ -33,9 +33,9 @@ class Resumed:
     def take(self, one: Handed, on_end: Callable[[str], None]) -> NetMount | None:
         """Take a mount. None if that cannot be: then it is dead, as that of a daemon that was killed, and is removed."""
         try:
-            taken = self._mounts.take(one.told, one.device, self._number, on_end)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            log.error("%s cannot be taken from the daemon before: %s", one.told.get("point"), error)
+            taken = self._mounts.take(one, self._number, on_end)
+        except (OSError, ValueError) as error:
+            log.error("%s cannot be taken from the daemon before: %s", one.point, error)
             return None
         self._taken.append(taken)
         return taken
@@ -43,9 +43,9 @@ class Resumed:
     def drop(self, one: Handed) -> None:
         """Unmount what is not wanted any more."""
         try:
-            self._mounts.drop(one.told, one.device)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            log.error("%s of the daemon before cannot be unmounted: %s", one.told.get("point"), error)
+            self._mounts.drop(one)
+        except OSError as error:
+            log.error("%s of the daemon before cannot be unmounted: %s", one.point, error)
 
     def _number(self, name: str) -> int | None:
         # It was authenticated by the daemon before, and is not believed to be up.

@@ -1,23 +1,23 @@
 """What the kernel knows by number, as one daemon hands it to the next (docs/decisions/fuse-hand-over.md).
 
-The state is plain values that JSON can say: names are text with a character for each byte. Nothing in it is a right: whoever has it has
-/dev/fuse, too. The next machine takes it as if every connection had just died: open files and directories are *lost* (`reopen`), no base
-handle is known, nothing is believed.
+Nothing in what is told (`state`) is a right: whoever has it has /dev/fuse, too. The next machine takes it as if every connection had just
+died: open files and directories are *lost* (`reopen`), no base handle is known, nothing is believed.
 """
 
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING
 
 from resmgr.channel import Connection
 from resmgr.fuse import formats
-from resmgr.fuse.formats import ROOT_ID, AttrTuple, Opcode
+from resmgr.fuse.formats import ROOT_ID, Opcode
 from resmgr.fuse.inode import Node
 from resmgr.fuse.listing import Directory
 from resmgr.fuse.openfile import File
 from resmgr.fuse.servers import Server
+from resmgr.fuse.state import AliasRecord, BadState, DirectoryRecord, FileRecord, LockRecord, NodeRecord, ServerRecord, State
 from resmgr.fuse.traits import LOCKING, NOT_TWICE
 from resmgr.iomsg import LOCK_SET
 from resmgr.iorequest import LockRequest
@@ -25,64 +25,47 @@ from resmgr.iorequest import LockRequest
 if TYPE_CHECKING:
     from resmgr.fuse.core import Core
 
-VERSION = 1
-ATTR_FIELDS = 13
-State = Mapping[str, object]
-
-
-class BadState(ValueError):
-    """Not a state, or one of another version."""
-
-
-def text(name: bytes) -> str:
-    return name.decode("latin-1")
-
-
 # ---- out
 
 
-def state_of(core: Core, name_of: Callable[[int], str | None]) -> dict[str, object]:
+def state_of(core: Core, name_of: Callable[[int], str | None]) -> State:
     """All of a machine that is quiet. *name_of*: of the node with a number; None for this one's own."""
     servers: dict[Server, int] = {}
-
-    def number(server: Server) -> int:
-        return servers.setdefault(server, len(servers))
-
     nodes = [
-        [
+        NodeRecord(
             node.nodeid,
             0 if node.parent is None else node.parent.nodeid,
-            text(node.name),
+            node.name,
             node.named,
-            number(node.server),
-            list(node.attr),
+            servers.setdefault(node.server, len(servers)),
+            node.attr,
             node.lookups,
-            [[holder.nodeid, text(name)] for holder, name in node.aliases or ()],
-        ]
+            [AliasRecord(holder.nodeid, name) for holder, name in node.aliases or ()],
+        )
         for node in _parents_first(core.nodes.root, core.nodes)
     ]
     files = [
-        [
-            *(file.fh, file.node.nodeid, *_user(file.connection), file.flags, text(file.token), file.as_opened),
-            *(file.written != file.synced, file.written, file.error, file.unseen),
-            [[one.kind, one.start, one.end, one.owner, one.pid, one.whole] for one in file.held],
-        ]
+        FileRecord(
+            file.fh,
+            file.node.nodeid,
+            *_user(file.connection),
+            file.flags,
+            file.token,
+            file.as_opened,
+            file.written != file.synced,
+            file.written,
+            file.error,
+            file.unseen,
+            [LockRecord(one.kind, one.start, one.end, one.owner, one.pid, one.whole) for one in file.held],
+        )
         for file in core.files.values()
     ]
     directories = [
-        [one.fh, one.node.nodeid, *_user(one.connection), one.pid, list(one.cookies), one.home] for one in core.directories.values()
+        DirectoryRecord(one.fh, one.node.nodeid, *_user(one.connection), one.pid, tuple(one.cookies), one.home)
+        for one in core.directories.values()
     ]
-    return {
-        "version": VERSION,
-        "minor": core.minor,
-        "expires": core.expires,
-        "resends": core.resends,
-        "next": [core.nodes.next, core.next_fh],
-        "nodes": nodes,
-        "files": files,
-        "directories": directories,
-        "servers": [[name_of(one.key[0]), *one.key, one.salt, one.gives_tokens] for one in servers],
-    }
+    found = [ServerRecord(name_of(one.key[0]), *one.key, one.salt, one.gives_tokens) for one in servers]
+    return State(core.minor, core.expires, core.resends, (core.nodes.next, core.next_fh), nodes, files, directories, found)
 
 
 def _user(connection: Connection) -> tuple[int, int]:
@@ -144,132 +127,88 @@ def give_up(core: Core) -> None:
 
 def resume(core: Core, state: State, numbers: Callable[[str], int | None], gone: Callable[[int, int], Connection]) -> list[File]:
     """Fill *core*, which is new, with *state*. *numbers*: of the node of a name; *gone*: a closed connection of a user. The files through
-    which something is locked. `BadState`."""
+    which something is locked. `BadState` if the records do not fit together."""
+    core.minor, core.expires, core.resends = state.minor, state.expires, state.resends
+    servers = [_server(core, one, numbers) for one in state.servers]
+    for node in state.nodes:
+        _node(core, node, servers)
+    for node in state.nodes:
+        _aliases(core, node)
+    core.nodes.next, core.next_fh = state.next
+    things: list[File | Directory] = [_file(core, one, gone(one.uid, one.gid)) for one in state.files]
+    things += [_directory(core, one, gone(one.uid, one.gid)) for one in state.directories]
+    for thing in things:
+        core.reopening.lose(thing)
+    return [file for file in core.files.values() if file.held]
+
+
+def _server(core: Core, told: ServerRecord, numbers: Callable[[str], int | None]) -> Server:
+    nd = told.nd if told.node is None else numbers(told.node)
+    if nd is None:
+        raise BadState(f"no room for {told.node}")
+    # One without a node was ours, and went with the earlier daemon, but for those whose place is well known.
+    server = core.servers.at((nd, told.pid, told.chid), told.salt)
+    server.gives_tokens = told.gives_tokens
+    return server
+
+
+def _node(core: Core, told: NodeRecord, servers: list[Server]) -> None:
+    nodes, attr = core.nodes, told.attr
+    if told.nodeid == ROOT_ID:
+        nodes.root.attr, nodes.root.ino, nodes.root.mode = attr, attr[0], attr[1]
+        return
+    above = nodes.get(told.parent)
+    if above is None or nodes.get(told.nodeid) is not None or not 0 <= told.server < len(servers):
+        raise BadState("a node that is in none, or there twice, or of no server")
+    node = Node(told.nodeid, above, told.name, servers[told.server], attr)
+    node.named = told.named
+    node.lookups = told.lookups
+    # Whatever the kernel believes of it, it was told by another daemon.
+    node.cached = True
+    nodes.put(node, above)
+
+
+def _aliases(core: Core, told: NodeRecord) -> None:
+    node = core.nodes.get(told.nodeid)
+    for one in told.aliases:
+        above = core.nodes.get(one.parent)
+        if node is None or above is None:
+            raise BadState("a name in no directory")
+        if node.aliases is None:
+            node.aliases = []
+        node.aliases.append((above, one.name))
+        above.children[one.name] = node
+
+
+def _file(core: Core, told: FileRecord, connection: Connection) -> File:
+    node = core.nodes.get(told.nodeid)
+    if node is None or told.fh in core.files:
+        raise BadState("a file of no node, or there twice")
+    file = core.files[told.fh] = File(told.fh, node, connection, 0, told.flags)
+    node.files.append(file)
+    file.token = told.token
+    file.as_opened = told.as_opened
+    file.written, file.synced = told.written, told.written - told.dirty
+    file.error, file.unseen = told.error, told.unseen
+    file.held = [LockRequest(LOCK_SET, one.kind, one.start, one.end, one.owner, one.pid, one.whole) for one in told.held]
+    file.locked = bool(file.held)
+    for one in file.held:
+        if not one.whole:
+            if node.locks is None:
+                node.locks = {}
+            node.locks[one.owner] = file
+    return file
+
+
+def _directory(core: Core, told: DirectoryRecord, connection: Connection) -> Directory:
+    node = core.nodes.get(told.nodeid)
+    if node is None or told.fh in core.directories:
+        raise BadState("a directory of no node, or there twice")
+    directory = Directory(told.fh, node, connection, 0, core.ahead.record(node, connection, (told.uid, told.gid)), told.pid)
     try:
-        if state["version"] != VERSION:
-            raise BadState("a state of another version")
-        return _Resumed(core, state, numbers, gone).locked
-    except BadState:
-        raise
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-        raise BadState(f"not a state: {error!r}") from None
-
-
-class _Resumed:
-    def __init__(self, core: Core, state: State, numbers: Callable[[str], int | None], gone: Callable[[int, int], Connection]) -> None:
-        self.core = core
-        self.gone = gone
-        self.locked: list[File] = []
-        self.lost: list[File | Directory] = []
-        told: dict[str, Any] = dict(state)
-        core.minor, core.expires, core.resends = int(told["minor"]), bool(told["expires"]), bool(told["resends"])
-        self.servers = [self._server(numbers, *one) for one in told["servers"]]
-        for one in told["nodes"]:
-            self._node(*one)
-        for one in told["nodes"]:
-            self._aliases(one[0], one[7])
-        core.nodes.next, core.next_fh = map(int, told["next"])
-        for one in told["files"]:
-            self._file(*one)
-        for one in told["directories"]:
-            self._directory(*one)
-        for thing in self.lost:
-            core.reopening.lose(thing)
-
-    def _server(
-        self, numbers: Callable[[str], int | None], name: str | None, nd: int, pid: int, chid: int, salt: int, gives: bool
-    ) -> Server:
-        servers = self.core.servers
-        found = None if name is None else numbers(name)
-        if name is None:
-            # Ours went with the earlier daemon, but for those whose place is well known.
-            key = (nd, pid, chid)
-        else:
-            if found is None:
-                raise BadState(f"no room for {name}")
-            key = (found, pid, chid)
-        server = servers.at(key, salt)
-        server.gives_tokens = gives
-        return server
-
-    def _node(
-        self, nodeid: int, parent: int, name: str, named: bool, server: int, attr: list[int], lookups: int, aliases: list[object]
-    ) -> None:
-        nodes = self.core.nodes
-        fields: AttrTuple = tuple(map(int, attr))  # type: ignore[assignment]  # looked at below
-        if len(fields) != ATTR_FIELDS:
-            raise BadState("attributes of another length")
-        if nodeid == ROOT_ID:
-            nodes.root.attr, nodes.root.ino, nodes.root.mode = fields, fields[0], fields[1]
-            return
-        above = nodes.get(parent)
-        if above is None or nodes.get(nodeid) is not None:
-            raise BadState("a node that is in none, or there twice")
-        node = Node(nodeid, above, name.encode("latin-1"), self.servers[server], fields)
-        node.named = named
-        node.lookups = lookups
-        # Whatever the kernel believes of it, it was told by another daemon.
-        node.cached = True
-        nodes.put(node, above)
-
-    def _aliases(self, nodeid: int, aliases: list[list[Any]]) -> None:
-        nodes = self.core.nodes
-        node = nodes.get(nodeid)
-        for parent, name in aliases:
-            above = nodes.get(parent)
-            if node is None or above is None:
-                raise BadState("a name in no directory")
-            if node.aliases is None:
-                node.aliases = []
-            node.aliases.append((above, name.encode("latin-1")))
-            above.children[name.encode("latin-1")] = node
-
-    def _file(
-        self,
-        fh: int,
-        nodeid: int,
-        uid: int,
-        gid: int,
-        flags: int,
-        token: str,
-        as_opened: list[int] | None,
-        dirty: bool,
-        written: int,
-        error: int,
-        unseen: bool,
-        held: list[list[Any]],
-    ) -> None:
-        core = self.core
-        node = core.nodes.get(nodeid)
-        if node is None or fh in core.files:
-            raise BadState("a file of no node, or there twice")
-        file = core.files[fh] = File(fh, node, self.gone(uid, gid), 0, flags)
-        node.files.append(file)
-        file.token = token.encode("latin-1")
-        if as_opened is not None:
-            ino, change, mtime, size = as_opened
-            file.as_opened = (ino, change, mtime, size)
-        file.written, file.synced = written, written - dirty
-        file.error, file.unseen = error, unseen
-        file.held = [LockRequest(LOCK_SET, *one) for one in held]
-        if file.held:
-            file.locked = True
-            self.locked.append(file)
-            for one in file.held:
-                if not one.whole:
-                    if node.locks is None:
-                        node.locks = {}
-                    node.locks[one.owner] = file
-        self.lost.append(file)
-
-    def _directory(self, fh: int, nodeid: int, uid: int, gid: int, pid: int, cookies: list[int], home: bool) -> None:
-        core = self.core
-        node = core.nodes.get(nodeid)
-        if node is None or fh in core.directories:
-            raise BadState("a directory of no node, or there twice")
-        connection = self.gone(uid, gid)
-        directory = Directory(fh, node, connection, 0, core.ahead.record(node, connection, (uid, gid)), pid)
-        directory.cookies.extend(cookies)
-        directory.home = home
-        core.add_directory(directory)
-        self.lost.append(directory)
+        directory.cookies.extend(told.cookies)
+    except OverflowError:
+        raise BadState("a cookie of more than 64 bits") from None
+    directory.home = told.home
+    core.add_directory(directory)
+    return directory

@@ -28,6 +28,7 @@ from resmgr.fuse import formats, handover
 from resmgr.fuse.core import OutputItem
 from resmgr.fuse.formats import Opcode
 from resmgr.fuse.machine import Machine
+from resmgr.fuse.state import State
 from resmgr.fuse.traits import NOT_WAITED_FOR
 
 logger = logging.getLogger(__name__)
@@ -124,7 +125,7 @@ class Session:
 
         self._tell(attributes, told)
 
-    def hand_over(self, name_of: Callable[[int], str | None], done: Callable[[int, dict[str, object]], None]) -> None:
+    def hand_over(self, name_of: Callable[[int], str | None], done: Callable[[int, State], None]) -> None:
         """Serve no more, but keep the mount: *done* is given the descriptor, the caller's from then on, and the state for the next daemon,
         when what was read is answered, or after QUIET. *name_of*: as of `handover.state_of`."""
         machine = self.machine

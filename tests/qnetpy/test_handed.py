@@ -16,7 +16,11 @@ from resmgr.dispatch import Buffer
 from resmgr.testing.virtual import VirtualDispatch
 
 
-def given(mounts: list[dict[str, object]], devices: list[int]) -> tuple[dict[str, object], list[int]]:
+def mount(point: str, fd: int) -> Handed:
+    return Handed(point, True, "", "", (0, 50), {"names": ["\xff"]}, fd)
+
+
+def given(mounts: list[Handed]) -> tuple[dict[str, object], list[int]]:
     """What a client of the daemon is answered, and the descriptors, which are the caller's."""
     dispatch = VirtualDispatch(1)
     kernel = Kernel(dispatch, "test")
@@ -24,7 +28,7 @@ def given(mounts: list[dict[str, object]], devices: list[int]) -> tuple[dict[str
     kept: list[int] = []
 
     def serve(message: Message) -> None:
-        handed.give(message, mounts, devices)
+        handed.give(message, mounts)
 
     def done(status: int, reply: Buffer, descriptors: Sequence[int]) -> None:
         answers.append(json.loads(bytes(reply)))
@@ -38,14 +42,14 @@ def given(mounts: list[dict[str, object]], devices: list[int]) -> tuple[dict[str
 
 def test_what_is_given_is_taken_once(monkeypatch: pytest.MonkeyPatch) -> None:
     device = os.open("/dev/null", os.O_RDWR)
-    facts, kept = given([{"point": "/net", "device": [0, 50], "state": {"names": ["\xff"]}}], [device])
+    facts, kept = given([mount("/net", device)])
     with pytest.raises(OSError, match="Bad file"):
         os.fstat(device)
     assert facts == {"mounts": [["/net", 0, 50]]}
     for name, value in handed.environment(kept).items():
         monkeypatch.setenv(name, value)
     taken = handed.take(pytest.fail)
-    assert taken == [Handed({"point": "/net", "device": [0, 50], "state": {"names": ["\xff"]}}, kept[1])]
+    assert taken == [mount("/net", kept[1])]
     assert not os.get_inheritable(kept[1])
     assert handed.take(pytest.fail) == []
     os.close(kept[1])
@@ -53,12 +57,12 @@ def test_what_is_given_is_taken_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_state_that_is_too_large_is_not_given(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(handed, "STATE_MAX", 1 << 20)
-    facts, kept = given([{"point": "x" * (1 << 20)}], [])
+    facts, kept = given([mount("x" * (1 << 20), os.open("/dev/null", os.O_RDWR))])
     assert facts == {"error": "what the kernel knows of the mounts takes more than 1 MiB"}
     assert kept == []
 
 
-@pytest.mark.parametrize("state", [b"", b"{}", b"[]", b"\xff", b'{"mounts": []}', b'{"mounts": 5}'])
+@pytest.mark.parametrize("state", [b"", b"{}", b"[]", b"\xff", b'{"mounts": []}', b'{"mounts": 5}', b'{"mounts": [{"point": "/net"}]}'])
 def test_what_cannot_be_read_is_closed(monkeypatch: pytest.MonkeyPatch, state: bytes) -> None:
     memory = os.memfd_create("state")
     os.write(memory, state)

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 import trio
 
+from qnetpy.handed import Handed
 from qnetpy.netfs.mount import NET_OPTIONS
 from qnetpy.netfs.mounts import NetMounts
 from resmgr.channel import Kernel
@@ -23,6 +24,7 @@ class SlowMount(Mount):
 
     def __init__(self, point: str) -> None:
         super().__init__(point, NET_OPTIONS)
+        self.device = (0, 50)
         self.answered = threading.Event()
         self.gone = False
 
@@ -101,10 +103,10 @@ async def test_what_is_being_unmounted_is_not_handed_over_nor_waited_for() -> No
             answers.append(told)
             done.set()
 
-        def handed(told: list[dict[str, object]], devices: list[int]) -> None:
-            given.extend(one["point"] for one in told)
-            for device in devices:
-                os.close(device)
+        def handed(told: list[Handed]) -> None:
+            for one in told:
+                given.append(one.point)
+                os.close(one.fd)
             over.set()
 
         assert mounts.names() == 2, "their roots"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import errno
 import json
@@ -20,6 +19,7 @@ from resmgr.fuse.formats import Opcode
 from resmgr.fuse.machine import Machine
 from resmgr.fuse.options import Failure, FuseOptions
 from resmgr.fuse.servers import KernelResolver
+from resmgr.fuse.state import BadState, State
 from resmgr.iomsg import Target
 from tests.resmgr.fuse.far import CHID, ND, Far
 
@@ -43,7 +43,7 @@ def far(tmp_path: Path) -> Iterator[Make]:
 
 
 def state(rig: Far) -> dict[str, Any]:
-    told = handover.state_of(rig.machine, lambda nd: "there" if nd == ND else None)
+    told = handover.state_of(rig.machine, lambda nd: "there" if nd == ND else None).told()
     return json.loads(json.dumps(told))  # type: ignore[no-any-return]
 
 
@@ -59,7 +59,7 @@ def taken(rig: Far, told: object) -> None:
     rig.run(0.5)
     rig.machine = Machine(rig.dispatch, KernelResolver(rig.kernel), Target(ND, PID_SYSTEM, CHID), rig.machine.options, b"/net")
     rig.machine.on_output = rig._collect
-    for file in handover.resume(rig.machine, told, {"there": ND}.get, gone):  # type: ignore[arg-type]  # also what is no state
+    for file in handover.resume(rig.machine, State.parse(told), {"there": ND}.get, gone):
         rig.machine.reopening.reclaim(file)
 
 
@@ -203,20 +203,19 @@ def test_what_is_on_its_way_is_sent_again_or_told(far: Make, resends: bool) -> N
 def test_what_is_no_state_is_refused(far: Make) -> None:
     rig = far()
     opened(rig, walk(rig, b"d", b"sub", b"f"))
+    rig.ask(Opcode.OPENDIR, walk(rig, b"d", b"sub"), bytes(8))
     good = state(rig)
     bad: list[object] = [{}, [], None, {**good, "version": 2}, {**good, "nodes": good["nodes"][::-1]}, {**good, "files": good["files"] * 2}]
-    for place in ("nodes", "files", "servers"):
+    bad += [{name: value for name, value in good.items() if name != left_out} for left_out in good]
+    for place in ("nodes", "files", "directories", "servers"):
         for number in range(len(good[place][0])):
             broken = copy.deepcopy(good)
             broken[place][-1][number] = {"no": "value"}
             bad.append(broken)
-        short = copy.deepcopy(good)
-        del short[place][-1][-1]
-        bad.append(short)
-    for one in bad[:6]:
-        with pytest.raises(handover.BadState):
-            taken(rig, one)
-    for one in bad[6:]:
-        with contextlib.suppress(handover.BadState):
+        bad += [copy.deepcopy(good), copy.deepcopy(good)]
+        del bad[-1][place][-1][-1]  # type: ignore[index]
+        bad[-2][place][-1].append(0)  # type: ignore[index]
+    for one in bad:
+        with pytest.raises(BadState):
             taken(rig, one)
     taken(rig, good)
