@@ -37,6 +37,7 @@ from resmgr.fuse.openfile import File
 from resmgr.fuse.options import Failure, FuseOptions, Part
 from resmgr.fuse.patience import Patience
 from resmgr.fuse.reopen import Reopening, limit_of
+from resmgr.fuse.replaced import Replaced
 from resmgr.fuse.request import Outstanding, Request, Step, told
 from resmgr.fuse.servers import Resolver, Server, Servers, User
 from resmgr.fuse.stuck import waiting
@@ -132,6 +133,7 @@ class Core(Answers):
         self.telling = Telling(self)
         self.leases = Leases(self)
         self.pairs = Pairs(self)
+        self.replaced = Replaced(self)
         limit = limit_of(options.failure is Failure.HARD, options.deadline)
         self.patience = Patience(self, limit)
         self.reopening = Reopening(self, limit)
@@ -140,6 +142,7 @@ class Core(Answers):
     def _server_gone(self, connection: Connection) -> None:
         self.ahead.forget_connection(connection)
         self.walking.forget_connection(connection)
+        self.replaced.forget_connection(connection)
         self.leases.connection_lost(connection)
         self.reopening.gone(connection)
 
@@ -482,6 +485,7 @@ class Core(Answers):
             request.answered = True
         self.outstanding.clear()
         self.walking.close()
+        self.replaced.close()
         self.ahead.close()
         self.leases.close()
         self.telling.close()

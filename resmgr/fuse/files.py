@@ -129,6 +129,9 @@ def open_(core: Core, request: Request, view: memoryview) -> None:
     flags, _ = formats.OPEN_IN.parse(view, BODY)
     node = request.node
     request.extra = flags
+    if core.replaced.kept and (kept := core.replaced.take(request)) is not None:
+        _open(request, kept.found, kept.attr, kept.at)
+        return
     prefetch = 0
     if not flags & (O_ACCMODE | O_TRUNC) and node.pages is None and node.mode & 0o170000 == S_IFREG:
         prefetch = core.options.prefetch
@@ -142,6 +145,10 @@ def open_(core: Core, request: Request, view: memoryview) -> None:
         if file is not None:
             core.direct(request, connection, (file.ocb, b""), Connect.OPEN, flags & SERVER_FLAGS, fixed, b"", ENTRY_MAX + prefetch, _opened)
             return
+        if node.parent is not None and node.name and not node.files and not flags & O_TRUNC:
+            # What has its name now, for the kernel's next try (`replaced`).
+            core.on_base(request, node.parent, CONNECT, Connect.OPEN, flags & SERVER_FLAGS, fixed, node.name, ENTRY_MAX + prefetch, _opened)
+            return
     core.on_leaf(request, node, Connect.OPEN, flags & SERVER_FLAGS, fixed, ENTRY_MAX + prefetch, _opened)
 
 
@@ -149,18 +156,36 @@ def _opened(request: Request, status: int, reply: Buffer) -> None:
     core, node = request.core, request.node
     if status < 0:
         # The name is gone, but the kernel thinks that it is there: a program that wants it made otherwise hears that it does not exist.
+        if status == -errno.ENOENT:
+            _look_again(core, node)
         core.failed(request, -errno.ESTALE if status == -errno.ENOENT else status)
         return
     found, attr = core.entry(request, reply)
     if found.handle:
         core.handles.close_later(found.connection, found.handle)
-    settled = attr[0] == node.ino and _settled(core, node, attr)
-    if not _is_still(core, node, found, attr):
-        core.handles.close_now(found.connection, found.ocb)
+    if found.server is not node.server or not same_type(node, attr) or attr[0] != node.ino:
+        _look_again(core, node)
+        core.replaced.keep(request, found, attr)
         core.error(request, errno.ESTALE)
         return
-    node.tell(attr, request.at)
-    core.leases.took(node, request.at, request.user)
+    _open(request, found, attr, request.at)
+
+
+def _look_again(core: Core, node: Node) -> None:
+    """The server was asked by *node*'s name, and it does not lead there: the kernel's next LOOKUP is not answered from here."""
+    if node.parent is not None:
+        core.ahead.doubt(node.parent, node.name)
+        there = node.parent.children.get(node.name)
+        if there is not None:
+            there.name_sure = 0.0
+
+
+def _open(request: Request, found: Found, attr: AttrTuple, at: float) -> None:
+    """The request's node was opened as *found*, with *attr*, by a question of the time *at*."""
+    core, node = request.core, request.node
+    settled = _settled(core, node, attr)
+    node.tell(attr, at)
+    core.leases.took(node, at, request.user)
     flags = request.extra
     file = core.add_file(node, found.connection, found.ocb, flags)
     version = node.version()
@@ -181,7 +206,7 @@ def _opened(request: Request, status: int, reply: Buffer) -> None:
         node.pages = version
     if len(found.data):
         file.data = bytes(found.data)
-        file.data_at = request.at
+        file.data_at = at
         file.data_ends = len(file.data) < core.options.prefetch
         if _may_store(node, attr, answer, file.data):
             core.drops["stored"] += 1
@@ -222,17 +247,6 @@ def _may_store(node: Node, attr: AttrTuple, answer: int, data: bytes) -> bool:
     READ of this node and no page, so that nothing can hold a page's lock and wait for an answer of ours."""
     told = node.told
     return not node.cached and not answer & FOPEN_DIRECT_IO and len(data) == attr[6] and told is not None and shown(told) == shown(attr)
-
-
-def _is_still(core: Core, node: Node, found: Found, attr: AttrTuple) -> bool:
-    """Whether the object that was opened can be *node*: the same one, or a new one in the place of one that nobody has open."""
-    if found.server is not node.server or not same_type(node, attr):
-        return False
-    if attr[0] != node.ino:
-        if node.files:
-            return False
-        core.nodes.rebind(node, attr)
-    return True
 
 
 def read(core: Core, request: Request, view: memoryview) -> None:

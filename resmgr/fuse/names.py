@@ -20,6 +20,12 @@ RENAME_EXCHANGE: Final = 2
 def lookup(core: Core, request: Request, view: memoryview) -> None:
     request.name = name_at(view, BODY)
     node = request.node
+    if core.replaced.kept and (kept := core.replaced.find(request)) is not None:
+        replacing = core.nodes.enter(node, request.name, kept.found.server, kept.attr)
+        replacing.attr_at = kept.at
+        core.leases.entered(node, request.name, replacing, kept.at, request.user)
+        core.answer_entry(request, replacing, core.left(request.at - kept.at))
+        return
     if node.lease is not None and core.leases.lookup(request):
         return
     listed = core.ahead.find(request)

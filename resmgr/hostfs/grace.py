@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterable
 
 from resmgr.dispatch import Dispatch, Timer
@@ -22,9 +23,11 @@ logger = logging.getLogger(__name__)
 
 GRACE = 5.0
 """Seconds: clients find a node that is back within two, and open again what they had locked at once."""
-ENTRIES_MAX = 4096
-"""Files and nodes that are noted: stops who locks many files from making the record long. Locks beyond have no grace period."""
-RECORD_MAX = 1 << 20
+NODE_MAX = 1024
+"""Files that are noted of one node: stops a node that locks many from taking the room of others. Locks beyond have no grace period."""
+ENTRIES_MAX = 16384
+"""Files that are noted of all nodes: bounds the record."""
+RECORD_MAX = 4 << 20
 """Bytes of the record that are read."""
 TIDY_AFTER = 1.0
 
@@ -46,7 +49,8 @@ class Grace:
         """By who holds it."""
         self._waiting: list[Callable[[], None]] = []
         self._timer: Timer | None = None
-        self._noted = set(noted)
+        self._noted = _within_caps(noted)
+        self._of_node = Counter(node for _, _, node in self._noted)
         self._left: dict[tuple[int, int], set[str]] = {}
         for device, inode, node in self._noted:
             self._left.setdefault((device, inode), set()).add(node)
@@ -73,8 +77,9 @@ class Grace:
         if place in self._held or not entry[2]:
             return
         self._held[place] = entry
-        if entry not in self._noted and len(self._noted) < ENTRIES_MAX:
+        if entry not in self._noted and len(self._noted) < ENTRIES_MAX and self._of_node[entry[2]] < NODE_MAX:
             self._noted.add(entry)
+            self._of_node[entry[2]] += 1
             self._write(os.O_APPEND, [entry])
 
     def gave(self, place: Hashable) -> None:
@@ -102,10 +107,11 @@ class Grace:
 
     def _tidy(self) -> None:
         self._timer = None
-        wanted = set(list(dict.fromkeys(self._held.values()))[:ENTRIES_MAX])
-        wanted |= {(*place, node) for place, nodes in self._left.items() for node in nodes}
+        left = ((*place, node) for place, nodes in self._left.items() for node in nodes)
+        wanted = _within_caps((*left, *self._held.values()))
         if wanted != self._noted:
             self._noted = wanted
+            self._of_node = Counter(node for _, _, node in wanted)
             self._write(os.O_TRUNC, list(wanted))
 
     def _write(self, how: int, entries: list[Entry]) -> None:
@@ -125,6 +131,17 @@ class Grace:
         while self._to_write:
             how, entries = self._to_write.pop(0)
             _write(self._path, self._boot, how, entries)
+
+
+def _within_caps(entries: Iterable[Entry]) -> set[Entry]:
+    """The first of *entries* that may be noted."""
+    found: set[Entry] = set()
+    of_node: Counter[str] = Counter()
+    for entry in entries:
+        if entry not in found and len(found) < ENTRIES_MAX and of_node[entry[2]] < NODE_MAX:
+            found.add(entry)
+            of_node[entry[2]] += 1
+    return found
 
 
 def read(path: str, boot: bytes) -> set[Entry]:

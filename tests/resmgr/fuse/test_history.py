@@ -13,7 +13,6 @@ import random
 import sys
 from collections.abc import Callable
 
-import attrs
 import pytest
 
 from resmgr.channel import Kernel
@@ -22,22 +21,12 @@ from resmgr.testing.memfs import MemFs
 from resmgr.testing.memtree import Inode
 from resmgr.testing.virtual import VirtualDispatch
 from tests.resmgr.fuse.caching import SUSPECT, Asking, CachingKernel, Link
+from tests.suites.journal import Broken, Journal, Look
 
 NAMES = [b"n%d" % number for number in range(4)]
 DELAY = 0.01
 BOUND = 0.05
 """The way of an event: at most three messages of DELAY (an answer under way, the next question, its answer) and the server's pace."""
-
-
-class Broken(AssertionError):
-    """Something was seen that the page rules out."""
-
-
-@attrs.frozen
-class Moment:
-    at: float
-    files: dict[bytes, bytes]
-    inos: dict[bytes, int]
 
 
 class History:
@@ -49,9 +38,9 @@ class History:
         self.dispatch = self.world.node("here")
         self.kernel = Kernel(self.dispatch, "here")
         self.fs = MemFs(self.kernel)
-        self.moments: list[Moment] = []
-        self.contents: list[tuple[float, int, bytes]] = []
-        """What each object held, since when; also of those that have no name any more, or another one."""
+        self.journal = Journal()
+        self._entries: dict[bytes, int] = {}
+        self._held: dict[int, bytes] = {}
         self.seen = 0
         self.mute = mute
         self.spares = bool(seed % 2)
@@ -78,7 +67,7 @@ class History:
 
         def on_inode(what: Inode, kind: int) -> None:
             inode(what, kind)
-            self.contents.append((self.dispatch.now(), what.ino, bytes(what.data)))
+            self._holds(what)
             self._write_down()
 
         self.fs.on_name, self.fs.on_inode = on_name, on_inode
@@ -86,10 +75,23 @@ class History:
 
     def _write_down(self) -> None:
         directory = self.fs.root.entries.get(b"d")
-        if directory is not None:
-            files = {name: bytes(inode.data) for name, (inode, _) in directory[0].entries.items()}
-            inos = {name: inode.ino for name, (inode, _) in directory[0].entries.items()}
-            self.moments.append(Moment(self.dispatch.now(), files, inos))
+        if directory is None:
+            return
+        now, there = self.dispatch.now(), directory[0].entries
+        for inode, _ in there.values():
+            self._holds(inode)
+        for name in NAMES:
+            ino = there[name][0].ino if name in there else None
+            if ino != self._entries.get(name) or name not in self.journal.names:
+                self.journal.named(name, now, now, ino)
+        self._entries = {name: inode.ino for name, (inode, _) in there.items()}
+
+    def _holds(self, inode: Inode) -> None:
+        """Also of those that have no name any more, or another one."""
+        now, data = self.dispatch.now(), bytes(inode.data)
+        if self._held.get(inode.ino) != data:
+            self._held[inode.ino] = data
+            self.journal.held(inode.ino, now, now, data)
 
     def unique(self) -> bytes:
         """Contents that were never written before."""
@@ -151,18 +153,6 @@ class History:
         self.fs._next_ino, self.fs._change, self.fs._next_cookie = old._next_ino, old._change, old._next_cookie
         self._listen()
 
-    def held(self, since: float) -> list[Moment]:
-        """What the server held at any moment since then."""
-        found = [moment for moment in self.moments if since <= moment.at]
-        before = [moment for moment in self.moments if moment.at < since]
-        return before[-1:] + found
-
-    def contents_of(self, ino: int, since: float) -> list[bytes]:
-        """What an object held at any moment since then."""
-        known = [(at, data) for at, other, data in self.contents if other == ino]
-        before = [data for at, data in known if at < since]
-        return before[-1:] + [data for at, data in known if at >= since]
-
 
 class _Client:
     """Programs of one client, one after another, and what they saw."""
@@ -172,8 +162,6 @@ class _Client:
         self.rng = random.Random(f"{history.rng.random()}/{number}")
         self.link = Link(history.dispatch, random.Random(f"link/{history.rng.random()}"), DELAY)
         self.kernel = CachingKernel(history.kernel, self.link, history.fs.target, options)
-        self.own: dict[bytes, float] = {}
-        """Since when the server has held what this client did last to a name."""
         self.last_cut = float("-inf")
 
     def go_on(self) -> None:
@@ -220,48 +208,45 @@ class _Client:
                 return BOUND
         return BOUND + max(0.0, min(began - cut, SUSPECT)) if began >= cut else BOUND
 
-    def _possible(self, began: float, since: float, name: bytes) -> list[Moment]:
-        return self.history.held(max(since, min(self.own.get(name, 0.0), began)))
+    def _look(self, began: float) -> Look:
+        return Look(began, self.history.dispatch.now(), self._bound(began), self)
 
-    def _broken(self, what: str, possible: list[object]) -> Broken:
+    def _broken(self, what: str, possible: object) -> Broken:
         now = self.history.dispatch.now()
-        return Broken(f"seed {self.history.world.seed}, at {now:.4f}: {what}; possible: {possible[-8:]}")
+        return Broken(f"seed {self.history.world.seed}, at {now:.4f}: {what}; possible: {possible}")
 
     def _stat(self, name: bytes, seen: object, began: float) -> None:
-        moments = self._possible(began, began - self._bound(began), name)
-        sizes = [len(moment.files[name]) if name in moment.files else None for moment in moments]
-        for moment in moments:
-            # The name may have led there, and the object may be called otherwise by now.
-            if name in moment.inos:
-                sizes += map(len, self.history.contents_of(moment.inos[name], began - self._bound(began)))
+        sizes = self.history.journal.sizes(name, self._look(began))
         if seen not in sizes:
-            raise self._broken(f"stat of {name.decode()} says {seen}", list(sizes))
+            raise self._broken(f"stat of {name.decode()} says {seen}", sizes)
 
     def _read(self, name: bytes, seen: object, began: float) -> None:
-        # Contents are as of the open; that a name is not there may be leased.
-        since = began if seen is not None else began - self._bound(began)
-        moments = self._possible(began, since, name)
-        possible = [moment.files.get(name) for moment in moments]
-        for ino in {moment.inos[name] for moment in moments if name in moment.inos}:
-            # What was opened may be called otherwise by now.
-            possible += self.history.contents_of(ino, since)
-        if seen not in possible:
-            raise self._broken(f"{name.decode()} reads {seen!r}", list(possible))
+        look = self._look(began)
+        if seen is None:
+            if not self.history.journal.absent(name, look):
+                raise self._broken(f"{name.decode()} is not there", self.history.journal.objects(name, look))
+        elif seen not in (possible := self.history.journal.texts(name, look)):
+            raise self._broken(f"{name.decode()} reads {seen!r}", possible)
 
     def _list(self, seen: object, began: float) -> None:
         # A listing is not of one moment; but each name in it is.
         assert isinstance(seen, list)
         for name in NAMES:
-            there = {name in moment.files for moment in self._possible(began, began - self._bound(began), name)}
+            there = self.history.journal.there(name, self._look(began))
             if (name in seen) not in there:
-                raise self._broken(f"{name.decode()} is {'listed' if name in seen else 'not listed'}", list(there))
+                raise self._broken(f"{name.decode()} is {'listed' if name in seen else 'not listed'}", there)
 
     def _did(self, name: bytes, data: bytes | None, began: float) -> None:
         """This client changed *name*: what it sees of it from now on is not older than that."""
-        for moment in self.history.moments:
-            if moment.at >= began and moment.files.get(name) == data:
-                self.own[name] = moment.at
+        journal = self.history.journal
+        for change in journal.names[name].changes:
+            if change.began >= began and change.value is None and data is None:
+                change.by = self
                 return
+        for ino in journal.objects(name, Look(began, self.history.dispatch.now())):
+            for held in () if ino is None else journal.data[ino].changes:
+                if held.began >= began and held.value == data:
+                    held.by = self
 
 
 def play(seed: int, seconds: float = 20.0, *, mute: bool = False, faults: bool = True) -> History:
@@ -295,4 +280,4 @@ if __name__ == "__main__":
     first, count = int(sys.argv[1]), int(sys.argv[2])
     for number in range(first, first + count):
         played = play(number, float(sys.argv[3]) if len(sys.argv) > 3 else 20.0)
-        print(f"seed {number}: {played.seen} seen, {len(played.moments)} changes", flush=True)
+        print(f"seed {number}: {played.seen} seen, {sum(len(one.changes) for one in played.journal.names.values())} changes", flush=True)

@@ -61,6 +61,7 @@ class Restarts:
 def restarts(host: HostDirectory, tmp_path: Path) -> Restarts:
     (host.root / "f").write_bytes(b"")
     (host.root / "g").write_bytes(b"")
+    (host.root / "h").write_bytes(b"")
     made = Restarts(host, tmp_path / "record")
     made.start()
     return made
@@ -173,6 +174,24 @@ def test_the_record_is_bounded_and_not_written_for_each_lock(restarts: Restarts,
     assert len(restarts.record.read_bytes().splitlines()) == 1
     host.dispatch.run_for(TIDY_AFTER + 0.1)
     assert not restarts.record.exists()
+
+
+def test_a_node_that_locks_much_takes_no_room_of_others(restarts: Restarts, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grace, "NODE_MAX", 1)
+    host = restarts.host
+    restarts.locked("greedy", b"f")
+    restarts.locked("greedy", b"g")
+    restarts.locked("owner", b"h")
+    host.dispatch.run_for(0.1)
+    assert {node for _, _, node in grace.read(str(restarts.record), boot_id())} == {"greedy", "owner"}
+    assert len(restarts.record.read_bytes().splitlines()) == 2
+    # The record that is written anew, too, and what the next daemon takes over.
+    restarts.start()
+    host.dispatch.run_for(GRACE + TIDY_AFTER + 0.1)
+    restarts.locked("greedy", b"g")
+    restarts.locked("greedy", b"f")
+    host.dispatch.run_for(0.1)
+    assert len(restarts.record.read_bytes().splitlines()) == 1
 
 
 def test_what_is_noted_while_a_thread_writes_is_written_in_its_order(tmp_path: Path) -> None:

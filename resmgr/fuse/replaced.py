@@ -1,0 +1,109 @@
+"""A name that was given to another file between the kernel's LOOKUP and its OPEN.
+
+What was opened is not what the kernel means. It is told ESTALE, and the same thread looks the name up once more and opens what it finds;
+by then that may have been replaced, too, and the kernel does not try a third time. So what was opened stays open: both are answered with
+it. That is what the name led to while the program was in its open(2), and the kernel gets an inode of its own for it, with its size.
+"""
+
+from __future__ import annotations
+
+from stat import S_IFREG
+from typing import TYPE_CHECKING, Final
+
+from resmgr.channel import Connection
+from resmgr.dispatch import Timer
+from resmgr.fuse.formats import AttrTuple
+from resmgr.fuse.inode import Node, same_type
+from resmgr.fuse.request import Request
+
+if TYPE_CHECKING:
+    from resmgr.fuse.core import Core, Found
+
+VALID: Final = 0.25
+"""Seconds in which the kernel comes back: it does at once, in the same call of the program."""
+KEPT_MAX: Final = 64
+"""Threads that are between their two tries. Beyond, the oldest has to take what it finds."""
+
+
+class Kept:
+    """What *instead* was opened as: name in *directory*, as *found* with *attr*, asked for at *at* by the flags of its OPEN."""
+
+    __slots__ = ("at", "attr", "directory", "flags", "found", "instead", "name", "user")
+
+    def __init__(self, request: Request, directory: Node, found: Found, attr: AttrTuple) -> None:
+        self.instead = request.node
+        self.directory = directory
+        self.name = request.node.name
+        self.found = found
+        self.attr = attr
+        self.at = request.at
+        self.flags = request.extra
+        self.user = request.user
+
+
+class Replaced:
+    """All that is kept so, by the thread that is to come back."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self.kept: dict[int, Kept] = {}
+        self._timer: Timer | None = None
+
+    def keep(self, request: Request, found: Found, attr: AttrTuple) -> None:
+        """The OPEN of the request's node has opened another file; it is closed if nobody is to have it."""
+        node = request.node
+        directory = node.parent
+        before = self.kept.pop(request.pid, None)
+        if before is not None:
+            self._close(before)
+        again = before is not None and before.instead is node
+        if again or request.answered or directory is None or found.server is not node.server or attr[1] & 0o170000 != S_IFREG:
+            # Tried again without a look at the name: it came by something else than a path, and means that one file.
+            self._core.handles.close_now(found.connection, found.ocb)
+            return
+        if len(self.kept) >= KEPT_MAX:
+            self._close(self.kept.pop(next(iter(self.kept))))
+        self.kept[request.pid] = Kept(request, directory, found, attr)
+        if self._timer is None:
+            self._timer = self._core.dispatch.call_at(request.at + VALID, self._sweep)
+
+    def find(self, request: Request) -> Kept | None:
+        """What to answer the request's LOOKUP with."""
+        kept = self.kept.get(request.pid)
+        if kept is None or kept.directory is not request.node or kept.name != request.name or kept.user != request.user:
+            return None
+        return None if request.at - kept.at > VALID else kept
+
+    def take(self, request: Request) -> Kept | None:
+        """What the request's OPEN is to have; it is not kept any more."""
+        kept = self.kept.get(request.pid)
+        node = request.node
+        if kept is None or kept.instead is node or kept.flags != request.extra or kept.user != request.user:
+            return None
+        if kept.found.server is not node.server or kept.attr[0] != node.ino or not same_type(node, kept.attr):
+            return None
+        del self.kept[request.pid]
+        return kept
+
+    def forget_connection(self, connection: Connection) -> None:
+        for pid in [pid for pid, kept in self.kept.items() if kept.found.connection is connection]:
+            del self.kept[pid]
+
+    def close(self) -> None:
+        self.kept.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _close(self, kept: Kept) -> None:
+        self._core.handles.close_now(kept.found.connection, kept.found.ocb)
+
+    def _sweep(self) -> None:
+        self._timer = None
+        now = self._core.dispatch.now()
+        for pid, kept in list(self.kept.items()):
+            if now - kept.at >= VALID:
+                del self.kept[pid]
+                self._close(kept)
+        if self.kept:
+            self._timer = self._core.dispatch.call_at(now + VALID, self._sweep)

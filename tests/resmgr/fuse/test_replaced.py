@@ -1,0 +1,121 @@
+"""A name that leads to another file when the kernel opens it than when it looked it up, and to a third when it looks again."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+import pytest
+
+from resmgr.fuse.replaced import KEPT_MAX, VALID
+from resmgr.testing.fuserig import PID, Rig
+
+
+@pytest.fixture
+def rig() -> Rig:
+    return Rig()
+
+
+def replace(rig: Rig, data: bytes) -> None:
+    rig.fs.remove(b"f")
+    rig.fs.add(b"f", data)
+
+
+def closed(rig: Rig) -> bool:
+    """Nothing is open at the server."""
+    rig.run(VALID + 0.1)
+    return not rig.fs.manager.table.handles
+
+
+def test_what_was_opened_is_what_the_kernel_gets_when_it_comes_back(rig: Rig) -> None:
+    rig.fs.add(b"f", b"first")
+    node = rig.walk(b"f")
+    replace(rig, b"the second")
+
+    assert rig.open(node).error == -errno.ESTALE
+    replace(rig, b"and a third one")
+    rig.messages()
+    # Twice: it asks whether the old entry is right before it looks anew.
+    for _ in range(2):
+        answer = rig.lookup(1, b"f")
+        assert answer.nodeid != node
+        assert answer.entry[1] == len(b"the second")
+    opened = rig.open(answer.nodeid)
+    assert opened.error == 0
+    assert rig.messages() == {}
+    assert rig.read(answer.nodeid, opened.fh, 0, 20).body == b"the second"
+    # Whoever comes later gets what is there then.
+    later = rig.walk(b"f")
+    assert rig.read(later, rig.open(later).fh, 0, 20).body == b"and a third one"
+
+
+def test_who_has_the_old_one_open_keeps_it(rig: Rig) -> None:
+    rig.fs.add(b"f", b"old")
+    node = rig.walk(b"f")
+    old = rig.open(node)
+    replace(rig, b"new one")
+
+    assert rig.open(node).error == -errno.ESTALE
+    again = rig.walk(b"f")
+    assert rig.read(again, rig.open(again).fh, 0, 10).body == b"new one"
+    assert rig.read(node, old.fh, 0, 10).body == b"old"
+
+
+def test_somebody_else_has_looked_meanwhile(rig: Rig) -> None:
+    """The node that the kernel opens has lost its name to a newer one."""
+    rig.fs.add(b"f", b"first")
+    node = rig.walk(b"f")
+    replace(rig, b"second")
+    newer = rig.walk(b"f")
+    assert newer != node
+    replace(rig, b"third")
+
+    assert rig.open(node).error == -errno.ESTALE
+    again = rig.walk(b"f")
+    assert rig.read(again, rig.open(again).fh, 0, 10).body == b"third"
+    # To truncate what has the name now, which may not be what is meant, nobody is asked.
+    rig.messages()
+    assert rig.open(node, os.O_WRONLY | os.O_TRUNC).error == -errno.ESTALE
+    assert rig.messages() == {}
+
+
+def test_what_is_opened_without_a_look_at_its_name_is_that_file_or_nothing(rig: Rig) -> None:
+    """Through /proc/PID/fd of a descriptor that was opened by O_PATH: the kernel tries the same inode twice."""
+    rig.fs.add(b"f", b"meant")
+    node = rig.walk(b"f")
+    replace(rig, b"another")
+
+    for _ in range(4):
+        assert rig.open(node).error == -errno.ESTALE
+    rig.messages()
+    rig.walk(b"f")
+    assert rig.messages() == {"lookup": 1}
+    assert closed(rig)
+
+
+def test_what_nobody_comes_for_is_closed(rig: Rig) -> None:
+    rig.fs.add(b"f", b"first")
+    for number in range(KEPT_MAX + 2):
+        rig.pid = PID + number
+        node = rig.walk(b"f")
+        replace(rig, b"%d" % number)
+        assert rig.open(node).error == -errno.ESTALE
+    assert closed(rig)
+    # After that time the server is asked.
+    rig.messages()
+    rig.walk(b"f")
+    assert rig.messages() == {"lookup": 1}
+
+
+def test_other_flags_and_another_thread_are_another_open(rig: Rig) -> None:
+    rig.fs.add(b"f", b"first")
+    node = rig.walk(b"f")
+    replace(rig, b"second")
+    assert rig.open(node).error == -errno.ESTALE
+    rig.pid += 1
+    other = rig.walk(b"f")
+    rig.messages()
+    assert rig.open(other).error == 0
+    rig.pid -= 1
+    assert rig.open(other, os.O_RDWR).error == 0
+    assert rig.messages()["open"] == 2
