@@ -12,7 +12,8 @@ from pathlib import Path
 
 from qnetpy.cli.output import CommandError, as_json
 
-HAND_OVER_SECONDS = 10.0
+HAND_OVER_SECONDS = 60.0
+"""What it answers after this is lost, and the mounts with it: longer than many names and a busy machine take."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

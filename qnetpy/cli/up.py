@@ -108,6 +108,9 @@ def start(argv: list[str], run_dir: Path, handed: Sequence[int] = ()) -> int:
         process.kill()
         process.wait()
         raise CommandError(f"the daemon was not ready within {READY_SECONDS:g} s; its log is {run_dir}/log") from None
+    if _full(run_dir):
+        # Its log, too, may lack what it said.
+        raise CommandError(f"{run_dir}: no space left on device; the daemon ended with {status}", "df, or another [node] run_dir")
     with open(run_dir / "log", "rb") as file:
         file.seek(begin)
         lines = file.read().decode(errors="replace").strip().splitlines()
@@ -115,3 +118,9 @@ def start(argv: list[str], run_dir: Path, handed: Sequence[int] = ()) -> int:
     other = [line for line in lines if not line.startswith(("io-pkt: INFO: ", "io-pkt: WARNING: "))]
     said = [line for line in other if line.startswith("io-pkt: ")] or other or lines
     raise CommandError(said[-1].removeprefix("io-pkt: ") if said else f"the daemon ended with {status} and said nothing")
+
+
+def _full(run_dir: Path) -> bool:
+    """Whether nothing can be written there any more."""
+    there = os.statvfs(run_dir)
+    return not there.f_bavail or bool(there.f_files and not there.f_favail)

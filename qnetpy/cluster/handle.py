@@ -77,6 +77,8 @@ class Cluster:
         """Power on, and wait until it has booted."""
         answer, _ = control.ask(self.path, {"do": "start", "node": node})
         assert not answer["failed"], answer["failed"]
+        if self._spaces:
+            self._spaces |= self._namespaces()
 
     def link_down(self, node: str, link: str | None = None) -> None:
         """Take the carrier away from a node's interfaces, or from that on *link*."""

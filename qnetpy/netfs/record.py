@@ -13,6 +13,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from itertools import count
 
 import attrs
@@ -91,9 +92,14 @@ def write_down(run_dir: str, mounts: Iterable[Left]) -> None:
         except FileNotFoundError:
             pass
         return
-    with open(path + ".new", "wb", opener=lambda name, flags: os.open(name, flags | os.O_CLOEXEC, 0o600)) as file:
-        file.writelines(lines)
-    os.replace(path + ".new", path)
+    try:
+        with open(path + ".new", "wb", opener=lambda name, flags: os.open(name, flags | os.O_CLOEXEC, 0o600)) as file:
+            file.writelines(lines)
+        os.replace(path + ".new", path)
+    except OSError:
+        with suppress(OSError):
+            os.unlink(path + ".new")
+        raise
 
 
 def abort_left(run_dir: str) -> int:

@@ -143,6 +143,7 @@ def test_a_killed_node_dies_whole_and_starts_again_with_its_disk(start_cluster: 
     with cluster.running("b", "sh", "-c", "echo; exec sleep 60") as victim:
         assert victim.stdout is not None
         victim.stdout.readline()
+        before = set(cluster.processes())
         cluster.kill("b")
         assert victim.wait(5) == 137
     refused = cluster.run("b", "true", check=False)
@@ -155,6 +156,8 @@ def test_a_killed_node_dies_whole_and_starts_again_with_its_disk(start_cluster: 
     with cluster.running("b", "python3", "-c", LISTEN) as server:
         assert server.stdout is not None
         assert server.stdout.readline() == b"ready\n"
+        # Its processes are found in its new namespaces, too.
+        assert any(b"socket" in Path(f"/proc/{pid}/cmdline").read_bytes() for pid in set(cluster.processes()) - before)
         assert cluster.run("a", "python3", "-c", CALL, "b").stdout == "HELLO\n"
 
 

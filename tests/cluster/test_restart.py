@@ -172,3 +172,14 @@ def test_two_restarts_at_once_are_one_after_the_other(start_cluster: Start) -> N
         process.stdin.write(b"\n")
         process.stdin.flush()
         assert process.stdout.readline() == b".\n"
+
+
+def test_a_full_run_directory_is_said_to_be_full(start_cluster: Start) -> None:
+    cluster = start_cluster("[nodes.a]\n")
+    cluster.run("a", "sh", "-c", "qnet down && mount -t tmpfs -o mode=755,size=16k none /run/qnet")
+    cluster.run("a", "dd", "if=/dev/zero", "of=/run/qnet/fill", "bs=4k", check=False)
+    refused = cluster.run("a", "qnet", "up", check=False)
+    assert refused.returncode == 1
+    assert "/run/qnet: no space left on device" in refused.stderr
+    cluster.run("a", "rm", "/run/qnet/fill")
+    cluster.run("a", "qnet", "up")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import pwd
+from collections import Counter
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -16,7 +17,7 @@ from resmgr.ids import CHIDS_DAEMONS
 from resmgr.owners import NOBODY
 from resmgr.peer import Peer
 from resmgr.roster import ENTRIES_MAX, GROUP, USER, Entry, matched, pack_page, pack_question, parse_page, parse_question, read_entries
-from resmgr.rosters import AGAIN, FRESH, OLD, PATIENCE, Rosters
+from resmgr.rosters import AGAIN, FRESH, OLD, PATIENCE, WAITING_MAX, Rosters
 from resmgr.testing.formats import refuses_cuts, survives_changes
 from resmgr.testing.ioclient import fails
 from resmgr.testing.memory import MemoryLink
@@ -167,6 +168,7 @@ def test_a_node_that_does_not_answer_is_not_waited_for_for_ever() -> None:
     with fails(errno.ETIMEDOUT):
         two.user(1000)
     assert PATIENCE <= two.world.time - began < PATIENCE + 1
+    assert two.asking.counters["roster_late"] == 1
     # Nobody waits again for a while.
     with fails(errno.ETIMEDOUT):
         two.policy().user(client(1000))
@@ -193,6 +195,23 @@ def test_a_list_that_cannot_be_read_is_no_empty_list() -> None:
     two.theirs = THEIRS
     two.world.run_for(AGAIN)
     assert isinstance(two.user(1000), MappedUser)
+
+
+def test_more_questions_than_may_wait_for_the_list_are_refused() -> None:
+    two = Two()
+    connection = two.b.connect(Nd(1), PID_SYSTEM, CHID_ROSTER, Credentials(NOBODY, NOBODY))
+    told: Counter[int] = Counter()
+    ended: list[Callable[[object], None]] = []
+    two.a.dispatch.call_blocking = lambda call, done, *_: ended.append(done)  # type: ignore[method-assign]  # a list that takes its time
+    for _ in range(WAITING_MAX + 3):
+        connection.submit((pack_question(0),), 65536, lambda status, _: told.update((status,)))
+    two.world.run_for(5.0)
+    assert told == {-errno.EAGAIN: 3}
+    assert two.telling.counters["roster_full"] == 3
+    ended.pop()(THEIRS)
+    two.world.run_for(5.0)
+    assert told == {-errno.EAGAIN: 3, 0: WAITING_MAX}
+    assert two.telling.counters["roster_told"] == WAITING_MAX
 
 
 @pytest.mark.parametrize("answer", [b"\1", bytes(7), b"\3\1\0\0\0\1a", b"\1\1\xff\xff\xff\xffa", b"\1\1\0\0\0\1\xff", b"\1\2\0\0\0\1a\n"])

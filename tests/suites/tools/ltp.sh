@@ -1,7 +1,7 @@
 # What runtest/fs of LTP runs, each for a shorter time.
 # source: ltp
 fs=$LTP/testcases/kernel/fs
-export TMPDIR=$PWD PATH="$PATH:$fs/doio:$fs/racer" LTPROOT=$LTP LTP_IPC_PATH=
+export TMPDIR=$PWD PATH="$PATH:$fs/doio:$fs/racer:$fs/linktest:$LTP/testcases/lib" LTPROOT=$LTP LTP_IPC_PATH=
 try() {
     name=$1; shift
     mkdir -p "$name"
@@ -19,5 +19,7 @@ try openfile "$fs/openfile/openfile" -f10 -t10
 for n in 1 2 3 4 5; do try "stream0$n" "$fs/stream/stream0$n"; done
 for n in 1 2 3 4 5 6 7 8; do try "ftest0$n" "$fs/ftest/ftest0$n"; done
 try inode01 "$fs/inode/inode01"
+# Its shell library needs programs of testcases/lib.
+command -v tst_timeout_kill >/dev/null && try linktest linktest.sh
 try lftest "$fs/lftest/lftest" -n 20
 [ ! -s failed ]
