@@ -74,35 +74,35 @@ def written(core: Core, node: Node) -> None:
 
 
 def _touch(core: Core, directory: Node, name: bytes) -> None:
-    core.ahead.doubt(directory, name)
+    core.logs.changed(directory, name, core.dispatch.now())
+    core.walking.doubt(directory, name)
     lease = directory.lease
     if lease is not None:
-        lease.doubt_attr(name, core.dispatch.now())
+        lease.meddle(name)
 
 
 def _doubt(core: Core, change: Change) -> None:
     directory, name = change.directory, change.name
     if change.extended:
         core.bare.changed(directory)
-    core.ahead.doubt(directory, name)
+    core.walking.doubt(directory, name)
     now = core.dispatch.now()
+    core.logs.changed(directory, name, now)
     child = directory.children.get(name)
     lease = directory.lease
     if change.leads:
+        directory.changed = now
         directory.attr_sure = 0.0
         if child is not None:
             child.name_sure = 0.0
         if lease is not None:
-            lease.doubt(name, now)
-            lease.changed = now
+            lease.doubt(name)
     elif lease is not None:
-        lease.doubt_attr(name, now)
+        lease.meddle(name)
     if child is None:
         return
+    child.changed = now
     child.attr_sure = 0.0
-    own = child.lease
-    if own is not None:
-        own.changed = now
-        if change.rights:
-            # Its rights may be what changes, or where it is.
-            core.leases.audience.doubt(own)
+    if child.lease is not None and change.rights:
+        # Its rights may be what changes, or where it is.
+        core.leases.audience.doubt(child.lease)

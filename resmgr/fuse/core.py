@@ -27,6 +27,7 @@ from resmgr.fuse.answers import DEVICES, Answers, OutputItem
 from resmgr.fuse.bare import Bares
 from resmgr.fuse.between import Pairs
 from resmgr.fuse.caller import Callers
+from resmgr.fuse.changes import Logs
 from resmgr.fuse.formats import AttrTuple
 from resmgr.fuse.handles import Handles
 from resmgr.fuse.inode import STREAMS, Node
@@ -125,6 +126,7 @@ class Core(Answers):
         self.callers = Callers(dispatch, self.drops)
         self.servers = Servers(resolver, root)
         self.handles = Handles(dispatch, options.handles_max, self.drops)
+        self.logs = Logs()
         self.nodes = NodeTable(self.servers.root, self._node_leaves)
         self.nodes.root.above = part.names
         self.walking = WalkAhead(self)
@@ -165,6 +167,7 @@ class Core(Answers):
         self.leases.node_leaves(node)
         self.handles.drop_all(node)
         self.bare.forget(node)
+        self.logs.forget(node)
         if node.ahead:
             self.ahead.forget_node(node)
 
