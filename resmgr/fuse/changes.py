@@ -69,9 +69,7 @@ class Logs:
                 self.count -= len(names)
                 names.clear()
                 log.floor = now
-            self.count += 1
-            if self.count > TOTAL_MAX:
-                self._evict(directory)
+            self._grown(directory)
         names[name] = now
 
     def heard(self, directory: Node, name: bytes, now: float) -> None:
@@ -84,7 +82,7 @@ class Logs:
                 self.count -= len(heard)
                 heard.clear()
                 log.heard_floor = now
-            self.count += 1
+            self._grown(directory)
         heard[name] = now
 
     def all(self, directory: Node, now: float) -> None:
@@ -106,8 +104,9 @@ class Logs:
         self.count += 1
         return log
 
-    def _evict(self, kept: Node) -> None:
-        """Forget the oldest ones but *kept*."""
+    def _grown(self, kept: Node) -> None:
+        """There is one more name. The oldest logs but *kept*'s go."""
+        self.count += 1
         while self.count > TOTAL_MAX and len(self._logged) > 1:
             oldest = next(iter(self._logged))
             log = oldest.log

@@ -65,40 +65,35 @@ def doubt(request: Request) -> None:
 
 def written(core: Core, node: Node) -> None:
     """The contents of *node* are being or were changed through this mount, or by others while it was locked."""
+    now = core.dispatch.now()
     node.doubt_data()
+    node.changed = now
     node.attr_sure = 0.0
     if node.parent is not None:
-        _touch(core, node.parent, node.name)
+        _touch(core, node.parent, node.name, now)
         for directory, name in node.aliases or ():
-            _touch(core, directory, name)
+            _touch(core, directory, name, now)
 
 
-def _touch(core: Core, directory: Node, name: bytes) -> None:
-    core.logs.changed(directory, name, core.dispatch.now())
-    core.walking.doubt(directory, name)
-    lease = directory.lease
-    if lease is not None:
-        lease.meddle(name)
+def _touch(core: Core, directory: Node, name: bytes, now: float) -> None:
+    core.logs.changed(directory, name, now)
+    if directory.lease is not None:
+        directory.lease.meddle(name)
 
 
 def _doubt(core: Core, change: Change) -> None:
-    directory, name = change.directory, change.name
+    directory, name, now = change.directory, change.name, core.dispatch.now()
     if change.extended:
         core.bare.changed(directory)
-    core.walking.doubt(directory, name)
-    now = core.dispatch.now()
-    core.logs.changed(directory, name, now)
+    _touch(core, directory, name, now)
     child = directory.children.get(name)
-    lease = directory.lease
     if change.leads:
         directory.changed = now
         directory.attr_sure = 0.0
+        if directory.lease is not None:
+            directory.lease.doubt(name)
         if child is not None:
             child.name_sure = 0.0
-        if lease is not None:
-            lease.doubt(name)
-    elif lease is not None:
-        lease.meddle(name)
     if child is None:
         return
     child.changed = now

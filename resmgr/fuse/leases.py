@@ -353,7 +353,6 @@ class Leases:
     def _changed(self, lease: Lease, name: bytes, kind: int, now: float) -> None:
         node = lease.node
         self._core.logs.heard(node, name, now)
-        self._core.walking.doubt(node, name)
         lease.doubt(name)
         child = node.children.get(name)
         if kind & WATCH_NAMES or name in lease.told_absent:

@@ -64,7 +64,7 @@ def test_too_many_names_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
     for number, directory in enumerate(many):
         logs.changed(directory, b"a", float(number))
         logs.heard(directory, b"b", number + 0.5)
-        assert logs.count <= 52
+        assert logs.count <= 50
     for number, directory in enumerate(many):
         assert logs.since(directory, b"a", float(number))
         assert logs.since(directory, b"b", number + 0.5)
