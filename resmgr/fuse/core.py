@@ -359,7 +359,7 @@ class Core(Answers):
         """The answer to a request that was given up: what it opened is closed."""
         self.drops["late_replies"] += 1
         if request.changes:
-            changing.doubt(request)
+            changing.late(request)
         if status < 0 or request.kind != CONNECT or request.subtype not in _ENTRY_REPLIES:
             return
         try:

@@ -331,6 +331,12 @@ class Leases:
             elif found.answered > now - SETTLE:
                 self._again_later(found, event.name, kind, now)
 
+    def happened(self, directory: Node, name: bytes, leads: bool) -> None:
+        """What an event would say: that *name* in *directory*, or (not *leads*) what it leads to, may just have been changed."""
+        lease = directory.lease
+        if lease is not None:
+            self._changed(lease, name, WATCH_NAMES if leads else WATCH_REPEATED, self._core.dispatch.now())
+
     def _again_later(self, lease: Lease, name: bytes, kind: int, now: float) -> None:
         """Once for each name, `SETTLE` after the last event about it, at the latest `SETTLE` after that was due."""
         known = lease.again.get(name)
