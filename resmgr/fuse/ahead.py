@@ -10,7 +10,7 @@ is told what is left of the validity. So a name or attribute is as old at most a
 Kept entries belong to one directory and one connection, that is, one user at one server. They are asked for only after lookups of that user
 in the directory found something, so who may search it is decided by the server. Not believed, so the server is asked:
 
-- what this mount changes or has changed since the message was sent (`doubt`), also while the change is on the way;
+- what was changed since the message was sent (`changes`), as far as that is known, also while the change is on the way;
 - regular files with several links: another name may have changed them;
 - entries without attributes (another manager's), names told twice;
 - that a name does not exist: a listing need not tell every name that can be looked up (other case, automatic mounts, threads in /proc).
@@ -79,7 +79,7 @@ class ReadAhead:
         record = None if connection is None else node.ahead.get(connection)
         if record is None or not record.chunks:
             return None
-        found = record.find(request.name, request.at - self._valid)
+        found = record.find(request.name, request.at - self._valid, self._core.logs)
         if found is not None:
             record.hits += 1
         return found
@@ -107,20 +107,6 @@ class ReadAhead:
             self._keep(record, Chunk(data, at))
 
     # ---- what is not to be believed
-
-    def doubt(self, directory: Node, name: bytes) -> None:
-        """*name* in *directory*, and with it the directory's own times, is being or was changed from here."""
-        if len(self._core.walking):
-            self._core.walking.doubt(directory, name)
-        if directory.ahead:
-            now = self._core.dispatch.now()
-            for record in directory.ahead.values():
-                record.doubt(name, now)
-        parent = directory.parent
-        if parent is not None and parent.ahead:
-            now = self._core.dispatch.now()
-            for record in parent.ahead.values():
-                record.doubt(directory.name, now)
 
     def forget_node(self, node: Node) -> None:
         """Drop everything kept of directory *node*; what is on the way is not believed either."""
@@ -167,7 +153,7 @@ class ReadAhead:
             return
         del self._records[record]
         self._clear(record)
-        record.floor = float("inf")
+        record.dropped = True
         ahead = record.node.ahead
         if ahead is not None:
             if ahead.get(record.connection) is record:
@@ -221,7 +207,7 @@ class ReadAhead:
     def _keep(self, record: Record, chunk: Chunk) -> None:
         core = self._core
         now = core.dispatch.now()
-        if chunk.at <= record.floor or now - chunk.at > self._valid or record not in self._records:
+        if record.dropped or now - chunk.at > self._valid:
             return
         self._expire(record, now)
         chunks = record.chunks
@@ -247,8 +233,6 @@ class ReadAhead:
             self._expire(record, now)
             if record.chunks:
                 busy = True
-            elif record.doubted:
-                record.doubted = {name: at for name, at in record.doubted.items() if now - at <= self._valid}
         if busy:
             self._timer = self._core.dispatch.call_at(now + self._valid, self._sweep)
 

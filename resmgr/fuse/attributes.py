@@ -203,7 +203,8 @@ def setattr_(core: Core, request: Request, view: memoryview) -> None:
     if valid & SET_MODE and mode & 0o111:
         # It may be run next, which fails while it is open for writing.
         core.handles.hurry()
-    changing.changes_node(request, node, rights=bool(valid & (SET_MODE | SET_UID | SET_GID)))
+    rights = bool(valid & (SET_MODE | SET_UID | SET_GID))
+    changing.changes_node(request, node, contents=bool(valid & SET_SIZE), rights=rights)
     fixed = SETATTR.pack(valid, mode & 0o7777, uid, gid, size, _time(atime, atime_ns), _time(mtime, mtime_ns))
     if node.directory:
         how = SETATTR_SURE if node.lease is not None else 0
@@ -238,7 +239,6 @@ def _set(request: Request, status: int, reply: Buffer) -> None:
     if bytes(memoryview(reply)[ATTR.size :]) == SURE:
         owned.believe_attr(request, node, attr, request.at)
     if request.extra & SET_SIZE:
-        node.doubt_data()
         if node.behind is not None:
             node.behind.truncated()
     elif node.pages is not None and (before[6] == attr[6] and (before[10] == attr[10] or request.extra & (SET_MTIME | SET_MTIME_NOW))):

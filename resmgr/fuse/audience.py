@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from resmgr.channel import ND_LOCAL
+from resmgr.fuse.changes import NEVER
 from resmgr.fuse.options import FuseOptions, Permissions
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ class Audience:
             lease = beginning.pop()
             lease.kernel = True
             # The listing that the kernel has is that of one user.
-            lease.listed = False
+            lease.listed_at = NEVER
             lease.readers.clear()
             beginning += [below for below in _leased_below(lease.node) if not below.kernel and self._public(below.node)]
 

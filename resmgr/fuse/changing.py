@@ -1,8 +1,7 @@
 """What programs of this mount change: whoever believes something of it is told, when the change begins and when it is over.
 
 From when a request that changes something is about to be sent until it is answered, nothing older is believed; whoever asked meanwhile may
-have heard what was before. The late answer of a request that was given up counts once more: it may have been carried out only then. What
-can be believed of the answer itself is in `owned`.
+have heard what was before. What can be believed of the answer itself is in `owned`.
 """
 
 from __future__ import annotations
@@ -18,30 +17,31 @@ if TYPE_CHECKING:
 
 
 class Change(NamedTuple):
-    """Of *name* in *directory*. Not `leads`: only attributes or contents of what it leads to, and whether it is there stays as it is.
-    `rights`: also who may do what with that; `extended`: also whether it has extended attributes."""
+    """Of *name* in *directory*: where it leads, if there is one; with *node* only that one's attributes. `contents`: also its contents;
+    `rights`: also who may do what with it; `extended`: also whether it has extended attributes."""
 
     directory: Node
     name: bytes
-    leads: bool
+    node: Node | None
+    contents: bool
     rights: bool
     extended: bool
 
 
 def changes_name(request: Request, directory: Node, name: bytes) -> None:
     """The request makes, removes or replaces *name*."""
-    change = Change(directory, name, True, True, True)
+    change = Change(directory, name, None, False, True, True)
     request.changes = (*request.changes, change)
     _doubt(request.core, change)
     owned.begins(request, directory, name)
 
 
-def changes_node(request: Request, node: Node, *, rights: bool = False, extended: bool = False) -> None:
-    """The request changes attributes or contents of *node*; *rights*, *extended*: as `Change` has them."""
+def changes_node(request: Request, node: Node, *, contents: bool = False, rights: bool = False, extended: bool = False) -> None:
+    """The request changes attributes of *node*; the others: as `Change` has them."""
     core = request.core
     if node.parent is not None:
         places = ((node.parent, node.name), *(node.aliases or ()))
-        changes = tuple([Change(directory, name, False, rights, extended) for directory, name in places])
+        changes = tuple([Change(directory, name, node, contents, rights, extended) for directory, name in places])
         request.changes = (*request.changes, *changes)
         for change in changes:
             _doubt(core, change)
@@ -63,46 +63,51 @@ def doubt(request: Request) -> None:
         _doubt(request.core, change)
 
 
+def late(request: Request) -> None:
+    """The answer to a request that was given up has come: it may have been carried out at any time until now. The server tells that to
+    others only, so it counts as an event: the kernel may have been told what was before."""
+    doubt(request)
+    for change in request.changes:
+        request.core.leases.happened(change.directory, change.name, change.node is None)
+
+
 def written(core: Core, node: Node) -> None:
     """The contents of *node* are being or were changed through this mount, or by others while it was locked."""
+    now = core.dispatch.now()
     node.doubt_data()
+    node.changed = now
     node.attr_sure = 0.0
     if node.parent is not None:
-        _touch(core, node.parent, node.name)
+        _touch(core, node.parent, node.name, now)
         for directory, name in node.aliases or ():
-            _touch(core, directory, name)
+            _touch(core, directory, name, now)
 
 
-def _touch(core: Core, directory: Node, name: bytes) -> None:
-    core.ahead.doubt(directory, name)
-    lease = directory.lease
-    if lease is not None:
-        lease.doubt_attr(name, core.dispatch.now())
+def _touch(core: Core, directory: Node, name: bytes, now: float) -> None:
+    core.logs.changed(directory, name, now)
+    if directory.lease is not None:
+        directory.lease.meddle(name)
 
 
 def _doubt(core: Core, change: Change) -> None:
-    directory, name = change.directory, change.name
+    directory, name, now = change.directory, change.name, core.dispatch.now()
     if change.extended:
         core.bare.changed(directory)
-    core.ahead.doubt(directory, name)
-    now = core.dispatch.now()
-    child = directory.children.get(name)
-    lease = directory.lease
-    if change.leads:
+    _touch(core, directory, name, now)
+    node = change.node
+    if node is None:
+        directory.changed = now
         directory.attr_sure = 0.0
-        if child is not None:
-            child.name_sure = 0.0
-        if lease is not None:
-            lease.doubt(name, now)
-            lease.changed = now
-    elif lease is not None:
-        lease.doubt_attr(name, now)
-    if child is None:
-        return
-    child.attr_sure = 0.0
-    own = child.lease
-    if own is not None:
-        own.changed = now
-        if change.rights:
-            # Its rights may be what changes, or where it is.
-            core.leases.audience.doubt(own)
+        if directory.lease is not None:
+            directory.lease.doubt(name)
+        node = directory.children.get(name)
+        if node is None:
+            return
+        node.name_sure = 0.0
+    node.changed = now
+    node.attr_sure = 0.0
+    if change.contents:
+        node.doubt_data()
+    if node.lease is not None and change.rights:
+        # Its rights may be what changes, or where it is.
+        core.leases.audience.doubt(node.lease)

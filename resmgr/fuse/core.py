@@ -27,6 +27,7 @@ from resmgr.fuse.answers import DEVICES, Answers, OutputItem
 from resmgr.fuse.bare import Bares
 from resmgr.fuse.between import Pairs
 from resmgr.fuse.caller import Callers
+from resmgr.fuse.changes import Logs
 from resmgr.fuse.formats import AttrTuple
 from resmgr.fuse.handles import Handles
 from resmgr.fuse.inode import STREAMS, Node
@@ -126,6 +127,7 @@ class Core(Answers):
         self.callers = Callers(dispatch, self.drops)
         self.servers = Servers(resolver, root)
         self.handles = Handles(dispatch, options.handles_max, self.drops)
+        self.logs = Logs()
         self.nodes = NodeTable(self.servers.root, self._node_leaves)
         self.nodes.root.above = part.names
         self.walking = WalkAhead(self)
@@ -168,6 +170,7 @@ class Core(Answers):
         self.leases.node_leaves(node)
         self.handles.drop_all(node)
         self.bare.forget(node)
+        self.logs.forget(node)
         if node.ahead:
             self.ahead.forget_node(node)
 
@@ -359,7 +362,7 @@ class Core(Answers):
         """The answer to a request that was given up: what it opened is closed."""
         self.drops["late_replies"] += 1
         if request.changes:
-            changing.doubt(request)
+            changing.late(request)
         if status < 0 or request.kind != CONNECT or request.subtype not in _ENTRY_REPLIES:
             return
         try:

@@ -308,8 +308,8 @@ def _hand_over(core: Core, directory: Directory, request: Request, offset: int, 
     at = directory.at
     age = core.dispatch.now() - at
     valid = core.left(age)
-    doubted = directory.record.doubted
-    unsure = age >= core.options.attr_valid or at <= directory.record.floor
+    doubted, floor = core.logs.of(node)
+    unsure = age >= core.options.attr_valid or at <= floor or directory.record.dropped
     if not plus and len(directory.raw):
         core.ahead.learn(directory.record, directory.raw, at)
     directory.raw = b""
@@ -334,7 +334,7 @@ def _hand_over(core: Core, directory: Directory, request: Request, offset: int, 
         elif attr is None or unsure or (doubted and doubted.get(name, 0.0) >= at):
             # Not known, for too long, or changed from here meanwhile: a lookup will tell.
             parts.append(_NO_ENTRY + _DIRENT(*entry))
-        elif (known := children.get(name)) is not None and (known.server is not server or known.attr_at > at):
+        elif (known := children.get(name)) is not None and (known.server is not server or known.attr_at > at or known.changed >= at):
             # Another manager's root, or something newer is known.
             parts.append(_NO_ENTRY + _DIRENT(*entry))
         else:
@@ -343,7 +343,7 @@ def _hand_over(core: Core, directory: Directory, request: Request, offset: int, 
             child.lookups += 1
             if lease is not None:
                 core.leases.entered(node, name, child, at, directory.record.user)
-                if at > lease.changed:
+                if at > node.changed:
                     # Who may list but not search is told no attributes.
                     lease.users.add(directory.record.user)
             parts.append(_ENTRY_AND_DIRENT(*fields_of(child, valid), *entry))

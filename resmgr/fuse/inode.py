@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Final
 
 from resmgr.channel import Connection
 from resmgr.fuse.behind import Behind
+from resmgr.fuse.changes import NEVER
 from resmgr.fuse.formats import AttrTuple
 
 if TYPE_CHECKING:
+    from resmgr.fuse.changes import Log
     from resmgr.fuse.lease import Lease
     from resmgr.fuse.listed import Record
     from resmgr.fuse.openfile import File
@@ -39,6 +41,7 @@ class Node:
         "attr_sure",
         "behind",
         "cached",
+        "changed",
         "children",
         "directory",
         "files",
@@ -47,6 +50,7 @@ class Node:
         "ino",
         "lease",
         "locks",
+        "log",
         "lookups",
         "mode",
         "name",
@@ -77,6 +81,10 @@ class Node:
         self.directory = S_IFMT(attr[1]) == S_IFDIR
         self.attr = attr
         self.attr_at = 0.0
+        self.changed = NEVER
+        """When it was last changed, as far as that is known here; a directory also when something was made, removed or moved in it."""
+        self.log: Log | None = None
+        """Of a directory: when what is in it was changed; `Logs` knows what it means that there is none."""
         self.fresh = False
         """`attr` is newer than what the kernel was told: one GETATTR may be answered from it."""
         self.told: AttrTuple | None = None

@@ -6,18 +6,19 @@ from stat import S_IFMT, S_IFREG
 from typing import TYPE_CHECKING, Final
 
 from resmgr.channel import Connection
+from resmgr.fuse.changes import NEVER
 
 if TYPE_CHECKING:
     from array import array
 
+    from resmgr.fuse.changes import Logs
     from resmgr.fuse.inode import Node
     from resmgr.fuse.known import Names
     from resmgr.fuse.request import Request
     from resmgr.fuse.servers import User
 
 NAMES_MAX: Final = 1024
-"""Names of one directory remembered as changed, and as not existing. Stops a directory of changing names from filling memory."""
-NEVER = float("-inf")
+"""Names of one directory remembered as not existing. Stops a directory of changing names from filling memory."""
 SALT_BITS: Final = 48
 """Inode numbers of one server differ above these bits if they lie on different file systems."""
 
@@ -29,16 +30,13 @@ class Lease:
         "absent",
         "again",
         "answered",
-        "changed",
         "connection",
         "cookies",
-        "doubted",
-        "events",
-        "floor",
         "ino",
         "kernel",
-        "listed",
+        "listed_at",
         "live",
+        "logs",
         "names",
         "node",
         "opened",
@@ -46,13 +44,13 @@ class Lease:
         "readers",
         "since",
         "told_absent",
-        "told_floor",
         "users",
         "whole",
     )
 
-    def __init__(self, node: Node, connection: Connection, since: float, opened: float, whole: bool) -> None:
+    def __init__(self, node: Node, connection: Connection, logs: Logs, since: float, opened: float, whole: bool) -> None:
         self.node = node
+        self.logs = logs
         self.connection = connection
         self.ino = node.ino
         self.since = since
@@ -67,14 +65,6 @@ class Lease:
         """Names that are told once more: kinds of their events, and when the last one came."""
         self.answered = NEVER
         """When the kernel was last told something under it."""
-        self.changed = NEVER
-        """When the directory's own attributes last changed."""
-        self.doubted: dict[bytes, float] = {}
-        self.floor = NEVER
-        """What was asked for before that about any name is not believed; `doubted` for single names."""
-        self.events: dict[bytes, float] = {}
-        """When the server last told of a change of a name; of the others it was before `told_floor`."""
-        self.told_floor = NEVER
         self.absent: dict[bytes, tuple[float, User]] = {}
         self.told_absent: set[bytes] = set()
         """Names that the kernel may believe not to exist. More than `absent`: what fails here may have been done there."""
@@ -82,8 +72,8 @@ class Lease:
         """Who may search it, by what the server answered them."""
         self.readers: set[User] = set()
         """Who could open it."""
-        self.listed = False
-        """The kernel has read its listing to the end under this lease, and nothing has changed since."""
+        self.listed_at = NEVER
+        """When the listing was asked for that the kernel has read to the end under this lease."""
         self.own: dict[bytes, tuple[int, Request | None]] = {}
         """Names that requests from here are changing: how many, and the only one if nothing else is heard of the name meanwhile."""
         self.names: Names | None = None
@@ -93,35 +83,27 @@ class Lease:
 
     def covers(self, name: bytes, at: float) -> bool:
         """Whether what was asked at *at* about *name* is still so."""
-        return self.whole and self.live and (at >= self.since or at == self.opened) and at > self.doubted.get(name, self.floor)
+        return self.whole and self.live and (at >= self.since or at == self.opened) and not self.logs.since(self.node, name, at)
 
-    def doubt(self, name: bytes, now: float) -> None:
+    def holds(self, at: float) -> bool:
+        """Whether what was asked at *at* about the directory itself, or all that is in it, is still so."""
+        return self.live and (at >= self.since or at == self.opened) and at > self.node.changed
+
+    def doubt(self, name: bytes) -> None:
+        """Whether *name* is there, or where it leads, is in doubt."""
         self.absent.pop(name, None)
         if self.names is not None:
             self.names.add(name)
-        self.doubt_attr(name, now)
-        self.listed = False
+        self.meddle(name)
 
-    def doubt_attr(self, name: bytes, now: float) -> None:
-        """Of *name* the attributes only are in doubt."""
+    def meddle(self, name: bytes) -> None:
+        """Something was heard of *name*, or of what it leads to, while requests from here may be changing it."""
         if self.own and name in self.own:
             self.own[name] = (self.own[name][0], None)
-        if name not in self.doubted and len(self.doubted) >= NAMES_MAX:
-            self.doubted.clear()
-            self.floor = now
-        self.doubted[name] = now
-
-    def told(self, name: bytes, now: float) -> None:
-        """The server says that *name*, or what it leads to, has changed."""
-        if name not in self.events and len(self.events) >= NAMES_MAX:
-            self.events.clear()
-            self.told_floor = now
-        self.events[name] = now
-        self.doubt(name, now)
 
     def overtaken(self, name: bytes, at: float) -> bool:
         """Whether the server has told of a change of *name* since *at*: an answer asked for then may be older, and nobody will say so."""
-        return at <= self.events.get(name, self.told_floor)
+        return self.logs.heard_since(self.node, name, at)
 
     def entered(self, child: Node, name: bytes, at: float, user: User) -> None:
         """*user* was told that *name* leads to *child*, with attributes, in an answer asked for at *at*."""

@@ -19,9 +19,10 @@ from resmgr.channel import Connection
 from resmgr.fuse import formats
 from resmgr.fuse.above import Above
 from resmgr.fuse.audience import Audience
+from resmgr.fuse.changes import NEVER
 from resmgr.fuse.inode import STREAMS
 from resmgr.fuse.known import Known
-from resmgr.fuse.lease import NAMES_MAX, NEVER, Lease, single
+from resmgr.fuse.lease import NAMES_MAX, Lease, single
 from resmgr.fuse.news import News
 from resmgr.fuse.unwanted import Unwanted
 from resmgr.ids import node_of
@@ -100,7 +101,7 @@ class Leases:
         if other is not None:
             self._end(other)
         core = self._core
-        lease = Lease(node, connection, core.dispatch.now(), at if opened else NEVER, whole)
+        lease = Lease(node, connection, core.logs, core.dispatch.now(), at if opened else NEVER, whole)
         lease.live = node_of(node.server.key[0]) not in self._silent
         node.lease = lease
         self._leases[key] = lease
@@ -127,7 +128,7 @@ class Leases:
             self.audience.judge(own)
             if lease is None:
                 own.knows(node, user)
-        if own is not None and own.whole and own.live and (began or at >= own.since) and at > own.changed:
+        if own is not None and own.whole and own.live and (began or at >= own.since) and at > node.changed:
             node.attr_sure = at
 
     def took(self, node: Node, at: float, user: User) -> None:
@@ -139,7 +140,7 @@ class Leases:
             if own is not None:
                 self.audience.judge(own)
                 (above or own).knows(node, user)
-            if own is not None and own.whole and own.live and (at >= own.since or at == own.opened) and at > own.changed:
+            if own is not None and own.whole and own.holds(at):
                 node.attr_sure = at
             return
         parent = node.parent
@@ -247,7 +248,7 @@ class Leases:
     def lists(self, node: Node, user: User) -> bool:
         """Whether the kernel has what *node* holds, and *user* may see it."""
         lease = node.lease
-        return lease is not None and lease.live and lease.listed and user in lease.readers
+        return lease is not None and lease.live and lease.listed_at > node.changed and user in lease.readers
 
     def opened(self, request: Request) -> bool:
         """The request's user could open the request's directory. Whether the kernel may keep what it reads there."""
@@ -262,8 +263,8 @@ class Leases:
         """The kernel has read *node* from its beginning, asked for at *began*, to its end, and keeps it. *cookies*: what the
         positions in it mean."""
         lease = node.lease
-        if lease is not None and lease.live and (began >= lease.since or began == lease.opened) and began > lease.changed:
-            lease.listed = True
+        if lease is not None and lease.holds(began):
+            lease.listed_at = began
             lease.cookies = cookies
 
     def empty(self, node: Node, request: Request) -> None:
@@ -276,7 +277,7 @@ class Leases:
 
     def outdates(self, node: Node, at: float) -> bool:
         """Whether a listing asked for at *at* is older than a change that is known."""
-        return node.lease is not None and at < node.lease.changed
+        return node.lease is not None and at < node.changed
 
     def searched(self, request: Request) -> None:
         """The server let the request's user look a name up in the request's directory."""
@@ -315,8 +316,7 @@ class Leases:
             self._early[key] = now
             self._end(found)
         elif not event.name:
-            found.changed = now
-            found.listed = False
+            found.node.changed = now
             self.audience.doubt(found)
             self._stale(found.node, False)
         else:
@@ -330,6 +330,12 @@ class Leases:
                 self._unwanted.add(connection, event.ino)
             elif found.answered > now - SETTLE:
                 self._again_later(found, event.name, kind, now)
+
+    def happened(self, directory: Node, name: bytes, leads: bool) -> None:
+        """What an event would say: that *name* in *directory*, or (not *leads*) what it leads to, may just have been changed."""
+        lease = directory.lease
+        if lease is not None:
+            self._changed(lease, name, WATCH_NAMES if leads else WATCH_REPEATED, self._core.dispatch.now())
 
     def _again_later(self, lease: Lease, name: bytes, kind: int, now: float) -> None:
         """Once for each name, `SETTLE` after the last event about it, at the latest `SETTLE` after that was due."""
@@ -352,23 +358,19 @@ class Leases:
 
     def _changed(self, lease: Lease, name: bytes, kind: int, now: float) -> None:
         node = lease.node
-        absent = name in lease.told_absent
-        listed = lease.listed
-        lease.told(name, now)
-        self._core.ahead.doubt(node, name)
+        self._core.logs.heard(node, name, now)
+        lease.doubt(name)
         child = node.children.get(name)
-        if kind & WATCH_NAMES or absent:
-            lease.changed = now
+        if kind & WATCH_NAMES or name in lease.told_absent:
+            node.changed = now
             self._stale(node, False)
             if child is not None:
                 child.name_sure = 0.0
                 self._stale(child, False)
             lease.told_absent.discard(name)
             self._core.telling.tell(node, [formats.inval_entry(node.nodeid, name, self._core.expires)])
-        else:
-            lease.listed = listed
-            if kind & WATCH_REPEATED and child is not None:
-                self._stale(child, bool(kind & WATCH_CONTENT))
+        elif kind & WATCH_REPEATED and child is not None:
+            self._stale(child, bool(kind & WATCH_CONTENT))
 
     def _stale(self, node: Node, content: bool) -> None:
         """The attributes of *node* are not what the kernel was told, nor, perhaps, its contents."""
@@ -399,10 +401,8 @@ class Leases:
         now = self._core.dispatch.now()
         lease.since = now
         lease.opened = NEVER
-        lease.floor = lease.told_floor = lease.changed = now
-        lease.doubted.clear()
-        lease.events.clear()
-        lease.listed = False
+        lease.node.changed = now
+        self._core.logs.all(lease.node, now)
         self._known.drop(lease)
         self._unsure(lease)
 

@@ -16,6 +16,7 @@ from resmgr.fuse.formats import AttrTuple
 from resmgr.iomsg import ATTR, DIRENT, NAME_MAX
 
 if TYPE_CHECKING:
+    from resmgr.fuse.changes import Logs
     from resmgr.fuse.inode import Node
     from resmgr.fuse.servers import User
 
@@ -25,8 +26,6 @@ NEED_FIRST: Final = 2
 """Lookups that had to ask the server before something is read ahead."""
 ENTRY_COST: Final = 160
 """Bytes that an entry costs beside its own."""
-DOUBTED_MAX = 512
-"""Names of one directory, changed from here, that are remembered as such; with more of them everything kept of it is dropped."""
 
 _attr_of: Final = ATTR.unpack_from
 _DIRENT_SIZE: Final = DIRENT.size
@@ -76,9 +75,8 @@ class Record:
         "connection",
         "cookie",
         "cost",
-        "doubted",
+        "dropped",
         "entries",
-        "floor",
         "hits",
         "misses",
         "need",
@@ -106,10 +104,8 @@ class Record:
         """The newest first: a name may be in several."""
         self.entries = 0
         self.cost = 0
-        self.doubted: dict[bytes, float] = {}
-        """Names changed from here: believed only if asked for after that."""
-        self.floor = float("-inf")
-        """The same for every name."""
+        self.dropped = False
+        """Nothing more is learned, and nothing believed that was asked for it."""
         self.asking = False
         self.asked = False
         """Some of `chunks` were asked for here."""
@@ -119,22 +115,16 @@ class Record:
         self.whole = False
         """The last entry has come: there is nothing more to ask for."""
 
-    def find(self, name: bytes, oldest: float) -> tuple[AttrTuple, float, float] | None:
-        """Attributes of *name* and when they were asked for, which is later than *oldest*; the last as `Chunk.sure`."""
+    def find(self, name: bytes, oldest: float, logs: Logs) -> tuple[AttrTuple, float, float] | None:
+        """Attributes of *name* and when they were asked for, which is later than *oldest* and than any change; the last as `Chunk.sure`."""
         for chunk in self.chunks:
             offset = chunk.offsets.get(name)
             if offset is None:
                 continue
-            if offset < 0 or chunk.at <= oldest or chunk.at <= self.floor or chunk.at <= self.doubted.get(name, oldest):
+            if offset < 0 or chunk.at <= oldest or logs.since(self.node, name, chunk.at):
                 return None
             attr: AttrTuple = _attr_of(chunk.data, offset)
             if attr[2] > 1 and S_IFMT(attr[1]) == S_IFREG:
                 return None
             return attr, chunk.at, chunk.sure
         return None
-
-    def doubt(self, name: bytes, now: float) -> None:
-        if name not in self.doubted and len(self.doubted) >= DOUBTED_MAX:
-            self.doubted.clear()
-            self.floor = now
-        self.doubted[name] = now

@@ -40,7 +40,7 @@ def _known(core: Core, request: Request, attr: AttrTuple, at: float, sure: float
     directory, name = request.node, request.name
     node = directory.children.get(name)
     if node is not None:
-        if node.server is not directory.server or (node.behind is not None and node.behind.outdates(at)):
+        if node.server is not directory.server or node.changed >= at or (node.behind is not None and node.behind.outdates(at)):
             return False
         if node.attr_at > at:
             # Asked for later, by another way; that the name leads there is what was read ahead.

@@ -17,7 +17,6 @@ from resmgr.fuse.attributes import done, parse_attr
 from resmgr.fuse.between import copy_between
 from resmgr.fuse.core import Core
 from resmgr.fuse.formats import BODY
-from resmgr.fuse.openfile import File
 from resmgr.fuse.request import Request, told
 from resmgr.iomsg import ATTR, COPY_MAX, OFFSET, REQUEST, SEEK_DATA, SEEK_HOLE, SPACE, Io
 from resmgr.iorequest import pack_copy, pack_seek
@@ -31,14 +30,9 @@ def fallocate(core: Core, request: Request, view: memoryview) -> None:
     if file is None:
         core.error(request, errno.EBADF)
         return
-    _changes(core, request, file)
+    changing.changes_node(request, file.node, contents=True)
     message = REQUEST.pack(Io.SPACE, 0, 0, file.ocb) + SPACE.pack(mode, offset, length)
-
-    def changed(request: Request, status: int, reply: Buffer) -> None:
-        file.node.doubt_data()
-        done(request, status, reply)
-
-    core.on_file(request, file, (message,), 0, changed)
+    core.on_file(request, file, (message,), 0, done)
 
 
 def lseek(core: Core, request: Request, view: memoryview) -> None:
@@ -98,10 +92,9 @@ def copy_file_range(core: Core, request: Request, view: memoryview) -> None:
         core.error(request, errno.EXDEV)
         return
     length = min(length, COPY_MAX)
-    _changes(core, request, there)
+    changing.changes_node(request, there.node, contents=True)
 
     def copied(request: Request, status: int, reply: Buffer) -> None:
-        there.node.doubt_data()
         if status == -errno.ENOSYS:
             core.error(request, errno.EXDEV)
         elif status < 0:
@@ -134,10 +127,3 @@ def _open_again(core: Core, request: Request, view: bytes, code: int) -> None:
         core.error(request, told(-code))
     else:
         copy_file_range(core, request, memoryview(view))
-
-
-def _changes(core: Core, request: Request, file: File) -> None:
-    """Data of *file* are about to be changed by its server. Nothing is believed of it now, nor when that is done: who opened it meanwhile
-    was told bytes of before."""
-    file.node.doubt_data()
-    changing.changes_node(request, file.node)

@@ -11,6 +11,7 @@ import attrs
 from resmgr.channel import Connection, Pending
 from resmgr.dispatch import Buffer
 from resmgr.errors import BadMessage
+from resmgr.fuse import changing
 from resmgr.fuse.inode import Node
 from resmgr.iomsg import STATUS_REDIRECT, Io
 
@@ -165,6 +166,8 @@ class Request:
         if status in _GONE and self.pending is not None:
             self.unsure = True
         self.pending = None
+        if self.answered and self.changes:
+            changing.late(self)
         try:
             self.step(self, status, reply)
         except BadMessage:

@@ -60,7 +60,12 @@ class Telling:
 
     def waits(self, node: Node) -> int:
         """How many messages about *node* wait."""
-        return sum([len(job.messages) for waits in (True, False) if (job := self._jobs.get((node, waits))) is not None])
+        count = 0
+        for waits in (True, False):
+            job = self._jobs.get((node, waits))
+            if job is not None:
+                count += len(job.messages)
+        return count
 
     def _run(self) -> None:
         self._core.on_answered = None

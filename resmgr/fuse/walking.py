@@ -10,7 +10,8 @@ An OPENDIR is answered from such a listing only if
 
 - the same thread asks, and for one of those that were expected next: the first that is not throws all of them away, so a second `ls` or a
   second walk never sees what was asked for during the first;
-- it was asked for at most `VALID` seconds ago, and nothing in that directory was changed from this mount since (then it is asked again);
+- it was asked for at most `VALID` seconds ago, and nothing in that directory was changed since, as far as that is known (`changes`; then
+  it is asked again);
 - the server let this user open it, and its inode number is that of the node.
 
 Otherwise the server is asked as ever. What was opened for nothing is closed within twice `VALID`.
@@ -150,6 +151,9 @@ class WalkAhead:
             self._drop(early)
             walk.window = max(walk.window // 2, WINDOW_FIRST)
             return False
+        if node.changed >= early.at or self._core.logs.since(node.parent, node.name, early.at):
+            self._drop(early)
+            return False
         self._core.drops["walk_hits"] += 1
         self._remove(early)
         request.at = early.at
@@ -194,18 +198,6 @@ class WalkAhead:
         walk = self._walks.get(pid)
         if walk is not None:
             self._listed(walk, node, names)
-
-    def doubt(self, directory: Node, name: bytes) -> None:
-        """*name* in *directory* is being or was changed from here."""
-        if not self._places:
-            return
-        places = [(directory, name)]
-        if directory.parent is not None:
-            places.append((directory.parent, directory.name))
-        for place in places:
-            early = self._places.get(place)
-            if early is not None:
-                self._drop(early)
 
     def forget_connection(self, connection: Connection) -> None:
         """The server behind *connection* is not there any more."""

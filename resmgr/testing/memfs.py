@@ -73,7 +73,7 @@ class Fault:
     """What goes wrong with messages. *operation* is the lower-case name of a connect subtype or I/O type ("lookup", "read"), or "*";
     *name*, if not None, the last component of the path or the name by which the handle was obtained.
 
-    *code*: answer with this errno. *delay*: seconds until it is handled (or answered with *code*). *hang*: never handled; the client's
+    *code*: answer with this errno. *delay*: seconds until it is handled (or answered with *code*). *hang*: never handled. The client's
     unblock ends it with EINTR, unless *deaf*. *times*: how many messages it hits, None: all until it is removed.
     """
 
@@ -239,6 +239,8 @@ class MemFs(Tree):
             self._answered_late[message] = fault.late
             go_on()
         elif fault.delay:
+            if fault.deaf:
+                message.on_unblock = lambda: None
             self._dispatch.call_at(self._dispatch.now() + fault.delay, lambda: self._late(message, fault.code, go_on))
         elif fault.code:
             message.error(fault.code)

@@ -12,7 +12,7 @@ from stat import S_IFDIR, S_IFREG
 
 import pytest
 
-from resmgr.fuse import ahead, formats, listed
+from resmgr.fuse import ahead, changes, formats
 from resmgr.fuse.formats import Opcode
 from resmgr.fuse.options import FuseOptions
 from resmgr.iomsg import Attr, DirEntry, pack_dirent
@@ -394,7 +394,7 @@ def test_a_listing_that_was_made_while_a_change_was_on_the_way_is_not_believed_a
 
 
 def test_more_changes_than_are_remembered_drop_everything(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listed, "DOUBTED_MAX", 5)
+    monkeypatch.setattr(changes, "NAMES_MAX", 5)
     rig, node = warmed()
 
     for number in range(10, 17):

@@ -11,7 +11,7 @@ import pytest
 from attrs import evolve
 
 from resmgr.channel import Message
-from resmgr.fuse import formats
+from resmgr.fuse import changes, formats
 from resmgr.fuse.formats import Opcode
 from resmgr.fuse.lease import NAMES_MAX
 from resmgr.fuse.leases import WAITING_MAX
@@ -366,8 +366,8 @@ def test_names_remembered_are_bounded(rig: Rig) -> None:
     assert lease is not None
     assert len(lease.absent) == NAMES_MAX
     for number in range(NAMES_MAX + 50):
-        lease.doubt(b"other%d" % number, rig.dispatch.now())
-    assert len(lease.doubted) <= NAMES_MAX
+        rig.machine.logs.changed(lease.node, b"other%d" % number, rig.dispatch.now())
+    assert len(rig.machine.logs.of(lease.node)[0]) <= changes.NAMES_MAX
     assert validity(rig.lookup(node, b"f1")) == (1, 1)
 
 

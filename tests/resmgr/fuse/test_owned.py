@@ -8,7 +8,7 @@ import struct
 
 import pytest
 
-from resmgr.fuse import changing, formats, known
+from resmgr.fuse import changing, formats, known, stuck
 from resmgr.fuse.formats import Opcode
 from resmgr.fuse.inode import Node
 from resmgr.iomsg import Io
@@ -289,6 +289,35 @@ def test_nor_is_what_open_said_told_after_fallocate(rig: Rig) -> None:
 
     assert rig.ask(Opcode.FALLOCATE, file, formats.FALLOCATE_IN.pack(fh, 0, 100, 0)).error == 0
     assert size(rig, file) == 100
+
+
+@pytest.mark.parametrize("what", ["fallocate", "chmod", "unlink"])
+def test_what_was_told_between_a_change_that_was_given_up_and_its_end_is_taken_back(rig: Rig, what: str) -> None:
+    """The server tells its maker of no change, so the late answer has to do, for the kernel, too."""
+    directory = leased(rig)
+    file = rig.lookup(directory, b"f1").nodeid
+    fh = rig.open(file, os.O_RDWR).fh
+    rig.fs.faults.append(Fault("*", delay=1.0, deaf=True, times=1))
+    unique = {
+        "fallocate": lambda: rig.start(Opcode.FALLOCATE, file, formats.FALLOCATE_IN.pack(fh, 0, 100, 0)),
+        "chmod": lambda: rig.start(
+            Opcode.SETATTR, file, formats.SETATTR_IN.pack(formats.FATTR_MODE, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0o600, 0, 0, 0, 0)
+        ),
+        "unlink": lambda: rig.start(Opcode.UNLINK, directory, b"f1\0"),
+    }[what]()
+    assert stuck.abort(rig.machine, unique, errno.EINTR)
+    rig.run(0.1)
+    assert rig.lookup(directory, b"f1").nodeid == file
+    rig.notifications.clear()
+    rig.run(1.0)
+
+    kinds = {note.error for note in rig.notifications}
+    found = rig.lookup(directory, b"f1")
+    assert kinds == {formats.NOTIFY_INVAL_INODE} | ({formats.NOTIFY_INVAL_ENTRY} if what == "unlink" else set())
+    if what == "unlink":
+        assert found.error == -errno.ENOENT or not found.nodeid
+    else:
+        assert (found.entry[1], found.entry[9] & 0o777) == ((100, 0o644) if what == "fallocate" else (1, 0o600))
 
 
 def test_writes_that_are_on_the_way_together_leave_it_open(rig: Rig) -> None:
