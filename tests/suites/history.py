@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import random
+import subprocess
 import sys
 import time
 from collections import Counter, defaultdict
@@ -33,8 +34,8 @@ FOLDER = "/tmp/history"
 EACH = 2
 """Programs of one node: what one changes the other sees at once."""
 ROUND = 10.0
-STARTS = 1.5
-"""Seconds in which all of them are there."""
+HEARD = 0.2
+"""Seconds in which all of them have heard when they begin."""
 SETTLES = 20.0
 """Seconds after which everybody has to see what there is."""
 ENDS = 60.0
@@ -92,20 +93,23 @@ def play(
     prepare(cluster, folder)
     roots = {node: folder if node == SERVER else f"/net/{SERVER}{folder}" for node in cluster.nodes} | (points or {})
     nodes = [node for node in cluster.nodes for _ in range(EACH)]
-    begin = time.monotonic() + STARTS
     running = []
     for number, node in enumerate(nodes):
-        words = [roots[node], node, str(number), str(len(nodes)), str(seed), str(begin), str(seconds), str(settles), str(int(cuts))]
+        words = [roots[node], node, str(number), str(len(nodes)), str(seed), str(seconds), str(settles), str(int(cuts))]
         running.append(cluster.running(node, sys.executable, "-P", str(PROGRAM), "work", *words))
     processes = [each.__enter__() for each in running]
     told: list[dict[str, Any]] = []
     failed = []
     try:
+        _wait(processes)
+        begin = time.monotonic() + HEARD
+        for process in processes:
+            if process.stdin is not None and process.poll() is None:
+                process.stdin.write(b"%r\n" % begin)
+                process.stdin.flush()
         if cuts:
             _cut(cluster, random.Random(f"cuts/{seed}"), begin, begin + seconds)
-        for process in processes:
-            assert process.stdout is not None
-            process.stdout.readline()
+        _wait(processes)
         truth = cluster.run(SERVER, sys.executable, "-P", str(PROGRAM), "look", folder).stdout
         for process in processes:
             output, errors = process.communicate(truth.encode(), timeout=ENDS)
@@ -119,6 +123,13 @@ def play(
     if failed:
         raise Broken("\n".join(failed))
     return judge(nodes, told)
+
+
+def _wait(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Each has said that it is so far, or has ended."""
+    for process in processes:
+        assert process.stdout is not None
+        process.stdout.readline()
 
 
 def _cut(cluster: kit.Cluster, rng: random.Random, begin: float, end: float) -> None:

@@ -1,13 +1,14 @@
 """One of those whose history is looked at: random operations on files that all of them use, each written down with the times of its call
 and of its answer, by the clock that all of them share.
 
-    python -P recording.py work ROOT ME NUMBER WORKERS SEED BEGIN SECONDS SETTLES FAULTS
+    python -P recording.py work ROOT ME NUMBER WORKERS SEED SECONDS SETTLES FAULTS
     python -P recording.py look ROOT       what there is, as JSON
 
-It is a program of its own, without anything of this project, so that it runs on every node and on any file system. BEGIN is a time of
-CLOCK_MONOTONIC. It judges nothing: history.py starts it and does. When SECONDS are over it says `done`, reads from its input what `look`
-says on the server, looks until it sees the same, for SETTLES seconds at most, and says all that it did and saw. With FAULTS (1, else 0)
-calls may fail as those of a node that is down do; whether what they were to change is done is not known then, which has no time of answer.
+It is a program of its own, without anything of this project, so that it runs on every node and on any file system. It judges nothing:
+history.py starts it and does. It says `there` when it has open what it needs, and reads from its input when it is to begin, by
+CLOCK_MONOTONIC. When SECONDS are over it says `done`, reads what `look` says on the server, looks until it sees the same, for SETTLES
+seconds at most, and says all that it did and saw. With FAULTS (1, else 0) calls may fail as those of a node that is down do; whether what
+they were to change is done is not known then, which has no time of answer.
 
 What is changed at `d`: common names, which everybody replaces, makes, removes and moves (what they lead to never changes but when it is
 made); of each worker one file that it rewrites and appends to, and one of 8 bytes that all have open and mapped all the time.
@@ -333,12 +334,14 @@ def main(words: list[str]) -> int:
     if words[0] == "look":
         print(json.dumps(look(words[1])))
         return 0
-    root, me, number, workers, seed, begin, seconds, settles, faults = words[1:]
+    root, me, number, workers, seed, seconds, settles, faults = words[1:]
     local = not root.startswith("/net")
     try:
         worker = Worker(root, me, int(number), int(workers), int(seed), local, faults == "1")
-        time.sleep(max(0.0, float(begin) - time.monotonic()))
-        worker.work(float(begin) + float(seconds))
+        print("there", flush=True)
+        begin = float(sys.stdin.readline())
+        time.sleep(max(0.0, begin - time.monotonic()))
+        worker.work(begin + float(seconds))
         print("done", flush=True)
         took, wrong = worker.settle(json.loads(sys.stdin.readline()), float(settles))
     except OSError as error:
