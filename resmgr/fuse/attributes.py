@@ -85,6 +85,8 @@ def getattr_(core: Core, request: Request, view: memoryview) -> None:
     file = open_file(core, request, view)
     if file is not None:
         core.on_file(request, file, (REQUEST.pack(_STAT, 0, 0, file.ocb),), ATTR.size, _got_attr)
+    elif not node.named and core.replaced.looked(request):
+        core.answer_attr(request, node)
     else:
         core.on_leaf(request, node, Connect.LOOKUP, 0, b"", ENTRY_MAX, _looked_at)
 

@@ -3,6 +3,8 @@
 What was opened is not what the kernel means. It is told ESTALE, and the same thread looks the name up once more and opens what it finds;
 by then that may have been replaced, too, and the kernel does not try a third time. So what was opened stays open: both are answered with
 it. That is what the name led to while the program was in its open(2), and the kernel gets an inode of its own for it, with its size.
+
+So with stat(2), whose GETATTR asks about what has lost its name since the LOOKUP: in its second try it gets what the LOOKUP said.
 """
 
 from __future__ import annotations
@@ -47,6 +49,8 @@ class Replaced:
     def __init__(self, core: Core) -> None:
         self._core = core
         self.kept: dict[int, Kept] = {}
+        self._stale: dict[int, tuple[Node, float]] = {}
+        """By thread, of which node it was told that it is not there, and when."""
         self._timer: Timer | None = None
 
     def keep(self, request: Request, found: Found, attr: AttrTuple) -> None:
@@ -85,12 +89,25 @@ class Replaced:
         del self.kept[request.pid]
         return kept
 
+    def looked(self, request: Request) -> bool:
+        """Whether the request, about what has no name and nobody can be asked about, is the second try of a thread that was told so of
+        another node, and has looked its name up since."""
+        node, at = request.node, request.at
+        before, then = self._stale.pop(request.pid, (node, at))
+        if before is not node and at - then < VALID and at - node.attr_at < VALID:
+            return True
+        if len(self._stale) >= KEPT_MAX:
+            del self._stale[next(iter(self._stale))]
+        self._stale[request.pid] = (node, at)
+        return False
+
     def forget_connection(self, connection: Connection) -> None:
         for pid in [pid for pid, kept in self.kept.items() if kept.found.connection is connection]:
             del self.kept[pid]
 
     def close(self) -> None:
         self.kept.clear()
+        self._stale.clear()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -1,16 +1,19 @@
 """Random histories of programs on real mounts, judged by the checker of those in virtual time (journal.py, docs/protocol/coherence.md).
 
-    python -m tests.suites.history [SECONDS [SEED [BOUND [MOUNT OPTIONS]]]]
+    python -m tests.suites.history [--cuts] [SECONDS [SEED [BOUND [MOUNT OPTIONS]]]]
 
 On each of three nodes two programs work in one directory of the second one, which are local there; when each thing was called and
 answered is written down, and afterwards each thing seen must be what the server can have held then: for contents from when the open began,
 for names, attributes and what is kept open or mapped BOUND seconds before that. After rounds of ten seconds all stop, and must see the same
-within 20. How old what was seen was is printed: 50 ms is what the page promises, and a busy machine is later.
+within 20. How old what was seen was is printed: 50 ms is what the page promises, and a busy machine is later. With --cuts the carriers of
+the clients are pulled meanwhile: what they believed before is not believed any more, and what they see again is no older than without.
 """
 
 from __future__ import annotations
 
 import json
+import random
+import subprocess
 import sys
 import time
 from collections import Counter, defaultdict
@@ -31,14 +34,16 @@ FOLDER = "/tmp/history"
 EACH = 2
 """Programs of one node: what one changes the other sees at once."""
 ROUND = 10.0
-STARTS = 1.5
-"""Seconds in which all of them are there."""
+HEARD = 0.2
+"""Seconds in which all of them have heard when they begin."""
 SETTLES = 20.0
 """Seconds after which everybody has to see what there is."""
 ENDS = 60.0
 MOST = 30.0
 """Seconds that anything may be old without being called wrong."""
 PROMISED = 0.05
+SUSPECT = 1.0
+"""Seconds that what is leased is believed without a sign of life from its server."""
 
 
 @attrs.define
@@ -50,6 +55,8 @@ class Seen:
     settled: float = 0.0
     stale: int = 0
     """Opens that said ESTALE."""
+    failed: int = 0
+    """Calls that failed while a carrier was pulled."""
 
     def oldest(self, *kinds: str) -> float:
         return max((one for kind in kinds or self.ages for one in self.ages[kind]), default=0.0)
@@ -73,24 +80,36 @@ def prepare(cluster: kit.Cluster, folder: str) -> None:
 
 
 def play(
-    cluster: kit.Cluster, folder: str, seconds: float, seed: int, points: dict[str, str] | None = None, settles: float = SETTLES
+    cluster: kit.Cluster,
+    folder: str,
+    seconds: float,
+    seed: int,
+    points: dict[str, str] | None = None,
+    settles: float = SETTLES,
+    cuts: bool = False,
 ) -> Seen:
-    """One round in *folder* of the server; *points*: where others have mounted it. Raises Broken if somebody ended with an error."""
+    """One round in *folder* of the server; *points*: where others have mounted it. *cuts*: carriers are pulled meanwhile. Raises Broken if
+    somebody ended with an error."""
     prepare(cluster, folder)
     roots = {node: folder if node == SERVER else f"/net/{SERVER}{folder}" for node in cluster.nodes} | (points or {})
     nodes = [node for node in cluster.nodes for _ in range(EACH)]
-    begin = time.monotonic() + STARTS
     running = []
     for number, node in enumerate(nodes):
-        words = [roots[node], node, str(number), str(len(nodes)), str(seed), str(begin), str(seconds), str(settles)]
+        words = [roots[node], node, str(number), str(len(nodes)), str(seed), str(seconds), str(settles), str(int(cuts))]
         running.append(cluster.running(node, sys.executable, "-P", str(PROGRAM), "work", *words))
     processes = [each.__enter__() for each in running]
     told: list[dict[str, Any]] = []
     failed = []
     try:
+        _wait(processes)
+        begin = time.monotonic() + HEARD
         for process in processes:
-            assert process.stdout is not None
-            process.stdout.readline()
+            if process.stdin is not None and process.poll() is None:
+                process.stdin.write(b"%r\n" % begin)
+                process.stdin.flush()
+        if cuts:
+            _cut(cluster, random.Random(f"cuts/{seed}"), begin, begin + seconds)
+        _wait(processes)
         truth = cluster.run(SERVER, sys.executable, "-P", str(PROGRAM), "look", folder).stdout
         for process in processes:
             output, errors = process.communicate(truth.encode(), timeout=ENDS)
@@ -106,6 +125,27 @@ def play(
     return judge(nodes, told)
 
 
+def _wait(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Each has said that it is so far, or has ended."""
+    for process in processes:
+        assert process.stdout is not None
+        process.stdout.readline()
+
+
+def _cut(cluster: kit.Cluster, rng: random.Random, begin: float, end: float) -> None:
+    """Pull the carriers of clients, for times shorter and longer than a node may be silent, until *end*."""
+    clients = [node for node in cluster.nodes if node != SERVER]
+    time.sleep(max(0.0, begin - time.monotonic()))
+    while time.monotonic() < end:
+        time.sleep(rng.uniform(0.3, 1.5))
+        node = rng.choice(clients)
+        cluster.link_down(node)
+        time.sleep(min(rng.choice((0.2, 0.9, 1.5, 3.5, 5.0)), max(0.0, end - time.monotonic())))
+        cluster.link_up(node)
+    for node in clients:
+        cluster.run(node, "qnet", "nodes", "--wait", SERVER)
+
+
 def judge(nodes: Sequence[str], told: Sequence[dict[str, Any]]) -> Seen:
     """What they did, in order, is what was held; and how old is what each has seen."""
     journal = Journal()
@@ -117,7 +157,8 @@ def judge(nodes: Sequence[str], told: Sequence[dict[str, Any]]) -> Seen:
         journal.held(-1001 - number, ALWAYS, ALWAYS, b"nothing.")
     done = [(line, node) for node, one in zip(nodes, told, strict=True) for line in one["said"]]
     looks = []
-    for (what, began, ended, *more), node in sorted(done, key=lambda one: one[0][1]):
+    for (what, began, answered, *more), node in sorted(done, key=lambda one: one[0][1]):
+        ended = NEVER if answered is None else answered
         if what == "held":
             if began < 0:
                 began = ended = ALWAYS
@@ -126,7 +167,9 @@ def judge(nodes: Sequence[str], told: Sequence[dict[str, Any]]) -> Seen:
             journal.named(more[0].encode(), began, ended, more[1], node, None if more[2] is None else more[2].encode())
         else:
             looks.append((what, Look(began, ended, 0.0, node), more))
-    seen = Seen(settled=max(one["settled"] for one in told), stale=sum(one["stale"] for one in told))
+    seen = Seen(
+        settled=max(one["settled"] for one in told), stale=sum(one["stale"] for one in told), failed=sum(one["failed"] for one in told)
+    )
     seen.wrong += [
         f"{node} does not come to see what there is: {one['wrong']}" for node, one in zip(nodes, told, strict=True) if one["wrong"]
     ]
@@ -163,9 +206,11 @@ def _ages(journal: Journal, what: str, look: Look, more: list[Any]) -> list[tupl
 
 
 def main(words: list[str]) -> int:
+    cuts = "--cuts" in words
+    words = [word for word in words if word != "--cuts"]
     seconds = float(words[0]) if words else 60.0
     seed = int(words[1]) if len(words) > 1 else time.time_ns() % 1_000_000
-    bound = float(words[2]) if len(words) > 2 else 2.0
+    bound = float(words[2]) if len(words) > 2 else (SUSPECT if cuts else 0.0) + 2.0
     topology = TOPOLOGY + (f'[config.qnet.mount]\noptions = "{words[3]}"\n' if len(words) > 3 else "")
     print(f"{seconds:g} seconds, seed {seed}", flush=True)
     status = 0
@@ -174,9 +219,10 @@ def main(words: list[str]) -> int:
         for node in cluster.nodes:
             cluster.run(node, "qnet", "nodes", "--wait", ",".join(other for other in cluster.nodes if other != node))
         while seconds > 0:
-            seen = play(cluster, f"{FOLDER}/{seed}", min(ROUND, seconds), seed)
-            late = [kind for kind in seen.ages if seen.oldest(kind) > bound]
-            print(f"seed {seed}: settled in {seen.settled:.3f} s, {seen.stale} ESTALE\n{seen.table()}", flush=True)
+            seen = play(cluster, f"{FOLDER}/{seed}", min(ROUND, seconds), seed, cuts=cuts)
+            # A page that is mapped stays as it was while there is nobody who could bring another.
+            late = [kind for kind in seen.ages if seen.oldest(kind) > bound and not (cuts and kind == "mapped")]
+            print(f"seed {seed}: settled in {seen.settled:.3f} s, {seen.stale} ESTALE, {seen.failed} failed\n{seen.table()}", flush=True)
             if seen.wrong or late:
                 status = 1
                 print("\n".join(["BROKEN", *seen.wrong[:20], *(f"{kind}: {seen.oldest(kind):.3f} s old" for kind in late)]), flush=True)

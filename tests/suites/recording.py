@@ -1,12 +1,14 @@
 """One of those whose history is looked at: random operations on files that all of them use, each written down with the times of its call
 and of its answer, by the clock that all of them share.
 
-    python -P recording.py work ROOT ME NUMBER WORKERS SEED BEGIN SECONDS SETTLES
+    python -P recording.py work ROOT ME NUMBER WORKERS SEED SECONDS SETTLES FAULTS
     python -P recording.py look ROOT       what there is, as JSON
 
-It is a program of its own, without anything of this project, so that it runs on every node and on any file system. BEGIN is a time of
-CLOCK_MONOTONIC. It judges nothing: history.py starts it and does. When SECONDS are over it says `done`, reads from its input what `look`
-says on the server, looks until it sees the same, for SETTLES seconds at most, and says all that it did and saw.
+It is a program of its own, without anything of this project, so that it runs on every node and on any file system. It judges nothing:
+history.py starts it and does. It says `there` when it has open what it needs, and reads from its input when it is to begin, by
+CLOCK_MONOTONIC. When SECONDS are over it says `done`, reads what `look` says on the server, looks until it sees the same, for SETTLES
+seconds at most, and says all that it did and saw. With FAULTS (1, else 0) calls may fail as those of a node that is down do; whether what
+they were to change is done is not known then, which has no time of answer.
 
 What is changed at `d`: common names, which everybody replaces, makes, removes and moves (what they lead to never changes but when it is
 made); of each worker one file that it rewrites and appends to, and one of 8 bytes that all have open and mapped all the time.
@@ -14,6 +16,7 @@ made); of each worker one file that it rewrites and appends to, and one of 8 byt
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import mmap
@@ -26,6 +29,8 @@ from collections.abc import Callable
 NAMES = [f"n{number}" for number in range(4)]
 PAUSES = (0.0, 0.0005, 0.003, 0.02, 0.05)
 TEXT_MAX = 4000
+MAY_FAIL = (errno.EHOSTDOWN, errno.EIO, errno.ESTALE, errno.EFAULT)
+"""With faults; EFAULT is said of a page that could not be brought."""
 OBJECTS = 10_000_000
 """Numbers of what a worker makes lie so far from those of the next."""
 
@@ -39,24 +44,52 @@ def kept(worker: int) -> str:
 
 
 class Worker:
-    def __init__(self, root: str, me: str, number: int, workers: int, seed: int, local: bool) -> None:
+    def __init__(self, root: str, me: str, number: int, workers: int, seed: int, local: bool, faults: bool) -> None:
         self.root, self.me, self.number, self.workers = root, me, number, workers
         self.local = local
+        self.faults = faults
         self.rng = random.Random(f"{seed}/{number}")
         self.said: list[list[object]] = []
-        self.stale = 0
+        self.stale = self.failed = 0
         self.made = 0
         self.written = 0
-        self.text = ""
-        self.fds = [os.open(self.at(kept(one)), os.O_RDWR if one == number else os.O_RDONLY) for one in range(workers)]
-        protections = [mmap.PROT_READ | (mmap.PROT_WRITE if one == number else 0) for one in range(workers)]
-        self.maps = [mmap.mmap(fd, 8, mmap.MAP_SHARED, prot) for fd, prot in zip(self.fds, protections, strict=True)]
+        self.text: str | None = ""
+        """What its own file holds; None: not known."""
+        self.copy = os.memfd_create("mapped")
+        self.fds = [-1] * workers
+        self.maps: list[mmap.mmap | None] = [None] * workers
+        for one in range(workers):
+            self.open_kept(one)
+
+    def open_kept(self, one: int) -> None:
+        own = one == self.number
+        fd = os.open(self.at(kept(one)), os.O_RDWR if own else os.O_RDONLY)
+        if self.fds[one] >= 0:
+            os.close(self.fds[one])
+        self.fds[one] = fd
+        self.maps[one] = mmap.mmap(fd, 8, mmap.MAP_SHARED, mmap.PROT_READ | (mmap.PROT_WRITE if own else 0))
 
     def at(self, name: str) -> str:
         return f"{self.root}/d/{name}"
 
-    def say(self, what: str, began: float, ended: float, *more: object) -> None:
+    def say(self, what: str, began: float, ended: float | None, *more: object) -> None:
         self.said.append([what, began, ended, *more])
+
+    def changes(self, call: Callable[[], object], *facts: tuple[object, ...]) -> tuple[float, float]:
+        """Carry out *call*, which changes all of *facts*; when it was called and answered."""
+        began = time.monotonic()
+        try:
+            call()
+        except (FileExistsError, FileNotFoundError):
+            raise
+        except OSError:
+            for what, *more in facts:
+                self.say(str(what), began, None, *more)
+            raise
+        ended = time.monotonic()
+        for what, *more in facts:
+            self.say(str(what), began, ended, *more)
+        return began, ended
 
     def new(self) -> tuple[int, str]:
         """The number of an object, and contents that were never written before, of a length that is rare."""
@@ -77,91 +110,95 @@ class Worker:
         with open(temporary, "w") as file:
             file.write(text)
         self.say("held", -1.0, -1.0, ino, text)
-        began = time.monotonic()
-        os.rename(temporary, self.at(name))
-        self.say("named", began, time.monotonic(), name, ino, None)
+        self.changes(lambda: os.rename(temporary, self.at(name)), ("named", name, ino, None))
 
     def make(self) -> None:
         name = self.rng.choice(NAMES)
         ino, text = self.new()
-        began = time.monotonic()
+        fd: list[int] = []
+        flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY
+        asked = time.monotonic()
         try:
-            fd = os.open(self.at(name), os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+            began, opened = self.changes(
+                lambda: fd.append(os.open(self.at(name), flags, 0o644)), ("named", name, ino, None), ("held", ino, "")
+            )
         except FileExistsError:
-            self.say("there", began, time.monotonic(), name, True, False)
+            self.say("there", asked, time.monotonic(), name, True, False)
             return
-        opened = time.monotonic()
-        os.write(fd, text.encode())
-        os.close(fd)
-        ended = time.monotonic()
         self.say("there", began, opened, name, False, True)
-        self.say("named", began, opened, name, ino, None)
-        self.say("held", began, opened, ino, "")
-        self.say("held", opened, ended, ino, text)
+        self.write(fd[0], text, ino, text)
+
+    def write(self, fd: int, text: str, ino: int, makes: str) -> None:
+        """In one piece, and closed: object *ino* holds *makes* then."""
+
+        def call() -> None:
+            try:
+                os.write(fd, text.encode())
+            finally:
+                os.close(fd)
+
+        self.changes(call, ("held", ino, makes))
 
     def unlink(self) -> None:
         name = self.rng.choice(NAMES)
-        began = time.monotonic()
+        asked = time.monotonic()
         try:
-            os.unlink(self.at(name))
+            began, ended = self.changes(lambda: os.unlink(self.at(name)), ("named", name, None, None))
         except FileNotFoundError:
-            self.say("there", began, time.monotonic(), name, False, False)
+            self.say("there", asked, time.monotonic(), name, False, False)
             return
-        ended = time.monotonic()
         self.say("there", began, ended, name, True, True)
-        self.say("named", began, ended, name, None, None)
 
     def rename(self) -> None:
         old, new = self.rng.sample(NAMES, 2)
-        began = time.monotonic()
+        asked = time.monotonic()
         try:
-            os.rename(self.at(old), self.at(new))
+            began, ended = self.changes(
+                lambda: os.rename(self.at(old), self.at(new)), ("named", old, None, None), ("named", new, None, old)
+            )
         except FileNotFoundError:
-            self.say("there", began, time.monotonic(), old, False, False)
+            self.say("there", asked, time.monotonic(), old, False, False)
             return
-        ended = time.monotonic()
         self.say("there", began, ended, old, True, True)
-        self.say("named", began, ended, old, None, None)
-        self.say("named", began, ended, new, None, old)
 
     # ---- what one changes in place
 
     def rewrite(self) -> None:
         text = self.fresh()
-        began = time.monotonic()
-        fd = os.open(self.at(in_place(self.number)), os.O_WRONLY | os.O_TRUNC)
-        opened = time.monotonic()
-        os.write(fd, text.encode())
-        os.close(fd)
-        self.say("held", began, opened, -1 - self.number, "")
-        self.say("held", opened, time.monotonic(), -1 - self.number, text)
+        ino = -1 - self.number
+        fd: list[int] = []
+        self.text = None
+        self.changes(lambda: fd.append(os.open(self.at(in_place(self.number)), os.O_WRONLY | os.O_TRUNC)), ("held", ino, ""))
+        self.write(fd[0], text, ino, text)
         self.text = text
 
     def append(self) -> None:
-        text = self.fresh()
-        if len(self.text) + len(text) > TEXT_MAX:
+        text, before = self.fresh(), self.text
+        if before is None or len(before) + len(text) > TEXT_MAX:
             self.rewrite()
             return
         fd = os.open(self.at(in_place(self.number)), os.O_WRONLY | os.O_APPEND)
-        began = time.monotonic()
-        os.write(fd, text.encode())
-        os.close(fd)
-        self.text += text
-        self.say("held", began, time.monotonic(), -1 - self.number, self.text)
+        self.text = None
+        self.write(fd, text, -1 - self.number, before + text)
+        self.text = before + text
 
     def store(self) -> None:
         self.written += 1
         data = b"%02d%06d" % (self.number, self.written % 1_000_000)
-        began = time.monotonic()
-        if self.local or self.rng.randrange(2):
-            # What a program of the server stores into memory nobody is told of.
-            os.pwrite(self.fds[self.number], data, 0)
-            if not self.local:
-                os.fsync(self.fds[self.number])
-        else:
-            self.maps[self.number][:] = data
-            self.maps[self.number].flush()
-        self.say("held", began, time.monotonic(), -1001 - self.number, data.decode())
+        pages = self.maps[self.number]
+        # What a program of the server stores into memory nobody is told of; a page that cannot be brought ends who stores.
+        mapped = not self.local and not self.faults and self.rng.randrange(2)
+
+        def call() -> None:
+            if mapped and pages is not None:
+                pages[:] = data
+                pages.flush()
+            else:
+                os.pwrite(self.fds[self.number], data, 0)
+                if not self.local:
+                    os.fsync(self.fds[self.number])
+
+        self.changes(call, ("held", -1001 - self.number, data.decode()))
 
     # ---- what is seen
 
@@ -202,7 +239,11 @@ class Worker:
 
     def look_at_mapped(self, one: int) -> str:
         began = time.monotonic()
-        text = self.maps[one][:].decode()
+        pages = self.maps[one]
+        assert pages is not None
+        # As data of a system call: a page that cannot be brought is an error of it, and no signal.
+        os.pwrite(self.copy, pages, 0)
+        text = os.pread(self.copy, 8, 0).decode()
         self.say("mapped", began, time.monotonic(), -1001 - one, text)
         return text
 
@@ -236,9 +277,12 @@ class Worker:
             try:
                 rng.choice(looks if looking else changes)()
             except OSError as error:
-                if error.errno != errno.ESTALE or not looking:
+                if self.faults and error.errno in MAY_FAIL:
+                    self.failed += 1
+                elif error.errno != errno.ESTALE or not looking:
                     raise
-                self.stale += 1
+                else:
+                    self.stale += 1
             time.sleep(rng.choice(PAUSES))
 
     def settle(self, truth: dict[str, dict[str, str]], seconds: float) -> tuple[float, dict[str, object]]:
@@ -247,22 +291,35 @@ class Worker:
         began = time.monotonic()
         wrong: dict[str, object] = {"not looked at": ""}
         while wrong and time.monotonic() - began < seconds:
-            wrong = {}
-            if (found := self.listing()) != sorted(texts):
-                wrong["list"] = found
-            for name in NAMES:
-                if (size := self.stat(name)) != (len(texts[name]) if name in texts else None):
-                    wrong[f"stat {name}"] = size
-            for name in (*NAMES, *(in_place(one) for one in range(self.workers))):
-                if (text := self.read(name)) != texts.get(name):
-                    wrong[f"read {name}"] = text
-            for one in range(self.workers):
-                for how in (self.look_at_kept, self.look_at_mapped):
-                    if (text := how(one)) != texts[kept(one)]:
-                        wrong[f"{how.__name__} {kept(one)}"] = text
+            try:
+                wrong = self.differs(texts)
+            except OSError as error:
+                if not self.faults:
+                    raise
+                # What was open is another daemon's, or was lost with its node.
+                wrong = {"error": str(error)}
+                with contextlib.suppress(OSError):
+                    for one in range(self.workers):
+                        self.open_kept(one)
             if wrong:
                 time.sleep(0.01)
         return time.monotonic() - began, wrong
+
+    def differs(self, texts: dict[str, str]) -> dict[str, object]:
+        wrong: dict[str, object] = {}
+        if (found := self.listing()) != sorted(texts):
+            wrong["list"] = found
+        for name in NAMES:
+            if (size := self.stat(name)) != (len(texts[name]) if name in texts else None):
+                wrong[f"stat {name}"] = size
+        for name in (*NAMES, *(in_place(one) for one in range(self.workers))):
+            if (text := self.read(name)) != texts.get(name):
+                wrong[f"read {name}"] = text
+        for one in range(self.workers):
+            for how in (self.look_at_kept, self.look_at_mapped):
+                if (text := how(one)) != texts[kept(one)]:
+                    wrong[f"{how.__name__} {kept(one)}"] = text
+        return wrong
 
 
 def look(root: str) -> dict[str, dict[str, str]]:
@@ -277,18 +334,20 @@ def main(words: list[str]) -> int:
     if words[0] == "look":
         print(json.dumps(look(words[1])))
         return 0
-    root, me, number, workers, seed, begin, seconds, settles = words[1:]
+    root, me, number, workers, seed, seconds, settles, faults = words[1:]
     local = not root.startswith("/net")
     try:
-        worker = Worker(root, me, int(number), int(workers), int(seed), local)
-        time.sleep(max(0.0, float(begin) - time.monotonic()))
-        worker.work(float(begin) + float(seconds))
+        worker = Worker(root, me, int(number), int(workers), int(seed), local, faults == "1")
+        print("there", flush=True)
+        begin = float(sys.stdin.readline())
+        time.sleep(max(0.0, begin - time.monotonic()))
+        worker.work(begin + float(seconds))
         print("done", flush=True)
         took, wrong = worker.settle(json.loads(sys.stdin.readline()), float(settles))
     except OSError as error:
         print(f"{me}: {error} ({error.filename})", file=sys.stderr)
         return 1
-    print(json.dumps({"said": worker.said, "settled": took, "wrong": wrong, "stale": worker.stale}))
+    print(json.dumps({"said": worker.said, "settled": took, "wrong": wrong, "stale": worker.stale, "failed": worker.failed}))
     return 0
 
 

@@ -7,6 +7,7 @@ import os
 
 import pytest
 
+from resmgr.fuse.formats import Opcode
 from resmgr.fuse.replaced import KEPT_MAX, VALID
 from resmgr.testing.fuserig import PID, Rig
 
@@ -119,3 +120,24 @@ def test_other_flags_and_another_thread_are_another_open(rig: Rig) -> None:
     rig.pid -= 1
     assert rig.open(other, os.O_RDWR).error == 0
     assert rig.messages()["open"] == 2
+
+
+def test_a_stat_of_what_was_looked_up_a_moment_ago(rig: Rig) -> None:
+    """The name was found to lead elsewhere between the LOOKUP and the GETATTR of one stat(2), and so in its second try."""
+    rig.fs.add(b"f", b"first")
+    nodes = []
+    for text in (b"the second", b"and the third", b"last"):
+        nodes.append(rig.walk(b"f"))
+        replace(rig, text)
+    rig.walk(b"f")
+
+    def size(node: int) -> int:
+        answer = rig.ask(Opcode.GETATTR, node, bytes(16))
+        return answer.error or answer.attr[1]
+
+    assert size(nodes[0]) == -errno.ESTALE
+    assert size(nodes[1]) == len(b"the second")
+    # One that is asked about twice was not looked up by its name: fstat of an O_PATH descriptor.
+    assert [size(nodes[2]), size(nodes[2])] == [-errno.ESTALE] * 2
+    rig.run(VALID)
+    assert size(nodes[0]) == -errno.ESTALE
