@@ -174,7 +174,7 @@ def _opened(request: Request, status: int, reply: Buffer) -> None:
 def _look_again(core: Core, node: Node) -> None:
     """The server was asked by *node*'s name, and it does not lead there: the kernel's next LOOKUP is not answered from here."""
     if node.parent is not None:
-        core.ahead.doubt(node.parent, node.name)
+        core.logs.changed(node.parent, node.name, core.dispatch.now())
         there = node.parent.children.get(node.name)
         if there is not None:
             there.name_sure = 0.0
