@@ -13,9 +13,11 @@ What the kernel has to be told of an event goes out at once where that cannot wa
 from __future__ import annotations
 
 from errno import ENOENT
+from heapq import heappop, heappush
 from typing import TYPE_CHECKING, Final
 
 from resmgr.channel import Connection
+from resmgr.dispatch import Timer
 from resmgr.fuse import formats
 from resmgr.fuse.above import Above
 from resmgr.fuse.audience import Audience
@@ -70,6 +72,10 @@ class Leases:
         self.audience = Audience(core.options, self._above, self._anew)
         self._known = Known()
         self._closed = False
+        self._due: list[tuple[float, int, Lease, bytes, float]] = []
+        """What is told once more: when, in which order, of what, and since when that is to be."""
+        self._count = 0
+        self._timer: Timer | None = None
 
     def __len__(self) -> int:
         return len(self._leases)
@@ -344,7 +350,22 @@ class Leases:
             lease.again[name] = (known[0] | kind, now)
             return
         lease.again[name] = (kind, now)
-        self._core.dispatch.call_at(now + SETTLE, lambda: self._again(lease, name, now))
+        self._again_at(now + SETTLE, lease, name, now)
+
+    def _again_at(self, due: float, lease: Lease, name: bytes, since: float) -> None:
+        self._count += 1
+        heappush(self._due, (due, self._count, lease, name, since))
+        if self._timer is None:
+            self._timer = self._core.dispatch.call_at(due, self._ring)
+
+    def _ring(self) -> None:
+        self._timer = None
+        dispatch = self._core.dispatch
+        while self._due and self._due[0][0] <= dispatch.now():
+            _, _, lease, name, since = heappop(self._due)
+            self._again(lease, name, since)
+        if self._due and self._timer is None:
+            self._timer = dispatch.call_at(self._due[0][0], self._ring)
 
     def _again(self, lease: Lease, name: bytes, since: float) -> None:
         kind, last = lease.again.pop(name)
@@ -354,7 +375,7 @@ class Leases:
         self._changed(lease, name, kind, now)
         if last > since:
             lease.again[name] = (kind, last)
-            self._core.dispatch.call_at(last + SETTLE, lambda: self._again(lease, name, last))
+            self._again_at(last + SETTLE, lease, name, last)
 
     def _changed(self, lease: Lease, name: bytes, kind: int, now: float) -> None:
         node = lease.node
@@ -478,6 +499,10 @@ class Leases:
     def close(self) -> None:
         """The mount is gone; its connections are closed by others. Idempotent."""
         self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._due.clear()
         self._news.close()
         self._leases.clear()
         self._unwanted.close()

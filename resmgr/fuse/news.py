@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from resmgr.channel import Connection
-from resmgr.dispatch import Buffer
+from resmgr.dispatch import Buffer, Timer
 from resmgr.errors import BadMessage
 from resmgr.iomsg import REQUEST, WATCH_NEXT, Io, WatchEvent, parse_events
 
@@ -34,6 +34,8 @@ class News:
         self._lost = lost
         self._asked: dict[Connection, float] = {}
         """And when the next question is due, if all were asked in time."""
+        self._timers: dict[Connection, Timer] = {}
+        """Of those who are asked when that time has come."""
         self._closed = False
 
     def ask(self, connection: Connection) -> None:
@@ -72,9 +74,10 @@ class News:
         elif due <= dispatch.now():
             self._again(connection)
         else:
-            dispatch.call_at(due, lambda: self._again(connection))
+            self._timers[connection] = dispatch.call_at(due, lambda: self._again(connection))
 
     def _again(self, connection: Connection) -> None:
+        self._timers.pop(connection, None)
         if connection.closed or self._closed:
             self._asked.pop(connection, None)
         else:
@@ -83,3 +86,6 @@ class News:
     def close(self) -> None:
         self._closed = True
         self._asked.clear()
+        for timer in self._timers.values():
+            timer.cancel()
+        self._timers.clear()

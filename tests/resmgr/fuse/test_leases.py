@@ -6,6 +6,7 @@ import errno
 import itertools
 import os
 import struct
+from collections.abc import Callable
 
 import pytest
 from attrs import evolve
@@ -22,6 +23,8 @@ from resmgr.iofunc.handle import Client
 from resmgr.iomsg import EVENT, WATCH_NEXT, WatchEvent
 from resmgr.testing.fuserig import Answer, Rig
 from resmgr.testing.memfs import Fault, MemFs
+from resmgr.testing.virtual import NodeView
+from resmgr.turns import PendingCall
 
 LEASE = 60
 
@@ -652,6 +655,25 @@ def test_an_event_is_told_once_more_for_each_name_only(rig: Rig, monkeypatch: py
     rig.run(0.02)
 
     assert 0 < len(lease.again) <= 11
+
+
+def test_what_was_to_be_told_once_more_is_not_when_the_mount_ends(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    timers: list[PendingCall] = []
+    call_at = type(rig.dispatch).call_at
+
+    def noted(view: NodeView, when: float, call: Callable[[], None]) -> PendingCall:
+        timers.append(call_at(view, when, call))
+        return timers[-1]
+
+    monkeypatch.setattr(NodeView, "call_at", noted)
+    flooded(rig, monkeypatch, 10)
+    rig.lookup(rig.walk(b"d"), b"f1")
+    rig.run(0.02)
+    assert any(timer.call is not None and timer.when > rig.dispatch.now() for timer in timers)
+
+    rig.machine.close()
+    left = [timer.call for timer in timers if timer.call is not None and timer.when > rig.dispatch.now()]
+    assert [call for call in left if "fuse" in call.__module__] == []
 
 
 def test_who_tells_more_than_the_kernel_takes_is_not_believed(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
