@@ -147,6 +147,8 @@ def _opened(request: Request, status: int, reply: Buffer) -> None:
     core, node = request.core, request.node
     if status < 0:
         # The name is gone, but the kernel thinks that it is there: a program that wants it made otherwise hears that it does not exist.
+        if status == -errno.ENOENT:
+            _leads_elsewhere(core, request)
         core.failed(request, -errno.ESTALE if status == -errno.ENOENT else status)
         return
     found, attr = core.entry(request, reply)
@@ -155,6 +157,7 @@ def _opened(request: Request, status: int, reply: Buffer) -> None:
     settled = attr[0] == node.ino and _settled(core, node, attr)
     if not _is_still(core, node, found, attr):
         core.handles.close_now(found.connection, found.ocb)
+        _leads_elsewhere(core, request)
         core.error(request, errno.ESTALE)
         return
     node.tell(attr, request.at)
@@ -200,6 +203,14 @@ def _opened(request: Request, status: int, reply: Buffer) -> None:
         core.drops["attributes_changed"] += 1
         core.output.append(formats.inval_inode(node.nodeid))
     core.answer(request, formats.OPEN_REPLY.pack(32, 0, request.unique, file.fh, answer))
+
+
+def _leads_elsewhere(core: Core, request: Request) -> None:
+    """The name by which an open file was to be opened again leads to it no more. After ESTALE the kernel walks the path again, which finds
+    what is there now, or opens /proc/PID/fd again, which has the file by what is open."""
+    node = request.node
+    if node.files and node.named and node.parent is not None and node.via is None:
+        core.nodes.unname(node, node.parent, node.name)
 
 
 def _settled(core: Core, node: Node, attr: AttrTuple) -> bool:

@@ -500,10 +500,15 @@ def test_file_in_the_place_of_another(rig: Rig) -> None:
     # Somebody has the old one open: the new one must not share its pages.
     assert rig.open(node).error == -errno.ESTALE
     assert rig.read(node, old.fh, 0, 10).body == b"old"
+    # Who opens it by /proc/PID/fd gets what that descriptor has; who goes by the name, the new file.
+    again = rig.open(node)
+    assert rig.read(node, again.fh, 0, 10).body == b"old"
+    new = rig.walk(b"f")
+    assert new != node
+    assert rig.read(new, rig.open(new).fh, 0, 10).body == b"new one"
     rig.release(node, old.fh)
-    # Now the node becomes the new file.
-    fh = rig.open(node).fh
-    assert rig.read(node, fh, 0, 10).body == b"new one"
+    rig.release(node, again.fh)
+    assert rig.open(node).error == -errno.ESTALE
 
 
 def test_create_and_write_and_read_back(rig: Rig) -> None:
