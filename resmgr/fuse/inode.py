@@ -184,11 +184,14 @@ class Node:
         return (attr[0], attr[12], attr[10], attr[6])
 
     def file_of(self, connection: Connection | None) -> File | None:
-        """An open file of this node on *connection*; on any connection when that is None."""
+        """An open file of this node on *connection*; on any connection when that is None. A live one if there is one."""
+        found = None
         for file in self.files:
             if connection is None or file.connection is connection:
-                return file
-        return None
+                if not file.dead:
+                    return file
+                found = found or file
+        return found
 
     def descriptor(self, connection: Connection | None, writable: bool = False) -> File | None:
         """What is open of this file on *connection*, for what may be done by a descriptor: the kernel does not say which, and the name may

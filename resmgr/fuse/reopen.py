@@ -179,7 +179,7 @@ class Reopening:
         return True
 
     def find(self, request: Request, view: memoryview) -> Lost | None:
-        """What *request* (*view*: its bytes) waits for: what it names as open; for attributes by no open file, any lost one of its node."""
+        """What *request* (*view*: its bytes) waits for: what it names as open; for attributes by no open file one of its node, if all are."""
         if request.opcode not in BY_NODE:
             if len(view) < BODY + formats.FH_IN.size:
                 return None
@@ -195,10 +195,15 @@ class Reopening:
         named = formats.FATTR_FH if request.opcode == Opcode.SETATTR else formats.GETATTR_FH
         if flags & named and fh in self._core.files:
             return self.lost.get(fh)
-        for file in request.node.files:
-            if file.fh in self.lost:
-                return self.lost[file.fh]
-        return None
+        node, found = request.node, None
+        own = node.server.connections.get(request.user)
+        for file in node.files:
+            if not file.dead and (file.connection is own or not node.named):
+                # It is asked; the others are opened again when they are used.
+                return None
+            if found is None:
+                found = self.lost.get(file.fh)
+        return found
 
     def wait(self, lost: Lost, then: Done) -> None:
         """Call *then* when it is open again (0) or cannot be opened now (errno)."""

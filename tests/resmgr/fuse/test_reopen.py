@@ -362,6 +362,23 @@ def test_attributes_by_each_of_two_descriptors(far: Make, failure: Failure, opco
     assert rig.machine.drops["reopened"] == 2
 
 
+@pytest.mark.parametrize("opcode", [Opcode.GETATTR, Opcode.SETATTR, Opcode.STATX])
+def test_one_of_many_descriptors_is_enough_for_attributes(far: Make, opcode: Opcode) -> None:
+    rig = far(Failure.SOFT)
+    node, _ = opened(rig)
+    for _ in range(20):
+        opened(rig)
+    fail(rig, "restart")
+    body = {
+        Opcode.GETATTR: formats.GETATTR_IN.pack(0, 0),
+        Opcode.SETATTR: formats.SETATTR_IN.pack(formats.FATTR_MODE, *bytes(9), 0o600, *bytes(4)),
+        Opcode.STATX: formats.GETATTR_IN.pack(0, 0) + bytes(8),
+    }[opcode]
+    for _ in range(2):
+        assert rig.ask(opcode, node, body).error == 0
+    assert rig.machine.drops["reopen_tried"] == 1
+
+
 def open_there(rig: Far) -> int:
     """What clients have open at the server."""
     return sum(isinstance(one, HostHandle) and one.readable for each in rig.host.manager.table.clients.values() for one in each.handles)
