@@ -1,7 +1,8 @@
 """GETATTR, STATX, SETATTR, ACCESS, STATFS.
 
-A directory is asked by its base handle, an open file by its OCB when the same user has it open (right even if it was renamed or removed), a
-leaf by a LOOKUP of its name: if another object has the name now, the kernel gets ESTALE and looks at its names again.
+A directory is asked by its base handle, an open file by its OCB when the same user has it open, a leaf by its name: if another object has
+the name now, the kernel gets ESTALE and looks at its names again. The OCB is right even if the file was renamed, replaced or removed by
+others, and the kernel does not say which requests are of a descriptor (fchmod, fchown): by the name they would change what has it now.
 """
 
 from __future__ import annotations
@@ -214,8 +215,8 @@ def setattr_(core: Core, request: Request, view: memoryview) -> None:
         return
     how = SETATTR_SURE if owned.begins_on(request, node) else 0
     file = core.files.get(fh) if asked & FATTR_FH else None
-    if file is None and not node.named:
-        file = node.file_of(node.server.connections.get(request.user))
+    if file is None:
+        file = node.descriptor(node.server.connections.get(request.user), bool(valid & SET_SIZE))
     if file is not None:
         core.on_file(request, file, (REQUEST.pack(_SETATTR, 0, how, file.ocb) + fixed,), ATTR.size + len(SURE), _set)
     else:
@@ -275,6 +276,8 @@ def statfs(core: Core, request: Request, view: memoryview) -> None:
     node = request.node
     if node.directory:
         core.on_base(request, node, Io.STATFS, 0, 0, b"", b"", ENTRY_MAX, _statfs)
+    elif (file := node.descriptor(node.server.connections.get(request.user))) is not None:
+        core.on_file(request, file, (REQUEST.pack(Io.STATFS, 0, 0, file.ocb),), ENTRY_MAX, _statfs)
     else:
         core.on_leaf(request, node, Connect.STATFS, 0, b"", ENTRY_MAX, _statfs)
 

@@ -25,6 +25,7 @@ STREAMS: Final = frozenset((S_IFCHR, S_IFIFO))
 """Each open of one has a node of its own: the kernel lets one program at a time write to an inode, and a write may wait for ever."""
 JOINED: Final = frozenset((S_IFREG, S_IFBLK, S_IFSOCK))
 """Names of one such object are one node. Not those of a symbolic link: its text is cached for as long as the node lives."""
+O_ACCMODE: Final = 0o3
 Version = tuple[int, int, int, int]
 """ino, change, mtime, size: when all are equal the data are."""
 
@@ -152,9 +153,22 @@ class Node:
         return (attr[0], attr[12], attr[10], attr[6])
 
     def file_of(self, connection: Connection | None) -> File | None:
-        """An open file of this node on *connection*; on any connection when that is None."""
+        """An open file of this node on *connection*; on any connection when that is None. A live one if there is one."""
+        found = None
         for file in self.files:
             if connection is None or file.connection is connection:
+                if not file.dead:
+                    return file
+                found = found or file
+        return found
+
+    def descriptor(self, connection: Connection | None, writable: bool = False) -> File | None:
+        """What is open of this file on *connection*, for what may be done by a descriptor: the kernel does not say which, and the name may
+        lead to another file by now. None: go by the name."""
+        if connection is None or (self.named and self.mode & 0o170000 != S_IFREG):
+            return None
+        for file in self.files:
+            if file.connection is connection and (file.flags & O_ACCMODE or not writable) and not (file.dead and self.named):
                 return file
         return None
 

@@ -3,8 +3,8 @@
 
 Attributes of a name by which the mounted manager leads on to another server (`/net/B`) are that manager's: those in OF_NAMES, and the list.
 
-A directory and an open file without a name are asked by their handle, anything else by its name. A value too long for a message that path
-managers hand on goes to a handle, got for it.
+A directory, and a file that the user has open, are asked by their handle, anything else by its name. A value too long for a message that
+path managers hand on goes to a handle, got for it.
 
 Two questions are asked so often by what does not want to know that they have answers of their own:
 
@@ -130,13 +130,10 @@ def _ask(core: Core, request: Request, asked: XattrRequest, room: int, step: Ste
         core.on_base(request, node.parent, Io.CONNECT, Connect.XATTR, flags, fixed, node.name + tail, room, _of_name(asked, room, step))
     elif node.directory:
         core.on_base(request, node, Io.XATTR, 0, asked.flags, fixed, tail, room, step)
-        return
+    elif (file := node.descriptor(node.server.connections.get(request.user))) is not None:
+        core.on_file(request, file, (asked.pack(file.ocb),), room, step)
     elif not node.named:
-        file = node.file_of(core.servers.connect(node.server, request.user))
-        if file is None:
-            core.error(request, errno.ESTALE)
-        else:
-            core.on_file(request, file, (asked.pack(file.ocb),), room, step)
+        core.error(request, errno.ESTALE)
     elif len(asked.value) > XATTR_INLINE_MAX:
         _with_handle(core, request, asked)
     else:

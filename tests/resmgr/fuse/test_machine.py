@@ -490,6 +490,27 @@ def test_pages_are_not_stored_when_they_are_not_the_whole_or_may_be_locked(how: 
     assert stored(rig) == []
 
 
+def test_file_in_the_place_of_another(rig: Rig) -> None:
+    rig.fs.add(b"f", b"old")
+    node = rig.walk(b"f")
+    old = rig.open(node)
+    rig.fs.remove(b"f")
+    rig.fs.add(b"f", b"new one")
+
+    # Somebody has the old one open: the new one must not share its pages.
+    assert rig.open(node).error == -errno.ESTALE
+    assert rig.read(node, old.fh, 0, 10).body == b"old"
+    # Who opens it by /proc/PID/fd gets what that descriptor has; who goes by the name, the new file.
+    again = rig.open(node)
+    assert rig.read(node, again.fh, 0, 10).body == b"old"
+    new = rig.walk(b"f")
+    assert new != node
+    assert rig.read(new, rig.open(new).fh, 0, 10).body == b"new one"
+    rig.release(node, old.fh)
+    rig.release(node, again.fh)
+    assert rig.open(node).error == -errno.ESTALE
+
+
 def test_create_and_write_and_read_back(rig: Rig) -> None:
     answer = rig.ask(Opcode.CREATE, 1, formats.CREATE_IN.pack(os.O_RDWR | os.O_CREAT, 0o644, 0o022, 0) + b"f\0")
     node = answer.nodeid
