@@ -334,7 +334,7 @@ class Leases:
     def happened(self, directory: Node, name: bytes, leads: bool) -> None:
         """What an event would say: that *name* in *directory*, or (not *leads*) what it leads to, may just have been changed."""
         lease = directory.lease
-        if lease is not None:
+        if lease is not None and not self._closed:
             now, kind = self._core.dispatch.now(), WATCH_NAMES if leads else WATCH_REPEATED
             self._changed(lease, name, kind, now)
             if lease.answered > now - SETTLE:
