@@ -65,6 +65,11 @@ class Answers:
         if not self.receiving:
             self.on_output()
 
+    def take_back(self, node: Node) -> None:
+        """Tell the kernel that what it was told of *node*'s attributes is not so. It waits for nothing to take that."""
+        node.doubt_attr()
+        self.emit(formats.inval_inode(node.nodeid))
+
     def _finish(self, request: Request) -> None:
         request.answered = True
         self.just_answered.append(request)

@@ -9,10 +9,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from resmgr.fuse import owned
+from resmgr.fuse.inode import Node
 
 if TYPE_CHECKING:
     from resmgr.fuse.core import Core
-    from resmgr.fuse.inode import Node
     from resmgr.fuse.request import Request
 
 

@@ -170,8 +170,7 @@ def _took(core: Core, request: Request, attr: AttrTuple) -> None:
     if node.attr_at > request.at:
         return
     if node.told is not None and shown(node.told) != shown(attr):
-        node.doubt_attr()
-        core.output.append(formats.inval_inode(node.nodeid))
+        core.take_back(node)
     node.tell(attr, request.at)
     core.leases.took(node, request.at, request.user)
 

@@ -223,13 +223,12 @@ def _open(request: Request, found: Found, attr: AttrTuple, at: float) -> None:
             node.behind.truncated()
     elif node.told is None and node.parent is not None and node.parent.lease is not None:
         # An event may have come while the kernel was still busy with an answer, and what it was told then did not take it back.
+        core.take_back(node)
         node.fresh = True
-        core.output.append(formats.inval_inode(node.nodeid))
     elif node.told is not None and shown(node.told) != shown(attr):
-        node.told = None
+        core.take_back(node)
         node.fresh = True
         core.drops["attributes_changed"] += 1
-        core.output.append(formats.inval_inode(node.nodeid))
     core.answer(request, formats.OPEN_REPLY.pack(32, 0, request.unique, file.fh, answer))
 
 

@@ -340,8 +340,11 @@ class Leases:
     def happened(self, directory: Node, name: bytes, leads: bool) -> None:
         """What an event would say: that *name* in *directory*, or (not *leads*) what it leads to, may just have been changed."""
         lease = directory.lease
-        if lease is not None:
-            self._changed(lease, name, WATCH_NAMES if leads else WATCH_REPEATED, self._core.dispatch.now())
+        if lease is not None and not self._closed:
+            now, kind = self._core.dispatch.now(), WATCH_NAMES if leads else WATCH_REPEATED
+            self._changed(lease, name, kind, now)
+            if lease.answered > now - SETTLE:
+                self._again_later(lease, name, kind, now)
 
     def _again_later(self, lease: Lease, name: bytes, kind: int, now: float) -> None:
         """Once for each name, `SETTLE` after the last event about it, at the latest `SETTLE` after that was due."""
@@ -396,8 +399,7 @@ class Leases:
     def _stale(self, node: Node, content: bool) -> None:
         """The attributes of *node* are not what the kernel was told, nor, perhaps, its contents."""
         node.attr_sure = 0.0
-        node.doubt_attr()
-        self._core.emit(formats.inval_inode(node.nodeid))
+        self._core.take_back(node)
         if not content:
             return
         node.doubt_data()

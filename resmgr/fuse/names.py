@@ -175,7 +175,7 @@ def link(core: Core, request: Request, view: memoryview) -> None:
                 core.nodes.add_name(old, directory, request.name)
             else:
                 # Another node for the kernel, of the same object: its number of links is not what it was told.
-                core.output.append(formats.inval_inode(old.nodeid))
+                core.take_back(old)
         core.answer_entry(request, _made_new(request, found, attr))
 
     if not old.named:

@@ -113,8 +113,7 @@ def arm(core: Core, file: File, kh: int, wanted: int) -> None:
             core.drops["poll_woken"] += 1
             if file.node.mode & 0o170000 == S_IFREG:
                 # It has grown, mostly: the kernel must not answer the read that follows from what it knew of the size.
-                file.node.doubt_attr()
-                core.emit(formats.inval_inode(file.node.nodeid))
+                core.take_back(file.node)
             core.emit(formats.poll_wakeup(kh))
 
     pending = file.connection.submit((pack_notify(file.ocb, NOTIFY_ARM, wanted),), 0, fired)

@@ -223,8 +223,7 @@ def _set(request: Request, status: int, reply: Buffer) -> None:
     """An ACL may have changed the mode, and anything the time of change: the kernel asks again."""
     core, node = request.core, request.node
     if status >= 0:
-        node.doubt_attr()
-        core.output.append(formats.inval_inode(node.nodeid))
+        core.take_back(node)
         done(request, status, reply)
     else:
         _refused(request, status)
