@@ -20,6 +20,7 @@ from resmgr.fuse.core import Core
 from resmgr.fuse.formats import BODY, MAJOR, MINOR_MAX, MINOR_MIN, Init, Opcode
 from resmgr.fuse.inode import File
 from resmgr.fuse.options import WHOLE, FuseOptions, Part
+from resmgr.fuse.reopen import OF_LOCKS
 from resmgr.fuse.request import Request, told
 from resmgr.fuse.servers import Resolver
 from resmgr.fuse.traits import AFTER_WRITES, ON_OPEN, XATTRS
@@ -197,7 +198,7 @@ class Machine(Core):
                 self._go_on(record, handler, memoryview(kept))
 
         self.waits(record)
-        self.reopening.wait(lost, again)
+        self.reopening.wait(lost, again, record.opcode not in OF_LOCKS or lost.thing.fh == formats.FH_IN.parse(request, BODY)[0])
         return True
 
     def _handle(self, handler: Handler, record: Request, request: memoryview) -> None:

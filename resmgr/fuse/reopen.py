@@ -54,6 +54,7 @@ AFTER_DEATH: Final = 0.02
 WAY_LOST: Final = frozenset((-errno.EHOSTDOWN, -errno.EHOSTUNREACH, -errno.EBADF, -errno.ESRCH))
 """The node is down, or it, or its daemon, went away again while it was asked."""
 TRANSIENT: Final = frozenset((*WAY_LOST, -errno.EAGAIN))
+OF_LOCKS: Final = frozenset((Opcode.SETLK, Opcode.SETLKW, Opcode.GETLK))
 _UNLOCK: Final = 2
 _KEPT_FLAGS: Final = 0o3 | 0o2000 | 0o4010000
 """Open flags that still mean something: access mode, O_APPEND, O_SYNC."""
@@ -74,7 +75,8 @@ class Lost:
         self.timer: Timer | None = None
         self.verdict = 0
         """What became of it, for whoever asks first: nobody did yet."""
-        self.waiting: list[Done] = []
+        self.waiting: list[tuple[Done, bool]] = []
+        """And whether each is a request on it, or one that only has to come after it."""
 
 
 class Reopening:
@@ -179,11 +181,17 @@ class Reopening:
         return True
 
     def find(self, request: Request, view: memoryview) -> Lost | None:
-        """What *request* (*view*: its bytes) waits for: what it names as open; for attributes by no open file one of its node, if all are."""
+        """What *request* (*view*: its bytes) waits for: what it names as open; for attributes by no open file one of its node, if all are;
+        for a lock besides whatever of the file was locked here, which comes before others' wishes."""
         if request.opcode not in BY_NODE:
             if len(view) < BODY + formats.FH_IN.size:
                 return None
             lost = self.lost.get(formats.FH_IN.parse(view, BODY)[0])
+            if lost is None and request.opcode in OF_LOCKS:
+                for file in request.node.files:
+                    known = self.lost.get(file.fh)
+                    if known is not None and file.held and not known.verdict:
+                        return known
             if lost is not None and request.opcode == Opcode.FLUSH and isinstance(lost.thing, File):
                 # Nothing depends on it that this process has done through it.
                 return lost if lost.thing.written != lost.thing.synced or lost.thing.held else None
@@ -205,8 +213,8 @@ class Reopening:
                 found = self.lost.get(file.fh)
         return found
 
-    def wait(self, lost: Lost, then: Done) -> None:
-        """Call *then* when it is open again (0) or cannot be opened now (errno)."""
+    def wait(self, lost: Lost, then: Done, own: bool = True) -> None:
+        """Call *then* when it is open again (0) or cannot be opened now (errno); that it never will is an error of *own* requests only."""
         core = self._core
         if not lost.waiting:
             lost.since = core.dispatch.now()
@@ -214,7 +222,7 @@ class Reopening:
                 # It is tried for its locks.
                 lost.timer.cancel()
                 lost.timer = None
-        lost.waiting.append(then)
+        lost.waiting.append((then, own))
         if lost.verdict:
             self._over(lost, lost.verdict)
             return
@@ -369,8 +377,9 @@ class Reopening:
         self._tell(lost, code)
 
     def _over(self, lost: Lost, code: int) -> None:
-        if code == errno.EIO and not lost.waiting:
+        if code == errno.EIO and not any(own for _, own in lost.waiting):
             lost.verdict = code
+            self._tell(lost, 0)
             return
         self.lost.pop(lost.thing.fh, None)
         if code:
@@ -383,8 +392,8 @@ class Reopening:
     @staticmethod
     def _tell(lost: Lost, code: int) -> None:
         waiting, lost.waiting = lost.waiting, []
-        for then in waiting:
-            then(code)
+        for then, own in waiting:
+            then(code if own or code == errno.EHOSTDOWN else 0)
 
     def close(self) -> None:
         """The mount is gone."""

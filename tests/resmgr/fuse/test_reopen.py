@@ -315,6 +315,45 @@ def test_locks_are_taken_again_though_nobody_asks(far: Make, failure: Failure) -
     assert rig.machine.drops["reopened"] == 1
 
 
+@pytest.mark.parametrize("fault", ["link", "restart"])
+def test_who_waits_here_does_not_come_before_who_had_the_lock(far: Make, fault: str) -> None:
+    """Programs of one node, with descriptors of their own: after its server was started anew each has what it had."""
+    rig = far()
+    node, fh = opened(rig)
+    _, other = opened(rig)
+    assert rig.ask(Opcode.SETLK, node, LOCK(fh, 7, 50, 60, 1, 5, 0)).error == 0
+    rig.fail(fault)
+    told = []
+    for _ in range(200):
+        told.append(rig.ask(Opcode.SETLK, node, LOCK(other, 8, 0, 99, 1, 6, 0)).error)
+        rig.run(0.01)
+    assert set(told) <= {-errno.EAGAIN, -errno.EHOSTDOWN}
+    assert told[-1] == -errno.EAGAIN
+    assert read(rig, node, fh).error == 0
+    assert rig.machine.drops["locks_lost"] == 0
+    assert rig.ask(Opcode.SETLK, node, LOCK(other, 8, 0, 49, 1, 6, 0)).error == 0
+
+
+def test_whose_lock_is_lost_is_told_so_and_not_who_waited_for_it(far: Make) -> None:
+    rig = far()
+    node, fh = opened(rig)
+    _, other = opened(rig)
+    assert rig.ask(Opcode.SETLK, node, LOCK(fh, 7, 50, 60, 1, 5, 0)).error == 0
+    rig.fail("restart", 20.0)
+    fd = kernel_lock(rig.root / "f")
+    rig.run(19.8)
+    told = []
+    for _ in range(200):
+        told.append(rig.ask(Opcode.SETLK, node, LOCK(other, 8, 0, 9, 1, 6, 0)).error)
+        rig.run(0.01)
+    assert set(told) <= {0, -errno.EHOSTDOWN}
+    assert told[-1] == 0
+    assert rig.machine.drops["locks_lost"] == 1
+    assert read(rig, node, fh).error == -errno.EIO
+    assert read(rig, node, fh).error == -errno.ESTALE
+    os.close(fd)
+
+
 def test_for_how_long_locks_are_taken_again_though_nobody_asks(far: Make) -> None:
     rig = far()
     node, fh = opened(rig)
