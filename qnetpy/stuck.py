@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from qnetpy.nodes import Node
 from qnetpy.qnet import Qnet
+from qnetpy.qos import SEPARATOR
 from resmgr.fuse.machine import Machine
 from resmgr.fuse.request import Outstanding
 from resmgr.fuse.stuck import abort, unwritten
@@ -47,14 +48,17 @@ def summary(qnet: Qnet, mounts: Sequence[tuple[int, str, Machine]]) -> dict[str,
     """By node: how many requests wait for it and for how many seconds the oldest does. For `qnet status`, which everybody may ask."""
     found: dict[str, list[float]] = {}
     for _, _, request in waits(mounts):
-        found.setdefault(_name(qnet, request.server[0])[0], []).append(request.age)
+        found.setdefault(_name(qnet, request)[0], []).append(request.age)
     return {name: {"requests": len(ages), "oldest": round(max(ages), 3)} for name, ages in sorted(found.items())}
 
 
-def _name(qnet: Qnet, nd: int) -> tuple[str, Node | None]:
-    number = node_of(nd)
-    node = qnet.nodes.by_nd(number) if number else None
-    return (qnet.identity.name if not number else f"node {number}" if node is None else node.name), node
+def _name(qnet: Qnet, request: Outstanding) -> tuple[str, Node | None]:
+    """The node that has to answer: of what /net itself was asked, or keeps asking, the one whose name was to be followed."""
+    number = node_of(request.server[0])
+    node = qnet.nodes.by_nd(number) if number else qnet.nodes.get(request.first.decode(errors="replace").partition(SEPARATOR)[0])
+    if node is None:
+        return f"node {number}" if number else qnet.identity.name, None
+    return node.name, node
 
 
 class Stuck:
@@ -69,7 +73,7 @@ class Stuck:
         found = []
         for ident, point, one in waits(mounts):
             if everything or one.uid == uid:
-                name, node = _name(self._qnet, one.server[0])
+                name, node = _name(self._qnet, one)
                 found.append(
                     {
                         "id": ident,
@@ -134,7 +138,7 @@ class Stuck:
         for ident, point, one in list(waits(mounts)):
             if ident not in wanted or not (everything or one.uid == uid):
                 continue
-            code = errno.EHOSTDOWN if one.server[0] else errno.ECANCELED
+            code = errno.ECANCELED if _name(self._qnet, one)[1] is None and not one.server[0] else errno.EHOSTDOWN
             if abort(machines[point], one.unique, code):
                 ended.append(ident)
                 log.info("user %d ends a request of process %d: %s of %r", uid, one.pid, one.operation.lower(), point + one.path)

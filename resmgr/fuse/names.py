@@ -294,7 +294,8 @@ def readlink(core: Core, request: Request, view: memoryview) -> None:
 def _read_link(request: Request, status: int, reply: Buffer) -> None:
     core = request.core
     if status < 0:
-        core.failed(request, status)
+        # EINVAL: something else has its name now. The kernel takes it for a link, and walks the path again.
+        core.failed(request, -errno.ESTALE if status == -errno.EINVAL else status)
         return
     text = bytes(reply)
     if text.startswith(b"/") and core.options.transform_links:

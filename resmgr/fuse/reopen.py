@@ -215,7 +215,7 @@ class Reopening:
         return found
 
     def wait(self, lost: Lost, then: Done, own: bool = True) -> None:
-        """Call *then* when it is open again (0) or cannot be now (errno); that it never will is an error of its *own* requests only."""
+        """Call *then* when it is open again (0) or cannot be opened now (errno); that it never will is an error of *own* requests only."""
         core = self._core
         if not lost.waiting:
             lost.since = core.dispatch.now()

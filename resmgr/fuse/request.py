@@ -42,7 +42,8 @@ def told(status: int) -> int:
 
 @attrs.frozen
 class Outstanding:
-    """A request that the kernel waits for. `age` in seconds since it came; `server`, that has to answer now, is (nd, pid, chid)."""
+    """A request that the kernel waits for. `age` in seconds since it came; `server`, that has to answer now, is (nd, pid, chid). If that
+    is the mounted manager, which may have said that whom it leads to is not there, `first` is the name at its root that leads there."""
 
     unique: int
     operation: str
@@ -52,6 +53,7 @@ class Outstanding:
     uid: int
     pid: int
     interrupted: bool
+    first: bytes = b""
 
 
 class Request:

@@ -33,6 +33,7 @@ def waiting(core: Core) -> list[Outstanding]:
             request.user[0],
             request.pid,
             request.interrupted,
+            _first(core, request),
         )
         for request in sorted(core.outstanding.values(), key=lambda request: request.came)
     ]
@@ -49,6 +50,15 @@ def _server(request: Request) -> tuple[int, int, int]:
     # Not there before its first message with a base handle.
     connection: Connection | None = getattr(request, "connection", None)
     return request.node.server.key if connection is None else (connection.nd, connection.pid, connection.chid)
+
+
+def _first(core: Core, request: Request) -> bytes:
+    if _server(request) != core.servers.root.key:
+        return b""
+    if core.nodes.root.above:
+        return core.nodes.root.above[0]
+    path = request.node.path().lstrip(b"/") or request.name or b""
+    return path.partition(b"/")[0]
 
 
 def abort(core: Core, unique: int, code: int) -> bool:

@@ -83,6 +83,7 @@ class _Walk:
 
     def send(self, connection: Connection, handle: int, path: bytes) -> None:
         self.connection, self.handle, self.path = connection, handle, path
+        self.request.connection = connection
         message = REQUEST.pack(CONNECT, Connect.LOOKUP, 0, handle) + path
         pending = connection.submit((message,), ENTRY_MAX, self.done)
         if pending is not None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,28 @@ def waiting(two: Two, user: str | None = None) -> list[dict[str, Any]]:
     shown = json.loads(two.cluster.run("a", "qnet", "top", "--once", "--json", user=user).stdout)
     requests: list[dict[str, Any]] = shown["requests"]
     return [one for one in requests if one["operation"] in ("open", "read") and one["path"].endswith(PATH + "/silent")]
+
+
+def test_a_mount_of_a_part_that_waits_for_its_node(two: Two) -> None:
+    """A hard mount that nobody has looked at yet: whom it waits for is told while the node is silent, and when it is down."""
+    cluster = two.cluster
+
+    def told() -> tuple[str, str] | None:
+        shown = json.loads(cluster.run("a", "qnet", "top", "--once", "--json").stdout)["requests"]
+        return next(((one["node"], one["state"]) for one in shown if one["mount"] == "/tmp/hard"), None)
+
+    cluster.run("a", "sh", "-c", "mkdir /tmp/hard && qnet mount -o hard b:/tmp /tmp/hard")
+    os.kill(two.daemons["b"].pid, signal.SIGSTOP)
+    try:
+        with cluster.running("a", "ls", "/tmp/hard") as program:
+            for state in "suspect", "down":
+                wait_for(lambda: told() == ("b", state), 20.0, state)  # noqa: B023
+            assert cluster.run("a", "qnet", "abort", "--node", "b").stdout == "1 ended\n"
+            assert b"Host is down" in program.communicate(timeout=30)[1]
+    finally:
+        os.kill(two.daemons["b"].pid, signal.SIGCONT)
+        cluster.run("a", "qnet", "umount", "/tmp/hard")
+    cluster.run("a", "qnet", "nodes", "--wait", "b")
 
 
 def test_who_waits_is_shown_and_freed(two: Two) -> None:

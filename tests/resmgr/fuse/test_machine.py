@@ -195,6 +195,14 @@ def test_make_and_remove(rig: Rig) -> None:
     assert rig.lookup(1, b"d").nodeid == 0
 
 
+def test_link_that_became_something_else_is_looked_at_again(rig: Rig) -> None:
+    rig.ask(Opcode.SYMLINK, 1, b"s\0../x\0")
+    link = rig.walk(b"s")
+    rig.fs.remove(b"s")
+    rig.fs.add(b"s", b"a file")
+    assert rig.ask(Opcode.READLINK, link).error == -errno.ESTALE
+
+
 # ---- attributes
 
 
