@@ -55,7 +55,7 @@ def summary(qnet: Qnet, mounts: Sequence[tuple[int, str, Machine]]) -> dict[str,
 def _name(qnet: Qnet, request: Outstanding) -> tuple[str, Node | None]:
     """The node that has to answer: of what /net itself was asked, or keeps asking, the one whose name was to be followed."""
     number = node_of(request.server[0])
-    node = qnet.nodes.by_nd(number) if number else qnet.nodes.get(request.first.decode(errors="replace").partition(SEPARATOR)[0])
+    node = qnet.nodes.by_nd(number) if number else qnet.nodes.get(request.first.partition(SEPARATOR)[0])
     if node is None:
         return f"node {number}" if number else qnet.identity.name, None
     return node.name, node

@@ -53,7 +53,7 @@ class Outstanding:
     uid: int
     pid: int
     interrupted: bool
-    first: bytes = b""
+    first: str = ""
 
 
 class Request:

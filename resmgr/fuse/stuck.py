@@ -52,13 +52,11 @@ def _server(request: Request) -> tuple[int, int, int]:
     return request.node.server.key if connection is None else (connection.nd, connection.pid, connection.chid)
 
 
-def _first(core: Core, request: Request) -> bytes:
+def _first(core: Core, request: Request) -> str:
     if _server(request) != core.servers.root.key:
-        return b""
-    if core.nodes.root.above:
-        return core.nodes.root.above[0]
-    path = request.node.path().lstrip(b"/") or request.name or b""
-    return path.partition(b"/")[0]
+        return ""
+    above = core.nodes.root.above
+    return (above[0].decode("utf-8", "backslashreplace") if above else _path(request).lstrip("/")).partition("/")[0]
 
 
 def abort(core: Core, unique: int, code: int) -> bool:
