@@ -18,6 +18,7 @@ from functools import partial
 from resmgr.access import SCOPE_NONE, Policy
 from resmgr.channel import PID_SYSTEM, Kernel
 from resmgr.hostfs import connects, inout
+from resmgr.hostfs.delegating import HostDelegations
 from resmgr.hostfs.device import Devices
 from resmgr.hostfs.fetches import Fetches
 from resmgr.hostfs.grace import Entry
@@ -105,6 +106,8 @@ class HostFs(Running):
         self.counters.update({"fetches": 0, "fetches_full": 0, "fetches_no_way": 0, "fetches_silent": 0})
         self.watching = Watching(kernel.own_dispatch, self.devices.ino, self.mounts, self.counters)
         self.locks.count_in(self.counters)
+        self.delegations = HostDelegations(self)
+        self.ops.leased = self.delegations.leased
         self.special.serve(self.manager, self.ops)
 
     def remember_locks(self, path: str, noted: Iterable[Entry]) -> None:
@@ -129,6 +132,7 @@ class HostFs(Running):
         self.fetches.close()
         self.offers.close()
         self.manager.destroy()
+        self.delegations.close()
         self.locks.close()
         self.special.close()
         self.root.close()
