@@ -4,8 +4,8 @@ The kernel says so with a signal, which it sends to one thread (F_SETOWN_EX, F_O
 signalfd. So no other thread has to block it, no program that is started inherits anything, and no handler runs. If the kernel has no room
 for such signals it sends SIGIO in their place, which that thread has blocked, too: then all leases are looked at.
 
-The dispatch hears it through a pipe. If it does not for UNHEARD seconds, because it waits in the kernel itself, perhaps for this very lease,
-the thread lets go: that is longer than any client believes a server that is silent.
+The dispatch hears it through a pipe. If it does not for `unheard` seconds, because it waits in the kernel itself, perhaps for this very
+lease, the thread lets go: that is longer than any client believes a server that is silent.
 
 F_SETLEASE F_UNLCK forgets F_SETSIG, so each lease begins with it. The caller has the daemon's own rights: the kernel sends the signal with
 those of who set the owner, and lets only the owner of a file, or CAP_LEASE, set a lease.
@@ -34,9 +34,6 @@ logger = logging.getLogger(__name__)
 F_SETSIG: Final = 10
 F_SETOWN_EX: Final = 15
 F_OWNER_TID: Final = 0
-UNHEARD: Final = 2.5
-BREAK_TIME_MIN: Final = 6
-"""Seconds that the kernel has to wait for who has a lease (`lease-break-time`): less would be over before a client has lost it."""
 _OWNER: Final = struct.Struct("@ii")
 _FD: Final = struct.Struct("=i")
 _INFO_SIZE: Final = 128
@@ -60,6 +57,10 @@ class Breaks:
     def __init__(self, dispatch: Dispatch, broken: Callable[[int], None]) -> None:
         self._dispatch = dispatch
         self._broken = broken
+        self.unheard = 2.5
+        """Seconds after which the thread does not wait for the dispatch."""
+        self.least = 6.0
+        """Seconds that the kernel has to wait for who has a lease (`lease-break-time`): less would be over before a client has lost it."""
         self._signal = signal.SIGRTMIN + 2
         self._lock = threading.Lock()
         self._held: dict[int, int] = {}
@@ -122,7 +123,7 @@ class Breaks:
 
     def _begin(self) -> bool:
         if self._thread is None and not self._useless:
-            if break_time() < BREAK_TIME_MIN:
+            if break_time() < self.least:
                 self._useless = True
                 return False
             reading, writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -183,7 +184,7 @@ class Breaks:
         poll.register(self._stop, select.POLLIN)
         try:
             while True:
-                ready = {which for which, _ in poll.poll(UNHEARD * 250 if self._unheard else None)}
+                ready = {which for which, _ in poll.poll(self.unheard * 250 if self._unheard else None)}
                 if self._stop in ready:
                     return
                 if fd in ready:
@@ -205,7 +206,7 @@ class Breaks:
                     broken |= {one for one in self._held if self._is_broken(one)}
             else:
                 broken.add(_FD.unpack_from(data, start + 20)[0])
-        until = time.monotonic() + UNHEARD
+        until = time.monotonic() + self.unheard
         with self._lock:
             new = [one for one in broken if one in self._held and one not in self._unheard]
             for one in new:

@@ -119,8 +119,8 @@ class Reopening:
         def work() -> Result:
             try:
                 return fs.switch.run(identity, open_same, place, request.path)
-            except BlockingIOError as error:
-                return Busy(error)
+            except BlockingIOError as met:
+                return Busy(met)
             except OSError as error:
                 if error.errno not in _AWAY:
                     raise
@@ -134,8 +134,8 @@ class Reopening:
                 finally:
                     os.close(anchor)
                 return fs.switch.run(identity, open_same, root, path)
-            except BlockingIOError as error:
-                return Busy(error)
+            except BlockingIOError as met:
+                return Busy(met)
             except OSError as error:
                 raise OSError(errno.ESTALE if error.errno in _AWAY else error.errno, "cannot be opened where it is now") from None
 

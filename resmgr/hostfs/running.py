@@ -173,8 +173,8 @@ class Running:
         except NotExported as error:
             self.refused(client, error.path)
             raise
-        except BlockingIOError as error:
-            self.delegations.caught(message, error)
+        except BlockingIOError as met:
+            self.delegations.caught(message, met)
             return
         finally:
             device.took(monotonic() - start, now)
@@ -196,8 +196,8 @@ class Running:
         except NotExported as error:
             self.dispatch.call_from_thread(partial(self.refused, client, error.path))
             raise
-        except BlockingIOError as error:
-            return Busy(error)
+        except BlockingIOError as met:
+            return Busy(met)
 
     def refused(self, client: HostClient, path: bytes) -> None:
         """The client asked for what no export covers."""
@@ -292,8 +292,8 @@ class Running:
         start = monotonic()
         try:
             data = self.switch.run(identity, work)
-        except Leased as error:
-            self.delegations.caught(message, error)
+        except Leased as met:
+            self.delegations.caught(message, met)
             return
         finally:
             device.took(monotonic() - start, now, expected)
@@ -302,8 +302,8 @@ class Running:
     def _worked(self, identity: Identity, work: Callable[[], bytes]) -> bytes | Busy:
         try:
             return self.switch.run(identity, work)
-        except Leased as error:
-            return Busy(error)
+        except Leased as met:
+            return Busy(met)
 
     def _done(self, message: Message, data: bytes | Busy) -> None:
         if isinstance(data, Busy):

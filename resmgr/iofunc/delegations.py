@@ -23,10 +23,10 @@ from resmgr.dispatch import Dispatch, Timer
 from resmgr.iofunc.handle import Client, Handle
 
 PATIENCE: Final = 3.0
-"""Seconds. A client believes nothing after a second of silence, and nothing at all of a connection of which it heard nothing for so long."""
+"""Seconds. A client believes nothing after a second of silence, and gives everything back when it hears its server again."""
 OF_CLIENT: Final = 256
-"""Delegations of one connection, of one node and of all: more are refused. Each is a lease of the kernel; and a program that opens all files
-of the machine has to wait for as many answers."""
+"""Delegations of one connection, of one node and of all: more are refused. Each is a lease of the kernel; and a program that changes all
+files of the machine has to wait for as many answers."""
 OF_NODE: Final = 1024
 IN_ALL: Final = 4096
 AGAIN: Final = 0.05
