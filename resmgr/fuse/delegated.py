@@ -178,7 +178,7 @@ class Delegated:
         if _lease_of(node) is not held.lease or node.ino != held.ino:
             self._end(held)
             return None
-        if held.user != request.user or (held.flags & _ACCESS and not _serves(held, flags)) or not self._awake():
+        if held.user != request.user or (held.flags & _ACCESS and not _serves(held, flags)) or not self.awake():
             return None
         self._core.drops["delegated_opens"] += 1
         return held
@@ -256,7 +256,7 @@ class Delegated:
         self._beaten, self._slept = now, self.asleep()
         self._timer = self._core.dispatch.call_at(now + BEAT, self._beat)
 
-    def _awake(self) -> bool:
+    def awake(self) -> bool:
         """Whether this daemon ran all the time. If not, all is given back."""
         if self._core.dispatch.now() - self._beaten <= STALLED and self.asleep() - self._slept < BEAT:
             return True
@@ -267,7 +267,7 @@ class Delegated:
 
     def _beat(self) -> None:
         self._timer = None
-        self._awake()
+        self.awake()
         now = self._core.dispatch.now()
         for held in [held for held in self._held.values() if not held.files and now - held.closed >= KEPT]:
             self._end(held)

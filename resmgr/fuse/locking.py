@@ -77,7 +77,12 @@ def _decide(
             locks[asked.owner] = file
     own = core.own_locks.of(file)
     if own is None and kind != _UNLOCK and operation != LOCK_TEST and core.own_locks.worth(request, file):
-        own = core.own_locks.ask(file, partial(_forget, core, file.node))
+        core.own_locks.ask(file, partial(_forget, core, file.node))
+        # It may be refused already.
+        own = core.own_locks.of(file)
+    elif own is not None and own.state is State.HELD and not core.delegated.awake():
+        # It may be given back already.
+        own = core.own_locks.of(file)
     if own is not None:
         again = partial(_decide, core, request, file, asked, reply_len, step)
         if own.state is State.HELD:

@@ -101,11 +101,10 @@ class OwnLocks:
         # A lock that is on its way to the server would come after the delegation.
         return not any(other.opcode in _LOCKING and other.node is node and other is not request for other in core.outstanding.values())
 
-    def ask(self, file: File, forget: Callable[[Callable[[], None]], None]) -> Own:
+    def ask(self, file: File, forget: Callable[[Callable[[], None]], None]) -> None:
         """Ask for it. *forget* drops what is known of the file, and calls what it is given when the kernel has, too."""
         own = self._of[file.node] = Own(file, self._core.dispatch.now())
         file.connection.submit((REQUEST.pack(Io.DELEGATION, 0, DELEGATION_ASK, file.ocb),), 0, partial(self._asked, own, forget))
-        return own
 
     def _asked(self, own: Own, forget: Callable[[Callable[[], None]], None], status: int, reply: Buffer) -> None:
         core, node = self._core, own.node

@@ -261,6 +261,29 @@ def test_it_is_asked_for_again_by_who_shares_an_open_control_block(rig: Locking)
     assert not rig.given()
 
 
+@pytest.mark.parametrize("how", ["asleep", "silence"])
+def test_nothing_is_granted_here_by_a_daemon_that_may_have_been_asked_in_vain(rig: Locking, how: str) -> None:
+    rig.lock(WRITE, 0, 9)
+    before = rig.drops("locks_here")
+    if how == "asleep":
+        rig.machine.delegated.asleep = lambda: 5.0
+    else:
+        rig.machine.leases.silent(0, True)
+    assert rig.lock(WRITE, 10, 19, owner=2) == 0
+    assert rig.drops("locks_here") == before
+    assert server_locks(rig) == 2
+
+
+def test_who_is_refused_goes_to_the_server(rig: Locking) -> None:
+    """A local program has it open, too."""
+    assert rig.fs.delegations is not None
+    rig.fs.delegations.opened.add(rig.fs.find(b"d/f"))
+    assert rig.lock(WRITE, 0, 9) == 0
+    assert rig.lock(WRITE, 0, 9, owner=2) == -errno.EAGAIN
+    assert rig.messages()["delegation"] == 1
+    assert server_locks(rig) == 1
+
+
 def test_nothing_is_kept_after_the_last_close(rig: Locking) -> None:
     rig.lock(WRITE)
     assert rig.given() == 1
