@@ -91,6 +91,7 @@ class LsmQnet:
                 # The same at the next start: what other nodes' programs have open can be opened again.
                 self.system.files.reopening.key = hmac.digest(kept.identity.static_private, b"qnetpy reopen 1", "sha256")
                 self.system.files.remember_locks(locks_file(settings), prepared.locked)
+                self.system.files.delegations.heed(settings.qnet.timers.suspect, settings.qnet.timers.down)
             membership = self._membership = Membership(context.dispatch, self.system.kernel, kept, keys, context.random)
             zeroconf = ZeroconfDiscovery() if settings.qnet.discovery in ("auto", "zeroconf") else None
             sources = discovery(settings, zeroconf)
@@ -250,6 +251,7 @@ class LsmQnet:
             "mounts": mounts.facts(),
             "waiting": summary(qnet, mounts.machines()),
             "files": {} if self.system.files is None else {name: count for name, count in self.system.files.counters.items() if count},
+            "recalled": [] if self.system.files is None else self.system.files.delegations.facts(),
             "refused": 0 if self.system.files is None else self.system.files.refusals.count,
             "membership": members,
             "names": None if self.system.names is None else self.system.names.facts(),

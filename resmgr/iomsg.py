@@ -56,6 +56,7 @@ class Io(enum.IntEnum):
     FETCH = 0x149
     TAKE = 0x14A
     """Copies between two other nodes (`resmgr.copymsg`)."""
+    DELEGATION = 0x14B
 
 
 class Connect(enum.IntEnum):
@@ -98,6 +99,8 @@ MKDIR_WATCH: Final = 4
 """MKDIR flag: watch what is made."""
 OPEN_WATCH: Final = 1 << 30
 """OPEN flag beside Linux's: the directory is to be watched."""
+OPEN_DELEGATE: Final = 1 << 29
+"""OPEN flag beside Linux's: a delegation of the file is wanted (docs/protocol/delegation.md)."""
 UNLINK_DIRECTORY: Final = 1
 READDIR_ATTRS: Final = 1
 """READDIR flag: entries come with attributes."""
@@ -193,6 +196,12 @@ LOCK_SET: Final = 6
 LOCK_WAIT: Final = 7
 """Linux's F_GETLK, F_SETLK, F_SETLKW."""
 LOCK_WHOLE: Final = 1
+DELEGATION_ASK: Final = 1
+"""DELEGATION flag: all locks of what is open are to be the client's own affair. The status is 1 if they are from now on, else 0."""
+DELEGATION_LOCK: Final = struct.Struct("!IQQQII")
+"""One lock that stands when that is given back: type, start, length (0: to the end), owner, pid, LOCK_WHOLE or 0."""
+DELEGATION_LOCKS_MAX: Final = 4096
+"""As many locks as one connection may have."""
 LOCK_FOUND: Final = struct.Struct("!IIQQ")
 """type (F_UNLCK: nobody is in the way), pid (0: a process of another node than the one that asks), start, length (0: to the end)."""
 
@@ -307,6 +316,8 @@ class Entry:
     """A directory: every change since before the attributes and data were read is told to the connection (`Io.WATCH`)."""
     empty: bool = False
     """A directory just made: nothing is in it, and its maker may search it."""
+    delegated: bool = False
+    """Opened: nobody changes it before the connection was asked to give that back (`Io.DELEGATION`)."""
 
     @property
     def redirect(self) -> bool:
@@ -326,7 +337,8 @@ class Entry:
         return b"".join((head, self.attr.pack(), self.data))
 
     def _bits(self) -> int:
-        return (LIVE if self.live else 0) | (WATCHED if self.watched else 0) | (EMPTY if self.empty else 0)
+        bits = (LIVE if self.live else 0) | (WATCHED if self.watched else 0) | (EMPTY if self.empty else 0)
+        return bits | (DELEGATED if self.delegated else 0)
 
     @classmethod
     def parse(cls, view: Buffer) -> Entry:
@@ -338,19 +350,21 @@ class Entry:
         if length & REDIRECT:
             return cls(target, handle, ocb, None, rest=bytes(view[ENTRY.size :]))
         live = bool(length & LIVE)
-        watched, empty = bool(length & WATCHED), bool(length & EMPTY)
-        length &= ~(LIVE | WATCHED | EMPTY)
+        watched, empty, delegated = bool(length & WATCHED), bool(length & EMPTY), bool(length & DELEGATED)
+        length &= ~(LIVE | WATCHED | EMPTY | DELEGATED)
         attr = Attr.parse(view, ENTRY.size)
         start = ENTRY.size + ATTR.size
         if len(view) - start != length:
             raise BadMessage("entry's data has another length than it says")
-        return cls(target, handle, ocb, attr, memoryview(view)[start:], live=live, watched=watched, empty=empty)
+        data = memoryview(view)[start:]
+        return cls(target, handle, ocb, attr, data, live=live, watched=watched, empty=empty, delegated=delegated)
 
 
 REDIRECT: Final = 1 << 31
 LIVE: Final = 1 << 30
 WATCHED: Final = 1 << 29
 EMPTY: Final = 1 << 28
+DELEGATED: Final = 1 << 27
 STATUS_REDIRECT: Final = 1
 """Status of a reply to any connect message whose data is a redirect `Entry`; 0 is the answer proper. Only connect messages have it."""
 
@@ -451,6 +465,8 @@ WATCH_OVERFLOW: Final = 0x4000
 WATCH_IGNORED: Final = 0x8000
 WATCH_ISDIR: Final = 1 << 30
 """Linux's inotify numbers."""
+WATCH_RECALL: Final = 1 << 29
+"""Not of a directory: the delegation of the file with that inode number is to be given back."""
 WATCH_CONTENT: Final = WATCH_MODIFY | WATCH_CLOSE_WRITE
 WATCH_NAMES: Final = WATCH_MOVED_FROM | WATCH_MOVED_TO | WATCH_CREATE | WATCH_DELETE
 WATCH_REPEATED: Final = WATCH_MODIFY | WATCH_ATTRIB | WATCH_CLOSE_WRITE

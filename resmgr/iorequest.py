@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final
 
 import attrs
@@ -19,6 +19,8 @@ from resmgr.errors import BadMessage, ResmgrError
 from resmgr.iomsg import (
     ACCESS,
     COPY,
+    DELEGATION_LOCK,
+    DELEGATION_LOCKS_MAX,
     DEVCTL,
     LOCK,
     LOCK_SET,
@@ -470,6 +472,30 @@ def parse_lock(data: Buffer) -> LockRequest:
     if start >= LOCK_END or end > LOCK_END:
         raise ResmgrError(errno.EOVERFLOW)
     return LockRequest(operation, kind, start, end, owner, pid, whole)
+
+
+def pack_delegation(handle: int, locks: Iterable[LockRequest]) -> bytes:
+    """DELEGATION that gives back, with the locks that stand."""
+    parts = [REQUEST.pack(Io.DELEGATION, 0, 0, handle)]
+    for one in locks:
+        length = 0 if one.end == LOCK_END else one.end - one.start
+        parts.append(DELEGATION_LOCK.pack(one.kind, one.start, length, one.owner, one.pid, LOCK_WHOLE if one.whole else 0))
+    return b"".join(parts)
+
+
+def parse_delegation(data: Buffer) -> list[LockRequest]:
+    """The locks of a DELEGATION that gives back."""
+    tail = len(data) - HEAD
+    if tail % DELEGATION_LOCK.size or not 0 <= tail <= DELEGATION_LOCKS_MAX * DELEGATION_LOCK.size:
+        raise BadMessage("locks cut short, or too many")
+    found = []
+    for kind, start, length, owner, pid, flags in DELEGATION_LOCK.iter_unpack(bytes(data[HEAD:])):
+        whole = flags == LOCK_WHOLE
+        end = start + length if length else LOCK_END
+        if kind > 1 or flags & ~LOCK_WHOLE or (whole and (start or length)) or start >= LOCK_END or end > LOCK_END:
+            raise BadMessage("a lock that makes no sense")
+        found.append(LockRequest(LOCK_SET, kind, start, end, owner, pid, whole))
+    return found
 
 
 DROP_MAX: Final = 1024

@@ -50,6 +50,7 @@ def run(args: argparse.Namespace) -> int:
                 "code": describe(number, str(found["compiled_problem"])),
                 "mount": found["mount"] or "none",
                 **({"waiting": f"{waiting} (qnet top)"} if (waiting := _waiting(found["waiting"])) else {}),
+                **({"recalled": recalled} if (recalled := _recalled(found["recalled"])) else {}),
                 "handshakes": _counted(handshake) or "none",
                 "dropped": _counted(drops) or "nothing",
                 **({"discovery": _counted(discovery)} if any(discovery.values()) else {}),
@@ -97,6 +98,14 @@ def _waiting(told: object) -> str:
     """Requests of /net that programs wait for, by node."""
     assert isinstance(told, dict)
     return ", ".join(f"{one['requests']} for {name}, the oldest {one['oldest']:.1f} s" for name, one in told.items())
+
+
+def _recalled(told: object) -> str:
+    """Files that programs of this machine, or other nodes, want to change and nodes have a delegation of."""
+    assert isinstance(told, list)
+    if not told:
+        return ""
+    return f"{len(told)} files are waited for, the longest {told[0]['seconds']:.1f} s, for {told[0]['node'] or 'this node'}"
 
 
 def _flood(told: object) -> str:

@@ -106,6 +106,7 @@ def _doubt(core: Core, change: Change) -> None:
         node.name_sure = 0.0
     node.changed = now
     node.attr_sure = 0.0
+    core.delegated.changed(node, change.rights)
     if change.contents:
         node.doubt_data()
     if node.lease is not None and change.rights:

@@ -28,6 +28,7 @@ from resmgr.fuse.bare import Bares
 from resmgr.fuse.between import Pairs
 from resmgr.fuse.caller import Callers
 from resmgr.fuse.changes import Logs
+from resmgr.fuse.delegated import Delegated
 from resmgr.fuse.formats import AttrTuple
 from resmgr.fuse.handles import Handles
 from resmgr.fuse.inode import STREAMS, Node
@@ -36,6 +37,7 @@ from resmgr.fuse.nodes import NodeTable
 from resmgr.fuse.onward import onward, third_node
 from resmgr.fuse.openfile import File
 from resmgr.fuse.options import Failure, FuseOptions, Part
+from resmgr.fuse.ownlocks import OwnLocks
 from resmgr.fuse.patience import Patience
 from resmgr.fuse.reopen import Reopening, limit_of
 from resmgr.fuse.replaced import Replaced
@@ -48,6 +50,7 @@ from resmgr.fuse.walk import CONNECT, ENTRY_MAX, HOPS_MAX, RETRIES_MAX, walk
 from resmgr.fuse.walking import WalkAhead
 from resmgr.iomsg import (
     ATTR,
+    DELEGATED,
     EMPTY,
     ENTRY,
     LIVE,
@@ -89,6 +92,7 @@ class Found(NamedTuple):
     live: bool = False
     watched: bool = False
     empty: bool = False
+    delegated: bool = False
 
 
 class Core(Answers):
@@ -134,6 +138,8 @@ class Core(Answers):
         self.ahead = ReadAhead(self)
         self.telling = Telling(self)
         self.leases = Leases(self)
+        self.delegated = Delegated(self)
+        self.own_locks = OwnLocks(self)
         self.pairs = Pairs(self)
         self.replaced = Replaced(self)
         limit = limit_of(options.failure is Failure.HARD, options.deadline)
@@ -168,6 +174,7 @@ class Core(Answers):
 
     def _node_leaves(self, node: Node) -> None:
         self.leases.node_leaves(node)
+        self.delegated.changed(node)
         self.handles.drop_all(node)
         self.bare.forget(node)
         self.logs.forget(node)
@@ -287,14 +294,15 @@ class Core(Answers):
             if length & REDIRECT:
                 return Found(connection, server, handle, 0, None, bytes(memoryview(reply)[ENTRY.size :]))
             live, watched, empty = bool(length & LIVE), bool(length & WATCHED), bool(length & EMPTY)
-            length &= ~(LIVE | WATCHED | EMPTY)
+            delegated = bool(length & DELEGATED)
+            length &= ~(LIVE | WATCHED | EMPTY | DELEGATED)
             attr: AttrTuple = _attr_of(reply, ENTRY.size)
         except struct.error:
             raise BadMessage("entry cut short") from None
         if len(reply) != _ENTRY_ATTR_SIZE + length:
             raise BadMessage("entry's data has another length than it says")
         data = memoryview(reply)[_ENTRY_ATTR_SIZE:] if length else b""
-        return Found(connection, server, handle, ocb, attr, data, live, watched, empty)
+        return Found(connection, server, handle, ocb, attr, data, live, watched, empty, delegated)
 
     def entry(self, request: Request, reply: Buffer) -> tuple[Found, AttrTuple]:
         """The entry that answers *request*'s message."""
@@ -464,6 +472,8 @@ class Core(Answers):
         self.drops["unblocked"] += 1
         if request.pending is not None:
             request.pending.unblock()
+        elif request.on_interrupt is not None:
+            request.on_interrupt()
         if not request.answered:
             streams = request.opcode in STREAMING and request.node.mode & 0o170000 in STREAMS
             patience = self.options.stream_patience if streams else self.options.interrupt_patience
@@ -492,6 +502,8 @@ class Core(Answers):
         self.ahead.close()
         self.leases.close()
         self.telling.close()
+        self.delegated.close()
+        self.own_locks.close()
         self.patience.close()
         self.reopening.close()
         self.handles.close()

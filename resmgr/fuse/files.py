@@ -34,6 +34,7 @@ from resmgr.dispatch import Buffer
 from resmgr.errors import BadMessage
 from resmgr.fuse import changing, formats, locking, owned, polling, writing
 from resmgr.fuse.core import CONNECT, DEVICES, ENTRY_MAX, Core, Found, shown
+from resmgr.fuse.delegated import Held
 from resmgr.fuse.formats import (
     BODY,
     FOPEN_DIRECT_IO,
@@ -48,7 +49,7 @@ from resmgr.fuse.formats import (
 from resmgr.fuse.inode import Node, same_type
 from resmgr.fuse.openfile import File
 from resmgr.fuse.request import Request
-from resmgr.iomsg import NONBLOCK, OPEN, READ, REQUEST, SYNC_DATA_ONLY, Connect, Io
+from resmgr.iomsg import NONBLOCK, OPEN, OPEN_DELEGATE, READ, REQUEST, SYNC_DATA_ONLY, Connect, Io
 
 UNSETTLED: Final = 0.25
 """For so many seconds after the server told of a change of a file it may tell of more."""
@@ -132,6 +133,10 @@ def open_(core: Core, request: Request, view: memoryview) -> None:
     if core.replaced.kept and (kept := core.replaced.take(request)) is not None:
         _open(request, kept.found, kept.attr, kept.at)
         return
+    held = core.delegated.find(request, flags)
+    if held is not None:
+        _open_here(core, request, held)
+        return
     prefetch = 0
     if not flags & (O_ACCMODE | O_TRUNC) and node.pages is None and node.mode & 0o170000 == S_IFREG:
         prefetch = core.options.prefetch
@@ -149,7 +154,8 @@ def open_(core: Core, request: Request, view: memoryview) -> None:
             # What has its name now, for the kernel's next try (`replaced`).
             core.on_base(request, node.parent, CONNECT, Connect.OPEN, flags & SERVER_FLAGS, fixed, node.name, ENTRY_MAX + prefetch, _opened)
             return
-    core.on_leaf(request, node, Connect.OPEN, flags & SERVER_FLAGS, fixed, ENTRY_MAX + prefetch, _opened)
+    wanted = flags & SERVER_FLAGS | (OPEN_DELEGATE if core.delegated.asks(request, flags) else 0)
+    core.on_leaf(request, node, Connect.OPEN, wanted, fixed, ENTRY_MAX + prefetch, _opened)
 
 
 def _opened(request: Request, status: int, reply: Buffer) -> None:
@@ -192,22 +198,9 @@ def _open(request: Request, found: Found, attr: AttrTuple, at: float) -> None:
     core.leases.took(node, at, request.user)
     flags = request.extra
     file = core.add_file(node, found.connection, found.ocb, flags)
-    version = node.version()
-    kind = attr[1] & 0o170000
-    answer = 0 if flags & O_ACCMODE else FOPEN_NOFLUSH
-    if kind in DEVICES:
-        answer |= FOPEN_DIRECT_IO | (FOPEN_NONSEEKABLE | FOPEN_STREAM if kind in (S_IFCHR, S_IFIFO) else 0)
-    elif found.live or flags & O_APPEND or (not flags & O_ACCMODE and not (attr[6] and settled)):
-        answer |= FOPEN_DIRECT_IO
-    if node.pages == version or not node.cached:
-        answer |= FOPEN_KEEP_CACHE
-        node.pages = version
-    elif _is_being_read(core, node):
-        answer |= FOPEN_DIRECT_IO | FOPEN_KEEP_CACHE
-        node.pages = None
-        core.drops["bypassed"] += 1
-    else:
-        node.pages = version
+    if found.delegated:
+        core.delegated.took(request, file, at)
+    answer = _pages(core, node, flags, found.live, settled)
     if len(found.data):
         file.data = bytes(found.data)
         file.data_at = at
@@ -235,6 +228,40 @@ def _open(request: Request, found: Found, attr: AttrTuple, at: float) -> None:
 def _is_being_read(core: Core, node: Node) -> bool:
     """Whether a READ of *node* waits for its server."""
     return any(request.opcode == Opcode.READ and request.node is node for request in core.outstanding.values())
+
+
+def _open_here(core: Core, request: Request, held: Held) -> None:
+    """Nobody has changed the file since it was opened before, and nobody does before we are asked: it is open already."""
+    node = request.node
+    file = core.add_file(node, held.connection, held.ocb, request.extra)
+    core.delegated.shares(held, file)
+    answer = _pages(core, node, request.extra, False, _settled(core, node, node.attr))
+    node.cached = True
+    core.at_home = True
+    core.answer(request, formats.OPEN_REPLY.pack(32, 0, request.unique, file.fh, answer))
+
+
+def _pages(core: Core, node: Node, flags: int, live: bool, settled: bool) -> int:
+    """What the kernel is told of *node*, of which all is known that its server told, opened with *flags*: above all, which pages of it
+    are good."""
+    attr = node.attr
+    version = node.version()
+    kind = attr[1] & 0o170000
+    answer = 0 if flags & O_ACCMODE else FOPEN_NOFLUSH
+    if kind in DEVICES:
+        answer |= FOPEN_DIRECT_IO | (FOPEN_NONSEEKABLE | FOPEN_STREAM if kind in (S_IFCHR, S_IFIFO) else 0)
+    elif live or flags & O_APPEND or (not flags & O_ACCMODE and not (attr[6] and settled)):
+        answer |= FOPEN_DIRECT_IO
+    if node.pages == version or not node.cached:
+        answer |= FOPEN_KEEP_CACHE
+        node.pages = version
+    elif _is_being_read(core, node):
+        answer |= FOPEN_DIRECT_IO | FOPEN_KEEP_CACHE
+        node.pages = None
+        core.drops["bypassed"] += 1
+    else:
+        node.pages = version
+    return answer
 
 
 def _settled(core: Core, node: Node, attr: AttrTuple) -> bool:
@@ -323,7 +350,7 @@ def flush(core: Core, request: Request, view: memoryview) -> None:
             core.error(request, code)
 
     def written() -> None:
-        locking.closing(file, owner, told_now)
+        locking.closing(core, file, owner, told_now)
 
     if file.writes:
         file.waiting.append(written)
@@ -376,7 +403,11 @@ def release(core: Core, request: Request, view: memoryview) -> None:
         locking.released(file)
         polling.released(file)
         program = file.flags & O_ACCMODE and file.node.mode & 0o111
-        if file.locked or program or file.node.mode & 0o170000 != S_IFREG:
+        if core.delegated.released(file):
+            # Others use the open control block, or will: what was locked through it does not end by itself.
+            for one in file.held:
+                locking.unlock(core, file, one, _nothing)
+        elif file.locked or program or file.node.mode & 0o170000 != S_IFREG:
             core.handles.close_now(file.connection, file.ocb)
         else:
             core.handles.close_lazily(file.connection, file.ocb)
@@ -395,3 +426,7 @@ def release(core: Core, request: Request, view: memoryview) -> None:
     else:
         # The node stays, and with it the account of its writes.
         behind.after(arrived)
+
+
+def _nothing() -> None:
+    pass

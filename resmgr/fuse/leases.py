@@ -30,10 +30,12 @@ from resmgr.fuse.unwanted import Unwanted
 from resmgr.ids import node_of
 from resmgr.iomsg import (
     NAME_MAX,
+    WATCH_ATTRIB,
     WATCH_CONTENT,
     WATCH_IGNORED,
     WATCH_NAMES,
     WATCH_OVERFLOW,
+    WATCH_RECALL,
     WATCH_REPEATED,
     WatchEvent,
 )
@@ -85,6 +87,10 @@ class Leases:
     def wanted(self, node: Node | None) -> bool:
         """Whether a message that brings directory *node* (None: not known yet) should ask for a watch."""
         return self.on and (node is None or (node.lease is None and node.directory))
+
+    def ask(self, node: Node, child: Node, connection: Connection) -> None:
+        """Have directory *node* watched, although no message is about to meet it; *child* is in it."""
+        self._above.ask(node, child, connection)
 
     def began(self, node: Node, connection: Connection, at: float, opened: bool, whole: bool = True) -> bool:
         """The server says on *connection* that *node* is watched; asked for at *at*. *opened*: the answer has a listing. *whole*: as
@@ -295,9 +301,12 @@ class Leases:
 
     def _event(self, connection: Connection, event: WatchEvent) -> None:
         core = self._core
+        kind = event.kind
+        if kind & WATCH_RECALL:
+            core.delegated.recalled(connection, event.ino)
+            return
         core.drops["lease_events"] += 1
         now = core.dispatch.now()
-        kind = event.kind
         if not event.ino:
             for lease in [lease for lease in self._leases.values() if lease.connection is connection]:
                 if kind & WATCH_OVERFLOW:
@@ -385,6 +394,8 @@ class Leases:
         self._core.logs.heard(node, name, now)
         lease.doubt(name)
         child = node.children.get(name)
+        if child is not None and kind & (WATCH_NAMES | WATCH_ATTRIB):
+            self._core.delegated.changed(child)
         if kind & WATCH_NAMES or name in lease.told_absent:
             node.changed = now
             self._stale(node, False)
@@ -446,6 +457,7 @@ class Leases:
         node = lease.node
         core = self._core
         core.ahead.forget_node(node)
+        core.delegated.unleased(lease)
         self._stale(node, False)
         attributes: list[bytes] = []
         entries: list[bytes] = []

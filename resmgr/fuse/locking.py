@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
+from functools import partial
 from stat import S_IFREG
 from typing import Final
 
@@ -22,6 +23,7 @@ from resmgr.fuse.core import Core
 from resmgr.fuse.formats import BODY
 from resmgr.fuse.inode import Node
 from resmgr.fuse.openfile import File
+from resmgr.fuse.ownlocks import Own, State
 from resmgr.fuse.reopen import note_lock
 from resmgr.fuse.request import Request
 from resmgr.iomsg import LOCK_FOUND, LOCK_SET, LOCK_TEST, LOCK_WAIT
@@ -56,13 +58,38 @@ def _send(
         asked = LockRequest(operation, kind, 0, LOCK_END, owner, pid, True)
     else:
         asked = LockRequest(operation, kind, start, LOCK_END if last >= _LAST else last + 1, owner, pid)
+    _decide(core, request, file, asked, reply_len, step)
+
+
+def _decide(
+    core: Core, request: Request, file: File, asked: LockRequest, reply_len: int, step: Callable[[Request, int, Buffer], None]
+) -> None:
+    """Have the server answer, or, if all locks of the file are ours, answer."""
+    kind, operation = asked.kind, asked.operation
+    if request.answered:
+        return
     if kind != _UNLOCK and operation != LOCK_TEST:
         file.locked = True
-        if not whole:
+        if not asked.whole:
             locks = file.node.locks
             if locks is None:
                 locks = file.node.locks = {}
-            locks[owner] = file
+            locks[asked.owner] = file
+    own = core.own_locks.of(file)
+    if own is None and kind != _UNLOCK and operation != LOCK_TEST and core.own_locks.worth(request, file):
+        core.own_locks.ask(file, partial(_forget, core, file.node))
+        # It may be refused already.
+        own = core.own_locks.of(file)
+    elif own is not None and own.state is State.HELD and not core.delegated.awake():
+        # It may be given back already.
+        own = core.own_locks.of(file)
+    if own is not None:
+        again = partial(_decide, core, request, file, asked, reply_len, step)
+        if own.state is State.HELD:
+            _here(core, own, request, file, asked, again)
+        else:
+            own.queue.append(again)
+        return
 
     def over() -> None:
         if not request.answered:
@@ -70,7 +97,7 @@ def _send(
         else:
             # The program was told that it has no lock.
             core.drops["locks_undone"] += 1
-            unlock(file, asked, lambda: None)
+            unlock(core, file, asked, lambda: None)
         core.error(request, 0)
 
     def done(request: Request, status: int, reply: Buffer) -> None:
@@ -82,6 +109,35 @@ def _send(
             step(request, status, reply)
 
     core.on_file(request, file, (pack_lock(file.ocb, asked),), reply_len, done)
+
+
+def _here(core: Core, own: Own, request: Request, file: File, asked: LockRequest, again: Callable[[], None]) -> None:
+    """Nobody else has the file open. *again* begins anew, when that is not so any more."""
+    if asked.operation == LOCK_TEST:
+        found = core.own_locks.test(own, asked)
+        pid, (start, end, kind) = (0, (asked.start, asked.end, _UNLOCK)) if found is None else found
+        core.answer(request, formats.LK_REPLY.pack(formats.LK_REPLY.size, 0, request.unique, start, min(end - 1, _LAST), kind, pid))
+        return
+
+    def done(code: int) -> None:
+        if not code and request.answered and asked.kind != _UNLOCK:
+            core.drops["locks_undone"] += 1
+            unlock(core, file, asked, lambda: None)
+        elif not code:
+            note_lock(file, asked)
+        core.error(request, code)
+
+    result = core.own_locks.lock(own, asked, again, done if asked.operation == LOCK_WAIT else None)
+    if isinstance(result, int):
+        done(result)
+        return
+    waiter = result
+
+    def give_up() -> None:
+        if core.own_locks.cancel(own, waiter):
+            core.error(request, errno.EINTR)
+
+    request.on_interrupt = give_up
 
 
 def _forget(core: Core, node: Node, then: Callable[[], None]) -> None:
@@ -117,13 +173,21 @@ def _answer(request: Request, status: int) -> None:
         request.core.error(request, 0)
 
 
-def unlock(file: File, asked: LockRequest, then: Callable[[], None]) -> None:
+def unlock(core: Core, file: File, asked: LockRequest, then: Callable[[], None]) -> None:
     """Give up *asked*'s range; *then* when the server knows, or cannot be told."""
+    own = core.own_locks.of(file)
+    if own is not None:
+        if own.state is State.HELD:
+            core.own_locks.lock(own, LockRequest(LOCK_SET, _UNLOCK, asked.start, asked.end, asked.owner, 0, asked.whole), then, None)
+            then()
+        else:
+            own.queue.append(partial(unlock, core, file, asked, then))
+        return
     message = pack_lock(file.ocb, LockRequest(LOCK_SET, _UNLOCK, asked.start, asked.end, asked.owner, 0, asked.whole))
     file.connection.submit((message,), 0, lambda status, reply: then())
 
 
-def closing(file: File, owner: int, then: Callable[[], None]) -> None:
+def closing(core: Core, file: File, owner: int, then: Callable[[], None]) -> None:
     """A process, *owner*, closes a descriptor of the file: none of its locks is left when *then* is called."""
     locks = file.node.locks
     through = None if locks is None else locks.pop(owner, None)
@@ -134,7 +198,7 @@ def closing(file: File, owner: int, then: Callable[[], None]) -> None:
         file.node.locks = None
     everything = LockRequest(LOCK_SET, _UNLOCK, 0, LOCK_END, owner)
     note_lock(through, everything)
-    unlock(through, everything, then)
+    unlock(core, through, everything, then)
 
 
 def released(file: File) -> None:

@@ -85,6 +85,13 @@ class FuseOptions:
         least=0,
         most=86400,
     )
+    delegations: int = option(
+        "Files, read more than once or locked, of which a server is asked to let nobody open them for more before it has asked here: to "
+        "open them again, or lock them, costs no message (docs/protocol/delegation.md); 0: none.",
+        64,
+        least=0,
+        most=256,
+    )
     prefetch: int = option("First bytes asked for with a read-only open; 0: none.", 64 * 1024, least=0, most=128 * 1024, size=True)
     attributes_ahead: int = option(
         "Bytes of entries with attributes read ahead of one directory in which names are looked up one after another; 0: none.",

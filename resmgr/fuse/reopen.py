@@ -111,7 +111,7 @@ class Reopening:
         core = self._core
         batch, self._young = self._young[:IDENTIFY_AT_ONCE], self._young[IDENTIFY_AT_ONCE:]
         for file in batch:
-            if core.files.get(file.fh) is file and not file.dead and not file.node.server.no_tokens:
+            if core.files.get(file.fh) is file and not (file.dead or file.token or file.node.server.no_tokens):
                 self.asking += 1
                 done = partial(self._identified, file, file.connection)
                 file.connection.submit((REQUEST.pack(Io.IDENTIFY, 0, 0, file.ocb),), TOKEN_MAX, done)

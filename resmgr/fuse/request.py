@@ -78,6 +78,7 @@ class Request:
         "kind",
         "name",
         "node",
+        "on_interrupt",
         "opcode",
         "own",
         "path",
@@ -113,6 +114,8 @@ class Request:
         """It was on the way when its node went down: it may have been carried out."""
         self.held = False
         """Memory of the waiting program is being read or written: not to be answered before that is over."""
+        self.on_interrupt: Callable[[], None] | None = None
+        """What waits here, and for no server, is given up by this."""
         self.pending: Pending | None = None
         self.base: Node | None = None
         """The directory whose handle the message carries; None: no handle that could be got again."""

@@ -101,6 +101,7 @@ class Session:
         machine.on_output = self._flush
         machine.on_end = self._ended_later
         machine.tell_kernel = self._tell
+        machine.delegated.asleep = _asleep
 
     def start(self) -> None:
         """Begin to serve."""
@@ -365,3 +366,8 @@ class Session:
         self.close()
         if self._on_end is not None:
             self._on_end(reason)
+
+
+def _asleep() -> float:
+    """Seconds that this machine was asleep since it was booted: the dispatch's clock stands still meanwhile."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - time.clock_gettime(time.CLOCK_MONOTONIC)

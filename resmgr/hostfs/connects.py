@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 
 from resmgr.channel import Message
-from resmgr.hostfs.objects import HostClient, HostHandle
+from resmgr.hostfs.objects import HostClient, HostHandle, Opened
 from resmgr.hostfs.operations import Operations
 from resmgr.hostfs.running import Operation, Running
 from resmgr.iofunc.handle import Handle
@@ -15,6 +15,7 @@ from resmgr.iomsg import (
     ENTRY,
     LOOKUP_WATCH,
     MKDIR_WATCH,
+    OPEN_DELEGATE,
     OPEN_WATCH,
     SETATTR_SURE,
     WATCH_ATTRIB,
@@ -45,7 +46,12 @@ def handlers(fs: Running) -> dict[Connect, Handler]:
             request.prefetch = max(0, room)
         if request.flags & OPEN_WATCH and message.channel is fs.manager.channel:
             request.watch = partial(fs.watching.add, client)
-        fs.run(message, client, base, request, Operations.open)
+        delegate: Callable[[Opened], bool] | None = None
+        if request.flags & OPEN_DELEGATE and message.channel is fs.manager.channel:
+            place = base or client.root
+            assert isinstance(place, HostHandle)
+            delegate = partial(fs.delegations.offer, client, place, request.path)
+        fs.run(message, client, base, request, Operations.open, delegate=delegate)
 
     def mkdir(message: Message, client: HostClient, request: ConnectRequest, base: Handle | None) -> None:
         fs.manager.check_room(client)

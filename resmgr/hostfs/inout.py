@@ -75,6 +75,7 @@ def handlers(fs: Running) -> dict[Io, Handler]:
         Io.FETCH: fs.fetches.fetch,
         Io.IDENTIFY: fs.reopening.identify,
         Io.LOCK: fs.locks.answer,
+        Io.DELEGATION: lambda message, client, handle, flags: fs.delegations.message(message, client, handle, flags),
         Io.NOTIFY: fs.special.notify,
         Io.DEVCTL: fs.special.devctl,
     }

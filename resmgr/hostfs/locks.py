@@ -16,7 +16,7 @@ import errno
 import fcntl
 import os
 import struct
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 
 from resmgr.channel import Message
 from resmgr.dispatch import Dispatch, Timer
@@ -29,7 +29,7 @@ from resmgr.iofunc.handle import Handle
 from resmgr.iofunc.locking import FileLocks
 from resmgr.iofunc.locks import END, UNLOCK, WRITE, Owner
 from resmgr.iomsg import LOCK_TEST
-from resmgr.iorequest import parse_lock
+from resmgr.iorequest import LockRequest, parse_lock
 
 AGAIN = 0.05
 F_OFD_SETLK = 37
@@ -57,6 +57,20 @@ class _Carrier:
             self._after()
 
 
+class _Shared(_Carrier):
+    """The open file of a handle, by which its client had a delegation: it carries all locks that stood then. `places`: owners of files that
+    have something by it."""
+
+    __slots__ = ("places",)
+
+    def __init__(self, handle: HostHandle) -> None:
+        super().__init__(handle.fd, handle.readable, handle.writable, handle)
+        self.places: set[tuple[Hashable, Owner]] = set()
+
+    def close(self) -> None:
+        """It is the handle's."""
+
+
 class HostLocks:
     """The LOCK handler of a `HostFs`, and its `resmgr.iofunc.locks.Outer`. Counts what `FileLocks` does, and `locks_not_carried`: locks
     that the kernel could not be asked for, which only clients see; `locks_grace`: those that were held up after a restart."""
@@ -70,6 +84,9 @@ class HostLocks:
         self._refused = False
         self._timer: Timer | None = None
         self._grace: Grace | None = None
+        self._adopting: _Shared | None = None
+        self.held_up: Callable[[Message, tuple[int, int]], bool] = lambda message, file: False
+        """Whether *message*, a LOCK of a file (st_dev, st_ino) whose locks are a client's own affair, is looked at later."""
 
     def remember(self, path: str, boot: bytes, noted: Iterable[Entry]) -> None:
         """Note in the file *path* what other nodes have locked, and hold up others for what was noted there before (`grace`). Once; later
@@ -85,6 +102,8 @@ class HostLocks:
         status = os.fstat(handle.fd)
         shared = handle.scope.write and handle.device.blocking_until != FOREVER and not isinstance(handle, DeviceHandle)
         key: _Key = (status.st_dev, status.st_ino, shared, handle.scope.write)
+        if handle.writable and self.held_up(message, (status.st_dev, status.st_ino)):
+            return
         grace = self._grace
         if grace is not None and grace.holds_up(status.st_dev, status.st_ino, client.info.node, handle.reopened):
             request = parse_lock(message.data)
@@ -93,6 +112,34 @@ class HostLocks:
                 return
         self._files.answer(message, client, handle, key, handle.readable, handle.writable)
         self._watch()
+
+    # ---- delegations
+
+    def lends(self, device: int, inode: int, node: str) -> bool:
+        """Whether nothing of a file is locked, and nobody has to be waited for, so that all its locks may be *node*'s own affair."""
+        if self._grace is not None and self._grace.holds_up(device, inode, node, False):
+            return False
+        return not any(self._files.locks.used((device, inode, shared, write)) for shared in (True, False) for write in (True, False))
+
+    def lent(self, handle: HostHandle, device: int, inode: int, node: str) -> None:
+        """They are, through *handle*: as if everything was locked, over a restart of this daemon."""
+        if self._grace is not None:
+            self._grace.took(handle, (device, inode, node))
+
+    def returned(self, handle: HostHandle) -> None:
+        """They are not any more."""
+        if self._grace is not None:
+            self._grace.gave(handle)
+
+    def adopt(self, client: HostClient, handle: HostHandle, device: int, inode: int, locks: list[LockRequest]) -> None:
+        """*client* gives its own locks to us, before anybody else can have the file open. OSError: not all can be had."""
+        self._adopting = _Shared(handle)
+        try:
+            code = self._files.adopt(client, handle, (device, inode, True, True), locks)
+        finally:
+            self._adopting = None
+        if code:
+            raise OSError(code, "locks that were granted cannot be had")
 
     def _hold_up(self, grace: Grace, message: Message, client: HostClient, handle: HostHandle, key: _Key) -> None:
         """Others may have had what is asked for, and come for it yet."""
@@ -175,17 +222,32 @@ class HostLocks:
         if carrier is None:
             return
         try:
-            if owner.whole:
+            if isinstance(carrier, _Shared):
+                self._give_shared(carrier, (key, owner), start, end)
+            elif owner.whole:
                 fcntl.flock(carrier.fd, fcntl.LOCK_UN)
             else:
                 _range(carrier.fd, fcntl.F_UNLCK, start, end)
         except OSError:
             self._files.counters["locks_not_carried"] += 1
 
+    def _give_shared(self, carrier: _Shared, place: tuple[Hashable, Owner], start: int, end: int) -> None:
+        """Let go of what no other owner has by the same open file; where several have something, all are readers."""
+        others = [other for other in carrier.places if other != place and other[1].whole == place[1].whole]
+        if place[1].whole:
+            if not others:
+                fcntl.flock(carrier.fd, fcntl.LOCK_UN)
+            return
+        held = [one for key, owner in others for one in self._files.locks.ranges(key, owner)]
+        for low, high in without(start, end, held):
+            _range(carrier.fd, fcntl.F_UNLCK, low, high)
+
     def forget(self, key: Hashable, owner: Owner) -> None:
         if self._grace is not None:
             self._grace.gave((key, owner))
         carrier = self._carriers.pop((key, owner), None)
+        if isinstance(carrier, _Shared):
+            carrier.places.discard((key, owner))
         if carrier is not None:
             carrier.close()
 
@@ -197,6 +259,10 @@ class HostLocks:
         old = self._carriers.get(place)
         if old is not None and (owner.whole or (old.writable if kind == WRITE else old.readable)):
             return old
+        if old is None and self._adopting is not None:
+            self._adopting.places.add(place)
+            self._carriers[place] = self._adopting
+            return self._adopting
         readable = handle.readable or (old is not None and old.readable)
         writable = handle.writable or (old is not None and old.writable)
         access = os.O_RDWR if readable and writable else os.O_WRONLY if writable else os.O_RDONLY
@@ -204,10 +270,23 @@ class HostLocks:
         new = self._carriers[place] = _Carrier(fd, readable, writable, handle)
         if old is not None:
             for low, high, held in self._files.locks.ranges(key, owner):
-                _range(old.fd, fcntl.F_UNLCK, low, high)
+                if isinstance(old, _Shared):
+                    self._give_shared(old, place, low, high)
+                else:
+                    _range(old.fd, fcntl.F_UNLCK, low, high)
                 _range(fd, fcntl.F_WRLCK if held == WRITE else fcntl.F_RDLCK, low, high)
+            if isinstance(old, _Shared):
+                old.places.discard(place)
             old.close()
         return new
+
+
+def without(start: int, end: int, held: Iterable[tuple[int, int, int]]) -> list[tuple[int, int]]:
+    """What of [start, end) is in none of *held*."""
+    left = [(start, end)]
+    for low, high, _ in held:
+        left = [part for one in left for part in ((one[0], min(one[1], low)), (max(one[0], high), one[1])) if part[0] < part[1]]
+    return left
 
 
 def _range(fd: int, kind: int, start: int, end: int) -> None:

@@ -18,6 +18,7 @@ from functools import partial
 from resmgr.access import SCOPE_NONE, Policy
 from resmgr.channel import PID_SYSTEM, Kernel
 from resmgr.hostfs import connects, inout
+from resmgr.hostfs.delegating import HostDelegations
 from resmgr.hostfs.device import Devices
 from resmgr.hostfs.fetches import Fetches
 from resmgr.hostfs.grace import Entry
@@ -106,6 +107,8 @@ class HostFs(Running):
         self.watching = Watching(kernel.own_dispatch, self.devices.ino, self.mounts, self.counters)
         self.mounts.on_change = self._mounts_changed
         self.locks.count_in(self.counters)
+        self.delegations = HostDelegations(self)
+        self.ops.leased = self.delegations.leased
         self.special.serve(self.manager, self.ops)
 
     def remember_locks(self, path: str, noted: Iterable[Entry]) -> None:
@@ -134,6 +137,7 @@ class HostFs(Running):
         self.fetches.close()
         self.offers.close()
         self.manager.destroy()
+        self.delegations.close()
         self.locks.close()
         self.special.close()
         self.root.close()

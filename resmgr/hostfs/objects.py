@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
 from functools import partial
@@ -90,10 +91,31 @@ class HostClient(Client):
         self.root: HostHandle | None = None
 
 
+class Leased(BlockingIOError):
+    """A file of which somebody has a delegation would be waited for in the kernel. *key*: st_dev, st_ino."""
+
+    def __init__(self, key: tuple[int, int]) -> None:
+        super().__init__(errno.EAGAIN, "somebody has a delegation of it")
+        self.key = key
+
+
+class Busy:
+    """What a worker thread met: an EAGAIN of open(2), or `Leased`."""
+
+    __slots__ = ("errno", "key")
+
+    def __init__(self, error: BlockingIOError) -> None:
+        self.errno = error.errno or errno.EAGAIN
+        self.key: tuple[int, int] | None = error.key if isinstance(error, Leased) else None
+
+    def discard(self) -> None:
+        """There is nothing to be given back."""
+
+
 class Opened:
     """What an operation made: to be registered and told to the client, or to be discarded."""
 
-    __slots__ = ("attr", "data", "empty", "node", "ocb", "watched")
+    __slots__ = ("attr", "data", "delegated", "empty", "node", "ocb", "watched")
 
     def __init__(
         self, attr: bytes, node: HostHandle | None, ocb: HostHandle | None, data: bytes | bytearray = b"", watched: bool = False
@@ -105,6 +127,7 @@ class Opened:
         self.watched = watched
         self.empty = False
         """`Entry.empty`."""
+        self.delegated = False
 
     def discard(self) -> None:
         for handle in (self.node, self.ocb):

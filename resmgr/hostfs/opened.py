@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from stat import S_IFREG, S_IFSOCK, S_ISDIR, S_ISLNK, S_ISREG
 from typing import Final, Protocol
 
 from resmgr.access import Scope
 from resmgr.hostfs import syscalls
-from resmgr.hostfs.objects import HostHandle
+from resmgr.hostfs.objects import HostHandle, Leased
 from resmgr.hostfs.ownproc import own
 from resmgr.iomsg import (
     ATTR,
@@ -43,10 +43,11 @@ _AT_FDCWD: Final = -100
 
 class Attributes(Protocol):
     """Packs what stat says, with inode numbers of the served tree and owners as the client is told them. `at_risk`: names that a listing
-    must not stat (`mountpoints`)."""
+    must not stat (`mountpoints`). `leased`: files (st_dev, st_ino) that somebody has a delegation of."""
 
     owners: Owners | None
     at_risk: Mapping[bytes, int]
+    leased: Container[tuple[int, int]]
 
     def attr(self, status: os.stat_result) -> bytes: ...
 
@@ -106,9 +107,14 @@ def change(attrs: Attributes, fd: int, scope: Scope, change: SetAttr, writable: 
         if writable:
             os.ftruncate(fd, change.size)
         else:
-            kind = os.fstat(fd).st_mode
+            status = os.fstat(fd)
+            kind = status.st_mode
             if not S_ISREG(kind):
                 raise OSError(errno.EISDIR if S_ISDIR(kind) else errno.EINVAL, "not a regular file")
+            # A truncate by name waits in the kernel for who has a lease.
+            key = (status.st_dev, status.st_ino)
+            if key in attrs.leased:
+                raise Leased(key)
             os.truncate(path, change.size)
     if not valid:
         _lose_bits(path)

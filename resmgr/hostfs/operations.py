@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from stat import S_IFIFO, S_IFMT, S_IFREG, S_IFSOCK, S_ISBLK, S_ISCHR, S_ISDIR, S_ISLNK
 from typing import Final
 
@@ -78,7 +78,8 @@ class Operations:
         self._process_umask = process_umask
         self._openat2 = True
         self.at_risk: Mapping[bytes, int] = {}
-        """For `read_directory`."""
+        self.leased: Container[tuple[int, int]] = frozenset()
+        """For `read_directory` and `change`."""
 
     def for_owners(self, owners: Owners | None) -> Operations:
         """The same for clients with another view of owners."""
@@ -86,6 +87,7 @@ class Operations:
             return self
         other = Operations(self.devices, self._process_umask, owners)
         other.head = self.head
+        other.leased = self.leased
         return other
 
     # ---- attributes

@@ -21,7 +21,7 @@ from stat import S_ISREG
 
 from resmgr.channel import Message
 from resmgr.hostfs import syscalls
-from resmgr.hostfs.objects import HostClient, HostHandle, Opened
+from resmgr.hostfs.objects import Busy, HostClient, HostHandle, Opened
 from resmgr.hostfs.running import Result, Running
 from resmgr.iofunc.handle import Handle
 from resmgr.iomsg import PATH_MAX, Connect
@@ -119,6 +119,8 @@ class Reopening:
         def work() -> Result:
             try:
                 return fs.switch.run(identity, open_same, place, request.path)
+            except BlockingIOError as met:
+                return Busy(met)
             except OSError as error:
                 if error.errno not in _AWAY:
                     raise
@@ -132,6 +134,8 @@ class Reopening:
                 finally:
                     os.close(anchor)
                 return fs.switch.run(identity, open_same, root, path)
+            except BlockingIOError as met:
+                return Busy(met)
             except OSError as error:
                 raise OSError(errno.ESTALE if error.errno in _AWAY else error.errno, "cannot be opened where it is now") from None
 

@@ -22,7 +22,7 @@ from resmgr.hostfs.device import Device, Devices
 from resmgr.hostfs.identity import Identity, Switch
 from resmgr.hostfs.locks import HostLocks
 from resmgr.hostfs.mountpoints import MountPoints
-from resmgr.hostfs.objects import HostClient, HostHandle, Opened
+from resmgr.hostfs.objects import Busy, HostClient, HostHandle, Leased, Opened
 from resmgr.hostfs.operations import Operations
 from resmgr.hostfs.special import Special
 from resmgr.hostfs.streams import DeviceIo
@@ -30,6 +30,7 @@ from resmgr.hostfs.watching import Watching
 from resmgr.iofunc.handle import Handle
 from resmgr.iofunc.manager import Manager
 from resmgr.iomsg import (
+    DELEGATED,
     EMPTY,
     WATCH_ATTRIB,
     WATCH_CLOSE_WRITE,
@@ -62,11 +63,12 @@ _CHANGES: Final = {
 """Events that come of connect messages."""
 
 if TYPE_CHECKING:
+    from resmgr.hostfs.delegating import HostDelegations
     from resmgr.hostfs.fetches import Fetches
     from resmgr.hostfs.offers import Offers
     from resmgr.hostfs.reopen import Reopening
 
-Result = bytes | Opened | Special
+Result = bytes | Opened | Special | Busy
 Operation = Callable[[Operations, HostHandle, ConnectRequest], Result]
 
 
@@ -89,6 +91,7 @@ class Running:
     offers: Offers
     fetches: Fetches
     watching: Watching
+    delegations: HostDelegations
     counters: dict[str, int]
     refusals: Refusals
 
@@ -139,9 +142,10 @@ class Running:
         operation: Operation,
         second: Handle | None = None,
         inline: bool = True,
+        delegate: Callable[[Opened], bool] | None = None,
     ) -> None:
         """Carry out a connect operation and answer. *second* is a further handle that the operation uses. Not *inline*: it takes long
-        whatever the file system."""
+        whatever the file system. *delegate*: offers the client a delegation of what was opened."""
         identity = self.identity(client)
         place = base or client.root
         ops = client.ops
@@ -172,8 +176,13 @@ class Running:
         except NotExported as error:
             self.refused(client, error.path)
             raise
+        except BlockingIOError as met:
+            self.delegations.caught(message, met)
+            return
         finally:
             device.took(monotonic() - start, now)
+        if delegate is not None and isinstance(result, Opened):
+            result.delegated = delegate(result)
         if self.watching.active:
             self._changed(client, place, request, result, second)
         if isinstance(result, bytes):
@@ -190,6 +199,8 @@ class Running:
         except NotExported as error:
             self.dispatch.call_from_thread(partial(self.refused, client, error.path))
             raise
+        except BlockingIOError as met:
+            return Busy(met)
 
     def refused(self, client: HostClient, path: bytes) -> None:
         """The client asked for what no export covers."""
@@ -247,6 +258,9 @@ class Running:
         if isinstance(result, Special):
             self.special.open(message, client, result)
             return
+        if isinstance(result, Busy):
+            self.delegations.caught(message, result)
+            return
         try:
             self.manager.check_room(client)
         except OSError:
@@ -256,7 +270,7 @@ class Running:
         ocb = 0 if result.ocb is None else self.manager.add(message, client, result.ocb)
         if result.ocb is not None and result.ocb.directory:
             node = ocb
-        bits = (WATCHED if result.watched else 0) | (EMPTY if result.empty else 0)
+        bits = (WATCHED if result.watched else 0) | (EMPTY if result.empty else 0) | (DELEGATED if result.delegated else 0)
         message.reply(0, self.ops.entry(result.attr, node, ocb, result.data, bits))
 
     def io(
@@ -275,15 +289,30 @@ class Running:
         if not inline or device.blocking_until > now:
             self.counters["threaded"] += 1
             self.manager.background(
-                message, client, (handle,), lambda: self.switch.run(identity, work), lambda data: message.reply(0, data), lane=device.lane
+                message, client, (handle,), lambda: self._worked(identity, work), lambda data: self._done(message, data), lane=device.lane
             )
             return
         start = monotonic()
         try:
             data = self.switch.run(identity, work)
+        except Leased as met:
+            self.delegations.caught(message, met)
+            return
         finally:
             device.took(monotonic() - start, now, expected)
         message.reply(0, data)
+
+    def _worked(self, identity: Identity, work: Callable[[], bytes]) -> bytes | Busy:
+        try:
+            return self.switch.run(identity, work)
+        except Leased as met:
+            return Busy(met)
+
+    def _done(self, message: Message, data: bytes | Busy) -> None:
+        if isinstance(data, Busy):
+            self.delegations.caught(message, data)
+        else:
+            message.reply(0, data)
 
     def second(self, message: Message, client: HostClient, request: ConnectRequest) -> HostHandle:
         """The further base handle that *request* names."""

@@ -41,6 +41,7 @@ from resmgr.iomsg import (
     WATCH_MOVED_FROM,
     WATCH_MOVED_TO,
     WATCH_OVERFLOW,
+    WATCH_RECALL,
 )
 
 logger = logging.getLogger(__name__)
@@ -222,6 +223,17 @@ class Watching:
         if listener is not None and number is not None:
             listener.tell(ino, WATCH_IGNORED)
             self._leave(listener, number)
+
+    def tells(self, client: HostClient, ino: int) -> bool:
+        """Whether *client* is told of what happens in the directory *ino*."""
+        listener = self._listeners.get(client)
+        return listener is not None and ino in listener.watched
+
+    def recall(self, client: HostClient, ino: int) -> None:
+        """*client* is told that its delegation of the file *ino* is to be given back."""
+        listener = self._listeners.get(client)
+        if listener is not None:
+            listener.tell(ino, WATCH_RECALL)
 
     def next(self, message: Message, client: HostClient) -> None:
         """WATCH_NEXT."""

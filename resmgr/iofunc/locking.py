@@ -14,7 +14,7 @@ from resmgr.channel import Message
 from resmgr.iofunc.handle import Client, Handle
 from resmgr.iofunc.locks import END, READ, UNLOCK, WRITE, Locks, Outer, Owner, Waiter
 from resmgr.iomsg import LOCK_FOUND, LOCK_TEST, LOCK_WAIT
-from resmgr.iorequest import parse_lock
+from resmgr.iorequest import LockRequest, parse_lock
 
 _Place = tuple[Hashable, Owner]
 """An owner at an object."""
@@ -60,20 +60,11 @@ class FileLocks:
             return
         if not request.whole and ((request.kind == READ and not readable) or (request.kind == WRITE and not writable)):
             raise OSError(errno.EBADF, "not open for that")
-        through = self._through.get(handle)
-        if through is None:
-            if request.kind == UNLOCK:
-                self.locks.lock(key, owner, UNLOCK, request.start, request.end)
-                message.reply(0)
-                return
-            through = self._through[handle] = _Through()
-            if handle.at_close is None:
-                handle.at_close = {}
-            handle.at_close[self] = self._closed
-        through.owners[key, owner] = None
-        askers = self._askers.setdefault((key, owner), {})
-        askers.pop(handle, None)
-        askers[handle] = None
+        if request.kind == UNLOCK and handle not in self._through:
+            self.locks.lock(key, owner, UNLOCK, request.start, request.end)
+            message.reply(0)
+            return
+        through = self._asks(handle, key, owner)
         waiting: list[Waiter] = []
 
         def done(code: int) -> None:
@@ -109,6 +100,34 @@ class FileLocks:
             message.error(result)
         else:
             message.reply(0)
+
+    def adopt(self, client: Client, handle: Handle, key: Hashable, locks: list[LockRequest]) -> int:
+        """*client* has granted *locks* of *key* itself, through *handle*, and gives them to us. 0, or the errno of the first that cannot be
+        had."""
+        info = client.info
+        for one in locks:
+            owner = Owner(info.scoid, info.nd, one.owner, one.whole)
+            through = self._asks(handle, key, owner)
+            result = self.locks.lock(key, owner, one.kind, one.start, one.end, one.pid)
+            self._tidy(handle, through, key, owner)
+            if result:
+                assert isinstance(result, int)
+                return result
+        return 0
+
+    def _asks(self, handle: Handle, key: Hashable, owner: Owner) -> _Through:
+        """*owner* asks for something of *key* through *handle*."""
+        through = self._through.get(handle)
+        if through is None:
+            through = self._through[handle] = _Through()
+            if handle.at_close is None:
+                handle.at_close = {}
+            handle.at_close[self] = self._closed
+        through.owners[key, owner] = None
+        askers = self._askers.setdefault((key, owner), {})
+        askers.pop(handle, None)
+        askers[handle] = None
+        return through
 
     def _tidy(self, handle: Handle, through: _Through, key: Hashable, owner: Owner) -> None:
         """Forget what has no lock left."""

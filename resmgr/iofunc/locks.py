@@ -296,6 +296,10 @@ class Locks:
         table = self._tables.get((key, owner.whole))
         return [] if table is None else list(table.held.get(owner, ()))
 
+    def used(self, key: Hashable) -> bool:
+        """Whether anybody holds anything of *key*, or waits for it."""
+        return (key, False) in self._tables or (key, True) in self._tables
+
     def holds(self, key: Hashable, owner: Owner) -> bool:
         """Whether *owner* holds anything of *key*."""
         table = self._tables.get((key, owner.whole))

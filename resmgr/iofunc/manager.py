@@ -112,6 +112,15 @@ class Manager(Generic[C]):
         except Exception as error:
             self.failed(message, error)
 
+    def serve(self, kind: Io, handler: Callable[[Message, C, Handle, int], None]) -> None:
+        """Answer I/O messages of one more kind."""
+        self._io[int(kind)] = handler
+
+    def again(self, message: Message) -> None:
+        """Handle *message*, that a handler has kept, from its beginning, unless it was answered meanwhile."""
+        if not message.answered:
+            self._receive(message)
+
     def _unsupported(self, message: Message) -> None:
         self.counters["unsupported"] += 1
         message.error(errno.ENOSYS)

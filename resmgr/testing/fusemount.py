@@ -135,6 +135,9 @@ class Server:
             counts = dict(self.host_messages)
             self.host_messages.clear()
             return counts
+        elif kind == "quiet":
+            # As if nobody had changed anything for long.
+            self.machine.delegated.quiet = 0.0
         elif kind == "unmount":
             try:
                 self.mount.detach(lazy=order.get("lazy") == "yes")

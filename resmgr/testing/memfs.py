@@ -13,8 +13,6 @@ import os
 from collections.abc import Callable, Iterator
 from stat import S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, S_ISDIR, S_ISREG
 
-import attrs
-
 from resmgr.channel import PID_SYSTEM, Kernel, Message
 from resmgr.dispatch import Buffer
 from resmgr.iofunc.handle import Client, Handle
@@ -25,6 +23,7 @@ from resmgr.iomsg import (
     MKDIR_WATCH,
     NAME_MAX,
     OFFSET_APPEND,
+    OPEN_DELEGATE,
     OPEN_WATCH,
     READDIR_ATTRS,
     SET_ATIME,
@@ -57,6 +56,8 @@ from resmgr.iorequest import (
     parse_space,
     parse_write,
 )
+from resmgr.testing.memdelegations import MemDelegations
+from resmgr.testing.memfault import Fault as Fault
 from resmgr.testing.memtree import BLOCK, MAY_READ, MAY_SEARCH, MAY_WRITE, Inode, Tree
 from resmgr.testing.memwatch import MemWatch
 
@@ -66,27 +67,6 @@ FALLOC_KEEP_SIZE = 1
 FALLOC_PUNCH_HOLE = 2
 CAPACITY_BLOCKS = 1 << 20
 """What statfs says; nothing is enforced."""
-
-
-@attrs.define
-class Fault:
-    """What goes wrong with messages. *operation* is the lower-case name of a connect subtype or I/O type ("lookup", "read"), or "*";
-    *name*, if not None, the last component of the path or the name by which the handle was obtained.
-
-    *code*: answer with this errno. *delay*: seconds until it is handled (or answered with *code*). *hang*: never handled. The client's
-    unblock ends it with EINTR, unless *deaf*. *times*: how many messages it hits, None: all until it is removed.
-    """
-
-    operation: str
-    name: bytes | None = None
-    code: int = 0
-    delay: float = 0.0
-    hang: bool = False
-    deaf: bool = False
-    times: int | None = None
-    late: float = 0.0
-    """LOOKUP and OPEN: handled at once, answered so many seconds later."""
-    hits: int = 0
 
 
 class MemHandle(Handle):
@@ -122,6 +102,7 @@ class MemFs(Tree):
         """An open directory's OCB is told as its base handle, too."""
         self.watching: MemWatch | None = None
         """Set it to have directories watched."""
+        self.delegations: MemDelegations | None = None
         self.requests: dict[str, int] = {}
         self._answered_late: dict[Message, float] = {}
         self.hanging: list[Message] = []
@@ -164,6 +145,26 @@ class MemFs(Tree):
             on_gone=lambda client: None if self.watching is None else self.watching.gone(client),
         )
         self.target = Target(0, pid, self.manager.channel.chid)
+
+    def delegate(self) -> MemDelegations:
+        """From now on files are delegated to who asks, and locked. After `watch`."""
+        delegations = self.delegations = MemDelegations(self)
+        self.manager.serve(Io.LOCK, self._io_gate("lock", delegations.lock))
+        self.manager.serve(Io.DELEGATION, self._io_gate("delegation", delegations.message))
+        return delegations
+
+    def inode_of(self, handle: Handle) -> Inode:
+        """What *handle*, one of this file system, is of."""
+        assert isinstance(handle, MemHandle)
+        return handle.inode
+
+    def writes(self, handle: Handle) -> bool:
+        """Whether *handle* is open for writing."""
+        return isinstance(handle, MemHandle) and handle.flags is not None and bool(handle.flags & os.O_ACCMODE)
+
+    def opens(self, handle: Handle) -> bool:
+        """Whether *handle* is an open control block."""
+        return isinstance(handle, MemHandle) and handle.flags is not None
 
     def watch(self) -> MemWatch:
         """From now on directories are watched for who asks."""
@@ -277,6 +278,7 @@ class MemFs(Tree):
         keep: bool = False,
         watch: bool = False,
         empty: bool = False,
+        delegated: bool = False,
     ) -> None:
         handle = 0
         if keep or (ocb is None and S_ISDIR(inode.mode)):
@@ -287,7 +289,8 @@ class MemFs(Tree):
             handle = number
         own = watch and message.channel is self.manager.channel and S_ISDIR(inode.mode)
         watched = own and self.watching is not None and self.watching.add(client, inode)
-        reply = Entry(self.target, handle, number, self.attr(inode), data, watched=watched, empty=empty and watched).pack()
+        entry = Entry(self.target, handle, number, self.attr(inode), data, watched=watched, empty=empty and watched, delegated=delegated)
+        reply = entry.pack()
         late = self._answered_late.pop(message, 0.0)
         if late:
             self._dispatch.call_at(self._dispatch.now() + late, lambda: None if message.answered else message.reply(0, reply))
@@ -315,6 +318,8 @@ class MemFs(Tree):
             if not S_ISDIR(inode.mode) and not S_ISREG(inode.mode):
                 raise OSError(errno.ENXIO, "not a regular file")
             access = flags & os.O_ACCMODE
+            if self.delegations is not None and self.delegations.waits(message, inode, flags):
+                return
             if S_ISDIR(inode.mode) and access != os.O_RDONLY:
                 raise IsADirectoryError(errno.EISDIR, "directory")
             self.may(
@@ -329,7 +334,10 @@ class MemFs(Tree):
             data = b"".join(self._entries(inode, 0, request.prefetch, True))
         elif request.prefetch and flags & os.O_ACCMODE == os.O_RDONLY:
             data = bytes(inode.data[: request.prefetch])
-        self._entry(message, client, inode, name, ocb=MemHandle(inode, name, flags), data=data, watch=bool(flags & OPEN_WATCH))
+        ocb = MemHandle(inode, name, flags)
+        asked = flags & OPEN_DELEGATE and message.channel is self.manager.channel
+        delegated = bool(asked) and self.delegations is not None and self.delegations.offer(client, directory, ocb)
+        self._entry(message, client, inode, name, ocb=ocb, data=data, watch=bool(flags & OPEN_WATCH), delegated=delegated)
 
     def _make(
         self, message: Message, client: Client, request: ConnectRequest, base: MemHandle | None, mode: int, data: bytes = b""
@@ -434,6 +442,8 @@ class MemFs(Tree):
     def _setattr_path(self, message: Message, client: Client, request: ConnectRequest, base: MemHandle | None) -> None:
         _, _, inode = self.existing(message.info.credentials, _inode(base), request.path)
         assert request.change is not None
+        if request.change.valid & SET_SIZE and self.delegations is not None and self.delegations.waits(message, inode, os.O_WRONLY):
+            return
         self._set(message, inode, request.change, writable=False, told=client if request.flags & SETATTR_SURE else None)
 
     def _access(self, message: Message, client: Client, request: ConnectRequest, base: MemHandle | None) -> None:

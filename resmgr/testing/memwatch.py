@@ -33,6 +33,11 @@ class MemWatch:
         self._inodes[inode.ino] = inode
         return True
 
+    def tells(self, client: Client, directory: Inode) -> bool:
+        """Whether *client* is told of what happens in *directory*."""
+        listener = self.listeners.get(client)
+        return listener is not None and directory.ino in listener.watched
+
     def message(self, message: Message, client: Client, subtype: int) -> None:
         """WATCH."""
         if subtype == WATCH_NEXT:

@@ -202,7 +202,7 @@ def _ages(journal: Journal, what: str, look: Look, more: list[Any]) -> list[tupl
     if said is None:
         return [("absent", age(lambda one: journal.absent(name, one), look, most), "absent")]
     text = said.encode()
-    return [("read", age(lambda one: text in journal.texts(name, one), look, 0.0), f"{text[:20]!r}, {len(text)} bytes")]
+    return [("read", age(lambda one: text in journal.texts(name, one, believed=True), look, most), f"{text[:20]!r}, {len(text)} bytes")]
 
 
 def main(words: list[str]) -> int:

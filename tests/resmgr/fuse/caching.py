@@ -100,6 +100,7 @@ class LateConnection:
         self.closed = False
         self.on_death: Callable[[object], None] | None = None
         self.nd, self.pid, self.chid = inner.nd, inner.pid, inner.chid
+        self.credentials = inner.credentials
         self._waiting: dict[int, Done] = {}
         self._next = 0
         link.connections.append(self)

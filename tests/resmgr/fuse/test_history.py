@@ -3,8 +3,9 @@
     python -m tests.resmgr.fuse.test_history FIRST COUNT [SECONDS]
 
 What the server holds is written down at each change. What a client sees, by a stat, a listing, or an open and read, must be what the server
-held at some moment that the page allows: for contents from when the open began, for names and attributes `BOUND` before that, without the
-link up to a second after its last sign of life; never older than what the client itself did; and never what the server never held.
+held at some moment that the page allows: for contents of a file from when the open began, for names and attributes `BOUND` before that,
+without the link up to a second after its last sign of life; never older than what the client itself did; and never what the server never
+held.
 """
 
 from __future__ import annotations
@@ -30,9 +31,9 @@ BOUND = 0.05
 
 
 class History:
-    """One world from one seed. *mute*: the server tells no changes, as if that were broken."""
+    """One world from one seed. *mute*: the server tells no changes, as if that were broken; *unasked*: it recalls no delegations."""
 
-    def __init__(self, seed: int, *, mute: bool = False, faults: bool = True) -> None:
+    def __init__(self, seed: int, *, mute: bool = False, unasked: bool = False, faults: bool = True) -> None:
         self.rng = random.Random(f"history/{seed}")
         self.world = VirtualDispatch(seed)
         self.dispatch = self.world.node("here")
@@ -43,12 +44,19 @@ class History:
         self._held: dict[int, bytes] = {}
         self.seen = 0
         self.mute = mute
+        self.unasked = unasked
         self.spares = bool(seed % 2)
         """As hostfs: a client is not told what it did itself, which its answers say."""
+        self.calm = bool(seed & 2)
+        """Few files are mostly read, over and over."""
+        self.names = NAMES[:2] if self.calm else NAMES
+        self.pauses = (0.0, 0.0005, 0.003, 0.01) if self.calm else (0.0, 0.0005, 0.003, 0.02, 0.1)
         self.fs.add(b"d/n0", b"first")
         self._listen()
         # What is not leased is believed for no time at all: then every stale answer comes of a lease.
-        options = FuseOptions(attr_valid=0, entry_valid=0, negative_valid=0)
+        self.strict = bool(seed & 4)
+        """Without delegations, an open finds what a name leads to then; else what it led to a moment before."""
+        options = FuseOptions(attr_valid=0, entry_valid=0, negative_valid=0, delegations=0 if self.strict else 64)
         self.clients = [_Client(self, number, options) for number in range(2)]
         self.faults = faults
         self._count = 0
@@ -57,6 +65,7 @@ class History:
         watch = self.fs.watch()
         watch.muted = self.mute
         watch.spares = self.spares
+        self.fs.delegate().muted = self.unasked
         name, inode = self.fs.on_name, self.fs.on_inode
         assert name is not None
         assert inode is not None
@@ -113,7 +122,11 @@ class History:
         """A process of the server changes something."""
         rng = self.rng
         directory = self.fs.find(b"d")
-        kind, name = rng.randrange(6), rng.choice(NAMES)
+        kind, name = rng.randrange(6), rng.choice(self.names)
+        if kind < 3 and name in directory.entries:
+            # It waits like any other program while clients are asked.
+            self._write(directory.entries[name][0])
+            return
         if kind < 3:
             self.fs.add(b"d/" + name, self.unique())
         elif name in directory.entries and kind == 3:
@@ -132,7 +145,22 @@ class History:
                 self.fs.touch(inode)
                 self.fs.on_name(directory, name, 0x40)
                 self.fs.on_name(directory, other, 0x80)
-        self.dispatch.call_at(self.dispatch.now() + rng.expovariate(20), self._locally)
+        self._next()
+
+    def _next(self) -> None:
+        self.dispatch.call_at(self.dispatch.now() + self.rng.expovariate(3 if self.calm else 20), self._locally)
+
+    def _write(self, inode: Inode) -> None:
+        data = self.unique()
+        delegations = self.fs.delegations
+        assert delegations is not None
+
+        def change() -> None:
+            inode.data[:] = data
+            self.fs.touch(inode, data=True)
+            self._next()
+
+        delegations.locally(inode, change)
 
     def _trouble(self) -> None:
         rng = self.rng
@@ -162,6 +190,8 @@ class _Client:
         self.rng = random.Random(f"{history.rng.random()}/{number}")
         self.link = Link(history.dispatch, random.Random(f"link/{history.rng.random()}"), DELAY)
         self.kernel = CachingKernel(history.kernel, self.link, history.fs.target, options)
+        # All of them change all the time.
+        self.kernel.machine.delegated.quiet = 0.0
         self.last_cut = float("-inf")
 
     def go_on(self) -> None:
@@ -169,8 +199,8 @@ class _Client:
         began = history.dispatch.now()
         if self.link.cut_at is not None:
             self.last_cut = self.link.cut_at
-        name = rng.choice(NAMES)
-        kind = rng.randrange(12)
+        name = rng.choice(history.names)
+        kind = 4 if history.calm and rng.randrange(10) else rng.randrange(12)
         operation: Asking
         check: Callable[[object, float], None]
         if kind < 4:
@@ -195,7 +225,7 @@ class _Client:
             else:
                 history.seen += 1
                 check(result, began)
-            history.dispatch.call_at(history.dispatch.now() + rng.choice((0.0, 0.0005, 0.003, 0.02, 0.1)), self.go_on)
+            history.dispatch.call_at(history.dispatch.now() + rng.choice(history.pauses), self.go_on)
 
         self.kernel.run(operation, done)
 
@@ -225,7 +255,7 @@ class _Client:
         if seen is None:
             if not self.history.journal.absent(name, look):
                 raise self._broken(f"{name.decode()} is not there", self.history.journal.objects(name, look))
-        elif seen not in (possible := self.history.journal.texts(name, look)):
+        elif seen not in (possible := self.history.journal.texts(name, look, believed=not self.history.strict)):
             raise self._broken(f"{name.decode()} reads {seen!r}", possible)
 
     def _list(self, seen: object, began: float) -> None:
@@ -249,8 +279,8 @@ class _Client:
                     held.by = self
 
 
-def play(seed: int, seconds: float = 20.0, *, mute: bool = False, faults: bool = True) -> History:
-    history = History(seed, mute=mute, faults=faults)
+def play(seed: int, seconds: float = 20.0, *, mute: bool = False, unasked: bool = False, faults: bool = True) -> History:
+    history = History(seed, mute=mute, unasked=unasked, faults=faults)
     history.run(seconds)
     return history
 
@@ -274,6 +304,18 @@ def test_leases_spare_questions_and_the_checker_sees_when_they_are_not_told() ->
     history = play(0, 4.0, faults=False)
     hits = sum(client.kernel.machine.drops["lease_hits"] for client in history.clients)
     assert hits > 20
+
+
+def test_delegations_spare_opens_and_the_checker_sees_when_they_are_not_recalled() -> None:
+    found = 0
+    for seed in (2, 11, 19, 26):
+        try:
+            play(seed, 20.0, unasked=True, faults=False)
+        except Broken:
+            found += 1
+    assert found >= 2
+    history = play(2, 10.0, faults=False)
+    assert sum(client.kernel.machine.drops["delegated_opens"] for client in history.clients) > 50
 
 
 if __name__ == "__main__":

@@ -1,0 +1,227 @@
+"""Locks of files that only programs of this mount have open (docs/protocol/delegation.md): granted here, without the server.
+
+It is asked for (DELEGATION) when a program locks a file that nothing is locked of yet; what is asked meanwhile waits for the answer.
+While it is held, one table has the locks of all such files, so that a ring of programs that wait for each other is seen among them. When
+it is given back, the locks that stand go with it, and those that wait are sent to the server when it has them; so does everything that
+comes in between. Locks are noted with their open files as those of servers are (`reopen.note_lock`), so they are set again when the
+connection is lost.
+"""
+
+from __future__ import annotations
+
+import enum
+import errno
+import logging
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+from resmgr.dispatch import Buffer
+from resmgr.fuse.formats import Opcode
+from resmgr.iofunc.locks import UNLOCK, Locks, Owner, Range, Waiter
+from resmgr.iomsg import DELEGATION_ASK, REQUEST, Io
+from resmgr.iorequest import LockRequest, pack_delegation
+
+if TYPE_CHECKING:
+    from resmgr.fuse.core import Core
+    from resmgr.fuse.inode import Node
+    from resmgr.fuse.openfile import File
+    from resmgr.fuse.request import Request
+    from resmgr.fuse.servers import Server
+
+logger = logging.getLogger(__name__)
+
+NOT_AGAIN: Final = 10.0
+"""Seconds in which a file is not asked for again that was refused or given back."""
+REMEMBERED_MAX: Final = 1024
+"""Files of which that is remembered."""
+_UNUSABLE: Final = 0o2000
+"""Open flag O_APPEND: such an open control block serves no other open."""
+_LOCKING: Final = frozenset((int(Opcode.SETLK), int(Opcode.SETLKW)))
+
+
+class State(enum.Enum):
+    ASKING = enum.auto()
+    HELD = enum.auto()
+    GIVING = enum.auto()
+
+
+class Own:
+    """The locks of one file. `queue`: what is done when it is neither asked for nor given back any more."""
+
+    __slots__ = ("at", "connection", "flags", "node", "ocb", "places", "queue", "state", "waiting")
+
+    def __init__(self, file: File, at: float) -> None:
+        self.node = file.node
+        self.connection = file.connection
+        self.ocb = file.ocb
+        self.flags = file.flags
+        """Of the open file through which it was asked for."""
+        self.at = at
+        """When it was asked for."""
+        self.state = State.ASKING
+        self.queue: list[Callable[[], None]] = []
+        self.places: set[Owner] = set()
+        self.waiting: dict[Waiter, Callable[[], None]] = {}
+        """And how each is begun anew."""
+
+    def applies(self, file: File) -> bool:
+        """Whether it is about what *file* has open."""
+        return file.connection is self.connection and file.ocb == self.ocb
+
+
+class OwnLocks:
+    """Of one mount. Counts in `Core.drops`: `locks_delegated` (files), `locks_here` (granted here), `locks_returned` (given back)."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._table = Locks()
+        self._of: dict[Node, Own] = {}
+        self._not_before: dict[int, float] = {}
+        """By node number."""
+        self._never: set[Server] = set()
+        self.pause = NOT_AGAIN
+
+    def of(self, file: File) -> Own | None:
+        """Who looks after the locks of what *file* has open, if not its server."""
+        own = self._of.get(file.node)
+        return own if own is not None and own.applies(file) else None
+
+    # ---- asked for
+
+    def worth(self, request: Request, file: File) -> bool:
+        """Whether it should be asked for, when the request is about to lock something through *file*."""
+        core, node = self._core, file.node
+        if not file.flags & 0o3 or file.flags & _UNUSABLE or node in self._of or node.server in self._never:
+            return False
+        if request.at < self._not_before.get(node.nodeid, 0.0) or not core.delegated.lends(node, file.connection, request.at):
+            return False
+        if any(other.held or other.ocb != file.ocb or other.connection is not file.connection for other in node.files):
+            return False
+        # A lock that is on its way to the server would come after the delegation.
+        return not any(other.opcode in _LOCKING and other.node is node and other is not request for other in core.outstanding.values())
+
+    def ask(self, file: File, forget: Callable[[Callable[[], None]], None]) -> None:
+        """Ask for it. *forget* drops what is known of the file, and calls what it is given when the kernel has, too."""
+        own = self._of[file.node] = Own(file, self._core.dispatch.now())
+        file.connection.submit((REQUEST.pack(Io.DELEGATION, 0, DELEGATION_ASK, file.ocb),), 0, partial(self._asked, own, forget))
+
+    def _asked(self, own: Own, forget: Callable[[Callable[[], None]], None], status: int, reply: Buffer) -> None:
+        core, node = self._core, own.node
+        if status == 1 and core.delegated.lend(node, own.connection, own.ocb, own.flags, own.at):
+            core.drops["locks_delegated"] += 1
+            # Others may have written to it before.
+            forget(partial(self._begins, own))
+            return
+        if status == 1:
+            own.state = State.GIVING
+            self._send(own)
+            return
+        if status == -errno.ENOSYS:
+            self._never.add(node.server)
+        self._ends(own)
+
+    def _begins(self, own: Own) -> None:
+        if own.state is State.ASKING:
+            own.state = State.HELD
+            self._drain(own)
+
+    def _drain(self, own: Own) -> None:
+        queue, own.queue = own.queue, []
+        for call in queue:
+            call()
+
+    # ---- held
+
+    def lock(self, own: Own, asked: LockRequest, again: Callable[[], None], done: Callable[[int], None] | None) -> int | Waiter:
+        """0: *asked* is granted or unlocked; or an errno. With *done*, that is what it may hear later, if a waiter is returned; *again*
+        begins anew, when this has to be given back before."""
+        owner = Owner(0, 0, asked.owner, asked.whole)
+        key = own.node.nodeid
+        waiters: list[Waiter] = []
+
+        def over(code: int) -> None:
+            own.waiting.pop(waiters[0], None)
+            if not code:
+                own.places.add(owner)
+            assert done is not None
+            done(code)
+
+        result = self._table.lock(key, owner, asked.kind, asked.start, asked.end, asked.pid, None if done is None else over)
+        if isinstance(result, Waiter):
+            waiters.append(result)
+            own.waiting[result] = again
+        elif not result and asked.kind != UNLOCK:
+            self._core.drops["locks_here"] += 1
+            own.places.add(owner)
+        return result
+
+    def cancel(self, own: Own, waiter: Waiter) -> bool:
+        """Take a request back that waits; False if it does not any more."""
+        own.waiting.pop(waiter, None)
+        return self._table.cancel(waiter)
+
+    def test(self, own: Own, asked: LockRequest) -> tuple[int, Range] | None:
+        """Pid and lock that are in the way of *asked*."""
+        owner = Owner(0, 0, asked.owner, asked.whole)
+        found = self._table.test(own.node.nodeid, owner, asked.kind, asked.start, asked.end)
+        return None if found is None else (found[1], found[2])
+
+    # ---- given back
+
+    def give_back(self, node: Node) -> None:
+        """The delegation has ended: its server is to have the locks."""
+        own = self._of.get(node)
+        if own is None or own.state is State.GIVING:
+            return
+        own.state = State.GIVING
+        own.queue += own.waiting.values()
+        self._release(own)
+        # Writes on the way are not waited for: what was written under a lock had arrived before that was given up (`traits.AFTER_WRITES`).
+        self._send(own)
+
+    def closed(self, node: Node) -> None:
+        """Nobody has it open any more."""
+        own = self._of.get(node)
+        if own is not None and own.state is State.HELD:
+            self._release(own)
+            del self._of[node]
+
+    def _release(self, own: Own) -> None:
+        waiting, own.waiting = own.waiting, {}
+        places, own.places = own.places, set()
+        self._table.end(waiting, [(own.node.nodeid, owner) for owner in places])
+
+    def _send(self, own: Own) -> None:
+        if own.connection.closed:
+            self._ends(own)
+            return
+        locks = [one for file in own.node.files if own.applies(file) for one in file.held]
+        own.connection.submit((pack_delegation(own.ocb, locks),), 0, partial(self._returned, own))
+
+    def _returned(self, own: Own, status: int, reply: Buffer) -> None:
+        core = self._core
+        core.drops["locks_returned"] += 1
+        lost = [file for file in own.node.files if own.applies(file) and file.held]
+        if status < 0 and lost and not own.connection.closed:
+            # It was taken away meanwhile, and with it the open file: whoever uses that hears it.
+            core.drops["locks_lost"] += 1
+            logger.warning("locks of %r are lost: its server did not hear in time", own.node.path().decode("utf-8", "backslashreplace"))
+            for file in lost:
+                file.held.clear()
+        self._ends(own)
+
+    def _ends(self, own: Own) -> None:
+        if self._of.get(own.node) is own:
+            del self._of[own.node]
+        self._release(own)
+        remembered = self._not_before
+        remembered.pop(own.node.nodeid, None)
+        remembered[own.node.nodeid] = self._core.dispatch.now() + self.pause
+        if len(remembered) > REMEMBERED_MAX:
+            del remembered[next(iter(remembered))]
+        self._drain(own)
+
+    def close(self) -> None:
+        """The mount is gone. Idempotent."""
+        self._of.clear()
