@@ -55,7 +55,7 @@ def handlers(fs: Running) -> dict[Connect, Handler]:
 
     def setattr_(message: Message, client: HostClient, request: ConnectRequest, base: Handle | None) -> None:
         path = request.path
-        if request.flags & SETATTR_SURE and fs.watching.active and b"/" not in path:
+        if request.flags & SETATTR_SURE and fs.watching.active and path.find(b"/") < 0:
             place = base or client.root
             assert isinstance(place, HostHandle)
             if path:

@@ -9,7 +9,10 @@ not wait for a disk or for another machine, so:
   pages in memory and nothing else;
 - what goes to threads goes there by the file system's lane (`resmgr.iofunc.lanes`): a dead one keeps a few threads, not all;
 - a read is tried with RWF_NOWAIT; where that is refused, the device is remembered as one whose reads go to a thread, unless it is
-  one that lives in memory.
+  one that lives in memory;
+- a read of an open file asks on most kinds nobody who reads it (docs/decisions/acting-as-a-user.md).
+
+The number of a file system that was unmounted may be given to another one. So kinds are looked at again when something was mounted.
 """
 
 from __future__ import annotations
@@ -30,9 +33,9 @@ NETWORK: Final = frozenset(
 MEMORY: Final = frozenset({b"tmpfs", b"ramfs", b"devtmpfs", b"proc", b"cgroup2", b"hugetlbfs"})
 PAGES: Final = frozenset({b"tmpfs", b"ramfs", b"devtmpfs"})
 """Of these, the ones that never wait for anything: what took long was work (truncating a large file) or another process's turn."""
+OPEN_COUNTS: Final = PAGES | {b"ext2", b"ext3", b"ext4", b"xfs", b"btrfs", b"f2fs", b"bcachefs", b"overlay", b"squashfs", b"erofs"}
+"""Whoever has a file of these open may read it, whoever he is by then: the kernel asks when it is opened."""
 INO_BITS: Final = 48
-
-
 PROC: Final = b"proc"
 
 
@@ -44,7 +47,7 @@ def blocks(kind: bytes) -> bool:
 class Device:
     """One file system."""
 
-    __slots__ = ("blocking_until", "kind", "lane", "memory", "nowait", "number", "proc", "salt")
+    __slots__ = ("blocking_until", "kind", "lane", "memory", "nowait", "number", "open_counts", "proc", "salt")
 
     def __init__(self, number: int, kind: bytes, salt: int, lanes: Lanes) -> None:
         self.number = number
@@ -53,6 +56,7 @@ class Device:
         """Or-ed over the inode numbers of this device, so that they are unique in the served tree."""
         self.memory = kind in MEMORY
         self.proc = kind == PROC
+        self.open_counts = kind in OPEN_COUNTS
         self.nowait = True
         """RWF_NOWAIT has not been refused yet."""
         self.blocking_until = FOREVER if blocks(kind) else 0.0
@@ -67,17 +71,24 @@ class Device:
             self.blocking_until = max(self.blocking_until, now + REST)
 
 
-def _kind(number: int) -> bytes:
-    wanted = b"%d:%d" % (os.major(number), os.minor(number))
+def _kinds() -> dict[bytes, bytes]:
+    """Kind by `major:minor` of what is mounted; what does not parse is left out."""
+    kinds: dict[bytes, bytes] = {}
     try:
         with open("/proc/thread-self/mountinfo", "rb") as mounts:
             for line in mounts:
                 fields = line.split()
-                if fields[2] == wanted:
-                    return fields[fields.index(b"-") + 1]
-    except (OSError, ValueError, IndexError):
+                try:
+                    kinds[fields[2]] = fields[fields.index(b"-") + 1]
+                except (ValueError, IndexError):
+                    continue
+    except OSError:
         pass
-    return b""
+    return kinds
+
+
+def _name(number: int) -> bytes:
+    return b"%d:%d" % (os.major(number), os.minor(number))
 
 
 class Devices:
@@ -96,9 +107,19 @@ class Devices:
             with self._lock:
                 device = self._devices.get(number)
                 if device is None:
-                    device = Device(number, _kind(number), self._salt(number), self.lanes)
+                    device = Device(number, _kinds().get(_name(number), b""), self._salt(number), self.lanes)
                     self._devices[number] = device
         return device
+
+    def mounts_changed(self) -> None:
+        """Something was mounted or unmounted. Dispatch context."""
+        kinds = _kinds()
+        with self._lock:
+            for number, device in list(self._devices.items()):
+                kind = kinds.get(_name(number))
+                if kind is not None and kind != device.kind:
+                    # Another one: nothing of the old one is open, or it would still have its number.
+                    self._devices[number] = Device(number, kind, device.salt, self.lanes)
 
     def _salt(self, number: int) -> int:
         if not self._devices:

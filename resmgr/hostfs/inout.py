@@ -112,20 +112,28 @@ def read_range(fs: Running, message: Message, client: HostClient, handle: HostHa
                     return
                 fs.counters["read_blocked"] += 1
         if not device.nowait and device.memory:
-            # As the client: entries of /proc check who reads, not only who opened.
-            identity = fs.identity(client)
             start = monotonic()
-            found = fs.switch.run(identity, read_waiting, handle.fd, size, offset)
+            if device.open_counts:
+                found = read_waiting(handle.fd, size, offset)
+            else:
+                # As the client: entries of /proc check who reads, not only who opened.
+                found = fs.switch.run(fs.identity(client), read_waiting, handle.fd, size, offset)
             device.took(monotonic() - start, now)
             message.reply(len(found), found)
             return
-    identity = fs.identity(client)
+    identity = None if device.open_counts else fs.identity(client)
+
+    def in_thread() -> bytes:
+        if identity is None:
+            return read_waiting(handle.fd, size, offset)
+        return fs.switch.run(identity, read_waiting, handle.fd, size, offset)
+
     fs.counters["threaded"] += 1
     fs.manager.background(
         message,
         client,
         (handle,),
-        lambda: fs.switch.run(identity, read_waiting, handle.fd, size, offset),
+        in_thread,
         lambda late: message.reply(len(late), late),
         lane=device.lane,
     )

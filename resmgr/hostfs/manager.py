@@ -104,6 +104,7 @@ class HostFs(Running):
         self.counters.update({"offers": 0, "offers_full": 0, "takes": 0, "takes_refused": 0})
         self.counters.update({"fetches": 0, "fetches_full": 0, "fetches_no_way": 0, "fetches_silent": 0})
         self.watching = Watching(kernel.own_dispatch, self.devices.ino, self.mounts, self.counters)
+        self.mounts.on_change = self._mounts_changed
         self.locks.count_in(self.counters)
         self.special.serve(self.manager, self.ops)
 
@@ -111,6 +112,10 @@ class HostFs(Running):
         """Note in the file *path* what other nodes have locked. Who had locks when an earlier daemon ended, as *noted* (`grace.read`), gets
         them before others."""
         self.locks.remember(path, boot_id(), noted)
+
+    def _mounts_changed(self) -> None:
+        self.devices.mounts_changed()
+        self.watching.mounts_changed()
 
     def set_policy(self, policy: Policy) -> None:
         """Use *policy* from now on. Handles of remote clients are closed (EBADF): they were given under the old one."""

@@ -188,7 +188,7 @@ class Operations:
             return os.dup(base.fd), scope
         if not (scope.fixed and scope.verbs):
             scope = scope.enter_all(path.split(b"/"))
-        fd = self._walk(base.fd, path, _OBJECT_HOW, _NODE) if b"/" in path else os.open(path, _NODE, dir_fd=base.fd)
+        fd = self._walk(base.fd, path, _OBJECT_HOW, _NODE) if path.find(b"/") >= 0 else os.open(path, _NODE, dir_fd=base.fd)
         self._refuse_own(fd, path)
         return fd, scope
 
@@ -203,7 +203,7 @@ class Operations:
         path = request.path
         keep = request.flags & WANT_HANDLE
         birth = request.flags & WANT_BIRTH
-        if not keep and not birth and path and b"/" not in path:
+        if not keep and not birth and path and path.find(b"/") < 0:
             scope = base.scope.enter(path)
             status = os.stat(path, dir_fd=base.fd, follow_symlinks=False)
             if status.st_mode & 0o170000 != 0o040000:

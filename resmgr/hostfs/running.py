@@ -48,7 +48,10 @@ RENAME_EXCHANGE: Final = 2
 CLIENT_EXPIRY: Final = 60.0
 """Seconds after which a client's mapping and exports are computed again (accounts may have changed)."""
 
-_CHANGES = {
+_OPEN: Final = int(Connect.OPEN)
+_RENAME: Final = int(Connect.RENAME)
+_LINK: Final = int(Connect.LINK)
+_CHANGES: Final = {
     int(Connect.UNLINK): WATCH_DELETE,
     int(Connect.RMDIR): WATCH_DELETE,
     int(Connect.MKDIR): WATCH_CREATE,
@@ -203,23 +206,23 @@ class Running:
     def _changed(self, client: HostClient, base: HostHandle, request: ConnectRequest, result: Result, second: Handle | None) -> None:
         """What *client* has changed by *request* it need not be told."""
         subtype, path = request.subtype, request.path
-        if subtype == Connect.OPEN:
+        if subtype == _OPEN:
             ocb = result.ocb if isinstance(result, Opened) else None
-            if ocb is None or not ocb.writable or not path or b"/" in path:
+            if ocb is None or not ocb.writable or not path or path.find(b"/") >= 0:
                 return
             ino, name = ocb.place = (base.ino, path)
-            ocb.after_close = partial(self.watching.closed, client, (ino, name, WATCH_CLOSE_WRITE))
+            ocb.after_close = partial(self.watching.later, client, (ino, name, WATCH_CLOSE_WRITE))
             kinds = (WATCH_CREATE if request.flags & os.O_CREAT else 0) | (WATCH_MODIFY if request.flags & os.O_TRUNC else 0)
             if kinds:
-                self.watching.made(client, (ino, name, kinds))
-        elif subtype == Connect.RENAME and isinstance(second, HostHandle):
+                self.watching.later(client, (ino, name, kinds))
+        elif subtype == _RENAME and isinstance(second, HostHandle):
             both = WATCH_MOVED_FROM | WATCH_MOVED_TO if request.flags & RENAME_EXCHANGE else 0
             old, new = both or WATCH_MOVED_FROM, both or WATCH_MOVED_TO
-            self.watching.made(client, (base.ino, path, old), (second.ino, request.path2, new))
-        elif subtype == Connect.LINK and isinstance(second, HostHandle):
-            self.watching.made(client, (second.ino, request.path2, WATCH_CREATE))
+            self.watching.later(client, (base.ino, path, old), (second.ino, request.path2, new))
+        elif subtype == _LINK and isinstance(second, HostHandle):
+            self.watching.later(client, (second.ino, request.path2, WATCH_CREATE))
         elif subtype in _CHANGES and request.after is None:
-            self.watching.made(client, (base.ino, path, _CHANGES[subtype]))
+            self.watching.later(client, (base.ino, path, _CHANGES[subtype]))
 
     def at_risk(self, now: float) -> Mapping[bytes, int]:
         """Names of mount points that must not be touched inline; asked for once a turn."""

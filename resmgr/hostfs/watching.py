@@ -1,9 +1,9 @@
 """Watched directories: the changes that the kernel tells of them (inotify), for the clients that asked (docs/protocol/coherence.md).
 
 One inotify descriptor serves all clients. A directory is watched by the descriptor of whoever meets it, with his rights, before its
-attributes and entries are read: so nothing can change after them and not be told. Changes made by clients come the same way. `made` reads
-them in the turn in which they were made, before their maker is answered, so that he can be left out: what he was answered is not leased,
-and what he asks after that is newer.
+attributes and entries are read: so nothing can change after them and not be told. Changes made by clients come the same way. They are read
+in the turn in which they were made, so that their maker can be left out: what he was answered is not leased, and what he asks after that is
+newer. If the answer says what was made of it, they are read before that (`made`), else when the turn's answers have gone out (`later`).
 
 Events of a watch that is not known (any more) are not told. So watches are made in dispatch context only, where none can come between.
 """
@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import logging
 import os
 import struct
+import termios
 from collections import Counter
 from collections.abc import Callable
 from typing import Final
@@ -72,6 +74,8 @@ _IN_UNMOUNT: Final = 0x2000
 _IN_ONLYDIR: Final = 1 << 24
 _IN_EXCL_UNLINK: Final = 1 << 26
 _HEAD: Final = struct.Struct("=iIII")
+_NOTHING: Final = bytes(4)
+"""What FIONREAD says when nothing is to be read."""
 _LOCAL_KINDS: Final = frozenset(
     {
         *(0xEF53, 0x58465342, 0x9123683E, 0xF2F52010, 0x01021994, 0x858458F6, 0x794C7630, 0x2FC12FC1, 0xCA451A4E),
@@ -133,7 +137,6 @@ class Watching:
         self._dispatch = dispatch
         self._ino = ino
         self._mounts = mounts
-        mounts.on_change = self._mounts_changed
         self._timer: Timer | None = None
         self._counters = counters
         counters.update({"watched": 0, "watch_full": 0, "watch_refused": 0, "watch_overflow": 0, "watch_told": 0})
@@ -258,8 +261,9 @@ class Watching:
             self._timer = self._dispatch.call_at(self._dispatch.now() + MOUNTS_EVERY, self._tick)
             self._mounts.look()
 
-    def _mounts_changed(self) -> None:
+    def mounts_changed(self) -> None:
         """Something was mounted or unmounted, which no watch tells."""
+        self._kinds.clear()
         for listener in self._listeners.values():
             if listener.watched:
                 listener.tell(0, WATCH_OVERFLOW)
@@ -301,17 +305,19 @@ class Watching:
         """*client* is about to write to a file in *ino*: what others wrote is told first, since the kernel makes one event of two that are
         alike and not read, and his own is not told."""
         listener = self._listeners.get(client)
-        if listener is not None and ino in listener.watched:
+        if listener is not None and ino in listener.watched and fcntl.ioctl(self._fd, termios.FIONREAD, _NOTHING) != _NOTHING:
             self._read()
 
-    def closed(self, client: HostClient, own: Own) -> None:
-        """`made` of something nobody waits for: what many have done in this turn is read at once."""
+    def later(self, client: HostClient, *own: Own) -> None:
+        """`made` where nobody waits for what it says: all that was done in this turn is read at once, when the answers have gone out."""
         listener = self._listeners.get(client)
-        if listener is not None and own[0] in listener.watched:
-            self._own.append((listener, *own))
-            if not self._reads:
-                self._reads = True
-                self._dispatch.at_turn_end(self.look)
+        if listener is None or not any(ino in listener.watched for ino, _, _ in own):
+            return
+        self._own += [(listener, *one) for one in own]
+        if not self._reads:
+            self._reads = True
+            # Answers go out at the end of a turn: this is put behind them.
+            self._dispatch.at_turn_end(lambda: self._dispatch.at_turn_end(self.look))
 
     def made_of(self, client: HostClient, ino: int, fd: int, scope: Scope) -> bool:
         """*client* has just changed attributes of the directory *fd*. If he watches it and still may, he goes on to, and is not told."""

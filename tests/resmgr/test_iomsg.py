@@ -47,14 +47,19 @@ def connect(rng: random.Random, kind: Connect) -> ConnectRequest:
     return made
 
 
+def fields(request: ConnectRequest) -> tuple[object, ...]:
+    one, two = (request.subtype, request.flags, request.handle, request.path, request.mode), (request.umask, request.rdev, request.prefetch)
+    return (*one, *two, request.handle2, request.path2, request.change, request.xattr, request.watch, request.after)
+
+
 @pytest.mark.parametrize("kind", list(Connect))
 def test_connect_round_trip_and_truncation(kind: Connect) -> None:
     rng = random.Random(f"{SEED}/{kind}")
     for _ in range(200):
         made = connect(rng, kind)
         whole = made.pack()
-        assert parse_connect(whole) == made
-        assert parse_connect(memoryview(whole)) == made
+        assert fields(parse_connect(whole)) == fields(made)
+        assert fields(parse_connect(memoryview(whole))) == fields(made)
         for length in range(len(whole)):
             try:
                 parse_connect(whole[:length])
