@@ -478,7 +478,7 @@ def parse_events(view: Buffer) -> list[WatchEvent]:
             raise BadMessage("event cut short") from None
         offset += EVENT.size
         name = data[offset : offset + length]
-        if len(name) != length or length > NAME_MAX or b"/" in name or b"\0" in name:
+        if len(name) != length or length > NAME_MAX or name.find(b"/") >= 0 or name.find(b"\0") >= 0:
             raise BadMessage("event's name")
         offset += length
         events.append(WatchEvent(ino, kind, cookie, name))

@@ -74,6 +74,19 @@ TARGET_MAX: Final = PATH_MAX - 1
 """Longest text of a symbolic link, as Linux has it."""
 CONNECT_MAX: Final = 3 * PATH_MAX
 """Bytes of a connect message; longer ones cannot be meant seriously and are refused before they are parsed."""
+_LOOKUP: Final = int(Connect.LOOKUP)
+_OPEN: Final = int(Connect.OPEN)
+_UNLINK: Final = int(Connect.UNLINK)
+_RENAME: Final = int(Connect.RENAME)
+_MKDIR: Final = int(Connect.MKDIR)
+_MKNOD: Final = int(Connect.MKNOD)
+_LINK: Final = int(Connect.LINK)
+_SYMLINK: Final = int(Connect.SYMLINK)
+_SETATTR: Final = int(Connect.SETATTR)
+_ACCESS: Final = int(Connect.ACCESS)
+_XATTR: Final = int(Connect.XATTR)
+_TMPFILE: Final = int(Connect.TMPFILE)
+_REOPEN: Final = int(Connect.REOPEN)
 
 
 def check_path(path: bytes) -> bytes:
@@ -82,9 +95,10 @@ def check_path(path: bytes) -> bytes:
         return path
     if len(path) > PATH_MAX:
         raise ResmgrError(errno.ENAMETOOLONG)
-    if b"\0" in path:
+    # `find` and not `in`, which tries bytes for a number first, and that is an exception each time.
+    if path.find(b"\0") >= 0:
         raise BadMessage("path holds a NUL")
-    if b"/" not in path:
+    if path.find(b"/") < 0:
         if path == b"." or path == b"..":
             raise BadMessage("path has a dot component")
         if len(path) > NAME_MAX:
@@ -162,7 +176,7 @@ def parse_xattr(data: Buffer) -> tuple[bytes, XattrRequest]:
     start += length
     name = bytes(view[start : start + name_length])
     value = bytes(view[start + name_length :])
-    if b"\0" in name or bool(name) == (operation in (XATTR_LIST, XATTR_WHICH)) or (value and operation != XATTR_SET):
+    if name.find(b"\0") >= 0 or bool(name) == (operation in (XATTR_LIST, XATTR_WHICH)) or (value and operation != XATTR_SET):
         raise BadMessage("extended attribute request with what it has no use for")
     if len(name) > NAME_MAX:
         raise ResmgrError(errno.ERANGE)
@@ -174,29 +188,47 @@ def parse_xattr(data: Buffer) -> tuple[bytes, XattrRequest]:
     return path, XattrRequest(operation, name, value, min(size, XATTR_SIZE_MAX), flags)
 
 
-@attrs.define
 class ConnectRequest:
     """A connect message. `path` is relative to `handle`; `path2` is the second name of RENAME and LINK (relative to `handle2`), a symbolic
     link's text, or REOPEN's token. Fields that the subtype has no use for are zero. `flags` are open flags (OPEN, REOPEN), rename flags
     (RENAME), else this protocol's.
     """
 
-    subtype: int
-    flags: int
-    handle: int
-    path: bytes
-    mode: int = 0
-    umask: int = 0
-    rdev: int = 0
-    prefetch: int = 0
-    handle2: int = 0
-    path2: bytes = b""
-    change: SetAttr | None = None
-    xattr: XattrRequest | None = None
-    watch: Callable[[int, Scope], bool] | None = None
-    """At the server, where it can: watches the directory that a descriptor is, and says whether it could."""
-    after: Callable[[], bool] | None = None
-    """At the server, where it can: called after a change and before what it made is looked at. Whether all changes before are told."""
+    __slots__ = (
+        "after", "change", "flags", "handle", "handle2", "mode", "path", "path2", "prefetch", "rdev", "subtype", "umask", "watch", "xattr",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        subtype: int,
+        flags: int,
+        handle: int,
+        path: bytes,
+        mode: int = 0,
+        umask: int = 0,
+        rdev: int = 0,
+        prefetch: int = 0,
+        handle2: int = 0,
+        path2: bytes = b"",
+        change: SetAttr | None = None,
+        xattr: XattrRequest | None = None,
+    ) -> None:
+        self.subtype = subtype
+        self.flags = flags
+        self.handle = handle
+        self.path = path
+        self.mode = mode
+        self.umask = umask
+        self.rdev = rdev
+        self.prefetch = prefetch
+        self.handle2 = handle2
+        self.path2 = path2
+        self.change = change
+        self.xattr = xattr
+        self.watch: Callable[[int, Scope], bool] | None = None
+        """At the server, where it can: watches the directory that a descriptor is, and says whether it could."""
+        self.after: Callable[[], bool] | None = None
+        """At the server, where it can: called after a change and before what it made is looked at. Whether all changes before are told."""
 
     def pack(self) -> bytes:
         """The whole message."""
@@ -233,20 +265,23 @@ def parse_connect(data: Buffer) -> ConnectRequest:
     if len(data) > CONNECT_MAX:
         raise BadMessage("connect message too long")
     try:
-        _, kind, flags, handle = REQUEST.unpack_from(data)
-        if kind == Connect.LOOKUP:
+        head = REQUEST.unpack_from(data)
+        kind: int = head[1]
+        flags: int = head[2]
+        handle: int = head[3]
+        if kind == _UNLINK or kind == _LOOKUP:
             return ConnectRequest(kind, flags, handle, check_path(bytes(data[HEAD:])))
-        if kind in (Connect.OPEN, Connect.TMPFILE):
+        if kind == _OPEN or kind == _TMPFILE:
             mode, umask, prefetch = OPEN.unpack_from(data, HEAD)
             return ConnectRequest(kind, flags, handle, check_path(bytes(data[HEAD + OPEN.size :])), mode, umask, 0, prefetch)
-        if kind in (Connect.MKDIR, Connect.MKNOD):
+        if kind == _MKDIR or kind == _MKNOD:
             mode, umask, rdev = MAKE.unpack_from(data, HEAD)
             return ConnectRequest(kind, flags, handle, check_path(bytes(data[HEAD + MAKE.size :])), mode, umask, rdev)
-        if kind in (Connect.RENAME, Connect.LINK):
+        if kind == _RENAME or kind == _LINK:
             handle2, length, _ = RENAME.unpack_from(data, HEAD)
             path, path2 = _two_names(data, HEAD + RENAME.size, length)
             return ConnectRequest(kind, flags, handle, check_path(path), handle2=handle2, path2=check_path(path2))
-        if kind == Connect.SYMLINK:
+        if kind == _SYMLINK:
             (length,) = SYMLINK.unpack_from(data, HEAD)
             path, text = _two_names(data, HEAD + SYMLINK.size, length)
             if b"\0" in text:
@@ -254,19 +289,19 @@ def parse_connect(data: Buffer) -> ConnectRequest:
             if len(text) > TARGET_MAX:
                 raise ResmgrError(errno.ENAMETOOLONG)
             return ConnectRequest(kind, flags, handle, check_path(path), path2=text)
-        if kind == Connect.REOPEN:
+        if kind == _REOPEN:
             (length,) = REOPEN.unpack_from(data, HEAD)
             token, path = _two_names(data, HEAD + REOPEN.size, length)
             if length > TOKEN_MAX:
                 raise BadMessage("token too long")
             return ConnectRequest(kind, flags, handle, check_path(path), path2=token)
-        if kind == Connect.SETATTR:
+        if kind == _SETATTR:
             change = SetAttr.parse(data, HEAD)
             return ConnectRequest(kind, flags, handle, check_path(bytes(data[HEAD + SETATTR.size :])), change=change)
-        if kind == Connect.XATTR:
+        if kind == _XATTR:
             path, xattr = parse_xattr(data)
             return ConnectRequest(kind, flags, handle, path, xattr=xattr)
-        if kind == Connect.ACCESS:
+        if kind == _ACCESS:
             (mode,) = ACCESS.unpack_from(data, HEAD)
             return ConnectRequest(kind, flags, handle, check_path(bytes(data[HEAD + ACCESS.size :])), mode)
         return ConnectRequest(kind, flags, handle, check_path(bytes(data[HEAD:])))

@@ -7,7 +7,7 @@ whoever gave them until `on_output` returns, which is called for every answer gi
 from __future__ import annotations
 
 import errno
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable
 from stat import S_IFBLK, S_IFCHR, S_IFIFO, S_IFREG
 from typing import TYPE_CHECKING, Final
@@ -48,9 +48,9 @@ class Answers:
         self.receiving = False
         self.at_home = False
         """Set when a request was answered without a message to anybody; the session takes it away."""
-        self.errors: Counter[tuple[int, int]] = Counter()
+        self.errors: dict[tuple[int, int], int] = defaultdict(int)
         """Error answers by (opcode, errno)."""
-        self.drops: Counter[str] = Counter()
+        self.drops: dict[str, int] = defaultdict(int)
         """What did not go the straight way, by name."""
         self.outstanding: dict[int, Request] = {}
         self.on_answered: Callable[[], None] | None = None

@@ -19,7 +19,6 @@ import ctypes
 import errno
 import os
 import signal
-from collections import Counter
 from collections.abc import Callable
 
 from resmgr.dispatch import Dispatch
@@ -76,7 +75,7 @@ def write_memory(pid: int, address: int, data: bytes) -> None:
 class Callers:
     """Copies for programs that wait, for each user a few at a time. Counts `caller_memory_refused` in *counters*."""
 
-    def __init__(self, dispatch: Dispatch, counters: Counter[str]) -> None:
+    def __init__(self, dispatch: Dispatch, counters: dict[str, int]) -> None:
         self._lanes = Lanes(dispatch)
         self._of_user: dict[int, Lane] = {}
         self._counters = counters

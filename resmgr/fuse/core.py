@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import errno
 import struct
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -99,7 +99,7 @@ class Core(Answers):
         super().__init__(options)
         self.mountpoint = mountpoint
         self.part = part
-        self.requests: Counter[int] = Counter()
+        self.requests: dict[int, int] = defaultdict(int)
         """Requests by opcode."""
         self.files: dict[int, File] = {}
         self.directories: dict[int, Directory] = {}

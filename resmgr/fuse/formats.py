@@ -372,10 +372,12 @@ def inval_entry(parent: int, name: bytes, expire: bool = False) -> bytes:
 
 def name_at(view: Buffer, offset: int) -> bytes:
     """The one zero-ended name that ends a request at *offset*; not empty, no dot name, no slash."""
-    name, end, rest = bytes(view[offset:]).partition(b"\0")
-    if not end or rest or not name or b"/" in name or name == b"." or name == b"..":
+    text = bytes(view[offset:])
+    end = len(text) - 1
+    # `find` and not `in`, which tries bytes for a number first, and that is an exception each time.
+    if end <= 0 or text.find(b"\0") != end or text.find(b"/") >= 0 or text == b".\0" or text == b"..\0":
         raise BadMessage("not the name of a directory entry")
-    return name
+    return text[:end]
 
 
 def names_at(view: Buffer, offset: int, count: int) -> list[bytes]:
@@ -385,7 +387,7 @@ def names_at(view: Buffer, offset: int, count: int) -> list[bytes]:
         raise BadMessage("name without end")
     del pieces[count]
     for name in pieces:
-        if not name or b"/" in name or name == b"." or name == b"..":
+        if not name or name.find(b"/") >= 0 or name == b"." or name == b"..":
             raise BadMessage("not the name of a directory entry")
     return pieces
 

@@ -8,7 +8,6 @@ or directory, within `LAZY` seconds together with others; not of a file that was
 from __future__ import annotations
 
 import struct
-from collections import Counter
 from typing import Final
 
 from resmgr.channel import Connection
@@ -26,7 +25,7 @@ _HANDLE: Final = struct.Struct("!Q")
 class Handles:
     """Keeps at most *limit* base handles; counts in *drops* what went by the way."""
 
-    def __init__(self, dispatch: Dispatch, limit: int, drops: Counter[str]) -> None:
+    def __init__(self, dispatch: Dispatch, limit: int, drops: dict[str, int]) -> None:
         self._dispatch = dispatch
         self._limit = limit
         self._drops = drops

@@ -198,7 +198,7 @@ def parse_entries(reply: Buffer, with_attrs: bool) -> tuple[list[int], list[Item
                 offset += attr_size
                 if not attr[1]:
                     attr = None
-            if len(name) != length or not 0 < length <= NAME_MAX or b"/" in name or b"\0" in name:
+            if len(name) != length or not 0 < length <= NAME_MAX or name.find(b"/") >= 0 or name.find(b"\0") >= 0:
                 raise BadMessage("directory entry's name")
             if length < 3 and (name == b"." or name == b".."):
                 # Its cookie still counts: the entry before leads past it.

@@ -52,6 +52,9 @@ WANTED = (
 """What is asked for, if the kernel offers it."""
 PAGE: Final = 4096
 _GETXATTR: Final = int(Opcode.GETXATTR)
+_WRITE: Final = int(Opcode.WRITE)
+_FORGET: Final = int(Opcode.FORGET)
+_BATCH_FORGET: Final = int(Opcode.BATCH_FORGET)
 
 OPERATIONS: dict[int, Handler] = {
     Opcode.LOOKUP: names.lookup,
@@ -160,7 +163,7 @@ class Machine(Core):
                 self.at_home = True
                 return
             record = Request(self, unique, opcode, node, (uid, gid), pid, now)
-            if self.patience.limit and opcode != Opcode.WRITE:
+            if self.patience.limit and opcode != _WRITE:
                 record.raw = bytes(request)
             if self._groups is not None and uid not in self._groups.known:
                 self._new_user(record, self._groups, handler, bytes(request))
@@ -276,10 +279,10 @@ class Machine(Core):
 
     def _special(self, opcode: int, unique: int, nodeid: int, request: memoryview) -> None:
         """What is not about a node, or has no answer."""
-        if opcode == Opcode.FORGET:
+        if opcode == _FORGET:
             (count,) = formats.FORGET_IN.parse(request, BODY)
             self._forget(nodeid, count)
-        elif opcode == Opcode.BATCH_FORGET:
+        elif opcode == _BATCH_FORGET:
             for forgotten, count in formats.forgets(request):
                 self._forget(forgotten, count)
         elif opcode == Opcode.INTERRUPT:
