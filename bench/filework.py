@@ -187,21 +187,21 @@ def walk(folder: str, count: int, words: list[str], test: Callable[[str, str], b
 
 def create(folder: str, count: int) -> None:
     """Create *count* files with 1 KiB in them, then delete them by their names."""
-    data = bytes(1024)
-    paths = [f"{folder}/n{number:04d}" for number in range(count)]
     os.mkdir(folder)
+    say(create=timed(lambda: fill(folder, count)), delete=timed(lambda: empty(folder, count)))
 
-    def make() -> None:
-        for path in paths:
-            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
-            os.write(fd, data)
-            os.close(fd)
 
-    def remove() -> None:
-        for path in paths:
-            os.unlink(path)
+def fill(folder: str, count: int) -> None:
+    data = bytes(1024)
+    for number in range(count):
+        fd = os.open(f"{folder}/n{number:04d}", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+        os.write(fd, data)
+        os.close(fd)
 
-    say(create=timed(make), delete=timed(remove))
+
+def empty(folder: str, count: int) -> None:
+    for number in range(count):
+        os.unlink(f"{folder}/n{number:04d}")
 
 
 # ---- what people do with sources
@@ -268,6 +268,8 @@ VERBS: dict[str, Callable[[str, int], None]] = {
     "find": find,
     "ls": list_all,
     "create": create,
+    "fill": fill,
+    "empty": empty,
     "unpack": unpack,
     "git": git,
     "sqlite": database,

@@ -16,10 +16,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from files import FOLDER
+from filework import REPOSITORY
+from files import FOLDER, TREE
 from run import CLIENT, SERVER, Bench, cluster_of
 
 WORK = str(Path(__file__).with_name("filework.py"))
+GIT = "git -c 'safe.directory=*'"
 STEPS = {
     "stat": f"{sys.executable} {WORK} stat {{folder}} {{count}}",
     "small": f"{sys.executable} {WORK} small {{folder}} {{count}}",
@@ -32,6 +34,13 @@ STEPS = {
     "ls-third": "ls -lR {folder}",
     "random": f"{sys.executable} {WORK} random {{folder}}/random {{count}}",
     "read": f"{sys.executable} {WORK} read {{folder}}/random 67108864",
+    "made-folder": "mkdir {folder}-new",
+    "made": f"{sys.executable} {WORK} fill {{folder}}-new {{count}}",
+    "made-gone": f"{sys.executable} {WORK} empty {{folder}}-new {{count}}",
+    "git-clone": f"{GIT} clone -q --no-hardlinks file://{REPOSITORY} {{folder}}-new",
+    "git-status": f"{GIT} -C {{folder}}-new status --porcelain",
+    "git-again": f"{GIT} -C {{folder}}-new status --porcelain",
+    "git-third": f"{GIT} -C {{folder}}-new status --porcelain",
 }
 """In this order. What several steps have in common before the first `-` has a tree of its own."""
 
@@ -82,10 +91,14 @@ def main() -> None:
         bench.place("split")
         print(bench.code)
         cluster.run(SERVER, "sh", "-c", f"mkdir -p {FOLDER}; mount -t tmpfs -o mode=1777 none {FOLDER}")
+        trees: set[str] = set()
         for name in wanted:
             tree = name.split("-")[0]
             number = args.count * (5 if tree in ("find", "ls") else 1)
-            if name == tree:
+            if tree == "git" and tree not in trees:
+                cluster.run(CLIENT, sys.executable, WORK, "make-source", TREE, seconds=300)
+            if tree not in trees:
+                trees.add(tree)
                 cluster.run(SERVER, sys.executable, WORK, "make-tree", f"{FOLDER}/{tree}", str(number + 100), seconds=300)
                 cluster.run(SERVER, sys.executable, WORK, "make-file", f"{FOLDER}/{tree}/random", str(64 << 20))
             if name in ("random", "read"):

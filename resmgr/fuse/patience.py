@@ -51,9 +51,12 @@ class Patience:
         self._kept[request.unique] = request
         if self._core.outstanding.get(request.unique) is not request:
             self._core.waits(request)
+        self._later(now)
+        return True
+
+    def _later(self, now: float) -> None:
         if self._timer is None:
             self._timer = self._core.dispatch.call_at(now + RETRY, self._again)
-        return True
 
     def _again(self) -> None:
         self._timer = None
@@ -69,8 +72,8 @@ class Patience:
                 core.error(request, errno.EHOSTDOWN)
             else:
                 core.rerun(request)
-        if self._kept and self._timer is None:
-            self._timer = core.dispatch.call_at(now + RETRY, self._again)
+        if self._kept:
+            self._later(now)
 
     # ---- servers that say nothing
 
