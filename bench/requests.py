@@ -16,8 +16,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from filework import REPOSITORY
 from files import FOLDER, TREE
+from filework import REPOSITORY
 from run import CLIENT, SERVER, Bench, cluster_of
 
 WORK = str(Path(__file__).with_name("filework.py"))

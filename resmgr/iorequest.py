@@ -269,15 +269,15 @@ def parse_connect(data: Buffer) -> ConnectRequest:
         kind: int = head[1]
         flags: int = head[2]
         handle: int = head[3]
-        if kind == _UNLINK or kind == _LOOKUP:
+        if kind in (_UNLINK, _LOOKUP):
             return ConnectRequest(kind, flags, handle, check_path(bytes(data[HEAD:])))
-        if kind == _OPEN or kind == _TMPFILE:
+        if kind in (_OPEN, _TMPFILE):
             mode, umask, prefetch = OPEN.unpack_from(data, HEAD)
             return ConnectRequest(kind, flags, handle, check_path(bytes(data[HEAD + OPEN.size :])), mode, umask, 0, prefetch)
-        if kind == _MKDIR or kind == _MKNOD:
+        if kind in (_MKDIR, _MKNOD):
             mode, umask, rdev = MAKE.unpack_from(data, HEAD)
             return ConnectRequest(kind, flags, handle, check_path(bytes(data[HEAD + MAKE.size :])), mode, umask, rdev)
-        if kind == _RENAME or kind == _LINK:
+        if kind in (_RENAME, _LINK):
             handle2, length, _ = RENAME.unpack_from(data, HEAD)
             path, path2 = _two_names(data, HEAD + RENAME.size, length)
             return ConnectRequest(kind, flags, handle, check_path(path), handle2=handle2, path2=check_path(path2))
