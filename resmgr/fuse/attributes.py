@@ -13,7 +13,7 @@ from typing import Final
 
 from resmgr.dispatch import Buffer
 from resmgr.errors import BadMessage
-from resmgr.fuse import changing, formats, owned
+from resmgr.fuse import allowed, changing, formats, owned
 from resmgr.fuse.answers import NOT_VALID
 from resmgr.fuse.core import CONNECT, ENTRY_MAX, Core
 from resmgr.fuse.formats import (
@@ -257,11 +257,21 @@ def _set(request: Request, status: int, reply: Buffer) -> None:
 def access(core: Core, request: Request, view: memoryview) -> None:
     (mask,) = formats.ACCESS_IN.parse(view, BODY)
     node = request.node
+    if allowed.known(core, request, mask):
+        core.error(request, 0)
+        return
+    request.extra = mask
     fixed = ACCESS.pack(mask)
     if node.directory:
-        core.on_base(request, node, CONNECT, Connect.ACCESS, 0, fixed, b"", ENTRY_MAX, done)
+        core.on_base(request, node, CONNECT, Connect.ACCESS, 0, fixed, b"", ENTRY_MAX, _accessible)
     else:
-        core.on_leaf(request, node, Connect.ACCESS, 0, fixed, ENTRY_MAX, done)
+        core.on_leaf(request, node, Connect.ACCESS, 0, fixed, ENTRY_MAX, _accessible)
+
+
+def _accessible(request: Request, status: int, reply: Buffer) -> None:
+    if status == 0:
+        allowed.learn(request, request.extra)
+    done(request, status, reply)
 
 
 def done(request: Request, status: int, reply: Buffer) -> None:

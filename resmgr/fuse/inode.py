@@ -37,6 +37,7 @@ class Node:
         "above",
         "ahead",
         "aliases",
+        "allowed",
         "attr",
         "attr_at",
         "attr_sure",
@@ -76,6 +77,8 @@ class Node:
         """Whether (parent, name) is believed to lead to it; False after it was removed or replaced."""
         self.aliases: list[tuple[Node, bytes]] | None = None
         """Further names of a file with several links."""
+        self.allowed: tuple[tuple[int, int], int, float] | None = None
+        """Of a file: who was told that he may use it, how, and when that was asked (`allowed`)."""
         self.server = server
         self.ino = attr[0]
         self.mode = attr[1]
