@@ -57,10 +57,17 @@ OPEN_FLAGS: Final = (
     os.O_ACCMODE | os.O_CREAT | os.O_EXCL | os.O_TRUNC | os.O_APPEND | os.O_DIRECTORY | os.O_SYNC | os.O_DSYNC | os.O_NOATIME
 ) & ~os.O_PATH
 """Open flags a client may set. O_DIRECT would need aligned buffers, O_TMPFILE has its own message, O_PATH is not for files of others."""
-_ALWAYS = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
-_NODE = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
-_PARENT_HOW = OpenHow(os.O_PATH | os.O_DIRECTORY)
-_OBJECT_HOW = OpenHow(os.O_PATH | os.O_NOFOLLOW)
+_ACCMODE: Final = os.O_ACCMODE
+_RDONLY: Final = os.O_RDONLY
+_WRONLY: Final = os.O_WRONLY
+_CREAT: Final = os.O_CREAT
+_EXCL: Final = os.O_EXCL
+_TRUNC: Final = os.O_TRUNC
+_DIRECTORY: Final = os.O_DIRECTORY
+_ALWAYS: Final = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+_NODE: Final = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+_PARENT_HOW: Final = OpenHow(os.O_PATH | os.O_DIRECTORY)
+_OBJECT_HOW: Final = OpenHow(os.O_PATH | os.O_NOFOLLOW)
 PREFETCH_MAX: Final = 128 * 1024
 RENAME_FLAGS: Final = 1 | 2 | 4
 """NOREPLACE, EXCHANGE, WHITEOUT."""
@@ -235,10 +242,10 @@ class Operations:
 
     def open(self, base: HostHandle, request: ConnectRequest) -> Opened | Special:
         flags = request.flags & OPEN_FLAGS
-        access = flags & os.O_ACCMODE
-        if access == os.O_ACCMODE:
+        access = flags & _ACCMODE
+        if access == _ACCMODE:
             raise OSError(errno.EINVAL, "access mode 3")
-        writes = access != os.O_RDONLY or bool(flags & os.O_TRUNC)
+        writes = access != _RDONLY or bool(flags & _TRUNC)
         if not request.path:
             return self._open_base(base, request, flags, writes)
         dirfd, name, parent_scope, owned = self._parent(base, request.path)
@@ -247,30 +254,30 @@ class Operations:
             exists = True
             special = False
             pinned = parent_scope.pinned(name)
-            if flags & (os.O_CREAT | os.O_EXCL) == os.O_CREAT | os.O_EXCL and parent_scope.write and not pinned:
+            if flags & (_CREAT | _EXCL) == _CREAT | _EXCL and parent_scope.write and not pinned:
                 exists = False
             else:
                 try:
                     special = is_special(os.stat(name, dir_fd=dirfd, follow_symlinks=False))
                 except FileNotFoundError:
-                    if not flags & os.O_CREAT:
+                    if not flags & _CREAT:
                         raise
                     exists = False
-                if exists and flags & os.O_CREAT and flags & os.O_EXCL:
+                if exists and flags & _CREAT and flags & _EXCL:
                     raise FileExistsError(errno.EEXIST, "exists")
             if special:
                 return self._special(os.open(name, _NODE, dir_fd=dirfd), scope, request.flags)
             if exists:
-                check_verbs(scope, access != os.O_WRONLY, writes)
+                check_verbs(scope, access != _WRONLY, writes)
                 if not scope.verbs:
-                    flags |= os.O_DIRECTORY
-                if flags & os.O_CREAT and (pinned or not parent_scope.write):
-                    flags &= ~os.O_CREAT
+                    flags |= _DIRECTORY
+                if flags & _CREAT and (pinned or not parent_scope.write):
+                    flags &= ~_CREAT
             elif not parent_scope.write:
                 raise OSError(errno.EROFS, "export is read-only")
             elif pinned:
                 raise OSError(errno.EBUSY, "an export begins there")
-            elif access != os.O_WRONLY and not scope.read:
+            elif access != _WRONLY and not scope.read:
                 raise PermissionError(errno.EACCES, "export is write-only")
             mode, lost = (0, 0) if exists else self._mode(dirfd, request)
             if not exists:
@@ -338,7 +345,7 @@ class Operations:
         data: bytes | bytearray = b""
         prefetch = request.prefetch
         try:
-            watched = request.watch is not None and bool(flags & os.O_DIRECTORY) and request.watch(fd, scope)
+            watched = request.watch is not None and bool(flags & _DIRECTORY) and request.watch(fd, scope)
             status = os.fstat(fd)
             kind = S_IFMT(status.st_mode)
             if kind != S_IFREG and not S_ISDIR(kind):
