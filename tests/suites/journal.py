@@ -138,10 +138,11 @@ class Journal:
         found: set[int | None] = {len(data) for data in self.contents(objects, look)}
         return found | {None} if None in objects else found
 
-    def texts(self, name: bytes, look: Look) -> list[bytes]:
-        """What may be read by who opens it: as of the open, whatever else is believed for how long."""
+    def texts(self, name: bytes, look: Look, *, believed: bool = False) -> list[bytes]:
+        """What may be read by who opens it: as of the open, whatever else is believed for how long. *believed*: of the file to which the
+        name led within the bound."""
         exact = attrs.evolve(look, bound=0.0)
-        return self.contents(self.objects(name, exact), exact)
+        return self.contents(self.objects(name, look if believed else exact), exact)
 
     def absent(self, name: bytes, look: Look) -> bool:
         """Whether who opens it may hear that it does not exist, which is believed as names are."""

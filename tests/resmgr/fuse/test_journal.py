@@ -72,3 +72,8 @@ def test_contents_are_as_of_the_open_and_sizes_as_old_as_names() -> None:
     look = Look(1.02, 1.03, BOUND)
     assert journal.texts(b"n", look) == [b"newer"]
     assert journal.sizes(b"n", look) == {3, 5}
+    journal.named(b"n", 2.0, 2.01, 2)
+    journal.held(2, ALWAYS, ALWAYS, b"of another")
+    look = Look(2.02, 2.03, BOUND)
+    assert journal.texts(b"n", look) == [b"of another"]
+    assert set(journal.texts(b"n", look, believed=True)) == {b"newer", b"of another"}
