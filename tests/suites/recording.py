@@ -60,6 +60,9 @@ class Worker:
         self.maps: list[mmap.mmap | None] = [None] * workers
         for one in range(workers):
             self.open_kept(one)
+            # What is seen later may be what is seen now.
+            self.look_at_kept(one)
+            self.look_at_mapped(one)
 
     def open_kept(self, one: int) -> None:
         own = one == self.number
@@ -272,10 +275,11 @@ class Worker:
             self.append,
             self.store,
         ]
+        first: list[Callable[[], object]] = [self.store]
         while time.monotonic() < until:
-            looking = rng.randrange(3) > 0
+            looking = not first and rng.randrange(3) > 0
             try:
-                rng.choice(looks if looking else changes)()
+                (first.pop() if first else rng.choice(looks if looking else changes))()
             except OSError as error:
                 if self.faults and error.errno in MAY_FAIL:
                     self.failed += 1
