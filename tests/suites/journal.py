@@ -110,16 +110,19 @@ class Journal:
 
     def objects(self, name: bytes, look: Look) -> Objects:
         """Where *name* may have led; None: nowhere."""
-        return self._objects(name, look, set())
+        return self._objects(name, look, look.ended, set())
 
-    def _objects(self, name: bytes, look: Look, seen: set[int]) -> Objects:
+    def _objects(self, name: bytes, look: Look, end: float, seen: set[int]) -> Objects:
+        """*end*: when all of it was over. *seen*: moves that were followed already, each of which is once enough: two to each other's names
+        have no end."""
         found: Objects = set()
         for change in self.names[name].possible(look) if name in self.names else ():
             if change.source is None:
                 found.add(change.value)
             elif id(change) not in seen:
-                # Two that were moved to each other's names at once have no end.
-                found |= self._objects(change.source, Look(change.began, min(change.ended, look.ended)), seen | {id(change)}) - {None}
+                seen.add(id(change))
+                moment = Look(change.began, end if change.ended == NEVER else change.ended)
+                found |= self._objects(change.source, moment, end, seen) - {None}
         return found
 
     def contents(self, objects: Iterable[int | None], look: Look) -> list[bytes]:

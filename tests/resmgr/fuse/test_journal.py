@@ -64,6 +64,19 @@ def test_what_an_error_was_told_of_may_have_been_done_or_not() -> None:
     assert set(journal.contents((1,), Look(11.0, 11.1))) == {b"perhaps", b"new"}
 
 
+def test_many_moves_of_which_nobody_knows_whether_they_were_done_are_looked_at_once() -> None:
+    journal = Journal()
+    names = [b"n%d" % number for number in range(4)]
+    for name in names:
+        journal.named(name, ALWAYS, ALWAYS, None)
+    journal.named(names[0], 0.0, 0.1, 7)
+    for number in range(200):
+        old, new = names[number % 4], names[(number * 7 + 1) % 4]
+        journal.named(old, 1.0 + number, NEVER, None)
+        journal.named(new, 1.0 + number, NEVER, None, source=old)
+    assert journal.objects(names[0], Look(500.0, 501.0)) == {None, 7}
+
+
 def test_contents_are_as_of_the_open_and_sizes_as_old_as_names() -> None:
     journal = Journal()
     journal.named(b"n", ALWAYS, ALWAYS, 1)
