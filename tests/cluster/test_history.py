@@ -11,7 +11,7 @@ from tests.suites import history
 from tests.suites.hammer import TOPOLOGY
 
 pytestmark = [pytest.mark.cluster, pytest.mark.priv]
-SECONDS = 3.0
+SECONDS = 2.0
 BELIEVES = "lease=0,entry_valid=30,attr_valid=30,negative_valid=30"
 
 

@@ -202,7 +202,19 @@ def _ages(journal: Journal, what: str, look: Look, more: list[Any]) -> list[tupl
     if said is None:
         return [("absent", age(lambda one: journal.absent(name, one), look, most), "absent")]
     text = said.encode()
+    if _ends_where_it_did(journal, name, look, text):
+        return [("cut", 0.0, "")]
     return [("read", age(lambda one: text in journal.texts(name, one, believed=True), look, most), f"{text[:20]!r}, {len(text)} bytes")]
+
+
+def _ends_where_it_did(journal: Journal, name: bytes, look: Look, text: bytes) -> bool:
+    """Whether *text* is what the file holds, but as long as it was before: what the kernel's cache makes of a file that is changed between
+    its open and its read (docs/posix.md)."""
+    possible = journal.texts(name, look, believed=True)
+    if text in possible or len(text) not in journal.sizes(name, attrs.evolve(look, bound=MOST)):
+        return False
+    whole = text.rstrip(b"\0")
+    return any(one.startswith(text) or (whole != text and one == whole) for one in possible)
 
 
 def main(words: list[str]) -> int:

@@ -34,7 +34,8 @@ setuid = true
 ACCOUNTS = """
 for number in 65531 65532 65533 65535; do
     echo "suite$number:x:$number:$number::/:/bin/sh" >> /etc/passwd
-    echo "suite$number:x:$number:$([ $number = 65535 ] || echo nobody)" >> /etc/group
+    case $number in 65532) members=nobody,suite65533 ;; 65535) members= ;; *) members=nobody ;; esac
+    echo "suite$number:x:$number:$members" >> /etc/group
 done
 """
 """Suites act as numbers that no account has. Files of other nodes are shared among accounts (docs/howto/share-files.md): these are they."""
