@@ -49,6 +49,10 @@ if TYPE_CHECKING:
     from resmgr.fuse.request import Request
     from resmgr.fuse.servers import User
 
+MOVED_MAX: Final = 64
+"""Names of a directory that were moved away last. Stops a directory of moving names from filling memory."""
+MOVED_LAG: Final = 4.0
+"""Seconds after a move in which an event of before it may come: when a node is silent for longer its leases are over."""
 EARLY_MAX: Final = 1024
 """Directories of which events came that are not leased (yet)."""
 SETTLE: Final = 0.05
@@ -355,6 +359,15 @@ class Leases:
             if lease.answered > now - SETTLE:
                 self._again_later(lease, name, kind, now)
 
+    def moved(self, directory: Node, name: bytes, node: Node) -> None:
+        """A program of this mount has moved *node* away from *name* in *directory*: what others did to it before is told by that name."""
+        lease = directory.lease
+        if lease is not None:
+            lease.moved.pop(name, None)
+            lease.moved[name] = (node, self._core.dispatch.now())
+            if len(lease.moved) > MOVED_MAX:
+                del lease.moved[next(iter(lease.moved))]
+
     def _again_later(self, lease: Lease, name: bytes, kind: int, now: float) -> None:
         """Once for each name, `SETTLE` after the last event about it, at the latest `SETTLE` after that was due."""
         known = lease.again.get(name)
@@ -406,6 +419,22 @@ class Leases:
             self._core.telling.tell(node, [formats.inval_entry(node.nodeid, name, self._core.expires)])
         elif kind & WATCH_REPEATED and child is not None:
             self._stale(child, bool(kind & WATCH_CONTENT))
+        if name in lease.moved and kind & WATCH_REPEATED:
+            self._changed_before(lease, name, kind, now)
+
+    def _changed_before(self, lease: Lease, name: bytes, kind: int, now: float) -> None:
+        """The event by *name* may be about what a program of this mount has moved since."""
+        node, at = lease.moved[name]
+        directory = node.parent
+        if now - at > MOVED_LAG or directory is None:
+            del lease.moved[name]
+            return
+        self._core.logs.heard(directory, node.name, now)
+        if directory.lease is not None:
+            directory.lease.doubt(node.name)
+        if kind & WATCH_ATTRIB:
+            self._core.delegated.changed(node)
+        self._stale(node, bool(kind & WATCH_CONTENT))
 
     def _stale(self, node: Node, content: bool) -> None:
         """The attributes of *node* are not what the kernel was told, nor, perhaps, its contents."""

@@ -228,6 +228,10 @@ def _rename(core: Core, request: Request, view: memoryview, new_id: int, flags: 
         else:
             changing.changed(request)
             core.nodes.rename(old_dir, old_name, new_dir, new_name, bool(flags & RENAME_EXCHANGE))
+            for directory, name, place in ((old_dir, old_name, (new_dir, new_name)), (new_dir, new_name, (old_dir, old_name))):
+                moved = place[0].children.get(place[1])
+                if moved is not None:
+                    core.leases.moved(directory, name, moved)
             if bytes(reply) != SURE:
                 # Two names of one file stay both, an exchange leaves the old one to another.
                 request.alone = [(lease, name) for lease, name in request.alone if lease.node is new_dir and name == new_name]

@@ -188,6 +188,26 @@ def test_a_moved_file_has_left_its_old_name(rig: Rig) -> None:
     assert rig.lookup(node, b"moved").nodeid
 
 
+def test_what_was_written_before_a_move_is_told_by_the_old_name(rig: Rig) -> None:
+    node = leased(rig)
+    file = rig.lookup(node, b"f1").nodeid
+    fh = rig.open(file).fh
+    rig.read(file, fh, 0, 1)
+    rig.run(0.2)
+    rig.fs.add(b"d/f1", b"much longer than that")
+    assert rename(rig, node, b"f1", b"moved").error == 0
+    rig.notifications.clear()
+
+    rig.run(0.02)
+    assert formats.inval_pages(file)[16:] in [note.body for note in rig.notifications]
+    # Once: what is told of that name later is not about it.
+    rig.run(5.0)
+    rig.notifications.clear()
+    rig.fs.add(b"d/f1", b"another")
+    rig.run(0.2)
+    assert formats.inval_pages(file)[16:] not in [note.body for note in rig.notifications]
+
+
 def test_two_names_of_one_file_stay_both(rig: Rig) -> None:
     """rename(2) of one to the other does nothing, and says that it is done."""
     rig.fs.enter(rig.fs.find(b"d"), b"second", rig.fs.find(b"d/f1"))
