@@ -125,7 +125,7 @@ class Server:
         elif kind == "invalidate":
             self.session.invalidate_entry(1, path)
         elif kind == "status":
-            return [attrs.asdict(request) for request in self.machine.status()]
+            return [attrs.asdict(request) | {"first": os.fsdecode(request.first)} for request in self.machine.status()]
         elif kind == "statistics":
             return attrs.asdict(self.machine.statistics())
         elif kind == "messages":
