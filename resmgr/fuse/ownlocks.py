@@ -38,6 +38,8 @@ REMEMBERED_MAX: Final = 1024
 _UNUSABLE: Final = 0o2000
 """Open flag O_APPEND: such an open control block serves no other open."""
 _LOCKING: Final = frozenset((int(Opcode.SETLK), int(Opcode.SETLKW)))
+_WAY_LOST: Final = frozenset((-errno.EHOSTDOWN, -errno.EHOSTUNREACH, -errno.ESRCH))
+"""Of these the connection dies, perhaps a moment later, and its files are opened again with their locks (`reopen`)."""
 
 
 class State(enum.Enum):
@@ -203,7 +205,7 @@ class OwnLocks:
         core = self._core
         core.drops["locks_returned"] += 1
         lost = [file for file in own.node.files if own.applies(file) and file.held]
-        if status < 0 and lost and not own.connection.closed:
+        if status < 0 and status not in _WAY_LOST and lost and not own.connection.closed:
             # It was taken away meanwhile, and with it the open file: whoever uses that hears it.
             core.drops["locks_lost"] += 1
             logger.warning("locks of %r are lost: its server did not hear in time", own.node.path().decode("utf-8", "backslashreplace"))
