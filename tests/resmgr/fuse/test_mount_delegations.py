@@ -22,7 +22,7 @@ pytestmark = pytest.mark.priv
 
 Serve = Callable[..., Served]
 SOON = 30.0
-"""Seconds in which something must be seen that takes milliseconds on a machine with nothing else to do. The kernel ends a lease after 45."""
+"""Seconds in which something must be seen that takes milliseconds on a machine with nothing else to do. Leases end after 45."""
 
 
 @pytest.fixture
