@@ -1,8 +1,11 @@
 """Delegations of files, at the client (docs/protocol/delegation.md): files that nobody changes before this mount was asked.
 
-A file that was opened for reading a moment ago and is opened again is asked for with a delegation. While it is *held*, opens for reading by
-the same user are answered here, by the same open control block, which is kept for KEPT seconds after the last close. So several open files
-share one, and it is closed with the last of them, or when the delegation ends after that.
+A file that was opened for reading a moment ago and is opened again is asked for with a delegation (*reading*). While it is *held*, opens
+for reading by the same user are answered here, by the same open control block, which is kept for KEPT seconds after the last close. So
+several open files share one, and it is closed with the last of them, or when the delegation ends after that.
+
+What is open for writing is asked for when something of it is locked (*alone*): that and the locks are the affair of `ownlocks`, which says
+when it has it (`lend`) and is told when it ends. Opens for no more than that are answered by its open control block, which is not kept.
 
 It is held together with the lease of its directory, which tells what the server's kernel does not: other names, other rights. It is given
 back when the server recalls it, when its directory is not leased any more or its server silent, when the name or the rights are
@@ -78,6 +81,7 @@ class Delegated:
         self._core = core
         self._most = core.options.delegations
         self.quiet = QUIET
+        self.kept = KEPT
         self._held: dict[Node, Held] = {}
         self._through: dict[int, Held] = {}
         """By file handle."""
@@ -269,7 +273,7 @@ class Delegated:
         self._timer = None
         self.awake()
         now = self._core.dispatch.now()
-        for held in [held for held in self._held.values() if not held.files and now - held.closed >= KEPT]:
+        for held in [held for held in self._held.values() if not held.files and now - held.closed >= self.kept]:
             self._end(held)
         if self._held:
             self._begin()

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 from resmgr.dispatch import Buffer
 from resmgr.fuse.formats import Opcode
 from resmgr.iofunc.locks import UNLOCK, Locks, Owner, Range, Waiter
-from resmgr.iomsg import DELEGATION_ASK, REQUEST, Io
+from resmgr.iomsg import DELEGATION_ASK, LOCK_SET, REQUEST, Io
 from resmgr.iorequest import LockRequest, pack_delegation
 
 if TYPE_CHECKING:
@@ -199,7 +199,7 @@ class OwnLocks:
             self._ends(own)
             return
         locks = [one for file in own.node.files if own.applies(file) for one in file.held]
-        own.connection.submit((pack_delegation(own.ocb, locks),), 0, partial(self._returned, own))
+        own.connection.submit((pack_delegation(own.ocb, _joined(locks)),), 0, partial(self._returned, own))
 
     def _returned(self, own: Own, status: int, reply: Buffer) -> None:
         core = self._core
@@ -227,3 +227,15 @@ class OwnLocks:
     def close(self) -> None:
         """The mount is gone. Idempotent."""
         self._of.clear()
+
+
+def _joined(locks: list[LockRequest]) -> list[LockRequest]:
+    """*locks* as few: a program may have locked a file byte by byte, and a message has room for as many as a table has."""
+    found: list[LockRequest] = []
+    for one in sorted(locks, key=lambda one: (one.whole, one.owner, one.kind, one.start)):
+        last = found[-1] if found else one
+        if found and (last.whole, last.owner, last.kind) == (one.whole, one.owner, one.kind) and one.start <= last.end:
+            found[-1] = LockRequest(LOCK_SET, one.kind, last.start, max(last.end, one.end), one.owner, one.pid, one.whole)
+        else:
+            found.append(one)
+    return found

@@ -136,8 +136,11 @@ class Server:
             self.host_messages.clear()
             return counts
         elif kind == "quiet":
-            # As if nobody had changed anything for long.
-            self.machine.delegated.quiet = 0.0
+            # As if nobody had changed anything, or been refused, for long.
+            self.machine.delegated.quiet = self.machine.own_locks.pause = 0.0
+        elif kind == "keep":
+            # What is delegated goes when it is given back, and not after a while.
+            self.machine.delegated.kept = 3600.0
         elif kind == "unmount":
             try:
                 self.mount.detach(lazy=order.get("lazy") == "yes")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 import pytest
@@ -54,6 +53,8 @@ def write(name, text):
         return file.write(text)
 """
 BROKEN = ("Host is down", "Stale file handle")
+ENDS = 30.0
+"""Seconds after which somebody who waits for a client was not freed by this server, which takes three: its kernel does it after 45."""
 
 
 def signal(cluster: kit.Cluster, node: str, name: str) -> None:
@@ -88,7 +89,7 @@ def test_a_local_writer_waits_for_clients_and_they_read_what_he_wrote(start_clus
         waited = server.ask("write('first', 'second')")
         assert isinstance(waited, float)
         print(f"a writer waited {waited * 1000:.1f} ms for two clients")
-        assert waited < 2
+        assert waited < ENDS
         for client in clients:
             assert client.ask("read('first')") == "second"
         all_add(cluster, clients, server)
@@ -100,8 +101,12 @@ def test_a_local_writer_waits_for_clients_and_they_read_what_he_wrote(start_clus
 def delegate(cluster: kit.Cluster, node: str, client: Program, name: str) -> None:
     """Have *client* read a file until it opens that without the server."""
     before = opened_here(cluster, node)
-    assert client.ask(f"[read({name!r}) for _ in range(6)][-1]") == name
-    assert opened_here(cluster, node) > before
+
+    def opens_it() -> bool:
+        assert client.ask(f"[read({name!r}) for _ in range(6)][-1]") == name
+        return opened_here(cluster, node) > before
+
+    kit.wait_for(opens_it, ENDS)
 
 
 def all_add(cluster: kit.Cluster, clients: tuple[Program, Program], server: Program) -> None:
@@ -129,13 +134,12 @@ def one_is_stopped(cluster: kit.Cluster, clients: tuple[Program, Program], serve
     waited = server.ask("write('third', 'fourth')")
     assert isinstance(waited, float)
     print(f"a writer waited {waited:.1f} s for a client that is stopped")
-    assert 1 < waited < 10
+    assert 1 < waited < ENDS
     assert b.ask("read('third')") == "fourth"
     a.send("read('third')")
-    time.sleep(0.2)
     signal(cluster, "a", "CONT")
     assert a.receive() in ("fourth", *BROKEN)
-    kit.wait_for(lambda: a.ask("read('third')") == "fourth")
+    kit.wait_for(lambda: a.ask("read('third')") == "fourth", ENDS)
 
 
 def one_is_killed(cluster: kit.Cluster, clients: tuple[Program, Program], server: Program) -> None:
@@ -144,5 +148,5 @@ def one_is_killed(cluster: kit.Cluster, clients: tuple[Program, Program], server
     waited = server.ask("write('fifth', 'sixth')")
     assert isinstance(waited, float)
     print(f"a writer waited {waited:.1f} s for a client that was killed")
-    assert waited < 10
+    assert waited < ENDS
     assert server.ask("open('/tmp/t/fifth').read()") == "sixth"

@@ -21,8 +21,8 @@ from resmgr.testing.fusemount import Served
 pytestmark = pytest.mark.priv
 
 Serve = Callable[..., Served]
-SOON = 5.0
-"""Seconds in which something must be seen that takes milliseconds on a machine with nothing else to do."""
+SOON = 30.0
+"""Seconds in which something must be seen that takes milliseconds on a machine with nothing else to do. Leases end after 45."""
 
 
 @pytest.fixture
@@ -62,19 +62,34 @@ def read_again(mount: Served, path: Path) -> bytes:
         assert time.monotonic() < end, "never delegated"
 
 
+def while_it_ran(mount: Served, costs: Callable[[], dict[str, int]]) -> dict[str, int]:
+    """What *costs* says. A daemon that had no turn for a second gives all back: then once more."""
+    end = time.monotonic() + SOON
+    while True:
+        before = events(mount).get("delegations_stalled", 0)
+        sent = costs()
+        if events(mount).get("delegations_stalled", 0) == before:
+            return sent
+        assert time.monotonic() < end, "stands still again and again"
+
+
 def test_a_file_that_was_read_is_opened_without_a_message(serve: Serve, served: Path) -> None:
     mount = serve(served)
     os.listdir(mount.path / "d")
     path = mount.path / "d/f"
-    for _ in range(3):
-        path.read_bytes()
-    messages(mount)
-    for _ in range(20):
-        assert path.read_bytes() == b"first" * 100
-    with path.open("rb") as one, path.open("rb") as two:
-        assert one.read() == two.read()
-    assert messages(mount) == {}
-    assert events(mount)["delegations"] == 1
+
+    def costs() -> dict[str, int]:
+        for _ in range(3):
+            path.read_bytes()
+        messages(mount)
+        for _ in range(20):
+            assert path.read_bytes() == b"first" * 100
+        with path.open("rb") as one, path.open("rb") as two:
+            assert one.read() == two.read()
+        return messages(mount)
+
+    assert while_it_ran(mount, costs) == {}
+    assert events(mount)["delegations"] >= 1
 
 
 def test_what_is_read_once_is_not_asked_for(serve: Serve, served: Path) -> None:
@@ -113,19 +128,20 @@ def test_what_a_local_program_writes_is_read_by_the_next_open(serve: Serve, serv
     with pytest.raises(BlockingIOError):
         os.open(served / "d/f", os.O_WRONLY | os.O_NONBLOCK)
 
-    def opened() -> bool:
+    def may_open() -> bool:
         try:
             os.close(os.open(served / "d/f", os.O_WRONLY | os.O_NONBLOCK))
         except BlockingIOError:
             return False
         return True
 
-    soon(opened)
+    soon(may_open)
 
 
 @pytest.mark.parametrize("how", ["rename", "unlink", "chmod"])
 def test_what_the_kernel_does_not_hold_up_is_told(serve: Serve, served: Path, how: str) -> None:
     mount = serve(served)
+    mount.order("keep")
     os.listdir(mount.path / "d")
     path = mount.path / "d/f"
     read_again(mount, path)
@@ -138,11 +154,11 @@ def test_what_the_kernel_does_not_hold_up_is_told(serve: Serve, served: Path, ho
         soon(lambda: not path.exists())
     else:
         os.chmod(served / "d/f", 0o600)
-    soon(lambda: not kept(mount, served / "d/f"))
+    soon(lambda: not opened(mount, served / "d/f"))
 
 
-def kept(mount: Served, path: Path) -> bool:
-    """Whether the server has *path*, or what was called so, open."""
+def opened(mount: Served, path: Path) -> int:
+    """How often the server has *path*, or what was called so, open."""
     folder = f"/proc/{mount.process.pid}/fd"
     shown = []
     for number in os.listdir(folder):
@@ -150,16 +166,17 @@ def kept(mount: Served, path: Path) -> bool:
             shown.append(os.readlink(f"{folder}/{number}").removesuffix(" (deleted)"))
         except FileNotFoundError:
             pass
-    return os.fspath(path) in shown
+    return shown.count(os.fspath(path))
 
 
 @pytest.mark.parametrize("how", ["unlink", "rename", "write", "truncate", "chmod"])
 def test_what_is_changed_from_here_is_not_kept(serve: Serve, served: Path, how: str) -> None:
     mount = serve(served)
+    mount.order("keep")
     os.listdir(mount.path / "d")
     path = mount.path / "d/f"
     read_again(mount, path)
-    assert kept(mount, served / "d/f")
+    assert opened(mount, served / "d/f")
     if how == "unlink":
         path.unlink()
     elif how == "rename":
@@ -172,7 +189,7 @@ def test_what_is_changed_from_here_is_not_kept(serve: Serve, served: Path, how: 
         assert (served / "d/f").read_bytes() == b"fir"
     else:
         path.chmod(0o600)
-    soon(lambda: not kept(mount, served / "d/f"))
+    soon(lambda: not opened(mount, served / "d/f"))
     assert "delegations_recalled" not in events(mount)
 
 
@@ -223,11 +240,15 @@ def test_git_status(serve: Serve, served: Path) -> None:
         subprocess.run([*run, *words], check=True)
     mount = serve(served)
     status = [*mount.inside, "git", "--no-optional-locks", "-C", os.fspath(mount.mountpoint / "repository"), "status", "--short"]
-    for _ in range(4):
-        assert subprocess.run(status, check=True, capture_output=True).stdout == b""
-    messages(mount)
-    subprocess.run(status, check=True)
-    sent = messages(mount)
+
+    def costs() -> dict[str, int]:
+        for _ in range(4):
+            assert subprocess.run(status, check=True, capture_output=True).stdout == b""
+        messages(mount)
+        subprocess.run(status, check=True)
+        return messages(mount)
+
+    sent = while_it_ran(mount, costs)
     print(sent)
     assert sent.get("open", 0) == 0
 
@@ -243,7 +264,7 @@ def test_locks_of_a_file_that_one_mount_has_alone(serve: Serve, served: Path) ->
         fcntl.lockf(one, fcntl.LOCK_EX)
         fcntl.lockf(one, fcntl.LOCK_UN)
         two.close()
-        time.sleep(0.05)
+        soon(lambda: opened(mount, served / "d/f") == 1)
         messages(mount)
         for _ in range(10):
             fcntl.lockf(one, fcntl.LOCK_EX)
@@ -267,7 +288,7 @@ def test_locks_of_a_file_that_one_mount_has_alone(serve: Serve, served: Path) ->
 
 BASE = """
 import os, sqlite3, sys
-base = sqlite3.connect(sys.argv[1], timeout=20, isolation_level=None)
+base = sqlite3.connect(sys.argv[1], timeout=60, isolation_level=None)
 def add(count):
     for _ in range(count):
         base.execute("begin immediate")
@@ -302,7 +323,7 @@ class Program:
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.process.stdin.close()
-        self.process.wait(10)
+        self.process.wait(60)
         self.process.stdout.close()
 
 
@@ -334,17 +355,28 @@ def base(served: Path) -> Path:
 def test_what_a_transaction_costs(serve: Serve, served: Path, base: Path, programs: Callable[..., Program], delegations: int) -> None:
     mount = serve(served, delegations=delegations)
     os.listdir(mount.path / "b")
+    mount.order("quiet")
     program = programs(mount.inside, mount.mountpoint / "b/base")
-    program.ask("add(3)")
-    messages(mount)
-    assert program.ask("add(1)") == "1"
-    sent = messages(mount)
+
+    def transaction() -> dict[str, int]:
+        program.ask("add(3)")
+        messages(mount)
+        assert program.ask("add(1)") == "1"
+        return messages(mount)
+
+    sent = while_it_ran(mount, transaction)
     print(sum(sent.values()), sent)
     assert ("lock" in sent) == (not delegations)
-    assert not delegations or sum(sent.values()) <= 24
-    messages(mount)
-    assert program.ask("base.execute('select count(*) from t').fetchall()") == "[(4,)]"
-    sent = messages(mount)
+    # 34 without.
+    assert not delegations or sum(sent.values()) < 30
+
+    def query() -> dict[str, int]:
+        program.ask("add(1)")
+        messages(mount)
+        assert program.ask("base.execute('select count(*) from t').fetchall()[0][0]").isdecimal()
+        return messages(mount)
+
+    sent = while_it_ran(mount, query)
     print(sum(sent.values()), sent)
     assert ("lock" in sent) == (not delegations)
 

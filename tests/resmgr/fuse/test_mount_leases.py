@@ -19,7 +19,7 @@ from tests.suites.manyfiles import Directory
 pytestmark = pytest.mark.priv
 
 Serve = Callable[..., Served]
-SOON = 5.0
+SOON = 30.0
 """Seconds in which a change must be seen. It is milliseconds; a loaded machine adds to it, and without leases it would be 60 here."""
 LONG = {"entry_valid": 60, "attr_valid": 60, "negative_valid": 60}
 """Validities with which nothing would be seen that is not told."""

@@ -13,6 +13,7 @@ import pytest
 from resmgr.fuse import formats
 from resmgr.fuse.formats import Opcode
 from resmgr.fuse.ownlocks import NOT_AGAIN
+from resmgr.iomsg import DELEGATION_LOCKS_MAX
 from resmgr.testing.fuserig import Answer
 from resmgr.testing.memfs import Fault
 from resmgr.testing.virtual import NodeView
@@ -163,6 +164,23 @@ def test_a_local_program_finds_what_is_locked(rig: Locking) -> None:
     rig.run(NOT_AGAIN)
     assert rig.lock(WRITE, owner=2) == 0
     assert rig.messages()["delegation"] == 1
+
+
+def test_a_file_that_is_locked_byte_by_byte(rig: Locking) -> None:
+    """More locks than a message has room for, which are one in a table."""
+    for number in range(DELEGATION_LOCKS_MAX + 10):
+        assert rig.lock(WRITE, number, number) == 0
+    assert rig.lock(READ, 50, 50) == 0
+    seen: list[int] = []
+    assert rig.fs.delegations is not None
+    rig.fs.delegations.locally(rig.fs.find(b"d/f"), lambda: seen.append(server_locks(rig)))
+    rig.run(0.1)
+    assert seen == [3]
+    assert rig.drops("locks_lost") == 0
+    assert rig.lock(READ, 49, 49, owner=2) == -errno.EAGAIN
+    assert rig.lock(READ, 50, 50, owner=2) == 0
+    assert rig.lock(READ, DELEGATION_LOCKS_MAX + 9, LAST, owner=2) == -errno.EAGAIN
+    assert rig.lock(READ, DELEGATION_LOCKS_MAX + 10, LAST, owner=2) == 0
 
 
 def test_what_comes_while_it_is_asked_for_or_given_back_waits(rig: Locking) -> None:

@@ -40,7 +40,7 @@ from resmgr.iorequest import LOCK_END, ConnectRequest, LockRequest, SetAttr, pac
 from resmgr.testing.hostdir import HostDirectory
 from resmgr.testing.ioclient import Begun, IoClient, fails
 
-LONG = 10.0
+LONG = 60.0
 """Seconds that a test waits for another thread, which takes milliseconds."""
 
 
@@ -94,6 +94,8 @@ def leasing(host: HostDirectory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Le
     host.fs.set_policy(host.policy((Export("/", ["read", "write"]),)))
     # What is done in threads, as for a disk that is slow at the moment, is not delegated.
     host.fs.devices.root.kind = b"tmpfs"
+    # Who reads for the dispatch here may be late.
+    host.fs.delegations.breaks.unheard = LONG
     (host.root / "d").mkdir()
     (host.root / "d/f").write_bytes(b"first")
     yield Leasing(host, readable)
@@ -174,6 +176,7 @@ def test_what_ends_with_its_open_file_holds_up_nobody(leasing: Leasing, how: str
     client = leasing.client()
     entry = leasing.open(client)
     writer = Opener(os.fspath(leasing.host.root / "d/f"), b"second")
+    leasing.hear()
     assert writer.waits
     if how == "close":
         client.close(entry.target, entry.ocb)
