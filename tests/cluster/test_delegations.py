@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable
 
 import pytest
@@ -23,6 +25,10 @@ def write(name, text):
     os.write(fd, text.encode())
     os.close(fd)
     return waited
+def grab(name):
+    with open(f"/tmp/t/{name}", "r+") as file:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return "had it"
 """
 ADD = """
 def add(count, pause=0):
@@ -51,6 +57,11 @@ def read(name):
 def write(name, text):
     with open(f"/net/s/tmp/t/{name}", "w") as file:
         return file.write(text)
+held = []
+def hold(name):
+    held.append(open(f"/net/s/tmp/t/{name}", "r+"))
+    fcntl.lockf(held[0], fcntl.LOCK_EX)
+    return True
 """
 BROKEN = ("Host is down", "Stale file handle")
 ENDS = 30.0
@@ -150,3 +161,28 @@ def one_is_killed(cluster: kit.Cluster, clients: tuple[Program, Program], server
     print(f"a writer waited {waited:.1f} s for a client that was killed")
     assert waited < ENDS
     assert server.ask("open('/tmp/t/fifth').read()") == "sixth"
+
+
+def test_a_lock_that_a_client_granted_itself_outlives_the_link_and_the_server(start_cluster: Start) -> None:
+    cluster = start_cluster(TOPOLOGY)
+    cluster.run("s", "sh", "-c", "mkdir -p /tmp/t && echo text > /tmp/t/kept")
+    cluster.run("a", "qnet", "nodes", "--wait", "s")
+    cluster.run("a", "ls", "-l", "/net/s/tmp/t")
+    with cluster.running("a", "python3", "-c", CLIENT + ADD) as a, cluster.running("s", "python3", "-c", SERVER + ADD) as s:
+        client, server = Program(a), Program(s)
+        assert client.ask("hold('kept')") is True
+        assert kit.facts(cluster, "a")["mounts"][0]["events"].get("locks_here", 0) == 1
+        assert server.ask("grab('kept')") == os.strerror(errno.EAGAIN)
+
+        cluster.link_down("a")
+        kit.wait_for(lambda: kit.states(cluster, "s")["a"] == "down", ENDS)
+        cluster.link_up("a")
+        kit.wait_for(lambda: client.ask("held[0].seek(0) or held[0].read()") == "text\n", ENDS)
+        assert server.ask("grab('kept')") == os.strerror(errno.EAGAIN)
+
+        cluster.run("s", "qnet", "restart")
+        kit.wait_for(lambda: client.ask("held[0].seek(0) or held[0].read()") == "text\n", ENDS)
+        assert server.ask("grab('kept')") == os.strerror(errno.EAGAIN)
+
+        assert client.ask("held.pop().close()") is None
+        kit.wait_for(lambda: server.ask("grab('kept')") == "had it", ENDS)
