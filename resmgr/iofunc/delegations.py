@@ -29,9 +29,14 @@ OF_CLIENT: Final = 256
 files of the machine has to wait for as many answers."""
 OF_NODE: Final = 1024
 IN_ALL: Final = 4096
+REST: Final = 60.0
+"""Seconds in which a node gets none that has not given one back in time. So a program that goes through all its files waits once or twice,
+not for each."""
 AGAIN: Final = 0.05
+WAITING_OF_NODE: Final = 256
 WAITING_MAX: Final = 1024
-"""Requests that wait; more are EAGAIN. Stops who asks without end from filling memory."""
+"""Requests of a node, and in all, that wait; more are EAGAIN. Stops who asks without end from filling memory, from taking the places of
+others, and the time, since each is tried again and again."""
 
 C = TypeVar("C", bound=Client)
 
@@ -95,7 +100,11 @@ class Delegations(Generic[C]):
         self._of_key: dict[Hashable, dict[_Delegation[C], None]] = {}
         self._of_client: Counter[C] = Counter()
         self._of_node: Counter[int] = Counter()
+        self._slow: dict[int, float] = {}
+        """Nodes that have not given back in time, and until when they get none."""
         self._waiting: dict[Message, Callable[[], None]] = {}
+        self._waiting_of: Counter[int] = Counter()
+        """By node."""
         self._since: dict[Message, float] = {}
         """When those that wait, or are being tried again, began to."""
         self._timer: Timer | None = None
@@ -111,8 +120,9 @@ class Delegations(Generic[C]):
         knows by the inode number *ino*."""
         nd = client.info.nd
         full = self._of_client[client] >= OF_CLIENT or self._of_node[nd] >= OF_NODE or len(self) >= IN_ALL
+        slow = nd in self._slow and self._dispatch.now() < self._slow[nd]
         recalled = any(other.timer is not None for other in self._of_key.get(key, ()))
-        if client.gone or handle.closed or full or recalled or handle in self._of_handle or not self._outer.take(handle):
+        if client.gone or handle.closed or full or slow or recalled or handle in self._of_handle or not self._outer.take(handle):
             self._counters["delegations_refused"] += 1
             return False
         self._counters["delegations_granted"] += 1
@@ -154,9 +164,15 @@ class Delegations(Generic[C]):
             self._tell(delegation.client, delegation.ino)
 
     def _timed_out(self, delegation: _Delegation[C]) -> None:
+        """Its node may not give back the others either: all are asked for at once."""
         self._counters["delegations_timed_out"] += 1
+        now, nd = self._dispatch.now(), delegation.client.info.nd
+        self._slow = {other: until for other, until in self._slow.items() if now < until}
+        self._slow[nd] = now + REST
         self._end(delegation)
         self._lost(delegation.handle)
+        for other in [other for other in self._of_handle.values() if other.client.info.nd == nd]:
+            self._recall(other)
 
     def _closed(self, handle: Handle) -> None:
         delegation = self._of_handle.get(handle)
@@ -203,10 +219,12 @@ class Delegations(Generic[C]):
         since = self._since.setdefault(message, now)
         if key is not None:
             self.recall(key)
-        if len(self._waiting) >= WAITING_MAX:
+        nd = message.info.nd
+        if len(self._waiting) >= WAITING_MAX or self._waiting_of[nd] >= WAITING_OF_NODE:
             self._counters["delegations_waits_full"] += 1
         elif now - since <= self.patience + 1.0:
             self._waiting[message] = again
+            self._waiting_of[nd] += 1
             message.on_unblock = partial(self._give_up, message)
             self._counters["delegations_waits"] += since == now
             if self._timer is None:
@@ -216,7 +234,8 @@ class Delegations(Generic[C]):
         raise BlockingIOError(errno.EAGAIN, "somebody has it and does not give it back")
 
     def _give_up(self, message: Message) -> None:
-        self._waiting.pop(message, None)
+        if self._waiting.pop(message, None) is not None:
+            self._waiting_of[message.info.nd] -= 1
         if not message.answered:
             message.error(errno.EINTR)
 
@@ -232,6 +251,7 @@ class Delegations(Generic[C]):
 
     def _retry(self) -> None:
         waiting, self._waiting = self._waiting, {}
+        self._waiting_of.clear()
         for message, again in waiting.items():
             message.on_unblock = None
             if not message.answered:

@@ -16,13 +16,14 @@ import pytest
 
 from resmgr.access import Export
 from resmgr.errors import ResmgrError
-from resmgr.hostfs import breaks, grace
+from resmgr.hostfs import breaks, grace, locks
 from resmgr.hostfs.reopen import boot_id
 from resmgr.iofunc import delegations
-from resmgr.iofunc.delegations import AGAIN, PATIENCE
+from resmgr.iofunc.delegations import AGAIN, PATIENCE, REST
 from resmgr.iomsg import (
     DELEGATION_ASK,
     DELEGATION_LOCK,
+    DELEGATION_LOCKS_MAX,
     LOCK_SET,
     LOOKUP_WATCH,
     OPEN_DELEGATE,
@@ -171,6 +172,26 @@ def test_who_does_not_give_back_has_lost_it(leasing: Leasing) -> None:
     assert leasing.count("timed_out") == 1
 
 
+def test_who_does_not_give_back_is_asked_for_all_at_once(leasing: Leasing) -> None:
+    """A program that goes through many files does not wait for each."""
+    names = [b"n%d" % number for number in range(5)]
+    for name in names:
+        (leasing.host.root / "d" / os.fsdecode(name)).write_bytes(b"first")
+    client, again, other = leasing.client(), leasing.client(), leasing.client("b", 1000)
+    assert all(leasing.open(client, name).delegated for name in names)
+    assert leasing.open(other).delegated
+    leasing.host.fs.delegations.table.recall_of(next(iter(leasing.host.fs.delegations.table._of_handle)))
+    leasing.host.dispatch.run_for(PATIENCE + 0.1)
+    assert leasing.count("timed_out") == 1
+    assert leasing.count("recalled") == len(names) + 1
+    leasing.host.dispatch.run_for(PATIENCE)
+    assert not leasing.host.fs.delegations.leased
+    # Nor by another connection; after a while it is believed once more.
+    assert not leasing.open(again).delegated
+    leasing.host.dispatch.run_for(REST)
+    assert leasing.open(again).delegated
+
+
 @pytest.mark.parametrize("how", ["close", "end", "policy"])
 def test_what_ends_with_its_open_file_holds_up_nobody(leasing: Leasing, how: str) -> None:
     client = leasing.client()
@@ -217,6 +238,23 @@ def test_a_client_that_waits_can_give_up(leasing: Leasing) -> None:
     assert opening.status == -errno.EINTR
     leasing.host.dispatch.run_for(AGAIN * 3)
     assert not leasing.host.fs.delegations.table._since
+
+
+def test_no_more_wait_than_may(leasing: Leasing, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delegations, "WAITING_OF_NODE", 3)
+    client, other = leasing.client(), leasing.client("c", 0)
+    entry = leasing.open(client)
+    waiting = [leasing.begin(other, ConnectRequest(Connect.OPEN, os.O_WRONLY, 0, b"f")) for _ in range(4)]
+    assert [one.status for one in waiting] == [None, None, None, -errno.EAGAIN]
+    waiting[0].unblock()
+    leasing.host.dispatch.run_for(AGAIN * 3)
+    waiting.append(leasing.begin(other, ConnectRequest(Connect.OPEN, os.O_WRONLY, 0, b"f")))
+    assert leasing.count("waits_full") == 1
+    # This machine's own programs have places of their own.
+    assert leasing.host.client().begin(leasing.host.fs.target, ConnectRequest(Connect.OPEN, os.O_WRONLY, 0, b"d/f").pack()).status is None
+    leasing.give_back(client, entry)
+    leasing.host.dispatch.run_for(0)
+    assert [one.status for one in waiting[1:]] == [0, 0, -errno.EAGAIN, 0]
 
 
 def test_truncate_by_name_waits_without_holding_up_the_server(leasing: Leasing) -> None:
@@ -314,6 +352,64 @@ def test_messages_that_make_no_sense(leasing: Leasing) -> None:
 
 
 # ---- files that one client has alone
+
+
+def test_who_may_not_open_it_again_does_not_have_it_alone(leasing: Leasing) -> None:
+    """He has it open since he made it, or since its mode was another one; opens are answered from what he has."""
+    os.chmod(leasing.host.root / "d", 0o777)
+    client = leasing.client(uid=1000)
+    made = client.open(b"m", os.O_CREAT | os.O_RDWR, 0o444, handle=leasing.directory(client))
+    with fails(errno.EACCES):
+        leasing.open(client, b"m", os.O_RDWR)
+    assert ask(client, made) == 0
+    os.chmod(leasing.host.root / "d/m", 0o666)
+    assert ask(client, made) == 1
+    leasing.give_back(client, made)
+    client.close(made.target, made.ocb)
+    # For writing only, he needs no more than that.
+    os.chmod(leasing.host.root / "d/m", 0o222)
+    assert ask(client, leasing.open(client, b"m", os.O_WRONLY)) == 1
+
+
+def test_locks_that_stand_are_let_go_together(leasing: Leasing, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many owners share an open file, its end costs the same, and so does that of its client."""
+    calls: list[int] = []
+    set_range = locks._range
+
+    def counting(fd: int, kind: int, start: int, end: int) -> None:
+        calls.append(kind)
+        set_range(fd, kind, start, end)
+
+    monkeypatch.setattr(locks, "_range", counting)
+    client, other = leasing.client(), leasing.client("c")
+    path = leasing.host.root / "d/f"
+    many = [standing(READ, 2 * number, 2 * number + 1, number) for number in range(DELEGATION_LOCKS_MAX)]
+    for how in ("close", "end"):
+        who = client if how == "close" else other
+        entry = leasing.open(who, flags=os.O_RDWR)
+        assert ask(who, entry) == 1
+        with fails(errno.EBADMSG):
+            who.send(entry.target, (pack_delegation(entry.ocb, [*many, standing(READ, 1, 2, 1)]),))
+        who.send(entry.target, (pack_delegation(entry.ocb, many),))
+        program = Locker(path)
+        assert not program.may(fcntl.F_WRLCK, 100, 1)
+        calls.clear()
+        if how == "close":
+            who.close(entry.target, entry.ocb)
+        else:
+            who.close_all()
+        assert calls == [fcntl.F_UNLCK]
+        assert program.may(fcntl.F_WRLCK, 0, 0)
+        os.close(program.fd)
+
+
+def test_what_is_left_between_ranges() -> None:
+    held = [(10, 20, READ), (0, 5, READ), (12, 15, READ), (30, 40, WRITE)]
+    assert locks.without(3, 35, held) == [(5, 10), (20, 30)]
+    assert locks.without(12, 18, held) == []
+    assert locks.without(50, 60, held) == [(50, 60)]
+    # Of as many as a client may have: in a moment.
+    assert len(locks.without(0, LOCK_END, [(2 * number, 2 * number + 1, READ) for number in range(100000)])) == 100000
 
 
 class Locker:
