@@ -165,24 +165,27 @@ def one_is_killed(cluster: kit.Cluster, clients: tuple[Program, Program], server
 
 def test_a_lock_that_a_client_granted_itself_outlives_the_link_and_the_server(start_cluster: Start) -> None:
     cluster = start_cluster(TOPOLOGY)
-    cluster.run("s", "sh", "-c", "mkdir -p /tmp/t && echo text > /tmp/t/kept")
+    cluster.run("s", "sh", "-c", "mkdir -p /tmp/t && cd /tmp/t && echo text | tee carrier restart")
     cluster.run("a", "qnet", "nodes", "--wait", "s")
     cluster.run("a", "ls", "-l", "/net/s/tmp/t")
+
     with cluster.running("a", "python3", "-c", CLIENT + ADD) as a, cluster.running("s", "python3", "-c", SERVER + ADD) as s:
         client, server = Program(a), Program(s)
-        assert client.ask("hold('kept')") is True
-        assert kit.facts(cluster, "a")["mounts"][0]["events"].get("locks_here", 0) == 1
-        assert server.ask("grab('kept')") == os.strerror(errno.EAGAIN)
 
-        cluster.link_down("a")
-        kit.wait_for(lambda: kit.states(cluster, "s")["a"] == "down", ENDS)
-        cluster.link_up("a")
-        kit.wait_for(lambda: client.ask("held[0].seek(0) or held[0].read()") == "text\n", ENDS)
-        assert server.ask("grab('kept')") == os.strerror(errno.EAGAIN)
+        def outlives(name: str, lose: Callable[[], object]) -> None:
+            before = kit.facts(cluster, "a")["mounts"][0]["events"].get("locks_here", 0)
+            assert client.ask(f"hold({name!r})") is True
+            assert kit.facts(cluster, "a")["mounts"][0]["events"]["locks_here"] == before + 1
+            lose()
+            kit.wait_for(lambda: client.ask("held[0].seek(0) or held[0].read()") == "text\n", ENDS)
+            assert server.ask(f"grab({name!r})") == os.strerror(errno.EAGAIN)
+            assert client.ask("held.pop().close()") is None
+            kit.wait_for(lambda: server.ask(f"grab({name!r})") == "had it", ENDS)
 
-        cluster.run("s", "qnet", "restart")
-        kit.wait_for(lambda: client.ask("held[0].seek(0) or held[0].read()") == "text\n", ENDS)
-        assert server.ask("grab('kept')") == os.strerror(errno.EAGAIN)
+        def lose_carrier() -> None:
+            cluster.link_down("s")
+            kit.wait_for(lambda: kit.states(cluster, "a")["s"] == "down", ENDS)
+            cluster.link_up("s")
 
-        assert client.ask("held.pop().close()") is None
-        kit.wait_for(lambda: server.ask("grab('kept')") == "had it", ENDS)
+        outlives("restart", lambda: cluster.run("s", "qnet", "restart"))
+        outlives("carrier", lose_carrier)
