@@ -48,6 +48,11 @@ def main() -> int:
         print("compile: one name for exceptions of two types in a function is a TypeError in compiled code:", file=sys.stderr)
         print("\n".join(reused), file=sys.stderr)
         return 1
+    narrowed = [place for module in modules for place in narrowed_to_none(source_of(module))]
+    if narrowed:
+        print("compile: set to None, then read after a call that may have set it, is a TypeError in compiled code:", file=sys.stderr)
+        print("\n".join(narrowed), file=sys.stderr)
+        return 1
     build(modules, args.optimise, args.verbose)
     compared = list(identities(modules))
     if compared:
@@ -115,6 +120,48 @@ def reused_names(source: Path) -> Iterator[str]:
                     kind = ast.unparse(handler.type)
                     if kinds.setdefault(handler.name, kind) != kind:
                         yield f"  {source}:{handler.lineno}: {function.name}: {handler.name}"
+
+
+def narrowed_to_none(source: Path) -> Iterator[str]:
+    """`self.timer = None`, a call, and a look at `self.timer` in one function: to mypy it is still None, and mypyc checks that it is. In a
+    loop that sets it again mypy sees both."""
+    for function in ast.walk(ast.parse(source.read_text())):
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+            for place, line in _after_calls(function.body, {}):
+                yield f"  {source}:{line}: {function.name}: {place}"
+
+
+def _after_calls(statements: list[ast.stmt], none: dict[str, bool]) -> Iterator[tuple[str, int]]:
+    """*none*: what was set to None, and whether something was called since; changed on the way."""
+    for statement in statements:
+        bodies = [body for name in ("body", "orelse", "finalbody") if (body := getattr(statement, name, None))]
+        looping = isinstance(statement, ast.For | ast.While)
+        own = [child for child in ast.iter_child_nodes(statement) if not isinstance(child, ast.stmt | ast.ExceptHandler)]
+        for node in (node for child in own for node in ast.walk(child)):
+            if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load) and none.get(ast.unparse(node)):
+                yield ast.unparse(node), node.lineno
+        if any(isinstance(node, ast.Call) for child in own for node in ast.walk(child)):
+            none |= dict.fromkeys(none, True)
+        if isinstance(statement, ast.Assign | ast.AnnAssign):
+            for target in statement.targets if isinstance(statement, ast.Assign) else [statement.target]:
+                for node in ast.walk(target):
+                    if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+                        none.pop(ast.unparse(node), None)
+                        if isinstance(statement.value, ast.Constant) and statement.value.value is None:
+                            none[ast.unparse(node)] = False
+        for body in bodies:
+            again = {
+                ast.unparse(node)
+                for child in body
+                for node in ast.walk(child)
+                if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)
+            }
+            inner = {place: called for place, called in none.items() if not (looping and place in again)}
+            yield from _after_calls(body, inner)
+            if any(isinstance(node, ast.Call) for child in body for node in ast.walk(child)):
+                none |= dict.fromkeys(none, True)
+            for place in again:
+                none.pop(place, None)
 
 
 def identities(modules: list[str]) -> Iterator[str]:

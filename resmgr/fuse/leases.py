@@ -380,17 +380,18 @@ class Leases:
     def _again_at(self, due: float, lease: Lease, name: bytes, since: float) -> None:
         self._count += 1
         heappush(self._due, (due, self._count, lease, name, since))
-        if self._timer is None:
-            self._timer = self._core.dispatch.call_at(due, self._ring)
+        self._arm()
+
+    def _arm(self) -> None:
+        if self._due and self._timer is None:
+            self._timer = self._core.dispatch.call_at(self._due[0][0], self._ring)
 
     def _ring(self) -> None:
         self._timer = None
-        dispatch = self._core.dispatch
-        while self._due and self._due[0][0] <= dispatch.now():
+        while self._due and self._due[0][0] <= self._core.dispatch.now():
             _, _, lease, name, since = heappop(self._due)
             self._again(lease, name, since)
-        if self._due and self._timer is None:
-            self._timer = dispatch.call_at(self._due[0][0], self._ring)
+        self._arm()
 
     def _again(self, lease: Lease, name: bytes, since: float) -> None:
         kind, last = lease.again.pop(name)

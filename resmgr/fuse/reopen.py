@@ -219,10 +219,8 @@ class Reopening:
         core = self._core
         if not lost.waiting:
             lost.since = core.dispatch.now()
-            if lost.timer is not None:
-                # It is tried for its locks.
-                lost.timer.cancel()
-                lost.timer = None
+            # It may be going to be tried for its locks.
+            self._not_later(lost)
         lost.waiting.append((then, own))
         if lost.verdict:
             self._over(lost, lost.verdict)
@@ -234,10 +232,13 @@ class Reopening:
         """Nobody has it open any more. Who waits for it looks for another, or goes by the name; what it is being opened as is closed."""
         lost = self.lost.pop(fh, None)
         if lost is not None:
-            if lost.timer is not None:
-                lost.timer.cancel()
-                lost.timer = None
+            self._not_later(lost)
             self._tell(lost, 0)
+
+    def _not_later(self, lost: Lost) -> None:
+        if lost.timer is not None:
+            lost.timer.cancel()
+            lost.timer = None
 
     def _try_in(self, lost: Lost, seconds: float) -> None:
         lost.timer = self._core.dispatch.call_at(self._core.dispatch.now() + seconds, lambda: self._try(lost))
