@@ -200,8 +200,8 @@ DELEGATION_ASK: Final = 1
 """DELEGATION flag: all locks of what is open are to be the client's own affair. The status is 1 if they are from now on, else 0."""
 DELEGATION_LOCK: Final = struct.Struct("!IQQQII")
 """One lock that stands when that is given back: type, start, length (0: to the end), owner, pid, LOCK_WHOLE or 0."""
-DELEGATION_LOCKS_MAX: Final = 4096
-"""As many locks as one connection may have."""
+DELEGATION_LOCKS_MAX: Final = 256
+"""A message with so many keeps a server busy for about 10 ms."""
 LOCK_FOUND: Final = struct.Struct("!IIQQ")
 """type (F_UNLCK: nobody is in the way), pid (0: a process of another node than the one that asks), start, length (0: to the end)."""
 

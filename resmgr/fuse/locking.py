@@ -83,6 +83,9 @@ def _decide(
     elif own is not None and own.state is State.HELD and not core.delegated.awake():
         # It may be given back already.
         own = core.own_locks.of(file)
+    if own is not None and own.state is State.HELD and operation != LOCK_TEST and core.own_locks.full(own):
+        core.delegated.changed(file.node)
+        own = core.own_locks.of(file)
     if own is not None:
         again = partial(_decide, core, request, file, asked, reply_len, step)
         if own.state is State.HELD:

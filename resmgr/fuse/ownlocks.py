@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 from resmgr.dispatch import Buffer
 from resmgr.fuse.formats import Opcode
 from resmgr.iofunc.locks import UNLOCK, Locks, Owner, Range, Waiter
-from resmgr.iomsg import DELEGATION_ASK, LOCK_SET, REQUEST, Io
+from resmgr.iomsg import DELEGATION_ASK, DELEGATION_LOCKS_MAX, LOCK_SET, REQUEST, Io
 from resmgr.iorequest import LockRequest, pack_delegation
 
 if TYPE_CHECKING:
@@ -157,6 +157,12 @@ class OwnLocks:
             self._core.drops["locks_here"] += 1
             own.places.add(owner)
         return result
+
+    def full(self, own: Own) -> bool:
+        """Whether its server has to have the locks before anything is locked or unlocked that cuts a range in three: it takes no more at
+        once."""
+        held = sum(len(file.held) for file in own.node.files if own.applies(file))
+        return held + len(own.waiting) + 2 > DELEGATION_LOCKS_MAX
 
     def cancel(self, own: Own, waiter: Waiter) -> bool:
         """Take a request back that waits; False if it does not any more."""

@@ -61,11 +61,20 @@ class _Shared(_Carrier):
     """The open file of a handle, by which its client had a delegation: it carries all locks that stood then. `places`: owners of files that
     have something by it."""
 
-    __slots__ = ("places",)
+    __slots__ = ("_handle", "free", "places")
 
     def __init__(self, handle: HostHandle) -> None:
         super().__init__(handle.fd, handle.readable, handle.writable, handle)
+        self._handle = handle
         self.places: set[tuple[Hashable, Owner]] = set()
+        self.free = False
+        """Nothing is held by it any more."""
+
+    @property
+    def ending(self) -> bool:
+        """All that is held by it ends together: nothing has to be left for others."""
+        client = self._handle.client
+        return self._handle.closed or (client is not None and client.gone)
 
     def close(self) -> None:
         """It is the handle's."""
@@ -233,6 +242,12 @@ class HostLocks:
 
     def _give_shared(self, carrier: _Shared, place: tuple[Hashable, Owner], start: int, end: int) -> None:
         """Let go of what no other owner has by the same open file; where several have something, all are readers."""
+        if carrier.ending:
+            if not carrier.free:
+                carrier.free = True
+                fcntl.flock(carrier.fd, fcntl.LOCK_UN)
+                _range(carrier.fd, fcntl.F_UNLCK, 0, END)
+            return
         others = [other for other in carrier.places if other != place and other[1].whole == place[1].whole]
         if place[1].whole:
             if not others:
@@ -282,10 +297,16 @@ class HostLocks:
 
 
 def without(start: int, end: int, held: Iterable[tuple[int, int, int]]) -> list[tuple[int, int]]:
-    """What of [start, end) is in none of *held*."""
-    left = [(start, end)]
-    for low, high, _ in held:
-        left = [part for one in left for part in ((one[0], min(one[1], low)), (max(one[0], high), one[1])) if part[0] < part[1]]
+    """What of [start, end) is in none of *held*, which may overlap."""
+    left = []
+    for low, high, _ in sorted(held):
+        if low >= end:
+            break
+        if low > start:
+            left.append((start, low))
+        start = max(start, high)
+    if start < end:
+        left.append((start, end))
     return left
 
 

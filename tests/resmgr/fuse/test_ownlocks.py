@@ -358,3 +358,13 @@ def test_pages_are_dropped_for_the_first_lock_only(rig: Locking) -> None:
     rig.lock(WRITE)
     assert first
     assert len(rig.notifications) == first
+
+
+def test_a_server_gets_no_more_locks_than_it_takes_at_once(rig: Locking) -> None:
+    for number in range(DELEGATION_LOCKS_MAX + 10):
+        assert rig.lock(WRITE, 2 * number, 2 * number, owner=number) == 0
+    assert rig.drops("locks_returned") == 1
+    assert rig.drops("locks_lost") == 0
+    rig.run(0.1)
+    assert server_locks(rig) == DELEGATION_LOCKS_MAX + 10
+    assert rig.lock(WRITE, 0, 0, owner=1) == -errno.EAGAIN

@@ -16,13 +16,14 @@ import pytest
 
 from resmgr.access import Export
 from resmgr.errors import ResmgrError
-from resmgr.hostfs import breaks, grace
+from resmgr.hostfs import breaks, grace, locks
 from resmgr.hostfs.reopen import boot_id
 from resmgr.iofunc import delegations
 from resmgr.iofunc.delegations import AGAIN, PATIENCE
 from resmgr.iomsg import (
     DELEGATION_ASK,
     DELEGATION_LOCK,
+    DELEGATION_LOCKS_MAX,
     LOCK_SET,
     LOOKUP_WATCH,
     OPEN_DELEGATE,
@@ -314,6 +315,47 @@ def test_messages_that_make_no_sense(leasing: Leasing) -> None:
 
 
 # ---- files that one client has alone
+
+
+def test_locks_that_stand_are_let_go_together(leasing: Leasing, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many owners share an open file, its end costs the same, and so does that of its client."""
+    calls: list[int] = []
+    set_range = locks._range
+
+    def counting(fd: int, kind: int, start: int, end: int) -> None:
+        calls.append(kind)
+        set_range(fd, kind, start, end)
+
+    monkeypatch.setattr(locks, "_range", counting)
+    client, other = leasing.client(), leasing.client("c")
+    path = leasing.host.root / "d/f"
+    many = [standing(READ, 2 * number, 2 * number + 1, number) for number in range(DELEGATION_LOCKS_MAX)]
+    for how in ("close", "end"):
+        who = client if how == "close" else other
+        entry = leasing.open(who, flags=os.O_RDWR)
+        assert ask(who, entry) == 1
+        with fails(errno.EBADMSG):
+            who.send(entry.target, (pack_delegation(entry.ocb, [*many, standing(READ, 1, 2, 1)]),))
+        who.send(entry.target, (pack_delegation(entry.ocb, many),))
+        program = Locker(path)
+        assert not program.may(fcntl.F_WRLCK, 100, 1)
+        calls.clear()
+        if how == "close":
+            who.close(entry.target, entry.ocb)
+        else:
+            who.close_all()
+        assert calls == [fcntl.F_UNLCK]
+        assert program.may(fcntl.F_WRLCK, 0, 0)
+        os.close(program.fd)
+
+
+def test_what_is_left_between_ranges() -> None:
+    held = [(10, 20, READ), (0, 5, READ), (12, 15, READ), (30, 40, WRITE)]
+    assert locks.without(3, 35, held) == [(5, 10), (20, 30)]
+    assert locks.without(12, 18, held) == []
+    assert locks.without(50, 60, held) == [(50, 60)]
+    # Of as many as a client may have: in a moment.
+    assert len(locks.without(0, LOCK_END, [(2 * number, 2 * number + 1, READ) for number in range(100000)])) == 100000
 
 
 class Locker:
