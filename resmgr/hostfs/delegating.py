@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from resmgr.channel import Message
 from resmgr.errors import BadMessage
+from resmgr.hostfs import syscalls
 from resmgr.hostfs.breaks import Breaks
 from resmgr.hostfs.objects import Busy, HostClient, HostHandle, Opened
 from resmgr.hostfs.streams import DeviceHandle
@@ -114,7 +115,7 @@ class HostDelegations:
             return False
         key = status.st_dev, status.st_ino
         node = client.info.node
-        if handle in self._keys or not fs.locks.lends(*key, node):
+        if handle in self._keys or not fs.locks.lends(*key, node) or not fs.switch.run(fs.identity(client), _may_open, handle):
             return False
         self._keys[handle] = key
         if not self.table.offer(client, handle, key, handle.ino):
@@ -188,6 +189,17 @@ class HostDelegations:
             raise OSError(error.errno, "would wait")
         again: Callable[[], None] = partial(self._fs.manager.again, message)
         self.table.wait(message, again, getattr(error, "key", None))
+
+
+def _may_open(handle: HostHandle) -> bool:
+    """Whether the calling thread's user may open again what *handle* has open, for as much. Who made a file may have it open for more than
+    its mode says, and the mode may have been changed since."""
+    mode = os.W_OK | (os.R_OK if handle.readable else 0)
+    try:
+        syscalls.faccessat2(handle.fd, b"", mode, syscalls.AT_EACCESS | syscalls.AT_EMPTY_PATH)
+    except OSError:
+        return False
+    return True
 
 
 assert ATTR.size >= _ATIME.stop

@@ -317,6 +317,23 @@ def test_messages_that_make_no_sense(leasing: Leasing) -> None:
 # ---- files that one client has alone
 
 
+def test_who_may_not_open_it_again_does_not_have_it_alone(leasing: Leasing) -> None:
+    """He has it open since he made it, or since its mode was another one; opens are answered from what he has."""
+    os.chmod(leasing.host.root / "d", 0o777)
+    client = leasing.client(uid=1000)
+    made = client.open(b"m", os.O_CREAT | os.O_RDWR, 0o444, handle=leasing.directory(client))
+    with fails(errno.EACCES):
+        leasing.open(client, b"m", os.O_RDWR)
+    assert ask(client, made) == 0
+    os.chmod(leasing.host.root / "d/m", 0o666)
+    assert ask(client, made) == 1
+    leasing.give_back(client, made)
+    client.close(made.target, made.ocb)
+    # For writing only, he needs no more than that.
+    os.chmod(leasing.host.root / "d/m", 0o222)
+    assert ask(client, leasing.open(client, b"m", os.O_WRONLY)) == 1
+
+
 def test_locks_that_stand_are_let_go_together(leasing: Leasing, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many owners share an open file, its end costs the same, and so does that of its client."""
     calls: list[int] = []
