@@ -29,6 +29,9 @@ OF_CLIENT: Final = 256
 files of the machine has to wait for as many answers."""
 OF_NODE: Final = 1024
 IN_ALL: Final = 4096
+REST: Final = 60.0
+"""Seconds in which a node gets none that has not given one back in time. So a program that goes through all its files waits once or twice,
+not for each."""
 AGAIN: Final = 0.05
 WAITING_MAX: Final = 1024
 """Requests that wait; more are EAGAIN. Stops who asks without end from filling memory."""
@@ -95,6 +98,8 @@ class Delegations(Generic[C]):
         self._of_key: dict[Hashable, dict[_Delegation[C], None]] = {}
         self._of_client: Counter[C] = Counter()
         self._of_node: Counter[int] = Counter()
+        self._slow: dict[int, float] = {}
+        """Nodes that have not given back in time, and until when they get none."""
         self._waiting: dict[Message, Callable[[], None]] = {}
         self._since: dict[Message, float] = {}
         """When those that wait, or are being tried again, began to."""
@@ -111,8 +116,9 @@ class Delegations(Generic[C]):
         knows by the inode number *ino*."""
         nd = client.info.nd
         full = self._of_client[client] >= OF_CLIENT or self._of_node[nd] >= OF_NODE or len(self) >= IN_ALL
+        slow = nd in self._slow and self._dispatch.now() < self._slow[nd]
         recalled = any(other.timer is not None for other in self._of_key.get(key, ()))
-        if client.gone or handle.closed or full or recalled or handle in self._of_handle or not self._outer.take(handle):
+        if client.gone or handle.closed or full or slow or recalled or handle in self._of_handle or not self._outer.take(handle):
             self._counters["delegations_refused"] += 1
             return False
         self._counters["delegations_granted"] += 1
@@ -154,9 +160,15 @@ class Delegations(Generic[C]):
             self._tell(delegation.client, delegation.ino)
 
     def _timed_out(self, delegation: _Delegation[C]) -> None:
+        """Its node may not give back the others either: all are asked for at once."""
         self._counters["delegations_timed_out"] += 1
+        now, nd = self._dispatch.now(), delegation.client.info.nd
+        self._slow = {other: until for other, until in self._slow.items() if now < until}
+        self._slow[nd] = now + REST
         self._end(delegation)
         self._lost(delegation.handle)
+        for other in [other for other in self._of_handle.values() if other.client.info.nd == nd]:
+            self._recall(other)
 
     def _closed(self, handle: Handle) -> None:
         delegation = self._of_handle.get(handle)

@@ -19,7 +19,7 @@ from resmgr.errors import ResmgrError
 from resmgr.hostfs import breaks, grace, locks
 from resmgr.hostfs.reopen import boot_id
 from resmgr.iofunc import delegations
-from resmgr.iofunc.delegations import AGAIN, PATIENCE
+from resmgr.iofunc.delegations import AGAIN, PATIENCE, REST
 from resmgr.iomsg import (
     DELEGATION_ASK,
     DELEGATION_LOCK,
@@ -170,6 +170,26 @@ def test_who_does_not_give_back_has_lost_it(leasing: Leasing) -> None:
     with fails(errno.EBADF):
         client.read(entry.target, entry.ocb, 0, 5)
     assert leasing.count("timed_out") == 1
+
+
+def test_who_does_not_give_back_is_asked_for_all_at_once(leasing: Leasing) -> None:
+    """A program that goes through many files does not wait for each."""
+    names = [b"n%d" % number for number in range(5)]
+    for name in names:
+        (leasing.host.root / "d" / os.fsdecode(name)).write_bytes(b"first")
+    client, again, other = leasing.client(), leasing.client(), leasing.client("b", 1000)
+    assert all(leasing.open(client, name).delegated for name in names)
+    assert leasing.open(other).delegated
+    leasing.host.fs.delegations.table.recall_of(next(iter(leasing.host.fs.delegations.table._of_handle)))
+    leasing.host.dispatch.run_for(PATIENCE + 0.1)
+    assert leasing.count("timed_out") == 1
+    assert leasing.count("recalled") == len(names) + 1
+    leasing.host.dispatch.run_for(PATIENCE)
+    assert not leasing.host.fs.delegations.leased
+    # Nor by another connection; after a while it is believed once more.
+    assert not leasing.open(again).delegated
+    leasing.host.dispatch.run_for(REST)
+    assert leasing.open(again).delegated
 
 
 @pytest.mark.parametrize("how", ["close", "end", "policy"])
