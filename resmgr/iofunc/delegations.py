@@ -33,8 +33,10 @@ REST: Final = 60.0
 """Seconds in which a node gets none that has not given one back in time. So a program that goes through all its files waits once or twice,
 not for each."""
 AGAIN: Final = 0.05
+WAITING_OF_NODE: Final = 256
 WAITING_MAX: Final = 1024
-"""Requests that wait; more are EAGAIN. Stops who asks without end from filling memory."""
+"""Requests of a node, and in all, that wait; more are EAGAIN. Stops who asks without end from filling memory, from taking the places of
+others, and the time, since each is tried again and again."""
 
 C = TypeVar("C", bound=Client)
 
@@ -101,6 +103,8 @@ class Delegations(Generic[C]):
         self._slow: dict[int, float] = {}
         """Nodes that have not given back in time, and until when they get none."""
         self._waiting: dict[Message, Callable[[], None]] = {}
+        self._waiting_of: Counter[int] = Counter()
+        """By node."""
         self._since: dict[Message, float] = {}
         """When those that wait, or are being tried again, began to."""
         self._timer: Timer | None = None
@@ -215,10 +219,12 @@ class Delegations(Generic[C]):
         since = self._since.setdefault(message, now)
         if key is not None:
             self.recall(key)
-        if len(self._waiting) >= WAITING_MAX:
+        nd = message.info.nd
+        if len(self._waiting) >= WAITING_MAX or self._waiting_of[nd] >= WAITING_OF_NODE:
             self._counters["delegations_waits_full"] += 1
         elif now - since <= self.patience + 1.0:
             self._waiting[message] = again
+            self._waiting_of[nd] += 1
             message.on_unblock = partial(self._give_up, message)
             self._counters["delegations_waits"] += since == now
             if self._timer is None:
@@ -228,7 +234,8 @@ class Delegations(Generic[C]):
         raise BlockingIOError(errno.EAGAIN, "somebody has it and does not give it back")
 
     def _give_up(self, message: Message) -> None:
-        self._waiting.pop(message, None)
+        if self._waiting.pop(message, None) is not None:
+            self._waiting_of[message.info.nd] -= 1
         if not message.answered:
             message.error(errno.EINTR)
 
@@ -244,6 +251,7 @@ class Delegations(Generic[C]):
 
     def _retry(self) -> None:
         waiting, self._waiting = self._waiting, {}
+        self._waiting_of.clear()
         for message, again in waiting.items():
             message.on_unblock = None
             if not message.answered:

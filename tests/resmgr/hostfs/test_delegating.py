@@ -240,6 +240,23 @@ def test_a_client_that_waits_can_give_up(leasing: Leasing) -> None:
     assert not leasing.host.fs.delegations.table._since
 
 
+def test_no_more_wait_than_may(leasing: Leasing, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delegations, "WAITING_OF_NODE", 3)
+    client, other = leasing.client(), leasing.client("c", 0)
+    entry = leasing.open(client)
+    waiting = [leasing.begin(other, ConnectRequest(Connect.OPEN, os.O_WRONLY, 0, b"f")) for _ in range(4)]
+    assert [one.status for one in waiting] == [None, None, None, -errno.EAGAIN]
+    waiting[0].unblock()
+    leasing.host.dispatch.run_for(AGAIN * 3)
+    waiting.append(leasing.begin(other, ConnectRequest(Connect.OPEN, os.O_WRONLY, 0, b"f")))
+    assert leasing.count("waits_full") == 1
+    # This machine's own programs have places of their own.
+    assert leasing.host.client().begin(leasing.host.fs.target, ConnectRequest(Connect.OPEN, os.O_WRONLY, 0, b"d/f").pack()).status is None
+    leasing.give_back(client, entry)
+    leasing.host.dispatch.run_for(0)
+    assert [one.status for one in waiting[1:]] == [0, 0, -errno.EAGAIN, 0]
+
+
 def test_truncate_by_name_waits_without_holding_up_the_server(leasing: Leasing) -> None:
     client, other = leasing.client(), leasing.client("c", 0)
     entry = leasing.open(client)
