@@ -8,7 +8,7 @@ from functools import partial
 from resmgr.channel import Message
 from resmgr.hostfs.objects import HostClient, HostHandle, Opened
 from resmgr.hostfs.operations import Operations
-from resmgr.hostfs.running import Operation, Running
+from resmgr.hostfs.running import Operation, Running, resizes
 from resmgr.iofunc.handle import Handle
 from resmgr.iomsg import (
     ATTR,
@@ -19,6 +19,7 @@ from resmgr.iomsg import (
     OPEN_WATCH,
     SETATTR_SURE,
     WATCH_ATTRIB,
+    WATCH_CLOSE_WRITE,
     WATCH_MODIFY,
     XATTR_WHICH,
     Connect,
@@ -65,7 +66,8 @@ def handlers(fs: Running) -> dict[Connect, Handler]:
             place = base or client.root
             assert isinstance(place, HostHandle)
             if path:
-                request.after = lambda: fs.watching.made(client, (place.ino, path, WATCH_ATTRIB | WATCH_MODIFY))
+                kinds = WATCH_ATTRIB | WATCH_MODIFY | (WATCH_CLOSE_WRITE if resizes(request) else 0)
+                request.after = lambda: fs.watching.made(client, (place.ino, path, kinds))
             else:
                 request.after = lambda: fs.watching.made_of(client, place.ino, place.fd, place.scope)
         fs.run(message, client, base, request, Operations.setattr)

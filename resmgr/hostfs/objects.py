@@ -92,7 +92,7 @@ class HostClient(Client):
 
 
 class Leased(BlockingIOError):
-    """A file of which somebody has a delegation would be waited for in the kernel. *key*: st_dev, st_ino."""
+    """A file of which somebody has a delegation, or a lease, would be waited for in the kernel. *key*: st_dev, st_ino."""
 
     def __init__(self, key: tuple[int, int]) -> None:
         super().__init__(errno.EAGAIN, "somebody has a delegation of it")

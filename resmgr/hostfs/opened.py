@@ -111,11 +111,18 @@ def change(attrs: Attributes, fd: int, scope: Scope, change: SetAttr, writable: 
             kind = status.st_mode
             if not S_ISREG(kind):
                 raise OSError(errno.EISDIR if S_ISDIR(kind) else errno.EINVAL, "not a regular file")
-            # A truncate by name waits in the kernel for who has a lease.
             key = (status.st_dev, status.st_ino)
             if key in attrs.leased:
                 raise Leased(key)
-            os.truncate(path, change.size)
+            # truncate(2) by a name waits in the kernel for whoever has a lease.
+            try:
+                writing = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+            except BlockingIOError:
+                raise Leased(key) from None
+            try:
+                os.ftruncate(writing, change.size)
+            finally:
+                os.close(writing)
     if not valid:
         _lose_bits(path)
     if valid & (SET_UID | SET_GID):

@@ -32,6 +32,7 @@ from resmgr.iofunc.manager import Manager
 from resmgr.iomsg import (
     DELEGATED,
     EMPTY,
+    SET_SIZE,
     WATCH_ATTRIB,
     WATCH_CLOSE_WRITE,
     WATCH_CREATE,
@@ -233,7 +234,7 @@ class Running:
         elif subtype == _LINK and isinstance(second, HostHandle):
             self.watching.later(client, (second.ino, request.path2, WATCH_CREATE))
         elif subtype in _CHANGES and request.after is None:
-            self.watching.later(client, (base.ino, path, _CHANGES[subtype]))
+            self.watching.later(client, (base.ino, path, _CHANGES[subtype] | (WATCH_CLOSE_WRITE if resizes(request) else 0)))
 
     def at_risk(self, now: float) -> Mapping[bytes, int]:
         """Names of mount points that must not be touched inline; asked for once a turn."""
@@ -324,6 +325,11 @@ class Running:
         if not isinstance(handle, HostHandle):
             raise OSError(errno.EBADF, "second base handle")
         return handle
+
+
+def resizes(request: ConnectRequest) -> bool:
+    """Whether it is a SETATTR of the size, for which the file is opened and closed."""
+    return request.change is not None and bool(request.change.valid & SET_SIZE)
 
 
 def _discard(result: Result) -> None:

@@ -115,6 +115,21 @@ def test_it_is_kept_for_a_while(rig: Delegating) -> None:
     assert not rig.here()
 
 
+def test_rights_are_asked_for_now_and_then(rig: Delegating) -> None:
+    """They may have been changed by a second name, of which nothing is told."""
+    rig.hold()
+    seconds = rig.machine.options.lease
+    began = rig.machine.dispatch.now()
+    asked = []
+    while rig.machine.dispatch.now() < began + 2.5 * seconds:
+        if not rig.here():
+            asked.append(rig.machine.dispatch.now() - began)
+        rig.run(RECENT / 4)
+    assert len(asked) == 2
+    assert seconds <= asked[0] < seconds + RECENT
+    assert rig.given() == 1
+
+
 def test_a_local_program_waits_for_it(rig: Delegating) -> None:
     rig.hold()
     rig.write(b"second")

@@ -292,6 +292,25 @@ def test_a_lease_of_another_program_is_waited_for_too(leasing: Leasing) -> None:
     os.close(program)
 
 
+def test_truncate_by_name_waits_for_other_programs_outside_the_kernel(leasing: Leasing) -> None:
+    """A lease is anybody's who owns the file, and the kernel waits for him 45 s."""
+    path = leasing.host.root / "d/f"
+    program = os.open(path, os.O_RDONLY)
+    own = breaks.Breaks(leasing.host.dispatch, lambda _: None)
+    own.unheard = 100.0
+    assert own.take(program)
+    client = leasing.client()
+    cutting = leasing.begin(client, ConnectRequest(Connect.SETATTR, 0, 0, b"f", change=SetAttr(SET_SIZE, size=2)))
+    assert os.stat(path).st_size == 5
+    assert cutting.status is None
+    own.give(program)
+    leasing.host.dispatch.run_for(AGAIN * 2)
+    assert cutting.status == 0
+    assert os.stat(path).st_size == 2
+    own.close()
+    os.close(program)
+
+
 def test_not_everything_is_delegated(leasing: Leasing, monkeypatch: pytest.MonkeyPatch) -> None:
     client = leasing.client()
     # The directory itself, what is open for writing, what has two names, and where nothing is told.
