@@ -60,8 +60,9 @@ class Two:
 
 
 @contextmanager
-def two_nodes() -> Iterator[Two]:
-    with kit.cluster(TOPOLOGY) as running:
+def two_nodes(options: str = "") -> Iterator[Two]:
+    """*options*: of their mounts."""
+    with kit.cluster(f'{TOPOLOGY}[config.qnet.mount]\noptions = "{options}"\n') as running:
         two = Two(running)
         two.find()
         yield two

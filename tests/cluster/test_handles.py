@@ -63,6 +63,13 @@ def holding(two: Two, node: str, path: str, count: int, threads: int, user: str 
         yield opened, set(errors), Holder(program.stdin.fileno(), program.stdout.fileno())
 
 
+@pytest.fixture(scope="module")
+def two() -> Iterator[Two]:
+    """Without delegations: with them a file that is opened again and again is opened once at its server."""
+    with two_nodes("delegations=0") as there:
+        yield there
+
+
 def test_ten_thousand_at_home_and_what_a_killed_program_leaves(two: Two) -> None:
     daemon = two.daemons["a"]
     before = daemon.descriptors()
@@ -97,7 +104,7 @@ def test_of_two_users_of_another_node(two: Two) -> None:
 def report() -> None:
     """The table of docs/performance.md."""
     print("| where | opened | each, µs | bytes of each | closed or program killed: descriptors more than before | after, s |")
-    with two_nodes() as two:
+    with two_nodes("delegations=0") as two:
         for node, path, threads in (
             ("a", "/net/a/etc/hostname", 1),
             ("a", "/net/b/etc/hostname", 1),
