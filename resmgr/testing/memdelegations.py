@@ -63,8 +63,13 @@ class MemDelegations:
         self._exclusively.discard(inode)
         ready = [change for waits, change in self._waiting if waits is inode]
         self._waiting = [one for one in self._waiting if one[0] is not inode]
+        watching = self._fs.watching
+        assert watching is not None
+        # Not done by the client whose message this is.
+        maker, watching.maker = watching.maker, None
         for change in ready:
             change()
+        watching.maker = maker
 
     def conflicts(self, inode: Inode, flags: int) -> bool:
         """Whether to open *inode* with *flags* has to wait."""
