@@ -29,7 +29,13 @@ def test_what_is_seen_was_held(start_cluster: Callable[..., kit.Cluster]) -> Non
         cluster.run(history.SERVER, "mkdir", "-p", "/tmp/believed")
         cluster.run(node, "mkdir", points[node])
         cluster.run(node, "qnet", "mount", "-o", BELIEVES, f"{history.SERVER}:/tmp/believed", points[node])
-    stale = history.play(cluster, "/tmp/believed", SECONDS / 2, 3, points, settles=0.1)
-    assert any("does not come to see" in wrong and "look_at_kept" in wrong for wrong in stale.wrong), stale.wrong
+    for seed in range(3, 9):
+        # On a busy machine nobody may look in the moment that shows it.
+        there = {node: f"{point}/{seed}" for node, point in points.items()}
+        stale = history.play(cluster, f"/tmp/believed/{seed}", SECONDS / 2, seed, there, settles=0.1)
+        late = any("does not come to see" in wrong and "look_at_kept" in wrong for wrong in stale.wrong)
+        if late and stale.oldest("kept") > 0.0:
+            break
+    assert late, stale.wrong
     assert stale.oldest("kept") > 0.0, stale.table()
     assert stale.oldest("read", "change") == 0.0, stale.table()
