@@ -363,10 +363,13 @@ class Leases:
         """A program of this mount has moved *node* away from *name* in *directory*: what others did to it before is told by that name."""
         lease = directory.lease
         if lease is not None:
-            lease.moved.pop(name, None)
-            lease.moved[name] = (node, self._core.dispatch.now())
-            if len(lease.moved) > MOVED_MAX:
-                del lease.moved[next(iter(lease.moved))]
+            now, moved = self._core.dispatch.now(), lease.moved
+            moved.pop(name, None)
+            for before, (_, at) in list(moved.items()):
+                if now - at <= MOVED_LAG and len(moved) < MOVED_MAX:
+                    break
+                del moved[before]
+            moved[name] = (node, now)
 
     def _again_later(self, lease: Lease, name: bytes, kind: int, now: float) -> None:
         """Once for each name, `SETTLE` after the last event about it, at the latest `SETTLE` after that was due."""
