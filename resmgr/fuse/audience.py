@@ -8,6 +8,7 @@ leased nothing is certain, whatever its mode: there may be an ACL, or another ex
 from __future__ import annotations
 
 from collections.abc import Callable
+from stat import S_ISVTX
 from typing import TYPE_CHECKING
 
 from resmgr.channel import ND_LOCAL
@@ -32,6 +33,7 @@ class Audience:
 
     def judge(self, lease: Lease) -> None:
         """The rights of its directory were told, perhaps for the first time."""
+        lease.sticky = bool(lease.node.attr[1] & S_ISVTX)
         public = self._public(lease.node)
         if lease.kernel and not public:
             self._private(lease)
@@ -42,6 +44,8 @@ class Audience:
         """The rights of its directory may not be what they were: who may search and list it is for its server to say again."""
         lease.users.clear()
         lease.readers.clear()
+        lease.removers.clear()
+        lease.sticky = True
         self._private(lease)
 
     def ended(self, node: Node) -> None:

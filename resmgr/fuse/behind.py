@@ -2,7 +2,7 @@
 
 `Behind` is the account of one node: which ranges are on the way, what waits for them, and how far the file reaches once they have arrived.
 Requests that must see the writes, or must not overtake them (`traits.AFTER_WRITES`), wait for those that are on the way when they come,
-not for later ones: a program that writes without a pause delays nobody for longer than one window.
+not for later ones (`arrivals`).
 
 Writes that overlap are never on the way together, because messages overtake each other. An entry or attributes that a server told while
 writes were on the way may be older than they are: `adjusted` makes the size at least what the kernel was told, and the kernel is not
@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
+from resmgr.fuse.arrivals import Arrivals
 from resmgr.fuse.formats import AttrTuple
 
 OVERHEAD: Final = 16 * 1024
@@ -23,12 +24,13 @@ TOTAL_MAX = 32 * 1024 * 1024
 """Bytes on the way in one mount; below what a server's node takes of one peer. Stops many files from filling memory together."""
 
 
-class Behind:
+class Behind(Arrivals):
     """Writes on the way of one node, by number, in the order in which they were sent."""
 
-    __slots__ = ("_next", "_waiting", "cost", "end", "outstanding", "quiet_at", "throttled")
+    __slots__ = ("cost", "end", "outstanding", "quiet_at", "throttled")
 
     def __init__(self) -> None:
+        super().__init__()
         self.outstanding: dict[int, tuple[int, int]] = {}
         """number -> (start, end)"""
         self.cost = 0
@@ -39,8 +41,6 @@ class Behind:
         """When the last one arrived."""
         self.throttled: deque[Callable[[], None]] = deque()
         """Answers that are held back until less is on the way."""
-        self._next = 1
-        self._waiting: deque[tuple[int, Callable[[], None]]] = deque()
 
     def overlaps(self, start: int, end: int) -> bool:
         """Whether a write of [start, end) has to wait."""
@@ -52,8 +52,7 @@ class Behind:
         """A write of [start, end) is sent; its number. *quiet_since*: attributes asked before that are not on the way any more."""
         if not self.outstanding and self.quiet_at < quiet_since:
             self.end = 0
-        number = self._next
-        self._next += 1
+        number = self.number()
         self.outstanding[number] = (start, end)
         self.cost += end - start + OVERHEAD
         if end > self.end:
@@ -66,14 +65,12 @@ class Behind:
         self.cost -= end - start + OVERHEAD
         if not self.outstanding:
             self.quiet_at = now
-        waiting = self._waiting
-        while waiting and waiting[0][0] < next(iter(self.outstanding), self._next):
-            waiting.popleft()[1]()
+        self.arrived(next(iter(self.outstanding), 0))
 
     def after(self, call: Callable[[], None]) -> None:
         """Run *call* when all that is on the way now has arrived; now, if nothing is."""
         if self.outstanding:
-            self._waiting.append((self._next - 1, call))
+            self.wait(call)
         else:
             call()
 

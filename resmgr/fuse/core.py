@@ -39,6 +39,7 @@ from resmgr.fuse.openfile import File
 from resmgr.fuse.options import Failure, FuseOptions, Part
 from resmgr.fuse.ownlocks import OwnLocks
 from resmgr.fuse.patience import Patience
+from resmgr.fuse.removals import Removals
 from resmgr.fuse.reopen import Reopening, limit_of
 from resmgr.fuse.replaced import Replaced
 from resmgr.fuse.request import Outstanding, Request, Step, told
@@ -142,6 +143,7 @@ class Core(Answers):
         self.own_locks = OwnLocks(self)
         self.pairs = Pairs(self)
         self.replaced = Replaced(self)
+        self.removals = Removals(self)
         limit = limit_of(options.failure is Failure.HARD, options.deadline)
         self.patience = Patience(self, limit)
         self.reopening = Reopening(self, limit)
@@ -506,12 +508,15 @@ class Core(Answers):
         self.own_locks.close()
         self.patience.close()
         self.reopening.close()
-        self.handles.close()
-        self.servers.close()
+        self.removals.close(self._hang_up)
         self.files.clear()
         self.bare.clear()
         self.directories.clear()
         self.opened.clear()
+
+    def _hang_up(self) -> None:
+        self.handles.close()
+        self.servers.close()
 
 
 __all__ = ["CONNECT", "DEVICES", "ENTRY_MAX", "Core", "Found", "OutputItem", "shown"]

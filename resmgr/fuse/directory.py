@@ -22,6 +22,7 @@ from resmgr.fuse.core import CONNECT, DEVICES, ENTRY_MAX, Core, shown
 from resmgr.fuse.formats import BODY, FOPEN_CACHE_DIR, FOPEN_KEEP_CACHE, AttrTuple
 from resmgr.fuse.inode import Node, same_type
 from resmgr.fuse.listing import Directory
+from resmgr.fuse.removals import unsaid
 from resmgr.fuse.request import Request
 from resmgr.fuse.walking import subdirectories
 from resmgr.iomsg import (
@@ -380,6 +381,9 @@ def fsyncdir(core: Core, request: Request, view: memoryview) -> None:
     directory = core.directories.get(fh)
     if directory is None:
         core.error(request, errno.EBADF)
+        return
+    if error := unsaid(directory.node):
+        core.error(request, error)
         return
     how = SYNC_DATA_ONLY if flags & formats.FSYNC_DATA else 0
     if directory.ocb:

@@ -92,7 +92,7 @@ def _parents_first(root: Node, nodes: Iterable[Node]) -> Iterator[Node]:
 def restless(core: Core) -> bool:
     """Whether something read from the kernel is not answered, something that it was told is done has not arrived, or a token is asked
     for."""
-    if core.outstanding or core.reopening.asking:
+    if core.outstanding or core.reopening.asking or len(core.removals):
         return True
     return any(file.node.behind is not None and file.node.behind.outstanding for file in core.files.values())
 
@@ -106,7 +106,8 @@ def let_go(core: Core) -> None:
 
 def give_up(core: Core) -> None:
     """What is not done yet will not be: requests that may not be carried out again, or that the kernel cannot send again, are answered.
-    Writes that are on the way are errors of their files."""
+    Writes that are on the way are errors of their files, removals are logged."""
+    core.removals.give_up()
     for request in list(core.outstanding.values()):
         sent = request.pending is not None and request.opcode in NOT_TWICE
         if sent or request.opcode == Opcode.WRITE:

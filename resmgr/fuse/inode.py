@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from resmgr.fuse.lease import Lease
     from resmgr.fuse.listed import Record
     from resmgr.fuse.openfile import File
+    from resmgr.fuse.removals import Removing
     from resmgr.fuse.servers import Server
 
 STREAMS: Final = frozenset((S_IFCHR, S_IFIFO))
@@ -61,6 +62,7 @@ class Node:
         "nodeid",
         "pages",
         "parent",
+        "removing",
         "server",
         "sure_for",
         "told",
@@ -100,6 +102,8 @@ class Node:
         """Writes that the kernel was told are done; None: there never were any."""
         self.locks: dict[int, File] | None = None
         """Processes that have locked ranges of it, and through which open file."""
+        self.removing: Removing | None = None
+        """Of a directory: what is being removed from it that the kernel was told is gone; None: nothing."""
         self.lookups = 0
         self.children: dict[bytes, Node] = {}
         self.handles: dict[Connection, int] = {}

@@ -43,7 +43,9 @@ class Lease:
         "opened",
         "own",
         "readers",
+        "removers",
         "since",
+        "sticky",
         "told_absent",
         "users",
         "whole",
@@ -73,6 +75,10 @@ class Lease:
         """Who may search it, by what the server answered them."""
         self.readers: set[User] = set()
         """Who could open it."""
+        self.removers: set[User] = set()
+        """Who could remove something from it."""
+        self.sticky = True
+        """Who may remove what from it depends on whose it is; also where that is not known."""
         self.listed_at = NEVER
         """When the listing was asked for that the kernel has read to the end under this lease."""
         self.own: dict[bytes, tuple[int, Request | None]] = {}

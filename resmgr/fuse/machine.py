@@ -23,7 +23,7 @@ from resmgr.fuse.options import WHOLE, FuseOptions, Part
 from resmgr.fuse.reopen import OF_LOCKS
 from resmgr.fuse.request import Request, told
 from resmgr.fuse.servers import Resolver
-from resmgr.fuse.traits import AFTER_WRITES, ON_OPEN, TELLS_ERRORS, XATTRS
+from resmgr.fuse.traits import AFTER_REMOVALS, AFTER_WRITES, ON_OPEN, TELLS_ERRORS, XATTRS
 from resmgr.fuse.usergroups import UserGroups
 from resmgr.iomsg import Target
 from resmgr.users import LookingUp
@@ -54,6 +54,7 @@ PAGE: Final = 4096
 _GETXATTR: Final = int(Opcode.GETXATTR)
 _WRITE: Final = int(Opcode.WRITE)
 _FORGET: Final = int(Opcode.FORGET)
+_OF_TWO: Final = frozenset((Opcode.RENAME, Opcode.RENAME2, Opcode.RMDIR))
 _BATCH_FORGET: Final = int(Opcode.BATCH_FORGET)
 
 OPERATIONS: dict[int, Handler] = {
@@ -173,6 +174,8 @@ class Machine(Core):
             if node.behind is not None and node.behind.outstanding and opcode in AFTER_WRITES:
                 self._after_writes(record, node.behind, handler, bytes(request))
                 return
+            if self.removals and opcode in AFTER_REMOVALS and self._after_removals(record, handler, request):
+                return
             self._begin(record, handler, request)
             if not record.answered:
                 self.waits(record)
@@ -208,6 +211,8 @@ class Machine(Core):
         behind = record.node.behind
         if behind is not None and behind.outstanding and record.opcode in AFTER_WRITES:
             self._after_writes(record, behind, handler, bytes(request))
+            return
+        if self.removals and record.opcode in AFTER_REMOVALS and self._after_removals(record, handler, request):
             return
         self._begin(record, handler, request)
 
@@ -276,6 +281,28 @@ class Machine(Core):
         self.drops["waited_for_writes"] += 1
         self.waits(record)
         behind.after(begin)
+
+    def _after_removals(self, record: Request, handler: Handler, request: memoryview) -> bool:
+        """Begin with a request when the removals that it could notice have arrived. False: there are none."""
+        arrivals = self.removals.before(record, request)
+        if arrivals is None:
+            return False
+        kept = bytes(request)
+
+        def begin() -> None:
+            if record.answered:
+                return
+            record.at = self.dispatch.now()
+            if record.opcode in _OF_TWO:
+                # Of the other directory, too; the kernel has the locks of both, so none is removed meanwhile.
+                self._handle(handler, record, memoryview(kept))
+            else:
+                self._begin(record, handler, memoryview(kept))
+
+        self.drops["waited_for_removals"] += 1
+        self.waits(record)
+        arrivals.wait(begin)
+        return True
 
     def _special(self, opcode: int, unique: int, nodeid: int, request: memoryview) -> None:
         """What is not about a node, or has no answer."""

@@ -11,6 +11,7 @@ from resmgr.fuse import changing, formats, owned
 from resmgr.fuse.core import CONNECT, ENTRY_MAX, Core, Found
 from resmgr.fuse.formats import BODY, AttrTuple, device_64, name_at, names_at, strings_at
 from resmgr.fuse.inode import JOINED, Node, same_type
+from resmgr.fuse.removals import unsaid
 from resmgr.fuse.request import Request, Step
 from resmgr.iomsg import LOOKUP_WATCH, MAKE, MKDIR_WATCH, RENAME, SURE, SYMLINK, Connect
 
@@ -270,12 +271,23 @@ def _two_directories(
 
 def unlink(core: Core, request: Request, view: memoryview) -> None:
     request.name = name_at(view, BODY)
+    if core.removals.limit and core.removals.take(request):
+        return
     changing.changes_name(request, request.node, request.name)
-    core.on_base(request, request.node, CONNECT, Connect.UNLINK, 0, b"", request.name, ENTRY_MAX, _removed)
+    core.on_base(request, request.node, CONNECT, Connect.UNLINK, 0, b"", request.name, ENTRY_MAX, _unlinked)
+
+
+def _unlinked(request: Request, status: int, reply: Buffer) -> None:
+    if status >= 0:
+        request.core.removals.may(request)
+    _removed(request, status, reply)
 
 
 def rmdir(core: Core, request: Request, view: memoryview) -> None:
     request.name = name_at(view, BODY)
+    if error := unsaid(request.node.children.get(request.name)):
+        core.error(request, error)
+        return
     changing.changes_name(request, request.node, request.name)
     core.on_base(request, request.node, CONNECT, Connect.RMDIR, 0, b"", request.name, ENTRY_MAX, _removed)
 

@@ -109,6 +109,13 @@ class FuseOptions:
         most=64 * 1024 * 1024,
         size=True,
     )
+    removals: int = option(
+        "Removals of files that may be on the way to their servers after the program was told that they are done, where nothing speaks "
+        "against that (docs/decisions/fuse-removals.md); 0: each unlink(2) waits for its server.",
+        256,
+        least=0,
+        most=4096,
+    )
     max_readahead: int = option(
         "Bytes that the kernel reads ahead of a program, in READs of at most max_write.",
         4 * 1024 * 1024,

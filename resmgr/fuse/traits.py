@@ -34,31 +34,33 @@ class Trait(enum.IntFlag):
     """Moves data: through a character device or FIFO for as long as that takes."""
     TELLS_ERRORS = enum.auto()
     """Tells what became of writes that were said to be done."""
+    AFTER_REMOVALS = enum.auto()
+    """Begins when the removals that are on the way from its directory have arrived (`removals`); LOOKUP and UNLINK, that of their name."""
     XATTR = enum.auto()
     """Answered with ENOSYS on mounts without extended attributes: the kernel asks once and never again."""
 
 
 _T = Trait
 TRAITS: dict[Opcode, Trait] = {
-    Opcode.LOOKUP: _T.LOCKING,
+    Opcode.LOOKUP: _T.LOCKING | _T.AFTER_REMOVALS,
     Opcode.FORGET: _T.NOT_WAITED_FOR,
     Opcode.BATCH_FORGET: _T.NOT_WAITED_FOR,
-    Opcode.GETATTR: _T.ON_OPEN | _T.BY_NODE | _T.AFTER_WRITES,
-    Opcode.SETATTR: _T.ON_OPEN | _T.BY_NODE | _T.AFTER_WRITES | _T.LOCKING,
-    Opcode.STATX: _T.ON_OPEN | _T.BY_NODE | _T.AFTER_WRITES,
+    Opcode.GETATTR: _T.ON_OPEN | _T.BY_NODE | _T.AFTER_WRITES | _T.AFTER_REMOVALS,
+    Opcode.SETATTR: _T.ON_OPEN | _T.BY_NODE | _T.AFTER_WRITES | _T.AFTER_REMOVALS | _T.LOCKING,
+    Opcode.STATX: _T.ON_OPEN | _T.BY_NODE | _T.AFTER_WRITES | _T.AFTER_REMOVALS,
     Opcode.READLINK: _T.NONE,
     Opcode.ACCESS: _T.NONE,
-    Opcode.STATFS: _T.NONE,
-    Opcode.SYMLINK: _T.NOT_TWICE | _T.LOCKING,
-    Opcode.MKNOD: _T.NOT_TWICE | _T.LOCKING,
-    Opcode.MKDIR: _T.NOT_TWICE | _T.LOCKING,
-    Opcode.UNLINK: _T.NOT_TWICE | _T.LOCKING,
-    Opcode.RMDIR: _T.NOT_TWICE | _T.LOCKING,
-    Opcode.RENAME: _T.NOT_TWICE | _T.LOCKING,
-    Opcode.RENAME2: _T.NOT_TWICE | _T.LOCKING,
-    Opcode.LINK: _T.NOT_TWICE | _T.LOCKING,
-    Opcode.CREATE: _T.NOT_TWICE | _T.LOCKING,
-    Opcode.TMPFILE: _T.NONE,
+    Opcode.STATFS: _T.AFTER_REMOVALS,
+    Opcode.SYMLINK: _T.NOT_TWICE | _T.LOCKING | _T.AFTER_REMOVALS,
+    Opcode.MKNOD: _T.NOT_TWICE | _T.LOCKING | _T.AFTER_REMOVALS,
+    Opcode.MKDIR: _T.NOT_TWICE | _T.LOCKING | _T.AFTER_REMOVALS,
+    Opcode.UNLINK: _T.NOT_TWICE | _T.LOCKING | _T.AFTER_REMOVALS,
+    Opcode.RMDIR: _T.NOT_TWICE | _T.LOCKING | _T.AFTER_REMOVALS,
+    Opcode.RENAME: _T.NOT_TWICE | _T.LOCKING | _T.AFTER_REMOVALS,
+    Opcode.RENAME2: _T.NOT_TWICE | _T.LOCKING | _T.AFTER_REMOVALS,
+    Opcode.LINK: _T.NOT_TWICE | _T.LOCKING | _T.AFTER_REMOVALS,
+    Opcode.CREATE: _T.NOT_TWICE | _T.LOCKING | _T.AFTER_REMOVALS,
+    Opcode.TMPFILE: _T.AFTER_REMOVALS,
     Opcode.OPEN: _T.AFTER_WRITES,
     Opcode.READ: _T.ON_OPEN | _T.AFTER_WRITES | _T.LOCKING | _T.STREAMING,
     Opcode.WRITE: _T.ON_OPEN | _T.NOT_TWICE | _T.LOCKING | _T.STREAMING | _T.TELLS_ERRORS,
@@ -68,10 +70,10 @@ TRAITS: dict[Opcode, Trait] = {
     Opcode.FALLOCATE: _T.ON_OPEN | _T.AFTER_WRITES | _T.NOT_TWICE,
     Opcode.LSEEK: _T.ON_OPEN | _T.AFTER_WRITES,
     Opcode.COPY_FILE_RANGE: _T.ON_OPEN | _T.AFTER_WRITES,
-    Opcode.OPENDIR: _T.NONE,
-    Opcode.READDIR: _T.ON_OPEN | _T.LOCKING,
-    Opcode.READDIRPLUS: _T.ON_OPEN | _T.LOCKING,
-    Opcode.FSYNCDIR: _T.ON_OPEN | _T.LOCKING,
+    Opcode.OPENDIR: _T.AFTER_REMOVALS,
+    Opcode.READDIR: _T.ON_OPEN | _T.LOCKING | _T.AFTER_REMOVALS,
+    Opcode.READDIRPLUS: _T.ON_OPEN | _T.LOCKING | _T.AFTER_REMOVALS,
+    Opcode.FSYNCDIR: _T.ON_OPEN | _T.LOCKING | _T.AFTER_REMOVALS,
     Opcode.RELEASEDIR: _T.NEVER_KEPT | _T.NOT_WAITED_FOR,
     Opcode.GETLK: _T.ON_OPEN,
     Opcode.SETLK: _T.ON_OPEN | _T.AFTER_WRITES,
@@ -92,6 +94,7 @@ def _having(trait: Trait) -> frozenset[int]:
 ON_OPEN = _having(Trait.ON_OPEN)
 BY_NODE = _having(Trait.BY_NODE)
 AFTER_WRITES = _having(Trait.AFTER_WRITES)
+AFTER_REMOVALS = _having(Trait.AFTER_REMOVALS)
 NOT_TWICE = _having(Trait.NOT_TWICE)
 NEVER_KEPT = _having(Trait.NEVER_KEPT)
 NO_DEADLINE = _having(Trait.NO_DEADLINE)

@@ -1,0 +1,362 @@
+"""Removals that programs are told are done before the server has them: when, what waits for them, and what becomes of their errors."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import struct
+
+import pytest
+
+from resmgr.fuse import formats
+from resmgr.fuse.arrivals import Arrivals
+from resmgr.fuse.formats import Opcode
+from resmgr.fuse.options import FuseOptions
+from resmgr.iomsg import WATCH_ATTRIB
+from resmgr.testing.fuserig import Rig
+from resmgr.testing.memfs import Fault
+
+TRIP = 0.01
+
+
+def prepared(options: FuseOptions | None = None) -> tuple[Rig, int]:
+    """d with f0 to f9, leased, all looked up, f9 removed from here; and its node. An unlink takes TRIP from now on."""
+    rig = Rig(options)
+    rig.fs.watch().spares = True
+    for number in range(10):
+        rig.fs.add(b"d/f%d" % number, b"%d" % number)
+    node = rig.walk(b"d")
+    rig.run(0.001)
+    for number in range(10):
+        assert rig.lookup(node, b"f%d" % number).error == 0
+    assert rig.ask(Opcode.UNLINK, node, b"f9\0").error == 0
+    rig.run(0.001)
+    rig.messages()
+    rig.fs.faults.append(Fault("unlink", delay=TRIP))
+    return rig, node
+
+
+@pytest.fixture
+def ready() -> tuple[Rig, int]:
+    return prepared()
+
+
+def unlink(rig: Rig, node: int, name: bytes) -> int:
+    """Its unique."""
+    return rig.start(Opcode.UNLINK, node, name + b"\0")
+
+
+def behind(rig: Rig, node: int, name: bytes) -> bool:
+    """Whether the removal is told done before the server has it."""
+    before = len(rig.machine.removals)
+    done = unlink(rig, node, name) in rig.answers
+    assert done == (len(rig.machine.removals) > before)
+    return done
+
+
+def there(rig: Rig, name: bytes) -> bool:
+    return name in rig.fs.find(b"d").entries
+
+
+# ---- when
+
+
+def test_removals_travel_together(ready: tuple[Rig, int]) -> None:
+    rig, node = ready
+    began = rig.dispatch.now()
+
+    for number in range(8):
+        assert rig.answers[unlink(rig, node, b"f%d" % number)].error == 0
+    assert rig.dispatch.now() == began
+    assert there(rig, b"f0")
+    assert there(rig, b"f7")
+    rig.run(TRIP + 0.001)
+
+    assert rig.messages() == {"unlink": 8}
+    assert not there(rig, b"f0")
+    assert not there(rig, b"f7")
+    assert len(rig.machine.removals) == 0
+    assert rig.machine.drops["removed_behind"] == 8
+
+
+def test_what_is_removed_is_known_to_be_gone(ready: tuple[Rig, int]) -> None:
+    rig, node = ready
+    unlink(rig, node, b"f1")
+    rig.run(TRIP + 0.001)
+
+    assert rig.lookup(node, b"f1").nodeid == 0
+    assert rig.messages() == {"unlink": 1}
+
+
+def test_the_first_one_in_a_directory_is_waited_for() -> None:
+    rig = Rig()
+    rig.fs.watch().spares = True
+    rig.fs.add(b"d/a", b"")
+    rig.fs.add(b"d/b", b"")
+    node = rig.walk(b"d")
+    rig.run(0.001)
+    rig.lookup(node, b"a")
+    rig.lookup(node, b"b")
+    rig.fs.faults.append(Fault("unlink", delay=TRIP))
+
+    assert not behind(rig, node, b"a")
+    rig.run(TRIP + 0.001)
+    assert behind(rig, node, b"b")
+
+
+def test_a_refusal_is_told_and_the_next_one_asked() -> None:
+    rig = Rig()
+    rig.fs.watch().spares = True
+    rig.fs.add(b"d/a", b"")
+    rig.fs.add(b"d/b", b"")
+    node = rig.walk(b"d")
+    rig.run(0.001)
+    rig.lookup(node, b"a")
+    rig.lookup(node, b"b")
+    rig.fs.faults.append(Fault("unlink", code=errno.EPERM, delay=TRIP))
+
+    for name in b"a", b"b":
+        unique = unlink(rig, node, name)
+        assert unique not in rig.answers
+        rig.run(TRIP + 0.001)
+        assert rig.answers[unique].error == -errno.EPERM
+
+
+def test_another_user_is_asked_for_himself(ready: tuple[Rig, int]) -> None:
+    rig, node = ready
+    rig.uid = 1000
+    assert not behind(rig, node, b"f1")
+
+
+def test_what_is_open_has_two_names_or_is_not_known_is_waited_for(ready: tuple[Rig, int]) -> None:
+    rig, node = ready
+    opened = rig.open(rig.lookup(node, b"f1").nodeid)
+    assert not behind(rig, node, b"f1")
+    rig.release(rig.walk(b"d/f2"), opened.fh)
+
+    fixed = formats.LINK_IN.pack(rig.walk(b"d/f3"))
+    assert rig.ask(Opcode.LINK, node, fixed + b"g3\0").error == 0
+    rig.lookup(node, b"f3")
+    assert not behind(rig, node, b"f3")
+    rig.run(TRIP + 0.001)
+
+    rig.fs.add(b"d/new", b"")
+    assert not behind(rig, node, b"new")
+
+
+def test_what_somebody_else_has_changed_is_waited_for(ready: tuple[Rig, int]) -> None:
+    rig, node = ready
+    rig.fs.add(b"d/f1", b"another one")
+    rig.run(0.1)
+    assert not behind(rig, node, b"f1")
+
+
+def test_when_the_rights_of_the_directory_change_the_next_one_is_waited_for(ready: tuple[Rig, int]) -> None:
+    rig, node = ready
+    assert rig.fs.watching is not None
+    rig.fs.watching.name(rig.fs.find(b"d"), b"", WATCH_ATTRIB)
+    rig.run(0.1)
+    assert not behind(rig, node, b"f1")
+
+
+def test_in_a_sticky_directory_all_are_waited_for(ready: tuple[Rig, int]) -> None:
+    rig, node = ready
+    fixed = formats.SETATTR_IN.pack(formats.FATTR_MODE, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0o41777, 0, 0, 0, 0)
+    assert rig.ask(Opcode.SETATTR, node, fixed).error == 0
+    for name in b"f1", b"f2":
+        rig.lookup(node, name)
+        assert not behind(rig, node, name)
+        rig.run(TRIP + 0.001)
+
+
+def test_a_silent_node_is_waited_for(ready: tuple[Rig, int]) -> None:
+    rig, node = ready
+    rig.machine.leases.silent(0, True)
+    assert not behind(rig, node, b"f1")
+
+
+def test_no_more_than_the_option_says() -> None:
+    rig, node = prepared(FuseOptions(removals=2))
+    assert behind(rig, node, b"f0")
+    assert behind(rig, node, b"f1")
+    assert not behind(rig, node, b"f2")
+
+
+def test_the_option_switches_it_off() -> None:
+    rig, node = prepared(FuseOptions(removals=0))
+    assert not behind(rig, node, b"f0")
+
+
+# ---- what waits
+
+
+CREATE = formats.CREATE_IN.pack(os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("opcode", "body"),
+    [
+        (Opcode.LOOKUP, b"f1\0"),
+        (Opcode.UNLINK, b"f1\0"),
+        (Opcode.CREATE, CREATE + b"f1\0"),
+        (Opcode.CREATE, CREATE + b"other\0"),
+        (Opcode.MKDIR, formats.MKDIR_IN.pack(0o755, 0) + b"f1\0"),
+        (Opcode.MKNOD, formats.MKNOD_IN.pack(0o100644, 0, 0, 0) + b"f1\0"),
+        (Opcode.SYMLINK, b"f1\0text\0"),
+        (Opcode.GETATTR, bytes(16)),
+        (Opcode.OPENDIR, bytes(8)),
+        (Opcode.STATFS, b""),
+        (Opcode.SETATTR, formats.SETATTR_IN.pack(formats.FATTR_MODE, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0o40755, 0, 0, 0, 0)),
+    ],
+)
+def test_what_could_notice_waits(ready: tuple[Rig, int], opcode: Opcode, body: bytes) -> None:
+    rig, node = ready
+    unlink(rig, node, b"f1")
+    rig.messages()
+
+    unique = rig.start(opcode, node, body)
+    rig.run(TRIP / 2)
+    assert unique not in rig.answers
+    assert set(rig.messages()) <= {"unlink"}
+    rig.run(2 * TRIP)
+    assert unique in rig.answers
+    assert rig.machine.drops["waited_for_removals"] == 1
+
+
+def test_who_waits_does_not_wait_for_later_ones(ready: tuple[Rig, int]) -> None:
+    rig, node = ready
+    unlink(rig, node, b"f1")
+    asked = rig.start(Opcode.GETATTR, node, bytes(16))
+    for number in range(2, 9):
+        rig.run(TRIP / 4)
+        unlink(rig, node, b"f%d" % number)
+        if asked in rig.answers:
+            break
+    assert number < 8
+
+
+def test_other_names_do_not_wait(ready: tuple[Rig, int]) -> None:
+    rig, node = ready
+    unlink(rig, node, b"f1")
+    assert rig.lookup(node, b"f2").error == 0
+    assert rig.ask(Opcode.ACCESS, node, struct.pack("=II", 1, 0)).error == 0
+
+
+def test_rmdir_waits_for_what_was_in_it(ready: tuple[Rig, int]) -> None:
+    rig, node = ready
+    for number in range(9):
+        unlink(rig, node, b"f%d" % number)
+    unique = rig.start(Opcode.RMDIR, 1, b"d\0")
+    assert unique not in rig.answers
+    rig.run(TRIP + 0.001)
+    assert rig.answers[unique].error == 0
+
+
+@pytest.mark.parametrize(("old", "new"), [(b"f1", b"x"), (b"f2", b"f1")])
+def test_rename_waits_in_both_directories(ready: tuple[Rig, int], old: bytes, new: bytes) -> None:
+    rig, node = ready
+    rig.fs.add(b"e/f2", b"")
+    other = rig.walk(b"e")
+    unlink(rig, node, b"f1")
+    body = formats.RENAME2_IN.pack(node, 0) + b"f2\0" + new + b"\0"
+    unique = rig.start(Opcode.RENAME2, other, body)
+    rig.run(TRIP / 2)
+    assert unique not in rig.answers
+    rig.run(TRIP)
+    assert rig.answers[unique].error == 0
+
+
+# ---- errors
+
+
+def test_an_error_is_told_once_by_the_next_removal(ready: tuple[Rig, int], caplog: pytest.LogCaptureFixture) -> None:
+    rig, node = ready
+    rig.fs.faults[:] = [Fault("unlink", name=b"f1", code=errno.EPERM, delay=TRIP)]
+    assert rig.answers[unlink(rig, node, b"f1")].error == 0
+    with caplog.at_level(logging.ERROR):
+        rig.run(TRIP + 0.001)
+    assert "removal of '/d/f1' was said to be done and failed: Operation not permitted" in caplog.text
+    assert rig.machine.drops["removals_failed"] == 1
+
+    assert rig.answers[unlink(rig, node, b"f2")].error == -errno.EPERM
+    assert there(rig, b"f2")
+    assert rig.ask(Opcode.UNLINK, node, b"f2\0").error == 0
+    assert rig.lookup(node, b"f1").error == 0
+
+
+def test_an_error_is_told_by_rmdir_and_by_fsync(ready: tuple[Rig, int]) -> None:
+    rig, node = ready
+    rig.fs.faults[:] = [Fault("unlink", name=b"f1", code=errno.EPERM), Fault("unlink", name=b"f2", code=errno.EPERM)]
+    unlink(rig, node, b"f1")
+    rig.run(0.001)
+    assert rig.ask(Opcode.RMDIR, 1, b"d\0").error == -errno.EPERM
+    assert rig.ask(Opcode.UNLINK, node, b"f3\0").error == 0
+
+    rig.lookup(node, b"f2")
+    unlink(rig, node, b"f2")
+    rig.run(0.001)
+    opened = rig.ask(Opcode.OPENDIR, node, bytes(8))
+    fsync = formats.FSYNC_IN.pack(opened.fh, 0)
+    assert rig.ask(Opcode.FSYNCDIR, node, fsync).error == -errno.EPERM
+    assert rig.ask(Opcode.FSYNCDIR, node, fsync).error == 0
+
+
+def test_who_is_quicker_makes_no_error(ready: tuple[Rig, int]) -> None:
+    rig, node = ready
+    unlink(rig, node, b"f1")
+    rig.fs.drop(rig.fs.find(b"d"), b"f1")
+    rig.run(TRIP + 0.001)
+    assert rig.machine.drops["removals_failed"] == 0
+    assert rig.lookup(node, b"f1").nodeid == 0
+
+
+def test_a_server_without_room_is_asked_again(ready: tuple[Rig, int]) -> None:
+    rig, node = ready
+    rig.fs.faults[:] = [Fault("unlink", code=errno.EAGAIN, times=3)]
+    unlink(rig, node, b"f1")
+    rig.run(0.2)
+    assert rig.machine.drops["removals_again"] == 3
+    assert not there(rig, b"f1")
+    assert rig.machine.drops["removals_failed"] == 0
+
+
+# ---- the end
+
+
+def test_an_unmount_waits_for_what_is_on_the_way(ready: tuple[Rig, int]) -> None:
+    rig, node = ready
+    unlink(rig, node, b"f1")
+    rig.machine.close()
+    rig.run(TRIP + 0.001)
+    assert not there(rig, b"f1")
+    assert not rig.fs.manager.table.handles
+
+
+def test_an_unmount_does_not_wait_for_ever(ready: tuple[Rig, int]) -> None:
+    rig, node = ready
+    rig.fs.faults[:] = [Fault("unlink", hang=True, deaf=True)]
+    unlink(rig, node, b"f1")
+    (connection,) = rig.machine.servers.root.connections.values()
+    rig.machine.close()
+    rig.run(2.9)
+    assert not connection.closed
+    rig.run(0.2)
+    assert connection.closed
+
+
+def test_who_waits_for_what_arrives_meanwhile() -> None:
+    """Who begins something while others are let go on is not let go on before that has arrived."""
+    arrivals, order = Arrivals(), list[str]()
+    assert arrivals.number() == 1
+
+    def first() -> None:
+        order.append("first")
+        assert arrivals.number() == 2
+        arrivals.wait(lambda: order.append("second"))
+
+    arrivals.wait(first)
+    arrivals.arrived(0)
+    assert order == ["first"]
+    arrivals.arrived(0)
+    assert order == ["first", "second"]
