@@ -44,7 +44,7 @@ class Audience:
         """The rights of its directory may not be what they were: who may search and list it is for its server to say again."""
         lease.users.clear()
         lease.readers.clear()
-        lease.removers.clear()
+        lease.changers.clear()
         lease.sticky = True
         self._private(lease)
 

@@ -30,6 +30,7 @@ class Lease:
         "absent",
         "again",
         "answered",
+        "changers",
         "connection",
         "cookies",
         "ino",
@@ -43,7 +44,6 @@ class Lease:
         "opened",
         "own",
         "readers",
-        "removers",
         "since",
         "sticky",
         "told_absent",
@@ -75,8 +75,8 @@ class Lease:
         """Who may search it, by what the server answered them."""
         self.readers: set[User] = set()
         """Who could open it."""
-        self.removers: set[User] = set()
-        """Who could remove something from it."""
+        self.changers: set[User] = set()
+        """Who could make, remove or move something in it: who may do one may do all."""
         self.sticky = True
         """Who may remove what from it depends on whose it is; also where that is not known."""
         self.listed_at = NEVER

@@ -468,7 +468,7 @@ class Leases:
         now = self._core.dispatch.now()
         lease.since = now
         lease.opened = NEVER
-        lease.removers.clear()
+        lease.changers.clear()
         lease.node.changed = now
         self._core.logs.all(lease.node, now)
         self._known.drop(lease)

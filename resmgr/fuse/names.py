@@ -274,13 +274,7 @@ def unlink(core: Core, request: Request, view: memoryview) -> None:
     if core.removals.limit and core.removals.take(request):
         return
     changing.changes_name(request, request.node, request.name)
-    core.on_base(request, request.node, CONNECT, Connect.UNLINK, 0, b"", request.name, ENTRY_MAX, _unlinked)
-
-
-def _unlinked(request: Request, status: int, reply: Buffer) -> None:
-    if status >= 0:
-        request.core.removals.may(request)
-    _removed(request, status, reply)
+    core.on_base(request, request.node, CONNECT, Connect.UNLINK, 0, b"", request.name, ENTRY_MAX, _removed)
 
 
 def rmdir(core: Core, request: Request, view: memoryview) -> None:

@@ -77,6 +77,7 @@ def believe(request: Request) -> None:
         straight = not request.hops and request.via is None
         if not straight or not lease.live or node.lease is not lease or request.at < lease.since:
             continue
+        lease.changers.add(request.user)
         child = node.children.get(name)
         if child is not None:
             lease.told_absent.discard(name)

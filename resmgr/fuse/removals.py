@@ -77,12 +77,6 @@ class Removals:
 
     # ---- what is removed
 
-    def may(self, request: Request) -> None:
-        """The request has removed something, and its program waited: its user may, until something is told of the directory's rights."""
-        lease = request.node.lease
-        if self.limit and lease is not None and lease.live and request.base is request.node and not request.hops:
-            lease.removers.add(request.user)
-
     def take(self, request: Request) -> bool:
         """Answer an UNLINK, and send it, if nothing speaks against it; or with the error of an earlier one. False: neither."""
         directory, core = request.node, self._core
@@ -104,7 +98,7 @@ class Removals:
         """Whether its server will remove it, as far as is known here."""
         directory, name, user = request.node, request.name, request.user
         lease = directory.lease
-        if lease is None or user not in lease.removers or not lease.live or not lease.whole or len(self._sent) >= self.limit:
+        if lease is None or user not in lease.changers or not lease.live or not lease.whole or len(self._sent) >= self.limit:
             return False
         child = directory.children.get(name)
         if child is None or directory.parent is None or lease.sticky or name in lease.own:
@@ -237,7 +231,7 @@ class _Removal:
         self.removing.error = self.removing.error or code
         core.drops["removals_failed"] += 1
         if request.node.lease is not None:
-            request.node.lease.removers.discard(request.user)
+            request.node.lease.changers.discard(request.user)
         path = (request.node.path().rstrip(b"/") + b"/" + request.name).decode("utf-8", "backslashreplace")
         logger.error("removal of %r was said to be done and failed: %s", path, os.strerror(code))
 

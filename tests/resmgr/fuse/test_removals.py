@@ -18,6 +18,7 @@ from resmgr.testing.fuserig import Rig
 from resmgr.testing.memfs import Fault
 
 TRIP = 0.01
+CREATE = formats.CREATE_IN.pack(os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644, 0, 0)
 
 
 def prepared(options: FuseOptions | None = None) -> tuple[Rig, int]:
@@ -105,6 +106,19 @@ def test_the_first_one_in_a_directory_is_waited_for() -> None:
     assert behind(rig, node, b"b")
 
 
+def test_who_has_made_something_may_remove_something(ready: tuple[Rig, int]) -> None:
+    rig, _ = ready
+    made = rig.ask(Opcode.MKDIR, 1, formats.MKDIR_IN.pack(0o755, 0) + b"made\0").nodeid
+    rig.run(0.001)
+    for name in b"a", b"b":
+        created = rig.ask(Opcode.CREATE, made, CREATE + name + b"\0")
+        rig.release(created.nodeid, struct.unpack_from("=Q", created.body, formats.ENTRY_OUT.size)[0])
+        rig.run(0.001)
+        rig.lookup(made, name)
+    assert behind(rig, made, b"a")
+    assert behind(rig, made, b"b")
+
+
 def test_a_refusal_is_told_and_the_next_one_asked() -> None:
     rig = Rig()
     rig.fs.watch().spares = True
@@ -189,9 +203,6 @@ def test_the_option_switches_it_off() -> None:
 
 
 # ---- what waits
-
-
-CREATE = formats.CREATE_IN.pack(os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644, 0, 0)
 
 
 @pytest.mark.parametrize(
