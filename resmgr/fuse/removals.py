@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final
 from resmgr.dispatch import Buffer, Timer
 from resmgr.fuse import changing, formats, owned
 from resmgr.fuse.arrivals import Arrivals
+from resmgr.fuse.changes import NEVER
 from resmgr.fuse.formats import BODY, Opcode, name_at, names_at
 from resmgr.fuse.lease import single
 from resmgr.fuse.request import Request, told
@@ -29,12 +30,19 @@ from resmgr.iomsg import Connect
 if TYPE_CHECKING:
     from resmgr.fuse.core import Core
     from resmgr.fuse.inode import Node
+    from resmgr.fuse.servers import User
 
 logger = logging.getLogger(__name__)
 
 AGAIN_AFTER: Final = 0.02
 AGAIN_MAX: Final = 250
 """One that is answered EAGAIN is sent again after so many seconds, and so many times (5 s) before that is its error."""
+BURST: Final = 1.0
+"""Seconds after a removal in which the same user's next one is one of many."""
+USERS_MAX: Final = 256
+"""Users of whom it is known when they removed something. Stops ever new ones from filling memory."""
+WARY: Final = 60.0
+"""Seconds after one failed in which those in its directory are waited for."""
 LINGER: Final = 3.0
 """Seconds for which the connections of a mount that is gone are kept for those that are on the way."""
 _PLAIN: Final = frozenset((S_IFREG, S_IFLNK))
@@ -47,14 +55,16 @@ _STATFS: Final = int(Opcode.STATFS)
 
 
 class Removing(Arrivals):
-    """Of one directory: `names` are on the way to be removed; `error` is one that nobody was told of yet."""
+    """Of one directory: `names` are on the way to be removed; `error` is one that nobody was told of yet; `wary`: until when none more
+    begins, since one failed."""
 
-    __slots__ = ("error", "names")
+    __slots__ = ("error", "names", "wary")
 
     def __init__(self) -> None:
         super().__init__()
         self.names: dict[bytes, int] = {}
         self.error = 0
+        self.wary = 0.0
 
     def take_error(self) -> int:
         error, self.error = self.error, 0
@@ -70,12 +80,20 @@ class Removals:
         self.all = Arrivals()
         self._sent: dict[int, _Removal] = {}
         """By the numbers of `all`."""
+        self._last: dict[User, float] = {}
+        """When each user's last removal was done."""
         self._linger: Timer | None = None
 
     def __len__(self) -> int:
         return len(self._sent)
 
     # ---- what is removed
+
+    def removed(self, user: User) -> None:
+        """*user* has removed something."""
+        if user not in self._last and len(self._last) >= USERS_MAX:
+            self._last.clear()
+        self._last[user] = self._core.dispatch.now()
 
     def take(self, request: Request) -> bool:
         """Answer an UNLINK, and send it, if nothing speaks against it; or with the error of an earlier one. False: neither."""
@@ -99,6 +117,8 @@ class Removals:
         directory, name, user = request.node, request.name, request.user
         lease = directory.lease
         if lease is None or user not in lease.changers or not lease.live or not lease.whole or len(self._sent) >= self.limit:
+            return False
+        if request.at - self._last.get(user, NEVER) > BURST or (directory.removing is not None and directory.removing.wary > request.at):
             return False
         child = directory.children.get(name)
         if child is None or directory.parent is None or lease.sticky or name in lease.own:
@@ -216,12 +236,13 @@ class _Removal:
             if child is not None:
                 core.nodes.unname(child, directory, name)
             owned.believe(request)
+            self.removals.removed(request.user)
         else:
             self.failed(told(status))
         removing = self.removing
         del removing.names[name]
         removing.arrived(next(iter(removing.names.values()), 0))
-        if not removing.names and not removing.error and directory.removing is removing:
+        if not removing.names and not removing.wary and directory.removing is removing:
             directory.removing = None
         self.removals.arrived(self.number)
 
@@ -229,9 +250,8 @@ class _Removal:
         """It was not carried out, or nobody knows."""
         request, core = self.request, self.core
         self.removing.error = self.removing.error or code
+        self.removing.wary = core.dispatch.now() + WARY
         core.drops["removals_failed"] += 1
-        if request.node.lease is not None:
-            request.node.lease.changers.discard(request.user)
         path = (request.node.path().rstrip(b"/") + b"/" + request.name).decode("utf-8", "backslashreplace")
         logger.error("removal of %r was said to be done and failed: %s", path, os.strerror(code))
 

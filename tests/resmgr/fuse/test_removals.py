@@ -13,6 +13,7 @@ from resmgr.fuse import formats
 from resmgr.fuse.arrivals import Arrivals
 from resmgr.fuse.formats import Opcode
 from resmgr.fuse.options import FuseOptions
+from resmgr.fuse.removals import BURST, WARY
 from resmgr.iomsg import WATCH_ATTRIB
 from resmgr.testing.fuserig import Rig
 from resmgr.testing.memfs import Fault
@@ -295,6 +296,27 @@ def test_an_error_is_told_once_by_the_next_removal(ready: tuple[Rig, int], caplo
     assert rig.ask(Opcode.UNLINK, node, b"f2\0").error == 0
     assert rig.lookup(node, b"f1").error == 0
 
+    rig.run(WARY - 0.5)
+    rig.fs.faults[:] = [Fault("unlink", delay=TRIP)]
+    for name in b"f3", b"f4":
+        rig.lookup(node, name)
+        assert not behind(rig, node, name)
+        rig.run(TRIP + 0.001)
+    rig.run(0.5)
+    rig.lookup(node, b"f5")
+    assert behind(rig, node, b"f5")
+
+
+def test_one_by_itself_is_waited_for(ready: tuple[Rig, int]) -> None:
+    rig, node = ready
+    rig.run(BURST + 0.001)
+    for number in range(3):
+        rig.lookup(node, b"f%d" % number)
+    assert not behind(rig, node, b"f0")
+    rig.run(TRIP + 0.001)
+    assert behind(rig, node, b"f1")
+    assert behind(rig, node, b"f2")
+
 
 def test_an_error_is_told_by_rmdir_and_by_fsync(ready: tuple[Rig, int]) -> None:
     rig, node = ready
@@ -304,6 +326,9 @@ def test_an_error_is_told_by_rmdir_and_by_fsync(ready: tuple[Rig, int]) -> None:
     assert rig.ask(Opcode.RMDIR, 1, b"d\0").error == -errno.EPERM
     assert rig.ask(Opcode.UNLINK, node, b"f3\0").error == 0
 
+    rig.run(WARY)
+    assert rig.ask(Opcode.UNLINK, node, b"f4\0").error == 0
+    rig.run(0.001)
     rig.lookup(node, b"f2")
     unlink(rig, node, b"f2")
     rig.run(0.001)
