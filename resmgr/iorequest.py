@@ -36,6 +36,7 @@ from resmgr.iomsg import (
     POLL_ALL,
     READ,
     READDIR,
+    REMOVE,
     RENAME,
     REOPEN,
     REQUEST,
@@ -89,6 +90,7 @@ _ACCESS: Final = int(Connect.ACCESS)
 _XATTR: Final = int(Connect.XATTR)
 _TMPFILE: Final = int(Connect.TMPFILE)
 _REOPEN: Final = int(Connect.REOPEN)
+_REMOVE: Final = int(Connect.REMOVE)
 
 
 def check_path(path: bytes) -> bytes:
@@ -192,12 +194,13 @@ def parse_xattr(data: Buffer) -> tuple[bytes, XattrRequest]:
 
 class ConnectRequest:
     """A connect message. `path` is relative to `handle`; `path2` is the second name of RENAME and LINK (relative to `handle2`), a symbolic
-    link's text, or REOPEN's token. Fields that the subtype has no use for are zero. `flags` are open flags (OPEN, REOPEN), rename flags
-    (RENAME), else this protocol's.
+    link's text, or REOPEN's token; `ino` is what REMOVE's name leads to. Fields that the subtype has no use for are zero. `flags` are open
+    flags (OPEN, REOPEN), rename flags (RENAME), else this protocol's.
     """
 
     __slots__ = (
-        "after", "change", "flags", "handle", "handle2", "mode", "path", "path2", "prefetch", "rdev", "subtype", "umask", "watch", "xattr",
+        "after", "change", "flags", "handle", "handle2", "ino", "mode", "path", "path2", "prefetch", "rdev", "subtype", "umask", "watch",
+        "xattr",
     )  # fmt: skip
 
     def __init__(
@@ -214,6 +217,7 @@ class ConnectRequest:
         path2: bytes = b"",
         change: SetAttr | None = None,
         xattr: XattrRequest | None = None,
+        ino: int = 0,
     ) -> None:
         self.subtype = subtype
         self.flags = flags
@@ -224,6 +228,7 @@ class ConnectRequest:
         self.rdev = rdev
         self.prefetch = prefetch
         self.handle2 = handle2
+        self.ino = ino
         self.path2 = path2
         self.change = change
         self.xattr = xattr
@@ -246,6 +251,8 @@ class ConnectRequest:
             return b"".join((head, SYMLINK.pack(len(self.path)), self.path, self.path2))
         if kind == Connect.SETATTR and self.change is not None:
             return b"".join((head, self.change.pack(), self.path))
+        if kind == Connect.REMOVE:
+            return b"".join((head, REMOVE.pack(self.ino), self.path))
         if kind == Connect.REOPEN:
             return b"".join((head, REOPEN.pack(len(self.path2)), self.path2, self.path))
         if kind == Connect.XATTR and self.xattr is not None:
@@ -273,6 +280,9 @@ def parse_connect(data: Buffer) -> ConnectRequest:
         handle: int = head[3]
         if kind in (_UNLINK, _LOOKUP):
             return ConnectRequest(kind, flags, handle, check_path(bytes(data[HEAD:])))
+        if kind == _REMOVE:
+            (ino,) = REMOVE.unpack_from(data, HEAD)
+            return ConnectRequest(kind, flags, handle, check_path(bytes(data[HEAD + REMOVE.size :])), ino=ino)
         if kind in (_OPEN, _TMPFILE):
             mode, umask, prefetch = OPEN.unpack_from(data, HEAD)
             return ConnectRequest(kind, flags, handle, check_path(bytes(data[HEAD + OPEN.size :])), mode, umask, 0, prefetch)

@@ -194,7 +194,7 @@ class PathManager:
         if covered:
             if kind in (Connect.MKDIR, Connect.MKNOD, Connect.SYMLINK):
                 raise FileExistsError(errno.EEXIST, "a directory of the path manager")
-            if kind in (Connect.UNLINK, Connect.RMDIR):
+            if kind in (Connect.UNLINK, Connect.RMDIR, Connect.REMOVE):
                 raise OSError(errno.EBUSY, "something is attached below")
         servers = self.space.resolve(path, hidden)
         if covered:

@@ -54,7 +54,6 @@ PAGE: Final = 4096
 _GETXATTR: Final = int(Opcode.GETXATTR)
 _WRITE: Final = int(Opcode.WRITE)
 _FORGET: Final = int(Opcode.FORGET)
-_OF_TWO: Final = frozenset((Opcode.RENAME, Opcode.RENAME2, Opcode.RMDIR))
 _BATCH_FORGET: Final = int(Opcode.BATCH_FORGET)
 
 OPERATIONS: dict[int, Handler] = {
@@ -276,7 +275,9 @@ class Machine(Core):
             if record.answered:
                 return
             record.at = self.dispatch.now()
-            self._begin(record, handler, memoryview(request))
+            view = memoryview(request)
+            if not self.removals or record.opcode not in AFTER_REMOVALS or not self._after_removals(record, handler, view):
+                self._begin(record, handler, view)
 
         self.drops["waited_for_writes"] += 1
         self.waits(record)
@@ -293,11 +294,7 @@ class Machine(Core):
             if record.answered:
                 return
             record.at = self.dispatch.now()
-            if record.opcode in _OF_TWO:
-                # Of the other directory, too; the kernel has the locks of both, so none is removed meanwhile.
-                self._handle(handler, record, memoryview(kept))
-            else:
-                self._begin(record, handler, memoryview(kept))
+            self._begin(record, handler, memoryview(kept))
 
         self.drops["waited_for_removals"] += 1
         self.waits(record)

@@ -1,7 +1,7 @@
 """Removals that the kernel was told are done while their messages are still on the way (docs/decisions/fuse-removals.md).
 
 `Removals` decides which: those of which nothing that is known here speaks against it. `Removing` is the account of one directory. Requests
-that could notice (`traits.AFTER_REMOVALS`) wait for those that are on the way when they come.
+that could notice, or that others could take for a sign (`traits.AFTER_REMOVALS`), wait for those that are on the way when they come.
 
 The message is sent by a request of its own, which the kernel knows nothing of; what it makes of the nodes, and what may be believed of it,
 comes with its answer, as for a removal that is waited for. Until then its name is being changed from here (`changing`), so nothing of it is
@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
-from errno import EAGAIN, EHOSTDOWN, ENOENT
+from errno import EAGAIN, EHOSTDOWN, ENOENT, ENOSYS
 from stat import S_IFLNK, S_IFREG
 from typing import TYPE_CHECKING, Final
 
@@ -21,16 +21,16 @@ from resmgr.dispatch import Buffer, Timer
 from resmgr.fuse import changing, formats, owned
 from resmgr.fuse.arrivals import Arrivals
 from resmgr.fuse.changes import NEVER
-from resmgr.fuse.formats import BODY, Opcode, name_at, names_at
+from resmgr.fuse.formats import BODY, Opcode, name_at
 from resmgr.fuse.lease import single
 from resmgr.fuse.request import Request, told
 from resmgr.fuse.walk import CONNECT, ENTRY_MAX
-from resmgr.iomsg import Connect
+from resmgr.iomsg import REMOVE, Connect
 
 if TYPE_CHECKING:
     from resmgr.fuse.core import Core
     from resmgr.fuse.inode import Node
-    from resmgr.fuse.servers import User
+    from resmgr.fuse.servers import Server, User
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ AGAIN_MAX: Final = 250
 BURST: Final = 1.0
 """Seconds after a removal in which the same user's next one is one of many."""
 USERS_MAX: Final = 256
-"""Users of whom it is known when they removed something. Stops ever new ones from filling memory."""
+"""Users of whom it is known when they removed something. Stops ever new ones from filling memory; errors of a directory, too."""
 WARY: Final = 60.0
 """Seconds after one failed in which those in its directory are waited for."""
 LINGER: Final = 3.0
@@ -48,27 +48,36 @@ LINGER: Final = 3.0
 _PLAIN: Final = frozenset((S_IFREG, S_IFLNK))
 _BY_NAME: Final = frozenset((int(Opcode.LOOKUP), int(Opcode.UNLINK)))
 _UNLINK: Final = int(Opcode.UNLINK)
-_RMDIR: Final = int(Opcode.RMDIR)
-_RENAME: Final = int(Opcode.RENAME)
-_RENAME2: Final = int(Opcode.RENAME2)
-_STATFS: Final = int(Opcode.STATFS)
+_FLUSH: Final = int(Opcode.FLUSH)
+_OF_DIRECTORY: Final = frozenset(
+    map(int, (Opcode.LOOKUP, Opcode.UNLINK, Opcode.GETATTR, Opcode.STATX, Opcode.OPENDIR, Opcode.READDIR, Opcode.READDIRPLUS))
+)
+"""Of those that wait, they do so for what is removed from their directory; `_BY_NAME` for their name; others for all of their server."""
+_CLOSING: Final = frozenset((_FLUSH, int(Opcode.RELEASE)))
+"""Wait if the file was written, or something locked through it."""
 
 
 class Removing(Arrivals):
-    """Of one directory: `names` are on the way to be removed; `error` is one that nobody was told of yet; `wary`: until when none more
-    begins, since one failed."""
+    """Of one directory: `names` are on the way to be removed; `errors` are those that their users were not told of yet; `wary`: until when
+    none more begins, since one failed."""
 
-    __slots__ = ("error", "names", "wary")
+    __slots__ = ("errors", "names", "wary")
 
     def __init__(self) -> None:
         super().__init__()
         self.names: dict[bytes, int] = {}
-        self.error = 0
+        self.errors: dict[User, int] = {}
         self.wary = 0.0
 
-    def take_error(self) -> int:
-        error, self.error = self.error, 0
-        return error
+
+class Sent(Arrivals):
+    """Of one server: those on the way, by their numbers."""
+
+    __slots__ = ("removals",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.removals: dict[int, _Removal] = {}
 
 
 class Removals:
@@ -77,15 +86,17 @@ class Removals:
     def __init__(self, core: Core) -> None:
         self._core = core
         self.limit = core.options.removals
-        self.all = Arrivals()
-        self._sent: dict[int, _Removal] = {}
-        """By the numbers of `all`."""
+        self._sent: dict[Server, Sent] = {}
+        self._count = 0
+        self._closing: Callable[[], None] | None = None
         self._last: dict[User, float] = {}
         """When each user's last removal was done."""
+        self.plain: set[Server] = set()
+        """Servers that know no REMOVE."""
         self._linger: Timer | None = None
 
     def __len__(self) -> int:
-        return len(self._sent)
+        return self._count
 
     # ---- what is removed
 
@@ -98,7 +109,7 @@ class Removals:
     def take(self, request: Request) -> bool:
         """Answer an UNLINK, and send it, if nothing speaks against it; or with the error of an earlier one. False: neither."""
         directory, core = request.node, self._core
-        if error := unsaid(directory):
+        if error := unsaid(directory, request.user):
             core.error(request, error)
             return True
         if not self._certain(request):
@@ -106,7 +117,7 @@ class Removals:
         removing = directory.removing
         if removing is None:
             removing = directory.removing = Removing()
-        _Removal(self, request, removing).begin()
+        _Removal(self, request, removing, directory.children[request.name].ino).begin()
         core.drops["removed_behind"] += 1
         core.at_home = True
         core.error(request, 0)
@@ -116,7 +127,9 @@ class Removals:
         """Whether its server will remove it, as far as is known here."""
         directory, name, user = request.node, request.name, request.user
         lease = directory.lease
-        if lease is None or user not in lease.changers or not lease.live or not lease.whole or len(self._sent) >= self.limit:
+        if lease is None or user not in lease.changers or not lease.live or not lease.whole or self._count >= self.limit:
+            return False
+        if directory.server in self.plain:
             return False
         if request.at - self._last.get(user, NEVER) > BURST or (directory.removing is not None and directory.removing.wary > request.at):
             return False
@@ -137,77 +150,77 @@ class Removals:
 
     def before(self, request: Request, view: memoryview) -> Arrivals | None:
         """What the request, of which *view* are the kernel's bytes, has to wait for; None: nothing."""
-        opcode, directory = request.opcode, request.node
-        if opcode == _STATFS:
-            return self.all if self._sent else None
-        removing = _under_way(directory)
-        if removing is not None and (opcode not in _BY_NAME or name_at(view, BODY) in removing.names):
+        opcode, node = request.opcode, request.node
+        if opcode in _OF_DIRECTORY:
+            removing = node.removing
+            if removing is None or not removing.names or (opcode in _BY_NAME and name_at(view, BODY) not in removing.names):
+                return None
             return removing
-        if opcode == _RMDIR:
-            return _under_way(directory.children.get(name_at(view, BODY)))
-        if opcode == _RENAME:
-            return self._of_rename(directory, view, formats.RENAME_IN.parse(view, BODY)[0], formats.RENAME_IN.size)
-        if opcode == _RENAME2:
-            return self._of_rename(directory, view, formats.RENAME2_IN.parse(view, BODY)[0], formats.RENAME2_IN.size)
-        return None
-
-    def _of_rename(self, old: Node, view: memoryview, new_id: int, size: int) -> Arrivals | None:
-        old_name, new_name = names_at(view, BODY + size, 2)
-        new = self._core.nodes.get(new_id)
-        found = _under_way(old.children.get(old_name))
-        if found is None and new is not None:
-            found = _under_way(new) or _under_way(new.children.get(new_name))
-        return found
+        if opcode in _CLOSING:
+            file = self._core.files.get(formats.FH_IN.parse(view, BODY)[0])
+            if file is None or not (file.locked or (file.written and opcode == _FLUSH)):
+                return None
+        return self._sent.get(node.server)
 
     # ---- what has arrived
 
-    def sent(self, removal: _Removal) -> int:
-        """*removal* is on the way; its number."""
-        number = self.all.number()
-        self._sent[number] = removal
-        return number
+    def sent(self, removal: _Removal) -> Sent:
+        """*removal* is on the way."""
+        server = removal.request.node.server
+        sent = self._sent.get(server)
+        if sent is None:
+            sent = self._sent[server] = Sent()
+        self._count += 1
+        return sent
 
-    def arrived(self, number: int) -> None:
-        """That removal was answered."""
-        del self._sent[number]
-        self.all.arrived(next(iter(self._sent), 0))
+    def arrived(self, server: Server) -> None:
+        """One of *server*'s was answered."""
+        self._count -= 1
+        if not self._sent[server].removals:
+            del self._sent[server]
+        if self._closing is not None and not self._count:
+            self._over()
 
     # ---- the end
 
     def give_up(self) -> None:
         """What is on the way is not waited for any more: whether it is done is not known."""
-        for removal in self._sent.values():
-            removal.failed(EHOSTDOWN)
+        for sent in self._sent.values():
+            for removal in sent.removals.values():
+                removal.failed(EHOSTDOWN)
 
     def close(self, done: Callable[[], None]) -> None:
         """The mount is gone: *done* is called when all have arrived, after LINGER at the latest."""
-        if not self._sent:
+        if not self._count:
             done()
             return
+        self._closing = done
+        self._linger = self._core.dispatch.call_at(self._core.dispatch.now() + LINGER, self._over)
 
-        def over() -> None:
-            if self._linger is not None:
-                self._linger.cancel()
-                self._linger = None
-                done()
-
-        dispatch = self._core.dispatch
-        self._linger = dispatch.call_at(dispatch.now() + LINGER, over)
-        self.all.wait(over)
+    def _over(self) -> None:
+        done, self._closing = self._closing, None
+        if self._linger is not None:
+            self._linger.cancel()
+            self._linger = None
+        if done is not None:
+            done()
 
 
 class _Removal:
     """One removal, until its server has answered."""
 
-    __slots__ = ("core", "number", "removals", "removing", "request", "tries", "within")
+    __slots__ = ("core", "ino", "number", "removals", "removing", "request", "sent", "tries", "within")
 
-    def __init__(self, removals: Removals, asked: Request, removing: Removing) -> None:
+    def __init__(self, removals: Removals, asked: Request, removing: Removing, ino: int) -> None:
         self.core = core = asked.core
         self.removals = removals
         self.removing = removing
         self.request = Request(core, 0, _UNLINK, asked.node, asked.user, asked.pid, asked.at)
         self.request.name = asked.name
-        self.number = removals.sent(self)
+        self.ino = ino
+        self.sent = removals.sent(self)
+        self.number = self.sent.number()
+        self.sent.removals[self.number] = self
         self.within = removing.number()
         self.tries = 0
 
@@ -220,7 +233,11 @@ class _Removal:
     def _send(self) -> None:
         request = self.request
         request.answered = False
-        self.core.on_base(request, request.node, CONNECT, Connect.UNLINK, 0, b"", request.name, ENTRY_MAX, self._answered)
+        base, name = request.node, request.name
+        if base.server in self.removals.plain:
+            self.core.on_base(request, base, CONNECT, Connect.UNLINK, 0, b"", name, ENTRY_MAX, self._answered)
+        else:
+            self.core.on_base(request, base, CONNECT, Connect.REMOVE, 0, REMOVE.pack(self.ino), name, ENTRY_MAX, self._answered)
 
     def _answered(self, request: Request, status: int, reply: Buffer) -> None:
         core, directory, name = self.core, request.node, request.name
@@ -228,6 +245,10 @@ class _Removal:
             self.tries += 1
             core.drops["removals_again"] += 1
             core.dispatch.call_at(core.dispatch.now() + AGAIN_AFTER, self._send)
+            return
+        if status == -ENOSYS and directory.server not in self.removals.plain:
+            self.removals.plain.add(directory.server)
+            self._send()
             return
         request.answered = True
         changing.changed(request)
@@ -244,25 +265,21 @@ class _Removal:
         removing.arrived(next(iter(removing.names.values()), 0))
         if not removing.names and not removing.wary and directory.removing is removing:
             directory.removing = None
-        self.removals.arrived(self.number)
+        del self.sent.removals[self.number]
+        self.sent.arrived(next(iter(self.sent.removals), 0))
+        self.removals.arrived(directory.server)
 
     def failed(self, code: int) -> None:
         """It was not carried out, or nobody knows."""
         request, core = self.request, self.core
-        self.removing.error = self.removing.error or code
+        if len(self.removing.errors) < USERS_MAX:
+            self.removing.errors.setdefault(request.user, code)
         self.removing.wary = core.dispatch.now() + WARY
         core.drops["removals_failed"] += 1
         path = (request.node.path().rstrip(b"/") + b"/" + request.name).decode("utf-8", "backslashreplace")
         logger.error("removal of %r was said to be done and failed: %s", path, os.strerror(code))
 
 
-def _under_way(node: Node | None) -> Removing | None:
-    """What is being removed from *node*, if anything is."""
-    if node is None or node.removing is None or not node.removing.names:
-        return None
-    return node.removing
-
-
-def unsaid(directory: Node | None) -> int:
-    """The error of a removal from *directory* that nobody was told of; it is told now. 0: none."""
-    return 0 if directory is None or directory.removing is None else directory.removing.take_error()
+def unsaid(directory: Node | None, user: User) -> int:
+    """The error of a removal from *directory* that *user* was not told of; it is told now. 0: none."""
+    return 0 if directory is None or directory.removing is None else directory.removing.errors.pop(user, 0)

@@ -35,7 +35,7 @@ class Trait(enum.IntFlag):
     TELLS_ERRORS = enum.auto()
     """Tells what became of writes that were said to be done."""
     AFTER_REMOVALS = enum.auto()
-    """Begins when the removals that are on the way from its directory have arrived (`removals`); LOOKUP and UNLINK, that of their name."""
+    """Begins when the removals that are on the way, and that it could notice or be taken for a sign of, have arrived (`removals`)."""
     XATTR = enum.auto()
     """Answered with ENOSYS on mounts without extended attributes: the kernel asks once and never again."""
 
@@ -64,9 +64,9 @@ TRAITS: dict[Opcode, Trait] = {
     Opcode.OPEN: _T.AFTER_WRITES,
     Opcode.READ: _T.ON_OPEN | _T.AFTER_WRITES | _T.LOCKING | _T.STREAMING,
     Opcode.WRITE: _T.ON_OPEN | _T.NOT_TWICE | _T.LOCKING | _T.STREAMING | _T.TELLS_ERRORS,
-    Opcode.FLUSH: _T.ON_OPEN | _T.AFTER_WRITES | _T.TELLS_ERRORS,
-    Opcode.FSYNC: _T.ON_OPEN | _T.AFTER_WRITES | _T.TELLS_ERRORS,
-    Opcode.RELEASE: _T.NEVER_KEPT | _T.NOT_WAITED_FOR,
+    Opcode.FLUSH: _T.ON_OPEN | _T.AFTER_WRITES | _T.TELLS_ERRORS | _T.AFTER_REMOVALS,
+    Opcode.FSYNC: _T.ON_OPEN | _T.AFTER_WRITES | _T.TELLS_ERRORS | _T.AFTER_REMOVALS,
+    Opcode.RELEASE: _T.NEVER_KEPT | _T.NOT_WAITED_FOR | _T.AFTER_REMOVALS,
     Opcode.FALLOCATE: _T.ON_OPEN | _T.AFTER_WRITES | _T.NOT_TWICE,
     Opcode.LSEEK: _T.ON_OPEN | _T.AFTER_WRITES,
     Opcode.COPY_FILE_RANGE: _T.ON_OPEN | _T.AFTER_WRITES,
@@ -76,8 +76,8 @@ TRAITS: dict[Opcode, Trait] = {
     Opcode.FSYNCDIR: _T.ON_OPEN | _T.LOCKING | _T.AFTER_REMOVALS,
     Opcode.RELEASEDIR: _T.NEVER_KEPT | _T.NOT_WAITED_FOR,
     Opcode.GETLK: _T.ON_OPEN,
-    Opcode.SETLK: _T.ON_OPEN | _T.AFTER_WRITES,
-    Opcode.SETLKW: _T.ON_OPEN | _T.AFTER_WRITES | _T.NO_DEADLINE,
+    Opcode.SETLK: _T.ON_OPEN | _T.AFTER_WRITES | _T.AFTER_REMOVALS,
+    Opcode.SETLKW: _T.ON_OPEN | _T.AFTER_WRITES | _T.NO_DEADLINE | _T.AFTER_REMOVALS,
     Opcode.POLL: _T.NEVER_KEPT | _T.NO_DEADLINE,
     Opcode.IOCTL: _T.NOT_TWICE | _T.NEVER_KEPT | _T.NO_DEADLINE,
     Opcode.GETXATTR: _T.XATTR,

@@ -99,16 +99,17 @@ class Operations:
 
     # ---- attributes
 
+    def ino(self, status: os.stat_result) -> int:
+        """The inode number that clients are told."""
+        ino, devices = status.st_ino, self.devices
+        return ino if status.st_dev == devices.root.number else devices.ino(status.st_dev, ino)
+
     def attr(self, status: os.stat_result) -> bytes:
         """Packed `Attr` of a stat result."""
-        ino = status.st_ino
         owners = self.owners
-        devices = self.devices
-        if status.st_dev != devices.root.number:
-            ino = devices.ino(status.st_dev, ino)
         change = status.st_ctime_ns
         return ATTR.pack(
-            ino,
+            self.ino(status),
             status.st_mode,
             status.st_nlink,
             status.st_uid if owners is None else owners.user_out(status.st_uid),
@@ -466,6 +467,19 @@ class Operations:
                 os.rmdir(name, dir_fd=dirfd)
             else:
                 os.unlink(name, dir_fd=dirfd)
+        finally:
+            if owned >= 0:
+                os.close(owned)
+        return b""
+
+    def remove(self, base: HostHandle, request: ConnectRequest) -> bytes:
+        """ENOENT if the name leads to something else than the client knew. A program here may still be quicker, by microseconds."""
+        dirfd, name, parent_scope, owned = self._parent(base, request.path)
+        try:
+            may_remove(parent_scope, name)
+            if self.ino(os.stat(name, dir_fd=dirfd, follow_symlinks=False)) != request.ino:
+                raise FileNotFoundError(errno.ENOENT, "another file has that name")
+            os.unlink(name, dir_fd=dirfd)
         finally:
             if owned >= 0:
                 os.close(owned)

@@ -56,6 +56,7 @@ _LINK: Final = int(Connect.LINK)
 _CHANGES: Final = {
     int(Connect.UNLINK): WATCH_DELETE,
     int(Connect.RMDIR): WATCH_DELETE,
+    int(Connect.REMOVE): WATCH_DELETE,
     int(Connect.MKDIR): WATCH_CREATE,
     int(Connect.MKNOD): WATCH_CREATE,
     int(Connect.SYMLINK): WATCH_CREATE,

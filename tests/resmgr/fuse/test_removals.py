@@ -19,6 +19,7 @@ from resmgr.testing.fuserig import Rig
 from resmgr.testing.memfs import Fault
 
 TRIP = 0.01
+SLOW = Fault("unlink", delay=TRIP), Fault("remove", delay=TRIP)
 CREATE = formats.CREATE_IN.pack(os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644, 0, 0)
 
 
@@ -35,7 +36,7 @@ def prepared(options: FuseOptions | None = None) -> tuple[Rig, int]:
     assert rig.ask(Opcode.UNLINK, node, b"f9\0").error == 0
     rig.run(0.001)
     rig.messages()
-    rig.fs.faults.append(Fault("unlink", delay=TRIP))
+    rig.fs.faults += SLOW
     return rig, node
 
 
@@ -75,7 +76,7 @@ def test_removals_travel_together(ready: tuple[Rig, int]) -> None:
     assert there(rig, b"f7")
     rig.run(TRIP + 0.001)
 
-    assert rig.messages() == {"unlink": 8}
+    assert rig.messages() == {"remove": 8}
     assert not there(rig, b"f0")
     assert not there(rig, b"f7")
     assert len(rig.machine.removals) == 0
@@ -88,7 +89,7 @@ def test_what_is_removed_is_known_to_be_gone(ready: tuple[Rig, int]) -> None:
     rig.run(TRIP + 0.001)
 
     assert rig.lookup(node, b"f1").nodeid == 0
-    assert rig.messages() == {"unlink": 1}
+    assert rig.messages() == {"remove": 1}
 
 
 def test_the_first_one_in_a_directory_is_waited_for() -> None:
@@ -100,7 +101,7 @@ def test_the_first_one_in_a_directory_is_waited_for() -> None:
     rig.run(0.001)
     rig.lookup(node, b"a")
     rig.lookup(node, b"b")
-    rig.fs.faults.append(Fault("unlink", delay=TRIP))
+    rig.fs.faults += SLOW
 
     assert not behind(rig, node, b"a")
     rig.run(TRIP + 0.001)
@@ -230,7 +231,7 @@ def test_what_could_notice_waits(ready: tuple[Rig, int], opcode: Opcode, body: b
     unique = rig.start(opcode, node, body)
     rig.run(TRIP / 2)
     assert unique not in rig.answers
-    assert set(rig.messages()) <= {"unlink"}
+    assert set(rig.messages()) <= {"remove", "unlink"}
     rig.run(2 * TRIP)
     assert unique in rig.answers
     assert rig.machine.drops["waited_for_removals"] == 1
@@ -253,6 +254,40 @@ def test_other_names_do_not_wait(ready: tuple[Rig, int]) -> None:
     unlink(rig, node, b"f1")
     assert rig.lookup(node, b"f2").error == 0
     assert rig.ask(Opcode.ACCESS, node, struct.pack("=II", 1, 0)).error == 0
+
+
+def test_what_others_take_for_a_sign_waits(ready: tuple[Rig, int]) -> None:
+    """Whoever gets a lock, or finds what was made, moved or closed, finds what was removed before gone."""
+    rig, node = ready
+    rig.fs.add(b"e/f", b"data")
+    other = rig.walk(b"e/f")
+    read, written = rig.open(other).fh, rig.open(other, os.O_RDWR).fh
+    rig.write(other, written, 0, b"x")
+    rig.run(0.1)
+    for number in range(9):
+        rig.lookup(node, b"f%d" % number)
+    unlink(rig, node, b"f8")
+    rig.run(TRIP + 0.001)
+    lock = formats.LK_IN.pack(written, 7, 0, 99, 1, 5, 0)
+    signs = [
+        (Opcode.SETLK, other, lock),
+        (Opcode.SETLK, other, formats.LK_IN.pack(written, 7, 0, 99, 2, 5, 0)),
+        (Opcode.FLUSH, other, formats.FLUSH_IN.pack(written, 7)),
+        (Opcode.FSYNC, other, formats.FSYNC_IN.pack(written, 0)),
+        (Opcode.RENAME2, rig.walk(b"e"), formats.RENAME2_IN.pack(rig.walk(b"e"), 0) + b"f\0g\0"),
+        (Opcode.MKDIR, rig.walk(b"e"), formats.MKDIR_IN.pack(0o755, 0) + b"new\0"),
+        (Opcode.RELEASE, other, formats.RELEASE_IN.pack(written, 0, 0, 0)),
+    ]
+    for number, (opcode, of, body) in enumerate(signs):
+        assert behind(rig, node, b"f%d" % number)
+        assert rig.ask(Opcode.FLUSH, other, formats.FLUSH_IN.pack(read, 9)).error == 0
+        unique = rig.start(opcode, of, body)
+        rig.run(TRIP / 2)
+        assert unique not in rig.answers, opcode
+        rig.run(TRIP)
+        # Files in memory have no locks.
+        assert rig.answers[unique].error == (-errno.ENOLCK if opcode == Opcode.SETLK else 0), opcode
+    rig.release(other, read)
 
 
 def test_rmdir_waits_for_what_was_in_it(ready: tuple[Rig, int]) -> None:
@@ -284,7 +319,7 @@ def test_rename_waits_in_both_directories(ready: tuple[Rig, int], old: bytes, ne
 
 def test_an_error_is_told_once_by_the_next_removal(ready: tuple[Rig, int], caplog: pytest.LogCaptureFixture) -> None:
     rig, node = ready
-    rig.fs.faults[:] = [Fault("unlink", name=b"f1", code=errno.EPERM, delay=TRIP)]
+    rig.fs.faults[:] = [Fault("remove", name=b"f1", code=errno.EPERM, delay=TRIP)]
     assert rig.answers[unlink(rig, node, b"f1")].error == 0
     with caplog.at_level(logging.ERROR):
         rig.run(TRIP + 0.001)
@@ -297,7 +332,7 @@ def test_an_error_is_told_once_by_the_next_removal(ready: tuple[Rig, int], caplo
     assert rig.lookup(node, b"f1").error == 0
 
     rig.run(WARY - 0.5)
-    rig.fs.faults[:] = [Fault("unlink", delay=TRIP)]
+    rig.fs.faults[:] = SLOW
     for name in b"f3", b"f4":
         rig.lookup(node, name)
         assert not behind(rig, node, name)
@@ -320,7 +355,7 @@ def test_one_by_itself_is_waited_for(ready: tuple[Rig, int]) -> None:
 
 def test_an_error_is_told_by_rmdir_and_by_fsync(ready: tuple[Rig, int]) -> None:
     rig, node = ready
-    rig.fs.faults[:] = [Fault("unlink", name=b"f1", code=errno.EPERM), Fault("unlink", name=b"f2", code=errno.EPERM)]
+    rig.fs.faults[:] = [Fault("remove", name=b"f1", code=errno.EPERM), Fault("remove", name=b"f2", code=errno.EPERM)]
     unlink(rig, node, b"f1")
     rig.run(0.001)
     assert rig.ask(Opcode.RMDIR, 1, b"d\0").error == -errno.EPERM
@@ -338,6 +373,42 @@ def test_an_error_is_told_by_rmdir_and_by_fsync(ready: tuple[Rig, int]) -> None:
     assert rig.ask(Opcode.FSYNCDIR, node, fsync).error == 0
 
 
+def test_an_error_is_told_to_the_user_who_made_it(ready: tuple[Rig, int]) -> None:
+    rig, node = ready
+    rig.fs.faults[:] = [Fault("remove", code=errno.EPERM)]
+    unlink(rig, node, b"f1")
+    rig.run(0.001)
+    rig.uid = 1000
+    assert rig.ask(Opcode.UNLINK, node, b"f2\0").error == -errno.EACCES
+    rig.uid = 0
+    assert rig.ask(Opcode.UNLINK, node, b"f3\0").error == -errno.EPERM
+
+
+def test_a_late_message_removes_no_other_file(ready: tuple[Rig, int]) -> None:
+    rig, node = ready
+    unlink(rig, node, b"f1")
+    directory = rig.fs.find(b"d")
+    rig.fs.drop(directory, b"f1")
+    rig.fs.add(b"d/f1", b"another one")
+    rig.run(TRIP + 0.001)
+    assert there(rig, b"f1")
+    assert rig.lookup(node, b"f1").nodeid
+    assert rig.machine.drops["removals_failed"] == 0
+
+
+def test_a_server_that_cannot_tell_files_apart_is_waited_for(ready: tuple[Rig, int]) -> None:
+    rig, node = ready
+    rig.fs.faults[:] = [Fault("remove", code=errno.ENOSYS), Fault("unlink", delay=TRIP)]
+    unlink(rig, node, b"f1")
+    rig.run(TRIP + 0.001)
+    assert not there(rig, b"f1")
+    assert rig.machine.drops["removals_failed"] == 0
+    rig.messages()
+    assert not behind(rig, node, b"f2")
+    rig.run(TRIP + 0.001)
+    assert rig.messages() == {"unlink": 1}
+
+
 def test_who_is_quicker_makes_no_error(ready: tuple[Rig, int]) -> None:
     rig, node = ready
     unlink(rig, node, b"f1")
@@ -349,7 +420,7 @@ def test_who_is_quicker_makes_no_error(ready: tuple[Rig, int]) -> None:
 
 def test_a_server_without_room_is_asked_again(ready: tuple[Rig, int]) -> None:
     rig, node = ready
-    rig.fs.faults[:] = [Fault("unlink", code=errno.EAGAIN, times=3)]
+    rig.fs.faults[:] = [Fault("remove", code=errno.EAGAIN, times=3)]
     unlink(rig, node, b"f1")
     rig.run(0.2)
     assert rig.machine.drops["removals_again"] == 3
@@ -371,7 +442,7 @@ def test_an_unmount_waits_for_what_is_on_the_way(ready: tuple[Rig, int]) -> None
 
 def test_an_unmount_does_not_wait_for_ever(ready: tuple[Rig, int]) -> None:
     rig, node = ready
-    rig.fs.faults[:] = [Fault("unlink", hang=True, deaf=True)]
+    rig.fs.faults[:] = [Fault("remove", hang=True, deaf=True)]
     unlink(rig, node, b"f1")
     (connection,) = rig.machine.servers.root.connections.values()
     rig.machine.close()

@@ -101,6 +101,7 @@ def test_verbs_decide_what_may_be_done(tree: HostDirectory) -> None:
         lambda: b.open(b"pub/new", os.O_CREAT | os.O_RDONLY),
         lambda: b.name(Connect.MKDIR, b"pub/new"),
         lambda: b.name(Connect.UNLINK, b"pub/f"),
+        lambda: b.connect(ConnectRequest(Connect.REMOVE, 0, 0, b"pub/f", ino=os.stat(tree.root / "pub" / "f").st_ino)),
         lambda: b.symlink(b"pub/l", b"x"),
         lambda: b.setattr_path(b"pub/f", SetAttr(SET_MODE, 0o777)),
         lambda: b.two(Connect.RENAME, b"pub/f", b"pub/g"),

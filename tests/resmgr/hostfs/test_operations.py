@@ -210,6 +210,29 @@ def test_write_beyond_its_first_part_is_pulled(host: HostDirectory) -> None:
         client.send(host.fs.target, (pack_write(entry.ocb, 0, 100), b"short"))
 
 
+def test_remove_takes_the_file_that_was_meant(host: HostDirectory) -> None:
+    client = host.client()
+    (host.root / "d").mkdir()
+    (host.root / "d" / "f").write_bytes(b"one")
+    base = client.lookup(b"d")
+    known = client.lookup(b"f", base.handle).attr
+    assert known is not None
+    (host.root / "other").write_bytes(b"two")
+    (host.root / "other").rename(host.root / "d" / "f")
+
+    def remove(name: bytes, ino: int, handle: int = base.handle) -> bytes:
+        return client.connect(ConnectRequest(Connect.REMOVE, 0, handle, name, ino=ino))
+
+    for missing in b"f", b"g":
+        with fails(errno.ENOENT):
+            remove(missing, known.ino)
+    assert (host.root / "d" / "f").read_bytes() == b"two"
+    with fails(errno.EISDIR):
+        remove(b"d", os.stat(host.root / "d").st_ino, 0)
+    assert remove(b"f", os.stat(host.root / "d" / "f").st_ino) == b""
+    assert not list((host.root / "d").iterdir())
+
+
 def test_directories(host: HostDirectory) -> None:
     client = host.client()
     made = Entry.parse(client.name(Connect.MKDIR, b"d", mode=0o777, umask=0o027))
