@@ -13,7 +13,7 @@ import contextlib
 import json
 import statistics
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import attrs
@@ -111,6 +111,16 @@ def chosen(names: Sequence[str]) -> list[Column]:
     if unknown:
         raise SystemExit(f"bench: no column {', '.join(unknown)}; there are: {', '.join(column.name for column in COLUMNS)}")
     return [column for column in COLUMNS if column.name in names or column.verb in names]
+
+
+def floor_note(peer: str, medians: Mapping[str, float | None]) -> str:
+    """What the row of *peer* says of the floor: there the peers' ratios to it, in sshfs's row its own to sshfs, which nobody can better."""
+    floor, sshfs = medians.get(FLOOR), medians.get("sshfs")
+    if not floor:
+        return ""
+    if peer == FLOOR:
+        return ", ".join(f"{side} {value / floor:.2f}" for side, value in medians.items() if side not in ("ours", FLOOR) and value)
+    return f"at best {floor / sshfs:.2f}" if peer == "sshfs" and sshfs else ""
 
 
 class Files:
@@ -214,7 +224,6 @@ class Files:
 
         ours = median("ours", column.field)
         assert ours is not None
-        floor = median(FLOOR, column.field)
         tail = column.field == "p50"
         for peer in [side for side in self.sides if side != "ours"] or [""]:
             theirs = median(peer, column.field)
@@ -223,15 +232,6 @@ class Files:
             met = None
             if target is not None and theirs is not None:
                 met = ours >= target * theirs if sign == ">=" else ours <= target * theirs
-            note = ""
-            if peer in failed:
-                note = f"fails: {failed[peer]}"
-            elif peer == FLOOR:
-                note = ", ".join(
-                    f"{side} {value / floor:.2f}" for side in ("sshfs", "9P") if floor and (value := median(side, column.field))
-                )
-            elif peer == "sshfs" and floor and theirs:
-                note = f"at best {floor / theirs:.2f}"
             self.bench.here(
                 Result(
                     column.what.format(count=amount(column.verb, self.far)),
@@ -243,7 +243,9 @@ class Files:
                     theirs_p99=median(peer, "p99") if tail else None,
                     target="" if target is None else f"{sign} {target:g}",
                     met=met,
-                    note=note,
+                    note=f"fails: {failed[peer]}"
+                    if peer in failed
+                    else floor_note(peer, {side: median(side, column.field) for side in self.sides}),
                     ours_usage=used["ours"],
                     theirs_usage=used.get(peer, NONE),
                 )
