@@ -1,8 +1,10 @@
 """`qnet bench --only files`: the columns of work with another node's files, ours beside sshfs and 9P, in turn in one run.
 
-Every run has trees and files of its own, which neither kernel nor daemon of the client has seen, and a fresh mount for each peer; all three
+Every run has trees and files of its own, which neither kernel nor daemon of the client has seen, and a fresh mount for each peer; all
 see the same tree where it is only read, so what the far node's caches hold is the same. The far node's folder is in its memory (tmpfs).
 The near daemon, the peer's client and the program are on one core, the far daemon, sshd and the 9P server on another.
+
+`local` is the floor: the same program on the same core, but at home on the far node, in that folder, with nothing between.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import contextlib
 import json
 import statistics
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import attrs
@@ -27,7 +29,8 @@ SIZE = 256 << 20
 RANDOM_SIZE = 64 << 20
 FAR = 5.0
 """Milliseconds of delay each way from which on the targets of a slow network count."""
-SIDES = ("ours", "sshfs", "9P")
+SIDES = ("ours", "sshfs", "9P", "local")
+FLOOR = "local"
 
 
 @attrs.frozen
@@ -110,6 +113,16 @@ def chosen(names: Sequence[str]) -> list[Column]:
     return [column for column in COLUMNS if column.name in names or column.verb in names]
 
 
+def floor_note(peer: str, medians: Mapping[str, float | None]) -> str:
+    """What the row of *peer* says of the floor: there the peers' ratios to it, in sshfs's row its own to sshfs, which nobody can better."""
+    floor, sshfs = medians.get(FLOOR), medians.get("sshfs")
+    if not floor:
+        return ""
+    if peer == FLOOR:
+        return ", ".join(f"{side} {value / floor:.2f}" for side, value in medians.items() if side not in ("ours", FLOOR) and value)
+    return f"at best {floor / sshfs:.2f}" if peer == "sshfs" and sshfs else ""
+
+
 class Files:
     """The measurements on one cluster."""
 
@@ -133,14 +146,21 @@ class Files:
         elif verb in READ_ONLY:
             self.work(SERVER, "make-tree", f"{FOLDER}/{verb}{number}", str(amount(verb, self.far) + 100 * (verb in ("stat", "small"))))
         elif verb in ("unpack", "git") and number == 0:
-            self.work(CLIENT, "make-source", TREE)
+            for node in {self.home(side) for side in self.sides}:
+                self.work(node, "make-source", TREE)
+
+    def home(self, side: str) -> str:
+        """The node on which the program runs."""
+        return SERVER if side == FLOOR else CLIENT
 
     @contextlib.contextmanager
     def mounted(self, side: str) -> Iterator[str]:
-        """Where the client has the server's folder."""
+        """Where the program finds the server's folder."""
         bench = self.bench
         if side == "ours":
             yield f"/net/{SERVER}{FOLDER}"
+        elif side == FLOOR:
+            yield FOLDER
         elif side == "sshfs":
             with peers.sshfs(bench.cluster, CLIENT, bench.address(SERVER), FOLDER, MOUNT, bench.cpus[CLIENT], peers.BEST):
                 yield MOUNT
@@ -154,7 +174,7 @@ class Files:
         with self.mounted(side) as root:
             command = [sys.executable, WORK, "--cpu", str(bench.cpus[CLIENT]), verb, f"{root}/{name}", str(amount(verb, self.far))]
             before = bench.usage()
-            figures: Figures = json.loads(bench.cluster.run(CLIENT, *command, seconds=300).stdout)
+            figures: Figures = json.loads(bench.cluster.run(self.home(side), *command, seconds=300).stdout)
             return figures, bench.used_since(before)
 
     def measure(self) -> None:
@@ -223,7 +243,9 @@ class Files:
                     theirs_p99=median(peer, "p99") if tail else None,
                     target="" if target is None else f"{sign} {target:g}",
                     met=met,
-                    note=f"fails: {failed[peer]}" if peer in failed else "",
+                    note=f"fails: {failed[peer]}"
+                    if peer in failed
+                    else floor_note(peer, {side: median(side, column.field) for side in self.sides}),
                     ours_usage=used["ours"],
                     theirs_usage=used.get(peer, NONE),
                 )
@@ -231,7 +253,7 @@ class Files:
 
 
 def measure(bench: Bench, names: Sequence[str], without: Sequence[str]) -> None:
-    """Measure the columns called *names* beside the peers that are there and not in *without*."""
+    """Measure the columns called *names* beside the peers that are there, and at home, but for those in *without*."""
     sides = [side for side in SIDES if side not in without]
     if "9P" in sides and (lacking := ninep.missing()):
         print(f"qnet bench: without 9P, which needs {lacking}", file=sys.stderr)

@@ -32,7 +32,9 @@ def missing() -> str:
 @contextlib.contextmanager
 def server(cluster: Cluster, node: str, folder: str, cpu: int) -> Iterator[None]:
     """A 9P server of *folder* on *node*."""
-    with cluster.running(node, "taskset", "-c", str(cpu), sys.executable, str(Path(__file__)), folder) as process:
+    with cluster.running(
+        node, "taskset", "-c", str(cpu), sys.executable, str(Path(__file__)), str(shutil.which("u9fs")), folder
+    ) as process:
         assert process.stdout is not None
         if process.stdout.readline() != b"ready\n":
             process.kill()
@@ -57,17 +59,17 @@ def mounted(cluster: Cluster, client: str, address: str, point: str, cpu: int) -
             cluster.run(client, "umount", "-l", point, check=False)
 
 
-def main(folder: str) -> None:
-    """On the server: what inetd does, for one folder."""
+def main(program: str, folder: str) -> None:
+    """On the server, whose PATH may be another: what inetd does, for one folder."""
     listener = socket.create_server(("", PORT))
     print("ready", flush=True)
     while True:
         connection, _ = listener.accept()
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        words = [str(shutil.which("u9fs")), "-n", "-a", "none", "-u", "root", "-m", str(LARGEST), "-l", "/dev/null", folder]
+        words = [program, "-n", "-a", "none", "-u", "root", "-m", str(LARGEST), "-l", "/dev/null", folder]
         with connection:
             subprocess.Popen(words, stdin=connection, stdout=connection)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

@@ -350,7 +350,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--count", type=int, default=3000, metavar="N", help="round trips per run")
     parser.add_argument("--pipe", type=int, default=1024, metavar="MIB", help="with --only pipe: how much goes through it")
     parser.add_argument("--columns", default="", metavar="NAMES", help="of files, only these: names with commas, as stat,small,find")
-    parser.add_argument("--without", action="append", default=[], choices=("sshfs", "9P"), help="of files, without this peer")
+    parser.add_argument("--without", action="append", default=[], choices=("sshfs", "9P", "local"), help="of files, without this peer")
     parser.add_argument("--options", default="", metavar="TEXT", help="of messages and files: mount options of /net, as attr_valid=60")
     parser.add_argument("--bearer", choices=BEARERS, default="ethernet", help="of messages and files: how frames travel")
     parser.add_argument("--delay", type=float, default=0.0, metavar="MS", help="of messages and files: the wire takes so long each way")
@@ -395,7 +395,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         from qnetpy.cli.output import table
 
-        print("CPU s and switches: processor seconds and context switches of the daemons (and servers) of both nodes, ours then theirs\n")
+        print("CPU s and switches: processor seconds and context switches of the daemons (and servers) of both nodes, ours then theirs")
+        print(
+            "local: the same work at home on the far node; its note has the peers' ratios to it, and `at best` is its own ratio to sshfs\n"
+        )
         print(table([row(result) for result in results], HEADER))
         print(f"\ndaemons: {' and '.join(sorted({result.code for result in results}))}")
     return 0

@@ -18,7 +18,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--count", type=int, default=3000, metavar="N", help="round trips per run")
     parser.add_argument("--pipe", type=int, default=1024, metavar="MIB", help="with --only pipe: how much goes through it")
     parser.add_argument("--columns", default="", metavar="NAMES", help="with --only files: only these columns, as stat,small,find")
-    parser.add_argument("--without", action="append", default=[], choices=("sshfs", "9P"), help="with --only files: without this peer")
+    parser.add_argument(
+        "--without", action="append", default=[], choices=("sshfs", "9P", "local"), help="with --only files: without this peer"
+    )
     parser.add_argument("--options", default="", metavar="TEXT", help="of messages and files: mount options of /net, as attr_valid=60")
     parser.add_argument("--bearer", choices=("ethernet", "udp"), default="ethernet", help="of messages and files: how frames travel")
     parser.add_argument("--delay", type=float, default=0.0, metavar="MS", help="of messages and files: the wire takes so long each way")
