@@ -13,13 +13,12 @@ What the kernel has to be told of an event goes out at once where that cannot wa
 from __future__ import annotations
 
 from errno import ENOENT
-from heapq import heappop, heappush
 from typing import TYPE_CHECKING, Final
 
 from resmgr.channel import Connection
-from resmgr.dispatch import Timer
 from resmgr.fuse import formats
 from resmgr.fuse.above import Above
+from resmgr.fuse.again import Again
 from resmgr.fuse.audience import Audience
 from resmgr.fuse.changes import NEVER
 from resmgr.fuse.inode import STREAMS
@@ -55,8 +54,6 @@ MOVED_LAG: Final = 4.0
 """Seconds after a move in which an event of before it may come: when a node is silent for longer its leases are over."""
 EARLY_MAX: Final = 1024
 """Directories of which events came that are not leased (yet)."""
-SETTLE: Final = 0.05
-"""An answer given so shortly before an event may still be on its way into the kernel's caches: it is told again after as long."""
 WAITING_MAX = 4 * NAMES_MAX
 """Messages about one directory that wait to be told to the kernel. Beyond, it is not leased."""
 
@@ -77,11 +74,8 @@ class Leases:
         self._above = Above(core, self)
         self.audience = Audience(core.options, self._above, self._anew)
         self._known = Known()
+        self._again = Again(core.dispatch, self._changed)
         self._closed = False
-        self._due: list[tuple[float, int, Lease, bytes, float]] = []
-        """What is told once more: when, in which order, of what, and since when that is to be."""
-        self._count = 0
-        self._timer: Timer | None = None
 
     def __len__(self) -> int:
         return len(self._leases)
@@ -347,8 +341,8 @@ class Leases:
                 core.drops["lease_flood"] += 1
                 self._end(found)
                 self._unwanted.add(connection, event.ino)
-            elif found.answered > now - SETTLE:
-                self._again_later(found, event.name, kind, now)
+            else:
+                self._again.heard(found, event.name, kind, now)
 
     def happened(self, directory: Node, name: bytes, leads: bool) -> None:
         """What an event would say: that *name* in *directory*, or (not *leads*) what it leads to, may just have been changed."""
@@ -356,8 +350,7 @@ class Leases:
         if lease is not None and not self._closed:
             now, kind = self._core.dispatch.now(), WATCH_NAMES if leads else WATCH_REPEATED
             self._changed(lease, name, kind, now)
-            if lease.answered > now - SETTLE:
-                self._again_later(lease, name, kind, now)
+            self._again.heard(lease, name, kind, now)
 
     def moved(self, directory: Node, name: bytes, node: Node) -> None:
         """A program of this mount has moved *node* away from *name* in *directory*: what others did to it before is told by that name."""
@@ -370,41 +363,6 @@ class Leases:
                     break
                 del moved[before]
             moved[name] = (node, now)
-
-    def _again_later(self, lease: Lease, name: bytes, kind: int, now: float) -> None:
-        """Once for each name, `SETTLE` after the last event about it, at the latest `SETTLE` after that was due."""
-        known = lease.again.get(name)
-        if known is not None:
-            lease.again[name] = (known[0] | kind, now)
-            return
-        lease.again[name] = (kind, now)
-        self._again_at(now + SETTLE, lease, name, now)
-
-    def _again_at(self, due: float, lease: Lease, name: bytes, since: float) -> None:
-        self._count += 1
-        heappush(self._due, (due, self._count, lease, name, since))
-        self._arm()
-
-    def _arm(self) -> None:
-        if self._due and self._timer is None:
-            self._timer = self._core.dispatch.call_at(self._due[0][0], self._ring)
-
-    def _ring(self) -> None:
-        self._timer = None
-        while self._due and self._due[0][0] <= self._core.dispatch.now():
-            _, _, lease, name, since = heappop(self._due)
-            self._again(lease, name, since)
-        self._arm()
-
-    def _again(self, lease: Lease, name: bytes, since: float) -> None:
-        kind, last = lease.again.pop(name)
-        if lease.node.lease is not lease:
-            return
-        now = self._core.dispatch.now()
-        self._changed(lease, name, kind, now)
-        if last > since:
-            lease.again[name] = (kind, last)
-            self._again_at(last + SETTLE, lease, name, last)
 
     def _changed(self, lease: Lease, name: bytes, kind: int, now: float) -> None:
         node = lease.node
@@ -547,10 +505,7 @@ class Leases:
     def close(self) -> None:
         """The mount is gone; its connections are closed by others. Idempotent."""
         self._closed = True
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        self._due.clear()
+        self._again.close()
         self._news.close()
         self._leases.clear()
         self._unwanted.close()

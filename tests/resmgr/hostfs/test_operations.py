@@ -221,7 +221,7 @@ def test_remove_takes_the_file_that_was_meant(host: HostDirectory) -> None:
     (host.root / "other").rename(host.root / "d" / "f")
 
     def remove(name: bytes, ino: int, handle: int = base.handle) -> bytes:
-        return client.connect(ConnectRequest(Connect.REMOVE, 0, handle, name, ino=ino))
+        return bytes(client.connect(ConnectRequest(Connect.REMOVE, 0, handle, name, ino=ino)))
 
     for missing in b"f", b"g":
         with fails(errno.ENOENT):
