@@ -93,7 +93,7 @@ def handlers(fs: Running) -> dict[Connect, Handler]:
         Connect.OPEN: open_,
         Connect.UNLINK: plain(Operations.unlink),
         Connect.RMDIR: plain(Operations.rmdir),
-        Connect.REMOVE: plain(Operations.remove),
+        Connect.REMOVE: plain(Operations.unlink),
         Connect.RENAME: rename,
         Connect.MKDIR: mkdir,
         Connect.MKNOD: plain(Operations.mknod),

@@ -466,20 +466,10 @@ class Operations:
             if request.flags & UNLINK_DIRECTORY:
                 os.rmdir(name, dir_fd=dirfd)
             else:
+                # A program of this machine may still put another file there, within microseconds.
+                if request.ino and self.ino(os.stat(name, dir_fd=dirfd, follow_symlinks=False)) != request.ino:
+                    raise FileNotFoundError(errno.ENOENT, "another file has that name")
                 os.unlink(name, dir_fd=dirfd)
-        finally:
-            if owned >= 0:
-                os.close(owned)
-        return b""
-
-    def remove(self, base: HostHandle, request: ConnectRequest) -> bytes:
-        """ENOENT if the name leads to something else than the client knew. A program here may still be quicker, by microseconds."""
-        dirfd, name, parent_scope, owned = self._parent(base, request.path)
-        try:
-            may_remove(parent_scope, name)
-            if self.ino(os.stat(name, dir_fd=dirfd, follow_symlinks=False)) != request.ino:
-                raise FileNotFoundError(errno.ENOENT, "another file has that name")
-            os.unlink(name, dir_fd=dirfd)
         finally:
             if owned >= 0:
                 os.close(owned)
