@@ -113,7 +113,7 @@ class MemFs(Tree):
             Connect.OPEN: self._open,
             Connect.UNLINK: self._unlink,
             Connect.RMDIR: self._rmdir,
-            Connect.REMOVE: self._remove,
+            Connect.REMOVE: self._unlink,
             Connect.RENAME: self._rename,
             Connect.MKDIR: self._mkdir,
             Connect.MKNOD: self._mknod,
@@ -424,15 +424,11 @@ class MemFs(Tree):
         directory, name, inode = self.existing(message.info.credentials, _inode(base), request.path)
         if S_ISDIR(inode.mode):
             raise IsADirectoryError(errno.EISDIR, "name")
+        if request.ino not in (0, inode.ino):
+            raise FileNotFoundError(errno.ENOENT, "name")
         self.may(directory, message.info.credentials, MAY_WRITE | MAY_SEARCH)
         self.drop(directory, name)
         message.reply(0)
-
-    def _remove(self, message: Message, client: Client, request: ConnectRequest, base: MemHandle | None) -> None:
-        _, _, inode = self.existing(message.info.credentials, _inode(base), request.path)
-        if inode.ino != request.ino:
-            raise FileNotFoundError(errno.ENOENT, "name")
-        self._unlink(message, client, request, base)
 
     def _rmdir(self, message: Message, client: Client, request: ConnectRequest, base: MemHandle | None) -> None:
         directory, name, inode = self.existing(message.info.credentials, _inode(base), request.path)

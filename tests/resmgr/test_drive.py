@@ -360,8 +360,13 @@ def test_an_interrupt_ends_the_program_and_no_turn() -> None:
                     dispatch.call_soon(turn)
                     await send(connection, (b"q",), 10)
 
-    with pytest.raises((KeyboardInterrupt, BaseExceptionGroup)) as raised:
-        trio.run(main)
+    # A shell's `&` has interrupts ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises((KeyboardInterrupt, BaseExceptionGroup)) as raised:
+            trio.run(main)
+    finally:
+        signal.signal(signal.SIGINT, before)
     error: BaseException = raised.value
     while isinstance(error, BaseExceptionGroup):
         (error,) = error.exceptions
