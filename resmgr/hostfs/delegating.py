@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 from resmgr.channel import Message
 from resmgr.errors import BadMessage
 from resmgr.hostfs import syscalls
+from resmgr.hostfs.alone import Alone, Key, key_of, unshared
 from resmgr.hostfs.breaks import Breaks
 from resmgr.hostfs.objects import Busy, HostClient, HostHandle, Opened
 from resmgr.hostfs.streams import DeviceHandle
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
 
 _ATIME: Final = slice(52, 60)
 """Of a packed Attr: what reading changes."""
-Key = tuple[int, int]
-"""st_dev, st_ino."""
 
 
 class HostDelegations:
@@ -43,6 +42,7 @@ class HostDelegations:
         self.breaks = Breaks(fs.dispatch, self._broken)
         self.leased: set[Key] = set()
         """Files of which there is a delegation. Read by threads, too."""
+        self.alone = Alone()
         self._exclusively: set[Key] = set()
         """Of these, files that only one client has open, whose locks are its own affair."""
         self._by_fd: dict[int, HostHandle] = {}
@@ -85,7 +85,7 @@ class HostDelegations:
         if flags:
             if len(message.data) != HEAD:
                 raise BadMessage("more than a question for a delegation")
-            message.reply(int(self._exclusive(client, handle)))
+            message.reply(int(self._to_itself(client, handle) if handle.directory else self._exclusive(client, handle)))
             return
         locks = parse_delegation(message.data)
         key = self._keys.get(handle)
@@ -122,6 +122,20 @@ class HostDelegations:
             del self._keys[handle]
             return False
         fs.locks.lent(handle, *key, node)
+        return True
+
+    def _to_itself(self, client: HostClient, handle: HostHandle) -> bool:
+        """*client* would like no other node to look at what is in that directory, or to change it, before it was asked."""
+        fs = self._fs
+        slow = handle.device.blocking_until > fs.dispatch.now()
+        if slow or handle in self._keys or not handle.scope.write or not fs.watching.tells(client, handle.ino):
+            return False
+        if not unshared(handle, fs.manager.table.clients.values()):
+            return False
+        self._keys[handle] = key_of(handle)
+        if not self.table.offer(client, handle, key_of(handle), handle.ino):
+            del self._keys[handle]
+            return False
         return True
 
     def locks_wait(self, message: Message, key: Key) -> bool:
@@ -162,6 +176,9 @@ class HostDelegations:
 
     def take(self, handle: Handle) -> bool:
         assert isinstance(handle, HostHandle)
+        if handle.directory:
+            assert handle.client is not None
+            return self.alone.take(self._keys[handle], handle.client.info.nd)
         if not self.breaks.take(handle.fd, write=handle.writable):
             return False
         self._by_fd[handle.fd] = handle
@@ -172,9 +189,12 @@ class HostDelegations:
 
     def give(self, handle: Handle) -> None:
         assert isinstance(handle, HostHandle)
+        key = self._keys.pop(handle)
+        if handle.directory:
+            self.alone.give(key)
+            return
         self.breaks.give(handle.fd)
         self._by_fd.pop(handle.fd, None)
-        key = self._keys.pop(handle)
         if handle.writable:
             self._exclusively.discard(key)
             self._fs.locks.returned(handle)

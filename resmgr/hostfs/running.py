@@ -153,6 +153,10 @@ class Running:
         ops = client.ops
         assert isinstance(place, HostHandle)
         assert ops is not None
+        alone = self.delegations.alone
+        if alone and (key := alone.in_the_way(client, place, second, request)) is not None:
+            self.delegations.caught(message, Leased(key))
+            return
         device = place.device
         now = self.dispatch.now()
         waits = device if not inline or device.blocking_until > now else self.crosses(request, now)
@@ -262,6 +266,11 @@ class Running:
             return
         if isinstance(result, Busy):
             self.delegations.caught(message, result)
+            return
+        alone = self.delegations.alone
+        if alone and (key := alone.of_opened(client, result)) is not None:
+            result.discard()
+            self.delegations.caught(message, Leased(key))
             return
         try:
             self.manager.check_room(client)

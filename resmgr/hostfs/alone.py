@@ -1,0 +1,88 @@
+"""Directories that one node has to itself (docs/protocol/delegation.md): no other node looks at what is in them, or changes it, before that
+node was asked.
+
+A delegation of a directory belongs to a base handle of it, and is granted while no other node has any handle of it. From then on an operation
+of another node that begins there, or would bring a handle of it, waits until it was given back. Of one that names more than one component, or
+may remove or move a directory, it is not looked up where it leads: all that others have to themselves is recalled. Programs of this
+machine are not held up: nothing of its kernel's does that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Final
+
+from resmgr.hostfs.objects import HostClient, HostHandle, Opened
+from resmgr.iomsg import Connect
+
+if TYPE_CHECKING:
+    from resmgr.iorequest import ConnectRequest
+
+HANDLES_LOOKED_AT: Final = 65536
+"""Handles of a manager that are looked through for others of a directory; none is delegated if there are more."""
+_WITH_DIRECTORIES: Final = frozenset(map(int, (Connect.RMDIR, Connect.RENAME)))
+Key = tuple[int, int]
+"""st_dev, st_ino."""
+
+
+class Alone:
+    """Which directories, and whose each is."""
+
+    def __init__(self) -> None:
+        self._nodes: dict[Key, int] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._nodes)
+
+    def take(self, key: Key, nd: int) -> bool:
+        """It is node *nd*'s from now on; False if it is somebody's already."""
+        if key in self._nodes:
+            return False
+        self._nodes[key] = nd
+        return True
+
+    def give(self, key: Key) -> None:
+        """It is nobody's."""
+        self._nodes.pop(key, None)
+
+    def in_the_way(self, client: HostClient, base: HostHandle, second: object, request: ConnectRequest) -> Key | None:
+        """What another node has to itself, if *request* of *client*, from *base* and perhaps *second*, has to wait for that."""
+        nd = client.info.nd
+        places = [key_of(base)]
+        if isinstance(second, HostHandle):
+            places.append(key_of(second))
+        anywhere = request.subtype in _WITH_DIRECTORIES or request.path.find(b"/") >= 0 or request.path2.find(b"/") >= 0
+        for key, holder in self._nodes.items():
+            if holder != nd and (anywhere or key in places):
+                return key
+        return None
+
+    def of_opened(self, client: HostClient, opened: Opened) -> Key | None:
+        """The same of handles that are about to be given to *client*."""
+        for handle in (opened.node, opened.ocb):
+            if handle is not None and handle.directory and self._nodes.get(key_of(handle), client.info.nd) != client.info.nd:
+                return key_of(handle)
+        return None
+
+
+def unshared(handle: HostHandle, clients: Iterable[HostClient]) -> bool:
+    """Whether no other node than that of *handle*'s client, of all *clients*, has a handle of that directory."""
+    client = handle.client
+    if client is None:
+        return False
+    key, nd = key_of(handle), client.info.nd
+    looked = 0
+    for other in clients:
+        if other.info.nd == nd:
+            continue
+        looked += len(other.handles)
+        if looked > HANDLES_LOOKED_AT:
+            return False
+        if any(isinstance(one, HostHandle) and one.directory and key_of(one) == key for one in other.handles):
+            return False
+    return True
+
+
+def key_of(handle: HostHandle) -> Key:
+    """What the directory of *handle* is known by."""
+    return handle.device.number, handle.inode
