@@ -2,8 +2,8 @@
 
 After `NEED` questions in one directory its server is asked once which entries have any (XATTR *which*), and further questions wait for the
 answer. A thread that was answered from it will ask in the next directory, too: there it is asked for when that is opened. An entry that has
-none is answered so for `attr_valid` seconds; in a leased directory, if it has no other name, for as long as leases last, unless something
-of that name is told, or is changed from here. When something is made or changed there from here, all of a directory is forgotten.
+none is answered so for `attr_valid` seconds, in a leased directory, if it has no other name, for as long as leases last; not, if something
+of that name was told or changed from here since that was asked (`changes`).
 """
 
 from __future__ import annotations
@@ -39,14 +39,12 @@ ASKER_LASTS = 0.5
 class Bare:
     """What is known of a directory's entries, as one user was told. `names`: those that have extended attributes; None: not known."""
 
-    __slots__ = ("at", "changed", "connection", "misses", "names", "since", "waiting")
+    __slots__ = ("at", "connection", "misses", "names", "since", "waiting")
 
     def __init__(self, connection: Connection, at: float) -> None:
         self.connection = connection
         self.at = at
         """When the server was asked."""
-        self.changed = False
-        """From here, lately: who asks after each change is not to have all of it asked each time."""
         self.misses = 0
         """Questions that were sent since `since`; -1: the server was asked, and did not say."""
         self.since = at
@@ -109,9 +107,10 @@ class Bares:
             otherwise()
             return
         asked = known.waiting is not None
-        if not asked and known.misses >= 0:
+        if not asked and known.misses >= 0 and not self._core.logs.since(directory, node.name, known.since):
+            # Who asks of each file after he has changed it is not to have all of them asked each time.
             known.misses += 1
-            if not known.changed and now - self._askers.get(request.pid, -ASKER_LASTS) < ASKER_LASTS:
+            if now - self._askers.get(request.pid, -ASKER_LASTS) < ASKER_LASTS:
                 asked = self._ask(directory, known)
             elif known.misses >= NEED:
                 otherwise()
@@ -146,14 +145,6 @@ class Bares:
         fresh = known.names is not None and self._holds(known, node, None, now)
         return known.waiting is None and known.misses >= 0 and not fresh and self._ask(node, known)
 
-    def changed(self, directory: Node) -> None:
-        """Something in *directory* is made, removed or changed from here."""
-        known = self._known.get(directory)
-        if known is not None:
-            self.forget(directory)
-            again = self._known[directory] = Bare(known.connection, self._core.dispatch.now())
-            again.changed = True
-
     def forget(self, directory: Node) -> None:
         """Nothing is known of *directory*."""
         known = self._known.pop(directory, None)
@@ -173,11 +164,11 @@ class Bares:
 
     def _holds(self, known: Bare, directory: Node, node: Node | None, now: float) -> bool:
         """Whether what is known is still so of *node* in it; None: of what nobody has looked at."""
-        lease = directory.lease
-        told = lease is not None and lease.live and lease.whole and known.at >= lease.since
-        if lease is not None and told and (node is None or (lease.has(node) and single(node))):
-            return lease.covers(b"" if node is None else node.name, known.at) and now - known.at < self._core.leases.seconds
-        return now - known.at <= self._core.options.attr_valid
+        core, lease, at = self._core, directory.lease, known.at
+        name = b"" if node is None else node.name
+        if lease is not None and lease.covers(name, at) and (node is None or (lease.has(node) and single(node))):
+            return now - at < core.leases.seconds
+        return now - at <= core.options.attr_valid and not core.logs.since(directory, name, at)
 
     def _of(self, directory: Node, connection: Connection, now: float) -> Bare:
         """The record for questions on *connection*, made anew if there is none."""
@@ -190,7 +181,6 @@ class Bares:
         elif now - known.since > self._core.options.attr_valid:
             known.misses = 0
             known.since = now
-            known.changed = False
         return known
 
     def _ask(self, directory: Node, known: Bare) -> bool:

@@ -18,17 +18,42 @@ TOTAL_MAX = 131072
 NEVER: Final = float("-inf")
 
 
-class Log:
-    """Of one directory. `names`: when each, or what it leads to, was last changed, by whomever; the others not after `floor`. `heard`: when
-    the server last told of it; of the others not after `heard_floor`."""
+class Times:
+    """When each of `names` was last changed, or told of; the others of the directory not after `floor`."""
 
-    __slots__ = ("floor", "heard", "heard_floor", "names")
+    __slots__ = ("floor", "names")
 
     def __init__(self, floor: float) -> None:
         self.names: dict[bytes, float] = {}
         self.floor = floor
-        self.heard: dict[bytes, float] = {}
-        self.heard_floor = floor
+
+    def note(self, name: bytes, now: float) -> int:
+        """That of *name* is *now*. How many more names there are then."""
+        names = self.names
+        before = len(names)
+        if name not in names and before >= NAMES_MAX:
+            names.clear()
+            self.floor = now
+        names[name] = now
+        return len(names) - before
+
+
+class Log:
+    """Of one directory. `changed`: when what is in it, or what that leads to, was changed; `heard`: when its server said so."""
+
+    __slots__ = ("changed", "heard")
+
+    def __init__(self, floor: float) -> None:
+        self.changed = Times(floor)
+        self.heard = Times(floor)
+
+    def count(self) -> int:
+        """Its names."""
+        return len(self.changed.names) + len(self.heard.names)
+
+    def last(self) -> float:
+        """Nothing in it was changed later."""
+        return max(self.changed.floor, self.heard.floor, *self.changed.names.values())
 
 
 class Logs:
@@ -46,56 +71,41 @@ class Logs:
     def since(self, directory: Node, name: bytes, at: float) -> bool:
         """Whether *name*, or what it leads to, may have changed since *at*."""
         log = directory.log
-        return at <= (self.floor if log is None else log.names.get(name, log.floor))
+        return at <= (self.floor if log is None else log.changed.names.get(name, log.changed.floor))
 
     def heard_since(self, directory: Node, name: bytes, at: float) -> bool:
         """Whether the server may have told so since *at*: an answer asked for then may be older, and nobody will say so."""
         log = directory.log
-        return at <= (self.floor if log is None else log.heard.get(name, log.heard_floor))
+        return at <= (self.floor if log is None else log.heard.names.get(name, log.heard.floor))
 
     def of(self, directory: Node) -> tuple[dict[bytes, float], float]:
-        """`Log.names` and `Log.floor`, for who asks of many names."""
+        """`Times.names` and `Times.floor` of what changed in *directory*, for who asks of many names."""
         log = directory.log
-        return ({}, self.floor) if log is None else (log.names, log.floor)
+        return ({}, self.floor) if log is None else (log.changed.names, log.changed.floor)
 
     # ---- told
 
     def changed(self, directory: Node, name: bytes, now: float) -> None:
         """*name*, or what it leads to, is being or was changed."""
         log = directory.log or self._begin(directory)
-        names = log.names
-        if name not in names:
-            if len(names) >= NAMES_MAX:
-                self.count -= len(names)
-                names.clear()
-                log.floor = now
-            self._grown(directory)
-        names[name] = now
+        self._grown(directory, log.changed.note(name, now))
 
     def heard(self, directory: Node, name: bytes, now: float) -> None:
         """The server says so."""
-        self.changed(directory, name, now)
         log = directory.log or self._begin(directory)
-        heard = log.heard
-        if name not in heard:
-            if len(heard) >= NAMES_MAX:
-                self.count -= len(heard)
-                heard.clear()
-                log.heard_floor = now
-            self._grown(directory)
-        heard[name] = now
+        self._grown(directory, log.changed.note(name, now) + log.heard.note(name, now))
 
     def all(self, directory: Node, now: float) -> None:
         """Anything in *directory* may have changed, and have been told."""
         self.forget(directory)
         log = self._begin(directory)
-        log.floor = log.heard_floor = now
+        log.changed.floor = log.heard.floor = now
 
     def forget(self, directory: Node) -> None:
         """*directory* is not there any more. Idempotent."""
         log, directory.log = directory.log, None
         if log is not None:
-            self.count -= 1 + len(log.names) + len(log.heard)
+            self.count -= 1 + log.count()
             del self._logged[directory]
 
     def _begin(self, directory: Node) -> Log:
@@ -104,9 +114,9 @@ class Logs:
         self.count += 1
         return log
 
-    def _grown(self, kept: Node) -> None:
-        """There is one more name. The oldest logs but *kept*'s go."""
-        self.count += 1
+    def _grown(self, kept: Node, names: int) -> None:
+        """There are so many more *names*. The oldest logs but *kept*'s go."""
+        self.count += names
         while self.count > TOTAL_MAX and len(self._logged) > 1:
             oldest = next(iter(self._logged))
             log = oldest.log
@@ -114,5 +124,5 @@ class Logs:
                 del self._logged[oldest]
                 self._logged[oldest] = None
                 continue
-            self.floor = max(self.floor, log.floor, log.heard_floor, *log.names.values())
+            self.floor = max(self.floor, log.last())
             self.forget(oldest)

@@ -1,4 +1,4 @@
-"""What programs of this mount change: whoever believes something of it is told, when the change begins and when it is over.
+"""What programs of this mount change, or find changed: whoever believes something of it is told, when it begins and when it is over.
 
 From when a request that changes something is about to be sent until it is answered, nothing older is believed; whoever asked meanwhile may
 have heard what was before. What can be believed of the answer itself is in `owned`.
@@ -18,30 +18,29 @@ if TYPE_CHECKING:
 
 class Change(NamedTuple):
     """Of *name* in *directory*: where it leads, if there is one; with *node* only that one's attributes. `contents`: also its contents;
-    `rights`: also who may do what with it; `extended`: also whether it has extended attributes."""
+    `rights`: also who may do what with it."""
 
     directory: Node
     name: bytes
     node: Node | None
     contents: bool
     rights: bool
-    extended: bool
 
 
 def changes_name(request: Request, directory: Node, name: bytes) -> None:
     """The request makes, removes or replaces *name*."""
-    change = Change(directory, name, None, False, True, True)
+    change = Change(directory, name, None, False, True)
     request.changes = (*request.changes, change)
     _doubt(request.core, change)
     owned.begins(request, directory, name)
 
 
-def changes_node(request: Request, node: Node, *, contents: bool = False, rights: bool = False, extended: bool = False) -> None:
+def changes_node(request: Request, node: Node, *, contents: bool = False, rights: bool = False) -> None:
     """The request changes attributes of *node*; the others: as `Change` has them."""
     core = request.core
     if node.parent is not None:
         places = ((node.parent, node.name), *(node.aliases or ()))
-        changes = tuple([Change(directory, name, node, contents, rights, extended) for directory, name in places])
+        changes = tuple([Change(directory, name, node, contents, rights) for directory, name in places])
         request.changes = (*request.changes, *changes)
         for change in changes:
             _doubt(core, change)
@@ -83,6 +82,14 @@ def written(core: Core, node: Node) -> None:
             _touch(core, directory, name, now)
 
 
+def found_changed(core: Core, directory: Node, name: bytes) -> None:
+    """*name* does not lead where it is believed to lead: others have changed it, and have not told yet."""
+    _touch(core, directory, name, core.dispatch.now())
+    there = directory.children.get(name)
+    if there is not None:
+        there.name_sure = 0.0
+
+
 def _touch(core: Core, directory: Node, name: bytes, now: float) -> None:
     core.logs.changed(directory, name, now)
     if directory.lease is not None:
@@ -91,8 +98,6 @@ def _touch(core: Core, directory: Node, name: bytes, now: float) -> None:
 
 def _doubt(core: Core, change: Change) -> None:
     directory, name, now = change.directory, change.name, core.dispatch.now()
-    if change.extended:
-        core.bare.changed(directory)
     _touch(core, directory, name, now)
     node = change.node
     if node is None:

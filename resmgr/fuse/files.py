@@ -180,14 +180,12 @@ def _opened(request: Request, status: int, reply: Buffer) -> None:
 def _look_again(core: Core, node: Node) -> None:
     """The server was asked by *node*'s name, and it does not lead there. After ESTALE the kernel walks the path again: that LOOKUP is not
     answered from here; or opens /proc/PID/fd again, which has the file by what is open."""
-    if node.parent is None:
+    directory = node.parent
+    if directory is None:
         return
-    core.logs.changed(node.parent, node.name, core.dispatch.now())
-    there = node.parent.children.get(node.name)
-    if there is not None:
-        there.name_sure = 0.0
+    changing.found_changed(core, directory, node.name)
     if node.files and node.named and node.via is None:
-        core.nodes.unname(node, node.parent, node.name)
+        core.nodes.unname(node, directory, node.name)
 
 
 def _open(request: Request, found: Found, attr: AttrTuple, at: float) -> None:

@@ -102,13 +102,13 @@ def listxattr(core: Core, request: Request, view: memoryview) -> None:
 def setxattr(core: Core, request: Request, view: memoryview) -> None:
     size, flags = formats.SETXATTR_IN.parse(view, BODY)
     name, value = formats.value_at(view, BODY + formats.SETXATTR_IN.size, size)
-    changing.changes_node(request, request.node, rights=True, extended=True)
+    changing.changes_node(request, request.node, rights=True)
     _ask(core, request, XattrRequest(XATTR_SET, name, value, flags=flags), 0, _set)
 
 
 def removexattr(core: Core, request: Request, view: memoryview) -> None:
     name, _ = formats.value_at(view, BODY, 0)
-    changing.changes_node(request, request.node, rights=True, extended=True)
+    changing.changes_node(request, request.node, rights=True)
     _ask(core, request, XattrRequest(XATTR_REMOVE, name), 0, _set)
 
 

@@ -10,7 +10,7 @@ from resmgr.channel import Message
 from resmgr.fuse import formats
 from resmgr.fuse.bare import WAIT_MAX
 from resmgr.fuse.formats import Opcode
-from resmgr.iomsg import XATTR_GET, XATTR_WHICH, Connect, Io
+from resmgr.iomsg import XATTR_GET, XATTR_SET, XATTR_WHICH, Connect, Io
 from resmgr.iorequest import parse_xattr
 from resmgr.testing.fuserig import Rig
 
@@ -209,7 +209,21 @@ def test_who_changes_and_asks_in_turn_has_not_all_of_it_asked_each_time(rig: Ask
     node = rig.walk(b"d1")
     rig.heard()
     for number in range(8):
-        assert not rig.ask(Opcode.MKDIR, node, formats.MKDIR_IN.pack(0o755, 0) + b"new%d\0" % number).error
+        new = rig.ask(Opcode.MKDIR, node, formats.MKDIR_IN.pack(0o755, 0) + b"new%d\0" % number)
+        rig.get(new.nodeid)
         rig.get(nodes[0])
 
-    assert rig.heard() == [XATTR_GET] * 8
+    assert rig.heard() == [XATTR_GET] * 8, "of those that were made, and of no other"
+
+
+def test_nor_who_sets_one_and_asks_for_it(rig: Asked) -> None:
+    """Not even of a directory of which nothing is known yet."""
+    nodes = rig.open_directory(b"d0")
+    for node in nodes:
+        rig.ask(Opcode.SETXATTR, node, formats.SETXATTR_IN.pack(1, 0) + b"user.a\0x")
+        rig.get(node)
+    assert rig.heard() == [XATTR_SET, XATTR_GET] * 4
+    rig.run(2)
+    for node in nodes:
+        rig.get(node)
+    assert XATTR_WHICH in rig.heard(), "later it is known again"
