@@ -2,7 +2,8 @@
 program was told is so, nothing hangs, and the next program works.
 
 Frames that a node sends are counted in it by a packet socket, so what happens after the same frame happens at the same step, give or take
-what else is on the wire. Every frame, in an order and with the faults of the seed:
+what else is on the wire. A run of the tests has a dozen of frames and faults, six on a soft and six on a hard mount, which are the day's
+(`drawn.py`). Every frame, in an order and with the faults of the seed:
 python -m tests.cluster.test_boundaries [SEED [ROUNDS [MOUNT OPTIONS]]]
 """
 
@@ -15,8 +16,9 @@ import select
 import signal
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 import attrs
@@ -24,6 +26,7 @@ import pytest
 
 from qnetpy.testing import cluster as kit
 from tests.cluster.daemons import Two
+from tests.cluster.drawn import seed_of_today, side_by_side
 from tests.cluster.test_failures import DOWN, SLOW, TOPOLOGY
 
 pytestmark = [pytest.mark.cluster, pytest.mark.priv]
@@ -53,6 +56,11 @@ AFTER = {errno.EEXIST, errno.ENOENT, errno.ENOTEMPTY}
 OWN = {errno.ENOTCONN, errno.ECONNABORTED, errno.ENOTDIR}
 UNCERTAIN = 20.0
 """Seconds that the whole program may take beside its waiting: the start of a daemon on a busy machine, and the grace period of locks."""
+
+EACH = 6
+"""Frames of a mount in a run of the tests."""
+BRIEF, LONGER = (0.0, 0.1, 1.0), 4.0
+"""Seconds that a fault lasts: the node stays up, if its daemon lives; the node is down."""
 
 
 @attrs.frozen
@@ -138,12 +146,24 @@ def stage(options: str = "soft") -> Iterator[Stage]:
         yield Stage(two, options == "hard")
 
 
+def draw(rng: random.Random, count: int, pauses: Sequence[float]) -> list[tuple[str, int, float]]:
+    """Faults in turn, each at a frame, and how long it lasts."""
+    names = rng.sample(list(FAULTS), len(FAULTS))
+    return [(names[number % len(names)], rng.randrange(1, 45), rng.choice(pauses)) for number in range(count)]
+
+
+def play_all(there: Stage, steps: Sequence[tuple[str, int, float]]) -> None:
+    for step in steps:
+        print(f"{'hard' if there.hard else 'soft'}: {step}", flush=True)
+        there.play(*step)
+
+
 @pytest.mark.usefixtures("_rights")
 def test_some_boundaries() -> None:
-    rng = random.Random(1)
-    with stage() as there:
-        for name in ("server's daemon killed", "client's daemon killed"):
-            there.play(name, rng.randrange(2, 40), 0.1)
+    rng = random.Random(seed_of_today())
+    with ExitStack() as stack:
+        jobs = [partial(play_all, stack.enter_context(stage(options)), draw(rng, EACH, BRIEF)) for options in ("soft", "hard")]
+        side_by_side(jobs)
 
 
 def report(seed: int, rounds: int, options: str) -> None:
@@ -151,9 +171,8 @@ def report(seed: int, rounds: int, options: str) -> None:
     rng = random.Random(seed)
     with stage(options) as there:
         for _ in range(rounds):
-            for name in rng.sample(list(FAULTS), len(FAULTS)):
-                frame = rng.randrange(1, 45)
-                came = there.play(name, frame, rng.choice((0.0, 0.1, 1.0, 4.0)))
+            for name, frame, pause in draw(rng, len(FAULTS), (*BRIEF, LONGER)):
+                came = there.play(name, frame, pause)
                 print(f"{name} at frame {frame}: {'told what is so' if came else 'the program was done before'}", flush=True)
 
 

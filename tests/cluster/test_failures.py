@@ -1,7 +1,8 @@
 """Programs in the middle of every kind of operation on another node's files, while the way, the node or a daemon fails: what they are told,
 in what time, whether they go on afterwards with what they had open, and whether what they were told is written is there.
 
-Every fault, or those named, in an order and with lengths of the seed:
+A run of the tests has every fault once, half of them on a soft and half on a hard mount; which half, their order and lengths are the day's
+(`drawn.py`). Every fault, or those named, in an order and with lengths of the seed:
 python -m tests.cluster.test_failures [SEED [ROUNDS [MOUNT OPTIONS [FAULT...]]]]
 """
 
@@ -17,8 +18,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ import pytest
 
 from qnetpy.testing import cluster as kit
 from tests.cluster.daemons import Two
+from tests.cluster.drawn import seed_of_today, side_by_side
 from tests.cluster.working import SIZE, WORK, record
 
 pytestmark = [pytest.mark.cluster, pytest.mark.priv]
@@ -154,7 +156,7 @@ def _silent(nodes: str, what: str) -> Callable[[Two], None]:
 
 
 ADD, DELETE = "add dev $n root blackhole", "del dev $n root"
-SHORT, LONG = (0.3, 1.8), (4.0, 6.0)
+SHORT, LONG = (0.3, 1.8), (3.4, 5.0)
 FAULTS: dict[str, Fault] = {
     "carrier pulled, back in time": Fault(lambda two: two.cluster.link_down("b"), lambda two: two.cluster.link_up("b"), SHORT),
     "carrier pulled": Fault(lambda two: two.cluster.link_down("b"), lambda two: two.cluster.link_up("b"), LONG, frozenset(GONE)),
@@ -204,6 +206,12 @@ class Stage:
             assert one["took"] <= limit, f"{name}: {one['op']} took {one['took']} s"
         self.longest[name] = max([self.longest.get(name, 0.0), *(one["took"] for one in told)])
 
+    def play_all(self, names: Sequence[str]) -> None:
+        """One fault after another, and then what is there."""
+        for name in names:
+            self.play(name)
+        self.check()
+
     def check(self) -> dict[str, int]:
         """What was said to be written is there."""
         sure = self.workers.end()
@@ -245,11 +253,14 @@ def stage(seed: int, options: str = "soft") -> Iterator[Stage]:
 
 
 @pytest.mark.usefixtures("_rights")
-def test_the_peers_daemon_is_killed_and_upgraded() -> None:
-    with stage(1) as there:
-        for name in ("peer's daemon killed", "upgrade"):
-            there.play(name)
-        there.check()
+def test_every_fault() -> None:
+    seed = seed_of_today()
+    names = sorted(FAULTS)
+    random.Random(seed).shuffle(names)
+    half = len(names) // 2
+    with ExitStack() as stack:
+        soft, hard = (stack.enter_context(stage(seed, options)) for options in ("soft", "hard"))
+        side_by_side([lambda: soft.play_all(names[:half]), lambda: hard.play_all(names[half:])])
 
 
 def report(seed: int, rounds: int, options: str, faults: list[str]) -> None:
