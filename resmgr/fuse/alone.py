@@ -9,6 +9,7 @@ and when it was not used for a while; always after what is on the way there has 
 from __future__ import annotations
 
 import enum
+import errno
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -65,12 +66,12 @@ class Alone:
 
     # ---- used
 
-    def holds(self, lease: Lease, connection: Connection, now: float) -> bool:
-        """Whether nobody else is in the directory of *lease*, by a handle that its user, on *connection*, has."""
+    def holds(self, lease: Lease, now: float) -> bool:
+        """Whether no other node is in the directory of *lease*."""
         own = self._of.get(lease)
-        if own is None or own.state is not State.HELD or own.connection is not connection:
+        if own is None or own.state is not State.HELD:
             return False
-        if lease.node.handles.get(connection) != own.handle:
+        if lease.node.handles.get(own.connection) != own.handle:
             # Closed to save handles, and the delegation with it.
             self._forget(own)
             return False
@@ -100,7 +101,8 @@ class Alone:
             return
         if status == 1:
             self._send_back(own)
-        elif status < 0 and lease.node.server not in self._never and status in _UNKNOWN:
+        elif status in (-errno.ENOSYS, -errno.EBADMSG):
+            # It knows none, or none of directories.
             self._never.add(lease.node.server)
         self._forget(own)
 

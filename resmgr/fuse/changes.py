@@ -78,6 +78,11 @@ class Logs:
         log = directory.log
         return at <= (self.floor if log is None else log.heard.names.get(name, log.heard.floor))
 
+    def heard_of(self, directory: Node, at: float) -> bool:
+        """The same of anything in *directory*."""
+        log = directory.log
+        return at <= (self.floor if log is None else max((log.heard.floor, *log.heard.names.values())))
+
     def of(self, directory: Node) -> tuple[dict[bytes, float], float]:
         """`Times.names` and `Times.floor` of what changed in *directory*, for who asks of many names."""
         log = directory.log

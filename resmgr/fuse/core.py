@@ -23,6 +23,7 @@ from resmgr.dispatch import Buffer, Dispatch
 from resmgr.errors import BadMessage
 from resmgr.fuse import changing
 from resmgr.fuse.ahead import ReadAhead
+from resmgr.fuse.alone import Alone
 from resmgr.fuse.answers import DEVICES, Answers, OutputItem
 from resmgr.fuse.bare import Bares
 from resmgr.fuse.between import Pairs
@@ -143,6 +144,7 @@ class Core(Answers):
         self.own_locks = OwnLocks(self)
         self.pairs = Pairs(self)
         self.replaced = Replaced(self)
+        self.alone = Alone(self)
         self.removals = Removals(self)
         limit = limit_of(options.failure is Failure.HARD, options.deadline)
         self.patience = Patience(self, limit)
@@ -505,6 +507,7 @@ class Core(Answers):
         self.leases.close()
         self.telling.close()
         self.delegated.close()
+        self.alone.close()
         self.own_locks.close()
         self.patience.close()
         self.reopening.close()

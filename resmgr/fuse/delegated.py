@@ -262,6 +262,11 @@ class Delegated:
 
     # ---- time
 
+    def watch(self) -> None:
+        """Something is asked for that is not believed any more when this daemon was stopped: see to it that this is noticed."""
+        if self._timer is None:
+            self._begin()
+
     def _begin(self) -> None:
         now = self._core.dispatch.now()
         self._beaten, self._slept = now, self.asleep()
@@ -274,6 +279,7 @@ class Delegated:
         self._core.drops["delegations_stalled"] += 1
         for held in list(self._held.values()):
             self._end(held)
+        self._core.alone.all()
         return False
 
     def _beat(self) -> None:
@@ -282,7 +288,7 @@ class Delegated:
         now = self._core.dispatch.now()
         for held in [held for held in self._held.values() if not held.files and now - held.closed >= self.kept]:
             self._end(held)
-        if self._held:
+        if self._held or len(self._core.alone):
             self._begin()
 
     def close(self) -> None:

@@ -38,7 +38,6 @@ class Lease:
         "listed_at",
         "live",
         "logs",
-        "moved",
         "names",
         "node",
         "opened",
@@ -83,8 +82,6 @@ class Lease:
         """When the listing was asked for that the kernel has read to the end under this lease."""
         self.own: dict[bytes, tuple[int, Request | None]] = {}
         """Names that requests from here are changing: how many, and the only one if nothing else is heard of the name meanwhile."""
-        self.moved: dict[bytes, tuple[Node, float]] = {}
-        """What requests from here have just moved to other names, and when: an event by the old one may be on its way."""
         self.names: Names | None = None
         """All that are in it, if that is known."""
         self.cookies: array[int] | None = None

@@ -24,6 +24,7 @@ from resmgr.fuse.changes import NEVER
 from resmgr.fuse.inode import STREAMS
 from resmgr.fuse.known import Known
 from resmgr.fuse.lease import NAMES_MAX, Lease, single
+from resmgr.fuse.moves import Moves
 from resmgr.fuse.news import News
 from resmgr.fuse.unwanted import Unwanted
 from resmgr.ids import node_of
@@ -48,10 +49,6 @@ if TYPE_CHECKING:
     from resmgr.fuse.request import Request
     from resmgr.fuse.servers import User
 
-MOVED_MAX: Final = 64
-"""Names of a directory that were moved away last. Stops a directory of moving names from filling memory."""
-MOVED_LAG: Final = 4.0
-"""Seconds after a move in which an event of before it may come: when a node is silent for longer its leases are over."""
 EARLY_MAX: Final = 1024
 """Directories of which events came that are not leased (yet)."""
 WAITING_MAX = 4 * NAMES_MAX
@@ -75,6 +72,7 @@ class Leases:
         self.audience = Audience(core.options, self._above, self._anew)
         self._known = Known()
         self._again = Again(core.dispatch, self._changed)
+        self._moves = Moves()
         self._closed = False
 
     def __len__(self) -> int:
@@ -302,6 +300,7 @@ class Leases:
         kind = event.kind
         if kind & WATCH_RECALL:
             core.delegated.recalled(connection, event.ino)
+            core.alone.recalled(connection, event.ino)
             return
         core.drops["lease_events"] += 1
         now = core.dispatch.now()
@@ -334,6 +333,7 @@ class Leases:
             self._stale(found.node, False)
         else:
             self._changed(found, event.name, kind, now)
+            core.alone.unleased(found)
             if kind & WATCH_NAMES:
                 # Not only from here.
                 self._known.drop(found)
@@ -354,15 +354,8 @@ class Leases:
 
     def moved(self, directory: Node, name: bytes, node: Node) -> None:
         """A program of this mount has moved *node* away from *name* in *directory*: what others did to it before is told by that name."""
-        lease = directory.lease
-        if lease is not None:
-            now, moved = self._core.dispatch.now(), lease.moved
-            moved.pop(name, None)
-            for before, (_, at) in list(moved.items()):
-                if now - at <= MOVED_LAG and len(moved) < MOVED_MAX:
-                    break
-                del moved[before]
-            moved[name] = (node, now)
+        if directory.lease is not None:
+            self._moves.note(directory, name, node, self._core.dispatch.now())
 
     def _changed(self, lease: Lease, name: bytes, kind: int, now: float) -> None:
         node = lease.node
@@ -381,19 +374,17 @@ class Leases:
             self._core.telling.tell(node, [formats.inval_entry(node.nodeid, name, self._core.expires)])
         elif kind & WATCH_REPEATED and child is not None:
             self._stale(child, bool(kind & WATCH_CONTENT))
-        if name in lease.moved and kind & WATCH_REPEATED:
-            self._changed_before(lease, name, kind, now)
+        moved = self._moves.of(node, name, now)
+        if moved is not None and kind & WATCH_REPEATED:
+            self._changed_before(moved, kind, now)
 
-    def _changed_before(self, lease: Lease, name: bytes, kind: int, now: float) -> None:
-        """The event by *name* may be about what a program of this mount has moved since."""
-        node, at = lease.moved[name]
+    def _changed_before(self, node: Node, kind: int, now: float) -> None:
+        """The event may be about *node*, which a program of this mount has moved since."""
         directory = node.parent
-        if now - at > MOVED_LAG or directory is None:
-            del lease.moved[name]
-            return
-        self._core.logs.heard(directory, node.name, now)
-        if directory.lease is not None:
-            directory.lease.doubt(node.name)
+        if directory is not None:
+            self._core.logs.heard(directory, node.name, now)
+            if directory.lease is not None:
+                directory.lease.doubt(node.name)
         if kind & WATCH_ATTRIB:
             self._core.delegated.changed(node)
         self._stale(node, bool(kind & WATCH_CONTENT))
@@ -450,6 +441,7 @@ class Leases:
         core = self._core
         core.ahead.forget_node(node)
         core.delegated.unleased(lease)
+        core.alone.unleased(lease)
         self._stale(node, False)
         attributes: list[bytes] = []
         entries: list[bytes] = []
@@ -491,6 +483,7 @@ class Leases:
         self._above.forget(node)
         lease = node.lease
         if lease is not None:
+            self._core.alone.unleased(lease)
             node.lease = None
             lease.live = False
             self._known.drop(lease)
@@ -506,6 +499,7 @@ class Leases:
         """The mount is gone; its connections are closed by others. Idempotent."""
         self._closed = True
         self._again.close()
+        self._moves.clear()
         self._news.close()
         self._leases.clear()
         self._unwanted.close()

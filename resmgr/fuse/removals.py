@@ -113,6 +113,9 @@ class Removals:
             core.error(request, error)
             return True
         if not self._certain(request):
+            lease = directory.lease
+            if lease is not None and lease.live and lease.whole and self._one_of_many(request):
+                core.alone.ask(lease, request.at)
             return False
         removing = directory.removing
         if removing is None:
@@ -131,7 +134,7 @@ class Removals:
             return False
         if directory.server in self.plain:
             return False
-        if request.at - self._last.get(user, NEVER) > BURST or (directory.removing is not None and directory.removing.wary > request.at):
+        if not self._one_of_many(request) or (directory.removing is not None and directory.removing.wary > request.at):
             return False
         child = directory.children.get(name)
         if child is None or directory.parent is None or lease.sticky or name in lease.own:
@@ -144,7 +147,10 @@ class Removals:
         if not (child.sure_for is None or child.sure_for == user):
             return False
         connection = directory.server.connections.get(user)
-        return connection is not None and connection in directory.handles
+        return connection is not None and connection in directory.handles and self._core.alone.holds(lease, request.at)
+
+    def _one_of_many(self, request: Request) -> bool:
+        return request.at - self._last.get(request.user, NEVER) <= BURST
 
     # ---- what waits
 

@@ -1,10 +1,10 @@
 """Directories that one node has to itself (docs/protocol/delegation.md): no other node looks at what is in them, or changes it, before that
 node was asked.
 
-A delegation of a directory belongs to a base handle of it, and is granted while no other node has any handle of it. From then on an operation
-of another node that begins there, or would bring a handle of it, waits until it was given back. Of one that names more than one component, or
-may remove or move a directory, it is not looked up where it leads: all that others have to themselves is recalled. Programs of this
-machine are not held up: nothing of its kernel's does that.
+A delegation of a directory belongs to a base handle of it, and is granted while no other node has any handle of it. From then on an
+operation of another node that begins there, or would bring a handle of it, waits until it was given back. Of one that names more than one
+component, or may remove or move a directory, it is not looked up where it leads: all that others have to themselves is recalled. Programs
+of this machine are not held up: nothing of its kernel's does that.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ class Alone:
     """Which directories, and whose each is."""
 
     def __init__(self) -> None:
-        self._nodes: dict[Key, int] = {}
+        self._nodes: dict[Key, str] = {}
 
     def __bool__(self) -> bool:
         return bool(self._nodes)
 
-    def take(self, key: Key, nd: int) -> bool:
-        """It is node *nd*'s from now on; False if it is somebody's already."""
+    def take(self, key: Key, node: str) -> bool:
+        """It is *node*'s from now on; False if it is somebody's already."""
         if key in self._nodes:
             return False
-        self._nodes[key] = nd
+        self._nodes[key] = node
         return True
 
     def give(self, key: Key) -> None:
@@ -47,20 +47,19 @@ class Alone:
 
     def in_the_way(self, client: HostClient, base: HostHandle, second: object, request: ConnectRequest) -> Key | None:
         """What another node has to itself, if *request* of *client*, from *base* and perhaps *second*, has to wait for that."""
-        nd = client.info.nd
-        places = [key_of(base)]
-        if isinstance(second, HostHandle):
-            places.append(key_of(second))
-        anywhere = request.subtype in _WITH_DIRECTORIES or request.path.find(b"/") >= 0 or request.path2.find(b"/") >= 0
-        for key, holder in self._nodes.items():
-            if holder != nd and (anywhere or key in places):
-                return key
+        node = client.info.node
+        nodes = self._nodes
+        for place in (base, second):
+            if isinstance(place, HostHandle) and nodes.get(key_of(place), node) != node:
+                return key_of(place)
+        if request.subtype in _WITH_DIRECTORIES or request.path.find(b"/") >= 0 or request.path2.find(b"/") >= 0:
+            return next((key for key, holder in nodes.items() if holder != node), None)
         return None
 
     def of_opened(self, client: HostClient, opened: Opened) -> Key | None:
         """The same of handles that are about to be given to *client*."""
         for handle in (opened.node, opened.ocb):
-            if handle is not None and handle.directory and self._nodes.get(key_of(handle), client.info.nd) != client.info.nd:
+            if handle is not None and handle.directory and self._nodes.get(key_of(handle), client.info.node) != client.info.node:
                 return key_of(handle)
         return None
 
@@ -70,10 +69,10 @@ def unshared(handle: HostHandle, clients: Iterable[HostClient]) -> bool:
     client = handle.client
     if client is None:
         return False
-    key, nd = key_of(handle), client.info.nd
+    key, node = key_of(handle), client.info.node
     looked = 0
     for other in clients:
-        if other.info.nd == nd:
+        if other.info.node == node:
             continue
         looked += len(other.handles)
         if looked > HANDLES_LOOKED_AT:

@@ -178,7 +178,7 @@ class HostDelegations:
         assert isinstance(handle, HostHandle)
         if handle.directory:
             assert handle.client is not None
-            return self.alone.take(self._keys[handle], handle.client.info.nd)
+            return self.alone.take(self._keys[handle], handle.client.info.node)
         if not self.breaks.take(handle.fd, write=handle.writable):
             return False
         self._by_fd[handle.fd] = handle

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable
-from stat import S_ISREG
+from stat import S_ISDIR, S_ISREG
 from typing import TYPE_CHECKING
 
 from resmgr.channel import Message
@@ -14,7 +14,7 @@ from resmgr.iofunc.handle import Client, Handle
 from resmgr.iofunc.locking import FileLocks
 from resmgr.iofunc.locks import UNLOCK
 from resmgr.iomsg import DELEGATION_ASK, LOCK_TEST, WATCH_RECALL
-from resmgr.iorequest import parse_delegation, parse_lock
+from resmgr.iorequest import ConnectRequest, parse_delegation, parse_lock
 from resmgr.testing.memtree import Inode
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ class MemDelegations:
         self._fs = fs
         self._waiting: list[tuple[Inode, Callable[[], None]]] = []
         self._exclusively: set[Inode] = set()
+        self.alone: dict[Inode, Client] = {}
+        """Directories that one client has to itself."""
         self.opened: set[Inode] = set()
         """Files that programs of the server's machine have open for writing."""
         self.locks = FileLocks()
@@ -44,6 +46,14 @@ class MemDelegations:
     def take(self, handle: Handle) -> bool:
         """`Outer.take`."""
         inode = self._fs.inode_of(handle)
+        if S_ISDIR(inode.mode):
+            if inode in self.alone or handle.client is None:
+                return False
+            others = self._fs.manager.table.handles.values()
+            if any(self._fs.inode_of(other) is inode and other.client is not handle.client for other in others):
+                return False
+            self.alone[inode] = handle.client
+            return True
         exclusive = self._fs.writes(handle)
         if inode in self.opened:
             return False
@@ -58,6 +68,7 @@ class MemDelegations:
     def give(self, handle: Handle) -> None:
         """`Outer.give`: programs that waited for it go on."""
         inode = self._fs.inode_of(handle)
+        self.alone.pop(inode, None)
         if self.table.has(inode):
             return
         self._exclusively.discard(inode)
@@ -84,6 +95,22 @@ class MemDelegations:
         self.table.wait(message, lambda: self._fs.manager.again(message), inode)
         return True
 
+    def held_up(self, message: Message, client: Client, request: ConnectRequest, base: Handle | None) -> bool:
+        """Whether *request* of *client* is looked at later, since somebody else has a directory that it is about to itself."""
+        if not self.alone or self.muted:
+            return False
+        here = self._fs.root if base is None else self._fs.inode_of(base)
+        places = [here]
+        for name in (*request.path.split(b"/"), *request.path2.split(b"/")):
+            if S_ISDIR(here.mode) and name in here.entries:
+                here = here.entries[name][0]
+                places.append(here)
+        for inode in places:
+            if self.alone.get(inode, client) is not client:
+                self.table.wait(message, lambda: self._fs.manager.again(message), inode)
+                return True
+        return False
+
     # ---- messages
 
     def offer(self, client: Client, directory: Inode, handle: Handle) -> bool:
@@ -97,6 +124,10 @@ class MemDelegations:
         """DELEGATION."""
         inode = self._fs.inode_of(handle)
         if flags & DELEGATION_ASK:
+            if S_ISDIR(inode.mode):
+                watched = self._fs.watching is not None and self._fs.watching.tells(client, inode)
+                message.reply(int(watched and self.table.offer(client, handle, inode, inode.ino)))
+                return
             free = not self.locks.locks.used(inode) and inode.nlink == 1
             message.reply(int(free and self._fs.writes(handle) and self.table.offer(client, handle, inode, inode.ino)))
             return

@@ -191,6 +191,8 @@ class MemFs(Tree):
     ) -> Callable[[Message, Client, ConnectRequest, Handle | None], None]:
         def gate(message: Message, client: Client, request: ConnectRequest, base: Handle | None) -> None:
             memory = base if isinstance(base, MemHandle) else None
+            if self.delegations is not None and self.delegations.held_up(message, client, request, memory):
+                return
             go_on = self._made_by(client, lambda: handler(message, client, request, memory))
             self._admit(message, operation, request.path.rpartition(b"/")[2], go_on)
 

@@ -11,7 +11,7 @@ import pytest
 from resmgr.fuse import changing, formats, known, stuck
 from resmgr.fuse.formats import Opcode
 from resmgr.fuse.inode import Node
-from resmgr.fuse.leases import MOVED_LAG, MOVED_MAX
+from resmgr.fuse.moves import LAG, MOVES_MAX, Moves
 from resmgr.iomsg import Io
 from resmgr.testing.fuserig import Answer, Rig
 from resmgr.testing.memfs import Fault
@@ -210,16 +210,18 @@ def test_what_was_written_before_a_move_is_told_by_the_old_name(rig: Rig) -> Non
 
 
 def test_what_was_moved_is_remembered_for_so_many_and_so_long(rig: Rig) -> None:
-    node = leased(rig)
-    directory = inside(rig, b"d")
-    rig.lookup(node, b"f1")
-    for number in range(2 * MOVED_MAX):
-        assert rename(rig, node, b"f1" if number == 0 else b"m%d" % number, b"m%d" % (number + 1)).error == 0
-    assert directory.lease is not None
-    assert len(directory.lease.moved) == MOVED_MAX
-    rig.run(MOVED_LAG + 1.0)
-    assert rename(rig, node, b"m%d" % (2 * MOVED_MAX), b"last").error == 0
-    assert list(directory.lease.moved) == [b"m%d" % (2 * MOVED_MAX)]
+    leased(rig)
+    directory, file = inside(rig, b"d"), rig.machine.nodes.get(rig.walk(b"d/f1"))
+    assert file is not None
+    moves = Moves()
+    for number in range(2 * MOVES_MAX):
+        moves.note(directory, b"m%d" % number, file, 1.0)
+    assert len(moves) == MOVES_MAX
+    assert moves.of(directory, b"m%d" % (MOVES_MAX - 1), 1.0) is None
+    assert moves.of(directory, b"m%d" % MOVES_MAX, 1.0 + LAG) is file
+    assert moves.of(directory, b"m%d" % MOVES_MAX, 1.1 + LAG) is None
+    moves.note(directory, b"last", file, 1.1 + LAG)
+    assert len(moves) == 1
 
 
 def test_two_names_of_one_file_stay_both(rig: Rig) -> None:

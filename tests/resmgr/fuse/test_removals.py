@@ -10,6 +10,7 @@ import struct
 import pytest
 
 from resmgr.fuse import formats
+from resmgr.fuse.alone import KEPT, NOT_AGAIN, QUIET, TIDY
 from resmgr.fuse.arrivals import Arrivals
 from resmgr.fuse.formats import Opcode
 from resmgr.fuse.options import FuseOptions
@@ -19,22 +20,26 @@ from resmgr.testing.fuserig import Rig
 from resmgr.testing.memfs import Fault
 
 TRIP = 0.01
+NAMES = [*(b"f%d" % number for number in range(9)), b"g0", b"g1"]
 SLOW = Fault("unlink", delay=TRIP), Fault("remove", delay=TRIP)
 CREATE = formats.CREATE_IN.pack(os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644, 0, 0)
 
 
 def prepared(options: FuseOptions | None = None) -> tuple[Rig, int]:
-    """d with f0 to f9, leased, all looked up, f9 removed from here; and its node. An unlink takes TRIP from now on."""
+    """d with f0 to f8, leased, all looked up, the directory this node's alone since two more were removed; and its node. An unlink takes
+    TRIP from now on."""
     rig = Rig(options)
     rig.fs.watch().spares = True
-    for number in range(10):
-        rig.fs.add(b"d/f%d" % number, b"%d" % number)
+    rig.fs.delegate()
+    for name in NAMES:
+        rig.fs.add(b"d/" + name, name)
     node = rig.walk(b"d")
     rig.run(0.001)
-    for number in range(10):
-        assert rig.lookup(node, b"f%d" % number).error == 0
-    assert rig.ask(Opcode.UNLINK, node, b"f9\0").error == 0
-    rig.run(0.001)
+    for name in NAMES:
+        assert rig.lookup(node, name).error == 0
+    for name in NAMES[-2:]:
+        assert rig.ask(Opcode.UNLINK, node, name + b"\0").error == 0
+        rig.run(0.001)
     rig.messages()
     rig.fs.faults += SLOW
     return rig, node
@@ -92,38 +97,44 @@ def test_what_is_removed_is_known_to_be_gone(ready: tuple[Rig, int]) -> None:
     assert rig.messages() == {"remove": 1}
 
 
-def test_the_first_one_in_a_directory_is_waited_for() -> None:
+def test_the_first_ones_in_a_directory_are_waited_for() -> None:
     rig = Rig()
     rig.fs.watch().spares = True
-    rig.fs.add(b"d/a", b"")
-    rig.fs.add(b"d/b", b"")
+    rig.fs.delegate()
+    for name in b"a", b"b", b"c":
+        rig.fs.add(b"d/" + name, b"")
     node = rig.walk(b"d")
     rig.run(0.001)
-    rig.lookup(node, b"a")
-    rig.lookup(node, b"b")
+    for name in b"a", b"b", b"c":
+        rig.lookup(node, name)
     rig.fs.faults += SLOW
 
     assert not behind(rig, node, b"a")
     rig.run(TRIP + 0.001)
-    assert behind(rig, node, b"b")
+    assert not behind(rig, node, b"b")
+    rig.run(TRIP + 0.001)
+    assert behind(rig, node, b"c")
+    assert rig.machine.drops["alone"] == 1
 
 
 def test_who_has_made_something_may_remove_something(ready: tuple[Rig, int]) -> None:
     rig, _ = ready
     made = rig.ask(Opcode.MKDIR, 1, formats.MKDIR_IN.pack(0o755, 0) + b"made\0").nodeid
     rig.run(0.001)
-    for name in b"a", b"b":
+    for name in b"a", b"b", b"c":
         created = rig.ask(Opcode.CREATE, made, CREATE + name + b"\0")
         rig.release(created.nodeid, struct.unpack_from("=Q", created.body, formats.ENTRY_OUT.size)[0])
         rig.run(0.001)
         rig.lookup(made, name)
-    assert behind(rig, made, b"a")
+    assert not behind(rig, made, b"a")
     assert behind(rig, made, b"b")
+    assert behind(rig, made, b"c")
 
 
 def test_a_refusal_is_told_and_the_next_one_asked() -> None:
     rig = Rig()
     rig.fs.watch().spares = True
+    rig.fs.delegate()
     rig.fs.add(b"d/a", b"")
     rig.fs.add(b"d/b", b"")
     node = rig.walk(b"d")
@@ -202,6 +213,91 @@ def test_no_more_than_the_option_says() -> None:
 def test_the_option_switches_it_off() -> None:
     rig, node = prepared(FuseOptions(removals=0))
     assert not behind(rig, node, b"f0")
+
+
+# ---- who else is there
+
+
+def test_whoever_else_looks_finds_gone_what_was_removed(ready: tuple[Rig, int]) -> None:
+    """Another client's question waits until what is on the way has arrived; then the directory is not this one's alone."""
+    rig, node = ready
+    unlink(rig, node, b"f1")
+    rig.uid = 1000
+    found = rig.start(Opcode.LOOKUP, 1, b"d\0")
+    rig.run(TRIP / 2)
+    assert found not in rig.answers
+    rig.run(TRIP)
+    assert rig.answers[found].error == 0
+    assert rig.lookup(rig.answers[found].nodeid, b"f1").nodeid == 0
+    assert rig.machine.drops["alone_recalled"] == 1
+
+    rig.uid = 0
+    for name in b"f2", b"f3", b"f4":
+        assert not behind(rig, node, name)
+        rig.run(TRIP + 0.001)
+
+
+def test_of_two_who_remove_a_file_one_is_told_that_it_did(ready: tuple[Rig, int]) -> None:
+    rig, node = ready
+    rig.fs.find(b"d").mode |= 0o022
+    unlink(rig, node, b"f1")
+    rig.uid = 1000
+    other = unlink(rig, node, b"f1")
+    rig.run(3 * TRIP)
+    assert rig.answers[other].error == -errno.ENOENT
+
+
+def test_a_directory_in_which_others_are_is_not_asked_for_in_vain(ready: tuple[Rig, int]) -> None:
+    rig, node = ready
+    rig.uid = 1000
+    found = rig.start(Opcode.LOOKUP, 1, b"d\0")
+    rig.run(0.1)
+    rig.lookup(rig.answers[found].nodeid, b"f0")
+    rig.uid = 0
+    rig.run(NOT_AGAIN)
+    rig.messages()
+    for number in range(5):
+        rig.lookup(node, b"f%d" % number)
+        assert not behind(rig, node, b"f%d" % number)
+        rig.run(TRIP + 0.001)
+    assert rig.messages().get("delegation") == 1
+
+
+def test_where_the_server_s_programs_work_all_are_waited_for(ready: tuple[Rig, int]) -> None:
+    rig, node = ready
+    rig.fs.add(b"d/other", b"")
+    rig.run(0.1)
+    rig.messages()
+    for number in range(5):
+        rig.lookup(node, b"f%d" % number)
+        assert not behind(rig, node, b"f%d" % number)
+        rig.run(TRIP + 0.001)
+    assert "delegation" not in rig.messages()
+    rig.run(QUIET)
+    for number in range(5, 7):
+        rig.lookup(node, b"f%d" % number)
+        assert not behind(rig, node, b"f%d" % number)
+        rig.run(TRIP + 0.001)
+    rig.lookup(node, b"f7")
+    assert behind(rig, node, b"f7")
+
+
+def test_what_is_not_used_is_given_back(ready: tuple[Rig, int]) -> None:
+    rig, _ = ready
+    assert len(rig.machine.alone) == 1
+    rig.run(KEPT + 2 * TIDY)
+    assert len(rig.machine.alone) == 0
+    assert rig.fs.delegations is not None
+    assert not rig.fs.delegations.alone
+
+
+def test_a_daemon_that_was_stopped_has_nothing_to_itself(ready: tuple[Rig, int]) -> None:
+    rig, node = ready
+    slept = 0.0
+    rig.machine.delegated.asleep = lambda: slept
+    assert behind(rig, node, b"f0")
+    slept = 5.0
+    assert not behind(rig, node, b"f1")
 
 
 # ---- what waits
@@ -285,8 +381,7 @@ def test_what_others_take_for_a_sign_waits(ready: tuple[Rig, int]) -> None:
         rig.run(TRIP / 2)
         assert unique not in rig.answers, opcode
         rig.run(TRIP)
-        # Files in memory have no locks.
-        assert rig.answers[unique].error == (-errno.ENOLCK if opcode == Opcode.SETLK else 0), opcode
+        assert rig.answers[unique].error == 0, opcode
     rig.release(other, read)
 
 
@@ -362,8 +457,9 @@ def test_an_error_is_told_by_rmdir_and_by_fsync(ready: tuple[Rig, int]) -> None:
     assert rig.ask(Opcode.UNLINK, node, b"f3\0").error == 0
 
     rig.run(WARY)
-    assert rig.ask(Opcode.UNLINK, node, b"f4\0").error == 0
-    rig.run(0.001)
+    for name in b"f4", b"f5":
+        assert rig.ask(Opcode.UNLINK, node, name + b"\0").error == 0
+        rig.run(0.001)
     rig.lookup(node, b"f2")
     unlink(rig, node, b"f2")
     rig.run(0.001)
@@ -379,7 +475,9 @@ def test_an_error_is_told_to_the_user_who_made_it(ready: tuple[Rig, int]) -> Non
     unlink(rig, node, b"f1")
     rig.run(0.001)
     rig.uid = 1000
-    assert rig.ask(Opcode.UNLINK, node, b"f2\0").error == -errno.EACCES
+    other = unlink(rig, node, b"f2")
+    rig.run(0.001)
+    assert rig.answers[other].error == -errno.EACCES
     rig.uid = 0
     assert rig.ask(Opcode.UNLINK, node, b"f3\0").error == -errno.EPERM
 
