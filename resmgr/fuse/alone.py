@@ -120,6 +120,13 @@ class Alone:
         if own is not None:
             self._end(own)
 
+    def left(self, lease: Lease) -> None:
+        """The kernel has forgotten its directory: its handles are closed, and with them what is delegated."""
+        own = self._of.get(lease)
+        if own is not None:
+            own.state = State.OVER
+            self._forget(own)
+
     def all(self) -> None:
         """This daemon was stopped, and may have been asked in vain."""
         for own in list(self._of.values()):

@@ -483,7 +483,7 @@ class Leases:
         self._above.forget(node)
         lease = node.lease
         if lease is not None:
-            self._core.alone.unleased(lease)
+            self._core.alone.left(lease)
             node.lease = None
             lease.live = False
             self._known.drop(lease)

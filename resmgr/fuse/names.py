@@ -294,7 +294,7 @@ def _removed(request: Request, status: int, reply: Buffer) -> None:
         changing.changed(request)
         _forget_name(core, request.node, request.name)
         owned.believe(request)
-        core.removals.removed(request.user)
+        core.removals.removed(request.node, request.user)
         core.error(request, 0)
 
 

@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Final
 from resmgr.dispatch import Buffer, Timer
 from resmgr.fuse import changing, formats, owned
 from resmgr.fuse.arrivals import Arrivals
-from resmgr.fuse.changes import NEVER
 from resmgr.fuse.formats import BODY, Opcode, name_at
 from resmgr.fuse.lease import single
 from resmgr.fuse.request import Request, told
@@ -89,8 +88,8 @@ class Removals:
         self._sent: dict[Server, Sent] = {}
         self._count = 0
         self._closing: Callable[[], None] | None = None
-        self._last: dict[User, float] = {}
-        """When each user's last removal was done."""
+        self._last: dict[User, tuple[float, Node]] = {}
+        """When each user's last removal was done, and where."""
         self.plain: set[Server] = set()
         """Servers that know no REMOVE."""
         self._linger: Timer | None = None
@@ -100,11 +99,11 @@ class Removals:
 
     # ---- what is removed
 
-    def removed(self, user: User) -> None:
-        """*user* has removed something."""
+    def removed(self, directory: Node, user: User) -> None:
+        """*user* has removed something from *directory*."""
         if user not in self._last and len(self._last) >= USERS_MAX:
             self._last.clear()
-        self._last[user] = self._core.dispatch.now()
+        self._last[user] = (self._core.dispatch.now(), directory)
 
     def take(self, request: Request) -> bool:
         """Answer an UNLINK, and send it, if nothing speaks against it; or with the error of an earlier one. False: neither."""
@@ -114,7 +113,7 @@ class Removals:
             return True
         if not self._certain(request):
             lease = directory.lease
-            if lease is not None and lease.live and lease.whole and self._one_of_many(request):
+            if lease is not None and lease.live and lease.whole and self._one_of_many(request) and self._last[request.user][1] is directory:
                 core.alone.ask(lease, request.at)
             return False
         removing = directory.removing
@@ -150,7 +149,8 @@ class Removals:
         return connection is not None and connection in directory.handles and self._core.alone.holds(lease, request.at)
 
     def _one_of_many(self, request: Request) -> bool:
-        return request.at - self._last.get(request.user, NEVER) <= BURST
+        last = self._last.get(request.user)
+        return last is not None and request.at - last[0] <= BURST
 
     # ---- what waits
 
@@ -263,7 +263,7 @@ class _Removal:
             if child is not None:
                 core.nodes.unname(child, directory, name)
             owned.believe(request)
-            self.removals.removed(request.user)
+            self.removals.removed(directory, request.user)
         else:
             self.failed(told(status))
         removing = self.removing

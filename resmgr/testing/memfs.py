@@ -1,10 +1,8 @@
 """A file system in memory, as a resource manager: every message of `resmgr.iomsg` that a file system answers, with faults on demand.
 
 For tests of what uses managers (the FUSE front end, transports, the simulator): deterministic, needs no right and no disk, and can be
-made to be late, to fail, or to hang. It does what hostfs does where a program can see it, with these differences: no device or FIFO can
-be opened, OPEN of a directory brings its first entries when a prefetch is asked for, and a change value is a counter, so that every
-change differs.
-"""
+made to be late, to fail, or to hang. It does what hostfs does, but: no device or FIFO can be opened, OPEN of a directory brings its first
+entries when a prefetch is asked for, and a change value is a counter, so every change differs."""
 
 from __future__ import annotations
 
@@ -428,6 +426,9 @@ class MemFs(Tree):
             raise IsADirectoryError(errno.EISDIR, "name")
         if request.ino not in (0, inode.ino):
             raise FileNotFoundError(errno.ENOENT, "name")
+        self._removes(message, directory, name)
+
+    def _removes(self, message: Message, directory: Inode, name: bytes) -> None:
         self.may(directory, message.info.credentials, MAY_WRITE | MAY_SEARCH)
         self.drop(directory, name)
         message.reply(0)
@@ -440,9 +441,7 @@ class MemFs(Tree):
             raise OSError(errno.ENOTEMPTY, "name")
         if not name:
             raise OSError(errno.EBUSY, "root")
-        self.may(directory, message.info.credentials, MAY_WRITE | MAY_SEARCH)
-        self.drop(directory, name)
-        message.reply(0)
+        self._removes(message, directory, name)
 
     def _setattr_path(self, message: Message, client: Client, request: ConnectRequest, base: MemHandle | None) -> None:
         _, _, inode = self.existing(message.info.credentials, _inode(base), request.path)

@@ -112,8 +112,9 @@ def test_messages_of_what_programs_do(serve: Serve, served: Path) -> None:
         asked = {kind: (after[kind] - before.get(kind, 0)) / COUNT for kind in after if after[kind] != before.get(kind, 0)}
         before = after
         sent = {kind: count / COUNT for kind, count in cast("dict[str, int]", mount.order("served")).items() if kind != "identify"}
+        # Where several go in a row, the directory is asked for, and then they are told done before the server has them.
+        sent.pop("delegation", None)
         if early := sent.pop("remove", 0.0):
-            # Told done before the server has it, where several go in a row.
             sent["unlink"] = sent.get("unlink", 0.0) + early
         print(f"{name:16}{shown({kind: count for kind, count in asked.items() if kind not in UNASKED}):72}{shown(sent)}")
         if sent != expected:
