@@ -177,7 +177,7 @@ class HostDelegations:
         key = self._keys.pop(handle)
         if handle.writable:
             self._exclusively.discard(key)
-            self._fs.locks.returned(handle)
+            self._fs.locks.returned(handle, *key)
         if not self.table.has(key):
             self.leased.discard(key)
 
