@@ -15,6 +15,8 @@ from tests.cluster.test_delegations import ENDS, signal
 pytestmark = [pytest.mark.cluster, pytest.mark.priv]
 Start = Callable[..., kit.Cluster]
 
+HARD = TOPOLOGY.replace("[links.lan]", '[links.lan]\n[config.qnet.mount]\noptions = "hard"')
+"""Tokens are asked for at once."""
 LOCKING = """
 import fcntl, json, sys
 def lock(start, wait=False):
@@ -36,7 +38,7 @@ def program(path: str) -> str:
 
 
 def test_who_is_back_first_does_not_take_what_another_node_had(start_cluster: Start) -> None:
-    cluster = start_cluster(TOPOLOGY)
+    cluster = start_cluster(HARD)
     cluster.run("s", "sh", "-c", "mkdir -p /tmp/t && echo text >/tmp/t/f")
     argv = "python3", "-c"
     for node in "a", "b":
