@@ -425,18 +425,11 @@ def _as_opened(thing: File | Directory, attr: AttrTuple) -> bool:
 
 def note_lock(file: File, asked: LockRequest) -> None:
     """*asked* was granted, or given up, through *file*: what is held of its node's ranges is kept, to be set again."""
+    gone = LockRequest(LOCK_SET, _UNLOCK, asked.start, asked.end, asked.owner, asked.pid, asked.whole)
     for other in file.node.files:
-        if other.held:
-            other.held = [part for one in other.held for part in _without(one, asked)]
-    if asked.kind != _UNLOCK:
-        file.held.append(LockRequest(LOCK_SET, asked.kind, asked.start, asked.end, asked.owner, asked.pid, asked.whole))
-
-
-def _without(one: LockRequest, taken: LockRequest) -> list[LockRequest]:
-    if one.owner != taken.owner or one.whole != taken.whole or one.end <= taken.start or taken.end <= one.start:
-        return [one]
-    parts = [(one.start, min(one.end, taken.start)), (max(one.start, taken.end), one.end)]
-    return [LockRequest(LOCK_SET, one.kind, start, end, one.owner, one.pid, one.whole) for start, end in parts if start < end]
+        if other.held and other is not file:
+            other.held.note(gone)
+    file.held.note(asked)
 
 
 def limit_of(hard: bool, deadline: float) -> float:
