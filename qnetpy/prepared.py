@@ -52,7 +52,7 @@ class PreparedQnet:
     keys: DirectoryStore
     kept: Kept
     point: str
-    locked: frozenset[tuple[int, int, str]] = frozenset()
+    locked: frozenset[tuple[int, int, str, bool]] = frozenset()
     """What other nodes had locked here when the daemon before ended: `resmgr.hostfs.grace`."""
     handed: list[Handed] = attrs.Factory(list)
     """Mounts of the daemon before; who takes them empties the list."""
@@ -98,7 +98,7 @@ def prepare(system: System, options: QnetOptions) -> PreparedQnet:
     name = kept.identity.name
     if settings.node.name not in ("", name):
         raise ModuleError(errno.EINVAL, f"the configuration calls this node {settings.node.name}, its certificate {name}")
-    locked: frozenset[tuple[int, int, str]] = frozenset()
+    locked: frozenset[tuple[int, int, str, bool]] = frozenset()
     if options.serve:
         # Which the system imports when it serves files and starts programs.
         import resmgr.hostfs.manager

@@ -199,6 +199,8 @@ LOCK_SET: Final = 6
 LOCK_WAIT: Final = 7
 """Linux's F_GETLK, F_SETLK, F_SETLKW."""
 LOCK_WHOLE: Final = 1
+LOCK_RECLAIM: Final = 2
+"""Flag of LOCK: it was had before the connection or the server's daemon ended, and is refused if anybody had what conflicts meanwhile."""
 DELEGATION_ASK: Final = 1
 """DELEGATION flag: all locks of what is open are to be the client's own affair. The status is 1 if they are from now on, else 0."""
 DELEGATION_LOCK: Final = struct.Struct("!IQQQII")

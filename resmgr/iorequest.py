@@ -23,6 +23,7 @@ from resmgr.iomsg import (
     DELEGATION_LOCKS_MAX,
     DEVCTL,
     LOCK,
+    LOCK_RECLAIM,
     LOCK_SET,
     LOCK_TEST,
     LOCK_WAIT,
@@ -450,7 +451,8 @@ LOCK_END: Final = 1 << 63
 
 @attrs.define
 class LockRequest:
-    """A LOCK message. The range is [start, end); end LOCK_END: to the end of the file, wherever that is. `whole`: flock."""
+    """A LOCK message. The range is [start, end); end LOCK_END: to the end of the file, wherever that is. `whole`: flock. `reclaim`: it was
+    had before the connection, or the server's daemon, ended."""
 
     operation: int
     kind: int
@@ -459,12 +461,14 @@ class LockRequest:
     owner: int
     pid: int = 0
     whole: bool = False
+    reclaim: bool = False
 
 
 def pack_lock(handle: int, request: LockRequest) -> bytes:
     length = 0 if request.end == LOCK_END else request.end - request.start
     fixed = LOCK.pack(request.operation, request.kind, request.start, length, request.owner, request.pid)
-    return REQUEST.pack(Io.LOCK, 0, LOCK_WHOLE if request.whole else 0, handle) + fixed
+    flags = (LOCK_WHOLE if request.whole else 0) | (LOCK_RECLAIM if request.reclaim else 0)
+    return REQUEST.pack(Io.LOCK, 0, flags, handle) + fixed
 
 
 def parse_lock(data: Buffer) -> LockRequest:
@@ -473,15 +477,18 @@ def parse_lock(data: Buffer) -> LockRequest:
         operation, kind, start, length, owner, pid = LOCK.unpack_from(data, HEAD)
     except struct.error:
         raise BadMessage("lock cut short") from None
-    if operation not in (LOCK_TEST, LOCK_SET, LOCK_WAIT) or kind > 2 or flags & ~LOCK_WHOLE:
+    if operation not in (LOCK_TEST, LOCK_SET, LOCK_WAIT) or kind > 2 or flags & ~(LOCK_WHOLE | LOCK_RECLAIM):
         raise BadMessage("lock of an unknown kind")
     whole = bool(flags & LOCK_WHOLE)
+    reclaim = bool(flags & LOCK_RECLAIM)
+    if reclaim and (operation != LOCK_SET or kind == 2):
+        raise BadMessage("only a lock can be set again")
     if whole and (start or length or operation == LOCK_TEST):
         raise BadMessage("lock of the whole with a range")
     end = start + length if length else LOCK_END
     if start >= LOCK_END or end > LOCK_END:
         raise ResmgrError(errno.EOVERFLOW)
-    return LockRequest(operation, kind, start, end, owner, pid, whole)
+    return LockRequest(operation, kind, start, end, owner, pid, whole, reclaim)
 
 
 def pack_delegation(handle: int, locks: Iterable[LockRequest]) -> bytes:

@@ -403,7 +403,7 @@ def release(core: Core, request: Request, view: memoryview) -> None:
         program = file.flags & O_ACCMODE and file.node.mode & 0o111
         if core.delegated.released(file):
             # Others use the open control block, or will: what was locked through it does not end by itself.
-            for one in file.held:
+            for one in list(file.held):
                 locking.unlock(core, file, one, _nothing)
         elif file.locked or program or file.node.mode & 0o170000 != S_IFREG:
             core.handles.close_now(file.connection, file.ocb)

@@ -191,7 +191,8 @@ def _file(core: Core, told: FileRecord, connection: Connection) -> File:
     file.as_opened = told.as_opened
     file.written, file.synced = told.written, told.written - told.dirty
     file.error, file.unseen = told.error, told.unseen
-    file.held = [LockRequest(LOCK_SET, one.kind, one.start, one.end, one.owner, one.pid, one.whole) for one in told.held]
+    for lock in told.held:
+        file.held.note(LockRequest(LOCK_SET, lock.kind, lock.start, lock.end, lock.owner, lock.pid, lock.whole))
     file.locked = bool(file.held)
     for one in file.held:
         if not one.whole:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from resmgr.channel import Connection
 from resmgr.dispatch import Buffer
-from resmgr.iorequest import LockRequest
+from resmgr.fuse.held import Held
 
 if TYPE_CHECKING:
     from resmgr.fuse.inode import Node, Version
@@ -66,7 +66,7 @@ class File:
         """With which its server opens it again; none: it does not."""
         self.as_opened: Version | None = None
         """Without a token: what it was when it was opened, if that still says which file it is."""
-        self.held: list[LockRequest] = []
+        self.held = Held()
         """Locks taken through it."""
         self.error = 0
         """errno of a write whose caller was not told; the next WRITE, FLUSH or FSYNC tells it."""

@@ -35,6 +35,8 @@ NOT_AGAIN: Final = 10.0
 """Seconds in which a file is not asked for again that was refused or given back."""
 REMEMBERED_MAX: Final = 1024
 """Files of which that is remembered."""
+RETRY: Final = 0.25
+"""Seconds until one is given back again when that did not arrive though the connection lives."""
 _UNUSABLE: Final = 0o2000
 """Open flag O_APPEND: such an open control block serves no other open."""
 _LOCKING: Final = frozenset((int(Opcode.SETLK), int(Opcode.SETLKW)))
@@ -51,7 +53,7 @@ class State(enum.Enum):
 class Own:
     """The locks of one file. `queue`: what is done when it is neither asked for nor given back any more."""
 
-    __slots__ = ("at", "connection", "flags", "node", "ocb", "places", "queue", "state", "waiting")
+    __slots__ = ("at", "connection", "flags", "node", "ocb", "places", "queue", "repeated", "state", "waiting")
 
     def __init__(self, file: File, at: float) -> None:
         self.node = file.node
@@ -64,6 +66,8 @@ class Own:
         self.state = State.ASKING
         self.queue: list[Callable[[], None]] = []
         self.places: set[Owner] = set()
+        self.repeated = False
+        """It was given back more than once: its server may have known before the last time."""
         self.waiting: dict[Waiter, Callable[[], None]] = {}
         """And how each is begun anew."""
 
@@ -201,17 +205,28 @@ class OwnLocks:
         self._table.end(waiting, [(own.node.nodeid, owner) for owner in places])
 
     def _send(self, own: Own) -> None:
-        if own.connection.closed:
+        if not self._core.servers.lives(own.connection):
             self._ends(own)
             return
         locks = [one for file in own.node.files if own.applies(file) for one in file.held]
         own.connection.submit((pack_delegation(own.ocb, _joined(locks)),), 0, partial(self._returned, own))
 
+    def _send_again(self, own: Own) -> None:
+        if self._of.get(own.node) is own:
+            own.repeated = True
+            self._send(own)
+
     def _returned(self, own: Own, status: int, reply: Buffer) -> None:
         core = self._core
-        core.drops["locks_returned"] += 1
+        lives = core.servers.lives(own.connection)
+        if status in _WAY_LOST and lives:
+            # Its server would wait for that, and then take the open file away.
+            core.dispatch.call_at(core.dispatch.now() + RETRY, partial(self._send_again, own))
+            return
         lost = [file for file in own.node.files if own.applies(file) and file.held]
-        if status < 0 and status not in _WAY_LOST and lost and not own.connection.closed:
+        if status >= 0 or (status == -errno.EINVAL and own.repeated):
+            core.drops["locks_returned"] += 1
+        elif lives and lost:
             # It was taken away meanwhile, and with it the open file: whoever uses that hears it.
             core.drops["locks_lost"] += 1
             logger.warning("locks of %r are lost: its server did not hear in time", own.node.path().decode("utf-8", "backslashreplace"))

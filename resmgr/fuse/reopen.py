@@ -332,7 +332,7 @@ class Reopening:
         logger.warning("%r was open when its node went away, and cannot be opened again: %s", _shown(lost.thing), why)
         self._over(lost, errno.ESTALE)
 
-    def _lock_again(self, lost: Lost, file: File, left: list[LockRequest], before: tuple[Connection, int]) -> None:
+    def _lock_again(self, lost: Lost, file: File, left: list[LockRequest], before: tuple[Connection, int], reclaim: bool = True) -> None:
         if not left:
             self._back(lost, file)
             return
@@ -341,19 +341,24 @@ class Reopening:
             if self.lost.get(file.fh) is not lost:
                 # Closed meanwhile, and with it this OCB.
                 return
-            if status in WAY_LOST:
+            if status == -errno.EBADMSG and reclaim:
+                # Its server does not know that there is more than one kind of locks.
+                self._lock_again(lost, file, left, before, reclaim=False)
+            elif status in WAY_LOST:
                 self._not_now(lost, errno.EHOSTDOWN)
             elif status < 0:
                 self._core.drops["locks_lost"] += 1
-                logger.warning("%r was locked when its node went away, and somebody else has locked it since", _shown(file))
+                logger.warning("%r was locked when its node went away, and somebody else has or had it since", _shown(file))
                 self._core.handles.close_now(file.connection, file.ocb)
                 # Nothing more goes to the OCB whose locks are not what the program thinks.
                 file.connection, file.ocb = before
                 self._over(lost, errno.EIO)
             else:
-                self._lock_again(lost, file, left[1:], before)
+                self._lock_again(lost, file, left[1:], before, reclaim)
 
-        file.connection.submit((pack_lock(file.ocb, left[0]),), 0, done)
+        one = left[0]
+        again = LockRequest(LOCK_SET, one.kind, one.start, one.end, one.owner, one.pid, one.whole, reclaim)
+        file.connection.submit((pack_lock(file.ocb, again),), 0, done)
 
     def _back(self, lost: Lost, file: File) -> None:
         core, node = self._core, file.node
@@ -420,18 +425,11 @@ def _as_opened(thing: File | Directory, attr: AttrTuple) -> bool:
 
 def note_lock(file: File, asked: LockRequest) -> None:
     """*asked* was granted, or given up, through *file*: what is held of its node's ranges is kept, to be set again."""
+    gone = LockRequest(LOCK_SET, _UNLOCK, asked.start, asked.end, asked.owner, asked.pid, asked.whole)
     for other in file.node.files:
-        if other.held:
-            other.held = [part for one in other.held for part in _without(one, asked)]
-    if asked.kind != _UNLOCK:
-        file.held.append(LockRequest(LOCK_SET, asked.kind, asked.start, asked.end, asked.owner, asked.pid, asked.whole))
-
-
-def _without(one: LockRequest, taken: LockRequest) -> list[LockRequest]:
-    if one.owner != taken.owner or one.whole != taken.whole or one.end <= taken.start or taken.end <= one.start:
-        return [one]
-    parts = [(one.start, min(one.end, taken.start)), (max(one.start, taken.end), one.end)]
-    return [LockRequest(LOCK_SET, one.kind, start, end, one.owner, one.pid, one.whole) for start, end in parts if start < end]
+        if other.held and other is not file:
+            other.held.note(gone)
+    file.held.note(asked)
 
 
 def limit_of(hard: bool, deadline: float) -> float:

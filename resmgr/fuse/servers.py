@@ -100,6 +100,10 @@ class Servers:
             server = self._by_key[key] = Server(key, mix(key))
         return server
 
+    def lives(self, connection: Connection) -> bool:
+        """Whether *connection* is one of this mount's whose server was not seen to go."""
+        return connection in self._by_connection
+
     def at(self, key: tuple[int, int, int], salt: int) -> Server:
         """The server at an address that was met before, with the salt that its inode numbers had then."""
         server = self._by_key.get(key)

@@ -197,7 +197,7 @@ class HostDelegations:
         self._by_fd.pop(handle.fd, None)
         if handle.writable:
             self._exclusively.discard(key)
-            self._fs.locks.returned(handle)
+            self._fs.locks.returned(handle, *key)
         if not self.table.has(key):
             self.leased.discard(key)
 

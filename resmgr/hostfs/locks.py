@@ -20,18 +20,22 @@ from collections.abc import Callable, Hashable, Iterable
 
 from resmgr.channel import Message
 from resmgr.dispatch import Dispatch, Timer
+from resmgr.hostfs.claims import Claims
 from resmgr.hostfs.device import FOREVER
 from resmgr.hostfs.grace import Entry, Grace
 from resmgr.hostfs.objects import HostClient, HostHandle
 from resmgr.hostfs.opened import own_path
 from resmgr.hostfs.streams import DeviceHandle
-from resmgr.iofunc.handle import Handle
+from resmgr.iofunc.handle import Client, Handle
 from resmgr.iofunc.locking import FileLocks
-from resmgr.iofunc.locks import END, UNLOCK, WRITE, Owner
-from resmgr.iomsg import LOCK_TEST
+from resmgr.iofunc.locks import END, UNLOCK, WRITE, Owner, Range
+from resmgr.iomsg import LOCK_RECLAIM, LOCK_TEST
 from resmgr.iorequest import LockRequest, parse_lock
 
 AGAIN = 0.05
+UNLENT = 60.0
+"""Seconds in which nobody else is lent the locks of a file that a node has lost something of. What he granted there would count as
+everything: so those who come back in time find what was really locked."""
 F_OFD_SETLK = 37
 _FLOCK = struct.Struct("@hhqqi4x")
 """struct flock: type, whence, start, length (0: to the end), pid (0)."""
@@ -82,17 +86,21 @@ class _Shared(_Carrier):
 
 class HostLocks:
     """The LOCK handler of a `HostFs`, and its `resmgr.iofunc.locks.Outer`. Counts what `FileLocks` does, and `locks_not_carried`: locks
-    that the kernel could not be asked for, which only clients see; `locks_grace`: those that were held up after a restart."""
+    that the kernel could not be asked for, which only clients see; `locks_grace`: those that were held up after a restart;
+    `reclaims_refused`: those that could not be set again."""
 
     def __init__(self, dispatch: Dispatch) -> None:
         self._dispatch = dispatch
         self._files = FileLocks(self)
-        self._files.counters.update({"locks_not_carried": 0, "locks_grace": 0})
+        self._files.on_lost = self._lost
+        self._files.counters.update({"locks_not_carried": 0, "locks_grace": 0, "reclaims_refused": 0})
         self.count_in = self._files.count_in
         self._carriers: dict[tuple[Hashable, Owner], _Carrier] = {}
         self._refused = False
         self._timer: Timer | None = None
         self._grace: Grace | None = None
+        self._claims = Claims()
+        self._reclaiming: Owner | None = None
         self._adopting: _Shared | None = None
         self.held_up: Callable[[Message, tuple[int, int]], bool] = lambda message, file: False
         """Whether *message*, a LOCK of a file (st_dev, st_ino) whose locks are a client's own affair, is looked at later."""
@@ -101,7 +109,7 @@ class HostLocks:
         """Note in the file *path* what other nodes have locked, and hold up others for what was noted there before (`grace`). Once; later
         calls change nothing."""
         if self._grace is None:
-            self._grace = Grace(self._dispatch, path, boot, noted)
+            self._grace = Grace(self._dispatch, path, boot, noted, self._claims)
 
     def answer(self, message: Message, client: HostClient, handle: Handle, flags: int) -> None:
         """The handler."""
@@ -113,30 +121,65 @@ class HostLocks:
         key: _Key = (status.st_dev, status.st_ino, shared, handle.scope.write)
         if handle.writable and self.held_up(message, (status.st_dev, status.st_ino)):
             return
+        if flags & LOCK_RECLAIM:
+            self._reclaim(message, client, handle, key)
+            return
         grace = self._grace
-        if grace is not None and grace.holds_up(status.st_dev, status.st_ino, client.info.node, handle.reopened):
+        if grace is not None and grace.waits_for(status.st_dev, status.st_ino):
             request = parse_lock(message.data)
             if request.operation != LOCK_TEST and request.kind != UNLOCK:
-                self._hold_up(grace, message, client, handle, key)
-                return
+                if handle.reopened:
+                    grace.done(status.st_dev, status.st_ino, client.info.node)
+                if grace.waits_for(status.st_dev, status.st_ino):
+                    self._hold_up(grace, message, client, handle, key)
+                    return
         self._files.answer(message, client, handle, key, handle.readable, handle.writable)
         self._watch()
+
+    # ---- what was locked before
+
+    def _reclaim(self, message: Message, client: HostClient, handle: HostHandle, key: _Key) -> None:
+        request = parse_lock(message.data)
+        kind = (*key[2:], request.whole)
+        if not self._claims.allows(key[:2], kind, client.info.node, request.kind, request.start, request.end):
+            self._files.counters["reclaims_refused"] += 1
+            raise OSError(errno.EAGAIN, "somebody has had it meanwhile")
+        self._reclaiming = Owner(client.info.scoid, client.info.nd, request.owner, request.whole)
+        try:
+            self._files.answer(message, client, handle, key, handle.readable, handle.writable)
+        finally:
+            self._reclaiming = None
+        self._watch()
+
+    def _lost(self, client: Client, key: Hashable, owner: Owner, ranges: list[Range]) -> None:
+        """*client* is gone, and had *ranges*."""
+        assert isinstance(key, tuple)
+        if client.info.node:
+            self._claims.lost_ranges(key[:2], (*key[2:], owner.whole), client.info.node, ranges, self._dispatch.now())
 
     # ---- delegations
 
     def lends(self, device: int, inode: int, node: str) -> bool:
         """Whether nothing of a file is locked, and nobody has to be waited for, so that all its locks may be *node*'s own affair."""
-        if self._grace is not None and self._grace.holds_up(device, inode, node, False):
+        if self._grace is not None and self._grace.waits_for(device, inode):
+            return False
+        if self._claims.others((device, inode), node, self._dispatch.now() - UNLENT):
             return False
         return not any(self._files.locks.used((device, inode, shared, write)) for shared in (True, False) for write in (True, False))
 
     def lent(self, handle: HostHandle, device: int, inode: int, node: str) -> None:
         """They are, through *handle*: as if everything was locked, over a restart of this daemon."""
+        less = self._claims.lent((device, inode))
         if self._grace is not None:
-            self._grace.took(handle, (device, inode, node))
+            if less:
+                self._grace.broken()
+            self._grace.took(handle, device, inode, node)
 
-    def returned(self, handle: HostHandle) -> None:
+    def returned(self, handle: HostHandle, device: int, inode: int) -> None:
         """They are not any more."""
+        client = handle.client
+        if client is not None and client.gone and client.info.node:
+            self._claims.lost((device, inode), client.info.node, self._dispatch.now())
         if self._grace is not None:
             self._grace.gave(handle)
 
@@ -171,7 +214,7 @@ class HostLocks:
             forget()
             message.error(errno.EINTR)
 
-        forget = grace.wait(go_on)
+        forget = grace.wait(key[:2], go_on)
         message.on_unblock = give_up
 
     def close(self) -> None:
@@ -204,10 +247,14 @@ class HostLocks:
         assert isinstance(key, tuple)
         if not self._take(key, owner, kind, start, end):
             return False
-        if self._grace is not None and owner.node:
+        grace = self._grace
+        new = owner != self._reclaiming
+        if new and self._claims.granted(key[:2], (*key[2:], owner.whole), kind, start, end) and grace is not None:
+            grace.broken()
+        if grace is not None and owner.node:
             asker = self._files.asker((key, owner)).client
             if asker is not None:
-                self._grace.took((key, owner), (key[0], key[1], asker.info.node))
+                grace.took((key, owner), key[0], key[1], asker.info.node)
         return True
 
     def _take(self, key: tuple[int, int, bool, bool], owner: Owner, kind: int, start: int, end: int) -> bool:

@@ -8,11 +8,11 @@ FUSE front end does that when a process closes a file.
 from __future__ import annotations
 
 import errno
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 
 from resmgr.channel import Message
 from resmgr.iofunc.handle import Client, Handle
-from resmgr.iofunc.locks import END, READ, UNLOCK, WRITE, Locks, Outer, Owner, Waiter
+from resmgr.iofunc.locks import END, READ, UNLOCK, WRITE, Locks, Outer, Owner, Range, Waiter
 from resmgr.iomsg import LOCK_FOUND, LOCK_TEST, LOCK_WAIT
 from resmgr.iorequest import LockRequest, parse_lock
 
@@ -38,6 +38,8 @@ class FileLocks:
         self.counters = {"locks_full": 0, "locks_waited": 0, "locks_reaped": 0, "deadlocks": 0}
         self._askers: dict[_Place, dict[Handle, None]] = {}
         self._through: dict[Handle, _Through] = {}
+        self.on_lost: Callable[[Client, Hashable, Owner, list[Range]], None] = _nothing
+        """Told what a client that is gone still had of an object, before anybody else gets it."""
 
     def count_in(self, counters: dict[str, int]) -> None:
         """Count in *counters* from now on: those of the manager."""
@@ -170,7 +172,16 @@ class FileLocks:
                 for place in through.owners:
                     self._no_asker(place, one)
         self.counters["locks_reaped"] += sum(1 for key, owner in places if self.locks.holds(key, owner))
+        if handle.client is not None and handle.client.gone:
+            for key, owner in places:
+                ranges = self.locks.ranges(key, owner)
+                if ranges:
+                    self.on_lost(handle.client, key, owner, ranges)
         self.locks.end(waiting, places)
         for message in waiting.values():
             if not message.answered:
                 message.error(errno.EBADF)
+
+
+def _nothing(client: Client, key: Hashable, owner: Owner, ranges: list[Range]) -> None:
+    pass

@@ -190,6 +190,6 @@ def test_bad_messages(tree: Tree) -> None:
     for start, length in ((1 << 63, 0), (1 << 62, (1 << 62) + 1), (0, (1 << 64) - 1)):
         with pytest.raises(ResmgrError, match=os.strerror(errno.EOVERFLOW)):
             parse_lock(head + LOCK.pack(6, 0, start, length, 0, 0))
-    for flags, start in ((2, 0), (LOCK_WHOLE, 1)):
+    for flags, start in ((4, 0), (LOCK_WHOLE, 1)):
         with pytest.raises(BadMessage):
             parse_lock(REQUEST.pack(Io.LOCK, 0, flags, 5) + LOCK.pack(6, 0, start, 0, 0, 0))

@@ -15,6 +15,7 @@ from resmgr.channel import PID_SYSTEM, Kernel, Message, Nd, Remote
 from resmgr.fuse.machine import Machine
 from resmgr.fuse.options import FuseOptions
 from resmgr.fuse.servers import KernelResolver
+from resmgr.hostfs import grace
 from resmgr.hostfs.manager import HostFs
 from resmgr.hostfs.objects import HostClient
 from resmgr.hostfs.reopen import Reopening
@@ -39,6 +40,8 @@ class Far(Rig):
 
     def __init__(self, root: Path, options: FuseOptions | None = None, seed: int = 0) -> None:
         self.root = root
+        self.record = f"{root}.locks"
+        Path(self.record).unlink(missing_ok=True)
         self.world = VirtualDispatch(seed)
         self.dispatch = self.world.node("here")
         self.there = self.world.node("there")
@@ -73,6 +76,7 @@ class Far(Rig):
         self.host.reopening.key = self.key
         boot = struct.pack("!16x") if not self.boots else struct.pack("!Q8x", self.boots)
         again = self.host.reopening = Reopening(self.host, self.key, boot)
+        self.host.locks.remember(self.record, boot, grace.read(self.record, boot))
         self.host.manager._connect[Connect.REOPEN] = again.reopen
         self.host.manager._io[Io.IDENTIFY] = again.identify
         sync = self.host.manager._io[Io.SYNC]

@@ -10,10 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from resmgr.channel import Message
 from resmgr.fuse import formats
 from resmgr.fuse.formats import Opcode
 from resmgr.fuse.ownlocks import NOT_AGAIN
-from resmgr.iomsg import DELEGATION_LOCKS_MAX
+from resmgr.iofunc.handle import Client, Handle
+from resmgr.iomsg import DELEGATION_LOCKS_MAX, Io
+from resmgr.iorequest import parse_delegation
 from resmgr.testing.fuserig import Answer
 from resmgr.testing.memfs import Fault
 from resmgr.testing.virtual import NodeView
@@ -274,6 +277,36 @@ def test_a_server_that_did_not_hear_in_time(rig: Locking) -> None:
     rig.run(3)
     assert rig.drops("locks_lost") == 1
     assert rig.write_at(b"x") == -errno.ESTALE
+
+
+@pytest.mark.parametrize("arrived", [False, True])
+def test_what_did_not_arrive_is_given_back_again(rig: Locking, arrived: bool) -> None:
+    """The connection lives. Whether the first message was carried out, and only its answer lost, nobody knows."""
+    rig.lock(WRITE, 0, 9)
+    delegations = rig.fs.delegations
+    assert delegations is not None
+    handlers = rig.fs.manager._io
+    message_of = handlers[Io.DELEGATION]
+
+    def unheard(message: Message, client: Client, handle: Handle, flags: int) -> None:
+        handlers[Io.DELEGATION] = message_of
+        if arrived:
+            assert delegations.locks.adopt(client, handle, rig.fs.inode_of(handle), parse_delegation(message.data)) == 0
+            delegations.table.back(handle)
+        message.error(errno.EHOSTUNREACH)
+
+    handlers[Io.DELEGATION] = unheard
+    delegations.locally(rig.fs.find(b"d/f"), lambda: None)
+    rig.run(0.1)
+    assert rig.drops("locks_returned") == 0
+    rig.run(1)
+    assert rig.drops("locks_returned") == 1
+    assert rig.drops("locks_lost") == 0
+    assert server_locks(rig) == 1
+    assert rig.fs.manager.counters["delegations_timed_out"] == 0
+    assert rig.write_at(b"x") == 0
+    assert rig.lock(UNLOCK) == 0
+    assert server_locks(rig) == 0
 
 
 def test_when_it_is_not_asked_for(rig: Locking) -> None:

@@ -12,13 +12,14 @@ from pathlib import Path
 import pytest
 
 from resmgr.channel import PID_SYSTEM, Message
+from resmgr.errors import BadMessage
 from resmgr.fuse import formats
 from resmgr.fuse.formats import Opcode
 from resmgr.fuse.options import Failure, FuseOptions
 from resmgr.fuse.stuck import abort
 from resmgr.hostfs.objects import HostClient, HostHandle
 from resmgr.iofunc.handle import Handle
-from resmgr.iomsg import XATTR_INLINE_MAX, Io
+from resmgr.iomsg import LOCK_RECLAIM, XATTR_INLINE_MAX, Io
 from resmgr.testing.fuserig import Answer
 from tests.resmgr.fuse.far import AWAY, CHID, ND, Far
 
@@ -294,6 +295,42 @@ def test_locks_are_taken_again(far: Make) -> None:
         assert error == (0 if free else -errno.EAGAIN), (start, last)
     assert flush(rig, node, fh) == 0
     assert rig.ask(Opcode.SETLK, node, LOCK(other_fh, 8, 0, 999, 1, 6, 0)).error == 0
+
+
+def test_locks_are_set_again_at_a_server_that_knows_only_one_kind(far: Make) -> None:
+    rig = far()
+    node, fh = opened(rig)
+    assert rig.ask(Opcode.SETLK, node, LOCK(fh, 7, 0, 99, 1, 5, 0)).error == 0
+    rig.cut()
+    flags_seen = []
+    lock = rig.host.manager._io[Io.LOCK]
+
+    def old(message: Message, client: HostClient, handle: Handle, flags: int) -> None:
+        flags_seen.append(flags)
+        if flags & LOCK_RECLAIM:
+            raise BadMessage("lock of an unknown kind")
+        lock(message, client, handle, flags)
+
+    rig.host.manager._io[Io.LOCK] = old
+    rig.connect()
+    assert read(rig, node, fh).error == 0
+    assert flags_seen == [LOCK_RECLAIM, 0]
+    with pytest.raises(OSError, match="unavailable"):
+        kernel_lock(rig.root / "f")
+
+
+def test_a_lock_that_another_node_had_meanwhile_is_lost(far: Make) -> None:
+    rig = far()
+    node, fh = opened(rig)
+    assert rig.ask(Opcode.SETLK, node, LOCK(fh, 7, 50, 60, 1, 5, 0)).error == 0
+    rig.cut()
+    # And has given it up again.
+    status = os.stat(rig.root / "f")
+    rig.host.locks._claims.granted((status.st_dev, status.st_ino), (True, True, False), 1, 55, 56)
+    rig.connect()
+    assert read(rig, node, fh).error == -errno.EIO
+    assert read(rig, node, fh).error == -errno.ESTALE
+    assert rig.machine.drops["locks_lost"] == 1
 
 
 def kernel_lock(path: Path) -> int:

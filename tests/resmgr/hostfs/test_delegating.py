@@ -591,7 +591,7 @@ def test_nobody_is_quicker_than_the_holder_after_a_restart(leasing: Leasing, tmp
     assert ask(client, entry)
     leasing.host.dispatch.run_for(0.1)
     status = os.stat(leasing.host.root / "d/f")
-    assert grace.read(str(tmp_path / "record"), boot_id()) == {(status.st_dev, status.st_ino, "owner")}
+    assert grace.read(str(tmp_path / "record"), boot_id()) == {(status.st_dev, status.st_ino, "owner", True)}
     leasing.give_back(client, entry)
     leasing.host.dispatch.run_for(grace.TIDY_AFTER + 0.1)
     assert not grace.read(str(tmp_path / "record"), boot_id())

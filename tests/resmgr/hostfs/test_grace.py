@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import attrs
@@ -11,19 +12,20 @@ import pytest
 
 from resmgr.access import Export
 from resmgr.hostfs import grace
+from resmgr.hostfs.claims import Claims
 from resmgr.hostfs.grace import GRACE, TIDY_AFTER
 from resmgr.hostfs.manager import HostFs
 from resmgr.hostfs.reopen import boot_id
 from resmgr.iofunc.locks import READ, UNLOCK, WRITE
-from resmgr.iomsg import LOCK_SET, LOCK_WAIT, Connect, Entry, Io
+from resmgr.iomsg import LOCK_SET, LOCK_TEST, LOCK_WAIT, Connect, Entry, Io
 from resmgr.iorequest import LOCK_END, ConnectRequest, LockRequest, pack_lock
 from resmgr.testing.hostdir import HostDirectory
 from resmgr.testing.ioclient import IoClient
 from resmgr.testing.virtual import VirtualDispatch
 
 
-def asks(kind: int, start: int = 0, end: int = LOCK_END, *, operation: int = LOCK_SET) -> LockRequest:
-    return LockRequest(operation, kind, start, end, 1, 0, False)
+def asks(kind: int, start: int = 0, end: int = LOCK_END, *, operation: int = LOCK_SET, again: bool = False) -> LockRequest:
+    return LockRequest(operation, kind, start, end, 1, 0, False, again)
 
 
 def opened(client: IoClient, name: bytes) -> Entry:
@@ -83,7 +85,7 @@ def test_who_had_a_lock_gets_it_before_others(restarts: Restarts) -> None:
     host.dispatch.run_for(GRACE / 2)
     assert [each.status for each in (*begun, waiting)] == [None] * 4
     client, again = restarts.reopened("owner", token)
-    client.lock(again.target, again.ocb, asks(WRITE, 0, 10))
+    client.lock(again.target, again.ocb, asks(WRITE, 0, 10, again=True))
     host.dispatch.run_for(GRACE / 2 + 0.1)
     assert [each.status for each in (*begun, waiting)] == [-errno.EAGAIN] * 3 + [None]
     assert host.fs.counters["locks_grace"] == 4
@@ -102,7 +104,7 @@ def test_who_does_not_come_back_is_not_waited_for(restarts: Restarts) -> None:
     host.dispatch.run_for(GRACE + 0.1)
     assert begun.status == 0
     # Nor by the daemon after that.
-    other.close_all()
+    other.lock(entry.target, entry.ocb, asks(UNLOCK))
     host.dispatch.run_for(TIDY_AFTER + 0.1)
     assert not restarts.record.exists()
     restarts.start()
@@ -121,8 +123,99 @@ def test_who_had_no_lock_is_no_owner_though_he_opens_again(restarts: Restarts) -
     client, again = restarts.reopened("other", token)
     begun = client.begin(again.target, pack_lock(again.ocb, asks(WRITE)))
     assert begun.status is None
+    # Nor if he says that he had it.
+    assert refused(lambda: client.lock(again.target, again.ocb, asks(WRITE, again=True)))
+    assert host.fs.counters["reclaims_refused"] == 1
     host.dispatch.run_for(GRACE + 0.1)
     assert begun.status == 0
+
+
+def refused(call: Callable[[], object]) -> bool:
+    """Whether *call* is EAGAIN."""
+    try:
+        call()
+    except OSError as error:
+        return error.errno == errno.EAGAIN
+    return False
+
+
+def test_who_had_another_lock_of_the_file_waits_too(restarts: Restarts) -> None:
+    """A program of one of two nodes takes nothing that one of the other had, before that has claimed it."""
+    host = restarts.host
+    tokens = []
+    for node, start in ("one", 0), ("two", 10):
+        client = host.remote(node)
+        entry = opened(client, b"f")
+        client.lock(entry.target, entry.ocb, asks(WRITE, start, start + 10))
+        tokens.append(bytes(client.io(entry.target, Io.IDENTIFY, entry.ocb)))
+    host.dispatch.run_for(0.1)
+    restarts.start()
+    one, at = restarts.reopened("one", tokens[0])
+    one.lock(at.target, at.ocb, asks(WRITE, 0, 10, again=True))
+    begun = one.begin(at.target, pack_lock(at.ocb, asks(WRITE, 10, 20)))
+    assert begun.status is None
+    two, there = restarts.reopened("two", tokens[1])
+    two.lock(there.target, there.ocb, asks(WRITE, 10, 20, again=True))
+    # Now that it asks for more it has what it had.
+    two.lock(there.target, there.ocb, asks(READ, 30, 40))
+    assert begun.status == -errno.EAGAIN
+    one.lock(at.target, at.ocb, asks(READ, 30, 40))
+
+
+def test_who_had_all_locks_of_a_file_goes_on_at_once(restarts: Restarts) -> None:
+    token = restarts.locked("owner")
+    restarts.start()
+    client, again = restarts.reopened("owner", token)
+    client.lock(again.target, again.ocb, asks(WRITE, 0, 10, again=True))
+    client.lock(again.target, again.ocb, asks(WRITE, 20, 30))
+    assert restarts.host.fs.counters["locks_grace"] == 0
+
+
+@pytest.mark.parametrize("how", ["restart", "link", "two restarts", "link and restart"])
+@pytest.mark.parametrize(("kind", "start", "keeps"), [(None, 0, True), (WRITE, 10, True), (WRITE, 9, False), (READ, 0, False)])
+def test_a_lock_is_set_again_if_nobody_had_it_meanwhile(restarts: Restarts, how: str, kind: int | None, start: int, keeps: bool) -> None:
+    host = restarts.host
+    owner = host.remote("owner")
+    entry = opened(owner, b"f")
+    owner.lock(entry.target, entry.ocb, asks(WRITE, 0, 10))
+    token = bytes(owner.io(entry.target, Io.IDENTIFY, entry.ocb))
+    if "link" in how:
+        owner.close_all()
+        host.dispatch.run_for(TIDY_AFTER + 0.1)
+    for _ in range(how.count("restart") + ("two" in how)):
+        restarts.start()
+        host.dispatch.run_for(GRACE + 0.1)
+    if kind is not None:
+        other = host.remote("other")
+        one = opened(other, b"f")
+        other.lock(one.target, one.ocb, asks(kind, start, 20))
+        other.lock(one.target, one.ocb, asks(UNLOCK))
+    client, again = restarts.reopened("owner", token)
+    assert refused(lambda: client.lock(again.target, again.ocb, asks(WRITE, 0, 10, again=True))) is not keeps
+
+
+def test_what_was_had_meanwhile_is_known_after_a_restart(restarts: Restarts) -> None:
+    host = restarts.host
+    owner = host.remote("owner")
+    entry = opened(owner, b"f")
+    owner.lock(entry.target, entry.ocb, asks(WRITE, 0, 10))
+    token = bytes(owner.io(entry.target, Io.IDENTIFY, entry.ocb))
+    owner.close_all()
+    other = host.remote("other")
+    one = opened(other, b"f")
+    other.lock(one.target, one.ocb, asks(WRITE, 0, 10))
+    host.dispatch.run_for(0.1)
+    restarts.start()
+    client, again = restarts.reopened("owner", token)
+    assert refused(lambda: client.lock(again.target, again.ocb, asks(WRITE, 0, 10, again=True)))
+
+
+def test_only_a_lock_can_be_set_again(restarts: Restarts) -> None:
+    client = restarts.host.remote("owner")
+    entry = opened(client, b"f")
+    for request in asks(UNLOCK, again=True), asks(WRITE, again=True, operation=LOCK_WAIT), asks(WRITE, again=True, operation=LOCK_TEST):
+        with pytest.raises(OSError, match=os.strerror(errno.EBADMSG)):
+            client.lock(entry.target, entry.ocb, request)
 
 
 def test_what_waits_for_the_grace_period_is_taken_back_and_closed(restarts: Restarts) -> None:
@@ -183,7 +276,7 @@ def test_a_node_that_locks_much_takes_no_room_of_others(restarts: Restarts, monk
     restarts.locked("greedy", b"g")
     restarts.locked("owner", b"h")
     host.dispatch.run_for(0.1)
-    assert {node for _, _, node in grace.read(str(restarts.record), boot_id())} == {"greedy", "owner"}
+    assert {entry[2] for entry in grace.read(str(restarts.record), boot_id())} == {"greedy", "owner"}
     assert len(restarts.record.read_bytes().splitlines()) == 2
     # The record that is written anew, too, and what the next daemon takes over.
     restarts.start()
@@ -191,26 +284,27 @@ def test_a_node_that_locks_much_takes_no_room_of_others(restarts: Restarts, monk
     restarts.locked("greedy", b"g")
     restarts.locked("greedy", b"f")
     host.dispatch.run_for(0.1)
-    assert len(restarts.record.read_bytes().splitlines()) == 1
+    assert sum(locked for *_, locked in grace.read(str(restarts.record), boot_id())) == 1
 
 
 def test_what_is_noted_while_a_thread_writes_is_written_in_its_order(tmp_path: Path) -> None:
     dispatch = VirtualDispatch(0)
     record = str(tmp_path / "record")
-    noted = grace.Grace(dispatch, record, b"boot", [])
-    noted.took("a", (1, 1, "a"))
+    noted = grace.Grace(dispatch, record, b"boot", [], Claims())
+    noted.took("a", 1, 1, "a")
     dispatch.run_for(0.1)
     due = dispatch.now() + TIDY_AFTER
     # Added to while it is written anew, both while another one is added.
-    dispatch.call_at(due, lambda: noted.took("b", (1, 2, "b")))
+    dispatch.call_at(due, lambda: noted.took("b", 1, 2, "b"))
     noted.gave("a")
-    dispatch.call_at(due, lambda: noted.took("c", (1, 3, "c")))
+    dispatch.call_at(due, lambda: noted.took("c", 1, 3, "c"))
     dispatch.run_for(TIDY_AFTER + 0.1)
-    assert grace.read(record, b"boot") == {(1, 2, "b"), (1, 3, "c")}
+    assert grace.read(record, b"boot") == {(1, 2, "b", True), (1, 3, "c", True)}
 
 
 def test_what_does_not_parse_is_left_out(tmp_path: Path) -> None:
     path = tmp_path / "record"
-    good = b'["%s", 1, 2, "b"]\n' % bytes(16).hex().encode()
+    boot = bytes(16).hex().encode()
+    good = b'["%s", 1, 2, "b"]\n["%s", 1, 3, "b", false]\n' % (boot, boot)
     path.write_bytes(b"[" * 100000 + b"\nnull\n{}\n\xff\n" + good + b'["00", 1, 2, "b"]\n')
-    assert grace.read(str(path), bytes(16)) == {(1, 2, "b")}
+    assert grace.read(str(path), bytes(16)) == {(1, 2, "b", True), (1, 3, "b", False)}
