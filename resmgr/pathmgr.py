@@ -40,7 +40,8 @@ from resmgr.channel import (
     Pulse,
 )
 from resmgr.errors import BadMessage
-from resmgr.iofunc.handle import HANDLE_BITS, Handle
+from resmgr.iofunc.handle import Handle
+from resmgr.iofunc.handletable import HANDLE_BITS
 from resmgr.iofunc.manager import Manager
 from resmgr.iomsg import (
     ATTR,

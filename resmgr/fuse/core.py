@@ -522,7 +522,7 @@ class Core(Answers):
         self.servers.close()
 
 
-__all__ = ["CONNECT", "DEVICES", "ENTRY_MAX", "Core", "Found", "OutputItem", "shown"]
+__all__ = ["CONNECT", "DEVICES", "ENTRY_MAX", "Core", "Found", "OutputItem", "alike"]
 
 
 def _nothing() -> None:
@@ -533,6 +533,15 @@ def _nameless(nd: int) -> str:
     return ""
 
 
-def shown(attr: AttrTuple) -> tuple[int, ...]:
-    """What of *attr* a program can see changing: mode, links, owner, group, device, size, mtime, ctime."""
-    return attr[1:7] + attr[10:12]
+def alike(one: AttrTuple, other: AttrTuple) -> bool:
+    """Whether a program cannot tell one from the other: mode, links, owner, group, device, size, mtime, ctime."""
+    return (
+        one[11] == other[11]
+        and one[10] == other[10]
+        and one[6] == other[6]
+        and one[1] == other[1]
+        and one[2] == other[2]
+        and one[3] == other[3]
+        and one[4] == other[4]
+        and one[5] == other[5]
+    )

@@ -18,7 +18,7 @@ from resmgr.dispatch import Buffer
 from resmgr.errors import BadMessage
 from resmgr.fuse import formats
 from resmgr.fuse.attributes import done
-from resmgr.fuse.core import CONNECT, DEVICES, ENTRY_MAX, Core, shown
+from resmgr.fuse.core import CONNECT, DEVICES, ENTRY_MAX, Core, alike
 from resmgr.fuse.formats import BODY, FOPEN_CACHE_DIR, FOPEN_KEEP_CACHE, AttrTuple
 from resmgr.fuse.inode import Node, same_type
 from resmgr.fuse.listing import Directory
@@ -170,7 +170,7 @@ def _took(core: Core, request: Request, attr: AttrTuple) -> None:
     node = request.node
     if node.attr_at > request.at:
         return
-    if node.told is not None and shown(node.told) != shown(attr):
+    if node.told is not None and not alike(node.told, attr):
         core.take_back(node)
     node.tell(attr, request.at)
     core.leases.took(node, request.at, request.user)

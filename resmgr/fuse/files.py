@@ -33,7 +33,7 @@ from typing import Final
 from resmgr.dispatch import Buffer
 from resmgr.errors import BadMessage
 from resmgr.fuse import changing, formats, locking, owned, polling, writing
-from resmgr.fuse.core import CONNECT, DEVICES, ENTRY_MAX, Core, Found, shown
+from resmgr.fuse.core import CONNECT, DEVICES, ENTRY_MAX, Core, Found, alike
 from resmgr.fuse.delegated import Held
 from resmgr.fuse.formats import (
     BODY,
@@ -216,7 +216,7 @@ def _open(request: Request, found: Found, attr: AttrTuple, at: float) -> None:
         # An event may have come while the kernel was still busy with an answer, and what it was told then did not take it back.
         core.take_back(node)
         node.fresh = True
-    elif node.told is not None and shown(node.told) != shown(attr):
+    elif node.told is not None and not alike(node.told, attr):
         core.take_back(node)
         node.fresh = True
         core.drops["attributes_changed"] += 1
@@ -274,7 +274,7 @@ def _may_store(node: Node, attr: AttrTuple, answer: int, data: bytes) -> bool:
     """Whether *data* can be given to the kernel as the file's pages: they are all of it, the kernel knows its size, and there has been no
     READ of this node and no page, so that nothing can hold a page's lock and wait for an answer of ours."""
     told = node.told
-    return not node.cached and not answer & FOPEN_DIRECT_IO and len(data) == attr[6] and told is not None and shown(told) == shown(attr)
+    return not node.cached and not answer & FOPEN_DIRECT_IO and len(data) == attr[6] and told is not None and alike(told, attr)
 
 
 def read(core: Core, request: Request, view: memoryview) -> None:

@@ -8,14 +8,15 @@ A program that is answered from what is known here (`Machine.at_home`) mostly as
 let run and looked for again in the same turn, up to `BATCH` times: a turn for each would be as much work as the answer. Not where nothing
 had come when it was looked for, nor while others want this core, nor when something was read that is to be sent.
 
-A turn reads up to `BATCH` requests. A read that finds nothing costs an exception, more than another look of the dispatch; so after such a
-read only one request per turn is read until two came together again. RELEASE and FORGET do not count: the program that closes goes on
+A turn reads up to `BATCH` requests. A read that finds nothing costs as much as another look of the dispatch; so after such a read only one
+request per turn is read until two came together again. RELEASE and FORGET do not count: the program that closes goes on
 without waiting, so its next request is there mostly.
 """
 
 from __future__ import annotations
 
 import errno
+import io
 import logging
 import os
 import struct
@@ -52,6 +53,8 @@ POOL_MAX: Final = 12
 POOL_IDLE: Final = 2.0
 """Seconds after which buffers that were not needed are given back."""
 _opcode: Final = struct.Struct("=I").unpack_from
+_write: Final = os.write
+_writev: Final = os.writev
 
 
 class _Buffer:
@@ -82,6 +85,8 @@ class Session:
         self.closed = False
         self._dispatch = dispatch
         self._fd = fd
+        # It says None where os.read would make an exception: that there is nothing yet.
+        self._read: Callable[[memoryview], int | None] = io.FileIO(fd, "rb", closefd=False).readinto
         self._on_end = on_end
         self._size = machine.options.max_write + HEADERS
         self._pool: list[_Buffer] = []
@@ -250,6 +255,7 @@ class Session:
 
     def _readable(self) -> None:
         machine = self.machine
+        read = self._read
         now = self._dispatch.now()
         alone = self._alone > 0
         stayed = others = False
@@ -258,12 +264,7 @@ class Session:
         for _ in range(BATCH):
             buffer = self._buffer
             try:
-                length = os.readv(self._fd, (buffer.view,))
-            except BlockingIOError:
-                self._alone = LOOK_EVERY
-                if stayed:
-                    self._away = LOOK_EVERY
-                return
+                length = read(buffer.view)
             except OSError as error:
                 if error.errno in (errno.ENOENT, errno.EINTR):
                     # The request was taken back before it was read.
@@ -274,6 +275,11 @@ class Session:
                     continue
                 reasons = {errno.ENODEV: "unmounted", errno.ECONNABORTED: "the connection was aborted"}
                 self._ended(reasons.get(error.errno or 0, f"reading /dev/fuse failed: {error.strerror}"))
+                return
+            if length is None:
+                self._alone = LOOK_EVERY
+                if stayed:
+                    self._away = LOOK_EVERY
                 return
             view = buffer.view[:length]
             waited_for = _opcode(view, 4)[0] not in NOT_WAITED_FOR
@@ -317,9 +323,9 @@ class Session:
         for item in output:
             try:
                 if isinstance(item, bytes):
-                    os.write(fd, item)
+                    _write(fd, item)
                 else:
-                    os.writev(fd, item)
+                    _writev(fd, item)
             except OSError as error:
                 self._refused(item, error)
         output.clear()

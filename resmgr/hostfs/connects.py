@@ -6,7 +6,8 @@ from collections.abc import Callable
 from functools import partial
 
 from resmgr.channel import Message
-from resmgr.hostfs.objects import HostClient, HostHandle, Opened
+from resmgr.hostfs.made import Opened
+from resmgr.hostfs.objects import HostClient, HostHandle
 from resmgr.hostfs.operations import Operations
 from resmgr.hostfs.running import Operation, Running, resizes
 from resmgr.iofunc.handle import Handle

@@ -19,7 +19,8 @@ from resmgr.errors import BadMessage
 from resmgr.hostfs import syscalls
 from resmgr.hostfs.alone import Alone, Key, key_of, unshared
 from resmgr.hostfs.breaks import Breaks
-from resmgr.hostfs.objects import Busy, HostClient, HostHandle, Opened
+from resmgr.hostfs.made import Opened
+from resmgr.hostfs.objects import Busy, HostClient, HostHandle
 from resmgr.hostfs.streams import DeviceHandle
 from resmgr.iofunc.delegations import Delegations
 from resmgr.iofunc.handle import Handle

@@ -34,7 +34,7 @@ from resmgr.hostfs.streams import DeviceIo
 from resmgr.hostfs.syscalls import process_umask
 from resmgr.hostfs.watching import Watching
 from resmgr.hostfs.writing import FIRST_PART
-from resmgr.iofunc.handle import HANDLES_PER_CLIENT, HANDLES_PER_MANAGER
+from resmgr.iofunc.handletable import HANDLES_PER_CLIENT, HANDLES_PER_MANAGER
 from resmgr.iofunc.lanes import Lanes
 from resmgr.iofunc.manager import Manager
 from resmgr.iomsg import Target

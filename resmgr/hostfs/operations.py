@@ -22,7 +22,8 @@ from typing import Final
 from resmgr.access import Scope
 from resmgr.hostfs import syscalls
 from resmgr.hostfs.device import Devices
-from resmgr.hostfs.objects import HostHandle, Opened
+from resmgr.hostfs.made import Opened
+from resmgr.hostfs.objects import HostHandle
 from resmgr.hostfs.opened import (
     PERMISSIONS,
     birth_of,

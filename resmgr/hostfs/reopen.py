@@ -21,7 +21,8 @@ from stat import S_ISREG
 
 from resmgr.channel import Message
 from resmgr.hostfs import syscalls
-from resmgr.hostfs.objects import Busy, HostClient, HostHandle, Opened
+from resmgr.hostfs.made import Opened
+from resmgr.hostfs.objects import Busy, HostClient, HostHandle
 from resmgr.hostfs.running import Result, Running
 from resmgr.iofunc.handle import Handle
 from resmgr.iomsg import PATH_MAX, Connect

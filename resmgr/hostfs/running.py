@@ -21,8 +21,9 @@ from resmgr.explain import what
 from resmgr.hostfs.device import Device, Devices
 from resmgr.hostfs.identity import Identity, Switch
 from resmgr.hostfs.locks import HostLocks
+from resmgr.hostfs.made import Opened
 from resmgr.hostfs.mountpoints import MountPoints
-from resmgr.hostfs.objects import Busy, HostClient, HostHandle, Leased, Opened
+from resmgr.hostfs.objects import Busy, HostClient, HostHandle, Leased
 from resmgr.hostfs.operations import Operations
 from resmgr.hostfs.special import Special
 from resmgr.hostfs.streams import DeviceIo

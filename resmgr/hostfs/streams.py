@@ -31,7 +31,8 @@ from resmgr.hostfs.device import Device, Devices
 from resmgr.hostfs.fifo import FifoOpens
 from resmgr.hostfs.gather import Gather
 from resmgr.hostfs.identity import Identity, Switch
-from resmgr.hostfs.objects import HostClient, HostHandle, Opened
+from resmgr.hostfs.made import Opened
+from resmgr.hostfs.objects import HostClient, HostHandle
 from resmgr.hostfs.opened import read_waiting
 from resmgr.hostfs.special import MEM_MAJOR, MEMORY_DEVICES, Special, check
 from resmgr.hostfs.watch import Watch, can_wait, ready

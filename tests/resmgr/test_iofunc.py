@@ -14,7 +14,8 @@ from resmgr.access import MappedUser
 from resmgr.channel import ND_LOCAL, PULSE_DISCONNECT, ClientInfo, Credentials, Kernel, Message, Nd, Pulse
 from resmgr.dispatch import Buffer
 from resmgr.errors import BadMessage, Misuse
-from resmgr.iofunc.handle import Client, Handle, HandleTable
+from resmgr.iofunc.handle import Client, Handle
+from resmgr.iofunc.handletable import HandleTable
 from resmgr.iofunc.manager import Manager
 from resmgr.iofunc.node import Directory, Elsewhere, Link, Node, Setting, TreeManager, Value
 from resmgr.iofunc.permission import READ, SEARCH, WRITE, may
