@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Final
 from resmgr.channel import Connection
 from resmgr.fuse import formats
 from resmgr.fuse.above import Above
-from resmgr.fuse.again import Again
+from resmgr.fuse.again import AGAIN_MAX, Again
 from resmgr.fuse.audience import Audience
 from resmgr.fuse.changes import NEVER
 from resmgr.fuse.inode import STREAMS
 from resmgr.fuse.known import Known
-from resmgr.fuse.lease import NAMES_MAX, Lease, single
+from resmgr.fuse.lease import ABSENT_MAX, Lease, single
 from resmgr.fuse.moves import Moves
 from resmgr.fuse.news import News
 from resmgr.fuse.unwanted import Unwanted
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 
 EARLY_MAX: Final = 1024
 """Directories of which events came that are not leased (yet)."""
-WAITING_MAX = 4 * NAMES_MAX
+WAITING_MAX = 4096
 """Messages about one directory that wait to be told to the kernel. Beyond, it is not leased."""
 
 
@@ -167,7 +167,7 @@ class Leases:
         if lease is None or request.base is not request.node or not lease.covers(request.name, request.at):
             return 0.0
         lease.users.add(request.user)
-        if len(lease.absent) >= NAMES_MAX or len(lease.told_absent) >= NAMES_MAX:
+        if len(lease.absent) >= ABSENT_MAX or len(lease.told_absent) >= ABSENT_MAX:
             return 0.0
         lease.absent[request.name] = (request.at, request.user)
         return self._absent_for(lease, request.name, request.at)
@@ -220,7 +220,7 @@ class Leases:
                 at, user = names.at, names.user
             if not at or at <= oldest or not (lease.kernel or user == request.user):
                 return False
-            if len(lease.told_absent) >= NAMES_MAX:
+            if len(lease.told_absent) >= ABSENT_MAX:
                 # Told, and not to be believed.
                 core.error(request, ENOENT)
             else:
@@ -335,7 +335,7 @@ class Leases:
             if kind & WATCH_NAMES:
                 # Not only from here.
                 self._known.drop(found)
-            if self._core.telling.waits(found.node) > WAITING_MAX or len(found.again) > NAMES_MAX:
+            if self._core.telling.waits(found.node) > WAITING_MAX or len(found.again) > AGAIN_MAX:
                 core.drops["lease_flood"] += 1
                 self._end(found)
                 self._unwanted.add(connection, event.ino)
