@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Final
 from resmgr.channel import Connection
 from resmgr.dispatch import Buffer, Timer
 from resmgr.fuse.changes import NEVER
+from resmgr.fuse.early import Early
 from resmgr.fuse.formats import O_ACCMODE, O_RDWR, O_SYNC, O_TRUNC
 from resmgr.fuse.lease import Lease, single
 from resmgr.iomsg import REQUEST, Io
@@ -43,8 +44,6 @@ RECENT_MAX: Final = 256
 BEAT: Final = 0.5
 STALLED: Final = 1.0
 """Seconds without a beat after which nothing is believed. A server waits longer for an answer to a recall."""
-EARLY_MAX: Final = 1024
-"""Recalls remembered for answers that they have overtaken."""
 _CHANGES: Final = O_ACCMODE | O_TRUNC
 """Open flags with which a file is opened for more than reading."""
 _OTHER: Final = O_TRUNC | O_SYNC
@@ -88,8 +87,8 @@ class Delegated:
         """By file handle."""
         self._recent: dict[int, float] = {}
         """By node number."""
-        self._early: dict[tuple[Connection, int], float] = {}
-        self._early_floor = NEVER
+        self._early = Early()
+        """Recalls that came before the answer that the file is delegated."""
         self._timer: Timer | None = None
         self._beaten = NEVER
         self._slept = 0.0
@@ -126,13 +125,12 @@ class Delegated:
         """Asked at *at*, the server said that *file*, which *request* has opened by that, is delegated."""
         core, node = self._core, file.node
         core.drops["delegations"] += 1
-        key = file.connection, node.ino
         lease = _lease_of(node)
         believed = (
             lease is not None
             and lease.connection is file.connection
             and lease.covers(node.name, at)
-            and self._early.get(key, self._early_floor) < at
+            and not self._early.since(file.connection, node.ino, at)
             and node not in self._held
             and len(self._held) < self._most
         )
@@ -157,7 +155,7 @@ class Delegated:
         for which *ocb* is good."""
         files = [file for file in node.files if file.connection is connection and file.ocb == ocb]
         lease = _lease_of(node)
-        recalled = self._early.get((connection, node.ino), self._early_floor) >= at
+        recalled = self._early.since(connection, node.ino, at)
         if not files or lease is None or recalled or not self.lends(node, connection, at):
             return False
         if self._timer is None:
@@ -223,11 +221,7 @@ class Delegated:
 
     def recalled(self, connection: Connection, ino: int) -> None:
         """Somebody wants to change the file."""
-        key = connection, ino
-        self._early.pop(key, None)
-        self._early[key] = self._core.dispatch.now()
-        if len(self._early) > EARLY_MAX:
-            self._early_floor = max(self._early_floor, self._early.pop(next(iter(self._early))))
+        self._early.came(connection, ino, self._core.dispatch.now())
         # Two nodes may be one file, which was renamed by somebody else.
         for held in [held for held in self._held.values() if held.ino == ino and held.connection is connection]:
             self._core.drops["delegations_recalled"] += 1
