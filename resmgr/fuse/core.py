@@ -5,9 +5,8 @@ save descriptors) or not be valid any more (the server came back after a restart
 the nearest ancestor that has a handle, at last from the root, whose handle 0 is always valid; and the request is sent again. So a node
 that came back needs no remount. An *open file* is opened again only if it is the same one (`reopen`); else the program gets the error.
 
-States of a request: read, (walking), sent, answered. An INTERRUPT asks the server to unblock after `interrupt_delay`; if the server says
-nothing for `interrupt_patience` more, the kernel is answered EINTR here, and what the server says later is thrown away (handles in it are
-closed). The kernel never waits for ever for a request whose process wants out.
+States of a request: read, (walking), sent, answered. The kernel never waits for ever for a request whose process wants out
+(`interrupts`); what the server says after that is thrown away, and handles in it are closed.
 """
 
 from __future__ import annotations
@@ -31,7 +30,8 @@ from resmgr.fuse.changes import Logs
 from resmgr.fuse.delegated import Delegated
 from resmgr.fuse.formats import AttrTuple
 from resmgr.fuse.handles import Handles
-from resmgr.fuse.inode import STREAMS, Node
+from resmgr.fuse.inode import Node
+from resmgr.fuse.interrupts import Interrupts
 from resmgr.fuse.leases import Leases
 from resmgr.fuse.nodes import NodeTable
 from resmgr.fuse.onward import onward, third_node
@@ -45,7 +45,6 @@ from resmgr.fuse.request import Outstanding, Request, Step, told
 from resmgr.fuse.servers import Resolver, Server, Servers, User
 from resmgr.fuse.stuck import waiting
 from resmgr.fuse.telling import Telling
-from resmgr.fuse.traits import STREAMING
 from resmgr.fuse.walk import CONNECT, ENTRY_MAX, HOPS_MAX, RETRIES_MAX, walk
 from resmgr.fuse.walking import WalkAhead
 from resmgr.iomsg import (
@@ -67,9 +66,6 @@ from resmgr.iomsg import (
 
 if TYPE_CHECKING:
     from resmgr.fuse.listing import Directory
-
-EARLY_INTERRUPTS_MAX: Final = 64
-"""Interrupts remembered for requests not read yet; older ones belonged to requests that were answered meanwhile."""
 
 _ENTRY_REPLIES: Final = frozenset(
     (Connect.LOOKUP, Connect.OPEN, Connect.MKDIR, Connect.MKNOD, Connect.LINK, Connect.SYMLINK, Connect.TMPFILE)
@@ -127,8 +123,8 @@ class Core(Answers):
         self.resends = False
         """The kernel can send again what it waits for."""
         self.next_fh = 1
-        self._early: dict[int, None] = {}
         self.callers = Callers(dispatch, self.drops)
+        self.interrupts = Interrupts(self)
         self.servers = Servers(resolver, root)
         self.handles = Handles(dispatch, options.handles_max, self.drops)
         self.logs = Logs()
@@ -444,47 +440,12 @@ class Core(Answers):
                 del self.opened[directory.node]
         return directory
 
-    # ---- interrupts
-
     def waits(self, request: Request) -> None:
         """The request was not answered at once: it is listed, and an interrupt that came before it takes effect."""
         self.outstanding[request.unique] = request
         if self.patience.limit:
             self.patience.watch()
-        if self._early and request.unique in self._early:
-            del self._early[request.unique]
-            self.interrupt(request.unique)
-
-    def interrupt(self, unique: int) -> None:
-        """The process that waits for *unique* has a signal."""
-        request = self.outstanding.get(unique)
-        if request is None:
-            if len(self._early) >= EARLY_INTERRUPTS_MAX:
-                del self._early[next(iter(self._early))]
-            self._early[unique] = None
-        elif not request.interrupted:
-            request.interrupted = True
-            self.dispatch.call_at(self.dispatch.now() + self.options.interrupt_delay, lambda: self._unblock(request))
-
-    def _unblock(self, request: Request) -> None:
-        if request.answered:
-            return
-        self.drops["unblocked"] += 1
-        if request.pending is not None:
-            request.pending.unblock()
-        elif request.on_interrupt is not None:
-            request.on_interrupt()
-        if not request.answered:
-            streams = request.opcode in STREAMING and request.node.mode & 0o170000 in STREAMS
-            patience = self.options.stream_patience if streams else self.options.interrupt_patience
-            self.dispatch.call_at(self.dispatch.now() + patience, lambda: self._give_up(request))
-
-    def _give_up(self, request: Request) -> None:
-        if request.held:
-            self.dispatch.call_at(self.dispatch.now() + self.options.interrupt_patience, lambda: self._give_up(request))
-        elif not request.answered:
-            self.drops["gave_up"] += 1
-            self.error(request, errno.EINTR)
+        self.interrupts.listed(request)
 
     # ---- the whole
 
