@@ -12,15 +12,14 @@ States of a request: read, (walking), sent, answered. The kernel never waits for
 from __future__ import annotations
 
 import errno
-import struct
 from collections import defaultdict
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from resmgr.channel import Connection
 from resmgr.dispatch import Buffer, Dispatch
 from resmgr.errors import BadMessage
-from resmgr.fuse import changing
+from resmgr.fuse import changing, entries
 from resmgr.fuse.ahead import ReadAhead
 from resmgr.fuse.answers import DEVICES, Answers, OutputItem
 from resmgr.fuse.bare import Bares
@@ -28,6 +27,7 @@ from resmgr.fuse.between import Pairs
 from resmgr.fuse.caller import Callers
 from resmgr.fuse.changes import Logs
 from resmgr.fuse.delegated import Delegated
+from resmgr.fuse.entries import Found
 from resmgr.fuse.formats import AttrTuple
 from resmgr.fuse.handles import Handles
 from resmgr.fuse.inode import Node
@@ -42,24 +42,14 @@ from resmgr.fuse.patience import Patience
 from resmgr.fuse.reopen import Reopening, limit_of
 from resmgr.fuse.replaced import Replaced
 from resmgr.fuse.request import Outstanding, Request, Step, told
-from resmgr.fuse.servers import Resolver, Server, Servers, User
+from resmgr.fuse.servers import Resolver, Servers, User
 from resmgr.fuse.stuck import waiting
 from resmgr.fuse.telling import Telling
 from resmgr.fuse.walk import CONNECT, ENTRY_MAX, HOPS_MAX, RETRIES_MAX, walk
 from resmgr.fuse.walking import WalkAhead
 from resmgr.iomsg import (
-    ATTR,
-    DELEGATED,
-    EMPTY,
-    ENTRY,
-    LIVE,
     PATH_MAX,
-    REDIRECT,
     REQUEST,
-    SYMLINK,
-    WATCHED,
-    XATTR,
-    XATTR_OF_NAME,
     Connect,
     Target,
 )
@@ -70,25 +60,7 @@ if TYPE_CHECKING:
 _ENTRY_REPLIES: Final = frozenset(
     (Connect.LOOKUP, Connect.OPEN, Connect.MKDIR, Connect.MKNOD, Connect.LINK, Connect.SYMLINK, Connect.TMPFILE)
 )
-_ENTRY_ATTR_SIZE: Final = ENTRY.size + ATTR.size
-_attr_of: Final = ATTR.unpack_from
-_entry_of: Final = ENTRY.unpack_from
 _message: Final = REQUEST.pack
-
-
-class Found(NamedTuple):
-    """A parsed entry: whose it is as seen from here, handles, attributes (None: a redirect, `data` is the path left), first bytes."""
-
-    connection: Connection
-    server: Server
-    handle: int
-    ocb: int
-    attr: AttrTuple | None
-    data: Buffer
-    live: bool = False
-    watched: bool = False
-    empty: bool = False
-    delegated: bool = False
 
 
 class Core(Answers):
@@ -277,28 +249,8 @@ class Core(Answers):
     # ---- what an entry says
 
     def parse_entry(self, via: Connection, user: User, reply: Buffer) -> Found:
-        """Read the entry that the server behind *via* replied."""
-        try:
-            nd, pid, chid, handle, ocb, length = _entry_of(reply)
-            if nd == 0 and chid == via.chid and pid == via.pid:
-                connection = via
-            elif nd and via.nd:
-                raise BadMessage("another node says what a third one has")
-            else:
-                connection = self.servers.translate(via, (nd, pid, chid), user)
-            server = self.servers.of(connection)
-            if length & REDIRECT:
-                return Found(connection, server, handle, 0, None, bytes(memoryview(reply)[ENTRY.size :]))
-            live, watched, empty = bool(length & LIVE), bool(length & WATCHED), bool(length & EMPTY)
-            delegated = bool(length & DELEGATED)
-            length &= ~(LIVE | WATCHED | EMPTY | DELEGATED)
-            attr: AttrTuple = _attr_of(reply, ENTRY.size)
-        except struct.error:
-            raise BadMessage("entry cut short") from None
-        if len(reply) != _ENTRY_ATTR_SIZE + length:
-            raise BadMessage("entry's data has another length than it says")
-        data = memoryview(reply)[_ENTRY_ATTR_SIZE:] if length else b""
-        return Found(connection, server, handle, ocb, attr, data, live, watched, empty, delegated)
+        """Read the entry that the server behind *via* replied. Raises `BadMessage`."""
+        return entries.parse(self.servers, via, user, reply)
 
     def entry(self, request: Request, reply: Buffer) -> tuple[Found, AttrTuple]:
         """The entry that answers *request*'s message."""
@@ -327,15 +279,7 @@ class Core(Answers):
             # Two names that do not lie on one server.
             self.error(request, errno.EXDEV)
         else:
-            fixed, tail = request.fixed, b""
-            if request.subtype == Connect.SYMLINK:
-                tail = request.path[len(request.name) :]
-                fixed = SYMLINK.pack(len(rest))
-            elif request.subtype == Connect.XATTR:
-                request.flags &= ~XATTR_OF_NAME
-                operation, size, length, name_length = XATTR.unpack(fixed)
-                tail = request.path[length:]
-                fixed = XATTR.pack(operation, size, len(rest), name_length)
+            fixed, tail = entries.readdressed(request, rest)
             self.direct(
                 request,
                 found.connection,
