@@ -21,7 +21,7 @@ AGAIN_AFTER = 10.0
 """Seconds after which a pair of servers that could not do it is asked again."""
 SMALL = 128 * 1024
 """Bytes up to which it is quicker to read what came with OPEN and to write it behind than to send three messages one after the other."""
-_WAY_LOST = frozenset((-errno.EHOSTDOWN, -errno.EHOSTUNREACH, -errno.EINTR))
+_NOT_TOLD = frozenset((-errno.EHOSTDOWN, -errno.EHOSTUNREACH, -errno.EINTR))
 """Of the source's node, when it is asked for a ticket: the program is told, instead of that it copies through here."""
 
 
@@ -75,7 +75,7 @@ def copy_between(core: Core, request: Request, source: File, there: File, start:
     def offered(request: Request, status: int, reply: Buffer) -> None:
         if request.answered:
             return
-        if status in _WAY_LOST:
+        if status in _NOT_TOLD:
             core.failed(request, status)
         elif status < 0:
             refused(status, source)

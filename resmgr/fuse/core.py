@@ -5,23 +5,21 @@ save descriptors) or not be valid any more (the server came back after a restart
 the nearest ancestor that has a handle, at last from the root, whose handle 0 is always valid; and the request is sent again. So a node
 that came back needs no remount. An *open file* is opened again only if it is the same one (`reopen`); else the program gets the error.
 
-States of a request: read, (walking), sent, answered. An INTERRUPT asks the server to unblock after `interrupt_delay`; if the server says
-nothing for `interrupt_patience` more, the kernel is answered EINTR here, and what the server says later is thrown away (handles in it are
-closed). The kernel never waits for ever for a request whose process wants out.
+States of a request: read, (walking), sent, answered. The kernel never waits for ever for a request whose process wants out
+(`interrupts`); what the server says after that is thrown away, and handles in it are closed.
 """
 
 from __future__ import annotations
 
 import errno
-import struct
 from collections import defaultdict
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from resmgr.channel import Connection
 from resmgr.dispatch import Buffer, Dispatch
 from resmgr.errors import BadMessage
-from resmgr.fuse import changing
+from resmgr.fuse import changing, entries
 from resmgr.fuse.ahead import ReadAhead
 from resmgr.fuse.alone import Alone
 from resmgr.fuse.answers import DEVICES, Answers, OutputItem
@@ -30,9 +28,11 @@ from resmgr.fuse.between import Pairs
 from resmgr.fuse.caller import Callers
 from resmgr.fuse.changes import Logs
 from resmgr.fuse.delegated import Delegated
+from resmgr.fuse.entries import Found
 from resmgr.fuse.formats import AttrTuple
 from resmgr.fuse.handles import Handles
-from resmgr.fuse.inode import STREAMS, Node
+from resmgr.fuse.inode import Node
+from resmgr.fuse.interrupts import Interrupts
 from resmgr.fuse.leases import Leases
 from resmgr.fuse.nodes import NodeTable
 from resmgr.fuse.onward import onward, third_node
@@ -44,25 +44,14 @@ from resmgr.fuse.removals import Removals
 from resmgr.fuse.reopen import Reopening, limit_of
 from resmgr.fuse.replaced import Replaced
 from resmgr.fuse.request import Outstanding, Request, Step, told
-from resmgr.fuse.servers import Resolver, Server, Servers, User
+from resmgr.fuse.servers import Resolver, Servers, User
 from resmgr.fuse.stuck import waiting
 from resmgr.fuse.telling import Telling
-from resmgr.fuse.traits import STREAMING
 from resmgr.fuse.walk import CONNECT, ENTRY_MAX, HOPS_MAX, RETRIES_MAX, walk
 from resmgr.fuse.walking import WalkAhead
 from resmgr.iomsg import (
-    ATTR,
-    DELEGATED,
-    EMPTY,
-    ENTRY,
-    LIVE,
     PATH_MAX,
-    REDIRECT,
     REQUEST,
-    SYMLINK,
-    WATCHED,
-    XATTR,
-    XATTR_OF_NAME,
     Connect,
     Target,
 )
@@ -70,31 +59,10 @@ from resmgr.iomsg import (
 if TYPE_CHECKING:
     from resmgr.fuse.listing import Directory
 
-EARLY_INTERRUPTS_MAX: Final = 64
-"""Interrupts remembered for requests not read yet; older ones belonged to requests that were answered meanwhile."""
-
 _ENTRY_REPLIES: Final = frozenset(
     (Connect.LOOKUP, Connect.OPEN, Connect.MKDIR, Connect.MKNOD, Connect.LINK, Connect.SYMLINK, Connect.TMPFILE)
 )
-_ENTRY_ATTR_SIZE: Final = ENTRY.size + ATTR.size
-_attr_of: Final = ATTR.unpack_from
-_entry_of: Final = ENTRY.unpack_from
 _message: Final = REQUEST.pack
-
-
-class Found(NamedTuple):
-    """A parsed entry: whose it is as seen from here, handles, attributes (None: a redirect, `data` is the path left), first bytes."""
-
-    connection: Connection
-    server: Server
-    handle: int
-    ocb: int
-    attr: AttrTuple | None
-    data: Buffer
-    live: bool = False
-    watched: bool = False
-    empty: bool = False
-    delegated: bool = False
 
 
 class Core(Answers):
@@ -129,8 +97,8 @@ class Core(Answers):
         self.resends = False
         """The kernel can send again what it waits for."""
         self.next_fh = 1
-        self._early: dict[int, None] = {}
         self.callers = Callers(dispatch, self.drops)
+        self.interrupts = Interrupts(self)
         self.servers = Servers(resolver, root)
         self.handles = Handles(dispatch, options.handles_max, self.drops)
         self.logs = Logs()
@@ -285,28 +253,8 @@ class Core(Answers):
     # ---- what an entry says
 
     def parse_entry(self, via: Connection, user: User, reply: Buffer) -> Found:
-        """Read the entry that the server behind *via* replied."""
-        try:
-            nd, pid, chid, handle, ocb, length = _entry_of(reply)
-            if nd == 0 and chid == via.chid and pid == via.pid:
-                connection = via
-            elif nd and via.nd:
-                raise BadMessage("another node says what a third one has")
-            else:
-                connection = self.servers.translate(via, (nd, pid, chid), user)
-            server = self.servers.of(connection)
-            if length & REDIRECT:
-                return Found(connection, server, handle, 0, None, bytes(memoryview(reply)[ENTRY.size :]))
-            live, watched, empty = bool(length & LIVE), bool(length & WATCHED), bool(length & EMPTY)
-            delegated = bool(length & DELEGATED)
-            length &= ~(LIVE | WATCHED | EMPTY | DELEGATED)
-            attr: AttrTuple = _attr_of(reply, ENTRY.size)
-        except struct.error:
-            raise BadMessage("entry cut short") from None
-        if len(reply) != _ENTRY_ATTR_SIZE + length:
-            raise BadMessage("entry's data has another length than it says")
-        data = memoryview(reply)[_ENTRY_ATTR_SIZE:] if length else b""
-        return Found(connection, server, handle, ocb, attr, data, live, watched, empty, delegated)
+        """Read the entry that the server behind *via* replied. Raises `BadMessage`."""
+        return entries.parse(self.servers, via, user, reply)
 
     def entry(self, request: Request, reply: Buffer) -> tuple[Found, AttrTuple]:
         """The entry that answers *request*'s message."""
@@ -335,15 +283,7 @@ class Core(Answers):
             # Two names that do not lie on one server.
             self.error(request, errno.EXDEV)
         else:
-            fixed, tail = request.fixed, b""
-            if request.subtype == Connect.SYMLINK:
-                tail = request.path[len(request.name) :]
-                fixed = SYMLINK.pack(len(rest))
-            elif request.subtype == Connect.XATTR:
-                request.flags &= ~XATTR_OF_NAME
-                operation, size, length, name_length = XATTR.unpack(fixed)
-                tail = request.path[length:]
-                fixed = XATTR.pack(operation, size, len(rest), name_length)
+            fixed, tail = entries.readdressed(request, rest)
             self.direct(
                 request,
                 found.connection,
@@ -448,47 +388,12 @@ class Core(Answers):
                 del self.opened[directory.node]
         return directory
 
-    # ---- interrupts
-
     def waits(self, request: Request) -> None:
         """The request was not answered at once: it is listed, and an interrupt that came before it takes effect."""
         self.outstanding[request.unique] = request
         if self.patience.limit:
             self.patience.watch()
-        if self._early and request.unique in self._early:
-            del self._early[request.unique]
-            self.interrupt(request.unique)
-
-    def interrupt(self, unique: int) -> None:
-        """The process that waits for *unique* has a signal."""
-        request = self.outstanding.get(unique)
-        if request is None:
-            if len(self._early) >= EARLY_INTERRUPTS_MAX:
-                del self._early[next(iter(self._early))]
-            self._early[unique] = None
-        elif not request.interrupted:
-            request.interrupted = True
-            self.dispatch.call_at(self.dispatch.now() + self.options.interrupt_delay, lambda: self._unblock(request))
-
-    def _unblock(self, request: Request) -> None:
-        if request.answered:
-            return
-        self.drops["unblocked"] += 1
-        if request.pending is not None:
-            request.pending.unblock()
-        elif request.on_interrupt is not None:
-            request.on_interrupt()
-        if not request.answered:
-            streams = request.opcode in STREAMING and request.node.mode & 0o170000 in STREAMS
-            patience = self.options.stream_patience if streams else self.options.interrupt_patience
-            self.dispatch.call_at(self.dispatch.now() + patience, lambda: self._give_up(request))
-
-    def _give_up(self, request: Request) -> None:
-        if request.held:
-            self.dispatch.call_at(self.dispatch.now() + self.options.interrupt_patience, lambda: self._give_up(request))
-        elif not request.answered:
-            self.drops["gave_up"] += 1
-            self.error(request, errno.EINTR)
+        self.interrupts.listed(request)
 
     # ---- the whole
 

@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING, Final
 from resmgr.channel import Connection
 from resmgr.dispatch import Buffer, Timer
 from resmgr.fuse.changes import NEVER
+from resmgr.fuse.early import Early
+from resmgr.fuse.formats import O_ACCMODE, O_RDWR, O_SYNC, O_TRUNC
 from resmgr.fuse.lease import Lease, single
 from resmgr.iomsg import REQUEST, Io
 
@@ -42,14 +44,10 @@ RECENT_MAX: Final = 256
 BEAT: Final = 0.5
 STALLED: Final = 1.0
 """Seconds without a beat after which nothing is believed. A server waits longer for an answer to a recall."""
-EARLY_MAX: Final = 1024
-"""Recalls remembered for answers that they have overtaken."""
-_CHANGES: Final = 0o3 | 0o1000
-"""Open flags, access mode and O_TRUNC, with which a file is opened for more than reading."""
-_ACCESS: Final = 0o3
-_RDWR: Final = 0o2
-_OTHER: Final = 0o1000 | 0o4010000
-"""O_TRUNC, O_SYNC: what is opened so is opened by the server."""
+_CHANGES: Final = O_ACCMODE | O_TRUNC
+"""Open flags with which a file is opened for more than reading."""
+_OTHER: Final = O_TRUNC | O_SYNC
+"""What is opened so is opened by the server."""
 
 
 class Held:
@@ -89,8 +87,8 @@ class Delegated:
         """By file handle."""
         self._recent: dict[int, float] = {}
         """By node number."""
-        self._early: dict[tuple[Connection, int], float] = {}
-        self._early_floor = NEVER
+        self._early = Early()
+        """Recalls that came before the answer that the file is delegated."""
         self._timer: Timer | None = None
         self._beaten = NEVER
         self._slept = 0.0
@@ -127,13 +125,12 @@ class Delegated:
         """Asked at *at*, the server said that *file*, which *request* has opened by that, is delegated."""
         core, node = self._core, file.node
         core.drops["delegations"] += 1
-        key = file.connection, node.ino
         lease = _lease_of(node)
         believed = (
             lease is not None
             and lease.connection is file.connection
             and lease.covers(node.name, at)
-            and self._early.get(key, self._early_floor) < at
+            and not self._early.since(file.connection, node.ino, at)
             and node not in self._held
             and len(self._held) < self._most
         )
@@ -158,7 +155,7 @@ class Delegated:
         for which *ocb* is good."""
         files = [file for file in node.files if file.connection is connection and file.ocb == ocb]
         lease = _lease_of(node)
-        recalled = self._early.get((connection, node.ino), self._early_floor) >= at
+        recalled = self._early.since(connection, node.ino, at)
         if not files or lease is None or recalled or not self.lends(node, connection, at):
             return False
         if self._timer is None:
@@ -184,9 +181,9 @@ class Delegated:
         if _lease_of(node) is not held.lease or node.ino != held.ino:
             self._end(held)
             return None
-        if held.user != request.user or (held.flags & _ACCESS and not _serves(held, flags)) or not self.awake():
+        if held.user != request.user or (held.flags & O_ACCMODE and not _serves(held, flags)) or not self.awake():
             return None
-        if not held.flags & _ACCESS and request.at - held.at > self._core.leases.seconds:
+        if not held.flags & O_ACCMODE and request.at - held.at > self._core.leases.seconds:
             # Rights that were changed by a second name, made meanwhile, are not told. Asked for anew with this OPEN.
             self._end(held)
             self._recent[node.nodeid] = request.at
@@ -211,7 +208,7 @@ class Delegated:
             return False
         if held.files:
             return True
-        if held.live and held.flags & _ACCESS:
+        if held.live and held.flags & O_ACCMODE:
             # Programs of the server may wait for its close.
             held.live = False
             del self._held[held.node]
@@ -224,11 +221,7 @@ class Delegated:
 
     def recalled(self, connection: Connection, ino: int) -> None:
         """Somebody wants to change the file."""
-        key = connection, ino
-        self._early.pop(key, None)
-        self._early[key] = self._core.dispatch.now()
-        if len(self._early) > EARLY_MAX:
-            self._early_floor = max(self._early_floor, self._early.pop(next(iter(self._early))))
+        self._early.came(connection, ino, self._core.dispatch.now())
         # Two nodes may be one file, which was renamed by somebody else.
         for held in [held for held in self._held.values() if held.ino == ino and held.connection is connection]:
             self._core.drops["delegations_recalled"] += 1
@@ -237,7 +230,7 @@ class Delegated:
     def changed(self, node: Node, rights: bool = True) -> None:
         """Its name or its rights are being or were changed, or it is not known any more; not *rights*: its attributes only, from here."""
         held = self._held.get(node)
-        if held is not None and (rights or not held.flags & _ACCESS):
+        if held is not None and (rights or not held.flags & O_ACCMODE):
             self._end(held)
 
     def unleased(self, lease: Lease) -> None:
@@ -248,7 +241,7 @@ class Delegated:
     def _end(self, held: Held) -> None:
         held.live = False
         del self._held[held.node]
-        if held.flags & _ACCESS:
+        if held.flags & O_ACCMODE:
             self._core.own_locks.give_back(held.node)
         elif held.files:
             self._send_back(held.connection, held.ocb)
@@ -302,7 +295,7 @@ class Delegated:
 
 def _serves(held: Held, flags: int) -> bool:
     """Whether an open with *flags* can use the open control block of *held*, which is open for writing."""
-    return bool(held.flags & _ACCESS) and not flags & _OTHER and (held.flags & _ACCESS) in (_RDWR, flags & _ACCESS)
+    return bool(held.flags & O_ACCMODE) and not flags & _OTHER and (held.flags & O_ACCMODE) in (O_RDWR, flags & O_ACCMODE)
 
 
 def _lease_of(node: Node) -> Lease | None:

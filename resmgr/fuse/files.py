@@ -42,6 +42,13 @@ from resmgr.fuse.formats import (
     FOPEN_NOFLUSH,
     FOPEN_NONSEEKABLE,
     FOPEN_STREAM,
+    O_ACCMODE,
+    O_APPEND,
+    O_CREAT,
+    O_EXCL,
+    O_NONBLOCK,
+    O_SYNC,
+    O_TRUNC,
     AttrTuple,
     Opcode,
     name_at,
@@ -53,13 +60,6 @@ from resmgr.iomsg import NONBLOCK, OPEN, OPEN_DELEGATE, READ, REQUEST, SYNC_DATA
 
 UNSETTLED: Final = 0.25
 """For so many seconds after the server told of a change of a file it may tell of more."""
-O_ACCMODE: Final = 0o3
-O_CREAT: Final = 0o100
-O_EXCL: Final = 0o200
-O_TRUNC: Final = 0o1000
-O_APPEND: Final = 0o2000
-O_NONBLOCK: Final = 0o4000
-O_SYNC: Final = 0o4010000
 SERVER_FLAGS: Final = O_ACCMODE | O_CREAT | O_EXCL | O_TRUNC | O_APPEND | O_NONBLOCK | O_SYNC
 """Open flags that mean something to a server; O_DIRECT, O_NOFOLLOW and the like are the kernel's here."""
 _READ_MESSAGE: Final = struct.Struct(REQUEST.format + READ.format[1:])

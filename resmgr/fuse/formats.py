@@ -107,6 +107,17 @@ class Init(enum.IntFlag):
     HAS_RESEND = 1 << 39
 
 
+O_ACCMODE: Final = 0o3
+O_RDWR: Final = 0o2
+O_CREAT: Final = 0o100
+O_EXCL: Final = 0o200
+O_TRUNC: Final = 0o1000
+O_APPEND: Final = 0o2000
+O_NONBLOCK: Final = 0o4000
+O_DSYNC: Final = 0o10000
+O_SYNC: Final = 0o4000000 | O_DSYNC
+"""Open flags with the same numbers on all machines."""
+
 FOPEN_DIRECT_IO: Final = 1
 FOPEN_KEEP_CACHE: Final = 2
 FOPEN_CACHE_DIR: Final = 8

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterator
-from typing import Final
 
+from resmgr.iofunc.locks import UNLOCK
 from resmgr.iomsg import LOCK_SET
 from resmgr.iorequest import LockRequest
 
-_UNLOCK: Final = 2
 _Range = tuple[int, int, int, int]
 """start, end, type, pid."""
 
@@ -40,7 +39,7 @@ class Held:
         key = asked.owner, asked.whole
         ranges = self._of.get(key)
         if ranges is None:
-            if asked.kind != _UNLOCK:
+            if asked.kind != UNLOCK:
                 self._of[key] = [(asked.start, asked.end, asked.kind, asked.pid)]
             return
         low, high = asked.start, asked.end
@@ -59,7 +58,7 @@ class Held:
                 new.append((start, min(end, asked.start), kind, pid))
             if end > asked.end:
                 after.append((max(start, asked.end), end, kind, pid))
-        if asked.kind != _UNLOCK:
+        if asked.kind != UNLOCK:
             new.append((low, high, asked.kind, asked.pid))
         ranges[first:last] = new + after
         if not ranges:

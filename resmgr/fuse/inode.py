@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from resmgr.channel import Connection
 from resmgr.fuse.behind import Behind
 from resmgr.fuse.changes import NEVER
-from resmgr.fuse.formats import AttrTuple
+from resmgr.fuse.formats import O_ACCMODE, AttrTuple
 
 if TYPE_CHECKING:
     from resmgr.fuse.changes import Log
@@ -26,7 +26,6 @@ STREAMS: Final = frozenset((S_IFCHR, S_IFIFO))
 """Each open of one has a node of its own: the kernel lets one program at a time write to an inode, and a write may wait for ever."""
 JOINED: Final = frozenset((S_IFREG, S_IFBLK, S_IFSOCK))
 """Names of one such object are one node. Not those of a symbolic link: its text is cached for as long as the node lives."""
-O_ACCMODE: Final = 0o3
 Version = tuple[int, int, int, int]
 """ino, change, mtime, size: when all are equal the data are."""
 

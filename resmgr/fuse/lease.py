@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from resmgr.fuse.request import Request
     from resmgr.fuse.servers import User
 
-NAMES_MAX: Final = 1024
+ABSENT_MAX: Final = 1024
 """Names of one directory remembered as not existing. Stops a directory of changing names from filling memory."""
 SALT_BITS: Final = 48
 """Inode numbers of one server differ above these bits if they lie on different file systems."""

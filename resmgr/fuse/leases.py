@@ -13,17 +13,18 @@ What the kernel has to be told of an event goes out at once where that cannot wa
 from __future__ import annotations
 
 from errno import ENOENT
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from resmgr.channel import Connection
 from resmgr.fuse import formats
 from resmgr.fuse.above import Above
-from resmgr.fuse.again import Again
+from resmgr.fuse.again import AGAIN_MAX, Again
 from resmgr.fuse.audience import Audience
 from resmgr.fuse.changes import NEVER
+from resmgr.fuse.early import EARLY_MAX, Early
 from resmgr.fuse.inode import STREAMS
 from resmgr.fuse.known import Known
-from resmgr.fuse.lease import NAMES_MAX, Lease, single
+from resmgr.fuse.lease import ABSENT_MAX, Lease, single
 from resmgr.fuse.moves import Moves
 from resmgr.fuse.news import News
 from resmgr.fuse.unwanted import Unwanted
@@ -49,9 +50,7 @@ if TYPE_CHECKING:
     from resmgr.fuse.request import Request
     from resmgr.fuse.servers import User
 
-EARLY_MAX: Final = 1024
-"""Directories of which events came that are not leased (yet)."""
-WAITING_MAX = 4 * NAMES_MAX
+WAITING_MAX = 4096
 """Messages about one directory that wait to be told to the kernel. Beyond, it is not leased."""
 
 
@@ -64,8 +63,8 @@ class Leases:
         self.on = self.seconds > 0
         self._leases: dict[tuple[Connection, int], Lease] = {}
         self._news = News(core, self._event, self.connection_lost)
-        self._early: dict[tuple[Connection, int], float] = {}
-        self._early_floor = NEVER
+        self._early = Early()
+        """Events of directories that are not leased (yet)."""
         self._silent: set[int] = set()
         self._unwanted = Unwanted(core, self._dropped)
         self._above = Above(core, self)
@@ -98,7 +97,7 @@ class Leases:
                 # One is enough.
                 self._unwanted.add(connection, node.ino)
             return False
-        if not self.on or self._closed or connection.closed or self._early.get(key, self._early_floor) >= at:
+        if not self.on or self._closed or connection.closed or self._early.since(connection, node.ino, at):
             return False
         if self._core.telling.waits(node) > WAITING_MAX:
             self._unwanted.add(connection, node.ino)
@@ -167,7 +166,7 @@ class Leases:
         if lease is None or request.base is not request.node or not lease.covers(request.name, request.at):
             return 0.0
         lease.users.add(request.user)
-        if len(lease.absent) >= NAMES_MAX or len(lease.told_absent) >= NAMES_MAX:
+        if len(lease.absent) >= ABSENT_MAX or len(lease.told_absent) >= ABSENT_MAX:
             return 0.0
         lease.absent[request.name] = (request.at, request.user)
         return self._absent_for(lease, request.name, request.at)
@@ -220,7 +219,7 @@ class Leases:
                 at, user = names.at, names.user
             if not at or at <= oldest or not (lease.kernel or user == request.user):
                 return False
-            if len(lease.told_absent) >= NAMES_MAX:
+            if len(lease.told_absent) >= ABSENT_MAX:
                 # Told, and not to be believed.
                 core.error(request, ENOENT)
             else:
@@ -310,22 +309,17 @@ class Leases:
                     self._anew(lease)
                 else:
                     self._end(lease)
-            self._early_floor = now
+            self._early.anything(now)
             return
-        key = (connection, event.ino)
-        found = self._leases.get(key)
+        found = self._leases.get((connection, event.ino))
         if found is None:
-            self._early.pop(key, None)
-            self._early[key] = now
-            if len(self._early) > EARLY_MAX:
-                oldest = next(iter(self._early))
-                self._early_floor = max(self._early_floor, self._early.pop(oldest))
+            self._early.came(connection, event.ino, now)
             if not kind & WATCH_IGNORED and self._unwanted.count(connection) < EARLY_MAX:
                 # Unless its answer is still on the way, nobody knows of this watch.
                 self._unwanted.add(connection, event.ino)
             return
         if kind & WATCH_IGNORED:
-            self._early[key] = now
+            self._early.came(connection, event.ino, now)
             self._end(found)
         elif not event.name:
             found.node.changed = now
@@ -337,7 +331,7 @@ class Leases:
             if kind & WATCH_NAMES:
                 # Not only from here.
                 self._known.drop(found)
-            if self._core.telling.waits(found.node) > WAITING_MAX or len(found.again) > NAMES_MAX:
+            if self._core.telling.waits(found.node) > WAITING_MAX or len(found.again) > AGAIN_MAX:
                 core.drops["lease_flood"] += 1
                 self._end(found)
                 self._unwanted.add(connection, event.ino)
@@ -493,7 +487,7 @@ class Leases:
                 self._unwanted.add(lease.connection, lease.ino)
 
     def _dropped(self) -> None:
-        self._early_floor = self._core.dispatch.now()
+        self._early.anything(self._core.dispatch.now())
 
     def close(self) -> None:
         """The mount is gone; its connections are closed by others. Idempotent."""

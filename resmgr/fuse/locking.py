@@ -26,10 +26,10 @@ from resmgr.fuse.openfile import File
 from resmgr.fuse.ownlocks import Own, State
 from resmgr.fuse.reopen import note_lock
 from resmgr.fuse.request import Request
+from resmgr.iofunc.locks import UNLOCK
 from resmgr.iomsg import LOCK_FOUND, LOCK_SET, LOCK_TEST, LOCK_WAIT
 from resmgr.iorequest import LOCK_END, LockRequest, pack_lock
 
-_UNLOCK: Final = 2
 _LAST: Final = LOCK_END - 1
 
 
@@ -68,7 +68,7 @@ def _decide(
     kind, operation = asked.kind, asked.operation
     if request.answered:
         return
-    if kind != _UNLOCK and operation != LOCK_TEST:
+    if kind != UNLOCK and operation != LOCK_TEST:
         file.locked = True
         if not asked.whole:
             locks = file.node.locks
@@ -76,7 +76,7 @@ def _decide(
                 locks = file.node.locks = {}
             locks[asked.owner] = file
     own = core.own_locks.of(file)
-    if own is None and kind != _UNLOCK and operation != LOCK_TEST and core.own_locks.worth(request, file):
+    if own is None and kind != UNLOCK and operation != LOCK_TEST and core.own_locks.worth(request, file):
         core.own_locks.ask(file, partial(_forget, core, file.node))
         # It may be refused already.
         own = core.own_locks.of(file)
@@ -104,10 +104,10 @@ def _decide(
         core.error(request, 0)
 
     def done(request: Request, status: int, reply: Buffer) -> None:
-        if status >= 0 and kind != _UNLOCK and operation != LOCK_TEST:
+        if status >= 0 and kind != UNLOCK and operation != LOCK_TEST:
             _forget(core, file.node, over)
         else:
-            if status >= 0 and kind == _UNLOCK:
+            if status >= 0 and kind == UNLOCK:
                 note_lock(file, asked)
             step(request, status, reply)
 
@@ -118,12 +118,12 @@ def _here(core: Core, own: Own, request: Request, file: File, asked: LockRequest
     """Nobody else has the file open. *again* begins anew, when that is not so any more."""
     if asked.operation == LOCK_TEST:
         found = core.own_locks.test(own, asked)
-        pid, (start, end, kind) = (0, (asked.start, asked.end, _UNLOCK)) if found is None else found
+        pid, (start, end, kind) = (0, (asked.start, asked.end, UNLOCK)) if found is None else found
         core.answer(request, formats.LK_REPLY.pack(formats.LK_REPLY.size, 0, request.unique, start, min(end - 1, _LAST), kind, pid))
         return
 
     def done(code: int) -> None:
-        if not code and request.answered and asked.kind != _UNLOCK:
+        if not code and request.answered and asked.kind != UNLOCK:
             core.drops["locks_undone"] += 1
             unlock(core, file, asked, lambda: None)
         elif not code:
@@ -181,12 +181,12 @@ def unlock(core: Core, file: File, asked: LockRequest, then: Callable[[], None])
     own = core.own_locks.of(file)
     if own is not None:
         if own.state is State.HELD:
-            core.own_locks.lock(own, LockRequest(LOCK_SET, _UNLOCK, asked.start, asked.end, asked.owner, 0, asked.whole), then, None)
+            core.own_locks.lock(own, LockRequest(LOCK_SET, UNLOCK, asked.start, asked.end, asked.owner, 0, asked.whole), then, None)
             then()
         else:
             own.queue.append(partial(unlock, core, file, asked, then))
         return
-    message = pack_lock(file.ocb, LockRequest(LOCK_SET, _UNLOCK, asked.start, asked.end, asked.owner, 0, asked.whole))
+    message = pack_lock(file.ocb, LockRequest(LOCK_SET, UNLOCK, asked.start, asked.end, asked.owner, 0, asked.whole))
     file.connection.submit((message,), 0, lambda status, reply: then())
 
 
@@ -199,7 +199,7 @@ def closing(core: Core, file: File, owner: int, then: Callable[[], None]) -> Non
         return
     if not locks:
         file.node.locks = None
-    everything = LockRequest(LOCK_SET, _UNLOCK, 0, LOCK_END, owner)
+    everything = LockRequest(LOCK_SET, UNLOCK, 0, LOCK_END, owner)
     note_lock(through, everything)
     unlock(core, through, everything, then)
 

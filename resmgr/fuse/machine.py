@@ -311,7 +311,7 @@ class Machine(Core):
                 self._forget(forgotten, count)
         elif opcode == Opcode.INTERRUPT:
             (victim,) = formats.INTERRUPT_IN.parse(request, BODY)
-            self.interrupt(victim)
+            self.interrupts.came(victim)
         elif opcode == Opcode.INIT:
             try:
                 self._init(unique, request)

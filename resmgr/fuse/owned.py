@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from resmgr.fuse.inode import same_type
-from resmgr.fuse.lease import NAMES_MAX, Lease, single
+from resmgr.fuse.lease import ABSENT_MAX, Lease, single
 
 if TYPE_CHECKING:
     from resmgr.fuse.formats import AttrTuple
@@ -83,7 +83,7 @@ def believe(request: Request) -> None:
             lease.told_absent.discard(name)
             lease.knows(child, request.user)
             lease.leads(child, request.at)
-        elif len(lease.absent) < NAMES_MAX:
+        elif len(lease.absent) < ABSENT_MAX:
             lease.absent[name] = (request.at, request.user)
             if lease.names is not None:
                 lease.names.discard(name)

@@ -17,7 +17,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from resmgr.dispatch import Buffer
-from resmgr.fuse.formats import Opcode
+from resmgr.fuse.formats import O_ACCMODE, O_APPEND, Opcode
+from resmgr.fuse.request import GONE
 from resmgr.iofunc.locks import UNLOCK, Locks, Owner, Range, Waiter
 from resmgr.iomsg import DELEGATION_ASK, DELEGATION_LOCKS_MAX, LOCK_SET, REQUEST, Io
 from resmgr.iorequest import LockRequest, pack_delegation
@@ -37,10 +38,10 @@ REMEMBERED_MAX: Final = 1024
 """Files of which that is remembered."""
 RETRY: Final = 0.25
 """Seconds until one is given back again when that did not arrive though the connection lives."""
-_UNUSABLE: Final = 0o2000
-"""Open flag O_APPEND: such an open control block serves no other open."""
-_LOCKING: Final = frozenset((int(Opcode.SETLK), int(Opcode.SETLKW)))
-_WAY_LOST: Final = frozenset((-errno.EHOSTDOWN, -errno.EHOSTUNREACH, -errno.ESRCH))
+_UNUSABLE: Final = O_APPEND
+"""An open control block with this open flag serves no other open."""
+_SETS: Final = frozenset((int(Opcode.SETLK), int(Opcode.SETLKW)))
+_LOST: Final = GONE | {-errno.EHOSTUNREACH}
 """Of these the connection dies, perhaps a moment later, and its files are opened again with their locks (`reopen`)."""
 
 
@@ -98,14 +99,14 @@ class OwnLocks:
     def worth(self, request: Request, file: File) -> bool:
         """Whether it should be asked for, when the request is about to lock something through *file*."""
         core, node = self._core, file.node
-        if not file.flags & 0o3 or file.flags & _UNUSABLE or node in self._of or node.server in self._never:
+        if not file.flags & O_ACCMODE or file.flags & _UNUSABLE or node in self._of or node.server in self._never:
             return False
         if request.at < self._not_before.get(node.nodeid, 0.0) or not core.delegated.lends(node, file.connection, request.at):
             return False
         if any(other.held or other.ocb != file.ocb or other.connection is not file.connection for other in node.files):
             return False
         # A lock that is on its way to the server would come after the delegation.
-        return not any(other.opcode in _LOCKING and other.node is node and other is not request for other in core.outstanding.values())
+        return not any(other.opcode in _SETS and other.node is node and other is not request for other in core.outstanding.values())
 
     def ask(self, file: File, forget: Callable[[Callable[[], None]], None]) -> None:
         """Ask for it. *forget* drops what is known of the file, and calls what it is given when the kernel has, too."""
@@ -219,7 +220,7 @@ class OwnLocks:
     def _returned(self, own: Own, status: int, reply: Buffer) -> None:
         core = self._core
         lives = core.servers.lives(own.connection)
-        if status in _WAY_LOST and lives:
+        if status in _LOST and lives:
             # Its server would wait for that, and then take the open file away.
             core.dispatch.call_at(core.dispatch.now() + RETRY, partial(self._send_again, own))
             return

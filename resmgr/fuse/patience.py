@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from resmgr.fuse.core import Core
 
 RETRY: Final = 0.25
+"""Seconds between tries to reach a node that is down."""
 AT_ONCE: Final = 256
 """Requests tried again in one turn; the others in the next."""
 

@@ -28,12 +28,14 @@ from resmgr.channel import Connection
 from resmgr.dispatch import Buffer, Timer
 from resmgr.errors import BadMessage
 from resmgr.fuse import changing, formats
-from resmgr.fuse.formats import BODY, AttrTuple, Opcode
+from resmgr.fuse.formats import BODY, O_ACCMODE, O_APPEND, O_SYNC, AttrTuple, Opcode
 from resmgr.fuse.inode import same_type
 from resmgr.fuse.openfile import File
-from resmgr.fuse.request import Request
+from resmgr.fuse.patience import RETRY
+from resmgr.fuse.request import GONE, Request
 from resmgr.fuse.traits import BY_NODE
 from resmgr.fuse.walk import CONNECT, ENTRY_MAX
+from resmgr.iofunc.locks import UNLOCK
 from resmgr.iomsg import LOCK_SET, OPEN, REOPEN, REQUEST, TOKEN_MAX, Connect, Io
 from resmgr.iorequest import LockRequest, pack_lock
 
@@ -46,19 +48,16 @@ logger = logging.getLogger(__name__)
 IDENTIFY_AFTER: Final = 0.1
 """Seconds after which a file that is still open is asked for its token: most are closed by then."""
 IDENTIFY_AT_ONCE: Final = 256
-RETRY: Final = 0.25
-"""Seconds between tries to open again what a node that is down has."""
 RECLAIM: Final = 60.0
 """Seconds in which locks are set again though nobody asks. Later the first request does it."""
 AFTER_DEATH: Final = 0.02
 """A connection may die while others to the same node have not yet: the first try comes this much later."""
-WAY_LOST: Final = frozenset((-errno.EHOSTDOWN, -errno.EHOSTUNREACH, -errno.EBADF, -errno.ESRCH))
+WAY_LOST: Final = GONE | {-errno.EHOSTUNREACH, -errno.EBADF}
 """The node is down, or it, or its daemon, went away again while it was asked."""
 TRANSIENT: Final = frozenset((*WAY_LOST, -errno.EAGAIN))
 OF_LOCKS: Final = frozenset((Opcode.SETLK, Opcode.SETLKW, Opcode.GETLK))
-_UNLOCK: Final = 2
-_KEPT_FLAGS: Final = 0o3 | 0o2000 | 0o4010000
-"""Open flags that still mean something: access mode, O_APPEND, O_SYNC."""
+_KEPT_FLAGS: Final = O_ACCMODE | O_APPEND | O_SYNC
+"""Open flags that still mean something."""
 Done = Callable[[int], None]
 
 
@@ -425,7 +424,7 @@ def _as_opened(thing: File | Directory, attr: AttrTuple) -> bool:
 
 def note_lock(file: File, asked: LockRequest) -> None:
     """*asked* was granted, or given up, through *file*: what is held of its node's ranges is kept, to be set again."""
-    gone = LockRequest(LOCK_SET, _UNLOCK, asked.start, asked.end, asked.owner, asked.pid, asked.whole)
+    gone = LockRequest(LOCK_SET, UNLOCK, asked.start, asked.end, asked.owner, asked.pid, asked.whole)
     for other in file.node.files:
         if other.held and other is not file:
             other.held.note(gone)

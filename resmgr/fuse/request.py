@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 Step = Callable[["Request", int, Buffer], None]
 STALE: Final = frozenset((-errno.ESTALE, -errno.EBADF, -errno.ESRCH))
 """What a base handle of a server that came back, or went away, is answered with."""
-_GONE: Final = frozenset((-errno.EHOSTDOWN, -errno.ESRCH))
+GONE: Final = frozenset((-errno.EHOSTDOWN, -errno.ESRCH))
 """What is said of messages that were on the way when their server, or its node, went away."""
 ERRNO_MAX: Final = 511
 """The kernel takes no answer with a larger one; those from 512 on are its own."""
@@ -151,7 +151,7 @@ class Request:
         sent = self.pending is not None
         self.pending = None
         core = self.core
-        if sent and status in _GONE:
+        if sent and status in GONE:
             self.unsure = True
         if self.answered:
             core.late(self, status, reply)
@@ -168,7 +168,7 @@ class Request:
 
     def file_done(self, status: int, reply: Buffer) -> None:
         """Completion of a message to an open file, which is never sent again; its step runs even if the request was given up."""
-        if status in _GONE and self.pending is not None:
+        if status in GONE and self.pending is not None:
             self.unsure = True
         self.pending = None
         if self.answered and self.changes:

@@ -29,9 +29,9 @@ from resmgr.fuse import changing, formats, owned
 from resmgr.fuse.behind import OVERHEAD, TOTAL_MAX, Behind
 from resmgr.fuse.caller import broken_pipe
 from resmgr.fuse.core import Core
-from resmgr.fuse.formats import BODY
+from resmgr.fuse.formats import BODY, O_APPEND, O_DSYNC, O_NONBLOCK
 from resmgr.fuse.openfile import File
-from resmgr.fuse.request import Request, told
+from resmgr.fuse.request import GONE, Request, told
 from resmgr.iomsg import ATTR, NONBLOCK, OFFSET_APPEND, REQUEST, SURE, WRITE, WRITE_ATTR, Io
 
 logger = logging.getLogger(__name__)
@@ -43,10 +43,10 @@ COPY_MAX: Final = 64 * 1024
 AGAIN_AFTER: Final = 0.02
 AGAIN_MAX: Final = 250
 """A write behind that is answered EAGAIN is sent again after so many seconds, and so many times (5 s) before that is its error."""
-SYNCHRONOUS = os.O_APPEND | os.O_DSYNC | os.O_DIRECT
+SYNCHRONOUS: Final = O_APPEND | O_DSYNC | os.O_DIRECT
 """Open flags with which a write waits for its server. O_SYNC contains O_DSYNC."""
 
-LOST: Final = frozenset((-errno.EHOSTDOWN, -errno.EBADF, -errno.ESRCH))
+LOST: Final = GONE | {-errno.EBADF}
 """What a write is answered whose file's server, or the way there, is gone."""
 OCB_OFFSET: Final = 8
 _OCB: Final = struct.Struct("!Q")
@@ -70,8 +70,8 @@ def write(core: Core, request: Request, view: memoryview) -> None:
         core.drops["writes_refused"] += 1
         core.error(request, errno.ENOMEM)
         return
-    flags |= file.flags & ~os.O_NONBLOCK
-    if flags & os.O_APPEND and not mapped:
+    flags |= file.flags & ~O_NONBLOCK
+    if flags & O_APPEND and not mapped:
         offset = OFFSET_APPEND
     node = file.node
     node.cached = True
@@ -83,7 +83,7 @@ def write(core: Core, request: Request, view: memoryview) -> None:
         let_go = core.borrow()
     # The message's head overwrites the request's, right in front of the data: one part, nothing is joined.
     start = _DATA - _MESSAGE.size
-    how = NONBLOCK if flags & os.O_NONBLOCK else 0
+    how = NONBLOCK if flags & O_NONBLOCK else 0
     if size <= COPY_MAX and owned.begins_on(request, node):
         how |= WRITE_ATTR
     _MESSAGE.pack_into(view, start, _WRITE, 0, how, file.ocb, offset, size)

@@ -25,7 +25,7 @@ from resmgr.errors import BadMessage
 from resmgr.fuse import changing, formats
 from resmgr.fuse.attributes import done
 from resmgr.fuse.core import ENTRY_MAX, Core
-from resmgr.fuse.formats import BODY
+from resmgr.fuse.formats import BODY, O_ACCMODE
 from resmgr.fuse.request import Request, Step
 from resmgr.iomsg import (
     LENGTH,
@@ -53,7 +53,6 @@ _LISTED: Final = (b"user.", b"security.", b"trusted.", b"system.posix_acl_")
 """Spaces of names whose attributes a listing of attributes tells."""
 _CAPABILITY: Final = b"security.capability"
 _LABEL: Final = b"security.selinux"
-_ACCMODE: Final = 3
 
 
 def answered_here(core: Core, node: Node, user: User, pid: int, view: memoryview, now: float) -> int:
@@ -71,7 +70,7 @@ def getxattr(core: Core, request: Request, view: memoryview) -> None:
     (room,) = formats.GETXATTR_IN.parse(view, BODY)
     name, _ = formats.value_at(view, BODY + formats.GETXATTR_IN.size, 0)
     node = request.node
-    if not room and name == _CAPABILITY and any(file.flags & _ACCMODE for file in node.files):
+    if not room and name == _CAPABILITY and any(file.flags & O_ACCMODE for file in node.files):
         core.error(request, errno.ENODATA)
         return
 

@@ -12,7 +12,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
-from resmgr.hostfs.objects import HostClient, HostHandle, Opened
+from resmgr.hostfs.made import Opened
+from resmgr.hostfs.objects import HostClient, HostHandle
 from resmgr.iomsg import Connect
 
 if TYPE_CHECKING:

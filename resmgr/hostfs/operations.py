@@ -2,9 +2,7 @@
 
 Rules that hold everywhere here:
 
-- Every call acts on a directory descriptor and one name, and never follows a symbolic link in that name. Longer paths are walked by openat2
-  with RESOLVE_BENEATH, NO_SYMLINKS and NO_MAGICLINKS; where the kernel has no openat2, one component at a time with O_NOFOLLOW. There is no
-  `..` in a path (`iorequest.check_path`), so no rename and no race can lead a walk out of the tree.
+- Every call acts on a directory descriptor and one name, and never follows a symbolic link in that name. `beneath` walks longer paths.
 - What the client may see and do is computed by going down its export scope with the same names. What has no verb does not exist.
 - Here only regular files and directories are opened: devices and FIFOs, whose opening has effects of its own, are found and left to
   `special`; sockets are refused. No open blocks (O_NONBLOCK).
@@ -16,11 +14,12 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Container, Mapping
-from stat import S_IFIFO, S_IFMT, S_IFREG, S_IFSOCK, S_ISBLK, S_ISCHR, S_ISDIR, S_ISLNK
+from stat import S_IFIFO, S_IFMT, S_IFREG, S_IFSOCK, S_ISBLK, S_ISCHR, S_ISDIR
 from typing import Final
 
 from resmgr.access import Scope
 from resmgr.hostfs import syscalls
+from resmgr.hostfs.beneath import NODE, Beneath
 from resmgr.hostfs.device import Devices
 from resmgr.hostfs.made import Opened
 from resmgr.hostfs.objects import HostHandle
@@ -39,7 +38,6 @@ from resmgr.hostfs.opened import (
 )
 from resmgr.hostfs.ownproc import refuse_own
 from resmgr.hostfs.special import Special
-from resmgr.hostfs.syscalls import OpenHow, openat2
 from resmgr.hostfs.verbs import check_verbs, may_make, may_make_new, may_remove, no_wider
 from resmgr.hostfs.xattr import inherits_acl, xattr
 from resmgr.iomsg import (
@@ -66,25 +64,21 @@ _EXCL: Final = os.O_EXCL
 _TRUNC: Final = os.O_TRUNC
 _DIRECTORY: Final = os.O_DIRECTORY
 _ALWAYS: Final = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
-_NODE: Final = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
-_PARENT_HOW: Final = OpenHow(os.O_PATH | os.O_DIRECTORY)
-_OBJECT_HOW: Final = OpenHow(os.O_PATH | os.O_NOFOLLOW)
 PREFETCH_MAX: Final = 128 * 1024
 RENAME_FLAGS: Final = 1 | 2 | 4
 """NOREPLACE, EXCHANGE, WHITEOUT."""
 _EXCHANGE: Final = 2
 
 
-class Operations:
+class Operations(Beneath):
     """The operations of one served tree, for clients who are told owners as *owners* says (None: as they are)."""
 
     def __init__(self, devices: Devices, process_umask: int, owners: Owners | None = None) -> None:
-        self.devices = devices
+        super().__init__(devices)
         self.owners = owners
         self.head = (0, 0, 0)
         """The ENTRY target (nd, pid, chid) of its channel; set once that exists."""
         self._process_umask = process_umask
-        self._openat2 = True
         self.at_risk: Mapping[bytes, int] = {}
         self.leased: Container[tuple[int, int]] = frozenset()
         """For `read_directory` and `change`."""
@@ -130,79 +124,6 @@ class Operations:
         head = ENTRY.pack(*self.head, node, ocb, len(data) | bits)
         return b"".join((head, attr, data)) if data else head + attr
 
-    # ---- walks
-
-    def _walk(self, fd: int, path: bytes, how: OpenHow, flags: int) -> int:
-        """Open a path of several components beneath *fd*. The caller closes the result."""
-        if self._openat2:
-            try:
-                return openat2(fd, path, how)
-            except OSError as error:
-                if error.errno != errno.ENOSYS and not (error.errno == errno.EPERM and self._no_openat2(fd)):
-                    raise
-                self._openat2 = False
-        names = path.split(b"/")
-        here = fd
-        try:
-            for name in names[:-1]:
-                below = _step(here, name, _NODE | os.O_DIRECTORY)
-                if here != fd:
-                    os.close(here)
-                here = below
-            return _step(here, names[-1], flags)
-        finally:
-            if here != fd:
-                os.close(here)
-
-    @staticmethod
-    def _no_openat2(fd: int) -> bool:
-        """Whether a sandbox refuses the call itself: opening the base again cannot be forbidden otherwise."""
-        try:
-            os.close(openat2(fd, b".", _PARENT_HOW))
-        except OSError as error:
-            return error.errno == errno.EPERM
-        return False
-
-    def _parent(self, base: HostHandle, path: bytes) -> tuple[int, bytes, Scope, int]:
-        """(descriptor, name, scope of the directory, descriptor to close or -1) of the last component's directory."""
-        scope = base.scope
-        cut = path.rfind(b"/")
-        if cut < 0:
-            if not path:
-                raise OSError(errno.EBUSY, "the base itself")
-            if base.device.proc:
-                refuse_own([path])
-            return base.fd, path, scope, -1
-        lead = path[:cut]
-        if not (scope.fixed and scope.verbs):
-            scope = scope.enter_all(lead.split(b"/"))
-        fd = self._walk(base.fd, lead, _PARENT_HOW, _NODE | os.O_DIRECTORY)
-        self._refuse_own(fd, path)
-        return fd, path[cut + 1 :], scope, fd
-
-    def _refuse_own(self, fd: int, path: bytes) -> None:
-        """Close *fd* and raise ENOENT if the *path* to it, or on from it by a name, leads through this process in /proc."""
-        names = [name for name in path.split(b"/") if name.isdigit()]
-        if not names:
-            return
-        try:
-            if self.devices.get(os.fstat(fd).st_dev).proc:
-                refuse_own(names)
-        except BaseException:
-            os.close(fd)
-            raise
-
-    def _object(self, base: HostHandle, path: bytes) -> tuple[int, Scope]:
-        """(new O_PATH descriptor, scope) of the object itself, a symbolic link included."""
-        scope = base.scope
-        if not path:
-            return os.dup(base.fd), scope
-        if not (scope.fixed and scope.verbs):
-            scope = scope.enter_all(path.split(b"/"))
-        fd = self._walk(base.fd, path, _OBJECT_HOW, _NODE) if path.find(b"/") >= 0 else os.open(path, _NODE, dir_fd=base.fd)
-        self._refuse_own(fd, path)
-        return fd, scope
-
     def _handle(self, fd: int, status: os.stat_result, scope: Scope, flags: int = os.O_PATH) -> HostHandle:
         handle = HostHandle(fd, scope, self.devices.get(status.st_dev), S_ISDIR(status.st_mode), flags)
         handle.inode = status.st_ino
@@ -221,7 +142,7 @@ class Operations:
                 if not scope.verbs:
                     raise FileNotFoundError(errno.ENOENT, "not exported")
                 return ENTRY.pack(*self.head, 0, 0, 0) + self.attr(status)
-            fd = os.open(path, _NODE | os.O_DIRECTORY, dir_fd=base.fd)
+            fd = os.open(path, NODE | _DIRECTORY, dir_fd=base.fd)
             self._refuse_own(fd, path)
         else:
             fd, scope = self._object(base, path)
@@ -268,7 +189,7 @@ class Operations:
                 if exists and flags & _CREAT and flags & _EXCL:
                     raise FileExistsError(errno.EEXIST, "exists")
             if special:
-                return self._special(os.open(name, _NODE, dir_fd=dirfd), scope, request.flags)
+                return self._special(os.open(name, NODE, dir_fd=dirfd), scope, request.flags)
             if exists:
                 check_verbs(scope, access != _WRONLY, writes)
                 if not scope.verbs:
@@ -401,7 +322,7 @@ class Operations:
             scope = may_make_new(dirfd, parent_scope, name)
             mode, lost = self._mode(dirfd, request)
             os.mkdir(name, mode, dir_fd=dirfd)
-            fd = os.open(name, _NODE | os.O_DIRECTORY, dir_fd=dirfd)
+            fd = os.open(name, NODE | _DIRECTORY, dir_fd=dirfd)
         finally:
             if owned >= 0:
                 os.close(owned)
@@ -427,7 +348,7 @@ class Operations:
             mode, lost = self._mode(dirfd, request)
             check_set_id(parent_scope, mode, 0)
             os.mknod(name, kind | mode, request.rdev, dir_fd=dirfd)
-            fd = os.open(name, _NODE, dir_fd=dirfd)
+            fd = os.open(name, NODE, dir_fd=dirfd)
             try:
                 status = self._fix_mode(fd, os.fstat(fd), lost)
             finally:
@@ -564,12 +485,3 @@ class Operations:
             return change(self, fd, scope, request.change, False, request.after)
         finally:
             os.close(fd)
-
-
-def _step(fd: int, name: bytes, flags: int) -> int:
-    try:
-        return os.open(name, flags, dir_fd=fd)
-    except NotADirectoryError:
-        if S_ISLNK(os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode):
-            raise OSError(errno.ELOOP, "symbolic link in the path") from None
-        raise

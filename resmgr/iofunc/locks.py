@@ -23,11 +23,11 @@ import errno
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
-READ = 0
-WRITE = 1
-UNLOCK = 2
+READ: Final = 0
+WRITE: Final = 1
+UNLOCK: Final = 2
 """Linux's F_RDLCK, F_WRLCK, F_UNLCK."""
 END = 1 << 63
 """End of a range that goes to the end of the file, wherever that is. Ranges are [start, end)."""

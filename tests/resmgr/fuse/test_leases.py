@@ -14,7 +14,7 @@ from attrs import evolve
 from resmgr.channel import Message
 from resmgr.fuse import changes, formats
 from resmgr.fuse.formats import Opcode
-from resmgr.fuse.lease import NAMES_MAX
+from resmgr.fuse.lease import ABSENT_MAX
 from resmgr.fuse.leases import WAITING_MAX
 from resmgr.fuse.news import BURST, EVENTS_TURN
 from resmgr.fuse.options import FuseOptions, Permissions
@@ -198,7 +198,7 @@ def test_that_a_name_does_not_exist_in_an_answer_older_than_the_event_is_not_bel
     rig.fs.add(b"d/new", b"")
     if many:
         # More names than are remembered.
-        for number in range(NAMES_MAX + 1):
+        for number in range(ABSENT_MAX + 1):
             rig.fs.add(b"d/more%d" % number, b"")
     rig.run(0.3)
 
@@ -363,12 +363,12 @@ def test_too_many_events_are_told_as_all(rig: Rig) -> None:
 
 def test_names_remembered_are_bounded(rig: Rig) -> None:
     node = leased(rig)
-    for number in range(NAMES_MAX + 50):
+    for number in range(ABSENT_MAX + 50):
         rig.lookup(node, b"none%d" % number)
     lease = rig.machine.nodes.root.children[b"d"].lease
     assert lease is not None
-    assert len(lease.absent) == NAMES_MAX
-    for number in range(NAMES_MAX + 50):
+    assert len(lease.absent) == ABSENT_MAX
+    for number in range(ABSENT_MAX + 50):
         rig.machine.logs.changed(lease.node, b"other%d" % number, rig.dispatch.now())
     assert len(rig.machine.logs.of(lease.node)[0]) <= changes.NAMES_MAX
     assert validity(rig.lookup(node, b"f1")) == (1, 1)

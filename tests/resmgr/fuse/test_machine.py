@@ -319,7 +319,7 @@ def test_an_open_waits_for_no_read_that_hangs(rig: Rig) -> None:
 
     assert rig.open(node).open_flags == FOPEN_NOFLUSH | FOPEN_KEEP_CACHE | FOPEN_DIRECT_IO
     assert rig.open(node).open_flags == FOPEN_NOFLUSH | FOPEN_KEEP_CACHE | FOPEN_DIRECT_IO
-    rig.machine.interrupt(hung)
+    rig.machine.interrupts.came(hung)
     rig.run(10.0)
     assert rig.answers[hung].error == -errno.EINTR
     assert rig.open(node).open_flags == FOPEN_NOFLUSH
@@ -938,7 +938,7 @@ def test_interrupts_that_come_after_their_request_are_bounded(rig: Rig) -> None:
     for unique in range(2, 1000, 2):
         interrupt(rig, unique)
 
-    assert len(rig.machine._early) <= 64
+    assert len(rig.machine.interrupts) <= 64
     assert rig.answers == {}
 
 
