@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from resmgr.channel import Connection
 from resmgr.fuse.changes import NEVER
+from resmgr.fuse.storms import Storm
 
 if TYPE_CHECKING:
     from array import array
@@ -44,6 +45,7 @@ class Lease:
         "own",
         "readers",
         "since",
+        "storm",
         "told_absent",
         "users",
         "whole",
@@ -81,6 +83,7 @@ class Lease:
         """What requests from here have just moved to other names, and when: an event by the old one may be on its way."""
         self.names: Names | None = None
         """All that are in it, if that is known."""
+        self.storm = Storm()
         self.cookies: array[int] | None = None
         """What the positions in that listing mean."""
 
