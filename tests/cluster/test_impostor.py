@@ -16,6 +16,7 @@ import pytest
 from qnetpy.link.calls import CALLS_MAX, STRANGERS_MAX
 from qnetpy.testing import cluster as kit
 from qnetpy.testing.attack import Program, Victim, drops_of, flooding, program
+from qnetpy.testing.cluster import wait_for
 
 pytestmark = [pytest.mark.cluster, pytest.mark.priv]
 Start = Callable[..., kit.Cluster]
@@ -95,9 +96,7 @@ def until_answered(cluster: kit.Cluster, client: Program) -> float:
     began = time.monotonic()
     wait_until_up(cluster)
     answered = client.tell()["answered"]
-    while client.tell()["answered"] == answered:
-        assert time.monotonic() < began + 60.0, "nobody is answered"
-        time.sleep(0.05)
+    wait_for(lambda: client.tell()["answered"] != answered, 60.0, "somebody is answered")
     return time.monotonic() - began
 
 
@@ -142,10 +141,7 @@ def test_with_a_second_path_nothing_fails(start_cluster: Start, capsys: pytest.C
         return sorted(path["interface"] for path in link["paths"] if path["state"] == "usable")
 
     def wait(wanted: list[str]) -> None:
-        end = time.monotonic() + 15.0
-        while usable() != wanted:
-            assert time.monotonic() < end, f"{usable()} instead of {wanted}"
-            time.sleep(0.1)
+        wait_for(lambda: usable() == wanted, 15.0, f"paths {wanted}")
 
     wait(["eth0", "eth1"])
     with working(cluster) as (server, client):
@@ -220,8 +216,5 @@ def test_a_flood_of_lies_takes_its_share_of_the_processor_and_no_more(lan: kit.C
     assert share < FLOOD_SHARE_MAX
     assert grown < GROWTH_MAX
     wait_until_up(cluster)
-    end = time.monotonic() + 15.0
-    while "heard_per_thousand" in one.status()["discovery"]:
-        assert time.monotonic() < end, "it does not listen again"
-        time.sleep(0.2)
+    wait_for(lambda: "heard_per_thousand" not in one.status()["discovery"], 15.0, "it listens again")
     assert "Traceback" not in one.log() + two.log()

@@ -21,6 +21,7 @@ import pytest
 
 from resmgr.fuse.mount import parse_mountinfo
 from resmgr.testing.fusemount import Served
+from tests.resmgr.waiting import until
 
 pytestmark = pytest.mark.priv
 
@@ -240,7 +241,7 @@ def test_close_to_open(serve: Serve) -> None:
         assert (mount.path / "f").read_text() == text
     assert not os.path.exists(mount.path / "new")
     mount.order("write", path="new", data="x")
-    time.sleep(0.15)
+    until((mount.path / "new").exists, 5.0)
     assert (mount.path / "new").read_text() == "x"
 
 
@@ -254,7 +255,7 @@ def test_name_that_is_taken_back(serve: Serve) -> None:
 
     mount.order("invalidate", path="node")
 
-    wait_until(lambda: code_of(lambda: os.stat(mount.path / "node")) == errno.ENOENT)
+    until(lambda: code_of(lambda: os.stat(mount.path / "node")) == errno.ENOENT)
 
 
 def test_second_open_needs_no_data(serve: Serve) -> None:
@@ -293,13 +294,6 @@ def test_file_without_a_size_can_be_read(serve: Serve, tmp_path: Path) -> None:
 # ---- hangs, death, restart
 
 
-def wait_until(goal: Callable[[], bool]) -> None:
-    end = time.monotonic() + 30
-    while not goal():
-        assert time.monotonic() < end, "waited 30 s"
-        time.sleep(0.01)
-
-
 @pytest.mark.parametrize("operation", ["open", "read", "lookup"])
 @pytest.mark.parametrize("deaf", [False, True])
 def test_interrupt_of_a_hung_server_returns_at_once(serve: Serve, operation: str, deaf: bool) -> None:
@@ -307,7 +301,7 @@ def test_interrupt_of_a_hung_server_returns_at_once(serve: Serve, operation: str
     mount.order("write", path="f", data="x")
     mount.fault(operation=operation, name="f", hang=True, deaf=deaf)
     cat = subprocess.Popen(["cat", mount.path / "f"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    wait_until(lambda: bool(mount.order("status")))
+    until(lambda: bool(mount.order("status")))
 
     began = time.monotonic()
     cat.send_signal(signal.SIGINT)
@@ -321,7 +315,7 @@ def test_write_to_a_hung_server_can_be_killed(serve: Serve) -> None:
     mount = serve()
     mount.fault(operation="write", hang=True)
     writer = subprocess.Popen(["dd", "if=/dev/zero", f"of={mount.path}/f", "bs=1M", "count=4"], stderr=subprocess.DEVNULL)
-    wait_until(lambda: bool(mount.order("status")))
+    until(lambda: bool(mount.order("status")))
 
     began = time.monotonic()
     writer.kill()
@@ -351,7 +345,7 @@ def test_killed_server_is_enotconn_at_once(serve: Serve) -> None:
     directory = os.open(mount.path, os.O_RDONLY | os.O_DIRECTORY)
     mount.fault(operation="open", hang=True)
     cat = subprocess.Popen(["cat", f"/proc/self/fd/{directory}/f"], pass_fds=(directory,), stderr=subprocess.PIPE)
-    wait_until(lambda: bool(mount.order("status")))
+    until(lambda: bool(mount.order("status")))
 
     mount.kill()
 
@@ -644,7 +638,7 @@ def test_no_process_is_left_in_uninterruptible_sleep(serve: Serve) -> None:
     mount.order("write", path="f", data="x" * 3_000_000)
     mount.fault(operation="read", hang=True, deaf=True)
     readers = [subprocess.Popen(["cat", mount.path / "f"], stdout=subprocess.DEVNULL) for _ in range(3)]
-    wait_until(lambda: bool(mount.order("status")))
+    until(lambda: bool(mount.order("status")))
 
     for reader in readers:
         reader.kill()

@@ -17,6 +17,7 @@ from typing import cast
 import pytest
 
 from resmgr.testing.fusemount import Served
+from tests.resmgr.waiting import until
 
 pytestmark = pytest.mark.priv
 
@@ -33,12 +34,6 @@ def served() -> Iterator[Path]:
         (Path(directory) / "d").mkdir()
         (Path(directory) / "d/f").write_bytes(b"first" * 100)
         yield Path(directory)
-
-
-def soon(goal: Callable[[], bool]) -> None:
-    end = time.monotonic() + SOON
-    while not goal():
-        assert time.monotonic() < end, "not seen"
 
 
 def events(mount: Served) -> dict[str, int]:
@@ -135,7 +130,7 @@ def test_what_a_local_program_writes_is_read_by_the_next_open(serve: Serve, serv
             return False
         return True
 
-    soon(may_open)
+    until(may_open)
 
 
 @pytest.mark.parametrize("how", ["rename", "unlink", "chmod"])
@@ -148,13 +143,13 @@ def test_what_the_kernel_does_not_hold_up_is_told(serve: Serve, served: Path, ho
     if how == "rename":
         (served / "d/new").write_bytes(b"second")
         os.rename(served / "d/new", served / "d/f")
-        soon(lambda: path.read_bytes() == b"second")
+        until(lambda: path.read_bytes() == b"second")
     elif how == "unlink":
         os.unlink(served / "d/f")
-        soon(lambda: not path.exists())
+        until(lambda: not path.exists())
     else:
         os.chmod(served / "d/f", 0o600)
-    soon(lambda: not opened(mount, served / "d/f"))
+    until(lambda: not opened(mount, served / "d/f"))
 
 
 def opened(mount: Served, path: Path) -> int:
@@ -189,7 +184,7 @@ def test_what_is_changed_from_here_is_not_kept(serve: Serve, served: Path, how: 
         assert (served / "d/f").read_bytes() == b"fir"
     else:
         path.chmod(0o600)
-    soon(lambda: not opened(mount, served / "d/f"))
+    until(lambda: not opened(mount, served / "d/f"))
     assert "delegations_recalled" not in events(mount)
 
 
@@ -214,7 +209,7 @@ def test_locks_through_one_open_control_block(serve: Serve, served: Path) -> Non
                 return False
             return True
 
-        soon(free)
+        until(free)
 
 
 def test_a_killed_holder_holds_up_nobody(serve: Serve, served: Path) -> None:
@@ -264,7 +259,7 @@ def test_locks_of_a_file_that_one_mount_has_alone(serve: Serve, served: Path) ->
         fcntl.lockf(one, fcntl.LOCK_EX)
         fcntl.lockf(one, fcntl.LOCK_UN)
         two.close()
-        soon(lambda: opened(mount, served / "d/f") == 1)
+        until(lambda: opened(mount, served / "d/f") == 1)
         messages(mount)
         for _ in range(10):
             fcntl.lockf(one, fcntl.LOCK_EX)

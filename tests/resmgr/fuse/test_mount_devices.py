@@ -20,6 +20,7 @@ import pytest
 
 from resmgr.testing.devices import CLEAR, GET_ROOM, SET_ROOM, SWAP
 from resmgr.testing.fusemount import Served
+from tests.resmgr.waiting import until
 
 pytestmark = pytest.mark.priv
 
@@ -48,13 +49,6 @@ def arms(mount: Served) -> int:
     told = mount.order("waits")
     assert isinstance(told, int)
     return told
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
 
 
 def test_a_read_waits_and_a_signal_ends_it(mount: Served, pipe: int) -> None:

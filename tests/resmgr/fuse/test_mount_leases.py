@@ -6,7 +6,6 @@ import mmap
 import os
 import subprocess
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -14,15 +13,14 @@ from typing import Any, cast
 import pytest
 
 from resmgr.testing.fusemount import Served
+from tests.resmgr.waiting import until
 from tests.suites.manyfiles import Directory
 
 pytestmark = pytest.mark.priv
 
 Serve = Callable[..., Served]
-SOON = 30.0
-"""Seconds in which a change must be seen. It is milliseconds; a loaded machine adds to it, and without leases it would be 60 here."""
 LONG = {"entry_valid": 60, "attr_valid": 60, "negative_valid": 60}
-"""Validities with which nothing would be seen that is not told."""
+"""Validities with which nothing would be seen that is not told: `until` waits for half as long."""
 
 
 @pytest.fixture
@@ -37,12 +35,6 @@ def served(tmp_path: Path) -> Path:
 
 def statistics(mount: Served) -> dict[str, dict[str, int]]:
     return cast("dict[str, Any]", mount.order("statistics"))
-
-
-def soon(goal: Callable[[], bool]) -> None:
-    end = time.monotonic() + SOON
-    while not goal():
-        assert time.monotonic() < end, "not seen"
 
 
 def walk(mount: Served) -> str:
@@ -78,30 +70,30 @@ def test_what_others_do_is_seen_soon(serve: Serve, served: Path) -> None:
         assert not (here / name).exists()
 
     (there / "new").write_bytes(b"12345")
-    soon(lambda: (here / "new").exists() and os.stat(here / "new").st_size == 5)
+    until(lambda: (here / "new").exists() and os.stat(here / "new").st_size == 5)
     assert "new" in os.listdir(here)
     (there / "new").write_bytes(b"1234567")
-    soon(lambda: os.stat(here / "new").st_size == 7)
+    until(lambda: os.stat(here / "new").st_size == 7)
     (there / "new").chmod(0o600)
-    soon(lambda: os.stat(here / "new").st_mode & 0o777 == 0o600)
+    until(lambda: os.stat(here / "new").st_mode & 0o777 == 0o600)
     (there / "new").rename(there / "moved")
-    soon(lambda: (here / "moved").exists() and not (here / "new").exists())
+    until(lambda: (here / "moved").exists() and not (here / "new").exists())
     (there / "moved").unlink()
-    soon(lambda: not (here / "moved").exists())
+    until(lambda: not (here / "moved").exists())
     assert sorted(os.listdir(here)) == sorted(os.listdir(there))
     (there / "sub").mkdir()
-    soon(lambda: (here / "sub").is_dir())
+    until(lambda: (here / "sub").is_dir())
     (there / "sub/deep").write_bytes(b"")
-    soon(lambda: (here / "sub/deep").exists())
+    until(lambda: (here / "sub/deep").exists())
     (there / "f3").unlink()
     (there / "other").write_bytes(b"replacement")
     os.rename(there / "other", there / "f4")
-    soon(lambda: (here / "f4").read_bytes() == b"replacement" and not (here / "f3").exists())
+    until(lambda: (here / "f4").read_bytes() == b"replacement" and not (here / "f3").exists())
     there.rename(served / "elsewhere")
-    soon(lambda: not here.exists() and (mount.path / "elsewhere/f4").exists())
+    until(lambda: not here.exists() and (mount.path / "elsewhere/f4").exists())
     there = served / "elsewhere"
     (there / "after").write_bytes(b"")
-    soon(lambda: "after" in os.listdir(mount.path / "elsewhere"))
+    until(lambda: "after" in os.listdir(mount.path / "elsewhere"))
 
 
 def test_open_files_and_mappings_see_what_others_write(serve: Serve, served: Path) -> None:
@@ -116,8 +108,8 @@ def test_open_files_and_mappings_see_what_others_write(serve: Serve, served: Pat
             with open(there, "r+b") as writer:
                 writer.write(text)
             expected = text
-            soon(lambda: os.pread(descriptor, 3, 0) == expected)  # noqa: B023
-            soon(lambda: mapped[:3] == expected)  # noqa: B023
+            until(lambda: os.pread(descriptor, 3, 0) == expected)  # noqa: B023
+            until(lambda: mapped[:3] == expected)  # noqa: B023
 
 
 def test_what_is_done_here_is_not_told_back(serve: Serve) -> None:
@@ -156,10 +148,7 @@ def test_a_mount_over_a_directory_is_seen(serve: Serve, served: Path) -> None:
     inside = f"/proc/{mount.process.pid}/root{served}/d4"
     if mount.inside:
         subprocess.run([*mount.inside, "mount", "-t", "tmpfs", "none", f"{served}/d4"], check=True)
-    end = time.monotonic() + 3
-    while os.listdir(mount.path / "d4"):
-        assert time.monotonic() < end, "the mount was not seen"
-        time.sleep(0.02)
+    until(lambda: not os.listdir(mount.path / "d4"))
     assert os.listdir(inside) == []
 
 
@@ -172,7 +161,7 @@ def test_storms_are_followed(serve: Serve, served: Path) -> None:
         (there / f"s{number}").write_bytes(b"")
         if number % 2:
             (there / f"s{number}").unlink()
-    soon(lambda: sorted(os.listdir(here)) == sorted(os.listdir(there)))
+    until(lambda: sorted(os.listdir(here)) == sorted(os.listdir(there)))
 
 
 def md5(path: Path) -> str:
@@ -199,7 +188,7 @@ def test_reports_of_others(serve: Serve, served: Path) -> None:
     with open(there / "file_1", "ab") as file:
         file.write(b"\nrevision 2\n")
     assert (here / "file_1").read_bytes().endswith(b"revision 2\n")
-    soon(lambda: os.stat(here / "file_1").st_mtime_ns == os.stat(there / "file_1").st_mtime_ns)
+    until(lambda: os.stat(here / "file_1").st_mtime_ns == os.stat(there / "file_1").st_mtime_ns)
     # 88: a file saved there by an editor (rewritten, or replaced), while it is known here: cut short, or zeros at its end.
     for number in range(12):
         content = b"line %d\n" % number * (300 + 37 * number if number % 3 else 20)
@@ -209,15 +198,15 @@ def test_reports_of_others(serve: Serve, served: Path) -> None:
             (there / ".saved.swp").write_bytes(content)
             os.replace(there / ".saved.swp", there / "saved")
         assert (here / "saved").read_bytes() == content
-        soon(lambda: os.stat(here / "saved").st_size == len(content))  # noqa: B023
+        until(lambda: os.stat(here / "saved").st_size == len(content))  # noqa: B023
     # 346: directories that were removed there are still listed here, and cannot be entered or removed.
     for _ in range(5):
         (there / "phantom").mkdir()
         (there / "phantom/inside").write_bytes(b"")
-        soon(lambda: os.listdir(here / "phantom") == ["inside"] if (here / "phantom").exists() else False)
+        until(lambda: os.listdir(here / "phantom") == ["inside"] if (here / "phantom").exists() else False)
         (there / "phantom/inside").unlink()
         (there / "phantom").rmdir()
-        soon(lambda: "phantom" not in os.listdir(here) and not (here / "phantom").exists())
+        until(lambda: "phantom" not in os.listdir(here) and not (here / "phantom").exists())
         os.mkdir(here / "phantom")
         os.rmdir(here / "phantom")
 
@@ -239,7 +228,7 @@ def test_positions_outlast_another_listing(serve: Serve, served: Path) -> None:
         (there / f"more{number}").unlink()
     for number in range(100):
         (there / f"new{number}").touch()
-    soon(lambda: not (here / "more0").exists() and (here / "new99").exists())
+    until(lambda: not (here / "more0").exists() and (here / "new99").exists())
     for _ in range(2):
         names = set(os.listdir(os.fsencode(here)))
         assert len(names) == 220 - 67 + 100
@@ -257,4 +246,4 @@ def test_positions_outlast_another_listing(serve: Serve, served: Path) -> None:
         return served_messages(mount) == before
 
     # Alone it is kept again, and whoever comes is answered from it.
-    soon(kept)
+    until(kept)

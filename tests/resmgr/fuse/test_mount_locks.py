@@ -12,6 +12,7 @@ from typing import Any, cast
 import pytest
 
 from resmgr.testing.fusemount import Served
+from tests.resmgr.waiting import until
 
 pytestmark = pytest.mark.priv
 
@@ -75,13 +76,6 @@ def run(mount: Served, *command: str) -> subprocess.CompletedProcess[str]:
 
 def waiting(mount: Served) -> bool:
     return any(request["operation"] == "SETLKW" for request in cast("list[dict[str, Any]]", mount.order("status")))
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 def test_two_programs(mount: Served) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import pytest
 
 from resmgr.fuse.formats import Init
 from resmgr.testing.fusemount import Served
+from tests.resmgr.waiting import until
 
 pytestmark = pytest.mark.priv
 
@@ -39,13 +39,6 @@ def events(mount: Served) -> dict[str, int]:
     assert isinstance(statistics, dict)
     told: dict[str, int] = statistics["events"]
     return told
-
-
-def until(goal: Callable[[], bool]) -> None:
-    end = time.monotonic() + 30
-    while not goal():
-        assert time.monotonic() < end, "waited 30 s"
-        time.sleep(0.01)
 
 
 @pytest.mark.parametrize("way", ["MAP_PRIVATE", "MAP_SHARED", "exec"])

@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 
 from resmgr.testing.fusemount import Served
+from tests.resmgr.waiting import until
 
 pytestmark = pytest.mark.priv
 
@@ -272,13 +273,6 @@ def reads_end(fd: int) -> bool:
         return os.read(fd, 1) == b""
     except BlockingIOError:
         return False
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
 
 
 INTERRUPTED = """
