@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Container, Mapping
+from collections.abc import Mapping, Set
 from stat import S_IFIFO, S_IFMT, S_IFREG, S_IFSOCK, S_ISBLK, S_ISCHR, S_ISDIR
 from typing import Final
 
@@ -22,7 +22,7 @@ from resmgr.hostfs import syscalls
 from resmgr.hostfs.beneath import NODE, Beneath
 from resmgr.hostfs.device import Devices
 from resmgr.hostfs.made import Opened
-from resmgr.hostfs.objects import HostHandle
+from resmgr.hostfs.objects import HostHandle, Leased
 from resmgr.hostfs.opened import (
     PERMISSIONS,
     birth_of,
@@ -80,7 +80,7 @@ class Operations(Beneath):
         """The ENTRY target (nd, pid, chid) of its channel; set once that exists."""
         self._process_umask = process_umask
         self.at_risk: Mapping[bytes, int] = {}
-        self.leased: Container[tuple[int, int]] = frozenset()
+        self.leased: Set[tuple[int, int]] = frozenset()
         """For `read_directory` and `change`."""
 
     def for_owners(self, owners: Owners | None) -> Operations:
@@ -391,11 +391,22 @@ class Operations(Beneath):
                 # A program of this machine may still put another file there, within microseconds.
                 if request.ino and self.ino(os.stat(name, dir_fd=dirfd, follow_symlinks=False)) != request.ino:
                     raise FileNotFoundError(errno.ENOENT, "another file has that name")
+                self._recall(dirfd, name)
                 os.unlink(name, dir_fd=dirfd)
         finally:
             if owned >= 0:
                 os.close(owned)
         return b""
+
+    def _recall(self, dirfd: int, name: bytes) -> None:
+        """Raise `Leased` if a client may believe that the name leads to a file that is delegated to it: it is asked first."""
+        if self.leased:
+            try:
+                status = os.stat(name, dir_fd=dirfd, follow_symlinks=False)
+            except FileNotFoundError:
+                return
+            if (status.st_dev, status.st_ino) in self.leased:
+                raise Leased((status.st_dev, status.st_ino))
 
     def rmdir(self, base: HostHandle, request: ConnectRequest) -> bytes:
         request.flags |= UNLINK_DIRECTORY
@@ -415,6 +426,8 @@ class Operations(Beneath):
             no_wider(old, new)
             if request.flags & _EXCHANGE:
                 no_wider(new, old)
+            self._recall(dirfd, name)
+            self._recall(dirfd2, name2)
             if request.flags:
                 syscalls.renameat2(dirfd, name, dirfd2, name2, request.flags)
             else:

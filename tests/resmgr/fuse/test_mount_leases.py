@@ -190,6 +190,7 @@ def test_reports_of_others(serve: Serve, served: Path) -> None:
     assert (here / "file_1").read_bytes().endswith(b"revision 2\n")
     until(lambda: os.stat(here / "file_1").st_mtime_ns == os.stat(there / "file_1").st_mtime_ns)
     # 88: a file saved there by an editor (rewritten, or replaced), while it is known here: cut short, or zeros at its end.
+    before = b""
     for number in range(12):
         content = b"line %d\n" % number * (300 + 37 * number if number % 3 else 20)
         if number % 2:
@@ -197,7 +198,11 @@ def test_reports_of_others(serve: Serve, served: Path) -> None:
         else:
             (there / ".saved.swp").write_bytes(content)
             os.replace(there / ".saved.swp", there / "saved")
-        assert (here / "saved").read_bytes() == content
+        # What is read more often may be opened here for some milliseconds after it was replaced there (protocol/delegation.md): as it was.
+        seen = (here / "saved").read_bytes()
+        assert seen in (content, before)
+        until(lambda: (here / "saved").read_bytes() == content)  # noqa: B023
+        before = content
         until(lambda: os.stat(here / "saved").st_size == len(content))  # noqa: B023
     # 346: directories that were removed there are still listed here, and cannot be entered or removed.
     for _ in range(5):

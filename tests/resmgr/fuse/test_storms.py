@@ -15,7 +15,7 @@ from resmgr.fuse.inode import Node
 from resmgr.fuse.storms import AGAIN_MAX, DIRECTORIES_MAX, NAMES_MAX, REST, Resting, Storm
 from resmgr.testing.fusemount import Served
 from resmgr.testing.fuserig import Rig
-from tests.resmgr.fuse.test_mount_leases import SOON
+from tests.resmgr.waiting import LONG as SOON
 
 Serve = Callable[..., Served]
 EXCHANGE = """

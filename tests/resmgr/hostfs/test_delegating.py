@@ -157,6 +157,30 @@ def test_a_local_writer_waits_until_it_is_given_back(leasing: Leasing) -> None:
     assert leasing.open(client).delegated
 
 
+@pytest.mark.parametrize("what", ["replaced", "moved", "removed"])
+def test_another_client_that_takes_the_name_away_waits(leasing: Leasing, what: str) -> None:
+    """Who opens it by its name afterwards finds what is there then."""
+    client, other = leasing.client(), leasing.client("c")
+    entry = leasing.open(client)
+    assert entry.delegated
+    news = leasing.news(client)
+    (leasing.host.root / "d/new").write_bytes(b"new")
+    handle = leasing.directory(other)
+    request = {
+        "replaced": ConnectRequest(Connect.RENAME, 0, handle, b"new", handle2=handle, path2=b"f"),
+        "moved": ConnectRequest(Connect.RENAME, 0, handle, b"f", handle2=handle, path2=b"elsewhere"),
+        "removed": ConnectRequest(Connect.UNLINK, 0, handle, b"f"),
+    }[what]
+    ino = os.stat(leasing.host.root / "d/f").st_ino
+    begun = leasing.begin(other, request)
+    leasing.host.dispatch.run_for(0.1)
+    assert begun.status is None
+    assert told(news) == [ino]
+    leasing.give_back(client, entry)
+    leasing.host.dispatch.run_for(0.01)
+    assert begun.status == 0
+
+
 def test_who_does_not_give_back_has_lost_it(leasing: Leasing) -> None:
     client = leasing.client()
     entry = leasing.open(client)
