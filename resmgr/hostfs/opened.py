@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Mapping, Set
 from stat import S_IFREG, S_IFSOCK, S_ISDIR, S_ISLNK, S_ISREG
 from typing import Final, Protocol
 
@@ -47,7 +47,7 @@ class Attributes(Protocol):
 
     owners: Owners | None
     at_risk: Mapping[bytes, int]
-    leased: Container[tuple[int, int]]
+    leased: Set[tuple[int, int]]
 
     def attr(self, status: os.stat_result) -> bytes: ...
 
