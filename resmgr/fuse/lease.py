@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from resmgr.channel import Connection
 from resmgr.fuse.changes import NEVER
+from resmgr.fuse.storms import Storm
 
 if TYPE_CHECKING:
     from array import array
@@ -45,6 +46,7 @@ class Lease:
         "readers",
         "since",
         "sticky",
+        "storm",
         "told_absent",
         "users",
         "whole",
@@ -84,6 +86,7 @@ class Lease:
         """Names that requests from here are changing: how many, and the only one if nothing else is heard of the name meanwhile."""
         self.names: Names | None = None
         """All that are in it, if that is known."""
+        self.storm = Storm()
         self.cookies: array[int] | None = None
         """What the positions in that listing mean."""
 

@@ -27,6 +27,7 @@ from resmgr.fuse.known import Known
 from resmgr.fuse.lease import ABSENT_MAX, Lease, single
 from resmgr.fuse.moves import Moves
 from resmgr.fuse.news import News
+from resmgr.fuse.storms import Resting
 from resmgr.fuse.unwanted import Unwanted
 from resmgr.ids import node_of
 from resmgr.iomsg import (
@@ -72,6 +73,7 @@ class Leases:
         self._known = Known()
         self._again = Again(core.dispatch, self._changed)
         self._moves = Moves()
+        self._resting = Resting()
         self._closed = False
 
     def __len__(self) -> int:
@@ -81,7 +83,9 @@ class Leases:
 
     def wanted(self, node: Node | None) -> bool:
         """Whether a message that brings directory *node* (None: not known yet) should ask for a watch."""
-        return self.on and (node is None or (node.lease is None and node.directory))
+        if node is None or not self.on:
+            return self.on
+        return node.lease is None and node.directory and not self._resting.rests(node, self._core.dispatch.now())
 
     def ask(self, node: Node, child: Node, connection: Connection) -> None:
         """Have directory *node* watched, although no message is about to meet it; *child* is in it."""
@@ -99,7 +103,7 @@ class Leases:
             return False
         if not self.on or self._closed or connection.closed or self._early.since(connection, node.ino, at):
             return False
-        if self._core.telling.waits(node) > WAITING_MAX:
+        if self._core.telling.waits(node) > WAITING_MAX or self._resting.rests(node, self._core.dispatch.now()):
             self._unwanted.add(connection, node.ino)
             return False
         if not self._unwanted.keep(connection, node.ino):
@@ -331,8 +335,11 @@ class Leases:
             if kind & WATCH_NAMES:
                 # Not only from here.
                 self._known.drop(found)
-            if self._core.telling.waits(found.node) > WAITING_MAX or len(found.again) > AGAIN_MAX:
+            storm = kind & WATCH_NAMES and found.storm.event(event.name, now)
+            if storm or self._core.telling.waits(found.node) > WAITING_MAX or len(found.again) > AGAIN_MAX:
                 core.drops["lease_flood"] += 1
+                if storm:
+                    self._resting.rest(found.node, now)
                 self._end(found)
                 self._unwanted.add(connection, event.ino)
             else:
