@@ -57,7 +57,7 @@ def test_a_directory_rests_for_a_while(rig: Rig) -> None:
 
 @pytest.mark.priv
 def test_programs_go_on_while_others_exchange_names(serve: Serve, tmp_path: Path) -> None:
-    """As much as without: thousands of operations in a second, where three were done."""
+    """Thousands of files are read in a second, where it were three to eight."""
     there = tmp_path / "served/d"
     there.mkdir(parents=True)
     for number in range(6):
@@ -74,7 +74,7 @@ def test_programs_go_on_while_others_exchange_names(serve: Serve, tmp_path: Path
         end = time.monotonic() + SOON
         for _ in range(100):
             assert sorted(path.name for path in here.iterdir()) == names
-            assert [(here / name).stat().st_size for name in names] == [1] * 6
+            assert [(here / name).read_bytes() for name in names] == [b"x"] * 6
             assert time.monotonic() < end, "too slow"
         assert all(one.poll() is None for one in storms)
     finally:
