@@ -271,6 +271,8 @@ def _two_directories(
 
 def unlink(core: Core, request: Request, view: memoryview) -> None:
     request.name = name_at(view, BODY)
+    # What was closed a moment ago holds its space: who removes a file to have room has it then.
+    core.handles.hurry()
     if core.removals.limit and core.removals.take(request):
         return
     changing.changes_name(request, request.node, request.name)

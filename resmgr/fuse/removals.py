@@ -38,6 +38,8 @@ AGAIN_MAX: Final = 250
 """One that is answered EAGAIN is sent again after so many seconds, and so many times (5 s) before that is its error."""
 BURST: Final = 1.0
 """Seconds after a removal in which the same user's next one is one of many."""
+ROOMY: Final = 1 << 16
+"""Bytes from which on a file's removal is waited for: it may be what makes room for the next write."""
 USERS_MAX: Final = 256
 """Users of whom it is known when they removed something. Stops ever new ones from filling memory; errors of a directory, too."""
 WARY: Final = 60.0
@@ -136,7 +138,7 @@ class Removals:
         if not self._one_of_many(request) or (directory.removing is not None and directory.removing.wary > request.at):
             return False
         child = directory.children.get(name)
-        if child is None or directory.parent is None or lease.sticky or name in lease.own:
+        if child is None or directory.parent is None or lease.sticky or name in lease.own or child.attr[6] >= ROOMY:
             return False
         oldest = request.at - self._core.leases.seconds
         if not child.name_sure or child.name_sure <= oldest or not child.attr_sure or child.attr_sure <= oldest:
