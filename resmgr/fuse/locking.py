@@ -25,7 +25,7 @@ from resmgr.fuse.inode import Node
 from resmgr.fuse.openfile import File
 from resmgr.fuse.ownlocks import Own, State
 from resmgr.fuse.reopen import note_lock
-from resmgr.fuse.request import Request
+from resmgr.fuse.request import Request, told
 from resmgr.iofunc.locks import UNLOCK
 from resmgr.iomsg import LOCK_FOUND, LOCK_SET, LOCK_TEST, LOCK_WAIT
 from resmgr.iorequest import LOCK_END, LockRequest, pack_lock
@@ -68,6 +68,12 @@ def _decide(
     kind, operation = asked.kind, asked.operation
     if request.answered:
         return
+    again = partial(_decide, core, request, file, asked, reply_len, step)
+    lost = core.reopening.lost.get(file.fh) if core.reopening.lost else None
+    if lost is not None:
+        # Its connection died while a delegation was given back.
+        core.reopening.wait(lost, lambda code: core.error(request, told(-code)) if code else again())
+        return
     if kind != UNLOCK and operation != LOCK_TEST:
         file.locked = True
         if not asked.whole:
@@ -87,7 +93,6 @@ def _decide(
         core.delegated.changed(file.node)
         own = core.own_locks.of(file)
     if own is not None:
-        again = partial(_decide, core, request, file, asked, reply_len, step)
         if own.state is State.HELD:
             _here(core, own, request, file, asked, again)
         else:

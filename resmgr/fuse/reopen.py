@@ -41,6 +41,7 @@ from resmgr.iorequest import LockRequest, pack_lock
 
 if TYPE_CHECKING:
     from resmgr.fuse.core import Core
+    from resmgr.fuse.inode import Node
     from resmgr.fuse.listing import Directory
 
 logger = logging.getLogger(__name__)
@@ -64,12 +65,14 @@ Done = Callable[[int], None]
 class Lost:
     """Something open whose server went away; `waiting` are told 0 or an errno."""
 
-    __slots__ = ("asked", "lost", "since", "thing", "timer", "verdict", "waiting")
+    __slots__ = ("above", "asked", "lost", "since", "thing", "timer", "verdict", "waiting")
 
     def __init__(self, thing: File | Directory, now: float) -> None:
         self.thing = thing
         self.lost = now
         self.asked = False
+        self.above: Node | None = None
+        """A directory above it from which it is looked for by its token alone, since its name leads nowhere."""
         self.since = 0.0
         """When the first of `waiting` came."""
         self.timer: Timer | None = None
@@ -266,7 +269,9 @@ class Reopening:
             core.on_leaf(request, node, Connect.OPEN, flags, OPEN.pack(0, 0, 0), ENTRY_MAX, request.step)
             return
         fixed = REOPEN.pack(len(thing.token)) + thing.token
-        if node.via is not None:
+        if lost.above is not None:
+            core.on_base(request, lost.above, CONNECT, Connect.REOPEN, flags, fixed, b"", ENTRY_MAX, request.step)
+        elif node.via is not None:
             connection = core.servers.connect(node.server, request.user)
             core.direct(request, connection, node.via, Connect.REOPEN, flags, fixed, b"", ENTRY_MAX, request.step)
         elif node.parent is not None:
@@ -285,6 +290,14 @@ class Reopening:
         if status in TRANSIENT:
             self._not_now(lost, errno.EHOSTDOWN if status in WAY_LOST else -status)
             return
+        if status == -errno.ESTALE and isinstance(thing, File) and thing.token and thing.node.via is None:
+            # A directory on the way may have another name: its server finds the file from any on the same file system.
+            below = lost.above or thing.node.parent
+            above = None if below is None else below.parent
+            if above is not None and above.server is thing.node.server:
+                lost.above = above
+                self._try(lost)
+                return
         if status < 0:
             self._refused(lost, os.strerror(-status))
             return

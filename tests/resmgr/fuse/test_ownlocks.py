@@ -254,9 +254,12 @@ def test_locks_of_a_connection_that_is_lost_are_set_again(
     assert rig.machine.drops["locks_here"] == 1
     if suspected:
         rig.machine.leases.silent(ND, True)
+    # This one waits until it is given back.
+    unique = rig.start(Opcode.SETLK, node, formats.LK_IN.pack(fh, 2, 20, 29, WRITE, 102, 0)) if suspected else 0
     rig.fail(fault)
     rig.machine.leases.silent(ND, False)
     rig.run(2 * AWAY)
+    assert not unique or rig.answers[unique].error in (0, -errno.EHOSTDOWN)
     assert rig.machine.drops["locks_lost"] == 0
     assert rig.machine.drops["reopened"] == 1
     assert kept_out(tmp_path / "d/f")

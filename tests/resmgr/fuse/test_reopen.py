@@ -120,6 +120,32 @@ def test_a_renamed_file_is_found_and_a_removed_one_is_stale(far: Make) -> None:
     assert flush(rig, other, other_fh) == 0, "nothing was written"
 
 
+@pytest.mark.parametrize("fault", ["link", "restart"])
+def test_a_file_below_a_renamed_directory_is_found(far: Make, fault: str) -> None:
+    rig = far()
+    (rig.root / "d/e").mkdir(parents=True)
+    (rig.root / "d/e/f").write_bytes(b"0123456789")
+    node = 1
+    for name in b"d", b"e", b"f":
+        node = rig.ask(Opcode.LOOKUP, node, name + b"\0").nodeid
+    fh = rig.ask(Opcode.OPEN, node, formats.OPEN_IN.pack(os.O_RDWR, 0)).fh
+    rig.run(1)
+    rig.fail(fault)
+    (rig.root / "d").rename(rig.root / "elsewhere")
+    rig.run(AWAY + 0.1)
+    assert read(rig, node, fh).body == b"0123456789"
+    assert write(rig, node, fh, b"abc") == 0
+    assert flush(rig, node, fh) == 0
+    assert (rig.root / "elsewhere/e/f").read_bytes() == b"abc3456789"
+    # Nor is another one taken for it.
+    rig.fail(fault)
+    (rig.root / "elsewhere/e/f").unlink()
+    (rig.root / "d/e").mkdir(parents=True)
+    (rig.root / "d/e/f").write_bytes(b"another")
+    rig.run(AWAY + 0.1)
+    assert read(rig, node, fh).error == -errno.ESTALE
+
+
 def moved_over(root: Path) -> None:
     (root / "new").write_bytes(b"another")
     (root / "new").rename(root / "f")
