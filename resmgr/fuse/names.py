@@ -271,10 +271,10 @@ def _two_directories(
 
 def unlink(core: Core, request: Request, view: memoryview) -> None:
     request.name = name_at(view, BODY)
-    # What was closed a moment ago holds its space: who removes a file to have room has it then.
-    core.handles.hurry()
     if core.removals.limit and core.removals.take(request):
         return
+    # What was closed a moment ago holds its space: who removes a file to have room has it then.
+    core.handles.hurry()
     changing.changes_name(request, request.node, request.name)
     core.on_base(request, request.node, CONNECT, Connect.UNLINK, 0, b"", request.name, ENTRY_MAX, _removed)
 

@@ -131,7 +131,7 @@ def test_histories() -> None:
         one = Round(seed)
         one.play()
         behind += one.behind
-    assert behind > 24 * FILES / 4
+    assert behind > 24 * FILES / 8
 
 
 def test_without_recalls_both_are_told_that_they_removed_a_file() -> None:
