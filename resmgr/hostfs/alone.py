@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 HANDLES_LOOKED_AT: Final = 65536
 """Handles of a manager that are looked through for others of a directory; none is delegated if there are more."""
+_LINK: Final = int(Connect.LINK)
 _WITH_DIRECTORIES: Final = frozenset(map(int, (Connect.RMDIR, Connect.RENAME)))
 Key = tuple[int, int]
 """st_dev, st_ino."""
@@ -53,7 +54,8 @@ class Alone:
         for place in (base, second):
             if isinstance(place, HostHandle) and nodes.get(key_of(place), node) != node:
                 return key_of(place)
-        if request.subtype in _WITH_DIRECTORIES or request.path.find(b"/") >= 0 or request.path2.find(b"/") >= 0:
+        far = request.path.find(b"/") >= 0 or (request.subtype == _LINK and request.path2.find(b"/") >= 0)
+        if far or request.subtype in _WITH_DIRECTORIES:
             return next((key for key, holder in nodes.items() if holder != node), None)
         return None
 

@@ -28,7 +28,8 @@ def tree(host: HostDirectory, monkeypatch: pytest.MonkeyPatch) -> Iterator[HostD
     host.fs.devices.root.kind = b"tmpfs"
     for name in "d", "d/sub", "e":
         (host.root / name).mkdir()
-    (host.root / "d" / "f").write_bytes(b"")
+    for name in "d/f", "g":
+        (host.root / name).write_bytes(b"")
     yield host
     host.fs.destroy()
 
@@ -62,6 +63,7 @@ WAITS: dict[str, Begin] = {
     "making in it": lambda host, other: begin(host, other, ConnectRequest(Connect.MKDIR, 0, 0, b"d/new", mode=0o755)),
     "moving it": lambda host, other: begin(host, other, ConnectRequest(Connect.RENAME, 0, 0, b"d", path2=b"d2")),
     "moving into it": lambda host, other: begin(host, other, ConnectRequest(Connect.RENAME, 0, 0, b"e", path2=b"d/e")),
+    "second name in it": lambda host, other: begin(host, other, ConnectRequest(Connect.LINK, 0, 0, b"g", path2=b"d/g")),
     "below it": lambda host, other: begin(host, other, ConnectRequest(Connect.LOOKUP, WANT_HANDLE, 0, b"d/sub")),
 }
 
@@ -104,7 +106,9 @@ def test_what_is_elsewhere_does_not_wait(tree: HostDirectory) -> None:
     other = tree.remote("c")
     assert other.lookup(b"e", flags=WANT_HANDLE).handle
     other.name(Connect.MKDIR, b"new", mode=0o755)
-    assert other.names() >= {b"d", b"e", b"new"}
+    other.connect(ConnectRequest(Connect.SYMLINK, 0, 0, b"link", path2=b"d/f"))
+    assert other.names() >= {b"d", b"e", b"new", b"link"}
+    assert len(tree.fs.delegations.table) == 1
 
 
 def test_its_own_node_does_not_wait(tree: HostDirectory) -> None:
