@@ -72,8 +72,8 @@ class Alone:
         if own is None or own.state is not State.HELD:
             return False
         if lease.node.handles.get(own.connection) != own.handle:
-            # Closed to save handles, and the delegation with it.
-            self._forget(own)
+            # Let go to save handles. It is closed in a second or two, and the delegation with it: nobody is to wait as long.
+            self._end(own)
             return False
         if not self._core.delegated.awake():
             return False
@@ -174,6 +174,8 @@ class Alone:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        for own in self._of.values():
+            own.state = State.OVER
         self._of.clear()
         self._not_before.clear()
 

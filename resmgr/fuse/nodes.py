@@ -1,7 +1,7 @@
 """The table of nodes, by the kernel's numbers.
 
-The kernel counts the lookups it was given and takes them back with FORGET; a node lives while the count is not zero, while it is open, and
-while nodes below it live (their path leads through it).
+The kernel counts the lookups it was given and takes them back with FORGET; a node lives while the count is not zero, while it is open,
+while nodes below it live (their path leads through it), and while removals from it are on the way (who looks it up again waits for them).
 
 Nodes are found again by (parent, name) and the identity that the server tells: inode number, type, and for symbolic links the change
 value (their text never changes, so the kernel may cache it). Another identity under the same name is another node. A regular file (block
@@ -144,6 +144,8 @@ class NodeTable:
     def settle(self, node: Node | None) -> None:
         """Let *node* go if nothing needs it any more, then perhaps its parent."""
         while node is not None and node.parent is not None and not node.lookups and not node.children and not node.files:
+            if node.removing is not None and node.removing.names:
+                return
             if self._nodes.pop(node.nodeid, None) is None:
                 return
             if self._linked.get((node.server, node.ino)) is node:

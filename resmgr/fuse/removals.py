@@ -23,12 +23,13 @@ from resmgr.fuse.arrivals import Arrivals
 from resmgr.fuse.formats import BODY, Opcode, name_at
 from resmgr.fuse.lease import single
 from resmgr.fuse.request import Request, told
-from resmgr.fuse.walk import CONNECT, ENTRY_MAX
+from resmgr.fuse.walk import CONNECT, ENTRY_MAX, RETRIES_MAX
 from resmgr.iomsg import REMOVE, Connect
 
 if TYPE_CHECKING:
     from resmgr.fuse.core import Core
     from resmgr.fuse.inode import Node
+    from resmgr.fuse.lease import Lease
     from resmgr.fuse.servers import Server, User
 
 logger = logging.getLogger(__name__)
@@ -55,7 +56,7 @@ _OF_DIRECTORY: Final = frozenset(
 )
 """Of those that wait, they do so for what is removed from their directory; `_BY_NAME` for their name; others for all of their server."""
 _CLOSING: Final = frozenset((_FLUSH, int(Opcode.RELEASE)))
-"""Wait if the file was written, or something locked through it."""
+"""Wait if something was locked through the file; FLUSH also if it was written."""
 
 
 class Removing(Arrivals):
@@ -95,6 +96,8 @@ class Removals:
         self.plain: set[Server] = set()
         """Servers that know no REMOVE."""
         self._linger: Timer | None = None
+        self.over = False
+        """The mount's connections are closed."""
 
     def __len__(self) -> int:
         return self._count
@@ -115,7 +118,8 @@ class Removals:
             return True
         if not self._certain(request):
             lease = directory.lease
-            if lease is not None and lease.live and lease.whole and self._one_of_many(request) and self._last[request.user][1] is directory:
+            again = self._one_of_many(request) and self._last[request.user][1] is directory
+            if again and lease is not None and self._possible(directory, lease):
                 core.alone.ask(lease, request.at)
             return False
         removing = directory.removing
@@ -127,18 +131,20 @@ class Removals:
         core.error(request, 0)
         return True
 
+    def _possible(self, directory: Node, lease: Lease) -> bool:
+        """Whether anything of *directory*, which *lease* is of, may be told removed before it is."""
+        return lease.live and lease.whole and not lease.sticky and directory.parent is not None and directory.server not in self.plain
+
     def _certain(self, request: Request) -> bool:
         """Whether its server will remove it, as far as is known here."""
         directory, name, user = request.node, request.name, request.user
         lease = directory.lease
-        if lease is None or user not in lease.changers or not lease.live or not lease.whole or self._count >= self.limit:
-            return False
-        if directory.server in self.plain:
+        if lease is None or user not in lease.changers or not self._possible(directory, lease) or self._count >= self.limit:
             return False
         if not self._one_of_many(request) or (directory.removing is not None and directory.removing.wary > request.at):
             return False
         child = directory.children.get(name)
-        if child is None or directory.parent is None or lease.sticky or name in lease.own or child.attr[6] >= ROOMY:
+        if child is None or name in lease.own or child.attr[6] >= ROOMY:
             return False
         oldest = request.at - self._core.leases.seconds
         if not child.name_sure or child.name_sure <= oldest or not child.attr_sure or child.attr_sure <= oldest:
@@ -206,6 +212,7 @@ class Removals:
         self._linger = self._core.dispatch.call_at(self._core.dispatch.now() + LINGER, self._over)
 
     def _over(self) -> None:
+        self.over = True
         done, self._closing = self._closing, None
         if self._linger is not None:
             self._linger.cancel()
@@ -241,18 +248,26 @@ class _Removal:
     def _send(self) -> None:
         request = self.request
         request.answered = False
+        # Where its handle is not valid any more, others have been let in: it is not sent by another one.
+        request.retries = RETRIES_MAX
         base, name = request.node, request.name
         if base.server in self.removals.plain:
             self.core.on_base(request, base, CONNECT, Connect.UNLINK, 0, b"", name, ENTRY_MAX, self._answered)
         else:
             self.core.on_base(request, base, CONNECT, Connect.REMOVE, 0, REMOVE.pack(self.ino), name, ENTRY_MAX, self._answered)
 
+    def _again(self) -> None:
+        if self.removals.over:
+            self._answered(self.request, -EHOSTDOWN, b"")
+        else:
+            self._send()
+
     def _answered(self, request: Request, status: int, reply: Buffer) -> None:
         core, directory, name = self.core, request.node, request.name
         if status == -EAGAIN and self.tries < AGAIN_MAX:
             self.tries += 1
             core.drops["removals_again"] += 1
-            core.dispatch.call_at(core.dispatch.now() + AGAIN_AFTER, self._send)
+            core.dispatch.call_at(core.dispatch.now() + AGAIN_AFTER, self._again)
             return
         if status == -ENOSYS and directory.server not in self.removals.plain:
             self.removals.plain.add(directory.server)
@@ -273,6 +288,7 @@ class _Removal:
         removing.arrived(next(iter(removing.names.values()), 0))
         if not removing.names and not removing.wary and directory.removing is removing:
             directory.removing = None
+        core.nodes.settle(directory)
         del self.sent.removals[self.number]
         self.sent.arrived(next(iter(self.sent.removals), 0))
         self.removals.arrived(directory.server)

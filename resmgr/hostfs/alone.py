@@ -2,26 +2,30 @@
 node was asked.
 
 A delegation of a directory belongs to a base handle of it, and is granted while no other node has any handle of it. From then on an
-operation of another node that begins there, or would bring a handle of it, waits until it was given back. Of one that names more than one
-component, or may remove or move a directory, it is not looked up where it leads: all that others have to themselves is recalled. Programs
-of this machine are not held up: nothing of its kernel's does that.
+operation of another node that begins there, removes or moves it, or would bring a handle of it, waits until it was given back. Of one that
+names more than one component it is not looked up where it leads: all that others have to themselves is recalled. Programs of this machine
+are not held up: nothing of its kernel's does that.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
 from resmgr.hostfs.made import Opened
 from resmgr.hostfs.objects import HostClient, HostHandle
-from resmgr.iomsg import Connect
+from resmgr.iomsg import UNLINK_DIRECTORY, Connect
 
 if TYPE_CHECKING:
     from resmgr.iorequest import ConnectRequest
 
 HANDLES_LOOKED_AT: Final = 65536
 """Handles of a manager that are looked through for others of a directory; none is delegated if there are more."""
-_WITH_DIRECTORIES: Final = frozenset(map(int, (Connect.RMDIR, Connect.RENAME)))
+_LINK: Final = int(Connect.LINK)
+_RENAME: Final = int(Connect.RENAME)
+_RMDIR: Final = int(Connect.RMDIR)
+_UNLINK: Final = int(Connect.UNLINK)
 Key = tuple[int, int]
 """st_dev, st_ino."""
 
@@ -46,15 +50,26 @@ class Alone:
         """It is nobody's."""
         self._nodes.pop(key, None)
 
-    def in_the_way(self, client: HostClient, base: HostHandle, second: object, request: ConnectRequest) -> Key | None:
-        """What another node has to itself, if *request* of *client*, from *base* and perhaps *second*, has to wait for that."""
+    def in_the_way(self, client: HostClient, base: HostHandle, second: object, request: ConnectRequest, inline: bool) -> Key | None:
+        """What another node has to itself, if *request* of *client*, from *base* and perhaps *second*, has to wait for that. *inline*:
+        their file systems answer at once, so names may be looked at."""
         node = client.info.node
         nodes = self._nodes
         for place in (base, second):
             if isinstance(place, HostHandle) and nodes.get(key_of(place), node) != node:
                 return key_of(place)
-        if request.subtype in _WITH_DIRECTORIES or request.path.find(b"/") >= 0 or request.path2.find(b"/") >= 0:
+        subtype = request.subtype
+        places = [(base, request.path)]
+        if isinstance(second, HostHandle) and subtype in (_RENAME, _LINK):
+            places.append((second, request.path2))
+        displaces = subtype in (_RENAME, _RMDIR) or (subtype == _UNLINK and bool(request.flags & UNLINK_DIRECTORY))
+        if any(path.find(b"/") >= 0 for _, path in places) or (displaces and not inline):
             return next((key for key, holder in nodes.items() if holder != node), None)
+        if displaces:
+            for place, name in places:
+                key = _leads_to(place, name)
+                if key is not None and nodes.get(key, node) != node:
+                    return key
         return None
 
     def of_opened(self, client: HostClient, opened: Opened) -> Key | None:
@@ -81,6 +96,15 @@ def unshared(handle: HostHandle, clients: Iterable[HostClient]) -> bool:
         if any(isinstance(one, HostHandle) and one.directory and key_of(one) == key for one in other.handles):
             return False
     return True
+
+
+def _leads_to(place: HostHandle, name: bytes) -> Key | None:
+    try:
+        status = os.stat(name, dir_fd=place.fd, follow_symlinks=False)
+    except OSError:
+        # What cannot be looked at by this daemon is neither removed nor moved by it.
+        return None
+    return status.st_dev, status.st_ino
 
 
 def key_of(handle: HostHandle) -> Key:

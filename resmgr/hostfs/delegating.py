@@ -3,6 +3,8 @@
 A file that clients have delegations of is opened by nobody for more than they believe before they were asked: not by a program of this
 machine, whom the kernel holds up, and not by this daemon, whose opens never wait (O_NONBLOCK) and say EAGAIN. Of those the message waits
 (`caught`). What would wait in the kernel all the same, truncate by a name, asks `leased` first.
+
+Directories are delegated by the same messages and caps, and no lease of the kernel (`alone`).
 """
 
 from __future__ import annotations

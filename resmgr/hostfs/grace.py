@@ -195,15 +195,20 @@ def read(path: str, boot: bytes) -> set[Entry]:
 
 
 def _write(path: str, boot: str, how: int, entries: list[Entry]) -> None:
+    anew = how == os.O_TRUNC
+    # The daemon may end at any time, and the old record is better than none.
+    to = f"{path}.new" if anew else path
     try:
         if not entries:
             os.unlink(path)
             return
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | how, 0o600)
+        fd = os.open(to, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | how, 0o600)
         try:
             os.write(fd, b"".join(json.dumps((boot, *entry)).encode() + b"\n" for entry in entries))
         finally:
             os.close(fd)
+        if anew:
+            os.rename(to, path)
     except FileNotFoundError:
         pass
     except OSError as error:

@@ -154,16 +154,16 @@ class Running:
         ops = client.ops
         assert isinstance(place, HostHandle)
         assert ops is not None
-        alone = self.delegations.alone
-        if alone and (key := alone.in_the_way(client, place, second, request)) is not None:
-            self.delegations.caught(message, Leased(key))
-            return
         device = place.device
         now = self.dispatch.now()
         waits = device if not inline or device.blocking_until > now else self.crosses(request, now)
         ops.at_risk = self.ops.at_risk
         if waits is None and isinstance(second, HostHandle) and second.device.blocking_until > now:
             waits = second.device
+        alone = self.delegations.alone
+        if alone and (key := alone.in_the_way(client, place, second, request, waits is None)) is not None:
+            self.delegations.caught(message, Leased(key))
+            return
         if waits is not None:
             self.counters["threaded"] += 1
             request.watch = request.after = None

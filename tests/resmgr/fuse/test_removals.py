@@ -9,12 +9,12 @@ import struct
 
 import pytest
 
-from resmgr.fuse import formats
+from resmgr.fuse import formats, handover
 from resmgr.fuse.alone import KEPT, NOT_AGAIN, QUIET, TIDY
 from resmgr.fuse.arrivals import Arrivals
 from resmgr.fuse.formats import Opcode
 from resmgr.fuse.options import FuseOptions
-from resmgr.fuse.removals import BURST, WARY
+from resmgr.fuse.removals import BURST, LINGER, WARY
 from resmgr.iomsg import WATCH_ATTRIB
 from resmgr.testing.fuserig import Rig
 from resmgr.testing.memfs import Fault
@@ -192,10 +192,13 @@ def test_in_a_sticky_directory_all_are_waited_for(ready: tuple[Rig, int]) -> Non
     rig, node = ready
     fixed = formats.SETATTR_IN.pack(formats.FATTR_MODE, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0o41777, 0, 0, 0, 0)
     assert rig.ask(Opcode.SETATTR, node, fixed).error == 0
-    for name in b"f1", b"f2":
+    rig.run(NOT_AGAIN)
+    rig.messages()
+    for name in b"f1", b"f2", b"f3":
         rig.lookup(node, name)
         assert not behind(rig, node, name)
         rig.run(TRIP + 0.001)
+    assert "delegation" not in rig.messages()
 
 
 def test_a_silent_node_is_waited_for(ready: tuple[Rig, int]) -> None:
@@ -396,14 +399,14 @@ def test_rmdir_waits_for_what_was_in_it(ready: tuple[Rig, int]) -> None:
     assert rig.answers[unique].error == 0
 
 
-@pytest.mark.parametrize(("old", "new"), [(b"f1", b"x"), (b"f2", b"f1")])
-def test_rename_waits_in_both_directories(ready: tuple[Rig, int], old: bytes, new: bytes) -> None:
+@pytest.mark.parametrize("into", [True, False])
+def test_rename_waits_in_both_directories(ready: tuple[Rig, int], into: bool) -> None:
     rig, node = ready
     rig.fs.add(b"e/f2", b"")
     other = rig.walk(b"e")
     unlink(rig, node, b"f1")
-    body = formats.RENAME2_IN.pack(node, 0) + b"f2\0" + new + b"\0"
-    unique = rig.start(Opcode.RENAME2, other, body)
+    old, new = (other, node) if into else (node, other)
+    unique = rig.start(Opcode.RENAME2, old, formats.RENAME2_IN.pack(new, 0) + b"f2\0f1\0")
     rig.run(TRIP / 2)
     assert unique not in rig.answers
     rig.run(TRIP)
@@ -527,7 +530,76 @@ def test_a_server_without_room_is_asked_again(ready: tuple[Rig, int]) -> None:
     assert rig.machine.drops["removals_failed"] == 0
 
 
+def test_where_others_were_let_in_none_is_sent_again(ready: tuple[Rig, int], caplog: pytest.LogCaptureFixture) -> None:
+    """The server took the directory away, and the handle with it."""
+    rig, node = ready
+    rig.fs.faults[:] = [Fault("remove", code=errno.EBADF, delay=TRIP, times=1)]
+    unlink(rig, node, b"f1")
+    rig.run(10 * TRIP)
+    assert rig.messages() == {"remove": 1}
+    assert there(rig, b"f1")
+    assert "Stale file handle" in caplog.text
+
+
+def test_who_looks_up_a_forgotten_directory_finds_gone_what_was_removed(ready: tuple[Rig, int]) -> None:
+    rig, node = ready
+    unlink(rig, node, b"f1")
+    for one in list(rig.machine.nodes)[1:]:
+        rig.raw(formats.IN_HEADER.pack(48, Opcode.FORGET, 0, one.nodeid, 0, 0, 0, 0, 0) + struct.pack("=Q", one.lookups))
+    found = rig.start(Opcode.LOOKUP, 1, b"d\0")
+    rig.run(TRIP / 2)
+    asked = rig.start(Opcode.LOOKUP, rig.answers[found].nodeid, b"f1\0")
+    rig.run(TRIP)
+    assert rig.answers[asked].nodeid == 0
+    rig.raw(formats.IN_HEADER.pack(48, Opcode.FORGET, 0, rig.answers[found].nodeid, 0, 0, 0, 0, 0) + struct.pack("=Q", 1))
+    assert len(rig.machine.nodes) == 1
+
+
+def test_a_forgotten_directory_is_let_go_when_all_have_arrived(ready: tuple[Rig, int]) -> None:
+    rig, node = ready
+    unlink(rig, node, b"f1")
+    for one in list(rig.machine.nodes)[1:]:
+        rig.raw(formats.IN_HEADER.pack(48, Opcode.FORGET, 0, one.nodeid, 0, 0, 0, 0, 0) + struct.pack("=Q", one.lookups))
+    assert len(rig.machine.nodes) == 2
+    rig.run(TRIP + 0.001)
+    assert len(rig.machine.nodes) == 1
+    assert not there(rig, b"f1")
+
+
+def test_a_directory_whose_handle_was_let_go_is_given_back_at_once(ready: tuple[Rig, int]) -> None:
+    rig, node = ready
+    assert rig.fs.delegations is not None
+    (connection,) = rig.machine.servers.root.connections.values()
+    directory = rig.machine.nodes.get(node)
+    assert directory is not None
+    rig.machine.handles.drop(directory, connection)
+    for name in b"f1", b"f2":
+        assert not behind(rig, node, name)
+        rig.run(TRIP + 0.001)
+    assert not rig.fs.delegations.alone
+
+
 # ---- the end
+
+
+def test_the_next_daemon_does_not_wait_for_ever(ready: tuple[Rig, int], caplog: pytest.LogCaptureFixture) -> None:
+    rig, node = ready
+    assert not handover.restless(rig.machine)
+    unlink(rig, node, b"f1")
+    assert handover.restless(rig.machine)
+    handover.give_up(rig.machine)
+    assert "removal of '/d/f1' was said to be done and failed: Host is down" in caplog.text
+
+
+def test_what_has_no_room_when_the_mount_ends_is_given_up(ready: tuple[Rig, int]) -> None:
+    rig, node = ready
+    rig.fs.faults[:] = [Fault("remove", code=errno.EAGAIN)]
+    unlink(rig, node, b"f1")
+    rig.machine.close()
+    rig.run(LINGER + 1)
+    assert not rig.machine.servers.root.connections
+    assert len(rig.machine.removals) == 0
+    assert rig.machine.drops["removals_failed"] == 1
 
 
 def test_an_unmount_waits_for_what_is_on_the_way(ready: tuple[Rig, int]) -> None:
@@ -545,10 +617,11 @@ def test_an_unmount_does_not_wait_for_ever(ready: tuple[Rig, int]) -> None:
     unlink(rig, node, b"f1")
     (connection,) = rig.machine.servers.root.connections.values()
     rig.machine.close()
-    rig.run(2.9)
+    rig.run(LINGER - 0.1)
     assert not connection.closed
     rig.run(0.2)
     assert connection.closed
+    assert not rig.machine.servers.root.connections
 
 
 def test_who_waits_for_what_arrives_meanwhile() -> None:

@@ -10,8 +10,21 @@ import pytest
 
 from resmgr.access import Export
 from resmgr.hostfs import alone
+from resmgr.hostfs.device import FOREVER
 from resmgr.iofunc.delegations import PATIENCE
-from resmgr.iomsg import DELEGATION_ASK, LOOKUP_WATCH, REQUEST, WANT_HANDLE, WATCH_NEXT, WATCH_RECALL, Connect, Entry, Io, parse_events
+from resmgr.iomsg import (
+    DELEGATION_ASK,
+    LOOKUP_WATCH,
+    REQUEST,
+    UNLINK_DIRECTORY,
+    WANT_HANDLE,
+    WATCH_NEXT,
+    WATCH_RECALL,
+    Connect,
+    Entry,
+    Io,
+    parse_events,
+)
 from resmgr.iorequest import ConnectRequest
 from resmgr.testing.hostdir import HostDirectory
 from resmgr.testing.ioclient import Begun, IoClient, fails
@@ -28,7 +41,8 @@ def tree(host: HostDirectory, monkeypatch: pytest.MonkeyPatch) -> Iterator[HostD
     host.fs.devices.root.kind = b"tmpfs"
     for name in "d", "d/sub", "e":
         (host.root / name).mkdir()
-    (host.root / "d" / "f").write_bytes(b"")
+    for name in "d/f", "g":
+        (host.root / name).write_bytes(b"")
     yield host
     host.fs.destroy()
 
@@ -61,7 +75,9 @@ WAITS: dict[str, Begin] = {
     "removal in it": lambda host, other: begin(host, other, ConnectRequest(Connect.UNLINK, 0, 0, b"d/f")),
     "making in it": lambda host, other: begin(host, other, ConnectRequest(Connect.MKDIR, 0, 0, b"d/new", mode=0o755)),
     "moving it": lambda host, other: begin(host, other, ConnectRequest(Connect.RENAME, 0, 0, b"d", path2=b"d2")),
+    "moving over it": lambda host, other: begin(host, other, ConnectRequest(Connect.RENAME, 2, 0, b"e", path2=b"d")),
     "moving into it": lambda host, other: begin(host, other, ConnectRequest(Connect.RENAME, 0, 0, b"e", path2=b"d/e")),
+    "second name in it": lambda host, other: begin(host, other, ConnectRequest(Connect.LINK, 0, 0, b"g", path2=b"d/g")),
     "below it": lambda host, other: begin(host, other, ConnectRequest(Connect.LOOKUP, WANT_HANDLE, 0, b"d/sub")),
 }
 
@@ -104,7 +120,35 @@ def test_what_is_elsewhere_does_not_wait(tree: HostDirectory) -> None:
     other = tree.remote("c")
     assert other.lookup(b"e", flags=WANT_HANDLE).handle
     other.name(Connect.MKDIR, b"new", mode=0o755)
-    assert other.names() >= {b"d", b"e", b"new"}
+    other.connect(ConnectRequest(Connect.SYMLINK, 0, 0, b"link", path2=b"d/f"))
+    other.connect(ConnectRequest(Connect.RENAME, 0, 0, b"link", path2=b"moved"))
+    other.connect(ConnectRequest(Connect.RMDIR, 0, 0, b"new"))
+    assert other.names() >= {b"d", b"e", b"moved"}
+    assert len(tree.fs.delegations.table) == 1
+
+
+@pytest.mark.parametrize(("subtype", "flags"), [(Connect.RMDIR, 0), (Connect.UNLINK, UNLINK_DIRECTORY)])
+def test_who_removes_it_finds_gone_what_was_in_it(tree: HostDirectory, subtype: Connect, flags: int) -> None:
+    client, handle = met(tree)
+    assert ask(tree, client, handle) == 1
+    begun = begin(tree, tree.remote("c"), ConnectRequest(subtype, flags, 0, b"d"))
+    tree.dispatch.run_for(0.1)
+    assert begun.status is None
+    client.connect(ConnectRequest(Connect.UNLINK, 0, handle, b"f"))
+    client.connect(ConnectRequest(Connect.RMDIR, 0, handle, b"sub"))
+    give_back(tree, client, handle)
+    tree.dispatch.run_for(0.01)
+    assert begun.status == 0
+
+
+def test_where_names_cannot_be_looked_at_all_are_asked(tree: HostDirectory) -> None:
+    client, handle = met(tree)
+    assert ask(tree, client, handle) == 1
+    tree.fs.devices.root.blocking_until = FOREVER
+    begun = begin(tree, tree.remote("c"), ConnectRequest(Connect.RENAME, 0, 0, b"g", path2=b"h"))
+    tree.dispatch.run_for(0.1)
+    assert begun.status is None
+    assert len(tree.fs.delegations.facts()) == 1
 
 
 def test_its_own_node_does_not_wait(tree: HostDirectory) -> None:

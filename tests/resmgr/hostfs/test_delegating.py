@@ -78,10 +78,15 @@ class Leasing:
         poll = select.poll()
         for fd in self.readable:
             poll.register(fd, select.POLLIN)
-        ready = poll.poll(LONG * 1000)
-        assert ready
-        for fd, _ in ready:
-            self.readable[fd]()
+        heard = False
+        while not heard:
+            # Changes of names are there before the thread that hears of leases.
+            ready = poll.poll(LONG * 1000)
+            assert ready
+            for fd, _ in ready:
+                call = self.readable[fd]
+                heard = heard or getattr(call, "__self__", None) is self.host.fs.delegations.breaks
+                call()
 
     def count(self, what: str) -> int:
         return self.host.fs.counters["delegations_" + what]

@@ -302,6 +302,29 @@ def test_what_is_noted_while_a_thread_writes_is_written_in_its_order(tmp_path: P
     assert grace.read(record, b"boot") == {(1, 2, "b", True), (1, 3, "c", True)}
 
 
+def test_the_record_is_whole_while_it_is_written_anew(restarts: Restarts, monkeypatch: pytest.MonkeyPatch) -> None:
+    restarts.locked("b", b"f")
+    client = restarts.host.remote("b")
+    entry = opened(client, b"g")
+    client.lock(entry.target, entry.ocb, asks(WRITE, 0, 10))
+    restarts.host.dispatch.run_for(0.1)
+    before = grace.read(str(restarts.record), boot_id())
+    assert len(before) == 2
+
+    found = []
+
+    def write(fd: int, data: bytes) -> int:
+        found.append(grace.read(str(restarts.record), boot_id()))
+        return written(fd, data)
+
+    written = os.write
+    monkeypatch.setattr(os, "write", write)
+    client.lock(entry.target, entry.ocb, asks(UNLOCK))
+    restarts.host.dispatch.run_for(TIDY_AFTER + 0.1)
+    assert found == [before]
+    assert len(grace.read(str(restarts.record), boot_id())) == 1
+
+
 def test_what_does_not_parse_is_left_out(tmp_path: Path) -> None:
     path = tmp_path / "record"
     boot = bytes(16).hex().encode()
