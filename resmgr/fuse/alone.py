@@ -52,7 +52,7 @@ class Own:
 
 
 class Alone:
-    """Of one mount. Counts in `Core.drops`: `alone` (granted), `alone_recalled`."""
+    """Of one mount. Counts in `Core.drops`: `alone` (granted), `alone_refused`, `alone_recalled`."""
 
     def __init__(self, core: Core) -> None:
         self._core = core
@@ -104,6 +104,8 @@ class Alone:
         elif status in (-errno.ENOSYS, -errno.EBADMSG):
             # It knows none, or none of directories.
             self._never.add(lease.node.server)
+        else:
+            self._core.drops["alone_refused"] += 1
         self._forget(own)
 
     # ---- given back

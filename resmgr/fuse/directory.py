@@ -382,7 +382,7 @@ def fsyncdir(core: Core, request: Request, view: memoryview) -> None:
     if directory is None:
         core.error(request, errno.EBADF)
         return
-    if error := unsaid(directory.node, request.user):
+    if error := unsaid(directory.node, request.user, request.at):
         core.error(request, error)
         return
     how = SYNC_DATA_ONLY if flags & formats.FSYNC_DATA else 0

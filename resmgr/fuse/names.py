@@ -281,7 +281,7 @@ def unlink(core: Core, request: Request, view: memoryview) -> None:
 
 def rmdir(core: Core, request: Request, view: memoryview) -> None:
     request.name = name_at(view, BODY)
-    if error := unsaid(request.node.children.get(request.name), request.user):
+    if error := unsaid(request.node.children.get(request.name), request.user, request.at):
         core.error(request, error)
         return
     changing.changes_name(request, request.node, request.name)

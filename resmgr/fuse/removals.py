@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 AGAIN_AFTER: Final = 0.02
-AGAIN_MAX: Final = 250
-"""One that is answered EAGAIN is sent again after so many seconds, and so many times (5 s) before that is its error."""
+AGAIN_FOR: Final = 5.0
+"""One that is answered EAGAIN is sent again after so many seconds, for so many before that is its error."""
 BURST: Final = 1.0
 """Seconds after a removal in which the same user's next one is one of many."""
 ROOMY: Final = 1 << 16
@@ -68,7 +68,7 @@ class Removing(Arrivals):
     def __init__(self) -> None:
         super().__init__()
         self.names: dict[bytes, int] = {}
-        self.errors: dict[User, int] = {}
+        self.errors: dict[User, tuple[float, int]] = {}
         self.wary = 0.0
 
 
@@ -113,7 +113,7 @@ class Removals:
     def take(self, request: Request) -> bool:
         """Answer an UNLINK, and send it, if nothing speaks against it; or with the error of an earlier one. False: neither."""
         directory, core = request.node, self._core
-        if error := unsaid(directory, request.user):
+        if error := unsaid(directory, request.user, request.at):
             core.error(request, error)
             return True
         if not self._certain(request):
@@ -180,7 +180,7 @@ class Removals:
 
     def sent(self, removal: _Removal) -> Sent:
         """*removal* is on the way."""
-        server = removal.request.node.server
+        server = removal.server
         sent = self._sent.get(server)
         if sent is None:
             sent = self._sent[server] = Sent()
@@ -224,7 +224,7 @@ class Removals:
 class _Removal:
     """One removal, until its server has answered."""
 
-    __slots__ = ("core", "ino", "number", "removals", "removing", "request", "sent", "tries", "within")
+    __slots__ = ("core", "ino", "number", "removals", "removing", "request", "sent", "server", "within")
 
     def __init__(self, removals: Removals, asked: Request, removing: Removing, ino: int) -> None:
         self.core = core = asked.core
@@ -233,11 +233,12 @@ class _Removal:
         self.request = Request(core, 0, _UNLINK, asked.node, asked.user, asked.pid, asked.at)
         self.request.name = asked.name
         self.ino = ino
+        # A directory may be found to be another's meanwhile.
+        self.server = asked.node.server
         self.sent = removals.sent(self)
         self.number = self.sent.number()
         self.sent.removals[self.number] = self
         self.within = removing.number()
-        self.tries = 0
 
     def begin(self) -> None:
         request = self.request
@@ -264,8 +265,7 @@ class _Removal:
 
     def _answered(self, request: Request, status: int, reply: Buffer) -> None:
         core, directory, name = self.core, request.node, request.name
-        if status == -EAGAIN and self.tries < AGAIN_MAX:
-            self.tries += 1
+        if status == -EAGAIN and core.dispatch.now() - request.at < AGAIN_FOR:
             core.drops["removals_again"] += 1
             core.dispatch.call_at(core.dispatch.now() + AGAIN_AFTER, self._again)
             return
@@ -291,19 +291,21 @@ class _Removal:
         core.nodes.settle(directory)
         del self.sent.removals[self.number]
         self.sent.arrived(next(iter(self.sent.removals), 0))
-        self.removals.arrived(directory.server)
+        self.removals.arrived(self.server)
 
     def failed(self, code: int) -> None:
         """It was not carried out, or nobody knows."""
         request, core = self.request, self.core
         if len(self.removing.errors) < USERS_MAX:
-            self.removing.errors.setdefault(request.user, code)
+            self.removing.errors.setdefault(request.user, (core.dispatch.now(), code))
         self.removing.wary = core.dispatch.now() + WARY
         core.drops["removals_failed"] += 1
         path = (request.node.path().rstrip(b"/") + b"/" + request.name).decode("utf-8", "backslashreplace")
         logger.error("removal of %r was said to be done and failed: %s", path, os.strerror(code))
 
 
-def unsaid(directory: Node | None, user: User) -> int:
-    """The error of a removal from *directory* that *user* was not told of; it is told now. 0: none."""
-    return 0 if directory is None or directory.removing is None else directory.removing.errors.pop(user, 0)
+def unsaid(directory: Node | None, user: User, now: float) -> int:
+    """The error of a removal from *directory*, not older than WARY, that *user* was not told of; it is told now. 0: none."""
+    removing = None if directory is None else directory.removing
+    at, code = (0.0, 0) if removing is None else removing.errors.pop(user, (0.0, 0))
+    return code if code and now - at < WARY else 0
