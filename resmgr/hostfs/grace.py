@@ -30,6 +30,9 @@ ENTRIES_MAX = CLAIMS_MAX
 RECORD_MAX = 4 << 20
 """Bytes of the record that are read."""
 TIDY_AFTER = 1.0
+BROKEN_AFTER = 0.25
+"""Seconds in which claims that do not stand any more are written down together: a node that comes back late with a thousand locks would
+have the record written a thousand times. A daemon that is killed in these grants such a claim after its next start."""
 
 Entry = tuple[int, int, str, bool]
 """st_dev, st_ino, the name of a node, whether it has something locked there now; else it has only a claim."""
@@ -50,6 +53,8 @@ class Grace:
         """By who holds it."""
         self._waiting: dict[File, list[Callable[[], None]]] = {}
         self._timer: Timer | None = None
+        self._timer_at = 0.0
+        self._tidied = float("-inf")
         self._noted = _within_caps(noted)
         self._of_node = _locked_by(self._noted)
         self._left: dict[File, set[str]] = {}
@@ -103,11 +108,18 @@ class Grace:
     def gave(self, place: Hashable) -> None:
         """*place* holds nothing any more."""
         if self._held.pop(place, None) is not None and self._timer is None:
-            self._timer = self._dispatch.call_at(self._dispatch.now() + TIDY_AFTER, self._tidy)
+            self._tidy_at(self._dispatch.now() + TIDY_AFTER)
 
     def broken(self) -> None:
-        """A claim that is noted does not stand any more for whatever its node had."""
-        self._tidy()
+        """A claim that is noted does not stand any more for whatever its node had. At once for the first of many, then together: the whole
+        record is written anew."""
+        now = self._dispatch.now()
+        if now - self._tidied >= BROKEN_AFTER:
+            self._tidy()
+        elif self._timer is None or self._timer_at > now + BROKEN_AFTER:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._tidy_at(now + BROKEN_AFTER)
 
     def close(self) -> None:
         """The daemon ends: what is noted stays so. Idempotent."""
@@ -126,7 +138,12 @@ class Grace:
         for file in list(self._waiting):
             self._go_on(file)
 
+    def _tidy_at(self, when: float) -> None:
+        self._timer_at = when
+        self._timer = self._dispatch.call_at(when, self._tidy)
+
     def _tidy(self) -> None:
+        self._tidied = self._dispatch.now()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -138,6 +155,9 @@ class Grace:
             self._write(os.O_TRUNC, list(wanted))
 
     def _write(self, how: int, entries: list[Entry]) -> None:
+        if how == os.O_TRUNC:
+            # It says all that was to be added.
+            self._to_write.clear()
         self._to_write.append((how, entries))
         self._begin()
 
