@@ -155,8 +155,8 @@ class Running:
         assert isinstance(place, HostHandle)
         assert ops is not None
         alone = self.delegations.alone
-        if alone and (key := alone.in_the_way(client, place, second, request)) is not None:
-            self.delegations.caught(message, Leased(key))
+        if alone and (keys := alone.in_the_way(client, place, second, request)):
+            self.delegations.caught_by(message, keys)
             return
         device = place.device
         now = self.dispatch.now()
@@ -271,7 +271,7 @@ class Running:
         alone = self.delegations.alone
         if alone and (key := alone.of_opened(client, result)) is not None:
             result.discard()
-            self.delegations.caught(message, Leased(key))
+            self.delegations.caught_by(message, [key])
             return
         try:
             self.manager.check_room(client)
