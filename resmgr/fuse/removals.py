@@ -241,6 +241,8 @@ class _Removal:
     def _send(self) -> None:
         request = self.request
         request.answered = False
+        # Not sent again by a new handle: if the server has closed the old one, the directory is not this node's any more.
+        request.unsure = True
         base, name = request.node, request.name
         if base.server in self.removals.plain:
             self.core.on_base(request, base, CONNECT, Connect.UNLINK, 0, b"", name, ENTRY_MAX, self._answered)
