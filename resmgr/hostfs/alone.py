@@ -20,6 +20,9 @@ from resmgr.iomsg import UNLINK_DIRECTORY, Connect
 if TYPE_CHECKING:
     from resmgr.iorequest import ConnectRequest
 
+HELD_OFF: Final = 0.2
+"""Seconds after somebody waited for a directory in which none is delegated; more than `iofunc.delegations.AGAIN`, so nobody gets one while
+others wait. Stops who gives back late, and asks again at once, from holding others up until they are told EAGAIN."""
 HANDLES_LOOKED_AT: Final = 65536
 """Handles of a manager that are looked through for others of a directory; none is delegated if there are more."""
 _LINK: Final = int(Connect.LINK)
@@ -35,6 +38,8 @@ class Alone:
 
     def __init__(self) -> None:
         self._nodes: dict[Key, str] = {}
+        self.not_before = 0.0
+        """None is delegated until then (`Dispatch.now`)."""
 
     def __bool__(self) -> bool:
         return bool(self._nodes)
@@ -50,30 +55,30 @@ class Alone:
         """It is nobody's."""
         self._nodes.pop(key, None)
 
-    def in_the_way(self, client: HostClient, base: HostHandle, second: object, request: ConnectRequest, inline: bool) -> Key | None:
-        """What another node has to itself, if *request* of *client*, from *base* and perhaps *second*, has to wait for that. *inline*:
+    def in_the_way(self, client: HostClient, base: HostHandle, second: object, request: ConnectRequest, inline: bool) -> list[Key]:
+        """What other nodes have to themselves of which *request* of *client*, from *base* and perhaps *second*, has to wait. *inline*:
         their file systems answer at once, so names may be looked at."""
         node = client.info.node
         nodes = self._nodes
         for place in (base, second):
             if isinstance(place, HostHandle) and nodes.get(key_of(place), node) != node:
-                return key_of(place)
+                return [key_of(place)]
         subtype = request.subtype
         places = [(base, request.path)]
         if isinstance(second, HostHandle) and subtype in (_RENAME, _LINK):
             places.append((second, request.path2))
         displaces = subtype in (_RENAME, _RMDIR) or (subtype == _UNLINK and bool(request.flags & UNLINK_DIRECTORY))
         if any(path.find(b"/") >= 0 for _, path in places) or (displaces and not inline):
-            return next((key for key, holder in nodes.items() if holder != node), None)
+            return [key for key, holder in nodes.items() if holder != node]
         if displaces:
             for place, name in places:
                 key = _leads_to(place, name)
                 if key is not None and nodes.get(key, node) != node:
-                    return key
-        return None
+                    return [key]
+        return []
 
     def of_opened(self, client: HostClient, opened: Opened) -> Key | None:
-        """The same of handles that are about to be given to *client*."""
+        """What another node has to itself of the handles that are about to be given to *client*."""
         for handle in (opened.node, opened.ocb):
             if handle is not None and handle.directory and self._nodes.get(key_of(handle), client.info.node) != client.info.node:
                 return key_of(handle)

@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Final
 from resmgr.channel import Message
 from resmgr.errors import BadMessage
 from resmgr.hostfs import syscalls
-from resmgr.hostfs.alone import Alone, Key, key_of, unshared
+from resmgr.hostfs.alone import HELD_OFF, Alone, Key, key_of, unshared
 from resmgr.hostfs.breaks import Breaks
 from resmgr.hostfs.made import Opened
-from resmgr.hostfs.objects import Busy, HostClient, HostHandle
+from resmgr.hostfs.objects import Busy, HostClient, HostHandle, Leased
 from resmgr.hostfs.streams import DeviceHandle
 from resmgr.iofunc.delegations import Delegations
 from resmgr.iofunc.handle import Handle
@@ -131,7 +131,8 @@ class HostDelegations:
         """*client* would like no other node to look at what is in that directory, or to change it, before it was asked."""
         fs = self._fs
         slow = handle.device.blocking_until > fs.dispatch.now()
-        if slow or handle in self._keys or not handle.scope.write or not fs.watching.tells(client, handle.ino):
+        held_off = fs.dispatch.now() < self.alone.not_before
+        if slow or held_off or handle in self._keys or not handle.scope.write or not fs.watching.tells(client, handle.ino):
             return False
         if not unshared(handle, fs.manager.table.clients.values()):
             return False
@@ -212,6 +213,15 @@ class HostDelegations:
             raise OSError(error.errno, "would wait")
         again: Callable[[], None] = partial(self._fs.manager.again, message)
         self.table.wait(message, again, getattr(error, "key", None))
+
+    def caught_by(self, message: Message, keys: list[Key]) -> None:
+        """*message* waits until the directories *keys*, that others have to themselves, were given back. All are recalled at once: who
+        waits for one after the other waits as often as a slow client likes."""
+        self.alone.not_before = self._fs.dispatch.now() + HELD_OFF
+        if not self.table.waits(message):
+            for key in keys:
+                self.table.recall(key)
+        self.caught(message, Leased(keys[0]))
 
 
 def _may_open(handle: HostHandle) -> bool:

@@ -161,8 +161,8 @@ class Running:
         if waits is None and isinstance(second, HostHandle) and second.device.blocking_until > now:
             waits = second.device
         alone = self.delegations.alone
-        if alone and (key := alone.in_the_way(client, place, second, request, waits is None)) is not None:
-            self.delegations.caught(message, Leased(key))
+        if alone and (keys := alone.in_the_way(client, place, second, request, waits is None)):
+            self.delegations.caught_by(message, keys)
             return
         if waits is not None:
             self.counters["threaded"] += 1
@@ -271,7 +271,7 @@ class Running:
         alone = self.delegations.alone
         if alone and (key := alone.of_opened(client, result)) is not None:
             result.discard()
-            self.delegations.caught(message, Leased(key))
+            self.delegations.caught_by(message, [key])
             return
         try:
             self.manager.check_room(client)

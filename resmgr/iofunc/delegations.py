@@ -233,6 +233,10 @@ class Delegations(Generic[C]):
         del self._since[message]
         raise BlockingIOError(errno.EAGAIN, "somebody has it and does not give it back")
 
+    def waits(self, message: Message) -> bool:
+        """Whether *message* has waited, and is perhaps being tried again."""
+        return message in self._since
+
     def _give_up(self, message: Message) -> None:
         if self._waiting.pop(message, None) is not None:
             self._waiting_of[message.info.nd] -= 1

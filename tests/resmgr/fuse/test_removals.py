@@ -498,6 +498,16 @@ def test_a_late_message_removes_no_other_file(ready: tuple[Rig, int]) -> None:
     assert rig.machine.drops["removals_failed"] == 0
 
 
+def test_one_that_comes_after_the_directory_was_lost_is_not_sent_again(ready: tuple[Rig, int]) -> None:
+    rig, node = ready
+    rig.fs.faults[:] = [Fault("remove", code=errno.EBADF, times=1)]
+    assert rig.answers[unlink(rig, node, b"f1")].error == 0
+    rig.run(TRIP + 0.001)
+    assert there(rig, b"f1")
+    assert rig.messages()["remove"] == 1
+    assert rig.answers[unlink(rig, node, b"f2")].error == -errno.ESTALE
+
+
 def test_a_server_that_cannot_tell_files_apart_is_waited_for(ready: tuple[Rig, int]) -> None:
     rig, node = ready
     rig.fs.faults[:] = [Fault("remove", code=errno.ENOSYS), Fault("unlink", delay=TRIP)]

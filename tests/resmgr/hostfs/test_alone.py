@@ -114,6 +114,27 @@ def test_who_does_not_give_back_has_lost_it(tree: HostDirectory) -> None:
         client.lookup(b"f", handle)
 
 
+def test_who_gives_back_late_and_asks_again_holds_nobody_up_for_long(tree: HostDirectory) -> None:
+    client, handle = met(tree)
+    other = tree.remote("c")
+    (tree.root / "e" / "f").write_bytes(b"")
+    (tree.root / "d2").mkdir()
+    handles = handle, client.lookup(b"d2", flags=LOOKUP_WATCH | WANT_HANDLE).handle
+    assert [ask(tree, client, one) for one in handles] == [1, 1]
+    begun = begin(tree, other, ConnectRequest(Connect.LOOKUP, 0, 0, b"e/f"))
+    assert [fact["node"] for fact in tree.fs.delegations.facts()] == ["b", "b"]
+
+    tree.dispatch.run_for(PATIENCE - 0.1)
+    for one in handles:
+        give_back(tree, client, one)
+        assert ask(tree, client, one) == 0
+    tree.dispatch.run_for(0.01)
+    assert begun.status is not None
+    assert begun.status >= 0
+    tree.dispatch.run_for(alone.HELD_OFF)
+    assert ask(tree, client, handle) == 1
+
+
 def test_what_is_elsewhere_does_not_wait(tree: HostDirectory) -> None:
     client, handle = met(tree)
     assert ask(tree, client, handle) == 1
