@@ -71,10 +71,8 @@ class Alone:
         if any(path.find(b"/") >= 0 for _, path in places) or (displaces and not inline):
             return [key for key, holder in nodes.items() if holder != node]
         if displaces:
-            for place, name in places:
-                key = _leads_to(place, name)
-                if key is not None and nodes.get(key, node) != node:
-                    return [key]
+            led = [_leads_to(place, name) for place, name in places]
+            return [key for key in led if key is not None and nodes.get(key, node) != node]
         return []
 
     def of_opened(self, client: HostClient, opened: Opened) -> Key | None:

@@ -135,6 +135,16 @@ def test_who_gives_back_late_and_asks_again_holds_nobody_up_for_long(tree: HostD
     assert ask(tree, client, handle) == 1
 
 
+def test_a_directory_that_replaces_another_has_both_recalled_at_once(tree: HostDirectory) -> None:
+    client, handle = met(tree)
+    (tree.root / "d2").mkdir()
+    second = client.lookup(b"d2", flags=LOOKUP_WATCH | WANT_HANDLE).handle
+    assert [ask(tree, client, one) for one in (handle, second)] == [1, 1]
+    begun = begin(tree, tree.remote("c"), ConnectRequest(Connect.RENAME, 0, 0, b"d", path2=b"d2"))
+    assert begun.status is None
+    assert len(tree.fs.delegations.facts()) == 2
+
+
 def test_what_is_elsewhere_does_not_wait(tree: HostDirectory) -> None:
     client, handle = met(tree)
     assert ask(tree, client, handle) == 1
