@@ -1,7 +1,8 @@
 """Directories in which the same names are made, removed or moved over and over, faster than anybody is served by hearing of it.
 
 Each such event takes the client tens of microseconds, and what was believed of the name. So a directory with more than `AGAIN_MAX` of them
-in a second is not leased for `REST` seconds (docs/protocol/coherence.md): its names are asked for, as where no changes are told.
+in a second is not leased for `REST` seconds (docs/protocol/coherence.md): its names are asked for, as where no changes are told. What is
+made, moved and removed, in whatever number, is no storm: a name has a handful of events then.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ from resmgr.fuse.changes import NEVER
 if TYPE_CHECKING:
     from resmgr.fuse.inode import Node
 
-AGAIN_MAX: Final = 200
-"""Events in a second about names of a directory of which one was told in that second before. What makes many files has none."""
+OFTEN: Final = 8
+"""Events about one name in a second that are nothing special."""
+AGAIN_MAX: Final = 1000
+"""Further ones about names of a directory in a second. Two programs that exchange two names make some ten thousand."""
 REST: Final = 10.0
 """Seconds in which the directory is not leased."""
 NAMES_MAX: Final = 1024
@@ -31,7 +34,7 @@ class Storm:
     def __init__(self) -> None:
         self._began = NEVER
         self._again = 0
-        self._names: set[bytes] = set()
+        self._names: dict[bytes, int] = {}
 
     def event(self, name: bytes, now: float) -> bool:
         """*name* was made, removed or moved. Whether that is too much."""
@@ -39,10 +42,9 @@ class Storm:
             self._began = now
             self._again = 0
             self._names.clear()
-        if name in self._names:
+        count = self._names[name] = self._names.get(name, 0) + 1
+        if count > OFTEN:
             self._again += 1
-        else:
-            self._names.add(name)
         return self._again > AGAIN_MAX
 
 

@@ -30,7 +30,9 @@ seen, watching = [], False
 
 def watch(event, arguments):
     if watching and threading.current_thread() is threading.main_thread():
-        if event in ("import", "subprocess.Popen", "os.mkdir", "socket.connect", "socket.getaddrinfo") or event == "open":
+        # What is open already may get an object.
+        named = event == "open" and isinstance(arguments[0], (str, bytes))
+        if event in ("import", "subprocess.Popen", "os.mkdir", "socket.connect", "socket.getaddrinfo") or named:
             seen.append([event, os.fsdecode(arguments[0]) if isinstance(arguments[0], (str, bytes)) else ""])
 
 def mounts(namespace):
