@@ -81,9 +81,13 @@ LOST_MEMORY: Final = 128
 """Runs declared lost that are remembered per path, to notice that they were only late."""
 
 QUANTUM: Final = 64 << 10
-"""Bytes that one message sends before the next of its priority has its turn."""
+"""Bytes that those who have waited while others went ahead may send then."""
+TURN: Final = 1 << 20
+"""Bytes that one large message sends before the next of its priority has its turn. The largest READs and WRITEs of files go in one: four
+of them in turns of less would all be there at the end, and who waits for the first would ask for nothing meanwhile."""
 LOWER_SHARE: Final = 16
-"""Lower priorities together get one byte for so many of the highest."""
+"""Lower priorities together get one byte for so many of the highest; likewise large messages beside small ones, and the largest beside
+shorter ones."""
 SMALL_MESSAGE: Final = 16 << 10
 """Messages up to this size go ahead of larger ones of their priority, and may use the last of the credit."""
 SMALL_RESERVE: Final = 1 << 20

@@ -2,7 +2,8 @@
 
 The highest priority goes first, byte by byte: a fragment of a higher one overtakes a lower message between any two packets. Lower
 priorities together keep a share of 1 in LOWER_SHARE, in turn, so the lowest always moves. Within one priority, messages up to
-SMALL_MESSAGE go ahead of larger ones (these keep the same share), and larger ones take turns of QUANTUM bytes.
+SMALL_MESSAGE go ahead of larger ones (these keep the same share). Of the larger ones the one with the fewest bytes left goes first, those
+alike in order, for a TURN at most: so each arrives as early as it can. The one furthest behind keeps the same share again.
 
 Messages that may take any path queue in one lane; those that ask for particular paths (`qnetpy.link.transport.routes`) have a lane for
 each such wish, so that a path that is down holds up only those that insist on it.
@@ -13,14 +14,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
-from qnetpy.link.transport.constants import LOWER_SHARE, MAX_ACTIVE, QUANTUM, SMALL_MESSAGE
+from qnetpy.link.transport.constants import LOWER_SHARE, MAX_ACTIVE, QUANTUM, SMALL_MESSAGE, TURN
 from qnetpy.link.transport.outmessage import OutMessage
 
 
 class Level:
     """One priority."""
 
-    __slots__ = ("active", "large", "small", "small_debt")
+    __slots__ = ("active", "active_debt", "large", "left_in_turn", "makes_up", "small", "small_debt")
 
     def __init__(self) -> None:
         self.small: deque[OutMessage] = deque()
@@ -30,12 +31,55 @@ class Level:
         self.active: deque[OutMessage] = deque()
         """Opened, with bytes to send; the first one is served."""
         self.small_debt = 0
+        self.active_debt = 0
+        """Bytes of messages shorter than the last active one that went ahead of it."""
+        self.left_in_turn = TURN
+        self.makes_up = False
+        """The first one has the share of those that others went ahead of: nobody goes ahead of it now."""
+
+    def enter(self, message: OutMessage) -> None:
+        """It is open: to the others that are, ahead of those with more left."""
+        active = self.active
+        total = message.total
+        place = len(active)
+        first = 1 if self.makes_up else 0
+        while place > first and active[place - 1].total - active[place - 1].next > total:
+            place -= 1
+        active.insert(place, message)
+        if not place:
+            self._next_turn()
+
+    def sent(self, message: OutMessage, count: int) -> None:
+        """*message*, the first of the active ones, sent so many bytes more."""
+        active = self.active
+        last = active[-1]
+        if last is message:
+            self.active_debt = 0
+        elif message.total < last.total:
+            self.active_debt += count
+        self.left_in_turn -= count
+        if message.span() is None:
+            active.popleft()
+            message.queued = False
+            self._next_turn()
+        elif self.left_in_turn <= 0:
+            active.rotate(-1)
+            self._next_turn()
+        if self.active_debt >= LOWER_SHARE * QUANTUM and active:
+            self.active_debt = 0
+            active.rotate(1)
+            self.left_in_turn = QUANTUM
+            self.makes_up = True
+
+    def _next_turn(self) -> None:
+        self.left_in_turn = TURN
+        self.makes_up = False
 
 
 class Lane:
     """See the head of this file. *opens* gives a message its id, if credit allows."""
 
-    __slots__ = ("_debt", "_left_in_turn", "_levels", "_open", "_served", "_turn", "mask", "route")
+    __slots__ = ("_debt", "_levels", "_open", "_served", "_turn", "mask", "route")
 
     def __init__(self, route: int, opens: Callable[[OutMessage], bool]) -> None:
         self.route = route
@@ -46,7 +90,6 @@ class Lane:
         self._debt = 0
         self._turn = 0
         self._served = 0
-        self._left_in_turn = QUANTUM
 
     def enqueue(self, message: OutMessage) -> None:
         level = self._level(message.priority)
@@ -112,7 +155,7 @@ class Lane:
             message = level.large[0]
             if self._open(message):
                 level.large.popleft()
-                active.append(message)
+                level.enter(message)
         if active:
             return active[0]
         if not level.small and not level.large:
@@ -123,26 +166,18 @@ class Lane:
         """*count* bytes of the picked message have been taken."""
         index = self._served
         level = self._levels[index]
-        rest = message.span() is not None
         active = level.active
         if level.small and level.small[0] is message:
             level.small.popleft()
             if active:
                 level.small_debt += count
-            if rest:
+            if message.span() is not None:
                 active.appendleft(message)
             else:
                 message.queued = False
         else:
             level.small_debt = 0
-            self._left_in_turn -= count
-            if not rest:
-                active.popleft()
-                message.queued = False
-                self._left_in_turn = QUANTUM
-            elif self._left_in_turn <= 0:
-                active.rotate(-1)
-                self._left_in_turn = QUANTUM
+            level.sent(message, count)
         mask = self.mask
         if mask >> (index + 1):
             self._debt = max(0, self._debt - count * LOWER_SHARE)
@@ -163,7 +198,7 @@ class Lane:
 
     def turn_room(self) -> int:
         """Bytes the picked message may take before somebody else should be asked."""
-        return self._left_in_turn
+        return self._levels[self._served].left_in_turn
 
     def again(self, message: OutMessage) -> None:
         """An opened message that has something to send once more."""

@@ -522,7 +522,9 @@ def test_a_small_message_beside_a_transfer_is_in_the_next_frame(mtu: int) -> Non
     assert a.machine.pending, "the rest of the transfer"
     began = len(b.owner.got)
     net.run(net.latency * 1.5)
-    assert b.owner.got[began:] == [b"small"], "before anything that was begun earlier is complete"
+    assert b"small" in b.owner.got[began : began + 2], (
+        "beside what was on the wire already, one large message at most, before anything else"
+    )
 
 
 def test_signs_of_life_do_not_wait_for_a_transfer() -> None:

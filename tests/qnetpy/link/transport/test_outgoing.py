@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from random import Random
 
-from qnetpy.link.transport.constants import INITIAL_CREDIT, LOWER_SHARE, MESSAGE_COST, QUANTUM, SMALL_MESSAGE, SMALL_RESERVE
+from qnetpy.link.transport.constants import INITIAL_CREDIT, LOWER_SHARE, MESSAGE_COST, QUANTUM, SMALL_MESSAGE, SMALL_RESERVE, TURN
 from qnetpy.link.transport.outgoing import Outbox
 from qnetpy.link.transport.outmessage import OutMessage
 
@@ -82,12 +82,40 @@ def test_small_messages_overtake_large_ones_of_their_priority_but_not_for_ever()
     assert waited * PACKET <= (LOWER_SHARE + 1) * QUANTUM
 
 
-def test_large_messages_take_turns() -> None:
+def test_large_messages_alike_go_one_after_the_other_a_turn_at_most() -> None:
     outbox = box()
-    one, two = push(outbox, 1 << 20, stream=1), push(outbox, 1 << 20, stream=2)
-    order = [served[0] for served in (serve(outbox) for _ in range(400)) if served]
+    one, two = push(outbox, TURN, stream=1), push(outbox, TURN, stream=2)
+    huge = push(outbox, 3 * TURN, stream=3), push(outbox, 3 * TURN, stream=4)
+    order = [served[0] for served in iter(lambda: serve(outbox), None)]
 
-    assert abs(order.count(one) - order.count(two)) <= QUANTUM // PACKET + 1
+    runs = [message for index, message in enumerate(order) if not index or order[index - 1] is not message]
+    mib = -(-TURN // PACKET)
+    assert runs[:2] == [one, two]
+    assert order[:mib] == [one] * mib
+    # The huge ones alternate, a turn each.
+    turns = [message for message in runs[2:] if order.count(message) > mib]
+    assert set(turns) == set(huge)
+    assert 6 <= len(turns) <= 8
+
+
+def test_a_shorter_one_overtakes_longer_ones_which_keep_a_share() -> None:
+    outbox = box()
+    long = push(outbox, 8 * TURN, stream=1)
+    for _ in range(3):
+        assert serve(outbox) is not None
+    short = push(outbox, 2 * SMALL_MESSAGE, stream=2)
+    count = -(-2 * SMALL_MESSAGE // PACKET)
+    assert [served[0] for served in (serve(outbox) for _ in range(count)) if served] == [short] * count
+
+    sent = {True: 0, False: 0}
+    for stream in range(3, 8 * LOWER_SHARE):
+        # There is always a shorter one.
+        message = push(outbox, 4 * QUANTUM, stream=stream)
+        while message.span() is not None:
+            served = serve(outbox)
+            assert served is not None
+            sent[served[0] is long] += served[2] - served[1]
+    assert 0.7 < sent[True] * LOWER_SHARE / sent[False] < 1.3
 
 
 def test_messages_of_a_stream_are_opened_in_order_and_name_the_one_before() -> None:
