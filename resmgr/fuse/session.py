@@ -6,7 +6,8 @@ are not joined.
 
 A program that is answered from what is known here (`Machine.at_home`) mostly asks the next thing at once, as ls does for each file. It is
 let run and looked for again in the same turn, up to `BATCH` times: a turn for each would be as much work as the answer. Not where nothing
-had come when it was looked for, nor while others want this core, nor when something was read that is to be sent.
+had come when it was looked for, nor while others want this core, nor when something was read that is to be sent. So it is with one whose
+answer has come from afar: its next request is read before the turn sends what it has to, an acknowledgement at least, and goes with it.
 
 A turn reads up to `BATCH` requests. A read that finds nothing costs as much as another look of the dispatch; so after such a read only one
 request per turn is read until two came together again. RELEASE and FORGET do not count: the program that closes goes on
@@ -101,9 +102,10 @@ class Session:
         self._handing = False
         self._away = 0
         """So often the next request is left to the next turn."""
+        self._looking = False
         self._aborted = False
         machine.borrow = self._borrow
-        machine.on_output = self._flush
+        machine.on_output = self._answered
         machine.on_end = self._ended_later
         machine.tell_kernel = self._tell
         machine.delegated.asleep = _asleep
@@ -254,11 +256,20 @@ class Session:
     # ---- reading
 
     def _readable(self) -> None:
+        self._serve(False)
+
+    def _look(self) -> None:
+        """Something was answered in this turn that did not begin with a request."""
+        self._looking = False
+        if self._reading and self._stays():
+            self._serve(True)
+
+    def _serve(self, stayed: bool) -> None:
         machine = self.machine
         read = self._read
         now = self._dispatch.now()
         alone = self._alone > 0
-        stayed = others = False
+        others = False
         if alone:
             self._alone -= 1
         for _ in range(BATCH):
@@ -312,6 +323,12 @@ class Session:
         return True
 
     # ---- writing
+
+    def _answered(self) -> None:
+        self._flush()
+        if not self._looking:
+            self._looking = True
+            self._dispatch.call_soon(self._look)
 
     def _flush(self) -> None:
         output = self.machine.output
