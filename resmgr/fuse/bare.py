@@ -1,9 +1,9 @@
 """Which entries of a directory have extended attributes, for programs that ask each file for those that it has not got (`ls -l`, `cp -a`).
 
 After `NEED` questions in one directory its server is asked once which entries have any (XATTR *which*), and further questions wait for the
-answer. A thread that was answered from it will ask in the next directory, too: there it is asked for when that is opened. An entry that has
-none is answered so for `attr_valid` seconds, in a leased directory, if it has no other name, for as long as leases last; not, if something
-of that name was told or changed from here since that was asked (`changes`).
+answer. A thread that was answered from it will ask in the next directory, too: there it is asked for when that is opened, by the thread or
+ahead of it (`walking`). An entry that has none is answered so for `attr_valid` seconds, in a leased directory, if it has no other name, for
+as long as leases last; not, if something of that name was told or changed from here since that was asked (`changes`).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ ASKER_LASTS = 0.5
 class Bare:
     """What is known of a directory's entries, as one user was told. `names`: those that have extended attributes; None: not known."""
 
-    __slots__ = ("at", "connection", "misses", "names", "since", "waiting")
+    __slots__ = ("at", "connection", "kept", "misses", "names", "since", "waiting")
 
     def __init__(self, connection: Connection, at: float) -> None:
         self.connection = connection
@@ -51,6 +51,8 @@ class Bare:
         self.names: frozenset[bytes] | None = None
         self.waiting: list[Callable[[], None]] | None = None
         """Called when the answer has come; None: nothing was asked."""
+        self.kept = False
+        """It stands among those of `Bares`."""
 
 
 class Bares:
@@ -110,7 +112,7 @@ class Bares:
         if not asked and known.misses >= 0 and not self._core.logs.since(directory, node.name, known.since):
             # Who asks of each file after he has changed it is not to have all of them asked each time.
             known.misses += 1
-            if now - self._askers.get(request.pid, -ASKER_LASTS) < ASKER_LASTS:
+            if self._expects(request.pid, now):
                 asked = self._ask(directory, known)
             elif known.misses >= NEED:
                 otherwise()
@@ -136,25 +138,50 @@ class Bares:
     def opened(self, request: Request, connection: Connection) -> bool:
         """The request's thread has opened the request's node, a directory: if it has just asked elsewhere, it will here. Whether the server
         is asked now."""
-        asked = self._askers.get(request.pid)
         node = request.node
         now = self._core.dispatch.now()
-        if asked is None or now - asked >= ASKER_LASTS or node.parent is None:
+        if node.parent is None or not self._expects(request.pid, now):
             return False
         known = self._of(node, connection, now)
         fresh = known.names is not None and self._holds(known, node, None, now)
         return known.waiting is None and known.misses >= 0 and not fresh and self._ask(node, known)
 
+    def ahead(self, pid: int, connection: Connection, handle: int) -> Bare | None:
+        """Thread *pid* will probably open the directory behind *handle*: what is asked about it for `adopt`, if it will ask there, too."""
+        now = self._core.dispatch.now()
+        if not self._expects(pid, now):
+            return None
+        known = Bare(connection, now)
+        self._send(known, handle)
+        return known
+
+    def adopt(self, directory: Node, known: Bare) -> None:
+        """*known*, which was asked ahead, is about *directory*."""
+        if known.connection.closed or (known.names is not None and self._names + len(known.names) > NAMES_MAX):
+            return
+        self._keep(directory, known)
+        if known.names is not None:
+            self._names += len(known.names)
+
     def forget(self, directory: Node) -> None:
         """Nothing is known of *directory*."""
         known = self._known.pop(directory, None)
-        if known is not None and known.names is not None:
+        if known is None:
+            return
+        known.kept = False
+        if known.names is not None:
             self._names -= len(known.names)
 
     def clear(self) -> None:
+        for known in self._known.values():
+            known.kept = False
         self._known.clear()
         self._askers.clear()
         self._names = 0
+
+    def _expects(self, pid: int, now: float) -> bool:
+        """Whether thread *pid* will ask in the next directory, too."""
+        return now - self._askers.get(pid, -ASKER_LASTS) < ASKER_LASTS
 
     def _asks(self, pid: int, now: float) -> None:
         self._askers.pop(pid, None)
@@ -174,20 +201,29 @@ class Bares:
         """The record for questions on *connection*, made anew if there is none."""
         known = self._known.get(directory)
         if known is None or known.connection is not connection:
-            self.forget(directory)
-            known = self._known[directory] = Bare(connection, now)
-            if len(self._known) > DIRECTORIES_MAX:
-                self.forget(next(iter(self._known)))
+            known = Bare(connection, now)
+            self._keep(directory, known)
         elif now - known.since > self._core.options.attr_valid:
             known.misses = 0
             known.since = now
         return known
+
+    def _keep(self, directory: Node, known: Bare) -> None:
+        self.forget(directory)
+        self._known[directory] = known
+        known.kept = True
+        if len(self._known) > DIRECTORIES_MAX:
+            self.forget(next(iter(self._known)))
 
     def _ask(self, directory: Node, known: Bare) -> bool:
         """Ask the server, if that is possible."""
         handle = directory.handles.get(known.connection)
         if handle is None or known.connection.closed:
             return False
+        self._send(known, handle)
+        return True
+
+    def _send(self, known: Bare, handle: int) -> None:
         core = self._core
         at = core.dispatch.now()
         waiting: list[Callable[[], None]] = []
@@ -207,20 +243,20 @@ class Bares:
         def came(status: int, reply: Buffer) -> None:
             waiting, known.waiting = known.waiting or [], None
             names = bytes(reply).split(b"\0")
-            if known.names is not None and self._known.get(directory) is known:
+            if known.names is not None and known.kept:
                 self._names -= len(known.names)
             known.names = None
             # Not asked again before `_of` begins to count anew.
             known.misses = -1
             if status >= 0 and names.pop():
                 core.drops["bad_reply"] += 1
-            elif status >= 0 and self._known.get(directory) is known and self._names + len(names) <= NAMES_MAX:
+            elif status >= 0 and self._names + len(names) <= NAMES_MAX:
                 known.names = frozenset(names)
                 known.at = at
                 known.misses = 0
-                self._names += len(known.names)
+                if known.kept:
+                    self._names += len(known.names)
             for go_on in waiting:
                 go_on()
 
         known.connection.submit((XattrRequest(XATTR_WHICH, size=XATTR_SIZE_MAX).pack(handle),), XATTR_SIZE_MAX, came)
-        return True

@@ -4,7 +4,8 @@ A round trip for each directory is most of what find, ls -R, rm -r, du or a back
 directory whose parent it has just listed, the directories that will probably follow are opened at their server too, with their first
 entries, as OPENDIR does it: the children of the one that is open, then what comes after it in its parent, then what comes after that one.
 The order is the listing's or the alphabet's, whichever the program's last steps fit. Two are opened ahead at first; twice as many, up to
-`WINDOW_MAX`, whenever the program had to wait for one that was still on the way, so a slow network gets more of them.
+`WINDOW_MAX`, whenever the program had to wait for one that was still on the way, so a slow network gets more of them. For a program that
+asks each entry for its attributes (`ls -l`) those are asked for as well (`bare`), as soon as the directory is open there.
 
 An OPENDIR is answered from such a listing only if
 
@@ -30,6 +31,7 @@ from typing import TYPE_CHECKING, Final
 from resmgr.channel import Connection
 from resmgr.dispatch import Buffer, Timer
 from resmgr.errors import BadMessage
+from resmgr.fuse.bare import Bare
 from resmgr.fuse.inode import Node
 from resmgr.fuse.walk import CONNECT, ENTRY_MAX
 from resmgr.iomsg import OPEN, OPEN_WATCH, REQUEST, Connect
@@ -61,7 +63,7 @@ Place = tuple[Node, bytes]
 class Early:
     """A directory that was opened ahead: on the way until `reply`; `taken` is what waits for it then."""
 
-    __slots__ = ("at", "connection", "dead", "place", "reply", "taken", "user", "walk")
+    __slots__ = ("at", "bare", "connection", "dead", "place", "reply", "taken", "user", "walk")
 
     def __init__(self, walk: Walk, place: Place, connection: Connection, user: User, at: float) -> None:
         self.walk = walk
@@ -70,6 +72,7 @@ class Early:
         self.user = user
         self.at = at
         self.reply: bytes | None = None
+        self.bare: Bare | None = None
         self.dead = False
         """Thrown away: what comes is closed."""
         self.taken: Callable[[bytes | None], None] | None = None
@@ -106,9 +109,10 @@ class Listed:
 class Walk:
     """One thread that lists directories."""
 
-    __slots__ = ("alphabetical", "early", "last", "lists", "used", "window")
+    __slots__ = ("alphabetical", "early", "last", "lists", "pid", "used", "window")
 
-    def __init__(self) -> None:
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
         self.lists: dict[Node, Listed] = {}
         self.last: dict[Node, bytes] = {}
         """Of a listed directory, the subdirectory that was opened last."""
@@ -158,10 +162,14 @@ class WalkAhead:
         self._remove(early)
         request.at = early.at
         request.connection = early.connection
+        bare = early.bare
+        if early.reply is None or (bare is not None and bare.waiting is not None):
+            walk.window = min(walk.window * 2, WINDOW_MAX)
+        if bare is not None:
+            self._core.bare.adopt(node, bare)
         if early.reply is not None:
             then(early.reply)
         else:
-            walk.window = min(walk.window * 2, WINDOW_MAX)
             early.taken = then
         return True
 
@@ -173,7 +181,7 @@ class WalkAhead:
         now = self._core.dispatch.now()
         walk = self._walks.pop(request.pid, None)
         if walk is None:
-            walk = Walk()
+            walk = Walk(request.pid)
             if len(self._walks) >= WALKS_MAX:
                 self._throw(self._walks.pop(next(iter(self._walks))))
         self._walks[request.pid] = walk
@@ -300,8 +308,19 @@ class WalkAhead:
                 taken(None)
         elif taken is None:
             early.reply = bytes(reply)
+            self._ask_bare(early, reply)
         else:
             taken(bytes(reply))
+
+    def _ask_bare(self, early: Early, reply: Buffer) -> None:
+        core = self._core
+        try:
+            found = core.parse_entry(early.connection, early.user, reply)
+        except BadMessage:
+            # Whoever takes it says so.
+            return
+        if found.handle and found.connection is early.connection:
+            early.bare = core.bare.ahead(early.walk.pid, early.connection, found.handle)
 
     # ---- the end of it
 

@@ -9,9 +9,11 @@ from collections.abc import Iterable
 
 import pytest
 
+from resmgr.channel import Message
 from resmgr.fuse import formats, walking
 from resmgr.fuse.formats import Opcode
 from resmgr.fuse.options import FuseOptions
+from resmgr.iomsg import Connect, Io
 from resmgr.testing.fuserig import PID, Answer, Rig
 from resmgr.testing.memfs import Fault
 
@@ -236,3 +238,27 @@ def test_it_can_be_switched_off_and_its_caps_hold() -> None:
         assert len(rig.machine.walking) <= walking.EARLY_MAX
     rig.run(3.0)
     assert len(rig.machine.walking) == 0
+
+
+def test_attributes_are_asked_for_ahead_for_who_asks_each_entry_for_them() -> None:
+    """As ls -lR: a round trip for each directory otherwise, however many are open ahead."""
+    rig = tree(100)
+    asked: list[float] = []
+
+    def which(message: Message, client: object, handle: object, flags: int) -> None:
+        asked.append(rig.dispatch.now())
+        rig.dispatch.call_at(rig.dispatch.now() + DELAY, lambda: message.reply(0, b""))
+
+    rig.fs.manager._connect[int(Connect.XATTR)] = lambda message, client, request, base: message.error(errno.ENODATA)
+    rig.fs.manager._io[int(Io.XATTR)] = which
+    below = top(rig)
+    began = rig.dispatch.now()
+    for name in sorted(below):
+        node = entries(rig, below[name])[b"f%02d" % int(name[1:])][0]
+        for _ in range(3):
+            unique = rig.start(Opcode.GETXATTR, node, formats.GETXATTR_IN.pack(0) + b"system.posix_acl_access\0")
+            while unique not in rig.answers:
+                rig.run(DELAY / 10)
+            assert rig.answers[unique].error == -errno.ENODATA
+    assert len(asked) == 100, "once each"
+    assert rig.dispatch.now() - began < 50 * DELAY, "of 200 that they take one after the other"
