@@ -7,6 +7,10 @@ not for later ones (`arrivals`).
 Writes that overlap are never on the way together, because messages overtake each other. An entry or attributes that a server told while
 writes were on the way may be older than they are: `adjusted` makes the size at least what the kernel was told, and the kernel is not
 allowed to remember such attributes.
+
+While something of a node is on the way, a small write is kept until something of it arrives, somebody waits, or another write comes that does
+not continue it: those that do continue it go in the same message (`Gathered`). So a program that writes little by little sends one or two messages
+in a round trip, and nothing is later than the answer to what was sent before it.
 """
 
 from __future__ import annotations
@@ -15,24 +19,45 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
+from resmgr.dispatch import Buffer
 from resmgr.fuse.arrivals import Arrivals
 from resmgr.fuse.formats import AttrTuple
 
 OVERHEAD: Final = 16 * 1024
 """What a write on the way costs beside its bytes, so that tiny writes do not make a server refuse messages (EAGAIN at thousands)."""
+GATHERED_MAX: Final = 256 * 1024
+"""Bytes of small writes that go in one message."""
 TOTAL_MAX = 32 * 1024 * 1024
 """Bytes on the way in one mount; below what a server's node takes of one peer. Stops many files from filling memory together."""
+
+
+class Gathered:
+    """A write that is not sent yet, and what continues it."""
+
+    __slots__ = ("by", "more", "number", "send", "size")
+
+    def __init__(self, by: object, number: int, size: int, send: Callable[[bytearray], None]) -> None:
+        self.by = by
+        """The open file it comes through."""
+        self.number = number
+        self.size = size
+        self.more = bytearray()
+        """Data of those that continue it."""
+        self.send = send
+        """Sends it with them."""
 
 
 class Behind(Arrivals):
     """Writes on the way of one node, by number, in the order in which they were sent."""
 
-    __slots__ = ("cost", "end", "outstanding", "quiet_at", "throttled")
+    __slots__ = ("cost", "end", "gathered", "outstanding", "quiet_at", "throttled")
 
     def __init__(self) -> None:
         super().__init__()
         self.outstanding: dict[int, tuple[int, int]] = {}
         """number -> (start, end)"""
+        self.gathered: Gathered | None = None
+        """The last of them, if it is not sent yet; there are others then."""
         self.cost = 0
         """Bytes on the way, with OVERHEAD for each."""
         self.end = 0
@@ -59,10 +84,40 @@ class Behind(Arrivals):
             self.end = end
         return number
 
+    def continues(self, by: object, start: int, size: int) -> bool:
+        """Whether a write through *by* of *size* bytes at *start* goes with the one that is not sent yet."""
+        gathered = self.gathered
+        return (
+            gathered is not None
+            and gathered.by is by
+            and gathered.size + size <= GATHERED_MAX
+            and self.outstanding[gathered.number][1] == start
+        )
+
+    def gather(self, data: Buffer) -> None:
+        """It does, and these are its bytes."""
+        gathered = self.gathered
+        assert gathered is not None
+        size = len(data)
+        gathered.more += data
+        gathered.size += size
+        start, end = self.outstanding[gathered.number]
+        self.outstanding[gathered.number] = (start, end + size)
+        self.cost += size
+        if end + size > self.end:
+            self.end = end + size
+
+    def send_gathered(self) -> None:
+        """What is not sent yet goes now."""
+        gathered, self.gathered = self.gathered, None
+        if gathered is not None:
+            gathered.send(gathered.more)
+
     def finish(self, number: int, now: float) -> None:
         """That write arrived or failed: runs what waited for it."""
         start, end = self.outstanding.pop(number)
         self.cost -= end - start + OVERHEAD
+        self.send_gathered()
         if not self.outstanding:
             self.quiet_at = now
         self.arrived(next(iter(self.outstanding), 0))
@@ -71,6 +126,7 @@ class Behind(Arrivals):
         """Run *call* when all that is on the way now has arrived; now, if nothing is."""
         if self.outstanding:
             self.wait(call)
+            self.send_gathered()
         else:
             call()
 

@@ -10,6 +10,8 @@ its own write-back): by its next WRITE, FLUSH (close) or FSYNC. If the file that
 told it, that is logged. A short write is continued, so that its reason comes out; one that the server's node has no room for (EAGAIN) is
 sent again later.
 
+A small write while others of its file are on the way is not sent at once: what continues it goes with it (`behind.Gathered`).
+
 The data of a large write lie in the buffer that the request was read into, which is kept until the server has answered; small ones are
 copied, since a buffer is a megabyte.
 """
@@ -26,7 +28,7 @@ from typing import Final
 
 from resmgr.dispatch import Buffer
 from resmgr.fuse import changing, formats, owned
-from resmgr.fuse.behind import OVERHEAD, TOTAL_MAX, Behind
+from resmgr.fuse.behind import OVERHEAD, TOTAL_MAX, Behind, Gathered
 from resmgr.fuse.caller import broken_pipe
 from resmgr.fuse.core import Core
 from resmgr.fuse.formats import BODY, O_APPEND, O_DSYNC, O_NONBLOCK
@@ -50,6 +52,7 @@ LOST: Final = GONE | {-errno.EBADF}
 """What a write is answered whose file's server, or the way there, is gone."""
 OCB_OFFSET: Final = 8
 _OCB: Final = struct.Struct("!Q")
+_SIZE: Final = struct.Struct("!I")
 _MESSAGE: Final = struct.Struct(REQUEST.format + WRITE.format[1:])
 _WRITE: Final = int(Io.WRITE)
 _REPLY_MAX: Final = ATTR.size + len(SURE)
@@ -76,6 +79,13 @@ def write(core: Core, request: Request, view: memoryview) -> None:
     node = file.node
     node.cached = True
     changing.written(core, node)
+    behind = node.behind
+    synchronous = mapped or bool(flags & SYNCHRONOUS)
+    if behind is not None and behind.gathered is not None:
+        if not synchronous and size <= COPY_MAX and behind.continues(file, offset, size) and _room_for(core, behind, size):
+            _gather(core, request, file, behind, view[_DATA:])
+            return
+        behind.send_gathered()
     if size <= COPY_MAX or view.readonly:
         view = memoryview(bytearray(view))
         let_go = _nothing
@@ -88,7 +98,7 @@ def write(core: Core, request: Request, view: memoryview) -> None:
         how |= WRITE_ATTR
     _MESSAGE.pack_into(view, start, _WRITE, 0, how, file.ocb, offset, size)
     writing = _Writing(core, request, file, offset, size, mapped, view[start:], let_go)
-    if mapped or flags & SYNCHRONOUS or node.mode & 0o170000 != S_IFREG or not size or not core.options.write_behind:
+    if synchronous or node.mode & 0o170000 != S_IFREG or not size or not core.options.write_behind:
         begin = writing.wait
         file.writes += 1
     else:
@@ -103,6 +113,22 @@ def write(core: Core, request: Request, view: memoryview) -> None:
         behind.after(begin)
     else:
         begin()
+
+
+def _room_for(core: Core, behind: Behind, size: int) -> bool:
+    """Whether the program may go on when so many bytes more are on the way."""
+    return behind.cost + size <= core.options.write_behind and core.behind_cost + size <= TOTAL_MAX
+
+
+def _gather(core: Core, request: Request, file: File, behind: Behind, data: memoryview) -> None:
+    """The write goes with the one before it, which is not sent yet."""
+    size = len(data)
+    behind.gather(data)
+    core.held_bytes += size
+    core.behind_cost += size
+    core.drops["writes_gathered"] += 1
+    file.written += 1
+    core.answer(request, formats.WRITE_REPLY.pack(24, 0, request.unique, size))
 
 
 def lost(core: Core, file: File) -> None:
@@ -198,9 +224,14 @@ class _Writing:
     def go_behind(self) -> None:
         core, behind = self.core, self._account()
         long_ago = core.dispatch.now() - core.options.attr_valid
+        others = bool(behind.outstanding)
         self.number = behind.begin(self.offset, self.offset + self.size, long_ago)
         core.behind_cost += self.size + OVERHEAD
-        self._send()
+        if others and self.size <= COPY_MAX and _room_for(core, behind, 0):
+            behind.send_gathered()
+            behind.gathered = Gathered(self.file, self.number, self.size, self._send_with)
+        else:
+            self._send()
         if not self.number:
             return
         if behind.cost <= core.options.write_behind and core.behind_cost <= TOTAL_MAX:
@@ -208,6 +239,18 @@ class _Writing:
         else:
             behind.throttled.append(self._room)
             core.drops["writes_throttled"] += 1
+
+    def _send_with(self, more: bytearray) -> None:
+        """The message goes now, with *more*, which continues it."""
+        if more:
+            message = bytearray(self.message)
+            message += more
+            self.size = len(message) - _MESSAGE.size
+            _SIZE.pack_into(message, _MESSAGE.size - _SIZE.size, self.size)
+            self.message = memoryview(message)
+        # The file may have been opened again meanwhile.
+        self._readdress()
+        self._send()
 
     def _send(self) -> None:
         self.file.connection.submit((self.message,), _REPLY_MAX, self._arrived)
