@@ -28,6 +28,7 @@ from resmgr.iomsg import REMOVE, Connect
 
 if TYPE_CHECKING:
     from resmgr.fuse.core import Core
+    from resmgr.fuse.formats import AttrTuple
     from resmgr.fuse.inode import Node
     from resmgr.fuse.lease import Lease
     from resmgr.fuse.servers import Server, User
@@ -125,7 +126,7 @@ class Removals:
         removing = directory.removing
         if removing is None:
             removing = directory.removing = Removing()
-        _Removal(self, request, removing, directory.children[request.name].ino).begin()
+        _Removal(self, request, removing, directory.children[request.name].attr).begin()
         core.drops["removed_behind"] += 1
         core.at_home = True
         core.error(request, 0)
@@ -224,15 +225,16 @@ class Removals:
 class _Removal:
     """One removal, until its server has answered."""
 
-    __slots__ = ("core", "ino", "number", "removals", "removing", "request", "sent", "server", "within")
+    __slots__ = ("core", "meant", "number", "removals", "removing", "request", "sent", "server", "within")
 
-    def __init__(self, removals: Removals, asked: Request, removing: Removing, ino: int) -> None:
+    def __init__(self, removals: Removals, asked: Request, removing: Removing, attr: AttrTuple) -> None:
         self.core = core = asked.core
         self.removals = removals
         self.removing = removing
         self.request = Request(core, 0, _UNLINK, asked.node, asked.user, asked.pid, asked.at)
         self.request.name = asked.name
-        self.ino = ino
+        self.meant = REMOVE.pack(attr[0], attr[11])
+        """What it is about: a file with this inode number that was there when it was changed last, as far as is known here."""
         # A directory may be found to be another's meanwhile.
         self.server = asked.node.server
         self.sent = removals.sent(self)
@@ -255,7 +257,7 @@ class _Removal:
         if base.server in self.removals.plain:
             self.core.on_base(request, base, CONNECT, Connect.UNLINK, 0, b"", name, ENTRY_MAX, self._answered)
         else:
-            self.core.on_base(request, base, CONNECT, Connect.REMOVE, 0, REMOVE.pack(self.ino), name, ENTRY_MAX, self._answered)
+            self.core.on_base(request, base, CONNECT, Connect.REMOVE, 0, self.meant, name, ENTRY_MAX, self._answered)
 
     def _again(self) -> None:
         if self.removals.over:

@@ -498,6 +498,19 @@ def test_a_late_message_removes_no_other_file(ready: tuple[Rig, int]) -> None:
     assert rig.machine.drops["removals_failed"] == 0
 
 
+def test_a_late_message_removes_no_file_that_was_given_the_same_number(ready: tuple[Rig, int]) -> None:
+    rig, node = ready
+    unlink(rig, node, b"f1")
+    directory = rig.fs.find(b"d")
+    ino = rig.fs.find(b"d/f1").ino
+    rig.fs.drop(directory, b"f1")
+    rig.fs.add(b"d/f1", b"another one").ino = ino
+    rig.run(TRIP + 0.001)
+    assert there(rig, b"f1")
+    assert rig.lookup(node, b"f1").nodeid
+    assert rig.machine.drops["removals_failed"] == 0
+
+
 def test_one_that_comes_after_the_directory_was_lost_is_not_sent_again(ready: tuple[Rig, int]) -> None:
     rig, node = ready
     rig.fs.faults[:] = [Fault("remove", code=errno.EBADF, times=1)]
