@@ -50,6 +50,7 @@ LINGER: Final = 3.0
 """Seconds for which the connections of a mount that is gone are kept for those that are on the way."""
 _PLAIN: Final = frozenset((S_IFREG, S_IFLNK))
 _BY_NAME: Final = frozenset((int(Opcode.LOOKUP), int(Opcode.UNLINK)))
+_LOOKUP: Final = int(Opcode.LOOKUP)
 _UNLINK: Final = int(Opcode.UNLINK)
 _FLUSH: Final = int(Opcode.FLUSH)
 _OF_DIRECTORY: Final = frozenset(
@@ -58,6 +59,18 @@ _OF_DIRECTORY: Final = frozenset(
 """Of those that wait, they do so for what is removed from their directory; `_BY_NAME` for their name; others for all of their server."""
 _CLOSING: Final = frozenset((_FLUSH, int(Opcode.RELEASE)))
 """Wait if something was locked through the file; FLUSH also if it was written."""
+
+
+class Failed:
+    """A removal that was said to be done and failed: of *name*, the file *ino*, which is perhaps still there."""
+
+    __slots__ = ("at", "code", "ino", "name")
+
+    def __init__(self, name: bytes, ino: int, code: int, at: float) -> None:
+        self.name = name
+        self.ino = ino
+        self.code = code
+        self.at = at
 
 
 class Removing(Arrivals):
@@ -69,7 +82,7 @@ class Removing(Arrivals):
     def __init__(self) -> None:
         super().__init__()
         self.names: dict[bytes, int] = {}
-        self.errors: dict[User, tuple[float, int]] = {}
+        self.errors: dict[User, Failed] = {}
         self.wary = 0.0
 
 
@@ -112,11 +125,8 @@ class Removals:
         self._last[user] = (self._core.dispatch.now(), directory)
 
     def take(self, request: Request) -> bool:
-        """Answer an UNLINK, and send it, if nothing speaks against it; or with the error of an earlier one. False: neither."""
+        """Answer an UNLINK, and send it, if nothing speaks against it."""
         directory, core = request.node, self._core
-        if error := unsaid(directory, request.user, request.at):
-            core.error(request, error)
-            return True
         if not self._certain(request):
             lease = directory.lease
             again = self._one_of_many(request) and self._last[request.user][1] is directory
@@ -160,6 +170,27 @@ class Removals:
     def _one_of_many(self, request: Request) -> bool:
         last = self._last.get(request.user)
         return last is not None and request.at - last[0] <= BURST
+
+    def done(self, request: Request) -> None:
+        """Answer an UNLINK that was waited for and done: with the error of an earlier one, if what that was to remove is still there."""
+        core, directory, user = self._core, request.node, request.user
+        failed = _unsaid(directory, user, request.at)
+        if failed is None or failed.name == request.name:
+            unsaid(directory, user, request.at)
+            core.error(request, 0)
+            return
+
+        def looked(asked: Request, status: int, reply: Buffer) -> None:
+            asked.answered = True
+            if not request.answered and _unsaid(directory, user, request.at) is failed:
+                unsaid(directory, user, request.at)
+                core.error(request, failed.code if _still(asked, failed, status, reply) else 0)
+            else:
+                core.error(request, 0)
+
+        request.on_interrupt = lambda: core.error(request, 0)
+        asked = Request(core, 0, _LOOKUP, directory, user, request.pid, core.dispatch.now())
+        core.on_base(asked, directory, CONNECT, Connect.LOOKUP, 0, b"", failed.name, ENTRY_MAX, looked)
 
     # ---- what waits
 
@@ -225,7 +256,7 @@ class Removals:
 class _Removal:
     """One removal, until its server has answered."""
 
-    __slots__ = ("core", "meant", "number", "removals", "removing", "request", "sent", "server", "within")
+    __slots__ = ("core", "ino", "meant", "number", "removals", "removing", "request", "sent", "server", "within")
 
     def __init__(self, removals: Removals, asked: Request, removing: Removing, attr: AttrTuple) -> None:
         self.core = core = asked.core
@@ -233,6 +264,7 @@ class _Removal:
         self.removing = removing
         self.request = Request(core, 0, _UNLINK, asked.node, asked.user, asked.pid, asked.at)
         self.request.name = asked.name
+        self.ino = attr[0]
         self.meant = REMOVE.pack(attr[0], attr[11])
         """What it is about: a file with this inode number that was there when it was changed last, as far as is known here."""
         # A directory may be found to be another's meanwhile.
@@ -299,7 +331,7 @@ class _Removal:
         """It was not carried out, or nobody knows."""
         request, core = self.request, self.core
         if len(self.removing.errors) < USERS_MAX:
-            self.removing.errors.setdefault(request.user, (core.dispatch.now(), code))
+            self.removing.errors.setdefault(request.user, Failed(request.name, self.ino, code, core.dispatch.now()))
         self.removing.wary = core.dispatch.now() + WARY
         core.drops["removals_failed"] += 1
         path = (request.node.path().rstrip(b"/") + b"/" + request.name).decode("utf-8", "backslashreplace")
@@ -308,6 +340,23 @@ class _Removal:
 
 def unsaid(directory: Node | None, user: User, now: float) -> int:
     """The error of a removal from *directory*, not older than WARY, that *user* was not told of; it is told now. 0: none."""
+    failed = _unsaid(directory, user, now)
+    if directory is not None and directory.removing is not None:
+        directory.removing.errors.pop(user, None)
+    return 0 if failed is None else failed.code
+
+
+def _unsaid(directory: Node | None, user: User, now: float) -> Failed | None:
     removing = None if directory is None else directory.removing
-    at, code = (0.0, 0) if removing is None else removing.errors.pop(user, (0.0, 0))
-    return code if code and now - at < WARY else 0
+    failed = None if removing is None else removing.errors.get(user)
+    return failed if failed is not None and now - failed.at < WARY else None
+
+
+def _still(asked: Request, failed: Failed, status: int, reply: Buffer) -> bool:
+    """Whether, as the answer to a LOOKUP of its name says, what was to be removed is there, or that cannot be known."""
+    if status != 0:
+        return status != -ENOENT
+    found, attr = asked.core.entry(asked, reply)
+    if found.handle:
+        asked.core.handles.close_later(found.connection, found.handle)
+    return found.server is asked.node.server and attr[0] == failed.ino
