@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 from resmgr.dispatch import Buffer, Timer
 from resmgr.fuse import changing, formats, owned
 from resmgr.fuse.arrivals import Arrivals
-from resmgr.fuse.formats import BODY, Opcode, name_at
+from resmgr.fuse.formats import BODY, O_APPEND, O_DSYNC, O_TRUNC, WRITE_CACHE, Opcode, name_at
 from resmgr.fuse.lease import single
 from resmgr.fuse.request import Request, told
 from resmgr.fuse.walk import CONNECT, ENTRY_MAX, RETRIES_MAX
@@ -51,14 +51,17 @@ LINGER: Final = 3.0
 _PLAIN: Final = frozenset((S_IFREG, S_IFLNK))
 _BY_NAME: Final = frozenset((int(Opcode.LOOKUP), int(Opcode.UNLINK)))
 _LOOKUP: Final = int(Opcode.LOOKUP)
+_OPEN: Final = int(Opcode.OPEN)
 _UNLINK: Final = int(Opcode.UNLINK)
+_WRITE: Final = int(Opcode.WRITE)
 _FLUSH: Final = int(Opcode.FLUSH)
 _OF_DIRECTORY: Final = frozenset(
     map(int, (Opcode.LOOKUP, Opcode.UNLINK, Opcode.GETATTR, Opcode.STATX, Opcode.OPENDIR, Opcode.READDIR, Opcode.READDIRPLUS))
 )
 """Of those that wait, they do so for what is removed from their directory; `_BY_NAME` for their name; others for all of their server."""
 _CLOSING: Final = frozenset((_FLUSH, int(Opcode.RELEASE)))
-"""Wait if something was locked through the file; FLUSH also if it was written."""
+"""Wait if something was locked through the file; FLUSH also if it was written. OPEN waits if it empties the file, WRITE if it is seen at
+once by who waits for it: at the end of a file, by O_SYNC, to a FIFO or device."""
 
 
 class Failed:
@@ -206,7 +209,22 @@ class Removals:
             file = self._core.files.get(formats.FH_IN.parse(view, BODY)[0])
             if file is None or not (file.locked or (file.written and opcode == _FLUSH)):
                 return None
+        elif opcode == _OPEN:
+            if not formats.OPEN_IN.parse(view, BODY)[0] & O_TRUNC:
+                return None
+        elif opcode == _WRITE and not self._tells(node, view):
+            return None
         return self._sent.get(node.server)
+
+    def _tells(self, node: Node, view: memoryview) -> bool:
+        """Whether others may take that WRITE for a sign, whatever becomes of its file afterwards."""
+        fh, _, _, how, _, flags = formats.WRITE_IN.parse(view, BODY)
+        if how & WRITE_CACHE:
+            return False
+        file = self._core.files.get(fh)
+        if file is not None:
+            flags |= file.flags
+        return bool(flags & (O_APPEND | O_DSYNC)) or node.mode & 0o170000 != S_IFREG
 
     # ---- what has arrived
 

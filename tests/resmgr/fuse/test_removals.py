@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import struct
+from collections.abc import Callable
 
 import pytest
 
@@ -325,37 +326,64 @@ def test_other_names_do_not_wait(ready: tuple[Rig, int]) -> None:
     assert rig.ask(Opcode.ACCESS, node, struct.pack("=II", 1, 0)).error == 0
 
 
-def test_what_others_take_for_a_sign_waits(ready: tuple[Rig, int]) -> None:
-    """Whoever gets a lock, or finds what was made, moved or closed, finds what was removed before gone."""
+# Of a file, its directory and what is open of it: operation, node, body.
+SIGNS: dict[str, Callable[[int, int, int], tuple[Opcode, int, bytes]]] = {
+    "lock": lambda file, place, fh: (Opcode.SETLK, file, formats.LK_IN.pack(fh, 7, 0, 99, 1, 5, 0)),
+    "unlock": lambda file, place, fh: (Opcode.SETLK, file, formats.LK_IN.pack(fh, 7, 0, 99, 2, 5, 0)),
+    "close": lambda file, place, fh: (Opcode.FLUSH, file, formats.FLUSH_IN.pack(fh, 7)),
+    "sync": lambda file, place, fh: (Opcode.FSYNC, file, formats.FSYNC_IN.pack(fh, 0)),
+    "empty": lambda file, place, fh: (Opcode.OPEN, file, formats.OPEN_IN.pack(os.O_WRONLY | os.O_TRUNC, 0)),
+    "append": lambda file, place, fh: (Opcode.WRITE, file, formats.WRITE_IN.pack(fh, 0, 1, 0, 0, os.O_APPEND) + b"x"),
+    "write through": lambda file, place, fh: (Opcode.WRITE, file, formats.WRITE_IN.pack(fh, 0, 1, 0, 0, os.O_DSYNC) + b"x"),
+    "rename": lambda file, place, fh: (Opcode.RENAME2, place, formats.RENAME2_IN.pack(place, 0) + b"f\0g\0"),
+    "make": lambda file, place, fh: (Opcode.MKDIR, place, formats.MKDIR_IN.pack(0o755, 0) + b"new\0"),
+}
+
+
+@pytest.mark.parametrize("sign", SIGNS)
+def test_what_others_take_for_a_sign_waits(ready: tuple[Rig, int], sign: str) -> None:
+    """Whoever gets a lock, or finds what was made, moved, written through or closed, finds what was removed before gone."""
     rig, node = ready
     rig.fs.add(b"e/f", b"data")
-    other = rig.walk(b"e/f")
-    read, written = rig.open(other).fh, rig.open(other, os.O_RDWR).fh
-    rig.write(other, written, 0, b"x")
+    file, place = rig.walk(b"e/f"), rig.walk(b"e")
+    read, written = rig.open(file).fh, rig.open(file, os.O_RDWR).fh
+    rig.write(file, written, 0, b"x")
     rig.run(0.1)
-    for number in range(9):
-        rig.lookup(node, b"f%d" % number)
-    unlink(rig, node, b"f8")
+    rig.lookup(node, b"f0")
+    unlink(rig, node, b"f0")
     rig.run(TRIP + 0.001)
-    lock = formats.LK_IN.pack(written, 7, 0, 99, 1, 5, 0)
-    signs = [
-        (Opcode.SETLK, other, lock),
-        (Opcode.SETLK, other, formats.LK_IN.pack(written, 7, 0, 99, 2, 5, 0)),
-        (Opcode.FLUSH, other, formats.FLUSH_IN.pack(written, 7)),
-        (Opcode.FSYNC, other, formats.FSYNC_IN.pack(written, 0)),
-        (Opcode.RENAME2, rig.walk(b"e"), formats.RENAME2_IN.pack(rig.walk(b"e"), 0) + b"f\0g\0"),
-        (Opcode.MKDIR, rig.walk(b"e"), formats.MKDIR_IN.pack(0o755, 0) + b"new\0"),
-        (Opcode.RELEASE, other, formats.RELEASE_IN.pack(written, 0, 0, 0)),
-    ]
-    for number, (opcode, of, body) in enumerate(signs):
-        assert behind(rig, node, b"f%d" % number)
-        assert rig.ask(Opcode.FLUSH, other, formats.FLUSH_IN.pack(read, 9)).error == 0
-        unique = rig.start(opcode, of, body)
-        rig.run(TRIP / 2)
-        assert unique not in rig.answers, opcode
-        rig.run(TRIP)
-        assert rig.answers[unique].error == 0, opcode
-    rig.release(other, read)
+    rig.lookup(node, b"f1")
+    assert behind(rig, node, b"f1")
+    assert rig.ask(Opcode.FLUSH, file, formats.FLUSH_IN.pack(read, 9)).error == 0
+    assert rig.open(file, os.O_RDWR).error == 0
+    assert rig.write(file, written, 0, b"x").error == 0
+    assert there(rig, b"f1")
+
+    unique = rig.start(*SIGNS[sign](file, place, written))
+    rig.run(TRIP / 2)
+    assert unique not in rig.answers
+    rig.run(TRIP)
+    assert rig.answers[unique].error == 0
+    assert not there(rig, b"f1")
+
+
+def test_the_last_close_of_what_was_locked_waits(ready: tuple[Rig, int]) -> None:
+    rig, node = ready
+    rig.fs.add(b"e/f", b"data")
+    file = rig.walk(b"e/f")
+    opened = rig.open(file, os.O_RDWR).fh
+    assert rig.ask(Opcode.SETLK, file, formats.LK_IN.pack(opened, 7, 0, 99, 1, 5, 0)).error == 0
+    rig.run(0.1)
+    rig.lookup(node, b"f0")
+    unlink(rig, node, b"f0")
+    rig.run(TRIP + 0.001)
+    rig.lookup(node, b"f1")
+    assert behind(rig, node, b"f1")
+    unique = rig.start(Opcode.RELEASE, file, formats.RELEASE_IN.pack(opened, 0, 0, 0))
+    rig.run(TRIP / 2)
+    assert unique not in rig.answers
+    rig.run(TRIP)
+    assert rig.answers[unique].error == 0
 
 
 def test_rmdir_waits_for_what_was_in_it(ready: tuple[Rig, int]) -> None:
