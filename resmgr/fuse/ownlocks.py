@@ -41,8 +41,6 @@ RETRY: Final = 0.25
 _UNUSABLE: Final = O_APPEND
 """An open control block with this open flag serves no other open."""
 _SETS: Final = frozenset((int(Opcode.SETLK), int(Opcode.SETLKW)))
-_LOST: Final = GONE | {-errno.EHOSTUNREACH}
-"""Of these the connection dies, perhaps a moment later, and its files are opened again with their locks (`reopen`)."""
 
 
 class State(enum.Enum):
@@ -220,7 +218,7 @@ class OwnLocks:
     def _returned(self, own: Own, status: int, reply: Buffer) -> None:
         core = self._core
         lives = core.servers.lives(own.connection)
-        if status in _LOST and lives:
+        if status in GONE and lives:
             # Its server would wait for that, and then take the open file away.
             core.dispatch.call_at(core.dispatch.now() + RETRY, partial(self._send_again, own))
             return

@@ -23,8 +23,11 @@ if TYPE_CHECKING:
 Step = Callable[["Request", int, Buffer], None]
 STALE: Final = frozenset((-errno.ESTALE, -errno.EBADF, -errno.ESRCH))
 """What a base handle of a server that came back, or went away, is answered with."""
-GONE: Final = frozenset((-errno.EHOSTDOWN, -errno.ESRCH))
-"""What is said of messages that were on the way when their server, or its node, went away."""
+GONE: Final = frozenset((-errno.EHOSTDOWN, -errno.EHOSTUNREACH, -errno.ESRCH))
+"""What messages are answered whose server, or its node, is not there, or went away while they were on the way. Of these the connection
+dies, perhaps a moment later, and its files are opened again with their locks (`reopen`)."""
+LOST: Final = GONE | {-errno.EBADF}
+"""The same of messages to what is open: its server may be there again, and not know it."""
 ERRNO_MAX: Final = 511
 """The kernel takes no answer with a larger one; those from 512 on are its own."""
 _OTHERWISE = {errno.EBADF: errno.ESTALE, errno.ESRCH: errno.EIO, errno.ENOSYS: errno.EOPNOTSUPP}

@@ -31,7 +31,7 @@ from resmgr.fuse.caller import broken_pipe
 from resmgr.fuse.core import Core
 from resmgr.fuse.formats import BODY, O_APPEND, O_DSYNC, O_NONBLOCK
 from resmgr.fuse.openfile import File
-from resmgr.fuse.request import GONE, Request, told
+from resmgr.fuse.request import LOST, Request, told
 from resmgr.iomsg import ATTR, NONBLOCK, OFFSET_APPEND, REQUEST, SURE, WRITE, WRITE_ATTR, Io
 
 logger = logging.getLogger(__name__)
@@ -45,9 +45,6 @@ AGAIN_MAX: Final = 250
 """A write behind that is answered EAGAIN is sent again after so many seconds, and so many times (5 s) before that is its error."""
 SYNCHRONOUS: Final = O_APPEND | O_DSYNC | os.O_DIRECT
 """Open flags with which a write waits for its server. O_SYNC contains O_DSYNC."""
-
-LOST: Final = GONE | {-errno.EBADF}
-"""What a write is answered whose file's server, or the way there, is gone."""
 OCB_OFFSET: Final = 8
 _OCB: Final = struct.Struct("!Q")
 _MESSAGE: Final = struct.Struct(REQUEST.format + WRITE.format[1:])
