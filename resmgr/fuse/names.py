@@ -235,7 +235,7 @@ def _rename(core: Core, request: Request, view: memoryview, new_id: int, flags: 
                     core.leases.moved(directory, name, moved)
             if bytes(reply) != SURE:
                 # Two names of one file stay both, an exchange leaves the old one to another.
-                request.alone = [(lease, name) for lease, name in request.alone if lease.node is new_dir and name == new_name]
+                request.undisturbed = [(lease, name) for lease, name in request.undisturbed if lease.node is new_dir and name == new_name]
             if not flags & RENAME_EXCHANGE:
                 owned.believe(request)
             core.error(request, 0)

@@ -22,7 +22,7 @@ from resmgr.fuse import changing, formats, owned
 from resmgr.fuse.arrivals import Arrivals
 from resmgr.fuse.formats import BODY, O_APPEND, O_DSYNC, O_TRUNC, WRITE_CACHE, Opcode, name_at
 from resmgr.fuse.lease import single
-from resmgr.fuse.request import Request, told
+from resmgr.fuse.request import RESEND_AFTER, RESEND_FOR, Request, told
 from resmgr.fuse.walk import CONNECT, ENTRY_MAX, RETRIES_MAX
 from resmgr.iomsg import REMOVE, Connect
 
@@ -35,9 +35,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-AGAIN_AFTER: Final = 0.02
-AGAIN_FOR: Final = 5.0
-"""One that is answered EAGAIN is sent again after so many seconds, for so many before that is its error."""
 BURST: Final = 1.0
 """Seconds after a removal in which the same user's next one is one of many."""
 ROOMY: Final = 1 << 16
@@ -106,7 +103,8 @@ class Removals:
         self._core = core
         self.limit = core.options.removals
         self._sent: dict[Server, Sent] = {}
-        self._count = 0
+        self.count = 0
+        """On the way."""
         self._closing: Callable[[], None] | None = None
         self._last: dict[User, tuple[float, Node]] = {}
         """When each user's last removal was done, and where."""
@@ -115,9 +113,6 @@ class Removals:
         self._linger: Timer | None = None
         self.over = False
         """The mount's connections are closed."""
-
-    def __len__(self) -> int:
-        return self._count
 
     # ---- what is removed
 
@@ -153,7 +148,7 @@ class Removals:
         """Whether its server will remove it, as far as is known here."""
         directory, name, user = request.node, request.name, request.user
         lease = directory.lease
-        if lease is None or user not in lease.changers or not self._possible(directory, lease) or self._count >= self.limit:
+        if lease is None or user not in lease.changers or not self._possible(directory, lease) or self.count >= self.limit:
             return False
         if not self._one_of_many(request) or (directory.removing is not None and directory.removing.wary > request.at):
             return False
@@ -234,15 +229,15 @@ class Removals:
         sent = self._sent.get(server)
         if sent is None:
             sent = self._sent[server] = Sent()
-        self._count += 1
+        self.count += 1
         return sent
 
     def arrived(self, server: Server) -> None:
         """One of *server*'s was answered."""
-        self._count -= 1
+        self.count -= 1
         if not self._sent[server].removals:
             del self._sent[server]
-        if self._closing is not None and not self._count:
+        if self._closing is not None and not self.count:
             self._over()
 
     # ---- the end
@@ -255,7 +250,7 @@ class Removals:
 
     def close(self, done: Callable[[], None]) -> None:
         """The mount is gone: *done* is called when all have arrived, after LINGER at the latest."""
-        if not self._count:
+        if not self.count:
             done()
             return
         self._closing = done
@@ -317,9 +312,9 @@ class _Removal:
 
     def _answered(self, request: Request, status: int, reply: Buffer) -> None:
         core, directory, name = self.core, request.node, request.name
-        if status == -EAGAIN and core.dispatch.now() - request.at < AGAIN_FOR:
+        if status == -EAGAIN and core.dispatch.now() - request.at < RESEND_FOR:
             core.drops["removals_again"] += 1
-            core.dispatch.call_at(core.dispatch.now() + AGAIN_AFTER, self._again)
+            core.dispatch.call_at(core.dispatch.now() + RESEND_AFTER, self._again)
             return
         if status == -ENOSYS and directory.server not in self.removals.plain:
             self.removals.plain.add(directory.server)

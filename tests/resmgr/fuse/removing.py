@@ -43,9 +43,9 @@ def unlink(rig: Rig, node: int, name: bytes) -> int:
 
 def behind(rig: Rig, node: int, name: bytes) -> bool:
     """Whether the removal is told done before the server has it."""
-    before = len(rig.machine.removals)
+    before = rig.machine.removals.count
     done = unlink(rig, node, name) in rig.answers
-    assert done == (len(rig.machine.removals) > before)
+    assert done == (rig.machine.removals.count > before)
     return done
 
 

@@ -43,7 +43,7 @@ def test_removals_travel_together(ready: tuple[Rig, int]) -> None:
     assert rig.messages() == {"remove": 8}
     assert not there(rig, b"f0")
     assert not there(rig, b"f7")
-    assert len(rig.machine.removals) == 0
+    assert rig.machine.removals.count == 0
     assert rig.machine.drops["removed_behind"] == 8
 
 
@@ -467,7 +467,7 @@ def test_what_has_no_room_when_the_mount_ends_is_given_up(ready: tuple[Rig, int]
     rig.machine.close()
     rig.run(LINGER + 1)
     assert not rig.machine.servers.root.connections
-    assert len(rig.machine.removals) == 0
+    assert rig.machine.removals.count == 0
     assert rig.machine.drops["removals_failed"] == 1
 
 
