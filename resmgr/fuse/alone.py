@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from resmgr.channel import Connection
-from resmgr.dispatch import Buffer, Timer
+from resmgr.dispatch import Buffer
 from resmgr.iomsg import DELEGATION_ASK, REQUEST, Io
 
 if TYPE_CHECKING:
@@ -30,7 +30,6 @@ NOT_AGAIN: Final = 10.0
 """Seconds after a refusal, or a recall, before it is asked for again."""
 KEPT: Final = 10.0
 """Seconds after which one that was not used is given back."""
-TIDY: Final = 2.0
 
 
 class State(enum.Enum):
@@ -59,7 +58,7 @@ class Alone:
         self._of: dict[Lease, Delegation] = {}
         self._not_before: dict[Lease, float] = {}
         self._never: set[Server] = set()
-        self._timer: Timer | None = None
+        core.awake.keep(self._tidy, self._all)
 
     def __len__(self) -> int:
         return len(self._of)
@@ -75,7 +74,7 @@ class Alone:
             # Let go to save handles. It is closed in a second or two, and the delegation with it: nobody is to wait as long.
             self._end(held)
             return False
-        if not self._core.delegated.awake():
+        if not self._core.awake.check():
             return False
         held.used = now
         return True
@@ -89,7 +88,7 @@ class Alone:
         if now < self._not_before.get(lease, 0.0) or self._core.logs.heard_of(node, now - QUIET):
             return
         held = self._of[lease] = Delegation(lease, connection, handle, now)
-        self._core.delegated.watch()
+        self._core.awake.watch()
         connection.submit((REQUEST.pack(Io.DELEGATION, 0, DELEGATION_ASK, handle),), 0, partial(self._asked, held))
 
     def _asked(self, held: Delegation, status: int, reply: Buffer) -> None:
@@ -97,7 +96,6 @@ class Alone:
         if status == 1 and held.state is State.ASKED and lease.node.lease is lease and lease.live and lease.since == held.since:
             held.state = State.HELD
             self._core.drops["alone"] += 1
-            self._tidy_later()
             return
         if status == 1:
             self._send_back(held)
@@ -129,8 +127,7 @@ class Alone:
             held.state = State.OVER
             self._forget(held)
 
-    def all(self) -> None:
-        """This daemon was stopped, and may have been asked in vain."""
+    def _all(self) -> None:
         for held in list(self._of.values()):
             self._end(held)
 
@@ -150,7 +147,6 @@ class Alone:
         if self._of.get(held.lease) is held:
             del self._of[held.lease]
             self._not_before[held.lease] = self._core.dispatch.now() + NOT_AGAIN
-            self._tidy_later()
 
     def _send_back(self, held: Delegation) -> None:
         if not held.connection.closed:
@@ -158,24 +154,14 @@ class Alone:
 
     # ---- time
 
-    def _tidy_later(self) -> None:
-        if self._timer is None:
-            self._timer = self._core.dispatch.call_at(self._core.dispatch.now() + TIDY, self._tidy)
-
-    def _tidy(self) -> None:
-        self._timer = None
-        now = self._core.dispatch.now()
+    def _tidy(self, now: float) -> bool:
         for held in [held for held in self._of.values() if held.state is State.HELD and now - held.used >= KEPT]:
             self._end(held)
         self._not_before = {lease: until for lease, until in self._not_before.items() if now < until}
-        if self._of or self._not_before:
-            self._tidy_later()
+        return bool(self._of or self._not_before)
 
     def close(self) -> None:
         """The mount is gone; its connections are closed by others. Idempotent."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
         for held in self._of.values():
             held.state = State.OVER
         self._of.clear()

@@ -86,7 +86,7 @@ def _decide(
         core.own_locks.ask(file, partial(_forget, core, file.node))
         # It may be refused already.
         own = core.own_locks.of(file)
-    elif own is not None and own.state is State.HELD and not core.delegated.awake():
+    elif own is not None and own.state is State.HELD and not core.awake.check():
         # It may be given back already.
         own = core.own_locks.of(file)
     if own is not None and own.state is State.HELD and operation != LOCK_TEST and core.own_locks.full(own):

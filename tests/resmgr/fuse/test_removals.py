@@ -10,8 +10,9 @@ from collections.abc import Callable
 import pytest
 
 from resmgr.fuse import formats, handover
-from resmgr.fuse.alone import KEPT, NOT_AGAIN, QUIET, TIDY
+from resmgr.fuse.alone import KEPT, NOT_AGAIN, QUIET
 from resmgr.fuse.arrivals import Arrivals
+from resmgr.fuse.awake import BEAT
 from resmgr.fuse.formats import Opcode
 from resmgr.fuse.options import FuseOptions
 from resmgr.fuse.removals import BURST, LINGER
@@ -259,7 +260,7 @@ def test_where_the_server_s_programs_work_all_are_waited_for(ready: tuple[Rig, i
 def test_what_is_not_used_is_given_back(ready: tuple[Rig, int]) -> None:
     rig, _ = ready
     assert len(rig.machine.alone) == 1
-    rig.run(KEPT + 2 * TIDY)
+    rig.run(KEPT + 2 * BEAT)
     assert len(rig.machine.alone) == 0
     assert rig.fs.delegations is not None
     assert not rig.fs.delegations.alone
@@ -268,7 +269,7 @@ def test_what_is_not_used_is_given_back(ready: tuple[Rig, int]) -> None:
 def test_a_daemon_that_was_stopped_has_nothing_to_itself(ready: tuple[Rig, int]) -> None:
     rig, node = ready
     slept = 0.0
-    rig.machine.delegated.asleep = lambda: slept
+    rig.machine.awake.asleep = lambda: slept
     assert behind(rig, node, b"f0")
     slept = 5.0
     assert not behind(rig, node, b"f1")
