@@ -78,7 +78,7 @@ class Connect(enum.IntEnum):
     XATTR = 14
     TMPFILE = 15
     REOPEN = 16
-    REMOVE = 17
+    REMOVE = 18
 
 
 REQUEST: Final = struct.Struct("!HHIQ")
@@ -119,8 +119,8 @@ LINK: Final = struct.Struct("!QIH")
 """As RENAME: the existing name is (handle, old path), the new one (second handle, new path)."""
 SYMLINK: Final = struct.Struct("!I")
 """Length of the path; path, then target follow."""
-REMOVE: Final = struct.Struct("!Q")
-"""ino: what the name has to lead to."""
+REMOVE: Final = struct.Struct("!Qq")
+"""ino, ctime: what the name has to lead to, as it was known."""
 REOPEN: Final = struct.Struct("!I")
 """Length of the token that IDENTIFY gave; token, then path follow. Open flags are in `flags`. The reply is OPEN's."""
 TOKEN_MAX: Final = 255

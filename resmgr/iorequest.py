@@ -195,13 +195,14 @@ def parse_xattr(data: Buffer) -> tuple[bytes, XattrRequest]:
 
 class ConnectRequest:
     """A connect message. `path` is relative to `handle`; `path2` is the second name of RENAME and LINK (relative to `handle2`), a symbolic
-    link's text, or REOPEN's token; `ino` is what REMOVE's name leads to. Fields that the subtype has no use for are zero. `flags` are open
+    link's text, or REOPEN's token; `ino` and
+    `ctime` are what REMOVE's name leads to, as it was known. Fields that the subtype has no use for are zero. `flags` are open
     flags (OPEN, REOPEN), rename flags (RENAME), else this protocol's.
     """
 
     __slots__ = (
-        "after", "change", "flags", "handle", "handle2", "ino", "mode", "path", "path2", "prefetch", "rdev", "subtype", "umask", "watch",
-        "xattr",
+        "after", "change", "ctime", "flags", "handle", "handle2", "ino", "mode", "path", "path2", "prefetch", "rdev", "subtype", "umask",
+        "watch", "xattr",
     )  # fmt: skip
 
     def __init__(
@@ -219,6 +220,7 @@ class ConnectRequest:
         change: SetAttr | None = None,
         xattr: XattrRequest | None = None,
         ino: int = 0,
+        ctime: int = 0,
     ) -> None:
         self.subtype = subtype
         self.flags = flags
@@ -230,6 +232,7 @@ class ConnectRequest:
         self.prefetch = prefetch
         self.handle2 = handle2
         self.ino = ino
+        self.ctime = ctime
         self.path2 = path2
         self.change = change
         self.xattr = xattr
@@ -253,7 +256,7 @@ class ConnectRequest:
         if kind == Connect.SETATTR and self.change is not None:
             return b"".join((head, self.change.pack(), self.path))
         if kind == Connect.REMOVE:
-            return b"".join((head, REMOVE.pack(self.ino), self.path))
+            return b"".join((head, REMOVE.pack(self.ino, self.ctime), self.path))
         if kind == Connect.REOPEN:
             return b"".join((head, REOPEN.pack(len(self.path2)), self.path2, self.path))
         if kind == Connect.XATTR and self.xattr is not None:
@@ -282,8 +285,8 @@ def parse_connect(data: Buffer) -> ConnectRequest:
         if kind in (_UNLINK, _LOOKUP):
             return ConnectRequest(kind, flags, handle, check_path(bytes(data[HEAD:])))
         if kind == _REMOVE:
-            (ino,) = REMOVE.unpack_from(data, HEAD)
-            return ConnectRequest(kind, flags, handle, check_path(bytes(data[HEAD + REMOVE.size :])), ino=ino)
+            ino, ctime = REMOVE.unpack_from(data, HEAD)
+            return ConnectRequest(kind, flags, handle, check_path(bytes(data[HEAD + REMOVE.size :])), ino=ino, ctime=ctime)
         if kind in (_OPEN, _TMPFILE):
             mode, umask, prefetch = OPEN.unpack_from(data, HEAD)
             return ConnectRequest(kind, flags, handle, check_path(bytes(data[HEAD + OPEN.size :])), mode, umask, 0, prefetch)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 SETTLE: Final = 0.05
 """Seconds after which the kernel has put an answer where it belongs."""
-AGAIN_MAX: Final = 1024
+DUE_MAX: Final = 1024
 """Names of one directory that wait for that. Beyond, it is not leased."""
 
 

@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from resmgr.channel import Connection
-from resmgr.dispatch import Buffer, Timer
+from resmgr.dispatch import Buffer
 from resmgr.iomsg import DELEGATION_ASK, REQUEST, Io
 
 if TYPE_CHECKING:
@@ -30,7 +30,6 @@ NOT_AGAIN: Final = 10.0
 """Seconds after a refusal, or a recall, before it is asked for again."""
 KEPT: Final = 10.0
 """Seconds after which one that was not used is given back."""
-TIDY: Final = 2.0
 
 
 class State(enum.Enum):
@@ -39,7 +38,7 @@ class State(enum.Enum):
     OVER = enum.auto()
 
 
-class Own:
+class Delegation:
     """The directory of *lease*, by its base handle *handle* on *connection*."""
 
     def __init__(self, lease: Lease, connection: Connection, handle: int, now: float) -> None:
@@ -56,10 +55,10 @@ class Alone:
 
     def __init__(self, core: Core) -> None:
         self._core = core
-        self._of: dict[Lease, Own] = {}
+        self._of: dict[Lease, Delegation] = {}
         self._not_before: dict[Lease, float] = {}
         self._never: set[Server] = set()
-        self._timer: Timer | None = None
+        core.awake.keep(self._tidy, self._all)
 
     def __len__(self) -> int:
         return len(self._of)
@@ -68,16 +67,16 @@ class Alone:
 
     def holds(self, lease: Lease, now: float) -> bool:
         """Whether no other node is in the directory of *lease*."""
-        own = self._of.get(lease)
-        if own is None or own.state is not State.HELD:
+        held = self._of.get(lease)
+        if held is None or held.state is not State.HELD:
             return False
-        if lease.node.handles.get(own.connection) != own.handle:
+        if lease.node.handles.get(held.connection) != held.handle:
             # Let go to save handles. It is closed in a second or two, and the delegation with it: nobody is to wait as long.
-            self._end(own)
+            self._end(held)
             return False
-        if not self._core.delegated.awake():
+        if not self._core.awake.check():
             return False
-        own.used = now
+        held.used = now
         return True
 
     def ask(self, lease: Lease, now: float) -> None:
@@ -88,96 +87,83 @@ class Alone:
             return
         if now < self._not_before.get(lease, 0.0) or self._core.logs.heard_of(node, now - QUIET):
             return
-        own = self._of[lease] = Own(lease, connection, handle, now)
-        self._core.delegated.watch()
-        connection.submit((REQUEST.pack(Io.DELEGATION, 0, DELEGATION_ASK, handle),), 0, partial(self._asked, own))
+        held = self._of[lease] = Delegation(lease, connection, handle, now)
+        self._core.awake.watch()
+        connection.submit((REQUEST.pack(Io.DELEGATION, 0, DELEGATION_ASK, handle),), 0, partial(self._asked, held))
 
-    def _asked(self, own: Own, status: int, reply: Buffer) -> None:
-        lease = own.lease
-        if status == 1 and own.state is State.ASKED and lease.node.lease is lease and lease.live and lease.since == own.since:
-            own.state = State.HELD
+    def _asked(self, held: Delegation, status: int, reply: Buffer) -> None:
+        lease = held.lease
+        if status == 1 and held.state is State.ASKED and lease.node.lease is lease and lease.live and lease.since == held.since:
+            held.state = State.HELD
             self._core.drops["alone"] += 1
-            self._tidy_later()
             return
         if status == 1:
-            self._send_back(own)
+            self._send_back(held)
         elif status in (-errno.ENOSYS, -errno.EBADMSG):
             # It knows none, or none of directories.
             self._never.add(lease.node.server)
         else:
             self._core.drops["alone_refused"] += 1
-        self._forget(own)
+        self._forget(held)
 
     # ---- given back
 
     def recalled(self, connection: Connection, ino: int) -> None:
         """Somebody on another node wants to look."""
-        for own in [own for own in self._of.values() if own.connection is connection and own.lease.ino == ino]:
+        for held in [held for held in self._of.values() if held.connection is connection and held.lease.ino == ino]:
             self._core.drops["alone_recalled"] += 1
-            self._end(own)
+            self._end(held)
 
     def unleased(self, lease: Lease) -> None:
         """What *lease* told is not sure any more, or somebody else works in its directory."""
-        own = self._of.get(lease)
-        if own is not None:
-            self._end(own)
+        held = self._of.get(lease)
+        if held is not None:
+            self._end(held)
 
     def left(self, lease: Lease) -> None:
         """The kernel has forgotten its directory: its handles are closed, and with them what is delegated."""
-        own = self._of.get(lease)
-        if own is not None:
-            own.state = State.OVER
-            self._forget(own)
+        held = self._of.get(lease)
+        if held is not None:
+            held.state = State.OVER
+            self._forget(held)
 
-    def all(self) -> None:
-        """This daemon was stopped, and may have been asked in vain."""
-        for own in list(self._of.values()):
-            self._end(own)
+    def _all(self) -> None:
+        for held in list(self._of.values()):
+            self._end(held)
 
-    def _end(self, own: Own) -> None:
-        before, own.state = own.state, State.OVER
-        self._forget(own)
+    def _end(self, held: Delegation) -> None:
+        before, held.state = held.state, State.OVER
+        self._forget(held)
         if before is not State.HELD:
             # If it was asked for, its answer says whether there is something to be given back.
             return
-        removing = own.lease.node.removing
+        removing = held.lease.node.removing
         if removing is not None and removing.names:
-            removing.wait(partial(self._send_back, own))
+            removing.wait(partial(self._send_back, held))
         else:
-            self._send_back(own)
+            self._send_back(held)
 
-    def _forget(self, own: Own) -> None:
-        if self._of.get(own.lease) is own:
-            del self._of[own.lease]
-            self._not_before[own.lease] = self._core.dispatch.now() + NOT_AGAIN
-            self._tidy_later()
+    def _forget(self, held: Delegation) -> None:
+        if self._of.get(held.lease) is held:
+            del self._of[held.lease]
+            self._not_before[held.lease] = self._core.dispatch.now() + NOT_AGAIN
 
-    def _send_back(self, own: Own) -> None:
-        if not own.connection.closed:
-            own.connection.submit((REQUEST.pack(Io.DELEGATION, 0, 0, own.handle),), 0, _ignore)
+    def _send_back(self, held: Delegation) -> None:
+        if not held.connection.closed:
+            held.connection.submit((REQUEST.pack(Io.DELEGATION, 0, 0, held.handle),), 0, _ignore)
 
     # ---- time
 
-    def _tidy_later(self) -> None:
-        if self._timer is None:
-            self._timer = self._core.dispatch.call_at(self._core.dispatch.now() + TIDY, self._tidy)
-
-    def _tidy(self) -> None:
-        self._timer = None
-        now = self._core.dispatch.now()
-        for own in [own for own in self._of.values() if own.state is State.HELD and now - own.used >= KEPT]:
-            self._end(own)
+    def _tidy(self, now: float) -> bool:
+        for held in [held for held in self._of.values() if held.state is State.HELD and now - held.used >= KEPT]:
+            self._end(held)
         self._not_before = {lease: until for lease, until in self._not_before.items() if now < until}
-        if self._of or self._not_before:
-            self._tidy_later()
+        return bool(self._of or self._not_before)
 
     def close(self) -> None:
         """The mount is gone; its connections are closed by others. Idempotent."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        for own in self._of.values():
-            own.state = State.OVER
+        for held in self._of.values():
+            held.state = State.OVER
         self._of.clear()
         self._not_before.clear()
 

@@ -23,6 +23,7 @@ from resmgr.fuse import changing, entries
 from resmgr.fuse.ahead import ReadAhead
 from resmgr.fuse.alone import Alone
 from resmgr.fuse.answers import DEVICES, Answers, OutputItem
+from resmgr.fuse.awake import Awake
 from resmgr.fuse.bare import Bares
 from resmgr.fuse.between import Pairs
 from resmgr.fuse.caller import Callers
@@ -108,6 +109,7 @@ class Core(Answers):
         self.ahead = ReadAhead(self)
         self.telling = Telling(self)
         self.leases = Leases(self)
+        self.awake = Awake(dispatch, self.drops)
         self.delegated = Delegated(self)
         self.own_locks = OwnLocks(self)
         self.pairs = Pairs(self)
@@ -411,6 +413,7 @@ class Core(Answers):
         self.ahead.close()
         self.leases.close()
         self.telling.close()
+        self.awake.close()
         self.delegated.close()
         self.alone.close()
         self.own_locks.close()

@@ -15,12 +15,11 @@ have recalled it in vain. What was asked for before a recall is not held.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from stat import S_IFMT, S_IFREG
 from typing import TYPE_CHECKING, Final
 
 from resmgr.channel import Connection
-from resmgr.dispatch import Buffer, Timer
+from resmgr.dispatch import Buffer
 from resmgr.fuse.changes import NEVER
 from resmgr.fuse.early import Early
 from resmgr.fuse.formats import O_ACCMODE, O_RDWR, O_SYNC, O_TRUNC
@@ -41,9 +40,6 @@ QUIET: Final = 60.0
 """Seconds in which nobody else may have changed a file, or its name, that is asked for."""
 RECENT_MAX: Final = 256
 """Files remembered as opened. A program that goes through more than that, over and over, asks for none."""
-BEAT: Final = 0.5
-STALLED: Final = 1.0
-"""Seconds without a beat after which nothing is believed. A server waits longer for an answer to a recall."""
 _CHANGES: Final = O_ACCMODE | O_TRUNC
 """Open flags with which a file is opened for more than reading."""
 _OTHER: Final = O_TRUNC | O_SYNC
@@ -74,8 +70,7 @@ class Held:
 
 
 class Delegated:
-    """Of one mount. Counts in `Core.drops`: `delegations` (granted), `delegated_opens` (answered here), `delegations_recalled`,
-    `delegations_stalled`."""
+    """Of one mount. Counts in `Core.drops`: `delegations` (granted), `delegated_opens` (answered here), `delegations_recalled`."""
 
     def __init__(self, core: Core) -> None:
         self._core = core
@@ -89,11 +84,7 @@ class Delegated:
         """By node number."""
         self._early = Early()
         """Recalls that came before the answer that the file is delegated."""
-        self._timer: Timer | None = None
-        self._beaten = NEVER
-        self._slept = 0.0
-        self.asleep: Callable[[], float] = _never
-        """Seconds that this machine was asleep, on a clock of its own. Set by the session."""
+        core.awake.keep(self._tidy, self._all)
 
     def __len__(self) -> int:
         return len(self._held)
@@ -137,8 +128,7 @@ class Delegated:
         if lease is None or not believed:
             self._send_back(file.connection, file.ocb)
             return
-        if self._timer is None:
-            self._begin()
+        core.awake.watch()
         held = Held(node, lease, file.connection, file.ocb, request.user, file.flags, at)
         self._held[node] = held
         self.shares(held, file)
@@ -158,8 +148,7 @@ class Delegated:
         recalled = self._early.since(connection, node.ino, at)
         if not files or lease is None or recalled or not self.lends(node, connection, at):
             return False
-        if self._timer is None:
-            self._begin()
+        self._core.awake.watch()
         who = connection.credentials
         held = self._held[node] = Held(node, lease, connection, ocb, (who.uid, who.gid), flags, at)
         for file in files:
@@ -181,7 +170,7 @@ class Delegated:
         if _lease_of(node) is not held.lease or node.ino != held.ino:
             self._end(held)
             return None
-        if held.user != request.user or (held.flags & O_ACCMODE and not _serves(held, flags)) or not self.awake():
+        if held.user != request.user or (held.flags & O_ACCMODE and not _serves(held, flags)) or not self._core.awake.check():
             return None
         if not held.flags & O_ACCMODE and request.at - held.at > self._core.leases.seconds:
             # Rights that were changed by a second name, made meanwhile, are not told. Asked for anew with this OPEN.
@@ -255,40 +244,17 @@ class Delegated:
 
     # ---- time
 
-    def watch(self) -> None:
-        """Something is asked for that is not believed any more when this daemon was stopped: see to it that this is noticed."""
-        if self._timer is None:
-            self._begin()
-
-    def _begin(self) -> None:
-        now = self._core.dispatch.now()
-        self._beaten, self._slept = now, self.asleep()
-        self._timer = self._core.dispatch.call_at(now + BEAT, self._beat)
-
-    def awake(self) -> bool:
-        """Whether this daemon ran all the time. If not, all is given back."""
-        if self._core.dispatch.now() - self._beaten <= STALLED and self.asleep() - self._slept < BEAT:
-            return True
-        self._core.drops["delegations_stalled"] += 1
+    def _all(self) -> None:
         for held in list(self._held.values()):
             self._end(held)
-        self._core.alone.all()
-        return False
 
-    def _beat(self) -> None:
-        self._timer = None
-        self.awake()
-        now = self._core.dispatch.now()
+    def _tidy(self, now: float) -> bool:
         for held in [held for held in self._held.values() if not held.files and now - held.closed >= self.kept]:
             self._end(held)
-        if self._held or len(self._core.alone):
-            self._begin()
+        return bool(self._held)
 
     def close(self) -> None:
         """The mount is gone; its connections are closed by others. Idempotent."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
         self._held.clear()
         self._through.clear()
 
@@ -309,7 +275,3 @@ def _lease_of(node: Node) -> Lease | None:
 
 def _ignore(status: int, reply: Buffer) -> None:
     """Nobody is to be told: if the server does not know it, it is gone."""
-
-
-def _never() -> float:
-    return 0.0

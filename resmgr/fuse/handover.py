@@ -92,7 +92,7 @@ def _parents_first(root: Node, nodes: Iterable[Node]) -> Iterator[Node]:
 def restless(core: Core) -> bool:
     """Whether something read from the kernel is not answered, something that it was told is done has not arrived, or a token is asked
     for."""
-    if core.outstanding or core.reopening.asking or len(core.removals):
+    if core.outstanding or core.reopening.asking or core.removals.count:
         return True
     return any(file.node.behind is not None and file.node.behind.outstanding for file in core.files.values())
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from resmgr.channel import Connection
 from resmgr.fuse import formats
 from resmgr.fuse.above import Above
-from resmgr.fuse.again import AGAIN_MAX, Again
+from resmgr.fuse.again import DUE_MAX, Again
 from resmgr.fuse.audience import Audience
 from resmgr.fuse.changes import NEVER
 from resmgr.fuse.early import EARLY_MAX, Early
@@ -336,7 +336,7 @@ class Leases:
                 # Not only from here.
                 self._known.drop(found)
             storm = kind & WATCH_NAMES and found.storm.event(event.name, now)
-            if storm or self._core.telling.waits(found.node) > WAITING_MAX or len(found.again) > AGAIN_MAX:
+            if storm or self._core.telling.waits(found.node) > WAITING_MAX or len(found.again) > DUE_MAX:
                 core.drops["lease_flood"] += 1
                 if storm:
                     self._resting.rest(found.node, now)

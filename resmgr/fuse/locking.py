@@ -23,7 +23,7 @@ from resmgr.fuse.core import Core
 from resmgr.fuse.formats import BODY
 from resmgr.fuse.inode import Node
 from resmgr.fuse.openfile import File
-from resmgr.fuse.ownlocks import Own, State
+from resmgr.fuse.ownlocks import OwnFile, State
 from resmgr.fuse.reopen import note_lock
 from resmgr.fuse.request import Request, told
 from resmgr.iofunc.locks import UNLOCK
@@ -86,7 +86,7 @@ def _decide(
         core.own_locks.ask(file, partial(_forget, core, file.node))
         # It may be refused already.
         own = core.own_locks.of(file)
-    elif own is not None and own.state is State.HELD and not core.delegated.awake():
+    elif own is not None and own.state is State.HELD and not core.awake.check():
         # It may be given back already.
         own = core.own_locks.of(file)
     if own is not None and own.state is State.HELD and operation != LOCK_TEST and core.own_locks.full(own):
@@ -119,7 +119,7 @@ def _decide(
     core.on_file(request, file, (pack_lock(file.ocb, asked),), reply_len, done)
 
 
-def _here(core: Core, own: Own, request: Request, file: File, asked: LockRequest, again: Callable[[], None]) -> None:
+def _here(core: Core, own: OwnFile, request: Request, file: File, asked: LockRequest, again: Callable[[], None]) -> None:
     """Nobody else has the file open. *again* begins anew, when that is not so any more."""
     if asked.operation == LOCK_TEST:
         found = core.own_locks.test(own, asked)

@@ -15,7 +15,7 @@ import attrs
 from resmgr.dispatch import Dispatch
 from resmgr.errors import BadMessage, ResmgrError, errno_of
 from resmgr.fuse import attributes, directory, files, formats, ioctl, locking, names, owned, polling, ranges, writing, xattr
-from resmgr.fuse.behind import Behind
+from resmgr.fuse.arrivals import Arrivals
 from resmgr.fuse.core import Core
 from resmgr.fuse.formats import BODY, MAJOR, MINOR_MAX, MINOR_MIN, Init, Opcode
 from resmgr.fuse.openfile import File
@@ -170,10 +170,8 @@ class Machine(Core):
                 return
             if self.reopening.lost and opcode in ON_OPEN and self._waits_for_file(record, handler, request):
                 return
-            if node.behind is not None and node.behind.outstanding and opcode in AFTER_WRITES:
-                self._after_writes(record, node.behind, handler, bytes(request))
-                return
-            if self.removals and opcode in AFTER_REMOVALS and self._after_removals(record, handler, request):
+            on_the_way = (node.behind is not None and node.behind.outstanding) or self.removals.count
+            if on_the_way and self._held_up(record, handler, request):
                 return
             self._begin(record, handler, request)
             if not record.answered:
@@ -207,13 +205,8 @@ class Machine(Core):
         return True
 
     def _handle(self, handler: Handler, record: Request, request: memoryview) -> None:
-        behind = record.node.behind
-        if behind is not None and behind.outstanding and record.opcode in AFTER_WRITES:
-            self._after_writes(record, behind, handler, bytes(request))
-            return
-        if self.removals and record.opcode in AFTER_REMOVALS and self._after_removals(record, handler, request):
-            return
-        self._begin(record, handler, request)
+        if not self._held_up(record, handler, request):
+            self._begin(record, handler, request)
 
     def _begin(self, record: Request, handler: Handler, request: memoryview) -> None:
         try:
@@ -268,35 +261,30 @@ class Machine(Core):
         if not self.reopening.lost or record.opcode not in ON_OPEN or not self._waits_for_file(record, handler, request):
             self._handle(handler, record, request)
 
-    def _after_writes(self, record: Request, behind: Behind, handler: Handler, request: bytes) -> None:
-        """Begin with a request when the writes on the way have arrived."""
-
-        def begin() -> None:
-            if record.answered:
-                return
-            record.at = self.dispatch.now()
-            view = memoryview(request)
-            if not self.removals or record.opcode not in AFTER_REMOVALS or not self._after_removals(record, handler, view):
-                self._begin(record, handler, view)
-
-        self.drops["waited_for_writes"] += 1
-        self.waits(record)
-        behind.after(begin)
-
-    def _after_removals(self, record: Request, handler: Handler, request: memoryview) -> bool:
-        """Begin with a request when the removals that it could notice have arrived. False: there are none."""
-        arrivals = self.removals.before(record, request)
+    def _held_up(self, record: Request, handler: Handler, request: memoryview, *, written: bool = False) -> bool:
+        """Begin with a request when what is on the way, and must not be overtaken by it, has arrived. False: nothing is. *written*: it has
+        waited for writes already; later ones do not count."""
+        arrivals: Arrivals | None = None
+        counted = "waited_for_writes"
+        behind = record.node.behind
+        if not written and behind is not None and behind.outstanding and record.opcode in AFTER_WRITES:
+            arrivals = behind
+        elif self.removals.count and record.opcode in AFTER_REMOVALS:
+            counted = "waited_for_removals"
+            arrivals = self.removals.before(record, request)
         if arrivals is None:
             return False
-        kept = bytes(request)
+        writes, kept = arrivals is behind, bytes(request)
 
         def begin() -> None:
             if record.answered:
                 return
             record.at = self.dispatch.now()
-            self._begin(record, handler, memoryview(kept))
+            view = memoryview(kept)
+            if not writes or not self._held_up(record, handler, view, written=True):
+                self._begin(record, handler, view)
 
-        self.drops["waited_for_removals"] += 1
+        self.drops[counted] += 1
         self.waits(record)
         arrivals.wait(begin)
         return True

@@ -235,7 +235,7 @@ def _rename(core: Core, request: Request, view: memoryview, new_id: int, flags: 
                     core.leases.moved(directory, name, moved)
             if bytes(reply) != SURE:
                 # Two names of one file stay both, an exchange leaves the old one to another.
-                request.alone = [(lease, name) for lease, name in request.alone if lease.node is new_dir and name == new_name]
+                request.undisturbed = [(lease, name) for lease, name in request.undisturbed if lease.node is new_dir and name == new_name]
             if not flags & RENAME_EXCHANGE:
                 owned.believe(request)
             core.error(request, 0)
@@ -281,11 +281,8 @@ def unlink(core: Core, request: Request, view: memoryview) -> None:
 
 def rmdir(core: Core, request: Request, view: memoryview) -> None:
     request.name = name_at(view, BODY)
-    if error := unsaid(request.node.children.get(request.name), request.user, request.at):
-        core.error(request, error)
-        return
     changing.changes_name(request, request.node, request.name)
-    core.on_base(request, request.node, CONNECT, Connect.RMDIR, 0, b"", request.name, ENTRY_MAX, _removed)
+    core.on_base(request, request.node, CONNECT, Connect.RMDIR, 0, b"", request.name, ENTRY_MAX, _removed_directory)
 
 
 def _removed(request: Request, status: int, reply: Buffer) -> None:
@@ -293,11 +290,27 @@ def _removed(request: Request, status: int, reply: Buffer) -> None:
     if status < 0:
         core.failed(request, status)
     else:
-        changing.changed(request)
-        _forget_name(core, request.node, request.name)
-        owned.believe(request)
-        core.removals.removed(request.node, request.user)
+        _is_gone(core, request)
+        core.removals.done(request)
+
+
+def _removed_directory(request: Request, status: int, reply: Buffer) -> None:
+    core = request.core
+    if status == -errno.ENOTEMPTY and (error := unsaid(request.node.children.get(request.name), request.user, request.at)):
+        # Something is in it, perhaps since that failed.
+        core.error(request, error)
+    elif status < 0:
+        core.failed(request, status)
+    else:
+        _is_gone(core, request)
         core.error(request, 0)
+
+
+def _is_gone(core: Core, request: Request) -> None:
+    changing.changed(request)
+    _forget_name(core, request.node, request.name)
+    owned.believe(request)
+    core.removals.removed(request.node, request.user)
 
 
 def readlink(core: Core, request: Request, view: memoryview) -> None:

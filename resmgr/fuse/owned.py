@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from resmgr.fuse.inode import Node
     from resmgr.fuse.request import Request
 
-Own = tuple[Lease, bytes]
+LeasedName = tuple[Lease, bytes]
 """A name in a leased directory."""
 
 
@@ -43,10 +43,10 @@ def begins_on(request: Request, node: Node) -> bool:
 
 
 def ended(request: Request) -> None:
-    """Its server has answered, or never will: `request.alone` are the names of which nothing else was heard. Idempotent."""
+    """Its server has answered, or never will: `request.undisturbed` are the names of which nothing else was heard. Idempotent."""
     own, request.own = request.own, None
     if own is not None:
-        request.alone = [(lease, name) for lease, name in own if _end(request, lease, name)]
+        request.undisturbed = [(lease, name) for lease, name in own if _end(request, lease, name)]
 
 
 def _end(request: Request, lease: Lease, name: bytes) -> bool:
@@ -60,7 +60,7 @@ def _end(request: Request, lease: Lease, name: bytes) -> bool:
 
 def believe_attr(request: Request, node: Node, attr: AttrTuple, now: float) -> None:
     """The answer to the request, which came at *now*, says *attr* of *node*, and that every change that is not in it will be told."""
-    for lease, name in request.alone:
+    for lease, name in request.undisturbed:
         if lease.node is node.parent and name == node.name and attr[0] == node.ino and same_type(node, attr):
             if not lease.live or lease.node.lease is not lease or request.at < lease.since:
                 continue
@@ -72,7 +72,7 @@ def believe_attr(request: Request, node: Node, attr: AttrTuple, now: float) -> N
 
 def believe(request: Request) -> None:
     """The request was carried out, and the nodes are as they are now: believe what can be."""
-    for lease, name in request.alone:
+    for lease, name in request.undisturbed:
         node = lease.node
         straight = not request.hops and request.via is None
         if not straight or not lease.live or node.lease is not lease or request.at < lease.since:

@@ -41,8 +41,6 @@ RETRY: Final = 0.25
 _UNUSABLE: Final = O_APPEND
 """An open control block with this open flag serves no other open."""
 _SETS: Final = frozenset((int(Opcode.SETLK), int(Opcode.SETLKW)))
-_LOST: Final = GONE | {-errno.EHOSTUNREACH}
-"""Of these the connection dies, perhaps a moment later, and its files are opened again with their locks (`reopen`)."""
 
 
 class State(enum.Enum):
@@ -51,7 +49,7 @@ class State(enum.Enum):
     GIVING = enum.auto()
 
 
-class Own:
+class OwnFile:
     """The locks of one file. `queue`: what is done when it is neither asked for nor given back any more."""
 
     __slots__ = ("at", "connection", "flags", "node", "ocb", "places", "queue", "repeated", "state", "waiting")
@@ -83,13 +81,13 @@ class OwnLocks:
     def __init__(self, core: Core) -> None:
         self._core = core
         self._table = Locks()
-        self._of: dict[Node, Own] = {}
+        self._of: dict[Node, OwnFile] = {}
         self._not_before: dict[int, float] = {}
         """By node number."""
         self._never: set[Server] = set()
         self.pause = NOT_AGAIN
 
-    def of(self, file: File) -> Own | None:
+    def of(self, file: File) -> OwnFile | None:
         """Who looks after the locks of what *file* has open, if not its server."""
         own = self._of.get(file.node)
         return own if own is not None and own.applies(file) else None
@@ -110,10 +108,10 @@ class OwnLocks:
 
     def ask(self, file: File, forget: Callable[[Callable[[], None]], None]) -> None:
         """Ask for it. *forget* drops what is known of the file, and calls what it is given when the kernel has, too."""
-        own = self._of[file.node] = Own(file, self._core.dispatch.now())
+        own = self._of[file.node] = OwnFile(file, self._core.dispatch.now())
         file.connection.submit((REQUEST.pack(Io.DELEGATION, 0, DELEGATION_ASK, file.ocb),), 0, partial(self._asked, own, forget))
 
-    def _asked(self, own: Own, forget: Callable[[Callable[[], None]], None], status: int, reply: Buffer) -> None:
+    def _asked(self, own: OwnFile, forget: Callable[[Callable[[], None]], None], status: int, reply: Buffer) -> None:
         core, node = self._core, own.node
         if status == 1 and core.delegated.lend(node, own.connection, own.ocb, own.flags, own.at):
             core.drops["locks_delegated"] += 1
@@ -128,19 +126,19 @@ class OwnLocks:
             self._never.add(node.server)
         self._ends(own)
 
-    def _begins(self, own: Own) -> None:
+    def _begins(self, own: OwnFile) -> None:
         if own.state is State.ASKING:
             own.state = State.HELD
             self._drain(own)
 
-    def _drain(self, own: Own) -> None:
+    def _drain(self, own: OwnFile) -> None:
         queue, own.queue = own.queue, []
         for call in queue:
             call()
 
     # ---- held
 
-    def lock(self, own: Own, asked: LockRequest, again: Callable[[], None], done: Callable[[int], None] | None) -> int | Waiter:
+    def lock(self, own: OwnFile, asked: LockRequest, again: Callable[[], None], done: Callable[[int], None] | None) -> int | Waiter:
         """0: *asked* is granted or unlocked; or an errno. With *done*, that is what it may hear later, if a waiter is returned; *again*
         begins anew, when this has to be given back before."""
         owner = Owner(0, 0, asked.owner, asked.whole)
@@ -163,18 +161,18 @@ class OwnLocks:
             own.places.add(owner)
         return result
 
-    def full(self, own: Own) -> bool:
+    def full(self, own: OwnFile) -> bool:
         """Whether its server has to have the locks before anything is locked or unlocked that cuts a range in three: it takes no more at
         once."""
         held = sum(len(file.held) for file in own.node.files if own.applies(file))
         return held + len(own.waiting) + 2 > DELEGATION_LOCKS_MAX
 
-    def cancel(self, own: Own, waiter: Waiter) -> bool:
+    def cancel(self, own: OwnFile, waiter: Waiter) -> bool:
         """Take a request back that waits; False if it does not any more."""
         own.waiting.pop(waiter, None)
         return self._table.cancel(waiter)
 
-    def test(self, own: Own, asked: LockRequest) -> tuple[int, Range] | None:
+    def test(self, own: OwnFile, asked: LockRequest) -> tuple[int, Range] | None:
         """Pid and lock that are in the way of *asked*."""
         owner = Owner(0, 0, asked.owner, asked.whole)
         found = self._table.test(own.node.nodeid, owner, asked.kind, asked.start, asked.end)
@@ -200,27 +198,27 @@ class OwnLocks:
             self._release(own)
             del self._of[node]
 
-    def _release(self, own: Own) -> None:
+    def _release(self, own: OwnFile) -> None:
         waiting, own.waiting = own.waiting, {}
         places, own.places = own.places, set()
         self._table.end(waiting, [(own.node.nodeid, owner) for owner in places])
 
-    def _send(self, own: Own) -> None:
+    def _send(self, own: OwnFile) -> None:
         if not self._core.servers.lives(own.connection):
             self._ends(own)
             return
         locks = [one for file in own.node.files if own.applies(file) for one in file.held]
         own.connection.submit((pack_delegation(own.ocb, _joined(locks)),), 0, partial(self._returned, own))
 
-    def _send_again(self, own: Own) -> None:
+    def _send_again(self, own: OwnFile) -> None:
         if self._of.get(own.node) is own:
             own.repeated = True
             self._send(own)
 
-    def _returned(self, own: Own, status: int, reply: Buffer) -> None:
+    def _returned(self, own: OwnFile, status: int, reply: Buffer) -> None:
         core = self._core
         lives = core.servers.lives(own.connection)
-        if status in _LOST and lives:
+        if status in GONE and lives:
             # Its server would wait for that, and then take the open file away.
             core.dispatch.call_at(core.dispatch.now() + RETRY, partial(self._send_again, own))
             return
@@ -235,7 +233,7 @@ class OwnLocks:
                 file.held.clear()
         self._ends(own)
 
-    def _ends(self, own: Own) -> None:
+    def _ends(self, own: OwnFile) -> None:
         if self._of.get(own.node) is own:
             del self._of[own.node]
         self._release(own)

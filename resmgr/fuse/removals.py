@@ -20,23 +20,21 @@ from typing import TYPE_CHECKING, Final
 from resmgr.dispatch import Buffer, Timer
 from resmgr.fuse import changing, formats, owned
 from resmgr.fuse.arrivals import Arrivals
-from resmgr.fuse.formats import BODY, Opcode, name_at
+from resmgr.fuse.formats import BODY, O_APPEND, O_DSYNC, O_TRUNC, WRITE_CACHE, Opcode, name_at
 from resmgr.fuse.lease import single
-from resmgr.fuse.request import Request, told
+from resmgr.fuse.request import RESEND_AFTER, RESEND_FOR, Request, told
 from resmgr.fuse.walk import CONNECT, ENTRY_MAX, RETRIES_MAX
 from resmgr.iomsg import REMOVE, Connect
 
 if TYPE_CHECKING:
     from resmgr.fuse.core import Core
+    from resmgr.fuse.formats import AttrTuple
     from resmgr.fuse.inode import Node
     from resmgr.fuse.lease import Lease
     from resmgr.fuse.servers import Server, User
 
 logger = logging.getLogger(__name__)
 
-AGAIN_AFTER: Final = 0.02
-AGAIN_FOR: Final = 5.0
-"""One that is answered EAGAIN is sent again after so many seconds, for so many before that is its error."""
 BURST: Final = 1.0
 """Seconds after a removal in which the same user's next one is one of many."""
 ROOMY: Final = 1 << 16
@@ -49,14 +47,30 @@ LINGER: Final = 3.0
 """Seconds for which the connections of a mount that is gone are kept for those that are on the way."""
 _PLAIN: Final = frozenset((S_IFREG, S_IFLNK))
 _BY_NAME: Final = frozenset((int(Opcode.LOOKUP), int(Opcode.UNLINK)))
+_LOOKUP: Final = int(Opcode.LOOKUP)
+_OPEN: Final = int(Opcode.OPEN)
 _UNLINK: Final = int(Opcode.UNLINK)
+_WRITE: Final = int(Opcode.WRITE)
 _FLUSH: Final = int(Opcode.FLUSH)
 _OF_DIRECTORY: Final = frozenset(
     map(int, (Opcode.LOOKUP, Opcode.UNLINK, Opcode.GETATTR, Opcode.STATX, Opcode.OPENDIR, Opcode.READDIR, Opcode.READDIRPLUS))
 )
 """Of those that wait, they do so for what is removed from their directory; `_BY_NAME` for their name; others for all of their server."""
 _CLOSING: Final = frozenset((_FLUSH, int(Opcode.RELEASE)))
-"""Wait if something was locked through the file; FLUSH also if it was written."""
+"""Wait if something was locked through the file; FLUSH also if it was written. OPEN waits if it empties the file, WRITE if it is seen at
+once by who waits for it: at the end of a file, by O_SYNC, to a FIFO or device."""
+
+
+class Failed:
+    """A removal that was said to be done and failed: of *name*, the file *ino*, which is perhaps still there."""
+
+    __slots__ = ("at", "code", "ino", "name")
+
+    def __init__(self, name: bytes, ino: int, code: int, at: float) -> None:
+        self.name = name
+        self.ino = ino
+        self.code = code
+        self.at = at
 
 
 class Removing(Arrivals):
@@ -68,7 +82,7 @@ class Removing(Arrivals):
     def __init__(self) -> None:
         super().__init__()
         self.names: dict[bytes, int] = {}
-        self.errors: dict[User, tuple[float, int]] = {}
+        self.errors: dict[User, Failed] = {}
         self.wary = 0.0
 
 
@@ -89,7 +103,8 @@ class Removals:
         self._core = core
         self.limit = core.options.removals
         self._sent: dict[Server, Sent] = {}
-        self._count = 0
+        self.count = 0
+        """On the way."""
         self._closing: Callable[[], None] | None = None
         self._last: dict[User, tuple[float, Node]] = {}
         """When each user's last removal was done, and where."""
@@ -98,9 +113,6 @@ class Removals:
         self._linger: Timer | None = None
         self.over = False
         """The mount's connections are closed."""
-
-    def __len__(self) -> int:
-        return self._count
 
     # ---- what is removed
 
@@ -111,11 +123,8 @@ class Removals:
         self._last[user] = (self._core.dispatch.now(), directory)
 
     def take(self, request: Request) -> bool:
-        """Answer an UNLINK, and send it, if nothing speaks against it; or with the error of an earlier one. False: neither."""
+        """Answer an UNLINK, and send it, if nothing speaks against it."""
         directory, core = request.node, self._core
-        if error := unsaid(directory, request.user, request.at):
-            core.error(request, error)
-            return True
         if not self._certain(request):
             lease = directory.lease
             again = self._one_of_many(request) and self._last[request.user][1] is directory
@@ -125,7 +134,7 @@ class Removals:
         removing = directory.removing
         if removing is None:
             removing = directory.removing = Removing()
-        _Removal(self, request, removing, directory.children[request.name].ino).begin()
+        _Removal(self, request, removing, directory.children[request.name].attr).begin()
         core.drops["removed_behind"] += 1
         core.at_home = True
         core.error(request, 0)
@@ -139,7 +148,7 @@ class Removals:
         """Whether its server will remove it, as far as is known here."""
         directory, name, user = request.node, request.name, request.user
         lease = directory.lease
-        if lease is None or user not in lease.changers or not self._possible(directory, lease) or self._count >= self.limit:
+        if lease is None or user not in lease.changers or not self._possible(directory, lease) or self.count >= self.limit:
             return False
         if not self._one_of_many(request) or (directory.removing is not None and directory.removing.wary > request.at):
             return False
@@ -160,6 +169,27 @@ class Removals:
         last = self._last.get(request.user)
         return last is not None and request.at - last[0] <= BURST
 
+    def done(self, request: Request) -> None:
+        """Answer an UNLINK that was waited for and done: with the error of an earlier one, if what that was to remove is still there."""
+        core, directory, user = self._core, request.node, request.user
+        failed = _unsaid(directory, user, request.at)
+        if failed is None or failed.name == request.name:
+            unsaid(directory, user, request.at)
+            core.error(request, 0)
+            return
+
+        def looked(asked: Request, status: int, reply: Buffer) -> None:
+            asked.answered = True
+            if not request.answered and _unsaid(directory, user, request.at) is failed:
+                unsaid(directory, user, request.at)
+                core.error(request, failed.code if _still(asked, failed, status, reply) else 0)
+            else:
+                core.error(request, 0)
+
+        request.on_interrupt = lambda: core.error(request, 0)
+        asked = Request(core, 0, _LOOKUP, directory, user, request.pid, core.dispatch.now())
+        core.on_base(asked, directory, CONNECT, Connect.LOOKUP, 0, b"", failed.name, ENTRY_MAX, looked)
+
     # ---- what waits
 
     def before(self, request: Request, view: memoryview) -> Arrivals | None:
@@ -174,7 +204,22 @@ class Removals:
             file = self._core.files.get(formats.FH_IN.parse(view, BODY)[0])
             if file is None or not (file.locked or (file.written and opcode == _FLUSH)):
                 return None
+        elif opcode == _OPEN:
+            if not formats.OPEN_IN.parse(view, BODY)[0] & O_TRUNC:
+                return None
+        elif opcode == _WRITE and not self._tells(node, view):
+            return None
         return self._sent.get(node.server)
+
+    def _tells(self, node: Node, view: memoryview) -> bool:
+        """Whether others may take that WRITE for a sign, whatever becomes of its file afterwards."""
+        fh, _, _, how, _, flags = formats.WRITE_IN.parse(view, BODY)
+        if how & WRITE_CACHE:
+            return False
+        file = self._core.files.get(fh)
+        if file is not None:
+            flags |= file.flags
+        return bool(flags & (O_APPEND | O_DSYNC)) or node.mode & 0o170000 != S_IFREG
 
     # ---- what has arrived
 
@@ -184,15 +229,15 @@ class Removals:
         sent = self._sent.get(server)
         if sent is None:
             sent = self._sent[server] = Sent()
-        self._count += 1
+        self.count += 1
         return sent
 
     def arrived(self, server: Server) -> None:
         """One of *server*'s was answered."""
-        self._count -= 1
+        self.count -= 1
         if not self._sent[server].removals:
             del self._sent[server]
-        if self._closing is not None and not self._count:
+        if self._closing is not None and not self.count:
             self._over()
 
     # ---- the end
@@ -205,7 +250,7 @@ class Removals:
 
     def close(self, done: Callable[[], None]) -> None:
         """The mount is gone: *done* is called when all have arrived, after LINGER at the latest."""
-        if not self._count:
+        if not self.count:
             done()
             return
         self._closing = done
@@ -224,15 +269,17 @@ class Removals:
 class _Removal:
     """One removal, until its server has answered."""
 
-    __slots__ = ("core", "ino", "number", "removals", "removing", "request", "sent", "server", "within")
+    __slots__ = ("core", "ino", "meant", "number", "removals", "removing", "request", "sent", "server", "within")
 
-    def __init__(self, removals: Removals, asked: Request, removing: Removing, ino: int) -> None:
+    def __init__(self, removals: Removals, asked: Request, removing: Removing, attr: AttrTuple) -> None:
         self.core = core = asked.core
         self.removals = removals
         self.removing = removing
         self.request = Request(core, 0, _UNLINK, asked.node, asked.user, asked.pid, asked.at)
         self.request.name = asked.name
-        self.ino = ino
+        self.ino = attr[0]
+        self.meant = REMOVE.pack(attr[0], attr[11])
+        """What it is about: a file with this inode number that was there when it was changed last, as far as is known here."""
         # A directory may be found to be another's meanwhile.
         self.server = asked.node.server
         self.sent = removals.sent(self)
@@ -255,7 +302,7 @@ class _Removal:
         if base.server in self.removals.plain:
             self.core.on_base(request, base, CONNECT, Connect.UNLINK, 0, b"", name, ENTRY_MAX, self._answered)
         else:
-            self.core.on_base(request, base, CONNECT, Connect.REMOVE, 0, REMOVE.pack(self.ino), name, ENTRY_MAX, self._answered)
+            self.core.on_base(request, base, CONNECT, Connect.REMOVE, 0, self.meant, name, ENTRY_MAX, self._answered)
 
     def _again(self) -> None:
         if self.removals.over:
@@ -265,9 +312,9 @@ class _Removal:
 
     def _answered(self, request: Request, status: int, reply: Buffer) -> None:
         core, directory, name = self.core, request.node, request.name
-        if status == -EAGAIN and core.dispatch.now() - request.at < AGAIN_FOR:
+        if status == -EAGAIN and core.dispatch.now() - request.at < RESEND_FOR:
             core.drops["removals_again"] += 1
-            core.dispatch.call_at(core.dispatch.now() + AGAIN_AFTER, self._again)
+            core.dispatch.call_at(core.dispatch.now() + RESEND_AFTER, self._again)
             return
         if status == -ENOSYS and directory.server not in self.removals.plain:
             self.removals.plain.add(directory.server)
@@ -297,7 +344,7 @@ class _Removal:
         """It was not carried out, or nobody knows."""
         request, core = self.request, self.core
         if len(self.removing.errors) < USERS_MAX:
-            self.removing.errors.setdefault(request.user, (core.dispatch.now(), code))
+            self.removing.errors.setdefault(request.user, Failed(request.name, self.ino, code, core.dispatch.now()))
         self.removing.wary = core.dispatch.now() + WARY
         core.drops["removals_failed"] += 1
         path = (request.node.path().rstrip(b"/") + b"/" + request.name).decode("utf-8", "backslashreplace")
@@ -306,6 +353,23 @@ class _Removal:
 
 def unsaid(directory: Node | None, user: User, now: float) -> int:
     """The error of a removal from *directory*, not older than WARY, that *user* was not told of; it is told now. 0: none."""
+    failed = _unsaid(directory, user, now)
+    if directory is not None and directory.removing is not None:
+        directory.removing.errors.pop(user, None)
+    return 0 if failed is None else failed.code
+
+
+def _unsaid(directory: Node | None, user: User, now: float) -> Failed | None:
     removing = None if directory is None else directory.removing
-    at, code = (0.0, 0) if removing is None else removing.errors.pop(user, (0.0, 0))
-    return code if code and now - at < WARY else 0
+    failed = None if removing is None else removing.errors.get(user)
+    return failed if failed is not None and now - failed.at < WARY else None
+
+
+def _still(asked: Request, failed: Failed, status: int, reply: Buffer) -> bool:
+    """Whether, as the answer to a LOOKUP of its name says, what was to be removed is there, or that cannot be known."""
+    if status != 0:
+        return status != -ENOENT
+    found, attr = asked.core.entry(asked, reply)
+    if found.handle:
+        asked.core.handles.close_later(found.connection, found.handle)
+    return found.server is asked.node.server and attr[0] == failed.ino

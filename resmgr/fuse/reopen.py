@@ -32,7 +32,7 @@ from resmgr.fuse.formats import BODY, O_ACCMODE, O_APPEND, O_SYNC, AttrTuple, Op
 from resmgr.fuse.inode import same_type
 from resmgr.fuse.openfile import File
 from resmgr.fuse.patience import RETRY
-from resmgr.fuse.request import GONE, Request
+from resmgr.fuse.request import LOST, Request
 from resmgr.fuse.traits import BY_NODE
 from resmgr.fuse.walk import CONNECT, ENTRY_MAX
 from resmgr.iofunc.locks import UNLOCK
@@ -53,9 +53,8 @@ RECLAIM: Final = 60.0
 """Seconds in which locks are set again though nobody asks. Later the first request does it."""
 AFTER_DEATH: Final = 0.02
 """A connection may die while others to the same node have not yet: the first try comes this much later."""
-WAY_LOST: Final = GONE | {-errno.EHOSTUNREACH, -errno.EBADF}
-"""The node is down, or it, or its daemon, went away again while it was asked."""
-TRANSIENT: Final = frozenset((*WAY_LOST, -errno.EAGAIN))
+TRANSIENT: Final = LOST | {-errno.EAGAIN}
+"""The node is down, or it, or its daemon, went away again while it was asked, or has no room."""
 OF_LOCKS: Final = frozenset((Opcode.SETLK, Opcode.SETLKW, Opcode.GETLK))
 _KEPT_FLAGS: Final = O_ACCMODE | O_APPEND | O_SYNC
 """Open flags that still mean something."""
@@ -288,7 +287,7 @@ class Reopening:
             self._too_late(request, status, reply)
             return
         if status in TRANSIENT:
-            self._not_now(lost, errno.EHOSTDOWN if status in WAY_LOST else -status)
+            self._not_now(lost, errno.EHOSTDOWN if status in LOST else -status)
             return
         if status == -errno.ESTALE and isinstance(thing, File) and thing.token and thing.node.via is None:
             # A directory on the way may have another name: its server finds the file from any on the same file system.
@@ -356,7 +355,7 @@ class Reopening:
             if status == -errno.EBADMSG and reclaim:
                 # Its server does not know that there is more than one kind of locks.
                 self._lock_again(lost, file, left, before, reclaim=False)
-            elif status in WAY_LOST:
+            elif status in LOST:
                 self._not_now(lost, errno.EHOSTDOWN)
             elif status < 0:
                 self._core.drops["locks_lost"] += 1

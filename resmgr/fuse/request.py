@@ -18,13 +18,19 @@ from resmgr.iomsg import STATUS_REDIRECT, Io
 if TYPE_CHECKING:
     from resmgr.fuse.changing import Change
     from resmgr.fuse.core import Core
-    from resmgr.fuse.owned import Own
+    from resmgr.fuse.owned import LeasedName
 
 Step = Callable[["Request", int, Buffer], None]
 STALE: Final = frozenset((-errno.ESTALE, -errno.EBADF, -errno.ESRCH))
 """What a base handle of a server that came back, or went away, is answered with."""
-GONE: Final = frozenset((-errno.EHOSTDOWN, -errno.ESRCH))
-"""What is said of messages that were on the way when their server, or its node, went away."""
+GONE: Final = frozenset((-errno.EHOSTDOWN, -errno.EHOSTUNREACH, -errno.ESRCH))
+"""What messages are answered whose server, or its node, is not there, or went away while they were on the way. Of these the connection
+dies, perhaps a moment later, and its files are opened again with their locks (`reopen`)."""
+LOST: Final = GONE | {-errno.EBADF}
+"""The same of messages to what is open: its server may be there again, and not know it."""
+RESEND_AFTER: Final = 0.02
+RESEND_FOR: Final = 5.0
+"""What its program was told is done, and is answered EAGAIN, is sent again after so many seconds, for so many before that is its error."""
 ERRNO_MAX: Final = 511
 """The kernel takes no answer with a larger one; those from 512 on are its own."""
 _OTHERWISE = {errno.EBADF: errno.ESTALE, errno.ESRCH: errno.EIO, errno.ENOSYS: errno.EOPNOTSUPP}
@@ -61,7 +67,6 @@ class Request:
 
     __slots__ = (
         "again",
-        "alone",
         "answered",
         "at",
         "base",
@@ -90,6 +95,7 @@ class Request:
         "second",
         "step",
         "subtype",
+        "undisturbed",
         "unique",
         "unsure",
         "user",
@@ -131,9 +137,9 @@ class Request:
         """The name that the request is about, for operations in a directory."""
         self.changes: tuple[Change, ...] = ()
         """What it changes, until it is changed."""
-        self.own: list[Own] | None = None
+        self.own: list[LeasedName] | None = None
         """Of these, names in leased directories, while it is under way (`owned`)."""
-        self.alone: list[Own] = []
+        self.undisturbed: list[LeasedName] = []
         """Of these, those of which nothing else was heard until it was answered."""
         self.again: Callable[[], None] | None = None
         """Begins the operation anew after a walk; None: the same message is sent again."""

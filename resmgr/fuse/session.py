@@ -108,7 +108,7 @@ class Session:
         machine.on_output = self._answered
         machine.on_end = self._ended_later
         machine.tell_kernel = self._tell
-        machine.delegated.asleep = _asleep
+        machine.awake.asleep = _asleep
 
     def start(self) -> None:
         """Begin to serve."""

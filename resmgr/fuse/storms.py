@@ -1,8 +1,8 @@
 """Directories in which the same names are made, removed or moved over and over, faster than anybody is served by hearing of it.
 
-Each such event takes the client tens of microseconds, and what was believed of the name. So a directory with more than `AGAIN_MAX` of them
-in a second is not leased for `REST` seconds (docs/protocol/coherence.md): its names are asked for, as where no changes are told. What is
-made, moved and removed, in whatever number, is no storm: a name has a handful of events then.
+Each such event takes the client tens of microseconds, and what was believed of the name. So a directory with more than
+`REPEATED_MAX` of them in a second is not leased for `REST` seconds (docs/protocol/coherence.md): its names are asked for, as where no
+changes are told. What is made, moved and removed, in whatever number, is no storm: a name has a handful of events then.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 OFTEN: Final = 8
 """Events about one name in a second that are nothing special."""
-AGAIN_MAX: Final = 1000
+REPEATED_MAX: Final = 1000
 """Further ones about names of a directory in a second. Two programs that exchange two names make some ten thousand."""
 REST: Final = 10.0
 """Seconds in which the directory is not leased."""
@@ -45,7 +45,7 @@ class Storm:
         count = self._names[name] = self._names.get(name, 0) + 1
         if count > OFTEN:
             self._again += 1
-        return self._again > AGAIN_MAX
+        return self._again > REPEATED_MAX
 
 
 class Resting:

@@ -33,7 +33,7 @@ from resmgr.fuse.caller import broken_pipe
 from resmgr.fuse.core import Core
 from resmgr.fuse.formats import BODY, O_APPEND, O_DSYNC, O_NONBLOCK
 from resmgr.fuse.openfile import File
-from resmgr.fuse.request import GONE, Request, told
+from resmgr.fuse.request import LOST, RESEND_AFTER, RESEND_FOR, Request, told
 from resmgr.iomsg import ATTR, NONBLOCK, OFFSET_APPEND, REQUEST, SURE, WRITE, WRITE_ATTR, Io
 
 logger = logging.getLogger(__name__)
@@ -42,15 +42,10 @@ HELD_WRITE_BYTES_MAX: Final = 256 * 1024 * 1024
 """Data of WRITEs that wait for servers. Stops programs from filling memory through a server that hangs: ENOMEM beyond."""
 COPY_MAX: Final = 64 * 1024
 """Data up to this size are copied out of the read buffer."""
-AGAIN_AFTER: Final = 0.02
-AGAIN_MAX: Final = 250
-"""A write behind that is answered EAGAIN is sent again after so many seconds, and so many times (5 s) before that is its error."""
 SYNCHRONOUS: Final = O_APPEND | O_DSYNC | os.O_DIRECT
 """Open flags with which a write waits for its server. O_SYNC contains O_DSYNC."""
-
-LOST: Final = GONE | {-errno.EBADF}
-"""What a write is answered whose file's server, or the way there, is gone."""
 OCB_OFFSET: Final = 8
+_TRIES_MAX: Final = int(RESEND_FOR / RESEND_AFTER)
 _OCB: Final = struct.Struct("!Q")
 _SIZE: Final = struct.Struct("!I")
 _MESSAGE: Final = struct.Struct(REQUEST.format + WRITE.format[1:])
@@ -264,10 +259,10 @@ class _Writing:
             self.message = head + bytes(memoryview(self.message)[-left:])
             self._send()
             return
-        if status == -errno.EAGAIN and self.tries < AGAIN_MAX:
+        if status == -errno.EAGAIN and self.tries < _TRIES_MAX:
             self.tries += 1
             core.drops["writes_again"] += 1
-            core.dispatch.call_at(core.dispatch.now() + AGAIN_AFTER, self._send)
+            core.dispatch.call_at(core.dispatch.now() + RESEND_AFTER, self._send)
             return
         if status in LOST and not self.final and core.reopening.again(self.file, self._send_again):
             return

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 from resmgr.channel import Message
 from resmgr.errors import BadMessage
 from resmgr.hostfs import syscalls
-from resmgr.hostfs.alone import HELD_OFF, Alone, Key, key_of, unshared
+from resmgr.hostfs.alone import HELD_OFF, Alone, Key, key_of
 from resmgr.hostfs.breaks import Breaks
 from resmgr.hostfs.made import Opened
 from resmgr.hostfs.objects import Busy, HostClient, HostHandle, Leased
@@ -28,7 +28,7 @@ from resmgr.iofunc.delegations import Delegations
 from resmgr.iofunc.handle import Handle
 from resmgr.iofunc.locks import UNLOCK
 from resmgr.iomsg import ATTR, DELEGATION_ASK, LOCK_TEST
-from resmgr.iorequest import HEAD, parse_delegation, parse_lock
+from resmgr.iorequest import HEAD, ConnectRequest, parse_delegation, parse_lock
 
 if TYPE_CHECKING:
     from resmgr.hostfs.running import Running
@@ -51,6 +51,7 @@ class HostDelegations:
         self._by_fd: dict[int, HostHandle] = {}
         self._keys: dict[HostHandle, Key] = {}
         fs.locks.held_up = self.locks_wait
+        fs.counters["delegations_recalled_unseen"] = 0
         self.table: Delegations[HostClient] = Delegations(fs.dispatch, self, fs.watching.recall, self._lost, fs.counters)
 
     # ---- given and given back
@@ -134,7 +135,7 @@ class HostDelegations:
         held_off = fs.dispatch.now() < self.alone.not_before
         if slow or held_off or handle in self._keys or not handle.scope.write or not fs.watching.tells(client, handle.ino):
             return False
-        if not unshared(handle, fs.manager.table.clients.values()):
+        if not self.alone.unshared(handle, fs.manager.table.clients.values(), fs.dispatch.now()):
             return False
         self._keys[handle] = key_of(handle)
         if not self.table.offer(client, handle, key_of(handle), handle.ino):
@@ -213,6 +214,17 @@ class HostDelegations:
             raise OSError(error.errno, "would wait")
         again: Callable[[], None] = partial(self._fs.manager.again, message)
         self.table.wait(message, again, getattr(error, "key", None))
+
+    def meets(self, message: Message, client: HostClient, base: HostHandle, second: object, request: ConnectRequest, inline: bool) -> bool:
+        """Whether *message*, which is *request*, waits until others have given back directories (`Alone.in_the_way`)."""
+        keys = self.alone.in_the_way(client, base, second, request, inline)
+        if keys is None:
+            keys = self.alone.of_others(client)
+            if keys and not self.table.waits(message):
+                self._fs.counters["delegations_recalled_unseen"] += len(keys)
+        if keys:
+            self.caught_by(message, keys)
+        return bool(keys)
 
     def caught_by(self, message: Message, keys: list[Key]) -> None:
         """*message* waits until the directories *keys*, that others have to themselves, were given back. All are recalled at once: who

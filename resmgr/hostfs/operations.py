@@ -48,6 +48,7 @@ from resmgr.iomsg import (
     UNLINK_DIRECTORY,
     WANT_BIRTH,
     WANT_HANDLE,
+    Connect,
 )
 from resmgr.iorequest import ConnectRequest
 from resmgr.owners import Owners
@@ -68,6 +69,7 @@ PREFETCH_MAX: Final = 128 * 1024
 RENAME_FLAGS: Final = 1 | 2 | 4
 """NOREPLACE, EXCHANGE, WHITEOUT."""
 _EXCHANGE: Final = 2
+_REMOVE: Final = int(Connect.REMOVE)
 
 
 class Operations(Beneath):
@@ -389,7 +391,7 @@ class Operations(Beneath):
                 os.rmdir(name, dir_fd=dirfd)
             else:
                 # A program of this machine may still put another file there, within microseconds.
-                if request.ino and self.ino(os.stat(name, dir_fd=dirfd, follow_symlinks=False)) != request.ino:
+                if request.subtype == _REMOVE and not self._is_meant(dirfd, name, request):
                     raise FileNotFoundError(errno.ENOENT, "another file has that name")
                 self._recall(dirfd, name)
                 os.unlink(name, dir_fd=dirfd)
@@ -397,6 +399,17 @@ class Operations(Beneath):
             if owned >= 0:
                 os.close(owned)
         return b""
+
+    def _is_meant(self, dirfd: int, name: bytes, request: ConnectRequest) -> bool:
+        """Whether *name* leads to the file that REMOVE is about. One with its inode number that was made after the client knew it is
+        another: file systems give the number of a removed file anew. What was not changed since then needs no second look."""
+        status = os.stat(name, dir_fd=dirfd, follow_symlinks=False)
+        if self.ino(status) != request.ino:
+            return False
+        if status.st_ctime_ns == request.ctime:
+            return True
+        born = syscalls.birth_ns(dirfd, name)
+        return born is None or born <= request.ctime
 
     def _recall(self, dirfd: int, name: bytes) -> None:
         """Raise `Leased` if a client may believe that the name leads to a file that is delegated to it: it is asked first."""

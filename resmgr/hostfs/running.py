@@ -160,9 +160,7 @@ class Running:
         ops.at_risk = self.ops.at_risk
         if waits is None and isinstance(second, HostHandle) and second.device.blocking_until > now:
             waits = second.device
-        alone = self.delegations.alone
-        if alone and (keys := alone.in_the_way(client, place, second, request, waits is None)):
-            self.delegations.caught_by(message, keys)
+        if self.delegations.alone and self.delegations.meets(message, client, place, second, request, waits is None):
             return
         if waits is not None:
             self.counters["threaded"] += 1

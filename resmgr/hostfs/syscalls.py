@@ -110,10 +110,10 @@ _STATX_BTIME = 0x800
 _statx = getattr(_libc, "statx", None)
 
 
-def birth_ns(fd: int) -> int | None:
-    """When what *fd* is was made, nanoseconds since the epoch; None if nobody knows."""
+def birth_ns(fd: int, name: bytes = b"") -> int | None:
+    """When what *fd* is, or *name* in it, was made, nanoseconds since the epoch; None if nobody knows."""
     found = _Statx()
-    if _statx is None or _statx(fd, b"", AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW, _STATX_BTIME, ctypes.byref(found)) != 0:
+    if _statx is None or _statx(fd, name, AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW, _STATX_BTIME, ctypes.byref(found)) != 0:
         return None
     if not found.mask & _STATX_BTIME:
         return None

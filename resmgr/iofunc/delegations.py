@@ -29,9 +29,12 @@ OF_CLIENT: Final = 256
 files of the machine has to wait for as many answers."""
 OF_NODE: Final = 1024
 IN_ALL: Final = 4096
+LATE: Final = 1.0
+"""Seconds after which one is given back late, though in time: a client that hears its server gives back at once. Stops one that always
+takes its time from holding everybody up again and again."""
 REST: Final = 60.0
-"""Seconds in which a node gets none that has not given one back in time. So a program that goes through all its files waits once or twice,
-not for each."""
+"""Seconds in which a node gets none that has given one back late, or not in time. So a program that goes through all its files waits once
+or twice, not for each."""
 AGAIN: Final = 0.05
 WAITING_OF_NODE: Final = 256
 WAITING_MAX: Final = 1024
@@ -94,14 +97,14 @@ class Delegations(Generic[C]):
         self._tell = tell
         self._lost = lost
         self._counters = counters
-        for name in ("granted", "refused", "recalled", "timed_out", "waits", "waits_full"):
+        for name in ("granted", "refused", "recalled", "late", "timed_out", "waits", "waits_full"):
             counters["delegations_" + name] = 0
         self._of_handle: dict[Handle, _Delegation[C]] = {}
         self._of_key: dict[Hashable, dict[_Delegation[C], None]] = {}
         self._of_client: Counter[C] = Counter()
         self._of_node: Counter[int] = Counter()
         self._slow: dict[int, float] = {}
-        """Nodes that have not given back in time, and until when they get none."""
+        """Nodes that have given back late, or not in time, and until when they get none."""
         self._waiting: dict[Message, Callable[[], None]] = {}
         self._waiting_of: Counter[int] = Counter()
         """By node."""
@@ -139,7 +142,7 @@ class Delegations(Generic[C]):
         """Its client gives back the delegation of *handle*, if it has one."""
         delegation = self._of_handle.get(handle)
         if delegation is not None:
-            self._end(delegation)
+            self._returned(delegation)
 
     def has(self, key: Hashable) -> bool:
         """Whether anybody has a delegation of that object."""
@@ -166,18 +169,32 @@ class Delegations(Generic[C]):
     def _timed_out(self, delegation: _Delegation[C]) -> None:
         """Its node may not give back the others either: all are asked for at once."""
         self._counters["delegations_timed_out"] += 1
-        now, nd = self._dispatch.now(), delegation.client.info.nd
-        self._slow = {other: until for other, until in self._slow.items() if now < until}
-        self._slow[nd] = now + REST
+        nd = delegation.client.info.nd
+        self._gets_none(nd)
         self._end(delegation)
         self._lost(delegation.handle)
         for other in [other for other in self._of_handle.values() if other.client.info.nd == nd]:
             self._recall(other)
 
+    def _gets_none(self, nd: int) -> None:
+        now = self._dispatch.now()
+        self._slow = {other: until for other, until in self._slow.items() if now < until}
+        self._slow[nd] = now + REST
+
     def _closed(self, handle: Handle) -> None:
         delegation = self._of_handle.get(handle)
-        if delegation is not None:
+        if delegation is None:
+            return
+        if delegation.client.gone:
             self._end(delegation)
+        else:
+            self._returned(delegation)
+
+    def _returned(self, delegation: _Delegation[C]) -> None:
+        if delegation.timer is not None and self._dispatch.now() - delegation.since > LATE:
+            self._counters["delegations_late"] += 1
+            self._gets_none(delegation.client.info.nd)
+        self._end(delegation)
 
     def _end(self, delegation: _Delegation[C]) -> None:
         handle, client = delegation.handle, delegation.client

@@ -13,7 +13,7 @@ from resmgr.iofunc.delegations import Delegations
 from resmgr.iofunc.handle import Client, Handle
 from resmgr.iofunc.locking import FileLocks
 from resmgr.iofunc.locks import UNLOCK
-from resmgr.iomsg import DELEGATION_ASK, LOCK_TEST, WATCH_RECALL
+from resmgr.iomsg import DELEGATION_ASK, LOCK_TEST, UNLINK_DIRECTORY, WATCH_RECALL, Connect
 from resmgr.iorequest import ConnectRequest, parse_delegation, parse_lock
 from resmgr.testing.memtree import Inode
 
@@ -96,20 +96,35 @@ class MemDelegations:
         return True
 
     def held_up(self, message: Message, client: Client, request: ConnectRequest, base: Handle | None) -> bool:
-        """Whether *request* of *client* is looked at later, since somebody else has a directory that it is about to itself."""
+        """Whether *request* of *client* is looked at later, since somebody else has a directory to itself that it begins in, leads through,
+        moves or removes, or would bring a handle of."""
         if not self.alone or self.muted:
             return False
+        subtype = request.subtype
+        removes = subtype == Connect.UNLINK and bool(request.flags & UNLINK_DIRECTORY)
+        whole = removes or subtype in (Connect.LOOKUP, Connect.OPEN, Connect.RENAME, Connect.RMDIR)
+        places = self._through(base, request.path, whole)
+        if subtype in (Connect.RENAME, Connect.LINK):
+            places += self._through(self._fs.manager.table.handles.get(request.handle2), request.path2, whole)
+        met = [inode for inode in places if self.alone.get(inode, client) is not client]
+        if not met:
+            return False
+        for inode in met:
+            self.table.recall(inode)
+        self.table.wait(message, lambda: self._fs.manager.again(message))
+        return True
+
+    def _through(self, base: Handle | None, path: bytes, whole: bool) -> list[Inode]:
+        """Where *path* begins and what it leads through; *whole*: and to."""
         here = self._fs.root if base is None else self._fs.inode_of(base)
         places = [here]
-        for name in (*request.path.split(b"/"), *request.path2.split(b"/")):
-            if S_ISDIR(here.mode) and name in here.entries:
-                here = here.entries[name][0]
-                places.append(here)
-        for inode in places:
-            if self.alone.get(inode, client) is not client:
-                self.table.wait(message, lambda: self._fs.manager.again(message), inode)
-                return True
-        return False
+        names = path.split(b"/")
+        for name in names if whole else names[:-1]:
+            if not S_ISDIR(here.mode) or name not in here.entries:
+                break
+            here = here.entries[name][0]
+            places.append(here)
+        return places
 
     # ---- messages
 

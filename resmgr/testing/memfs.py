@@ -424,7 +424,7 @@ class MemFs(Tree):
         directory, name, inode = self.existing(message.info.credentials, _inode(base), request.path)
         if S_ISDIR(inode.mode):
             raise IsADirectoryError(errno.EISDIR, "name")
-        if request.ino not in (0, inode.ino):
+        if request.subtype == Connect.REMOVE and (request.ino != inode.ino or request.ctime < inode.born):
             raise FileNotFoundError(errno.ENOENT, "name")
         self._removes(message, directory, name)
 

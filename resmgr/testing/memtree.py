@@ -29,6 +29,7 @@ class Inode:
     mtime: int = 0
     ctime: int = 0
     change: int = 0
+    born: int = 0
     data: bytearray = attrs.Factory(bytearray)
     entries: dict[bytes, tuple[Inode, int]] = attrs.Factory(dict)
     parent: Inode | None = None
@@ -101,7 +102,7 @@ class Tree:
         inode = Inode(self._next_ino, mode, who.uid, who.gid, 0, rdev)
         self._next_ino += 1
         self.touch(inode, data=True)
-        inode.atime = inode.ctime
+        inode.atime = inode.born = inode.ctime
         return inode
 
     def enter(self, directory: Inode, name: bytes, inode: Inode) -> None:

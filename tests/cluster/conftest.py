@@ -10,6 +10,7 @@ import pytest
 
 from qnetpy.testing import cluster as kit
 from tests.cluster.daemons import Two, two_nodes
+from tests.cluster.meshed import needs_net, seen
 
 CLUSTERS = Path(__file__).parents[2] / "clusters"
 PROGRAMS = """
@@ -55,20 +56,13 @@ def cluster(_rights: None) -> Iterator[kit.Cluster]:
 @pytest.fixture(scope="session")
 def three() -> Iterator[kit.Cluster]:
     """a, b and c, which is nobody's friend: programs of a and b may be started anywhere. alice is on all. Shared by several files."""
-    lacking = kit.missing(fuse=True)
-    if lacking:
-        pytest.skip(f"needs namespaces: {lacking}")
-    with kit.cluster(PROGRAMS) as running:
-        for node in running.nodes:
-            running.run(node, "qnet", "nodes", "--wait", ",".join(other for other in running.nodes if other != node))
+    with seen(PROGRAMS) as running:
         yield running
 
 
 @pytest.fixture(scope="session")
 def two() -> Iterator[Two]:
     """a and b with their daemons, for tests that look at what daemons keep. Shared by several files."""
-    lacking = kit.missing(fuse=True)
-    if lacking:
-        pytest.skip(f"needs namespaces: {lacking}")
+    needs_net()
     with two_nodes() as there:
         yield there

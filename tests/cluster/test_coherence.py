@@ -9,25 +9,13 @@ from collections.abc import Callable
 import pytest
 
 from qnetpy.testing import cluster as kit
+from tests.cluster.meshed import serving
 from tests.howto import files
 
 pytestmark = [pytest.mark.cluster, pytest.mark.priv]
 Start = Callable[..., kit.Cluster]
 
-TOPOLOGY = """
-[links.lan]
-[config.access.spawn]
-nodes = ["*"]
-[[config.access.users]]
-mapping = "identity"
-root = "root"
-[[config.access.exports]]
-path = "/tmp"
-verbs = ["read", "write"]
-[nodes.a]
-[nodes.b]
-[nodes.s]
-"""
+TOPOLOGY = serving("a", "b", "s", tables='[links.lan]\n[config.access.spawn]\nnodes = ["*"]\n')
 SERVER = """
 import os, sys, time
 root = "/tmp/t"

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from qnetpy.testing import cluster as kit
+from tests.cluster.meshed import needs_net
 
 pytestmark = [pytest.mark.cluster, pytest.mark.priv]
 ANNA, BERT = 4001, 4002
@@ -49,9 +50,7 @@ SIZE = 40_000_003
 
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[kit.Cluster]:
-    lacking = kit.missing(fuse=True)
-    if lacking:
-        pytest.skip(f"needs namespaces: {lacking}")
+    needs_net()
     with kit.cluster(TOPOLOGY) as running:
         running.run("a", "qnet", "nodes", "--wait", "b,c,d")
         running.run("c", "qnet", "nodes", "--wait", "b")

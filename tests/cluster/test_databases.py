@@ -24,21 +24,11 @@ import pytest
 from qnetpy.testing import cluster as kit
 from tests.cluster.banking import ACCOUNTS, EACH
 from tests.cluster.drawn import seed_of_today
+from tests.cluster.meshed import needs_net, serving
 
 pytestmark = [pytest.mark.cluster, pytest.mark.priv]
 PROGRAM = str(Path(__file__).with_name("banking.py"))
-TOPOLOGY = """
-title = "databases"
-[[config.access.users]]
-mapping = "identity"
-root = "root"
-[[config.access.exports]]
-path = "/"
-verbs = ["read", "write"]
-[nodes.a]
-[nodes.b]
-[nodes.s]
-"""
+TOPOLOGY = serving("a", "b", "s", title="databases", path="/")
 PLACE = "/tmp/bank"
 JOURNALS = ("delete", "truncate", "persist")
 """SQLite's rollback journals; a write-ahead log is for one machine."""
@@ -200,9 +190,7 @@ def bank(seed: int) -> Iterator[Bank]:
 
 
 def test_transactions_survive_who_makes_them() -> None:
-    lacking = kit.missing(fuse=True)
-    if lacking:
-        pytest.skip(f"needs namespaces: {lacking}")
+    needs_net()
     seed = seed_of_today()
     names = random.Random(seed).sample(sorted(BRIEF), len(BRIEF))
     with bank(seed) as there:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from qnetpy.testing import cluster as kit
+from tests.cluster.meshed import seen
 from tests.cluster.test_managers import Program, program
 
 pytestmark = [pytest.mark.cluster, pytest.mark.priv]
@@ -80,12 +81,7 @@ int main(int count, char **arguments) {
 
 @pytest.fixture(scope="module")
 def two() -> Iterator[kit.Cluster]:
-    lacking = kit.missing(fuse=True)
-    if lacking:
-        pytest.skip(f"needs namespaces: {lacking}")
-    with kit.cluster(TOPOLOGY) as running:
-        running.run("n1", "qnet", "nodes", "--wait", "n2")
-        running.run("n2", "qnet", "nodes", "--wait", "n1")
+    with seen(TOPOLOGY) as running:
         running.run("n1", "sh", "-c", "cat >/tmp/c.c && cc -o /tmp/c /tmp/c.c", input=IN_C, seconds=30)
         yield running
 

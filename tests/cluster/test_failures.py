@@ -29,23 +29,12 @@ import pytest
 from qnetpy.testing import cluster as kit
 from tests.cluster.daemons import Two
 from tests.cluster.drawn import seed_of_today, side_by_side
+from tests.cluster.meshed import serving
 from tests.cluster.working import SIZE, WORK, record
 
 pytestmark = [pytest.mark.cluster, pytest.mark.priv]
 PROGRAM = Path(__file__).with_name("working.py")
-TOPOLOGY = """
-title = "failures"
-[[config.access.users]]
-mapping = "identity"
-root = "root"
-[[config.access.exports]]
-path = "/"
-verbs = ["read", "write"]
-[config.qnet.mount]
-options = "OPTIONS"
-[nodes.a]
-[nodes.b]
-"""
+TOPOLOGY = serving("a", "b", title="failures", path="/", tables='[config.qnet.mount]\noptions = "OPTIONS"\n')
 PLACE = "/tmp/work"
 DOWN = 3.0
 """Seconds of silence after which a node is down."""

@@ -10,19 +10,10 @@ from typing import Any
 import pytest
 
 from qnetpy.testing import cluster as kit
+from tests.cluster.meshed import seen, serving
 
 pytestmark = [pytest.mark.cluster, pytest.mark.priv]
-TOPOLOGY = """
-title = "full"
-[[config.access.users]]
-mapping = "identity"
-root = "root"
-[[config.access.exports]]
-path = "/tmp"
-verbs = ["read", "write"]
-[nodes.a]
-[nodes.s]
-"""
+TOPOLOGY = serving("a", "s", title="full")
 BLOCKS, BLOCK, INODES = 64, 65536, 60
 PROGRAM = f"""
 import errno, json, mmap, os, subprocess, sys
@@ -54,11 +45,7 @@ def fill(name, flags=0, count=3 * BLOCKS):
 
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[kit.Cluster]:
-    lacking = kit.missing(fuse=True)
-    if lacking:
-        pytest.skip(f"needs namespaces: {lacking}")
-    with kit.cluster(TOPOLOGY) as running:
-        running.run("a", "qnet", "nodes", "--wait", "s")
+    with seen(TOPOLOGY) as running:
         size = f"size={BLOCKS * BLOCK},nr_inodes={INODES}"
         running.run("s", "sh", "-c", f"mkdir /tmp/small; mount -t tmpfs -o {size} none /tmp/small")
         yield running

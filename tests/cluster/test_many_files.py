@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from qnetpy.testing import cluster as kit
 from tests.cluster.daemons import two_nodes
+from tests.cluster.meshed import needs_net
 from tests.suites.millions import Millions
 
 pytestmark = [pytest.mark.cluster, pytest.mark.priv]
@@ -20,9 +20,7 @@ kind, a few MiB, counts here, too: of a million entries each takes half as much 
 
 @pytest.fixture(scope="module")
 def millions() -> Iterator[Millions]:
-    lacking = kit.missing(fuse=True)
-    if lacking:
-        pytest.skip(f"needs namespaces: {lacking}")
+    needs_net()
     with two_nodes() as two:
         millions = Millions(two, COUNT)
         millions.make()

@@ -8,6 +8,7 @@ import pytest
 
 from qnetpy.testing import cluster as kit
 from qnetpy.testing.cluster import wait_for
+from tests.cluster.meshed import needs_net
 
 pytestmark = [pytest.mark.cluster, pytest.mark.priv]
 SERVES = 'exports = [{ path = "/tmp", verbs = ["read", "write"] }]'
@@ -43,9 +44,7 @@ tell_accounts = false
 
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[kit.Cluster]:
-    lacking = kit.missing(fuse=True)
-    if lacking:
-        pytest.skip(f"needs namespaces: {lacking}")
+    needs_net()
     with kit.cluster(TOPOLOGY.replace("\\n", "\\\\n")) as running:
         for node in ("a", "c"):
             running.run(node, "qnet", "nodes", "--wait", "b")

@@ -17,20 +17,10 @@ import pytest
 
 from qnetpy.testing import cluster as kit
 from qnetpy.testing.cluster import wait_for
+from tests.cluster.meshed import seen, serving
 
 pytestmark = [pytest.mark.cluster, pytest.mark.priv]
-TOPOLOGY = """
-title = "reported"
-[[config.access.users]]
-mapping = "identity"
-root = "root"
-[[config.access.exports]]
-path = "/tmp"
-verbs = ["read", "write"]
-[nodes.a]
-[nodes.b]
-[nodes.s]
-"""
+TOPOLOGY = serving("a", "b", "s", title="reported")
 PROGRAM = """
 import hashlib, json, mmap, os, sys
 files, maps = {}, {}
@@ -114,12 +104,7 @@ class Program:
 
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[kit.Cluster]:
-    lacking = kit.missing(fuse=True)
-    if lacking:
-        pytest.skip(f"needs namespaces: {lacking}")
-    with kit.cluster(TOPOLOGY) as running:
-        for node in "ab":
-            running.run(node, "qnet", "nodes", "--wait", "s")
+    with seen(TOPOLOGY) as running:
         yield running
 
 

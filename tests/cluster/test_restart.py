@@ -9,20 +9,11 @@ from collections.abc import Callable
 import pytest
 
 from qnetpy.testing import cluster as kit
+from tests.cluster.meshed import serving
 
 pytestmark = [pytest.mark.cluster, pytest.mark.priv]
 Start = Callable[..., kit.Cluster]
-TOPOLOGY = """
-title = "restart"
-[[config.access.users]]
-mapping = "identity"
-root = "root"
-[[config.access.exports]]
-path = "/"
-verbs = ["read", "write"]
-[nodes.a]
-[nodes.b]
-"""
+TOPOLOGY = serving("a", "b", title="restart", path="/")
 PROGRAM = """
 import fcntl, json, os, sys, time
 os.makedirs("/net/b/tmp/work/deep", exist_ok=True)

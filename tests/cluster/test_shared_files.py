@@ -9,6 +9,7 @@ import pytest
 
 from qnetpy.testing import cluster as kit
 from qnetpy.testing.cluster import wait_for
+from tests.cluster.meshed import seen
 
 pytestmark = [pytest.mark.cluster, pytest.mark.priv]
 ANNA, BERT, CARL = 4001, 4002, 4003
@@ -39,12 +40,7 @@ exports = [
 
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[kit.Cluster]:
-    lacking = kit.missing(fuse=True)
-    if lacking:
-        pytest.skip(f"needs namespaces: {lacking}")
-    with kit.cluster(TOPOLOGY) as running:
-        for node in running.nodes:
-            running.run(node, "qnet", "nodes", "--wait", ",".join(other for other in running.nodes if other != node))
+    with seen(TOPOLOGY) as running:
         running.run("b", "sh", "-c", "chmod 1777 /tmp; mkdir -p /tmp/hidden /tmp/annas; echo secret > /tmp/hidden/s")
         yield running
 

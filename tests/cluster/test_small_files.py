@@ -8,23 +8,12 @@ from collections.abc import Callable
 import pytest
 
 from qnetpy.testing import cluster as kit
+from tests.cluster.meshed import serving
 
 pytestmark = [pytest.mark.cluster, pytest.mark.priv]
 Start = Callable[..., kit.Cluster]
 
-TOPOLOGY = """
-[links.lan]
-[config.access.spawn]
-nodes = ["*"]
-[[config.access.users]]
-mapping = "identity"
-root = "root"
-[[config.access.exports]]
-path = "/tmp"
-verbs = ["read", "write"]
-[nodes.n1]
-[nodes.n2]
-"""
+TOPOLOGY = serving("n1", "n2", tables='[links.lan]\n[config.access.spawn]\nnodes = ["*"]\n')
 MAKE = """
 mkdir -p /tmp/t/d /tmp/t/closed
 for n in $(seq 200); do echo $n > /tmp/t/d/f$n; echo $n > /tmp/t/closed/f$n; done

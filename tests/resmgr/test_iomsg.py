@@ -40,7 +40,7 @@ def connect(rng: random.Random, kind: Connect) -> ConnectRequest:
     elif kind == Connect.SETATTR:
         made.change = SetAttr(rng.getrandbits(8), *(rng.getrandbits(bits) for bits in (32, 32, 32, 64, 63, 63)))
     elif kind == Connect.REMOVE:
-        made.ino = rng.getrandbits(64)
+        made.ino, made.ctime = rng.getrandbits(64), rng.getrandbits(63)
     elif kind == Connect.ACCESS:
         made.mode = rng.getrandbits(3)
     elif kind == Connect.XATTR:
@@ -51,7 +51,18 @@ def connect(rng: random.Random, kind: Connect) -> ConnectRequest:
 
 def fields(request: ConnectRequest) -> tuple[object, ...]:
     one, two = (request.subtype, request.flags, request.handle, request.path, request.mode), (request.umask, request.rdev, request.prefetch)
-    return (*one, *two, request.handle2, request.path2, request.ino, request.change, request.xattr, request.watch, request.after)
+    return (
+        *one,
+        *two,
+        request.handle2,
+        request.path2,
+        request.ino,
+        request.ctime,
+        request.change,
+        request.xattr,
+        request.watch,
+        request.after,
+    )
 
 
 @pytest.mark.parametrize("kind", list(Connect))

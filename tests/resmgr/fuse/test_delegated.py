@@ -8,7 +8,7 @@ from stat import S_IFREG
 
 import pytest
 
-from resmgr.fuse import delegated, formats
+from resmgr.fuse import awake, delegated, formats
 from resmgr.fuse.delegated import KEPT, RECENT
 from resmgr.fuse.formats import Opcode
 from resmgr.fuse.options import FuseOptions
@@ -190,12 +190,12 @@ def test_what_ends_it(rig: Delegating, how: str) -> None:
         machine.leases.silent(0, True)
         machine.leases.silent(0, False)
     elif how == "sleep":
-        machine.delegated.asleep = lambda: 5.0
+        machine.awake.asleep = lambda: 5.0
     elif how == "stall":
-        timer = machine.delegated._timer
+        timer = machine.awake._timer
         assert timer is not None
         timer.cancel()
-        rig.run(delegated.STALLED + 0.1)
+        rig.run(awake.STALLED + 0.1)
     elif how == "unleased":
         parent = machine.nodes.get(rig.node)
         assert parent is not None

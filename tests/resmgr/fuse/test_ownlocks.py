@@ -357,7 +357,7 @@ def test_nothing_is_granted_here_by_a_daemon_that_may_have_been_asked_in_vain(ri
     rig.lock(WRITE, 0, 9)
     before = rig.drops("locks_here")
     if how == "asleep":
-        rig.machine.delegated.asleep = lambda: 5.0
+        rig.machine.awake.asleep = lambda: 5.0
     else:
         rig.machine.leases.silent(0, True)
     assert rig.lock(WRITE, 10, 19, owner=2) == 0

@@ -3,68 +3,28 @@
 from __future__ import annotations
 
 import errno
-import logging
 import os
 import struct
+from collections.abc import Callable
 
 import pytest
 
 from resmgr.fuse import formats, handover
-from resmgr.fuse.alone import KEPT, NOT_AGAIN, QUIET, TIDY
+from resmgr.fuse.alone import KEPT, NOT_AGAIN, QUIET
 from resmgr.fuse.arrivals import Arrivals
+from resmgr.fuse.awake import BEAT
 from resmgr.fuse.formats import Opcode
 from resmgr.fuse.options import FuseOptions
-from resmgr.fuse.removals import BURST, LINGER, WARY
+from resmgr.fuse.removals import BURST, LINGER
 from resmgr.iomsg import WATCH_ATTRIB
 from resmgr.testing.fuserig import Rig
 from resmgr.testing.memfs import Fault
-
-TRIP = 0.01
-NAMES = [*(b"f%d" % number for number in range(9)), b"g0", b"g1"]
-SLOW = Fault("unlink", delay=TRIP), Fault("remove", delay=TRIP)
-CREATE = formats.CREATE_IN.pack(os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644, 0, 0)
-
-
-def prepared(options: FuseOptions | None = None) -> tuple[Rig, int]:
-    """d with f0 to f8, leased, all looked up, the directory this node's alone since two more were removed; and its node. An unlink takes
-    TRIP from now on."""
-    rig = Rig(options)
-    rig.fs.watch().spares = True
-    rig.fs.delegate()
-    for name in NAMES:
-        rig.fs.add(b"d/" + name, name)
-    node = rig.walk(b"d")
-    rig.run(0.001)
-    for name in NAMES:
-        assert rig.lookup(node, name).error == 0
-    for name in NAMES[-2:]:
-        assert rig.ask(Opcode.UNLINK, node, name + b"\0").error == 0
-        rig.run(0.001)
-    rig.messages()
-    rig.fs.faults += SLOW
-    return rig, node
+from tests.resmgr.fuse.removing import CREATE, SLOW, TRIP, behind, prepared, there, unlink
 
 
 @pytest.fixture
 def ready() -> tuple[Rig, int]:
     return prepared()
-
-
-def unlink(rig: Rig, node: int, name: bytes) -> int:
-    """Its unique."""
-    return rig.start(Opcode.UNLINK, node, name + b"\0")
-
-
-def behind(rig: Rig, node: int, name: bytes) -> bool:
-    """Whether the removal is told done before the server has it."""
-    before = len(rig.machine.removals)
-    done = unlink(rig, node, name) in rig.answers
-    assert done == (len(rig.machine.removals) > before)
-    return done
-
-
-def there(rig: Rig, name: bytes) -> bool:
-    return name in rig.fs.find(b"d").entries
 
 
 # ---- when
@@ -84,7 +44,7 @@ def test_removals_travel_together(ready: tuple[Rig, int]) -> None:
     assert rig.messages() == {"remove": 8}
     assert not there(rig, b"f0")
     assert not there(rig, b"f7")
-    assert len(rig.machine.removals) == 0
+    assert rig.machine.removals.count == 0
     assert rig.machine.drops["removed_behind"] == 8
 
 
@@ -115,6 +75,17 @@ def test_the_first_ones_in_a_directory_are_waited_for() -> None:
     rig.run(TRIP + 0.001)
     assert behind(rig, node, b"c")
     assert rig.machine.drops["alone"] == 1
+
+
+def test_one_by_itself_is_waited_for(ready: tuple[Rig, int]) -> None:
+    rig, node = ready
+    rig.run(BURST + 0.001)
+    for number in range(3):
+        rig.lookup(node, b"f%d" % number)
+    assert not behind(rig, node, b"f0")
+    rig.run(TRIP + 0.001)
+    assert behind(rig, node, b"f1")
+    assert behind(rig, node, b"f2")
 
 
 def test_who_has_made_something_may_remove_something(ready: tuple[Rig, int]) -> None:
@@ -289,7 +260,7 @@ def test_where_the_server_s_programs_work_all_are_waited_for(ready: tuple[Rig, i
 def test_what_is_not_used_is_given_back(ready: tuple[Rig, int]) -> None:
     rig, _ = ready
     assert len(rig.machine.alone) == 1
-    rig.run(KEPT + 2 * TIDY)
+    rig.run(KEPT + 2 * BEAT)
     assert len(rig.machine.alone) == 0
     assert rig.fs.delegations is not None
     assert not rig.fs.delegations.alone
@@ -298,7 +269,7 @@ def test_what_is_not_used_is_given_back(ready: tuple[Rig, int]) -> None:
 def test_a_daemon_that_was_stopped_has_nothing_to_itself(ready: tuple[Rig, int]) -> None:
     rig, node = ready
     slept = 0.0
-    rig.machine.delegated.asleep = lambda: slept
+    rig.machine.awake.asleep = lambda: slept
     assert behind(rig, node, b"f0")
     slept = 5.0
     assert not behind(rig, node, b"f1")
@@ -356,37 +327,64 @@ def test_other_names_do_not_wait(ready: tuple[Rig, int]) -> None:
     assert rig.ask(Opcode.ACCESS, node, struct.pack("=II", 1, 0)).error == 0
 
 
-def test_what_others_take_for_a_sign_waits(ready: tuple[Rig, int]) -> None:
-    """Whoever gets a lock, or finds what was made, moved or closed, finds what was removed before gone."""
+# Of a file, its directory and what is open of it: operation, node, body.
+SIGNS: dict[str, Callable[[int, int, int], tuple[Opcode, int, bytes]]] = {
+    "lock": lambda file, place, fh: (Opcode.SETLK, file, formats.LK_IN.pack(fh, 7, 0, 99, 1, 5, 0)),
+    "unlock": lambda file, place, fh: (Opcode.SETLK, file, formats.LK_IN.pack(fh, 7, 0, 99, 2, 5, 0)),
+    "close": lambda file, place, fh: (Opcode.FLUSH, file, formats.FLUSH_IN.pack(fh, 7)),
+    "sync": lambda file, place, fh: (Opcode.FSYNC, file, formats.FSYNC_IN.pack(fh, 0)),
+    "empty": lambda file, place, fh: (Opcode.OPEN, file, formats.OPEN_IN.pack(os.O_WRONLY | os.O_TRUNC, 0)),
+    "append": lambda file, place, fh: (Opcode.WRITE, file, formats.WRITE_IN.pack(fh, 0, 1, 0, 0, os.O_APPEND) + b"x"),
+    "write through": lambda file, place, fh: (Opcode.WRITE, file, formats.WRITE_IN.pack(fh, 0, 1, 0, 0, os.O_DSYNC) + b"x"),
+    "rename": lambda file, place, fh: (Opcode.RENAME2, place, formats.RENAME2_IN.pack(place, 0) + b"f\0g\0"),
+    "make": lambda file, place, fh: (Opcode.MKDIR, place, formats.MKDIR_IN.pack(0o755, 0) + b"new\0"),
+}
+
+
+@pytest.mark.parametrize("sign", SIGNS)
+def test_what_others_take_for_a_sign_waits(ready: tuple[Rig, int], sign: str) -> None:
+    """Whoever gets a lock, or finds what was made, moved, written through or closed, finds what was removed before gone."""
     rig, node = ready
     rig.fs.add(b"e/f", b"data")
-    other = rig.walk(b"e/f")
-    read, written = rig.open(other).fh, rig.open(other, os.O_RDWR).fh
-    rig.write(other, written, 0, b"x")
+    file, place = rig.walk(b"e/f"), rig.walk(b"e")
+    read, written = rig.open(file).fh, rig.open(file, os.O_RDWR).fh
+    rig.write(file, written, 0, b"x")
     rig.run(0.1)
-    for number in range(9):
-        rig.lookup(node, b"f%d" % number)
-    unlink(rig, node, b"f8")
+    rig.lookup(node, b"f0")
+    unlink(rig, node, b"f0")
     rig.run(TRIP + 0.001)
-    lock = formats.LK_IN.pack(written, 7, 0, 99, 1, 5, 0)
-    signs = [
-        (Opcode.SETLK, other, lock),
-        (Opcode.SETLK, other, formats.LK_IN.pack(written, 7, 0, 99, 2, 5, 0)),
-        (Opcode.FLUSH, other, formats.FLUSH_IN.pack(written, 7)),
-        (Opcode.FSYNC, other, formats.FSYNC_IN.pack(written, 0)),
-        (Opcode.RENAME2, rig.walk(b"e"), formats.RENAME2_IN.pack(rig.walk(b"e"), 0) + b"f\0g\0"),
-        (Opcode.MKDIR, rig.walk(b"e"), formats.MKDIR_IN.pack(0o755, 0) + b"new\0"),
-        (Opcode.RELEASE, other, formats.RELEASE_IN.pack(written, 0, 0, 0)),
-    ]
-    for number, (opcode, of, body) in enumerate(signs):
-        assert behind(rig, node, b"f%d" % number)
-        assert rig.ask(Opcode.FLUSH, other, formats.FLUSH_IN.pack(read, 9)).error == 0
-        unique = rig.start(opcode, of, body)
-        rig.run(TRIP / 2)
-        assert unique not in rig.answers, opcode
-        rig.run(TRIP)
-        assert rig.answers[unique].error == 0, opcode
-    rig.release(other, read)
+    rig.lookup(node, b"f1")
+    assert behind(rig, node, b"f1")
+    assert rig.ask(Opcode.FLUSH, file, formats.FLUSH_IN.pack(read, 9)).error == 0
+    assert rig.open(file, os.O_RDWR).error == 0
+    assert rig.write(file, written, 0, b"x").error == 0
+    assert there(rig, b"f1")
+
+    unique = rig.start(*SIGNS[sign](file, place, written))
+    rig.run(TRIP / 2)
+    assert unique not in rig.answers
+    rig.run(TRIP)
+    assert rig.answers[unique].error == 0
+    assert not there(rig, b"f1")
+
+
+def test_the_last_close_of_what_was_locked_waits(ready: tuple[Rig, int]) -> None:
+    rig, node = ready
+    rig.fs.add(b"e/f", b"data")
+    file = rig.walk(b"e/f")
+    opened = rig.open(file, os.O_RDWR).fh
+    assert rig.ask(Opcode.SETLK, file, formats.LK_IN.pack(opened, 7, 0, 99, 1, 5, 0)).error == 0
+    rig.run(0.1)
+    rig.lookup(node, b"f0")
+    unlink(rig, node, b"f0")
+    rig.run(TRIP + 0.001)
+    rig.lookup(node, b"f1")
+    assert behind(rig, node, b"f1")
+    unique = rig.start(Opcode.RELEASE, file, formats.RELEASE_IN.pack(opened, 0, 0, 0))
+    rig.run(TRIP / 2)
+    assert unique not in rig.answers
+    rig.run(TRIP)
+    assert rig.answers[unique].error == 0
 
 
 def test_rmdir_waits_for_what_was_in_it(ready: tuple[Rig, int]) -> None:
@@ -411,144 +409,6 @@ def test_rename_waits_in_both_directories(ready: tuple[Rig, int], into: bool) ->
     assert unique not in rig.answers
     rig.run(TRIP)
     assert rig.answers[unique].error == 0
-
-
-# ---- errors
-
-
-def test_an_error_is_told_once_by_the_next_removal(ready: tuple[Rig, int], caplog: pytest.LogCaptureFixture) -> None:
-    rig, node = ready
-    rig.fs.faults[:] = [Fault("remove", name=b"f1", code=errno.EPERM, delay=TRIP)]
-    assert rig.answers[unlink(rig, node, b"f1")].error == 0
-    with caplog.at_level(logging.ERROR):
-        rig.run(TRIP + 0.001)
-    assert "removal of '/d/f1' was said to be done and failed: Operation not permitted" in caplog.text
-    assert rig.machine.drops["removals_failed"] == 1
-
-    assert rig.answers[unlink(rig, node, b"f2")].error == -errno.EPERM
-    assert there(rig, b"f2")
-    assert rig.ask(Opcode.UNLINK, node, b"f2\0").error == 0
-    assert rig.lookup(node, b"f1").error == 0
-
-    rig.run(WARY - 0.5)
-    rig.fs.faults[:] = SLOW
-    for name in b"f3", b"f4":
-        rig.lookup(node, name)
-        assert not behind(rig, node, name)
-        rig.run(TRIP + 0.001)
-    rig.run(0.5)
-    rig.lookup(node, b"f5")
-    assert behind(rig, node, b"f5")
-
-
-def test_one_by_itself_is_waited_for(ready: tuple[Rig, int]) -> None:
-    rig, node = ready
-    rig.run(BURST + 0.001)
-    for number in range(3):
-        rig.lookup(node, b"f%d" % number)
-    assert not behind(rig, node, b"f0")
-    rig.run(TRIP + 0.001)
-    assert behind(rig, node, b"f1")
-    assert behind(rig, node, b"f2")
-
-
-def test_an_error_is_told_by_rmdir_and_by_fsync(ready: tuple[Rig, int]) -> None:
-    rig, node = ready
-    rig.fs.faults[:] = [Fault("remove", name=b"f1", code=errno.EPERM), Fault("remove", name=b"f2", code=errno.EPERM)]
-    unlink(rig, node, b"f1")
-    rig.run(0.001)
-    assert rig.ask(Opcode.RMDIR, 1, b"d\0").error == -errno.EPERM
-    assert rig.ask(Opcode.UNLINK, node, b"f3\0").error == 0
-
-    rig.run(WARY)
-    for name in b"f4", b"f5":
-        assert rig.ask(Opcode.UNLINK, node, name + b"\0").error == 0
-        rig.run(0.001)
-    rig.lookup(node, b"f2")
-    unlink(rig, node, b"f2")
-    rig.run(0.001)
-    opened = rig.ask(Opcode.OPENDIR, node, bytes(8))
-    fsync = formats.FSYNC_IN.pack(opened.fh, 0)
-    assert rig.ask(Opcode.FSYNCDIR, node, fsync).error == -errno.EPERM
-    assert rig.ask(Opcode.FSYNCDIR, node, fsync).error == 0
-
-
-def test_an_error_is_told_to_the_user_who_made_it(ready: tuple[Rig, int]) -> None:
-    rig, node = ready
-    rig.fs.faults[:] = [Fault("remove", code=errno.EPERM)]
-    unlink(rig, node, b"f1")
-    rig.run(0.001)
-    rig.uid = 1000
-    other = unlink(rig, node, b"f2")
-    rig.run(0.001)
-    assert rig.answers[other].error == -errno.EACCES
-    rig.uid = 0
-    assert rig.ask(Opcode.UNLINK, node, b"f3\0").error == -errno.EPERM
-
-
-def test_a_late_message_removes_no_other_file(ready: tuple[Rig, int]) -> None:
-    rig, node = ready
-    unlink(rig, node, b"f1")
-    directory = rig.fs.find(b"d")
-    rig.fs.drop(directory, b"f1")
-    rig.fs.add(b"d/f1", b"another one")
-    rig.run(TRIP + 0.001)
-    assert there(rig, b"f1")
-    assert rig.lookup(node, b"f1").nodeid
-    assert rig.machine.drops["removals_failed"] == 0
-
-
-def test_one_that_comes_after_the_directory_was_lost_is_not_sent_again(ready: tuple[Rig, int]) -> None:
-    rig, node = ready
-    rig.fs.faults[:] = [Fault("remove", code=errno.EBADF, times=1)]
-    assert rig.answers[unlink(rig, node, b"f1")].error == 0
-    rig.run(TRIP + 0.001)
-    assert there(rig, b"f1")
-    assert rig.messages()["remove"] == 1
-    assert rig.answers[unlink(rig, node, b"f2")].error == -errno.ESTALE
-
-
-def test_a_server_that_cannot_tell_files_apart_is_waited_for(ready: tuple[Rig, int]) -> None:
-    rig, node = ready
-    rig.fs.faults[:] = [Fault("remove", code=errno.ENOSYS), Fault("unlink", delay=TRIP)]
-    unlink(rig, node, b"f1")
-    rig.run(TRIP + 0.001)
-    assert not there(rig, b"f1")
-    assert rig.machine.drops["removals_failed"] == 0
-    rig.messages()
-    assert not behind(rig, node, b"f2")
-    rig.run(TRIP + 0.001)
-    assert rig.messages() == {"unlink": 1}
-
-
-def test_who_is_quicker_makes_no_error(ready: tuple[Rig, int]) -> None:
-    rig, node = ready
-    unlink(rig, node, b"f1")
-    rig.fs.drop(rig.fs.find(b"d"), b"f1")
-    rig.run(TRIP + 0.001)
-    assert rig.machine.drops["removals_failed"] == 0
-    assert rig.lookup(node, b"f1").nodeid == 0
-
-
-def test_a_server_without_room_is_asked_again(ready: tuple[Rig, int]) -> None:
-    rig, node = ready
-    rig.fs.faults[:] = [Fault("remove", code=errno.EAGAIN, times=3)]
-    unlink(rig, node, b"f1")
-    rig.run(0.2)
-    assert rig.machine.drops["removals_again"] == 3
-    assert not there(rig, b"f1")
-    assert rig.machine.drops["removals_failed"] == 0
-
-
-def test_where_others_were_let_in_none_is_sent_again(ready: tuple[Rig, int], caplog: pytest.LogCaptureFixture) -> None:
-    """The server took the directory away, and the handle with it."""
-    rig, node = ready
-    rig.fs.faults[:] = [Fault("remove", code=errno.EBADF, delay=TRIP, times=1)]
-    unlink(rig, node, b"f1")
-    rig.run(10 * TRIP)
-    assert rig.messages() == {"remove": 1}
-    assert there(rig, b"f1")
-    assert "Stale file handle" in caplog.text
 
 
 def test_who_looks_up_a_forgotten_directory_finds_gone_what_was_removed(ready: tuple[Rig, int]) -> None:
@@ -608,7 +468,7 @@ def test_what_has_no_room_when_the_mount_ends_is_given_up(ready: tuple[Rig, int]
     rig.machine.close()
     rig.run(LINGER + 1)
     assert not rig.machine.servers.root.connections
-    assert len(rig.machine.removals) == 0
+    assert rig.machine.removals.count == 0
     assert rig.machine.drops["removals_failed"] == 1
 
 

@@ -12,7 +12,7 @@ from typing import Any, cast
 import pytest
 
 from resmgr.fuse.inode import Node
-from resmgr.fuse.storms import AGAIN_MAX, DIRECTORIES_MAX, NAMES_MAX, OFTEN, REST, Resting, Storm
+from resmgr.fuse.storms import DIRECTORIES_MAX, NAMES_MAX, OFTEN, REPEATED_MAX, REST, Resting, Storm
 from resmgr.testing.fusemount import Served
 from resmgr.testing.fuserig import Rig
 from tests.resmgr.waiting import LONG as SOON
@@ -30,7 +30,7 @@ while libc.renameat2(-100, one, -100, two, 2) == 0:
 
 def test_the_same_names_over_and_over_are_a_storm() -> None:
     storm = Storm()
-    assert not any(storm.event(b"ab"[number % 2 :], 5.0) for number in range(AGAIN_MAX + 2 * OFTEN))
+    assert not any(storm.event(b"ab"[number % 2 :], 5.0) for number in range(REPEATED_MAX + 2 * OFTEN))
     assert storm.event(b"b", 5.9)
 
 
@@ -39,7 +39,7 @@ def test_many_names_and_slow_changes_are_none() -> None:
     # Made, moved, removed, thousands in a second.
     assert not any(storm.event(b"%d" % (number // 4), 5.0) for number in range(40 * NAMES_MAX))
     storm = Storm()
-    assert not any(storm.event(b"a", number / AGAIN_MAX) for number in range(10 * AGAIN_MAX))
+    assert not any(storm.event(b"a", number / REPEATED_MAX) for number in range(10 * REPEATED_MAX))
 
 
 def test_a_directory_rests_for_a_while(rig: Rig) -> None:

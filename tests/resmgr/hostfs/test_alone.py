@@ -11,7 +11,7 @@ import pytest
 from resmgr.access import Export
 from resmgr.hostfs import alone
 from resmgr.hostfs.device import FOREVER
-from resmgr.iofunc.delegations import PATIENCE
+from resmgr.iofunc.delegations import LATE, PATIENCE, REST
 from resmgr.iomsg import (
     DELEGATION_ASK,
     LOOKUP_WATCH,
@@ -117,14 +117,13 @@ def test_who_does_not_give_back_has_lost_it(tree: HostDirectory) -> None:
 def test_who_gives_back_late_and_asks_again_holds_nobody_up_for_long(tree: HostDirectory) -> None:
     client, handle = met(tree)
     other = tree.remote("c")
-    (tree.root / "e" / "f").write_bytes(b"")
     (tree.root / "d2").mkdir()
     handles = handle, client.lookup(b"d2", flags=LOOKUP_WATCH | WANT_HANDLE).handle
     assert [ask(tree, client, one) for one in handles] == [1, 1]
-    begun = begin(tree, other, ConnectRequest(Connect.LOOKUP, 0, 0, b"e/f"))
+    begun = begin(tree, other, ConnectRequest(Connect.RENAME, 2, 0, b"d", path2=b"d2"))
     assert [fact["node"] for fact in tree.fs.delegations.facts()] == ["b", "b"]
 
-    tree.dispatch.run_for(PATIENCE - 0.1)
+    tree.dispatch.run_for(LATE - 0.1)
     for one in handles:
         give_back(tree, client, one)
         assert ask(tree, client, one) == 0
@@ -132,6 +131,51 @@ def test_who_gives_back_late_and_asks_again_holds_nobody_up_for_long(tree: HostD
     assert begun.status is not None
     assert begun.status >= 0
     tree.dispatch.run_for(alone.HELD_OFF)
+    assert ask(tree, client, handle) == 1
+    assert tree.fs.counters["delegations_late"] == 0
+
+
+def test_who_gives_back_late_gets_none_for_a_while(tree: HostDirectory) -> None:
+    client, handle = met(tree)
+    assert ask(tree, client, handle) == 1
+    begun = WAITS["look-up in it"](tree, tree.remote("c"))
+    tree.dispatch.run_for(LATE + 0.1)
+    assert begun.status is None
+    give_back(tree, client, handle)
+    tree.dispatch.run_for(REST - 0.1)
+    assert begun.status == 0
+    assert ask(tree, client, handle) == 0
+    tree.dispatch.run_for(0.2)
+    assert ask(tree, client, handle) == 1
+    assert tree.fs.counters["delegations_late"] == 1
+
+
+def test_a_path_waits_for_what_it_leads_through(tree: HostDirectory) -> None:
+    client, handle = met(tree)
+    (tree.root / "e" / "x" / "y").mkdir(parents=True)
+    within = client.lookup(b"e/x", flags=LOOKUP_WATCH | WANT_HANDLE).handle
+    assert [ask(tree, client, one) for one in (handle, within)] == [1, 1]
+    other = tree.remote("c")
+    assert other.lookup(b"e", flags=WANT_HANDLE).handle
+    other.connect(ConnectRequest(Connect.SYMLINK, 0, 0, b"e/link", path2=b"../d"))
+    with fails(errno.ELOOP):
+        other.lookup(b"e/link/f")
+    assert not tree.fs.delegations.facts()
+    begun = begin(tree, other, ConnectRequest(Connect.LOOKUP, 0, 0, b"e/x/y"))
+    assert begun.status is None
+    assert [fact["ino"] for fact in tree.fs.delegations.facts()] == [os.stat(tree.root / "e" / "x").st_ino]
+    assert tree.fs.counters["delegations_recalled_unseen"] == 0
+
+
+def test_who_asks_all_the_time_does_not_take_the_daemon_s(tree: HostDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+    client, handle = met(tree)
+    monkeypatch.setattr(alone, "LOOK_REST", alone.LOOK_AHEAD)
+    met(tree, "c", b"e")
+    for _ in range(2):
+        assert ask(tree, client, handle) == 1
+        give_back(tree, client, handle)
+    assert ask(tree, client, handle) == 0
+    tree.dispatch.run_for(alone.LOOK_AHEAD)
     assert ask(tree, client, handle) == 1
 
 
@@ -180,6 +224,7 @@ def test_where_names_cannot_be_looked_at_all_are_asked(tree: HostDirectory) -> N
     tree.dispatch.run_for(0.1)
     assert begun.status is None
     assert len(tree.fs.delegations.facts()) == 1
+    assert tree.fs.counters["delegations_recalled_unseen"] == 1
 
 
 def test_its_own_node_does_not_wait(tree: HostDirectory) -> None:

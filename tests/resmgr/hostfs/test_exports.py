@@ -95,13 +95,14 @@ def test_only_exports_and_the_way_to_them_exist(tree: HostDirectory) -> None:
 def test_verbs_decide_what_may_be_done(tree: HostDirectory) -> None:
     b = tree.remote("b")
     assert b.get(b"pub/f") == b"pub/f"
+    known = os.stat(tree.root / "pub" / "f")
     calls: list[Callable[[], object]] = [
         lambda: b.open(b"pub/f", os.O_RDWR),
         lambda: b.open(b"pub/f", os.O_RDONLY | os.O_TRUNC),
         lambda: b.open(b"pub/new", os.O_CREAT | os.O_RDONLY),
         lambda: b.name(Connect.MKDIR, b"pub/new"),
         lambda: b.name(Connect.UNLINK, b"pub/f"),
-        lambda: b.connect(ConnectRequest(Connect.REMOVE, 0, 0, b"pub/f", ino=os.stat(tree.root / "pub" / "f").st_ino)),
+        lambda: b.connect(ConnectRequest(Connect.REMOVE, 0, 0, b"pub/f", ino=known.st_ino, ctime=known.st_ctime_ns)),
         lambda: b.symlink(b"pub/l", b"x"),
         lambda: b.setattr_path(b"pub/f", SetAttr(SET_MODE, 0o777)),
         lambda: b.two(Connect.RENAME, b"pub/f", b"pub/g"),

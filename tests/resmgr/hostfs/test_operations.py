@@ -11,6 +11,7 @@ from collections.abc import Callable
 import pytest
 
 from resmgr.errors import ResmgrError
+from resmgr.hostfs.syscalls import birth_ns
 from resmgr.iomsg import (
     COOKIE_END,
     NOTIFY_ARM,
@@ -220,17 +221,42 @@ def test_remove_takes_the_file_that_was_meant(host: HostDirectory) -> None:
     (host.root / "other").write_bytes(b"two")
     (host.root / "other").rename(host.root / "d" / "f")
 
-    def remove(name: bytes, ino: int, handle: int = base.handle) -> bytes:
-        return bytes(client.connect(ConnectRequest(Connect.REMOVE, 0, handle, name, ino=ino)))
+    def remove(name: bytes, ino: int, ctime: int, handle: int = base.handle) -> bytes:
+        return bytes(client.connect(ConnectRequest(Connect.REMOVE, 0, handle, name, ino=ino, ctime=ctime)))
 
     for missing in b"f", b"g":
         with fails(errno.ENOENT):
-            remove(missing, known.ino)
+            remove(missing, known.ino, known.ctime)
     assert (host.root / "d" / "f").read_bytes() == b"two"
     with fails(errno.EISDIR):
-        remove(b"d", os.stat(host.root / "d").st_ino, 0)
-    assert remove(b"f", os.stat(host.root / "d" / "f").st_ino) == b""
+        remove(b"d", os.stat(host.root / "d").st_ino, known.ctime, 0)
+    now = os.stat(host.root / "d" / "f")
+    assert remove(b"f", now.st_ino, now.st_ctime_ns) == b""
     assert not list((host.root / "d").iterdir())
+
+
+def test_remove_takes_no_file_that_was_made_since_under_the_same_number(host: HostDirectory) -> None:
+    client = host.client()
+    path = host.root / "f"
+    path.write_bytes(b"")
+    fd = os.open(path, os.O_PATH)
+    born = birth_ns(fd)
+    os.close(fd)
+    if born is None:
+        pytest.skip("this file system does not tell when files were made")
+    before = os.stat(path)
+
+    def remove(ctime: int) -> None:
+        client.connect(ConnectRequest(Connect.REMOVE, 0, 0, b"f", ino=before.st_ino, ctime=ctime))
+
+    while os.stat(path).st_ctime_ns == before.st_ctime_ns:
+        # The clock of the file system's times goes in steps.
+        path.chmod(0o600)
+    with fails(errno.ENOENT):
+        remove(born - 1)
+    assert path.exists()
+    remove(before.st_ctime_ns)
+    assert not path.exists()
 
 
 def test_directories(host: HostDirectory) -> None:
