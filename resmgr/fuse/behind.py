@@ -8,9 +8,9 @@ Writes that overlap are never on the way together, because messages overtake eac
 writes were on the way may be older than they are: `adjusted` makes the size at least what the kernel was told, and the kernel is not
 allowed to remember such attributes.
 
-While something of a node is on the way, a small write is kept until something of it arrives, somebody waits, or another write comes that does
-not continue it: those that do continue it go in the same message (`Gathered`). So a program that writes little by little sends one or two messages
-in a round trip, and nothing is later than the answer to what was sent before it.
+While something of a node is on the way, a small write is kept until something of it arrives, somebody waits, or another write comes that
+does not continue it: those that do continue it go in the same message (`Gathered`). So a program that writes little by little sends one or
+two messages in a round trip, and nothing is later than the answer to what was sent before it.
 """
 
 from __future__ import annotations
