@@ -122,11 +122,14 @@ class Behind(Arrivals):
             self.quiet_at = now
         self.arrived(next(iter(self.outstanding), 0))
 
+    def wait(self, call: Callable[[], None]) -> None:
+        super().wait(call)
+        self.send_gathered()
+
     def after(self, call: Callable[[], None]) -> None:
         """Run *call* when all that is on the way now has arrived; now, if nothing is."""
         if self.outstanding:
             self.wait(call)
-            self.send_gathered()
         else:
             call()
 
