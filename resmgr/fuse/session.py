@@ -32,6 +32,7 @@ from resmgr.fuse.formats import Opcode
 from resmgr.fuse.machine import Machine
 from resmgr.fuse.state import State
 from resmgr.fuse.traits import NOT_WAITED_FOR
+from resmgr.fuse.waits import MAY_BE_OURS, Waits
 
 logger = logging.getLogger(__name__)
 
@@ -78,10 +79,13 @@ class Session:
     """Serves one mount until the kernel ends it or `close` is called.
 
     *fd* is an open, non-blocking /dev/fuse whose mount exists or is about to; it belongs to the session from `start` on. *on_end* is
-    called once, with a sentence for people, when the kernel has ended the connection; it is not called after `close`.
+    called once, with a sentence for people, when the kernel has ended the connection; it is not called after `close`. *namespace*: the
+    mount namespace in which the mount is, None: this thread's; it stays the caller's and must stay open.
     """
 
-    def __init__(self, dispatch: Dispatch, fd: int, machine: Machine, on_end: Callable[[str], None] | None = None) -> None:
+    def __init__(
+        self, dispatch: Dispatch, fd: int, machine: Machine, on_end: Callable[[str], None] | None = None, namespace: int | None = None
+    ) -> None:
         self.machine = machine
         self.closed = False
         self._dispatch = dispatch
@@ -98,22 +102,25 @@ class Session:
         self._alone = 0
         self._reading = False
         self._telling = 0
-        """Threads that tell the kernel something, and may wait there."""
+        """Jobs that tell the kernel something, and may wait there."""
         self._handing = False
         self._away = 0
         """So often the next request is left to the next turn."""
         self._looking = False
         self._aborted = False
+        self.waits = Waits(dispatch, self._size, machine.mountpoint, namespace)
         machine.borrow = self._borrow
         machine.on_output = self._answered
         machine.on_end = self._ended_later
         machine.tell_kernel = self._tell
+        machine.drop_pages = self._drop_pages
         machine.delegated.asleep = _asleep
 
     def start(self) -> None:
         """Begin to serve."""
         self._dispatch.attach_fd(self._fd, self._readable)
         self._reading = True
+        self.waits.start(self._fd)
 
     def resume(self) -> None:
         """Begin to serve a mount that another daemon served, with a machine that knows what that one knew (`handover`)."""
@@ -162,6 +169,7 @@ class Session:
             handover.give_up(machine)
             state = handover.state_of(machine, name_of)
             fd, self._fd = self._fd, -1
+            self.waits.close(leave=True)
             self._end()
             done(fd, state)
 
@@ -173,6 +181,7 @@ class Session:
             return
         if self._reading:
             self._dispatch.detach_fd(self._fd)
+        self.waits.close()
         os.close(self._fd)
         self._end()
 
@@ -196,30 +205,26 @@ class Session:
             # The next daemon tells it all.
             self._dispatch.call_soon(told)
             return
+        self.waits.tell(messages, self._telling_done(told))
+
+    def _drop_pages(self, nodeid: int, told: Callable[[], None]) -> None:
+        if self.closed:
+            return
+        if self._handing:
+            self._dispatch.call_soon(told)
+            return
+        self.waits.drop_pages(nodeid, self._telling_done(told))
+
+    def _telling_done(self, told: Callable[[], None]) -> Callable[[int], None]:
         self._telling += 1
-        fd = os.dup(self._fd)
 
-        def write() -> int:
-            failed = 0
-            try:
-                for message in messages:
-                    try:
-                        os.write(fd, message)
-                    except OSError as error:
-                        # ENOENT: the kernel does not know it, so nothing was to be forgotten.
-                        if error.errno not in (errno.ENOENT, errno.ENODEV, errno.ENOTDIR):
-                            failed += 1
-            finally:
-                os.close(fd)
-            return failed
-
-        def done(failed: int | BaseException) -> None:
+        def done(failed: int) -> None:
             self._telling -= 1
             if failed:
-                self.machine.drops["notify_failed"] += failed if isinstance(failed, int) else 1
+                self.machine.drops["notify_failed"] += failed
             told()
 
-        self._dispatch.call_blocking(write, done)
+        return done
 
     # ---- buffers
 
@@ -293,7 +298,12 @@ class Session:
                     self._away = LOOK_EVERY
                 return
             view = buffer.view[:length]
-            waited_for = _opcode(view, 4)[0] not in NOT_WAITED_FOR
+            opcode = _opcode(view, 4)[0]
+            if opcode in MAY_BE_OURS and (answer := self.waits.answer(opcode, view)) is not None:
+                self.machine.output.append(answer)
+                self._flush()
+                continue
+            waited_for = opcode not in NOT_WAITED_FOR
             machine.receive(view, now)
             if buffer.borrowers:
                 self._buffer = self._take_buffer()
