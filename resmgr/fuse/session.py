@@ -101,7 +101,7 @@ class Session:
         """Fewest buffers in the pool since it was last trimmed."""
         self._alone = 0
         self._reading = False
-        self._telling = 0
+        self.telling = 0
         """Jobs that tell the kernel something, and may wait there."""
         self._handing = False
         self._away = 0
@@ -153,7 +153,7 @@ class Session:
             if self.closed:
                 return
             now = self._dispatch.now()
-            if self._telling and now < until:
+            if self.telling and now < until:
                 # A thread waits for the lock of a directory, perhaps one that a request has which is not read yet: so these are read and
                 # answered until it is back, or this process could not end.
                 if now > began + PATIENCE:
@@ -216,10 +216,10 @@ class Session:
         self.waits.drop_pages(nodeid, self._telling_done(told))
 
     def _telling_done(self, told: Callable[[], None]) -> Callable[[int], None]:
-        self._telling += 1
+        self.telling += 1
 
         def done(failed: int) -> None:
-            self._telling -= 1
+            self.telling -= 1
             if failed:
                 self.machine.drops["notify_failed"] += failed
             told()

@@ -129,6 +129,8 @@ class Server:
             self.machine.drop_pages(node.nodeid, lambda: None)
         elif kind == "expire":
             self.machine.tell_kernel([inval_pages(node.nodeid) for node in self.machine.nodes if node.path() == path], lambda: None)
+        elif kind == "telling":
+            return self.session.telling
         elif kind == "helpers":
             helpers = self.session.waits.entries, self.session.waits.pages
             return [helper.process for helper in helpers if helper.ready]

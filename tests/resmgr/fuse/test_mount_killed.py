@@ -136,6 +136,47 @@ def test_nor_does_one_that_nobody_had_read_yet(serve: Serve, order: str) -> None
         until(lambda: all_gone(helpers))
 
 
+def test_pages_are_dropped_and_no_server_hears_of_it(serve: Serve) -> None:
+    served = serve()
+    served.order("write", path="file", data="x" * SIZE)
+    until(lambda: len(helpers_of(served)) == 2)
+    with reader(served.path / "file") as program:
+        for _ in range(2):
+            ask(program, SIZE // 2)
+            assert told(program) == 4096
+        served.order("messages")
+        for _ in range(3):
+            served.order("drop", path="/file")
+            until(lambda: served.order("telling") == 0)
+            ask(program, SIZE // 2)
+            assert told(program) == 4096
+        messages = served.order("messages")
+        assert isinstance(messages, dict)
+        assert (messages["read"], messages.get("open")) == (3, None)
+    assert len(helpers_of(served)) == 2
+    assert served.order("unmount") is None
+
+
+def test_without_the_process_a_notification_drops_them(serve: Serve) -> None:
+    served = serve()
+    served.order("write", path="file", data="x" * SIZE)
+    until(lambda: len(helpers_of(served)) == 2)
+    with reader(served.path / "file") as program:
+        for left in (1, 0):
+            os.kill(helpers_of(served)[-1], signal.SIGKILL)
+            until(lambda left=left: len(helpers_of(served)) == left)  # type: ignore[misc]
+            ask(program, SIZE // 2)
+            assert told(program) == 4096
+            served.order("messages")
+            served.order("drop", path="/file")
+            until(lambda: served.order("telling") == 0)
+            ask(program, SIZE // 2)
+            assert told(program) == 4096
+            messages = served.order("messages")
+            assert isinstance(messages, dict)
+            assert messages["read"] == 1
+
+
 def test_nor_when_all_are_killed_as_with_a_machine(serve: Serve) -> None:
     """Read-ahead that nobody had read yet belongs to no program that could take it back."""
     with waiting_for_a_read(serve, "drop") as (served, helpers, program), reader(served.path / "file") as second:
