@@ -108,7 +108,7 @@ class Session:
         """So often the next request is left to the next turn."""
         self._looking = False
         self._aborted = False
-        self.waits = Waits(dispatch, self._size, machine.mountpoint, namespace)
+        self.waits = Waits(dispatch, fd, self._size, machine.mountpoint, namespace)
         machine.borrow = self._borrow
         machine.on_output = self._answered
         machine.on_end = self._ended_later
@@ -120,7 +120,7 @@ class Session:
         """Begin to serve."""
         self._dispatch.attach_fd(self._fd, self._readable)
         self._reading = True
-        self.waits.start(self._fd)
+        self.waits.start()
 
     def resume(self) -> None:
         """Begin to serve a mount that another daemon served, with a machine that knows what that one knew (`handover`)."""

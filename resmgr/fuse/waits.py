@@ -31,23 +31,23 @@ _UNKNOWN: Final = (errno.ESTALE, errno.ENOENT, errno.ENOTCONN)
 
 
 class Waits:
-    """Of one session. `start` when there is a mount; `close` when it is served no more."""
+    """Of one session. `start` when its mount is served; `close` when it is served no more."""
 
-    def __init__(self, dispatch: Dispatch, buffer_size: int, place: bytes, namespace: int | None) -> None:
+    def __init__(self, dispatch: Dispatch, fd: int, buffer_size: int, place: bytes, namespace: int | None) -> None:
+        """*fd*: the open /dev/fuse; it stays the session's, which calls `close` before it closes that."""
         self.entries = Helper(dispatch)
         self.pages = Helper(dispatch)
         self._dispatch = dispatch
         self._size = buffer_size
         self._place = place
         self._namespace = namespace
-        self._fd = -1
+        self._fd = fd
         self._opened: set[int] = set()
         """Nodes that `pages` has opened and was not answered about yet."""
 
-    def start(self, fd: int) -> None:
-        """*fd*: the open /dev/fuse; it stays the session's, which calls `close` first."""
-        self._fd = fd
-        copy, place, namespace = os.dup(fd), self._place, self._namespace
+    def start(self) -> None:
+        """Have the processes started. Until they run all is told by threads."""
+        copy, place, namespace = os.dup(self._fd), self._place, self._namespace
         self.entries.start(lambda: begin_entries(copy, self._size))
         self.pages.start(lambda: begin_pages(place, namespace))
 
