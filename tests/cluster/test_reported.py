@@ -239,11 +239,13 @@ def test_who_closes_or_syncs_is_told_what_did_not_arrive(nodes: kit.Cluster) -> 
             assert b.ask(f"get({name!r})") == "before"
             assert a.ask(f"os.stat({name!r}).st_size") == 6
         nodes.link_down("a")
-        a.ask("at('synced', 0, 'behind')")
-        assert a.error("[at('closed', 0, 'behind'), os.close(files.pop('closed'))]") in GONE
-        assert s.ask("get('closed')") == "before"
-        wait_for(lambda: kit.states(nodes, "a").get("s") == "down", 15.0, "down")
-        nodes.link_up("a")
+        try:
+            a.ask("at('synced', 0, 'behind')")
+            assert a.error("[at('closed', 0, 'behind'), os.close(files.pop('closed'))]") in GONE
+            assert s.ask("get('closed')") == "before"
+            wait_for(lambda: kit.states(nodes, "a").get("s") == "down", 15.0, "down")
+        finally:
+            nodes.link_up("a")
         nodes.run("a", "qnet", "nodes", "--wait", "s")
         told = a.error("os.fsync(files['synced'])")
         assert told in {0, *GONE}
