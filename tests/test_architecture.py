@@ -237,6 +237,9 @@ IMPURE = {
     "resmgr.fuse.copies",  # watches mounts
     "resmgr.fuse.session",  # reads and writes /dev/fuse
     "resmgr.fuse.sitting",  # reads /proc
+    "resmgr.fuse.waits",  # writes to /dev/fuse
+    "resmgr.fuse.notifying",  # starts a process
+    "resmgr.fuse.notifier",  # is that process
     "stack.crypto.providers.threads",  # has threads
     "stack.crypto.providers.afalg",  # has sockets
     "stack.crypto.parts",  # lets other threads run

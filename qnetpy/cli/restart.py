@@ -26,6 +26,7 @@ def run(args: argparse.Namespace) -> int:
     from qnetpy.cli import daemon, down, iopkt, up
     from qnetpy.cli.settings import load
 
+    _let_go()
     config = load(args.config)
     # What is wrong with the configuration is found while the old one runs.
     argv = daemon.command_line(config, args.config, args.interface, args.fault)
@@ -60,6 +61,12 @@ def run(args: argparse.Namespace) -> int:
         kept = f", {', '.join(points)} kept" if points else ""
         print(f"node is up: process {pid}, log {run_dir}/log{kept}")
     return 0
+
+
+def _let_go() -> None:
+    """Close what the shell left open. A file of /net among it is closed once more by the process that becomes the next daemon, which
+    would wait for a daemon then."""
+    os.closerange(3, max(map(int, os.listdir("/proc/self/fd"))) + 1)
 
 
 def _mounts(config: str | None) -> tuple[tuple[int, ...], list[tuple[str, int, int]]]:

@@ -55,7 +55,7 @@ class NetMount:
         )
         self.machine.name_of_node = lambda nd: kernel.name_of_node(nd)
         self._on_end = on_end
-        self._session = Session(dispatch, device, self.machine, on_end)
+        self._session = Session(dispatch, device, self.machine, on_end, mount.namespace)
         self._copies = CopyWatch(mount)
 
     def start(self) -> None:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 from resmgr.channel import Connection
 from resmgr.dispatch import Buffer, Dispatch
 from resmgr.errors import BadMessage
-from resmgr.fuse import changing, entries
+from resmgr.fuse import changing, entries, formats
 from resmgr.fuse.ahead import ReadAhead
 from resmgr.fuse.alone import Alone
 from resmgr.fuse.answers import DEVICES, Answers, OutputItem
@@ -93,6 +93,8 @@ class Core(Answers):
         """Tells the kernel what it may have to wait for, in order, and calls back when it has. Set by the session, for `telling`."""
         self.sitting: Callable[[Callable[[set[bytes]], None]], None] = _nobody
         """Calls back with the paths, from the mountpoint, of directories in which programs stand. Set by the session, for `idle`."""
+        self.drop_pages: Callable[[int, Callable[[], None]], None] = self._drop_by_telling
+        """Has it drop what it knows of a regular file, by nodeid; as `tell_kernel`."""
         self.name_of_node: Callable[[int], str] = _nameless
         """The name of the node with a number, as all of them call it; nothing if it is not known. Set by who mounts."""
         self.expires = False
@@ -152,6 +154,9 @@ class Core(Answers):
         for message in messages:
             self.emit(message)
         done()
+
+    def _drop_by_telling(self, nodeid: int, done: Callable[[], None]) -> None:
+        self.tell_kernel([formats.inval_pages(nodeid)], done)
 
     def _node_leaves(self, node: Node) -> None:
         self.leases.node_leaves(node)

@@ -251,22 +251,22 @@ class Mount:
         self.device: Device | None = None
         self.read_ahead_set = False
         """Whether the read-ahead of this mount could be raised; needs root of the machine."""
-        self._namespace = namespace
+        self.namespace = namespace
 
     def attach(self, left: Collection[Device] = ()) -> int:
         """Mount; the mountpoint must be an existing directory. Returns the descriptor. `MountError` says what failed. *left*: as of
         `clear_stale`."""
-        cleared = clear_stale(self.mountpoint, self.options.subtype, self._namespace, left)
+        cleared = clear_stale(self.mountpoint, self.options.subtype, self.namespace, left)
         fd = open_device()
         try:
-            self.device = _in_namespace(self._namespace, lambda: self._attach(fd))
+            self.device = _in_namespace(self.namespace, lambda: self._attach(fd))
         except OSError as error:
             os.close(fd)
             if isinstance(error, MountError):
                 raise
             raise MountError(error.errno, self._why(error, cleared)) from None
         self.mounted = True
-        if self._namespace is not None:
+        if self.namespace is not None:
             self.detach_here()
         self._set_read_ahead()
         return fd
@@ -275,7 +275,7 @@ class Mount:
         """Another process of ours has mounted it; whoever calls has its descriptor."""
         self.device = device
         self.mounted = True
-        if self._namespace is not None:
+        if self.namespace is not None:
             self.detach_here()
 
     def _attach(self, fd: int) -> Device | None:
@@ -353,7 +353,7 @@ class Mount:
                     _unmount(place, flags)
 
         try:
-            _in_namespace(self._namespace, remove)
+            _in_namespace(self.namespace, remove)
         except OSError as error:
             if error.errno not in (errno.EINVAL, errno.ENOENT):
                 raise MountError(error.errno, f"cannot unmount {self.mountpoint}: {error.strerror}") from None

@@ -33,6 +33,7 @@ from resmgr.fuse.machine import Machine
 from resmgr.fuse.sitting import sitting
 from resmgr.fuse.state import State
 from resmgr.fuse.traits import NOT_WAITED_FOR
+from resmgr.fuse.waits import MAY_BE_OURS, Waits
 
 logger = logging.getLogger(__name__)
 
@@ -79,10 +80,13 @@ class Session:
     """Serves one mount until the kernel ends it or `close` is called.
 
     *fd* is an open, non-blocking /dev/fuse whose mount exists or is about to; it belongs to the session from `start` on. *on_end* is
-    called once, with a sentence for people, when the kernel has ended the connection; it is not called after `close`.
+    called once, with a sentence for people, when the kernel has ended the connection; it is not called after `close`. *namespace*: the
+    mount namespace in which the mount is, None: this thread's; it stays the caller's and must stay open.
     """
 
-    def __init__(self, dispatch: Dispatch, fd: int, machine: Machine, on_end: Callable[[str], None] | None = None) -> None:
+    def __init__(
+        self, dispatch: Dispatch, fd: int, machine: Machine, on_end: Callable[[str], None] | None = None, namespace: int | None = None
+    ) -> None:
         self.machine = machine
         self.closed = False
         self._dispatch = dispatch
@@ -98,24 +102,27 @@ class Session:
         """Fewest buffers in the pool since it was last trimmed."""
         self._alone = 0
         self._reading = False
-        self._telling = 0
-        """Threads that tell the kernel something, and may wait there."""
+        self.telling = 0
+        """Jobs that tell the kernel something, and may wait there."""
         self._handing = False
         self._away = 0
         """So often the next request is left to the next turn."""
         self._looking = False
         self._aborted = False
+        self.waits = Waits(dispatch, fd, self._size, machine.mountpoint, namespace)
         machine.borrow = self._borrow
         machine.on_output = self._answered
         machine.on_end = self._ended_later
         machine.tell_kernel = self._tell
         machine.sitting = self._sitting
         machine.awake.asleep = _asleep
+        machine.drop_pages = self._drop_pages
 
     def start(self) -> None:
         """Begin to serve."""
         self._dispatch.attach_fd(self._fd, self._readable)
         self._reading = True
+        self.waits.start()
 
     def resume(self) -> None:
         """Begin to serve a mount that another daemon served, with a machine that knows what that one knew (`handover`)."""
@@ -148,7 +155,7 @@ class Session:
             if self.closed:
                 return
             now = self._dispatch.now()
-            if self._telling and now < until:
+            if self.telling and now < until:
                 # A thread waits for the lock of a directory, perhaps one that a request has which is not read yet: so these are read and
                 # answered until it is back, or this process could not end.
                 if now > began + PATIENCE:
@@ -164,6 +171,7 @@ class Session:
             handover.give_up(machine)
             state = handover.state_of(machine, name_of)
             fd, self._fd = self._fd, -1
+            self.waits.close(leave=True)
             self._end()
             done(fd, state)
 
@@ -175,6 +183,7 @@ class Session:
             return
         if self._reading:
             self._dispatch.detach_fd(self._fd)
+        self.waits.close()
         os.close(self._fd)
         self._end()
 
@@ -198,30 +207,26 @@ class Session:
             # The next daemon tells it all.
             self._dispatch.call_soon(told)
             return
-        self._telling += 1
-        fd = os.dup(self._fd)
+        self.waits.tell(messages, self._telling_done(told))
 
-        def write() -> int:
-            failed = 0
-            try:
-                for message in messages:
-                    try:
-                        os.write(fd, message)
-                    except OSError as error:
-                        # ENOENT: the kernel does not know it, so nothing was to be forgotten.
-                        if error.errno not in (errno.ENOENT, errno.ENODEV, errno.ENOTDIR):
-                            failed += 1
-            finally:
-                os.close(fd)
-            return failed
+    def _drop_pages(self, nodeid: int, told: Callable[[], None]) -> None:
+        if self.closed:
+            return
+        if self._handing:
+            self._dispatch.call_soon(told)
+            return
+        self.waits.drop_pages(nodeid, self._telling_done(told))
 
-        def done(failed: int | BaseException) -> None:
-            self._telling -= 1
+    def _telling_done(self, told: Callable[[], None]) -> Callable[[int], None]:
+        self.telling += 1
+
+        def done(failed: int) -> None:
+            self.telling -= 1
             if failed:
-                self.machine.drops["notify_failed"] += failed if isinstance(failed, int) else 1
+                self.machine.drops["notify_failed"] += failed
             told()
 
-        self._dispatch.call_blocking(write, done)
+        return done
 
     def _sitting(self, then: Callable[[set[bytes]], None]) -> None:
         mountpoint = self.machine.mountpoint
@@ -303,7 +308,12 @@ class Session:
                     self._away = LOOK_EVERY
                 return
             view = buffer.view[:length]
-            waited_for = _opcode(view, 4)[0] not in NOT_WAITED_FOR
+            opcode = _opcode(view, 4)[0]
+            if opcode in MAY_BE_OURS and (answer := self.waits.answer(opcode, view)) is not None:
+                self.machine.output.append(answer)
+                self._flush()
+                continue
+            waited_for = opcode not in NOT_WAITED_FOR
             machine.receive(view, now)
             if buffer.borrowers:
                 self._buffer = self._take_buffer()

@@ -82,7 +82,12 @@ class Telling:
                 continue
             del self._jobs[key]
             self._running.add(key)
-            self._core.tell_kernel(job.messages, self._done(key, job.calls))
+            done = self._done(key, job.calls)
+            if waits and not node.directory:
+                # Of a file only pages are waited for, and to drop them once is enough.
+                self._core.drop_pages(node.nodeid, done)
+            else:
+                self._core.tell_kernel(job.messages, done)
 
     def _locked(self, node: Node, since: float) -> bool:
         return any(

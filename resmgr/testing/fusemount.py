@@ -24,7 +24,7 @@ import trio
 from resmgr.access import Policy, UserRule
 from resmgr.channel import Kernel
 from resmgr.fuse import machine
-from resmgr.fuse.formats import Init
+from resmgr.fuse.formats import Init, inval_pages
 from resmgr.fuse.machine import Machine
 from resmgr.fuse.mount import Mount, MountError, private_namespace
 from resmgr.fuse.options import FuseOptions, Permissions
@@ -124,6 +124,16 @@ class Server:
             self.manager.destroy()
         elif kind == "invalidate":
             self.session.invalidate_entry(1, path)
+        elif kind == "drop":
+            node = next(node for node in self.machine.nodes if node.path() == path)
+            self.machine.drop_pages(node.nodeid, lambda: None)
+        elif kind == "expire":
+            self.machine.tell_kernel([inval_pages(node.nodeid) for node in self.machine.nodes if node.path() == path], lambda: None)
+        elif kind == "telling":
+            return self.session.telling
+        elif kind == "helpers":
+            helpers = self.session.waits.entries, self.session.waits.pages
+            return [helper.process for helper in helpers if helper.ready]
         elif kind == "status":
             return [attrs.asdict(request) | {"first": os.fsdecode(request.first)} for request in self.machine.status()]
         elif kind == "statistics":

@@ -200,6 +200,43 @@ def test_writers_of_one_page(nodes: kit.Cluster) -> None:
         assert all_of_them[2].ask("get('page').strip('.').count('.')") == 2 * 90
 
 
+def test_appenders_at_once(nodes: kit.Cluster) -> None:
+    """72, and NFS's: who appends where he thinks the end is overwrites what others appended meanwhile."""
+    with programs(nodes, "appended") as all_of_them:
+        for program in all_of_them:
+            program.ask("opened('log', os.O_RDWR | os.O_CREAT | os.O_APPEND)")
+        for number in range(10):
+            lines = {program.name: [f"{program.name}{number:03d}{part:03d}\n" for part in range(20)] for program in all_of_them}
+            for program in all_of_them:
+                program.send(f"many('log', 0, {lines[program.name]!r})")
+            for program in all_of_them:
+                assert program.receive() == {"is": 8}
+            found = all_of_them[2].ask("get('log')").split()[-60:]
+            for name, own in lines.items():
+                assert [line for line in found if line.startswith(name)] == [line.strip() for line in own]
+
+
+def test_who_closes_or_syncs_is_told_what_did_not_arrive(nodes: kit.Cluster) -> None:
+    """Taildrive's 12097: what was written is not there, and close said that all is well."""
+    with programs(nodes, "arrived") as (a, b, s):
+        for name in ("closed", "synced"):
+            a.ask(f"[opened({name!r}), at({name!r}, 0, 'before'), os.fsync(files[{name!r}])]")
+            assert b.ask(f"get({name!r})") == "before"
+            assert a.ask(f"os.stat({name!r}).st_size") == 6
+        nodes.link_down("a")
+        try:
+            a.ask("at('synced', 0, 'behind')")
+            assert a.error("[at('closed', 0, 'behind'), os.close(files.pop('closed'))]") in GONE
+            assert s.ask("get('closed')") == "before"
+            wait_for(lambda: kit.states(nodes, "a").get("s") == "down", 15.0, "down")
+        finally:
+            nodes.link_up("a")
+        nodes.run("a", "qnet", "nodes", "--wait", "s")
+        told = a.error("os.fsync(files['synced'])")
+        assert told in {0, *GONE}
+        assert told or s.ask("get('synced')") == "behind"
+
+
 CHANGES = {"replaced": "replace({0!r}, 'theirs')", "removed": "os.unlink({0!r})", "cut": "put({0!r}, 'cut')"}
 
 

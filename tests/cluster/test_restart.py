@@ -174,3 +174,11 @@ def test_a_full_run_directory_is_said_to_be_full(start_cluster: Start) -> None:
     assert "/run/qnet: no space left on device" in refused.stderr
     cluster.run("a", "rm", "/run/qnet/fill")
     cluster.run("a", "qnet", "up")
+
+
+def test_a_shell_that_has_files_of_it_open_restarts_it(start_cluster: Start) -> None:
+    """Whoever starts the next daemon closes what it inherits, while there is no daemon to ask."""
+    cluster = start_cluster(TOPOLOGY)
+    cluster.run("a", "qnet", "nodes", "--wait", "b")
+    words = "exec 7<>/net/b/tmp/held && echo one >&7 && timeout 20 qnet restart && echo two >&7 && cat /net/b/tmp/held"
+    assert cluster.run("a", "sh", "-c", words).stdout.endswith("one\ntwo\n")

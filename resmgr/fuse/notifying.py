@@ -1,0 +1,215 @@
+"""The daemon's end of its `notifier`: two processes for each mount that do what the kernel may have to wait for.
+
+docs/decisions/fuse-notifier.md: a thread of the daemon that waits there keeps /dev/fuse open when the daemon is killed, and all hang.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import logging
+import os
+import socket
+import struct
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from resmgr.dispatch import Dispatch
+from resmgr.fuse import notifier
+from resmgr.fuse.mount import open_device
+
+log = logging.getLogger("resmgr.fuse")
+
+DEV_IOC_CLONE = 0x8004E500
+"""_IOR(229, 0, uint32_t), linux/fuse.h."""
+TRY_AGAIN = 0.01
+
+Begun = tuple[socket.socket, int, int]
+"""Our end of the process's socket, its pid, a descriptor of it."""
+
+
+class Job:
+    """Packets for the process, one after the other. `done` is called with the first result that is not 0, or with 0."""
+
+    __slots__ = ("at", "done", "packets", "result")
+
+    def __init__(self, packets: Sequence[bytes], done: Callable[[int], None]) -> None:
+        self.packets = packets
+        self.done = done
+        self.at = 0
+        self.result = 0
+
+
+class Helper:
+    """One process. `start` has it started by a worker thread; `ready` says whether `do` may be called. `close` ends it.
+
+    If it ends by itself, all jobs are done with the result -1, and `ready` is False for good.
+    """
+
+    def __init__(self, dispatch: Dispatch) -> None:
+        self.ready = False
+        self.process = 0
+        """Its pid, 0 when there is none."""
+        self.threads: set[int] = set()
+        """The numbers of its threads."""
+        self._dispatch = dispatch
+        self._closed = False
+        self._socket: socket.socket | None = None
+        self._pidfd = -1
+        self._number = 0
+        self._waiting: deque[Job] = deque()
+        self._jobs: dict[int, Job] = {}
+
+    def start(self, begin: Callable[[], Begun]) -> None:
+        """*begin*: starts the process. OSError is logged, and it is never ready."""
+        self._dispatch.call_blocking(begin, self._started)
+
+    def _started(self, begun: Begun | BaseException) -> None:
+        if isinstance(begun, BaseException):
+            log.warning("no process that tells the kernel of changes, so programs may hang on a mount whose daemon is killed: %s", begun)
+            return
+        self._socket, self.process, self._pidfd = begun
+        self._dispatch.attach_fd(self._pidfd, self._ended)
+        self._dispatch.attach_fd(self._socket.fileno(), self._readable)
+        if self._closed:
+            self._let_go()
+
+    def do(self, packets: Sequence[bytes], done: Callable[[int], None]) -> None:
+        """Have *packets* (without their numbers) carried out in order. Only when `ready`."""
+        self._waiting.append(Job(packets, done))
+        self._send()
+
+    def _send(self) -> None:
+        waiting = self._waiting
+        while waiting and len(self._jobs) < notifier.THREADS and self._socket is not None:
+            job = waiting[0]
+            try:
+                self._socket.send(notifier.NUMBER.pack(self._number) + job.packets[job.at])
+            except BlockingIOError:
+                self._dispatch.call_at(self._dispatch.now() + TRY_AGAIN, self._send)
+                return
+            except OSError:
+                return  # it has ended, which its pidfd tells
+            self._jobs[self._number] = job
+            self._number += 1
+            waiting.popleft()
+
+    def _readable(self) -> None:
+        while self._socket is not None:
+            try:
+                answer = self._socket.recv(notifier.ANSWER.size)
+            except BlockingIOError:
+                break
+            except OSError:
+                answer = b""
+            if not answer:
+                self._dispatch.detach_fd(self._socket.fileno())
+                return
+            number, result = notifier.ANSWER.unpack(answer)
+            if number == notifier.HERE:
+                self.threads.add(result)
+                self.ready = len(self.threads) == notifier.THREADS
+                continue
+            job = self._jobs.pop(number)
+            job.at += 1
+            job.result = job.result or result
+            if job.at < len(job.packets):
+                self._waiting.append(job)
+            else:
+                job.done(job.result)
+        self._send()
+
+    def close(self, *, leave: bool = False) -> None:
+        """End it, as soon as the kernel has let go of it. Nobody is told of what was under way. *leave*: somebody else serves the mount."""
+        if not self._closed:
+            self._closed = True
+            self._let_go(leave)
+
+    def _let_go(self, leave: bool = False) -> None:
+        self.ready = False
+        self.threads.clear()
+        self._waiting.clear()
+        self._jobs.clear()
+        link, self._socket = self._socket, None
+        if link is None:
+            return
+        if leave:
+            try:
+                link.send(notifier.NUMBER.pack(notifier.LEAVE))
+            except OSError as error:
+                log.warning("the process that tells the kernel of changes does not listen: %s", error)
+        self._dispatch.detach_fd(link.fileno())
+        link.close()
+
+    def _ended(self) -> None:
+        self._dispatch.detach_fd(self._pidfd)
+        try:
+            os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED | os.WNOHANG)
+        except ChildProcessError:
+            pass
+        os.close(self._pidfd)
+        self.process = 0
+        if self._closed:
+            return
+        log.warning("the process that tells the kernel of changes has ended, so programs may hang on a mount whose daemon is killed")
+        left = [*self._jobs.values(), *self._waiting]
+        self.close()
+        for job in left:
+            job.done(-1)
+
+
+def joined(messages: Sequence[bytes]) -> list[bytes]:
+    """Notifications as packets."""
+    packets = []
+    start = size = 0
+    for at, message in enumerate(messages):
+        if size and size + len(message) > notifier.PACKET_MAX - notifier.NUMBER.size:
+            packets.append(b"".join(messages[start:at]))
+            start, size = at, 0
+        size += len(message)
+    return [*packets, b"".join(messages[start:])]
+
+
+def begin_entries(device: int, buffer_size: int) -> Begun:
+    """Start the one that writes notifications. *device*: an open /dev/fuse with a mount; it is closed."""
+    clone = -1
+    try:
+        clone = open_device()
+        fcntl.ioctl(clone, DEV_IOC_CLONE, struct.pack("=I", device))
+        return _begin(["entries", str(clone), str(buffer_size)], [clone])
+    finally:
+        os.close(device)
+        if clone >= 0:
+            os.close(clone)
+
+
+def begin_pages(place: bytes, namespace: int | None) -> Begun:
+    """Start the one that has pages dropped of the mount at *place* in a mount namespace, None: that of this thread."""
+    if namespace is None:
+        return _begin(["pages", os.fsdecode(place)], [])
+    return _begin(["pages", os.fsdecode(place), str(namespace)], [namespace])
+
+
+def _begin(words: list[str], files: list[int]) -> Begun:
+    if not sys.executable:
+        raise OSError(errno.ENOENT, "no interpreter to run it with")
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-I", "-S", notifier.__file__, str(theirs.fileno()), *words],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            env={},
+            pass_fds=(theirs.fileno(), *files),
+        )
+        # Reaped through its pidfd: this object shall neither wait for it nor complain that nobody did.
+        process.returncode = 0
+        ours.setblocking(False)
+        return ours, process.pid, os.pidfd_open(process.pid)
+    except BaseException:
+        ours.close()
+        raise
+    finally:
+        theirs.close()
