@@ -108,6 +108,10 @@ READDIR_ATTRS: Final = 1
 SYNC_DATA_ONLY: Final = 1
 CLOSE_BATCH: Final = 1
 """CLOSE flag: the trailing bytes are further handles, eight bytes each."""
+IDENTIFY_BATCH: Final = 1
+"""IDENTIFY flag: the same trailing bytes. The reply is a length of one byte and a token for each, length 0 for what has none."""
+IDENTIFY_MAX: Final = 64
+"""Handles of one IDENTIFY message."""
 
 OPEN: Final = struct.Struct("!III")
 """mode, umask, prefetch: open flags are in `flags`; up to `prefetch` first bytes come with the reply of a read-only open."""
@@ -122,7 +126,8 @@ SYMLINK: Final = struct.Struct("!I")
 REMOVE: Final = struct.Struct("!Q")
 """ino: what the name has to lead to."""
 REOPEN: Final = struct.Struct("!I")
-"""Length of the token that IDENTIFY gave; token, then path follow. Open flags are in `flags`. The reply is OPEN's."""
+"""Length of the token that IDENTIFY gave; token, then path follow. Open flags are in `flags`. The reply is OPEN's; with O_PATH, of a
+directory, LOOKUP's."""
 TOKEN_MAX: Final = 255
 """Bytes of a token."""
 READ: Final = struct.Struct("!QI")

@@ -22,6 +22,8 @@ from resmgr.iomsg import (
     DELEGATION_LOCK,
     DELEGATION_LOCKS_MAX,
     DEVCTL,
+    IDENTIFY_BATCH,
+    IDENTIFY_MAX,
     LOCK,
     LOCK_RECLAIM,
     LOCK_SET,
@@ -558,3 +560,36 @@ def parse_close(data: Buffer) -> list[int]:
     if tail > CLOSE_MAX * _HANDLE.size:
         raise BadMessage("close names too many handles")
     return [handle, *(number for (number,) in _HANDLE.iter_unpack(bytes(data[HEAD:])))]
+
+
+def pack_identify(*handles: int) -> bytes:
+    """IDENTIFY of several handles, at most IDENTIFY_MAX."""
+    return REQUEST.pack(Io.IDENTIFY, 0, IDENTIFY_BATCH, handles[0]) + b"".join(map(_HANDLE.pack, handles[1:]))
+
+
+def parse_identify(data: Buffer) -> list[int]:
+    """Every handle that an IDENTIFY of several names."""
+    tail = len(data) - HEAD
+    if tail < 0 or tail % _HANDLE.size or tail >= IDENTIFY_MAX * _HANDLE.size:
+        raise BadMessage("identify's last handle cut short, or too many")
+    return [REQUEST.unpack_from(data)[3], *(number for (number,) in _HANDLE.iter_unpack(bytes(data[HEAD:])))]
+
+
+def pack_tokens(tokens: Iterable[bytes]) -> bytes:
+    """The reply to that: b"" for what has none."""
+    return b"".join(bytes((len(token),)) + token for token in tokens)
+
+
+def parse_tokens(reply: Buffer, count: int) -> list[bytes]:
+    """*count* tokens; each at most TOKEN_MAX bytes, which is what a length can say."""
+    data, at = bytes(reply), 0
+    tokens = []
+    for _ in range(count):
+        end = at + 1 + data[at] if at < len(data) else len(data) + 1
+        if end > len(data):
+            raise BadMessage("token cut short")
+        tokens.append(data[at + 1 : end])
+        at = end
+    if at != len(data):
+        raise BadMessage("more tokens than handles")
+    return tokens

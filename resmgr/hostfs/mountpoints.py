@@ -34,10 +34,15 @@ def names_at_risk(mountinfo: bytes) -> dict[bytes, int]:
         except (ValueError, IndexError):
             continue
         if name and blocks(kind):
-            for escape, byte in _ESCAPES:
-                name = name.replace(escape, byte)
-            found[name] = os.makedev(major, minor)
+            found[unescape(name)] = os.makedev(major, minor)
     return found
+
+
+def unescape(name: bytes) -> bytes:
+    """A path or name as mountinfo has it, as it is."""
+    for escape, byte in _ESCAPES:
+        name = name.replace(escape, byte)
+    return name
 
 
 class MountPoints:

@@ -1,11 +1,13 @@
 """Opening again what a client had open before the link or the daemon went away (docs/protocol/failures.md).
 
-A client of an open regular file asks IDENTIFY and keeps what it gets, a token: the kernel's own handle of the file (name_to_handle_at:
-inode number and generation), the boot of this machine, and a MAC by a key of this node over both and the client's node. Later it sends
+A client of an open regular file, or of a directory, asks IDENTIFY and keeps what it gets, a token: the kernel's own handle of the file
+(name_to_handle_at: inode number and generation), the boot of this machine, and a MAC by a key of this node over both and the client's node. Later it sends
 REOPEN with the token and the name by which it knows the file. That is an OPEN like any other, by name, as the client's mapped user and
 under the export rules of that moment, except that the object must be the token's. If the name leads elsewhere, the kernel is asked where
 the handle's file is now, and that name is opened in the same way; so a token never opens what a name would not. To ask takes a descriptor
-of the base directory, which is opened as the user, too; a base that is no directory is not opened.
+of the base directory, which is opened as the user, too; a base that is no directory is not opened. Where the
+root is the base, the places at which the token's file system is mounted serve, too (`anchors`); without a name only that is asked. With
+O_PATH a directory is not opened: the client gets a base handle, for which it needs no right to list it.
 
 ESTALE: no such file any more (also removed while it was open), a token of another node, key or version, or a file that would be open for
 writing after this machine was booted: what was written and not synced then may be lost, so it must not look as if nothing had happened.
@@ -17,16 +19,19 @@ import errno
 import hmac
 import os
 import struct
+from collections.abc import Iterator
+from contextlib import suppress
 from stat import S_ISREG
 
 from resmgr.channel import Message
 from resmgr.hostfs import syscalls
+from resmgr.hostfs.anchors import anchors
 from resmgr.hostfs.made import Opened
 from resmgr.hostfs.objects import Busy, HostClient, HostHandle
 from resmgr.hostfs.running import Result, Running
 from resmgr.iofunc.handle import Handle
-from resmgr.iomsg import PATH_MAX, Connect
-from resmgr.iorequest import ConnectRequest, check_path
+from resmgr.iomsg import IDENTIFY_BATCH, PATH_MAX, TOKEN_MAX, WANT_HANDLE, Connect
+from resmgr.iorequest import ConnectRequest, check_path, pack_tokens, parse_identify
 
 _VERSION = 1
 _HEAD = struct.Struct("!B16sQi")
@@ -73,10 +78,23 @@ class Reopening:
     # ---- messages
 
     def identify(self, message: Message, client: HostClient, handle: Handle, flags: int) -> None:
-        """The token of an open regular file; EOPNOTSUPP where the file system has no handles."""
-        if not isinstance(handle, HostHandle) or handle.directory or not (handle.readable or handle.writable):
-            raise OSError(errno.EOPNOTSUPP, "nothing that can be opened again")
+        """The token of an open regular file or of a directory, open or as a base; EOPNOTSUPP where the file system has no handles."""
         node = message.info.node
+        if flags & IDENTIFY_BATCH:
+            find = self._fs.manager.table.find
+            handles = [find(client, number, True) for number in parse_identify(message.data)]
+            message.reply(0, pack_tokens([b"" if one is None else self._of_directory(one, node) for one in handles]))
+            return
+        if not isinstance(handle, HostHandle):
+            raise OSError(errno.EOPNOTSUPP, "nothing that can be opened again")
+        if handle.directory:
+            token = self._of_directory(handle, node)
+            if not token:
+                raise OSError(errno.EOPNOTSUPP, "its file system knows no handles")
+            message.reply(0, token)
+            return
+        if not (handle.readable or handle.writable):
+            raise OSError(errno.EOPNOTSUPP, "nothing that is open")
 
         def work() -> bytes:
             status = os.fstat(handle.fd)
@@ -86,6 +104,17 @@ class Reopening:
             return self._seal(_HEAD.pack(_VERSION, self._boot, status.st_dev, kind) + data, node)
 
         self._fs.io(message, client, handle, work)
+
+    def _of_directory(self, handle: Handle, node: str) -> bytes:
+        """Nothing here asks a disk or another machine."""
+        if not isinstance(handle, HostHandle) or not handle.directory:
+            return b""
+        try:
+            kind, data = syscalls.name_to_handle(handle.fd)
+        except OSError:
+            return b""
+        token = self._seal(_HEAD.pack(_VERSION, self._boot, handle.device.number, kind) + data, node)
+        return token if len(token) <= TOKEN_MAX else b""
 
     def reopen(self, message: Message, client: HostClient, request: ConnectRequest, base: Handle | None) -> None:
         """OPEN of what the token in `path2` says. Always in a thread: it is rare, and may have to ask a disk."""
@@ -110,6 +139,8 @@ class Reopening:
                 return False
 
         def open_same(where: HostHandle, path: bytes) -> Opened:
+            if flags & os.O_PATH:
+                return base_same(where, path)
             opened = ops.open(where, ConnectRequest(Connect.OPEN, flags, 0, path))
             if isinstance(opened, Opened) and opened.ocb is not None and is_same(opened.ocb.fd):
                 opened.ocb.reopened = True
@@ -117,8 +148,18 @@ class Reopening:
             opened.discard()
             raise OSError(errno.ESTALE, "the name leads to another file")
 
+        def base_same(where: HostHandle, path: bytes) -> Opened:
+            opened = ops.lookup(where, ConnectRequest(Connect.LOOKUP, WANT_HANDLE, 0, path))
+            if isinstance(opened, Opened):
+                if opened.node is not None and opened.node.directory and is_same(opened.node.fd):
+                    return opened
+                opened.discard()
+            raise OSError(errno.ESTALE, "the name leads to another file")
+
         def work() -> Result:
             try:
+                if base is None and not request.path:
+                    raise OSError(errno.ESTALE, "only the token says what it is")
                 return fs.switch.run(identity, open_same, place, request.path)
             except BlockingIOError as met:
                 return Busy(met)
@@ -129,17 +170,26 @@ class Reopening:
                 # Opening what it is could do something: a FIFO's writers wait for that, a device may act.
                 raise OSError(errno.ESTALE, "the base is not a directory")
             try:
-                anchor = fs.switch.run(identity, _open_directory, place.fd)
-                try:
-                    path = self._whereabouts(anchor, kind, data)
-                finally:
-                    os.close(anchor)
+                path = self._whereabouts(anchored(), kind, data, top)
                 return fs.switch.run(identity, open_same, root, path)
             except BlockingIOError as met:
                 return Busy(met)
             except OSError as error:
                 raise OSError(errno.ESTALE if error.errno in _AWAY else error.errno, "cannot be opened where it is now") from None
 
+        top = os.readlink(b"/proc/self/fd/%d" % fs.root.fd).rstrip(b"/") + b"/"
+
+        def anchored() -> Iterator[int]:
+            with suppress(OSError):
+                anchor = fs.switch.run(identity, _open_directory, place.fd)
+                try:
+                    yield anchor
+                finally:
+                    os.close(anchor)
+            if base is None and boot == self._boot:
+                yield from anchors(device, top)
+
+        lane = place.device.lane if base is not None or boot != self._boot else fs.devices.get(device).lane
         fs.manager.background(
             message,
             client,
@@ -147,21 +197,26 @@ class Reopening:
             work,
             lambda result: fs.finish(message, client, result),
             _discard,
-            place.device.lane,
+            lane,
         )
 
-    def _whereabouts(self, anchor: int, kind: int, data: bytes) -> bytes:
-        """The path, from the served root, of the file that the kernel's handle means, looked for in the file system of *anchor*."""
-        try:
-            fd = syscalls.open_by_handle(anchor, kind, data)
-        except OSError:
-            raise OSError(errno.ESTALE, "no such file any more") from None
+    @staticmethod
+    def _whereabouts(anchored: Iterator[int], kind: int, data: bytes, top: bytes) -> bytes:
+        """The path, from the served root *top*, of the file that the kernel's handle means, looked for in the file systems of *anchored*."""
+        fd = -1
+        for anchor in anchored:
+            try:
+                fd = syscalls.open_by_handle(anchor, kind, data)
+                break
+            except OSError:
+                continue
+        if fd < 0:
+            raise OSError(errno.ESTALE, "no such file any more")
         try:
             status = os.fstat(fd)
             path = os.readlink(b"/proc/self/fd/%d" % fd)
         finally:
             os.close(fd)
-        top = os.readlink(b"/proc/self/fd/%d" % self._fs.root.fd).rstrip(b"/") + b"/"
         if not status.st_nlink or path.endswith(_DELETED) or not path.startswith(top) or len(path) > PATH_MAX:
             raise OSError(errno.ESTALE, "it has no name here")
         return check_path(path[len(top) :])
