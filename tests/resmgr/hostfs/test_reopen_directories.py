@@ -137,7 +137,8 @@ def test_several_are_asked_for_at_once(host: HostDirectory) -> None:
     (host.root / "f").write_bytes(b"it")
     client = host.client()
     d, f = client.lookup(b"d"), client.lookup(b"f", flags=1)
-    stranger = host.client().lookup(b"d").handle
+    host.fs.set_policy(host.policy((Export("/", ["read"]),)))
+    stranger = host.remote("b").lookup(b"d").handle
     asked = (d.handle, 999999, f.handle, stranger, d.handle)
     status, reply = client.send(d.target, [pack_identify(*asked)])
     assert status == 0
