@@ -80,6 +80,10 @@ class Alone:
         own.used = now
         return True
 
+    def has(self, lease: Lease) -> bool:
+        """Whether its base handle is needed for that."""
+        return lease in self._of
+
     def ask(self, lease: Lease, now: float) -> None:
         """Ask for the directory of *lease*, unless that is vain."""
         node, connection = lease.node, lease.connection

@@ -31,6 +31,7 @@ from resmgr.fuse.delegated import Delegated
 from resmgr.fuse.entries import Found
 from resmgr.fuse.formats import AttrTuple
 from resmgr.fuse.handles import Handles
+from resmgr.fuse.idle import Idle
 from resmgr.fuse.inode import Node
 from resmgr.fuse.interrupts import Interrupts
 from resmgr.fuse.leases import Leases
@@ -47,6 +48,7 @@ from resmgr.fuse.request import Outstanding, Request, Step, told
 from resmgr.fuse.servers import Resolver, Servers, User
 from resmgr.fuse.stuck import waiting
 from resmgr.fuse.telling import Telling
+from resmgr.fuse.tokens import Tokens
 from resmgr.fuse.walk import CONNECT, ENTRY_MAX, HOPS_MAX, RETRIES_MAX, walk
 from resmgr.fuse.walking import WalkAhead
 from resmgr.iomsg import (
@@ -88,6 +90,8 @@ class Core(Answers):
         """Keeps the buffer of the request being received; what it returns gives it back. Set by the session."""
         self.tell_kernel: Callable[[list[bytes], Callable[[], None]], None] = self._tell_at_once
         """Tells the kernel what it may have to wait for, in order, and calls back when it has. Set by the session, for `telling`."""
+        self.sitting: Callable[[Callable[[set[bytes]], None]], None] = _nobody
+        """Calls back with the paths, from the mountpoint, of directories in which programs stand. Set by the session, for `idle`."""
         self.name_of_node: Callable[[int], str] = _nameless
         """The name of the node with a number, as all of them call it; nothing if it is not known. Set by who mounts."""
         self.expires = False
@@ -101,6 +105,9 @@ class Core(Answers):
         self.interrupts = Interrupts(self)
         self.servers = Servers(resolver, root)
         self.handles = Handles(dispatch, options.handles_max, self.drops)
+        self.tokens = Tokens(self)
+        self.idle = Idle(self)
+        self.handles.on_keep = self.idle.kept
         self.logs = Logs()
         self.nodes = NodeTable(self.servers.root, self._node_leaves)
         self.nodes.root.above = part.names
@@ -148,6 +155,7 @@ class Core(Answers):
         self.leases.node_leaves(node)
         self.delegated.changed(node)
         self.handles.drop_all(node)
+        self.tokens.forget(node)
         self.bare.forget(node)
         self.logs.forget(node)
         if node.ahead:
@@ -184,6 +192,7 @@ class Core(Answers):
                 walk(self, request, base)
                 return
             handle = held
+            base.used = request.at
         request.connection = connection
         message = _message(request.kind, request.subtype, request.flags, handle) + request.fixed + request.path
         pending = connection.submit((message,), request.reply_len, request.done)
@@ -245,6 +254,7 @@ class Core(Answers):
         connection = self.servers.connect(node.server, request.user)
         handle = node.handles.get(connection)
         if handle is not None:
+            node.used = request.at
             then(connection, handle)
         else:
             request.again = lambda: self.with_handle(request, node, then)
@@ -416,6 +426,7 @@ class Core(Answers):
         self.own_locks.close()
         self.patience.close()
         self.reopening.close()
+        self.idle.close()
         self.removals.close(self._hang_up)
         self.files.clear()
         self.bare.clear()
@@ -432,6 +443,10 @@ __all__ = ["CONNECT", "DEVICES", "ENTRY_MAX", "Core", "Found", "OutputItem", "al
 
 def _nothing() -> None:
     pass
+
+
+def _nobody(then: Callable[[set[bytes]], None]) -> None:
+    then(set())
 
 
 def _nameless(nd: int) -> str:

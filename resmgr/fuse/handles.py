@@ -8,6 +8,7 @@ or directory, within `LAZY` seconds together with others; not of a file that was
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from typing import Final
 
 from resmgr.channel import Connection
@@ -39,6 +40,8 @@ class Handles:
         """OCBs of open directories that are base handles, too: not closed before the directory is."""
         self._timer: Timer | None = None
         self._lazy_timer: Timer | None = None
+        self.on_keep: Callable[[], None] = lambda: None
+        """Called when one more is kept."""
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -62,10 +65,15 @@ class Handles:
             del kept[node, connection]
         node.handles[connection] = handle
         kept[node, connection] = now
+        self.on_keep()
         if len(kept) > self._limit:
             oldest = next(iter(kept))
             self._drops["handles_evicted"] += 1
             self.drop(*oldest)
+
+    def all(self) -> list[tuple[Node, Connection, int, float]]:
+        """All that are kept: node, connection, handle, and when it was got."""
+        return [(node, connection, node.handles[connection], since) for (node, connection), since in self._kept.items()]
 
     def share(self, node: Node, connection: Connection, ocb: int) -> None:
         """*node* was opened, and its server lets the OCB serve as a base handle: it does, if there is no other, also after the close."""

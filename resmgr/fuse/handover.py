@@ -17,9 +17,9 @@ from resmgr.fuse.inode import Node
 from resmgr.fuse.listing import Directory
 from resmgr.fuse.openfile import File
 from resmgr.fuse.servers import Server
-from resmgr.fuse.state import AliasRecord, BadState, DirectoryRecord, FileRecord, LockRecord, NodeRecord, ServerRecord, State
+from resmgr.fuse.state import AliasRecord, BadState, DirectoryRecord, FileRecord, LockRecord, NodeRecord, ServerRecord, State, TokenRecord
 from resmgr.fuse.traits import LOCKING, NOT_TWICE
-from resmgr.iomsg import LOCK_SET
+from resmgr.iomsg import LOCK_SET, TOKEN_MAX
 from resmgr.iorequest import LockRequest
 
 if TYPE_CHECKING:
@@ -65,7 +65,8 @@ def state_of(core: Core, name_of: Callable[[int], str | None]) -> State:
         for one in core.directories.values()
     ]
     found = [ServerRecord(name_of(one.key[0]), *one.key, one.salt, one.gives_tokens) for one in servers]
-    return State(core.minor, core.expires, core.resends, (core.nodes.next, core.next_fh), nodes, files, directories, found)
+    tokens = [TokenRecord(node.nodeid, token) for node in core.nodes if (token := core.tokens.of(node))]
+    return State(core.minor, core.expires, core.resends, (core.nodes.next, core.next_fh), nodes, files, directories, found, tokens)
 
 
 def _user(connection: Connection) -> tuple[int, int]:
@@ -135,6 +136,10 @@ def resume(core: Core, state: State, numbers: Callable[[str], int | None], gone:
         _node(core, node, servers)
     for node in state.nodes:
         _aliases(core, node)
+    for one in state.tokens:
+        directory = core.nodes.get(one.nodeid)
+        if directory is not None and directory.directory and 0 < len(one.token) <= TOKEN_MAX:
+            core.tokens.set(directory, one.token, 0.0)
     core.nodes.next, core.next_fh = state.next
     things: list[File | Directory] = [_file(core, one, gone(one.uid, one.gid)) for one in state.files]
     things += [_directory(core, one, gone(one.uid, one.gid)) for one in state.directories]

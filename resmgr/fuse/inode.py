@@ -65,6 +65,7 @@ class Node:
         "server",
         "sure_for",
         "told",
+        "used",
         "via",
     )
 
@@ -106,6 +107,8 @@ class Node:
         self.lookups = 0
         self.children: dict[bytes, Node] = {}
         self.handles: dict[Connection, int] = {}
+        self.used = 0.0
+        """When a request last began to use one of them."""
         self.files: list[File] = []
         self.ahead: dict[Connection, Record] | None = None
         """What was read ahead of a directory, for each user; None: nothing."""

@@ -1,10 +1,11 @@
 """Files and directories that were open when their server, or the way to it, went away: opened again, or lost for good.
 
 A regular file that has been open for IDENTIFY_AFTER is asked for its token (IDENTIFY); a server that knows no tokens is asked once. When
-the connection of open files dies, those with a token, and directories, are *lost*. The next request on one waits while it is opened
-again: REOPEN with the token and the name, with the same user's rights; a directory by OPEN, if it has the same inode number, and a file
-that has no token yet, if nothing of it has changed. Then its locks are set again as they were. Whoever waits then goes on, with the new
-OCB. Files through which something is locked are opened again without a request, for RECLAIM seconds: others wait for these locks.
+the connection of open files dies, those with a token, and directories, are *lost*. The next request on one waits while it is opened again:
+REOPEN with the token and the name, with the same user's rights; a directory that has no token (`tokens`) by OPEN, if it has the same inode
+number, and a file that has none yet, if nothing of it has changed. Then its locks are set again as they were. Whoever waits then goes on,
+with the new OCB. Files through which something is locked are opened again without a request, for RECLAIM seconds: others wait for these
+locks.
 
 A node that is down: a soft mount says EHOSTDOWN, the file stays lost, and the next request tries again; another mount tries again every
 RETRY until its limit (`patience`). Any other refusal is final: ESTALE, and ESTALE ever after; EIO if the file is there but somebody has
@@ -65,12 +66,14 @@ Done = Callable[[int], None]
 class Lost:
     """Something open whose server went away; `waiting` are told 0 or an errno."""
 
-    __slots__ = ("above", "asked", "lost", "since", "thing", "timer", "verdict", "waiting")
+    __slots__ = ("above", "asked", "lost", "named", "since", "thing", "timer", "verdict", "waiting")
 
     def __init__(self, thing: File | Directory, now: float) -> None:
         self.thing = thing
         self.lost = now
         self.asked = False
+        self.named = False
+        """A directory's server did not find it by its token alone: it is asked by name, too."""
         self.above: Node | None = None
         """A directory above it from which it is looked for by its token alone, since its name leads nowhere."""
         self.since = 0.0
@@ -259,7 +262,15 @@ class Reopening:
         request = Request(core, 0, Opcode.OPEN, node, (who.uid, who.gid), 0, core.dispatch.now())
         request.step = partial(self._answered, lost)
         if not isinstance(thing, File):
-            if node.parent is None:
+            token = core.tokens.of(node)
+            if token and node.parent is not None:
+                fixed = REOPEN.pack(len(token)) + token
+                if lost.named:
+                    core.on_base(request, node.parent, CONNECT, Connect.REOPEN, os.O_DIRECTORY, fixed, node.name, ENTRY_MAX, request.step)
+                else:
+                    connection = core.servers.connect(node.server, request.user)
+                    core.direct(request, connection, (0, b""), Connect.REOPEN, os.O_DIRECTORY, fixed, b"", ENTRY_MAX, request.step)
+            elif node.parent is None:
                 core.on_base(request, node, CONNECT, Connect.OPEN, os.O_DIRECTORY, OPEN.pack(0, 0, 0), b"", ENTRY_MAX, request.step)
             else:
                 core.on_leaf(request, node, Connect.OPEN, os.O_DIRECTORY, OPEN.pack(0, 0, 0), ENTRY_MAX, request.step)
@@ -298,6 +309,10 @@ class Reopening:
                 lost.above = above
                 self._try(lost)
                 return
+        if status == -errno.ESTALE and not isinstance(thing, File) and core.tokens.of(thing.node) and not lost.named:
+            lost.named = True
+            self._try(lost)
+            return
         if status < 0:
             self._refused(lost, os.strerror(-status))
             return

@@ -25,7 +25,8 @@ class Server:
     """A manager that nodes belong to: its address as this node sees it, one connection per user, and what targets in its replies mean."""
 
     __slots__ = (
-        "connections", "gives_tokens", "key", "no_devctl", "no_name_attributes", "no_notify", "no_tokens", "no_xattr", "salt", "targets",
+        "connections", "gives_tokens", "key", "no_devctl", "no_directories", "no_name_attributes", "no_notify", "no_tokens", "no_xattr",
+        "salt", "targets",
     )  # fmt: skip
 
     def __init__(self, key: tuple[int, int, int], salt: int) -> None:
@@ -40,6 +41,8 @@ class Server:
         """It has given one."""
         self.no_tokens = False
         """It does not know how to open anything again (`reopen`)."""
+        self.no_directories = False
+        """It knows that of files only (`tokens`)."""
         self.no_xattr = False
         """It has said that it knows no extended attributes."""
         self.no_name_attributes = False

@@ -30,6 +30,7 @@ from resmgr.fuse import formats, handover
 from resmgr.fuse.core import OutputItem
 from resmgr.fuse.formats import Opcode
 from resmgr.fuse.machine import Machine
+from resmgr.fuse.sitting import sitting
 from resmgr.fuse.state import State
 from resmgr.fuse.traits import NOT_WAITED_FOR
 
@@ -108,6 +109,7 @@ class Session:
         machine.on_output = self._answered
         machine.on_end = self._ended_later
         machine.tell_kernel = self._tell
+        machine.sitting = self._sitting
         machine.delegated.asleep = _asleep
 
     def start(self) -> None:
@@ -220,6 +222,14 @@ class Session:
             told()
 
         self._dispatch.call_blocking(write, done)
+
+    def _sitting(self, then: Callable[[set[bytes]], None]) -> None:
+        mountpoint = self.machine.mountpoint
+
+        def done(found: set[bytes] | BaseException) -> None:
+            then(set() if isinstance(found, BaseException) else found)
+
+        self._dispatch.call_blocking(lambda: sitting(mountpoint), done)
 
     # ---- buffers
 

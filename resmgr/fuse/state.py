@@ -129,6 +129,14 @@ class NodeRecord:
 
 
 @attrs.frozen
+class TokenRecord:
+    """The token of a directory."""
+
+    nodeid: int = attrs.field(converter=_number)
+    token: bytes = attrs.field(converter=_bytes)
+
+
+@attrs.frozen
 class LockRecord:
     """A lock that is held, as `LockRequest` has it."""
 
@@ -187,6 +195,8 @@ class State:
     files: list[FileRecord]
     directories: list[DirectoryRecord]
     servers: list[ServerRecord]
+    tokens: list[TokenRecord] = attrs.field(factory=list)
+    """Not told by daemons of before."""
 
     def told(self) -> dict[str, object]:
         """As JSON can say it."""
@@ -197,7 +207,7 @@ class State:
         """Of what `told` gave. `BadState`."""
         if not isinstance(told, dict) or told.get("version") != VERSION:
             raise BadState("not a state, or one of another version")
-        if missing := {field.name for field in attrs.fields(cls)} - told.keys():
+        if missing := {field.name for field in attrs.fields(cls)} - told.keys() - {"tokens"}:
             raise BadState(f"a state without {', '.join(sorted(missing))}")
         following = _some(2, told["next"])
         return cls(
@@ -209,6 +219,7 @@ class State:
             _each(FileRecord, told["files"]),
             _each(DirectoryRecord, told["directories"]),
             _each(ServerRecord, told["servers"]),
+            _each(TokenRecord, told.get("tokens", [])),
         )
 
 

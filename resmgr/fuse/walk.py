@@ -1,12 +1,16 @@
-"""Getting a directory's base handle by its path: a LOOKUP from the nearest ancestor that has a handle, at last from the mount's root.
+"""Getting a directory's base handle: by its token, or by its path, which is a LOOKUP from the nearest ancestor that has a handle, at last
+from the mount's root.
 
-Redirects on the way are followed. What is found must be the directory that the kernel means (same inode number), else the kernel is told
-ESTALE and looks at its names again.
-"""
+A token (`tokens`) finds the directory wherever it is by now, in one message to its server. If it does not, the path is tried, and what it
+leads to must be the token's directory. Without a token it must have the same inode number. If a path leads nowhere or elsewhere, a
+directory above may have another name: the nearest one that has a token and no handle is found by that first. Redirects on the way are
+followed. At last the kernel is told ESTALE and looks at its names again."""
 
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable
+from os import O_DIRECTORY, O_PATH
 from typing import TYPE_CHECKING, Final
 
 from resmgr.channel import Connection
@@ -14,8 +18,8 @@ from resmgr.dispatch import Buffer
 from resmgr.errors import BadMessage
 from resmgr.fuse.inode import Node, same_type
 from resmgr.fuse.onward import ask_home, name_at_node, third_node
-from resmgr.fuse.request import STALE, Request
-from resmgr.iomsg import ATTR, ENTRY, PATH_MAX, REQUEST, STATUS_REDIRECT, Connect, Io
+from resmgr.fuse.request import GONE, STALE, Request
+from resmgr.iomsg import ATTR, ENTRY, PATH_MAX, REOPEN, REQUEST, STATUS_REDIRECT, Connect, Io
 
 if TYPE_CHECKING:
     from resmgr.fuse.core import Core, Found
@@ -31,6 +35,16 @@ HOPS_MAX: Final = 8
 
 def walk(core: Core, request: Request, target: Node) -> None:
     """Get *target*'s base handle for the request's user, then go on with the request (`Core.walked`), or answer it with an error."""
+    token = core.tokens.of(target)
+    if token and target.parent is not None:
+        core.drops["walks"] += 1
+        _ByToken(core, request, target, token).send()
+    else:
+        by_path(core, request, target)
+
+
+def by_path(core: Core, request: Request, target: Node) -> None:
+    """`walk`, but what *target*'s token says is only asked for what is found."""
     names: list[bytes] = []
     node = target
     user = request.user
@@ -63,6 +77,68 @@ def walk(core: Core, request: Request, target: Node) -> None:
         target = target.parent
     core.drops["walks"] += 1
     _Walk(core, request, target, origin).send(connection, handle, path)
+
+
+class _ByToken:
+    """One REOPEN at the directory's server."""
+
+    __slots__ = ("connection", "core", "request", "target", "token")
+
+    def __init__(self, core: Core, request: Request, target: Node, token: bytes) -> None:
+        self.core = core
+        self.request = request
+        self.target = target
+        self.token = token
+        self.connection = core.servers.connect(target.server, request.user)
+
+    def send(self) -> None:
+        """Have it found by the token alone."""
+        self._submit(self.connection, 0, self._done)
+
+    def verify(self, found: Found) -> None:
+        """Have it taken if *found*, which a path led to, is the token's directory."""
+        self._submit(found.connection, found.handle, lambda status, reply: self._verified(found, status, reply))
+
+    def _submit(self, connection: Connection, handle: int, done: Callable[[int, Buffer], None]) -> None:
+        self.connection = self.request.connection = connection
+        head = REQUEST.pack(CONNECT, Connect.REOPEN, O_PATH | O_DIRECTORY, handle)
+        pending = connection.submit((head, REOPEN.pack(len(self.token)), self.token), ENTRY_MAX, done)
+        if pending is not None:
+            self.request.pending = pending
+
+    def _done(self, status: int, reply: Buffer) -> None:
+        request, core = self.request, self.core
+        request.pending = None
+        if status:
+            if status == -errno.EHOSTDOWN or request.answered:
+                core.failed(request, -errno.EHOSTDOWN)
+            else:
+                by_path(core, request, self.target)
+            return
+        try:
+            found = core.parse_entry(self.connection, request.user, reply)
+        except BadMessage:
+            core.bad_reply(request)
+            return
+        if take(core, request, self.target, found):
+            core.drops["found_by_token"] += 1
+            on_again(core, request)
+
+    def _verified(self, found: Found, status: int, reply: Buffer) -> None:
+        request, core = self.request, self.core
+        request.pending = None
+        try:
+            other = core.parse_entry(self.connection, request.user, reply) if not status else None
+        except BadMessage:
+            other = None
+        if other is not None:
+            # The same directory, which needs only one.
+            core.handles.close_later(other.connection, other.handle)
+            if take(core, request, self.target, found):
+                on_again(core, request)
+            return
+        core.handles.close_later(found.connection, found.handle)
+        core.failed(request, status if status in GONE else -errno.ESTALE)
 
 
 class _Walk:
@@ -99,8 +175,7 @@ class _Walk:
                 core.forget_handles(self.origin, self.connection)
                 core.walked(request)
             else:
-                # A directory that is not there any more: the kernel looks at its names again, and finds how far they lead.
-                core.failed(request, -errno.ESTALE if status in (-errno.ENOENT, -errno.ENOTDIR) else status)
+                self._astray(-errno.ESTALE if status in (-errno.ENOENT, -errno.ENOTDIR) else status)
             return
         try:
             if status == STATUS_REDIRECT and third_node(self.connection, reply):
@@ -143,17 +218,58 @@ class _Walk:
             else:
                 self.send(found.connection, found.handle, bytes(found.data))
             return
-        root = target.parent is None
-        if not found.handle or not (root or (attr[0] == target.ino and same_type(target, attr))):
+        if target.parent is not None and not is_it(target, found):
             if found.handle:
                 core.handles.close_later(found.connection, found.handle)
-            core.error(request, errno.ESTALE)
+            self._astray(-errno.ESTALE)
             return
-        target.server = found.server
-        if root:
-            target.ino, target.mode, target.attr = attr[0], attr[1], attr
-        core.handles.keep(target, found.connection, found.handle)
-        if request.answered:
-            core.drops["late_replies"] += 1
-        else:
-            core.walked(request)
+        token = core.tokens.of(target)
+        if token and found.handle and not request.answered:
+            _ByToken(core, request, target, token).verify(found)
+        elif take(core, request, target, found):
+            on_again(core, request)
+
+    def _astray(self, status: int) -> None:
+        """The path does not lead there any more."""
+        request, core = self.request, self.core
+        node = None if core.tokens.of(self.target) else self.target.parent
+        while status == -errno.ESTALE and node is not None and node.parent is not None and not request.answered:
+            if request.retries >= RETRIES_MAX or node is self.origin:
+                break
+            if core.tokens.of(node) and core.servers.connect(node.server, request.user) not in node.handles:
+                request.retries += 1
+                walk(core, request, node)
+                return
+            node = node.parent
+        # The kernel looks at its names again, and finds how far they lead.
+        core.failed(request, status)
+
+
+def is_it(target: Node, found: Found) -> bool:
+    """Whether *found* can be the directory that the kernel means."""
+    attr = found.attr
+    return bool(found.handle) and attr is not None and attr[0] == target.ino and same_type(target, attr)
+
+
+def take(core: Core, request: Request, target: Node, found: Found) -> bool:
+    """Keep what was *found* as *target*'s base handle, or answer the request with ESTALE. Whether it is *target*."""
+    attr = found.attr
+    root = target.parent is None
+    if not found.handle or attr is None or not (root or is_it(target, found)):
+        if found.handle:
+            core.handles.close_later(found.connection, found.handle)
+        core.error(request, errno.ESTALE)
+        return False
+    target.server = found.server
+    if root:
+        target.ino, target.mode, target.attr = attr[0], attr[1], attr
+    core.handles.keep(target, found.connection, found.handle)
+    return True
+
+
+def on_again(core: Core, request: Request) -> None:
+    """The handle is there."""
+    if request.answered:
+        core.drops["late_replies"] += 1
+    else:
+        core.walked(request)

@@ -1,13 +1,13 @@
 """Opening again what a client had open before the link or the daemon went away (docs/protocol/failures.md).
 
 A client of an open regular file, or of a directory, asks IDENTIFY and keeps what it gets, a token: the kernel's own handle of the file
-(name_to_handle_at: inode number and generation), the boot of this machine, and a MAC by a key of this node over both and the client's node. Later it sends
-REOPEN with the token and the name by which it knows the file. That is an OPEN like any other, by name, as the client's mapped user and
-under the export rules of that moment, except that the object must be the token's. If the name leads elsewhere, the kernel is asked where
-the handle's file is now, and that name is opened in the same way; so a token never opens what a name would not. To ask takes a descriptor
-of the base directory, which is opened as the user, too; a base that is no directory is not opened. Where the
-root is the base, the places at which the token's file system is mounted serve, too (`anchors`); without a name only that is asked. With
-O_PATH a directory is not opened: the client gets a base handle, for which it needs no right to list it.
+(name_to_handle_at: inode number and generation), the boot of this machine, and a MAC by a key of this node over both and the client's node.
+Later it sends REOPEN with the token and the name by which it knows the file. That is an OPEN like any other, by name, as the client's
+mapped user and under the export rules of that moment, except that the object must be the token's. If the name leads elsewhere, the kernel
+is asked where the handle's file is now, and that name is opened in the same way; so a token never opens what a name would not. To ask takes
+a descriptor of the base directory, which is opened as the user, too; a base that is no directory is not opened. Where the root is the base,
+the places at which the token's file system is mounted serve, too (`anchors`); without a name only that is asked. With O_PATH a directory is
+not opened: the client gets a base handle, for which it needs no right to list it.
 
 ESTALE: no such file any more (also removed while it was open), a token of another node, key or version, or a file that would be open for
 writing after this machine was booted: what was written and not synced then may be lost, so it must not look as if nothing had happened.
@@ -202,7 +202,7 @@ class Reopening:
 
     @staticmethod
     def _whereabouts(anchored: Iterator[int], kind: int, data: bytes, top: bytes) -> bytes:
-        """The path, from the served root *top*, of the file that the kernel's handle means, looked for in the file systems of *anchored*."""
+        """The path, from the served root *top*, of the file that the kernel's handle means, looked for where *anchored* lie."""
         fd = -1
         for anchor in anchored:
             try:

@@ -206,7 +206,8 @@ def test_what_is_no_state_is_refused(far: Make) -> None:
     rig.ask(Opcode.OPENDIR, walk(rig, b"d", b"sub"), bytes(8))
     good = state(rig)
     bad: list[object] = [{}, [], None, {**good, "version": 2}, {**good, "nodes": good["nodes"][::-1]}, {**good, "files": good["files"] * 2}]
-    bad += [{name: value for name, value in good.items() if name != left_out} for left_out in good]
+    bad += [{name: value for name, value in good.items() if name != left_out} for left_out in good if left_out != "tokens"]
+    bad += [{**good, "tokens": tokens} for tokens in (None, [[1]], [[1, 2]], [["1", "token"]])]
     for place in ("nodes", "files", "directories", "servers"):
         for number in range(len(good[place][0])):
             broken = copy.deepcopy(good)

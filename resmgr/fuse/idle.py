@@ -1,0 +1,112 @@
+"""Base handles that nothing uses are let go: a descriptor of a directory keeps its file system from being unmounted at the server.
+
+A handle that was not used for IDLE is closed, unless a program of this node has the directory open or stands in it (`sitting`): then its
+server may not unmount it, as at home. What the kernel still knows of it is found again when it is needed, by its token (`tokens`). So a
+handle without a token stays: somebody who is not seen here may stand there, in a container or by a bind mount, and would not find it
+again after a rename.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from resmgr.channel import Connection
+from resmgr.dispatch import Timer
+
+if TYPE_CHECKING:
+    from resmgr.fuse.core import Core
+    from resmgr.fuse.inode import Node
+    from resmgr.fuse.tokens import Kept
+
+PERIOD: Final = 2.0
+"""Seconds between two looks; a handle that was kept for half of it has its directory asked for its token."""
+IDLE: Final = 6.0
+"""Seconds without use. With a look, and the closing (`handles`), it is 10 at most until the server is told."""
+
+
+class Idle:
+    """Of one mount. Counts in `Core.drops`: `handles_idle` (directories let go)."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._timer: Timer | None = None
+        self._asking = False
+        """Who stands where is being looked up."""
+        self._closed = False
+
+    def kept(self) -> None:
+        """A base handle is kept from now on."""
+        if self._timer is None and not self._closed:
+            self._look_at(self._core.dispatch.now() + PERIOD)
+
+    def _look_at(self, when: float) -> None:
+        self._timer = self._core.dispatch.call_at(when, self._look)
+
+    def _look(self) -> None:
+        self._timer = None
+        core = self._core
+        tokens = core.tokens
+        now = core.dispatch.now()
+        unknown: dict[Connection, list[Kept]] = {}
+        idle: list[Node] = []
+        soonest = 0.0
+        for node, connection, handle, since in core.handles.all():
+            if connection.closed:
+                core.handles.drop(node, connection)
+                continue
+            server = node.server
+            if node.parent is None or server.no_tokens or server.no_directories:
+                continue
+            asked = tokens.asked(node)
+            if asked <= since:
+                if since + PERIOD / 2 <= now:
+                    unknown.setdefault(connection, []).append((node, handle))
+                due = now + PERIOD
+            elif not tokens.of(node):
+                continue
+            else:
+                due = max(since, node.used) + IDLE
+                if due <= now:
+                    idle.append(node)
+                    due = now + PERIOD
+            soonest = min(soonest or due, due)
+        tokens.ask(unknown)
+        if idle and not self._asking:
+            self._asking = True
+            core.sitting(lambda paths: self._let_go(idle, paths))
+        if soonest:
+            self._look_at(max(soonest, now + PERIOD))
+
+    def _let_go(self, idle: list[Node], sitting: set[bytes]) -> None:
+        core = self._core
+        self._asking = False
+        if self._closed:
+            return
+        now = core.dispatch.now()
+        busy = {node for path in sitting if (node := self._node(path)) is not None}
+        for node in dict.fromkeys(idle):
+            lease = node.lease
+            if node.used + IDLE > now or not core.tokens.of(node):
+                continue
+            alone = node.removing is not None or (lease is not None and core.alone.has(lease))
+            if alone or node in busy or node in core.opened:
+                # It is looked at again after as long.
+                node.used = now
+            else:
+                core.drops["handles_idle"] += 1
+                core.handles.drop_all(node)
+
+    def _node(self, path: bytes) -> Node | None:
+        """The node that the kernel calls *path*, below the mountpoint."""
+        node: Node | None = self._core.nodes.root
+        for name in path.split(b"/"):
+            if name and node is not None:
+                node = node.children.get(name)
+        return node
+
+    def close(self) -> None:
+        """The mount is gone. Idempotent."""
+        self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None

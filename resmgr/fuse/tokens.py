@@ -1,0 +1,98 @@
+"""Tokens of directories: by them a server finds again what a program works in, wherever it is by then (docs/protocol/failures.md).
+
+The kernel does not say in which directories programs stand. So each directory whose base handle is kept for a while is asked for its
+token (`idle`), many of them by one message that nobody waits for. The token is used when the handle is not there any more: to walk
+(`walk`), and to open again what was open (`reopen`). A handle that came later may be another directory's with the same inode number, so
+then the token is asked for anew.
+"""
+
+from __future__ import annotations
+
+import errno
+from functools import partial
+from typing import TYPE_CHECKING
+
+from resmgr.channel import Connection
+from resmgr.dispatch import Buffer
+from resmgr.errors import BadMessage
+from resmgr.fuse.request import GONE
+from resmgr.iomsg import IDENTIFY_MAX, TOKEN_MAX
+from resmgr.iorequest import pack_identify, parse_tokens
+
+if TYPE_CHECKING:
+    from resmgr.fuse.core import Core
+    from resmgr.fuse.inode import Node
+
+TOKENS_MAX = 16384
+"""Directories of which something is kept, 2 MB. The oldest go: they are found by their paths only. Stops a walk through a huge tree."""
+_REPLY = IDENTIFY_MAX * (1 + TOKEN_MAX)
+Kept = tuple["Node", int]
+"""A directory and its base handle."""
+
+
+class Tokens:
+    """Those of one mount. Counts in `Core.drops`: `identified` (directories that have one)."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._of: dict[Node, tuple[bytes, float]] = {}
+        """The token, b"": there is none, and when it was asked for."""
+        self._under_way: dict[Connection, int] = {}
+        """Questions that are: a server that does not answer is asked no more."""
+
+    def of(self, node: Node) -> bytes:
+        """The token of directory *node*; b"": none."""
+        known = self._of.get(node)
+        return b"" if known is None else known[0]
+
+    def asked(self, node: Node) -> float:
+        """When it was asked for last and the server said what it is, or that there is none; 0: never."""
+        known = self._of.get(node)
+        return 0.0 if known is None else known[1]
+
+    def set(self, node: Node, token: bytes, at: float) -> None:
+        """*node*'s token, as of *at*."""
+        self._of.pop(node, None)
+        self._of[node] = (token, at)
+        if len(self._of) > TOKENS_MAX:
+            del self._of[next(iter(self._of))]
+
+    def forget(self, node: Node) -> None:
+        """The kernel has forgotten *node*."""
+        self._of.pop(node, None)
+
+    def ask(self, wanted: dict[Connection, list[Kept]]) -> None:
+        """Ask for the tokens of directories by their base handles, on connections on which no such question is under way."""
+        now = self._core.dispatch.now()
+        for connection, kept in wanted.items():
+            if connection in self._under_way:
+                continue
+            self._under_way[connection] = -(-len(kept) // IDENTIFY_MAX)
+            for start in range(0, len(kept), IDENTIFY_MAX):
+                batch = kept[start : start + IDENTIFY_MAX]
+                message = pack_identify(*(handle for _, handle in batch))
+                connection.submit((message,), _REPLY, partial(self._came, connection, batch, now))
+
+    def _came(self, connection: Connection, batch: list[Kept], at: float, status: int, reply: Buffer) -> None:
+        core = self._core
+        left = self._under_way[connection] = self._under_way[connection] - 1
+        if not left:
+            del self._under_way[connection]
+        if status in GONE:
+            return
+        server = batch[0][0].server
+        tokens = [b""] * len(batch)
+        if status == -errno.ENOSYS:
+            server.no_tokens = True
+        elif status == -errno.EOPNOTSUPP:
+            # One that knows tokens of files only.
+            server.no_directories = True
+        if status >= 0:
+            try:
+                tokens = parse_tokens(reply, len(batch))
+            except BadMessage:
+                core.drops["bad_reply"] += 1
+        for (node, handle), token in zip(batch, tokens, strict=True):
+            if node.handles.get(connection) == handle:
+                core.drops["identified"] += bool(token)
+                self.set(node, token, at)
