@@ -179,11 +179,11 @@ class Reopening:
 
         top = os.readlink(b"/proc/self/fd/%d" % fs.root.fd).rstrip(b"/") + b"/"
 
-        def anchored() -> Iterator[int]:
+        def anchored() -> Iterator[tuple[int, bytes]]:
             with suppress(OSError):
                 anchor = fs.switch.run(identity, _open_directory, place.fd)
                 try:
-                    yield anchor
+                    yield anchor, top
                 finally:
                     os.close(anchor)
             if base is None and boot == self._boot:
@@ -201,25 +201,22 @@ class Reopening:
         )
 
     @staticmethod
-    def _whereabouts(anchored: Iterator[int], kind: int, data: bytes, top: bytes) -> bytes:
-        """The path, from the served root *top*, of the file that the kernel's handle means, looked for where *anchored* lie."""
-        fd = -1
-        for anchor in anchored:
+    def _whereabouts(anchored: Iterator[tuple[int, bytes]], kind: int, data: bytes, top: bytes) -> bytes:
+        """The path, from the served root *top*, of the file that the kernel's handle means, as it is seen from one of *anchored*."""
+        for anchor, point in anchored:
             try:
                 fd = syscalls.open_by_handle(anchor, kind, data)
-                break
             except OSError:
                 continue
-        if fd < 0:
-            raise OSError(errno.ESTALE, "no such file any more")
-        try:
-            status = os.fstat(fd)
-            path = os.readlink(b"/proc/self/fd/%d" % fd)
-        finally:
-            os.close(fd)
-        if not status.st_nlink or path.endswith(_DELETED) or not path.startswith(top) or len(path) > PATH_MAX:
-            raise OSError(errno.ESTALE, "it has no name here")
-        return check_path(path[len(top) :])
+            try:
+                status = os.fstat(fd)
+                path = os.readlink(b"/proc/self/fd/%d" % fd)
+            finally:
+                os.close(fd)
+            seen = path.startswith(point) and path.startswith(top) and len(path) <= PATH_MAX
+            if status.st_nlink and seen and not path.endswith(_DELETED):
+                return check_path(path[len(top) :])
+        raise OSError(errno.ESTALE, "no such file any more, or it has no name here")
 
 
 def _open_directory(fd: int) -> int:
