@@ -64,7 +64,7 @@ class Handles:
             self.close_later(connection, old)
             del kept[node, connection]
         node.handles[connection] = handle
-        kept[node, connection] = now
+        kept[node, connection] = node.used = now
         self.on_keep()
         if len(kept) > self._limit:
             oldest = next(iter(kept))

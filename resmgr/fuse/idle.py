@@ -48,27 +48,26 @@ class Idle:
         tokens = core.tokens
         now = core.dispatch.now()
         unknown: dict[Connection, list[Kept]] = {}
-        idle: list[Node] = []
+        got: dict[Node, float] = {}
+        """When the last handle of each was got."""
         soonest = 0.0
         for node, connection, handle, since in core.handles.all():
-            if connection.closed:
-                core.handles.drop(node, connection)
-                continue
             server = node.server
-            if node.parent is None or server.no_tokens or server.no_directories:
-                continue
-            asked = tokens.asked(node)
-            if asked <= since:
-                if since + PERIOD / 2 <= now:
+            if not core.servers.lives(connection):
+                core.handles.drop(node, connection)
+            elif node.parent is not None and not server.no_tokens and not server.no_directories:
+                got[node] = max(since, got.get(node, 0.0))
+                if tokens.asked(node) <= since and since + PERIOD / 2 <= now:
                     unknown.setdefault(connection, []).append((node, handle))
-                due = now + PERIOD
-            elif not tokens.of(node):
-                continue
-            else:
+        idle: list[Node] = []
+        for node, since in got.items():
+            due = now + PERIOD
+            if tokens.asked(node) > since:
+                if not tokens.of(node):
+                    continue
                 due = max(since, node.used) + IDLE
                 if due <= now:
                     idle.append(node)
-                    due = now + PERIOD
             soonest = min(soonest or due, due)
         tokens.ask(unknown)
         if idle and not self._asking:
@@ -84,7 +83,7 @@ class Idle:
             return
         now = core.dispatch.now()
         busy = {node for path in sitting if (node := self._node(path)) is not None}
-        for node in dict.fromkeys(idle):
+        for node in idle:
             lease = node.lease
             if node.used + IDLE > now or not core.tokens.of(node):
                 continue

@@ -493,6 +493,13 @@ class Leases:
                 del self._leases[lease.connection, lease.ino]
                 self._unwanted.add(lease.connection, lease.ino)
 
+    def ended(self, node: Node) -> None:
+        """Directory *node* is not what its path leads to."""
+        lease = node.lease
+        if lease is not None:
+            self._end(lease)
+            self._unwanted.add(lease.connection, lease.ino)
+
     def _dropped(self) -> None:
         self._early.anything(self._core.dispatch.now())
 

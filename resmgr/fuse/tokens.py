@@ -2,21 +2,27 @@
 
 The kernel does not say in which directories programs stand. So each directory whose base handle is kept for a while is asked for its
 token (`idle`), many of them by one message that nobody waits for. The token is used when the handle is not there any more: to walk
-(`walk`), and to open again what was open (`reopen`). A handle that came later may be another directory's with the same inode number, so
-then the token is asked for anew.
+(`walk`), and to open again what was open (`reopen`).
+
+A handle that came later, by a path, may be another directory's with the same inode number. So the token is asked for anew then; if it is
+another one, and the server says that the first one's directory is not this one, the path leads to a new node from then on, and who stands
+in the old one is told ESTALE.
 """
 
 from __future__ import annotations
 
 import errno
+from contextlib import suppress
 from functools import partial
+from os import O_DIRECTORY, O_PATH
 from typing import TYPE_CHECKING
 
 from resmgr.channel import Connection
 from resmgr.dispatch import Buffer
 from resmgr.errors import BadMessage
 from resmgr.fuse.request import GONE
-from resmgr.iomsg import IDENTIFY_MAX, TOKEN_MAX
+from resmgr.fuse.walk import ENTRY_MAX
+from resmgr.iomsg import IDENTIFY_MAX, REOPEN, REQUEST, TOKEN_MAX, Connect, Io
 from resmgr.iorequest import pack_identify, parse_tokens
 
 if TYPE_CHECKING:
@@ -31,7 +37,7 @@ Kept = tuple["Node", int]
 
 
 class Tokens:
-    """Those of one mount. Counts in `Core.drops`: `identified` (directories that have one)."""
+    """Those of one mount. Counts in `Core.drops`: `identified` (tokens that came), `directories_replaced`."""
 
     def __init__(self, core: Core) -> None:
         self._core = core
@@ -93,6 +99,34 @@ class Tokens:
             except BadMessage:
                 core.drops["bad_reply"] += 1
         for (node, handle), token in zip(batch, tokens, strict=True):
-            if node.handles.get(connection) == handle:
-                core.drops["identified"] += bool(token)
+            if node.handles.get(connection) != handle:
+                continue
+            before = self.of(node)
+            core.drops["identified"] += bool(token)
+            if before and token and before != token:
+                self.set(node, before, at)
+                head = REQUEST.pack(Io.CONNECT, Connect.REOPEN, O_PATH | O_DIRECTORY, handle)
+                done = partial(self._compared, connection, node, token, at)
+                connection.submit((head, REOPEN.pack(len(before)), before), ENTRY_MAX, done)
+            else:
                 self.set(node, token, at)
+
+    def _compared(self, connection: Connection, node: Node, token: bytes, at: float, status: int, reply: Buffer) -> None:
+        """Whether what *node*'s path leads to, whose token is *token*, is what it led to before."""
+        core = self._core
+        if core.nodes.get(node.nodeid) is not node or (status < 0 and status != -errno.ESTALE):
+            return
+        if status == 0:
+            # As after another boot of the server's machine.
+            self.set(node, token, at)
+            with suppress(BadMessage):
+                found = core.parse_entry(connection, next(iter(node.server.connections), (0, 0)), reply)
+                core.handles.close_later(found.connection, found.handle)
+            return
+        core.drops["directories_replaced"] += 1
+        core.handles.drop_all(node)
+        core.leases.ended(node)
+        if node.named and node.parent is not None:
+            parent, name = node.parent, node.name
+            core.nodes.unname(node, parent, name)
+            core.leases.forget(parent, name)

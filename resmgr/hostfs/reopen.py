@@ -56,6 +56,8 @@ class Reopening:
 
     def __init__(self, fs: Running, key: bytes, boot: bytes) -> None:
         self.key = key
+        self._finds: bool | None = None
+        """Whether this process may open by the kernel's handles; None: not tried yet."""
         self._fs = fs
         self._boot = boot
 
@@ -106,8 +108,8 @@ class Reopening:
         self._fs.io(message, client, handle, work)
 
     def _of_directory(self, handle: Handle, node: str) -> bytes:
-        """Nothing here asks a disk or another machine."""
-        if not isinstance(handle, HostHandle) or not handle.directory:
+        """Nothing here asks a disk or another machine. None if it would be of no use: then its client keeps the base handle."""
+        if not isinstance(handle, HostHandle) or not handle.directory or not self._may_find():
             return b""
         try:
             kind, data = syscalls.name_to_handle(handle.fd)
@@ -115,6 +117,21 @@ class Reopening:
             return b""
         token = self._seal(_HEAD.pack(_VERSION, self._boot, handle.device.number, kind) + data, node)
         return token if len(token) <= TOKEN_MAX else b""
+
+    def _may_find(self) -> bool:
+        if self._finds is None:
+            try:
+                anchor = _open_directory(self._fs.root.fd)
+                try:
+                    syscalls.open_by_handle(anchor, 1, bytes(8))
+                finally:
+                    os.close(anchor)
+            except OSError as error:
+                # Anything else is about a handle that is none.
+                self._finds = error.errno not in (errno.EPERM, errno.EACCES)
+            else:
+                self._finds = True
+        return self._finds
 
     def reopen(self, message: Message, client: HostClient, request: ConnectRequest, base: Handle | None) -> None:
         """OPEN of what the token in `path2` says. Always in a thread: it is rare, and may have to ask a disk."""

@@ -157,6 +157,45 @@ def test_a_path_leads_to_a_new_directory_whatever_its_number_is(far: Make) -> No
     assert look(rig, walk(rig, b"d", b"e"), b"f") == 0
 
 
+@pytest.mark.parametrize("fault", ["restart", "boot"])
+def test_who_stands_in_one_that_was_removed_is_not_in_the_new_one(far: Make, fault: str) -> None:
+    rig = far()
+    node = walk(rig, b"d", b"e")
+    rig.run(LONG)
+    rig.fail(fault)
+    removed_and_another_made(rig.root)
+    if (rig.root / "d/e").stat().st_ino != rig.machine.nodes.get(node).ino:  # type: ignore[union-attr]  # it is known
+        pytest.skip("the file system does not use inode numbers again")
+    rig.run(AWAY + 0.1)
+    assert walk(rig, b"d", b"e") == node, "nothing is known of it yet"
+    rig.run(LONG)
+    new = walk(rig, b"d", b"e")
+    assert new != node
+    assert rig.machine.drops["directories_replaced"] == 1
+    assert look(rig, node, b"f") == -errno.ESTALE
+    assert look(rig, new, b"f") == 0
+    rig.run(LONG)
+    assert look(rig, node, b"f") == -errno.ESTALE
+    assert look(rig, walk(rig, b"d", b"e"), b"f") == 0
+
+
+@pytest.mark.parametrize("fault", ["link", "restart", "boot"])
+def test_who_stands_in_one_that_nothing_was_done_to(far: Make, fault: str) -> None:
+    rig = far()
+    node = walk(rig, b"d", b"e")
+    for _ in range(3):
+        rig.run(LONG)
+        rig.fail(fault)
+        rig.run(AWAY + 0.1)
+        assert walk(rig, b"d", b"e") == node
+        rig.run(LONG)
+        assert look(rig, node, b"f") == 0
+        rig.run(2 * LET_GO)
+        assert look(rig, node, b"x") == -errno.ENOENT
+        assert there(rig) == [b"d/e"], "no handle is left over"
+    assert not rig.machine.drops["directories_replaced"]
+
+
 @pytest.mark.parametrize("change", WHILE_AWAY)
 def test_an_open_directory(far: Make, change: Callable[[Path], None]) -> None:
     rig = far(lease=0)

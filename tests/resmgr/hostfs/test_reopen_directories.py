@@ -181,3 +181,13 @@ def test_where_a_file_system_is_mounted() -> None:
     assert found
     assert set(found) == {(device, device)}
     assert not list(anchors(os.makedev(4095, 9), b"/"))
+
+
+def test_a_server_that_could_not_find_them_gives_none(host: HostDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(anchor: int, kind: int, data: bytes) -> int:
+        raise PermissionError(errno.EPERM, "CAP_DAC_READ_SEARCH")
+
+    monkeypatch.setattr("resmgr.hostfs.syscalls.open_by_handle", refused)
+    (host.root / "d").mkdir()
+    with fails(errno.EOPNOTSUPP):
+        token_of(host.client(), b"d")
