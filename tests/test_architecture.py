@@ -236,6 +236,7 @@ IMPURE = {
     "resmgr.fuse.caller",  # signals the program that waits
     "resmgr.fuse.copies",  # watches mounts
     "resmgr.fuse.session",  # reads and writes /dev/fuse
+    "resmgr.fuse.sitting",  # reads /proc
     "stack.crypto.providers.threads",  # has threads
     "stack.crypto.providers.afalg",  # has sockets
     "stack.crypto.parts",  # lets other threads run

@@ -1,7 +1,8 @@
 """Base handles that nothing uses are let go: a descriptor of a directory keeps its file system from being unmounted at the server.
 
 A handle that was not used for IDLE is closed, unless a program of this node has the directory open or stands in it (`sitting`): then its
-server may not unmount it, as at home. What the kernel still knows of it is found again when it is needed, by its token (`tokens`). So a
+server may not unmount it, as at home. Nor are those on the file system of the served root, which the server's daemon keeps busy itself;
+inode numbers tell them apart. What the kernel still knows of it is found again when it is needed, by its token (`tokens`). So a
 handle without a token stays: somebody who is not seen here may stand there, in a container or by a bind mount, and would not find it
 again after a rename.
 """
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from resmgr.channel import Connection
 from resmgr.dispatch import Timer
+from resmgr.fuse.lease import SALT_BITS
 
 if TYPE_CHECKING:
     from resmgr.fuse.core import Core
@@ -63,7 +65,7 @@ class Idle:
         for node, since in got.items():
             due = now + PERIOD
             if tokens.asked(node) > since:
-                if not tokens.of(node):
+                if not tokens.of(node) or not node.ino >> SALT_BITS:
                     continue
                 due = max(since, node.used) + IDLE
                 if due <= now:

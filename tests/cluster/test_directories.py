@@ -1,5 +1,5 @@
-"""Programs of a client that stand in directories of another node, or have them open, while its daemon is away and they are moved; and a file
-system of that node that is unmounted when no program of the client needs it any more."""
+"""Programs of a client that stand in directories of another node, or have them open, while its daemon is away and they are moved; and a
+file system of that node that is unmounted when no program of the client needs it any more."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from resmgr.channel import Message
-from resmgr.fuse import formats, tokens
+from resmgr.fuse import formats, idle, tokens
 from resmgr.fuse.formats import Opcode
 from resmgr.fuse.idle import IDLE, PERIOD
 from resmgr.fuse.options import FuseOptions
@@ -27,6 +27,12 @@ LONG = 3 * PERIOD
 LET_GO = 10.0
 """Seconds after which the server has nothing of it open any more (docs/protocol/delegation.md)."""
 Make = Callable[..., Far]
+
+
+@pytest.fixture
+def mounted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if all was on a file system that is mounted below the served root."""
+    monkeypatch.setattr(idle, "SALT_BITS", 0)
 
 
 @pytest.fixture
@@ -158,6 +164,7 @@ def test_a_path_leads_to_a_new_directory_whatever_its_number_is(far: Make) -> No
 
 
 @pytest.mark.parametrize("fault", ["restart", "boot"])
+@pytest.mark.usefixtures("mounted")
 def test_who_stands_in_one_that_was_removed_is_not_in_the_new_one(far: Make, fault: str) -> None:
     rig = far()
     node = walk(rig, b"d", b"e")
@@ -180,6 +187,7 @@ def test_who_stands_in_one_that_was_removed_is_not_in_the_new_one(far: Make, fau
 
 
 @pytest.mark.parametrize("fault", ["link", "restart", "boot"])
+@pytest.mark.usefixtures("mounted")
 def test_who_stands_in_one_that_nothing_was_done_to(far: Make, fault: str) -> None:
     rig = far()
     node = walk(rig, b"d", b"e")
@@ -253,6 +261,7 @@ def test_what_the_kernel_has_forgotten_is_forgotten(far: Make) -> None:
 
 
 @pytest.mark.parametrize("reply", [None, b"", b"\xff", bytes(500), -errno.EOPNOTSUPP, -errno.EIO, -errno.ENOSYS])
+@pytest.mark.usefixtures("mounted")
 def test_servers_that_tell_no_tokens_or_nonsense(far: Make, reply: bytes | int | None) -> None:
     rig = far()
     asked = []
@@ -276,6 +285,7 @@ def test_servers_that_tell_no_tokens_or_nonsense(far: Make, reply: bytes | int |
     assert look(rig, node, b"f") == -errno.ESTALE
 
 
+@pytest.mark.usefixtures("mounted")
 def test_what_nobody_uses_is_let_go(far: Make) -> None:
     rig = far()
     node = walk(rig, b"d", b"e")
@@ -296,6 +306,19 @@ def test_what_nobody_uses_is_let_go(far: Make) -> None:
     assert rig.machine.drops["found_by_token"] == 2
 
 
+def test_what_the_server_has_mounted_anyway_is_kept(far: Make) -> None:
+    rig = far()
+    node = walk(rig, b"d", b"e")
+    rig.run(10 * LET_GO)
+    assert there(rig) == [b"d", b"d/e"]
+    seen = rig.messages_seen
+    rig.run(10 * LET_GO)
+    assert rig.messages_seen == seen
+    assert look(rig, node, b"x") == -errno.ENOENT
+    assert not rig.machine.drops["walks"]
+
+
+@pytest.mark.usefixtures("mounted")
 def test_what_is_used_stays(far: Make) -> None:
     rig = far(lease=0, negative_valid=0)
     node = walk(rig, b"d", b"e")
@@ -307,6 +330,7 @@ def test_what_is_used_stays(far: Make) -> None:
 
 
 @pytest.mark.parametrize("how", ["open", "stands"])
+@pytest.mark.usefixtures("mounted")
 def test_what_a_program_has_stays(far: Make, how: str) -> None:
     rig = far()
     paths = {b"d/e", b"not/there", b"d/gone (deleted)"}
@@ -324,6 +348,7 @@ def test_what_a_program_has_stays(far: Make, how: str) -> None:
     assert there(rig) == []
 
 
+@pytest.mark.usefixtures("mounted")
 def test_whose_rights_were_taken_meanwhile_is_not_let_in(far: Make) -> None:
     rig = far()
     rig.uid = 4001
