@@ -197,16 +197,20 @@ class Reopening:
         top = os.readlink(b"/proc/self/fd/%d" % fs.root.fd).rstrip(b"/") + b"/"
 
         def anchored() -> Iterator[tuple[int, bytes]]:
+            # Roots of file systems have the same handle on many.
+            elsewhere = base is None and device != fs.root.device.number
+            if elsewhere:
+                yield from anchors(device, top)
             with suppress(OSError):
                 anchor = fs.switch.run(identity, _open_directory, place.fd)
                 try:
                     yield anchor, top
                 finally:
                     os.close(anchor)
-            if base is None and boot == self._boot:
+            if base is None and not elsewhere:
                 yield from anchors(device, top)
 
-        lane = place.device.lane if base is not None or boot != self._boot else fs.devices.get(device).lane
+        lane = place.device.lane if base is not None else fs.devices.get(device).lane
         fs.manager.background(
             message,
             client,

@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,6 +17,7 @@ import pytest
 
 from qnetpy.testing import cluster as kit
 from qnetpy.testing.cluster import wait_for
+from resmgr.fuse.idle import PERIOD
 from tests.cluster.test_delegations import signal
 
 pytestmark = [pytest.mark.cluster, pytest.mark.priv]
@@ -100,6 +102,21 @@ def count(nodes: kit.Cluster, name: str) -> int:
     return sum(mount["events"].get(name, 0) for mount in kit.facts(nodes, "a")["mounts"])
 
 
+@attrs.define
+class Settled:
+    """Whether no token has come for as long as one may be waited for."""
+
+    nodes: kit.Cluster
+    seen: int = -1
+    since: float = 0.0
+
+    def __call__(self) -> bool:
+        now = time.monotonic()
+        if (seen := count(self.nodes, "identified")) != self.seen:
+            self.seen, self.since = seen, now
+        return now - self.since > 2 * PERIOD
+
+
 def away(nodes: kit.Cluster, how: str, script: str) -> None:
     """Carry out *script* on s while its daemon is not there."""
     if how == "kill":
@@ -116,7 +133,6 @@ def test_where_programs_stand_and_what_they_have_open(nodes: kit.Cluster, how: s
     top, here = f"/tmp/shared/{how}", f"/net/s/tmp/shared/{how}"
     names = ("below", "moved", "removed", "anew", "out")
     nodes.run("s", "sh", "-ec", "".join(f"mkdir -p {top}/w/{name}/deep; echo {name} >{top}/w/{name}/file;" for name in names))
-    tokens = count(nodes, "identified")
     with (
         standing(nodes, f"{here}/w/below/deep") as deep,
         standing(nodes, f"{here}/w/below") as below,
@@ -130,7 +146,7 @@ def test_where_programs_stand_and_what_they_have_open(nodes: kit.Cluster, how: s
         for program in (moved, removed, anew, out):
             program.ask("opened('.')")
             program.ask("os.listdir('.')")
-        wait_for(lambda: count(nodes, "identified") >= tokens + len(names) + 1, LET_GO, "their tokens")
+        wait_for(Settled(nodes), 3 * LET_GO, "they have their tokens")
         change = f"""
             cd {top}; mv w/moved moved; mv w v; rm -r v/removed v/anew; mkdir -p v/anew w/below/deep; echo other >v/anew/file
             echo other >w/below/file; mv v/out /tmp/{how}-out
