@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING, Final
 
 from resmgr.channel import Connection
 from resmgr.dispatch import Buffer
+from resmgr.fuse.formats import Opcode
 from resmgr.fuse.lease import single
+from resmgr.fuse.request import Request
 from resmgr.iomsg import XATTR_SIZE_MAX, XATTR_WHICH
 from resmgr.iorequest import XattrRequest
 
 if TYPE_CHECKING:
     from resmgr.fuse.core import Core
     from resmgr.fuse.inode import Node
-    from resmgr.fuse.request import Request
     from resmgr.fuse.servers import User
 
 WAIT_MAX: Final = 0.25
@@ -218,12 +219,13 @@ class Bares:
     def _ask(self, directory: Node, known: Bare) -> bool:
         """Ask the server, if that is possible."""
         handle = directory.handles.get(known.connection)
-        if handle is None or known.connection.closed:
+        if known.connection.closed or (handle is None and not self._core.tokens.of(directory)):
             return False
-        self._send(known, handle)
+        self._send(known, handle, directory)
         return True
 
-    def _send(self, known: Bare, handle: int) -> None:
+    def _send(self, known: Bare, handle: int | None, directory: Node | None = None) -> None:
+        """By *handle*; None: by that of *directory*, which was let go, so it is one message more for all of its entries."""
         core = self._core
         at = core.dispatch.now()
         waiting: list[Callable[[], None]] = []
@@ -259,4 +261,13 @@ class Bares:
             for go_on in waiting:
                 go_on()
 
-        known.connection.submit((XattrRequest(XATTR_WHICH, size=XATTR_SIZE_MAX).pack(handle),), XATTR_SIZE_MAX, came)
+        def ask(connection: Connection, handle: int) -> None:
+            connection.submit((XattrRequest(XATTR_WHICH, size=XATTR_SIZE_MAX).pack(handle),), XATTR_SIZE_MAX, came)
+
+        if handle is not None:
+            ask(known.connection, handle)
+        elif directory is not None:
+            who = known.connection.credentials
+            request = Request(core, 0, Opcode.GETXATTR, directory, (who.uid, who.gid), 0, at)
+            request.step = lambda request, status, reply: came(min(status, -1), b"")
+            core.with_handle(request, directory, ask)

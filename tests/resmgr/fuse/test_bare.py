@@ -11,7 +11,7 @@ from resmgr.fuse import formats
 from resmgr.fuse.bare import WAIT_MAX
 from resmgr.fuse.formats import Opcode
 from resmgr.iomsg import XATTR_GET, XATTR_SET, XATTR_WHICH, Connect, Io
-from resmgr.iorequest import parse_xattr
+from resmgr.iorequest import ConnectRequest, parse_xattr
 from resmgr.testing.fuserig import Rig
 
 ACL, LABEL = b"system.posix_acl_access", b"security.selinux"
@@ -73,6 +73,25 @@ class Asked(Rig):
 @pytest.fixture
 def rig() -> Asked:
     return Asked(leased=True)
+
+
+def test_a_directory_that_is_known_here_and_whose_handle_was_let_go(rig: Asked) -> None:
+    node = rig.walk(b"d1")
+    fh = rig.ask(Opcode.OPENDIR, node, formats.OPEN_IN.pack(0, 0)).fh
+    for offset in 0, 6:
+        rig.ask(Opcode.READDIR, node, formats.READ_IN.pack(fh, offset, 4096, 0, 0, 0))
+    rig.list_long(b"d0")
+    rig.heard()
+    found = rig.machine.nodes.get(node)
+    assert found is not None
+    rig.machine.tokens.set(found, b"token", 0.0)
+    rig.machine.handles.drop_all(found)
+    connect = rig.fs.manager._connect
+    by_name = ConnectRequest(Connect.LOOKUP, 0, 0, b"d1")
+    connect[int(Connect.REOPEN)] = lambda message, client, request, base: connect[int(Connect.LOOKUP)](message, client, by_name, None)
+    rig.ask(Opcode.OPENDIR, node, formats.OPEN_IN.pack(0, 0))
+    assert rig.heard() == [XATTR_WHICH]
+    assert rig.machine.drops["found_by_token"] == 1
 
 
 def test_the_next_directory_is_asked_about_when_it_is_opened(rig: Asked) -> None:
