@@ -13,6 +13,7 @@ import socket
 import struct
 import subprocess
 import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 
@@ -56,25 +57,38 @@ class Helper:
         """The numbers of its threads."""
         self._dispatch = dispatch
         self._closed = False
+        self._lock = threading.Lock()
+        """For `_closed` and `_begun`, which a worker thread sets."""
+        self._begun: Begun | None = None
         self._socket: socket.socket | None = None
-        self._pidfd = -1
         self._number = 0
         self._waiting: deque[Job] = deque()
         self._jobs: dict[int, Job] = {}
 
     def start(self, begin: Callable[[], Begun]) -> None:
         """*begin*: starts the process. OSError is logged, and it is never ready."""
-        self._dispatch.call_blocking(begin, self._started)
 
-    def _started(self, begun: Begun | BaseException) -> None:
+        def work() -> Begun | None:
+            begun = begin()
+            with self._lock:
+                if not self._closed:
+                    self._begun = begun
+                    return begun
+            # Nobody may be there any more who would be called.
+            _end(begun)
+            return None
+
+        self._dispatch.call_blocking(work, self._started)
+
+    def _started(self, begun: Begun | BaseException | None) -> None:
         if isinstance(begun, BaseException):
             log.warning("no process that tells the kernel of changes, so programs may hang on a mount whose daemon is killed: %s", begun)
             return
-        self._socket, self.process, self._pidfd = begun
-        self._dispatch.attach_fd(self._pidfd, self._ended)
+        if begun is None or self._closed:
+            return
+        self._socket, self.process, pidfd = begun
+        self._dispatch.attach_fd(pidfd, self._ended)
         self._dispatch.attach_fd(self._socket.fileno(), self._readable)
-        if self._closed:
-            self._let_go()
 
     def do(self, packets: Sequence[bytes], done: Callable[[int], None]) -> None:
         """Have *packets* (without their numbers) carried out in order. Only when `ready`."""
@@ -123,41 +137,52 @@ class Helper:
 
     def close(self, *, leave: bool = False) -> None:
         """End it, as soon as the kernel has let go of it. Nobody is told of what was under way. *leave*: somebody else serves the mount."""
-        if not self._closed:
+        with self._lock:
             self._closed = True
-            self._let_go(leave)
-
-    def _let_go(self, leave: bool = False) -> None:
+            begun, self._begun = self._begun, None
         self.ready = False
+        self.process = 0
         self.threads.clear()
         self._waiting.clear()
         self._jobs.clear()
-        link, self._socket = self._socket, None
-        if link is None:
+        if begun is None:
             return
+        link, _, pidfd = begun
+        if self._socket is not None:
+            self._dispatch.detach_fd(pidfd)
+            self._dispatch.detach_fd(link.fileno())
+            self._socket = None
         if leave:
             try:
                 link.send(notifier.NUMBER.pack(notifier.LEAVE))
             except OSError as error:
                 log.warning("the process that tells the kernel of changes does not listen: %s", error)
-        self._dispatch.detach_fd(link.fileno())
         link.close()
+        # By a thread of its own: whoever closes may have nobody left who would be called.
+        threading.Thread(target=_reap, args=(pidfd,), name="notifier", daemon=True).start()
 
     def _ended(self) -> None:
-        self._dispatch.detach_fd(self._pidfd)
-        try:
-            os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED | os.WNOHANG)
-        except ChildProcessError:
-            pass
-        os.close(self._pidfd)
-        self.process = 0
-        if self._closed:
-            return
         log.warning("the process that tells the kernel of changes has ended, so programs may hang on a mount whose daemon is killed")
         left = [*self._jobs.values(), *self._waiting]
         self.close()
         for job in left:
             job.done(-1)
+
+
+def _end(begun: Begun) -> None:
+    link, _, pidfd = begun
+    link.close()
+    _reap(pidfd)
+
+
+def _reap(pidfd: int) -> None:
+    """Wait for a process that ends."""
+    try:
+        os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
+    except ChildProcessError:
+        pass
+    finally:
+        os.close(pidfd)
 
 
 def joined(messages: Sequence[bytes]) -> list[bytes]:
@@ -207,7 +232,12 @@ def _begin(words: list[str], files: list[int]) -> Begun:
         # Reaped through its pidfd: this object shall neither wait for it nor complain that nobody did.
         process.returncode = 0
         ours.setblocking(False)
-        return ours, process.pid, os.pidfd_open(process.pid)
+        try:
+            return ours, process.pid, os.pidfd_open(process.pid)
+        except OSError:
+            ours.close()
+            os.waitpid(process.pid, 0)
+            raise
     except BaseException:
         ours.close()
         raise
