@@ -156,8 +156,8 @@ class Session:
                 return
             now = self._dispatch.now()
             if self.telling and now < until:
-                # A thread waits for the lock of a directory, perhaps one that a request has which is not read yet: so these are read and
-                # answered until it is back, or this process could not end.
+                # Who tells the kernel waits for the lock of a directory, perhaps one that a request has which is not read yet: so these are
+                # read and answered until it is back; a thread of this process could not end.
                 if now > began + PATIENCE:
                     handover.let_go(machine)
                 self._dispatch.call_at(now + LOOK_AGAIN, look)
@@ -197,7 +197,7 @@ class Session:
             self._trim = None
 
     def invalidate_entry(self, parent: int, name: bytes) -> None:
-        """Tell the kernel that what it believes of *name* in node *parent* is wrong. Done in a worker thread: it may have to wait there."""
+        """Tell the kernel that what it believes of *name* in node *parent* is wrong. `waits` does it: it may take a while."""
         self._tell([formats.inval_entry(parent, name)], lambda: None)
 
     def _tell(self, messages: list[bytes], told: Callable[[], None]) -> None:

@@ -109,7 +109,8 @@ class Tokens:
                 done = partial(self._compared, connection, node, token, at)
                 connection.submit((head, REOPEN.pack(len(before)), before), ENTRY_MAX, done)
             else:
-                self.set(node, token, at)
+                # A server that cannot say now takes nothing away.
+                self.set(node, token or before, at)
 
     def _compared(self, connection: Connection, node: Node, token: bytes, at: float, status: int, reply: Buffer) -> None:
         """Whether what *node*'s path leads to, whose token is *token*, is what it led to before."""

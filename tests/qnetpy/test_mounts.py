@@ -85,7 +85,7 @@ async def test_what_the_kernel_unmounts_leaves_nothing_behind() -> None:
                 await ended.wait()
                 # The processes that tell the kernel of changes are just being started.
                 while left() != (descriptors - 1, threads):
-                    await trio.sleep(0)
+                    await trio.lowlevel.checkpoint()
         finally:
             far.close()
 

@@ -1,0 +1,120 @@
+"""Small writes that go in one message while others are on the way: what they become, who has them sent, who is told of errors."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+
+import pytest
+
+from resmgr.fuse import behind as accounts
+from resmgr.fuse.formats import Opcode
+from resmgr.testing.fuserig import Rig
+from resmgr.testing.memfs import Fault
+from tests.resmgr.fuse.written import FLUSH, events, later, opened, slow, wrote
+
+
+def test_small_writes_that_continue_each_other_go_in_one_message(rig: Rig) -> None:
+    node, fh = opened(rig)
+    slow(rig, 0.1)
+    data = [bytes([number]) * 100 for number in range(50)]
+
+    for number, piece in enumerate(data):
+        assert rig.write(node, fh, 100 * number, piece).error == 0
+    assert events(rig)["writes_gathered"] == 48, "the first is on the way, the second is what the others continue"
+    flush = later(rig, Opcode.FLUSH, node, FLUSH(fh, 0))
+    rig.run(0.15)
+
+    assert rig.answers[flush].error == 0, "close sends what is not sent yet, it does not wait for the first"
+    assert rig.fs.find(b"f").data == b"".join(data)
+    assert rig.machine.held_bytes == rig.machine.behind_cost == 0
+
+
+def test_what_is_not_sent_yet_goes_when_something_arrives_or_does_not_continue_it(rig: Rig) -> None:
+    node, fh = opened(rig)
+    slow(rig, 0.1, times=1)
+    rig.write(node, fh, 0, b"a")
+    rig.write(node, fh, 1, b"b")
+    rig.write(node, fh, 2, b"c")
+    rig.run(0.05)
+    assert rig.fs.find(b"f").data == b""
+    rig.run(0.06)
+    assert rig.fs.find(b"f").data == b"abc", "nobody asked for it"
+
+    slow(rig, 0.1, times=1)
+    rig.write(node, fh, 10, b"d")
+    rig.write(node, fh, 20, b"e")
+    rig.write(node, fh, 30, b"f")
+    rig.run(0.01)
+    assert rig.fs.find(b"f").data[20:] == b"e", "the one at 30 does not continue it"
+    rig.run(0.2)
+    assert rig.fs.find(b"f").data == b"abc" + bytes(7) + b"d" + bytes(9) + b"e" + bytes(9) + b"f"
+
+
+def test_an_error_of_gathered_writes_is_told_once_and_a_short_one_goes_on(rig: Rig) -> None:
+    node, fh = opened(rig)
+    slow(rig, 0.1, times=1)
+    rig.write(node, fh, 0, b"a")
+    rig.write(node, fh, 1, b"b")
+    rig.write(node, fh, 2, b"c")
+    rig.fs.faults.append(Fault("write", code=errno.ENOSPC))
+    flush = rig.start(Opcode.FLUSH, node, FLUSH(fh, 0))
+    rig.run(0.3)
+    assert rig.answers[flush].error == -errno.ENOSPC
+    rig.fs.faults.clear()
+    assert rig.ask(Opcode.FLUSH, node, FLUSH(fh, 0)).error == 0
+    assert rig.machine.held_bytes == rig.machine.behind_cost == 0
+
+
+def test_writes_through_another_open_file_or_overlapping_ones_keep_their_order(rig: Rig) -> None:
+    node, fh = opened(rig)
+    other = rig.open(node, os.O_RDWR).fh
+    slow(rig, 0.05)
+    rig.write(node, fh, 0, b"aaaa")
+    rig.write(node, fh, 4, b"bbbb")
+    rig.write(node, other, 8, b"cccc")
+    wrote(rig, node, fh, 6, b"dddd")
+    flush = later(rig, Opcode.FLUSH, node, FLUSH(fh, 0))
+    rig.run(0.5)
+    assert rig.answers[flush].error == 0
+    assert rig.fs.find(b"f").data == b"aaaabbddddcc"
+
+
+def test_gathered_bytes_are_bounded(rig: Rig) -> None:
+    node, fh = opened(rig)
+    slow(rig, 1)
+    size = 60_000
+    for number in range(20):
+        assert rig.write(node, fh, number * size, bytes([number]) * size).error == 0
+    behind = next(one.behind for one in rig.machine.nodes if one.behind is not None)
+    assert behind.gathered is not None
+    assert behind.gathered.size <= accounts.GATHERED_MAX
+    rig.run(5)
+    assert rig.fs.find(b"f").data == b"".join(bytes([number]) * size for number in range(20))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_file_written_in_any_way_is_what_a_local_one_would_be(seed: int) -> None:
+    rig = Rig()
+    draw = random.Random(seed)
+    node, fh = opened(rig)
+    handles = [fh, rig.open(node, os.O_RDWR).fh]
+    slow(rig, 0.01)
+    wanted = bytearray()
+    at = 0
+    for _ in range(300):
+        if draw.random() < 0.2:
+            at = draw.randrange(len(wanted) + 20)
+        piece = draw.randbytes(draw.choice((1, 3, 100, 5000, 70_000)))
+        wrote(rig, node, draw.choice(handles[: draw.choice((1, 2))]), at, piece)
+        wanted[len(wanted) :] = bytes(max(0, at - len(wanted)))
+        wanted[at : at + len(piece)] = piece
+        at += len(piece)
+        if draw.random() < 0.1:
+            rig.run(draw.random() * 0.02)
+    flush = rig.start(Opcode.FLUSH, node, FLUSH(fh, 0))
+    rig.run(10)
+    assert rig.answers[flush].error == 0
+    assert rig.fs.find(b"f").data == bytes(wanted), f"seed {seed}"
+    assert rig.machine.held_bytes == rig.machine.behind_cost == 0
