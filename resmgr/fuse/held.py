@@ -34,6 +34,17 @@ class Held:
             for start, end, kind, pid in ranges:
                 yield LockRequest(LOCK_SET, kind, start, end, owner, pid, whole)
 
+    def within(self, asked: LockRequest) -> list[LockRequest]:
+        """What of *asked*'s range its owner holds."""
+        ranges = self._of.get((asked.owner, asked.whole), [])
+        first = bisect_left(ranges, (asked.start,))
+        if first and ranges[first - 1][1] > asked.start:
+            first -= 1
+        return [
+            LockRequest(LOCK_SET, kind, max(start, asked.start), min(end, asked.end), asked.owner, pid, asked.whole)
+            for start, end, kind, pid in ranges[first : bisect_left(ranges, (asked.end,), first)]
+        ]
+
     def note(self, asked: LockRequest) -> None:
         """*asked* was granted, or given up."""
         key = asked.owner, asked.whole

@@ -25,7 +25,7 @@ from resmgr.fuse.inode import Node
 from resmgr.fuse.openfile import File
 from resmgr.fuse.ownlocks import OwnFile, State
 from resmgr.fuse.reopen import note_lock
-from resmgr.fuse.request import Request, told
+from resmgr.fuse.request import LOST, Request, told
 from resmgr.iofunc.locks import UNLOCK
 from resmgr.iomsg import LOCK_FOUND, LOCK_SET, LOCK_TEST, LOCK_WAIT
 from resmgr.iorequest import LOCK_END, LockRequest, pack_lock
@@ -108,15 +108,35 @@ def _decide(
             unlock(core, file, asked, lambda: None)
         core.error(request, 0)
 
+    given_up = _give_up(file, asked)
+
     def done(request: Request, status: int, reply: Buffer) -> None:
         if status >= 0 and kind != UNLOCK and operation != LOCK_TEST:
             _forget(core, file.node, over)
         else:
-            if status >= 0 and kind == UNLOCK:
-                note_lock(file, asked)
+            if status not in LOST:
+                _not_given_up(given_up, asked, -status)
             step(request, status, reply)
 
     core.on_file(request, file, (pack_lock(file.ocb, asked),), reply_len, done)
+
+
+def _give_up(file: File, asked: LockRequest) -> list[tuple[File, LockRequest]]:
+    """Note that what *asked*, which is on its way, gives up is not held any more. Others may have it before the answer is here, and if that
+    is lost, it must not be set again. What was held; a flock is given up, too, before one of the other kind is taken."""
+    if asked.operation == LOCK_TEST or not (asked.kind == UNLOCK or asked.whole):
+        return []
+    held = [(other, one) for other in file.node.files for one in other.held.within(asked) if one.kind != asked.kind]
+    if held:
+        note_lock(file, LockRequest(LOCK_SET, UNLOCK, asked.start, asked.end, asked.owner, asked.pid, asked.whole))
+    return held
+
+
+def _not_given_up(held: list[tuple[File, LockRequest]], asked: LockRequest, code: int) -> None:
+    """*code* is what became of *asked*."""
+    if code == errno.ENOLCK or (code > 0 and asked.kind == UNLOCK):
+        for file, one in held:
+            file.held.note(one)
 
 
 def _here(core: Core, own: OwnFile, request: Request, file: File, asked: LockRequest, again: Callable[[], None]) -> None:
@@ -127,11 +147,14 @@ def _here(core: Core, own: OwnFile, request: Request, file: File, asked: LockReq
         core.answer(request, formats.LK_REPLY.pack(formats.LK_REPLY.size, 0, request.unique, start, min(end - 1, _LAST), kind, pid))
         return
 
+    given_up = _give_up(file, asked)
+
     def done(code: int) -> None:
+        _not_given_up(given_up, asked, code)
         if not code and request.answered and asked.kind != UNLOCK:
             core.drops["locks_undone"] += 1
             unlock(core, file, asked, lambda: None)
-        elif not code:
+        elif not code and asked.kind != UNLOCK:
             note_lock(file, asked)
         core.error(request, code)
 

@@ -24,6 +24,11 @@ def test_against_a_table_of_every_byte(seed: int) -> None:
     for _ in range(60):
         kind, owner, start = rng.choice((READ, WRITE, UNLOCK)), rng.choice((1, 2)), rng.randrange(29)
         end = rng.randrange(start + 1, 31)
+        within = held.within(lock(kind, start, end, owner))
+        assert all(start <= one.start < one.end <= end and one.owner == owner for one in within)
+        assert [next((one.kind for one in within if one.start <= byte < one.end), UNLOCK) for byte in range(start, end)] == (
+            bytes_[owner][start:end]
+        )
         held.note(lock(kind, start, end, owner))
         bytes_[owner][start:end] = [kind] * (end - start)
         for who, kinds in bytes_.items():

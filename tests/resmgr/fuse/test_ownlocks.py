@@ -139,6 +139,23 @@ def test_flock_of_two_open_files(rig: Locking) -> None:
     assert server_locks(rig) == 0
 
 
+@pytest.mark.parametrize("wait", [False, True])
+def test_a_flock_that_was_given_up_for_another_kind_is_nobodys(rig: Locking, wait: bool) -> None:
+    """The other is refused, or waits: the server is not told of the first either."""
+    rig.lock(READ, whole=True, owner=1)
+    fh = rig.second()
+    rig.lock(READ, whole=True, owner=2, fh=fh)
+    rig.begin(WRITE, whole=True, owner=1, wait=wait)
+    # Alone now, so it may be anything.
+    assert rig.lock(WRITE, whole=True, owner=2, fh=fh) == 0
+    seen: list[int] = []
+    assert rig.fs.delegations is not None
+    rig.fs.delegations.locally(rig.fs.find(b"d/f"), lambda: seen.append(server_locks(rig)))
+    rig.run(0.1)
+    assert seen == [1]
+    assert rig.drops("locks_lost") == 0
+
+
 def test_a_local_program_finds_what_is_locked(rig: Locking) -> None:
     """It could not open the file before the server had the locks, and what was written under them."""
     rig.lock(WRITE, 0, 9, owner=1)

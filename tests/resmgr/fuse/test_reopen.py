@@ -18,6 +18,7 @@ from resmgr.fuse.formats import Opcode
 from resmgr.fuse.options import Failure, FuseOptions
 from resmgr.fuse.stuck import abort
 from resmgr.hostfs.objects import HostClient, HostHandle
+from resmgr.iofunc import locks
 from resmgr.iofunc.handle import Handle
 from resmgr.iomsg import LOCK_RECLAIM, XATTR_INLINE_MAX, Io
 from resmgr.testing.fuserig import Answer
@@ -395,6 +396,41 @@ def test_who_waits_here_does_not_come_before_who_had_the_lock(far: Make, fault: 
     assert read(rig, node, fh).error == 0
     assert rig.machine.drops["locks_lost"] == 0
     assert rig.ask(Opcode.SETLK, node, LOCK(other, 8, 0, 49, 1, 6, 0)).error == 0
+
+
+@pytest.mark.parametrize("failure", [Failure.SOFT, Failure.HARD])
+@pytest.mark.parametrize("taken", [False, True])
+def test_an_unlock_whose_answer_was_lost_is_one(far: Make, failure: Failure, taken: bool) -> None:
+    """What the program gives up, and somebody else may have had since, is not set again."""
+    rig = far(failure, delegations=False)
+    node, fh = opened(rig)
+    for start, last in ((50, 60), (70, 80)):
+        assert rig.ask(Opcode.SETLK, node, LOCK(fh, 7, start, last, 1, 5, 0)).error == 0
+    rig.cut_at = rig.messages_seen + 1
+    rig.on_cut = lambda: rig.fail("link")
+    unlocked = rig.start(Opcode.SETLK, node, LOCK(fh, 7, 50, 60, 2, 5, 0))
+    rig.run(AWAY / 2)
+    fd = kernel_lock(rig.root / "f") if taken else -1
+    rig.run(AWAY)
+    assert rig.answers[unlocked].error == (0 if failure is Failure.HARD else -errno.EHOSTDOWN)
+    assert read(rig, node, fh).error == 0
+    if taken:
+        os.close(fd)
+    os.close(kernel_lock(rig.root / "f"))
+    _, other = opened(rig)
+    assert rig.ask(Opcode.SETLK, node, LOCK(other, 8, 79, 99, 1, 6, 0)).error == -errno.EAGAIN, "the other one is held"
+
+
+def test_an_unlock_that_is_refused_is_none(far: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = far(delegations=False)
+    node, fh = opened(rig)
+    assert rig.ask(Opcode.SETLK, node, LOCK(fh, 7, 0, 99, 1, 5, 0)).error == 0
+    with monkeypatch.context() as full:
+        full.setattr(locks, "RANGES_PER_OBJECT", 1)
+        assert rig.ask(Opcode.SETLK, node, LOCK(fh, 7, 50, 60, 2, 5, 0)).error == -errno.ENOLCK
+    fail(rig, "link")
+    _, other = opened(rig)
+    assert rig.ask(Opcode.SETLK, node, LOCK(other, 8, 50, 60, 1, 6, 0)).error == -errno.EAGAIN
 
 
 def test_whose_lock_is_lost_is_told_so_and_not_who_waited_for_it(far: Make) -> None:
