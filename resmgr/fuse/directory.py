@@ -23,7 +23,7 @@ from resmgr.fuse.formats import BODY, FOPEN_CACHE_DIR, FOPEN_KEEP_CACHE, AttrTup
 from resmgr.fuse.inode import Node, same_type
 from resmgr.fuse.listing import Directory
 from resmgr.fuse.removals import unsaid
-from resmgr.fuse.request import Request
+from resmgr.fuse.request import Request, Step
 from resmgr.fuse.walking import subdirectories
 from resmgr.iomsg import (
     ATTR,
@@ -55,6 +55,9 @@ def opendir(core: Core, request: Request, view: memoryview) -> None:
     connection = node.server.connections.get(request.user)
     if node.lease is not None and connection is not None and core.leases.lists(node, request.user):
         _open_at_home(core, request, connection)
+        return
+    if connection is not None and core.leases.opens(node, request.user):
+        _open_later(core, request, connection)
         return
     if not core.walking.take(request, lambda reply: _expected(request, reply)):
         _open(core, request)
@@ -105,6 +108,18 @@ def _open_at_home(core: Core, request: Request, connection: Connection) -> None:
     core.drops["lease_hits"] += 1
     core.at_home = not core.bare.opened(request, connection)
     core.answer(request, formats.OPEN_REPLY.pack(32, 0, request.unique, directory.fh, FOPEN_CACHE_DIR | FOPEN_KEEP_CACHE))
+
+
+def _open_later(core: Core, request: Request, connection: Connection) -> None:
+    """It is opened when it is listed after all."""
+    directory = Directory(
+        core.new_fh(), request.node, connection, 0, core.ahead.record(request.node, connection, request.user), request.pid
+    )
+    _enter(core, directory)
+    directory.cached = core.leases.opened(request)
+    core.drops["lease_hits"] += 1
+    core.at_home = True
+    core.answer(request, formats.OPEN_REPLY.pack(32, 0, request.unique, directory.fh, FOPEN_CACHE_DIR if directory.cached else 0))
 
 
 def _expected(request: Request, reply: bytes | None) -> None:
@@ -217,6 +232,8 @@ def _read(core: Core, request: Request, view: memoryview, plus: bool) -> None:
         if directory.served:
             directory.rewind()
         directory.served = True
+        if (lease := directory.node.lease) is not None:
+            lease.unlisted = False
     _serve(core, directory, request, offset, size, plus)
 
 
@@ -372,6 +389,9 @@ def releasedir(core: Core, request: Request, view: memoryview) -> None:
         core.drops["unknown_file"] += 1
     else:
         core.reopening.released(fh)
+        lease = directory.node.lease
+        if lease is not None and not directory.home and not directory.served:
+            lease.unlisted = True
         if directory.ocb:
             core.handles.let_go(directory.node, directory.connection, directory.ocb)
 
@@ -386,15 +406,24 @@ def fsyncdir(core: Core, request: Request, view: memoryview) -> None:
         core.error(request, error)
         return
     how = SYNC_DATA_ONLY if flags & formats.FSYNC_DATA else 0
-    if directory.ocb:
-        _sync(directory, request, how)
+    handle = directory.ocb or directory.node.handles.get(directory.connection, 0)
+
+    def by_base(request: Request, status: int, reply: Buffer) -> None:
+        if status < 0:
+            # The handle is not good any more, or its server syncs only what is open.
+            _open_now(core, directory, request, lambda: _sync(directory.connection, directory.ocb, request, how, _synced))
+        else:
+            core.error(request, 0)
+
+    if handle:
+        _sync(directory.connection, handle, request, how, _synced if directory.ocb else by_base)
     else:
-        _open_now(core, directory, request, lambda: _sync(directory, request, how))
+        _open_now(core, directory, request, lambda: _sync(directory.connection, directory.ocb, request, how, _synced))
 
 
-def _sync(directory: Directory, request: Request, how: int) -> None:
-    request.step = _synced
-    pending = directory.connection.submit((REQUEST.pack(Io.SYNC, 0, how, directory.ocb),), 0, request.file_done)
+def _sync(connection: Connection, handle: int, request: Request, how: int, step: Step) -> None:
+    request.step = step
+    pending = connection.submit((REQUEST.pack(Io.SYNC, 0, how, handle),), 0, request.file_done)
     if pending is not None:
         request.pending = pending
 

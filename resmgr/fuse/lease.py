@@ -48,6 +48,7 @@ class Lease:
         "sticky",
         "storm",
         "told_absent",
+        "unlisted",
         "users",
         "whole",
     )
@@ -76,6 +77,8 @@ class Lease:
         """Who may search it, by what the server answered them."""
         self.readers: set[User] = set()
         """Who could open it."""
+        self.unlisted = False
+        """Who had it open last did not list it, but had it synced, or found by it what lies in it: so may the next."""
         self.changers: set[User] = set()
         """Who could make, remove or move something in it: who may do one may do all."""
         self.sticky = True

@@ -261,6 +261,11 @@ class Leases:
         lease = node.lease
         return lease is not None and lease.live and lease.listed_at > node.changed and user in lease.readers
 
+    def opens(self, node: Node, user: User) -> bool:
+        """Whether *user*, who may list *node*, is likely to open it for something else."""
+        lease = node.lease
+        return lease is not None and lease.live and lease.unlisted and user in lease.readers
+
     def opened(self, request: Request) -> bool:
         """The request's user could open the request's directory. Whether the kernel may keep what it reads there."""
         lease = request.node.lease

@@ -1,4 +1,4 @@
-"""The I/O messages of `HostFs`: what is done to something open. fsync and fallocate always go to a thread."""
+"""The I/O messages of `HostFs`: what is done to something open. fallocate goes to a thread, and fsync but of what lives in memory."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from typing import Final
 
 from resmgr.channel import Message
 from resmgr.errors import BadMessage
+from resmgr.hostfs.device import PAGES
 from resmgr.hostfs.objects import HostClient, HostHandle
-from resmgr.hostfs.opened import birth_of, change, pack_statfs, read_directory, read_now, read_waiting, seek
+from resmgr.hostfs.opened import birth_of, change, own_path, pack_statfs, read_directory, read_now, read_waiting, seek
 from resmgr.hostfs.running import Running
 from resmgr.hostfs.streams import DeviceHandle
 from resmgr.hostfs.syscalls import fallocate
@@ -225,10 +226,18 @@ def sync(fs: Running, message: Message, client: HostClient, handle: Handle, flag
     call = os.fdatasync if flags & SYNC_DATA_ONLY else os.fsync
 
     def work() -> bytes:
-        call(handle.fd)
+        if handle.readable or handle.writable or not handle.directory:
+            call(handle.fd)
+            return b""
+        # A base handle: whoever might open the directory and sync that may do it without.
+        fd = os.open(own_path(handle.fd), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            call(fd)
+        finally:
+            os.close(fd)
         return b""
 
-    fs.io(message, client, handle, work, inline=False)
+    fs.io(message, client, handle, work, inline=handle.device.kind in PAGES)
 
 
 def space(fs: Running, message: Message, client: HostClient, handle: Handle, flags: int) -> None:

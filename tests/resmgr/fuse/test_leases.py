@@ -412,6 +412,59 @@ def test_a_listing_at_home_is_for_who_could_open_it(rig: Rig) -> None:
     assert rig.ask(Opcode.OPENDIR, node, formats.OPEN_IN.pack(0, 0)).error == -errno.EACCES
 
 
+def test_a_directory_that_is_opened_to_be_synced_costs_one_message(rig: Rig) -> None:
+    """From the second time on; whoever lists it then gets all of it."""
+    node = leased(rig)
+
+    def opened() -> int:
+        answer = rig.ask(Opcode.OPENDIR, node, formats.OPEN_IN.pack(0, 0))
+        assert not answer.error
+        return answer.fh
+
+    def synced(fh: int) -> dict[str, int]:
+        rig.messages()
+        assert rig.ask(Opcode.FSYNCDIR, node, formats.FSYNC_IN.pack(fh, 0)).error == 0
+        return rig.messages()
+
+    def released(fh: int) -> None:
+        rig.ask(Opcode.RELEASEDIR, node, formats.RELEASE_IN.pack(fh, 0, 0, 0))
+        rig.run(1)
+        rig.messages()
+
+    first = opened()
+    assert rig.messages()["open"] == 1
+    assert synced(first) == {"sync": 1}
+    released(first)
+    for _ in range(2):
+        fh = opened()
+        assert rig.messages() == {}
+        assert synced(fh) == {"sync": 1}
+        rig.ask(Opcode.RELEASEDIR, node, formats.RELEASE_IN.pack(fh, 0, 0, 0))
+        rig.run(1)
+        assert rig.messages() == {}
+    # A server that syncs only what is open says so.
+    rig.fs.faults.append(Fault("sync", code=errno.EBADF, times=1))
+    fh = opened()
+    assert synced(fh) == {"sync": 2, "open": 1}
+    released(fh)
+    # An error of the sync itself is told.
+    rig.fs.faults.append(Fault("sync", code=errno.EIO, times=2))
+    fh = opened()
+    assert rig.ask(Opcode.FSYNCDIR, node, formats.FSYNC_IN.pack(fh, 0)).error == -errno.EIO
+    released(fh)
+    # Another user, and one who lists it.
+    rig.uid = 77
+    released(opened())
+    rig.uid = 0
+    fh = opened()
+    rig.fs.add(b"d/zz", b"")
+    rig.run(0.01)
+    assert b"zz" in rig.ask(Opcode.READDIR, node, formats.READ_IN.pack(fh, 0, 65536, 0, 0, 0)).body
+    rig.messages()
+    opened()
+    assert rig.messages()["open"] == 1
+
+
 def test_a_changed_listing_is_read_again(rig: Rig) -> None:
     node = leased(rig)
     first = rig.ask(Opcode.OPENDIR, node, formats.OPEN_IN.pack(0, 0)).fh
