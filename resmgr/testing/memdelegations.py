@@ -14,7 +14,8 @@ from resmgr.iofunc.handle import Client, Handle
 from resmgr.iofunc.locking import FileLocks
 from resmgr.iofunc.locks import UNLOCK
 from resmgr.iomsg import DELEGATION_ASK, LOCK_TEST, UNLINK_DIRECTORY, WATCH_RECALL, Connect
-from resmgr.iorequest import ConnectRequest, parse_delegation, parse_lock
+from resmgr.iorequest import ConnectRequest
+from resmgr.lockrequest import parse_delegation, parse_lock
 from resmgr.testing.memtree import Inode
 
 if TYPE_CHECKING:

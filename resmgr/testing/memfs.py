@@ -44,16 +44,7 @@ from resmgr.iomsg import (
     Target,
     pack_dirent,
 )
-from resmgr.iorequest import (
-    HEAD,
-    WRITE_HEAD,
-    ConnectRequest,
-    SetAttr,
-    parse_read,
-    parse_readdir,
-    parse_space,
-    parse_write,
-)
+from resmgr.iorequest import HEAD, WRITE_HEAD, ConnectRequest, SetAttr, parse_read, parse_readdir, parse_space, parse_write
 from resmgr.testing.memdelegations import MemDelegations
 from resmgr.testing.memfault import Fault as Fault
 from resmgr.testing.memtree import BLOCK, MAY_READ, MAY_SEARCH, MAY_WRITE, Inode, Tree

@@ -12,10 +12,11 @@ import pytest
 from resmgr.access import Export
 from resmgr.channel import Kernel
 from resmgr.errors import BadMessage
+from resmgr.handlelist import pack_identify, pack_tokens, parse_identify, parse_tokens
 from resmgr.hostfs.anchors import anchors, points, related
 from resmgr.hostfs.manager import HostFs
 from resmgr.iomsg import IDENTIFY_BATCH, IDENTIFY_MAX, Connect, Entry, Io
-from resmgr.iorequest import ConnectRequest, pack_identify, pack_tokens, parse_identify, parse_tokens
+from resmgr.iorequest import ConnectRequest
 from resmgr.testing.hostdir import HostDirectory
 from resmgr.testing.ioclient import IoClient, fails
 
