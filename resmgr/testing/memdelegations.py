@@ -1,4 +1,7 @@
-"""Delegations of a file system in memory: the part that a kernel has for hostfs, and programs of the server's machine."""
+"""Delegations of a file system in memory: the part that a kernel has for hostfs, and programs of the server's machine.
+
+Each client stands for a node of its own, since the simulator has several on one kernel. So two users of one mount wait for each other's
+directories here; with hostfs they do not (`resmgr.hostfs.alone`)."""
 
 from __future__ import annotations
 
