@@ -18,8 +18,8 @@ from resmgr.aio import enter, send
 from resmgr.channel import Connection, Credentials, Kernel, Nd
 from resmgr.dispatch import Buffer
 from resmgr.errors import BadMessage, ResmgrError
+from resmgr.handlelist import pack_close
 from resmgr.iomsg import OPEN, OPEN_WATCH, REQUEST, WATCH_ISDIR, WATCH_NEXT, Connect, Entry, Io, parse_events
-from resmgr.iorequest import pack_close
 from resmgr.walk import REPLY_LEN, Address, walk
 
 ANSWER_MAX = 64 * 1024

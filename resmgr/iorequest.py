@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 import attrs
@@ -19,17 +19,7 @@ from resmgr.errors import BadMessage, ResmgrError
 from resmgr.iomsg import (
     ACCESS,
     COPY,
-    DELEGATION_LOCK,
-    DELEGATION_LOCKS_MAX,
     DEVCTL,
-    IDENTIFY_BATCH,
-    IDENTIFY_MAX,
-    LOCK,
-    LOCK_RECLAIM,
-    LOCK_SET,
-    LOCK_TEST,
-    LOCK_WAIT,
-    LOCK_WHOLE,
     MAKE,
     NAME_MAX,
     NOTIFY,
@@ -58,7 +48,6 @@ from resmgr.iomsg import (
     SPACE,
     SYMLINK,
     TOKEN_MAX,
-    WATCH_DROP,
     WRITE,
     XATTR,
     XATTR_GET,
@@ -448,151 +437,3 @@ def parse_notify(data: Buffer) -> tuple[int, int]:
     if action > NOTIFY_CHANGE or wanted & ~POLL_ALL:
         raise BadMessage("notify of an unknown kind")
     return action, wanted
-
-
-LOCK_END: Final = 1 << 63
-"""End of a range that has none."""
-
-
-@attrs.define
-class LockRequest:
-    """A LOCK message. The range is [start, end); end LOCK_END: to the end of the file, wherever that is. `whole`: flock. `reclaim`: it was
-    had before the connection, or the server's daemon, ended."""
-
-    operation: int
-    kind: int
-    start: int
-    end: int
-    owner: int
-    pid: int = 0
-    whole: bool = False
-    reclaim: bool = False
-
-
-def pack_lock(handle: int, request: LockRequest) -> bytes:
-    length = 0 if request.end == LOCK_END else request.end - request.start
-    fixed = LOCK.pack(request.operation, request.kind, request.start, length, request.owner, request.pid)
-    flags = (LOCK_WHOLE if request.whole else 0) | (LOCK_RECLAIM if request.reclaim else 0)
-    return REQUEST.pack(Io.LOCK, 0, flags, handle) + fixed
-
-
-def parse_lock(data: Buffer) -> LockRequest:
-    try:
-        _, _, flags, _ = REQUEST.unpack_from(data)
-        operation, kind, start, length, owner, pid = LOCK.unpack_from(data, HEAD)
-    except struct.error:
-        raise BadMessage("lock cut short") from None
-    if operation not in (LOCK_TEST, LOCK_SET, LOCK_WAIT) or kind > 2 or flags & ~(LOCK_WHOLE | LOCK_RECLAIM):
-        raise BadMessage("lock of an unknown kind")
-    whole = bool(flags & LOCK_WHOLE)
-    reclaim = bool(flags & LOCK_RECLAIM)
-    if reclaim and (operation != LOCK_SET or kind == 2):
-        raise BadMessage("only a lock can be set again")
-    if whole and (start or length or operation == LOCK_TEST):
-        raise BadMessage("lock of the whole with a range")
-    end = start + length if length else LOCK_END
-    if start >= LOCK_END or end > LOCK_END:
-        raise ResmgrError(errno.EOVERFLOW)
-    return LockRequest(operation, kind, start, end, owner, pid, whole, reclaim)
-
-
-def pack_delegation(handle: int, locks: Iterable[LockRequest]) -> bytes:
-    """DELEGATION that gives back, with the locks that stand."""
-    parts = [REQUEST.pack(Io.DELEGATION, 0, 0, handle)]
-    for one in locks:
-        length = 0 if one.end == LOCK_END else one.end - one.start
-        parts.append(DELEGATION_LOCK.pack(one.kind, one.start, length, one.owner, one.pid, LOCK_WHOLE if one.whole else 0))
-    return b"".join(parts)
-
-
-def parse_delegation(data: Buffer) -> list[LockRequest]:
-    """The locks of a DELEGATION that gives back."""
-    tail = len(data) - HEAD
-    if tail % DELEGATION_LOCK.size or not 0 <= tail <= DELEGATION_LOCKS_MAX * DELEGATION_LOCK.size:
-        raise BadMessage("locks cut short, or too many")
-    found = []
-    for kind, start, length, owner, pid, flags in DELEGATION_LOCK.iter_unpack(bytes(data[HEAD:])):
-        whole = flags == LOCK_WHOLE
-        end = start + length if length else LOCK_END
-        if kind > 1 or flags & ~LOCK_WHOLE or (whole and (start or length)) or start >= LOCK_END or end > LOCK_END:
-            raise BadMessage("a lock that makes no sense")
-        found.append(LockRequest(LOCK_SET, kind, start, end, owner, pid, whole))
-    return found
-
-
-DROP_MAX: Final = 1024
-"""Directories of one WATCH_DROP."""
-
-
-def pack_drop(inos: list[int]) -> bytes:
-    return REQUEST.pack(Io.WATCH, WATCH_DROP, 0, 0) + b"".join(map(_HANDLE.pack, inos))
-
-
-def parse_drop(data: Buffer) -> list[int]:
-    """Inode numbers of a WATCH_DROP."""
-    tail = len(data) - HEAD
-    if tail % _HANDLE.size or not 0 <= tail <= DROP_MAX * _HANDLE.size:
-        raise BadMessage("inode numbers cut short, or too many")
-    return [ino for (ino,) in _HANDLE.iter_unpack(bytes(data[HEAD:]))]
-
-
-CLOSE_MAX: Final = 4096
-"""Handles of one CLOSE message: a client that closes more sends several."""
-_HANDLE: Final = struct.Struct("!Q")
-
-
-def pack_close(*handles: int) -> bytes:
-    """CLOSE of one handle or of several (CLOSE_BATCH)."""
-    head = REQUEST.pack(Io.CLOSE, 0, 1 if len(handles) > 1 else 0, handles[0])
-    return head if len(handles) == 1 else head + b"".join(map(_HANDLE.pack, handles[1:]))
-
-
-def parse_close(data: Buffer) -> list[int]:
-    """Every handle that a CLOSE names."""
-    try:
-        _, _, flags, handle = REQUEST.unpack_from(data)
-    except struct.error:
-        raise BadMessage("close cut short") from None
-    tail = len(data) - HEAD
-    if not flags & 1:
-        if tail:
-            raise BadMessage("close of one handle has a tail")
-        return [handle]
-    if tail % _HANDLE.size:
-        raise BadMessage("close's last handle cut short")
-    if tail > CLOSE_MAX * _HANDLE.size:
-        raise BadMessage("close names too many handles")
-    return [handle, *(number for (number,) in _HANDLE.iter_unpack(bytes(data[HEAD:])))]
-
-
-def pack_identify(*handles: int) -> bytes:
-    """IDENTIFY of several handles, at most IDENTIFY_MAX."""
-    return REQUEST.pack(Io.IDENTIFY, 0, IDENTIFY_BATCH, handles[0]) + b"".join(map(_HANDLE.pack, handles[1:]))
-
-
-def parse_identify(data: Buffer) -> list[int]:
-    """Every handle that an IDENTIFY of several names."""
-    tail = len(data) - HEAD
-    if tail < 0 or tail % _HANDLE.size or tail >= IDENTIFY_MAX * _HANDLE.size:
-        raise BadMessage("identify's last handle cut short, or too many")
-    return [REQUEST.unpack_from(data)[3], *(number for (number,) in _HANDLE.iter_unpack(bytes(data[HEAD:])))]
-
-
-def pack_tokens(tokens: Iterable[bytes]) -> bytes:
-    """The reply to that: b"" for what has none."""
-    return b"".join(bytes((len(token),)) + token for token in tokens)
-
-
-def parse_tokens(reply: Buffer, count: int) -> list[bytes]:
-    """*count* tokens; each at most TOKEN_MAX bytes, which is what a length can say."""
-    data, at = bytes(reply), 0
-    tokens = []
-    for _ in range(count):
-        end = at + 1 + data[at] if at < len(data) else len(data) + 1
-        if end > len(data):
-            raise BadMessage("token cut short")
-        tokens.append(data[at + 1 : end])
-        at = end
-    if at != len(data):
-        raise BadMessage("more tokens than handles")
-    return tokens

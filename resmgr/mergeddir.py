@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 
 from resmgr.channel import Channel, ClientInfo, Connection, Kernel, Pending, ReadDone
 from resmgr.dispatch import Buffer
+from resmgr.handlelist import pack_close
 from resmgr.iofunc.handle import Client, Handle
 from resmgr.iomsg import Attr
-from resmgr.iorequest import pack_close
 
 OWN = 1 << 63
 """Cookies of a merged directory: 0 is the start, OWN + n the n-th of the path manager's own names, a smaller number the first server's own

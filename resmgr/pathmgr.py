@@ -40,6 +40,7 @@ from resmgr.channel import (
     Pulse,
 )
 from resmgr.errors import BadMessage
+from resmgr.handlelist import pack_close
 from resmgr.iofunc.handle import Handle
 from resmgr.iofunc.handletable import HANDLE_BITS
 from resmgr.iofunc.manager import Manager
@@ -60,7 +61,7 @@ from resmgr.iomsg import (
     pack_dirent,
     parse_dirents,
 )
-from resmgr.iorequest import ConnectRequest, pack_close, pack_readdir, parse_readdir
+from resmgr.iorequest import ConnectRequest, pack_readdir, parse_readdir
 from resmgr.mergeddir import OWN, MergedDirectory, Part, PathClient, Way, ask, let_go
 from resmgr.pathspace import Attach, Attached, PathSpace
 

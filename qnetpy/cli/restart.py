@@ -28,6 +28,7 @@ def run(args: argparse.Namespace) -> int:
 
     _let_go()
     config = load(args.config)
+    _stands_apart(config.node.run_dir)
     # What is wrong with the configuration is found while the old one runs.
     argv = daemon.command_line(config, args.config, args.interface, args.fault)
     daemon.check_identity(config)
@@ -64,9 +65,27 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _let_go() -> None:
-    """Close what the shell left open. A file of /net among it is closed once more by the process that becomes the next daemon, which
+    """Close what the shell left open. A file of /net among it would be closed once more by the process that becomes the next daemon, which
     would wait for a daemon then."""
     os.closerange(3, max(map(int, os.listdir("/proc/self/fd"))) + 1)
+
+
+def _stands_apart(run_dir: str) -> None:
+    """CommandError if this command uses a file of the daemon's mounts as standard input, output or error: these are closed by the process
+    that becomes the next daemon, too, and are still needed here."""
+    from qnetpy.netfs import record
+
+    points = {one.device: one.point for one in record.made(run_dir)}
+    for fd, name in enumerate(("standard input", "standard output", "standard error")):
+        try:
+            device = os.fstat(fd).st_dev
+        except OSError:
+            continue
+        point = points.get((os.major(device), os.minor(device)))
+        if point is not None:
+            raise CommandError(
+                f"{name} is a file of {point}, which nobody serves while the daemon is restarted", "a file of this machine, or </dev/null"
+            )
 
 
 def _mounts(config: str | None) -> tuple[tuple[int, ...], list[tuple[str, int, int]]]:

@@ -12,7 +12,7 @@ import json
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from itertools import count
 
@@ -28,7 +28,7 @@ RECORD_MAX = 64 * 1024
 
 @attrs.frozen
 class Left:
-    """A mount that was made by an earlier daemon of this run directory, since the machine was booted."""
+    """A mount that was made by a daemon of this run directory, since the machine was booted."""
 
     point: str
     device: Device
@@ -36,12 +36,21 @@ class Left:
 
 def left(run_dir: str) -> list[Left]:
     """What is written down, but for what a process has that works; nothing if that cannot be read, or is of another boot."""
-    found = []
+    return [one for one, pid, began in _written(run_dir) if not _works(pid, began)]
+
+
+def made(run_dir: str) -> list[Left]:
+    """As `left`, but all that is written down."""
+    return [one for one, _, _ in _written(run_dir)]
+
+
+def _written(run_dir: str) -> Iterator[tuple[Left, int, object]]:
+    """Each mount, the process that made it, and when that began."""
     try:
         with open(os.path.join(run_dir, FILE), "rb") as file:
             lines = file.read(RECORD_MAX).splitlines()
     except OSError:
-        return []
+        return
     boot = _boot()
     for line in lines:
         try:
@@ -50,9 +59,8 @@ def left(run_dir: str) -> list[Left]:
             continue
         match told:
             case {"boot": at, "pid": int(pid), "began": began, "point": str(point), "major": int(major), "minor": int(minor)}:
-                if at == boot and not _works(pid, began):
-                    found.append(Left(point, (major, minor)))
-    return found
+                if at == boot:
+                    yield Left(point, (major, minor)), pid, began
 
 
 class Record:

@@ -21,8 +21,9 @@ from qnetpy.testing.node import SimNode
 from resmgr.channel import CHID_PATHMGR, PID_SYSTEM, Channel, Connection, Credentials, Kernel, Message, Nd, Pending, Pulse
 from resmgr.dispatch import Buffer
 from resmgr.errors import ResmgrError
+from resmgr.handlelist import pack_close
 from resmgr.iomsg import OFFSET_APPEND, STATUS_REDIRECT, Connect, Entry, parse_dirents
-from resmgr.iorequest import ConnectRequest, pack_close, pack_read, pack_readdir, pack_write
+from resmgr.iorequest import ConnectRequest, pack_read, pack_readdir, pack_write
 from resmgr.walk import translate
 
 SERVER_CHID = 100

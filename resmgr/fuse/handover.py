@@ -20,7 +20,7 @@ from resmgr.fuse.servers import Server
 from resmgr.fuse.state import AliasRecord, BadState, DirectoryRecord, FileRecord, LockRecord, NodeRecord, ServerRecord, State, TokenRecord
 from resmgr.fuse.traits import LOCKING, NOT_TWICE
 from resmgr.iomsg import LOCK_SET, TOKEN_MAX
-from resmgr.iorequest import LockRequest
+from resmgr.lockrequest import LockRequest
 
 if TYPE_CHECKING:
     from resmgr.fuse.core import Core

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from resmgr.iofunc.locks import UNLOCK
 from resmgr.iomsg import LOCK_SET
-from resmgr.iorequest import LockRequest
+from resmgr.lockrequest import LockRequest
 
 _Range = tuple[int, int, int, int]
 """start, end, type, pid."""

@@ -28,7 +28,7 @@ from resmgr.fuse.reopen import note_lock
 from resmgr.fuse.request import LOST, Request, told
 from resmgr.iofunc.locks import UNLOCK
 from resmgr.iomsg import LOCK_FOUND, LOCK_SET, LOCK_TEST, LOCK_WAIT
-from resmgr.iorequest import LOCK_END, LockRequest, pack_lock
+from resmgr.lockrequest import LOCK_END, LockRequest, pack_lock
 
 _LAST: Final = LOCK_END - 1
 

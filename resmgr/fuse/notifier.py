@@ -17,7 +17,8 @@ otherwise.
 
 Packets of the control socket: number u64 (native), then notifications, each with its length first, as fuse(4) has them; or a nodeid u64.
 Answered by the number and, u32, how many failed, or with what errno. `LEAVE` as number: somebody else serves the mount from now on, so
-nothing is answered here when the socket ends. At its start each thread answers `HERE` and its number, by which its requests are known.
+nothing is answered here when the socket ends. At its start each thread answers `HERE` and its number, by which its requests are known. The
+process ends when the socket has, and all its threads are back from the kernel.
 
 Imports nothing of ours.
 """
@@ -45,8 +46,6 @@ THREADS = 8
 STACK = 256 * 1024
 PACKET_MAX = 8192
 """Bytes of a packet; so all that are under way at once fit into a socket."""
-LOOK_AGAIN = 20
-"""Milliseconds."""
 
 _LENGTH = struct.Struct("=I")
 _REQUEST = struct.Struct("=IIQ")
@@ -57,7 +56,7 @@ _HANDLE_BYTES, _HANDLE_TYPE = 12, 0x81
 _UNANSWERED = (2, 36, 42)
 """FORGET, INTERRUPT, BATCH_FORGET."""
 _NOTHING_LOST = (errno.ENOENT, errno.ENODEV, errno.ENOTDIR)
-"""The kernel does not know it, so nothing was to be forgotten."""
+"""Of a notification: the kernel does not know it, so nothing was to be forgotten."""
 
 
 def write_all(device: int, messages: memoryview) -> int:
@@ -75,21 +74,20 @@ def write_all(device: int, messages: memoryview) -> int:
 
 
 class Threads:
-    """Each takes a packet, does what it says, and answers."""
+    """Each takes a packet, does what it says, and answers. The last one that finds the socket ended ends the process; the first one does
+    what is to be done until then, *meanwhile*, unless somebody else serves the mount."""
 
-    def __init__(self, control: _socket.socket, perform: Callable[[memoryview], int], end: Callable[[Threads], None]) -> None:
+    def __init__(self, control: _socket.socket, perform: Callable[[memoryview], int], meanwhile: Callable[[], None]) -> None:
         self._control = control
         self._perform = perform
-        self._end = end
-        self._lock = _thread.allocate_lock()
-        self._ending = _thread.allocate_lock()
-        self.busy = 0
-        """Packets under way."""
-        self.left = False
-        """Somebody else serves the mount."""
+        self._meanwhile = meanwhile
+        self._receiving = _thread.allocate_lock()
+        """For `_left` and `_threads`, and held while waiting for a packet: who finds the end has seen all that came before it."""
+        self._left = False
+        self._threads = THREADS
 
     def start(self) -> None:
-        """Never returns: the process ends with the socket."""
+        """Never returns."""
         _thread.stack_size(STACK)
         for _ in range(THREADS - 1):
             _thread.start_new_thread(self._work, ())
@@ -98,25 +96,31 @@ class Threads:
     def _work(self) -> None:
         self._answer(HERE, _thread.get_native_id())
         while packet := self._next():
-            with self._lock:
-                self.busy += 1
             (number,) = NUMBER.unpack_from(packet)
-            if number == LEAVE:
-                self.left = True
-            else:
-                self._answer(number, self._perform(memoryview(packet)[NUMBER.size :]))
-            with self._lock:
-                self.busy -= 1
-        # By one thread, and for all.
-        self._ending.acquire()
-        self._end(self)
-        os._exit(0)
+            self._answer(number, self._perform(memoryview(packet)[NUMBER.size :]))
+        with self._receiving:
+            first = self._threads == THREADS
+            self._threads -= 1
+            if not self._threads:
+                os._exit(0)
+        if first and not self._left:
+            self._meanwhile()
+        # The process would end with its main thread.
+        forever = _thread.allocate_lock()
+        forever.acquire()
+        forever.acquire()
 
     def _next(self) -> bytes:
-        try:
-            return self._control.recv(PACKET_MAX)
-        except OSError:
-            return b""
+        """A packet that is to be carried out; empty: the socket has ended."""
+        with self._receiving:
+            while True:
+                try:
+                    packet = self._control.recv(PACKET_MAX)
+                except OSError:
+                    return b""
+                if not packet or NUMBER.unpack_from(packet)[0] != LEAVE:
+                    return packet
+                self._left = True
 
     def _answer(self, number: int, result: int) -> None:
         try:
@@ -135,15 +139,13 @@ class Entries:
     def perform(self, messages: memoryview) -> int:
         return write_all(self._device, messages)
 
-    def end(self, threads: Threads) -> None:
-        """Answer what nobody else will, until all that waits here is done."""
+    def meanwhile(self) -> None:
+        """Answer what nobody else will, until the connection ends."""
         buffer = bytearray(self._size)
         poll = select.poll()
-        if not threads.left:
-            poll.register(self._device, select.POLLIN)
-        while threads.busy:
-            if poll.poll(LOOK_AGAIN) and not self._refuse(buffer):
-                return
+        poll.register(self._device, select.POLLIN)
+        while poll.poll() and self._refuse(buffer):
+            pass
 
     def _refuse(self, buffer: bytearray) -> bool:
         """Read one request and say that there is nobody. False: the connection has ended."""
@@ -185,7 +187,7 @@ class Pages:
             os.close(mount)
         return 0
 
-    def end(self, threads: Threads) -> None:
+    def meanwhile(self) -> None:
         """What waits here waits for a connection that nobody serves, and ends with it."""
 
 
@@ -210,7 +212,7 @@ def main(arguments: list[str]) -> None:
             enter(int(namespace))
         does = Pages(os.fsencode(arguments[2]))
     os.chdir("/")
-    Threads(control, does.perform, does.end).start()
+    Threads(control, does.perform, does.meanwhile).start()
 
 
 if __name__ == "__main__":

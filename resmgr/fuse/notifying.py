@@ -25,7 +25,6 @@ log = logging.getLogger("resmgr.fuse")
 
 DEV_IOC_CLONE = 0x8004E500
 """_IOR(229, 0, uint32_t), linux/fuse.h."""
-TRY_AGAIN = 0.01
 
 Begun = tuple[socket.socket, int, int]
 """Our end of the process's socket, its pid, a descriptor of it."""
@@ -102,8 +101,7 @@ class Helper:
             try:
                 self._socket.send(notifier.NUMBER.pack(self._number) + job.packets[job.at])
             except BlockingIOError:
-                self._dispatch.call_at(self._dispatch.now() + TRY_AGAIN, self._send)
-                return
+                return  # full of what is under way: the next answer makes room
             except OSError:
                 return  # it has ended, which its pidfd tells
             self._jobs[self._number] = job

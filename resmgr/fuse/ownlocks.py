@@ -21,7 +21,7 @@ from resmgr.fuse.formats import O_ACCMODE, O_APPEND, Opcode
 from resmgr.fuse.request import GONE
 from resmgr.iofunc.locks import UNLOCK, Locks, Owner, Range, Waiter
 from resmgr.iomsg import DELEGATION_ASK, DELEGATION_LOCKS_MAX, LOCK_SET, REQUEST, Io
-from resmgr.iorequest import LockRequest, pack_delegation
+from resmgr.lockrequest import LockRequest, pack_delegation
 
 if TYPE_CHECKING:
     from resmgr.fuse.core import Core

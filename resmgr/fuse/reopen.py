@@ -38,7 +38,7 @@ from resmgr.fuse.traits import BY_NODE
 from resmgr.fuse.walk import CONNECT, ENTRY_MAX
 from resmgr.iofunc.locks import UNLOCK
 from resmgr.iomsg import LOCK_SET, OPEN, REOPEN, REQUEST, TOKEN_MAX, Connect, Io
-from resmgr.iorequest import LockRequest, pack_lock
+from resmgr.lockrequest import LockRequest, pack_lock
 
 if TYPE_CHECKING:
     from resmgr.fuse.core import Core

@@ -22,8 +22,8 @@ from resmgr.dispatch import Buffer
 from resmgr.errors import BadMessage
 from resmgr.fuse.request import GONE
 from resmgr.fuse.walk import ENTRY_MAX
+from resmgr.handlelist import pack_identify, parse_tokens
 from resmgr.iomsg import IDENTIFY_MAX, REOPEN, REQUEST, TOKEN_MAX, Connect, Io
-from resmgr.iorequest import pack_identify, parse_tokens
 
 if TYPE_CHECKING:
     from resmgr.fuse.core import Core

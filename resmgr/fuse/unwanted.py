@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from resmgr.channel import Connection
 from resmgr.dispatch import Buffer, Timer
-from resmgr.iorequest import DROP_MAX, pack_drop
+from resmgr.handlelist import DROP_MAX, pack_drop
 
 if TYPE_CHECKING:
     from resmgr.fuse.core import Core

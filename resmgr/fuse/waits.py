@@ -26,8 +26,8 @@ FH: Final = (1 << 64) - 1
 MAY_BE_OURS: Final = frozenset((int(Opcode.OPEN), int(Opcode.OPENDIR), int(Opcode.RELEASE), int(Opcode.RELEASEDIR)))
 _HEAD: Final = struct.Struct("=IIQQIII")
 _FH: Final = struct.Struct("=Q")
-_UNKNOWN: Final = (errno.ESTALE, errno.ENOENT, errno.ENOTCONN)
-"""The kernel has no such inode; or the mount is not where it was."""
+_NOT_THERE: Final = (errno.ESTALE, errno.ENOENT, errno.ENOTCONN)
+"""Of opening: the kernel has no such inode, or the mount is not where it was at the moment. The next file may be opened again."""
 
 
 class Waits:
@@ -91,7 +91,7 @@ class Waits:
             if not result and opened:
                 done(0)
                 return
-            if result not in _UNKNOWN and self.pages.ready:
+            if result not in _NOT_THERE and self.pages.ready:
                 log.info("pages are dropped by notifications: %s", os.strerror(result) if result else "not by opening a file")
                 self.pages.close()
             if self._fd >= 0:
@@ -110,7 +110,10 @@ class Waits:
         self.pages.do([_FH.pack(nodeid)], dropped)
 
     def answer(self, opcode: int, view: Buffer) -> bytes | None:
-        """The answer to a request of `pages`; None: it is somebody else's. *opcode* is one that `MAY_BE_OURS`."""
+        """The answer to a request of `pages`; None: it is somebody else's. *opcode* is one that `MAY_BE_OURS`.
+
+        The kernel numbers threads as in the pid namespace of whoever made the mount. A daemon and the one that takes over from it are in
+        the same: a process of another cannot end the earlier one."""
         _, _, unique, nodeid, _, _, pid = _HEAD.unpack_from(view)
         if opcode in (Opcode.RELEASE, Opcode.RELEASEDIR):
             return formats.error_reply(unique, 0) if _FH.unpack_from(view, 40)[0] == FH else None

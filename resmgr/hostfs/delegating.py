@@ -28,7 +28,8 @@ from resmgr.iofunc.delegations import Delegations
 from resmgr.iofunc.handle import Handle
 from resmgr.iofunc.locks import UNLOCK
 from resmgr.iomsg import ATTR, DELEGATION_ASK, LOCK_TEST
-from resmgr.iorequest import HEAD, ConnectRequest, parse_delegation, parse_lock
+from resmgr.iorequest import HEAD, ConnectRequest
+from resmgr.lockrequest import parse_delegation, parse_lock
 
 if TYPE_CHECKING:
     from resmgr.hostfs.running import Running

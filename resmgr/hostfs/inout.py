@@ -11,6 +11,7 @@ from typing import Final
 
 from resmgr.channel import Message
 from resmgr.errors import BadMessage
+from resmgr.handlelist import parse_drop
 from resmgr.hostfs.device import PAGES
 from resmgr.hostfs.objects import HostClient, HostHandle
 from resmgr.hostfs.opened import birth_of, change, own_path, pack_statfs, read_directory, read_now, read_waiting, seek
@@ -40,7 +41,6 @@ from resmgr.iorequest import (
     WRITE_HEAD,
     SetAttr,
     parse_copy,
-    parse_drop,
     parse_read,
     parse_readdir,
     parse_seek,

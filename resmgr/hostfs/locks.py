@@ -30,7 +30,7 @@ from resmgr.iofunc.handle import Client, Handle
 from resmgr.iofunc.locking import FileLocks
 from resmgr.iofunc.locks import END, UNLOCK, WRITE, Owner, Range
 from resmgr.iomsg import LOCK_RECLAIM, LOCK_TEST
-from resmgr.iorequest import LockRequest, parse_lock
+from resmgr.lockrequest import LockRequest, parse_lock
 
 AGAIN = 0.05
 UNLENT = 60.0

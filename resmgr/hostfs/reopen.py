@@ -24,6 +24,7 @@ from contextlib import suppress
 from stat import S_ISREG
 
 from resmgr.channel import Message
+from resmgr.handlelist import pack_tokens, parse_identify
 from resmgr.hostfs import syscalls
 from resmgr.hostfs.anchors import anchors
 from resmgr.hostfs.made import Opened
@@ -31,7 +32,7 @@ from resmgr.hostfs.objects import Busy, HostClient, HostHandle
 from resmgr.hostfs.running import Result, Running
 from resmgr.iofunc.handle import Handle
 from resmgr.iomsg import IDENTIFY_BATCH, PATH_MAX, TOKEN_MAX, WANT_HANDLE, Connect
-from resmgr.iorequest import ConnectRequest, check_path, pack_tokens, parse_identify
+from resmgr.iorequest import ConnectRequest, check_path
 
 _VERSION = 1
 _HEAD = struct.Struct("!B16sQi")

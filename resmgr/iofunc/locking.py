@@ -14,7 +14,7 @@ from resmgr.channel import Message
 from resmgr.iofunc.handle import Client, Handle
 from resmgr.iofunc.locks import END, READ, UNLOCK, WRITE, Locks, Outer, Owner, Range, Waiter
 from resmgr.iomsg import LOCK_FOUND, LOCK_TEST, LOCK_WAIT
-from resmgr.iorequest import LockRequest, parse_lock
+from resmgr.lockrequest import LockRequest, parse_lock
 
 _Place = tuple[Hashable, Owner]
 """An owner at an object."""

@@ -15,11 +15,12 @@ from typing import Final, Generic, TypeVar
 
 from resmgr.channel import FIRST_PART_DEFAULT, PID_SYSTEM, PULSE_DISCONNECT, ClientInfo, Kernel, Message, Pulse
 from resmgr.errors import BadMessage, errno_of
+from resmgr.handlelist import parse_close
 from resmgr.iofunc.handle import Client, Handle
 from resmgr.iofunc.handletable import CLIENTS_MAX, HANDLES_PER_CLIENT, HANDLES_PER_MANAGER, HandleTable
 from resmgr.iofunc.lanes import Job, Lane
 from resmgr.iomsg import REQUEST, Connect, Io
-from resmgr.iorequest import ConnectRequest, parse_close, parse_connect
+from resmgr.iorequest import ConnectRequest, parse_connect
 from resmgr.users import LookingUp, retry
 
 logger = logging.getLogger(__name__)

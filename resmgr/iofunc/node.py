@@ -48,13 +48,7 @@ from resmgr.iomsg import (
     Target,
     pack_dirent,
 )
-from resmgr.iorequest import (
-    HEAD,
-    ConnectRequest,
-    SetAttr,
-    parse_devctl,
-    parse_readdir,
-)
+from resmgr.iorequest import HEAD, ConnectRequest, SetAttr, parse_devctl, parse_readdir
 
 NANOSECOND = 1_000_000_000
 

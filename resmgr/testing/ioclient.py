@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from resmgr.channel import CHID_PATHMGR, ND_LOCAL, PID_SYSTEM, Connection, Credentials, Kernel, Nd
 from resmgr.dispatch import Buffer
 from resmgr.errors import ResmgrError
+from resmgr.handlelist import pack_close
 from resmgr.iomsg import (
     LOCK_FOUND,
     READDIR_ATTRS,
@@ -27,18 +28,8 @@ from resmgr.iomsg import (
     Target,
     parse_dirents,
 )
-from resmgr.iorequest import (
-    ConnectRequest,
-    LockRequest,
-    SetAttr,
-    pack_close,
-    pack_lock,
-    pack_read,
-    pack_readdir,
-    pack_setattr,
-    pack_space,
-    pack_write,
-)
+from resmgr.iorequest import ConnectRequest, SetAttr, pack_read, pack_readdir, pack_setattr, pack_space, pack_write
+from resmgr.lockrequest import LockRequest, pack_lock
 
 REPLY = 2 * 1024 * 1024
 HOPS_MAX = 8

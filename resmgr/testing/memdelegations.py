@@ -1,4 +1,7 @@
-"""Delegations of a file system in memory: the part that a kernel has for hostfs, and programs of the server's machine."""
+"""Delegations of a file system in memory: the part that a kernel has for hostfs, and programs of the server's machine.
+
+Each client stands for a node of its own, since the simulator has several on one kernel. So two users of one mount wait for each other's
+directories here; with hostfs they do not (`resmgr.hostfs.alone`)."""
 
 from __future__ import annotations
 
@@ -14,7 +17,8 @@ from resmgr.iofunc.handle import Client, Handle
 from resmgr.iofunc.locking import FileLocks
 from resmgr.iofunc.locks import UNLOCK
 from resmgr.iomsg import DELEGATION_ASK, LOCK_TEST, UNLINK_DIRECTORY, WATCH_RECALL, Connect
-from resmgr.iorequest import ConnectRequest, parse_delegation, parse_lock
+from resmgr.iorequest import ConnectRequest
+from resmgr.lockrequest import parse_delegation, parse_lock
 from resmgr.testing.memtree import Inode
 
 if TYPE_CHECKING:

@@ -24,14 +24,7 @@ from resmgr.iomsg import (
     OPEN_DELEGATE,
     OPEN_WATCH,
     READDIR_ATTRS,
-    SET_ATIME,
-    SET_ATIME_NOW,
-    SET_GID,
-    SET_MODE,
-    SET_MTIME,
-    SET_MTIME_NOW,
     SET_SIZE,
-    SET_UID,
     SETATTR_SURE,
     SURE,
     WANT_HANDLE,
@@ -44,16 +37,7 @@ from resmgr.iomsg import (
     Target,
     pack_dirent,
 )
-from resmgr.iorequest import (
-    HEAD,
-    WRITE_HEAD,
-    ConnectRequest,
-    SetAttr,
-    parse_read,
-    parse_readdir,
-    parse_space,
-    parse_write,
-)
+from resmgr.iorequest import HEAD, WRITE_HEAD, ConnectRequest, SetAttr, parse_read, parse_readdir, parse_space, parse_write
 from resmgr.testing.memdelegations import MemDelegations
 from resmgr.testing.memfault import Fault as Fault
 from resmgr.testing.memtree import BLOCK, MAY_READ, MAY_SEARCH, MAY_WRITE, Inode, Tree
@@ -61,8 +45,6 @@ from resmgr.testing.memwatch import MemWatch
 
 RENAME_NOREPLACE = 1
 RENAME_EXCHANGE = 2
-FALLOC_KEEP_SIZE = 1
-FALLOC_PUNCH_HOLE = 2
 CAPACITY_BLOCKS = 1 << 20
 """What statfs says; nothing is enforced."""
 
@@ -92,8 +74,6 @@ class MemFs(Tree):
 
     def __init__(self, kernel: Kernel, *, pid: int = PID_SYSTEM, chid: int | None = None, check: bool = True) -> None:
         self.faults: list[Fault] = []
-        self.size_max: int | None = None
-        """Bytes that a file can hold; None: no limit."""
         self.tells_end = False
         """The last entry of a directory has COOKIE_END."""
         self.shares_handles = False
@@ -486,29 +466,10 @@ class MemFs(Tree):
 
         message.read(WRITE_HEAD, size, pulled)
 
-    def _fits(self, size: int) -> None:
-        """ENOSPC for a file of more than `size_max`, if that is set."""
-        if self.size_max is not None and size > self.size_max:
-            raise OSError(errno.ENOSPC, "full")
-
     def _store(self, message: Message, inode: Inode, offset: int, data: Buffer, told: Client | None = None) -> None:
-        content = inode.data
-        if offset == OFFSET_APPEND:
-            offset = len(content)
-        if self.size_max is not None and offset + len(data) > self.size_max:
-            # As on a full disk: what fits is written, then nothing.
-            data = memoryview(data)[: max(0, self.size_max - offset)]
-            if not len(data):
-                raise OSError(errno.ENOSPC, "full")
-        if len(content) < offset:
-            content.extend(bytes(offset - len(content)))
-        if len(content) == offset:
-            content += data
-        else:
-            content[offset : offset + len(data)] = data
-        self.touch(inode, data=True)
+        count = self.store(inode, offset, data)
         sure = b"" if told is None else self._sure(told, inode)
-        message.reply(len(data), self.attr(inode).pack() + sure if sure else b"")
+        message.reply(count, self.attr(inode).pack() + sure if sure else b"")
 
     def _stat(self, message: Message, client: Client, handle: MemHandle, flags: int) -> None:
         message.reply(0, self.attr(handle.inode).pack())
@@ -541,37 +502,7 @@ class MemFs(Tree):
         self._set(message, handle.inode, SetAttr.parse(message.data, HEAD), writable=writable, told=told)
 
     def _set(self, message: Message, inode: Inode, change: SetAttr, *, writable: bool, told: Client | None) -> None:
-        who = message.info.credentials
-        valid = change.valid
-        owner = not self.check or who.uid in (0, inode.uid)
-        if not owner and valid & (SET_MODE | SET_UID | SET_GID | SET_ATIME | SET_MTIME):
-            raise PermissionError(errno.EPERM, "not the owner")
-        if valid & SET_SIZE:
-            if S_ISDIR(inode.mode):
-                raise IsADirectoryError(errno.EISDIR, "size")
-            if not writable:
-                self.may(inode, message.info.credentials, MAY_WRITE)
-            length = len(inode.data)
-            self._fits(change.size)
-            if change.size < length:
-                del inode.data[change.size :]
-            else:
-                inode.data.extend(bytes(change.size - length))
-        if valid & SET_MODE:
-            inode.mode = S_IFMT(inode.mode) | change.mode & 0o7777
-        if valid & SET_UID:
-            inode.uid = change.uid
-        if valid & SET_GID:
-            inode.gid = change.gid
-        self.touch(inode, data=bool(valid & SET_SIZE))
-        if valid & SET_ATIME:
-            inode.atime = change.atime
-        if valid & SET_MTIME:
-            inode.mtime = change.mtime
-        if valid & SET_ATIME_NOW:
-            inode.atime = inode.ctime
-        if valid & SET_MTIME_NOW:
-            inode.mtime = inode.ctime
+        self.set(message.info.credentials, inode, change, writable)
         message.reply(0, self.attr(inode).pack() + (b"" if told is None else self._sure(told, inode)))
 
     def _statfs(self, message: Message, client: Client, handle: MemHandle, flags: int) -> None:
@@ -586,15 +517,5 @@ class MemFs(Tree):
 
     def _space(self, message: Message, client: Client, handle: MemHandle, flags: int) -> None:
         mode, offset, length = parse_space(message.data)
-        content = handle.inode.data
-        if mode & FALLOC_PUNCH_HOLE:
-            end = min(offset + length, len(content))
-            if offset < end:
-                content[offset:end] = bytes(end - offset)
-        elif mode & ~FALLOC_KEEP_SIZE:
-            raise OSError(errno.EOPNOTSUPP, "mode")
-        elif not mode & FALLOC_KEEP_SIZE and offset + length > len(content):
-            self._fits(offset + length)
-            content.extend(bytes(offset + length - len(content)))
-        self.touch(handle.inode, data=True)
+        self.space(handle.inode, mode, offset, length)
         message.reply(0)

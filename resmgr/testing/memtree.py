@@ -1,16 +1,36 @@
-"""The objects of a file system in memory, and the rules of names and permissions: no messages."""
+"""The objects of a file system in memory, what they hold, and the rules of names and permissions: no messages."""
 
 from __future__ import annotations
 
 import errno
 from collections.abc import Callable
-from stat import S_IFDIR, S_IFREG, S_ISDIR
+from stat import S_IFDIR, S_IFMT, S_IFREG, S_ISDIR
 
 import attrs
 
 from resmgr.channel import Credentials
-from resmgr.iomsg import NAME_MAX, WATCH_ATTRIB, WATCH_CREATE, WATCH_DELETE, WATCH_MODIFY, Attr
+from resmgr.dispatch import Buffer
+from resmgr.iomsg import (
+    NAME_MAX,
+    OFFSET_APPEND,
+    SET_ATIME,
+    SET_ATIME_NOW,
+    SET_GID,
+    SET_MODE,
+    SET_MTIME,
+    SET_MTIME_NOW,
+    SET_SIZE,
+    SET_UID,
+    WATCH_ATTRIB,
+    WATCH_CREATE,
+    WATCH_DELETE,
+    WATCH_MODIFY,
+    Attr,
+)
+from resmgr.iorequest import SetAttr
 
+FALLOC_KEEP_SIZE = 1
+FALLOC_PUNCH_HOLE = 2
 MAY_READ, MAY_WRITE, MAY_SEARCH = 4, 2, 1
 BLOCK = 4096
 
@@ -44,6 +64,8 @@ class Tree:
         """Told of names that come and go: directory, name, kind (WATCH_*)."""
         self.on_inode: Callable[[Inode, int], None] | None = None
         """Told of contents and attributes that change."""
+        self.size_max: int | None = None
+        """Bytes that a file can hold; None: no limit."""
         self._wall = wall
         self._next_ino = 1
         self._next_cookie = 1
@@ -147,6 +169,81 @@ class Tree:
             inode.ctime,
             inode.change,
         )
+
+    # ---- what they hold
+
+    def store(self, inode: Inode, offset: int, data: Buffer) -> int:
+        """Write *data*; how many bytes of them were."""
+        content = inode.data
+        if offset == OFFSET_APPEND:
+            offset = len(content)
+        if self.size_max is not None and offset + len(data) > self.size_max:
+            # As on a full disk: what fits is written, then nothing.
+            data = memoryview(data)[: max(0, self.size_max - offset)]
+            if not len(data):
+                raise OSError(errno.ENOSPC, "full")
+        if len(content) < offset:
+            content.extend(bytes(offset - len(content)))
+        if len(content) == offset:
+            content += data
+        else:
+            content[offset : offset + len(data)] = data
+        self.touch(inode, data=True)
+        return len(data)
+
+    def space(self, inode: Inode, mode: int, offset: int, length: int) -> None:
+        """As fallocate(2) does."""
+        content = inode.data
+        if mode & FALLOC_PUNCH_HOLE:
+            end = min(offset + length, len(content))
+            if offset < end:
+                content[offset:end] = bytes(end - offset)
+        elif mode & ~FALLOC_KEEP_SIZE:
+            raise OSError(errno.EOPNOTSUPP, "mode")
+        elif not mode & FALLOC_KEEP_SIZE and offset + length > len(content):
+            self._fits(offset + length)
+            content.extend(bytes(offset + length - len(content)))
+        self.touch(inode, data=True)
+
+    def set(self, who: Credentials, inode: Inode, change: SetAttr, writable: bool) -> None:
+        """Change attributes. *writable*: by a handle that is open for writing."""
+        valid = change.valid
+        owner = not self.check or who.uid in (0, inode.uid)
+        if not owner and valid & (SET_MODE | SET_UID | SET_GID | SET_ATIME | SET_MTIME):
+            raise PermissionError(errno.EPERM, "not the owner")
+        if valid & SET_SIZE:
+            if S_ISDIR(inode.mode):
+                raise IsADirectoryError(errno.EISDIR, "size")
+            if not writable:
+                self.may(inode, who, MAY_WRITE)
+            length = len(inode.data)
+            self._fits(change.size)
+            if change.size < length:
+                del inode.data[change.size :]
+            else:
+                inode.data.extend(bytes(change.size - length))
+        if valid & SET_MODE:
+            inode.mode = S_IFMT(inode.mode) | change.mode & 0o7777
+        if valid & SET_UID:
+            inode.uid = change.uid
+        if valid & SET_GID:
+            inode.gid = change.gid
+        self.touch(inode, data=bool(valid & SET_SIZE))
+        if valid & SET_ATIME:
+            inode.atime = change.atime
+        if valid & SET_MTIME:
+            inode.mtime = change.mtime
+        if valid & SET_ATIME_NOW:
+            inode.atime = inode.ctime
+        if valid & SET_MTIME_NOW:
+            inode.mtime = inode.ctime
+
+    def _fits(self, size: int) -> None:
+        """ENOSPC for a file of more than `size_max`, if that is set."""
+        if self.size_max is not None and size > self.size_max:
+            raise OSError(errno.ENOSPC, "full")
+
+    # ---- names
 
     def may(self, inode: Inode, who: Credentials, mask: int) -> None:
         if not self.check or who.uid == 0:

@@ -7,10 +7,10 @@ from collections import Counter
 from resmgr.channel import Message
 from resmgr.dispatch import Dispatch
 from resmgr.errors import BadMessage
+from resmgr.handlelist import parse_drop
 from resmgr.iofunc.events import Listener
 from resmgr.iofunc.handle import Client
 from resmgr.iomsg import WATCH_DROP, WATCH_NEXT
-from resmgr.iorequest import parse_drop
 from resmgr.testing.memtree import Inode
 
 

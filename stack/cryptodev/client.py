@@ -23,8 +23,9 @@ from typing import TypeVar
 from resmgr.client import Client
 from resmgr.dispatch import Buffer
 from resmgr.errors import Misuse, ResmgrError
+from resmgr.handlelist import pack_close
 from resmgr.iomsg import Connect, Entry
-from resmgr.iorequest import ConnectRequest, pack_close, pack_devctl, pack_read
+from resmgr.iorequest import ConnectRequest, pack_devctl, pack_read
 from resmgr.walk import REPLY_LEN, translate, walk_blocking
 from stack.cryptodev.protocol import (
     BATCH_HEAD,

@@ -4,13 +4,9 @@ file system of that node that is unmounted when no program of the client needs i
 from __future__ import annotations
 
 import errno
-import json
-import os
-import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import AbstractContextManager
 
 import attrs
 import pytest
@@ -18,22 +14,14 @@ import pytest
 from qnetpy.testing import cluster as kit
 from qnetpy.testing.cluster import wait_for
 from resmgr.fuse.idle import PERIOD
+from tests.cluster.asked import Program, asked
+from tests.cluster.meshed import seen, serving
 from tests.cluster.test_delegations import signal
 
 pytestmark = [pytest.mark.cluster, pytest.mark.priv]
-TOPOLOGY = """
-title = "directories"
-[[config.access.users]]
-mapping = "identity"
-root = "root"
-[[config.access.exports]]
-path = "/tmp/shared"
-verbs = ["read", "write"]
-[nodes.a]
-[nodes.s]
-"""
-PROGRAM = """
-import json, os, sys
+TOPOLOGY = serving("a", "s", title="directories", path="/tmp/shared")
+KNOWS = """
+import os
 fds = {}
 def put(name, text):
     with open(name, "w") as file:
@@ -43,13 +31,6 @@ def get(name, fd=None):
         return file.read()
 def opened(name):
     fds[name] = os.open(name, os.O_RDONLY | os.O_DIRECTORY)
-print("ready", flush=True)
-for line in sys.stdin:
-    try:
-        told = {"is": eval(line)}
-    except OSError as error:
-        told = {"errno": error.errno}
-    print(json.dumps(told), flush=True)
 """
 LET_GO = 10.0
 """Seconds after which the server has nothing open that nobody uses (docs/protocol/delegation.md)."""
@@ -57,45 +38,14 @@ SLACK = 5.0
 """A loaded machine adds to it."""
 
 
-@attrs.frozen
-class Program:
-    """Python that a node runs line by line, in a directory."""
-
-    process: subprocess.Popen[bytes]
-
-    def tell(self, line: str) -> dict[str, Any]:
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.write(line.encode() + b"\n")
-        self.process.stdin.flush()
-        told: dict[str, Any] = json.loads(self.process.stdout.readline())
-        return told
-
-    def ask(self, line: str) -> Any:
-        told = self.tell(line)
-        assert "is" in told, f"{line}: {os.strerror(told['errno'])}"
-        return told["is"]
-
-    def error(self, line: str) -> int:
-        return int(self.tell(line).get("errno", 0))
-
-
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[kit.Cluster]:
-    lacking = kit.missing(fuse=True)
-    if lacking:
-        pytest.skip(f"needs namespaces: {lacking}")
-    with kit.cluster(TOPOLOGY) as running:
-        running.run("a", "qnet", "nodes", "--wait", "s")
+    with seen(TOPOLOGY) as running:
         yield running
 
 
-@contextmanager
-def standing(nodes: kit.Cluster, place: str) -> Iterator[Program]:
-    with nodes.running("a", "env", "-C", place, "python3", "-c", PROGRAM) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"ready\n"
-        yield Program(process)
+def standing(nodes: kit.Cluster, place: str) -> AbstractContextManager[Program]:
+    return asked(nodes, "a", place, KNOWS)
 
 
 def count(nodes: kit.Cluster, name: str) -> int:

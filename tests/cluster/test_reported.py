@@ -5,24 +5,20 @@ some with one client."""
 from __future__ import annotations
 
 import errno
-import json
-import os
-import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
 
-import attrs
 import pytest
 
 from qnetpy.testing import cluster as kit
 from qnetpy.testing.cluster import wait_for
+from tests.cluster.asked import Program, asked
 from tests.cluster.meshed import seen, serving
 
 pytestmark = [pytest.mark.cluster, pytest.mark.priv]
 TOPOLOGY = serving("a", "b", "s", title="reported")
-PROGRAM = """
-import hashlib, json, mmap, os, sys
+KNOWS = """
+import hashlib, mmap, os
 files, maps = {}, {}
 def put(name, text):
     with open(name, "w") as file:
@@ -55,51 +51,8 @@ def closed(name):
         os.fsync(fd)
     finally:
         os.close(fd)
-print("ready", flush=True)
-for line in sys.stdin:
-    try:
-        told = {"is": eval(line)}
-    except OSError as error:
-        told = {"errno": error.errno}
-    print(json.dumps(told), flush=True)
 """
-SECONDS = 5.0
-"""In which a change must be seen where it need not be seen at once. It is milliseconds; a loaded machine adds to it."""
 GONE = {errno.EHOSTDOWN, errno.ESTALE, errno.EIO}
-
-
-@attrs.frozen
-class Program:
-    """Python that a node runs line by line, in a directory of its own view of the tree."""
-
-    name: str
-    process: subprocess.Popen[bytes]
-
-    def send(self, line: str) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.write(line.encode() + b"\n")
-        self.process.stdin.flush()
-
-    def receive(self) -> dict[str, Any]:
-        assert self.process.stdout is not None
-        told: dict[str, Any] = json.loads(self.process.stdout.readline())
-        return told
-
-    def ask(self, line: str) -> Any:
-        """What the line is. AssertionError if it failed."""
-        self.send(line)
-        told = self.receive()
-        assert "is" in told, f"{self.name}: {line}: {os.strerror(told['errno'])}"
-        return told["is"]
-
-    def error(self, line: str) -> int:
-        """With what the line failed; 0 if it did not."""
-        self.send(line)
-        return int(self.receive().get("errno", 0))
-
-    def soon(self, line: str) -> None:
-        """It becomes true within SECONDS."""
-        wait_for(lambda: self.ask(line) is True, SECONDS, f"{self.name}: {line}")
 
 
 @pytest.fixture(scope="module")
@@ -115,10 +68,7 @@ def programs(nodes: kit.Cluster, folder: str, mount: str = "/net/s/tmp") -> Iter
     with ExitStack() as stack:
         found = []
         for node, place in ("a", f"{mount}/{folder}"), ("b", f"/net/s/tmp/{folder}"), ("s", f"/tmp/{folder}"):
-            process = stack.enter_context(nodes.running(node, "env", "-C", place, "python3", "-c", PROGRAM))
-            assert process.stdout is not None
-            assert process.stdout.readline() == b"ready\n"
-            found.append(Program(node, process))
+            found.append(stack.enter_context(asked(nodes, node, place, KNOWS)))
         a, b, s = found
         yield a, b, s
 
@@ -158,7 +108,7 @@ def test_files_that_editors_save(nodes: kit.Cluster) -> None:
             how = ("put", "replace")[number // 3 % 2]
             all_of_them[number % 3 - number // 6 % 3].ask(f"{how}('text', {content!r})")
             for program in all_of_them:
-                assert program.ask("get('text')") == content, f"{how} {number}: {program.name}"
+                assert program.ask("get('text')") == content, f"{how} {number}: {program.node}"
                 program.soon(f"os.stat('text').st_size == {len(content)}")
 
 
@@ -187,7 +137,7 @@ def test_writers_of_one_page(nodes: kit.Cluster) -> None:
         for program in all_of_them:
             program.ask("opened('page')")
         for number in range(20):
-            texts = [f"{program.name}{number:07d}{part:02d}" for program in all_of_them for part in range(3)]
+            texts = [f"{program.node}{number:07d}{part:02d}" for program in all_of_them for part in range(3)]
             for index, program in enumerate(all_of_them):
                 program.send(f"many('page', {100 * index}, {texts[3 * index : 3 * index + 3]!r})")
             for program in all_of_them:
@@ -206,9 +156,9 @@ def test_appenders_at_once(nodes: kit.Cluster) -> None:
         for program in all_of_them:
             program.ask("opened('log', os.O_RDWR | os.O_CREAT | os.O_APPEND)")
         for number in range(10):
-            lines = {program.name: [f"{program.name}{number:03d}{part:03d}\n" for part in range(20)] for program in all_of_them}
+            lines = {program.node: [f"{program.node}{number:03d}{part:03d}\n" for part in range(20)] for program in all_of_them}
             for program in all_of_them:
-                program.send(f"many('log', 0, {lines[program.name]!r})")
+                program.send(f"many('log', 0, {lines[program.node]!r})")
             for program in all_of_them:
                 assert program.receive() == {"is": 8}
             found = all_of_them[2].ask("get('log')").split()[-60:]

@@ -182,3 +182,16 @@ def test_a_shell_that_has_files_of_it_open_restarts_it(start_cluster: Start) -> 
     cluster.run("a", "qnet", "nodes", "--wait", "b")
     words = "exec 7<>/net/b/tmp/held && echo one >&7 && timeout 20 qnet restart && echo two >&7 && cat /net/b/tmp/held"
     assert cluster.run("a", "sh", "-c", words).stdout.endswith("one\ntwo\n")
+
+
+def test_its_own_streams_are_no_files_of_the_mount(start_cluster: Start) -> None:
+    """They would be waited for while there is no daemon."""
+    cluster = start_cluster(TOPOLOGY)
+    cluster.run("a", "qnet", "nodes", "--wait", "b")
+    for words, name in ("<", "input"), (">", "output"), ("2>", "error"):
+        script = f"cd /net/b/tmp && echo > said && timeout 20 qnet restart {words} said; echo $?; cat said >&2"
+        done = cluster.run("a", "sh", "-c", script)
+        assert done.stdout == "1\n"
+        assert f"standard {name} is a file of /net" in done.stderr
+    # Where it is does not matter.
+    assert "/net kept" in cluster.run("a", "sh", "-c", "cd /net/b/tmp && timeout 20 qnet restart").stdout

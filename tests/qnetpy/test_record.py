@@ -26,6 +26,7 @@ def test_what_a_process_has_that_works_is_not(tmp_path: Path) -> None:
     record.write_down(str(tmp_path), MOUNTS)
 
     assert record.left(str(tmp_path)) == []
+    assert record.made(str(tmp_path)) == MOUNTS
     lines = [json.loads(line) for line in (tmp_path / record.FILE).read_bytes().splitlines()]
     # Another process has the number now.
     (tmp_path / record.FILE).write_text("".join(json.dumps({**line, "began": "1"}) + "\n" for line in lines))

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from resmgr import iorequest
+from resmgr import handlelist, iorequest
 from resmgr.errors import BadMessage, ResmgrError
 from resmgr.iomsg import ATTR, ENTRY, Attr, Connect, DirEntry, Entry, Io, StatFs, Target, pack_dirent, parse_dirents, request
 from resmgr.iorequest import ConnectRequest, SetAttr, XattrRequest, check_path, parse_connect
@@ -100,7 +100,7 @@ def test_random_bytes_raise_only_what_is_said() -> None:
         iorequest.parse_copy,
         iorequest.parse_seek,
         iorequest.parse_xattr,
-        iorequest.parse_close,
+        handlelist.parse_close,
         Attr.parse,
         Entry.parse,
         StatFs.parse,
@@ -142,8 +142,8 @@ def test_io_requests() -> None:
     assert (command, bytes(data)) == (2, b"xyz")
     assert iorequest.parse_copy(iorequest.pack_copy(1, 2, 3, 4, 5)) == (2, 3, 4, 5)
     assert iorequest.parse_seek(iorequest.pack_seek(1, 4, 9)) == (4, 9)
-    assert iorequest.parse_close(iorequest.pack_close(7)) == [7]
-    assert iorequest.parse_close(iorequest.pack_close(7, 8, 9)) == [7, 8, 9]
+    assert handlelist.parse_close(handlelist.pack_close(7)) == [7]
+    assert handlelist.parse_close(handlelist.pack_close(7, 8, 9)) == [7, 8, 9]
     for whole, parse in (
         (iorequest.pack_read(1, 2, 3), iorequest.parse_read),
         (iorequest.pack_write(1, 2, 3), iorequest.parse_write),
@@ -158,12 +158,12 @@ def test_io_requests() -> None:
         for length in range(len(whole)):
             with pytest.raises(BadMessage):
                 check(whole[:length])
-    batch = iorequest.pack_close(7, 8)
+    batch = handlelist.pack_close(7, 8)
     for length in [*range(16), *range(17, len(batch))]:
         with pytest.raises(BadMessage):
-            iorequest.parse_close(batch[:length])
+            handlelist.parse_close(batch[:length])
     with pytest.raises(BadMessage):
-        iorequest.parse_close(request(Io.CLOSE, 0, 1, 1) + bytes(8 * (iorequest.CLOSE_MAX + 1)))
+        handlelist.parse_close(request(Io.CLOSE, 0, 1, 1) + bytes(8 * (handlelist.CLOSE_MAX + 1)))
 
 
 def test_entries_round_trip_and_truncation() -> None:

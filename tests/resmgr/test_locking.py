@@ -13,7 +13,7 @@ from resmgr.errors import BadMessage, ResmgrError
 from resmgr.iofunc.locks import LOCKS_PER_CLIENT, READ, UNLOCK, WAITERS_PER_CLIENT, WRITE
 from resmgr.iofunc.node import Directory, Setting, TreeManager
 from resmgr.iomsg import LOCK, LOCK_SET, LOCK_TEST, LOCK_WAIT, LOCK_WHOLE, REQUEST, Io, Target
-from resmgr.iorequest import LOCK_END, LockRequest, pack_lock, parse_lock
+from resmgr.lockrequest import LOCK_END, LockRequest, pack_lock, parse_lock
 from resmgr.testing.ioclient import IoClient, fails
 from resmgr.testing.virtual import VirtualDispatch
 

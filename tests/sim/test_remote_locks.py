@@ -11,10 +11,12 @@ import pytest
 
 from resmgr.channel import PID_SYSTEM, Connection, Credentials, Kernel, Nd, Pending, Remote
 from resmgr.dispatch import Buffer
+from resmgr.handlelist import pack_close
 from resmgr.iofunc.locks import READ, UNLOCK, WRITE
 from resmgr.iofunc.node import Directory, Node, TreeManager
 from resmgr.iomsg import LOCK_SET, LOCK_WAIT, NOTIFY_ARM, POLL_IN, Connect, Entry
-from resmgr.iorequest import LOCK_END, ConnectRequest, LockRequest, pack_close, pack_lock, pack_notify, pack_read, pack_write
+from resmgr.iorequest import ConnectRequest, pack_notify, pack_read, pack_write
+from resmgr.lockrequest import LOCK_END, LockRequest, pack_lock
 from resmgr.peer import Peer
 from resmgr.testing.devices import Pipe
 from resmgr.testing.memory import MemoryLink

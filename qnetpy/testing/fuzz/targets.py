@@ -34,7 +34,7 @@ from qnetpy.reach import gossip
 from qnetpy.settings import SettingsError
 from qnetpy.testing.fuzz import layer2, machines, managers, names, rewriting, seam, soliciting
 from qnetpy.testing.fuzz.cryptodev import cryptodev, cryptodev_formats
-from resmgr import attachproto, copymsg, iomsg, iorequest, message, roster
+from resmgr import attachproto, copymsg, handlelist, iomsg, iorequest, lockrequest, message, roster
 from resmgr.errors import BadMessage, ResmgrError
 from resmgr.procmgr import message as spawn
 from resmgr.procmgr import nodefacts
@@ -188,8 +188,10 @@ def requests(data: bytes) -> None:
         iorequest.parse_readdir,
         iorequest.parse_space,
         iorequest.parse_devctl,
-        iorequest.parse_close,
-        iorequest.parse_lock,
+        handlelist.parse_close,
+        lockrequest.parse_lock,
+        lockrequest.parse_delegation,
+        handlelist.parse_identify,
         iorequest.parse_notify,
         iorequest.parse_copy,
         iorequest.parse_seek,
@@ -198,6 +200,7 @@ def requests(data: bytes) -> None:
         _take,
         _attribute,
         _drop,
+        _tokens,
         _events,
         attachproto.parse_rows,
         roster.parse_question,
@@ -241,8 +244,12 @@ def _take(data: bytes) -> None:
 
 
 def _drop(data: bytes) -> None:
-    inos = iorequest.parse_drop(data)
-    assert iorequest.parse_drop(iorequest.pack_drop(inos)) == inos
+    inos = handlelist.parse_drop(data)
+    assert handlelist.parse_drop(handlelist.pack_drop(inos)) == inos
+
+
+def _tokens(data: bytes) -> None:
+    assert handlelist.pack_tokens(handlelist.parse_tokens(data[1:], data[0] if data else 0)) == data[1:]
 
 
 def _events(data: bytes) -> None:

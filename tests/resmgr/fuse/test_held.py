@@ -10,7 +10,7 @@ import pytest
 from resmgr.fuse.held import Held
 from resmgr.iofunc.locks import END, READ, UNLOCK, WRITE
 from resmgr.iomsg import LOCK_SET
-from resmgr.iorequest import LockRequest
+from resmgr.lockrequest import LockRequest
 
 
 def lock(kind: int, start: int, end: int, owner: int = 1, pid: int = 5, whole: bool = False) -> LockRequest:

@@ -16,7 +16,7 @@ from resmgr.fuse.formats import Opcode
 from resmgr.fuse.ownlocks import NOT_AGAIN
 from resmgr.iofunc.handle import Client, Handle
 from resmgr.iomsg import DELEGATION_LOCKS_MAX, Io
-from resmgr.iorequest import parse_delegation
+from resmgr.lockrequest import parse_delegation
 from resmgr.testing.fuserig import Answer
 from resmgr.testing.memfs import Fault
 from resmgr.testing.virtual import NodeView

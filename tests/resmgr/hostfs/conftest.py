@@ -32,3 +32,13 @@ def host(tmp_path: Path) -> Iterator[HostDirectory]:
     fs = HostFs(kernel, Policy(Accounts(dispatch.now)), root=str(root))
     yield HostDirectory(root, dispatch, kernel, fs)
     fs.destroy()
+
+
+@pytest.fixture
+def again(host: HostDirectory) -> Iterator[HostDirectory]:
+    """The same directory served by another daemon of the node, later."""
+    kernel = Kernel(host.dispatch, "test")
+    fs = HostFs(kernel, host.fs.policy, root=str(host.root))
+    fs.reopening.key = host.fs.reopening.key
+    yield HostDirectory(host.root, host.dispatch, kernel, fs)
+    fs.destroy()

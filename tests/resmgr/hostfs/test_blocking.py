@@ -12,11 +12,12 @@ import trio
 
 from resmgr.channel import ND_LOCAL, Credentials, Kernel
 from resmgr.errors import ResmgrError
+from resmgr.handlelist import pack_close
 from resmgr.hostfs.device import FOREVER, REST, SLOW, Device
 from resmgr.hostfs.manager import HostFs
 from resmgr.iofunc.lanes import Lanes
 from resmgr.iomsg import Connect, Entry, Io
-from resmgr.iorequest import ConnectRequest, pack_close, pack_read, pack_write
+from resmgr.iorequest import ConnectRequest, pack_read, pack_write
 from resmgr.runner import open_dispatch
 from resmgr.testing.hostdir import HostDirectory
 from resmgr.testing.virtual import VirtualDispatch

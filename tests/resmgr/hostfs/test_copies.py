@@ -14,9 +14,9 @@ from resmgr.access import Export
 from resmgr.channel import Message
 from resmgr.copymsg import LENGTH_MAX, TAKE_MAX, TICKET, Fetch, Take
 from resmgr.errors import BadMessage
+from resmgr.handlelist import pack_close
 from resmgr.hostfs.fetches import FETCHES_OF_NODE, SILENCE, WINDOW
 from resmgr.hostfs.offers import LIFETIME, OFFERS_OF_CLIENT
-from resmgr.iorequest import pack_close
 from resmgr.testing.formats import refuses_cuts, survives_changes
 from resmgr.testing.ioclient import Begun, IoClient, fails
 from tests.resmgr.hostfs.between import Four

@@ -37,7 +37,8 @@ from resmgr.iomsg import (
     Io,
     parse_events,
 )
-from resmgr.iorequest import LOCK_END, ConnectRequest, LockRequest, SetAttr, pack_delegation, pack_lock
+from resmgr.iorequest import ConnectRequest, SetAttr
+from resmgr.lockrequest import LOCK_END, LockRequest, pack_delegation, pack_lock
 from resmgr.testing.hostdir import HostDirectory
 from resmgr.testing.ioclient import Begun, IoClient, fails
 

@@ -18,7 +18,8 @@ from resmgr.hostfs.manager import HostFs
 from resmgr.hostfs.reopen import boot_id
 from resmgr.iofunc.locks import READ, UNLOCK, WRITE
 from resmgr.iomsg import LOCK_SET, LOCK_TEST, LOCK_WAIT, Connect, Entry, Io
-from resmgr.iorequest import LOCK_END, ConnectRequest, LockRequest, pack_lock
+from resmgr.iorequest import ConnectRequest
+from resmgr.lockrequest import LOCK_END, LockRequest, pack_lock
 from resmgr.testing.hostdir import HostDirectory
 from resmgr.testing.ioclient import IoClient
 from resmgr.testing.virtual import VirtualDispatch

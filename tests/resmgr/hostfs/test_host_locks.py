@@ -13,7 +13,7 @@ from resmgr.access import Export
 from resmgr.hostfs.locks import AGAIN, F_OFD_SETLK
 from resmgr.iofunc.locks import READ, UNLOCK, WRITE
 from resmgr.iomsg import LOCK_SET, LOCK_WAIT, Entry
-from resmgr.iorequest import LOCK_END, LockRequest, pack_lock
+from resmgr.lockrequest import LOCK_END, LockRequest, pack_lock
 from resmgr.testing.hostdir import HostDirectory
 from resmgr.testing.ioclient import IoClient, fails
 

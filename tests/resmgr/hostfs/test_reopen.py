@@ -5,14 +5,11 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-from collections.abc import Iterator
 
 import pytest
 
 from resmgr.access import Export
-from resmgr.channel import Kernel
 from resmgr.errors import BadMessage
-from resmgr.hostfs.manager import HostFs
 from resmgr.hostfs.reopen import Reopening
 from resmgr.iomsg import TOKEN_MAX, WANT_HANDLE, Connect, Entry, Io
 from resmgr.iorequest import ConnectRequest, parse_connect
@@ -29,16 +26,6 @@ def token_of(client: IoClient, path: bytes, flags: int = os.O_RDONLY) -> bytes:
 
 def reopen(client: IoClient, token: bytes, path: bytes, flags: int = os.O_RDONLY, handle: int = 0) -> Entry:
     return Entry.parse(client.connect(ConnectRequest(Connect.REOPEN, flags, handle, path, path2=token)))
-
-
-@pytest.fixture
-def again(host: HostDirectory) -> Iterator[HostDirectory]:
-    """The same directory served by another daemon of the node, later."""
-    kernel = Kernel(host.dispatch, "test")
-    fs = HostFs(kernel, host.fs.policy, root=str(host.root))
-    fs.reopening.key = host.fs.reopening.key
-    yield HostDirectory(host.root, host.dispatch, kernel, fs)
-    fs.destroy()
 
 
 def test_the_same_file_by_its_name(host: HostDirectory, again: HostDirectory) -> None:

@@ -5,17 +5,15 @@ from __future__ import annotations
 import errno
 import os
 import struct
-from collections.abc import Iterator
 
 import pytest
 
 from resmgr.access import Export
-from resmgr.channel import Kernel
 from resmgr.errors import BadMessage
+from resmgr.handlelist import pack_identify, pack_tokens, parse_identify, parse_tokens
 from resmgr.hostfs.anchors import anchors, points, related
-from resmgr.hostfs.manager import HostFs
 from resmgr.iomsg import IDENTIFY_BATCH, IDENTIFY_MAX, Connect, Entry, Io
-from resmgr.iorequest import ConnectRequest, pack_identify, pack_tokens, parse_identify, parse_tokens
+from resmgr.iorequest import ConnectRequest
 from resmgr.testing.hostdir import HostDirectory
 from resmgr.testing.ioclient import IoClient, fails
 
@@ -29,16 +27,6 @@ def token_of(client: IoClient, path: bytes) -> bytes:
 
 def reopen(client: IoClient, token: bytes, path: bytes = b"", flags: int = BASE, handle: int = 0) -> Entry:
     return Entry.parse(client.connect(ConnectRequest(Connect.REOPEN, flags, handle, path, path2=token)))
-
-
-@pytest.fixture
-def again(host: HostDirectory) -> Iterator[HostDirectory]:
-    """The same directory served by another daemon of the node, later."""
-    kernel = Kernel(host.dispatch, "test")
-    fs = HostFs(kernel, host.fs.policy, root=str(host.root))
-    fs.reopening.key = host.fs.reopening.key
-    yield HostDirectory(host.root, host.dispatch, kernel, fs)
-    fs.destroy()
 
 
 def test_one_that_was_moved_is_a_base_again_and_can_be_listed(host: HostDirectory, again: HostDirectory) -> None:

@@ -41,7 +41,8 @@ from resmgr.iomsg import (
     Io,
     parse_events,
 )
-from resmgr.iorequest import LOCK_END, ConnectRequest, LockRequest, SetAttr, pack_write
+from resmgr.iorequest import ConnectRequest, SetAttr, pack_write
+from resmgr.lockrequest import LOCK_END, LockRequest
 from resmgr.testing.hostdir import HostDirectory
 from resmgr.testing.ioclient import IoClient
 

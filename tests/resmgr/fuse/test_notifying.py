@@ -1,0 +1,125 @@
+"""The processes that tell the kernel of changes: how they end, and how their packets get to them."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+import trio
+
+from resmgr.fuse import notifier
+from resmgr.fuse.notifying import Begun, Helper
+from resmgr.runner import open_dispatch
+
+pytestmark = pytest.mark.host
+
+WAITING = """
+import _socket, os, sys
+from resmgr.fuse.notifier import Threads
+control, out, gate = (int(number) for number in sys.argv[1:])
+def perform(packet):
+    os.write(out, b"p")
+    return len(os.read(gate, 1))
+Threads(_socket.socket(fileno=control), perform, lambda: os.write(out, b"m")).start()
+"""
+"""What it does for each packet takes until there is something at the gate."""
+
+
+class Waiting:
+    """A process of this kind. `link`: our end of its socket; `said`: what it does; `gate`: lets it go on."""
+
+    def __init__(self, process: subprocess.Popen[bytes], link: socket.socket, said: int, gate: int) -> None:
+        self.process = process
+        self.link = link
+        self.said = said
+        self.gate = gate
+
+    def says(self, seconds: float = 10.0) -> bytes:
+        return os.read(self.said, 1) if select.select([self.said], [], [], seconds)[0] else b""
+
+
+@contextmanager
+def waiting() -> Iterator[Waiting]:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    (said, out), (gate, opens) = os.pipe(), os.pipe()
+    numbers = [theirs.fileno(), out, gate]
+    process = subprocess.Popen([sys.executable, "-c", WAITING, *map(str, numbers)], pass_fds=numbers)
+    theirs.close()
+    os.close(out)
+    os.close(gate)
+    try:
+        for _ in range(notifier.THREADS):
+            assert notifier.ANSWER.unpack(ours.recv(64))[0] == notifier.HERE
+        yield Waiting(process, ours, said, opens)
+    finally:
+        process.kill()
+        process.wait(10)
+        ours.close()
+        os.close(said)
+        os.close(opens)
+
+
+def test_it_ends_when_what_it_does_is_done() -> None:
+    with waiting() as helper:
+        helper.link.send(notifier.NUMBER.pack(1))
+        assert helper.says() == b"p"
+        helper.link.close()
+        assert helper.says() == b"m"
+        assert helper.process.poll() is None
+        os.write(helper.gate, b"x")
+        assert helper.process.wait(10) == 0
+        assert helper.says() == b""
+
+
+def test_it_does_nothing_else_where_somebody_else_serves() -> None:
+    with waiting() as helper:
+        helper.link.send(notifier.NUMBER.pack(1))
+        assert helper.says() == b"p"
+        helper.link.send(notifier.NUMBER.pack(notifier.LEAVE))
+        helper.link.send(notifier.NUMBER.pack(2))
+        helper.link.close()
+        assert helper.says() == b"p"
+        os.write(helper.gate, b"xx")
+        assert helper.process.wait(10) == 0
+        assert helper.says() == b""
+
+
+@pytest.fixture
+def sleeper() -> Iterator[int]:
+    """A process that is reaped by who is told that it has ended."""
+    pid = os.posix_spawn("/bin/sh", ["sh", "-c", "exec sleep 60"], os.environ)
+    yield pid
+    os.kill(pid, signal.SIGKILL)
+
+
+async def test_a_full_socket_is_waited_for(sleeper: int) -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours.setblocking(False)
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+    begun: Begun = ours, sleeper, os.pidfd_open(sleeper)
+    jobs, results = 20, list[int]()
+    with trio.fail_after(30), theirs:
+        async with open_dispatch() as dispatch:
+            helper = Helper(dispatch)
+            helper.start(lambda: begun)
+            for thread in range(notifier.THREADS):
+                theirs.send(notifier.ANSWER.pack(notifier.HERE, thread + 1))
+            while not helper.ready:
+                await trio.lowlevel.checkpoint()
+            for _ in range(jobs):
+                helper.do([bytes(1000)], results.append)
+            for taken in range(jobs):
+                await trio.lowlevel.wait_readable(theirs)
+                number = notifier.NUMBER.unpack_from(theirs.recv(notifier.PACKET_MAX))[0]
+                theirs.send(notifier.ANSWER.pack(number, taken))
+            while len(results) < jobs:
+                await trio.lowlevel.checkpoint()
+            assert results == list(range(jobs))
+            helper.close()
