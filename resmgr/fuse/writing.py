@@ -5,10 +5,10 @@ docs/decisions/fuse-write-behind.md). It waits for its server when the program a
 decides where it goes (O_APPEND), when the kernel writes pages of shared mappings (which it may have many of under way by itself), and for
 devices. A write that overlaps one on the way is sent when that one has arrived, either way.
 
-The error of a write behind is told once to each program that has the file open (each open file of the node, as Linux does with errors of
-its own write-back): by its next WRITE, FLUSH (close) or FSYNC. If the file that was written through is closed without any of these having
-told it, that is logged. A short write is continued, so that its reason comes out; one that the server's node has no room for (EAGAIN) is
-sent again later.
+The error of a write behind is told to each program that has the file open (each open file of the node, as Linux does with errors of
+its own write-back): once by its next WRITE or FSYNC, and by each FLUSH (close) before that. If the file that was written through is
+closed without any of these having told it, that is logged. A short write is continued, so that its reason comes out; one that the
+server's node has no room for (EAGAIN) is sent again later.
 
 A small write while others of its file are on the way is not sent at once: what continues it goes with it (`behind.Gathered`).
 
@@ -190,6 +190,8 @@ class _Writing:
             code = told(status)
             if request.answered or self.mapped:
                 file.error = file.error or code
+                # Of pages of a mapping the kernel tells by itself, too.
+                file.unseen = file.unseen or not self.mapped
             if code == errno.EPIPE and not request.answered and file.node.mode & 0o170000 == S_IFIFO:
                 broken_pipe(request.pid)
             core.error(request, code)

@@ -12,7 +12,7 @@ from resmgr.fuse import behind as accounts
 from resmgr.fuse.formats import Opcode
 from resmgr.testing.fuserig import Rig
 from resmgr.testing.memfs import Fault
-from tests.resmgr.fuse.written import FLUSH, events, later, opened, slow, wrote
+from tests.resmgr.fuse.written import FLUSH, FSYNC, events, later, opened, slow, wrote
 
 
 def test_small_writes_that_continue_each_other_go_in_one_message(rig: Rig) -> None:
@@ -63,6 +63,7 @@ def test_an_error_of_gathered_writes_is_told_once_and_a_short_one_goes_on(rig: R
     rig.run(0.3)
     assert rig.answers[flush].error == -errno.ENOSPC
     rig.fs.faults.clear()
+    assert rig.ask(Opcode.FSYNC, node, FSYNC(fh, 0)).error == -errno.ENOSPC
     assert rig.ask(Opcode.FLUSH, node, FLUSH(fh, 0)).error == 0
     assert rig.machine.held_bytes == rig.machine.behind_cost == 0
 

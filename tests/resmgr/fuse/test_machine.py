@@ -613,7 +613,8 @@ def test_flush_waits_for_writes_and_tells_their_error(rig: Rig) -> None:
 
     assert rig.answers[write].error == -errno.ENOSPC
     assert rig.answers[flush].error == -errno.ENOSPC
-    # Told once.
+    # Told once, but to each process that closes.
+    assert rig.ask(Opcode.FSYNC, node, formats.FSYNC_IN.pack(fh, 0)).error == -errno.ENOSPC
     assert rig.ask(Opcode.FLUSH, node, formats.FLUSH_IN.pack(fh, 0)).error == 0
 
 
