@@ -34,7 +34,7 @@ from resmgr.fuse.core import Core
 from resmgr.fuse.formats import BODY, O_APPEND, O_DSYNC, O_NONBLOCK
 from resmgr.fuse.openfile import File
 from resmgr.fuse.request import LOST, RESEND_AFTER, RESEND_FOR, Request, told
-from resmgr.iomsg import ATTR, NONBLOCK, OFFSET_APPEND, REQUEST, SURE, WRITE, WRITE_ATTR, Io
+from resmgr.iomsg import ATTR, NONBLOCK, OFFSET_APPEND, REQUEST, SURE, WRITE, WRITE_AT, WRITE_ATTR, Io
 
 logger = logging.getLogger(__name__)
 
@@ -68,9 +68,11 @@ def write(core: Core, request: Request, view: memoryview) -> None:
         core.drops["writes_refused"] += 1
         core.error(request, errno.ENOMEM)
         return
-    flags |= file.flags & ~O_NONBLOCK
+    # Whether it appends may have been changed since it was opened: the kernel says it with each write, but not with pages of a mapping.
+    placed = bool(file.flags & O_APPEND and (mapped or not flags & O_APPEND))
     if flags & O_APPEND and not mapped:
         offset = OFFSET_APPEND
+    flags |= file.flags & ~O_NONBLOCK
     node = file.node
     node.cached = True
     changing.written(core, node)
@@ -91,6 +93,8 @@ def write(core: Core, request: Request, view: memoryview) -> None:
     how = NONBLOCK if flags & O_NONBLOCK else 0
     if size <= COPY_MAX and owned.begins_on(request, node):
         how |= WRITE_ATTR
+    if placed:
+        how |= WRITE_AT
     _MESSAGE.pack_into(view, start, _WRITE, 0, how, file.ocb, offset, size)
     writing = _Writing(core, request, file, offset, size, mapped, view[start:], let_go)
     if synchronous or node.mode & 0o170000 != S_IFREG or not size or not core.options.write_behind:

@@ -12,7 +12,7 @@ from typing import Final
 from resmgr.channel import Message
 from resmgr.errors import BadMessage
 from resmgr.hostfs.objects import HostClient, HostHandle
-from resmgr.hostfs.opened import birth_of, change, pack_statfs, read_directory, read_now, read_waiting, seek
+from resmgr.hostfs.opened import birth_of, change, no_append, pack_statfs, read_directory, read_now, read_waiting, seek
 from resmgr.hostfs.running import Running
 from resmgr.hostfs.streams import DeviceHandle
 from resmgr.hostfs.syscalls import fallocate
@@ -30,6 +30,7 @@ from resmgr.iomsg import (
     WATCH_DROP,
     WATCH_MODIFY,
     WATCH_NEXT,
+    WRITE_AT,
     WRITE_ATTR,
     XATTR_WHICH,
     Io,
@@ -151,7 +152,9 @@ def write(fs: Running, message: Message, client: HostClient, handle: Handle, fla
     if size > message.msglen - WRITE_HEAD:
         raise BadMessage("write has less data than it says")
     size = min(size, WRITE_MAX)
-    append = handle.append or offset == OFFSET_APPEND
+    append = offset == OFFSET_APPEND or (handle.append and not flags & WRITE_AT)
+    if handle.append and not append:
+        no_append(handle.fd)
     if append:
         offset = 0
     if offset + size > OFFSET_MAX:

@@ -542,7 +542,7 @@ def test_append_goes_to_the_servers_end(rig: Rig) -> None:
     assert answer.open_flags & FOPEN_DIRECT_IO
     rig.fs.add(b"log", b"one\ntwo\n")
 
-    rig.write(node, answer.fh, 4, b"three\n")
+    rig.ask(Opcode.WRITE, node, formats.WRITE_IN.pack(answer.fh, 4, 6, 0, 0, os.O_WRONLY | os.O_APPEND) + b"three\n")
 
     assert rig.fs.find(b"log").data == b"one\ntwo\nthree\n"
 

@@ -185,7 +185,7 @@ def test_append_waits_for_writes_on_the_way(rig: Rig) -> None:
     appender = rig.open(node, os.O_RDWR | os.O_APPEND).fh
     slow(rig, 0.2, times=1)
     rig.write(node, fh, 0, b"data")
-    append = later(rig, Opcode.WRITE, node, write_in(appender, 0, b"end"))
+    append = later(rig, Opcode.WRITE, node, write_in(appender, 0, b"end", flags=os.O_RDWR | os.O_APPEND))
 
     rig.run(0.3)
 
@@ -199,6 +199,17 @@ def test_flag_that_is_set_later_counts(rig: Rig) -> None:
     slow(rig, 0.1, times=1)
 
     later(rig, Opcode.WRITE, node, write_in(fh, 0, b"x", flags=os.O_RDWR | os.O_APPEND))
+
+
+def test_what_does_not_append_goes_to_its_place_though_the_file_was_opened_so(rig: Rig) -> None:
+    """Pages of a mapping, and writes after fcntl(F_SETFL) without O_APPEND."""
+    node, fh = opened(rig, os.O_RDWR | os.O_APPEND)
+    appends = os.O_RDWR | os.O_APPEND
+    assert rig.ask(Opcode.WRITE, node, write_in(fh, 0, b"0123456789", flags=appends)).error == 0
+    assert rig.ask(Opcode.WRITE, node, write_in(fh, 2, b"page", how=formats.WRITE_CACHE)).error == 0
+    assert rig.ask(Opcode.WRITE, node, write_in(fh, 8, b"X", flags=os.O_RDWR)).error == 0
+    assert rig.ask(Opcode.WRITE, node, write_in(fh, 0, b"end", flags=appends)).error == 0
+    assert rig.fs.find(b"f").data == b"01page67X9end"
 
 
 def test_switched_off() -> None:
