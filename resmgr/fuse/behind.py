@@ -92,6 +92,7 @@ class Behind(Arrivals):
             and gathered.by is by
             and gathered.size + size <= GATHERED_MAX
             and self.outstanding[gathered.number][1] == start
+            and not self.overlaps(start, start + size)
         )
 
     def gather(self, data: Buffer) -> None:

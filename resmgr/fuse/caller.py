@@ -26,6 +26,8 @@ from resmgr.iofunc.lanes import Lane, Lanes
 
 USERS_MAX = 256
 """Users with a lane of their own; the lanes of those who wait for nothing are given up beyond."""
+_EXITING = 0x4
+"""PF_EXITING of the kernel, in the flags of /proc/PID/stat."""
 _REFUSED = frozenset((errno.EPERM, errno.ESRCH, errno.ENOSYS, errno.EACCES))
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -128,3 +130,13 @@ def broken_pipe(pid: int) -> None:
         except OSError:
             # Not ours to signal: it hears EPIPE.
             pass
+
+
+def ends(pid: int) -> bool:
+    """Whether thread *pid*, which waits for an answer, is ending: what it closes then it does not look at."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            flags = int(file.read().rpartition(b")")[2].split()[6])
+    except (OSError, ValueError, IndexError):
+        return False
+    return bool(flags & _EXITING)

@@ -20,7 +20,8 @@ Some more opens bypass the page cache: O_APPEND (the server knows where the end 
 read-only opens of files of size 0, which may be of the kind that has no size (/proc) and would read as empty.
 
 FLUSH waits for WRITEs under way, gives the process's locks up (`locking`) and tells a remembered error; a file opened for reading needs
-none.
+none. Several processes may have one open file, and each closes it, at the latest when it ends, which looks at no error: so FLUSH does not
+take the error from the others.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from typing import Final
 from resmgr.dispatch import Buffer
 from resmgr.errors import BadMessage
 from resmgr.fuse import changing, formats, locking, owned, polling, writing
+from resmgr.fuse.caller import ends
 from resmgr.fuse.core import CONNECT, DEVICES, ENTRY_MAX, Core, Found, alike
 from resmgr.fuse.delegated import Held
 from resmgr.fuse.formats import (
@@ -341,7 +343,7 @@ def flush(core: Core, request: Request, view: memoryview) -> None:
 
     def told_now() -> None:
         if not request.answered:
-            code = file.take_error()
+            code = file.show_error(not file.error or not ends(request.pid))
             if not code and file.dead and file.written != file.synced:
                 # Its server took the data, and may have gone with them.
                 code = errno.ESTALE
@@ -364,19 +366,24 @@ def fsync(core: Core, request: Request, view: memoryview) -> None:
         return
     how = SYNC_DATA_ONLY if flags & formats.FSYNC_DATA else 0
 
-    before = file.written
+    before = 0
 
     def synced(request: Request, status: int, reply: Buffer) -> None:
-        code = file.take_error()
         if status < 0:
+            # It may be carried out again, and tells the error then; else the next call does.
             core.failed(request, status)
-        else:
-            if not code:
-                file.synced = max(file.synced, before)
-            core.error(request, code)
+            return
+        if not file.error:
+            file.synced = max(file.synced, before)
+        if not request.answered:
+            core.error(request, file.take_error())
 
     def sync() -> None:
+        nonlocal before
         if not request.answered:
+            behind = file.node.behind
+            # What was written since the request came may overtake it, or be overtaken.
+            before = 0 if behind is not None and behind.outstanding else file.written
             core.on_file(request, file, (REQUEST.pack(Io.SYNC, 0, how, file.ocb),), 0, synced)
 
     if file.writes:

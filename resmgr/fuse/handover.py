@@ -93,9 +93,7 @@ def _parents_first(root: Node, nodes: Iterable[Node]) -> Iterator[Node]:
 def restless(core: Core) -> bool:
     """Whether something read from the kernel is not answered, something that it was told is done has not arrived, or a token is asked
     for."""
-    if core.outstanding or core.reopening.asking or core.removals.count:
-        return True
-    return any(file.node.behind is not None and file.node.behind.outstanding for file in core.files.values())
+    return bool(core.outstanding or core.reopening.asking or core.removals.count or core.behind_cost)
 
 
 def let_go(core: Core) -> None:
@@ -119,6 +117,7 @@ def give_up(core: Core) -> None:
     for file in core.files.values():
         if file.node.behind is not None and file.node.behind.outstanding and not file.error:
             file.error = errno.EIO
+            file.unseen = file.written != file.synced
     for file in core.files.values():
         if file.armed is not None:
             core.emit(formats.poll_wakeup(file.armed.kh))

@@ -194,7 +194,9 @@ class Machine(Core):
             if code:
                 if isinstance(lost.thing, File) and record.opcode in TELLS_ERRORS:
                     # Whatever became of earlier writes is told with it.
-                    code = lost.thing.take_error() or code
+                    file = lost.thing
+                    told_before = file.show_error(True) if record.opcode == Opcode.FLUSH else file.take_error()
+                    code = told_before or code
                 self.error(record, told(-code))
             else:
                 record.at = self.dispatch.now()

@@ -69,11 +69,17 @@ class File:
         self.held = Held()
         """Locks taken through it."""
         self.error = 0
-        """errno of a write whose caller was not told; the next WRITE, FLUSH or FSYNC tells it."""
+        """errno of a write whose caller was not told; the next WRITE or FSYNC tells it, and each FLUSH before that."""
         self.unseen = False
         """`error` is that of a write through this file, and nobody was told yet."""
         self.waiting: list[Callable[[], None]] = []
         """Called when `writes` is 0 again."""
+
+    def show_error(self, looks: bool) -> int:
+        """The errno to tell by a close, which others who share the open file are told as well. *looks*: somebody looks at it."""
+        if looks:
+            self.unseen = False
+        return self.error
 
     def take_error(self) -> int:
         """The errno to tell now, which is then told."""

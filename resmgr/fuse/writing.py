@@ -5,10 +5,10 @@ docs/decisions/fuse-write-behind.md). It waits for its server when the program a
 decides where it goes (O_APPEND), when the kernel writes pages of shared mappings (which it may have many of under way by itself), and for
 devices. A write that overlaps one on the way is sent when that one has arrived, either way.
 
-The error of a write behind is told once to each program that has the file open (each open file of the node, as Linux does with errors of
-its own write-back): by its next WRITE, FLUSH (close) or FSYNC. If the file that was written through is closed without any of these having
-told it, that is logged. A short write is continued, so that its reason comes out; one that the server's node has no room for (EAGAIN) is
-sent again later.
+The error of a write behind is told to each program that has the file open (each open file of the node, as Linux does with errors of
+its own write-back): once by its next WRITE or FSYNC, and by each FLUSH (close) before that. If the file that was written through is
+closed without any of these having told it, that is logged. A short write is continued, so that its reason comes out; one that the
+server's node has no room for (EAGAIN) is sent again later.
 
 A small write while others of its file are on the way is not sent at once: what continues it goes with it (`behind.Gathered`).
 
@@ -34,7 +34,7 @@ from resmgr.fuse.core import Core
 from resmgr.fuse.formats import BODY, O_APPEND, O_DSYNC, O_NONBLOCK
 from resmgr.fuse.openfile import File
 from resmgr.fuse.request import LOST, RESEND_AFTER, RESEND_FOR, Request, told
-from resmgr.iomsg import ATTR, NONBLOCK, OFFSET_APPEND, REQUEST, SURE, WRITE, WRITE_ATTR, Io
+from resmgr.iomsg import ATTR, NONBLOCK, OFFSET_APPEND, REQUEST, SURE, WRITE, WRITE_AT, WRITE_ATTR, Io
 
 logger = logging.getLogger(__name__)
 
@@ -68,9 +68,11 @@ def write(core: Core, request: Request, view: memoryview) -> None:
         core.drops["writes_refused"] += 1
         core.error(request, errno.ENOMEM)
         return
-    flags |= file.flags & ~O_NONBLOCK
+    # Whether it appends may have been changed since it was opened: the kernel says it with each write, but not with pages of a mapping.
+    placed = bool(file.flags & O_APPEND and (mapped or not flags & O_APPEND))
     if flags & O_APPEND and not mapped:
         offset = OFFSET_APPEND
+    flags |= file.flags & ~O_NONBLOCK
     node = file.node
     node.cached = True
     changing.written(core, node)
@@ -91,6 +93,8 @@ def write(core: Core, request: Request, view: memoryview) -> None:
     how = NONBLOCK if flags & O_NONBLOCK else 0
     if size <= COPY_MAX and owned.begins_on(request, node):
         how |= WRITE_ATTR
+    if placed:
+        how |= WRITE_AT
     _MESSAGE.pack_into(view, start, _WRITE, 0, how, file.ocb, offset, size)
     writing = _Writing(core, request, file, offset, size, mapped, view[start:], let_go)
     if synchronous or node.mode & 0o170000 != S_IFREG or not size or not core.options.write_behind:
@@ -190,6 +194,8 @@ class _Writing:
             code = told(status)
             if request.answered or self.mapped:
                 file.error = file.error or code
+                # Of pages of a mapping the kernel tells by itself, too.
+                file.unseen = file.unseen or not self.mapped
             if code == errno.EPIPE and not request.answered and file.node.mode & 0o170000 == S_IFIFO:
                 broken_pipe(request.pid)
             core.error(request, code)

@@ -14,7 +14,7 @@ from resmgr.errors import BadMessage
 from resmgr.handlelist import parse_drop
 from resmgr.hostfs.device import PAGES
 from resmgr.hostfs.objects import HostClient, HostHandle
-from resmgr.hostfs.opened import birth_of, change, own_path, pack_statfs, read_directory, read_now, read_waiting, seek
+from resmgr.hostfs.opened import birth_of, change, no_append, own_path, pack_statfs, read_directory, read_now, read_waiting, seek
 from resmgr.hostfs.running import Running
 from resmgr.hostfs.streams import DeviceHandle
 from resmgr.hostfs.syscalls import fallocate
@@ -32,6 +32,7 @@ from resmgr.iomsg import (
     WATCH_DROP,
     WATCH_MODIFY,
     WATCH_NEXT,
+    WRITE_AT,
     WRITE_ATTR,
     XATTR_WHICH,
     Io,
@@ -152,7 +153,9 @@ def write(fs: Running, message: Message, client: HostClient, handle: Handle, fla
     if size > message.msglen - WRITE_HEAD:
         raise BadMessage("write has less data than it says")
     size = min(size, WRITE_MAX)
-    append = handle.append or offset == OFFSET_APPEND
+    append = offset == OFFSET_APPEND or (handle.append and not flags & WRITE_AT)
+    if handle.append and not append:
+        no_append(handle.fd)
     if append:
         offset = 0
     if offset + size > OFFSET_MAX:

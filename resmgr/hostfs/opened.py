@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 from collections.abc import Callable, Mapping, Set
 from stat import S_IFREG, S_IFSOCK, S_ISDIR, S_ISLNK, S_ISREG
@@ -227,6 +228,14 @@ def birth_of(fd: int) -> bytes:
 def seek(fd: int, whence: int, offset: int) -> bytes:
     """Where data or a hole begins, as OFFSET. The position of *fd*, which nothing here uses, moves."""
     return OFFSET.pack(os.lseek(fd, offset, whence))
+
+
+def no_append(fd: int) -> None:
+    """From now on only what is said to go to the end does: Linux appends what is written to a place, too. PermissionError for a file that
+    can only be appended to."""
+    flags = fcntl.fcntl(fd, fcntl.F_GETFL)
+    if flags & os.O_APPEND:
+        fcntl.fcntl(fd, fcntl.F_SETFL, flags & ~os.O_APPEND)
 
 
 def is_special(status: os.stat_result) -> bool:

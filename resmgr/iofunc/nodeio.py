@@ -15,7 +15,7 @@ from resmgr.iofunc.handle import Client, Handle
 from resmgr.iofunc.locking import FileLocks
 from resmgr.iofunc.nodes import Directory, Node, NodeHandle, opened
 from resmgr.iofunc.waiting import Later, Parking, Waiters
-from resmgr.iomsg import NONBLOCK, NOTIFY_CHANGE, NOTIFY_POLL, OFFSET_APPEND, POLL_ERR, POLL_HUP
+from resmgr.iomsg import NONBLOCK, NOTIFY_CHANGE, NOTIFY_POLL, OFFSET_APPEND, POLL_ERR, POLL_HUP, WRITE_AT
 from resmgr.iorequest import WRITE_HEAD, parse_devctl, parse_notify, parse_read, parse_write
 
 VALUE_WRITE_MAX = 64 * 1024
@@ -90,7 +90,7 @@ class NodeIo:
             if S_IFMT(ocb.node.mode) not in STREAMS:
                 raise OSError(errno.EMSGSIZE, "value too long")
             size = VALUE_WRITE_MAX
-        if ocb.flags & os.O_APPEND:
+        if ocb.flags & os.O_APPEND and not flags & WRITE_AT:
             offset = OFFSET_APPEND
         have = len(message.data) - WRITE_HEAD
         if have >= size:

@@ -28,6 +28,7 @@ from resmgr.iomsg import (
     SETATTR_SURE,
     SURE,
     WANT_HANDLE,
+    WRITE_AT,
     WRITE_ATTR,
     Connect,
     DirEntry,
@@ -451,7 +452,7 @@ class MemFs(Tree):
         offset, size = parse_write(message.data)
         if handle.flags is None or handle.flags & os.O_ACCMODE == os.O_RDONLY:
             raise OSError(errno.EBADF, "not open for writing")
-        if handle.flags & os.O_APPEND:
+        if handle.flags & os.O_APPEND and not flags & WRITE_AT:
             offset = OFFSET_APPEND
         here = memoryview(message.data)[WRITE_HEAD : WRITE_HEAD + size]
         if len(here) == size:

@@ -542,7 +542,7 @@ def test_append_goes_to_the_servers_end(rig: Rig) -> None:
     assert answer.open_flags & FOPEN_DIRECT_IO
     rig.fs.add(b"log", b"one\ntwo\n")
 
-    rig.write(node, answer.fh, 4, b"three\n")
+    rig.ask(Opcode.WRITE, node, formats.WRITE_IN.pack(answer.fh, 4, 6, 0, 0, os.O_WRONLY | os.O_APPEND) + b"three\n")
 
     assert rig.fs.find(b"log").data == b"one\ntwo\nthree\n"
 
@@ -613,7 +613,8 @@ def test_flush_waits_for_writes_and_tells_their_error(rig: Rig) -> None:
 
     assert rig.answers[write].error == -errno.ENOSPC
     assert rig.answers[flush].error == -errno.ENOSPC
-    # Told once.
+    # Told once, but to each process that closes.
+    assert rig.ask(Opcode.FSYNC, node, formats.FSYNC_IN.pack(fh, 0)).error == -errno.ENOSPC
     assert rig.ask(Opcode.FLUSH, node, formats.FLUSH_IN.pack(fh, 0)).error == 0
 
 

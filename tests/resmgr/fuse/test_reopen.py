@@ -243,6 +243,18 @@ def test_after_another_boot_what_was_written_is_an_error(far: Make) -> None:
     assert read(rig, reader, reading).body == b"0123456789"
 
 
+def test_what_was_written_while_an_fsync_waited_is_not_synced_by_it(far: Make) -> None:
+    rig = far()
+    node, fh = opened(rig)
+    first = rig.start(Opcode.WRITE, node, formats.WRITE_IN.pack(fh, 0, 3, 0, 0, 0) + b"abc")
+    fsync = rig.start(Opcode.FSYNC, node, formats.FSYNC_IN.pack(fh, 0))
+    second = rig.start(Opcode.WRITE, node, formats.WRITE_IN.pack(fh, 3, 3, 0, 0, 0) + b"def")
+    rig.run(1)
+    assert [rig.answers[one].error for one in (first, fsync, second)] == [0, 0, 0]
+    fail(rig, "boot")
+    assert flush(rig, node, fh) == -errno.ESTALE
+
+
 def test_one_that_was_open_too_briefly_is_not_closed_without_an_error(far: Make) -> None:
     rig = far()
     (rig.root / "f").touch()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import random
+import subprocess
 from stat import S_IFREG
 
 import pytest
@@ -13,7 +14,7 @@ from resmgr.fuse import behind as accounts
 from resmgr.fuse import formats
 from resmgr.fuse.behind import OVERHEAD, Behind
 from resmgr.fuse.formats import FATTR_MTIME, FATTR_SIZE, Opcode
-from resmgr.fuse.options import FuseOptions
+from resmgr.fuse.options import Failure, FuseOptions
 from resmgr.testing.fuserig import Rig
 from resmgr.testing.memfs import Fault, MemFs
 from tests.resmgr.fuse.written import FLUSH, FSYNC, events, later, opened, size_by_name, slow, write_in
@@ -184,7 +185,7 @@ def test_append_waits_for_writes_on_the_way(rig: Rig) -> None:
     appender = rig.open(node, os.O_RDWR | os.O_APPEND).fh
     slow(rig, 0.2, times=1)
     rig.write(node, fh, 0, b"data")
-    append = later(rig, Opcode.WRITE, node, write_in(appender, 0, b"end"))
+    append = later(rig, Opcode.WRITE, node, write_in(appender, 0, b"end", flags=os.O_RDWR | os.O_APPEND))
 
     rig.run(0.3)
 
@@ -198,6 +199,17 @@ def test_flag_that_is_set_later_counts(rig: Rig) -> None:
     slow(rig, 0.1, times=1)
 
     later(rig, Opcode.WRITE, node, write_in(fh, 0, b"x", flags=os.O_RDWR | os.O_APPEND))
+
+
+def test_what_does_not_append_goes_to_its_place_though_the_file_was_opened_so(rig: Rig) -> None:
+    """Pages of a mapping, and writes after fcntl(F_SETFL) without O_APPEND."""
+    node, fh = opened(rig, os.O_RDWR | os.O_APPEND)
+    appends = os.O_RDWR | os.O_APPEND
+    assert rig.ask(Opcode.WRITE, node, write_in(fh, 0, b"0123456789", flags=appends)).error == 0
+    assert rig.ask(Opcode.WRITE, node, write_in(fh, 2, b"page", how=formats.WRITE_CACHE)).error == 0
+    assert rig.ask(Opcode.WRITE, node, write_in(fh, 8, b"X", flags=os.O_RDWR)).error == 0
+    assert rig.ask(Opcode.WRITE, node, write_in(fh, 0, b"end", flags=appends)).error == 0
+    assert rig.fs.find(b"f").data == b"01page67X9end"
 
 
 def test_switched_off() -> None:
@@ -282,6 +294,9 @@ def test_error_in_the_middle_is_told_once(rig: Rig, teller: str) -> None:
 
     assert rig.ask(bodies[teller][0], node, bodies[teller][1]).error == -errno.EIO
 
+    if teller == "flush":
+        # Others may have the same open file, and close it as well.
+        assert rig.ask(Opcode.WRITE, node, bodies["write"][1]).error == -errno.EIO
     for opcode, body in bodies.values():
         assert rig.ask(opcode, node, body).error == 0
     assert rig.release(node, fh).error == 0
@@ -297,6 +312,57 @@ def test_flush_that_waits_gets_the_error(rig: Rig) -> None:
     rig.run(0.2)
 
     assert rig.answers[flush].error == -errno.ENOSPC
+
+
+def test_each_process_that_closes_is_told(rig: Rig) -> None:
+    """The first may be a child that inherited it, ends, and looks at nothing."""
+    node, fh = opened(rig)
+    slow(rig, 0.1, code=errno.ENOSPC, times=1)
+    rig.write(node, fh, 0, b"x")
+    rig.run(0.2)
+    for owner in range(3):
+        assert rig.ask(Opcode.FLUSH, node, FLUSH(fh, owner)).error == -errno.ENOSPC
+    assert rig.ask(Opcode.FSYNC, node, FSYNC(fh, 0)).error == -errno.ENOSPC
+    assert rig.ask(Opcode.FLUSH, node, FLUSH(fh, 0)).error == 0
+    rig.release(node, fh)
+    assert "writes_lost" not in events(rig)
+
+
+def test_error_that_only_a_program_was_told_which_ended_is_logged(rig: Rig) -> None:
+    node, fh = opened(rig)
+    slow(rig, 0.1, code=errno.ENOSPC, times=1)
+    rig.write(node, fh, 0, b"x")
+    rig.run(0.2)
+    with subprocess.Popen(["true"]) as program:
+        os.waitid(os.P_PID, program.pid, os.WEXITED | os.WNOWAIT)
+        rig.pid = program.pid
+        assert rig.ask(Opcode.FLUSH, node, FLUSH(fh, 0)).error == -errno.ENOSPC
+    rig.release(node, fh)
+    assert events(rig)["writes_lost"] == 1
+
+
+def test_an_fsync_that_nobody_hears_of_takes_no_error(rig: Rig) -> None:
+    node, fh = opened(rig)
+    slow(rig, 0.1, code=errno.ENOSPC, times=1)
+    rig.write(node, fh, 0, b"x")
+    rig.fs.faults.append(Fault("sync", delay=3.0, times=1))
+    fsync = later(rig, Opcode.FSYNC, node, FSYNC(fh, 0))
+    rig.raw(formats.IN_HEADER.pack(48, Opcode.INTERRUPT, 1001, 0, 0, 0, 0, 0, 0) + formats.INTERRUPT_IN.pack(fsync))
+    rig.run(5)
+    assert rig.answers[fsync].error == -errno.EINTR
+    assert rig.ask(Opcode.FSYNC, node, FSYNC(fh, 0)).error == -errno.ENOSPC
+
+
+def test_an_fsync_that_waits_for_its_node_tells_the_error_in_the_end() -> None:
+    rig = Rig(FuseOptions(failure=Failure.HARD))
+    node, fh = opened(rig)
+    slow(rig, 0.1, code=errno.ENOSPC, times=1)
+    rig.write(node, fh, 0, b"x")
+    rig.fs.faults.append(Fault("sync", code=errno.EHOSTDOWN, times=1))
+    fsync = later(rig, Opcode.FSYNC, node, FSYNC(fh, 0))
+    rig.run(1)
+    assert events(rig)["kept"] == 1
+    assert rig.answers[fsync].error == -errno.ENOSPC
 
 
 def test_each_open_file_is_told_once(rig: Rig) -> None:

@@ -28,6 +28,7 @@ from resmgr.iomsg import (
     SYNC_DATA_ONLY,
     UNLINK_DIRECTORY,
     WANT_HANDLE,
+    WRITE_AT,
     Attr,
     Connect,
     Entry,
@@ -146,6 +147,10 @@ def test_create_mode_umask_and_flags(host: HostDirectory) -> None:
     client.write(second.target, second.ocb, OFFSET_APPEND, b"ef")
     client.write(second.target, second.ocb, 1, b"X")
     assert client.get(b"t") == b"aXcdef"
+    client.send(first.target, (pack_write(first.ocb, 2, 1, WRITE_AT), b"Y"), 0)
+    assert client.get(b"t") == b"aXYdef"
+    client.write(first.target, first.ocb, 0, b"gh")
+    assert client.get(b"t") == b"aXYdefgh"
     with fails(errno.EBADF):
         client.read(second.target, second.ocb, 0, 10)
     with fails(errno.EBADF):
