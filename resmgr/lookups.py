@@ -11,6 +11,8 @@ import threading
 from collections import Counter, deque
 from collections.abc import Callable, Hashable
 
+from resmgr.ownthread import new_thread
+
 THREADS_MAX = 8
 THREADS_PER_USER = 2
 
@@ -36,16 +38,15 @@ class Lookups:
         self._changed = threading.Condition()
 
     def submit(self, user: Hashable, work: Work) -> bool:
-        """Run *work* in a thread when it is its turn. False when closed."""
+        """Run *work* in a thread when it is its turn; where the system has no room for one, after a later `submit`. False when closed."""
         with self._changed:
             if self._closed:
                 return False
             self._waiting.append((user, work))
             if self._idle:
                 self._changed.notify()
-            elif self._threads < THREADS_MAX:
+            elif self._threads < THREADS_MAX and new_thread(self._name, self._run) is not None:
                 self._threads += 1
-                threading.Thread(target=self._run, name=self._name, daemon=True).start()
         return True
 
     def close(self) -> None:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
+from resmgr.ownthread import new_thread, no_room
 from resmgr.turns import Call
 
 T = TypeVar("T")
@@ -19,7 +20,8 @@ PATIENCE = 0.5
 class Workers:
     """Threads started when needed and kept, *limit* at most. Daemon threads: one stuck in a dead file system delays an exit by PATIENCE.
 
-    *post* (any thread) gets what is to be called in dispatch context.
+    *post* (any thread) gets what is to be called in dispatch context. Where the system has no room for another thread, a job waits for
+    those that are there; if there is none, its result is OSError (EAGAIN).
     """
 
     def __init__(self, post: Callable[[Call], None], limit: int) -> None:
@@ -45,13 +47,20 @@ class Workers:
 
             return finish
 
+        def refused() -> None:
+            self.busy -= 1
+            done(no_room())
+
         self.busy += 1
         if self.busy > self.threads and self.threads < self._limit:
-            self.threads += 1
-            thread = threading.Thread(target=self._work, name="dispatch-worker", daemon=True)
-            self._started.append(thread)
-            thread.start()
-        self._jobs.put(job)
+            thread = new_thread("dispatch-worker", self._work)
+            if thread is not None:
+                self.threads += 1
+                self._started.append(thread)
+        if self.threads:
+            self._jobs.put(job)
+        else:
+            self._post(refused)
 
     def _work(self) -> None:
         while True:

@@ -67,8 +67,13 @@ class NetMounts:
         self._closed = False
 
     def serve(self, mount: Mount, device: int, on_end: Callable[[str], None], part: Part = WHOLE) -> NetMount:
-        """Serve what was mounted before."""
-        made = self._made(mount, device, on_end, part)
+        """Serve what was mounted before. OSError if that cannot be; then it is unmounted."""
+        try:
+            made = self._made(mount, device, on_end, part)
+        except OSError:
+            os.close(device)
+            mount.detach(abort=True)
+            raise
         made.start()
         return made
 
@@ -193,7 +198,11 @@ class NetMounts:
                 os.close(device)
                 done("the node ends")
                 return
-            self.serve(mount, device, lambda reason: log.info("%s is not mounted any more: %s", point, reason), part)
+            try:
+                self.serve(mount, device, lambda reason: log.info("%s is not mounted any more: %s", point, reason), part)
+            except OSError as error:
+                done(f"{point} cannot be served: {error.strerror}")
+                return
             done("")
 
         self._dispatch.call_blocking(attach, attached)

@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import os
 import select
-import threading
 
 from resmgr.fuse.mount import Mount
+from resmgr.ownthread import new_thread, no_room
 
 
 class CopyWatch:
-    """Detaches copies of *mount* in the mount namespace of the calling thread as they appear. `close` it before the mount goes."""
+    """Detaches copies of *mount* in the mount namespace of the calling thread as they appear. `close` it before the mount goes. OSError
+    if there is no room for its thread."""
 
     def __init__(self, mount: Mount) -> None:
         self.detached = 0
@@ -28,8 +29,12 @@ class CopyWatch:
         self._mount = mount
         self._list = os.open("/proc/thread-self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
         self._stopped, self._stop = os.pipe2(os.O_CLOEXEC)
-        self._thread = threading.Thread(target=self._watch, name="mount-copies", daemon=True)
-        self._thread.start()
+        thread = new_thread("mount-copies", self._watch)
+        if thread is None:
+            for fd in (self._list, self._stopped, self._stop):
+                os.close(fd)
+            raise no_room()
+        self._thread = thread
 
     def _watch(self) -> None:
         poll = select.poll()

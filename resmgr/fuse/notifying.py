@@ -16,10 +16,12 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from resmgr.dispatch import Dispatch
 from resmgr.fuse import notifier
 from resmgr.fuse.mount import open_device
+from resmgr.ownthread import new_thread
 
 log = logging.getLogger("resmgr.fuse")
 
@@ -64,8 +66,9 @@ class Helper:
         self._waiting: deque[Job] = deque()
         self._jobs: dict[int, Job] = {}
 
-    def start(self, begin: Callable[[], Begun]) -> None:
-        """*begin*: starts the process. OSError is logged, and it is never ready."""
+    def start(self, begin: Callable[[], Begun], after: Callable[[], None] | None = None) -> None:
+        """*begin*: starts the process. OSError is logged, and it is never ready. *after* is called when it has returned, or could not be
+        called."""
 
         def work() -> Begun | None:
             begun = begin()
@@ -77,7 +80,12 @@ class Helper:
             _end(begun)
             return None
 
-        self._dispatch.call_blocking(work, self._started)
+        def done(begun: Begun | BaseException | None) -> None:
+            if after is not None:
+                after()
+            self._started(begun)
+
+        self._dispatch.call_blocking(work, done)
 
     def _started(self, begun: Begun | BaseException | None) -> None:
         if isinstance(begun, BaseException):
@@ -157,7 +165,8 @@ class Helper:
                 log.warning("the process that tells the kernel of changes does not listen: %s", error)
         link.close()
         # By a thread of its own: whoever closes may have nobody left who would be called.
-        threading.Thread(target=_reap, args=(pidfd,), name="notifier", daemon=True).start()
+        if new_thread("notifier", partial(_reap, pidfd)) is None:
+            _reap(pidfd, os.WNOHANG)
 
     def _ended(self) -> None:
         log.warning("the process that tells the kernel of changes has ended, so programs may hang on a mount whose daemon is killed")
@@ -173,10 +182,10 @@ def _end(begun: Begun) -> None:
     _reap(pidfd)
 
 
-def _reap(pidfd: int) -> None:
-    """Wait for a process that ends."""
+def _reap(pidfd: int, how: int = 0) -> None:
+    """Wait for a process that ends; with WNOHANG one that has not ended is left to the end of this one."""
     try:
-        os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
+        os.waitid(os.P_PIDFD, pidfd, os.WEXITED | how)
     except ChildProcessError:
         pass
     finally:
@@ -196,16 +205,13 @@ def joined(messages: Sequence[bytes]) -> list[bytes]:
 
 
 def begin_entries(device: int, buffer_size: int) -> Begun:
-    """Start the one that writes notifications. *device*: an open /dev/fuse with a mount; it is closed."""
-    clone = -1
+    """Start the one that writes notifications. *device*: an open /dev/fuse with a mount."""
+    clone = open_device()
     try:
-        clone = open_device()
         fcntl.ioctl(clone, DEV_IOC_CLONE, struct.pack("=I", device))
         return _begin(["entries", str(clone), str(buffer_size)], [clone])
     finally:
-        os.close(device)
-        if clone >= 0:
-            os.close(clone)
+        os.close(clone)
 
 
 def begin_pages(place: bytes, namespace: int | None) -> Begun:

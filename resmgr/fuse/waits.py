@@ -21,6 +21,8 @@ from resmgr.fuse.notifying import Helper, begin_entries, begin_pages, joined
 
 log = logging.getLogger("resmgr.fuse")
 
+TRY_AGAIN: Final = 0.05
+"""Seconds after which it is tried again where there was no descriptor or no thread."""
 FH: Final = (1 << 64) - 1
 """The file handle of everything that `pages` has open."""
 MAY_BE_OURS: Final = frozenset((int(Opcode.OPEN), int(Opcode.OPENDIR), int(Opcode.RELEASE), int(Opcode.RELEASEDIR)))
@@ -47,9 +49,14 @@ class Waits:
 
     def start(self) -> None:
         """Have the processes started. Until they run all is told by threads."""
-        copy, place, namespace = os.dup(self._fd), self._place, self._namespace
-        self.entries.start(lambda: begin_entries(copy, self._size))
+        place, namespace = self._place, self._namespace
         self.pages.start(lambda: begin_pages(place, namespace))
+        try:
+            copy = os.dup(self._fd)
+        except OSError as error:
+            log.warning("no process that tells the kernel of changed entries: %s", error.strerror)
+            return
+        self.entries.start(lambda: begin_entries(copy, self._size), lambda: os.close(copy))
 
     def close(self, *, leave: bool = False) -> None:
         """*leave*: somebody else goes on serving. Nobody is told any more what became of what was under way."""
@@ -72,15 +79,25 @@ class Waits:
         self.entries.do(joined(messages), told)
 
     def _in_thread(self, messages: list[bytes], done: Callable[[int], None]) -> None:
-        fd = os.dup(self._fd)
+        def again() -> None:
+            if self._fd >= 0:
+                self._in_thread(messages, done)
 
-        def write() -> int:
-            try:
-                return write_all(fd, memoryview(b"".join(messages)))
-            finally:
-                os.close(fd)
+        try:
+            fd = os.dup(self._fd)
+        except OSError:
+            self._dispatch.call_at(self._dispatch.now() + TRY_AGAIN, again)
+            return
 
-        self._dispatch.call_blocking(write, lambda failed: done(failed if isinstance(failed, int) else 1))
+        def written(failed: int | BaseException) -> None:
+            os.close(fd)
+            if isinstance(failed, int):
+                done(failed)
+            else:
+                # There is no room for a thread. What the kernel is not told it believes for ever.
+                self._dispatch.call_at(self._dispatch.now() + TRY_AGAIN, again)
+
+        self._dispatch.call_blocking(lambda: write_all(fd, memoryview(b"".join(messages))), written)
 
     def drop_pages(self, nodeid: int, done: Callable[[int], None]) -> None:
         """Neither pages nor attributes of a regular file are valid any more; as `tell`."""

@@ -28,6 +28,7 @@ from typing import Final
 
 from resmgr.dispatch import Dispatch
 from resmgr.errors import Misuse
+from resmgr.ownthread import new_thread
 
 logger = logging.getLogger(__name__)
 
@@ -137,8 +138,12 @@ class Breaks:
                 return False
             self._told = reading, writing
             self._stop = os.eventfd(0, os.EFD_CLOEXEC)
-            self._thread = threading.Thread(target=self._watch, name="leases", daemon=True)
-            self._thread.start()
+            self._thread = new_thread("leases", self._watch)
+            if self._thread is None:
+                self._dispatch.detach_fd(reading)
+                for fd in (*self._told, self._stop):
+                    os.close(fd)
+                return False
             self._ready.wait()
         return not self._useless
 

@@ -15,6 +15,8 @@ import resource
 import threading
 from collections.abc import Iterable
 
+from resmgr.ownthread import new_thread
+
 DESCRIPTORS_PER_USER = 1024
 """Descriptors in this process's hands for one user (received, waiting to be sent, being closed), or a 16th of how many it may have open."""
 IDLE = 5.0
@@ -69,8 +71,8 @@ class Keeper:
             self._taken += len(owned)
             self.is_full = self._taken - self._closed >= 2 * self._limit
             if self._thread is None:
-                self._thread = threading.Thread(target=self._work, name="descriptors", daemon=True)
-                self._thread.start()
+                # If there is no room for it, what is let go is closed after a later one.
+                self._thread = new_thread("descriptors", self._work)
         return owned
 
     def end(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import threading
@@ -15,6 +16,7 @@ import trio.testing
 from resmgr.dispatch import Dispatch
 from resmgr.errors import Misuse
 from resmgr.runner import SPIN_DEFAULT, STRETCH_ALONE, TrioDispatch, open_dispatch
+from tests.resmgr.limits import no_room_for_threads
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -155,6 +157,26 @@ async def test_blocking_calls_return_results_and_exceptions_with_bounded_threads
         assert most == 3 == dispatch.statistics().threads
         assert here not in results
         assert sum(isinstance(result, FileNotFoundError) for result in results) == 1
+
+
+async def test_without_room_for_a_thread_a_blocking_call_waits_or_is_refused() -> None:
+    results: list[object] = []
+    gate = threading.Event()
+    async with open_dispatch(threads=3) as dispatch:
+        with no_room_for_threads():
+            dispatch.call_blocking(gate.wait, results.append)
+            assert not results
+            await until(lambda: len(results) == 1)
+        assert isinstance(results[0], OSError)
+        assert results[0].errno == errno.EAGAIN
+        dispatch.call_blocking(gate.wait, results.append)
+        with no_room_for_threads():
+            dispatch.call_blocking(threading.get_ident, results.append)
+        gate.set()
+        await until(lambda: len(results) == 3)
+        assert results[1] is True
+        statistics = dispatch.statistics()
+        assert (statistics.threads, statistics.blocking_now) == (1, 0)
 
 
 async def test_want_write_and_detach() -> None:

@@ -2,8 +2,9 @@
 
 The highest priority goes first, byte by byte: a fragment of a higher one overtakes a lower message between any two packets. Lower
 priorities together keep a share of 1 in LOWER_SHARE, in turn, so the lowest always moves. Within one priority, messages up to
-SMALL_MESSAGE go ahead of larger ones (these keep the same share). Of the larger ones the one with the fewest bytes left goes first, those
-alike in order, for a TURN at most: so each arrives as early as it can. The one furthest behind keeps the same share again.
+SMALL_MESSAGE go ahead of larger ones (these keep the same share), each whole before the next. Of the larger ones the one with the
+fewest bytes left goes first, those alike in order, for a TURN at most: so each arrives as early as it can. The one furthest behind keeps
+the same share again.
 
 Messages that may take any path queue in one lane; those that ask for particular paths (`qnetpy.link.transport.routes`) have a lane for
 each such wish, so that a path that is down holds up only those that insist on it.
@@ -31,6 +32,7 @@ class Level:
         self.active: deque[OutMessage] = deque()
         """Opened, with bytes to send; the first one is served."""
         self.small_debt = 0
+        """Bytes of small ones that went ahead of others, less what these had of their share."""
         self.active_debt = 0
         """Bytes of messages shorter than the last active one that went ahead of it."""
         self.left_in_turn = TURN
@@ -147,18 +149,27 @@ class Lane:
         active = level.active
         while active and active[0].span() is None:
             active.popleft().queued = False
-        if level.small and (not active or level.small_debt < LOWER_SHARE * QUANTUM):
-            message = level.small[0]
+        small, large = level.small, level.large
+        if active and active[0].total <= SMALL_MESSAGE:
+            # Begun, and not whole yet.
+            return active[0]
+        if small and (level.small_debt < LOWER_SHARE * QUANTUM or not (active or large)):
+            message = small[0]
             if message.id or self._open(message):
                 return message
-        if level.large and len(active) < MAX_ACTIVE:
-            message = level.large[0]
+        if large and len(active) < MAX_ACTIVE:
+            message = large[0]
             if self._open(message):
-                level.large.popleft()
+                large.popleft()
                 level.enter(message)
         if active:
             return active[0]
-        if not level.small and not level.large:
+        if small:
+            # There is no credit for a large one.
+            message = small[0]
+            if message.id or self._open(message):
+                return message
+        elif not large:
             self.mask &= ~(1 << index)
         return None
 
@@ -169,14 +180,20 @@ class Lane:
         active = level.active
         if level.small and level.small[0] is message:
             level.small.popleft()
-            if active:
+            if active or level.large:
                 level.small_debt += count
             if message.span() is not None:
                 active.appendleft(message)
             else:
                 message.queued = False
+        elif message.total <= SMALL_MESSAGE:
+            if len(active) > 1 or level.large:
+                level.small_debt += count
+            if message.span() is None:
+                active.popleft()
+                message.queued = False
         else:
-            level.small_debt = 0
+            level.small_debt = max(0, level.small_debt - count * LOWER_SHARE)
             level.sent(message, count)
         mask = self.mask
         if mask >> (index + 1):

@@ -82,6 +82,24 @@ def test_small_messages_overtake_large_ones_of_their_priority_but_not_for_ever()
     assert waited * PACKET <= (LOWER_SHARE + 1) * QUANTUM
 
 
+def test_a_large_one_keeps_its_share_where_there_is_always_a_small_one() -> None:
+    outbox = box()
+    sent = {True: 0, False: 0}
+    for stream in range(2, 200):
+        push(outbox, SMALL_MESSAGE, stream=stream)
+    # None of it is under way yet.
+    large = push(outbox, 1 << 20, stream=1)
+    for stream in range(200, 3000):
+        push(outbox, SMALL_MESSAGE, stream=stream)
+        for _ in range(-(-SMALL_MESSAGE // PACKET)):
+            served = serve(outbox)
+            assert served is not None
+            sent[served[0] is large] += served[2] - served[1]
+        if large.span() is None:
+            break
+    assert 0.8 < sent[True] * LOWER_SHARE / (sent[False] - LOWER_SHARE * QUANTUM) < 1.2
+
+
 def test_large_messages_alike_go_one_after_the_other_a_turn_at_most() -> None:
     outbox = box()
     one, two = push(outbox, TURN, stream=1), push(outbox, TURN, stream=2)
