@@ -16,7 +16,7 @@ from resmgr.dispatch import Buffer
 from resmgr.fuse.formats import Opcode
 from resmgr.fuse.lease import single
 from resmgr.fuse.request import Request
-from resmgr.iomsg import XATTR_SIZE_MAX, XATTR_WHICH
+from resmgr.iomsg import NAME_MAX, XATTR_SIZE_MAX, XATTR_WHICH
 from resmgr.iorequest import XattrRequest
 
 if TYPE_CHECKING:
@@ -250,7 +250,7 @@ class Bares:
             known.names = None
             # Not asked again before `_of` begins to count anew.
             known.misses = -1
-            if status >= 0 and names.pop():
+            if status >= 0 and (names.pop() or (names and max(map(len, names)) > NAME_MAX)):
                 core.drops["bad_reply"] += 1
             elif status >= 0 and self._names + len(names) <= NAMES_MAX:
                 known.names = frozenset(names)

@@ -46,7 +46,7 @@ from resmgr.fuse.removals import Removals
 from resmgr.fuse.reopen import Reopening, limit_of
 from resmgr.fuse.replaced import Replaced
 from resmgr.fuse.request import Outstanding, Request, Step, told
-from resmgr.fuse.servers import Resolver, Servers, User
+from resmgr.fuse.servers import Resolver, Server, Servers, User
 from resmgr.fuse.stuck import waiting
 from resmgr.fuse.telling import Telling
 from resmgr.fuse.tokens import Tokens
@@ -106,7 +106,7 @@ class Core(Answers):
         self.next_fh = 1
         self.callers = Callers(dispatch, self.drops)
         self.interrupts = Interrupts(self)
-        self.servers = Servers(resolver, root)
+        self.servers = Servers(resolver, root, dispatch.now, self._servers_in_use)
         self.handles = Handles(dispatch, options.handles_max, self.drops)
         self.tokens = Tokens(self)
         self.idle = Idle(self)
@@ -136,6 +136,12 @@ class Core(Answers):
         self.replaced.forget_connection(connection)
         self.leases.connection_lost(connection)
         self.reopening.gone(connection)
+
+    def _servers_in_use(self) -> set[Server]:
+        connections = [one.connection for one in self.files.values()]
+        connections += [one.connection for one in self.directories.values()]
+        connections += [one.connection for one in self.outstanding.values() if one.pending is not None]
+        return {node.server for node in self.nodes} | {self.servers.of(one) for one in connections}
 
     def failed(self, request: Request, status: int) -> None:
         """Answer with the errno of a negative *status*, unless the request waits for its node to come back."""

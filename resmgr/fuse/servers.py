@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable
-from typing import Protocol
+from typing import Final, Protocol
 
 from resmgr.channel import CHID_PATHMGR, ND_LOCAL, PID_SYSTEM, Connection, Credentials, Kernel, Nd
+from resmgr.errors import BadMessage
+from resmgr.fuse.changes import NEVER
 from resmgr.fuse.formats import MASK64
 from resmgr.iomsg import Target
 
+SERVERS_OF_NODE: Final = 1024
+"""Servers of one node that are remembered. Beyond, those of which nothing is known any more are forgotten. Stops a node that says of each
+name that another server has it."""
+SWEEP_REST: Final = 1.0
+"""Seconds between two looks for such."""
 User = tuple[int, int]
 """uid, gid of a request."""
 
@@ -78,17 +86,24 @@ class KernelResolver:
 
 
 class Servers:
-    """All servers that were met, by address. `root` is the mount's."""
+    """Servers that were met, by address. `root` is the mount's. *now*: as of `Dispatch`; *in_use*: those that something known here is
+    of, or that are being asked."""
 
-    def __init__(self, resolver: Resolver, root: Target) -> None:
+    def __init__(self, resolver: Resolver, root: Target, now: Callable[[], float], in_use: Callable[[], set[Server]]) -> None:
         self._resolver = resolver
+        self._now = now
+        self._in_use = in_use
+        self._count: dict[int, int] = defaultdict(int)
+        """Of each node."""
+        self._swept: dict[int, float] = {}
+        """When those of a node were looked through."""
         key = (root.nd, root.pid, root.chid)
         self.on_death: Callable[[Connection], None] = lambda connection: None
-        """Called when the server behind a connection, or its node, is not there any more."""
-        self.root = Server(key, 0)
-        self._by_key: dict[tuple[int, int, int], Server] = {key: self.root}
+        """Called when the server behind a connection, or its node, is not there any more, or is forgotten."""
+        self._by_key: dict[tuple[int, int, int], Server] = {}
+        self.root = self.at(key, 0)
         home = (int(ND_LOCAL), int(PID_SYSTEM), int(CHID_PATHMGR))
-        self.home = self._by_key.setdefault(home, Server(home, mix(home)))
+        self.home = self.at(home, mix(home))
         """This node's path manager."""
         self._by_connection: dict[Connection, Server] = {}
 
@@ -98,20 +113,18 @@ class Servers:
         if found is not None:
             return found
         key = (connection.nd, connection.pid, connection.chid)
-        server = self._by_key.get(key)
-        if server is None:
-            server = self._by_key[key] = Server(key, mix(key))
-        return server
+        return self.at(key, mix(key))
 
     def lives(self, connection: Connection) -> bool:
         """Whether *connection* is one of this mount's whose server was not seen to go."""
         return connection in self._by_connection
 
     def at(self, key: tuple[int, int, int], salt: int) -> Server:
-        """The server at an address that was met before, with the salt that its inode numbers had then."""
+        """The server at an address. *salt*: of its inode numbers, if it is new here."""
         server = self._by_key.get(key)
         if server is None:
             server = self._by_key[key] = Server(key, salt)
+            self._count[key[0]] += 1
         return server
 
     def connect(self, server: Server, user: User) -> Connection:
@@ -123,11 +136,14 @@ class Servers:
         return connection
 
     def translate(self, via: Connection, target: tuple[int, int, int], user: User) -> Connection:
-        """The connection of *user* to what the server behind *via* calls *target*."""
+        """The connection of *user* to what the server behind *via* calls *target*. `BadMessage`: it is one too many."""
         origin = self.of(via)
         server = origin.targets.get(target)
         if server is not None and user in server.connections:
             return server.connections[user]
+        nd = target[0] or int(via.nd)
+        if self._count[nd] >= SERVERS_OF_NODE and (nd, target[1], target[2]) not in self._by_key:
+            self._make_room(nd)
         connection = self._resolver.connection(Target(*target), via, *user)
         server = origin.targets[target] = self.of(connection)
         known = server.connections.get(user)
@@ -137,6 +153,25 @@ class Servers:
             return known
         self._adopt(server, user, connection)
         return connection
+
+    def _make_room(self, nd: int) -> None:
+        """Forget servers of a node of which nothing is known any more. `BadMessage`: there is none."""
+        now = self._now()
+        if now - self._swept.get(nd, NEVER) >= SWEEP_REST:
+            self._swept[nd] = now
+            used = self._in_use() | {self.root, self.home}
+            for server in [one for one in self._by_key.values() if one.key[0] == nd and one not in used]:
+                del self._by_key[server.key]
+                self._count[nd] -= 1
+                for connection in list(server.connections.values()):
+                    self._by_connection.pop(connection, None)
+                    connection.on_death = None
+                    connection.close()
+                    self.on_death(connection)
+            for server in self._by_key.values():
+                server.targets.clear()
+        if self._count[nd] >= SERVERS_OF_NODE:
+            raise BadMessage("more servers than a node has")
 
     def _adopt(self, server: Server, user: User, connection: Connection) -> None:
         server.connections[user] = connection

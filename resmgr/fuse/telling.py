@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 JOBS_MAX: Final = 8
 """Threads that tell the kernel, of one mount."""
+JOBS_OF_NODE: Final = 4
+"""Of these, those that may wait for servers of one node. Stops a node that tells of changes and answers nothing from keeping all."""
 
 
 class _Job:
@@ -56,7 +58,7 @@ class Telling:
         job.messages += messages
         if then is not None:
             job.calls.append(then)
-        self._run()
+        self._begin((node, waits))
 
     def waits(self, node: Node) -> int:
         """How many messages about *node* wait."""
@@ -72,22 +74,31 @@ class Telling:
         for key in list(self._jobs):
             if len(self._running) >= JOBS_MAX:
                 return
-            job = self._jobs.get(key)
-            if key in self._running or job is None:
-                # Under way, or done since, where the kernel is told at once.
-                continue
-            node, waits = key
-            if waits and self._locked(node, job.since):
-                self._core.on_answered = self._answered
-                continue
-            del self._jobs[key]
-            self._running.add(key)
-            done = self._done(key, job.calls)
-            if waits and not node.directory:
-                # Of a file only pages are waited for, and to drop them once is enough.
-                self._core.drop_pages(node.nodeid, done)
-            else:
-                self._core.tell_kernel(job.messages, done)
+            self._begin(key)
+
+    def _begin(self, key: tuple[Node, bool]) -> None:
+        """Begin with what waits to be told of *key*, if that can be."""
+        job = self._jobs.get(key)
+        if len(self._running) >= JOBS_MAX or key in self._running or job is None:
+            # Under way, or done since, where the kernel is told at once.
+            return
+        node, waits = key
+        if waits and self._busy(node.server.key[0]):
+            return
+        if waits and self._locked(node, job.since):
+            self._core.on_answered = self._answered
+            return
+        del self._jobs[key]
+        self._running.add(key)
+        done = self._done(key, job.calls)
+        if waits and not node.directory:
+            # Of a file only pages are waited for, and to drop them once is enough.
+            self._core.drop_pages(node.nodeid, done)
+        else:
+            self._core.tell_kernel(job.messages, done)
+
+    def _busy(self, nd: int) -> bool:
+        return sum(waits and node.server.key[0] == nd for node, waits in self._running) >= JOBS_OF_NODE
 
     def _locked(self, node: Node, since: float) -> bool:
         return any(

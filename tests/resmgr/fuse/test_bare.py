@@ -136,7 +136,7 @@ def test_questions_wait_for_the_answer_about_all(rig: Asked) -> None:
     assert [rig.answers[unique].error for unique in waiting] == [-errno.ENODATA] * 4
 
 
-@pytest.mark.parametrize("how", ["error", "no end"])
+@pytest.mark.parametrize("how", ["error", "no end", "no names"])
 def test_where_that_cannot_be_said_each_is_asked_by_itself(rig: Asked, how: str) -> None:
     rig.list_long(b"d0")
     rig.held = []
@@ -147,7 +147,8 @@ def test_where_that_cannot_be_said_each_is_asked_by_itself(rig: Asked, how: str)
     if how == "error":
         message.error(errno.EFBIG)
     else:
-        message.reply(0, b"f3")
+        # Names as long as that, of many directories, would fill memory.
+        message.reply(0, b"f3" if how == "no end" else b"x" * 60000 + b"\0")
     rig.run(0.001)
 
     assert rig.answers[waiting].error == -errno.ENODATA

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from functools import partial
 
 from resmgr.fuse import formats
 from resmgr.fuse.formats import Opcode
-from resmgr.fuse.telling import JOBS_MAX
+from resmgr.fuse.telling import JOBS_MAX, JOBS_OF_NODE
 from resmgr.iomsg import Io
 from resmgr.testing.fuserig import Rig
 from resmgr.testing.memfs import Fault
@@ -64,10 +66,30 @@ def test_no_more_threads_than_that_tell_it() -> None:
     for number in range(JOBS_MAX + 2):
         rig.fs.add(b"d%d/f" % number)
         rig.walk(b"d%d" % number)
-    done = []
+    done: list[int] = []
     for number, node in enumerate(list(rig.machine.nodes)[1:]):
-        rig.machine.telling.tell(node, [b"%d" % number], then=lambda number=number: done.append(number))  # type: ignore[misc]
+        then = partial(done.append, number)
+        rig.machine.telling.tell(node, [b"%d" % number], waits=False, then=then)
     assert len(told) == JOBS_MAX
     told[3]()
     assert done == [3]
     assert len(told) == JOBS_MAX + 1
+
+
+def test_a_node_that_has_some_of_them_wait_does_not_have_all() -> None:
+    rig = Rig()
+    told: list[tuple[bytes, Callable[[], None]]] = []
+    rig.machine.tell_kernel = lambda messages, done: told.append((messages[0], done))
+    for number in range(JOBS_OF_NODE + 3):
+        rig.fs.add(b"d%d/f" % number)
+        rig.walk(b"d%d" % number)
+    *silent, other, later = list(rig.machine.nodes)[1:]
+    other.server = rig.machine.servers.at((7, 1, 300), 0)
+    for number, node in enumerate(silent):
+        rig.machine.telling.tell(node, [b"%d" % number])
+    assert [message for message, _ in told] == [b"%d" % number for number in range(JOBS_OF_NODE)]
+    rig.machine.telling.tell(other, [b"other"])
+    rig.machine.telling.tell(later, [b"attributes"], waits=False)
+    assert [message for message, _ in told[JOBS_OF_NODE:]] == [b"other", b"attributes"]
+    told[0][1]()
+    assert told[-1][0] == b"%d" % JOBS_OF_NODE
