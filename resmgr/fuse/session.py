@@ -201,23 +201,21 @@ class Session:
         self._tell([formats.inval_entry(parent, name)], lambda: None)
 
     def _tell(self, messages: list[bytes], told: Callable[[], None]) -> None:
+        if (done := self._telling(told)) is not None:
+            self.waits.tell(messages, done)
+
+    def _drop_pages(self, nodeid: int, told: Callable[[], None]) -> None:
+        if (done := self._telling(told)) is not None:
+            self.waits.drop_pages(nodeid, done)
+
+    def _telling(self, told: Callable[[], None]) -> Callable[[int], None] | None:
+        """What `waits` calls when it has told something; None: it is not told here any more."""
         if self.closed:
-            return
+            return None
         if self._handing:
             # The next daemon tells it all.
             self._dispatch.call_soon(told)
-            return
-        self.waits.tell(messages, self._telling_done(told))
-
-    def _drop_pages(self, nodeid: int, told: Callable[[], None]) -> None:
-        if self.closed:
-            return
-        if self._handing:
-            self._dispatch.call_soon(told)
-            return
-        self.waits.drop_pages(nodeid, self._telling_done(told))
-
-    def _telling_done(self, told: Callable[[], None]) -> Callable[[int], None]:
+            return None
         self.telling += 1
 
         def done(failed: int) -> None:
