@@ -341,6 +341,7 @@ def test_what_a_program_has_stays(far: Make, how: str) -> None:
         rig.machine.sitting = lambda then: then(paths)
     rig.run(10 * LET_GO)
     assert set(there(rig)) == {b"d/e"}
+    assert rig.machine.drops["handles_idle"] == 1, "d"
     if how == "open":
         rig.ask(Opcode.RELEASEDIR, node, struct.pack("=QIIQ", fh, 0, 0, 0))
     paths.clear()
@@ -371,8 +372,9 @@ def test_after_another_boot_it_is_the_same(far: Make) -> None:
 
 def test_a_server_that_finds_nothing_by_tokens(far: Make) -> None:
     """One that may not open by handle: paths lead there as ever, if the directory is the token's."""
-    rig = far()
+    rig = far(lease=0)
     node = walk(rig, b"d", b"e")
+    fh = rig.ask(Opcode.OPENDIR, node, bytes(8)).fh
     rig.run(LONG)
     rig.fail("restart")
     rig.run(AWAY + 0.1)
@@ -387,6 +389,7 @@ def test_a_server_that_finds_nothing_by_tokens(far: Make) -> None:
     rig.host.manager._connect[Connect.REOPEN] = only_named
     assert look(rig, node, b"x") == -errno.ENOENT
     assert look(rig, node, b"f") == 0
+    assert listed(rig, node, fh) == {b".", b"..", b"f", b"s"}
 
 
 def test_who_stands_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

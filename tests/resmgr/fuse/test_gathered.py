@@ -5,13 +5,17 @@ from __future__ import annotations
 import errno
 import os
 import random
+from pathlib import Path
 
 import pytest
 
 from resmgr.fuse import behind as accounts
+from resmgr.fuse import formats
 from resmgr.fuse.formats import Opcode
+from resmgr.fuse.options import Failure, FuseOptions
 from resmgr.testing.fuserig import Rig
 from resmgr.testing.memfs import Fault
+from tests.resmgr.fuse.far import AWAY, Far
 from tests.resmgr.fuse.written import FLUSH, FSYNC, events, later, opened, slow, write_in, wrote
 
 
@@ -75,6 +79,7 @@ def test_writes_through_another_open_file_or_overlapping_ones_keep_their_order(r
     rig.write(node, fh, 0, b"aaaa")
     rig.write(node, fh, 4, b"bbbb")
     rig.write(node, other, 8, b"cccc")
+    assert "writes_gathered" not in events(rig)
     wrote(rig, node, fh, 6, b"dddd")
     flush = later(rig, Opcode.FLUSH, node, FLUSH(fh, 0))
     rig.run(0.5)
@@ -107,6 +112,29 @@ def test_gathered_bytes_are_bounded(rig: Rig) -> None:
     assert behind.gathered.size <= accounts.GATHERED_MAX
     rig.run(5)
     assert rig.fs.find(b"f").data == b"".join(bytes([number]) * size for number in range(20))
+
+
+def test_what_was_not_sent_goes_to_what_the_file_was_opened_again_as(tmp_path: Path) -> None:
+    """Its server has another one open under the old number."""
+    others = [b"g%d" % number for number in range(5)]
+    for name in (b"f", *others):
+        (tmp_path / os.fsdecode(name)).write_bytes(b"........")
+    far = Far(tmp_path, FuseOptions(failure=Failure.HARD))
+    nodes = [far.ask(Opcode.LOOKUP, 1, name + b"\0").nodeid for name in (b"f", *others)]
+    fhs = [far.ask(Opcode.OPEN, node, formats.OPEN_IN.pack(os.O_RDWR, 0)).fh for node in nodes]
+    far.run(0.1)
+    for offset, data in (0, b"aaaa"), (4, b"bbbb"):
+        assert far.write(nodes[0], fhs[0], offset, data).error == 0
+    behind = next(one.behind for one in far.machine.nodes if one.behind is not None)
+    assert behind.gathered is not None, "the second one is not sent"
+    far.fail("restart")
+    far.run(AWAY - 0.01)
+    asked = [far.start(Opcode.READ, node, formats.READ_IN.pack(fh, 0, 8, 0, 0, 0)) for node, fh in zip(nodes[1:], fhs[1:], strict=True)]
+    far.run(5)
+    assert [far.answers[unique].body for unique in asked] == [b"........"] * len(others)
+    assert (tmp_path / "f").read_bytes() == b"aaaabbbb"
+    assert {(tmp_path / os.fsdecode(name)).read_bytes() for name in others} == {b"........"}
+    far.close()
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -70,6 +70,14 @@ def test_an_error_is_told_by_fsync(ready: tuple[Rig, int]) -> None:
     assert rig.ask(Opcode.FSYNCDIR, node, fsync).error == 0
 
 
+def test_an_error_that_nobody_asked_for_is_forgotten(ready: tuple[Rig, int]) -> None:
+    rig, node = ready
+    failed(rig, node)
+    rig.run(WARY + 1)
+    assert rig.ask(Opcode.UNLINK, node, b"f2\0").error == 0
+    assert rig.ask(Opcode.RMDIR, 1, b"d\0").error == -errno.ENOTEMPTY
+
+
 @pytest.mark.parametrize("another", [False, True])
 def test_no_error_is_told_of_what_is_gone_by_now(ready: tuple[Rig, int], another: bool) -> None:
     rig, node = ready
