@@ -86,11 +86,11 @@ class Idle:
         now = core.dispatch.now()
         busy = {node for path in sitting if (node := self._node(path)) is not None}
         for node in idle:
-            lease = node.lease
+            lease, removing = node.lease, node.removing
             if node.used + IDLE > now or not core.tokens.of(node):
                 continue
-            alone = node.removing is not None or (lease is not None and core.alone.has(lease))
-            if alone or node in busy or node in core.opened:
+            needed = (removing is not None and removing.names) or (lease is not None and core.alone.has(lease))
+            if needed or node in busy or node in core.opened:
                 # It is looked at again after as long.
                 node.used = now
             else:

@@ -16,6 +16,7 @@ from resmgr.fuse import formats, idle, tokens
 from resmgr.fuse.formats import Opcode
 from resmgr.fuse.idle import IDLE, PERIOD
 from resmgr.fuse.options import FuseOptions
+from resmgr.fuse.removals import WARY, Removing
 from resmgr.fuse.sitting import sitting
 from resmgr.hostfs.objects import HostClient, HostHandle
 from resmgr.iofunc.handle import Handle
@@ -390,6 +391,22 @@ def test_a_server_that_finds_nothing_by_tokens(far: Make) -> None:
     assert look(rig, node, b"x") == -errno.ENOENT
     assert look(rig, node, b"f") == 0
     assert listed(rig, node, fh) == {b".", b"..", b"f", b"s"}
+
+
+@pytest.mark.usefixtures("mounted")
+def test_one_from_which_something_is_being_removed_stays_until_then(far: Make) -> None:
+    rig = far()
+    found = rig.machine.nodes.get(walk(rig, b"d", b"e"))
+    assert found is not None
+    found.removing = Removing()
+    found.removing.names[b"f"] = 1
+    rig.run(10 * LET_GO)
+    assert there(rig) == [b"d/e"]
+    # It failed, so that is known for a while.
+    del found.removing.names[b"f"]
+    found.removing.wary = rig.dispatch.now() + WARY
+    rig.run(LET_GO)
+    assert there(rig) == []
 
 
 def test_who_stands_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
