@@ -155,9 +155,9 @@ class Session:
             if self.closed:
                 return
             now = self._dispatch.now()
-            if self.telling and now < until:
-                # Who tells the kernel waits for the lock of a directory, perhaps one that a request has which is not read yet: so these are
-                # read and answered until it is back; a thread of this process could not end.
+            if self.waits.threads and now < until:
+                # Such a thread waits for the lock of a directory, perhaps one that a request has which is not read yet: so these are read
+                # and answered until it is back; this process could not end before. For a helper that waits the next daemon will answer.
                 if now > began + PATIENCE:
                     handover.let_go(machine)
                 self._dispatch.call_at(now + LOOK_AGAIN, look)

@@ -1,9 +1,10 @@
 """Telling the kernel what it may have to wait for: entries, for their directory's lock, and pages, for the READs that fill them.
 
-One job for each directory, `JOBS_MAX` at a time, each in a thread. A thread that waits in the kernel for a request that waits for a server
-cannot be killed, nor can the daemon, and then the kernel never learns that nobody will answer. So a job is held back while a request
-that has what it would wait for came before it; what comes for the directory meanwhile goes with it. Requests that came later do not hold it
-back, or steady use would for ever, unless all of the directory is told again (`anew`), as when its node falls silent.
+One job for each directory or file, `JOBS_MAX` at a time; `waits` says who does them. What waits in the kernel for a request that waits for
+a server is in the way of the others; and a thread of this daemon that does so cannot be killed, nor can the daemon, and then the kernel
+never learns that nobody will answer. So a job is held back while a request that has what it would wait for came before it; what comes for
+the directory meanwhile goes with it. Requests that came later do not hold it back, or steady use would for ever, unless all of the
+directory is told again (`anew`), as when its node falls silent.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from resmgr.fuse.inode import Node
 
 JOBS_MAX: Final = 8
-"""Threads that tell the kernel, of one mount."""
+"""Of one mount."""
 JOBS_OF_NODE: Final = 4
 """Of these, those that may wait for servers of one node. Stops a node that tells of changes and answers nothing from keeping all."""
 

@@ -39,6 +39,8 @@ class Waits:
         """*fd*: the open /dev/fuse; it stays the session's, which calls `close` before it closes that."""
         self.entries = Helper(dispatch)
         self.pages = Helper(dispatch)
+        self.threads = 0
+        """Threads of this process that are in the kernel for that."""
         self._dispatch = dispatch
         self._size = buffer_size
         self._place = place
@@ -90,6 +92,7 @@ class Waits:
             return
 
         def written(failed: int | BaseException) -> None:
+            self.threads -= 1
             os.close(fd)
             if isinstance(failed, int):
                 done(failed)
@@ -97,6 +100,7 @@ class Waits:
                 # There is no room for a thread. What the kernel is not told it believes for ever.
                 self._dispatch.call_at(self._dispatch.now() + TRY_AGAIN, again)
 
+        self.threads += 1
         self._dispatch.call_blocking(lambda: write_all(fd, memoryview(b"".join(messages))), written)
 
     def drop_pages(self, nodeid: int, done: Callable[[int], None]) -> None:

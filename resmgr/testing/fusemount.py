@@ -84,6 +84,8 @@ class Server:
         self.mount = Mount(mountpoint, options)
         self.session = Session(dispatch, self.mount.attach(), self.machine, lambda reason: say({"ended": reason}))
         self.session.start()
+        self.handed: list[int] = []
+        """The descriptor, once this process serves no more and the next one may."""
 
     def order(self, order: dict[str, str]) -> object:
         kind = order["order"]
@@ -131,6 +133,10 @@ class Server:
             self.machine.tell_kernel([inval_pages(node.nodeid) for node in self.machine.nodes if node.path() == path], lambda: None)
         elif kind == "telling":
             return self.session.telling
+        elif kind == "hand over":
+            self.session.hand_over(lambda nd: None, lambda fd, state: self.handed.append(fd))
+        elif kind == "handed":
+            return bool(self.handed)
         elif kind == "helpers":
             helpers = self.session.waits.entries, self.session.waits.pages
             return [helper.process for helper in helpers if helper.ready]
