@@ -18,7 +18,7 @@ from resmgr.dispatch import Buffer
 from resmgr.errors import BadMessage
 from resmgr.fuse.inode import Node, same_type
 from resmgr.fuse.onward import ask_home, name_at_node, third_node
-from resmgr.fuse.request import GONE, STALE, Request
+from resmgr.fuse.request import STALE, Request
 from resmgr.iomsg import ATTR, ENTRY, PATH_MAX, REOPEN, REQUEST, STATUS_REDIRECT, Connect, Io
 
 if TYPE_CHECKING:
@@ -110,8 +110,8 @@ class _ByToken:
         request, core = self.request, self.core
         request.pending = None
         if status:
-            if status == -errno.EHOSTDOWN or request.answered:
-                core.failed(request, -errno.EHOSTDOWN)
+            if status == -errno.EHOSTDOWN or status == -errno.EINTR or request.answered:
+                core.failed(request, min(status, -1))
             else:
                 by_path(core, request, self.target)
             return
@@ -138,7 +138,7 @@ class _ByToken:
                 on_again(core, request)
             return
         core.handles.close_later(found.connection, found.handle)
-        core.failed(request, status if status in GONE else -errno.ESTALE)
+        core.failed(request, status if status < 0 and status != -errno.ENOSYS else -errno.ESTALE)
 
 
 class _Walk:

@@ -393,6 +393,32 @@ def test_a_server_that_finds_nothing_by_tokens(far: Make) -> None:
     assert listed(rig, node, fh) == {b".", b"..", b"f", b"s"}
 
 
+@pytest.mark.parametrize("by_path", [False, True])
+def test_who_has_a_signal_does_not_wait_until_it_is_found(far: Make, by_path: bool) -> None:
+    rig = far()
+    node = walk(rig, b"d", b"e")
+    rig.run(LONG)
+    rig.fail("restart")
+    rig.run(AWAY + 0.1)
+    asked: list[Message] = []
+
+    def hang(message: Message, client: HostClient, request: object, base: Handle | None) -> None:
+        if by_path and base is None:
+            message.error(errno.ESTALE)
+        else:
+            asked.append(message)
+            message.on_unblock = lambda: message.error(errno.EINTR)
+
+    rig.host.manager._connect[Connect.REOPEN] = hang
+    unique = rig.start(Opcode.LOOKUP, node, b"x\0")
+    rig.run(0.1)
+    assert len(asked) == 1
+    rig.start(Opcode.INTERRUPT, 0, formats.INTERRUPT_IN.pack(unique))
+    rig.run(rig.machine.options.interrupt_delay + 0.1)
+    assert rig.answers[unique].error == -errno.EINTR
+    assert len(asked) == 1
+
+
 @pytest.mark.usefixtures("mounted")
 def test_one_from_which_something_is_being_removed_stays_until_then(far: Make) -> None:
     rig = far()
