@@ -174,7 +174,9 @@ class _Writing:
 
     def wait(self) -> None:
         if self.request.answered:
-            self._written(self.request, -errno.EINTR, b"")
+            # Given up before it was sent.
+            self._over(-errno.ECANCELED, b"")
+            self._returned()
         else:
             self.core.on_file(self.request, self.file, (self.message,), _REPLY_MAX, self._written)
 
@@ -189,7 +191,6 @@ class _Writing:
         ):
             return
         self._over(status, reply)
-        file.writes -= 1
         if status < 0:
             code = told(status)
             if request.answered or self.mapped:
@@ -201,6 +202,11 @@ class _Writing:
             core.error(request, code)
         else:
             self._acknowledge(min(status, self.size))
+        self._returned()
+
+    def _returned(self) -> None:
+        file = self.file
+        file.writes -= 1
         if not file.writes and file.waiting:
             waiting, file.waiting = file.waiting, []
             for call in waiting:
@@ -223,6 +229,10 @@ class _Writing:
     # ---- the program goes on
 
     def go_behind(self) -> None:
+        if self.request.answered:
+            # Given up before it was sent.
+            self._over(-errno.ECANCELED, b"")
+            return
         core, behind = self.core, self._account()
         long_ago = core.dispatch.now() - core.options.attr_valid
         others = bool(behind.outstanding)

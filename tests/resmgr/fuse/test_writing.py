@@ -470,6 +470,24 @@ def test_mount_ends_with_writes_on_the_way(rig: Rig) -> None:
     assert rig.machine.held_bytes == 0
 
 
+@pytest.mark.parametrize("how", [0, os.O_DSYNC])
+def test_a_write_that_was_given_up_before_it_was_sent_is_not_sent(rig: Rig, how: int) -> None:
+    node, fh = opened(rig)
+    slow(rig, 3.0, times=1)
+    rig.write(node, fh, 0, b"aaaa")
+    given_up = later(rig, Opcode.WRITE, node, write_in(fh, 2, b"bbbb", flags=os.O_RDWR | how))
+    rig.raw(formats.IN_HEADER.pack(48, Opcode.INTERRUPT, 1001, 0, 0, 0, 0, 0, 0) + formats.INTERRUPT_IN.pack(given_up))
+    rig.run(2)
+    assert rig.answers[given_up].error == -errno.EINTR
+    assert rig.write(node, fh, 4, b"cccc").error == 0
+
+    rig.run(3)
+
+    assert rig.fs.find(b"f").data == b"aaaacccc"
+    assert rig.machine.held_bytes == rig.machine.behind_cost == 0
+    assert rig.ask(Opcode.FLUSH, node, FLUSH(fh, 0)).error == 0
+
+
 def test_interrupted_close_is_not_answered_at_once(rig: Rig) -> None:
     """Signals come for all kinds of reasons, and a close that says EINTR says nothing of the data."""
     node, fh = opened(rig)
