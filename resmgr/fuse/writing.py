@@ -23,6 +23,7 @@ import logging
 import os
 import struct
 from collections.abc import Callable
+from functools import partial
 from stat import S_IFIFO, S_IFREG
 from typing import Final
 
@@ -109,7 +110,7 @@ def write(core: Core, request: Request, view: memoryview) -> None:
         begin()
     elif offset == OFFSET_APPEND or behind.overlaps(offset, offset + size):
         core.drops["writes_overlapped"] += 1
-        behind.after(begin)
+        behind.after(partial(writing.after_others, begin))
     else:
         begin()
 
@@ -170,6 +171,11 @@ class _Writing:
         """The file is not waited for any more."""
         core.held_bytes += size
 
+    def after_others(self, begin: Callable[[], None]) -> None:
+        """Begin, after writes that it overlaps."""
+        self._readdress()
+        begin()
+
     # ---- the program waits
 
     def wait(self) -> None:
@@ -221,7 +227,8 @@ class _Writing:
             self.wait()
 
     def _readdress(self) -> None:
-        """The file was opened again: the message goes to its new OCB."""
+        """The file was opened again, or may have been: the message goes to its new OCB. A server that was started anew begins with the same
+        numbers, so that of before may be another file's."""
         if not isinstance(self.message, memoryview) or self.message.readonly:
             self.message = memoryview(bytearray(self.message))
         _OCB.pack_into(self.message, OCB_OFFSET, self.file.ocb)
@@ -278,7 +285,7 @@ class _Writing:
         if status == -errno.EAGAIN and self.tries < _TRIES_MAX:
             self.tries += 1
             core.drops["writes_again"] += 1
-            core.dispatch.call_at(core.dispatch.now() + RESEND_AFTER, self._send)
+            core.dispatch.call_at(core.dispatch.now() + RESEND_AFTER, partial(self._send_again, 0))
             return
         if status in LOST and not self.final and core.reopening.again(self.file, self._send_again):
             return

@@ -255,6 +255,23 @@ def test_what_was_written_while_an_fsync_waited_is_not_synced_by_it(far: Make) -
     assert flush(rig, node, fh) == -errno.ESTALE
 
 
+@pytest.mark.parametrize("flags", [os.O_RDWR, os.O_RDWR | os.O_DSYNC])
+def test_a_write_that_waited_for_another_goes_to_what_its_file_is_open_as_then(far: Make, flags: int) -> None:
+    """A server that was started anew gives its numbers anew, too: that of before is another file's."""
+    rig = far(Failure.HARD)
+    open_files = [opened(rig, name=b"%d" % number) for number in range(8)]
+    node, fh = open_files[4]
+    rig.dispatch.call_at(rig.dispatch.now() + 0.001, lambda: rig.fail("restart"))
+    first = rig.start(Opcode.WRITE, node, formats.WRITE_IN.pack(fh, 0, 4, 0, 0, os.O_RDWR) + b"abcd")
+    second = rig.start(Opcode.WRITE, node, formats.WRITE_IN.pack(fh, 2, 4, 0, 0, flags) + b"efgh")
+    for other, number in open_files[:4] + open_files[5:]:
+        rig.start(Opcode.READ, other, formats.READ_IN.pack(number, 0, 10, 0, 0, 0))
+    rig.run(5)
+    assert (rig.answers[first].error, rig.answers[second].error) == (0, 0)
+    assert flush(rig, node, fh) == 0
+    assert [(rig.root / str(number)).read_bytes() for number in range(8)] == [b"0123456789"] * 4 + [b"abefgh6789"] + [b"0123456789"] * 3
+
+
 def test_one_that_was_open_too_briefly_is_not_closed_without_an_error(far: Make) -> None:
     rig = far()
     (rig.root / "f").touch()
