@@ -107,7 +107,10 @@ def copy_file_range(core: Core, request: Request, view: memoryview) -> None:
     def copy() -> None:
         if request.answered:
             return
-        if here:
+        if here and file.connection is not there.connection:
+            # One of them was opened again meanwhile. The kernel reads and writes, and is told what became of the other.
+            core.error(request, errno.EXDEV)
+        elif here:
             core.on_file(request, file, (pack_copy(file.ocb, there.ocb, start, to, length),), 0, copied)
         elif not copy_between(core, request, file, there, start, to, length, copied):
             core.error(request, errno.EXDEV)

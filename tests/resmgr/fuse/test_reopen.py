@@ -272,6 +272,27 @@ def test_a_write_that_waited_for_another_goes_to_what_its_file_is_open_as_then(f
     assert [(rig.root / str(number)).read_bytes() for number in range(8)] == [b"0123456789"] * 4 + [b"abefgh6789"] + [b"0123456789"] * 3
 
 
+def test_a_copy_that_waited_for_a_write_goes_to_no_other_file(far: Make) -> None:
+    """The source is open again, what it was to be copied to is not, and a new file may have that one's number."""
+    rig = far(Failure.HARD)
+    source, reading = opened(rig, os.O_RDONLY, b"source", b"SOURCE")
+    rig.on_disk[rig.root / "source"] = b"SOURCE"
+    node, fh = opened(rig, name=b"there")
+    rig.dispatch.call_at(rig.dispatch.now() + 0.001, lambda: rig.fail("boot"))
+    rig.start(Opcode.WRITE, node, formats.WRITE_IN.pack(fh, 0, 4, 0, 0, os.O_RDWR) + b"abcd")
+    copy = rig.start(Opcode.COPY_FILE_RANGE, source, formats.COPY_IN.pack(reading, 0, node, fh, 0, 6, 0))
+    # It is tried every quarter of a second: first the new ones, then the source, then what it is copied to.
+    rig.run(0.24)
+    rig.start(Opcode.READ, source, formats.READ_IN.pack(reading, 0, 10, 0, 0, 0))
+    rig.run(0.015)
+    made = formats.CREATE_IN.pack(os.O_RDWR | os.O_CREAT, 0o644, 0, 0)
+    new = [rig.start(Opcode.CREATE, 1, made + b"n%d\0" % number) for number in range(9)]
+    rig.run(8)
+    assert rig.answers[copy].error == -errno.EXDEV
+    assert [rig.answers[one].error for one in new] == [0] * 9
+    assert {(rig.root / f"n{number}").read_bytes() for number in range(9)} == {b""}
+
+
 def test_one_that_was_open_too_briefly_is_not_closed_without_an_error(far: Make) -> None:
     rig = far()
     (rig.root / "f").touch()
