@@ -1,7 +1,8 @@
 """The table of a manager's clients and handles: who owns a handle, and how it ends.
 
 A handle's number is the channel's id in the upper bits and a counter that is never used twice: a number is valid on one server of one node,
-so two servers never mistake each other's handles, and a stale one is EBADF instead of somebody else's file.
+so two servers never mistake each other's handles, and a stale one is EBADF instead of somebody else's file. Where a server's clients may go
+on after its daemon was started anew, on the same channel, its counter begins somewhere else each time (`first`).
 
 A handle belongs to the client connection (scoid) that obtained it, and dies with it. One exception: the path manager hands a connect
 message on to the manager of the name, so the reply's handle is made on the *path manager's* connection and used on the manager's own.
@@ -46,7 +47,8 @@ def _one_less(counts: dict[K, int], key: K) -> None:
 class HandleTable(Generic[C]):
     """All clients and handles of one manager."""
 
-    def __init__(self, chid: int, handles_per_client: int, clients_max: int, handles_max: int = HANDLES_PER_MANAGER) -> None:
+    def __init__(self, chid: int, handles_per_client: int, clients_max: int, handles_max: int = HANDLES_PER_MANAGER, first: int = 1) -> None:
+        """*first*: of the counter, below 2 ** (HANDLE_BITS - 1)."""
         self.clients: dict[int, C] = {}
         self.handles: dict[int, Handle] = {}
         self.handles_per_client = handles_per_client
@@ -56,7 +58,7 @@ class HandleTable(Generic[C]):
         self._of_user: dict[tuple[int, int], int] = {}
         self._clients_of_node: dict[int, int] = {}
         self._clients_of_user: dict[tuple[int, int], int] = {}
-        self._next = ((chid & _CHID_MASK) << HANDLE_BITS) + 1
+        self._next = ((chid & _CHID_MASK) << HANDLE_BITS) + first
 
     def crowded(self, info: ClientInfo) -> bool:
         """Whether there is no room for one more client connection of who *info* is."""

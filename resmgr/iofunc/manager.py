@@ -57,6 +57,7 @@ class Manager(Generic[C]):
         handles_per_client: int = HANDLES_PER_CLIENT,
         handles_max: int = HANDLES_PER_MANAGER,
         clients_max: int = CLIENTS_MAX,
+        first_handle: int = 1,
         foreign: bool = False,
         watch: Callable[[Message, C, int], None] | None = None,
         on_gone: Callable[[C], None] | None = None,
@@ -71,7 +72,7 @@ class Manager(Generic[C]):
         self._connect = {int(subtype): handler for subtype, handler in connect.items()}
         self._io = {int(kind): handler for kind, handler in io.items()}
         self.channel = kernel.channel(self._receive, on_pulse=self._pulse, pid=pid, chid=chid, first_part=first_part, remote=remote)
-        self.table: HandleTable[C] = HandleTable(self.channel.chid, handles_per_client, clients_max, handles_max)
+        self.table: HandleTable[C] = HandleTable(self.channel.chid, handles_per_client, clients_max, handles_max, first_handle)
 
     # ---- messages
 

@@ -20,6 +20,7 @@ from resmgr.hostfs.manager import HostFs
 from resmgr.hostfs.objects import HostClient
 from resmgr.hostfs.reopen import Reopening
 from resmgr.iofunc.handle import Handle
+from resmgr.iofunc.handletable import HANDLE_BITS
 from resmgr.iomsg import Connect, Io, Target
 from resmgr.peer import Peer
 from resmgr.testing.fuserig import PID, Answer, Rig
@@ -73,6 +74,8 @@ class Far(Rig):
         self.far = Kernel(self.there, "there")
         policy = Policy(Accounts(self.world.now), users=(UserRule("identity", root="root"),), exports=(Export("/", ["read", "write"]),))
         self.host = HostFs(self.far, policy, root=str(self.root), chid=CHID)
+        # As if its handles had the numbers of those before: a client's old ones must not be used though its server would not find them.
+        self.host.manager.table._next = (CHID << HANDLE_BITS) + 1
         self.host.reopening.key = self.key
         boot = struct.pack("!16x") if not self.boots else struct.pack("!Q8x", self.boots)
         again = self.host.reopening = Reopening(self.host, self.key, boot)

@@ -40,6 +40,18 @@ def test_the_same_file_by_its_name(host: HostDirectory, again: HostDirectory) ->
     assert (host.root / "d/f").read_bytes() == b"abcd"
 
 
+def test_numbers_of_before_are_nobodys(host: HostDirectory, again: HostDirectory) -> None:
+    (host.root / "f").write_bytes(b"abc")
+    (host.root / "g").write_bytes(b"abc")
+    old = host.client().open(b"f", os.O_RDWR)
+    client = again.client()
+    new = client.open(b"g", os.O_RDWR)
+    assert new.target == old.target
+    for number in range(old.ocb - 3, old.ocb + 4):
+        with fails(errno.EBADF):
+            client.write(new.target, number, 0, b"x")
+
+
 def test_nothing_is_made_or_cut(host: HostDirectory) -> None:
     (host.root / "f").write_bytes(b"abc")
     token = token_of(host.client(), b"f")
