@@ -7,7 +7,7 @@ from functools import partial
 
 from resmgr.channel import Message
 from resmgr.hostfs.made import Opened
-from resmgr.hostfs.objects import HostClient, HostHandle
+from resmgr.hostfs.objects import HostClient
 from resmgr.hostfs.operations import Operations
 from resmgr.hostfs.running import Operation, Running, resizes
 from resmgr.iofunc.handle import Handle
@@ -50,8 +50,7 @@ def handlers(fs: Running) -> dict[Connect, Handler]:
             request.watch = partial(fs.watching.add, client)
         delegate: Callable[[Opened], bool] | None = None
         if request.flags & OPEN_DELEGATE and message.channel is fs.manager.channel:
-            place = base or client.root
-            assert isinstance(place, HostHandle)
+            place = fs.place(client, base)
             delegate = partial(fs.delegations.offer, client, place, request.path)
         fs.run(message, client, base, request, Operations.open, delegate=delegate)
 
@@ -64,8 +63,7 @@ def handlers(fs: Running) -> dict[Connect, Handler]:
     def setattr_(message: Message, client: HostClient, request: ConnectRequest, base: Handle | None) -> None:
         path = request.path
         if request.flags & SETATTR_SURE and fs.watching.active and path.find(b"/") < 0:
-            place = base or client.root
-            assert isinstance(place, HostHandle)
+            place = fs.place(client, base)
             if path:
                 kinds = WATCH_ATTRIB | WATCH_MODIFY | (WATCH_CLOSE_WRITE if resizes(request) else 0)
                 request.after = lambda: fs.watching.made(client, (place.ino, path, kinds))

@@ -143,10 +143,9 @@ class Reopening:
             fs.counters["reopen_other_boot"] += 1
             raise OSError(errno.ESTALE, "the machine was booted since")
         identity = fs.identity(client)
-        place = base or client.root
+        place = fs.place(client, base)
         root = client.root
         ops = fs.ops_of(client)
-        assert isinstance(place, HostHandle)
         assert root is not None
 
         def is_same(fd: int) -> bool:

@@ -126,6 +126,14 @@ class Running:
             return self.refresh(client)
         return identity
 
+    def place(self, client: HostClient, base: Handle | None) -> HostHandle:
+        """Where a connect message of *client*, perhaps its first, begins."""
+        if base is None and client.root is None:
+            self.identity(client)
+        place = base or client.root
+        assert isinstance(place, HostHandle)
+        return place
+
     def ops_of(self, client: HostClient) -> Operations:
         """The operations as this client is told owners."""
         self.identity(client)
@@ -150,9 +158,8 @@ class Running:
         """Carry out a connect operation and answer. *second* is a further handle that the operation uses. Not *inline*: it takes long
         whatever the file system. *delegate*: offers the client a delegation of what was opened."""
         identity = self.identity(client)
-        place = base or client.root
+        place = self.place(client, base)
         ops = client.ops
-        assert isinstance(place, HostHandle)
         assert ops is not None
         device = place.device
         now = self.dispatch.now()

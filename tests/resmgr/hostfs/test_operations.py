@@ -16,6 +16,7 @@ from resmgr.iomsg import (
     COOKIE_END,
     NOTIFY_ARM,
     OFFSET_APPEND,
+    OPEN_DELEGATE,
     POLL_ALL,
     REQUEST,
     SET_ATIME,
@@ -359,6 +360,12 @@ def test_statfs_sync_space_and_access(host: HostDirectory) -> None:
         client.send(entry.target, (pack_notify(entry.ocb, NOTIFY_ARM, POLL_ALL),))
     with fails(errno.ENOSYS):
         client.send(entry.target, (pack_devctl(entry.ocb, 0x5401),))
+
+
+def test_a_first_message_may_ask_for_a_delegation(host: HostDirectory) -> None:
+    (host.root / "f").write_bytes(b"it")
+    entry = Entry.parse(host.client().connect(ConnectRequest(Connect.OPEN, OPEN_DELEGATE, 0, b"f")))
+    assert entry.ocb
 
 
 def test_special_files_are_listed_and_sockets_never_opened(host: HostDirectory) -> None:
