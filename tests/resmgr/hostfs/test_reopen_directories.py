@@ -132,6 +132,22 @@ def test_forged_tokens_and_those_of_others(host: HostDirectory) -> None:
     assert host.fs.counters["reopen_forged"] == len(forged) + 1
 
 
+def test_the_root_of_another_file_system_is_not_it(host: HostDirectory, again: HostDirectory) -> None:
+    """It has the same handle, and after another boot perhaps the same device number."""
+    (host.root / "d").mkdir()
+    token = token_of(host.client(), b"d")
+    content = token[:-16]
+    of = host.fs.reopening
+    before = of._seal(b"\1" + content[1:29] + content[37:], "")
+    other = of._seal(content[:29] + struct.pack("!Q", struct.unpack_from("!Q", content, 29)[0] ^ 1) + content[37:], "")
+    again.fs.reopening._boot = bytes(16)
+    for path in b"", b"d":
+        assert reopen(again.client(), token, path).handle
+        assert reopen(again.client(), before, path).handle, "of a daemon of before"
+        with fails(errno.ESTALE):
+            reopen(again.client(), other, path)
+
+
 def test_several_are_asked_for_at_once(host: HostDirectory) -> None:
     (host.root / "d").mkdir()
     (host.root / "f").write_bytes(b"it")
