@@ -247,7 +247,9 @@ class Reopening:
                 path = os.readlink(b"/proc/self/fd/%d" % fd)
             finally:
                 os.close(fd)
-            seen = path.startswith(point) and path.startswith(top) and len(path) <= PATH_MAX
+            # It may be the place itself.
+            beneath = path + b"/"
+            seen = beneath.startswith(point) and beneath.startswith(top) and len(path) <= PATH_MAX
             if status.st_nlink and seen and not path.endswith(_DELETED):
                 return check_path(path[len(top) :])
         raise OSError(errno.ESTALE, "no such file any more, or it has no name here")

@@ -14,6 +14,7 @@ from resmgr.channel import Kernel
 from resmgr.errors import BadMessage
 from resmgr.hostfs.anchors import anchors, points, related
 from resmgr.hostfs.manager import HostFs
+from resmgr.hostfs.syscalls import name_to_handle
 from resmgr.iomsg import IDENTIFY_BATCH, IDENTIFY_MAX, Connect, Entry, Io
 from resmgr.iorequest import ConnectRequest, pack_identify, pack_tokens, parse_identify, parse_tokens
 from resmgr.testing.hostdir import HostDirectory
@@ -197,6 +198,20 @@ def test_where_a_file_system_is_mounted() -> None:
     assert found
     assert set(found) == {(device, device)}
     assert not list(anchors(os.makedev(4095, 9), b"/"))
+
+
+def test_what_is_mounted_there_is_found_with_its_root(host: HostDirectory) -> None:
+    (host.root / "m/d").mkdir(parents=True)
+    top = os.fsencode(host.root) + b"/"
+    anchor = os.open(host.root / "m", os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        for path in b"m", b"m/d":
+            fd = os.open(top + path, os.O_PATH)
+            handle = name_to_handle(fd)
+            os.close(fd)
+            assert host.fs.reopening._whereabouts(iter([(anchor, top + b"m/")]), *handle, top) == path
+    finally:
+        os.close(anchor)
 
 
 def test_a_server_that_could_not_find_them_gives_none(host: HostDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
