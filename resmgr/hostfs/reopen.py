@@ -1,7 +1,8 @@
 """Opening again what a client had open before the link or the daemon went away (docs/protocol/failures.md).
 
 A client of an open regular file, or of a directory, asks IDENTIFY and keeps what it gets, a token: the kernel's own handle of the file
-(name_to_handle_at: inode number and generation), the boot of this machine, and a MAC by a key of this node over both and the client's node.
+(name_to_handle_at: inode number and generation), which file system it is of, the boot of this machine, and a MAC by a key of this node over
+all that and the client's node.
 Later it sends REOPEN with the token and the name by which it knows the file. That is an OPEN like any other, by name, as the client's
 mapped user and under the export rules of that moment, except that the object must be the token's. If the name leads elsewhere, the kernel
 is asked where the handle's file is now, and that name is opened in the same way; so a token never opens what a name would not. To ask takes
@@ -27,6 +28,7 @@ from resmgr.channel import Message
 from resmgr.handlelist import pack_tokens, parse_identify
 from resmgr.hostfs import syscalls
 from resmgr.hostfs.anchors import anchors
+from resmgr.hostfs.device import blocks
 from resmgr.hostfs.made import Opened
 from resmgr.hostfs.objects import Busy, HostClient, HostHandle
 from resmgr.hostfs.running import Result, Running
@@ -34,9 +36,13 @@ from resmgr.iofunc.handle import Handle
 from resmgr.iomsg import IDENTIFY_BATCH, PATH_MAX, TOKEN_MAX, WANT_HANDLE, Connect
 from resmgr.iorequest import ConnectRequest, check_path
 
-_VERSION = 1
-_HEAD = struct.Struct("!B16sQi")
-"""Version, boot, device (a number of that boot), type of the kernel's handle; its bytes follow, then the MAC."""
+_VERSION = 2
+_HEAD = struct.Struct("!B16sQiQ")
+"""Version, boot, device (a number of that boot), type of the kernel's handle, file system (`_file_system`); the handle's bytes follow,
+then the MAC."""
+_BEFORE = 1
+"""Version of tokens that say nothing of the file system."""
+_HEAD_BEFORE = struct.Struct("!B16sQi")
 _MAC = 16
 _AWAY = frozenset((errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESTALE, errno.EACCES, errno.EISDIR, errno.ENXIO))
 """The name leads to nothing, to something else, or through a directory that is closed to the client: the file may be elsewhere."""
@@ -67,16 +73,23 @@ class Reopening:
     def _seal(self, content: bytes, node: str) -> bytes:
         return content + hmac.digest(self.key, node.encode() + b"\0" + content, "sha256")[:_MAC]
 
-    def _unseal(self, token: bytes, node: str) -> tuple[bytes, int, int, bytes]:
-        """Boot, device, type and bytes of the kernel's handle."""
+    def _unseal(self, token: bytes, node: str) -> tuple[bytes, int, int, int, bytes]:
+        """Boot, device, file system, type and bytes of the kernel's handle."""
         content = token[:-_MAC]
-        if len(content) < _HEAD.size or not hmac.compare_digest(self._seal(content, node), token):
+        if len(content) < _HEAD_BEFORE.size or not hmac.compare_digest(self._seal(content, node), token):
             self._fs.counters["reopen_forged"] += 1
             raise OSError(errno.ESTALE, "not a token of this node for that one")
-        version, boot, device, kind = _HEAD.unpack_from(content)
-        if version != _VERSION:
+        version, boot, device, kind = _HEAD_BEFORE.unpack_from(content)
+        if version == _BEFORE:
+            return boot, device, 0, kind, content[_HEAD_BEFORE.size :]
+        if version != _VERSION or len(content) < _HEAD.size:
             raise OSError(errno.ESTALE, "token of another version")
-        return boot, device, kind, content[_HEAD.size :]
+        return boot, device, _HEAD.unpack_from(content)[4], kind, content[_HEAD.size :]
+
+    def _token(self, handle: HostHandle, device: int, node: str) -> bytes:
+        kind, data = syscalls.name_to_handle(handle.fd)
+        system = 0 if blocks(handle.device.kind) else _file_system(handle.fd)
+        return self._seal(_HEAD.pack(_VERSION, self._boot, device, kind, system) + data, node)
 
     # ---- messages
 
@@ -103,8 +116,7 @@ class Reopening:
             status = os.fstat(handle.fd)
             if not S_ISREG(status.st_mode):
                 raise OSError(errno.EOPNOTSUPP, "not a regular file")
-            kind, data = syscalls.name_to_handle(handle.fd)
-            return self._seal(_HEAD.pack(_VERSION, self._boot, status.st_dev, kind) + data, node)
+            return self._token(handle, status.st_dev, node)
 
         self._fs.io(message, client, handle, work)
 
@@ -113,10 +125,9 @@ class Reopening:
         if not isinstance(handle, HostHandle) or not handle.directory or not self._may_find():
             return b""
         try:
-            kind, data = syscalls.name_to_handle(handle.fd)
+            token = self._token(handle, handle.device.number, node)
         except OSError:
             return b""
-        token = self._seal(_HEAD.pack(_VERSION, self._boot, handle.device.number, kind) + data, node)
         return token if len(token) <= TOKEN_MAX else b""
 
     def _may_find(self) -> bool:
@@ -138,7 +149,7 @@ class Reopening:
         """OPEN of what the token in `path2` says. Always in a thread: it is rare, and may have to ask a disk."""
         fs = self._fs
         fs.manager.check_room(client)
-        boot, device, kind, data = self._unseal(request.path2, message.info.node)
+        boot, device, system, kind, data = self._unseal(request.path2, message.info.node)
         flags = request.flags & ~(os.O_CREAT | os.O_EXCL | os.O_TRUNC)
         if boot != self._boot and flags & os.O_ACCMODE != os.O_RDONLY:
             fs.counters["reopen_other_boot"] += 1
@@ -151,7 +162,10 @@ class Reopening:
 
         def is_same(fd: int) -> bool:
             try:
-                return syscalls.name_to_handle(fd) == (kind, data) and (boot != self._boot or os.fstat(fd).st_dev == device)
+                if syscalls.name_to_handle(fd) != (kind, data):
+                    return False
+                # Numbers of devices are dealt out anew, and roots of file systems have the same handle on many.
+                return (boot != self._boot or os.fstat(fd).st_dev == device) and (not system or _file_system(fd) == system)
             except OSError:
                 return False
 
@@ -234,10 +248,17 @@ class Reopening:
                 path = os.readlink(b"/proc/self/fd/%d" % fd)
             finally:
                 os.close(fd)
-            seen = path.startswith(point) and path.startswith(top) and len(path) <= PATH_MAX
+            # It may be the place itself.
+            beneath = path + b"/"
+            seen = beneath.startswith(point) and beneath.startswith(top) and len(path) <= PATH_MAX
             if status.st_nlink and seen and not path.endswith(_DELETED):
                 return check_path(path[len(top) :])
         raise OSError(errno.ESTALE, "no such file any more, or it has no name here")
+
+
+def _file_system(fd: int) -> int:
+    """Which one *fd* is of, over boots, as the kernel tells (f_fsid); 0: it does not. Asks the server of one that has any."""
+    return os.fstatvfs(fd).f_fsid & 0xFFFFFFFFFFFFFFFF
 
 
 def _open_directory(fd: int) -> int:

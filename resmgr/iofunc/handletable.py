@@ -47,7 +47,9 @@ def _one_less(counts: dict[K, int], key: K) -> None:
 class HandleTable(Generic[C]):
     """All clients and handles of one manager."""
 
-    def __init__(self, chid: int, handles_per_client: int, clients_max: int, handles_max: int = HANDLES_PER_MANAGER, first: int = 1) -> None:
+    def __init__(
+        self, chid: int, handles_per_client: int, clients_max: int, handles_max: int = HANDLES_PER_MANAGER, first: int = 1
+    ) -> None:
         """*first*: of the counter, below 2 ** (HANDLE_BITS - 1)."""
         self.clients: dict[int, C] = {}
         self.handles: dict[int, Handle] = {}

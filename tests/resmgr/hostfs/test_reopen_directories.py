@@ -12,6 +12,7 @@ from resmgr.access import Export
 from resmgr.errors import BadMessage
 from resmgr.handlelist import pack_identify, pack_tokens, parse_identify, parse_tokens
 from resmgr.hostfs.anchors import anchors, points, related
+from resmgr.hostfs.syscalls import name_to_handle
 from resmgr.iomsg import IDENTIFY_BATCH, IDENTIFY_MAX, Connect, Entry, Io
 from resmgr.iorequest import ConnectRequest
 from resmgr.testing.hostdir import HostDirectory
@@ -120,6 +121,22 @@ def test_forged_tokens_and_those_of_others(host: HostDirectory) -> None:
     assert host.fs.counters["reopen_forged"] == len(forged) + 1
 
 
+def test_the_root_of_another_file_system_is_not_it(host: HostDirectory, again: HostDirectory) -> None:
+    """It has the same handle, and after another boot perhaps the same device number."""
+    (host.root / "d").mkdir()
+    token = token_of(host.client(), b"d")
+    content = token[:-16]
+    of = host.fs.reopening
+    before = of._seal(b"\1" + content[1:29] + content[37:], "")
+    other = of._seal(content[:29] + struct.pack("!Q", struct.unpack_from("!Q", content, 29)[0] ^ 1) + content[37:], "")
+    again.fs.reopening._boot = bytes(16)
+    for path in b"", b"d":
+        assert reopen(again.client(), token, path).handle
+        assert reopen(again.client(), before, path).handle, "of a daemon of before"
+        with fails(errno.ESTALE):
+            reopen(again.client(), other, path)
+
+
 def test_several_are_asked_for_at_once(host: HostDirectory) -> None:
     (host.root / "d").mkdir()
     (host.root / "f").write_bytes(b"it")
@@ -169,6 +186,20 @@ def test_where_a_file_system_is_mounted() -> None:
     assert found
     assert set(found) == {(device, device)}
     assert not list(anchors(os.makedev(4095, 9), b"/"))
+
+
+def test_what_is_mounted_there_is_found_with_its_root(host: HostDirectory) -> None:
+    (host.root / "m/d").mkdir(parents=True)
+    top = os.fsencode(host.root) + b"/"
+    anchor = os.open(host.root / "m", os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        for path in b"m", b"m/d":
+            fd = os.open(top + path, os.O_PATH)
+            handle = name_to_handle(fd)
+            os.close(fd)
+            assert host.fs.reopening._whereabouts(iter([(anchor, top + b"m/")]), *handle, top) == path
+    finally:
+        os.close(anchor)
 
 
 def test_a_server_that_could_not_find_them_gives_none(host: HostDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
