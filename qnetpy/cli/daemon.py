@@ -37,7 +37,7 @@ def running_pid(directory: str) -> int:
     except FileNotFoundError:
         return 0
     except PermissionError:
-        return _listener(os.path.join(directory, "socket"))
+        return listener(directory) or 0
     try:
         fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -78,17 +78,18 @@ def check_place(directory: str) -> None:
         raise CommandError(f"the run directory {directory} {why}, so whoever listens there is not asked", "--run-dir, or as that user")
 
 
-def _listener(path: str) -> int:
-    """The process that listens at a socket, 0 when nobody does."""
+def listener(directory: str) -> int | None:
+    """The process that listens at the socket of that run directory, as the kernel says; 0: one of a pid namespace that this process does
+    not see into; None: nobody answers."""
     import socket
     import struct
 
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
         sock.settimeout(ASK_SECONDS)
         try:
-            sock.connect(path)
+            sock.connect(os.path.join(directory, "socket"))
         except OSError:
-            return 0
+            return None
         (pid,) = struct.unpack_from("i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
         return int(pid)
 

@@ -23,11 +23,20 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def stop(directory: str) -> bool:
-    """Stop the daemon of that run directory and wait for its end. False when there is none."""
+def find(directory: str) -> int:
+    """The process of the daemon of that run directory, 0 when there is none. CommandError if it has another number, or none, here."""
     from qnetpy.cli import daemon
 
     pid = daemon.running_pid(directory)
+    # Asked again, since another one may have taken over in between.
+    if pid and daemon.listener(directory) not in (pid, None) and pid == daemon.running_pid(directory):
+        raise CommandError(f"the daemon of {directory} is in another pid namespace", "the same where it was started")
+    return pid
+
+
+def stop(directory: str) -> bool:
+    """Stop the daemon of that run directory and wait for its end. False when there is none."""
+    pid = find(directory)
     if not pid:
         return False
     try:

@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     descriptors: tuple[int, ...] = ()
     mounts: list[tuple[str, int, int]] = []
     with daemon.starting(run_dir):
-        if daemon.running_pid(run_dir):
+        if down.find(run_dir):
             descriptors, mounts = _mounts(args.config)
         try:
             try:

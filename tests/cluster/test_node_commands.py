@@ -47,6 +47,11 @@ def test_a_node_starts_tells_about_itself_and_stops(start_cluster: Start) -> Non
     assert "b     up" in cluster.run("a", "qnet", "ls").stdout
     assert "is up already" in refused(cluster, "a", "qnet", "up")
 
+    # By its number another process may be meant there.
+    for word in "down", "restart":
+        assert "in another pid namespace" in refused(cluster, "b", "unshare", "--pid", "--fork", "--kill-child", "qnet", word)
+        assert cluster.run("b", "ls", "/net").stdout.split() == ["a", "b"]
+
     begin = time.monotonic()
     assert cluster.run("b", "qnet", "down").stdout == "node is down\n"
     took = time.monotonic() - begin + wait_for(lambda: states(cluster, "a") == {"b": "down"}, 5.0)
