@@ -55,10 +55,10 @@ class Two:
         for pid in self.cluster.processes():
             # Others may end meanwhile.
             with suppress(FileNotFoundError, ProcessLookupError), open(f"/proc/{pid}/cmdline", "rb") as file:
-                node = self.spaces.get(os.readlink(f"/proc/{pid}/ns/uts"))
+                space = self.spaces.get(os.readlink(f"/proc/{pid}/ns/uts"))
                 # A namespace of another cluster may have the number of one that was here before a node's power was cut.
-                if node is not None and b"stack.core.main" in file.read():
-                    self.daemons[node] = Daemon(pid)
+                if space is not None and b"stack.core.main" in file.read():
+                    self.daemons[space] = Daemon(pid)
 
 
 @contextmanager
