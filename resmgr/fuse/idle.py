@@ -84,7 +84,7 @@ class Idle:
         if self._closed:
             return
         now = core.dispatch.now()
-        busy = {node for path in sitting if (node := self._node(path)) is not None}
+        busy = self._nodes(sitting)
         for node in idle:
             lease, removing = node.lease, node.removing
             if node.used + IDLE > now or not core.tokens.of(node):
@@ -97,13 +97,18 @@ class Idle:
                 core.drops["handles_idle"] += 1
                 core.handles.drop_all(node)
 
-    def _node(self, path: bytes) -> Node | None:
-        """The node that the kernel calls *path*, below the mountpoint."""
-        node: Node | None = self._core.nodes.root
-        for name in path.split(b"/"):
-            if name and node is not None:
-                node = node.children.get(name)
-        return node
+    def _nodes(self, paths: set[bytes]) -> set[Node]:
+        """What the kernel calls so, below the mountpoint. Each directory is looked for once, whatever programs stand how deep below it."""
+        known: dict[bytes, Node | None] = {b"": self._core.nodes.root}
+        for path in paths:
+            missing = []
+            while path not in known:
+                missing.append(path)
+                path = path.rpartition(b"/")[0]
+            node = known[path]
+            for below in reversed(missing):
+                node = known[below] = None if node is None else node.children.get(below.rpartition(b"/")[2])
+        return {node for path in paths if (node := known[path]) is not None}
 
     def close(self) -> None:
         """The mount is gone. Idempotent."""
