@@ -89,8 +89,12 @@ class Threads:
     def start(self) -> None:
         """Never returns."""
         _thread.stack_size(STACK)
-        for _ in range(THREADS - 1):
-            _thread.start_new_thread(self._work, ())
+        try:
+            for _ in range(THREADS - 1):
+                _thread.start_new_thread(self._work, ())
+        except RuntimeError:
+            # No room for them. The daemon sees, and says, that this one has ended.
+            os._exit(1)
         self._work()
 
     def _work(self) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import socket
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager, asynccontextmanager
 
@@ -60,3 +63,12 @@ async def test_nothing_is_left_open_when_the_processes_cannot_be_started(room: C
         assert not found.entries.ready
         assert not found.pages.ready
         assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_process_without_room_for_its_threads_ends_and_says_nothing() -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    words = [str(theirs.fileno()), "entries", "0", "4096"]
+    begun = f"from resmgr.fuse import notifier; notifier.STACK = 1 << 46; notifier.main({words!r})"
+    with ours, theirs:
+        ended = subprocess.run([sys.executable, "-c", begun], pass_fds=[theirs.fileno()], capture_output=True, timeout=20, check=False)
+    assert (ended.returncode, ended.stderr) == (1, b"")
