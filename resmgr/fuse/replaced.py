@@ -21,7 +21,7 @@ from resmgr.fuse.request import Request
 if TYPE_CHECKING:
     from resmgr.fuse.core import Core, Found
 
-VALID: Final = 0.25
+VALID: Final = 1.0
 """Seconds in which the kernel comes back: it does at once, in the same call of the program."""
 KEPT_MAX: Final = 64
 """Threads that are between their two tries. Beyond, the oldest has to take what it finds."""
