@@ -61,7 +61,7 @@ class Behind(Arrivals):
         self.cost = 0
         """Bytes on the way, with OVERHEAD for each."""
         self.end = 0
-        """The farthest end of any of them since `truncated`, or since it was long quiet."""
+        """The farthest end of any of them, and of those that have arrived since `truncated`, or since it was long quiet."""
         self.quiet_at = float("-inf")
         """When the last one arrived."""
         self.throttled: deque[Callable[[], None]] = deque()
@@ -135,8 +135,8 @@ class Behind(Arrivals):
             call()
 
     def truncated(self) -> None:
-        """The file ends where the server says, not where writes before this ended."""
-        self.end = 0
+        """The file ends where the server says, not where writes ended that have arrived. Others may have begun meanwhile."""
+        self.end = max((end for _, end in self.outstanding.values()), default=0)
 
     def outdates(self, attr_at: float) -> bool:
         """Whether attributes asked for at *attr_at* may be older than a write that the kernel was told is done."""
