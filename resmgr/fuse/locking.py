@@ -229,7 +229,7 @@ def closing(core: Core, file: File, owner: int, then: Callable[[], None]) -> Non
         file.node.locks = None
     everything = LockRequest(LOCK_SET, UNLOCK, 0, LOCK_END, owner)
     note_lock(through, everything)
-    unlock(core, through, everything, then)
+    core.reopening.after_locks(through, partial(unlock, core, through, everything, then))
 
 
 def released(file: File) -> None:

@@ -721,3 +721,21 @@ def test_a_server_without_tokens_is_asked_once(far: Make) -> None:
         opened(rig, name=name)
     assert rig.host.manager.counters["unsupported"] == 1
     assert rig.machine.servers.of(next(iter(rig.machine.files.values())).connection).key == (ND, int(PID_SYSTEM), CHID)
+
+
+def test_a_process_that_closes_the_file_while_its_locks_are_set_again_has_none(far: Make) -> None:
+    """It closes another open file of it, which is there already."""
+    rig = far(Failure.HARD)
+    node, fh = opened(rig)
+    for start in (0, 4, 8):
+        assert rig.ask(Opcode.SETLK, node, LOCK(fh, 7, start, start + 1, fcntl.F_WRLCK, 70, 0)).error == 0
+    rig.fail("restart")
+    rig.run(AWAY)
+    other = rig.ask(Opcode.OPEN, node, formats.OPEN_IN.pack(os.O_RDWR, 0)).fh
+    before = rig.machine.files[fh].ocb, rig.machine.files[fh].connection
+    rig.world.run_until(lambda: (rig.machine.files[fh].ocb, rig.machine.files[fh].connection) != before, limit=5)
+    assert rig.machine.files[fh].dead, "its locks are being set again"
+    assert flush(rig, node, other) == 0
+    for start in (0, 4, 8):
+        assert rig.ask(Opcode.SETLK, node, LOCK(other, 8, start, start + 1, fcntl.F_WRLCK, 80, 0)).error == 0
+    assert read(rig, node, fh).body == b"0123456789"
