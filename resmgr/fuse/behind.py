@@ -50,12 +50,14 @@ class Gathered:
 class Behind(Arrivals):
     """Writes on the way of one node, by number, in the order in which they were sent."""
 
-    __slots__ = ("cost", "end", "gathered", "outstanding", "quiet_at", "throttled")
+    __slots__ = ("cost", "end", "gathered", "outstanding", "quiet_at", "throttled", "unknown")
 
     def __init__(self) -> None:
         super().__init__()
         self.outstanding: dict[int, tuple[int, int]] = {}
         """number -> (start, end)"""
+        self.unknown: set[int] = set()
+        """Of these, what may change any part of the file (`overdue`); their ranges are empty."""
         self.gathered: Gathered | None = None
         """The last of them, if it is not sent yet; there are others then."""
         self.cost = 0
@@ -69,6 +71,8 @@ class Behind(Arrivals):
 
     def overlaps(self, start: int, end: int) -> bool:
         """Whether a write of [start, end) has to wait."""
+        if self.unknown:
+            return True
         if start >= self.end:
             return False
         return any(start < other_end and other_start < end for other_start, other_end in self.outstanding.values())
@@ -82,6 +86,14 @@ class Behind(Arrivals):
         self.cost += end - start + OVERHEAD
         if end > self.end:
             self.end = end
+        return number
+
+    def begin_unknown(self) -> int:
+        """Something that changes the file is on the way, and nobody was told that it is done; its number."""
+        number = self.number()
+        self.outstanding[number] = (0, 0)
+        self.unknown.add(number)
+        self.cost += OVERHEAD
         return number
 
     def continues(self, by: object, start: int, size: int) -> bool:
@@ -118,6 +130,7 @@ class Behind(Arrivals):
         """That write arrived or failed: runs what waited for it."""
         start, end = self.outstanding.pop(number)
         self.cost -= end - start + OVERHEAD
+        self.unknown.discard(number)
         self.send_gathered()
         if not self.outstanding:
             self.quiet_at = now
