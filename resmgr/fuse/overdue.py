@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _WRITE: Final = int(Opcode.WRITE)
 _FALLOCATE: Final = int(Opcode.FALLOCATE)
+_COPY: Final = int(Opcode.COPY_FILE_RANGE)
 _OPEN: Final = int(Opcode.OPEN)
 _SETATTR: Final = int(Opcode.SETATTR)
 
@@ -27,8 +28,13 @@ def given_up(request: Request) -> None:
     """The request is being answered while its message is at the server."""
     opcode, node, core = request.opcode, request.node, request.core
     changes = (
-        opcode in (_WRITE, _FALLOCATE) or (opcode == _SETATTR and request.extra & SET_SIZE) or (opcode == _OPEN and request.extra & O_TRUNC)
+        opcode in (_WRITE, _FALLOCATE, _COPY)
+        or (opcode == _SETATTR and request.extra & SET_SIZE)
+        or (opcode == _OPEN and request.extra & O_TRUNC)
     )
+    if opcode == _COPY:
+        # The request's own node is what is copied.
+        node = next((change.node for change in request.changes if change.node is not None), node)
     if not changes or node.mode & 0o170000 != S_IFREG:
         return
     if node.behind is None:
