@@ -13,7 +13,7 @@ from stat import S_IFBLK, S_IFCHR, S_IFIFO, S_IFREG
 from typing import TYPE_CHECKING, Final
 
 from resmgr.dispatch import Buffer
-from resmgr.fuse import changing, formats
+from resmgr.fuse import changing, formats, overdue
 from resmgr.fuse.formats import AttrTuple
 from resmgr.fuse.inode import STREAMS, Node
 from resmgr.fuse.options import FuseOptions
@@ -73,6 +73,8 @@ class Answers:
     def _finish(self, request: Request) -> None:
         request.answered = True
         self.just_answered.append(request)
+        if request.pending is not None:
+            overdue.given_up(request)
         if request.changes:
             changing.doubt(request)
         if self.outstanding:

@@ -50,18 +50,20 @@ class Gathered:
 class Behind(Arrivals):
     """Writes on the way of one node, by number, in the order in which they were sent."""
 
-    __slots__ = ("cost", "end", "gathered", "outstanding", "quiet_at", "throttled")
+    __slots__ = ("cost", "end", "gathered", "outstanding", "quiet_at", "throttled", "unknown")
 
     def __init__(self) -> None:
         super().__init__()
         self.outstanding: dict[int, tuple[int, int]] = {}
         """number -> (start, end)"""
+        self.unknown: set[int] = set()
+        """Of these, what may change any part of the file (`overdue`); their ranges are empty."""
         self.gathered: Gathered | None = None
         """The last of them, if it is not sent yet; there are others then."""
         self.cost = 0
         """Bytes on the way, with OVERHEAD for each."""
         self.end = 0
-        """The farthest end of any of them since `truncated`, or since it was long quiet."""
+        """The farthest end of any of them, and of those that have arrived since `truncated`, or since it was long quiet."""
         self.quiet_at = float("-inf")
         """When the last one arrived."""
         self.throttled: deque[Callable[[], None]] = deque()
@@ -69,6 +71,8 @@ class Behind(Arrivals):
 
     def overlaps(self, start: int, end: int) -> bool:
         """Whether a write of [start, end) has to wait."""
+        if self.unknown:
+            return True
         if start >= self.end:
             return False
         return any(start < other_end and other_start < end for other_start, other_end in self.outstanding.values())
@@ -82,6 +86,14 @@ class Behind(Arrivals):
         self.cost += end - start + OVERHEAD
         if end > self.end:
             self.end = end
+        return number
+
+    def begin_unknown(self) -> int:
+        """Something that changes the file is on the way, and nobody was told that it is done; its number."""
+        number = self.number()
+        self.outstanding[number] = (0, 0)
+        self.unknown.add(number)
+        self.cost += OVERHEAD
         return number
 
     def continues(self, by: object, start: int, size: int) -> bool:
@@ -118,6 +130,7 @@ class Behind(Arrivals):
         """That write arrived or failed: runs what waited for it."""
         start, end = self.outstanding.pop(number)
         self.cost -= end - start + OVERHEAD
+        self.unknown.discard(number)
         self.send_gathered()
         if not self.outstanding:
             self.quiet_at = now
@@ -135,8 +148,8 @@ class Behind(Arrivals):
             call()
 
     def truncated(self) -> None:
-        """The file ends where the server says, not where writes before this ended."""
-        self.end = 0
+        """The file ends where the server says, not where writes ended that have arrived. Others may have begun meanwhile."""
+        self.end = max((end for _, end in self.outstanding.values()), default=0)
 
     def outdates(self, attr_at: float) -> bool:
         """Whether attributes asked for at *attr_at* may be older than a write that the kernel was told is done."""

@@ -23,7 +23,7 @@ from resmgr.fuse.formats import BODY, FOPEN_CACHE_DIR, FOPEN_KEEP_CACHE, AttrTup
 from resmgr.fuse.inode import Node, same_type
 from resmgr.fuse.listing import Directory
 from resmgr.fuse.removals import unsaid
-from resmgr.fuse.request import Request, Step
+from resmgr.fuse.request import LOST, STALE, Request, Step
 from resmgr.fuse.walking import subdirectories
 from resmgr.iomsg import (
     ATTR,
@@ -46,6 +46,7 @@ _ENTRY_AND_DIRENT: Final = formats.ENTRY_AND_DIRENT.pack
 _READDIR: Final = int(Io.READDIR)
 _NO_ENTRY: Final = bytes(formats.ENTRY_OUT.size)
 _DOTS: Final = 2
+_NOT_BY_HANDLE: Final = STALE | LOST | {-errno.ENOSYS, -errno.EINVAL}
 _NOT_THERE: Final = frozenset((-errno.ENOENT, -errno.ENOTDIR, -errno.ELOOP))
 
 
@@ -409,11 +410,12 @@ def fsyncdir(core: Core, request: Request, view: memoryview) -> None:
     handle = directory.ocb or directory.node.handles.get(directory.connection, 0)
 
     def by_base(request: Request, status: int, reply: Buffer) -> None:
-        if status < 0:
+        if status in _NOT_BY_HANDLE:
             # The handle is not good any more, or its server syncs only what is open.
             _open_now(core, directory, request, lambda: _sync(directory.connection, directory.ocb, request, how, _synced))
         else:
-            core.error(request, 0)
+            # An error of the sync itself is said once.
+            _synced(request, status, reply)
 
     if handle:
         _sync(directory.connection, handle, request, how, _synced if directory.ocb else by_base)

@@ -115,7 +115,8 @@ def give_up(core: Core) -> None:
             # Of an interrupt the kernel tells once only.
             core.error(request, errno.EINTR)
     for file in core.files.values():
-        if file.node.behind is not None and file.node.behind.outstanding and not file.error:
+        behind = file.node.behind
+        if behind is not None and len(behind.outstanding) > len(behind.unknown) and not file.error:
             file.error = errno.EIO
             file.unseen = file.written != file.synced
     for file in core.files.values():

@@ -100,18 +100,16 @@ def _decide(
         return
 
     def over() -> None:
-        if not request.answered:
-            note_lock(file, asked)
-        else:
-            # The program was told that it has no lock.
-            core.drops["locks_undone"] += 1
-            unlock(core, file, asked, lambda: None)
+        if request.answered:
+            _undo(core, file, asked)
         core.error(request, 0)
 
     given_up = _give_up(file, asked)
 
     def done(request: Request, status: int, reply: Buffer) -> None:
         if status >= 0 and kind != UNLOCK and operation != LOCK_TEST:
+            # At once: the file may be closed, or lost and opened again, before the kernel has dropped its pages.
+            note_lock(file, asked)
             _forget(core, file.node, over)
         else:
             if status not in LOST:
@@ -119,6 +117,13 @@ def _decide(
             step(request, status, reply)
 
     core.on_file(request, file, (pack_lock(file.ocb, asked),), reply_len, done)
+
+
+def _undo(core: Core, file: File, asked: LockRequest) -> None:
+    """*asked* was granted, and its program told that it has no lock."""
+    core.drops["locks_undone"] += 1
+    note_lock(file, LockRequest(LOCK_SET, UNLOCK, asked.start, asked.end, asked.owner, asked.pid, asked.whole))
+    core.reopening.after_locks(file, lambda: unlock(core, file, asked, lambda: None))
 
 
 def _give_up(file: File, asked: LockRequest) -> list[tuple[File, LockRequest]]:
@@ -152,8 +157,7 @@ def _here(core: Core, own: OwnFile, request: Request, file: File, asked: LockReq
     def done(code: int) -> None:
         _not_given_up(given_up, asked, code)
         if not code and request.answered and asked.kind != UNLOCK:
-            core.drops["locks_undone"] += 1
-            unlock(core, file, asked, lambda: None)
+            _undo(core, file, asked)
         elif not code and asked.kind != UNLOCK:
             note_lock(file, asked)
         core.error(request, code)
@@ -229,7 +233,7 @@ def closing(core: Core, file: File, owner: int, then: Callable[[], None]) -> Non
         file.node.locks = None
     everything = LockRequest(LOCK_SET, UNLOCK, 0, LOCK_END, owner)
     note_lock(through, everything)
-    unlock(core, through, everything, then)
+    core.reopening.after_locks(through, partial(unlock, core, through, everything, then))
 
 
 def released(file: File) -> None:

@@ -23,7 +23,7 @@ from resmgr.fuse.options import WHOLE, FuseOptions, Part
 from resmgr.fuse.reopen import OF_LOCKS
 from resmgr.fuse.request import Request, told
 from resmgr.fuse.servers import Resolver
-from resmgr.fuse.traits import AFTER_REMOVALS, AFTER_WRITES, ON_OPEN, TELLS_ERRORS, XATTRS
+from resmgr.fuse.traits import AFTER_REMOVALS, AFTER_WRITES, NOT_WAITED_FOR, ON_OPEN, TELLS_ERRORS, XATTRS
 from resmgr.fuse.usergroups import UserGroups
 from resmgr.iomsg import Target
 from resmgr.users import LookingUp
@@ -219,7 +219,7 @@ class Machine(Core):
 
     def _new_user(self, record: Request, groups: UserGroups, handler: Handler, request: bytes) -> None:
         """Begin with a request when the groups of its user are known."""
-        if record.answered:
+        if record.answered and record.opcode not in NOT_WAITED_FOR:
             return
         try:
             groups.learn(record.user[0])
@@ -279,7 +279,7 @@ class Machine(Core):
         writes, kept = arrivals is behind, bytes(request)
 
         def begin() -> None:
-            if record.answered:
+            if record.answered and record.opcode not in NOT_WAITED_FOR:
                 return
             record.at = self.dispatch.now()
             view = memoryview(kept)

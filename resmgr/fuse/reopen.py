@@ -65,12 +65,14 @@ Done = Callable[[int], None]
 class Lost:
     """Something open whose server went away; `waiting` are told 0 or an errno."""
 
-    __slots__ = ("above", "asked", "lost", "named", "since", "thing", "timer", "verdict", "waiting")
+    __slots__ = ("above", "asked", "locking", "lost", "named", "since", "thing", "timer", "verdict", "waiting")
 
     def __init__(self, thing: File | Directory, now: float) -> None:
         self.thing = thing
         self.lost = now
         self.asked = False
+        self.locking = False
+        """It is open again, and its locks are being set."""
         self.named = False
         """A directory's server did not find it by its token alone: it is asked by name, too."""
         self.above: Node | None = None
@@ -232,6 +234,14 @@ class Reopening:
         if not lost.asked and lost.timer is None:
             self._try_in(lost, AFTER_DEATH)
 
+    def after_locks(self, file: File, then: Callable[[], None]) -> None:
+        """Call *then* when no lock that *file* had is on its way to be set again; what it does not hold any more may have been set."""
+        lost = self.lost.get(file.fh)
+        if lost is None or not lost.locking:
+            then()
+        else:
+            self.wait(lost, lambda code: then(), own=False)
+
     def released(self, fh: int) -> None:
         """Nobody has it open any more. Who waits for it looks for another, or goes by the name; what it is being opened as is closed."""
         lost = self.lost.pop(fh, None)
@@ -336,6 +346,7 @@ class Reopening:
         if not isinstance(thing, File):
             self._over(lost, 0)
             return
+        lost.locking = True
         self._lock_again(lost, thing, list(thing.held), before)
 
     def _too_late(self, request: Request, status: int, reply: Buffer) -> None:
@@ -371,6 +382,7 @@ class Reopening:
                 # Its server does not know that there is more than one kind of locks.
                 self._lock_again(lost, file, left, before, reclaim=False)
             elif status in LOST:
+                lost.locking = False
                 self._not_now(lost, errno.EHOSTDOWN)
             elif status < 0:
                 self._core.drops["locks_lost"] += 1

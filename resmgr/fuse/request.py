@@ -85,6 +85,7 @@ class Request:
         "node",
         "on_interrupt",
         "opcode",
+        "overdue",
         "own",
         "path",
         "pending",
@@ -123,6 +124,8 @@ class Request:
         self.on_interrupt: Callable[[], None] | None = None
         """What waits here, and for no server, is given up by this."""
         self.pending: Pending | None = None
+        self.overdue: Callable[[], None] | None = None
+        """Called when the server has answered after all (`overdue`)."""
         self.base: Node | None = None
         """The directory whose handle the message carries; None: no handle that could be got again."""
         self.second: Node | None = None
@@ -161,6 +164,7 @@ class Request:
             self.unsure = True
         if self.answered:
             core.late(self, status, reply)
+            self._over()
         elif status in STALE and self.base is not None and not (self.unsure and self.changes):
             core.stale(self, status)
         else:
@@ -183,3 +187,9 @@ class Request:
             self.step(self, status, reply)
         except BadMessage:
             self.core.bad_reply(self)
+        self._over()
+
+    def _over(self) -> None:
+        if self.overdue is not None and self.pending is None:
+            over, self.overdue = self.overdue, None
+            over()

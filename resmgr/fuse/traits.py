@@ -29,7 +29,7 @@ class Trait(enum.IntFlag):
     LOCKING = enum.auto()
     """The kernel holds the lock of its directory, or pages of its file, meanwhile."""
     NOT_WAITED_FOR = enum.auto()
-    """Follows from what a program did; none waits for its answer."""
+    """Follows from what a program did; none waits for its answer. The kernel says it once: it is done also when it was given up."""
     STREAMING = enum.auto()
     """Moves data: through a character device or FIFO for as long as that takes."""
     TELLS_ERRORS = enum.auto()

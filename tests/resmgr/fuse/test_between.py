@@ -239,3 +239,23 @@ def test_a_hard_mount_copies_on_when_the_node_is_back(four: Four, which: str) ->
     assert rig.answers[unique].error == 0
     assert (four.roots["c"] / "y").read_bytes() == DATA
     rig.machine.close()
+
+
+def test_a_write_does_not_overtake_a_copy_that_was_given_up(rig: Asking, four: Four) -> None:
+    x, y = rig.opened(b"b/x"), rig.opened(b"c/y", os.O_WRONLY)
+    kept: list[Message] = []
+
+    def keep(message: Message, client: object, handle: object, flags: int) -> None:
+        kept.append(message)
+        message.on_unblock = lambda: None
+
+    four.fs["c"].manager._io[int(Io.FETCH)] = keep
+    unique = rig.start(Opcode.COPY_FILE_RANGE, x[0], rig.body(x, y, 0, 0, PART))
+    rig.run(0.1)
+    assert abort(rig.machine, unique, errno.EINTR)
+    wrote = rig.start(Opcode.WRITE, y[0], formats.WRITE_IN.pack(y[1], 0, 1, 0, 0, 0) + b"x")
+    rig.run(0.1)
+    assert wrote not in rig.answers
+    kept[0].reply(7)
+    rig.run(0.1)
+    assert rig.answers[wrote].error == 0

@@ -387,6 +387,22 @@ def test_the_last_close_of_what_was_locked_waits(ready: tuple[Rig, int]) -> None
     assert rig.answers[unique].error == 0
 
 
+def test_a_close_that_waited_longer_than_any_may_is_done_all_the_same() -> None:
+    """The kernel says it once."""
+    rig, node = prepared(FuseOptions(deadline=1.0))
+    file = rig.lookup(node, b"f8").nodeid
+    opened = rig.open(file, os.O_RDWR).fh
+    assert rig.ask(Opcode.SETLK, file, formats.LK_IN.pack(opened, 7, 0, 9, 1, 70, 0)).error == 0
+    rig.fs.faults[:] = [Fault("remove", delay=5.0)]
+    assert behind(rig, node, b"f1")
+    unique = rig.start(Opcode.RELEASE, file, formats.RELEASE_IN.pack(opened, 0, 0, 0))
+    rig.run(2)
+    assert rig.answers[unique].error < 0
+    rig.run(5)
+    assert not rig.machine.files
+    assert not any(one.files for one in rig.machine.nodes)
+
+
 def test_rmdir_waits_for_what_was_in_it(ready: tuple[Rig, int]) -> None:
     rig, node = ready
     for number in range(9):

@@ -721,3 +721,46 @@ def test_a_server_without_tokens_is_asked_once(far: Make) -> None:
         opened(rig, name=name)
     assert rig.host.manager.counters["unsupported"] == 1
     assert rig.machine.servers.of(next(iter(rig.machine.files.values())).connection).key == (ND, int(PID_SYSTEM), CHID)
+
+
+def test_a_process_that_closes_the_file_while_its_locks_are_set_again_has_none(far: Make) -> None:
+    """It closes another open file of it, which is there already."""
+    rig = far(Failure.HARD)
+    node, fh = opened(rig)
+    for start in (0, 4, 8):
+        assert rig.ask(Opcode.SETLK, node, LOCK(fh, 7, start, start + 1, fcntl.F_WRLCK, 70, 0)).error == 0
+    rig.fail("restart")
+    rig.run(AWAY)
+    other = rig.ask(Opcode.OPEN, node, formats.OPEN_IN.pack(os.O_RDWR, 0)).fh
+    before = rig.machine.files[fh].ocb, rig.machine.files[fh].connection
+    rig.world.run_until(lambda: (rig.machine.files[fh].ocb, rig.machine.files[fh].connection) != before, limit=5)
+    assert rig.machine.files[fh].dead, "its locks are being set again"
+    assert flush(rig, node, other) == 0
+    for start in (0, 4, 8):
+        assert rig.ask(Opcode.SETLK, node, LOCK(other, 8, start, start + 1, fcntl.F_WRLCK, 80, 0)).error == 0
+    assert read(rig, node, fh).body == b"0123456789"
+
+
+@pytest.mark.parametrize("given_up", [False, True])
+def test_a_lock_is_kept_though_its_server_goes_away_before_the_program_hears_that_it_has_it(far: Make, given_up: bool) -> None:
+    """It hears it when the kernel has dropped the pages."""
+    rig = far()
+    node, fh = opened(rig)
+    dropped: list[Callable[[], None]] = []
+    rig.machine.drop_pages = lambda nodeid, done: dropped.append(done)
+    locked = rig.start(Opcode.SETLK, node, LOCK(fh, 7, 0, 9, fcntl.F_WRLCK, 70, 0))
+    rig.run(0.1)
+    assert dropped
+    assert locked not in rig.answers
+    if given_up:
+        abort(rig.machine, locked, errno.EINTR)
+    rig.fail("restart")
+    rig.run(AWAY + 1)
+    assert read(rig, node, fh).body == b"0123456789"
+    dropped[0]()
+    assert rig.answers[locked].error == (-errno.EINTR if given_up else 0)
+    other = rig.ask(Opcode.OPEN, node, formats.OPEN_IN.pack(os.O_RDWR, 0)).fh
+    found = rig.ask(Opcode.GETLK, node, LOCK(other, 8, 0, 9, fcntl.F_WRLCK, 80, 0))
+    assert struct.unpack("=QQII", found.body)[-2] == (fcntl.F_UNLCK if given_up else fcntl.F_WRLCK)
+    fail(rig, "restart")
+    assert bool(rig.machine.files[fh].held) is not given_up
