@@ -73,7 +73,7 @@ class Answers:
     def _finish(self, request: Request) -> None:
         request.answered = True
         self.just_answered.append(request)
-        if request.pending is not None:
+        if request.at_server:
             overdue.given_up(request)
         if request.changes:
             changing.doubt(request)

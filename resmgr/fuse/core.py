@@ -211,6 +211,7 @@ class Core(Answers):
         pending = connection.submit((message,), request.reply_len, request.done)
         if pending is not None:
             request.pending = pending
+            request.at_server = True
 
     def on_leaf(
         self, request: Request, node: Node, subtype: int, flags: int, fixed: bytes, reply_len: int, step: Step, tail: bytes = b""
@@ -254,6 +255,7 @@ class Core(Answers):
         pending = connection.submit((message,), reply_len, request.done)
         if pending is not None:
             request.pending = pending
+            request.at_server = True
 
     def on_file(self, request: Request, file: File, message: tuple[Buffer, ...], reply_len: int, step: Step) -> None:
         """Send an I/O message to an open file."""
@@ -261,6 +263,7 @@ class Core(Answers):
         pending = file.connection.submit(message, reply_len, request.file_done)
         if pending is not None:
             request.pending = pending
+            request.at_server = True
 
     def with_handle(self, request: Request, node: Node, then: Callable[[Connection, int], None]) -> None:
         """Run *then* with a base handle of directory *node*, after a walk if there is none."""

@@ -69,6 +69,7 @@ class Request:
         "again",
         "answered",
         "at",
+        "at_server",
         "base",
         "came",
         "changes",
@@ -124,6 +125,8 @@ class Request:
         self.on_interrupt: Callable[[], None] | None = None
         """What waits here, and for no server, is given up by this."""
         self.pending: Pending | None = None
+        self.at_server = False
+        """`pending` is the message that carries it out, not one of a walk before."""
         self.overdue: Callable[[], None] | None = None
         """Called when the server has answered after all (`overdue`)."""
         self.base: Node | None = None
@@ -159,6 +162,7 @@ class Request:
         """Completion of a message with a base handle: send it again, throw its answer away, or take the operation's next step."""
         sent = self.pending is not None
         self.pending = None
+        self.at_server = False
         core = self.core
         if sent and status in GONE:
             self.unsure = True
@@ -181,6 +185,7 @@ class Request:
         if status in GONE and self.pending is not None:
             self.unsure = True
         self.pending = None
+        self.at_server = False
         if self.answered and self.changes:
             changing.late(self)
         try:

@@ -61,3 +61,25 @@ def test_what_was_given_up_at_the_server_is_not_overtaken(rig: Rig, what: str) -
     assert (rig.answers[next_one].error, rig.answers[flush].error) == (0, 0)
     assert rig.fs.find(b"f").data[:5] == b"fresh"
     assert rig.machine.held_bytes == rig.machine.behind_cost == 0
+
+
+def test_what_was_given_up_before_it_was_sent_holds_nothing_up(rig: Rig) -> None:
+    """While the way to its directory was looked for."""
+    rig.fs.add(b"d/f", b"before")
+    directory = rig.walk(b"d")
+    node = rig.lookup(directory, b"f").nodeid
+    rig.run(0.1)
+    known = rig.machine.nodes.get(directory)
+    assert known is not None
+    rig.machine.handles.drop_all(known)
+    rig.fs.faults.append(Fault("lookup", delay=2.5, times=1, deaf=True))
+    given_up = later(rig, Opcode.SETATTR, node, EMPTIED)
+    interrupt(rig, given_up)
+    rig.run(2)
+    assert rig.answers[given_up].error == -errno.EINTR
+    rig.run(1)
+    assert rig.machine.drops["given_up_at_server"] == 0
+    fh = rig.open(node, os.O_RDWR).fh
+    assert rig.write(node, fh, 0, b"fresh").error == 0
+    assert rig.ask(Opcode.FLUSH, node, FLUSH(fh, 0)).error == 0
+    assert rig.fs.find(b"d/f").data == b"freshe"
