@@ -238,7 +238,7 @@ def git(folder: str, _count: int) -> None:
     status = ("git", "status", "--porcelain")
     took["status_first"] = timed(lambda: tool(*status, cwd=folder))
     took["status"] = timed(lambda: tool(*status, cwd=folder))
-    with open(f"{folder}/docs/performance.md", "a", encoding="utf-8") as file:
+    with open(f"{folder}/README.md", "a", encoding="utf-8") as file:
         file.write("one more line\n")
     took["diff"] = timed(lambda: tool("git", "diff", "--stat", cwd=folder))
     say(**took)

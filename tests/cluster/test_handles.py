@@ -102,7 +102,7 @@ def test_of_two_users_of_another_node(two: Two) -> None:
 
 
 def report() -> None:
-    """The table of docs/performance.md."""
+    """A table of what each open costs."""
     print("| where | opened | each, µs | bytes of each | closed or program killed: descriptors more than before | after, s |")
     with two_nodes("delegations=0") as two:
         for node, path, threads in (
