@@ -92,6 +92,8 @@ def found_changed(core: Core, directory: Node, name: bytes) -> None:
 
 def _touch(core: Core, directory: Node, name: bytes, now: float) -> None:
     core.logs.changed(directory, name, now)
+    if core.open_ahead.places:
+        core.open_ahead.changed(directory, name)
     if directory.lease is not None:
         directory.lease.meddle(name)
 

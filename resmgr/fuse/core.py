@@ -38,6 +38,7 @@ from resmgr.fuse.interrupts import Interrupts
 from resmgr.fuse.leases import Leases
 from resmgr.fuse.nodes import NodeTable
 from resmgr.fuse.onward import onward, third_node
+from resmgr.fuse.openahead import OpenAhead
 from resmgr.fuse.openfile import File
 from resmgr.fuse.options import Failure, FuseOptions, Part
 from resmgr.fuse.ownlocks import OwnLocks
@@ -120,6 +121,7 @@ class Core(Answers):
         self.leases = Leases(self)
         self.awake = Awake(dispatch, self.drops)
         self.delegated = Delegated(self)
+        self.open_ahead = OpenAhead(self)
         self.own_locks = OwnLocks(self)
         self.pairs = Pairs(self)
         self.replaced = Replaced(self)
@@ -133,6 +135,7 @@ class Core(Answers):
     def _server_gone(self, connection: Connection) -> None:
         self.ahead.forget_connection(connection)
         self.walking.forget_connection(connection)
+        self.open_ahead.forget_connection(connection)
         self.replaced.forget_connection(connection)
         self.leases.connection_lost(connection)
         self.reopening.gone(connection)
@@ -439,6 +442,7 @@ class Core(Answers):
         self.telling.close()
         self.awake.close()
         self.delegated.close()
+        self.open_ahead.close()
         self.alone.close()
         self.own_locks.close()
         self.patience.close()

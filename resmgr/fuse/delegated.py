@@ -23,6 +23,7 @@ from resmgr.dispatch import Buffer
 from resmgr.fuse.changes import NEVER
 from resmgr.fuse.early import Early
 from resmgr.fuse.formats import O_ACCMODE, O_RDWR, O_SYNC, O_TRUNC
+from resmgr.fuse.handles import LAZY
 from resmgr.fuse.lease import Lease, single
 from resmgr.iomsg import REQUEST, Io
 
@@ -49,7 +50,7 @@ _OTHER: Final = O_TRUNC | O_SYNC
 class Held:
     """One delegation, until it is given back; and the open control block, until no file uses it."""
 
-    __slots__ = ("at", "closed", "connection", "files", "flags", "ino", "lease", "live", "node", "ocb", "user")
+    __slots__ = ("at", "closed", "connection", "files", "flags", "ino", "lease", "live", "node", "ocb", "once", "user")
 
     def __init__(self, node: Node, lease: Lease, connection: Connection, ocb: int, user: tuple[int, int], flags: int, at: float) -> None:
         self.node = node
@@ -67,6 +68,8 @@ class Held:
         """Open files of the kernel that use it."""
         self.closed = 0.0
         """When the last of them was closed."""
+        self.once = False
+        """It was opened ahead, and was not opened again: not kept after the last close."""
 
 
 class Delegated:
@@ -82,6 +85,10 @@ class Delegated:
         """By file handle."""
         self._recent: dict[int, float] = {}
         """By node number."""
+        self._once = 0
+        """Of those held, how many were opened ahead and are not kept; they count by themselves."""
+        self._closed = NEVER
+        """When the last of these was closed: its server may not know yet."""
         self._early = Early()
         """Recalls that came before the answer that the file is delegated."""
         core.awake.keep(self._tidy, self._all)
@@ -96,12 +103,8 @@ class Delegated:
         node = request.node
         if not self._most or flags & _CHANGES or S_IFMT(node.mode) != S_IFREG:
             return False
-        recent = self._recent
-        before = recent.pop(node.nodeid, NEVER)
-        recent[node.nodeid] = request.at
-        if len(recent) > RECENT_MAX:
-            del recent[next(iter(recent))]
-        if request.at - before > RECENT or len(self._held) >= self._most or node in self._held:
+        before = self._note(node, request.at)
+        if request.at - before > RECENT or node in self._held or len(self._held) - self._once >= self._most:
             return False
         lease = _lease_of(node)
         connection = node.server.connections.get(request.user)
@@ -112,31 +115,64 @@ class Delegated:
             return False
         return lease.connection is connection and not lease.overtaken(node.name, request.at - self.quiet)
 
-    def took(self, request: Request, file: File, at: float) -> None:
-        """Asked at *at*, the server said that *file*, which *request* has opened by that, is delegated."""
+    def _note(self, node: Node, at: float) -> float:
+        """*node* is opened for reading; when it was before."""
+        recent = self._recent
+        before = recent.pop(node.nodeid, NEVER)
+        recent[node.nodeid] = at
+        if len(recent) > RECENT_MAX:
+            del recent[next(iter(recent))]
+        return before
+
+    def took(self, request: Request, file: File, at: float, ahead: bool = False) -> None:
+        """Asked at *at*, the server said that *file*, which *request* has opened by that, is delegated. *ahead*: before anybody opened it,
+        so it is not kept, unless it was opened a moment ago as well."""
         core, node = self._core, file.node
         core.drops["delegations"] += 1
+        again = not ahead or request.at - self._note(node, request.at) <= RECENT
+        keep = again and len(self._held) - self._once < self._most
         lease = _lease_of(node)
-        believed = (
-            lease is not None
-            and lease.connection is file.connection
-            and lease.covers(node.name, at)
-            and not self._early.since(file.connection, node.ino, at)
-            and node not in self._held
-            and len(self._held) < self._most
-        )
-        if lease is None or not believed:
+        if lease is None or not (keep or ahead) or not self.believes(node, lease, file.connection, at):
             self._send_back(file.connection, file.ocb)
             return
         core.awake.watch()
         held = Held(node, lease, file.connection, file.ocb, request.user, file.flags, at)
         self._held[node] = held
+        if not keep:
+            held.once = True
+            self._once += 1
         self.shares(held, file)
+
+    def believes(self, node: Node, lease: Lease, connection: Connection, at: float) -> bool:
+        """Whether *node* is delegated if its server has said so on *connection*, asked at *at*. *lease*: its directory's then."""
+        return (
+            _lease_of(node) is lease
+            and lease.connection is connection
+            and lease.covers(node.name, at)
+            and not self._early.since(connection, node.ino, at)
+            and node not in self._held
+        )
+
+    # ---- opened ahead (`openahead`)
+
+    def holds(self, node: Node) -> bool:
+        """Whether *node* is delegated."""
+        return node in self._held
+
+    def recalled_since(self, connection: Connection, ino: int, at: float) -> bool:
+        """Whether a recall of that file has come since *at*."""
+        return self._early.since(connection, ino, at)
+
+    def hurry(self, at: float) -> None:
+        """Something is opened for writing at *at*, which what is delegated and closed, but not yet at its server, would hold up."""
+        if at - self._closed <= LAZY:
+            self._core.handles.hurry()
 
     def lends(self, node: Node, connection: Connection, at: float) -> bool:
         """Whether a file that is open for writing may be asked for."""
         lease = _lease_of(node)
-        if not self._most or len(self._held) >= self._most or node in self._held or lease is None or lease.connection is not connection:
+        full = len(self._held) - self._once >= self._most
+        if not self._most or full or node in self._held or lease is None or lease.connection is not connection:
             return False
         return not lease.overtaken(node.name, at - self.quiet)
 
@@ -178,6 +214,9 @@ class Delegated:
             self._recent[node.nodeid] = request.at
             return None
         self._core.drops["delegated_opens"] += 1
+        if held.once and len(self._held) - self._once < self._most:
+            held.once = False
+            self._once -= 1
         return held
 
     def shares(self, held: Held, file: File) -> None:
@@ -197,10 +236,15 @@ class Delegated:
             return False
         if held.files:
             return True
+        if held.live and held.once:
+            held.live = False
+            self._drop(held)
+            self._closed = self._core.dispatch.now()
+            return False
         if held.live and held.flags & O_ACCMODE:
             # Programs of the server may wait for its close.
             held.live = False
-            del self._held[held.node]
+            self._drop(held)
             self._core.own_locks.closed(held.node)
             return False
         held.closed = self._core.dispatch.now()
@@ -211,10 +255,13 @@ class Delegated:
     def recalled(self, connection: Connection, ino: int) -> None:
         """Somebody wants to change the file."""
         self._early.came(connection, ino, self._core.dispatch.now())
+        self._core.open_ahead.recalled(connection, ino)
         # Two nodes may be one file, which was renamed by somebody else.
         for held in [held for held in self._held.values() if held.ino == ino and held.connection is connection]:
             self._core.drops["delegations_recalled"] += 1
             self._end(held)
+        # It may be among what is closed, but not yet.
+        self._core.handles.hurry()
 
     def changed(self, node: Node, rights: bool = True) -> None:
         """Its name or its rights are being or were changed, or it is not known any more; not *rights*: its attributes only, from here."""
@@ -229,7 +276,7 @@ class Delegated:
 
     def _end(self, held: Held) -> None:
         held.live = False
-        del self._held[held.node]
+        self._drop(held)
         if held.flags & O_ACCMODE:
             self._core.own_locks.give_back(held.node)
         elif held.files:
@@ -237,6 +284,11 @@ class Delegated:
         elif not held.connection.closed:
             # At once: what comes next may wait for it.
             held.connection.submit((REQUEST.pack(Io.CLOSE, 0, 0, held.ocb),), 0, _ignore)
+
+    def _drop(self, held: Held) -> None:
+        del self._held[held.node]
+        if held.once:
+            self._once -= 1
 
     def _send_back(self, connection: Connection, ocb: int) -> None:
         if not connection.closed:
@@ -256,6 +308,7 @@ class Delegated:
     def close(self) -> None:
         """The mount is gone; its connections are closed by others. Idempotent."""
         self._held.clear()
+        self._once = 0
         self._through.clear()
 
 

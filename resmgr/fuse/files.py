@@ -130,7 +130,6 @@ def _made(request: Request, node: Node, found: Found) -> None:
 
 def open_(core: Core, request: Request, view: memoryview) -> None:
     flags, _ = formats.OPEN_IN.parse(view, BODY)
-    node = request.node
     request.extra = flags
     if core.replaced.kept and (kept := core.replaced.take(request)) is not None:
         _open(request, kept.found, kept.attr, kept.at)
@@ -138,7 +137,18 @@ def open_(core: Core, request: Request, view: memoryview) -> None:
     held = core.delegated.find(request, flags)
     if held is not None:
         _open_here(core, request, held)
-        return
+    elif not core.open_ahead.places or not core.open_ahead.take(
+        request, flags, lambda found, attr, at: _open_ahead(request, found, attr, at), lambda: _ask(core, request)
+    ):
+        _ask(core, request)
+    core.open_ahead.opened(request, flags)
+
+
+def _ask(core: Core, request: Request) -> None:
+    """Have the request's node opened by its server."""
+    node, flags = request.node, request.extra
+    if flags & (O_ACCMODE | O_TRUNC):
+        core.delegated.hurry(request.at)
     prefetch = 0
     if not flags & (O_ACCMODE | O_TRUNC) and node.pages is None and node.mode & 0o170000 == S_IFREG:
         prefetch = core.options.prefetch
@@ -190,8 +200,8 @@ def _look_again(core: Core, node: Node) -> None:
         core.nodes.unname(node, directory, node.name)
 
 
-def _open(request: Request, found: Found, attr: AttrTuple, at: float) -> None:
-    """The request's node was opened as *found*, with *attr*, by a question of the time *at*."""
+def _open(request: Request, found: Found, attr: AttrTuple, at: float, ahead: bool = False) -> None:
+    """The request's node was opened as *found*, with *attr*, by a question of the time *at*; *ahead*: before the kernel asked."""
     core, node = request.core, request.node
     settled = _settled(core, node, attr)
     node.tell(attr, at)
@@ -199,7 +209,7 @@ def _open(request: Request, found: Found, attr: AttrTuple, at: float) -> None:
     flags = request.extra
     file = core.add_file(node, found.connection, found.ocb, flags)
     if found.delegated:
-        core.delegated.took(request, file, at)
+        core.delegated.took(request, file, at, ahead)
     answer = _pages(core, node, flags, found.live, settled)
     if len(found.data):
         file.data = bytes(found.data)
@@ -223,6 +233,13 @@ def _open(request: Request, found: Found, attr: AttrTuple, at: float) -> None:
         node.fresh = True
         core.drops["attributes_changed"] += 1
     core.answer(request, formats.OPEN_REPLY.pack(32, 0, request.unique, file.fh, answer))
+
+
+def _open_ahead(request: Request, found: Found, attr: AttrTuple, at: float) -> None:
+    """The request's node was opened before the kernel asked (`openahead`)."""
+    core = request.core
+    core.at_home = True
+    _open(request, found, attr, at, True)
 
 
 def _is_being_read(core: Core, node: Node) -> bool:

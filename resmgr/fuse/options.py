@@ -100,6 +100,12 @@ class FuseOptions:
         most=512 * 1024,
         size=True,
     )
+    open_ahead: int = option(
+        "Files opened ahead of a program that reads one file of a directory after another (docs/decisions/fuse-open-ahead.md); 0: none.",
+        16,
+        least=0,
+        most=32,
+    )
     max_write: int = option("Largest read or write in one request.", 1024 * 1024, least=4096, most=1024 * 1024, size=True)
     write_behind: int = option(
         "Bytes of one file that may be on the way to its server after the program was told that they are written; 0: each write(2) waits "

@@ -76,6 +76,9 @@ class HostDelegations:
             # Somebody has written between its being looked at and this.
             self.table.back(handle)
             return False
+        if opened.data:
+            # What was read before may be older than what nobody changes from now on, by less than a tick of the file system's clock.
+            opened.data = os.pread(handle.fd, len(opened.data), 0)
         return True
 
     def _is_as_told(self, client: HostClient, handle: HostHandle, opened: Opened) -> bool:

@@ -263,7 +263,7 @@ def test_open_files_of_a_server_that_restarts(rig: Delegating) -> None:
 
 
 def test_no_more_than_the_option_says(rig: Delegating) -> None:
-    rig = Delegating(FuseOptions(delegations=2))
+    rig = Delegating(FuseOptions(delegations=2, open_ahead=0))
     nodes = []
     for number in range(4):
         rig.fs.add(b"d/n%d" % number, b"x")

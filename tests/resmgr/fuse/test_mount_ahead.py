@@ -1,0 +1,53 @@
+"""Files opened ahead through a real kernel: what a program that reads one file after another waits for."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from resmgr.testing.fusemount import Served
+
+pytestmark = pytest.mark.priv
+
+Serve = Callable[..., Served]
+FILES = 100
+
+
+@pytest.fixture
+def served() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as directory:
+        os.chmod(directory, 0o755)
+        (Path(directory) / "d").mkdir()
+        for number in range(FILES):
+            (Path(directory) / f"d/f{number:03}").write_bytes(b"%d\n" % number * 100)
+        yield Path(directory)
+
+
+def events(mount: Served) -> dict[str, int]:
+    return cast("dict[str, dict[str, int]]", mount.order("statistics"))["events"]
+
+
+@pytest.mark.parametrize("how", ["cp", "grep", "sorted"])
+def test_files_read_one_after_another_are_opened_ahead(serve: Serve, served: Path, tmp_path: Path, how: str) -> None:
+    mount = serve(served)
+    folder = mount.path / "d"
+    if how == "cp":
+        subprocess.run(["cp", "-r", folder, tmp_path / "copy"], check=True)
+        for number in range(FILES):
+            assert (tmp_path / f"copy/f{number:03}").read_bytes() == b"%d\n" % number * 100
+    elif how == "grep":
+        out = subprocess.run(["grep", "-rc", "^4", folder], check=True, stdout=subprocess.PIPE, text=True).stdout
+        assert sum(line.endswith(":100") for line in out.splitlines()) == 11
+    else:
+        for name in sorted(os.listdir(folder)):
+            assert (folder / name).read_bytes() == b"%d\n" % int(name[1:]) * 100
+    told = events(mount)
+    print(how, told, mount.order("served"))
+    assert told["open_ahead_hits"] > FILES * 0.8
+    assert told.get("open_ahead_unused", 0) < 10
