@@ -19,6 +19,7 @@ Otherwise the server is asked as ever.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Iterator
 from itertools import chain, islice
 from stat import S_IFMT, S_IFREG
@@ -31,6 +32,7 @@ from resmgr.fuse.entries import Found
 from resmgr.fuse.formats import O_ACCMODE, O_APPEND, O_SYNC, O_TRUNC, AttrTuple
 from resmgr.fuse.inode import Node, same_type
 from resmgr.fuse.lease import Lease
+from resmgr.fuse.listed import Chunk
 from resmgr.fuse.walk import CONNECT, ENTRY_MAX
 from resmgr.fuse.walking import NAMES_MAX, Listed
 from resmgr.iomsg import OPEN, OPEN_DELEGATE, REQUEST, Connect, Io
@@ -81,13 +83,15 @@ class Foreseen:
 class Run:
     """One thread that opens files of one directory."""
 
-    __slots__ = ("ahead", "alphabetical", "last", "listed", "refused", "sources", "steps", "used", "window")
+    __slots__ = ("ahead", "alphabetical", "chunk", "known", "last", "listed", "refused", "steps", "used", "window")
 
     def __init__(self) -> None:
         self.listed: Listed | None = None
         """Names of the directory, as far as they are known; None: nobody needed them yet."""
-        self.sources = (0, 0)
-        """What they were read from, to see whether there is more."""
+        self.chunk: Chunk | None = None
+        """The last part of the listing they were read from, if they were."""
+        self.known = 0
+        """How many names were known then."""
         self.last: bytes | None = None
         """The file that was opened last."""
         self.alphabetical = False
@@ -136,6 +140,7 @@ class OpenAhead:
             one.run.window = min(one.run.window * 2, self._most)
             self._remove(one)
             request.connection = one.connection
+            request.on_interrupt = lambda: self._core.error(request, errno.EINTR)
             one.taken = lambda: self._arrived(request, one, then, otherwise)
             return True
         if not self._good(one, node, request.at):
@@ -208,8 +213,10 @@ class OpenAhead:
                 for alphabetical in orders:
                     first = 0 if before is None else listed.at(before, alphabetical) + 1
                     last = listed.at(name, alphabetical)
-                    between = islice(listed.order(alphabetical), first, last)
-                    if first <= last <= first + PASSED_MAX and not any(self._readable(directory, connection, one) for one in between):
+                    if not first <= last <= first + PASSED_MAX:
+                        continue
+                    between = listed.order(alphabetical)[first:last]
+                    if not any(self._readable(directory, connection, one) for one in between):
                         run.alphabetical = alphabetical
                         return True
                 return False
@@ -218,16 +225,18 @@ class OpenAhead:
         return False
 
     def _read_names(self, run: Run, directory: Node, connection: Connection, start: bytes | None) -> bool:
-        """Read the names of the directory that are known, those from *start* on if there are many; whether there is something new."""
+        """Read the names of the directory that are known, those from *start* on if there are many; whether there may be new ones. What was
+        listed for LOOKUPs comes in few large parts; names that the kernel asked for are read again when there are a half more."""
         record = None if not directory.ahead else directory.ahead.get(connection)
         chunks = [] if record is None else record.chunks
-        sources = (sum(len(chunk.offsets) for chunk in chunks), len(directory.children))
-        if sources == run.sources:
+        chunk = chunks[0] if chunks else None
+        known = sum(len(one.offsets) for one in chunks) if chunks else len(directory.children)
+        if chunk is run.chunk and (chunk is not None or known <= run.known * 1.5):
             return False
-        run.sources = sources
+        run.chunk, run.known = chunk, known
         listed = run.listed = Listed()
-        passed = start is not None and max(sources) > NAMES_MAX
-        for name in chain(*(chunk.offsets for chunk in reversed(chunks)), directory.children):
+        passed = start is not None and known > NAMES_MAX
+        for name in chain(*(one.offsets for one in reversed(chunks))) if chunks else directory.children:
             if passed and name == start:
                 passed = False
             if not passed:
@@ -254,7 +263,9 @@ class OpenAhead:
         listed = run.listed
         if listed is None or name not in listed.places:
             return
-        for one in islice(listed.order(run.alphabetical), listed.at(name, run.alphabetical) + 1, None):
+        order = listed.order(run.alphabetical)
+        for position in range(listed.at(name, run.alphabetical) + 1, len(order)):
+            one = order[position]
             if self._readable(directory, connection, one):
                 yield one
 

@@ -435,8 +435,8 @@ class CachingKernel:
             self.names[parent, new] = moved
         return None
 
-    def listdir(self, directory: bytes) -> Asking:
-        """The names in a directory."""
+    def listdir(self, directory: bytes, keep: list[tuple[int, int]] | None = None) -> Asking:
+        """The names in a directory, which stays open if there is a list to *keep* it in, for `closedir`."""
 
         def look() -> Asking:
             nodeid = yield from self._lookup(1, directory)
@@ -478,7 +478,14 @@ class CachingKernel:
             except OSError:
                 yield Opcode.RELEASEDIR, nodeid, formats.RELEASE_IN.pack(fh, 0, 0, 0)
                 raise
-            yield Opcode.RELEASEDIR, nodeid, formats.RELEASE_IN.pack(fh, 0, 0, 0)
+            if keep is None:
+                yield from self.closedir(nodeid, fh)
+            else:
+                keep.append((nodeid, fh))
             return sorted(names)
 
         return self._in(directory, b"", look)
+
+    def closedir(self, nodeid: int, fh: int) -> Asking:
+        yield Opcode.RELEASEDIR, nodeid, formats.RELEASE_IN.pack(fh, 0, 0, 0)
+        return None

@@ -24,7 +24,7 @@ from resmgr.testing.virtual import VirtualDispatch
 from tests.resmgr.fuse.caching import SUSPECT, Asking, CachingKernel, Link
 from tests.suites.journal import Broken, Journal, Look
 
-NAMES = [b"n%d" % number for number in range(4)]
+NAMES = [b"n%d" % number for number in range(8)]
 DELAY = 0.01
 BOUND = 0.05
 """The way of an event: at most three messages of DELAY (an answer under way, the next question, its answer) and the server's pace."""
@@ -49,14 +49,17 @@ class History:
         """As hostfs: a client is not told what it did itself, which its answers say."""
         self.calm = bool(seed & 2)
         """Few files are mostly read, over and over."""
-        self.names = NAMES[:2] if self.calm else NAMES
-        self.pauses = (0.0, 0.0005, 0.003, 0.01) if self.calm else (0.0, 0.0005, 0.003, 0.02, 0.1)
-        self.fs.add(b"d/n0", b"first")
+        self.scans = bool(seed & 8)
+        """Programs read all there is, one after another."""
+        self.names = NAMES if self.scans else NAMES[:2] if self.calm else NAMES[:4]
+        self.pauses = (0.0, 0.01, 0.03) if self.scans else (0.0, 0.0005, 0.003, 0.01) if self.calm else (0.0, 0.0005, 0.003, 0.02, 0.1)
+        for name in self.names if self.scans else NAMES[:1]:
+            self.fs.add(b"d/" + name, b"first")
         self._listen()
         # What is not leased is believed for no time at all: then every stale answer comes of a lease.
         self.strict = bool(seed & 4)
         """Without delegations, an open finds what a name leads to then; else what it led to a moment before."""
-        options = FuseOptions(attr_valid=0, entry_valid=0, negative_valid=0, delegations=0 if self.strict else 64)
+        options = FuseOptions(attr_valid=0, entry_valid=0, negative_valid=0, delegations=0 if self.strict else 1 if self.scans else 64)
         self.clients = [_Client(self, number, options) for number in range(2)]
         self.faults = faults
         self._count = 0
@@ -133,7 +136,7 @@ class History:
             self.fs.drop(directory, name)
         elif name in directory.entries and kind == 4:
             # Over another, as editors do: in one step, which is written down when it is done.
-            other = rng.choice(NAMES)
+            other = rng.choice(self.names if self.scans else NAMES[:4])
             if other != name:
                 inode, cookie = directory.entries.pop(name)
                 replaced = directory.entries.get(other)
@@ -148,7 +151,7 @@ class History:
         self._next()
 
     def _next(self) -> None:
-        self.dispatch.call_at(self.dispatch.now() + self.rng.expovariate(3 if self.calm else 20), self._locally)
+        self.dispatch.call_at(self.dispatch.now() + self.rng.expovariate(3 if self.calm or self.scans else 20), self._locally)
 
     def _write(self, inode: Inode) -> None:
         data = self.unique()
@@ -193,6 +196,9 @@ class _Client:
         # All of them change all the time.
         self.kernel.machine.delegated.quiet = 0.0
         self.last_cut = float("-inf")
+        self._open: list[tuple[int, int]] = []
+        """The directory, while what is in it is read."""
+        self._to_read: list[bytes] = []
 
     def go_on(self) -> None:
         history, rng = self.history, self.rng
@@ -203,7 +209,15 @@ class _Client:
         kind = 4 if history.calm and rng.randrange(10) else rng.randrange(12)
         operation: Asking
         check: Callable[[object, float], None]
-        if kind < 4:
+        if self._open:
+            if self._to_read:
+                name = self._to_read.pop(0)
+                operation, check = self.kernel.read(b"d", name), lambda seen, since: self._read(name, seen, since)
+            else:
+                operation, check = self.kernel.closedir(*self._open.pop()), lambda seen, since: None
+        elif history.scans and rng.randrange(3):
+            operation, check = self.kernel.listdir(b"d", self._open), self._scan
+        elif kind < 4:
             operation, check = self.kernel.stat(b"d", name), lambda seen, since: self._stat(name, seen, since)
         elif kind < 7:
             operation, check = self.kernel.read(b"d", name), lambda seen, since: self._read(name, seen, since)
@@ -215,7 +229,7 @@ class _Client:
         elif kind < 11:
             operation, check = self.kernel.unlink(b"d", name), lambda seen, since: self._did(name, None, since)
         else:
-            other = rng.choice([other for other in NAMES if other != name])
+            other = rng.choice([other for other in (history.names if history.scans else NAMES[:4]) if other != name])
             operation, check = self.kernel.rename(b"d", name, other), lambda seen, since: self._did(name, None, since)
 
         def done(result: object) -> None:
@@ -266,6 +280,11 @@ class _Client:
             if (name in seen) not in there:
                 raise self._broken(f"{name.decode()} is {'listed' if name in seen else 'not listed'}", there)
 
+    def _scan(self, seen: object, began: float) -> None:
+        self._list(seen, began)
+        assert isinstance(seen, list)
+        self._to_read = [name for name in seen if name in NAMES]
+
     def _did(self, name: bytes, data: bytes | None, began: float) -> None:
         """This client changed *name*: what it sees of it from now on is not older than that."""
         journal = self.history.journal
@@ -286,7 +305,7 @@ def play(seed: int, seconds: float = 20.0, *, mute: bool = False, unasked: bool 
 
 
 @pytest.mark.sim
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", [0, 1, 2, 3, 8, 11])
 def test_history(seed: int) -> None:
     history = play(seed, 12.0)
     assert history.seen > 50
@@ -317,6 +336,19 @@ def test_delegations_spare_opens_and_the_checker_sees_when_they_are_not_recalled
     assert found == 2
     history = play(2, 10.0, faults=False)
     assert sum(client.kernel.machine.drops["delegated_opens"] for client in history.clients) > 50
+
+
+def test_files_are_opened_ahead_and_the_checker_sees_when_they_are_not_recalled() -> None:
+    found = 0
+    for seed in range(200):
+        if seed & 8 and not seed & 4 and found < 2:
+            try:
+                play(seed, 20.0, unasked=True, faults=False)
+            except Broken:
+                found += 1
+    assert found == 2
+    history = play(8, 10.0, faults=False)
+    assert sum(client.kernel.machine.drops["open_ahead_hits"] for client in history.clients) > 50
 
 
 if __name__ == "__main__":

@@ -51,3 +51,24 @@ def test_files_read_one_after_another_are_opened_ahead(serve: Serve, served: Pat
     print(how, told, mount.order("served"))
     assert told["open_ahead_hits"] > FILES * 0.8
     assert told.get("open_ahead_unused", 0) < 10
+
+
+def test_names_that_were_never_listed(serve: Serve, served: Path) -> None:
+    """Nor is the directory open: LOOKUPs that follow each other have it listed."""
+    mount = serve(served)
+    for number in range(FILES):
+        assert (mount.path / f"d/f{number:03}").read_bytes() == b"%d\n" % number * 100
+    told = events(mount)
+    assert told["open_ahead_hits"] > FILES * 0.8
+
+
+def test_several_directories_in_turn(serve: Serve, served: Path) -> None:
+    for folder in range(8):
+        (served / f"e{folder}").mkdir()
+        for number in range(FILES // 2):
+            (served / f"e{folder}/f{number:03}").write_bytes(b"%d\n" % number)
+    mount = serve(served)
+    for number in range(FILES // 2):
+        for folder in range(8):
+            assert (mount.path / f"e{folder}/f{number:03}").read_bytes() == b"%d\n" % number
+    assert events(mount)["open_ahead_hits"] > 8 * FILES / 2 * 0.7
