@@ -257,9 +257,14 @@ class Core(Answers):
             request.pending = pending
             request.at_server = True
 
-    def on_file(self, request: Request, file: File, message: tuple[Buffer, ...], reply_len: int, step: Step) -> None:
-        """Send an I/O message to an open file."""
+    def on_file(
+        self, request: Request, file: File, message: tuple[Buffer, ...], reply_len: int, step: Step, other: File | None = None
+    ) -> None:
+        """Send an I/O message to an open file; *other*: one that it names besides."""
         request.step = step
+        request.file = file
+        request.other = other
+        request.opened = file.opened if other is None else file.opened + other.opened
         pending = file.connection.submit(message, reply_len, request.file_done)
         if pending is not None:
             request.pending = pending

@@ -305,6 +305,8 @@ def read(core: Core, request: Request, view: memoryview) -> None:
             core.on_file(request, file, (_READ_MESSAGE.pack(_READ, 0, how, file.ocb, offset, size),), size, joined)
             return
     request.step = _have_read
+    request.file = file
+    request.opened = file.opened
     pending = file.connection.submit((_READ_MESSAGE.pack(_READ, 0, how, file.ocb, offset, size),), size, request.file_done)
     if pending is not None:
         request.pending = pending

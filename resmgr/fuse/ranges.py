@@ -111,7 +111,7 @@ def copy_file_range(core: Core, request: Request, view: memoryview) -> None:
             # One of them was opened again meanwhile. The kernel reads and writes, and is told what became of the other.
             core.error(request, errno.EXDEV)
         elif here:
-            core.on_file(request, file, (pack_copy(file.ocb, there.ocb, start, to, length),), 0, copied)
+            core.on_file(request, file, (pack_copy(file.ocb, there.ocb, start, to, length),), 0, copied, there)
         elif not copy_between(core, request, file, there, start, to, length, copied):
             core.error(request, errno.EXDEV)
 

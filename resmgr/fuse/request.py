@@ -18,6 +18,7 @@ from resmgr.iomsg import STATUS_REDIRECT, Io
 if TYPE_CHECKING:
     from resmgr.fuse.changing import Change
     from resmgr.fuse.core import Core
+    from resmgr.fuse.openfile import File
     from resmgr.fuse.owned import LeasedName
 
 Step = Callable[["Request", int, Buffer], None]
@@ -76,6 +77,7 @@ class Request:
         "connection",
         "core",
         "extra",
+        "file",
         "fixed",
         "flags",
         "held",
@@ -86,6 +88,8 @@ class Request:
         "node",
         "on_interrupt",
         "opcode",
+        "opened",
+        "other",
         "overdue",
         "own",
         "path",
@@ -127,6 +131,12 @@ class Request:
         self.pending: Pending | None = None
         self.at_server = False
         """`pending` is the message that carries it out, not one of a walk before."""
+        self.file: File | None = None
+        """The open file that its message is to, and..."""
+        self.other: File | None = None
+        """...one that it names besides, on the same server."""
+        self.opened = 0
+        """How often these had been opened when it was sent."""
         self.overdue: Callable[[], None] | None = None
         """Called when the server has answered after all (`overdue`)."""
         self.base: Node | None = None
@@ -188,6 +198,9 @@ class Request:
         self.at_server = False
         if self.answered and self.changes:
             changing.late(self)
+        if status == -errno.EBADF and self.file is not None and self.core.reopening.forgot(self.file, self.other, self.opened):
+            # It was not carried out, so this is not as unsure as if its node had gone.
+            status = -errno.EHOSTDOWN
         try:
             self.step(self, status, reply)
         except BadMessage:

@@ -141,7 +141,9 @@ def lost(core: Core, file: File) -> None:
 class _Writing:
     """One WRITE, until its server has answered. `message` is the head and the data."""
 
-    __slots__ = ("core", "file", "final", "let_go", "mapped", "message", "number", "offset", "request", "size", "tries", "wrote")
+    __slots__ = (
+        "core", "file", "final", "let_go", "mapped", "message", "number", "offset", "opened", "request", "size", "tries", "wrote",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -163,6 +165,8 @@ class _Writing:
         """The kernel writes pages of a shared mapping: no program waits for the answer."""
         self.message: Buffer = message
         self.let_go = let_go
+        self.opened = 0
+        """How often the file had been opened when the message was sent."""
         self.number = 0
         self.wrote = 0
         """Bytes that earlier messages of a write behind have brought there."""
@@ -184,7 +188,13 @@ class _Writing:
             self._over(-errno.ECANCELED, b"")
             self._returned()
         else:
-            self.core.on_file(self.request, self.file, (self.message,), _REPLY_MAX, self._written)
+            request, file = self.request, self.file
+            self.opened = file.opened
+            request.step = self._written
+            pending = file.connection.submit((self.message,), _REPLY_MAX, request.file_done)
+            if pending is not None:
+                request.pending = pending
+                request.at_server = True
 
     def _written(self, request: Request, status: int, reply: Buffer) -> None:
         core, file = self.core, self.file
@@ -192,8 +202,9 @@ class _Writing:
             status in LOST
             and not self.final
             and not request.answered
-            and self.offset != OFFSET_APPEND
-            and core.reopening.again(file, self._wait_again)
+            # What may have been appended is not appended once more; who does not know the file has not.
+            and (self.offset != OFFSET_APPEND or status == -errno.EBADF)
+            and core.reopening.again(file, self.opened, status, self._wait_again)
         ):
             return
         self._over(status, reply)
@@ -271,6 +282,7 @@ class _Writing:
         self._send()
 
     def _send(self) -> None:
+        self.opened = self.file.opened
         self.file.connection.submit((self.message,), _REPLY_MAX, self._arrived)
 
     def _arrived(self, status: int, reply: Buffer) -> None:
@@ -287,7 +299,7 @@ class _Writing:
             core.drops["writes_again"] += 1
             core.dispatch.call_at(core.dispatch.now() + RESEND_AFTER, partial(self._send_again, 0))
             return
-        if status in LOST and not self.final and core.reopening.again(self.file, self._send_again):
+        if status in LOST and not self.final and core.reopening.again(self.file, self.opened, status, self._send_again):
             return
         request, behind = self.request, self._account()
         self._over(status, reply)
