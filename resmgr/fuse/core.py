@@ -83,6 +83,8 @@ class Core(Answers):
         self.opened: dict[Node, list[Directory]] = {}
         """Open directories by their nodes."""
         self.bare = Bares(self)
+        self.unfinished: dict[Request, Callable[[], None]] = {}
+        """Closes that wait for something else here, whether they are answered or not, and what carries each out at once."""
         self.held_bytes = 0
         """Bytes of WRITEs that wait for servers."""
         self.behind_cost = 0
@@ -451,6 +453,7 @@ class Core(Answers):
         self.idle.close()
         self.removals.close(self._hang_up)
         self.files.clear()
+        self.unfinished.clear()
         self.bare.clear()
         self.directories.clear()
         self.opened.clear()

@@ -219,12 +219,14 @@ class Machine(Core):
 
     def _new_user(self, record: Request, groups: UserGroups, handler: Handler, request: bytes) -> None:
         """Begin with a request when the groups of its user are known."""
-        if record.answered and record.opcode not in NOT_WAITED_FOR:
+        if record.answered and record not in self.unfinished:
             return
+        self.unfinished.pop(record, None)
         try:
             groups.learn(record.user[0])
         except LookingUp as looking:
             self.drops["waited_for_account"] += 1
+            self._said_once(record, handler, request)
             looking.then(lambda: self._new_user(record, groups, handler, request))
         except ResmgrError as error:
             self.error(record, errno_of(error))
@@ -278,9 +280,12 @@ class Machine(Core):
             return False
         writes, kept = arrivals is behind, bytes(request)
 
+        self._said_once(record, handler, kept)
+
         def begin() -> None:
-            if record.answered and record.opcode not in NOT_WAITED_FOR:
+            if record.answered and record not in self.unfinished:
                 return
+            self.unfinished.pop(record, None)
             record.at = self.dispatch.now()
             view = memoryview(kept)
             if not writes or not self._held_up(record, handler, view, written=True):
@@ -290,6 +295,11 @@ class Machine(Core):
         self.waits(record)
         arrivals.wait(begin)
         return True
+
+    def _said_once(self, record: Request, handler: Handler, request: bytes) -> None:
+        """The request waits here. If the kernel says it once only, it is carried out though it is given up."""
+        if record.opcode in NOT_WAITED_FOR:
+            self.unfinished[record] = lambda: self._begin(record, handler, memoryview(request))
 
     def _special(self, opcode: int, unique: int, nodeid: int, request: memoryview) -> None:
         """What is not about a node, or has no answer."""
