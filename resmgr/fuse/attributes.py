@@ -33,6 +33,7 @@ from resmgr.fuse.formats import (
 )
 from resmgr.fuse.inode import Node, same_type
 from resmgr.fuse.openfile import File
+from resmgr.fuse.overdue import FAR, Span
 from resmgr.fuse.request import Request
 from resmgr.iomsg import (
     ACCESS,
@@ -206,6 +207,8 @@ def setattr_(core: Core, request: Request, view: memoryview) -> None:
     if valid & SET_MODE and mode & 0o111:
         # It may be run next, which fails while it is open for writing.
         core.handles.hurry()
+    if valid & SET_SIZE:
+        request.span = Span(min(size, node.attr[6]), FAR, True)
     rights = bool(valid & (SET_MODE | SET_UID | SET_GID))
     changing.changes_node(request, node, contents=bool(valid & SET_SIZE), rights=rights)
     fixed = SETATTR.pack(valid, mode & 0o7777, uid, gid, size, _time(atime, atime_ns), _time(mtime, mtime_ns))

@@ -33,7 +33,7 @@ from typing import Final
 
 from resmgr.dispatch import Buffer
 from resmgr.errors import BadMessage
-from resmgr.fuse import changing, formats, locking, owned, polling, writing
+from resmgr.fuse import changing, formats, locking, overdue, owned, polling, writing
 from resmgr.fuse.caller import ends
 from resmgr.fuse.core import CONNECT, DEVICES, ENTRY_MAX, Core, Found, alike
 from resmgr.fuse.delegated import Held
@@ -57,6 +57,7 @@ from resmgr.fuse.formats import (
 )
 from resmgr.fuse.inode import Node, same_type
 from resmgr.fuse.openfile import File
+from resmgr.fuse.overdue import whole
 from resmgr.fuse.request import Request
 from resmgr.iomsg import NONBLOCK, OPEN, OPEN_DELEGATE, READ, REQUEST, SYNC_DATA_ONLY, Connect, Io
 
@@ -144,6 +145,7 @@ def open_(core: Core, request: Request, view: memoryview) -> None:
         prefetch = core.options.prefetch
     if flags & O_TRUNC:
         changing.changes_node(request, node)
+        request.span = whole()
     fixed = OPEN.pack(0, 0, prefetch)
     if not node.named:
         # By /proc/PID/fd: what has no name is opened again through what is open.
@@ -427,12 +429,16 @@ def release(core: Core, request: Request, view: memoryview) -> None:
         else:
             close()
 
+    def settled() -> None:
+        if not overdue.after(file.node, 0, overdue.FAR, settled):
+            arrived()
+
     behind = file.node.behind
     if behind is None:
         arrived()
     else:
         # The node stays, and with it the account of its writes.
-        behind.after(arrived)
+        behind.after(settled)
 
 
 def _nothing() -> None:

@@ -121,7 +121,7 @@ def give_up(core: Core) -> None:
             core.error(request, errno.EINTR)
     for file in core.files.values():
         behind = file.node.behind
-        if behind is not None and len(behind.outstanding) > len(behind.unknown) and not file.error:
+        if behind is not None and behind.outstanding and not file.error:
             file.error = errno.EIO
             file.unseen = file.written != file.synced
     for file in core.files.values():

@@ -12,11 +12,12 @@ from typing import Final
 
 from resmgr.dispatch import Buffer
 from resmgr.errors import BadMessage
-from resmgr.fuse import changing, formats
+from resmgr.fuse import changing, formats, overdue
 from resmgr.fuse.attributes import done, parse_attr
 from resmgr.fuse.between import copy_between
 from resmgr.fuse.core import Core
 from resmgr.fuse.formats import BODY
+from resmgr.fuse.overdue import Span, of_space
 from resmgr.fuse.request import Request, told
 from resmgr.iomsg import ATTR, COPY_MAX, OFFSET, REQUEST, SEEK_DATA, SEEK_HOLE, SPACE, Io
 from resmgr.iorequest import pack_copy, pack_seek
@@ -31,6 +32,7 @@ def fallocate(core: Core, request: Request, view: memoryview) -> None:
         core.error(request, errno.EBADF)
         return
     changing.changes_node(request, file.node, contents=True)
+    request.span = of_space(mode, offset, length, file.node.attr[6])
     message = REQUEST.pack(Io.SPACE, 0, 0, file.ocb) + SPACE.pack(mode, offset, length)
     core.on_file(request, file, (message,), 0, done)
 
@@ -92,6 +94,7 @@ def copy_file_range(core: Core, request: Request, view: memoryview) -> None:
         core.error(request, errno.EXDEV)
         return
     length = min(length, COPY_MAX)
+    request.span = Span(to, to + length, to + length > there.node.attr[6])
     changing.changes_node(request, there.node, contents=True)
 
     def copied(request: Request, status: int, reply: Buffer) -> None:
@@ -105,7 +108,7 @@ def copy_file_range(core: Core, request: Request, view: memoryview) -> None:
             core.answer(request, formats.WRITE_REPLY.pack(24, 0, request.unique, status))
 
     def copy() -> None:
-        if request.answered:
+        if request.answered or overdue.after(there.node, to, to + length, copy):
             return
         if here and file.connection is not there.connection:
             # One of them was opened again meanwhile. The kernel reads and writes, and is told what became of the other.

@@ -103,6 +103,7 @@ class Reopening:
         self.asking = 0
         """Questions for tokens that are under way."""
         self._timer: Timer | None = None
+        self._closed = False
 
     # ---- tokens
 
@@ -190,7 +191,7 @@ class Reopening:
     def again(self, file: File, opened: int, status: int, then: Done) -> bool:
         """A write through *file*, sent when that had been opened *opened* times, is answered *status*, which is in LOST: *then* when the
         file is open again, or is not. False: that is not waited for here."""
-        if self._core.files.get(file.fh) is not file or not (self._limit or status == -errno.EBADF):
+        if self._closed or self._core.files.get(file.fh) is not file or not (self._limit or status == -errno.EBADF):
             return False
         lost = self.lost.get(file.fh)
         if lost is None:
@@ -215,7 +216,7 @@ class Reopening:
         found = False
         since = opened != file.opened + (0 if other is None else other.opened)
         for one in (file, other):
-            if one is not None and self._core.files.get(one.fh) is one:
+            if one is not None and not self._closed and self._core.files.get(one.fh) is one:
                 if one.fh in self.lost or (since and not one.dead):
                     found = True
                 elif not since:
@@ -524,6 +525,7 @@ class Reopening:
 
     def close(self) -> None:
         """The mount is gone."""
+        self._closed = True
         for lost in self.lost.values():
             if lost.timer is not None:
                 lost.timer.cancel()

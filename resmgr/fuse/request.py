@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from resmgr.fuse.changing import Change
     from resmgr.fuse.core import Core
     from resmgr.fuse.openfile import File
+    from resmgr.fuse.overdue import Span
     from resmgr.fuse.owned import LeasedName
 
 Step = Callable[["Request", int, Buffer], None]
@@ -99,6 +100,7 @@ class Request:
         "reply_len",
         "retries",
         "second",
+        "span",
         "step",
         "subtype",
         "undisturbed",
@@ -137,6 +139,8 @@ class Request:
         """...one that it names besides, on the same server."""
         self.opened = 0
         """How often these had been opened when it was sent."""
+        self.span: Span | None = None
+        """What it changes of its file's contents, if it is one of those that may do so after they were given up."""
         self.overdue: Callable[[], None] | None = None
         """Called when the server has answered after all (`overdue`)."""
         self.base: Node | None = None

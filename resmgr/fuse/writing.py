@@ -34,6 +34,7 @@ from resmgr.fuse.caller import broken_pipe
 from resmgr.fuse.core import Core
 from resmgr.fuse.formats import BODY, O_APPEND, O_DSYNC, O_NONBLOCK
 from resmgr.fuse.openfile import File
+from resmgr.fuse.overdue import FAR, Span, whole
 from resmgr.fuse.request import LOST, RESEND_AFTER, RESEND_FOR, Request, told
 from resmgr.iomsg import ATTR, NONBLOCK, OFFSET_APPEND, REQUEST, SURE, WRITE, WRITE_AT, WRITE_ATTR, Io
 
@@ -105,14 +106,10 @@ def write(core: Core, request: Request, view: memoryview) -> None:
         begin = writing.go_behind
         if node.behind is None:
             node.behind = Behind()
-    behind = node.behind
-    if behind is None or not behind.outstanding:
+    if node.behind is None:
         begin()
-    elif offset == OFFSET_APPEND or behind.overlaps(offset, offset + size):
-        core.drops["writes_overlapped"] += 1
-        behind.after(partial(writing.after_others, begin))
     else:
-        begin()
+        writing.when_free(node.behind, begin)
 
 
 def _room_for(core: Core, behind: Behind, size: int) -> bool:
@@ -175,8 +172,23 @@ class _Writing:
         """The file is not waited for any more."""
         core.held_bytes += size
 
-    def after_others(self, begin: Callable[[], None]) -> None:
-        """Begin, after writes that it overlaps."""
+    def when_free(self, behind: Behind, begin: Callable[[], None]) -> None:
+        """Begin, when what it overlaps has arrived."""
+        start, end = (0, FAR) if self.offset == OFFSET_APPEND else (self.offset, self.offset + self.size)
+        if behind.overdue is not None and (numbers := behind.overdue.over(start, end)):
+            self.core.drops["writes_overlapped"] += 1
+            behind.overdue.wait(numbers, partial(self._after_overdue, behind, begin))
+        elif behind.outstanding and (self.offset == OFFSET_APPEND or behind.overlaps(start, end)):
+            self.core.drops["writes_overlapped"] += 1
+            behind.after(partial(self._after_others, begin))
+        else:
+            begin()
+
+    def _after_overdue(self, behind: Behind, begin: Callable[[], None]) -> None:
+        self._readdress()
+        self.when_free(behind, begin)
+
+    def _after_others(self, begin: Callable[[], None]) -> None:
         self._readdress()
         begin()
 
@@ -190,6 +202,8 @@ class _Writing:
         else:
             request, file = self.request, self.file
             self.opened = file.opened
+            end = self.offset + self.size
+            request.span = whole() if self.offset == OFFSET_APPEND else Span(self.offset, end, end > file.node.attr[6])
             request.step = self._written
             pending = file.connection.submit((self.message,), _REPLY_MAX, request.file_done)
             if pending is not None:
