@@ -22,6 +22,7 @@ from resmgr.fuse.formats import (
     FATTR_ATIME_NOW,
     FATTR_FH,
     FATTR_GID,
+    FATTR_KILL_SUIDGID,
     FATTR_MODE,
     FATTR_MTIME,
     FATTR_MTIME_NOW,
@@ -39,6 +40,7 @@ from resmgr.iomsg import (
     ACCESS,
     ATTR,
     BIRTH,
+    LOSES_BITS,
     REQUEST,
     SET_ATIME,
     SET_ATIME_NOW,
@@ -221,6 +223,8 @@ def setattr_(core: Core, request: Request, view: memoryview) -> None:
     if file is None:
         file = node.descriptor(node.server.connections.get(request.user), bool(valid & SET_SIZE))
     if file is not None:
+        if asked & FATTR_KILL_SUIDGID and valid and file.roots:
+            how |= LOSES_BITS
         core.on_file(request, file, (REQUEST.pack(_SETATTR, 0, how, file.ocb) + fixed,), ATTR.size + len(SURE), _set)
     else:
         core.on_leaf(request, node, Connect.SETATTR, how, fixed, ENTRY_MAX, _set)

@@ -82,6 +82,11 @@ class File:
         self.waiting: list[Callable[[], None]] = []
         """Called when `writes` is 0 again."""
 
+    @property
+    def roots(self) -> bool:
+        """Whether it is root's, whoever uses it: root has opened it and handed it on, or was root then."""
+        return self.connection.credentials.uid == 0
+
     def show_error(self, looks: bool) -> int:
         """The errno to tell by a close, which others who share the open file are told as well. *looks*: somebody looks at it."""
         if looks:

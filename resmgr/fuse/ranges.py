@@ -17,9 +17,10 @@ from resmgr.fuse.attributes import done, parse_attr
 from resmgr.fuse.between import copy_between
 from resmgr.fuse.core import Core
 from resmgr.fuse.formats import BODY
+from resmgr.fuse.openfile import File
 from resmgr.fuse.overdue import Span, of_space
 from resmgr.fuse.request import Request, told
-from resmgr.iomsg import ATTR, COPY_MAX, OFFSET, REQUEST, SEEK_DATA, SEEK_HOLE, SPACE, Io
+from resmgr.iomsg import ATTR, COPY_MAX, LOSES_BITS, OFFSET, REQUEST, SEEK_DATA, SEEK_HOLE, SPACE, Io
 from resmgr.iorequest import pack_copy, pack_seek
 
 OFFSET_MAX: Final = (1 << 63) - 1
@@ -33,8 +34,13 @@ def fallocate(core: Core, request: Request, view: memoryview) -> None:
         return
     changing.changes_node(request, file.node, contents=True)
     request.span = of_space(mode, offset, length, file.node.attr[6])
-    message = REQUEST.pack(Io.SPACE, 0, 0, file.ocb) + SPACE.pack(mode, offset, length)
+    message = REQUEST.pack(Io.SPACE, 0, _how(request, file), file.ocb) + SPACE.pack(mode, offset, length)
     core.on_file(request, file, (message,), 0, done)
+
+
+def _how(request: Request, file: File) -> int:
+    """The flags of a message that changes *file* for whoever asks."""
+    return LOSES_BITS if request.user[0] and file.roots else 0
 
 
 def lseek(core: Core, request: Request, view: memoryview) -> None:
@@ -90,7 +96,7 @@ def copy_file_range(core: Core, request: Request, view: memoryview) -> None:
         core.reopening.wait(lost, lambda code: _open_again(core, request, kept, code))
         return
     here = file.connection is there.connection
-    if not here and core.pairs.names(file, there, start, length) is None:
+    if not here and (_how(request, there) or core.pairs.names(file, there, start, length) is None):
         core.error(request, errno.EXDEV)
         return
     length = min(length, COPY_MAX)
@@ -114,7 +120,7 @@ def copy_file_range(core: Core, request: Request, view: memoryview) -> None:
             # One of them was opened again meanwhile. The kernel reads and writes, and is told what became of the other.
             core.error(request, errno.EXDEV)
         elif here:
-            core.on_file(request, file, (pack_copy(file.ocb, there.ocb, start, to, length),), 0, copied, there)
+            core.on_file(request, file, (pack_copy(file.ocb, there.ocb, start, to, length, _how(request, there)),), 0, copied, there)
         elif not copy_between(core, request, file, there, start, to, length, copied):
             core.error(request, errno.EXDEV)
 

@@ -36,7 +36,7 @@ from resmgr.fuse.formats import BODY, O_APPEND, O_DSYNC, O_NONBLOCK
 from resmgr.fuse.openfile import File
 from resmgr.fuse.overdue import FAR, Span, whole
 from resmgr.fuse.request import LOST, RESEND_AFTER, RESEND_FOR, Request, told
-from resmgr.iomsg import ATTR, NONBLOCK, OFFSET_APPEND, REQUEST, SURE, WRITE, WRITE_AT, WRITE_ATTR, Io
+from resmgr.iomsg import ATTR, LOSES_BITS, NONBLOCK, OFFSET_APPEND, REQUEST, SURE, WRITE, WRITE_AT, WRITE_ATTR, Io
 
 logger = logging.getLogger(__name__)
 
@@ -80,8 +80,9 @@ def write(core: Core, request: Request, view: memoryview) -> None:
     changing.written(core, node)
     behind = node.behind
     synchronous = mapped or bool(flags & SYNCHRONOUS)
+    loses = bool(how & formats.WRITE_KILL_SUIDGID) and file.roots
     if behind is not None and behind.gathered is not None:
-        if not synchronous and size <= COPY_MAX and behind.continues(file, offset, size) and _room_for(core, behind, size):
+        if not synchronous and not loses and size <= COPY_MAX and behind.continues(file, offset, size) and _room_for(core, behind, size):
             _gather(core, request, file, behind, view[_DATA:])
             return
         behind.send_gathered()
@@ -97,6 +98,8 @@ def write(core: Core, request: Request, view: memoryview) -> None:
         how |= WRITE_ATTR
     if placed:
         how |= WRITE_AT
+    if loses:
+        how |= LOSES_BITS
     _MESSAGE.pack_into(view, start, _WRITE, 0, how, file.ocb, offset, size)
     writing = _Writing(core, request, file, offset, size, mapped, view[start:], let_go)
     if synchronous or node.mode & 0o170000 != S_IFREG or not size or not core.options.write_behind:
