@@ -222,8 +222,11 @@ class Core(Answers):
         parent = node.parent
         if node.via is not None:
             connection = self.servers.connect(node.server, request.user)
-            self.direct(request, connection, node.via, subtype, flags, fixed, tail, reply_len, step)
-        elif parent is None:
+            way = node.way(connection)
+            if way is not None:
+                self.direct(request, connection, way, subtype, flags, fixed, tail, reply_len, step)
+                return
+        if parent is None:
             self.on_base(request, node, CONNECT, subtype, flags, fixed, tail, reply_len, step)
         elif not node.named:
             self.error(request, errno.ESTALE)
@@ -340,6 +343,7 @@ class Core(Answers):
             if found.handle:
                 self.handles.close_later(found.connection, found.handle)
             node.via = request.via
+            node.via_on = request.connection
         self.leases.entered(parent, name, node, request.at, request.user, found.connection if found.watched else None)
         return node
 

@@ -356,9 +356,8 @@ class Reopening:
         fixed = REOPEN.pack(len(thing.token)) + thing.token
         if lost.above is not None:
             core.on_base(request, lost.above, CONNECT, Connect.REOPEN, flags, fixed, b"", ENTRY_MAX, request.step)
-        elif node.via is not None:
-            connection = core.servers.connect(node.server, request.user)
-            core.direct(request, connection, node.via, Connect.REOPEN, flags, fixed, b"", ENTRY_MAX, request.step)
+        elif node.via is not None and (way := node.way(connection := core.servers.connect(node.server, request.user))) is not None:
+            core.direct(request, connection, way, Connect.REOPEN, flags, fixed, b"", ENTRY_MAX, request.step)
         elif node.parent is not None:
             # Also of a name that is not the file's any more: its server may know where it is.
             core.on_base(request, node.parent, CONNECT, Connect.REOPEN, flags, fixed, node.name, ENTRY_MAX, request.step)
