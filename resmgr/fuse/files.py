@@ -1,7 +1,8 @@
 """Open files: CREATE, OPEN, READ, FLUSH, RELEASE, FSYNC, TMPFILE. WRITE is in `writing`.
 
 OPEN is one message that brings attributes and, for a read-only open of a file whose pages the kernel may not have, the first bytes. READs
-inside them are answered without the server; the bytes are dropped once they were read to their end, and after `attr_valid` seconds. If
+inside them are answered without the server; the bytes are dropped once they were read to their end, and after `attr_valid` seconds, and
+not kept if something was changed from here since OPEN was sent: what was written then may have been answered before. If
 they are the whole file, and it is opened for the first time, they are given to the kernel as pages (NOTIFY_STORE) before the answer, and it
 asks for none.
 
@@ -195,6 +196,8 @@ def _look_again(core: Core, node: Node) -> None:
 def _open(request: Request, found: Found, attr: AttrTuple, at: float) -> None:
     """The request's node was opened as *found*, with *attr*, by a question of the time *at*."""
     core, node = request.core, request.node
+    # What came may be of before a change that was made from here since, and that programs were told is done.
+    current = node.changed < at
     settled = _settled(core, node, attr)
     node.tell(attr, at)
     core.leases.took(node, at, request.user)
@@ -203,7 +206,7 @@ def _open(request: Request, found: Found, attr: AttrTuple, at: float) -> None:
     if found.delegated:
         core.delegated.took(request, file, at)
     answer = _pages(core, node, flags, found.live, settled)
-    if len(found.data):
+    if len(found.data) and current:
         file.data = bytes(found.data)
         file.data_at = at
         file.data_ends = len(file.data) < core.options.prefetch
@@ -219,10 +222,10 @@ def _open(request: Request, found: Found, attr: AttrTuple, at: float) -> None:
     elif node.told is None and node.parent is not None and node.parent.lease is not None:
         # An event may have come while the kernel was still busy with an answer, and what it was told then did not take it back.
         core.take_back(node)
-        node.fresh = True
+        node.fresh = current
     elif node.told is not None and not alike(node.told, attr):
         core.take_back(node)
-        node.fresh = True
+        node.fresh = current
         core.drops["attributes_changed"] += 1
     core.answer(request, formats.OPEN_REPLY.pack(32, 0, request.unique, file.fh, answer))
 

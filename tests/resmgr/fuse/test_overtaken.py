@@ -181,3 +181,17 @@ def test_what_was_given_up_before_it_was_sent_holds_nothing_up(rig: Rig) -> None
     assert rig.write(node, fh, 0, b"fresh").error == 0
     assert rig.ask(Opcode.FLUSH, node, FLUSH(fh, 0)).error == 0
     assert rig.fs.find(b"d/f").data == b"freshe"
+
+
+def test_bytes_that_came_with_open_are_not_older_than_a_write_that_was_answered_before(rig: Rig) -> None:
+    """The answer to OPEN comes after that to the write, which the server had later."""
+    node, fh = opened(rig)
+    assert rig.write(node, fh, 0, b"before").error == 0
+    rig.run(2)
+    rig.fs.faults.append(Fault("open", late=0.1, times=1))
+    reading = later(rig, Opcode.OPEN, node, formats.OPEN_IN.pack(os.O_RDONLY, 0))
+    rig.run(0.01)
+    assert rig.write(node, fh, 0, b"after!").error == 0
+    rig.run(0.2)
+    new = rig.answers[reading].fh
+    assert rig.read(node, new, 0, 10).body == b"after!"
