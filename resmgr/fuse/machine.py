@@ -295,6 +295,8 @@ class Machine(Core):
             self.unfinished.pop(record, None)
             record.at = self.dispatch.now()
             view = memoryview(kept)
+            if self.reopening.lost and record.opcode in ON_OPEN and self._waits_for_file(record, handler, view):
+                return
             if not writes or not self._held_up(record, handler, view, written=True):
                 self._begin(record, handler, view)
 

@@ -90,9 +90,9 @@ def copy_file_range(core: Core, request: Request, view: memoryview) -> None:
     if file is None or there is None or there.node.nodeid != nodeid or flags:
         core.error(request, errno.EINVAL if flags else errno.EBADF)
         return
+    kept = bytes(view)
     lost = core.reopening.lost.get(fh_out)
     if lost is not None:
-        kept = bytes(view)
         core.reopening.wait(lost, lambda code: _open_again(core, request, kept, code))
         return
     here = file.connection is there.connection
@@ -116,6 +116,10 @@ def copy_file_range(core: Core, request: Request, view: memoryview) -> None:
     def copy() -> None:
         if request.answered or overdue.after(there.node, to, to + length, copy):
             return
+        lost = core.reopening.lost.get(fh) or core.reopening.lost.get(fh_out)
+        if lost is not None:
+            core.reopening.wait(lost, lambda code: _open_again(core, request, kept, code))
+            return
         if here and file.connection is not there.connection:
             # One of them was opened again meanwhile. The kernel reads and writes, and is told what became of the other.
             core.error(request, errno.EXDEV)
@@ -132,7 +136,7 @@ def copy_file_range(core: Core, request: Request, view: memoryview) -> None:
 
 
 def _open_again(core: Core, request: Request, view: bytes, code: int) -> None:
-    """The destination was opened again, or cannot be."""
+    """The source or the destination was opened again, or cannot be."""
     if request.answered:
         return
     if code:

@@ -242,6 +242,23 @@ class Reopening:
                 self._try_in(lost, pause)
         return lost
 
+    def forgot_directory(self, directory: Directory, ocb: int) -> bool:
+        """A server answered EBADF to a message to *directory*, which was open as *ocb* then. Whether it does not know that: it is opened
+        again, or is already."""
+        core = self._core
+        if self._closed or core.directories.get(directory.fh) is not directory:
+            return False
+        if directory.fh in self.lost or directory.ocb != ocb:
+            return True
+        directory.forgotten = series = directory.forgotten or Forgotten()
+        pause = series.once_more(core.dispatch.now(), 0.0)
+        if pause is None:
+            return False
+        core.drops["forgotten"] += 1
+        lost = self.lost[directory.fh] = Lost(directory, core.dispatch.now())
+        lost.pause = pause
+        return True
+
     def end(self, file: File) -> None:
         """What was locked through *file* is not any more, and what it is open as is gone: whoever uses it is to hear that."""
         file.dead = True

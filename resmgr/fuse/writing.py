@@ -202,7 +202,7 @@ class _Writing:
             # Given up before it was sent.
             self._over(-errno.ECANCELED, b"")
             self._returned()
-        else:
+        elif not self._lost(self._wait_again):
             request, file = self.request, self.file
             self.opened = file.opened
             end = self.offset + self.size
@@ -212,6 +212,13 @@ class _Writing:
             if pending is not None:
                 request.pending = pending
                 request.at_server = True
+
+    def _lost(self, then: Callable[[int], None]) -> bool:
+        """Whether the file is lost: then *then* when it is open again, and its locks are set, or is not."""
+        lost = self.core.reopening.lost.get(self.file.fh)
+        if lost is not None:
+            self.core.reopening.wait(lost, then)
+        return lost is not None
 
     def _written(self, request: Request, status: int, reply: Buffer) -> None:
         core, file = self.core, self.file
@@ -299,8 +306,9 @@ class _Writing:
         self._send()
 
     def _send(self) -> None:
-        self.opened = self.file.opened
-        self.file.connection.submit((self.message,), _REPLY_MAX, self._arrived)
+        if not self._lost(self._send_again):
+            self.opened = self.file.opened
+            self.file.connection.submit((self.message,), _REPLY_MAX, self._arrived)
 
     def _arrived(self, status: int, reply: Buffer) -> None:
         core = self.core

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -152,6 +153,36 @@ def test_a_lock_that_was_granted_to_what_is_not_known_any_more(far: Make, failur
     assert taken == (0 if failure is Failure.SOFT else -errno.EAGAIN)
 
 
+@pytest.mark.parametrize("failure", [Failure.SOFT, Failure.HARD])
+def test_an_open_directory_goes_on(far: Make, failure: Failure) -> None:
+    rig = far(failure)
+    names = {b"name%04d" % number for number in range(600)}
+    for name in names:
+        (rig.root / os.fsdecode(name)).touch()
+    fh = rig.ask(Opcode.OPENDIR, 1, bytes(8)).fh
+    seen: list[bytes] = []
+    offset = 0
+    for turn in range(1000):
+        if turn == 3:
+            forget(rig)
+        answer = rig.ask(Opcode.READDIR, 1, formats.READ_IN.pack(fh, offset, 4096, 0, 0, 0))
+        if answer.error == -errno.EHOSTDOWN and failure is Failure.SOFT:
+            continue
+        assert answer.error == 0
+        if not answer.body:
+            break
+        at = 0
+        while at < len(answer.body):
+            _, offset, length, _ = struct.unpack_from("=QQII", answer.body, at)
+            seen.append(bytes(answer.body[at + 24 : at + 24 + length]))
+            at += 24 + (length + 7 & ~7)
+    assert sorted(seen) == sorted({*names, b".", b".."})
+    assert rig.machine.drops["forgotten"] == 1
+    forget(rig)
+    synced = [rig.ask(Opcode.FSYNCDIR, 1, formats.FSYNC_IN.pack(fh, 0)).error for _ in range(2)]
+    assert synced == [-errno.EHOSTDOWN if failure is Failure.SOFT else 0, 0]
+
+
 # ---- a server that knows nothing of what it has just opened
 
 
@@ -225,6 +256,48 @@ def test_who_comes_while_locks_are_set_again_does_not_have_the_file_opened_twice
     rig.run(1)
     assert rig.machine.drops["reopen_tried"] == rig.machine.drops["reopened"] == 1
     assert open_there(rig) == 1
+
+
+@pytest.mark.parametrize("what", ["write", "read", "copy"])
+def test_what_waits_for_a_write_is_not_sent_before_locks_are_set_again(far: Make, what: str) -> None:
+    """Somebody else may have them. It waits for a write by another open file of another user, which arrives meanwhile."""
+    rig = far(Failure.HARD, delegations=False)
+    node, fh = opened(rig)
+    (rig.root / "f").chmod(0o666)
+    assert rig.ask(Opcode.SETLK, node, LOCK(fh, 7, 0, 9, fcntl.F_WRLCK, 5, 0)).error == 0
+    rig.uid = 4001
+    other = rig.ask(Opcode.OPEN, node, formats.OPEN_IN.pack(os.O_WRONLY, 0)).fh
+    rig.uid = 0
+
+    def slow(write: Handler, message: Message, client: HostClient, handle: Handle, flags: int) -> None:
+        after = 1.2 if client.info.credentials.uid else 0.0
+        rig.there.call_at(rig.there.now() + after, lambda: write(message, client, handle, flags))
+
+    def refused(lock: Handler, message: Message, client: HostClient, handle: Handle, flags: int) -> None:
+        rig.there.call_at(rig.there.now() + 1.5, lambda: message.error(errno.EAGAIN))
+
+    instead(rig, Io.WRITE, slow)
+    instead(rig, Io.LOCK, refused)
+    assert rig.ask(Opcode.WRITE, node, write_at(other, 20, b"b")).error == 0
+    if what == "write":
+        # Behind, and not sent yet.
+        waiting = rig.start(Opcode.WRITE, node, write_at(fh, 0, b"a"))
+    elif what == "read":
+        waiting = rig.start(Opcode.READ, node, formats.READ_IN.pack(fh, 0, 10, 0, 0, 0))
+    else:
+        source, reading = opened(rig, os.O_RDONLY, b"source", b"SOURCE")
+        waiting = rig.start(Opcode.COPY_FILE_RANGE, source, formats.COPY_IN.pack(reading, 0, node, fh, 0, 6, 0))
+    (handle,) = [one for one in rig.host.manager.table.handles.values() if one.number == rig.machine.files[fh].ocb]
+    rig.host.manager.table.close(handle)
+    # This waits for no write.
+    asked = rig.start(Opcode.GETLK, node, LOCK(fh, 7, 50, 60, fcntl.F_WRLCK, 5, 0))
+    rig.run(3)
+    assert (rig.root / "f").read_bytes() == b"0123456789" + bytes(10) + b"b"
+    assert -errno.EIO in (rig.answers[asked].error, rig.answers[waiting].error)
+    if what == "write":
+        assert flush(rig, node, fh, 8) != 0
+    else:
+        assert rig.answers[waiting].error < 0
 
 
 @pytest.mark.parametrize("release", [False, True])
