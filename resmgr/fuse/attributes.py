@@ -190,7 +190,7 @@ def _looked_at(request: Request, status: int, reply: Buffer) -> None:
         core.error(request, errno.ESTALE)
         return
     if attr[0] != node.ino:
-        if node.files:
+        if node.files or not request.named(node):
             core.error(request, errno.ESTALE)
             return
         core.nodes.rebind(node, attr)

@@ -167,7 +167,7 @@ def _opened(request: Request, status: int, reply: Buffer) -> None:
     core, node = request.core, request.node
     if status < 0:
         # The name is gone, but the kernel thinks that it is there: a program that wants it made otherwise hears that it does not exist.
-        if status == -errno.ENOENT:
+        if status == -errno.ENOENT and request.named(node):
             _look_again(core, node)
         core.failed(request, -errno.ESTALE if status == -errno.ENOENT else status)
         return
@@ -175,7 +175,8 @@ def _opened(request: Request, status: int, reply: Buffer) -> None:
     if found.handle:
         core.handles.close_later(found.connection, found.handle)
     if found.server is not node.server or not same_type(node, attr) or attr[0] != node.ino:
-        _look_again(core, node)
+        if request.named(node):
+            _look_again(core, node)
         core.replaced.keep(request, found, attr)
         core.error(request, errno.ESTALE)
         return
@@ -199,8 +200,9 @@ def _open(request: Request, found: Found, attr: AttrTuple, at: float) -> None:
     # What came may be of before a change that was made from here since, and that programs were told is done.
     current = node.changed < at
     settled = _settled(core, node, attr)
-    node.tell(attr, at)
-    core.leases.took(node, at, request.user)
+    if node.attr_at <= at:
+        node.tell(attr, at)
+        core.leases.took(node, at, request.user)
     flags = request.extra
     file = core.add_file(node, found.connection, found.ocb, flags)
     if found.delegated:
@@ -223,7 +225,7 @@ def _open(request: Request, found: Found, attr: AttrTuple, at: float) -> None:
         # An event may have come while the kernel was still busy with an answer, and what it was told then did not take it back.
         core.take_back(node)
         node.fresh = current
-    elif node.told is not None and not alike(node.told, attr):
+    elif node.told is not None and not alike(node.told, node.attr):
         core.take_back(node)
         node.fresh = current
         core.drops["attributes_changed"] += 1

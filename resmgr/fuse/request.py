@@ -172,6 +172,10 @@ class Request:
         self.reply_len = 0
         self.step: Step
 
+    def named(self, node: Node) -> bool:
+        """Whether its message was about *node* by the name that this has here still: a program may have given it another one since."""
+        return self.via is not None or (self.base is node.parent and self.path == node.name)
+
     def done(self, status: int, reply: Buffer) -> None:
         """Completion of a message with a base handle: send it again, throw its answer away, or take the operation's next step."""
         sent = self.pending is not None

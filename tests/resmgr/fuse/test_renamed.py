@@ -1,0 +1,74 @@
+"""Questions by a name that a program of this mount gives to another file before they are answered."""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+
+import pytest
+
+from resmgr.fuse import formats
+from resmgr.fuse.formats import Opcode
+from resmgr.testing.fuserig import Rig
+from resmgr.testing.memfs import Fault
+from tests.resmgr.fuse.written import later
+
+
+def rename(rig: Rig, old: bytes, new: bytes) -> None:
+    assert rig.ask(Opcode.RENAME2, 1, struct.pack("=QII", 1, 0, 0) + old + b"\0" + new + b"\0").error == 0
+
+
+@pytest.fixture
+def rig() -> Rig:
+    rig = Rig()
+    rig.fs.add(b"f", b"first")
+    return rig
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_an_open_does_not_take_the_new_name_away(rig: Rig, replaced: bool) -> None:
+    """Others have it open: there must not be a second node of it."""
+    node = rig.walk(b"f")
+    fh = rig.open(node, os.O_RDWR).fh
+    rig.fs.faults.append(Fault("open", delay=0.1, times=1))
+    asked = later(rig, Opcode.OPEN, node, formats.OPEN_IN.pack(os.O_RDONLY, 0))
+    rename(rig, b"f", b"g")
+    if replaced:
+        rig.fs.add(b"f", b"second")
+    rig.run(0.2)
+    assert rig.answers[asked].error == -errno.ESTALE
+    assert rig.lookup(1, b"g").nodeid == node
+    assert rig.open(node).error == 0
+    assert rig.read(node, fh, 0, 10).body == b"first"
+    other = rig.lookup(1, b"f")
+    assert (other.error == 0 and other.nodeid not in (0, node)) is replaced
+
+
+def test_what_has_its_old_name_is_not_taken_for_it(rig: Rig) -> None:
+    node = rig.walk(b"f")
+    rig.run(5)
+    rig.fs.faults.append(Fault("lookup", delay=0.1, times=1))
+    asked = later(rig, Opcode.GETATTR, node, formats.GETATTR_IN.pack(0, 0))
+    rename(rig, b"f", b"g")
+    rig.fs.add(b"f", b"longer")
+    rig.run(0.2)
+    assert rig.answers[asked].error == -errno.ESTALE
+    assert rig.ask(Opcode.GETATTR, node, formats.GETATTR_IN.pack(0, 0)).attr[1] == 5
+    assert rig.lookup(1, b"g").nodeid == node
+    assert rig.lookup(1, b"f").nodeid != node
+
+
+def test_attributes_that_came_with_open_are_not_older_than_what_was_told_since(rig: Rig) -> None:
+    """Another client has written to it."""
+    node = rig.walk(b"f")
+    rig.run(5)
+    rig.fs.faults.append(Fault("open", late=0.1, times=1))
+    asked = later(rig, Opcode.OPEN, node, formats.OPEN_IN.pack(os.O_RDONLY, 0))
+    rig.fs.add(b"f", b"longer")
+    rig.run(0.05)
+    size = rig.ask(Opcode.GETATTR, node, formats.GETATTR_IN.pack(0, 0)).attr[1]
+    assert size == 6
+    rig.run(0.1)
+    assert rig.answers[asked].error == 0
+    assert rig.ask(Opcode.GETATTR, node, formats.GETATTR_IN.pack(0, 0)).attr[1] == 6
