@@ -352,8 +352,11 @@ class Core(Answers):
         self.drops["late_replies"] += 1
         if request.changes:
             changing.late(request)
-        if status < 0 or request.kind != CONNECT or request.subtype not in _ENTRY_REPLIES:
-            return
+        if status >= 0 and request.kind == CONNECT and request.subtype in _ENTRY_REPLIES:
+            self.close_entry(request, reply)
+
+    def close_entry(self, request: Request, reply: Buffer) -> None:
+        """Nobody wants what the entry *reply*, an answer to *request*, has opened."""
         try:
             found = self.parse_entry(request.connection, request.user, reply)
         except BadMessage:

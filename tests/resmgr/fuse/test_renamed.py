@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import struct
+from stat import S_IFLNK
 
 import pytest
 
@@ -72,3 +73,37 @@ def test_attributes_that_came_with_open_are_not_older_than_what_was_told_since(r
     rig.run(0.1)
     assert rig.answers[asked].error == 0
     assert rig.ask(Opcode.GETATTR, node, formats.GETATTR_IN.pack(0, 0)).attr[1] == 6
+
+
+@pytest.mark.parametrize("how", ["replaced", "made anew", "made"])
+def test_an_answer_that_is_overtaken_by_the_one_to_a_change_of_the_name(rig: Rig, how: str) -> None:
+    """The kernel asks where a known name leads without the lock of its directory. There must not be a second node of an open file."""
+    old = rig.walk(b"f")
+    made = formats.CREATE_IN.pack(os.O_RDWR | os.O_CREAT, 0o644, 0, 0)
+    new = rig.ask(Opcode.CREATE, 1, made + b"new\0").nodeid if how == "replaced" else 0
+    rig.run(5)
+    rig.fs.faults.append(Fault("lookup", delay=0.1, code=errno.ENOENT) if how == "made" else Fault("lookup", late=0.1))
+    asked = later(rig, Opcode.LOOKUP, 1, b"f\0")
+    rig.run(0.01)
+    rig.fs.faults.clear()
+    if how == "replaced":
+        rename(rig, b"new", b"f")
+    else:
+        assert rig.ask(Opcode.UNLINK, 1, b"f\0").error == 0
+        new = rig.ask(Opcode.CREATE, 1, made + b"f\0").nodeid
+    rig.run(0.2)
+    assert rig.answers[asked].nodeid == new != old
+    assert rig.lookup(1, b"f").nodeid == new
+    assert rig.machine.drops["looked_up_again"] == 1
+
+
+def test_the_text_of_a_link_that_has_its_old_name(rig: Rig) -> None:
+    rig.fs.add(b"a", b"there", mode=S_IFLNK | 0o777)
+    node = rig.walk(b"a")
+    rig.fs.faults.append(Fault("readlink", delay=0.1, times=1))
+    asked = later(rig, Opcode.READLINK, node, b"")
+    rename(rig, b"a", b"b")
+    rig.fs.add(b"a", b"elsewhere", mode=S_IFLNK | 0o777)
+    rig.run(0.2)
+    assert rig.answers[asked].error == -errno.ESTALE
+    assert rig.ask(Opcode.READLINK, node).body == b"there"
