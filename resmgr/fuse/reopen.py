@@ -425,6 +425,7 @@ class Reopening:
         before = thing.connection, thing.ocb
         thing.connection, thing.ocb = found.connection, found.ocb
         if not isinstance(thing, File):
+            core.handles.forget(*before)
             self._over(lost, 0)
             return
         thing.opened += 1

@@ -181,6 +181,8 @@ def test_an_open_directory_goes_on(far: Make, failure: Failure) -> None:
     forget(rig)
     synced = [rig.ask(Opcode.FSYNCDIR, 1, formats.FSYNC_IN.pack(fh, 0)).error for _ in range(2)]
     assert synced == [-errno.EHOSTDOWN if failure is Failure.SOFT else 0, 0]
+    assert rig.ask(Opcode.RELEASEDIR, 1, formats.RELEASE_IN.pack(fh, 0, 0, 0)).error == 0
+    assert not rig.machine.handles._shared
 
 
 # ---- a server that knows nothing of what it has just opened

@@ -107,3 +107,24 @@ def test_the_text_of_a_link_that_has_its_old_name(rig: Rig) -> None:
     rig.run(0.2)
     assert rig.answers[asked].error == -errno.ESTALE
     assert rig.ask(Opcode.READLINK, node).body == b"there"
+
+
+@pytest.mark.parametrize("above", [False, True])
+def test_a_directory_that_is_renamed_while_the_way_to_it_is_looked_for(rig: Rig, above: bool) -> None:
+    """A program has it open: the kernel does not ask by another path then."""
+    rig.fs.add(b"d/e/f", b"")
+    place = rig.walk(b"d")
+    node = rig.walk(b"d/e")
+    rig.run(5)
+    for one in (place, node):
+        known = rig.machine.nodes.get(one)
+        assert known is not None
+        rig.machine.handles.drop_all(known)
+    rig.fs.faults.append(Fault("lookup", delay=0.1, times=1))
+    asked = later(rig, Opcode.GETATTR, node, formats.GETATTR_IN.pack(0, 0))
+    if above:
+        rename(rig, b"d", b"g")
+    else:
+        assert rig.ask(Opcode.RENAME2, place, struct.pack("=QII", place, 0, 0) + b"e\0g\0").error == 0
+    rig.run(0.2)
+    assert rig.answers[asked].error == 0
