@@ -29,11 +29,6 @@ __all__ = ["far"]
 Handler = Callable[[Message, HostClient, Handle, int], None]
 
 
-def forget(rig: Far) -> None:
-    """All that other nodes have open is closed; their connections stay."""
-    rig.host.set_policy(rig.host.policy)
-
-
 def instead(rig: Far, kind: Io, handler: Callable[[Handler, Message, HostClient, Handle, int], None]) -> None:
     """Have *handler* answer messages, given the one that would."""
     known = rig.host.manager._io[kind]
@@ -48,11 +43,11 @@ def write_at(fh: int, offset: int, data: bytes, flags: int = os.O_RDWR) -> bytes
 def test_an_open_file_goes_on(far: Make, failure: Failure) -> None:
     rig = far(failure)
     node, fh = opened(rig)
-    forget(rig)
+    rig.forget()
     if failure is Failure.SOFT:
         assert read(rig, node, fh).error == -errno.EHOSTDOWN
     assert read(rig, node, fh).body == b"0123456789"
-    forget(rig)
+    rig.forget()
     assert write(rig, node, fh, b"abc") == 0
     assert flush(rig, node, fh) == 0
     assert (rig.root / "f").read_bytes() == b"abc3456789"
@@ -68,14 +63,14 @@ def test_rights_that_were_taken_away_meanwhile(far: Make, failure: Failure) -> N
     (rig.root / "f").chmod(0o666)
     node, fh = opened(rig)
     (rig.root / "f").chmod(0o600)
-    forget(rig)
+    rig.forget()
     assert [read(rig, node, fh).error for _ in range(3)][-2:] == [-errno.ESTALE] * 2
 
 
 def test_what_was_appended_is_appended_once(far: Make) -> None:
     rig = far(Failure.HARD)
     node, fh = opened(rig, os.O_RDWR | os.O_APPEND)
-    forget(rig)
+    rig.forget()
     assert rig.ask(Opcode.WRITE, node, write_at(fh, 0, b"abc", os.O_RDWR | os.O_APPEND)).error == 0
     assert (rig.root / "f").read_bytes() == b"0123456789abc"
 
@@ -123,7 +118,7 @@ def test_a_copy_whose_destination_is_not_known(far: Make) -> None:
     rig = far(Failure.HARD)
     source, reading = opened(rig, os.O_RDONLY, b"source", b"SOURCE")
     node, fh = opened(rig)
-    forget(rig)
+    rig.forget()
     copied = rig.ask(Opcode.COPY_FILE_RANGE, source, formats.COPY_IN.pack(reading, 0, node, fh, 0, 6, 0))
     assert copied.error == 0
     assert (rig.root / "f").read_bytes() == b"SOURCE6789"
@@ -143,7 +138,7 @@ def test_a_lock_that_was_granted_to_what_is_not_known_any_more(far: Make, failur
     instead(rig, Io.LOCK, granted)
     locked = rig.start(Opcode.SETLK, node, LOCK(fh, 7, 0, 9, fcntl.F_WRLCK, 5, 0))
     rig.run(0.1)
-    forget(rig)
+    rig.forget()
     assert [read(rig, node, fh).error for _ in range(2)][-1] == 0
     rig.host.manager._io[Io.LOCK] = known
     rig.run(1)
@@ -164,7 +159,7 @@ def test_an_open_directory_goes_on(far: Make, failure: Failure) -> None:
     offset = 0
     for turn in range(1000):
         if turn == 3:
-            forget(rig)
+            rig.forget()
         answer = rig.ask(Opcode.READDIR, 1, formats.READ_IN.pack(fh, offset, 4096, 0, 0, 0))
         if answer.error == -errno.EHOSTDOWN and failure is Failure.SOFT:
             continue
@@ -178,7 +173,7 @@ def test_an_open_directory_goes_on(far: Make, failure: Failure) -> None:
             at += 24 + (length + 7 & ~7)
     assert sorted(seen) == sorted({*names, b".", b".."})
     assert rig.machine.drops["forgotten"] == 1
-    forget(rig)
+    rig.forget()
     synced = [rig.ask(Opcode.FSYNCDIR, 1, formats.FSYNC_IN.pack(fh, 0)).error for _ in range(2)]
     assert synced == [-errno.EHOSTDOWN if failure is Failure.SOFT else 0, 0]
     assert rig.ask(Opcode.RELEASEDIR, 1, formats.RELEASE_IN.pack(fh, 0, 0, 0)).error == 0
@@ -346,7 +341,7 @@ def test_locks_that_were_this_nodes_own_affair_are_lost_and_their_program_is_tol
     rig.run(1)
     assert rig.ask(Opcode.SETLK, node, LOCK(fh, 7, 0, 9, fcntl.F_WRLCK, 5, 0)).error == 0
     assert rig.machine.drops["locks_here"] == 1
-    forget(rig)
+    rig.forget()
     told = [read(rig, node, fh).error for _ in range(4)]
     assert set(told[:2]) <= {-errno.EHOSTDOWN, -errno.EIO}
     assert -errno.EIO in told
