@@ -141,6 +141,8 @@ WRITE_ATTR: Final = 2
 """WRITE flag: the reply is Attr as it is after the write, SURE, if the server can say that."""
 WRITE_AT: Final = 4
 """WRITE flag: the offset counts, also of what was opened with O_APPEND (pages of a mapping; O_APPEND that was taken back)."""
+LOSES_BITS: Final = 8
+"""WRITE, SETATTR (of what is open), SPACE and COPY flag: who does it, with what root has opened, is not root: set-id bits go first."""
 SETATTR_SURE: Final = 1
 """SETATTR flag, of either kind: the reply ends with SURE, if the server can say that."""
 SURE: Final = b"\1"

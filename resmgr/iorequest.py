@@ -373,9 +373,9 @@ def parse_space(data: Buffer) -> tuple[int, int, int]:
     return mode, offset, length
 
 
-def pack_copy(handle: int, destination: int, start: int, to: int, length: int) -> bytes:
-    """COPY from open file *handle* to open file *destination* of the same client."""
-    return REQUEST.pack(Io.COPY, 0, 0, handle) + COPY.pack(destination, start, to, length, 0)
+def pack_copy(handle: int, destination: int, start: int, to: int, length: int, how: int = 0) -> bytes:
+    """COPY from open file *handle* to open file *destination* of the same client. *how*: LOSES_BITS."""
+    return REQUEST.pack(Io.COPY, 0, how, handle) + COPY.pack(destination, start, to, length, 0)
 
 
 def parse_copy(data: Buffer) -> tuple[int, int, int, int]:

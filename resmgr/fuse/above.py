@@ -78,8 +78,9 @@ class Above:
             self._leases.refused(found.connection, attr[0])
             return
         # Of before the watch it is not known whether it was still so.
-        node.tell(attr, at)
-        node.name_sure = 0.0
+        if node.attr_at <= at:
+            node.tell(attr, at)
+        node.attr_sure = node.name_sure = 0.0
         self._asked.pop(node, None)
         self._leases.began(node, connection, at, False, whole)
 

@@ -22,6 +22,7 @@ from resmgr.fuse.formats import (
     FATTR_ATIME_NOW,
     FATTR_FH,
     FATTR_GID,
+    FATTR_KILL_SUIDGID,
     FATTR_MODE,
     FATTR_MTIME,
     FATTR_MTIME_NOW,
@@ -33,11 +34,13 @@ from resmgr.fuse.formats import (
 )
 from resmgr.fuse.inode import Node, same_type
 from resmgr.fuse.openfile import File
+from resmgr.fuse.overdue import FAR, Span
 from resmgr.fuse.request import Request
 from resmgr.iomsg import (
     ACCESS,
     ATTR,
     BIRTH,
+    LOSES_BITS,
     REQUEST,
     SET_ATIME,
     SET_ATIME_NOW,
@@ -187,7 +190,7 @@ def _looked_at(request: Request, status: int, reply: Buffer) -> None:
         core.error(request, errno.ESTALE)
         return
     if attr[0] != node.ino:
-        if node.files:
+        if node.files or not request.named(node):
             core.error(request, errno.ESTALE)
             return
         core.nodes.rebind(node, attr)
@@ -206,6 +209,8 @@ def setattr_(core: Core, request: Request, view: memoryview) -> None:
     if valid & SET_MODE and mode & 0o111:
         # It may be run next, which fails while it is open for writing.
         core.handles.hurry()
+    if valid & SET_SIZE:
+        request.span = Span(min(size, node.attr[6]), FAR, True)
     rights = bool(valid & (SET_MODE | SET_UID | SET_GID))
     changing.changes_node(request, node, contents=bool(valid & SET_SIZE), rights=rights)
     fixed = SETATTR.pack(valid, mode & 0o7777, uid, gid, size, _time(atime, atime_ns), _time(mtime, mtime_ns))
@@ -218,6 +223,8 @@ def setattr_(core: Core, request: Request, view: memoryview) -> None:
     if file is None:
         file = node.descriptor(node.server.connections.get(request.user), bool(valid & SET_SIZE))
     if file is not None:
+        if asked & FATTR_KILL_SUIDGID and valid and file.roots:
+            how |= LOSES_BITS
         core.on_file(request, file, (REQUEST.pack(_SETATTR, 0, how, file.ocb) + fixed,), ATTR.size + len(SURE), _set)
     else:
         core.on_leaf(request, node, Connect.SETATTR, how, fixed, ENTRY_MAX, _set)

@@ -17,11 +17,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from resmgr.dispatch import Buffer
 from resmgr.fuse.arrivals import Arrivals
 from resmgr.fuse.formats import AttrTuple
+
+if TYPE_CHECKING:
+    from resmgr.fuse.overdue import Overdue
 
 OVERHEAD: Final = 16 * 1024
 """What a write on the way costs beside its bytes, so that tiny writes do not make a server refuse messages (EAGAIN at thousands)."""
@@ -50,14 +53,14 @@ class Gathered:
 class Behind(Arrivals):
     """Writes on the way of one node, by number, in the order in which they were sent."""
 
-    __slots__ = ("cost", "end", "gathered", "outstanding", "quiet_at", "throttled", "unknown")
+    __slots__ = ("cost", "end", "gathered", "outstanding", "overdue", "quiet_at", "throttled")
 
     def __init__(self) -> None:
         super().__init__()
         self.outstanding: dict[int, tuple[int, int]] = {}
         """number -> (start, end)"""
-        self.unknown: set[int] = set()
-        """Of these, what may change any part of the file (`overdue`); their ranges are empty."""
+        self.overdue: Overdue | None = None
+        """What changes the file, too, and nobody was told that it is done; None: nothing."""
         self.gathered: Gathered | None = None
         """The last of them, if it is not sent yet; there are others then."""
         self.cost = 0
@@ -71,8 +74,6 @@ class Behind(Arrivals):
 
     def overlaps(self, start: int, end: int) -> bool:
         """Whether a write of [start, end) has to wait."""
-        if self.unknown:
-            return True
         if start >= self.end:
             return False
         return any(start < other_end and other_start < end for other_start, other_end in self.outstanding.values())
@@ -88,14 +89,6 @@ class Behind(Arrivals):
             self.end = end
         return number
 
-    def begin_unknown(self) -> int:
-        """Something that changes the file is on the way, and nobody was told that it is done; its number."""
-        number = self.number()
-        self.outstanding[number] = (0, 0)
-        self.unknown.add(number)
-        self.cost += OVERHEAD
-        return number
-
     def continues(self, by: object, start: int, size: int) -> bool:
         """Whether a write through *by* of *size* bytes at *start* goes with the one that is not sent yet."""
         gathered = self.gathered
@@ -105,6 +98,7 @@ class Behind(Arrivals):
             and gathered.size + size <= GATHERED_MAX
             and self.outstanding[gathered.number][1] == start
             and not self.overlaps(start, start + size)
+            and not (self.overdue is not None and self.overdue.over(start, start + size))
         )
 
     def gather(self, data: Buffer) -> None:
@@ -130,7 +124,6 @@ class Behind(Arrivals):
         """That write arrived or failed: runs what waited for it."""
         start, end = self.outstanding.pop(number)
         self.cost -= end - start + OVERHEAD
-        self.unknown.discard(number)
         self.send_gathered()
         if not self.outstanding:
             self.quiet_at = now
@@ -152,8 +145,8 @@ class Behind(Arrivals):
         self.end = max((end for _, end in self.outstanding.values()), default=0)
 
     def outdates(self, attr_at: float) -> bool:
-        """Whether attributes asked for at *attr_at* may be older than a write that the kernel was told is done."""
-        return bool(self.outstanding) or attr_at < self.quiet_at
+        """Whether attributes asked for at *attr_at* may be older than a write that was said to be done, or given up."""
+        return bool(self.outstanding) or self.overdue is not None or attr_at < self.quiet_at
 
     def adjusted(self, attr: AttrTuple) -> AttrTuple:
         """*attr* with a size that covers the writes."""

@@ -75,8 +75,8 @@ def copy_between(core: Core, request: Request, source: File, there: File, start:
     def offered(request: Request, status: int, reply: Buffer) -> None:
         if request.answered:
             return
-        if status in _NOT_TOLD:
-            core.failed(request, status)
+        if status in _NOT_TOLD or there.fh in core.reopening.lost:
+            core.failed(request, status if status in _NOT_TOLD else -errno.EHOSTDOWN)
         elif status < 0:
             refused(status, source)
         elif len(reply) != TICKET:

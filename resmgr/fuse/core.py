@@ -84,6 +84,8 @@ class Core(Answers):
         self.opened: dict[Node, list[Directory]] = {}
         """Open directories by their nodes."""
         self.bare = Bares(self)
+        self.unfinished: dict[Request, Callable[[], None]] = {}
+        """Closes that wait for something else here, whether they are answered or not, and what carries each out at once."""
         self.held_bytes = 0
         """Bytes of WRITEs that wait for servers."""
         self.behind_cost = 0
@@ -223,8 +225,11 @@ class Core(Answers):
         parent = node.parent
         if node.via is not None:
             connection = self.servers.connect(node.server, request.user)
-            self.direct(request, connection, node.via, subtype, flags, fixed, tail, reply_len, step)
-        elif parent is None:
+            way = node.way(connection)
+            if way is not None:
+                self.direct(request, connection, way, subtype, flags, fixed, tail, reply_len, step)
+                return
+        if parent is None:
             self.on_base(request, node, CONNECT, subtype, flags, fixed, tail, reply_len, step)
         elif not node.named:
             self.error(request, errno.ESTALE)
@@ -260,9 +265,14 @@ class Core(Answers):
             request.pending = pending
             request.at_server = True
 
-    def on_file(self, request: Request, file: File, message: tuple[Buffer, ...], reply_len: int, step: Step) -> None:
-        """Send an I/O message to an open file."""
+    def on_file(
+        self, request: Request, file: File, message: tuple[Buffer, ...], reply_len: int, step: Step, other: File | None = None
+    ) -> None:
+        """Send an I/O message to an open file; *other*: one that it names besides."""
         request.step = step
+        request.file = file
+        request.other = other
+        request.opened = file.opened if other is None else file.opened + other.opened
         pending = file.connection.submit(message, reply_len, request.file_done)
         if pending is not None:
             request.pending = pending
@@ -336,6 +346,7 @@ class Core(Answers):
             if found.handle:
                 self.handles.close_later(found.connection, found.handle)
             node.via = request.via
+            node.via_on = request.connection
         self.leases.entered(parent, name, node, request.at, request.user, found.connection if found.watched else None)
         return node
 
@@ -344,8 +355,11 @@ class Core(Answers):
         self.drops["late_replies"] += 1
         if request.changes:
             changing.late(request)
-        if status < 0 or request.kind != CONNECT or request.subtype not in _ENTRY_REPLIES:
-            return
+        if status >= 0 and request.kind == CONNECT and request.subtype in _ENTRY_REPLIES:
+            self.close_entry(request, reply)
+
+    def close_entry(self, request: Request, reply: Buffer) -> None:
+        """Nobody wants what the entry *reply*, an answer to *request*, has opened."""
         try:
             found = self.parse_entry(request.connection, request.user, reply)
         except BadMessage:
@@ -450,6 +464,7 @@ class Core(Answers):
         self.idle.close()
         self.removals.close(self._hang_up)
         self.files.clear()
+        self.unfinished.clear()
         self.bare.clear()
         self.directories.clear()
         self.opened.clear()

@@ -283,13 +283,15 @@ def _fetch(core: Core, directory: Directory, index: int, with_attrs: bool) -> No
     flags = READDIR_ATTRS if with_attrs else 0
     message = REQUEST.pack(_READDIR, 0, flags, directory.ocb) + READDIR.pack(cookie, CHUNK)
 
-    rewinds = directory.rewinds
+    rewinds, sent_to = directory.rewinds, directory.ocb
 
     def came(status: int, reply: Buffer) -> None:
         if directory.rewinds != rewinds:
             return
         directory.fetching = -1
         waiting, directory.waiting = directory.waiting, []
+        if status == -errno.EBADF and core.reopening.forgot_directory(directory, sent_to):
+            status = -errno.EHOSTDOWN
         if status >= 0:
             try:
                 directory.arrived(index, with_attrs, bytes(reply) if with_attrs else reply, at)
@@ -407,6 +409,13 @@ def fsyncdir(core: Core, request: Request, view: memoryview) -> None:
         core.error(request, error)
         return
     how = SYNC_DATA_ONLY if flags & formats.FSYNC_DATA else 0
+    ocb = directory.ocb
+
+    def synced(request: Request, status: int, reply: Buffer) -> None:
+        if status == -errno.EBADF and core.reopening.forgot_directory(directory, ocb):
+            status = -errno.EHOSTDOWN
+        _synced(request, status, reply)
+
     handle = directory.ocb or directory.node.handles.get(directory.connection, 0)
 
     def by_base(request: Request, status: int, reply: Buffer) -> None:
@@ -418,7 +427,7 @@ def fsyncdir(core: Core, request: Request, view: memoryview) -> None:
             _synced(request, status, reply)
 
     if handle:
-        _sync(directory.connection, handle, request, how, _synced if directory.ocb else by_base)
+        _sync(directory.connection, handle, request, how, synced if directory.ocb else by_base)
     else:
         _open_now(core, directory, request, lambda: _sync(directory.connection, directory.ocb, request, how, _synced))
 

@@ -1,7 +1,8 @@
 """Open files: CREATE, OPEN, READ, FLUSH, RELEASE, FSYNC, TMPFILE. WRITE is in `writing`.
 
 OPEN is one message that brings attributes and, for a read-only open of a file whose pages the kernel may not have, the first bytes. READs
-inside them are answered without the server; the bytes are dropped once they were read to their end, and after `attr_valid` seconds. If
+inside them are answered without the server; the bytes are dropped once they were read to their end, and after `attr_valid` seconds, and
+not kept if something was changed from here since OPEN was sent: what was written then may have been answered before. If
 they are the whole file, and it is opened for the first time, they are given to the kernel as pages (NOTIFY_STORE) before the answer, and it
 asks for none.
 
@@ -33,7 +34,7 @@ from typing import Final
 
 from resmgr.dispatch import Buffer
 from resmgr.errors import BadMessage
-from resmgr.fuse import changing, formats, locking, owned, polling, writing
+from resmgr.fuse import changing, formats, locking, overdue, owned, polling, writing
 from resmgr.fuse.caller import ends
 from resmgr.fuse.core import CONNECT, DEVICES, ENTRY_MAX, Core, Found, alike
 from resmgr.fuse.delegated import Held
@@ -57,6 +58,7 @@ from resmgr.fuse.formats import (
 )
 from resmgr.fuse.inode import Node, same_type
 from resmgr.fuse.openfile import File
+from resmgr.fuse.overdue import whole
 from resmgr.fuse.request import Request
 from resmgr.iomsg import NONBLOCK, OPEN, OPEN_DELEGATE, READ, REQUEST, SYNC_DATA_ONLY, Connect, Io
 
@@ -154,6 +156,7 @@ def _ask(core: Core, request: Request) -> None:
         prefetch = core.options.prefetch
     if flags & O_TRUNC:
         changing.changes_node(request, node)
+        request.span = whole()
     fixed = OPEN.pack(0, 0, prefetch)
     if not node.named:
         # By /proc/PID/fd: what has no name is opened again through what is open.
@@ -174,7 +177,7 @@ def _opened(request: Request, status: int, reply: Buffer) -> None:
     core, node = request.core, request.node
     if status < 0:
         # The name is gone, but the kernel thinks that it is there: a program that wants it made otherwise hears that it does not exist.
-        if status == -errno.ENOENT:
+        if status == -errno.ENOENT and request.named(node):
             _look_again(core, node)
         core.failed(request, -errno.ESTALE if status == -errno.ENOENT else status)
         return
@@ -182,7 +185,8 @@ def _opened(request: Request, status: int, reply: Buffer) -> None:
     if found.handle:
         core.handles.close_later(found.connection, found.handle)
     if found.server is not node.server or not same_type(node, attr) or attr[0] != node.ino:
-        _look_again(core, node)
+        if request.named(node):
+            _look_again(core, node)
         core.replaced.keep(request, found, attr)
         core.error(request, errno.ESTALE)
         return
@@ -203,15 +207,18 @@ def _look_again(core: Core, node: Node) -> None:
 def _open(request: Request, found: Found, attr: AttrTuple, at: float, ahead: bool = False) -> None:
     """The request's node was opened as *found*, with *attr*, by a question of the time *at*; *ahead*: before the kernel asked."""
     core, node = request.core, request.node
+    # What came may be of before a change that was made from here since, and that programs were told is done.
+    current = node.changed < at
     settled = _settled(core, node, attr)
-    node.tell(attr, at)
-    core.leases.took(node, at, request.user)
+    if node.attr_at <= at:
+        node.tell(attr, at)
+        core.leases.took(node, at, request.user)
     flags = request.extra
     file = core.add_file(node, found.connection, found.ocb, flags)
     if found.delegated:
         core.delegated.took(request, file, at, ahead)
     answer = _pages(core, node, flags, found.live, settled)
-    if len(found.data):
+    if len(found.data) and current:
         file.data = bytes(found.data)
         file.data_at = at
         file.data_ends = len(file.data) < core.options.prefetch
@@ -227,10 +234,10 @@ def _open(request: Request, found: Found, attr: AttrTuple, at: float, ahead: boo
     elif node.told is None and node.parent is not None and node.parent.lease is not None:
         # An event may have come while the kernel was still busy with an answer, and what it was told then did not take it back.
         core.take_back(node)
-        node.fresh = True
-    elif node.told is not None and not alike(node.told, attr):
+        node.fresh = current
+    elif node.told is not None and not alike(node.told, node.attr):
         core.take_back(node)
-        node.fresh = True
+        node.fresh = current
         core.drops["attributes_changed"] += 1
     core.answer(request, formats.OPEN_REPLY.pack(32, 0, request.unique, file.fh, answer))
 
@@ -322,6 +329,8 @@ def read(core: Core, request: Request, view: memoryview) -> None:
             core.on_file(request, file, (_READ_MESSAGE.pack(_READ, 0, how, file.ocb, offset, size),), size, joined)
             return
     request.step = _have_read
+    request.file = file
+    request.opened = file.opened
     pending = file.connection.submit((_READ_MESSAGE.pack(_READ, 0, how, file.ocb, offset, size),), size, request.file_done)
     if pending is not None:
         request.pending = pending
@@ -442,12 +451,16 @@ def release(core: Core, request: Request, view: memoryview) -> None:
         else:
             close()
 
+    def settled() -> None:
+        if not overdue.after(file.node, 0, overdue.FAR, settled):
+            arrived()
+
     behind = file.node.behind
     if behind is None:
         arrived()
     else:
         # The node stays, and with it the account of its writes.
-        behind.after(arrived)
+        behind.after(settled)
 
 
 def _nothing() -> None:

@@ -135,8 +135,10 @@ FATTR_MTIME: Final = 1 << 5
 FATTR_FH: Final = 1 << 6
 FATTR_ATIME_NOW: Final = 1 << 7
 FATTR_MTIME_NOW: Final = 1 << 8
+FATTR_KILL_SUIDGID: Final = 1 << 11
 
 GETATTR_FH: Final = 1
+WRITE_KILL_SUIDGID: Final = 1 << 2
 WRITE_CACHE: Final = 1
 """WRITE flag: the data come from a shared mapping, the file handle is any writable one of the inode."""
 FSYNC_DATA: Final = 1

@@ -87,6 +87,10 @@ class Handles:
         if node.handles.get(connection) != ocb:
             self.close_lazily(connection, ocb)
 
+    def forget(self, connection: Connection, ocb: int) -> None:
+        """Its server does not know *ocb* any more, which may have been a base handle, too."""
+        self._shared.discard((connection, ocb))
+
     def drop(self, node: Node, connection: Connection) -> None:
         """*node* has no handle on *connection* any more; what it had is closed."""
         handle = node.handles.pop(connection, None)

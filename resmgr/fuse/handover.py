@@ -107,6 +107,11 @@ def give_up(core: Core) -> None:
     """What is not done yet will not be: requests that may not be carried out again, or that the kernel cannot send again, are answered.
     Writes that are on the way are errors of their files, removals are logged."""
     core.removals.give_up()
+    for request, close in list(core.unfinished.items()):
+        if request.answered or not core.resends:
+            # The kernel does not say it to the next daemon.
+            del core.unfinished[request]
+            close()
     for request in list(core.outstanding.values()):
         sent = request.pending is not None and request.opcode in NOT_TWICE
         if sent or request.opcode == Opcode.WRITE:
@@ -116,7 +121,7 @@ def give_up(core: Core) -> None:
             core.error(request, errno.EINTR)
     for file in core.files.values():
         behind = file.node.behind
-        if behind is not None and len(behind.outstanding) > len(behind.unknown) and not file.error:
+        if behind is not None and behind.outstanding and not file.error:
             file.error = errno.EIO
             file.unseen = file.written != file.synced
     for file in core.files.values():

@@ -67,6 +67,7 @@ class Node:
         "told",
         "used",
         "via",
+        "via_on",
     )
 
     def __init__(self, nodeid: int, parent: Node | None, name: bytes, server: Server, attr: AttrTuple) -> None:
@@ -114,6 +115,8 @@ class Node:
         """What was read ahead of a directory, for each user; None: nothing."""
         self.via: tuple[int, bytes] | None = None
         """A leaf on another server than its parent's: base handle and path there."""
+        self.via_on: Connection | None = None
+        """The connection that the base handle is for."""
         self.lease: Lease | None = None
         """Changes in this directory are told by its server."""
         self.name_sure = 0.0
@@ -131,6 +134,12 @@ class Node:
             names.append(node.name)
             node = node.parent
         return b"/" + b"/".join(reversed(names))
+
+    def way(self, connection: Connection) -> tuple[int, bytes] | None:
+        """Base handle and path by which *connection* reaches what a redirect leads to; None: by its parent and name. The handle of another
+        connection, perhaps of before its server was started anew, may be another object's by now. 0 is the root's."""
+        via = self.via
+        return via if via is None or not via[0] or connection is self.via_on else None
 
     def met(self, attr: AttrTuple) -> None:
         """A name leads to it, and its server said *attr* with that. When, and whether it stays so, is said afterwards."""

@@ -20,6 +20,7 @@ from typing import Final
 from resmgr.channel import Connection
 from resmgr.dispatch import Buffer
 from resmgr.errors import BadMessage
+from resmgr.fuse.forgotten import Forgotten
 from resmgr.fuse.formats import AttrTuple
 from resmgr.fuse.inode import Node
 from resmgr.fuse.listed import Record
@@ -46,6 +47,7 @@ class Directory:
         "end",
         "fetching",
         "fh",
+        "forgotten",
         "home",
         "items",
         "node",
@@ -95,6 +97,8 @@ class Directory:
         self.end = -1
         """The position behind the last entry, once known."""
         self.with_attrs = True
+        self.forgotten: Forgotten | None = None
+        """How often in a row its server did not know the OCB."""
         self.fetching = -1
         """Index that is being fetched; -1: none."""
         self.home = False

@@ -107,7 +107,11 @@ def _decide(
     given_up = _give_up(file, asked)
 
     def done(request: Request, status: int, reply: Buffer) -> None:
-        if status >= 0 and kind != UNLOCK and operation != LOCK_TEST:
+        granted = status >= 0 and kind != UNLOCK and operation != LOCK_TEST
+        if granted and file.opened != request.opened:
+            # It went with what the file was open as then.
+            granted, status = False, -errno.EHOSTDOWN
+        if granted:
             # At once: the file may be closed, or lost and opened again, before the kernel has dropped its pages.
             note_lock(file, asked)
             _forget(core, file.node, over)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 import attrs
@@ -15,7 +16,6 @@ import attrs
 from resmgr.dispatch import Dispatch
 from resmgr.errors import BadMessage, ResmgrError, errno_of
 from resmgr.fuse import attributes, directory, files, formats, ioctl, locking, names, owned, polling, ranges, writing, xattr
-from resmgr.fuse.arrivals import Arrivals
 from resmgr.fuse.core import Core
 from resmgr.fuse.formats import BODY, MAJOR, MINOR_MAX, MINOR_MIN, Init, Opcode
 from resmgr.fuse.openfile import File
@@ -170,7 +170,8 @@ class Machine(Core):
                 return
             if self.reopening.lost and opcode in ON_OPEN and self._waits_for_file(record, handler, request):
                 return
-            on_the_way = (node.behind is not None and node.behind.outstanding) or self.removals.count
+            behind = node.behind
+            on_the_way = (behind is not None and (behind.outstanding or behind.overdue is not None)) or self.removals.count
             if on_the_way and self._held_up(record, handler, request):
                 return
             self._begin(record, handler, request)
@@ -219,12 +220,14 @@ class Machine(Core):
 
     def _new_user(self, record: Request, groups: UserGroups, handler: Handler, request: bytes) -> None:
         """Begin with a request when the groups of its user are known."""
-        if record.answered and record.opcode not in NOT_WAITED_FOR:
+        if record.answered and record not in self.unfinished:
             return
+        self.unfinished.pop(record, None)
         try:
             groups.learn(record.user[0])
         except LookingUp as looking:
             self.drops["waited_for_account"] += 1
+            self._said_once(record, handler, request)
             looking.then(lambda: self._new_user(record, groups, handler, request))
         except ResmgrError as error:
             self.error(record, errno_of(error))
@@ -242,6 +245,7 @@ class Machine(Core):
         request.base = request.second = request.via = request.again = None
         owned.ended(request)
         request.changes = ()
+        request.span = None
         request.retries = request.hops = 0
         request.unsure = False
         self._go_on(request, OPERATIONS[request.opcode], memoryview(raw))
@@ -266,30 +270,45 @@ class Machine(Core):
     def _held_up(self, record: Request, handler: Handler, request: memoryview, *, written: bool = False) -> bool:
         """Begin with a request when what is on the way, and must not be overtaken by it, has arrived. False: nothing is. *written*: it has
         waited for writes already; later ones do not count."""
-        arrivals: Arrivals | None = None
+        wait: Callable[[Callable[[], None]], None] | None = None
         counted = "waited_for_writes"
         behind = record.node.behind
-        if not written and behind is not None and behind.outstanding and record.opcode in AFTER_WRITES:
-            arrivals = behind
-        elif self.removals.count and record.opcode in AFTER_REMOVALS:
+        if behind is not None and record.opcode in AFTER_WRITES:
+            if behind.outstanding and not written:
+                wait = behind.wait
+            elif behind.overdue is not None and (numbers := behind.overdue.before(record.opcode, request)):
+                wait = partial(behind.overdue.wait, numbers)
+        writes = wait is not None
+        if wait is None and self.removals.count and record.opcode in AFTER_REMOVALS:
             counted = "waited_for_removals"
-            arrivals = self.removals.before(record, request)
-        if arrivals is None:
+            removals = self.removals.before(record, request)
+            wait = None if removals is None else removals.wait
+        if wait is None:
             return False
-        writes, kept = arrivals is behind, bytes(request)
+        kept = bytes(request)
+
+        self._said_once(record, handler, kept)
 
         def begin() -> None:
-            if record.answered and record.opcode not in NOT_WAITED_FOR:
+            if record.answered and record not in self.unfinished:
                 return
+            self.unfinished.pop(record, None)
             record.at = self.dispatch.now()
             view = memoryview(kept)
+            if self.reopening.lost and record.opcode in ON_OPEN and self._waits_for_file(record, handler, view):
+                return
             if not writes or not self._held_up(record, handler, view, written=True):
                 self._begin(record, handler, view)
 
         self.drops[counted] += 1
         self.waits(record)
-        arrivals.wait(begin)
+        wait(begin)
         return True
+
+    def _said_once(self, record: Request, handler: Handler, request: bytes) -> None:
+        """The request waits here. If the kernel says it once only, it is carried out though it is given up."""
+        if record.opcode in NOT_WAITED_FOR:
+            self.unfinished[record] = lambda: self._begin(record, handler, memoryview(request))
 
     def _special(self, opcode: int, unique: int, nodeid: int, request: memoryview) -> None:
         """What is not about a node, or has no answer."""

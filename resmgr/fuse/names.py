@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from math import inf, nextafter
 from typing import Final
 
 from resmgr.channel import Connection
@@ -13,6 +14,7 @@ from resmgr.fuse.formats import BODY, AttrTuple, device_64, name_at, names_at, s
 from resmgr.fuse.inode import JOINED, Node, same_type
 from resmgr.fuse.removals import unsaid
 from resmgr.fuse.request import Request, Step
+from resmgr.fuse.walk import RETRIES_MAX
 from resmgr.iomsg import LOOKUP_WATCH, MAKE, MKDIR_WATCH, RENAME, SURE, SYMLINK, Connect
 
 RENAME_EXCHANGE: Final = 2
@@ -31,8 +33,35 @@ def lookup(core: Core, request: Request, view: memoryview) -> None:
         return
     listed = core.ahead.find(request)
     if listed is None or not _known(core, request, *listed):
-        flags = LOOKUP_WATCH if core.leases.wanted(node.children.get(request.name)) else 0
-        core.on_base(request, node, CONNECT, Connect.LOOKUP, flags, b"", request.name, ENTRY_MAX, _looked_up)
+        _ask(core, request)
+
+
+def _ask(core: Core, request: Request) -> None:
+    flags = LOOKUP_WATCH if core.leases.wanted(request.node.children.get(request.name)) else 0
+    core.on_base(request, request.node, CONNECT, Connect.LOOKUP, flags, b"", request.name, ENTRY_MAX, _looked_up)
+
+
+def _overtaken(request: Request, status: int, reply: Buffer) -> bool:
+    """Whether the answer is of before a change of the name that was made from here and answered since: then it is asked again. The kernel
+    asks whether a name leads where it did without the lock of its directory."""
+    core, directory = request.core, request.node
+    child = directory.children.get(request.name)
+    if child is None or request.retries >= RETRIES_MAX or not core.logs.since(directory, request.name, nextafter(request.at, inf)):
+        return False
+    if status == 0:
+        found, attr = core.entry(request, reply)
+        if found.server is child.server and attr[0] == child.ino and same_type(child, attr):
+            return False
+    elif status != -errno.ENOENT:
+        return False
+    core.drops["looked_up_again"] += 1
+    if status == 0:
+        core.close_entry(request, reply)
+    request.retries += 1
+    request.at = core.dispatch.now()
+    request.via = None
+    _ask(core, request)
+    return True
 
 
 def _known(core: Core, request: Request, attr: AttrTuple, at: float, sure: float) -> bool:
@@ -60,6 +89,8 @@ def _known(core: Core, request: Request, attr: AttrTuple, at: float, sure: float
 
 def _looked_up(request: Request, status: int, reply: Buffer) -> None:
     core = request.core
+    if _overtaken(request, status, reply):
+        return
     if status == -errno.EACCES:
         core.ahead.forget_user(request.node, request.connection)
     elif status == -errno.ENOENT:
@@ -319,6 +350,9 @@ def readlink(core: Core, request: Request, view: memoryview) -> None:
 
 def _read_link(request: Request, status: int, reply: Buffer) -> None:
     core = request.core
+    if status >= 0 and not request.named(request.node):
+        # The kernel would keep it for as long as it knows the link.
+        status = -errno.ESTALE
     if status < 0:
         # EINVAL: something else has its name now. The kernel takes it for a link, and walks the path again.
         core.failed(request, -errno.ESTALE if status == -errno.EINVAL else status)

@@ -10,6 +10,7 @@ from resmgr.dispatch import Buffer
 from resmgr.fuse.held import Held
 
 if TYPE_CHECKING:
+    from resmgr.fuse.forgotten import Forgotten
     from resmgr.fuse.inode import Node, Version
     from resmgr.fuse.polling import Armed
 
@@ -28,10 +29,12 @@ class File:
         "error",
         "fh",
         "flags",
+        "forgotten",
         "held",
         "locked",
         "node",
         "ocb",
+        "opened",
         "synced",
         "token",
         "unseen",
@@ -62,6 +65,10 @@ class File:
         """Of these, before the last fsync that succeeded."""
         self.dead = False
         """The OCB is not valid any more."""
+        self.opened = 1
+        """How often it was, counting the first time: by this who sent a message knows whether the OCB is another one since."""
+        self.forgotten: Forgotten | None = None
+        """How often in a row its server did not know the OCB."""
         self.token = b""
         """With which its server opens it again; none: it does not."""
         self.as_opened: Version | None = None
@@ -74,6 +81,11 @@ class File:
         """`error` is that of a write through this file, and nobody was told yet."""
         self.waiting: list[Callable[[], None]] = []
         """Called when `writes` is 0 again."""
+
+    @property
+    def roots(self) -> bool:
+        """Whether it is root's, whoever uses it: root has opened it and handed it on, or was root then."""
+        return self.connection.credentials.uid == 0
 
     def show_error(self, looks: bool) -> int:
         """The errno to tell by a close, which others who share the open file are told as well. *looks*: somebody looks at it."""

@@ -231,6 +231,7 @@ class OwnLocks:
             logger.warning("locks of %r are lost: its server did not hear in time", own.node.path().decode("utf-8", "backslashreplace"))
             for file in lost:
                 file.held.clear()
+                core.reopening.end(file)
         self._ends(own)
 
     def _ends(self, own: OwnFile) -> None:

@@ -12,13 +12,15 @@ from typing import Final
 
 from resmgr.dispatch import Buffer
 from resmgr.errors import BadMessage
-from resmgr.fuse import changing, formats
+from resmgr.fuse import changing, formats, overdue
 from resmgr.fuse.attributes import done, parse_attr
 from resmgr.fuse.between import copy_between
 from resmgr.fuse.core import Core
 from resmgr.fuse.formats import BODY
+from resmgr.fuse.openfile import File
+from resmgr.fuse.overdue import Span, of_space
 from resmgr.fuse.request import Request, told
-from resmgr.iomsg import ATTR, COPY_MAX, OFFSET, REQUEST, SEEK_DATA, SEEK_HOLE, SPACE, Io
+from resmgr.iomsg import ATTR, COPY_MAX, LOSES_BITS, OFFSET, REQUEST, SEEK_DATA, SEEK_HOLE, SPACE, Io
 from resmgr.iorequest import pack_copy, pack_seek
 
 OFFSET_MAX: Final = (1 << 63) - 1
@@ -31,8 +33,14 @@ def fallocate(core: Core, request: Request, view: memoryview) -> None:
         core.error(request, errno.EBADF)
         return
     changing.changes_node(request, file.node, contents=True)
-    message = REQUEST.pack(Io.SPACE, 0, 0, file.ocb) + SPACE.pack(mode, offset, length)
+    request.span = of_space(mode, offset, length, file.node.attr[6])
+    message = REQUEST.pack(Io.SPACE, 0, _how(request, file), file.ocb) + SPACE.pack(mode, offset, length)
     core.on_file(request, file, (message,), 0, done)
+
+
+def _how(request: Request, file: File) -> int:
+    """The flags of a message that changes *file* for whoever asks."""
+    return LOSES_BITS if request.user[0] and file.roots else 0
 
 
 def lseek(core: Core, request: Request, view: memoryview) -> None:
@@ -82,16 +90,17 @@ def copy_file_range(core: Core, request: Request, view: memoryview) -> None:
     if file is None or there is None or there.node.nodeid != nodeid or flags:
         core.error(request, errno.EINVAL if flags else errno.EBADF)
         return
+    kept = bytes(view)
     lost = core.reopening.lost.get(fh_out)
     if lost is not None:
-        kept = bytes(view)
         core.reopening.wait(lost, lambda code: _open_again(core, request, kept, code))
         return
     here = file.connection is there.connection
-    if not here and core.pairs.names(file, there, start, length) is None:
+    if not here and (_how(request, there) or core.pairs.names(file, there, start, length) is None):
         core.error(request, errno.EXDEV)
         return
     length = min(length, COPY_MAX)
+    request.span = Span(to, to + length, to + length > there.node.attr[6])
     changing.changes_node(request, there.node, contents=True)
 
     def copied(request: Request, status: int, reply: Buffer) -> None:
@@ -105,13 +114,17 @@ def copy_file_range(core: Core, request: Request, view: memoryview) -> None:
             core.answer(request, formats.WRITE_REPLY.pack(24, 0, request.unique, status))
 
     def copy() -> None:
-        if request.answered:
+        if request.answered or overdue.after(there.node, to, to + length, copy):
+            return
+        lost = core.reopening.lost.get(fh) or core.reopening.lost.get(fh_out)
+        if lost is not None:
+            core.reopening.wait(lost, lambda code: _open_again(core, request, kept, code))
             return
         if here and file.connection is not there.connection:
             # One of them was opened again meanwhile. The kernel reads and writes, and is told what became of the other.
             core.error(request, errno.EXDEV)
         elif here:
-            core.on_file(request, file, (pack_copy(file.ocb, there.ocb, start, to, length),), 0, copied)
+            core.on_file(request, file, (pack_copy(file.ocb, there.ocb, start, to, length, _how(request, there)),), 0, copied, there)
         elif not copy_between(core, request, file, there, start, to, length, copied):
             core.error(request, errno.EXDEV)
 
@@ -123,7 +136,7 @@ def copy_file_range(core: Core, request: Request, view: memoryview) -> None:
 
 
 def _open_again(core: Core, request: Request, view: bytes, code: int) -> None:
-    """The destination was opened again, or cannot be."""
+    """The source or the destination was opened again, or cannot be."""
     if request.answered:
         return
     if code:

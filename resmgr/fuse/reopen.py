@@ -29,6 +29,7 @@ from resmgr.channel import Connection
 from resmgr.dispatch import Buffer, Timer
 from resmgr.errors import BadMessage
 from resmgr.fuse import changing, formats
+from resmgr.fuse.forgotten import AFTER_DEATH, Forgotten
 from resmgr.fuse.formats import BODY, O_ACCMODE, O_APPEND, O_SYNC, AttrTuple, Opcode
 from resmgr.fuse.inode import same_type
 from resmgr.fuse.openfile import File
@@ -52,8 +53,6 @@ IDENTIFY_AFTER: Final = 0.1
 IDENTIFY_AT_ONCE: Final = 256
 RECLAIM: Final = 60.0
 """Seconds in which locks are set again though nobody asks. Later the first request does it."""
-AFTER_DEATH: Final = 0.02
-"""A connection may die while others to the same node have not yet: the first try comes this much later."""
 TRANSIENT: Final = LOST | {-errno.EAGAIN}
 """The node is down, or it, or its daemon, went away again while it was asked, or has no room."""
 OF_LOCKS: Final = frozenset((Opcode.SETLK, Opcode.SETLKW, Opcode.GETLK))
@@ -65,11 +64,13 @@ Done = Callable[[int], None]
 class Lost:
     """Something open whose server went away; `waiting` are told 0 or an errno."""
 
-    __slots__ = ("above", "asked", "locking", "lost", "named", "since", "thing", "timer", "verdict", "waiting")
+    __slots__ = ("above", "asked", "locking", "lost", "named", "pause", "since", "thing", "timer", "verdict", "waiting")
 
     def __init__(self, thing: File | Directory, now: float) -> None:
         self.thing = thing
         self.lost = now
+        self.pause = AFTER_DEATH
+        """Seconds until the first try."""
         self.asked = False
         self.locking = False
         """It is open again, and its locks are being set."""
@@ -85,6 +86,11 @@ class Lost:
         self.waiting: list[tuple[Done, bool]] = []
         """And whether each is a request on it, or one that only has to come after it."""
 
+    @property
+    def rests(self) -> bool:
+        """It is not being opened again, nor going to be."""
+        return not self.asked and not self.locking and self.timer is None
+
 
 class Reopening:
     """Of one mount. `lost` by file handle; *limit*: seconds that a node that is down is waited for."""
@@ -97,6 +103,7 @@ class Reopening:
         self.asking = 0
         """Questions for tokens that are under way."""
         self._timer: Timer | None = None
+        self._closed = False
 
     # ---- tokens
 
@@ -144,16 +151,21 @@ class Reopening:
             if file.connection is connection:
                 self._lose(file)
                 lost = self.lost.get(file.fh)
-                if lost is not None and file.held and not lost.asked and lost.timer is None:
-                    self._try_in(lost, AFTER_DEATH)
+                if lost is not None and file.held and lost.rests:
+                    self._try_in(lost, lost.pause)
         now = core.dispatch.now()
         for directory in core.directories.values():
             if directory.connection is connection:
                 self.lost.setdefault(directory.fh, Lost(directory, now))
 
+    @staticmethod
+    def _can(file: File) -> bool:
+        """Whether it can be opened again."""
+        return bool(file.token) or (file.as_opened is not None and not file.written)
+
     def _lose(self, file: File) -> None:
         file.dead = True
-        if file.token or (file.as_opened is not None and not file.written):
+        if self._can(file):
             self.lost.setdefault(file.fh, Lost(file, self._core.dispatch.now()))
 
     def lose(self, thing: File | Directory) -> None:
@@ -166,8 +178,8 @@ class Reopening:
     def reclaim(self, file: File) -> None:
         """Open a lost file again for its locks, though nobody asks."""
         lost = self.lost.get(file.fh)
-        if lost is not None and not lost.asked and lost.timer is None:
-            self._try_in(lost, AFTER_DEATH)
+        if lost is not None and lost.rests:
+            self._try_in(lost, lost.pause)
 
     def ask_tokens(self) -> None:
         """Ask for the tokens of all files that were just opened."""
@@ -176,16 +188,85 @@ class Reopening:
                 self._timer.cancel()
             self._identify()
 
-    def again(self, file: File, then: Done) -> bool:
-        """A write on the way did not arrive: *then* when the file is open again, or is not. False: that is not waited for here."""
-        if not self._limit or self._core.files.get(file.fh) is not file:
+    def again(self, file: File, opened: int, status: int, then: Done) -> bool:
+        """A write through *file*, sent when that had been opened *opened* times, is answered *status*, which is in LOST: *then* when the
+        file is open again, or is not. False: that is not waited for here."""
+        if self._closed or self._core.files.get(file.fh) is not file or not (self._limit or status == -errno.EBADF):
             return False
-        self._lose(file)
         lost = self.lost.get(file.fh)
         if lost is None:
-            return False
+            if file.opened != opened:
+                # Since it was sent. What it was sent to is not there any more, what the file is open as now is.
+                if not file.dead:
+                    then(0)
+                return not file.dead
+            if status == -errno.EBADF:
+                lost = self._forgotten(file, True)
+            else:
+                self._lose(file)
+                lost = self.lost.get(file.fh)
+            if lost is None:
+                return False
         self.wait(lost, then)
         return True
+
+    def forgot(self, file: File, other: File | None, opened: int) -> bool:
+        """A server answered EBADF to a message through *file* and *other*, sent when these together had been opened *opened* times. Whether
+        it does not know them: then they are opened again, or are already, and the message can be sent once more."""
+        found = False
+        since = opened != file.opened + (0 if other is None else other.opened)
+        for one in (file, other):
+            if one is not None and not self._closed and self._core.files.get(one.fh) is one:
+                if one.fh in self.lost or (since and not one.dead):
+                    found = True
+                elif not since:
+                    found = self._forgotten(one, False) is not None or found
+        return found
+
+    def _forgotten(self, file: File, data: bool) -> Lost | None:
+        """The server does not know what *file* is open as. None: it is not opened again for that. *data*: which would be lost then."""
+        if not self._can(file):
+            return None
+        core = self._core
+        file.forgotten = series = file.forgotten or Forgotten()
+        pause = series.once_more(core.dispatch.now(), self._limit if data else 0.0)
+        if pause is None:
+            return None
+        core.drops["forgotten"] += 1
+        self._lose(file)
+        core.delegated.changed(file.node)
+        lost = self.lost.get(file.fh)
+        if lost is not None:
+            lost.pause = pause
+            if file.held:
+                self._try_in(lost, pause)
+        return lost
+
+    def forgot_directory(self, directory: Directory, ocb: int) -> bool:
+        """A server answered EBADF to a message to *directory*, which was open as *ocb* then. Whether it does not know that: it is opened
+        again, or is already."""
+        core = self._core
+        if self._closed or core.directories.get(directory.fh) is not directory:
+            return False
+        if directory.fh in self.lost or directory.ocb != ocb:
+            return True
+        directory.forgotten = series = directory.forgotten or Forgotten()
+        pause = series.once_more(core.dispatch.now(), 0.0)
+        if pause is None:
+            return False
+        core.drops["forgotten"] += 1
+        lost = self.lost[directory.fh] = Lost(directory, core.dispatch.now())
+        lost.pause = pause
+        return True
+
+    def end(self, file: File) -> None:
+        """What was locked through *file* is not any more, and what it is open as is gone: whoever uses it is to hear that."""
+        file.dead = True
+        file.token = b""
+        file.as_opened = None
+        lost = self.lost.get(file.fh)
+        if lost is not None:
+            self._over(lost, errno.EIO)
 
     def find(self, request: Request, view: memoryview) -> Lost | None:
         """What *request* (*view*: its bytes) waits for: what it names as open; for attributes by no open file one of its node, if all are;
@@ -231,8 +312,8 @@ class Reopening:
         if lost.verdict:
             self._over(lost, lost.verdict)
             return
-        if not lost.asked and lost.timer is None:
-            self._try_in(lost, AFTER_DEATH)
+        if lost.rests:
+            self._try_in(lost, lost.pause)
 
     def after_locks(self, file: File, then: Callable[[], None]) -> None:
         """Call *then* when no lock that *file* had is on its way to be set again; what it does not hold any more may have been set."""
@@ -255,6 +336,7 @@ class Reopening:
             lost.timer = None
 
     def _try_in(self, lost: Lost, seconds: float) -> None:
+        self._not_later(lost)
         lost.timer = self._core.dispatch.call_at(self._core.dispatch.now() + seconds, lambda: self._try(lost))
 
     # ---- the way back
@@ -262,7 +344,7 @@ class Reopening:
     def _try(self, lost: Lost) -> None:
         lost.timer = None
         core, thing = self._core, lost.thing
-        if self.lost.get(thing.fh) is not lost:
+        if self.lost.get(thing.fh) is not lost or lost.asked or lost.locking:
             return
         lost.asked = True
         core.drops["reopen_tried"] += 1
@@ -291,9 +373,8 @@ class Reopening:
         fixed = REOPEN.pack(len(thing.token)) + thing.token
         if lost.above is not None:
             core.on_base(request, lost.above, CONNECT, Connect.REOPEN, flags, fixed, b"", ENTRY_MAX, request.step)
-        elif node.via is not None:
-            connection = core.servers.connect(node.server, request.user)
-            core.direct(request, connection, node.via, Connect.REOPEN, flags, fixed, b"", ENTRY_MAX, request.step)
+        elif node.via is not None and (way := node.way(connection := core.servers.connect(node.server, request.user))) is not None:
+            core.direct(request, connection, way, Connect.REOPEN, flags, fixed, b"", ENTRY_MAX, request.step)
         elif node.parent is not None:
             # Also of a name that is not the file's any more: its server may know where it is.
             core.on_base(request, node.parent, CONNECT, Connect.REOPEN, flags, fixed, node.name, ENTRY_MAX, request.step)
@@ -344,10 +425,24 @@ class Reopening:
         before = thing.connection, thing.ocb
         thing.connection, thing.ocb = found.connection, found.ocb
         if not isinstance(thing, File):
+            core.handles.forget(*before)
             self._over(lost, 0)
             return
+        thing.opened += 1
         lost.locking = True
-        self._lock_again(lost, thing, list(thing.held), before)
+        self._close(*before, partial(self._begin_locks, lost, thing, before))
+
+    def _close(self, connection: Connection, ocb: int, then: Callable[[], None]) -> None:
+        """Close what a file was open as, if its server may know it, and then call *then*: a close that comes after locks were set by
+        another open control block ends those of the same owners, too."""
+        if self._core.servers.lives(connection):
+            connection.submit((REQUEST.pack(Io.CLOSE, 0, 0, ocb),), 0, lambda status, reply: then())
+        else:
+            then()
+
+    def _begin_locks(self, lost: Lost, file: File, before: tuple[Connection, int]) -> None:
+        if self.lost.get(file.fh) is lost:
+            self._lock_again(lost, file, list(file.held), before)
 
     def _too_late(self, request: Request, status: int, reply: Buffer) -> None:
         """It was closed while it was being opened again."""
@@ -382,8 +477,9 @@ class Reopening:
                 # Its server does not know that there is more than one kind of locks.
                 self._lock_again(lost, file, left, before, reclaim=False)
             elif status in LOST:
-                lost.locking = False
-                self._not_now(lost, errno.EHOSTDOWN)
+                opened = file.connection, file.ocb
+                file.connection, file.ocb = before
+                self._close(*opened, not_now)
             elif status < 0:
                 self._core.drops["locks_lost"] += 1
                 logger.warning("%r was locked when its node went away, and somebody else has or had it since", _shown(file))
@@ -393,6 +489,11 @@ class Reopening:
                 self._over(lost, errno.EIO)
             else:
                 self._lock_again(lost, file, left[1:], before, reclaim)
+
+        def not_now() -> None:
+            if self.lost.get(file.fh) is lost:
+                lost.locking = False
+                self._not_now(lost, errno.EHOSTDOWN)
 
         one = left[0]
         again = LockRequest(LOCK_SET, one.kind, one.start, one.end, one.owner, one.pid, one.whole, reclaim)
@@ -441,6 +542,7 @@ class Reopening:
 
     def close(self) -> None:
         """The mount is gone."""
+        self._closed = True
         for lost in self.lost.values():
             if lost.timer is not None:
                 lost.timer.cancel()

@@ -41,7 +41,7 @@ class Kept:
     def __init__(self, request: Request, directory: Node, found: Found, attr: AttrTuple, now: float) -> None:
         self.instead = request.node
         self.directory = directory
-        self.name = request.node.name
+        self.name = request.node.name if request.base is None else request.path
         self.found = found
         self.attr = attr
         self.at = request.at

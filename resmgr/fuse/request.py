@@ -18,6 +18,8 @@ from resmgr.iomsg import STATUS_REDIRECT, Io
 if TYPE_CHECKING:
     from resmgr.fuse.changing import Change
     from resmgr.fuse.core import Core
+    from resmgr.fuse.openfile import File
+    from resmgr.fuse.overdue import Span
     from resmgr.fuse.owned import LeasedName
 
 Step = Callable[["Request", int, Buffer], None]
@@ -76,6 +78,7 @@ class Request:
         "connection",
         "core",
         "extra",
+        "file",
         "fixed",
         "flags",
         "held",
@@ -86,6 +89,8 @@ class Request:
         "node",
         "on_interrupt",
         "opcode",
+        "opened",
+        "other",
         "overdue",
         "own",
         "path",
@@ -95,6 +100,7 @@ class Request:
         "reply_len",
         "retries",
         "second",
+        "span",
         "step",
         "subtype",
         "undisturbed",
@@ -127,6 +133,14 @@ class Request:
         self.pending: Pending | None = None
         self.at_server = False
         """`pending` is the message that carries it out, not one of a walk before."""
+        self.file: File | None = None
+        """The open file that its message is to, and..."""
+        self.other: File | None = None
+        """...one that it names besides, on the same server."""
+        self.opened = 0
+        """How often these had been opened when it was sent."""
+        self.span: Span | None = None
+        """What it changes of its file's contents, if it is one of those that may do so after they were given up."""
         self.overdue: Callable[[], None] | None = None
         """Called when the server has answered after all (`overdue`)."""
         self.base: Node | None = None
@@ -158,6 +172,10 @@ class Request:
         self.reply_len = 0
         self.step: Step
 
+    def named(self, node: Node) -> bool:
+        """Whether its message was about *node* by the name that this has here still: a program may have given it another one since."""
+        return self.via is not None or (self.base is node.parent and self.path == node.name)
+
     def done(self, status: int, reply: Buffer) -> None:
         """Completion of a message with a base handle: send it again, throw its answer away, or take the operation's next step."""
         sent = self.pending is not None
@@ -188,6 +206,9 @@ class Request:
         self.at_server = False
         if self.answered and self.changes:
             changing.late(self)
+        if status == -errno.EBADF and self.file is not None and self.core.reopening.forgot(self.file, self.other, self.opened):
+            # It was not carried out, so this is not as unsure as if its node had gone.
+            status = -errno.EHOSTDOWN
         try:
             self.step(self, status, reply)
         except BadMessage:

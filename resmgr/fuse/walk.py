@@ -144,7 +144,7 @@ class _ByToken:
 class _Walk:
     """One LOOKUP, and the redirects that follow it."""
 
-    __slots__ = ("connection", "core", "handle", "hops", "origin", "path", "request", "target")
+    __slots__ = ("asked", "connection", "core", "handle", "hops", "origin", "path", "request", "target")
 
     def __init__(self, core: Core, request: Request, target: Node, origin: Node | None) -> None:
         self.core = core
@@ -152,6 +152,8 @@ class _Walk:
         self.target = target
         self.origin = origin
         """The ancestor whose handle is used; None: the mount's root."""
+        self.asked = target.path()
+        """Where it was when this began."""
         self.hops = 0
         self.connection: Connection
         self.handle = 0
@@ -232,6 +234,11 @@ class _Walk:
     def _astray(self, status: int) -> None:
         """The path does not lead there any more."""
         request, core = self.request, self.core
+        if status == -errno.ESTALE and self.target.path() != self.asked and request.retries < RETRIES_MAX and not request.answered:
+            # A program of this mount has renamed it, or a directory above it, meanwhile.
+            request.retries += 1
+            by_path(core, request, self.target)
+            return
         node = None if core.tokens.of(self.target) else self.target.parent
         while status == -errno.ESTALE and node is not None and node.parent is not None and not request.answered:
             if request.retries >= RETRIES_MAX or node is self.origin:

@@ -34,8 +34,9 @@ from resmgr.fuse.caller import broken_pipe
 from resmgr.fuse.core import Core
 from resmgr.fuse.formats import BODY, O_APPEND, O_DSYNC, O_NONBLOCK
 from resmgr.fuse.openfile import File
+from resmgr.fuse.overdue import FAR, Span, whole
 from resmgr.fuse.request import LOST, RESEND_AFTER, RESEND_FOR, Request, told
-from resmgr.iomsg import ATTR, NONBLOCK, OFFSET_APPEND, REQUEST, SURE, WRITE, WRITE_AT, WRITE_ATTR, Io
+from resmgr.iomsg import ATTR, LOSES_BITS, NONBLOCK, OFFSET_APPEND, REQUEST, SURE, WRITE, WRITE_AT, WRITE_ATTR, Io
 
 logger = logging.getLogger(__name__)
 
@@ -79,8 +80,9 @@ def write(core: Core, request: Request, view: memoryview) -> None:
     changing.written(core, node)
     behind = node.behind
     synchronous = mapped or bool(flags & SYNCHRONOUS)
+    loses = bool(how & formats.WRITE_KILL_SUIDGID) and file.roots
     if behind is not None and behind.gathered is not None:
-        if not synchronous and size <= COPY_MAX and behind.continues(file, offset, size) and _room_for(core, behind, size):
+        if not synchronous and not loses and size <= COPY_MAX and behind.continues(file, offset, size) and _room_for(core, behind, size):
             _gather(core, request, file, behind, view[_DATA:])
             return
         behind.send_gathered()
@@ -96,6 +98,8 @@ def write(core: Core, request: Request, view: memoryview) -> None:
         how |= WRITE_ATTR
     if placed:
         how |= WRITE_AT
+    if loses:
+        how |= LOSES_BITS
     _MESSAGE.pack_into(view, start, _WRITE, 0, how, file.ocb, offset, size)
     writing = _Writing(core, request, file, offset, size, mapped, view[start:], let_go)
     if synchronous or node.mode & 0o170000 != S_IFREG or not size or not core.options.write_behind:
@@ -105,14 +109,10 @@ def write(core: Core, request: Request, view: memoryview) -> None:
         begin = writing.go_behind
         if node.behind is None:
             node.behind = Behind()
-    behind = node.behind
-    if behind is None or not behind.outstanding:
+    if node.behind is None:
         begin()
-    elif offset == OFFSET_APPEND or behind.overlaps(offset, offset + size):
-        core.drops["writes_overlapped"] += 1
-        behind.after(partial(writing.after_others, begin))
     else:
-        begin()
+        writing.when_free(node.behind, begin)
 
 
 def _room_for(core: Core, behind: Behind, size: int) -> bool:
@@ -141,7 +141,9 @@ def lost(core: Core, file: File) -> None:
 class _Writing:
     """One WRITE, until its server has answered. `message` is the head and the data."""
 
-    __slots__ = ("core", "file", "final", "let_go", "mapped", "message", "number", "offset", "request", "size", "tries", "wrote")
+    __slots__ = (
+        "core", "file", "final", "let_go", "mapped", "message", "number", "offset", "opened", "request", "size", "tries", "wrote",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -163,6 +165,8 @@ class _Writing:
         """The kernel writes pages of a shared mapping: no program waits for the answer."""
         self.message: Buffer = message
         self.let_go = let_go
+        self.opened = 0
+        """How often the file had been opened when the message was sent."""
         self.number = 0
         self.wrote = 0
         """Bytes that earlier messages of a write behind have brought there."""
@@ -171,8 +175,23 @@ class _Writing:
         """The file is not waited for any more."""
         core.held_bytes += size
 
-    def after_others(self, begin: Callable[[], None]) -> None:
-        """Begin, after writes that it overlaps."""
+    def when_free(self, behind: Behind, begin: Callable[[], None]) -> None:
+        """Begin, when what it overlaps has arrived."""
+        start, end = (0, FAR) if self.offset == OFFSET_APPEND else (self.offset, self.offset + self.size)
+        if behind.overdue is not None and (numbers := behind.overdue.over(start, end)):
+            self.core.drops["writes_overlapped"] += 1
+            behind.overdue.wait(numbers, partial(self._after_overdue, behind, begin))
+        elif behind.outstanding and (self.offset == OFFSET_APPEND or behind.overlaps(start, end)):
+            self.core.drops["writes_overlapped"] += 1
+            behind.after(partial(self._after_others, begin))
+        else:
+            begin()
+
+    def _after_overdue(self, behind: Behind, begin: Callable[[], None]) -> None:
+        self._readdress()
+        self.when_free(behind, begin)
+
+    def _after_others(self, begin: Callable[[], None]) -> None:
         self._readdress()
         begin()
 
@@ -183,8 +202,23 @@ class _Writing:
             # Given up before it was sent.
             self._over(-errno.ECANCELED, b"")
             self._returned()
-        else:
-            self.core.on_file(self.request, self.file, (self.message,), _REPLY_MAX, self._written)
+        elif not self._lost(self._wait_again):
+            request, file = self.request, self.file
+            self.opened = file.opened
+            end = self.offset + self.size
+            request.span = whole() if self.offset == OFFSET_APPEND else Span(self.offset, end, end > file.node.attr[6])
+            request.step = self._written
+            pending = file.connection.submit((self.message,), _REPLY_MAX, request.file_done)
+            if pending is not None:
+                request.pending = pending
+                request.at_server = True
+
+    def _lost(self, then: Callable[[int], None]) -> bool:
+        """Whether the file is lost: then *then* when it is open again, and its locks are set, or is not."""
+        lost = self.core.reopening.lost.get(self.file.fh)
+        if lost is not None:
+            self.core.reopening.wait(lost, then)
+        return lost is not None
 
     def _written(self, request: Request, status: int, reply: Buffer) -> None:
         core, file = self.core, self.file
@@ -192,8 +226,9 @@ class _Writing:
             status in LOST
             and not self.final
             and not request.answered
-            and self.offset != OFFSET_APPEND
-            and core.reopening.again(file, self._wait_again)
+            # What may have been appended is not appended once more; who does not know the file has not.
+            and (self.offset != OFFSET_APPEND or status == -errno.EBADF)
+            and core.reopening.again(file, self.opened, status, self._wait_again)
         ):
             return
         self._over(status, reply)
@@ -271,7 +306,9 @@ class _Writing:
         self._send()
 
     def _send(self) -> None:
-        self.file.connection.submit((self.message,), _REPLY_MAX, self._arrived)
+        if not self._lost(self._send_again):
+            self.opened = self.file.opened
+            self.file.connection.submit((self.message,), _REPLY_MAX, self._arrived)
 
     def _arrived(self, status: int, reply: Buffer) -> None:
         core = self.core
@@ -287,7 +324,7 @@ class _Writing:
             core.drops["writes_again"] += 1
             core.dispatch.call_at(core.dispatch.now() + RESEND_AFTER, partial(self._send_again, 0))
             return
-        if status in LOST and not self.final and core.reopening.again(self.file, self._send_again):
+        if status in LOST and not self.final and core.reopening.again(self.file, self.opened, status, self._send_again):
             return
         request, behind = self.request, self._account()
         self._over(status, reply)

@@ -136,7 +136,8 @@ def _ask(core: Core, request: Request, asked: XattrRequest, room: int, step: Ste
     elif len(asked.value) > XATTR_INLINE_MAX:
         _with_handle(core, request, asked)
     else:
-        name = node.name if node.via is None else node.via[1]
+        way = None if node.via is None else node.way(core.servers.connect(node.server, request.user))
+        name = node.name if way is None else way[1]
         fixed = XATTR.pack(asked.operation, asked.size, len(name), len(asked.name))
         core.on_leaf(request, node, Connect.XATTR, asked.flags, fixed, room, step, tail)
 

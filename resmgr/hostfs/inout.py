@@ -14,7 +14,7 @@ from resmgr.errors import BadMessage
 from resmgr.handlelist import parse_drop
 from resmgr.hostfs.device import PAGES
 from resmgr.hostfs.objects import HostClient, HostHandle
-from resmgr.hostfs.opened import birth_of, change, no_append, own_path, pack_statfs, read_directory, read_now, read_waiting, seek
+from resmgr.hostfs.opened import birth_of, change, lose_bits, no_append, own_path, pack_statfs, read_directory, read_now, read_waiting, seek
 from resmgr.hostfs.running import Running
 from resmgr.hostfs.streams import DeviceHandle
 from resmgr.hostfs.syscalls import fallocate
@@ -23,6 +23,7 @@ from resmgr.hostfs.xattr import xattr
 from resmgr.iofunc.handle import Handle
 from resmgr.iomsg import (
     COPY_MAX,
+    LOSES_BITS,
     OFFSET_APPEND,
     SET_SIZE,
     SETATTR_SURE,
@@ -33,7 +34,6 @@ from resmgr.iomsg import (
     WATCH_MODIFY,
     WATCH_NEXT,
     WRITE_AT,
-    WRITE_ATTR,
     XATTR_WHICH,
     Io,
 )
@@ -161,7 +161,7 @@ def write(fs: Running, message: Message, client: HostClient, handle: Handle, fla
     if offset + size > OFFSET_MAX:
         raise OSError(errno.EFBIG, "offset")
     first = memoryview(message.data)[WRITE_HEAD : WRITE_HEAD + size]
-    Write(fs, message, client, handle, offset, size, append, bool(flags & WRITE_ATTR)).more(first)
+    Write(fs, message, client, handle, offset, size, append, flags).more(first)
 
 
 def stat(fs: Running, message: Message, client: HostClient, handle: Handle, flags: int) -> None:
@@ -197,11 +197,17 @@ def set_attributes(fs: Running, message: Message, client: HostClient, handle: Ha
         return sure and bool(flags & SETATTR_SURE)
 
     inline = inline and handle.device.blocking_until <= fs.dispatch.now()
+
+    def work() -> bytes:
+        if flags & LOSES_BITS and handle.writable:
+            lose_bits(handle.fd)
+        return change(ops, handle.fd, handle.scope, wanted, handle.writable, after if inline and place is not None else None)
+
     fs.io(
         message,
         client,
         handle,
-        lambda: change(ops, handle.fd, handle.scope, wanted, handle.writable, after if inline and place is not None else None),
+        work,
         inline=inline,
     )
 
@@ -252,6 +258,8 @@ def space(fs: Running, message: Message, client: HostClient, handle: Handle, fla
         raise OSError(errno.EINVAL, "range")
 
     def work() -> bytes:
+        if flags & LOSES_BITS:
+            lose_bits(handle.fd)
         fallocate(handle.fd, mode, offset, length)
         return b""
 
@@ -293,12 +301,18 @@ def copy(fs: Running, message: Message, client: HostClient, handle: Handle, flag
     if start + length > OFFSET_MAX or to + length > OFFSET_MAX:
         raise OSError(errno.EFBIG if to + length > OFFSET_MAX else errno.EINVAL, "offset")
     identity = fs.identity(client)
+
+    def work() -> int:
+        if flags & LOSES_BITS:
+            lose_bits(there.fd)
+        return os.copy_file_range(handle.fd, there.fd, length, start, to)
+
     fs.counters["threaded"] += 1
     fs.manager.background(
         message,
         client,
         (handle, there),
-        lambda: fs.switch.run(identity, os.copy_file_range, handle.fd, there.fd, length, start, to),
+        lambda: fs.switch.run(identity, work),
         lambda count: message.reply(count),
         lane=there.device.lane,
     )

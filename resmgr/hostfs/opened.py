@@ -6,7 +6,7 @@ import errno
 import fcntl
 import os
 from collections.abc import Callable, Mapping, Set
-from stat import S_IFREG, S_IFSOCK, S_ISDIR, S_ISLNK, S_ISREG
+from stat import S_IFREG, S_IFSOCK, S_ISDIR, S_ISGID, S_ISLNK, S_ISREG, S_ISUID
 from typing import Final, Protocol
 
 from resmgr.access import Scope
@@ -217,6 +217,12 @@ def _lose_bits(path: bytes) -> None:
         os.chown(path, -1, -1)
     except PermissionError:
         pass
+
+
+def lose_bits(fd: int) -> None:
+    """Before the contents of an open file change for somebody who may not keep set-id bits, though the client may."""
+    if os.fstat(fd).st_mode & (S_ISUID | S_ISGID):
+        _lose_bits(own_path(fd))
 
 
 def birth_of(fd: int) -> bytes:

@@ -10,8 +10,9 @@ from typing import Final
 from resmgr.channel import ND_LOCAL, Message
 from resmgr.dispatch import Buffer
 from resmgr.hostfs.objects import HostClient, HostHandle
+from resmgr.hostfs.opened import lose_bits
 from resmgr.hostfs.running import Running
-from resmgr.iomsg import SURE, WATCH_MODIFY
+from resmgr.iomsg import LOSES_BITS, SURE, WATCH_MODIFY, WRITE_ATTR
 from resmgr.iorequest import WRITE_HEAD
 
 FIRST_PART: Final = 1024 * 1024 + WRITE_HEAD
@@ -37,6 +38,7 @@ class Write:
         "_gathered",
         "_handle",
         "_identity",
+        "_loses",
         "_message",
         "_offset",
         "_pulling",
@@ -52,7 +54,7 @@ class Write:
         offset: int,
         size: int,
         append: bool,
-        attr: bool,
+        flags: int,
     ) -> None:
         self._fs = fs
         self._message = message
@@ -63,8 +65,9 @@ class Write:
         self._size = size
         self._count = 0
         self._append = append
-        self._attr = attr
+        self._attr = bool(flags & WRITE_ATTR)
         """Its maker wants to hear what it makes of the file."""
+        self._loses = bool(flags & LOSES_BITS)
         self._expected = 0
         self._gathered = bytearray()
         self._pulling = False
@@ -114,6 +117,8 @@ class Write:
         offset = self._offset + self._count
         count = 0
         view = memoryview(part)
+        if self._loses:
+            lose_bits(fd)
         while count < len(part):
             try:
                 if self._append:

@@ -115,9 +115,16 @@ class Far(Rig):
         self.peer = None
         self.link.cut(errno.EHOSTDOWN)
 
+    def forget(self) -> None:
+        """All that is open for other nodes is closed there; their connections stay."""
+        self.host.set_policy(self.host.policy)
+
     def fail(self, fault: str, away: float = AWAY) -> None:
-        """The way is cut now and there again after *away*."""
+        """The way is cut now and there again after *away*; or ("forgotten") nothing is, but that the server knows nothing that is open."""
         if self.peer is None:
+            return
+        if fault == "forgotten":
+            self.forget()
             return
         self.cut()
         if fault != "link":

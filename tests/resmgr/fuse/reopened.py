@@ -11,6 +11,7 @@ import pytest
 from resmgr.fuse import formats
 from resmgr.fuse.formats import Opcode
 from resmgr.fuse.options import Failure, FuseOptions
+from resmgr.hostfs.objects import HostHandle
 from resmgr.testing.fuserig import Answer
 from tests.resmgr.fuse.far import AWAY, Far
 
@@ -57,3 +58,8 @@ def flush(rig: Far, node: int, fh: int, owner: int = 7) -> int:
 def fail(rig: Far, fault: str) -> None:
     rig.fail(fault)
     rig.run(AWAY + 0.1)
+
+
+def open_there(rig: Far) -> int:
+    """What clients have open at the server."""
+    return sum(isinstance(one, HostHandle) and one.readable for each in rig.host.manager.table.clients.values() for one in each.handles)

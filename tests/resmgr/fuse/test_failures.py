@@ -1,5 +1,5 @@
-"""The way to the server is cut at every message, and comes back with the same server, another one, or another boot of its machine: what a
-program is told, in what time, and what is in the files then.
+"""The way to the server is cut at every message, and comes back with the same server, another one, or another boot of its machine, or the
+server forgets what is open: what a program is told, in what time, and what is in the files then.
 
 The file system is a real directory; the link and time are virtual, so every case is repeated by its seed and number:
 python -m tests.resmgr.fuse.test_failures [SEED [ROUNDS]]
@@ -26,7 +26,7 @@ from resmgr.fuse.options import Failure, FuseOptions
 from resmgr.testing.fuserig import Answer
 from tests.resmgr.fuse.far import AWAY, Far
 
-FAULTS = ("link", "restart", "boot")
+FAULTS = ("link", "restart", "boot", "forgotten")
 TOLD = frozenset((0, -errno.EHOSTDOWN, -errno.ESTALE, -errno.EIO))
 """What may come of an operation. Everything else means that it was carried out twice, or on something else."""
 

@@ -403,6 +403,27 @@ def test_a_close_that_waited_longer_than_any_may_is_done_all_the_same() -> None:
     assert not any(one.files for one in rig.machine.nodes)
 
 
+@pytest.mark.parametrize("resends", [False, True])
+@pytest.mark.parametrize("answered", [False, True])
+def test_a_close_that_waits_when_the_mount_is_handed_over_is_not_forgotten(resends: bool, answered: bool) -> None:
+    """The next daemon does not hear of it, unless the kernel has it still and says it again."""
+    rig, node = prepared(FuseOptions(deadline=1.0))
+    rig.machine.resends = resends
+    file = rig.lookup(node, b"f8").nodeid
+    opened = rig.open(file, os.O_RDWR).fh
+    assert rig.ask(Opcode.SETLK, file, formats.LK_IN.pack(opened, 7, 0, 9, 1, 70, 0)).error == 0
+    rig.fs.faults[:] = [Fault("remove", hang=True, deaf=True)]
+    assert behind(rig, node, b"f1")
+    unique = rig.start(Opcode.RELEASE, file, formats.RELEASE_IN.pack(opened, 0, 0, 0))
+    rig.run(2 if answered else 0.1)
+    assert (unique in rig.answers) is answered
+    handover.give_up(rig.machine)
+    said_again = resends and not answered
+    assert (unique in rig.answers) is not said_again
+    told = handover.state_of(rig.machine, lambda nd: None)
+    assert [one.fh for one in told.files] == ([opened] if said_again else [])
+
+
 def test_rmdir_waits_for_what_was_in_it(ready: tuple[Rig, int]) -> None:
     rig, node = ready
     for number in range(9):

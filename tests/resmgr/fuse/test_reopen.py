@@ -15,11 +15,11 @@ from resmgr.fuse import formats
 from resmgr.fuse.formats import Opcode
 from resmgr.fuse.options import Failure
 from resmgr.fuse.stuck import abort
-from resmgr.hostfs.objects import HostClient, HostHandle
+from resmgr.hostfs.objects import HostClient
 from resmgr.iofunc.handle import Handle
 from resmgr.iomsg import XATTR_INLINE_MAX, Io
-from tests.resmgr.fuse.far import AWAY, CHID, ND, Far
-from tests.resmgr.fuse.reopened import LOCK, Make, fail, far, flush, opened, read, write
+from tests.resmgr.fuse.far import AWAY, CHID, ND
+from tests.resmgr.fuse.reopened import LOCK, Make, fail, far, flush, open_there, opened, read, write
 
 __all__ = ["far"]
 
@@ -344,11 +344,6 @@ def test_one_of_many_descriptors_is_enough_for_attributes(far: Make, opcode: Opc
     for _ in range(2):
         assert rig.ask(opcode, node, body).error == 0
     assert rig.machine.drops["reopen_tried"] == 1
-
-
-def open_there(rig: Far) -> int:
-    """What clients have open at the server."""
-    return sum(isinstance(one, HostHandle) and one.readable for each in rig.host.manager.table.clients.values() for one in each.handles)
 
 
 @pytest.mark.parametrize("messages", range(6))
