@@ -333,7 +333,7 @@ def _hand_over(core: Core, directory: Directory, request: Request, offset: int, 
     directory.raw = b""
     fixed = 24 + (128 if plus else 0)
     devices = core.options.devices_as_files
-    children, server, enter, fields_of = node.children, node.server, core.nodes.enter, core.entry_fields
+    children, server, enter, of, fields_of = node.children, node.server, core.nodes.enter, core.nodes.of, core.entry_fields
     lease = node.lease
     while position < count:
         name, ino, mode, attr = items[position]
@@ -354,6 +354,9 @@ def _hand_over(core: Core, directory: Directory, request: Request, offset: int, 
             parts.append(_NO_ENTRY + _DIRENT(*entry))
         elif (known := children.get(name)) is not None and (known.server is not server or known.attr_at > at or known.changed >= at):
             # Another manager's root, or something newer is known.
+            parts.append(_NO_ENTRY + _DIRENT(*entry))
+        elif known is None and (known := of(server, attr)) is not None and (known.attr_at > at or known.changed >= at):
+            # By another name.
             parts.append(_NO_ENTRY + _DIRENT(*entry))
         else:
             child = enter(node, name, server, attr)

@@ -158,7 +158,7 @@ class Leases:
         if parent is None or not node.named or parent.lease is None:
             return
         parent.lease.knows(node, user)
-        if parent.lease.has(node) and single(node) and parent.lease.covers(node.name, at):
+        if parent.lease.has(node) and single(node) and at > node.changed and parent.lease.covers(node.name, at):
             node.attr_sure = at
 
     def absent(self, request: Request) -> float:
@@ -376,6 +376,9 @@ class Leases:
             if child is not None:
                 child.name_sure = 0.0
                 self._stale(child, False)
+                if child.aliases:
+                    # Until it is looked up again the others are better.
+                    self._core.nodes.unname(child, node, name)
             lease.told_absent.discard(name)
             self._core.telling.tell(node, [formats.inval_entry(node.nodeid, name, self._core.expires)])
         elif kind & WATCH_REPEATED and child is not None:
@@ -398,6 +401,9 @@ class Leases:
     def _stale(self, node: Node, content: bool) -> None:
         """The attributes of *node* are not what the kernel was told, nor, perhaps, its contents."""
         node.attr_sure = 0.0
+        if not node.directory:
+            # It may be looked at by another name, of which nothing is told.
+            node.changed = self._core.dispatch.now()
         self._core.take_back(node)
         if not content:
             return
