@@ -434,7 +434,7 @@ class Core(Answers):
                 del self.opened[directory.node]
         return directory
 
-    def waits(self, request: Request) -> None:
+    def note_outstanding(self, request: Request) -> None:
         """The request was not answered at once: it is listed, and an interrupt that came before it takes effect."""
         self.outstanding[request.unique] = request
         if self.patience.limit:

@@ -263,7 +263,7 @@ def _serve(core: Core, directory: Directory, request: Request, offset: int, size
             else:
                 # The kernel waits for nothing to drop a listing's pages, so this request does not hold it up.
                 pages = formats.inval_pages(directory.node.nodeid)
-                core.telling.tell(directory.node, [pages], waits=False, then=lambda: core.answer_data(request))
+                core.telling.tell(directory.node, [pages], blocking=False, then=lambda: core.answer_data(request))
     elif index > len(directory.cookies) and not directory.home:
         # A position that was never told to anybody.
         core.error(request, errno.EINVAL)

@@ -103,7 +103,7 @@ class Leases:
             return False
         if not self.on or self._closed or connection.closed or self._early.since(connection, node.ino, at):
             return False
-        if self._core.telling.waits(node) > WAITING_MAX or self._resting.rests(node, self._core.dispatch.now()):
+        if self._core.telling.queued(node) > WAITING_MAX or self._resting.rests(node, self._core.dispatch.now()):
             self._unwanted.add(connection, node.ino)
             return False
         if not self._unwanted.keep(connection, node.ino):
@@ -341,7 +341,7 @@ class Leases:
                 # Not only from here.
                 self._known.drop(found)
             storm = kind & WATCH_NAMES and found.storm.event(event.name, now)
-            if storm or self._core.telling.waits(found.node) > WAITING_MAX or len(found.again) > DUE_MAX:
+            if storm or self._core.telling.queued(found.node) > WAITING_MAX or len(found.again) > DUE_MAX:
                 core.drops["lease_flood"] += 1
                 if storm:
                     self._resting.rest(found.node, now)
@@ -468,7 +468,7 @@ class Leases:
         lease.absent.clear()
         lease.told_absent.clear()
         if attributes:
-            self._core.telling.tell(node, attributes, waits=False)
+            self._core.telling.tell(node, attributes, blocking=False)
         if entries:
             self._core.telling.tell(node, entries, anew=True)
 

@@ -175,7 +175,7 @@ class Machine(Core):
                 return
             self._begin(record, handler, request)
             if not record.answered:
-                self.waits(record)
+                self.note_outstanding(record)
         except BadMessage:
             self.drops["bad_request"] += 1
         finally:
@@ -202,7 +202,7 @@ class Machine(Core):
                 record.at = self.dispatch.now()
                 self._go_on(record, handler, memoryview(kept))
 
-        self.waits(record)
+        self.note_outstanding(record)
         self.reopening.wait(lost, again, record.opcode not in OF_LOCKS or lost.thing.fh == formats.FH_IN.parse(request, BODY)[0])
         return True
 
@@ -232,7 +232,7 @@ class Machine(Core):
             record.at = self.dispatch.now()
             self._go_on(record, handler, memoryview(request))
         if not record.answered:
-            self.waits(record)
+            self.note_outstanding(record)
 
     def rerun(self, request: Request) -> None:
         """`Core.rerun`."""
@@ -287,7 +287,7 @@ class Machine(Core):
                 self._begin(record, handler, view)
 
         self.drops[counted] += 1
-        self.waits(record)
+        self.note_outstanding(record)
         arrivals.wait(begin)
         return True
 
