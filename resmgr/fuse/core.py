@@ -417,6 +417,7 @@ class Core(Answers):
         file = File(self.new_fh(), node, connection, ocb, flags)
         self.files[file.fh] = file
         node.files.append(file)
+        self.nodes.number(node)
         self.reopening.opened(file)
         return file
 

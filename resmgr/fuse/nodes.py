@@ -64,7 +64,7 @@ class NodeTable:
         self._nodes[self.next] = node
         self.next += 1
         parent.children[name] = node
-        self._number(node)
+        self.number(node)
         return node
 
     def of(self, server: Server, attr: AttrTuple) -> Node | None:
@@ -79,10 +79,10 @@ class NodeTable:
         self._nodes[node.nodeid] = node
         if node.named:
             parent.children[node.name] = node
-        self._number(node)
+        self.number(node)
 
-    def _number(self, node: Node) -> None:
-        """*node* is found by its inode number, too, if that says which file it is."""
+    def number(self, node: Node) -> None:
+        """*node*, the last one made with its inode number, or opened, is found by it, too, if that says which file it is."""
         if node.mode & 0o170000 in JOINED and node.ino:
             node.server.files[node.ino] = node
 
@@ -96,7 +96,7 @@ class NodeTable:
         node.named = False
         self._nodes[self.next] = node
         self.next += 1
-        self._number(node)
+        self.number(node)
         return node
 
     def add_name(self, node: Node, parent: Node, name: bytes) -> None:
@@ -195,7 +195,7 @@ class NodeTable:
         self._unnumber(node)
         node.ino = attr[0]
         node.pages = None
-        self._number(node)
+        self.number(node)
 
 
 def _pinned(node: Node) -> bool:
