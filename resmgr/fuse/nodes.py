@@ -110,8 +110,8 @@ class NodeTable:
         old = node.parent
         if node.named and old is not None:
             if node.aliases is None:
-                node.aliases = []
-            node.aliases.append((old, node.name))
+                node.aliases = {}
+            node.aliases[old, node.name] = None
         node.parent = parent
         node.name = name
         node.named = True
@@ -120,15 +120,15 @@ class NodeTable:
         """*name* in *parent*, one of several of *node*, was told last."""
         old, aliases = node.parent, node.aliases
         if aliases is not None and old is not None and (parent, name) in aliases:
-            aliases.remove((parent, name))
-            aliases.append((old, node.name))
+            del aliases[parent, name]
+            aliases[old, node.name] = None
             node.parent = parent
             node.name = name
 
     def _outnumbered(self, node: Node) -> None:
         """The names of *node* that were told first are not there any more, if there are more than its server counts."""
         while node.aliases and len(node.aliases) >= max(1, node.attr[2]):
-            parent, name = node.aliases[0]
+            parent, name = next(iter(node.aliases))
             self.unname(node, parent, name)
             self._gone(parent, name)
 
@@ -161,11 +161,11 @@ class NodeTable:
             del parent.children[name]
         if node.parent is parent and node.name == name:
             if node.aliases:
-                node.parent, node.name = node.aliases.pop()
+                (node.parent, node.name), _ = node.aliases.popitem()
             else:
                 node.named = False
         elif node.aliases and (parent, name) in node.aliases:
-            node.aliases.remove((parent, name))
+            del node.aliases[parent, name]
 
     def forget(self, node: Node, count: int) -> None:
         """The kernel gives *count* lookups back; more than it had counts as all."""
