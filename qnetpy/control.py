@@ -6,7 +6,7 @@
     {"do": "suites", "names": [...]}    use these ciphers from now on, best first
     {"do": "waiting"}   requests of /net that wait, the caller's own; for root and the daemon's user all (`qnetpy.stuck`)
     {"do": "abort", "ids": [...]}   end these
-    {"do": "hand-over"}    give the mounts away, to whoever starts the next daemon (`qnetpy.handed`)
+    {"do": "hand-over", "socket": true}    give the mounts away, to whoever starts the next daemon (`qnetpy.handed`)
     {"do": "invite", ...} and others: what is changed (`qnetpy.members.commands`)
 
 The channel is `(0, PID_SYSTEM, CHID_CONTROL)` and takes no messages from other nodes. It tells every user of this machine; who changes
@@ -48,7 +48,7 @@ class Control:
     """The daemon's user."""
     asks: Mapping[str, Asking] = attrs.Factory(dict)
     """What is answered to each user in his own way."""
-    hand_over: Callable[[Message], None] | None = None
+    hand_over: Callable[[Message, Mapping[str, object]], None] | None = None
     """Answers `hand-over`, with descriptors."""
 
     def handle(self, message: Message) -> None:
@@ -77,7 +77,7 @@ class Control:
         elif message.info.credentials.uid not in (0, self.owner):
             message.error(errno.EPERM)
         elif verb == "hand-over" and self.hand_over is not None:
-            self.hand_over(message)
+            self.hand_over(message, request)
         else:
             self.verbs[verb](request, lambda facts: message.reply(0, _pack(facts)))
 

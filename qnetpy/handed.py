@@ -1,6 +1,8 @@
 """Mounts on their way from one daemon to the next (docs/decisions/fuse-hand-over.md).
 
 The running daemon answers `hand-over` with descriptors: a memory file with what the next one has to know, then the /dev/fuse of each mount.
+Where a message cannot carry so many, and who asks says `"socket": true`, the second one is a socket in which all of these wait, as one
+datagram; so nothing is left behind in the daemon, and they are closed with it if nobody takes them.
 `qnet restart` keeps them while there is no daemon, and starts the next one with them; ENVIRONMENT there has their numbers.
 """
 
@@ -8,7 +10,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
+import socket
+from collections.abc import Callable, Mapping, Sequence
 
 import attrs
 
@@ -16,7 +19,10 @@ from resmgr.channel import Message
 from resmgr.ids import DESCRIPTORS_MAX
 
 ENVIRONMENT = "QNET_HANDED"
-MOUNTS_MAX = DESCRIPTORS_MAX - 1
+MESSAGE_MAX = DESCRIPTORS_MAX - 1
+"""Mounts whose descriptors one message carries."""
+MOUNTS_MAX = 253
+"""Descriptors that a datagram carries (the kernel's SCM_MAX_FD)."""
 STATE_MAX = 64 << 20
 """Bytes of the memory file."""
 NAMES_MAX = STATE_MAX // 280
@@ -74,13 +80,45 @@ def give(message: Message, mounts: Sequence[Handed]) -> None:
         try:
             with open(memory, "wb", closefd=False) as file:
                 file.write(data)
-            facts = {"mounts": [[one.point, *one.number] for one in mounts]}
-            message.reply(0, json.dumps(facts).encode(), descriptors=(memory, *(one.fd for one in mounts)))
+            facts = json.dumps({"mounts": [[one.point, *one.number] for one in mounts], "socket": len(mounts) > MESSAGE_MAX}).encode()
+            devices = [one.fd for one in mounts]
+            if len(mounts) > MESSAGE_MAX:
+                with _holding(devices) as holder:
+                    message.reply(0, facts, descriptors=(memory, holder.fileno()))
+            else:
+                message.reply(0, facts, descriptors=(memory, *devices))
         finally:
             os.close(memory)
     finally:
         for one in mounts:
             os.close(one.fd)
+
+
+def most(request: Mapping[str, object]) -> int:
+    """How many mounts can be given to who asked so."""
+    return MOUNTS_MAX if request.get("socket") is True else MESSAGE_MAX
+
+
+def _holding(devices: Sequence[int]) -> socket.socket:
+    """A socket from which *devices* can be received."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        with ours:
+            socket.send_fds(ours, [b"0"], devices, socket.MSG_DONTWAIT)
+    except BaseException:
+        theirs.close()
+        raise
+    return theirs
+
+
+def received(facts: Mapping[str, object], descriptors: Sequence[int]) -> tuple[int, ...]:
+    """What the answer *facts* came with: the memory file, then the device of each mount. All of it is the caller's to close."""
+    if facts.get("socket") is not True or len(descriptors) < 2:
+        return tuple(descriptors)
+    memory, holder, *_ = descriptors
+    with socket.socket(fileno=holder) as held:
+        _, devices, _, _ = socket.recv_fds(held, 1, MOUNTS_MAX, socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT)
+    return memory, *devices
 
 
 def environment(descriptors: Sequence[int]) -> dict[str, str]:

@@ -15,7 +15,7 @@ import json
 import logging
 import os
 import resource
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import attrs
@@ -31,7 +31,7 @@ from qnetpy.discovery.several import SeveralDiscovery
 from qnetpy.discovery.static import StaticDiscovery, StaticPeer
 from qnetpy.discovery.zeroconf import ZeroconfDiscovery
 from qnetpy.enrol.service import EnrolmentService
-from qnetpy.handed import MOUNTS_MAX, NAMES_MAX, give
+from qnetpy.handed import NAMES_MAX, give, most
 from qnetpy.members import commands
 from qnetpy.members.membership import Membership
 from qnetpy.netfs.mounts import NetMounts
@@ -219,11 +219,11 @@ class LsmQnet:
                 continue
             mounts.add(more.source, more.point, more.options, partial(_mounted, more.point))
 
-    def _hand_over(self, message: Message) -> None:
+    def _hand_over(self, message: Message, request: Mapping[str, object]) -> None:
         """The mounts are given to who asks, for the next daemon."""
         mounts, qnet = self._mounts, self.qnet
-        if mounts is None or qnet is None or mounts.closed or len(mounts.points()) > MOUNTS_MAX:
-            why = f"more than {MOUNTS_MAX} mounts cannot be handed over" if mounts is not None and not mounts.closed else "the node ends"
+        if mounts is None or qnet is None or mounts.closed or len(mounts.points()) > most(request):
+            why = f"more than {most(request)} mounts cannot be handed over" if mounts is not None and not mounts.closed else "the node ends"
             message.reply(0, json.dumps({"error": why}).encode())
             return
         if mounts.names() > NAMES_MAX:

@@ -12,6 +12,7 @@ qnet mount -o ifname=eth1 --fault drop=5% --wrap pcap,file=F packet    wrappers,
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Mapping
@@ -94,6 +95,10 @@ def _own(args: argparse.Namespace) -> int:
         return own.run(path, names, point, options, command)
     except ResmgrError as error:
         raise CommandError(f"{path}: {error.strerror or error}") from error
+    except own.NotStarted as error:
+        hint = "ulimit -u with more, or fewer processes of this user" if error.errno == errno.EAGAIN else ""
+        status = 127 if error.errno == errno.ENOENT else 126
+        raise CommandError(f"{command[0]}: not started in {point}: {error.why}", hint, status) from None
 
 
 def is_filesystem(args: argparse.Namespace) -> bool:

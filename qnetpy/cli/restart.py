@@ -93,20 +93,21 @@ def _mounts(config: str | None) -> tuple[tuple[int, ...], list[tuple[str, int, i
     from qnetpy.channels import CHID_CONTROL
     from qnetpy.cli import daemon
     from qnetpy.controlformat import REPLY_MAX, pack_request, unpack_reply
+    from qnetpy.handed import received
     from resmgr.errors import ResmgrError
     from resmgr.ids import ND_LOCAL, PID_SYSTEM
 
     with daemon.connect(config) as client:
         try:
             reply = client.connect(ND_LOCAL, PID_SYSTEM, CHID_CONTROL).send(
-                pack_request("hand-over"), reply_len=REPLY_MAX, timeout=HAND_OVER_SECONDS
+                pack_request("hand-over", socket=True), reply_len=REPLY_MAX, timeout=HAND_OVER_SECONDS
             )
         except ResmgrError as error:
             raise CommandError(f"the daemon does not hand over its mounts: {error.strerror or error}", "qnet down, then qnet up") from error
     told = unpack_reply(bytes(reply.data))
     if isinstance(told.get("error"), str):
         raise CommandError(str(told["error"]), "qnet down, then qnet up")
-    return reply.descriptors, _places(told.get("mounts"))
+    return received(told, reply.descriptors), _places(told.get("mounts"))
 
 
 def _places(told: object) -> list[tuple[str, int, int]]:

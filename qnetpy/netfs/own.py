@@ -13,6 +13,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import resource
 import signal
 import subprocess
 from collections.abc import Sequence
@@ -35,6 +36,14 @@ CLONE_NEWUSER = 0x10000000
 CLONE_NEWNS = 0x20000
 NET = (b"net",)
 """Where /net is in the node's pathname space."""
+
+
+@attrs.frozen
+class NotStarted(Exception):
+    """The command could not be started, with that *errno*; *why* in words."""
+
+    errno: int
+    why: str
 
 
 class OwnResolver:
@@ -63,7 +72,7 @@ def move() -> None:
 
 def run(socket: str, names: tuple[bytes, ...], point: str, options: FuseOptions, command: Sequence[str]) -> int:
     """Mount what *names* lead to from /net on the directory *point*, run *command* there, and return its exit status. Moves this process.
-    OSError when it cannot be mounted or started."""
+    OSError when it cannot be mounted; `NotStarted`."""
     move()
     mount = Mount(point, attrs.evolve(options, owner=(os.geteuid(), os.getegid())))
     device = mount.attach()
@@ -90,13 +99,30 @@ async def _serve(socket: str, part: Part, mount: Mount, device: int, command: Se
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_learn_names, process, names)
-                # Away from this thread, which answers the kernel: starting looks at the program, which may lie on the mount.
-                ended = await trio.to_thread.run_sync(lambda: subprocess.run(command, check=False))
+                status = await _run(command)
                 nursery.cancel_scope.cancel()
         finally:
             mount.detach()
             session.close()
-    return ended.returncode if ended.returncode >= 0 else 128 - ended.returncode
+    if isinstance(status, NotStarted):
+        raise status
+    return status if status >= 0 else 128 - status
+
+
+async def _run(command: Sequence[str]) -> int | NotStarted:
+    """Run it away from this thread, which answers the kernel: starting looks at the program, which may lie on the mount."""
+    try:
+        return (await trio.to_thread.run_sync(lambda: subprocess.run(command, check=False))).returncode
+    except RuntimeError:
+        # Of the thread.
+        code = errno.EAGAIN
+    except OSError as error:
+        code = error.errno or errno.EIO
+    if code != errno.EAGAIN:
+        return NotStarted(code, os.strerror(code).lower())
+    most, _ = resource.getrlimit(resource.RLIMIT_NPROC)
+    limit = "" if most == resource.RLIM_INFINITY else f", of which this user may have {most}"
+    return NotStarted(code, f"no room for a process or thread{limit}")
 
 
 async def _learn_names(process: Process, names: dict[int, str]) -> None:

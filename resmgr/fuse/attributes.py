@@ -134,7 +134,7 @@ def _take(request: Request, attr: AttrTuple, born: int | None = None) -> None:
     if (attr[1] ^ node.mode) & 0o170000:
         core.error(request, errno.ESTALE)
         return
-    take_attr(node, attr, request.at)
+    take_attr(core, node, attr, request.at)
     core.leases.took(node, request.at, request.user)
     if request.opcode != Opcode.STATX:
         core.answer_attr(request, node)
@@ -164,10 +164,11 @@ def parse_attr(reply: Buffer) -> AttrTuple:
     return attr
 
 
-def take_attr(node: Node, attr: AttrTuple, now: float) -> None:
+def take_attr(core: Core, node: Node, attr: AttrTuple, now: float) -> None:
     """The server said *attr* of the object that *node* is."""
     node.tell(attr, now)
-    node.ino = attr[0]
+    if node.ino != attr[0]:
+        core.nodes.rebind(node, attr)
 
 
 def _got_attr(request: Request, status: int, reply: Buffer) -> None:
@@ -190,7 +191,16 @@ def _looked_at(request: Request, status: int, reply: Buffer) -> None:
         core.error(request, errno.ESTALE)
         return
     if attr[0] != node.ino:
-        if node.files or not request.named(node):
+        directory = node.parent
+        if node.aliases and request.base is not None:
+            # One of its names: the kernel may mean it by another.
+            core.nodes.unname(node, request.base, request.path)
+            core.on_leaf(request, node, Connect.LOOKUP, request.flags, b"", ENTRY_MAX, _looked_at)
+            return
+        named = request.named(node)
+        if node.files or node.aliases or directory is None or not named or core.nodes.of(node.server, attr) is not None:
+            if directory is not None and named:
+                changing.found_changed(core, directory, node.name)
             core.error(request, errno.ESTALE)
             return
         core.nodes.rebind(node, attr)
@@ -245,7 +255,7 @@ def _set(request: Request, status: int, reply: Buffer) -> None:
     before = node.attr
     node.fresh = False
     changing.changed(request)
-    take_attr(node, attr, request.at)
+    take_attr(core, node, attr, request.at)
     if bytes(memoryview(reply)[ATTR.size :]) == SURE:
         owned.believe_attr(request, node, attr, request.at)
     if request.extra & SET_SIZE:

@@ -115,7 +115,7 @@ class Core(Answers):
         self.idle = Idle(self)
         self.handles.on_keep = self.idle.kept
         self.logs = Logs()
-        self.nodes = NodeTable(self.servers.root, self._node_leaves)
+        self.nodes = NodeTable(self.servers.root, self._node_leaves, self._name_gone)
         self.nodes.root.above = part.names
         self.walking = WalkAhead(self)
         self.ahead = ReadAhead(self)
@@ -168,6 +168,10 @@ class Core(Answers):
 
     def _drop_by_telling(self, nodeid: int, done: Callable[[], None]) -> None:
         self.tell_kernel([formats.inval_pages(nodeid)], done)
+
+    def _name_gone(self, parent: Node, name: bytes) -> None:
+        changing.found_changed(self, parent, name)
+        self.telling.tell(parent, [formats.inval_entry(parent.nodeid, name, self.expires)])
 
     def _node_leaves(self, node: Node) -> None:
         self.leases.node_leaves(node)
@@ -234,7 +238,23 @@ class Core(Answers):
         elif not node.named:
             self.error(request, errno.ESTALE)
         else:
+            if node.aliases:
+                step = self._by_another_name(node, parent, node.name, subtype, flags, fixed, reply_len, step, tail)
             self.on_base(request, parent, CONNECT, subtype, flags, fixed, node.name + tail, reply_len, step)
+
+    def _by_another_name(
+        self, node: Node, parent: Node, name: bytes, subtype: int, flags: int, fixed: bytes, reply_len: int, step: Step, tail: bytes
+    ) -> Step:
+        """Takes the answer to a message about *node*, sent by *name* in *parent*: if that is gone, it goes by the next one that it has."""
+
+        def answered(request: Request, status: int, reply: Buffer) -> None:
+            if status == -errno.ENOENT and node.aliases:
+                self.nodes.unname(node, parent, name)
+                self.on_leaf(request, node, subtype, flags, fixed, reply_len, step, tail)
+            else:
+                step(request, status, reply)
+
+        return answered
 
     def direct(
         self,
@@ -414,6 +434,7 @@ class Core(Answers):
         file = File(self.new_fh(), node, connection, ocb, flags)
         self.files[file.fh] = file
         node.files.append(file)
+        self.nodes.number(node)
         self.reopening.opened(file)
         return file
 
@@ -431,7 +452,7 @@ class Core(Answers):
                 del self.opened[directory.node]
         return directory
 
-    def waits(self, request: Request) -> None:
+    def note_outstanding(self, request: Request) -> None:
         """The request was not answered at once: it is listed, and an interrupt that came before it takes effect."""
         self.outstanding[request.unique] = request
         if self.patience.limit:

@@ -263,7 +263,7 @@ def _serve(core: Core, directory: Directory, request: Request, offset: int, size
             else:
                 # The kernel waits for nothing to drop a listing's pages, so this request does not hold it up.
                 pages = formats.inval_pages(directory.node.nodeid)
-                core.telling.tell(directory.node, [pages], waits=False, then=lambda: core.answer_data(request))
+                core.telling.tell(directory.node, [pages], blocking=False, then=lambda: core.answer_data(request))
     elif index > len(directory.cookies) and not directory.home:
         # A position that was never told to anybody.
         core.error(request, errno.EINVAL)
@@ -335,7 +335,7 @@ def _hand_over(core: Core, directory: Directory, request: Request, offset: int, 
     directory.raw = b""
     fixed = 24 + (128 if plus else 0)
     devices = core.options.devices_as_files
-    children, server, enter, fields_of = node.children, node.server, core.nodes.enter, core.entry_fields
+    children, server, enter, of, fields_of = node.children, node.server, core.nodes.enter, core.nodes.of, core.entry_fields
     lease = node.lease
     while position < count:
         name, ino, mode, attr = items[position]
@@ -356,6 +356,9 @@ def _hand_over(core: Core, directory: Directory, request: Request, offset: int, 
             parts.append(_NO_ENTRY + _DIRENT(*entry))
         elif (known := children.get(name)) is not None and (known.server is not server or known.attr_at > at or known.changed >= at):
             # Another manager's root, or something newer is known.
+            parts.append(_NO_ENTRY + _DIRENT(*entry))
+        elif known is None and (known := of(server, attr)) is not None and (known.attr_at > at or known.changed >= at):
+            # By another name.
             parts.append(_NO_ENTRY + _DIRENT(*entry))
         else:
             child = enter(node, name, server, attr)

@@ -186,8 +186,8 @@ def _aliases(core: Core, told: NodeRecord) -> None:
         if node is None or above is None:
             raise BadState("a name in no directory")
         if node.aliases is None:
-            node.aliases = []
-        node.aliases.append((above, one.name))
+            node.aliases = {}
+        node.aliases[above, one.name] = None
         above.children[one.name] = node
 
 

@@ -78,8 +78,8 @@ class Node:
         """Of the root: names that lead to it from the mounted manager's."""
         self.named = True
         """Whether (parent, name) is believed to lead to it; False after it was removed or replaced."""
-        self.aliases: list[tuple[Node, bytes]] | None = None
-        """Further names of a file with several links."""
+        self.aliases: dict[tuple[Node, bytes], None] | None = None
+        """Further names of a file with several links; what was told last comes last."""
         self.allowed: tuple[tuple[int, int], int, float] | None = None
         """Of a file: who was told that he may use it, how, and when that was asked (`allowed`)."""
         self.server = server

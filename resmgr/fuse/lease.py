@@ -120,7 +120,7 @@ class Lease:
     def entered(self, child: Node, name: bytes, at: float, user: User) -> None:
         """*user* was told that *name* leads to *child*, with attributes, in an answer asked for at *at*."""
         self.knows(child, user)
-        if self.covers(name, at) and self.leads(child, at) and not child.directory and single(child):
+        if self.covers(name, at) and self.leads(child, at) and not child.directory and single(child) and at > child.changed:
             child.attr_sure = at
 
     def leads(self, child: Node, at: float) -> bool:

@@ -103,7 +103,7 @@ class Leases:
             return False
         if not self.on or self._closed or connection.closed or self._early.since(connection, node.ino, at):
             return False
-        if self._core.telling.waits(node) > WAITING_MAX or self._resting.rests(node, self._core.dispatch.now()):
+        if self._core.telling.queued(node) > WAITING_MAX or self._resting.rests(node, self._core.dispatch.now()):
             self._unwanted.add(connection, node.ino)
             return False
         if not self._unwanted.keep(connection, node.ino):
@@ -158,7 +158,7 @@ class Leases:
         if parent is None or not node.named or parent.lease is None:
             return
         parent.lease.knows(node, user)
-        if parent.lease.has(node) and single(node) and parent.lease.covers(node.name, at):
+        if parent.lease.has(node) and single(node) and at > node.changed and parent.lease.covers(node.name, at):
             node.attr_sure = at
 
     def absent(self, request: Request) -> float:
@@ -341,7 +341,7 @@ class Leases:
                 # Not only from here.
                 self._known.drop(found)
             storm = kind & WATCH_NAMES and found.storm.event(event.name, now)
-            if storm or self._core.telling.waits(found.node) > WAITING_MAX or len(found.again) > DUE_MAX:
+            if storm or self._core.telling.queued(found.node) > WAITING_MAX or len(found.again) > DUE_MAX:
                 core.drops["lease_flood"] += 1
                 if storm:
                     self._resting.rest(found.node, now)
@@ -376,6 +376,9 @@ class Leases:
             if child is not None:
                 child.name_sure = 0.0
                 self._stale(child, False)
+                if child.aliases:
+                    # Until it is looked up again the others are better.
+                    self._core.nodes.unname(child, node, name)
             lease.told_absent.discard(name)
             self._core.telling.tell(node, [formats.inval_entry(node.nodeid, name, self._core.expires)])
         elif kind & WATCH_REPEATED and child is not None:
@@ -398,6 +401,9 @@ class Leases:
     def _stale(self, node: Node, content: bool) -> None:
         """The attributes of *node* are not what the kernel was told, nor, perhaps, its contents."""
         node.attr_sure = 0.0
+        if not node.directory:
+            # It may be looked at by another name, of which nothing is told.
+            node.changed = self._core.dispatch.now()
         self._core.take_back(node)
         if not content:
             return
@@ -462,7 +468,7 @@ class Leases:
         lease.absent.clear()
         lease.told_absent.clear()
         if attributes:
-            self._core.telling.tell(node, attributes, waits=False)
+            self._core.telling.tell(node, attributes, blocking=False)
         if entries:
             self._core.telling.tell(node, entries, anew=True)
 

@@ -176,7 +176,7 @@ class Machine(Core):
                 return
             self._begin(record, handler, request)
             if not record.answered:
-                self.waits(record)
+                self.note_outstanding(record)
         except BadMessage:
             self.drops["bad_request"] += 1
         finally:
@@ -203,7 +203,7 @@ class Machine(Core):
                 record.at = self.dispatch.now()
                 self._go_on(record, handler, memoryview(kept))
 
-        self.waits(record)
+        self.note_outstanding(record)
         self.reopening.wait(lost, again, record.opcode not in OF_LOCKS or lost.thing.fh == formats.FH_IN.parse(request, BODY)[0])
         return True
 
@@ -235,7 +235,7 @@ class Machine(Core):
             record.at = self.dispatch.now()
             self._go_on(record, handler, memoryview(request))
         if not record.answered:
-            self.waits(record)
+            self.note_outstanding(record)
 
     def rerun(self, request: Request) -> None:
         """`Core.rerun`."""
@@ -301,7 +301,7 @@ class Machine(Core):
                 self._begin(record, handler, view)
 
         self.drops[counted] += 1
-        self.waits(record)
+        self.note_outstanding(record)
         wait(begin)
         return True
 

@@ -68,6 +68,9 @@ def _known(core: Core, request: Request, attr: AttrTuple, at: float, sure: float
     """Answer from what was read ahead, asked for at *at*, for leases at *sure*. False: something newer speaks against it, so the server is
     asked."""
     directory, name = request.node, request.name
+    other = core.nodes.of(directory.server, attr)
+    if other is not None and (other.attr_at > at or other.changed >= at or (other.behind is not None and other.behind.outdates(at))):
+        return False
     node = directory.children.get(name)
     if node is not None:
         if node.server is not directory.server or node.changed >= at or (node.behind is not None and node.behind.outdates(at)):

@@ -5,7 +5,10 @@ while nodes below it live (their path leads through it), and while removals from
 
 Nodes are found again by (parent, name) and the identity that the server tells: inode number, type, and for symbolic links the change
 value (their text never changes, so the kernel may cache it). Another identity under the same name is another node. A regular file (block
-device, socket) with several links is also found by its inode number, so that all its names share pages and attributes in the kernel.
+device, socket) that is open here or has several links is also found by its inode number, so that all its names share pages, attributes and
+what is on the way to its server. What is open keeps its number at the server; that of what has one link and is not open may be used again.
+
+Of several names (`aliases`) the node's own is the one by which the server told it last: the kernel does not say by which it means a node.
 """
 
 from __future__ import annotations
@@ -19,17 +22,18 @@ from resmgr.fuse.servers import Server
 
 
 class NodeTable:
-    """All nodes. `closed(node)` is called for a node that leaves, so that its base handles can be closed."""
+    """All nodes. `closed(node)` is called for a node that leaves, so that its base handles can be closed; `gone(parent, name)` for a name
+    that leads nowhere any more, since its file has another one and the server says that it has no more than that."""
 
-    def __init__(self, root_server: Server, closed: Callable[[Node], None]) -> None:
+    def __init__(self, root_server: Server, closed: Callable[[Node], None], gone: Callable[[Node, bytes], None]) -> None:
         unknown: AttrTuple = (0, S_IFDIR | 0o755, 2, 0, 0, 0, 0, 0, 4096, 0, 0, 0, 0)
         self.root = Node(ROOT_ID, None, b"", root_server, unknown)
         self.root.lookups = 1
         self._nodes: dict[int, Node] = {ROOT_ID: self.root}
-        self._linked: dict[tuple[Server, int], Node] = {}
         self.next = ROOT_ID + 1
         """The number of the next one."""
         self._closed = closed
+        self._gone = gone
         self.get = self._nodes.get
 
     def __len__(self) -> int:
@@ -40,38 +44,51 @@ class NodeTable:
 
     def enter(self, parent: Node, name: bytes, server: Server, attr: AttrTuple) -> Node:
         """The node that *name* in *parent* leads to, by what the server just said. Its lookup count is not changed."""
+        known = self.of(server, attr)
         child = parent.children.get(name)
         if child is not None:
             in_use = attr[1] & 0o170000 in STREAMS and child.files
-            if child.server is server and child.ino == attr[0] and same_type(child, attr) and not in_use:
+            better = known is not None and known is not child and not child.files
+            if child.server is server and child.ino == attr[0] and same_type(child, attr) and not in_use and not better:
+                if child.aliases:
+                    self._told_by(child, parent, name)
                 child.met(attr)
                 return child
             self.unname(child, parent, name)
-        if attr[2] > 1 and attr[1] & 0o170000 in JOINED and attr[0]:
-            known = self._linked.get((server, attr[0]))
-            if known is not None and known.nodeid in self._nodes:
-                known.met(attr)
-                self.add_name(known, parent, name)
-                return known
+        if known is not None:
+            known.met(attr)
+            self.add_name(known, parent, name)
+            self._outnumbered(known)
+            return known
         node = Node(self.next, parent, name, server, attr)
         self._nodes[self.next] = node
         self.next += 1
         parent.children[name] = node
-        if attr[2] > 1 and attr[1] & 0o170000 in JOINED and attr[0]:
-            self._linked[server, attr[0]] = node
+        self.number(node)
         return node
+
+    def of(self, server: Server, attr: AttrTuple) -> Node | None:
+        """The node of the file that *server* says *attr* of, by its inode number; None: it is told by its names only."""
+        known = server.files.get(attr[0])
+        if known is None or (known.mode ^ attr[1]) & 0o170000 or not (attr[2] > 1 or _pinned(known)):
+            return None
+        return known
 
     def put(self, node: Node, parent: Node) -> None:
         """A node that the kernel knew before this table was made, in *parent*, which was put before."""
         self._nodes[node.nodeid] = node
         if node.named:
             parent.children[node.name] = node
-        self.linked(node)
+        self.number(node)
 
-    def linked(self, node: Node) -> None:
-        """*node* is found by its inode number, too, if it may have several names."""
-        if node.attr[2] > 1 and node.mode & 0o170000 in JOINED and node.ino:
-            self._linked[node.server, node.ino] = node
+    def number(self, node: Node) -> None:
+        """*node*, the last one made with its inode number, or opened, is found by it, too, if that says which file it is."""
+        if node.mode & 0o170000 in JOINED and node.ino:
+            node.server.files[node.ino] = node
+
+    def _unnumber(self, node: Node) -> None:
+        if node.server.files.get(node.ino) is node:
+            del node.server.files[node.ino]
 
     def enter_nameless(self, parent: Node, server: Server, attr: AttrTuple) -> Node:
         """A node for a file that was made in *parent* without a name."""
@@ -79,6 +96,7 @@ class NodeTable:
         node.named = False
         self._nodes[self.next] = node
         self.next += 1
+        self.number(node)
         return node
 
     def add_name(self, node: Node, parent: Node, name: bytes) -> None:
@@ -92,13 +110,27 @@ class NodeTable:
         old = node.parent
         if node.named and old is not None:
             if node.aliases is None:
-                node.aliases = []
-            node.aliases.append((parent, name))
-            self._linked[node.server, node.ino] = node
-        else:
+                node.aliases = {}
+            node.aliases[old, node.name] = None
+        node.parent = parent
+        node.name = name
+        node.named = True
+
+    def _told_by(self, node: Node, parent: Node, name: bytes) -> None:
+        """*name* in *parent*, one of several of *node*, was told last."""
+        old, aliases = node.parent, node.aliases
+        if aliases is not None and old is not None and (parent, name) in aliases:
+            del aliases[parent, name]
+            aliases[old, node.name] = None
             node.parent = parent
             node.name = name
-            node.named = True
+
+    def _outnumbered(self, node: Node) -> None:
+        """The names of *node* that were told first are not there any more, if there are more than its server counts."""
+        while node.aliases and len(node.aliases) >= max(1, node.attr[2]):
+            parent, name = next(iter(node.aliases))
+            self.unname(node, parent, name)
+            self._gone(parent, name)
 
     def unname(self, node: Node, parent: Node, name: bytes) -> None:
         """*name* in *parent* leads to *node* no more."""
@@ -129,11 +161,11 @@ class NodeTable:
             del parent.children[name]
         if node.parent is parent and node.name == name:
             if node.aliases:
-                node.parent, node.name = node.aliases.pop()
+                (node.parent, node.name), _ = node.aliases.popitem()
             else:
                 node.named = False
         elif node.aliases and (parent, name) in node.aliases:
-            node.aliases.remove((parent, name))
+            del node.aliases[parent, name]
 
     def forget(self, node: Node, count: int) -> None:
         """The kernel gives *count* lookups back; more than it had counts as all."""
@@ -148,8 +180,7 @@ class NodeTable:
                 return
             if self._nodes.pop(node.nodeid, None) is None:
                 return
-            if self._linked.get((node.server, node.ino)) is node:
-                del self._linked[node.server, node.ino]
+            self._unnumber(node)
             parent = node.parent
             for holder, name in [(parent, node.name), *(node.aliases or ())]:
                 if holder.children.get(name) is node:
@@ -160,12 +191,14 @@ class NodeTable:
             node = parent
 
     def rebind(self, node: Node, attr: AttrTuple) -> None:
-        """The name leads to another file of the same type now, and nothing has the old one open: the node becomes the new file."""
-        if self._linked.get((node.server, node.ino)) is node:
-            del self._linked[node.server, node.ino]
-        for holder, name in node.aliases or ():
-            if holder.children.get(name) is node:
-                del holder.children[name]
+        """Its only name leads to another file of the same type now, and nothing has the old one open: the node becomes the new file."""
+        self._unnumber(node)
         node.ino = attr[0]
-        node.aliases = None
         node.pages = None
+        self.number(node)
+
+
+def _pinned(node: Node) -> bool:
+    """Whether its server has it open for us, so that its inode number is its own."""
+    file = node.file_of(None)
+    return file is not None and not file.dead

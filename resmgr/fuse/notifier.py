@@ -16,9 +16,9 @@ it keeps pages locked until the last /dev/fuse is closed. Whoever opens a file h
 otherwise.
 
 Packets of the control socket: number u64 (native), then notifications, each with its length first, as fuse(4) has them; or a nodeid u64.
-Answered by the number and, u32, how many failed, or with what errno. `LEAVE` as number: somebody else serves the mount from now on, so
-nothing is answered here when the socket ends. At its start each thread answers `HERE` and its number, by which its requests are known. The
-process ends when the socket has, and all its threads are back from the kernel.
+Answered by the number and, u32, how many failed, or with what errno. `PING` as number is answered by itself. `LEAVE` as number: somebody
+else serves the mount from now on, so nothing is answered here when the socket ends. At its start each thread answers `HERE` and its number,
+by which its requests are known. The process ends when the socket has, and all its threads are back from the kernel.
 
 Imports nothing of ours.
 """
@@ -41,8 +41,11 @@ if TYPE_CHECKING:
 NUMBER = struct.Struct("=Q")
 ANSWER = struct.Struct("=QI")
 LEAVE = HERE = (1 << 64) - 1
-THREADS = 8
+PING = LEAVE - 1
+JOBS = 8
 """As many packets as can be waited for at once."""
+THREADS = JOBS + 1
+"""One never waits in the kernel, and answers PING."""
 STACK = 256 * 1024
 PACKET_MAX = 8192
 """Bytes of a packet; so all that are under way at once fit into a socket."""
@@ -101,7 +104,7 @@ class Threads:
         self._answer(HERE, _thread.get_native_id())
         while packet := self._next():
             (number,) = NUMBER.unpack_from(packet)
-            self._answer(number, self._perform(memoryview(packet)[NUMBER.size :]))
+            self._answer(number, 0 if number == PING else self._perform(memoryview(packet)[NUMBER.size :]))
         with self._receiving:
             first = self._threads == THREADS
             self._threads -= 1

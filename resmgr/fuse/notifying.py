@@ -9,6 +9,7 @@ import errno
 import fcntl
 import logging
 import os
+import signal
 import socket
 import struct
 import subprocess
@@ -17,14 +18,17 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Final
 
-from resmgr.dispatch import Dispatch
+from resmgr.dispatch import Dispatch, Timer
 from resmgr.fuse import notifier
 from resmgr.fuse.mount import open_device
 from resmgr.ownthread import new_thread
 
 log = logging.getLogger("resmgr.fuse")
 
+SILENCE: Final = 2.0
+"""Seconds after which a process that has something to do is asked whether it lives, and then has to say so."""
 DEV_IOC_CLONE = 0x8004E500
 """_IOR(229, 0, uint32_t), linux/fuse.h."""
 
@@ -47,16 +51,21 @@ class Job:
 class Helper:
     """One process. `start` has it started by a worker thread; `ready` says whether `do` may be called. `close` ends it.
 
-    If it ends by itself, all jobs are done with the result -1, and `ready` is False for good.
+    If it ends by itself, all jobs are done with the result -1, and `ready` is False for good. So it is when it says nothing any more, since
+    it was stopped: then it is killed, and *stopped* is called before that.
     """
 
-    def __init__(self, dispatch: Dispatch) -> None:
+    def __init__(self, dispatch: Dispatch, stopped: Callable[[], None]) -> None:
         self.ready = False
         self.process = 0
         """Its pid, 0 when there is none."""
         self.threads: set[int] = set()
         """The numbers of its threads."""
         self._dispatch = dispatch
+        self._stopped = stopped
+        self._timer: Timer | None = None
+        """Of when it is asked, or should have answered, `_asked`, next."""
+        self._asked = False
         self._closed = False
         self._lock = threading.Lock()
         """For `_closed` and `_begun`, which a worker thread sets."""
@@ -101,10 +110,48 @@ class Helper:
         """Have *packets* (without their numbers) carried out in order. Only when `ready`."""
         self._waiting.append(Job(packets, done))
         self._send()
+        self._watch()
+
+    def _watch(self) -> None:
+        if self._timer is None:
+            due = self._dispatch.now() + SILENCE
+            self._timer = self._dispatch.call_at(due, lambda: self._look(due))
+
+    def _look(self, due: float) -> None:
+        """While there are jobs: it has not said for SILENCE that it lives, or it was asked so long ago."""
+        self._timer = None
+        # What it has said counts, though it was not read: this process may have been stopped.
+        self._readable()
+        if self._socket is None or not (self._jobs or self._waiting):
+            self._asked = False
+            return
+        late = self._dispatch.now() > due + SILENCE / 2
+        if self._asked and not late:
+            self._kill()
+            return
+        try:
+            self._socket.send(notifier.NUMBER.pack(notifier.PING))
+        except OSError:
+            pass  # full, of what it has not read; or it has ended, which its pidfd tells
+        self._asked = True
+        self._watch()
+
+    def _kill(self) -> None:
+        log.warning("process %d, which tells the kernel of changes, says nothing: stopped? It is killed", self.process)
+        begun = self._begun
+        if begun is not None:
+            try:
+                signal.pidfd_send_signal(begun[2], signal.SIGKILL)
+            except OSError as error:
+                log.warning("it cannot be killed: %s", error.strerror)
+        left = self._close_with_jobs()
+        self._stopped()
+        for job in left:
+            job.done(-1)
 
     def _send(self) -> None:
         waiting = self._waiting
-        while waiting and len(self._jobs) < notifier.THREADS and self._socket is not None:
+        while waiting and len(self._jobs) < notifier.JOBS and self._socket is not None:
             job = waiting[0]
             try:
                 self._socket.send(notifier.NUMBER.pack(self._number) + job.packets[job.at])
@@ -132,6 +179,9 @@ class Helper:
                 self.threads.add(result)
                 self.ready = len(self.threads) == notifier.THREADS
                 continue
+            if number == notifier.PING:
+                self._asked = False
+                continue
             job = self._jobs.pop(number)
             job.at += 1
             job.result = job.result or result
@@ -151,6 +201,9 @@ class Helper:
         self.threads.clear()
         self._waiting.clear()
         self._jobs.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         if begun is None:
             return
         link, _, pidfd = begun
@@ -170,10 +223,14 @@ class Helper:
 
     def _ended(self) -> None:
         log.warning("the process that tells the kernel of changes has ended, so programs may hang on a mount whose daemon is killed")
+        for job in self._close_with_jobs():
+            job.done(-1)
+
+    def _close_with_jobs(self) -> list[Job]:
+        """Those that it has not done."""
         left = [*self._jobs.values(), *self._waiting]
         self.close()
-        for job in left:
-            job.done(-1)
+        return left
 
 
 def _end(begun: Begun) -> None:

@@ -51,7 +51,7 @@ class Patience:
         self._core.drops["kept"] += 1
         self._kept[request.unique] = request
         if self._core.outstanding.get(request.unique) is not request:
-            self._core.waits(request)
+            self._core.note_outstanding(request)
         self._later(now)
         return True
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from resmgr.channel import CHID_PATHMGR, ND_LOCAL, PID_SYSTEM, Connection, Credentials, Kernel, Nd
 from resmgr.errors import BadMessage
 from resmgr.fuse.changes import NEVER
 from resmgr.fuse.formats import MASK64
 from resmgr.iomsg import Target
+
+if TYPE_CHECKING:
+    from resmgr.fuse.inode import Node
 
 SERVERS_OF_NODE: Final = 1024
 """Servers of one node that are remembered. Beyond, those of which nothing is known any more are forgotten. Stops a node that says of each
@@ -33,8 +36,8 @@ class Server:
     """A manager that nodes belong to: its address as this node sees it, one connection per user, and what targets in its replies mean."""
 
     __slots__ = (
-        "connections", "gives_tokens", "key", "no_devctl", "no_directories", "no_name_attributes", "no_notify", "no_tokens", "no_xattr",
-        "salt", "targets",
+        "connections", "files", "gives_tokens", "key", "no_devctl", "no_directories", "no_name_attributes", "no_notify", "no_tokens",
+        "no_xattr", "salt", "targets",
     )  # fmt: skip
 
     def __init__(self, key: tuple[int, int, int], salt: int) -> None:
@@ -42,6 +45,8 @@ class Server:
         self.salt = salt
         self.connections: dict[tuple[int, int], Connection] = {}
         self.targets: dict[tuple[int, int, int], Server] = {}
+        self.files: dict[int, Node] = {}
+        """Nodes of its files by inode number, of those with the same number the last (`nodes`)."""
         self.no_notify: set[int] = set()
         self.no_devctl: set[int] = set()
         """Types of nodes (S_IFREG, ...) of which it has said that it has no such handler for them."""

@@ -110,6 +110,7 @@ class Session:
         self._looking = False
         self._aborted = False
         self.waits = Waits(dispatch, fd, self._size, machine.mountpoint, namespace)
+        self.waits.on_replaced = self._replaced
         machine.borrow = self._borrow
         machine.on_output = self._answered
         machine.on_end = self._ended_later
@@ -225,6 +226,9 @@ class Session:
             told()
 
         return done
+
+    def _replaced(self) -> None:
+        self.machine.drops["notifiers_replaced"] += 1
 
     def _sitting(self, then: Callable[[set[bytes]], None]) -> None:
         mountpoint = self.machine.mountpoint

@@ -46,26 +46,26 @@ class Telling:
         self._soon = False
 
     def tell(
-        self, node: Node, messages: list[bytes], *, waits: bool = True, anew: bool = False, then: Callable[[], None] | None = None
+        self, node: Node, messages: list[bytes], *, blocking: bool = True, anew: bool = False, then: Callable[[], None] | None = None
     ) -> None:
-        """Have *messages* about *node*, or names in it, written in order, and call *then*. Not *waits*: the kernel waits for nothing to
-        take them."""
+        """Have *messages* about *node*, or names in it, written in order, and call *then*. Not *blocking*: the kernel waits for nothing
+        to take them."""
         now = self._core.dispatch.now()
-        job = self._jobs.get((node, waits))
+        job = self._jobs.get((node, blocking))
         if job is None:
-            job = self._jobs[node, waits] = _Job(now)
+            job = self._jobs[node, blocking] = _Job(now)
         elif anew:
             job.since = now
         job.messages += messages
         if then is not None:
             job.calls.append(then)
-        self._begin((node, waits))
+        self._begin((node, blocking))
 
-    def waits(self, node: Node) -> int:
+    def queued(self, node: Node) -> int:
         """How many messages about *node* wait."""
         count = 0
-        for waits in (True, False):
-            job = self._jobs.get((node, waits))
+        for blocking in (True, False):
+            job = self._jobs.get((node, blocking))
             if job is not None:
                 count += len(job.messages)
         return count
@@ -83,23 +83,23 @@ class Telling:
         if len(self._running) >= JOBS_MAX or key in self._running or job is None:
             # Under way, or done since, where the kernel is told at once.
             return
-        node, waits = key
-        if waits and self._busy(node.server.key[0]):
+        node, blocking = key
+        if blocking and self._busy(node.server.key[0]):
             return
-        if waits and self._locked(node, job.since):
+        if blocking and self._locked(node, job.since):
             self._core.on_answered = self._answered
             return
         del self._jobs[key]
         self._running.add(key)
         done = self._done(key, job.calls)
-        if waits and not node.directory:
+        if blocking and not node.directory:
             # Of a file only pages are waited for, and to drop them once is enough.
             self._core.drop_pages(node.nodeid, done)
         else:
             self._core.tell_kernel(job.messages, done)
 
     def _busy(self, nd: int) -> bool:
-        return sum(waits and node.server.key[0] == nd for node, waits in self._running) >= JOBS_OF_NODE
+        return sum(blocking and node.server.key[0] == nd for node, blocking in self._running) >= JOBS_OF_NODE
 
     def _locked(self, node: Node, since: float) -> bool:
         return any(

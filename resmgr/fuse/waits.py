@@ -21,6 +21,8 @@ from resmgr.fuse.notifying import Helper, begin_entries, begin_pages, joined
 
 log = logging.getLogger("resmgr.fuse")
 
+REPLACED_MAX: Final = 16
+"""Processes of one mount that were stopped and are replaced. Stops one who stops each of them from having them made for ever."""
 TRY_AGAIN: Final = 0.05
 """Seconds after which it is tried again where there was no descriptor or no thread."""
 FH: Final = (1 << 64) - 1
@@ -37,8 +39,11 @@ class Waits:
 
     def __init__(self, dispatch: Dispatch, fd: int, buffer_size: int, place: bytes, namespace: int | None) -> None:
         """*fd*: the open /dev/fuse; it stays the session's, which calls `close` before it closes that."""
-        self.entries = Helper(dispatch)
-        self.pages = Helper(dispatch)
+        self.entries = Helper(dispatch, self._entries_stopped)
+        self.pages = Helper(dispatch, self._pages_stopped)
+        self.replaced = 0
+        """Processes that were stopped, and replaced."""
+        self.on_replaced: Callable[[], None] = lambda: None
         self.threads = 0
         """Threads of this process that are in the kernel for that."""
         self._dispatch = dispatch
@@ -51,14 +56,37 @@ class Waits:
 
     def start(self) -> None:
         """Have the processes started. Until they run all is told by threads."""
+        self._start_pages()
+        self._start_entries()
+
+    def _start_pages(self) -> None:
         place, namespace = self._place, self._namespace
         self.pages.start(lambda: begin_pages(place, namespace))
+
+    def _start_entries(self) -> None:
         try:
             copy = os.dup(self._fd)
         except OSError as error:
             log.warning("no process that tells the kernel of changed entries: %s", error.strerror)
             return
         self.entries.start(lambda: begin_entries(copy, self._size), lambda: os.close(copy))
+
+    def _pages_stopped(self) -> None:
+        if self._may_replace():
+            self.pages = Helper(self._dispatch, self._pages_stopped)
+            self._start_pages()
+
+    def _entries_stopped(self) -> None:
+        if self._may_replace():
+            self.entries = Helper(self._dispatch, self._entries_stopped)
+            self._start_entries()
+
+    def _may_replace(self) -> bool:
+        if self.replaced >= REPLACED_MAX:
+            return False
+        self.replaced += 1
+        self.on_replaced()
+        return True
 
     def close(self, *, leave: bool = False) -> None:
         """*leave*: somebody else goes on serving. Nobody is told any more what became of what was under way."""

@@ -196,3 +196,21 @@ def test_its_own_streams_are_no_files_of_the_mount(nodes: kit.Cluster) -> None:
         assert f"standard {name} is a file of /net" in done.stderr
     # Where it is does not matter.
     assert "/net kept" in nodes.run("a", "sh", "-c", "cd /net/b/tmp && timeout 20 qnet restart").stdout
+
+
+def test_more_mounts_than_a_message_has_descriptors(start_cluster: Start) -> None:
+    cluster = start_cluster(TOPOLOGY)
+    cluster.run("a", "qnet", "nodes", "--wait", "b")
+    points = [f"/tmp/m{number}" for number in range(16)]
+    cluster.run("a", "sh", "-c", " && ".join(f"mkdir {point} && qnet mount b:/etc {point}" for point in points))
+    stand = f"cd {points[-1]} && exec 3< hostname && echo there && until test -e /tmp/enough; do sleep 0.1; done; cat <&3"
+    with cluster.running("a", "sh", "-c", stand) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"there\n"
+        told = json.loads(cluster.run("a", "timeout", "60", "qnet", "restart", "--json").stdout)
+        assert sorted(told["mounts"]) == sorted(["/net", *points])
+        assert cluster.run("a", "grep", "-c", " /tmp/m", "/proc/mounts").stdout == f"{len(points)}\n"
+        for point in points:
+            assert cluster.run("a", "timeout", "20", "cat", f"{point}/hostname").stdout == "b\n"
+        cluster.run("a", "touch", "/tmp/enough")
+        assert process.stdout.readline() == b"b\n"

@@ -269,6 +269,13 @@ def test_a_mount_of_ones_own_needs_no_rights(nodes: kit.Cluster) -> None:
         nodes, "a", "qnet mount --own /tmp/own -- sh -c 'echo x > /tmp/own/b/tmp/own-of-anna'", "bert", check=False
     )
     assert "NODE:/DIRECTORY expected" in sh(nodes, "a", "qnet mount --own /tmp/own b:srv -- true", "anna", check=False)
+    for words, status, why in (
+        ("qnet mount --own /tmp/own -- no-such-command", 127, "no-such-command: not started in /tmp/own: no such file or directory"),
+        ("qnet mount --own /tmp/own -- /etc/hostname", 126, "/etc/hostname: not started in /tmp/own: permission denied"),
+        ("prlimit --nproc=2 qnet mount --own /tmp/own -- true", 126, "true: not started in /tmp/own: no room for a process or thread"),
+    ):
+        said = sh(nodes, "a", f"{words}; echo $?", "anna").splitlines()
+        assert (said[0], why in said[-1]) == (str(status), True), said
 
 
 def test_absolute_links_are_copied_within_a_node_as_they_are(nodes: kit.Cluster) -> None:

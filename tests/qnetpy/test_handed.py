@@ -6,6 +6,7 @@ import errno
 import json
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
@@ -45,7 +46,7 @@ def test_what_is_given_is_taken_once(monkeypatch: pytest.MonkeyPatch) -> None:
     facts, kept = given([mount("/net", device)])
     with pytest.raises(OSError, match="Bad file"):
         os.fstat(device)
-    assert facts == {"mounts": [["/net", 0, 50]]}
+    assert facts == {"mounts": [["/net", 0, 50]], "socket": False}
     for name, value in handed.environment(kept).items():
         monkeypatch.setenv(name, value)
     taken = handed.take(pytest.fail)
@@ -53,6 +54,45 @@ def test_what_is_given_is_taken_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not os.get_inheritable(kept[1])
     assert handed.take(pytest.fail) == []
     os.close(kept[1])
+
+
+def test_more_than_a_message_carries_wait_in_a_socket(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    mounts = []
+    for number in range(handed.MESSAGE_MAX + 1):
+        (tmp_path / str(number)).write_text("device")
+        mounts.append(mount(f"/mnt/{number}", os.open(tmp_path / str(number), os.O_RDONLY)))
+    facts, kept = given(mounts)
+    assert len(kept) == 2
+
+    descriptors = handed.received(facts, kept)
+    for name, value in handed.environment(descriptors).items():
+        monkeypatch.setenv(name, value)
+    taken = handed.take(pytest.fail)
+
+    assert [one.point for one in taken] == [one.point for one in mounts]
+    for number, one in enumerate(taken):
+        assert os.path.samestat(os.fstat(one.fd), (tmp_path / str(number)).stat())
+        assert not os.get_inheritable(one.fd)
+        os.close(one.fd)
+
+
+def test_what_nobody_takes_from_the_socket_is_closed() -> None:
+    """So the mounts end with the command that asked for them, as those of a message do."""
+    ends = [os.pipe() for _ in range(handed.MESSAGE_MAX + 1)]
+    _, kept = given([mount("/mnt", writes) for _, writes in ends])
+
+    for fd in kept:
+        os.close(fd)
+
+    for reads, _ in ends:
+        os.set_blocking(reads, False)
+        assert os.read(reads, 1) == b""
+        os.close(reads)
+
+
+def test_a_command_of_before_is_given_no_more_than_it_can_take() -> None:
+    assert handed.most({"do": "hand-over"}) == handed.MESSAGE_MAX
+    assert handed.most({"do": "hand-over", "socket": True}) > handed.MESSAGE_MAX
 
 
 def test_a_state_that_is_too_large_is_not_given(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ DIRECTORY = (7, 0o040755, 2, 0, 0, 0, 0, 0, 4096, 0, 0, 0, 0)
 
 def directories(count: int) -> list[Node]:
     server = Server((0, 1, 1), 0)
-    table = NodeTable(server, lambda node: None)
+    table = NodeTable(server, lambda node: None, lambda parent, name: None)
     return [table.enter(table.root, b"d%d" % number, server, DIRECTORY) for number in range(count)]
 
 

@@ -738,7 +738,7 @@ def test_who_tells_more_than_the_kernel_takes_is_not_believed(rig: Rig, monkeypa
 
     assert rig.machine.drops["lease_flood"]
     assert node.lease is None
-    assert rig.machine.telling.waits(node) < WAITING_MAX + 100
+    assert rig.machine.telling.queued(node) < WAITING_MAX + 100
     rig.walk(b"d")
     assert node.lease is None
 

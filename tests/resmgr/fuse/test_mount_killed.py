@@ -184,3 +184,34 @@ def test_nor_when_all_are_killed_as_with_a_machine(serve: Serve) -> None:
         for process in *helpers, served.process.pid, program.pid, second.pid:
             os.kill(process, signal.SIGKILL)
         until(lambda: all_gone(helpers))
+
+
+def test_processes_that_are_stopped_are_replaced(serve: Serve) -> None:
+    """What they were to tell the kernel it is told all the same."""
+    served = serve(entry_valid=60, attr_valid=60)
+    served.order("write", path="file", data="x" * SIZE)
+    until(lambda: len(helpers_of(served)) == 2)
+    helpers = helpers_of(served)
+    assert (served.path / "file").stat().st_size == SIZE
+    with reader(served.path / "file") as program:
+        ask(program, SIZE // 2)
+        assert told(program) == 4096
+        for process in helpers:
+            os.kill(process, signal.SIGSTOP)
+        served.order("messages")
+        served.order("drop", path="/file")
+        served.order("invalidate", path="file")
+        assert served.order("telling") == 2
+
+        until(lambda: served.order("telling") == 0)
+        ask(program, SIZE // 2)
+        assert told(program) == 4096
+        assert (served.path / "file").stat().st_size == SIZE
+        messages = served.order("messages")
+        assert isinstance(messages, dict)
+        assert (messages["read"], messages["lookup"]) == (1, 1)
+    until(lambda: all_gone(helpers))
+    until(lambda: len(helpers_of(served)) == 2)
+    statistics = served.order("statistics")
+    assert isinstance(statistics, dict)
+    assert statistics["events"]["notifiers_replaced"] == 2

@@ -8,15 +8,15 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
 import trio
 
-from resmgr.fuse import notifier
+from resmgr.fuse import notifier, notifying
 from resmgr.fuse.notifying import Begun, Helper
-from resmgr.runner import open_dispatch
+from resmgr.runner import TrioDispatch, open_dispatch
 
 pytestmark = pytest.mark.host
 
@@ -46,7 +46,7 @@ class Waiting:
 
 
 @contextmanager
-def waiting() -> Iterator[Waiting]:
+def waiting(threads: int = notifier.THREADS) -> Iterator[Waiting]:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     (said, out), (gate, opens) = os.pipe(), os.pipe()
     numbers = [theirs.fileno(), out, gate]
@@ -55,7 +55,7 @@ def waiting() -> Iterator[Waiting]:
     os.close(out)
     os.close(gate)
     try:
-        for _ in range(notifier.THREADS):
+        for _ in range(threads):
             assert notifier.ANSWER.unpack(ours.recv(64))[0] == notifier.HERE
         yield Waiting(process, ours, said, opens)
     finally:
@@ -107,7 +107,7 @@ async def test_a_full_socket_is_waited_for(sleeper: int) -> None:
     jobs, results = 20, list[int]()
     with trio.fail_after(30), theirs:
         async with open_dispatch() as dispatch:
-            helper = Helper(dispatch)
+            helper = Helper(dispatch, pytest.fail)
             helper.start(lambda: begun)
             for thread in range(notifier.THREADS):
                 theirs.send(notifier.ANSWER.pack(notifier.HERE, thread + 1))
@@ -122,4 +122,55 @@ async def test_a_full_socket_is_waited_for(sleeper: int) -> None:
             while len(results) < jobs:
                 await trio.lowlevel.checkpoint()
             assert results == list(range(jobs))
+            helper.close()
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(notifying, "SILENCE", 0.1)
+
+
+async def served(dispatch: TrioDispatch, process: Waiting, stopped: Callable[[], None]) -> Helper:
+    """The daemon's end of *process*."""
+    helper = Helper(dispatch, stopped)
+    ours = process.link.dup()
+    ours.setblocking(False)
+    helper.start(lambda: (ours, process.process.pid, os.pidfd_open(process.process.pid)))
+    await until(lambda: helper.ready)
+    return helper
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    while not condition():  # noqa: ASYNC110  # there is no event for a dispatch going on
+        await trio.sleep(0.001)
+
+
+@pytest.mark.usefixtures("hasty")
+async def test_one_that_is_stopped_is_killed_and_what_it_had_to_do_given_back() -> None:
+    results: list[object] = []
+    with trio.fail_after(30), waiting(0) as process:
+        async with open_dispatch() as dispatch:
+            helper = await served(dispatch, process, lambda: results.append("stopped"))
+            process.process.send_signal(signal.SIGSTOP)
+            for _ in range(notifier.JOBS + 2):
+                dispatch.enter(lambda: helper.do([b"x"], results.append))
+            await until(lambda: len(results) == notifier.JOBS + 3)
+            assert results == ["stopped", *[-1] * (notifier.JOBS + 2)]
+            assert not helper.ready
+
+
+@pytest.mark.usefixtures("hasty")
+async def test_one_whose_threads_wait_in_the_kernel_is_left_alone() -> None:
+    results: list[int] = []
+    with trio.fail_after(30), waiting(0) as process:
+        async with open_dispatch() as dispatch:
+            helper = await served(dispatch, process, pytest.fail)
+            for _ in range(notifier.JOBS):
+                dispatch.enter(lambda: helper.do([b"x"], results.append))
+            began = dispatch.now()
+            await until(lambda: not helper.ready or dispatch.now() > began + 5 * notifying.SILENCE)
+            assert helper.ready
+            os.write(process.gate, bytes(notifier.JOBS))
+            await until(lambda: len(results) == notifier.JOBS)
+            assert results == [1] * notifier.JOBS
             helper.close()

@@ -69,7 +69,7 @@ def test_no_more_threads_than_that_tell_it() -> None:
     done: list[int] = []
     for number, node in enumerate(list(rig.machine.nodes)[1:]):
         then = partial(done.append, number)
-        rig.machine.telling.tell(node, [b"%d" % number], waits=False, then=then)
+        rig.machine.telling.tell(node, [b"%d" % number], blocking=False, then=then)
     assert len(told) == JOBS_MAX
     told[3]()
     assert done == [3]
@@ -89,7 +89,7 @@ def test_a_node_that_has_some_of_them_wait_does_not_have_all() -> None:
         rig.machine.telling.tell(node, [b"%d" % number])
     assert [message for message, _ in told] == [b"%d" % number for number in range(JOBS_OF_NODE)]
     rig.machine.telling.tell(other, [b"other"])
-    rig.machine.telling.tell(later, [b"attributes"], waits=False)
+    rig.machine.telling.tell(later, [b"attributes"], blocking=False)
     assert [message for message, _ in told[JOBS_OF_NODE:]] == [b"other", b"attributes"]
     told[0][1]()
     assert told[-1][0] == b"%d" % JOBS_OF_NODE
